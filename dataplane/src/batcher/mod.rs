@@ -1,0 +1,1 @@
+//! When to seal a batch, and the one-pass payload.

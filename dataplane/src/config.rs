@@ -1,0 +1,1 @@
+//! Configuration: file, environment and flags into validated settings.

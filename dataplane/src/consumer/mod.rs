@@ -1,0 +1,1 @@
+//! What the scaler adds and removes: owns some of the member's partitions on one data arbiter.

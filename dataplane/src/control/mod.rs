@@ -1,0 +1,1 @@
+//! The AWS-compatible API, the registry it writes, and the store of one node.

@@ -1,0 +1,241 @@
+//! The byte budget of a node: fetched frames, inflated batches and payloads are held under leases (MEM-1).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// How many bytes the node may hold at once, and who waits for some.
+#[derive(Clone)]
+pub struct ByteBudget {
+    shared: Arc<Mutex<Ledger>>,
+}
+
+struct Ledger {
+    limit: usize,
+    leased: usize,
+    overdraft_out: bool,
+    waiters: VecDeque<Waiter>,
+}
+
+struct Waiter {
+    bytes: usize,
+    grant: oneshot::Sender<Lease>,
+}
+
+/// The right to hold some bytes; dropping it gives them back.
+#[must_use = "a lease that is dropped lends nothing"]
+pub struct Lease {
+    budget: ByteBudget,
+    bytes: usize,
+    overdraft: bool,
+}
+
+impl ByteBudget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        let ledger = Ledger { limit, leased: 0, overdraft_out: false, waiters: VecDeque::new() };
+        Self { shared: Arc::new(Mutex::new(ledger)) }
+    }
+
+    /// The whole budget, in bytes.
+    pub fn limit(&self) -> usize {
+        self.shared.lock().limit
+    }
+
+    /// Bytes leased now.
+    pub fn leased(&self) -> usize {
+        self.shared.lock().leased
+    }
+
+    /// True when more than half is leased: the time to hold no more than needed.
+    pub fn is_pressed(&self) -> bool {
+        let ledger = self.shared.lock();
+        ledger.leased > ledger.limit / 2
+    }
+
+    /// `bytes` now, or nothing. Never overtakes someone who waits.
+    pub fn try_lease(&self, bytes: usize) -> Option<Lease> {
+        let mut ledger = self.shared.lock();
+        if !ledger.waiters.is_empty() || !ledger.has_room(bytes) {
+            return None;
+        }
+        Some(self.lend(&mut ledger, bytes))
+    }
+
+    /// `bytes` now, over the limit if need be, but to one holder at a time: what keeps a node moving when every byte is
+    /// held by those who wait for each other (the "plus one oversized record" of MEM-1).
+    pub fn try_lease_or_overdraft(&self, bytes: usize) -> Option<Lease> {
+        if let Some(lease) = self.try_lease(bytes) {
+            return Some(lease);
+        }
+        let mut ledger = self.shared.lock();
+        if ledger.overdraft_out {
+            return None;
+        }
+        ledger.overdraft_out = true;
+        let mut lease = self.lend(&mut ledger, bytes);
+        lease.overdraft = true;
+        Some(lease)
+    }
+
+    /// `bytes` as soon as they are free, first come first served. Dropping the future leaves the line.
+    pub async fn lease(&self, bytes: usize) -> Lease {
+        loop {
+            let granted = {
+                let mut ledger = self.shared.lock();
+                if ledger.waiters.is_empty() && ledger.has_room(bytes) {
+                    return self.lend(&mut ledger, bytes);
+                }
+                let (grant, granted) = oneshot::channel();
+                ledger.waiters.push_back(Waiter { bytes, grant });
+                granted
+            };
+            if let Ok(lease) = granted.await {
+                return lease;
+            }
+        }
+    }
+
+    fn lend(&self, ledger: &mut Ledger, bytes: usize) -> Lease {
+        ledger.leased += bytes;
+        metrics::gauge!(crate::metrics::BYTES_LEASED).set(ledger.leased as f64);
+        Lease { budget: self.clone(), bytes, overdraft: false }
+    }
+
+    fn give_back(&self, bytes: usize, overdraft: bool) {
+        let mut granted = Vec::new();
+        {
+            let mut ledger = self.shared.lock();
+            ledger.leased -= bytes;
+            ledger.overdraft_out &= !overdraft;
+            metrics::gauge!(crate::metrics::BYTES_LEASED).set(ledger.leased as f64);
+            while let Some(waiter) = ledger.next_served() {
+                granted.push((waiter.grant, self.lend(&mut ledger, waiter.bytes)));
+            }
+        }
+        // A waiter that has gone drops its lease, which takes the lock again: so only after it is free.
+        for (grant, lease) in granted {
+            let _ = grant.send(lease);
+        }
+    }
+}
+
+impl Ledger {
+    /// A lease larger than the whole budget waits until nothing else is out, then goes alone.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.leased + bytes <= self.limit || self.leased == 0
+    }
+
+    fn next_served(&mut self) -> Option<Waiter> {
+        while self.waiters.front().is_some_and(|waiter| waiter.grant.is_closed()) {
+            self.waiters.pop_front();
+        }
+        let fits = self.waiters.front().is_some_and(|waiter| self.has_room(waiter.bytes));
+        if fits { self.waiters.pop_front() } else { None }
+    }
+}
+
+impl Lease {
+    /// Bytes lent.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives back what is over `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        if surplus > 0 {
+            self.bytes -= surplus;
+            self.budget.give_back(surplus, false);
+        }
+    }
+
+    /// Splits `bytes` (at most all) off into a lease of their own.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { budget: self.budget.clone(), bytes, overdraft: false }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.bytes > 0 || self.overdraft {
+            self.budget.give_back(self.bytes, self.overdraft);
+        }
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease")
+            .field("bytes", &self.bytes)
+            .field("overdraft", &self.overdraft)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn mem_1_leases_stay_within_the_budget_plus_one_overdraft() {
+        let budget = ByteBudget::new(100);
+        let most = budget.try_lease(90).expect("room");
+        assert!(budget.try_lease(20).is_none());
+        let over = budget.try_lease_or_overdraft(20).expect("the one overdraft");
+        assert!(budget.try_lease_or_overdraft(20).is_none(), "only one at a time");
+        assert_eq!(budget.leased(), 110);
+        drop(over);
+        assert!(budget.try_lease_or_overdraft(20).is_some());
+        drop(most);
+        assert_eq!(budget.leased(), 0);
+    }
+
+    #[test]
+    fn waiters_are_served_in_order_and_leave_when_dropped() {
+        let budget = ByteBudget::new(10);
+        let all = budget.try_lease(10).expect("room");
+        let mut first = Box::pin(budget.lease(8));
+        let mut gone = Box::pin(budget.lease(1));
+        let mut last = Box::pin(budget.lease(2));
+        assert!(first.as_mut().now_or_never().is_none());
+        assert!(gone.as_mut().now_or_never().is_none());
+        assert!(last.as_mut().now_or_never().is_none());
+        assert!(budget.try_lease(1).is_none(), "nobody overtakes");
+        drop(gone);
+        drop(all);
+        let first = first.now_or_never().expect("served");
+        let last = last.now_or_never().expect("served");
+        assert_eq!(first.bytes() + last.bytes(), budget.leased());
+    }
+
+    proptest! {
+        #[test]
+        fn mem_1_every_byte_comes_back(sizes in prop::collection::vec((1usize..50, any::<bool>(), 0usize..60), 1..40)) {
+            let budget = ByteBudget::new(100);
+            let mut held = Vec::new();
+            for (bytes, release_first, cut) in sizes {
+                if release_first && !held.is_empty() {
+                    held.remove(0);
+                }
+                if let Some(mut lease) = budget.try_lease(bytes) {
+                    let part = lease.split(cut / 2);
+                    lease.shrink_to(cut);
+                    held.push(lease);
+                    held.push(part);
+                }
+                prop_assert!(budget.leased() <= 100);
+                prop_assert_eq!(budget.leased(), held.iter().map(Lease::bytes).sum::<usize>());
+            }
+            held.clear();
+            prop_assert_eq!(budget.leased(), 0);
+        }
+    }
+}

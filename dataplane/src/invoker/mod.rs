@@ -1,0 +1,1 @@
+//! The invocation, its verdict, throttle control.

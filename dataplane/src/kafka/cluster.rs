@@ -1,0 +1,1 @@
+//! Brokers, leaders and epochs: the metadata cache and the connections to each broker.

@@ -1,0 +1,262 @@
+//! One connection to one broker: framing, correlation, version negotiation, deadlines.
+//!
+//! A connection carries one exchange at a time. Any error spoils it: a reply that may still come belongs to nobody, so the
+//! connection is dropped and dialled again (H6, H7).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes, VersionRange};
+use lighterman_proto::units::FRAME_BYTES_MAX;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::error::KafkaError;
+use super::transport::{BrokerAddress, Connector, Transport};
+
+/// The versions of one API that we speak; the connection picks the highest the broker has too (KIP-896).
+pub const fn versions(min: i16, max: i16) -> VersionRange {
+    VersionRange { min, max }
+}
+
+const UNSUPPORTED_VERSION: i16 = 35;
+const WRITE_BUFFER_KEEP_MAX: usize = 64 * 1024;
+
+/// A negotiated connection.
+pub struct Connection {
+    address: BrokerAddress,
+    stream: Box<dyn Transport>,
+    inbound: BytesMut,
+    outbound: BytesMut,
+    client_id: StrBytes,
+    correlation: i32,
+    offered: BTreeMap<i16, VersionRange>,
+    spoiled: bool,
+}
+
+/// A request that was written and whose reply is awaited: what it takes to read it.
+#[must_use = "a request that was sent has a reply on its way"]
+pub struct Pending {
+    api: ApiKey,
+    version: i16,
+    correlation: i32,
+}
+
+impl Connection {
+    /// Dials, negotiates versions; both within `deadline`.
+    pub async fn open(
+        connector: &dyn Connector,
+        address: &BrokerAddress,
+        client_id: &str,
+        deadline: Duration,
+    ) -> Result<Self, KafkaError> {
+        let expired = || KafkaError::Connect {
+            address: address.clone(),
+            source: io::Error::new(io::ErrorKind::TimedOut, "no connection in time"),
+        };
+        timeout(deadline, async {
+            let stream = connector.connect(address).await?;
+            let mut connection = Self {
+                address: address.clone(),
+                stream,
+                inbound: BytesMut::new(),
+                outbound: BytesMut::new(),
+                client_id: StrBytes::from_string(client_id.to_owned()),
+                correlation: 0,
+                offered: BTreeMap::new(),
+                spoiled: false,
+            };
+            connection.negotiate(deadline).await?;
+            Ok(connection)
+        })
+        .await
+        .map_err(|_| expired())?
+    }
+
+    /// Who is at the other end.
+    pub fn address(&self) -> &BrokerAddress {
+        &self.address
+    }
+
+    /// True after an error: drop it and dial again.
+    pub fn is_spoiled(&self) -> bool {
+        self.spoiled
+    }
+
+    /// The version both sides speak, or the error that says why there is none.
+    pub fn pick(&self, api: ApiKey, ours: VersionRange) -> Result<i16, KafkaError> {
+        let theirs = self.offered.get(&(api as i16)).copied();
+        let shared = theirs.map(|range| range.intersect(&ours)).filter(|shared| !shared.is_empty());
+        shared.map(|range| range.max).ok_or_else(|| KafkaError::Version {
+            address: self.address.clone(),
+            api,
+            theirs: theirs.map_or_else(|| "nothing".to_owned(), |range| range.to_string()),
+            ours: ours.to_string(),
+        })
+    }
+
+    /// Sends `request` in the highest version of `ours` that the broker has, and awaits the reply within `deadline`.
+    /// The request is built for the version that was picked: fields that a version lacks must stay at their defaults.
+    pub async fn call<R: Request>(
+        &mut self,
+        ours: VersionRange,
+        deadline: Duration,
+        build: impl FnOnce(i16) -> R,
+    ) -> Result<(R::Response, i16), KafkaError> {
+        let version = self.pick(api_of::<R>(), ours)?;
+        let pending = self.send(&build(version), version, deadline).await?;
+        let body = self.receive::<R>(pending, deadline).await?;
+        Ok((body, version))
+    }
+
+    /// Writes a request; its reply is read with [`Connection::receive`].
+    pub async fn send<R: Request>(
+        &mut self,
+        request: &R,
+        version: i16,
+        deadline: Duration,
+    ) -> Result<Pending, KafkaError> {
+        let api = api_of::<R>();
+        self.correlation = self.correlation.wrapping_add(1);
+        let correlation = self.correlation;
+        self.encode(request, version, correlation)?;
+        let address = self.address.clone();
+        self.spoiled = true;
+        match timeout(deadline, self.stream.write_all(&self.outbound)).await {
+            Err(_) => Err(KafkaError::Timeout { address, api, after: deadline }),
+            Ok(Err(source)) => Err(KafkaError::Closed { address, api, source }),
+            Ok(Ok(())) => Ok(Pending { api, version, correlation }),
+        }
+    }
+
+    /// Reads the reply of `pending`. Records in it are slices of the received frame.
+    pub async fn receive<R: Request>(
+        &mut self,
+        pending: Pending,
+        deadline: Duration,
+    ) -> Result<R::Response, KafkaError> {
+        let mut frame = self.receive_frame(&pending, deadline).await?;
+        let body = self.decode::<R::Response>(&pending, &mut frame)?;
+        self.spoiled = false;
+        Ok(body)
+    }
+
+    async fn receive_frame(&mut self, pending: &Pending, deadline: Duration) -> Result<Bytes, KafkaError> {
+        let api = pending.api;
+        match timeout(deadline, self.read_frame()).await {
+            Err(_) => Err(KafkaError::Timeout { address: self.address.clone(), api, after: deadline }),
+            Ok(Err(source)) if source.kind() == io::ErrorKind::InvalidData => {
+                Err(KafkaError::Frame { address: self.address.clone(), what: source.to_string() })
+            }
+            Ok(Err(source)) => Err(KafkaError::Closed { address: self.address.clone(), api, source }),
+            Ok(Ok(frame)) => Ok(frame),
+        }
+    }
+
+    async fn read_frame(&mut self) -> io::Result<Bytes> {
+        let length = self.stream.read_i32().await?;
+        let length =
+            usize::try_from(length).ok().filter(|n| (4..=FRAME_BYTES_MAX).contains(n)).ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("frame length {length} is not within 4..={FRAME_BYTES_MAX}"),
+                )
+            })?;
+        self.inbound.reserve(length);
+        while self.inbound.len() < length {
+            let missing = length - self.inbound.len();
+            if self.stream.read_buf(&mut (&mut self.inbound).limit(missing)).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(self.inbound.split_to(length).freeze())
+    }
+
+    fn decode<B: Decodable + HeaderVersion>(
+        &self,
+        pending: &Pending,
+        frame: &mut Bytes,
+    ) -> Result<B, KafkaError> {
+        let unreadable =
+            |what: String| KafkaError::Decode { address: self.address.clone(), api: pending.api, what };
+        let header = ResponseHeader::decode(frame, B::header_version(pending.version))
+            .map_err(|error| unreadable(error.to_string()))?;
+        if header.correlation_id != pending.correlation {
+            return Err(unreadable(format!(
+                "it answers request {}, not {}",
+                header.correlation_id, pending.correlation
+            )));
+        }
+        let body = B::decode(frame, pending.version).map_err(|error| unreadable(error.to_string()))?;
+        if frame.has_remaining() {
+            return Err(unreadable(format!("{} bytes are left over", frame.remaining())));
+        }
+        Ok(body)
+    }
+
+    fn encode<R: Request>(&mut self, request: &R, version: i16, correlation: i32) -> Result<(), KafkaError> {
+        let api = api_of::<R>();
+        let address = &self.address;
+        let unwritable = |error: anyhow::Error| KafkaError::Decode {
+            address: address.clone(),
+            api,
+            what: format!("our own request in version {version} cannot be written: {error}"),
+        };
+        if self.outbound.capacity() > WRITE_BUFFER_KEEP_MAX {
+            self.outbound = BytesMut::new();
+        }
+        self.outbound.clear();
+        self.outbound.put_i32(0);
+        let header = RequestHeader::default()
+            .with_request_api_key(R::KEY)
+            .with_request_api_version(version)
+            .with_correlation_id(correlation)
+            .with_client_id(Some(self.client_id.clone()));
+        header.encode(&mut self.outbound, R::header_version(version)).map_err(unwritable)?;
+        request.encode(&mut self.outbound, version).map_err(unwritable)?;
+        let length = self.outbound.len() as i32 - 4;
+        self.outbound[..4].copy_from_slice(&length.to_be_bytes());
+        Ok(())
+    }
+
+    /// A broker that lacks our ApiVersions version answers in version 0 with error 35: asked again in version 0 (KIP-511).
+    async fn negotiate(&mut self, deadline: Duration) -> Result<(), KafkaError> {
+        let flexible = ApiVersionsRequest::default()
+            .with_client_software_name(StrBytes::from_static_str("lighterman"))
+            .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
+        let mut answer = self.ask_versions(&flexible, 3, deadline).await?;
+        if answer.error_code == UNSUPPORTED_VERSION {
+            answer = self.ask_versions(&ApiVersionsRequest::default(), 0, deadline).await?;
+        }
+        self.offered = answer
+            .api_keys
+            .iter()
+            .map(|api| (api.api_key, versions(api.min_version, api.max_version)))
+            .collect();
+        Ok(())
+    }
+
+    async fn ask_versions(
+        &mut self,
+        request: &ApiVersionsRequest,
+        version: i16,
+        deadline: Duration,
+    ) -> Result<ApiVersionsResponse, KafkaError> {
+        let pending = self.send(request, version, deadline).await?;
+        let frame = self.receive_frame(&pending, deadline).await?;
+        let error_code = frame.get(4..6).map_or(0, |code| i16::from_be_bytes([code[0], code[1]]));
+        let version = if error_code == UNSUPPORTED_VERSION { 0 } else { pending.version };
+        let body = self.decode(&Pending { version, ..pending }, &mut frame.clone())?;
+        self.spoiled = false;
+        Ok(body)
+    }
+}
+
+fn api_of<R: Request>() -> ApiKey {
+    ApiKey::try_from(R::KEY).expect("kafka-protocol knows its own keys")
+}

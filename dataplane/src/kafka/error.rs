@@ -1,0 +1,144 @@
+//! What can go wrong with a broker, typed and classed.
+
+use std::io;
+use std::time::Duration;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ApiKey;
+use thiserror::Error;
+
+use super::transport::BrokerAddress;
+use crate::egress::EgressDenied;
+use crate::error::Class;
+
+/// One failed exchange with a broker.
+#[derive(Debug, Error)]
+pub enum KafkaError {
+    /// The address may not be dialled.
+    #[error("broker {address}: {source}")]
+    Egress {
+        /// Where to.
+        address: BrokerAddress,
+        /// Which rule.
+        source: EgressDenied,
+    },
+    /// No connection.
+    #[error(
+        "broker {address} cannot be reached: {source}. Check that it runs and that its advertised listener can be reached from here"
+    )]
+    Connect {
+        /// Where to.
+        address: BrokerAddress,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// No answer in time.
+    #[error("broker {address} did not answer {api:?} within {} ms", after.as_millis())]
+    Timeout {
+        /// Who.
+        address: BrokerAddress,
+        /// What was asked.
+        api: ApiKey,
+        /// How long we waited.
+        after: Duration,
+    },
+    /// The connection ended in the middle of an exchange.
+    #[error("broker {address} closed the connection during {api:?}: {source}")]
+    Closed {
+        /// Who.
+        address: BrokerAddress,
+        /// What was asked.
+        api: ApiKey,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A frame that is not Kafka, or larger than the limit.
+    #[error("{address} does not speak Kafka: {what}")]
+    Frame {
+        /// Who.
+        address: BrokerAddress,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A reply whose body cannot be read.
+    #[error("broker {address} sent a {api:?} reply that cannot be read: {what}")]
+    Decode {
+        /// Who.
+        address: BrokerAddress,
+        /// What was asked.
+        api: ApiKey,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Broker and we have no version of an API in common.
+    #[error(
+        "broker {address} offers {api:?} {theirs}, Lighterman needs {ours}: brokers 2.8 to 4.2 are supported"
+    )]
+    Version {
+        /// Who.
+        address: BrokerAddress,
+        /// Which API.
+        api: ApiKey,
+        /// What the broker offers.
+        theirs: String,
+        /// What we speak.
+        ours: String,
+    },
+    /// The broker answered with an error code.
+    #[error("{api:?} of {subject}: {code} ({})", code.code())]
+    Broker {
+        /// What was asked.
+        api: ApiKey,
+        /// For which topic, partition or group.
+        subject: String,
+        /// What it said.
+        code: ResponseError,
+    },
+}
+
+impl KafkaError {
+    /// An error code for `subject` (a topic, partition or group).
+    pub fn broker(api: ApiKey, subject: impl Into<String>, code: ResponseError) -> Self {
+        Self::Broker { api, subject: subject.into(), code }
+    }
+
+    /// The broker's code, when it is one.
+    pub fn code(&self) -> Option<ResponseError> {
+        if let Self::Broker { code, .. } = self { Some(*code) } else { None }
+    }
+
+    /// What to do about it.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Connect { .. } | Self::Timeout { .. } | Self::Closed { .. } | Self::Frame { .. } => {
+                Class::Retry
+            }
+            Self::Decode { .. } => Class::Poison,
+            Self::Egress { .. } | Self::Version { .. } => Class::Fatal,
+            Self::Broker { code, .. } => code_class(*code),
+        }
+    }
+}
+
+fn code_class(code: ResponseError) -> Class {
+    use ResponseError as E;
+    match code {
+        E::IllegalGeneration
+        | E::UnknownMemberId
+        | E::FencedInstanceId
+        | E::FencedMemberEpoch
+        | E::StaleMemberEpoch => Class::Fenced,
+        E::ThrottlingQuotaExceeded => Class::Throttle,
+        E::CorruptMessage | E::UnsupportedCompressionType => Class::Poison,
+        E::TopicAuthorizationFailed
+        | E::GroupAuthorizationFailed
+        | E::ClusterAuthorizationFailed
+        | E::SaslAuthenticationFailed
+        | E::InvalidTopicException
+        | E::InconsistentGroupProtocol
+        | E::InvalidSessionTimeout
+        | E::GroupMaxSizeReached
+        | E::UnsupportedVersion => Class::Fatal,
+        _ => Class::Retry,
+    }
+}

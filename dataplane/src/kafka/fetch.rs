@@ -1,0 +1,1 @@
+//! Fetch sessions (KIP-227) over all partitions of one broker.

@@ -1,0 +1,1 @@
+//! Group membership, classic protocol: join barrier, cooperative sticky assignment, heartbeats, lease.

@@ -1,0 +1,9 @@
+//! The Kafka client: connections, metadata, fetch sessions, group membership, offsets. The only place that dials brokers.
+
+pub mod cluster;
+pub mod connection;
+pub mod error;
+pub mod fetch;
+pub mod group;
+pub mod offsets;
+pub mod transport;

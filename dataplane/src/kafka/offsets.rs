@@ -1,0 +1,1 @@
+//! ListOffsets, OffsetForLeaderEpoch, OffsetFetch, OffsetCommit.

@@ -1,0 +1,1 @@
+//! An in-memory Kafka broker for laptops and tests, with fault hooks.

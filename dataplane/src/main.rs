@@ -1,0 +1,3 @@
+//! The `lighterman` binary: parse, run, exit code.
+
+fn main() {}

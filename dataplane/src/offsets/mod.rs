@@ -1,0 +1,1 @@
+//! Coalesced commits: one OffsetCommit in flight per member.

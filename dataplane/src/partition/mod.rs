@@ -1,0 +1,1 @@
+//! One topic-partition under one epoch: fetch buffer, ledger, state machine.

@@ -1,0 +1,3 @@
+//! The only folder that knows actix threads: placement, outbox, death watch, drain, clock.
+
+pub mod clock;

@@ -1,0 +1,1 @@
+//! The Lambda event of a Kafka batch, written in one pass into one buffer of a size known beforehand.

@@ -1,0 +1,9 @@
+//! Everything that crosses a wire: Kafka record batches, the Lambda event, the event source mapping API, and the
+//! ids and units they share. No I/O, no async, no clock.
+
+pub mod api;
+pub mod control;
+pub mod event;
+pub mod ids;
+pub mod records;
+pub mod units;
