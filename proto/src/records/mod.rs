@@ -1,1 +1,19 @@
 //! Record batches (magic 2) walked in place: a borrowed cursor over the received frame.
+//!
+//! The bytes come from brokers that tenants name, so nothing in them is believed: every length and count is checked against
+//! the bytes that remain before it is used, inflating has a limit, and what is wrong is a [`RecordError`].
+//! Layout: <https://kafka.apache.org/documentation/#recordbatch>; reading rules after Java's `DefaultRecordBatch`.
+
+mod aborted;
+mod batch;
+mod crc;
+mod error;
+mod inflate;
+mod record;
+mod varint;
+
+pub use aborted::AbortedTransactions;
+pub use batch::{Batch, BatchHeader, Batches, Compression, ControlType, TimestampType, batches};
+pub use error::RecordError;
+pub use inflate::Inflater;
+pub use record::{Header, Headers, Record, Records, records, records_at};

@@ -1,0 +1,43 @@
+//! Aborted transactions of a fetch reply: which batches a `read_committed` consumer must not see.
+
+use std::collections::BTreeSet;
+
+use super::batch::{Batch, ControlType};
+use crate::ids::Offset;
+
+/// The aborted transactions of one partition of one fetch reply, as Java's `CompletedFetch` applies them: one becomes
+/// active when a batch reaches its first offset, and ends at its producer's abort marker.
+#[derive(Clone, Debug, Default)]
+pub struct AbortedTransactions {
+    /// By first offset, the earliest last.
+    to_come: Vec<(i64, Offset)>,
+    active: BTreeSet<i64>,
+}
+
+impl AbortedTransactions {
+    /// From the reply's list of (producer id, first offset).
+    pub fn new(mut aborted: Vec<(i64, Offset)>) -> Self {
+        aborted.sort_by_key(|(_, first)| std::cmp::Reverse(*first));
+        Self { to_come: aborted, active: BTreeSet::new() }
+    }
+
+    /// Whether the records of `batch` were aborted. Batches must be shown in order, control batches too.
+    pub fn is_aborted(&mut self, batch: &Batch<'_>) -> bool {
+        let header = &batch.header;
+        let last = header.next_offset();
+        while let Some((producer, first)) = self.to_come.last().copied() {
+            if first >= last {
+                break;
+            }
+            self.active.insert(producer);
+            self.to_come.pop();
+        }
+        if header.is_control {
+            if batch.control_type() == Some(ControlType::Abort) {
+                self.active.remove(&header.producer_id);
+            }
+            return false;
+        }
+        header.is_transactional && self.active.contains(&header.producer_id)
+    }
+}
