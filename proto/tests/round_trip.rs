@@ -25,12 +25,14 @@ struct Plain {
 fn any_record() -> impl Strategy<Value = Plain> {
     let bytes = || prop::option::of(prop::collection::vec(any::<u8>(), 0..80));
     let headers = prop::collection::vec(("[a-z\"\\\\\u{e9}\n]{1,6}", bytes()), 0..4);
-    (bytes(), bytes(), headers, 0i64..3, 0i64..2_000_000_000_000).prop_map(|(key, value, mut headers, gap, timestamp)| {
-        // Their map keeps one header of a name; order and duplicates have a test of their own.
-        let mut seen = std::collections::HashSet::new();
-        headers.retain(|(name, _)| seen.insert(name.clone()));
-        Plain { key, value, headers, gap, timestamp }
-    })
+    (bytes(), bytes(), headers, 0i64..3, 0i64..2_000_000_000_000).prop_map(
+        |(key, value, mut headers, gap, timestamp)| {
+            // Their map keeps one header of a name; order and duplicates have a test of their own.
+            let mut seen = std::collections::HashSet::new();
+            headers.retain(|(name, _)| seen.insert(name.clone()));
+            Plain { key, value, headers, gap, timestamp }
+        },
+    )
 }
 
 fn encode(plain: &[Plain], base: i64, codec: Codec) -> Bytes {

@@ -1,1 +1,10 @@
 //! When to seal a batch, and the one-pass payload.
+
+pub mod actor;
+pub mod core;
+pub mod messages;
+pub mod payload;
+
+/// A batch of this process: matches answers to what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchId(pub u64);

@@ -152,6 +152,16 @@ impl Lease {
         }
     }
 
+    /// Accounts for bytes that are here already and more than was asked for: a first batch larger than the fetch limit.
+    pub fn grow_to(&mut self, bytes: usize) {
+        let missing = bytes.saturating_sub(self.bytes);
+        if missing > 0 {
+            self.bytes += missing;
+            let mut ledger = self.budget.shared.lock();
+            ledger.leased += missing;
+        }
+    }
+
     /// Splits `bytes` (at most all) off into a lease of their own.
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);

@@ -1,1 +1,237 @@
-//! Brokers, leaders and epochs: the metadata cache and the connections to each broker.
+//! Brokers, leaders and epochs: the metadata cache, and the way to a connection.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
+use kafka_protocol::messages::{
+    ApiKey, FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+use lighterman_proto::units::Moment;
+use parking_lot::Mutex;
+
+use super::connection::{Connection, versions};
+use super::error::KafkaError;
+use super::transport::{BrokerAddress, Connector};
+use crate::runtime::clock;
+
+/// Every exchange that is not a long poll ends within this.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// At most one new connection per broker in this time (H19).
+const DIAL_SPACING: Duration = Duration::from_millis(100);
+/// Refreshes closer together than this are one.
+const REFRESH_SPACING: Duration = Duration::from_millis(100);
+
+/// Id of a broker in its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BrokerId(pub i32);
+
+/// A partition as metadata shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionView {
+    /// Partition index.
+    pub partition: i32,
+    /// Who leads it.
+    pub leader: Option<BrokerId>,
+    /// Under which leader epoch, −1 when unknown.
+    pub leader_epoch: i32,
+}
+
+/// Where a partition's leader is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// Which broker.
+    pub broker: BrokerId,
+    /// Its address.
+    pub address: BrokerAddress,
+    /// Leader epoch, −1 when unknown.
+    pub epoch: i32,
+}
+
+/// One Kafka cluster; clones share the cache.
+#[derive(Clone)]
+pub struct Cluster {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    bootstrap: Vec<BrokerAddress>,
+    connector: Arc<dyn Connector>,
+    client_id: String,
+    cache: Mutex<Cache>,
+    refreshing: tokio::sync::Mutex<()>,
+    dials: Mutex<HashMap<BrokerAddress, Moment>>,
+}
+
+#[derive(Default)]
+struct Cache {
+    brokers: HashMap<BrokerId, BrokerAddress>,
+    topics: HashMap<Arc<str>, (Moment, Arc<[PartitionView]>)>,
+}
+
+impl Cluster {
+    /// A cluster behind `bootstrap`; nothing is dialled yet.
+    pub fn new(
+        bootstrap: Vec<BrokerAddress>,
+        connector: Arc<dyn Connector>,
+        client_id: impl Into<String>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                bootstrap,
+                connector,
+                client_id: client_id.into(),
+                cache: Mutex::new(Cache::default()),
+                refreshing: tokio::sync::Mutex::new(()),
+                dials: Mutex::new(HashMap::new()),
+            }),
+        }
+    }
+
+    /// The bootstrap servers, as people write them.
+    pub fn servers(&self) -> String {
+        self.shared.bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    /// A new connection to `address`, spaced from the last one to it.
+    pub async fn connect(&self, address: &BrokerAddress) -> Result<Connection, KafkaError> {
+        let wait = {
+            let now = clock::now();
+            let mut dials = self.shared.dials.lock();
+            let next = dials.get(address).map_or(now, |last| (*last + DIAL_SPACING).max(now));
+            dials.insert(address.clone(), next);
+            next.since(now)
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        let shared = &self.shared;
+        Connection::open(&*shared.connector, address, &shared.client_id, CONNECT_DEADLINE).await
+    }
+
+    /// A connection to whoever answers: brokers we know, then the bootstrap list, names resolved anew (H19).
+    pub async fn connect_any(&self) -> Result<Connection, KafkaError> {
+        let mut candidates: Vec<BrokerAddress> = self.shared.cache.lock().brokers.values().cloned().collect();
+        for address in &self.shared.bootstrap {
+            if !candidates.contains(address) {
+                candidates.push(address.clone());
+            }
+        }
+        let mut last = None;
+        for address in candidates {
+            match self.connect(&address).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = Some(error),
+            }
+        }
+        let last = last.unwrap_or_else(|| KafkaError::Frame {
+            address: BrokerAddress::new("", 0),
+            what: "the bootstrap list is empty".to_owned(),
+        });
+        Err(KafkaError::NoBootstrap { servers: self.servers(), last: Box::new(last) })
+    }
+
+    /// The partitions of `topic`, not older than `age_max`. Callers that come together share one refresh.
+    pub async fn topic(&self, topic: &str, age_max: Duration) -> Result<Arc<[PartitionView]>, KafkaError> {
+        if let Some(view) = self.cached(topic, age_max) {
+            return Ok(view);
+        }
+        let _one_at_a_time = self.shared.refreshing.lock().await;
+        if let Some(view) = self.cached(topic, age_max.max(REFRESH_SPACING)) {
+            return Ok(view);
+        }
+        let mut connection = self.connect_any().await?;
+        let (reply, _) =
+            connection.call(versions(4, 9), REQUEST_DEADLINE, |_| metadata_request(topic)).await?;
+        self.learn(topic, reply)
+    }
+
+    /// The partitions of `topic` as they are now.
+    pub async fn refresh(&self, topic: &str) -> Result<Arc<[PartitionView]>, KafkaError> {
+        self.topic(topic, Duration::ZERO).await
+    }
+
+    /// The leader of a partition, from the cache.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
+        let cache = self.shared.cache.lock();
+        let (_, view) = cache.topics.get(topic)?;
+        let view = view.iter().find(|view| view.partition == partition)?;
+        let broker = view.leader?;
+        let address = cache.brokers.get(&broker)?.clone();
+        Some(Leader { broker, address, epoch: view.leader_epoch })
+    }
+
+    /// The coordinator of a group.
+    pub async fn find_coordinator(&self, group: &str) -> Result<BrokerAddress, KafkaError> {
+        let mut connection = self.connect_any().await?;
+        let build = |_| FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
+        let (reply, _) = connection.call(versions(0, 3), REQUEST_DEADLINE, build).await?;
+        if let Some(code) = ResponseError::try_from_code(reply.error_code) {
+            return Err(KafkaError::broker(ApiKey::FindCoordinator, format!("group `{group}`"), code));
+        }
+        address_of(&reply.host, reply.port)
+    }
+
+    fn cached(&self, topic: &str, age_max: Duration) -> Option<Arc<[PartitionView]>> {
+        let cache = self.shared.cache.lock();
+        let (at, view) = cache.topics.get(topic)?;
+        (clock::now().since(*at) < age_max).then(|| Arc::clone(view))
+    }
+
+    fn learn(&self, topic: &str, reply: MetadataResponse) -> Result<Arc<[PartitionView]>, KafkaError> {
+        let mut cache = self.shared.cache.lock();
+        cache.brokers.clear();
+        for broker in &reply.brokers {
+            cache.brokers.insert(BrokerId(*broker.node_id), address_of(&broker.host, broker.port)?);
+        }
+        let answer =
+            reply.topics.into_iter().find(|answer| answer.name.as_ref().is_some_and(|name| &**name == topic));
+        let view = self.view_of(topic, answer)?;
+        cache.topics.insert(Arc::from(topic), (clock::now(), Arc::clone(&view)));
+        Ok(view)
+    }
+
+    fn view_of(
+        &self,
+        topic: &str,
+        answer: Option<MetadataResponseTopic>,
+    ) -> Result<Arc<[PartitionView]>, KafkaError> {
+        let gone = || KafkaError::NoTopic { topic: topic.to_owned(), servers: self.servers() };
+        let answer = answer.ok_or_else(gone)?;
+        match ResponseError::try_from_code(answer.error_code) {
+            None => {}
+            Some(ResponseError::UnknownTopicOrPartition) => return Err(gone()),
+            Some(code) => return Err(KafkaError::broker(ApiKey::Metadata, format!("topic `{topic}`"), code)),
+        }
+        let mut view: Vec<PartitionView> = answer
+            .partitions
+            .iter()
+            .map(|partition| PartitionView {
+                partition: partition.partition_index,
+                leader: (*partition.leader_id >= 0).then_some(BrokerId(*partition.leader_id)),
+                leader_epoch: partition.leader_epoch,
+            })
+            .collect();
+        view.sort_by_key(|partition| partition.partition);
+        Ok(view.into())
+    }
+}
+
+fn metadata_request(topic: &str) -> MetadataRequest {
+    let name = TopicName(StrBytes::from_string(topic.to_owned()));
+    let topic = MetadataRequestTopic::default().with_name(Some(name));
+    // Looking must not create.
+    MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(false)
+}
+
+fn address_of(host: &StrBytes, port: i32) -> Result<BrokerAddress, KafkaError> {
+    let address = BrokerAddress::new(host.as_str(), 0);
+    let port = u16::try_from(port)
+        .map_err(|_| KafkaError::Frame { address, what: format!("it advertises port {port}") })?;
+    Ok(BrokerAddress::new(host.as_str(), port))
+}

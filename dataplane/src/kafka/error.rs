@@ -84,6 +84,30 @@ pub enum KafkaError {
         /// What we speak.
         ours: String,
     },
+    /// No bootstrap server answers.
+    #[error(
+        "none of the bootstrap servers {servers} can be reached. Check the addresses and that the brokers run. The last error: {last}"
+    )]
+    NoBootstrap {
+        /// All of them.
+        servers: String,
+        /// What the last one did.
+        last: Box<KafkaError>,
+    },
+    /// The cluster does not have the topic.
+    #[error("topic `{topic}` does not exist on {servers}: create it, or correct `Topics` of the mapping")]
+    NoTopic {
+        /// Which topic.
+        topic: String,
+        /// Where we looked.
+        servers: String,
+    },
+    /// A partition has no leader now.
+    #[error("partition {partition} has no leader now; its brokers are down or electing one")]
+    NoLeader {
+        /// Which partition.
+        partition: String,
+    },
     /// The broker answered with an error code.
     #[error("{api:?} of {subject}: {code} ({})", code.code())]
     Broker {
@@ -110,11 +134,14 @@ impl KafkaError {
     /// What to do about it.
     pub fn class(&self) -> Class {
         match self {
-            Self::Connect { .. } | Self::Timeout { .. } | Self::Closed { .. } | Self::Frame { .. } => {
-                Class::Retry
-            }
+            Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Closed { .. }
+            | Self::Frame { .. }
+            | Self::NoBootstrap { .. }
+            | Self::NoLeader { .. } => Class::Retry,
             Self::Decode { .. } => Class::Poison,
-            Self::Egress { .. } | Self::Version { .. } => Class::Fatal,
+            Self::Egress { .. } | Self::Version { .. } | Self::NoTopic { .. } => Class::Fatal,
             Self::Broker { code, .. } => code_class(*code),
         }
     }

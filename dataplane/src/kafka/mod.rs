@@ -1,5 +1,6 @@
 //! The Kafka client: connections, metadata, fetch sessions, group membership, offsets. The only place that dials brokers.
 
+pub mod backoff;
 pub mod cluster;
 pub mod connection;
 pub mod error;

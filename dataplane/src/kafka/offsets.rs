@@ -1,1 +1,246 @@
-//! ListOffsets, OffsetForLeaderEpoch, OffsetFetch, OffsetCommit.
+//! ListOffsets, OffsetFetch, OffsetCommit: requests and their replies, typed. Deciding what to do is for others.
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
+use kafka_protocol::messages::{
+    ApiKey, BrokerId as WireBrokerId, GroupId, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest,
+    TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+use lighterman_proto::ids::Offset;
+
+use super::cluster::{Cluster, REQUEST_DEADLINE};
+use super::connection::{Connection, versions};
+use super::error::KafkaError;
+
+/// Which offset is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The oldest kept.
+    Earliest,
+    /// The one behind the newest.
+    Latest,
+    /// The first at or after this time (ms); the end when there is none.
+    Timestamp(i64),
+}
+
+/// `read_committed` or `read_uncommitted`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// Only committed transactions.
+    #[default]
+    Committed,
+    /// Everything.
+    Uncommitted,
+}
+
+impl Isolation {
+    /// As on the wire.
+    pub fn level(self) -> i8 {
+        match self {
+            Self::Uncommitted => 0,
+            Self::Committed => 1,
+        }
+    }
+}
+
+/// What a group has committed for a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// The next offset to read.
+    pub offset: Offset,
+    /// Leader epoch of the record before it, −1 when unknown.
+    pub leader_epoch: i32,
+    /// What the committer wrote beside it.
+    pub metadata: String,
+}
+
+/// One partition of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitOffset {
+    /// Partition index.
+    pub partition: i32,
+    /// The next offset to read.
+    pub offset: Offset,
+    /// Leader epoch of the record before it, −1 when unknown.
+    pub leader_epoch: i32,
+    /// What is written beside it.
+    pub metadata: String,
+}
+
+/// Who commits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitAs {
+    /// Group id.
+    pub group: String,
+    /// Generation the member is in.
+    pub generation: i32,
+    /// Member id.
+    pub member: String,
+}
+
+/// Offsets of several partitions, one request per leader.
+pub async fn list_offsets(
+    cluster: &Cluster,
+    topic: &str,
+    partitions: &[i32],
+    at: At,
+    isolation: Isolation,
+) -> Result<BTreeMap<i32, Offset>, KafkaError> {
+    let mut by_leader: BTreeMap<_, Vec<i32>> = BTreeMap::new();
+    for partition in partitions {
+        let leader = cluster
+            .leader(topic, *partition)
+            .ok_or_else(|| KafkaError::NoLeader { partition: format!("{topic}-{partition}") })?;
+        by_leader.entry(leader.address).or_default().push(*partition);
+    }
+    let mut found = BTreeMap::new();
+    for (address, partitions) in by_leader {
+        let mut connection = cluster.connect(&address).await?;
+        found.extend(list_at_leader(&mut connection, topic, &partitions, at, isolation).await?);
+    }
+    Ok(found)
+}
+
+async fn list_at_leader(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: &[i32],
+    at: At,
+    isolation: Isolation,
+) -> Result<BTreeMap<i32, Offset>, KafkaError> {
+    let mut found = list_once(connection, topic, partitions, at, isolation).await?;
+    let none: Vec<i32> =
+        found.iter().filter(|(_, offset)| offset.0 < 0).map(|(partition, _)| *partition).collect();
+    if !none.is_empty() {
+        // No record is that young: the next one will be.
+        found.extend(list_once(connection, topic, &none, At::Latest, isolation).await?);
+    }
+    Ok(found)
+}
+
+async fn list_once(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: &[i32],
+    at: At,
+    isolation: Isolation,
+) -> Result<BTreeMap<i32, Offset>, KafkaError> {
+    let timestamp = match at {
+        At::Earliest => -2,
+        At::Latest => -1,
+        At::Timestamp(ms) => ms,
+    };
+    let build = |version: i16| {
+        let wanted = partitions
+            .iter()
+            .map(|partition| {
+                ListOffsetsPartition::default().with_partition_index(*partition).with_timestamp(timestamp)
+            })
+            .collect();
+        let topic = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(wanted);
+        let request =
+            ListOffsetsRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic]);
+        if version >= 2 { request.with_isolation_level(isolation.level()) } else { request }
+    };
+    let (reply, _) = connection.call(versions(1, 7), REQUEST_DEADLINE, build).await?;
+    let mut found = BTreeMap::new();
+    for answer in reply.topics.into_iter().flat_map(|topic| topic.partitions) {
+        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
+            let subject = format!("partition {topic}-{}", answer.partition_index);
+            return Err(KafkaError::broker(ApiKey::ListOffsets, subject, code));
+        }
+        found.insert(answer.partition_index, Offset(answer.offset));
+    }
+    Ok(found)
+}
+
+/// What `group` has committed for `partitions` of `topic`. Only `error == 0 ∧ offset == −1` is "none" (H11); offsets that
+/// an open transaction may still change are waited for (KIP-447).
+pub async fn fetch_committed(
+    connection: &mut Connection,
+    group: &str,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+    let build = |version: i16| {
+        let wanted = OffsetFetchRequestTopic::default()
+            .with_name(name(topic))
+            .with_partition_indexes(partitions.to_vec());
+        let request =
+            OffsetFetchRequest::default().with_group_id(group_id(group)).with_topics(Some(vec![wanted]));
+        if version >= 7 { request.with_require_stable(true) } else { request }
+    };
+    let (reply, _) = connection.call(versions(1, 7), REQUEST_DEADLINE, build).await?;
+    let failed = |code| KafkaError::broker(ApiKey::OffsetFetch, format!("group `{group}`"), code);
+    if let Some(code) = ResponseError::try_from_code(reply.error_code) {
+        return Err(failed(code));
+    }
+    let mut found = BTreeMap::new();
+    for answer in reply.topics.into_iter().flat_map(|topic| topic.partitions) {
+        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
+            return Err(failed(code));
+        }
+        let committed = (answer.committed_offset >= 0).then(|| CommittedOffset {
+            offset: Offset(answer.committed_offset),
+            leader_epoch: answer.committed_leader_epoch,
+            metadata: answer.metadata.map(|text| text.to_string()).unwrap_or_default(),
+        });
+        found.insert(answer.partition_index, committed);
+    }
+    if let Some(silent) = partitions.iter().find(|partition| !found.contains_key(*partition)) {
+        let code = ResponseError::UnknownServerError;
+        return Err(KafkaError::broker(ApiKey::OffsetFetch, format!("partition {topic}-{silent}"), code));
+    }
+    Ok(found)
+}
+
+/// Commits in one request; the answer holds the error of each partition that has one.
+pub async fn commit(
+    connection: &mut Connection,
+    who: &CommitAs,
+    topic: &str,
+    offsets: &[CommitOffset],
+) -> Result<BTreeMap<i32, Option<ResponseError>>, KafkaError> {
+    let build = |version: i16| {
+        let partitions = offsets
+            .iter()
+            .map(|offset| {
+                let partition = OffsetCommitRequestPartition::default()
+                    .with_partition_index(offset.partition)
+                    .with_committed_offset(offset.offset.0)
+                    .with_committed_metadata(Some(StrBytes::from_string(offset.metadata.clone())));
+                if version >= 6 {
+                    partition.with_committed_leader_epoch(offset.leader_epoch)
+                } else {
+                    partition
+                }
+            })
+            .collect();
+        let topic = OffsetCommitRequestTopic::default().with_name(name(topic)).with_partitions(partitions);
+        OffsetCommitRequest::default()
+            .with_group_id(group_id(&who.group))
+            .with_generation_id_or_member_epoch(who.generation)
+            .with_member_id(StrBytes::from_string(who.member.clone()))
+            .with_topics(vec![topic])
+    };
+    let (reply, _) = connection.call(versions(2, 8), REQUEST_DEADLINE, build).await?;
+    let answers = reply.topics.into_iter().flat_map(|topic| topic.partitions);
+    Ok(answers
+        .map(|answer| (answer.partition_index, ResponseError::try_from_code(answer.error_code)))
+        .collect())
+}
+
+fn name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+fn group_id(group: &str) -> GroupId {
+    GroupId(StrBytes::from_string(group.to_owned()))
+}

@@ -1,1 +1,5 @@
-//! Coalesced commits: one OffsetCommit in flight per member.
+//! Coalesced commits: one `OffsetCommit` in flight per member, each partition's offset only ever growing under one epoch.
+
+pub mod actor;
+pub mod committer;
+pub mod start;

@@ -1,3 +1,7 @@
-//! The only folder that knows actix threads: placement, outbox, death watch, drain, clock.
+//! The only folder that knows actix threads: placement, outbox, death watch, in-flight registry, clock.
 
 pub mod clock;
+pub mod death_watch;
+pub mod in_flight;
+pub mod outbox;
+pub mod placement;

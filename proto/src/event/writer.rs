@@ -2,9 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::size::{
-    Envelope, HEADERS, KEY, OFFSET, RECORD_TAIL, TAIL, TIMESTAMP, VALUE, timestamp_type,
-};
+use super::size::{Envelope, HEADERS, KEY, OFFSET, RECORD_TAIL, TAIL, TIMESTAMP, VALUE, timestamp_type};
 use super::{base64, json};
 use crate::records::Record;
 

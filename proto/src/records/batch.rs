@@ -114,7 +114,8 @@ impl Batch<'_> {
         if !self.header.is_control {
             return None;
         }
-        let key = super::records(&self.header, self.body).next().and_then(Result::ok).and_then(|record| record.key);
+        let key =
+            super::records(&self.header, self.body).next().and_then(Result::ok).and_then(|record| record.key);
         Some(match key {
             Some([_, _, 0, 0, ..]) => ControlType::Abort,
             Some([_, _, 0, 1, ..]) => ControlType::Commit,
@@ -201,7 +202,11 @@ fn header(whole: &[u8]) -> Result<BatchHeader, RecordError> {
         last_offset_delta,
         leader_epoch: i32_at(whole, 12),
         compression,
-        timestamp_type: if attributes & 8 == 0 { TimestampType::CreateTime } else { TimestampType::LogAppendTime },
+        timestamp_type: if attributes & 8 == 0 {
+            TimestampType::CreateTime
+        } else {
+            TimestampType::LogAppendTime
+        },
         is_transactional: attributes & 16 != 0,
         is_control: attributes & 32 != 0,
         base_timestamp: i64_at(whole, 27),

@@ -14,7 +14,9 @@ pub enum RecordError {
         magic: i8,
     },
     /// The checksum does not match the bytes.
-    #[error("batch at offset {offset} has CRC {found:#010x}, its bytes give {computed:#010x}: corrupted on disk or on the way")]
+    #[error(
+        "batch at offset {offset} has CRC {found:#010x}, its bytes give {computed:#010x}: corrupted on disk or on the way"
+    )]
     Crc {
         /// Base offset of the batch.
         offset: i64,

@@ -45,9 +45,11 @@ impl Inflater {
             return self.snappy_block(body, limit, into);
         };
         while !blocks.is_empty() {
-            let (length, rest) = blocks.split_first_chunk::<4>().ok_or_else(|| broken("snappy", "a block has no length"))?;
+            let (length, rest) =
+                blocks.split_first_chunk::<4>().ok_or_else(|| broken("snappy", "a block has no length"))?;
             let length = u32::from_be_bytes(*length) as usize;
-            let block = rest.get(..length).ok_or_else(|| broken("snappy", "a block is longer than the batch"))?;
+            let block =
+                rest.get(..length).ok_or_else(|| broken("snappy", "a block is longer than the batch"))?;
             self.snappy_block(block, limit, into)?;
             blocks = &rest[length..];
         }
@@ -70,7 +72,8 @@ impl Inflater {
     /// One shot when the frame tells its size, streaming (as Java writes) when it does not.
     fn zstd(&mut self, body: &[u8], bytes_max: usize, into: &mut Vec<u8>) -> Result<(), RecordError> {
         let told = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
-        let is_one_frame = zstd::zstd_safe::find_frame_compressed_size(body).is_ok_and(|bytes| bytes == body.len());
+        let is_one_frame =
+            zstd::zstd_safe::find_frame_compressed_size(body).is_ok_and(|bytes| bytes == body.len());
         let Some(told) = told.filter(|_| is_one_frame) else {
             let reader = zstd::stream::read::Decoder::new(body).map_err(|error| broken("zstd", error))?;
             return drain("zstd", reader, bytes_max, into);

@@ -117,10 +117,15 @@ impl<'a> Iterator for Records<'a> {
 }
 
 #[inline]
-fn read_record<'a>(header: &BatchHeader, plain: &'a [u8], at: &mut usize) -> Result<Record<'a>, &'static str> {
+fn read_record<'a>(
+    header: &BatchHeader,
+    plain: &'a [u8],
+    at: &mut usize,
+) -> Result<Record<'a>, &'static str> {
     let length = read_i32(plain, at).ok_or("its length cannot be read")?;
     let length = usize::try_from(length).map_err(|_| "its length is negative")?;
-    let end = at.checked_add(length).filter(|end| *end <= plain.len()).ok_or("it is longer than its batch")?;
+    let end =
+        at.checked_add(length).filter(|end| *end <= plain.len()).ok_or("it is longer than its batch")?;
     let bytes = &plain[..end];
     // Attributes: one byte, unused in magic 2.
     *at += 1;

@@ -1,0 +1,69 @@
+//! What a batcher accepts.
+
+use actix::{Addr, Message};
+use lighterman_proto::ids::Epoch;
+
+use crate::credit::bytes::Lease;
+use crate::credit::slots::Slot;
+use crate::partition::actor::PartitionActor;
+use crate::partition::cut::Cut;
+
+/// A partition of this consumer has started.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Register {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Where answers go.
+    pub address: Addr<PartitionActor>,
+}
+
+/// A partition shows records; replaces what it showed under the same sequence number.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Offer {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Which offer.
+    pub seq: u64,
+    /// The records.
+    pub cut: Cut,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+}
+
+/// A partition takes its offer back.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Withdraw {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Which offer.
+    pub seq: u64,
+}
+
+/// A partition has ended: nothing more from or to it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Unregister {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+}
+
+/// The slot that was asked for.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SlotGranted(pub Slot);
+
+/// The payload bytes that were asked for.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct BytesGranted(pub Lease);

@@ -1,0 +1,253 @@
+//! A consumer: runs the partitions it was given, all on one data arbiter, behind one batcher. It decides nothing about who
+//! owns what; it starts, drains, fences, and reports how things ended.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient};
+use lighterman_proto::event::Envelope;
+use lighterman_proto::ids::{ConsumerId, Epoch, MappingId, TopicPartition};
+use lighterman_proto::records::Inflater;
+
+use super::messages::{
+    ConsumerEvent, ConsumerReport, DrainPartition, FencePartitions, PartitionReport, PartitionState,
+    StartPartition,
+};
+use super::status::StatusBoard;
+use crate::batcher::actor::{BatcherActor, BatcherParts};
+use crate::batcher::messages::Register;
+use crate::credit::bytes::ByteBudget;
+use crate::kafka::fetch::FetchRouter;
+use crate::offsets::actor::{CommitterActor, Follow};
+use crate::partition::actor::{PartitionActor, PartitionParts};
+use crate::partition::core::Start;
+use crate::partition::cut::CutLimits;
+use crate::partition::messages::{Drain, Fence};
+use crate::runtime::death_watch::DeathWatch;
+use crate::runtime::in_flight::InFlight;
+use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
+
+/// What a consumer is built from.
+pub struct ConsumerParts {
+    /// Which consumer.
+    pub id: ConsumerId,
+    /// Of which mapping.
+    pub mapping: MappingId,
+    /// Topic of the mapping.
+    pub topic: Arc<str>,
+    /// The JSON around the records.
+    pub envelope: Arc<Envelope>,
+    /// What a partition's share of a batch may hold.
+    pub limits: CutLimits,
+    /// How much each partition holds ahead, in bytes.
+    pub buffer_bytes_target: usize,
+    /// The node's bytes.
+    pub budget: ByteBudget,
+    /// What may still be running.
+    pub in_flight: InFlight,
+    /// Where records come from on this arbiter.
+    pub router: Addr<FetchRouter>,
+    /// Where commits go.
+    pub committer: Addr<CommitterActor>,
+    /// Builds the consumer's batcher.
+    pub batcher: BatcherParts,
+    /// Who decides.
+    pub member: Recipient<ConsumerReport>,
+    /// What is shown.
+    pub status: StatusBoard,
+}
+
+/// The actor.
+pub struct ConsumerActor {
+    id: ConsumerId,
+    mapping: MappingId,
+    topic: Arc<str>,
+    envelope: Arc<Envelope>,
+    limits: CutLimits,
+    buffer_bytes_target: usize,
+    budget: ByteBudget,
+    in_flight: InFlight,
+    router: Addr<FetchRouter>,
+    committer: Addr<CommitterActor>,
+    batcher_parts: Option<BatcherParts>,
+    batcher: Option<Addr<BatcherActor>>,
+    member: Recipient<ConsumerReport>,
+    status: StatusBoard,
+    inflater: Rc<RefCell<Inflater>>,
+    partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct BatcherEnded {
+    panicking: bool,
+}
+
+impl ConsumerActor {
+    /// A consumer without partitions; call on its arbiter.
+    pub fn new(parts: ConsumerParts) -> Self {
+        Self {
+            id: parts.id,
+            mapping: parts.mapping,
+            topic: parts.topic,
+            envelope: parts.envelope,
+            limits: parts.limits,
+            buffer_bytes_target: parts.buffer_bytes_target,
+            budget: parts.budget,
+            in_flight: parts.in_flight,
+            router: parts.router,
+            committer: parts.committer,
+            batcher_parts: Some(parts.batcher),
+            batcher: None,
+            member: parts.member,
+            status: parts.status,
+            inflater: Rc::new(RefCell::new(Inflater::default())),
+            partitions: HashMap::new(),
+        }
+    }
+
+    fn start_partition(
+        &mut self,
+        start: &StartPartition,
+        batcher: Addr<BatcherActor>,
+        ctx: &mut Context<Self>,
+    ) {
+        let me = ctx.address().recipient::<PartitionReport>();
+        let (partition, epoch) = (start.partition, start.epoch);
+        let watch_to = me.clone();
+        let watch = DeathWatch::new(move |panicking| {
+            let state = PartitionState::Exited { panicking };
+            let _ = post(&watch_to, PartitionReport { partition, epoch, state });
+        });
+        let parts = PartitionParts {
+            mapping: self.mapping,
+            partition: TopicPartition::new(Arc::clone(&self.topic), partition),
+            epoch,
+            start: Start {
+                committed: start.committed,
+                limits: self.limits,
+                buffer_bytes_target: self.buffer_bytes_target,
+            },
+            envelope: Arc::clone(&self.envelope),
+            inflater: Rc::clone(&self.inflater),
+            budget: self.budget.clone(),
+            in_flight: self.in_flight.clone(),
+            router: self.router.clone(),
+            batcher: batcher.clone(),
+            committer: self.committer.clone(),
+            consumer: me,
+            gauge: Arc::clone(&start.gauge),
+            status: self.status.clone(),
+        };
+        // The mailboxes of batcher and committer learn the address before the partition can send them anything.
+        let (batcher_mail, committer_mail) = (batcher, self.committer.clone());
+        let address = PartitionActor::create(move |ctx| {
+            let address = ctx.address();
+            batcher_mail.do_send(Register { partition, epoch, address: address.clone() });
+            committer_mail.do_send(Follow { partition, epoch, address });
+            PartitionActor::new(parts, watch)
+        });
+        self.partitions.insert(partition, (epoch, address));
+    }
+
+    fn report(&self, event: ConsumerEvent) {
+        let _ = post(&self.member, ConsumerReport { consumer: self.id, event });
+    }
+
+    fn fence(&mut self, gone: impl Fn(i32) -> bool) {
+        self.partitions.retain(|partition, (_, address)| {
+            let fenced = gone(*partition);
+            if fenced {
+                address.do_send(Fence);
+            }
+            !fenced
+        });
+    }
+}
+
+impl Actor for ConsumerActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
+        let me = ctx.address().recipient::<BatcherEnded>();
+        let watch = DeathWatch::new(move |panicking| {
+            let _ = post(&me, BatcherEnded { panicking });
+        });
+        if let Some(parts) = self.batcher_parts.take() {
+            self.batcher = Some(BatcherActor::new(parts, watch).start());
+        }
+    }
+}
+
+impl Handler<StartPartition> for ConsumerActor {
+    type Result = ();
+
+    fn handle(&mut self, start: StartPartition, ctx: &mut Self::Context) {
+        if let Some(batcher) = self.batcher.clone() {
+            self.start_partition(&start, batcher, ctx);
+        }
+    }
+}
+
+impl Handler<DrainPartition> for ConsumerActor {
+    type Result = ();
+
+    fn handle(&mut self, drain: DrainPartition, _: &mut Self::Context) {
+        if let Some((epoch, address)) = self.partitions.get(&drain.partition)
+            && *epoch == drain.epoch
+        {
+            address.do_send(Drain);
+        }
+    }
+}
+
+impl Handler<FencePartitions> for ConsumerActor {
+    type Result = ();
+
+    fn handle(&mut self, FencePartitions(which): FencePartitions, ctx: &mut Self::Context) {
+        match which {
+            Some(partitions) => self.fence(|partition| partitions.contains(&partition)),
+            None => {
+                self.fence(|_| true);
+                ctx.stop();
+            }
+        }
+    }
+}
+
+impl Handler<PartitionReport> for ConsumerActor {
+    type Result = ();
+
+    fn handle(&mut self, report: PartitionReport, _: &mut Self::Context) {
+        let known = self.partitions.get(&report.partition).is_some_and(|(epoch, _)| *epoch == report.epoch);
+        if !known {
+            return;
+        }
+        match report.state {
+            PartitionState::Drained { .. } | PartitionState::Rebuild { .. } => {
+                if let Some((_, address)) = self.partitions.remove(&report.partition) {
+                    address.do_send(Fence);
+                }
+            }
+            PartitionState::Exited { .. } => {
+                self.partitions.remove(&report.partition);
+            }
+        }
+        self.report(ConsumerEvent::Partition(report));
+    }
+}
+
+impl Handler<BatcherEnded> for ConsumerActor {
+    type Result = ();
+
+    fn handle(&mut self, ended: BatcherEnded, ctx: &mut Self::Context) {
+        if ended.panicking {
+            self.fence(|_| true);
+            self.report(ConsumerEvent::Exited);
+            ctx.stop();
+        }
+    }
+}

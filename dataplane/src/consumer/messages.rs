@@ -1,0 +1,88 @@
+//! What a consumer accepts, and what it reports.
+
+use std::sync::Arc;
+
+use actix::Message;
+use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
+
+use crate::partition::gauge::Gauge;
+
+/// Run a partition.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StartPartition {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Where it goes on.
+    pub committed: Offset,
+    /// What it shows.
+    pub gauge: Arc<Gauge>,
+}
+
+/// Finish what is in flight of a partition, commit, report `Drained`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct DrainPartition {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+}
+
+/// Stop these partitions at once: they are not ours any more. `None`: all.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FencePartitions(pub Option<Vec<i32>>);
+
+/// What became of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartitionState {
+    /// Nothing in flight, committed equals frontier.
+    Drained {
+        /// The frontier.
+        committed: Offset,
+    },
+    /// The log was truncated under it: to be started again at `at`.
+    Rebuild {
+        /// Where to.
+        at: Offset,
+    },
+    /// The actor has ended.
+    Exited {
+        /// By a panic.
+        panicking: bool,
+    },
+}
+
+/// A partition's report, on its way up.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct PartitionReport {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// What became of it.
+    pub state: PartitionState,
+}
+
+/// A consumer's report to the member.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct ConsumerReport {
+    /// Which consumer.
+    pub consumer: ConsumerId,
+    /// What happened.
+    pub event: ConsumerEvent,
+}
+
+/// What happened to a consumer.
+#[derive(Clone, Copy, Debug)]
+pub enum ConsumerEvent {
+    /// To one of its partitions.
+    Partition(PartitionReport),
+    /// The consumer, or the batcher in it, has ended by a panic: everything it owned is to be rebuilt.
+    Exited,
+}

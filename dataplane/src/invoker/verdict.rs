@@ -1,0 +1,254 @@
+//! What an answer means. Every reply of the Invoke API, and every way to have none, is one of these; there is no "other".
+//! <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use lighterman_proto::units::Moment;
+use serde::Deserialize;
+
+use crate::error::Class;
+
+/// Longest part of a function's error message that we keep.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+/// What came back on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// An HTTP answer.
+    Answer {
+        /// Status code.
+        status: u16,
+        /// `X-Amz-Function-Error`.
+        function_error: Option<String>,
+        /// `x-amzn-ErrorType`.
+        error_type: Option<String>,
+        /// `Retry-After`, in seconds.
+        retry_after: Option<u64>,
+        /// The body.
+        body: Bytes,
+    },
+    /// The request provably never left: no connection.
+    NotSent(String),
+    /// It may have been received; nobody will tell.
+    Lost(String),
+}
+
+/// What it means for the batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The function has answered for the records.
+    Delivered {
+        /// Its response.
+        response: Bytes,
+    },
+    /// It ran and failed.
+    FunctionError {
+        /// `errorType` of its answer.
+        error_type: String,
+        /// `errorMessage` of its answer, at most 1 KiB.
+        message: String,
+    },
+    /// It did not run: too many at once.
+    Throttled {
+        /// AWS's reason.
+        reason: String,
+        /// When AWS says to come back.
+        retry_after: Option<Duration>,
+    },
+    /// The payload is too large for this endpoint.
+    TooLarge,
+    /// The service failed, or could not be reached: the function did not run.
+    ServiceError {
+        /// What it said.
+        message: String,
+    },
+    /// A person must change something: permission, name, state of the function.
+    ConfigError {
+        /// What it said.
+        message: String,
+    },
+    /// The reply was lost: the function may still be running.
+    Unknown {
+        /// How it was lost.
+        message: String,
+    },
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ErrorBody {
+    #[serde(rename = "errorType")]
+    error_type: Option<String>,
+    #[serde(rename = "errorMessage")]
+    error_message: Option<String>,
+    #[serde(alias = "Message")]
+    message: Option<String>,
+    #[serde(rename = "Reason")]
+    reason: Option<String>,
+}
+
+impl Verdict {
+    /// Judges a reply.
+    pub fn of(reply: Reply) -> Self {
+        match reply {
+            Reply::NotSent(message) => Self::ServiceError { message },
+            Reply::Lost(message) => Self::Unknown { message },
+            Reply::Answer { status: 200..=299, function_error: None, body, .. } => {
+                Self::Delivered { response: body }
+            }
+            Reply::Answer { status, function_error, error_type, retry_after, body } => {
+                judge(status, function_error, error_type, retry_after, &body)
+            }
+        }
+    }
+
+    /// What to do about it, in one word.
+    pub fn class(&self) -> Option<Class> {
+        match self {
+            Self::Delivered { .. } => None,
+            Self::FunctionError { .. } | Self::ServiceError { .. } | Self::Unknown { .. } => {
+                Some(Class::Retry)
+            }
+            Self::Throttled { .. } => Some(Class::Throttle),
+            Self::TooLarge => Some(Class::Poison),
+            Self::ConfigError { .. } => Some(Class::Fatal),
+        }
+    }
+
+    /// Whether it uses up a retry: only what the function itself did does.
+    pub fn uses_attempt(&self) -> bool {
+        matches!(self, Self::FunctionError { .. } | Self::TooLarge)
+    }
+
+    /// Up to when the function may still be running, if that is not known to be over.
+    pub fn may_run_until(&self, sent_at: Moment, function_timeout: Duration) -> Option<Moment> {
+        matches!(self, Self::Unknown { .. }).then(|| sent_at + function_timeout + UNKNOWN_MARGIN)
+    }
+
+    /// As a metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Delivered { .. } => "delivered",
+            Self::FunctionError { .. } => "function_error",
+            Self::Throttled { .. } => "throttled",
+            Self::TooLarge => "too_large",
+            Self::ServiceError { .. } => "service_error",
+            Self::ConfigError { .. } => "config_error",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+
+    /// One line for people; empty when all is well.
+    pub fn explain(&self) -> String {
+        match self {
+            Self::Delivered { .. } => String::new(),
+            Self::FunctionError { error_type, message } => {
+                format!("the function failed: {error_type}: {message}")
+            }
+            Self::Throttled { reason, .. } => format!("the function is throttled: {reason}"),
+            Self::TooLarge => "the endpoint refuses the payload as too large: lower BatchSize".to_owned(),
+            Self::ServiceError { message } => format!("Lambda does not answer: {message}"),
+            Self::ConfigError { message } => format!("Lambda refuses the invocation: {message}"),
+            Self::Unknown { message } => {
+                format!("the reply was lost, the function may still be running: {message}")
+            }
+        }
+    }
+}
+
+/// An invocation request may be on its way this long before the function's clock starts.
+const UNKNOWN_MARGIN: Duration = Duration::from_secs(3);
+
+fn judge(
+    status: u16,
+    function_error: Option<String>,
+    error_type: Option<String>,
+    retry_after: Option<u64>,
+    body: &[u8],
+) -> Verdict {
+    let said: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
+    let kind = error_type.unwrap_or_default();
+    let message = || {
+        let text = said
+            .message
+            .clone()
+            .unwrap_or_else(|| String::from_utf8_lossy(&body[..body.len().min(200)]).into());
+        shorten(format!("{status} {kind} {text}").trim())
+    };
+    match (status, function_error) {
+        (200..=299, Some(handling)) => Verdict::FunctionError {
+            error_type: shorten(&said.error_type.unwrap_or(handling)),
+            message: shorten(&said.error_message.unwrap_or_default()),
+        },
+        (413, _) => Verdict::TooLarge,
+        (429, _) => Verdict::Throttled {
+            reason: shorten(&said.reason.unwrap_or_else(message)),
+            retry_after: retry_after.map(Duration::from_secs),
+        },
+        (500..=599, _) => Verdict::ServiceError { message: message() },
+        // 1xx, 3xx, and the rest of 4xx: nothing that time alone mends.
+        _ => Verdict::ConfigError { message: message() },
+    }
+}
+
+fn shorten(text: &str) -> String {
+    text[..text.floor_char_boundary(MESSAGE_BYTES_MAX)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, function_error: Option<&str>, body: &str) -> Verdict {
+        Verdict::of(Reply::Answer {
+            status,
+            function_error: function_error.map(ToOwned::to_owned),
+            error_type: None,
+            retry_after: (status == 429).then_some(2),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        })
+    }
+
+    #[test]
+    fn a_200_with_function_error_is_a_failure() {
+        let verdict = answer(200, Some("Unhandled"), r#"{"errorType":"ValueError","errorMessage":"no"}"#);
+        assert_eq!(verdict, Verdict::FunctionError { error_type: "ValueError".into(), message: "no".into() });
+        assert!(verdict.uses_attempt());
+        assert!(matches!(answer(200, Some("Unhandled"), "not JSON"), Verdict::FunctionError { .. }));
+        assert!(matches!(answer(200, None, "null"), Verdict::Delivered { .. }));
+    }
+
+    #[test]
+    fn throttles_and_service_errors_use_no_attempt() {
+        let throttled =
+            answer(429, None, r#"{"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded"}"#);
+        let reason = "ReservedFunctionConcurrentInvocationLimitExceeded".to_owned();
+        assert_eq!(throttled, Verdict::Throttled { reason, retry_after: Some(Duration::from_secs(2)) });
+        for status in [500, 502, 503, 504] {
+            let verdict = answer(status, None, "<html>");
+            assert!(matches!(verdict, Verdict::ServiceError { .. }) && !verdict.uses_attempt(), "{status}");
+        }
+        for status in [301, 400, 403, 404, 409] {
+            assert!(matches!(answer(status, None, "{}"), Verdict::ConfigError { .. }), "{status}");
+        }
+        assert_eq!(answer(413, None, ""), Verdict::TooLarge);
+    }
+
+    #[test]
+    fn a_lost_reply_may_still_run() {
+        let sent = Moment::from_micros(0);
+        let minute = Duration::from_secs(60);
+        let lost = Verdict::of(Reply::Lost("cut".into()));
+        assert!(lost.may_run_until(sent, minute) >= Some(sent + minute));
+        assert_eq!(Verdict::of(Reply::NotSent("refused".into())).may_run_until(sent, minute), None);
+    }
+
+    #[test]
+    fn long_messages_are_cut_at_a_character() {
+        let text = "é".repeat(2000);
+        let verdict = answer(200, Some("Unhandled"), &format!(r#"{{"errorMessage":"{text}"}}"#));
+        let Verdict::FunctionError { message, .. } = verdict else { panic!("{verdict:?}") };
+        assert_eq!(message.len(), MESSAGE_BYTES_MAX);
+    }
+}

@@ -1,1 +1,0 @@
-//! Fetch sessions (KIP-227) over all partitions of one broker.

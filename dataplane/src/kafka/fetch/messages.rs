@@ -1,0 +1,102 @@
+//! What the fetch router accepts and what it answers.
+
+use std::sync::Arc;
+
+use actix::{Message, Recipient};
+use bytes::Bytes;
+use lighterman_proto::ids::{Epoch, Offset, TopicPartition};
+use thiserror::Error;
+
+use crate::credit::bytes::Lease;
+
+/// A partition has room. At most one is outstanding for each partition; a new one replaces the old. Answered exactly once,
+/// with records or with trouble; empty polls and leader moves are nobody else's business.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub struct Want {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// First offset wanted.
+    pub position: Offset,
+    /// Leader epoch of the record before it, when known.
+    pub leader_epoch: Option<i32>,
+    /// Room, in bytes.
+    pub bytes_max: u32,
+    /// Where the answer goes.
+    pub reply: Recipient<Fetched>,
+    /// Where watermarks of empty polls go.
+    pub watermarks: Recipient<Watermarks>,
+}
+
+/// A partition wants nothing any more.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Forget {
+    /// Which partition.
+    pub partition: TopicPartition,
+}
+
+/// The answer to a [`Want`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Fetched {
+    /// Which ownership asked.
+    pub epoch: Epoch,
+    /// The position it asked for.
+    pub position: Offset,
+    /// What came.
+    pub outcome: Result<FetchedRecords, FetchTrouble>,
+}
+
+/// Records of one partition.
+#[derive(Debug)]
+pub struct FetchedRecords {
+    /// Record batches: a slice of the received frame.
+    pub records: Bytes,
+    /// What keeps it on the budget.
+    pub hold: Arc<Lease>,
+    /// Log end.
+    pub high_watermark: Offset,
+    /// Aborted transactions in it: producer id, first offset.
+    pub aborted: Vec<(i64, Offset)>,
+}
+
+/// Why a partition cannot be read where it was asked for.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum FetchTrouble {
+    /// The position lies outside the log.
+    #[error("offset out of range, the log holds {log_start}..{log_end}")]
+    OutOfRange {
+        /// First offset kept.
+        log_start: Offset,
+        /// Offset behind the last.
+        log_end: Offset,
+    },
+    /// The leader's log has another history from `end` on (KIP-320).
+    #[error("the log was truncated at {end}")]
+    Diverged {
+        /// Where histories part.
+        end: Offset,
+    },
+    /// The topic is not there any more.
+    #[error("{0}")]
+    Gone(String),
+    /// The cluster refuses us.
+    #[error("the cluster refuses to let Lighterman read it: {0}. Grant Read and Describe on the topic")]
+    NotAuthorized(String),
+    /// Its bytes are broken at the broker.
+    #[error("the broker cannot read it: {0}")]
+    Corrupt(String),
+}
+
+/// Log end of a partition, from a poll that brought no records.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Watermarks {
+    /// Which ownership asked.
+    pub epoch: Epoch,
+    /// Log end.
+    pub high_watermark: Offset,
+}

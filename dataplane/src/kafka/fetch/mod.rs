@@ -1,0 +1,10 @@
+//! Fetch sessions (KIP-227) over all partitions of one broker, routed by partition leader.
+
+mod broker_task;
+mod messages;
+mod router;
+pub mod session;
+pub mod wire;
+
+pub use messages::{FetchTrouble, Fetched, FetchedRecords, Forget, Want, Watermarks};
+pub use router::{FetchRouter, FetchSettings, FetchStatus};

@@ -1,0 +1,545 @@
+//! The member's state machine, classic protocol. Numbers in brackets are the hazards it answers to: H1 self-fencing, H2
+//! timeouts, H3 drain before release, H5 no hasty rejoin, H7 one heartbeat at a time, H10 coordinator moves, H25 rejoin
+//! while draining.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use lighterman_proto::units::Moment;
+
+use super::lease::margin;
+use crate::kafka::backoff::Backoff;
+
+/// What a member is told about time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// The coordinator drops us after this long without a heartbeat.
+    pub session_timeout: Duration,
+    /// How often we say that we live.
+    pub heartbeat_interval: Duration,
+    /// How long the others wait for us to let go: never below the session timeout (H2).
+    pub rebalance_timeout: Duration,
+}
+
+impl Timing {
+    /// Timing that keeps the rules between its parts: a heartbeat each third of the session, rebalance ≥ session (H2).
+    pub fn new(session_timeout: Duration, rebalance_timeout: Duration) -> Self {
+        Self {
+            session_timeout,
+            heartbeat_interval: (session_timeout / 3).min(Duration::from_secs(3)),
+            rebalance_timeout: rebalance_timeout.max(session_timeout),
+        }
+    }
+}
+
+/// What the shell must do. Every request is answered by exactly one event, or by its transport error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Look the coordinator up.
+    FindCoordinator,
+    /// Send `JoinGroup`.
+    Join {
+        /// Empty the first time.
+        member: String,
+        /// The generation in which `owned` was assigned, −1 for none.
+        generation: i32,
+        /// What we still own.
+        owned: Vec<i32>,
+    },
+    /// We lead: assign, then send `SyncGroup` with everybody's share.
+    AssignAndSync {
+        /// Member id.
+        member: String,
+        /// Generation.
+        generation: i32,
+        /// Every member's subscription.
+        members: Vec<(String, Bytes)>,
+    },
+    /// Send `SyncGroup` without shares.
+    Sync {
+        /// Member id.
+        member: String,
+        /// Generation.
+        generation: i32,
+    },
+    /// Send a heartbeat; answered with the same `seq`.
+    Heartbeat {
+        /// Member id.
+        member: String,
+        /// Generation.
+        generation: i32,
+        /// Which one.
+        seq: u64,
+    },
+    /// Send `LeaveGroup`; nobody waits for the answer.
+    Leave {
+        /// Member id.
+        member: String,
+    },
+    /// The lease holds until then.
+    ExtendLease(Moment),
+    /// The lease is over.
+    EndLease,
+    /// Partitions were given to us.
+    Assigned {
+        /// Generation.
+        generation: i32,
+        /// Member id.
+        member: String,
+        /// All that we own and keep.
+        owned: Vec<i32>,
+        /// Those that are new.
+        added: Vec<i32>,
+    },
+    /// Finish these, then say `released`.
+    Revoke {
+        /// Which ones.
+        partitions: Vec<i32>,
+    },
+    /// These are gone; nothing may be done for them any more.
+    Lost {
+        /// Which ones.
+        partitions: Vec<i32>,
+        /// Why.
+        reason: String,
+    },
+    /// Something a person should know.
+    Trouble(String),
+    /// The group works (again).
+    Healthy,
+}
+
+/// The good answer to a join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// The new generation.
+    pub generation: i32,
+    /// Our member id.
+    pub member: String,
+    /// Who leads.
+    pub leader: String,
+    /// Everybody's subscription, when we lead.
+    pub members: Vec<(String, Bytes)>,
+}
+
+/// Why a group request failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The coordinator said so.
+    Code(ResponseError),
+    /// It wants us to come back under this id (KIP-394).
+    MemberIdRequired(String),
+    /// No answer, or none that can be read.
+    Transport(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waits until it may look for the coordinator.
+    Out,
+    Finding,
+    Joining,
+    Syncing,
+    Stable,
+    Left,
+}
+
+/// The member.
+#[derive(Debug)]
+pub struct GroupCore {
+    timing: Timing,
+    state: State,
+    member: String,
+    generation: i32,
+    leads: bool,
+    owned: BTreeSet<i32>,
+    revoking: BTreeSet<i32>,
+    assigned: BTreeSet<i32>,
+    lease_until: Moment,
+    retry_at: Moment,
+    /// After a loss: the earliest rejoin while our own invocations may still run (H5).
+    hold_until: Option<Moment>,
+    heartbeat: Option<(u64, Moment)>,
+    heartbeat_seq: u64,
+    next_heartbeat: Moment,
+    rejoin: bool,
+    request_sent: Moment,
+    backoff: Backoff,
+    in_trouble: bool,
+}
+
+/// How often a member that cannot be in the group for a reason a person must mend tries again.
+const FATAL_RETRY: Duration = Duration::from_secs(15);
+
+type Effects = Vec<Effect>;
+
+impl GroupCore {
+    /// A member that has not joined.
+    pub fn new(timing: Timing, now: Moment) -> Self {
+        Self {
+            timing,
+            state: State::Out,
+            member: String::new(),
+            generation: -1,
+            leads: false,
+            owned: BTreeSet::new(),
+            revoking: BTreeSet::new(),
+            assigned: BTreeSet::new(),
+            lease_until: Moment::default(),
+            retry_at: now,
+            hold_until: None,
+            heartbeat: None,
+            heartbeat_seq: 0,
+            next_heartbeat: now,
+            rejoin: false,
+            request_sent: now,
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            in_trouble: false,
+        }
+    }
+
+    /// Generation and member id to commit with, when we have them.
+    pub fn commit_identity(&self) -> Option<(i32, &str)> {
+        (self.generation >= 0 && self.state != State::Left).then_some((self.generation, self.member.as_str()))
+    }
+
+    /// True when we lead the group and nothing is under way.
+    pub fn leads(&self) -> bool {
+        self.leads && self.state == State::Stable
+    }
+
+    /// When [`GroupCore::tick`] has something to do next.
+    pub fn wake_at(&self) -> Option<Moment> {
+        let start =
+            (self.state == State::Out).then(|| self.hold_until.unwrap_or(self.retry_at).max(self.retry_at));
+        let beat = (self.beats() && self.heartbeat.is_none()).then_some(self.next_heartbeat);
+        let fence = (!self.owned.is_empty()).then_some(self.lease_until);
+        [start, beat, fence].into_iter().flatten().min()
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Moment, random: u64) -> Effects {
+        let mut out = Effects::new();
+        if !self.owned.is_empty() && now >= self.lease_until {
+            self.lose_all("no heartbeat was acknowledged in time", now, &mut out);
+            self.go_out(now, Duration::ZERO);
+        }
+        self.hold_until = self.hold_until.filter(|until| now < *until);
+        if self.state == State::Out && now >= self.retry_at && self.hold_until.is_none() {
+            self.state = State::Finding;
+            out.push(Effect::FindCoordinator);
+        }
+        if self.beats() && self.heartbeat.is_none() && now >= self.next_heartbeat {
+            self.heartbeat_seq += 1;
+            self.heartbeat = Some((self.heartbeat_seq, now));
+            let (member, generation, seq) = (self.member.clone(), self.generation, self.heartbeat_seq);
+            out.push(Effect::Heartbeat { member, generation, seq });
+        }
+        if self.rejoin && self.state == State::Stable {
+            self.join(now, &mut out);
+        }
+        let _ = random;
+        out
+    }
+
+    /// The coordinator is known, or not.
+    pub fn coordinator_found(&mut self, now: Moment, found: Result<(), String>, random: u64) -> Effects {
+        let mut out = Effects::new();
+        if self.state != State::Finding {
+            return out;
+        }
+        match found {
+            Ok(()) => self.join(now, &mut out),
+            Err(error) => self.retry(error, now, random, &mut out),
+        }
+        out
+    }
+
+    /// `JoinGroup` was answered.
+    pub fn joined(&mut self, now: Moment, answer: Result<Joined, Failure>, random: u64) -> Effects {
+        let mut out = Effects::new();
+        if self.state != State::Joining {
+            return out;
+        }
+        match answer {
+            Ok(joined) => {
+                self.forget_heartbeat();
+                self.leads = joined.leader == joined.member;
+                self.member = joined.member;
+                self.generation = joined.generation;
+                self.state = State::Syncing;
+                self.request_sent = now;
+                let (member, generation) = (self.member.clone(), self.generation);
+                out.push(if self.leads {
+                    Effect::AssignAndSync { member, generation, members: joined.members }
+                } else {
+                    Effect::Sync { member, generation }
+                });
+            }
+            Err(Failure::MemberIdRequired(member)) => {
+                self.member = member;
+                self.join(now, &mut out);
+            }
+            Err(failure) => self.failed(failure, now, random, &mut out),
+        }
+        out
+    }
+
+    /// `SyncGroup` was answered.
+    pub fn synced(&mut self, now: Moment, answer: Result<Vec<i32>, Failure>, random: u64) -> Effects {
+        let mut out = Effects::new();
+        if self.state != State::Syncing {
+            return out;
+        }
+        match answer {
+            Ok(assigned) => self.take(assigned, now, &mut out),
+            Err(failure) => self.failed(failure, now, random, &mut out),
+        }
+        out
+    }
+
+    /// A heartbeat was answered.
+    pub fn heartbeat_answered(
+        &mut self,
+        now: Moment,
+        seq: u64,
+        answer: Result<(), Failure>,
+        random: u64,
+    ) -> Effects {
+        let mut out = Effects::new();
+        // An answer to what was said before the last change of state says nothing about now (H7).
+        let Some((_, sent)) = self.heartbeat.take_if(|(current, _)| *current == seq) else { return out };
+        self.next_heartbeat = sent + self.timing.heartbeat_interval;
+        match answer {
+            Ok(()) => self.extend_lease(sent, &mut out),
+            Err(Failure::Code(ResponseError::RebalanceInProgress)) => {
+                self.extend_lease(sent, &mut out);
+                if self.state == State::Stable {
+                    self.join(now, &mut out);
+                }
+            }
+            // The lease runs out by itself unless the next one is acknowledged.
+            Err(Failure::Transport(_)) => self.next_heartbeat = now + self.timing.heartbeat_interval / 3,
+            Err(failure) if self.state == State::Stable => self.failed(failure, now, random, &mut out),
+            // While a join is under way its own answer decides: this one may belong to the generation before.
+            Err(_) => {}
+        }
+        out
+    }
+
+    /// A commit was refused.
+    pub fn commit_refused(&mut self, now: Moment, code: ResponseError, random: u64) -> Effects {
+        let mut out = Effects::new();
+        if self.state == State::Stable {
+            match code {
+                ResponseError::RebalanceInProgress => self.join(now, &mut out),
+                code if is_fencing(code) => self.failed(Failure::Code(code), now, random, &mut out),
+                _ => {}
+            }
+        }
+        out
+    }
+
+    /// These partitions are drained and committed.
+    pub fn released(&mut self, now: Moment, partitions: &[i32]) -> Effects {
+        let mut out = Effects::new();
+        let mut back = Vec::new();
+        for partition in partitions {
+            if !self.revoking.remove(partition) {
+                continue;
+            }
+            self.owned.remove(partition);
+            if self.assigned.contains(partition) {
+                self.owned.insert(*partition);
+                back.push(*partition);
+            } else {
+                self.rejoin = true;
+            }
+        }
+        if !back.is_empty() {
+            self.announce(back, &mut out);
+        }
+        if self.revoking.is_empty() && self.rejoin && self.state == State::Stable {
+            self.join(now, &mut out);
+        }
+        out
+    }
+
+    /// Nothing of ours runs any more: a member that lost everything may come back (H5).
+    pub fn quiesced(&mut self) {
+        self.hold_until = None;
+    }
+
+    /// The topic has other partitions than when we led the assignment.
+    pub fn topic_changed(&mut self, now: Moment) -> Effects {
+        let mut out = Effects::new();
+        if self.leads() {
+            self.join(now, &mut out);
+        }
+        out
+    }
+
+    /// Everything is released: go.
+    pub fn leave(&mut self) -> Effects {
+        let mut out = Effects::new();
+        if !self.member.is_empty() && self.state != State::Left {
+            out.push(Effect::Leave { member: self.member.clone() });
+        }
+        self.state = State::Left;
+        self.owned.clear();
+        out.push(Effect::EndLease);
+        out
+    }
+
+    fn beats(&self) -> bool {
+        matches!(self.state, State::Joining | State::Syncing | State::Stable) && self.generation >= 0
+    }
+
+    /// Claims what we still own, that which is being drained too (H25).
+    fn join(&mut self, now: Moment, out: &mut Effects) {
+        self.state = State::Joining;
+        self.rejoin = false;
+        self.request_sent = now;
+        let owned: Vec<i32> = self.owned.iter().copied().collect();
+        out.push(Effect::Join { member: self.member.clone(), generation: self.generation, owned });
+    }
+
+    fn take(&mut self, assigned: Vec<i32>, now: Moment, out: &mut Effects) {
+        self.state = State::Stable;
+        self.backoff.reset();
+        self.assigned = assigned.into_iter().collect();
+        self.extend_lease(self.request_sent, out);
+        self.next_heartbeat = now + self.timing.heartbeat_interval;
+        if std::mem::take(&mut self.in_trouble) {
+            out.push(Effect::Healthy);
+        }
+        let added: Vec<i32> = self.assigned.difference(&self.owned).copied().collect();
+        let revoked: Vec<i32> = self
+            .owned
+            .difference(&self.assigned)
+            .filter(|partition| !self.revoking.contains(partition))
+            .copied()
+            .collect();
+        self.owned.extend(&added);
+        self.announce(added, out);
+        if !revoked.is_empty() {
+            self.revoking.extend(&revoked);
+            out.push(Effect::Revoke { partitions: revoked });
+        }
+    }
+
+    fn announce(&self, added: Vec<i32>, out: &mut Effects) {
+        let owned = self.owned.difference(&self.revoking).copied().collect();
+        out.push(Effect::Assigned { generation: self.generation, member: self.member.clone(), owned, added });
+    }
+
+    fn extend_lease(&mut self, acknowledged_send: Moment, out: &mut Effects) {
+        let until = acknowledged_send + (self.timing.session_timeout - margin(self.timing.session_timeout));
+        if until > self.lease_until {
+            self.lease_until = until;
+            out.push(Effect::ExtendLease(until));
+        }
+    }
+
+    fn forget_heartbeat(&mut self) {
+        self.heartbeat = None;
+    }
+
+    fn failed(&mut self, failure: Failure, now: Moment, random: u64, out: &mut Effects) {
+        match failure {
+            Failure::Code(code) if is_fencing(code) => {
+                self.lose_all(&format!("the group's coordinator says {code}"), now, out);
+                if code != ResponseError::IllegalGeneration {
+                    self.member.clear();
+                }
+                self.go_out(now, Duration::ZERO);
+            }
+            Failure::Code(ResponseError::RebalanceInProgress) => self.join(now, out),
+            Failure::Code(code) if is_for_a_person(code) => {
+                self.trouble(text_for(code), out);
+                self.go_out(now, FATAL_RETRY);
+            }
+            Failure::Code(code) => self.retry(format!("group coordinator: {code}"), now, random, out),
+            Failure::Transport(error) => self.retry(error, now, random, out),
+            Failure::MemberIdRequired(_) => self.go_out(now, Duration::ZERO),
+        }
+    }
+
+    fn retry(&mut self, error: String, now: Moment, random: u64, out: &mut Effects) {
+        let wait = self.backoff.next(random);
+        if self.backoff.failures() > 1 {
+            self.trouble(error, out);
+        }
+        self.go_out(now, wait);
+    }
+
+    /// What we own stays ours until the lease ends: only the conversation begins anew.
+    fn go_out(&mut self, now: Moment, wait: Duration) {
+        self.state = State::Out;
+        self.retry_at = now + wait;
+        self.forget_heartbeat();
+    }
+
+    fn trouble(&mut self, text: String, out: &mut Effects) {
+        self.in_trouble = true;
+        out.push(Effect::Trouble(text));
+    }
+
+    fn lose_all(&mut self, reason: &str, now: Moment, out: &mut Effects) {
+        let session_ends = now.max(self.lease_until) + margin(self.timing.session_timeout);
+        let partitions: Vec<i32> = std::mem::take(&mut self.owned).into_iter().collect();
+        self.revoking.clear();
+        self.assigned.clear();
+        self.generation = -1;
+        self.leads = false;
+        self.lease_until = Moment::default();
+        out.push(Effect::EndLease);
+        if !partitions.is_empty() {
+            self.hold_until = Some(session_ends);
+            out.push(Effect::Lost { partitions, reason: reason.to_owned() });
+        }
+    }
+}
+
+/// Codes that say, on whatever request: you are not the member you think you are (H1).
+pub fn is_fencing(code: ResponseError) -> bool {
+    matches!(
+        code,
+        ResponseError::IllegalGeneration | ResponseError::UnknownMemberId | ResponseError::FencedInstanceId
+    )
+}
+
+fn is_for_a_person(code: ResponseError) -> bool {
+    matches!(
+        code,
+        ResponseError::InconsistentGroupProtocol
+            | ResponseError::GroupAuthorizationFailed
+            | ResponseError::InvalidSessionTimeout
+            | ResponseError::GroupMaxSizeReached
+            | ResponseError::InvalidGroupId
+    )
+}
+
+fn text_for(code: ResponseError) -> String {
+    match code {
+        ResponseError::InconsistentGroupProtocol => {
+            "another program in the consumer group does not use the `cooperative-sticky` assignor: \
+             let it, or give the mapping a ConsumerGroupId of its own"
+                .to_owned()
+        }
+        ResponseError::GroupAuthorizationFailed => {
+            "the cluster refuses the consumer group: grant Read on the group".to_owned()
+        }
+        ResponseError::InvalidSessionTimeout => {
+            "the broker refuses the session timeout: set `kafka.session_timeout` between the broker's \
+             group.min.session.timeout.ms and group.max.session.timeout.ms"
+                .to_owned()
+        }
+        other => format!("the group's coordinator says {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! One test for each hazard, by its number.
+
+use super::*;
+
+const SESSION: Duration = Duration::from_secs(10);
+
+fn at(seconds: u64) -> Moment {
+    Moment::from_micros(seconds * 1_000_000)
+}
+
+fn core() -> GroupCore {
+    GroupCore::new(Timing::new(SESSION, Duration::from_secs(1)), at(100))
+}
+
+/// A member in generation `generation` that owns `partitions`, joined at second 100.
+fn stable(partitions: &[i32]) -> GroupCore {
+    let mut core = core();
+    join(&mut core, 100, 1, partitions);
+    core
+}
+
+fn join(core: &mut GroupCore, second: u64, generation: i32, partitions: &[i32]) -> Vec<Effect> {
+    if core.state == State::Out {
+        assert_eq!(core.tick(at(second), 0), [Effect::FindCoordinator]);
+        core.coordinator_found(at(second), Ok(()), 0);
+    }
+    let joined = Joined { generation, member: "me".into(), leader: "you".into(), members: vec![] };
+    core.joined(at(second), Ok(joined), 0);
+    core.synced(at(second), Ok(partitions.to_vec()), 0)
+}
+
+fn beat(core: &mut GroupCore, second: u64) -> u64 {
+    let effects = core.tick(at(second), 0);
+    let beat = effects.iter().find_map(|effect| match effect {
+        Effect::Heartbeat { seq, .. } => Some(*seq),
+        _ => None,
+    });
+    beat.expect("a heartbeat is due")
+}
+
+fn lost(effects: &[Effect]) -> Vec<i32> {
+    let lost = effects.iter().find_map(|effect| match effect {
+        Effect::Lost { partitions, .. } => Some(partitions.clone()),
+        _ => None,
+    });
+    lost.unwrap_or_default()
+}
+
+#[test]
+fn h1_the_lease_counts_from_the_send_of_the_last_acknowledged_heartbeat() {
+    let mut core = stable(&[0]);
+    let seq = beat(&mut core, 103);
+    let effects = core.heartbeat_answered(at(106), seq, Ok(()), 0);
+    assert_eq!(effects, [Effect::ExtendLease(at(103) + Duration::from_secs(8))]);
+    assert!(lost(&core.tick(at(110), 0)).is_empty());
+    assert_eq!(lost(&core.tick(at(111), 0)), [0], "nothing acknowledged since");
+}
+
+#[test]
+fn h1_a_fencing_code_on_any_request_loses_everything_at_once() {
+    for code in
+        [ResponseError::IllegalGeneration, ResponseError::UnknownMemberId, ResponseError::FencedInstanceId]
+    {
+        let mut by_heartbeat = stable(&[0, 1]);
+        let seq = beat(&mut by_heartbeat, 103);
+        assert_eq!(lost(&by_heartbeat.heartbeat_answered(at(103), seq, Err(Failure::Code(code)), 0)), [0, 1]);
+        let mut by_commit = stable(&[0, 1]);
+        assert_eq!(lost(&by_commit.commit_refused(at(103), code, 0)), [0, 1]);
+    }
+}
+
+#[test]
+fn h2_the_rebalance_timeout_is_never_below_the_session_timeout() {
+    assert_eq!(Timing::new(SESSION, Duration::from_secs(1)).rebalance_timeout, SESSION);
+}
+
+#[test]
+fn h3_a_revoked_partition_is_drained_before_we_let_go_and_the_others_flow() {
+    let mut core = stable(&[0, 1]);
+    let effects = join_again(&mut core, 104, 2, &[1]);
+    assert!(effects.contains(&Effect::Revoke { partitions: vec![0] }));
+    assert!(lost(&effects).is_empty());
+    let effects = core.released(at(105), &[0]);
+    assert_eq!(effects, [Effect::Join { member: "me".into(), generation: 2, owned: vec![1] }]);
+}
+
+fn join_again(core: &mut GroupCore, second: u64, generation: i32, partitions: &[i32]) -> Vec<Effect> {
+    let seq = beat(core, second);
+    let rebalance = Err(Failure::Code(ResponseError::RebalanceInProgress));
+    assert!(matches!(
+        core.heartbeat_answered(at(second), seq, rebalance, 0).last(),
+        Some(Effect::Join { .. })
+    ));
+    join(core, second, generation, partitions)
+}
+
+#[test]
+fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
+    let mut core = stable(&[0]);
+    core.commit_refused(at(103), ResponseError::UnknownMemberId, 0);
+    assert!(core.tick(at(104), 0).is_empty());
+    let mut other = stable(&[0]);
+    other.commit_refused(at(103), ResponseError::UnknownMemberId, 0);
+    other.quiesced();
+    assert_eq!(other.tick(at(104), 0), [Effect::FindCoordinator]);
+    assert_eq!(core.tick(at(111), 0), [Effect::FindCoordinator], "the session must have expired by now");
+}
+
+#[test]
+fn h7_one_heartbeat_at_a_time_and_old_answers_do_not_count() {
+    let mut core = stable(&[0]);
+    let seq = beat(&mut core, 103);
+    assert!(core.tick(at(104), 0).is_empty(), "one is outstanding");
+    assert!(core.heartbeat_answered(at(104), seq + 1, Ok(()), 0).is_empty());
+    core.heartbeat_answered(at(104), seq, Err(Failure::Code(ResponseError::RebalanceInProgress)), 0);
+    let old = beat(&mut core, 107);
+    join(&mut core, 107, 2, &[0]);
+    let late = core.heartbeat_answered(at(107), old, Err(Failure::Code(ResponseError::IllegalGeneration)), 0);
+    assert!(late.is_empty(), "it was sent under the generation before: {late:?}");
+}
+
+#[test]
+fn h10_a_coordinator_that_moves_takes_nothing_away() {
+    let mut core = stable(&[0]);
+    let seq = beat(&mut core, 103);
+    let moved = Err(Failure::Code(ResponseError::NotCoordinator));
+    assert!(core.heartbeat_answered(at(103), seq, moved, 0).is_empty());
+    assert_eq!(core.tick(at(104), 0), [Effect::FindCoordinator]);
+    let effects = core.coordinator_found(at(104), Ok(()), 0);
+    assert_eq!(effects, [Effect::Join { member: "me".into(), generation: 1, owned: vec![0] }]);
+}
+
+#[test]
+fn h25_it_rejoins_while_draining_and_claims_what_it_drains() {
+    let mut core = stable(&[0, 1]);
+    join_again(&mut core, 104, 2, &[1]);
+    let seq = beat(&mut core, 107);
+    let rebalance = Err(Failure::Code(ResponseError::RebalanceInProgress));
+    let effects = core.heartbeat_answered(at(107), seq, rebalance, 0);
+    assert!(effects.contains(&Effect::Join { member: "me".into(), generation: 2, owned: vec![0, 1] }));
+    let effects = join(&mut core, 107, 3, &[0, 1]);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Revoke { .. })), "it was told once");
+    let effects = core.released(at(108), &[0]);
+    assert!(
+        matches!(&effects[..], [Effect::Assigned { added, .. }] if added == &[0]),
+        "given back: starts anew"
+    );
+}
+
+#[test]
+fn h7_a_fencing_heartbeat_during_a_join_waits_for_the_join_to_decide() {
+    let mut core = stable(&[0]);
+    let seq = beat(&mut core, 103);
+    core.heartbeat_answered(at(103), seq, Err(Failure::Code(ResponseError::RebalanceInProgress)), 0);
+    let seq = beat(&mut core, 106);
+    let effects =
+        core.heartbeat_answered(at(106), seq, Err(Failure::Code(ResponseError::IllegalGeneration)), 0);
+    assert!(lost(&effects).is_empty());
+    assert_eq!(lost(&core.tick(at(111), 0)), [0], "the lease still ends by itself");
+}
+
+#[test]
+fn a_group_of_another_protocol_is_told_in_words() {
+    let mut core = core();
+    core.tick(at(100), 0);
+    core.coordinator_found(at(100), Ok(()), 0);
+    let effects = core.joined(at(100), Err(Failure::Code(ResponseError::InconsistentGroupProtocol)), 0);
+    assert!(matches!(&effects[..], [Effect::Trouble(text)] if text.contains("cooperative-sticky")));
+    assert!(core.tick(at(110), 0).is_empty());
+    assert_eq!(core.tick(at(115), 0), [Effect::FindCoordinator]);
+}

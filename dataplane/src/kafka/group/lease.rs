@@ -1,0 +1,35 @@
+//! The right to start invocations, as long as the coordinator cannot have given our partitions away (H1).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lighterman_proto::units::Moment;
+
+/// Clones share one deadline. Checked where an invocation starts, not where it is planned.
+#[derive(Clone, Debug, Default)]
+pub struct OwnershipLease {
+    until_micros: Arc<AtomicU64>,
+}
+
+impl OwnershipLease {
+    /// True while the lease holds.
+    pub fn is_good(&self, now: Moment) -> bool {
+        now.as_micros() < self.until_micros.load(Ordering::Acquire)
+    }
+
+    pub(super) fn extend(&self, until: Moment) {
+        self.until_micros.fetch_max(until.as_micros(), Ordering::AcqRel);
+    }
+
+    pub(super) fn end(&self) {
+        self.until_micros.store(0, Ordering::Release);
+    }
+}
+
+/// How much earlier than the session we stop: an invocation request that was delayed on its way must still arrive before
+/// another member may start. A fifth, at least five seconds where the session is long enough for it.
+pub fn margin(session_timeout: Duration) -> Duration {
+    let fifth = session_timeout / 5;
+    if session_timeout >= Duration::from_secs(15) { fifth.max(Duration::from_secs(5)) } else { fifth }
+}

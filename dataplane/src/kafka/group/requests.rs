@@ -1,0 +1,340 @@
+//! The requests of a membership, and the connections they go over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::{
+    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest,
+};
+use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
+use parking_lot::Mutex;
+
+use super::assignor::{self, Member, PROTOCOL};
+use super::core::{Effect, Failure, Joined};
+use super::membership::{Event, MembershipSettings};
+use super::wire;
+use crate::kafka::cluster::{Cluster, REQUEST_DEADLINE};
+use crate::kafka::connection::{Connection, versions};
+use crate::kafka::error::KafkaError;
+use crate::kafka::offsets::{self, CommitAs, CommitOffset, CommittedOffset};
+use crate::kafka::transport::BrokerAddress;
+
+const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// The connections of one membership, by what they carry; each is dialled when it is needed.
+pub(super) struct Lines {
+    cluster: Cluster,
+    coordinator: Mutex<Option<BrokerAddress>>,
+    heartbeat: tokio::sync::Mutex<Option<Connection>>,
+    join: tokio::sync::Mutex<Option<Connection>>,
+    commit: tokio::sync::Mutex<Option<Connection>>,
+}
+
+#[derive(Clone, Copy)]
+enum Line {
+    Heartbeat,
+    Join,
+    Commit,
+}
+
+impl Lines {
+    pub(super) fn new(cluster: Cluster) -> Self {
+        Self {
+            cluster,
+            coordinator: Mutex::new(None),
+            heartbeat: tokio::sync::Mutex::new(None),
+            join: tokio::sync::Mutex::new(None),
+            commit: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    pub(super) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The line, open to the coordinator of now; whoever holds it has it alone.
+    async fn take(&self, line: Line, group: &str) -> Result<Held<'_>, KafkaError> {
+        let slot = match line {
+            Line::Heartbeat => &self.heartbeat,
+            Line::Join => &self.join,
+            Line::Commit => &self.commit,
+        };
+        let mut held = slot.lock().await;
+        let known = self.coordinator.lock().clone();
+        let address = match known {
+            Some(address) => address,
+            None => self.find(group).await?,
+        };
+        let usable = held.as_ref().is_some_and(|open| !open.is_spoiled() && *open.address() == address);
+        if !usable {
+            *held = Some(self.cluster.connect(&address).await?);
+        }
+        Ok(held)
+    }
+
+    async fn find(&self, group: &str) -> Result<BrokerAddress, KafkaError> {
+        let found = self.cluster.find_coordinator(group).await?;
+        *self.coordinator.lock() = Some(found.clone());
+        Ok(found)
+    }
+
+    fn forget_coordinator(&self) {
+        *self.coordinator.lock() = None;
+    }
+
+    async fn call<R: Request>(
+        &self,
+        line: Line,
+        group: &str,
+        versions: VersionRange,
+        deadline: Duration,
+        build: impl FnOnce(i16) -> R,
+    ) -> Result<R::Response, KafkaError> {
+        let called = async {
+            let mut held = self.take(line, group).await?;
+            let Some(connection) = held.as_mut() else {
+                return Err(KafkaError::NoLeader { partition: format!("group {group}") });
+            };
+            connection.call(versions, deadline, build).await.map(|(reply, _)| reply)
+        };
+        let answer = called.await;
+        if answer.is_err() {
+            // Whoever does not answer may not be the coordinator any more.
+            self.forget_coordinator();
+        }
+        answer
+    }
+}
+
+type Held<'l> = tokio::sync::MutexGuard<'l, Option<Connection>>;
+
+/// Sends the request of `effect`; the event that answers it, if one does.
+pub(super) async fn perform(lines: &Lines, settings: &MembershipSettings, effect: Effect) -> Option<Event> {
+    match effect {
+        Effect::FindCoordinator => {
+            let found = lines.find(&settings.group).await;
+            Some(Event::CoordinatorFound(found.map(|_| ()).map_err(|error| error.to_string())))
+        }
+        Effect::Join { member, generation, owned } => {
+            Some(Event::Joined(join(lines, settings, member, generation, &owned).await))
+        }
+        Effect::AssignAndSync { member, generation, members } => {
+            let answer = match shares(lines, &members).await {
+                Ok(shares) => sync(lines, settings, &member, generation, shares).await,
+                Err(error) => Err(Failure::Transport(error.to_string())),
+            };
+            Some(Event::Synced(answer))
+        }
+        Effect::Sync { member, generation } => {
+            Some(Event::Synced(sync(lines, settings, &member, generation, Vec::new()).await))
+        }
+        Effect::Heartbeat { member, generation, seq } => {
+            Some(Event::HeartbeatAnswered(seq, heartbeat(lines, settings, &member, generation).await))
+        }
+        Effect::Leave { member } => {
+            let build = |_| {
+                LeaveGroupRequest::default().with_group_id(group_id(settings)).with_member_id(text(&member))
+            };
+            let sent =
+                lines.call(Line::Heartbeat, &settings.group, versions(0, 2), Duration::from_secs(3), build);
+            if let Err(error) = sent.await {
+                tracing::debug!(%error, "left the group without its answer; the session ends by itself");
+            }
+            None
+        }
+        _ => None,
+    }
+}
+
+async fn join(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    member: String,
+    generation: i32,
+    owned: &[i32],
+) -> Result<Joined, Failure> {
+    let timing = settings.timing;
+    let build = |_| {
+        let metadata = wire::subscription(&settings.topic, owned, generation);
+        let protocol = JoinGroupRequestProtocol::default()
+            .with_name(StrBytes::from_static_str(PROTOCOL))
+            .with_metadata(metadata);
+        JoinGroupRequest::default()
+            .with_group_id(group_id(settings))
+            .with_session_timeout_ms(timing.session_timeout.as_millis() as i32)
+            .with_rebalance_timeout_ms(timing.rebalance_timeout.as_millis() as i32)
+            .with_member_id(text(&member))
+            .with_protocol_type(StrBytes::from_static_str("consumer"))
+            .with_protocols(vec![protocol])
+    };
+    let deadline = timing.rebalance_timeout + REQUEST_DEADLINE;
+    let reply = lines.call(Line::Join, &settings.group, versions(2, 7), deadline, build).await;
+    joined(lines, reply)
+}
+
+fn joined(lines: &Lines, reply: Result<JoinGroupResponse, KafkaError>) -> Result<Joined, Failure> {
+    let reply = reply.map_err(|error| Failure::Transport(error.to_string()))?;
+    let member = reply.member_id.to_string();
+    match ResponseError::try_from_code(reply.error_code) {
+        None => {}
+        Some(ResponseError::MemberIdRequired) => return Err(Failure::MemberIdRequired(member)),
+        Some(code) => return Err(refused(lines, code)),
+    }
+    Ok(Joined {
+        generation: reply.generation_id,
+        member,
+        leader: reply.leader.to_string(),
+        members: reply
+            .members
+            .into_iter()
+            .map(|member| (member.member_id.to_string(), member.metadata))
+            .collect(),
+    })
+}
+
+/// Everybody's share, when we lead.
+async fn shares(lines: &Lines, members: &[(String, Bytes)]) -> Result<Vec<(String, Bytes)>, KafkaError> {
+    let read = |(id, metadata): &(String, Bytes)| match wire::read_subscription(id, metadata) {
+        Ok(member) => Some(member),
+        Err(error) => {
+            tracing::warn!(
+                member = id,
+                error,
+                "a member of the group sent a subscription that cannot be read"
+            );
+            None
+        }
+    };
+    let readable: Vec<Member> = members.iter().filter_map(read).collect();
+    let topics: BTreeSet<&String> = readable.iter().flat_map(|member| &member.topics).collect();
+    let mut counts = BTreeMap::new();
+    for topic in topics {
+        let partitions = match lines.cluster().topic(topic, METADATA_AGE_MAX).await {
+            Ok(view) => view.len() as i32,
+            Err(KafkaError::NoTopic { .. }) => 0,
+            Err(error) => return Err(error),
+        };
+        counts.insert(topic.clone(), partitions);
+    }
+    let plan = assignor::assign(&readable, &counts);
+    let share = |(id, _): &(String, Bytes)| {
+        (id.clone(), wire::assignment(plan.get(id).map(Vec::as_slice).unwrap_or_default()))
+    };
+    Ok(members.iter().map(share).collect())
+}
+
+async fn sync(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    member: &str,
+    generation: i32,
+    shares: Vec<(String, Bytes)>,
+) -> Result<Vec<i32>, Failure> {
+    let build = |_| {
+        let assignments = shares
+            .into_iter()
+            .map(|(id, share)| {
+                SyncGroupRequestAssignment::default()
+                    .with_member_id(StrBytes::from_string(id))
+                    .with_assignment(share)
+            })
+            .collect();
+        SyncGroupRequest::default()
+            .with_group_id(group_id(settings))
+            .with_generation_id(generation)
+            .with_member_id(text(member))
+            .with_assignments(assignments)
+    };
+    let deadline = settings.timing.rebalance_timeout + REQUEST_DEADLINE;
+    let reply = lines.call(Line::Join, &settings.group, versions(1, 4), deadline, build).await;
+    let reply = reply.map_err(|error| Failure::Transport(error.to_string()))?;
+    if let Some(code) = ResponseError::try_from_code(reply.error_code) {
+        return Err(refused(lines, code));
+    }
+    wire::read_assignment(&settings.topic, &reply.assignment).map_err(Failure::Transport)
+}
+
+async fn heartbeat(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    member: &str,
+    generation: i32,
+) -> Result<(), Failure> {
+    let build = |_| {
+        HeartbeatRequest::default()
+            .with_group_id(group_id(settings))
+            .with_generation_id(generation)
+            .with_member_id(text(member))
+    };
+    let deadline = settings.timing.session_timeout / 3;
+    let reply = lines.call(Line::Heartbeat, &settings.group, versions(0, 4), deadline, build).await;
+    let reply = reply.map_err(|error| Failure::Transport(error.to_string()))?;
+    match ResponseError::try_from_code(reply.error_code) {
+        None => Ok(()),
+        Some(code) => Err(refused(lines, code)),
+    }
+}
+
+/// Commits over a line of its own: a join that blocks must not hold up what is drained for it.
+pub(super) async fn commit(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    who: &CommitAs,
+    commits: &[CommitOffset],
+) -> Result<BTreeMap<i32, Option<ResponseError>>, KafkaError> {
+    let mut held =
+        lines.take(Line::Commit, &settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
+    let Some(connection) = held.as_mut() else {
+        return Err(KafkaError::NoLeader { partition: format!("group {}", settings.group) });
+    };
+    let answer = offsets::commit(connection, who, &settings.topic, commits).await;
+    match &answer {
+        Ok(codes) => {
+            for code in codes.values().flatten() {
+                refused(lines, *code);
+            }
+        }
+        Err(_) => lines.forget_coordinator(),
+    }
+    answer
+}
+
+/// What the group has committed; the coordinator is looked up again when it has moved.
+pub(super) async fn committed(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+    let mut held =
+        lines.take(Line::Commit, &settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
+    let Some(connection) = held.as_mut() else {
+        return Err(KafkaError::NoLeader { partition: format!("group {}", settings.group) });
+    };
+    let answer = offsets::fetch_committed(connection, &settings.group, &settings.topic, partitions).await;
+    if let Err(error) = &answer {
+        match error.code() {
+            Some(code) => drop(refused(lines, code)),
+            None => lines.forget_coordinator(),
+        }
+    }
+    answer
+}
+
+fn refused(lines: &Lines, code: ResponseError) -> Failure {
+    if matches!(code, ResponseError::NotCoordinator | ResponseError::CoordinatorNotAvailable) {
+        lines.forget_coordinator();
+    }
+    Failure::Code(code)
+}
+
+fn group_id(settings: &MembershipSettings) -> GroupId {
+    GroupId(StrBytes::from_string(settings.group.clone()))
+}
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}

@@ -1,0 +1,170 @@
+//! The committer's shell: one `OffsetCommit` in flight, acknowledgements back to each partition.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use lighterman_proto::ids::Epoch;
+
+use super::committer::{CommitOutcome, CommitterCore, Frontier};
+use crate::consumer::status::StatusBoard;
+use crate::partition::actor::PartitionActor;
+use crate::partition::messages::Committed;
+use crate::runtime::death_watch::DeathWatch;
+use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
+
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// The answer to one commit: an outcome for each partition index, or why there is none.
+pub type CommitAnswer = Result<HashMap<i32, CommitOutcome>, String>;
+
+/// Where commits go: the group's member.
+pub trait CommitPort: Send + Sync {
+    /// Commits all of `frontiers` in one request. The future may outlive the caller's interest.
+    fn commit(&self, frontiers: Vec<Frontier>) -> Pin<Box<dyn Future<Output = CommitAnswer> + Send>>;
+}
+
+/// A partition's frontier has moved.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FrontierMoved(pub Frontier);
+
+/// A partition has started: its acknowledgements go to `address`.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Follow {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// The partition.
+    pub address: Addr<PartitionActor>,
+}
+
+/// A partition has ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Unfollow {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct CommitAnswered(CommitAnswer);
+
+/// The actor.
+pub struct CommitterActor {
+    core: CommitterCore,
+    port: Arc<dyn CommitPort>,
+    partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
+    status: StatusBoard,
+    resting: bool,
+    _watch: DeathWatch,
+}
+
+impl CommitterActor {
+    /// A committer that commits through `port`.
+    pub fn new(port: Arc<dyn CommitPort>, status: StatusBoard, watch: DeathWatch) -> Self {
+        Self {
+            core: CommitterCore::default(),
+            port,
+            partitions: HashMap::new(),
+            status,
+            resting: false,
+            _watch: watch,
+        }
+    }
+
+    fn pump(&mut self, ctx: &mut Context<Self>) {
+        if self.resting {
+            return;
+        }
+        let frontiers = self.core.next().to_vec();
+        if frontiers.is_empty() {
+            return;
+        }
+        let (answer, me) = (self.port.commit(frontiers), ctx.address());
+        actix_rt::spawn(async move {
+            me.do_send(CommitAnswered(answer.await));
+        });
+    }
+}
+
+impl Actor for CommitterActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
+    }
+}
+
+impl Handler<Follow> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Follow, _: &mut Self::Context) {
+        self.partitions.insert(message.partition, (message.epoch, message.address));
+    }
+}
+
+impl Handler<Unfollow> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, message: Unfollow, _: &mut Self::Context) {
+        if self.partitions.get(&message.partition).is_some_and(|(epoch, _)| *epoch == message.epoch) {
+            self.partitions.remove(&message.partition);
+            self.core.forget(message.partition);
+        }
+    }
+}
+
+impl Handler<FrontierMoved> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, FrontierMoved(frontier): FrontierMoved, ctx: &mut Self::Context) {
+        let owned =
+            self.partitions.get(&frontier.partition).is_some_and(|(epoch, _)| *epoch == frontier.epoch);
+        if owned {
+            self.core.frontier(frontier);
+            self.pump(ctx);
+        }
+    }
+}
+
+impl Handler<CommitAnswered> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, CommitAnswered(answer): CommitAnswered, ctx: &mut Self::Context) {
+        let outcome_of = |partition: i32| match &answer {
+            Ok(outcomes) => outcomes.get(&partition).copied().unwrap_or(CommitOutcome::Again),
+            Err(_) => CommitOutcome::Again,
+        };
+        let done = self.core.answered(outcome_of);
+        let again = match &answer {
+            Ok(outcomes) => outcomes.values().any(|outcome| *outcome == CommitOutcome::Again),
+            Err(_) => true,
+        };
+        if let Err(error) = &answer {
+            self.status.commit_failed(error);
+        }
+        for frontier in done {
+            self.status.committed(&frontier);
+            if let Some((_, address)) = self.partitions.get(&frontier.partition) {
+                address.do_send(Committed { epoch: frontier.epoch, offset: frontier.offset });
+            }
+        }
+        if again {
+            self.resting = true;
+            ctx.run_later(RETRY_AFTER, |actor, ctx| {
+                actor.resting = false;
+                actor.pump(ctx);
+            });
+        }
+        self.pump(ctx);
+    }
+}

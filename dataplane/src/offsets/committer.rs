@@ -1,0 +1,128 @@
+//! Which offsets to commit next. One commit is in flight at a time; what arrives meanwhile is coalesced into the next (H6).
+
+use std::collections::BTreeMap;
+
+use lighterman_proto::ids::{Epoch, Offset};
+
+/// One partition's offset to commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontier {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Everything before it has an outcome.
+    pub offset: Offset,
+    /// Leader epoch of the last record before it, −1 when unknown.
+    pub leader_epoch: i32,
+}
+
+/// What the group said of one partition's commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// It stands.
+    Done,
+    /// It may be tried again.
+    Again,
+    /// We do not own the partition any more.
+    Fenced,
+}
+
+/// The committer of one member.
+#[derive(Debug, Default)]
+pub struct CommitterCore {
+    pending: BTreeMap<i32, Frontier>,
+    in_flight: Vec<Frontier>,
+}
+
+impl CommitterCore {
+    /// A partition's frontier has moved. An older epoch, or a smaller offset under the same, changes nothing (COM-1).
+    pub fn frontier(&mut self, frontier: Frontier) {
+        let known = self.pending.get(&frontier.partition);
+        if known.is_some_and(|known| (known.epoch, known.offset) > (frontier.epoch, frontier.offset)) {
+            return;
+        }
+        self.pending.insert(frontier.partition, frontier);
+    }
+
+    /// What to commit now; empty while a commit is in flight or nothing is pending.
+    pub fn next(&mut self) -> &[Frontier] {
+        if !self.in_flight.is_empty() {
+            return &[];
+        }
+        self.in_flight.extend(std::mem::take(&mut self.pending).into_values());
+        &self.in_flight
+    }
+
+    /// The commit in flight was answered: returns the frontiers that stand.
+    pub fn answered(&mut self, outcome_of: impl Fn(i32) -> CommitOutcome) -> Vec<Frontier> {
+        let mut done = Vec::new();
+        for frontier in std::mem::take(&mut self.in_flight) {
+            match outcome_of(frontier.partition) {
+                CommitOutcome::Done => done.push(frontier),
+                CommitOutcome::Again => self.put_back(frontier),
+                CommitOutcome::Fenced => {}
+            }
+        }
+        done
+    }
+
+    /// Forgets a partition: it is not ours any more.
+    pub fn forget(&mut self, partition: i32) {
+        self.pending.remove(&partition);
+    }
+
+    /// True when nothing is pending or in flight.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.in_flight.is_empty()
+    }
+
+    fn put_back(&mut self, frontier: Frontier) {
+        self.pending.entry(frontier.partition).or_insert(frontier);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frontier(partition: i32, epoch: u64, offset: i64) -> Frontier {
+        Frontier { partition, epoch: Epoch(epoch), offset: Offset(offset), leader_epoch: 0 }
+    }
+
+    #[test]
+    fn one_commit_in_flight_and_the_rest_coalesced() {
+        let mut core = CommitterCore::default();
+        core.frontier(frontier(0, 1, 5));
+        assert_eq!(core.next().len(), 1);
+        core.frontier(frontier(0, 1, 6));
+        core.frontier(frontier(0, 1, 7));
+        core.frontier(frontier(1, 1, 2));
+        assert!(core.next().is_empty());
+        assert_eq!(core.answered(|_| CommitOutcome::Done), [frontier(0, 1, 5)]);
+        assert_eq!(core.next(), [frontier(0, 1, 7), frontier(1, 1, 2)]);
+    }
+
+    #[test]
+    fn com_1_a_late_retry_never_rewinds() {
+        let mut core = CommitterCore::default();
+        core.frontier(frontier(0, 1, 5));
+        core.next();
+        core.frontier(frontier(0, 1, 9));
+        core.answered(|_| CommitOutcome::Again);
+        assert_eq!(core.next(), [frontier(0, 1, 9)], "the newer one, not the one that failed");
+        core.answered(|_| CommitOutcome::Done);
+        core.frontier(frontier(0, 2, 3));
+        core.frontier(frontier(0, 1, 11));
+        assert_eq!(core.next(), [frontier(0, 2, 3)], "an older epoch changes nothing");
+    }
+
+    #[test]
+    fn a_fenced_commit_is_dropped() {
+        let mut core = CommitterCore::default();
+        core.frontier(frontier(0, 1, 5));
+        core.next();
+        assert!(core.answered(|_| CommitOutcome::Fenced).is_empty());
+        assert!(core.is_idle());
+    }
+}

@@ -1,0 +1,410 @@
+//! The partition's shell: messages in, effects out.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Recipient};
+use bytes::Bytes;
+use lighterman_proto::event::Envelope;
+use lighterman_proto::ids::{Epoch, MappingId, Offset, TopicPartition};
+use lighterman_proto::records::{AbortedTransactions, Compression, Inflater, Record, RecordError};
+use lighterman_proto::units::INFLATED_BYTES_MAX;
+
+use super::core::{Effect, Effects, Note, PartitionCore, Start, Tools};
+use super::cut::Hold;
+use super::fetch_buffer::{Opener, Sizer};
+use super::gauge::Gauge;
+use super::messages::{Committed, Drain, Fence, Panic, Resolved, Sealed, Withdrawn};
+use crate::batcher::actor::BatcherActor;
+use crate::batcher::messages::{Offer, Unregister, Withdraw};
+use crate::consumer::messages::{PartitionReport, PartitionState};
+use crate::consumer::status::StatusBoard;
+use crate::credit::bytes::ByteBudget;
+use crate::kafka::fetch::{FetchRouter, FetchTrouble, Fetched, FetchedRecords, Forget, Want, Watermarks};
+use crate::offsets::actor::{CommitterActor, FrontierMoved, Unfollow};
+use crate::offsets::committer::Frontier;
+use crate::runtime::clock;
+use crate::runtime::death_watch::DeathWatch;
+use crate::runtime::in_flight::InFlight;
+use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, Outbox, post};
+
+/// How soon to look again for credit, or for an older invocation to end.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What a partition is built from.
+pub struct PartitionParts {
+    /// Whose partition.
+    pub mapping: MappingId,
+    /// Which one.
+    pub partition: TopicPartition,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Where it goes on, and its limits.
+    pub start: Start,
+    /// Exact sizes.
+    pub envelope: Arc<Envelope>,
+    /// Inflates batches; shared by the partitions of one arbiter.
+    pub inflater: Rc<RefCell<Inflater>>,
+    /// The node's bytes.
+    pub budget: ByteBudget,
+    /// What may still be running.
+    pub in_flight: InFlight,
+    /// Where records come from.
+    pub router: Addr<FetchRouter>,
+    /// Where offers go.
+    pub batcher: Addr<BatcherActor>,
+    /// Where the frontier goes.
+    pub committer: Addr<CommitterActor>,
+    /// Who is told about the end.
+    pub consumer: Recipient<PartitionReport>,
+    /// What is shown.
+    pub gauge: Arc<Gauge>,
+    /// The mapping's counters.
+    pub status: StatusBoard,
+}
+
+/// The actor.
+pub struct PartitionActor {
+    core: PartitionCore,
+    id: TopicPartition,
+    mapping: MappingId,
+    epoch: Epoch,
+    tools: Shelf,
+    in_flight: InFlight,
+    router: Outbox<FetchRouter>,
+    batcher: Outbox<BatcherActor>,
+    committer: Outbox<CommitterActor>,
+    consumer: Recipient<PartitionReport>,
+    gauge: Arc<Gauge>,
+    status: StatusBoard,
+    awaiting_credit: bool,
+    counted_frontier: Offset,
+    _watch: DeathWatch,
+}
+
+/// What the core borrows for one event.
+struct Shelf {
+    envelope: Arc<Envelope>,
+    partition: i32,
+    inflater: Rc<RefCell<Inflater>>,
+    budget: ByteBudget,
+}
+
+impl Sizer for Shelf {
+    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
+        self.envelope.record_bytes(self.partition, record, first)
+    }
+}
+
+struct OnCredit<'a> {
+    inflater: &'a RefCell<Inflater>,
+    budget: &'a ByteBudget,
+}
+
+impl Opener for OnCredit<'_> {
+    fn open(
+        &mut self,
+        compression: Compression,
+        packed: &Bytes,
+    ) -> Result<Option<(Bytes, Hold)>, RecordError> {
+        let mut plain = Vec::new();
+        self.inflater.borrow_mut().inflate(compression, packed, INFLATED_BYTES_MAX, &mut plain)?;
+        let lease = self.budget.try_lease_or_overdraft(plain.len());
+        Ok(lease.map(|lease| (Bytes::from(plain), Arc::new(lease))))
+    }
+}
+
+impl PartitionActor {
+    /// A partition that has not asked for anything yet; `watch` tells the consumer when it ends.
+    pub fn new(parts: PartitionParts, watch: DeathWatch) -> Self {
+        parts.gauge.set_committed(parts.start.committed);
+        Self {
+            core: PartitionCore::new(parts.start),
+            tools: Shelf {
+                envelope: parts.envelope,
+                partition: parts.partition.partition,
+                inflater: parts.inflater,
+                budget: parts.budget,
+            },
+            id: parts.partition,
+            mapping: parts.mapping,
+            epoch: parts.epoch,
+            in_flight: parts.in_flight,
+            router: Outbox::new(parts.router),
+            batcher: Outbox::new(parts.batcher),
+            committer: Outbox::new(parts.committer),
+            consumer: parts.consumer,
+            gauge: parts.gauge,
+            status: parts.status,
+            awaiting_credit: false,
+            counted_frontier: parts.start.committed,
+            _watch: watch,
+        }
+    }
+
+    /// Runs one event through the core and carries out what it decided.
+    fn step(
+        &mut self,
+        ctx: &mut Context<Self>,
+        event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects,
+    ) {
+        let effects = {
+            let inflater = Rc::clone(&self.tools.inflater);
+            let budget = self.tools.budget.clone();
+            let mut opener = OnCredit { inflater: &inflater, budget: &budget };
+            event(&mut self.core, &mut Tools { opener: &mut opener, sizer: &self.tools })
+        };
+        for effect in effects {
+            self.carry_out(effect, ctx);
+        }
+        self.show();
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        let (partition, epoch) = (self.id.partition, self.epoch);
+        match effect {
+            Effect::Want { position, leader_epoch, bytes_max } => {
+                self.want(position, leader_epoch, bytes_max, ctx)
+            }
+            Effect::Forget => {
+                let _ = self.router.send(Forget { partition: self.id.clone() });
+            }
+            Effect::Offer { seq, cut, attempt } => {
+                self.gauge.set_oldest(Some(cut.oldest));
+                let _ = self.batcher.send(Offer { partition, epoch, seq, cut, attempt });
+            }
+            Effect::Withdraw { seq } => {
+                let _ = self.batcher.send(Withdraw { partition, epoch, seq });
+            }
+            Effect::Commit { offset, leader_epoch } => {
+                self.status.resolved(self.counted_frontier.distance_to(offset), &self.gauge);
+                self.counted_frontier = offset;
+                let frontier = Frontier { partition, epoch, offset, leader_epoch };
+                let _ = self.committer.send(FrontierMoved(frontier));
+            }
+            Effect::WakeAt(when) => {
+                ctx.run_later(when.since(clock::now()), |actor, ctx| actor.wake(ctx));
+            }
+            Effect::AwaitCredit => self.await_credit(ctx),
+            Effect::Drained => self.report_drained(ctx),
+            Effect::Rebuild { at } => self.report(PartitionState::Rebuild { at }),
+            Effect::Note(note) => self.note(&note),
+        }
+    }
+
+    fn want(&self, position: Offset, leader_epoch: i32, bytes_max: usize, ctx: &mut Context<Self>) {
+        let want = Want {
+            partition: self.id.clone(),
+            epoch: self.epoch,
+            position,
+            leader_epoch: (leader_epoch >= 0).then_some(leader_epoch),
+            bytes_max: u32::try_from(bytes_max).unwrap_or(u32::MAX),
+            reply: ctx.address().recipient(),
+            watermarks: ctx.address().recipient(),
+        };
+        let _ = self.router.send(want);
+    }
+
+    fn wake(&mut self, ctx: &mut Context<Self>) {
+        self.step(ctx, |core, tools| core.wake(clock::now(), tools));
+    }
+
+    fn await_credit(&mut self, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.awaiting_credit, true) {
+            ctx.run_later(LOOK_AGAIN, |actor, ctx| {
+                actor.awaiting_credit = false;
+                actor.wake(ctx);
+            });
+        }
+    }
+
+    /// Drained is said only when no invocation of ours can still have an effect (DRN-1, H4).
+    fn report_drained(&mut self, ctx: &mut Context<Self>) {
+        if self.in_flight.is_clear(self.mapping, &self.id, clock::now()) {
+            self.report(PartitionState::Drained { committed: self.core.ledger().frontier() });
+        } else {
+            ctx.run_later(LOOK_AGAIN, Self::report_drained);
+        }
+    }
+
+    fn report(&self, state: PartitionState) {
+        let report = PartitionReport { partition: self.id.partition, epoch: self.epoch, state };
+        let _ = post(&self.consumer, report);
+    }
+
+    fn note(&self, note: &Note) {
+        let partition = self.id.to_string();
+        match note {
+            Note::Oversized { offset, bytes } => {
+                self.status.dropped(1);
+                self.gauge.set_last_error(Some(format!(
+                    "record {offset} skipped: alone it makes a payload of {bytes} bytes, Lambda takes {}",
+                    lighterman_proto::units::PAYLOAD_BYTES_MAX
+                )));
+                tracing::warn!(partition, offset = offset.0, bytes, "record over the payload limit skipped");
+            }
+            Note::Lost(range) => {
+                self.status.lost(range.first.distance_to(range.end));
+                tracing::warn!(partition, %range, "records deleted by retention before they were read");
+            }
+            Note::Corrupt { offset, error } => {
+                self.status
+                    .problem(&format!("partition {partition} cannot be read at offset {offset}: {error}"));
+                self.gauge.set_last_error(Some(format!("batch at offset {offset} cannot be read: {error}")));
+                tracing::error!(partition, offset = offset.0, %error, "batch cannot be read; asking again");
+            }
+            Note::LedgerRefused(refused) => {
+                self.status.problem(&format!("partition {partition} stopped: {refused}"));
+                tracing::error!(partition, %refused, invariant = "COM-1", "partition stopped");
+            }
+        }
+    }
+
+    fn show(&self) {
+        self.gauge.set_position(self.core.position());
+        self.gauge.set_buffered(self.core.buffered_bytes());
+        self.gauge.set_attempt(self.core.failing().map_or(0, |(_, attempt)| attempt));
+    }
+
+    fn take_in(&mut self, position: Offset, fetched: FetchedRecords, ctx: &mut Context<Self>) {
+        self.gauge.set_log_end(fetched.high_watermark);
+        let aborted = AbortedTransactions::new(fetched.aborted);
+        let before = self.core.position();
+        self.step(ctx, |core, tools| {
+            core.fetched(clock::now(), position, &fetched.records, aborted, &fetched.hold, tools)
+        });
+        self.status.polled(before.distance_to(self.core.position()));
+    }
+
+    fn face(&mut self, trouble: &FetchTrouble, ctx: &mut Context<Self>) {
+        let now = clock::now();
+        match trouble {
+            FetchTrouble::OutOfRange { log_start, log_end } => {
+                let (start, end) = (*log_start, *log_end);
+                self.step(ctx, |core, tools| core.out_of_range(now, start, end, tools));
+            }
+            FetchTrouble::Diverged { end, .. } => {
+                let end = *end;
+                tracing::warn!(partition = %self.id, end = end.0, "log truncated under us");
+                self.step(ctx, |core, _| core.diverged(end));
+            }
+            other => {
+                let text = format!("partition {}: {other}", self.id);
+                self.status.poll_failed(&text);
+                self.gauge.set_last_error(Some(text));
+                self.step(ctx, |core, _| core.unreadable(now));
+            }
+        }
+    }
+}
+
+impl Actor for PartitionActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
+        self.wake(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        let (partition, epoch) = (self.id.partition, self.epoch);
+        let _ = self.router.send(Forget { partition: self.id.clone() });
+        let _ = self.batcher.send(Unregister { partition, epoch });
+        let _ = self.committer.send(Unfollow { partition, epoch });
+    }
+}
+
+impl Handler<Fetched> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, fetched: Fetched, ctx: &mut Self::Context) {
+        if fetched.epoch != self.epoch {
+            return;
+        }
+        match fetched.outcome {
+            Ok(records) => self.take_in(fetched.position, records, ctx),
+            Err(trouble) => self.face(&trouble, ctx),
+        }
+    }
+}
+
+impl Handler<Watermarks> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, watermarks: Watermarks, _: &mut Self::Context) {
+        if watermarks.epoch == self.epoch {
+            self.gauge.set_log_end(watermarks.high_watermark);
+        }
+    }
+}
+
+impl Handler<Sealed> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, sealed: Sealed, _: &mut Self::Context) {
+        if sealed.epoch == self.epoch && self.core.sealed(sealed.seq, sealed.batch) {
+            self.gauge.set_in_flight(true);
+        }
+    }
+}
+
+impl Handler<Withdrawn> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, withdrawn: Withdrawn, ctx: &mut Self::Context) {
+        if withdrawn.epoch == self.epoch {
+            self.step(ctx, |core, tools| core.withdrawn(clock::now(), withdrawn.seq, tools));
+        }
+    }
+}
+
+impl Handler<Resolved> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, resolved: Resolved, ctx: &mut Self::Context) {
+        if resolved.epoch == self.epoch {
+            self.gauge.set_in_flight(false);
+            self.gauge.set_last_error(resolved.error);
+            self.step(ctx, |core, tools| {
+                core.resolved(clock::now(), resolved.batch, resolved.resolution, tools)
+            });
+        }
+    }
+}
+
+impl Handler<Committed> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, committed: Committed, ctx: &mut Self::Context) {
+        if committed.epoch == self.epoch {
+            self.gauge.set_committed(committed.offset);
+            self.step(ctx, |core, tools| core.committed(clock::now(), committed.offset, tools));
+        }
+    }
+}
+
+impl Handler<Drain> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.step(ctx, |core, tools| core.drain(clock::now(), tools));
+    }
+}
+
+impl Handler<Fence> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Fence, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Panic> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Panic, _: &mut Self::Context) {
+        panic!("asked to");
+    }
+}

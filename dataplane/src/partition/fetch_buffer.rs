@@ -1,0 +1,298 @@
+//! The fetch buffer: ordered, leased segments of one partition, one for each record batch received. Compressed batches
+//! stay compressed until the batch at the front needs them, so a small frame cannot inflate into the whole budget.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use lighterman_proto::ids::Offset;
+use lighterman_proto::records::{
+    AbortedTransactions, BatchHeader, Compression, Record, RecordError, batches, records, records_at,
+};
+use lighterman_proto::units::Moment;
+
+use super::cut::{Cut, CutLimits, Hold, Slice};
+
+/// Inflates a batch on credit.
+pub trait Opener {
+    /// The plain records section of `packed`, and the credit it stands on. `None`: no credit now, ask again later.
+    fn open(
+        &mut self,
+        compression: Compression,
+        packed: &Bytes,
+    ) -> Result<Option<(Bytes, Hold)>, RecordError>;
+}
+
+/// The exact size of one record in the payload, in bytes; `first` when it stands first under its partition.
+pub trait Sizer {
+    /// Bytes of `record`, its comma included.
+    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize;
+}
+
+/// Segments in offset order.
+#[derive(Default)]
+pub struct FetchBuffer {
+    segments: VecDeque<Segment>,
+    wire_bytes: usize,
+    records: u64,
+}
+
+struct Segment {
+    header: BatchHeader,
+    body: Body,
+    from: Offset,
+    wire_bytes: usize,
+    hold: Hold,
+    arrived: Moment,
+}
+
+enum Body {
+    /// Nothing to deliver: control batch or aborted transaction.
+    Absent,
+    Packed(Bytes),
+    Plain {
+        bytes: Bytes,
+        at: usize,
+        left: u32,
+    },
+}
+
+/// What a frame held.
+#[derive(Debug)]
+pub struct Received {
+    /// Where the next fetch begins.
+    pub position: Offset,
+    /// Leader epoch of the last batch, −1 when unknown.
+    pub leader_epoch: i32,
+    /// Records received, those of aborted transactions not counted.
+    pub records: u64,
+    /// The first batch that cannot be read; everything before it is in the buffer.
+    pub corrupt: Option<RecordError>,
+}
+
+/// Why a cut could not grow any further.
+#[derive(Debug, PartialEq)]
+pub enum Stop {
+    /// It is full, or the buffer is used up.
+    Done,
+    /// The next batch must be inflated and there is no credit.
+    NoCredit,
+    /// The record at the front alone exceeds the payload limit: `bytes` of payload.
+    Oversized {
+        /// Which record.
+        offset: Offset,
+        /// What the payload would have been.
+        bytes: usize,
+    },
+    /// The batch at the front cannot be read.
+    Corrupt(RecordError),
+}
+
+impl FetchBuffer {
+    /// Bytes received and not yet cut.
+    pub fn wire_bytes(&self) -> usize {
+        self.wire_bytes
+    }
+
+    /// Records received and not yet cut, as the batch headers count them.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// True when there is nothing to cut from.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Takes in the records section of a fetch reply that was asked for at `position`. Records before it are skipped,
+    /// a partial last batch is ignored, the next position comes from the last batch's header (H15).
+    pub fn receive(
+        &mut self,
+        frame: &Bytes,
+        position: Offset,
+        mut aborted: AbortedTransactions,
+        hold: &Hold,
+        now: Moment,
+    ) -> Received {
+        let mut received = Received { position, leader_epoch: -1, records: 0, corrupt: None };
+        for batch in batches(frame) {
+            let batch = match batch.and_then(|batch| batch.verify_crc().map(|()| batch)) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    received.corrupt = Some(error);
+                    break;
+                }
+            };
+            let header = batch.header;
+            let is_aborted = aborted.is_aborted(&batch);
+            if header.next_offset() <= received.position {
+                continue;
+            }
+            let body = if header.is_control || is_aborted || header.record_count == 0 {
+                Body::Absent
+            } else if header.compression == Compression::None {
+                Body::Plain { bytes: frame.slice(batch.body_range.clone()), at: 0, left: header.record_count }
+            } else {
+                Body::Packed(frame.slice(batch.body_range.clone()))
+            };
+            let count = if matches!(body, Body::Absent) { 0 } else { u64::from(header.record_count) };
+            received.records += count;
+            self.records += count;
+            let wire_bytes = batch.range.len();
+            self.wire_bytes += wire_bytes;
+            self.segments.push_back(Segment {
+                header,
+                body,
+                from: received.position,
+                wire_bytes,
+                hold: Hold::clone(hold),
+                arrived: now,
+            });
+            received.position = header.next_offset();
+            received.leader_epoch = header.leader_epoch;
+        }
+        received
+    }
+
+    /// Grows `cut` from the front of the buffer, up to `limits`.
+    pub fn grow(
+        &mut self,
+        cut: &mut Cut,
+        limits: CutLimits,
+        sizer: &dyn Sizer,
+        opener: &mut dyn Opener,
+    ) -> Stop {
+        while !cut.full {
+            let Some(segment) = self.segments.front_mut() else { return Stop::Done };
+            match segment.unpack(opener) {
+                Ok(true) => {}
+                Ok(false) => return Stop::NoCredit,
+                Err(error) => return Stop::Corrupt(error),
+            }
+            let stop = match segment.grow(cut, limits, sizer) {
+                Ok(stop) => stop,
+                Err(error) => return Stop::Corrupt(error),
+            };
+            if let Some(stop) = stop {
+                return stop;
+            }
+            if segment.is_used_up() {
+                self.drop_front(cut);
+            }
+        }
+        Stop::Done
+    }
+
+    /// Steps over the record at the front, which is `offset`.
+    pub fn skip(&mut self, offset: Offset) {
+        let Some(segment) = self.segments.front_mut() else { return };
+        let Body::Plain { bytes, at, left } = &mut segment.body else { return };
+        let mut walk = records_at(&segment.header, bytes, *at, *left);
+        if walk.next().is_some_and(|record| record.is_ok_and(|record| record.offset == offset)) {
+            (*at, *left) = (walk.at(), walk.left());
+            segment.from = offset.next();
+        }
+        if segment.is_used_up() {
+            let mut scratch = Cut::empty(offset.next());
+            self.drop_front(&mut scratch);
+        }
+    }
+
+    fn drop_front(&mut self, cut: &mut Cut) {
+        if let Some(done) = self.segments.pop_front() {
+            cut.range.end = done.header.next_offset();
+            cut.leader_epoch = done.header.leader_epoch;
+            self.wire_bytes -= done.wire_bytes;
+            self.records = self.records.saturating_sub(u64::from(done.header.record_count));
+        }
+        if self.segments.is_empty() {
+            self.records = 0;
+        }
+    }
+}
+
+impl Segment {
+    fn is_used_up(&self) -> bool {
+        match &self.body {
+            Body::Absent => true,
+            Body::Packed(_) => false,
+            Body::Plain { left, .. } => *left == 0,
+        }
+    }
+
+    /// False when there is no credit for it.
+    fn unpack(&mut self, opener: &mut dyn Opener) -> Result<bool, RecordError> {
+        if let Body::Packed(packed) = &self.body {
+            let Some((bytes, hold)) = opener.open(self.header.compression, packed)? else { return Ok(false) };
+            self.body = Body::Plain { bytes, at: 0, left: self.header.record_count };
+            self.hold = hold;
+        }
+        Ok(true)
+    }
+
+    fn grow(
+        &mut self,
+        cut: &mut Cut,
+        limits: CutLimits,
+        sizer: &dyn Sizer,
+    ) -> Result<Option<Stop>, RecordError> {
+        let Body::Plain { bytes, at, left } = &mut self.body else { return Ok(None) };
+        let mut walk = if *at == 0 && *left == self.header.record_count {
+            records(&self.header, bytes)
+        } else {
+            records_at(&self.header, bytes, *at, *left)
+        };
+        let mut slice_at = walk.at();
+        let mut slice_records = 0;
+        let mut stop = None;
+        loop {
+            if cut.records == limits.records_max {
+                cut.full = true;
+            }
+            if cut.full {
+                break;
+            }
+            let before = (walk.at(), walk.left());
+            let Some(record) = walk.next() else { break };
+            let record = record?;
+            if record.offset < self.from {
+                slice_at = walk.at();
+                (*at, *left) = (walk.at(), walk.left());
+                continue;
+            }
+            let size = sizer.record_bytes(&record, cut.is_empty());
+            if cut.payload_bytes + size > limits.payload_bytes_max {
+                walk = records_at(&self.header, bytes, before.0, before.1);
+                if cut.is_empty() {
+                    stop = Some(Stop::Oversized { offset: record.offset, bytes: size });
+                } else {
+                    cut.full = true;
+                }
+                break;
+            }
+            if cut.is_empty() {
+                cut.oldest = self.arrived;
+            }
+            cut.records += 1;
+            cut.payload_bytes += size;
+            cut.range.end = record.offset.next();
+            cut.leader_epoch = self.header.leader_epoch;
+            slice_records += 1;
+        }
+        (*at, *left) = (walk.at(), walk.left());
+        if slice_records > 0 {
+            cut.slices.push(Slice {
+                header: self.header,
+                plain: bytes.clone(),
+                at: slice_at,
+                records: slice_records,
+                hold: Hold::clone(&self.hold),
+            });
+        }
+        Ok(stop)
+    }
+}

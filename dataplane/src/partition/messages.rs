@@ -1,0 +1,68 @@
+//! What a partition accepts.
+
+use actix::Message;
+use lighterman_proto::ids::{Epoch, Offset};
+
+use super::core::Resolution;
+use crate::batcher::BatchId;
+
+/// The batcher fixed an offer as a batch.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Sealed {
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Which offer.
+    pub seq: u64,
+    /// As which batch.
+    pub batch: BatchId,
+}
+
+/// The batcher gave an offer back.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Withdrawn {
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Which offer.
+    pub seq: u64,
+}
+
+/// What became of a batch.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Resolved {
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Which batch.
+    pub batch: BatchId,
+    /// What became of it.
+    pub resolution: Resolution,
+    /// What went wrong, for people.
+    pub error: Option<String>,
+}
+
+/// The group has acknowledged a commit.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Committed {
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// The offset that is committed.
+    pub offset: Offset,
+}
+
+/// Finish what is in flight, commit, then report `Drained`.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// Ownership is gone: touch nothing any more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Fence;
+
+/// Ends the actor as a bug would. Tests use it to see that a panic costs one rebuild.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Panic;

@@ -1,0 +1,144 @@
+//! The in-flight registry of a process: which partitions have an invocation that may still be running. It outlives
+//! ownership: no partition is started, released or joined for while it holds an entry (H4, H5).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lighterman_proto::ids::{MappingId, TopicPartition};
+use lighterman_proto::units::Moment;
+use parking_lot::Mutex;
+
+use super::clock;
+
+type Key = (MappingId, TopicPartition);
+
+/// The registry; clones share it.
+#[derive(Clone, Default)]
+pub struct InFlight {
+    entries: Arc<Mutex<HashMap<Key, Entry>>>,
+}
+
+#[derive(Clone, Copy)]
+enum Entry {
+    Running,
+    /// Nobody knows whether it runs; it cannot after this moment.
+    Unknown {
+        until: Moment,
+    },
+}
+
+/// One invocation over one partition. Dropped without an answer it leaves an entry behind until the function's deadline:
+/// whoever held it died, the function may not have.
+#[must_use = "dropping it says that the outcome is unknown"]
+pub struct Flight {
+    registry: InFlight,
+    key: Option<Key>,
+    function_timeout: Duration,
+}
+
+impl InFlight {
+    /// Enters an invocation over `partition`, or `None` while an older one may still run (H4).
+    pub fn enter(
+        &self,
+        mapping: MappingId,
+        partition: &TopicPartition,
+        function_timeout: Duration,
+        now: Moment,
+    ) -> Option<Flight> {
+        let key = (mapping, partition.clone());
+        let mut entries = self.entries.lock();
+        if entries.get(&key).is_some_and(|entry| entry.is_live(now)) {
+            return None;
+        }
+        entries.insert(key.clone(), Entry::Running);
+        Some(Flight { registry: self.clone(), key: Some(key), function_timeout })
+    }
+
+    /// True when no invocation over `partition` can still run.
+    pub fn is_clear(&self, mapping: MappingId, partition: &TopicPartition, now: Moment) -> bool {
+        let entries = self.entries.lock();
+        !entries.get(&(mapping, partition.clone())).is_some_and(|entry| entry.is_live(now))
+    }
+
+    /// True when no invocation of `mapping` can still run; forgets what has run out.
+    pub fn is_mapping_clear(&self, mapping: MappingId, now: Moment) -> bool {
+        let mut entries = self.entries.lock();
+        entries.retain(|_, entry| entry.is_live(now));
+        !entries.keys().any(|(of, _)| *of == mapping)
+    }
+
+    fn leave(&self, key: &Key) {
+        self.entries.lock().remove(key);
+    }
+
+    fn hold(&self, key: Key, until: Moment) {
+        self.entries.lock().insert(key, Entry::Unknown { until });
+    }
+}
+
+impl Entry {
+    fn is_live(self, now: Moment) -> bool {
+        match self {
+            Self::Running => true,
+            Self::Unknown { until } => now < until,
+        }
+    }
+}
+
+impl Flight {
+    /// The function has answered, or the request never left: nothing runs.
+    pub fn answered(mut self) {
+        if let Some(key) = self.key.take() {
+            self.registry.leave(&key);
+        }
+    }
+
+    /// The reply was lost: it may run until `until`.
+    pub fn unknown(mut self, until: Moment) {
+        if let Some(key) = self.key.take() {
+            self.registry.hold(key, until);
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.registry.hold(key, clock::now() + self.function_timeout);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> (MappingId, TopicPartition) {
+        (MappingId(uuid::Uuid::nil()), TopicPartition::new("t", 0))
+    }
+
+    #[test]
+    fn own_1_no_second_invocation_while_one_may_run() {
+        let (mapping, partition) = key();
+        let registry = InFlight::default();
+        let now = Moment::from_micros(10);
+        let minute = Duration::from_secs(60);
+        let flight = registry.enter(mapping, &partition, minute, now).expect("clear");
+        assert!(registry.enter(mapping, &partition, minute, now).is_none());
+        flight.unknown(now + minute);
+        assert!(registry.enter(mapping, &partition, minute, now + Duration::from_secs(59)).is_none());
+        assert!(!registry.is_mapping_clear(mapping, now));
+        let again = registry.enter(mapping, &partition, minute, now + minute).expect("run out");
+        again.answered();
+        assert!(registry.is_mapping_clear(mapping, now));
+    }
+
+    #[test]
+    fn a_holder_that_dies_leaves_an_entry() {
+        let (mapping, partition) = key();
+        let registry = InFlight::default();
+        drop(registry.enter(mapping, &partition, Duration::from_secs(60), clock::now()));
+        assert!(!registry.is_clear(mapping, &partition, clock::now()));
+    }
+}
