@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Recipient, SpawnHandle};
@@ -53,7 +54,7 @@ pub struct BatcherParts {
     /// The group's word that the member may start invocations.
     pub ownership: OwnershipLease,
     /// Grows with the group's generation; sent to the function as `fence`.
-    pub fence: u64,
+    pub fence: Arc<AtomicU64>,
     /// Up to when an invocation can run.
     pub function_timeout: Duration,
     /// How fast to try again.
@@ -212,7 +213,7 @@ impl BatcherActor {
             mapping: self.parts.mapping,
             batch: crate::invoker::batch_key(&self.parts.topic, &ranges),
             attempt,
-            fence: self.parts.fence,
+            fence: self.parts.fence.load(Ordering::Relaxed),
         }
     }
 

@@ -196,6 +196,14 @@ impl StatusBoard {
         self.problem(what);
     }
 
+    /// The cluster answers: a problem with reaching it is over, one with the function is not.
+    pub(crate) fn reachable(&self) {
+        let mut last = self.inner.last_result.lock();
+        if last.starts_with("PROBLEM: ") && *last != FUNCTION_FAILED {
+            OK.clone_into(&mut last);
+        }
+    }
+
     pub(crate) fn offers_waiting(&self, offers: usize) {
         self.inner.meters.offers_waiting.set(offers as f64);
     }

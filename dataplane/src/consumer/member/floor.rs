@@ -1,0 +1,316 @@
+//! The actors of one member: where its consumers run, and what they are built from.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::{Actor, Addr, Recipient};
+use lighterman_proto::event::{Envelope, EventSource};
+use lighterman_proto::ids::{ConsumerId, MappingId};
+use lighterman_proto::units::{PAYLOAD_BYTES_MAX, SLOTS_PER_CONSUMER};
+use lighterman_scaler::policy::Bounds;
+
+use super::commits::GroupCommits;
+use crate::batcher::actor::BatcherParts;
+use crate::batcher::core::BatchLimits;
+use crate::consumer::actor::{ConsumerActor, ConsumerParts};
+use crate::consumer::messages::{ConsumerReport, FencePartitions};
+use crate::consumer::status::StatusBoard;
+use crate::credit::bytes::ByteBudget;
+use crate::credit::slots::Slots;
+use crate::invoker::actor::{InvokerActor, SetCeiling};
+use crate::invoker::port::FunctionPort;
+use crate::invoker::retry::RetryPolicy;
+use crate::kafka::cluster::Cluster;
+use crate::kafka::error::KafkaError;
+use crate::kafka::fetch::{FetchRouter, FetchSettings, FetchStatus};
+use crate::kafka::group::{GroupThread, Membership};
+use crate::kafka::offsets::At;
+use crate::kafka::transport::{BrokerAddress, Connector};
+use crate::offsets::actor::CommitterActor;
+use crate::partition::cut::CutLimits;
+use crate::runtime::death_watch::DeathWatch;
+use crate::runtime::in_flight::InFlight;
+use crate::runtime::placement::Placement;
+
+/// Bytes held ahead for each partition: two full batches of ordinary records, not less than one fetch.
+const BUFFER_BYTES_TARGET: usize = 512 * 1024;
+
+/// What all mappings of a node share.
+#[derive(Clone)]
+pub struct Node {
+    /// Fetch buffers and payloads.
+    pub budget: ByteBudget,
+    /// What may still be running.
+    pub in_flight: InFlight,
+    /// Threads.
+    pub placement: Arc<Placement>,
+    /// The thread of the group memberships.
+    pub groups: GroupThread,
+    /// How brokers are dialled.
+    pub connector: Arc<dyn Connector>,
+    /// How functions are invoked.
+    pub port: Arc<dyn FunctionPort>,
+    /// How to fetch.
+    pub fetch: FetchSettings,
+    /// Session timeout in the groups.
+    pub session_timeout: Duration,
+    /// How fast to try again.
+    pub retry: RetryPolicy,
+}
+
+/// A mapping as the dataplane runs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappingRun {
+    /// Which mapping.
+    pub id: MappingId,
+    /// The one topic.
+    pub topic: Arc<str>,
+    /// Consumer group.
+    pub group: String,
+    /// The function, as it is invoked.
+    pub function: Arc<str>,
+    /// Where the cluster is.
+    pub bootstrap: Vec<BrokerAddress>,
+    /// What events say of their source.
+    pub source: EventSource,
+    /// `BatchSize`.
+    pub batch_records_max: u32,
+    /// `MaximumBatchingWindow`.
+    pub window: Duration,
+    /// Starting position.
+    pub start: At,
+    /// `MinimumPollers`, `MaximumPollers`.
+    pub bounds: Bounds,
+}
+
+/// The actors of a member that has joined.
+pub struct Floor {
+    node: Node,
+    run: MappingRun,
+    cluster: Cluster,
+    membership: Membership,
+    function_timeout: Duration,
+    status: StatusBoard,
+    slots: Slots,
+    invoker: Addr<InvokerActor>,
+    committer: Addr<CommitterActor>,
+    routers: HashMap<usize, Addr<FetchRouter>>,
+    consumers: BTreeMap<ConsumerId, Addr<ConsumerActor>>,
+    member: Recipient<ConsumerReport>,
+    next_consumer: u32,
+    fence: Arc<AtomicU64>,
+    /// Called when an actor that all consumers share has died.
+    shared_death: Arc<dyn Fn(&'static str) + Send + Sync>,
+}
+
+/// What a floor is built from.
+pub struct FloorParts {
+    /// The node.
+    pub node: Node,
+    /// The mapping.
+    pub run: MappingRun,
+    /// Its cluster.
+    pub cluster: Cluster,
+    /// Its group.
+    pub membership: Membership,
+    /// How long its function may run.
+    pub function_timeout: Duration,
+    /// Partitions at activation, filled in later.
+    pub activated: Arc<AtomicI32>,
+    /// What it shows.
+    pub status: StatusBoard,
+    /// Who decides.
+    pub member: Recipient<ConsumerReport>,
+    /// Called when an actor that all consumers share has died.
+    pub shared_death: Arc<dyn Fn(&'static str) + Send + Sync>,
+}
+
+impl Floor {
+    /// Invoker and committer, no consumers yet.
+    pub fn new(parts: FloorParts) -> Self {
+        let FloorParts {
+            node,
+            run,
+            cluster,
+            membership,
+            function_timeout,
+            activated,
+            status,
+            member,
+            shared_death,
+        } = parts;
+        let slots = Slots::new(SLOTS_PER_CONSUMER);
+        let watch = watch(&shared_death, "invoker");
+        let (port, function, invoker_slots) =
+            (Arc::clone(&node.port), Arc::clone(&run.function), slots.clone());
+        let invoker = InvokerActor::start_in_arbiter(&node.placement.invoker(0), move |_| {
+            InvokerActor::new(port, function, function_timeout, invoker_slots, watch)
+        });
+        let commits = Arc::new(GroupCommits::new(membership.clone(), activated));
+        let (board, watch) = (status.clone(), self::watch(&shared_death, "committer"));
+        let committer = CommitterActor::start_in_arbiter(&node.placement.data(0), move |_| {
+            CommitterActor::new(commits, board, watch)
+        });
+        Self {
+            node,
+            run,
+            cluster,
+            membership,
+            function_timeout,
+            status,
+            slots,
+            invoker,
+            committer,
+            routers: HashMap::new(),
+            consumers: BTreeMap::new(),
+            member,
+            next_consumer: 0,
+            fence: Arc::new(AtomicU64::new(0)),
+            shared_death,
+        }
+    }
+
+    /// Invocation slots of the mapping.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// How long the function may run.
+    pub fn function_timeout(&self) -> Duration {
+        self.function_timeout
+    }
+
+    /// The group's generation: what the function gets as `fence`; never goes back.
+    pub fn set_fence(&self, generation: i32) {
+        self.fence.fetch_max(u64::try_from(generation).unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    /// The consumers that run, by id.
+    pub fn consumers(&self) -> Vec<ConsumerId> {
+        self.consumers.keys().copied().collect()
+    }
+
+    /// A consumer's address.
+    pub fn consumer(&self, id: ConsumerId) -> Option<&Addr<ConsumerActor>> {
+        self.consumers.get(&id)
+    }
+
+    /// One more consumer.
+    pub fn add_consumer(&mut self) -> ConsumerId {
+        let id = ConsumerId(self.next_consumer);
+        self.next_consumer += 1;
+        let arbiter = id.0 as usize % self.node.placement.data_count();
+        let parts = self.consumer_parts(id, arbiter);
+        let address = ConsumerActor::start_in_arbiter(&self.node.placement.data(arbiter), move |_| {
+            ConsumerActor::new(parts)
+        });
+        self.consumers.insert(id, address);
+        self.set_ceiling();
+        id
+    }
+
+    /// One consumer less; it must own nothing any more, or what it owns is fenced.
+    pub fn remove_consumer(&mut self, id: ConsumerId) {
+        if let Some(address) = self.consumers.remove(&id) {
+            address.do_send(FencePartitions(None));
+        }
+        self.set_ceiling();
+    }
+
+    /// Stops everything at once.
+    pub fn clear(&mut self) {
+        for (_, address) in std::mem::take(&mut self.consumers) {
+            address.do_send(FencePartitions(None));
+        }
+        self.routers.clear();
+    }
+
+    fn set_ceiling(&self) {
+        let consumers = u32::try_from(self.consumers.len()).unwrap_or(u32::MAX);
+        self.invoker.do_send(SetCeiling(consumers.max(1).saturating_mul(SLOTS_PER_CONSUMER)));
+    }
+
+    fn router(&mut self, arbiter: usize) -> Addr<FetchRouter> {
+        let (cluster, budget, settings) =
+            (self.cluster.clone(), self.node.budget.clone(), self.node.fetch.clone());
+        let status: Arc<dyn FetchStatus> = Arc::new(ShownFetches(self.status.clone()));
+        let watch = watch(&self.shared_death, "fetch router");
+        let start = || {
+            FetchRouter::start_in_arbiter(&self.node.placement.data(arbiter), move |_| {
+                FetchRouter::new(cluster, budget, settings, status, watch)
+            })
+        };
+        self.routers.entry(arbiter).or_insert_with(start).clone()
+    }
+
+    fn consumer_parts(&mut self, id: ConsumerId, arbiter: usize) -> ConsumerParts {
+        let router = self.router(arbiter);
+        let servers = self.run.bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let envelope = Arc::new(Envelope::new(&self.run.source, &servers, &self.run.topic));
+        let envelope_bytes = envelope.base_bytes();
+        let key_bytes_max = envelope.partition_bytes(i32::MAX, false);
+        let records_max = self.run.batch_records_max;
+        let batcher = BatcherParts {
+            mapping: self.run.id,
+            topic: Arc::clone(&self.run.topic),
+            limits: BatchLimits {
+                records_max,
+                payload_bytes_max: PAYLOAD_BYTES_MAX,
+                envelope_bytes,
+                window: self.run.window,
+            },
+            envelope: Arc::clone(&envelope),
+            slots: self.slots.clone(),
+            slot_line: u64::from(id.0),
+            budget: self.node.budget.clone(),
+            in_flight: self.node.in_flight.clone(),
+            ownership: self.membership.lease(),
+            fence: Arc::clone(&self.fence),
+            function_timeout: self.function_timeout,
+            retry: self.node.retry,
+            invoker: self.invoker.clone().recipient(),
+            status: self.status.clone(),
+        };
+        ConsumerParts {
+            id,
+            mapping: self.run.id,
+            topic: Arc::clone(&self.run.topic),
+            envelope,
+            limits: CutLimits {
+                records_max,
+                payload_bytes_max: PAYLOAD_BYTES_MAX - envelope_bytes - key_bytes_max,
+            },
+            buffer_bytes_target: BUFFER_BYTES_TARGET,
+            budget: self.node.budget.clone(),
+            in_flight: self.node.in_flight.clone(),
+            router,
+            committer: self.committer.clone(),
+            batcher,
+            member: self.member.clone(),
+            status: self.status.clone(),
+        }
+    }
+}
+
+fn watch(shared_death: &Arc<dyn Fn(&'static str) + Send + Sync>, what: &'static str) -> DeathWatch {
+    let shared_death = Arc::clone(shared_death);
+    DeathWatch::new(move |panicking| {
+        if panicking {
+            shared_death(what);
+        }
+    })
+}
+
+struct ShownFetches(StatusBoard);
+
+impl FetchStatus for ShownFetches {
+    fn reachable(&self) {
+        self.0.reachable();
+    }
+
+    fn unreachable(&self, error: &KafkaError) {
+        self.0.poll_failed(&error.to_string());
+    }
+}

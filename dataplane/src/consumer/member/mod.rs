@@ -1,0 +1,541 @@
+//! A mapping that runs on this node: its membership in the consumer group, its consumers, and who owns what among them.
+//! Group events come in, drains and starts go out; a partition is released to the group only after it has drained.
+
+pub mod commits;
+pub mod floor;
+pub mod starts;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
+use lighterman_proto::control::{PartitionSample, Sample};
+use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_scaler::assignment::{Assignments, Move};
+use lighterman_scaler::policy::Scaler;
+use tokio::sync::oneshot;
+
+use self::floor::{Floor, FloorParts, MappingRun, Node};
+use self::starts::{Resolver, StartError, Starts};
+use super::messages::{
+    ConsumerEvent, ConsumerReport, DrainPartition, FencePartitions, PartitionReport, PartitionState,
+    StartPartition,
+};
+use super::status::{Shown, StatusBoard};
+use crate::invoker::port::FunctionFacts;
+use crate::kafka::cluster::Cluster;
+use crate::kafka::group::core::Timing;
+use crate::kafka::group::{GroupEvent, Membership, MembershipSettings};
+use crate::partition::gauge::Gauge;
+use crate::runtime::clock;
+use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
+
+const TICK: Duration = Duration::from_secs(1);
+const ASK_FUNCTION_AGAIN: Duration = Duration::from_secs(5);
+const START_AGAIN: Duration = Duration::from_secs(2);
+/// Up to when a function runs that does not tell its timeout: Lambda's own limit.
+const FUNCTION_TIMEOUT_UNTOLD: Duration = Duration::from_secs(900);
+/// How long the group waits for us to drain beyond the function's timeout (H3).
+const DRAIN_MARGIN: Duration = Duration::from_secs(60);
+
+/// Drain everything, commit, leave the group, then answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Stop(pub oneshot::Sender<()>);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct FunctionTold(FunctionFacts);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct GroupHappened(GroupEvent);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct StartsFound {
+    wanted: Vec<i32>,
+    starts: Result<Starts, StartError>,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct SharedActorDied(&'static str);
+
+/// The actor.
+pub struct MemberActor {
+    node: Node,
+    run: MappingRun,
+    status: StatusBoard,
+    cluster: Cluster,
+    joined: Option<(Membership, Floor)>,
+    activated: Arc<AtomicI32>,
+    scaler: Scaler,
+    table: Assignments,
+    /// Where each partition of the table goes on.
+    positions: BTreeMap<i32, Offset>,
+    gauges: BTreeMap<i32, Arc<Gauge>>,
+    resolved_before: BTreeMap<i32, u64>,
+    /// What the group says is ours.
+    owned: BTreeSet<i32>,
+    /// Revoked, not released yet.
+    revoking: BTreeSet<i32>,
+    desired: u32,
+    lost_something: bool,
+    stopping: Option<oneshot::Sender<()>>,
+    leaving: bool,
+}
+
+impl MemberActor {
+    /// A member that has not begun.
+    pub fn new(node: Node, run: MappingRun, status: StatusBoard) -> Self {
+        let cluster = Cluster::new(
+            run.bootstrap.clone(),
+            Arc::clone(&node.connector),
+            format!("lighterman-{}", run.id),
+        );
+        Self {
+            scaler: Scaler::new(run.bounds),
+            desired: run.bounds.minimum.max(1),
+            node,
+            run,
+            status,
+            cluster,
+            joined: None,
+            activated: Arc::new(AtomicI32::new(0)),
+            table: Assignments::default(),
+            positions: BTreeMap::new(),
+            gauges: BTreeMap::new(),
+            resolved_before: BTreeMap::new(),
+            owned: BTreeSet::new(),
+            revoking: BTreeSet::new(),
+            lost_something: false,
+            stopping: None,
+            leaving: false,
+        }
+    }
+
+    fn ask_function(&self, wait: Duration, ctx: &mut Context<Self>) {
+        let (asked, me) = (self.node.port.facts(Arc::clone(&self.run.function)), ctx.address());
+        actix_rt::spawn(async move {
+            tokio::time::sleep(wait).await;
+            me.do_send(FunctionTold(asked.await));
+        });
+    }
+
+    fn join(&mut self, function_timeout: Duration, ctx: &mut Context<Self>) {
+        let me = ctx.address();
+        let sink = Arc::new(move |event| me.do_send(GroupHappened(event)));
+        let settings = MembershipSettings {
+            group: self.run.group.clone(),
+            topic: self.run.topic.to_string(),
+            timing: Timing::new(self.node.session_timeout, function_timeout + DRAIN_MARGIN),
+        };
+        let membership = self.node.groups.join(self.cluster.clone(), settings, sink);
+        let floor = self.floor(membership.clone(), function_timeout, ctx);
+        self.joined = Some((membership, floor));
+    }
+
+    fn floor(&self, membership: Membership, function_timeout: Duration, ctx: &mut Context<Self>) -> Floor {
+        let died = ctx.address();
+        Floor::new(FloorParts {
+            node: self.node.clone(),
+            run: self.run.clone(),
+            cluster: self.cluster.clone(),
+            membership,
+            function_timeout,
+            activated: Arc::clone(&self.activated),
+            status: self.status.clone(),
+            member: ctx.address().recipient(),
+            shared_death: Arc::new(move |what| died.do_send(SharedActorDied(what))),
+        })
+    }
+
+    fn resolve_starts(&self, wanted: Vec<i32>, wait: Duration, ctx: &mut Context<Self>) {
+        let Some((membership, _)) = &self.joined else { return };
+        let resolver = Resolver {
+            membership: membership.clone(),
+            cluster: self.cluster.clone(),
+            topic: self.run.topic.to_string(),
+            at: self.run.start,
+            isolation: self.node.fetch.isolation,
+        };
+        let me = ctx.address();
+        actix_rt::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let starts = resolver.resolve(&wanted).await;
+            me.do_send(StartsFound { wanted, starts });
+        });
+    }
+
+    /// Brings consumers and partitions to where they should be.
+    fn balance(&mut self) {
+        let Some((_, floor)) = &mut self.joined else { return };
+        if self.stopping.is_some() {
+            return;
+        }
+        let desired = self.run.bounds.clip(self.desired, self.table.len() as u32) as usize;
+        while floor.consumers().len() < desired {
+            floor.add_consumer();
+        }
+        let consumers: Vec<_> = floor.consumers().into_iter().take(desired).collect();
+        let moves = self.table.balance(&consumers);
+        for step in moves {
+            self.carry_out(step);
+        }
+        let Some((_, floor)) = &mut self.joined else { return };
+        for surplus in floor.consumers().into_iter().skip(desired) {
+            if self.table.at(surplus) == 0 {
+                floor.remove_consumer(surplus);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, step: Move) {
+        let Some((_, floor)) = &self.joined else { return };
+        match step {
+            Move::Drain { partition, consumer, epoch } => {
+                if let Some(address) = floor.consumer(consumer) {
+                    address.do_send(DrainPartition { partition, epoch });
+                }
+            }
+            Move::Assign { partition, consumer, epoch } => {
+                let gauge = Arc::clone(self.gauges.entry(partition).or_default());
+                let (Some(committed), Some(address)) =
+                    (self.positions.get(&partition), floor.consumer(consumer))
+                else {
+                    return;
+                };
+                self.status.show(partition, Shown { consumer, epoch, gauge: Arc::clone(&gauge) });
+                address.do_send(StartPartition { partition, epoch, committed: *committed, gauge });
+            }
+        }
+    }
+
+    fn give_up(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            if let Some(step) = self.table.give_up(*partition) {
+                self.carry_out(step);
+            }
+            self.forget_if_gone(*partition);
+        }
+    }
+
+    /// A partition that the table does not hold any more is shown no more, and released if the group waits for it.
+    fn forget_if_gone(&mut self, partition: i32) {
+        if self.table.holds(partition) {
+            return;
+        }
+        self.status.hide(partition);
+        self.positions.remove(&partition);
+        self.gauges.remove(&partition);
+        self.resolved_before.remove(&partition);
+        if self.revoking.remove(&partition)
+            && let Some((membership, _)) = &self.joined
+        {
+            membership.released(vec![partition]);
+        }
+    }
+
+    fn lose(&mut self, partitions: &[i32]) {
+        self.lost_something = true;
+        if let Some((_, floor)) = &self.joined {
+            for consumer in floor.consumers() {
+                if let Some(address) = floor.consumer(consumer) {
+                    address.do_send(FencePartitions(Some(partitions.to_vec())));
+                }
+            }
+        }
+        for partition in partitions {
+            self.owned.remove(partition);
+            self.revoking.remove(partition);
+            self.table.lose(*partition);
+            self.forget_if_gone(*partition);
+        }
+    }
+
+    fn take_event(&mut self, event: GroupEvent, ctx: &mut Context<Self>) {
+        match event {
+            GroupEvent::Assigned { generation, owned, added } => {
+                tracing::info!(mapping = %self.run.id, generation, ?owned, ?added, "partitions assigned");
+                if let Some((_, floor)) = &self.joined {
+                    floor.set_fence(generation);
+                }
+                self.owned = owned.into_iter().chain(added.iter().copied()).collect();
+                if !added.is_empty() {
+                    self.resolve_starts(added, Duration::ZERO, ctx);
+                }
+            }
+            GroupEvent::Revoke { partitions } => {
+                tracing::info!(mapping = %self.run.id, ?partitions, "partitions revoked; draining them");
+                for partition in &partitions {
+                    self.owned.remove(partition);
+                    self.revoking.insert(*partition);
+                }
+                self.give_up(&partitions);
+            }
+            GroupEvent::Lost { partitions, reason } => {
+                tracing::warn!(mapping = %self.run.id, ?partitions, reason, "partitions lost");
+                self.lose(&partitions);
+            }
+            GroupEvent::Trouble(text) => self.status.poll_failed(&text),
+            GroupEvent::Healthy => self.status.reachable(),
+        }
+    }
+
+    fn take_starts(&mut self, wanted: &[i32], starts: Result<Starts, StartError>, ctx: &mut Context<Self>) {
+        let still: Vec<i32> =
+            wanted.iter().copied().filter(|partition| self.owned.contains(partition)).collect();
+        match starts {
+            Ok(starts) => {
+                self.activated.store(starts.activated, Ordering::Relaxed);
+                for partition in still {
+                    if let Some(committed) = starts.committed.get(&partition)
+                        && !self.table.holds(partition)
+                    {
+                        self.positions.insert(partition, *committed);
+                        self.table.add(partition);
+                    }
+                }
+                self.balance();
+            }
+            Err(error) => {
+                self.status.poll_failed(&error.to_string());
+                if !still.is_empty() {
+                    self.resolve_starts(still, START_AGAIN, ctx);
+                }
+            }
+        }
+    }
+
+    fn take_report(&mut self, report: PartitionReport, ctx: &mut Context<Self>) {
+        let PartitionReport { partition, epoch, state } = report;
+        if self.table.place(partition).is_none_or(|(_, current)| current != epoch) {
+            return;
+        }
+        match state {
+            PartitionState::Drained { committed: at } => {
+                self.positions.insert(partition, at);
+                self.table.freed(partition, epoch);
+                self.forget_if_gone(partition);
+                self.balance();
+            }
+            PartitionState::Rebuild { at } => {
+                tracing::warn!(mapping = %self.run.id, partition, at = at.0, "going on where the log was truncated");
+                self.positions.insert(partition, at);
+                self.table.freed(partition, epoch);
+                self.forget_if_gone(partition);
+                self.balance();
+            }
+            PartitionState::Exited { panicking } => self.rebuild(partition, panicking, ctx),
+        }
+    }
+
+    /// Recovery is always the same: forget it, and start it again from what the group has committed.
+    fn rebuild(&mut self, partition: i32, panicking: bool, ctx: &mut Context<Self>) {
+        metrics::counter!(crate::metrics::REBUILDS).increment(1);
+        tracing::error!(mapping = %self.run.id, partition, panicking, "partition ended; rebuilding it");
+        self.table.lose(partition);
+        self.forget_if_gone(partition);
+        if self.owned.contains(&partition) && self.stopping.is_none() {
+            self.resolve_starts(vec![partition], TICK, ctx);
+        }
+    }
+
+    fn rebuild_all(&mut self, what: &'static str, ctx: &mut Context<Self>) {
+        tracing::error!(mapping = %self.run.id, what, "an actor of the mapping ended; rebuilding all of it");
+        metrics::counter!(crate::metrics::REBUILDS).increment(1);
+        let partitions: Vec<i32> = self.table.partitions().collect();
+        for partition in &partitions {
+            self.table.lose(*partition);
+            self.forget_if_gone(*partition);
+        }
+        if let Some((membership, floor)) = self.joined.take() {
+            let fresh = self.floor(membership.clone(), floor.function_timeout(), ctx);
+            let mut old = floor;
+            old.clear();
+            self.joined = Some((membership, fresh));
+        }
+        let owned: Vec<i32> = self.owned.iter().copied().collect();
+        if !owned.is_empty() && self.stopping.is_none() {
+            self.resolve_starts(owned, TICK, ctx);
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        let now = clock::now();
+        if self.lost_something
+            && let Some((membership, _)) = &self.joined
+            && self.node.in_flight.is_mapping_clear(self.run.id, now)
+        {
+            membership.quiesced();
+            self.lost_something = false;
+        }
+        if self.stopping.is_some() {
+            self.finish_stop(ctx);
+            return;
+        }
+        let Some(sample) = self.sample() else { return };
+        let decision = self.scaler.decide(&sample);
+        if decision.desired != self.desired {
+            tracing::info!(mapping = %self.run.id, from = self.desired, to = decision.desired, "consumers");
+            self.desired = decision.desired;
+        }
+        self.balance();
+        let consumers = self.joined.as_ref().map_or(0, |(_, floor)| floor.consumers().len());
+        self.status.sampled(consumers, sample.slots_in_use, sample.slots_limit);
+    }
+
+    fn sample(&mut self) -> Option<Sample> {
+        let (_, floor) = self.joined.as_ref()?;
+        let topic = &self.run.topic;
+        let mut partitions = Vec::with_capacity(self.gauges.len());
+        for (partition, gauge) in &self.gauges {
+            let total = gauge.resolved.load(Ordering::Relaxed);
+            let before = self.resolved_before.insert(*partition, total).unwrap_or(total);
+            partitions.push(PartitionSample {
+                partition: TopicPartition::new(Arc::clone(topic), *partition),
+                lag: gauge.lag(),
+                arrived: None,
+                resolved: total.saturating_sub(before),
+            });
+        }
+        let answers = self.status.take_answers();
+        Some(Sample {
+            at: clock::now(),
+            partitions,
+            slots_in_use: floor.slots().in_use(),
+            slots_limit: floor.slots().limit(),
+            throttled: answers.throttled,
+            answered: answers.answered,
+        })
+    }
+
+    /// The last steps of a stop, once nothing of ours can run any more (DRN-1).
+    fn finish_stop(&mut self, ctx: &mut Context<Self>) {
+        if !self.table.is_empty() || self.leaving {
+            return;
+        }
+        self.leaving = true;
+        let Some(done) = self.stopping.take() else { return };
+        let Some((membership, mut floor)) = self.joined.take() else {
+            let _ = done.send(());
+            ctx.stop();
+            return;
+        };
+        floor.clear();
+        let me = ctx.address();
+        actix_rt::spawn(async move {
+            membership.leave().await;
+            let _ = done.send(());
+            me.do_send(Gone);
+        });
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Gone;
+
+impl Actor for MemberActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
+        self.ask_function(Duration::ZERO, ctx);
+        ctx.run_interval(TICK, Self::tick);
+    }
+}
+
+impl Handler<FunctionTold> for MemberActor {
+    type Result = ();
+
+    fn handle(&mut self, FunctionTold(facts): FunctionTold, ctx: &mut Self::Context) {
+        if self.stopping.is_some() || self.joined.is_some() {
+            return;
+        }
+        match facts {
+            FunctionFacts::Known { timeout } => self.join(timeout, ctx),
+            FunctionFacts::Untold => self.join(FUNCTION_TIMEOUT_UNTOLD, ctx),
+            FunctionFacts::Missing => {
+                self.status.problem(&format!("function {} does not exist", self.run.function));
+                self.ask_function(ASK_FUNCTION_AGAIN, ctx);
+            }
+        }
+    }
+}
+
+impl Handler<GroupHappened> for MemberActor {
+    type Result = ();
+
+    fn handle(&mut self, GroupHappened(event): GroupHappened, ctx: &mut Self::Context) {
+        self.take_event(event, ctx);
+    }
+}
+
+impl Handler<StartsFound> for MemberActor {
+    type Result = ();
+
+    fn handle(&mut self, found: StartsFound, ctx: &mut Self::Context) {
+        if self.stopping.is_none() {
+            self.take_starts(&found.wanted, found.starts, ctx);
+        }
+    }
+}
+
+impl Handler<ConsumerReport> for MemberActor {
+    type Result = ();
+
+    fn handle(&mut self, report: ConsumerReport, ctx: &mut Self::Context) {
+        match report.event {
+            ConsumerEvent::Partition(report) => self.take_report(report, ctx),
+            ConsumerEvent::Exited => {
+                if let Some((_, floor)) = &mut self.joined {
+                    floor.remove_consumer(report.consumer);
+                }
+                let hit: Vec<i32> = self
+                    .table
+                    .partitions()
+                    .filter(|partition| {
+                        self.table.place(*partition).is_some_and(|(at, _)| at == report.consumer)
+                    })
+                    .collect();
+                for partition in hit {
+                    self.rebuild(partition, true, ctx);
+                }
+            }
+        }
+        if self.stopping.is_some() {
+            self.finish_stop(ctx);
+        }
+    }
+}
+
+impl Handler<SharedActorDied> for MemberActor {
+    type Result = ();
+
+    fn handle(&mut self, SharedActorDied(what): SharedActorDied, ctx: &mut Self::Context) {
+        self.rebuild_all(what, ctx);
+    }
+}
+
+impl Handler<Stop> for MemberActor {
+    type Result = ();
+
+    fn handle(&mut self, Stop(done): Stop, ctx: &mut Self::Context) {
+        self.stopping = Some(done);
+        let partitions: Vec<i32> = self.table.partitions().collect();
+        self.give_up(&partitions);
+        self.finish_stop(ctx);
+    }
+}
+
+impl Handler<Gone> for MemberActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Gone, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}

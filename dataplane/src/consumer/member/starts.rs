@@ -1,0 +1,116 @@
+//! Finds out where partitions begin, and commits it where nobody has (H11, H18).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lighterman_proto::ids::Offset;
+use thiserror::Error;
+
+use crate::kafka::cluster::Cluster;
+use crate::kafka::error::KafkaError;
+use crate::kafka::group::Membership;
+use crate::kafka::group::membership::CommitFailure;
+use crate::kafka::offsets::{At, CommitOffset, Isolation, list_offsets};
+use crate::offsets::start::{self, Known, StartPlan};
+
+const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Where the partitions of one assignment go on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Starts {
+    /// The committed offset of each.
+    pub committed: BTreeMap<i32, Offset>,
+    /// Number of partitions that the starting position was resolved for.
+    pub activated: i32,
+}
+
+/// Why partitions cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The broker did not answer as it should.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// The resolved offsets could not be committed.
+    #[error("the starting position could not be committed: {0}")]
+    Commit(String),
+    /// Commits that were there are gone.
+    #[error(
+        "the group's committed offsets of partitions {0:?} are gone (expired or deleted): \
+         starting anywhere could lose or repeat records. Set them with kafka-consumer-groups --reset-offsets"
+    )]
+    Alarm(Vec<i32>),
+}
+
+/// Everything that resolving needs.
+pub struct Resolver {
+    /// Our membership.
+    pub membership: Membership,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The mapping's topic.
+    pub topic: String,
+    /// The mapping's starting position.
+    pub at: At,
+    /// Isolation.
+    pub isolation: Isolation,
+}
+
+impl Resolver {
+    /// The starts of `added`; commits what nobody has committed before it returns.
+    pub async fn resolve(&self, added: &[i32]) -> Result<Starts, StartError> {
+        loop {
+            let view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
+            let all: Vec<i32> = view.iter().map(|partition| partition.partition).collect();
+            let committed = self.membership.committed(all.clone()).await?;
+            let known: Vec<Known> = committed
+                .iter()
+                .map(|(partition, offset)| Known {
+                    partition: *partition,
+                    committed: offset
+                        .as_ref()
+                        .map(|offset| (offset.offset, start::partitions_at_activation(&offset.metadata))),
+                })
+                .collect();
+            match start::plan(&known, added) {
+                StartPlan::GoOn => return Ok(starts(&known, added, all.len())),
+                StartPlan::Activate { partitions } => self.commit_at(&partitions, self.at, all.len()).await?,
+                StartPlan::BeginNew { partitions } => {
+                    self.commit_at(&partitions, At::Earliest, all.len()).await?;
+                }
+                StartPlan::Wait => tokio::time::sleep(ASK_AGAIN).await,
+                StartPlan::Alarm { partitions } => return Err(StartError::Alarm(partitions)),
+            }
+        }
+    }
+
+    async fn commit_at(&self, partitions: &[i32], at: At, activated: usize) -> Result<(), StartError> {
+        let found = list_offsets(&self.cluster, &self.topic, partitions, at, self.isolation).await?;
+        let commits = found
+            .into_iter()
+            .map(|(partition, offset)| CommitOffset {
+                partition,
+                offset,
+                leader_epoch: -1,
+                metadata: start::metadata(activated as i32),
+            })
+            .collect();
+        let answer = self.membership.commit(commits).await.map_err(|failure| match failure {
+            CommitFailure::Kafka(error) => StartError::Kafka(error),
+            CommitFailure::NotAMember => StartError::Commit(failure.to_string()),
+        })?;
+        match answer.values().flatten().next() {
+            None => Ok(()),
+            Some(code) => Err(StartError::Commit(code.to_string())),
+        }
+    }
+}
+
+fn starts(known: &[Known], added: &[i32], partitions: usize) -> Starts {
+    let offset = |entry: &Known| Some((entry.partition, entry.committed.as_ref()?.0));
+    let activated = known.iter().filter_map(|entry| entry.committed.as_ref()?.1).max();
+    Starts {
+        committed: known.iter().filter(|entry| added.contains(&entry.partition)).filter_map(offset).collect(),
+        activated: activated.unwrap_or(partitions as i32),
+    }
+}
