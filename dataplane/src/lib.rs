@@ -24,3 +24,4 @@ pub mod metrics;
 pub mod offsets;
 pub mod partition;
 pub mod runtime;
+pub mod telemetry;

@@ -119,9 +119,12 @@ async fn a_bootstrap_answers_fails_exits_and_comes_back() {
     let arn = "arn:aws:lambda:us-east-1:000000000000:function:fn:live";
     let request = client.invoke().function_name(arn).client_context(&context).log_type(LogType::Tail);
     let first = request.payload(payload).send().await.expect("an answer");
-    assert_eq!(body(&first)["context"], context);
+    assert_eq!(body(&first)["context"], r#"{"custom":{"a":1}}"#, "decoded, as at AWS");
     let log = aws_smithy_types::base64::decode(first.log_result().expect("log")).expect("base64");
     assert!(String::from_utf8_lossy(&log).contains("doing nothing"));
+    let broken =
+        client.invoke().function_name("fn").client_context("{").send().await.expect_err("not base64");
+    assert!(matches!(broken.into_service_error(), InvokeError::InvalidRequestContentException(_)));
     let pid = body(&first)["pid"].clone();
     let failed = invoke(&client, &json!({ "do": "raise" })).await;
     assert_eq!(failed.function_error(), Some("Unhandled"));
@@ -209,10 +212,14 @@ async fn a_function_that_cannot_start_says_so_to_its_caller() {
 async fn functions_that_are_not_there_and_configurations_of_those_that_are() {
     let host = host(spec(sample(), Duration::from_secs(7), 1));
     let client = client(&host);
-    let missing = client.invoke().function_name("other").send().await.expect_err("not there").into_service_error();
+    let missing =
+        client.invoke().function_name("other").send().await.expect_err("not there").into_service_error();
     let text = missing.to_string() + missing.meta().message().unwrap_or_default();
     assert!(matches!(missing, InvokeError::ResourceNotFoundException(_)));
-    assert!(text.contains("Function not found: arn:aws:lambda:us-east-1:000000000000:function:other:$LATEST"), "{text}");
+    assert!(
+        text.contains("Function not found: arn:aws:lambda:us-east-1:000000000000:function:other:$LATEST"),
+        "{text}"
+    );
     let found = client.get_function_configuration().function_name("fn").send().await.expect("configuration");
     assert_eq!((found.timeout(), found.version()), (Some(7), Some("$LATEST")));
     assert_eq!(found.function_arn(), Some("arn:aws:lambda:us-east-1:000000000000:function:fn"));
@@ -224,10 +231,14 @@ async fn functions_that_are_not_there_and_configurations_of_those_that_are() {
 #[tokio::test]
 async fn what_goes_over_the_wire_without_any_client() {
     let host = host(spec(sample(), LONG, 1));
-    let path = "/2015-03-31/functions/arn%3Aaws%3Alambda%3Aus-east-1%3A000000000000%3Afunction%3Afn/invocations";
+    let path =
+        "/2015-03-31/functions/arn%3Aaws%3Alambda%3Aus-east-1%3A000000000000%3Afunction%3Afn/invocations";
     let fine = raw(&host, &format!("POST {path}"), b"{}").await.to_ascii_lowercase();
     assert!(fine.starts_with("http/1.1 200") && fine.ends_with("\r\n\r\nnull"), "{fine}");
-    assert!(fine.contains("x-amz-executed-version: $latest") && !fine.contains("x-amz-function-error"), "{fine}");
+    assert!(
+        fine.contains("x-amz-executed-version: $latest") && !fine.contains("x-amz-function-error"),
+        "{fine}"
+    );
     let bad = raw(&host, &format!("POST {path}"), b"{").await;
     assert!(bad.starts_with("HTTP/1.1 400") && bad.contains("InvalidRequestContentException"), "{bad}");
     assert!(raw(&host, "GET /elsewhere", b"").await.starts_with("HTTP/1.1 404"));
@@ -240,7 +251,10 @@ async fn what_goes_over_the_wire_without_any_client() {
 async fn python_runs_through_the_official_runtime() {
     let python = std::env::var("LIGHTERMAN_PYTHON").unwrap_or_else(|_| "python3".into());
     if !runs(&python, &["-c", "import awslambdaric"]) {
-        return skipped("python_runs_through_the_official_runtime", "no awslambdaric: pip install awslambdaric");
+        return skipped(
+            "python_runs_through_the_official_runtime",
+            "no awslambdaric: pip install awslambdaric",
+        );
     }
     let interpreters = Interpreters { python: python.into(), ..Interpreters::default() };
     let handler = functions_folder().join("app.handler");
@@ -269,7 +283,8 @@ async fn node_runs_as_a_bootstrap() {
         return skipped("node_runs_as_a_bootstrap", "no node");
     }
     let path = functions_folder().join("bootstrap.mjs");
-    let command = FunctionCommand::resolve(&path.to_string_lossy(), &Interpreters::default()).expect("bootstrap");
+    let command =
+        FunctionCommand::resolve(&path.to_string_lossy(), &Interpreters::default()).expect("bootstrap");
     let host = host(spec(command, LONG, 1));
     assert_eq!(body(&invoke(&client(&host), &json!({ "a": [1] })).await), json!({ "node": { "a": [1] } }));
     host.stop().await;
@@ -286,7 +301,8 @@ async fn node_runs_through_the_official_runtime() {
     let code = tempfile::tempdir_in(&folder).expect("folder");
     std::fs::copy(functions_folder().join("index.mjs"), code.path().join("index.mjs")).expect("copy");
     let handler = code.path().join("index.handler");
-    let command = FunctionCommand::resolve(&handler.to_string_lossy(), &Interpreters::default()).expect("handler");
+    let command =
+        FunctionCommand::resolve(&handler.to_string_lossy(), &Interpreters::default()).expect("handler");
     let host = host(spec(command, LONG, 1));
     let client = client(&host);
     assert_eq!(body(&invoke(&client, &json!({ "a": 1 })).await), json!({ "node": { "a": 1 } }));
@@ -297,7 +313,8 @@ async fn node_runs_through_the_official_runtime() {
 #[test]
 fn settings_that_cannot_work_are_refused_by_name() {
     let wrong = |settings: FunctionHostSettings| FunctionHost::start(settings).expect_err("refused");
-    let everywhere = FunctionHostSettings { listen: "0.0.0.0:0".parse().expect("address"), ..settings(vec![]) };
+    let everywhere =
+        FunctionHostSettings { listen: "0.0.0.0:0".parse().expect("address"), ..settings(vec![]) };
     assert!(matches!(wrong(everywhere), FunctionHostError::NotLoopback(_)));
     let twice = settings(vec![spec(sample(), LONG, 1), spec(sample(), LONG, 1)]);
     assert!(matches!(wrong(twice), FunctionHostError::Twice(name) if name == "fn"));

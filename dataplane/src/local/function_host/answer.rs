@@ -26,14 +26,18 @@ impl Outcome {
         let (kind, message) = match failure {
             Failure::TimedOut(limit) => {
                 let seconds = limit.as_secs_f64();
-                ("Sandbox.Timedout", format!("RequestId: {request} Error: Task timed out after {seconds:.2} seconds"))
+                (
+                    "Sandbox.Timedout",
+                    format!("RequestId: {request} Error: Task timed out after {seconds:.2} seconds"),
+                )
             }
             Failure::Exited(how) => {
                 let text = format!("RequestId: {request} Error: Runtime exited with error: {how}");
                 ("Runtime.ExitError", text)
             }
             Failure::NotStarted(how) => {
-                let text = format!("RequestId: {request} Error: Runtime exited before it asked for work: {how}");
+                let text =
+                    format!("RequestId: {request} Error: Runtime exited before it asked for work: {how}");
                 ("Runtime.ExitError", text)
             }
         };

@@ -44,7 +44,9 @@ impl Default for Interpreters {
 #[derive(Debug, Error)]
 pub enum FunctionCommandError {
     /// Nothing there.
-    #[error("there is no function `{0}`: give an executable, `app.handler` of app.py, or `index.handler` of index.js or index.mjs")]
+    #[error(
+        "there is no function `{0}`: give an executable, `app.handler` of app.py, or `index.handler` of index.js or index.mjs"
+    )]
     NotFound(String),
     /// A file that may not be run.
     #[error("{0} is not executable: `chmod +x` it, or name a Python or Node handler as `file.handler`")]
@@ -99,7 +101,8 @@ impl FunctionCommand {
             return Self::executable(path);
         }
         let (folder, handler) = folder_and_handler(path);
-        let Some((module, _)) = handler.rsplit_once('.').filter(|(module, name)| !module.is_empty() && !name.is_empty())
+        let Some((module, _)) =
+            handler.rsplit_once('.').filter(|(module, name)| !module.is_empty() && !name.is_empty())
         else {
             return Err(FunctionCommandError::NotFound(text.into()));
         };
@@ -121,7 +124,13 @@ impl FunctionCommand {
             return Err(FunctionCommandError::NotExecutable(program));
         }
         let directory = program.parent().unwrap_or(Path::new("/")).into();
-        Ok(Self { program, args: Vec::new(), directory, handler: "bootstrap".into(), runtime: "provided.al2023" })
+        Ok(Self {
+            program,
+            args: Vec::new(),
+            directory,
+            handler: "bootstrap".into(),
+            runtime: "provided.al2023",
+        })
     }
 
     fn python(
@@ -132,7 +141,11 @@ impl FunctionCommand {
     ) -> Result<Self, FunctionCommandError> {
         let program = interpreters.python.clone();
         let mut probe = Command::new(&program);
-        probe.args(["-c", "import awslambdaric"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        probe
+            .args(["-c", "import awslambdaric"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         match probe.status() {
             Err(source) => Err(FunctionCommandError::Python { function: text.into(), program, source }),
             Ok(status) if !status.success() => {

@@ -111,7 +111,9 @@ impl Core {
     /// When to come back with a tick, if nothing happens before.
     pub(super) fn next_wake(&self) -> Option<Moment> {
         let deadlines = self.instances.values().filter_map(|state| match state {
-            State::Starting { until } | State::Busy { until, .. } | State::Finishing { until } => Some(*until),
+            State::Starting { until } | State::Busy { until, .. } | State::Finishing { until } => {
+                Some(*until)
+            }
             State::Idle => None,
         });
         let restart = (self.wants_start()).then_some(self.start_not_before);
@@ -170,7 +172,9 @@ impl Core {
 
     fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let late = |state: &State| match state {
-            State::Starting { until } | State::Busy { until, .. } | State::Finishing { until } => *until <= now,
+            State::Starting { until } | State::Busy { until, .. } | State::Finishing { until } => {
+                *until <= now
+            }
             State::Idle => false,
         };
         let expired: Vec<_> =
@@ -206,8 +210,10 @@ impl Core {
     }
 
     fn wants_start(&self) -> bool {
-        let soon_free =
-            self.instances.values().filter(|state| matches!(state, State::Starting { .. } | State::Finishing { .. }));
+        let soon_free = self
+            .instances
+            .values()
+            .filter(|state| matches!(state, State::Starting { .. } | State::Finishing { .. }));
         self.queue.len() > soon_free.count() && self.instances.len() < self.max_concurrency
     }
 

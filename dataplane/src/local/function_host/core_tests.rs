@@ -21,7 +21,11 @@ fn an_instance_starts_polls_works_and_is_used_again() {
     assert_eq!(core.step(at(5), Event::Polled(0)), [Effect::Deliver(0, request(1), at(3005))]);
     assert!(core.is_working_on(0, request(1)));
     assert_eq!(core.step(at(6), Event::Answered(0, request(1))), []);
-    assert_eq!(core.step(at(6), Event::Invoked(request(2))), [], "waits for the instance that is about to poll");
+    assert_eq!(
+        core.step(at(6), Event::Invoked(request(2))),
+        [],
+        "waits for the instance that is about to poll"
+    );
     assert_eq!(core.step(at(7), Event::Polled(0)), [Effect::Deliver(0, request(2), at(3007))]);
 }
 

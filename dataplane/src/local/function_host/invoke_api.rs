@@ -20,6 +20,9 @@ use super::shell::{Function, Functions};
 /// A pipe has no mark where an invocation ends: its last lines get this long to arrive when the caller asks for them.
 const TAIL_SETTLE: Duration = Duration::from_millis(20);
 
+/// Lambda's limit for `X-Amz-Client-Context`, in bytes of base64.
+const CLIENT_CONTEXT_BYTES_MAX: usize = 3583;
+
 /// Answers one request.
 pub(super) async fn handle(functions: Rc<Functions>, request: Request<Incoming>) -> Reply {
     let path = request.uri().path().to_owned();
@@ -88,16 +91,25 @@ fn configuration(function: &Function) -> Value {
 async fn invoke(function: &Rc<Function>, request: Request<Incoming>) -> Reply {
     let header = |name| header_text(request.headers(), name);
     let kind = header("x-amz-invocation-type").unwrap_or_else(|| "RequestResponse".into());
-    let client_context = header("x-amz-client-context");
+    let client_context = match header("x-amz-client-context").map(|text| decoded_context(&text)).transpose() {
+        Ok(context) => context,
+        Err(why) => return exception(StatusCode::BAD_REQUEST, "InvalidRequestContentException", why),
+    };
     let wants_tail = header("x-amz-log-type").is_some_and(|value| value == "Tail");
     let payload = match body::read(request.into_body(), PAYLOAD_BYTES_MAX).await {
         Ok(Body::Whole(payload)) => payload,
         Ok(Body::TooLarge(seen)) => {
-            let text = format!("{seen} byte payload is too large for the RequestResponse invocation type (limit {PAYLOAD_BYTES_MAX} bytes)");
+            let text = format!(
+                "{seen} byte payload is too large for the RequestResponse invocation type (limit {PAYLOAD_BYTES_MAX} bytes)"
+            );
             return exception(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", &text);
         }
         Err(_) => {
-            return exception(StatusCode::BAD_REQUEST, "InvalidRequestContentException", "the body ended early");
+            return exception(
+                StatusCode::BAD_REQUEST,
+                "InvalidRequestContentException",
+                "the body ended early",
+            );
         }
     };
     // The function gets what was sent, an empty body as an empty object, as at AWS.
@@ -124,7 +136,11 @@ async fn wait(
 ) -> Reply {
     let request = Uuid::new_v4();
     let Ok((outcome, tail)) = function.invoke(request, payload, client_context).await else {
-        return exception(StatusCode::SERVICE_UNAVAILABLE, "ServiceException", "the function host is stopping");
+        return exception(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ServiceException",
+            "the function host is stopping",
+        );
     };
     let mut reply = match outcome {
         Outcome::Throttled => return throttled(),
@@ -148,6 +164,17 @@ async fn wait(
         }
     }
     reply
+}
+
+/// A function sees the JSON itself.
+fn decoded_context(text: &str) -> Result<String, &'static str> {
+    if text.len() > CLIENT_CONTEXT_BYTES_MAX {
+        return Err("Client context must be at most 3583 bytes of Base64-encoded data.");
+    }
+    let bytes = aws_smithy_types::base64::decode(text).ok();
+    let json = bytes.filter(|bytes| serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok());
+    let json = json.and_then(|bytes| String::from_utf8(bytes).ok());
+    json.ok_or("Client context must be a valid Base64-encoded JSON object.")
 }
 
 fn empty(status: StatusCode) -> Reply {

@@ -60,7 +60,9 @@ pub struct FunctionHostSettings {
 #[derive(Debug, Error)]
 pub enum FunctionHostError {
     /// Anyone who reaches the port may run the functions.
-    #[error("the function host checks no signatures, so it listens on loopback only, not on {0}: use 127.0.0.1")]
+    #[error(
+        "the function host checks no signatures, so it listens on loopback only, not on {0}: use 127.0.0.1"
+    )]
     NotLoopback(SocketAddr),
     /// The port is not to be had.
     #[error("the function host cannot listen on {address}: {source}. Use port 0 for a free one")]

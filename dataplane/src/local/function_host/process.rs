@@ -15,11 +15,17 @@ use super::logs::{self, Tail};
 pub(super) const MEMORY_MB: &str = "512";
 
 /// Starts an instance that finds its Runtime API at `runtime_api`.
-pub(super) fn start(spec: &FunctionSpec, region: &str, runtime_api: SocketAddr, tail: &Tail) -> io::Result<Child> {
+pub(super) fn start(
+    spec: &FunctionSpec,
+    region: &str,
+    runtime_api: SocketAddr,
+    tail: &Tail,
+) -> io::Result<Child> {
     let mut command = Command::new(&spec.command.program);
     command.args(&spec.command.args).current_dir(&spec.command.directory);
     // Our own settings hold our own secrets.
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LIGHTERMAN_")) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LIGHTERMAN_"))
+    {
         command.env_remove(name);
     }
     command.env_remove("AWS_LAMBDA_MAX_CONCURRENCY");
@@ -61,7 +67,11 @@ fn end_group(child: &Child) {
     }
 }
 
-fn lambda_environment(spec: &FunctionSpec, region: &str, runtime_api: SocketAddr) -> Vec<(&'static str, String)> {
+fn lambda_environment(
+    spec: &FunctionSpec,
+    region: &str,
+    runtime_api: SocketAddr,
+) -> Vec<(&'static str, String)> {
     let mut environment = vec![
         ("AWS_LAMBDA_RUNTIME_API", runtime_api.to_string()),
         ("AWS_LAMBDA_FUNCTION_NAME", spec.name.clone()),

@@ -15,7 +15,11 @@ use super::shell::{Function, Work};
 use crate::runtime::clock;
 
 /// Answers one request of the runtime in `instance`.
-pub(super) async fn handle(function: Rc<Function>, instance: InstanceId, request: Request<Incoming>) -> Reply {
+pub(super) async fn handle(
+    function: Rc<Function>,
+    instance: InstanceId,
+    request: Request<Incoming>,
+) -> Reply {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (request.method(), parts.as_slice()) {

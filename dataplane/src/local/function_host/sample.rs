@@ -99,7 +99,10 @@ mod tests {
 
     #[test]
     fn ord_1_offsets_that_do_not_ascend_are_an_error() {
-        assert_eq!(handle(br#"{"records":{"t-0":[{"offset":1},{"offset":5}],"t-1":[{"offset":0}]}}"#), Ok(()));
+        assert_eq!(
+            handle(br#"{"records":{"t-0":[{"offset":1},{"offset":5}],"t-1":[{"offset":0}]}}"#),
+            Ok(())
+        );
         let wrong = handle(br#"{"records":{"t-0":[{"offset":5},{"offset":5}]}}"#).expect_err("order");
         assert!(wrong.contains("Sample.OutOfOrder"), "{wrong}");
         assert!(handle(b"[").is_err());

@@ -138,7 +138,8 @@ where
                 let reply = handle(request);
                 async move { Ok::<_, Infallible>(reply.await) }
             });
-            let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let served =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             if let Err(error) = served.await {
                 tracing::debug!(%error, "function host connection ended");
             }
@@ -258,7 +259,8 @@ impl Function {
     fn deliver(&self, instance: InstanceId, request: Uuid, until: Moment) {
         let mut instances = self.instances.borrow_mut();
         let mut pending = self.pending.borrow_mut();
-        let (Some(instance), Some(pending)) = (instances.get_mut(&instance), pending.get_mut(&request)) else {
+        let (Some(instance), Some(pending)) = (instances.get_mut(&instance), pending.get_mut(&request))
+        else {
             return;
         };
         instance.tail.clear();
@@ -286,7 +288,9 @@ impl Function {
             Ok((child, listener, killed)) => {
                 let api = {
                     let function = Rc::clone(&function);
-                    serve(listener, move |request| runtime_api::handle(Rc::clone(&function), instance, request))
+                    serve(listener, move |request| {
+                        runtime_api::handle(Rc::clone(&function), instance, request)
+                    })
                 };
                 tokio::select! {
                     how = process::watch(child, killed) => how,
