@@ -197,6 +197,31 @@ async fn concurrency_is_processes_and_one_more_is_throttled() {
 }
 
 #[tokio::test]
+async fn stopping_ends_processes_that_work_and_drops_their_callers() {
+    let Some(command) = bootstrap("stopping_ends_processes_that_work_and_drops_their_callers") else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("folder");
+    let host = host(spec(command, LONG, 2));
+    let client = client(&host);
+    let event =
+        json!({ "do": "wait", "ready": folder.path().join("ready-"), "until": folder.path().join("never") });
+    let payload = Blob::new(event.to_string());
+    let caller = tokio::spawn(client.invoke().function_name("fn").payload(payload).send());
+    let ready = || std::fs::read_dir(folder.path()).expect("folder").next();
+    let entry = loop {
+        if let Some(entry) = ready() {
+            break entry.expect("entry").file_name();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    host.stop().await;
+    let pid = entry.to_string_lossy().replace("ready-", "");
+    assert!(!Path::new("/proc").join(pid).exists(), "its process is gone");
+    assert!(caller.await.expect("task").is_err(), "its caller hears that the host is gone");
+}
+
+#[tokio::test]
 async fn a_function_that_cannot_start_says_so_to_its_caller() {
     let Some(command) = bootstrap("a_function_that_cannot_start_says_so_to_its_caller") else { return };
     let mut spec = spec(command, LONG, 1);

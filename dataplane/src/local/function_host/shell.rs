@@ -58,6 +58,7 @@ pub(super) struct Function {
     processes: RefCell<JoinSet<()>>,
     armed: Cell<Option<Moment>>,
     rearm: Notify,
+    stopping: Cell<bool>,
 }
 
 /// All functions, by name.
@@ -186,6 +187,7 @@ impl Function {
             processes: RefCell::default(),
             armed: Cell::default(),
             rearm: Notify::new(),
+            stopping: Cell::default(),
             spec,
         }
     }
@@ -238,6 +240,7 @@ impl Function {
 
     fn act(function: &Rc<Self>, effect: Effect) {
         match effect {
+            Effect::Start(_) if function.stopping.get() => {}
             Effect::Start(instance) => {
                 let run = Self::run_instance(Rc::clone(function), instance);
                 let mut processes = function.processes.borrow_mut();
@@ -312,16 +315,17 @@ impl Function {
         let tail = Tail::default();
         let child = process::start(&function.spec, &function.region, listener.local_addr()?, &tail)?;
         let (kill, killed) = oneshot::channel();
-        function.instances.borrow_mut().insert(instance, Instance { tail, poll: None, _kill: kill });
+        if !function.stopping.get() {
+            function.instances.borrow_mut().insert(instance, Instance { tail, poll: None, _kill: kill });
+        }
         Ok((child, listener, killed))
     }
 
+    /// Ends every process and waits for it. What starts meanwhile ends at once.
     async fn end_all(&self) {
+        self.stopping.set(true);
         self.instances.borrow_mut().clear();
         let mut processes = std::mem::take(&mut *self.processes.borrow_mut());
-        while processes.join_next().await.is_some() {
-            // An invocation that still waits may have started another.
-            self.instances.borrow_mut().clear();
-        }
+        while processes.join_next().await.is_some() {}
     }
 }
