@@ -11,7 +11,8 @@ use metrics_exporter_prometheus::{
 
 macro_rules! declare {
     ($($kind:ident $name:ident = $text:literal, $unit:ident, $about:literal;)*) => {
-        $(#[doc = $about] pub const $name: &str = concat!("lighterman_", $text);)*
+        // The sentence is also what Prometheus shows, where backticks are noise.
+        $(#[doc = $about] #[allow(clippy::doc_markdown)] pub const $name: &str = concat!("lighterman_", $text);)*
 
         /// Every metric's name, for tests and documentation.
         pub const ALL: &[&str] = &[$($name),*];

@@ -8,13 +8,13 @@ use aws_sdk_lambda::Client;
 use aws_sdk_lambda::config::{BehaviorVersion, Credentials, Region, retry::RetryConfig};
 use aws_sdk_lambda::operation::invoke::{InvokeError, InvokeOutput};
 use aws_sdk_lambda::primitives::Blob;
-use aws_sdk_lambda::types::LogType;
+use aws_sdk_lambda::types::{LogType, ThrottleReason};
 use lighterman::local::function_host::command::{FunctionCommand, Interpreters};
 use lighterman::local::function_host::{FunctionHost, FunctionHostError, FunctionHostSettings, FunctionSpec};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 fn functions_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/functions")
@@ -188,11 +188,14 @@ async fn concurrency_is_processes_and_one_more_is_throttled() {
         std::fs::write(&until, "").expect("file");
         third.expect_err("throttled").into_service_error()
     };
-    let ((a, b), third) = futures::future::join(both, throttle).await;
+    let ((a, b), third) = Box::pin(futures::future::join(both, throttle)).await;
     assert_ne!(body(&a)["pid"], body(&b)["pid"], "two processes");
     let InvokeError::TooManyRequestsException(third) = third else { panic!("{third:?}") };
     assert_eq!(third.retry_after_seconds(), Some("1"));
-    assert_eq!(third.reason().map(|r| r.as_str()), Some("ReservedFunctionConcurrentInvocationLimitExceeded"));
+    assert_eq!(
+        third.reason().map(ThrottleReason::as_str),
+        Some("ReservedFunctionConcurrentInvocationLimitExceeded")
+    );
     host.stop().await;
 }
 

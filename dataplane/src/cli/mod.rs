@@ -64,7 +64,7 @@ pub struct SettingsArgs {
     /// Folder of the embedded store [default: ./lighterman-data]
     #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<String>,
-    /// AWS region in ARNs [default: AWS_REGION or us-east-1]
+    /// AWS region in ARNs; by default `AWS_REGION`, or us-east-1
     #[arg(long)]
     pub region: Option<String>,
     /// Fetch buffers and payloads together: 512MiB, or a share of the machine [default: 25%]

@@ -257,7 +257,7 @@ fn egress(layers: &Layers, listen: SocketAddr, metrics: SocketAddr) -> Result<Eg
 
 fn kafka(layers: &Layers) -> Result<KafkaSettings, ConfigError> {
     // Brokers refuse other session timeouts: `group.min.session.timeout.ms` and `group.max.session.timeout.ms`.
-    let (least, most) = (Duration::from_secs(6), Duration::from_secs(30 * 60));
+    let (least, most) = (Duration::from_secs(6), Duration::from_mins(30));
     let levels =
         [("read_committed", Isolation::ReadCommitted), ("read_uncommitted", Isolation::ReadUncommitted)];
     Ok(KafkaSettings {
@@ -269,7 +269,7 @@ fn kafka(layers: &Layers) -> Result<KafkaSettings, ConfigError> {
 }
 
 fn invoke(layers: &Layers) -> Result<InvokeSettings, ConfigError> {
-    let (least, most) = (Duration::from_millis(1), Duration::from_secs(60 * 60));
+    let (least, most) = (Duration::from_millis(1), Duration::from_hours(1));
     let clients = [("short", InvokeClient::Short), ("sdk", InvokeClient::Sdk)];
     Ok(InvokeSettings {
         client: values::typed(layers, "invoke.client", |text| values::one_of(text, &clients))?,

@@ -91,7 +91,10 @@ fn wrong_values_name_key_origin_and_mend() {
 fn secrets_are_used_but_never_shown() {
     let file = "root_access_key_id = 'AKID'\nroot_secret_access_key = 'very-secret'\n";
     let settings = load(file, &[], &[]).expect("settings");
-    assert_eq!(settings.root_secret_access_key.as_ref().map(|s| s.expose_secret()), Some("very-secret"));
+    assert_eq!(
+        settings.root_secret_access_key.as_ref().map(ExposeSecret::expose_secret),
+        Some("very-secret")
+    );
     assert!(!settings.effective().contains("very-secret"));
     assert!(settings.effective().contains("root_secret_access_key = \"(hidden)\" # file"));
     assert!(!format!("{settings:?}").contains("very-secret"));

@@ -64,7 +64,7 @@ fn a_process_that_does_not_start_fails_its_caller_and_backs_off() {
             let wake = core.next_wake().expect("a restart is due");
             assert!(wake > at(now));
             assert_eq!(wake.since(at(now)).as_millis(), pause);
-            now = wake.as_micros() as u64 / 1000;
+            now = wake.as_micros() / 1000;
             core.step(wake, Event::Tick)
         } else {
             effects
