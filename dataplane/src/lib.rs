@@ -10,6 +10,7 @@
 //! Data flows right, credit flows left, decisions flow down, facts flow up. Modules stand in data-flow order.
 
 pub mod batcher;
+pub mod cli;
 pub mod config;
 pub mod consumer;
 pub mod control;
@@ -23,3 +24,4 @@ pub mod metrics;
 pub mod offsets;
 pub mod partition;
 pub mod runtime;
+pub mod telemetry;

@@ -1,75 +1,144 @@
-//! Every metric once: name, unit, sentence. Definitions follow AWS's (`PolledEventCount` and its family) under Prometheus
-//! names. Labels are `mapping`, `function`, `topic`, and what a line says.
+//! Every metric once: name, unit, sentence. Definitions follow AWS's (`PolledEventCount` and its family) under Prometheus names.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+mod server;
 
-macro_rules! metric_names {
-    ($($(#[doc = $sentence:literal])+ $name:ident = $text:literal, $kind:ident, $unit:ident;)+) => {
-        $($(#[doc = $sentence])+ pub const $name: &str = concat!("lighterman_", $text);)+
+pub use server::{MetricsServer, MetricsServerError, Readiness};
 
-        /// Tells the recorder every name, unit and sentence.
+use metrics::Unit;
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+macro_rules! declare {
+    ($($kind:ident $name:ident = $text:literal, $unit:ident, $about:literal;)*) => {
+        // The sentence is also what Prometheus shows, where backticks are noise.
+        $(#[doc = $about] #[allow(clippy::doc_markdown)] pub const $name: &str = concat!("lighterman_", $text);)*
+
+        /// Every metric's name, for tests and documentation.
+        pub const ALL: &[&str] = &[$($name),*];
+
+        /// Registers unit and sentence of every metric with the recorder in force.
         pub fn describe() {
-            $(metric_names!(@describe $kind, $name, $unit, concat!($($sentence),+));)+
+            $(declare!(@describe $kind $name, $unit, $about);)*
         }
     };
-    (@describe counter, $name:ident, $unit:ident, $sentence:expr) => { describe_counter!($name, Unit::$unit, $sentence) };
-    (@describe gauge, $name:ident, $unit:ident, $sentence:expr) => { describe_gauge!($name, Unit::$unit, $sentence) };
-    (@describe histogram, $name:ident, $unit:ident, $sentence:expr) => { describe_histogram!($name, Unit::$unit, $sentence) };
+    (@describe counter $name:ident, $unit:ident, $about:literal) => {
+        metrics::describe_counter!($name, Unit::$unit, $about)
+    };
+    (@describe gauge $name:ident, $unit:ident, $about:literal) => {
+        metrics::describe_gauge!($name, Unit::$unit, $about)
+    };
+    (@describe histogram $name:ident, $unit:ident, $about:literal) => {
+        metrics::describe_histogram!($name, Unit::$unit, $about)
+    };
 }
 
-metric_names! {
-    /// Offsets read from Kafka.
-    RECORDS_POLLED = "records_polled_total", counter, Count;
-    /// Records sent to the function; retries count again.
-    RECORDS_INVOKED = "records_invoked_total", counter, Count;
-    /// Records in invocations that failed.
-    RECORDS_FAILED = "records_failed_total", counter, Count;
-    /// Records skipped because their payload alone exceeds the invocation limit.
-    RECORDS_DROPPED = "records_dropped_total", counter, Count;
-    /// Offsets deleted by retention or truncated before they were read.
-    RECORDS_LOST = "records_lost_total", counter, Count;
-    /// Sum of committed offset deltas.
-    RECORDS_COMMITTED = "records_committed_total", counter, Count;
-    /// Polls that failed.
-    POLL_ERRORS = "poll_errors_total", counter, Count;
-    /// Invocations that failed or were throttled.
-    INVOKE_ERRORS = "invoke_errors_total", counter, Count;
-    /// Commits that failed.
-    COMMIT_ERRORS = "commit_errors_total", counter, Count;
-    /// Log end minus committed, over the owned partitions; keeps its value while a lag is unknown.
-    OFFSET_LAG = "offset_lag", gauge, Count;
-    /// Time to drain the lag at the rate of now.
-    OFFSET_LAG_SECONDS = "offset_lag_seconds", gauge, Seconds;
-    /// Consumers running on this node.
-    CONSUMERS = "consumers", gauge, Count;
-    /// Invocations by `outcome`.
-    INVOCATIONS = "invocations_total", counter, Count;
-    /// From sending an invocation to its answer.
-    INVOKE_DURATION_SECONDS = "invoke_duration_seconds", histogram, Seconds;
-    /// Records in a sealed batch.
-    BATCH_RECORDS = "batch_records", histogram, Count;
-    /// Payload of a sealed batch.
-    BATCH_BYTES = "batch_bytes", histogram, Bytes;
-    /// Sealed batches by `reason`.
-    BATCH_CLOSE = "batch_close_total", counter, Count;
-    /// From a record's timestamp to the function's answer, for the oldest record batch of each invocation.
-    E2E_LATENCY_SECONDS = "e2e_latency_seconds", histogram, Seconds;
-    /// Bytes leased from the node's budget.
-    BYTES_LEASED = "bytes_leased", gauge, Bytes;
-    /// Invocations running now.
-    SLOTS_IN_USE = "slots_in_use", gauge, Count;
-    /// Invocations allowed at once: five for each consumer, less while the function throttles.
-    SLOTS_LIMIT = "slots_limit", gauge, Count;
-    /// Partitions that show records and wait for a batch.
-    OFFERS_WAITING = "offers_waiting", gauge, Count;
-    /// Assignments received from consumer groups.
-    REBALANCES = "rebalances_total", counter, Count;
-    /// Partitions owned by this node.
-    OWNED_PARTITIONS = "owned_partitions", gauge, Count;
-    /// Actors rebuilt after a panic.
-    REBUILDS = "rebuilds_total", counter, Count;
-    /// Messages that met a full mailbox: always a bug.
-    MAILBOX_FULL = "mailbox_full_total", counter, Count;
-    /// Version of this binary, as a label; always 1.
-    BUILD_INFO = "build_info", gauge, Count;
+declare! {
+    counter RECORDS_POLLED = "records_polled_total", Count, "Records read from Kafka (AWS: PolledEventCount).";
+    counter RECORDS_FILTERED = "records_filtered_total", Count, "Records that no filter pattern matched (AWS: FilteredOutEventCount).";
+    counter RECORDS_INVOKED = "records_invoked_total", Count, "Records sent to a function, each attempt counted (AWS: InvokedEventCount).";
+    counter RECORDS_FAILED = "records_failed_total", Count, "Records whose invocation failed (AWS: FailedInvokeEventCount).";
+    counter RECORDS_DROPPED = "records_dropped_total", Count, "Records given up without a destination (AWS: DroppedEventCount).";
+    counter RECORDS_COMMITTED = "records_committed_total", Count, "Records whose offsets were committed (AWS: CommittedEventCount).";
+    counter RECORDS_DEAD_LETTERED = "records_dead_lettered_total", Count, "Records sent to the on-failure destination (AWS: OnFailureDestinationDeliveredEventCount).";
+    counter POLL_ERRORS = "poll_errors_total", Count, "Fetches that failed.";
+    counter INVOKE_ERRORS = "invoke_errors_total", Count, "Invocations that failed, throttles included.";
+    counter COMMIT_ERRORS = "commit_errors_total", Count, "Offset commits that failed.";
+    counter DESTINATION_ERRORS = "destination_errors_total", Count, "Sends to an on-failure destination that failed.";
+    gauge OFFSET_LAG = "offset_lag", Count, "Log end minus committed offset, in records (AWS: OffsetLag).";
+    gauge OFFSET_LAG_SECONDS = "offset_lag_seconds", Seconds, "Time to drain the lag at the present rate.";
+    gauge CONSUMERS = "consumers", Count, "Consumers that share a mapping's partitions on this node (AWS: event pollers).";
+    counter INVOCATIONS = "invocations_total", Count, "Invocations, by outcome.";
+    histogram INVOKE_DURATION_SECONDS = "invoke_duration_seconds", Seconds, "From sending a request to the end of its answer.";
+    histogram BATCH_RECORDS = "batch_records", Count, "Records in a batch.";
+    histogram BATCH_BYTES = "batch_bytes", Bytes, "Payload of a batch.";
+    counter BATCH_CLOSE = "batch_close_total", Count, "Batches closed, by reason.";
+    histogram E2E_LATENCY_SECONDS = "e2e_latency_seconds", Seconds, "From a record's timestamp to the function's answer.";
+    gauge BYTES_LEASED = "bytes_leased", Bytes, "Bytes held under the node's memory budget.";
+    gauge SLOTS_IN_USE = "slots_in_use", Count, "Invocations in flight.";
+    gauge SLOTS_LIMIT = "slots_limit", Count, "Invocations allowed at once.";
+    gauge OFFERS_WAITING = "offers_waiting", Count, "Offers of partitions that no batch has answered.";
+    counter REBALANCES = "rebalances_total", Count, "Rebalances of a mapping's consumer group seen by this node.";
+    gauge OWNED_PARTITIONS = "owned_partitions", Count, "Partitions this node owns.";
+    counter RECORDS_LOST = "records_lost_total", Count, "Offsets deleted by retention before they were read.";
+    counter REBUILDS = "rebuilds_total", Count, "Actors rebuilt from the committed offset after they ended.";
+    counter MAILBOX_FULL = "mailbox_full_total", Count, "Messages that met a full mailbox: always a bug.";
+    gauge BUILD_INFO = "build_info", Count, "Always 1; its labels say which build runs.";
+}
+
+/// From a millisecond to Lambda's longest invocation.
+const INVOKE_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
+/// Latency includes what waited in Kafka: up to a day.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0, 3600.0, 86_400.0];
+const RECORDS_BUCKETS: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0];
+const BYTES_BUCKETS: &[f64] = &[
+    1024.0,
+    4096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    524_288.0,
+    1_048_576.0,
+    2_097_152.0,
+    4_194_304.0,
+    6_291_456.0,
+];
+
+/// A recorder whose histograms are buckets: their memory does not grow with what they count.
+pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
+    let buckets = [
+        (INVOKE_DURATION_SECONDS, INVOKE_BUCKETS),
+        (E2E_LATENCY_SECONDS, LATENCY_BUCKETS),
+        (BATCH_RECORDS, RECORDS_BUCKETS),
+        (BATCH_BYTES, BYTES_BUCKETS),
+    ];
+    let mut builder = PrometheusBuilder::new();
+    for (name, bounds) in buckets {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name.into()), bounds)?;
+    }
+    Ok(builder.build_recorder())
+}
+
+/// Makes [`recorder`] the recorder of this process, once; the handle renders what was recorded.
+pub fn install() -> Result<PrometheusHandle, MetricsServerError> {
+    let recorder = recorder()?;
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|_| MetricsServerError::Installed)?;
+    describe();
+    metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_ours_and_each_is_there_once() {
+        let mut names = ALL.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        assert!(names.iter().all(|name| name.starts_with("lighterman_")));
+    }
+
+    #[test]
+    fn counters_units_and_bounded_histograms_are_rendered() {
+        let recorder = recorder().expect("recorder");
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            metrics::counter!(RECORDS_POLLED, "mapping" => "m").increment(3);
+            for n in 0..1000 {
+                metrics::histogram!(BATCH_RECORDS).record(f64::from(n));
+            }
+        });
+        let text = handle.render();
+        assert!(text.contains("lighterman_records_polled_total{mapping=\"m\"} 3"), "{text}");
+        assert!(text.contains("# HELP lighterman_records_polled_total Records read from Kafka"), "{text}");
+        assert!(text.contains("lighterman_batch_records_bucket{le=\"10\"} 11"), "{text}");
+    }
 }

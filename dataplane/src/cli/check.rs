@@ -1,0 +1,36 @@
+//! `lighterman check`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{EXIT_FINE, EXIT_USAGE, SettingsArgs, print_line, print_problem};
+
+/// Shown under `--help`.
+pub const EXAMPLES: &str = "Examples:
+  lighterman check
+  lighterman check --config /etc/lighterman.toml --log-level debug
+
+Exit code 0: valid. 2: wrong, with the reason on standard error.";
+
+/// Arguments of `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Configuration.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// Prints the configuration in force, or what is wrong with it.
+pub fn run(args: &CheckArgs) -> ExitCode {
+    match args.settings.load() {
+        Ok(settings) => {
+            print_line(&settings.effective().trim_end());
+            ExitCode::from(EXIT_FINE)
+        }
+        Err(error) => {
+            print_problem(&error);
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}

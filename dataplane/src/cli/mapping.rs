@@ -1,0 +1,168 @@
+//! `lighterman mapping`: the API from the terminal.
+
+use clap::{Args, Subcommand, ValueEnum};
+use uuid::Uuid;
+
+use super::{OutputFormat, SettingsArgs};
+
+/// Shown under `--help`.
+pub const EXAMPLES: &str = "Examples:
+  lighterman mapping create --function fn --bootstrap localhost:9092 --topic orders --starting-position trim-horizon
+  lighterman mapping list --output json
+  lighterman mapping update 14e0db71-5d35-4eb5-b481-8945cf9d10c2 --batch-size 500 --window 2
+  lighterman mapping pause 14e0db71-5d35-4eb5-b481-8945cf9d10c2";
+
+/// Arguments of `mapping`.
+#[derive(Clone, Debug, Args)]
+pub struct MappingArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: MappingAction,
+    /// How to print.
+    #[arg(long, value_enum, global = true, default_value_t)]
+    pub output: OutputFormat,
+    /// Configuration.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// What to do with mappings.
+#[derive(Clone, Debug, Subcommand)]
+pub enum MappingAction {
+    /// Make a mapping
+    Create(CreateArgs),
+    /// Show one mapping
+    Get {
+        /// Its UUID
+        uuid: Uuid,
+    },
+    /// Show all mappings
+    List {
+        /// Only those of this function
+        #[arg(long)]
+        function: Option<String>,
+    },
+    /// Change a mapping
+    Update(UpdateArgs),
+    /// Delete a mapping; its offsets stay in Kafka
+    Delete {
+        /// Its UUID
+        uuid: Uuid,
+    },
+    /// Stop reading until resumed
+    Pause {
+        /// Its UUID
+        uuid: Uuid,
+    },
+    /// Read on
+    Resume {
+        /// Its UUID
+        uuid: Uuid,
+    },
+}
+
+/// Arguments of `mapping create`.
+#[derive(Clone, Debug, Args)]
+pub struct CreateArgs {
+    /// Function name, ARN or alias
+    #[arg(long)]
+    pub function: String,
+    /// Brokers, HOST:PORT, commas between them
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub bootstrap: Vec<String>,
+    /// Topic
+    #[arg(long)]
+    pub topic: String,
+    /// Where to begin without committed offsets
+    #[arg(long, value_enum, default_value_t = StartingPosition::TrimHorizon)]
+    pub starting_position: StartingPosition,
+    /// Begin at the first record from this time on: seconds since 1970
+    #[arg(long, value_name = "SECONDS", required_if_eq("starting_position", "at-timestamp"))]
+    pub starting_timestamp: Option<f64>,
+    /// Consumer group [default: the mapping's UUID]
+    #[arg(long)]
+    pub group: Option<String>,
+    /// What may be changed later.
+    #[command(flatten)]
+    pub tuning: TuningArgs,
+    /// Create it without starting it
+    #[arg(long)]
+    pub disabled: bool,
+}
+
+/// Arguments of `mapping update`.
+#[derive(Clone, Debug, Args)]
+pub struct UpdateArgs {
+    /// Its UUID
+    pub uuid: Uuid,
+    /// Another function
+    #[arg(long)]
+    pub function: Option<String>,
+    /// What to change.
+    #[command(flatten)]
+    pub tuning: TuningArgs,
+    /// Switch it on or off
+    #[arg(long)]
+    pub enabled: Option<bool>,
+}
+
+/// Batching and scaling.
+#[derive(Clone, Debug, Args)]
+pub struct TuningArgs {
+    /// Most records in a batch, 1–10000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch_size: Option<u32>,
+    /// Longest wait for a full batch, 0–300 seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=300))]
+    pub window: Option<u32>,
+    /// Fewest consumers
+    #[arg(long, value_name = "N")]
+    pub minimum_pollers: Option<u32>,
+    /// Most consumers
+    #[arg(long, value_name = "N")]
+    pub maximum_pollers: Option<u32>,
+    /// Filter pattern (JSON); several may be given
+    #[arg(long, value_name = "JSON")]
+    pub filter: Vec<String>,
+}
+
+/// Where a mapping begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StartingPosition {
+    /// At the oldest record.
+    TrimHorizon,
+    /// At the next record.
+    Latest,
+    /// At a time.
+    AtTimestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    enum Later {
+        Mapping(MappingArgs),
+        Keys(crate::cli::keys::KeysArgs),
+        Dev(crate::cli::dev::DevArgs),
+        Run(crate::cli::run::RunArgs),
+        Top(crate::cli::top::TopArgs),
+    }
+
+    #[test]
+    fn all_arguments_are_well_formed_and_examples_parse() {
+        Later::command().debug_assert();
+        for examples in
+            [EXAMPLES, super::super::keys::EXAMPLES, super::super::dev::EXAMPLES, super::super::top::EXAMPLES]
+        {
+            for line in examples.lines().skip(1) {
+                let line = line.split('#').next().unwrap_or(line);
+                let parsed = Later::try_parse_from(line.split_whitespace());
+                assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("wrong"));
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The command line: what people type, and the exit code they get. The bodies of the commands are in files of their names.
+
+pub mod check;
+pub mod dev;
+pub mod keys;
+pub mod mapping;
+mod output;
+pub mod run;
+pub mod top;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use output::{OutputFormat, print_line, print_problem};
+
+use crate::config::{ConfigError, Settings};
+use crate::local::function_host::{command, sample};
+
+/// Everything went well.
+pub const EXIT_FINE: u8 = 0;
+/// It failed while running.
+pub const EXIT_FAILED: u8 = 1;
+/// Wrong usage or configuration.
+pub const EXIT_USAGE: u8 = 2;
+
+/// From Kafka to AWS Lambda functions, in order, at least once: the event source mapping, self-hosted.
+#[derive(Debug, Parser)]
+#[command(name = "lighterman", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  lighterman check --config lighterman.toml
+  LIGHTERMAN_MEMORY_BUDGET=512MiB lighterman check
+
+Every key of the configuration file has an environment variable: LIGHTERMAN_ and its path in capitals.";
+
+/// The commands this binary has.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Validate the configuration and print what is in force, secrets hidden
+    #[command(after_help = check::EXAMPLES)]
+    Check(check::CheckArgs),
+}
+
+/// Configuration flags; each wins over environment and file.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Configuration")]
+pub struct SettingsArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "LIGHTERMAN_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Control API address [default: 127.0.0.1:9010]
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<String>,
+    /// Metrics and health address [default: 127.0.0.1:9011]
+    #[arg(long, value_name = "IP:PORT")]
+    pub metrics_listen: Option<String>,
+    /// Folder of the embedded store [default: ./lighterman-data]
+    #[arg(long, value_name = "FOLDER")]
+    pub data_dir: Option<String>,
+    /// AWS region in ARNs; by default `AWS_REGION`, or us-east-1
+    #[arg(long)]
+    pub region: Option<String>,
+    /// Fetch buffers and payloads together: 512MiB, or a share of the machine [default: 25%]
+    #[arg(long, value_name = "SIZE")]
+    pub memory_budget: Option<String>,
+    /// text or json
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// error, warn, info, debug, trace, or tracing directives
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+impl SettingsArgs {
+    /// The settings that file, environment and these flags make together.
+    pub fn load(&self) -> Result<Settings, ConfigError> {
+        Settings::load(self.config.as_deref(), &self.flags())
+    }
+
+    fn flags(&self) -> Vec<(&'static str, String)> {
+        let given = [
+            ("listen", &self.listen),
+            ("metrics_listen", &self.metrics_listen),
+            ("data_dir", &self.data_dir),
+            ("region", &self.region),
+            ("memory_budget", &self.memory_budget),
+            ("log.format", &self.log_format),
+            ("log.level", &self.log_level),
+        ];
+        given.into_iter().filter_map(|(path, value)| Some((path, value.clone()?))).collect()
+    }
+}
+
+/// Runs what the arguments say and returns the exit code.
+pub fn main() -> ExitCode {
+    // Before anything is parsed: a function starts with each cold instance, and this is not for people.
+    if std::env::args_os().nth(1).is_some_and(|first| first == command::SAMPLE_SUBCOMMAND) {
+        return run_sample();
+    }
+    // clap prints usage errors itself and ends with 2, as interface and shells expect.
+    match Cli::parse().command {
+        Command::Check(args) => check::run(&args),
+    }
+}
+
+fn run_sample() -> ExitCode {
+    match sample::run() {
+        Ok(()) => ExitCode::from(EXIT_FINE),
+        Err(error) => {
+            print_problem(&error);
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,31 @@
+//! What goes to the terminal. A reader that has gone (`| head`) is no failure.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+
+use clap::ValueEnum;
+
+/// How tables are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// One line to standard output.
+pub fn print_line(line: &dyn Display) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
+/// One line to standard error: what is wrong.
+pub fn print_problem(problem: &dyn Display) {
+    let mut stderr = std::io::stderr().lock();
+    let _ = if stderr.is_terminal() {
+        writeln!(stderr, "\x1b[31merror:\x1b[0m {problem}")
+    } else {
+        writeln!(stderr, "error: {problem}")
+    };
+}

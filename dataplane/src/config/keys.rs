@@ -1,0 +1,90 @@
+//! Every key once, and what is closest to a wrong one.
+
+/// What every variable of ours starts with.
+pub const ENVIRONMENT_PREFIX: &str = "LIGHTERMAN_";
+/// Variables with our prefix that are not keys: the command line reads them.
+const NOT_KEYS: [&str; 1] = ["LIGHTERMAN_CONFIG"];
+
+/// One thing that can be configured.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its path in the file, dots between tables.
+    pub path: &'static str,
+    /// Its value when nobody sets it; empty: none, or found out at start.
+    pub default: &'static str,
+    /// What it is, in one sentence.
+    pub about: &'static str,
+    /// Never shown.
+    pub secret: bool,
+}
+
+const fn key(path: &'static str, default: &'static str, about: &'static str) -> Key {
+    Key { path, default, about, secret: false }
+}
+
+/// All keys, in the order in which they are shown.
+pub const KEYS: &[Key] = &[
+    key("listen", "127.0.0.1:9010", "address of the control API"),
+    key("metrics_listen", "127.0.0.1:9011", "address of /metrics, /healthz and /readyz"),
+    key("data_dir", "./lighterman-data", "folder of the embedded store"),
+    key("root_access_key_id", "", "first API key; generated and printed once when absent"),
+    Key { secret: true, ..key("root_secret_access_key", "", "its secret; set with root_access_key_id") },
+    key("region", "", "AWS region in ARNs; AWS_REGION or us-east-1 when absent"),
+    key("account_id", "000000000000", "AWS account in ARNs, twelve digits"),
+    key(
+        "memory_budget",
+        "25%",
+        "fetch buffers and payloads together: a size, or a share of the machine's memory",
+    ),
+    key("drain_deadline", "", "how long a drain may take; function timeout + 60 s when absent"),
+    key("control.bootstrap", "", "brokers of the control log's Kafka; set for a fleet"),
+    key("control.topic", "_lighterman_control", "topic of the control log"),
+    key("node.id", "", "name of this node; host name when absent"),
+    key("node.rack", "", "rack or zone of this node"),
+    key("egress.allow", "", "CIDRs that may be dialled although they are loopback"),
+    key("egress.deny", "", "CIDRs that are never dialled"),
+    key(
+        "kafka.session_timeout",
+        "10s",
+        "after how long without heartbeat the broker gives our partitions away",
+    ),
+    key("kafka.isolation", "read_committed", "read_committed or read_uncommitted"),
+    key("invoke.client", "short", "short (our plugin list) or sdk (the whole AWS SDK)"),
+    key("invoke.backoff_max", "60s", "longest pause between two attempts of one batch"),
+    key("log.format", "", "text or json; text on a terminal, else json, when absent"),
+    key("log.level", "info", "error, warn, info, debug, trace, or tracing directives"),
+];
+
+/// The variable that sets `path`.
+pub fn environment_variable(path: &str) -> String {
+    format!("{ENVIRONMENT_PREFIX}{}", path.replace('.', "_").to_ascii_uppercase())
+}
+
+/// The key with this path.
+pub(super) fn by_path(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The key that this variable sets.
+pub(super) fn by_variable(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| environment_variable(key.path) == name)
+}
+
+/// True when `name` is ours but not a key.
+pub(super) fn is_other_variable(name: &str) -> bool {
+    NOT_KEYS.contains(&name)
+}
+
+/// The known path most like `path`.
+pub(super) fn nearest_path(path: &str) -> &'static str {
+    let likeness = |key: &&Key| (strsim::jaro_winkler(key.path, path) * 1e6) as u64;
+    KEYS.iter().max_by_key(likeness).map_or("", |key| key.path)
+}
+
+/// The known variable most like `name`. The prefix, alike in all, is left out of the comparison.
+pub(super) fn nearest_variable(name: &str) -> String {
+    let rest = name.strip_prefix(ENVIRONMENT_PREFIX).unwrap_or(name);
+    let own = |key: &&Key| environment_variable(key.path)[ENVIRONMENT_PREFIX.len()..].to_owned();
+    let likeness = |key: &&Key| (strsim::jaro_winkler(&own(key), rest) * 1e6) as u64;
+    KEYS.iter().max_by_key(likeness).map_or_else(String::new, |key| environment_variable(key.path))
+}

@@ -1,0 +1,184 @@
+//! File, environment and flags laid over each other, still as text; each value remembers where it comes from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::keys::{self, Key};
+
+/// Where a value comes from; later ones win.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Nobody set it.
+    Default,
+    /// The file.
+    File,
+    /// The environment.
+    Environment,
+    /// The command line.
+    Flag,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::Flag => "flag",
+        })
+    }
+}
+
+/// What is wrong with the configuration. Values of secret keys never appear in it.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// No such file, or not ours to read.
+    #[error("the configuration file {path} cannot be read: {source}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Not TOML. The line itself is not shown: it may hold a secret.
+    #[error("the configuration file {path} is not TOML, line {line}: {message}")]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// Where, from 1.
+        line: usize,
+        /// What the parser said.
+        message: String,
+    },
+    /// A key nobody knows.
+    #[error("unknown key `{key}` in {path}. Did you mean `{nearest}`?")]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// What is written there.
+        key: String,
+        /// The known one most like it.
+        nearest: &'static str,
+    },
+    /// A variable with our prefix that nobody knows.
+    #[error("unknown environment variable `{variable}`. Did you mean `{nearest}`?")]
+    UnknownVariable {
+        /// Its name.
+        variable: String,
+        /// The known one most like it.
+        nearest: String,
+    },
+    /// A variable that is not text.
+    #[error("environment variable `{0}` is not UTF-8")]
+    NotText(String),
+    /// A value that cannot be.
+    #[error("`{key}` (from {origin}) is wrong: {why}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// Who set it.
+        origin: Source,
+        /// What is wrong and what would be right.
+        why: String,
+    },
+}
+
+/// Values as text, by key.
+#[derive(Default)]
+pub(super) struct Layers(BTreeMap<&'static str, (Source, String)>);
+
+impl Layers {
+    pub(super) fn get(&self, path: &'static str) -> (Source, &str) {
+        match self.0.get(path) {
+            Some((source, text)) => (*source, text),
+            None => (Source::Default, keys::by_path(path).map_or("", |key| key.default)),
+        }
+    }
+
+    fn set(&mut self, source: Source, key: &'static Key, text: String) {
+        self.0.insert(key.path, (source, text));
+    }
+
+    pub(super) fn add_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
+            path: path.into(),
+            line: error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1),
+            message: error.message().into(),
+        })?;
+        self.add_table(path, "", table)
+    }
+
+    fn add_table(&mut self, file: &Path, prefix: &str, table: toml::Table) -> Result<(), ConfigError> {
+        for (name, value) in table {
+            let path = format!("{prefix}{name}");
+            let known = keys::by_path(&path);
+            match (value, known) {
+                (value, Some(key)) => {
+                    let text = as_text(value).ok_or_else(|| ConfigError::Value {
+                        key: key.path,
+                        origin: Source::File,
+                        why: "it takes a string, a number, or a list of strings".into(),
+                    })?;
+                    self.set(Source::File, key, text);
+                }
+                (toml::Value::Table(inner), None) if is_table(&path) => {
+                    self.add_table(file, &format!("{path}."), inner)?;
+                }
+                (_, None) => {
+                    let nearest = keys::nearest_path(&path);
+                    return Err(ConfigError::UnknownKey { path: file.into(), key: path, nearest });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_environment(
+        &mut self,
+        variables: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in variables {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(keys::ENVIRONMENT_PREFIX)) else {
+                continue;
+            };
+            if keys::is_other_variable(name) {
+                continue;
+            }
+            let Some(key) = keys::by_variable(name) else {
+                let nearest = keys::nearest_variable(name);
+                return Err(ConfigError::UnknownVariable { variable: name.into(), nearest });
+            };
+            let text = value.into_string().map_err(|_| ConfigError::NotText(name.into()))?;
+            self.set(Source::Environment, key, text);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_flags(&mut self, flags: &[(&'static str, String)]) {
+        for (path, text) in flags {
+            if let Some(key) = keys::by_path(path) {
+                self.set(Source::Flag, key, text.clone());
+            }
+        }
+    }
+}
+
+fn is_table(path: &str) -> bool {
+    keys::KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+}
+
+fn as_text(value: toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<_>> =
+                items.into_iter().map(|item| item.as_str().map(str::to_owned)).collect();
+            items.map(|items| items.join(","))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,296 @@
+//! The validated settings of a node.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::keys::KEYS;
+use super::layers::{ConfigError, Layers};
+use super::{machine, values};
+use crate::egress::Egress;
+
+/// Below this, one largest payload and the frame it comes from would not fit.
+const MEMORY_BUDGET_MIN: u64 = 16 * 1024 * 1024;
+
+/// Everything a node is told, checked.
+#[derive(Debug)]
+pub struct Settings {
+    /// Control API.
+    pub listen: SocketAddr,
+    /// `/metrics`, `/healthz`, `/readyz`.
+    pub metrics_listen: SocketAddr,
+    /// Folder of the embedded store.
+    pub data_dir: PathBuf,
+    /// First API key; set together with its secret, or neither.
+    pub root_access_key_id: Option<String>,
+    /// Its secret.
+    pub root_secret_access_key: Option<SecretString>,
+    /// The control log's Kafka; `None` on a node alone.
+    pub control: Option<ControlSettings>,
+    /// For ARNs.
+    pub region: String,
+    /// For ARNs, twelve digits.
+    pub account_id: String,
+    /// Who we are.
+    pub node: NodeSettings,
+    /// Fetch buffers and payloads together, in bytes.
+    pub memory_budget: usize,
+    /// How long a drain may take; `None`: function timeout + 60 s.
+    pub drain_deadline: Option<Duration>,
+    /// What may be dialled; our own listeners are in it.
+    pub egress: Egress,
+    /// Kafka.
+    pub kafka: KafkaSettings,
+    /// Invocations.
+    pub invoke: InvokeSettings,
+    /// Log.
+    pub log: LogSettings,
+    shown: String,
+}
+
+/// The control log of a fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// Brokers, `HOST:PORT`.
+    pub bootstrap: Vec<String>,
+    /// Topic.
+    pub topic: String,
+}
+
+/// This node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// Name, in logs and group membership.
+    pub id: String,
+    /// Rack or zone: fetch from replicas that are near.
+    pub rack: Option<String>,
+}
+
+/// How sources are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaSettings {
+    /// Session timeout of the consumer groups.
+    pub session_timeout: Duration,
+    /// Whether records of open and aborted transactions are seen.
+    pub isolation: Isolation,
+}
+
+/// Kafka's isolation level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Only what was committed.
+    ReadCommitted,
+    /// Everything that was written.
+    ReadUncommitted,
+}
+
+/// How functions are invoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvokeSettings {
+    /// Through which client.
+    pub client: InvokeClient,
+    /// Longest pause between two attempts of one batch.
+    pub backoff_max: Duration,
+}
+
+/// The two ways to call Invoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvokeClient {
+    /// The SDK's orchestrator with a short plugin list.
+    Short,
+    /// The SDK's own client.
+    Sdk,
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Its form.
+    pub format: LogFormat,
+    /// A level, or tracing directives.
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines, one object a line.
+    Json,
+}
+
+impl Settings {
+    /// Reads `file`, this process's environment and `flags` (key path, value); later ones win.
+    pub fn load(file: Option<&Path>, flags: &[(&'static str, String)]) -> Result<Self, ConfigError> {
+        Self::load_with(file, std::env::vars_os(), flags)
+    }
+
+    /// As [`Settings::load`], with an environment that is given.
+    pub fn load_with(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        flags: &[(&'static str, String)],
+    ) -> Result<Self, ConfigError> {
+        let mut layers = Layers::default();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
+            layers.add_file(path, &text)?;
+        }
+        let environment: Vec<_> = environment.into_iter().collect();
+        let aws_region = environment.iter().find(|(name, _)| name == "AWS_REGION");
+        let aws_region = aws_region.and_then(|(_, value)| value.to_str()).filter(|value| !value.is_empty());
+        let region = aws_region.unwrap_or("us-east-1").to_owned();
+        layers.add_environment(environment)?;
+        layers.add_flags(flags);
+        Self::from_layers(&layers, region)
+    }
+
+    fn from_layers(layers: &Layers, region: String) -> Result<Self, ConfigError> {
+        use values::{optional, typed};
+        let listen = typed(layers, "listen", values::address)?;
+        let metrics_listen = typed(layers, "metrics_listen", values::address)?;
+        let memory = |text: &str| values::bytes_or_share(text, machine::memory_bytes(), MEMORY_BUDGET_MIN);
+        let root_secret = optional(layers, "root_secret_access_key", |text| Ok(SecretString::from(text)))?;
+        let mut settings = Self {
+            listen,
+            metrics_listen,
+            data_dir: typed(layers, "data_dir", values::word)?.into(),
+            root_access_key_id: optional(layers, "root_access_key_id", values::word)?,
+            root_secret_access_key: root_secret,
+            control: control(layers)?,
+            region: optional(layers, "region", values::word)?.unwrap_or(region),
+            account_id: typed(layers, "account_id", values::account)?,
+            node: NodeSettings {
+                id: optional(layers, "node.id", values::word)?.unwrap_or_else(machine::host_name),
+                rack: optional(layers, "node.rack", values::word)?,
+            },
+            memory_budget: typed(layers, "memory_budget", memory)?,
+            drain_deadline: optional(layers, "drain_deadline", values::duration)?,
+            egress: egress(layers, listen, metrics_listen)?,
+            kafka: kafka(layers)?,
+            invoke: invoke(layers)?,
+            log: log(layers)?,
+            shown: String::new(),
+        };
+        settings.check_together(layers)?;
+        settings.shown = settings.show(layers);
+        Ok(settings)
+    }
+
+    fn check_together(&self, layers: &Layers) -> Result<(), ConfigError> {
+        let wrong =
+            |key, why: &str| Err(ConfigError::Value { key, origin: layers.get(key).0, why: why.into() });
+        match (&self.root_access_key_id, &self.root_secret_access_key) {
+            (Some(_), None) => {
+                return wrong("root_secret_access_key", "root_access_key_id is set, so set this too");
+            }
+            (None, Some(_)) => {
+                return wrong("root_access_key_id", "root_secret_access_key is set, so set this too");
+            }
+            _ => {}
+        }
+        if self.listen == self.metrics_listen && self.listen.port() != 0 {
+            return wrong("metrics_listen", "it is the address of `listen`: choose another port");
+        }
+        Ok(())
+    }
+
+    /// The effective configuration as TOML, each line with its origin; secrets are hidden.
+    pub fn effective(&self) -> &str {
+        &self.shown
+    }
+
+    fn show(&self, layers: &Layers) -> String {
+        let mut shown = String::new();
+        let mut table = "";
+        for key in KEYS {
+            let (inside, name) = key.path.split_once('.').unwrap_or(("", key.path));
+            if inside != table {
+                table = inside;
+                let _ = write!(shown, "\n[{table}]\n");
+            }
+            let (source, _) = layers.get(key.path);
+            let _ = match self.value_of(key.path, layers) {
+                Some(_) if key.secret => writeln!(shown, "{name} = \"(hidden)\" # {source}"),
+                Some(value) => writeln!(shown, "{name} = {} # {source}", toml::Value::String(value)),
+                None => writeln!(shown, "# {name}: {}", key.about),
+            };
+        }
+        shown
+    }
+
+    /// The value in force as text; what was found out at start instead of an empty default.
+    fn value_of(&self, path: &'static str, layers: &Layers) -> Option<String> {
+        let found = match path {
+            "region" => self.region.clone(),
+            "node.id" => self.node.id.clone(),
+            "memory_budget" => bytesize::ByteSize(self.memory_budget as u64).to_string(),
+            "log.format" if self.log.format == LogFormat::Text => "text".into(),
+            "log.format" => "json".into(),
+            _ => layers.get(path).1.to_owned(),
+        };
+        (!found.is_empty()).then_some(found)
+    }
+}
+
+fn control(layers: &Layers) -> Result<Option<ControlSettings>, ConfigError> {
+    let topic = values::typed(layers, "control.topic", values::word)?;
+    let bootstrap = values::optional(layers, "control.bootstrap", values::brokers)?;
+    Ok(bootstrap.map(|bootstrap| ControlSettings { bootstrap, topic }))
+}
+
+fn egress(layers: &Layers, listen: SocketAddr, metrics: SocketAddr) -> Result<Egress, ConfigError> {
+    Ok(Egress {
+        allow: values::typed(layers, "egress.allow", values::networks)?,
+        deny: values::typed(layers, "egress.deny", values::networks)?,
+        loopback: listen.ip().to_canonical().is_loopback(),
+        own_listeners: vec![listen, metrics],
+    })
+}
+
+fn kafka(layers: &Layers) -> Result<KafkaSettings, ConfigError> {
+    // Brokers refuse other session timeouts: `group.min.session.timeout.ms` and `group.max.session.timeout.ms`.
+    let (least, most) = (Duration::from_secs(6), Duration::from_mins(30));
+    let levels =
+        [("read_committed", Isolation::ReadCommitted), ("read_uncommitted", Isolation::ReadUncommitted)];
+    Ok(KafkaSettings {
+        session_timeout: values::typed(layers, "kafka.session_timeout", |text| {
+            values::duration_within(text, least, most)
+        })?,
+        isolation: values::typed(layers, "kafka.isolation", |text| values::one_of(text, &levels))?,
+    })
+}
+
+fn invoke(layers: &Layers) -> Result<InvokeSettings, ConfigError> {
+    let (least, most) = (Duration::from_millis(1), Duration::from_hours(1));
+    let clients = [("short", InvokeClient::Short), ("sdk", InvokeClient::Sdk)];
+    Ok(InvokeSettings {
+        client: values::typed(layers, "invoke.client", |text| values::one_of(text, &clients))?,
+        backoff_max: values::typed(layers, "invoke.backoff_max", |text| {
+            values::duration_within(text, least, most)
+        })?,
+    })
+}
+
+fn log(layers: &Layers) -> Result<LogSettings, ConfigError> {
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let format = values::optional(layers, "log.format", |text| values::one_of(text, &formats))?;
+    let usual = || if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+    let level = |text: &str| {
+        let parsed = tracing_subscriber::EnvFilter::try_new(text);
+        parsed
+            .map(|_| text.to_owned())
+            .map_err(|_| format!("`{text}` is no level: write info, debug, or directives"))
+    };
+    Ok(LogSettings {
+        format: format.unwrap_or_else(usual),
+        level: values::typed(layers, "log.level", level)?,
+    })
+}

@@ -1,0 +1,92 @@
+//! What the Invoke API says: AWS's statuses, headers and texts.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::core::Failure;
+
+pub(super) type Reply = Response<Full<Bytes>>;
+
+/// How an invocation ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Outcome {
+    /// The function's own result.
+    Success(Bytes),
+    /// The function's error, or what became of it.
+    Error(Bytes),
+    /// Too many at once.
+    Throttled,
+}
+
+impl Outcome {
+    pub(super) fn of(failure: &Failure, request: Uuid) -> Self {
+        let (kind, message) = match failure {
+            Failure::TimedOut(limit) => {
+                let seconds = limit.as_secs_f64();
+                (
+                    "Sandbox.Timedout",
+                    format!("RequestId: {request} Error: Task timed out after {seconds:.2} seconds"),
+                )
+            }
+            Failure::Exited(how) => {
+                let text = format!("RequestId: {request} Error: Runtime exited with error: {how}");
+                ("Runtime.ExitError", text)
+            }
+            Failure::NotStarted(how) => {
+                let text =
+                    format!("RequestId: {request} Error: Runtime exited before it asked for work: {how}");
+                ("Runtime.ExitError", text)
+            }
+        };
+        Self::error(kind, &message)
+    }
+
+    pub(super) fn too_large(bytes: usize) -> Self {
+        let text = format!(
+            "Response payload size ({bytes} bytes) exceeded maximum allowed payload size ({} bytes).",
+            super::body::RESPONSE_BYTES_MAX
+        );
+        Self::error("Function.ResponseSizeTooLarge", &text)
+    }
+
+    fn error(kind: &str, message: &str) -> Self {
+        let body = json!({ "errorType": kind, "errorMessage": message });
+        Self::Error(Bytes::from(body.to_string()))
+    }
+}
+
+/// An answer with a JSON body.
+pub(super) fn json_reply(status: StatusCode, body: &Value) -> Reply {
+    bytes_reply(status, Bytes::from(body.to_string()))
+}
+
+/// An answer with these bytes, which are JSON.
+pub(super) fn bytes_reply(status: StatusCode, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}
+
+/// One of AWS's exceptions.
+pub(super) fn exception(status: StatusCode, kind: &'static str, message: &str) -> Reply {
+    let mut reply = json_reply(status, &json!({ "Type": "User", "Message": message }));
+    reply.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static(kind));
+    reply
+}
+
+/// 429 as a function with reserved concurrency gives it.
+pub(super) fn throttled() -> Reply {
+    let body = json!({
+        "Type": "User",
+        "message": "Rate Exceeded.",
+        "Reason": "ReservedFunctionConcurrentInvocationLimitExceeded",
+    });
+    let mut reply = json_reply(StatusCode::TOO_MANY_REQUESTS, &body);
+    reply.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static("TooManyRequestsException"));
+    reply.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+    reply
+}

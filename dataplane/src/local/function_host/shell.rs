@@ -1,0 +1,331 @@
+//! The host's thread: sockets, processes and timers around the cores.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use lighterman_proto::units::Moment;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::{JoinSet, LocalSet};
+use uuid::Uuid;
+
+use super::answer::{Outcome, Reply};
+use super::core::{Core, Effect, Event, InstanceId};
+use super::logs::Tail;
+use super::{FunctionHostError, FunctionHostSettings, FunctionSpec, invoke_api, process, runtime_api};
+use crate::runtime::clock;
+
+/// What an instance gets for its poll.
+pub(super) struct Work {
+    pub(super) request: Uuid,
+    pub(super) payload: Bytes,
+    pub(super) client_context: Option<String>,
+    pub(super) until: Moment,
+}
+
+struct Pending {
+    payload: Bytes,
+    client_context: Option<String>,
+    reply: oneshot::Sender<(Outcome, Option<Tail>)>,
+    tail: Option<Tail>,
+}
+
+struct Instance {
+    tail: Tail,
+    poll: Option<oneshot::Sender<Work>>,
+    /// Dropping it ends the process.
+    _kill: oneshot::Sender<()>,
+}
+
+/// One function with everything that runs for it.
+pub(super) struct Function {
+    pub(super) spec: FunctionSpec,
+    pub(super) arn: String,
+    pub(super) account_id: String,
+    region: String,
+    core: RefCell<Core>,
+    pending: RefCell<HashMap<Uuid, Pending>>,
+    instances: RefCell<BTreeMap<InstanceId, Instance>>,
+    processes: RefCell<JoinSet<()>>,
+    armed: Cell<Option<Moment>>,
+    rearm: Notify,
+    stopping: Cell<bool>,
+}
+
+/// All functions, by name.
+pub(super) struct Functions {
+    pub(super) by_name: BTreeMap<String, Rc<Function>>,
+    pub(super) region: String,
+    pub(super) account_id: String,
+}
+
+type Started = mpsc::Sender<Result<SocketAddr, FunctionHostError>>;
+
+/// Runs the host on this thread until `stopped` resolves.
+pub(super) fn run(settings: FunctionHostSettings, started: &Started, stopped: oneshot::Receiver<()>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = started.send(Err(FunctionHostError::Thread(error)));
+            return;
+        }
+    };
+    LocalSet::new().block_on(&runtime, serve_functions(settings, started, stopped));
+}
+
+async fn serve_functions(settings: FunctionHostSettings, started: &Started, stopped: oneshot::Receiver<()>) {
+    let address = settings.listen;
+    let bound = async {
+        let listener = TcpListener::bind(address).await?;
+        let local = listener.local_addr()?;
+        Ok((listener, local))
+    };
+    let (listener, local) = match bound.await {
+        Ok(bound) => bound,
+        Err(source) => {
+            let _ = started.send(Err(FunctionHostError::Listen { address, source }));
+            return;
+        }
+    };
+    let functions = Rc::new(Functions::new(settings));
+    for function in functions.by_name.values() {
+        tokio::task::spawn_local(keep_time(Rc::clone(function)));
+    }
+    let _ = started.send(Ok(local));
+    let handle = {
+        let functions = Rc::clone(&functions);
+        move |request| invoke_api::handle(Rc::clone(&functions), request)
+    };
+    tokio::select! {
+        () = serve(listener, handle) => {}
+        _ = stopped => {}
+    }
+    for function in functions.by_name.values() {
+        function.end_all().await;
+    }
+}
+
+/// Answers every connection of `listener` with `handle`, until dropped.
+pub(super) async fn serve<H, F>(listener: TcpListener, handle: H)
+where
+    H: Fn(Request<Incoming>) -> F + Clone + 'static,
+    F: Future<Output = Reply> + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "function host cannot accept a connection");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // Without it, Nagle and delayed acknowledgements add 40 ms to each invocation.
+        let _ = stream.set_nodelay(true);
+        let handle = handle.clone();
+        connections.spawn_local(async move {
+            let service = hyper::service::service_fn(move |request| {
+                let reply = handle(request);
+                async move { Ok::<_, Infallible>(reply.await) }
+            });
+            let served =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "function host connection ended");
+            }
+        });
+    }
+}
+
+/// Ticks the core when its next deadline comes.
+async fn keep_time(function: Rc<Function>) {
+    loop {
+        let wake = function.core.borrow().next_wake();
+        function.armed.set(wake);
+        let Some(wake) = wake else {
+            function.rearm.notified().await;
+            continue;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wake.since(clock::now())) => Function::step(&function, Event::Tick),
+            () = function.rearm.notified() => {}
+        }
+    }
+}
+
+impl Functions {
+    fn new(settings: FunctionHostSettings) -> Self {
+        let FunctionHostSettings { region, account_id, functions, .. } = settings;
+        let by_name = functions.into_iter().map(|spec| {
+            let function = Function::new(spec, &region, &account_id);
+            (function.spec.name.clone(), Rc::new(function))
+        });
+        Self { by_name: by_name.collect(), region, account_id }
+    }
+}
+
+impl Function {
+    fn new(spec: FunctionSpec, region: &str, account_id: &str) -> Self {
+        Self {
+            arn: format!("arn:aws:lambda:{region}:{account_id}:function:{}", spec.name),
+            account_id: account_id.into(),
+            region: region.into(),
+            core: RefCell::new(Core::new(spec.timeout, spec.max_concurrency)),
+            pending: RefCell::default(),
+            instances: RefCell::default(),
+            processes: RefCell::default(),
+            armed: Cell::default(),
+            rearm: Notify::new(),
+            stopping: Cell::default(),
+            spec,
+        }
+    }
+
+    /// Queues an invocation; the receiver gets its outcome and, when it ran, what was printed.
+    pub(super) fn invoke(
+        self: &Rc<Self>,
+        request: Uuid,
+        payload: Bytes,
+        client_context: Option<String>,
+    ) -> oneshot::Receiver<(Outcome, Option<Tail>)> {
+        let (reply, outcome) = oneshot::channel();
+        self.pending.borrow_mut().insert(request, Pending { payload, client_context, reply, tail: None });
+        Self::step(self, Event::Invoked(request));
+        outcome
+    }
+
+    /// An instance asks for work; the receiver gets it, or fails when the instance is to end.
+    pub(super) fn poll(self: &Rc<Self>, instance: InstanceId) -> oneshot::Receiver<Work> {
+        let (poll, work) = oneshot::channel();
+        if let Some(instance) = self.instances.borrow_mut().get_mut(&instance) {
+            instance.poll = Some(poll);
+        }
+        Self::step(self, Event::Polled(instance));
+        work
+    }
+
+    /// An instance answers. False when that invocation is not its own, or over.
+    pub(super) fn answered(self: &Rc<Self>, instance: InstanceId, request: Uuid, outcome: Outcome) -> bool {
+        if !self.core.borrow().is_working_on(instance, request) {
+            return false;
+        }
+        self.resolve(request, outcome);
+        Self::step(self, Event::Answered(instance, request));
+        true
+    }
+
+    fn step(function: &Rc<Self>, event: Event) {
+        let effects = function.core.borrow_mut().step(clock::now(), event);
+        for effect in effects {
+            Self::act(function, effect);
+        }
+        let wake = function.core.borrow().next_wake();
+        let armed = function.armed.get();
+        if wake.is_some_and(|wake| armed.is_none_or(|armed| wake < armed)) {
+            function.armed.set(wake);
+            function.rearm.notify_one();
+        }
+    }
+
+    fn act(function: &Rc<Self>, effect: Effect) {
+        match effect {
+            Effect::Start(_) if function.stopping.get() => {}
+            Effect::Start(instance) => {
+                let run = Self::run_instance(Rc::clone(function), instance);
+                let mut processes = function.processes.borrow_mut();
+                while processes.try_join_next().is_some() {}
+                processes.spawn_local(run);
+            }
+            Effect::Deliver(instance, request, until) => function.deliver(instance, request, until),
+            Effect::Fail(request, failure) => {
+                tracing::warn!(function = function.spec.name, %request, ?failure, "function did not answer");
+                function.resolve(request, Outcome::of(&failure, request));
+            }
+            Effect::Throttle(request) => function.resolve(request, Outcome::Throttled),
+            Effect::Kill(instance) => {
+                function.instances.borrow_mut().remove(&instance);
+            }
+        }
+    }
+
+    fn deliver(&self, instance: InstanceId, request: Uuid, until: Moment) {
+        let mut instances = self.instances.borrow_mut();
+        let mut pending = self.pending.borrow_mut();
+        let (Some(instance), Some(pending)) = (instances.get_mut(&instance), pending.get_mut(&request))
+        else {
+            return;
+        };
+        instance.tail.clear();
+        pending.tail = Some(instance.tail.clone());
+        let work = Work {
+            request,
+            payload: std::mem::take(&mut pending.payload),
+            client_context: pending.client_context.take(),
+            until,
+        };
+        // A poll whose connection broke takes the work with it: its deadline will tell the caller.
+        if let Some(poll) = instance.poll.take() {
+            let _ = poll.send(work);
+        }
+    }
+
+    fn resolve(&self, request: Uuid, outcome: Outcome) {
+        if let Some(pending) = self.pending.borrow_mut().remove(&request) {
+            let _ = pending.reply.send((outcome, pending.tail));
+        }
+    }
+
+    async fn run_instance(function: Rc<Self>, instance: InstanceId) {
+        let how = match Self::start_instance(&function, instance).await {
+            Ok((child, listener, killed)) => {
+                let api = {
+                    let function = Rc::clone(&function);
+                    serve(listener, move |request| {
+                        runtime_api::handle(Rc::clone(&function), instance, request)
+                    })
+                };
+                tokio::select! {
+                    how = process::watch(child, killed) => how,
+                    () = api => String::from("lost its Runtime API"),
+                }
+            }
+            Err(error) => format!("cannot run {}: {error}", function.spec.command.program.display()),
+        };
+        function.instances.borrow_mut().remove(&instance);
+        Self::step(&function, Event::Exited(instance, how));
+    }
+
+    /// Each instance has a Runtime API on a port of its own: the protocol does not say who polls.
+    async fn start_instance(
+        function: &Rc<Self>,
+        instance: InstanceId,
+    ) -> io::Result<(tokio::process::Child, TcpListener, oneshot::Receiver<()>)> {
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
+        let tail = Tail::default();
+        let child = process::start(&function.spec, &function.region, listener.local_addr()?, &tail)?;
+        let (kill, killed) = oneshot::channel();
+        if !function.stopping.get() {
+            function.instances.borrow_mut().insert(instance, Instance { tail, poll: None, _kill: kill });
+        }
+        Ok((child, listener, killed))
+    }
+
+    /// Ends every process and waits for it. What starts meanwhile ends at once.
+    async fn end_all(&self) {
+        self.stopping.set(true);
+        self.instances.borrow_mut().clear();
+        let mut processes = std::mem::take(&mut *self.processes.borrow_mut());
+        while processes.join_next().await.is_some() {}
+    }
+}

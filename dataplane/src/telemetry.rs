@@ -1,0 +1,90 @@
+//! The log: where it goes, how it looks, and how often one line may repeat.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use lighterman_proto::units::Moment;
+use parking_lot::Mutex;
+use thiserror::Error;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{LogFormat, LogSettings};
+
+/// Why there is no log.
+#[derive(Debug, Error)]
+pub enum TelemetryError {
+    /// Not a level.
+    #[error("`log.level` is wrong: {0}")]
+    Level(#[from] tracing_subscriber::filter::ParseError),
+    /// A second one.
+    #[error("this process already has a log: {0}")]
+    Installed(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Sends the log of this process to standard error, once.
+pub fn install(settings: &LogSettings) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(&settings.level)?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).finish().try_init()?,
+        LogFormat::Json => lines.json().flatten_event(true).finish().try_init()?,
+    }
+    Ok(())
+}
+
+/// At most so many repetitions of one log line in a while; the next line that passes says how many did not.
+#[derive(Debug)]
+pub struct LineLimit {
+    most: u32,
+    within: Duration,
+    state: Mutex<Window>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    began: Option<Moment>,
+    passed: u32,
+    held_back: u64,
+}
+
+impl LineLimit {
+    /// `most` lines in each `within`.
+    #[must_use]
+    pub const fn new(most: u32, within: Duration) -> Self {
+        let state = Window { began: None, passed: 0, held_back: 0 };
+        Self { most, within, state: parking_lot::const_mutex(state) }
+    }
+
+    /// `Some(held back since the last line)` when a line may be written now.
+    pub fn pass(&self, now: Moment) -> Option<u64> {
+        let mut state = self.state.lock();
+        if state.began.is_none_or(|began| now.since(began) >= self.within) {
+            state.began = Some(now);
+            state.passed = 0;
+        }
+        if state.passed >= self.most {
+            state.held_back += 1;
+            return None;
+        }
+        state.passed += 1;
+        Some(std::mem::take(&mut state.held_back))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_repeats_so_often_and_no_more() {
+        let limit = LineLimit::new(2, Duration::from_secs(1));
+        let at = |ms: u64| Moment::from_micros(ms * 1000);
+        assert_eq!(limit.pass(at(0)), Some(0));
+        assert_eq!(limit.pass(at(1)), Some(0));
+        assert_eq!(limit.pass(at(2)), None);
+        assert_eq!(limit.pass(at(999)), None);
+        assert_eq!(limit.pass(at(1000)), Some(2), "says how many were held back");
+        assert_eq!(limit.pass(at(1001)), Some(0));
+    }
+}
