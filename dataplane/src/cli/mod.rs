@@ -46,6 +46,9 @@ pub enum Command {
     /// Validate the configuration and print what is in force, secrets hidden
     #[command(after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
+    /// Run everything on this laptop, nothing to install
+    #[command(after_help = dev::EXAMPLES)]
+    Dev(dev::DevArgs),
 }
 
 /// Configuration flags; each wins over environment and file.
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
     // clap prints usage errors itself and ends with 2, as interface and shells expect.
     match Cli::parse().command {
         Command::Check(args) => check::run(&args),
+        Command::Dev(args) => dev::run(&args),
     }
 }
 

@@ -2,3 +2,4 @@
 
 pub mod broker;
 pub mod function_host;
+pub mod sample_records;
