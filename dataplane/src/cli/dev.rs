@@ -19,6 +19,7 @@ use crate::consumer::member::floor::MappingRun;
 use crate::invoker::sdk::SdkPort;
 use crate::kafka::offsets::At;
 use crate::kafka::transport::BrokerAddress;
+use crate::local::broker::{Broker, BrokerSettings};
 use crate::local::function_host::command::{FunctionCommand, Interpreters};
 use crate::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
 use crate::local::sample_records::SampleProducer;
@@ -59,6 +60,7 @@ pub struct DevArgs {
     pub settings: SettingsArgs,
 }
 
+const KAFKA_PORT: u16 = 9092;
 const FUNCTION: &str = "sample";
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(30);
 const FUNCTION_CONCURRENCY: u32 = 16;
@@ -84,7 +86,14 @@ pub fn run(args: &DevArgs) -> ExitCode {
 async fn dev(args: &DevArgs, settings: &Settings) -> anyhow::Result<()> {
     crate::telemetry::install(&settings.log)?;
     let host = host_function(args, settings)?;
-    let servers = args.kafka.clone().context("no --kafka")?;
+    let broker = match &args.kafka {
+        None => Some(start_broker()?),
+        Some(_) => None,
+    };
+    let servers = match (&args.kafka, &broker) {
+        (Some(servers), _) => servers.clone(),
+        (None, broker) => broker.as_ref().map(|broker| broker.address().to_string()).context("no broker")?,
+    };
     let port = SdkPort::local(&host.endpoint_url(), &settings.region);
     let dataplane = Dataplane::start(settings, Arc::new(port))?;
     let mut producer = SampleProducer::connect(&servers, &args.topic, args.partitions as i32).await?;
@@ -114,6 +123,21 @@ async fn dev(args: &DevArgs, settings: &Settings) -> anyhow::Result<()> {
     dataplane.drain().await;
     host.stop().await;
     Ok(())
+}
+
+/// The embedded broker, on Kafka's port when it is free.
+fn start_broker() -> anyhow::Result<Broker> {
+    let wanted = SocketAddr::from(([127, 0, 0, 1], KAFKA_PORT));
+    let settings = BrokerSettings { listen: wanted, auto_create_partitions: 1, ..BrokerSettings::default() };
+    match Broker::start(settings.clone()) {
+        Ok(broker) => Ok(broker),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            let broker = Broker::start(BrokerSettings { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..settings })?;
+            print_line(&format!("port {KAFKA_PORT} is taken; the embedded broker uses {}", broker.address().port()));
+            Ok(broker)
+        }
+        Err(error) => Err(error).context(format!("the embedded broker cannot listen on {wanted}")),
+    }
 }
 
 fn host_function(args: &DevArgs, settings: &Settings) -> anyhow::Result<FunctionHost> {

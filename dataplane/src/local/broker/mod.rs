@@ -1,1 +1,157 @@
-//! An in-memory Kafka broker for laptops and tests, with fault hooks.
+//! An in-memory Kafka broker for laptops and tests, with fault hooks. One broker, classic groups, no transactions; every
+//! codec passes through. Judged by foreign clients.
+
+mod coordinator;
+mod fetch;
+mod groups;
+mod log;
+mod server;
+mod sessions;
+mod state;
+mod topics;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use lighterman_proto::ids::Offset;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// How a broker starts.
+#[derive(Clone, Debug)]
+pub struct BrokerSettings {
+    /// Where it listens, and what it advertises; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Partitions of a topic that a client creates by naming it; 0 refuses that.
+    pub auto_create_partitions: i32,
+    /// Bytes kept of each partition; older batches are dropped.
+    pub partition_bytes_max: usize,
+}
+
+impl Default for BrokerSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            auto_create_partitions: 0,
+            partition_bytes_max: 256 * 1024 * 1024,
+        }
+    }
+}
+
+/// What goes wrong with requests of one API.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// The connection is cut before the request is handled.
+    CutBefore,
+    /// The request is handled, its reply never leaves.
+    CutAfter,
+    /// The reply comes this much later.
+    Delay(Duration),
+    /// The reply's bytes are not Kafka.
+    Garbage,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    api: i16,
+    left: u32,
+    fault: Fault,
+}
+
+/// Faults in force; clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    rules: Arc<Mutex<Vec<Rule>>>,
+}
+
+impl Faults {
+    /// The next `times` requests of `api` (Kafka's key) meet `fault`.
+    pub fn add(&self, api: i16, times: u32, fault: Fault) {
+        self.rules.lock().push(Rule { api, left: times, fault });
+    }
+
+    fn next(&self, api: i16) -> Option<Fault> {
+        let mut rules = self.rules.lock();
+        let rule = rules.iter_mut().find(|rule| rule.api == api && rule.left > 0)?;
+        rule.left -= 1;
+        let fault = rule.fault.clone();
+        rules.retain(|rule| rule.left > 0);
+        Some(fault)
+    }
+}
+
+enum Deed {
+    Truncate(String, i32, Offset),
+    DeleteBefore(String, i32, Offset),
+    AddPartitions(String, i32),
+}
+
+/// A running broker; dropping it stops it.
+pub struct Broker {
+    address: SocketAddr,
+    faults: Faults,
+    deeds: tokio::sync::mpsc::UnboundedSender<(Deed, oneshot::Sender<()>)>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Broker {
+    /// Starts a broker on a thread of its own; returns once it listens.
+    pub fn start(settings: BrokerSettings) -> io::Result<Self> {
+        let faults = Faults::default();
+        let (stop, stopped) = oneshot::channel();
+        let (deeds, orders) = tokio::sync::mpsc::unbounded_channel();
+        let (started, start) = mpsc::channel();
+        let for_thread = faults.clone();
+        let thread = std::thread::Builder::new()
+            .name("lighterman-broker".to_owned())
+            .spawn(move || server::run(&settings, for_thread, orders, &started, stopped))?;
+        let address = start.recv().map_err(|_| io::Error::other("the broker's thread ended while starting"))??;
+        Ok(Self { address, faults, deeds, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Faults for tests.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Cuts a partition's log off at `offset`, as an unclean election does.
+    pub async fn truncate(&self, topic: &str, partition: i32, offset: Offset) {
+        self.order(Deed::Truncate(topic.to_owned(), partition, offset)).await;
+    }
+
+    /// Drops a partition's records before `offset`, as retention does.
+    pub async fn delete_before(&self, topic: &str, partition: i32, offset: Offset) {
+        self.order(Deed::DeleteBefore(topic.to_owned(), partition, offset)).await;
+    }
+
+    /// Grows a topic to `partitions`.
+    pub async fn add_partitions(&self, topic: &str, partitions: i32) {
+        self.order(Deed::AddPartitions(topic.to_owned(), partitions)).await;
+    }
+
+    async fn order(&self, deed: Deed) {
+        let (done, ordered) = oneshot::channel();
+        if self.deeds.send((deed, done)).is_ok() {
+            let _ = ordered.await;
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

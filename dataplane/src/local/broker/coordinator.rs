@@ -1,0 +1,422 @@
+//! The group coordinator, classic protocol: join barrier, generations, sessions, offsets. Time comes in with each call;
+//! answers that must wait are handed out by ticket.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError as Code;
+use lighterman_proto::units::Moment;
+
+/// Names an answer that is given later.
+pub(super) type Ticket = u64;
+
+/// The most groups a broker keeps.
+pub(super) const GROUPS_MAX: usize = 10_000;
+/// The most members of one group.
+const MEMBERS_MAX: usize = 1_000;
+
+/// Answer to a join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct JoinAnswer {
+    pub code: Option<Code>,
+    pub generation: i32,
+    pub protocol: String,
+    pub leader: String,
+    pub member: String,
+    pub members: Vec<(String, Option<String>, Bytes)>,
+}
+
+/// A given answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Given {
+    Join(JoinAnswer),
+    Sync(Result<Bytes, Code>),
+}
+
+/// What a member asks for when it joins.
+#[derive(Clone, Debug)]
+pub(super) struct Joining {
+    pub member: String,
+    pub instance: Option<String>,
+    pub client: String,
+    pub session: Duration,
+    pub rebalance: Duration,
+    pub protocols: Vec<(String, Bytes)>,
+    /// The request is young enough to be sent back for its id (KIP-394).
+    pub can_come_back: bool,
+}
+
+/// A committed offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub offset: i64,
+    pub leader_epoch: i32,
+    pub metadata: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Empty,
+    Preparing { until: Moment },
+    Completing,
+    Stable,
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub instance: Option<String>,
+    pub client: String,
+    session: Duration,
+    rebalance: Duration,
+    protocols: Vec<(String, Bytes)>,
+    seen: Moment,
+    joining: Option<Ticket>,
+    syncing: Option<Ticket>,
+    pub assignment: Bytes,
+}
+
+/// One group.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub phase: Phase,
+    pub generation: i32,
+    pub protocol: String,
+    leader: String,
+    pub members: BTreeMap<String, Member>,
+    promised: BTreeSet<String>,
+    pub offsets: HashMap<(String, i32), Stored>,
+    next_member: u64,
+}
+
+type Out = Vec<(Ticket, Given)>;
+
+impl Default for Group {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Empty,
+            generation: 0,
+            protocol: String::new(),
+            leader: String::new(),
+            members: BTreeMap::new(),
+            promised: BTreeSet::new(),
+            offsets: HashMap::new(),
+            next_member: 0,
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn join(&mut self, now: Moment, ticket: Ticket, mut joining: Joining) -> Out {
+        let refuse = |code, member: String| vec![(ticket, Given::Join(JoinAnswer::refused(code, member)))];
+        if self.members.len() >= MEMBERS_MAX {
+            return refuse(Code::GroupMaxSizeReached, joining.member);
+        }
+        if joining.member.is_empty() {
+            self.replace_static(&joining);
+            self.next_member += 1;
+            joining.member = format!("{}-{:08x}", joining.client, self.next_member);
+            if joining.instance.is_none() && joining.can_come_back {
+                self.promised.insert(joining.member.clone());
+                return refuse(Code::MemberIdRequired, joining.member);
+            }
+        } else if !self.members.contains_key(&joining.member) && !self.promised.remove(&joining.member) {
+            return refuse(Code::UnknownMemberId, joining.member);
+        }
+        if !self.speaks_with_all(&joining) {
+            return refuse(Code::InconsistentGroupProtocol, joining.member);
+        }
+        if let Some(answer) = self.unchanged(&joining) {
+            return vec![(ticket, Given::Join(answer))];
+        }
+        let mut out = self.enter(now, ticket, joining);
+        out.extend(self.prepare(now));
+        out.extend(self.complete_if_all_are_here(now));
+        out
+    }
+
+    pub(super) fn sync(
+        &mut self,
+        now: Moment,
+        ticket: Ticket,
+        member: &str,
+        generation: i32,
+        shares: Vec<(String, Bytes)>,
+    ) -> Out {
+        let give = |answer| vec![(ticket, Given::Sync(answer))];
+        if let Err(code) = self.check(now, member, generation) {
+            return give(Err(code));
+        }
+        match self.phase {
+            Phase::Empty => give(Err(Code::UnknownMemberId)),
+            Phase::Preparing { .. } => give(Err(Code::RebalanceInProgress)),
+            Phase::Stable => give(Ok(self.members[member].assignment.clone())),
+            Phase::Completing => {
+                if let Some(entry) = self.members.get_mut(member) {
+                    entry.syncing = Some(ticket);
+                }
+                if member == self.leader { self.settle(shares) } else { Vec::new() }
+            }
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
+        if let Err(code) = self.check(now, member, generation) {
+            return Some(code);
+        }
+        matches!(self.phase, Phase::Preparing { .. }).then_some(Code::RebalanceInProgress)
+    }
+
+    pub(super) fn leave(&mut self, now: Moment, member: &str) -> (Option<Code>, Out) {
+        if self.members.remove(member).is_none() {
+            return (Some(Code::UnknownMemberId), Vec::new());
+        }
+        (None, self.after_loss(now))
+    }
+
+    /// Whether a commit of `member` in `generation` is taken; −1 and no member: only while nobody is in the group.
+    pub(super) fn may_commit(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
+        if generation < 0 && self.members.is_empty() {
+            return None;
+        }
+        if let Err(code) = self.check(now, member, generation) {
+            return Some(code);
+        }
+        (self.phase == Phase::Completing).then_some(Code::RebalanceInProgress)
+    }
+
+    /// Time has passed: sessions end, barriers open.
+    pub(super) fn tick(&mut self, now: Moment) -> Out {
+        let gone: Vec<String> = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.joining.is_none() && now.since(member.seen) > member.session)
+            .map(|(id, _)| id.clone())
+            .collect();
+        let mut out = Vec::new();
+        for id in &gone {
+            self.members.remove(id);
+        }
+        if !gone.is_empty() {
+            out.extend(self.after_loss(now));
+        }
+        if let Phase::Preparing { until } = self.phase
+            && until <= now
+        {
+            self.members.retain(|_, member| member.joining.is_some());
+            out.extend(self.complete_if_all_are_here(now));
+        }
+        out
+    }
+
+    fn check(&mut self, now: Moment, member: &str, generation: i32) -> Result<(), Code> {
+        let entry = self.members.get_mut(member).ok_or(Code::UnknownMemberId)?;
+        if generation != self.generation {
+            return Err(Code::IllegalGeneration);
+        }
+        entry.seen = now;
+        Ok(())
+    }
+
+    fn replace_static(&mut self, joining: &Joining) {
+        let same = |member: &Member| member.instance.is_some() && member.instance == joining.instance;
+        self.members.retain(|_, member| !same(member));
+    }
+
+    fn speaks_with_all(&self, joining: &Joining) -> bool {
+        let others = self.members.iter().filter(|(id, _)| **id != joining.member);
+        let speaks = |name: &String| {
+            others.clone().all(|(_, member)| member.protocols.iter().any(|(known, _)| known == name))
+        };
+        joining.protocols.iter().any(|(name, _)| speaks(name))
+    }
+
+    /// A follower that comes back as it was gets what it had; nobody else is disturbed.
+    fn unchanged(&self, joining: &Joining) -> Option<JoinAnswer> {
+        let member = self.members.get(&joining.member)?;
+        let same = self.phase == Phase::Stable
+            && member.protocols == joining.protocols
+            && self.leader != joining.member;
+        same.then(|| JoinAnswer {
+            code: None,
+            generation: self.generation,
+            protocol: self.protocol.clone(),
+            leader: self.leader.clone(),
+            member: joining.member.clone(),
+            members: Vec::new(),
+        })
+    }
+
+    fn enter(&mut self, now: Moment, ticket: Ticket, joining: Joining) -> Out {
+        let before = self.members.remove(&joining.member);
+        let assignment = before.as_ref().map(|member| member.assignment.clone()).unwrap_or_default();
+        let member = Member {
+            instance: joining.instance,
+            client: joining.client,
+            session: joining.session,
+            rebalance: joining.rebalance,
+            protocols: joining.protocols,
+            seen: now,
+            joining: Some(ticket),
+            syncing: None,
+            assignment,
+        };
+        let stale = before.and_then(|member| member.joining);
+        self.members.insert(joining.member.clone(), member);
+        stale.map(|old| (old, Given::Join(JoinAnswer::refused(Code::UnknownMemberId, joining.member)))).into_iter().collect()
+    }
+
+    fn prepare(&mut self, now: Moment) -> Out {
+        if matches!(self.phase, Phase::Preparing { .. }) {
+            return Vec::new();
+        }
+        let longest = self.members.values().map(|member| member.rebalance).max().unwrap_or_default();
+        self.phase = Phase::Preparing { until: now + longest };
+        let tell = |member: &mut Member| member.syncing.take();
+        let waiting = self.members.values_mut().filter_map(tell);
+        waiting.map(|ticket| (ticket, Given::Sync(Err(Code::RebalanceInProgress)))).collect()
+    }
+
+    fn after_loss(&mut self, now: Moment) -> Out {
+        if self.members.is_empty() {
+            self.phase = Phase::Empty;
+            self.generation += 1;
+            return Vec::new();
+        }
+        let mut out = self.prepare(now);
+        out.extend(self.complete_if_all_are_here(now));
+        out
+    }
+
+    fn complete_if_all_are_here(&mut self, now: Moment) -> Out {
+        let all = self.members.values().all(|member| member.joining.is_some());
+        if !all || self.members.is_empty() || !matches!(self.phase, Phase::Preparing { .. }) {
+            return Vec::new();
+        }
+        self.generation += 1;
+        self.phase = Phase::Completing;
+        if !self.members.contains_key(&self.leader) {
+            self.leader = self.members.keys().next().cloned().unwrap_or_default();
+        }
+        self.protocol = self.choose_protocol();
+        let list: Vec<_> = self
+            .members
+            .iter()
+            .map(|(id, member)| {
+                let metadata = member.protocols.iter().find(|(name, _)| *name == self.protocol);
+                (id.clone(), member.instance.clone(), metadata.map(|(_, bytes)| bytes.clone()).unwrap_or_default())
+            })
+            .collect();
+        let (generation, protocol, leader) = (self.generation, self.protocol.clone(), self.leader.clone());
+        let answer = |(id, member): (&String, &mut Member)| {
+            member.seen = now;
+            let ticket = member.joining.take()?;
+            let members = if *id == leader { list.clone() } else { Vec::new() };
+            let (protocol, leader, member) = (protocol.clone(), leader.clone(), id.clone());
+            Some((ticket, Given::Join(JoinAnswer { code: None, generation, protocol, leader, member, members })))
+        };
+        self.members.iter_mut().filter_map(answer).collect()
+    }
+
+    /// The first protocol of the leader that everybody speaks.
+    fn choose_protocol(&self) -> String {
+        let speaks = |name: &String| {
+            self.members.values().all(|member| member.protocols.iter().any(|(known, _)| known == name))
+        };
+        let preferred = self.members.get(&self.leader).map(|member| member.protocols.clone()).unwrap_or_default();
+        preferred.into_iter().map(|(name, _)| name).find(speaks).unwrap_or_default()
+    }
+
+    fn settle(&mut self, shares: Vec<(String, Bytes)>) -> Out {
+        let shares: BTreeMap<String, Bytes> = shares.into_iter().collect();
+        self.phase = Phase::Stable;
+        let mut out = Vec::new();
+        for (id, member) in &mut self.members {
+            member.assignment = shares.get(id).cloned().unwrap_or_default();
+            if let Some(ticket) = member.syncing.take() {
+                out.push((ticket, Given::Sync(Ok(member.assignment.clone()))));
+            }
+        }
+        out
+    }
+}
+
+impl JoinAnswer {
+    fn refused(code: Code, member: String) -> Self {
+        Self {
+            code: Some(code),
+            generation: -1,
+            protocol: String::new(),
+            leader: String::new(),
+            member,
+            members: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_micros(seconds * 1_000_000)
+    }
+
+    fn joining(member: &str) -> Joining {
+        Joining {
+            member: member.to_owned(),
+            instance: None,
+            client: "c".to_owned(),
+            session: Duration::from_secs(10),
+            rebalance: Duration::from_secs(30),
+            protocols: vec![("p".to_owned(), Bytes::from_static(b"meta"))],
+            can_come_back: member.is_empty(),
+        }
+    }
+
+    fn enter(group: &mut Group, second: u64, ticket: Ticket) -> (String, Out) {
+        let Given::Join(answer) = group.join(at(second), ticket, joining(""))[0].1.clone() else { panic!() };
+        assert_eq!(answer.code, Some(Code::MemberIdRequired));
+        let out = group.join(at(second), ticket, joining(&answer.member));
+        (answer.member, out)
+    }
+
+    #[test]
+    fn a_second_member_waits_for_the_first_at_the_barrier() {
+        let mut group = Group::default();
+        let (first, out) = enter(&mut group, 0, 1);
+        assert!(matches!(&out[..], [(1, Given::Join(answer))] if answer.generation == 1 && answer.leader == first));
+        let out = group.sync(at(0), 2, &first, 1, vec![(first.clone(), Bytes::from_static(b"all"))]);
+        assert_eq!(out, [(2, Given::Sync(Ok(Bytes::from_static(b"all"))))]);
+        let (_, out) = enter(&mut group, 1, 3);
+        assert!(out.is_empty(), "the first has not joined yet");
+        assert_eq!(group.heartbeat(at(2), &first, 1), Some(Code::RebalanceInProgress));
+        let out = group.join(at(2), 4, joining(&first));
+        assert_eq!(out.len(), 2, "both are answered together");
+        assert_eq!(group.generation, 2);
+        assert_eq!(group.heartbeat(at(2), &first, 1), Some(Code::IllegalGeneration));
+    }
+
+    #[test]
+    fn a_silent_member_is_dropped_and_the_other_goes_on() {
+        let mut group = Group::default();
+        let (first, _) = enter(&mut group, 0, 1);
+        group.sync(at(0), 2, &first, 1, vec![]);
+        enter(&mut group, 1, 3);
+        let out = group.tick(at(12));
+        assert!(matches!(&out[..], [(3, Given::Join(answer))] if answer.code.is_none()), "{out:?}");
+        assert_eq!(group.heartbeat(at(12), &first, 2), Some(Code::UnknownMemberId));
+    }
+
+    #[test]
+    fn commits_are_checked_by_member_and_generation() {
+        let mut group = Group::default();
+        assert_eq!(group.may_commit(at(0), "", -1), None, "nobody is in it");
+        let (first, _) = enter(&mut group, 0, 1);
+        assert_eq!(group.may_commit(at(0), &first, 1), Some(Code::RebalanceInProgress));
+        group.sync(at(0), 2, &first, 1, vec![]);
+        assert_eq!(group.may_commit(at(0), &first, 1), None);
+        assert_eq!(group.may_commit(at(0), &first, 0), Some(Code::IllegalGeneration));
+        assert_eq!(group.may_commit(at(0), "", -1), Some(Code::UnknownMemberId));
+    }
+}

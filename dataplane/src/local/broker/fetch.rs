@@ -1,0 +1,144 @@
+//! Fetch, with a long poll that wakes when records arrive; ListOffsets; epochs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError as Code;
+use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use kafka_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use kafka_protocol::messages::{
+    FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse, TopicName,
+};
+use kafka_protocol::protocol::StrBytes;
+use lighterman_proto::ids::Offset;
+use tokio::time::Instant;
+
+use super::sessions::{Fit, Session};
+use super::state::{Shared, State};
+
+const BYTES_MAX: usize = 50 * 1024 * 1024;
+
+pub(super) async fn fetch(shared: &Shared, session: &mut Session, request: FetchRequest) -> FetchResponse {
+    let fresh = {
+        let mut state = shared.state.borrow_mut();
+        state.next_session += 1;
+        state.next_session
+    };
+    let full = match session.apply(&request, fresh) {
+        Fit::Full => true,
+        Fit::Increment => false,
+        Fit::NoSuchSession => return refused(Code::FetchSessionIdNotFound),
+        Fit::WrongEpoch => return refused(Code::InvalidFetchSessionEpoch),
+    };
+    let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or_default());
+    let bytes_min = usize::try_from(request.min_bytes).unwrap_or_default();
+    let bytes_max = usize::try_from(request.max_bytes).unwrap_or_default().min(BYTES_MAX);
+    loop {
+        let rung = shared.appended.notified();
+        let (bytes, urgent, topics) = collect(&shared.state.borrow(), session, bytes_max, full);
+        let done = bytes >= bytes_min.max(1) || urgent || bytes_min == 0 || Instant::now() >= deadline;
+        if done || session.asked.is_empty() {
+            let topics = finish(session, topics);
+            return FetchResponse::default().with_session_id(session.id).with_responses(topics);
+        }
+        let _ = tokio::time::timeout_at(deadline, rung).await;
+    }
+}
+
+fn refused(code: Code) -> FetchResponse {
+    FetchResponse::default().with_error_code(code.code())
+}
+
+/// Bytes found, whether something must be told at once, and what to tell.
+fn collect(
+    state: &State,
+    session: &Session,
+    bytes_max: usize,
+    full: bool,
+) -> (usize, bool, Vec<(String, PartitionData)>) {
+    let (mut bytes, mut urgent, mut found) = (0, false, Vec::new());
+    for ((topic, partition), asked) in &session.asked {
+        let mut data = PartitionData::default().with_partition_index(*partition).with_records(Some(Bytes::new()));
+        let Some(log) = state.log(topic, *partition) else {
+            urgent = true;
+            found.push((topic.clone(), data.with_error_code(Code::UnknownTopicOrPartition.code()).with_high_watermark(-1)));
+            continue;
+        };
+        let end = log.end().0;
+        data = data
+            .with_high_watermark(end)
+            .with_last_stable_offset(end)
+            .with_log_start_offset(log.start().0)
+            .with_aborted_transactions(Some(Vec::new()));
+        let room = bytes_max.saturating_sub(bytes);
+        match log.read(Offset(asked.offset), asked.bytes_max.min(room)) {
+            None => {
+                urgent = true;
+                found.push((topic.clone(), data.with_error_code(Code::OffsetOutOfRange.code())));
+            }
+            Some(records) if !records.is_empty() && (bytes == 0 || records.len() <= room) => {
+                bytes += records.len();
+                found.push((topic.clone(), data.with_records(Some(records))));
+            }
+            Some(_) if full || asked.told != end => found.push((topic.clone(), data)),
+            Some(_) => {}
+        }
+    }
+    (bytes, urgent, found)
+}
+
+fn finish(session: &mut Session, found: Vec<(String, PartitionData)>) -> Vec<FetchableTopicResponse> {
+    let mut topics: Vec<FetchableTopicResponse> = Vec::new();
+    for (topic, data) in found {
+        if let Some(asked) = session.asked.get_mut(&(topic.clone(), data.partition_index)) {
+            asked.told = data.high_watermark;
+        }
+        match topics.last_mut().filter(|last| last.topic.as_str() == topic) {
+            Some(last) => last.partitions.push(data),
+            None => topics.push(
+                FetchableTopicResponse::default()
+                    .with_topic(TopicName(StrBytes::from_string(topic)))
+                    .with_partitions(vec![data]),
+            ),
+        }
+    }
+    topics
+}
+
+pub(super) fn list_offsets(shared: &Shared, request: ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
+    let state = shared.state.borrow();
+    let topics = request.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|asked| {
+            let answer = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
+            let Some(log) = state.log(&topic.name, asked.partition_index) else {
+                return answer.with_error_code(Code::UnknownTopicOrPartition.code());
+            };
+            let (offset, timestamp) = match asked.timestamp {
+                -1 => (log.end().0, -1),
+                -2 => (log.start().0, -1),
+                time => log.at_time(time).map_or((-1, -1), |(offset, found)| (offset.0, found)),
+            };
+            let answer = answer.with_offset(offset).with_timestamp(timestamp);
+            if version >= 4 { answer.with_leader_epoch(0) } else { answer }
+        });
+        ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+    });
+    ListOffsetsResponse::default().with_topics(topics.collect())
+}
+
+pub(super) fn leader_epochs(shared: &Shared, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
+    let state = shared.state.borrow();
+    let topics = request.topics.into_iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|asked| {
+            let answer = EpochEndOffset::default().with_partition(asked.partition);
+            match state.log(&topic.topic, asked.partition) {
+                Some(log) => answer.with_leader_epoch(0).with_end_offset(log.end().0),
+                None => answer.with_error_code(Code::UnknownTopicOrPartition.code()),
+            }
+        });
+        OffsetForLeaderTopicResult::default().with_topic(topic.topic.clone()).with_partitions(partitions.collect())
+    });
+    OffsetForLeaderEpochResponse::default().with_topics(topics.collect())
+}

@@ -1,0 +1,138 @@
+//! The log of one partition: whole record batches, kept in memory up to a limit, oldest dropped first.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use lighterman_proto::ids::Offset;
+use lighterman_proto::records::{Inflater, RecordError, batches, records};
+use lighterman_proto::units::INFLATED_BYTES_MAX;
+
+const LEADER_EPOCH_AT: usize = 12;
+
+#[derive(Clone, Debug)]
+struct Stored {
+    base: Offset,
+    end: Offset,
+    max_timestamp: i64,
+    bytes: Bytes,
+}
+
+/// One partition's log.
+#[derive(Clone, Debug)]
+pub(super) struct Log {
+    batches: VecDeque<Stored>,
+    start: Offset,
+    end: Offset,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Log {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self { batches: VecDeque::new(), start: Offset(0), end: Offset(0), bytes: 0, bytes_max }
+    }
+
+    pub(super) fn start(&self) -> Offset {
+        self.start
+    }
+
+    pub(super) fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Appends what a producer sent: checks each batch, gives it its offset and leader epoch. Returns the first offset.
+    pub(super) fn append(&mut self, sent: &Bytes, leader_epoch: i32) -> Result<Offset, RecordError> {
+        let mut checked = Vec::new();
+        for batch in batches(sent) {
+            let batch = batch?;
+            batch.verify_crc()?;
+            checked.push((batch.range, batch.header));
+        }
+        let whole = checked.last().map_or(0, |(range, _)| range.end);
+        if whole != sent.len() || sent.is_empty() {
+            return Err(RecordError::Header { offset: 0, what: "a batch is cut off" });
+        }
+        let base = self.end;
+        for (range, header) in checked {
+            // Base offset and leader epoch stand before the checksummed part.
+            let mut bytes = BytesMut::from(&sent[range]);
+            bytes[..8].copy_from_slice(&self.end.0.to_be_bytes());
+            bytes[LEADER_EPOCH_AT..LEADER_EPOCH_AT + 4].copy_from_slice(&leader_epoch.to_be_bytes());
+            let end = Offset(self.end.0 + i64::from(header.last_offset_delta) + 1);
+            self.bytes += bytes.len();
+            let (base, max_timestamp) = (self.end, header.max_timestamp);
+            self.batches.push_back(Stored { base, end, max_timestamp, bytes: bytes.freeze() });
+            self.end = end;
+        }
+        self.retain();
+        Ok(base)
+    }
+
+    /// Batches from the one that holds `offset`, at most `bytes_max` but at least one. `None`: out of range.
+    pub(super) fn read(&self, offset: Offset, bytes_max: usize) -> Option<Bytes> {
+        if offset < self.start || offset > self.end {
+            return None;
+        }
+        let from = self.batches.partition_point(|stored| stored.end <= offset);
+        let mut size = 0;
+        let chosen: Vec<&Stored> = self
+            .batches
+            .range(from..)
+            .take_while(|stored| {
+                let fits = size == 0 || size + stored.bytes.len() <= bytes_max;
+                size += stored.bytes.len();
+                fits
+            })
+            .collect();
+        match &chosen[..] {
+            [] => Some(Bytes::new()),
+            [one] => Some(one.bytes.clone()),
+            several => Some(several.iter().flat_map(|stored| stored.bytes.iter().copied()).collect()),
+        }
+    }
+
+    /// The first record at or after `timestamp`, with its own timestamp.
+    pub(super) fn at_time(&self, timestamp: i64) -> Option<(Offset, i64)> {
+        let mut inflater = Inflater::default();
+        for stored in self.batches.iter().filter(|stored| stored.max_timestamp >= timestamp) {
+            let batch = batches(&stored.bytes).next()?.ok()?;
+            let mut plain = Vec::new();
+            inflater.inflate(batch.header.compression, batch.body, INFLATED_BYTES_MAX, &mut plain).ok()?;
+            let found = records(&batch.header, &plain).flatten().find(|record| record.timestamp.0 >= timestamp);
+            if let Some(record) = found {
+                return Some((record.offset, record.timestamp.0));
+            }
+        }
+        None
+    }
+
+    /// Cuts the log off at `offset`: what an unclean leader election does.
+    pub(super) fn truncate(&mut self, offset: Offset) {
+        while self.batches.back().is_some_and(|last| last.base >= offset) {
+            if let Some(cut) = self.batches.pop_back() {
+                self.bytes -= cut.bytes.len();
+                self.end = cut.base;
+            }
+        }
+    }
+
+    /// Drops everything before `offset`, by whole batches: what retention does.
+    pub(super) fn delete_before(&mut self, offset: Offset) {
+        while self.batches.front().is_some_and(|first| first.end <= offset) {
+            self.drop_oldest();
+        }
+    }
+
+    fn retain(&mut self) {
+        while self.bytes > self.bytes_max && self.batches.len() > 1 {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(gone) = self.batches.pop_front() {
+            self.bytes -= gone.bytes.len();
+            self.start = gone.end;
+        }
+    }
+}

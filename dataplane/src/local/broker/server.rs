@@ -1,0 +1,275 @@
+//! Sockets: frames in, frames out, one request at a time per connection, in order.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, ProduceRequest, RequestHeader, RequestKind, ResponseHeader, ResponseKind};
+use kafka_protocol::protocol::{Decodable, Encodable};
+use lighterman_proto::units::FRAME_BYTES_MAX;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::LocalSet;
+
+use super::sessions::Session;
+use super::state::{Shared, State};
+use super::{BrokerSettings, Deed, Fault, Faults, fetch, groups, topics};
+use crate::runtime::clock;
+
+const CONNECTIONS_MAX: usize = 4096;
+const GROUP_TICK: Duration = Duration::from_millis(100);
+const UNSUPPORTED_VERSION: i16 = 35;
+
+/// What the broker speaks; below the versions that name topics by id.
+const SPOKEN: &[(ApiKey, i16, i16)] = &[
+    (ApiKey::Produce, 3, 9),
+    (ApiKey::Fetch, 4, 12),
+    (ApiKey::ListOffsets, 1, 7),
+    (ApiKey::Metadata, 0, 9),
+    (ApiKey::OffsetCommit, 2, 8),
+    (ApiKey::OffsetFetch, 1, 8),
+    (ApiKey::FindCoordinator, 0, 4),
+    (ApiKey::JoinGroup, 0, 7),
+    (ApiKey::Heartbeat, 0, 4),
+    (ApiKey::LeaveGroup, 0, 5),
+    (ApiKey::SyncGroup, 0, 5),
+    (ApiKey::DescribeGroups, 0, 5),
+    (ApiKey::ListGroups, 0, 4),
+    (ApiKey::ApiVersions, 0, 3),
+    (ApiKey::CreateTopics, 2, 5),
+    (ApiKey::DeleteTopics, 1, 5),
+    (ApiKey::InitProducerId, 0, 4),
+    (ApiKey::OffsetForLeaderEpoch, 2, 4),
+    (ApiKey::DescribeConfigs, 1, 4),
+];
+
+type Orders = tokio::sync::mpsc::UnboundedReceiver<(Deed, oneshot::Sender<()>)>;
+
+/// The broker's thread, from start to stop.
+pub(super) fn run(
+    settings: &BrokerSettings,
+    faults: Faults,
+    orders: Orders,
+    started: &mpsc::Sender<io::Result<SocketAddr>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    runtime.block_on(LocalSet::new().run_until(async {
+        let listener = match TcpListener::bind(settings.listen).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        let address = listener.local_addr().unwrap_or(settings.listen);
+        let _ = started.send(Ok(address));
+        let shared = Shared {
+            state: Rc::new(RefCell::new(State::new(settings.clone(), address))),
+            appended: Rc::new(Notify::new()),
+            faults,
+        };
+        tokio::select! {
+            () = accept(listener, shared.clone()) => {}
+            () = tick_groups(shared.clone()) => {}
+            () = obey(shared, orders) => {}
+            _ = stopped => {}
+        }
+    }));
+}
+
+async fn accept(listener: TcpListener, shared: Shared) {
+    let open = Rc::new(RefCell::new(0usize));
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(GROUP_TICK).await;
+            continue;
+        };
+        if *open.borrow() >= CONNECTIONS_MAX {
+            continue;
+        }
+        *open.borrow_mut() += 1;
+        let (shared, open) = (shared.clone(), Rc::clone(&open));
+        tokio::task::spawn_local(async move {
+            if let Err(error) = serve(stream, &shared).await {
+                tracing::debug!(%error, "client connection ended");
+            }
+            *open.borrow_mut() -= 1;
+        });
+    }
+}
+
+async fn tick_groups(shared: Shared) {
+    let mut beat = tokio::time::interval(GROUP_TICK);
+    loop {
+        beat.tick().await;
+        let mut state = shared.state.borrow_mut();
+        let now = clock::now();
+        let given: Vec<_> = state.groups.values_mut().flat_map(|group| group.tick(now)).collect();
+        state.hand_out(given);
+    }
+}
+
+async fn obey(shared: Shared, mut orders: Orders) {
+    while let Some((deed, done)) = orders.recv().await {
+        {
+            let mut state = shared.state.borrow_mut();
+            match deed {
+                Deed::Truncate(topic, partition, offset) => {
+                    if let Some(log) = state.log_mut(&topic, partition) {
+                        log.truncate(offset);
+                    }
+                }
+                Deed::DeleteBefore(topic, partition, offset) => {
+                    if let Some(log) = state.log_mut(&topic, partition) {
+                        log.delete_before(offset);
+                    }
+                }
+                Deed::AddPartitions(topic, partitions) => {
+                    state.grow_topic(&topic, partitions);
+                }
+            }
+        }
+        shared.appended.notify_waiters();
+        let _ = done.send(());
+    }
+    // The handle is gone; the broker itself is stopped by its own signal.
+    std::future::pending::<()>().await;
+}
+
+async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut session = Session::default();
+    let mut inbound = BytesMut::new();
+    loop {
+        let length = match stream.read_i32().await {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let length = usize::try_from(length).ok().filter(|length| (8..=FRAME_BYTES_MAX).contains(length));
+        let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a Kafka frame"))?;
+        inbound.reserve(length);
+        while inbound.len() < length {
+            let missing = length - inbound.len();
+            if stream.read_buf(&mut (&mut inbound).limit(missing)).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let frame = inbound.split_to(length).freeze();
+        let api = i16::from_be_bytes([frame[0], frame[1]]);
+        let fault = shared.faults.next(api);
+        if matches!(fault, Some(Fault::CutBefore)) {
+            return Ok(());
+        }
+        let reply = answer(frame, shared, &mut session).await?;
+        match fault {
+            Some(Fault::CutAfter) => return Ok(()),
+            Some(Fault::Delay(wait)) => tokio::time::sleep(wait).await,
+            Some(Fault::Garbage) => {
+                stream.write_all(&[0, 0, 0, 5, 0xde, 0xad, 0xbe, 0xef, 0xff]).await?;
+                continue;
+            }
+            Some(Fault::CutBefore) | None => {}
+        }
+        if let Some(reply) = reply {
+            stream.write_all(&reply).await?;
+        }
+    }
+}
+
+async fn answer(mut frame: Bytes, shared: &Shared, session: &mut Session) -> io::Result<Option<BytesMut>> {
+    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+    let (key, version) = (i16::from_be_bytes([frame[0], frame[1]]), i16::from_be_bytes([frame[2], frame[3]]));
+    let correlation = i32::from_be_bytes([frame[4], frame[5], frame[6], frame[7]]);
+    let api = ApiKey::try_from(key).map_err(|()| invalid(format!("unknown API {key}")))?;
+    let spoken = SPOKEN.iter().any(|(known, min, max)| *known == api && (*min..=*max).contains(&version));
+    if !spoken {
+        if api == ApiKey::ApiVersions {
+            // A client that is newer than we are gets the layout that every client reads (KIP-511).
+            let body = ResponseKind::ApiVersions(api_versions().with_error_code(UNSUPPORTED_VERSION));
+            return write(correlation, &body, 0, 0).map(Some);
+        }
+        return Err(invalid(format!("{api:?} version {version} is not spoken here")));
+    }
+    let header = RequestHeader::decode(&mut frame, api.request_header_version(version))
+        .map_err(|error| invalid(error.to_string()))?;
+    let client = header.client_id.map(|id| id.to_string()).unwrap_or_default();
+    let request = RequestKind::decode(api, &mut frame, version).map_err(|error| invalid(error.to_string()))?;
+    let silent = matches!(&request, RequestKind::Produce(ProduceRequest { acks: 0, .. }));
+    let response = dispatch(request, &client, version, shared, session).await;
+    let response = response.ok_or_else(|| invalid(format!("{api:?} is not spoken here")))?;
+    if silent {
+        return Ok(None);
+    }
+    write(correlation, &response, version, api.response_header_version(version)).map(Some)
+}
+
+async fn dispatch(
+    request: RequestKind,
+    client: &str,
+    version: i16,
+    shared: &Shared,
+    session: &mut Session,
+) -> Option<ResponseKind> {
+    Some(match request {
+        RequestKind::ApiVersions(_) => ResponseKind::ApiVersions(api_versions()),
+        RequestKind::Metadata(request) => ResponseKind::Metadata(topics::metadata(shared, request, version)),
+        RequestKind::Produce(request) => ResponseKind::Produce(topics::produce(shared, request)),
+        RequestKind::Fetch(request) => ResponseKind::Fetch(fetch::fetch(shared, session, request).await),
+        RequestKind::ListOffsets(request) => {
+            ResponseKind::ListOffsets(fetch::list_offsets(shared, request, version))
+        }
+        RequestKind::OffsetForLeaderEpoch(request) => {
+            ResponseKind::OffsetForLeaderEpoch(fetch::leader_epochs(shared, request))
+        }
+        RequestKind::CreateTopics(request) => ResponseKind::CreateTopics(topics::create(shared, request, version)),
+        RequestKind::DeleteTopics(request) => ResponseKind::DeleteTopics(topics::delete(shared, request)),
+        RequestKind::DescribeConfigs(request) => ResponseKind::DescribeConfigs(topics::configs(request)),
+        RequestKind::InitProducerId(_) => ResponseKind::InitProducerId(topics::producer_id(shared)),
+        RequestKind::FindCoordinator(request) => {
+            ResponseKind::FindCoordinator(groups::find_coordinator(shared, request, version))
+        }
+        RequestKind::JoinGroup(request) => {
+            ResponseKind::JoinGroup(groups::join(shared, client, request, version).await)
+        }
+        RequestKind::SyncGroup(request) => ResponseKind::SyncGroup(groups::sync(shared, request, version).await),
+        RequestKind::Heartbeat(request) => ResponseKind::Heartbeat(groups::heartbeat(shared, request)),
+        RequestKind::LeaveGroup(request) => ResponseKind::LeaveGroup(groups::leave(shared, request, version)),
+        RequestKind::OffsetCommit(request) => ResponseKind::OffsetCommit(groups::commit(shared, request)),
+        RequestKind::OffsetFetch(request) => ResponseKind::OffsetFetch(groups::committed(shared, request, version)),
+        RequestKind::ListGroups(_) => ResponseKind::ListGroups(groups::list(shared, version)),
+        RequestKind::DescribeGroups(request) => ResponseKind::DescribeGroups(groups::describe(shared, request)),
+        _ => return None,
+    })
+}
+
+fn api_versions() -> ApiVersionsResponse {
+    let keys = SPOKEN.iter().map(|(api, min, max)| {
+        ApiVersion::default().with_api_key(*api as i16).with_min_version(*min).with_max_version(*max)
+    });
+    ApiVersionsResponse::default().with_api_keys(keys.collect())
+}
+
+fn write(correlation: i32, response: &ResponseKind, version: i16, header_version: i16) -> io::Result<BytesMut> {
+    let failed = |error: anyhow::Error| io::Error::other(error.to_string());
+    let mut into = BytesMut::new();
+    into.put_i32(0);
+    ResponseHeader::default().with_correlation_id(correlation).encode(&mut into, header_version).map_err(failed)?;
+    response.encode(&mut into, version).map_err(failed)?;
+    let length = into.len() as i32 - 4;
+    into[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(into)
+}

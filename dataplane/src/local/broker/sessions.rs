@@ -1,0 +1,72 @@
+//! Fetch sessions of one connection (KIP-227): what a client has named stays named until it forgets it.
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::messages::FetchRequest;
+
+/// One partition as a session knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub offset: i64,
+    pub bytes_max: usize,
+    /// The high watermark that was told last, to leave unchanged partitions out of replies.
+    pub told: i64,
+}
+
+/// The session of one connection; a client that opens another on the same connection replaces it.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    pub id: i32,
+    epoch: i32,
+    pub asked: BTreeMap<(String, i32), Asked>,
+}
+
+/// Whether a request fits the session.
+pub(super) enum Fit {
+    /// Full request: answer for every partition.
+    Full,
+    /// Increment: answer for what has something to tell.
+    Increment,
+    /// No such session.
+    NoSuchSession,
+    /// Not the next epoch.
+    WrongEpoch,
+}
+
+impl Session {
+    /// Applies a request; `fresh` is the id of a session that it opens, if it does.
+    pub(super) fn apply(&mut self, request: &FetchRequest, fresh: i32) -> Fit {
+        let fit = match (request.session_id, request.session_epoch) {
+            (_, -1) => {
+                *self = Self::default();
+                Fit::Full
+            }
+            (_, 0) => {
+                *self = Self { id: fresh, epoch: 0, asked: BTreeMap::new() };
+                Fit::Full
+            }
+            (id, _) if id != self.id => return Fit::NoSuchSession,
+            (_, epoch) if epoch != self.epoch + 1 => return Fit::WrongEpoch,
+            (_, epoch) => {
+                self.epoch = epoch;
+                Fit::Increment
+            }
+        };
+        for topic in &request.topics {
+            for partition in &topic.partitions {
+                let asked = Asked {
+                    offset: partition.fetch_offset,
+                    bytes_max: usize::try_from(partition.partition_max_bytes).unwrap_or_default(),
+                    told: -1,
+                };
+                self.asked.insert((topic.topic.to_string(), partition.partition), asked);
+            }
+        }
+        for topic in &request.forgotten_topics_data {
+            for partition in &topic.partitions {
+                self.asked.remove(&(topic.topic.to_string(), *partition));
+            }
+        }
+        fit
+    }
+}

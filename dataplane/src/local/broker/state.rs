@@ -1,0 +1,103 @@
+//! Everything the broker knows; one thread, one owner.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use kafka_protocol::messages::BrokerId;
+use kafka_protocol::protocol::StrBytes;
+use tokio::sync::{Notify, oneshot};
+
+use super::coordinator::{Given, Group, Ticket};
+use super::log::Log;
+use super::{BrokerSettings, Faults};
+
+/// The only broker's id.
+pub(super) const NODE: BrokerId = BrokerId(1);
+/// Partitions of all topics together.
+pub(super) const PARTITIONS_MAX: usize = 20_000;
+
+pub(super) struct Topic {
+    pub partitions: Vec<Log>,
+}
+
+pub(super) struct State {
+    pub settings: BrokerSettings,
+    pub address: SocketAddr,
+    pub topics: BTreeMap<String, Topic>,
+    pub groups: BTreeMap<String, Group>,
+    pub waiting: HashMap<Ticket, oneshot::Sender<Given>>,
+    pub next_ticket: Ticket,
+    pub next_producer: i64,
+    pub next_session: i32,
+}
+
+/// State and the bell that rings when records arrive.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub state: Rc<RefCell<State>>,
+    pub appended: Rc<Notify>,
+    pub faults: Faults,
+}
+
+impl State {
+    pub(super) fn new(settings: BrokerSettings, address: SocketAddr) -> Self {
+        Self {
+            settings,
+            address,
+            topics: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            waiting: HashMap::new(),
+            next_ticket: 0,
+            next_producer: 1000,
+            next_session: 1,
+        }
+    }
+
+    pub(super) fn log(&self, topic: &str, partition: i32) -> Option<&Log> {
+        self.topics.get(topic)?.partitions.get(usize::try_from(partition).ok()?)
+    }
+
+    pub(super) fn log_mut(&mut self, topic: &str, partition: i32) -> Option<&mut Log> {
+        self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
+    }
+
+    /// Creates a topic, or grows it; false when there would be too many partitions.
+    pub(super) fn grow_topic(&mut self, topic: &str, partitions: i32) -> bool {
+        let wanted = usize::try_from(partitions).unwrap_or_default();
+        let all: usize = self.topics.values().map(|topic| topic.partitions.len()).sum();
+        let bytes_max = self.settings.partition_bytes_max;
+        let topic = self.topics.entry(topic.to_owned()).or_insert(Topic { partitions: Vec::new() });
+        let missing = wanted.saturating_sub(topic.partitions.len());
+        if all + missing > PARTITIONS_MAX {
+            return false;
+        }
+        topic.partitions.extend((0..missing).map(|_| Log::new(bytes_max)));
+        true
+    }
+
+    /// A place in line for an answer that is given later.
+    pub(super) fn ticket(&mut self) -> (Ticket, oneshot::Receiver<Given>) {
+        self.next_ticket += 1;
+        let (give, given) = oneshot::channel();
+        self.waiting.insert(self.next_ticket, give);
+        (self.next_ticket, given)
+    }
+
+    pub(super) fn hand_out(&mut self, given: Vec<(Ticket, Given)>) {
+        for (ticket, answer) in given {
+            if let Some(waiter) = self.waiting.remove(&ticket) {
+                let _ = waiter.send(answer);
+            }
+        }
+    }
+
+    pub(super) fn host(&self) -> StrBytes {
+        StrBytes::from_string(self.address.ip().to_string())
+    }
+
+    pub(super) fn port(&self) -> i32 {
+        i32::from(self.address.port())
+    }
+}
