@@ -1,0 +1,340 @@
+//! A mapping: validated, stored, shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::constraints::{self, Violations};
+use super::error::ApiError;
+use super::request::{
+    CreateRequest, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest,
+};
+use crate::ids::MappingId;
+use crate::units::{BATCH_RECORDS_DEFAULT, BATCH_RECORDS_MAX};
+
+/// AWS's states of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Accepted, not running yet.
+    Creating,
+    /// Being switched on.
+    Enabling,
+    /// Running.
+    Enabled,
+    /// Draining before it stops.
+    Disabling,
+    /// Stopped; its offsets stay.
+    Disabled,
+    /// Being changed.
+    Updating,
+    /// Draining before it goes.
+    Deleting,
+}
+
+impl State {
+    /// True when no operation is under way.
+    pub fn is_settled(self) -> bool {
+        matches!(self, Self::Enabled | Self::Disabled)
+    }
+}
+
+/// Where the account is.
+#[derive(Clone, Copy, Debug)]
+pub struct Account<'a> {
+    /// Region.
+    pub region: &'a str,
+    /// Twelve digits.
+    pub id: &'a str,
+}
+
+/// A mapping's configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Its UUID.
+    pub id: MappingId,
+    /// Its ARN.
+    pub arn: String,
+    /// The function's ARN, with the qualifier the caller gave.
+    pub function_arn: String,
+    /// `host:port`, 1–10.
+    pub bootstrap_servers: Vec<String>,
+    /// The one topic.
+    pub topic: String,
+    /// Consumer group.
+    pub group: String,
+    /// `BatchSize`.
+    pub batch_records_max: u32,
+    /// `MaximumBatchingWindowInSeconds`; `None` while AWS's 500 ms hold.
+    pub window_seconds: Option<u32>,
+    /// Where it begins.
+    pub starting_position: StartingPosition,
+    /// With `AT_TIMESTAMP`: seconds since the epoch.
+    pub starting_timestamp: Option<f64>,
+    /// As given; recorded, not used.
+    pub access: Vec<SourceAccess>,
+    /// Consumers, when given.
+    pub pollers: Option<ProvisionedPollers>,
+    /// Whether it should run.
+    pub enabled: bool,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+const POSITIONS: &[&str] = &["LATEST", "AT_TIMESTAMP", "TRIM_HORIZON"];
+const TAGS_MAX: usize = 50;
+
+impl Mapping {
+    /// Checks a create request and fills in AWS's defaults. `now` in seconds since the epoch.
+    pub fn create(request: CreateRequest, id: MappingId, account: Account<'_>, now: f64) -> Result<Self, ApiError> {
+        let mut found = Violations::default();
+        check_model(&request, &mut found)?;
+        found.into_result()?;
+        let bootstrap_servers = bootstrap(&request)?;
+        constraints::rest(&request.rest)?;
+        let access = request.source_access_configurations.filter(|list| !list.is_empty());
+        let access = access
+            .ok_or_else(|| ApiError::invalid("Required 'sourceAccessConfigurations' parameter is missing."))?;
+        let mut found = Violations::default();
+        constraints::access(&access, &mut found)?;
+        found.into_result()?;
+        let kafka = request.self_managed_kafka_event_source_config.unwrap_or_default();
+        refuse_registry_and_queue(kafka.schema_registry_config.as_ref(), kafka.consumption_mode.as_deref())?;
+        let (starting_position, starting_timestamp) =
+            position(request.starting_position.as_deref(), request.starting_position_timestamp, now)?;
+        let topic = request.topics.and_then(|topics| topics.into_iter().next());
+        let tags = request.tags.unwrap_or_default();
+        check_tags(&tags)?;
+        Ok(Self {
+            id,
+            arn: format!("arn:aws:lambda:{}:{}:event-source-mapping:{id}", account.region, account.id),
+            function_arn: function_arn(&request.function_name.unwrap_or_default(), account)?,
+            bootstrap_servers,
+            topic: topic.ok_or_else(|| ApiError::invalid("Required 'topics' parameter is missing."))?,
+            group: kafka.consumer_group_id.unwrap_or_else(|| id.to_string()),
+            batch_records_max: batch_size(request.batch_size).unwrap_or(BATCH_RECORDS_DEFAULT),
+            window_seconds: request.maximum_batching_window_in_seconds.and_then(|window| u32::try_from(window).ok()),
+            starting_position,
+            starting_timestamp,
+            access,
+            pollers: request.provisioned_poller_config.filter(|pollers| !pollers.is_empty()),
+            enabled: request.enabled.unwrap_or(true),
+            tags,
+        })
+    }
+
+    /// Checks an update request; the mapping as it will be.
+    pub fn updated(&self, request: UpdateRequest, account: Account<'_>) -> Result<Self, ApiError> {
+        let mut found = Violations::default();
+        found.range(request.batch_size, "batchSize", 1, i64::from(BATCH_RECORDS_MAX));
+        found.range(request.maximum_batching_window_in_seconds, "maximumBatchingWindowInSeconds", 0, 300);
+        constraints::pollers(request.provisioned_poller_config.as_ref(), &mut found)?;
+        if let Some(access) = &request.source_access_configurations {
+            constraints::access(access, &mut found)?;
+        }
+        found.into_result()?;
+        constraints::rest(&request.rest)?;
+        let kafka = request.self_managed_kafka_event_source_config.unwrap_or_default();
+        refuse_registry_and_queue(kafka.schema_registry_config.as_ref(), kafka.consumption_mode.as_deref())?;
+        if kafka.consumer_group_id.is_some_and(|group| group != self.group) {
+            return Err(ApiError::invalid("ConsumerGroupId cannot be changed: create another mapping."));
+        }
+        let mut updated = self.clone();
+        if let Some(function) = request.function_name {
+            updated.function_arn = function_arn(&function, account)?;
+        }
+        if let Some(size) = batch_size(request.batch_size) {
+            updated.batch_records_max = size;
+        }
+        if let Some(window) = request.maximum_batching_window_in_seconds {
+            updated.window_seconds = u32::try_from(window).ok();
+        }
+        if let Some(access) = request.source_access_configurations {
+            updated.access = access;
+        }
+        if let Some(pollers) = request.provisioned_poller_config {
+            updated.pollers = Some(pollers).filter(|pollers| !pollers.is_empty());
+        }
+        updated.enabled = request.enabled.unwrap_or(self.enabled);
+        Ok(updated)
+    }
+
+    /// The mapping that stands in the way of a new one: same function, same topic, and a bootstrap server in common.
+    pub fn conflicts_with(&self, other: &Self) -> bool {
+        let servers: BTreeSet<&String> = self.bootstrap_servers.iter().collect();
+        self.function_arn == other.function_arn
+            && self.topic == other.topic
+            && other.bootstrap_servers.iter().any(|server| servers.contains(server))
+    }
+
+    /// AWS's text for that; names the new request's source, and the mapping that is there.
+    pub fn conflict_text(&self, existing: MappingId) -> String {
+        format!(
+            "An event source mapping with event source (\"{}\"), function (\"{}\"), topics (\"{}\") already exists. \
+             Please update or delete the existing mapping with UUID {existing}",
+            self.bootstrap_servers.join(","),
+            self.function_arn,
+            self.topic
+        )
+    }
+
+    /// `EventSourceMappingConfiguration`. What is not set is absent.
+    pub fn shown(&self, state: State, last_modified: f64, last_result: &str) -> Value {
+        let mut shown = Map::new();
+        let mut put = |name: &str, value: Value| shown.insert(name.to_owned(), value);
+        put("UUID", json!(self.id));
+        put("EventSourceMappingArn", json!(self.arn));
+        put("FunctionArn", json!(self.function_arn));
+        put("BatchSize", json!(self.batch_records_max));
+        if let Some(window) = self.window_seconds {
+            put("MaximumBatchingWindowInSeconds", json!(window));
+        }
+        put("StartingPosition", json!(self.starting_position));
+        if let Some(timestamp) = self.starting_timestamp {
+            put("StartingPositionTimestamp", json!(timestamp));
+        }
+        put("Topics", json!([self.topic]));
+        let endpoints = json!({ "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers } });
+        put("SelfManagedEventSource", endpoints);
+        put("SelfManagedKafkaEventSourceConfig", json!({ "ConsumerGroupId": self.group }));
+        put("SourceAccessConfigurations", json!(self.access));
+        if let Some(pollers) = &self.pollers {
+            put("ProvisionedPollerConfig", json!(pollers));
+        }
+        put("State", json!(state));
+        put("StateTransitionReason", json!("USER_INITIATED"));
+        put("LastModified", json!(last_modified));
+        put("LastProcessingResult", json!(last_result));
+        Value::Object(shown)
+    }
+}
+
+fn check_model(request: &CreateRequest, found: &mut Violations) -> Result<(), ApiError> {
+    match request.function_name.as_deref() {
+        None => found.add("null", "functionName", "Member must not be null"),
+        Some(name) => found.length(name, "functionName", 1, 256),
+    }
+    found.range(request.batch_size, "batchSize", 1, i64::from(BATCH_RECORDS_MAX));
+    found.range(request.maximum_batching_window_in_seconds, "maximumBatchingWindowInSeconds", 0, 300);
+    if let Some(position) = request.starting_position.as_deref() {
+        found.one_of(position, "startingPosition", POSITIONS);
+    }
+    constraints::topics(request.topics.as_deref(), found);
+    let group = request.self_managed_kafka_event_source_config.as_ref();
+    if let Some(group) = group.and_then(|config| config.consumer_group_id.as_deref()) {
+        let at = "selfManagedKafkaEventSourceConfig.consumerGroupId";
+        found.length(group, at, 1, 200);
+        found.pattern(group, at, "[a-zA-Z0-9-\\/*:_+=.@-]*", constraints::is_uri_text(group));
+    }
+    constraints::pollers(request.provisioned_poller_config.as_ref(), found)
+}
+
+fn bootstrap(request: &CreateRequest) -> Result<Vec<String>, ApiError> {
+    if request.event_source_arn.is_some() && request.self_managed_event_source.is_some() {
+        return Err(ApiError::invalid("EventSourceArn and SelfManagedEventSource cannot be given together."));
+    }
+    if request.event_source_arn.is_some() {
+        return Err(ApiError::invalid(
+            "EventSourceArn is not supported by this version of Lighterman: \
+             give the cluster's bootstrap servers in SelfManagedEventSource.",
+        ));
+    }
+    let endpoints = request.self_managed_event_source.as_ref().map(|source| &source.endpoints);
+    let servers = endpoints.and_then(|endpoints| endpoints.get("KAFKA_BOOTSTRAP_SERVERS"));
+    let servers = servers.ok_or_else(|| ApiError::invalid("Unrecognized event source."))?;
+    if !(1..=10).contains(&servers.len()) {
+        return Err(ApiError::invalid("KAFKA_BOOTSTRAP_SERVERS must have 1 to 10 members."));
+    }
+    for server in servers {
+        let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none() || server.len() > 300 {
+            return Err(ApiError::invalid(format!("`{server}` is no bootstrap server: write host:port.")));
+        }
+    }
+    Ok(servers.clone())
+}
+
+fn refuse_registry_and_queue(registry: Option<&Value>, mode: Option<&str>) -> Result<(), ApiError> {
+    if registry.is_some_and(|registry| registry.as_object().is_none_or(|members| !members.is_empty())) {
+        return Err(ApiError::invalid("SchemaRegistryConfig is not supported by this version of Lighterman."));
+    }
+    match mode {
+        None | Some("Stream") => Ok(()),
+        Some(_) => Err(ApiError::invalid("ConsumptionMode Queue is not supported by this version of Lighterman.")),
+    }
+}
+
+fn position(
+    position: Option<&str>,
+    timestamp: Option<f64>,
+    now: f64,
+) -> Result<(StartingPosition, Option<f64>), ApiError> {
+    let position = match position {
+        Some("LATEST") => StartingPosition::Latest,
+        Some("AT_TIMESTAMP") => StartingPosition::AtTimestamp,
+        // What AWS does for self-managed Kafka without one.
+        _ => StartingPosition::TrimHorizon,
+    };
+    match (position, timestamp) {
+        (StartingPosition::AtTimestamp, None) => {
+            Err(ApiError::invalid("StartingPositionTimestamp is required with AT_TIMESTAMP."))
+        }
+        (StartingPosition::AtTimestamp, Some(at)) if !at.is_finite() || at < 0.0 || at > now => {
+            Err(ApiError::invalid("StartingPositionTimestamp cannot be in the future."))
+        }
+        (StartingPosition::TrimHorizon | StartingPosition::Latest, Some(_)) => {
+            Err(ApiError::invalid("StartingPositionTimestamp is allowed with AT_TIMESTAMP only."))
+        }
+        (position, timestamp) => Ok((position, timestamp)),
+    }
+}
+
+fn batch_size(size: Option<i64>) -> Option<u32> {
+    size.and_then(|size| u32::try_from(size).ok())
+}
+
+/// A name, partial ARN or ARN, as full ARN; the qualifier stays.
+fn function_arn(given: &str, account: Account<'_>) -> Result<String, ApiError> {
+    let bad = || ApiError::invalid(format!("`{given}` is no function name or ARN."));
+    let parts: Vec<&str> = given.split(':').collect();
+    let (owner, name) = match &parts[..] {
+        ["arn", _, "lambda", region, owner, "function", name @ ..] => ((*region, *owner), name),
+        [owner, "function", name @ ..] => ((account.region, *owner), name),
+        name => ((account.region, account.id), name),
+    };
+    let good = |part: &&str| {
+        !part.is_empty() && part.len() <= 128 && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_$.".contains(c))
+    };
+    if !(1..=2).contains(&name.len()) || !name.iter().all(good) || name[0].len() > 64 {
+        return Err(bad());
+    }
+    Ok(format!("arn:aws:lambda:{}:{}:function:{}", owner.0, owner.1, name.join(":")))
+}
+
+/// Tags: count, lengths, characters.
+pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    if tags.len() > TAGS_MAX {
+        return Err(ApiError::invalid("Number of tags exceeds resource tag limit."));
+    }
+    let good = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c));
+    for (key, value) in tags {
+        let fits = (1..=128).contains(&key.chars().count()) && value.chars().count() <= 256;
+        if !fits || !good(key) || !good(value) {
+            return Err(ApiError::invalid(format!("Tag `{key}` is not valid.")));
+        }
+    }
+    Ok(())
+}
+
+impl Mapping {
+    /// The mapping with `added` tags over its own.
+    pub fn tagged(&self, added: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {
+        let mut tags = self.tags.clone();
+        tags.extend(added);
+        check_tags(&tags)?;
+        Ok(tags)
+    }
+}
+
+#[cfg(test)]
+mod tests;
