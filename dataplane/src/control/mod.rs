@@ -1,1 +1,19 @@
 //! The AWS-compatible API, the registry it writes, and the store of one node.
+
+pub mod client;
+pub mod controller;
+pub mod http;
+pub mod registry;
+pub mod sigv4;
+pub mod store;
+
+/// A new key pair: an id as AWS writes them, and 256 random bits.
+pub fn new_key() -> (String, String) {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let (mut id, mut secret) = ([0u8; 16], [0u8; 32]);
+    // Without randomness from the operating system there can be no keys: rather no process than weak ones.
+    getrandom::fill(&mut id).expect("the operating system gives random bytes");
+    getrandom::fill(&mut secret).expect("the operating system gives random bytes");
+    let id: String = id.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect();
+    (format!("LMAN{id}"), aws_smithy_types::base64::encode(secret))
+}

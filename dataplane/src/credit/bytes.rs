@@ -233,7 +233,7 @@ mod tests {
             let mut held = Vec::new();
             for (bytes, release_first, cut) in sizes {
                 if release_first && !held.is_empty() {
-                    held.remove(0);
+                    drop(held.remove(0));
                 }
                 if let Some(mut lease) = budget.try_lease(bytes) {
                     let part = lease.split(cut / 2);

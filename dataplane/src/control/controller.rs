@@ -1,0 +1,241 @@
+//! Carries out what the API accepted: the store first, then the dataplane, then the settled state. What was under way when
+//! the process died is taken up again at the next start.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use lighterman_proto::api::{Account, ApiError, CreateRequest, ErrorKind, Mapping, State, UpdateRequest};
+use lighterman_proto::ids::MappingId;
+use parking_lot::Mutex;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::registry::{Command, Entry, Registry};
+use super::store::{Store, StoreError};
+use crate::runtime::clock;
+
+/// What runs mappings.
+pub trait MappingHost: Send + Sync {
+    /// Runs `mapping`, or applies its new configuration without losing or reordering.
+    fn run(&self, mapping: &Mapping);
+    /// Drains, commits, leaves; resolves when done.
+    fn stop(&self, id: MappingId) -> BoxFuture<'static, ()>;
+    /// `LastProcessingResult`; `None` while it does not run.
+    fn last_result(&self, id: MappingId) -> Option<String>;
+    /// The live facts of its partitions, as JSON.
+    fn partitions(&self, id: MappingId) -> Option<Value>;
+    /// False when Lambda says that the function does not exist.
+    fn function_exists(&self, function_arn: &str) -> BoxFuture<'static, bool>;
+}
+
+/// The controller; clones share it.
+#[derive(Clone)]
+pub struct Controller {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<(Store, Registry)>,
+    host: Arc<dyn MappingHost>,
+    region: String,
+    account: String,
+}
+
+fn seconds_now() -> f64 {
+    clock::wall_ms().0 as f64 / 1000.0
+}
+
+impl Controller {
+    /// A controller over an open store.
+    pub fn new(store: Store, registry: Registry, host: Arc<dyn MappingHost>, region: String, account: String) -> Self {
+        Self { shared: Arc::new(Shared { state: Mutex::new((store, registry)), host, region, account }) }
+    }
+
+    /// Takes up what was running, and what was under way; call inside an actix system.
+    pub fn resume(&self) {
+        let entries: Vec<Entry> = self.shared.state.lock().1.mappings().cloned().collect();
+        for entry in entries {
+            match entry.state {
+                State::Disabled => {}
+                State::Enabled => self.shared.host.run(&entry.mapping),
+                State::Creating | State::Enabling | State::Updating | State::Disabling | State::Deleting => {
+                    self.settle(entry.mapping, entry.state);
+                }
+            }
+        }
+    }
+
+    /// `CreateEventSourceMapping`.
+    pub async fn create(&self, request: CreateRequest) -> Result<Value, ApiError> {
+        let now = seconds_now();
+        let mapping = Mapping::create(request, MappingId(Uuid::new_v4()), self.account(), now)?;
+        if !self.shared.host.function_exists(&mapping.function_arn).await {
+            return Err(ApiError::invalid("Function does not exist"));
+        }
+        self.decide(|registry| registry.create(mapping.clone(), now))?;
+        self.settle(mapping.clone(), State::Creating);
+        self.get(mapping.id)
+    }
+
+    /// `UpdateEventSourceMapping`.
+    pub async fn update(&self, id: MappingId, request: UpdateRequest) -> Result<Value, ApiError> {
+        let before = self.entry(id)?.mapping;
+        let mapping = before.updated(request, self.account())?;
+        if mapping.function_arn != before.function_arn
+            && !self.shared.host.function_exists(&mapping.function_arn).await
+        {
+            return Err(ApiError::invalid("Function does not exist"));
+        }
+        self.decide(|registry| registry.update(mapping.clone(), seconds_now()))?;
+        let shown = self.get(id);
+        self.settle(mapping, self.entry(id)?.state);
+        shown
+    }
+
+    /// `DeleteEventSourceMapping`.
+    pub fn delete(&self, id: MappingId) -> Result<Value, ApiError> {
+        let mapping = self.entry(id)?.mapping;
+        self.decide(|registry| registry.delete(id, seconds_now()))?;
+        let shown = self.get(id);
+        self.settle(mapping, State::Deleting);
+        shown
+    }
+
+    /// `GetEventSourceMapping`.
+    pub fn get(&self, id: MappingId) -> Result<Value, ApiError> {
+        let entry = self.entry(id)?;
+        Ok(self.show(&entry))
+    }
+
+    /// `ListEventSourceMappings`: from behind `marker`, at most `most`; the marker of the next page, if there is one.
+    pub fn list(
+        &self,
+        function: Option<&str>,
+        marker: Option<MappingId>,
+        most: usize,
+    ) -> (Vec<Value>, Option<MappingId>) {
+        let entries: Vec<Entry> = {
+            let state = self.shared.state.lock();
+            let matches = |entry: &&Entry| function.is_none_or(|function| names(&entry.mapping.function_arn, function));
+            let behind = |entry: &&Entry| marker.is_none_or(|marker| entry.mapping.id > marker);
+            state.1.mappings().filter(behind).filter(matches).take(most + 1).cloned().collect()
+        };
+        let next = (entries.len() > most).then(|| entries[most - 1].mapping.id);
+        (entries.iter().take(most).map(|entry| self.show(entry)).collect(), next)
+    }
+
+    /// Tags of the mapping with this ARN.
+    pub fn tags(&self, arn: &str) -> Result<BTreeMap<String, String>, ApiError> {
+        Ok(self.by_arn(arn)?.mapping.tags)
+    }
+
+    /// Adds tags.
+    pub fn tag(&self, arn: &str, added: BTreeMap<String, String>) -> Result<(), ApiError> {
+        let mapping = self.by_arn(arn)?.mapping;
+        let tags = mapping.tagged(added)?;
+        self.decide(|_| Ok(Command::Tag { id: mapping.id, tags: tags.clone() })).map(|_| ())
+    }
+
+    /// Removes tags.
+    pub fn untag(&self, arn: &str, keys: &[String]) -> Result<(), ApiError> {
+        let mapping = self.by_arn(arn)?.mapping;
+        let mut tags = mapping.tags;
+        tags.retain(|key, _| !keys.contains(key));
+        self.decide(|_| Ok(Command::Tag { id: mapping.id, tags: tags.clone() })).map(|_| ())
+    }
+
+    /// The live facts of a mapping's partitions.
+    pub fn partitions(&self, id: MappingId) -> Result<Value, ApiError> {
+        self.entry(id)?;
+        Ok(self.shared.host.partitions(id).unwrap_or_else(|| Value::Array(Vec::new())))
+    }
+
+    /// Secret of a key pair.
+    pub fn secret(&self, access_key_id: &str) -> Option<String> {
+        self.shared.state.lock().1.secret(access_key_id).map(ToOwned::to_owned)
+    }
+
+    /// Makes `id` with `secret` valid.
+    pub fn put_key(&self, id: &str, secret: &str) -> Result<(), ApiError> {
+        self.decide(|_| Ok(Command::PutKey { id: id.to_owned(), secret: secret.to_owned() })).map(|_| ())
+    }
+
+    /// Makes a key pair invalid; the last one stays.
+    pub fn remove_key(&self, id: &str) -> Result<(), ApiError> {
+        self.decide(|registry| {
+            if registry.secret(id).is_none() {
+                return Err(ApiError::new(ErrorKind::ResourceNotFound, format!("There is no key {id}.")));
+            }
+            if registry.key_ids().len() == 1 {
+                return Err(ApiError::new(ErrorKind::ResourceConflict, "The last key cannot be deleted."));
+            }
+            Ok(Command::RemoveKey { id: id.to_owned() })
+        })
+        .map(|_| ())
+    }
+
+    /// Ids of all key pairs.
+    pub fn key_ids(&self) -> Vec<String> {
+        self.shared.state.lock().1.key_ids()
+    }
+
+    fn account(&self) -> Account<'_> {
+        Account { region: &self.shared.region, id: &self.shared.account }
+    }
+
+    fn entry(&self, id: MappingId) -> Result<Entry, ApiError> {
+        self.shared.state.lock().1.get(id).cloned()
+    }
+
+    fn by_arn(&self, arn: &str) -> Result<Entry, ApiError> {
+        let state = self.shared.state.lock();
+        let found = state.1.mappings().find(|entry| entry.mapping.arn == arn).cloned();
+        let text = format!("Event source mapping not found: {arn}");
+        found.ok_or_else(|| ApiError::new(ErrorKind::ResourceNotFound, text))
+    }
+
+    fn show(&self, entry: &Entry) -> Value {
+        let result = self.shared.host.last_result(entry.mapping.id);
+        let result = result.unwrap_or_else(|| crate::consumer::status::NO_RECORDS.to_owned());
+        entry.mapping.shown(entry.state, entry.last_modified, &result)
+    }
+
+    /// Decides on the state of now, makes it durable, applies it: nobody comes between.
+    fn decide(&self, decide: impl FnOnce(&Registry) -> Result<Command, ApiError>) -> Result<Command, ApiError> {
+        let mut state = self.shared.state.lock();
+        let (store, registry) = &mut *state;
+        let command = decide(registry)?;
+        store.append(&command).map_err(|error: StoreError| {
+            tracing::error!(%error, "a write to the store failed");
+            ApiError::new(ErrorKind::Service, error.to_string())
+        })?;
+        registry.apply(&command);
+        Ok(command)
+    }
+
+    /// Brings the dataplane to where the mapping should be, then records that it is there.
+    fn settle(&self, mapping: Mapping, from: State) {
+        let me = self.clone();
+        actix_rt::spawn(async move {
+            let (host, id) = (&me.shared.host, mapping.id);
+            let command = |at| match (from, mapping.enabled) {
+                (State::Deleting, _) => Command::Remove { id },
+                (_, true) => Command::Move { id, state: State::Enabled, at },
+                (_, false) => Command::Move { id, state: State::Disabled, at },
+            };
+            if mapping.enabled && from != State::Deleting {
+                host.run(&mapping);
+            } else {
+                host.stop(id).await;
+            }
+            // A state that cannot be recorded stays as it is; the next start takes it up again.
+            let _ = me.decide(|_| Ok(command(seconds_now())));
+        });
+    }
+}
+
+/// Whether `given` (name, partial ARN, ARN) names the function of `arn`.
+fn names(arn: &str, given: &str) -> bool {
+    arn == given || arn.ends_with(&format!(":function:{given}")) || arn.ends_with(&format!(":{given}"))
+}

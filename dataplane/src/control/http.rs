@@ -1,0 +1,284 @@
+//! The API's HTTP side: signature, routes, bodies, errors in AWS's shapes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use lighterman_proto::api::{ApiError, ErrorKind};
+use lighterman_proto::ids::MappingId;
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::controller::Controller;
+use super::sigv4::{Authenticator, Signed};
+use crate::runtime::clock;
+
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+const CONNECTIONS_MAX: usize = 1024;
+const PAGE_MAX: usize = 100;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const MAPPINGS: &str = "/2015-03-31/event-source-mappings";
+const TAGS: &str = "/2017-03-31/tags/";
+const OURS: &str = "/lighterman/v1/";
+
+/// What the routes need.
+#[derive(Clone)]
+pub struct Api {
+    /// Carries out.
+    pub controller: Controller,
+    /// Knows callers.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// This node's name.
+    pub node: String,
+}
+
+/// A running API.
+pub struct ApiServer {
+    address: SocketAddr,
+    handle: ServerHandle,
+}
+
+impl ApiServer {
+    /// Listens on `listen`; call inside an actix system.
+    pub fn start(api: Api, listen: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(listen)?;
+        let address = listener.local_addr()?;
+        let server = HttpServer::new(move || {
+            App::new()
+                .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
+                .app_data(web::Data::new(api.clone()))
+                .default_service(web::to(handle))
+        })
+        .workers(1)
+        .max_connections(CONNECTIONS_MAX)
+        .client_request_timeout(HEADER_TIMEOUT)
+        .disable_signals()
+        .listen(listener)?
+        .run();
+        let handle = server.handle();
+        actix_rt::spawn(server);
+        Ok(Self { address, handle })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it, requests under way first.
+    pub async fn stop(self) {
+        self.handle.stop(true).await;
+    }
+}
+
+struct Answer {
+    status: u16,
+    body: Option<Value>,
+}
+
+impl Answer {
+    fn ok(body: Value) -> Self {
+        Self { status: 200, body: Some(body) }
+    }
+
+    fn accepted(body: Value) -> Self {
+        Self { status: 202, body: Some(body) }
+    }
+}
+
+async fn handle(api: web::Data<Api>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+    let answered = match authenticate(&api, &request, &body) {
+        Ok(()) => route(&api, &request, &body).await,
+        Err(error) => Err(error),
+    };
+    let mut response = match &answered {
+        Ok(answer) => HttpResponse::build(StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK)),
+        Err(error) => {
+            let status = StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let mut response = HttpResponse::build(status);
+            response.insert_header(("x-amzn-ErrorType", error.kind.name()));
+            response
+        }
+    };
+    response.insert_header(("x-amzn-RequestId", uuid::Uuid::new_v4().to_string()));
+    match answered {
+        Ok(Answer { body: Some(body), .. }) => response.json(body),
+        Ok(Answer { body: None, .. }) => response.finish(),
+        Err(error) => response.json(error.body()),
+    }
+}
+
+fn authenticate(api: &Api, request: &HttpRequest, body: &[u8]) -> Result<(), ApiError> {
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in request.headers() {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let entry = headers.entry(name.as_str().to_owned()).or_default();
+        if !entry.is_empty() {
+            entry.push(',');
+        }
+        entry.push_str(&value);
+    }
+    let signed = Signed {
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        query: request.uri().query().unwrap_or_default(),
+        headers: &headers,
+        body,
+    };
+    let secret_of = |id: &str| api.controller.secret(id);
+    api.authenticator.authenticate(&signed, clock::wall_ms().0 / 1000, &secret_of).map(|_| ())
+}
+
+async fn route(api: &Api, request: &HttpRequest, body: &[u8]) -> Result<Answer, ApiError> {
+    let path = request.uri().path();
+    let query = pairs(request.uri().query().unwrap_or_default());
+    if let Some(rest) = path.strip_prefix(MAPPINGS) {
+        return mappings(api, request.method().as_str(), rest.trim_matches('/'), &query, body).await;
+    }
+    if let Some(arn) = path.strip_prefix(TAGS) {
+        let arn = percent_decode_str(arn).decode_utf8_lossy().into_owned();
+        return tags(api, request.method().as_str(), &arn, &query, body);
+    }
+    if let Some(rest) = path.strip_prefix(OURS) {
+        return ours(api, request.method().as_str(), rest.trim_matches('/'), body).await;
+    }
+    Err(unknown())
+}
+
+async fn mappings(
+    api: &Api,
+    method: &str,
+    id: &str,
+    query: &[(String, String)],
+    body: &[u8],
+) -> Result<Answer, ApiError> {
+    let controller = &api.controller;
+    match (method, id) {
+        ("POST", "") => Ok(Answer::accepted(controller.create(parse(body)?).await?)),
+        ("GET", "") => list(controller, query),
+        ("GET", id) => Ok(Answer::ok(controller.get(mapping_id(id)?)?)),
+        ("PUT", id) => Ok(Answer::accepted(controller.update(mapping_id(id)?, parse(body)?).await?)),
+        ("DELETE", id) => Ok(Answer::accepted(controller.delete(mapping_id(id)?)?)),
+        _ => Err(unknown()),
+    }
+}
+
+fn list(controller: &Controller, query: &[(String, String)]) -> Result<Answer, ApiError> {
+    let get = |name: &str| query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    let most = match get("MaxItems") {
+        None => PAGE_MAX,
+        Some(text) => match text.parse::<usize>() {
+            Ok(most @ 1..=10_000) => most.min(PAGE_MAX),
+            _ => {
+                let text = format!(
+                    "1 validation error detected: Value '{text}' at 'maxItems' failed to satisfy constraint: \
+                     Member must have value between 1 and 10000"
+                );
+                return Err(ApiError::new(ErrorKind::Validation, text));
+            }
+        },
+    };
+    let marker = get("Marker").map(|text| mapping_id(text).map_err(|_| ApiError::invalid("Invalid Marker.")));
+    let (shown, next) = if get("EventSourceArn").is_some() {
+        (Vec::new(), None)
+    } else {
+        controller.list(get("FunctionName"), marker.transpose()?, most)
+    };
+    let mut body = json!({ "EventSourceMappings": shown });
+    if let Some(next) = next {
+        body["NextMarker"] = json!(next);
+    }
+    Ok(Answer::ok(body))
+}
+
+fn tags(
+    api: &Api,
+    method: &str,
+    arn: &str,
+    query: &[(String, String)],
+    body: &[u8],
+) -> Result<Answer, ApiError> {
+    #[derive(serde::Deserialize)]
+    struct Tags {
+        #[serde(rename = "Tags", default)]
+        tags: BTreeMap<String, String>,
+    }
+    let controller = &api.controller;
+    match method {
+        "GET" => Ok(Answer::ok(json!({ "Tags": controller.tags(arn)? }))),
+        "POST" => {
+            controller.tag(arn, parse::<Tags>(body)?.tags)?;
+            Ok(Answer { status: 204, body: None })
+        }
+        "DELETE" => {
+            let keys: Vec<String> =
+                query.iter().filter(|(name, _)| name == "tagKeys").map(|(_, value)| value.clone()).collect();
+            controller.untag(arn, &keys)?;
+            Ok(Answer { status: 204, body: None })
+        }
+        _ => Err(unknown()),
+    }
+}
+
+async fn ours(api: &Api, method: &str, path: &str, body: &[u8]) -> Result<Answer, ApiError> {
+    let controller = &api.controller;
+    let parts: Vec<&str> = path.split('/').collect();
+    let enabled = |on: bool| serde_json::from_value(json!({ "Enabled": on })).map_err(|_| unknown());
+    match (method, &parts[..]) {
+        ("GET", ["mappings", id, "partitions"]) => {
+            Ok(Answer::ok(json!({ "partitions": controller.partitions(mapping_id(id)?)? })))
+        }
+        ("POST", ["mappings", id, "pause"]) => {
+            Ok(Answer::accepted(controller.update(mapping_id(id)?, enabled(false)?).await?))
+        }
+        ("POST", ["mappings", id, "resume"]) => {
+            Ok(Answer::accepted(controller.update(mapping_id(id)?, enabled(true)?).await?))
+        }
+        ("GET", ["nodes"]) => {
+            let version = env!("CARGO_PKG_VERSION");
+            Ok(Answer::ok(json!({ "nodes": [{ "id": api.node, "version": version }] })))
+        }
+        ("GET", ["keys"]) => Ok(Answer::ok(json!({ "keys": controller.key_ids() }))),
+        ("POST", ["keys"]) => {
+            let pair = super::new_key();
+            controller.put_key(&pair.0, &pair.1)?;
+            let _ = body;
+            Ok(Answer::ok(json!({ "AccessKeyId": pair.0, "SecretAccessKey": pair.1 })))
+        }
+        ("DELETE", ["keys", id]) => {
+            controller.remove_key(id)?;
+            Ok(Answer { status: 204, body: None })
+        }
+        _ => Err(unknown()),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::new(ErrorKind::Serialization, error.to_string()))
+}
+
+fn mapping_id(text: &str) -> Result<MappingId, ApiError> {
+    text.parse().map(MappingId).map_err(|_| ApiError::not_found())
+}
+
+fn pairs(query: &str) -> Vec<(String, String)> {
+    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(name), decode(value))
+        })
+        .collect()
+}
+
+fn unknown() -> ApiError {
+    ApiError::new(ErrorKind::UnknownOperation, "Unknown operation.")
+}

@@ -1,0 +1,264 @@
+//! What is known of mappings and keys: a deterministic fold over ordered commands. Time and ids come in with the commands,
+//! so a replay, here or on another node, ends in the same state.
+
+use std::collections::BTreeMap;
+
+use lighterman_proto::api::{ApiError, ErrorKind, Mapping, State};
+use lighterman_proto::ids::MappingId;
+use serde::{Deserialize, Serialize};
+
+/// One step. Stored as JSON; variants are added, never changed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// A mapping as it is from now on, and where it stands.
+    Put {
+        /// The mapping.
+        mapping: Box<Mapping>,
+        /// Its state.
+        state: State,
+        /// Seconds since the epoch.
+        at: f64,
+    },
+    /// A mapping moves on.
+    Move {
+        /// Which.
+        id: MappingId,
+        /// Its state.
+        state: State,
+        /// Seconds since the epoch.
+        at: f64,
+    },
+    /// A mapping's tags.
+    Tag {
+        /// Which.
+        id: MappingId,
+        /// All of its tags from now on.
+        tags: BTreeMap<String, String>,
+    },
+    /// A mapping is gone.
+    Remove {
+        /// Which.
+        id: MappingId,
+    },
+    /// A key pair is valid.
+    PutKey {
+        /// Access key id.
+        id: String,
+        /// Its secret.
+        secret: String,
+    },
+    /// A key pair is not valid any more.
+    RemoveKey {
+        /// Access key id.
+        id: String,
+    },
+}
+
+/// A mapping and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The mapping.
+    pub mapping: Mapping,
+    /// Its state.
+    pub state: State,
+    /// Seconds since the epoch.
+    pub last_modified: f64,
+}
+
+/// The registry.
+#[derive(Clone, Default, PartialEq)]
+pub struct Registry {
+    mappings: BTreeMap<MappingId, Entry>,
+    keys: BTreeMap<String, String>,
+}
+
+impl Registry {
+    /// The state after `command`. One that names what is not there changes nothing.
+    pub fn apply(&mut self, command: &Command) {
+        match command {
+            Command::Put { mapping, state, at } => {
+                let entry = Entry { mapping: (**mapping).clone(), state: *state, last_modified: *at };
+                self.mappings.insert(mapping.id, entry);
+            }
+            Command::Move { id, state, at } => {
+                if let Some(entry) = self.mappings.get_mut(id) {
+                    entry.state = *state;
+                    entry.last_modified = *at;
+                }
+            }
+            Command::Tag { id, tags } => {
+                if let Some(entry) = self.mappings.get_mut(id) {
+                    entry.mapping.tags.clone_from(tags);
+                }
+            }
+            Command::Remove { id } => {
+                self.mappings.remove(id);
+            }
+            Command::PutKey { id, secret } => {
+                self.keys.insert(id.clone(), secret.clone());
+            }
+            Command::RemoveKey { id } => {
+                self.keys.remove(id);
+            }
+        }
+    }
+
+    /// The shortest list of commands that ends in this state.
+    pub fn snapshot(&self) -> Vec<Command> {
+        let put = |entry: &Entry| Command::Put {
+            mapping: Box::new(entry.mapping.clone()),
+            state: entry.state,
+            at: entry.last_modified,
+        };
+        let key = |(id, secret): (&String, &String)| Command::PutKey { id: id.clone(), secret: secret.clone() };
+        self.mappings.values().map(put).chain(self.keys.iter().map(key)).collect()
+    }
+
+    /// A mapping.
+    pub fn get(&self, id: MappingId) -> Result<&Entry, ApiError> {
+        self.mappings.get(&id).ok_or_else(ApiError::not_found)
+    }
+
+    /// All mappings, by UUID.
+    pub fn mappings(&self) -> impl Iterator<Item = &Entry> {
+        self.mappings.values()
+    }
+
+    /// Secret of a key pair.
+    pub fn secret(&self, access_key_id: &str) -> Option<&str> {
+        self.keys.get(access_key_id).map(String::as_str)
+    }
+
+    /// Ids of all key pairs.
+    pub fn key_ids(&self) -> Vec<String> {
+        self.keys.keys().cloned().collect()
+    }
+
+    /// Decides a creation.
+    pub fn create(&self, mapping: Mapping, at: f64) -> Result<Command, ApiError> {
+        if let Some(existing) = self.mappings.values().find(|entry| mapping.conflicts_with(&entry.mapping)) {
+            let text = mapping.conflict_text(existing.mapping.id);
+            return Err(ApiError::new(ErrorKind::ResourceConflict, text));
+        }
+        if let Some(taken) = self.mappings.values().find(|entry| entry.mapping.group == mapping.group) {
+            return Err(ApiError::new(
+                ErrorKind::ResourceConflict,
+                format!(
+                    "ConsumerGroupId {} is used by the mapping with UUID {} already.",
+                    mapping.group, taken.mapping.id
+                ),
+            ));
+        }
+        Ok(Command::Put { mapping: Box::new(mapping), state: State::Creating, at })
+    }
+
+    /// Decides an update to `mapping`.
+    pub fn update(&self, mapping: Mapping, at: f64) -> Result<Command, ApiError> {
+        let entry = self.settled(mapping.id)?;
+        let others = self.mappings.values().filter(|entry| entry.mapping.id != mapping.id);
+        if let Some(existing) = others.into_iter().find(|entry| mapping.conflicts_with(&entry.mapping)) {
+            let text = mapping.conflict_text(existing.mapping.id);
+            return Err(ApiError::new(ErrorKind::ResourceConflict, text));
+        }
+        let state = match (entry.mapping.enabled, mapping.enabled) {
+            (true, false) => State::Disabling,
+            (false, true) => State::Enabling,
+            (true, true) | (false, false) => State::Updating,
+        };
+        Ok(Command::Put { mapping: Box::new(mapping), state, at })
+    }
+
+    /// Decides a deletion.
+    pub fn delete(&self, id: MappingId, at: f64) -> Result<Command, ApiError> {
+        self.settled(id)?;
+        Ok(Command::Move { id, state: State::Deleting, at })
+    }
+
+    fn settled(&self, id: MappingId) -> Result<&Entry, ApiError> {
+        let entry = self.get(id)?;
+        if entry.state.is_settled() {
+            return Ok(entry);
+        }
+        let text = format!("Cannot change the event source mapping {id} while it is {:?}.", entry.state);
+        Err(ApiError::new(ErrorKind::ResourceInUse, text))
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Secrets are in there.
+        f.debug_struct("Registry").field("mappings", &self.mappings).field("keys", &self.key_ids()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lighterman_proto::api::{Account, CreateRequest};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "000000000000" };
+
+    fn mapping(number: u128, topic: &str) -> Mapping {
+        let request: CreateRequest = serde_json::from_value(serde_json::json!({
+            "FunctionName": "f", "Topics": [topic],
+            "SelfManagedEventSource": {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": ["k:1"]}},
+            "SourceAccessConfigurations": [
+                {"Type": "VPC_SUBNET", "URI": "subnet:s"}, {"Type": "VPC_SECURITY_GROUP", "URI": "security_group:g"}
+            ],
+        }))
+        .expect("request");
+        Mapping::create(request, MappingId(uuid::Uuid::from_u128(number)), ACCOUNT, 0.0).expect("valid")
+    }
+
+    #[test]
+    fn states_follow_aws() {
+        let mut registry = Registry::default();
+        let one = mapping(1, "orders");
+        registry.apply(&registry.create(one.clone(), 1.0).expect("new"));
+        assert_eq!(registry.get(one.id).expect("there").state, State::Creating);
+        let kind = |result: Result<Command, ApiError>| result.expect_err("refused").kind;
+        assert_eq!(kind(registry.update(one.clone(), 2.0)), ErrorKind::ResourceInUse);
+        assert_eq!(kind(registry.delete(one.id, 2.0)), ErrorKind::ResourceInUse);
+        assert_eq!(kind(registry.create(mapping(2, "orders"), 2.0)), ErrorKind::ResourceConflict);
+        registry.apply(&Command::Move { id: one.id, state: State::Enabled, at: 3.0 });
+        let off = Mapping { enabled: false, ..one.clone() };
+        registry.apply(&registry.update(off, 4.0).expect("settled"));
+        assert_eq!(registry.get(one.id).expect("there").state, State::Disabling);
+        registry.apply(&Command::Move { id: one.id, state: State::Disabled, at: 5.0 });
+        registry.apply(&registry.delete(one.id, 6.0).expect("settled"));
+        registry.apply(&Command::Remove { id: one.id });
+        assert_eq!(registry.get(one.id).expect_err("gone").message, "The resource you requested does not exist.");
+    }
+
+    proptest! {
+        /// A replay of the log, and of its snapshot, ends in the same state.
+        #[test]
+        fn a_replay_ends_in_the_same_state(steps in prop::collection::vec((0u8..6, 1u128..5), 0..60)) {
+            let (mut registry, mut log) = (Registry::default(), Vec::new());
+            for (kind, number) in steps {
+                let id = MappingId(uuid::Uuid::from_u128(number));
+                let command = match kind {
+                    0 => registry.create(mapping(number, &format!("topic-{number}")), 1.0).ok(),
+                    1 => Some(Command::Move { id, state: State::Enabled, at: 2.0 }),
+                    2 => registry.delete(id, 3.0).ok(),
+                    3 => Some(Command::Remove { id }),
+                    4 => Some(Command::Tag { id, tags: BTreeMap::from([("a".into(), number.to_string())]) }),
+                    _ => Some(Command::PutKey { id: format!("K{number}"), secret: "s".into() }),
+                };
+                if let Some(command) = command {
+                    registry.apply(&command);
+                    log.push(command);
+                }
+            }
+            let json = serde_json::to_string(&log).expect("JSON");
+            let read: Vec<Command> = serde_json::from_str(&json).expect("JSON");
+            for commands in [read, registry.snapshot()] {
+                let mut again = Registry::default();
+                commands.iter().for_each(|command| again.apply(command));
+                prop_assert_eq!(&again, &registry);
+            }
+        }
+    }
+}
