@@ -24,7 +24,13 @@ pub enum TelemetryError {
 
 /// Sends the log of this process to standard error, once.
 pub fn install(settings: &LogSettings) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(&settings.level)?;
+    let mut filter = EnvFilter::try_new(&settings.level)?;
+    if !settings.level.contains('=') {
+        // Libraries tell what they do connection by connection; only their trouble is ours.
+        for quiet in ["rskafka=warn", "actix_server=warn", "actix_web=warn", "hyper=warn", "aws=warn"] {
+            filter = filter.add_directive(quiet.parse()?);
+        }
+    }
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).finish().try_init()?,

@@ -1,28 +1,26 @@
 //! `lighterman dev`: everything on this laptop.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use lighterman_proto::event::EventSource;
 use lighterman_proto::ids::MappingId;
-use lighterman_scaler::policy::Bounds;
 
-use super::{EXIT_FAILED, EXIT_FINE, EXIT_USAGE, SettingsArgs, print_line, print_problem};
-use crate::app::Dataplane;
+use super::run::{Signals, drain, with_settings};
+use super::{EXIT_FAILED, SettingsArgs, print_line, print_problem};
+use crate::app::node::RunningNode;
 use crate::config::Settings;
-use crate::consumer::member::floor::MappingRun;
 use crate::invoker::sdk::SdkPort;
-use crate::kafka::offsets::At;
-use crate::kafka::transport::BrokerAddress;
 use crate::local::broker::{Broker, BrokerSettings};
 use crate::local::function_host::command::{FunctionCommand, Interpreters};
 use crate::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
-use crate::local::sample_records::SampleProducer;
+use crate::local::sample_records::{SampleError, SampleProducer};
 
 /// Shown under `--help`.
 pub const EXAMPLES: &str = "Examples:
@@ -64,28 +62,42 @@ const KAFKA_PORT: u16 = 9092;
 const FUNCTION: &str = "sample";
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(30);
 const FUNCTION_CONCURRENCY: u32 = 16;
+const TICK: Duration = Duration::from_secs(1);
+/// Records without any progress for this long: a script should not wait for ever.
+const STUCK_AFTER: Duration = Duration::from_secs(120);
 
 /// Runs the laptop until Ctrl-C, or until the records are drained.
 pub fn run(args: &DevArgs) -> ExitCode {
-    let settings = match args.settings.load() {
-        Ok(settings) => settings,
-        Err(error) => {
-            print_problem(&error);
-            return ExitCode::from(EXIT_USAGE);
-        }
+    let folder = match args.settings.data_dir {
+        Some(_) => None,
+        None => match tempdir() {
+            Ok(folder) => Some(folder),
+            Err(error) => {
+                print_problem(&format!("no scratch folder: {error}"));
+                return ExitCode::from(EXIT_FAILED);
+            }
+        },
     };
-    match actix_rt::System::new().block_on(dev(args, &settings)) {
-        Ok(()) => ExitCode::from(EXIT_FINE),
-        Err(error) => {
-            print_problem(&format!("{error:#}"));
-            ExitCode::from(EXIT_FAILED)
-        }
+    let mut settings = args.settings.clone();
+    if let Some(folder) = &folder {
+        settings.data_dir = Some(folder.display().to_string());
     }
+    settings.log_level.get_or_insert_with(|| "warn".to_owned());
+    let code = with_settings(&settings, |settings| async move { dev(args, &settings).await });
+    if let Some(folder) = folder {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+    code
+}
+
+/// A laptop's state ends with it.
+fn tempdir() -> std::io::Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("lighterman-dev-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 async fn dev(args: &DevArgs, settings: &Settings) -> anyhow::Result<()> {
-    crate::telemetry::install(&settings.log)?;
-    let host = host_function(args, settings)?;
     let broker = match &args.kafka {
         None => Some(start_broker()?),
         Some(_) => None,
@@ -94,35 +106,125 @@ async fn dev(args: &DevArgs, settings: &Settings) -> anyhow::Result<()> {
         (Some(servers), _) => servers.clone(),
         (None, broker) => broker.as_ref().map(|broker| broker.address().to_string()).context("no broker")?,
     };
+    let host = host_function(args, settings)?;
     let port = SdkPort::local(&host.endpoint_url(), &settings.region);
-    let dataplane = Dataplane::start(settings, Arc::new(port))?;
     let mut producer = SampleProducer::connect(&servers, &args.topic, args.partitions as i32).await?;
-    let id = MappingId(uuid::Uuid::new_v4());
-    dataplane.run(MappingRun {
-        id,
-        topic: Arc::from(args.topic.as_str()),
-        group: id.to_string(),
-        function: Arc::from(FUNCTION),
-        bootstrap: vec![BrokerAddress::parse(&servers).map_err(anyhow::Error::msg)?],
-        source: EventSource::SelfManaged,
-        batch_records_max: 100,
-        window: Duration::from_millis(500),
-        start: At::Earliest,
-        bounds: Bounds { minimum: 1, maximum: 16 },
-    });
-    if let Some(records) = args.records {
-        producer.write(records).await?;
-    }
-    for _ in 0..30 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        if let Some(board) = dataplane.board(id) {
-            let lag: Vec<_> = board.partitions().values().map(|shown| shown.gauge.lag()).collect();
-            print_line(&format!("{} resolved {} lag {lag:?}", board.last_result(), board.resolved_total()));
-        }
-    }
-    dataplane.drain().await;
+    let node = RunningNode::start(settings, Arc::new(port))?;
+    let id = create_mapping(&node, &servers, &args.topic).await?;
+    introduce(args, settings, &node, &servers, &host.endpoint_url());
+    let mut signals = Signals::listen()?;
+    let finished = tokio::select! {
+        finished = flow(args, &mut producer, &node, id) => finished?,
+        () = signals.next() => false,
+    };
+    let board = node.dataplane().board(id);
+    drain(node, &mut signals).await?;
     host.stop().await;
+    if let Some(board) = board {
+        let resolved = board.resolved_total();
+        print_line(&format!("drained: {resolved} records delivered and committed"));
+        anyhow::ensure!(!args.exit_when_drained || finished, "not all records were delivered and committed");
+    }
     Ok(())
+}
+
+async fn create_mapping(node: &RunningNode, servers: &str, topic: &str) -> anyhow::Result<MappingId> {
+    let request = serde_json::json!({
+        "FunctionName": FUNCTION,
+        "Topics": [topic],
+        "StartingPosition": "TRIM_HORIZON",
+        "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": servers.split(',').collect::<Vec<_>>() } },
+        "SourceAccessConfigurations": [
+            { "Type": "VPC_SUBNET", "URI": "subnet:laptop" },
+            { "Type": "VPC_SECURITY_GROUP", "URI": "security_group:laptop" },
+        ],
+    });
+    let shown = node.controller().create(serde_json::from_value(request)?).await?;
+    let id = shown["UUID"].as_str().and_then(|id| id.parse().ok()).context("the mapping has no UUID")?;
+    Ok(MappingId(id))
+}
+
+fn introduce(args: &DevArgs, settings: &Settings, node: &RunningNode, servers: &str, functions: &str) {
+    let function = args.function.as_deref().unwrap_or("built-in sample");
+    let endpoint = node.endpoint_url();
+    let mut lines = format!(
+        "Kafka        {servers}   topic {}\nfunction     {FUNCTION} ({function}) behind {functions}\n\
+         control API  {endpoint}\nmetrics      http://{}/metrics\n\ntry:\n",
+        args.topic, settings.metrics_listen
+    );
+    if let Some((id, secret)) = &node.first_key {
+        let _ = writeln!(
+            lines,
+            "  export AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION={}",
+            settings.region
+        );
+    }
+    let _ = write!(
+        lines,
+        "  aws lambda list-event-source-mappings --endpoint-url {endpoint}\n  \
+         aws lambda create-event-source-mapping --endpoint-url {endpoint} --function-name {FUNCTION} \
+         --topics another --starting-position TRIM_HORIZON \
+         --self-managed-event-source '{{\"Endpoints\":{{\"KAFKA_BOOTSTRAP_SERVERS\":[\"{servers}\"]}}}}' \
+         --source-access-configurations Type=VPC_SUBNET,URI=subnet:laptop Type=VPC_SECURITY_GROUP,URI=security_group:laptop\n"
+    );
+    print_line(&lines);
+}
+
+/// Writes records and shows them arriving; true when all of `--records` are delivered and committed.
+async fn flow(
+    args: &DevArgs,
+    producer: &mut SampleProducer,
+    node: &RunningNode,
+    id: MappingId,
+) -> anyhow::Result<bool> {
+    let written = async {
+        match args.records {
+            Some(records) => producer.write(records).await?,
+            None if args.rate > 0 => producer.write_steadily(args.rate).await?,
+            None => {}
+        }
+        // Watching goes on until it has seen enough.
+        std::future::pending::<Result<(), SampleError>>().await
+    };
+    tokio::select! {
+        failed = written => {
+            failed?;
+            Ok(false)
+        }
+        finished = watch(args, node, id) => finished,
+    }
+}
+
+async fn watch(args: &DevArgs, node: &RunningNode, id: MappingId) -> anyhow::Result<bool> {
+    let mut beat = tokio::time::interval(TICK);
+    let (mut before, mut unchanged) = (0, Duration::ZERO);
+    loop {
+        beat.tick().await;
+        let Some(board) = node.dataplane().board(id) else { continue };
+        let resolved = board.resolved_total();
+        let shown = board.partitions();
+        let lag = shown.values().map(|shown| shown.gauge.lag()).sum::<Option<u64>>();
+        let lag_text = lag.map_or_else(|| "unknown".to_owned(), |lag| lag.to_string());
+        if resolved != before || unchanged.is_zero() {
+            let per_second = resolved - before;
+            let result = board.last_result();
+            print_line(&format!(
+                "delivered {resolved:>10}   {per_second:>8}/s   lag {lag_text:>8}   {result}"
+            ));
+        }
+        unchanged = if resolved == before { unchanged + TICK } else { Duration::ZERO };
+        before = resolved;
+        let all = args.records.is_some_and(|records| resolved >= records);
+        if args.exit_when_drained && all && lag == Some(0) {
+            return Ok(true);
+        }
+        anyhow::ensure!(
+            !args.exit_when_drained || unchanged < STUCK_AFTER,
+            "nothing was delivered for {} s: {}",
+            STUCK_AFTER.as_secs(),
+            board.last_result()
+        );
+    }
 }
 
 /// The embedded broker, on Kafka's port when it is free.
@@ -132,8 +234,12 @@ fn start_broker() -> anyhow::Result<Broker> {
     match Broker::start(settings.clone()) {
         Ok(broker) => Ok(broker),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            let broker = Broker::start(BrokerSettings { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..settings })?;
-            print_line(&format!("port {KAFKA_PORT} is taken; the embedded broker uses {}", broker.address().port()));
+            let broker =
+                Broker::start(BrokerSettings { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..settings })?;
+            print_line(&format!(
+                "port {KAFKA_PORT} is taken; the embedded broker uses {}",
+                broker.address().port()
+            ));
             Ok(broker)
         }
         Err(error) => Err(error).context(format!("the embedded broker cannot listen on {wanted}")),

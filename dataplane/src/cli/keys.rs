@@ -1,8 +1,11 @@
 //! `lighterman keys`: API key pairs.
 
+use std::process::ExitCode;
+
 use clap::{Args, Subcommand};
 
-use super::{OutputFormat, SettingsArgs};
+use super::run::with_settings;
+use super::{OutputFormat, SettingsArgs, api};
 
 /// Shown under `--help`.
 pub const EXAMPLES: &str = "Examples:
@@ -36,4 +39,29 @@ pub enum KeysAction {
         /// Its access key id
         access_key_id: String,
     },
+}
+
+/// Calls the node.
+pub fn run(args: &KeysArgs) -> ExitCode {
+    with_settings(&args.settings, |settings| async move {
+        let client = api::client(&settings)?;
+        match &args.action {
+            KeysAction::Create => {
+                let reply = client.call("POST", "/lighterman/v1/keys", None).await?;
+                let rows = ["AccessKeyId", "SecretAccessKey"]
+                    .map(|name| vec![name.to_owned(), api::cell(&reply, name)]);
+                api::print(args.output, &reply, &rows);
+            }
+            KeysAction::List => {
+                let reply = client.call("GET", "/lighterman/v1/keys", None).await?;
+                let ids = reply["keys"].as_array().cloned().unwrap_or_default();
+                let rows: Vec<_> = ids.iter().filter_map(|id| Some(vec![id.as_str()?.to_owned()])).collect();
+                api::print(args.output, &reply, &rows);
+            }
+            KeysAction::Delete { access_key_id } => {
+                client.call("DELETE", &format!("/lighterman/v1/keys/{access_key_id}"), None).await?;
+            }
+        }
+        Ok(())
+    })
 }

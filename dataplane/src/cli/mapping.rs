@@ -1,9 +1,14 @@
 //! `lighterman mapping`: the API from the terminal.
 
+use std::process::ExitCode;
+
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{OutputFormat, SettingsArgs};
+use super::run::with_settings;
+use super::{OutputFormat, SettingsArgs, api};
+use crate::control::client::ApiClient;
 
 /// Shown under `--help`.
 pub const EXAMPLES: &str = "Examples:
@@ -121,9 +126,6 @@ pub struct TuningArgs {
     /// Most consumers
     #[arg(long, value_name = "N")]
     pub maximum_pollers: Option<u32>,
-    /// Filter pattern (JSON); several may be given
-    #[arg(long, value_name = "JSON")]
-    pub filter: Vec<String>,
 }
 
 /// Where a mapping begins.
@@ -135,6 +137,118 @@ pub enum StartingPosition {
     Latest,
     /// At a time.
     AtTimestamp,
+}
+
+const PATH: &str = "/2015-03-31/event-source-mappings";
+
+/// Calls the node.
+pub fn run(args: &MappingArgs) -> ExitCode {
+    with_settings(&args.settings, |settings| async move {
+        let client = api::client(&settings)?;
+        let reply = match &args.action {
+            MappingAction::Create(create) => client.call("POST", PATH, Some(&create_body(create))).await?,
+            MappingAction::Get { uuid } => client.call("GET", &format!("{PATH}/{uuid}"), None).await?,
+            MappingAction::List { function } => list(&client, function.as_deref()).await?,
+            MappingAction::Update(update) => {
+                client.call("PUT", &format!("{PATH}/{}", update.uuid), Some(&update_body(update))).await?
+            }
+            MappingAction::Delete { uuid } => client.call("DELETE", &format!("{PATH}/{uuid}"), None).await?,
+            MappingAction::Pause { uuid } => {
+                client.call("POST", &format!("/lighterman/v1/mappings/{uuid}/pause"), None).await?
+            }
+            MappingAction::Resume { uuid } => {
+                client.call("POST", &format!("/lighterman/v1/mappings/{uuid}/resume"), None).await?
+            }
+        };
+        let mappings =
+            reply["EventSourceMappings"].as_array().cloned().unwrap_or_else(|| vec![reply.clone()]);
+        api::print(args.output, &reply, &rows(&mappings));
+        Ok(())
+    })
+}
+
+async fn list(client: &ApiClient, function: Option<&str>) -> anyhow::Result<Value> {
+    let mut all = Vec::new();
+    let mut marker: Option<String> = None;
+    loop {
+        let mut path = format!("{PATH}?MaxItems=100");
+        if let Some(function) = function {
+            let function =
+                percent_encoding::utf8_percent_encode(function, percent_encoding::NON_ALPHANUMERIC);
+            path = format!("{path}&FunctionName={function}");
+        }
+        if let Some(marker) = &marker {
+            path = format!("{path}&Marker={marker}");
+        }
+        let page = client.call("GET", &path, None).await?;
+        all.extend(page["EventSourceMappings"].as_array().cloned().unwrap_or_default());
+        marker = page["NextMarker"].as_str().map(ToOwned::to_owned);
+        if marker.is_none() {
+            return Ok(json!({ "EventSourceMappings": all }));
+        }
+    }
+}
+
+fn rows(mappings: &[Value]) -> Vec<Vec<String>> {
+    const COLUMNS: [&str; 5] = ["UUID", "State", "Topics", "FunctionArn", "LastProcessingResult"];
+    let head = COLUMNS.map(ToOwned::to_owned).to_vec();
+    let row = |mapping: &Value| COLUMNS.map(|name| api::cell(mapping, name)).to_vec();
+    std::iter::once(head).chain(mappings.iter().map(row)).collect()
+}
+
+fn create_body(create: &CreateArgs) -> Value {
+    let position = match create.starting_position {
+        StartingPosition::TrimHorizon => "TRIM_HORIZON",
+        StartingPosition::Latest => "LATEST",
+        StartingPosition::AtTimestamp => "AT_TIMESTAMP",
+    };
+    let mut body = json!({
+        "FunctionName": create.function,
+        "Topics": [create.topic],
+        "StartingPosition": position,
+        "Enabled": !create.disabled,
+        "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": create.bootstrap } },
+        // AWS asks for access configurations; these two say: no authentication. Recorded, not used.
+        "SourceAccessConfigurations": [
+            { "Type": "VPC_SUBNET", "URI": "subnet:none" },
+            { "Type": "VPC_SECURITY_GROUP", "URI": "security_group:none" },
+        ],
+    });
+    if let Some(timestamp) = create.starting_timestamp {
+        body["StartingPositionTimestamp"] = json!(timestamp);
+    }
+    if let Some(group) = &create.group {
+        body["SelfManagedKafkaEventSourceConfig"] = json!({ "ConsumerGroupId": group });
+    }
+    tune(&create.tuning, &mut body);
+    body
+}
+
+fn update_body(update: &UpdateArgs) -> Value {
+    let mut body = json!({});
+    if let Some(function) = &update.function {
+        body["FunctionName"] = json!(function);
+    }
+    if let Some(enabled) = update.enabled {
+        body["Enabled"] = json!(enabled);
+    }
+    tune(&update.tuning, &mut body);
+    body
+}
+
+fn tune(tuning: &TuningArgs, body: &mut Value) {
+    if let Some(size) = tuning.batch_size {
+        body["BatchSize"] = json!(size);
+    }
+    if let Some(window) = tuning.window {
+        body["MaximumBatchingWindowInSeconds"] = json!(window);
+    }
+    if let Some(minimum) = tuning.minimum_pollers {
+        body["ProvisionedPollerConfig"]["MinimumPollers"] = json!(minimum);
+    }
+    if let Some(maximum) = tuning.maximum_pollers {
+        body["ProvisionedPollerConfig"]["MaximumPollers"] = json!(maximum);
+    }
 }
 
 #[cfg(test)]

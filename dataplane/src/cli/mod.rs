@@ -1,5 +1,6 @@
 //! The command line: what people type, and the exit code they get. The bodies of the commands are in files of their names.
 
+mod api;
 pub mod check;
 pub mod dev;
 pub mod keys;
@@ -35,6 +36,8 @@ pub struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
+  lighterman dev
+  lighterman run --config lighterman.toml
   lighterman check --config lighterman.toml
   LIGHTERMAN_MEMORY_BUDGET=512MiB lighterman check
 
@@ -49,6 +52,18 @@ pub enum Command {
     /// Run everything on this laptop, nothing to install
     #[command(after_help = dev::EXAMPLES)]
     Dev(dev::DevArgs),
+    /// Run one node
+    #[command(after_help = run::EXAMPLES)]
+    Run(run::RunArgs),
+    /// API key pairs of a running node
+    #[command(after_help = keys::EXAMPLES)]
+    Keys(keys::KeysArgs),
+    /// Event source mappings of a running node, without the AWS CLI
+    #[command(after_help = mapping::EXAMPLES)]
+    Mapping(mapping::MappingArgs),
+    /// Live partition map of a running node
+    #[command(after_help = top::EXAMPLES)]
+    Top(top::TopArgs),
 }
 
 /// Configuration flags; each wins over environment and file.
@@ -111,6 +126,10 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(args) => check::run(&args),
         Command::Dev(args) => dev::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Keys(args) => keys::run(&args),
+        Command::Mapping(args) => mapping::run(&args),
+        Command::Top(args) => top::run(&args),
     }
 }
 

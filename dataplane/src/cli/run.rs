@@ -1,14 +1,21 @@
 //! `lighterman run`: one node.
 
-use clap::Args;
+use std::process::ExitCode;
+use std::sync::Arc;
 
-use super::SettingsArgs;
+use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{EXIT_FAILED, EXIT_FINE, EXIT_USAGE, SettingsArgs, print_line, print_problem};
+use crate::app::node::RunningNode;
+use crate::config::Settings;
+use crate::invoker::sdk::SdkPort;
 
 /// Shown under `--help`.
 pub const EXAMPLES: &str = "Examples:
   lighterman run
   lighterman run --config /etc/lighterman.toml
-  LIGHTERMAN_CONTROL_BOOTSTRAP=kafka-1:9092,kafka-2:9092 lighterman run    # one of a fleet";
+  AWS_ENDPOINT_URL_LAMBDA=http://localhost:3001 lighterman run    # any endpoint that speaks Invoke";
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, Args)]
@@ -16,4 +23,87 @@ pub struct RunArgs {
     /// Configuration.
     #[command(flatten)]
     pub settings: SettingsArgs,
+}
+
+/// Runs the node until it is told to drain.
+pub fn run(args: &RunArgs) -> ExitCode {
+    with_settings(&args.settings, |settings| async move { node(&settings).await })
+}
+
+async fn node(settings: &Settings) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        settings.control.is_none(),
+        "`control.bootstrap` is set, but this version of Lighterman runs a node alone: remove it"
+    );
+    let port = SdkPort::from_environment(&settings.region).await;
+    let node = RunningNode::start(settings, Arc::new(port))?;
+    if let Some((id, secret)) = &node.first_key {
+        print_line(&format!(
+            "first API key, shown once:\n  AWS_ACCESS_KEY_ID={id}\n  AWS_SECRET_ACCESS_KEY={secret}"
+        ));
+    }
+    print_line(&format!(
+        "control API {}   metrics http://{}/metrics",
+        node.endpoint_url(),
+        settings.metrics_listen
+    ));
+    let mut signals = Signals::listen()?;
+    signals.next().await;
+    tracing::info!("draining; a second signal stops at once");
+    drain(node, &mut signals).await
+}
+
+/// Drains `node`; a second signal, or the deadline, ends it as a kill would.
+pub(super) async fn drain(node: RunningNode, signals: &mut Signals) -> anyhow::Result<()> {
+    tokio::select! {
+        drained = node.drain() => {
+            anyhow::ensure!(drained, "the drain deadline came before everything in flight was answered");
+            Ok(())
+        }
+        () = signals.next() => anyhow::bail!("stopped by a second signal; what was in flight is delivered again"),
+    }
+}
+
+/// SIGTERM and SIGINT.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Loads the settings, then runs `body` in an actix system; exit code as the interface has it.
+pub(super) fn with_settings<F>(args: &SettingsArgs, body: impl FnOnce(Settings) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let settings = match args.load() {
+        Ok(settings) => settings,
+        Err(error) => {
+            print_problem(&error);
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if let Err(error) = crate::telemetry::install(&settings.log) {
+        print_problem(&error);
+        return ExitCode::from(EXIT_USAGE);
+    }
+    match actix_rt::System::new().block_on(body(settings)) {
+        Ok(()) => ExitCode::from(EXIT_FINE),
+        Err(error) => {
+            print_problem(&format!("{error:#}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
 }

@@ -18,7 +18,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// No node there.
-    #[error("no Lighterman node answers at {endpoint}: {what}. Start one with `lighterman run`, or give --listen")]
+    #[error(
+        "no Lighterman node answers at {endpoint}: {what}. Start one with `lighterman run`, or give --listen"
+    )]
     Unreachable {
         /// Where.
         endpoint: String,
@@ -80,7 +82,12 @@ impl ApiClient {
         Err(ClientError::Refused { status, name, message: message.unwrap_or_default().to_owned() })
     }
 
-    fn signed(&self, method: &str, path: &str, body: &str) -> Result<http::Request<Full<bytes::Bytes>>, ClientError> {
+    fn signed(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<http::Request<Full<bytes::Bytes>>, ClientError> {
         let failed = |error: &dyn std::fmt::Display| ClientError::Signing(error.to_string());
         let url = format!("{}{path}", self.endpoint);
         let host = self.endpoint.trim_start_matches("http://").to_owned();
@@ -95,8 +102,9 @@ impl ApiClient {
             .map_err(|error| failed(&error))?
             .into();
         let headers = [("host", host.as_str()), ("content-type", "application/json")];
-        let signable = SignableRequest::new(method, &url, headers.into_iter(), SignableBody::Bytes(body.as_bytes()))
-            .map_err(|error| failed(&error))?;
+        let signable =
+            SignableRequest::new(method, &url, headers.into_iter(), SignableBody::Bytes(body.as_bytes()))
+                .map_err(|error| failed(&error))?;
         let (instructions, _) = sign(signable, &params).map_err(|error| failed(&error))?.into_parts();
         let mut request = http::Request::builder().method(method).uri(&url);
         for (name, value) in headers.into_iter().chain(instructions.headers()) {

@@ -48,7 +48,13 @@ fn seconds_now() -> f64 {
 
 impl Controller {
     /// A controller over an open store.
-    pub fn new(store: Store, registry: Registry, host: Arc<dyn MappingHost>, region: String, account: String) -> Self {
+    pub fn new(
+        store: Store,
+        registry: Registry,
+        host: Arc<dyn MappingHost>,
+        region: String,
+        account: String,
+    ) -> Self {
         Self { shared: Arc::new(Shared { state: Mutex::new((store, registry)), host, region, account }) }
     }
 
@@ -117,7 +123,8 @@ impl Controller {
     ) -> (Vec<Value>, Option<MappingId>) {
         let entries: Vec<Entry> = {
             let state = self.shared.state.lock();
-            let matches = |entry: &&Entry| function.is_none_or(|function| names(&entry.mapping.function_arn, function));
+            let matches =
+                |entry: &&Entry| function.is_none_or(|function| names(&entry.mapping.function_arn, function));
             let behind = |entry: &&Entry| marker.is_none_or(|marker| entry.mapping.id > marker);
             state.1.mappings().filter(behind).filter(matches).take(most + 1).cloned().collect()
         };
@@ -202,7 +209,10 @@ impl Controller {
     }
 
     /// Decides on the state of now, makes it durable, applies it: nobody comes between.
-    fn decide(&self, decide: impl FnOnce(&Registry) -> Result<Command, ApiError>) -> Result<Command, ApiError> {
+    fn decide(
+        &self,
+        decide: impl FnOnce(&Registry) -> Result<Command, ApiError>,
+    ) -> Result<Command, ApiError> {
         let mut state = self.shared.state.lock();
         let (store, registry) = &mut *state;
         let command = decide(registry)?;

@@ -100,7 +100,8 @@ async fn handle(api: web::Data<Api>, request: HttpRequest, body: web::Bytes) -> 
     let mut response = match &answered {
         Ok(answer) => HttpResponse::build(StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK)),
         Err(error) => {
-            let status = StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let status =
+                StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             let mut response = HttpResponse::build(status);
             response.insert_header(("x-amzn-ErrorType", error.kind.name()));
             response

@@ -110,7 +110,8 @@ impl Registry {
             state: entry.state,
             at: entry.last_modified,
         };
-        let key = |(id, secret): (&String, &String)| Command::PutKey { id: id.clone(), secret: secret.clone() };
+        let key =
+            |(id, secret): (&String, &String)| Command::PutKey { id: id.clone(), secret: secret.clone() };
         self.mappings.values().map(put).chain(self.keys.iter().map(key)).collect()
     }
 
@@ -229,7 +230,10 @@ mod tests {
         registry.apply(&Command::Move { id: one.id, state: State::Disabled, at: 5.0 });
         registry.apply(&registry.delete(one.id, 6.0).expect("settled"));
         registry.apply(&Command::Remove { id: one.id });
-        assert_eq!(registry.get(one.id).expect_err("gone").message, "The resource you requested does not exist.");
+        assert_eq!(
+            registry.get(one.id).expect_err("gone").message,
+            "The resource you requested does not exist."
+        );
     }
 
     proptest! {

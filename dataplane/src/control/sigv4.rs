@@ -82,9 +82,11 @@ impl Authenticator for SigV4 {
         secret_of: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Caller, ApiError> {
         let header = request.headers.get("authorization");
-        let header = header.ok_or_else(|| refused(ErrorKind::MissingAuthenticationToken, "Missing Authentication Token"))?;
-        let authorization = parse(header)
-            .ok_or_else(|| refused(ErrorKind::InvalidSignature, "The Authorization header is not of Signature Version 4."))?;
+        let header = header
+            .ok_or_else(|| refused(ErrorKind::MissingAuthenticationToken, "Missing Authentication Token"))?;
+        let authorization = parse(header).ok_or_else(|| {
+            refused(ErrorKind::InvalidSignature, "The Authorization header is not of Signature Version 4.")
+        })?;
         self.check_scope(&authorization)?;
         let stamp = request.headers.get("x-amz-date").map_or("", String::as_str);
         check_time(stamp, authorization.date, now)?;
@@ -95,9 +97,12 @@ impl Authenticator for SigV4 {
         if request.headers.get("x-amz-content-sha256").is_some_and(|sent| *sent != body_hash) {
             return Err(mismatch());
         }
-        let canonical = canonical_request(request, authorization.signed_headers, &body_hash).ok_or_else(mismatch)?;
-        let scope = format!("{}/{}/{}/aws4_request", authorization.date, authorization.region, authorization.service);
-        let to_sign = format!("{ALGORITHM}\n{stamp}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
+        let canonical =
+            canonical_request(request, authorization.signed_headers, &body_hash).ok_or_else(mismatch)?;
+        let scope =
+            format!("{}/{}/{}/aws4_request", authorization.date, authorization.region, authorization.service);
+        let to_sign =
+            format!("{ALGORITHM}\n{stamp}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
         let expected = hex(&hmac(&signing_key(&secret, &authorization), to_sign.as_bytes()));
         if bool::from(expected.as_bytes().ct_eq(authorization.signature.as_bytes())) {
             Ok(Caller { access_key_id: authorization.access_key_id.to_owned() })
@@ -129,22 +134,31 @@ impl SigV4 {
 
 fn parse(header: &str) -> Option<Authorization<'_>> {
     let fields = header.strip_prefix(ALGORITHM)?.trim_start();
-    let field = |name: &str| {
-        fields.split(',').find_map(|field| field.trim().strip_prefix(name)?.strip_prefix('='))
-    };
+    let field =
+        |name: &str| fields.split(',').find_map(|field| field.trim().strip_prefix(name)?.strip_prefix('='));
     let mut credential = field("Credential")?.rsplitn(5, '/');
     let (end, service, region, date, access_key_id) =
         (credential.next()?, credential.next()?, credential.next()?, credential.next()?, credential.next()?);
     let (signed_headers, signature) = (field("SignedHeaders")?, field("Signature")?);
-    (end == "aws4_request").then_some(Authorization { access_key_id, date, region, service, signed_headers, signature })
+    (end == "aws4_request").then_some(Authorization {
+        access_key_id,
+        date,
+        region,
+        service,
+        signed_headers,
+        signature,
+    })
 }
 
 fn check_time(stamp: &str, date: &str, now: i64) -> Result<(), ApiError> {
-    let signed = seconds_of(stamp)
-        .filter(|_| stamp.starts_with(date))
-        .ok_or_else(|| refused(ErrorKind::InvalidSignature, "X-Amz-Date must be a timestamp like 20261123T210000Z."))?;
+    let signed = seconds_of(stamp).filter(|_| stamp.starts_with(date)).ok_or_else(|| {
+        refused(ErrorKind::InvalidSignature, "X-Amz-Date must be a timestamp like 20261123T210000Z.")
+    })?;
     if signed < now - SKEW_SECONDS_MAX {
-        return Err(refused(ErrorKind::InvalidSignature, format!("Signature expired: {stamp} is earlier than allowed.")));
+        return Err(refused(
+            ErrorKind::InvalidSignature,
+            format!("Signature expired: {stamp} is earlier than allowed."),
+        ));
     }
     if signed > now + SKEW_SECONDS_MAX {
         let text = format!("Signature not yet current: {stamp} is still later than allowed.");
@@ -159,7 +173,8 @@ fn seconds_of(stamp: &str) -> Option<i64> {
 }
 
 fn canonical_request(request: &Signed<'_>, signed_headers: &str, body_hash: &str) -> Option<String> {
-    let mut canonical = format!("{}\n{}\n{}\n", request.method, encode(request.path, true), canonical_query(request.query));
+    let mut canonical =
+        format!("{}\n{}\n{}\n", request.method, encode(request.path, true), canonical_query(request.query));
     for name in signed_headers.split(';') {
         let value = request.headers.get(name)?;
         let collapsed = value.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
@@ -211,7 +226,9 @@ fn signing_key(secret: &str, authorization: &Authorization<'_>) -> Vec<u8> {
 
 fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
     // HMAC takes keys of any length: there is no error to meet.
-    Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(data).finalize().into_bytes().to_vec()).unwrap_or_default()
+    Hmac::<Sha256>::new_from_slice(key)
+        .map(|mac| mac.chain_update(data).finalize().into_bytes().to_vec())
+        .unwrap_or_default()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -250,7 +267,8 @@ mod tests {
             .into();
         let url = format!("http://localhost:9010{path}?{query}");
         let headers = [("host", "localhost:9010"), ("content-type", "application/json")];
-        let request = SignableRequest::new("POST", &url, headers.into_iter(), SignableBody::Bytes(body)).expect("request");
+        let request = SignableRequest::new("POST", &url, headers.into_iter(), SignableBody::Bytes(body))
+            .expect("request");
         let (instructions, _) = sign(request, &params).expect("signs").into_parts();
         let mut all: BTreeMap<String, String> =
             headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -258,7 +276,13 @@ mod tests {
         all
     }
 
-    fn check(headers: &BTreeMap<String, String>, path: &str, query: &str, body: &[u8], now: i64) -> Result<Caller, ErrorKind> {
+    fn check(
+        headers: &BTreeMap<String, String>,
+        path: &str,
+        query: &str,
+        body: &[u8],
+        now: i64,
+    ) -> Result<Caller, ErrorKind> {
         let request = Signed { method: "POST", path, query, headers, body };
         let secret_of = |id: &str| (id == "AKID").then(|| "secret".to_owned());
         let verifier = SigV4 { region: "eu-west-1".to_owned() };
@@ -281,12 +305,20 @@ mod tests {
         assert_eq!(check(&headers, PATH, QUERY, b"{}", NOW), invalid);
         assert_eq!(check(&headers, PATH, QUERY, BODY, NOW + 301), invalid, "expired");
         assert_eq!(check(&headers, PATH, QUERY, BODY, NOW - 301), invalid, "from the future");
-        for (name, value) in [("host", "evil:1"), ("content-type", "text/plain"), ("x-amz-date", "20270115T080001Z")] {
+        for (name, value) in
+            [("host", "evil:1"), ("content-type", "text/plain"), ("x-amz-date", "20270115T080001Z")]
+        {
             let mut changed = headers.clone();
             changed.insert(name.to_owned(), value.to_owned());
             assert_eq!(check(&changed, PATH, QUERY, BODY, NOW), invalid, "{name}");
         }
-        for (from, to) in [("eu-west-1", "us-east-1"), ("/lambda/", "/sqs/"), ("host;", ""), ("Signature=", "Signature=0"), ("AWS4", "AWS3")] {
+        for (from, to) in [
+            ("eu-west-1", "us-east-1"),
+            ("/lambda/", "/sqs/"),
+            ("host;", ""),
+            ("Signature=", "Signature=0"),
+            ("AWS4", "AWS3"),
+        ] {
             let mut changed = headers.clone();
             let authorization = headers["authorization"].replacen(from, to, 1);
             changed.insert("authorization".to_owned(), authorization);

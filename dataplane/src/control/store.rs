@@ -25,7 +25,9 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// Another process has it.
-    #[error("data_dir {0} is in use by another lighterman process: stop it, or give this one another data_dir")]
+    #[error(
+        "data_dir {0} is in use by another lighterman process: stop it, or give this one another data_dir"
+    )]
     InUse(PathBuf),
     /// The database is broken or full.
     #[error("the store in {path} failed: {source}. Free disk space, or restore the file from a backup")]
@@ -117,8 +119,11 @@ impl Store {
 
     fn encode(&self, command: &Command) -> Result<Vec<u8>, StoreError> {
         let number = self.next;
-        serde_json::to_vec(command)
-            .map_err(|source| StoreError::Unreadable { path: self.path.clone(), number, source })
+        serde_json::to_vec(command).map_err(|source| StoreError::Unreadable {
+            path: self.path.clone(),
+            number,
+            source,
+        })
     }
 
     fn read_all(&self) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {

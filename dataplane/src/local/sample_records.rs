@@ -53,7 +53,8 @@ impl SampleProducer {
             }
             Ok(clients)
         };
-        let partitions = tokio::time::timeout(GIVE_UP_AFTER * 2, connect).await.map_err(silent)?.map_err(failed)?;
+        let partitions =
+            tokio::time::timeout(GIVE_UP_AFTER * 2, connect).await.map_err(silent)?.map_err(failed)?;
         Ok(Self { servers: servers.to_owned(), partitions, next: 0 })
     }
 

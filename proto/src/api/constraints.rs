@@ -19,7 +19,11 @@ impl Violations {
     pub(super) fn range(&mut self, value: Option<i64>, at: &str, min: i64, max: i64) {
         let Some(value) = value else { return };
         if value < min {
-            self.add(&value.to_string(), at, &format!("Member must have value greater than or equal to {min}"));
+            self.add(
+                &value.to_string(),
+                at,
+                &format!("Member must have value greater than or equal to {min}"),
+            );
         } else if value > max {
             self.add(&value.to_string(), at, &format!("Member must have value less than or equal to {max}"));
         }
@@ -49,7 +53,10 @@ impl Violations {
     pub(super) fn into_result(self) -> Result<(), ApiError> {
         match self.0.len() {
             0 => Ok(()),
-            1 => Err(ApiError::new(ErrorKind::Validation, format!("1 validation error detected: {}", self.0[0]))),
+            1 => Err(ApiError::new(
+                ErrorKind::Validation,
+                format!("1 validation error detected: {}", self.0[0]),
+            )),
             many => {
                 let all = self.0.join("; ");
                 Err(ApiError::new(ErrorKind::Validation, format!("{many} validation errors detected: {all}")))
@@ -113,7 +120,11 @@ pub(super) fn pollers(pollers: Option<&ProvisionedPollers>, found: &mut Violatio
 /// Access configurations: shape by the model; kinds that need what is not built yet are refused by name.
 pub(super) fn access(list: &[SourceAccess], found: &mut Violations) -> Result<(), ApiError> {
     if list.len() > 23 {
-        found.add(&format!("{} members", list.len()), "sourceAccessConfigurations", "Member must have length less than or equal to 23");
+        found.add(
+            &format!("{} members", list.len()),
+            "sourceAccessConfigurations",
+            "Member must have length less than or equal to 23",
+        );
     }
     for (index, access) in list.iter().enumerate() {
         let at = |member: &str| format!("sourceAccessConfigurations.{}.member.{member}", index + 1);
@@ -128,7 +139,8 @@ pub(super) fn access(list: &[SourceAccess], found: &mut Violations) -> Result<()
         return Err(ApiError::invalid("VPC_SUBNET and VPC_SECURITY_GROUP must be given together."));
     }
     let unbuilt = list.iter().find(|access| {
-        ACCESS_TYPES.contains(&access.kind.as_str()) && !matches!(&*access.kind, "VPC_SUBNET" | "VPC_SECURITY_GROUP")
+        ACCESS_TYPES.contains(&access.kind.as_str())
+            && !matches!(&*access.kind, "VPC_SUBNET" | "VPC_SECURITY_GROUP")
     });
     match unbuilt {
         Some(access) => Err(ApiError::invalid(format!(
@@ -144,8 +156,13 @@ pub(super) fn access(list: &[SourceAccess], found: &mut Violations) -> Result<()
 /// a mapping that silently does something else would lose what its owner counted on.
 pub(super) fn rest(rest: &BTreeMap<String, Value>) -> Result<(), ApiError> {
     const RECORDED: &[&str] = &["MetricsConfig", "LoggingConfig", "KMSKeyArn"];
-    const STREAMS_ONLY: &[&str] =
-        &["ParallelizationFactor", "TumblingWindowInSeconds", "ScalingConfig", "Queues", "DocumentDBEventSourceConfig"];
+    const STREAMS_ONLY: &[&str] = &[
+        "ParallelizationFactor",
+        "TumblingWindowInSeconds",
+        "ScalingConfig",
+        "Queues",
+        "DocumentDBEventSourceConfig",
+    ];
     for (name, value) in rest {
         let asks_for_nothing = match value {
             Value::Null => true,

@@ -7,9 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::constraints::{self, Violations};
 use super::error::ApiError;
-use super::request::{
-    CreateRequest, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest,
-};
+use super::request::{CreateRequest, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest};
 use crate::ids::MappingId;
 use crate::units::{BATCH_RECORDS_DEFAULT, BATCH_RECORDS_MAX};
 
@@ -86,15 +84,21 @@ const TAGS_MAX: usize = 50;
 
 impl Mapping {
     /// Checks a create request and fills in AWS's defaults. `now` in seconds since the epoch.
-    pub fn create(request: CreateRequest, id: MappingId, account: Account<'_>, now: f64) -> Result<Self, ApiError> {
+    pub fn create(
+        request: CreateRequest,
+        id: MappingId,
+        account: Account<'_>,
+        now: f64,
+    ) -> Result<Self, ApiError> {
         let mut found = Violations::default();
         check_model(&request, &mut found)?;
         found.into_result()?;
         let bootstrap_servers = bootstrap(&request)?;
         constraints::rest(&request.rest)?;
         let access = request.source_access_configurations.filter(|list| !list.is_empty());
-        let access = access
-            .ok_or_else(|| ApiError::invalid("Required 'sourceAccessConfigurations' parameter is missing."))?;
+        let access = access.ok_or_else(|| {
+            ApiError::invalid("Required 'sourceAccessConfigurations' parameter is missing.")
+        })?;
         let mut found = Violations::default();
         constraints::access(&access, &mut found)?;
         found.into_result()?;
@@ -113,7 +117,9 @@ impl Mapping {
             topic: topic.ok_or_else(|| ApiError::invalid("Required 'topics' parameter is missing."))?,
             group: kafka.consumer_group_id.unwrap_or_else(|| id.to_string()),
             batch_records_max: batch_size(request.batch_size).unwrap_or(BATCH_RECORDS_DEFAULT),
-            window_seconds: request.maximum_batching_window_in_seconds.and_then(|window| u32::try_from(window).ok()),
+            window_seconds: request
+                .maximum_batching_window_in_seconds
+                .and_then(|window| u32::try_from(window).ok()),
             starting_position,
             starting_timestamp,
             access,
@@ -246,7 +252,10 @@ fn bootstrap(request: &CreateRequest) -> Result<Vec<String>, ApiError> {
         return Err(ApiError::invalid("KAFKA_BOOTSTRAP_SERVERS must have 1 to 10 members."));
     }
     for server in servers {
-        let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+        let port = server
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.is_empty())
+            .and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none() || server.len() > 300 {
             return Err(ApiError::invalid(format!("`{server}` is no bootstrap server: write host:port.")));
         }
@@ -256,11 +265,15 @@ fn bootstrap(request: &CreateRequest) -> Result<Vec<String>, ApiError> {
 
 fn refuse_registry_and_queue(registry: Option<&Value>, mode: Option<&str>) -> Result<(), ApiError> {
     if registry.is_some_and(|registry| registry.as_object().is_none_or(|members| !members.is_empty())) {
-        return Err(ApiError::invalid("SchemaRegistryConfig is not supported by this version of Lighterman."));
+        return Err(ApiError::invalid(
+            "SchemaRegistryConfig is not supported by this version of Lighterman.",
+        ));
     }
     match mode {
         None | Some("Stream") => Ok(()),
-        Some(_) => Err(ApiError::invalid("ConsumptionMode Queue is not supported by this version of Lighterman.")),
+        Some(_) => {
+            Err(ApiError::invalid("ConsumptionMode Queue is not supported by this version of Lighterman."))
+        }
     }
 }
 
@@ -303,7 +316,9 @@ fn function_arn(given: &str, account: Account<'_>) -> Result<String, ApiError> {
         name => ((account.region, account.id), name),
     };
     let good = |part: &&str| {
-        !part.is_empty() && part.len() <= 128 && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_$.".contains(c))
+        !part.is_empty()
+            && part.len() <= 128
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_$.".contains(c))
     };
     if !(1..=2).contains(&name.len()) || !name.iter().all(good) || name[0].len() > 64 {
         return Err(bad());
@@ -316,7 +331,8 @@ pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiError
     if tags.len() > TAGS_MAX {
         return Err(ApiError::invalid("Number of tags exceeds resource tag limit."));
     }
-    let good = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c));
+    let good =
+        |text: &str| text.chars().all(|c| c.is_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c));
     for (key, value) in tags {
         let fits = (1..=128).contains(&key.chars().count()) && value.chars().count() <= 256;
         if !fits || !good(key) || !good(value) {

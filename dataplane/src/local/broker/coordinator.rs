@@ -263,7 +263,10 @@ impl Group {
         };
         let stale = before.and_then(|member| member.joining);
         self.members.insert(joining.member.clone(), member);
-        stale.map(|old| (old, Given::Join(JoinAnswer::refused(Code::UnknownMemberId, joining.member)))).into_iter().collect()
+        stale
+            .map(|old| (old, Given::Join(JoinAnswer::refused(Code::UnknownMemberId, joining.member))))
+            .into_iter()
+            .collect()
     }
 
     fn prepare(&mut self, now: Moment) -> Out {
@@ -304,7 +307,11 @@ impl Group {
             .iter()
             .map(|(id, member)| {
                 let metadata = member.protocols.iter().find(|(name, _)| *name == self.protocol);
-                (id.clone(), member.instance.clone(), metadata.map(|(_, bytes)| bytes.clone()).unwrap_or_default())
+                (
+                    id.clone(),
+                    member.instance.clone(),
+                    metadata.map(|(_, bytes)| bytes.clone()).unwrap_or_default(),
+                )
             })
             .collect();
         let (generation, protocol, leader) = (self.generation, self.protocol.clone(), self.leader.clone());
@@ -313,7 +320,10 @@ impl Group {
             let ticket = member.joining.take()?;
             let members = if *id == leader { list.clone() } else { Vec::new() };
             let (protocol, leader, member) = (protocol.clone(), leader.clone(), id.clone());
-            Some((ticket, Given::Join(JoinAnswer { code: None, generation, protocol, leader, member, members })))
+            Some((
+                ticket,
+                Given::Join(JoinAnswer { code: None, generation, protocol, leader, member, members }),
+            ))
         };
         self.members.iter_mut().filter_map(answer).collect()
     }
@@ -323,7 +333,8 @@ impl Group {
         let speaks = |name: &String| {
             self.members.values().all(|member| member.protocols.iter().any(|(known, _)| known == name))
         };
-        let preferred = self.members.get(&self.leader).map(|member| member.protocols.clone()).unwrap_or_default();
+        let preferred =
+            self.members.get(&self.leader).map(|member| member.protocols.clone()).unwrap_or_default();
         preferred.into_iter().map(|(name, _)| name).find(speaks).unwrap_or_default()
     }
 
@@ -385,7 +396,9 @@ mod tests {
     fn a_second_member_waits_for_the_first_at_the_barrier() {
         let mut group = Group::default();
         let (first, out) = enter(&mut group, 0, 1);
-        assert!(matches!(&out[..], [(1, Given::Join(answer))] if answer.generation == 1 && answer.leader == first));
+        assert!(
+            matches!(&out[..], [(1, Given::Join(answer))] if answer.generation == 1 && answer.leader == first)
+        );
         let out = group.sync(at(0), 2, &first, 1, vec![(first.clone(), Bytes::from_static(b"all"))]);
         assert_eq!(out, [(2, Given::Sync(Ok(Bytes::from_static(b"all"))))]);
         let (_, out) = enter(&mut group, 1, 3);

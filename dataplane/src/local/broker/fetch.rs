@@ -5,8 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
-use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
-use kafka_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use kafka_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
+use kafka_protocol::messages::offset_for_leader_epoch_response::{
+    EpochEndOffset, OffsetForLeaderTopicResult,
+};
 use kafka_protocol::messages::{
     FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest,
     OffsetForLeaderEpochResponse, TopicName,
@@ -32,7 +36,8 @@ pub(super) async fn fetch(shared: &Shared, session: &mut Session, request: Fetch
         Fit::NoSuchSession => return refused(Code::FetchSessionIdNotFound),
         Fit::WrongEpoch => return refused(Code::InvalidFetchSessionEpoch),
     };
-    let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or_default());
+    let deadline =
+        Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or_default());
     let bytes_min = usize::try_from(request.min_bytes).unwrap_or_default();
     let bytes_max = usize::try_from(request.max_bytes).unwrap_or_default().min(BYTES_MAX);
     loop {
@@ -60,10 +65,14 @@ fn collect(
 ) -> (usize, bool, Vec<(String, PartitionData)>) {
     let (mut bytes, mut urgent, mut found) = (0, false, Vec::new());
     for ((topic, partition), asked) in &session.asked {
-        let mut data = PartitionData::default().with_partition_index(*partition).with_records(Some(Bytes::new()));
+        let mut data =
+            PartitionData::default().with_partition_index(*partition).with_records(Some(Bytes::new()));
         let Some(log) = state.log(topic, *partition) else {
             urgent = true;
-            found.push((topic.clone(), data.with_error_code(Code::UnknownTopicOrPartition.code()).with_high_watermark(-1)));
+            found.push((
+                topic.clone(),
+                data.with_error_code(Code::UnknownTopicOrPartition.code()).with_high_watermark(-1),
+            ));
             continue;
         };
         let end = log.end().0;
@@ -107,7 +116,11 @@ fn finish(session: &mut Session, found: Vec<(String, PartitionData)>) -> Vec<Fet
     topics
 }
 
-pub(super) fn list_offsets(shared: &Shared, request: ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
+pub(super) fn list_offsets(
+    shared: &Shared,
+    request: ListOffsetsRequest,
+    version: i16,
+) -> ListOffsetsResponse {
     let state = shared.state.borrow();
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|asked| {
@@ -123,12 +136,17 @@ pub(super) fn list_offsets(shared: &Shared, request: ListOffsetsRequest, version
             let answer = answer.with_offset(offset).with_timestamp(timestamp);
             if version >= 4 { answer.with_leader_epoch(0) } else { answer }
         });
-        ListOffsetsTopicResponse::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+        ListOffsetsTopicResponse::default()
+            .with_name(topic.name.clone())
+            .with_partitions(partitions.collect())
     });
     ListOffsetsResponse::default().with_topics(topics.collect())
 }
 
-pub(super) fn leader_epochs(shared: &Shared, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
+pub(super) fn leader_epochs(
+    shared: &Shared,
+    request: OffsetForLeaderEpochRequest,
+) -> OffsetForLeaderEpochResponse {
     let state = shared.state.borrow();
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|asked| {
@@ -138,7 +156,9 @@ pub(super) fn leader_epochs(shared: &Shared, request: OffsetForLeaderEpochReques
                 None => answer.with_error_code(Code::UnknownTopicOrPartition.code()),
             }
         });
-        OffsetForLeaderTopicResult::default().with_topic(topic.topic.clone()).with_partitions(partitions.collect())
+        OffsetForLeaderTopicResult::default()
+            .with_topic(topic.topic.clone())
+            .with_partitions(partitions.collect())
     });
     OffsetForLeaderEpochResponse::default().with_topics(topics.collect())
 }

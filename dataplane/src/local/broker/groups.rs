@@ -9,16 +9,18 @@ use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
-use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
 use kafka_protocol::messages::offset_fetch_response::{
-    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
-    OffsetFetchResponseTopics,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
 use kafka_protocol::messages::{
     DescribeGroupsRequest, DescribeGroupsResponse, FindCoordinatorRequest, FindCoordinatorResponse, GroupId,
-    HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
-    ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse,
-    SyncGroupRequest, SyncGroupResponse,
+    HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    LeaveGroupResponse, ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
+    OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -55,16 +57,29 @@ pub(super) fn find_coordinator(
 ) -> FindCoordinatorResponse {
     let state = shared.state.borrow();
     if version < 4 {
-        return FindCoordinatorResponse::default().with_node_id(NODE).with_host(state.host()).with_port(state.port());
+        return FindCoordinatorResponse::default()
+            .with_node_id(NODE)
+            .with_host(state.host())
+            .with_port(state.port());
     }
     let coordinators = request.coordinator_keys.into_iter().map(|key| {
-        Coordinator::default().with_key(key).with_node_id(NODE).with_host(state.host()).with_port(state.port())
+        Coordinator::default()
+            .with_key(key)
+            .with_node_id(NODE)
+            .with_host(state.host())
+            .with_port(state.port())
     });
     FindCoordinatorResponse::default().with_coordinators(coordinators.collect())
 }
 
-pub(super) async fn join(shared: &Shared, client: &str, request: JoinGroupRequest, version: i16) -> JoinGroupResponse {
-    let refused = |code: Code| JoinGroupResponse::default().with_error_code(code.code()).with_generation_id(-1);
+pub(super) async fn join(
+    shared: &Shared,
+    client: &str,
+    request: JoinGroupRequest,
+    version: i16,
+) -> JoinGroupResponse {
+    let refused =
+        |code: Code| JoinGroupResponse::default().with_error_code(code.code()).with_generation_id(-1);
     let session = millis(request.session_timeout_ms);
     if !(Duration::from_millis(100)..=Duration::from_secs(1800)).contains(&session) {
         return refused(Code::InvalidSessionTimeout);
@@ -75,7 +90,11 @@ pub(super) async fn join(shared: &Shared, client: &str, request: JoinGroupReques
         client: client.to_owned(),
         session,
         rebalance: if version >= 1 { millis(request.rebalance_timeout_ms).max(session) } else { session },
-        protocols: request.protocols.into_iter().map(|known| (known.name.to_string(), known.metadata)).collect(),
+        protocols: request
+            .protocols
+            .into_iter()
+            .map(|known| (known.name.to_string(), known.metadata))
+            .collect(),
         can_come_back: version >= 4,
     };
     let given = {
@@ -102,8 +121,11 @@ pub(super) async fn join(shared: &Shared, client: &str, request: JoinGroupReques
 }
 
 pub(super) async fn sync(shared: &Shared, request: SyncGroupRequest, version: i16) -> SyncGroupResponse {
-    let shares: Vec<(String, Bytes)> =
-        request.assignments.into_iter().map(|share| (share.member_id.to_string(), share.assignment)).collect();
+    let shares: Vec<(String, Bytes)> = request
+        .assignments
+        .into_iter()
+        .map(|share| (share.member_id.to_string(), share.assignment))
+        .collect();
     let given = {
         let mut state = shared.state.borrow_mut();
         let (ticket, given) = state.ticket();
@@ -187,7 +209,9 @@ pub(super) fn commit(shared: &Shared, request: OffsetCommitRequest) -> OffsetCom
                 .with_partition_index(sent.partition_index)
                 .with_error_code(code_of(code))
         });
-        OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions.collect())
+        OffsetCommitResponseTopic::default()
+            .with_name(topic.name.clone())
+            .with_partitions(partitions.collect())
     });
     OffsetCommitResponse::default().with_topics(topics.collect())
 }
@@ -217,7 +241,12 @@ pub(super) fn committed(shared: &Shared, request: OffsetFetchRequest, version: i
             let group = state.groups.get(asked.group_id.as_str());
             let wanted = asked.topics.map_or_else(
                 || committed_topics(group),
-                |topics| topics.into_iter().map(|topic| (topic.name.to_string(), topic.partition_indexes)).collect(),
+                |topics| {
+                    topics
+                        .into_iter()
+                        .map(|topic| (topic.name.to_string(), topic.partition_indexes))
+                        .collect()
+                },
             );
             let topics = wanted.into_iter().map(|(topic, indexes)| {
                 let partitions = indexes.into_iter().map(|index| {
@@ -229,9 +258,13 @@ pub(super) fn committed(shared: &Shared, request: OffsetFetchRequest, version: i
                         .with_metadata(Some(text(&stored.metadata)))
                 });
                 let partitions = partitions.collect();
-                OffsetFetchResponseTopics::default().with_name(text(&topic).into()).with_partitions(partitions)
+                OffsetFetchResponseTopics::default()
+                    .with_name(text(&topic).into())
+                    .with_partitions(partitions)
             });
-            OffsetFetchResponseGroup::default().with_group_id(asked.group_id.clone()).with_topics(topics.collect())
+            OffsetFetchResponseGroup::default()
+                .with_group_id(asked.group_id.clone())
+                .with_topics(topics.collect())
         });
         return OffsetFetchResponse::default().with_groups(groups.collect());
     }

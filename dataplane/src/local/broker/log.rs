@@ -98,7 +98,8 @@ impl Log {
             let batch = batches(&stored.bytes).next()?.ok()?;
             let mut plain = Vec::new();
             inflater.inflate(batch.header.compression, batch.body, INFLATED_BYTES_MAX, &mut plain).ok()?;
-            let found = records(&batch.header, &plain).flatten().find(|record| record.timestamp.0 >= timestamp);
+            let found =
+                records(&batch.header, &plain).flatten().find(|record| record.timestamp.0 >= timestamp);
             if let Some(record) = found {
                 return Some((record.offset, record.timestamp.0));
             }

@@ -110,7 +110,8 @@ impl Broker {
         let thread = std::thread::Builder::new()
             .name("lighterman-broker".to_owned())
             .spawn(move || server::run(&settings, for_thread, orders, &started, stopped))?;
-        let address = start.recv().map_err(|_| io::Error::other("the broker's thread ended while starting"))??;
+        let address =
+            start.recv().map_err(|_| io::Error::other("the broker's thread ended while starting"))??;
         Ok(Self { address, faults, deeds, stop: Some(stop), thread: Some(thread) })
     }
 

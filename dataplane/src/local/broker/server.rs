@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
-use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, ProduceRequest, RequestHeader, RequestKind, ResponseHeader, ResponseKind};
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsResponse, ProduceRequest, RequestHeader, RequestKind, ResponseHeader, ResponseKind,
+};
 use kafka_protocol::protocol::{Decodable, Encodable};
 use lighterman_proto::units::FRAME_BYTES_MAX;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -207,7 +209,8 @@ async fn answer(mut frame: Bytes, shared: &Shared, session: &mut Session) -> io:
     let header = RequestHeader::decode(&mut frame, api.request_header_version(version))
         .map_err(|error| invalid(error.to_string()))?;
     let client = header.client_id.map(|id| id.to_string()).unwrap_or_default();
-    let request = RequestKind::decode(api, &mut frame, version).map_err(|error| invalid(error.to_string()))?;
+    let request =
+        RequestKind::decode(api, &mut frame, version).map_err(|error| invalid(error.to_string()))?;
     let silent = matches!(&request, RequestKind::Produce(ProduceRequest { acks: 0, .. }));
     let response = dispatch(request, &client, version, shared, session).await;
     let response = response.ok_or_else(|| invalid(format!("{api:?} is not spoken here")))?;
@@ -235,7 +238,9 @@ async fn dispatch(
         RequestKind::OffsetForLeaderEpoch(request) => {
             ResponseKind::OffsetForLeaderEpoch(fetch::leader_epochs(shared, request))
         }
-        RequestKind::CreateTopics(request) => ResponseKind::CreateTopics(topics::create(shared, request, version)),
+        RequestKind::CreateTopics(request) => {
+            ResponseKind::CreateTopics(topics::create(shared, request, version))
+        }
         RequestKind::DeleteTopics(request) => ResponseKind::DeleteTopics(topics::delete(shared, request)),
         RequestKind::DescribeConfigs(request) => ResponseKind::DescribeConfigs(topics::configs(request)),
         RequestKind::InitProducerId(_) => ResponseKind::InitProducerId(topics::producer_id(shared)),
@@ -245,13 +250,19 @@ async fn dispatch(
         RequestKind::JoinGroup(request) => {
             ResponseKind::JoinGroup(groups::join(shared, client, request, version).await)
         }
-        RequestKind::SyncGroup(request) => ResponseKind::SyncGroup(groups::sync(shared, request, version).await),
+        RequestKind::SyncGroup(request) => {
+            ResponseKind::SyncGroup(groups::sync(shared, request, version).await)
+        }
         RequestKind::Heartbeat(request) => ResponseKind::Heartbeat(groups::heartbeat(shared, request)),
         RequestKind::LeaveGroup(request) => ResponseKind::LeaveGroup(groups::leave(shared, request, version)),
         RequestKind::OffsetCommit(request) => ResponseKind::OffsetCommit(groups::commit(shared, request)),
-        RequestKind::OffsetFetch(request) => ResponseKind::OffsetFetch(groups::committed(shared, request, version)),
+        RequestKind::OffsetFetch(request) => {
+            ResponseKind::OffsetFetch(groups::committed(shared, request, version))
+        }
         RequestKind::ListGroups(_) => ResponseKind::ListGroups(groups::list(shared, version)),
-        RequestKind::DescribeGroups(request) => ResponseKind::DescribeGroups(groups::describe(shared, request)),
+        RequestKind::DescribeGroups(request) => {
+            ResponseKind::DescribeGroups(groups::describe(shared, request))
+        }
         _ => return None,
     })
 }
@@ -263,11 +274,19 @@ fn api_versions() -> ApiVersionsResponse {
     ApiVersionsResponse::default().with_api_keys(keys.collect())
 }
 
-fn write(correlation: i32, response: &ResponseKind, version: i16, header_version: i16) -> io::Result<BytesMut> {
+fn write(
+    correlation: i32,
+    response: &ResponseKind,
+    version: i16,
+    header_version: i16,
+) -> io::Result<BytesMut> {
     let failed = |error: anyhow::Error| io::Error::other(error.to_string());
     let mut into = BytesMut::new();
     into.put_i32(0);
-    ResponseHeader::default().with_correlation_id(correlation).encode(&mut into, header_version).map_err(failed)?;
+    ResponseHeader::default()
+        .with_correlation_id(correlation)
+        .encode(&mut into, header_version)
+        .map_err(failed)?;
     response.encode(&mut into, version).map_err(failed)?;
     let length = into.len() as i32 - 4;
     into[..4].copy_from_slice(&length.to_be_bytes());

@@ -9,9 +9,9 @@ use kafka_protocol::messages::metadata_response::{
 };
 use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
 use kafka_protocol::messages::{
-    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest,
-    DescribeConfigsResponse, InitProducerIdResponse, MetadataRequest, MetadataResponse, ProduceRequest,
-    ProduceResponse, ProducerId, TopicName,
+    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    DescribeConfigsRequest, DescribeConfigsResponse, InitProducerIdResponse, MetadataRequest,
+    MetadataResponse, ProduceRequest, ProduceResponse, ProducerId, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -19,7 +19,8 @@ use super::state::{NODE, Shared, State};
 
 pub(super) fn metadata(shared: &Shared, request: MetadataRequest, version: i16) -> MetadataResponse {
     let mut state = shared.state.borrow_mut();
-    let all = request.topics.is_none() || (version == 0 && request.topics.as_ref().is_some_and(Vec::is_empty));
+    let all =
+        request.topics.is_none() || (version == 0 && request.topics.as_ref().is_some_and(Vec::is_empty));
     let names: Vec<String> = if all {
         state.topics.keys().cloned().collect()
     } else {
@@ -39,7 +40,11 @@ pub(super) fn metadata(shared: &Shared, request: MetadataRequest, version: i16) 
     let topics = names.iter().map(|name| describe(&state, name)).collect();
     let response = MetadataResponse::default().with_brokers(vec![broker]).with_topics(topics);
     let response = if version >= 1 { response.with_controller_id(NODE) } else { response };
-    if version >= 2 { response.with_cluster_id(Some(StrBytes::from_static_str("lighterman-dev"))) } else { response }
+    if version >= 2 {
+        response.with_cluster_id(Some(StrBytes::from_static_str("lighterman-dev")))
+    } else {
+        response
+    }
 }
 
 fn describe(state: &State, name: &str) -> MetadataResponseTopic {
@@ -98,8 +103,9 @@ pub(super) fn create(shared: &Shared, request: CreateTopicsRequest, version: i16
         } else {
             None
         };
-        let answer =
-            CreatableTopicResult::default().with_name(topic.name).with_error_code(code.map_or(0, |code| code.code()));
+        let answer = CreatableTopicResult::default()
+            .with_name(topic.name)
+            .with_error_code(code.map_or(0, |code| code.code()));
         if version >= 5 {
             answer.with_num_partitions(partitions).with_replication_factor(1).with_configs(Some(Vec::new()))
         } else {

@@ -76,7 +76,11 @@ fn recorded_refusals_word_for_word() {
     for (changes, kind, message) in cases {
         assert_eq!(refused(changes), (kind, message.to_owned()));
     }
-    assert!(refused(r#"{"BatchSize":0,"MaximumBatchingWindowInSeconds":301}"#).1.starts_with("2 validation errors detected: "));
+    assert!(
+        refused(r#"{"BatchSize":0,"MaximumBatchingWindowInSeconds":301}"#)
+            .1
+            .starts_with("2 validation errors detected: ")
+    );
 }
 
 #[test]
@@ -106,7 +110,10 @@ fn functions_by_name_and_arn_keep_their_qualifier() {
         ("999999999999:function:f", "arn:aws:lambda:eu-west-1:999999999999:function:f"),
         ("arn:aws:lambda:us-east-1:1:function:f:3", "arn:aws:lambda:us-east-1:1:function:f:3"),
     ] {
-        assert_eq!(create(&json!({ "FunctionName": given }).to_string()).expect("valid").function_arn, expected);
+        assert_eq!(
+            create(&json!({ "FunctionName": given }).to_string()).expect("valid").function_arn,
+            expected
+        );
     }
     refused(r#"{"FunctionName":"a b"}"#);
     refused(r#"{"FunctionName":"a:b:c:d"}"#);
@@ -142,7 +149,9 @@ fn timestamps_go_with_at_timestamp_only() {
 #[test]
 fn updates_change_what_they_name() {
     let mapping = create("{}").expect("valid");
-    let request = serde_json::from_str(r#"{"BatchSize":7,"Enabled":false,"ProvisionedPollerConfig":{"MaximumPollers":3}}"#);
+    let request = serde_json::from_str(
+        r#"{"BatchSize":7,"Enabled":false,"ProvisionedPollerConfig":{"MaximumPollers":3}}"#,
+    );
     let updated = mapping.updated(request.expect("request"), ACCOUNT).expect("valid");
     assert_eq!((updated.batch_records_max, updated.enabled), (7, false));
     assert_eq!(updated.topic, mapping.topic);

@@ -1,5 +1,8 @@
 //! Wires the node together: the only place that knows everybody.
 
+pub mod host;
+pub mod node;
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;

@@ -1,0 +1,99 @@
+//! The dataplane as the control API sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lighterman_proto::api::{Mapping, StartingPosition};
+use lighterman_proto::event::EventSource;
+use lighterman_proto::ids::MappingId;
+use lighterman_proto::units::WINDOW_DEFAULT;
+use lighterman_scaler::policy::Bounds;
+use serde_json::{Value, json};
+
+use super::Dataplane;
+use crate::consumer::member::floor::MappingRun;
+use crate::control::controller::MappingHost;
+use crate::invoker::port::FunctionFacts;
+use crate::kafka::offsets::At;
+use crate::kafka::transport::BrokerAddress;
+use crate::runtime::clock;
+
+const POLLERS_MAX_DEFAULT: u32 = 200;
+
+/// Runs what the API accepted on a dataplane.
+pub struct DataplaneHost(pub Arc<Dataplane>);
+
+impl MappingHost for DataplaneHost {
+    fn run(&self, mapping: &Mapping) {
+        self.0.run(run_of(mapping));
+    }
+
+    fn stop(&self, id: MappingId) -> BoxFuture<'static, ()> {
+        let dataplane = Arc::clone(&self.0);
+        async move { dataplane.stop(id).await }.boxed()
+    }
+
+    fn last_result(&self, id: MappingId) -> Option<String> {
+        Some(self.0.board(id)?.last_result())
+    }
+
+    fn partitions(&self, id: MappingId) -> Option<Value> {
+        let now = clock::now();
+        let shown = self.0.board(id)?.partitions();
+        let one = |(partition, shown): (i32, crate::consumer::status::Shown)| {
+            let gauge = &shown.gauge;
+            json!({
+                "partition": partition,
+                "consumer": shown.consumer,
+                "epoch": shown.epoch,
+                "committed": gauge.committed(),
+                "position": gauge.position(),
+                "logEnd": gauge.log_end(),
+                "lag": gauge.lag(),
+                "inFlight": gauge.is_in_flight(),
+                "bufferedBytes": gauge.buffered_bytes(),
+                "attempt": gauge.attempt(),
+                "oldestAgeMs": gauge.oldest().map(|oldest| now.since(oldest).as_millis() as u64),
+                "lastError": gauge.last_error(),
+            })
+        };
+        Some(shown.into_iter().map(one).collect())
+    }
+
+    fn function_exists(&self, function_arn: &str) -> BoxFuture<'static, bool> {
+        let asked = self.0.port().facts(Arc::from(function_arn));
+        async move { asked.await != FunctionFacts::Missing }.boxed()
+    }
+}
+
+/// A mapping as the dataplane runs it.
+pub fn run_of(mapping: &Mapping) -> MappingRun {
+    let pollers = mapping.pollers.clone().unwrap_or_default();
+    let count =
+        |value: Option<i64>, default| value.and_then(|value| u32::try_from(value).ok()).unwrap_or(default);
+    let minimum = count(pollers.minimum_pollers, 1);
+    MappingRun {
+        id: mapping.id,
+        topic: Arc::from(mapping.topic.as_str()),
+        group: mapping.group.clone(),
+        function: Arc::from(mapping.function_arn.as_str()),
+        bootstrap: mapping
+            .bootstrap_servers
+            .iter()
+            .filter_map(|server| BrokerAddress::parse(server).ok())
+            .collect(),
+        source: EventSource::SelfManaged,
+        batch_records_max: mapping.batch_records_max,
+        window: mapping
+            .window_seconds
+            .map_or(WINDOW_DEFAULT, |seconds| Duration::from_secs(u64::from(seconds))),
+        start: match (mapping.starting_position, mapping.starting_timestamp) {
+            (StartingPosition::Latest, _) => At::Latest,
+            (StartingPosition::AtTimestamp, Some(seconds)) => At::Timestamp((seconds * 1000.0) as i64),
+            (StartingPosition::TrimHorizon | StartingPosition::AtTimestamp, _) => At::Earliest,
+        },
+        bounds: Bounds { minimum, maximum: count(pollers.maximum_pollers, POLLERS_MAX_DEFAULT).max(minimum) },
+    }
+}

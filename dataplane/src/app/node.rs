@@ -1,0 +1,99 @@
+//! One node, from settings to drained: store, dataplane, API, metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use secrecy::ExposeSecret;
+
+use super::Dataplane;
+use super::host::DataplaneHost;
+use crate::config::Settings;
+use crate::control::controller::Controller;
+use crate::control::http::{Api, ApiServer};
+use crate::control::new_key;
+use crate::control::sigv4::SigV4;
+use crate::control::store::Store;
+use crate::invoker::port::FunctionPort;
+use crate::metrics::{self, MetricsServer};
+
+/// A drain that takes longer than Lambda's longest invocation and a minute is stuck.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(900 + 60);
+
+/// A running node.
+pub struct RunningNode {
+    dataplane: Arc<Dataplane>,
+    controller: Controller,
+    api: ApiServer,
+    _metrics: MetricsServer,
+    drain_deadline: Duration,
+    /// The first key pair, when this start made it: to be shown once.
+    pub first_key: Option<(String, String)>,
+}
+
+impl RunningNode {
+    /// Opens the store, listens, and takes up what was running; call inside an actix system.
+    pub fn start(settings: &Settings, port: Arc<dyn FunctionPort>) -> anyhow::Result<Self> {
+        let recorder = metrics::install()?;
+        let (store, registry) = Store::open(&settings.data_dir)?;
+        let dataplane = Dataplane::start(settings, port).context("the node's threads cannot start")?;
+        let host = Arc::new(DataplaneHost(Arc::clone(&dataplane)));
+        let controller =
+            Controller::new(store, registry, host, settings.region.clone(), settings.account_id.clone());
+        let first_key = ensure_key(&controller, settings)?;
+        let api = Api {
+            controller: controller.clone(),
+            authenticator: Arc::new(SigV4 { region: settings.region.clone() }),
+            node: settings.node.id.clone(),
+        };
+        let api = ApiServer::start(api, settings.listen).with_context(|| {
+            format!("the control API cannot listen on {}: set `listen` to a free address", settings.listen)
+        })?;
+        let metrics = MetricsServer::start(settings.metrics_listen, recorder, Arc::new(|| Ok(())))?;
+        controller.resume();
+        Ok(Self {
+            dataplane,
+            controller,
+            api,
+            _metrics: metrics,
+            drain_deadline: settings.drain_deadline.unwrap_or(DRAIN_DEADLINE),
+            first_key,
+        })
+    }
+
+    /// The mappings that run.
+    pub fn dataplane(&self) -> &Arc<Dataplane> {
+        &self.dataplane
+    }
+
+    /// The API without HTTP.
+    pub fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    /// `http://…` of the control API.
+    pub fn endpoint_url(&self) -> String {
+        format!("http://{}", self.api.address())
+    }
+
+    /// Finishes what is in flight, commits, leaves the groups. False when the deadline came first.
+    pub async fn drain(self) -> bool {
+        let drained = tokio::time::timeout(self.drain_deadline, self.dataplane.drain()).await.is_ok();
+        self.api.stop().await;
+        drained
+    }
+}
+
+/// The configured root key, or one made now; none of either when the store has keys already.
+fn ensure_key(controller: &Controller, settings: &Settings) -> anyhow::Result<Option<(String, String)>> {
+    if let (Some(id), Some(secret)) = (&settings.root_access_key_id, &settings.root_secret_access_key) {
+        controller.put_key(id, secret.expose_secret())?;
+        return Ok(None);
+    }
+    if !controller.key_ids().is_empty() {
+        return Ok(None);
+    }
+    let (id, secret) = new_key();
+    controller.put_key(&id, &secret)?;
+    Ok(Some((id, secret)))
+}
