@@ -54,7 +54,7 @@ fn encode(plain: &[Plain], base: i64, codec: Codec) -> Bytes {
                 producer_epoch: -1,
                 timestamp_type: TheirTimestampType::Creation,
                 offset,
-                sequence: -1,
+                sequence: (offset - base) as i32 - 1,
                 delete_horizon: false,
                 timestamp: record.timestamp,
                 key: record.key.clone().map(Bytes::from),

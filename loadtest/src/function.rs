@@ -1,0 +1,214 @@
+//! A Lambda endpoint that does what it is told and remembers every invocation, in the order things happened.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+/// What the function does with one invocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Succeeds after this long.
+    Succeed(Duration),
+    /// 200 with `X-Amz-Function-Error`.
+    FunctionError,
+    /// 429.
+    Throttle,
+    /// This status.
+    Status(u16),
+    /// Runs, succeeds, and the connection is cut before the reply.
+    CutAfter,
+    /// The connection is cut before it runs.
+    CutBefore,
+}
+
+impl Act {
+    /// Whether the records were taken, as the function saw it.
+    pub fn succeeds(self) -> bool {
+        matches!(self, Self::Succeed(_) | Self::CutAfter)
+    }
+}
+
+/// Chooses what to do with invocation number `n`, from 0.
+pub type Script = Arc<dyn Fn(u64) -> Act + Send + Sync>;
+
+/// One thing that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An invocation began.
+    Start {
+        /// Which.
+        id: u64,
+        /// Offsets by partition, in the order of the event.
+        offsets: BTreeMap<i32, Vec<i64>>,
+    },
+    /// It ended.
+    End {
+        /// Which.
+        id: u64,
+        /// How.
+        act: Act,
+    },
+}
+
+/// The endpoint.
+pub struct FakeLambda {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    events: Mutex<Vec<Event>>,
+    script: Mutex<Script>,
+    next: AtomicU64,
+}
+
+#[derive(Deserialize)]
+struct KafkaEvent {
+    records: BTreeMap<String, Vec<KafkaRecord>>,
+}
+
+#[derive(Deserialize)]
+struct KafkaRecord {
+    partition: i32,
+    offset: i64,
+}
+
+/// Seconds that `GetFunctionConfiguration` tells: how long an unknown outcome is waited for.
+pub const FUNCTION_TIMEOUT_SECONDS: u64 = 1;
+
+impl FakeLambda {
+    /// Listens on loopback; succeeds at once until told otherwise.
+    pub async fn start() -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let succeed: Script = Arc::new(|_| Act::Succeed(Duration::ZERO));
+        let shared = Arc::new(Shared {
+            events: Mutex::new(Vec::new()),
+            script: Mutex::new(succeed),
+            next: AtomicU64::new(0),
+        });
+        let for_server = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                let shared = Arc::clone(&for_server);
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| serve(Arc::clone(&shared), request));
+                    // A refusal by the service is how a connection is cut.
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Ok(Self { address, shared })
+    }
+
+    /// `http://…`, for `AWS_ENDPOINT_URL_LAMBDA`.
+    pub fn endpoint_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Decides from now on.
+    pub fn set_script(&self, script: impl Fn(u64) -> Act + Send + Sync + 'static) {
+        *self.shared.script.lock() = Arc::new(script);
+    }
+
+    /// Invocations so far.
+    pub fn invocations(&self) -> u64 {
+        self.shared.next.load(Ordering::Relaxed)
+    }
+
+    /// Everything that happened so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.shared.events.lock().clone()
+    }
+
+    /// Forgets what happened.
+    pub fn clear(&self) {
+        self.shared.events.lock().clear();
+    }
+}
+
+#[derive(Debug)]
+struct Cut;
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("connection cut on purpose")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {
+    if request.uri().path().ends_with("/configuration") {
+        let body = format!(r#"{{"FunctionName":"f","Timeout":{FUNCTION_TIMEOUT_SECONDS}}}"#);
+        return Ok(Response::new(Full::from(body)));
+    }
+    let body = request.into_body().collect().await.map_err(|_| Cut)?.to_bytes();
+    let Ok(event) = serde_json::from_slice::<KafkaEvent>(&body) else {
+        return Ok(plain(400, r#"{"message":"not a Kafka event"}"#));
+    };
+    let id = shared.next.fetch_add(1, Ordering::Relaxed);
+    let script = Arc::clone(&shared.script.lock());
+    let act = script(id);
+    if !matches!(act, Act::Succeed(_) | Act::FunctionError | Act::CutAfter) {
+        // The function itself never ran: nothing to remember of its records.
+        return refuse(act);
+    }
+    let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+    for record in event.records.into_values().flatten() {
+        offsets.entry(record.partition).or_default().push(record.offset);
+    }
+    // As at AWS, a caller that goes away does not stop the function.
+    let run = tokio::spawn(async move {
+        shared.events.lock().push(Event::Start { id, offsets });
+        if let Act::Succeed(wait) = act
+            && !wait.is_zero()
+        {
+            tokio::time::sleep(wait).await;
+        }
+        shared.events.lock().push(Event::End { id, act });
+    });
+    run.await.map_err(|_| Cut)?;
+    match act {
+        Act::CutAfter => Err(Cut),
+        Act::FunctionError => {
+            let mut response = plain(200, r#"{"errorType":"Boom","errorMessage":"on purpose"}"#);
+            response
+                .headers_mut()
+                .insert("x-amz-function-error", http::HeaderValue::from_static("Unhandled"));
+            Ok(response)
+        }
+        _ => Ok(plain(200, "null")),
+    }
+}
+
+fn refuse(act: Act) -> Result<Response<Full<Bytes>>, Cut> {
+    match act {
+        Act::Throttle => {
+            Ok(plain(429, r#"{"Type":"User","message":"Rate Exceeded.","Reason":"CallerRateLimitExceeded"}"#))
+        }
+        Act::Status(status) => Ok(plain(status, r#"{"message":"on purpose"}"#)),
+        Act::CutBefore | Act::Succeed(_) | Act::FunctionError | Act::CutAfter => Err(Cut),
+    }
+}
+
+fn plain(status: u16, body: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+    response
+}

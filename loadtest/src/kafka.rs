@@ -1,0 +1,113 @@
+//! Real Apache Kafka, one node, KRaft, as a process on loopback. Its jars come from `.ci/install-kafka`.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+const CLUSTER_ID: &str = "bGlnaHRlcm1hbi10ZXN0cw";
+
+/// A running broker; dropping it ends the process and removes its data.
+pub struct RealKafka {
+    folder: TempDir,
+    libs: PathBuf,
+    port: u16,
+    process: Option<Child>,
+}
+
+/// Folder of the jars of `version`, when they are installed.
+pub fn jars(version: &str) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
+    let libs = root.join("target/kafka").join(version).join("libs");
+    let java = Command::new("java").arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    (libs.is_dir() && java.is_ok_and(|status| status.success())).then_some(libs)
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+impl RealKafka {
+    /// Boots `version` and waits until it answers.
+    pub fn start(version: &str) -> Result<Self> {
+        let libs = jars(version).context("the jars are not installed: run .ci/install-kafka")?;
+        let folder = tempfile::tempdir()?;
+        let port = free_port()?;
+        let controller = free_port()?;
+        let data = folder.path().join("data");
+        let properties = format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
+             log.dirs={}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
+             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+             transaction.state.log.num.partitions=2\ngroup.initial.rebalance.delay.ms=0\n\
+             group.min.session.timeout.ms=1000\nauto.create.topics.enable=false\n",
+            data.display()
+        );
+        fs::write(folder.path().join("server.properties"), properties)?;
+        let mut kafka = Self { folder, libs, port, process: None };
+        let formatted =
+            kafka.java("kafka.tools.StorageTool", &["format", "-t", CLUSTER_ID, "-c"])?.status()?;
+        ensure!(formatted.success(), "kafka.tools.StorageTool failed");
+        kafka.boot()?;
+        Ok(kafka)
+    }
+
+    /// `127.0.0.1:port`.
+    pub fn servers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Ends the process at once and boots it again on the same port with the same data.
+    pub fn restart(&mut self) -> Result<()> {
+        self.end();
+        self.boot()
+    }
+
+    fn java(&self, class: &str, args: &[&str]) -> Result<Command> {
+        let log = File::options().create(true).append(true).open(self.folder.path().join("kafka.log"))?;
+        let mut command = Command::new("java");
+        command
+            .args(["-Xmx512m", "-cp"])
+            .arg(format!("{}/*", self.libs.display()))
+            .arg(class)
+            .args(args)
+            .arg(self.folder.path().join("server.properties"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        Ok(command)
+    }
+
+    fn boot(&mut self) -> Result<()> {
+        self.process = Some(self.java("kafka.Kafka", &[])?.spawn()?);
+        let deadline = Instant::now() + BOOT_DEADLINE;
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        while TcpStream::connect(address).is_err() {
+            if Instant::now() > deadline {
+                bail!("Kafka does not listen: {}", fs::read_to_string(self.folder.path().join("kafka.log"))?);
+            }
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Drop for RealKafka {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

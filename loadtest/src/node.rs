@@ -1,0 +1,124 @@
+//! A Lighterman node as a process, driven through its API.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lighterman::control::client::ApiClient;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command as AsyncCommand};
+
+const KEY: (&str, &str) = ("LMANLOADTEST", "loadtest-secret");
+const REGION: &str = "us-east-1";
+const START_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running node; dropping it kills the process.
+pub struct Node {
+    process: Child,
+    api: ApiClient,
+    metrics: u16,
+}
+
+/// The binary beside this one, or `LIGHTERMAN_BIN`.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("LIGHTERMAN_BIN") {
+        return Ok(given.into());
+    }
+    let here = std::env::current_exe()?;
+    let beside =
+        here.ancestors().skip(1).take(2).map(|folder| folder.join("lighterman")).find(|path| path.is_file());
+    beside.context(
+        "no `lighterman` beside this program: build it (cargo build -p lighterman), or set LIGHTERMAN_BIN",
+    )
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+impl Node {
+    /// Starts a node over `data`, invoking functions at `lambda`; waits until its API answers.
+    pub async fn start(data: &Path, lambda: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        let (listen, metrics) = (free_port()?, free_port()?);
+        let mut command = AsyncCommand::new(binary()?);
+        command
+            .arg("run")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("LIGHTERMAN_LISTEN", format!("127.0.0.1:{listen}"))
+            .env("LIGHTERMAN_METRICS_LISTEN", format!("127.0.0.1:{metrics}"))
+            .env("LIGHTERMAN_DATA_DIR", data)
+            .env("LIGHTERMAN_ROOT_ACCESS_KEY_ID", KEY.0)
+            .env("LIGHTERMAN_ROOT_SECRET_ACCESS_KEY", KEY.1)
+            .env("LIGHTERMAN_REGION", REGION)
+            .env("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "6s")
+            .env("AWS_ENDPOINT_URL_LAMBDA", lambda)
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        for (name, value) in settings {
+            command.env(name, value);
+        }
+        let process = command.spawn()?;
+        let api = ApiClient::new(format!("http://127.0.0.1:{listen}"), REGION.to_owned(), KEY.0, KEY.1);
+        let node = Self { process, api, metrics };
+        let answers = async {
+            while node.api.call("GET", "/lighterman/v1/nodes", None).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(START_DEADLINE, answers).await.context("the node's API does not answer")?;
+        Ok(node)
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    /// The API.
+    pub fn api(&self) -> &ApiClient {
+        &self.api
+    }
+
+    /// Where Prometheus scrapes.
+    pub fn metrics_port(&self) -> u16 {
+        self.metrics
+    }
+
+    /// Creates a mapping, with `more` over the usual; its UUID, which is its group too unless `more` says otherwise.
+    pub async fn create_mapping(&self, servers: &str, topic: &str, more: Value) -> Result<String> {
+        let mut body = json!({
+            "FunctionName": "f", "Topics": [topic], "StartingPosition": "TRIM_HORIZON",
+            "SelfManagedEventSource": {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": [servers]}},
+            "SourceAccessConfigurations": [
+                {"Type": "VPC_SUBNET", "URI": "subnet:s"}, {"Type": "VPC_SECURITY_GROUP", "URI": "security_group:g"}
+            ],
+        });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            body[name] = value.clone();
+        }
+        let shown = self.api.call("POST", "/2015-03-31/event-source-mappings", Some(&body)).await?;
+        shown["UUID"].as_str().map(ToOwned::to_owned).context("no UUID")
+    }
+
+    /// SIGKILL.
+    pub async fn kill(mut self) -> Result<()> {
+        self.process.kill().await?;
+        Ok(())
+    }
+
+    /// SIGTERM; waits for the drain and returns the exit code.
+    pub async fn terminate(mut self, within: Duration) -> Result<Option<i32>> {
+        let pid = self.process.id().context("the node has ended already")?;
+        Command::new("kill").args(["-TERM", &pid.to_string()]).status()?;
+        match tokio::time::timeout(within, self.process.wait()).await {
+            Ok(status) => Ok(status?.code()),
+            Err(_) => bail!("the node does not drain"),
+        }
+    }
+}
