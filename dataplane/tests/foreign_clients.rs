@@ -1,5 +1,5 @@
 //! Foreign clients as judges: of the embedded broker (kcat, confluent-kafka, kafkajs, Apache's Java client), and of the
-//! control API (boto3, the AWS CLI). One that is not installed is skipped, unless LIGHTERMAN_REQUIRE_CLIENTS is set.
+//! control API (boto3, the AWS CLI). One that is not installed is skipped, unless `LIGHTERMAN_REQUIRE_CLIENTS` is set.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

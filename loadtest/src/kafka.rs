@@ -1,4 +1,4 @@
-//! Real Apache Kafka, one node, KRaft, as a process on loopback. Its jars come from `.ci/install-kafka`.
+//! Real Apache Kafka, one node, `KRaft`, as a process on loopback. Its jars come from `.ci/install-kafka`.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};

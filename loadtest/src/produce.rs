@@ -112,7 +112,7 @@ impl Producer {
                 match self.send_once(topic, partition, batch.clone(), transaction).await? {
                     (0, base) => return Ok(base),
                     (code, _) if NOT_LEADER_YET.contains(&code) => {
-                        tokio::time::sleep(Duration::from_millis(50)).await
+                        tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                     (code, _) => anyhow::bail!("Produce to {topic}-{partition}: {code}"),
                 }

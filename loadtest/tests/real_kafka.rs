@@ -1,5 +1,5 @@
 //! A node against real Apache Kafka. Each scenario has its own topic, mapping and function; all of one version share a
-//! broker. Without Java or the jars a version is skipped, unless LIGHTERMAN_REQUIRE_KAFKA is set.
+//! broker. Without Java or the jars a version is skipped, unless `LIGHTERMAN_REQUIRE_KAFKA` is set.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -260,7 +260,9 @@ mod tests {
             let read: Vec<Command> = serde_json::from_str(&json).expect("JSON");
             for commands in [read, registry.snapshot()] {
                 let mut again = Registry::default();
-                commands.iter().for_each(|command| again.apply(command));
+                for command in &commands {
+                    again.apply(command);
+                }
                 prop_assert_eq!(&again, &registry);
             }
         }

@@ -85,7 +85,7 @@ impl CommitterActor {
         if self.resting {
             return;
         }
-        let frontiers = self.core.next().to_vec();
+        let frontiers = self.core.start().to_vec();
         if frontiers.is_empty() {
             return;
         }

@@ -46,7 +46,7 @@ impl CommitterCore {
     }
 
     /// What to commit now; empty while a commit is in flight or nothing is pending.
-    pub fn next(&mut self) -> &[Frontier] {
+    pub fn start(&mut self) -> &[Frontier] {
         if !self.in_flight.is_empty() {
             return &[];
         }
@@ -94,34 +94,34 @@ mod tests {
     fn one_commit_in_flight_and_the_rest_coalesced() {
         let mut core = CommitterCore::default();
         core.frontier(frontier(0, 1, 5));
-        assert_eq!(core.next().len(), 1);
+        assert_eq!(core.start().len(), 1);
         core.frontier(frontier(0, 1, 6));
         core.frontier(frontier(0, 1, 7));
         core.frontier(frontier(1, 1, 2));
-        assert!(core.next().is_empty());
+        assert!(core.start().is_empty());
         assert_eq!(core.answered(|_| CommitOutcome::Done), [frontier(0, 1, 5)]);
-        assert_eq!(core.next(), [frontier(0, 1, 7), frontier(1, 1, 2)]);
+        assert_eq!(core.start(), [frontier(0, 1, 7), frontier(1, 1, 2)]);
     }
 
     #[test]
     fn com_1_a_late_retry_never_rewinds() {
         let mut core = CommitterCore::default();
         core.frontier(frontier(0, 1, 5));
-        core.next();
+        core.start();
         core.frontier(frontier(0, 1, 9));
         core.answered(|_| CommitOutcome::Again);
-        assert_eq!(core.next(), [frontier(0, 1, 9)], "the newer one, not the one that failed");
+        assert_eq!(core.start(), [frontier(0, 1, 9)], "the newer one, not the one that failed");
         core.answered(|_| CommitOutcome::Done);
         core.frontier(frontier(0, 2, 3));
         core.frontier(frontier(0, 1, 11));
-        assert_eq!(core.next(), [frontier(0, 2, 3)], "an older epoch changes nothing");
+        assert_eq!(core.start(), [frontier(0, 2, 3)], "an older epoch changes nothing");
     }
 
     #[test]
     fn a_fenced_commit_is_dropped() {
         let mut core = CommitterCore::default();
         core.frontier(frontier(0, 1, 5));
-        core.next();
+        core.start();
         assert!(core.answered(|_| CommitOutcome::Fenced).is_empty());
         assert!(core.is_idle());
     }

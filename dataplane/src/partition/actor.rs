@@ -12,7 +12,7 @@ use lighterman_proto::ids::{Epoch, MappingId, Offset, TopicPartition};
 use lighterman_proto::records::{AbortedTransactions, Compression, Inflater, Record, RecordError};
 use lighterman_proto::units::INFLATED_BYTES_MAX;
 
-use super::core::{Effect, Effects, Note, PartitionCore, Start, Tools};
+use super::core::{Effect, Effects, Frame, Note, PartitionCore, Start, Tools};
 use super::cut::Hold;
 use super::fetch_buffer::{Opener, Sizer};
 use super::gauge::Gauge;
@@ -166,7 +166,7 @@ impl PartitionActor {
         let (partition, epoch) = (self.id.partition, self.epoch);
         match effect {
             Effect::Want { position, leader_epoch, bytes_max } => {
-                self.want(position, leader_epoch, bytes_max, ctx)
+                self.want(position, leader_epoch, bytes_max, ctx);
             }
             Effect::Forget => {
                 let _ = self.router.send(Forget { partition: self.id.clone() });
@@ -185,7 +185,7 @@ impl PartitionActor {
                 let _ = self.committer.send(FrontierMoved(frontier));
             }
             Effect::WakeAt(when) => {
-                ctx.run_later(when.since(clock::now()), |actor, ctx| actor.wake(ctx));
+                ctx.run_later(when.since(clock::now()), Self::wake);
             }
             Effect::AwaitCredit => self.await_credit(ctx),
             Effect::Drained => self.report_drained(ctx),
@@ -273,7 +273,8 @@ impl PartitionActor {
         let aborted = AbortedTransactions::new(fetched.aborted);
         let before = self.core.position();
         self.step(ctx, |core, tools| {
-            core.fetched(clock::now(), position, &fetched.records, aborted, &fetched.hold, tools)
+            let frame = Frame { position, records: &fetched.records, aborted, hold: &fetched.hold };
+            core.fetched(clock::now(), frame, tools)
         });
         self.status.polled(before.distance_to(self.core.position()));
     }

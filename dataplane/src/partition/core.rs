@@ -163,6 +163,18 @@ pub struct Tools<'a> {
     pub sizer: &'a dyn Sizer,
 }
 
+/// Records of one fetch.
+pub struct Frame<'f> {
+    /// Where it was asked for.
+    pub position: Offset,
+    /// Record batches.
+    pub records: &'f Bytes,
+    /// Aborted transactions in it.
+    pub aborted: AbortedTransactions,
+    /// What keeps it on the budget.
+    pub hold: &'f Hold,
+}
+
 /// Effects of one event, in order.
 pub type Effects = Vec<Effect>;
 
@@ -217,22 +229,15 @@ impl PartitionCore {
         matches!(self.flight, Flight::Sealed { .. })
     }
 
-    /// A fetch that was asked for at `position` has brought `frame`.
-    pub fn fetched(
-        &mut self,
-        now: Moment,
-        position: Offset,
-        frame: &Bytes,
-        aborted: AbortedTransactions,
-        hold: &Hold,
-        tools: &mut Tools<'_>,
-    ) -> Effects {
+    /// A fetch has brought records; one that was asked for elsewhere changes nothing.
+    pub fn fetched(&mut self, now: Moment, frame: Frame<'_>, tools: &mut Tools<'_>) -> Effects {
         let mut out = Effects::new();
+        let Frame { position, records, aborted, hold } = frame;
         if position != self.position || !matches!(self.phase, Phase::Running) {
             return out;
         }
         self.wanted = false;
-        let received = self.buffer.receive(frame, position, aborted, hold, now);
+        let received = self.buffer.receive(records, position, aborted, hold, now);
         self.position = received.position;
         if received.leader_epoch >= 0 {
             self.leader_epoch = received.leader_epoch;

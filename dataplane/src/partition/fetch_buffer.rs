@@ -187,7 +187,8 @@ impl FetchBuffer {
         Stop::Done
     }
 
-    /// Steps over the record at the front, which is `offset`.
+    /// Steps over the record at the front, which is `offset`. Its batch stays until it is used up by `grow`, which then
+    /// accounts for the offsets behind its last record.
     pub fn skip(&mut self, offset: Offset) {
         let Some(segment) = self.segments.front_mut() else { return };
         let Body::Plain { bytes, at, left } = &mut segment.body else { return };
@@ -195,10 +196,6 @@ impl FetchBuffer {
         if walk.next().is_some_and(|record| record.is_ok_and(|record| record.offset == offset)) {
             (*at, *left) = (walk.at(), walk.left());
             segment.from = offset.next();
-        }
-        if segment.is_used_up() {
-            let mut scratch = Cut::empty(offset.next());
-            self.drop_front(&mut scratch);
         }
     }
 

@@ -7,3 +7,6 @@ pub mod fetch_buffer;
 pub mod gauge;
 pub mod ledger;
 pub mod messages;
+
+#[cfg(test)]
+mod model_tests;

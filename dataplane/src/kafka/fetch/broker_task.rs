@@ -117,7 +117,7 @@ impl BrokerTask {
             }
             let wanted: BTreeMap<_, _> =
                 desk.wants.iter().map(|(key, want)| (key.clone(), asked(want))).collect();
-            let wait = if !desk.resting.is_empty() { WAIT_WHILE_SOME_REST } else { WAIT };
+            let wait = if desk.resting.is_empty() { WAIT } else { WAIT_WHILE_SOME_REST };
             let poll = Poll { wait, bytes_max: lease.bytes(), isolation: self.settings.isolation };
             (wire::request(&self.session.next(&wanted), &poll, version), wait)
         };

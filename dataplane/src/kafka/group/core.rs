@@ -436,7 +436,8 @@ impl GroupCore {
     }
 
     fn extend_lease(&mut self, acknowledged_send: Moment, out: &mut Effects) {
-        let until = acknowledged_send + (self.timing.session_timeout - margin(self.timing.session_timeout));
+        let until = acknowledged_send
+            + (self.timing.session_timeout.saturating_sub(margin(self.timing.session_timeout)));
         if until > self.lease_until {
             self.lease_until = until;
             out.push(Effect::ExtendLease(until));

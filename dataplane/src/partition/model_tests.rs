@@ -1,0 +1,346 @@
+//! The partition core against a model of broker, batcher, function and group that do everything in any order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use lighterman_proto::ids::Offset;
+use lighterman_proto::records::{AbortedTransactions, Compression, Record, RecordError};
+use lighterman_proto::units::Moment;
+use proptest::prelude::*;
+
+use super::core::{Effect, Effects, Frame, PartitionCore, Resolution, Start, Tools};
+use super::cut::{Cut, CutLimits, Hold};
+use super::fetch_buffer::{Opener, Sizer};
+use super::ledger::Outcome;
+use crate::batcher::BatchId;
+use crate::credit::bytes::ByteBudget;
+
+const LIMITS: CutLimits = CutLimits { records_max: 7, payload_bytes_max: 400 };
+
+struct Plain;
+
+impl Opener for Plain {
+    fn open(&mut self, _: Compression, packed: &Bytes) -> Result<Option<(Bytes, Hold)>, RecordError> {
+        Ok(Some((packed.clone(), hold())))
+    }
+}
+
+/// The value's length is the record's size: the test decides what is oversized.
+impl Sizer for Plain {
+    fn record_bytes(&self, record: &Record<'_>, _: bool) -> usize {
+        record.value.map_or(0, <[u8]>::len)
+    }
+}
+
+fn hold() -> Hold {
+    Arc::new(ByteBudget::new(1 << 30).try_lease(1).expect("room"))
+}
+
+fn varint(value: i64, into: &mut Vec<u8>) {
+    let mut left = ((value << 1) ^ (value >> 63)) as u64;
+    while left >= 0x80 {
+        into.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    into.push(left as u8);
+}
+
+/// One batch of records at `deltas` (offset delta, value bytes), ending `tail` offsets behind the last.
+fn batch(base: i64, deltas: &[(i64, usize)], last_delta: i64, control: bool) -> Bytes {
+    let mut body = Vec::new();
+    for (delta, size) in deltas {
+        let mut record = vec![0u8];
+        varint(0, &mut record);
+        varint(*delta, &mut record);
+        varint(-1, &mut record);
+        varint(*size as i64, &mut record);
+        record.extend(std::iter::repeat_n(b'v', *size));
+        varint(0, &mut record);
+        varint(record.len() as i64, &mut body);
+        body.extend(record);
+    }
+    let mut checked = BytesMut::new();
+    checked.put_i16(if control { 32 } else { 0 });
+    checked.put_i32(last_delta as i32);
+    checked.put_i64(0);
+    checked.put_i64(0);
+    checked.put_i64(-1);
+    checked.put_i16(-1);
+    checked.put_i32(-1);
+    checked.put_i32(deltas.len() as i32);
+    checked.put_slice(&body);
+    let mut whole = BytesMut::new();
+    whole.put_i64(base);
+    whole.put_i32(checked.len() as i32 + 9);
+    whole.put_i32(3);
+    whole.put_i8(2);
+    whole.put_u32(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &checked) as u32);
+    whole.put_slice(&checked);
+    whole.freeze()
+}
+
+/// A log: batches with gaps, control batches, emptied batches; and the records that must be delivered.
+#[derive(Clone, Debug)]
+struct Log {
+    batches: Vec<(i64, i64, Bytes)>,
+    records: BTreeMap<i64, usize>,
+    end: i64,
+}
+
+fn any_log() -> impl Strategy<Value = Log> {
+    let one =
+        (prop::collection::vec((1i64..4, 1usize..90), 0..6), 0i64..3, prop::bool::weighted(0.15), 0u8..25);
+    prop::collection::vec(one, 1..12).prop_map(|specs| {
+        let mut log = Log { batches: Vec::new(), records: BTreeMap::new(), end: 0 };
+        for (records, tail, control, odd) in specs {
+            let mut delta = -1;
+            let mut deltas = Vec::new();
+            for (step, size) in records {
+                delta += step;
+                deltas.push((delta, if odd == 0 { 500 } else { size }));
+            }
+            let last = (delta + tail).max(0);
+            if !control {
+                log.records.extend(deltas.iter().map(|(delta, size)| (log.end + delta, *size)));
+            }
+            let bytes = batch(log.end, &deltas, last, control);
+            log.batches.push((log.end, log.end + last + 1, bytes));
+            log.end += last + 1;
+        }
+        log
+    })
+}
+
+struct World {
+    core: PartitionCore,
+    log: Log,
+    now: Moment,
+    wanted: Option<Offset>,
+    offered: Option<(u64, Cut, u32)>,
+    flying: Option<(BatchId, Vec<i64>)>,
+    commits: Vec<Offset>,
+    committed: Offset,
+    delivered: Vec<i64>,
+    attempts: Vec<(Vec<i64>, bool)>,
+    next_batch: u64,
+    drained: bool,
+}
+
+impl World {
+    fn new(log: Log) -> Self {
+        let start = Start { committed: Offset(0), limits: LIMITS, buffer_bytes_target: 600 };
+        let mut world = Self {
+            core: PartitionCore::new(start),
+            log,
+            now: Moment::from_micros(1),
+            wanted: None,
+            offered: None,
+            flying: None,
+            commits: Vec::new(),
+            committed: Offset(0),
+            delivered: Vec::new(),
+            attempts: Vec::new(),
+            next_batch: 0,
+            drained: false,
+        };
+        world.step(PartitionCore::wake);
+        world
+    }
+
+    fn step(&mut self, event: impl FnOnce(&mut PartitionCore, Moment, &mut Tools<'_>) -> Effects) {
+        let mut opener = Plain;
+        let effects = event(&mut self.core, self.now, &mut Tools { opener: &mut opener, sizer: &Plain });
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Effects) {
+        for effect in effects {
+            match effect {
+                Effect::Want { position, .. } => self.wanted = Some(position),
+                Effect::Forget => self.wanted = None,
+                Effect::Offer { seq, cut, attempt } => {
+                    assert!(self.flying.is_none(), "SLT-1: one invocation of a partition at a time");
+                    assert!(
+                        cut.records <= LIMITS.records_max && cut.payload_bytes <= LIMITS.payload_bytes_max,
+                        "LIM-1"
+                    );
+                    self.offered = Some((seq, cut, attempt));
+                }
+                Effect::Withdraw { seq } => {
+                    if self.offered.take_if(|(offered, _, _)| *offered == seq).is_some() {
+                        let mut opener = Plain;
+                        let mut tools = Tools { opener: &mut opener, sizer: &Plain };
+                        let effects = self.core.withdrawn(self.now, seq, &mut tools);
+                        self.carry_out(effects);
+                    }
+                }
+                Effect::Commit { offset, .. } => {
+                    assert!(offset >= self.committed, "COM-1: never backwards");
+                    let undelivered = self.log.records.iter().find(|(at, size)| {
+                        **size <= LIMITS.payload_bytes_max && !self.delivered.contains(at)
+                    });
+                    assert!(
+                        undelivered.is_none_or(|(at, _)| offset.0 <= *at),
+                        "COM-1: {offset} overtakes {undelivered:?}"
+                    );
+                    self.commits.push(offset);
+                }
+                Effect::Drained => {
+                    assert!(
+                        self.flying.is_none() && self.committed == self.core.ledger().frontier(),
+                        "DRN-1"
+                    );
+                    self.drained = true;
+                }
+                Effect::WakeAt(_) | Effect::AwaitCredit | Effect::Note(_) => {}
+                Effect::Rebuild { .. } => panic!("nothing was truncated"),
+            }
+        }
+    }
+
+    fn fetch(&mut self, batches: usize) {
+        let Some(position) = self.wanted else { return };
+        let from = self.log.batches.iter().position(|(_, end, _)| *end > position.0);
+        let Some(from) = from else { return };
+        let frame: Vec<u8> =
+            self.log.batches[from..].iter().take(batches).flat_map(|(_, _, bytes)| bytes.to_vec()).collect();
+        self.wanted = None;
+        let (frame, hold) = (Bytes::from(frame), hold());
+        self.step(|core, now, tools| {
+            let frame =
+                Frame { position, records: &frame, aborted: AbortedTransactions::default(), hold: &hold };
+            core.fetched(now, frame, tools)
+        });
+    }
+
+    fn seal(&mut self) {
+        let Some((seq, cut, _)) = self.offered.take() else { return };
+        let batch = BatchId(self.next_batch);
+        self.next_batch += 1;
+        assert!(self.core.sealed(seq, batch));
+        let offsets: Vec<i64> = cut
+            .slices
+            .iter()
+            .flat_map(|slice| slice.walk().map(|record| record.offset.0).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(offsets.len(), cut.records as usize);
+        self.flying = Some((batch, offsets));
+    }
+
+    fn answer(&mut self, good: bool) {
+        let Some((batch, offsets)) = self.flying.take() else { return };
+        if good {
+            let expected: Vec<i64> = self
+                .log
+                .records
+                .iter()
+                .filter(|(at, size)| **size <= LIMITS.payload_bytes_max && !self.delivered.contains(at))
+                .map(|(at, _)| *at)
+                .take(offsets.len())
+                .collect();
+            assert_eq!(offsets, expected, "ORD-1: exactly the next ones");
+            self.delivered.extend(&offsets);
+        }
+        self.attempts.push((offsets, good));
+        let at = self.now + Duration::from_secs(1);
+        let resolution = if good { Resolution::Delivered } else { Resolution::Again { at, counts: true } };
+        self.step(|core, now, tools| core.resolved(now, batch, resolution, tools));
+    }
+
+    fn acknowledge(&mut self) {
+        let Some(offset) = self.commits.last().copied() else { return };
+        self.commits.clear();
+        self.committed = offset;
+        self.step(|core, now, tools| core.committed(now, offset, tools));
+    }
+
+    fn tick(&mut self) {
+        self.now = self.now + Duration::from_secs(2);
+        self.step(PartitionCore::wake);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn ord_1_com_1_alo_1_liv_1_whatever_happens_in_whatever_order(
+        log in any_log(),
+        steps in prop::collection::vec((0u8..8, 1usize..4), 0..120),
+    ) {
+        let mut world = World::new(log);
+        for (kind, amount) in steps {
+            match kind {
+                0 | 1 => world.fetch(amount),
+                2 | 3 => world.seal(),
+                4 => world.answer(true),
+                5 => world.answer(false),
+                6 => world.acknowledge(),
+                _ => world.tick(),
+            }
+        }
+        // The faults are over: everything arrives, everything is committed (LIV-1).
+        for _ in 0..400 {
+            world.fetch(3);
+            world.seal();
+            world.answer(true);
+            world.acknowledge();
+            world.tick();
+        }
+        prop_assert_eq!(world.committed, Offset(world.log.end));
+        let deliverable = world.log.records.values().filter(|size| **size <= LIMITS.payload_bytes_max).count();
+        prop_assert_eq!(world.delivered.len(), deliverable);
+        let oversized = world.log.records.len() - deliverable;
+        prop_assert_eq!(world.core.ledger().count(Outcome::Oversized), oversized as u64);
+        // The same records again after a failure, none less and none more.
+        for pair in world.attempts.windows(2) {
+            if !pair[0].1 {
+                prop_assert_eq!(&pair[0].0, &pair[1].0);
+            }
+        }
+    }
+
+    #[test]
+    fn drn_1_a_drain_ends_and_leaves_nothing_behind(
+        log in any_log(),
+        steps in prop::collection::vec((0u8..7, 1usize..4), 0..60),
+        good in any::<bool>(),
+    ) {
+        let mut world = World::new(log);
+        for (kind, amount) in steps {
+            match kind {
+                0 | 1 => world.fetch(amount),
+                2 | 3 => world.seal(),
+                4 => world.answer(true),
+                5 => world.answer(false),
+                _ => world.acknowledge(),
+            }
+        }
+        world.step(PartitionCore::drain);
+        world.answer(good);
+        world.acknowledge();
+        world.tick();
+        prop_assert!(world.drained);
+        prop_assert!(world.offered.is_none() || world.flying.is_none());
+        world.fetch(2);
+        prop_assert!(world.wanted.is_none(), "a drained partition asks for nothing");
+    }
+}
+
+#[test]
+fn own_1_an_answer_for_another_batch_changes_nothing() {
+    let log = Log {
+        batches: vec![(0, 1, batch(0, &[(0, 5)], 0, false))],
+        records: BTreeMap::from([(0, 5)]),
+        end: 1,
+    };
+    let mut world = World::new(log);
+    world.fetch(1);
+    world.seal();
+    world.step(|core, now, tools| core.resolved(now, BatchId(77), Resolution::Delivered, tools));
+    assert!(world.commits.is_empty());
+    world.answer(true);
+    assert_eq!(world.commits, [Offset(1)]);
+}
