@@ -23,7 +23,7 @@ use crate::invoker::retry::{self, NextStep, RetryPolicy, Sending};
 use crate::kafka::backoff::random;
 use crate::kafka::group::lease::OwnershipLease;
 use crate::partition::actor::PartitionActor;
-use crate::partition::core::Resolution;
+use crate::partition::effects::Resolution;
 use crate::partition::messages::{Resolved, Sealed, Withdrawn};
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;

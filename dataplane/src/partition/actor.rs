@@ -6,17 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Recipient};
-use bytes::Bytes;
 use lighterman_proto::event::Envelope;
 use lighterman_proto::ids::{Epoch, MappingId, Offset, TopicPartition};
-use lighterman_proto::records::{AbortedTransactions, Compression, Inflater, Record, RecordError};
-use lighterman_proto::units::INFLATED_BYTES_MAX;
+use lighterman_proto::records::{AbortedTransactions, Inflater};
 
-use super::core::{Effect, Effects, Frame, Note, PartitionCore, Start, Tools};
-use super::cut::Hold;
-use super::fetch_buffer::{Opener, Sizer};
+use super::core::PartitionCore;
+use super::effects::{Effect, Effects, Frame, Note, Start, Tools};
 use super::gauge::Gauge;
 use super::messages::{Committed, Drain, Fence, Panic, Resolved, Sealed, Withdrawn};
+use super::shelf::{OnCredit, Shelf};
 use crate::batcher::actor::BatcherActor;
 use crate::batcher::messages::{Offer, Unregister, Withdraw};
 use crate::consumer::messages::{PartitionReport, PartitionState};
@@ -82,38 +80,6 @@ pub struct PartitionActor {
     awaiting_credit: bool,
     counted_frontier: Offset,
     _watch: DeathWatch,
-}
-
-/// What the core borrows for one event.
-struct Shelf {
-    envelope: Arc<Envelope>,
-    partition: i32,
-    inflater: Rc<RefCell<Inflater>>,
-    budget: ByteBudget,
-}
-
-impl Sizer for Shelf {
-    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
-        self.envelope.record_bytes(self.partition, record, first)
-    }
-}
-
-struct OnCredit<'a> {
-    inflater: &'a RefCell<Inflater>,
-    budget: &'a ByteBudget,
-}
-
-impl Opener for OnCredit<'_> {
-    fn open(
-        &mut self,
-        compression: Compression,
-        packed: &Bytes,
-    ) -> Result<Option<(Bytes, Hold)>, RecordError> {
-        let mut plain = Vec::new();
-        self.inflater.borrow_mut().inflate(compression, packed, INFLATED_BYTES_MAX, &mut plain)?;
-        let lease = self.budget.try_lease_or_overdraft(plain.len());
-        Ok(lease.map(|lease| (Bytes::from(plain), Arc::new(lease))))
-    }
 }
 
 impl PartitionActor {

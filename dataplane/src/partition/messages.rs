@@ -3,7 +3,7 @@
 use actix::Message;
 use lighterman_proto::ids::{Epoch, Offset};
 
-use super::core::Resolution;
+use super::effects::Resolution;
 use crate::batcher::BatchId;
 
 /// The batcher fixed an offer as a batch.

@@ -10,8 +10,9 @@ use lighterman_proto::records::{AbortedTransactions, Compression, Record, Record
 use lighterman_proto::units::Moment;
 use proptest::prelude::*;
 
-use super::core::{Effect, Effects, Frame, PartitionCore, Resolution, Start, Tools};
+use super::core::PartitionCore;
 use super::cut::{Cut, CutLimits, Hold};
+use super::effects::{Effect, Effects, Frame, Resolution, Start, Tools};
 use super::fetch_buffer::{Opener, Sizer};
 use super::ledger::Outcome;
 use crate::batcher::BatchId;

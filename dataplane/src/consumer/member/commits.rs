@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use kafka_protocol::error::ResponseError;
 
 use crate::kafka::group::Membership;
-use crate::kafka::group::core::is_fencing;
+use crate::kafka::group::effects::is_fencing;
 use crate::kafka::offsets::CommitOffset;
 use crate::offsets::actor::{CommitAnswer, CommitPort};
 use crate::offsets::committer::{CommitOutcome, Frontier};

@@ -3,6 +3,7 @@
 
 pub mod commits;
 pub mod floor;
+mod ownership;
 pub mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,20 +14,17 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
 use lighterman_proto::control::{PartitionSample, Sample};
 use lighterman_proto::ids::{Offset, TopicPartition};
-use lighterman_scaler::assignment::{Assignments, Move};
+use lighterman_scaler::assignment::Assignments;
 use lighterman_scaler::policy::Scaler;
 use tokio::sync::oneshot;
 
 use self::floor::{Floor, FloorParts, MappingRun, Node};
 use self::starts::{Resolver, StartError, Starts};
-use super::messages::{
-    ConsumerEvent, ConsumerReport, DrainPartition, FencePartitions, PartitionReport, PartitionState,
-    StartPartition,
-};
-use super::status::{Shown, StatusBoard};
+use super::messages::{ConsumerEvent, ConsumerReport};
+use super::status::StatusBoard;
 use crate::invoker::port::FunctionFacts;
 use crate::kafka::cluster::Cluster;
-use crate::kafka::group::core::Timing;
+use crate::kafka::group::effects::Timing;
 use crate::kafka::group::{GroupEvent, Membership, MembershipSettings};
 use crate::partition::gauge::Gauge;
 use crate::runtime::clock;
@@ -168,200 +166,6 @@ impl MemberActor {
             let starts = resolver.resolve(&wanted).await;
             me.do_send(StartsFound { wanted, starts });
         });
-    }
-
-    /// Brings consumers and partitions to where they should be.
-    fn balance(&mut self) {
-        let Some((_, floor)) = &mut self.joined else { return };
-        if self.stopping.is_some() {
-            return;
-        }
-        let desired = self.run.bounds.clip(self.desired, self.table.len() as u32) as usize;
-        while floor.consumers().len() < desired {
-            floor.add_consumer();
-        }
-        let consumers: Vec<_> = floor.consumers().into_iter().take(desired).collect();
-        let moves = self.table.balance(&consumers);
-        for step in moves {
-            self.carry_out(step);
-        }
-        let Some((_, floor)) = &mut self.joined else { return };
-        for surplus in floor.consumers().into_iter().skip(desired) {
-            if self.table.at(surplus) == 0 {
-                floor.remove_consumer(surplus);
-            }
-        }
-    }
-
-    fn carry_out(&mut self, step: Move) {
-        let Some((_, floor)) = &self.joined else { return };
-        match step {
-            Move::Drain { partition, consumer, epoch } => {
-                if let Some(address) = floor.consumer(consumer) {
-                    address.do_send(DrainPartition { partition, epoch });
-                }
-            }
-            Move::Assign { partition, consumer, epoch } => {
-                let gauge = Arc::clone(self.gauges.entry(partition).or_default());
-                let (Some(committed), Some(address)) =
-                    (self.positions.get(&partition), floor.consumer(consumer))
-                else {
-                    return;
-                };
-                self.status.show(partition, Shown { consumer, epoch, gauge: Arc::clone(&gauge) });
-                address.do_send(StartPartition { partition, epoch, committed: *committed, gauge });
-            }
-        }
-    }
-
-    fn give_up(&mut self, partitions: &[i32]) {
-        for partition in partitions {
-            if let Some(step) = self.table.give_up(*partition) {
-                self.carry_out(step);
-            }
-            self.forget_if_gone(*partition);
-        }
-    }
-
-    /// A partition that the table does not hold any more is shown no more, and released if the group waits for it.
-    fn forget_if_gone(&mut self, partition: i32) {
-        if self.table.holds(partition) {
-            return;
-        }
-        self.status.hide(partition);
-        self.positions.remove(&partition);
-        self.gauges.remove(&partition);
-        self.resolved_before.remove(&partition);
-        if self.revoking.remove(&partition)
-            && let Some((membership, _)) = &self.joined
-        {
-            membership.released(vec![partition]);
-        }
-    }
-
-    fn lose(&mut self, partitions: &[i32]) {
-        self.lost_something = true;
-        if let Some((_, floor)) = &self.joined {
-            for consumer in floor.consumers() {
-                if let Some(address) = floor.consumer(consumer) {
-                    address.do_send(FencePartitions(Some(partitions.to_vec())));
-                }
-            }
-        }
-        for partition in partitions {
-            self.owned.remove(partition);
-            self.revoking.remove(partition);
-            self.table.lose(*partition);
-            self.forget_if_gone(*partition);
-        }
-    }
-
-    fn take_event(&mut self, event: GroupEvent, ctx: &mut Context<Self>) {
-        match event {
-            GroupEvent::Assigned { generation, owned, added } => {
-                tracing::info!(mapping = %self.run.id, generation, ?owned, ?added, "partitions assigned");
-                if let Some((_, floor)) = &self.joined {
-                    floor.set_fence(generation);
-                }
-                self.owned = owned.into_iter().chain(added.iter().copied()).collect();
-                if !added.is_empty() {
-                    self.resolve_starts(added, Duration::ZERO, ctx);
-                }
-            }
-            GroupEvent::Revoke { partitions } => {
-                tracing::info!(mapping = %self.run.id, ?partitions, "partitions revoked; draining them");
-                for partition in &partitions {
-                    self.owned.remove(partition);
-                    self.revoking.insert(*partition);
-                }
-                self.give_up(&partitions);
-            }
-            GroupEvent::Lost { partitions, reason } => {
-                tracing::warn!(mapping = %self.run.id, ?partitions, reason, "partitions lost");
-                self.lose(&partitions);
-            }
-            GroupEvent::Trouble(text) => self.status.poll_failed(&text),
-            GroupEvent::Healthy => self.status.reachable(),
-        }
-    }
-
-    fn take_starts(&mut self, wanted: &[i32], starts: Result<Starts, StartError>, ctx: &mut Context<Self>) {
-        let still: Vec<i32> =
-            wanted.iter().copied().filter(|partition| self.owned.contains(partition)).collect();
-        match starts {
-            Ok(starts) => {
-                self.activated.store(starts.activated, Ordering::Relaxed);
-                for partition in still {
-                    if let Some(committed) = starts.committed.get(&partition)
-                        && !self.table.holds(partition)
-                    {
-                        self.positions.insert(partition, *committed);
-                        self.table.add(partition);
-                    }
-                }
-                self.balance();
-            }
-            Err(error) => {
-                self.status.poll_failed(&error.to_string());
-                if !still.is_empty() {
-                    self.resolve_starts(still, START_AGAIN, ctx);
-                }
-            }
-        }
-    }
-
-    fn take_report(&mut self, report: PartitionReport, ctx: &mut Context<Self>) {
-        let PartitionReport { partition, epoch, state } = report;
-        if self.table.place(partition).is_none_or(|(_, current)| current != epoch) {
-            return;
-        }
-        match state {
-            PartitionState::Drained { committed: at } => {
-                self.positions.insert(partition, at);
-                self.table.freed(partition, epoch);
-                self.forget_if_gone(partition);
-                self.balance();
-            }
-            PartitionState::Rebuild { at } => {
-                tracing::warn!(mapping = %self.run.id, partition, at = at.0, "going on where the log was truncated");
-                self.positions.insert(partition, at);
-                self.table.freed(partition, epoch);
-                self.forget_if_gone(partition);
-                self.balance();
-            }
-            PartitionState::Exited { panicking } => self.rebuild(partition, panicking, ctx),
-        }
-    }
-
-    /// Recovery is always the same: forget it, and start it again from what the group has committed.
-    fn rebuild(&mut self, partition: i32, panicking: bool, ctx: &mut Context<Self>) {
-        metrics::counter!(crate::metrics::REBUILDS).increment(1);
-        tracing::error!(mapping = %self.run.id, partition, panicking, "partition ended; rebuilding it");
-        self.table.lose(partition);
-        self.forget_if_gone(partition);
-        if self.owned.contains(&partition) && self.stopping.is_none() {
-            self.resolve_starts(vec![partition], TICK, ctx);
-        }
-    }
-
-    fn rebuild_all(&mut self, what: &'static str, ctx: &mut Context<Self>) {
-        tracing::error!(mapping = %self.run.id, what, "an actor of the mapping ended; rebuilding all of it");
-        metrics::counter!(crate::metrics::REBUILDS).increment(1);
-        let partitions: Vec<i32> = self.table.partitions().collect();
-        for partition in &partitions {
-            self.table.lose(*partition);
-            self.forget_if_gone(*partition);
-        }
-        if let Some((membership, floor)) = self.joined.take() {
-            let fresh = self.floor(membership.clone(), floor.function_timeout(), ctx);
-            let mut old = floor;
-            old.clear();
-            self.joined = Some((membership, fresh));
-        }
-        let owned: Vec<i32> = self.owned.iter().copied().collect();
-        if !owned.is_empty() && self.stopping.is_none() {
-            self.resolve_starts(owned, TICK, ctx);
-        }
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {

@@ -5,135 +5,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 
+use super::effects::{Effect, Failure, Joined, Timing, is_fencing, is_for_a_person, text_for};
 use super::lease::margin;
 use crate::kafka::backoff::Backoff;
-
-/// What a member is told about time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// The coordinator drops us after this long without a heartbeat.
-    pub session_timeout: Duration,
-    /// How often we say that we live.
-    pub heartbeat_interval: Duration,
-    /// How long the others wait for us to let go: never below the session timeout (H2).
-    pub rebalance_timeout: Duration,
-}
-
-impl Timing {
-    /// Timing that keeps the rules between its parts: a heartbeat each third of the session, rebalance ≥ session (H2).
-    pub fn new(session_timeout: Duration, rebalance_timeout: Duration) -> Self {
-        Self {
-            session_timeout,
-            heartbeat_interval: (session_timeout / 3).min(Duration::from_secs(3)),
-            rebalance_timeout: rebalance_timeout.max(session_timeout),
-        }
-    }
-}
-
-/// What the shell must do. Every request is answered by exactly one event, or by its transport error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Look the coordinator up.
-    FindCoordinator,
-    /// Send `JoinGroup`.
-    Join {
-        /// Empty the first time.
-        member: String,
-        /// The generation in which `owned` was assigned, −1 for none.
-        generation: i32,
-        /// What we still own.
-        owned: Vec<i32>,
-    },
-    /// We lead: assign, then send `SyncGroup` with everybody's share.
-    AssignAndSync {
-        /// Member id.
-        member: String,
-        /// Generation.
-        generation: i32,
-        /// Every member's subscription.
-        members: Vec<(String, Bytes)>,
-    },
-    /// Send `SyncGroup` without shares.
-    Sync {
-        /// Member id.
-        member: String,
-        /// Generation.
-        generation: i32,
-    },
-    /// Send a heartbeat; answered with the same `seq`.
-    Heartbeat {
-        /// Member id.
-        member: String,
-        /// Generation.
-        generation: i32,
-        /// Which one.
-        seq: u64,
-    },
-    /// Send `LeaveGroup`; nobody waits for the answer.
-    Leave {
-        /// Member id.
-        member: String,
-    },
-    /// The lease holds until then.
-    ExtendLease(Moment),
-    /// The lease is over.
-    EndLease,
-    /// Partitions were given to us.
-    Assigned {
-        /// Generation.
-        generation: i32,
-        /// Member id.
-        member: String,
-        /// All that we own and keep.
-        owned: Vec<i32>,
-        /// Those that are new.
-        added: Vec<i32>,
-    },
-    /// Finish these, then say `released`.
-    Revoke {
-        /// Which ones.
-        partitions: Vec<i32>,
-    },
-    /// These are gone; nothing may be done for them any more.
-    Lost {
-        /// Which ones.
-        partitions: Vec<i32>,
-        /// Why.
-        reason: String,
-    },
-    /// Something a person should know.
-    Trouble(String),
-    /// The group works (again).
-    Healthy,
-}
-
-/// The good answer to a join.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Joined {
-    /// The new generation.
-    pub generation: i32,
-    /// Our member id.
-    pub member: String,
-    /// Who leads.
-    pub leader: String,
-    /// Everybody's subscription, when we lead.
-    pub members: Vec<(String, Bytes)>,
-}
-
-/// Why a group request failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The coordinator said so.
-    Code(ResponseError),
-    /// It wants us to come back under this id (KIP-394).
-    MemberIdRequired(String),
-    /// No answer, or none that can be read.
-    Transport(String),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -501,44 +378,6 @@ impl GroupCore {
             self.hold_until = Some(session_ends);
             out.push(Effect::Lost { partitions, reason: reason.to_owned() });
         }
-    }
-}
-
-/// Codes that say, on whatever request: you are not the member you think you are (H1).
-pub fn is_fencing(code: ResponseError) -> bool {
-    matches!(
-        code,
-        ResponseError::IllegalGeneration | ResponseError::UnknownMemberId | ResponseError::FencedInstanceId
-    )
-}
-
-fn is_for_a_person(code: ResponseError) -> bool {
-    matches!(
-        code,
-        ResponseError::InconsistentGroupProtocol
-            | ResponseError::GroupAuthorizationFailed
-            | ResponseError::InvalidSessionTimeout
-            | ResponseError::GroupMaxSizeReached
-            | ResponseError::InvalidGroupId
-    )
-}
-
-fn text_for(code: ResponseError) -> String {
-    match code {
-        ResponseError::InconsistentGroupProtocol => {
-            "another program in the consumer group does not use the `cooperative-sticky` assignor: \
-             let it, or give the mapping a ConsumerGroupId of its own"
-                .to_owned()
-        }
-        ResponseError::GroupAuthorizationFailed => {
-            "the cluster refuses the consumer group: grant Read on the group".to_owned()
-        }
-        ResponseError::InvalidSessionTimeout => {
-            "the broker refuses the session timeout: set `kafka.session_timeout` between the broker's \
-             group.min.session.timeout.ms and group.max.session.timeout.ms"
-                .to_owned()
-        }
-        other => format!("the group's coordinator says {other}"),
     }
 }
 

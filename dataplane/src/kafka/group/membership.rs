@@ -12,7 +12,8 @@ use lighterman_proto::units::Moment;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::core::{Effect, Failure, GroupCore, Joined, Timing};
+use super::core::GroupCore;
+use super::effects::{Effect, Failure, Joined, Timing};
 use super::lease::OwnershipLease;
 use super::requests::{self, Lines};
 use crate::kafka::backoff::random;

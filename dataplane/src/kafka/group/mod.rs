@@ -2,6 +2,7 @@
 
 pub mod assignor;
 pub mod core;
+pub mod effects;
 pub mod lease;
 pub mod membership;
 mod requests;

@@ -14,7 +14,7 @@ use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
 use parking_lot::Mutex;
 
 use super::assignor::{self, Member, PROTOCOL};
-use super::core::{Effect, Failure, Joined};
+use super::effects::{Effect, Failure, Joined};
 use super::membership::{Event, MembershipSettings};
 use super::wire;
 use crate::kafka::cluster::{Cluster, REQUEST_DEADLINE};

@@ -1,0 +1,47 @@
+//! What the partition's core borrows from its shell: exact sizes, and inflating on credit.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lighterman_proto::event::Envelope;
+use lighterman_proto::records::{Compression, Inflater, Record, RecordError};
+use lighterman_proto::units::INFLATED_BYTES_MAX;
+
+use super::cut::Hold;
+use super::fetch_buffer::{Opener, Sizer};
+use crate::credit::bytes::ByteBudget;
+
+/// What the core borrows for one event.
+pub(super) struct Shelf {
+    pub envelope: Arc<Envelope>,
+    pub partition: i32,
+    pub inflater: Rc<RefCell<Inflater>>,
+    pub budget: ByteBudget,
+}
+
+impl Sizer for Shelf {
+    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
+        self.envelope.record_bytes(self.partition, record, first)
+    }
+}
+
+/// Inflates when the node's budget lends the bytes.
+pub(super) struct OnCredit<'a> {
+    pub inflater: &'a RefCell<Inflater>,
+    pub budget: &'a ByteBudget,
+}
+
+impl Opener for OnCredit<'_> {
+    fn open(
+        &mut self,
+        compression: Compression,
+        packed: &Bytes,
+    ) -> Result<Option<(Bytes, Hold)>, RecordError> {
+        let mut plain = Vec::new();
+        self.inflater.borrow_mut().inflate(compression, packed, INFLATED_BYTES_MAX, &mut plain)?;
+        let lease = self.budget.try_lease_or_overdraft(plain.len());
+        Ok(lease.map(|lease| (Bytes::from(plain), Arc::new(lease))))
+    }
+}

@@ -1,0 +1,151 @@
+//! The house keeps itself in order: what stands at the top, which way the arrows point, how large a file may be, and that
+//! cores know nothing of threads, sockets, clocks and chance.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const FILE_LINES_MAX: usize = 400;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn rust_files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+            rust_files(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+fn all_rust_files() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    rust_files(&root(), &mut files);
+    assert!(files.len() > 50, "the walk finds the sources");
+    files
+}
+
+/// A file without its tests.
+fn production(path: &Path) -> String {
+    let text = fs::read_to_string(path).expect("readable");
+    text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn nothing_stands_at_the_top_that_does_not_belong_there() {
+    let allowed: BTreeSet<&str> = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "README.md",
+        "LICENSE",
+        "rust-toolchain.toml",
+        "proto",
+        "scaler",
+        "dataplane",
+        "benches",
+        "loadtest",
+        "deploy",
+        "target",
+        "lighterman-data",
+    ]
+    .into();
+    for entry in fs::read_dir(root()).expect("readable").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        assert!(name.starts_with('.') || allowed.contains(name.as_str()), "`{name}` at the top level");
+    }
+}
+
+#[test]
+fn arrows_point_one_way() {
+    let forbidden = [
+        ("proto", &["lighterman-scaler", "lighterman.", "loadtest"][..]),
+        ("scaler", &["lighterman.", "loadtest"][..]),
+        ("dataplane", &["loadtest", "lighterman-benches"][..]),
+    ];
+    for (package, names) in forbidden {
+        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).expect("readable");
+        for name in names {
+            assert!(
+                !manifest.lines().any(|line| line.starts_with(name)),
+                "{package} must not depend on {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_stay_small_enough_to_read() {
+    for path in all_rust_files() {
+        if path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("model_tests.rs") {
+            continue;
+        }
+        let lines = production(&path).lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{} has {lines} lines; split it by concept", path.display());
+    }
+}
+
+#[test]
+fn cores_know_nothing_of_threads_sockets_clocks_and_chance() {
+    let pure = |path: &Path| {
+        let text = path.display().to_string();
+        let named = [
+            "core.rs",
+            "committer.rs",
+            "ledger.rs",
+            "fetch_buffer.rs",
+            "session.rs",
+            "assignor.rs",
+            "start.rs",
+            "verdict.rs",
+            "retry.rs",
+            "throttle.rs",
+            "registry.rs",
+            "coordinator.rs",
+            "log.rs",
+            "effects.rs",
+        ];
+        let by_name = path.file_name().is_some_and(|name| named.iter().any(|pure| name == *pure));
+        by_name && !text.contains("sdk") || text.contains("/proto/src/") || text.contains("/scaler/src/")
+    };
+    let words = [
+        "actix",
+        "tokio::",
+        ".await",
+        "Instant::now",
+        "SystemTime::now",
+        "clock::now",
+        "getrandom",
+        "rand::",
+    ];
+    let cores: Vec<PathBuf> = all_rust_files().into_iter().filter(|path| pure(path)).collect();
+    assert!(cores.len() > 20, "{} cores", cores.len());
+    for path in cores {
+        let code: Vec<String> = production(&path)
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .map(ToOwned::to_owned)
+            .collect();
+        for word in words {
+            let found = code.iter().find(|line| line.contains(word));
+            assert!(found.is_none(), "{} uses `{word}`: {found:?}", path.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_half_done() {
+    // Written apart, so that this file does not find itself.
+    let words =
+        [concat!("to", "do!("), concat!("unimpl", "emented!("), concat!("TO", "DO"), concat!("FIX", "ME")];
+    for path in all_rust_files() {
+        let text = fs::read_to_string(&path).expect("readable");
+        for word in words {
+            assert!(!text.contains(word), "{} has `{word}`", path.display());
+        }
+    }
+}
