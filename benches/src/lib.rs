@@ -1,1 +1,174 @@
-//! placeholder
+//! The hot path as workloads: what criterion times and what the counter of instructions counts.
+
+use std::hint::black_box;
+
+use bytes::{Bytes, BytesMut};
+use indexmap::IndexMap;
+use kafka_protocol::records::{
+    Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+};
+use lighterman::partition::ledger::{Ledger, Outcome};
+use lighterman_proto::event::{Envelope, EventSource, EventWriter};
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::records::{Inflater, batches, records};
+use serde::Serialize;
+
+/// A frame of `batch_count` batches of `records_each` records with `value_bytes` of JSON-like text.
+pub fn frame(batch_count: usize, records_each: usize, value_bytes: usize, compression: Compression) -> Bytes {
+    let text = br#"{"order":123456,"item":"crate of oranges","quay":"east","weight":12.5}, "#;
+    let value: Bytes = text.iter().copied().cycle().take(value_bytes).collect();
+    let mut into = BytesMut::new();
+    for batch in 0..batch_count {
+        let base = (batch * records_each) as i64;
+        let all: Vec<Record> = (0..records_each as i64)
+            .map(|index| Record {
+                transactional: false,
+                control: false,
+                partition_leader_epoch: 0,
+                producer_id: -1,
+                producer_epoch: -1,
+                delete_horizon: false,
+                timestamp_type: TimestampType::Creation,
+                offset: base + index,
+                sequence: index as i32,
+                timestamp: 1_700_000_000_000 + index,
+                key: Some(Bytes::from(format!("key-{index:010}"))),
+                value: Some(value.clone()),
+                headers: IndexMap::new(),
+            })
+            .collect();
+        let options = RecordEncodeOptions { version: 2, compression };
+        RecordBatchEncoder::encode(&mut into, &all, &options).expect("our own records encode");
+    }
+    into.freeze()
+}
+
+/// The envelope of all workloads.
+pub fn envelope() -> Envelope {
+    Envelope::new(&EventSource::SelfManaged, "b-1:9092,b-2:9092", "orders")
+}
+
+/// What a partition keeps between batches.
+pub struct Scratch {
+    inflater: Inflater,
+    plain: Vec<u8>,
+    payload: BytesMut,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { inflater: Inflater::default(), plain: Vec::new(), payload: BytesMut::with_capacity(16 << 20) }
+    }
+}
+
+/// Walks every record of a frame: CRC, inflating, cursor. Returns value bytes.
+pub fn walk(frame: &Bytes, scratch: &mut Scratch) -> usize {
+    let mut bytes = 0;
+    for batch in batches(frame).flatten() {
+        batch.verify_crc().expect("our own batches are whole");
+        scratch.plain.clear();
+        let (compression, limit) = (batch.header.compression, 64 << 20);
+        let plain = if compression == lighterman_proto::records::Compression::None {
+            batch.body
+        } else {
+            scratch.inflater.inflate(compression, batch.body, limit, &mut scratch.plain).expect("inflates");
+            &scratch.plain
+        };
+        bytes += records(&batch.header, plain)
+            .flatten()
+            .map(|record| record.value.map_or(0, <[u8]>::len))
+            .sum::<usize>();
+    }
+    black_box(bytes)
+}
+
+/// Frame to payload, as a partition and its batcher do it: CRC, inflating, exact size, one pass. Returns payload bytes.
+pub fn payload(frame: &Bytes, envelope: &Envelope, scratch: &mut Scratch) -> usize {
+    let Scratch { inflater, plain, payload } = scratch;
+    payload.clear();
+    let mut writer = EventWriter::new(envelope, std::mem::take(payload));
+    writer.begin_partition(0);
+    let mut size = envelope.base_bytes() + envelope.partition_bytes(0, true);
+    let mut first = true;
+    for batch in batches(frame).flatten() {
+        batch.verify_crc().expect("our own batches are whole");
+        plain.clear();
+        let compression = batch.header.compression;
+        let body = if compression == lighterman_proto::records::Compression::None {
+            batch.body
+        } else {
+            inflater.inflate(compression, batch.body, 64 << 20, plain).expect("inflates");
+            plain.as_slice()
+        };
+        for record in records(&batch.header, body).flatten() {
+            size += envelope.record_bytes(0, &record, first);
+            first = false;
+        }
+        for record in records(&batch.header, body).flatten() {
+            writer.record(&record);
+        }
+    }
+    *payload = writer.finish();
+    assert_eq!(payload.len(), size);
+    black_box(payload.len())
+}
+
+/// The same by hand with the usual crates: kafka-protocol's decoder (faster than rskafka's, which is private),
+/// `serde_json` over owned structs, base64.
+pub fn usual_payload(frame: &Bytes) -> usize {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Event {
+        event_source: &'static str,
+        bootstrap_servers: &'static str,
+        records: std::collections::HashMap<String, Vec<EventRecord>>,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct EventRecord {
+        topic: String,
+        partition: i32,
+        offset: i64,
+        timestamp: i64,
+        timestamp_type: &'static str,
+        key: Option<String>,
+        value: Option<String>,
+        headers: Vec<std::collections::HashMap<String, Vec<i8>>>,
+    }
+    let sets = RecordBatchDecoder::decode_all(&mut frame.clone()).expect("our own batches decode");
+    let records = sets
+        .into_iter()
+        .flat_map(|set| set.records)
+        .map(|record| EventRecord {
+            topic: "orders".to_owned(),
+            partition: 0,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            timestamp_type: "CREATE_TIME",
+            key: record.key.map(|key| STANDARD.encode(key)),
+            value: record.value.map(|value| STANDARD.encode(value)),
+            headers: Vec::new(),
+        })
+        .collect();
+    let event = Event {
+        event_source: "SelfManagedKafka",
+        bootstrap_servers: "b-1:9092,b-2:9092",
+        records: std::collections::HashMap::from([("orders-0".to_owned(), records)]),
+    };
+    black_box(serde_json::to_vec(&event).expect("serialises").len())
+}
+
+/// Resolves `batches` ranges in order with one in eight out of order. Returns the frontier.
+pub fn ledger(batches: i64) -> i64 {
+    let mut ledger = Ledger::new(Offset(0));
+    let range = |index: i64| OffsetRange { first: Offset(index * 100), end: Offset(index * 100 + 100) };
+    for index in (0..batches).step_by(8) {
+        for ahead in [1, 0, 2, 3, 4, 5, 7, 6] {
+            let _ = ledger.resolve(range(index + ahead), Outcome::Delivered);
+        }
+    }
+    black_box(ledger.frontier().0)
+}

@@ -53,7 +53,7 @@ impl Node {
             .env("LIGHTERMAN_ROOT_ACCESS_KEY_ID", KEY.0)
             .env("LIGHTERMAN_ROOT_SECRET_ACCESS_KEY", KEY.1)
             .env("LIGHTERMAN_REGION", REGION)
-            .env("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "6s")
+            .env("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "10s")
             .env("AWS_ENDPOINT_URL_LAMBDA", lambda)
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
