@@ -40,7 +40,6 @@ pub const KEYS: &[Key] = &[
     key("control.bootstrap", "", "brokers of the control log's Kafka; set for a fleet"),
     key("control.topic", "_lighterman_control", "topic of the control log"),
     key("node.id", "", "name of this node; host name when absent"),
-    key("node.rack", "", "rack or zone of this node"),
     key("egress.allow", "", "CIDRs that may be dialled although they are loopback"),
     key("egress.deny", "", "CIDRs that are never dialled"),
     key(
@@ -49,7 +48,6 @@ pub const KEYS: &[Key] = &[
         "after how long without heartbeat the broker gives our partitions away",
     ),
     key("kafka.isolation", "read_committed", "read_committed or read_uncommitted"),
-    key("invoke.client", "short", "short (our plugin list) or sdk (the whole AWS SDK)"),
     key("invoke.backoff_max", "60s", "longest pause between two attempts of one batch"),
     key("log.format", "", "text or json; text on a terminal, else json, when absent"),
     key("log.level", "info", "error, warn, info, debug, trace, or tracing directives"),

@@ -9,8 +9,7 @@ mod values;
 pub use keys::{ENVIRONMENT_PREFIX, KEYS, Key, environment_variable};
 pub use layers::{ConfigError, Source};
 pub use settings::{
-    ControlSettings, InvokeClient, InvokeSettings, Isolation, KafkaSettings, LogFormat, LogSettings,
-    NodeSettings, Settings,
+    ControlSettings, InvokeSettings, Isolation, KafkaSettings, LogFormat, LogSettings, NodeSettings, Settings,
 };
 
 #[cfg(test)]

@@ -67,8 +67,6 @@ pub struct ControlSettings {
 pub struct NodeSettings {
     /// Name, in logs and group membership.
     pub id: String,
-    /// Rack or zone: fetch from replicas that are near.
-    pub rack: Option<String>,
 }
 
 /// How sources are read.
@@ -92,19 +90,8 @@ pub enum Isolation {
 /// How functions are invoked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvokeSettings {
-    /// Through which client.
-    pub client: InvokeClient,
     /// Longest pause between two attempts of one batch.
     pub backoff_max: Duration,
-}
-
-/// The two ways to call Invoke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InvokeClient {
-    /// The SDK's orchestrator with a short plugin list.
-    Short,
-    /// The SDK's own client.
-    Sdk,
 }
 
 /// The log.
@@ -169,7 +156,6 @@ impl Settings {
             account_id: typed(layers, "account_id", values::account)?,
             node: NodeSettings {
                 id: optional(layers, "node.id", values::word)?.unwrap_or_else(machine::host_name),
-                rack: optional(layers, "node.rack", values::word)?,
             },
             memory_budget: typed(layers, "memory_budget", memory)?,
             drain_deadline: optional(layers, "drain_deadline", values::duration)?,
@@ -270,9 +256,7 @@ fn kafka(layers: &Layers) -> Result<KafkaSettings, ConfigError> {
 
 fn invoke(layers: &Layers) -> Result<InvokeSettings, ConfigError> {
     let (least, most) = (Duration::from_millis(1), Duration::from_hours(1));
-    let clients = [("short", InvokeClient::Short), ("sdk", InvokeClient::Sdk)];
     Ok(InvokeSettings {
-        client: values::typed(layers, "invoke.client", |text| values::one_of(text, &clients))?,
         backoff_max: values::typed(layers, "invoke.backoff_max", |text| {
             values::duration_within(text, least, most)
         })?,
