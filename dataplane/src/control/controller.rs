@@ -87,16 +87,19 @@ impl Controller {
     /// `UpdateEventSourceMapping`.
     pub async fn update(&self, id: MappingId, request: UpdateRequest) -> Result<Value, ApiError> {
         let before = self.entry(id)?.mapping;
-        let mapping = before.updated(request, self.account())?;
-        if mapping.function_arn != before.function_arn
-            && !self.shared.host.function_exists(&mapping.function_arn).await
-        {
+        let function = before.updated(request.clone(), self.account())?.function_arn;
+        if function != before.function_arn && !self.shared.host.function_exists(&function).await {
             return Err(ApiError::invalid("Function does not exist"));
         }
-        self.decide(|registry| registry.update(mapping.clone(), seconds_now()))?;
-        let shown = self.get(id);
-        self.settle(mapping, self.entry(id)?.state);
-        shown
+        // Computed on the state of now: another change may have come while Lambda was asked.
+        self.decide(|registry| {
+            let mapping = registry.get(id)?.mapping.updated(request, self.account())?;
+            registry.update(mapping, seconds_now())
+        })?;
+        let entry = self.entry(id)?;
+        let shown = self.show(&entry);
+        self.settle(entry.mapping, entry.state);
+        Ok(shown)
     }
 
     /// `DeleteEventSourceMapping`.
@@ -139,17 +142,20 @@ impl Controller {
 
     /// Adds tags.
     pub fn tag(&self, arn: &str, added: BTreeMap<String, String>) -> Result<(), ApiError> {
-        let mapping = self.by_arn(arn)?.mapping;
-        let tags = mapping.tagged(added)?;
-        self.decide(|_| Ok(Command::Tag { id: mapping.id, tags: tags.clone() })).map(|_| ())
+        let id = self.by_arn(arn)?.mapping.id;
+        self.decide(|registry| Ok(Command::Tag { id, tags: registry.get(id)?.mapping.tagged(added)? }))
+            .map(|_| ())
     }
 
     /// Removes tags.
     pub fn untag(&self, arn: &str, keys: &[String]) -> Result<(), ApiError> {
-        let mapping = self.by_arn(arn)?.mapping;
-        let mut tags = mapping.tags;
-        tags.retain(|key, _| !keys.contains(key));
-        self.decide(|_| Ok(Command::Tag { id: mapping.id, tags: tags.clone() })).map(|_| ())
+        let id = self.by_arn(arn)?.mapping.id;
+        self.decide(|registry| {
+            let mut tags = registry.get(id)?.mapping.tags.clone();
+            tags.retain(|key, _| !keys.contains(key));
+            Ok(Command::Tag { id, tags })
+        })
+        .map(|_| ())
     }
 
     /// The live facts of a mapping's partitions.
