@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use lighterman_proto::api::{Account, ApiError, CreateRequest, ErrorKind, Mapping, State, UpdateRequest};
@@ -41,6 +42,9 @@ struct Shared {
     region: String,
     account: String,
 }
+
+/// How soon a settled state that could not be recorded is tried again.
+const SETTLE_AGAIN: Duration = Duration::from_secs(5);
 
 fn seconds_now() -> f64 {
     clock::wall_ms().0 as f64 / 1000.0
@@ -245,13 +249,36 @@ impl Controller {
             } else {
                 host.stop(id).await;
             }
-            // A state that cannot be recorded stays as it is; the next start takes it up again.
-            let _ = me.decide(|_| Ok(command(seconds_now())));
+            // A store that fails now, a full disk, may work again: until then the mapping would refuse every change.
+            while let Err(error) =
+                me.decide(|registry| me.moves_on(registry, id, from, command(seconds_now())))
+            {
+                if error.kind != ErrorKind::Service {
+                    break;
+                }
+                tokio::time::sleep(SETTLE_AGAIN).await;
+            }
         });
+    }
+}
+
+impl Controller {
+    /// `command`, if the mapping still stands where it stood when the change began.
+    fn moves_on(
+        &self,
+        registry: &Registry,
+        id: MappingId,
+        from: State,
+        command: Command,
+    ) -> Result<Command, ApiError> {
+        let state = registry.get(id)?.state;
+        let text = format!("the mapping {id} of account {} is {state:?} by now", self.shared.account);
+        if state == from { Ok(command) } else { Err(ApiError::new(ErrorKind::ResourceInUse, text)) }
     }
 }
 
 /// Whether `given` (name, partial ARN, ARN) names the function of `arn`.
 fn names(arn: &str, given: &str) -> bool {
-    arn == given || arn.ends_with(&format!(":function:{given}")) || arn.ends_with(&format!(":{given}"))
+    let partial = given.contains(":function:") && arn.ends_with(&format!(":{given}"));
+    arn == given || partial || arn.ends_with(&format!(":function:{given}"))
 }
