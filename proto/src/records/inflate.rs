@@ -2,23 +2,31 @@
 
 use std::io::{self, Read};
 
+use zstd::zstd_safe::{DCtx, ResetDirective};
+
 use super::batch::Compression;
 use super::error::RecordError;
 
 /// Java's snappy framing: magic, version, compatible version; then blocks with a length each.
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\x00";
 const XERIAL_HEADER_BYTES: usize = 16;
+/// What is read from a codec at once; most batches end within it, so that their size is known before they are kept.
 const STEP_BYTES: usize = 64 * 1024;
+/// A zstd context holds a window as large as the largest frame asked for; after a batch beyond this it is let go.
+const CONTEXT_KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Decompresses batches; keeps what the codecs reuse between calls.
 #[derive(Default)]
 pub struct Inflater {
     snappy: snap::raw::Decoder,
-    zstd: Option<zstd::bulk::Decompressor<'static>>,
+    zstd: Option<DCtx<'static>>,
+    step: Vec<u8>,
 }
 
 impl Inflater {
-    /// Decompresses `body` behind what is in `into`; never lets `into` grow by more than `bytes_max`.
+    /// Decompresses `body` behind what is in `into`, which never grows by more than `bytes_max` and takes no more memory
+    /// than its length when this call made it grow: whoever leases the length has leased it all. After an error `into`
+    /// is as it was.
     pub fn inflate(
         &mut self,
         compression: Compression,
@@ -26,99 +34,139 @@ impl Inflater {
         bytes_max: usize,
         into: &mut Vec<u8>,
     ) -> Result<(), RecordError> {
-        match compression {
-            Compression::None => {
-                check(body.len(), bytes_max)?;
-                into.extend_from_slice(body);
-                Ok(())
+        let (from, capacity) = (into.len(), into.capacity());
+        let done = match compression {
+            Compression::None => check(body.len(), bytes_max).map(|()| into.extend_from_slice(body)),
+            Compression::Gzip => {
+                self.drain("gzip", flate2::bufread::MultiGzDecoder::new(body), bytes_max, into)
             }
-            Compression::Gzip => drain("gzip", flate2::read::MultiGzDecoder::new(body), bytes_max, into),
             Compression::Snappy => self.snappy(body, bytes_max, into),
-            Compression::Lz4 => drain("lz4", lz4_flex::frame::FrameDecoder::new(body), bytes_max, into),
+            Compression::Lz4 => self.drain("lz4", lz4_flex::frame::FrameDecoder::new(body), bytes_max, into),
             Compression::Zstd => self.zstd(body, bytes_max, into),
+        };
+        if done.is_err() {
+            into.truncate(from);
         }
+        if into.capacity() > capacity {
+            into.shrink_to(capacity);
+        }
+        done
     }
 
     fn snappy(&mut self, body: &[u8], bytes_max: usize, into: &mut Vec<u8>) -> Result<(), RecordError> {
-        let limit = into.len() + bytes_max;
-        let Some(mut blocks) = body.strip_prefix(XERIAL_MAGIC).and(body.get(XERIAL_HEADER_BYTES..)) else {
-            return self.snappy_block(body, limit, into);
+        let Some(framed) = body.strip_prefix(XERIAL_MAGIC).and(body.get(XERIAL_HEADER_BYTES..)) else {
+            let length = snappy_len(body)?;
+            check(length, bytes_max)?;
+            return self.snappy_block(body, length, into);
         };
-        while !blocks.is_empty() {
-            let (length, rest) =
-                blocks.split_first_chunk::<4>().ok_or_else(|| broken("snappy", "a block has no length"))?;
-            let length = u32::from_be_bytes(*length) as usize;
-            let block =
-                rest.get(..length).ok_or_else(|| broken("snappy", "a block is longer than the batch"))?;
-            self.snappy_block(block, limit, into)?;
-            blocks = &rest[length..];
+        let mut total = 0usize;
+        for block in XerialBlocks(framed) {
+            total = total.saturating_add(snappy_len(block?)?);
+            check(total, bytes_max)?;
+        }
+        into.reserve_exact(total);
+        for block in XerialBlocks(framed) {
+            let block = block?;
+            self.snappy_block(block, snappy_len(block)?, into)?;
         }
         Ok(())
     }
 
-    fn snappy_block(&mut self, block: &[u8], limit: usize, into: &mut Vec<u8>) -> Result<(), RecordError> {
-        let length = snap::raw::decompress_len(block).map_err(|error| broken("snappy", error))?;
+    fn snappy_block(&mut self, block: &[u8], length: usize, into: &mut Vec<u8>) -> Result<(), RecordError> {
         let from = into.len();
-        check(from + length, limit)?;
-        // Snappy cannot do better than 1:32 or so: a claim far beyond is refused before memory is touched.
-        if length / 64 > block.len() {
-            return Err(broken("snappy", "a block claims an impossible size"));
-        }
         into.resize(from + length, 0);
         self.snappy.decompress(block, &mut into[from..]).map_err(|error| broken("snappy", error))?;
         Ok(())
     }
 
-    /// One shot when the frame tells its size, streaming (as Java writes) when it does not.
+    /// Streaming, because Java's frames do not tell their size; the context is reused, because making one costs more than
+    /// a small batch.
     fn zstd(&mut self, body: &[u8], bytes_max: usize, into: &mut Vec<u8>) -> Result<(), RecordError> {
-        let told = zstd::zstd_safe::get_frame_content_size(body).ok().flatten();
-        let is_one_frame =
-            zstd::zstd_safe::find_frame_compressed_size(body).is_ok_and(|bytes| bytes == body.len());
-        let Some(told) = told.filter(|_| is_one_frame) else {
-            let reader = zstd::stream::read::Decoder::new(body).map_err(|error| broken("zstd", error))?;
-            return drain("zstd", reader, bytes_max, into);
-        };
-        let told = usize::try_from(told).unwrap_or(usize::MAX);
-        check(told, bytes_max)?;
-        if into.is_empty() && told / 1024 <= body.len() {
-            let decompressor = match &mut self.zstd {
-                Some(known) => known,
-                none => none.insert(zstd::bulk::Decompressor::new().map_err(|error| broken("zstd", error))?),
-            };
-            into.reserve_exact(told);
-            decompressor.decompress_to_buffer(body, into).map_err(|error| broken("zstd", error))?;
-            return Ok(());
+        let mut context =
+            self.zstd.take().or_else(DCtx::try_create).ok_or_else(|| broken("zstd", "no memory for it"))?;
+        context
+            .reset(ResetDirective::SessionOnly)
+            .map_err(|_| broken("zstd", "its context cannot be reset"))?;
+        let from = into.len();
+        let reader = zstd::stream::read::Decoder::with_context(body, &mut context);
+        self.drain("zstd", reader, bytes_max, into)?;
+        if into.len() - from <= CONTEXT_KEPT_BYTES_MAX {
+            self.zstd = Some(context);
         }
-        let reader = zstd::stream::read::Decoder::new(body).map_err(|error| broken("zstd", error))?;
-        drain("zstd", reader, bytes_max, into)
+        Ok(())
+    }
+
+    fn drain(
+        &mut self,
+        codec: &'static str,
+        mut reader: impl Read,
+        bytes_max: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), RecordError> {
+        self.step.resize(STEP_BYTES, 0);
+        let mut left = bytes_max;
+        loop {
+            let read = fill(&mut reader, &mut self.step).map_err(|error| broken(codec, error))?;
+            left = left.checked_sub(read).ok_or(RecordError::TooLarge { bytes_max })?;
+            append(&self.step[..read], left, into);
+            if read < STEP_BYTES {
+                return Ok(());
+            }
+        }
     }
 }
 
-fn drain(
-    codec: &'static str,
-    mut reader: impl Read,
-    bytes_max: usize,
-    into: &mut Vec<u8>,
-) -> Result<(), RecordError> {
-    let limit = into.len() + bytes_max;
-    loop {
-        let from = into.len();
-        let step = STEP_BYTES.max(from).min(limit + 1 - from);
-        into.resize(from + step, 0);
-        let read = match reader.read(&mut into[from..]) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-            Err(error) => {
-                into.truncate(from);
-                return Err(broken(codec, error));
-            }
-            Ok(0) => {
-                into.truncate(from);
-                return Ok(());
-            }
-            Ok(read) => read,
+/// Reads until `step` is full or the data ends.
+fn fill(reader: &mut impl Read, step: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < step.len() {
+        match reader.read(&mut step[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Doubles as vectors do, but never beyond `left` more bytes, and takes exactly what the first step needs.
+fn append(bytes: &[u8], left: usize, into: &mut Vec<u8>) {
+    if into.capacity() - into.len() < bytes.len() {
+        let doubled = into.len().min(bytes.len().saturating_add(left));
+        into.reserve_exact(doubled.max(bytes.len()));
+    }
+    into.extend_from_slice(bytes);
+}
+
+/// What a block says it holds, when that can be: snappy cannot do better than 1:22, and a claim far beyond is refused
+/// before memory is touched.
+fn snappy_len(block: &[u8]) -> Result<usize, RecordError> {
+    let length = snap::raw::decompress_len(block).map_err(|error| broken("snappy", error))?;
+    if length / 64 > block.len() {
+        return Err(broken("snappy", "a block claims an impossible size"));
+    }
+    Ok(length)
+}
+
+/// The blocks of xerial framing, behind its header.
+struct XerialBlocks<'a>(&'a [u8]);
+
+impl<'a> Iterator for XerialBlocks<'a> {
+    type Item = Result<&'a [u8], RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let Some((length, rest)) = self.0.split_first_chunk::<4>() else {
+            return Some(Err(broken("snappy", "a block has no length")));
         };
-        into.truncate(from + read);
-        check(into.len(), limit)?;
+        let Some((block, behind)) = rest.split_at_checked(u32::from_be_bytes(*length) as usize) else {
+            return Some(Err(broken("snappy", "a block is longer than the batch")));
+        };
+        self.0 = behind;
+        Some(Ok(block))
     }
 }
 
