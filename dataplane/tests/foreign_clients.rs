@@ -1,5 +1,5 @@
 //! Foreign clients as judges: of the embedded broker (kcat, confluent-kafka, kafkajs, Apache's Java client), and of the
-//! control API (boto3, the AWS CLI). One that is not installed is skipped, unless `LIGHTERMAN_REQUIRE_CLIENTS` is set.
+//! control API (boto3, the AWS CLI). One that is not installed is skipped, unless `TEST_LIGHTERMAN_REQUIRE_CLIENTS` is set.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ fn target() -> PathBuf {
 /// The client, or `None` after one line that says it is skipped.
 fn client(name: &str, found: Option<PathBuf>) -> Option<PathBuf> {
     if found.is_none() {
-        let required = std::env::var_os("LIGHTERMAN_REQUIRE_CLIENTS").is_some();
+        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_CLIENTS").is_some();
         assert!(!required, "{name} is required: run .ci/install-clients");
         println!("skipped: {name} is not installed (.ci/install-clients brings it)");
     }
@@ -32,7 +32,7 @@ fn client(name: &str, found: Option<PathBuf>) -> Option<PathBuf> {
 }
 
 fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("LIGHTERMAN_PYTHON").map(PathBuf::from);
+    let python = std::env::var_os("TEST_LIGHTERMAN_PYTHON").map(PathBuf::from);
     let python = python.unwrap_or_else(|| target().join("clients/python/bin/python"));
     let imports = Command::new(&python)
         .args(["-c", "import boto3, awscli, confluent_kafka"])
@@ -72,7 +72,7 @@ fn confluent_kafka_accepts_the_embedded_broker() {
 
 #[test]
 fn kafkajs_accepts_the_embedded_broker() {
-    let modules = std::env::var_os("LIGHTERMAN_NODE_PATH").map(PathBuf::from);
+    let modules = std::env::var_os("TEST_LIGHTERMAN_NODE_PATH").map(PathBuf::from);
     let modules = modules.unwrap_or_else(|| target().join("clients/node/node_modules"));
     let Some(modules) = client("kafkajs", modules.join("kafkajs").is_dir().then_some(modules)) else {
         return;

@@ -59,7 +59,7 @@ fn body(output: &InvokeOutput) -> Value {
 
 /// Missing tools skip a test, aloud, unless the environment says that they must be there.
 fn skipped(test: &str, why: &str) {
-    assert!(std::env::var_os("LIGHTERMAN_REQUIRE_CLIENTS").is_none(), "{test}: {why}");
+    assert!(std::env::var_os("TEST_LIGHTERMAN_REQUIRE_CLIENTS").is_none(), "{test}: {why}");
     println!("skipped {test}: {why}");
 }
 
@@ -277,7 +277,7 @@ async fn what_goes_over_the_wire_without_any_client() {
 
 #[tokio::test]
 async fn python_runs_through_the_official_runtime() {
-    let python = std::env::var("LIGHTERMAN_PYTHON").unwrap_or_else(|_| "python3".into());
+    let python = std::env::var("TEST_LIGHTERMAN_PYTHON").unwrap_or_else(|_| "python3".into());
     if !runs(&python, &["-c", "import awslambdaric"]) {
         return skipped(
             "python_runs_through_the_official_runtime",
@@ -318,12 +318,12 @@ async fn node_runs_as_a_bootstrap() {
     host.stop().await;
 }
 
-/// `LIGHTERMAN_NODE_RIC` names a folder whose `node_modules` has `aws-lambda-ric`; building that takes minutes, so it is
+/// `TEST_LIGHTERMAN_NODE_RIC` names a folder whose `node_modules` has `aws-lambda-ric`; building that takes minutes, so it is
 /// asked for, never required.
 #[tokio::test]
 async fn node_runs_through_the_official_runtime() {
-    let Some(folder) = std::env::var_os("LIGHTERMAN_NODE_RIC").map(PathBuf::from) else {
-        println!("skipped node_runs_through_the_official_runtime: LIGHTERMAN_NODE_RIC names no folder");
+    let Some(folder) = std::env::var_os("TEST_LIGHTERMAN_NODE_RIC").map(PathBuf::from) else {
+        println!("skipped node_runs_through_the_official_runtime: TEST_LIGHTERMAN_NODE_RIC names no folder");
         return;
     };
     let code = tempfile::tempdir_in(&folder).expect("folder");

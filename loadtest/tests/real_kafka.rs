@@ -1,5 +1,5 @@
 //! A node against real Apache Kafka. Each scenario has its own topic, mapping and function; all of one version share a
-//! broker. Without Java or the jars a version is skipped, unless `LIGHTERMAN_REQUIRE_KAFKA` is set.
+//! broker. Without Java or the jars a version is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -240,7 +240,7 @@ async fn survives_a_broker_restart(kafka: &mut RealKafka) -> Result<()> {
 async fn all_scenarios(version: &str) -> Result<()> {
     if jars(version).is_none() {
         ensure!(
-            std::env::var_os("LIGHTERMAN_REQUIRE_KAFKA").is_none(),
+            std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_none(),
             "Kafka {version} is required: run .ci/install-kafka"
         );
         println!("skipped: Kafka {version} needs Java and .ci/install-kafka");
