@@ -5,7 +5,6 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,7 +15,6 @@ use super::run::{Signals, drain, with_settings};
 use super::{EXIT_FAILED, SettingsArgs, print_line, print_problem};
 use crate::app::node::RunningNode;
 use crate::config::Settings;
-use crate::invoker::sdk::SdkPort;
 use crate::local::broker::{Broker, BrokerSettings};
 use crate::local::function_host::command::{FunctionCommand, Interpreters};
 use crate::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
@@ -107,9 +105,9 @@ async fn dev(args: &DevArgs, settings: &Settings) -> anyhow::Result<()> {
         (None, broker) => broker.as_ref().map(|broker| broker.address().to_string()).context("no broker")?,
     };
     let host = host_function(args, settings)?;
-    let port = SdkPort::local(&host.endpoint_url(), &settings.region);
+    let port = crate::invoker::local_port(settings, &host.endpoint_url()).await?;
     let mut producer = SampleProducer::connect(&servers, &args.topic, args.partitions as i32).await?;
-    let node = RunningNode::start(settings, Arc::new(port))?;
+    let node = RunningNode::start(settings, port)?;
     let id = create_mapping(&node, &servers, &args.topic).await?;
     introduce(args, settings, &node, &servers, &host.endpoint_url());
     let mut signals = Signals::listen()?;

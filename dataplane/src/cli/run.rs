@@ -1,7 +1,6 @@
 //! `lighterman run`: one node.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,7 +8,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{EXIT_FAILED, EXIT_FINE, EXIT_USAGE, SettingsArgs, print_line, print_problem};
 use crate::app::node::RunningNode;
 use crate::config::Settings;
-use crate::invoker::sdk::SdkPort;
 
 /// Shown under `--help`.
 pub const EXAMPLES: &str = "Examples:
@@ -35,8 +33,8 @@ async fn node(settings: &Settings) -> anyhow::Result<()> {
         settings.control.is_none(),
         "`control.bootstrap` is set, but this version of Lighterman runs a node alone: remove it"
     );
-    let port = SdkPort::from_environment(&settings.region).await;
-    let node = RunningNode::start(settings, Arc::new(port))?;
+    let port = crate::invoker::port_from_environment(settings).await?;
+    let node = RunningNode::start(settings, port)?;
     if let Some((id, secret)) = &node.first_key {
         print_line(&format!(
             "first API key, shown once:\n  AWS_ACCESS_KEY_ID={id}\n  AWS_SECRET_ACCESS_KEY={secret}"

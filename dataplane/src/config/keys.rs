@@ -49,6 +49,11 @@ pub const KEYS: &[Key] = &[
     ),
     key("kafka.isolation", "read_committed", "read_committed or read_uncommitted"),
     key("invoke.backoff_max", "60s", "longest pause between two attempts of one batch"),
+    key(
+        "invoke.client",
+        "direct",
+        "what sends invocations: direct (hyper, own signer) or sdk (aws-sdk-lambda)",
+    ),
     key("log.format", "", "text or json; text on a terminal, else json, when absent"),
     key("log.level", "info", "error, warn, info, debug, trace, or tracing directives"),
 ];

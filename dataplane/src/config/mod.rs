@@ -9,7 +9,8 @@ mod values;
 pub use keys::{ENVIRONMENT_PREFIX, KEYS, Key, environment_variable};
 pub use layers::{ConfigError, Source};
 pub use settings::{
-    ControlSettings, InvokeSettings, Isolation, KafkaSettings, LogFormat, LogSettings, NodeSettings, Settings,
+    ControlSettings, InvokeClient, InvokeSettings, Isolation, KafkaSettings, LogFormat, LogSettings,
+    NodeSettings, Settings,
 };
 
 #[cfg(test)]

@@ -92,6 +92,17 @@ pub enum Isolation {
 pub struct InvokeSettings {
     /// Longest pause between two attempts of one batch.
     pub backoff_max: Duration,
+    /// What sends them.
+    pub client: InvokeClient,
+}
+
+/// What puts invocations on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvokeClient {
+    /// Our own short path over hyper.
+    Direct,
+    /// The AWS SDK's Lambda client.
+    Sdk,
 }
 
 /// The log.
@@ -256,7 +267,9 @@ fn kafka(layers: &Layers) -> Result<KafkaSettings, ConfigError> {
 
 fn invoke(layers: &Layers) -> Result<InvokeSettings, ConfigError> {
     let (least, most) = (Duration::from_millis(1), Duration::from_hours(1));
+    let clients = [("direct", InvokeClient::Direct), ("sdk", InvokeClient::Sdk)];
     Ok(InvokeSettings {
+        client: values::typed(layers, "invoke.client", |text| values::one_of(text, &clients))?,
         backoff_max: values::typed(layers, "invoke.backoff_max", |text| {
             values::duration_within(text, least, most)
         })?,

@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod context;
+pub mod direct;
 pub mod port;
 pub mod retry;
 pub mod sdk;
@@ -10,3 +11,28 @@ pub mod verdict;
 
 pub use context::{ClientContext, batch_key};
 pub use verdict::Verdict;
+
+use std::sync::Arc;
+
+use crate::config::{InvokeClient, Settings};
+
+/// The port that the settings ask for, to the endpoint that AWS's own configuration names.
+pub async fn port_from_environment(
+    settings: &Settings,
+) -> Result<Arc<dyn port::FunctionPort>, direct::DirectError> {
+    Ok(match settings.invoke.client {
+        InvokeClient::Direct => Arc::new(direct::DirectPort::from_environment(&settings.region).await?),
+        InvokeClient::Sdk => Arc::new(sdk::SdkPort::from_environment(&settings.region).await),
+    })
+}
+
+/// The port that the settings ask for, to a function host on this machine.
+pub async fn local_port(
+    settings: &Settings,
+    endpoint: &str,
+) -> Result<Arc<dyn port::FunctionPort>, direct::DirectError> {
+    Ok(match settings.invoke.client {
+        InvokeClient::Direct => Arc::new(direct::DirectPort::local(endpoint, &settings.region).await?),
+        InvokeClient::Sdk => Arc::new(sdk::SdkPort::local(endpoint, &settings.region)),
+    })
+}

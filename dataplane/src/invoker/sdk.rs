@@ -33,7 +33,12 @@ impl SdkPort {
     pub async fn from_environment(region: &str) -> Self {
         let region = aws_sdk_lambda::config::Region::new(region.to_owned());
         let shared = aws_config::defaults(BehaviorVersion::latest()).region(region).load().await;
-        let config = aws_sdk_lambda::config::Builder::from(&shared)
+        Self::from_sdk(&shared)
+    }
+
+    /// With what the SDK's configuration says.
+    pub fn from_sdk(shared: &aws_config::SdkConfig) -> Self {
+        let config = aws_sdk_lambda::config::Builder::from(shared)
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())

@@ -1,0 +1,140 @@
+//! Keep-alive connections to one endpoint: as many as there are invocations at once, the youngest used first.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::endpoint::Endpoint;
+
+/// Time for name, TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An idle connection this old is not used again: a server that closes at this very moment would lose the request.
+const IDLE_MAX: Duration = Duration::from_secs(15);
+/// A request's head and first bytes; payloads are written from where they lie.
+const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+struct Idle {
+    sender: SendRequest<Full<Bytes>>,
+    since: Instant,
+}
+
+/// A connection that is ours until it is given back.
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<Full<Bytes>>,
+    /// It has carried a request before: the server may have closed it meanwhile.
+    pub(super) used: bool,
+}
+
+/// The connections to one endpoint.
+pub(super) struct Connections {
+    endpoint: Endpoint,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+impl Connections {
+    pub(super) fn new(endpoint: Endpoint) -> io::Result<Self> {
+        let tls = if endpoint.tls { Some(tls(&endpoint.host)?) } else { None };
+        Ok(Self { endpoint, tls, idle: Mutex::new(Vec::new()) })
+    }
+
+    /// An idle connection, or a new one.
+    pub(super) async fn take(&self) -> io::Result<Connection> {
+        while let Some(mut sender) = self.youngest() {
+            if sender.ready().await.is_ok() {
+                return Ok(Connection { sender, used: true });
+            }
+        }
+        self.open().await
+    }
+
+    /// A new connection.
+    pub(super) async fn open(&self) -> io::Result<Connection> {
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.dial()).await;
+        let sender = opened.unwrap_or_else(|_| {
+            let what = format!("no connection to {} within 5 s", self.endpoint.authority);
+            Err(io::Error::new(io::ErrorKind::TimedOut, what))
+        })?;
+        Ok(Connection { sender, used: false })
+    }
+
+    /// Takes a connection back whose answer was read to its end.
+    pub(super) fn give_back(&self, connection: Connection) {
+        if connection.sender.is_closed() {
+            return;
+        }
+        let now = Instant::now();
+        let mut idle = self.idle.lock();
+        // The oldest are at the front, and nobody else would free them.
+        let stale = idle.iter().take_while(|kept| now.duration_since(kept.since) > IDLE_MAX).count();
+        idle.drain(..stale);
+        idle.push(Idle { sender: connection.sender, since: now });
+    }
+
+    /// How many idle ones are still open.
+    #[cfg(test)]
+    pub(super) fn idle_open(&self) -> usize {
+        self.idle.lock().iter().filter(|kept| !kept.sender.is_closed()).count()
+    }
+
+    fn youngest(&self) -> Option<SendRequest<Full<Bytes>>> {
+        let mut idle = self.idle.lock();
+        let youngest = idle.pop()?;
+        if youngest.since.elapsed() > IDLE_MAX {
+            idle.clear();
+            return None;
+        }
+        Some(youngest.sender)
+    }
+
+    async fn dial(&self) -> io::Result<SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect((&*self.endpoint.host, self.endpoint.port)).await?;
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => handshake(stream).await,
+            Some((connector, name)) => handshake(connector.connect(name.clone(), stream).await?).await,
+        }
+    }
+}
+
+async fn handshake<S>(stream: S) -> io::Result<SendRequest<Full<Bytes>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(READ_BUFFER_BYTES_MAX);
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // Ends when the sender is dropped or the server closes; what it met there, the request's own error says.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+fn tls(host: &str) -> io::Result<(TlsConnector, ServerName<'static>)> {
+    let mut roots = rustls::RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(io::Error::other("this machine has no root certificates: install ca-certificates"));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    Ok((TlsConnector::from(Arc::new(config)), name))
+}

@@ -1,0 +1,111 @@
+//! Where Lambda is: AWS's own rules, read once.
+
+use std::sync::Arc;
+
+use aws_config::SdkConfig;
+use aws_sdk_lambda::config::endpoint::{DefaultResolver, Params, ResolveEndpoint};
+use aws_types::service_config::ServiceConfigKey;
+use http::Uri;
+use thiserror::Error;
+
+/// An endpoint that cannot be used.
+#[derive(Debug, Error)]
+pub enum EndpointError {
+    /// AWS's rules refuse it.
+    #[error("no Lambda endpoint follows from the AWS configuration: {0}")]
+    Unresolved(String),
+    /// It is not `http://host` or `https://host`.
+    #[error("the Lambda endpoint `{0}` is no http or https URL: check AWS_ENDPOINT_URL_LAMBDA")]
+    NotHttp(String),
+}
+
+/// Scheme, authority and base path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) tls: bool,
+    pub(super) host: Arc<str>,
+    pub(super) port: u16,
+    /// As the `Host` header has it: the port only where it is not the scheme's own.
+    pub(super) authority: String,
+    /// Without slash at its end.
+    pub(super) base_path: String,
+}
+
+impl Endpoint {
+    pub(super) fn parse(url: &str) -> Result<Self, EndpointError> {
+        let wrong = || EndpointError::NotHttp(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| wrong())?;
+        let tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(wrong()),
+        };
+        let host = uri.host().ok_or_else(wrong)?;
+        let usual = if tls { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(usual);
+        let authority = if port == usual { host.to_owned() } else { format!("{host}:{port}") };
+        let base_path = uri.path().trim_end_matches('/').to_owned();
+        let host = Arc::from(host.trim_start_matches('[').trim_end_matches(']'));
+        Ok(Self { tls, host, port, authority, base_path })
+    }
+
+    /// From `AWS_ENDPOINT_URL_LAMBDA`, `AWS_ENDPOINT_URL`, the profile, or the region's own.
+    pub(super) async fn resolve(shared: &SdkConfig) -> Result<Self, EndpointError> {
+        let params = Params::builder()
+            .set_region(shared.region().map(ToString::to_string))
+            .set_use_fips(shared.use_fips())
+            .set_use_dual_stack(shared.use_dual_stack())
+            .set_endpoint(configured(shared))
+            .build()
+            .map_err(|error| EndpointError::Unresolved(error.to_string()))?;
+        let resolved = DefaultResolver::new()
+            .resolve_endpoint(&params)
+            .await
+            .map_err(|error| EndpointError::Unresolved(error.to_string()))?;
+        Self::parse(resolved.url())
+    }
+}
+
+/// The service's own setting goes before the one for all services, as in every SDK.
+fn configured(shared: &SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("Lambda")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .ok()?;
+    let own = shared.service_config().and_then(|settings| settings.load_config(key));
+    own.or_else(|| shared.endpoint_url().map(ToOwned::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_config::Region;
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_host_port_and_base_path() {
+        let plain = Endpoint::parse("http://localhost:3001/base/").expect("parses");
+        assert_eq!((plain.tls, plain.port, &*plain.authority), (false, 3001, "localhost:3001"));
+        assert_eq!(plain.base_path, "/base");
+        let v6 = Endpoint::parse("http://[::1]:80").expect("parses");
+        assert_eq!((&*v6.host, &*v6.authority, &*v6.base_path), ("::1", "[::1]", ""));
+        for wrong in ["localhost:3001", "ftp://x", "http://", ""] {
+            assert!(Endpoint::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_region_has_its_own_endpoint_unless_one_is_named() {
+        let config = SdkConfig::builder().region(Region::new("eu-west-1")).build();
+        let own = Endpoint::resolve(&config).await.expect("resolves");
+        assert_eq!((own.tls, &*own.authority), (true, "lambda.eu-west-1.amazonaws.com"));
+        let fips = config.to_builder().region(Region::new("us-east-1")).use_fips(true).build();
+        let fips = Endpoint::resolve(&fips).await.expect("resolves");
+        assert_eq!(&*fips.host, "lambda-fips.us-east-1.amazonaws.com");
+        let named = config.to_builder().endpoint_url("http://localhost:3001").build();
+        let named = Endpoint::resolve(&named).await.expect("resolves");
+        assert_eq!((named.tls, &*named.authority), (false, "localhost:3001"));
+    }
+}

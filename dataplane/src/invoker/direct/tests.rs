@@ -1,0 +1,228 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lighterman_proto::ids::MappingId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::invoker::ClientContext;
+
+const FUNCTION: &str = "arn:aws:lambda:eu-west-1:123456789012:function:boats:live";
+
+/// What the scripted server does with a request that it has read.
+#[derive(Clone, Copy)]
+enum Then {
+    Answer(&'static str),
+    /// Answers, and closes the connection without having said so.
+    AnswerAndClose(&'static str),
+    Close,
+    Hang,
+}
+
+const FINE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull";
+
+/// A request as it was on the wire.
+#[derive(Clone, Debug)]
+struct Heard {
+    line: String,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+struct Server {
+    url: String,
+    heard: Arc<Mutex<Vec<Heard>>>,
+    connections: Arc<AtomicU32>,
+}
+
+impl Server {
+    /// Does with the n-th request what the script says; the last line for all that follow.
+    async fn start(script: &'static [Then]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("http://{}", listener.local_addr().expect("address"));
+        let (heard, connections) = (Arc::<Mutex<Vec<Heard>>>::default(), Arc::new(AtomicU32::new(0)));
+        let server = Self { url, heard: Arc::clone(&heard), connections: Arc::clone(&connections) };
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(serve(stream, script, Arc::clone(&heard)));
+            }
+        });
+        server
+    }
+
+    fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().clone()
+    }
+
+    async fn port(&self) -> DirectPort {
+        DirectPort::from_sdk(&shared(&self.url)).await.expect("a port")
+    }
+}
+
+async fn serve(mut stream: TcpStream, script: &'static [Then], heard: Arc<Mutex<Vec<Heard>>>) {
+    while let Some(request) = read_request(&mut stream).await {
+        let turn = {
+            let mut heard = heard.lock();
+            heard.push(request);
+            heard.len() - 1
+        };
+        match script[turn.min(script.len() - 1)] {
+            Then::Answer(text) => stream.write_all(text.as_bytes()).await.expect("writes"),
+            Then::AnswerAndClose(text) => return stream.write_all(text.as_bytes()).await.expect("writes"),
+            Then::Close => return,
+            Then::Hang => std::future::pending().await,
+        }
+    }
+}
+
+async fn read_request(stream: &mut TcpStream) -> Option<Heard> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).expect("ASCII");
+    let (line, rest) = head.split_once("\r\n").expect("a line");
+    let headers: BTreeMap<_, _> = rest
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let length = headers.get("content-length").map_or(0, |length| length.parse().expect("a length"));
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(Heard { line: line.to_owned(), headers, body })
+}
+
+fn shared(url: &str) -> SdkConfig {
+    let credentials = Credentials::new("AKID", "se/cret+", Some("token==".to_owned()), None, "test");
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(aws_config::Region::new("eu-west-1"))
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .endpoint_url(url)
+        .build()
+}
+
+fn invocation(read_timeout: Duration) -> Invocation {
+    let mapping = MappingId(uuid::Uuid::nil());
+    Invocation {
+        function: Arc::from(FUNCTION),
+        payload: Bytes::from_static(br#"{"records":{}}"#),
+        context: ClientContext { mapping, batch: "k".into(), attempt: 1, fence: 7 },
+        read_timeout,
+    }
+}
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Signs again what was heard, the headers that it says are signed.
+fn signed_again(heard: &Heard) -> String {
+    let authorization = &heard.headers["authorization"];
+    let names = authorization.split("SignedHeaders=").nth(1).and_then(|rest| rest.split(',').next());
+    let headers: Vec<_> =
+        names.expect("signed headers").split(';').map(|name| (name, heard.headers[name].as_str())).collect();
+    let path = heard.line.split(' ').nth(1).expect("a path");
+    let request = Signable {
+        method: "POST",
+        path,
+        headers: &headers,
+        body: &heard.body,
+        stamp: &heard.headers["x-amz-date"],
+    };
+    Signer::new("eu-west-1")
+        .authorization(&Signatory { access_key_id: "AKID", secret_access_key: "se/cret+" }, &request)
+}
+
+#[tokio::test]
+async fn the_sdk_and_we_put_the_same_bytes_and_an_equal_signature_on_the_wire() {
+    let server = Server::start(&[Then::Answer(FINE)]).await;
+    let sdk = SdkPort::from_sdk(&shared(&server.url));
+    let (by_sdk, by_us) =
+        (sdk.invoke(invocation(MINUTE)).await, server.port().await.invoke(invocation(MINUTE)).await);
+    assert_eq!(by_sdk, by_us);
+    let heard = server.heard();
+    let [sdk, ours] = heard.as_slice() else { panic!("{heard:?}") };
+    assert_eq!((&sdk.line, &sdk.body), (&ours.line, &ours.body));
+    for name in ["host", "content-type", "content-length", "x-amz-client-context", "x-amz-security-token"] {
+        assert_eq!(sdk.headers.get(name), ours.headers.get(name), "{name}");
+    }
+    assert_eq!(signed_again(sdk), sdk.headers["authorization"], "our signer over the SDK's request");
+    assert_eq!(signed_again(ours), ours.headers["authorization"]);
+}
+
+#[tokio::test]
+async fn answers_are_what_the_headers_say() {
+    let server = Server::start(&[
+        Then::Answer(
+            "HTTP/1.1 200 OK\r\nX-Amz-Function-Error: Unhandled\r\ncontent-length: 2\r\n\r\n{}",
+        ),
+        Then::Answer(
+            "HTTP/1.1 429 Slow\r\nx-amzn-ErrorType: TooManyRequestsException\r\nRetry-After: 3\r\ncontent-length: 0\r\n\r\n",
+        ),
+    ])
+    .await;
+    let port = server.port().await;
+    let failed = port.invoke(invocation(MINUTE)).await;
+    assert!(
+        matches!(failed, Reply::Answer { status: 200, function_error: Some(kind), .. } if kind == "Unhandled")
+    );
+    let throttled = port.invoke(invocation(MINUTE)).await;
+    let Reply::Answer { status: 429, error_type: Some(kind), retry_after: Some(3), .. } = throttled else {
+        panic!("{throttled:?}")
+    };
+    assert_eq!(kind, "TooManyRequestsException");
+    assert_eq!(server.connections.load(Ordering::Relaxed), 1, "one connection carries both");
+}
+
+#[tokio::test]
+async fn alo_1_a_request_that_was_sent_is_never_sent_again() {
+    let server = Server::start(&[Then::Answer(FINE), Then::Close]).await;
+    let port = server.port().await;
+    assert!(matches!(port.invoke(invocation(MINUTE)).await, Reply::Answer { status: 200, .. }));
+    let lost = port.invoke(invocation(MINUTE)).await;
+    assert!(matches!(lost, Reply::Lost(_)), "{lost:?}");
+    assert_eq!(server.heard().len(), 2);
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_closed_while_idle_is_replaced() {
+    let server = Server::start(&[Then::AnswerAndClose(FINE)]).await;
+    let port = server.port().await;
+    for turn in 1..=5 {
+        let reply = port.invoke(invocation(MINUTE)).await;
+        assert!(matches!(reply, Reply::Answer { status: 200, .. }), "{reply:?}");
+        assert_eq!(server.heard().len(), turn);
+        // The close has to be seen before the next request: that is what idle means.
+        while port.wire.connections.idle_open() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_connection_is_not_sent_and_no_answer_is_lost() {
+    let refused = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", refused.local_addr().expect("address"));
+    drop(refused);
+    let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
+    assert!(matches!(port.invoke(invocation(MINUTE)).await, Reply::NotSent(_)));
+
+    let hanging = Server::start(&[Then::Hang]).await;
+    let reply = hanging.port().await.invoke(invocation(Duration::from_millis(50))).await;
+    assert!(matches!(reply, Reply::Lost(_)), "{reply:?}");
+
+    let broken =
+        Server::start(&[Then::AnswerAndClose("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nnull")]).await;
+    let reply = broken.port().await.invoke(invocation(MINUTE)).await;
+    assert!(matches!(reply, Reply::Lost(_)), "{reply:?}");
+}
+
+#[tokio::test]
+async fn mem_1_an_endless_answer_is_cut() {
+    let server =
+        Server::start(&[Then::Answer("HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\nx")]).await;
+    let reply = server.port().await.invoke(invocation(Duration::from_millis(200))).await;
+    assert!(matches!(reply, Reply::Lost(_)), "{reply:?}");
+}
