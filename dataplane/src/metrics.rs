@@ -61,6 +61,7 @@ declare! {
     counter REBALANCES = "rebalances_total", Count, "Rebalances of a mapping's consumer group seen by this node.";
     gauge OWNED_PARTITIONS = "owned_partitions", Count, "Partitions this node owns.";
     counter RECORDS_LOST = "records_lost_total", Count, "Offsets deleted by retention before they were read.";
+    counter TRUNCATIONS = "truncations_total", Count, "Logs found cut off below what was read, by an unclean leader election.";
     counter REBUILDS = "rebuilds_total", Count, "Actors rebuilt from the committed offset after they ended.";
     counter MAILBOX_FULL = "mailbox_full_total", Count, "Messages that met a full mailbox: always a bug.";
     gauge BUILD_INFO = "build_info", Count, "Always 1; its labels say which build runs.";

@@ -1,4 +1,4 @@
-//! ListOffsets, OffsetFetch, OffsetCommit: requests and their replies, typed. Deciding what to do is for others.
+//! ListOffsets, OffsetForLeaderEpoch, OffsetFetch, OffsetCommit: requests and their replies, typed. Deciding what to do is for others.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,12 @@ use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
+use kafka_protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
 use kafka_protocol::messages::{
     ApiKey, BrokerId as WireBrokerId, GroupId, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest,
-    TopicName,
+    OffsetForLeaderEpochRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use lighterman_proto::ids::Offset;
@@ -157,6 +160,73 @@ async fn list_once(
             return Err(KafkaError::broker(ApiKey::ListOffsets, subject, code));
         }
         found.insert(answer.partition_index, Offset(answer.offset));
+    }
+    Ok(found)
+}
+
+/// How far the leader of a partition has the history that a reader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownEpoch {
+    /// Partition index.
+    pub partition: i32,
+    /// Leader epoch of the last record that was read.
+    pub leader_epoch: i32,
+}
+
+/// Where each of these epochs ends in its leader's log (KIP-320). A partition whose leader does not know the epoch, and
+/// every one of a broker that does not speak the API, is left out. A reader beyond the end has read what is gone.
+pub async fn epoch_ends(
+    cluster: &Cluster,
+    topic: &str,
+    known: &[KnownEpoch],
+) -> Result<BTreeMap<i32, Offset>, KafkaError> {
+    let mut by_leader: BTreeMap<_, Vec<(KnownEpoch, i32)>> = BTreeMap::new();
+    for known in known {
+        let leader = cluster
+            .leader(topic, known.partition)
+            .ok_or_else(|| KafkaError::NoLeader { partition: format!("{topic}-{}", known.partition) })?;
+        by_leader.entry(leader.address).or_default().push((*known, leader.epoch));
+    }
+    let mut found = BTreeMap::new();
+    for (address, known) in by_leader {
+        let mut connection = cluster.connect(&address).await?;
+        match epoch_ends_at_leader(&mut connection, topic, &known).await {
+            Ok(ends) => found.extend(ends),
+            Err(KafkaError::Version { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+async fn epoch_ends_at_leader(
+    connection: &mut Connection,
+    topic: &str,
+    known: &[(KnownEpoch, i32)],
+) -> Result<BTreeMap<i32, Offset>, KafkaError> {
+    let build = |_| {
+        let partitions = known
+            .iter()
+            .map(|(known, current)| {
+                OffsetForLeaderPartition::default()
+                    .with_partition(known.partition)
+                    .with_current_leader_epoch(*current)
+                    .with_leader_epoch(known.leader_epoch)
+            })
+            .collect();
+        let topic = OffsetForLeaderTopic::default().with_topic(name(topic)).with_partitions(partitions);
+        OffsetForLeaderEpochRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic])
+    };
+    let (reply, _) = connection.call(versions(2, 4), REQUEST_DEADLINE, build).await?;
+    let mut found = BTreeMap::new();
+    for answer in reply.topics.into_iter().flat_map(|topic| topic.partitions) {
+        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
+            let subject = format!("partition {topic}-{}", answer.partition);
+            return Err(KafkaError::broker(ApiKey::OffsetForLeaderEpoch, subject, code));
+        }
+        if answer.end_offset >= 0 {
+            found.insert(answer.partition, Offset(answer.end_offset));
+        }
     }
     Ok(found)
 }

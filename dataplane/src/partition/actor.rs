@@ -13,7 +13,7 @@ use lighterman_proto::records::{AbortedTransactions, Inflater};
 use super::core::PartitionCore;
 use super::effects::{Effect, Effects, Frame, Note, Start, Tools};
 use super::gauge::Gauge;
-use super::messages::{Committed, Drain, Fence, Panic, Resolved, Sealed, Withdrawn};
+use super::messages::{Committed, Drain, Fence, Resolved, Sealed, Withdrawn};
 use super::shelf::{OnCredit, Shelf};
 use crate::batcher::actor::BatcherActor;
 use crate::batcher::messages::{Offer, Unregister, Withdraw};
@@ -365,13 +365,5 @@ impl Handler<Fence> for PartitionActor {
 
     fn handle(&mut self, _: Fence, ctx: &mut Self::Context) {
         ctx.stop();
-    }
-}
-
-impl Handler<Panic> for PartitionActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Panic, _: &mut Self::Context) {
-        panic!("asked to");
     }
 }

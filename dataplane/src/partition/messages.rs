@@ -61,8 +61,3 @@ pub struct Drain;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Fence;
-
-/// Ends the actor as a bug would. Tests use it to see that a panic costs one rebuild.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Panic;

@@ -10,7 +10,9 @@ use crate::kafka::cluster::Cluster;
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::Membership;
 use crate::kafka::group::membership::CommitFailure;
-use crate::kafka::offsets::{At, CommitOffset, Isolation, list_offsets};
+use crate::kafka::offsets::{
+    At, CommitOffset, CommittedOffset, Isolation, KnownEpoch, epoch_ends, list_offsets,
+};
 use crate::offsets::start::{self, Known, StartPlan};
 
 const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
@@ -73,7 +75,11 @@ impl Resolver {
                 })
                 .collect();
             match start::plan(&known, added) {
-                StartPlan::GoOn => return Ok(starts(&known, added, all.len())),
+                StartPlan::GoOn => {
+                    let mut starts = starts(&known, added, all.len());
+                    self.go_back_where_histories_part(&committed, &mut starts).await?;
+                    return Ok(starts);
+                }
                 StartPlan::Activate { partitions } => self.commit_at(&partitions, self.at, all.len()).await?,
                 StartPlan::BeginNew { partitions } => {
                     self.commit_at(&partitions, At::Earliest, all.len()).await?;
@@ -82,6 +88,41 @@ impl Resolver {
                 StartPlan::Alarm { partitions } => return Err(StartError::Alarm(partitions)),
             }
         }
+    }
+
+    /// A log that was cut off below a committed offset holds other records there now: they have never been read (H13).
+    async fn go_back_where_histories_part(
+        &self,
+        committed: &BTreeMap<i32, Option<CommittedOffset>>,
+        starts: &mut Starts,
+    ) -> Result<(), StartError> {
+        let known: Vec<KnownEpoch> = starts
+            .committed
+            .keys()
+            .filter_map(|partition| {
+                let leader_epoch = committed.get(partition)?.as_ref()?.leader_epoch;
+                (leader_epoch >= 0).then_some(KnownEpoch { partition: *partition, leader_epoch })
+            })
+            .collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        for (partition, end) in epoch_ends(&self.cluster, &self.topic, &known).await? {
+            if let Some(offset) = starts.committed.get_mut(&partition)
+                && end < *offset
+            {
+                metrics::counter!(crate::metrics::TRUNCATIONS).increment(1);
+                tracing::warn!(
+                    topic = self.topic,
+                    partition,
+                    committed = offset.0,
+                    end = end.0,
+                    "the log was cut off below the committed offset; reading what stands there now"
+                );
+                *offset = end;
+            }
+        }
+        Ok(())
     }
 
     async fn commit_at(&self, partitions: &[i32], at: At, activated: usize) -> Result<(), StartError> {

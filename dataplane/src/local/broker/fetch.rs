@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
-use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use kafka_protocol::messages::fetch_response::{
+    EpochEndOffset as DivergingEpoch, FetchableTopicResponse, PartitionData,
+};
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
@@ -19,7 +21,8 @@ use kafka_protocol::protocol::StrBytes;
 use lighterman_proto::ids::Offset;
 use tokio::time::Instant;
 
-use super::sessions::{Fit, Session};
+use super::log::Log;
+use super::sessions::{Asked, Fit, Session};
 use super::state::{Shared, State};
 
 const BYTES_MAX: usize = 50 * 1024 * 1024;
@@ -81,6 +84,11 @@ fn collect(
             .with_last_stable_offset(end)
             .with_log_start_offset(log.start().0)
             .with_aborted_transactions(Some(Vec::new()));
+        if let Some(parting) = parting(log, *asked) {
+            urgent = true;
+            found.push((topic.clone(), data.with_diverging_epoch(parting)));
+            continue;
+        }
         let room = bytes_max.saturating_sub(bytes);
         match log.read(Offset(asked.offset), asked.bytes_max.min(room)) {
             None => {
@@ -96,6 +104,16 @@ fn collect(
         }
     }
     (bytes, urgent, found)
+}
+
+/// Where the client's history and ours part, when they do (KIP-595).
+fn parting(log: &Log, asked: Asked) -> Option<DivergingEpoch> {
+    if asked.last_epoch < 0 {
+        return None;
+    }
+    let (epoch, end) = log.end_of_epoch(asked.last_epoch)?;
+    let parted = epoch < asked.last_epoch || end.0 < asked.offset;
+    parted.then(|| DivergingEpoch::default().with_epoch(epoch).with_end_offset(end.0))
 }
 
 fn finish(session: &mut Session, found: Vec<(String, PartitionData)>) -> Vec<FetchableTopicResponse> {
@@ -134,7 +152,7 @@ pub(super) fn list_offsets(
                 time => log.at_time(time).map_or((-1, -1), |(offset, found)| (offset.0, found)),
             };
             let answer = answer.with_offset(offset).with_timestamp(timestamp);
-            if version >= 4 { answer.with_leader_epoch(0) } else { answer }
+            if version >= 4 { answer.with_leader_epoch(log.leader_epoch()) } else { answer }
         });
         ListOffsetsTopicResponse::default()
             .with_name(topic.name.clone())
@@ -151,9 +169,19 @@ pub(super) fn leader_epochs(
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|asked| {
             let answer = EpochEndOffset::default().with_partition(asked.partition);
-            match state.log(&topic.topic, asked.partition) {
-                Some(log) => answer.with_leader_epoch(0).with_end_offset(log.end().0),
-                None => answer.with_error_code(Code::UnknownTopicOrPartition.code()),
+            let Some(log) = state.log(&topic.topic, asked.partition) else {
+                return answer.with_error_code(Code::UnknownTopicOrPartition.code());
+            };
+            let current = log.leader_epoch();
+            match asked.current_leader_epoch {
+                older if older >= 0 && older < current => {
+                    answer.with_error_code(Code::FencedLeaderEpoch.code())
+                }
+                newer if newer > current => answer.with_error_code(Code::UnknownLeaderEpoch.code()),
+                _ => {
+                    let (epoch, end) = log.end_of_epoch(asked.leader_epoch).unwrap_or((-1, Offset(-1)));
+                    answer.with_leader_epoch(epoch).with_end_offset(end.0)
+                }
             }
         });
         OffsetForLeaderTopicResult::default()

@@ -25,11 +25,28 @@ pub(super) struct Log {
     end: Offset,
     bytes: usize,
     bytes_max: usize,
+    /// Leader epochs and where each began, oldest first; never empty.
+    epochs: Vec<(i32, Offset)>,
 }
 
 impl Log {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { batches: VecDeque::new(), start: Offset(0), end: Offset(0), bytes: 0, bytes_max }
+        let epochs = vec![(0, Offset(0))];
+        Self { batches: VecDeque::new(), start: Offset(0), end: Offset(0), bytes: 0, bytes_max, epochs }
+    }
+
+    pub(super) fn leader_epoch(&self) -> i32 {
+        self.epochs.last().map_or(0, |(epoch, _)| *epoch)
+    }
+
+    /// The newest epoch that is not younger than `epoch`, and where it ends (KIP-320). `None`: nobody knows that epoch.
+    pub(super) fn end_of_epoch(&self, epoch: i32) -> Option<(i32, Offset)> {
+        if epoch > self.leader_epoch() {
+            return None;
+        }
+        let at = self.epochs.iter().rposition(|(known, _)| *known <= epoch)?;
+        let end = self.epochs.get(at + 1).map_or(self.end, |(_, began)| *began);
+        Some((self.epochs[at].0, end))
     }
 
     pub(super) fn start(&self) -> Offset {
@@ -41,7 +58,8 @@ impl Log {
     }
 
     /// Appends what a producer sent: checks each batch, gives it its offset and leader epoch. Returns the first offset.
-    pub(super) fn append(&mut self, sent: &Bytes, leader_epoch: i32) -> Result<Offset, RecordError> {
+    pub(super) fn append(&mut self, sent: &Bytes) -> Result<Offset, RecordError> {
+        let leader_epoch = self.leader_epoch();
         let mut checked = Vec::new();
         for batch in batches(sent) {
             let batch = batch?;
@@ -107,7 +125,7 @@ impl Log {
         None
     }
 
-    /// Cuts the log off at `offset`: what an unclean leader election does.
+    /// Cuts the log off at `offset` under a new leader epoch: what an unclean leader election does.
     pub(super) fn truncate(&mut self, offset: Offset) {
         while self.batches.back().is_some_and(|last| last.base >= offset) {
             if let Some(cut) = self.batches.pop_back() {
@@ -115,6 +133,10 @@ impl Log {
                 self.end = cut.base;
             }
         }
+        let next = self.leader_epoch() + 1;
+        let end = self.end;
+        self.epochs.retain(|(_, began)| *began < end);
+        self.epochs.push((next, end));
     }
 
     /// Drops everything before `offset`, by whole batches: what retention does.

@@ -8,6 +8,8 @@ use kafka_protocol::messages::FetchRequest;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
     pub offset: i64,
+    /// Leader epoch of the record before it as the client has it, −1 when it does not say.
+    pub last_epoch: i32,
     pub bytes_max: usize,
     /// The high watermark that was told last, to leave unchanged partitions out of replies.
     pub told: i64,
@@ -56,6 +58,7 @@ impl Session {
             for partition in &topic.partitions {
                 let asked = Asked {
                     offset: partition.fetch_offset,
+                    last_epoch: partition.last_fetched_epoch,
                     bytes_max: usize::try_from(partition.partition_max_bytes).unwrap_or_default(),
                     told: -1,
                 };

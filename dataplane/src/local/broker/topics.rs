@@ -52,11 +52,11 @@ fn describe(state: &State, name: &str) -> MetadataResponseTopic {
     let Some(topic) = state.topics.get(name) else {
         return answer.with_error_code(Code::UnknownTopicOrPartition.code());
     };
-    let partitions = (0..topic.partitions.len() as i32).map(|index| {
+    let partitions = topic.partitions.iter().zip(0..).map(|(log, index)| {
         MetadataResponsePartition::default()
             .with_partition_index(index)
             .with_leader_id(NODE)
-            .with_leader_epoch(0)
+            .with_leader_epoch(log.leader_epoch())
             .with_replica_nodes(vec![NODE])
             .with_isr_nodes(vec![NODE])
     });
@@ -71,7 +71,7 @@ pub(super) fn produce(shared: &Shared, request: ProduceRequest) -> ProduceRespon
             let Some(log) = state.log_mut(&topic.name, sent.index) else {
                 return answer.with_error_code(Code::UnknownTopicOrPartition.code()).with_base_offset(-1);
             };
-            match log.append(&sent.records.clone().unwrap_or_default(), 0) {
+            match log.append(&sent.records.clone().unwrap_or_default()) {
                 Ok(base) => answer.with_base_offset(base.0).with_log_start_offset(log.start().0),
                 Err(error) => {
                     tracing::warn!(topic = topic.name.as_str(), partition = sent.index, %error, "produce refused");

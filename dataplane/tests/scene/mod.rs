@@ -1,0 +1,146 @@
+//! What the tests on the embedded broker share: a broker, a dataplane, a function that remembers.
+#![allow(dead_code)] // each test file uses its part
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use base64::Engine;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lighterman::app::Dataplane;
+use lighterman::config::Settings;
+use lighterman::consumer::member::floor::MappingRun;
+use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
+use lighterman::invoker::verdict::Reply;
+use lighterman::kafka::offsets::At;
+use lighterman::kafka::transport::BrokerAddress;
+use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::sample_records::SampleProducer;
+use lighterman_proto::event::EventSource;
+use lighterman_proto::ids::{MappingId, Offset};
+use lighterman_scaler::policy::Bounds;
+use parking_lot::Mutex;
+
+/// What a scripted function answers.
+pub(crate) type Script = fn(u32) -> Option<Reply>;
+
+/// Remembers the offsets of each partition in the order they came; always succeeds.
+#[derive(Default)]
+pub(crate) struct Memory {
+    pub(crate) seen: Mutex<BTreeMap<i64, Vec<i64>>>,
+    pub(crate) values: Mutex<Vec<String>>,
+    /// What to answer the n-th invocation, from 0, instead of success; nothing of it is remembered then.
+    pub(crate) script: Mutex<Option<Script>>,
+    invocations: AtomicU32,
+}
+
+impl FunctionPort for Memory {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
+        let turn = self.invocations.fetch_add(1, Ordering::Relaxed);
+        if let Some(reply) = self.script.lock().as_ref().and_then(|script| script(turn)) {
+            return std::future::ready(reply).boxed();
+        }
+        let event: serde_json::Value = serde_json::from_slice(&invocation.payload).expect("JSON");
+        for record in event["records"]
+            .as_object()
+            .expect("records")
+            .values()
+            .flat_map(|list| list.as_array().expect("list"))
+        {
+            let partition = record["partition"].as_i64().expect("number");
+            self.seen.lock().entry(partition).or_default().push(record["offset"].as_i64().expect("number"));
+            let value =
+                base64::engine::general_purpose::STANDARD.decode(record["value"].as_str().expect("value"));
+            self.values.lock().push(String::from_utf8(value.expect("base64")).expect("text"));
+        }
+        let body = Bytes::from_static(b"null");
+        async move {
+            Reply::Answer { status: 200, function_error: None, error_type: None, retry_after: None, body }
+        }
+        .boxed()
+    }
+
+    fn facts(&self, _: Arc<str>) -> BoxFuture<'static, FunctionFacts> {
+        async { FunctionFacts::Known { timeout: Duration::from_secs(1) } }.boxed()
+    }
+}
+
+/// An embedded broker, a dataplane on it, and what its function remembers.
+pub(crate) struct Scene {
+    pub(crate) broker: Broker,
+    servers: String,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) dataplane: Arc<Dataplane>,
+    id: MappingId,
+}
+
+/// Runs `test` in an actix system of its own.
+pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
+    actix_rt::System::new().block_on(async {
+        let broker = Broker::start(BrokerSettings::default()).expect("starts");
+        let memory = Arc::new(Memory::default());
+        let flags = [("memory_budget", "32MiB".to_owned()), ("kafka.session_timeout", "6s".to_owned())];
+        let settings = Settings::load(None, &flags).expect("settings");
+        let port: Arc<dyn FunctionPort> = Arc::<Memory>::clone(&memory);
+        let dataplane = Dataplane::start(&settings, port).expect("threads");
+        let servers = broker.address().to_string();
+        test(Scene { broker, servers, memory, dataplane, id: MappingId(uuid::Uuid::new_v4()) }).await;
+    });
+}
+
+impl Scene {
+    pub(crate) fn run(&self, start: At) {
+        self.dataplane.run(MappingRun {
+            id: self.id,
+            topic: Arc::from("orders"),
+            group: self.id.to_string(),
+            function: Arc::from("f"),
+            bootstrap: vec![BrokerAddress::parse(&self.servers).expect("address")],
+            source: EventSource::SelfManaged,
+            batch_records_max: 50,
+            window: Duration::ZERO,
+            start,
+            bounds: Bounds { minimum: 1, maximum: 4 },
+        });
+    }
+
+    pub(crate) async fn producer(&self, partitions: i32) -> SampleProducer {
+        SampleProducer::connect(&self.servers, "orders", partitions).await.expect("connects")
+    }
+
+    /// Waits for a fact, as long as it takes within a minute.
+    pub(crate) async fn until(&self, what: &str, fact: impl Fn(&Self) -> bool) {
+        let waited = tokio::time::timeout(Duration::from_secs(60), async {
+            while !fact(self) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        assert!(
+            waited.await.is_ok(),
+            "{what}: {:?}",
+            self.dataplane.board(self.id).map(|board| board.last_result())
+        );
+    }
+
+    pub(crate) fn committed(&self) -> i64 {
+        let board = self.dataplane.board(self.id);
+        let shown = board.map(|board| board.partitions()).unwrap_or_default();
+        shown.values().filter_map(|shown| shown.gauge.committed()).map(|Offset(offset)| offset).sum()
+    }
+
+    /// ORD-1, ALO-1: every partition from its beginning, without a gap and without a repeat.
+    pub(crate) fn assert_each_once_in_order(&self, records: usize) {
+        let seen = self.memory.seen.lock();
+        assert_eq!(seen.values().map(Vec::len).sum::<usize>(), records);
+        for (partition, offsets) in seen.iter() {
+            assert!(
+                offsets.iter().copied().eq(0..offsets.len() as i64),
+                "partition {partition}: {offsets:?}"
+            );
+        }
+    }
+}
