@@ -1,4 +1,5 @@
-//! ListOffsets, OffsetForLeaderEpoch, OffsetFetch, OffsetCommit: requests and their replies, typed. Deciding what to do is for others.
+//! ListOffsets, `OffsetForLeaderEpoch`, OffsetFetch, OffsetCommit: requests and their replies, typed. Deciding what to do is
+//! for others.
 
 use std::collections::BTreeMap;
 
