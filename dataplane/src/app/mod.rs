@@ -14,6 +14,7 @@ use metrics::Label;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::batcher::payload::PayloadPool;
 use crate::config::{self, Settings};
 use crate::consumer::member::floor::{MappingRun, Node};
 use crate::consumer::member::{MemberActor, Stop};
@@ -47,6 +48,7 @@ impl Dataplane {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let node = Node {
             budget: ByteBudget::new(settings.memory_budget),
+            payloads: PayloadPool::new(settings.memory_budget),
             in_flight: InFlight::default(),
             placement: Arc::new(Placement::new(cores)),
             groups: GroupThread::start()?,

@@ -49,6 +49,8 @@ pub struct BatcherParts {
     pub slot_line: u64,
     /// The node's bytes.
     pub budget: ByteBudget,
+    /// Buffers to write payloads into.
+    pub payloads: PayloadPool,
     /// What may still be running.
     pub in_flight: InFlight,
     /// The group's word that the member may start invocations.
@@ -71,7 +73,6 @@ pub struct BatcherActor {
     core: BatcherCore,
     partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
     sent: HashMap<BatchId, Sent>,
-    pool: PayloadPool,
     slot: Option<Slot>,
     bytes: Option<Lease>,
     bytes_asked: bool,
@@ -96,7 +97,6 @@ impl BatcherActor {
             parts,
             partitions: HashMap::new(),
             sent: HashMap::new(),
-            pool: PayloadPool::default(),
             slot: None,
             bytes: None,
             bytes_asked: false,
@@ -188,7 +188,8 @@ impl BatcherActor {
         let batch = BatchId(self.next_batch);
         self.next_batch += 1;
         lease.shrink_to(plan.payload_bytes);
-        let payload = payload::write(plan, &self.parts.envelope, self.pool.take(plan.payload_bytes));
+        let payload =
+            payload::write(plan, &self.parts.envelope, self.parts.payloads.take(plan.payload_bytes));
         let sent = self.enter(plan, now);
         self.parts.status.sealed(plan);
         for part in &plan.parts {
@@ -268,7 +269,7 @@ impl BatcherActor {
             }
         }
         if let Some(payload) = answered.payload_back {
-            self.pool.give_back(payload);
+            self.parts.payloads.give_back(payload);
         }
     }
 

@@ -1,36 +1,56 @@
 //! The one-pass writer: a sealed plan into one buffer whose exact size is known before the first byte.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use lighterman_proto::event::{Envelope, EventWriter};
+use parking_lot::Mutex;
 
 use super::core::Plan;
 
-/// Buffers of finished invocations, kept for the next ones: at most this many, each at most this large.
-const POOL_BUFFERS_MAX: usize = 8;
-const POOLED_BYTES_MAX: usize = 1024 * 1024;
+/// Kept buffers come on top of the memory budget: together at most this share of it.
+const KEPT_SHARE_OF_BUDGET: usize = 32;
+/// A buffer larger than this is not worth keeping: the allocator's work is small beside the payload's.
+const KEPT_BYTES_EACH_MAX: usize = 1024 * 1024;
 
-/// Payload buffers that come back once the connector has let go of them.
-#[derive(Default)]
+/// Payload buffers that come back once the connector has let go of them; one pool for a node, clones share it.
+#[derive(Clone)]
 pub struct PayloadPool {
+    shelf: Arc<Mutex<Shelf>>,
+    kept_bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Shelf {
     buffers: Vec<BytesMut>,
+    bytes: usize,
 }
 
 impl PayloadPool {
-    /// An empty buffer that holds `bytes` without growing.
-    pub fn take(&mut self, bytes: usize) -> BytesMut {
-        let mut buffer = self.buffers.pop().unwrap_or_default();
+    /// An empty pool for a node with this memory budget, in bytes.
+    pub fn new(memory_budget: usize) -> Self {
+        Self { shelf: Arc::default(), kept_bytes_max: memory_budget / KEPT_SHARE_OF_BUDGET }
+    }
+
+    /// An empty buffer that holds `bytes` without growing; the one that was used last, when it does.
+    pub fn take(&self, bytes: usize) -> BytesMut {
+        let mut shelf = self.shelf.lock();
+        let fits = shelf.buffers.iter().rposition(|kept| kept.capacity() >= bytes);
+        let Some(at) = fits else { return BytesMut::with_capacity(bytes) };
+        let mut buffer = shelf.buffers.remove(at);
+        shelf.bytes -= buffer.capacity();
         buffer.clear();
-        buffer.reserve(bytes);
         buffer
     }
 
-    /// Takes a payload back, when nobody else holds it any more.
-    pub fn give_back(&mut self, payload: Bytes) {
-        if self.buffers.len() >= POOL_BUFFERS_MAX || payload.len() > POOLED_BYTES_MAX {
-            return;
-        }
-        if let Ok(buffer) = payload.try_into_mut() {
-            self.buffers.push(buffer);
+    /// Takes a payload back, when nobody else holds it any more and there is room.
+    pub fn give_back(&self, payload: Bytes) {
+        let Ok(buffer) = payload.try_into_mut() else { return };
+        let bytes = buffer.capacity();
+        let mut shelf = self.shelf.lock();
+        if bytes <= KEPT_BYTES_EACH_MAX && shelf.bytes + bytes <= self.kept_bytes_max {
+            shelf.bytes += bytes;
+            shelf.buffers.push(buffer);
         }
     }
 }
@@ -49,4 +69,35 @@ pub fn write(plan: &Plan, envelope: &Envelope, buffer: BytesMut) -> Bytes {
     let written = writer.finish();
     debug_assert_eq!(written.len(), plan.payload_bytes, "sizes are exact");
     written.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mem_1_what_is_kept_stays_under_its_share_of_the_budget() {
+        const BUDGET: usize = 32 * 1000;
+        let pool = PayloadPool::new(BUDGET);
+        for _ in 0..10 {
+            pool.give_back(BytesMut::with_capacity(400).freeze());
+        }
+        let (kept, bytes) = {
+            let shelf = pool.shelf.lock();
+            (shelf.buffers.len(), shelf.bytes)
+        };
+        assert!(kept == 2 && bytes <= BUDGET / KEPT_SHARE_OF_BUDGET, "{kept} buffers, {bytes} bytes");
+        assert!(pool.take(300).capacity() >= 300);
+        assert!(pool.take(401).capacity() >= 401, "one that does not fit stays");
+        assert_eq!(pool.shelf.lock().buffers.len(), 1);
+    }
+
+    #[test]
+    fn a_payload_that_somebody_still_holds_is_not_kept() {
+        let pool = PayloadPool::new(1 << 20);
+        let payload = BytesMut::from(&b"{}"[..]).freeze();
+        let held = payload.clone();
+        pool.give_back(payload);
+        assert_eq!((pool.shelf.lock().buffers.len(), &held[..]), (0, &b"{}"[..]));
+    }
 }

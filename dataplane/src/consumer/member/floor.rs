@@ -14,6 +14,7 @@ use lighterman_scaler::policy::Bounds;
 use super::commits::GroupCommits;
 use crate::batcher::actor::BatcherParts;
 use crate::batcher::core::BatchLimits;
+use crate::batcher::payload::PayloadPool;
 use crate::consumer::actor::{ConsumerActor, ConsumerParts};
 use crate::consumer::messages::{ConsumerReport, FencePartitions};
 use crate::consumer::status::StatusBoard;
@@ -42,6 +43,8 @@ const BUFFER_BYTES_TARGET: usize = 512 * 1024;
 pub struct Node {
     /// Fetch buffers and payloads.
     pub budget: ByteBudget,
+    /// Payload buffers between two invocations.
+    pub payloads: PayloadPool,
     /// What may still be running.
     pub in_flight: InFlight,
     /// Threads.
@@ -265,6 +268,7 @@ impl Floor {
             slots: self.slots.clone(),
             slot_line: u64::from(id.0),
             budget: self.node.budget.clone(),
+            payloads: self.node.payloads.clone(),
             in_flight: self.node.in_flight.clone(),
             ownership: self.membership.lease(),
             fence: Arc::clone(&self.fence),
