@@ -31,6 +31,8 @@ pub enum Act {
     Status(u16),
     /// Runs, succeeds, and the connection is cut before the reply.
     CutAfter,
+    /// Takes the records, and never answers.
+    Hang,
     /// The connection is cut before it runs.
     CutBefore,
 }
@@ -38,7 +40,7 @@ pub enum Act {
 impl Act {
     /// Whether the records were taken, as the function saw it.
     pub fn succeeds(self) -> bool {
-        matches!(self, Self::Succeed(_) | Self::CutAfter)
+        matches!(self, Self::Succeed(_) | Self::CutAfter | Self::Hang)
     }
 }
 
@@ -165,7 +167,7 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
     let id = shared.next.fetch_add(1, Ordering::Relaxed);
     let script = Arc::clone(&shared.script.lock());
     let act = script(id);
-    if !matches!(act, Act::Succeed(_) | Act::FunctionError | Act::CutAfter) {
+    if !matches!(act, Act::Succeed(_) | Act::FunctionError | Act::CutAfter | Act::Hang) {
         // The function itself never ran: nothing to remember of its records.
         return refuse(act);
     }
@@ -186,6 +188,7 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
     run.await.map_err(|_| Cut)?;
     match act {
         Act::CutAfter => Err(Cut),
+        Act::Hang => std::future::pending().await,
         Act::FunctionError => {
             let mut response = plain(200, r#"{"errorType":"Boom","errorMessage":"on purpose"}"#);
             response
@@ -203,7 +206,7 @@ fn refuse(act: Act) -> Result<Response<Full<Bytes>>, Cut> {
             Ok(plain(429, r#"{"Type":"User","message":"Rate Exceeded.","Reason":"CallerRateLimitExceeded"}"#))
         }
         Act::Status(status) => Ok(plain(status, r#"{"message":"on purpose"}"#)),
-        Act::CutBefore | Act::Succeed(_) | Act::FunctionError | Act::CutAfter => Err(Cut),
+        Act::CutBefore | Act::Succeed(_) | Act::FunctionError | Act::CutAfter | Act::Hang => Err(Cut),
     }
 }
 

@@ -47,7 +47,8 @@ impl RealKafka {
              log.dirs={}\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              transaction.state.log.num.partitions=2\ngroup.initial.rebalance.delay.ms=0\n\
-             group.min.session.timeout.ms=1000\nauto.create.topics.enable=false\n",
+             group.min.session.timeout.ms=1000\nauto.create.topics.enable=false\n\
+             log.cleaner.backoff.ms=300\n",
             data.display()
         );
         fs::write(folder.path().join("server.properties"), properties)?;

@@ -2,8 +2,10 @@
 //! node as a process, and a checker of the history they make.
 
 pub mod checker;
+pub mod compaction;
 pub mod function;
 pub mod kafka;
 pub mod node;
+pub mod process;
 pub mod produce;
 pub mod transactions;

@@ -1,6 +1,5 @@
 //! `cargo run --release -p loadtest`: drains a real Kafka through a node and prints what it cost.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,6 +8,7 @@ use loadtest::checker::check;
 use loadtest::function::{Act, FakeLambda};
 use loadtest::kafka::RealKafka;
 use loadtest::node::Node;
+use loadtest::process::{cpu_us, watch_resident_kib};
 use loadtest::produce::{Compression, Producer, ends};
 use serde_json::json;
 
@@ -39,6 +39,9 @@ struct Arguments {
     /// The node's `memory_budget`
     #[arg(long, default_value = "128MiB")]
     memory_budget: String,
+    /// A setting of the node's, as its environment has it; may be given several times
+    #[arg(long = "set", value_name = "LIGHTERMAN_KEY=VALUE")]
+    settings: Vec<String>,
     /// Stop after this many seconds, drained or not
     #[arg(long, default_value_t = 300)]
     seconds: u64,
@@ -57,25 +60,30 @@ async fn main() -> Result<()> {
     let wait = Duration::from_millis(arguments.function_ms);
     lambda.set_script(move |_| Act::Succeed(wait));
     let data = tempfile::tempdir()?;
-    let settings =
-        [("LIGHTERMAN_MEMORY_BUDGET", arguments.memory_budget.as_str()), ("LIGHTERMAN_LOG_LEVEL", "warn")];
+    let mut settings = vec![
+        ("LIGHTERMAN_MEMORY_BUDGET", arguments.memory_budget.as_str()),
+        ("LIGHTERMAN_LOG_LEVEL", "warn"),
+    ];
+    for setting in &arguments.settings {
+        settings.push(setting.split_once('=').context("--set takes LIGHTERMAN_KEY=VALUE")?);
+    }
     let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
     let pid = node.pid().context("the node has ended")?;
-    let before = usage(pid)?;
+    let before = cpu_us(pid)?;
     let began = Instant::now();
     let more = json!({
         "BatchSize": arguments.batch,
         "ProvisionedPollerConfig": {"MinimumPollers": arguments.consumers, "MaximumPollers": 200},
     });
     let group = node.create_mapping(&kafka.servers(), "load", more).await?;
-    let peak = watch_memory(pid);
+    let peak = watch_resident_kib(pid);
     let limit = Duration::from_secs(arguments.seconds);
     let drained = producer.await_committed(&group, "load", &ends(&produced), limit).await.is_ok();
     let elapsed = began.elapsed();
-    let after = usage(pid)?;
+    let after = cpu_us(pid)?;
     let verdict = check(&produced, &lambda.events());
     let (records, invocations) = (verdict.delivered.max(1), lambda.invocations().max(1));
-    let cpu_us = (after.cpu_us - before.cpu_us) as f64;
+    let spent_us = (after - before) as f64;
     println!(
         "kafka {}  records {}  value {} B  partitions {}  batch {}  function {} ms",
         arguments.kafka,
@@ -94,8 +102,8 @@ async fn main() -> Result<()> {
     println!("invocations   {invocations}");
     println!(
         "CPU           {:.2} µs a record, {:.1} µs an invocation (user + system, the node alone)",
-        cpu_us / records as f64,
-        cpu_us / invocations as f64
+        spent_us / records as f64,
+        spent_us / invocations as f64
     );
     println!("resident      {} MiB at most", peak.load(std::sync::atomic::Ordering::Relaxed) / 1024);
     println!("repeated      {}", verdict.repeated.values().sum::<u64>());
@@ -109,33 +117,4 @@ async fn main() -> Result<()> {
     }
     ensure!(node.terminate(Duration::from_secs(60)).await? == Some(0), "the node drains and exits 0");
     Ok(())
-}
-
-struct Usage {
-    cpu_us: u64,
-}
-
-/// User and system time of a process, from /proc.
-fn usage(pid: u32) -> Result<Usage> {
-    const TICKS_PER_SECOND: u64 = 100;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks =
-        |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
-    Ok(Usage { cpu_us: (ticks(11) + ticks(12)) * (1_000_000 / TICKS_PER_SECOND) })
-}
-
-/// The largest resident size seen, in KiB, while the process lives.
-fn watch_memory(pid: u32) -> std::sync::Arc<std::sync::atomic::AtomicU64> {
-    let peak = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let seen = std::sync::Arc::clone(&peak);
-    tokio::spawn(async move {
-        while let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) {
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0);
-            seen.fetch_max(kib, std::sync::atomic::Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    });
-    peak
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
@@ -50,9 +50,25 @@ impl Producer {
 
     /// Creates a topic and waits for its leaders.
     pub async fn create_topic(&mut self, topic: &str, partitions: i32) -> Result<()> {
+        self.create_topic_with(topic, partitions, &[]).await
+    }
+
+    /// Creates a topic with configurations of its own and waits for its leaders.
+    pub async fn create_topic_with(
+        &mut self,
+        topic: &str,
+        partitions: i32,
+        configs: &[(&'static str, &'static str)],
+    ) -> Result<()> {
+        let config = |(key, value): &(&'static str, &'static str)| {
+            CreatableTopicConfig::default()
+                .with_name(StrBytes::from_static_str(key))
+                .with_value(Some(StrBytes::from_static_str(value)))
+        };
         let wanted = CreatableTopic::default()
             .with_name(name(topic))
             .with_num_partitions(partitions)
+            .with_configs(configs.iter().map(config).collect())
             .with_replication_factor(1);
         let build = |_| CreateTopicsRequest::default().with_topics(vec![wanted]).with_timeout_ms(10_000);
         let (reply, _) = self.connection.call(versions(2, 5), DEADLINE, build).await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use loadtest::checker::{Verdict, check};
+use loadtest::compaction::await_compacted;
 use loadtest::function::{Act, FakeLambda};
 use loadtest::kafka::{RealKafka, jars};
 use loadtest::node::Node;
@@ -30,9 +31,18 @@ struct Scene {
 
 impl Scene {
     async fn new(kafka: &RealKafka, topic: &str, partitions: i32) -> Result<Self> {
+        Self::new_with(kafka, topic, partitions, &[]).await
+    }
+
+    async fn new_with(
+        kafka: &RealKafka,
+        topic: &str,
+        partitions: i32,
+        configs: &[(&'static str, &'static str)],
+    ) -> Result<Self> {
         println!("scenario: {topic}");
         let mut producer = Producer::connect(&kafka.servers()).await?;
-        producer.create_topic(topic, partitions).await?;
+        producer.create_topic_with(topic, partitions, configs).await?;
         Ok(Self {
             servers: kafka.servers(),
             topic: topic.to_owned(),
@@ -131,6 +141,44 @@ async fn passes_over_aborted_transactions_and_markers(kafka: &RealKafka) -> Resu
     let group = scene.map(&node, json!({})).await?;
     scene.producer.await_committed(&group, "transactions", &BTreeMap::from([(0, 13 * 11)]), LIMIT).await?;
     ensure!(scene.judge().repeated.is_empty(), "nothing twice");
+    Ok(())
+}
+
+async fn passes_over_what_compaction_took(kafka: &RealKafka) -> Result<()> {
+    const CONFIGS: [(&str, &str); 4] = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "500"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("min.compaction.lag.ms", "0"),
+    ];
+    let mut scene = Scene::new_with(kafka, "compacted", 1, &CONFIGS).await?;
+    // Every write holds the same 500 keys; each but the first rolls the segment before it.
+    for _ in 0..4 {
+        scene.write(500, Compression::Lz4).await?;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+    let end = scene.produced[&0].last().context("written")? + 1;
+    let left = await_compacted(&mut scene.producer, "compacted", end).await?;
+    ensure!(left.len() < 2_000, "something was compacted");
+    scene.produced.insert(0, left);
+    let node = scene.node().await?;
+    let group = scene.map(&node, json!({})).await?;
+    scene.drained(&group).await?;
+    ensure!(scene.judge().repeated.is_empty(), "nothing twice");
+    Ok(())
+}
+
+async fn waits_for_a_function_that_never_answers(kafka: &RealKafka) -> Result<()> {
+    let mut scene = Scene::new(kafka, "hanging", 2).await?;
+    scene.write(400, Compression::None).await?;
+    scene.lambda.set_script(|invocation| if invocation == 3 { Act::Hang } else { OK });
+    let node = scene.node().await?;
+    let group = scene.map(&node, json!({"BatchSize": 40})).await?;
+    scene.drained(&group).await?;
+    let verdict = scene.judge();
+    let repeated: u64 = verdict.repeated.values().sum();
+    ensure!(repeated <= 40, "only the batch without an answer: {:?}", verdict.repeated);
+    drop(node);
     Ok(())
 }
 
@@ -253,6 +301,8 @@ async fn all_scenarios(version: &str) -> Result<()> {
     drains_everything_once_and_in_order(&kafka).await.context("drain")?;
     reads_every_codec(&kafka).await.context("codecs")?;
     passes_over_aborted_transactions_and_markers(&kafka).await.context("transactions")?;
+    passes_over_what_compaction_took(&kafka).await.context("compacted")?;
+    waits_for_a_function_that_never_answers(&kafka).await.context("hanging")?;
     a_killed_node_repeats_at_most_one_batch_of_each_partition(&kafka).await.context("killed")?;
     a_terminated_node_repeats_nothing(&kafka).await.context("terminated")?;
     survives_what_functions_do(&kafka).await.context("faults")?;

@@ -1,0 +1,80 @@
+//! What a compacted log still holds, read with kafka-protocol's decoder: a second opinion on gaps.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::{BrokerId, FetchRequest, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::records::RecordBatchDecoder;
+use lighterman::kafka::connection::versions;
+
+use crate::produce::Producer;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const BYTES_MAX: i32 = 64 * 1024 * 1024;
+/// A log that looks the same after this long has been cleaned as far as it will be.
+const UNCHANGED_FOR: Duration = Duration::from_secs(2);
+
+/// Waits until compaction has taken something of partition 0 of `topic`, whose log ends at `end`, and rests; the offsets
+/// that are left.
+pub async fn await_compacted(producer: &mut Producer, topic: &str, end: i64) -> Result<BTreeSet<i64>> {
+    let settled = async {
+        let mut before = BTreeSet::new();
+        loop {
+            let left = offsets_left(producer, topic, end).await?;
+            if left == before && (left.len() as i64) < end {
+                return Ok(left);
+            }
+            before = left;
+            tokio::time::sleep(UNCHANGED_FOR).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE * 2, settled).await.context("the broker does not compact")?
+}
+
+async fn offsets_left(producer: &mut Producer, topic: &str, end: i64) -> Result<BTreeSet<i64>> {
+    let (mut left, mut position) = (BTreeSet::new(), 0);
+    while position < end {
+        let mut records = fetch(producer, topic, position).await?;
+        let before = position;
+        while records.len() > 61 {
+            // The next offset stands in the batch's header: a batch that was emptied has no record to tell it.
+            let next = i64::from_be_bytes(records[..8].try_into()?)
+                + i64::from(i32::from_be_bytes(records[23..27].try_into()?))
+                + 1;
+            let length = 12 + usize::try_from(i32::from_be_bytes(records[8..12].try_into()?))?;
+            if records.len() < length {
+                break;
+            }
+            let mut batch = records.split_to(length);
+            left.extend(RecordBatchDecoder::decode(&mut batch)?.records.iter().map(|record| record.offset));
+            position = position.max(next);
+        }
+        ensure!(position > before, "nothing more at {position} of {end}");
+    }
+    Ok(left)
+}
+
+async fn fetch(producer: &mut Producer, topic: &str, position: i64) -> Result<Bytes> {
+    let partition = FetchPartition::default().with_fetch_offset(position).with_partition_max_bytes(BYTES_MAX);
+    let topic = FetchTopic::default()
+        .with_topic(TopicName(StrBytes::from_string(topic.to_owned())))
+        .with_partitions(vec![partition]);
+    let build = |_| {
+        FetchRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_max_wait_ms(1_000)
+            .with_min_bytes(1)
+            .with_max_bytes(BYTES_MAX)
+            .with_session_epoch(-1)
+            .with_topics(vec![topic])
+    };
+    let (reply, _) = producer.connection().call(versions(11, 11), DEADLINE, build).await?;
+    let answer = reply.responses.into_iter().next().and_then(|topic| topic.partitions.into_iter().next());
+    let answer = answer.context("no answer for the partition")?;
+    ensure!(answer.error_code == 0, "Fetch: {}", answer.error_code);
+    Ok(answer.records.unwrap_or_default())
+}

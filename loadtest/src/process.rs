@@ -1,0 +1,41 @@
+//! What a process costs, from /proc.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// Kernel clock ticks in a second, as `/proc` counts them on Linux.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// User and system time of a process since it began, in microseconds.
+pub fn cpu_us(pid: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks =
+        |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
+    Ok((ticks(11) + ticks(12)) * (1_000_000 / TICKS_PER_SECOND))
+}
+
+/// Resident memory of a process now, in KiB.
+pub fn resident_kib(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    kib.context("no VmRSS in /proc")
+}
+
+/// The largest resident size seen, in KiB, while the process lives.
+pub fn watch_resident_kib(pid: u32) -> Arc<AtomicU64> {
+    let peak = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&peak);
+    tokio::spawn(async move {
+        while let Ok(kib) = resident_kib(pid) {
+            seen.fetch_max(kib, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    peak
+}

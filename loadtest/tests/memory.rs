@@ -1,0 +1,82 @@
+//! MEM-1 seen from outside: what a node holds in memory on a real Kafka, full and idle. Linux only: it reads /proc.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use loadtest::checker::check;
+use loadtest::function::{Act, FakeLambda};
+use loadtest::kafka::{RealKafka, jars};
+use loadtest::node::Node;
+use loadtest::process::watch_resident_kib;
+use loadtest::produce::{Compression, Producer, ends};
+use serde_json::json;
+
+const VERSION: &str = "4.2.1";
+const LIMIT: Duration = Duration::from_secs(300);
+const MIB_IN_KIB: u64 = 1024;
+
+fn kafka() -> Result<Option<RealKafka>> {
+    if jars(VERSION).is_none() {
+        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_some();
+        ensure!(!required, "Kafka {VERSION} is required: run .ci/install-kafka");
+        println!("skipped: Kafka {VERSION} needs Java and .ci/install-kafka");
+        return Ok(None);
+    }
+    RealKafka::start(VERSION).map(Some)
+}
+
+/// One after the other: both measure, and share one machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mem_1_a_node_stays_small_full_and_idle() -> Result<()> {
+    let Some(kafka) = kafka()? else { return Ok(()) };
+    full(&kafka).await.context("64 partitions, slow function")?;
+    idle(&kafka).await.context("1,000 idle partitions")
+}
+
+/// 200,000 records of 1 KiB wait in 64 partitions, the function takes 2 s.
+async fn full(kafka: &RealKafka) -> Result<()> {
+    let mut producer = Producer::connect(&kafka.servers()).await?;
+    producer.create_topic("full", 64).await?;
+    let produced = producer.write("full", 64, 200_000, 1024, Compression::None).await?;
+    let lambda = FakeLambda::start().await?;
+    lambda.set_script(|_| Act::Succeed(Duration::from_secs(2)));
+    let data = tempfile::tempdir()?;
+    let settings = [("LIGHTERMAN_MEMORY_BUDGET", "128MiB"), ("LIGHTERMAN_LOG_LEVEL", "warn")];
+    let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
+    let peak = watch_resident_kib(node.pid().context("runs")?);
+    let more =
+        json!({"BatchSize": 500, "ProvisionedPollerConfig": {"MinimumPollers": 13, "MaximumPollers": 64}});
+    let group = node.create_mapping(&kafka.servers(), "full", more).await?;
+    producer.await_committed(&group, "full", &ends(&produced), LIMIT).await?;
+    check(&produced, &lambda.events()).assert_clean();
+    let peak_mib = peak.load(Ordering::Relaxed) / MIB_IN_KIB;
+    println!("resident at most {peak_mib} MiB, 64 partitions, function of 2 s, memory_budget 128 MiB");
+    ensure!(peak_mib < 256, "{peak_mib} MiB");
+    ensure!(node.terminate(LIMIT).await? == Some(0), "drains and exits 0");
+    Ok(())
+}
+
+/// 1,000 partitions with nothing in them.
+async fn idle(kafka: &RealKafka) -> Result<()> {
+    let mut producer = Producer::connect(&kafka.servers()).await?;
+    producer.create_topic("idle", 1_000).await?;
+    let lambda = FakeLambda::start().await?;
+    let data = tempfile::tempdir()?;
+    let settings = [("LIGHTERMAN_MEMORY_BUDGET", "128MiB"), ("LIGHTERMAN_LOG_LEVEL", "warn")];
+    let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
+    let peak = watch_resident_kib(node.pid().context("runs")?);
+    let group = node.create_mapping(&kafka.servers(), "idle", json!({})).await?;
+    let beginnings: BTreeMap<i32, i64> = (0..1_000).map(|partition| (partition, 0)).collect();
+    producer.await_committed(&group, "idle", &beginnings, LIMIT).await?;
+    // One record each: every partition has fetched, delivered and committed before we call it idle.
+    let produced = producer.write("idle", 1_000, 1_000, 10, Compression::None).await?;
+    producer.await_committed(&group, "idle", &ends(&produced), LIMIT).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let peak_mib = peak.load(Ordering::Relaxed) / MIB_IN_KIB;
+    println!("resident at most {peak_mib} MiB, 1,000 partitions");
+    ensure!(peak_mib < 128, "{peak_mib} MiB");
+    ensure!(node.terminate(LIMIT).await? == Some(0), "drains and exits 0");
+    Ok(())
+}
