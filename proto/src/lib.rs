@@ -6,4 +6,5 @@ pub mod control;
 pub mod event;
 pub mod ids;
 pub mod records;
+pub mod response;
 pub mod units;

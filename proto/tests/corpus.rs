@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 #[path = "../fuzz/subjects/records.rs"]
 mod records;
+#[path = "../fuzz/subjects/response.rs"]
+mod response;
 
 fn seeds(subject: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(subject);
@@ -35,6 +37,12 @@ fn the_records_corpus_holds_and_reads() {
     assert!(read > 0, "some of it is good");
 }
 
+#[test]
+fn the_response_corpus_holds_and_reads() {
+    let read: usize = seeds("response").iter().map(|seed| response::run(seed)).sum();
+    assert!(read > 0, "some of it is good");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -46,5 +54,15 @@ proptest! {
     ) {
         let all = seeds("records");
         records::run(&bent(all[at.index(all.len())].clone(), &changes, cut));
+    }
+
+    #[test]
+    fn neighbours_of_the_response_corpus_hold(
+        at: prop::sample::Index,
+        changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
+        cut: usize,
+    ) {
+        let all = seeds("response");
+        response::run(&bent(all[at.index(all.len())].clone(), &changes, cut));
     }
 }

@@ -1,0 +1,332 @@
+//! What a function with `ReportBatchItemFailures` answers: which records of the batch it could not process.
+//!
+//! Shape: <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>. An item is named as
+//! `{"partition": "<topic>-<n>", "offset": 100}`, or as the string `<topic>-<n>-<offset>` of AWS's samples for share groups.
+//! What a function may answer when all is well, and what counts as no answer at all, was recorded from AWS with Kinesis.
+//!
+//! Read strictly, because a report that is misread as "all good" loses records: whatever is not understood is an error, and
+//! an error means that the whole batch failed. The bytes come from a tenant's function: no more than twice `items_max` items
+//! are ever held, nothing here recurses, and texts in errors are short.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use thiserror::Error;
+
+use crate::ids::Offset;
+
+/// A record that the function reports as failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FailedItem {
+    /// Partition of the batch's topic.
+    pub partition: i32,
+    /// Offset in it; never negative. Whether the batch holds it is for the caller to check.
+    pub offset: Offset,
+}
+
+/// Why an answer tells nothing about single records: the whole batch failed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ReplyError {
+    /// No JSON.
+    #[error("the function's answer is not JSON: {0}; answer with {{\"batchItemFailures\": […]}}")]
+    NotJson(String),
+    /// JSON, of another shape.
+    #[error("the function's answer is no partial batch response: {0}")]
+    Shape(String),
+    /// An identifier that names no record of the batch's topic.
+    #[error(
+        "itemIdentifier `{given}` names no record of topic `{topic}`: \
+         write {{\"partition\": \"{topic}-0\", \"offset\": 100}} or \"{topic}-0-100\""
+    )]
+    Identifier {
+        /// What was given; its beginning, when it is long.
+        given: String,
+        /// The batch's topic.
+        topic: String,
+    },
+    /// More items than the batch has records.
+    #[error("the function reports more than the {0} records of its batch as failed")]
+    TooMany(usize),
+}
+
+/// Reads the answer to a batch of `topic` with at most `items_max` records: the failed ones, sorted, each once.
+///
+/// All good: an empty body, `null`, `""`, `[]`, and any object in which `batchItemFailures` is absent, `null` or empty. Members
+/// that are not known are skipped, but one that is plainly meant to be `batchItemFailures` is an error. An offset is a JSON
+/// integer or a string of digits, as in the records of failure destinations.
+pub fn failed_items(body: &[u8], topic: &str, items_max: usize) -> Result<Vec<FailedItem>, ReplyError> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Vec::new());
+    }
+    let mut report = Report { topic, items_max, items: Vec::new(), refused: None };
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = json.deserialize_any(Reply(&mut report)).and_then(|()| json.end());
+    let error = match (read, report.refused.take()) {
+        (Ok(()), _) => return report.finish(),
+        (Err(_), Some(refused)) => return Err(refused),
+        (Err(error), None) => error,
+    };
+    let text = beginning(&error.to_string());
+    Err(if error.is_data() { ReplyError::Shape(text) } else { ReplyError::NotJson(text) })
+}
+
+/// The beginning of a text that an error may show, on one line.
+fn beginning(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 160;
+    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().take(CHARACTERS_MAX).map(plain).collect()
+}
+
+/// What has been read so far.
+struct Report<'t> {
+    topic: &'t str,
+    items_max: usize,
+    items: Vec<FailedItem>,
+    /// The error behind the one that unwinds the parser.
+    refused: Option<ReplyError>,
+}
+
+impl Report<'_> {
+    /// Keeps an item; `false` when there are too many.
+    fn keep(&mut self, item: FailedItem) -> bool {
+        const ROOM_MIN: usize = 16;
+        if self.items.len() >= self.items_max.saturating_mul(2).max(ROOM_MIN) {
+            self.tidy();
+        }
+        self.items.push(item);
+        self.refused.is_none()
+    }
+
+    /// Sorts, drops what is there twice, and counts.
+    fn tidy(&mut self) {
+        self.items.sort_unstable();
+        self.items.dedup();
+        if self.items.len() > self.items_max {
+            self.refused = Some(ReplyError::TooMany(self.items_max));
+        }
+    }
+
+    fn finish(mut self) -> Result<Vec<FailedItem>, ReplyError> {
+        self.tidy();
+        self.refused.map_or(Ok(self.items), Err)
+    }
+
+    fn unknown(&mut self, given: &str) {
+        self.refused = Some(ReplyError::Identifier { given: beginning(given), topic: self.topic.to_owned() });
+    }
+}
+
+/// A decimal number as we would write it: digits alone, no zero in front.
+fn decimal<N: std::str::FromStr>(text: &str) -> Option<N> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+    text.parse().ok().filter(|_| plain)
+}
+
+/// `text` behind `<topic>-`.
+fn behind_topic<'i>(text: &'i str, topic: &str) -> Option<&'i str> {
+    text.strip_prefix(topic)?.strip_prefix('-')
+}
+
+/// The item that `<topic>-<partition>-<offset>` names.
+fn item_of(text: &str, topic: &str) -> Option<FailedItem> {
+    let (partition, offset) = behind_topic(text, topic)?.split_once('-')?;
+    Some(FailedItem { partition: decimal(partition)?, offset: Offset(decimal(offset)?) })
+}
+
+/// The whole answer.
+struct Reply<'r, 't>(&'r mut Report<'t>);
+
+impl<'de> Visitor<'de> for Reply<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `batchItemFailures`")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        if text.is_empty() { Ok(()) } else { Err(E::invalid_type(serde::de::Unexpected::Str(text), &self)) }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        match list.next_element::<IgnoredAny>()? {
+            None => Ok(()),
+            Some(_) => Err(A::Error::invalid_type(serde::de::Unexpected::Seq, &self)),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let mut seen = false;
+        while let Some(name) = members.next_key::<String>()? {
+            if name != "batchItemFailures" {
+                if is_meant(&name) {
+                    let text = format!("the member is called `batchItemFailures`, not `{name}`");
+                    return Err(A::Error::custom(text));
+                }
+                members.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            if seen {
+                return Err(A::Error::duplicate_field("batchItemFailures"));
+            }
+            seen = true;
+            members.next_value_seed(Failures(&mut *self.0))?;
+        }
+        Ok(())
+    }
+}
+
+/// True for other spellings of `batchItemFailures`. AWS reads them as an unknown member, thus as "all good".
+fn is_meant(name: &str) -> bool {
+    const LETTERS_MAX: usize = 32;
+    if name.len() > LETTERS_MAX {
+        return false;
+    }
+    let letters = name.chars().filter(char::is_ascii_alphabetic).map(|c| c.to_ascii_lowercase());
+    matches!(letters.collect::<String>().as_str(), "batchitemfailures" | "batchitemfailure")
+}
+
+/// The value of `batchItemFailures`.
+struct Failures<'r, 't>(&'r mut Report<'t>);
+
+impl<'de> DeserializeSeed<'de> for Failures<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Failures<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of failed items")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(Item(&mut *self.0))?.is_some() {}
+        Ok(())
+    }
+}
+
+/// One of the list: `{"itemIdentifier": …}`.
+struct Item<'r, 't>(&'r mut Report<'t>);
+
+impl<'de> DeserializeSeed<'de> for Item<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Item<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `itemIdentifier`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let mut item = None;
+        while let Some(name) = members.next_key::<String>()? {
+            if name != "itemIdentifier" {
+                members.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            if item.is_some() {
+                return Err(A::Error::duplicate_field("itemIdentifier"));
+            }
+            item = Some(members.next_value_seed(Identifier(&mut *self.0))?);
+        }
+        let item = item.ok_or_else(|| A::Error::missing_field("itemIdentifier"))?;
+        if self.0.keep(item) { Ok(()) } else { Err(A::Error::custom("too many items")) }
+    }
+}
+
+/// The value of `itemIdentifier`.
+struct Identifier<'r, 't>(&'r mut Report<'t>);
+
+impl<'de> DeserializeSeed<'de> for Identifier<'_, '_> {
+    type Value = FailedItem;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<FailedItem, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Identifier<'_, '_> {
+    type Value = FailedItem;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an item's partition and offset")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<FailedItem, E> {
+        item_of(text, self.0.topic).ok_or_else(|| {
+            self.0.unknown(text);
+            E::custom("unknown item")
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<FailedItem, A::Error> {
+        let (mut partition, mut offset) = (None, None);
+        while let Some(name) = members.next_key::<String>()? {
+            match name.as_str() {
+                "partition" if partition.is_some() => return Err(A::Error::duplicate_field("partition")),
+                "offset" if offset.is_some() => return Err(A::Error::duplicate_field("offset")),
+                "partition" => {
+                    let text: String = members.next_value()?;
+                    let index = behind_topic(&text, self.0.topic).and_then(decimal);
+                    partition = Some(index.ok_or_else(|| {
+                        self.0.unknown(&text);
+                        A::Error::custom("unknown partition")
+                    })?);
+                }
+                "offset" => offset = Some(members.next_value_seed(ItemOffset)?),
+                _ => {
+                    members.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        let partition = partition.ok_or_else(|| A::Error::missing_field("partition"))?;
+        let offset = offset.ok_or_else(|| A::Error::missing_field("offset"))?;
+        Ok(FailedItem { partition, offset })
+    }
+}
+
+/// An offset: an integer, or its digits as a string.
+struct ItemOffset;
+
+impl<'de> DeserializeSeed<'de> for ItemOffset {
+    type Value = Offset;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Offset, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for ItemOffset {
+    type Value = Offset;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an offset from 0 to 9223372036854775807")
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Offset, E> {
+        let offset = i64::try_from(number).map(Offset);
+        offset.map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Offset, E> {
+        decimal(text).map(Offset).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+    }
+}
