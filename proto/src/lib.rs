@@ -2,6 +2,7 @@
 //! ids and units they share. No I/O, no async, no clock.
 
 pub mod api;
+pub mod commit_metadata;
 pub mod control;
 pub mod event;
 pub mod ids;

@@ -3,6 +3,7 @@
 //! a partition beyond that number is new and begins at its beginning; one within it that has no commit is an alarm, never
 //! a reset.
 
+use lighterman_proto::commit_metadata::CommitMetadata;
 use lighterman_proto::ids::Offset;
 
 /// What the group knows of one partition.
@@ -70,15 +71,14 @@ pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
     }
 }
 
-/// What a commit's metadata says, in ASCII that other programs can ignore: format, partitions at activation.
+/// What a commit's metadata says while nothing behind the offset has failed: partitions at activation.
 pub fn metadata(partitions_at_activation: i32) -> String {
-    format!("lighterman/1 n={partitions_at_activation}")
+    CommitMetadata { partitions_at_activation, progress: None }.encode()
 }
 
-/// Reads [`metadata`]; anything else is another program's.
+/// Reads [`metadata`], also of a partition in trouble; anything else is another program's.
 pub fn partitions_at_activation(metadata: &str) -> Option<i32> {
-    let fields = metadata.strip_prefix("lighterman/1 ")?;
-    fields.split(' ').find_map(|field| field.strip_prefix("n=")?.parse().ok())
+    CommitMetadata::parse(metadata).map(|read| read.partitions_at_activation)
 }
 
 #[cfg(test)]

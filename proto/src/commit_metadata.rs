@@ -1,0 +1,179 @@
+//! The text beside each committed offset: what the next owner of a partition must know to go on where this one stops.
+//!
+//! ASCII, versioned, at most [`BYTES_MAX`] bytes (brokers allow 4096 unless `offset.metadata.max.bytes` says less), and
+//! readable in any tool that shows a group's offsets:
+//!
+//! ```text
+//! lighterman/1 n=8 p=100x3,1x7! f=1700000000123 r=2+40,5+1
+//! ```
+//!
+//! `n`: partitions at activation. `p`: pieces from the committed offset on, each its length in offsets, `x`, its attempts,
+//! and `!` when it is to be sent alone. `f`: when the first failure was, in milliseconds since the epoch. `r`: what lies
+//! behind the committed offset and is resolved already, each a gap, `+` and a length. Fields after `n` are there when they
+//! say something; a field that is not known is skipped, so that a newer node's text is still read by an older one.
+
+use std::fmt::Write as _;
+use std::str::FromStr;
+
+/// Length of a text at most.
+pub const BYTES_MAX: usize = 1024;
+
+const FORMAT: &str = "lighterman/1 ";
+
+/// What a commit says beside its offset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommitMetadata {
+    /// How many partitions the topic had when the mapping's starting position was resolved; 0 while that is not known.
+    pub partitions_at_activation: i32,
+    /// How far the stretch behind the committed offset has come; `None` when nothing there has failed or is resolved.
+    pub progress: Option<Progress>,
+}
+
+/// What happened behind the committed offset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// How the failing stretch is divided, from the committed offset on, without gaps.
+    pub pieces: Vec<Piece>,
+    /// When it failed first, in milliseconds since the Unix epoch.
+    pub first_failure_ms: Option<i64>,
+    /// Ranges with a good outcome: offsets between the one before (at first: the committed offset) and this one, and the
+    /// offsets in it.
+    pub resolved: Vec<(u64, u64)>,
+}
+
+/// A part of a batch that is tried by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Offsets, from the end of the piece before; never 0.
+    pub length: u64,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Whether nothing else may be sent with it.
+    pub alone: bool,
+}
+
+impl CommitMetadata {
+    /// The text; never longer than [`BYTES_MAX`].
+    ///
+    /// What does not fit is left out from the far end: resolved ranges first, which are then delivered once more, then
+    /// pieces, whose attempts are then counted anew. So is what would reach beyond the last offset there can be. Empty pieces
+    /// and ranges are left out too.
+    pub fn encode(&self) -> String {
+        let mut text = format!("{FORMAT}n={}", self.partitions_at_activation.max(0));
+        let Some(progress) = &self.progress else { return text };
+        let first_failure = progress.first_failure_ms.map(|ms| format!(" f={ms}")).unwrap_or_default();
+        append_list(&mut text, " p=", BYTES_MAX - first_failure.len(), pieces(progress));
+        text.push_str(&first_failure);
+        append_list(&mut text, " r=", BYTES_MAX, resolved(progress));
+        text
+    }
+
+    /// Reads a text of ours; `None` for another program's, and for one that cannot have come from [`Self::encode`].
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() > BYTES_MAX {
+            return None;
+        }
+        let (mut partitions, mut progress, mut seen) = (None, Progress::default(), Vec::new());
+        for field in text.strip_prefix(FORMAT)?.split(' ') {
+            let (name, value) = field.split_once('=')?;
+            if seen.contains(&name) {
+                return None;
+            }
+            seen.push(name);
+            match name {
+                "n" => partitions = Some(decimal(value)?),
+                "p" => progress.pieces = list(value, piece)?,
+                "f" => progress.first_failure_ms = Some(signed(value)?),
+                "r" => progress.resolved = list(value, range)?,
+                _ => {}
+            }
+        }
+        within_offsets(progress.pieces.iter().map(|piece| piece.length))?;
+        within_offsets(progress.resolved.iter().flat_map(|(gap, length)| [*gap, *length]))?;
+        let progress = Some(progress).filter(|progress| *progress != Progress::default());
+        Some(Self { partitions_at_activation: partitions?, progress })
+    }
+}
+
+/// Appends `name` and the items with commas between them, while they fit into `limit` bytes.
+fn append_list(text: &mut String, name: &str, limit: usize, items: impl Iterator<Item = String>) {
+    let mut before = name;
+    for item in items {
+        if text.len() + before.len() + item.len() > limit {
+            return;
+        }
+        text.push_str(before);
+        text.push_str(&item);
+        before = ",";
+    }
+}
+
+/// The pieces as texts, as far as offsets reach.
+fn pieces(progress: &Progress) -> impl Iterator<Item = String> {
+    let mut reach = Some(0);
+    progress.pieces.iter().filter(|piece| piece.length > 0).map_while(move |piece| {
+        reach = further(reach?, piece.length);
+        reach?;
+        let alone = if piece.alone { "!" } else { "" };
+        Some(format!("{}x{}{alone}", piece.length, piece.attempts))
+    })
+}
+
+/// The resolved ranges as texts, as far as offsets reach. An empty range widens the gap of the next.
+fn resolved(progress: &Progress) -> impl Iterator<Item = String> {
+    let (mut reach, mut end) = (Some(0), 0);
+    let ranges = progress.resolved.iter().map_while(move |(gap, length)| {
+        let first = further(reach?, *gap)?;
+        reach = further(first, *length);
+        reach.map(|_| (first, *length))
+    });
+    ranges.filter(|(_, length)| *length > 0).map(move |(first, length)| {
+        let mut text = String::new();
+        // Writing into a string cannot fail.
+        let _ = write!(text, "{}+{length}", first - end);
+        end = first + length;
+        text
+    })
+}
+
+/// The sum, if it is an offset.
+fn further(reach: u64, by: u64) -> Option<u64> {
+    reach.checked_add(by).filter(|sum| i64::try_from(*sum).is_ok())
+}
+
+fn within_offsets(mut lengths: impl Iterator<Item = u64>) -> Option<u64> {
+    lengths.try_fold(0, further)
+}
+
+/// The items of a list; their number is bounded by the length of the text.
+fn list<T>(value: &str, item: fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    value.split(',').map(item).collect()
+}
+
+fn piece(text: &str) -> Option<Piece> {
+    let (text, alone) = text.strip_suffix('!').map_or((text, false), |text| (text, true));
+    let (length, attempts) = text.split_once('x')?;
+    Some(Piece { length: positive(length)?, attempts: decimal(attempts)?, alone })
+}
+
+fn range(text: &str) -> Option<(u64, u64)> {
+    let (gap, length) = text.split_once('+')?;
+    Some((decimal(gap)?, positive(length)?))
+}
+
+fn positive(text: &str) -> Option<u64> {
+    decimal(text).filter(|number| *number > 0)
+}
+
+fn signed(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// A number of digits alone: what `parse` accepts beside them is not ours.
+fn decimal<N: FromStr>(text: &str) -> Option<N> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn of(partitions_at_activation: i32, progress: Progress) -> CommitMetadata {
+    CommitMetadata { partitions_at_activation, progress: Some(progress) }
+}
+
+fn any_progress(items: usize, size: u64) -> impl Strategy<Value = Progress> {
+    let piece = (1..=size, any::<u32>(), any::<bool>());
+    let piece = piece.prop_map(|(length, attempts, alone)| Piece { length, attempts, alone });
+    let pieces = prop::collection::vec(piece, 0..items);
+    let resolved = prop::collection::vec((0..=size, 1..=size), 0..items);
+    let some = |progress: &Progress| *progress != Progress::default();
+    (pieces, any::<Option<i64>>(), resolved)
+        .prop_map(|(pieces, first_failure_ms, resolved)| Progress { pieces, first_failure_ms, resolved })
+        .prop_filter("says something", some)
+}
+
+#[test]
+fn the_text_as_documented() {
+    let progress = Progress {
+        pieces: vec![
+            Piece { length: 100, attempts: 3, alone: false },
+            Piece { length: 1, attempts: 7, alone: true },
+        ],
+        first_failure_ms: Some(1_700_000_000_123),
+        resolved: vec![(2, 40), (5, 1)],
+    };
+    let metadata = of(8, progress);
+    assert_eq!(metadata.encode(), "lighterman/1 n=8 p=100x3,1x7! f=1700000000123 r=2+40,5+1");
+    assert_eq!(CommitMetadata::parse(&metadata.encode()), Some(metadata));
+}
+
+#[test]
+fn texts_of_the_first_version_are_read_and_written_as_they_were() {
+    let old = CommitMetadata { partitions_at_activation: 8, progress: None };
+    assert_eq!(CommitMetadata::parse("lighterman/1 n=8"), Some(old.clone()));
+    assert_eq!(old.encode(), "lighterman/1 n=8");
+    assert_eq!(of(8, Progress::default()).encode(), "lighterman/1 n=8");
+    let newer =
+        CommitMetadata::parse("lighterman/1 n=8 zz=anything:at,all").expect("skips what it does not know");
+    assert_eq!(newer, old);
+}
+
+#[test]
+fn strangers_and_nonsense_are_refused() {
+    let long = format!("lighterman/1 n=1 p={}1x1", "1x1,".repeat(300));
+    let far = "lighterman/1 n=1 p=9223372036854775807x1,1x1";
+    let wide = "lighterman/1 n=1 r=9223372036854775807+1";
+    for text in [
+        "",
+        "lighterman/1",
+        "lighterman/1 ",
+        "lighterman/2 n=8",
+        "lighterman/1 n=-1",
+        "lighterman/1 n=+1",
+        "lighterman/1 n=",
+        "lighterman/1 n=2147483648",
+        "lighterman/1 n=1 n=1",
+        "lighterman/1 n=1  f=1",
+        "lighterman/1 f=1",
+        "lighterman/1 n=1 p=",
+        "lighterman/1 n=1 p=0x1",
+        "lighterman/1 n=1 p=1x1,",
+        "lighterman/1 n=1 p=1x1!!",
+        "lighterman/1 n=1 p=1x4294967296",
+        "lighterman/1 n=1 f=",
+        "lighterman/1 n=1 f=--1",
+        "lighterman/1 n=1 r=1",
+        "lighterman/1 n=1 r=1+0",
+        "lighterman/1 n=1 r=1+1 words",
+        "lighterman/1 n=\u{661}",
+        " lighterman/1 n=1",
+        "NoMetadata n=3",
+        &long,
+        far,
+        wide,
+    ] {
+        assert_eq!(CommitMetadata::parse(text), None, "{text}");
+    }
+}
+
+#[test]
+fn mem_1_what_does_not_fit_is_left_out_from_the_far_end() {
+    let piece = |length| Piece { length, attempts: 1, alone: false };
+    let resolved: Vec<(u64, u64)> = (0..1_000_000).map(|n| (n, 1)).collect();
+    let full =
+        of(8, Progress { pieces: vec![piece(10)], first_failure_ms: Some(5), resolved: resolved.clone() });
+    let read = CommitMetadata::parse(&full.encode()).and_then(|read| read.progress).expect("ours");
+    assert_eq!((read.pieces.as_slice(), read.first_failure_ms), (&[piece(10)][..], Some(5)));
+    assert!(read.resolved.len() > 100 && resolved.starts_with(&read.resolved));
+    let pieces: Vec<Piece> = (1..1_000_000).map(piece).collect();
+    let fuller = of(8, Progress { pieces: pieces.clone(), first_failure_ms: Some(5), resolved });
+    let read = CommitMetadata::parse(&fuller.encode()).and_then(|read| read.progress).expect("ours");
+    assert!(read.pieces.len() > 100 && pieces.starts_with(&read.pieces));
+    assert_eq!((read.first_failure_ms, read.resolved.len()), (Some(5), 0), "ranges go before pieces do");
+}
+
+#[test]
+fn what_cannot_be_said_is_left_out() {
+    let progress = Progress {
+        pieces: vec![
+            Piece { length: 0, attempts: 1, alone: true },
+            Piece { length: 2, attempts: 1, alone: true },
+            Piece { length: u64::MAX, attempts: 1, alone: true },
+            Piece { length: 3, attempts: 1, alone: true },
+        ],
+        first_failure_ms: None,
+        resolved: vec![(1, 2), (3, 0), (4, 5), (u64::MAX, 1), (1, 1)],
+    };
+    assert_eq!(of(-1, progress).encode(), "lighterman/1 n=0 p=2x1! r=1+2,7+5");
+}
+
+proptest! {
+    #[test]
+    fn what_fits_round_trips(n in 0..=i32::MAX, progress in any_progress(12, 1 << 40)) {
+        let metadata = of(n, progress);
+        let text = metadata.encode();
+        prop_assert!(text.is_ascii() && text.len() <= BYTES_MAX, "{}", text);
+        prop_assert_eq!(CommitMetadata::parse(&text), Some(metadata));
+    }
+
+    #[test]
+    fn a_text_is_short_ascii_and_a_beginning_of_the_whole(n: i32, progress in any_progress(300, u64::MAX)) {
+        let text = of(n, progress.clone()).encode();
+        prop_assert!(text.is_ascii() && text.len() <= BYTES_MAX, "{}", text);
+        let read = CommitMetadata::parse(&text).expect("ours");
+        prop_assert_eq!(read.encode(), text, "a second time says the same");
+        let read = read.progress.unwrap_or_default();
+        prop_assert!(progress.pieces.starts_with(&read.pieces));
+        prop_assert!(progress.resolved.starts_with(&read.resolved));
+        prop_assert_eq!(progress.first_failure_ms, read.first_failure_ms);
+    }
+
+    #[test]
+    fn any_text_is_read_without_harm(text in ".{0,60}", fields in "[npfrx=+!,0-9 -]{0,80}") {
+        for text in [text, format!("{FORMAT}{fields}"), format!("{FORMAT}n=3 {fields}")] {
+            if let Some(read) = CommitMetadata::parse(&text) {
+                prop_assert_eq!(CommitMetadata::parse(&read.encode()), Some(read));
+            }
+        }
+    }
+}
