@@ -5,6 +5,7 @@ pub mod api;
 pub mod commit_metadata;
 pub mod control;
 pub mod event;
+pub mod failure;
 pub mod ids;
 pub mod records;
 pub mod response;

@@ -1,0 +1,177 @@
+//! The three documents.
+
+use super::json::{Members, append_string, string_len};
+use super::{Condition, Failure, RecordPoint, iso_8601};
+
+const ERROR_TYPE_BYTES_MAX: usize = 256;
+const ERROR_MESSAGE_BYTES_MAX: usize = 1024;
+const PAYLOAD: &str = ",\"payload\":";
+
+/// The message for SQS and SNS: facts, no payload.
+///
+/// `responseContext` is `null` when no answer is known and for what was too large to send, and absent for what was too old, as
+/// recorded from AWS with Kinesis. Its size grows with the number of partitions, by less than 600 bytes for each.
+pub fn queue_record(failure: &Failure) -> String {
+    let mut text = facts(failure, None);
+    append_ours(failure, None, &mut text);
+    text.push('}');
+    text
+}
+
+/// The object for S3: the facts, and the whole event as an escaped string.
+pub fn object_record(failure: &Failure, payload: &[u8]) -> Vec<u8> {
+    let facts = facts(failure, None);
+    let mut ours = String::new();
+    append_ours(failure, None, &mut ours);
+    let mut text =
+        String::with_capacity(facts.len() + PAYLOAD.len() + string_len(payload) + ours.len() + "}".len());
+    text.push_str(&facts);
+    text.push_str(PAYLOAD);
+    append_string(payload, &mut text);
+    text.push_str(&ours);
+    text.push('}');
+    text.into_bytes()
+}
+
+/// The message for a Kafka topic: one record of `partition`, with its event as an object, which must be JSON already.
+///
+/// AWS's example differs from the other two: the condition for used-up retries is `RetriesExhausted`, the function's ARN has a
+/// qualifier, and the record stands alone. `payloadSize` is the size of `payload`. Without one, for a record that the topic
+/// would refuse, the `lighterman` member says of which partition the record is, as `<topic>-<partition>`.
+pub fn topic_record(
+    failure: &Failure,
+    partition: i32,
+    record: RecordPoint,
+    payload: Option<&[u8]>,
+) -> Vec<u8> {
+    let alone = Alone {
+        record,
+        payload_bytes: payload.map_or(failure.payload_bytes, |payload| payload.len() as u64),
+    };
+    let facts = facts(failure, Some(alone));
+    let mut ours = String::new();
+    let place = payload.is_none().then(|| format!("{}-{partition}", failure.topic));
+    append_ours(failure, place.as_deref(), &mut ours);
+    let size = payload.map_or(0, |payload| PAYLOAD.len() + payload.len());
+    let mut text = Vec::with_capacity(facts.len() + size + ours.len() + "}".len());
+    text.extend_from_slice(facts.as_bytes());
+    if let Some(payload) = payload {
+        text.extend_from_slice(PAYLOAD.as_bytes());
+        text.extend_from_slice(payload);
+    }
+    text.extend_from_slice(ours.as_bytes());
+    text.push(b'}');
+    text
+}
+
+/// A record that has a message of its own.
+#[derive(Clone, Copy)]
+struct Alone {
+    record: RecordPoint,
+    payload_bytes: u64,
+}
+
+/// The members up to `KafkaBatchInfo`, the object still open.
+fn facts(failure: &Failure, alone: Option<Alone>) -> String {
+    let mut text = String::new();
+    Members::object(&mut text, |members| {
+        members.within("requestContext", |context| request_context(failure, alone.is_some(), context));
+        response_context(failure, members);
+        members.text("version", "1.0");
+        members.text("timestamp", &iso_8601(failure.timestamp));
+        members.within("KafkaBatchInfo", |info| batch_info(failure, alone, info));
+    });
+    text.pop();
+    text
+}
+
+fn request_context(failure: &Failure, alone: bool, context: &mut Members<'_>) {
+    context.text("requestId", &failure.request_id);
+    if alone {
+        context.text("functionArn", &qualified(&failure.function_arn));
+    } else {
+        context.text("functionArn", &failure.function_arn);
+    }
+    context.text("condition", condition(failure.condition, alone));
+    context.number("approximateInvokeCount", failure.approximate_invoke_count);
+}
+
+/// The ARN with a qualifier: `$LATEST` when the mapping has none.
+fn qualified(arn: &str) -> String {
+    // arn:aws:lambda:region:account:function:name
+    const PARTS_UNQUALIFIED: usize = 7;
+    if arn.split(':').count() > PARTS_UNQUALIFIED { arn.to_owned() } else { format!("{arn}:$LATEST") }
+}
+
+fn condition(condition: Condition, alone: bool) -> &'static str {
+    match condition {
+        Condition::RetryAttemptsExhausted if alone => "RetriesExhausted",
+        Condition::RetryAttemptsExhausted => "RetryAttemptsExhausted",
+        Condition::RecordAgeExceeded => "RecordAgeExceeded",
+        Condition::MaximumPayloadSizeExceeded => "MaximumPayloadSizeExceeded",
+    }
+}
+
+fn response_context(failure: &Failure, members: &mut Members<'_>) {
+    match (failure.condition, &failure.response) {
+        (Condition::RecordAgeExceeded, _) => {}
+        (Condition::MaximumPayloadSizeExceeded, _) | (Condition::RetryAttemptsExhausted, None) => {
+            members.null("responseContext");
+        }
+        (Condition::RetryAttemptsExhausted, Some(response)) => {
+            members.within("responseContext", |context| {
+                context.number("statusCode", response.status_code);
+                context.text("executedVersion", &response.executed_version);
+                context.text_or_null("functionError", response.function_error.as_deref());
+            });
+        }
+    }
+}
+
+fn batch_info(failure: &Failure, alone: Option<Alone>, info: &mut Members<'_>) {
+    info.number("batchSize", if alone.is_some() { 1 } else { failure.batch_size });
+    if let Some(arn) = &failure.source.arn {
+        info.text("eventSourceArn", arn);
+    }
+    info.text("bootstrapServers", &failure.source.bootstrap_servers);
+    info.number("payloadSize", alone.map_or(failure.payload_bytes, |alone| alone.payload_bytes));
+    match alone {
+        Some(alone) => info.within("recordInfo", |of_record| {
+            of_record.text("offset", &alone.record.offset.to_string());
+            of_record.text("timestamp", &iso_8601(alone.record.timestamp));
+        }),
+        None => info.within("recordsInfo", |by_partition| {
+            for partition in &failure.partitions {
+                let name = format!("{}-{}", failure.topic, partition.partition);
+                by_partition.within(&name, |of_partition| {
+                    of_partition.text("firstRecordOffset", &partition.first.offset.to_string());
+                    of_partition.text("lastRecordOffset", &partition.last.offset.to_string());
+                    of_partition.text("firstRecordTimestamp", &iso_8601(partition.first.timestamp));
+                    of_partition.text("lastRecordTimestamp", &iso_8601(partition.last.timestamp));
+                });
+            }
+        }),
+    }
+}
+
+/// Appends the member that AWS does not have, when there is something to say.
+fn append_ours(failure: &Failure, place: Option<&str>, into: &mut String) {
+    if place.is_none() && failure.error.is_none() {
+        return;
+    }
+    into.push_str(",\"lighterman\":");
+    Members::object(into, |ours| {
+        if let Some(place) = place {
+            ours.text("partition", place);
+        }
+        if let Some(error) = &failure.error {
+            ours.text("errorType", beginning(&error.kind, ERROR_TYPE_BYTES_MAX));
+            ours.text("errorMessage", beginning(&error.message, ERROR_MESSAGE_BYTES_MAX));
+        }
+    });
+}
+
+/// The longest beginning of `text` that is no longer than `bytes_max`.
+fn beginning(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
