@@ -81,7 +81,10 @@ fn arrows_point_one_way() {
 #[test]
 fn files_stay_small_enough_to_read() {
     for path in all_rust_files() {
-        if path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("model_tests.rs") {
+        if path.components().any(|part| part.as_os_str() == "tests")
+            || path.ends_with("model_tests.rs")
+            || path.ends_with("policy_tests.rs")
+        {
             continue;
         }
         let lines = production(&path).lines().count();
@@ -108,6 +111,13 @@ fn cores_know_nothing_of_threads_sockets_clocks_and_chance() {
             "coordinator.rs",
             "log.rs",
             "effects.rs",
+            "begin.rs",
+            "progress.rs",
+            "verdicts.rs",
+            "skipping.rs",
+            "work.rs",
+            "cut.rs",
+            "settle.rs",
         ];
         let by_name = path.file_name().is_some_and(|name| named.iter().any(|pure| name == *pure));
         by_name && !text.contains("sdk") || text.contains("/proto/src/") || text.contains("/scaler/src/")

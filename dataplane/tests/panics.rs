@@ -45,6 +45,8 @@ fn failure() -> Reply {
         function_error: Some("Unhandled".into()),
         error_type: None,
         retry_after: None,
+        executed_version: None,
+        request_id: None,
         body: Bytes::from_static(b"{}"),
     }
 }

@@ -7,8 +7,8 @@
 //! lighterman/1 n=8 p=100x3,1x7! f=1700000000123 r=2+40,5+1
 //! ```
 //!
-//! `n`: partitions at activation. `p`: pieces from the committed offset on, each its length in offsets, `x`, its attempts,
-//! and `!` when it is to be sent alone. `f`: when the first failure was, in milliseconds since the epoch. `r`: what lies
+//! `n`: partitions at activation. `p`: pieces from the committed offset on, each its length in offsets (0 for the last one:
+//! whatever comes), `x`, its attempts begun, and `!` when it has failed in a batch of its own. `f`: when the first failure was, in milliseconds since the epoch. `r`: what lies
 //! behind the committed offset and is resolved already, each a gap, `+` and a length. Fields after `n` are there when they
 //! say something; a field that is not known is skipped, so that a newer node's text is still read by an older one.
 
@@ -44,11 +44,11 @@ pub struct Progress {
 /// A part of a batch that is tried by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Offsets, from the end of the piece before; never 0.
+    /// Offsets, from the end of the piece before. 0 when its end was not decided: whatever comes, and nothing behind it.
     pub length: u64,
-    /// How often it was tried.
+    /// How many attempts have begun.
     pub attempts: u32,
-    /// Whether nothing else may be sent with it.
+    /// Whether it failed while no other partition's records were in the batch.
     pub alone: bool,
 }
 
@@ -56,8 +56,8 @@ impl CommitMetadata {
     /// The text; never longer than [`BYTES_MAX`].
     ///
     /// What does not fit is left out from the far end: resolved ranges first, which are then delivered once more, then
-    /// pieces, whose attempts are then counted anew. So is what would reach beyond the last offset there can be. Empty pieces
-    /// and ranges are left out too.
+    /// pieces, whose attempts are then counted anew. So is what would reach beyond the last offset there can be, or lies behind
+    /// a piece without an end. Empty ranges are left out too.
     pub fn encode(&self) -> String {
         let mut text = format!("{FORMAT}n={}", self.partitions_at_activation.max(0));
         let Some(progress) = &self.progress else { return text };
@@ -89,6 +89,10 @@ impl CommitMetadata {
             }
         }
         within_offsets(progress.pieces.iter().map(|piece| piece.length))?;
+        let open = progress.pieces.iter().position(|piece| piece.length == 0);
+        if open.is_some_and(|at| at + 1 < progress.pieces.len()) {
+            return None;
+        }
         within_offsets(progress.resolved.iter().flat_map(|(gap, length)| [*gap, *length]))?;
         let progress = Some(progress).filter(|progress| *progress != Progress::default());
         Some(Self { partitions_at_activation: partitions?, progress })
@@ -111,9 +115,9 @@ fn append_list(text: &mut String, name: &str, limit: usize, items: impl Iterator
 /// The pieces as texts, as far as offsets reach.
 fn pieces(progress: &Progress) -> impl Iterator<Item = String> {
     let mut reach = Some(0);
-    progress.pieces.iter().filter(|piece| piece.length > 0).map_while(move |piece| {
-        reach = further(reach?, piece.length);
-        reach?;
+    progress.pieces.iter().map_while(move |piece| {
+        let here = further(reach?, piece.length)?;
+        reach = (piece.length > 0).then_some(here);
         let alone = if piece.alone { "!" } else { "" };
         Some(format!("{}x{}{alone}", piece.length, piece.attempts))
     })
@@ -153,7 +157,7 @@ fn list<T>(value: &str, item: fn(&str) -> Option<T>) -> Option<Vec<T>> {
 fn piece(text: &str) -> Option<Piece> {
     let (text, alone) = text.strip_suffix('!').map_or((text, false), |text| (text, true));
     let (length, attempts) = text.split_once('x')?;
-    Some(Piece { length: positive(length)?, attempts: decimal(attempts)?, alone })
+    Some(Piece { length: decimal(length)?, attempts: decimal(attempts)?, alone })
 }
 
 fn range(text: &str) -> Option<(u64, u64)> {

@@ -52,6 +52,12 @@ impl OffsetRange {
     pub const fn contains(self, offset: Offset) -> bool {
         self.first.0 <= offset.0 && offset.0 < self.end.0
     }
+
+    /// What lies before `offset`, and the rest; `offset` lies inside or at an end.
+    #[must_use]
+    pub const fn split_at(self, offset: Offset) -> (Self, Self) {
+        (Self { first: self.first, end: offset }, Self { first: offset, end: self.end })
+    }
 }
 
 impl fmt::Display for OffsetRange {

@@ -18,6 +18,7 @@ use crate::control::controller::MappingHost;
 use crate::invoker::port::FunctionFacts;
 use crate::kafka::offsets::At;
 use crate::kafka::transport::BrokerAddress;
+use crate::partition::work::FailurePolicy;
 use crate::runtime::clock;
 
 const POLLERS_MAX_DEFAULT: u32 = 200;
@@ -95,5 +96,7 @@ pub fn run_of(mapping: &Mapping) -> MappingRun {
             (StartingPosition::TrimHorizon | StartingPosition::AtTimestamp, _) => At::Earliest,
         },
         bounds: Bounds { minimum, maximum: count(pollers.maximum_pollers, POLLERS_MAX_DEFAULT).max(minimum) },
+        policy: FailurePolicy::default(),
+        partial_responses: false,
     }
 }

@@ -15,15 +15,15 @@ use super::BatchId;
 use super::core::{BatchLimits, BatcherCore, Pending, Plan, Ready};
 use super::messages::{BytesGranted, Offer, Register, SlotGranted, Unregister, Withdraw};
 use super::payload::{self, PayloadPool};
+use super::settle::{Member, Settling, settle};
 use crate::consumer::status::StatusBoard;
 use crate::credit::bytes::{ByteBudget, Lease};
 use crate::credit::slots::{Grant, Slot, Slots};
 use crate::invoker::actor::{Answered, Invoke};
-use crate::invoker::retry::{self, NextStep, RetryPolicy, Sending};
+use crate::invoker::retry::{RetryPolicy, Sending, again_at};
 use crate::kafka::backoff::random;
 use crate::kafka::group::lease::OwnershipLease;
 use crate::partition::actor::PartitionActor;
-use crate::partition::effects::Resolution;
 use crate::partition::messages::{Resolved, Sealed, Withdrawn};
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
@@ -61,6 +61,8 @@ pub struct BatcherParts {
     pub function_timeout: Duration,
     /// How fast to try again.
     pub retry: RetryPolicy,
+    /// The function answers for single records: `ReportBatchItemFailures`.
+    pub partial_responses: bool,
     /// Where batches go.
     pub invoker: Recipient<Invoke>,
     /// What the API shows, and the mapping's counters.
@@ -82,7 +84,7 @@ pub struct BatcherActor {
 }
 
 struct Sent {
-    members: Vec<(i32, Epoch)>,
+    members: Vec<Member>,
     flights: Vec<Flight>,
     oldest_timestamp_ms: i64,
     records: u32,
@@ -225,7 +227,7 @@ impl BatcherActor {
         };
         let oldest = |part: &Pending| part.cut.slices.first().map(|slice| slice.header.base_timestamp);
         Sent {
-            members: plan.parts.iter().map(|part| (part.partition, part.epoch)).collect(),
+            members: plan.parts.iter().map(|part| self.member_of(part)).collect(),
             flights: plan.parts.iter().filter_map(enter).collect(),
             oldest_timestamp_ms: plan.parts.iter().filter_map(oldest).min().unwrap_or(-1),
             records: plan.records(),
@@ -233,26 +235,33 @@ impl BatcherActor {
         }
     }
 
+    /// The cut is kept only where the answer may speak of single records.
+    fn member_of(&self, part: &Pending) -> Member {
+        let cut = self.parts.partial_responses.then(|| part.cut.clone());
+        Member { partition: part.partition, epoch: part.epoch, cut }
+    }
+
     fn settle(&mut self, answered: Answered) {
         let Some(sent) = self.sent.remove(&answered.batch) else { return };
-        self.parts.status.answered(&answered.verdict, sent.records, sent.oldest_timestamp_ms);
-        let step = retry::next_step(
-            &answered.verdict,
-            Sending {
-                attempt: sent.attempt,
-                sent_at: answered.sent_at,
-                function_timeout: self.parts.function_timeout,
-            },
-            clock::now(),
-            self.parts.retry,
-            random(),
-        );
-        let resolution = match step {
-            NextStep::Resolve => Resolution::Delivered,
-            NextStep::Retry { at, counts } => Resolution::Again { at, counts },
+        let sending = Sending {
+            attempt: sent.attempt,
+            sent_at: answered.sent_at,
+            function_timeout: self.parts.function_timeout,
         };
-        let error = answered.verdict.explain();
-        if !error.is_empty() {
+        let settled = settle(
+            &answered.verdict,
+            &sent.members,
+            sent.records,
+            &Settling {
+                topic: &self.parts.topic,
+                partial_responses: self.parts.partial_responses,
+                facts: answered.facts,
+                wall: clock::wall_ms(),
+                again_at: again_at(&answered.verdict, sending, clock::now(), self.parts.retry, random()),
+            },
+        );
+        self.parts.status.answered(&answered.verdict, settled.records_failed, sent.oldest_timestamp_ms);
+        if let Some(error) = &settled.error {
             tracing::warn!(mapping = %self.parts.mapping, attempt = sent.attempt, error, "invocation failed");
         }
         let may_run_until = answered.verdict.may_run_until(answered.sent_at, self.parts.function_timeout);
@@ -262,10 +271,10 @@ impl BatcherActor {
                 None => flight.answered(),
             }
         }
-        for (partition, epoch) in sent.members {
-            if let Some((_, address)) = self.partitions.get(&partition) {
-                let error = (!error.is_empty()).then(|| error.clone());
-                address.do_send(Resolved { epoch, batch: answered.batch, resolution, error });
+        for (member, resolution) in sent.members.into_iter().zip(settled.resolutions) {
+            if let Some((_, address)) = self.partitions.get(&member.partition) {
+                let (epoch, batch, error) = (member.epoch, answered.batch, settled.error.clone());
+                address.do_send(Resolved { epoch, batch, resolution, error });
             }
         }
         if let Some(payload) = answered.payload_back {
@@ -328,8 +337,8 @@ impl Handler<Offer> for BatcherActor {
             return;
         }
         let key_bytes = self.parts.envelope.partition_bytes(offer.partition, false);
-        let Offer { partition, epoch, seq, cut, attempt } = offer;
-        self.core.offer(Pending { partition, epoch, seq, cut, attempt, key_bytes });
+        let Offer { partition, epoch, seq, cut, attempt, alone } = offer;
+        self.core.offer(Pending { partition, epoch, seq, cut, attempt, alone, key_bytes });
         self.pump(ctx);
     }
 }

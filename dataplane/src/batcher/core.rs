@@ -32,8 +32,10 @@ pub struct Pending {
     pub seq: u64,
     /// The records.
     pub cut: Cut,
-    /// 1 for the first attempt; a retry always goes alone.
+    /// 1 for the first attempt.
     pub attempt: u32,
+    /// It shares a batch with no other partition: a retry, or a piece of a batch that failed.
+    pub alone: bool,
     /// Bytes of the partition's key and brackets in the payload, separator included.
     pub key_bytes: usize,
 }
@@ -212,7 +214,7 @@ impl BatcherCore {
     }
 
     fn reason_alone(&self, offer: &Pending) -> CloseReason {
-        if offer.attempt > 1 {
+        if offer.alone {
             CloseReason::Retry
         } else if offer.cut.records == self.limits.records_max {
             CloseReason::Count
@@ -223,7 +225,7 @@ impl BatcherCore {
 }
 
 fn goes_alone(offer: &Pending) -> bool {
-    offer.attempt > 1 || offer.cut.full
+    offer.alone || offer.cut.full
 }
 
 fn share(offer: &Pending) -> usize {
@@ -251,7 +253,7 @@ mod tests {
         cut.payload_bytes = bytes;
         cut.oldest = at(oldest_ms);
         cut.full = records == LIMITS.records_max;
-        Pending { partition, epoch: Epoch(1), seq: 1, cut, attempt: 1, key_bytes: 10 }
+        Pending { partition, epoch: Epoch(1), seq: 1, cut, attempt: 1, alone: false, key_bytes: 10 }
     }
 
     fn any(_: i32) -> bool {
@@ -299,7 +301,7 @@ mod tests {
     #[test]
     fn a_retry_goes_alone_and_a_partition_that_may_not_start_stays() {
         let mut core = BatcherCore::new(LIMITS);
-        core.offer(Pending { attempt: 2, ..offer(0, 3, 30, 0) });
+        core.offer(Pending { attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
         core.offer(offer(1, 3, 30, 0));
         assert!(core.seal(at(1), &|partition| partition != 0).is_none());
         let plan = core.seal(at(1), &any).expect("due");
@@ -315,7 +317,12 @@ mod tests {
             let mut core = BatcherCore::new(LIMITS);
             let mut newest = std::collections::HashMap::new();
             for (seq, (partition, records, bytes, oldest, attempt)) in offers.into_iter().enumerate() {
-                core.offer(Pending { seq: seq as u64, attempt, ..offer(partition, records, bytes, oldest) });
+                core.offer(Pending {
+                    seq: seq as u64,
+                    attempt,
+                    alone: attempt > 1,
+                    ..offer(partition, records, bytes, oldest)
+                });
                 newest.insert(partition, seq as u64);
             }
             let end = at(2_000) + WINDOW;

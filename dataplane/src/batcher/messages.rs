@@ -34,6 +34,8 @@ pub struct Offer {
     pub cut: Cut,
     /// 1 for the first attempt.
     pub attempt: u32,
+    /// It shares a batch with no other partition.
+    pub alone: bool,
 }
 
 /// A partition takes its offer back.

@@ -4,6 +4,7 @@ pub mod actor;
 pub mod core;
 pub mod messages;
 pub mod payload;
+pub mod settle;
 
 /// A batch of this process: matches answers to what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -24,7 +24,9 @@ use crate::offsets::actor::{CommitterActor, Follow};
 use crate::partition::actor::{PartitionActor, PartitionParts};
 use crate::partition::cut::CutLimits;
 use crate::partition::effects::Start;
-use crate::partition::messages::{Drain, Fence};
+use crate::partition::failing::Burial;
+use crate::partition::messages::{Drain, Fence, Skip};
+use crate::partition::work::FailurePolicy;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
@@ -41,12 +43,16 @@ pub struct ConsumerParts {
     pub envelope: Arc<Envelope>,
     /// What a partition's share of a batch may hold.
     pub limits: CutLimits,
+    /// What to do with records that fail.
+    pub policy: FailurePolicy,
     /// How much each partition holds ahead, in bytes.
     pub buffer_bytes_target: usize,
     /// The node's bytes.
     pub budget: ByteBudget,
     /// What may still be running.
     pub in_flight: InFlight,
+    /// Where records go that are given up.
+    pub burial: Option<Arc<dyn Burial>>,
     /// Where records come from on this arbiter.
     pub router: Addr<FetchRouter>,
     /// Where commits go.
@@ -66,9 +72,11 @@ pub struct ConsumerActor {
     topic: Arc<str>,
     envelope: Arc<Envelope>,
     limits: CutLimits,
+    policy: FailurePolicy,
     buffer_bytes_target: usize,
     budget: ByteBudget,
     in_flight: InFlight,
+    burial: Option<Arc<dyn Burial>>,
     router: Addr<FetchRouter>,
     committer: Addr<CommitterActor>,
     batcher_parts: Option<BatcherParts>,
@@ -94,9 +102,11 @@ impl ConsumerActor {
             topic: parts.topic,
             envelope: parts.envelope,
             limits: parts.limits,
+            policy: parts.policy,
             buffer_bytes_target: parts.buffer_bytes_target,
             budget: parts.budget,
             in_flight: parts.in_flight,
+            burial: parts.burial,
             router: parts.router,
             committer: parts.committer,
             batcher_parts: Some(parts.batcher),
@@ -126,7 +136,9 @@ impl ConsumerActor {
             partition: TopicPartition::new(Arc::clone(&self.topic), partition),
             epoch,
             start: Start {
-                committed: start.committed,
+                committed: start.position.committed,
+                progress: start.position.progress.clone(),
+                policy: self.policy,
                 limits: self.limits,
                 buffer_bytes_target: self.buffer_bytes_target,
             },
@@ -134,6 +146,7 @@ impl ConsumerActor {
             inflater: Rc::clone(&self.inflater),
             budget: self.budget.clone(),
             in_flight: self.in_flight.clone(),
+            burial: self.burial.clone(),
             router: self.router.clone(),
             batcher: batcher.clone(),
             committer: self.committer.clone(),
@@ -200,6 +213,16 @@ impl Handler<DrainPartition> for ConsumerActor {
             && *epoch == drain.epoch
         {
             address.do_send(Drain);
+        }
+    }
+}
+
+impl Handler<Skip> for ConsumerActor {
+    type Result = ();
+
+    fn handle(&mut self, skip: Skip, _: &mut Self::Context) {
+        if let Some((_, address)) = self.partitions.get(&skip.partition) {
+            address.do_send(skip);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix::Message;
+use lighterman_proto::commit_metadata::Progress;
 use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
 
 use crate::partition::gauge::Gauge;
@@ -16,7 +17,7 @@ pub struct StartPartition {
     /// Which ownership.
     pub epoch: Epoch,
     /// Where it goes on.
-    pub committed: Offset,
+    pub position: Position,
     /// What it shows.
     pub gauge: Arc<Gauge>,
 }
@@ -36,13 +37,22 @@ pub struct DrainPartition {
 #[rtype(result = "()")]
 pub struct FencePartitions(pub Option<Vec<i32>>);
 
+/// Where a partition goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The committed offset.
+    pub committed: Offset,
+    /// What stands beside it: attempts, pieces, what is resolved behind it.
+    pub progress: Option<Progress>,
+}
+
 /// What became of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionState {
     /// Nothing in flight, committed equals frontier.
     Drained {
-        /// The frontier.
-        committed: Offset,
+        /// Where its next owner goes on.
+        position: Position,
     },
     /// The log was truncated under it: to be started again at `at`.
     Rebuild {
@@ -57,7 +67,7 @@ pub enum PartitionState {
 }
 
 /// A partition's report, on its way up.
-#[derive(Clone, Copy, Debug, Message)]
+#[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct PartitionReport {
     /// Partition index.
@@ -69,7 +79,7 @@ pub struct PartitionReport {
 }
 
 /// A consumer's report to the member.
-#[derive(Clone, Copy, Debug, Message)]
+#[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct ConsumerReport {
     /// Which consumer.
@@ -79,7 +89,7 @@ pub struct ConsumerReport {
 }
 
 /// What happened to a consumer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum ConsumerEvent {
     /// To one of its partitions.
     Partition(PartitionReport),

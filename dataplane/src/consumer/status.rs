@@ -13,6 +13,7 @@ use crate::invoker::Verdict;
 use crate::metrics as names;
 use crate::offsets::committer::Frontier;
 use crate::partition::gauge::Gauge;
+use crate::partition::ledger::{Outcome, Passed};
 use crate::runtime::clock;
 
 /// AWS's first `LastProcessingResult`.
@@ -54,6 +55,8 @@ struct Meters {
     invoked: Counter,
     failed: Counter,
     dropped: Counter,
+    filtered: Counter,
+    dead_lettered: Counter,
     lost: Counter,
     committed: Counter,
     poll_errors: Counter,
@@ -78,6 +81,8 @@ impl Meters {
             invoked: counter!(names::RECORDS_INVOKED, labels()),
             failed: counter!(names::RECORDS_FAILED, labels()),
             dropped: counter!(names::RECORDS_DROPPED, labels()),
+            filtered: counter!(names::RECORDS_FILTERED, labels()),
+            dead_lettered: counter!(names::RECORDS_DEAD_LETTERED, labels()),
             lost: counter!(names::RECORDS_LOST, labels()),
             committed: counter!(names::RECORDS_COMMITTED, labels()),
             poll_errors: counter!(names::POLL_ERRORS, labels()),
@@ -252,6 +257,19 @@ impl StatusBoard {
     pub(crate) fn resolved(&self, offsets: u64, gauge: &Gauge) {
         gauge.resolved.fetch_add(offsets, Ordering::Relaxed);
         self.inner.resolved.fetch_add(offsets, Ordering::Relaxed);
+    }
+
+    /// The frontier has passed these.
+    pub(crate) fn passed(&self, passed: &[Passed]) {
+        let filtered = passed.iter().filter(|passed| passed.outcome == Outcome::Filtered);
+        let filtered: u64 = filtered.map(|passed| passed.range.first.distance_to(passed.range.end)).sum();
+        if filtered > 0 {
+            self.inner.meters.filtered.increment(filtered);
+        }
+    }
+
+    pub(crate) fn dead_lettered(&self, records: u64) {
+        self.inner.meters.dead_lettered.increment(records);
     }
 
     pub(crate) fn dropped(&self, records: u64) {

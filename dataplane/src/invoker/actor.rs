@@ -10,7 +10,7 @@ use lighterman_proto::units::Moment;
 use super::context::ClientContext;
 use super::port::{FunctionPort, Invocation};
 use super::throttle::ThrottleControl;
-use super::verdict::{Reply, Verdict};
+use super::verdict::{AnswerFacts, Reply, Verdict};
 use crate::batcher::BatchId;
 use crate::credit::bytes::Lease;
 use crate::credit::slots::{Slot, Slots};
@@ -47,6 +47,8 @@ pub struct Answered {
     pub batch: BatchId,
     /// What it means.
     pub verdict: Verdict,
+    /// What Lambda said of the invocation, if it said anything.
+    pub facts: Option<AnswerFacts>,
     /// When it was sent.
     pub sent_at: Moment,
     /// When the answer came.
@@ -99,11 +101,11 @@ struct Answer {
 }
 
 impl Answer {
-    fn give(mut self, verdict: Verdict, payload_back: Option<Bytes>) {
+    fn give(mut self, verdict: Verdict, facts: Option<AnswerFacts>, payload_back: Option<Bytes>) {
         if let Some(reply) = self.reply.take() {
             let (batch, sent_at) = (self.batch, self.sent_at);
             let answered_at = clock::now();
-            let _ = post(&reply, Answered { batch, verdict, sent_at, answered_at, payload_back });
+            let _ = post(&reply, Answered { batch, verdict, facts, sent_at, answered_at, payload_back });
         }
     }
 }
@@ -114,7 +116,8 @@ impl Drop for Answer {
             let verdict =
                 Verdict::Unknown { message: "the invocation's task ended without an answer".to_owned() };
             let (batch, sent_at, answered_at) = (self.batch, self.sent_at, clock::now());
-            let _ = post(&reply, Answered { batch, verdict, sent_at, answered_at, payload_back: None });
+            let (facts, payload_back) = (None, None);
+            let _ = post(&reply, Answered { batch, verdict, facts, sent_at, answered_at, payload_back });
         }
     }
 }
@@ -145,12 +148,13 @@ impl Handler<Invoke> for InvokerActor {
             let reply = tokio::time::timeout(deadline, sent).await;
             let reply =
                 reply.unwrap_or_else(|_| Reply::Lost("no reply within the function's timeout".to_owned()));
+            let facts = reply.facts();
             let verdict = Verdict::of(reply);
             let took = clock::now().since(sent_at);
             metrics::counter!(crate::metrics::INVOCATIONS, "outcome" => verdict.label()).increment(1);
             metrics::histogram!(crate::metrics::INVOKE_DURATION_SECONDS).record(took.as_secs_f64());
             me.do_send(Observed { throttled: matches!(verdict, Verdict::Throttled { .. }), took });
-            answer.give(verdict, Some(payload));
+            answer.give(verdict, facts, Some(payload));
             drop((slot, lease));
         });
     }

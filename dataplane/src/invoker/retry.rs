@@ -1,5 +1,4 @@
-//! What happens to a batch after its verdict. Here it is AWS's default: the whole batch again until it succeeds. The places
-//! where a failure policy will decide otherwise are variants to come, not branches hidden in others.
+//! How long a batch waits before it is tried again.
 
 use std::time::Duration;
 
@@ -22,20 +21,6 @@ impl Default for RetryPolicy {
     }
 }
 
-/// What to do with the batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NextStep {
-    /// It is resolved.
-    Resolve,
-    /// All of it again.
-    Retry {
-        /// Not before.
-        at: Moment,
-        /// Whether this attempt counts.
-        counts: bool,
-    },
-}
-
 /// The attempt that was judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Sending {
@@ -47,18 +32,19 @@ pub struct Sending {
     pub function_timeout: Duration,
 }
 
-/// Decides. `random` spreads the waits (full jitter).
-pub fn next_step(
+/// When the batch may be tried again after `verdict`. `random` spreads the waits (full jitter).
+pub fn again_at(
     verdict: &Verdict,
     sending: Sending,
     now: Moment,
     policy: RetryPolicy,
     random: u64,
-) -> NextStep {
+) -> Moment {
     let Sending { attempt, sent_at, function_timeout } = sending;
-    let at = match verdict {
-        Verdict::Delivered { .. } => return NextStep::Resolve,
-        Verdict::FunctionError { .. } | Verdict::TooLarge => now + jittered(policy, attempt, random),
+    match verdict {
+        Verdict::Delivered { .. } | Verdict::FunctionError { .. } => now + jittered(policy, attempt, random),
+        // It is smaller the next time: nothing to wait for.
+        Verdict::TooLarge => now,
         Verdict::Throttled { retry_after, .. } => {
             now + retry_after.unwrap_or_default().min(policy.cap) + jittered(policy, 1, random)
         }
@@ -67,11 +53,10 @@ pub fn next_step(
         Verdict::Unknown { .. } => {
             verdict.may_run_until(sent_at, function_timeout).unwrap_or(now).max(now + policy.base)
         }
-    };
-    NextStep::Retry { at, counts: verdict.uses_attempt() }
+    }
 }
 
-fn jittered(policy: RetryPolicy, attempt: u32, random: u64) -> Duration {
+pub(crate) fn jittered(policy: RetryPolicy, attempt: u32, random: u64) -> Duration {
     let step = policy.base.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(policy.cap);
     let micros = u64::try_from(step.as_micros()).unwrap_or(u64::MAX).max(1);
     Duration::from_micros(random % micros)
@@ -95,15 +80,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn waits_stay_under_the_cap_and_only_function_errors_count(attempt in 1u32..5000, random: u64) {
+        fn waits_stay_under_the_cap(attempt in 1u32..5000, random: u64) {
             let (now, policy) = (Moment::from_micros(7), RetryPolicy::default());
-            let step = next_step(&failed(), sending(attempt, now), now, policy, random);
-            let NextStep::Retry { at, counts } = step else { panic!("{step:?}") };
-            prop_assert!(counts && at.since(now) <= policy.cap);
-            let throttled = Verdict::Throttled { reason: String::new(), retry_after: None };
-            let step = next_step(&throttled, sending(attempt, now), now, policy, random);
-            let free = matches!(step, NextStep::Retry { counts: false, .. });
-            prop_assert!(free);
+            let at = again_at(&failed(), sending(attempt, now), now, policy, random);
+            prop_assert!(at.since(now) <= policy.cap);
+            let throttled = Verdict::Throttled { reason: String::new(), retry_after: Some(Duration::from_secs(9999)) };
+            let at = again_at(&throttled, sending(attempt, now), now, policy, random);
+            prop_assert!(at.since(now) <= policy.cap + policy.base);
         }
     }
 
@@ -111,7 +94,7 @@ mod tests {
     fn an_unknown_outcome_waits_for_the_functions_deadline() {
         let (sent, now) = (Moment::from_micros(0), Moment::from_micros(5));
         let unknown = Verdict::Unknown { message: String::new() };
-        let step = next_step(&unknown, sending(1, sent), now, RetryPolicy::default(), 0);
-        assert!(matches!(step, NextStep::Retry { at, counts: false } if at >= sent + TIMEOUT));
+        let at = again_at(&unknown, sending(1, sent), now, RetryPolicy::default(), 0);
+        assert!(at >= sent + TIMEOUT);
     }
 }

@@ -108,6 +108,8 @@ fn reply_of(sent: Result<InvokeOutput, SdkError<InvokeError, HttpResponse>>) -> 
             function_error: output.function_error().map(ToOwned::to_owned),
             error_type: None,
             retry_after: None,
+            executed_version: output.executed_version().map(ToOwned::to_owned),
+            request_id: aws_types::request_id::RequestId::request_id(&output).map(ToOwned::to_owned),
             body: output.payload.map(|blob| Bytes::from(blob.into_inner())).unwrap_or_default(),
         },
         Err(SdkError::ConstructionFailure(failure)) => Reply::NotSent(format!("{failure:?}")),
@@ -138,6 +140,8 @@ fn answer_of(raw: &HttpResponse) -> Reply {
         function_error: header("x-amz-function-error"),
         error_type: header("x-amzn-errortype"),
         retry_after: header("retry-after").and_then(|seconds| seconds.parse().ok()),
+        executed_version: header("x-amz-executed-version"),
+        request_id: header("x-amzn-requestid"),
         body: raw.body().bytes().map(Bytes::copy_from_slice).unwrap_or_default(),
     }
 }

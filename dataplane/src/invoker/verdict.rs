@@ -25,6 +25,10 @@ pub enum Reply {
         error_type: Option<String>,
         /// `Retry-After`, in seconds.
         retry_after: Option<u64>,
+        /// `X-Amz-Executed-Version`.
+        executed_version: Option<String>,
+        /// `x-amzn-RequestId`.
+        request_id: Option<String>,
         /// The body.
         body: Bytes,
     },
@@ -32,6 +36,19 @@ pub enum Reply {
     NotSent(String),
     /// It may have been received; nobody will tell.
     Lost(String),
+}
+
+/// The facts of Lambda's answer that failure records carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AnswerFacts {
+    /// HTTP status.
+    pub status: u16,
+    /// `X-Amz-Executed-Version`.
+    pub executed_version: Option<String>,
+    /// `X-Amz-Function-Error`.
+    pub function_error: Option<String>,
+    /// `x-amzn-RequestId`.
+    pub request_id: Option<String>,
 }
 
 /// What it means for the batch.
@@ -88,6 +105,21 @@ struct ErrorBody {
     reason: Option<String>,
 }
 
+impl Reply {
+    /// What Lambda said of the invocation, if it said anything.
+    pub fn facts(&self) -> Option<AnswerFacts> {
+        let Self::Answer { status, function_error, executed_version, request_id, .. } = self else {
+            return None;
+        };
+        Some(AnswerFacts {
+            status: *status,
+            executed_version: executed_version.clone(),
+            function_error: function_error.clone(),
+            request_id: request_id.clone(),
+        })
+    }
+}
+
 impl Verdict {
     /// Judges a reply.
     pub fn of(reply: Reply) -> Self {
@@ -97,7 +129,7 @@ impl Verdict {
             Reply::Answer { status: 200..=299, function_error: None, body, .. } => {
                 Self::Delivered { response: body }
             }
-            Reply::Answer { status, function_error, error_type, retry_after, body } => {
+            Reply::Answer { status, function_error, error_type, retry_after, body, .. } => {
                 judge(status, function_error, error_type, retry_after, &body)
             }
         }
@@ -206,6 +238,8 @@ mod tests {
             function_error: function_error.map(ToOwned::to_owned),
             error_type: None,
             retry_after: (status == 429).then_some(2),
+            executed_version: None,
+            request_id: None,
             body: Bytes::copy_from_slice(body.as_bytes()),
         })
     }

@@ -85,7 +85,7 @@ impl CommitterActor {
         if self.resting {
             return;
         }
-        let frontiers = self.core.start().to_vec();
+        let frontiers = self.core.start();
         if frontiers.is_empty() {
             return;
         }
@@ -155,7 +155,11 @@ impl Handler<CommitAnswered> for CommitterActor {
         for frontier in done {
             self.status.committed(&frontier);
             if let Some((_, address)) = self.partitions.get(&frontier.partition) {
-                address.do_send(Committed { epoch: frontier.epoch, offset: frontier.offset });
+                address.do_send(Committed {
+                    epoch: frontier.epoch,
+                    offset: frontier.offset,
+                    seq: frontier.seq,
+                });
             }
         }
         if again {

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use lighterman_proto::commit_metadata::Progress;
 use lighterman_proto::ids::{Epoch, Offset};
 
+use crate::partition::ledger::Passed;
+
 /// One partition's offset to commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frontier {
     /// Partition index.
     pub partition: i32,
@@ -15,6 +18,12 @@ pub struct Frontier {
     pub offset: Offset,
     /// Leader epoch of the last record before it, −1 when unknown.
     pub leader_epoch: i32,
+    /// Grows with every commit of the partition.
+    pub seq: u64,
+    /// What goes beside the offset.
+    pub progress: Option<Progress>,
+    /// What the frontier has passed, for the audit; told once.
+    pub passed: Vec<Passed>,
 }
 
 /// What the group said of one partition's commit.
@@ -36,22 +45,31 @@ pub struct CommitterCore {
 }
 
 impl CommitterCore {
-    /// A partition's frontier has moved. An older epoch, or a smaller offset under the same, changes nothing (COM-1).
-    pub fn frontier(&mut self, frontier: Frontier) {
-        let known = self.pending.get(&frontier.partition);
-        if known.is_some_and(|known| (known.epoch, known.offset) > (frontier.epoch, frontier.offset)) {
-            return;
+    /// A partition's frontier has moved, or what goes beside it. An older epoch, or an older commit under the same, changes
+    /// nothing (COM-1).
+    pub fn frontier(&mut self, mut frontier: Frontier) {
+        if let Some(known) = self.pending.remove(&frontier.partition) {
+            if (known.epoch, known.seq, known.offset) > (frontier.epoch, frontier.seq, frontier.offset) {
+                self.pending.insert(known.partition, known);
+                return;
+            }
+            if known.epoch == frontier.epoch {
+                frontier.passed.splice(0..0, known.passed);
+            }
         }
         self.pending.insert(frontier.partition, frontier);
     }
 
-    /// What to commit now; empty while a commit is in flight or nothing is pending.
-    pub fn start(&mut self) -> &[Frontier] {
+    /// What to commit now; empty while a commit is in flight or nothing is pending. What the frontiers have passed goes with
+    /// it; a commit that is tried again does not tell it again.
+    pub fn start(&mut self) -> Vec<Frontier> {
         if !self.in_flight.is_empty() {
-            return &[];
+            return Vec::new();
         }
-        self.in_flight.extend(std::mem::take(&mut self.pending).into_values());
-        &self.in_flight
+        let going: Vec<Frontier> = std::mem::take(&mut self.pending).into_values().collect();
+        self.in_flight
+            .extend(going.iter().map(|frontier| Frontier { passed: Vec::new(), ..frontier.clone() }));
+        going
     }
 
     /// The commit in flight was answered: returns the frontiers that stand.
@@ -87,7 +105,9 @@ mod tests {
     use super::*;
 
     fn frontier(partition: i32, epoch: u64, offset: i64) -> Frontier {
-        Frontier { partition, epoch: Epoch(epoch), offset: Offset(offset), leader_epoch: 0 }
+        let (epoch, offset) = (Epoch(epoch), Offset(offset));
+        let seq = offset.0.cast_unsigned();
+        Frontier { partition, epoch, offset, leader_epoch: 0, seq, progress: None, passed: Vec::new() }
     }
 
     #[test]

@@ -9,15 +9,17 @@ use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Recipient
 use lighterman_proto::event::Envelope;
 use lighterman_proto::ids::{Epoch, MappingId, Offset, TopicPartition};
 use lighterman_proto::records::{AbortedTransactions, Inflater};
+use tokio::sync::oneshot;
 
 use super::core::PartitionCore;
 use super::effects::{Effect, Effects, Frame, Note, Start, Tools};
+use super::failing::Burial;
 use super::gauge::Gauge;
 use super::messages::{Committed, Drain, Fence, Resolved, Sealed, Withdrawn};
 use super::shelf::{OnCredit, Shelf};
 use crate::batcher::actor::BatcherActor;
 use crate::batcher::messages::{Offer, Unregister, Withdraw};
-use crate::consumer::messages::{PartitionReport, PartitionState};
+use crate::consumer::messages::{PartitionReport, PartitionState, Position};
 use crate::consumer::status::StatusBoard;
 use crate::credit::bytes::ByteBudget;
 use crate::kafka::fetch::{FetchRouter, FetchTrouble, Fetched, FetchedRecords, Forget, Want, Watermarks};
@@ -49,6 +51,8 @@ pub struct PartitionParts {
     pub budget: ByteBudget,
     /// What may still be running.
     pub in_flight: InFlight,
+    /// Where records go that are given up.
+    pub burial: Option<Arc<dyn Burial>>,
     /// Where records come from.
     pub router: Addr<FetchRouter>,
     /// Where offers go.
@@ -65,8 +69,8 @@ pub struct PartitionParts {
 
 /// The actor.
 pub struct PartitionActor {
-    core: PartitionCore,
-    id: TopicPartition,
+    pub(super) core: PartitionCore,
+    pub(super) id: TopicPartition,
     mapping: MappingId,
     epoch: Epoch,
     tools: Shelf,
@@ -75,8 +79,10 @@ pub struct PartitionActor {
     batcher: Outbox<BatcherActor>,
     committer: Outbox<CommitterActor>,
     consumer: Recipient<PartitionReport>,
-    gauge: Arc<Gauge>,
-    status: StatusBoard,
+    pub(super) gauge: Arc<Gauge>,
+    pub(super) status: StatusBoard,
+    pub(super) burial: Option<Arc<dyn Burial>>,
+    pub(super) errand: Option<(u64, oneshot::Sender<()>)>,
     awaiting_credit: bool,
     counted_frontier: Offset,
     _watch: DeathWatch,
@@ -85,7 +91,8 @@ pub struct PartitionActor {
 impl PartitionActor {
     /// A partition that has not asked for anything yet; `watch` tells the consumer when it ends.
     pub fn new(parts: PartitionParts, watch: DeathWatch) -> Self {
-        parts.gauge.set_committed(parts.start.committed);
+        let counted_frontier = parts.start.committed;
+        parts.gauge.set_committed(counted_frontier);
         Self {
             core: PartitionCore::new(parts.start),
             tools: Shelf {
@@ -104,14 +111,16 @@ impl PartitionActor {
             consumer: parts.consumer,
             gauge: parts.gauge,
             status: parts.status,
+            burial: parts.burial,
+            errand: None,
             awaiting_credit: false,
-            counted_frontier: parts.start.committed,
+            counted_frontier,
             _watch: watch,
         }
     }
 
     /// Runs one event through the core and carries out what it decided.
-    fn step(
+    pub(super) fn step(
         &mut self,
         ctx: &mut Context<Self>,
         event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects,
@@ -120,7 +129,9 @@ impl PartitionActor {
             let inflater = Rc::clone(&self.tools.inflater);
             let budget = self.tools.budget.clone();
             let mut opener = OnCredit { inflater: &inflater, budget: &budget };
-            event(&mut self.core, &mut Tools { opener: &mut opener, sizer: &self.tools })
+            let mut tools =
+                Tools { opener: &mut opener, sizer: &self.tools, sieve: &self.tools, wall: clock::wall_ms() };
+            event(&mut self.core, &mut tools)
         };
         for effect in effects {
             self.carry_out(effect, ctx);
@@ -137,19 +148,22 @@ impl PartitionActor {
             Effect::Forget => {
                 let _ = self.router.send(Forget { partition: self.id.clone() });
             }
-            Effect::Offer { seq, cut, attempt } => {
+            Effect::Offer { seq, cut, attempt, alone } => {
                 self.gauge.set_oldest(Some(cut.oldest));
-                let _ = self.batcher.send(Offer { partition, epoch, seq, cut, attempt });
+                let _ = self.batcher.send(Offer { partition, epoch, seq, cut, attempt, alone });
             }
             Effect::Withdraw { seq } => {
                 let _ = self.batcher.send(Withdraw { partition, epoch, seq });
             }
-            Effect::Commit { offset, leader_epoch } => {
+            Effect::Commit { seq, offset, leader_epoch, progress, passed } => {
                 self.status.resolved(self.counted_frontier.distance_to(offset), &self.gauge);
+                self.status.passed(&passed);
                 self.counted_frontier = offset;
-                let frontier = Frontier { partition, epoch, offset, leader_epoch };
+                let frontier = Frontier { partition, epoch, offset, leader_epoch, seq, progress, passed };
                 let _ = self.committer.send(FrontierMoved(frontier));
             }
+            Effect::Bury { ticket, work, condition } => self.bury(ticket, *work, condition, ctx),
+            Effect::StopBurying { ticket } => self.stop_burying(ticket),
             Effect::WakeAt(when) => {
                 ctx.run_later(when.since(clock::now()), Self::wake);
             }
@@ -189,7 +203,9 @@ impl PartitionActor {
     /// Drained is said only when no invocation of ours can still have an effect (DRN-1, H4).
     fn report_drained(&mut self, ctx: &mut Context<Self>) {
         if self.in_flight.is_clear(self.mapping, &self.id, clock::now()) {
-            self.report(PartitionState::Drained { committed: self.core.ledger().frontier() });
+            let committed = self.core.ledger().frontier();
+            let position = Position { committed, progress: self.core.progress().cloned() };
+            self.report(PartitionState::Drained { position });
         } else {
             ctx.run_later(LOOK_AGAIN, Self::report_drained);
         }
@@ -203,13 +219,10 @@ impl PartitionActor {
     fn note(&self, note: &Note) {
         let partition = self.id.to_string();
         match note {
-            Note::Oversized { offset, bytes } => {
+            Note::GivenUp { work, condition } => self.note_given_up(work, *condition),
+            Note::Skipped { offset } => {
                 self.status.dropped(1);
-                self.gauge.set_last_error(Some(format!(
-                    "record {offset} skipped: alone it makes a payload of {bytes} bytes, Lambda takes {}",
-                    lighterman_proto::units::PAYLOAD_BYTES_MAX
-                )));
-                tracing::warn!(partition, offset = offset.0, bytes, "record over the payload limit skipped");
+                tracing::warn!(partition, offset = offset.0, "record skipped: a person said so");
             }
             Note::Lost(range) => {
                 self.status.lost(range.first.distance_to(range.end));
@@ -231,7 +244,7 @@ impl PartitionActor {
     fn show(&self) {
         self.gauge.set_position(self.core.position());
         self.gauge.set_buffered(self.core.buffered_bytes());
-        self.gauge.set_attempt(self.core.failing().map_or(0, |(_, attempt)| attempt));
+        self.show_failing();
     }
 
     fn take_in(&mut self, position: Offset, fetched: FetchedRecords, ctx: &mut Context<Self>) {
@@ -347,7 +360,7 @@ impl Handler<Committed> for PartitionActor {
     fn handle(&mut self, committed: Committed, ctx: &mut Self::Context) {
         if committed.epoch == self.epoch {
             self.gauge.set_committed(committed.offset);
-            self.step(ctx, |core, tools| core.committed(clock::now(), committed.offset, tools));
+            self.step(ctx, |core, tools| core.committed(clock::now(), committed.seq, tools));
         }
     }
 }

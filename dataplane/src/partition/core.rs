@@ -1,17 +1,21 @@
 //! What a partition does, decided: when to ask for records, what to offer, when an offset counts, when it has drained.
 //!
-//! Two rules carry the promises. The next cut is offered only when the last one is resolved (ORD-1) *and its commit is
-//! acknowledged*: a process that dies can therefore repeat at most one batch of each partition. And the ledger's frontier
-//! is the only thing ever committed (COM-1).
+//! Two rules carry the promises. The next attempt begins only when the last one is resolved (ORD-1) *and what was decided is
+//! acknowledged by the group*: a process that dies can therefore repeat at most one batch of each partition. And the
+//! ledger's frontier is the only thing ever committed (COM-1).
 
-use lighterman_proto::ids::{Offset, OffsetRange};
-use lighterman_proto::units::Moment;
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::cut::Cut;
-use super::effects::{Effect, Effects, Frame, Note, Resolution, Start, Tools};
-use super::fetch_buffer::{FetchBuffer, Stop};
+use lighterman_proto::commit_metadata::Progress;
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::units::Moment;
+
+use super::effects::{Buried, Effect, Effects, Frame, Note, Resolution, Start, Tools};
+use super::fetch_buffer::FetchBuffer;
 use super::ledger::{Ledger, Outcome};
+use super::progress::{Restored, restore};
+use super::work::Work;
 use crate::batcher::BatchId;
 
 /// How long a partition that cannot be read rests before it is asked for again.
@@ -19,15 +23,27 @@ pub const REST: Duration = Duration::from_secs(5);
 const FETCH_BYTES_MIN: usize = 64 * 1024;
 
 #[derive(Debug)]
-enum Flight {
+pub(super) enum Flight {
     Idle,
-    Offered { seq: u64, attempt: u32 },
-    Sealed { batch: BatchId, attempt: u32 },
-    Waiting { until: Moment, attempt: u32 },
+    /// The attempt is being put on record; it begins when the group has acknowledged it.
+    Recording,
+    Offered {
+        seq: u64,
+    },
+    Sealed {
+        batch: BatchId,
+    },
+    Waiting {
+        until: Moment,
+    },
+    /// The records are on their way to the on-failure destination.
+    Burying {
+        ticket: u64,
+    },
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Running,
     Resting {
         until: Moment,
@@ -38,20 +54,37 @@ enum Phase {
     Ended,
 }
 
+/// The last commit that was asked for.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub seq: u64,
+    pub offset: Offset,
+    pub progress: Option<Progress>,
+}
+
 /// The state machine of one partition under one epoch.
 pub struct PartitionCore {
-    start: Start,
-    phase: Phase,
-    flight: Flight,
-    buffer: FetchBuffer,
-    ledger: Ledger,
-    /// The cut that is being filled, offered, invoked or retried.
-    cut: Cut,
-    offer_seq: u64,
+    pub(super) start: Start,
+    pub(super) phase: Phase,
+    pub(super) flight: Flight,
+    pub(super) buffer: FetchBuffer,
+    pub(super) ledger: Ledger,
+    /// What is being filled, offered, invoked, retried or buried.
+    pub(super) work: Work,
+    /// What lies behind it, cut from the same batch; the next one is the last.
+    pub(super) later: Vec<Work>,
+    /// What an owner before us cut, behind all that.
+    pub(super) restored: VecDeque<Restored>,
+    /// Ranges that an owner before us resolved behind the frontier, in order.
+    pub(super) known: Vec<OffsetRange>,
+    pub(super) offer_seq: u64,
+    pub(super) ticket: u64,
+    pub(super) skip_wanted: Option<Offset>,
     position: Offset,
     leader_epoch: i32,
-    frontier_leader_epoch: i32,
-    committed: Offset,
+    pub(super) frontier_leader_epoch: i32,
+    pub(super) sent: Sent,
+    acknowledged_seq: u64,
     wanted: bool,
     lost_before: Option<Offset>,
 }
@@ -59,20 +92,29 @@ pub struct PartitionCore {
 impl PartitionCore {
     /// A partition that goes on at `start.committed`.
     pub fn new(start: Start) -> Self {
+        let mut ledger = Ledger::new(start.committed);
+        let (restored, known) =
+            restore(start.committed, start.progress.as_ref(), start.limits.records_max, &mut ledger);
         Self {
-            start,
             phase: Phase::Running,
             flight: Flight::Idle,
             buffer: FetchBuffer::default(),
-            ledger: Ledger::new(start.committed),
-            cut: Cut::empty(start.committed),
+            ledger,
+            work: Work::none(start.committed),
+            later: Vec::new(),
+            restored,
+            known,
             offer_seq: 0,
+            ticket: 0,
+            skip_wanted: None,
             position: start.committed,
             leader_epoch: -1,
             frontier_leader_epoch: -1,
-            committed: start.committed,
+            sent: Sent { seq: 0, offset: start.committed, progress: start.progress.clone() },
+            acknowledged_seq: 0,
             wanted: false,
             lost_before: None,
+            start,
         }
     }
 
@@ -91,20 +133,28 @@ impl PartitionCore {
         &self.ledger
     }
 
-    /// The first offset in flight or waiting for its retry, and the attempt.
-    pub fn failing(&self) -> Option<(Offset, u32)> {
-        match self.flight {
-            Flight::Waiting { attempt, .. } => Some((self.cut.range.first, attempt)),
-            Flight::Offered { attempt, .. } | Flight::Sealed { attempt, .. } if attempt > 1 => {
-                Some((self.cut.range.first, attempt))
-            }
-            Flight::Idle | Flight::Offered { .. } | Flight::Sealed { .. } => None,
-        }
+    /// What is in work.
+    pub fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// What stands beside the committed offset.
+    pub fn progress(&self) -> Option<&Progress> {
+        self.sent.progress.as_ref()
     }
 
     /// True while an invocation holds the cut.
     pub fn is_in_flight(&self) -> bool {
         matches!(self.flight, Flight::Sealed { .. })
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
+    /// Whether the group has acknowledged all that was decided.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.acknowledged_seq == self.sent.seq
     }
 
     /// A fetch has brought records; one that was asked for elsewhere changes nothing.
@@ -166,22 +216,18 @@ impl PartitionCore {
 
     /// The batcher fixed offer `seq` as `batch`; false when that offer is not out any more.
     pub fn sealed(&mut self, seq: u64, batch: BatchId) -> bool {
-        match self.flight {
-            Flight::Offered { seq: offered, attempt } if offered == seq => {
-                self.flight = Flight::Sealed { batch, attempt };
-                true
-            }
-            Flight::Idle | Flight::Offered { .. } | Flight::Sealed { .. } | Flight::Waiting { .. } => false,
+        let ours = matches!(self.flight, Flight::Offered { seq: offered } if offered == seq);
+        if ours {
+            self.flight = Flight::Sealed { batch };
         }
+        ours
     }
 
     /// The batcher gave offer `seq` back.
     pub fn withdrawn(&mut self, now: Moment, seq: u64, tools: &mut Tools<'_>) -> Effects {
         let mut out = Effects::new();
-        if let Flight::Offered { seq: offered, attempt } = self.flight
-            && offered == seq
-        {
-            self.flight = if attempt > 1 { Flight::Waiting { until: now, attempt } } else { Flight::Idle };
+        if matches!(self.flight, Flight::Offered { seq: offered } if offered == seq) {
+            self.flight = Flight::Idle;
         }
         self.advance(now, tools, &mut out);
         out
@@ -196,28 +242,35 @@ impl PartitionCore {
         tools: &mut Tools<'_>,
     ) -> Effects {
         let mut out = Effects::new();
-        let Flight::Sealed { batch: sealed, attempt } = self.flight else { return out };
-        if sealed != batch {
+        if !matches!(self.flight, Flight::Sealed { batch: sealed } if sealed == batch) {
             return out;
         }
-        match resolution {
-            Resolution::Delivered => {
-                self.flight = Flight::Idle;
-                self.resolve_cut(Outcome::Delivered, &mut out);
-            }
-            Resolution::Again { at, counts } => {
-                self.flight = Flight::Waiting { until: at, attempt: attempt + u32::from(counts) };
-                out.push(Effect::WakeAt(at));
-            }
-        }
+        self.flight = Flight::Idle;
+        self.judge(resolution, tools, &mut out);
         self.advance(now, tools, &mut out);
         out
     }
 
-    /// The group has acknowledged `offset`.
-    pub fn committed(&mut self, now: Moment, offset: Offset, tools: &mut Tools<'_>) -> Effects {
+    /// The group has acknowledged commit `seq`, and all before it.
+    pub fn committed(&mut self, now: Moment, seq: u64, tools: &mut Tools<'_>) -> Effects {
         let mut out = Effects::new();
-        self.committed = self.committed.max(offset);
+        self.acknowledged_seq = self.acknowledged_seq.max(seq.min(self.sent.seq));
+        self.advance(now, tools, &mut out);
+        out
+    }
+
+    /// What became of the records that were sent to the destination under `ticket`.
+    pub fn buried(&mut self, now: Moment, ticket: u64, buried: Buried, tools: &mut Tools<'_>) -> Effects {
+        let mut out = Effects::new();
+        if !matches!(self.flight, Flight::Burying { ticket: sent } if sent == ticket) {
+            return out;
+        }
+        self.flight = Flight::Idle;
+        match buried {
+            Buried::Acknowledged => self.resolve_work(Outcome::DeadLettered, &mut out),
+            Buried::Dropped => self.resolve_work(Outcome::Dropped, &mut out),
+            Buried::Stopped => self.flight = Flight::Waiting { until: now },
+        }
         self.advance(now, tools, &mut out);
         out
     }
@@ -239,14 +292,16 @@ impl PartitionCore {
         self.wanted = false;
         self.buffer.clear();
         out.push(Effect::Forget);
-        if let Flight::Offered { seq, .. } = self.flight {
-            out.push(Effect::Withdraw { seq });
+        match self.flight {
+            Flight::Offered { seq } => out.push(Effect::Withdraw { seq }),
+            Flight::Burying { ticket } => out.push(Effect::StopBurying { ticket }),
+            Flight::Idle | Flight::Recording | Flight::Waiting { .. } | Flight::Sealed { .. } => {}
         }
         self.advance(now, tools, &mut out);
         out
     }
 
-    fn advance(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
+    pub(super) fn advance(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
         if let Phase::Resting { until } = self.phase
             && until <= now
         {
@@ -256,7 +311,7 @@ impl PartitionCore {
             Phase::Draining => self.finish_drain(out),
             Phase::Drained | Phase::Ended => {}
             Phase::Running | Phase::Resting { .. } => {
-                self.offer(now, tools, out);
+                self.go_on(now, tools, out);
                 self.pass_lost_records(out);
                 self.want(out);
             }
@@ -264,11 +319,17 @@ impl PartitionCore {
     }
 
     fn finish_drain(&mut self, out: &mut Effects) {
-        let nothing_runs = matches!(self.flight, Flight::Idle | Flight::Waiting { .. });
-        if nothing_runs && self.committed == self.ledger.frontier() {
-            self.phase = Phase::Drained;
-            out.push(Effect::Drained);
+        let nothing_runs = matches!(self.flight, Flight::Idle | Flight::Waiting { .. } | Flight::Recording);
+        if !nothing_runs || !self.is_acknowledged() {
+            return;
         }
+        let at_rest = self.progress_at_rest();
+        if !self.is_on_record(at_rest.as_ref()) {
+            self.commit(at_rest, out);
+            return;
+        }
+        self.phase = Phase::Drained;
+        out.push(Effect::Drained);
     }
 
     fn want(&mut self, out: &mut Effects) {
@@ -282,96 +343,44 @@ impl PartitionCore {
         out.push(Effect::Want { position: self.position, leader_epoch: self.leader_epoch, bytes_max });
     }
 
-    fn offer(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
-        match self.flight {
-            Flight::Sealed { .. } => {}
-            Flight::Waiting { until, attempt } if until <= now => self.show(attempt, out),
-            Flight::Waiting { .. } => {}
-            // A retry is never extended: the same records under the same key.
-            Flight::Offered { attempt, .. } if attempt > 1 => {}
-            Flight::Idle if self.committed != self.ledger.frontier() => {}
-            Flight::Idle | Flight::Offered { .. } => {
-                let records_before = self.cut.records;
-                self.fill(now, tools, out);
-                if self.cut.records > records_before {
-                    self.show(1, out);
-                }
-            }
-        }
-    }
-
-    fn show(&mut self, attempt: u32, out: &mut Effects) {
-        if !matches!(self.flight, Flight::Offered { .. }) {
-            self.offer_seq += 1;
-        }
-        let seq = self.offer_seq;
-        self.flight = Flight::Offered { seq, attempt };
-        out.push(Effect::Offer { seq, cut: self.cut.clone(), attempt });
-    }
-
-    fn fill(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
-        loop {
-            match self.buffer.grow(&mut self.cut, self.start.limits, tools.sizer, tools.opener) {
-                Stop::Done => break,
-                Stop::NoCredit => {
-                    out.push(Effect::AwaitCredit);
-                    break;
-                }
-                Stop::Oversized { offset, bytes } => {
-                    self.cut.range.end = offset;
-                    self.resolve_cut(Outcome::Absent, out);
-                    self.cut.range.end = offset.next();
-                    self.resolve_cut(Outcome::Oversized, out);
-                    self.buffer.skip(offset);
-                    out.push(Effect::Note(Note::Oversized { offset, bytes }));
-                }
-                Stop::Corrupt(error) => {
-                    self.position = self.cut.range.end;
-                    self.buffer.clear();
-                    self.rest(now, Note::Corrupt { offset: self.position, error }, out);
-                    break;
-                }
-            }
-        }
-        if self.cut.is_empty() && !self.cut.range.is_empty() {
-            self.resolve_cut(Outcome::Absent, out);
-        }
-    }
-
-    /// Gives the cut's whole range an outcome and begins the next one behind it.
-    fn resolve_cut(&mut self, outcome: Outcome, out: &mut Effects) {
-        let range = self.cut.range;
-        if self.cut.leader_epoch >= 0 {
-            self.frontier_leader_epoch = self.cut.leader_epoch;
-        }
-        self.cut = Cut::empty(range.end);
-        self.resolve(range, outcome, out);
-    }
-
-    fn resolve(&mut self, range: OffsetRange, outcome: Outcome, out: &mut Effects) {
-        match self.ledger.resolve(range, outcome) {
-            Ok(false) => {}
-            Ok(true) => {
-                let (offset, leader_epoch) = (self.ledger.frontier(), self.frontier_leader_epoch);
-                out.push(Effect::Commit { offset, leader_epoch });
-            }
-            Err(refused) => {
+    /// Gives every offset of `range` that has none an outcome.
+    pub(super) fn resolve(&mut self, range: OffsetRange, outcome: Outcome, out: &mut Effects) {
+        for open in self.ledger.open_in(range) {
+            if let Err(refused) = self.ledger.resolve(open, outcome) {
                 self.phase = Phase::Ended;
                 out.push(Effect::Note(Note::LedgerRefused(refused)));
+                return;
             }
+        }
+        let frontier = self.ledger.frontier();
+        self.known.retain(|known| known.end > frontier);
+        // An earlier owner's piece of which no record is left.
+        while self.restored.front().is_some_and(|piece| piece.end.is_some_and(|end| end <= frontier)) {
+            self.restored.pop_front();
         }
     }
 
     /// Records that retention took are accounted once everything before them is.
     fn pass_lost_records(&mut self, out: &mut Effects) {
-        let idle = matches!(self.flight, Flight::Idle) && self.buffer.is_empty() && self.cut.range.is_empty();
+        let idle = matches!(self.flight, Flight::Idle)
+            && self.buffer.is_empty()
+            && self.work.cut.is_empty()
+            && self.later.is_empty();
         if let Some(log_start) = self.lost_before.take_if(|_| idle) {
-            let range = OffsetRange { first: self.position, end: log_start };
+            let range = OffsetRange { first: self.ledger.frontier(), end: log_start };
             self.position = log_start;
-            self.cut = Cut::empty(log_start);
+            self.work = Work::none(log_start);
             out.push(Effect::Note(Note::Lost(range)));
             self.resolve(range, Outcome::Lost, out);
+            self.commit_if_moved(out);
         }
+    }
+
+    /// The front of the buffer cannot be read: everything behind it is fetched again after a rest.
+    pub(super) fn reread(&mut self, now: Moment, note: Note, out: &mut Effects) {
+        self.position = self.work.cut.range.end;
+        self.buffer.clear();
+        self.rest(now, note, out);
     }
 
     fn diverged_into(&mut self, end: Offset, out: &mut Effects) {
@@ -380,7 +389,7 @@ impl PartitionCore {
         out.push(Effect::Rebuild { at: end.min(self.ledger.frontier()) });
     }
 
-    fn rest(&mut self, now: Moment, note: Note, out: &mut Effects) {
+    pub(super) fn rest(&mut self, now: Moment, note: Note, out: &mut Effects) {
         out.push(Effect::Note(note));
         self.wanted = false;
         if matches!(self.phase, Phase::Running | Phase::Resting { .. }) {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lighterman_proto::ids::{Offset, OffsetRange};
-use lighterman_proto::records::{BatchHeader, Records, records_at};
+use lighterman_proto::records::{BatchHeader, Record, Records, records_at};
 use lighterman_proto::units::Moment;
 
+use super::fetch_buffer::Sizer;
 use crate::credit::bytes::Lease;
 
 /// Keeps the bytes of a frame, or of an inflated batch, on the budget for as long as a view of them lives.
@@ -29,7 +30,7 @@ pub struct Slice {
 
 impl Slice {
     /// Walks the slice.
-    pub fn walk(&self) -> impl Iterator<Item = lighterman_proto::records::Record<'_>> {
+    pub fn walk(&self) -> impl Iterator<Item = Record<'_>> {
         let walk: Records<'_> = records_at(&self.header, &self.plain, self.at, self.records);
         // Every record was walked without error before it got into a slice.
         walk.map_while(Result::ok)
@@ -62,6 +63,8 @@ pub struct Cut {
     pub full: bool,
     /// Leader epoch of the last batch in it, for the commit (KIP-320).
     pub leader_epoch: i32,
+    /// Runs of records that the filters refused while the cut grew; the ledger takes them from here.
+    pub filtered: Vec<OffsetRange>,
 }
 
 impl Cut {
@@ -75,11 +78,84 @@ impl Cut {
             oldest: Moment::default(),
             full: false,
             leader_epoch: -1,
+            filtered: Vec::new(),
         }
     }
 
     /// True when it holds no record (its range may still hold offsets without one).
     pub fn is_empty(&self) -> bool {
         self.records == 0
+    }
+
+    /// Notes that the filters refused the record at `offset`, the next behind what the cut has seen.
+    pub fn leave_out(&mut self, offset: Offset) {
+        match self.filtered.last_mut() {
+            Some(last) if last.end == offset => last.end = offset.next(),
+            _ => self.filtered.push(OffsetRange { first: offset, end: offset.next() }),
+        }
+        self.range.end = offset.next();
+    }
+
+    /// Its records, in order.
+    pub fn walk(&self) -> impl Iterator<Item = Record<'_>> {
+        self.slices.iter().flat_map(Slice::walk)
+    }
+
+    /// The cut of those records of `range` that `keep` names; it resolves all of `range`, and never grows again.
+    #[must_use]
+    pub fn select(
+        &self,
+        range: OffsetRange,
+        sizer: &dyn Sizer,
+        mut keep: impl FnMut(&Record<'_>) -> bool,
+    ) -> Self {
+        let mut chosen = Self { range, oldest: self.oldest, full: true, ..Self::empty(range.first) };
+        chosen.leader_epoch = self.leader_epoch;
+        for slice in &self.slices {
+            slice
+                .select_into(&mut chosen, sizer, &mut |record| range.contains(record.offset) && keep(record));
+        }
+        chosen
+    }
+
+    /// Two cuts with half of the records each; together they resolve what this one does. `None` when there is nothing to
+    /// halve.
+    pub fn halves(&self, sizer: &dyn Sizer) -> Option<(Self, Self)> {
+        let middle = self.walk().nth(self.records as usize / 2)?.offset;
+        if self.records < 2 {
+            return None;
+        }
+        let (front, back) = self.range.split_at(middle);
+        Some((self.select(front, sizer, |_| true), self.select(back, sizer, |_| true)))
+    }
+}
+
+impl Slice {
+    /// Appends what `keep` names to `into`, in runs of neighbours.
+    fn select_into(&self, into: &mut Cut, sizer: &dyn Sizer, keep: &mut dyn FnMut(&Record<'_>) -> bool) {
+        let mut walk = records_at(&self.header, &self.plain, self.at, self.records);
+        let mut run = self.run_at(self.at);
+        loop {
+            let at = walk.at();
+            let Some(Ok(record)) = walk.next() else { break };
+            if keep(&record) {
+                if run.records == 0 {
+                    run.at = at;
+                }
+                run.records += 1;
+                into.payload_bytes += sizer.record_bytes(&record, into.records == 0);
+                into.records += 1;
+            } else if run.records > 0 {
+                into.slices.push(std::mem::replace(&mut run, self.run_at(walk.at())));
+            }
+        }
+        if run.records > 0 {
+            into.slices.push(run);
+        }
+    }
+
+    fn run_at(&self, at: usize) -> Self {
+        let (plain, hold) = (self.plain.clone(), Hold::clone(&self.hold));
+        Self { header: self.header, plain, at, records: 0, hold }
     }
 }

@@ -1,19 +1,29 @@
 //! What the partition's state machine is told, and what it asks its shell to do.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use bytes::Bytes;
+use lighterman_proto::commit_metadata::Progress;
+use lighterman_proto::failure::Condition;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{AbortedTransactions, RecordError};
-use lighterman_proto::units::Moment;
+use lighterman_proto::units::{Moment, TimestampMs};
 
 use super::cut::{Cut, CutLimits, Hold};
-use super::fetch_buffer::{Opener, Sizer};
-use super::ledger::AlreadyResolved;
+use super::fetch_buffer::{Opener, Sieve, Sizer};
+use super::ledger::{AlreadyResolved, Passed};
+use super::work::{Failure, FailurePolicy, Work};
 
 /// What a partition is given when it starts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Start {
     /// The committed offset: where it goes on.
     pub committed: Offset,
+    /// What stands beside it: how far the owner before us got.
+    pub progress: Option<Progress>,
+    /// What to do with records that fail.
+    pub policy: FailurePolicy,
     /// What a batch may hold.
     pub limits: CutLimits,
     /// How much to hold ahead, in bytes as fetched.
@@ -42,18 +52,40 @@ pub enum Effect {
         cut: Cut,
         /// 1 for the first attempt.
         attempt: u32,
+        /// It shares a batch with no other partition.
+        alone: bool,
     },
     /// Take the offer back; answered with `withdrawn` or crossed by `sealed`.
     Withdraw {
         /// Which offer.
         seq: u64,
     },
-    /// Everything before `offset` has an outcome.
+    /// Everything before `offset` has an outcome. Answered with `committed`.
     Commit {
+        /// Grows with every commit.
+        seq: u64,
         /// The frontier.
         offset: Offset,
         /// Leader epoch of the last record before it, −1 when unknown.
         leader_epoch: i32,
+        /// What goes beside it.
+        progress: Option<Progress>,
+        /// What the frontier has passed since the last commit.
+        passed: Vec<Passed>,
+    },
+    /// Send the records to the on-failure destination until it acknowledges them. Answered with `buried`.
+    Bury {
+        /// Which errand.
+        ticket: u64,
+        /// The records, and what was tried.
+        work: Box<Work>,
+        /// Why.
+        condition: Condition,
+    },
+    /// Leave off sending; answered with `buried`, whatever came first.
+    StopBurying {
+        /// Which errand.
+        ticket: u64,
     },
     /// Call `wake` then.
     WakeAt(Moment),
@@ -73,12 +105,17 @@ pub enum Effect {
 /// What happened.
 #[derive(Debug)]
 pub enum Note {
-    /// A record was skipped: its payload alone would be `bytes`.
-    Oversized {
+    /// Records have ended without being delivered, and there is no destination.
+    GivenUp {
+        /// The records, and what was tried.
+        work: Box<Work>,
+        /// Why.
+        condition: Condition,
+    },
+    /// A person had a record skipped.
+    Skipped {
         /// Which record.
         offset: Offset,
-        /// What the payload would have been.
-        bytes: usize,
     },
     /// Records were deleted before we read them.
     Lost(OffsetRange),
@@ -93,18 +130,67 @@ pub enum Note {
     LedgerRefused(AlreadyResolved),
 }
 
-/// What the invoker made of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an answer means for the records of one partition. What there is to know of time and chance comes with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resolution {
     /// The function answered for all of it.
     Delivered,
-    /// All of it is to be tried again, not before `at`.
-    Again {
-        /// When.
-        at: Moment,
-        /// Whether the attempt counts (function errors do, throttles do not).
-        counts: bool,
+    /// The function named records that failed, and answered for the others.
+    Partial {
+        /// The named ones; all of them are in the cut.
+        failed: BTreeSet<Offset>,
+        /// What is known of it.
+        failure: Arc<Failure>,
+        /// When to try again, if it is to be.
+        again_at: Moment,
     },
+    /// The function failed.
+    Failed {
+        /// Other partitions' records were in the batch.
+        mixed: bool,
+        /// What is known of it.
+        failure: Arc<Failure>,
+        /// When to try again, if it is to be.
+        again_at: Moment,
+    },
+    /// The endpoint does not take so much.
+    TooLarge {
+        /// Other partitions' records were in the batch.
+        mixed: bool,
+        /// What is known of it.
+        failure: Arc<Failure>,
+        /// When to try again.
+        again_at: Moment,
+    },
+    /// The function did not run, or nobody knows whether it did: the same again, and no attempt is used up.
+    Again {
+        /// Not before.
+        at: Moment,
+    },
+}
+
+/// What became of records on their way to the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Buried {
+    /// The destination has them.
+    Acknowledged,
+    /// It failed, and the mapping says to drop them then.
+    Dropped,
+    /// We left off; whether some have arrived is unknown.
+    Stopped,
+}
+
+/// What became of a person's wish to skip a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SkipAnswer {
+    /// It is skipped.
+    Skipped,
+    /// It will be, unless the attempt under way succeeds.
+    AfterThisAttempt,
+    /// Nothing fails here.
+    NotFailing,
+    /// The record is not among those that fail; these offsets are in work.
+    NotAmong(OffsetRange),
 }
 
 /// Credit and sizes that the shell lends to the core for one event.
@@ -113,6 +199,10 @@ pub struct Tools<'a> {
     pub opener: &'a mut dyn Opener,
     /// Exact sizes.
     pub sizer: &'a dyn Sizer,
+    /// The mapping's filters.
+    pub sieve: &'a dyn Sieve,
+    /// The wall clock, for the age of records.
+    pub wall: TimestampMs,
 }
 
 /// Records of one fetch.

@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use lighterman_proto::ids::Offset;
+use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{
-    AbortedTransactions, BatchHeader, Compression, Record, RecordError, batches, records, records_at,
+    AbortedTransactions, BatchHeader, Compression, Record, RecordError, batches, records_at,
 };
 use lighterman_proto::units::Moment;
 
@@ -26,6 +26,30 @@ pub trait Opener {
 pub trait Sizer {
     /// Bytes of `record`, its comma included.
     fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize;
+}
+
+/// Which records are wanted.
+pub trait Sieve {
+    /// Whether the mapping's filters let `record` through.
+    fn passes(&self, record: &Record<'_>) -> bool;
+}
+
+/// How far a cut may grow, and what it leaves out.
+#[derive(Clone, Copy)]
+pub struct Reach<'k> {
+    /// What one batch may hold.
+    pub limits: CutLimits,
+    /// Where the cut ends at the latest: an owner before us cut there. `None`: anywhere.
+    pub end_max: Option<Offset>,
+    /// Ranges, in order, whose records have their outcome already.
+    pub known: &'k [OffsetRange],
+}
+
+impl Reach<'_> {
+    fn knows(&self, offset: Offset) -> bool {
+        let at = self.known.partition_point(|range| range.end <= offset);
+        self.known.get(at).is_some_and(|range| range.contains(offset))
+    }
 }
 
 /// Segments in offset order.
@@ -158,12 +182,13 @@ impl FetchBuffer {
         received
     }
 
-    /// Grows `cut` from the front of the buffer, up to `limits`.
+    /// Grows `cut` from the front of the buffer, as far as `reach` allows.
     pub fn grow(
         &mut self,
         cut: &mut Cut,
-        limits: CutLimits,
+        reach: Reach<'_>,
         sizer: &dyn Sizer,
+        sieve: &dyn Sieve,
         opener: &mut dyn Opener,
     ) -> Stop {
         while !cut.full {
@@ -173,7 +198,7 @@ impl FetchBuffer {
                 Ok(false) => return Stop::NoCredit,
                 Err(error) => return Stop::Corrupt(error),
             }
-            let stop = match segment.grow(cut, limits, sizer) {
+            let stop = match segment.grow(cut, reach, sizer, sieve) {
                 Ok(stop) => stop,
                 Err(error) => return Stop::Corrupt(error),
             };
@@ -187,16 +212,25 @@ impl FetchBuffer {
         Stop::Done
     }
 
-    /// Steps over the record at the front, which is `offset`. Its batch stays until it is used up by `grow`, which then
-    /// accounts for the offsets behind its last record.
-    pub fn skip(&mut self, offset: Offset) {
-        let Some(segment) = self.segments.front_mut() else { return };
-        let Body::Plain { bytes, at, left } = &mut segment.body else { return };
+    /// Takes the record at the front, which is `offset`, whatever its size, as a cut that begins at `first`. Its batch stays
+    /// until it is used up by `grow`, which then accounts for the offsets behind its last record.
+    pub fn take_one(&mut self, first: Offset, offset: Offset, payload_bytes: usize) -> Option<Cut> {
+        let segment = self.segments.front_mut()?;
+        let Body::Plain { bytes, at, left } = &mut segment.body else { return None };
+        let record_at = *at;
         let mut walk = records_at(&segment.header, bytes, *at, *left);
-        if walk.next().is_some_and(|record| record.is_ok_and(|record| record.offset == offset)) {
-            (*at, *left) = (walk.at(), walk.left());
-            segment.from = offset.next();
+        if walk.next()?.ok()?.offset != offset {
+            return None;
         }
+        (*at, *left) = (walk.at(), walk.left());
+        segment.from = offset.next();
+        let (plain, hold) = (bytes.clone(), Hold::clone(&segment.hold));
+        let slice = Slice { header: segment.header, plain, at: record_at, records: 1, hold };
+        let mut cut = Cut::empty(first);
+        cut.slices.push(slice);
+        (cut.range.end, cut.records, cut.payload_bytes) = (offset.next(), 1, payload_bytes);
+        (cut.oldest, cut.full, cut.leader_epoch) = (segment.arrived, true, segment.header.leader_epoch);
+        Some(cut)
     }
 
     fn drop_front(&mut self, cut: &mut Cut) {
@@ -234,20 +268,16 @@ impl Segment {
     fn grow(
         &mut self,
         cut: &mut Cut,
-        limits: CutLimits,
+        reach: Reach<'_>,
         sizer: &dyn Sizer,
+        sieve: &dyn Sieve,
     ) -> Result<Option<Stop>, RecordError> {
         let Body::Plain { bytes, at, left } = &mut self.body else { return Ok(None) };
-        let mut walk = if *at == 0 && *left == self.header.record_count {
-            records(&self.header, bytes)
-        } else {
-            records_at(&self.header, bytes, *at, *left)
-        };
-        let mut slice_at = walk.at();
-        let mut slice_records = 0;
+        let mut walk = records_at(&self.header, bytes, *at, *left);
+        let mut run = Run { at: *at, records: 0 };
         let mut stop = None;
         loop {
-            if cut.records == limits.records_max {
+            if cut.records == reach.limits.records_max {
                 cut.full = true;
             }
             if cut.full {
@@ -256,13 +286,23 @@ impl Segment {
             let before = (walk.at(), walk.left());
             let Some(record) = walk.next() else { break };
             let record = record?;
-            if record.offset < self.from {
-                slice_at = walk.at();
-                (*at, *left) = (walk.at(), walk.left());
+            if let Some(end) = reach.end_max.filter(|end| record.offset >= *end) {
+                walk = records_at(&self.header, bytes, before.0, before.1);
+                (cut.range.end, cut.full) = (end, true);
+                break;
+            }
+            if record.offset < self.from || reach.knows(record.offset) {
+                run.end(cut, &self.header, bytes, &self.hold);
+                cut.range.end = cut.range.end.max(record.offset.next());
+                continue;
+            }
+            if !sieve.passes(&record) {
+                run.end(cut, &self.header, bytes, &self.hold);
+                cut.leave_out(record.offset);
                 continue;
             }
             let size = sizer.record_bytes(&record, cut.is_empty());
-            if cut.payload_bytes + size > limits.payload_bytes_max {
+            if cut.payload_bytes + size > reach.limits.payload_bytes_max {
                 walk = records_at(&self.header, bytes, before.0, before.1);
                 if cut.is_empty() {
                     stop = Some(Stop::Oversized { offset: record.offset, bytes: size });
@@ -274,22 +314,33 @@ impl Segment {
             if cut.is_empty() {
                 cut.oldest = self.arrived;
             }
+            if run.records == 0 {
+                run.at = before.0;
+            }
+            run.records += 1;
             cut.records += 1;
             cut.payload_bytes += size;
             cut.range.end = record.offset.next();
             cut.leader_epoch = self.header.leader_epoch;
-            slice_records += 1;
         }
         (*at, *left) = (walk.at(), walk.left());
-        if slice_records > 0 {
-            cut.slices.push(Slice {
-                header: self.header,
-                plain: bytes.clone(),
-                at: slice_at,
-                records: slice_records,
-                hold: Hold::clone(&self.hold),
-            });
-        }
+        run.end(cut, &self.header, bytes, &self.hold);
         Ok(stop)
+    }
+}
+
+/// Neighbouring records that become one slice.
+struct Run {
+    at: usize,
+    records: u32,
+}
+
+impl Run {
+    fn end(&mut self, cut: &mut Cut, header: &BatchHeader, plain: &Bytes, hold: &Hold) {
+        if self.records > 0 {
+            let (plain, hold) = (plain.clone(), Hold::clone(hold));
+            cut.slices.push(Slice { header: *header, plain, at: self.at, records: self.records, hold });
+            self.records = 0;
+        }
     }
 }

@@ -6,6 +6,8 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
+use super::failing::FailingShown;
+
 /// The live facts of one partition; −1 stands for unknown.
 #[derive(Debug)]
 pub struct Gauge {
@@ -19,6 +21,7 @@ pub struct Gauge {
     attempt: AtomicU32,
     oldest_micros: AtomicU64,
     last_error: Mutex<Option<String>>,
+    failing: Mutex<Option<FailingShown>>,
 }
 
 impl Default for Gauge {
@@ -33,6 +36,7 @@ impl Default for Gauge {
             attempt: AtomicU32::new(0),
             oldest_micros: AtomicU64::new(0),
             last_error: Mutex::new(None),
+            failing: Mutex::new(None),
         }
     }
 }
@@ -87,6 +91,15 @@ impl Gauge {
     /// Attempt of the batch that is being tried again, 0 when none failed.
     pub fn attempt(&self) -> u32 {
         self.attempt.load(Ordering::Relaxed)
+    }
+
+    /// What fails, while something does.
+    pub fn failing(&self) -> Option<FailingShown> {
+        self.failing.lock().clone()
+    }
+
+    pub(crate) fn set_failing(&self, failing: Option<FailingShown>) {
+        *self.failing.lock() = failing;
     }
 
     pub(crate) fn set_buffered(&self, bytes: usize) {

@@ -8,17 +8,83 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 /// What became of an offset. Every offset ends as one of these (ALO-1); a new way to end is a new variant here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// The function answered for it.
+    /// The function answered for it. An offset without a record between delivered ones counts with them.
     Delivered,
     /// No record stands there: control record, aborted transaction, compaction gap.
     Absent,
-    /// Its payload alone exceeds the invocation limit.
+    /// The mapping's filters do not let it through.
+    Filtered,
+    /// The on-failure destination has acknowledged it.
+    DeadLettered,
+    /// Older than `MaximumRecordAgeInSeconds`, and there is no destination.
+    Expired,
+    /// `MaximumRetryAttempts` are used up, and there is no destination.
+    Exhausted,
+    /// Its payload alone exceeds the invocation limit, and there is no destination.
     Oversized,
+    /// The destination failed, and the mapping says to drop rather than to hold.
+    Dropped,
+    /// A person said so while it was failing.
+    Skipped,
     /// Deleted by the topic's retention, or truncated by the broker, before we read it.
     Lost,
+    /// An owner before us resolved it ahead of the frontier; its audit says how.
+    Earlier,
 }
 
-const OUTCOMES: usize = 4;
+impl Outcome {
+    /// All of them, in the order of their counts.
+    pub const ALL: [Self; 11] = [
+        Self::Delivered,
+        Self::Absent,
+        Self::Filtered,
+        Self::DeadLettered,
+        Self::Expired,
+        Self::Exhausted,
+        Self::Oversized,
+        Self::Dropped,
+        Self::Skipped,
+        Self::Lost,
+        Self::Earlier,
+    ];
+
+    /// As people and metrics read it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Absent => "absent",
+            Self::Filtered => "filtered",
+            Self::DeadLettered => "dead_lettered",
+            Self::Expired => "expired",
+            Self::Exhausted => "exhausted",
+            Self::Oversized => "oversized",
+            Self::Dropped => "dropped",
+            Self::Skipped => "skipped",
+            Self::Lost => "lost",
+            Self::Earlier => "resolved_earlier",
+        }
+    }
+
+    /// False for what happens to records all day long; true for what a person may ask about later.
+    pub fn is_notable(self) -> bool {
+        !matches!(self, Self::Delivered | Self::Absent | Self::Filtered)
+    }
+
+    /// Whether another owner must not take the record up again when it finds it behind the frontier. What is filtered or
+    /// absent it finds out by itself.
+    pub fn is_worth_remembering(self) -> bool {
+        !matches!(self, Self::Absent | Self::Filtered)
+    }
+}
+
+/// A range that the frontier has passed, and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// The offsets.
+    pub range: OffsetRange,
+    /// What became of all of them.
+    pub outcome: Outcome,
+}
 
 /// The ledger of one partition under one epoch.
 #[derive(Clone, Debug)]
@@ -26,7 +92,8 @@ pub struct Ledger {
     frontier: Offset,
     /// Resolved ranges behind the frontier, disjoint, keyed by their first offset.
     ahead: BTreeMap<Offset, (Offset, Outcome)>,
-    counts: [u64; OUTCOMES],
+    passed: Vec<Passed>,
+    counts: [u64; Outcome::ALL.len()],
 }
 
 /// An outcome for offsets that have one already, or from before this epoch: a bug that must not reach a commit.
@@ -42,7 +109,12 @@ pub struct AlreadyResolved {
 impl Ledger {
     /// A ledger that starts at the committed offset.
     pub fn new(committed: Offset) -> Self {
-        Self { frontier: committed, ahead: BTreeMap::new(), counts: [0; OUTCOMES] }
+        Self {
+            frontier: committed,
+            ahead: BTreeMap::new(),
+            passed: Vec::new(),
+            counts: [0; Outcome::ALL.len()],
+        }
     }
 
     /// What may be committed: every offset before it has an outcome.
@@ -60,6 +132,20 @@ impl Ledger {
         self.ahead.len()
     }
 
+    /// What stands resolved ahead of the frontier, in order.
+    pub fn ahead(&self) -> impl Iterator<Item = Passed> {
+        let passed = |(first, (end, outcome)): (&Offset, &(Offset, Outcome))| Passed {
+            range: OffsetRange { first: *first, end: *end },
+            outcome: *outcome,
+        };
+        self.ahead.iter().map(passed)
+    }
+
+    /// What the frontier has passed since the last call, in order, neighbours of one outcome joined.
+    pub fn take_passed(&mut self) -> Vec<Passed> {
+        std::mem::take(&mut self.passed)
+    }
+
     /// Records the outcome of `range`; returns whether the frontier moved.
     pub fn resolve(&mut self, range: OffsetRange, outcome: Outcome) -> Result<bool, AlreadyResolved> {
         if range.is_empty() {
@@ -71,14 +157,47 @@ impl Ledger {
             self.insert_ahead(range, outcome);
             return Ok(false);
         }
-        self.frontier = range.end;
+        self.pass(range, outcome);
         while let Some(entry) = self.ahead.first_entry() {
             if *entry.key() != self.frontier {
                 break;
             }
-            self.frontier = entry.remove().0;
+            let (first, (end, outcome)) = entry.remove_entry();
+            self.pass(OffsetRange { first, end }, outcome);
         }
         Ok(true)
+    }
+
+    /// The parts of `range` that have no outcome yet, in order.
+    pub fn open_in(&self, range: OffsetRange) -> Vec<OffsetRange> {
+        let mut open = Vec::new();
+        let mut from = range.first.max(self.frontier);
+        for (first, (end, _)) in &self.ahead {
+            if *first >= range.end {
+                break;
+            }
+            if *end <= from {
+                continue;
+            }
+            if *first > from {
+                open.push(OffsetRange { first: from, end: *first });
+            }
+            from = *end;
+        }
+        if from < range.end {
+            open.push(OffsetRange { first: from, end: range.end });
+        }
+        open
+    }
+
+    fn pass(&mut self, range: OffsetRange, outcome: Outcome) {
+        self.frontier = range.end;
+        match self.passed.last_mut() {
+            Some(last) if last.outcome == outcome && last.range.end == range.first => {
+                last.range.end = range.end;
+            }
+            _ => self.passed.push(Passed { range, outcome }),
+        }
     }
 
     fn check_free(&self, range: OffsetRange) -> Result<(), AlreadyResolved> {
@@ -131,10 +250,11 @@ mod tests {
     proptest! {
         /// Against a map of every single offset.
         #[test]
-        fn com_1_alo_1_agrees_with_a_naive_map(steps in prop::collection::vec((0i64..60, 1i64..8, 0usize..4), 1..60)) {
-            const ALL: [Outcome; 4] = [Outcome::Delivered, Outcome::Absent, Outcome::Oversized, Outcome::Lost];
+        fn com_1_alo_1_agrees_with_a_naive_map(steps in prop::collection::vec((0i64..60, 1i64..8, 0usize..11), 1..60)) {
+            const ALL: [Outcome; 11] = Outcome::ALL;
             let mut ledger = Ledger::new(Offset(0));
             let mut naive: HashMap<i64, Outcome> = HashMap::new();
+            let mut told = 0;
             for (first, length, outcome) in steps {
                 let offsets = first..first + length;
                 let taken = offsets.clone().any(|offset| naive.contains_key(&offset));
@@ -151,6 +271,17 @@ mod tests {
                     let count = naive.values().filter(|outcome| **outcome == known).count();
                     prop_assert_eq!(ledger.count(known), count as u64);
                 }
+                for passed in ledger.take_passed() {
+                    for offset in passed.range.first.0..passed.range.end.0 {
+                        prop_assert_eq!(naive.get(&offset), Some(&passed.outcome));
+                        prop_assert_eq!(offset, told);
+                        told += 1;
+                    }
+                }
+                prop_assert_eq!(Offset(told), ledger.frontier(), "everything passed is told, once, in order");
+                let open: Vec<i64> = ledger.open_in(range(5, 50)).iter().flat_map(|open| open.first.0..open.end.0).collect();
+                let naively: Vec<i64> = (5..50).filter(|offset| !naive.contains_key(offset)).collect();
+                prop_assert_eq!(open, naively);
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use actix::Message;
 use lighterman_proto::ids::{Epoch, Offset};
+use tokio::sync::oneshot;
 
-use super::effects::Resolution;
+use super::effects::{Resolution, SkipAnswer};
 use crate::batcher::BatchId;
 
 /// The batcher fixed an offer as a batch.
@@ -38,7 +39,7 @@ pub struct Resolved {
     pub batch: BatchId,
     /// What became of it.
     pub resolution: Resolution,
-    /// What went wrong, for people.
+    /// What went wrong, for people; nothing when all went well.
     pub error: Option<String>,
 }
 
@@ -50,6 +51,8 @@ pub struct Committed {
     pub epoch: Epoch,
     /// The offset that is committed.
     pub offset: Offset,
+    /// Which commit.
+    pub seq: u64,
 }
 
 /// Finish what is in flight, commit, then report `Drained`.
@@ -61,3 +64,17 @@ pub struct Drain;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Fence;
+
+/// A person wants a record that fails resolved as skipped.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Skip {
+    /// Partition index.
+    pub partition: i32,
+    /// Which record.
+    pub offset: Offset,
+    /// Why, for the log and the audit.
+    pub reason: String,
+    /// Dropped when nobody here owns the partition.
+    pub reply: oneshot::Sender<SkipAnswer>,
+}

@@ -1,14 +1,22 @@
 //! One topic-partition under one epoch: fetch buffer, ledger, state machine, and the actor around them.
 
 pub mod actor;
+mod begin;
 pub mod core;
 pub mod cut;
 pub mod effects;
+pub mod failing;
 pub mod fetch_buffer;
 pub mod gauge;
 pub mod ledger;
 pub mod messages;
+mod progress;
 mod shelf;
+pub mod skipping;
+mod verdicts;
+pub mod work;
 
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod policy_tests;

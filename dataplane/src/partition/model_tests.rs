@@ -7,20 +7,21 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{AbortedTransactions, Compression, Record, RecordError};
-use lighterman_proto::units::Moment;
+use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
 use super::core::PartitionCore;
 use super::cut::{Cut, CutLimits, Hold};
 use super::effects::{Effect, Effects, Frame, Resolution, Start, Tools};
-use super::fetch_buffer::{Opener, Sizer};
+use super::fetch_buffer::{Opener, Sieve, Sizer};
 use super::ledger::Outcome;
+use super::work::{Failure, FailurePolicy};
 use crate::batcher::BatchId;
 use crate::credit::bytes::ByteBudget;
 
 const LIMITS: CutLimits = CutLimits { records_max: 7, payload_bytes_max: 400 };
 
-struct Plain;
+pub(super) struct Plain;
 
 impl Opener for Plain {
     fn open(&mut self, _: Compression, packed: &Bytes) -> Result<Option<(Bytes, Hold)>, RecordError> {
@@ -35,7 +36,18 @@ impl Sizer for Plain {
     }
 }
 
-fn hold() -> Hold {
+/// A value that begins with `f` is filtered out.
+impl Sieve for Plain {
+    fn passes(&self, record: &Record<'_>) -> bool {
+        record.value.is_none_or(|value| !value.starts_with(b"f"))
+    }
+}
+
+pub(super) fn failure() -> Arc<Failure> {
+    Arc::new(Failure { at: TimestampMs(1), error_type: "E".into(), message: String::new(), answer: None })
+}
+
+pub(super) fn hold() -> Hold {
     Arc::new(ByteBudget::new(1 << 30).try_lease(1).expect("room"))
 }
 
@@ -49,7 +61,7 @@ fn varint(value: i64, into: &mut Vec<u8>) {
 }
 
 /// One batch of records at `deltas` (offset delta, value bytes), ending `tail` offsets behind the last.
-fn batch(base: i64, deltas: &[(i64, usize)], last_delta: i64, control: bool) -> Bytes {
+pub(super) fn batch(base: i64, deltas: &[(i64, usize)], last_delta: i64, control: bool) -> Bytes {
     let mut body = Vec::new();
     for (delta, size) in deltas {
         let mut record = vec![0u8];
@@ -119,9 +131,9 @@ struct World {
     log: Log,
     now: Moment,
     wanted: Option<Offset>,
-    offered: Option<(u64, Cut, u32)>,
+    offered: Option<(u64, Cut)>,
     flying: Option<(BatchId, Vec<i64>)>,
-    commits: Vec<Offset>,
+    commits: Vec<(u64, Offset)>,
     committed: Offset,
     delivered: Vec<i64>,
     attempts: Vec<(Vec<i64>, bool)>,
@@ -131,7 +143,13 @@ struct World {
 
 impl World {
     fn new(log: Log) -> Self {
-        let start = Start { committed: Offset(0), limits: LIMITS, buffer_bytes_target: 600 };
+        let start = Start {
+            committed: Offset(0),
+            progress: None,
+            policy: FailurePolicy::default(),
+            limits: LIMITS,
+            buffer_bytes_target: 600,
+        };
         let mut world = Self {
             core: PartitionCore::new(start),
             log,
@@ -152,7 +170,8 @@ impl World {
 
     fn step(&mut self, event: impl FnOnce(&mut PartitionCore, Moment, &mut Tools<'_>) -> Effects) {
         let mut opener = Plain;
-        let effects = event(&mut self.core, self.now, &mut Tools { opener: &mut opener, sizer: &Plain });
+        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+        let effects = event(&mut self.core, self.now, &mut tools);
         self.carry_out(effects);
     }
 
@@ -161,23 +180,24 @@ impl World {
             match effect {
                 Effect::Want { position, .. } => self.wanted = Some(position),
                 Effect::Forget => self.wanted = None,
-                Effect::Offer { seq, cut, attempt } => {
+                Effect::Offer { seq, cut, .. } => {
                     assert!(self.flying.is_none(), "SLT-1: one invocation of a partition at a time");
                     assert!(
                         cut.records <= LIMITS.records_max && cut.payload_bytes <= LIMITS.payload_bytes_max,
                         "LIM-1"
                     );
-                    self.offered = Some((seq, cut, attempt));
+                    self.offered = Some((seq, cut));
                 }
                 Effect::Withdraw { seq } => {
-                    if self.offered.take_if(|(offered, _, _)| *offered == seq).is_some() {
+                    if self.offered.take_if(|(offered, _)| *offered == seq).is_some() {
                         let mut opener = Plain;
-                        let mut tools = Tools { opener: &mut opener, sizer: &Plain };
+                        let mut tools =
+                            Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
                         let effects = self.core.withdrawn(self.now, seq, &mut tools);
                         self.carry_out(effects);
                     }
                 }
-                Effect::Commit { offset, .. } => {
+                Effect::Commit { seq, offset, .. } => {
                     assert!(offset >= self.committed, "COM-1: never backwards");
                     let undelivered = self.log.records.iter().find(|(at, size)| {
                         **size <= LIMITS.payload_bytes_max && !self.delivered.contains(at)
@@ -186,7 +206,7 @@ impl World {
                         undelivered.is_none_or(|(at, _)| offset.0 <= *at),
                         "COM-1: {offset} overtakes {undelivered:?}"
                     );
-                    self.commits.push(offset);
+                    self.commits.push((seq, offset));
                 }
                 Effect::Drained => {
                     assert!(
@@ -196,6 +216,7 @@ impl World {
                     self.drained = true;
                 }
                 Effect::WakeAt(_) | Effect::AwaitCredit | Effect::Note(_) => {}
+                Effect::Bury { .. } | Effect::StopBurying { .. } => panic!("no destination"),
                 Effect::Rebuild { .. } => panic!("nothing was truncated"),
             }
         }
@@ -217,7 +238,7 @@ impl World {
     }
 
     fn seal(&mut self) {
-        let Some((seq, cut, _)) = self.offered.take() else { return };
+        let Some((seq, cut)) = self.offered.take() else { return };
         let batch = BatchId(self.next_batch);
         self.next_batch += 1;
         assert!(self.core.sealed(seq, batch));
@@ -245,16 +266,17 @@ impl World {
             self.delivered.extend(&offsets);
         }
         self.attempts.push((offsets, good));
-        let at = self.now + Duration::from_secs(1);
-        let resolution = if good { Resolution::Delivered } else { Resolution::Again { at, counts: true } };
+        let again_at = self.now + Duration::from_secs(1);
+        let failed = Resolution::Failed { mixed: false, failure: failure(), again_at };
+        let resolution = if good { Resolution::Delivered } else { failed };
         self.step(|core, now, tools| core.resolved(now, batch, resolution, tools));
     }
 
     fn acknowledge(&mut self) {
-        let Some(offset) = self.commits.last().copied() else { return };
+        let Some((seq, offset)) = self.commits.last().copied() else { return };
         self.commits.clear();
         self.committed = offset;
-        self.step(|core, now, tools| core.committed(now, offset, tools));
+        self.step(|core, now, tools| core.committed(now, seq, tools));
     }
 
     fn tick(&mut self) {
@@ -322,6 +344,7 @@ proptest! {
         world.step(PartitionCore::drain);
         world.answer(good);
         world.acknowledge();
+        world.acknowledge();
         world.tick();
         prop_assert!(world.drained);
         prop_assert!(world.offered.is_none() || world.flying.is_none());
@@ -343,5 +366,5 @@ fn own_1_an_answer_for_another_batch_changes_nothing() {
     world.step(|core, now, tools| core.resolved(now, BatchId(77), Resolution::Delivered, tools));
     assert!(world.commits.is_empty());
     world.answer(true);
-    assert_eq!(world.commits, [Offset(1)]);
+    assert_eq!(world.commits, [(1, Offset(1))]);
 }

@@ -20,6 +20,7 @@ use lighterman::kafka::offsets::At;
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman::local::broker::{Broker, BrokerSettings};
 use lighterman::local::sample_records::SampleProducer;
+use lighterman::partition::work::FailurePolicy;
 use lighterman_proto::event::EventSource;
 use lighterman_proto::ids::{MappingId, Offset};
 use lighterman_scaler::policy::Bounds;
@@ -59,7 +60,15 @@ impl FunctionPort for Memory {
         }
         let body = Bytes::from_static(b"null");
         async move {
-            Reply::Answer { status: 200, function_error: None, error_type: None, retry_after: None, body }
+            Reply::Answer {
+                status: 200,
+                function_error: None,
+                error_type: None,
+                retry_after: None,
+                executed_version: None,
+                request_id: None,
+                body,
+            }
         }
         .boxed()
     }
@@ -105,6 +114,8 @@ impl Scene {
             window: Duration::ZERO,
             start,
             bounds: Bounds { minimum: 1, maximum: 4 },
+            policy: FailurePolicy::default(),
+            partial_responses: false,
         });
     }
 

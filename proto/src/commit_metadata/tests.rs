@@ -61,7 +61,7 @@ fn strangers_and_nonsense_are_refused() {
         "lighterman/1 n=1  f=1",
         "lighterman/1 f=1",
         "lighterman/1 n=1 p=",
-        "lighterman/1 n=1 p=0x1",
+        "lighterman/1 n=1 p=0x1,1x1",
         "lighterman/1 n=1 p=1x1,",
         "lighterman/1 n=1 p=1x1!!",
         "lighterman/1 n=1 p=1x4294967296",
@@ -101,7 +101,6 @@ fn mem_1_what_does_not_fit_is_left_out_from_the_far_end() {
 fn what_cannot_be_said_is_left_out() {
     let progress = Progress {
         pieces: vec![
-            Piece { length: 0, attempts: 1, alone: true },
             Piece { length: 2, attempts: 1, alone: true },
             Piece { length: u64::MAX, attempts: 1, alone: true },
             Piece { length: 3, attempts: 1, alone: true },
@@ -110,6 +109,17 @@ fn what_cannot_be_said_is_left_out() {
         resolved: vec![(1, 2), (3, 0), (4, 5), (u64::MAX, 1), (1, 1)],
     };
     assert_eq!(of(-1, progress).encode(), "lighterman/1 n=0 p=2x1! r=1+2,7+5");
+}
+
+#[test]
+fn a_piece_without_an_end_is_the_last() {
+    let piece = |length| Piece { length, attempts: 1, alone: false };
+    let progress =
+        Progress { pieces: vec![piece(3), piece(0), piece(4)], first_failure_ms: None, resolved: vec![] };
+    let text = of(8, progress).encode();
+    assert_eq!(text, "lighterman/1 n=8 p=3x1,0x1");
+    let read = CommitMetadata::parse(&text).and_then(|read| read.progress).expect("ours");
+    assert_eq!(read.pieces, [piece(3), piece(0)]);
 }
 
 proptest! {

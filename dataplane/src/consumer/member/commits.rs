@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use kafka_protocol::error::ResponseError;
+use lighterman_proto::commit_metadata::CommitMetadata;
 
 use crate::kafka::group::Membership;
 use crate::kafka::group::effects::is_fencing;
 use crate::kafka::offsets::CommitOffset;
 use crate::offsets::actor::{CommitAnswer, CommitPort};
 use crate::offsets::committer::{CommitOutcome, Frontier};
-use crate::offsets::start;
 
 /// Commits as our member, with the activation's partition count beside each offset.
 pub struct GroupCommits {
@@ -30,14 +30,14 @@ impl GroupCommits {
 
 impl CommitPort for GroupCommits {
     fn commit(&self, frontiers: Vec<Frontier>) -> Pin<Box<dyn Future<Output = CommitAnswer> + Send>> {
-        let metadata = start::metadata(self.activated.load(Ordering::Relaxed));
+        let partitions_at_activation = self.activated.load(Ordering::Relaxed);
         let offsets = frontiers
             .into_iter()
             .map(|frontier| CommitOffset {
                 partition: frontier.partition,
                 offset: frontier.offset,
                 leader_epoch: frontier.leader_epoch,
-                metadata: metadata.clone(),
+                metadata: CommitMetadata { partitions_at_activation, progress: frontier.progress }.encode(),
             })
             .collect();
         let membership = self.membership.clone();

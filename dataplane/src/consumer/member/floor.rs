@@ -31,6 +31,7 @@ use crate::kafka::offsets::At;
 use crate::kafka::transport::{BrokerAddress, Connector};
 use crate::offsets::actor::CommitterActor;
 use crate::partition::cut::CutLimits;
+use crate::partition::work::FailurePolicy;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::placement::Placement;
@@ -86,6 +87,10 @@ pub struct MappingRun {
     pub start: At,
     /// `MinimumPollers`, `MaximumPollers`.
     pub bounds: Bounds,
+    /// What to do with records that fail.
+    pub policy: FailurePolicy,
+    /// `ReportBatchItemFailures`.
+    pub partial_responses: bool,
 }
 
 /// The actors of a member that has joined.
@@ -274,6 +279,7 @@ impl Floor {
             fence: Arc::clone(&self.fence),
             function_timeout: self.function_timeout,
             retry: self.node.retry,
+            partial_responses: self.run.partial_responses,
             invoker: self.invoker.clone().recipient(),
             status: self.status.clone(),
         };
@@ -286,9 +292,11 @@ impl Floor {
                 records_max,
                 payload_bytes_max: PAYLOAD_BYTES_MAX - envelope_bytes - key_bytes_max,
             },
+            policy: self.run.policy,
             buffer_bytes_target: BUFFER_BYTES_TARGET,
             budget: self.node.budget.clone(),
             in_flight: self.node.in_flight.clone(),
+            burial: None,
             router,
             committer: self.committer.clone(),
             batcher,

@@ -13,20 +13,21 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
 use lighterman_proto::control::{PartitionSample, Sample};
-use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::ids::TopicPartition;
 use lighterman_scaler::assignment::Assignments;
 use lighterman_scaler::policy::Scaler;
 use tokio::sync::oneshot;
 
 use self::floor::{Floor, FloorParts, MappingRun, Node};
 use self::starts::{Resolver, StartError, Starts};
-use super::messages::{ConsumerEvent, ConsumerReport};
+use super::messages::{ConsumerEvent, ConsumerReport, Position};
 use super::status::StatusBoard;
 use crate::invoker::port::FunctionFacts;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::group::effects::Timing;
 use crate::kafka::group::{GroupEvent, Membership, MembershipSettings};
 use crate::partition::gauge::Gauge;
+use crate::partition::messages::Skip;
 use crate::runtime::clock;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
@@ -73,7 +74,7 @@ pub struct MemberActor {
     scaler: Scaler,
     table: Assignments,
     /// Where each partition of the table goes on.
-    positions: BTreeMap<i32, Offset>,
+    positions: BTreeMap<i32, Position>,
     gauges: BTreeMap<i32, Arc<Gauge>>,
     resolved_before: BTreeMap<i32, u64>,
     /// What the group says is ours.
@@ -322,6 +323,18 @@ impl Handler<SharedActorDied> for MemberActor {
 
     fn handle(&mut self, SharedActorDied(what): SharedActorDied, ctx: &mut Self::Context) {
         self.rebuild_all(what, ctx);
+    }
+}
+
+impl Handler<Skip> for MemberActor {
+    type Result = ();
+
+    fn handle(&mut self, skip: Skip, _: &mut Self::Context) {
+        let place = self.table.place(skip.partition).map(|(consumer, _)| consumer);
+        let floor = self.joined.as_ref().map(|(_, floor)| floor);
+        if let Some(address) = place.and_then(|consumer| floor?.consumer(consumer)) {
+            address.do_send(skip);
+        }
     }
 }
 

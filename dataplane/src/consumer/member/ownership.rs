@@ -10,7 +10,7 @@ use lighterman_scaler::assignment::Move;
 use super::starts::{StartError, Starts};
 use super::{MemberActor, START_AGAIN, TICK};
 use crate::consumer::messages::{
-    DrainPartition, FencePartitions, PartitionReport, PartitionState, StartPartition,
+    DrainPartition, FencePartitions, PartitionReport, PartitionState, Position, StartPartition,
 };
 use crate::consumer::status::Shown;
 use crate::kafka::group::GroupEvent;
@@ -49,13 +49,13 @@ impl MemberActor {
             }
             Move::Assign { partition, consumer, epoch } => {
                 let gauge = Arc::clone(self.gauges.entry(partition).or_default());
-                let (Some(committed), Some(address)) =
-                    (self.positions.get(&partition), floor.consumer(consumer))
+                let (Some(position), Some(address)) =
+                    (self.positions.get(&partition).cloned(), floor.consumer(consumer))
                 else {
                     return;
                 };
                 self.status.show(partition, Shown { consumer, epoch, gauge: Arc::clone(&gauge) });
-                address.do_send(StartPartition { partition, epoch, committed: *committed, gauge });
+                address.do_send(StartPartition { partition, epoch, position, gauge });
             }
         }
     }
@@ -143,10 +143,10 @@ impl MemberActor {
             Ok(starts) => {
                 self.activated.store(starts.activated, Ordering::Relaxed);
                 for partition in still {
-                    if let Some(committed) = starts.committed.get(&partition)
+                    if let Some(position) = starts.positions.get(&partition)
                         && !self.table.holds(partition)
                     {
-                        self.positions.insert(partition, *committed);
+                        self.positions.insert(partition, position.clone());
                         self.table.add(partition);
                     }
                 }
@@ -167,15 +167,15 @@ impl MemberActor {
             return;
         }
         match state {
-            PartitionState::Drained { committed: at } => {
-                self.positions.insert(partition, at);
+            PartitionState::Drained { position } => {
+                self.positions.insert(partition, position);
                 self.table.freed(partition, epoch);
                 self.forget_if_gone(partition);
                 self.balance();
             }
             PartitionState::Rebuild { at } => {
                 tracing::warn!(mapping = %self.run.id, partition, at = at.0, "going on where the log was truncated");
-                self.positions.insert(partition, at);
+                self.positions.insert(partition, Position { committed: at, progress: None });
                 self.table.freed(partition, epoch);
                 self.forget_if_gone(partition);
                 self.balance();

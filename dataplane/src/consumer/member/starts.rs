@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lighterman_proto::ids::Offset;
+use lighterman_proto::commit_metadata::CommitMetadata;
 use thiserror::Error;
 
+use crate::consumer::messages::Position;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::Membership;
@@ -21,8 +22,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Where the partitions of one assignment go on.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Starts {
-    /// The committed offset of each.
-    pub committed: BTreeMap<i32, Offset>,
+    /// Where each goes on.
+    pub positions: BTreeMap<i32, Position>,
     /// Number of partitions that the starting position was resolved for.
     pub activated: i32,
 }
@@ -76,7 +77,7 @@ impl Resolver {
                 .collect();
             match start::plan(&known, added) {
                 StartPlan::GoOn => {
-                    let mut starts = starts(&known, added, all.len());
+                    let mut starts = starts(&committed, &known, added, all.len());
                     self.go_back_where_histories_part(&committed, &mut starts).await?;
                     return Ok(starts);
                 }
@@ -97,7 +98,7 @@ impl Resolver {
         starts: &mut Starts,
     ) -> Result<(), StartError> {
         let known: Vec<KnownEpoch> = starts
-            .committed
+            .positions
             .keys()
             .filter_map(|partition| {
                 let leader_epoch = committed.get(partition)?.as_ref()?.leader_epoch;
@@ -108,18 +109,18 @@ impl Resolver {
             return Ok(());
         }
         for (partition, end) in epoch_ends(&self.cluster, &self.topic, &known).await? {
-            if let Some(offset) = starts.committed.get_mut(&partition)
-                && end < *offset
+            if let Some(position) = starts.positions.get_mut(&partition)
+                && end < position.committed
             {
                 metrics::counter!(crate::metrics::TRUNCATIONS).increment(1);
                 tracing::warn!(
                     topic = self.topic,
                     partition,
-                    committed = offset.0,
+                    committed = position.committed.0,
                     end = end.0,
                     "the log was cut off below the committed offset; reading what stands there now"
                 );
-                *offset = end;
+                *position = Position { committed: end, progress: None };
             }
         }
         Ok(())
@@ -147,11 +148,20 @@ impl Resolver {
     }
 }
 
-fn starts(known: &[Known], added: &[i32], partitions: usize) -> Starts {
-    let offset = |entry: &Known| Some((entry.partition, entry.committed.as_ref()?.0));
+fn starts(
+    committed: &BTreeMap<i32, Option<CommittedOffset>>,
+    known: &[Known],
+    added: &[i32],
+    partitions: usize,
+) -> Starts {
+    let position = |partition: &i32| {
+        let offset = committed.get(partition)?.as_ref()?;
+        let progress = CommitMetadata::parse(&offset.metadata).and_then(|metadata| metadata.progress);
+        Some((*partition, Position { committed: offset.offset, progress }))
+    };
     let activated = known.iter().filter_map(|entry| entry.committed.as_ref()?.1).max();
     Starts {
-        committed: known.iter().filter(|entry| added.contains(&entry.partition)).filter_map(offset).collect(),
+        positions: added.iter().filter_map(position).collect(),
         activated: activated.unwrap_or(partitions as i32),
     }
 }

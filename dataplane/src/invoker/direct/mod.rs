@@ -233,6 +233,8 @@ fn answer_of(status: u16, headers: &HeaderMap, body: Bytes) -> Reply {
         function_error: header("x-amz-function-error").map(ToOwned::to_owned),
         error_type: header("x-amzn-errortype").map(ToOwned::to_owned),
         retry_after: header("retry-after").and_then(|seconds| seconds.parse().ok()),
+        executed_version: header("x-amz-executed-version").map(ToOwned::to_owned),
+        request_id: header("x-amzn-requestid").map(ToOwned::to_owned),
         body,
     }
 }

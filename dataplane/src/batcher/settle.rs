@@ -1,0 +1,166 @@
+//! What an answer means for each partition of a batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use lighterman_proto::ids::{Epoch, Offset};
+use lighterman_proto::response::failed_items;
+use lighterman_proto::units::{BATCH_RECORDS_MAX, Moment, TimestampMs};
+
+use crate::invoker::Verdict;
+use crate::invoker::verdict::AnswerFacts;
+use crate::partition::cut::Cut;
+use crate::partition::effects::Resolution;
+use crate::partition::work::Failure;
+
+/// A partition's share of a batch that was sent.
+#[derive(Debug)]
+pub struct Member {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Its records, kept when the function may answer for each of them.
+    pub cut: Option<Cut>,
+}
+
+/// What is known beside the verdict.
+#[derive(Debug)]
+pub struct Settling<'s> {
+    /// Topic of the mapping.
+    pub topic: &'s str,
+    /// `ReportBatchItemFailures`.
+    pub partial_responses: bool,
+    /// What Lambda said of the invocation.
+    pub facts: Option<AnswerFacts>,
+    /// The wall clock.
+    pub wall: TimestampMs,
+    /// When the batch may be tried again.
+    pub again_at: Moment,
+}
+
+/// What became of a batch: what went wrong, for people, and a resolution for each member, in their order.
+#[derive(Debug)]
+pub struct Settled {
+    /// Nothing when all went well.
+    pub error: Option<String>,
+    /// Records that failed, as AWS counts them: all of the batch unless the function named some.
+    pub records_failed: u32,
+    /// One for each member.
+    pub resolutions: Vec<Resolution>,
+}
+
+/// Decides.
+pub fn settle(verdict: &Verdict, members: &[Member], records: u32, settling: &Settling<'_>) -> Settled {
+    match verdict {
+        Verdict::Delivered { response } if settling.partial_responses => {
+            read_response(response, members, records, settling)
+        }
+        Verdict::Delivered { .. } => alike(members, None, 0, || Resolution::Delivered),
+        Verdict::FunctionError { error_type, message } => {
+            let failure = settling.failure(error_type, message);
+            failed(members, records, verdict.explain(), failure, settling)
+        }
+        Verdict::TooLarge => {
+            let (mixed, again_at) = (members.len() > 1, settling.again_at);
+            let failure = settling.failure("RequestTooLarge", &verdict.explain());
+            alike(members, Some(verdict.explain()), records, || {
+                let failure = Arc::clone(&failure);
+                Resolution::TooLarge { mixed, failure, again_at }
+            })
+        }
+        Verdict::Throttled { .. }
+        | Verdict::ServiceError { .. }
+        | Verdict::ConfigError { .. }
+        | Verdict::Unknown { .. } => {
+            let records_failed = if matches!(verdict, Verdict::Throttled { .. }) { 0 } else { records };
+            alike(members, Some(verdict.explain()), records_failed, || Resolution::Again {
+                at: settling.again_at,
+            })
+        }
+    }
+}
+
+impl Settling<'_> {
+    fn failure(&self, error_type: &str, message: &str) -> Arc<Failure> {
+        Arc::new(Failure {
+            at: self.wall,
+            error_type: error_type.to_owned(),
+            message: message.to_owned(),
+            answer: self.facts.clone(),
+        })
+    }
+}
+
+fn alike(
+    members: &[Member],
+    error: Option<String>,
+    records_failed: u32,
+    resolution: impl Fn() -> Resolution,
+) -> Settled {
+    Settled { error, records_failed, resolutions: members.iter().map(|_| resolution()).collect() }
+}
+
+fn failed(
+    members: &[Member],
+    records: u32,
+    error: String,
+    failure: Arc<Failure>,
+    settling: &Settling<'_>,
+) -> Settled {
+    let (mixed, again_at) = (members.len() > 1, settling.again_at);
+    alike(members, Some(error), records, || {
+        let failure = Arc::clone(&failure);
+        Resolution::Failed { mixed, failure, again_at }
+    })
+}
+
+/// A response that is not what AWS says it must be, or names what was not in the batch, fails all of the batch.
+fn read_response(response: &[u8], members: &[Member], records: u32, settling: &Settling<'_>) -> Settled {
+    let named = match named_in(response, members, settling.topic) {
+        Ok(named) => named,
+        Err(error) => {
+            let text = format!("the function's batch response fails the whole batch: {error}");
+            let failure = settling.failure("InvalidBatchResponse", &text);
+            return failed(members, records, text, failure, settling);
+        }
+    };
+    let records_failed = named.values().map(|offsets| offsets.len() as u32).sum();
+    if records_failed == 0 {
+        return alike(members, None, 0, || Resolution::Delivered);
+    }
+    let text = format!("the function reported {records_failed} of {records} records as failed");
+    let failure = settling.failure("BatchItemFailures", &text);
+    let resolution = |member: &Member| match named.get(&member.partition) {
+        None => Resolution::Delivered,
+        Some(failed) => Resolution::Partial {
+            failed: failed.clone(),
+            failure: Arc::clone(&failure),
+            again_at: settling.again_at,
+        },
+    };
+    Settled { error: Some(text), records_failed, resolutions: members.iter().map(resolution).collect() }
+}
+
+fn named_in(
+    response: &[u8],
+    members: &[Member],
+    topic: &str,
+) -> Result<BTreeMap<i32, BTreeSet<Offset>>, String> {
+    let items =
+        failed_items(response, topic, BATCH_RECORDS_MAX as usize).map_err(|error| error.to_string())?;
+    let mut named: BTreeMap<i32, BTreeSet<Offset>> = BTreeMap::new();
+    for item in items {
+        named.entry(item.partition).or_default().insert(item.offset);
+    }
+    for (partition, offsets) in &named {
+        let cut = members.iter().find(|member| member.partition == *partition);
+        let cut = cut.and_then(|member| member.cut.as_ref());
+        let cut = cut.ok_or_else(|| format!("partition {topic}-{partition} was not in the batch"))?;
+        let found = cut.walk().filter(|record| offsets.contains(&record.offset)).count();
+        if found < offsets.len() {
+            return Err(format!("it names offsets of {topic}-{partition} that were not in the batch"));
+        }
+    }
+    Ok(named)
+}

@@ -1,0 +1,262 @@
+//! How an attempt begins: the next records are cut, what is too old or given up is set apart, the attempt is put on record,
+//! and the records are offered.
+
+use lighterman_proto::failure::Condition;
+use lighterman_proto::ids::OffsetRange;
+use lighterman_proto::units::Moment;
+
+use super::core::{Flight, PartitionCore, Phase};
+use super::cut::Cut;
+use super::effects::{Effect, Effects, Note, Tools};
+use super::fetch_buffer::{Reach, Stop};
+use super::ledger::Outcome;
+use super::work::{Work, is_expired};
+
+impl PartitionCore {
+    /// Takes the next step towards an attempt, if one can be taken now.
+    pub(super) fn go_on(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
+        match self.flight {
+            Flight::Sealed { .. } | Flight::Burying { .. } => {}
+            Flight::Offered { .. } => self.extend(now, tools, out),
+            Flight::Idle | Flight::Recording | Flight::Waiting { .. } => {
+                self.skip_if_wanted(tools, out);
+                let waits = matches!(self.flight, Flight::Waiting { until } if until > now);
+                if !waits && self.is_acknowledged() {
+                    self.flight = Flight::Idle;
+                    self.begin(now, tools, out);
+                }
+            }
+        }
+    }
+
+    /// An offer that nobody has sealed takes in what has arrived since. A retry never does: the same records under the
+    /// same key.
+    fn extend(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
+        let before = self.work.cut.records;
+        if self.work.may_grow() && self.skip_wanted.is_none() {
+            self.fill(now, tools, out);
+        }
+        if self.work.cut.records > before {
+            self.show(out);
+        }
+    }
+
+    fn begin(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
+        // Each round sets something apart or gives it an outcome; nothing begins over a commit that is under way.
+        while self.phase != Phase::Ended && self.is_acknowledged() {
+            if self.work.cut.is_empty() || self.is_regrowing() {
+                self.take_up_next(now, tools, out);
+            }
+            if self.work.cut.is_empty() || self.is_regrowing() || !self.is_acknowledged() {
+                return;
+            }
+            if let Some(condition) = self.doom() {
+                self.set_good_apart(tools, out);
+                if !self.work.cut.is_empty() {
+                    self.give_up(condition, out);
+                }
+                if !matches!(self.flight, Flight::Idle) {
+                    return;
+                }
+                continue;
+            }
+            if self.set_apart_by_age(tools) {
+                continue;
+            }
+            let wanted = self.progress_for_attempt();
+            if wanted.is_some() && !self.is_on_record(wanted.as_ref()) {
+                self.flight = Flight::Recording;
+                self.commit(wanted, out);
+                return;
+            }
+            self.show(out);
+            return;
+        }
+    }
+
+    /// Pieces of a failed batch first, then what an owner before us cut, then new records.
+    fn take_up_next(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
+        if let Some(next) = self.later.pop() {
+            self.work = next;
+            return;
+        }
+        self.fill(now, tools, out);
+        let cut = &self.work.cut;
+        let Some(piece) = self.restored.front_mut().filter(|_| !cut.is_empty()) else { return };
+        piece.records_left = piece.records_left.saturating_sub(cut.records);
+        let reached = piece.end.map_or(piece.records_left == 0, |end| cut.range.end >= end);
+        if piece.end.is_some() && !reached && !cut.full {
+            return;
+        }
+        let piece = *piece;
+        if reached {
+            self.restored.pop_front();
+        }
+        self.work.used = piece.used;
+        self.work.failed_alone = piece.failed_alone;
+        self.work.first_failure_ms = piece.first_failure_ms;
+        self.work.alone = true;
+    }
+
+    /// True while the records of an earlier owner's piece are not all here.
+    pub(super) fn is_regrowing(&self) -> bool {
+        let bounded = self.restored.front().is_some_and(|piece| piece.end.is_some());
+        bounded && self.later.is_empty() && self.work.may_grow()
+    }
+
+    /// Why the records in work are not to be tried any more.
+    fn doom(&self) -> Option<Condition> {
+        let exhausted = self.work.is_exhausted(&self.start.policy);
+        self.work.fate.or(exhausted.then_some(Condition::RetryAttemptsExhausted))
+    }
+
+    /// Leaves in work only records that are all too old, or all young enough; true when it changed something.
+    fn set_apart_by_age(&mut self, tools: &Tools<'_>) -> bool {
+        let Some(age_max) = self.start.policy.record_age_max else { return false };
+        let mut first_is_expired = None;
+        let mut split_at = None;
+        for record in self.work.cut.walk() {
+            let expired = is_expired(&record, age_max, tools.wall);
+            if *first_is_expired.get_or_insert(expired) != expired {
+                split_at = Some(record.offset);
+                break;
+            }
+        }
+        if let Some(offset) = split_at {
+            let (front, back) = self.work.cut.range.split_at(offset);
+            let back = self.work.over(self.work.cut.select(back, tools.sizer, |_| true));
+            self.work = self.work.over(self.work.cut.select(front, tools.sizer, |_| true));
+            self.later.push(back);
+        }
+        if first_is_expired == Some(true) {
+            self.work.fate = Some(Condition::RecordAgeExceeded);
+            return true;
+        }
+        false
+    }
+
+    /// What the function has answered for is delivered, whatever becomes of the rest.
+    fn set_good_apart(&mut self, tools: &Tools<'_>, out: &mut Effects) {
+        let good = std::mem::take(&mut self.work.good);
+        if good.is_empty() {
+            return;
+        }
+        for range in &good {
+            self.resolve(*range, Outcome::Delivered, out);
+        }
+        let range = self.work.cut.range;
+        let is_good = |offset| good.iter().any(|good| good.contains(offset));
+        let rest = self.work.cut.select(range, tools.sizer, |record| !is_good(record.offset));
+        self.work = self.work.over(rest);
+        self.work.cut.range.first = self.ledger.frontier().max(range.first).min(range.end);
+        if self.work.cut.is_empty() {
+            self.resolve_work(Outcome::Absent, out);
+        }
+    }
+
+    /// Sends the records in work to the destination, once it is on record why; without one they end here and now.
+    fn give_up(&mut self, condition: Condition, out: &mut Effects) {
+        self.work.fate = Some(condition);
+        if !self.start.policy.has_destination {
+            let outcome = match condition {
+                Condition::RecordAgeExceeded => Outcome::Expired,
+                Condition::RetryAttemptsExhausted => Outcome::Exhausted,
+                Condition::MaximumPayloadSizeExceeded => Outcome::Oversized,
+            };
+            out.push(Effect::Note(Note::GivenUp { work: Box::new(self.work.clone()), condition }));
+            self.resolve_work(outcome, out);
+            return;
+        }
+        let at_rest = self.progress_at_rest();
+        if self.work.has_failed() && !self.is_on_record(at_rest.as_ref()) {
+            self.flight = Flight::Recording;
+            self.commit(at_rest, out);
+            return;
+        }
+        self.ticket += 1;
+        self.flight = Flight::Burying { ticket: self.ticket };
+        out.push(Effect::Bury { ticket: self.ticket, work: Box::new(self.work.clone()), condition });
+    }
+
+    fn show(&mut self, out: &mut Effects) {
+        if !matches!(self.flight, Flight::Offered { .. }) {
+            self.offer_seq += 1;
+        }
+        let seq = self.offer_seq;
+        self.flight = Flight::Offered { seq };
+        let (cut, attempt, alone) = (self.work.cut.clone(), self.work.attempt(), self.work.alone);
+        out.push(Effect::Offer { seq, cut, attempt, alone });
+    }
+
+    /// Grows the cut in work from the buffer.
+    fn fill(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
+        let reach = Reach {
+            limits: self.start.limits,
+            end_max: self.restored.front().and_then(|piece| piece.end),
+            known: &self.known,
+        };
+        let stop = self.buffer.grow(&mut self.work.cut, reach, tools.sizer, tools.sieve, tools.opener);
+        self.account_filtered(out);
+        match stop {
+            Stop::Done => {}
+            Stop::NoCredit => out.push(Effect::AwaitCredit),
+            Stop::Oversized { offset, bytes } => {
+                if let Some(cut) = self.buffer.take_one(self.work.cut.range.first, offset, bytes) {
+                    self.work = self.work.over(cut);
+                    self.work.fate = Some(Condition::MaximumPayloadSizeExceeded);
+                    return;
+                }
+            }
+            Stop::Corrupt(error) => {
+                let offset = self.work.cut.range.end;
+                self.reread(now, Note::Corrupt { offset, error }, out);
+            }
+        }
+        if self.work.cut.is_empty() && !self.work.cut.range.is_empty() {
+            let range = self.work.cut.range;
+            self.work.cut = Cut::empty(range.end);
+            self.resolve(range, Outcome::Absent, out);
+            self.commit_if_moved(out);
+        }
+    }
+
+    fn account_filtered(&mut self, out: &mut Effects) {
+        for range in std::mem::take(&mut self.work.cut.filtered) {
+            self.resolve(range, Outcome::Filtered, out);
+        }
+        let first = self.work.cut.range.first.max(self.ledger.frontier());
+        self.work.cut.range.first = first.min(self.work.cut.range.end);
+    }
+
+    /// Gives what is in work an outcome, and begins behind it.
+    pub(super) fn resolve_work(&mut self, outcome: Outcome, out: &mut Effects) {
+        let range = self.work.cut.range;
+        if self.work.cut.leader_epoch >= 0 {
+            self.frontier_leader_epoch = self.work.cut.leader_epoch;
+        }
+        self.skip_wanted = None;
+        let done = std::mem::replace(&mut self.work, Work::none(range.end));
+        if outcome.is_notable() {
+            // What stood between the records has nothing to do with it.
+            for run in runs(&done.cut) {
+                self.resolve(run, outcome, out);
+            }
+            self.resolve(range, Outcome::Absent, out);
+        } else {
+            self.resolve(range, outcome, out);
+        }
+        self.commit_if_moved(out);
+    }
+}
+
+/// The offsets of a cut's records, neighbours joined.
+fn runs(cut: &Cut) -> Vec<OffsetRange> {
+    let mut runs: Vec<OffsetRange> = Vec::new();
+    for record in cut.walk() {
+        match runs.last_mut() {
+            Some(last) if last.end == record.offset => last.end = record.offset.next(),
+            _ => runs.push(OffsetRange { first: record.offset, end: record.offset.next() }),
+        }
+    }
+    runs
+}

@@ -1,0 +1,172 @@
+//! What the partition's shell does about records that fail: send them to the destination, show them to people, skip one when
+//! a person says so.
+
+use std::sync::Arc;
+
+use actix::{AsyncContext, Context, Handler, Message};
+use futures::future::BoxFuture;
+use lighterman_proto::failure::Condition;
+use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::units::Moment;
+use tokio::sync::oneshot;
+
+use super::actor::PartitionActor;
+use super::effects::{Buried, SkipAnswer};
+use super::messages::Skip;
+use super::work::{Failure, Work};
+use crate::runtime::clock;
+use crate::runtime::outbox::post;
+
+/// Records on their way to the on-failure destination.
+#[derive(Debug)]
+pub struct Errand {
+    /// Whose records.
+    pub partition: TopicPartition,
+    /// The records, and what was tried.
+    pub work: Work,
+    /// Why.
+    pub condition: Condition,
+    /// Resolves, or breaks, when to leave off.
+    pub stop: oneshot::Receiver<()>,
+}
+
+/// Whoever can bring records to a mapping's on-failure destination.
+pub trait Burial: Send + Sync {
+    /// Sends until the destination has acknowledged all of them, the mapping's policy drops them, or it is told to stop.
+    fn bury(&self, errand: Errand) -> BoxFuture<'static, Buried>;
+}
+
+/// What fails, as it is shown.
+#[derive(Clone, Debug)]
+pub struct FailingShown {
+    /// The first record of what fails.
+    pub offset: Offset,
+    /// How many records fail together.
+    pub records: u32,
+    /// Attempts used up.
+    pub attempts: u32,
+    /// The first failure that this owner has seen.
+    pub first: Option<Arc<Failure>>,
+    /// The last one.
+    pub last: Option<Arc<Failure>>,
+    /// When the next attempt begins, if that is decided.
+    pub next_attempt: Option<Moment>,
+    /// On its way to the destination, and why.
+    pub condition: Option<Condition>,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ErrandEnded {
+    ticket: u64,
+    buried: Buried,
+}
+
+/// Answers for an errand even when its task dies.
+struct Answer {
+    ticket: u64,
+    buried: Buried,
+    to: actix::Recipient<ErrandEnded>,
+}
+
+impl Answer {
+    fn give(mut self, buried: Buried) {
+        self.buried = buried;
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let _ = post(&self.to, ErrandEnded { ticket: self.ticket, buried: self.buried });
+    }
+}
+
+impl PartitionActor {
+    pub(super) fn bury(&mut self, ticket: u64, work: Work, condition: Condition, ctx: &mut Context<Self>) {
+        let answer = Answer { ticket, buried: Buried::Stopped, to: ctx.address().recipient() };
+        let Some(burial) = self.burial.clone() else { return };
+        let (stop, stopped) = oneshot::channel();
+        self.errand = Some((ticket, stop));
+        let sent = burial.bury(Errand { partition: self.id.clone(), work, condition, stop: stopped });
+        actix_rt::spawn(async move {
+            answer.give(sent.await);
+        });
+    }
+
+    pub(super) fn stop_burying(&mut self, ticket: u64) {
+        self.errand.take_if(|(sent, _)| *sent == ticket);
+    }
+
+    pub(super) fn note_given_up(&self, work: &Work, condition: Condition) {
+        let records = u64::from(work.cut.records);
+        self.status.dropped(records);
+        let offset = work.cut.walk().next().map_or(work.cut.range.first, |record| record.offset).0;
+        let last = work.last.as_ref().map(|failure| format!("{}: {}", failure.error_type, failure.message));
+        let text = match condition {
+            Condition::MaximumPayloadSizeExceeded => format!(
+                "record {offset} skipped: alone it makes a payload of {} bytes, Lambda takes {}",
+                work.cut.payload_bytes,
+                lighterman_proto::units::PAYLOAD_BYTES_MAX
+            ),
+            Condition::RecordAgeExceeded => {
+                format!("{records} records from {offset} on are older than MaximumRecordAgeInSeconds")
+            }
+            Condition::RetryAttemptsExhausted => {
+                format!("{records} records from {offset} on failed {} times", work.used)
+            }
+        };
+        tracing::warn!(
+            partition = %self.id, offset, records, attempts = work.used, last_error = last,
+            "{text}; there is no on-failure destination: they are dropped"
+        );
+        self.gauge.set_last_error(Some(text));
+    }
+
+    pub(super) fn show_failing(&self) {
+        let failing = self.core.failing();
+        self.gauge.set_attempt(failing.map_or(0, |failing| failing.attempts));
+        let work = self.core.work();
+        self.gauge.set_failing(failing.map(|failing| FailingShown {
+            offset: failing.offset,
+            records: failing.records,
+            attempts: failing.attempts,
+            first: work.first.clone(),
+            last: work.last.clone(),
+            next_attempt: failing.next_attempt,
+            condition: work.fate,
+        }));
+    }
+}
+
+impl Handler<ErrandEnded> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, ended: ErrandEnded, ctx: &mut Self::Context) {
+        let records = u64::from(self.core.work().cut.records);
+        match ended.buried {
+            Buried::Acknowledged => self.status.dead_lettered(records),
+            Buried::Dropped => self.status.dropped(records),
+            Buried::Stopped => {}
+        }
+        self.errand.take_if(|(sent, _)| *sent == ended.ticket);
+        self.step(ctx, |core, tools| core.buried(clock::now(), ended.ticket, ended.buried, tools));
+    }
+}
+
+impl Handler<Skip> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, skip: Skip, ctx: &mut Self::Context) {
+        let mut answer = SkipAnswer::NotFailing;
+        self.step(ctx, |core, tools| {
+            let (told, effects) = core.skip(clock::now(), skip.offset, tools);
+            answer = told;
+            effects
+        });
+        tracing::warn!(
+            partition = %self.id, offset = skip.offset.0, reason = skip.reason, ?answer,
+            "a person asked for a record to be skipped"
+        );
+        let _ = skip.reply.send(answer);
+    }
+}

@@ -1,0 +1,437 @@
+//! The failure policy against a model of a function whose records fail as often as the test says, of owners that die, of a
+//! destination that fails, and of a person who skips: every record ends once, attempts stay within the limit, order holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::records::AbortedTransactions;
+use lighterman_proto::units::{Moment, TimestampMs};
+use proptest::prelude::*;
+
+use super::core::PartitionCore;
+use super::cut::{Cut, CutLimits};
+use super::effects::{Buried, Effect, Effects, Frame, Resolution, Start, Tools};
+use super::ledger::{Outcome, Passed};
+use super::model_tests::{Plain, batch, failure, hold};
+use super::work::FailurePolicy;
+use crate::batcher::BatchId;
+
+const LIMITS: CutLimits = CutLimits { records_max: 8, payload_bytes_max: 4_000 };
+const RECORDS: i64 = 24;
+
+/// How the function says what failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    AllOrNothing,
+    Names,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Fetch,
+    Seal,
+    Answer,
+    Throttle,
+    TooLarge,
+    Acknowledge,
+    Tick,
+    Bury(Buried),
+    Die,
+    HandOver,
+    Skip(i64),
+}
+
+struct World {
+    policy: FailurePolicy,
+    says: Says,
+    core: PartitionCore,
+    now: Moment,
+    /// How often each record still fails; `u32::MAX`: always.
+    fails: BTreeMap<i64, u32>,
+    wanted: Option<Offset>,
+    offered: Option<(u64, Cut)>,
+    flying: Option<(BatchId, Cut)>,
+    errand: Option<(u64, Vec<i64>)>,
+    commits: Vec<(u64, Offset, Option<Progress>, Vec<Passed>)>,
+    committed: (Offset, Option<Progress>),
+    outcomes: BTreeMap<i64, Outcome>,
+    answered_for: BTreeSet<i64>,
+    at_destination: BTreeSet<i64>,
+    skipped: BTreeSet<i64>,
+    tries: BTreeMap<i64, u32>,
+    failures: BTreeMap<i64, u32>,
+    deaths: u32,
+    next_batch: u64,
+    drained: bool,
+}
+
+impl World {
+    fn new(policy: FailurePolicy, says: Says, fails: BTreeMap<i64, u32>) -> Self {
+        let mut world = Self {
+            policy,
+            says,
+            core: core(policy, Offset(0), None),
+            now: Moment::from_micros(1),
+            fails,
+            wanted: None,
+            offered: None,
+            flying: None,
+            errand: None,
+            commits: Vec::new(),
+            committed: (Offset(0), None),
+            outcomes: BTreeMap::new(),
+            answered_for: BTreeSet::new(),
+            at_destination: BTreeSet::new(),
+            skipped: BTreeSet::new(),
+            tries: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            deaths: 0,
+            next_batch: 0,
+            drained: false,
+        };
+        world.step(PartitionCore::wake);
+        world
+    }
+
+    fn step(&mut self, event: impl FnOnce(&mut PartitionCore, Moment, &mut Tools<'_>) -> Effects) {
+        let mut opener = Plain;
+        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+        let effects = event(&mut self.core, self.now, &mut tools);
+        for effect in effects {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Want { position, .. } => self.wanted = Some(position),
+            Effect::Forget => self.wanted = None,
+            Effect::Offer { seq, cut, .. } => {
+                assert!(self.flying.is_none() && self.errand.is_none(), "SLT-1: one thing at a time");
+                assert!(cut.records > 0 && cut.records <= LIMITS.records_max, "LIM-1");
+                let first = cut.walk().next().expect("a record").offset;
+                let before = OffsetRange { first: Offset(0), end: first };
+                assert_eq!(self.core.ledger().open_in(before), [], "ORD-1");
+                self.offered = Some((seq, cut));
+            }
+            Effect::Withdraw { seq } => {
+                if self.offered.take_if(|(offered, _)| *offered == seq).is_some() {
+                    self.step(|core, now, tools| core.withdrawn(now, seq, tools));
+                }
+            }
+            Effect::Commit { seq, offset, progress, passed, .. } => {
+                for passed in &passed {
+                    self.check_passed(*passed);
+                }
+                self.commits.push((seq, offset, progress, passed));
+            }
+            Effect::Bury { ticket, work, .. } => {
+                assert!(self.policy.has_destination && self.errand.is_none());
+                self.errand = Some((ticket, offsets(&work.cut)));
+            }
+            Effect::StopBurying { ticket } => {
+                if self.errand.take_if(|(sent, _)| *sent == ticket).is_some() {
+                    self.step(|core, now, tools| core.buried(now, ticket, Buried::Stopped, tools));
+                }
+            }
+            Effect::Drained => self.drained = true,
+            Effect::WakeAt(_) | Effect::AwaitCredit | Effect::Note(_) => {}
+            Effect::Rebuild { .. } => panic!("nothing was truncated"),
+        }
+    }
+
+    /// COM-1: whatever is about to be committed has really ended that way.
+    fn check_passed(&self, passed: Passed) {
+        for offset in passed.range.first.0..passed.range.end.0 {
+            let so = match passed.outcome {
+                Outcome::Delivered => self.answered_for.contains(&offset),
+                Outcome::DeadLettered => self.at_destination.contains(&offset),
+                Outcome::Skipped => self.skipped.contains(&offset),
+                Outcome::Exhausted => self.failures.contains_key(&offset) && !self.policy.has_destination,
+                Outcome::Oversized => !self.policy.has_destination,
+                Outcome::Dropped => self.policy.has_destination,
+                Outcome::Earlier => self.answered_for.contains(&offset) || self.skipped.contains(&offset),
+                Outcome::Absent | Outcome::Filtered | Outcome::Expired | Outcome::Lost => false,
+            };
+            assert!(so, "{offset} did not end as {:?}", passed.outcome);
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Fetch => self.fetch(),
+            Step::Seal => self.seal(),
+            Step::Answer => self.answer(),
+            Step::Throttle => {
+                let at = self.now + Duration::from_secs(1);
+                self.resolve(|_, _| Resolution::Again { at });
+            }
+            Step::TooLarge => {
+                let again_at = self.now;
+                self.resolve(|world, cut| {
+                    world.count_failure(cut);
+                    Resolution::TooLarge { mixed: false, failure: failure(), again_at }
+                });
+            }
+            Step::Acknowledge => self.acknowledge(),
+            Step::Tick => {
+                self.now = self.now + Duration::from_secs(2);
+                self.step(PartitionCore::wake);
+            }
+            Step::Bury(buried) => self.bury(buried),
+            Step::Die => self.die(),
+            Step::HandOver => self.hand_over(),
+            Step::Skip(offset) => {
+                self.skipped.insert(offset);
+                self.step(|core, now, tools| core.skip(now, Offset(offset), tools).1);
+            }
+        }
+    }
+
+    fn fetch(&mut self) {
+        let Some(position) = self.wanted.take_if(|position| position.0 < RECORDS) else { return };
+        let end = (position.0 + 5).min(RECORDS);
+        let deltas: Vec<(i64, usize)> = (0..end - position.0).map(|delta| (delta, 10)).collect();
+        let (frame, hold): (Bytes, _) = (batch(position.0, &deltas, end - position.0 - 1, false), hold());
+        self.step(|core, now, tools| {
+            let aborted = AbortedTransactions::default();
+            core.fetched(now, Frame { position, records: &frame, aborted, hold: &hold }, tools)
+        });
+    }
+
+    fn seal(&mut self) {
+        let Some((seq, cut)) = self.offered.take() else { return };
+        let batch = BatchId(self.next_batch);
+        self.next_batch += 1;
+        assert!(self.core.sealed(seq, batch));
+        self.flying = Some((batch, cut));
+    }
+
+    fn resolve(&mut self, resolution: impl FnOnce(&mut Self, &Cut) -> Resolution) {
+        let Some((batch, cut)) = self.flying.take() else { return };
+        let resolution = resolution(self, &cut);
+        self.step(|core, now, tools| core.resolved(now, batch, resolution, tools));
+    }
+
+    fn count_failure(&mut self, cut: &Cut) {
+        for offset in offsets(cut) {
+            *self.tries.entry(offset).or_default() += 1;
+            *self.failures.entry(offset).or_default() += 1;
+        }
+    }
+
+    fn answer(&mut self) {
+        self.resolve(|world, cut| {
+            let all = offsets(cut);
+            let bad: BTreeSet<i64> = all
+                .iter()
+                .copied()
+                .filter(|offset| world.fails.get(offset).is_some_and(|left| *left > 0))
+                .collect();
+            for offset in &bad {
+                let left = world.fails.get_mut(offset).expect("fails");
+                *left = if *left == u32::MAX { u32::MAX } else { *left - 1 };
+            }
+            let again_at = world.now + Duration::from_secs(1);
+            if bad.is_empty() {
+                world.answered_for.extend(all);
+                return Resolution::Delivered;
+            }
+            world.count_failure(cut);
+            match world.says {
+                Says::AllOrNothing => Resolution::Failed { mixed: false, failure: failure(), again_at },
+                Says::Names => {
+                    world.answered_for.extend(all.iter().filter(|offset| !bad.contains(offset)));
+                    let failed = bad.into_iter().map(Offset).collect();
+                    Resolution::Partial { failed, failure: failure(), again_at }
+                }
+            }
+        });
+    }
+
+    fn acknowledge(&mut self) {
+        let Some((seq, offset, progress, _)) = self.commits.last().cloned() else { return };
+        for (_, _, _, passed) in std::mem::take(&mut self.commits) {
+            for passed in passed {
+                for offset in passed.range.first.0..passed.range.end.0 {
+                    let before = self.outcomes.insert(offset, passed.outcome);
+                    assert_eq!(before, None, "ALO-1: {offset} ended twice");
+                }
+            }
+        }
+        assert!(offset >= self.committed.0, "COM-1: never backwards");
+        self.committed = (offset, progress);
+        self.step(|core, now, tools| core.committed(now, seq, tools));
+    }
+
+    fn bury(&mut self, buried: Buried) {
+        let Some((ticket, records)) = self.errand.take() else { return };
+        if buried == Buried::Acknowledged {
+            self.at_destination.extend(records);
+        }
+        self.step(|core, now, tools| core.buried(now, ticket, buried, tools));
+    }
+
+    /// kill −9: what was committed is all that is left, as text.
+    fn die(&mut self) {
+        if let Some((_, cut)) = self.flying.take() {
+            for offset in offsets(&cut) {
+                *self.tries.entry(offset).or_default() += 1;
+            }
+        }
+        (self.offered, self.errand, self.wanted) = (None, None, None);
+        self.commits.clear();
+        self.deaths += 1;
+        let progress = self.read_back();
+        self.core = core(self.policy, self.committed.0, progress);
+        self.step(PartitionCore::wake);
+    }
+
+    fn read_back(&self) -> Option<Progress> {
+        let progress = self.committed.1.clone();
+        let text = CommitMetadata { partitions_at_activation: 1, progress: progress.clone() }.encode();
+        let read = CommitMetadata::parse(&text).expect("ours").progress;
+        assert_eq!(read, progress, "{text}");
+        read
+    }
+
+    /// A drain, and the next owner: nothing is tried twice for it.
+    fn hand_over(&mut self) {
+        self.step(PartitionCore::drain);
+        for _ in 0..4 {
+            self.take(Step::Answer);
+            self.take(Step::Acknowledge);
+        }
+        assert!(self.drained, "DRN-1");
+        assert_eq!(self.core.progress(), self.committed.1.as_ref());
+        assert_eq!(self.core.ledger().frontier(), self.committed.0);
+        self.drained = false;
+        let progress = self.read_back();
+        self.core = core(self.policy, self.committed.0, progress);
+        self.step(PartitionCore::wake);
+    }
+
+    /// Faults over: everything ends (LIV-1).
+    fn finish(&mut self) {
+        for _ in 0..900 {
+            for step in [
+                Step::Fetch,
+                Step::Seal,
+                Step::Answer,
+                Step::Bury(Buried::Acknowledged),
+                Step::Acknowledge,
+                Step::Tick,
+            ] {
+                self.take(step);
+            }
+        }
+        assert_eq!(self.committed.0, Offset(RECORDS), "LIV-1");
+    }
+}
+
+fn core(policy: FailurePolicy, committed: Offset, progress: Option<Progress>) -> PartitionCore {
+    PartitionCore::new(Start { committed, progress, policy, limits: LIMITS, buffer_bytes_target: 600 })
+}
+
+fn offsets(cut: &Cut) -> Vec<i64> {
+    cut.walk().map(|record| record.offset.0).collect()
+}
+
+fn any_policy() -> impl Strategy<Value = FailurePolicy> {
+    (prop::option::of(0u32..4), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(retries_max, bisect, named_only, has_destination)| FailurePolicy {
+            retries_max,
+            record_age_max: None,
+            bisect,
+            named_only,
+            has_destination,
+        },
+    )
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Fetch),
+        4 => Just(Step::Seal),
+        4 => Just(Step::Answer),
+        1 => Just(Step::Throttle),
+        1 => Just(Step::TooLarge),
+        5 => Just(Step::Acknowledge),
+        2 => Just(Step::Tick),
+        1 => Just(Step::Bury(Buried::Acknowledged)),
+        1 => Just(Step::Bury(Buried::Dropped)),
+        1 => Just(Step::Bury(Buried::Stopped)),
+        1 => Just(Step::Die),
+        1 => Just(Step::HandOver),
+        1 => (0..RECORDS).prop_map(Step::Skip),
+    ]
+}
+
+fn any_failures(policy: FailurePolicy) -> impl Strategy<Value = BTreeMap<i64, u32>> {
+    // Without a limit a record that always fails blocks for ever, as it should: then it fails for a while only.
+    let most = if policy.retries_max.is_some() { u32::MAX } else { 4 };
+    prop::collection::btree_map(0..RECORDS, prop_oneof![1u32..4, Just(most)], 0..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn ord_1_com_1_alo_1_liv_1_every_record_ends_once_within_its_attempts(
+        (policy, fails) in any_policy().prop_flat_map(|policy| (Just(policy), any_failures(policy))),
+        says in prop_oneof![Just(Says::AllOrNothing), Just(Says::Names)],
+        steps in prop::collection::vec(any_step(), 0..160),
+    ) {
+        let too_large = steps.iter().any(|step| matches!(step, Step::TooLarge));
+        let mut world = World::new(policy, says, fails.clone());
+        for step in steps {
+            world.take(step);
+        }
+        world.finish();
+        for offset in 0..RECORDS {
+            let ended = world.outcomes.get(&offset).copied();
+            prop_assert!(ended.is_some(), "{} has no outcome", offset);
+            let innocent = !fails.contains_key(&offset) && !too_large;
+            let apart = policy.bisect || says == Says::Names;
+            if innocent && (apart || policy.retries_max.is_none()) {
+                let fine = matches!(ended, Some(Outcome::Delivered | Outcome::Earlier | Outcome::Skipped));
+                prop_assert!(fine, "{} fell with others: {:?}", offset, ended);
+            }
+            let tries = world.tries.get(&offset).copied().unwrap_or(0);
+            let known = world.failures.get(&offset).copied().unwrap_or(0);
+            if let Some(retries) = policy.retries_max && !too_large {
+                // Cutting a batch in two uses up no attempt; a batch of eight is cut three times.
+                let cuts = if policy.bisect { 3 * (1 + world.deaths) } else { 0 };
+                // With a single attempt nothing is on record before its outcome is: an owner that dies between repeats it.
+                let unrecorded = if retries == 0 { world.deaths } else { 0 };
+                prop_assert!(
+                    tries <= retries + 1 + cuts + unrecorded || known <= 1,
+                    "{} was tried {} times, {} known to have failed", offset, tries, known
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_record_with_three_retries_is_never_tried_a_fifth_time_because_a_node_died() {
+    let policy = FailurePolicy { retries_max: Some(3), ..FailurePolicy::default() };
+    for dies_in in 1..=4 {
+        let mut world = World::new(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+        let mut attempt = 0;
+        while world.committed.0 < Offset(5) {
+            for step in [Step::Fetch, Step::Acknowledge, Step::Tick, Step::Acknowledge, Step::Seal] {
+                world.take(step);
+            }
+            if world.flying.is_some() {
+                attempt += 1;
+                world.take(if attempt == dies_in { Step::Die } else { Step::Answer });
+            }
+        }
+        assert_eq!(world.tries[&0], 4, "died in attempt {dies_in}");
+        assert_eq!(world.outcomes[&0], Outcome::Exhausted);
+    }
+}

@@ -1,0 +1,180 @@
+//! What stands beside the committed offset, so that the next owner goes on where this one was: attempts, the pieces a batch
+//! was cut into, what is resolved behind the frontier.
+//!
+//! An attempt is on record before it begins when attempts are limited: a record whose limit is 3 retries is never tried a
+//! fifth time because a node died.
+
+use std::collections::VecDeque;
+
+use lighterman_proto::commit_metadata::{Piece, Progress};
+use lighterman_proto::ids::{Offset, OffsetRange};
+
+use super::core::PartitionCore;
+use super::effects::{Effect, Effects};
+use super::ledger::{Ledger, Outcome};
+use super::work::Work;
+
+/// A piece that an owner before us has cut, to be cut again at the same place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Restored {
+    /// Where it ends; `None`: nobody had decided.
+    pub end: Option<Offset>,
+    /// Records that it may have held, where its end is not known: as many as a batch holds.
+    pub records_left: u32,
+    /// Attempts used up.
+    pub used: u32,
+    /// Whether it failed alone.
+    pub failed_alone: bool,
+    /// When it failed first.
+    pub first_failure_ms: Option<i64>,
+}
+
+/// Reads an earlier owner's progress from `committed` on; what is resolved already goes into the ledger.
+pub(super) fn restore(
+    committed: Offset,
+    progress: Option<&Progress>,
+    records_max: u32,
+    ledger: &mut Ledger,
+) -> (VecDeque<Restored>, Vec<OffsetRange>) {
+    let Some(progress) = progress else { return (VecDeque::new(), Vec::new()) };
+    let mut at = committed;
+    let mut pieces = VecDeque::new();
+    for piece in &progress.pieces {
+        let end = (piece.length > 0).then(|| Offset(at.0.saturating_add_unsigned(piece.length)));
+        at = end.unwrap_or(at);
+        pieces.push_back(Restored {
+            end,
+            records_left: records_max,
+            used: piece.attempts,
+            failed_alone: piece.alone,
+            first_failure_ms: progress.first_failure_ms,
+        });
+    }
+    let mut at = committed;
+    let mut known = Vec::new();
+    for (gap, length) in &progress.resolved {
+        let first = Offset(at.0.saturating_add_unsigned(*gap));
+        let range = OffsetRange { first, end: Offset(first.0.saturating_add_unsigned(*length)) };
+        at = range.end;
+        // One that begins at the frontier would have moved it: it is not from us.
+        if range.first > committed && ledger.resolve(range, Outcome::Earlier).is_ok() {
+            known.push(range);
+        }
+    }
+    (pieces, known)
+}
+
+impl PartitionCore {
+    /// What must be on record before the next attempt begins.
+    pub(super) fn progress_for_attempt(&self) -> Option<Progress> {
+        let ahead = self.remembered_ahead();
+        let limited = self.start.policy.retries_max.is_some();
+        let open = self.work.may_grow();
+        if open && !limited && ahead.is_empty() {
+            return None;
+        }
+        let mut pieces = vec![self.piece_of(&self.work, self.work.attempt())];
+        if !open {
+            pieces.extend(self.later_pieces());
+        }
+        Some(Progress { pieces, first_failure_ms: self.work.first_failure_ms, resolved: ahead })
+    }
+
+    /// What is to be on record while nothing is being tried.
+    pub(super) fn progress_at_rest(&self) -> Option<Progress> {
+        let resolved = self.remembered_ahead();
+        let mut pieces = Vec::new();
+        if !self.work.cut.is_empty() && !self.is_regrowing() && (!self.work.may_grow() || self.work.used > 0)
+        {
+            pieces.push(self.piece_of(&self.work, self.work.used));
+        }
+        pieces.extend(self.later_pieces());
+        let first_failure_ms = self
+            .work
+            .first_failure_ms
+            .or_else(|| self.later.iter().find_map(|work| work.first_failure_ms))
+            .or_else(|| self.restored.front().and_then(|piece| piece.first_failure_ms));
+        let tried = pieces.iter().any(|piece| piece.attempts > 0) || first_failure_ms.is_some();
+        if !tried && resolved.is_empty() {
+            return None;
+        }
+        Some(Progress { pieces, first_failure_ms, resolved })
+    }
+
+    /// What is on record when the next batch will begin at once: one commit then serves for both.
+    pub(super) fn progress_going_on(&self) -> Option<Progress> {
+        let fresh = self.later.is_empty() && self.restored.is_empty() && self.work.cut.range.is_empty();
+        let goes_on = fresh && self.is_running() && !self.buffer.is_empty();
+        if !goes_on || self.start.policy.retries_max.is_none() {
+            return self.progress_at_rest();
+        }
+        let piece = Piece { length: 0, attempts: 1, alone: false };
+        Some(Progress { pieces: vec![piece], first_failure_ms: None, resolved: self.remembered_ahead() })
+    }
+
+    /// Whether the last commit says `progress` of the frontier as it stands.
+    pub(super) fn is_on_record(&self, progress: Option<&Progress>) -> bool {
+        self.sent.offset == self.ledger.frontier() && self.sent.progress.as_ref() == progress
+    }
+
+    /// Commits the frontier with `progress` beside it.
+    pub(super) fn commit(&mut self, progress: Option<Progress>, out: &mut Effects) {
+        self.sent.seq += 1;
+        self.sent.offset = self.ledger.frontier();
+        self.sent.progress.clone_from(&progress);
+        out.push(Effect::Commit {
+            seq: self.sent.seq,
+            offset: self.sent.offset,
+            leader_epoch: self.frontier_leader_epoch,
+            progress,
+            passed: self.ledger.take_passed(),
+        });
+    }
+
+    /// Commits the frontier if it has moved since the last commit.
+    pub(super) fn commit_if_moved(&mut self, out: &mut Effects) {
+        if self.sent.offset != self.ledger.frontier() {
+            let progress = self.progress_going_on();
+            self.commit(progress, out);
+        }
+    }
+
+    fn piece_of(&self, work: &Work, attempts: u32) -> Piece {
+        let range = work.cut.range;
+        let from = range.first.max(self.ledger.frontier());
+        let length = if work.may_grow() { 0 } else { from.distance_to(range.end) };
+        Piece { length, attempts, alone: work.failed_alone }
+    }
+
+    fn later_pieces(&self) -> impl Iterator<Item = Piece> {
+        let behind = match self.later.first() {
+            Some(last) => last.cut.range.end,
+            None if self.is_regrowing() => self.ledger.frontier(),
+            None => self.work.cut.range.end,
+        };
+        let restored = self.restored.iter().scan(behind, |from, piece| {
+            let length = piece.end.map_or(0, |end| from.distance_to(end));
+            *from = piece.end.unwrap_or(*from);
+            Some(Piece { length, attempts: piece.used, alone: piece.failed_alone })
+        });
+        self.later.iter().rev().map(|work| self.piece_of(work, work.used)).chain(restored)
+    }
+
+    /// Ranges behind the frontier that the next owner must not take up again, as distances.
+    fn remembered_ahead(&self) -> Vec<(u64, u64)> {
+        let resolved = self.ledger.ahead().filter(|passed| passed.outcome.is_worth_remembering());
+        let good = self.later.iter().chain([&self.work]).flat_map(|work| &work.good);
+        let mut ranges: Vec<OffsetRange> = resolved
+            .map(|passed| passed.range)
+            .chain(good.flat_map(|range| self.ledger.open_in(*range)))
+            .collect();
+        ranges.sort_unstable_by_key(|range| range.first);
+        let mut at = self.ledger.frontier();
+        let distances = ranges.into_iter().map(|range| {
+            let gap = at.distance_to(range.first);
+            at = range.end;
+            (gap, range.first.distance_to(range.end))
+        });
+        distances.collect()
+    }
+}

@@ -1,0 +1,95 @@
+//! What fails, for a person to see; and the record that a person gives up by hand.
+
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::units::Moment;
+
+use super::core::{Flight, PartitionCore, Phase};
+use super::effects::{Effect, Effects, Note, SkipAnswer, Tools};
+use super::ledger::Outcome;
+use super::work::Work;
+
+/// The record that is being tried again and again, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// The first record of what fails.
+    pub offset: Offset,
+    /// How many records fail together.
+    pub records: u32,
+    /// Attempts used up.
+    pub attempts: u32,
+    /// When the next one begins, if that is decided.
+    pub next_attempt: Option<Moment>,
+}
+
+impl PartitionCore {
+    /// What fails, while something does.
+    pub fn failing(&self) -> Option<Failing> {
+        if !self.work.has_failed() && !matches!(self.flight, Flight::Burying { .. }) {
+            return None;
+        }
+        let next_attempt = match self.flight {
+            Flight::Waiting { until } => Some(until),
+            Flight::Idle
+            | Flight::Recording
+            | Flight::Offered { .. }
+            | Flight::Sealed { .. }
+            | Flight::Burying { .. } => None,
+        };
+        let offset = self.work.cut.walk().next()?.offset;
+        Some(Failing { offset, records: self.work.cut.records, attempts: self.work.used, next_attempt })
+    }
+
+    /// A person wants the record at `offset` resolved as skipped.
+    pub fn skip(&mut self, now: Moment, offset: Offset, tools: &mut Tools<'_>) -> (SkipAnswer, Effects) {
+        let mut out = Effects::new();
+        if self.failing().is_none() || !matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
+            return (SkipAnswer::NotFailing, out);
+        }
+        if !self.work.holds(offset) {
+            return (SkipAnswer::NotAmong(self.work.cut.range), out);
+        }
+        self.skip_wanted = Some(offset);
+        match self.flight {
+            Flight::Offered { seq } => out.push(Effect::Withdraw { seq }),
+            Flight::Burying { ticket } => out.push(Effect::StopBurying { ticket }),
+            Flight::Idle | Flight::Recording | Flight::Waiting { .. } | Flight::Sealed { .. } => {}
+        }
+        self.advance(now, tools, &mut out);
+        let waits = self.skip_wanted.is_some();
+        (if waits { SkipAnswer::AfterThisAttempt } else { SkipAnswer::Skipped }, out)
+    }
+
+    /// Resolves the record that a person wants skipped. Since the wish, the batch may have been cut in two.
+    pub(super) fn skip_if_wanted(&mut self, tools: &Tools<'_>, out: &mut Effects) {
+        let Some(offset) = self.skip_wanted.take() else { return };
+        if self.work.holds(offset) {
+            let work = std::mem::replace(&mut self.work, Work::none(self.ledger.frontier()));
+            let end = work.cut.range.end;
+            match self.skip_in(work, offset, tools, out) {
+                Some(rest) => self.work = rest,
+                None => (self.work, self.flight) = (Work::none(end), Flight::Idle),
+            }
+        } else if let Some(index) = self.later.iter().position(|work| work.holds(offset)) {
+            let work = self.later.remove(index);
+            if let Some(rest) = self.skip_in(work, offset, tools, out) {
+                self.later.insert(index, rest);
+            }
+        }
+        self.commit_at_rest_if_moved(out);
+    }
+
+    /// What is left of `work` without the record at `offset`, if anything is.
+    fn skip_in(&mut self, work: Work, offset: Offset, tools: &Tools<'_>, out: &mut Effects) -> Option<Work> {
+        let range = work.cut.range;
+        let rest = work.cut.select(range, tools.sizer, |record| record.offset != offset);
+        self.resolve(OffsetRange { first: offset, end: offset.next() }, Outcome::Skipped, out);
+        out.push(Effect::Note(Note::Skipped { offset }));
+        if rest.is_empty() {
+            self.resolve(range, Outcome::Absent, out);
+            return None;
+        }
+        let mut work = work.over(rest);
+        work.cut.range.first = self.ledger.frontier().max(range.first).min(range.end);
+        Some(work)
+    }
+}

@@ -1,0 +1,164 @@
+//! A piece of work: a cut with what has been tried on it. What a failure makes of it is decided here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lighterman_proto::failure::Condition;
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::records::Record;
+use lighterman_proto::units::TimestampMs;
+
+use super::cut::Cut;
+use crate::invoker::verdict::AnswerFacts;
+
+/// What a mapping wants done with records that fail.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailurePolicy {
+    /// Attempts beyond the first, as they are in force; `None`: for ever.
+    pub retries_max: Option<u32>,
+    /// Records older than this are not tried (any more); `None`: however old.
+    pub record_age_max: Option<Duration>,
+    /// `BisectBatchOnFunctionError`.
+    pub bisect: bool,
+    /// After a partial failure only the records that were named are tried again, not those behind them.
+    pub named_only: bool,
+    /// There is an on-failure destination.
+    pub has_destination: bool,
+}
+
+/// An attempt that failed, as people and destinations read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// When, on the wall clock.
+    pub at: TimestampMs,
+    /// `errorType` of the function's answer, or what kind of failure it was.
+    pub error_type: String,
+    /// At most 1 KiB.
+    pub message: String,
+    /// What Lambda answered, when it did.
+    pub answer: Option<AnswerFacts>,
+}
+
+/// Records that are tried together, and what has become of the tries.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The records.
+    pub cut: Cut,
+    /// Attempts used up.
+    pub used: u32,
+    /// The records never share a batch with other partitions, and no others are added.
+    pub alone: bool,
+    /// It failed while no other partition was in the batch.
+    pub failed_alone: bool,
+    /// When it failed first: milliseconds since the Unix epoch.
+    pub first_failure_ms: Option<i64>,
+    /// The first failure that this owner has seen.
+    pub first: Option<Arc<Failure>>,
+    /// The last one.
+    pub last: Option<Arc<Failure>>,
+    /// It is not tried any more, and why.
+    pub fate: Option<Condition>,
+    /// What the function has answered for, though it is tried again for the order's sake. In order, each once.
+    pub good: Vec<OffsetRange>,
+}
+
+impl Work {
+    /// Work that nobody has tried.
+    pub fn fresh(cut: Cut) -> Self {
+        Self {
+            cut,
+            used: 0,
+            alone: false,
+            failed_alone: false,
+            first_failure_ms: None,
+            first: None,
+            last: None,
+            fate: None,
+            good: Vec::new(),
+        }
+    }
+
+    /// Nothing, from `first` on.
+    pub fn none(first: Offset) -> Self {
+        Self::fresh(Cut::empty(first))
+    }
+
+    /// The attempt that comes next, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.used.saturating_add(1)
+    }
+
+    /// Whether the record at `offset` is in it.
+    pub fn holds(&self, offset: Offset) -> bool {
+        self.cut.range.contains(offset) && self.cut.walk().any(|record| record.offset == offset)
+    }
+
+    /// Whether an attempt is known to have failed.
+    pub fn has_failed(&self) -> bool {
+        self.first_failure_ms.is_some()
+    }
+
+    /// Whether records may still be added.
+    pub fn may_grow(&self) -> bool {
+        !self.alone && self.fate.is_none()
+    }
+
+    /// The same history over other records.
+    #[must_use]
+    pub fn over(&self, cut: Cut) -> Self {
+        let mut good = self.good.clone();
+        good.retain_mut(|good| {
+            (good.first, good.end) = (good.first.max(cut.range.first), good.end.min(cut.range.end));
+            !good.is_empty()
+        });
+        Self { cut, alone: true, good, ..self.clone() }
+    }
+
+    /// Remembers a failure.
+    pub fn failed(&mut self, failure: Arc<Failure>) {
+        self.first_failure_ms = self.first_failure_ms.or(Some(failure.at.0));
+        self.first.get_or_insert_with(|| Arc::clone(&failure));
+        self.last = Some(failure);
+        self.alone = true;
+    }
+
+    /// Whether the attempts are used up. Records are given up only when they are known to have failed, and failed without
+    /// another partition's records beside them: a node that died, or a neighbour's poison, is not their fault.
+    pub fn is_exhausted(&self, policy: &FailurePolicy) -> bool {
+        let attempts_max = policy.retries_max.map(|retries| retries.saturating_add(1));
+        self.has_failed() && self.failed_alone && attempts_max.is_some_and(|most| self.used >= most)
+    }
+}
+
+/// Whether a record is too old to be tried. Age is now − timestamp and never negative; a record without a timestamp has none.
+pub fn is_expired(record: &Record<'_>, age_max: Duration, wall: TimestampMs) -> bool {
+    let timestamp = record.timestamp.0;
+    timestamp >= 0 && i128::from(wall.0) - i128::from(timestamp) > age_max.as_millis() as i128
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure() -> Arc<Failure> {
+        Arc::new(Failure { at: TimestampMs(5), error_type: "E".into(), message: String::new(), answer: None })
+    }
+
+    fn limited(retries_max: u32) -> FailurePolicy {
+        FailurePolicy { retries_max: Some(retries_max), ..FailurePolicy::default() }
+    }
+
+    #[test]
+    fn records_are_given_up_for_what_they_did_themselves() {
+        let mut work = Work::none(Offset(0));
+        work.used = 9;
+        assert!(!work.is_exhausted(&limited(3)), "nine owners died; nobody knows that it failed");
+        work.failed(failure());
+        assert!(!work.is_exhausted(&limited(3)), "it failed beside another partition's records");
+        work.failed_alone = true;
+        assert!(work.is_exhausted(&limited(3)));
+        assert!(!work.is_exhausted(&limited(9)));
+        assert!(!work.is_exhausted(&FailurePolicy::default()), "without a limit, never");
+    }
+}
