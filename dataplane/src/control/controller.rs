@@ -146,20 +146,30 @@ impl Controller {
 
     /// Adds tags.
     pub fn tag(&self, arn: &str, added: BTreeMap<String, String>) -> Result<(), ApiError> {
-        let id = self.by_arn(arn)?.mapping.id;
-        self.decide(|registry| Ok(Command::Tag { id, tags: registry.get(id)?.mapping.tagged(added)? }))
-            .map(|_| ())
+        self.change_tags(arn, |mapping| mapping.tagged(added))
     }
 
     /// Removes tags.
     pub fn untag(&self, arn: &str, keys: &[String]) -> Result<(), ApiError> {
-        let id = self.by_arn(arn)?.mapping.id;
-        self.decide(|registry| {
-            let mut tags = registry.get(id)?.mapping.tags.clone();
+        self.change_tags(arn, |mapping| {
+            let mut tags = mapping.tags.clone();
             tags.retain(|key, _| !keys.contains(key));
-            Ok(Command::Tag { id, tags })
+            Ok(tags)
         })
-        .map(|_| ())
+    }
+
+    fn change_tags(
+        &self,
+        arn: &str,
+        change: impl FnOnce(&Mapping) -> Result<BTreeMap<String, String>, ApiError>,
+    ) -> Result<(), ApiError> {
+        let id = self.by_arn(arn)?.mapping.id;
+        let decided =
+            self.decide(|registry| registry.tag(id, change(&registry.get(id)?.mapping)?, seconds_now()))?;
+        if let Command::Put { mapping, state, .. } = decided {
+            self.settle(*mapping, state);
+        }
+        Ok(())
     }
 
     /// The live facts of a mapping's partitions.
@@ -281,4 +291,83 @@ impl Controller {
 fn names(arn: &str, given: &str) -> bool {
     let partial = given.contains(":function:") && arn.ends_with(&format!(":{given}"));
     arn == given || partial || arn.ends_with(&format!(":function:{given}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::store::Store;
+
+    /// Notes what it is told to run.
+    #[derive(Default)]
+    struct Noting(Mutex<Vec<Mapping>>);
+
+    impl MappingHost for Noting {
+        fn run(&self, mapping: &Mapping) {
+            self.0.lock().push(mapping.clone());
+        }
+
+        fn stop(&self, _: MappingId) -> BoxFuture<'static, ()> {
+            Box::pin(async {})
+        }
+
+        fn last_result(&self, _: MappingId) -> Option<String> {
+            None
+        }
+
+        fn partitions(&self, _: MappingId) -> Option<Value> {
+            None
+        }
+
+        fn function_exists(&self, _: &str) -> BoxFuture<'static, bool> {
+            Box::pin(async { true })
+        }
+    }
+
+    async fn settled(controller: &Controller, id: MappingId) {
+        while !controller.entry(id).expect("there").state.is_settled() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[actix::test]
+    async fn tags_that_choose_behaviour_reach_what_runs() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (store, registry) = Store::open(folder.path()).expect("opens");
+        let host = Arc::new(Noting::default());
+        let controller = Controller::new(
+            store,
+            registry,
+            Arc::<Noting>::clone(&host),
+            "eu-west-1".to_owned(),
+            "000000000000".to_owned(),
+        );
+        let request = serde_json::json!({
+            "FunctionName": "f", "Topics": ["orders"],
+            "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": ["k:1"] } },
+            "SourceAccessConfigurations": [
+                { "Type": "VPC_SUBNET", "URI": "subnet:s" }, { "Type": "VPC_SECURITY_GROUP", "URI": "security_group:g" }
+            ],
+        });
+        let created =
+            controller.create(serde_json::from_value(request).expect("request")).await.expect("new");
+        let arn = created["EventSourceMappingArn"].as_str().expect("text").to_owned();
+        let id = controller.by_arn(&arn).expect("there").mapping.id;
+        settled(&controller, id).await;
+        let tag = |tag: &str, value: &str| {
+            controller.tag(&arn, BTreeMap::from([(tag.to_owned(), value.to_owned())])).expect("accepted");
+        };
+        tag("team", "a");
+        tag("lighterman:on-destination-failure", "drop");
+        settled(&controller, id).await;
+        controller.untag(&arn, &["lighterman:on-destination-failure".to_owned()]).expect("accepted");
+        settled(&controller, id).await;
+        controller.untag(&arn, &["team".to_owned()]).expect("accepted");
+        let ran: Vec<usize> = host.0.lock().iter().map(|mapping| mapping.tags.len()).collect();
+        assert_eq!(ran, [0, 2, 1], "created, chosen, default again; other tags change nothing that runs");
+        let reply =
+            controller.tag(&arn, BTreeMap::from([("lighterman:on-failure".to_owned(), String::new())]));
+        assert_eq!(reply.expect_err("unknown").kind, ErrorKind::InvalidParameterValue);
+        assert_eq!(controller.tags(&arn).expect("there").len(), 0);
+    }
 }

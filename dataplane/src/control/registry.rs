@@ -169,6 +169,19 @@ impl Registry {
         Ok(Command::Put { mapping: Box::new(mapping), state, at })
     }
 
+    /// Decides the tags of a mapping. Tags that make a running mapping behave otherwise are an update of it, with its states;
+    /// all others are taken at any time.
+    pub fn tag(&self, id: MappingId, tags: BTreeMap<String, String>, at: f64) -> Result<Command, ApiError> {
+        let mapping = &self.get(id)?.mapping;
+        if !mapping.enabled || !mapping.is_changed_by(&tags) {
+            return Ok(Command::Tag { id, tags });
+        }
+        // The only conflict that AWS's model has for tags.
+        self.settled(id).map_err(|error| ApiError::new(ErrorKind::ResourceConflict, error.message))?;
+        let mapping = Box::new(Mapping { tags, ..mapping.clone() });
+        Ok(Command::Put { mapping, state: State::Updating, at })
+    }
+
     /// Decides a deletion.
     pub fn delete(&self, id: MappingId, at: f64) -> Result<Command, ApiError> {
         self.settled(id)?;
@@ -234,6 +247,27 @@ mod tests {
             registry.get(one.id).expect_err("gone").message,
             "The resource you requested does not exist."
         );
+    }
+
+    #[test]
+    fn tags_that_choose_behaviour_are_an_update_of_a_running_mapping() {
+        let mut registry = Registry::default();
+        let one = mapping(1, "orders");
+        registry.apply(&registry.create(one.clone(), 1.0).expect("new"));
+        let tags = |tag: &str, value: &str| BTreeMap::from([(tag.to_owned(), value.to_owned())]);
+        let (plain, ours) = (tags("team", "a"), tags("lighterman:partial-batch-response", "named"));
+        let tag =
+            |registry: &Registry, tags: &BTreeMap<String, String>| registry.tag(one.id, tags.clone(), 2.0);
+        assert!(matches!(tag(&registry, &plain), Ok(Command::Tag { .. })), "at any time");
+        assert_eq!(tag(&registry, &ours).expect_err("being created").kind, ErrorKind::ResourceConflict);
+        registry.apply(&Command::Move { id: one.id, state: State::Enabled, at: 3.0 });
+        registry.apply(&tag(&registry, &ours).expect("settled"));
+        let entry = registry.get(one.id).expect("there");
+        assert_eq!((entry.state, &entry.mapping.tags), (State::Updating, &ours));
+        assert!(matches!(tag(&registry, &ours), Ok(Command::Tag { .. })), "nothing changes");
+        let off = Mapping { enabled: false, ..one.clone() };
+        registry.apply(&Command::Put { mapping: Box::new(off), state: State::Disabled, at: 4.0 });
+        assert!(matches!(tag(&registry, &ours), Ok(Command::Tag { .. })), "nothing runs");
     }
 
     proptest! {

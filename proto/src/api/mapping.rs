@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::constraints::{self, Violations};
 use super::error::ApiError;
+use super::failure_policy::{FailurePolicy, check_our_tags};
 use super::request::{CreateRequest, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest};
 use crate::ids::MappingId;
 use crate::units::{BATCH_RECORDS_DEFAULT, BATCH_RECORDS_MAX};
@@ -77,6 +78,9 @@ pub struct Mapping {
     pub enabled: bool,
     /// Tags.
     pub tags: BTreeMap<String, String>,
+    /// What happens to failed records.
+    #[serde(default)]
+    pub failure: FailurePolicy,
 }
 
 const POSITIONS: &[&str] = &["LATEST", "AT_TIMESTAMP", "TRIM_HORIZON"];
@@ -107,6 +111,8 @@ impl Mapping {
         let (starting_position, starting_timestamp) =
             position(request.starting_position.as_deref(), request.starting_position_timestamp, now)?;
         let topic = request.topics.and_then(|topics| topics.into_iter().next());
+        let topic = topic.ok_or_else(|| ApiError::invalid("Required 'topics' parameter is missing."))?;
+        let failure = request.failure.new_policy(&topic)?;
         let tags = request.tags.unwrap_or_default();
         check_tags(&tags)?;
         Ok(Self {
@@ -114,7 +120,7 @@ impl Mapping {
             arn: format!("arn:aws:lambda:{}:{}:event-source-mapping:{id}", account.region, account.id),
             function_arn: function_arn(&request.function_name.unwrap_or_default(), account)?,
             bootstrap_servers,
-            topic: topic.ok_or_else(|| ApiError::invalid("Required 'topics' parameter is missing."))?,
+            topic,
             group: kafka.consumer_group_id.unwrap_or_else(|| id.to_string()),
             batch_records_max: batch_size(request.batch_size).unwrap_or(BATCH_RECORDS_DEFAULT),
             window_seconds: request
@@ -126,6 +132,7 @@ impl Mapping {
             pollers: request.provisioned_poller_config.filter(|pollers| !pollers.is_empty()),
             enabled: request.enabled.unwrap_or(true),
             tags,
+            failure,
         })
     }
 
@@ -134,6 +141,7 @@ impl Mapping {
         let mut found = Violations::default();
         found.range(request.batch_size, "batchSize", 1, i64::from(BATCH_RECORDS_MAX));
         found.range(request.maximum_batching_window_in_seconds, "maximumBatchingWindowInSeconds", 0, 300);
+        request.failure.check_model(&mut found);
         constraints::pollers(request.provisioned_poller_config.as_ref(), &mut found)?;
         if let Some(access) = &request.source_access_configurations {
             constraints::access(access, &mut found)?;
@@ -146,6 +154,7 @@ impl Mapping {
             return Err(ApiError::invalid("ConsumerGroupId cannot be changed: create another mapping."));
         }
         let mut updated = self.clone();
+        updated.failure = request.failure.updated_policy(&self.failure, &self.topic)?;
         if let Some(function) = request.function_name {
             updated.function_arn = function_arn(&function, account)?;
         }
@@ -211,6 +220,7 @@ impl Mapping {
         put("StateTransitionReason", json!("USER_INITIATED"));
         put("LastModified", json!(last_modified));
         put("LastProcessingResult", json!(last_result));
+        self.failure.show(&mut shown);
         Value::Object(shown)
     }
 }
@@ -232,6 +242,7 @@ fn check_model(request: &CreateRequest, found: &mut Violations) -> Result<(), Ap
         found.length(group, at, 1, 200);
         found.pattern(group, at, "[a-zA-Z0-9-\\/*:_+=.@-]*", constraints::is_uri_text(group));
     }
+    request.failure.check_model(found);
     constraints::pollers(request.provisioned_poller_config.as_ref(), found)
 }
 
@@ -339,7 +350,7 @@ pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiError
             return Err(ApiError::invalid(format!("Tag `{key}` is not valid.")));
         }
     }
-    Ok(())
+    check_our_tags(tags)
 }
 
 impl Mapping {

@@ -2,11 +2,19 @@
 //! Model: `lambda/2015-03-31/service-2.json` of botocore; messages: recorded from AWS.
 
 mod constraints;
+mod destination;
 mod error;
+mod failure_policy;
 mod mapping;
 mod request;
 
+pub use destination::{Destination, DestinationError};
 pub use error::{ApiError, ErrorKind};
+pub use failure_policy::{
+    DestinationConfig, DestinationTarget, FailurePolicy, FailureRequest, LiftedLimits,
+    ON_DESTINATION_FAILURE_TAG, OnDestinationFailure, PARTIAL_RESPONSE_TAG, PartialOrder,
+    RETRIES_WITH_DESTINATION,
+};
 pub use mapping::{Account, Mapping, State};
 pub use request::{
     CreateRequest, Endpoints, KafkaGroup, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest,

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::failure_policy::FailureRequest;
+
 /// `Endpoints` of a self-managed source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
@@ -104,6 +106,9 @@ pub struct CreateRequest {
     pub provisioned_poller_config: Option<ProvisionedPollers>,
     /// Tags.
     pub tags: Option<BTreeMap<String, String>>,
+    /// What happens to failed records.
+    #[serde(flatten)]
+    pub failure: FailureRequest,
     /// Everything else.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
@@ -127,6 +132,9 @@ pub struct UpdateRequest {
     pub self_managed_kafka_event_source_config: Option<KafkaGroup>,
     /// Consumers; `{}` for the defaults.
     pub provisioned_poller_config: Option<ProvisionedPollers>,
+    /// What happens to failed records.
+    #[serde(flatten)]
+    pub failure: FailureRequest,
     /// Everything else.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,

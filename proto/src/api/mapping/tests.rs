@@ -87,10 +87,6 @@ fn recorded_refusals_word_for_word() {
 fn what_this_version_cannot_do_is_refused_by_name() {
     for (name, changes) in [
         ("FilterCriteria", r#"{"FilterCriteria":{"Filters":[{"Pattern":"{}"}]}}"#),
-        ("DestinationConfig", r#"{"DestinationConfig":{"OnFailure":{"Destination":"kafka://dlq"}}}"#),
-        ("MaximumRetryAttempts", r#"{"MaximumRetryAttempts":3}"#),
-        ("BisectBatchOnFunctionError", r#"{"BisectBatchOnFunctionError":true}"#),
-        ("FunctionResponseTypes", r#"{"FunctionResponseTypes":["ReportBatchItemFailures"]}"#),
         ("BASIC_AUTH", r#"{"SourceAccessConfigurations":[{"Type":"BASIC_AUTH","URI":"arn:x"}]}"#),
         ("EventSourceArn", r#"{"EventSourceArn":"arn:aws:kafka:x","SelfManagedEventSource":null}"#),
     ] {

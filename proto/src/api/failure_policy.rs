@@ -1,0 +1,307 @@
+//! What a mapping does with records that fail: the request's members, their constraints, and what is kept of them.
+//!
+//! Model: `lambda/2015-03-31/service-2.json` of botocore. What AWS keeps for its provisioned mode is always available here.
+//! Two choices that AWS's API has no member for are made by tags, so that every client of AWS can make them:
+//! [`ON_DESTINATION_FAILURE_TAG`] and [`PARTIAL_RESPONSE_TAG`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::constraints::Violations;
+use super::destination::{self, Destination};
+use super::error::ApiError;
+use super::mapping::Mapping;
+
+/// Retries while there is a destination and the user asked for no limit, as AWS has it.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>
+pub const RETRIES_WITH_DESTINATION: u32 = 10;
+/// Tag that says what happens while the destination refuses: `hold` (the default) or `drop`.
+pub const ON_DESTINATION_FAILURE_TAG: &str = "lighterman:on-destination-failure";
+/// Tag that says what is tried again after a partial batch response: `ordered` (the default) or `named`.
+pub const PARTIAL_RESPONSE_TAG: &str = "lighterman:partial-batch-response";
+
+const OUR_TAGS: &str = "lighterman:";
+const RETRIES_MAX: i64 = 10_000;
+const AGE_SECONDS_MAX: i64 = 604_800;
+const AGE_SECONDS_MIN: i64 = 60;
+const UNLIMITED: i64 = -1;
+const REPORT_BATCH_ITEM_FAILURES: &str = "ReportBatchItemFailures";
+const UNSUPPORTED_DESTINATION: &str =
+    "Unsupported DestinationConfig parameter for given event source mapping type.";
+
+/// The members of a create or update request that say what happens to failed records.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct FailureRequest {
+    /// −1 (for ever) or 0–10,000.
+    pub maximum_retry_attempts: Option<i64>,
+    /// −1 (no limit) or 60–604,800.
+    pub maximum_record_age_in_seconds: Option<i64>,
+    /// Halves a batch that failed.
+    pub bisect_batch_on_function_error: Option<bool>,
+    /// Empty, or `ReportBatchItemFailures`.
+    pub function_response_types: Option<Vec<String>>,
+    /// Where failed records go.
+    pub destination_config: Option<DestinationConfig>,
+}
+
+/// `DestinationConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DestinationConfig {
+    /// For records that were given up.
+    pub on_failure: Option<DestinationTarget>,
+    /// In the model; refused for this kind of source.
+    pub on_success: Option<DestinationTarget>,
+}
+
+/// `OnFailure` or `OnSuccess`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct DestinationTarget {
+    /// An ARN, `kafka://topic`, or nothing, which removes it.
+    pub destination: Option<String>,
+}
+
+/// What a mapping does with records that fail.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailurePolicy {
+    /// Retries after the first attempt, as the user gave them; `None`: no limit. What holds is
+    /// [`Self::retries_max_in_force`].
+    pub retries_max: Option<u32>,
+    /// Age at which a record is given up, in seconds; `None`: no limit.
+    pub record_age_max_seconds: Option<u32>,
+    /// Whether a batch that failed is halved.
+    pub bisect: bool,
+    /// Whether the function reports which records failed.
+    pub partial_responses: bool,
+    /// Where records go that are given up.
+    pub destination: Option<Destination>,
+    /// Which limits the user has lifted by name.
+    pub lifted: LiftedLimits,
+}
+
+/// Limits for which the user gave −1. They are shown then: a client that keeps a configuration (Terraform) compares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LiftedLimits {
+    /// `MaximumRetryAttempts` was −1.
+    pub retries: bool,
+    /// `MaximumRecordAgeInSeconds` was −1.
+    pub record_age: bool,
+}
+
+/// What happens to a partition while the destination refuses its failed records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDestinationFailure {
+    /// The partition waits: nothing is lost.
+    #[default]
+    Hold,
+    /// The records are dropped, counted and logged, as AWS does.
+    Drop,
+}
+
+/// What is tried again after a partial batch response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PartialOrder {
+    /// Everything from the lowest failed offset of each partition on: order is kept.
+    #[default]
+    Ordered,
+    /// The named records alone, in AWS's words.
+    Named,
+}
+
+impl FailureRequest {
+    /// The model's constraints.
+    pub(super) fn check_model(&self, found: &mut Violations) {
+        found.range(self.maximum_retry_attempts, "maximumRetryAttempts", UNLIMITED, RETRIES_MAX);
+        found.range(
+            self.maximum_record_age_in_seconds,
+            "maximumRecordAgeInSeconds",
+            UNLIMITED,
+            AGE_SECONDS_MAX,
+        );
+        if let Some(types) = &self.function_response_types {
+            let shown = format!("[{}]", types.join(", "));
+            if types.len() > 1 {
+                found.add(&shown, "functionResponseTypes", "Member must have length less than or equal to 1");
+            }
+            if types.iter().any(|name| name != REPORT_BATCH_ITEM_FAILURES) {
+                let constraint =
+                    format!("Member must satisfy enum value set: [{REPORT_BATCH_ITEM_FAILURES}]");
+                found.add(&shown, "functionResponseTypes", &constraint);
+            }
+        }
+        let config = self.destination_config.clone().unwrap_or_default();
+        for (target, at) in [
+            (config.on_failure, "destinationConfig.onFailure.destination"),
+            (config.on_success, "destinationConfig.onSuccess.destination"),
+        ] {
+            if let Some(given) = target.and_then(|target| target.destination) {
+                destination::check_model(&given, at, found);
+            }
+        }
+    }
+
+    /// The policy of a new mapping that reads `source_topic`.
+    pub(super) fn new_policy(self, source_topic: &str) -> Result<FailurePolicy, ApiError> {
+        self.over(FailurePolicy::default(), source_topic)
+    }
+
+    /// The policy after an update: what the request names is changed.
+    pub(super) fn updated_policy(
+        self,
+        before: &FailurePolicy,
+        source_topic: &str,
+    ) -> Result<FailurePolicy, ApiError> {
+        let on_failure = self.destination_config.as_ref().and_then(|config| config.on_failure.as_ref());
+        if on_failure.is_some_and(|target| target.destination.is_none()) {
+            // Nothing, or removal? AWS does not guess either.
+            return Err(ApiError::invalid(
+                "The Destination field is required for an OnFailure configuration.",
+            ));
+        }
+        self.over(before.clone(), source_topic)
+    }
+
+    fn over(self, mut policy: FailurePolicy, source_topic: &str) -> Result<FailurePolicy, ApiError> {
+        if let Some(retries) = self.maximum_retry_attempts {
+            policy.lifted.retries = retries == UNLIMITED;
+            policy.retries_max = u32::try_from(retries).ok();
+        }
+        if let Some(seconds) = self.maximum_record_age_in_seconds {
+            if (0..AGE_SECONDS_MIN).contains(&seconds) {
+                return Err(ApiError::invalid(
+                    "MaximumRecordAgeInSeconds must be either -1 (forever) or between 60 and 604800 (inclusive)",
+                ));
+            }
+            policy.lifted.record_age = seconds == UNLIMITED;
+            policy.record_age_max_seconds = u32::try_from(seconds).ok();
+        }
+        policy.bisect = self.bisect_batch_on_function_error.unwrap_or(policy.bisect);
+        if let Some(types) = self.function_response_types {
+            policy.partial_responses = !types.is_empty();
+        }
+        let config = self.destination_config.unwrap_or_default();
+        let asked = |target: Option<DestinationTarget>| target.and_then(|target| target.destination);
+        if asked(config.on_success).is_some_and(|given| !given.is_empty()) {
+            return Err(ApiError::invalid(UNSUPPORTED_DESTINATION));
+        }
+        if let Some(given) = asked(config.on_failure) {
+            policy.destination = destination_of(&given, source_topic)?;
+        }
+        Ok(policy)
+    }
+}
+
+fn destination_of(given: &str, source_topic: &str) -> Result<Option<Destination>, ApiError> {
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let destination: Destination = given.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
+    if matches!(&destination, Destination::Topic(topic) if topic == source_topic) {
+        return Err(ApiError::invalid(format!(
+            "The on-failure destination topic `{source_topic}` cannot be the source topic of the event source mapping."
+        )));
+    }
+    Ok(Some(destination))
+}
+
+impl FailurePolicy {
+    /// Retries after the first attempt that hold: the user's, or [`RETRIES_WITH_DESTINATION`] when there is a destination and no
+    /// limit was given; `None`: for ever. A limit that is not the user's is never shown as if it were.
+    pub fn retries_max_in_force(&self) -> Option<u32> {
+        self.retries_max.or_else(|| self.destination.as_ref().map(|_| RETRIES_WITH_DESTINATION))
+    }
+
+    /// Adds the members that are set; −1 is shown when the user gave it.
+    pub(super) fn show(&self, shown: &mut Map<String, Value>) {
+        let mut put = |name: &str, value: Value| shown.insert(name.to_owned(), value);
+        let limit = |limit: Option<u32>, lifted: bool| match limit {
+            Some(limit) => Some(json!(limit)),
+            None => lifted.then(|| json!(UNLIMITED)),
+        };
+        if let Some(retries) = limit(self.retries_max, self.lifted.retries) {
+            put("MaximumRetryAttempts", retries);
+        }
+        if let Some(seconds) = limit(self.record_age_max_seconds, self.lifted.record_age) {
+            put("MaximumRecordAgeInSeconds", seconds);
+        }
+        if self.bisect {
+            put("BisectBatchOnFunctionError", json!(true));
+        }
+        if self.partial_responses {
+            put("FunctionResponseTypes", json!([REPORT_BATCH_ITEM_FAILURES]));
+        }
+        if let Some(destination) = &self.destination {
+            put("DestinationConfig", json!({ "OnFailure": { "Destination": destination } }));
+        }
+    }
+}
+
+impl OnDestinationFailure {
+    const VALUES: &[(&str, Self)] = &[("hold", Self::Hold), ("drop", Self::Drop)];
+}
+
+impl PartialOrder {
+    const VALUES: &[(&str, Self)] = &[("ordered", Self::Ordered), ("named", Self::Named)];
+}
+
+/// The choice that a tag makes; the default where there is none. What was accepted is always one of the values.
+fn choice<T: Copy + Default>(tags: &BTreeMap<String, String>, tag: &str, values: &[(&str, T)]) -> T {
+    let given = tags.get(tag).and_then(|given| values.iter().find(|(value, _)| value == given));
+    given.map(|(_, choice)| *choice).unwrap_or_default()
+}
+
+/// Refuses tags of ours that mean nothing: a misspelt one would silently choose the default.
+pub(super) fn check_our_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    for (tag, given) in tags.iter().filter(|(tag, _)| is_ours(tag)) {
+        let values: Vec<&str> = match tag.as_str() {
+            ON_DESTINATION_FAILURE_TAG => {
+                OnDestinationFailure::VALUES.iter().map(|(value, _)| *value).collect()
+            }
+            PARTIAL_RESPONSE_TAG => PartialOrder::VALUES.iter().map(|(value, _)| *value).collect(),
+            _ => {
+                return Err(ApiError::invalid(format!(
+                    "Tag `{tag}` is not known. Tags that begin with `{OUR_TAGS}` choose what Lighterman does: \
+                     `{ON_DESTINATION_FAILURE_TAG}` (hold, drop) and `{PARTIAL_RESPONSE_TAG}` (ordered, named)."
+                )));
+            }
+        };
+        if !values.contains(&given.as_str()) {
+            let values = values.join(" or ");
+            return Err(ApiError::invalid(format!("Tag `{tag}` cannot be `{given}`: give {values}.")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a tag is meant for us, in whatever case.
+fn is_ours(tag: &str) -> bool {
+    tag.get(..OUR_TAGS.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(OUR_TAGS))
+}
+
+impl Mapping {
+    /// What happens to a partition while the destination refuses its failed records.
+    pub fn on_destination_failure(&self) -> OnDestinationFailure {
+        choice(&self.tags, ON_DESTINATION_FAILURE_TAG, OnDestinationFailure::VALUES)
+    }
+
+    /// What is tried again after a partial batch response.
+    pub fn partial_order(&self) -> PartialOrder {
+        choice(&self.tags, PARTIAL_RESPONSE_TAG, PartialOrder::VALUES)
+    }
+
+    /// True when `tags` in place of its own would make the mapping behave otherwise.
+    pub fn is_changed_by(&self, tags: &BTreeMap<String, String>) -> bool {
+        let on_failure = choice(tags, ON_DESTINATION_FAILURE_TAG, OnDestinationFailure::VALUES);
+        let order = choice(tags, PARTIAL_RESPONSE_TAG, PartialOrder::VALUES);
+        (on_failure, order) != (self.on_destination_failure(), self.partial_order())
+    }
+}
+
+#[cfg(test)]
+mod tests;
