@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lighterman_proto::api::{Mapping, StartingPosition};
+use lighterman_proto::api::{Mapping, PartialOrder, StartingPosition};
 use lighterman_proto::event::EventSource;
 use lighterman_proto::ids::MappingId;
 use lighterman_proto::units::WINDOW_DEFAULT;
@@ -13,7 +13,7 @@ use lighterman_scaler::policy::Bounds;
 use serde_json::{Value, json};
 
 use super::Dataplane;
-use crate::consumer::member::floor::MappingRun;
+use crate::consumer::member::floor::{FailureRun, MappingRun};
 use crate::control::controller::MappingHost;
 use crate::invoker::port::FunctionFacts;
 use crate::kafka::offsets::At;
@@ -69,6 +69,24 @@ impl MappingHost for DataplaneHost {
     }
 }
 
+fn failure_of(mapping: &Mapping) -> FailureRun {
+    let asked = &mapping.failure;
+    FailureRun {
+        policy: FailurePolicy {
+            retries_max: asked.retries_max_in_force(),
+            record_age_max: asked
+                .record_age_max_seconds
+                .map(|seconds| Duration::from_secs(u64::from(seconds))),
+            bisect: asked.bisect,
+            named_only: mapping.partial_order() == PartialOrder::Named,
+            has_destination: asked.destination.is_some(),
+        },
+        partial_responses: asked.partial_responses,
+        destination: asked.destination.clone(),
+        on_destination_failure: mapping.on_destination_failure(),
+    }
+}
+
 /// A mapping as the dataplane runs it.
 pub fn run_of(mapping: &Mapping) -> MappingRun {
     let pollers = mapping.pollers.clone().unwrap_or_default();
@@ -96,7 +114,6 @@ pub fn run_of(mapping: &Mapping) -> MappingRun {
             (StartingPosition::TrimHorizon | StartingPosition::AtTimestamp, _) => At::Earliest,
         },
         bounds: Bounds { minimum, maximum: count(pollers.maximum_pollers, POLLERS_MAX_DEFAULT).max(minimum) },
-        policy: FailurePolicy::default(),
-        partial_responses: false,
+        failure: failure_of(mapping),
     }
 }

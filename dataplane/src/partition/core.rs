@@ -143,11 +143,6 @@ impl PartitionCore {
         self.sent.progress.as_ref()
     }
 
-    /// True while an invocation holds the cut.
-    pub fn is_in_flight(&self) -> bool {
-        matches!(self.flight, Flight::Sealed { .. })
-    }
-
     pub(super) fn is_running(&self) -> bool {
         self.phase == Phase::Running
     }

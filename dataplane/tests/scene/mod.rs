@@ -13,14 +13,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lighterman::app::Dataplane;
 use lighterman::config::Settings;
-use lighterman::consumer::member::floor::MappingRun;
+use lighterman::consumer::member::floor::{FailureRun, MappingRun};
 use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
 use lighterman::invoker::verdict::Reply;
 use lighterman::kafka::offsets::At;
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman::local::broker::{Broker, BrokerSettings};
 use lighterman::local::sample_records::SampleProducer;
-use lighterman::partition::work::FailurePolicy;
 use lighterman_proto::event::EventSource;
 use lighterman_proto::ids::{MappingId, Offset};
 use lighterman_scaler::policy::Bounds;
@@ -114,8 +113,7 @@ impl Scene {
             window: Duration::ZERO,
             start,
             bounds: Bounds { minimum: 1, maximum: 4 },
-            policy: FailurePolicy::default(),
-            partial_responses: false,
+            failure: FailureRun::default(),
         });
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Recipient};
+use lighterman_proto::api::{Destination, OnDestinationFailure};
 use lighterman_proto::event::{Envelope, EventSource};
 use lighterman_proto::ids::{ConsumerId, MappingId};
 use lighterman_proto::units::{PAYLOAD_BYTES_MAX, SLOTS_PER_CONSUMER};
@@ -88,9 +89,20 @@ pub struct MappingRun {
     /// `MinimumPollers`, `MaximumPollers`.
     pub bounds: Bounds,
     /// What to do with records that fail.
+    pub failure: FailureRun,
+}
+
+/// What a mapping does with records that fail, and where they go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FailureRun {
+    /// What the partitions decide by.
     pub policy: FailurePolicy,
     /// `ReportBatchItemFailures`.
     pub partial_responses: bool,
+    /// `DestinationConfig.OnFailure`.
+    pub destination: Option<Destination>,
+    /// What happens while it refuses.
+    pub on_destination_failure: OnDestinationFailure,
 }
 
 /// The actors of a member that has joined.
@@ -279,7 +291,7 @@ impl Floor {
             fence: Arc::clone(&self.fence),
             function_timeout: self.function_timeout,
             retry: self.node.retry,
-            partial_responses: self.run.partial_responses,
+            partial_responses: self.run.failure.partial_responses,
             invoker: self.invoker.clone().recipient(),
             status: self.status.clone(),
         };
@@ -292,7 +304,7 @@ impl Floor {
                 records_max,
                 payload_bytes_max: PAYLOAD_BYTES_MAX - envelope_bytes - key_bytes_max,
             },
-            policy: self.run.policy,
+            policy: self.run.failure.policy,
             buffer_bytes_target: BUFFER_BYTES_TARGET,
             budget: self.node.budget.clone(),
             in_flight: self.node.in_flight.clone(),
