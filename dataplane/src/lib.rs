@@ -10,6 +10,7 @@
 //! Data flows right, credit flows left, decisions flow down, facts flow up. Modules stand in data-flow order.
 
 pub mod app;
+pub mod audit;
 pub mod batcher;
 pub mod cli;
 pub mod config;

@@ -10,14 +10,15 @@ use lighterman_proto::event::EventSource;
 use lighterman_proto::ids::MappingId;
 use lighterman_proto::units::WINDOW_DEFAULT;
 use lighterman_scaler::policy::Bounds;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::Dataplane;
+use super::{Dataplane, shown};
 use crate::consumer::member::floor::{FailureRun, MappingRun};
-use crate::control::controller::MappingHost;
+use crate::control::controller::{MappingHost, SkipWish};
 use crate::invoker::port::FunctionFacts;
 use crate::kafka::offsets::At;
 use crate::kafka::transport::BrokerAddress;
+use crate::partition::effects::SkipAnswer;
 use crate::partition::work::FailurePolicy;
 use crate::runtime::clock;
 
@@ -43,24 +44,28 @@ impl MappingHost for DataplaneHost {
     fn partitions(&self, id: MappingId) -> Option<Value> {
         let now = clock::now();
         let shown = self.0.board(id)?.partitions();
-        let one = |(partition, shown): (i32, crate::consumer::status::Shown)| {
-            let gauge = &shown.gauge;
-            json!({
-                "partition": partition,
-                "consumer": shown.consumer,
-                "epoch": shown.epoch,
-                "committed": gauge.committed(),
-                "position": gauge.position(),
-                "logEnd": gauge.log_end(),
-                "lag": gauge.lag(),
-                "inFlight": gauge.is_in_flight(),
-                "bufferedBytes": gauge.buffered_bytes(),
-                "attempt": gauge.attempt(),
-                "oldestAgeMs": gauge.oldest().map(|oldest| now.since(oldest).as_millis() as u64),
-                "lastError": gauge.last_error(),
-            })
-        };
-        Some(shown.into_iter().map(one).collect())
+        let wall = clock::wall_ms();
+        Some(shown.iter().map(|(partition, shown)| shown::partition(*partition, shown, now, wall)).collect())
+    }
+
+    fn audit(&self, id: MappingId) -> BoxFuture<'static, Value> {
+        let (log, board) = (self.0.audit().clone(), self.0.board(id));
+        async move {
+            let running = board.map(|board| board.partitions()).unwrap_or_default();
+            let committed =
+                running.into_iter().map(|(partition, shown)| (partition, shown.gauge.committed())).collect();
+            shown::audit(log.read(id).await, &committed)
+        }
+        .boxed()
+    }
+
+    fn skip(&self, id: MappingId, wish: SkipWish) -> BoxFuture<'static, Option<SkipAnswer>> {
+        let dataplane = Arc::clone(&self.0);
+        async move { dataplane.skip(id, wish.partition, wish.offset, wish.reason).await }.boxed()
+    }
+
+    fn forget(&self, id: MappingId) {
+        self.0.audit().remove(id);
     }
 
     fn function_exists(&self, function_arn: &str) -> BoxFuture<'static, bool> {

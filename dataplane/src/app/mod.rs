@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod node;
+pub mod shown;
 
 use std::collections::HashMap;
 use std::io;
@@ -9,11 +10,12 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr};
 use actix_rt::{ArbiterHandle, System};
-use lighterman_proto::ids::MappingId;
+use lighterman_proto::ids::{MappingId, Offset};
 use metrics::Label;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::audit::AuditLog;
 use crate::batcher::payload::PayloadPool;
 use crate::config::{self, Settings};
 use crate::consumer::member::floor::{MappingRun, Node};
@@ -26,6 +28,8 @@ use crate::kafka::fetch::FetchSettings;
 use crate::kafka::group::GroupThread;
 use crate::kafka::offsets::Isolation;
 use crate::kafka::transport::PlainTcp;
+use crate::partition::effects::SkipAnswer;
+use crate::partition::messages::Skip;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::placement::Placement;
 
@@ -50,6 +54,7 @@ impl Dataplane {
             budget: ByteBudget::new(settings.memory_budget),
             payloads: PayloadPool::new(settings.memory_budget),
             in_flight: InFlight::default(),
+            audit: AuditLog::start(&settings.data_dir)?,
             placement: Arc::new(Placement::new(cores)),
             groups: GroupThread::start()?,
             connector: Arc::new(PlainTcp::new(Arc::new(settings.egress.clone()))),
@@ -64,6 +69,25 @@ impl Dataplane {
             lanes: Mutex::new(HashMap::new()),
             boards: Mutex::new(HashMap::new()),
         }))
+    }
+
+    /// What became of every offset.
+    pub fn audit(&self) -> &AuditLog {
+        &self.node.audit
+    }
+
+    /// Asks a partition to resolve a record that fails as skipped; `None` when nobody here owns it.
+    pub async fn skip(
+        &self,
+        id: MappingId,
+        partition: i32,
+        offset: Offset,
+        reason: String,
+    ) -> Option<SkipAnswer> {
+        let lane = self.lane(id);
+        let (reply, answer) = oneshot::channel();
+        lane.lock().await.as_ref()?.address.do_send(Skip { partition, offset, reason, reply });
+        answer.await.ok()
     }
 
     /// How functions are invoked.

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use lighterman_proto::api::{Account, ApiError, CreateRequest, ErrorKind, Mapping, State, UpdateRequest};
-use lighterman_proto::ids::MappingId;
+use lighterman_proto::ids::{MappingId, Offset};
 use parking_lot::Mutex;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::registry::{Command, Entry, Registry};
 use super::store::{Store, StoreError};
+use crate::partition::effects::SkipAnswer;
 use crate::runtime::clock;
 
 /// What runs mappings.
@@ -26,8 +27,25 @@ pub trait MappingHost: Send + Sync {
     fn last_result(&self, id: MappingId) -> Option<String>;
     /// The live facts of its partitions, as JSON.
     fn partitions(&self, id: MappingId) -> Option<Value>;
+    /// The audit of its partitions, held against what is committed, as JSON.
+    fn audit(&self, id: MappingId) -> BoxFuture<'static, Value>;
+    /// Resolves a record that fails as skipped; `None` when no partition here has it.
+    fn skip(&self, id: MappingId, wish: SkipWish) -> BoxFuture<'static, Option<SkipAnswer>>;
+    /// Nothing is kept of it any more but its audit, aside.
+    fn forget(&self, id: MappingId);
     /// False when Lambda says that the function does not exist.
     fn function_exists(&self, function_arn: &str) -> BoxFuture<'static, bool>;
+}
+
+/// A person's wish to have a failing record skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkipWish {
+    /// Partition index.
+    pub partition: i32,
+    /// Which record.
+    pub offset: Offset,
+    /// Why.
+    pub reason: String,
 }
 
 /// The controller; clones share it.
@@ -211,7 +229,12 @@ impl Controller {
         Account { region: &self.shared.region, id: &self.shared.account }
     }
 
-    fn entry(&self, id: MappingId) -> Result<Entry, ApiError> {
+    /// What runs mappings.
+    pub(super) fn host(&self) -> &Arc<dyn MappingHost> {
+        &self.shared.host
+    }
+
+    pub(super) fn entry(&self, id: MappingId) -> Result<Entry, ApiError> {
         self.shared.state.lock().1.get(id).cloned()
     }
 
@@ -258,6 +281,9 @@ impl Controller {
                 host.run(&mapping);
             } else {
                 host.stop(id).await;
+            }
+            if from == State::Deleting {
+                host.forget(id);
             }
             // A store that fails now, a full disk, may work again: until then the mapping would refuse every change.
             while let Err(error) =
@@ -318,6 +344,16 @@ mod tests {
         fn partitions(&self, _: MappingId) -> Option<Value> {
             None
         }
+
+        fn audit(&self, _: MappingId) -> BoxFuture<'static, Value> {
+            Box::pin(async { Value::Null })
+        }
+
+        fn skip(&self, _: MappingId, _: SkipWish) -> BoxFuture<'static, Option<SkipAnswer>> {
+            Box::pin(async { None })
+        }
+
+        fn forget(&self, _: MappingId) {}
 
         fn function_exists(&self, _: &str) -> BoxFuture<'static, bool> {
             Box::pin(async { true })

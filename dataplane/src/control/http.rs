@@ -235,6 +235,10 @@ async fn ours(api: &Api, method: &str, path: &str, body: &[u8]) -> Result<Answer
         ("GET", ["mappings", id, "partitions"]) => {
             Ok(Answer::ok(json!({ "partitions": controller.partitions(mapping_id(id)?)? })))
         }
+        ("GET", ["mappings", id, "audit"]) => Ok(Answer::ok(controller.audit(mapping_id(id)?).await?)),
+        ("POST", ["mappings", id, "partitions", partition, "skip"]) => {
+            Ok(Answer::ok(controller.skip(mapping_id(id)?, partition, parse(body)?).await?))
+        }
         ("POST", ["mappings", id, "pause"]) => {
             Ok(Answer::accepted(controller.update(mapping_id(id)?, enabled(false)?).await?))
         }

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod controller;
+pub mod failing;
 pub mod http;
 pub mod registry;
 pub mod sigv4;

@@ -91,7 +91,12 @@ pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
     actix_rt::System::new().block_on(async {
         let broker = Broker::start(BrokerSettings::default()).expect("starts");
         let memory = Arc::new(Memory::default());
-        let flags = [("memory_budget", "32MiB".to_owned()), ("kafka.session_timeout", "6s".to_owned())];
+        let data = tempfile::tempdir().expect("scratch");
+        let flags = [
+            ("memory_budget", "32MiB".to_owned()),
+            ("kafka.session_timeout", "6s".to_owned()),
+            ("data_dir", data.path().display().to_string()),
+        ];
         let settings = Settings::load(None, &flags).expect("settings");
         let port: Arc<dyn FunctionPort> = Arc::<Memory>::clone(&memory);
         let dataplane = Dataplane::start(&settings, port).expect("threads");

@@ -1,6 +1,7 @@
 //! The one place that knows which CRC-32C we use.
 
-pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+/// CRC-32C of `bytes`, as record batches carry it.
+pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 

@@ -14,6 +14,7 @@ mod varint;
 
 pub use aborted::AbortedTransactions;
 pub use batch::{Batch, BatchHeader, Batches, Compression, ControlType, TimestampType, batches};
+pub use crc::crc32c;
 pub use error::RecordError;
 pub use inflate::Inflater;
 pub use record::{Header, Headers, Record, Records, records, records_at};

@@ -8,29 +8,41 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::commit_metadata::CommitMetadata;
+use lighterman_proto::ids::MappingId;
 
+use crate::audit::{AuditLog, Entry, What};
 use crate::kafka::group::Membership;
 use crate::kafka::group::effects::is_fencing;
 use crate::kafka::offsets::CommitOffset;
 use crate::offsets::actor::{CommitAnswer, CommitPort};
 use crate::offsets::committer::{CommitOutcome, Frontier};
+use crate::partition::ledger::Passed;
+use crate::runtime::clock;
 
 /// Commits as our member, with the activation's partition count beside each offset.
 pub struct GroupCommits {
+    mapping: MappingId,
     membership: Membership,
     activated: Arc<AtomicI32>,
+    audit: AuditLog,
 }
 
 impl GroupCommits {
     /// Commits through `membership`; `activated` is filled in when the first starts are known.
-    pub fn new(membership: Membership, activated: Arc<AtomicI32>) -> Self {
-        Self { membership, activated }
+    pub fn new(
+        mapping: MappingId,
+        membership: Membership,
+        activated: Arc<AtomicI32>,
+        audit: AuditLog,
+    ) -> Self {
+        Self { mapping, membership, activated, audit }
     }
 }
 
 impl CommitPort for GroupCommits {
     fn commit(&self, frontiers: Vec<Frontier>) -> Pin<Box<dyn Future<Output = CommitAnswer> + Send>> {
         let partitions_at_activation = self.activated.load(Ordering::Relaxed);
+        let entries = entries(&frontiers);
         let offsets = frontiers
             .into_iter()
             .map(|frontier| CommitOffset {
@@ -40,8 +52,12 @@ impl CommitPort for GroupCommits {
                 metadata: CommitMetadata { partitions_at_activation, progress: frontier.progress }.encode(),
             })
             .collect();
-        let membership = self.membership.clone();
+        let (membership, audit, mapping) = (self.membership.clone(), self.audit.clone(), self.mapping);
         Box::pin(async move {
+            // Before the commit: what is committed has its outcome on record, whenever the process dies.
+            if !entries.is_empty() {
+                audit.append(mapping, entries).await;
+            }
             let codes = membership.commit(offsets).await.map_err(|error| error.to_string())?;
             Ok(codes
                 .into_iter()
@@ -49,6 +65,21 @@ impl CommitPort for GroupCommits {
                 .collect::<HashMap<_, _>>())
         })
     }
+}
+
+fn entries(frontiers: &[Frontier]) -> Vec<Entry> {
+    let at = clock::wall_ms();
+    let of = |frontier: &Frontier| {
+        let partition = frontier.partition;
+        let entry = move |passed: &Passed| Entry {
+            at,
+            partition,
+            range: passed.range,
+            what: What::Ended(passed.outcome),
+        };
+        frontier.passed.iter().map(entry).collect::<Vec<_>>()
+    };
+    frontiers.iter().flat_map(of).collect()
 }
 
 fn outcome_of(code: Option<ResponseError>) -> CommitOutcome {

@@ -13,6 +13,7 @@ use lighterman_proto::units::{PAYLOAD_BYTES_MAX, SLOTS_PER_CONSUMER};
 use lighterman_scaler::policy::Bounds;
 
 use super::commits::GroupCommits;
+use crate::audit::AuditLog;
 use crate::batcher::actor::BatcherParts;
 use crate::batcher::core::BatchLimits;
 use crate::batcher::payload::PayloadPool;
@@ -49,6 +50,8 @@ pub struct Node {
     pub payloads: PayloadPool,
     /// What may still be running.
     pub in_flight: InFlight,
+    /// What became of every offset.
+    pub audit: AuditLog,
     /// Threads.
     pub placement: Arc<Placement>,
     /// The thread of the group memberships.
@@ -168,7 +171,7 @@ impl Floor {
         let invoker = InvokerActor::start_in_arbiter(&node.placement.invoker(0), move |_| {
             InvokerActor::new(port, function, function_timeout, invoker_slots, watch)
         });
-        let commits = Arc::new(GroupCommits::new(membership.clone(), activated));
+        let commits = Arc::new(GroupCommits::new(run.id, membership.clone(), activated, node.audit.clone()));
         let (board, watch) = (status.clone(), self::watch(&shared_death, "committer"));
         let committer = CommitterActor::start_in_arbiter(&node.placement.data(0), move |_| {
             CommitterActor::new(commits, board, watch)

@@ -5,15 +5,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::Context;
+use lighterman_proto::ids::OffsetRange;
 use lighterman_scaler::assignment::Move;
 
 use super::starts::{StartError, Starts};
 use super::{MemberActor, START_AGAIN, TICK};
+use crate::audit::{Entry, What};
 use crate::consumer::messages::{
     DrainPartition, FencePartitions, PartitionReport, PartitionState, Position, StartPartition,
 };
 use crate::consumer::status::Shown;
 use crate::kafka::group::GroupEvent;
+use crate::runtime::clock;
 
 impl MemberActor {
     /// Brings consumers and partitions to where they should be.
@@ -54,6 +57,9 @@ impl MemberActor {
                 else {
                     return;
                 };
+                let range = OffsetRange { first: position.committed, end: position.committed };
+                let began = Entry { at: clock::wall_ms(), partition, range, what: What::Began };
+                self.node.audit.note(self.run.id, vec![began]);
                 self.status.show(partition, Shown { consumer, epoch, gauge: Arc::clone(&gauge) });
                 address.do_send(StartPartition { partition, epoch, position, gauge });
             }

@@ -1,0 +1,103 @@
+//! What the API shows of a running mapping's partitions, as JSON.
+
+use std::collections::BTreeMap;
+
+use lighterman_proto::failure::{Condition, iso_8601};
+use lighterman_proto::ids::Offset;
+use lighterman_proto::units::{Moment, TimestampMs};
+use serde_json::{Map, Value, json};
+
+use crate::audit::{Page, Sums, Verdict};
+use crate::consumer::status::Shown;
+use crate::partition::failing::FailingShown;
+use crate::partition::ledger::Outcome;
+use crate::partition::work::Failure;
+
+/// The live facts of one partition. `now` and `wall` are the same moment on both clocks.
+pub fn partition(partition: i32, shown: &Shown, now: Moment, wall: TimestampMs) -> Value {
+    let gauge = &shown.gauge;
+    json!({
+        "partition": partition,
+        "consumer": shown.consumer,
+        "epoch": shown.epoch,
+        "committed": gauge.committed(),
+        "position": gauge.position(),
+        "logEnd": gauge.log_end(),
+        "lag": gauge.lag(),
+        "inFlight": gauge.is_in_flight(),
+        "bufferedBytes": gauge.buffered_bytes(),
+        "attempt": gauge.attempt(),
+        "oldestAgeMs": gauge.oldest().map(|oldest| now.since(oldest).as_millis() as u64),
+        "lastError": gauge.last_error(),
+        "failing": gauge.failing().map(|failing| failing_of(&failing, now, wall)),
+    })
+}
+
+fn failing_of(failing: &FailingShown, now: Moment, wall: TimestampMs) -> Value {
+    let next = failing.next_attempt.map(|at| {
+        let in_ms = i64::try_from(at.since(now).as_millis()).unwrap_or(i64::MAX);
+        iso_8601(TimestampMs(wall.0.saturating_add(in_ms)))
+    });
+    json!({
+        "offset": failing.offset,
+        "records": failing.records,
+        "attempts": failing.attempts,
+        "firstError": failing.first.as_deref().map(error),
+        "lastError": failing.last.as_deref().map(error),
+        "nextAttemptAt": next,
+        "onItsWayToDestination": failing.condition.map(condition),
+    })
+}
+
+fn error(failure: &Failure) -> Value {
+    json!({ "at": iso_8601(failure.at), "errorType": failure.error_type, "errorMessage": failure.message })
+}
+
+fn condition(condition: Condition) -> &'static str {
+    match condition {
+        Condition::RetryAttemptsExhausted => "RetryAttemptsExhausted",
+        Condition::RecordAgeExceeded => "RecordAgeExceeded",
+        Condition::MaximumPayloadSizeExceeded => "MaximumPayloadSizeExceeded",
+    }
+}
+
+/// The audit, each partition held against its committed offset.
+pub fn audit(pages: BTreeMap<i32, Page>, committed: &BTreeMap<i32, Option<Offset>>) -> Value {
+    let one = |(partition, page): (i32, Page)| {
+        let committed = committed.get(&partition).copied().flatten();
+        let (verdict, missing) = match page.verify(committed) {
+            Verdict::Accounted => ("accounted", None),
+            Verdict::Missing(range) => ("missing", Some([range.first, range.end])),
+            Verdict::Unknown => ("unknown", None),
+        };
+        let ranges: Vec<Value> = page
+            .stretches
+            .iter()
+            .map(|stretch| {
+                json!({
+                    "first": stretch.range.first,
+                    "end": stretch.range.end,
+                    "at": iso_8601(stretch.at),
+                    "outcomes": if stretch.elsewhere { json!("elsewhere") } else { sums(&stretch.sums) },
+                })
+            })
+            .collect();
+        json!({
+            "partition": partition,
+            "began": page.began,
+            "end": page.end,
+            "committed": committed,
+            "verdict": verdict,
+            "missing": missing,
+            "totals": sums(&page.sums),
+            "rangesForgotten": page.forgotten,
+            "ranges": ranges,
+        })
+    };
+    json!({ "partitions": pages.into_iter().map(one).collect::<Vec<_>>() })
+}
+
+fn sums(sums: &Sums) -> Value {
+    let shown = Outcome::ALL.into_iter().zip(sums).filter(|(_, sum)| **sum > 0);
+    Value::Object(shown.map(|(outcome, sum)| (outcome.label().to_owned(), json!(sum))).collect::<Map<_, _>>())
+}

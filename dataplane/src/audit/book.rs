@@ -1,0 +1,307 @@
+//! The audit of one partition: its ranges in order, what each outcome sums up to, and whether there is a hole.
+
+use std::collections::VecDeque;
+
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::units::TimestampMs;
+
+use super::entry::{Entry, Sums, What};
+use crate::partition::ledger::Outcome;
+
+/// Ranges kept of one partition; older ones stay in the sums.
+pub const RANGES_MAX: usize = 10_000;
+/// Ranges that are not joined yet: a node that dies between audit and commit begins before some of them again.
+const FRESH_MAX: usize = 64;
+
+/// A stretch of offsets as it is shown. What happens all day long, delivered, filtered and absent, is joined into one stretch;
+/// what a person may ask about stands alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The offsets.
+    pub range: OffsetRange,
+    /// When its last commit was prepared.
+    pub at: TimestampMs,
+    /// What became of them.
+    pub sums: Sums,
+    /// Nobody here knows: another node had the partition, or the offsets were set by hand.
+    pub elsewhere: bool,
+}
+
+/// The audit of one partition.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    joined: VecDeque<Stretch>,
+    fresh: VecDeque<Stretch>,
+    forgotten: u64,
+    sums: Sums,
+    began: Option<Offset>,
+}
+
+/// A partition's audit as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Where the audit begins.
+    pub began: Option<Offset>,
+    /// Where it ends.
+    pub end: Option<Offset>,
+    /// Offsets by outcome since then, for ever.
+    pub sums: Sums,
+    /// The last stretches.
+    pub stretches: Vec<Stretch>,
+    /// Older ones that are only in the sums.
+    pub forgotten: u64,
+}
+
+/// The audit held against the committed offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every offset before the committed one has an outcome here, or is known to have been elsewhere.
+    Accounted,
+    /// Offsets are committed that have no outcome here.
+    Missing(OffsetRange),
+    /// Nothing is committed yet, or the committed offset is not known now.
+    Unknown,
+}
+
+impl Book {
+    /// Takes in the next line.
+    pub fn enter(&mut self, entry: &Entry) {
+        match entry.what {
+            What::Began => self.begin(entry.range.first, entry.at),
+            What::Ended(outcome) => {
+                let mut sums = Sums::default();
+                sums[outcome as usize] = entry.range.first.distance_to(entry.range.end);
+                self.push(Stretch { range: entry.range, at: entry.at, sums, elsewhere: false });
+            }
+            What::Stretch(sums) => {
+                self.push(Stretch { range: entry.range, at: entry.at, sums, elsewhere: false });
+            }
+            What::Elsewhere => {
+                let sums = Sums::default();
+                self.push(Stretch { range: entry.range, at: entry.at, sums, elsewhere: true });
+            }
+            What::Forgotten(sums) => {
+                self.began = Some(entry.range.first);
+                self.forgotten += 1;
+                self.add(&sums);
+            }
+        }
+    }
+
+    /// Where the audit ends.
+    pub fn end(&self) -> Option<Offset> {
+        let last = self.fresh.back().or(self.joined.back());
+        last.map(|stretch| stretch.range.end).or(self.began)
+    }
+
+    /// The shortest list of lines that makes this book again.
+    pub fn lines(&self, partition: i32) -> impl Iterator<Item = Entry> {
+        let page = self.page();
+        let listed = page.stretches.iter().fold(Sums::default(), |mut listed, stretch| {
+            for (sum, more) in listed.iter_mut().zip(stretch.sums) {
+                *sum += more;
+            }
+            listed
+        });
+        let mut older = page.sums;
+        for (sum, less) in older.iter_mut().zip(listed) {
+            *sum = sum.saturating_sub(less);
+        }
+        let began = page.began.unwrap_or(Offset(0));
+        let at = page.stretches.first().map_or(TimestampMs(0), |stretch| stretch.at);
+        let range = OffsetRange { first: began, end: began };
+        let head = if page.forgotten > 0 { What::Forgotten(older) } else { What::Began };
+        let stretches = page.stretches.into_iter().map(move |stretch| {
+            let what = if stretch.elsewhere { What::Elsewhere } else { What::Stretch(stretch.sums) };
+            Entry { at: stretch.at, partition, range: stretch.range, what }
+        });
+        std::iter::once(Entry { at, partition, range, what: head }).chain(stretches)
+    }
+
+    /// As it is shown.
+    pub fn page(&self) -> Page {
+        let mut stretches: Vec<Stretch> = Vec::new();
+        for stretch in self.joined.iter().chain(&self.fresh) {
+            match stretches.last_mut() {
+                Some(last) if last.takes(stretch) => last.join(stretch),
+                _ => stretches.push(*stretch),
+            }
+        }
+        Page { began: self.began, end: self.end(), sums: self.sums, stretches, forgotten: self.forgotten }
+    }
+
+    /// A node that takes up at `at` has not seen what the audit says behind it committed, and has not seen what lies before.
+    fn begin(&mut self, at: Offset, when: TimestampMs) {
+        self.began.get_or_insert(at);
+        while let Some(last) = self.fresh.back().filter(|last| last.range.first >= at).copied() {
+            self.fresh.pop_back();
+            self.subtract(&last.sums);
+        }
+        if let Some(end) = self.end().filter(|end| *end < at) {
+            let range = OffsetRange { first: end, end: at };
+            self.push(Stretch { range, at: when, sums: Sums::default(), elsewhere: true });
+        }
+    }
+
+    fn push(&mut self, stretch: Stretch) {
+        self.began.get_or_insert(stretch.range.first);
+        self.add(&stretch.sums);
+        self.fresh.push_back(stretch);
+        if self.fresh.len() > FRESH_MAX
+            && let Some(settled) = self.fresh.pop_front()
+        {
+            match self.joined.back_mut() {
+                Some(last) if last.takes(&settled) => last.join(&settled),
+                _ => self.joined.push_back(settled),
+            }
+        }
+        if self.joined.len() + self.fresh.len() > RANGES_MAX {
+            self.joined.pop_front();
+            self.forgotten += 1;
+        }
+    }
+
+    fn add(&mut self, sums: &Sums) {
+        for (sum, more) in self.sums.iter_mut().zip(sums) {
+            *sum = sum.saturating_add(*more);
+        }
+    }
+
+    fn subtract(&mut self, sums: &Sums) {
+        for (sum, less) in self.sums.iter_mut().zip(sums) {
+            *sum = sum.saturating_sub(*less);
+        }
+    }
+}
+
+impl Stretch {
+    fn is_ordinary(&self) -> bool {
+        let notable = |(outcome, sum): (Outcome, u64)| outcome.is_notable() && sum > 0;
+        !self.elsewhere && !Outcome::ALL.into_iter().zip(self.sums).any(notable)
+    }
+
+    /// Whether `next` is more of the same.
+    fn takes(&self, next: &Self) -> bool {
+        let both_ordinary = self.is_ordinary() && next.is_ordinary();
+        let one_outcome = Outcome::ALL
+            .into_iter()
+            .zip(self.sums.iter().zip(next.sums))
+            .all(|(_, (ours, theirs))| (*ours > 0) == (theirs > 0));
+        self.range.end == next.range.first
+            && (both_ordinary || one_outcome && self.elsewhere == next.elsewhere)
+    }
+
+    fn join(&mut self, next: &Self) {
+        self.range.end = next.range.end;
+        self.at = next.at;
+        for (sum, more) in self.sums.iter_mut().zip(next.sums) {
+            *sum += more;
+        }
+    }
+}
+
+impl Page {
+    /// Holds it against the group's committed offset.
+    pub fn verify(&self, committed: Option<Offset>) -> Verdict {
+        let (Some(committed), Some(began)) = (committed, self.began) else { return Verdict::Unknown };
+        let kept_from = self.stretches.first().map_or(began, |stretch| stretch.range.first);
+        let mut reached = if self.forgotten > 0 { kept_from } else { began };
+        for stretch in &self.stretches {
+            if stretch.range.first > reached {
+                return Verdict::Missing(OffsetRange { first: reached, end: stretch.range.first });
+            }
+            reached = reached.max(stretch.range.end);
+        }
+        if reached < committed {
+            return Verdict::Missing(OffsetRange { first: reached, end: committed });
+        }
+        Verdict::Accounted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(first: i64, end: i64, what: What) -> Entry {
+        let range = OffsetRange { first: Offset(first), end: Offset(end) };
+        Entry { at: TimestampMs(1), partition: 0, range, what }
+    }
+
+    fn ended(first: i64, end: i64, outcome: Outcome) -> Entry {
+        entry(first, end, What::Ended(outcome))
+    }
+
+    fn sum(page: &Page, outcome: Outcome) -> u64 {
+        page.sums[outcome as usize]
+    }
+
+    #[test]
+    fn alo_1_what_is_ordinary_is_joined_and_what_is_notable_stands_alone() {
+        let mut book = Book::default();
+        book.enter(&entry(100, 100, What::Began));
+        book.enter(&ended(100, 150, Outcome::Delivered));
+        book.enter(&ended(150, 160, Outcome::Filtered));
+        book.enter(&ended(160, 161, Outcome::DeadLettered));
+        book.enter(&ended(161, 200, Outcome::Delivered));
+        let page = book.page();
+        let ranges: Vec<(i64, i64)> =
+            page.stretches.iter().map(|stretch| (stretch.range.first.0, stretch.range.end.0)).collect();
+        assert_eq!(ranges, [(100, 160), (160, 161), (161, 200)]);
+        assert_eq!(sum(&page, Outcome::Delivered), 89);
+        assert_eq!(page.verify(Some(Offset(200))), Verdict::Accounted);
+        let missing = OffsetRange { first: Offset(200), end: Offset(201) };
+        assert_eq!(page.verify(Some(Offset(201))), Verdict::Missing(missing));
+    }
+
+    #[test]
+    fn com_1_what_was_written_but_not_committed_before_a_crash_is_taken_back() {
+        let mut book = Book::default();
+        book.enter(&entry(0, 0, What::Began));
+        book.enter(&ended(0, 10, Outcome::Delivered));
+        book.enter(&ended(10, 11, Outcome::Skipped));
+        book.enter(&entry(10, 10, What::Began));
+        book.enter(&ended(10, 20, Outcome::Delivered));
+        let page = book.page();
+        assert_eq!((sum(&page, Outcome::Delivered), sum(&page, Outcome::Skipped)), (20, 0));
+        assert_eq!(page.verify(Some(Offset(20))), Verdict::Accounted);
+    }
+
+    #[test]
+    fn what_another_node_did_is_a_stretch_without_outcome_not_a_hole() {
+        let mut book = Book::default();
+        book.enter(&entry(0, 0, What::Began));
+        book.enter(&ended(0, 10, Outcome::Delivered));
+        book.enter(&entry(500, 500, What::Began));
+        let page = book.page();
+        assert!(page.stretches[1].elsewhere);
+        assert_eq!(page.verify(Some(Offset(500))), Verdict::Accounted);
+    }
+
+    proptest! {
+        #[test]
+        fn mem_1_a_book_stays_small_and_its_sums_complete(
+            steps in prop::collection::vec((1i64..50, 0usize..Outcome::ALL.len()), 0..2_000)
+        ) {
+            let mut book = Book::default();
+            let (mut at, mut naive) = (0, Sums::default());
+            for (length, outcome) in steps {
+                book.enter(&ended(at, at + length, Outcome::ALL[outcome]));
+                naive[outcome] += length as u64;
+                at += length;
+            }
+            let page = book.page();
+            let mut again = Book::default();
+            for line in book.lines(7) {
+                again.enter(&Entry::parse(line.line().trim_end()).expect("whole"));
+            }
+            let rewritten = again.page();
+            prop_assert_eq!((&rewritten.stretches, rewritten.sums), (&page.stretches, page.sums));
+            prop_assert_eq!(page.sums, naive);
+            prop_assert!(page.stretches.len() <= RANGES_MAX);
+            prop_assert_eq!(page.verify(Some(Offset(at))), if at == 0 { Verdict::Unknown } else { Verdict::Accounted });
+        }
+    }
+}

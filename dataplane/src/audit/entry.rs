@@ -1,0 +1,172 @@
+//! One line of the audit: text that a person can read and `grep`, with a checksum before it, so that a line that a crash cut
+//! off is known for what it is.
+//!
+//! ```text
+//! 1c291ca3 1700000000123 3 100 250 delivered
+//! ```
+//!
+//! CRC-32C of the rest, milliseconds since the epoch, partition, first offset, offset behind the last, what. When the file is
+//! rewritten, stretches that were joined carry their sums: `stretch delivered=89,filtered=10`.
+
+use std::fmt::Write;
+
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::units::TimestampMs;
+
+use crate::partition::ledger::Outcome;
+
+/// What a line says of its range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Every offset of it ended so, and was committed.
+    Ended(Outcome),
+    /// This node took the partition up at the range's first offset.
+    Began,
+    /// A stretch of several outcomes, by offsets.
+    Stretch(Sums),
+    /// Nobody here knows what became of it.
+    Elsewhere,
+    /// Sums of older stretches that are not listed any more; the range is where the audit began.
+    Forgotten(Sums),
+}
+
+/// One line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When, on the wall clock.
+    pub at: TimestampMs,
+    /// Partition index.
+    pub partition: i32,
+    /// Which offsets.
+    pub range: OffsetRange,
+    /// What of them.
+    pub what: What,
+}
+
+/// Offsets by outcome, in the order of [`Outcome::ALL`].
+pub type Sums = [u64; Outcome::ALL.len()];
+
+const BEGAN: &str = "began";
+const STRETCH: &str = "stretch ";
+const ELSEWHERE: &str = "elsewhere";
+const FORGOTTEN: &str = "forgotten ";
+
+impl Entry {
+    /// The line, its end included.
+    pub fn line(&self) -> String {
+        let what = self.what.text();
+        let (first, end) = (self.range.first.0, self.range.end.0);
+        let text = format!("{} {} {first} {end} {what}", self.at.0, self.partition);
+        let mut line = String::with_capacity(text.len() + 10);
+        // Writing into a string cannot fail.
+        let _ = writeln!(line, "{:08x} {text}", checksum(text.as_bytes()));
+        line
+    }
+
+    /// Reads a line without its end; `None` for one that is damaged.
+    pub fn parse(line: &str) -> Option<Self> {
+        let (sum, text) = line.split_once(' ')?;
+        if u32::from_str_radix(sum, 16).ok()? != checksum(text.as_bytes()) {
+            return None;
+        }
+        let fields: Vec<&str> = text.splitn(5, ' ').collect();
+        let [at, partition, first, end, what] = fields[..] else { return None };
+        let range = OffsetRange { first: Offset(first.parse().ok()?), end: Offset(end.parse().ok()?) };
+        let what = What::parse(what)?;
+        Some(Self { at: TimestampMs(at.parse().ok()?), partition: partition.parse().ok()?, range, what })
+    }
+}
+
+impl What {
+    fn text(&self) -> String {
+        match self {
+            Self::Ended(outcome) => outcome.label().to_owned(),
+            Self::Began => BEGAN.to_owned(),
+            Self::Stretch(sums) => format!("{STRETCH}{}", sums_text(sums)),
+            Self::Elsewhere => ELSEWHERE.to_owned(),
+            Self::Forgotten(sums) => format!("{FORGOTTEN}{}", sums_text(sums)),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if let Some(sums) = text.strip_prefix(STRETCH) {
+            return parse_sums(sums).map(Self::Stretch);
+        }
+        if let Some(sums) = text.strip_prefix(FORGOTTEN) {
+            return parse_sums(sums).map(Self::Forgotten);
+        }
+        match text {
+            BEGAN => Some(Self::Began),
+            ELSEWHERE => Some(Self::Elsewhere),
+            other => outcome_named(other).map(Self::Ended),
+        }
+    }
+}
+
+fn outcome_named(label: &str) -> Option<Outcome> {
+    Outcome::ALL.into_iter().find(|outcome| outcome.label() == label)
+}
+
+fn sums_text(sums: &Sums) -> String {
+    let one = |(outcome, sum): (Outcome, &u64)| (*sum > 0).then(|| format!("{}={sum}", outcome.label()));
+    Outcome::ALL.into_iter().zip(sums).filter_map(one).collect::<Vec<_>>().join(",")
+}
+
+fn parse_sums(text: &str) -> Option<Sums> {
+    let mut sums = Sums::default();
+    for pair in text.split(',').filter(|pair| !pair.is_empty()) {
+        let (label, sum) = pair.split_once('=')?;
+        sums[outcome_named(label)? as usize] = sum.parse().ok()?;
+    }
+    Some(sums)
+}
+
+fn checksum(bytes: &[u8]) -> u32 {
+    lighterman_proto::records::crc32c(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_what() -> impl Strategy<Value = What> {
+        prop_oneof![
+            (0..Outcome::ALL.len()).prop_map(|outcome| What::Ended(Outcome::ALL[outcome])),
+            Just(What::Began),
+            Just(What::Elsewhere),
+            any::<Sums>().prop_map(What::Stretch),
+            any::<Sums>().prop_map(What::Forgotten),
+        ]
+    }
+
+    fn any_entry() -> impl Strategy<Value = Entry> {
+        (any::<i64>(), 0..1000i32, any::<i64>(), any::<i64>(), any_what()).prop_map(
+            |(at, partition, first, end, what)| Entry {
+                at: TimestampMs(at),
+                partition,
+                range: OffsetRange { first: Offset(first), end: Offset(end) },
+                what,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn lines_round_trip_and_any_damage_is_seen(entry in any_entry(), at: prop::sample::Index, byte: u8) {
+            let line = entry.line();
+            prop_assert_eq!(Entry::parse(line.trim_end()), Some(entry));
+            let mut damaged = line.trim_end().as_bytes().to_vec();
+            let at = at.index(damaged.len());
+            if damaged[at] != byte {
+                damaged[at] = byte;
+                if let Ok(text) = std::str::from_utf8(&damaged) {
+                    // Hexadecimal digits may differ in case and mean the same.
+                    prop_assert!(Entry::parse(text).is_none_or(|read| read == entry));
+                }
+            }
+            prop_assert_eq!(Entry::parse(&line[..line.len() - 2]), None);
+        }
+    }
+}

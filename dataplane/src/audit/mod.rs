@@ -1,0 +1,10 @@
+//! What became of every offset, kept beside the store: each partition's outcome ranges, so that anyone can hold them against
+//! what was committed.
+
+pub mod book;
+pub mod entry;
+pub mod writer;
+
+pub use book::{Book, Page, Verdict};
+pub use entry::{Entry, Sums, What};
+pub use writer::AuditLog;

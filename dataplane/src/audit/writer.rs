@@ -1,0 +1,235 @@
+//! Writes the audit: one file for each mapping under `audit/` in the data folder, on a thread of its own. Lines are written
+//! before their commit is sent and survive the process; they are not forced to disk, so a machine that loses power may lose
+//! the last ones, which the audit then shows as missing. A file that cannot be written holds nothing up: the records go on,
+//! the failure is counted.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use lighterman_proto::ids::MappingId;
+use tokio::sync::{mpsc, oneshot};
+
+use super::book::{Book, Page};
+use super::entry::Entry;
+
+/// A file longer than this is rewritten as its books' shortest form.
+const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Orders that wait for the thread.
+const ORDERS_MAX: usize = 1024;
+
+enum Order {
+    Append { mapping: MappingId, entries: Vec<Entry>, written: Option<oneshot::Sender<()>> },
+    Read { mapping: MappingId, pages: oneshot::Sender<BTreeMap<i32, Page>> },
+    Remove { mapping: MappingId },
+}
+
+/// The audit of a node; clones share it.
+#[derive(Clone)]
+pub struct AuditLog {
+    orders: mpsc::Sender<Order>,
+}
+
+impl AuditLog {
+    /// Starts the thread; files go under `data_dir/audit`.
+    pub fn start(data_dir: &Path) -> io::Result<Self> {
+        let (orders, mut inbox) = mpsc::channel(ORDERS_MAX);
+        let mut desk = Desk { folder: data_dir.join("audit"), open: HashMap::new() };
+        thread::Builder::new().name("audit".to_owned()).spawn(move || {
+            while let Some(order) = inbox.blocking_recv() {
+                desk.carry_out(order);
+            }
+        })?;
+        Ok(Self { orders })
+    }
+
+    /// Writes `entries` of a mapping and returns when they are written, or could not be.
+    pub async fn append(&self, mapping: MappingId, entries: Vec<Entry>) {
+        let (written, done) = oneshot::channel();
+        if self.orders.send(Order::Append { mapping, entries, written: Some(written) }).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// Writes `entries` some time; what finds the thread's inbox full is counted as not written.
+    pub fn note(&self, mapping: MappingId, entries: Vec<Entry>) {
+        if self.orders.try_send(Order::Append { mapping, entries, written: None }).is_err() {
+            metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
+        }
+    }
+
+    /// The audit of a mapping, by partition.
+    pub async fn read(&self, mapping: MappingId) -> BTreeMap<i32, Page> {
+        let (pages, told) = oneshot::channel();
+        if self.orders.send(Order::Read { mapping, pages }).await.is_err() {
+            return BTreeMap::new();
+        }
+        told.await.unwrap_or_default()
+    }
+
+    /// A mapping is gone: its audit is renamed, not deleted.
+    pub fn remove(&self, mapping: MappingId) {
+        if self.orders.try_send(Order::Remove { mapping }).is_err() {
+            metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
+        }
+    }
+}
+
+struct Desk {
+    folder: PathBuf,
+    open: HashMap<MappingId, Ledgers>,
+}
+
+#[derive(Default)]
+struct Ledgers {
+    file: Option<File>,
+    bytes: u64,
+    /// The last write failed: part of a line may stand there.
+    torn: bool,
+    books: BTreeMap<i32, Book>,
+}
+
+impl Desk {
+    fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Append { mapping, entries, written } => {
+                if let Err(error) = self.append(mapping, &entries) {
+                    metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
+                    tracing::debug!(%mapping, %error, "the audit could not be written");
+                }
+                if let Some(written) = written {
+                    let _ = written.send(());
+                }
+            }
+            Order::Read { mapping, pages } => {
+                let ledgers = self.ledgers(mapping);
+                let shown = ledgers.books.iter().map(|(partition, book)| (*partition, book.page()));
+                let _ = pages.send(shown.collect());
+            }
+            Order::Remove { mapping } => {
+                self.open.remove(&mapping);
+                let path = self.path(mapping);
+                let _ = fs::rename(&path, path.with_extension("deleted"));
+            }
+        }
+    }
+
+    fn path(&self, mapping: MappingId) -> PathBuf {
+        self.folder.join(format!("{mapping}.log"))
+    }
+
+    /// The books of a mapping, read from its file when they are first asked for.
+    fn ledgers(&mut self, mapping: MappingId) -> &mut Ledgers {
+        let path = self.path(mapping);
+        self.open.entry(mapping).or_insert_with(|| {
+            let mut ledgers = Ledgers::default();
+            for line in fs::read(&path).unwrap_or_default().split(|byte| *byte == b'\n') {
+                if let Some(entry) = std::str::from_utf8(line).ok().and_then(Entry::parse) {
+                    ledgers.books.entry(entry.partition).or_default().enter(&entry);
+                }
+            }
+            // Whatever stands at the end, the next line begins a new one.
+            ledgers.torn = true;
+            ledgers
+        })
+    }
+
+    fn append(&mut self, mapping: MappingId, entries: &[Entry]) -> io::Result<()> {
+        let (folder, path) = (self.folder.clone(), self.path(mapping));
+        let ledgers = self.ledgers(mapping);
+        let mut text = String::new();
+        if ledgers.torn {
+            text.push('\n');
+        }
+        for entry in entries {
+            ledgers.books.entry(entry.partition).or_default().enter(entry);
+            text.push_str(&entry.line());
+        }
+        if ledgers.file.is_none() {
+            fs::create_dir_all(&folder)?;
+            let file = OpenOptions::new().create(true).append(true).open(&path)?;
+            (ledgers.bytes, ledgers.file) = (file.metadata()?.len(), Some(file));
+        }
+        let Some(file) = &mut ledgers.file else { return Ok(()) };
+        ledgers.torn = true;
+        file.write_all(text.as_bytes())?;
+        ledgers.torn = false;
+        ledgers.bytes += text.len() as u64;
+        if ledgers.bytes > FILE_BYTES_MAX { ledgers.rewrite(&path) } else { Ok(()) }
+    }
+}
+
+impl Ledgers {
+    fn rewrite(&mut self, path: &Path) -> io::Result<()> {
+        let next = path.with_extension("next");
+        let mut file = File::create(&next)?;
+        for (partition, book) in &self.books {
+            let text: String = book.lines(*partition).map(|entry| entry.line()).collect();
+            file.write_all(text.as_bytes())?;
+        }
+        // What is renamed over the old file must be there after a power cut.
+        file.sync_all()?;
+        fs::rename(&next, path)?;
+        let file = OpenOptions::new().append(true).open(path)?;
+        (self.bytes, self.file) = (file.metadata()?.len(), Some(file));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lighterman_proto::ids::{Offset, OffsetRange};
+    use lighterman_proto::units::TimestampMs;
+
+    use super::*;
+    use crate::audit::What;
+    use crate::partition::ledger::Outcome;
+
+    fn entry(first: i64, end: i64) -> Entry {
+        let range = OffsetRange { first: Offset(first), end: Offset(end) };
+        Entry { at: TimestampMs(1), partition: 3, range, what: What::Ended(Outcome::Delivered) }
+    }
+
+    #[tokio::test]
+    async fn alo_1_what_was_written_is_there_for_the_next_process_and_a_torn_line_hurts_nobody() {
+        let folder = tempfile::tempdir().expect("scratch");
+        let mapping = MappingId(uuid::Uuid::nil());
+        let log = AuditLog::start(folder.path()).expect("starts");
+        log.append(mapping, vec![entry(0, 10), entry(10, 15)]).await;
+        let path = folder.path().join("audit").join(format!("{mapping}.log"));
+        let mut torn = fs::read(&path).expect("there");
+        torn.extend_from_slice(b"1c291ca3 1 3 15 9");
+        fs::write(&path, torn).expect("written");
+        let next = AuditLog::start(folder.path()).expect("starts");
+        next.append(mapping, vec![entry(15, 20)]).await;
+        let third = AuditLog::start(folder.path()).expect("starts");
+        let page = third.read(mapping).await.remove(&3).expect("partition 3");
+        assert_eq!((page.began, page.end, page.stretches.len()), (Some(Offset(0)), Some(Offset(20)), 1));
+    }
+
+    #[tokio::test]
+    async fn mem_1_a_file_does_not_grow_for_ever() {
+        let folder = tempfile::tempdir().expect("scratch");
+        let mapping = MappingId(uuid::Uuid::nil());
+        let log = AuditLog::start(folder.path()).expect("starts");
+        for round in 0..50 {
+            let from = round * 4_000;
+            log.append(mapping, (from..from + 4_000).map(|first| entry(first, first + 1)).collect()).await;
+        }
+        let path = folder.path().join("audit").join(format!("{mapping}.log"));
+        let bytes = fs::metadata(path).expect("there").len();
+        assert!(bytes <= FILE_BYTES_MAX + 400_000, "{bytes}");
+        let page = log.read(mapping).await.remove(&3).expect("partition 3");
+        assert_eq!((page.end, page.stretches.len()), (Some(Offset(200_000)), 1));
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_cannot_be_written_holds_nothing_up() {
+        let folder = tempfile::tempdir().expect("scratch");
+        fs::write(folder.path().join("audit"), "a file where the folder should be").expect("written");
+        let log = AuditLog::start(folder.path()).expect("starts");
+        log.append(MappingId(uuid::Uuid::nil()), vec![entry(0, 1)]).await;
+    }
+}
