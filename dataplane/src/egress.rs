@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 /// Why an address may not be dialled.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("dialling {address} is not allowed: {rule}. If it is meant, add it to `egress.allow`")]
 pub struct EgressDenied {
     /// The resolved address.

@@ -17,6 +17,7 @@ pub mod config;
 pub mod consumer;
 pub mod control;
 pub mod credit;
+pub mod destination;
 pub mod egress;
 pub mod error;
 pub mod invoker;

@@ -38,13 +38,13 @@ declare! {
     counter RECORDS_FILTERED = "records_filtered_total", Count, "Records that no filter pattern matched (AWS: FilteredOutEventCount).";
     counter RECORDS_INVOKED = "records_invoked_total", Count, "Records sent to a function, each attempt counted (AWS: InvokedEventCount).";
     counter RECORDS_FAILED = "records_failed_total", Count, "Records whose invocation failed (AWS: FailedInvokeEventCount).";
-    counter RECORDS_DROPPED = "records_dropped_total", Count, "Records given up without a destination (AWS: DroppedEventCount).";
+    counter RECORDS_DROPPED = "records_dropped_total", Count, "Records given up: without a destination, or because it failed and the mapping drops (AWS: DroppedEventCount).";
     counter RECORDS_COMMITTED = "records_committed_total", Count, "Records whose offsets were committed (AWS: CommittedEventCount).";
     counter RECORDS_DEAD_LETTERED = "records_dead_lettered_total", Count, "Records sent to the on-failure destination (AWS: OnFailureDestinationDeliveredEventCount).";
     counter POLL_ERRORS = "poll_errors_total", Count, "Fetches that failed.";
     counter INVOKE_ERRORS = "invoke_errors_total", Count, "Invocations that failed, throttles included.";
     counter COMMIT_ERRORS = "commit_errors_total", Count, "Offset commits that failed.";
-    counter DESTINATION_ERRORS = "destination_errors_total", Count, "Sends to an on-failure destination that failed.";
+    counter DESTINATION_ERRORS = "destination_errors_total", Count, "Sends to an on-failure destination that failed, each try counted (AWS, once given up: DestinationDeliveryFailures).";
     gauge OFFSET_LAG = "offset_lag", Count, "Log end minus committed offset, in records (AWS: OffsetLag).";
     gauge OFFSET_LAG_SECONDS = "offset_lag_seconds", Seconds, "Time to drain the lag at the present rate.";
     gauge CONSUMERS = "consumers", Count, "Consumers that share a mapping's partitions on this node (AWS: event pollers).";

@@ -26,8 +26,9 @@ pub enum TelemetryError {
 pub fn install(settings: &LogSettings) -> Result<(), TelemetryError> {
     let mut filter = EnvFilter::try_new(&settings.level)?;
     if !settings.level.contains('=') {
-        // Libraries tell what they do connection by connection; only their trouble is ours.
-        for quiet in ["rskafka=warn", "actix_server=warn", "actix_web=warn", "hyper=warn", "aws=warn"] {
+        // Libraries tell what they do connection by connection; only their trouble is ours. rskafka also says it of each
+        // try, without bound; its errors are in our lines.
+        for quiet in ["rskafka=off", "actix_server=warn", "actix_web=warn", "hyper=warn", "aws=warn"] {
             filter = filter.add_directive(quiet.parse()?);
         }
     }

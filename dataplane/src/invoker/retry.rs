@@ -56,6 +56,7 @@ pub fn again_at(
     }
 }
 
+/// A wait of the `attempt`-th step, by `random`: anything from nothing to all of it.
 pub(crate) fn jittered(policy: RetryPolicy, attempt: u32, random: u64) -> Duration {
     let step = policy.base.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(policy.cap);
     let micros = u64::try_from(step.as_micros()).unwrap_or(u64::MAX).max(1);

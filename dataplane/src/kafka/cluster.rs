@@ -98,6 +98,11 @@ impl Cluster {
         self.shared.bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 
+    /// The brokers that the last metadata named.
+    pub fn brokers(&self) -> Vec<BrokerAddress> {
+        self.shared.cache.lock().brokers.values().cloned().collect()
+    }
+
     /// A new connection to `address`, spaced from the last one to it.
     pub async fn connect(&self, address: &BrokerAddress) -> Result<Connection, KafkaError> {
         let wait = {

@@ -1,0 +1,163 @@
+//! SQS, SNS and S3 through the AWS SDK, against AWS or `AWS_ENDPOINT_URL_SQS`, `_SNS`, `_S3`. Its retries are off: they are
+//! ours, and counted. Nothing is read and no client is built before the first letter.
+
+mod failure;
+mod notification;
+mod object;
+mod queue;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use aws_types::service_config::ServiceConfigKey;
+use tokio::sync::OnceCell;
+
+use self::notification::Notifications;
+use self::object::Objects;
+use self::queue::Queues;
+use super::error::{CALL_DEADLINE, DestinationError};
+use super::letter::{Letter, Undelivered};
+
+/// SQS's and SNS's limit of one message, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// More than any failure record has: an invocation's 6 MiB as an escaped string, and what describes it.
+pub const OBJECT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// S3's limit of a key, in bytes.
+const KEY_BYTES_MAX: usize = 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Clients kept, one a region.
+const CLIENTS_MAX: usize = 16;
+
+/// The destinations of one node at AWS; clones share clients.
+#[derive(Clone)]
+pub struct AwsDestinations {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    region: Arc<str>,
+    config: OnceCell<SdkConfig>,
+    queues: Queues,
+    notifications: Notifications,
+    objects: Objects,
+}
+
+impl AwsDestinations {
+    /// With the environment's credential chain, profile and endpoints. `region` is where buckets are sought first; queues
+    /// and topics say theirs.
+    pub fn from_environment(region: &str) -> Self {
+        Self::with(region, OnceCell::new())
+    }
+
+    /// With what the SDK's configuration says.
+    pub fn from_sdk(config: SdkConfig) -> Self {
+        let region = config.region().map_or("us-east-1", |region| region.as_ref()).to_owned();
+        Self::with(&region, OnceCell::new_with(Some(config)))
+    }
+
+    fn with(region: &str, config: OnceCell<SdkConfig>) -> Self {
+        let shared = Shared {
+            region: region.into(),
+            config,
+            queues: Queues::new(),
+            notifications: Notifications::new(),
+            objects: Objects::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub(super) async fn deliver(&self, letter: Letter) -> Result<(), Box<Undelivered>> {
+        let delivered = match &letter {
+            Letter::Queue { queue, body } => self.queue(queue, body).await,
+            Letter::Notification { topic, body } => self.notification(topic, body).await,
+            Letter::Object { bucket, key, body } => self.object(bucket, key, body).await,
+            Letter::Topic { topic, .. } => Err(DestinationError::Refused {
+                to: format!("kafka://{topic}").into(),
+                why: "it is no destination at AWS".to_owned(),
+            }),
+        };
+        delivered.map_err(|error| Box::new(Undelivered { error, rest: letter }))
+    }
+
+    async fn config(&self, to: &Arc<str>) -> Result<&SdkConfig, DestinationError> {
+        let region = Region::new(self.shared.region.to_string());
+        let load = self.shared.config.get_or_init(|| async move {
+            aws_config::defaults(BehaviorVersion::latest()).region(region).load().await
+        });
+        tokio::time::timeout(CALL_DEADLINE, load).await.map_err(|_| DestinationError::Unreachable {
+            to: Arc::clone(to),
+            why: "the AWS configuration of this node was not read in time".to_owned(),
+        })
+    }
+}
+
+/// One call, within its deadline.
+async fn call<T>(
+    to: &Arc<str>,
+    sent: impl Future<Output = Result<T, DestinationError>>,
+) -> Result<T, DestinationError> {
+    tokio::time::timeout(CALL_DEADLINE, sent)
+        .await
+        .unwrap_or_else(|_| Err(DestinationError::Silent { to: Arc::clone(to) }))
+}
+
+/// One wire attempt a call.
+fn once() -> RetryConfig {
+    RetryConfig::disabled()
+}
+
+fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build()
+}
+
+fn fits(to: &Arc<str>, bytes: usize, most: usize) -> Result<(), DestinationError> {
+    if bytes <= most {
+        return Ok(());
+    }
+    let why = format!("at most {most} bytes are sent");
+    Err(DestinationError::TooLarge { to: Arc::clone(to), bytes, why })
+}
+
+/// Whether a person named an endpoint for `service`, or one for all of AWS.
+fn has_own_endpoint(config: &SdkConfig, service: &'static str) -> bool {
+    let key = ServiceConfigKey::builder()
+        .service_id(service)
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .ok();
+    let own = key.and_then(|key| config.service_config()?.load_config(key));
+    own.is_some() || config.endpoint_url().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::address::Destination;
+    use crate::error::Class;
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_refused_before_anything_is_dialled() {
+        let port = AwsDestinations::from_sdk(SdkConfig::builder().build());
+        let Ok(Destination::Queue(queue)) = Destination::parse("arn:aws:sqs:eu-west-1:123456789012:q") else {
+            panic!("a queue");
+        };
+        let Ok(Destination::Bucket(bucket)) = Destination::parse("arn:aws:s3:::bucket") else {
+            panic!("a bucket")
+        };
+        let body: Arc<str> = "x".repeat(MESSAGE_BYTES_MAX + 1).into();
+        let long: Arc<str> = "k".repeat(KEY_BYTES_MAX + 1).into();
+        let letters = [
+            (Letter::Queue { queue, body }, Class::Poison),
+            (Letter::Object { bucket, key: long, body: bytes::Bytes::new() }, Class::Fatal),
+        ];
+        for (letter, class) in letters {
+            let back = port.deliver(letter.clone()).await.expect_err("does not fit");
+            assert_eq!((back.error.class(), back.rest), (class, letter), "{}", back.error);
+        }
+    }
+}

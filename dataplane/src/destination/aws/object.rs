@@ -1,0 +1,123 @@
+//! S3: `PutObject`. A bucket's ARN does not say its region: S3 does, when it is asked in the wrong one.
+
+use std::sync::Arc;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::put_object::PutObjectError;
+use aws_sdk_s3::primitives::ByteStream;
+use bytes::Bytes;
+
+use super::super::address::{BucketArn, region_of};
+use super::super::bounded::Bounded;
+use super::super::error::{CALL_DEADLINE, DestinationError};
+use super::failure::error_of;
+use super::{
+    AwsDestinations, CLIENTS_MAX, KEY_BYTES_MAX, OBJECT_BYTES_MAX, fits, has_own_endpoint, once, timeouts,
+};
+
+/// Buckets whose region is kept.
+const REGIONS_MAX: usize = 256;
+const PERMISSION: &str = "s3:PutObject and s3:ListBucket";
+
+pub(super) struct Objects {
+    clients: Bounded<Arc<str>, Client>,
+    regions: Bounded<Arc<str>, Arc<str>>,
+}
+
+/// An answer that is not "written".
+enum Refusal {
+    Elsewhere(Arc<str>),
+    Failed(DestinationError),
+}
+
+impl Objects {
+    pub(super) fn new() -> Self {
+        Self { clients: Bounded::new(CLIENTS_MAX), regions: Bounded::new(REGIONS_MAX) }
+    }
+}
+
+impl AwsDestinations {
+    pub(super) async fn object(
+        &self,
+        bucket: &BucketArn,
+        key: &str,
+        body: &Bytes,
+    ) -> Result<(), DestinationError> {
+        let to = bucket.arn();
+        fits(to, body.len(), OBJECT_BYTES_MAX)?;
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            let why = format!("a key has 1 to {KEY_BYTES_MAX} bytes, this one {}", key.len());
+            return Err(DestinationError::Refused { to: Arc::clone(to), why });
+        }
+        let regions = &self.shared.objects.regions;
+        let first = regions.get(bucket.name()).unwrap_or_else(|| Arc::clone(&self.shared.region));
+        let region = match self.put(bucket, &first, key, body).await {
+            Ok(()) => return Ok(()),
+            Err(Refusal::Failed(error)) => return Err(error),
+            Err(Refusal::Elsewhere(region)) => region,
+        };
+        // Nothing was written: asking where the bucket is said to be is the first attempt.
+        regions.insert(Arc::clone(bucket.name()), Arc::clone(&region));
+        self.put(bucket, &region, key, body).await.map_err(|refusal| match refusal {
+            Refusal::Failed(error) => error,
+            Refusal::Elsewhere(other) => DestinationError::Failed {
+                to: Arc::clone(to),
+                why: format!("{region} says that the bucket is in {other}"),
+            },
+        })
+    }
+
+    async fn put(
+        &self,
+        bucket: &BucketArn,
+        region: &Arc<str>,
+        key: &str,
+        body: &Bytes,
+    ) -> Result<(), Refusal> {
+        let to = bucket.arn();
+        let client = self.object_client(to, region).await.map_err(Refusal::Failed)?;
+        let send = client
+            .put_object()
+            .bucket(&**bucket.name())
+            .key(key)
+            .content_type("application/json")
+            .body(ByteStream::from(body.clone()))
+            .send();
+        let sent = tokio::time::timeout(CALL_DEADLINE, send)
+            .await
+            .map_err(|_| Refusal::Failed(DestinationError::Silent { to: Arc::clone(to) }))?;
+        let Err(error) = sent else { return Ok(()) };
+        Err(elsewhere(&error, region).map_or_else(
+            || Refusal::Failed(error_of(to, body.len(), PERMISSION, &error)),
+            Refusal::Elsewhere,
+        ))
+    }
+
+    async fn object_client(&self, to: &Arc<str>, region: &Arc<str>) -> Result<Client, DestinationError> {
+        let clients = &self.shared.objects.clients;
+        if let Some(client) = clients.get(region) {
+            return Ok(client);
+        }
+        let config = self.config(to).await?;
+        // Names like bucket.localhost do not resolve everywhere.
+        let path_style = has_own_endpoint(config, "S3");
+        let config = aws_sdk_s3::config::Builder::from(config)
+            .region(aws_config::Region::new(region.to_string()))
+            .force_path_style(path_style)
+            .retry_config(once())
+            .timeout_config(timeouts())
+            .build();
+        let client = Client::from_conf(config);
+        clients.insert(Arc::clone(region), client.clone());
+        Ok(client)
+    }
+}
+
+/// The bucket's region, when the answer names another one than was asked.
+fn elsewhere(error: &SdkError<PutObjectError>, asked: &Arc<str>) -> Option<Arc<str>> {
+    let raw = error.raw_response()?;
+    let misdirected = matches!(raw.status().as_u16(), 301 | 307 | 400);
+    let region = region_of(raw.headers().get("x-amz-bucket-region")?)?;
+    (misdirected && region != *asked).then_some(region)
+}

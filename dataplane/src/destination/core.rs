@@ -1,0 +1,145 @@
+//! When one letter is tried again, and when it is given up.
+
+use std::num::NonZeroU32;
+
+use lighterman_proto::units::Moment;
+
+use crate::error::Class;
+use crate::invoker::retry::{RetryPolicy, jittered};
+
+/// Tries of a mapping that drops, unless it says otherwise.
+pub const DROP_TRIES: NonZeroU32 = NonZeroU32::new(3).unwrap();
+/// A destination that throttles gets at least this step of the backoff.
+const THROTTLED_STEP: u32 = 3;
+/// A person has to act first: no reason for haste.
+const FATAL_STEP: u32 = 6;
+
+/// What becomes of records whose destination fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Tried until it succeeds; the partition waits. Nothing is lost.
+    #[default]
+    Hold,
+    /// AWS's behaviour: given up after so many tries.
+    Drop {
+        /// All tries count, the first and throttled ones too.
+        tries: NonZeroU32,
+    },
+}
+
+/// What to do after a failed try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Once more.
+    Again {
+        /// Not before.
+        at: Moment,
+    },
+    /// It will never fit: to be sent in a smaller form.
+    SetAside,
+    /// Given up.
+    Drop,
+}
+
+/// The tries of one letter.
+#[derive(Clone, Debug)]
+pub struct DeliveryCore {
+    policy: RetryPolicy,
+    on_failure: OnFailure,
+    tries: u32,
+}
+
+impl DeliveryCore {
+    /// A letter that was not tried yet.
+    pub const fn new(policy: RetryPolicy, on_failure: OnFailure) -> Self {
+        Self { policy, on_failure, tries: 0 }
+    }
+
+    /// A try failed. `random` spreads the waits (full jitter).
+    pub fn failed(&mut self, class: Class, now: Moment, random: u64) -> Next {
+        self.tries = self.tries.saturating_add(1);
+        let step = match class {
+            Class::Poison => return Next::SetAside,
+            Class::Retry | Class::Fenced => self.tries,
+            Class::Throttle => self.tries.max(THROTTLED_STEP),
+            Class::Fatal => self.tries.max(FATAL_STEP),
+        };
+        match self.on_failure {
+            OnFailure::Drop { tries } if self.tries >= tries.get() => Next::Drop,
+            OnFailure::Drop { .. } | OnFailure::Hold => {
+                Next::Again { at: now + jittered(self.policy, step, random) }
+            }
+        }
+    }
+
+    /// Tries so far.
+    pub const fn tries(&self) -> u32 {
+        self.tries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn class() -> impl Strategy<Value = Class> {
+        prop_oneof![Just(Class::Retry), Just(Class::Throttle), Just(Class::Fatal)]
+    }
+
+    proptest! {
+        #[test]
+        fn alo_1_a_letter_that_is_held_is_never_given_up(
+            failures in proptest::collection::vec((class(), any::<u64>()), 1..200)
+        ) {
+            let (now, policy) = (Moment::from_micros(5), RetryPolicy::default());
+            let mut core = DeliveryCore::new(policy, OnFailure::Hold);
+            for (class, random) in failures {
+                let Next::Again { at } = core.failed(class, now, random) else {
+                    return Err(TestCaseError::fail("given up"));
+                };
+                prop_assert!(at.since(now) <= policy.cap);
+            }
+        }
+
+        #[test]
+        fn a_mapping_that_drops_does_so_after_exactly_its_tries(
+            most in 1u32..20, class in class(), random: u64
+        ) {
+            let tries = NonZeroU32::new(most).expect("from 1");
+            let mut core = DeliveryCore::new(RetryPolicy::default(), OnFailure::Drop { tries });
+            let now = Moment::from_micros(0);
+            let nexts: Vec<Next> = (0..most).map(|_| core.failed(class, now, random)).collect();
+            let (last, before) = nexts.split_last().expect("some");
+            prop_assert_eq!(*last, Next::Drop);
+            let all_again = before.iter().all(|next| matches!(next, Next::Again { .. }));
+            prop_assert!(all_again);
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_never_tried_again() {
+        for on_failure in [OnFailure::Hold, OnFailure::Drop { tries: DROP_TRIES }] {
+            let mut core = DeliveryCore::new(RetryPolicy::default(), on_failure);
+            assert_eq!(core.failed(Class::Poison, Moment::from_micros(0), 7), Next::SetAside);
+        }
+    }
+
+    #[test]
+    fn waits_double_and_those_that_need_a_person_begin_long() {
+        let (now, policy) = (Moment::from_micros(0), RetryPolicy::default());
+        // The largest number below a step of the backoff is the longest wait in it.
+        let wait = |class, tries: u32, step: u32| {
+            let mut core = DeliveryCore::new(policy, OnFailure::Hold);
+            let step = (policy.base * step).min(policy.cap).as_micros() as u64 - 1;
+            let last = (0..tries).map(|_| core.failed(class, now, step)).last();
+            assert_eq!(last, Some(Next::Again { at: Moment::from_micros(step) }), "{class:?} {tries}");
+        };
+        wait(Class::Retry, 1, 1);
+        wait(Class::Retry, 4, 8);
+        wait(Class::Retry, 40, 1000);
+        wait(Class::Throttle, 1, 4);
+        wait(Class::Fatal, 1, 32);
+    }
+}

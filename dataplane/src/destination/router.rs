@@ -1,0 +1,49 @@
+//! The port of one mapping: AWS's destinations of the node, topics of the mapping's cluster.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::aws::AwsDestinations;
+use super::error::DestinationError;
+use super::kafka::TopicDestinations;
+use super::letter::{DestinationPort, Letter, Undelivered};
+
+/// Every kind of destination behind one port. Cheap to clone.
+#[derive(Clone)]
+pub struct Destinations {
+    aws: AwsDestinations,
+    topics: Option<TopicDestinations>,
+}
+
+impl Destinations {
+    /// `aws` is shared by all mappings of a node, `topics` are those of the mapping's cluster; without them a letter to a
+    /// topic is refused.
+    pub fn new(aws: AwsDestinations, topics: Option<TopicDestinations>) -> Self {
+        Self { aws, topics }
+    }
+}
+
+impl DestinationPort for Destinations {
+    fn deliver(&self, letter: Letter) -> BoxFuture<'static, Result<(), Box<Undelivered>>> {
+        let Letter::Topic { topic, messages } = letter else {
+            let aws = self.aws.clone();
+            return Box::pin(async move { aws.deliver(letter).await });
+        };
+        let topics = self.topics.clone();
+        Box::pin(async move {
+            match topics {
+                Some(topics) => topics.deliver(topic, messages).await,
+                None => Err(Box::new(no_cluster(topic, messages))),
+            }
+        })
+    }
+}
+
+fn no_cluster(topic: Arc<str>, messages: Vec<super::letter::TopicMessage>) -> Undelivered {
+    let error = DestinationError::Refused {
+        to: format!("kafka://{topic}").into(),
+        why: "this mapping has no Kafka cluster for failed records".to_owned(),
+    };
+    Undelivered { error, rest: Letter::Topic { topic, messages } }
+}
