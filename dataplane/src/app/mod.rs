@@ -22,6 +22,7 @@ use crate::consumer::member::floor::{MappingRun, Node};
 use crate::consumer::member::{MemberActor, Stop};
 use crate::consumer::status::StatusBoard;
 use crate::credit::bytes::ByteBudget;
+use crate::destination::aws::AwsDestinations;
 use crate::invoker::port::FunctionPort;
 use crate::invoker::retry::RetryPolicy;
 use crate::kafka::fetch::FetchSettings;
@@ -49,6 +50,7 @@ struct Running {
 impl Dataplane {
     /// Threads and credits of a node; call inside an actix system. Functions are invoked through `port`.
     pub fn start(settings: &Settings, port: Arc<dyn FunctionPort>) -> io::Result<Arc<Self>> {
+        let egress = Arc::new(settings.egress.clone());
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let node = Node {
             budget: ByteBudget::new(settings.memory_budget),
@@ -57,8 +59,10 @@ impl Dataplane {
             audit: AuditLog::start(&settings.data_dir)?,
             placement: Arc::new(Placement::new(cores)),
             groups: GroupThread::start()?,
-            connector: Arc::new(PlainTcp::new(Arc::new(settings.egress.clone()))),
+            connector: Arc::new(PlainTcp::new(Arc::clone(&egress))),
             port,
+            aws: AwsDestinations::from_environment(&settings.region),
+            egress,
             fetch: FetchSettings { isolation: isolation(settings) },
             session_timeout: settings.kafka.session_timeout,
             retry: RetryPolicy { cap: settings.invoke.backoff_max, ..RetryPolicy::default() },

@@ -6,11 +6,13 @@
 pub mod address;
 pub mod aws;
 mod bounded;
+pub mod burial;
 pub mod core;
 pub mod deliver;
 pub mod error;
 pub mod kafka;
 pub mod letter;
+pub mod letters;
 mod router;
 
 pub use self::router::Destinations;

@@ -22,6 +22,8 @@ use crate::consumer::messages::{ConsumerReport, FencePartitions};
 use crate::consumer::status::StatusBoard;
 use crate::credit::bytes::ByteBudget;
 use crate::credit::slots::Slots;
+use crate::destination::aws::AwsDestinations;
+use crate::egress::Egress;
 use crate::invoker::actor::{InvokerActor, SetCeiling};
 use crate::invoker::port::FunctionPort;
 use crate::invoker::retry::RetryPolicy;
@@ -33,6 +35,7 @@ use crate::kafka::offsets::At;
 use crate::kafka::transport::{BrokerAddress, Connector};
 use crate::offsets::actor::CommitterActor;
 use crate::partition::cut::CutLimits;
+use crate::partition::failing::Burial;
 use crate::partition::work::FailurePolicy;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
@@ -60,6 +63,10 @@ pub struct Node {
     pub connector: Arc<dyn Connector>,
     /// How functions are invoked.
     pub port: Arc<dyn FunctionPort>,
+    /// Destinations for failed records at AWS.
+    pub aws: AwsDestinations,
+    /// What may be dialled.
+    pub egress: Arc<Egress>,
     /// How to fetch.
     pub fetch: FetchSettings,
     /// Session timeout in the groups.
@@ -110,12 +117,12 @@ pub struct FailureRun {
 
 /// The actors of a member that has joined.
 pub struct Floor {
-    node: Node,
-    run: MappingRun,
+    pub(super) node: Node,
+    pub(super) run: MappingRun,
     cluster: Cluster,
     membership: Membership,
     function_timeout: Duration,
-    status: StatusBoard,
+    pub(super) status: StatusBoard,
     slots: Slots,
     invoker: Addr<InvokerActor>,
     committer: Addr<CommitterActor>,
@@ -123,6 +130,7 @@ pub struct Floor {
     consumers: BTreeMap<ConsumerId, Addr<ConsumerActor>>,
     member: Recipient<ConsumerReport>,
     next_consumer: u32,
+    burial: Option<Arc<dyn Burial>>,
     fence: Arc<AtomicU64>,
     /// Called when an actor that all consumers share has died.
     shared_death: Arc<dyn Fn(&'static str) + Send + Sync>,
@@ -190,6 +198,7 @@ impl Floor {
             consumers: BTreeMap::new(),
             member,
             next_consumer: 0,
+            burial: None,
             fence: Arc::new(AtomicU64::new(0)),
             shared_death,
         }
@@ -272,6 +281,10 @@ impl Floor {
         let router = self.router(arbiter);
         let servers = self.run.bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let envelope = Arc::new(Envelope::new(&self.run.source, &servers, &self.run.topic));
+        if self.burial.is_none() {
+            self.burial = self.new_burial(&envelope, &servers);
+        }
+        let burial = self.burial.clone();
         let envelope_bytes = envelope.base_bytes();
         let key_bytes_max = envelope.partition_bytes(i32::MAX, false);
         let records_max = self.run.batch_records_max;
@@ -311,7 +324,7 @@ impl Floor {
             buffer_bytes_target: BUFFER_BYTES_TARGET,
             budget: self.node.budget.clone(),
             in_flight: self.node.in_flight.clone(),
-            burial: None,
+            burial,
             router,
             committer: self.committer.clone(),
             batcher,

@@ -1,6 +1,7 @@
 //! A mapping that runs on this node: its membership in the consumer group, its consumers, and who owns what among them.
 //! Group events come in, drains and starts go out; a partition is released to the group only after it has drained.
 
+mod burial;
 pub mod commits;
 pub mod floor;
 mod ownership;

@@ -25,7 +25,7 @@ impl AwsDestinations {
         let to = topic.arn();
         fits(to, body.len(), MESSAGE_BYTES_MAX)?;
         let client = self.notification_client(topic).await?;
-        let send = client.publish().topic_arn(&**to).message(body).send();
+        let send = Box::pin(client.publish().topic_arn(&**to).message(body).send());
         call(to, async { send.await.map_err(|error| error_of(to, body.len(), "sns:Publish", &error)) })
             .await
             .map(|_| ())

@@ -31,7 +31,7 @@ impl AwsDestinations {
         fits(to, body.len(), MESSAGE_BYTES_MAX)?;
         let client = self.queue_client(queue).await?;
         let url = self.queue_url(&client, queue).await?;
-        let send = client.send_message().queue_url(&*url).message_body(body).send();
+        let send = Box::pin(client.send_message().queue_url(&*url).message_body(body).send());
         let sent =
             call(to, async { send.await.map_err(|error| error_of(to, body.len(), PERMISSION, &error)) })
                 .await;
@@ -52,7 +52,8 @@ impl AwsDestinations {
             .queue_owner_aws_account_id(queue.account())
             .send();
         let answer =
-            call(to, async { ask.await.map_err(|error| error_of(to, 0, PERMISSION, &error)) }).await?;
+            call(to, async { Box::pin(ask).await.map_err(|error| error_of(to, 0, PERMISSION, &error)) })
+                .await?;
         let url: Arc<str> = answer.queue_url().unwrap_or_default().into();
         urls.insert(Arc::clone(to), Arc::clone(&url));
         Ok(url)

@@ -1,0 +1,171 @@
+//! Failed records in the form that their destination takes.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use lighterman_proto::event::{Envelope, EventWriter};
+use lighterman_proto::failure::{
+    Condition, FailedPartition, Failure, FunctionError, RecordPoint, ResponseContext, Source, object_key,
+    object_record, queue_record, topic_record,
+};
+use lighterman_proto::ids::MappingId;
+use lighterman_proto::records::Record;
+use lighterman_proto::units::TimestampMs;
+use uuid::Uuid;
+
+use super::address::Destination;
+use super::letter::{Letter, TopicMessage};
+use crate::partition::work::Work;
+
+/// What all failure records of a mapping share.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    /// UUID of the mapping.
+    pub mapping: MappingId,
+    /// The function, as the mapping names it.
+    pub function_arn: Arc<str>,
+    /// Where records come from.
+    pub source: Source,
+    /// Their topic.
+    pub topic: Arc<str>,
+    /// The JSON around records.
+    pub envelope: Arc<Envelope>,
+}
+
+/// One errand's facts. `random` names it where it has no other name.
+#[derive(Debug)]
+pub struct Facts<'w> {
+    /// Whose records.
+    pub partition: i32,
+    /// The records, and what was tried.
+    pub work: &'w Work,
+    /// Why.
+    pub condition: Condition,
+    /// When it was given up.
+    pub at: TimestampMs,
+    /// A random name.
+    pub random: Uuid,
+}
+
+impl Sender {
+    /// The letter that brings all records of `facts` to `destination`; `None` when there is no record.
+    pub fn letter(&self, destination: &Destination, facts: &Facts<'_>) -> Option<Letter> {
+        let failure = self.failure(facts)?;
+        Some(match destination {
+            Destination::Queue(queue) => {
+                Letter::Queue { queue: queue.clone(), body: queue_record(&failure).into() }
+            }
+            Destination::Notification(topic) => {
+                Letter::Notification { topic: topic.clone(), body: queue_record(&failure).into() }
+            }
+            Destination::Bucket(bucket) => {
+                let key = object_key(self.mapping, &self.topic, facts.partition, facts.at, facts.random);
+                let event = self.event(facts.partition, facts.work.cut.payload_bytes, facts.work.cut.walk());
+                let body = Bytes::from(object_record(&failure, &event));
+                Letter::Object { bucket: bucket.clone(), key: key.into(), body }
+            }
+            Destination::Topic(topic) => {
+                let messages = facts
+                    .work
+                    .cut
+                    .walk()
+                    .map(|record| self.message(&failure, facts.partition, &record, true))
+                    .collect();
+                Letter::Topic { topic: Arc::clone(topic), messages }
+            }
+        })
+    }
+
+    /// Those of `messages` that were too large, without their payload: where the record lies is in them.
+    pub fn without_payload(
+        &self,
+        topic: &Arc<str>,
+        facts: &Facts<'_>,
+        messages: &[TopicMessage],
+    ) -> Option<Letter> {
+        let failure = self.failure(facts)?;
+        let too_large = |record: &Record<'_>| {
+            let whole = self.message(&failure, facts.partition, record, true);
+            messages.contains(&whole)
+        };
+        let messages = facts
+            .work
+            .cut
+            .walk()
+            .filter(too_large)
+            .map(|record| self.message(&failure, facts.partition, &record, false))
+            .collect();
+        Some(Letter::Topic { topic: Arc::clone(topic), messages })
+    }
+
+    /// Bytes of the letter, roughly and not less: what its lease is for.
+    pub fn bytes_max(destination: &Destination, work: &Work) -> usize {
+        const FACTS_BYTES: usize = 4 * 1024;
+        let (records, payload) = (work.cut.records as usize, work.cut.payload_bytes);
+        match destination {
+            Destination::Queue(_) | Destination::Notification(_) => FACTS_BYTES,
+            // The event, and the event again with its quotes escaped.
+            Destination::Bucket(_) => FACTS_BYTES + payload * 2 + payload / 4,
+            Destination::Topic(_) => payload + records * FACTS_BYTES,
+        }
+    }
+
+    fn message(&self, failure: &Failure, partition: i32, record: &Record<'_>, payload: bool) -> TopicMessage {
+        let event = payload.then(|| {
+            let bytes = self.envelope.record_bytes(partition, record, true);
+            self.event(partition, bytes, std::iter::once(*record))
+        });
+        let value = topic_record(failure, partition, point(record), event.as_deref());
+        TopicMessage { key: record.key.map(Bytes::copy_from_slice), value: value.into() }
+    }
+
+    fn event<'r>(
+        &self,
+        partition: i32,
+        records_bytes: usize,
+        records: impl Iterator<Item = Record<'r>>,
+    ) -> BytesMut {
+        let bytes =
+            self.envelope.base_bytes() + self.envelope.partition_bytes(partition, true) + records_bytes;
+        let mut writer = EventWriter::new(&self.envelope, BytesMut::with_capacity(bytes));
+        writer.begin_partition(partition);
+        for record in records {
+            writer.record(&record);
+        }
+        writer.finish()
+    }
+
+    fn failure(&self, facts: &Facts<'_>) -> Option<Failure> {
+        let (work, cut) = (facts.work, &facts.work.cut);
+        let first = point(&cut.walk().next()?);
+        let last = cut.walk().last().map_or(first, |record| point(&record));
+        let answer = work.last.as_ref().and_then(|failure| failure.answer.clone());
+        let request_id = answer.as_ref().and_then(|answer| answer.request_id.clone());
+        let base = self.envelope.base_bytes() + self.envelope.partition_bytes(facts.partition, true);
+        Some(Failure {
+            request_id: request_id.unwrap_or_else(|| facts.random.to_string()),
+            function_arn: Arc::clone(&self.function_arn),
+            condition: facts.condition,
+            approximate_invoke_count: work.used,
+            response: answer.map(|answer| ResponseContext {
+                status_code: answer.status,
+                executed_version: answer.executed_version.unwrap_or_else(|| "$LATEST".to_owned()),
+                function_error: answer.function_error,
+            }),
+            error: work.last.as_ref().map(|failure| FunctionError {
+                kind: failure.error_type.clone(),
+                message: failure.message.clone(),
+            }),
+            timestamp: facts.at,
+            source: self.source.clone(),
+            topic: Arc::clone(&self.topic),
+            batch_size: cut.records,
+            payload_bytes: (base + cut.payload_bytes) as u64,
+            partitions: vec![FailedPartition { partition: facts.partition, first, last }],
+        })
+    }
+}
+
+fn point(record: &Record<'_>) -> RecordPoint {
+    RecordPoint { offset: record.offset, timestamp: record.timestamp }
+}
