@@ -1,0 +1,277 @@
+//! What a node is compared with: the loop a good engineer would write by hand from a Kafka topic to a Lambda function.
+//! rdkafka (librdkafka), `serde_json`, base64 and the AWS SDK's Lambda client, each used as its documentation advises.
+//!
+//! What it does: joins a consumer group; reads each partition through a queue of its own, librdkafka's buffering as it comes;
+//! takes what is there, up to the batch size, without waiting for more; writes the event AWS documents, the same bytes as a
+//! node's; one invocation in flight per partition, partitions side by side; the SDK's client is built once and shared, its
+//! retries and its stalled-stream protection are off; a batch that fails is tried again, with backoff, until it succeeds;
+//! offsets are stored after success and committed ten times a second, which costs less than a commit a batch and repeats
+//! more after a crash. The runtime is tokio's default, the allocator the system's.
+//!
+//! What it does not do: wait for records to fill a batch, limit a payload to 6 MiB, bound its memory beyond librdkafka's
+//! defaults, hold a revoked partition until its invocation has ended, or show what it does. None of that is charged to it.
+//!
+//! `loadtest --baseline` starts it: it prints `ready`, begins at the first line on its standard input, and ends with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use aws_sdk_lambda::config::retry::RetryConfig;
+use aws_sdk_lambda::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
+use aws_sdk_lambda::primitives::Blob;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Parser;
+use futures::StreamExt;
+use rdkafka::consumer::stream_consumer::StreamPartitionQueue;
+use rdkafka::consumer::{CommitMode, Consumer, DefaultConsumerContext, StreamConsumer};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{ClientConfig, Timestamp};
+use serde::{Serialize, Serializer};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+const COMMIT_EVERY: Duration = Duration::from_millis(100);
+const METADATA_DEADLINE: Duration = Duration::from_secs(10);
+const BACKOFF_BASE: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// A hand-written consumer loop, for comparison; the AWS SDK's environment variables say where Lambda is.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Bootstrap server
+    #[arg(long)]
+    servers: String,
+    /// Topic to read from its beginning
+    #[arg(long)]
+    topic: String,
+    /// Consumer group
+    #[arg(long)]
+    group: String,
+    /// Records in a batch at most
+    #[arg(long)]
+    batch: usize,
+    /// Function to invoke
+    #[arg(long, default_value = "f")]
+    function: String,
+}
+
+type PartitionQueue = StreamPartitionQueue<DefaultConsumerContext>;
+
+/// What every partition's loop shares.
+struct Shared {
+    consumer: Arc<StreamConsumer>,
+    lambda: aws_sdk_lambda::Client,
+    arguments: Arguments,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let consumer: Arc<StreamConsumer> = Arc::new(
+        ClientConfig::new()
+            .set("bootstrap.servers", &arguments.servers)
+            .set("group.id", &arguments.group)
+            .set("auto.offset.reset", "earliest")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .create()
+            .context("rdkafka refuses its configuration")?,
+    );
+    let lambda = lambda().await;
+    println!("ready");
+    ensure!(std::io::stdin().read_line(&mut String::new())? > 0, "told to end before it began");
+    let queues = split(&consumer, &arguments.topic)?;
+    consumer.subscribe(&[&arguments.topic])?;
+    let shared = Arc::new(Shared { consumer, lambda, arguments });
+    let mut loops = JoinSet::new();
+    for queue in queues {
+        let shared = Arc::clone(&shared);
+        loops.spawn(async move { shared.run(queue).await });
+    }
+    tokio::select! {
+        served = serve(&shared.consumer) => served?,
+        never = commit(&shared.consumer) => match never {},
+        Some(ended) = loops.join_next() => ended??,
+        _ = end_of_input() => {}
+    }
+    shared.consumer.commit_consumer_state(CommitMode::Sync).or_else(nothing_stored)?;
+    Ok(())
+}
+
+/// A thread of its own: a read of standard input cannot be taken back.
+fn end_of_input() -> oneshot::Receiver<()> {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        while std::io::stdin().read_line(&mut String::new()).is_ok_and(|bytes| bytes > 0) {}
+        let _ = ended.send(());
+    });
+    end
+}
+
+async fn lambda() -> aws_sdk_lambda::Client {
+    let shared = aws_config::defaults(BehaviorVersion::latest()).region(Region::new("us-east-1")).load().await;
+    let config = aws_sdk_lambda::config::Builder::from(&shared)
+        .retry_config(RetryConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .build();
+    aws_sdk_lambda::Client::from_conf(config)
+}
+
+/// A queue for each partition of the topic; before subscribing, so that no message goes past it.
+fn split(consumer: &Arc<StreamConsumer>, topic: &str) -> Result<Vec<PartitionQueue>> {
+    let metadata = consumer.fetch_metadata(Some(topic), METADATA_DEADLINE)?;
+    let found = metadata.topics().first().context("the broker does not know the topic")?;
+    ensure!(!found.partitions().is_empty(), "topic {topic} has no partitions");
+    let queue = |partition: i32| {
+        consumer.split_partition_queue(topic, partition).with_context(|| format!("no partition {partition}"))
+    };
+    found.partitions().iter().map(|partition| queue(partition.id())).collect()
+}
+
+/// librdkafka's events must be polled for, though every message comes through a partition's queue.
+async fn serve(consumer: &StreamConsumer) -> Result<()> {
+    match consumer.recv().await {
+        Ok(message) => bail!("a message of partition {} went past its queue", message.partition()),
+        Err(error) => Err(error).context("the consumer has failed"),
+    }
+}
+
+async fn commit(consumer: &StreamConsumer) -> std::convert::Infallible {
+    let mut ticks = tokio::time::interval(COMMIT_EVERY);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = consumer.commit_consumer_state(CommitMode::Async).or_else(nothing_stored) {
+            println!("commit: {error}");
+        }
+    }
+}
+
+fn nothing_stored(error: rdkafka::error::KafkaError) -> rdkafka::error::KafkaResult<()> {
+    match error.rdkafka_error_code() {
+        Some(rdkafka::error::RDKafkaErrorCode::NoOffset) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+impl Shared {
+    async fn run(&self, queue: PartitionQueue) -> Result<()> {
+        let mut batches = queue.stream().ready_chunks(self.arguments.batch);
+        let mut bytes_before = 0;
+        while let Some(batch) = batches.next().await {
+            let batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
+            let event = self.event(&batch, bytes_before)?;
+            bytes_before = event.len();
+            self.deliver(event).await;
+            if let Some(last) = batch.last() {
+                self.consumer.store_offset_from_message(last)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The event, into a buffer as large as the last one was.
+    fn event(&self, batch: &[BorrowedMessage<'_>], bytes_before: usize) -> serde_json::Result<Vec<u8>> {
+        let partition = batch.first().map_or(0, Message::partition);
+        let topic = &self.arguments.topic;
+        let event = Event {
+            event_source: "SelfManagedKafka",
+            bootstrap_servers: &self.arguments.servers,
+            records: Partition {
+                name: format!("{topic}-{partition}"),
+                records: batch.iter().map(Record::of).collect(),
+            },
+        };
+        let mut bytes = Vec::with_capacity(bytes_before);
+        serde_json::to_writer(&mut bytes, &event)?;
+        Ok(bytes)
+    }
+
+    async fn deliver(&self, event: Vec<u8>) {
+        let payload = Blob::new(event);
+        let mut backoff = BACKOFF_BASE;
+        loop {
+            let sent = self.lambda.invoke().function_name(&self.arguments.function).payload(payload.clone());
+            match sent.send().await {
+                Ok(answer) if answer.function_error().is_none() => return,
+                Ok(answer) => println!("the function failed: {:?}", answer.function_error()),
+                Err(error) => println!("not invoked: {error:?}"),
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+}
+
+/// The event, as AWS documents it for self-managed Kafka.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Event<'e> {
+    event_source: &'static str,
+    bootstrap_servers: &'e str,
+    records: Partition<'e>,
+}
+
+/// `{"topic-0": [...]}`
+struct Partition<'e> {
+    name: String,
+    records: Vec<Record<'e>>,
+}
+
+impl Serialize for Partition<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map([(&self.name, &self.records)])
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Record<'m> {
+    topic: &'m str,
+    partition: i32,
+    offset: i64,
+    timestamp: i64,
+    timestamp_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    headers: Vec<Header<'m>>,
+}
+
+/// `{"name": [1, -2]}`: Lambda's functions read header values as signed bytes.
+struct Header<'m> {
+    name: &'m str,
+    value: &'m [u8],
+}
+
+impl Serialize for Header<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let signed: Vec<i8> = self.value.iter().map(|byte| byte.cast_signed()).collect();
+        serializer.collect_map([(self.name, signed)])
+    }
+}
+
+impl<'m> Record<'m> {
+    fn of(message: &'m BorrowedMessage<'_>) -> Self {
+        let (timestamp, timestamp_type) = match message.timestamp() {
+            Timestamp::CreateTime(at) => (at, "CREATE_TIME"),
+            Timestamp::LogAppendTime(at) => (at, "LOG_APPEND_TIME"),
+            Timestamp::NotAvailable => (-1, "NO_TIMESTAMP_TYPE"),
+        };
+        let headers = message.headers().into_iter().flat_map(Headers::iter);
+        Self {
+            topic: message.topic(),
+            partition: message.partition(),
+            offset: message.offset(),
+            timestamp,
+            timestamp_type,
+            key: message.key().map(|key| STANDARD.encode(key)),
+            value: message.payload().map(|value| STANDARD.encode(value)),
+            headers: headers
+                .map(|header| Header { name: header.key, value: header.value.unwrap_or_default() })
+                .collect(),
+        }
+    }
+}
