@@ -111,7 +111,8 @@ fn end_of_input() -> oneshot::Receiver<()> {
 }
 
 async fn lambda() -> aws_sdk_lambda::Client {
-    let shared = aws_config::defaults(BehaviorVersion::latest()).region(Region::new("us-east-1")).load().await;
+    let shared =
+        aws_config::defaults(BehaviorVersion::latest()).region(Region::new("us-east-1")).load().await;
     let config = aws_sdk_lambda::config::Builder::from(&shared)
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())

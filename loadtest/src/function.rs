@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -16,7 +16,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::net::TcpListener;
+
+use crate::latency::{self, Stopwatch};
 
 /// What the function does with one invocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,21 +75,40 @@ pub struct FakeLambda {
     shared: Arc<Shared>,
 }
 
+/// What arrived since the last [`FakeLambda::clear`], of invocations that took their records.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Invocations.
+    pub invocations: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Bytes of their events.
+    pub payload_bytes: u64,
+    /// When the first had arrived whole, and the last.
+    pub between: Option<(Instant, Instant)>,
+}
+
 struct Shared {
     events: Mutex<Vec<Event>>,
+    tally: Mutex<Tally>,
+    stopwatch: Mutex<Option<Stopwatch>>,
     script: Mutex<Script>,
     next: AtomicU64,
 }
 
 #[derive(Deserialize)]
-struct KafkaEvent {
-    records: BTreeMap<String, Vec<KafkaRecord>>,
+struct KafkaEvent<'e> {
+    #[serde(borrow)]
+    records: BTreeMap<String, Vec<KafkaRecord<'e>>>,
 }
 
 #[derive(Deserialize)]
-struct KafkaRecord {
+struct KafkaRecord<'e> {
     partition: i32,
     offset: i64,
+    /// As it stands in the event: base64 in quotes. Read only while a stopwatch runs.
+    #[serde(borrow)]
+    value: Option<&'e RawValue>,
 }
 
 /// Seconds that `GetFunctionConfiguration` tells: how long an unknown outcome is waited for.
@@ -100,6 +122,8 @@ impl FakeLambda {
         let succeed: Script = Arc::new(|_| Act::Succeed(Duration::ZERO));
         let shared = Arc::new(Shared {
             events: Mutex::new(Vec::new()),
+            tally: Mutex::default(),
+            stopwatch: Mutex::new(None),
             script: Mutex::new(succeed),
             next: AtomicU64::new(0),
         });
@@ -138,9 +162,44 @@ impl FakeLambda {
         self.shared.events.lock().clone()
     }
 
+    /// How much happened since it was told to forget.
+    pub fn tally(&self) -> Tally {
+        *self.shared.tally.lock()
+    }
+
+    /// Measures every record that carries its moment, from now on.
+    pub fn time_with(&self, stopwatch: Stopwatch) {
+        *self.shared.stopwatch.lock() = Some(stopwatch);
+    }
+
+    /// What was measured; measures no more.
+    pub fn take_times(&self) -> Option<Stopwatch> {
+        self.shared.stopwatch.lock().take()
+    }
+
     /// Forgets what happened.
     pub fn clear(&self) {
         self.shared.events.lock().clear();
+        *self.shared.tally.lock() = Tally::default();
+    }
+}
+
+impl Shared {
+    fn note(&self, event: &KafkaEvent<'_>, payload_bytes: usize, arrived: Instant) {
+        {
+            let mut tally = self.tally.lock();
+            tally.invocations += 1;
+            tally.records += event.records.values().map(|records| records.len() as u64).sum::<u64>();
+            tally.payload_bytes += payload_bytes as u64;
+            let (first, last) = tally.between.unwrap_or((arrived, arrived));
+            tally.between = Some((first.min(arrived), last.max(arrived)));
+        }
+        if let Some(stopwatch) = &mut *self.stopwatch.lock() {
+            let values = event.records.values().flatten().filter_map(|record| record.value);
+            for due in values.filter_map(|value| latency::moment_in(value.get())) {
+                stopwatch.arrived(due, arrived);
+            }
+        }
     }
 }
 
@@ -161,7 +220,8 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
         return Ok(Response::new(Full::from(body)));
     }
     let body = request.into_body().collect().await.map_err(|_| Cut)?.to_bytes();
-    let Ok(event) = serde_json::from_slice::<KafkaEvent>(&body) else {
+    let arrived = Instant::now();
+    let Ok(event) = serde_json::from_slice::<KafkaEvent<'_>>(&body) else {
         return Ok(plain(400, r#"{"message":"not a Kafka event"}"#));
     };
     let id = shared.next.fetch_add(1, Ordering::Relaxed);
@@ -170,6 +230,9 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
     if !matches!(act, Act::Succeed(_) | Act::FunctionError | Act::CutAfter | Act::Hang) {
         // The function itself never ran: nothing to remember of its records.
         return refuse(act);
+    }
+    if act.succeeds() {
+        shared.note(&event, body.len(), arrived);
     }
     let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
     for record in event.records.into_values().flatten() {

@@ -1,11 +1,17 @@
 //! What it takes to judge Lighterman from outside: a real Kafka, a fake Lambda that remembers everything, a producer, a
-//! node as a process, and a checker of the history they make.
+//! node as a process, a hand-written loop to compare it with, and a checker of the history they make.
 
+pub mod baseline;
 pub mod checker;
 pub mod compaction;
+pub mod contender;
 pub mod function;
 pub mod kafka;
+pub mod latency;
 pub mod node;
+pub mod open_loop;
 pub mod process;
 pub mod produce;
+pub mod report;
+pub mod round;
 pub mod transactions;

@@ -21,10 +21,19 @@ pub fn cpu_us(pid: u32) -> Result<u64> {
 
 /// Resident memory of a process now, in KiB.
 pub fn resident_kib(pid: u32) -> Result<u64> {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most that was ever resident of a process, in KiB, as the kernel keeps it.
+pub fn resident_peak_kib(pid: u32) -> Result<u64> {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: u32, field: &'static str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    kib.context("no VmRSS in /proc")
+    kib.with_context(|| format!("no {field} in /proc"))
 }
 
 /// The largest resident size seen, in KiB, while the process lives.

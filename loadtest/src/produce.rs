@@ -212,7 +212,7 @@ pub fn ends(produced: &Produced) -> BTreeMap<i32, i64> {
     produced.iter().filter_map(|(partition, offsets)| Some((*partition, offsets.last()? + 1))).collect()
 }
 
-/// A batch of `count` records, transactional when `producer` is not −1.
+/// A batch of `count` records of `value_bytes`, transactional when `producer` is not −1.
 pub fn batch(
     count: usize,
     value_bytes: usize,
@@ -220,10 +220,17 @@ pub fn batch(
     producer: i64,
     sequence: i32,
 ) -> Result<Bytes> {
-    let now = clock::wall_ms().0;
     let value = Bytes::from(vec![b'v'; value_bytes]);
-    let records: Vec<Record> = (0..count as i64)
-        .map(|index| Record {
+    batch_of(&vec![value; count], compression, producer, sequence)
+}
+
+/// A batch of records with these values, transactional when `producer` is not −1.
+pub fn batch_of(values: &[Bytes], compression: Compression, producer: i64, sequence: i32) -> Result<Bytes> {
+    let now = clock::wall_ms().0;
+    let records: Vec<Record> = values
+        .iter()
+        .zip(0_i64..)
+        .map(|(value, index)| Record {
             transactional: producer >= 0,
             control: false,
             partition_leader_epoch: -1,

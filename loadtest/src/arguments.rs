@@ -1,0 +1,241 @@
+//! The command line.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use loadtest::latency::VALUE_BYTES_MIN;
+
+const DRAIN_SECONDS_MAX: u64 = 300;
+const STEADY_SECONDS: u64 = 20;
+
+/// Take a real Kafka through a node into a fake Lambda, judge the history, print the figures.
+///
+/// Without --rate a topic is filled and then drained. With --rate records are written on a fixed schedule while they are
+/// read, and latency is measured from when each was due.
+#[derive(Debug, Parser)]
+#[command(name = "loadtest")]
+pub(crate) struct Arguments {
+    /// Version of Kafka; .ci/install-kafka brings it
+    #[arg(long, default_value = "4.2.1")]
+    pub(crate) kafka: String,
+    /// Run the hand-written loop of examples/baseline.rs after the node in every round, and print ratios
+    #[arg(long)]
+    pub(crate) baseline: bool,
+    /// How often to measure; figures are medians
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// A load with a target, instead of the flags that describe one; may be given several times
+    #[arg(long, value_enum, conflicts_with_all = ["records", "value_bytes", "batch", "window", "rate"])]
+    scenario: Vec<Scenario>,
+    /// Records to write before the node starts
+    #[arg(long, default_value_t = 200_000, conflicts_with = "rate")]
+    records: usize,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 1024)]
+    value_bytes: usize,
+    /// Partitions of the topic
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(i32).range(1..))]
+    partitions: i32,
+    /// `BatchSize`
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    batch: u32,
+    /// `MaximumBatchingWindowInSeconds` of the mapping, 0 for at once; absent: 500 ms. The baseline never waits
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=300))]
+    window: Option<u32>,
+    /// Write this many records a second and measure their latency
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: Option<u64>,
+    /// With --rate: write for this long, after 2 s to warm up [default: 20]. Otherwise: stop after this long, drained or not
+    /// [default: 300]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: Option<u64>,
+    /// `MinimumPollers`: consumers of the node from the start
+    #[arg(long, default_value_t = 2)]
+    pub(crate) consumers: u32,
+    /// How long the function takes
+    #[arg(long, default_value_t = 0)]
+    pub(crate) function_ms: u64,
+    /// The node's `memory_budget`
+    #[arg(long, default_value = "128MiB")]
+    memory_budget: String,
+    /// A setting of the node's, as its environment has it; may be given several times
+    #[arg(long = "set", value_name = "LIGHTERMAN_KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// The loads that have targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// Drain 400,000 records of 1 KiB in batches of 100
+    #[value(name = "1kib-x-100")]
+    Kib,
+    /// Drain 1,000,000 records of 100 B in batches of 100
+    #[value(name = "100b-x-100")]
+    Small,
+    /// Drain 50,000 records of 1 KiB one by one
+    #[value(name = "batch-1")]
+    Single,
+    /// 1,000 records of 1 KiB a second, window 0
+    #[value(name = "latency")]
+    Latency,
+}
+
+/// What a contender has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Filled and drained, or written while it is read.
+    pub(crate) kind: Kind,
+    /// Bytes of each value.
+    pub(crate) value_bytes: usize,
+    /// Partitions of the topic.
+    pub(crate) partitions: i32,
+    /// `BatchSize`.
+    pub(crate) batch: u32,
+    /// `MaximumBatchingWindowInSeconds`; Lighterman's default when absent.
+    pub(crate) window_seconds: Option<u32>,
+}
+
+/// How records come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// All are there.
+    Drain {
+        /// How many.
+        records: usize,
+    },
+    /// On a schedule.
+    Steady {
+        /// Records a second.
+        rate: u64,
+        /// For this long.
+        lasting: Duration,
+    },
+}
+
+impl Arguments {
+    /// What is to be measured, one after the other.
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        if self.scenario.is_empty() {
+            return vec![self.described()];
+        }
+        self.scenario.iter().map(|scenario| self.of(*scenario)).collect()
+    }
+
+    fn described(&self) -> Load {
+        let (kind, value_bytes) = match self.rate {
+            Some(rate) => (self.steady(rate), self.value_bytes.max(VALUE_BYTES_MIN)),
+            None => (Kind::Drain { records: self.records }, self.value_bytes),
+        };
+        Load {
+            kind,
+            value_bytes,
+            partitions: self.partitions,
+            batch: self.batch,
+            window_seconds: self.window,
+        }
+    }
+
+    fn of(&self, scenario: Scenario) -> Load {
+        let (kind, value_bytes, batch, window_seconds) = match scenario {
+            Scenario::Kib => (Kind::Drain { records: 400_000 }, 1024, 100, None),
+            Scenario::Small => (Kind::Drain { records: 1_000_000 }, 100, 100, None),
+            Scenario::Single => (Kind::Drain { records: 50_000 }, 1024, 1, None),
+            Scenario::Latency => (self.steady(1_000), 1024, 100, Some(0)),
+        };
+        Load { kind, value_bytes, partitions: self.partitions, batch, window_seconds }
+    }
+
+    fn steady(&self, rate: u64) -> Kind {
+        Kind::Steady { rate, lasting: Duration::from_secs(self.seconds.unwrap_or(STEADY_SECONDS)) }
+    }
+
+    /// The longest time for a drain.
+    pub(crate) fn limit(&self) -> Duration {
+        Duration::from_secs(self.seconds.unwrap_or(DRAIN_SECONDS_MAX))
+    }
+
+    /// The node's settings.
+    pub(crate) fn settings(&self) -> Result<Vec<(String, String)>> {
+        let usual = [("LIGHTERMAN_MEMORY_BUDGET", &*self.memory_budget), ("LIGHTERMAN_LOG_LEVEL", "warn")];
+        let given = self.set.iter().map(|setting| {
+            setting
+                .split_once('=')
+                .with_context(|| format!("--set takes LIGHTERMAN_KEY=VALUE, not `{setting}`"))
+        });
+        let all = usual.into_iter().map(Ok).chain(given);
+        all.map(|pair| pair.map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Drain { records } => write!(f, "{records} records")?,
+            Kind::Steady { rate, lasting } => write!(f, "{rate} records/s for {} s", lasting.as_secs())?,
+        }
+        write!(f, " of {} B, {} partitions, batch {}", self.value_bytes, self.partitions, self.batch)?;
+        match self.window_seconds {
+            Some(seconds) => write!(f, ", window {seconds} s"),
+            None => write!(f, ", window as it comes"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn loads(line: &str) -> Result<Vec<Load>, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace()).map(|arguments| arguments.loads())
+    }
+
+    #[test]
+    fn help_is_true() {
+        Arguments::command().debug_assert();
+        let help = Arguments::command().render_long_help().to_string();
+        let drain =
+            loads("loadtest --scenario 1kib-x-100 --scenario 100b-x-100 --scenario batch-1").expect("parses");
+        let counts = drain.iter().map(|load| match load.kind {
+            Kind::Drain { records } => (records, load.value_bytes, load.batch),
+            Kind::Steady { .. } => (0, 0, 0),
+        });
+        assert_eq!(
+            counts.collect::<Vec<_>>(),
+            [(400_000, 1024, 100), (1_000_000, 100, 100), (50_000, 1024, 1)]
+        );
+        for said in [
+            "400,000 records of 1 KiB",
+            "1,000,000 records of 100 B",
+            "50,000 records of 1 KiB",
+            "[default: 300]",
+        ] {
+            assert!(help.contains(said), "{said}: {help}");
+        }
+        let steady = loads("loadtest --rate 1000 --seconds 20 --window 0").expect("parses");
+        assert_eq!(loads("loadtest --scenario latency").expect("parses"), steady);
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        for line in [
+            "loadtest --rate 10 --records 5",
+            "loadtest --scenario latency --rate 5",
+            "loadtest --scenario batch-1 --batch 7",
+            "loadtest --rounds 0",
+            "loadtest --window 301",
+        ] {
+            assert!(loads(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn settings_are_pairs() {
+        let parse = |set| Arguments::parse_from(["loadtest", "--set", set]).settings();
+        assert_eq!(parse("LIGHTERMAN_A=b=c").expect("a pair")[2], ("LIGHTERMAN_A".into(), "b=c".into()));
+        assert!(parse("LIGHTERMAN_A").is_err());
+    }
+}

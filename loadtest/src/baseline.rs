@@ -1,0 +1,99 @@
+//! The hand-written loop of `examples/baseline.rs` as a process. It is an example, so that its Kafka client, a C library, is
+//! no dependency of anything but itself.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+const READY_DEADLINE: Duration = Duration::from_secs(20);
+const END_DEADLINE: Duration = Duration::from_secs(30);
+const BUILD: &str = "cargo build --release -p loadtest --example baseline";
+
+/// A running loop; dropping it kills the process.
+pub struct Baseline {
+    process: Child,
+    input: ChildStdin,
+}
+
+/// What it reads, and where it goes.
+pub struct Reads<'r> {
+    /// Bootstrap server.
+    pub servers: &'r str,
+    /// Topic.
+    pub topic: &'r str,
+    /// Consumer group.
+    pub group: &'r str,
+    /// Records in a batch at most.
+    pub batch: u32,
+    /// `AWS_ENDPOINT_URL_LAMBDA`.
+    pub endpoint: &'r str,
+}
+
+/// `examples/baseline` beside this program (or beside the folder it is in, as for tests).
+fn binary() -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let places = here.ancestors().skip(1).take(2).map(|folder| folder.join("examples/baseline"));
+    places
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| format!("no `examples/baseline` beside this program: build it ({BUILD})"))
+}
+
+impl Baseline {
+    /// Starts it; it has set up its clients, and waits.
+    pub async fn start(reads: &Reads<'_>) -> Result<Self> {
+        let mut process = Command::new(binary()?)
+            .args(["--servers", reads.servers, "--topic", reads.topic, "--group", reads.group])
+            .args(["--batch", &reads.batch.to_string()])
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("AWS_ENDPOINT_URL_LAMBDA", reads.endpoint)
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let (input, output) = (process.stdin.take(), process.stdout.take());
+        let (input, output) = input.zip(output).context("the baseline has no pipes")?;
+        let mut lines = BufReader::new(output).lines();
+        let first = tokio::time::timeout(READY_DEADLINE, lines.next_line()).await;
+        let first = first.context("the baseline does not get ready")??;
+        ensure!(first.as_deref() == Some("ready"), "the baseline says {first:?} instead of `ready`");
+        tokio::spawn(pass_on(lines));
+        Ok(Self { process, input })
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    /// Lets it join its group and read.
+    pub async fn begin(&mut self) -> Result<()> {
+        self.input.write_all(b"go\n").await?;
+        Ok(self.input.flush().await?)
+    }
+
+    /// Lets it commit and leave.
+    pub async fn end(self) -> Result<()> {
+        let Self { mut process, input } = self;
+        drop(input);
+        match tokio::time::timeout(END_DEADLINE, process.wait()).await {
+            Ok(status) if status.as_ref().is_ok_and(std::process::ExitStatus::success) => Ok(()),
+            Ok(status) => bail!("the baseline has failed: {status:?}"),
+            Err(_) => bail!("the baseline does not end"),
+        }
+    }
+}
+
+/// What it prints is trouble.
+async fn pass_on(mut lines: Lines<BufReader<ChildStdout>>) {
+    while let Ok(Some(line)) = lines.next_line().await {
+        println!("baseline: {line}");
+    }
+}

@@ -1,0 +1,141 @@
+//! How long records take: each carries the moment it was due to be written, so that a producer that is held up makes its
+//! records late instead of leaving them out (no coordinated omission).
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+
+/// The shortest value that carries a moment.
+pub const VALUE_BYTES_MIN: usize = 9;
+/// Base64 of nine bytes, and so of the eight that matter, without padding.
+const STAMP_CHARACTERS: usize = 12;
+
+/// A value of `bytes` bytes that carries `due`, to the microsecond.
+pub fn value_due(due: Duration, bytes: usize) -> Bytes {
+    let mut value = vec![b'v'; bytes.max(VALUE_BYTES_MIN)];
+    value[..8].copy_from_slice(&(due.as_micros() as u64).to_le_bytes());
+    value.into()
+}
+
+/// The moment that a value carries, from its base64 in quotes as an event has it.
+pub fn moment_in(quoted: &str) -> Option<Duration> {
+    let stamp = quoted.strip_prefix('"')?.get(..STAMP_CHARACTERS)?;
+    let bytes = STANDARD.decode(stamp).ok()?;
+    Some(Duration::from_micros(u64::from_le_bytes(*bytes.first_chunk()?)))
+}
+
+/// Measures records that are due some time after its start.
+#[derive(Clone, Debug)]
+pub struct Stopwatch {
+    start: Instant,
+    from: Duration,
+    took: Vec<Duration>,
+}
+
+impl Stopwatch {
+    /// Of records due from `from` after `start`; what is due earlier warms up.
+    pub fn new(start: Instant, from: Duration) -> Self {
+        Self { start, from, took: Vec::new() }
+    }
+
+    /// A record that was due `due` after the start has arrived.
+    pub fn arrived(&mut self, due: Duration, at: Instant) {
+        if due >= self.from {
+            self.took.push(at.saturating_duration_since(self.start + due));
+        }
+    }
+
+    /// The percentiles of what was measured.
+    pub fn percentiles(self) -> Percentiles {
+        Percentiles::of(self.took)
+    }
+}
+
+/// Every measured duration, sorted: exact, since runs are short (eight bytes and a count of nanoseconds a record).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Percentiles {
+    sorted: Vec<Duration>,
+}
+
+impl Percentiles {
+    /// Of `samples`.
+    pub fn of(mut samples: Vec<Duration>) -> Self {
+        samples.sort_unstable();
+        Self { sorted: samples }
+    }
+
+    /// The smallest sample that at least `permille` of a thousand samples do not exceed; zero when there are none.
+    pub fn at(&self, permille: usize) -> Duration {
+        let rank = (self.sorted.len() * permille).div_ceil(1000).max(1);
+        self.sorted.get(rank - 1).copied().unwrap_or_default()
+    }
+
+    /// How many samples there are.
+    pub fn count(&self) -> usize {
+        self.sorted.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn percentiles_are_samples_by_nearest_rank() {
+        // Backwards, so that the order of arrival cannot matter.
+        let thousand = Percentiles::of((1..=1000).rev().map(|n| MS * n).collect());
+        assert_eq!(
+            [500, 990, 999, 1000].map(|permille| thousand.at(permille).as_millis()),
+            [500, 990, 999, 1000]
+        );
+        let few = Percentiles::of(vec![MS * 3, MS, MS * 2]);
+        assert_eq!(
+            [1, 333, 334, 500, 667, 999].map(|permille| few.at(permille).as_millis()),
+            [1, 1, 2, 2, 3, 3]
+        );
+        assert_eq!((Percentiles::default().at(500), few.count()), (Duration::ZERO, 3));
+    }
+
+    #[test]
+    fn percentiles_agree_with_counting() {
+        let samples: Vec<Duration> =
+            (0..777_u64).map(|n| Duration::from_micros(n * n * 7919 % 10_007)).collect();
+        let sorted = Percentiles::of(samples.clone());
+        for permille in [1, 10, 500, 900, 990, 999, 1000] {
+            let at = sorted.at(permille);
+            let within = |bound: &dyn Fn(&Duration) -> bool| {
+                samples.iter().filter(|sample| bound(sample)).count() * 1000
+            };
+            assert!(within(&|sample| *sample <= at) >= permille * samples.len(), "{permille}: too small");
+            assert!(within(&|sample| *sample < at) < permille * samples.len(), "{permille}: too large");
+        }
+    }
+
+    #[test]
+    fn a_value_carries_its_moment_through_base64() {
+        for (due, bytes) in [(Duration::ZERO, 9), (MS * 1_234_567, 1024), (Duration::from_secs(1 << 33), 10)]
+        {
+            let value = value_due(due, bytes);
+            assert_eq!(value.len(), bytes);
+            assert_eq!(moment_in(&format!("\"{}\"", STANDARD.encode(&value))), Some(due));
+        }
+        for other in ["null", "\"\"", "\"short\"", "\"????????????????\""] {
+            assert_eq!(moment_in(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn time_is_counted_from_when_a_record_was_due_whenever_it_was_written() {
+        let start = Instant::now();
+        let mut stopwatch = Stopwatch::new(start, MS * 100);
+        stopwatch.arrived(MS * 99, start + MS * 500); // warms up
+        // The producer was held up and wrote both at 400 ms; both arrive at 401 ms.
+        stopwatch.arrived(MS * 100, start + MS * 401);
+        stopwatch.arrived(MS * 400, start + MS * 401);
+        assert_eq!(stopwatch.percentiles(), Percentiles::of(vec![MS * 301, MS]));
+    }
+}

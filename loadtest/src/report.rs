@@ -1,0 +1,159 @@
+//! Figures as people read them: each run in a line, then medians and what the node takes of what the baseline takes.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::contender::Contender;
+use crate::round::Figures;
+
+const NAME_WIDTH: usize = 34;
+const FIGURE_WIDTH: usize = 12;
+
+/// One thing that is measured.
+struct Measure {
+    name: &'static str,
+    of: fn(&Figures) -> Option<f64>,
+    digits: usize,
+}
+
+const MEASURES: [Measure; 11] = [
+    Measure { name: "records/s", of: records_per_second, digits: 0 },
+    Measure { name: "records an invocation", of: |run| per(run.records as f64, run.invocations), digits: 1 },
+    Measure { name: "event bytes a record", of: |run| per(run.payload_bytes as f64, run.records), digits: 0 },
+    Measure { name: "CPU us a record", of: |run| per(run.cpu_us as f64, run.records), digits: 2 },
+    Measure { name: "CPU us an invocation", of: |run| per(run.cpu_us as f64, run.invocations), digits: 1 },
+    Measure { name: "resident MiB at most", of: |run| Some(run.resident_kib as f64 / 1024.0), digits: 1 },
+    Measure { name: "due -> arrived p50 ms", of: |run| took_ms(run, 500), digits: 2 },
+    Measure { name: "due -> arrived p99 ms", of: |run| took_ms(run, 990), digits: 2 },
+    Measure { name: "due -> arrived p99.9 ms", of: |run| took_ms(run, 999), digits: 2 },
+    Measure { name: "  of that the producer p50 ms", of: |run| late_ms(run, 500), digits: 2 },
+    Measure { name: "  of that the producer p99 ms", of: |run| late_ms(run, 990), digits: 2 },
+];
+
+fn per(amount: f64, count: u64) -> Option<f64> {
+    (count > 0).then(|| amount / count as f64)
+}
+
+/// Between the first arrival and the last: starting and joining the group are not in it.
+fn records_per_second(run: &Figures) -> Option<f64> {
+    (!run.took.is_zero()).then(|| run.records as f64 / run.took.as_secs_f64())
+}
+
+fn took_ms(run: &Figures, permille: usize) -> Option<f64> {
+    Some(ms(run.latency.as_ref()?.took.at(permille)))
+}
+
+fn late_ms(run: &Figures, permille: usize) -> Option<f64> {
+    Some(ms(run.latency.as_ref()?.lateness.at(permille)))
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// The runs of one scenario.
+#[derive(Default)]
+pub struct Runs {
+    node: Vec<Figures>,
+    baseline: Vec<Figures>,
+}
+
+impl Runs {
+    /// Adds a run.
+    pub fn add(&mut self, who: Contender, figures: Figures) {
+        match who {
+            Contender::Node => self.node.push(figures),
+            Contender::Baseline => self.baseline.push(figures),
+        }
+    }
+
+    /// The medians over the rounds. Ratios are taken within each round, whose two runs follow one another, and then their
+    /// median: what the machine does meanwhile weighs on both.
+    pub fn table(&self) -> String {
+        let mut table = format!("{:NAME_WIDTH$}{:>FIGURE_WIDTH$}", "", "node");
+        if !self.baseline.is_empty() {
+            let _ = write!(table, "{:>FIGURE_WIDTH$}{:>FIGURE_WIDTH$}", "baseline", "ratio");
+        }
+        table.push('\n');
+        for measure in &MEASURES {
+            let row = |runs: &[Figures]| runs.iter().filter_map(measure.of).collect::<Vec<_>>();
+            let (node, baseline) = (row(&self.node), row(&self.baseline));
+            if node.is_empty() {
+                continue;
+            }
+            let ratios = node.iter().zip(&baseline).map(|(node, baseline)| node / baseline).collect();
+            let digits = measure.digits;
+            let _ = write!(table, "{:NAME_WIDTH$}{:>FIGURE_WIDTH$.digits$}", measure.name, median(node));
+            if !baseline.is_empty() {
+                let (baseline, ratio) = (median(baseline), median(ratios));
+                let _ = write!(table, "{baseline:>FIGURE_WIDTH$.digits$}{ratio:>FIGURE_WIDTH$.3}");
+            }
+            table.push('\n');
+        }
+        table
+    }
+}
+
+/// A run in a line.
+pub fn line(who: Contender, run: &Figures) -> String {
+    let mut line = format!("{:9}", who.name());
+    for measure in MEASURES.iter().filter(|measure| !measure.name.starts_with(' ')) {
+        if let Some(figure) = (measure.of)(run) {
+            let _ = write!(line, " {figure:.*} {};", measure.digits, measure.name);
+        }
+    }
+    let _ = write!(line, " first after {:.1} s; repeated {}", run.first_after.as_secs_f64(), run.repeated);
+    line
+}
+
+/// The middle of `values`; of an even count the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => values[odd / 2],
+        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!([vec![3.0, 1.0, 2.0], vec![4.0, 1.0, 2.0, 9.0]].map(median), [2.0, 3.0]);
+        assert!(median(Vec::new()).is_nan());
+    }
+
+    #[test]
+    fn ratios_are_taken_within_rounds() {
+        let run = |cpu_us| Figures {
+            records: 100,
+            invocations: 10,
+            payload_bytes: 5_000,
+            took: Duration::from_secs(2),
+            first_after: Duration::ZERO,
+            cpu_us,
+            resident_kib: 2_048,
+            repeated: 0,
+            latency: None,
+        };
+        let mut runs = Runs::default();
+        // A machine that is three times as slow in the second round, and a round out of the way.
+        for (node, baseline) in [(100, 400), (300, 1_200), (1_000, 1_000)] {
+            runs.add(Contender::Node, run(node));
+            runs.add(Contender::Baseline, run(baseline));
+        }
+        let table = runs.table();
+        let row = |name: &str| {
+            let line = table.lines().find_map(|line| line.strip_prefix(name)).expect("a row");
+            line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(row("CPU us a record"), ["3.00", "10.00", "0.250"]);
+        assert_eq!(row("CPU us an invocation"), ["30.0", "100.0", "0.250"]);
+        assert_eq!(row("records/s"), ["50", "50", "1.000"]);
+        assert_eq!(row("resident MiB at most"), ["2.0", "2.0", "1.000"]);
+        assert!(!table.contains("p50"), "nothing was timed");
+    }
+}

@@ -1,0 +1,172 @@
+//! One measured run of one contender: what it took, and whether everything arrived as it should.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::checker::check;
+use crate::contender::{Contender, Setup, Started};
+use crate::function::{FakeLambda, Tally};
+use crate::latency::{Percentiles, Stopwatch};
+use crate::open_loop::{OpenLoop, Schedule, Target, Written};
+use crate::process::{cpu_us, resident_peak_kib};
+use crate::produce::{Compression, Produced, Producer, ends};
+
+/// Records that are written at the rate before measuring begins.
+const WARM_UP: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a run has shown.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Records that arrived while CPU was counted.
+    pub records: u64,
+    /// Invocations that carried them.
+    pub invocations: u64,
+    /// Bytes of their events.
+    pub payload_bytes: u64,
+    /// Between the first arrival and the last.
+    pub took: Duration,
+    /// From being told to begin to the first arrival.
+    pub first_after: Duration,
+    /// User and system time, in microseconds, from being told to begin (with a rate: while records were written).
+    pub cpu_us: u64,
+    /// The most that was resident, in KiB.
+    pub resident_kib: u64,
+    /// Deliveries beyond the first.
+    pub repeated: u64,
+    /// With a rate: from when a record was due to its arrival.
+    pub latency: Option<Latency>,
+}
+
+/// What a run at a fixed rate has shown.
+#[derive(Clone, Debug)]
+pub struct Latency {
+    /// From when a record was due to its arrival at the function.
+    pub took: Percentiles,
+    /// The producer's part: from when a record was due to the start of its write.
+    pub lateness: Percentiles,
+}
+
+/// Where runs take place.
+pub struct Ground<'g> {
+    /// The function.
+    pub lambda: &'g FakeLambda,
+    /// A client of the broker.
+    pub producer: &'g mut Producer,
+    /// Longest time for a drain.
+    pub limit: Duration,
+}
+
+impl Ground<'_> {
+    /// Drains a topic that holds `produced`.
+    pub async fn drain(
+        &mut self,
+        who: Contender,
+        setup: &Setup,
+        run: &str,
+        produced: &Produced,
+    ) -> Result<Figures> {
+        self.lambda.clear();
+        let mut started = who.start(setup, run).await?;
+        let (before, began) = (cpu_us(started.pid())?, Instant::now());
+        let group = started.begin().await?;
+        let total: usize = produced.values().map(BTreeSet::len).sum();
+        let drained = self.await_records(total as u64, self.limit).await;
+        let spent_us = cpu_us(started.pid())? - before;
+        if !drained {
+            println!("not drained within {} s", self.limit.as_secs());
+        }
+        let expected = drained.then_some(produced);
+        self.finish(started, &setup.topic, &group, expected, (spent_us, began)).await
+    }
+
+    /// Writes at a fixed rate to a new topic, while it is being read.
+    pub async fn steady(
+        &mut self,
+        who: Contender,
+        setup: &Setup,
+        partitions: i32,
+        value_bytes: usize,
+        rate: (u64, Duration),
+    ) -> Result<Figures> {
+        let (rate, lasting) = rate;
+        self.producer.create_topic(&setup.topic, partitions).await?;
+        let target = Target { servers: &setup.servers, topic: &setup.topic, partitions, value_bytes };
+        let count = rate * (WARM_UP + lasting).as_secs();
+        let open_loop = OpenLoop::connect(&target, Schedule { rate, count }).await?;
+        self.lambda.clear();
+        let mut started = who.start(setup, &setup.topic).await?;
+        let began = Instant::now();
+        let group = started.begin().await?;
+        self.greet(&setup.topic, &group, partitions).await?;
+        self.lambda.clear();
+        let before = cpu_us(started.pid())?;
+        let start = Instant::now() + LOOK_AGAIN;
+        self.lambda.time_with(Stopwatch::new(start, WARM_UP));
+        let Written { produced, lateness } = open_loop.run(start).await?;
+        let arrived = self.await_records(count, SETTLE_DEADLINE).await;
+        let spent_us = cpu_us(started.pid())? - before;
+        let took = self.lambda.take_times().context("the stopwatch is gone")?.percentiles();
+        ensure!(arrived, "{} of {count} records arrived", self.lambda.tally().records);
+        ensure!(took.count() as u64 >= rate * lasting.as_secs(), "only {} records were timed", took.count());
+        let figures = self.finish(started, &setup.topic, &group, Some(&produced), (spent_us, began)).await?;
+        Ok(Figures { latency: Some(Latency { took, lateness }), ..figures })
+    }
+
+    /// One record through each partition: from then on all of them are being read.
+    async fn greet(&mut self, topic: &str, group: &str, partitions: i32) -> Result<()> {
+        let written =
+            self.producer.write(topic, partitions, partitions as usize, 10, Compression::None).await?;
+        ensure!(self.await_records(partitions as u64, SETTLE_DEADLINE).await, "it does not read {topic}");
+        self.producer.await_committed(group, topic, &ends(&written), SETTLE_DEADLINE).await
+    }
+
+    async fn await_records(&self, records: u64, within: Duration) -> bool {
+        let arrive = async {
+            while self.lambda.tally().records < records {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(within, arrive).await.is_ok()
+    }
+
+    async fn finish(
+        &mut self,
+        started: Started,
+        topic: &str,
+        group: &str,
+        expected: Option<&Produced>,
+        (cpu_us, began): (u64, Instant),
+    ) -> Result<Figures> {
+        let tally = self.lambda.tally();
+        let resident_kib = resident_peak_kib(started.pid())?;
+        started.end().await?;
+        let mut repeated = 0;
+        if let Some(produced) = expected {
+            let verdict = check(produced, &self.lambda.events());
+            let first = verdict.violations.first();
+            ensure!(first.is_none(), "{} violations, first {first:?}", verdict.violations.len());
+            repeated = verdict.repeated.values().sum();
+            self.producer.await_committed(group, topic, &ends(produced), SETTLE_DEADLINE).await?;
+        }
+        Ok(figures(tally, began, cpu_us, resident_kib, repeated))
+    }
+}
+
+fn figures(tally: Tally, began: Instant, cpu_us: u64, resident_kib: u64, repeated: u64) -> Figures {
+    let (first, last) = tally.between.unwrap_or((began, began));
+    Figures {
+        records: tally.records,
+        invocations: tally.invocations,
+        payload_bytes: tally.payload_bytes,
+        took: last - first,
+        first_after: first - began,
+        cpu_us,
+        resident_kib,
+        repeated,
+        latency: None,
+    }
+}
