@@ -4,7 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use serde_json::{Map, Value};
 
+#[path = "../fuzz/subjects/api.rs"]
+mod api;
 #[path = "../fuzz/subjects/records.rs"]
 mod records;
 #[path = "../fuzz/subjects/response.rs"]
@@ -31,6 +34,34 @@ fn bent(mut seed: Vec<u8>, changes: &[(prop::sample::Index, u8)], cut: usize) ->
     seed
 }
 
+/// What stands at the ends of `body`, to be written over.
+fn leaves(body: &mut Value) -> Vec<&mut Value> {
+    match body {
+        Value::Object(members) => members.values_mut().flat_map(leaves).collect(),
+        Value::Array(list) => list.iter_mut().flat_map(leaves).collect(),
+        leaf => vec![leaf],
+    }
+}
+
+/// Numbers around the limits, and texts like those that are in requests, a little off.
+fn other_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        any::<i64>().prop_map(Value::from),
+        (-2i64..10_002).prop_map(Value::from),
+        (0.0..2e9).prop_map(Value::from),
+        "[a-z$.:+ ,-]{0,8}(:[0-9+ ]{0,6})?".prop_map(Value::from),
+        "(arn:[a-z]{0,4}:lambda:)?([a-z -]{1,9}:)?([0-9]{1,13}:)?(function:)?[a-zA-Z.$é-]{1,66}(:[a-z$]{0,3})?"
+            .prop_map(Value::from),
+        "\\PC{0,10}".prop_map(Value::from),
+        prop::sample::select(vec![Value::Null, Value::Bool(true), Value::Array(Vec::new())]),
+    ]
+}
+
+/// `seed`, if it is a JSON object with members.
+fn object(seed: &[u8]) -> Option<Map<String, Value>> {
+    serde_json::from_slice(seed).ok().filter(|members: &Map<_, _>| !members.is_empty())
+}
+
 #[test]
 fn the_records_corpus_holds_and_reads() {
     let read: usize = seeds("records").iter().map(|seed| records::run(seed)).sum();
@@ -41,6 +72,12 @@ fn the_records_corpus_holds_and_reads() {
 fn the_response_corpus_holds_and_reads() {
     let read: usize = seeds("response").iter().map(|seed| response::run(seed)).sum();
     assert!(read > 0, "some of it is good");
+}
+
+#[test]
+fn the_api_corpus_holds_and_reads() {
+    let accepted: usize = seeds("api").iter().map(|seed| api::run(seed)).sum();
+    assert!(accepted > 0, "some of it is good");
 }
 
 proptest! {
@@ -64,5 +101,47 @@ proptest! {
     ) {
         let all = seeds("response");
         response::run(&bent(all[at.index(all.len())].clone(), &changes, cut));
+    }
+
+    #[test]
+    fn neighbours_of_the_api_corpus_hold(
+        at: prop::sample::Index,
+        changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
+        cut in 0usize..2,
+    ) {
+        let all = seeds("api");
+        api::run(&bent(all[at.index(all.len())].clone(), &changes, cut));
+    }
+
+    #[test]
+    fn the_api_corpus_with_members_swapped_holds(
+        at: prop::sample::Index,
+        members in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..4),
+    ) {
+        let all = seeds("api");
+        let objects: Vec<_> = all.iter().filter_map(|seed| object(seed)).collect();
+        let mut mixed = objects[at.index(objects.len())].clone();
+        for (of, which) in members {
+            let other = &objects[of.index(objects.len())];
+            let (name, value) = other.iter().nth(which.index(other.len())).expect("an object with members");
+            mixed.insert(name.clone(), value.clone());
+        }
+        api::run(serde_json::to_string(&mixed).expect("JSON").as_bytes());
+    }
+
+    #[test]
+    fn the_api_corpus_with_other_values_holds(
+        at: prop::sample::Index,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), other_value()), 1..3),
+    ) {
+        let all = seeds("api");
+        let mut body: Value = serde_json::from_slice(&all[at.index(all.len())]).expect("JSON");
+        for (which, value) in changes {
+            let count = leaves(&mut body).len();
+            if count > 0 {
+                *leaves(&mut body).swap_remove(which.index(count)) = value;
+            }
+        }
+        api::run(body.to_string().as_bytes());
     }
 }

@@ -16,6 +16,11 @@ impl Violations {
         self.0.push(format!("Value '{value}' at '{at}' failed to satisfy constraint: {constraint}"));
     }
 
+    /// Without quotes: AWS writes a value that is not there as a bare null.
+    pub(super) fn absent(&mut self, at: &str) {
+        self.0.push(format!("Value null at '{at}' failed to satisfy constraint: Member must not be null"));
+    }
+
     pub(super) fn range(&mut self, value: Option<i64>, at: &str, min: i64, max: i64) {
         let Some(value) = value else { return };
         if value < min {
@@ -109,6 +114,12 @@ pub(super) fn pollers(pollers: Option<&ProvisionedPollers>, found: &mut Violatio
     let Some(pollers) = pollers else { return Ok(()) };
     found.range(pollers.minimum_pollers, "provisionedPollerConfig.minimumPollers", 1, 200);
     found.range(pollers.maximum_pollers, "provisionedPollerConfig.maximumPollers", 1, 2000);
+    if let Some(name) = &pollers.poller_group_name {
+        let at = "provisionedPollerConfig.pollerGroupName";
+        found.length(name, at, 0, 128);
+        let fits = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        found.pattern(name, at, "[a-zA-Z0-9-_]*", fits);
+    }
     match (pollers.minimum_pollers, pollers.maximum_pollers) {
         (Some(minimum), Some(maximum)) if minimum > maximum => Err(ApiError::invalid(format!(
             "MinimumPollers ({minimum}) must not be above MaximumPollers ({maximum})."

@@ -8,7 +8,9 @@ use serde_json::{Map, Value, json};
 use super::constraints::{self, Violations};
 use super::error::ApiError;
 use super::failure_policy::{FailurePolicy, check_our_tags};
+use super::function::function_arn;
 use super::request::{CreateRequest, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest};
+use super::servers;
 use crate::ids::MappingId;
 use crate::units::{BATCH_RECORDS_DEFAULT, BATCH_RECORDS_MAX};
 
@@ -97,12 +99,10 @@ impl Mapping {
         let mut found = Violations::default();
         check_model(&request, &mut found)?;
         found.into_result()?;
-        let bootstrap_servers = bootstrap(&request)?;
+        let bootstrap_servers = servers::bootstrap(&request)?;
         constraints::rest(&request.rest)?;
         let access = request.source_access_configurations.filter(|list| !list.is_empty());
-        let access = access.ok_or_else(|| {
-            ApiError::invalid("Required 'sourceAccessConfigurations' parameter is missing.")
-        })?;
+        let access = access.ok_or_else(access_missing)?;
         let mut found = Violations::default();
         constraints::access(&access, &mut found)?;
         found.into_result()?;
@@ -139,11 +139,17 @@ impl Mapping {
     /// Checks an update request; the mapping as it will be.
     pub fn updated(&self, request: UpdateRequest, account: Account<'_>) -> Result<Self, ApiError> {
         let mut found = Violations::default();
+        if let Some(name) = request.function_name.as_deref() {
+            found.length(name, "functionName", 1, 256);
+        }
         found.range(request.batch_size, "batchSize", 1, i64::from(BATCH_RECORDS_MAX));
         found.range(request.maximum_batching_window_in_seconds, "maximumBatchingWindowInSeconds", 0, 300);
         request.failure.check_model(&mut found);
         constraints::pollers(request.provisioned_poller_config.as_ref(), &mut found)?;
         if let Some(access) = &request.source_access_configurations {
+            if access.is_empty() {
+                return Err(access_missing());
+            }
             constraints::access(access, &mut found)?;
         }
         found.into_result()?;
@@ -225,11 +231,16 @@ impl Mapping {
     }
 }
 
+fn access_missing() -> ApiError {
+    ApiError::invalid("Required 'sourceAccessConfigurations' parameter is missing.")
+}
+
 fn check_model(request: &CreateRequest, found: &mut Violations) -> Result<(), ApiError> {
     match request.function_name.as_deref() {
-        None => found.add("null", "functionName", "Member must not be null"),
+        None => found.absent("functionName"),
         Some(name) => found.length(name, "functionName", 1, 256),
     }
+    servers::keys(request.self_managed_event_source.as_ref(), found);
     found.range(request.batch_size, "batchSize", 1, i64::from(BATCH_RECORDS_MAX));
     found.range(request.maximum_batching_window_in_seconds, "maximumBatchingWindowInSeconds", 0, 300);
     if let Some(position) = request.starting_position.as_deref() {
@@ -244,34 +255,6 @@ fn check_model(request: &CreateRequest, found: &mut Violations) -> Result<(), Ap
     }
     request.failure.check_model(found);
     constraints::pollers(request.provisioned_poller_config.as_ref(), found)
-}
-
-fn bootstrap(request: &CreateRequest) -> Result<Vec<String>, ApiError> {
-    if request.event_source_arn.is_some() && request.self_managed_event_source.is_some() {
-        return Err(ApiError::invalid("EventSourceArn and SelfManagedEventSource cannot be given together."));
-    }
-    if request.event_source_arn.is_some() {
-        return Err(ApiError::invalid(
-            "EventSourceArn is not supported by this version of Lighterman: \
-             give the cluster's bootstrap servers in SelfManagedEventSource.",
-        ));
-    }
-    let endpoints = request.self_managed_event_source.as_ref().map(|source| &source.endpoints);
-    let servers = endpoints.and_then(|endpoints| endpoints.get("KAFKA_BOOTSTRAP_SERVERS"));
-    let servers = servers.ok_or_else(|| ApiError::invalid("Unrecognized event source."))?;
-    if !(1..=10).contains(&servers.len()) {
-        return Err(ApiError::invalid("KAFKA_BOOTSTRAP_SERVERS must have 1 to 10 members."));
-    }
-    for server in servers {
-        let port = server
-            .rsplit_once(':')
-            .filter(|(host, _)| !host.is_empty())
-            .and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none() || server.len() > 300 {
-            return Err(ApiError::invalid(format!("`{server}` is no bootstrap server: write host:port.")));
-        }
-    }
-    Ok(servers.clone())
 }
 
 fn refuse_registry_and_queue(registry: Option<&Value>, mode: Option<&str>) -> Result<(), ApiError> {
@@ -315,26 +298,6 @@ fn position(
 
 fn batch_size(size: Option<i64>) -> Option<u32> {
     size.and_then(|size| u32::try_from(size).ok())
-}
-
-/// A name, partial ARN or ARN, as full ARN; the qualifier stays.
-fn function_arn(given: &str, account: Account<'_>) -> Result<String, ApiError> {
-    let bad = || ApiError::invalid(format!("`{given}` is no function name or ARN."));
-    let parts: Vec<&str> = given.split(':').collect();
-    let (owner, name) = match &parts[..] {
-        ["arn", _, "lambda", region, owner, "function", name @ ..] => ((*region, *owner), name),
-        [owner, "function", name @ ..] => ((account.region, *owner), name),
-        name => ((account.region, account.id), name),
-    };
-    let good = |part: &&str| {
-        !part.is_empty()
-            && part.len() <= 128
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_$.".contains(c))
-    };
-    if !(1..=2).contains(&name.len()) || !name.iter().all(good) || name[0].len() > 64 {
-        return Err(bad());
-    }
-    Ok(format!("arn:aws:lambda:{}:{}:function:{}", owner.0, owner.1, name.join(":")))
 }
 
 /// Tags: count, lengths, characters.

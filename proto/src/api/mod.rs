@@ -5,8 +5,10 @@ mod constraints;
 mod destination;
 mod error;
 mod failure_policy;
+mod function;
 mod mapping;
 mod request;
+mod servers;
 
 pub use destination::{Destination, DestinationError};
 pub use error::{ApiError, ErrorKind};

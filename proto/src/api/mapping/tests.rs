@@ -104,7 +104,12 @@ fn functions_by_name_and_arn_keep_their_qualifier() {
         ("f", "arn:aws:lambda:eu-west-1:123456789012:function:f"),
         ("f:live", "arn:aws:lambda:eu-west-1:123456789012:function:f:live"),
         ("999999999999:function:f", "arn:aws:lambda:eu-west-1:999999999999:function:f"),
-        ("arn:aws:lambda:us-east-1:1:function:f:3", "arn:aws:lambda:us-east-1:1:function:f:3"),
+        ("function:f", "arn:aws:lambda:eu-west-1:123456789012:function:f"),
+        (
+            "arn:aws-cn:lambda:cn-north-1:999999999999:function:f:3",
+            "arn:aws-cn:lambda:cn-north-1:999999999999:function:f:3",
+        ),
+        ("f:$LATEST", "arn:aws:lambda:eu-west-1:123456789012:function:f:$LATEST"),
     ] {
         assert_eq!(
             create(&json!({ "FunctionName": given }).to_string()).expect("valid").function_arn,

@@ -1,0 +1,36 @@
+//! A function's name as callers give it, and its ARN.
+
+use super::error::ApiError;
+use super::mapping::Account;
+
+/// A name, partial ARN or ARN, as full ARN; partition and qualifier stay. Shapes: `NamespacedFunctionName` of the model.
+pub(super) fn function_arn(given: &str, account: Account<'_>) -> Result<String, ApiError> {
+    let parts: Vec<&str> = given.split(':').collect();
+    let (partition, region, owner, name) = match &parts[..] {
+        ["arn", partition, "lambda", region, owner, "function", name @ ..] => {
+            (*partition, *region, *owner, name)
+        }
+        [owner, "function", name @ ..] => ("aws", account.region, *owner, name),
+        ["function", name @ ..] if !name.is_empty() => ("aws", account.region, account.id, name),
+        name => ("aws", account.region, account.id, name),
+    };
+    let lower = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let known = (3..=16).contains(&partition.len()) && partition.starts_with("aws") && lower(partition);
+    let somewhere = (1..=32).contains(&region.len()) && lower(region);
+    let owned = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
+    if !known || !somewhere || !owned || !is_name(name) {
+        return Err(ApiError::invalid(format!("`{given}` is no function name or ARN.")));
+    }
+    Ok(format!("arn:{partition}:lambda:{region}:{owner}:function:{}", name.join(":")))
+}
+
+/// A name of at most 64 characters, and perhaps a version or alias.
+fn is_name(parts: &[&str]) -> bool {
+    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    let fits = |text: &str, most: usize| (1..=most).contains(&text.len()) && plain(text);
+    match parts {
+        [name] => fits(name, 64),
+        [name, qualifier] => fits(name, 64) && fits(qualifier.strip_prefix('$').unwrap_or(qualifier), 128),
+        _ => false,
+    }
+}
