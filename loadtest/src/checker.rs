@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::function::Event;
+use crate::function::{Act, Event};
 
 /// What is wrong with a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,13 +78,18 @@ pub fn check(produced: &BTreeMap<i32, BTreeSet<i64>>, events: &[Event]) -> Verdi
                 }
                 open.insert(*id, offsets);
             }
-            Event::End { id, act } => {
+            Event::End { id, act, failed } => {
                 for (partition, list) in open.remove(id).into_iter().flatten() {
                     if running.get(partition) == Some(id) {
                         running.remove(partition);
                     }
-                    if act.succeeds() {
-                        take(*partition, list, produced, &mut left, &mut delivered, &mut verdict);
+                    let taken: Vec<i64> = list
+                        .iter()
+                        .copied()
+                        .filter(|offset| !failed.contains(&(*partition, *offset)))
+                        .collect();
+                    if act.succeeds() || *act == Act::Report {
+                        take(*partition, &taken, produced, &mut left, &mut delivered, &mut verdict);
                     }
                 }
             }
@@ -135,7 +140,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::function::Act;
 
     fn produced() -> BTreeMap<i32, BTreeSet<i64>> {
         BTreeMap::from([(0, BTreeSet::from([0, 1, 2]))])
@@ -146,7 +150,7 @@ mod tests {
     }
 
     fn end(id: u64, act: Act) -> Event {
-        Event::End { id, act }
+        Event::End { id, act, failed: BTreeSet::new() }
     }
 
     const OK: Act = Act::Succeed(Duration::ZERO);

@@ -1,6 +1,6 @@
 //! A Lambda endpoint that does what it is told and remembers every invocation, in the order things happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 
@@ -28,6 +29,8 @@ pub enum Act {
     Succeed(Duration),
     /// 200 with `X-Amz-Function-Error`.
     FunctionError,
+    /// 200, naming the poisoned records as failed.
+    Report,
     /// 429.
     Throttle,
     /// This status.
@@ -66,7 +69,18 @@ pub enum Event {
         id: u64,
         /// How.
         act: Act,
+        /// Records it named as failed, by partition and offset; it has taken the others.
+        failed: BTreeSet<(i32, i64)>,
     },
+}
+
+/// Records that this function cannot process.
+#[derive(Clone, Debug, Default)]
+pub struct Poison {
+    /// By partition and offset.
+    pub records: BTreeSet<(i32, i64)>,
+    /// It says which (`ReportBatchItemFailures`), rather than fail as a whole.
+    pub names: bool,
 }
 
 /// The endpoint.
@@ -93,6 +107,7 @@ struct Shared {
     tally: Mutex<Tally>,
     stopwatch: Mutex<Option<Stopwatch>>,
     script: Mutex<Script>,
+    poison: Mutex<Poison>,
     next: AtomicU64,
 }
 
@@ -125,6 +140,7 @@ impl FakeLambda {
             tally: Mutex::default(),
             stopwatch: Mutex::new(None),
             script: Mutex::new(succeed),
+            poison: Mutex::default(),
             next: AtomicU64::new(0),
         });
         let for_server = Arc::clone(&shared);
@@ -150,6 +166,11 @@ impl FakeLambda {
     /// Decides from now on.
     pub fn set_script(&self, script: impl Fn(u64) -> Act + Send + Sync + 'static) {
         *self.shared.script.lock() = Arc::new(script);
+    }
+
+    /// Cannot process these from now on.
+    pub fn set_poison(&self, poison: Poison) {
+        *self.shared.poison.lock() = poison;
     }
 
     /// Invocations so far.
@@ -185,6 +206,12 @@ impl FakeLambda {
 }
 
 impl Shared {
+    fn poisoned_in(&self, event: &KafkaEvent<'_>) -> (BTreeSet<(i32, i64)>, bool) {
+        let poison = self.poison.lock();
+        let places = event.records.values().flatten().map(|record| (record.partition, record.offset));
+        (places.filter(|place| poison.records.contains(place)).collect(), poison.names)
+    }
+
     fn note(&self, event: &KafkaEvent<'_>, payload_bytes: usize, arrived: Instant) {
         {
             let mut tally = self.tally.lock();
@@ -226,14 +253,27 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
     };
     let id = shared.next.fetch_add(1, Ordering::Relaxed);
     let script = Arc::clone(&shared.script.lock());
-    let act = script(id);
-    if !matches!(act, Act::Succeed(_) | Act::FunctionError | Act::CutAfter | Act::Hang) {
+    let (failed, names) = shared.poisoned_in(&event);
+    let act = match script(id) {
+        Act::Succeed(_) if !failed.is_empty() => {
+            if names {
+                Act::Report
+            } else {
+                Act::FunctionError
+            }
+        }
+        act => act,
+    };
+    if !matches!(act, Act::Succeed(_) | Act::FunctionError | Act::Report | Act::CutAfter | Act::Hang) {
         // The function itself never ran: nothing to remember of its records.
         return refuse(act);
     }
     if act.succeeds() {
         shared.note(&event, body.len(), arrived);
     }
+    let topic =
+        event.records.keys().next().and_then(|key| key.rsplit_once('-')).map(|(topic, _)| topic.to_owned());
+    let report = (act == Act::Report).then(|| report_of(topic.as_deref().unwrap_or_default(), &failed));
     let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
     for record in event.records.into_values().flatten() {
         offsets.entry(record.partition).or_default().push(record.offset);
@@ -246,7 +286,8 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
         {
             tokio::time::sleep(wait).await;
         }
-        shared.events.lock().push(Event::End { id, act });
+        let failed = if act == Act::Report { failed } else { BTreeSet::new() };
+        shared.events.lock().push(Event::End { id, act, failed });
     });
     run.await.map_err(|_| Cut)?;
     match act {
@@ -259,7 +300,7 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
                 .insert("x-amz-function-error", http::HeaderValue::from_static("Unhandled"));
             Ok(response)
         }
-        _ => Ok(plain(200, "null")),
+        _ => Ok(plain(200, report.unwrap_or_else(|| "null".to_owned()))),
     }
 }
 
@@ -269,12 +310,23 @@ fn refuse(act: Act) -> Result<Response<Full<Bytes>>, Cut> {
             Ok(plain(429, r#"{"Type":"User","message":"Rate Exceeded.","Reason":"CallerRateLimitExceeded"}"#))
         }
         Act::Status(status) => Ok(plain(status, r#"{"message":"on purpose"}"#)),
-        Act::CutBefore | Act::Succeed(_) | Act::FunctionError | Act::CutAfter | Act::Hang => Err(Cut),
+        Act::CutBefore | Act::Succeed(_) | Act::FunctionError | Act::Report | Act::CutAfter | Act::Hang => {
+            Err(Cut)
+        }
     }
 }
 
-fn plain(status: u16, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+/// Every second item as an object, the others as strings: AWS's pages have both.
+fn report_of(topic: &str, failed: &BTreeSet<(i32, i64)>) -> String {
+    let item = |(index, (partition, offset)): (usize, &(i32, i64))| match index % 2 {
+        0 => json!({"itemIdentifier": {"partition": format!("{topic}-{partition}"), "offset": offset}}),
+        _ => json!({"itemIdentifier": format!("{topic}-{partition}-{offset}")}),
+    };
+    json!({"batchItemFailures": failed.iter().enumerate().map(item).collect::<Vec<_>>()}).to_string()
+}
+
+fn plain(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
     response
 }

@@ -3,11 +3,12 @@
 
 pub mod baseline;
 pub mod checker;
-pub mod compaction;
+
 pub mod contender;
 pub mod function;
 pub mod kafka;
 pub mod latency;
+pub mod log;
 pub mod node;
 pub mod open_loop;
 pub mod process;

@@ -1,4 +1,4 @@
-//! What a compacted log still holds, read with kafka-protocol's decoder: a second opinion on gaps.
+//! What a log holds, read with kafka-protocol's decoder: a second opinion.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -35,6 +35,24 @@ pub async fn await_compacted(producer: &mut Producer, topic: &str, end: i64) -> 
     tokio::time::timeout(DEADLINE * 2, settled).await.context("the broker does not compact")?
 }
 
+/// Values of the first `count` records of partition 0 of `topic`, waiting for them.
+pub async fn await_values(producer: &mut Producer, topic: &str, count: usize) -> Result<Vec<Bytes>> {
+    let read = async {
+        loop {
+            let mut records = fetch(producer, topic, 0).await?;
+            let sets = RecordBatchDecoder::decode_all(&mut records)?;
+            let values: Vec<Bytes> =
+                sets.into_iter().flat_map(|set| set.records).filter_map(|record| record.value).collect();
+            if values.len() >= count {
+                return Ok(values);
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, read)
+        .await
+        .with_context(|| format!("fewer than {count} records in {topic}"))?
+}
+
 async fn offsets_left(producer: &mut Producer, topic: &str, end: i64) -> Result<BTreeSet<i64>> {
     let (mut left, mut position) = (BTreeSet::new(), 0);
     while position < end {
@@ -58,7 +76,8 @@ async fn offsets_left(producer: &mut Producer, topic: &str, end: i64) -> Result<
     Ok(left)
 }
 
-async fn fetch(producer: &mut Producer, topic: &str, position: i64) -> Result<Bytes> {
+/// Record batches of partition 0 of `topic` from `position` on.
+pub(crate) async fn fetch(producer: &mut Producer, topic: &str, position: i64) -> Result<Bytes> {
     let partition = FetchPartition::default().with_fetch_offset(position).with_partition_max_bytes(BYTES_MAX);
     let topic = FetchTopic::default()
         .with_topic(TopicName(StrBytes::from_string(topic.to_owned())))
