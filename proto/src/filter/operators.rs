@@ -185,7 +185,7 @@ fn affix(name: &str, operand: &Node) -> Result<Matcher, Mistake> {
     Ok(if name == "prefix" { Matcher::Prefix(text) } else { Matcher::Suffix(text) })
 }
 
-/// `["=", 5]`, `[">", 1]`, `[">=", 1, "<", 9]`: as EventBridge has it, the lower bound first.
+/// `["=", 5]`, `[">", 1]`, `[">=", 1, "<", 9]`: as `EventBridge` has it, the lower bound first.
 fn numeric(operand: &Node) -> Result<Vec<Bound>, Mistake> {
     let Kind::Array(parts) = &operand.kind else {
         return Err(Mistake::new(operand.at, "numeric takes a list: [\">\", 0, \"<=\", 5]"));
@@ -231,7 +231,7 @@ fn bound<'n>(sign: &'n Node, number: &Node) -> Result<(&'n str, Bound), Mistake>
 }
 
 /// Strings or numbers, one or a list; or `prefix`, `suffix`, `equals-ignore-case` of strings, one or a list.
-/// Numbers are compared as numbers here, as EventBridge does.
+/// Numbers are compared as numbers here, as `EventBridge` does.
 fn anything_but(operand: &Node) -> Result<Vec<Matcher>, Mistake> {
     if let Kind::Object(members) = &operand.kind {
         let [(name, inner)] = &members[..] else {
