@@ -8,7 +8,7 @@ pub mod contender;
 pub mod function;
 pub mod kafka;
 pub mod latency;
-pub mod log;
+pub mod log_reader;
 pub mod node;
 pub mod open_loop;
 pub mod process;

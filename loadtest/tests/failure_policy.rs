@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use loadtest::checker::check;
 use loadtest::function::{Act, Event, FakeLambda, Poison};
 use loadtest::kafka::{RealKafka, jars};
-use loadtest::log::await_values;
+use loadtest::log_reader::await_values;
 use loadtest::node::Node;
 use loadtest::produce::{Compression, Produced, Producer, ends};
 use serde_json::{Value, json};

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use loadtest::checker::{Verdict, check};
 use loadtest::function::{Act, FakeLambda};
 use loadtest::kafka::{RealKafka, jars};
-use loadtest::log::await_compacted;
+use loadtest::log_reader::await_compacted;
 use loadtest::node::Node;
 use loadtest::produce::{Compression, Produced, Producer, ends};
 use loadtest::transactions::Transactions;
