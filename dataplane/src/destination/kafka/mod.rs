@@ -14,7 +14,7 @@
 
 mod partitioner;
 mod refusal;
-mod session;
+mod writers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
 use self::partitioner::partition_of;
-use self::session::Session;
+use self::writers::Session;
 use super::error::{CALL_DEADLINE, DestinationError};
 use super::letter::{Letter, TopicMessage, Undelivered};
 use crate::egress::Egress;
@@ -123,7 +123,7 @@ impl TopicDestinations {
             }
             let since = clock::now();
             let dialled = self.shared.bootstrap.iter().cloned().chain(self.shared.cluster.brokers());
-            session::check(to, dialled, &self.shared.egress).await?;
+            writers::check(to, dialled, &self.shared.egress).await?;
             let session = Arc::new(Session::open(to, &self.shared.bootstrap).await?);
             *self.shared.session.lock() = Some((since, Arc::clone(&session)));
             Ok((session, partitions))
