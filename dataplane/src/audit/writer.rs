@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use lighterman_proto::ids::MappingId;
 use tokio::sync::{mpsc, oneshot};
@@ -15,8 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::book::{Book, Page};
 use super::entry::Entry;
 
-/// A file longer than this is rewritten as its books' shortest form.
+/// A file longer than this, and twice as long as its books' shortest form, is rewritten as that.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// A disk that hangs holds a commit up so long and no longer.
+const WRITE_DEADLINE: Duration = Duration::from_secs(1);
 /// Orders that wait for the thread.
 const ORDERS_MAX: usize = 1024;
 
@@ -48,8 +51,14 @@ impl AuditLog {
     /// Writes `entries` of a mapping and returns when they are written, or could not be.
     pub async fn append(&self, mapping: MappingId, entries: Vec<Entry>) {
         let (written, done) = oneshot::channel();
-        if self.orders.send(Order::Append { mapping, entries, written: Some(written) }).await.is_ok() {
-            let _ = done.await;
+        let write = async {
+            let order = Order::Append { mapping, entries, written: Some(written) };
+            if self.orders.send(order).await.is_ok() {
+                let _ = done.await;
+            }
+        };
+        if tokio::time::timeout(WRITE_DEADLINE, write).await.is_err() {
+            metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
         }
     }
 
@@ -86,6 +95,8 @@ struct Desk {
 struct Ledgers {
     file: Option<File>,
     bytes: u64,
+    /// The length at which it is rewritten next.
+    rewrite_at: u64,
     /// The last write failed: part of a line may stand there.
     torn: bool,
     books: BTreeMap<i32, Book>,
@@ -151,13 +162,20 @@ impl Desk {
             fs::create_dir_all(&folder)?;
             let file = OpenOptions::new().create(true).append(true).open(&path)?;
             (ledgers.bytes, ledgers.file) = (file.metadata()?.len(), Some(file));
+            ledgers.rewrite_at = FILE_BYTES_MAX.max(ledgers.rewrite_at);
         }
         let Some(file) = &mut ledgers.file else { return Ok(()) };
         ledgers.torn = true;
         file.write_all(text.as_bytes())?;
         ledgers.torn = false;
         ledgers.bytes += text.len() as u64;
-        if ledgers.bytes > FILE_BYTES_MAX { ledgers.rewrite(&path) } else { Ok(()) }
+        if ledgers.bytes <= ledgers.rewrite_at {
+            return Ok(());
+        }
+        let rewritten = ledgers.rewrite(&path);
+        // Also when it failed: not again before as much has been written once more.
+        ledgers.rewrite_at = FILE_BYTES_MAX.max(ledgers.bytes.saturating_mul(2));
+        rewritten
     }
 }
 
@@ -223,6 +241,33 @@ mod tests {
         assert!(bytes <= FILE_BYTES_MAX + 400_000, "{bytes}");
         let page = log.read(mapping).await.remove(&3).expect("partition 3");
         assert_eq!((page.end, page.stretches.len()), (Some(Offset(200_000)), 1));
+    }
+
+    /// Notable outcomes are never joined: the books' shortest form may itself be longer than the limit.
+    #[test]
+    fn mem_1_a_long_shortest_form_is_not_rewritten_at_every_line() {
+        let folder = tempfile::tempdir().expect("scratch");
+        let mapping = MappingId(uuid::Uuid::nil());
+        let mut desk = Desk { folder: folder.path().to_owned(), open: HashMap::new() };
+        let outcomes = [Outcome::Skipped, Outcome::Expired];
+        for partition in 0..30 {
+            let lines: Vec<Entry> = (0..9_000)
+                .map(|first| Entry {
+                    partition,
+                    what: What::Ended(outcomes[first as usize % 2]),
+                    ..entry(first, first + 1)
+                })
+                .collect();
+            desk.append(mapping, &lines).expect("written");
+        }
+        let ledgers = &desk.open[&mapping];
+        let shortest: usize =
+            ledgers.books.iter().flat_map(|(of, book)| book.lines(*of)).map(|entry| entry.line().len()).sum();
+        assert!(shortest as u64 > FILE_BYTES_MAX, "{shortest}");
+        let (bytes, rewrite_at) = (ledgers.bytes, ledgers.rewrite_at);
+        desk.append(mapping, &[entry(9_000, 9_001)]).expect("written");
+        let ledgers = &desk.open[&mapping];
+        assert!(ledgers.bytes > bytes && ledgers.rewrite_at == rewrite_at, "one more line, no rewriting");
     }
 
     #[tokio::test]

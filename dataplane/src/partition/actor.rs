@@ -235,6 +235,7 @@ impl PartitionActor {
                 tracing::error!(partition, offset = offset.0, %error, "batch cannot be read; asking again");
             }
             Note::LedgerRefused(refused) => {
+                metrics::counter!(crate::metrics::INVARIANT_VIOLATIONS, "invariant" => "COM-1").increment(1);
                 self.status.problem(&format!("partition {partition} stopped: {refused}"));
                 tracing::error!(partition, %refused, invariant = "COM-1", "partition stopped");
             }

@@ -264,7 +264,7 @@ impl PartitionCore {
         match buried {
             Buried::Acknowledged => self.resolve_work(Outcome::DeadLettered, &mut out),
             Buried::Dropped => self.resolve_work(Outcome::Dropped, &mut out),
-            Buried::Stopped => self.flight = Flight::Waiting { until: now },
+            Buried::Stopped => self.wait(now + REST, &mut out),
         }
         self.advance(now, tools, &mut out);
         out

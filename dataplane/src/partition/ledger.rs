@@ -172,10 +172,11 @@ impl Ledger {
     pub fn open_in(&self, range: OffsetRange) -> Vec<OffsetRange> {
         let mut open = Vec::new();
         let mut from = range.first.max(self.frontier);
-        for (first, (end, _)) in &self.ahead {
-            if *first >= range.end {
-                break;
-            }
+        if from >= range.end {
+            return open;
+        }
+        let before = self.ahead.range(..=from).next_back().map_or(from, |(first, _)| *first);
+        for (first, (end, _)) in self.ahead.range(before..range.end) {
             if *end <= from {
                 continue;
             }

@@ -49,6 +49,7 @@ struct World {
     says: Says,
     core: PartitionCore,
     now: Moment,
+    wall: TimestampMs,
     /// How often each record still fails; `u32::MAX`: always.
     fails: BTreeMap<i64, u32>,
     wanted: Option<Offset>,
@@ -75,6 +76,7 @@ impl World {
             says,
             core: core(policy, Offset(0), None),
             now: Moment::from_micros(1),
+            wall: TimestampMs(0),
             fails,
             wanted: None,
             offered: None,
@@ -98,7 +100,7 @@ impl World {
 
     fn step(&mut self, event: impl FnOnce(&mut PartitionCore, Moment, &mut Tools<'_>) -> Effects) {
         let mut opener = Plain;
-        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: self.wall };
         let effects = event(&mut self.core, self.now, &mut tools);
         for effect in effects {
             self.carry_out(effect);
@@ -154,7 +156,8 @@ impl World {
                 Outcome::Oversized => !self.policy.has_destination,
                 Outcome::Dropped => self.policy.has_destination,
                 Outcome::Earlier => self.answered_for.contains(&offset) || self.skipped.contains(&offset),
-                Outcome::Absent | Outcome::Filtered | Outcome::Expired | Outcome::Lost => false,
+                Outcome::Expired => self.wall.0 > 0 && !self.policy.has_destination,
+                Outcome::Absent | Outcome::Filtered | Outcome::Lost => false,
             };
             assert!(so, "{offset} did not end as {:?}", passed.outcome);
         }
@@ -434,4 +437,73 @@ fn a_record_with_three_retries_is_never_tried_a_fifth_time_because_a_node_died()
         assert_eq!(world.tries[&0], 4, "died in attempt {dies_in}");
         assert_eq!(world.outcomes[&0], Outcome::Exhausted);
     }
+}
+
+/// One batch of five records is offered, sealed and on its way.
+fn flying(policy: FailurePolicy, says: Says, fails: BTreeMap<i64, u32>) -> World {
+    let mut world = World::new(policy, says, fails);
+    for step in [Step::Fetch, Step::Acknowledge, Step::Seal] {
+        world.take(step);
+    }
+    assert!(world.flying.is_some());
+    world
+}
+
+#[test]
+fn alo_1_a_neighbours_poison_gives_nobody_up_and_sends_everyone_alone() {
+    let policy = FailurePolicy { retries_max: Some(0), ..FailurePolicy::default() };
+    let mut world = flying(policy, Says::AllOrNothing, BTreeMap::new());
+    let again_at = world.now;
+    world.resolve(|_, _| Resolution::Failed { mixed: true, failure: failure(), again_at });
+    world.take(Step::Acknowledge);
+    world.take(Step::Tick);
+    assert!(world.core.work().alone && world.offered.is_some(), "tried again, alone");
+    world.finish();
+    assert!(world.outcomes.values().all(|outcome| *outcome == Outcome::Delivered), "{:?}", world.outcomes);
+}
+
+#[test]
+fn records_grow_too_old_before_the_first_attempt_and_between_attempts() {
+    let age_max = Some(Duration::from_secs(60));
+    for has_destination in [false, true] {
+        let policy = FailurePolicy { record_age_max: age_max, has_destination, ..FailurePolicy::default() };
+        let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+        world.take(Step::Answer);
+        assert_eq!(world.outcomes.len(), 0, "young: tried again without end");
+        // Their timestamps are 0.
+        world.wall = TimestampMs(60_001);
+        world.finish();
+        let expected = if has_destination { Outcome::DeadLettered } else { Outcome::Expired };
+        assert!(world.outcomes.values().all(|outcome| *outcome == expected), "{:?}", world.outcomes);
+        assert_eq!((world.tries.get(&0), world.tries.get(&5)), (Some(&1), None), "5 was never tried");
+    }
+}
+
+#[test]
+fn a_record_that_the_endpoint_finds_too_large_alone_goes_to_the_destination() {
+    for (has_destination, expected) in [(false, Outcome::Oversized), (true, Outcome::DeadLettered)] {
+        let policy = FailurePolicy { has_destination, ..FailurePolicy::default() };
+        let mut world = flying(policy, Says::AllOrNothing, BTreeMap::new());
+        while !world.outcomes.contains_key(&0) {
+            for step in [Step::Seal, Step::TooLarge, Step::Bury(Buried::Acknowledged), Step::Acknowledge] {
+                world.take(step);
+            }
+        }
+        assert_eq!(world.outcomes, BTreeMap::from([(0, expected)]));
+    }
+}
+
+#[test]
+fn an_errand_that_ends_without_an_answer_rests_before_the_next() {
+    let policy = FailurePolicy { retries_max: Some(0), has_destination: true, ..FailurePolicy::default() };
+    let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+    world.take(Step::Answer);
+    world.take(Step::Acknowledge);
+    assert!(world.errand.is_some());
+    world.take(Step::Bury(Buried::Stopped));
+    world.step(PartitionCore::wake);
+    assert!(world.errand.is_none(), "not at once: whatever ends it may end the next as fast");
+    world.now = world.now + super::core::REST;
+    world.step(PartitionCore::wake);
+    assert!(world.errand.is_some());
 }

@@ -31,7 +31,7 @@ impl PartitionCore {
         }
     }
 
-    fn wait(&mut self, until: Moment, out: &mut Effects) {
+    pub(super) fn wait(&mut self, until: Moment, out: &mut Effects) {
         self.flight = Flight::Waiting { until };
         out.push(Effect::WakeAt(until));
     }
