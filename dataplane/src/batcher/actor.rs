@@ -262,7 +262,7 @@ impl BatcherActor {
         );
         self.parts.status.answered(&answered.verdict, settled.records_failed, sent.oldest_timestamp_ms);
         if let Some(error) = &settled.error {
-            tracing::warn!(mapping = %self.parts.mapping, attempt = sent.attempt, error, "invocation failed");
+            self.parts.status.tell_invocation_failed(self.parts.mapping, sent.attempt, error);
         }
         let may_run_until = answered.verdict.may_run_until(answered.sent_at, self.parts.function_timeout);
         for flight in sent.flights {

@@ -164,3 +164,87 @@ fn named_in(
     }
     Ok(named)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partition::model_tests::{batch, cut_of};
+
+    const AT: Moment = Moment::from_micros(9);
+
+    fn members(partitions: &[i32]) -> Vec<Member> {
+        let records = batch(10, &[(0, 5), (1, 5), (2, 5)], 2, false);
+        let member =
+            |partition: &i32| Member { partition: *partition, epoch: Epoch(1), cut: Some(cut_of(&records)) };
+        partitions.iter().map(member).collect()
+    }
+
+    fn settled(verdict: &Verdict, partitions: &[i32], partial_responses: bool) -> Settled {
+        let (facts, wall) = (None, TimestampMs(1));
+        let settling = Settling { topic: "t", partial_responses, facts, wall, again_at: AT };
+        settle(verdict, &members(partitions), 3 * partitions.len() as u32, &settling)
+    }
+
+    fn answered(body: &'static str) -> Verdict {
+        Verdict::Delivered { response: body.into() }
+    }
+
+    #[test]
+    fn only_what_the_function_did_itself_uses_an_attempt() {
+        let text = String::new;
+        for verdict in [
+            Verdict::Throttled { reason: text(), retry_after: None },
+            Verdict::ServiceError { message: text() },
+            Verdict::ConfigError { message: text() },
+            Verdict::Unknown { message: text() },
+        ] {
+            assert_eq!(
+                settled(&verdict, &[0], true).resolutions,
+                [Resolution::Again { at: AT }],
+                "{verdict:?}"
+            );
+        }
+        let failed = Verdict::FunctionError { error_type: "E".into(), message: text() };
+        for (partitions, expected) in [(&[0][..], false), (&[0, 1][..], true)] {
+            for resolution in settled(&failed, partitions, true).resolutions {
+                assert!(matches!(resolution, Resolution::Failed { mixed, .. } if mixed == expected));
+            }
+            for resolution in settled(&Verdict::TooLarge, partitions, true).resolutions {
+                assert!(matches!(resolution, Resolution::TooLarge { mixed, .. } if mixed == expected));
+            }
+        }
+    }
+
+    #[test]
+    fn named_records_fail_and_everything_else_of_the_batch_is_delivered() {
+        let named = answered(r#"{"batchItemFailures":[{"itemIdentifier":{"partition":"t-1","offset":11}}]}"#);
+        let settled = settled(&named, &[0, 1], true);
+        assert_eq!((settled.records_failed, &settled.resolutions[0]), (1, &Resolution::Delivered));
+        let Resolution::Partial { failed, .. } = &settled.resolutions[1] else { panic!("{settled:?}") };
+        assert_eq!(failed, &BTreeSet::from([Offset(11)]));
+    }
+
+    #[test]
+    fn a_response_counts_only_where_the_mapping_asks_for_it() {
+        let named = answered(r#"{"batchItemFailures":[{"itemIdentifier":{"partition":"t-0","offset":11}}]}"#);
+        assert_eq!(settled(&named, &[0], false).resolutions, [Resolution::Delivered]);
+        for good in ["null", "{}", r#"{"batchItemFailures":[]}"#] {
+            let settled = settled(&answered(good), &[0], true);
+            assert_eq!((settled.error, settled.resolutions), (None, vec![Resolution::Delivered]), "{good}");
+        }
+    }
+
+    #[test]
+    fn alo_1_what_names_no_record_of_the_batch_fails_all_of_it() {
+        for bad in [
+            "not JSON",
+            r#"{"batchItemFailures":3}"#,
+            r#"{"batchItemFailures":[{"itemIdentifier":{"partition":"t-0","offset":13}}]}"#,
+            r#"{"batchItemFailures":[{"itemIdentifier":{"partition":"t-7","offset":11}}]}"#,
+        ] {
+            for resolution in settled(&answered(bad), &[0, 1], true).resolutions {
+                assert!(matches!(resolution, Resolution::Failed { .. }), "{bad}");
+            }
+        }
+    }
+}

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use lighterman_proto::ids::{ConsumerId, Epoch};
+use lighterman_proto::ids::{ConsumerId, Epoch, MappingId};
 use metrics::{Counter, Gauge as MetricGauge, Histogram, Label, counter, gauge, histogram};
 use parking_lot::Mutex;
 
@@ -15,6 +16,7 @@ use crate::offsets::committer::Frontier;
 use crate::partition::gauge::Gauge;
 use crate::partition::ledger::{Outcome, Passed};
 use crate::runtime::clock;
+use crate::telemetry::LineLimit;
 
 /// AWS's first `LastProcessingResult`.
 pub const NO_RECORDS: &str = "No records processed";
@@ -22,6 +24,8 @@ pub const NO_RECORDS: &str = "No records processed";
 pub const OK: &str = "OK";
 /// AWS's `LastProcessingResult` after a failed invocation.
 pub const FUNCTION_FAILED: &str = "PROBLEM: Function call failed";
+
+const LINES_EACH: Duration = Duration::from_secs(10);
 
 /// One partition as it is shown.
 #[derive(Clone, Debug)]
@@ -45,6 +49,8 @@ struct Inner {
     meters: Meters,
     last_result: Mutex<String>,
     partitions: Mutex<BTreeMap<i32, Shown>>,
+    commit_lines: LineLimit,
+    invocation_lines: LineLimit,
     resolved: AtomicU64,
     throttled: AtomicU64,
     answered: AtomicU64,
@@ -120,6 +126,8 @@ impl StatusBoard {
                 meters,
                 last_result: Mutex::new(NO_RECORDS.to_owned()),
                 partitions: Mutex::new(BTreeMap::new()),
+                commit_lines: LineLimit::new(1, LINES_EACH),
+                invocation_lines: LineLimit::new(5, LINES_EACH),
                 resolved: AtomicU64::new(0),
                 throttled: AtomicU64::new(0),
                 answered: AtomicU64::new(0),
@@ -288,8 +296,17 @@ impl StatusBoard {
         }
     }
 
+    /// An invocation failed: the first lines of a while are written, with how many were not.
+    pub(crate) fn tell_invocation_failed(&self, mapping: MappingId, attempt: u32, error: &str) {
+        if let Some(held_back) = self.inner.invocation_lines.pass(clock::now()) {
+            tracing::warn!(%mapping, attempt, error, held_back, "invocation failed");
+        }
+    }
+
     pub(crate) fn commit_failed(&self, what: &str) {
         self.inner.meters.commit_errors.increment(1);
-        tracing::warn!(error = what, "commit failed; trying again");
+        if let Some(held_back) = self.inner.commit_lines.pass(clock::now()) {
+            tracing::warn!(error = what, held_back, "commit failed; trying again");
+        }
     }
 }

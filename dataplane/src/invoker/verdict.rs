@@ -148,11 +148,6 @@ impl Verdict {
         }
     }
 
-    /// Whether it uses up a retry: only what the function itself did does.
-    pub fn uses_attempt(&self) -> bool {
-        matches!(self, Self::FunctionError { .. } | Self::TooLarge)
-    }
-
     /// Up to when the function may still be running, if that is not known to be over.
     pub fn may_run_until(&self, sent_at: Moment, function_timeout: Duration) -> Option<Moment> {
         matches!(self, Self::Unknown { .. }).then(|| sent_at + function_timeout + UNKNOWN_MARGIN)
@@ -248,20 +243,19 @@ mod tests {
     fn a_200_with_function_error_is_a_failure() {
         let verdict = answer(200, Some("Unhandled"), r#"{"errorType":"ValueError","errorMessage":"no"}"#);
         assert_eq!(verdict, Verdict::FunctionError { error_type: "ValueError".into(), message: "no".into() });
-        assert!(verdict.uses_attempt());
         assert!(matches!(answer(200, Some("Unhandled"), "not JSON"), Verdict::FunctionError { .. }));
         assert!(matches!(answer(200, None, "null"), Verdict::Delivered { .. }));
     }
 
     #[test]
-    fn throttles_and_service_errors_use_no_attempt() {
+    fn throttles_and_service_errors_are_told_apart() {
         let throttled =
             answer(429, None, r#"{"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded"}"#);
         let reason = "ReservedFunctionConcurrentInvocationLimitExceeded".to_owned();
         assert_eq!(throttled, Verdict::Throttled { reason, retry_after: Some(Duration::from_secs(2)) });
         for status in [500, 502, 503, 504] {
             let verdict = answer(status, None, "<html>");
-            assert!(matches!(verdict, Verdict::ServiceError { .. }) && !verdict.uses_attempt(), "{status}");
+            assert!(matches!(verdict, Verdict::ServiceError { .. }), "{status}");
         }
         for status in [301, 400, 403, 404, 409] {
             assert!(matches!(answer(status, None, "{}"), Verdict::ConfigError { .. }), "{status}");

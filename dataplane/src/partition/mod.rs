@@ -17,6 +17,6 @@ mod verdicts;
 pub mod work;
 
 #[cfg(test)]
-mod model_tests;
+pub(crate) mod model_tests;
 #[cfg(test)]
 mod policy_tests;

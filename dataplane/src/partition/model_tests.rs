@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::core::PartitionCore;
 use super::cut::{Cut, CutLimits, Hold};
 use super::effects::{Effect, Effects, Frame, Resolution, Start, Tools};
-use super::fetch_buffer::{Opener, Sieve, Sizer};
+use super::fetch_buffer::{FetchBuffer, Opener, Reach, Sieve, Sizer};
 use super::ledger::Outcome;
 use super::work::{Failure, FailurePolicy};
 use crate::batcher::BatchId;
@@ -43,6 +43,18 @@ impl Sieve for Plain {
     }
 }
 
+/// All records of one plain batch, as a cut.
+pub(crate) fn cut_of(records: &Bytes) -> Cut {
+    let mut buffer = FetchBuffer::default();
+    let now = Moment::from_micros(1);
+    let received = buffer.receive(records, Offset(0), AbortedTransactions::default(), &hold(), now);
+    assert!(received.corrupt.is_none());
+    let limits = CutLimits { records_max: 100, payload_bytes_max: 10_000 };
+    let mut cut = Cut::empty(Offset(0));
+    buffer.grow(&mut cut, Reach { limits, end_max: None, known: &[] }, &Plain, &Plain, &mut Plain);
+    cut
+}
+
 pub(super) fn failure() -> Arc<Failure> {
     Arc::new(Failure { at: TimestampMs(1), error_type: "E".into(), message: String::new(), answer: None })
 }
@@ -61,7 +73,7 @@ fn varint(value: i64, into: &mut Vec<u8>) {
 }
 
 /// One batch of records at `deltas` (offset delta, value bytes), ending `tail` offsets behind the last.
-pub(super) fn batch(base: i64, deltas: &[(i64, usize)], last_delta: i64, control: bool) -> Bytes {
+pub(crate) fn batch(base: i64, deltas: &[(i64, usize)], last_delta: i64, control: bool) -> Bytes {
     let mut body = Vec::new();
     for (delta, size) in deltas {
         let mut record = vec![0u8];
