@@ -111,3 +111,139 @@ impl Burial for DestinationBurial {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use lighterman_proto::event::{Envelope, EventSource};
+    use lighterman_proto::failure::{Condition, Source};
+    use lighterman_proto::ids::{MappingId, TopicPartition};
+    use parking_lot::Mutex;
+    use serde_json::Value;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::destination::deliver::FailedTry;
+    use crate::destination::error::DestinationError;
+    use crate::partition::model_tests::{batch, cut_of};
+    use crate::partition::work::Work;
+
+    /// Answers as told, then takes everything.
+    #[derive(Default)]
+    struct Post {
+        refusals: Mutex<VecDeque<DestinationError>>,
+        taken: Mutex<Vec<Letter>>,
+    }
+
+    impl DestinationPort for Post {
+        fn deliver(&self, letter: Letter) -> BoxFuture<'static, Result<(), Box<Undelivered>>> {
+            let refused = self.refusals.lock().pop_front();
+            let answer = match refused {
+                Some(error) => Err(Box::new(Undelivered { error, rest: letter })),
+                None => {
+                    self.taken.lock().push(letter);
+                    Ok(())
+                }
+            };
+            Box::pin(std::future::ready(answer))
+        }
+    }
+
+    struct Nobody;
+
+    impl DeliveryObserver for Nobody {
+        fn failed(&self, _: FailedTry) {}
+        fn arrived(&self) {}
+    }
+
+    fn burial(post: &Arc<Post>, destination: &str, drop: bool) -> DestinationBurial {
+        let envelope = Envelope::new(&EventSource::SelfManaged, "b:9092", "t");
+        DestinationBurial {
+            sender: Sender {
+                mapping: MappingId(Uuid::nil()),
+                function_arn: "arn:aws:lambda:eu-west-1:000000000000:function:f".into(),
+                source: Source { arn: None, bootstrap_servers: "b:9092".into() },
+                topic: "t".into(),
+                envelope: Arc::new(envelope),
+            },
+            destination: Destination::parse(destination).expect("a destination"),
+            port: Arc::<Post>::clone(post),
+            retry: RetryPolicy { base: Duration::from_millis(1), cap: Duration::from_millis(2) },
+            on_failure: DestinationBurial::on_failure(drop),
+            observer: Arc::new(Nobody),
+            budget: ByteBudget::new(1 << 20),
+            turns: Arc::new(Semaphore::new(LETTERS_AT_ONCE)),
+        }
+    }
+
+    fn errand() -> (Errand, oneshot::Sender<()>) {
+        let (keep, stop) = oneshot::channel();
+        let work = Work::fresh(cut_of(&batch(10, &[(0, 5), (1, 5)], 1, false)));
+        let condition = Condition::RetryAttemptsExhausted;
+        (Errand { partition: TopicPartition::new("t", 3), work, condition, stop }, keep)
+    }
+
+    fn down() -> DestinationError {
+        DestinationError::Failed { to: "d".into(), why: "on purpose".into() }
+    }
+
+    #[tokio::test]
+    async fn alo_1_a_destination_that_fails_holds_until_it_has_the_records() {
+        let post = Arc::new(Post::default());
+        post.refusals.lock().extend(std::iter::repeat_n(down(), 20));
+        let (errand, _keep) = errand();
+        let burial = burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false);
+        assert_eq!(burial.bury(errand).await, Buried::Acknowledged);
+        let taken = post.taken.lock();
+        let [Letter::Queue { body, .. }] = &taken[..] else { panic!("{taken:?}") };
+        let record: Value = serde_json::from_str(body).expect("JSON");
+        let info = &record["KafkaBatchInfo"]["recordsInfo"]["t-3"];
+        assert_eq!((&info["firstRecordOffset"], &info["lastRecordOffset"]), (&"10".into(), &"11".into()));
+        assert_eq!(burial.budget.leased(), 0, "MEM-1: the letter's lease is back");
+    }
+
+    #[tokio::test]
+    async fn a_mapping_that_drops_drops() {
+        let post = Arc::new(Post::default());
+        post.refusals.lock().extend(std::iter::repeat_n(down(), 20));
+        let (errand, _keep) = errand();
+        let buried = burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", true).bury(errand).await;
+        assert_eq!((buried, post.taken.lock().len()), (Buried::Dropped, 0));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_large_goes_without_its_payload() {
+        let post = Arc::new(Post::default());
+        let error = DestinationError::TooLarge { to: "d".into(), bytes: 9, why: "limit".into() };
+        post.refusals.lock().push_back(error);
+        let (errand, _keep) = errand();
+        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, Buried::Acknowledged);
+        let taken = post.taken.lock();
+        let [Letter::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
+        assert_eq!(messages.len(), 2);
+        for message in messages {
+            let record: Value = serde_json::from_slice(&message.value).expect("JSON");
+            assert_eq!(record.get("payload"), None, "{record}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_holds_the_whole_event_and_an_errand_can_be_stopped() {
+        let post = Arc::new(Post::default());
+        let bucket = burial(&post, "arn:aws:s3:::failed-records", false);
+        let (one, _keep) = errand();
+        assert_eq!(bucket.bury(one).await, Buried::Acknowledged);
+        {
+            let taken = post.taken.lock();
+            let [Letter::Object { body, .. }] = &taken[..] else { panic!("{taken:?}") };
+            let record: Value = serde_json::from_slice(body).expect("JSON");
+            let event: Value = serde_json::from_str(record["payload"].as_str().expect("text")).expect("JSON");
+            assert_eq!(event["records"]["t-3"].as_array().map(Vec::len), Some(2));
+        }
+        post.refusals.lock().extend(std::iter::repeat_n(down(), 1_000_000));
+        let (two, keep) = errand();
+        drop(keep);
+        assert_eq!(bucket.bury(two).await, Buried::Stopped);
+    }
+}

@@ -138,6 +138,21 @@ mod tests {
     }
 
     #[test]
+    fn alo_1_the_audit_is_told_everything_once() {
+        use crate::partition::ledger::Outcome;
+        let passed = |first: i64, end: i64| Passed {
+            range: lighterman_proto::ids::OffsetRange { first: Offset(first), end: Offset(end) },
+            outcome: Outcome::Delivered,
+        };
+        let mut core = CommitterCore::default();
+        core.frontier(Frontier { passed: vec![passed(0, 5)], ..frontier(0, 1, 5) });
+        core.frontier(Frontier { passed: vec![passed(5, 9)], ..frontier(0, 1, 9) });
+        assert_eq!(core.start()[0].passed, [passed(0, 5), passed(5, 9)], "coalesced, not lost");
+        core.answered(|_| CommitOutcome::Again);
+        assert_eq!(core.start()[0].passed, [], "tried again, not told again");
+    }
+
+    #[test]
     fn a_fenced_commit_is_dropped() {
         let mut core = CommitterCore::default();
         core.frontier(frontier(0, 1, 5));

@@ -193,6 +193,7 @@ impl PartitionCore {
         let reach = Reach {
             limits: self.start.limits,
             end_max: self.restored.front().and_then(|piece| piece.end),
+            frontier: self.ledger.frontier(),
             known: &self.known,
         };
         let stop = self.buffer.grow(&mut self.work.cut, reach, tools.sizer, tools.sieve, tools.opener);

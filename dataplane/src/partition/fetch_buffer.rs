@@ -41,12 +41,17 @@ pub struct Reach<'k> {
     pub limits: CutLimits,
     /// Where the cut ends at the latest: an owner before us cut there. `None`: anywhere.
     pub end_max: Option<Offset>,
-    /// Ranges, in order, whose records have their outcome already.
+    /// The frontier: whatever lies before it has its outcome, also when it is still in the buffer.
+    pub frontier: Offset,
+    /// Ranges behind it, in order, whose records have their outcome already.
     pub known: &'k [OffsetRange],
 }
 
 impl Reach<'_> {
     fn knows(&self, offset: Offset) -> bool {
+        if offset < self.frontier {
+            return true;
+        }
         let at = self.known.partition_point(|range| range.end <= offset);
         self.known.get(at).is_some_and(|range| range.contains(offset))
     }

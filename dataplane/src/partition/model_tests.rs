@@ -51,7 +51,13 @@ pub(crate) fn cut_of(records: &Bytes) -> Cut {
     assert!(received.corrupt.is_none());
     let limits = CutLimits { records_max: 100, payload_bytes_max: 10_000 };
     let mut cut = Cut::empty(Offset(0));
-    buffer.grow(&mut cut, Reach { limits, end_max: None, known: &[] }, &Plain, &Plain, &mut Plain);
+    buffer.grow(
+        &mut cut,
+        Reach { limits, end_max: None, frontier: Offset(0), known: &[] },
+        &Plain,
+        &Plain,
+        &mut Plain,
+    );
     cut
 }
 

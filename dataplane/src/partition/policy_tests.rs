@@ -117,6 +117,10 @@ impl World {
                 let first = cut.walk().next().expect("a record").offset;
                 let before = OffsetRange { first: Offset(0), end: first };
                 assert_eq!(self.core.ledger().open_in(before), [], "ORD-1");
+                for offset in offsets(&cut).into_iter().map(Offset) {
+                    let one = OffsetRange { first: offset, end: offset.next() };
+                    assert_eq!(self.core.ledger().open_in(one), [one], "ALO-1: tried though it has ended");
+                }
                 self.offered = Some((seq, cut));
             }
             Effect::Withdraw { seq } => {
@@ -506,4 +510,48 @@ fn an_errand_that_ends_without_an_answer_rests_before_the_next() {
     world.now = world.now + super::core::REST;
     world.step(PartitionCore::wake);
     assert!(world.errand.is_some());
+}
+
+#[test]
+fn what_was_given_up_is_not_tried_again_because_a_node_died_before_the_destination_had_it() {
+    let policy = FailurePolicy { retries_max: Some(0), has_destination: true, ..FailurePolicy::default() };
+    let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+    for step in [Step::Answer, Step::Acknowledge] {
+        world.take(step);
+    }
+    assert!(world.errand.is_some());
+    world.take(Step::Die);
+    world.finish();
+    assert_eq!((world.tries[&0], world.outcomes[&0]), (1, Outcome::DeadLettered));
+}
+
+#[test]
+fn a_skip_is_kept_when_the_attempt_under_way_cuts_the_batch_in_two() {
+    let policy = FailurePolicy { bisect: true, ..FailurePolicy::default() };
+    let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(4, 2), (3, 1)]));
+    // All of it fails and is cut in two; the first half succeeds.
+    for _ in 0..2 {
+        world.take(Step::Answer);
+        while world.flying.is_none() {
+            world.take(Step::Acknowledge);
+            world.take(Step::Seal);
+        }
+    }
+    assert_eq!(offsets(&world.flying.as_ref().expect("the second half").1), [2, 3, 4]);
+    world.take(Step::Skip(4));
+    assert!(!world.outcomes.contains_key(&4), "the attempt under way comes first");
+    world.fails.insert(3, 1);
+    world.finish();
+    assert_eq!((world.outcomes[&4], world.outcomes[&3]), (Outcome::Skipped, Outcome::Delivered));
+}
+
+/// The frontier jumps over records that are still in the buffer.
+#[test]
+fn alo_1_what_an_earlier_owner_resolved_is_not_sent_again_from_the_buffer() {
+    let mut world = flying(FailurePolicy::default(), Says::Names, BTreeMap::from([(0, 1)]));
+    for step in [Step::Answer, Step::Tick, Step::Acknowledge, Step::Seal, Step::TooLarge, Step::HandOver] {
+        world.take(step);
+    }
+    world.finish();
+    assert_eq!(world.outcomes[&1], Outcome::Earlier);
 }
