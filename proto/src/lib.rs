@@ -6,7 +6,6 @@ pub mod commit_metadata;
 pub mod control;
 pub mod event;
 pub mod failure;
-pub mod filter;
 pub mod ids;
 pub mod records;
 pub mod response;
