@@ -19,7 +19,7 @@ use super::settle::{Member, Settling, settle};
 use crate::consumer::status::StatusBoard;
 use crate::credit::bytes::{ByteBudget, Lease};
 use crate::credit::slots::{Grant, Slot, Slots};
-use crate::invoker::actor::{Answered, Invoke};
+use crate::invoker::invoke::{Answered, Invoke, Invoker};
 use crate::invoker::retry::{RetryPolicy, Sending, again_at};
 use crate::kafka::backoff::random;
 use crate::kafka::group::lease::OwnershipLease;
@@ -32,6 +32,10 @@ use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
 
 /// How soon a batcher that may not start anything looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A payload up to this size is signed and sent from the batcher's own thread: its hash takes some ten microseconds, which
+/// is what waking another thread and being woken by it costs.
+const SENT_FROM_HERE_BYTES_MAX: usize = 32 * 1024;
 
 /// What a batcher is built from.
 pub struct BatcherParts {
@@ -63,8 +67,10 @@ pub struct BatcherParts {
     pub retry: RetryPolicy,
     /// The function answers for single records: `ReportBatchItemFailures`.
     pub partial_responses: bool,
-    /// Where batches go.
-    pub invoker: Recipient<Invoke>,
+    /// Invokes on this thread: for small batches.
+    pub invoker: Invoker,
+    /// Invokes on another: for large ones.
+    pub invoker_apart: Recipient<Invoke>,
     /// What the API shows, and the mapping's counters.
     pub status: StatusBoard,
 }
@@ -204,7 +210,9 @@ impl BatcherActor {
         self.sent.insert(batch, sent);
         let reply = ctx.address().recipient();
         let invoke = Invoke { payload, lease, slot, context, batch, reply };
-        if post(&self.parts.invoker, invoke).is_err() {
+        if invoke.payload.len() <= SENT_FROM_HERE_BYTES_MAX {
+            self.parts.invoker.start(invoke);
+        } else if post(&self.parts.invoker_apart, invoke).is_err() {
             self.parts.status.problem("the invoker of this consumer has ended and is being rebuilt");
         }
     }

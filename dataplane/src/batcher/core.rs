@@ -54,6 +54,9 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Every reason, in the order of its number.
+    pub const ALL: [Self; 4] = [Self::Count, Self::Bytes, Self::Window, Self::Retry];
+
     /// As a metric label.
     pub fn label(self) -> &'static str {
         match self {

@@ -9,7 +9,7 @@ use lighterman_proto::ids::{ConsumerId, Epoch, MappingId};
 use metrics::{Counter, Gauge as MetricGauge, Histogram, Label, counter, gauge, histogram};
 use parking_lot::Mutex;
 
-use crate::batcher::core::Plan;
+use crate::batcher::core::{CloseReason, Plan};
 use crate::invoker::Verdict;
 use crate::metrics as names;
 use crate::offsets::committer::Frontier;
@@ -70,6 +70,7 @@ struct Meters {
     commit_errors: Counter,
     batch_records: Histogram,
     batch_bytes: Histogram,
+    batch_close: [Counter; CloseReason::ALL.len()],
     e2e_seconds: Histogram,
     offers_waiting: MetricGauge,
     lag: MetricGauge,
@@ -96,6 +97,10 @@ impl Meters {
             commit_errors: counter!(names::COMMIT_ERRORS, labels()),
             batch_records: histogram!(names::BATCH_RECORDS, labels()),
             batch_bytes: histogram!(names::BATCH_BYTES, labels()),
+            batch_close: CloseReason::ALL.map(|reason| {
+                let reason = Label::from_static_parts("reason", reason.label());
+                counter!(names::BATCH_CLOSE, labels().cloned().chain([reason]).collect::<Vec<_>>())
+            }),
             e2e_seconds: histogram!(names::E2E_LATENCY_SECONDS, labels()),
             offers_waiting: gauge!(names::OFFERS_WAITING, labels()),
             lag: gauge!(names::OFFSET_LAG, labels()),
@@ -226,13 +231,7 @@ impl StatusBoard {
         meters.invoked.increment(u64::from(plan.records()));
         meters.batch_records.record(f64::from(plan.records()));
         meters.batch_bytes.record(plan.payload_bytes as f64);
-        let labels = self
-            .inner
-            .labels
-            .iter()
-            .cloned()
-            .chain([Label::from_static_parts("reason", plan.reason.label())]);
-        counter!(names::BATCH_CLOSE, labels.collect::<Vec<_>>()).increment(1);
+        meters.batch_close[plan.reason as usize].increment(1);
     }
 
     pub(crate) fn answered(&self, verdict: &Verdict, records: u32, oldest_timestamp_ms: i64) {

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use lighterman_proto::ids::{MappingId, OffsetRange};
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 /// `{"custom":{"lighterman":{…}}}`: what a function needs to be idempotent and to refuse zombies.
@@ -20,18 +19,15 @@ pub struct ClientContext {
 }
 
 impl ClientContext {
-    /// As JSON.
+    /// As JSON. The UUID and the key are hexadecimal: nothing in them needs escaping.
     pub fn json(&self) -> String {
-        #[derive(Serialize)]
-        struct Custom<'c> {
-            mapping: MappingId,
-            batch: &'c str,
-            attempt: u32,
-            fence: u64,
-        }
         let Self { mapping, batch, attempt, fence } = self;
-        let inner = Custom { mapping: *mapping, batch, attempt: *attempt, fence: *fence };
-        serde_json::json!({ "custom": { "lighterman": inner } }).to_string()
+        let mut json = String::with_capacity(160);
+        let _ = write!(
+            json,
+            r#"{{"custom":{{"lighterman":{{"mapping":"{mapping}","batch":"{batch}","attempt":{attempt},"fence":{fence}}}}}}}"#
+        );
+        json
     }
 
     /// As the header carries it.

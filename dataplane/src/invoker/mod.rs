@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod context;
 pub mod direct;
+pub mod invoke;
 pub mod port;
 pub mod retry;
 pub mod sdk;

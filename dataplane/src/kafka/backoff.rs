@@ -1,5 +1,6 @@
 //! Exponential backoff with full jitter. The random number is handed in, so that cores stay deterministic.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 /// Grows from `base` to `cap`; reset by success.
@@ -35,7 +36,33 @@ impl Backoff {
     }
 }
 
-/// A random number from the operating system, for jitter.
+/// Weyl increment and finalizer of `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+const WEYL: u64 = 0x9E37_79B9_7F4A_7C15;
+const MIX: [u64; 2] = [0xBF58_476D_1CE4_E5B9, 0x94D0_49BB_1331_11EB];
+
+thread_local! {
+    static STATE: Cell<u64> = Cell::new(getrandom::u64().unwrap_or_default());
+}
+
+/// A random number for jitter; each thread is seeded once by the operating system. Not for secrets.
 pub fn random() -> u64 {
-    getrandom::u64().unwrap_or_default()
+    let mut z = STATE.get().wrapping_add(WEYL);
+    STATE.set(z);
+    z = (z ^ (z >> 30)).wrapping_mul(MIX[0]);
+    z = (z ^ (z >> 27)).wrapping_mul(MIX[1]);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_and_calls_differ() {
+        let here: Vec<u64> = (0..4).map(|_| random()).collect();
+        let there =
+            std::thread::spawn(|| (0..4).map(|_| random()).collect::<Vec<u64>>()).join().expect("joins");
+        let all: std::collections::BTreeSet<u64> = here.into_iter().chain(there).collect();
+        assert_eq!(all.len(), 8);
+    }
 }

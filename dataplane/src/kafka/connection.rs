@@ -26,6 +26,9 @@ pub const fn versions(min: i16, max: i16) -> VersionRange {
 
 const UNSUPPORTED_VERSION: i16 = 35;
 const WRITE_BUFFER_KEEP_MAX: usize = 64 * 1024;
+const LENGTH_BYTES: usize = 4;
+/// A commit's or a heartbeat's answer is shorter; of a fetch's answer so much is moved once more.
+const FIRST_READ_BYTES_MAX: usize = 512;
 
 /// A negotiated connection.
 pub struct Connection {
@@ -158,8 +161,13 @@ impl Connection {
         }
     }
 
+    /// One exchange at a time: no byte of another frame can lie behind this one, so the first read asks for more than the
+    /// length, and a short answer comes whole.
     async fn read_frame(&mut self) -> io::Result<Bytes> {
-        let length = self.stream.read_i32().await?;
+        self.inbound.clear();
+        self.inbound.reserve(FIRST_READ_BYTES_MAX);
+        self.read_until(LENGTH_BYTES, FIRST_READ_BYTES_MAX).await?;
+        let length = self.inbound.get_i32();
         let length =
             usize::try_from(length).ok().filter(|n| (4..=FRAME_BYTES_MAX).contains(n)).ok_or_else(|| {
                 io::Error::new(
@@ -167,14 +175,25 @@ impl Connection {
                     format!("frame length {length} is not within 4..={FRAME_BYTES_MAX}"),
                 )
             })?;
-        self.inbound.reserve(length);
-        while self.inbound.len() < length {
-            let missing = length - self.inbound.len();
-            if self.stream.read_buf(&mut (&mut self.inbound).limit(missing)).await? == 0 {
+        self.inbound.reserve(length.saturating_sub(self.inbound.len()));
+        self.read_until(length, length).await?;
+        let frame = self.inbound.split_to(length).freeze();
+        if self.inbound.is_empty() {
+            return Ok(frame);
+        }
+        let what = format!("{} bytes behind the answer to the only request", self.inbound.len());
+        Err(io::Error::new(io::ErrorKind::InvalidData, what))
+    }
+
+    /// Reads until `enough` bytes are there, and not beyond `bytes_max`.
+    async fn read_until(&mut self, enough: usize, bytes_max: usize) -> io::Result<()> {
+        while self.inbound.len() < enough {
+            let room = bytes_max - self.inbound.len();
+            if self.stream.read_buf(&mut (&mut self.inbound).limit(room)).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(self.inbound.split_to(length).freeze())
+        Ok(())
     }
 
     fn decode<B: Decodable + HeaderVersion>(

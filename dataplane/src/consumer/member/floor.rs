@@ -24,7 +24,8 @@ use crate::credit::bytes::ByteBudget;
 use crate::credit::slots::Slots;
 use crate::destination::aws::AwsDestinations;
 use crate::egress::Egress;
-use crate::invoker::actor::{InvokerActor, SetCeiling};
+use crate::invoker::actor::InvokerActor;
+use crate::invoker::invoke::{Concurrency, Invoker};
 use crate::invoker::port::FunctionPort;
 use crate::invoker::retry::RetryPolicy;
 use crate::kafka::cluster::Cluster;
@@ -124,7 +125,9 @@ pub struct Floor {
     function_timeout: Duration,
     pub(super) status: StatusBoard,
     slots: Slots,
-    invoker: Addr<InvokerActor>,
+    concurrency: Concurrency,
+    invoker: Invoker,
+    invoker_apart: Addr<InvokerActor>,
     committer: Addr<CommitterActor>,
     routers: HashMap<usize, Addr<FetchRouter>>,
     consumers: BTreeMap<ConsumerId, Addr<ConsumerActor>>,
@@ -173,11 +176,12 @@ impl Floor {
             shared_death,
         } = parts;
         let slots = Slots::new(SLOTS_PER_CONSUMER);
-        let watch = watch(&shared_death, "invoker");
-        let (port, function, invoker_slots) =
-            (Arc::clone(&node.port), Arc::clone(&run.function), slots.clone());
-        let invoker = InvokerActor::start_in_arbiter(&node.placement.invoker(0), move |_| {
-            InvokerActor::new(port, function, function_timeout, invoker_slots, watch)
+        let concurrency = Concurrency::new(slots.clone());
+        let (port, function) = (Arc::clone(&node.port), Arc::clone(&run.function));
+        let invoker = Invoker::new(port, function, function_timeout, concurrency.clone());
+        let (apart, watch) = (invoker.clone(), watch(&shared_death, "invoker"));
+        let invoker_apart = InvokerActor::start_in_arbiter(&node.placement.invoker(0), move |_| {
+            InvokerActor::new(apart, watch)
         });
         let commits = Arc::new(GroupCommits::new(run.id, membership.clone(), activated, node.audit.clone()));
         let (board, watch) = (status.clone(), self::watch(&shared_death, "committer"));
@@ -192,7 +196,9 @@ impl Floor {
             function_timeout,
             status,
             slots,
+            concurrency,
             invoker,
+            invoker_apart,
             committer,
             routers: HashMap::new(),
             consumers: BTreeMap::new(),
@@ -261,7 +267,7 @@ impl Floor {
 
     fn set_ceiling(&self) {
         let consumers = u32::try_from(self.consumers.len()).unwrap_or(u32::MAX);
-        self.invoker.do_send(SetCeiling(consumers.max(1).saturating_mul(SLOTS_PER_CONSUMER)));
+        self.concurrency.set_ceiling(consumers.max(1).saturating_mul(SLOTS_PER_CONSUMER));
     }
 
     fn router(&mut self, arbiter: usize) -> Addr<FetchRouter> {
@@ -308,7 +314,8 @@ impl Floor {
             function_timeout: self.function_timeout,
             retry: self.node.retry,
             partial_responses: self.run.failure.partial_responses,
-            invoker: self.invoker.clone().recipient(),
+            invoker: self.invoker.clone(),
+            invoker_apart: self.invoker_apart.clone().recipient(),
             status: self.status.clone(),
         };
         ConsumerParts {

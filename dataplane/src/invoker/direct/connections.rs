@@ -1,7 +1,9 @@
-//! Keep-alive connections to one endpoint: as many as there are invocations at once, the youngest used first.
+//! Keep-alive connections to one endpoint: as many as there are invocations at once, the youngest used first. A connection is
+//! used by the thread that dialled it alone: its socket wakes that thread and no other.
 
 use std::io;
 use std::sync::Arc;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 struct Idle {
     sender: SendRequest<Full<Bytes>>,
+    home: ThreadId,
     since: Instant,
 }
 
@@ -78,7 +81,7 @@ impl Connections {
         // The oldest are at the front, and nobody else would free them.
         let stale = idle.iter().take_while(|kept| now.duration_since(kept.since) > IDLE_MAX).count();
         idle.drain(..stale);
-        idle.push(Idle { sender: connection.sender, since: now });
+        idle.push(Idle { sender: connection.sender, home: thread::current().id(), since: now });
     }
 
     /// How many idle ones are still open.
@@ -88,10 +91,12 @@ impl Connections {
     }
 
     fn youngest(&self) -> Option<SendRequest<Full<Bytes>>> {
+        let here = thread::current().id();
         let mut idle = self.idle.lock();
-        let youngest = idle.pop()?;
+        let at = idle.iter().rposition(|kept| kept.home == here)?;
+        let youngest = idle.remove(at);
         if youngest.since.elapsed() > IDLE_MAX {
-            idle.clear();
+            idle.retain(|kept| kept.home != here);
             return None;
         }
         Some(youngest.sender)

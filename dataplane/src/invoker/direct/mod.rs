@@ -14,6 +14,7 @@ use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use bytes::Bytes;
+use chrono::{Datelike, Timelike};
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
@@ -242,10 +243,10 @@ fn answer_of(status: u16, headers: &HeaderMap, body: Bytes) -> Reply {
 /// `YYYYMMDDTHHMMSSZ`.
 fn stamp(now: SystemTime) -> String {
     let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    chrono::DateTime::from_timestamp(since_epoch.as_secs() as i64, 0)
-        .unwrap_or_default()
-        .format("%Y%m%dT%H%M%SZ")
-        .to_string()
+    let at = chrono::DateTime::from_timestamp(since_epoch.as_secs() as i64, 0).unwrap_or_default();
+    let (year, month, day) = (at.year(), at.month(), at.day());
+    let (hour, minute, second) = (at.hour(), at.minute(), at.second());
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
 }
 
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {

@@ -1,14 +1,15 @@
 //! The member's shell. All memberships of a node live on one thread of their own, so that nothing the node does can keep a
 //! heartbeat waiting; each has three connections to its coordinator: heartbeats, joins (which block for as long as the
-//! others need), commits.
+//! others need), commits. Commits are sent from the thread that asks for them, as who the member is at that moment: they are
+//! as many as the batches, and two threads woken for each cost more than the request.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
@@ -88,7 +89,7 @@ pub enum CommitFailure {
 enum Command {
     Released(Vec<i32>),
     Quiesced,
-    Commit(Vec<CommitOffset>, oneshot::Sender<CommitReply>),
+    CommitRefused(ResponseError),
     Committed(Vec<i32>, oneshot::Sender<Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError>>),
     Leave(oneshot::Sender<()>),
 }
@@ -98,7 +99,6 @@ pub(super) enum Event {
     Joined(Result<Joined, Failure>),
     Synced(Result<Vec<i32>, Failure>),
     HeartbeatAnswered(u64, Result<(), Failure>),
-    CommitRefused(ResponseError),
     TopicCounted(usize),
 }
 
@@ -107,7 +107,13 @@ pub(super) enum Event {
 pub struct Membership {
     commands: mpsc::Sender<Command>,
     lease: OwnershipLease,
+    identity: Identity,
+    settings: Arc<MembershipSettings>,
+    lines: Arc<Lines>,
 }
+
+/// Generation and member id that commits go under; nothing while the member is in no generation.
+type Identity = Arc<Mutex<Option<(i32, String)>>>;
 
 type Start = Box<dyn FnOnce() + Send>;
 
@@ -138,10 +144,16 @@ impl GroupThread {
     /// Joins a group; events go to `sink` from now on.
     pub fn join(&self, cluster: Cluster, settings: MembershipSettings, sink: Sink) -> Membership {
         let (commands, incoming) = mpsc::channel(COMMANDS_MAX);
-        let lease = OwnershipLease::default();
-        let membership = Membership { commands, lease: lease.clone() };
+        let membership = Membership {
+            commands,
+            lease: OwnershipLease::default(),
+            identity: Identity::default(),
+            settings: Arc::new(settings),
+            lines: Arc::new(Lines::new(cluster)),
+        };
+        let member = Member::new(&membership, sink);
         let start: Start = Box::new(move || {
-            tokio::task::spawn_local(Member::new(cluster, settings, sink, lease).run(incoming));
+            tokio::task::spawn_local(member.run(incoming));
         });
         let _ = self.starts.send(start);
         membership
@@ -166,9 +178,15 @@ impl Membership {
 
     /// Commits in one request, under the generation of the moment it is sent.
     pub async fn commit(&self, offsets: Vec<CommitOffset>) -> CommitReply {
-        let (reply, answer) = oneshot::channel();
-        self.say(Command::Commit(offsets, reply));
-        answer.await.unwrap_or(Err(CommitFailure::NotAMember))
+        let Some((generation, member)) = self.identity.lock().clone() else {
+            return Err(CommitFailure::NotAMember);
+        };
+        let who = CommitAs { group: self.settings.group.clone(), generation, member };
+        let codes = requests::commit(&self.lines, &self.settings, &who, &offsets).await?;
+        if let Some(code) = codes.values().flatten().next() {
+            self.say(Command::CommitRefused(*code));
+        }
+        Ok(codes)
     }
 
     /// What the group has committed for these partitions.
@@ -203,10 +221,11 @@ impl Membership {
 
 struct Member {
     core: GroupCore,
-    settings: Rc<MembershipSettings>,
+    settings: Arc<MembershipSettings>,
     sink: Sink,
     lease: OwnershipLease,
-    lines: Rc<Lines>,
+    identity: Identity,
+    lines: Arc<Lines>,
     events: mpsc::Sender<Event>,
     incoming: mpsc::Receiver<Event>,
     counted: Option<usize>,
@@ -214,15 +233,16 @@ struct Member {
 }
 
 impl Member {
-    fn new(cluster: Cluster, settings: MembershipSettings, sink: Sink, lease: OwnershipLease) -> Self {
+    fn new(membership: &Membership, sink: Sink) -> Self {
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         let now = clock::now();
         Self {
-            core: GroupCore::new(settings.timing, now),
-            settings: Rc::new(settings),
+            core: GroupCore::new(membership.settings.timing, now),
+            settings: Arc::clone(&membership.settings),
             sink,
-            lease,
-            lines: Rc::new(Lines::new(cluster)),
+            lease: membership.lease.clone(),
+            identity: Arc::clone(&membership.identity),
+            lines: Arc::clone(&membership.lines),
             events,
             incoming,
             counted: None,
@@ -235,6 +255,7 @@ impl Member {
             let now = clock::now();
             let effects = self.core.tick(now, random());
             self.carry_out(effects);
+            self.publish_identity();
             self.count_topic(now);
             let wake = self.core.wake_at().map_or(METADATA_AGE_MAX, |at| at.since(clock::now()));
             tokio::select! {
@@ -258,6 +279,14 @@ impl Member {
         }
     }
 
+    fn publish_identity(&self) {
+        let identity = self.core.commit_identity();
+        let mut published = self.identity.lock();
+        if published.as_ref().map(|(generation, member)| (*generation, member.as_str())) != identity {
+            *published = identity.map(|(generation, member)| (generation, member.to_owned()));
+        }
+    }
+
     fn take(&mut self, event: Event) {
         let (now, random) = (clock::now(), random());
         let effects = match event {
@@ -265,7 +294,6 @@ impl Member {
             Event::Joined(answer) => self.core.joined(now, answer, random),
             Event::Synced(answer) => self.core.synced(now, answer, random),
             Event::HeartbeatAnswered(seq, answer) => self.core.heartbeat_answered(now, seq, answer, random),
-            Event::CommitRefused(code) => self.core.commit_refused(now, code, random),
             Event::TopicCounted(partitions) => {
                 let grown = self.counted.replace(partitions).is_some_and(|before| before != partitions);
                 if grown { self.core.topic_changed(now) } else { Vec::new() }
@@ -281,34 +309,18 @@ impl Member {
                 self.carry_out(effects);
             }
             Command::Quiesced => self.core.quiesced(),
-            Command::Commit(offsets, reply) => self.commit(offsets, reply),
+            Command::CommitRefused(code) => {
+                let effects = self.core.commit_refused(clock::now(), code, random());
+                self.carry_out(effects);
+            }
             Command::Committed(partitions, reply) => {
-                let (lines, settings) = (Rc::clone(&self.lines), Rc::clone(&self.settings));
+                let (lines, settings) = (Arc::clone(&self.lines), Arc::clone(&self.settings));
                 tokio::task::spawn_local(async move {
                     let _ = reply.send(requests::committed(&lines, &settings, &partitions).await);
                 });
             }
             Command::Leave(_) => {}
         }
-    }
-
-    fn commit(&self, offsets: Vec<CommitOffset>, reply: oneshot::Sender<CommitReply>) {
-        let Some((generation, member)) = self.core.commit_identity() else {
-            let _ = reply.send(Err(CommitFailure::NotAMember));
-            return;
-        };
-        let who = CommitAs { group: self.settings.group.clone(), generation, member: member.to_owned() };
-        let (lines, settings, events) =
-            (Rc::clone(&self.lines), Rc::clone(&self.settings), self.events.clone());
-        tokio::task::spawn_local(async move {
-            let answer = requests::commit(&lines, &settings, &who, &offsets).await;
-            if let Ok(codes) = &answer
-                && let Some(code) = codes.values().flatten().next()
-            {
-                let _ = events.send(Event::CommitRefused(*code)).await;
-            }
-            let _ = reply.send(answer.map_err(CommitFailure::from));
-        });
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -331,7 +343,7 @@ impl Member {
 
     fn request(&self, effect: Effect) {
         let (lines, settings, events) =
-            (Rc::clone(&self.lines), Rc::clone(&self.settings), self.events.clone());
+            (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
         tokio::task::spawn_local(async move {
             if let Some(event) = requests::perform(&lines, &settings, effect).await {
                 let _ = events.send(event).await;
@@ -345,7 +357,7 @@ impl Member {
         }
         self.next_count = now + METADATA_AGE_MAX;
         let (lines, settings, events) =
-            (Rc::clone(&self.lines), Rc::clone(&self.settings), self.events.clone());
+            (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
         tokio::task::spawn_local(async move {
             if let Ok(view) = lines.cluster().refresh(&settings.topic).await {
                 let _ = events.send(Event::TopicCounted(view.len())).await;
@@ -354,7 +366,9 @@ impl Member {
     }
 
     async fn leave(&mut self) {
-        for effect in self.core.leave() {
+        let effects = self.core.leave();
+        self.publish_identity();
+        for effect in effects {
             match effect {
                 Effect::EndLease => self.lease.end(),
                 leave @ Effect::Leave { .. } => {

@@ -25,7 +25,7 @@ use crate::kafka::transport::BrokerAddress;
 
 const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
 
-/// The connections of one membership, by what they carry; each is dialled when it is needed.
+/// The connections of one membership, by what they carry; each is dialled when it is needed, on the thread that needs it.
 pub(super) struct Lines {
     cluster: Cluster,
     coordinator: Mutex<Option<BrokerAddress>>,
@@ -64,16 +64,25 @@ impl Lines {
             Line::Commit => &self.commit,
         };
         let mut held = slot.lock().await;
-        let known = self.coordinator.lock().clone();
-        let address = match known {
-            Some(address) => address,
-            None => self.find(group).await?,
-        };
+        let address = self.coordinator(group).await?;
         let usable = held.as_ref().is_some_and(|open| !open.is_spoiled() && *open.address() == address);
         if !usable {
             *held = Some(self.cluster.connect(&address).await?);
         }
         Ok(held)
+    }
+
+    async fn dial(&self, group: &str) -> Result<Connection, KafkaError> {
+        let address = self.coordinator(group).await?;
+        self.cluster.connect(&address).await
+    }
+
+    async fn coordinator(&self, group: &str) -> Result<BrokerAddress, KafkaError> {
+        let known = self.coordinator.lock().clone();
+        match known {
+            Some(address) => Ok(address),
+            None => self.find(group).await,
+        }
     }
 
     async fn find(&self, group: &str) -> Result<BrokerAddress, KafkaError> {
@@ -303,18 +312,16 @@ pub(super) async fn commit(
     answer
 }
 
-/// What the group has committed; the coordinator is looked up again when it has moved.
+/// What the group has committed, over a connection of its own: the line of the commits belongs to another thread. The
+/// coordinator is looked up again when it has moved.
 pub(super) async fn committed(
     lines: &Lines,
     settings: &MembershipSettings,
     partitions: &[i32],
 ) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
-    let mut held =
-        lines.take(Line::Commit, &settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
-    let Some(connection) = held.as_mut() else {
-        return Err(KafkaError::NoLeader { partition: format!("group {}", settings.group) });
-    };
-    let answer = offsets::fetch_committed(connection, &settings.group, &settings.topic, partitions).await;
+    let mut connection = lines.dial(&settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
+    let answer =
+        offsets::fetch_committed(&mut connection, &settings.group, &settings.topic, partitions).await;
     if let Err(error) = &answer {
         match error.code() {
             Some(code) => drop(refused(lines, code)),
