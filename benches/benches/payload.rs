@@ -4,7 +4,8 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kafka_protocol::records::Compression;
-use lighterman_benches::{Scratch, envelope, frame, payload, usual_payload};
+use lighterman_benches::usual::{through_kafka_protocol, through_rskafka};
+use lighterman_benches::{Scratch, envelope, frame, payload};
 
 fn payloads(criterion: &mut Criterion) {
     let envelope = envelope();
@@ -23,7 +24,12 @@ fn payloads(criterion: &mut Criterion) {
             let frame = frame(batches as usize, each as usize, size, codec);
             let mut scratch = Scratch::default();
             group.bench_function(name, |bench| bench.iter(|| payload(&frame, &envelope, &mut scratch)));
-            group.bench_function(format!("{name}_usual"), |bench| bench.iter(|| usual_payload(&frame)));
+            group.bench_function(format!("{name}_kafka_protocol"), |bench| {
+                bench.iter(|| through_kafka_protocol(&frame));
+            });
+            if codec == Compression::None {
+                group.bench_function("none_rskafka", |bench| bench.iter(|| through_rskafka(&frame)));
+            }
         }
         group.finish();
     }

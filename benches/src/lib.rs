@@ -4,14 +4,13 @@ use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
-use kafka_protocol::records::{
-    Compression, Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
-};
+use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use lighterman::partition::ledger::{Ledger, Outcome};
 use lighterman_proto::event::{Envelope, EventSource, EventWriter};
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{Inflater, batches, records};
-use serde::Serialize;
+
+pub mod usual;
 
 /// A frame of `batch_count` batches of `records_each` records with `value_bytes` of JSON-like text.
 pub fn frame(batch_count: usize, records_each: usize, value_bytes: usize, compression: Compression) -> Bytes {
@@ -111,54 +110,6 @@ pub fn payload(frame: &Bytes, envelope: &Envelope, scratch: &mut Scratch) -> usi
     *payload = writer.finish();
     assert_eq!(payload.len(), size);
     black_box(payload.len())
-}
-
-/// The same by hand with the usual crates: kafka-protocol's decoder (faster than rskafka's, which is private),
-/// `serde_json` over owned structs, base64.
-pub fn usual_payload(frame: &Bytes) -> usize {
-    use base64::Engine;
-    use base64::engine::general_purpose::STANDARD;
-
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Event {
-        event_source: &'static str,
-        bootstrap_servers: &'static str,
-        records: std::collections::HashMap<String, Vec<EventRecord>>,
-    }
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct EventRecord {
-        topic: String,
-        partition: i32,
-        offset: i64,
-        timestamp: i64,
-        timestamp_type: &'static str,
-        key: Option<String>,
-        value: Option<String>,
-        headers: Vec<std::collections::HashMap<String, Vec<i8>>>,
-    }
-    let sets = RecordBatchDecoder::decode_all(&mut frame.clone()).expect("our own batches decode");
-    let records = sets
-        .into_iter()
-        .flat_map(|set| set.records)
-        .map(|record| EventRecord {
-            topic: "orders".to_owned(),
-            partition: 0,
-            offset: record.offset,
-            timestamp: record.timestamp,
-            timestamp_type: "CREATE_TIME",
-            key: record.key.map(|key| STANDARD.encode(key)),
-            value: record.value.map(|value| STANDARD.encode(value)),
-            headers: Vec::new(),
-        })
-        .collect();
-    let event = Event {
-        event_source: "SelfManagedKafka",
-        bootstrap_servers: "b-1:9092,b-2:9092",
-        records: std::collections::HashMap::from([("orders-0".to_owned(), records)]),
-    };
-    black_box(serde_json::to_vec(&event).expect("serialises").len())
 }
 
 /// Resolves `batches` ranges in order with one in eight out of order. Returns the frontier.

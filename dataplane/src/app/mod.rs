@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod node;
+pub mod readiness;
 pub mod shown;
 
 use std::collections::HashMap;
@@ -133,6 +134,12 @@ impl Dataplane {
     /// What a mapping shows; `None` while it does not run.
     pub fn board(&self, id: MappingId) -> Option<StatusBoard> {
         self.boards.lock().get(&id).cloned()
+    }
+
+    /// A mapping that does not run all of its share on this node, and why.
+    pub fn missing(&self) -> Option<(MappingId, String)> {
+        let boards = self.boards.lock();
+        boards.iter().find_map(|(id, board)| Some((*id, board.missing()?)))
     }
 
     fn lane(&self, id: MappingId) -> Arc<tokio::sync::Mutex<Option<Running>>> {

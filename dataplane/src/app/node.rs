@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::Dataplane;
 use super::host::DataplaneHost;
+use super::readiness::NodePhase;
 use crate::config::Settings;
 use crate::control::controller::Controller;
 use crate::control::http::{Api, ApiServer};
@@ -26,6 +27,7 @@ pub struct RunningNode {
     controller: Controller,
     api: ApiServer,
     _metrics: MetricsServer,
+    phase: NodePhase,
     drain_deadline: Duration,
     /// The first key pair, when this start made it: to be shown once.
     pub first_key: Option<(String, String)>,
@@ -49,13 +51,17 @@ impl RunningNode {
         let api = ApiServer::start(api, settings.listen).with_context(|| {
             format!("the control API cannot listen on {}: set `listen` to a free address", settings.listen)
         })?;
-        let metrics = MetricsServer::start(settings.metrics_listen, recorder, Arc::new(|| Ok(())))?;
+        let phase = NodePhase::default();
+        let readiness = phase.readiness(&dataplane);
+        let metrics = MetricsServer::start(settings.metrics_listen, recorder, readiness)?;
         controller.resume();
+        phase.serving();
         Ok(Self {
             dataplane,
             controller,
             api,
             _metrics: metrics,
+            phase,
             drain_deadline: settings.drain_deadline.unwrap_or(DRAIN_DEADLINE),
             first_key,
         })
@@ -78,6 +84,7 @@ impl RunningNode {
 
     /// Finishes what is in flight, commits, leaves the groups. False when the deadline came first.
     pub async fn drain(self) -> bool {
+        self.phase.draining();
         let drained = tokio::time::timeout(self.drain_deadline, self.dataplane.drain()).await.is_ok();
         self.api.stop().await;
         drained

@@ -49,6 +49,7 @@ struct Inner {
     meters: Meters,
     last_result: Mutex<String>,
     partitions: Mutex<BTreeMap<i32, Shown>>,
+    missing: Mutex<Option<String>>,
     commit_lines: LineLimit,
     invocation_lines: LineLimit,
     resolved: AtomicU64,
@@ -131,6 +132,7 @@ impl StatusBoard {
                 meters,
                 last_result: Mutex::new(NO_RECORDS.to_owned()),
                 partitions: Mutex::new(BTreeMap::new()),
+                missing: Mutex::new(Some("has not begun".to_owned())),
                 commit_lines: LineLimit::new(1, LINES_EACH),
                 invocation_lines: LineLimit::new(5, LINES_EACH),
                 resolved: AtomicU64::new(0),
@@ -148,6 +150,18 @@ impl StatusBoard {
     /// AWS's `LastProcessingResult`.
     pub fn last_result(&self) -> String {
         self.inner.last_result.lock().clone()
+    }
+
+    /// What keeps the mapping from running all that is its share on this node, as of the last second: `None` when it does,
+    /// and when what is wrong lies outside (an unreachable cluster, a missing function), which `last_result` tells.
+    pub fn missing(&self) -> Option<String> {
+        let missing = self.inner.missing.lock().clone()?;
+        let last = self.inner.last_result.lock();
+        (!last.starts_with("PROBLEM: ") || *last == FUNCTION_FAILED).then_some(missing)
+    }
+
+    pub(crate) fn set_missing(&self, missing: Option<String>) {
+        *self.inner.missing.lock() = missing;
     }
 
     /// Something is wrong: `PROBLEM: ` and what.

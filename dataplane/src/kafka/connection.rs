@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -33,6 +34,7 @@ const FIRST_READ_BYTES_MAX: usize = 512;
 /// A negotiated connection.
 pub struct Connection {
     address: BrokerAddress,
+    home: ThreadId,
     stream: Box<dyn Transport>,
     inbound: BytesMut,
     outbound: BytesMut,
@@ -66,6 +68,7 @@ impl Connection {
             let stream = connector.connect(address).await?;
             let mut connection = Self {
                 address: address.clone(),
+                home: thread::current().id(),
                 stream,
                 inbound: BytesMut::new(),
                 outbound: BytesMut::new(),
@@ -84,6 +87,11 @@ impl Connection {
     /// Who is at the other end.
     pub fn address(&self) -> &BrokerAddress {
         &self.address
+    }
+
+    /// True on the thread that dialled it, where a reply wakes nobody else.
+    pub fn is_at_home(&self) -> bool {
+        self.home == thread::current().id()
     }
 
     /// True after an error: drop it and dial again.

@@ -107,12 +107,22 @@ pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
 
 impl Scene {
     pub(crate) fn run(&self, start: At) {
+        self.run_on(&self.servers, start);
+    }
+
+    /// What the mapping says is wrong.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let result = self.dataplane.board(self.id)?.last_result();
+        result.starts_with("PROBLEM: ").then_some(result)
+    }
+
+    pub(crate) fn run_on(&self, servers: &str, start: At) {
         self.dataplane.run(MappingRun {
             id: self.id,
             topic: Arc::from("orders"),
             group: self.id.to_string(),
             function: Arc::from("f"),
-            bootstrap: vec![BrokerAddress::parse(&self.servers).expect("address")],
+            bootstrap: vec![BrokerAddress::parse(servers).expect("address")],
             source: EventSource::SelfManaged,
             batch_records_max: 50,
             window: Duration::ZERO,

@@ -78,6 +78,8 @@ pub struct MemberActor {
     positions: BTreeMap<i32, Position>,
     gauges: BTreeMap<i32, Arc<Gauge>>,
     resolved_before: BTreeMap<i32, u64>,
+    /// The group has given us a share, which may be nothing.
+    assigned: bool,
     /// What the group says is ours.
     owned: BTreeSet<i32>,
     /// Revoked, not released yet.
@@ -109,6 +111,7 @@ impl MemberActor {
             positions: BTreeMap::new(),
             gauges: BTreeMap::new(),
             resolved_before: BTreeMap::new(),
+            assigned: false,
             owned: BTreeSet::new(),
             revoking: BTreeSet::new(),
             lost_something: false,
@@ -170,8 +173,21 @@ impl MemberActor {
         });
     }
 
+    /// What keeps us from running all that is ours.
+    fn missing(&self) -> Option<String> {
+        if self.joined.is_none() {
+            return Some("does not know its function's timeout yet".to_owned());
+        }
+        if !self.assigned {
+            return Some("has not joined its consumer group yet".to_owned());
+        }
+        let idle = self.owned.iter().find(|partition| !self.table.holds(**partition))?;
+        Some(format!("owns partition {idle}, which does not run yet"))
+    }
+
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = clock::now();
+        self.status.set_missing(self.missing());
         if self.lost_something
             && let Some((membership, _)) = &self.joined
             && self.node.in_flight.is_mapping_clear(self.run.id, now)

@@ -115,6 +115,7 @@ impl MemberActor {
                 if let Some((_, floor)) = &self.joined {
                     floor.set_fence(generation);
                 }
+                self.assigned = true;
                 self.owned = owned.into_iter().chain(added.iter().copied()).collect();
                 if !added.is_empty() {
                     self.resolve_starts(added, Duration::ZERO, ctx);
@@ -130,6 +131,7 @@ impl MemberActor {
             }
             GroupEvent::Lost { partitions, reason } => {
                 tracing::warn!(mapping = %self.run.id, ?partitions, reason, "partitions lost");
+                self.assigned = false;
                 self.lose(&partitions);
             }
             GroupEvent::Trouble(text) => self.status.poll_failed(&text),

@@ -65,7 +65,8 @@ impl Lines {
         };
         let mut held = slot.lock().await;
         let address = self.coordinator(group).await?;
-        let usable = held.as_ref().is_some_and(|open| !open.is_spoiled() && *open.address() == address);
+        let fits = |open: &Connection| !open.is_spoiled() && *open.address() == address && open.is_at_home();
+        let usable = held.as_ref().is_some_and(fits);
         if !usable {
             *held = Some(self.cluster.connect(&address).await?);
         }
