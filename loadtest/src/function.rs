@@ -294,14 +294,30 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
         Act::CutAfter => Err(Cut),
         Act::Hang => std::future::pending().await,
         Act::FunctionError => {
-            let mut response = plain(200, r#"{"errorType":"Boom","errorMessage":"on purpose"}"#);
+            let mut response = ran(id, r#"{"errorType":"Boom","errorMessage":"on purpose"}"#);
             response
                 .headers_mut()
                 .insert("x-amz-function-error", http::HeaderValue::from_static("Unhandled"));
             Ok(response)
         }
-        _ => Ok(plain(200, report.unwrap_or_else(|| "null".to_owned()))),
+        _ => Ok(ran(id, report.unwrap_or_else(|| "null".to_owned()))),
     }
+}
+
+/// The request id that Lambda gives invocation `id`.
+pub fn request_id(id: u64) -> String {
+    format!("00000000-0000-4000-8000-{id:012}")
+}
+
+/// The answer of a function that ran, with what Lambda says beside it.
+fn ran(id: u64, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = plain(200, body);
+    let headers = response.headers_mut();
+    headers.insert("x-amz-executed-version", http::HeaderValue::from_static("$LATEST"));
+    if let Ok(name) = http::HeaderValue::from_str(&request_id(id)) {
+        headers.insert("x-amzn-requestid", name);
+    }
+    response
 }
 
 fn refuse(act: Act) -> Result<Response<Full<Bytes>>, Cut> {

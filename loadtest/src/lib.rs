@@ -1,6 +1,7 @@
-//! What it takes to judge Lighterman from outside: a real Kafka, a fake Lambda that remembers everything, a producer, a
+//! What it takes to judge Lighterman from outside: a real Kafka, a fake Lambda that remembers everything, moto for AWS, a producer, a
 //! node as a process, a hand-written loop to compare it with, and a checker of the history they make.
 
+pub mod aws;
 pub mod baseline;
 pub mod checker;
 

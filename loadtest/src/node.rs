@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use lighterman::control::client::ApiClient;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command as AsyncCommand};
 
 const KEY: (&str, &str) = ("LMANLOADTEST", "loadtest-secret");
@@ -85,9 +87,16 @@ impl Node {
         &self.api
     }
 
-    /// Where Prometheus scrapes.
-    pub fn metrics_port(&self) -> u16 {
-        self.metrics
+    /// The value of counter or gauge `name` of `mapping`, as Prometheus scrapes it; `None` while there is none.
+    pub async fn metric(&self, name: &str, mapping: &str) -> Result<Option<f64>> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let mut text = String::new();
+        let read = stream.read_to_string(&mut text);
+        tokio::time::timeout(START_DEADLINE, read).await.context("the node's metrics do not answer")??;
+        let wanted = format!("{name}{{");
+        let line = text.lines().find(|line| line.starts_with(&wanted) && line.contains(mapping));
+        Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()))
     }
 
     /// Creates a mapping, with `more` over the usual; its UUID, which is its group too unless `more` says otherwise.

@@ -227,10 +227,21 @@ pub fn batch(
 /// A batch of records with these values, transactional when `producer` is not −1.
 pub fn batch_of(values: &[Bytes], compression: Compression, producer: i64, sequence: i32) -> Result<Bytes> {
     let now = clock::wall_ms().0;
-    let records: Vec<Record> = values
+    let stamped: Vec<(Bytes, i64)> = values.iter().map(|value| (value.clone(), now)).collect();
+    stamped_batch(&stamped, compression, producer, sequence)
+}
+
+/// A batch of records with these values and timestamps, in milliseconds since 1970.
+pub fn stamped_batch(
+    stamped: &[(Bytes, i64)],
+    compression: Compression,
+    producer: i64,
+    sequence: i32,
+) -> Result<Bytes> {
+    let records: Vec<Record> = stamped
         .iter()
         .zip(0_i64..)
-        .map(|(value, index)| Record {
+        .map(|((value, timestamp), index)| Record {
             transactional: producer >= 0,
             control: false,
             partition_leader_epoch: -1,
@@ -240,7 +251,7 @@ pub fn batch_of(values: &[Bytes], compression: Compression, producer: i64, seque
             timestamp_type: TimestampType::Creation,
             offset: index,
             sequence: if producer >= 0 { sequence } else { -1 } + index as i32,
-            timestamp: now,
+            timestamp: *timestamp,
             key: Some(Bytes::from(format!("key-{index}"))),
             value: Some(value.clone()),
             headers: IndexMap::from([(StrBytes::from_static_str("h"), Some(Bytes::from_static(b"x")))]),
