@@ -132,7 +132,7 @@ impl Scene {
         let mut golden: Value = serde_json::from_str(golden).expect("JSON");
         let request = &mut golden["requestContext"];
         let id = &found["requestContext"]["requestId"];
-        assert!(self.is_invocation_of(id, partition), "{id} had no records of {partition}");
+        assert!(self.is_invocation_of(id, partition), "{id} had no records of {partition}: {found}");
         request["requestId"] = id.clone();
         let qualifier = if request["condition"] == "RetriesExhausted" { ":$LATEST" } else { "" };
         request["functionArn"] =

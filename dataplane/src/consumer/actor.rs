@@ -138,6 +138,7 @@ impl ConsumerActor {
             start: Start {
                 committed: start.position.committed,
                 progress: start.position.progress.clone(),
+                failures: start.position.failures.clone(),
                 policy: self.policy,
                 limits: self.limits,
                 buffer_bytes_target: self.buffer_bytes_target,

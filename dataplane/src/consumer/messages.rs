@@ -7,6 +7,7 @@ use lighterman_proto::commit_metadata::Progress;
 use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
 
 use crate::partition::gauge::Gauge;
+use crate::partition::work::Failures;
 
 /// Run a partition.
 #[derive(Debug, Message)]
@@ -44,6 +45,8 @@ pub struct Position {
     pub committed: Offset,
     /// What stands beside it: attempts, pieces, what is resolved behind it.
     pub progress: Option<Progress>,
+    /// What its owner on this node knew of the failures in it.
+    pub failures: Option<Failures>,
 }
 
 /// What became of a partition.

@@ -204,7 +204,8 @@ impl PartitionActor {
     fn report_drained(&mut self, ctx: &mut Context<Self>) {
         if self.in_flight.is_clear(self.mapping, &self.id, clock::now()) {
             let committed = self.core.ledger().frontier();
-            let position = Position { committed, progress: self.core.progress().cloned() };
+            let (progress, failures) = (self.core.progress().cloned(), self.core.work().failures());
+            let position = Position { committed, progress, failures };
             self.report(PartitionState::Drained { position });
         } else {
             ctx.run_later(LOOK_AGAIN, Self::report_drained);

@@ -96,6 +96,9 @@ impl PartitionCore {
         self.work.failed_alone = piece.failed_alone;
         self.work.first_failure_ms = piece.first_failure_ms;
         self.work.alone = true;
+        if let Some(known) = self.start.failures.as_ref().filter(|_| piece.first_failure_ms.is_some()) {
+            self.work.remember(known);
+        }
     }
 
     /// True while the records of an earlier owner's piece are not all here.

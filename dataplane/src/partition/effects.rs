@@ -13,7 +13,7 @@ use lighterman_proto::units::{Moment, TimestampMs};
 use super::cut::{Cut, CutLimits, Hold};
 use super::fetch_buffer::{Opener, Sieve, Sizer};
 use super::ledger::{AlreadyResolved, Passed};
-use super::work::{Failure, FailurePolicy, Work};
+use super::work::{Failure, FailurePolicy, Failures, Work};
 
 /// What a partition is given when it starts.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct Start {
     pub committed: Offset,
     /// What stands beside it: how far the owner before us got.
     pub progress: Option<Progress>,
+    /// What the owner before us knew of the failures that `progress` counts, if it was on this node.
+    pub failures: Option<Failures>,
     /// What to do with records that fail.
     pub policy: FailurePolicy,
     /// What a batch may hold.

@@ -164,6 +164,7 @@ impl World {
         let start = Start {
             committed: Offset(0),
             progress: None,
+            failures: None,
             policy: FailurePolicy::default(),
             limits: LIMITS,
             buffer_bytes_target: 600,

@@ -16,7 +16,7 @@ use super::cut::{Cut, CutLimits};
 use super::effects::{Buried, Effect, Effects, Frame, Resolution, Start, Tools};
 use super::ledger::{Outcome, Passed};
 use super::model_tests::{Plain, batch, failure, hold};
-use super::work::FailurePolicy;
+use super::work::{FailurePolicy, Failures};
 use crate::batcher::BatchId;
 
 const LIMITS: CutLimits = CutLimits { records_max: 8, payload_bytes_max: 4_000 };
@@ -74,7 +74,7 @@ impl World {
         let mut world = Self {
             policy,
             says,
-            core: core(policy, Offset(0), None),
+            core: core(policy, Offset(0), None, None),
             now: Moment::from_micros(1),
             wall: TimestampMs(0),
             fails,
@@ -293,7 +293,7 @@ impl World {
         self.commits.clear();
         self.deaths += 1;
         let progress = self.read_back();
-        self.core = core(self.policy, self.committed.0, progress);
+        self.core = core(self.policy, self.committed.0, progress, None);
         self.step(PartitionCore::wake);
     }
 
@@ -316,8 +316,8 @@ impl World {
         assert_eq!(self.core.progress(), self.committed.1.as_ref());
         assert_eq!(self.core.ledger().frontier(), self.committed.0);
         self.drained = false;
-        let progress = self.read_back();
-        self.core = core(self.policy, self.committed.0, progress);
+        let (progress, failures) = (self.read_back(), self.core.work().failures());
+        self.core = core(self.policy, self.committed.0, progress, failures);
         self.step(PartitionCore::wake);
     }
 
@@ -339,8 +339,20 @@ impl World {
     }
 }
 
-fn core(policy: FailurePolicy, committed: Offset, progress: Option<Progress>) -> PartitionCore {
-    PartitionCore::new(Start { committed, progress, policy, limits: LIMITS, buffer_bytes_target: 600 })
+fn core(
+    policy: FailurePolicy,
+    committed: Offset,
+    progress: Option<Progress>,
+    failures: Option<Failures>,
+) -> PartitionCore {
+    PartitionCore::new(Start {
+        committed,
+        progress,
+        failures,
+        policy,
+        limits: LIMITS,
+        buffer_bytes_target: 600,
+    })
 }
 
 fn offsets(cut: &Cut) -> Vec<i64> {
@@ -523,6 +535,19 @@ fn what_was_given_up_is_not_tried_again_because_a_node_died_before_the_destinati
     world.take(Step::Die);
     world.finish();
     assert_eq!((world.tries[&0], world.outcomes[&0]), (1, Outcome::DeadLettered));
+}
+
+/// A destination that is down makes lag, and lag makes consumers that partitions move to.
+#[test]
+fn what_was_given_up_keeps_its_error_when_the_partition_moves_on_the_node() {
+    let policy = FailurePolicy { retries_max: Some(0), has_destination: true, ..FailurePolicy::default() };
+    let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+    world.take(Step::Answer);
+    world.take(Step::Acknowledge);
+    world.take(Step::HandOver);
+    world.take(Step::Fetch);
+    assert!(world.errand.is_some(), "on its way again");
+    assert_eq!(world.core.work().last, Some(failure()));
 }
 
 #[test]

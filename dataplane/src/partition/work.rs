@@ -40,6 +40,16 @@ pub struct Failure {
     pub answer: Option<AnswerFacts>,
 }
 
+/// What is known of the failures of records, for whoever takes them over on this node: beside a committed offset there is
+/// no room for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failures {
+    /// The first one.
+    pub first: Arc<Failure>,
+    /// The last one.
+    pub last: Arc<Failure>,
+}
+
 /// Records that are tried together, and what has become of the tries.
 #[derive(Clone, Debug)]
 pub struct Work {
@@ -97,6 +107,16 @@ impl Work {
     /// Whether an attempt is known to have failed.
     pub fn has_failed(&self) -> bool {
         self.first_failure_ms.is_some()
+    }
+
+    /// What is known of its failures, if anything is.
+    pub fn failures(&self) -> Option<Failures> {
+        Some(Failures { first: self.first.clone()?, last: self.last.clone()? })
+    }
+
+    /// What an owner before us knew of its failures.
+    pub fn remember(&mut self, known: &Failures) {
+        (self.first, self.last) = (Some(Arc::clone(&known.first)), Some(Arc::clone(&known.last)));
     }
 
     /// Whether records may still be added.

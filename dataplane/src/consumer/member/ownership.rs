@@ -183,7 +183,7 @@ impl MemberActor {
             }
             PartitionState::Rebuild { at } => {
                 tracing::warn!(mapping = %self.run.id, partition, at = at.0, "going on where the log was truncated");
-                self.positions.insert(partition, Position { committed: at, progress: None });
+                self.positions.insert(partition, Position { committed: at, progress: None, failures: None });
                 self.table.freed(partition, epoch);
                 self.forget_if_gone(partition);
                 self.balance();
