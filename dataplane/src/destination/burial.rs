@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use lighterman_proto::api::Destination;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::address::Destination;
 use super::core::{DROP_TRIES, OnFailure};
 use super::deliver::{Delivery, DeliveryObserver, deliver};
 use super::letter::{DestinationPort, Letter, Undelivered};
@@ -167,7 +167,7 @@ mod tests {
                 topic: "t".into(),
                 envelope: Arc::new(envelope),
             },
-            destination: Destination::parse(destination).expect("a destination"),
+            destination: destination.parse().expect("a destination"),
             port: Arc::<Post>::clone(post),
             retry: RetryPolicy { base: Duration::from_millis(1), cap: Duration::from_millis(2) },
             on_failure: DestinationBurial::on_failure(drop),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::address::AddressError;
 use crate::egress::EgressDenied;
 use crate::error::Class;
 
@@ -17,9 +16,6 @@ const WHY_BYTES_MAX: usize = 1024;
 /// One delivery that failed. `to` names the destination: its ARN or `kafka://topic`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DestinationError {
-    /// It is none.
-    #[error(transparent)]
-    Address(#[from] AddressError),
     /// A broker of it may not be dialled.
     #[error("{to}: {source}")]
     Egress {
@@ -103,11 +99,9 @@ impl DestinationError {
             Self::Unreachable { .. } | Self::Silent { .. } | Self::Failed { .. } => Class::Retry,
             Self::Throttled { .. } => Class::Throttle,
             Self::TooLarge { .. } => Class::Poison,
-            Self::Address(_)
-            | Self::Egress { .. }
-            | Self::Missing { .. }
-            | Self::NotAllowed { .. }
-            | Self::Refused { .. } => Class::Fatal,
+            Self::Egress { .. } | Self::Missing { .. } | Self::NotAllowed { .. } | Self::Refused { .. } => {
+                Class::Fatal
+            }
         }
     }
 }

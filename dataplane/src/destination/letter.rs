@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use lighterman_proto::api::{BucketArn, QueueArn, TopicArn};
 
-use super::address::{BucketArn, QueueArn, TopicArn};
 use super::error::DestinationError;
 
 /// One message for a destination, already in its form. Cheap to keep while it is tried again: bodies are moved or shared.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use lighterman_proto::api::Destination;
 use lighterman_proto::event::{Envelope, EventWriter};
 use lighterman_proto::failure::{
     Condition, FailedPartition, Failure, FunctionError, RecordPoint, ResponseContext, Source, object_key,
@@ -13,7 +14,6 @@ use lighterman_proto::records::Record;
 use lighterman_proto::units::TimestampMs;
 use uuid::Uuid;
 
-use super::address::Destination;
 use super::letter::{Letter, TopicMessage};
 use crate::partition::work::Work;
 

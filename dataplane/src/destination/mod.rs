@@ -3,7 +3,6 @@
 //! [`deliver::deliver`] sends [`letter::Letter`]s through a [`letter::DestinationPort`] until all have arrived. By default it
 //! never gives up, and the partition waits: nothing is dropped silently.
 
-pub mod address;
 pub mod aws;
 mod bounded;
 pub mod burial;

@@ -1,7 +1,10 @@
-//! Where failed records go: the value of `DestinationConfig.OnFailure.Destination`.
+//! Where failed records go: the value of `DestinationConfig.OnFailure.Destination`. Read once, here: names and regions of it
+//! become parts of requests and of host names.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -14,19 +17,88 @@ const PATTERN: &str = "^$|kafka://([^.]([a-zA-Z0-9\\-_.]{0,248}))|arn:(aws[a-zA-
                        ((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)";
 const TOPIC_SCHEME: &str = "kafka://";
 const TOPIC_BYTES_MAX: usize = 249;
+const QUEUE_NAME_BYTES: RangeInclusive<usize> = 1..=80;
+const TOPIC_NAME_BYTES: RangeInclusive<usize> = 1..=256;
+const BUCKET_NAME_BYTES: RangeInclusive<usize> = 3..=63;
 
 /// An on-failure destination; its text is the one the API has.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Destination {
-    /// ARN of a standard SQS queue.
-    Queue(String),
-    /// ARN of a standard SNS topic.
-    Notification(String),
-    /// ARN of an S3 bucket.
-    Bucket(String),
+    /// `arn:aws:sqs:REGION:ACCOUNT:NAME`
+    Queue(QueueArn),
+    /// `arn:aws:sns:REGION:ACCOUNT:NAME`
+    Notification(TopicArn),
+    /// `arn:aws:s3:::NAME`
+    Bucket(BucketArn),
     /// A Kafka topic of the source's cluster, without `kafka://`.
-    Topic(String),
+    Topic(Arc<str>),
+}
+
+/// A standard SQS queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct QueueArn(Parts);
+
+/// A standard SNS topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TopicArn(Parts);
+
+/// An S3 bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BucketArn(Parts);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Parts {
+    arn: Arc<str>,
+    region: Arc<str>,
+    account: Arc<str>,
+    name: Arc<str>,
+}
+
+impl QueueArn {
+    /// All of it.
+    pub fn arn(&self) -> &Arc<str> {
+        &self.0.arn
+    }
+
+    /// Its region.
+    pub fn region(&self) -> &Arc<str> {
+        &self.0.region
+    }
+
+    /// Its account, 12 digits.
+    pub fn account(&self) -> &str {
+        &self.0.account
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+}
+
+impl TopicArn {
+    /// All of it.
+    pub fn arn(&self) -> &Arc<str> {
+        &self.0.arn
+    }
+
+    /// Its region.
+    pub fn region(&self) -> &Arc<str> {
+        &self.0.region
+    }
+}
+
+impl BucketArn {
+    /// All of it. A bucket's region is not in it.
+    pub fn arn(&self) -> &Arc<str> {
+        &self.0.arn
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.0.name
+    }
 }
 
 /// Why a text is no destination. Each begins with AWS's text for that.
@@ -53,25 +125,27 @@ impl FromStr for Destination {
     fn from_str(text: &str) -> Result<Self, DestinationError> {
         let unsupported = || DestinationError::Unsupported(text.to_owned());
         if let Some(topic) = text.strip_prefix(TOPIC_SCHEME) {
-            return is_topic(topic).then(|| Self::Topic(topic.to_owned())).ok_or_else(unsupported);
+            return is_topic(topic).then(|| Self::Topic(topic.into())).ok_or_else(unsupported);
         }
-        let parts: Vec<&str> = text.split(':').collect();
-        let ["arn", partition, service, region, account, resource] = parts[..] else {
+        let fields: Vec<&str> = text.split(':').collect();
+        let ["arn", partition, service, region, account, name] = fields[..] else {
             return Err(unsupported());
         };
-        let placed = is_region(region) && is_account(account);
-        let named =
-            !resource.is_empty() && resource.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        if !is_partition(partition) || !named {
+        if !is_partition(partition) {
             return Err(unsupported());
         }
+        if matches!(service, "sqs" | "sns") && name.strip_suffix(".fifo").is_some() {
+            return Err(DestinationError::Fifo(text.to_owned()));
+        }
+        let placed = is_region(region) && is_account(account);
+        let parts =
+            Parts { arn: text.into(), region: region.into(), account: account.into(), name: name.into() };
         match service {
-            "sqs" | "sns" if resource.strip_suffix(".fifo").is_some() => {
-                Err(DestinationError::Fifo(text.to_owned()))
+            "sqs" if placed && is_name(name, QUEUE_NAME_BYTES) => Ok(Self::Queue(QueueArn(parts))),
+            "sns" if placed && is_name(name, TOPIC_NAME_BYTES) => Ok(Self::Notification(TopicArn(parts))),
+            "s3" if region.is_empty() && account.is_empty() && is_bucket(name) => {
+                Ok(Self::Bucket(BucketArn(parts)))
             }
-            "sqs" if placed => Ok(Self::Queue(text.to_owned())),
-            "sns" if placed => Ok(Self::Notification(text.to_owned())),
-            "s3" if region.is_empty() && account.is_empty() => Ok(Self::Bucket(text.to_owned())),
             _ => Err(unsupported()),
         }
     }
@@ -80,7 +154,9 @@ impl FromStr for Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Queue(arn) | Self::Notification(arn) | Self::Bucket(arn) => f.write_str(arn),
+            Self::Queue(queue) => f.write_str(queue.arn()),
+            Self::Notification(topic) => f.write_str(topic.arn()),
+            Self::Bucket(bucket) => f.write_str(bucket.arn()),
             Self::Topic(topic) => write!(f, "{TOPIC_SCHEME}{topic}"),
         }
     }
@@ -136,6 +212,22 @@ fn is_topic_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-_.".contains(c)
 }
 
+/// A name of SQS or SNS.
+fn is_name(text: &str, bytes: RangeInclusive<usize>) -> bool {
+    bytes.contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
+}
+
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>
+fn is_bucket(text: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b".-".contains(&c);
+    let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    BUCKET_NAME_BYTES.contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.contains("..")
+        && outer(text.chars().next())
+        && outer(text.chars().last())
+}
+
 /// `aws`, `aws-cn`, …
 fn is_partition(text: &str) -> bool {
     text.strip_prefix("aws").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
@@ -180,20 +272,24 @@ mod tests {
 
     #[test]
     fn the_four_kinds_and_their_texts() {
-        let kinds = [
-            (QUEUE, Destination::Queue(QUEUE.to_owned())),
-            (NOTIFICATION, Destination::Notification(NOTIFICATION.to_owned())),
-            (BUCKET, Destination::Bucket(BUCKET.to_owned())),
-            (TOPIC, Destination::Topic("failed.orders-1".to_owned())),
-        ];
-        for (text, kind) in kinds {
-            assert_eq!(text.parse(), Ok(kind.clone()));
-            assert_eq!(kind.to_string(), text);
-            let json = serde_json::to_string(&kind).expect("JSON");
+        for (text, kind) in
+            [(QUEUE, "Queue"), (NOTIFICATION, "Notification"), (BUCKET, "Bucket"), (TOPIC, "Topic")]
+        {
+            let read: Destination = text.parse().expect("a destination");
+            assert!(format!("{read:?}").starts_with(kind), "{read:?}");
+            assert_eq!(read.to_string(), text);
+            let json = serde_json::to_string(&read).expect("JSON");
             assert_eq!(json, format!("\"{text}\""));
-            assert_eq!(serde_json::from_str::<Destination>(&json).expect("a destination"), kind);
+            assert_eq!(serde_json::from_str::<Destination>(&json).expect("a destination"), read);
             assert!(fits(text));
         }
+        let Ok(Destination::Queue(queue)) = QUEUE.parse() else { panic!("a queue") };
+        assert_eq!(
+            (&**queue.region(), queue.account(), queue.name()),
+            ("eu-west-1", "123456789012", "failed")
+        );
+        let Ok(Destination::Bucket(bucket)) = BUCKET.parse() else { panic!("a bucket") };
+        assert_eq!(&**bucket.name(), "failed.records");
         assert!(serde_json::from_str::<Destination>("\"elsewhere\"").is_err());
     }
 
@@ -224,6 +320,12 @@ mod tests {
             "arn:aws:sns:eu-west-1:123456789012:failed:subscription",
             "arn:aws:s3:eu-west-1:123456789012:failed",
             "arn:aws:s3:::failed/prefix",
+            "arn:aws:s3:::UPPER",
+            "arn:aws:s3:::a..b",
+            "arn:aws:s3:::-ab",
+            "arn:aws:sqs:evil.example/:123456789012:q",
+            "arn:aws:sqs:eu-west-1:123456789012:a.b",
+            "kafka://..",
             "arn:aws:lambda:eu-west-1:123456789012:function:f",
             "arn:google:sqs:eu-west-1:123456789012:failed",
         ] {

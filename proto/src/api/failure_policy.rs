@@ -202,7 +202,7 @@ fn destination_of(given: &str, source_topic: &str) -> Result<Option<Destination>
         return Ok(None);
     }
     let destination: Destination = given.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
-    if matches!(&destination, Destination::Topic(topic) if topic == source_topic) {
+    if matches!(&destination, Destination::Topic(topic) if **topic == *source_topic) {
         return Err(ApiError::invalid(format!(
             "The on-failure destination topic `{source_topic}` cannot be the source topic of the event source mapping."
         )));

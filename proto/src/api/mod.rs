@@ -10,7 +10,7 @@ mod mapping;
 mod request;
 mod servers;
 
-pub use destination::{Destination, DestinationError};
+pub use destination::{BucketArn, Destination, DestinationError, QueueArn, TopicArn};
 pub use error::{ApiError, ErrorKind};
 pub use failure_policy::{
     DestinationConfig, DestinationTarget, FailurePolicy, FailureRequest, LiftedLimits,

@@ -8,25 +8,18 @@ use lighterman_proto::failure::Source;
 use tokio::sync::Semaphore;
 
 use super::floor::Floor;
+use crate::destination::Destinations;
 use crate::destination::burial::{DestinationBurial, LETTERS_AT_ONCE};
 use crate::destination::deliver::DeliveryWatch;
 use crate::destination::kafka::TopicDestinations;
 use crate::destination::letters::Sender;
-use crate::destination::{self, Destinations};
 use crate::partition::failing::Burial;
 
 impl Floor {
     /// Where records go that are given up, when the mapping says so.
     pub(super) fn new_burial(&self, envelope: &Arc<Envelope>, servers: &str) -> Option<Arc<dyn Burial>> {
         let run = &self.run;
-        let destination = run.failure.destination.as_ref()?;
-        let destination = match destination::address::Destination::parse(&destination.to_string()) {
-            Ok(destination) => destination,
-            Err(error) => {
-                self.status.problem(&error.to_string());
-                return None;
-            }
-        };
+        let destination = run.failure.destination.clone()?;
         let arn = match &run.source {
             EventSource::Msk { arn } => Some(Arc::from(arn.as_str())),
             EventSource::SelfManaged => None,

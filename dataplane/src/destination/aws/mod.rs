@@ -137,18 +137,16 @@ fn has_own_endpoint(config: &SdkConfig, service: &'static str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::address::Destination;
     use crate::error::Class;
+    use lighterman_proto::api::Destination;
 
     #[tokio::test]
     async fn what_does_not_fit_is_refused_before_anything_is_dialled() {
         let port = AwsDestinations::from_sdk(SdkConfig::builder().build());
-        let Ok(Destination::Queue(queue)) = Destination::parse("arn:aws:sqs:eu-west-1:123456789012:q") else {
+        let Ok(Destination::Queue(queue)) = "arn:aws:sqs:eu-west-1:123456789012:q".parse() else {
             panic!("a queue");
         };
-        let Ok(Destination::Bucket(bucket)) = Destination::parse("arn:aws:s3:::bucket") else {
-            panic!("a bucket")
-        };
+        let Ok(Destination::Bucket(bucket)) = "arn:aws:s3:::bucket".parse() else { panic!("a bucket") };
         let body: Arc<str> = "x".repeat(MESSAGE_BYTES_MAX + 1).into();
         let long: Arc<str> = "k".repeat(KEY_BYTES_MAX + 1).into();
         let letters = [

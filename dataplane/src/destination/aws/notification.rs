@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use aws_sdk_sns::Client;
+use lighterman_proto::api::TopicArn;
 
-use super::super::address::TopicArn;
 use super::super::bounded::Bounded;
 use super::super::error::DestinationError;
 use super::failure::error_of;

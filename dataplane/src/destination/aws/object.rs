@@ -7,8 +7,8 @@ use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
+use lighterman_proto::api::BucketArn;
 
-use super::super::address::{BucketArn, region_of};
 use super::super::bounded::Bounded;
 use super::super::error::{CALL_DEADLINE, DestinationError};
 use super::failure::error_of;
@@ -120,4 +120,13 @@ fn elsewhere(error: &SdkError<PutObjectError>, asked: &Arc<str>) -> Option<Arc<s
     let misdirected = matches!(raw.status().as_u16(), 301 | 307 | 400);
     let region = region_of(raw.headers().get("x-amz-bucket-region")?)?;
     (misdirected && region != *asked).then_some(region)
+}
+
+/// A word that may stand in a host name as a region, wherever it came from.
+fn region_of(text: &str) -> Option<Arc<str>> {
+    let right = (1..=32).contains(&text.len())
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    right.then(|| text.into())
 }

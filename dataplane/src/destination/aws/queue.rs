@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use aws_sdk_sqs::Client;
+use lighterman_proto::api::QueueArn;
 
-use super::super::address::QueueArn;
 use super::super::bounded::Bounded;
 use super::super::error::DestinationError;
 use super::failure::error_of;

@@ -130,8 +130,8 @@ fn too_slow() -> DestinationError {
 }
 
 fn queue() -> Letter {
-    match super::super::address::Destination::parse("arn:aws:sqs:eu-west-1:123456789012:q") {
-        Ok(super::super::address::Destination::Queue(queue)) => Letter::Queue { queue, body: "{}".into() },
+    match "arn:aws:sqs:eu-west-1:123456789012:q".parse() {
+        Ok(lighterman_proto::api::Destination::Queue(queue)) => Letter::Queue { queue, body: "{}".into() },
         other => panic!("{other:?}"),
     }
 }
