@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +20,7 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 pub struct Node {
     process: Child,
     api: ApiClient,
+    listen: u16,
     metrics: u16,
 }
 
@@ -67,7 +68,7 @@ impl Node {
         }
         let process = command.spawn()?;
         let api = ApiClient::new(format!("http://127.0.0.1:{listen}"), REGION.to_owned(), KEY.0, KEY.1);
-        let node = Self { process, api, metrics };
+        let node = Self { process, api, listen, metrics };
         let answers = async {
             while node.api.call("GET", "/lighterman/v1/nodes", None).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -113,6 +114,22 @@ impl Node {
         }
         let shown = self.api.call("POST", "/2015-03-31/event-source-mappings", Some(&body)).await?;
         shown["UUID"].as_str().map(ToOwned::to_owned).context("no UUID")
+    }
+
+    /// Runs a command of the binary against this node, as a person would.
+    pub async fn command(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = AsyncCommand::new(binary()?);
+        command
+            .args(arguments)
+            .env_clear()
+            .env("LIGHTERMAN_LISTEN", format!("127.0.0.1:{}", self.listen))
+            .env("LIGHTERMAN_REGION", REGION)
+            .env("AWS_ACCESS_KEY_ID", KEY.0)
+            .env("AWS_SECRET_ACCESS_KEY", KEY.1)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let done = tokio::time::timeout(START_DEADLINE, command.output()).await;
+        Ok(done.with_context(|| format!("{arguments:?} does not end"))??)
     }
 
     /// SIGKILL.

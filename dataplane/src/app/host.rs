@@ -7,12 +7,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lighterman_proto::api::{Mapping, PartialOrder, StartingPosition};
 use lighterman_proto::event::EventSource;
-use lighterman_proto::ids::MappingId;
+use lighterman_proto::ids::{MappingId, OffsetRange};
 use lighterman_proto::units::WINDOW_DEFAULT;
 use lighterman_scaler::policy::Bounds;
 use serde_json::Value;
 
 use super::{Dataplane, shown};
+use crate::audit::{Entry, What};
 use crate::consumer::member::floor::{FailureRun, MappingRun};
 use crate::control::controller::{MappingHost, SkipWish};
 use crate::invoker::port::FunctionFacts;
@@ -61,7 +62,18 @@ impl MappingHost for DataplaneHost {
 
     fn skip(&self, id: MappingId, wish: SkipWish) -> BoxFuture<'static, Option<SkipAnswer>> {
         let dataplane = Arc::clone(&self.0);
-        async move { dataplane.skip(id, wish.partition, wish.offset, wish.reason).await }.boxed()
+        async move {
+            let SkipWish { partition, offset, reason } = wish;
+            let answer = dataplane.skip(id, partition, offset, reason.clone()).await;
+            if matches!(answer, Some(SkipAnswer::Skipped | SkipAnswer::AfterThisAttempt)) {
+                let range = OffsetRange { first: offset, end: offset.next() };
+                let what = What::Reason(reason.into());
+                let entry = Entry { at: clock::wall_ms(), partition, range, what };
+                dataplane.audit().append(id, vec![entry]).await;
+            }
+            answer
+        }
+        .boxed()
     }
 
     fn forget(&self, id: MappingId) {

@@ -7,7 +7,8 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::units::{Moment, TimestampMs};
 use serde_json::{Map, Value, json};
 
-use crate::audit::{Page, Sums, Verdict};
+use crate::audit::book::Stretch;
+use crate::audit::{Page, Reason, Sums, Verdict};
 use crate::consumer::status::Shown;
 use crate::partition::failing::FailingShown;
 use crate::partition::ledger::Outcome;
@@ -70,18 +71,8 @@ pub fn audit(pages: BTreeMap<i32, Page>, committed: &BTreeMap<i32, Option<Offset
             Verdict::Missing(range) => ("missing", Some([range.first, range.end])),
             Verdict::Unknown => ("unknown", None),
         };
-        let ranges: Vec<Value> = page
-            .stretches
-            .iter()
-            .map(|stretch| {
-                json!({
-                    "first": stretch.range.first,
-                    "end": stretch.range.end,
-                    "at": iso_8601(stretch.at),
-                    "outcomes": if stretch.elsewhere { json!("elsewhere") } else { sums(&stretch.sums) },
-                })
-            })
-            .collect();
+        let ranges: Vec<Value> =
+            page.stretches.iter().map(|stretch| range_of(stretch, &page.reasons)).collect();
         json!({
             "partition": partition,
             "began": page.began,
@@ -95,6 +86,21 @@ pub fn audit(pages: BTreeMap<i32, Page>, committed: &BTreeMap<i32, Option<Offset
         })
     };
     json!({ "partitions": pages.into_iter().map(one).collect::<Vec<_>>() })
+}
+
+fn range_of(stretch: &Stretch, reasons: &BTreeMap<Offset, Reason>) -> Value {
+    let mut shown = json!({
+        "first": stretch.range.first,
+        "end": stretch.range.end,
+        "at": iso_8601(stretch.at),
+        "outcomes": if stretch.elsewhere { json!("elsewhere") } else { sums(&stretch.sums) },
+    });
+    if stretch.sums[Outcome::Skipped as usize] > 0 {
+        let within = reasons.range(stretch.range.first..stretch.range.end);
+        let within = within.map(|(offset, reason)| (offset.to_string(), json!(reason.text)));
+        shown["reasons"] = Value::Object(within.collect());
+    }
+    shown
 }
 
 fn sums(sums: &Sums) -> Value {

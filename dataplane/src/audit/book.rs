@@ -1,6 +1,7 @@
 //! The audit of one partition: its ranges in order, what each outcome sums up to, and whether there is a hole.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::units::TimestampMs;
@@ -10,6 +11,8 @@ use crate::partition::ledger::Outcome;
 
 /// Ranges kept of one partition; older ones stay in the sums.
 pub const RANGES_MAX: usize = 10_000;
+/// Reasons kept of one partition; those of the oldest records go first.
+pub const REASONS_MAX: usize = 1_000;
 /// Ranges that are not joined yet: a node that dies between audit and commit begins before some of them again.
 const FRESH_MAX: usize = 64;
 
@@ -35,6 +38,16 @@ pub struct Book {
     forgotten: u64,
     sums: Sums,
     began: Option<Offset>,
+    reasons: BTreeMap<Offset, Reason>,
+}
+
+/// Why a person had a record skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// When that was asked for.
+    pub at: TimestampMs,
+    /// In the person's words.
+    pub text: Arc<str>,
 }
 
 /// A partition's audit as it is shown.
@@ -50,6 +63,8 @@ pub struct Page {
     pub stretches: Vec<Stretch>,
     /// Older ones that are only in the sums.
     pub forgotten: u64,
+    /// Why records of the stretches were skipped.
+    pub reasons: BTreeMap<Offset, Reason>,
 }
 
 /// The audit held against the committed offset.
@@ -66,15 +81,15 @@ pub enum Verdict {
 impl Book {
     /// Takes in the next line.
     pub fn enter(&mut self, entry: &Entry) {
-        match entry.what {
+        match &entry.what {
             What::Began => self.begin(entry.range.first, entry.at),
             What::Ended(outcome) => {
                 let mut sums = Sums::default();
-                sums[outcome as usize] = entry.range.first.distance_to(entry.range.end);
+                sums[*outcome as usize] = entry.range.first.distance_to(entry.range.end);
                 self.push(Stretch { range: entry.range, at: entry.at, sums, elsewhere: false });
             }
             What::Stretch(sums) => {
-                self.push(Stretch { range: entry.range, at: entry.at, sums, elsewhere: false });
+                self.push(Stretch { range: entry.range, at: entry.at, sums: *sums, elsewhere: false });
             }
             What::Elsewhere => {
                 let sums = Sums::default();
@@ -83,7 +98,14 @@ impl Book {
             What::Forgotten(sums) => {
                 self.began = Some(entry.range.first);
                 self.forgotten += 1;
-                self.add(&sums);
+                self.add(sums);
+            }
+            What::Reason(text) => {
+                let reason = Reason { at: entry.at, text: Arc::clone(text) };
+                self.reasons.insert(entry.range.first, reason);
+                if self.reasons.len() > REASONS_MAX {
+                    self.reasons.pop_first();
+                }
             }
         }
     }
@@ -115,7 +137,11 @@ impl Book {
             let what = if stretch.elsewhere { What::Elsewhere } else { What::Stretch(stretch.sums) };
             Entry { at: stretch.at, partition, range: stretch.range, what }
         });
-        std::iter::once(Entry { at, partition, range, what: head }).chain(stretches)
+        let reasons = page.reasons.into_iter().map(move |(first, reason)| {
+            let range = OffsetRange { first, end: first.next() };
+            Entry { at: reason.at, partition, range, what: What::Reason(reason.text) }
+        });
+        std::iter::once(Entry { at, partition, range, what: head }).chain(stretches).chain(reasons)
     }
 
     /// As it is shown.
@@ -127,12 +153,17 @@ impl Book {
                 _ => stretches.push(*stretch),
             }
         }
-        Page { began: self.began, end: self.end(), sums: self.sums, stretches, forgotten: self.forgotten }
+        let from = stretches.first().map_or(Offset(i64::MAX), |stretch| stretch.range.first);
+        let reasons = self.reasons.range(from..).map(|(offset, reason)| (*offset, reason.clone())).collect();
+        let (began, end, forgotten) = (self.began, self.end(), self.forgotten);
+        Page { began, end, sums: self.sums, stretches, forgotten, reasons }
     }
 
     /// A node that takes up at `at` has not seen what the audit says behind it committed, and has not seen what lies before.
     fn begin(&mut self, at: Offset, when: TimestampMs) {
         self.began.get_or_insert(at);
+        // What was asked of records that did not get that far is forgotten with the process that was asked.
+        self.reasons.split_off(&at);
         while let Some(last) = self.fresh.back().filter(|last| last.range.first >= at).copied() {
             self.fresh.pop_back();
             self.subtract(&last.sums);
@@ -278,6 +309,41 @@ mod tests {
         let page = book.page();
         assert!(page.stretches[1].elsewhere);
         assert_eq!(page.verify(Some(Offset(500))), Verdict::Accounted);
+    }
+
+    fn reason(offset: i64, text: &str) -> Entry {
+        entry(offset, offset + 1, What::Reason(text.into()))
+    }
+
+    #[test]
+    fn a_skipped_record_keeps_its_reason_and_one_that_was_not_reached_loses_it() {
+        let mut book = Book::default();
+        book.enter(&entry(0, 0, What::Began));
+        book.enter(&ended(0, 5, Outcome::Delivered));
+        book.enter(&ended(5, 6, Outcome::Skipped));
+        for offset in [5, 9] {
+            book.enter(&reason(offset, "a \"bad\"\norder"));
+        }
+        book.enter(&entry(6, 6, What::Began));
+        let mut again = Book::default();
+        for line in book.lines(0) {
+            again.enter(&Entry::parse(line.line().trim_end()).expect("whole"));
+        }
+        assert_eq!(again.page(), book.page());
+        let reasons = again.page().reasons;
+        assert_eq!(reasons.keys().copied().collect::<Vec<_>>(), [Offset(5)]);
+        assert_eq!(&*reasons[&Offset(5)].text, "a \"bad\"\norder");
+    }
+
+    #[test]
+    fn mem_1_reasons_have_a_bound() {
+        let mut book = Book::default();
+        for offset in 0..3_000 {
+            book.enter(&ended(offset, offset + 1, Outcome::Skipped));
+            book.enter(&reason(offset, "r"));
+        }
+        let reasons = book.page().reasons;
+        assert_eq!((reasons.len(), reasons.keys().next()), (REASONS_MAX, Some(&Offset(2_000))));
     }
 
     proptest! {

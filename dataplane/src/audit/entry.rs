@@ -6,17 +6,22 @@
 //! ```
 //!
 //! CRC-32C of the rest, milliseconds since the epoch, partition, first offset, offset behind the last, what. When the file is
-//! rewritten, stretches that were joined carry their sums: `stretch delivered=89,filtered=10`.
+//! rewritten, stretches that were joined carry their sums: `stretch delivered=89,filtered=10`. Why a person had a record
+//! skipped stands in a line of its own, as a JSON string: `reason "the order was cancelled"`.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::units::TimestampMs;
 
 use crate::partition::ledger::Outcome;
 
+/// The longest reason of a person.
+pub const REASON_BYTES_MAX: usize = 256;
+
 /// What a line says of its range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// Every offset of it ended so, and was committed.
     Ended(Outcome),
@@ -28,10 +33,12 @@ pub enum What {
     Elsewhere,
     /// Sums of older stretches that are not listed any more; the range is where the audit began.
     Forgotten(Sums),
+    /// Why a person wants it skipped, at most [`REASON_BYTES_MAX`].
+    Reason(Arc<str>),
 }
 
 /// One line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// When, on the wall clock.
     pub at: TimestampMs,
@@ -50,6 +57,7 @@ const BEGAN: &str = "began";
 const STRETCH: &str = "stretch ";
 const ELSEWHERE: &str = "elsewhere";
 const FORGOTTEN: &str = "forgotten ";
+const REASON: &str = "reason ";
 
 impl Entry {
     /// The line, its end included.
@@ -85,6 +93,7 @@ impl What {
             Self::Stretch(sums) => format!("{STRETCH}{}", sums_text(sums)),
             Self::Elsewhere => ELSEWHERE.to_owned(),
             Self::Forgotten(sums) => format!("{FORGOTTEN}{}", sums_text(sums)),
+            Self::Reason(reason) => format!("{REASON}{}", serde_json::Value::from(&**reason)),
         }
     }
 
@@ -94,6 +103,10 @@ impl What {
         }
         if let Some(sums) = text.strip_prefix(FORGOTTEN) {
             return parse_sums(sums).map(Self::Forgotten);
+        }
+        if let Some(reason) = text.strip_prefix(REASON) {
+            let reason: String = serde_json::from_str(reason).ok()?;
+            return (reason.len() <= REASON_BYTES_MAX).then(|| Self::Reason(reason.into()));
         }
         match text {
             BEGAN => Some(Self::Began),
@@ -138,6 +151,7 @@ mod tests {
             Just(What::Elsewhere),
             any::<Sums>().prop_map(What::Stretch),
             any::<Sums>().prop_map(What::Forgotten),
+            "(?s).{0,60}".prop_map(|reason| What::Reason(reason.into())),
         ]
     }
 
@@ -156,7 +170,7 @@ mod tests {
         #[test]
         fn lines_round_trip_and_any_damage_is_seen(entry in any_entry(), at: prop::sample::Index, byte: u8) {
             let line = entry.line();
-            prop_assert_eq!(Entry::parse(line.trim_end()), Some(entry));
+            prop_assert_eq!(Entry::parse(line.trim_end()), Some(entry.clone()));
             let mut damaged = line.trim_end().as_bytes().to_vec();
             let at = at.index(damaged.len());
             if damaged[at] != byte {

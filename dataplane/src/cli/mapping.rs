@@ -15,7 +15,8 @@ pub const EXAMPLES: &str = "Examples:
   lighterman mapping create --function fn --bootstrap localhost:9092 --topic orders --starting-position trim-horizon
   lighterman mapping list --output json
   lighterman mapping update 14e0db71-5d35-4eb5-b481-8945cf9d10c2 --batch-size 500 --window 2
-  lighterman mapping pause 14e0db71-5d35-4eb5-b481-8945cf9d10c2";
+  lighterman mapping pause 14e0db71-5d35-4eb5-b481-8945cf9d10c2
+  lighterman mapping skip 14e0db71-5d35-4eb5-b481-8945cf9d10c2 3 1042 --reason INC-4711";
 
 /// Arguments of `mapping`.
 #[derive(Clone, Debug, Args)]
@@ -64,6 +65,24 @@ pub enum MappingAction {
         /// Its UUID
         uuid: Uuid,
     },
+    /// Give up one record that fails, so that its partition goes on behind it
+    Skip(SkipArgs),
+}
+
+/// Arguments of `mapping skip`.
+#[derive(Clone, Debug, Args)]
+pub struct SkipArgs {
+    /// UUID of the mapping
+    pub uuid: Uuid,
+    /// Partition
+    #[arg(value_parser = clap::value_parser!(i32).range(0..))]
+    pub partition: i32,
+    /// Offset of the record; `lighterman top` shows what fails
+    #[arg(value_parser = clap::value_parser!(i64).range(0..))]
+    pub offset: i64,
+    /// Why; kept in the audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
 }
 
 /// Arguments of `mapping create`.
@@ -159,12 +178,24 @@ pub fn run(args: &MappingArgs) -> ExitCode {
             MappingAction::Resume { uuid } => {
                 client.call("POST", &format!("/lighterman/v1/mappings/{uuid}/resume"), None).await?
             }
+            MappingAction::Skip(skip) => return self::skip(&client, args.output, skip).await,
         };
         let mappings =
             reply["EventSourceMappings"].as_array().cloned().unwrap_or_else(|| vec![reply.clone()]);
         api::print(args.output, &reply, &rows(&mappings));
         Ok(())
     })
+}
+
+async fn skip(client: &ApiClient, output: OutputFormat, skip: &SkipArgs) -> anyhow::Result<()> {
+    const COLUMNS: [&str; 3] = ["Partition", "Offset", "State"];
+    let path = format!("/lighterman/v1/mappings/{}/partitions/{}/skip", skip.uuid, skip.partition);
+    let body = json!({ "Offset": skip.offset, "Reason": skip.reason });
+    let reply = client.call("POST", &path, Some(&body)).await?;
+    let rows =
+        [COLUMNS.map(ToOwned::to_owned).to_vec(), COLUMNS.map(|name| api::cell(&reply, name)).to_vec()];
+    api::print(output, &reply, &rows);
+    Ok(())
 }
 
 async fn list(client: &ApiClient, function: Option<&str>) -> anyhow::Result<Value> {
@@ -260,6 +291,7 @@ mod tests {
     #[derive(Debug, Parser)]
     enum Later {
         Mapping(MappingArgs),
+        Audit(crate::cli::audit::AuditArgs),
         Keys(crate::cli::keys::KeysArgs),
         Dev(crate::cli::dev::DevArgs),
         Run(crate::cli::run::RunArgs),
@@ -269,9 +301,13 @@ mod tests {
     #[test]
     fn all_arguments_are_well_formed_and_examples_parse() {
         Later::command().debug_assert();
-        for examples in
-            [EXAMPLES, super::super::keys::EXAMPLES, super::super::dev::EXAMPLES, super::super::top::EXAMPLES]
-        {
+        for examples in [
+            EXAMPLES,
+            super::super::keys::EXAMPLES,
+            super::super::dev::EXAMPLES,
+            super::super::top::EXAMPLES,
+            super::super::audit::EXAMPLES,
+        ] {
             for line in examples.lines().skip(1) {
                 let line = line.split('#').next().unwrap_or(line);
                 let parsed = Later::try_parse_from(line.split_whitespace());

@@ -1,6 +1,7 @@
 //! The command line: what people type, and the exit code they get. The bodies of the commands are in files of their names.
 
 mod api;
+pub mod audit;
 pub mod check;
 pub mod dev;
 pub mod keys;
@@ -61,6 +62,9 @@ pub enum Command {
     /// Event source mappings of a running node, without the AWS CLI
     #[command(after_help = mapping::EXAMPLES)]
     Mapping(mapping::MappingArgs),
+    /// What became of every record of a mapping, held against what is committed
+    #[command(after_help = audit::EXAMPLES)]
+    Audit(audit::AuditArgs),
     /// Live partition map of a running node
     #[command(after_help = top::EXAMPLES)]
     Top(top::TopArgs),
@@ -129,6 +133,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Keys(args) => keys::run(&args),
         Command::Mapping(args) => mapping::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Top(args) => top::run(&args),
     }
 }

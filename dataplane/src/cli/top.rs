@@ -72,13 +72,14 @@ async fn partition_map(client: &ApiClient, only: Option<uuid::Uuid>) -> anyhow::
 }
 
 fn rows(map: &Value) -> Vec<Vec<String>> {
-    const COLUMNS: [(&str, &str); 8] = [
+    const COLUMNS: [(&str, &str); 9] = [
         ("PARTITION", "partition"),
         ("CONSUMER", "consumer"),
         ("COMMITTED", "committed"),
         ("LAG", "lag"),
         ("IN FLIGHT", "inFlight"),
         ("OLDEST MS", "oldestAgeMs"),
+        ("FAILING", "failing"),
         ("ATTEMPT", "attempt"),
         ("LAST ERROR", "lastError"),
     ];
@@ -87,7 +88,10 @@ fn rows(map: &Value) -> Vec<Vec<String>> {
     ];
     for (id, partitions) in map.as_object().into_iter().flatten() {
         for partition in partitions.as_array().into_iter().flatten() {
-            let cells = COLUMNS.map(|(_, name)| api::cell(partition, name));
+            let cells = COLUMNS.map(|(_, name)| match name {
+                "failing" => api::cell(&partition["failing"], "offset"),
+                name => api::cell(partition, name),
+            });
             rows.push(std::iter::once(id.clone()).chain(cells).collect());
         }
     }

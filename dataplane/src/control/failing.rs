@@ -6,9 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::controller::{Controller, SkipWish};
+use crate::audit::REASON_BYTES_MAX;
 use crate::partition::effects::SkipAnswer;
-
-const REASON_BYTES_MAX: usize = 256;
 
 /// Body of `POST /lighterman/v1/mappings/{uuid}/partitions/{partition}/skip`.
 #[derive(Debug, Deserialize)]
@@ -16,7 +15,7 @@ const REASON_BYTES_MAX: usize = 256;
 pub struct SkipRequest {
     /// Which record.
     pub offset: i64,
-    /// Why; kept in the log.
+    /// Why; kept in the audit and in the log.
     pub reason: String,
 }
 

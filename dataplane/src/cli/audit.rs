@@ -1,0 +1,126 @@
+//! `lighterman audit`: what became of every record of a mapping, and whether anything is committed without an outcome.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::run::with_settings;
+use super::{OutputFormat, SettingsArgs, api, print_line};
+
+/// Shown under `--help`.
+pub const EXAMPLES: &str = "Examples:
+  lighterman audit 14e0db71-5d35-4eb5-b481-8945cf9d10c2    # exit code 1: offsets are committed that have no outcome
+  lighterman audit 14e0db71-5d35-4eb5-b481-8945cf9d10c2 --output json";
+
+/// Arguments of `audit`.
+#[derive(Clone, Debug, Args)]
+pub struct AuditArgs {
+    /// UUID of the mapping
+    pub mapping: uuid::Uuid,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// Configuration.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// Shows the audit; fails when it has a hole.
+pub fn run(args: &AuditArgs) -> ExitCode {
+    with_settings(&args.settings, |settings| async move {
+        let client = api::client(&settings)?;
+        let path = format!("/lighterman/v1/mappings/{}/audit", args.mapping);
+        let reply = client.call("GET", &path, None).await?;
+        let partitions = reply["partitions"].as_array().map(Vec::as_slice).unwrap_or_default();
+        api::print(args.output, &reply, &rows(partitions));
+        if args.output == OutputFormat::Table {
+            for partition in partitions {
+                print_line(&verdict(partition));
+            }
+        }
+        let holes = partitions.iter().filter(|partition| partition["verdict"] == "missing").map(verdict);
+        let holes = holes.collect::<Vec<_>>().join("; ");
+        anyhow::ensure!(holes.is_empty(), "{holes}");
+        Ok(())
+    })
+}
+
+/// A row for each range.
+fn rows(partitions: &[Value]) -> Vec<Vec<String>> {
+    const HEAD: [&str; 5] = ["PARTITION", "OFFSETS", "OUTCOMES", "UNTIL", "REASONS"];
+    let mut rows = vec![HEAD.map(ToOwned::to_owned).to_vec()];
+    for partition in partitions {
+        for range in partition["ranges"].as_array().into_iter().flatten() {
+            let offsets = format!("{}..{}", range["first"], range["end"]);
+            let reasons = counts(&range["reasons"], ": ");
+            let cells = [
+                api::cell(partition, "partition"),
+                offsets,
+                counts(&range["outcomes"], " "),
+                api::cell(range, "at"),
+                reasons,
+            ];
+            rows.push(cells.to_vec());
+        }
+    }
+    rows
+}
+
+/// One line: verified, or what is missing.
+fn verdict(partition: &Value) -> String {
+    let (index, began, committed) = (&partition["partition"], &partition["began"], &partition["committed"]);
+    let totals = counts(&partition["totals"], " ");
+    match (partition["verdict"].as_str(), &partition["missing"]) {
+        (Some("accounted"), _) => {
+            format!(
+                "partition {index}: verified, every offset from {began} to {committed} has ended: {totals}"
+            )
+        }
+        (Some("missing"), range) => format!(
+            "partition {index}: offset {} is committed without an outcome ({}..{} of {committed})",
+            range[0], range[0], range[1]
+        ),
+        _ => format!(
+            "partition {index}: not verified, nothing is committed here or this node does not own it now: {totals}"
+        ),
+    }
+}
+
+/// `5 delivered, 1 skipped` with a name behind each number, or `12: why` with it before; a text is shown as it is.
+fn counts(shown: &Value, between: &str) -> String {
+    let Value::Object(members) = shown else { return shown.as_str().unwrap_or("-").to_owned() };
+    let one = |(name, value): (&String, &Value)| match value {
+        // Somebody else's words must not steer the terminal.
+        Value::String(text) => format!("{name}{between}{}", text.replace(char::is_control, " ")),
+        number => format!("{number}{between}{name}"),
+    };
+    let all = members.iter().map(one).collect::<Vec<_>>().join(", ");
+    if all.is_empty() { "-".to_owned() } else { all }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_hole_is_named_and_what_is_whole_says_so() {
+        let whole = json!({
+            "partition": 3, "began": 0, "committed": 20, "verdict": "accounted", "missing": null,
+            "totals": {"delivered": 19, "skipped": 1},
+            "ranges": [{"first": 0, "end": 19, "at": "t", "outcomes": {"delivered": 19}},
+                       {"first": 19, "end": 20, "at": "t", "outcomes": {"skipped": 1}, "reasons": {"19": "why"}}],
+        });
+        let line = verdict(&whole);
+        assert_eq!(
+            line,
+            "partition 3: verified, every offset from 0 to 20 has ended: 19 delivered, 1 skipped"
+        );
+        assert_eq!(rows(&[whole])[2], ["3", "19..20", "1 skipped", "t", "19: why"]);
+        let hole = json!({"partition": 3, "committed": 30, "verdict": "missing", "missing": [20, 25]});
+        let line = verdict(&hole);
+        assert_eq!(line, "partition 3: offset 20 is committed without an outcome (20..25 of 30)");
+    }
+}

@@ -1,0 +1,104 @@
+//! What a person types about records that fail, against a running node on the embedded broker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lighterman::local::broker::{Broker, BrokerSettings};
+use loadtest::function::{FakeLambda, Poison};
+use loadtest::node::Node;
+use loadtest::produce::{Compression, Producer};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const RECORDS: i64 = 10;
+const POISON: i64 = 4;
+const REASON: &str = "INC-4711: the order has no customer";
+
+/// What a command printed, and its exit code.
+struct Said {
+    code: Option<i32>,
+    out: String,
+    problem: String,
+}
+
+async fn say(node: &Node, arguments: &[&str]) -> Result<Said> {
+    let output = node.command(arguments).await?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Said { code: output.status.code(), out: text(&output.stdout), problem: text(&output.stderr) })
+}
+
+/// Repeats a command until it prints `what`.
+async fn until_said(node: &Node, arguments: &[&str], what: &str) -> Result<Said> {
+    let mut last = String::new();
+    let said = async {
+        loop {
+            let said = say(node, arguments).await?;
+            if said.out.contains(what) {
+                return anyhow::Ok(said);
+            }
+            last = said.out + &said.problem;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let said = tokio::time::timeout(LIMIT, said).await;
+    said.with_context(|| format!("{arguments:?} never says {what:?}"))?
+}
+
+/// A node's audit from which somebody cut the line of the skipped record.
+fn cut_a_hole(data: &Path, group: &str) -> Result<()> {
+    let path = data.join("audit").join(format!("{group}.log"));
+    let text = std::fs::read_to_string(&path)?;
+    let left: Vec<&str> = text.lines().filter(|line| !line.ends_with(" skipped")).collect();
+    ensure!(left.len() + 1 == text.lines().count(), "one line: {text}");
+    std::fs::write(path, left.join("\n"))?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_skips_what_blocks_and_the_audit_says_why_and_finds_a_hole() -> Result<()> {
+    let broker = Broker::start(BrokerSettings::default())?;
+    let servers = broker.address().to_string();
+    let mut producer = Producer::connect(&servers).await?;
+    producer.create_topic("orders", 1).await?;
+    producer.write("orders", 1, RECORDS as usize, 10, Compression::None).await?;
+    let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
+    lambda.set_poison(Poison { records: BTreeSet::from([(0, POISON)]), names: false });
+    let node = Node::start(data.path(), &lambda.endpoint_url(), &[]).await?;
+    let group = node.create_mapping(&servers, "orders", json!({"BatchSize": 1})).await?;
+
+    let blocked = until_said(&node, &["top", &group], &format!("  {POISON}  ")).await?;
+    ensure!(blocked.code == Some(0) && blocked.out.contains("FAILING"), "{}", blocked.out);
+    let audit = say(&node, &["audit", &group]).await?;
+    ensure!(audit.code == Some(0), "{}{}", audit.out, audit.problem);
+    ensure!(audit.out.contains("partition 0: verified, every offset from 0 to 4 has ended"), "{}", audit.out);
+
+    let skip = |offset: &'static str| ["mapping", "skip", group.as_str(), "0", offset, "--reason", REASON];
+    let wrong = say(&node, &skip("7")).await?;
+    ensure!(
+        wrong.code == Some(1) && wrong.problem.contains("not among those that fail"),
+        "{}",
+        wrong.problem
+    );
+    let without = say(&node, &["mapping", "skip", &group, "0", "4"]).await?;
+    ensure!(without.code == Some(2) && without.problem.contains("--reason"), "{}", without.problem);
+    let right = say(&node, &skip("4")).await?;
+    ensure!(right.code == Some(0) && right.out.contains("Skipped"), "{}{}", right.out, right.problem);
+
+    producer.await_committed(&group, "orders", &BTreeMap::from([(0, RECORDS)]), LIMIT).await?;
+    let verified = "from 0 to 10 has ended: 9 delivered, 1 skipped";
+    let audit = until_said(&node, &["audit", &group], verified).await?;
+    ensure!(audit.code == Some(0) && audit.out.contains(&format!("4: {REASON}")), "{}", audit.out);
+    ensure!(node.terminate(LIMIT).await? == Some(0), "drains and exits 0");
+
+    cut_a_hole(data.path(), &group)?;
+    let node = Node::start(data.path(), &lambda.endpoint_url(), &[]).await?;
+    let found = "partition 0: offset 4 is committed without an outcome (4..5 of 10)";
+    let hole = until_said(&node, &["audit", &group], found).await?;
+    ensure!(hole.code == Some(1) && hole.problem.contains(found), "{:?}: {}", hole.code, hole.problem);
+    let json = say(&node, &["audit", &group, "--output", "json"]).await?;
+    let shown: Value = serde_json::from_str(&json.out)?;
+    ensure!(json.code == Some(1) && shown["partitions"][0]["missing"] == json!([4, 5]), "{shown}");
+    Ok(())
+}
