@@ -115,6 +115,7 @@ fn cores_know_nothing_of_threads_sockets_clocks_and_chance() {
             "progress.rs",
             "verdicts.rs",
             "skipping.rs",
+            "offered.rs",
             "work.rs",
             "cut.rs",
             "settle.rs",

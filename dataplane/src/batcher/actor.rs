@@ -201,7 +201,7 @@ impl BatcherActor {
         let sent = self.enter(plan, now);
         self.parts.status.sealed(plan);
         for part in &plan.parts {
-            let sealed = Sealed { epoch: part.epoch, seq: part.seq, batch };
+            let sealed = Sealed { epoch: part.epoch, seq: part.seq, end: part.cut.range.end, batch };
             if let Some((_, address)) = self.partitions.get(&part.partition) {
                 address.do_send(sealed);
             }
@@ -345,8 +345,8 @@ impl Handler<Offer> for BatcherActor {
             return;
         }
         let key_bytes = self.parts.envelope.partition_bytes(offer.partition, false);
-        let Offer { partition, epoch, seq, cut, attempt, alone } = offer;
-        self.core.offer(Pending { partition, epoch, seq, cut, attempt, alone, key_bytes });
+        let Offer { partition, epoch, seq, cut, attempt, alone, expires } = offer;
+        self.core.offer(Pending { partition, epoch, seq, cut, attempt, alone, key_bytes, expires });
         self.pump(ctx);
     }
 }

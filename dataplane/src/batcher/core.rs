@@ -1,6 +1,7 @@
 //! When to seal, and what goes in. An offer goes into a batch whole or not at all, so a batch never cuts a partition's
 //! order, and several thin partitions of the topic may share one invocation.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use lighterman_proto::ids::Epoch;
@@ -38,6 +39,8 @@ pub struct Pending {
     pub alone: bool,
     /// Bytes of the partition's key and brackets in the payload, separator included.
     pub key_bytes: usize,
+    /// A record of it grows too old then: the partition will take it back, and it is not sealed meanwhile.
+    pub expires: Option<Moment>,
 }
 
 /// Why a batch was closed.
@@ -101,12 +104,14 @@ impl Plan {
 pub struct BatcherCore {
     limits: BatchLimits,
     offers: Vec<Pending>,
+    /// The last offer of each partition that went into a batch.
+    sealed: HashMap<i32, (Epoch, u64)>,
 }
 
 impl BatcherCore {
     /// No offers yet.
     pub fn new(limits: BatchLimits) -> Self {
-        Self { limits, offers: Vec::new() }
+        Self { limits, offers: Vec::new(), sealed: HashMap::new() }
     }
 
     /// Offers that wait.
@@ -114,8 +119,12 @@ impl BatcherCore {
         self.offers.len()
     }
 
-    /// Takes an offer, or replaces the partition's earlier one.
+    /// Takes an offer, or replaces the partition's earlier one. One that crossed its own seal on the way comes too late: the
+    /// partition offers again what is not in the batch.
     pub fn offer(&mut self, offer: Pending) {
+        if self.sealed.get(&offer.partition).is_some_and(|sealed| *sealed >= (offer.epoch, offer.seq)) {
+            return;
+        }
         self.offers.retain(|known| known.partition != offer.partition);
         let at = self.offers.partition_point(|known| known.cut.oldest <= offer.cut.oldest);
         self.offers.insert(at, offer);
@@ -131,6 +140,7 @@ impl BatcherCore {
     /// Forgets a partition's offer, whatever its epoch.
     pub fn forget(&mut self, partition: i32) {
         self.offers.retain(|known| known.partition != partition);
+        self.sealed.remove(&partition);
     }
 
     /// Whether a batch is due; partitions that `may_start` refuses do not count.
@@ -138,8 +148,12 @@ impl BatcherCore {
         if self.choose(now, may_start).is_some() {
             return Ready::Now;
         }
-        let oldest =
-            self.offers.iter().filter(|offer| may_start(offer.partition)).map(|offer| offer.cut.oldest).min();
+        let oldest = self
+            .offers
+            .iter()
+            .filter(|offer| may_be_sealed(offer, now, may_start))
+            .map(|offer| offer.cut.oldest)
+            .min();
         match oldest {
             Some(oldest) => Ready::At(oldest + self.limits.window),
             None if self.offers.is_empty() => Ready::Never,
@@ -158,7 +172,9 @@ impl BatcherCore {
         let (chosen, reason) = self.choose(now, may_start)?;
         let mut parts = Vec::with_capacity(chosen.len());
         for index in chosen.into_iter().rev() {
-            parts.push(self.offers.remove(index));
+            let part = self.offers.remove(index);
+            self.sealed.insert(part.partition, (part.epoch, part.seq));
+            parts.push(part);
         }
         parts.reverse();
         let payload_bytes = self.payload_bytes(parts.iter());
@@ -172,8 +188,8 @@ impl BatcherCore {
 
     /// Indexes of the offers of the next batch, ascending.
     fn choose(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<(Vec<usize>, CloseReason)> {
-        let alone =
-            self.offers.iter().enumerate().find(|(_, offer)| may_start(offer.partition) && goes_alone(offer));
+        let goes = |offer: &Pending| may_be_sealed(offer, now, may_start) && goes_alone(offer);
+        let alone = self.offers.iter().enumerate().find(|(_, offer)| goes(offer));
         let shared = self.choose_shared(now, may_start);
         match (alone, shared) {
             (Some((index, offer)), Some((chosen, reason))) => {
@@ -194,7 +210,7 @@ impl BatcherCore {
         let mut records = 0;
         let mut bytes = self.limits.envelope_bytes;
         let mut overflow = None;
-        let thin = |offer: &Pending| may_start(offer.partition) && !goes_alone(offer);
+        let thin = |offer: &Pending| may_be_sealed(offer, now, may_start) && !goes_alone(offer);
         for (index, offer) in self.offers.iter().enumerate().filter(|(_, offer)| thin(offer)) {
             if records + offer.cut.records > self.limits.records_max {
                 overflow = overflow.or(Some(CloseReason::Count));
@@ -227,6 +243,10 @@ impl BatcherCore {
     }
 }
 
+fn may_be_sealed(offer: &Pending, now: Moment, may_start: &dyn Fn(i32) -> bool) -> bool {
+    may_start(offer.partition) && offer.expires.is_none_or(|expires| now < expires)
+}
+
 fn goes_alone(offer: &Pending) -> bool {
     offer.alone || offer.cut.full
 }
@@ -256,7 +276,8 @@ mod tests {
         cut.payload_bytes = bytes;
         cut.oldest = at(oldest_ms);
         cut.full = records == LIMITS.records_max;
-        Pending { partition, epoch: Epoch(1), seq: 1, cut, attempt: 1, alone: false, key_bytes: 10 }
+        let (epoch, seq, attempt) = (Epoch(1), 1, 1);
+        Pending { partition, epoch, seq, cut, attempt, alone: false, key_bytes: 10, expires: None }
     }
 
     fn any(_: i32) -> bool {
@@ -311,6 +332,35 @@ mod tests {
         assert_eq!((plan.parts.len(), plan.reason), (1, CloseReason::Retry));
     }
 
+    #[test]
+    fn what_has_grown_too_old_is_not_sealed_and_holds_nobody_up() {
+        let mut core = BatcherCore::new(LIMITS);
+        core.offer(Pending { expires: Some(at(300)), ..offer(0, 3, 30, 0) });
+        core.offer(offer(1, 3, 30, 10));
+        assert_eq!(core.ready(at(300), &any), Ready::At(at(510)), "the other one's window");
+        let plan = core.seal(at(600), &any).expect("due");
+        assert_eq!(plan.parts.iter().map(|part| part.partition).collect::<Vec<_>>(), [1]);
+        assert_eq!(core.ready(at(600), &any), Ready::At(at(650)), "looked at again, not spun on");
+        core.offer(Pending { expires: Some(at(700)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
+        assert!(core.seal(at(700), &any).is_none(), "a retry neither");
+        core.offer(Pending { expires: Some(at(800)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
+        assert!(core.seal(at(799), &any).is_some());
+    }
+
+    #[test]
+    fn ord_1_an_offer_that_crossed_its_own_seal_is_not_sealed_again() {
+        let mut core = BatcherCore::new(LIMITS);
+        core.offer(offer(0, 3, 30, 0));
+        assert!(core.seal(at(500), &any).is_some());
+        core.offer(offer(0, 5, 50, 0));
+        assert_eq!(core.ready(at(500), &any), Ready::Never);
+        core.offer(Pending { seq: 2, ..offer(0, 2, 20, 0) });
+        assert!(core.seal(at(500), &any).is_some(), "the next one is");
+        core.forget(0);
+        core.offer(offer(0, 3, 30, 0));
+        assert!(core.seal(at(500), &any).is_some(), "a partition that starts anew counts anew");
+    }
+
     proptest! {
         /// Whatever is offered: limits hold, nothing is duplicated or dropped, nothing waits beyond its window.
         #[test]
@@ -318,7 +368,7 @@ mod tests {
             offers in prop::collection::vec((0i32..12, 1u32..=100, 10usize..9_800, 0u64..2_000, 1u32..3), 1..40)
         ) {
             let mut core = BatcherCore::new(LIMITS);
-            let mut newest = std::collections::HashMap::new();
+            let mut newest = HashMap::new();
             for (seq, (partition, records, bytes, oldest, attempt)) in offers.into_iter().enumerate() {
                 core.offer(Pending {
                     seq: seq as u64,

@@ -2,6 +2,7 @@
 
 use actix::{Addr, Message};
 use lighterman_proto::ids::Epoch;
+use lighterman_proto::units::Moment;
 
 use crate::credit::bytes::Lease;
 use crate::credit::slots::Slot;
@@ -36,6 +37,8 @@ pub struct Offer {
     pub attempt: u32,
     /// It shares a batch with no other partition.
     pub alone: bool,
+    /// When it must not be sealed any more.
+    pub expires: Option<Moment>,
 }
 
 /// A partition takes its offer back.

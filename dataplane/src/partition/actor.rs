@@ -148,9 +148,9 @@ impl PartitionActor {
             Effect::Forget => {
                 let _ = self.router.send(Forget { partition: self.id.clone() });
             }
-            Effect::Offer { seq, cut, attempt, alone } => {
+            Effect::Offer { seq, cut, attempt, alone, expires } => {
                 self.gauge.set_oldest(Some(cut.oldest));
-                let _ = self.batcher.send(Offer { partition, epoch, seq, cut, attempt, alone });
+                let _ = self.batcher.send(Offer { partition, epoch, seq, cut, attempt, alone, expires });
             }
             Effect::Withdraw { seq } => {
                 let _ = self.batcher.send(Withdraw { partition, epoch, seq });
@@ -325,8 +325,16 @@ impl Handler<Watermarks> for PartitionActor {
 impl Handler<Sealed> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, sealed: Sealed, _: &mut Self::Context) {
-        if sealed.epoch == self.epoch && self.core.sealed(sealed.seq, sealed.batch) {
+    fn handle(&mut self, sealed: Sealed, ctx: &mut Self::Context) {
+        if sealed.epoch != self.epoch {
+            return;
+        }
+        let mut ours = false;
+        self.step(ctx, |core, tools| {
+            ours = core.sealed(sealed.seq, sealed.end, sealed.batch, tools);
+            Effects::new()
+        });
+        if ours {
             self.gauge.set_in_flight(true);
         }
     }

@@ -29,18 +29,6 @@ impl PartitionCore {
         }
     }
 
-    /// An offer that nobody has sealed takes in what has arrived since. A retry never does: the same records under the
-    /// same key.
-    fn extend(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
-        let before = self.work.cut.records;
-        if self.work.may_grow() && self.skip_wanted.is_none() {
-            self.fill(now, tools, out);
-        }
-        if self.work.cut.records > before {
-            self.show(out);
-        }
-    }
-
     fn begin(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
         // Each round sets something apart or gives it an outcome; nothing begins over a commit that is under way.
         while self.phase != Phase::Ended && self.is_acknowledged() {
@@ -69,7 +57,7 @@ impl PartitionCore {
                 self.commit(wanted, out);
                 return;
             }
-            self.show(out);
+            self.show(now, tools, out);
             return;
         }
     }
@@ -181,18 +169,8 @@ impl PartitionCore {
         out.push(Effect::Bury { ticket: self.ticket, work: Box::new(self.work.clone()), condition });
     }
 
-    fn show(&mut self, out: &mut Effects) {
-        if !matches!(self.flight, Flight::Offered { .. }) {
-            self.offer_seq += 1;
-        }
-        let seq = self.offer_seq;
-        self.flight = Flight::Offered { seq };
-        let (cut, attempt, alone) = (self.work.cut.clone(), self.work.attempt(), self.work.alone);
-        out.push(Effect::Offer { seq, cut, attempt, alone });
-    }
-
     /// Grows the cut in work from the buffer.
-    fn fill(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
+    pub(super) fn fill(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
         let reach = Reach {
             limits: self.start.limits,
             end_max: self.restored.front().and_then(|piece| piece.end),

@@ -80,6 +80,10 @@ pub struct PartitionCore {
     pub(super) offer_seq: u64,
     pub(super) ticket: u64,
     pub(super) skip_wanted: Option<Offset>,
+    /// When the first record of what is offered grows too old.
+    pub(super) offered_until: Option<Moment>,
+    /// The next call for that reason that is arranged.
+    pub(super) judged_at: Option<Moment>,
     position: Offset,
     leader_epoch: i32,
     pub(super) frontier_leader_epoch: i32,
@@ -107,6 +111,8 @@ impl PartitionCore {
             offer_seq: 0,
             ticket: 0,
             skip_wanted: None,
+            offered_until: None,
+            judged_at: None,
             position: start.committed,
             leader_epoch: -1,
             frontier_leader_epoch: -1,
@@ -206,25 +212,6 @@ impl PartitionCore {
             self.phase = Phase::Resting { until: now + REST };
             out.push(Effect::WakeAt(now + REST));
         }
-        out
-    }
-
-    /// The batcher fixed offer `seq` as `batch`; false when that offer is not out any more.
-    pub fn sealed(&mut self, seq: u64, batch: BatchId) -> bool {
-        let ours = matches!(self.flight, Flight::Offered { seq: offered } if offered == seq);
-        if ours {
-            self.flight = Flight::Sealed { batch };
-        }
-        ours
-    }
-
-    /// The batcher gave offer `seq` back.
-    pub fn withdrawn(&mut self, now: Moment, seq: u64, tools: &mut Tools<'_>) -> Effects {
-        let mut out = Effects::new();
-        if matches!(self.flight, Flight::Offered { seq: offered } if offered == seq) {
-            self.flight = Flight::Idle;
-        }
-        self.advance(now, tools, &mut out);
         out
     }
 

@@ -56,6 +56,8 @@ pub enum Effect {
         attempt: u32,
         /// It shares a batch with no other partition.
         alone: bool,
+        /// When the first record of it grows too old: it must not be sealed then any more.
+        expires: Option<Moment>,
     },
     /// Take the offer back; answered with `withdrawn` or crossed by `sealed`.
     Withdraw {

@@ -15,6 +15,8 @@ pub struct Sealed {
     pub epoch: Epoch,
     /// Which offer.
     pub seq: u64,
+    /// The offset behind what is in the batch of it.
+    pub end: Offset,
     /// As which batch.
     pub batch: BatchId,
 }

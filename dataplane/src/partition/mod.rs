@@ -10,6 +10,7 @@ pub mod fetch_buffer;
 pub mod gauge;
 pub mod ledger;
 pub mod messages;
+mod offered;
 mod progress;
 mod shelf;
 pub mod skipping;

@@ -15,8 +15,8 @@ use super::core::PartitionCore;
 use super::cut::{Cut, CutLimits};
 use super::effects::{Buried, Effect, Effects, Frame, Resolution, Start, Tools};
 use super::ledger::{Outcome, Passed};
-use super::model_tests::{Plain, batch, failure, hold};
-use super::work::{FailurePolicy, Failures};
+use super::model_tests::{Plain, batch_at, failure, hold};
+use super::work::{FailurePolicy, Failures, is_expired};
 use crate::batcher::BatchId;
 
 const LIMITS: CutLimits = CutLimits { records_max: 8, payload_bytes_max: 4_000 };
@@ -33,6 +33,8 @@ enum Says {
 enum Step {
     Fetch,
     Seal,
+    /// The seal has crossed what was shown last.
+    SealEarlier,
     Answer,
     Throttle,
     TooLarge,
@@ -44,6 +46,14 @@ enum Step {
     Skip(i64),
 }
 
+/// What the batcher has of an offer.
+#[derive(Debug)]
+struct Shown {
+    seq: u64,
+    cut: Cut,
+    expires: Option<Moment>,
+}
+
 struct World {
     policy: FailurePolicy,
     says: Says,
@@ -53,7 +63,10 @@ struct World {
     /// How often each record still fails; `u32::MAX`: always.
     fails: BTreeMap<i64, u32>,
     wanted: Option<Offset>,
-    offered: Option<(u64, Cut)>,
+    /// Timestamp of a record, by its offset.
+    timestamp: fn(i64) -> i64,
+    offered: Option<Shown>,
+    earlier: Option<Shown>,
     flying: Option<(BatchId, Cut)>,
     errand: Option<(u64, Vec<i64>)>,
     commits: Vec<(u64, Offset, Option<Progress>, Vec<Passed>)>,
@@ -79,7 +92,9 @@ impl World {
             wall: TimestampMs(0),
             fails,
             wanted: None,
+            timestamp: |_| 0,
             offered: None,
+            earlier: None,
             flying: None,
             errand: None,
             commits: Vec::new(),
@@ -111,7 +126,7 @@ impl World {
         match effect {
             Effect::Want { position, .. } => self.wanted = Some(position),
             Effect::Forget => self.wanted = None,
-            Effect::Offer { seq, cut, .. } => {
+            Effect::Offer { seq, cut, expires, .. } => {
                 assert!(self.flying.is_none() && self.errand.is_none(), "SLT-1: one thing at a time");
                 assert!(cut.records > 0 && cut.records <= LIMITS.records_max, "LIM-1");
                 let first = cut.walk().next().expect("a record").offset;
@@ -121,10 +136,11 @@ impl World {
                     let one = OffsetRange { first: offset, end: offset.next() };
                     assert_eq!(self.core.ledger().open_in(one), [one], "ALO-1: tried though it has ended");
                 }
-                self.offered = Some((seq, cut));
+                let before = self.offered.replace(Shown { seq, cut, expires });
+                self.earlier = before.filter(|before| before.seq == seq);
             }
             Effect::Withdraw { seq } => {
-                if self.offered.take_if(|(offered, _)| *offered == seq).is_some() {
+                if self.offered.take_if(|shown| shown.seq == seq).is_some() {
                     self.step(|core, now, tools| core.withdrawn(now, seq, tools));
                 }
             }
@@ -160,7 +176,10 @@ impl World {
                 Outcome::Oversized => !self.policy.has_destination,
                 Outcome::Dropped => self.policy.has_destination,
                 Outcome::Earlier => self.answered_for.contains(&offset) || self.skipped.contains(&offset),
-                Outcome::Expired => self.wall.0 > 0 && !self.policy.has_destination,
+                Outcome::Expired => {
+                    let age_max = self.policy.record_age_max.map_or(i64::MAX, |age| age.as_millis() as i64);
+                    self.wall.0 - (self.timestamp)(offset) > age_max && !self.policy.has_destination
+                }
                 Outcome::Absent | Outcome::Filtered | Outcome::Lost => false,
             };
             assert!(so, "{offset} did not end as {:?}", passed.outcome);
@@ -170,7 +189,21 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Fetch => self.fetch(),
-            Step::Seal => self.seal(),
+            Step::Seal => {
+                let shown = self.offered.take_if(|shown| shown.expires.is_none_or(|at| self.now < at));
+                self.seal(shown);
+            }
+            Step::SealEarlier => {
+                let seq = self.offered.as_ref().map(|shown| shown.seq);
+                let may = |shown: &mut Shown| {
+                    Some(shown.seq) == seq && shown.expires.is_none_or(|at| self.now < at)
+                };
+                let shown = self.earlier.take_if(may);
+                if shown.is_some() {
+                    self.offered = None;
+                }
+                self.seal(shown);
+            }
             Step::Answer => self.answer(),
             Step::Throttle => {
                 let at = self.now + Duration::from_secs(1);
@@ -186,6 +219,9 @@ impl World {
             Step::Acknowledge => self.acknowledge(),
             Step::Tick => {
                 self.now = self.now + Duration::from_secs(2);
+                if self.policy.record_age_max.is_some() {
+                    self.wall.0 += 2_000;
+                }
                 self.step(PartitionCore::wake);
             }
             Step::Bury(buried) => self.bury(buried),
@@ -202,18 +238,27 @@ impl World {
         let Some(position) = self.wanted.take_if(|position| position.0 < RECORDS) else { return };
         let end = (position.0 + 5).min(RECORDS);
         let deltas: Vec<(i64, usize)> = (0..end - position.0).map(|delta| (delta, 10)).collect();
-        let (frame, hold): (Bytes, _) = (batch(position.0, &deltas, end - position.0 - 1, false), hold());
+        let timestamp = |delta| (self.timestamp)(position.0 + delta);
+        let frame: Bytes = batch_at(position.0, &deltas, end - position.0 - 1, false, timestamp);
+        let hold = hold();
         self.step(|core, now, tools| {
             let aborted = AbortedTransactions::default();
             core.fetched(now, Frame { position, records: &frame, aborted, hold: &hold }, tools)
         });
     }
 
-    fn seal(&mut self) {
-        let Some((seq, cut)) = self.offered.take() else { return };
-        let batch = BatchId(self.next_batch);
+    fn seal(&mut self, shown: Option<Shown>) {
+        let Some(Shown { seq, cut, .. }) = shown else { return };
+        let (batch, end) = (BatchId(self.next_batch), cut.range.end);
         self.next_batch += 1;
-        assert!(self.core.sealed(seq, batch));
+        if let Some(age_max) = self.policy.record_age_max {
+            let old = cut.walk().find(|record| is_expired(record, age_max, self.wall));
+            assert!(old.is_none(), "too old to be sent, at {}: {old:?}", self.wall.0);
+        }
+        self.step(|core, _, tools| {
+            assert!(core.sealed(seq, end, batch, tools));
+            Effects::new()
+        });
         self.flying = Some((batch, cut));
     }
 
@@ -289,7 +334,7 @@ impl World {
                 *self.tries.entry(offset).or_default() += 1;
             }
         }
-        (self.offered, self.errand, self.wanted) = (None, None, None);
+        (self.offered, self.earlier, self.errand, self.wanted) = (None, None, None, None);
         self.commits.clear();
         self.deaths += 1;
         let progress = self.read_back();
@@ -375,6 +420,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => Just(Step::Fetch),
         4 => Just(Step::Seal),
+        1 => Just(Step::SealEarlier),
         4 => Just(Step::Answer),
         1 => Just(Step::Throttle),
         1 => Just(Step::TooLarge),
@@ -433,6 +479,98 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Records wait in an offer as long as a window is: that none is sealed when it is too old is asserted at every seal.
+    #[test]
+    fn a_record_that_grows_too_old_in_an_offer_is_not_sent(
+        policy in any_policy(),
+        timestamp in prop_oneof![
+            Just((|_| 0) as fn(i64) -> i64),
+            Just((|offset| offset * 700) as fn(i64) -> i64),
+            Just((|offset| (RECORDS - offset) * 700) as fn(i64) -> i64),
+            Just((|offset| if offset % 3 == 0 { -1 } else { offset * 400 }) as fn(i64) -> i64),
+        ],
+        steps in prop::collection::vec(any_step(), 0..120),
+    ) {
+        let policy = FailurePolicy { record_age_max: Some(Duration::from_secs(9)), ..policy };
+        let mut world = World::new(policy, Says::AllOrNothing, BTreeMap::new());
+        world.timestamp = timestamp;
+        for step in steps {
+            world.take(step);
+        }
+        world.finish();
+        for offset in 0..RECORDS {
+            prop_assert!(world.outcomes.contains_key(&offset), "{} has no outcome", offset);
+        }
+    }
+}
+
+#[test]
+fn a_record_that_grows_too_old_while_its_offer_waits_is_judged_then_and_the_young_ones_go_on() {
+    let policy = FailurePolicy { record_age_max: Some(Duration::from_secs(9)), ..FailurePolicy::default() };
+    let mut world = World::new(policy, Says::AllOrNothing, BTreeMap::new());
+    world.timestamp = |offset| if offset < 2 { 0 } else { 60_000 };
+    world.take(Step::Fetch);
+    world.take(Step::Acknowledge);
+    let expires = world.offered.as_ref().expect("offered").expires;
+    assert_eq!(expires, Some(world.now + Duration::from_millis(9_001)), "not before");
+    for _ in 0..5 {
+        world.take(Step::Tick);
+    }
+    world.take(Step::Acknowledge);
+    assert_eq!(world.outcomes, BTreeMap::from([(0, Outcome::Expired), (1, Outcome::Expired)]));
+    world.take(Step::Acknowledge);
+    world.take(Step::Seal);
+    assert_eq!(offsets(&world.flying.as_ref().expect("the young ones").1), [2, 3, 4]);
+}
+
+/// One call is arranged at a time, however many offers come and go before it.
+#[test]
+fn mem_1_offers_do_not_heap_up_calls_for_their_age() {
+    let policy =
+        FailurePolicy { record_age_max: Some(Duration::from_secs(3_600)), ..FailurePolicy::default() };
+    let mut core = core(policy, Offset(0), None, None);
+    let (mut calls, now, mut opener) = (0, Moment::from_micros(1), Plain);
+    for round in 0..100i64 {
+        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+        let (frame, hold) = (batch_at(round, &[(0, 10)], 0, false, |_| round), hold());
+        let frame = Frame {
+            position: Offset(round),
+            records: &frame,
+            aborted: AbortedTransactions::default(),
+            hold: &hold,
+        };
+        let mut effects = core.fetched(now, frame, &mut tools);
+        let batch = BatchId(round as u64);
+        assert!(core.sealed(round as u64 + 1, Offset(round + 1), batch, &tools));
+        effects.extend(core.resolved(now, batch, Resolution::Delivered, &mut tools));
+        let seq = effects
+            .iter()
+            .filter_map(|effect| if let Effect::Commit { seq, .. } = effect { Some(*seq) } else { None });
+        let seq = seq.last().expect("committed");
+        effects.extend(core.committed(now, seq, &mut tools));
+        calls += effects.iter().filter(|effect| matches!(effect, Effect::WakeAt(_))).count();
+    }
+    assert_eq!(calls, 1);
+}
+
+#[test]
+fn alo_1_what_was_shown_after_the_seal_is_not_taken_for_delivered() {
+    let mut world = World::new(FailurePolicy::default(), Says::AllOrNothing, BTreeMap::new());
+    world.take(Step::Fetch);
+    world.take(Step::Fetch);
+    assert_eq!(offsets(&world.offered.as_ref().expect("grown").cut), [0, 1, 2, 3, 4, 5, 6, 7]);
+    for step in [Step::SealEarlier, Step::Answer, Step::Acknowledge] {
+        world.take(step);
+    }
+    assert_eq!((world.committed.0, world.outcomes.len()), (Offset(5), 5), "what was sealed, and no more");
+    world.take(Step::Acknowledge);
+    world.take(Step::Seal);
+    assert_eq!(offsets(&world.flying.as_ref().expect("the rest").1), [5, 6, 7]);
 }
 
 #[test]

@@ -151,10 +151,18 @@ impl Work {
     }
 }
 
-/// Whether a record is too old to be tried. Age is now − timestamp and never negative; a record without a timestamp has none.
+/// Whether a record is too old to be tried.
 pub fn is_expired(record: &Record<'_>, age_max: Duration, wall: TimestampMs) -> bool {
+    until_expired(record, age_max, wall).is_some_and(|left| left.is_zero())
+}
+
+/// How long until a record is too old to be tried. Age is now − timestamp, and what it may be at most is not too old; a
+/// record without a timestamp has no age.
+pub fn until_expired(record: &Record<'_>, age_max: Duration, wall: TimestampMs) -> Option<Duration> {
     let timestamp = record.timestamp.0;
-    timestamp >= 0 && i128::from(wall.0) - i128::from(timestamp) > age_max.as_millis() as i128
+    let from = i128::from(timestamp) + age_max.as_millis() as i128 + 1;
+    let left = u64::try_from((from - i128::from(wall.0)).max(0)).unwrap_or(u64::MAX);
+    (timestamp >= 0).then(|| Duration::from_millis(left))
 }
 
 #[cfg(test)]
