@@ -49,17 +49,16 @@ impl AwsStandIn {
     /// Starts it under `python` and waits until it listens.
     pub async fn start(python: PathBuf) -> Result<Self> {
         let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
-        let server = Command::new(&python)
+        let mut server = Command::new(&python)
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &address.port().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
-        let mut stand_in = Self { python, endpoint: format!("http://{address}"), _server: server };
         let listens = async {
             while TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_err() {
-                if let Some(status) = stand_in._server.try_wait()? {
+                if let Some(status) = server.try_wait()? {
                     bail!("moto's server ended: {status}");
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -67,7 +66,7 @@ impl AwsStandIn {
             Ok(())
         };
         tokio::time::timeout(START_DEADLINE, listens).await.context("moto's server does not listen")??;
-        Ok(stand_in)
+        Ok(Self { python, endpoint: format!("http://{address}"), _server: server })
     }
 
     /// What a node needs to know of it.

@@ -301,8 +301,7 @@ async fn messages_of_a_topic(scene: &mut Scene) -> Result<()> {
     let (servers, all) = (scene.servers(), RECORDS.iter().sum::<usize>());
     let pairs: Vec<(String, String)> =
         scene.aws.call(&["consumed", &servers, "orders-failed", &all.to_string()]).await?;
-    let is_there = |path: &&str| Path::new(path).is_file();
-    if ["/usr/bin/kcat", "/usr/local/bin/kcat"].iter().any(|path| is_there(&path)) {
+    if ["/usr/bin/kcat", "/usr/local/bin/kcat"].iter().any(|path| Path::new(path).is_file()) {
         ensure!(kcat(&servers, "orders-failed").await? == pairs, "kcat reads what confluent-kafka reads");
     } else {
         ensure!(std::env::var_os("TEST_LIGHTERMAN_REQUIRE_CLIENTS").is_none(), "kcat is required");

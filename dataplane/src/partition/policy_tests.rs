@@ -548,10 +548,10 @@ fn mem_1_offers_do_not_heap_up_calls_for_their_age() {
         let batch = BatchId(round as u64);
         assert!(core.sealed(round as u64 + 1, Offset(round + 1), batch, &tools));
         effects.extend(core.resolved(now, batch, Resolution::Delivered, &mut tools));
-        let seq = effects
+        let mut commits = effects
             .iter()
             .filter_map(|effect| if let Effect::Commit { seq, .. } = effect { Some(*seq) } else { None });
-        let seq = seq.last().expect("committed");
+        let seq = commits.next_back().expect("committed");
         effects.extend(core.committed(now, seq, &mut tools));
         calls += effects.iter().filter(|effect| matches!(effect, Effect::WakeAt(_))).count();
     }
