@@ -83,7 +83,8 @@ pub struct Poison {
     pub names: bool,
 }
 
-/// The endpoint.
+/// The endpoint; clones share it.
+#[derive(Clone)]
 pub struct FakeLambda {
     address: SocketAddr,
     shared: Arc<Shared>,

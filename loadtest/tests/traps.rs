@@ -1,0 +1,528 @@
+//! The seven traps in which comparable products commit past a record that was not delivered, as scenarios: on the embedded
+//! broker, and on real Apache Kafka with a node that is killed at a random moment (`TEST_LIGHTERMAN_SEED` repeats one). In all
+//! of them a watch holds every committed offset against what the function has taken by then; afterwards the checker and the
+//! audit judge. Without Java or the jars Kafka is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use lighterman::local::broker::{Broker, BrokerSettings, Fault};
+use loadtest::checker::{Verdict, check};
+use loadtest::function::{Act, Event, FakeLambda, Poison};
+use loadtest::kafka::{RealKafka, jars};
+use loadtest::log_reader::await_values;
+use loadtest::node::Node;
+use loadtest::produce::{Compression, Produced, Producer, ends};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const LIMIT: Duration = Duration::from_secs(90);
+const PARTITIONS: i32 = 2;
+const OK: Act = Act::Succeed(Duration::from_millis(2));
+/// Kafka's key of the API that brings records, and with them how far the log goes.
+const FETCH: i16 = 1;
+
+/// Where a trap is laid.
+enum Cluster {
+    Embedded(Broker),
+    /// With the state of the random numbers that say when a node is killed.
+    Real(RealKafka, u64),
+}
+
+impl Cluster {
+    fn embedded() -> Result<Self> {
+        Ok(Self::Embedded(Broker::start(BrokerSettings::default())?))
+    }
+
+    fn servers(&self) -> String {
+        match self {
+            Self::Embedded(broker) => broker.address().to_string(),
+            Self::Real(kafka, _) => kafka.servers(),
+        }
+    }
+
+    /// When the node of this scenario is killed, if it is: at a random moment within `most` (splitmix64).
+    fn moment(&mut self, most: Duration) -> Option<Duration> {
+        let Self::Real(_, state) = self else { return None };
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Some(Duration::from_millis((mixed ^ (mixed >> 31)) % most.as_millis() as u64))
+    }
+}
+
+/// A topic, its function, and a watch over what is committed of it.
+struct Scene {
+    servers: String,
+    topic: String,
+    producer: Producer,
+    lambda: FakeLambda,
+    data: tempfile::TempDir,
+    produced: Produced,
+    /// Records that may be committed although the function never took them.
+    ended_otherwise: Arc<Mutex<BTreeSet<(i32, i64)>>>,
+}
+
+impl Scene {
+    async fn new(cluster: &Cluster, topic: &str, records: usize) -> Result<Self> {
+        println!("scenario: {topic}");
+        let servers = cluster.servers();
+        let mut producer = Producer::connect(&servers).await?;
+        producer.create_topic(topic, PARTITIONS).await?;
+        let produced = producer.write(topic, PARTITIONS, records, 100, Compression::None).await?;
+        let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
+        lambda.set_script(|_| OK);
+        let (topic, ended_otherwise) = (topic.to_owned(), Arc::default());
+        Ok(Self { servers, topic, producer, lambda, data, produced, ended_otherwise })
+    }
+
+    async fn node(&self) -> Result<Node> {
+        self.node_in(self.data.path()).await
+    }
+
+    async fn node_in(&self, data: &std::path::Path) -> Result<Node> {
+        let settings =
+            [("LIGHTERMAN_INVOKE_BACKOFF_MAX", "200ms"), ("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "6s")];
+        Node::start(data, &self.lambda.endpoint_url(), &settings).await
+    }
+
+    fn poison(&self, records: &[(i32, i64)], names: bool) {
+        self.lambda.set_poison(Poison { records: records.iter().copied().collect(), names });
+    }
+
+    /// A mapping on a node that, on real Kafka, is killed once within `most`, and started again.
+    async fn run(&self, cluster: &mut Cluster, more: Value, most: Duration) -> Result<(Node, String, Watch)> {
+        let node = self.node().await?;
+        let group = node.create_mapping(&self.servers, &self.topic, more).await?;
+        let watch = self.watch(&group).await?;
+        let Some(moment) = cluster.moment(most) else { return Ok((node, group, watch)) };
+        tokio::time::sleep(moment).await;
+        node.kill().await?;
+        Ok((self.node().await?, group, watch))
+    }
+
+    async fn watch(&self, group: &str) -> Result<Watch> {
+        let (stop, stopped) = oneshot::channel();
+        let watched = Watched {
+            producer: Producer::connect(&self.servers).await?,
+            lambda: self.lambda.clone(),
+            group: group.to_owned(),
+            topic: self.topic.clone(),
+            produced: self.produced.clone(),
+            ended_otherwise: Arc::clone(&self.ended_otherwise),
+        };
+        Ok(Watch { stop, task: tokio::spawn(watched.run(stopped)) })
+    }
+
+    async fn drained(&mut self, group: &str) -> Result<()> {
+        self.producer.await_committed(group, &self.topic, &ends(&self.produced), LIMIT).await
+    }
+
+    async fn committed(&mut self, group: &str, partition: i32) -> Result<i64> {
+        let committed = self.producer.committed(group, &self.topic, PARTITIONS).await?;
+        Ok(committed.get(&partition).copied().unwrap_or(0))
+    }
+
+    async fn until(&self, what: &str, fact: impl Fn(&[Event]) -> bool) -> Result<()> {
+        let reached = async {
+            while !fact(&self.lambda.events()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, reached).await.with_context(|| what.to_owned())
+    }
+
+    /// ALO-1, ORD-1, OWN-1, of all records but these.
+    fn judge_without(&self, otherwise: &[(i32, i64)]) -> Verdict {
+        let mut expected = self.produced.clone();
+        for (partition, offset) in otherwise {
+            expected.entry(*partition).or_default().remove(offset);
+        }
+        let verdict = check(&expected, &self.lambda.events());
+        verdict.assert_clean();
+        verdict
+    }
+
+    /// Each offset has exactly one outcome in the audit, and it is one of these.
+    async fn audited(&self, node: &Node, group: &str, outcomes: &[&str]) -> Result<BTreeMap<String, u64>> {
+        let shown = node.api().call("GET", &format!("/lighterman/v1/mappings/{group}/audit"), None).await?;
+        let mut totals: BTreeMap<String, u64> = BTreeMap::new();
+        for partition in shown["partitions"].as_array().context("partitions")? {
+            ensure!(partition["verdict"] == "accounted", "{partition}");
+            for (outcome, sum) in partition["totals"].as_object().context("totals")? {
+                *totals.entry(outcome.clone()).or_default() += sum.as_u64().context("a sum")?;
+            }
+        }
+        let all: usize = self.produced.values().map(BTreeSet::len).sum();
+        ensure!(totals.values().sum::<u64>() == all as u64, "not exactly one outcome each: {totals:?}");
+        ensure!(totals.keys().all(|outcome| outcomes.contains(&outcome.as_str())), "{totals:?}");
+        Ok(totals)
+    }
+}
+
+/// COM-1, all the time: what is committed has ended by then, and no commit goes back.
+struct Watch {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Watch {
+    async fn was_clean(self) -> Result<()> {
+        let _ = self.stop.send(());
+        self.task.await?
+    }
+}
+
+struct Watched {
+    producer: Producer,
+    lambda: FakeLambda,
+    group: String,
+    topic: String,
+    produced: Produced,
+    ended_otherwise: Arc<Mutex<BTreeSet<(i32, i64)>>>,
+}
+
+impl Watched {
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
+        let mut before: BTreeMap<i32, i64> = BTreeMap::new();
+        while stopped.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty) {
+            // A broker that restarts answers nothing for a while.
+            if let Ok(committed) = self.producer.committed(&self.group, &self.topic, PARTITIONS).await {
+                self.check(&committed, &before)?;
+                before = committed;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        Ok(())
+    }
+
+    fn check(&self, committed: &BTreeMap<i32, i64>, before: &BTreeMap<i32, i64>) -> Result<()> {
+        // Read after the commit: whatever had been taken when that was decided is in it.
+        let (taken, otherwise) = (taken(&self.lambda.events()), self.ended_otherwise.lock());
+        for (partition, end) in committed {
+            if before.get(partition).is_some_and(|before| before > end) {
+                bail!("COM-1: {partition} went back from {before:?} to {end}");
+            }
+            let open = |offset: &&i64| {
+                let place = (*partition, **offset);
+                !taken.contains(&place) && !otherwise.contains(&place)
+            };
+            if let Some(open) = self.produced[partition].range(..end).find(open) {
+                bail!("COM-1: {end} is committed in {partition}, but {open} has not ended");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the function has taken so far.
+fn taken(events: &[Event]) -> BTreeSet<(i32, i64)> {
+    let mut open: BTreeMap<u64, &BTreeMap<i32, Vec<i64>>> = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    for event in events {
+        match event {
+            Event::Start { id, offsets } => {
+                open.insert(*id, offsets);
+            }
+            Event::End { id, act, failed } => {
+                let ran = open.remove(id).filter(|_| act.succeeds() || *act == Act::Report);
+                let all = ran.into_iter().flatten();
+                let places =
+                    all.flat_map(|(partition, list)| list.iter().map(|offset| (*partition, *offset)));
+                taken.extend(places.filter(|place| !failed.contains(place)));
+            }
+        }
+    }
+    taken
+}
+
+fn tries(events: &[Event], record: (i32, i64)) -> usize {
+    let holds = |event: &&Event| match event {
+        Event::Start { offsets, .. } => offsets.get(&record.0).is_some_and(|list| list.contains(&record.1)),
+        Event::End { .. } => false,
+    };
+    events.iter().filter(holds).count()
+}
+
+/// Status 200 is no success when `X-Amz-Function-Error` stands beside it.
+async fn trap_1_status_200_with_a_function_error_is_a_failure(cluster: &mut Cluster) -> Result<()> {
+    let mut scene = Scene::new(cluster, "trap-1", 300).await?;
+    scene.lambda.set_script(|invocation| if invocation % 3 == 2 { OK } else { Act::FunctionError });
+    let most = Duration::from_millis(1_500);
+    let (node, group, watch) = scene.run(cluster, json!({"BatchSize": 20}), most).await?;
+    scene.drained(&group).await?;
+    watch.was_clean().await?;
+    scene.judge_without(&[]);
+    scene.audited(&node, &group, &["delivered"]).await?;
+    Ok(())
+}
+
+/// A throttle or an unavailable service is waited out however long it lasts, and uses up no attempt.
+async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut Cluster) -> Result<()> {
+    let mut scene = Scene::new(cluster, "trap-2", 300).await?;
+    let until = Instant::now() + Duration::from_secs(4);
+    scene.lambda.set_script(move |invocation| match invocation % 2 {
+        _ if Instant::now() > until => OK,
+        0 => Act::Throttle,
+        _ => Act::Status(503),
+    });
+    let more = json!({"BatchSize": 20, "MaximumRetryAttempts": 0});
+    let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
+    while Instant::now() < until {
+        ensure!(scene.committed(&group, 0).await? == 0, "nothing is delivered");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    ensure!(scene.lambda.invocations() >= 8, "tried again and again: {}", scene.lambda.invocations());
+    scene.drained(&group).await?;
+    watch.was_clean().await?;
+    scene.judge_without(&[]);
+    scene.audited(&node, &group, &["delivered"]).await?;
+    Ok(())
+}
+
+/// The success of what comes behind does not carry a failed record with it, whether the function names it or not.
+async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut Cluster) -> Result<()> {
+    for (topic, names) in [("trap-3-batch", false), ("trap-3-named", true)] {
+        let mut scene = Scene::new(cluster, topic, 200).await?;
+        let bad = (0, 37);
+        scene.poison(&[bad], names);
+        let mut more = json!({"BatchSize": 10});
+        if names {
+            more["FunctionResponseTypes"] = json!(["ReportBatchItemFailures"]);
+        }
+        let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
+        scene.until("37 is tried again", |events| tries(events, bad) >= 4).await?;
+        let last = ends(&scene.produced)[&1];
+        scene.producer.await_committed(&group, topic, &BTreeMap::from([(1, last)]), LIMIT).await?;
+        for _ in 0..10 {
+            let committed = scene.committed(&group, 0).await?;
+            ensure!(committed <= 37 && (!names || committed == 37), "{committed}");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        scene.poison(&[], names);
+        scene.drained(&group).await?;
+        watch.was_clean().await?;
+        scene.judge_without(&[]);
+        scene.audited(&node, &group, &["delivered"]).await?;
+    }
+    Ok(())
+}
+
+/// A record on its way to a destination that is down has not arrived, and nothing behind it goes on.
+async fn trap_4_the_destination_is_down(cluster: &mut Cluster) -> Result<()> {
+    let mut scene = Scene::new(cluster, "trap-4", 200).await?;
+    let bad = [(0, 0), (0, 63), (1, 12)];
+    scene.poison(&bad, false);
+    let more = json!({
+        "BatchSize": 20, "MaximumRetryAttempts": 0, "BisectBatchOnFunctionError": true,
+        "DestinationConfig": {"OnFailure": {"Destination": "kafka://trap-4-failed"}},
+    });
+    let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(3)).await?;
+    let path = format!("/lighterman/v1/mappings/{group}/partitions");
+    let held = async {
+        loop {
+            let shown = node.api().call("GET", &path, None).await?;
+            let all = shown["partitions"].as_array().cloned().unwrap_or_default();
+            let held = |one: &&Value| one["failing"]["onItsWayToDestination"].is_string();
+            if all.iter().filter(held).count() == PARTITIONS as usize {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, held).await.context("the partitions are not held")??;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    ensure!(scene.committed(&group, 0).await? == 0 && scene.committed(&group, 1).await? == 12, "held there");
+    scene.ended_otherwise.lock().extend(bad);
+    scene.producer.create_topic("trap-4-failed", 1).await?;
+    scene.drained(&group).await?;
+    watch.was_clean().await?;
+    scene.judge_without(&bad);
+    let mut buried = BTreeSet::new();
+    for value in await_values(&mut scene.producer, "trap-4-failed", bad.len()).await? {
+        let record: Value = serde_json::from_slice(&value)?;
+        let places = record["payload"]["records"].as_object().context("payload")?;
+        for one in places.values().flat_map(|list| list.as_array().into_iter().flatten()) {
+            let number = |name: &str| one[name].as_i64().context("a number");
+            buried.insert((number("partition")? as i32, number("offset")?));
+        }
+    }
+    ensure!(buried == BTreeSet::from(bad), "{buried:?}");
+    let totals = scene.audited(&node, &group, &["delivered", "dead_lettered"]).await?;
+    ensure!(totals["dead_lettered"] == 3, "{totals:?}");
+    Ok(())
+}
+
+/// A planned hand-over waits for the reply and repeats nothing; a reply that comes to an owner that was put out commits nothing.
+async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut Cluster) -> Result<()> {
+    const BATCH: u64 = 10;
+    let mut scene = Scene::new(cluster, "trap-5", 600).await?;
+    scene.lambda.set_script(|_| Act::Succeed(Duration::from_millis(400)));
+    let more = json!({
+        "BatchSize": BATCH, "SelfManagedKafkaEventSourceConfig": {"ConsumerGroupId": "trap-5"},
+    });
+    let first = scene.node().await?;
+    first.create_mapping(&scene.servers, &scene.topic, more.clone()).await?;
+    let watch = scene.watch("trap-5").await?;
+    scene.until("the first node begins", |events| events.len() > 2).await?;
+    let elsewhere = tempfile::tempdir()?;
+    let second = scene.node_in(elsewhere.path()).await?;
+    let id = second.create_mapping(&scene.servers, &scene.topic, more).await?;
+    let shared = async {
+        while second.metric("lighterman_owned_partitions", &id).await? != Some(1.0) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(LIMIT, shared).await.context("the second node gets nothing")??;
+    let planned = check(&scene.produced, &scene.lambda.events());
+    ensure!(planned.repeated.is_empty(), "a planned hand-over repeats nothing: {:?}", planned.repeated);
+    // Longer than the session: the group gives its partition away while an invocation of it is in flight.
+    let moment = cluster.moment(Duration::from_millis(400)).unwrap_or_default();
+    tokio::time::sleep(moment).await;
+    signal(&first, "-STOP")?;
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    signal(&first, "-CONT")?;
+    scene.lambda.set_script(|_| OK);
+    scene.drained("trap-5").await?;
+    watch.was_clean().await?;
+    let verdict = scene.judge_without(&[]);
+    ensure!(verdict.repeated.values().all(|repeated| *repeated <= BATCH), "{:?}", verdict.repeated);
+    Ok(())
+}
+
+fn signal(node: &Node, which: &str) -> Result<()> {
+    let pid = node.pid().context("it runs")?;
+    ensure!(Command::new("kill").args([which, &pid.to_string()]).status()?.success(), "kill {which}");
+    Ok(())
+}
+
+/// What has ended behind a record that has not does not carry it along. A filtered record would be the plain case; here it is
+/// one that a person skips, and others that the function takes, behind one that it names.
+async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut Cluster) -> Result<()> {
+    let mut scene = Scene::new(cluster, "trap-6", 120).await?;
+    let (bad, skipped) = ((0, 5), (0, 8));
+    scene.poison(&[bad, skipped], true);
+    let more = json!({
+        "BatchSize": 10, "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        "Tags": {"lighterman:partial-batch-response": "named"},
+    });
+    let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
+    scene.until("both are tried again", |events| tries(events, bad) >= 2).await?;
+    scene.ended_otherwise.lock().insert(skipped);
+    let path = format!("/lighterman/v1/mappings/{group}/partitions/0/skip");
+    let skip = json!({"Offset": skipped.1, "Reason": "it stands behind"});
+    let asked = async {
+        while node.api().call("POST", &path, Some(&skip)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, asked).await.context("it cannot be skipped")?;
+    let tried = tries(&scene.lambda.events(), bad);
+    scene.until("5 is tried alone", |events| tries(events, bad) > tried + 2).await?;
+    let behind = taken(&scene.lambda.events()).iter().filter(|place| place.0 == 0 && place.1 > 5).count();
+    ensure!(behind >= 2, "others have ended behind it");
+    ensure!(scene.committed(&group, 0).await? == 5, "no further");
+    let node = match cluster.moment(Duration::from_millis(500)) {
+        None => node,
+        Some(moment) => {
+            tokio::time::sleep(moment).await;
+            node.kill().await?;
+            scene.node().await?
+        }
+    };
+    scene.poison(&[], true);
+    scene.drained(&group).await?;
+    watch.was_clean().await?;
+    let verdict = scene.judge_without(&[skipped]);
+    ensure!(verdict.repeated.values().sum::<u64>() <= 20, "{:?}", verdict.repeated);
+    scene.audited(&node, &group, &["delivered", "skipped", "resolved_earlier"]).await?;
+    Ok(())
+}
+
+/// A lag that cannot be read is not zero: nobody is sent home, nothing is passed over.
+async fn trap_7_the_lag_cannot_be_read_while_scaling(cluster: &mut Cluster) -> Result<()> {
+    let mut scene = Scene::new(cluster, "trap-7", 1_200).await?;
+    scene.lambda.set_script(|_| Act::Succeed(Duration::from_millis(150)));
+    let more =
+        json!({"BatchSize": 10, "ProvisionedPollerConfig": {"MinimumPollers": 1, "MaximumPollers": 4}});
+    let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
+    let consumers = || node.metric("lighterman_consumers", &group);
+    let grown = async {
+        while consumers().await?.is_none_or(|consumers| consumers < 2.0) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(LIMIT, grown).await.context("lag brings no second consumer")??;
+    match cluster {
+        Cluster::Embedded(broker) => {
+            for fault in [Fault::CutBefore, Fault::Garbage, Fault::CutAfter] {
+                broker.faults().add(FETCH, 15, fault);
+            }
+        }
+        Cluster::Real(kafka, _) => kafka.restart()?,
+    }
+    let blind = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < blind {
+        ensure!(consumers().await?.is_some_and(|consumers| consumers >= 2.0), "nobody is sent home");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    scene.lambda.set_script(|_| OK);
+    scene.producer = Producer::connect(&scene.servers).await?;
+    scene.drained(&group).await?;
+    watch.was_clean().await?;
+    scene.judge_without(&[]);
+    scene.audited(&node, &group, &["delivered"]).await?;
+    Ok(())
+}
+
+/// Each trap on an embedded broker of its own.
+macro_rules! on_the_embedded_broker {
+    ($($trap:ident)*) => {
+        mod embedded {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $trap() -> anyhow::Result<()> {
+                    super::$trap(&mut super::Cluster::embedded()?).await
+                }
+            )*
+        }
+
+        async fn all_traps(cluster: &mut Cluster) -> Result<()> {
+            $($trap(cluster).await.context(stringify!($trap))?;)*
+            Ok(())
+        }
+    };
+}
+
+on_the_embedded_broker! {
+    trap_1_status_200_with_a_function_error_is_a_failure
+    trap_2_throttles_and_503s_for_long_then_recovery
+    trap_3_a_failure_in_the_middle_then_success_of_the_next
+    trap_4_the_destination_is_down
+    trap_5_a_reply_after_the_partition_was_revoked
+    trap_6_what_has_ended_behind_an_undelivered_record
+    trap_7_the_lag_cannot_be_read_while_scaling
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alo_1_ord_1_com_1_the_seven_traps_on_kafka_4_2_1_with_kills() -> Result<()> {
+    const VERSION: &str = "4.2.1";
+    if jars(VERSION).is_none() {
+        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_some();
+        ensure!(!required, "Kafka {VERSION} is required: run .ci/install-kafka");
+        println!("skipped: Kafka {VERSION} needs Java and .ci/install-kafka");
+        return Ok(());
+    }
+    let given = std::env::var("TEST_LIGHTERMAN_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(lighterman::kafka::backoff::random);
+    println!("kills by TEST_LIGHTERMAN_SEED={seed}");
+    let mut cluster = Cluster::Real(RealKafka::start(VERSION)?, seed);
+    all_traps(&mut cluster).await.with_context(|| format!("TEST_LIGHTERMAN_SEED={seed}"))
+}
