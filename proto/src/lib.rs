@@ -6,6 +6,7 @@ pub mod commit_metadata;
 pub mod control;
 pub mod event;
 pub mod failure;
+pub mod filter;
 pub mod ids;
 pub mod records;
 pub mod response;

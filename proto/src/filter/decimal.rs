@@ -1,0 +1,177 @@
+//! JSON numbers compared exactly, from their text: no rounding, no size at which it breaks.
+
+use std::cmp::Ordering;
+
+/// Compares two JSON numbers as numbers: 300 equals 3.0e2. Exponents beyond ±10¹⁷ count as ±10¹⁷.
+pub(super) fn compare(left: &[u8], right: &[u8]) -> Ordering {
+    let (left, right) = (Decimal::read(left), Decimal::read(right));
+    match (left.sign(), right.sign()) {
+        (1, 1) => left.compare_magnitude(&right),
+        (-1, -1) => right.compare_magnitude(&left),
+        (one, other) => one.cmp(&other),
+    }
+}
+
+/// 19 digits and a sign.
+const DIGITS_MAX: usize = 20;
+const EXPONENT_MAX: i64 = 100_000_000_000_000_000;
+
+/// `0.whole fraction × 10^point` without the zeros in front.
+struct Decimal<'a> {
+    negative: bool,
+    whole: &'a [u8],
+    fraction: &'a [u8],
+    point: i64,
+}
+
+impl<'a> Decimal<'a> {
+    fn read(text: &'a [u8]) -> Self {
+        let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |rest| (true, rest));
+        let exponent_at = text.iter().position(|byte| matches!(byte, b'e' | b'E')).unwrap_or(text.len());
+        let (digits, exponent) = text.split_at(exponent_at);
+        let point_at = digits.iter().position(|byte| *byte == b'.').unwrap_or(digits.len());
+        let (whole, fraction) = digits.split_at(point_at);
+        let fraction = fraction.get(1..).unwrap_or_default();
+        let (whole, _) = without_zeros(whole);
+        let (fraction, point) = match without_zeros(fraction) {
+            (behind, zeros) if whole.is_empty() => (behind, -(zeros as i64)),
+            _ => (fraction, whole.len() as i64),
+        };
+        let exponent = read_exponent(exponent.get(1..).unwrap_or_default());
+        Self { negative, whole, fraction, point: point.saturating_add(exponent) }
+    }
+
+    fn sign(&self) -> i8 {
+        match (self.whole.is_empty() && self.fraction.is_empty(), self.negative) {
+            (true, _) => 0,
+            (false, true) => -1,
+            (false, false) => 1,
+        }
+    }
+
+    fn compare_magnitude(&self, other: &Self) -> Ordering {
+        self.point.cmp(&other.point).then_with(|| self.significant().cmp(other.significant()))
+    }
+
+    /// Digits from the first that is not zero to the last that is not.
+    fn significant(&self) -> impl Iterator<Item = &u8> {
+        let fraction = trimmed(self.fraction);
+        let whole = if fraction.is_empty() { trimmed(self.whole) } else { self.whole };
+        whole.iter().chain(fraction)
+    }
+}
+
+/// An integer as JSON writes it, without an allocation.
+pub(super) struct Digits {
+    text: [u8; DIGITS_MAX],
+    from: usize,
+}
+
+impl Digits {
+    pub(super) fn of(value: i64) -> Self {
+        let (mut text, mut from, mut left) = ([0; DIGITS_MAX], DIGITS_MAX, value.unsigned_abs());
+        loop {
+            from -= 1;
+            text[from] = b'0' + (left % 10) as u8;
+            left /= 10;
+            if left == 0 {
+                break;
+            }
+        }
+        if value < 0 {
+            from -= 1;
+            text[from] = b'-';
+        }
+        Self { text, from }
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.text[self.from..]
+    }
+}
+
+fn without_zeros(digits: &[u8]) -> (&[u8], usize) {
+    let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+    (&digits[zeros..], zeros)
+}
+
+fn trimmed(digits: &[u8]) -> &[u8] {
+    let kept = digits.iter().rposition(|digit| *digit != b'0').map_or(0, |last| last + 1);
+    &digits[..kept]
+}
+
+fn read_exponent(text: &[u8]) -> i64 {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] | digits => (false, digits),
+    };
+    let size = digits
+        .iter()
+        .fold(0i64, |size, digit| (size * 10 + i64::from(digit.wrapping_sub(b'0'))).min(EXPONENT_MAX));
+    if negative { -size } else { size }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn numbers_as_people_write_them() {
+        let equal = [
+            ("300", "3.0e2"),
+            ("0", "-0.000"),
+            ("0e9", "0"),
+            ("0.001", "1e-3"),
+            ("100", "1E+2"),
+            ("-1.50", "-1.5"),
+            ("123.456", "0.123456e3"),
+        ];
+        for (left, right) in equal {
+            assert_eq!(compare(left.as_bytes(), right.as_bytes()), Ordering::Equal, "{left} {right}");
+        }
+        let rising = [
+            "-1e999999999999999999999",
+            "-1e400",
+            "-2",
+            "-1.5",
+            "-0.1",
+            "0",
+            "1e-999999999999999999999",
+            "1e-400",
+            "0.09",
+            "0.1",
+            "1",
+            "9007199254740992",
+            "9007199254740993",
+            "9007199254740993.5",
+            "1e400",
+            "1e999999999999999999999",
+        ];
+        for pair in rising.windows(2) {
+            assert_eq!(compare(pair[0].as_bytes(), pair[1].as_bytes()), Ordering::Less, "{pair:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn digits_are_what_display_writes(value: i64) {
+            let digits = Digits::of(value);
+            prop_assert_eq!(str::from_utf8(digits.as_bytes()), Ok(&*value.to_string()));
+        }
+
+        #[test]
+        fn agrees_with_integers_scaled(left in -10_000_000i64..10_000_000, right in -10_000_000i64..10_000_000, places in 0usize..6) {
+            let write = |value: i64, places: usize| {
+                let scale = 10i64.pow(places as u32);
+                let sign = if value < 0 { "-" } else { "" };
+                let (whole, part) = (value.abs() / scale, value.abs() % scale);
+                if places == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part:0places$}") }
+            };
+            prop_assert_eq!(compare(write(left, places).as_bytes(), write(right, places).as_bytes()), left.cmp(&right));
+            let shifted = format!("{right}e-{places}");
+            prop_assert_eq!(compare(write(left, places).as_bytes(), shifted.as_bytes()), left.cmp(&right));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Text as it stands in a record, compared without being unescaped into memory.
+
+/// The inside of a JSON string, or plain text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Text<'a> {
+    /// As it stands there, without quotes.
+    pub(super) raw: &'a [u8],
+    /// True when `raw` has JSON escapes; then it is UTF-8.
+    pub(super) escaped: bool,
+}
+
+impl<'a> Text<'a> {
+    /// Text that stands for itself.
+    pub(super) fn plain(raw: &'a [u8]) -> Self {
+        Self { raw, escaped: false }
+    }
+
+    #[inline]
+    pub(super) fn equals(self, other: &str) -> bool {
+        if !self.escaped {
+            return self.raw == other.as_bytes();
+        }
+        self.code_points().is_some_and(|ours| ours.eq(points(other)))
+    }
+
+    pub(super) fn starts_with(self, start: &str) -> bool {
+        if !self.escaped {
+            return self.raw.starts_with(start.as_bytes());
+        }
+        self.code_points().is_some_and(|ours| begins(ours, points(start)))
+    }
+
+    pub(super) fn ends_with(self, end: &str) -> bool {
+        if !self.escaped {
+            return self.raw.ends_with(end.as_bytes());
+        }
+        self.code_points().is_some_and(|ours| ends(ours, points(end)))
+    }
+
+    pub(super) fn equals_folded(self, other: &Folded) -> bool {
+        self.code_points().is_some_and(|ours| ours.flat_map(fold).eq(points(&other.0)))
+    }
+
+    pub(super) fn starts_with_folded(self, start: &Folded) -> bool {
+        self.code_points().is_some_and(|ours| begins(ours.flat_map(fold), points(&start.0)))
+    }
+
+    pub(super) fn ends_with_folded(self, end: &Folded) -> bool {
+        self.code_points().is_some_and(|ours| ends(ours.flat_map(fold), points(&end.0)))
+    }
+
+    /// The text itself; `None` when a lone surrogate stands in it, or it is not UTF-8.
+    pub(super) fn to_text(self) -> Option<String> {
+        self.code_points()?.map(char::from_u32).collect()
+    }
+
+    /// `None` when the text is not UTF-8, which then equals nothing. A lone surrogate, which an escape can write and UTF-8
+    /// cannot, is a code point that no pattern has.
+    fn code_points(self) -> Option<CodePoints<'a>> {
+        Some(CodePoints { left: str::from_utf8(self.raw).ok()?, escaped: self.escaped })
+    }
+}
+
+/// A pattern's text for comparisons that ignore case: lower case as Unicode has it, character by character.
+#[derive(Clone, Debug)]
+pub(super) struct Folded(Box<str>);
+
+impl Folded {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.chars().flat_map(char::to_lowercase).collect())
+    }
+}
+
+fn points(text: &str) -> impl Iterator<Item = u32> + Clone {
+    text.chars().map(u32::from)
+}
+
+/// One code point in lower case: up to three.
+fn fold(point: u32) -> impl Iterator<Item = u32> + Clone {
+    let lower = char::from_u32(point).map(char::to_lowercase);
+    let itself = if lower.is_none() { Some(point) } else { None };
+    lower.into_iter().flatten().map(u32::from).chain(itself)
+}
+
+fn begins(mut ours: impl Iterator<Item = u32>, start: impl Iterator<Item = u32>) -> bool {
+    start.into_iter().all(|point| ours.next() == Some(point))
+}
+
+fn ends(ours: impl Iterator<Item = u32> + Clone, end: impl Iterator<Item = u32> + Clone) -> bool {
+    let before = ours.clone().count().checked_sub(end.clone().count());
+    before.is_some_and(|before| ours.skip(before).eq(end))
+}
+
+/// The code points of a text whose escapes the scanner has checked.
+#[derive(Clone)]
+struct CodePoints<'a> {
+    left: &'a str,
+    escaped: bool,
+}
+
+impl CodePoints<'_> {
+    fn escape(&mut self) -> u32 {
+        let mut characters = self.left.chars();
+        let point = match characters.next() {
+            Some('b') => 0x08,
+            Some('f') => 0x0c,
+            Some('n') => 0x0a,
+            Some('r') => 0x0d,
+            Some('t') => 0x09,
+            Some('u') => {
+                self.left = characters.as_str();
+                return self.unicode();
+            }
+            Some(other) => u32::from(other),
+            None => u32::from('\\'),
+        };
+        self.left = characters.as_str();
+        point
+    }
+
+    /// Behind `\u`: four hex digits, and four more when they are one half of a pair.
+    fn unicode(&mut self) -> u32 {
+        let high = self.four_digits();
+        if !(0xd800..0xdc00).contains(&high) {
+            return high;
+        }
+        let Some(behind) = self.left.strip_prefix("\\u") else { return high };
+        let mut ahead = CodePoints { left: behind, escaped: true };
+        let low = ahead.four_digits();
+        if !(0xdc00..0xe000).contains(&low) {
+            return high;
+        }
+        self.left = ahead.left;
+        0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00)
+    }
+
+    fn four_digits(&mut self) -> u32 {
+        let (digits, behind) = self.left.split_at_checked(4).unwrap_or((self.left, ""));
+        self.left = behind;
+        u32::from_str_radix(digits, 16).unwrap_or_default()
+    }
+}
+
+impl Iterator for CodePoints<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let mut characters = self.left.chars();
+        let character = characters.next()?;
+        self.left = characters.as_str();
+        Some(if self.escaped && character == '\\' { self.escape() } else { u32::from(character) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn escaped(raw: &str) -> Text<'_> {
+        Text { raw: raw.as_bytes(), escaped: true }
+    }
+
+    #[test]
+    fn escapes_are_read_where_they_stand() {
+        assert!(escaped(r#"\u0041\n\"\\\/\b\f\r\t"#).equals("A\n\"\\/\u{8}\u{c}\r\t"));
+        assert!(escaped(r"\ud83d\ude00!").equals("😀!"));
+        assert!(escaped(r"x\u00e9").ends_with("é") && escaped(r"\u00e9x").starts_with("é"));
+        assert!(!escaped(r"\u0041").equals("AA") && !escaped(r"\u0041").starts_with("AA"));
+        assert!(!escaped(r"\u0041").ends_with("BA"));
+    }
+
+    #[test]
+    fn a_lone_surrogate_equals_nothing() {
+        assert_eq!(escaped(r"\ud800").to_text(), None);
+        assert!(!escaped(r"\ud800\u0041").equals("\u{fffd}A"));
+        assert!(escaped(r"\ud800\u0041").ends_with("A"), "what stands beside it is compared as ever");
+    }
+
+    #[test]
+    fn case_is_unicodes() {
+        assert!(Text::plain("STRASSE Ä".as_bytes()).equals_folded(&Folded::new("strasse ä")));
+        assert!(escaped(r"\u00c4b").starts_with_folded(&Folded::new("ä")));
+        assert!(Text::plain(b"photo.PNG").ends_with_folded(&Folded::new(".png")));
+        assert!(!Text::plain(b"\xffA").equals_folded(&Folded::new("a")), "not UTF-8");
+    }
+}

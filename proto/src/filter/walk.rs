@@ -1,0 +1,127 @@
+//! A JSON text walked once, past what no pattern asks for.
+//!
+//! A name that stands twice counts as its last one, as in `serde_json` and Jackson. A list of a record matches when any of
+//! its elements does, lists within lists included; an object pattern must be met by one element as a whole.
+
+use super::json::{NotJson, Scanner};
+use super::level::{Answers, Field, Level};
+use super::operators::Scalar;
+use super::text::Text;
+
+/// Answers the conditions of `level` on the object or list of objects that is all of `text`, which is UTF-8; one answer for
+/// each of `level.objects`, through `answer`.
+pub(super) fn whole(text: &[u8], field: &Field, outer: &Level, answers: &mut Answers) -> Result<(), NotJson> {
+    let mut walk = Walk { scanner: Scanner::new(text) };
+    walk.value(field, outer, answers)?;
+    walk.scanner.end()
+}
+
+struct Walk<'a> {
+    scanner: Scanner<'a>,
+}
+
+/// What a list has shown so far.
+#[derive(Default)]
+struct Seen {
+    scalar: bool,
+    object: bool,
+}
+
+impl<'a> Walk<'a> {
+    /// The answers of one object.
+    fn object(&mut self, level: &Level) -> Result<Answers, NotJson> {
+        let mut answers = level.absent;
+        let mut more = self.scanner.enter(b'}')?;
+        while more {
+            let name = self.scanner.name()?;
+            match field(level, name) {
+                None => self.scanner.skip()?,
+                Some(field) => self.value(field, level, &mut answers)?,
+            }
+            more = self.scanner.more(b'}')?;
+        }
+        Ok(answers)
+    }
+
+    /// A field's value; what an earlier one of the same name answered is overwritten.
+    fn value(&mut self, field: &Field, level: &Level, answers: &mut Answers) -> Result<(), NotJson> {
+        match self.scanner.peek() {
+            Some(b'{') => {
+                field.lists_absent(level, answers);
+                match &field.inside {
+                    None => self.scanner.skip()?,
+                    Some(inside) => {
+                        let found = self.object(&inside.level)?;
+                        inside.answer(answers, &found);
+                    }
+                }
+            }
+            Some(b'[') => self.list(field, level, answers)?,
+            _ => {
+                let scalar = self.scalar()?;
+                field.judge(answers, scalar);
+                field.objects_absent(level, answers);
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, field: &Field, level: &Level, answers: &mut Answers) -> Result<(), NotJson> {
+        for (condition, _) in &field.lists {
+            answers.set(*condition, false);
+        }
+        for condition in field.inside.iter().flat_map(|inside| &inside.conditions) {
+            answers.set(*condition, false);
+        }
+        let mut seen = Seen::default();
+        self.elements(field, answers, &mut seen)?;
+        if !seen.scalar {
+            field.lists_absent(level, answers);
+        }
+        if !seen.object {
+            field.objects_absent(level, answers);
+        }
+        Ok(())
+    }
+
+    /// Recursion ends where the scanner's depth does.
+    fn elements(&mut self, field: &Field, answers: &mut Answers, seen: &mut Seen) -> Result<(), NotJson> {
+        let mut more = self.scanner.enter(b']')?;
+        while more {
+            match (self.scanner.peek(), &field.inside) {
+                (Some(b'['), _) => self.elements(field, answers, seen)?,
+                (Some(b'{'), None) => self.scanner.skip()?,
+                (Some(b'{'), Some(inside)) => {
+                    seen.object = true;
+                    let found = self.object(&inside.level)?;
+                    for (formula, condition) in inside.level.objects.iter().zip(&inside.conditions) {
+                        answers.set(*condition, answers.get(*condition) || formula.holds(&found));
+                    }
+                }
+                _ => {
+                    seen.scalar = true;
+                    let scalar = self.scalar()?;
+                    for (condition, list) in &field.lists {
+                        answers.set(*condition, answers.get(*condition) || list.matches(scalar));
+                    }
+                }
+            }
+            more = self.scanner.more(b']')?;
+        }
+        Ok(())
+    }
+
+    fn scalar(&mut self) -> Result<Scalar<'a>, NotJson> {
+        if self.scanner.peek() == Some(b'"') {
+            return self.scanner.string().map(Scalar::text);
+        }
+        self.scanner.token().map(Scalar::token)
+    }
+}
+
+fn field<'l>(level: &'l Level, name: Text<'_>) -> Option<&'l Field> {
+    if name.escaped {
+        return level.fields().iter().find(|field| name.equals(&field.name));
+    }
+    level.field(name.raw)
+}
