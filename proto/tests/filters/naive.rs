@@ -1,0 +1,236 @@
+//! The filter language once more, as the documentation says it and as simply as it can be said: trees of `serde_json` text,
+//! nothing merged, nothing borrowed, every filter by itself.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// A JSON text, its numbers as they are written.
+#[derive(Debug)]
+enum Tree {
+    Object(BTreeMap<String, Tree>),
+    List(Vec<Tree>),
+    Text(String),
+    Token(String),
+}
+
+/// What one header says, or one part of a record.
+pub(crate) type Part<'a> = Option<&'a [u8]>;
+
+/// A record as a filter sees it.
+pub(crate) struct Sample<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: i32,
+    pub(crate) timestamp: i64,
+    pub(crate) key: Part<'a>,
+    pub(crate) value: Part<'a>,
+    pub(crate) headers: &'a [(Vec<u8>, Option<Vec<u8>>)],
+}
+
+/// The first filter that matches, from 0.
+pub(crate) fn first_match(patterns: &[Value], sample: &Sample<'_>) -> Option<usize> {
+    patterns.iter().position(|pattern| all(pattern, &|name, wanted| record(name, wanted, sample)))
+}
+
+/// All members of a pattern's object hold; `$or` where one of its objects does.
+fn all(pattern: &Value, holds: &dyn Fn(&str, &Value) -> bool) -> bool {
+    pattern.as_object().expect("an object").iter().all(|(name, wanted)| match name.as_str() {
+        "$or" => wanted.as_array().expect("a list").iter().any(|one| all(one, holds)),
+        _ => holds(name, wanted),
+    })
+}
+
+fn record(name: &str, wanted: &Value, sample: &Sample<'_>) -> bool {
+    match name {
+        "topic" => scalar(wanted, Some(sample.topic), None),
+        "partition" => scalar(wanted, None, Some(&sample.partition.to_string())),
+        "timestamp" => scalar(wanted, None, Some(&sample.timestamp.to_string())),
+        "headers" => all(wanted, &|name, list| header(name, list, sample.headers)),
+        "key" => data(wanted, sample.key),
+        "value" => data(wanted, sample.value),
+        other => panic!("no field {other}"),
+    }
+}
+
+fn header(name: &str, list: &Value, headers: &[(Vec<u8>, Option<Vec<u8>>)]) -> bool {
+    let named: Vec<_> = headers.iter().filter(|(known, _)| known == name.as_bytes()).collect();
+    if named.is_empty() {
+        return absent_list(list);
+    }
+    named.iter().any(|(_, value)| match value {
+        None => scalar(list, None, Some("null")),
+        Some(bytes) => {
+            let text = str::from_utf8(bytes).expect("the headers of these tests are UTF-8");
+            let token = match read(text) {
+                Some(Tree::Token(token)) => Some(token),
+                _ => None,
+            };
+            scalar(list, Some(text), token.as_deref())
+        }
+    })
+}
+
+/// The table of formats.
+fn data(wanted: &Value, bytes: Part<'_>) -> bool {
+    let presence_only = |list: &[Value]| list.iter().all(|one| one.is_null() || one.get("exists").is_some());
+    let unread = |list: &[Value]| !presence_only(list) || list.iter().any(|one| one["exists"] == true);
+    let Some(bytes) = bytes else {
+        return match wanted {
+            Value::Array(list) => list.iter().any(|one| one.is_null() || one["exists"] == false),
+            object => absent(object),
+        };
+    };
+    let text = str::from_utf8(bytes).ok();
+    match (wanted, text, text.and_then(read)) {
+        (Value::Array(list), None, _) => unread(list),
+        (Value::Array(list), _, Some(Tree::Object(_) | Tree::List(_))) => unread(list),
+        (list @ Value::Array(_), _, Some(Tree::Text(text))) => scalar(list, Some(&text), None),
+        (list @ Value::Array(_), text, Some(Tree::Token(token))) => scalar(list, text, Some(&token)),
+        (list @ Value::Array(_), text, None) => scalar(list, text, None),
+        (_, None, _) | (_, _, None) => true,
+        (object, _, Some(tree)) => fits(object, &tree),
+    }
+}
+
+/// A field's value against an object of the pattern: itself, or one element as a whole.
+fn fits(object: &Value, tree: &Tree) -> bool {
+    match tree {
+        Tree::Object(members) => all(object, &|name, wanted| match (wanted, members.get(name)) {
+            (Value::Array(_), None) => absent_list(wanted),
+            (_, None) => absent(wanted),
+            (Value::Array(_), Some(found)) => list_fits(wanted, found),
+            (_, Some(found)) => fits(wanted, found),
+        }),
+        Tree::List(_) => {
+            let elements = flat(tree);
+            let mut objects = elements.iter().filter(|one| matches!(one, Tree::Object(_))).peekable();
+            if objects.peek().is_none() { absent(object) } else { objects.any(|one| fits(object, one)) }
+        }
+        Tree::Text(_) | Tree::Token(_) => absent(object),
+    }
+}
+
+/// A field's value against a list of the pattern: any leaf of it.
+fn list_fits(list: &Value, tree: &Tree) -> bool {
+    let elements = flat(tree);
+    let leaves: Vec<_> =
+        elements.into_iter().filter(|one| matches!(one, Tree::Text(_) | Tree::Token(_))).collect();
+    if leaves.is_empty() {
+        return absent_list(list);
+    }
+    leaves.into_iter().any(|leaf| match leaf {
+        Tree::Text(text) => scalar(list, Some(text), None),
+        Tree::Token(token) => scalar(list, None, Some(token)),
+        Tree::Object(_) | Tree::List(_) => unreachable!("a leaf"),
+    })
+}
+
+fn flat(tree: &Tree) -> Vec<&Tree> {
+    match tree {
+        Tree::List(elements) => elements.iter().flat_map(flat).collect(),
+        other => vec![other],
+    }
+}
+
+fn absent(object: &Value) -> bool {
+    all(object, &|_, wanted| if wanted.is_array() { absent_list(wanted) } else { absent(wanted) })
+}
+
+fn absent_list(list: &Value) -> bool {
+    list.as_array().expect("a list").iter().any(|one| one["exists"] == false)
+}
+
+/// One part of a list matches a leaf.
+fn scalar(list: &Value, text: Option<&str>, token: Option<&str>) -> bool {
+    list.as_array().expect("a list").iter().any(|one| part(one, text, token))
+}
+
+fn part(one: &Value, text: Option<&str>, token: Option<&str>) -> bool {
+    let (name, operand) = match one {
+        Value::String(wanted) => return text == Some(wanted),
+        Value::Object(members) => members.iter().next().expect("an operator"),
+        literal => return token == Some(&literal.to_string()),
+    };
+    match name.as_str() {
+        "exists" => *operand == true,
+        "equals-ignore-case" => text.is_some_and(|text| lower(text) == lower_of(operand)),
+        "prefix" | "suffix" => text.is_some_and(|text| affix(name, operand, text)),
+        "numeric" => token.and_then(number).is_some_and(|ours| {
+            operand.as_array().expect("a list").chunks(2).all(|pair| {
+                let theirs = number(&pair[1].to_string()).expect("a number");
+                match pair[0].as_str().expect("a sign") {
+                    "=" => ours == theirs,
+                    "<" => ours < theirs,
+                    "<=" => ours <= theirs,
+                    ">" => ours > theirs,
+                    ">=" => ours >= theirs,
+                    sign => panic!("{sign}"),
+                }
+            })
+        }),
+        "anything-but" => !refused(operand, text, token),
+        other => panic!("no operator {other}"),
+    }
+}
+
+fn refused(operand: &Value, text: Option<&str>, token: Option<&str>) -> bool {
+    match operand {
+        Value::Array(many) => many.iter().any(|one| refused(one, text, token)),
+        Value::Object(members) => members.iter().any(|(name, inner)| {
+            let many = inner.as_array().map_or_else(|| std::slice::from_ref(inner), Vec::as_slice);
+            many.iter().any(|one| part(&serde_json::json!({ name: one }), text, token))
+        }),
+        Value::Number(wanted) => {
+            token.and_then(number).is_some_and(|ours| Some(ours) == number(&wanted.to_string()))
+        }
+        other => part(other, text, token),
+    }
+}
+
+fn affix(name: &str, operand: &Value, text: &str) -> bool {
+    let (text, wanted) = match operand.get("equals-ignore-case") {
+        Some(inner) => (lower(text), lower_of(inner)),
+        None => (text.to_owned(), operand.as_str().expect("a string").to_owned()),
+    };
+    if name == "prefix" { text.starts_with(&wanted) } else { text.ends_with(&wanted) }
+}
+
+fn lower(text: &str) -> String {
+    text.chars().flat_map(char::to_lowercase).collect()
+}
+
+fn lower_of(operand: &Value) -> String {
+    lower(operand.as_str().expect("a string"))
+}
+
+/// A number times 10¹². The numbers of these tests have few digits; `None` for what is no number.
+fn number(token: &str) -> Option<i128> {
+    if !token.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+        return None;
+    }
+    let (digits, exponent) = token.split_once(['e', 'E']).unwrap_or((token, "0"));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all: i128 = format!("{whole}{fraction}").parse().expect("few digits");
+    let places: i32 = exponent.parse::<i32>().expect("a small exponent") - fraction.len() as i32 + 12;
+    let scale = 10i128.pow(places.unsigned_abs());
+    assert!(places >= 0 || all % scale == 0, "{token} has too many places for this test");
+    Some(if places < 0 { all / scale } else { all * scale })
+}
+
+fn read(text: &str) -> Option<Tree> {
+    let raw: &RawValue = serde_json::from_str(text).ok()?;
+    Some(match raw.get().as_bytes()[0] {
+        b'{' => {
+            let members: BTreeMap<String, Box<RawValue>> = serde_json::from_str(raw.get()).ok()?;
+            let each = |(name, raw): (String, Box<RawValue>)| Some((name, read(raw.get())?));
+            Tree::Object(members.into_iter().map(each).collect::<Option<_>>()?)
+        }
+        b'[' => {
+            let elements: Vec<Box<RawValue>> = serde_json::from_str(raw.get()).ok()?;
+            Tree::List(elements.iter().map(|raw| read(raw.get())).collect::<Option<_>>()?)
+        }
+        b'"' => Tree::Text(serde_json::from_str(raw.get()).ok()?),
+        _ => Tree::Token(raw.get().to_owned()),
+    })
+}
