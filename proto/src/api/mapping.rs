@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::constraints::{self, Violations};
 use super::error::ApiError;
 use super::failure_policy::{FailurePolicy, check_our_tags};
+use super::filter_criteria::FilterCriteria;
 use super::function::function_arn;
 use super::request::{CreateRequest, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest};
 use super::servers;
@@ -83,6 +84,9 @@ pub struct Mapping {
     /// What happens to failed records.
     #[serde(default)]
     pub failure: FailurePolicy,
+    /// Which records reach the function.
+    #[serde(default)]
+    pub filters: FilterCriteria,
 }
 
 const POSITIONS: &[&str] = &["LATEST", "AT_TIMESTAMP", "TRIM_HORIZON"];
@@ -113,6 +117,7 @@ impl Mapping {
         let topic = request.topics.and_then(|topics| topics.into_iter().next());
         let topic = topic.ok_or_else(|| ApiError::invalid("Required 'topics' parameter is missing."))?;
         let failure = request.failure.new_policy(&topic)?;
+        let filters = request.filter_criteria.unwrap_or_default().criteria()?;
         let tags = request.tags.unwrap_or_default();
         check_tags(&tags)?;
         Ok(Self {
@@ -133,6 +138,7 @@ impl Mapping {
             enabled: request.enabled.unwrap_or(true),
             tags,
             failure,
+            filters,
         })
     }
 
@@ -145,6 +151,7 @@ impl Mapping {
         found.range(request.batch_size, "batchSize", 1, i64::from(BATCH_RECORDS_MAX));
         found.range(request.maximum_batching_window_in_seconds, "maximumBatchingWindowInSeconds", 0, 300);
         request.failure.check_model(&mut found);
+        request.filter_criteria.iter().for_each(|criteria| criteria.check_model(&mut found));
         constraints::pollers(request.provisioned_poller_config.as_ref(), &mut found)?;
         if let Some(access) = &request.source_access_configurations {
             if access.is_empty() {
@@ -161,6 +168,9 @@ impl Mapping {
         }
         let mut updated = self.clone();
         updated.failure = request.failure.updated_policy(&self.failure, &self.topic)?;
+        if let Some(criteria) = request.filter_criteria {
+            updated.filters = criteria.criteria()?;
+        }
         if let Some(function) = request.function_name {
             updated.function_arn = function_arn(&function, account)?;
         }
@@ -227,6 +237,7 @@ impl Mapping {
         put("LastModified", json!(last_modified));
         put("LastProcessingResult", json!(last_result));
         self.failure.show(&mut shown);
+        self.filters.show(&mut shown);
         Value::Object(shown)
     }
 }
@@ -254,6 +265,7 @@ fn check_model(request: &CreateRequest, found: &mut Violations) -> Result<(), Ap
         found.pattern(group, at, "[a-zA-Z0-9-\\/*:_+=.@-]*", constraints::is_uri_text(group));
     }
     request.failure.check_model(found);
+    request.filter_criteria.iter().for_each(|criteria| criteria.check_model(found));
     constraints::pollers(request.provisioned_poller_config.as_ref(), found)
 }
 

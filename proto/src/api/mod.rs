@@ -5,6 +5,7 @@ mod constraints;
 mod destination;
 mod error;
 mod failure_policy;
+mod filter_criteria;
 mod function;
 mod mapping;
 mod request;
@@ -17,6 +18,7 @@ pub use failure_policy::{
     ON_DESTINATION_FAILURE_TAG, OnDestinationFailure, PARTIAL_RESPONSE_TAG, PartialOrder,
     RETRIES_WITH_DESTINATION,
 };
+pub use filter_criteria::{Filter, FilterCriteria, FilterRequest};
 pub use mapping::{Account, Mapping, State};
 pub use request::{
     CreateRequest, Endpoints, KafkaGroup, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::failure_policy::FailureRequest;
+use super::filter_criteria::FilterRequest;
 
 /// `Endpoints` of a self-managed source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +105,8 @@ pub struct CreateRequest {
     pub self_managed_kafka_event_source_config: Option<KafkaGroup>,
     /// Consumers.
     pub provisioned_poller_config: Option<ProvisionedPollers>,
+    /// Which records reach the function.
+    pub filter_criteria: Option<FilterRequest>,
     /// Tags.
     pub tags: Option<BTreeMap<String, String>>,
     /// What happens to failed records.
@@ -132,6 +135,8 @@ pub struct UpdateRequest {
     pub self_managed_kafka_event_source_config: Option<KafkaGroup>,
     /// Consumers; `{}` for the defaults.
     pub provisioned_poller_config: Option<ProvisionedPollers>,
+    /// Which records reach the function; `{}` for all.
+    pub filter_criteria: Option<FilterRequest>,
     /// What happens to failed records.
     #[serde(flatten)]
     pub failure: FailureRequest,

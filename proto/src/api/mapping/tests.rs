@@ -86,7 +86,6 @@ fn recorded_refusals_word_for_word() {
 #[test]
 fn what_this_version_cannot_do_is_refused_by_name() {
     for (name, changes) in [
-        ("FilterCriteria", r#"{"FilterCriteria":{"Filters":[{"Pattern":"{}"}]}}"#),
         ("BASIC_AUTH", r#"{"SourceAccessConfigurations":[{"Type":"BASIC_AUTH","URI":"arn:x"}]}"#),
         ("EventSourceArn", r#"{"EventSourceArn":"arn:aws:kafka:x","SelfManagedEventSource":null}"#),
     ] {
