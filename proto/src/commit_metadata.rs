@@ -4,10 +4,10 @@
 //! readable in any tool that shows a group's offsets:
 //!
 //! ```text
-//! lighterman/1 n=8 p=100x3,1x7! f=1700000000123 r=2+40,5+1
+//! lighterman/1 n=8 h=2166136261 p=100x3,1x7! f=1700000000123 r=2+40,5+1
 //! ```
 //!
-//! `n`: partitions at activation. `p`: pieces from the committed offset on, each its length in offsets (0 for the last one:
+//! `n`: partitions at activation. `h`: which filters the pieces were cut under, when there are any. `p`: pieces from the committed offset on, each its length in offsets (0 for the last one:
 //! whatever comes), `x`, its attempts begun, and `!` when it has failed in a batch of its own. `f`: when the first failure was, in milliseconds since the epoch. `r`: what lies
 //! behind the committed offset and is resolved already, each a gap, `+` and a length. Fields after `n` are there when they
 //! say something; a field that is not known is skipped, so that a newer node's text is still read by an older one.
@@ -34,6 +34,9 @@ pub struct CommitMetadata {
 pub struct Progress {
     /// How the failing stretch is divided, from the committed offset on, without gaps.
     pub pieces: Vec<Piece>,
+    /// The fingerprint of the filters that the pieces were cut under; 0 without filters. Under other filters a piece has other
+    /// records, and attempts say nothing of those that were not tried.
+    pub filters: u32,
     /// When it failed first, in milliseconds since the Unix epoch.
     pub first_failure_ms: Option<i64>,
     /// Ranges with a good outcome: offsets between the one before (at first: the committed offset) and this one, and the
@@ -61,6 +64,9 @@ impl CommitMetadata {
     pub fn encode(&self) -> String {
         let mut text = format!("{FORMAT}n={}", self.partitions_at_activation.max(0));
         let Some(progress) = &self.progress else { return text };
+        if progress.filters > 0 {
+            let _ = write!(text, " h={}", progress.filters);
+        }
         let first_failure = progress.first_failure_ms.map(|ms| format!(" f={ms}")).unwrap_or_default();
         append_list(&mut text, " p=", BYTES_MAX - first_failure.len(), pieces(progress));
         text.push_str(&first_failure);
@@ -82,6 +88,7 @@ impl CommitMetadata {
             seen.push(name);
             match name {
                 "n" => partitions = Some(decimal(value)?),
+                "h" => progress.filters = decimal(value)?,
                 "p" => progress.pieces = list(value, piece)?,
                 "f" => progress.first_failure_ms = Some(signed(value)?),
                 "r" => progress.resolved = list(value, range)?,

@@ -132,5 +132,6 @@ pub fn run_of(mapping: &Mapping) -> MappingRun {
         },
         bounds: Bounds { minimum, maximum: count(pollers.maximum_pollers, POLLERS_MAX_DEFAULT).max(minimum) },
         failure: failure_of(mapping),
+        filters: mapping.filters.clone(),
     }
 }

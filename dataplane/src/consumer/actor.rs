@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use lighterman_proto::event::Envelope;
+use lighterman_proto::filter::Filters;
 use lighterman_proto::ids::{ConsumerId, Epoch, MappingId, TopicPartition};
 use lighterman_proto::records::Inflater;
 
@@ -41,6 +42,8 @@ pub struct ConsumerParts {
     pub topic: Arc<str>,
     /// The JSON around the records.
     pub envelope: Arc<Envelope>,
+    /// Which records are delivered.
+    pub filters: Arc<Filters>,
     /// What a partition's share of a batch may hold.
     pub limits: CutLimits,
     /// What to do with records that fail.
@@ -71,6 +74,7 @@ pub struct ConsumerActor {
     mapping: MappingId,
     topic: Arc<str>,
     envelope: Arc<Envelope>,
+    filters: Arc<Filters>,
     limits: CutLimits,
     policy: FailurePolicy,
     buffer_bytes_target: usize,
@@ -101,6 +105,7 @@ impl ConsumerActor {
             mapping: parts.mapping,
             topic: parts.topic,
             envelope: parts.envelope,
+            filters: parts.filters,
             limits: parts.limits,
             policy: parts.policy,
             buffer_bytes_target: parts.buffer_bytes_target,
@@ -140,10 +145,12 @@ impl ConsumerActor {
                 progress: start.position.progress.clone(),
                 failures: start.position.failures.clone(),
                 policy: self.policy,
+                filters: self.filters.fingerprint(),
                 limits: self.limits,
                 buffer_bytes_target: self.buffer_bytes_target,
             },
             envelope: Arc::clone(&self.envelope),
+            filters: Arc::clone(&self.filters),
             inflater: Rc::clone(&self.inflater),
             budget: self.budget.clone(),
             in_flight: self.in_flight.clone(),

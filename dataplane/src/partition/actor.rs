@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Recipient};
 use lighterman_proto::event::Envelope;
+use lighterman_proto::filter::Filters;
 use lighterman_proto::ids::{Epoch, MappingId, Offset, TopicPartition};
 use lighterman_proto::records::{AbortedTransactions, Inflater};
 use tokio::sync::oneshot;
@@ -45,6 +46,8 @@ pub struct PartitionParts {
     pub start: Start,
     /// Exact sizes.
     pub envelope: Arc<Envelope>,
+    /// Which records are delivered.
+    pub filters: Arc<Filters>,
     /// Inflates batches; shared by the partitions of one arbiter.
     pub inflater: Rc<RefCell<Inflater>>,
     /// The node's bytes.
@@ -97,7 +100,8 @@ impl PartitionActor {
             core: PartitionCore::new(parts.start),
             tools: Shelf {
                 envelope: parts.envelope,
-                partition: parts.partition.partition,
+                filters: parts.filters,
+                id: parts.partition.clone(),
                 inflater: parts.inflater,
                 budget: parts.budget,
             },

@@ -194,12 +194,20 @@ impl PartitionCore {
                 self.reread(now, Note::Corrupt { offset, error }, out);
             }
         }
-        if self.work.cut.is_empty() && !self.work.cut.range.is_empty() {
-            let range = self.work.cut.range;
-            self.work.cut = Cut::empty(range.end);
-            self.resolve(range, Outcome::Absent, out);
-            self.commit_if_moved(out);
+        if self.work.cut.is_empty() {
+            self.pass_over(out);
         }
+    }
+
+    /// No record in it: all of it was filtered, or nothing stands there. What comes next begins behind it.
+    fn pass_over(&mut self, out: &mut Effects) {
+        let Cut { range, leader_epoch, .. } = self.work.cut;
+        if leader_epoch >= 0 {
+            self.frontier_leader_epoch = leader_epoch;
+        }
+        self.work.cut = Cut::empty(range.end);
+        self.resolve(range, Outcome::Absent, out);
+        self.commit_if_moved(out);
     }
 
     fn account_filtered(&mut self, out: &mut Effects) {

@@ -97,8 +97,7 @@ impl PartitionCore {
     /// A partition that goes on at `start.committed`.
     pub fn new(start: Start) -> Self {
         let mut ledger = Ledger::new(start.committed);
-        let (restored, known) =
-            restore(start.committed, start.progress.as_ref(), start.limits.records_max, &mut ledger);
+        let (restored, known) = restore(&start, &mut ledger);
         Self {
             phase: Phase::Running,
             flight: Flight::Idle,

@@ -88,12 +88,13 @@ impl Cut {
     }
 
     /// Notes that the filters refused the record at `offset`, the next behind what the cut has seen.
-    pub fn leave_out(&mut self, offset: Offset) {
+    pub fn leave_out(&mut self, offset: Offset, leader_epoch: i32) {
         match self.filtered.last_mut() {
             Some(last) if last.end == offset => last.end = offset.next(),
             _ => self.filtered.push(OffsetRange { first: offset, end: offset.next() }),
         }
         self.range.end = offset.next();
+        self.leader_epoch = leader_epoch;
     }
 
     /// Its records, in order.

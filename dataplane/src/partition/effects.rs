@@ -26,6 +26,8 @@ pub struct Start {
     pub failures: Option<Failures>,
     /// What to do with records that fail.
     pub policy: FailurePolicy,
+    /// Fingerprint of the mapping's filters.
+    pub filters: u32,
     /// What a batch may hold.
     pub limits: CutLimits,
     /// How much to hold ahead, in bytes as fetched.

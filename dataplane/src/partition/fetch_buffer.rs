@@ -303,7 +303,7 @@ impl Segment {
             }
             if !sieve.passes(&record) {
                 run.end(cut, &self.header, bytes, &self.hold);
-                cut.leave_out(record.offset);
+                cut.leave_out(record.offset, self.header.leader_epoch);
                 continue;
             }
             let size = sizer.record_bytes(&record, cut.is_empty());

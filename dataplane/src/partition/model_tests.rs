@@ -1,6 +1,6 @@
 //! The partition core against a model of broker, batcher, function and group that do everything in any order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::core::PartitionCore;
 use super::cut::{Cut, CutLimits, Hold};
 use super::effects::{Effect, Effects, Frame, Resolution, Start, Tools};
 use super::fetch_buffer::{FetchBuffer, Opener, Reach, Sieve, Sizer};
-use super::ledger::Outcome;
+use super::ledger::{Outcome, Passed};
 use super::work::{Failure, FailurePolicy};
 use crate::batcher::BatchId;
 use crate::credit::bytes::ByteBudget;
@@ -40,6 +40,16 @@ impl Sizer for Plain {
 impl Sieve for Plain {
     fn passes(&self, record: &Record<'_>) -> bool {
         record.value.is_none_or(|value| !value.starts_with(b"f"))
+    }
+}
+
+/// Filters that refuse these offsets.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Refusing(pub(super) BTreeSet<i64>);
+
+impl Sieve for Refusing {
+    fn passes(&self, record: &Record<'_>) -> bool {
+        !self.0.contains(&record.offset.0)
     }
 }
 
@@ -123,11 +133,12 @@ pub(super) fn batch_at(
     whole.freeze()
 }
 
-/// A log: batches with gaps, control batches, emptied batches; and the records that must be delivered.
-#[derive(Clone, Debug)]
+/// A log: batches with gaps, control batches, emptied batches; the records that must be delivered, and those that must not.
+#[derive(Clone, Debug, Default)]
 struct Log {
     batches: Vec<(i64, i64, Bytes)>,
     records: BTreeMap<i64, usize>,
+    refused: Refusing,
     end: i64,
 }
 
@@ -135,7 +146,7 @@ fn any_log() -> impl Strategy<Value = Log> {
     let one =
         (prop::collection::vec((1i64..4, 1usize..90), 0..6), 0i64..3, prop::bool::weighted(0.15), 0u8..25);
     prop::collection::vec(one, 1..12).prop_map(|specs| {
-        let mut log = Log { batches: Vec::new(), records: BTreeMap::new(), end: 0 };
+        let mut log = Log::default();
         for (records, tail, control, odd) in specs {
             let mut delta = -1;
             let mut deltas = Vec::new();
@@ -155,6 +166,18 @@ fn any_log() -> impl Strategy<Value = Log> {
     })
 }
 
+/// The same with filters: none, some, or all of its records are refused.
+fn any_filtered_log() -> impl Strategy<Value = Log> {
+    let share = prop_oneof![2 => Just(0.0), 3 => 0.1..0.9, 1 => Just(1.0)];
+    (any_log(), prop::collection::vec(0.0..1.0, 60), share).prop_map(|(mut log, dice, share)| {
+        let records: Vec<i64> = log.records.keys().copied().collect();
+        let refused = records.iter().zip(dice).filter(|(_, dice)| *dice < share);
+        log.refused.0 = refused.map(|(offset, _)| *offset).collect();
+        log.records.retain(|offset, _| !log.refused.0.contains(offset));
+        log
+    })
+}
+
 struct World {
     core: PartitionCore,
     log: Log,
@@ -168,6 +191,7 @@ struct World {
     committed: Offset,
     delivered: Vec<i64>,
     attempts: Vec<(Vec<i64>, bool)>,
+    outcomes: BTreeMap<i64, Outcome>,
     next_batch: u64,
     drained: bool,
 }
@@ -179,6 +203,7 @@ impl World {
             progress: None,
             failures: None,
             policy: FailurePolicy::default(),
+            filters: 0,
             limits: LIMITS,
             buffer_bytes_target: 600,
         };
@@ -194,6 +219,7 @@ impl World {
             committed: Offset(0),
             delivered: Vec::new(),
             attempts: Vec::new(),
+            outcomes: BTreeMap::new(),
             next_batch: 0,
             drained: false,
         };
@@ -203,7 +229,8 @@ impl World {
 
     fn step(&mut self, event: impl FnOnce(&mut PartitionCore, Moment, &mut Tools<'_>) -> Effects) {
         let mut opener = Plain;
-        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+        let sieve = &self.log.refused;
+        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve, wall: TimestampMs(0) };
         let effects = event(&mut self.core, self.now, &mut tools);
         self.carry_out(effects);
     }
@@ -224,14 +251,10 @@ impl World {
                 }
                 Effect::Withdraw { seq } => {
                     if self.offered.take_if(|(offered, _)| *offered == seq).is_some() {
-                        let mut opener = Plain;
-                        let mut tools =
-                            Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
-                        let effects = self.core.withdrawn(self.now, seq, &mut tools);
-                        self.carry_out(effects);
+                        self.step(|core, now, tools| core.withdrawn(now, seq, tools));
                     }
                 }
-                Effect::Commit { seq, offset, .. } => {
+                Effect::Commit { seq, offset, passed, .. } => {
                     assert!(offset >= self.committed, "COM-1: never backwards");
                     let undelivered = self.log.records.iter().find(|(at, size)| {
                         **size <= LIMITS.payload_bytes_max && !self.delivered.contains(at)
@@ -240,6 +263,7 @@ impl World {
                         undelivered.is_none_or(|(at, _)| offset.0 <= *at),
                         "COM-1: {offset} overtakes {undelivered:?}"
                     );
+                    self.note(&passed);
                     self.commits.push((seq, offset));
                 }
                 Effect::Drained => {
@@ -252,6 +276,17 @@ impl World {
                 Effect::WakeAt(_) | Effect::AwaitCredit | Effect::Note(_) => {}
                 Effect::Bury { .. } | Effect::StopBurying { .. } => panic!("no destination"),
                 Effect::Rebuild { .. } => panic!("nothing was truncated"),
+            }
+        }
+    }
+
+    /// ALO-1: every offset ends once, and as filtered exactly when the filters refuse its record.
+    fn note(&mut self, passed: &[Passed]) {
+        for passed in passed {
+            for offset in passed.range.first.0..passed.range.end.0 {
+                assert_eq!(self.outcomes.insert(offset, passed.outcome), None, "{offset} ended twice");
+                let refused = self.log.refused.0.contains(&offset);
+                assert_eq!(passed.outcome == Outcome::Filtered, refused, "{offset}: {:?}", passed.outcome);
             }
         }
     }
@@ -340,7 +375,7 @@ proptest! {
 
     #[test]
     fn ord_1_com_1_alo_1_liv_1_whatever_happens_in_whatever_order(
-        log in any_log(),
+        log in any_filtered_log(),
         steps in prop::collection::vec((0u8..9, 1usize..4), 0..120),
     ) {
         let mut world = World::new(log);
@@ -368,6 +403,9 @@ proptest! {
         prop_assert_eq!(world.delivered.len(), deliverable);
         let oversized = world.log.records.len() - deliverable;
         prop_assert_eq!(world.core.ledger().count(Outcome::Oversized), oversized as u64);
+        let filtered = world.log.refused.0.len();
+        prop_assert_eq!(world.core.ledger().count(Outcome::Filtered), filtered as u64);
+        prop_assert_eq!(world.outcomes.len() as i64, world.log.end, "every offset was told");
         // The same records again after a failure, none less and none more.
         for pair in world.attempts.windows(2) {
             if !pair[0].1 {
@@ -378,7 +416,7 @@ proptest! {
 
     #[test]
     fn drn_1_a_drain_ends_and_leaves_nothing_behind(
-        log in any_log(),
+        log in any_filtered_log(),
         steps in prop::collection::vec((0u8..7, 1usize..4), 0..60),
         good in any::<bool>(),
     ) {
@@ -409,6 +447,7 @@ fn own_1_an_answer_for_another_batch_changes_nothing() {
     let log = Log {
         batches: vec![(0, 1, batch(0, &[(0, 5)], 0, false))],
         records: BTreeMap::from([(0, 5)]),
+        refused: Refusing::default(),
         end: 1,
     };
     let mut world = World::new(log);
@@ -418,4 +457,72 @@ fn own_1_an_answer_for_another_batch_changes_nothing() {
     assert!(world.commits.is_empty());
     world.answer(true);
     assert_eq!(world.commits, [(1, Offset(1))]);
+}
+
+/// `count` records, one each batch; those of `delivered` pass the filters.
+fn sparse(count: i64, delivered: &[i64]) -> World {
+    World::new(Log {
+        batches: (0..count).map(|at| (at, at + 1, batch(at, &[(0, 5)], 0, false))).collect(),
+        records: delivered.iter().map(|at| (*at, 5)).collect(),
+        refused: Refusing((0..count).filter(|at| !delivered.contains(at)).collect()),
+        end: count,
+    })
+}
+
+#[test]
+fn liv_1_a_stretch_in_which_everything_is_filtered_is_committed_without_an_invocation() {
+    let mut world = sparse(40, &[]);
+    let mut before = Offset(0);
+    while world.committed < Offset(40) {
+        world.fetch(3);
+        assert!(world.offered.is_none(), "nothing to invoke with");
+        world.acknowledge();
+        assert!(world.committed > before, "every fetch moves it on, from {before}");
+        before = world.committed;
+    }
+    assert_eq!((world.attempts.len(), world.core.ledger().count(Outcome::Filtered)), (0, 40));
+    assert_eq!(world.core.position(), Offset(40));
+}
+
+#[test]
+fn com_1_records_filtered_behind_an_undelivered_one_wait_for_it() {
+    let mut world = sparse(9, &[2, 6]);
+    world.fetch(9);
+    assert_eq!(
+        world.commits,
+        [],
+        "2 is offered, not delivered: what is filtered before it waits for its commit"
+    );
+    world.seal();
+    world.answer(false);
+    world.tick();
+    world.acknowledge();
+    assert_eq!(
+        world.committed,
+        Offset(2),
+        "the attempt is on record: at 2, not behind what is filtered after it"
+    );
+    world.seal();
+    world.answer(true);
+    world.acknowledge();
+    assert_eq!((world.committed, world.delivered.as_slice()), (Offset(9), &[2, 6][..]));
+    assert_eq!(world.outcomes.values().filter(|outcome| **outcome == Outcome::Filtered).count(), 7);
+}
+
+#[test]
+fn a_refused_record_costs_no_allocation() {
+    let refuse = |count: i64| {
+        let deltas: Vec<(i64, usize)> = (0..count).map(|delta| (delta, 20)).collect();
+        let frame = batch(0, &deltas, count - 1, false);
+        let mut buffer = FetchBuffer::default();
+        buffer.receive(&frame, Offset(0), AbortedTransactions::default(), &hold(), Moment::from_micros(1));
+        let (mut cut, refusing) = (Cut::empty(Offset(0)), Refusing((0..count).collect()));
+        let reach = Reach { limits: LIMITS, end_max: None, frontier: Offset(0), known: &[] };
+        let counted = allocation_counter::measure(|| {
+            buffer.grow(&mut cut, reach, &Plain, &refusing, &mut Plain);
+        });
+        assert_eq!((cut.filtered.len(), cut.range.end), (1, Offset(count)), "one range, whatever it holds");
+        counted.count_total
+    };
+    assert_eq!(refuse(1_000), refuse(1));
 }

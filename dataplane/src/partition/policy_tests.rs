@@ -15,7 +15,7 @@ use super::core::PartitionCore;
 use super::cut::{Cut, CutLimits};
 use super::effects::{Buried, Effect, Effects, Frame, Resolution, Start, Tools};
 use super::ledger::{Outcome, Passed};
-use super::model_tests::{Plain, batch_at, failure, hold};
+use super::model_tests::{Plain, Refusing, batch_at, failure, hold};
 use super::work::{FailurePolicy, Failures, is_expired};
 use crate::batcher::BatchId;
 
@@ -29,7 +29,7 @@ enum Says {
     Names,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     Fetch,
     Seal,
@@ -43,6 +43,8 @@ enum Step {
     Bury(Buried),
     Die,
     HandOver,
+    /// The mapping's filters change: a hand-over to an owner that refuses these.
+    Refilter(BTreeSet<i64>),
     Skip(i64),
 }
 
@@ -62,6 +64,10 @@ struct World {
     wall: TimestampMs,
     /// How often each record still fails; `u32::MAX`: always.
     fails: BTreeMap<i64, u32>,
+    /// What the filters refuse now, and what they have refused.
+    refusing: Refusing,
+    filters: u32,
+    refused: BTreeSet<i64>,
     wanted: Option<Offset>,
     /// Timestamp of a record, by its offset.
     timestamp: fn(i64) -> i64,
@@ -87,10 +93,13 @@ impl World {
         let mut world = Self {
             policy,
             says,
-            core: core(policy, Offset(0), None, None),
+            core: core(policy, 0, Offset(0), None, None),
             now: Moment::from_micros(1),
             wall: TimestampMs(0),
             fails,
+            refusing: Refusing::default(),
+            filters: 0,
+            refused: BTreeSet::new(),
             wanted: None,
             timestamp: |_| 0,
             offered: None,
@@ -115,7 +124,7 @@ impl World {
 
     fn step(&mut self, event: impl FnOnce(&mut PartitionCore, Moment, &mut Tools<'_>) -> Effects) {
         let mut opener = Plain;
-        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: self.wall };
+        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &self.refusing, wall: self.wall };
         let effects = event(&mut self.core, self.now, &mut tools);
         for effect in effects {
             self.carry_out(effect);
@@ -180,7 +189,8 @@ impl World {
                     let age_max = self.policy.record_age_max.map_or(i64::MAX, |age| age.as_millis() as i64);
                     self.wall.0 - (self.timestamp)(offset) > age_max && !self.policy.has_destination
                 }
-                Outcome::Absent | Outcome::Filtered | Outcome::Lost => false,
+                Outcome::Filtered => self.refused.contains(&offset),
+                Outcome::Absent | Outcome::Lost => false,
             };
             assert!(so, "{offset} did not end as {:?}", passed.outcome);
         }
@@ -226,7 +236,8 @@ impl World {
             }
             Step::Bury(buried) => self.bury(buried),
             Step::Die => self.die(),
-            Step::HandOver => self.hand_over(),
+            Step::HandOver => self.hand_over(None),
+            Step::Refilter(refusing) => self.hand_over(Some(refusing)),
             Step::Skip(offset) => {
                 self.skipped.insert(offset);
                 self.step(|core, now, tools| core.skip(now, Offset(offset), tools).1);
@@ -338,7 +349,7 @@ impl World {
         self.commits.clear();
         self.deaths += 1;
         let progress = self.read_back();
-        self.core = core(self.policy, self.committed.0, progress, None);
+        self.core = core(self.policy, self.filters, self.committed.0, progress, None);
         self.step(PartitionCore::wake);
     }
 
@@ -350,8 +361,8 @@ impl World {
         read
     }
 
-    /// A drain, and the next owner: nothing is tried twice for it.
-    fn hand_over(&mut self) {
+    /// A drain, and the next owner, perhaps with other filters: nothing is tried twice for it.
+    fn hand_over(&mut self, refusing: Option<BTreeSet<i64>>) {
         self.step(PartitionCore::drain);
         for _ in 0..4 {
             self.take(Step::Answer);
@@ -361,8 +372,13 @@ impl World {
         assert_eq!(self.core.progress(), self.committed.1.as_ref());
         assert_eq!(self.core.ledger().frontier(), self.committed.0);
         self.drained = false;
+        if let Some(refusing) = refusing {
+            self.refused.extend(&refusing);
+            self.refusing = Refusing(refusing);
+            self.filters += 1;
+        }
         let (progress, failures) = (self.read_back(), self.core.work().failures());
-        self.core = core(self.policy, self.committed.0, progress, failures);
+        self.core = core(self.policy, self.filters, self.committed.0, progress, failures);
         self.step(PartitionCore::wake);
     }
 
@@ -386,16 +402,19 @@ impl World {
 
 fn core(
     policy: FailurePolicy,
+    filters: u32,
     committed: Offset,
     progress: Option<Progress>,
     failures: Option<Failures>,
 ) -> PartitionCore {
+    let limits = LIMITS;
     PartitionCore::new(Start {
         committed,
         progress,
         failures,
         policy,
-        limits: LIMITS,
+        filters,
+        limits,
         buffer_bytes_target: 600,
     })
 }
@@ -431,6 +450,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Bury(Buried::Stopped)),
         1 => Just(Step::Die),
         1 => Just(Step::HandOver),
+        1 => prop::collection::btree_set(0..RECORDS, 0..10).prop_map(Step::Refilter),
         1 => (0..RECORDS).prop_map(Step::Skip),
     ]
 }
@@ -459,7 +479,7 @@ proptest! {
         for offset in 0..RECORDS {
             let ended = world.outcomes.get(&offset).copied();
             prop_assert!(ended.is_some(), "{} has no outcome", offset);
-            let innocent = !fails.contains_key(&offset) && !too_large;
+            let innocent = !world.refused.contains(&offset) && !fails.contains_key(&offset) && !too_large;
             let apart = policy.bisect || says == Says::Names;
             if innocent && (apart || policy.retries_max.is_none()) {
                 let fine = matches!(ended, Some(Outcome::Delivered | Outcome::Earlier | Outcome::Skipped));
@@ -468,12 +488,13 @@ proptest! {
             let tries = world.tries.get(&offset).copied().unwrap_or(0);
             let known = world.failures.get(&offset).copied().unwrap_or(0);
             if let Some(retries) = policy.retries_max && !too_large {
-                // Cutting a batch in two uses up no attempt; a batch of eight is cut three times.
-                let cuts = if policy.bisect { 3 * (1 + world.deaths) } else { 0 };
+                // Cutting a batch in two uses up no attempt; a batch of eight is cut three times. Attempts are counted anew under
+                // other filters.
+                let cuts = if policy.bisect { 3 * (1 + world.deaths + world.filters) } else { 0 };
                 // With a single attempt nothing is on record before its outcome is: an owner that dies between repeats it.
                 let unrecorded = if retries == 0 { world.deaths } else { 0 };
                 prop_assert!(
-                    tries <= retries + 1 + cuts + unrecorded || known <= 1,
+                    tries <= (retries + 1) * (world.filters + 1) + cuts + unrecorded || known <= 1,
                     "{} was tried {} times, {} known to have failed", offset, tries, known
                 );
             }
@@ -717,4 +738,18 @@ fn alo_1_what_an_earlier_owner_resolved_is_not_sent_again_from_the_buffer() {
     }
     world.finish();
     assert_eq!(world.outcomes[&1], Outcome::Earlier);
+}
+
+#[test]
+fn a_record_that_other_filters_let_through_is_tried_though_its_neighbours_are_used_up() {
+    let policy = FailurePolicy { retries_max: Some(0), ..FailurePolicy::default() };
+    let mut world = World::new(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+    world.take(Step::Refilter(BTreeSet::from([1])));
+    for step in [Step::Fetch, Step::Acknowledge, Step::Seal] {
+        world.take(step);
+    }
+    world.take(Step::Refilter(BTreeSet::new()));
+    world.finish();
+    assert_eq!((world.outcomes[&0], world.outcomes[&1]), (Outcome::Exhausted, Outcome::Exhausted));
+    assert_eq!(world.tries.get(&1), Some(&1), "not given up for what others did");
 }

@@ -10,7 +10,7 @@ use lighterman_proto::commit_metadata::{Piece, Progress};
 use lighterman_proto::ids::{Offset, OffsetRange};
 
 use super::core::PartitionCore;
-use super::effects::{Effect, Effects};
+use super::effects::{Effect, Effects, Start};
 use super::ledger::{Ledger, Outcome};
 use super::work::Work;
 
@@ -29,22 +29,19 @@ pub(super) struct Restored {
     pub first_failure_ms: Option<i64>,
 }
 
-/// Reads an earlier owner's progress from `committed` on; what is resolved already goes into the ledger.
-pub(super) fn restore(
-    committed: Offset,
-    progress: Option<&Progress>,
-    records_max: u32,
-    ledger: &mut Ledger,
-) -> (VecDeque<Restored>, Vec<OffsetRange>) {
-    let Some(progress) = progress else { return (VecDeque::new(), Vec::new()) };
+/// Reads an earlier owner's progress; what is resolved already goes into the ledger. What was cut under other filters is cut
+/// anew: it may have records by now that were never tried.
+pub(super) fn restore(start: &Start, ledger: &mut Ledger) -> (VecDeque<Restored>, Vec<OffsetRange>) {
+    let Some(progress) = &start.progress else { return (VecDeque::new(), Vec::new()) };
+    let committed = start.committed;
     let mut at = committed;
     let mut pieces = VecDeque::new();
-    for piece in &progress.pieces {
+    for piece in progress.pieces.iter().filter(|_| progress.filters == start.filters) {
         let end = (piece.length > 0).then(|| Offset(at.0.saturating_add_unsigned(piece.length)));
         at = end.unwrap_or(at);
         pieces.push_back(Restored {
             end,
-            records_left: records_max,
+            records_left: start.limits.records_max,
             used: piece.attempts,
             failed_alone: piece.alone,
             first_failure_ms: progress.first_failure_ms,
@@ -77,7 +74,7 @@ impl PartitionCore {
         if !open {
             pieces.extend(self.later_pieces());
         }
-        Some(Progress { pieces, first_failure_ms: self.work.first_failure_ms, resolved: ahead })
+        Some(self.progress_of(pieces, self.work.first_failure_ms, ahead))
     }
 
     /// What is to be on record while nothing is being tried.
@@ -98,7 +95,7 @@ impl PartitionCore {
         if !tried && resolved.is_empty() {
             return None;
         }
-        Some(Progress { pieces, first_failure_ms, resolved })
+        Some(self.progress_of(pieces, first_failure_ms, resolved))
     }
 
     /// What is on record when the next batch will begin at once: one commit then serves for both.
@@ -109,7 +106,16 @@ impl PartitionCore {
             return self.progress_at_rest();
         }
         let piece = Piece { length: 0, attempts: 1, alone: false };
-        Some(Progress { pieces: vec![piece], first_failure_ms: None, resolved: self.remembered_ahead() })
+        Some(self.progress_of(vec![piece], None, self.remembered_ahead()))
+    }
+
+    fn progress_of(
+        &self,
+        pieces: Vec<Piece>,
+        first_failure_ms: Option<i64>,
+        resolved: Vec<(u64, u64)>,
+    ) -> Progress {
+        Progress { pieces, filters: self.start.filters, first_failure_ms, resolved }
     }
 
     /// Whether the last commit says `progress` of the frontier as it stands.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lighterman_proto::event::Envelope;
+use lighterman_proto::filter::Filters;
+use lighterman_proto::ids::TopicPartition;
 use lighterman_proto::records::{Compression, Inflater, Record, RecordError};
 use lighterman_proto::units::INFLATED_BYTES_MAX;
 
@@ -16,20 +18,21 @@ use crate::credit::bytes::ByteBudget;
 /// What the core borrows for one event.
 pub(super) struct Shelf {
     pub envelope: Arc<Envelope>,
-    pub partition: i32,
+    pub filters: Arc<Filters>,
+    pub id: TopicPartition,
     pub inflater: Rc<RefCell<Inflater>>,
     pub budget: ByteBudget,
 }
 
 impl Sizer for Shelf {
     fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
-        self.envelope.record_bytes(self.partition, record, first)
+        self.envelope.record_bytes(self.id.partition, record, first)
     }
 }
 
 impl Sieve for Shelf {
-    fn passes(&self, _: &Record<'_>) -> bool {
-        true
+    fn passes(&self, record: &Record<'_>) -> bool {
+        self.filters.passes(&self.id.topic, self.id.partition, record)
     }
 }
 

@@ -20,6 +20,7 @@ use lighterman::kafka::offsets::At;
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman::local::broker::{Broker, BrokerSettings};
 use lighterman::local::sample_records::SampleProducer;
+use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::event::EventSource;
 use lighterman_proto::ids::{MappingId, Offset};
 use lighterman_scaler::policy::Bounds;
@@ -129,6 +130,7 @@ impl Scene {
             start,
             bounds: Bounds { minimum: 1, maximum: 4 },
             failure: FailureRun::default(),
+            filters: FilterCriteria::default(),
         });
     }
 

@@ -12,8 +12,13 @@ fn any_progress(items: usize, size: u64) -> impl Strategy<Value = Progress> {
     let pieces = prop::collection::vec(piece, 0..items);
     let resolved = prop::collection::vec((0..=size, 1..=size), 0..items);
     let some = |progress: &Progress| *progress != Progress::default();
-    (pieces, any::<Option<i64>>(), resolved)
-        .prop_map(|(pieces, first_failure_ms, resolved)| Progress { pieces, first_failure_ms, resolved })
+    (pieces, any::<u32>(), any::<Option<i64>>(), resolved)
+        .prop_map(|(pieces, filters, first_failure_ms, resolved)| Progress {
+            pieces,
+            filters,
+            first_failure_ms,
+            resolved,
+        })
         .prop_filter("says something", some)
 }
 
@@ -24,12 +29,16 @@ fn the_text_as_documented() {
             Piece { length: 100, attempts: 3, alone: false },
             Piece { length: 1, attempts: 7, alone: true },
         ],
+        filters: 0,
         first_failure_ms: Some(1_700_000_000_123),
         resolved: vec![(2, 40), (5, 1)],
     };
-    let metadata = of(8, progress);
+    let metadata = of(8, progress.clone());
     assert_eq!(metadata.encode(), "lighterman/1 n=8 p=100x3,1x7! f=1700000000123 r=2+40,5+1");
     assert_eq!(CommitMetadata::parse(&metadata.encode()), Some(metadata));
+    let filtered = of(8, Progress { filters: 2_166_136_261, ..progress });
+    assert_eq!(filtered.encode(), "lighterman/1 n=8 h=2166136261 p=100x3,1x7! f=1700000000123 r=2+40,5+1");
+    assert_eq!(CommitMetadata::parse(&filtered.encode()), Some(filtered));
 }
 
 #[test]
@@ -85,13 +94,20 @@ fn strangers_and_nonsense_are_refused() {
 fn mem_1_what_does_not_fit_is_left_out_from_the_far_end() {
     let piece = |length| Piece { length, attempts: 1, alone: false };
     let resolved: Vec<(u64, u64)> = (0..1_000_000).map(|n| (n, 1)).collect();
-    let full =
-        of(8, Progress { pieces: vec![piece(10)], first_failure_ms: Some(5), resolved: resolved.clone() });
+    let full = of(
+        8,
+        Progress {
+            pieces: vec![piece(10)],
+            filters: 0,
+            first_failure_ms: Some(5),
+            resolved: resolved.clone(),
+        },
+    );
     let read = CommitMetadata::parse(&full.encode()).and_then(|read| read.progress).expect("ours");
     assert_eq!((read.pieces.as_slice(), read.first_failure_ms), (&[piece(10)][..], Some(5)));
     assert!(read.resolved.len() > 100 && resolved.starts_with(&read.resolved));
     let pieces: Vec<Piece> = (1..1_000_000).map(piece).collect();
-    let fuller = of(8, Progress { pieces: pieces.clone(), first_failure_ms: Some(5), resolved });
+    let fuller = of(8, Progress { pieces: pieces.clone(), filters: 0, first_failure_ms: Some(5), resolved });
     let read = CommitMetadata::parse(&fuller.encode()).and_then(|read| read.progress).expect("ours");
     assert!(read.pieces.len() > 100 && pieces.starts_with(&read.pieces));
     assert_eq!((read.first_failure_ms, read.resolved.len()), (Some(5), 0), "ranges go before pieces do");
@@ -114,8 +130,12 @@ fn what_cannot_be_said_is_left_out() {
 #[test]
 fn a_piece_without_an_end_is_the_last() {
     let piece = |length| Piece { length, attempts: 1, alone: false };
-    let progress =
-        Progress { pieces: vec![piece(3), piece(0), piece(4)], first_failure_ms: None, resolved: vec![] };
+    let progress = Progress {
+        pieces: vec![piece(3), piece(0), piece(4)],
+        filters: 0,
+        first_failure_ms: None,
+        resolved: vec![],
+    };
     let text = of(8, progress).encode();
     assert_eq!(text, "lighterman/1 n=8 p=3x1,0x1");
     let read = CommitMetadata::parse(&text).and_then(|read| read.progress).expect("ours");

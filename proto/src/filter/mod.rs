@@ -59,6 +59,7 @@ pub const PATTERN_CHARACTERS_MAX: usize = 4096;
 #[derive(Clone, Debug, Default)]
 pub struct Filters {
     record: Level,
+    fingerprint: u32,
 }
 
 /// What a filter can ask about.
@@ -109,7 +110,12 @@ impl Filters {
                 read(text.as_ref(), &mut record).map_err(|mistake: Mistake| mistake.of_filter(filter))?;
             record.objects.push(formula);
         }
-        Ok(Self { record })
+        Ok(Self { record, fingerprint: fingerprint(patterns) })
+    }
+
+    /// Tells other patterns apart, on every node alike; 0 without any.
+    pub fn fingerprint(&self) -> u32 {
+        self.fingerprint
     }
 
     /// True when there are none.
@@ -183,6 +189,15 @@ fn judge_headers<'a>(field: &Field, headers: impl Iterator<Item = Header<'a>>, a
         }
     }
     inside.answer(answers, &found);
+}
+
+/// FNV-1a over the patterns, each with its end.
+fn fingerprint<P: AsRef<str>>(patterns: &[P]) -> u32 {
+    const BASIS: u32 = 0x811c_9dc5;
+    const PRIME: u32 = 0x0100_0193;
+    let bytes = patterns.iter().flat_map(|pattern| pattern.as_ref().bytes().chain([0]));
+    let hash = bytes.fold(BASIS, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(PRIME));
+    if patterns.is_empty() { 0 } else { hash.max(1) }
 }
 
 fn read(text: &str, record: &mut Level) -> Result<level::Formula, Mistake> {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Recipient};
-use lighterman_proto::api::{Destination, OnDestinationFailure};
+use lighterman_proto::api::{Destination, FilterCriteria, OnDestinationFailure};
 use lighterman_proto::event::{Envelope, EventSource};
 use lighterman_proto::ids::{ConsumerId, MappingId};
 use lighterman_proto::units::{PAYLOAD_BYTES_MAX, SLOTS_PER_CONSUMER};
@@ -101,6 +101,8 @@ pub struct MappingRun {
     pub bounds: Bounds,
     /// What to do with records that fail.
     pub failure: FailureRun,
+    /// Which records are delivered.
+    pub filters: FilterCriteria,
 }
 
 /// What a mapping does with records that fail, and where they go.
@@ -323,6 +325,7 @@ impl Floor {
             mapping: self.run.id,
             topic: Arc::clone(&self.run.topic),
             envelope,
+            filters: Arc::clone(self.run.filters.compiled()),
             limits: CutLimits {
                 records_max,
                 payload_bytes_max: PAYLOAD_BYTES_MAX - envelope_bytes - key_bytes_max,
