@@ -121,6 +121,7 @@ fn what_cannot_be_said_is_left_out() {
             Piece { length: u64::MAX, attempts: 1, alone: true },
             Piece { length: 3, attempts: 1, alone: true },
         ],
+        filters: 0,
         first_failure_ms: None,
         resolved: vec![(1, 2), (3, 0), (4, 5), (u64::MAX, 1), (1, 1)],
     };
