@@ -56,3 +56,52 @@ fn wrong_usage_is_2_and_help_is_0_with_examples() {
     assert!(stdout(&help).contains("Examples:"));
     assert_eq!(lighterman(&["sample-function"], &[]).status.code(), Some(1), "only a host starts it");
 }
+
+#[test]
+fn filters_are_tried_on_records_without_a_node() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("orders.jsonl");
+    let orders = "{\"state\":\"paid\"}\n{\"state\":\"new\"}\r\nno JSON\n";
+    std::fs::write(&file, orders).expect("file");
+    let file = file.to_string_lossy().into_owned();
+    let pattern = r#"{"value":{"state":["paid"]}}"#;
+    let output = lighterman(&["filter", "test", "--pattern", pattern, &file], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let shown = stdout(&output);
+    let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["1", "match,", "filter", "1", "JSON", r#"{"state":"paid"}"#]);
+    assert_eq!(lines[1], ["2", "no", "match", "JSON", r#"{"state":"new"}"#]);
+    assert_eq!(lines[2][..5], ["3", "match,", "filter", "1", "text"], "what cannot be judged is delivered");
+    assert_eq!(lines[3].join(" "), "2 of 3 records match");
+    let criteria = folder.path().join("filters.json");
+    std::fs::write(&criteria, r#"{"Filters":[{"Pattern":"{\"key\":[\"k\"]}"}]}"#).expect("file");
+    std::fs::write(&file, "{\"key\":\"k\"}\n{\"key\":null}\n").expect("file");
+    let criteria = format!("@{}", criteria.display());
+    let arguments = [
+        "filter",
+        "test",
+        "--filter-criteria",
+        &criteria,
+        "--records-are",
+        "records",
+        "--output",
+        "json",
+        &file,
+    ];
+    let output = lighterman(&arguments, &[]);
+    let lines: Vec<serde_json::Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&lines[0]["Matched"], &lines[1]["Matched"]), (&true.into(), &false.into()), "{lines:?}");
+}
+
+#[test]
+fn a_pattern_that_cannot_be_used_is_2_with_its_place() {
+    let output = lighterman(&["filter", "test", "--pattern", r#"{"value":{"a":[{"prefx":"x"}]}}"#], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = stderr(&output);
+    assert!(told.starts_with("error: filter 1, value.a[0].prefx (byte 15): no operator `prefx`"), "{told}");
+    assert_eq!(told.lines().last(), Some(format!("  {:15}^", "").as_str()), "{told}");
+    let missing = lighterman(&["filter", "test", "--pattern", r#"{"value":["a"]}"#, "/nowhere/at/all"], &[]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert_eq!(lighterman(&["filter", "test"], &[]).status.code(), Some(2), "without a pattern");
+}

@@ -5,6 +5,7 @@ mod scene;
 
 use lighterman::app::readiness::NodePhase;
 use lighterman::kafka::offsets::At;
+use lighterman_proto::api::FilterCriteria;
 
 use self::scene::scene;
 
@@ -32,7 +33,7 @@ fn a_cluster_out_of_reach_is_not_the_nodes_fault() {
         let phase = NodePhase::default();
         phase.serving();
         let readiness = phase.readiness(&scene.dataplane);
-        scene.run_on("127.0.0.1:1", At::Earliest);
+        scene.run_on("127.0.0.1:1", At::Earliest, FilterCriteria::default());
         scene.until("the mapping is taken up", |scene| scene.dataplane.missing().is_some()).await;
         scene.until("the trouble is the cluster's", |scene| scene.problem().is_some()).await;
         assert_eq!(readiness(), Ok(()));

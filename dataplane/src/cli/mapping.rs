@@ -15,6 +15,7 @@ pub const EXAMPLES: &str = "Examples:
   lighterman mapping create --function fn --bootstrap localhost:9092 --topic orders --starting-position trim-horizon
   lighterman mapping list --output json
   lighterman mapping update 14e0db71-5d35-4eb5-b481-8945cf9d10c2 --batch-size 500 --window 2
+  lighterman mapping update 14e0db71-5d35-4eb5-b481-8945cf9d10c2 --filter '{\"value\":{\"state\":[\"paid\"]}}'
   lighterman mapping pause 14e0db71-5d35-4eb5-b481-8945cf9d10c2
   lighterman mapping skip 14e0db71-5d35-4eb5-b481-8945cf9d10c2 3 1042 --reason INC-4711";
 
@@ -130,7 +131,7 @@ pub struct UpdateArgs {
     pub enabled: Option<bool>,
 }
 
-/// Batching and scaling.
+/// Batching, scaling and filters.
 #[derive(Clone, Debug, Args)]
 pub struct TuningArgs {
     /// Most records in a batch, 1–10000
@@ -145,6 +146,12 @@ pub struct TuningArgs {
     /// Most consumers
     #[arg(long, value_name = "N")]
     pub maximum_pollers: Option<u32>,
+    /// Deliver only records that this pattern matches; several are alternatives. See `lighterman filter test`
+    #[arg(long, value_name = "PATTERN")]
+    pub filter: Vec<String>,
+    /// Deliver all records
+    #[arg(long, conflicts_with = "filter")]
+    pub no_filters: bool,
 }
 
 /// Where a mapping begins.
@@ -280,6 +287,10 @@ fn tune(tuning: &TuningArgs, body: &mut Value) {
     if let Some(maximum) = tuning.maximum_pollers {
         body["ProvisionedPollerConfig"]["MaximumPollers"] = json!(maximum);
     }
+    if !tuning.filter.is_empty() || tuning.no_filters {
+        let filters: Vec<Value> = tuning.filter.iter().map(|pattern| json!({ "Pattern": pattern })).collect();
+        body["FilterCriteria"] = json!({ "Filters": filters });
+    }
 }
 
 #[cfg(test)]
@@ -296,6 +307,7 @@ mod tests {
         Dev(crate::cli::dev::DevArgs),
         Run(crate::cli::run::RunArgs),
         Top(crate::cli::top::TopArgs),
+        Filter(crate::cli::filter::FilterArgs),
     }
 
     #[test]
@@ -307,8 +319,9 @@ mod tests {
             super::super::dev::EXAMPLES,
             super::super::top::EXAMPLES,
             super::super::audit::EXAMPLES,
+            super::super::filter::EXAMPLES,
         ] {
-            for line in examples.lines().skip(1) {
+            for line in examples.lines().skip(1).take_while(|line| !line.is_empty()) {
                 let line = line.split('#').next().unwrap_or(line);
                 let parsed = Later::try_parse_from(line.split_whitespace());
                 assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("wrong"));

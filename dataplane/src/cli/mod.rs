@@ -4,6 +4,7 @@ mod api;
 pub mod audit;
 pub mod check;
 pub mod dev;
+pub mod filter;
 pub mod keys;
 pub mod mapping;
 mod output;
@@ -65,6 +66,9 @@ pub enum Command {
     /// What became of every record of a mapping, held against what is committed
     #[command(after_help = audit::EXAMPLES)]
     Audit(audit::AuditArgs),
+    /// Filter patterns, tried on sample records; no node is needed
+    #[command(after_help = filter::EXAMPLES)]
+    Filter(filter::FilterArgs),
     /// Live partition map of a running node
     #[command(after_help = top::EXAMPLES)]
     Top(top::TopArgs),
@@ -134,6 +138,7 @@ pub fn main() -> ExitCode {
         Command::Keys(args) => keys::run(&args),
         Command::Mapping(args) => mapping::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Filter(args) => filter::run(&args),
         Command::Top(args) => top::run(&args),
     }
 }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::controller::Controller;
 use super::sigv4::{Authenticator, Signed};
+use super::trial::TrialRequest;
 use crate::runtime::clock;
 
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -245,6 +246,7 @@ async fn ours(api: &Api, method: &str, path: &str, body: &[u8]) -> Result<Answer
         ("POST", ["mappings", id, "resume"]) => {
             Ok(Answer::accepted(controller.update(mapping_id(id)?, enabled(true)?).await?))
         }
+        ("POST", ["filters", "test"]) => Ok(Answer::ok(parse::<TrialRequest>(body)?.run()?)),
         ("GET", ["nodes"]) => {
             let version = env!("CARGO_PKG_VERSION");
             Ok(Answer::ok(json!({ "nodes": [{ "id": api.node, "version": version }] })))

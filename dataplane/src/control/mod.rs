@@ -7,6 +7,7 @@ pub mod http;
 pub mod registry;
 pub mod sigv4;
 pub mod store;
+pub mod trial;
 
 /// A new key pair: an id as AWS writes them, and 256 random bits.
 pub fn new_key() -> (String, String) {

@@ -39,6 +39,13 @@ pub(crate) struct Memory {
     invocations: AtomicU32,
 }
 
+impl Memory {
+    /// How often it was invoked.
+    pub(crate) fn invocations(&self) -> u32 {
+        self.invocations.load(Ordering::Relaxed)
+    }
+}
+
 impl FunctionPort for Memory {
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
         let turn = self.invocations.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +91,7 @@ pub(crate) struct Scene {
     servers: String,
     pub(crate) memory: Arc<Memory>,
     pub(crate) dataplane: Arc<Dataplane>,
-    id: MappingId,
+    pub(crate) id: MappingId,
 }
 
 /// Runs `test` in an actix system of its own.
@@ -108,7 +115,11 @@ pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
 
 impl Scene {
     pub(crate) fn run(&self, start: At) {
-        self.run_on(&self.servers, start);
+        self.run_on(&self.servers, start, FilterCriteria::default());
+    }
+
+    pub(crate) fn run_filtered(&self, start: At, filters: FilterCriteria) {
+        self.run_on(&self.servers, start, filters);
     }
 
     /// What the mapping says is wrong.
@@ -117,7 +128,7 @@ impl Scene {
         result.starts_with("PROBLEM: ").then_some(result)
     }
 
-    pub(crate) fn run_on(&self, servers: &str, start: At) {
+    pub(crate) fn run_on(&self, servers: &str, start: At, filters: FilterCriteria) {
         self.dataplane.run(MappingRun {
             id: self.id,
             topic: Arc::from("orders"),
@@ -130,7 +141,7 @@ impl Scene {
             start,
             bounds: Bounds { minimum: 1, maximum: 4 },
             failure: FailureRun::default(),
-            filters: FilterCriteria::default(),
+            filters,
         });
     }
 

@@ -23,6 +23,17 @@ pub enum Format {
 }
 
 impl Format {
+    /// As people read it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Binary => "not UTF-8",
+            Self::Plain => "text",
+            Self::Scalar => "JSON scalar",
+            Self::Json => "JSON",
+        }
+    }
+
     /// The format of `bytes`.
     pub fn of(bytes: Option<&[u8]>) -> Self {
         let nothing = Field { name: "".into(), lists: Vec::new(), inside: Some(Default::default()) };
