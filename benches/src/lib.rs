@@ -7,6 +7,7 @@ use indexmap::IndexMap;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use lighterman::partition::ledger::{Ledger, Outcome};
 use lighterman_proto::event::{Envelope, EventSource, EventWriter};
+use lighterman_proto::filter::Filters;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{Inflater, batches, records};
 
@@ -16,6 +17,83 @@ pub mod usual;
 pub fn frame(batch_count: usize, records_each: usize, value_bytes: usize, compression: Compression) -> Bytes {
     let text = br#"{"order":123456,"item":"crate of oranges","quay":"east","weight":12.5}, "#;
     let value: Bytes = text.iter().copied().cycle().take(value_bytes).collect();
+    frame_of(batch_count, records_each, compression, |_| value.clone())
+}
+
+/// A plain frame whose records are JSON objects of 1 KiB, an order each; one in a hundred is for the west quay.
+pub fn json_frame(batch_count: usize, records_each: usize) -> Bytes {
+    frame_of(batch_count, records_each, Compression::None, |offset| {
+        let quay = if offset % 100 == 7 { "west" } else { "east" };
+        Bytes::from(order(offset, quay))
+    })
+}
+
+/// 1 KiB as systems write it: a few numbers and flags, strings of some length, a list of lines, an object in an object.
+fn order(number: i64, quay: &str) -> String {
+    let line = |index: i64| {
+        format!(
+            r#"{{"sku":"SKU-{:08}","title":"crate of oranges, class {index}","quantity":{index},"price":{}.25,"gift":false}}"#,
+            number * 10 + index,
+            10 + index
+        )
+    };
+    let lines: Vec<String> = (1..=4).map(line).collect();
+    let mut order = format!(
+        r#"{{"order":{number},"id":"0b9c7f2e-5d35-4eb5-b481-{number:012}","created":"2026-11-24T20:50:35.123Z","channel":"web","currency":"EUR","total":{}.75,"customer":{{"id":{},"name":"Ada \"the\" Lighter","email":"ada@example.org","tags":["new","newsletter"],"address":{{"street":"Quay Street 12","city":"Hamburg","zip":"20457","country":"DE"}}}},"lines":[{}],"delivery":{{"carrier":"lighter","quay":"{quay}","window":{{"from":8,"to":12}},"express":null}},"note":""#,
+        number % 500,
+        number * 7,
+        lines.join(",")
+    );
+    let left = 1024 - order.len() - 2;
+    order.extend("please ring twice ".chars().cycle().take(left));
+    order.push_str("\"}");
+    order
+}
+
+/// Asks for a field near the end of an order.
+pub const FILTER_TOP: &str = r#"{"value":{"order":[{"numeric":[">=",0]}],"delivery":{"quay":["west"]}}}"#;
+/// Asks for much, deep down, in alternatives, case ignored.
+pub const FILTER_NESTED: &str = r#"{"value":{"$or":[{"customer":{"address":{"country":["AT","CH"]}}},{"delivery":{"quay":["west","north"],"window":{"from":[{"numeric":[">=",6,"<",12]}]}}}],"lines":{"price":[{"numeric":[">",10,"<=",12]}],"title":[{"prefix":"crate"}]},"customer":{"email":[{"suffix":{"equals-ignore-case":"@Example.org"}}],"tags":["new"]},"channel":[{"anything-but":["phone","fax"]}]}}"#;
+
+/// One filter, or none.
+pub fn filters(pattern: &str) -> Filters {
+    let patterns = if pattern.is_empty() { Vec::new() } else { vec![pattern] };
+    Filters::compile(&patterns).expect("our own pattern is good")
+}
+
+/// Walks a plain frame as a partition does and judges every record; returns how many pass, which must be one in a hundred.
+pub fn sift(frame: &Bytes, filters: &Filters) -> usize {
+    let (mut all, mut passed) = (0, 0);
+    for batch in batches(frame).flatten() {
+        for record in records(&batch.header, batch.body).flatten() {
+            all += 1;
+            passed += usize::from(filters.passes("orders", 0, &record));
+        }
+    }
+    assert!(filters.is_empty() || passed * 100 == all, "{passed} of {all}");
+    black_box(passed)
+}
+
+/// What [`FILTER_TOP`] says, by hand with `serde_json`'s tree.
+pub fn usual_sift(frame: &Bytes) -> usize {
+    let mut passed = 0;
+    for batch in batches(frame).flatten() {
+        for record in records(&batch.header, batch.body).flatten() {
+            let order: serde_json::Value =
+                serde_json::from_slice(record.value.unwrap_or_default()).expect("our own JSON");
+            let wanted = order["order"].as_f64().is_some_and(|number| number >= 0.0);
+            passed += usize::from(wanted && order["delivery"]["quay"] == "west");
+        }
+    }
+    black_box(passed)
+}
+
+fn frame_of(
+    batch_count: usize,
+    records_each: usize,
+    compression: Compression,
+    value: impl Fn(i64) -> Bytes,
+) -> Bytes {
     let mut into = BytesMut::new();
     for batch in 0..batch_count {
         let base = (batch * records_each) as i64;
@@ -32,7 +110,7 @@ pub fn frame(batch_count: usize, records_each: usize, value_bytes: usize, compre
                 sequence: index as i32,
                 timestamp: 1_700_000_000_000 + index,
                 key: Some(Bytes::from(format!("key-{index:010}"))),
-                value: Some(value.clone()),
+                value: Some(value(base + index)),
                 headers: IndexMap::new(),
             })
             .collect();

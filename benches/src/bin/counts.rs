@@ -7,9 +7,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use kafka_protocol::records::Compression;
-use lighterman_benches::{Scratch, envelope, frame, ledger, payload, walk};
+use lighterman_benches::{
+    FILTER_TOP, Scratch, envelope, filters, frame, json_frame, ledger, payload, sift, walk,
+};
 
-const WORKLOADS: [&str; 4] = ["cursor_1kib", "payload_1kib", "payload_100b", "ledger"];
+const WORKLOADS: [&str; 5] = ["cursor_1kib", "payload_1kib", "payload_100b", "ledger", "filter_1pct_1kib"];
 const TOLERANCE: f64 = 0.02;
 
 fn main() -> Result<()> {
@@ -34,11 +36,13 @@ fn run(name: &str, times: u64) -> Result<()> {
     let (envelope, mut scratch) = (envelope(), Scratch::default());
     let large = frame(16, 63, 1024, Compression::None);
     let small = frame(2, 500, 100, Compression::None);
+    let (orders, wanted) = (json_frame(10, 100), filters(FILTER_TOP));
     for _ in 0..times {
         match name {
             "cursor_1kib" => walk(&large, &mut scratch),
             "payload_1kib" => payload(&large, &envelope, &mut scratch),
             "payload_100b" => payload(&small, &envelope, &mut scratch),
+            "filter_1pct_1kib" => sift(&orders, &wanted),
             "ledger" => ledger(8_000) as usize,
             other => bail!("no workload {other}"),
         };
@@ -72,7 +76,7 @@ fn check() -> Result<()> {
         let before =
             *known.get(&name).with_context(|| format!("{name} is not in counts.json: counts write"))?;
         let change = now as f64 / before as f64 - 1.0;
-        println!("{name:<14} {now:>12} instructions  {:+.2} %", change * 100.0);
+        println!("{name:<16} {now:>12} instructions  {:+.2} %", change * 100.0);
         if change.abs() > TOLERANCE {
             moved.push(name);
         }

@@ -108,22 +108,28 @@ impl<'a> Scanner<'a> {
     #[inline]
     pub(super) fn string(&mut self) -> Result<Text<'a>, NotJson> {
         let from = self.at + 1;
-        let mut at = from;
-        let mut escaped = false;
+        let end = next_special(self.text, from);
+        if self.text.get(end) == Some(&b'"') {
+            self.at = end + 1;
+            return Ok(Text { raw: &self.text[from..end], escaped: false });
+        }
+        self.rest_of_string(from, end)
+    }
+
+    /// From the first byte that is special and no quote: most strings have none.
+    #[cold]
+    fn rest_of_string(&mut self, from: usize, mut at: usize) -> Result<Text<'a>, NotJson> {
         loop {
-            at = next_special(self.text, at);
             match self.text.get(at) {
                 Some(b'"') => {
                     self.at = at + 1;
-                    return Ok(Text { raw: &self.text[from..at], escaped });
+                    return Ok(Text { raw: &self.text[from..at], escaped: true });
                 }
-                Some(b'\\') => {
-                    escaped = true;
-                    at += self.escape_len(at)?;
-                }
+                Some(b'\\') => at += self.escape_len(at)?,
                 Some(_) => return Err(NotJson { at, what: "a control character in a string" }),
                 None => return Err(NotJson { at, what: "the string does not end" }),
             }
+            at = next_special(self.text, at);
         }
     }
 
@@ -242,6 +248,9 @@ impl<'a> Scanner<'a> {
 
     #[inline]
     fn skip_space(&mut self) {
+        if self.peek().is_some_and(|byte| byte > b' ') {
+            return;
+        }
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.at += 1;
         }
@@ -257,12 +266,13 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 fn next_special(text: &[u8], mut at: usize) -> usize {
     while let Some((chunk, _)) = text.get(at..).and_then(<[u8]>::split_first_chunk::<8>) {
         let word = u64::from_le_bytes(*chunk);
-        let zero_in = |word: u64| word.wrapping_sub(LOWS) & !word;
-        let quote = zero_in(word ^ (LOWS * 0x22));
-        let backslash = zero_in(word ^ (LOWS * 0x5c));
-        let control = word.wrapping_sub(LOWS * 0x20) & !word;
+        // With its second bit flipped a quote is 0x20, just above the control characters, and a space lies above it.
+        let flipped = word ^ (LOWS * 0x02);
+        let quote_or_control = flipped.wrapping_sub(LOWS * 0x21) & !flipped;
+        let other = word ^ (LOWS * 0x5c);
+        let backslash = other.wrapping_sub(LOWS) & !other;
         // A borrow can set bits above a true one, never below: the lowest is right.
-        let found = (quote | backslash | control) & HIGHS;
+        let found = (quote_or_control | backslash) & HIGHS;
         if found != 0 {
             return at + (found.trailing_zeros() / 8) as usize;
         }
