@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 
 #[path = "../fuzz/subjects/api.rs"]
 mod api;
+#[path = "../fuzz/subjects/filter.rs"]
+mod filter;
 #[path = "../fuzz/subjects/records.rs"]
 mod records;
 #[path = "../fuzz/subjects/response.rs"]
@@ -80,8 +82,33 @@ fn the_api_corpus_holds_and_reads() {
     assert!(accepted > 0, "some of it is good");
 }
 
+#[test]
+fn the_filter_corpus_holds_and_reads() {
+    let good: usize = seeds("filter").iter().map(|seed| filter::run(seed)).sum();
+    assert!(good > 0, "some of it is good");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn neighbours_of_the_filter_corpus_hold(
+        at: prop::sample::Index,
+        changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
+        cut: usize,
+    ) {
+        let all = seeds("filter");
+        filter::run(&bent(all[at.index(all.len())].clone(), &changes, cut));
+    }
+
+    /// The pattern of one seed on the value of another.
+    #[test]
+    fn the_filter_corpus_with_values_swapped_holds(at: prop::sample::Index, of: prop::sample::Index) {
+        let all = seeds("filter");
+        let split = |seed: &[u8]| seed.iter().position(|byte| *byte == 0).unwrap_or(seed.len());
+        let (one, other) = (&all[at.index(all.len())], &all[of.index(all.len())]);
+        filter::run(&[&one[..split(one)], &other[split(other)..]].concat());
+    }
 
     #[test]
     fn neighbours_of_the_records_corpus_hold(

@@ -1,0 +1,61 @@
+//! A pattern and, behind a zero byte, a record's value, any bytes: no panic; a mistake has a place; a verdict is that of each
+//! pattern by itself; what `serde_json` finds to be no JSON is never refused by a pattern that looks into JSON.
+
+use std::iter;
+
+use lighterman_proto::filter::{Filters, Format, Subject, Verdict};
+use lighterman_proto::records::Header;
+use lighterman_proto::units::TimestampMs;
+use serde::de::IgnoredAny;
+
+/// Levels that are read.
+const DEPTH_MAX: usize = 127;
+
+/// Takes `bytes` apart and judges; returns 1 when the pattern was good, for callers that want to know that some of it was.
+pub(crate) fn run(bytes: &[u8]) -> usize {
+    let at = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let (pattern, value) = (String::from_utf8_lossy(&bytes[..at]), bytes.get(at + 1..));
+    let filters = match Filters::compile(&[&*pattern]) {
+        Ok(filters) => filters,
+        Err(mistake) => {
+            assert!(mistake.at <= pattern.len() && !mistake.path.is_empty() && !mistake.what.is_empty());
+            assert!(pattern.is_char_boundary(mistake.at), "a place between characters: {mistake}");
+            return 0;
+        }
+    };
+    let verdict = judge(&filters, value);
+    assert!(matches!(verdict, Verdict::Refused | Verdict::Matched(0)));
+    let other = r#"{"topic":["no such topic"]}"#;
+    let beside = Filters::compile(&[other, &*pattern, other]).expect("two good patterns beside each other");
+    let expected = if verdict.passes() { Verdict::Matched(1) } else { Verdict::Refused };
+    assert_eq!(judge(&beside, value), expected, "a pattern's verdict is its own");
+    check_format(value);
+    if pattern.starts_with(r#"{"value":{"#) && !pattern.contains("$or") && is_value_alone(&pattern) {
+        let unread = matches!(Format::of(value), Format::Plain | Format::Binary);
+        assert!(!unread || verdict.passes(), "what cannot be judged is delivered");
+    }
+    1
+}
+
+fn judge(filters: &Filters, value: Option<&[u8]>) -> Verdict {
+    let headers = iter::once(Header { name: b"h", value });
+    let (topic, partition, timestamp) = ("orders", 3, TimestampMs(1_545_084_650_987));
+    filters.verdict(Subject { topic, partition, timestamp, key: value, value, headers })
+}
+
+/// The scanner and `serde_json` agree on what is JSON, but for what is nested deeper than we read.
+fn check_format(value: Option<&[u8]>) {
+    let Some(bytes) = value else { return };
+    let text = str::from_utf8(bytes);
+    assert_eq!(Format::of(value) == Format::Binary, text.is_err());
+    let theirs = text.is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    let ours = matches!(Format::of(value), Format::Scalar | Format::Json);
+    let opened = bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    assert!(ours == theirs || theirs && opened > DEPTH_MAX, "{}", bytes.escape_ascii());
+}
+
+/// Whether a pattern asks for nothing but the value.
+fn is_value_alone(pattern: &str) -> bool {
+    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(pattern)
+        .is_ok_and(|members| members.len() == 1)
+}
