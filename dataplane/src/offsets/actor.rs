@@ -108,6 +108,8 @@ impl Handler<Follow> for CommitterActor {
     type Result = ();
 
     fn handle(&mut self, message: Follow, _: &mut Self::Context) {
+        // What an earlier ownership left behind is not committed under this one.
+        self.core.forget(message.partition);
         self.partitions.insert(message.partition, (message.epoch, message.address));
     }
 }

@@ -31,17 +31,17 @@ pub struct Frontier {
 pub enum CommitOutcome {
     /// It stands.
     Done,
-    /// It may be tried again.
+    /// It is tried again, for as long as the partition is ours: a refusal may speak of the generation before.
     Again,
-    /// We do not own the partition any more.
-    Fenced,
 }
 
 /// The committer of one member.
 #[derive(Debug, Default)]
 pub struct CommitterCore {
     pending: BTreeMap<i32, Frontier>,
+    /// What is out and still ours.
     in_flight: Vec<Frontier>,
+    is_out: bool,
 }
 
 impl CommitterCore {
@@ -63,10 +63,11 @@ impl CommitterCore {
     /// What to commit now; empty while a commit is in flight or nothing is pending. What the frontiers have passed goes with
     /// it; a commit that is tried again does not tell it again.
     pub fn start(&mut self) -> Vec<Frontier> {
-        if !self.in_flight.is_empty() {
+        if self.is_out {
             return Vec::new();
         }
         let going: Vec<Frontier> = std::mem::take(&mut self.pending).into_values().collect();
+        self.is_out = !going.is_empty();
         self.in_flight
             .extend(going.iter().map(|frontier| Frontier { passed: Vec::new(), ..frontier.clone() }));
         going
@@ -75,24 +76,26 @@ impl CommitterCore {
     /// The commit in flight was answered: returns the frontiers that stand.
     pub fn answered(&mut self, outcome_of: impl Fn(i32) -> CommitOutcome) -> Vec<Frontier> {
         let mut done = Vec::new();
+        self.is_out = false;
         for frontier in std::mem::take(&mut self.in_flight) {
             match outcome_of(frontier.partition) {
                 CommitOutcome::Done => done.push(frontier),
                 CommitOutcome::Again => self.put_back(frontier),
-                CommitOutcome::Fenced => {}
             }
         }
         done
     }
 
-    /// Forgets a partition: it is not ours any more.
+    /// Forgets a partition: it is not ours any more, or ours anew. A commit of it that is out is not tried again: the group
+    /// checks member and generation only, and would take an old offset from us while another owns the partition (COM-1).
     pub fn forget(&mut self, partition: i32) {
         self.pending.remove(&partition);
+        self.in_flight.retain(|frontier| frontier.partition != partition);
     }
 
     /// True when nothing is pending or in flight.
     pub fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.in_flight.is_empty()
+        self.pending.is_empty() && !self.is_out
     }
 
     fn put_back(&mut self, frontier: Frontier) {
@@ -153,11 +156,17 @@ mod tests {
     }
 
     #[test]
-    fn a_fenced_commit_is_dropped() {
+    fn com_1_a_commit_of_a_partition_that_is_gone_is_not_tried_again() {
         let mut core = CommitterCore::default();
         core.frontier(frontier(0, 1, 5));
+        core.frontier(frontier(1, 1, 7));
         core.start();
-        assert!(core.answered(|_| CommitOutcome::Fenced).is_empty());
+        core.forget(0);
+        core.frontier(frontier(2, 1, 1));
+        assert!(core.start().is_empty(), "one at a time, also when what is out is forgotten");
+        assert!(core.answered(|_| CommitOutcome::Again).is_empty());
+        assert_eq!(core.start(), [frontier(1, 1, 7), frontier(2, 1, 1)]);
+        assert_eq!(core.answered(|_| CommitOutcome::Done).len(), 2);
         assert!(core.is_idle());
     }
 }

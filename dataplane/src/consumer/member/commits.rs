@@ -12,7 +12,6 @@ use lighterman_proto::ids::MappingId;
 
 use crate::audit::{AuditLog, Entry, What};
 use crate::kafka::group::Membership;
-use crate::kafka::group::effects::is_fencing;
 use crate::kafka::offsets::CommitOffset;
 use crate::offsets::actor::{CommitAnswer, CommitPort};
 use crate::offsets::committer::{CommitOutcome, Frontier};
@@ -82,11 +81,8 @@ fn entries(frontiers: &[Frontier]) -> Vec<Entry> {
     frontiers.iter().flat_map(of).collect()
 }
 
-fn outcome_of(code: Option<ResponseError>) -> CommitOutcome {
-    match code {
-        None => CommitOutcome::Done,
-        Some(code) if is_fencing(code) => CommitOutcome::Fenced,
-        // Rebalancing, loading, moved, timed out: the offsets are as true in a moment.
-        Some(_) => CommitOutcome::Again,
-    }
+/// Rebalancing, loading, moved, timed out: the offsets are as true in a moment. A code that fences may speak of the generation
+/// before, while the next is being joined; when it does not, the group takes the partitions away, and their commits with them.
+pub(crate) fn outcome_of(code: Option<ResponseError>) -> CommitOutcome {
+    if code.is_none() { CommitOutcome::Done } else { CommitOutcome::Again }
 }
