@@ -97,7 +97,8 @@ enum Command {
 pub(super) enum Event {
     CoordinatorFound(Result<(), String>),
     Joined(Result<Joined, Failure>),
-    Synced(Result<Vec<i32>, Failure>),
+    /// With how many partitions the topic had when we led the assignment.
+    Synced(Result<Vec<i32>, Failure>, Option<usize>),
     HeartbeatAnswered(u64, Result<(), Failure>),
     TopicCounted(usize),
 }
@@ -292,7 +293,11 @@ impl Member {
         let effects = match event {
             Event::CoordinatorFound(found) => self.core.coordinator_found(now, found, random),
             Event::Joined(answer) => self.core.joined(now, answer, random),
-            Event::Synced(answer) => self.core.synced(now, answer, random),
+            Event::Synced(answer, assigned) => {
+                // Growth is measured against what was assigned, not against what was seen first (H18).
+                self.counted = assigned.or(self.counted);
+                self.core.synced(now, answer, random)
+            }
             Event::HeartbeatAnswered(seq, answer) => self.core.heartbeat_answered(now, seq, answer, random),
             Event::TopicCounted(partitions) => {
                 let grown = self.counted.replace(partitions).is_some_and(|before| before != partitions);

@@ -133,14 +133,17 @@ pub(super) async fn perform(lines: &Lines, settings: &MembershipSettings, effect
             Some(Event::Joined(join(lines, settings, member, generation, &owned).await))
         }
         Effect::AssignAndSync { member, generation, members } => {
-            let answer = match shares(lines, &members).await {
-                Ok(shares) => sync(lines, settings, &member, generation, shares).await,
-                Err(error) => Err(Failure::Transport(error.to_string())),
+            let (answer, assigned) = match shares(lines, &members).await {
+                Ok((shares, counts)) => {
+                    let assigned = counts.get(&settings.topic).map(|count| *count as usize);
+                    (sync(lines, settings, &member, generation, shares).await, assigned)
+                }
+                Err(error) => (Err(Failure::Transport(error.to_string())), None),
             };
-            Some(Event::Synced(answer))
+            Some(Event::Synced(answer, assigned))
         }
         Effect::Sync { member, generation } => {
-            Some(Event::Synced(sync(lines, settings, &member, generation, Vec::new()).await))
+            Some(Event::Synced(sync(lines, settings, &member, generation, Vec::new()).await, None))
         }
         Effect::Heartbeat { member, generation, seq } => {
             Some(Event::HeartbeatAnswered(seq, heartbeat(lines, settings, &member, generation).await))
@@ -206,8 +209,13 @@ fn joined(lines: &Lines, reply: Result<JoinGroupResponse, KafkaError>) -> Result
     })
 }
 
-/// Everybody's share, when we lead.
-async fn shares(lines: &Lines, members: &[(String, Bytes)]) -> Result<Vec<(String, Bytes)>, KafkaError> {
+type Shares = Vec<(String, Bytes)>;
+
+/// Everybody's share, when we lead, and the number of partitions of each topic.
+async fn shares(
+    lines: &Lines,
+    members: &[(String, Bytes)],
+) -> Result<(Shares, BTreeMap<String, i32>), KafkaError> {
     let read = |(id, metadata): &(String, Bytes)| match wire::read_subscription(id, metadata) {
         Ok(member) => Some(member),
         Err(error) => {
@@ -234,7 +242,7 @@ async fn shares(lines: &Lines, members: &[(String, Bytes)]) -> Result<Vec<(Strin
     let share = |(id, _): &(String, Bytes)| {
         (id.clone(), wire::assignment(plan.get(id).map(Vec::as_slice).unwrap_or_default()))
     };
-    Ok(members.iter().map(share).collect())
+    Ok((members.iter().map(share).collect(), counts))
 }
 
 async fn sync(
