@@ -17,7 +17,7 @@ use super::messages::{BytesGranted, Offer, Register, SlotGranted, Unregister, Wi
 use super::payload::{self, PayloadPool};
 use super::settle::{Member, Settling, settle};
 use crate::consumer::status::StatusBoard;
-use crate::credit::bytes::{ByteBudget, Lease};
+use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::credit::slots::{Grant, Slot, Slots};
 use crate::invoker::invoke::{Answered, Invoke, Invoker};
 use crate::invoker::retry::{RetryPolicy, Sending, again_at};
@@ -180,7 +180,7 @@ impl BatcherActor {
             return true;
         }
         self.bytes = None;
-        self.bytes = self.parts.budget.try_lease_or_overdraft(bytes);
+        self.bytes = self.parts.budget.try_lease_or_overdraft(bytes, Overdraft::Payload);
         if self.bytes.is_none() && !self.bytes_asked {
             self.bytes_asked = true;
             let (budget, recipient) = (self.parts.budget.clone(), ctx.address().recipient::<BytesGranted>());

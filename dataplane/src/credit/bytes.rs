@@ -15,7 +15,7 @@ pub struct ByteBudget {
 struct Ledger {
     limit: usize,
     leased: usize,
-    overdraft_out: bool,
+    overdrafts_out: [bool; 3],
     waiters: VecDeque<Waiter>,
 }
 
@@ -24,18 +24,30 @@ struct Waiter {
     grant: oneshot::Sender<Lease>,
 }
 
+/// What bytes over the limit are for; each has one holder at a time. They are apart because a batch needs them one after the
+/// other: whoever holds inflated records over the limit must not wait for a payload that another holder's keeps away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdraft {
+    /// Records of a batch, inflated.
+    Inflated,
+    /// The payload of an invocation.
+    Payload,
+    /// Records on their way to a destination.
+    Letter,
+}
+
 /// The right to hold some bytes; dropping it gives them back.
 #[must_use = "a lease that is dropped lends nothing"]
 pub struct Lease {
     budget: ByteBudget,
     bytes: usize,
-    overdraft: bool,
+    overdraft: Option<Overdraft>,
 }
 
 impl ByteBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        let ledger = Ledger { limit, leased: 0, overdraft_out: false, waiters: VecDeque::new() };
+        let ledger = Ledger { limit, leased: 0, overdrafts_out: [false; 3], waiters: VecDeque::new() };
         Self { shared: Arc::new(Mutex::new(ledger)) }
     }
 
@@ -64,19 +76,18 @@ impl ByteBudget {
         Some(self.lend(&mut ledger, bytes))
     }
 
-    /// `bytes` now, over the limit if need be, but to one holder at a time: what keeps a node moving when every byte is
-    /// held by those who wait for each other (the "plus one oversized record" of MEM-1).
-    pub fn try_lease_or_overdraft(&self, bytes: usize) -> Option<Lease> {
+    /// `bytes` now, over the limit if need be, but to one holder of each purpose at a time: what keeps a node moving when
+    /// every byte is held by those who wait for each other (the "plus one oversized record" of MEM-1).
+    pub fn try_lease_or_overdraft(&self, bytes: usize, purpose: Overdraft) -> Option<Lease> {
         if let Some(lease) = self.try_lease(bytes) {
             return Some(lease);
         }
         let mut ledger = self.shared.lock();
-        if ledger.overdraft_out {
+        if std::mem::replace(&mut ledger.overdrafts_out[purpose as usize], true) {
             return None;
         }
-        ledger.overdraft_out = true;
         let mut lease = self.lend(&mut ledger, bytes);
-        lease.overdraft = true;
+        lease.overdraft = Some(purpose);
         Some(lease)
     }
 
@@ -101,15 +112,17 @@ impl ByteBudget {
     fn lend(&self, ledger: &mut Ledger, bytes: usize) -> Lease {
         ledger.leased += bytes;
         metrics::gauge!(crate::metrics::BYTES_LEASED).set(ledger.leased as f64);
-        Lease { budget: self.clone(), bytes, overdraft: false }
+        Lease { budget: self.clone(), bytes, overdraft: None }
     }
 
-    fn give_back(&self, bytes: usize, overdraft: bool) {
+    fn give_back(&self, bytes: usize, overdraft: Option<Overdraft>) {
         let mut granted = Vec::new();
         {
             let mut ledger = self.shared.lock();
             ledger.leased -= bytes;
-            ledger.overdraft_out &= !overdraft;
+            if let Some(purpose) = overdraft {
+                ledger.overdrafts_out[purpose as usize] = false;
+            }
             metrics::gauge!(crate::metrics::BYTES_LEASED).set(ledger.leased as f64);
             while let Some(waiter) = ledger.next_served() {
                 granted.push((waiter.grant, self.lend(&mut ledger, waiter.bytes)));
@@ -148,7 +161,7 @@ impl Lease {
         let surplus = self.bytes.saturating_sub(bytes);
         if surplus > 0 {
             self.bytes -= surplus;
-            self.budget.give_back(surplus, false);
+            self.budget.give_back(surplus, None);
         }
     }
 
@@ -166,13 +179,13 @@ impl Lease {
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Self { budget: self.budget.clone(), bytes, overdraft: false }
+        Self { budget: self.budget.clone(), bytes, overdraft: None }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.bytes > 0 || self.overdraft {
+        if self.bytes > 0 || self.overdraft.is_some() {
             self.budget.give_back(self.bytes, self.overdraft);
         }
     }
@@ -199,11 +212,12 @@ mod tests {
         let budget = ByteBudget::new(100);
         let most = budget.try_lease(90).expect("room");
         assert!(budget.try_lease(20).is_none());
-        let over = budget.try_lease_or_overdraft(20).expect("the one overdraft");
-        assert!(budget.try_lease_or_overdraft(20).is_none(), "only one at a time");
+        let over = budget.try_lease_or_overdraft(20, Overdraft::Inflated).expect("the one overdraft");
+        assert!(budget.try_lease_or_overdraft(20, Overdraft::Inflated).is_none(), "only one at a time");
+        assert!(budget.try_lease_or_overdraft(20, Overdraft::Payload).is_some(), "for each purpose");
         assert_eq!(budget.leased(), 110);
         drop(over);
-        assert!(budget.try_lease_or_overdraft(20).is_some());
+        assert!(budget.try_lease_or_overdraft(20, Overdraft::Inflated).is_some());
         drop(most);
         assert_eq!(budget.leased(), 0);
     }

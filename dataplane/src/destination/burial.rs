@@ -12,7 +12,7 @@ use super::core::{DROP_TRIES, OnFailure};
 use super::deliver::{Delivery, DeliveryObserver, deliver};
 use super::letter::{DestinationPort, Letter, Undelivered};
 use super::letters::{Facts, Sender};
-use crate::credit::bytes::{ByteBudget, Lease};
+use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::invoker::retry::RetryPolicy;
 use crate::partition::effects::Buried;
 use crate::partition::failing::{Burial, Errand};
@@ -80,7 +80,7 @@ impl DestinationBurial {
             return lease;
         }
         loop {
-            if let Some(lease) = self.budget.try_lease_or_overdraft(bytes) {
+            if let Some(lease) = self.budget.try_lease_or_overdraft(bytes, Overdraft::Letter) {
                 return lease;
             }
             tokio::time::sleep(LOOK_AGAIN).await;

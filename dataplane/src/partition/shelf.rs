@@ -13,7 +13,7 @@ use lighterman_proto::units::INFLATED_BYTES_MAX;
 
 use super::cut::Hold;
 use super::fetch_buffer::{Opener, Sieve, Sizer};
-use crate::credit::bytes::ByteBudget;
+use crate::credit::bytes::{ByteBudget, Overdraft};
 
 /// What the core borrows for one event.
 pub(super) struct Shelf {
@@ -50,7 +50,7 @@ impl Opener for OnCredit<'_> {
     ) -> Result<Option<(Bytes, Hold)>, RecordError> {
         let mut plain = Vec::new();
         self.inflater.borrow_mut().inflate(compression, packed, INFLATED_BYTES_MAX, &mut plain)?;
-        let lease = self.budget.try_lease_or_overdraft(plain.len());
+        let lease = self.budget.try_lease_or_overdraft(plain.len(), Overdraft::Inflated);
         Ok(lease.map(|lease| (Bytes::from(plain), Arc::new(lease))))
     }
 }
