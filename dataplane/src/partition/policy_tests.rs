@@ -554,7 +554,7 @@ fn a_record_that_grows_too_old_while_its_offer_waits_is_judged_then_and_the_youn
 fn mem_1_offers_do_not_heap_up_calls_for_their_age() {
     let policy =
         FailurePolicy { record_age_max: Some(Duration::from_secs(3_600)), ..FailurePolicy::default() };
-    let mut core = core(policy, Offset(0), None, None);
+    let mut core = core(policy, 0, Offset(0), None, None);
     let (mut calls, now, mut opener) = (0, Moment::from_micros(1), Plain);
     for round in 0..100i64 {
         let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
