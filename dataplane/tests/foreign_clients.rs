@@ -1,17 +1,12 @@
 //! Foreign clients as judges: of the embedded broker (kcat, confluent-kafka, kafkajs, Apache's Java client), and of the
 //! control API (boto3, the AWS CLI). One that is not installed is skipped, unless `TEST_LIGHTERMAN_REQUIRE_CLIENTS` is set.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+mod driven;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use lighterman::local::broker::{Broker, BrokerSettings};
-use lighterman::local::function_host::command::FunctionCommand;
-use lighterman::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
-
-const LIMIT_SECONDS: &str = "150";
+use self::driven::{DrivenNode, broker, client, run};
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -19,16 +14,6 @@ fn here() -> &'static Path {
 
 fn target() -> PathBuf {
     here().join("../target")
-}
-
-/// The client, or `None` after one line that says it is skipped.
-fn client(name: &str, found: Option<PathBuf>) -> Option<PathBuf> {
-    if found.is_none() {
-        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_CLIENTS").is_some();
-        assert!(!required, "{name} is required: run .ci/install-clients");
-        println!("skipped: {name} is not installed (.ci/install-clients brings it)");
-    }
-    found
 }
 
 fn python() -> Option<PathBuf> {
@@ -42,24 +27,6 @@ fn python() -> Option<PathBuf> {
         "Python with boto3, awscli, confluent-kafka",
         imports.is_ok_and(|status| status.success()).then_some(python),
     )
-}
-
-/// Runs a client to its end, at most `LIMIT_SECONDS`.
-fn run(program: &Path, arguments: &[&Path], variables: &[(&str, String)]) -> String {
-    let mut command = Command::new("timeout");
-    command.arg(LIMIT_SECONDS).arg(program).args(arguments).stdin(Stdio::null());
-    command.envs(variables.iter().map(|(name, value)| (name, value)));
-    let done = command.output().expect("timeout of coreutils runs");
-    let (out, error) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    assert!(done.status.success(), "{}: {}\n{out}\n{error}", program.display(), done.status);
-    out.into_owned()
-}
-
-fn broker() -> (Broker, String) {
-    let broker = Broker::start(BrokerSettings { auto_create_partitions: 1, ..BrokerSettings::default() });
-    let broker = broker.expect("the embedded broker starts");
-    let servers = broker.address().to_string();
-    (broker, servers)
 }
 
 #[test]
@@ -113,57 +80,11 @@ fn kcat_accepts_the_embedded_broker() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn boto3_and_the_aws_cli_drive_a_node_unchanged() {
     let Some(python) = python() else { return };
-    let (_broker, servers) = broker();
-    let program = Path::new(env!("CARGO_BIN_EXE_lighterman"));
-    let host = FunctionHost::start(FunctionHostSettings {
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-        region: "eu-west-1".to_owned(),
-        account_id: "000000000000".to_owned(),
-        functions: vec![FunctionSpec {
-            name: "sample".to_owned(),
-            command: FunctionCommand::sample_of(program.to_path_buf()),
-            timeout: Duration::from_secs(10),
-            max_concurrency: 8,
-            env: BTreeMap::new(),
-        }],
-    })
-    .expect("the function host starts");
-    let data = tempfile::tempdir().expect("folder");
-    let free =
-        || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
-    let (listen, metrics) = (free(), free());
-    let key = [("AWS_ACCESS_KEY_ID", "LMANTEST"), ("AWS_SECRET_ACCESS_KEY", "a secret/with+signs")];
-    let mut node = tokio::process::Command::new(program)
-        .arg("run")
-        .env_clear()
-        .env("LIGHTERMAN_LISTEN", listen.to_string())
-        .env("LIGHTERMAN_METRICS_LISTEN", metrics.to_string())
-        .env("LIGHTERMAN_DATA_DIR", data.path())
-        .env("LIGHTERMAN_REGION", "eu-west-1")
-        .env("LIGHTERMAN_ROOT_ACCESS_KEY_ID", key[0].1)
-        .env("LIGHTERMAN_ROOT_SECRET_ACCESS_KEY", key[1].1)
-        .env("AWS_ENDPOINT_URL_LAMBDA", host.endpoint_url())
-        .envs(key)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("the node starts");
-    while std::net::TcpStream::connect(listen).is_err() {
-        assert!(node.try_wait().expect("status").is_none(), "the node ended");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let variables = [
-        ("ENDPOINT", format!("http://{listen}")),
-        ("SERVERS", servers),
-        ("AWS_DEFAULT_REGION", "eu-west-1".to_owned()),
-        (key[0].0, key[0].1.to_owned()),
-        (key[1].0, key[1].1.to_owned()),
-    ];
+    let node = DrivenNode::start().await;
+    let variables = node.variables.clone();
     let out = tokio::task::spawn_blocking(move || {
         run(&python, &[&here().join("tests/clients/control/aws.py")], &variables)
     });
     assert!(out.await.expect("runs").contains("aws clients: fine"));
-    node.kill().await.expect("killed");
-    host.stop().await;
+    node.stop().await;
 }

@@ -1,0 +1,119 @@
+//! A node that foreign clients drive: the embedded broker, a function host with the sample, and `lighterman run` beside them.
+
+#![allow(dead_code)] // each test file uses its part
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::function_host::command::FunctionCommand;
+use lighterman::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
+
+const LIMIT_SECONDS: &str = "150";
+const REGION: &str = "eu-west-1";
+const KEY: [(&str, &str); 2] =
+    [("AWS_ACCESS_KEY_ID", "LMANTEST"), ("AWS_SECRET_ACCESS_KEY", "a secret/with+signs")];
+
+/// The client, or `None` after one line that says it is skipped.
+pub(crate) fn client(name: &str, found: Option<PathBuf>) -> Option<PathBuf> {
+    if found.is_none() {
+        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_CLIENTS").is_some();
+        assert!(!required, "{name} is required: run .ci/install-clients");
+        println!("skipped: {name} is not installed (.ci/install-clients brings it)");
+    }
+    found
+}
+
+/// Runs a client to its end, at most `LIMIT_SECONDS`.
+pub(crate) fn run(program: &Path, arguments: &[&Path], variables: &[(&str, String)]) -> String {
+    let mut command = Command::new("timeout");
+    command.arg(LIMIT_SECONDS).arg(program).args(arguments).stdin(Stdio::null());
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    let done = command.output().expect("timeout of coreutils runs");
+    let (out, error) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{}: {}\n{out}\n{error}", program.display(), done.status);
+    out.into_owned()
+}
+
+/// A broker that makes topics of one partition.
+pub(crate) fn broker() -> (Broker, String) {
+    let broker = Broker::start(BrokerSettings { auto_create_partitions: 1, ..BrokerSettings::default() });
+    let broker = broker.expect("the embedded broker starts");
+    let servers = broker.address().to_string();
+    (broker, servers)
+}
+
+/// All of it.
+pub(crate) struct DrivenNode {
+    _broker: Broker,
+    host: FunctionHost,
+    node: tokio::process::Child,
+    _data: tempfile::TempDir,
+    /// What a client needs: `ENDPOINT`, `SERVERS`, region and key.
+    pub(crate) variables: Vec<(&'static str, String)>,
+}
+
+impl DrivenNode {
+    /// Starts it and waits until the API listens.
+    pub(crate) async fn start() -> Self {
+        let (broker, servers) = broker();
+        let program = Path::new(env!("CARGO_BIN_EXE_lighterman"));
+        let host = sample_host(program);
+        let data = tempfile::tempdir().expect("folder");
+        let free =
+            || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+        let (listen, metrics) = (free(), free());
+        let mut node = tokio::process::Command::new(program)
+            .arg("run")
+            .env_clear()
+            .env("LIGHTERMAN_LISTEN", listen.to_string())
+            .env("LIGHTERMAN_METRICS_LISTEN", metrics.to_string())
+            .env("LIGHTERMAN_DATA_DIR", data.path())
+            .env("LIGHTERMAN_REGION", REGION)
+            .env("LIGHTERMAN_ROOT_ACCESS_KEY_ID", KEY[0].1)
+            .env("LIGHTERMAN_ROOT_SECRET_ACCESS_KEY", KEY[1].1)
+            .env("AWS_ENDPOINT_URL_LAMBDA", host.endpoint_url())
+            .envs(KEY)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the node starts");
+        while std::net::TcpStream::connect(listen).is_err() {
+            assert!(node.try_wait().expect("status").is_none(), "the node ended");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let mut variables = vec![
+            ("ENDPOINT", format!("http://{listen}")),
+            ("SERVERS", servers),
+            ("AWS_DEFAULT_REGION", REGION.to_owned()),
+        ];
+        variables.extend(KEY.map(|(name, value)| (name, value.to_owned())));
+        Self { _broker: broker, host, node, _data: data, variables }
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(mut self) {
+        self.node.kill().await.expect("killed");
+        self.host.stop().await;
+    }
+}
+
+fn sample_host(program: &Path) -> FunctionHost {
+    FunctionHost::start(FunctionHostSettings {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        region: REGION.to_owned(),
+        account_id: "000000000000".to_owned(),
+        functions: vec![FunctionSpec {
+            name: "sample".to_owned(),
+            command: FunctionCommand::sample_of(program.to_path_buf()),
+            timeout: Duration::from_secs(10),
+            max_concurrency: 8,
+            env: BTreeMap::new(),
+        }],
+    })
+    .expect("the function host starts")
+}

@@ -1,0 +1,89 @@
+//! Terraform's `aws_lambda_event_source_mapping`, unchanged, against a node: made, read back without a difference, changed
+//! in place, removed. `TEST_LIGHTERMAN_TERRAFORM_PLUGINS` names a filesystem mirror that has the provider `hashicorp/aws`;
+//! without it the test says in one line that it was skipped.
+
+mod driven;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use self::driven::{DrivenNode, run};
+
+const CONFIGURATION: &str = include_str!("clients/terraform/main.tf");
+
+fn mirror() -> Option<PathBuf> {
+    let mirror = std::env::var_os("TEST_LIGHTERMAN_TERRAFORM_PLUGINS").map(PathBuf::from);
+    if mirror.is_none() {
+        println!("skipped: TEST_LIGHTERMAN_TERRAFORM_PLUGINS names no mirror of Terraform's providers");
+    }
+    mirror
+}
+
+/// A folder with the configuration, and the environment of every command in it.
+struct Workspace {
+    folder: TempDir,
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Workspace {
+    fn new(mirror: &Path, node: &DrivenNode) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        fs::write(folder.path().join("main.tf"), CONFIGURATION).expect("written");
+        let installation = format!(
+            "provider_installation {{\n  filesystem_mirror {{\n    path = {:?}\n  }}\n}}\n",
+            mirror.display().to_string()
+        );
+        let settings = folder.path().join("terraform.rc");
+        fs::write(&settings, installation).expect("written");
+        let mut variables = node.variables.clone();
+        let told = |name: &str| {
+            node.variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+        };
+        variables.extend([
+            ("TF_CLI_CONFIG_FILE", settings.display().to_string()),
+            ("TF_IN_AUTOMATION", "1".to_owned()),
+            ("CHECKPOINT_DISABLE", "1".to_owned()),
+            ("TF_VAR_endpoint", told("ENDPOINT").expect("told")),
+            ("TF_VAR_servers", told("SERVERS").expect("told")),
+        ]);
+        Self { folder, variables }
+    }
+
+    fn terraform(&self, arguments: &[&str]) -> String {
+        let chdir = format!("-chdir={}", self.folder.path().display());
+        let all: Vec<&Path> =
+            std::iter::once(chdir.as_str()).chain(arguments.iter().copied()).map(Path::new).collect();
+        run(Path::new("terraform"), &all, &self.variables)
+    }
+
+    /// Applies with `batch_size`, and asks again: there must be nothing left to change.
+    fn apply(&self, batch_size: &str) -> Value {
+        let batch_size = format!("-var=batch_size={batch_size}");
+        self.terraform(&["apply", "-auto-approve", "-input=false", "-no-color", &batch_size]);
+        // Exit code 2 when there is a difference.
+        self.terraform(&["plan", "-detailed-exitcode", "-input=false", "-no-color", &batch_size]);
+        let shown = self.terraform(&["output", "-json"]);
+        serde_json::from_str(&shown).expect("JSON")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn terraform_makes_reads_changes_and_removes_a_mapping() {
+    let Some(mirror) = mirror() else { return };
+    let node = DrivenNode::start().await;
+    let workspace = Workspace::new(&mirror, &node);
+    let judged = tokio::task::spawn_blocking(move || {
+        workspace.terraform(&["init", "-input=false", "-no-color"]);
+        let made = workspace.apply("50");
+        assert_eq!(made["state"]["value"], "Enabled", "{made}");
+        let changed = workspace.apply("70");
+        assert_eq!(changed["uuid"], made["uuid"], "changed in place");
+        assert_eq!(changed["batch_size"]["value"], 70, "{changed}");
+        workspace.terraform(&["destroy", "-auto-approve", "-input=false", "-no-color"]);
+    });
+    judged.await.expect("Terraform is content");
+    node.stop().await;
+}
