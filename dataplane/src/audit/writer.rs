@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,11 @@ use super::entry::Entry;
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// A disk that hangs holds a commit up so long and no longer.
 const WRITE_DEADLINE: Duration = Duration::from_secs(1);
+/// Longer lines are not ours: the longest has two sums of all outcomes or one reason, all of it escaped.
+const LINE_BYTES_MAX: u64 = 4 * 1024;
+/// Audits of deleted mappings that are kept; the oldest go first.
+const DELETED_MAX: usize = 32;
+const DELETED: &str = "deleted";
 /// Orders that wait for the thread.
 const ORDERS_MAX: usize = 1024;
 
@@ -78,7 +83,7 @@ impl AuditLog {
         told.await.unwrap_or_default()
     }
 
-    /// A mapping is gone: its audit is renamed, not deleted.
+    /// A mapping is gone: its audit is renamed, and kept as long as it is among the last [`DELETED_MAX`] of them.
     pub fn remove(&self, mapping: MappingId) {
         if self.orders.try_send(Order::Remove { mapping }).is_err() {
             metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
@@ -122,9 +127,27 @@ impl Desk {
             Order::Remove { mapping } => {
                 self.open.remove(&mapping);
                 let path = self.path(mapping);
-                let _ = fs::rename(&path, path.with_extension("deleted"));
+                let _ = fs::rename(&path, path.with_extension(DELETED));
+                if let Err(error) = self.forget_oldest_deleted() {
+                    tracing::debug!(%error, "audits of deleted mappings could not be removed");
+                }
             }
         }
+    }
+
+    fn forget_oldest_deleted(&self) -> io::Result<()> {
+        let mut deleted = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == DELETED) {
+                deleted.push((fs::metadata(&path)?.modified()?, path));
+            }
+        }
+        deleted.sort();
+        for (_, path) in deleted.iter().take(deleted.len().saturating_sub(DELETED_MAX)) {
+            fs::remove_file(path)?;
+        }
+        Ok(())
     }
 
     fn path(&self, mapping: MappingId) -> PathBuf {
@@ -136,10 +159,11 @@ impl Desk {
         let path = self.path(mapping);
         self.open.entry(mapping).or_insert_with(|| {
             let mut ledgers = Ledgers::default();
-            for line in fs::read(&path).unwrap_or_default().split(|byte| *byte == b'\n') {
-                if let Some(entry) = std::str::from_utf8(line).ok().and_then(Entry::parse) {
-                    ledgers.books.entry(entry.partition).or_default().enter(&entry);
-                }
+            if let Ok(file) = File::open(&path)
+                && let Err(error) = ledgers.read(BufReader::new(file))
+            {
+                metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
+                tracing::warn!(%mapping, %error, "the audit cannot be read to its end");
             }
             // Whatever stands at the end, the next line begins a new one.
             ledgers.torn = true;
@@ -180,6 +204,21 @@ impl Desk {
 }
 
 impl Ledgers {
+    /// Line by line: a file that was never rewritten may be longer than what it says is.
+    fn read(&mut self, mut file: impl BufRead) -> io::Result<()> {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if (&mut file).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
+            }
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            if let Some(entry) = std::str::from_utf8(text).ok().and_then(Entry::parse) {
+                self.books.entry(entry.partition).or_default().enter(&entry);
+            }
+        }
+    }
+
     fn rewrite(&mut self, path: &Path) -> io::Result<()> {
         let next = path.with_extension("next");
         let mut file = File::create(&next)?;
@@ -268,6 +307,38 @@ mod tests {
         desk.append(mapping, &[entry(9_000, 9_001)]).expect("written");
         let ledgers = &desk.open[&mapping];
         assert!(ledgers.bytes > bytes && ledgers.rewrite_at == rewrite_at, "one more line, no rewriting");
+    }
+
+    #[test]
+    fn mem_1_deleted_mappings_leave_a_bounded_number_of_audits() {
+        let folder = tempfile::tempdir().expect("scratch");
+        let mut desk = Desk { folder: folder.path().to_owned(), open: HashMap::new() };
+        let others = folder.path().join("a-person.deleted.txt");
+        fs::write(&others, "not ours").expect("written");
+        for id in 0..DELETED_MAX as u128 + 8 {
+            let mapping = MappingId(uuid::Uuid::from_u128(id));
+            desk.append(mapping, &[entry(0, 1)]).expect("written");
+            let path = desk.path(mapping);
+            let file = OpenOptions::new().append(true).open(&path).expect("there");
+            let written = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + id as u64);
+            file.set_modified(written).expect("set");
+            desk.carry_out(Order::Remove { mapping });
+        }
+        let left =
+            |id: u128| desk.path(MappingId(uuid::Uuid::from_u128(id))).with_extension(DELETED).exists();
+        assert!(!left(7) && left(8) && left(39) && others.exists(), "the last ones, and what is not ours");
+        assert!(desk.open.is_empty(), "nothing of them in memory");
+    }
+
+    #[test]
+    fn mem_1_a_line_without_end_is_passed_over_and_what_follows_is_read() {
+        let mut ledgers = Ledgers::default();
+        let mut text = entry(0, 10).line().into_bytes();
+        text.extend(std::iter::repeat_n(b'x', 3 * LINE_BYTES_MAX as usize + 5));
+        text.push(b'\n');
+        text.extend_from_slice(entry(10, 12).line().as_bytes());
+        ledgers.read(&text[..]).expect("read");
+        assert_eq!(ledgers.books[&3].end(), Some(Offset(12)));
     }
 
     #[tokio::test]

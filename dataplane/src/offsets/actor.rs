@@ -4,19 +4,17 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use lighterman_proto::ids::Epoch;
 
 use super::committer::{CommitOutcome, CommitterCore, Frontier};
 use crate::consumer::status::StatusBoard;
+use crate::kafka::backoff::random;
 use crate::partition::actor::PartitionActor;
 use crate::partition::messages::Committed;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
-
-const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// The answer to one commit: an outcome for each partition index, or why there is none.
 pub type CommitAnswer = Result<HashMap<i32, CommitOutcome>, String>;
@@ -164,9 +162,9 @@ impl Handler<CommitAnswered> for CommitterActor {
                 });
             }
         }
-        if again {
+        if let Some(rest) = self.core.rest(again, random()) {
             self.resting = true;
-            ctx.run_later(RETRY_AFTER, |actor, ctx| {
+            ctx.run_later(rest, |actor, ctx| {
                 actor.resting = false;
                 actor.pump(ctx);
             });

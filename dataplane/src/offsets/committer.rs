@@ -1,10 +1,12 @@
 //! Which offsets to commit next. One commit is in flight at a time; what arrives meanwhile is coalesced into the next (H6).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use lighterman_proto::commit_metadata::Progress;
 use lighterman_proto::ids::{Epoch, Offset};
 
+use crate::kafka::backoff::Backoff;
 use crate::partition::ledger::Passed;
 
 /// One partition's offset to commit.
@@ -35,13 +37,26 @@ pub enum CommitOutcome {
     Again,
 }
 
+/// The first rest after a commit that failed.
+const REST_MIN: Duration = Duration::from_millis(100);
+/// The longest: partitions begin nothing new while their commits wait.
+const REST_MAX: Duration = Duration::from_secs(2);
+
 /// The committer of one member.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CommitterCore {
     pending: BTreeMap<i32, Frontier>,
     /// What is out and still ours.
     in_flight: Vec<Frontier>,
     is_out: bool,
+    backoff: Backoff,
+}
+
+impl Default for CommitterCore {
+    fn default() -> Self {
+        let backoff = Backoff::new(REST_MIN, REST_MAX);
+        Self { pending: BTreeMap::new(), in_flight: Vec::new(), is_out: false, backoff }
+    }
 }
 
 impl CommitterCore {
@@ -84,6 +99,16 @@ impl CommitterCore {
             }
         }
         done
+    }
+
+    /// How long to rest before the next commit, when some of this answer must be tried `again`; longer each time, until one
+    /// stands. `random` spreads the members of a fleet whose coordinator has gone.
+    pub fn rest(&mut self, again: bool, random: u64) -> Option<Duration> {
+        if again {
+            return Some(self.backoff.next(random));
+        }
+        self.backoff.reset();
+        None
     }
 
     /// Forgets a partition: it is not ours any more, or ours anew. A commit of it that is out is not tried again: the group
@@ -153,6 +178,22 @@ mod tests {
         assert_eq!(core.start()[0].passed, [passed(0, 5), passed(5, 9)], "coalesced, not lost");
         core.answered(|_| CommitOutcome::Again);
         assert_eq!(core.start()[0].passed, [], "tried again, not told again");
+    }
+
+    #[test]
+    fn commits_that_fail_rest_longer_up_to_a_bound_until_one_stands() {
+        let mut core = CommitterCore::default();
+        let longest = |rest: Option<Duration>| rest.expect("a rest");
+        // The largest number is the longest wait of its step.
+        let step = |core: &mut CommitterCore, most: Duration| {
+            let rest = longest(core.rest(true, most.as_micros() as u64 / 2));
+            assert!(rest <= most && rest * 2 >= most, "{rest:?} of {most:?}");
+        };
+        for most in [100, 200, 400, 800, 1_600, 2_000, 2_000] {
+            step(&mut core, Duration::from_millis(most));
+        }
+        assert_eq!(core.rest(false, 7), None);
+        step(&mut core, REST_MIN);
     }
 
     #[test]
