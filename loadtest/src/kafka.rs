@@ -71,6 +71,22 @@ impl RealKafka {
         self.boot()
     }
 
+    /// Stops answering, and keeps its connections (SIGSTOP).
+    pub fn freeze(&self) -> Result<()> {
+        self.signal("-STOP")
+    }
+
+    /// Answers again, first what has been asked meanwhile (SIGCONT).
+    pub fn thaw(&self) -> Result<()> {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, which: &str) -> Result<()> {
+        let pid = self.process.as_ref().context("it runs")?.id().to_string();
+        ensure!(Command::new("kill").args([which, &pid]).status()?.success(), "kill {which}");
+        Ok(())
+    }
+
     fn java(&self, class: &str, args: &[&str]) -> Result<Command> {
         let log = File::options().create(true).append(true).open(self.folder.path().join("kafka.log"))?;
         let mut command = Command::new("java");
