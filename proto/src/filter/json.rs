@@ -10,8 +10,8 @@ pub(super) const DEPTH_MAX: u32 = 127;
 pub(super) struct NotJson {
     /// The byte where reading stopped.
     pub(super) at: usize,
-    /// What was expected there.
-    pub(super) what: &'static str,
+    /// What was expected there. Behind a thin reference, so that results fit into two registers.
+    pub(super) what: &'static &'static str,
 }
 
 /// A place in a JSON text, and how deep it lies.
@@ -41,10 +41,10 @@ impl<'a> Scanner<'a> {
     /// Nothing but space may follow.
     pub(super) fn end(&mut self) -> Result<(), NotJson> {
         self.skip_space();
-        if self.at == self.text.len() { Ok(()) } else { Err(self.wrong("more text behind the JSON value")) }
+        if self.at == self.text.len() { Ok(()) } else { Err(self.wrong(&"more text behind the JSON value")) }
     }
 
-    pub(super) fn wrong(&self, what: &'static str) -> NotJson {
+    pub(super) fn wrong(&self, what: &'static &'static str) -> NotJson {
         NotJson { at: self.at, what }
     }
 
@@ -53,7 +53,7 @@ impl<'a> Scanner<'a> {
     pub(super) fn enter(&mut self, close: u8) -> Result<bool, NotJson> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
-            return Err(self.wrong("nested more than 127 deep"));
+            return Err(self.wrong(&"nested more than 127 deep"));
         }
         self.at += 1;
         self.skip_space();
@@ -78,8 +78,8 @@ impl<'a> Scanner<'a> {
                 self.leave();
                 Ok(false)
             }
-            _ if close == b'}' => Err(self.wrong("expected `,` or `}`")),
-            _ => Err(self.wrong("expected `,` or `]`")),
+            _ if close == b'}' => Err(self.wrong(&"expected `,` or `}`")),
+            _ => Err(self.wrong(&"expected `,` or `]`")),
         }
     }
 
@@ -92,21 +92,46 @@ impl<'a> Scanner<'a> {
     #[inline]
     pub(super) fn name(&mut self) -> Result<Text<'a>, NotJson> {
         if self.peek() != Some(b'"') {
-            return Err(self.wrong("expected a name in quotes"));
+            return Err(self.wrong(&"expected a name in quotes"));
         }
         let name = self.string()?;
-        self.skip_space();
-        if self.peek() != Some(b':') {
-            return Err(self.wrong("expected `:`"));
-        }
-        self.at += 1;
-        self.skip_space();
+        self.colon()?;
         Ok(name)
     }
 
+    #[inline]
+    fn skip_name(&mut self) -> Result<(), NotJson> {
+        if self.peek() != Some(b'"') {
+            return Err(self.wrong(&"expected a name in quotes"));
+        }
+        self.skip_string()?;
+        self.colon()
+    }
+
+    #[inline]
+    fn colon(&mut self) -> Result<(), NotJson> {
+        self.skip_space();
+        if self.peek() != Some(b':') {
+            return Err(self.wrong(&"expected `:`"));
+        }
+        self.at += 1;
+        self.skip_space();
+        Ok(())
+    }
+
+    /// Steps over a string, at whose quote it stands.
+    #[inline]
+    fn skip_string(&mut self) -> Result<(), NotJson> {
+        let end = next_special(self.text, self.at + 1);
+        if self.text.get(end) == Some(&b'"') {
+            self.at = end + 1;
+            return Ok(());
+        }
+        self.string().map(|_| ())
+    }
+
     /// A string, at whose quote it stands.
-    #[allow(clippy::inline_always)] // a call for each string costs a sixth of all the time
-    #[inline(always)]
+    #[inline]
     pub(super) fn string(&mut self) -> Result<Text<'a>, NotJson> {
         let from = self.at + 1;
         let end = next_special(self.text, from);
@@ -127,8 +152,8 @@ impl<'a> Scanner<'a> {
                     return Ok(Text { raw: &self.text[from..at], escaped: true });
                 }
                 Some(b'\\') => at += self.escape_len(at)?,
-                Some(_) => return Err(NotJson { at, what: "a control character in a string" }),
-                None => return Err(NotJson { at, what: "the string does not end" }),
+                Some(_) => return Err(NotJson { at, what: &"a control character in a string" }),
+                None => return Err(NotJson { at, what: &"the string does not end" }),
             }
             at = next_special(self.text, at);
         }
@@ -145,7 +170,7 @@ impl<'a> Scanner<'a> {
             {
                 Ok(6)
             }
-            _ => Err(NotJson { at, what: "no such escape" }),
+            _ => Err(NotJson { at, what: &"no such escape" }),
         }
     }
 
@@ -158,14 +183,14 @@ impl<'a> Scanner<'a> {
             Some(b't') => self.word(b"true")?,
             Some(b'f') => self.word(b"false")?,
             Some(b'n') => self.word(b"null")?,
-            _ => return Err(self.wrong("expected a value")),
+            _ => return Err(self.wrong(&"expected a value")),
         }
         Ok(&self.text[from..self.at])
     }
 
     fn word(&mut self, word: &[u8]) -> Result<(), NotJson> {
         if !self.text[self.at..].starts_with(word) {
-            return Err(self.wrong("expected a value"));
+            return Err(self.wrong(&"expected a value"));
         }
         self.at += word.len();
         Ok(())
@@ -179,7 +204,7 @@ impl<'a> Scanner<'a> {
         match self.peek() {
             Some(b'0') => self.at += 1,
             Some(b'1'..=b'9') => self.skip_digits(),
-            _ => return Err(self.wrong("expected a digit")),
+            _ => return Err(self.wrong(&"expected a digit")),
         }
         if self.peek() == Some(b'.') {
             self.at += 1;
@@ -198,7 +223,7 @@ impl<'a> Scanner<'a> {
     fn digits(&mut self) -> Result<(), NotJson> {
         let from = self.at;
         self.skip_digits();
-        if self.at == from { Err(self.wrong("expected a digit")) } else { Ok(()) }
+        if self.at == from { Err(self.wrong(&"expected a digit")) } else { Ok(()) }
     }
 
     #[inline]
@@ -215,11 +240,11 @@ impl<'a> Scanner<'a> {
         let mut objects = 0u128;
         loop {
             match self.peek() {
-                Some(b'"') => drop(self.string()?),
+                Some(b'"') => self.skip_string()?,
                 Some(b'{') => {
                     if self.enter(b'}')? {
                         objects = objects << 1 | 1;
-                        self.name()?;
+                        self.skip_name()?;
                         continue;
                     }
                 }
@@ -238,7 +263,7 @@ impl<'a> Scanner<'a> {
                 let in_object = objects & 1 == 1;
                 if self.more(if in_object { b'}' } else { b']' })? {
                     if in_object {
-                        self.name()?;
+                        self.skip_name()?;
                     }
                     break;
                 }
@@ -263,8 +288,7 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 
 /// The first quote, backslash or control character from `at` on; the length of `text` without one. Eight bytes at a time:
 /// this is where the time of a filter goes.
-#[allow(clippy::inline_always)] // as above
-#[inline(always)]
+#[inline(never)]
 fn next_special(text: &[u8], mut at: usize) -> usize {
     while let Some((chunk, _)) = text.get(at..).and_then(<[u8]>::split_first_chunk::<8>) {
         let word = u64::from_le_bytes(*chunk);
