@@ -134,27 +134,25 @@ impl Trial {
 }
 
 impl SampleHeaders {
-    fn read<'s>(&'s self) -> Result<Vec<(&'s str, Option<Vec<u8>>)>, String> {
-        let all: Vec<(&'s String, &'s Value)> = match self {
+    fn read(&self) -> Result<Vec<(&str, Option<Vec<u8>>)>, String> {
+        let all: Vec<(&String, &Value)> = match self {
             Self::Named(named) => named.iter().collect(),
             Self::Listed(list) => list.iter().flatten().collect(),
         };
-        let each = |(name, value): (&'s String, &Value)| {
-            let read = header(value);
-            let wrong = || format!("header `{name}` is neither a text nor a list of bytes nor null");
-            read.map(|read| (name.as_str(), read)).ok_or_else(wrong)
-        };
-        all.into_iter().map(each).collect()
+        all.into_iter().map(|(name, value)| Ok((name.as_str(), header(name, value)?))).collect()
     }
 }
 
-/// The bytes of a header's value, or its null; nothing when it is neither.
-fn header(value: &Value) -> Option<Option<Vec<u8>>> {
+/// The bytes of a header's value, or its null.
+fn header(name: &str, value: &Value) -> Result<Option<Vec<u8>>, String> {
+    let wrong = || format!("header `{name}` is neither a text nor a list of bytes nor null");
     match value {
-        Value::Null => Some(None),
-        Value::String(text) => Some(Some(text.clone().into_bytes())),
-        Value::Array(bytes) => bytes.iter().map(byte).collect::<Option<Vec<u8>>>().map(Some),
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text.clone().into_bytes())),
+        Value::Array(bytes) => {
+            bytes.iter().map(byte).collect::<Option<Vec<u8>>>().map(Some).ok_or_else(wrong)
+        }
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => Err(wrong()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Random patterns on random records: the filters say what the naive evaluator says.
 
+use std::fmt::Write as _;
+
 use lighterman_proto::filter::{Filters, Subject, Verdict};
 use lighterman_proto::records::Header;
 use lighterman_proto::units::TimestampMs;
@@ -107,7 +109,7 @@ fn quoted(text: &str, escape: u32) -> String {
     for (index, character) in text.chars().enumerate() {
         if escape >> (index % 32) & 1 == 1 || character.is_control() {
             for unit in character.encode_utf16(&mut [0; 2]) {
-                json.push_str(&format!("\\u{unit:04X}"));
+                write!(json, "\\u{unit:04X}").expect("a string takes all");
             }
         } else if matches!(character, '"' | '\\') {
             json.extend(['\\', character]);
