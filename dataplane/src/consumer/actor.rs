@@ -142,6 +142,7 @@ impl ConsumerActor {
             epoch,
             start: Start {
                 committed: start.position.committed,
+                leader_epoch: start.position.leader_epoch,
                 progress: start.position.progress.clone(),
                 failures: start.position.failures.clone(),
                 policy: self.policy,

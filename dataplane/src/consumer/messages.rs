@@ -43,6 +43,8 @@ pub struct FencePartitions(pub Option<Vec<i32>>);
 pub struct Position {
     /// The committed offset.
     pub committed: Offset,
+    /// Leader epoch of the record before it, −1 when unknown: a log that was cut off since then shows by it (H13).
+    pub leader_epoch: i32,
     /// What stands beside it: attempts, pieces, what is resolved behind it.
     pub progress: Option<Progress>,
     /// What its owner on this node knew of the failures in it.
@@ -57,10 +59,10 @@ pub enum PartitionState {
         /// Where its next owner goes on.
         position: Position,
     },
-    /// The log was truncated under it: to be started again at `at`.
+    /// The log was truncated under it: to be started again there.
     Rebuild {
         /// Where to.
-        at: Offset,
+        position: Position,
     },
     /// The actor has ended.
     Exited {

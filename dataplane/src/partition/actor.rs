@@ -173,7 +173,10 @@ impl PartitionActor {
             }
             Effect::AwaitCredit => self.await_credit(ctx),
             Effect::Drained => self.report_drained(ctx),
-            Effect::Rebuild { at } => self.report(PartitionState::Rebuild { at }),
+            Effect::Rebuild { at, leader_epoch } => {
+                let position = Position { committed: at, leader_epoch, progress: None, failures: None };
+                self.report(PartitionState::Rebuild { position });
+            }
             Effect::Note(note) => self.note(&note),
         }
     }
@@ -209,7 +212,8 @@ impl PartitionActor {
         if self.in_flight.is_clear(self.mapping, &self.id, clock::now()) {
             let committed = self.core.ledger().frontier();
             let (progress, failures) = (self.core.progress().cloned(), self.core.work().failures());
-            let position = Position { committed, progress, failures };
+            let leader_epoch = self.core.frontier_leader_epoch();
+            let position = Position { committed, leader_epoch, progress, failures };
             self.report(PartitionState::Drained { position });
         } else {
             ctx.run_later(LOOK_AGAIN, Self::report_drained);

@@ -135,6 +135,7 @@ impl PartitionCore {
         for range in &good {
             self.resolve(*range, Outcome::Delivered, out);
         }
+        self.note_leader_epoch_of(&self.work.cut.clone());
         let range = self.work.cut.range;
         let is_good = |offset| good.iter().any(|good| good.contains(offset));
         let rest = self.work.cut.select(range, tools.sizer, |record| !is_good(record.offset));
@@ -202,11 +203,11 @@ impl PartitionCore {
     /// No record in it: all of it was filtered, or nothing stands there. What comes next begins behind it.
     fn pass_over(&mut self, out: &mut Effects) {
         let Cut { range, leader_epoch, .. } = self.work.cut;
-        if leader_epoch >= 0 {
-            self.frontier_leader_epoch = leader_epoch;
-        }
         self.work.cut = Cut::empty(range.end);
         self.resolve(range, Outcome::Absent, out);
+        if leader_epoch >= 0 && self.ledger.frontier() == range.end {
+            self.frontier_leader_epoch = leader_epoch;
+        }
         self.commit_if_moved(out);
     }
 

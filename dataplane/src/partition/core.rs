@@ -113,8 +113,8 @@ impl PartitionCore {
             offered_until: None,
             judged_at: None,
             position: start.committed,
-            leader_epoch: -1,
-            frontier_leader_epoch: -1,
+            leader_epoch: start.leader_epoch,
+            frontier_leader_epoch: start.leader_epoch,
             sent: Sent { seq: 0, offset: start.committed, progress: start.progress.clone() },
             acknowledged_seq: 0,
             wanted: false,
@@ -141,11 +141,6 @@ impl PartitionCore {
     /// What is in work.
     pub fn work(&self) -> &Work {
         &self.work
-    }
-
-    /// What stands beside the committed offset.
-    pub fn progress(&self) -> Option<&Progress> {
-        self.sent.progress.as_ref()
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -367,7 +362,8 @@ impl PartitionCore {
     fn diverged_into(&mut self, end: Offset, out: &mut Effects) {
         self.phase = Phase::Ended;
         out.push(Effect::Forget);
-        out.push(Effect::Rebuild { at: end.min(self.ledger.frontier()) });
+        let (at, leader_epoch) = (end.min(self.ledger.frontier()), self.frontier_leader_epoch);
+        out.push(Effect::Rebuild { at, leader_epoch });
     }
 
     pub(super) fn rest(&mut self, now: Moment, note: Note, out: &mut Effects) {

@@ -102,6 +102,12 @@ impl Cut {
         self.slices.iter().flat_map(Slice::walk)
     }
 
+    /// Leader epoch of its last record before `offset`, when there is one.
+    pub fn leader_epoch_before(&self, offset: Offset) -> Option<i32> {
+        let begins_before = |slice: &&Slice| slice.walk().next().is_some_and(|record| record.offset < offset);
+        self.slices.iter().take_while(begins_before).last().map(|slice| slice.header.leader_epoch)
+    }
+
     /// The cut of those records of `range` that `keep` names; it resolves all of `range`, and never grows again.
     #[must_use]
     pub fn select(
@@ -111,11 +117,12 @@ impl Cut {
         mut keep: impl FnMut(&Record<'_>) -> bool,
     ) -> Self {
         let mut chosen = Self { range, oldest: self.oldest, full: true, ..Self::empty(range.first) };
-        chosen.leader_epoch = self.leader_epoch;
         for slice in &self.slices {
             slice
                 .select_into(&mut chosen, sizer, &mut |record| range.contains(record.offset) && keep(record));
         }
+        chosen.leader_epoch =
+            chosen.slices.last().map_or(self.leader_epoch, |slice| slice.header.leader_epoch);
         chosen
     }
 

@@ -20,6 +20,8 @@ use super::work::{Failure, FailurePolicy, Failures, Work};
 pub struct Start {
     /// The committed offset: where it goes on.
     pub committed: Offset,
+    /// Leader epoch of the record before it, −1 when unknown.
+    pub leader_epoch: i32,
     /// What stands beside it: how far the owner before us got.
     pub progress: Option<Progress>,
     /// What the owner before us knew of the failures that `progress` counts, if it was on this node.
@@ -103,6 +105,8 @@ pub enum Effect {
     Rebuild {
         /// Where to.
         at: Offset,
+        /// Leader epoch of the record before it, −1 when unknown.
+        leader_epoch: i32,
     },
     /// Worth a count, and a line in the log.
     Note(Note),

@@ -200,6 +200,7 @@ impl World {
     fn new(log: Log) -> Self {
         let start = Start {
             committed: Offset(0),
+            leader_epoch: -1,
             progress: None,
             failures: None,
             policy: FailurePolicy::default(),

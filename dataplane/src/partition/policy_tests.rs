@@ -410,6 +410,7 @@ fn core(
     let limits = LIMITS;
     PartitionCore::new(Start {
         committed,
+        leader_epoch: -1,
         progress,
         failures,
         policy,

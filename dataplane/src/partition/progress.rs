@@ -10,6 +10,7 @@ use lighterman_proto::commit_metadata::{Piece, Progress};
 use lighterman_proto::ids::{Offset, OffsetRange};
 
 use super::core::PartitionCore;
+use super::cut::Cut;
 use super::effects::{Effect, Effects, Start};
 use super::ledger::{Ledger, Outcome};
 use super::work::Work;
@@ -62,6 +63,16 @@ pub(super) fn restore(start: &Start, ledger: &mut Ledger) -> (VecDeque<Restored>
 }
 
 impl PartitionCore {
+    /// Leader epoch of the last record before the frontier, −1 when unknown.
+    pub fn frontier_leader_epoch(&self) -> i32 {
+        self.frontier_leader_epoch
+    }
+
+    /// What stands beside the committed offset.
+    pub fn progress(&self) -> Option<&Progress> {
+        self.sent.progress.as_ref()
+    }
+
     /// What must be on record before the next attempt begins.
     pub(super) fn progress_for_attempt(&self) -> Option<Progress> {
         let ahead = self.remembered_ahead();
@@ -142,6 +153,13 @@ impl PartitionCore {
         if self.sent.offset != self.ledger.frontier() {
             let progress = self.progress_going_on();
             self.commit(progress, out);
+        }
+    }
+
+    /// The frontier has moved into `cut`, whose records may have come under several leaders.
+    pub(super) fn note_leader_epoch_of(&mut self, cut: &Cut) {
+        if let Some(leader_epoch) = cut.leader_epoch_before(self.ledger.frontier()) {
+            self.frontier_leader_epoch = leader_epoch;
         }
     }
 

@@ -50,7 +50,7 @@ impl PartitionCore {
         }
         self.skip_wanted = Some(offset);
         match self.flight {
-            Flight::Offered { seq } => out.push(Effect::Withdraw { seq }),
+            Flight::Offered { seq, .. } => out.push(Effect::Withdraw { seq }),
             Flight::Burying { ticket } => out.push(Effect::StopBurying { ticket }),
             Flight::Idle | Flight::Recording | Flight::Waiting { .. } | Flight::Sealed { .. } => {}
         }
@@ -84,6 +84,7 @@ impl PartitionCore {
         let rest = work.cut.select(range, tools.sizer, |record| record.offset != offset);
         self.resolve(OffsetRange { first: offset, end: offset.next() }, Outcome::Skipped, out);
         out.push(Effect::Note(Note::Skipped { offset }));
+        self.note_leader_epoch_of(&work.cut);
         if rest.is_empty() {
             self.resolve(range, Outcome::Absent, out);
             return None;

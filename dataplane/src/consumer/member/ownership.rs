@@ -12,7 +12,7 @@ use super::starts::{StartError, Starts};
 use super::{MemberActor, START_AGAIN, TICK};
 use crate::audit::{Entry, What};
 use crate::consumer::messages::{
-    DrainPartition, FencePartitions, PartitionReport, PartitionState, Position, StartPartition,
+    DrainPartition, FencePartitions, PartitionReport, PartitionState, StartPartition,
 };
 use crate::consumer::status::Shown;
 use crate::kafka::group::GroupEvent;
@@ -181,9 +181,10 @@ impl MemberActor {
                 self.forget_if_gone(partition);
                 self.balance();
             }
-            PartitionState::Rebuild { at } => {
-                tracing::warn!(mapping = %self.run.id, partition, at = at.0, "going on where the log was truncated");
-                self.positions.insert(partition, Position { committed: at, progress: None, failures: None });
+            PartitionState::Rebuild { position } => {
+                let at = position.committed.0;
+                tracing::warn!(mapping = %self.run.id, partition, at, "going on where the log was truncated");
+                self.positions.insert(partition, position);
                 self.table.freed(partition, epoch);
                 self.forget_if_gone(partition);
                 self.balance();

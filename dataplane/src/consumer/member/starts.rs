@@ -120,7 +120,12 @@ impl Resolver {
                     end = end.0,
                     "the log was cut off below the committed offset; reading what stands there now"
                 );
-                *position = Position { committed: end, progress: None, failures: None };
+                *position = Position {
+                    committed: end,
+                    leader_epoch: position.leader_epoch,
+                    progress: None,
+                    failures: None,
+                };
             }
         }
         Ok(())
@@ -157,7 +162,8 @@ fn starts(
     let position = |partition: &i32| {
         let offset = committed.get(partition)?.as_ref()?;
         let progress = CommitMetadata::parse(&offset.metadata).and_then(|metadata| metadata.progress);
-        Some((*partition, Position { committed: offset.offset, progress, failures: None }))
+        let (committed, leader_epoch) = (offset.offset, offset.leader_epoch);
+        Some((*partition, Position { committed, leader_epoch, progress, failures: None }))
     };
     let activated = known.iter().filter_map(|entry| entry.committed.as_ref()?.1).max();
     Starts {
