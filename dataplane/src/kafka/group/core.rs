@@ -35,6 +35,8 @@ pub struct GroupCore {
     revoking: BTreeSet<i32>,
     assigned: BTreeSet<i32>,
     lease_until: Moment,
+    /// When we last said something that was acknowledged while nobody rebalanced.
+    settled: Moment,
     retry_at: Moment,
     /// After a loss: the earliest rejoin while our own invocations may still run (H5).
     hold_until: Option<Moment>,
@@ -65,6 +67,7 @@ impl GroupCore {
             revoking: BTreeSet::new(),
             assigned: BTreeSet::new(),
             lease_until: Moment::default(),
+            settled: now,
             retry_at: now,
             hold_until: None,
             heartbeat: None,
@@ -190,16 +193,23 @@ impl GroupCore {
         let Some((_, sent)) = self.heartbeat.take_if(|(current, _)| *current == seq) else { return out };
         self.next_heartbeat = sent + self.timing.heartbeat_interval;
         match answer {
-            Ok(()) => self.extend_lease(sent, &mut out),
-            Err(Failure::Code(ResponseError::RebalanceInProgress)) => {
+            Ok(()) => {
+                self.settled = sent;
                 self.extend_lease(sent, &mut out);
+            }
+            Err(Failure::Code(ResponseError::RebalanceInProgress)) => {
+                // Whoever has not joined when the barrier opens is expelled, however well its heart beats (H2).
+                let barrier = self.timing.rebalance_timeout.saturating_sub(self.timing.session_timeout);
+                self.extend_lease(sent.min(self.settled + barrier), &mut out);
                 if self.state == State::Stable {
                     self.join(now, &mut out);
                 }
             }
             // The lease runs out by itself unless the next one is acknowledged.
             Err(Failure::Transport(_)) => self.next_heartbeat = now + self.timing.heartbeat_interval / 3,
-            Err(failure) if self.state == State::Stable => self.failed(failure, now, random, &mut out),
+            Err(failure) if self.state == State::Stable || failure.expels() => {
+                self.failed(failure, now, random, &mut out);
+            }
             // While a join is under way its own answer decides: this one may belong to the generation before.
             Err(_) => {}
         }
@@ -287,6 +297,7 @@ impl GroupCore {
         self.state = State::Stable;
         self.backoff.reset();
         self.assigned = assigned.into_iter().collect();
+        self.settled = self.request_sent;
         self.extend_lease(self.request_sent, out);
         self.next_heartbeat = now + self.timing.heartbeat_interval;
         if std::mem::take(&mut self.in_trouble) {

@@ -129,6 +129,13 @@ pub enum Failure {
     Transport(String),
 }
 
+impl Failure {
+    /// Whether it says that we are no member at all, in whatever generation.
+    pub fn expels(&self) -> bool {
+        matches!(self, Self::Code(ResponseError::UnknownMemberId | ResponseError::FencedInstanceId))
+    }
+}
+
 /// Codes that say, on whatever request: you are not the member you think you are (H1).
 pub fn is_fencing(code: ResponseError) -> bool {
     matches!(
