@@ -29,6 +29,9 @@ pub enum StartPlan {
     BeginNew {
         /// The new ones.
         partitions: Vec<i32>,
+        /// Partitions at activation: stays what it was. A newer count would take a partition that another member has not
+        /// begun yet for one whose commit was lost.
+        activated: i32,
     },
     /// The member that owns partition 0 activates; ask again.
     Wait,
@@ -63,7 +66,7 @@ pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
             let (inside, new): (Vec<i32>, Vec<i32>) =
                 missing.into_iter().partition(|partition| *partition < activated);
             if inside.is_empty() {
-                StartPlan::BeginNew { partitions: new }
+                StartPlan::BeginNew { partitions: new, activated }
             } else {
                 StartPlan::Alarm { partitions: inside }
             }
@@ -103,7 +106,7 @@ mod tests {
     #[test]
     fn h18_a_partition_added_later_begins_at_its_beginning() {
         let topic = known(&[Some((5, Some(2))), Some((7, Some(2))), None]);
-        assert_eq!(plan(&topic, &[1, 2]), StartPlan::BeginNew { partitions: vec![2] });
+        assert_eq!(plan(&topic, &[1, 2]), StartPlan::BeginNew { partitions: vec![2], activated: 2 });
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub struct MemberActor {
     cluster: Cluster,
     joined: Option<(Membership, Floor)>,
     activated: Arc<AtomicI32>,
+    /// Held by whoever finds out where partitions begin.
+    resolving: Arc<tokio::sync::Mutex<()>>,
     scaler: Scaler,
     table: Assignments,
     /// Where each partition of the table goes on.
@@ -107,6 +109,7 @@ impl MemberActor {
             cluster,
             joined: None,
             activated: Arc::new(AtomicI32::new(0)),
+            resolving: Arc::default(),
             table: Assignments::default(),
             positions: BTreeMap::new(),
             gauges: BTreeMap::new(),
@@ -164,6 +167,7 @@ impl MemberActor {
             topic: self.run.topic.to_string(),
             at: self.run.start,
             isolation: self.node.fetch.isolation,
+            turn: Arc::clone(&self.resolving),
         };
         let me = ctx.address();
         actix_rt::spawn(async move {

@@ -1,10 +1,12 @@
 //! Finds out where partitions begin, and commits it where nobody has (H11, H18).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lighterman_proto::commit_metadata::CommitMetadata;
 use thiserror::Error;
+use tokio::sync::Mutex;
 
 use crate::consumer::messages::Position;
 use crate::kafka::cluster::Cluster;
@@ -57,12 +59,15 @@ pub struct Resolver {
     pub at: At,
     /// Isolation.
     pub isolation: Isolation,
+    /// One looks and commits at a time: of two, the later would commit a beginning over what was delivered since.
+    pub turn: Arc<Mutex<()>>,
 }
 
 impl Resolver {
     /// The starts of `added`; commits what nobody has committed before it returns.
     pub async fn resolve(&self, added: &[i32]) -> Result<Starts, StartError> {
         loop {
+            let turn = self.turn.lock().await;
             let view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
             let all: Vec<i32> = view.iter().map(|partition| partition.partition).collect();
             let committed = self.membership.committed(all.clone()).await?;
@@ -81,11 +86,16 @@ impl Resolver {
                     self.go_back_where_histories_part(&committed, &mut starts).await?;
                     return Ok(starts);
                 }
-                StartPlan::Activate { partitions } => self.commit_at(&partitions, self.at, all.len()).await?,
-                StartPlan::BeginNew { partitions } => {
-                    self.commit_at(&partitions, At::Earliest, all.len()).await?;
+                StartPlan::Activate { partitions } => {
+                    self.commit_at(&partitions, self.at, all.len() as i32).await?
                 }
-                StartPlan::Wait => tokio::time::sleep(ASK_AGAIN).await,
+                StartPlan::BeginNew { partitions, activated } => {
+                    self.commit_at(&partitions, At::Earliest, activated).await?;
+                }
+                StartPlan::Wait => {
+                    drop(turn);
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
                 StartPlan::Alarm { partitions } => return Err(StartError::Alarm(partitions)),
             }
         }
@@ -131,7 +141,7 @@ impl Resolver {
         Ok(())
     }
 
-    async fn commit_at(&self, partitions: &[i32], at: At, activated: usize) -> Result<(), StartError> {
+    async fn commit_at(&self, partitions: &[i32], at: At, activated: i32) -> Result<(), StartError> {
         let found = list_offsets(&self.cluster, &self.topic, partitions, at, self.isolation).await?;
         let commits = found
             .into_iter()
@@ -139,7 +149,7 @@ impl Resolver {
                 partition,
                 offset,
                 leader_epoch: -1,
-                metadata: start::metadata(activated as i32),
+                metadata: start::metadata(activated),
             })
             .collect();
         let answer = self.membership.commit(commits).await.map_err(|failure| match failure {
