@@ -116,6 +116,7 @@ fn cores_know_nothing_of_threads_sockets_clocks_and_chance() {
             "verdicts.rs",
             "skipping.rs",
             "offered.rs",
+            "trouble.rs",
             "work.rs",
             "cut.rs",
             "settle.rs",

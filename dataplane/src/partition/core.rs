@@ -84,13 +84,15 @@ pub struct PartitionCore {
     pub(super) offered_until: Option<Moment>,
     /// The next call for that reason that is arranged.
     pub(super) judged_at: Option<Moment>,
-    position: Offset,
+    pub(super) position: Offset,
     leader_epoch: i32,
     pub(super) frontier_leader_epoch: i32,
     pub(super) sent: Sent,
     acknowledged_seq: u64,
-    wanted: bool,
-    lost_before: Option<Offset>,
+    /// The last offset that the group is known to have.
+    pub(super) acknowledged: Offset,
+    pub(super) wanted: bool,
+    pub(super) lost_before: Option<Offset>,
 }
 
 impl PartitionCore {
@@ -117,6 +119,7 @@ impl PartitionCore {
             frontier_leader_epoch: start.leader_epoch,
             sent: Sent { seq: 0, offset: start.committed, progress: start.progress.clone() },
             acknowledged_seq: 0,
+            acknowledged: start.committed,
             wanted: false,
             lost_before: None,
             start,
@@ -231,6 +234,9 @@ impl PartitionCore {
     pub fn committed(&mut self, now: Moment, seq: u64, tools: &mut Tools<'_>) -> Effects {
         let mut out = Effects::new();
         self.acknowledged_seq = self.acknowledged_seq.max(seq.min(self.sent.seq));
+        if self.is_acknowledged() {
+            self.acknowledged = self.sent.offset;
+        }
         self.advance(now, tools, &mut out);
         out
     }
@@ -333,46 +339,6 @@ impl PartitionCore {
         // An earlier owner's piece of which no record is left.
         while self.restored.front().is_some_and(|piece| piece.end.is_some_and(|end| end <= frontier)) {
             self.restored.pop_front();
-        }
-    }
-
-    /// Records that retention took are accounted once everything before them is.
-    fn pass_lost_records(&mut self, out: &mut Effects) {
-        let idle = matches!(self.flight, Flight::Idle)
-            && self.buffer.is_empty()
-            && self.work.cut.is_empty()
-            && self.later.is_empty();
-        if let Some(log_start) = self.lost_before.take_if(|_| idle) {
-            let range = OffsetRange { first: self.ledger.frontier(), end: log_start };
-            self.position = log_start;
-            self.work = Work::none(log_start);
-            out.push(Effect::Note(Note::Lost(range)));
-            self.resolve(range, Outcome::Lost, out);
-            self.commit_if_moved(out);
-        }
-    }
-
-    /// The front of the buffer cannot be read: everything behind it is fetched again after a rest.
-    pub(super) fn reread(&mut self, now: Moment, note: Note, out: &mut Effects) {
-        self.position = self.work.cut.range.end;
-        self.buffer.clear();
-        self.rest(now, note, out);
-    }
-
-    fn diverged_into(&mut self, end: Offset, out: &mut Effects) {
-        self.phase = Phase::Ended;
-        out.push(Effect::Forget);
-        let (at, leader_epoch) = (end.min(self.ledger.frontier()), self.frontier_leader_epoch);
-        out.push(Effect::Rebuild { at, leader_epoch });
-    }
-
-    pub(super) fn rest(&mut self, now: Moment, note: Note, out: &mut Effects) {
-        out.push(Effect::Note(note));
-        self.wanted = false;
-        if matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
-            self.phase = Phase::Resting { until: now + REST };
-            out.push(Effect::Forget);
-            out.push(Effect::WakeAt(now + REST));
         }
     }
 }

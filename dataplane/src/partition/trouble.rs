@@ -1,0 +1,52 @@
+//! What a partition does when its log cannot be read, or is not the log that it was.
+
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::units::Moment;
+
+use super::core::{Flight, PartitionCore, Phase, REST};
+use super::effects::{Effect, Effects, Note};
+use super::ledger::Outcome;
+use super::work::Work;
+
+impl PartitionCore {
+    /// Records that retention took are accounted once everything before them is.
+    pub(super) fn pass_lost_records(&mut self, out: &mut Effects) {
+        let idle = matches!(self.flight, Flight::Idle)
+            && self.buffer.is_empty()
+            && self.work.cut.is_empty()
+            && self.later.is_empty();
+        if let Some(log_start) = self.lost_before.take_if(|_| idle) {
+            let range = OffsetRange { first: self.ledger.frontier(), end: log_start };
+            self.position = log_start;
+            self.work = Work::none(log_start);
+            out.push(Effect::Note(Note::Lost(range)));
+            self.resolve(range, Outcome::Lost, out);
+            self.commit_if_moved(out);
+        }
+    }
+
+    /// The front of the buffer cannot be read: everything behind it is fetched again after a rest.
+    pub(super) fn reread(&mut self, now: Moment, note: Note, out: &mut Effects) {
+        self.position = self.work.cut.range.end;
+        self.buffer.clear();
+        self.rest(now, note, out);
+    }
+
+    pub(super) fn diverged_into(&mut self, end: Offset, out: &mut Effects) {
+        self.phase = Phase::Ended;
+        out.push(Effect::Forget);
+        // What is decided and not acknowledged is decided again: its account would be lost with this ownership.
+        let (at, leader_epoch) = (end.min(self.acknowledged), self.frontier_leader_epoch);
+        out.push(Effect::Rebuild { at, leader_epoch });
+    }
+
+    pub(super) fn rest(&mut self, now: Moment, note: Note, out: &mut Effects) {
+        out.push(Effect::Note(note));
+        self.wanted = false;
+        if matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
+            self.phase = Phase::Resting { until: now + REST };
+            out.push(Effect::Forget);
+            out.push(Effect::WakeAt(now + REST));
+        }
+    }
+}
