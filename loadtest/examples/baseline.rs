@@ -6,7 +6,8 @@
 //! node's; one invocation in flight per partition, partitions side by side; the SDK's client is built once and shared, its
 //! retries and its stalled-stream protection are off; a batch that fails is tried again, with backoff, until it succeeds;
 //! offsets are stored after success and committed ten times a second, which costs less than a commit a batch and repeats
-//! more after a crash. The runtime is tokio's default, the allocator the system's.
+//! more after a crash; with `--commit-each-batch` each batch is committed, and its answer awaited, before the partition's next
+//! one, which is a node's promise. The runtime is tokio's default, the allocator the system's.
 //!
 //! What it does not do: wait for records to fill a batch, limit a payload to 6 MiB, bound its memory beyond librdkafka's
 //! defaults, hold a revoked partition until its invocation has ended, or show what it does. None of that is charged to it.
@@ -52,6 +53,9 @@ struct Arguments {
     /// Records in a batch at most
     #[arg(long)]
     batch: usize,
+    /// Commit each batch and wait for the answer, instead of ten times a second
+    #[arg(long)]
+    commit_each_batch: bool,
     /// Function to invoke
     #[arg(long, default_value = "f")]
     function: String,
@@ -165,8 +169,12 @@ impl Shared {
             let event = self.event(&batch, bytes_before)?;
             bytes_before = event.len();
             self.deliver(event).await;
-            if let Some(last) = batch.last() {
-                self.consumer.store_offset_from_message(last)?;
+            match batch.last() {
+                Some(last) if self.arguments.commit_each_batch => {
+                    tokio::task::block_in_place(|| self.consumer.commit_message(last, CommitMode::Sync))?;
+                }
+                Some(last) => self.consumer.store_offset_from_message(last)?,
+                None => {}
             }
         }
         Ok(())

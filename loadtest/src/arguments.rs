@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// Run the hand-written loop of examples/baseline.rs after the node in every round, and print ratios
     #[arg(long)]
     pub(crate) baseline: bool,
+    /// The loop commits every batch and waits for it before the next, as the node does, instead of ten times a second
+    #[arg(long, requires = "baseline")]
+    pub(crate) baseline_commits_each: bool,
     /// How often to measure; figures are medians
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,

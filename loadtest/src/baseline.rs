@@ -29,6 +29,8 @@ pub struct Reads<'r> {
     pub group: &'r str,
     /// Records in a batch at most.
     pub batch: u32,
+    /// Whether it commits every batch and waits for it.
+    pub commits_each: bool,
     /// `AWS_ENDPOINT_URL_LAMBDA`.
     pub endpoint: &'r str,
 }
@@ -49,6 +51,7 @@ impl Baseline {
         let mut process = Command::new(binary()?)
             .args(["--servers", reads.servers, "--topic", reads.topic, "--group", reads.group])
             .args(["--batch", &reads.batch.to_string()])
+            .args(reads.commits_each.then_some("--commit-each-batch"))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("AWS_ENDPOINT_URL_LAMBDA", reads.endpoint)

@@ -32,6 +32,8 @@ pub struct Setup {
     pub batch: u32,
     /// `MaximumBatchingWindowInSeconds`, for the node; the baseline never waits.
     pub window_seconds: Option<u32>,
+    /// The baseline commits every batch, and waits for it, as the node does.
+    pub baseline_commits_each: bool,
     /// `MinimumPollers`, for the node.
     pub consumers: u32,
     /// Settings of the node's, as its environment has them.
@@ -72,7 +74,8 @@ impl Contender {
             Self::Baseline => {
                 let group = format!("baseline-{run}");
                 let (servers, topic, endpoint) = (&setup.servers, &setup.topic, &setup.endpoint);
-                let reads = Reads { servers, topic, group: &group, batch: setup.batch, endpoint };
+                let (batch, commits_each) = (setup.batch, setup.baseline_commits_each);
+                let reads = Reads { servers, topic, group: &group, batch, commits_each, endpoint };
                 let baseline = Baseline::start(&reads).await?;
                 (baseline.pid(), Process::Baseline { baseline, group })
             }

@@ -32,6 +32,7 @@ async fn main() -> Result<()> {
             endpoint: lambda.endpoint_url(),
             batch: load.batch,
             window_seconds: load.window_seconds,
+            baseline_commits_each: arguments.baseline_commits_each,
             consumers: arguments.consumers,
             settings: arguments.settings()?,
         };
