@@ -9,6 +9,22 @@
 //! ```
 //! Data flows right, credit flows left, decisions flow down, facts flow up. Modules stand in data-flow order.
 
+/// Chooses the right expression; the wrong one exists only under the feature `sim`, which judges the simulator by it.
+#[cfg(not(feature = "sim"))]
+macro_rules! mutant {
+    ($name:literal, $right:expr, $wrong:expr) => {
+        $right
+    };
+}
+
+/// Chooses between the right expression and a wrong one that the simulator must catch.
+#[cfg(feature = "sim")]
+macro_rules! mutant {
+    ($name:literal, $right:expr, $wrong:expr) => {
+        if $crate::sim::mutants::is_on($name) { $wrong } else { $right }
+    };
+}
+
 pub mod app;
 pub mod audit;
 pub mod batcher;
@@ -20,6 +36,8 @@ pub mod credit;
 pub mod destination;
 pub mod egress;
 pub mod error;
+#[cfg(any(feature = "history", feature = "sim", test))]
+pub mod history;
 pub mod invoker;
 pub mod kafka;
 pub mod local;
@@ -27,4 +45,6 @@ pub mod metrics;
 pub mod offsets;
 pub mod partition;
 pub mod runtime;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod telemetry;

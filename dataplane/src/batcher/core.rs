@@ -212,7 +212,9 @@ impl BatcherCore {
         let mut overflow = None;
         let thin = |offer: &Pending| may_be_sealed(offer, now, may_start) && !goes_alone(offer);
         for (index, offer) in self.offers.iter().enumerate().filter(|(_, offer)| thin(offer)) {
-            if records + offer.cut.records > self.limits.records_max {
+            if records + offer.cut.records
+                > mutant!("batch-over-its-limit", self.limits.records_max, self.limits.records_max + 2)
+            {
                 overflow = overflow.or(Some(CloseReason::Count));
             } else if bytes + share(offer) > self.limits.payload_bytes_max {
                 overflow = overflow.or(Some(CloseReason::Bytes));
@@ -229,7 +231,14 @@ impl BatcherCore {
         if let Some(reason) = overflow {
             return Some((chosen, reason));
         }
-        (oldest + self.limits.window <= now).then_some((chosen, CloseReason::Window))
+        (oldest
+            + mutant!(
+                "window-too-long",
+                self.limits.window,
+                self.limits.window * 2 + Duration::from_millis(200)
+            )
+            <= now)
+            .then_some((chosen, CloseReason::Window))
     }
 
     fn reason_alone(&self, offer: &Pending) -> CloseReason {

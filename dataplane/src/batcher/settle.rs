@@ -134,7 +134,7 @@ fn read_response(response: &[u8], members: &[Member], records: u32, settling: &S
     let resolution = |member: &Member| match named.get(&member.partition) {
         None => Resolution::Delivered,
         Some(failed) => Resolution::Partial {
-            failed: failed.clone(),
+            failed: mutant!("failed-items-ignored", failed.clone(), BTreeSet::new()),
             failure: Arc::clone(&failure),
             again_at: settling.again_at,
         },

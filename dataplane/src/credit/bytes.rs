@@ -119,7 +119,7 @@ impl ByteBudget {
         let mut granted = Vec::new();
         {
             let mut ledger = self.shared.lock();
-            ledger.leased -= bytes;
+            ledger.leased -= mutant!("budget-leak", bytes, bytes / 2);
             if let Some(purpose) = overdraft {
                 ledger.overdrafts_out[purpose as usize] = false;
             }
@@ -138,7 +138,7 @@ impl ByteBudget {
 impl Ledger {
     /// A lease larger than the whole budget waits until nothing else is out, then goes alone.
     fn has_room(&self, bytes: usize) -> bool {
-        self.leased + bytes <= self.limit || self.leased == 0
+        mutant!("budget-without-limit", self.leased + bytes <= self.limit, true) || self.leased == 0
     }
 
     fn next_served(&mut self) -> Option<Waiter> {

@@ -37,7 +37,9 @@ impl Slots {
     /// A slot now, or `None`: then `grant` is called with one later. One place in line for each `who`.
     pub fn take(&self, who: u64, grant: &Grant) -> Option<Slot> {
         let mut state = self.shared.lock();
-        if state.waiting.is_empty() && state.in_use < state.limit {
+        if state.waiting.is_empty()
+            && mutant!("slot-over-the-limit", state.in_use < state.limit, state.in_use <= state.limit)
+        {
             state.in_use += 1;
             return Some(Slot { slots: self.clone() });
         }
@@ -88,6 +90,12 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.slots.shared.lock().in_use -= 1;
         self.slots.serve();
+    }
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").finish_non_exhaustive()
     }
 }
 

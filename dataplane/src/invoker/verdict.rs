@@ -125,7 +125,9 @@ impl Verdict {
     pub fn of(reply: Reply) -> Self {
         match reply {
             Reply::NotSent(message) => Self::ServiceError { message },
-            Reply::Lost(message) => Self::Unknown { message },
+            Reply::Lost(message) => {
+                mutant!("lost-reply-is-not-sent", Self::Unknown { message }, Self::ServiceError { message })
+            }
             Reply::Answer { status: 200..=299, function_error: None, body, .. } => {
                 Self::Delivered { response: body }
             }
@@ -150,7 +152,9 @@ impl Verdict {
 
     /// Up to when the function may still be running, if that is not known to be over.
     pub fn may_run_until(&self, sent_at: Moment, function_timeout: Duration) -> Option<Moment> {
-        matches!(self, Self::Unknown { .. }).then(|| sent_at + function_timeout + UNKNOWN_MARGIN)
+        matches!(self, Self::Unknown { .. }).then(|| {
+            sent_at + function_timeout + mutant!("late-arrival-not-expected", UNKNOWN_MARGIN, Duration::ZERO)
+        })
     }
 
     /// As a metric label.

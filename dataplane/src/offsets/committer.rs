@@ -78,7 +78,7 @@ impl CommitterCore {
     /// What to commit now; empty while a commit is in flight or nothing is pending. What the frontiers have passed goes with
     /// it; a commit that is tried again does not tell it again.
     pub fn start(&mut self) -> Vec<Frontier> {
-        if self.is_out {
+        if mutant!("two-commits-in-flight", self.is_out, false) {
             return Vec::new();
         }
         let going: Vec<Frontier> = std::mem::take(&mut self.pending).into_values().collect();
@@ -95,7 +95,11 @@ impl CommitterCore {
         for frontier in std::mem::take(&mut self.in_flight) {
             match outcome_of(frontier.partition) {
                 CommitOutcome::Done => done.push(frontier),
-                CommitOutcome::Again => self.put_back(frontier),
+                CommitOutcome::Again => mutant!(
+                    "late-commit-retry-rewinds",
+                    self.put_back(frontier),
+                    drop(self.pending.insert(frontier.partition, frontier))
+                ),
             }
         }
         done
@@ -115,7 +119,8 @@ impl CommitterCore {
     /// checks member and generation only, and would take an old offset from us while another owns the partition (COM-1).
     pub fn forget(&mut self, partition: i32) {
         self.pending.remove(&partition);
-        self.in_flight.retain(|frontier| frontier.partition != partition);
+        self.in_flight
+            .retain(|frontier| mutant!("lost-commit-tried-again", frontier.partition != partition, true));
     }
 
     /// True when nothing is pending or in flight.

@@ -64,7 +64,11 @@ impl PartitionCore {
 
     /// Pieces of a failed batch first, then what an owner before us cut, then new records.
     fn take_up_next(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
-        if let Some(next) = self.later.pop() {
+        if let Some(next) = mutant!(
+            "retry-reorders",
+            self.later.pop(),
+            (!self.later.is_empty()).then(|| self.later.remove(0))
+        ) {
             self.work = next;
             return;
         }
@@ -208,7 +212,11 @@ impl PartitionCore {
         if leader_epoch >= 0 && self.ledger.frontier() == range.end {
             self.frontier_leader_epoch = leader_epoch;
         }
-        self.commit_if_moved(out);
+        mutant!("filtered-tail-not-committed", self.commit_if_moved(out), {
+            if !range.is_empty() {
+                self.commit_if_moved(out)
+            }
+        });
     }
 
     fn account_filtered(&mut self, out: &mut Effects) {

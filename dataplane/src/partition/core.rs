@@ -116,7 +116,7 @@ impl PartitionCore {
             judged_at: None,
             position: start.committed,
             leader_epoch: start.leader_epoch,
-            frontier_leader_epoch: start.leader_epoch,
+            frontier_leader_epoch: mutant!("leader-epoch-forgotten", start.leader_epoch, -1),
             sent: Sent { seq: 0, offset: start.committed, progress: start.progress.clone() },
             acknowledged_seq: 0,
             acknowledged: start.committed,
@@ -152,14 +152,16 @@ impl PartitionCore {
 
     /// Whether the group has acknowledged all that was decided.
     pub(super) fn is_acknowledged(&self) -> bool {
-        self.acknowledged_seq == self.sent.seq
+        mutant!("acknowledgement-not-awaited", self.acknowledged_seq == self.sent.seq, true)
     }
 
     /// A fetch has brought records; one that was asked for elsewhere changes nothing.
     pub fn fetched(&mut self, now: Moment, frame: Frame<'_>, tools: &mut Tools<'_>) -> Effects {
         let mut out = Effects::new();
         let Frame { position, records, aborted, hold } = frame;
-        if position != self.position || !matches!(self.phase, Phase::Running) {
+        if mutant!("fetch-not-matched", position != self.position, false)
+            || !matches!(self.phase, Phase::Running)
+        {
             return out;
         }
         self.wanted = false;
@@ -221,7 +223,8 @@ impl PartitionCore {
         tools: &mut Tools<'_>,
     ) -> Effects {
         let mut out = Effects::new();
-        if !matches!(self.flight, Flight::Sealed { batch: sealed } if sealed == batch) {
+        if !matches!(self.flight, Flight::Sealed { batch: sealed } if mutant!("late-answer-not-matched", sealed == batch, sealed.0 <= batch.0))
+        {
             return out;
         }
         self.flight = Flight::Idle;
@@ -250,7 +253,10 @@ impl PartitionCore {
         self.flight = Flight::Idle;
         match buried {
             Buried::Acknowledged => self.resolve_work(Outcome::DeadLettered, &mut out),
-            Buried::Dropped => self.resolve_work(Outcome::Dropped, &mut out),
+            Buried::Dropped => self.resolve_work(
+                mutant!("dropped-counts-as-arrived", Outcome::Dropped, Outcome::DeadLettered),
+                &mut out,
+            ),
             Buried::Stopped => self.wait(now + REST, &mut out),
         }
         self.advance(now, tools, &mut out);
@@ -301,7 +307,11 @@ impl PartitionCore {
     }
 
     fn finish_drain(&mut self, out: &mut Effects) {
-        let nothing_runs = matches!(self.flight, Flight::Idle | Flight::Waiting { .. } | Flight::Recording);
+        let nothing_runs = mutant!(
+            "drain-does-not-wait",
+            matches!(self.flight, Flight::Idle | Flight::Waiting { .. } | Flight::Recording),
+            true
+        );
         if !nothing_runs || !self.is_acknowledged() {
             return;
         }

@@ -161,7 +161,10 @@ impl FetchBuffer {
             if header.next_offset() <= received.position {
                 continue;
             }
-            let body = if header.is_control || is_aborted || header.record_count == 0 {
+            let body = if mutant!("control-records-delivered", header.is_control, false)
+                || is_aborted
+                || header.record_count == 0
+            {
                 Body::Absent
             } else if header.compression == Compression::None {
                 Body::Plain { bytes: frame.slice(batch.body_range.clone()), at: 0, left: header.record_count }
@@ -181,7 +184,11 @@ impl FetchBuffer {
                 hold: Hold::clone(hold),
                 arrived: now,
             });
-            received.position = header.next_offset();
+            received.position = mutant!(
+                "next-offset-counts-records",
+                header.next_offset(),
+                Offset(header.base_offset.0 + i64::from(header.record_count))
+            );
             received.leader_epoch = header.leader_epoch;
         }
         received

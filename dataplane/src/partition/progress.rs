@@ -55,7 +55,9 @@ pub(super) fn restore(start: &Start, ledger: &mut Ledger) -> (VecDeque<Restored>
         let range = OffsetRange { first, end: Offset(first.0.saturating_add_unsigned(*length)) };
         at = range.end;
         // One that begins at the frontier would have moved it: it is not from us.
-        if range.first > committed && ledger.resolve(range, Outcome::Earlier).is_ok() {
+        if mutant!("resolved-ahead-forgotten", range.first > committed, false)
+            && ledger.resolve(range, Outcome::Earlier).is_ok()
+        {
             known.push(range);
         }
     }

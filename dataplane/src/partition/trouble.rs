@@ -36,7 +36,10 @@ impl PartitionCore {
         self.phase = Phase::Ended;
         out.push(Effect::Forget);
         // What is decided and not acknowledged is decided again: its account would be lost with this ownership.
-        let (at, leader_epoch) = (end.min(self.acknowledged), self.frontier_leader_epoch);
+        let (at, leader_epoch) = (
+            mutant!("truncation-not-gone-back-for", end.min(self.acknowledged), self.position),
+            self.frontier_leader_epoch,
+        );
         out.push(Effect::Rebuild { at, leader_epoch });
     }
 

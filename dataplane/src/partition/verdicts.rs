@@ -27,7 +27,9 @@ impl PartitionCore {
             Resolution::TooLarge { mixed, failure, again_at } => {
                 self.too_large(mixed, failure, again_at, tools, out);
             }
-            Resolution::Again { at } => self.wait(at, out),
+            Resolution::Again { at } => {
+                mutant!("unknown-is-success", self.wait(at, out), self.resolve_work(Outcome::Delivered, out))
+            }
         }
     }
 
@@ -63,7 +65,11 @@ impl PartitionCore {
 
     fn halve(&mut self, tools: &Tools<'_>) -> bool {
         let Some((front, back)) = self.work.cut.halves(tools.sizer) else { return false };
-        self.later.push(self.work.over(back));
+        self.later.push(mutant!(
+            "bisecting-loses-a-half",
+            self.work.over(back),
+            self.work.over(super::cut::Cut::empty(back.range.first))
+        ));
         self.work = self.work.over(front);
         true
     }
@@ -101,7 +107,8 @@ impl PartitionCore {
         self.work.failed(failure);
         self.work.used = self.work.used.saturating_add(1);
         self.work.failed_alone = true;
-        let (good, rest) = self.work.cut.range.split_at(lowest);
+        let (good, rest) =
+            self.work.cut.range.split_at(mutant!("named-record-counts-as-good", lowest, lowest.next()));
         self.resolve(good, Outcome::Delivered, out);
         let named_only = self.start.policy.named_only;
         let answered_for = between(failed, rest);

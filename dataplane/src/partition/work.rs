@@ -147,7 +147,10 @@ impl Work {
     /// another partition's records beside them: a node that died, or a neighbour's poison, is not their fault.
     pub fn is_exhausted(&self, policy: &FailurePolicy) -> bool {
         let attempts_max = policy.retries_max.map(|retries| retries.saturating_add(1));
-        self.has_failed() && self.failed_alone && attempts_max.is_some_and(|most| self.used >= most)
+        self.has_failed()
+            && self.failed_alone
+            && attempts_max
+                .is_some_and(|most| mutant!("retries-one-too-few", self.used >= most, self.used + 1 >= most))
     }
 }
 

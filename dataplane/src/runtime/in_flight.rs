@@ -81,7 +81,7 @@ impl Entry {
     fn is_live(self, now: Moment) -> bool {
         match self {
             Self::Running => true,
-            Self::Unknown { until } => now < until,
+            Self::Unknown { until } => mutant!("in-flight-forgotten", now < until, now < until.min(now)),
         }
     }
 }

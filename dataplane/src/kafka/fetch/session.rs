@@ -18,7 +18,7 @@ pub struct Asked {
 }
 
 /// The next request's part that belongs to the session.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Session id, 0 for a new one.
     pub id: i32,

@@ -45,7 +45,7 @@ fn owners(members: &[Member], counts: &BTreeMap<String, i32>) -> BTreeMap<TopicP
                 continue;
             }
             let claim = claims.entry(partition).or_insert((i32::MIN, None));
-            if member.generation > claim.0 {
+            if mutant!("generation-not-compared", member.generation > claim.0, claim.1.is_none()) {
                 *claim = (member.generation, Some(member));
             } else if member.generation == claim.0 {
                 claim.1 = None;
@@ -132,7 +132,13 @@ fn withhold_moves(
     ideal: BTreeMap<String, BTreeSet<TopicPartition>>,
     owners: &BTreeMap<TopicPartition, String>,
 ) -> Plan {
-    let keep = |id: &str, partition: &TopicPartition| owners.get(partition).is_none_or(|owner| owner == id);
+    let keep = |id: &str, partition: &TopicPartition| {
+        mutant!(
+            "moves-are-not-withheld",
+            owners.get(partition).is_none_or(|owner| owner == id),
+            id.len() + partition.partition as usize > 0
+        )
+    };
     ideal
         .into_iter()
         .map(|(id, set)| {

@@ -102,7 +102,7 @@ impl GroupCore {
     /// Time has passed.
     pub fn tick(&mut self, now: Moment, random: u64) -> Effects {
         let mut out = Effects::new();
-        if !self.owned.is_empty() && now >= self.lease_until {
+        if !self.owned.is_empty() && mutant!("no-self-fence", now >= self.lease_until, false) {
             self.lose_all("no heartbeat was acknowledged in time", now, &mut out);
             self.go_out(now, Duration::ZERO);
         }
@@ -190,17 +190,24 @@ impl GroupCore {
     ) -> Effects {
         let mut out = Effects::new();
         // An answer to what was said before the last change of state says nothing about now (H7).
-        let Some((_, sent)) = self.heartbeat.take_if(|(current, _)| *current == seq) else { return out };
+        let Some((_, sent)) =
+            self.heartbeat.take_if(|(current, _)| mutant!("late-heartbeat-answer", *current == seq, true))
+        else {
+            return out;
+        };
         self.next_heartbeat = sent + self.timing.heartbeat_interval;
         match answer {
             Ok(()) => {
                 self.settled = sent;
-                self.extend_lease(sent, &mut out);
+                self.extend_lease(mutant!("lease-counts-from-the-reply", sent, now), &mut out);
             }
             Err(Failure::Code(ResponseError::RebalanceInProgress)) => {
                 // Whoever has not joined when the barrier opens is expelled, however well its heart beats (H2).
                 let barrier = self.timing.rebalance_timeout.saturating_sub(self.timing.session_timeout);
-                self.extend_lease(sent.min(self.settled + barrier), &mut out);
+                self.extend_lease(
+                    mutant!("barrier-not-minded", sent.min(self.settled + barrier), sent),
+                    &mut out,
+                );
                 if self.state == State::Stable {
                     self.join(now, &mut out);
                 }
@@ -289,7 +296,11 @@ impl GroupCore {
         self.state = State::Joining;
         self.rejoin = false;
         self.request_sent = now;
-        let owned: Vec<i32> = self.owned.iter().copied().collect();
+        let owned: Vec<i32> = mutant!(
+            "revoked-is-let-go-at-once",
+            self.owned.iter().copied().collect(),
+            self.owned.difference(&self.revoking).copied().collect()
+        );
         out.push(Effect::Join { member: self.member.clone(), generation: self.generation, owned });
     }
 
@@ -386,7 +397,7 @@ impl GroupCore {
         self.lease_until = Moment::default();
         out.push(Effect::EndLease);
         if !partitions.is_empty() {
-            self.hold_until = Some(session_ends);
+            self.hold_until = mutant!("rejoins-over-running-invocations", Some(session_ends), None);
             out.push(Effect::Lost { partitions, reason: reason.to_owned() });
         }
     }

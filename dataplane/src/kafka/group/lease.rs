@@ -15,14 +15,18 @@ pub struct OwnershipLease {
 impl OwnershipLease {
     /// True while the lease holds.
     pub fn is_good(&self, now: Moment) -> bool {
-        now.as_micros() < self.until_micros.load(Ordering::Acquire)
+        mutant!(
+            "lease-not-checked",
+            now.as_micros() < self.until_micros.load(Ordering::Acquire),
+            now.as_micros() > 0
+        )
     }
 
-    pub(super) fn extend(&self, until: Moment) {
+    pub(crate) fn extend(&self, until: Moment) {
         self.until_micros.fetch_max(until.as_micros(), Ordering::AcqRel);
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.until_micros.store(0, Ordering::Release);
     }
 }
@@ -30,6 +34,6 @@ impl OwnershipLease {
 /// How much earlier than the session we stop: an invocation request that was delayed on its way must still arrive before
 /// another member may start. A fifth, at least five seconds where the session is long enough for it.
 pub fn margin(session_timeout: Duration) -> Duration {
-    let fifth = session_timeout / 5;
+    let fifth = mutant!("no-margin", session_timeout / 5, session_timeout / 500);
     if session_timeout >= Duration::from_secs(15) { fifth.max(Duration::from_secs(5)) } else { fifth }
 }

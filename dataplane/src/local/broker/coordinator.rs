@@ -9,16 +9,16 @@ use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::units::Moment;
 
 /// Names an answer that is given later.
-pub(super) type Ticket = u64;
+pub(crate) type Ticket = u64;
 
 /// The most groups a broker keeps.
-pub(super) const GROUPS_MAX: usize = 10_000;
+pub(crate) const GROUPS_MAX: usize = 10_000;
 /// The most members of one group.
 const MEMBERS_MAX: usize = 1_000;
 
 /// Answer to a join.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct JoinAnswer {
+pub(crate) struct JoinAnswer {
     pub code: Option<Code>,
     pub generation: i32,
     pub protocol: String,
@@ -29,14 +29,14 @@ pub(super) struct JoinAnswer {
 
 /// A given answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Given {
+pub(crate) enum Given {
     Join(JoinAnswer),
     Sync(Result<Bytes, Code>),
 }
 
 /// What a member asks for when it joins.
 #[derive(Clone, Debug)]
-pub(super) struct Joining {
+pub(crate) struct Joining {
     pub member: String,
     pub instance: Option<String>,
     pub client: String,
@@ -49,14 +49,14 @@ pub(super) struct Joining {
 
 /// A committed offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stored {
+pub(crate) struct Stored {
     pub offset: i64,
     pub leader_epoch: i32,
     pub metadata: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     Empty,
     Preparing { until: Moment },
     Completing,
@@ -64,7 +64,7 @@ pub(super) enum Phase {
 }
 
 #[derive(Debug)]
-pub(super) struct Member {
+pub(crate) struct Member {
     pub instance: Option<String>,
     pub client: String,
     session: Duration,
@@ -78,7 +78,7 @@ pub(super) struct Member {
 
 /// One group.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(crate) struct Group {
     pub phase: Phase,
     pub generation: i32,
     pub protocol: String,
@@ -107,7 +107,7 @@ impl Default for Group {
 }
 
 impl Group {
-    pub(super) fn join(&mut self, now: Moment, ticket: Ticket, mut joining: Joining) -> Out {
+    pub(crate) fn join(&mut self, now: Moment, ticket: Ticket, mut joining: Joining) -> Out {
         let refuse = |code, member: String| vec![(ticket, Given::Join(JoinAnswer::refused(code, member)))];
         if self.members.len() >= MEMBERS_MAX {
             return refuse(Code::GroupMaxSizeReached, joining.member);
@@ -135,7 +135,7 @@ impl Group {
         out
     }
 
-    pub(super) fn sync(
+    pub(crate) fn sync(
         &mut self,
         now: Moment,
         ticket: Ticket,
@@ -160,14 +160,14 @@ impl Group {
         }
     }
 
-    pub(super) fn heartbeat(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
+    pub(crate) fn heartbeat(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
         if let Err(code) = self.check(now, member, generation) {
             return Some(code);
         }
         matches!(self.phase, Phase::Preparing { .. }).then_some(Code::RebalanceInProgress)
     }
 
-    pub(super) fn leave(&mut self, now: Moment, member: &str) -> (Option<Code>, Out) {
+    pub(crate) fn leave(&mut self, now: Moment, member: &str) -> (Option<Code>, Out) {
         if self.members.remove(member).is_none() {
             return (Some(Code::UnknownMemberId), Vec::new());
         }
@@ -175,7 +175,7 @@ impl Group {
     }
 
     /// Whether a commit of `member` in `generation` is taken; −1 and no member: only while nobody is in the group.
-    pub(super) fn may_commit(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
+    pub(crate) fn may_commit(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
         if generation < 0 && self.members.is_empty() {
             return None;
         }
@@ -186,7 +186,7 @@ impl Group {
     }
 
     /// Time has passed: sessions end, barriers open.
-    pub(super) fn tick(&mut self, now: Moment) -> Out {
+    pub(crate) fn tick(&mut self, now: Moment) -> Out {
         let gone: Vec<String> = self
             .members
             .iter()
@@ -353,7 +353,7 @@ impl Group {
 }
 
 impl JoinAnswer {
-    fn refused(code: Code, member: String) -> Self {
+    pub(crate) fn refused(code: Code, member: String) -> Self {
         Self {
             code: Some(code),
             generation: -1,

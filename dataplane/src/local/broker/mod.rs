@@ -1,7 +1,7 @@
 //! An in-memory Kafka broker for laptops and tests, with fault hooks. One broker, classic groups, no transactions; every
 //! codec passes through. Judged by foreign clients.
 
-mod coordinator;
+pub(crate) mod coordinator;
 mod fetch;
 mod groups;
 mod log;

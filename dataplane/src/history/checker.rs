@@ -1,0 +1,341 @@
+//! The checker: one pass over a history.
+
+use std::collections::BTreeMap;
+
+use lighterman_proto::units::Moment;
+
+use super::order::{Ownership, Running, count_repeats, judge_order, name};
+use super::records::Partition;
+use super::{Entry, Event, Invariant, Owner, Rules, Share, Violation};
+use crate::partition::ledger::Outcome;
+
+/// Violations beyond these are not told.
+const VIOLATIONS_MAX: usize = 1000;
+
+/// Takes a history in, event by event.
+#[derive(Debug)]
+pub struct Checker {
+    rules: Rules,
+    at: Moment,
+    quiet_since: Option<Moment>,
+    partitions: BTreeMap<i32, Partition>,
+    ownership: Ownership,
+    violations: Vec<Violation>,
+}
+
+/// Judges a whole history that ended at `end`.
+pub fn check(rules: Rules, history: &[Entry], end: Moment) -> Vec<Violation> {
+    let mut checker = Checker::new(rules);
+    for entry in history {
+        checker.take(entry.at, &entry.event);
+    }
+    checker.finish(end)
+}
+
+impl Checker {
+    /// A checker that has seen nothing.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            at: Moment::default(),
+            quiet_since: None,
+            partitions: BTreeMap::new(),
+            ownership: Ownership::default(),
+            violations: Vec::new(),
+        }
+    }
+
+    /// What is wrong so far.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// True when every record has its outcome.
+    pub fn is_complete(&self) -> bool {
+        self.partitions.values().all(|partition| partition.open.is_empty())
+    }
+
+    /// Records that were started again after they had been taken, by partition; those without any are left out.
+    pub fn repeats(&self) -> BTreeMap<i32, u64> {
+        let repeats = self.partitions.iter().map(|(index, partition)| (*index, partition.repeats));
+        repeats.filter(|(_, repeats)| *repeats > 0).collect()
+    }
+
+    /// Records that the function has taken.
+    pub fn taken(&self) -> u64 {
+        let taken = |partition: &Partition| partition.records.values().filter(|record| record.taken).count();
+        self.partitions.values().map(|partition| taken(partition) as u64).sum()
+    }
+
+    /// The next event.
+    pub fn take(&mut self, at: Moment, event: &Event) {
+        self.at = at;
+        match event {
+            Event::Produced { partition, offset } => self.partition(*partition).produce(*offset),
+            Event::Truncated { partition, from, leader_epoch } => {
+                self.partition(*partition).truncate(*from, *leader_epoch);
+                self.ownership.truncate(*partition, *from);
+            }
+            Event::Deleted { partition, before } => self.partition(*partition).delete(*before),
+            Event::Granted { partition, owner } => {
+                self.ownership.owner_of.insert(*partition, *owner);
+            }
+            Event::Gone { owner } => self.gone(*owner),
+            Event::Started { invocation, owner, shares } => self.started(*invocation, *owner, shares),
+            Event::Ended { invocation, taken, failed } => self.ended(*invocation, *taken, failed),
+            Event::AnswerLost { partitions } => {
+                partitions.iter().for_each(|partition| self.partition(*partition).excuses += 1);
+            }
+            Event::Committed { partition, offset, leader_epoch } => {
+                self.committed(*partition, *offset, *leader_epoch);
+            }
+            Event::Accounted { partition, first, end, outcome, leader_epoch } => {
+                let known = self.partition(*partition).known_end(*end, *leader_epoch);
+                // What retention took, nobody has read: that says nothing of a history.
+                let end = if *outcome == Outcome::Lost { *end } else { known };
+                self.accounted(*partition, *first, end, *outcome);
+            }
+            Event::Arrived { partition, offset, leader_epoch } => {
+                self.mark(*partition, *offset, *leader_epoch, |record| record.arrived = true);
+            }
+            Event::Refused { partition, offset, leader_epoch } => {
+                self.mark(*partition, *offset, *leader_epoch, |record| record.refused = true);
+            }
+            Event::SkipWished { partition, offset } => {
+                self.mark(*partition, *offset, i32::MAX, |record| record.skip_wished = true);
+            }
+            Event::Drained { owner, partition, epoch, frontier } => {
+                self.drained(*owner, *partition, *epoch, *frontier);
+            }
+            Event::Quiet => self.quiet_since = Some(at),
+            bound => self.bound(bound),
+        }
+    }
+
+    /// The history is over.
+    pub fn finish(mut self, end: Moment) -> Vec<Violation> {
+        self.at = end;
+        let open: Vec<(i32, i64, usize)> = self
+            .partitions
+            .iter()
+            .filter_map(|(index, partition)| Some((*index, partition.lowest_open()?, partition.open.len())))
+            .collect();
+        for (partition, offset, count) in open {
+            let text =
+                format!("partition {partition}: {count} records without an outcome, the first is {offset}");
+            self.found(Invariant::Alo1, text);
+        }
+        if let Some(since) = self.quiet_since {
+            let took = end.since(since).as_micros() as u64;
+            if took > self.rules.quiet_micros_max {
+                self.found(Invariant::Liv1, format!("{took} µs after the faults it is not done"));
+            }
+        }
+        self.violations
+    }
+
+    /// A run that is not done: what it waits for.
+    pub fn note_unfinished(&mut self, what: String) {
+        self.found(Invariant::Liv1, what);
+    }
+
+    fn partition(&mut self, index: i32) -> &mut Partition {
+        self.partitions.entry(index).or_default()
+    }
+
+    fn found(&mut self, invariant: Invariant, what: String) {
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(Violation { invariant, at: self.at, what });
+        }
+    }
+
+    fn found_all(&mut self, found: Vec<(Invariant, String)>) {
+        for (invariant, what) in found {
+            self.found(invariant, what);
+        }
+    }
+
+    fn gone(&mut self, owner: Owner) {
+        self.ownership.gone(owner);
+        for partition in self.partitions.values_mut() {
+            partition.excuses += 1;
+        }
+    }
+
+    fn started(&mut self, invocation: u64, owner: Option<Owner>, shares: &[Share]) {
+        let mut found = Vec::new();
+        let records_max = self.rules.records_max;
+        let shares: Vec<Share> = shares.iter().map(|share| self.known_share(share)).collect();
+        for share in &shares {
+            self.ownership.judge_start(invocation, owner, share, &mut found);
+            let partition = self.partitions.entry(share.partition).or_default();
+            if let Some(offset) = share.offsets.iter().find(|offset| !partition.ever.contains(offset)) {
+                let text =
+                    format!("partition {}: {offset} is no record that must be delivered", share.partition);
+                found.push((Invariant::Alo1, text));
+            }
+            judge_order(partition, share, &mut found);
+            let mut repeats = Vec::new();
+            count_repeats(partition, share, records_max, &mut repeats);
+            if self.rules.repeats {
+                found.extend(repeats);
+            }
+        }
+        self.found_all(found);
+        let running = Running { owner, orphan: false, shares };
+        self.ownership.running.insert(invocation, running);
+    }
+
+    /// What stands in the share of the log as it is now.
+    fn known_share(&mut self, share: &Share) -> Share {
+        let partition = self.partition(share.partition);
+        let epochs = share.leader_epochs.iter().copied().chain(std::iter::repeat(i32::MAX));
+        let known = share.offsets.iter().copied().zip(epochs);
+        let offsets =
+            known.filter(|(offset, epoch)| !partition.is_cut_off(*offset, *epoch)).map(|(offset, _)| offset);
+        Share { offsets: offsets.collect(), leader_epochs: Vec::new(), ..share.clone() }
+    }
+
+    fn ended(&mut self, invocation: u64, taken: bool, failed: &[(i32, i64)]) {
+        let Some(running) = self.ownership.running.remove(&invocation) else { return };
+        for share in running.shares {
+            let partition = self.partitions.entry(share.partition).or_default();
+            let is_failed = |offset: i64| !taken || failed.contains(&(share.partition, offset));
+            let mut beside_failed = false;
+            for offset in share.offsets {
+                let Some(record) = partition.records.get_mut(&offset) else { continue };
+                if is_failed(offset) {
+                    record.failed += 1;
+                    record.may_repeat = true;
+                    beside_failed = true;
+                } else {
+                    record.may_repeat = beside_failed;
+                    record.taken = true;
+                    partition.open.remove(&offset);
+                }
+            }
+        }
+    }
+
+    fn committed(&mut self, index: i32, offset: i64, leader_epoch: i32) {
+        let partition = self.partition(index);
+        let (before, open) = (partition.committed.replace(offset), partition.lowest_open());
+        if partition.is_of_a_cut_history(offset, leader_epoch) {
+            // Who commits does not know yet that the log was cut off; finding out takes it back.
+            return;
+        }
+        if let Some(open) = open.filter(|open| *open < offset) {
+            self.found(
+                Invariant::Com1,
+                format!("partition {index}: committed {offset}, {open} is unresolved"),
+            );
+        }
+        if let Some(before) = before.filter(|before| *before > offset) {
+            let partition = self.partition(index);
+            if partition.rewinds > 0 {
+                partition.rewinds -= 1;
+                return;
+            }
+            self.found(Invariant::Com1, format!("partition {index}: committed {offset} after {before}"));
+        }
+    }
+
+    /// What a node says of a range must be what happened.
+    fn accounted(&mut self, index: i32, first: i64, end: i64, outcome: Outcome) {
+        let rules = self.rules;
+        let partition = self.partitions.entry(index).or_default();
+        let (deleted_before, excuses) = (partition.deleted_before, partition.excuses);
+        let enough = |started: u32, failed: u32| {
+            let most = rules.retries_max.map(|retries| retries + 1);
+            failed > 0 && most.is_some_and(|most| started + excuses >= most)
+        };
+        let wrong = partition.first_in(first, end, |offset, record| match outcome {
+            Outcome::Delivered => !record.taken,
+            Outcome::Absent | Outcome::Filtered => true,
+            Outcome::DeadLettered => !record.arrived,
+            Outcome::Expired => !rules.may_expire,
+            Outcome::Oversized => !rules.may_be_too_large,
+            Outcome::Exhausted => !enough(record.started, record.failed),
+            Outcome::Dropped => !record.refused,
+            Outcome::Skipped => !record.skip_wished,
+            Outcome::Lost => offset >= deleted_before,
+            Outcome::Earlier => !(record.taken || record.ended || record.arrived || record.skip_wished),
+        });
+        if outcome.is_notable() {
+            for (offset, record) in partition.records.range_mut(first..end.max(first)) {
+                record.ended = true;
+                partition.open.remove(offset);
+            }
+        }
+        if let Some(offset) = wrong {
+            let text =
+                format!("partition {index}: {offset} is on record as {}, and it is not so", outcome.label());
+            self.found(Invariant::Alo1, text);
+        }
+    }
+
+    fn mark(
+        &mut self,
+        index: i32,
+        offset: i64,
+        leader_epoch: i32,
+        mark: impl FnOnce(&mut super::records::Record),
+    ) {
+        let partition = self.partitions.entry(index).or_default();
+        if partition.is_cut_off(offset, leader_epoch) {
+            return;
+        }
+        if let Some(record) = partition.records.get_mut(&offset) {
+            mark(record);
+            if record.arrived {
+                partition.close(offset);
+            }
+        }
+    }
+
+    fn drained(&mut self, owner: Owner, partition: i32, epoch: u64, frontier: i64) {
+        let mut found = Vec::new();
+        self.ownership.judge_drain(owner, partition, epoch, &mut found);
+        let committed = self.partition(partition).committed;
+        if committed.is_none_or(|committed| committed < frontier) {
+            let text = format!(
+                "{} called partition {partition} drained at {frontier}, committed is {committed:?}",
+                name(owner)
+            );
+            found.push((Invariant::Drn1, text));
+        }
+        self.found_all(found);
+        self.ownership.drained.insert((owner, partition, epoch));
+    }
+
+    fn bound(&mut self, event: &Event) {
+        let rules = self.rules;
+        match event {
+            Event::Sealed { records, payload_bytes, waited_micros } => {
+                if *records > rules.records_max || *payload_bytes > rules.payload_bytes_max {
+                    self.found(
+                        Invariant::Lim1,
+                        format!("a batch of {records} records and {payload_bytes} bytes"),
+                    );
+                }
+                if *waited_micros > rules.wait_micros_max {
+                    self.found(Invariant::Lim1, format!("a record that could go waited {waited_micros} µs"));
+                }
+            }
+            Event::SlotTaken { in_use, limit } if in_use > limit => {
+                self.found(Invariant::Slt1, format!("{in_use} invocations at once, the limit was {limit}"));
+            }
+            Event::Leased { bytes } if *bytes > rules.leased_bytes_max => {
+                self.found(Invariant::Mem1, format!("{bytes} bytes leased of {}", rules.leased_bytes_max));
+            }
+            Event::Stopped { bytes } if *bytes > 0 => {
+                self.found(
+                    Invariant::Mem1,
+                    format!("{bytes} bytes are still leased when everything has stopped"),
+                );
+            }
+            Event::WriteLost { what } => self.found(Invariant::Durable, what.clone()),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The group's side: who is expelled, who is granted what, and the requests of members.
+
+use std::collections::BTreeSet;
+
+use kafka_protocol::error::ResponseError as Code;
+
+use super::super::outside::{Outside, owner};
+use super::super::plan::Kind;
+use super::{Ask, Reply, Request};
+use crate::history::{Event as Happened, Owner};
+use crate::kafka::group::wire;
+use crate::local::broker::coordinator::{Given, Joining, Phase, Stored, Ticket};
+
+/// A member's id begins with its process.
+pub(in crate::sim) fn client_of(node: usize, life: u32) -> String {
+    format!("{node}.{life}")
+}
+
+fn owner_of(member: &str) -> Option<Owner> {
+    let (node, life) = member.split('-').next()?.split_once('.')?;
+    Some(owner(node.parse().ok()?, life.parse().ok()?))
+}
+
+const LEAST: &[Code] =
+    &[Code::CoordinatorLoadInProgress, Code::NotCoordinator, Code::CoordinatorNotAvailable];
+
+impl Outside {
+    /// A code that a coordinator answers now and then instead of serving.
+    fn group_trouble(&mut self, broker: usize) -> Option<Code> {
+        if broker != self.cluster.coordinator {
+            return Some(Code::NotCoordinator);
+        }
+        if self.now < self.cluster.loading_until {
+            return Some(Code::CoordinatorLoadInProgress);
+        }
+        self.strikes(Kind::ErrorCodes, 12).then(|| self.random.pick(LEAST))
+    }
+
+    pub(super) fn join(&mut self, ask: &Ask) {
+        let Request::Join { member, session, rebalance, subscription } = &ask.request else { return };
+        if let Some(code) = self.group_trouble(ask.broker) {
+            let answer = crate::local::broker::coordinator::JoinAnswer::refused(code, member.clone());
+            self.reply(ask.id, ask.node, ask.life, Reply::Joined(Box::new(answer)));
+            return;
+        }
+        let joining = Joining {
+            member: member.clone(),
+            instance: None,
+            client: client_of(ask.node, ask.life),
+            session: *session,
+            rebalance: *rebalance,
+            protocols: vec![("cooperative-sticky".to_owned(), subscription.clone())],
+            can_come_back: true,
+        };
+        self.cluster.waiting.insert(ask.id, (ask.node, ask.life));
+        let before = self.members();
+        let now = self.now;
+        let given = self.cluster.group.join(now, ask.id, joining);
+        self.note_members(&before);
+        self.hand_out(given);
+    }
+
+    pub(super) fn sync(&mut self, ask: &Ask) {
+        let Request::Sync { member, generation, shares } = &ask.request else { return };
+        if let Some(code) = self.group_trouble(ask.broker) {
+            self.reply(ask.id, ask.node, ask.life, Reply::Synced(Err(code)));
+            return;
+        }
+        self.cluster.waiting.insert(ask.id, (ask.node, ask.life));
+        let was_completing = self.cluster.group.phase == Phase::Completing;
+        let now = self.now;
+        let given = self.cluster.group.sync(now, ask.id, member, *generation, shares.clone());
+        if was_completing && self.cluster.group.phase == Phase::Stable {
+            self.note_grants();
+        }
+        self.hand_out(given);
+    }
+
+    fn note_grants(&mut self) {
+        let shares: Vec<(Option<Owner>, Vec<i32>)> = self
+            .cluster
+            .group
+            .members
+            .iter()
+            .map(|(id, member)| {
+                (owner_of(id), wire::read_assignment(&self.topic, &member.assignment).unwrap_or_default())
+            })
+            .collect();
+        for (owner, partitions) in shares {
+            let Some(owner) = owner else { continue };
+            for partition in partitions {
+                self.record(Happened::Granted { partition, owner });
+            }
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self, ask: &Ask) {
+        let Request::Heartbeat { member, generation } = &ask.request else { return };
+        let now = self.now;
+        let code = match self.group_trouble(ask.broker) {
+            Some(code) => Some(code),
+            None => self.cluster.group.heartbeat(now, member, *generation),
+        };
+        self.reply(ask.id, ask.node, ask.life, Reply::Heartbeat(code));
+    }
+
+    pub(super) fn leave(&mut self, ask: &Ask) {
+        let Request::Leave { member } = &ask.request else { return };
+        if self.group_trouble(ask.broker).is_none() {
+            let now = self.now;
+            let (_, given) = self.cluster.group.leave(now, member);
+            self.hand_out(given);
+        }
+        self.reply(ask.id, ask.node, ask.life, Reply::Left);
+    }
+
+    pub(super) fn commit(&mut self, ask: &Ask) {
+        let Request::Commit { member, generation, commits } = &ask.request else { return };
+        let now = self.now;
+        let code = match self.group_trouble(ask.broker) {
+            Some(code) => Some(code),
+            None => self.cluster.group.may_commit(now, member, *generation),
+        };
+        if code.is_none() {
+            for commit in commits {
+                let stored = Stored {
+                    offset: commit.offset.0,
+                    leader_epoch: commit.leader_epoch,
+                    metadata: commit.metadata.clone(),
+                };
+                self.cluster.group.offsets.insert((self.topic.to_string(), commit.partition), stored);
+                let (partition, offset, leader_epoch) =
+                    (commit.partition, commit.offset.0, commit.leader_epoch);
+                self.record(Happened::Committed { partition, offset, leader_epoch });
+            }
+        }
+        let codes = commits.iter().map(|commit| (commit.partition, code)).collect();
+        self.reply(ask.id, ask.node, ask.life, Reply::Commit(codes));
+    }
+
+    /// The coordinator's clock: sessions end, barriers open.
+    pub(in crate::sim) fn coordinator_tick(&mut self) {
+        if self.now < self.cluster.loading_until {
+            return;
+        }
+        let before = self.members();
+        let now = self.now;
+        let given = self.cluster.group.tick(now);
+        self.note_members(&before);
+        self.hand_out(given);
+    }
+
+    /// A coordinator that has moved answers nobody who waits.
+    pub(in crate::sim) fn drop_waiting(&mut self) {
+        for (ask, (node, life)) in std::mem::take(&mut self.cluster.waiting) {
+            let wait = self.random.micros(200, 200_000);
+            let what = super::super::node::Inside::Replied { ask, reply: None };
+            self.after(wait, super::super::outside::Event::Inside { node, life, what });
+        }
+    }
+
+    fn members(&self) -> BTreeSet<String> {
+        self.cluster.group.members.keys().cloned().collect()
+    }
+
+    fn note_members(&mut self, before: &BTreeSet<String>) {
+        let gone: Vec<Owner> = before
+            .iter()
+            .filter(|id| !self.cluster.group.members.contains_key(*id))
+            .filter_map(|id| owner_of(id))
+            .collect();
+        for owner in gone {
+            self.record(Happened::Gone { owner });
+        }
+    }
+
+    fn hand_out(&mut self, given: Vec<(Ticket, Given)>) {
+        for (ticket, given) in given {
+            let Some((node, life)) = self.cluster.waiting.remove(&ticket) else { continue };
+            let reply = match given {
+                Given::Join(answer) => Reply::Joined(Box::new(answer)),
+                Given::Sync(answer) => Reply::Synced(answer),
+            };
+            self.reply(ticket, node, life, reply);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The modelled cluster: two brokers, one topic, one group whose coordinator is the classic one.
+
+mod answers;
+mod batches;
+mod fetches;
+mod group;
+mod partition_log;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError as Code;
+use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::units::Moment;
+
+use self::fetches::BrokerSession;
+use self::partition_log::Log;
+use crate::kafka::fetch::session::{Asked, Step};
+use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
+use crate::local::broker::coordinator::{Group, JoinAnswer};
+
+pub(super) const BROKERS: usize = 2;
+
+/// A request on its way.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub id: u64,
+    pub node: usize,
+    pub life: u32,
+    pub broker: usize,
+    pub request: Request,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Request {
+    FindCoordinator,
+    Metadata,
+    Join { member: String, session: Duration, rebalance: Duration, subscription: Bytes },
+    Sync { member: String, generation: i32, shares: Vec<(String, Bytes)> },
+    Heartbeat { member: String, generation: i32 },
+    Leave { member: String },
+    Commit { member: String, generation: i32, commits: Vec<CommitOffset> },
+    Committed { partitions: Vec<i32> },
+    ListOffsets { partitions: Vec<i32>, at: At },
+    EpochEnds { known: Vec<(i32, i32)> },
+    Fetch { step: Step, bytes_max: usize, wait: Duration },
+}
+
+/// What a broker says of one partition in a fetch.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub partition: TopicPartition,
+    pub code: Option<Code>,
+    pub diverging_end: Option<Offset>,
+    pub records: Bytes,
+    pub high_watermark: Offset,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Reply {
+    Coordinator(Result<usize, Code>),
+    /// Leader and its epoch, by partition.
+    Topic(Vec<(usize, i32)>),
+    Joined(Box<JoinAnswer>),
+    Synced(Result<Bytes, Code>),
+    Heartbeat(Option<Code>),
+    Left,
+    Commit(BTreeMap<i32, Option<Code>>),
+    Committed(Result<BTreeMap<i32, Option<CommittedOffset>>, Code>),
+    Offsets(Result<BTreeMap<i32, Offset>, Code>),
+    EpochEnds(Result<BTreeMap<i32, Offset>, Code>),
+    Fetched {
+        code: Option<Code>,
+        session: i32,
+        parts: Vec<Part>,
+    },
+}
+
+/// The cluster.
+pub(super) struct Cluster {
+    pub logs: Vec<Log>,
+    pub group: Group,
+    pub coordinator: usize,
+    /// A new coordinator reads its log until then.
+    pub loading_until: Moment,
+    waiting: BTreeMap<u64, (usize, u32)>,
+    pub sessions: BTreeMap<i32, BrokerSession>,
+    next_session: i32,
+    parked: BTreeMap<u64, Ask>,
+}
+
+impl Cluster {
+    pub(super) fn new(partitions: i32) -> Self {
+        let log = |partition: i32| Log::new(partition as usize % BROKERS);
+        Self {
+            logs: (0..partitions).map(log).collect(),
+            group: Group::default(),
+            coordinator: 0,
+            loading_until: Moment::default(),
+            waiting: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            next_session: 1,
+            parked: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn add_log(&mut self) {
+        let leader = self.logs.len() % BROKERS;
+        self.logs.push(Log::new(leader));
+    }
+
+    pub(super) fn log(&self, partition: i32) -> Option<&Log> {
+        self.logs.get(usize::try_from(partition).ok()?)
+    }
+
+    pub(super) fn committed(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.group.offsets.get(&(topic.to_owned(), partition)).map(|stored| stored.offset)
+    }
+
+    /// True when everything that stands in the logs is committed.
+    pub(super) fn is_done(&self, topic: &str) -> bool {
+        (0..).zip(&self.logs).all(|(partition, log)| {
+            let stored = self.group.offsets.get(&(topic.to_owned(), partition));
+            // An offset of a history that was cut off may have the same number.
+            stored.is_some_and(|at| at.offset == log.end && log.is_read_up_to(at.leader_epoch))
+        })
+    }
+}
+
+/// What `asked` says of a fetch, for the session's model.
+pub(super) type Wanted = BTreeMap<TopicPartition, Asked>;

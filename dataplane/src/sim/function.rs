@@ -1,0 +1,212 @@
+//! The function, as Lambda runs it: takes records, fails, hangs, is throttled, is cut off.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lighterman_proto::units::Moment;
+
+use super::node::Inside;
+use super::outside::{Event, Outside, owner};
+use super::plan::Kind;
+use crate::batcher::BatchId;
+use crate::history::{Event as Happened, Share};
+use crate::invoker::verdict::Reply;
+
+/// Payloads above this are refused in schedules with service errors.
+const RECORDS_TAKEN_MAX: usize = 5;
+
+/// An invocation on its way.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub node: usize,
+    pub life: u32,
+    pub consumer: u32,
+    pub batch: BatchId,
+    pub shares: Vec<Share>,
+    /// Nobody waits for its answer any more.
+    pub orphaned: bool,
+}
+
+/// What the function does with one invocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Succeed,
+    Fail,
+    /// It names these.
+    Name(Vec<(i32, i64)>),
+    /// Killed at its timeout.
+    TimeOut,
+}
+
+#[derive(Debug)]
+struct Running {
+    call: Call,
+    answers: bool,
+}
+
+/// What runs.
+#[derive(Debug, Default)]
+pub(super) struct Function {
+    running: BTreeMap<u64, Running>,
+    next: u64,
+    /// Records that fail, and how often still.
+    pub poison: BTreeMap<(i32, i64), u32>,
+}
+
+pub(super) fn answer(status: u16, function_error: bool, body: Bytes) -> Reply {
+    Reply::Answer {
+        status,
+        function_error: function_error.then(|| "Unhandled".to_owned()),
+        error_type: None,
+        retry_after: (status == 429).then_some(0),
+        executed_version: None,
+        request_id: None,
+        body,
+    }
+}
+
+impl Outside {
+    /// Sends an invocation off; answered by exactly one `Invoked`.
+    pub(super) fn call(&mut self, call: Call) {
+        let timeout = self.plan.function_timeout;
+        if self.strikes(Kind::LostInvocation, 25) {
+            let sent = self.random.chance(500);
+            let text = "cut".to_owned();
+            let reply = if sent { Reply::Lost(text) } else { Reply::NotSent(text) };
+            let comes_late = matches!(reply, Reply::Lost(_)) && self.random.chance(400);
+            let wait = self.random.micros(300, timeout.as_micros() as u64);
+            self.answered(call.node, call.life, call.consumer, call.batch, reply, wait);
+            if comes_late {
+                let partitions = call.shares.iter().map(|share| share.partition).collect();
+                self.record(Happened::AnswerLost { partitions });
+                let way = self.random.millis(1, 2_500);
+                self.after(way, Event::Called(Box::new(Call { orphaned: true, ..call })));
+            }
+            return;
+        }
+        let way = self.way();
+        self.after(way, Event::Called(Box::new(call)));
+    }
+
+    fn answered(
+        &mut self,
+        node: usize,
+        life: u32,
+        consumer: u32,
+        batch: BatchId,
+        reply: Reply,
+        wait: Duration,
+    ) {
+        let what = Inside::Invoked { consumer, batch, reply: Box::new(reply) };
+        self.after(wait, Event::Inside { node, life, what });
+    }
+
+    /// An invocation arrives.
+    pub(super) fn called(&mut self, call: Call) {
+        let records: usize = call.shares.iter().map(|share| share.offsets.len()).sum();
+        let refused = if self.strikes(Kind::Throttling, 120) {
+            Some(429)
+        } else if self.strikes(Kind::ServiceErrors, 60) {
+            Some(self.random.pick(&[500, 503, 403]))
+        } else if records > RECORDS_TAKEN_MAX && self.strikes(Kind::ServiceErrors, 300) {
+            Some(413)
+        } else {
+            None
+        };
+        if let Some(status) = refused {
+            if call.orphaned {
+                return;
+            }
+            let wait = self.way();
+            let reply = answer(status, false, Bytes::from_static(b"{}"));
+            self.answered(call.node, call.life, call.consumer, call.batch, reply, wait);
+            return;
+        }
+        self.function.next += 1;
+        let invocation = self.function.next;
+        let by = Some(owner(call.node, call.life));
+        self.record(Happened::Started { invocation, owner: by, shares: call.shares.clone() });
+        let (act, takes) = self.act(&call);
+        let lost = call.orphaned || self.strikes(Kind::LostInvocationReply, 50);
+        if lost && !call.orphaned {
+            let partitions = call.shares.iter().map(|share| share.partition).collect();
+            self.record(Happened::AnswerLost { partitions });
+        }
+        if lost && !call.orphaned {
+            // The connection may break while the function runs, or after it.
+            let wait = self.random.micros(500, takes.as_micros() as u64 + 2_000_000);
+            let reply = Reply::Lost("cut".to_owned());
+            self.answered(call.node, call.life, call.consumer, call.batch, reply, wait);
+        }
+        self.function.running.insert(invocation, Running { call, answers: !lost });
+        self.after(takes, Event::CallEnds { invocation, act });
+    }
+
+    fn act(&mut self, call: &Call) -> (Act, Duration) {
+        let timeout = self.plan.function_timeout;
+        let slow = self.strikes(Kind::SlowFunction, 150);
+        let takes = if slow {
+            self.random.micros(50_000, timeout.as_micros() as u64)
+        } else {
+            self.random.micros(1_000, 40_000)
+        };
+        if self.strikes(Kind::HangingFunction, 30) {
+            return (Act::TimeOut, timeout);
+        }
+        let bad: Vec<(i32, i64)> = if self.quiet { Vec::new() } else { self.poisoned(call) };
+        if !bad.is_empty() {
+            let names = self.plan.partial_responses && self.random.chance(700);
+            return (if names { Act::Name(bad) } else { Act::Fail }, takes);
+        }
+        if self.strikes(Kind::FailingFunction, 80) {
+            return (Act::Fail, takes);
+        }
+        (Act::Succeed, takes)
+    }
+
+    fn poisoned(&mut self, call: &Call) -> Vec<(i32, i64)> {
+        let poison = &mut self.function.poison;
+        let mut bad = Vec::new();
+        for share in &call.shares {
+            for offset in &share.offsets {
+                if let Some(left) = poison.get_mut(&(share.partition, *offset)).filter(|left| **left > 0) {
+                    *left = left.saturating_sub(u32::from(*left < u32::MAX));
+                    bad.push((share.partition, *offset));
+                }
+            }
+        }
+        bad
+    }
+
+    /// The function is through.
+    pub(super) fn call_ends(&mut self, invocation: u64, act: &Act) {
+        let Some(running) = self.function.running.remove(&invocation) else { return };
+        let failed = if let Act::Name(failed) = act { failed.clone() } else { Vec::new() };
+        let taken = matches!(act, Act::Succeed | Act::Name(_));
+        let body = match act {
+            Act::Name(failed) => Bytes::from(named(failed, &self.topic)),
+            _ => Bytes::from_static(b"null"),
+        };
+        self.record(Happened::Ended { invocation, taken, failed });
+        let call = running.call;
+        if running.answers {
+            let wait = self.way();
+            let reply = answer(200, !taken, body);
+            self.answered(call.node, call.life, call.consumer, call.batch, reply, wait);
+        }
+    }
+
+    /// Microseconds since the schedule began.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.now.since(Moment::from_micros(1_000_000))
+    }
+}
+
+fn named(failed: &[(i32, i64)], topic: &str) -> String {
+    let item = |(partition, offset): &(i32, i64)| {
+        format!(r#"{{"itemIdentifier":{{"partition":"{topic}-{partition}","offset":{offset}}}}}"#)
+    };
+    let items: Vec<String> = failed.iter().map(item).collect();
+    format!(r#"{{"batchItemFailures":[{}]}}"#, items.join(","))
+}

@@ -1,0 +1,26 @@
+//! The deterministic simulator: the cores of production against modelled coordinator, logs, function, destination, store and
+//! clock. One thread, one seed, virtual time; a seed decides everything.
+//!
+//! ```text
+//!   plan ──▶ world ──▶ node: the cores, wired as their actors wire them ──▶ cluster, function, destination
+//!              │                     (mutants: single-line faults of them)
+//!              └──▶ history ──▶ checker ──▶ violations ──▶ shrink
+//! ```
+//! Behind the feature `sim`, which no build for production has. `tests/sim.rs` is its command line.
+
+mod cluster;
+mod destination;
+mod faults;
+mod function;
+pub mod mutants;
+mod node;
+mod outside;
+pub mod plan;
+mod queue;
+pub mod random;
+mod registry_store;
+pub mod shrink;
+mod world;
+
+pub use plan::Plan;
+pub use world::{Outcome, run};

@@ -1,0 +1,63 @@
+//! Single-line faults of production code, one at a time, so that the simulator can be judged: each must be caught.
+
+use std::cell::Cell;
+
+/// All of them, by name: the places are found by searching for it.
+pub const ALL: &[&str] = &[
+    "frontier-skips-a-gap",
+    "drain-does-not-wait",
+    "acknowledgement-not-awaited",
+    "late-answer-not-matched",
+    "fetch-not-matched",
+    "unknown-is-success",
+    "bisecting-loses-a-half",
+    "named-record-counts-as-good",
+    "retries-one-too-few",
+    "resolved-ahead-forgotten",
+    "leader-epoch-forgotten",
+    "next-offset-counts-records",
+    "control-records-delivered",
+    "retry-reorders",
+    "batch-over-its-limit",
+    "window-too-long",
+    "failed-items-ignored",
+    "lost-reply-is-not-sent",
+    "late-arrival-not-expected",
+    "slot-over-the-limit",
+    "budget-leak",
+    "budget-without-limit",
+    "late-commit-retry-rewinds",
+    "two-commits-in-flight",
+    "lost-commit-tried-again",
+    "everybody-activates",
+    "no-self-fence",
+    "late-heartbeat-answer",
+    "rejoins-over-running-invocations",
+    "revoked-is-let-go-at-once",
+    "lease-counts-from-the-reply",
+    "barrier-not-minded",
+    "lease-not-checked",
+    "no-margin",
+    "moves-are-not-withheld",
+    "generation-not-compared",
+    "in-flight-forgotten",
+    "snapshot-without-keys",
+    "truncation-not-gone-back-for",
+    "filtered-tail-not-committed",
+    "dropped-counts-as-arrived",
+];
+
+thread_local! {
+    static ON: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Whether the fault `name` is switched on, on this thread.
+#[inline]
+pub fn is_on(name: &str) -> bool {
+    ON.with(|on| on.get() == name)
+}
+
+/// Switches one fault on, on this thread, and all others off; `""` switches all off.
+pub fn switch_on(name: &'static str) {
+    ON.with(|on| on.set(name));
+}

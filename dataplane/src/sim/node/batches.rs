@@ -1,0 +1,383 @@
+//! A consumer's batcher, as `batcher/actor.rs` is one: slot and bytes in hand before it seals.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lighterman_proto::ids::{ConsumerId, Epoch, TopicPartition};
+use lighterman_proto::units::Moment;
+
+use super::super::outside::Outside;
+use super::invocations::Carried;
+use super::{Inside, Key, Mailbox, Node};
+use crate::batcher::BatchId;
+use crate::batcher::core::{BatchLimits, BatcherCore, Pending, Plan, Ready};
+use crate::batcher::settle::{Member, Settling, settle};
+use crate::credit::bytes::{Lease, Overdraft};
+use crate::credit::slots::{Grant, Slot};
+use crate::history::{Event as Happened, Share};
+use crate::invoker::Verdict;
+use crate::invoker::retry::{Sending, again_at};
+use crate::invoker::verdict::AnswerFacts;
+use crate::partition::cut::Slice;
+use crate::runtime::in_flight::Flight;
+
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);
+
+/// A consumer: its batcher.
+pub(super) struct Consumer {
+    core: BatcherCore,
+    partitions: BTreeMap<i32, Epoch>,
+    sent: BTreeMap<BatchId, Sent>,
+    slot: Option<Slot>,
+    bytes: Option<Lease>,
+    /// Bytes that were asked for and are not there yet.
+    asked: Option<BoxFuture<'static, Lease>>,
+    next_batch: u64,
+    timer: Option<Moment>,
+    /// When something last kept batches from going that was not their window.
+    blocked: Moment,
+    /// It waits for a slot or for bytes.
+    stuck: bool,
+    /// Since when each partition's first record is offered.
+    offered: BTreeMap<i32, Moment>,
+}
+
+struct Sent {
+    members: Vec<Member>,
+    flights: Vec<Flight>,
+    records: u32,
+    attempt: u32,
+}
+
+impl Consumer {
+    pub(super) fn new(outside: &Outside) -> Self {
+        let plan = &outside.plan;
+        Self {
+            core: BatcherCore::new(BatchLimits {
+                records_max: plan.records_max,
+                payload_bytes_max: plan.payload_bytes_max,
+                envelope_bytes: outside.envelope.base_bytes(),
+                window: plan.window,
+            }),
+            partitions: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            slot: None,
+            bytes: None,
+            asked: None,
+            next_batch: 0,
+            timer: None,
+            blocked: Moment::default(),
+            stuck: false,
+            offered: BTreeMap::new(),
+        }
+    }
+
+    fn knows(&self, key: Key) -> bool {
+        self.partitions.get(&key.0) == Some(&key.1)
+    }
+}
+
+impl Node {
+    pub(super) fn register(&mut self, consumer: u32, key: Key) {
+        if let Some(consumer) = self.consumers.get_mut(&ConsumerId(consumer)) {
+            consumer.partitions.insert(key.0, key.1);
+        }
+    }
+
+    pub(super) fn end_consumer(&mut self, id: ConsumerId) {
+        // Its batcher outlives it until its batches are answered; what it sent is answered to nobody.
+        if let Some(gone) = self.consumers.get_mut(&id) {
+            gone.partitions.clear();
+        }
+        self.invoker.slots.forget(u64::from(id.0));
+        let idle = self.consumers.get(&id).is_some_and(|gone| gone.sent.is_empty());
+        if idle {
+            self.consumers.remove(&id);
+        } else {
+            self.invoker.leaving.insert(id);
+        }
+    }
+
+    pub(super) fn to_batcher(&mut self, outside: &mut Outside, what: Inside) {
+        let id = match &what {
+            Inside::Offer { consumer, .. }
+            | Inside::Withdraw { consumer, .. }
+            | Inside::Unregister { consumer, .. }
+            | Inside::SlotGranted { consumer, .. }
+            | Inside::BatcherWake { consumer }
+            | Inside::Answered { consumer, .. } => *consumer,
+            _ => return,
+        };
+        let now = outside.now;
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
+        match what {
+            Inside::Offer { pending, .. } => {
+                if !consumer.knows((pending.partition, pending.epoch)) {
+                    return;
+                }
+                consumer.offered.entry(pending.partition).or_insert(now);
+                consumer.core.offer(*pending);
+            }
+            Inside::Withdraw { key, seq, .. } => {
+                if consumer.core.withdraw(key.0, key.1, seq) {
+                    consumer.offered.remove(&key.0);
+                    self.post(outside, Mailbox::Partition(key.0, key.1.0), Inside::Withdrawn { key, seq });
+                }
+                return;
+            }
+            Inside::Unregister { key, .. } => {
+                if consumer.knows(key) {
+                    consumer.partitions.remove(&key.0);
+                    consumer.offered.remove(&key.0);
+                    consumer.core.forget(key.0);
+                }
+                return;
+            }
+            Inside::SlotGranted { slot, .. } => {
+                if consumer.slot.is_none() {
+                    consumer.slot = Some(slot);
+                }
+            }
+            Inside::BatcherWake { .. } => consumer.timer = consumer.timer.filter(|at| *at > now),
+            Inside::Answered { batch, verdict, facts, sent_at, .. } => {
+                self.settle(outside, id, batch, &verdict, facts, sent_at);
+            }
+            _ => {}
+        }
+        self.pump(outside, id);
+    }
+
+    fn pump(&mut self, outside: &mut Outside, id: u32) {
+        self.seal_what_is_due(outside, id);
+        if self.consumers.get(&ConsumerId(id)).is_some_and(|consumer| consumer.asked.is_some()) {
+            let when = outside.now + ASK_BYTES_AGAIN;
+            self.batcher_wake_at(outside, id, when);
+        }
+    }
+
+    /// Seals as long as a batch is due and both credits are in hand.
+    fn seal_what_is_due(&mut self, outside: &mut Outside, id: u32) {
+        self.take_granted_bytes(id);
+        if let Some(consumer) = self.consumers.get_mut(&ConsumerId(id))
+            && std::mem::take(&mut consumer.stuck)
+        {
+            consumer.blocked = outside.now;
+        }
+        loop {
+            let now = outside.now;
+            let wake = match self.readiness(outside, id) {
+                Ready::Now => None,
+                Ready::At(when) => Some(Some(when)),
+                Ready::Never => Some(None),
+            };
+            let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
+            if let Some(wake) = wake {
+                (consumer.slot, consumer.bytes) = (None, None);
+                if let Some(when) = wake {
+                    self.batcher_wake_at(outside, id, when);
+                }
+                return;
+            }
+            if !self.take_slot(outside, id) || !self.seal(outside, id) {
+                if let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) {
+                    (consumer.blocked, consumer.stuck) = (now, true);
+                }
+                return;
+            }
+        }
+    }
+
+    fn batcher_wake_at(&mut self, outside: &mut Outside, id: u32, when: Moment) {
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
+        if consumer.timer.is_none_or(|set| when < set) {
+            consumer.timer = Some(when);
+            let wait = when.since(outside.now);
+            self.later(outside, wait, Inside::BatcherWake { consumer: id });
+        }
+    }
+
+    fn readiness(&mut self, outside: &Outside, id: u32) -> Ready {
+        let now = outside.now;
+        let may_start = self.may_start(outside);
+        let lease = &self.group.lease;
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return Ready::Never };
+        if consumer.core.waiting() > 0 && !lease.is_good(now) {
+            consumer.blocked = now;
+            return Ready::At(now + LOOK_AGAIN);
+        }
+        if consumer.offered.keys().any(|partition| !may_start(*partition)) {
+            consumer.blocked = now;
+        }
+        consumer.core.ready(now, &may_start)
+    }
+
+    /// Whether nothing older can still run over a partition (H4).
+    fn may_start(&self, outside: &Outside) -> impl Fn(i32) -> bool + use<> {
+        let (in_flight, mapping, topic) =
+            (self.in_flight.clone(), outside.mapping, Arc::clone(&outside.topic));
+        let now = outside.now;
+        move |partition| in_flight.is_clear(mapping, &TopicPartition::new(Arc::clone(&topic), partition), now)
+    }
+
+    fn take_slot(&mut self, outside: &mut Outside, id: u32) -> bool {
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return false };
+        if consumer.slot.is_none() {
+            let granted = Arc::clone(&self.granted);
+            let grant: Grant = Arc::new(move |slot| granted.lock().push((id, slot)));
+            consumer.slot = self.invoker.slots.take(u64::from(id), &grant);
+            if consumer.slot.is_some() {
+                let (in_use, limit) = (self.invoker.slots.in_use(), self.invoker.slots.limit());
+                outside.record(Happened::SlotTaken { in_use, limit });
+            }
+        }
+        consumer.slot.is_some()
+    }
+
+    /// False when the payload's bytes are not to be had yet.
+    fn seal(&mut self, outside: &mut Outside, id: u32) -> bool {
+        let may_start = self.may_start(outside);
+        let now = outside.now;
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return false };
+        let Some(bytes) = consumer.core.due_bytes(now, &may_start) else { return false };
+        if !self.take_bytes(id, bytes) {
+            return false;
+        }
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return false };
+        let Some(plan) = consumer.core.seal(now, &may_start) else { return false };
+        let (Some(slot), Some(lease)) = (consumer.slot.take(), consumer.bytes.take()) else { return false };
+        self.dispatch(outside, id, &plan, slot, lease);
+        true
+    }
+
+    fn take_bytes(&mut self, id: u32, bytes: usize) -> bool {
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return false };
+        if consumer.bytes.as_ref().is_some_and(|lease| lease.bytes() >= bytes) {
+            return true;
+        }
+        consumer.bytes = None;
+        consumer.bytes = self.budget.try_lease_or_overdraft(bytes, Overdraft::Payload);
+        if consumer.bytes.is_none() {
+            if consumer.asked.is_none() {
+                let budget = self.budget.clone();
+                consumer.asked = Some(async move { budget.lease(bytes).await }.boxed());
+            }
+            return false;
+        }
+        true
+    }
+
+    /// In the production node these arrive as a message.
+    fn take_granted_bytes(&mut self, id: u32) {
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
+        if let Some(lease) = consumer.asked.as_mut().and_then(FutureExt::now_or_never) {
+            (consumer.asked, consumer.bytes) = (None, Some(lease));
+        }
+    }
+
+    fn dispatch(&mut self, outside: &mut Outside, id: u32, plan: &Plan, slot: Slot, mut lease: Lease) {
+        let now = outside.now;
+        lease.shrink_to(plan.payload_bytes);
+        let flights = plan.parts.iter().filter_map(|part| {
+            let key = TopicPartition::new(Arc::clone(&outside.topic), part.partition);
+            self.in_flight.enter(outside.mapping, &key, outside.plan.function_timeout, now)
+        });
+        let flights: Vec<Flight> = flights.collect();
+        let partial = outside.plan.partial_responses;
+        let member = |part: &Pending| Member {
+            partition: part.partition,
+            epoch: part.epoch,
+            cut: partial.then(|| part.cut.clone()),
+        };
+        let members = plan.parts.iter().map(member).collect();
+        let attempt = plan.parts.iter().map(|part| part.attempt).max().unwrap_or(1);
+        let awake_since = self.awake_since;
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
+        let batch = BatchId(consumer.next_batch);
+        consumer.next_batch += 1;
+        let waited = plan
+            .parts
+            .iter()
+            .filter_map(|part| {
+                consumer.offered.remove(&part.partition).map(|since| since.max(part.cut.oldest))
+            })
+            .min()
+            .map_or(0, |since| now.since(since.max(consumer.blocked).max(awake_since)).as_micros() as u64);
+        consumer.sent.insert(batch, Sent { members, flights, records: plan.records(), attempt });
+        let (records, payload_bytes) = (plan.records(), plan.payload_bytes);
+        outside.record(Happened::Sealed { records, payload_bytes, waited_micros: waited });
+        let shares = plan.parts.iter().map(share).collect();
+        for part in &plan.parts {
+            let key = (part.partition, part.epoch);
+            self.post(
+                outside,
+                Mailbox::Partition(key.0, key.1.0),
+                Inside::Sealed { key, seq: part.seq, end: part.cut.range.end, batch },
+            );
+        }
+        self.invoker.carry((id, batch), Carried { _credit: (slot, lease), shares, sent_at: now });
+        self.post(outside, Mailbox::Invoker, Inside::Invoke { consumer: id, batch });
+    }
+
+    fn settle(
+        &mut self,
+        outside: &mut Outside,
+        id: u32,
+        batch: BatchId,
+        verdict: &Verdict,
+        facts: Option<AnswerFacts>,
+        sent_at: Moment,
+    ) {
+        let wall = self.wall(outside);
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
+        let Some(sent) = consumer.sent.remove(&batch) else { return };
+        let function_timeout = outside.plan.function_timeout;
+        let sending = Sending { attempt: sent.attempt, sent_at, function_timeout };
+        let random = outside.random.next();
+        let settling = Settling {
+            topic: &outside.topic,
+            partial_responses: outside.plan.partial_responses,
+            facts,
+            wall,
+            again_at: again_at(verdict, sending, outside.now, super::invocations::RETRY, random),
+        };
+        let settled = settle(verdict, &sent.members, sent.records, &settling);
+        let may_run_until = verdict.may_run_until(sent_at, function_timeout);
+        for flight in sent.flights {
+            match may_run_until {
+                Some(until) => flight.unknown(until),
+                None => flight.answered(),
+            }
+        }
+        let known: Vec<bool> =
+            sent.members.iter().map(|member| consumer.partitions.contains_key(&member.partition)).collect();
+        for ((member, resolution), known) in sent.members.into_iter().zip(settled.resolutions).zip(known) {
+            if known {
+                let key = (member.partition, member.epoch);
+                let resolved = Inside::Resolved { key, batch, resolution: Box::new(resolution) };
+                self.post(outside, Mailbox::Partition(key.0, key.1.0), resolved);
+            }
+        }
+        self.end_consumer_if_leaving(ConsumerId(id));
+    }
+
+    fn end_consumer_if_leaving(&mut self, id: ConsumerId) {
+        let idle = self.consumers.get(&id).is_some_and(|consumer| consumer.sent.is_empty());
+        if idle && self.invoker.leaving.remove(&id) {
+            self.consumers.remove(&id);
+        }
+    }
+}
+
+fn share(part: &Pending) -> Share {
+    let epoch_of = |slice: &Slice| std::iter::repeat_n(slice.header.leader_epoch, slice.records as usize);
+    Share {
+        leader_epochs: part.cut.slices.iter().flat_map(epoch_of).collect(),
+        partition: part.partition,
+        epoch: part.epoch.0,
+        offsets: part.cut.walk().map(|record| record.offset.0).collect(),
+    }
+}

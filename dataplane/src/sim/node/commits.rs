@@ -1,0 +1,119 @@
+//! The committer, as `offsets/actor.rs` and `consumer/member/commits.rs` are one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kafka_protocol::error::ResponseError as Code;
+use lighterman_proto::commit_metadata::CommitMetadata;
+use lighterman_proto::ids::Epoch;
+
+use super::super::cluster::{Reply, Request};
+use super::super::outside::Outside;
+use super::lines::{DEADLINE, Line, LinePurpose};
+use super::{Inside, Key, Mailbox, Node};
+use crate::consumer::member::commits::outcome_of;
+use crate::history::Event as Happened;
+use crate::kafka::offsets::CommitOffset;
+use crate::offsets::committer::{CommitOutcome, CommitterCore};
+
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+pub(super) struct Committer {
+    core: CommitterCore,
+    partitions: BTreeMap<i32, Epoch>,
+    resting: bool,
+}
+
+impl Node {
+    pub(super) fn follow(&mut self, key: Key) {
+        self.committer.core.forget(key.0);
+        self.committer.partitions.insert(key.0, key.1);
+    }
+
+    pub(super) fn to_committer(&mut self, outside: &mut Outside, what: Inside) {
+        match what {
+            Inside::Frontier(frontier) => {
+                if self.committer.partitions.get(&frontier.partition) == Some(&frontier.epoch) {
+                    self.committer.core.frontier(*frontier);
+                    self.pump_commits(outside);
+                }
+            }
+            Inside::Unfollow(key) => {
+                if self.committer.partitions.get(&key.0) == Some(&key.1) {
+                    self.committer.partitions.remove(&key.0);
+                    self.committer.core.forget(key.0);
+                }
+            }
+            Inside::CommitterRested => {
+                self.committer.resting = false;
+                self.pump_commits(outside);
+            }
+            _ => {}
+        }
+    }
+
+    fn pump_commits(&mut self, outside: &mut Outside) {
+        if self.committer.resting {
+            return;
+        }
+        let frontiers = self.committer.core.start();
+        if frontiers.is_empty() {
+            return;
+        }
+        // The audit has it before the commit is sent.
+        for frontier in &frontiers {
+            for passed in &frontier.passed {
+                let (first, end) = (passed.range.first.0, passed.range.end.0);
+                let (partition, outcome) = (frontier.partition, passed.outcome);
+                let leader_epoch = frontier.leader_epoch;
+                outside.record(Happened::Accounted { partition, first, end, outcome, leader_epoch });
+            }
+        }
+        let Some((generation, member)) = self.group.core.commit_identity() else {
+            return self.commits_answered(outside, None);
+        };
+        let member = member.to_owned();
+        let partitions_at_activation = self.member.activated;
+        let commits = frontiers
+            .into_iter()
+            .map(|frontier| CommitOffset {
+                partition: frontier.partition,
+                offset: frontier.offset,
+                leader_epoch: frontier.leader_epoch,
+                metadata: CommitMetadata { partitions_at_activation, progress: frontier.progress }.encode(),
+            })
+            .collect();
+        let request = Request::Commit { member, generation, commits };
+        self.on_line(outside, Line::Commit, LinePurpose::Commits, request, DEADLINE);
+    }
+
+    pub(super) fn commits_answered(&mut self, outside: &mut Outside, reply: Option<Reply>) {
+        let codes = if let Some(Reply::Commit(codes)) = reply { Some(codes) } else { None };
+        if let Some(code) = codes.iter().flat_map(BTreeMap::values).flatten().next().copied() {
+            self.refused(code);
+            self.group_step(outside, |core, now, random| core.commit_refused(now, code, random));
+        }
+        let outcome = |code: Option<Code>| outcome_of(code);
+        let outcome_of = |partition: i32| match &codes {
+            Some(codes) => codes.get(&partition).map_or(CommitOutcome::Again, |code| outcome(*code)),
+            None => CommitOutcome::Again,
+        };
+        let done = self.committer.core.answered(outcome_of);
+        let again = codes
+            .as_ref()
+            .is_none_or(|codes| codes.values().any(|code| outcome(*code) == CommitOutcome::Again));
+        for frontier in done {
+            if self.committer.partitions.contains_key(&frontier.partition) {
+                let key = (frontier.partition, frontier.epoch);
+                let committed = Inside::Committed { key, offset: frontier.offset, seq: frontier.seq };
+                self.post(outside, Mailbox::Partition(key.0, key.1.0), committed);
+            }
+        }
+        if again {
+            self.committer.resting = true;
+            self.later(outside, RETRY_AFTER, Inside::CommitterRested);
+        }
+        self.pump_commits(outside);
+    }
+}

@@ -1,0 +1,150 @@
+//! The connections of a membership, as `kafka/group/requests.rs` keeps them: one request on each line at a time, the
+//! coordinator looked up where it is not known.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::super::cluster::{Reply, Request};
+use super::super::outside::Outside;
+use super::Node;
+use crate::kafka::group::effects::Effect;
+
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    Heartbeat,
+    Join,
+    Commit,
+}
+
+/// What a request on a line is for.
+#[derive(Debug)]
+pub(super) enum LinePurpose {
+    Join,
+    Sync,
+    Heartbeat(u64),
+    Leave,
+    Commits,
+    StartCommit { resolve: u64 },
+    Committed { resolve: u64 },
+}
+
+#[derive(Debug)]
+pub(super) struct Queued {
+    purpose: LinePurpose,
+    request: Request,
+    deadline: Duration,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct LineState {
+    busy: bool,
+    waiting: VecDeque<Queued>,
+}
+
+/// What a request was for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    FindCoordinator,
+    FindFor(Line, Box<Queued>),
+    OnLine(Line, LinePurpose),
+    Shares { effect: Box<Effect> },
+    CountTopic,
+    View { resolve: u64 },
+    Offsets { resolve: u64 },
+    Ends { resolve: u64 },
+    LookUp,
+    Bounds { broker: usize, partition: i32, start: Option<lighterman_proto::ids::Offset> },
+    Fetch { broker: usize },
+}
+
+impl Node {
+    pub(super) fn ask(&mut self, outside: &mut Outside, broker: usize, request: Request, purpose: Purpose) {
+        let wait = if let Request::Fetch { wait, .. } = &request { *wait } else { Duration::ZERO };
+        let id = outside.ask(self.id, self.life, broker, request, DEADLINE + wait);
+        self.purposes.insert(id, purpose);
+    }
+
+    pub(super) fn on_line(
+        &mut self,
+        outside: &mut Outside,
+        line: Line,
+        purpose: LinePurpose,
+        request: Request,
+        deadline: Duration,
+    ) {
+        self.lines[line as usize].waiting.push_back(Queued { purpose, request, deadline });
+        self.pump_line(outside, line);
+    }
+
+    fn pump_line(&mut self, outside: &mut Outside, line: Line) {
+        let state = &mut self.lines[line as usize];
+        if state.busy {
+            return;
+        }
+        let Some(next) = state.waiting.pop_front() else { return };
+        state.busy = true;
+        match self.group.coordinator {
+            Some(broker) => self.send_on_line(outside, line, broker, next),
+            None => {
+                let broker = outside.random.below(2) as usize;
+                self.ask(outside, broker, Request::FindCoordinator, Purpose::FindFor(line, Box::new(next)));
+            }
+        }
+    }
+
+    fn send_on_line(&mut self, outside: &mut Outside, line: Line, broker: usize, queued: Queued) {
+        let Queued { purpose, request, deadline } = queued;
+        let id = outside.ask(self.id, self.life, broker, request, deadline);
+        self.purposes.insert(id, Purpose::OnLine(line, purpose));
+    }
+
+    pub(super) fn answer(&mut self, outside: &mut Outside, purpose: Purpose, reply: Option<Reply>) {
+        match purpose {
+            Purpose::FindCoordinator => self.coordinator_found(outside, reply),
+            Purpose::FindFor(line, queued) => match reply {
+                Some(Reply::Coordinator(Ok(broker))) => {
+                    self.group.coordinator = Some(broker);
+                    self.send_on_line(outside, line, broker, *queued);
+                }
+                _ => self.line_answered(outside, line, queued.purpose, None),
+            },
+            Purpose::OnLine(line, purpose) => self.line_answered(outside, line, purpose, reply),
+            Purpose::Shares { effect } => self.share_out(outside, *effect, reply),
+            Purpose::CountTopic => self.topic_counted(outside, reply),
+            Purpose::View { resolve } => self.resolve_view(outside, resolve, reply),
+            Purpose::Offsets { resolve } => self.resolve_offsets(outside, resolve, reply),
+            Purpose::Ends { resolve } => self.resolve_ends(outside, resolve, reply),
+            Purpose::LookUp => self.looked_up(outside, reply),
+            Purpose::Bounds { broker, partition, start } => {
+                self.bounds(outside, broker, partition, start, reply)
+            }
+            Purpose::Fetch { broker } => self.polled(outside, broker, reply),
+        }
+    }
+
+    fn line_answered(
+        &mut self,
+        outside: &mut Outside,
+        line: Line,
+        purpose: LinePurpose,
+        reply: Option<Reply>,
+    ) {
+        self.lines[line as usize].busy = false;
+        if reply.is_none() {
+            // Whoever does not answer may not be the coordinator any more.
+            self.group.coordinator = None;
+        }
+        match purpose {
+            LinePurpose::Join => self.joined(outside, reply),
+            LinePurpose::Sync => self.synced(outside, reply),
+            LinePurpose::Heartbeat(seq) => self.heartbeat_answered(outside, seq, reply),
+            LinePurpose::Leave => self.has_left(),
+            LinePurpose::Commits => self.commits_answered(outside, reply),
+            LinePurpose::StartCommit { resolve } => self.start_committed(outside, resolve, reply),
+            LinePurpose::Committed { resolve } => self.resolve_committed(outside, resolve, reply),
+        }
+        self.pump_line(outside, line);
+    }
+}

@@ -1,0 +1,255 @@
+//! The membership's thread, as `kafka/group/membership.rs` runs it: answers before commands, a tick after each.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError as Code;
+use lighterman_proto::units::Moment;
+
+use super::super::cluster::{Reply, Request};
+use super::super::outside::{Outside, owner};
+use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
+use super::{Inside, Mailbox, Node, State};
+use crate::history::Event as Happened;
+use crate::kafka::group::assignor::{self, Member};
+use crate::kafka::group::core::GroupCore;
+use crate::kafka::group::effects::{Effect, Failure, Joined, Timing};
+use crate::kafka::group::{GroupEvent, OwnershipLease, wire};
+
+/// A tenth of the real interval: schedules are short.
+const METADATA_AGE_MAX: Duration = Duration::from_secs(3);
+
+pub(super) struct GroupThread {
+    pub core: GroupCore,
+    pub lease: OwnershipLease,
+    pub coordinator: Option<usize>,
+    timing: Timing,
+    timer: Option<Moment>,
+    counted: Option<usize>,
+    next_count: Moment,
+}
+
+impl GroupThread {
+    pub(super) fn new(outside: &Outside) -> Self {
+        let plan = &outside.plan;
+        let timing = Timing::new(plan.session, plan.function_timeout + Duration::from_secs(10));
+        Self {
+            core: GroupCore::new(timing, outside.now),
+            lease: OwnershipLease::default(),
+            coordinator: None,
+            timing,
+            timer: None,
+            counted: None,
+            next_count: outside.now + METADATA_AGE_MAX,
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn to_group(&mut self, outside: &mut Outside, what: Inside) {
+        match what {
+            Inside::GroupWake => {
+                self.group.timer = self.group.timer.filter(|at| *at > outside.now);
+                self.group_step(outside, |_, _, _| Vec::new());
+            }
+            Inside::Released(partitions) => {
+                self.group_step(outside, |core, now, _| core.released(now, &partitions))
+            }
+            Inside::Quiesced => self.group_step(outside, |core, _, _| {
+                core.quiesced();
+                Vec::new()
+            }),
+            Inside::Leave => {
+                let effects = self.group.core.leave();
+                let says_so = effects.iter().any(|effect| matches!(effect, Effect::Leave { .. }));
+                self.carry_out_group(outside, effects);
+                if !says_so {
+                    self.has_left();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// One event through the core, and the tick that follows.
+    pub(super) fn group_step(
+        &mut self,
+        outside: &mut Outside,
+        event: impl FnOnce(&mut GroupCore, Moment, u64) -> Vec<Effect>,
+    ) {
+        let (now, random) = (outside.now, outside.random.next());
+        let effects = event(&mut self.group.core, now, random);
+        self.carry_out_group(outside, effects);
+        let effects = self.group.core.tick(now, random);
+        self.carry_out_group(outside, effects);
+        self.count_topic(outside);
+        if let Some(at) = self.group.core.wake_at()
+            && self.group.timer.is_none_or(|set| at < set)
+        {
+            let at = at.max(now);
+            self.group.timer = Some(at);
+            self.later(outside, at.since(now), Inside::GroupWake);
+        }
+    }
+
+    fn carry_out_group(&mut self, outside: &mut Outside, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::ExtendLease(until) => self.group.lease.extend(until),
+                Effect::EndLease => self.group.lease.end(),
+                Effect::Assigned { generation, owned, added, .. } => {
+                    self.tell_member(outside, GroupEvent::Assigned { generation, owned, added });
+                }
+                Effect::Revoke { partitions } => self.tell_member(outside, GroupEvent::Revoke { partitions }),
+                Effect::Lost { partitions, reason } => {
+                    outside.record(Happened::Gone { owner: owner(self.id, self.life) });
+                    self.tell_member(outside, GroupEvent::Lost { partitions, reason });
+                }
+                Effect::Trouble(_) | Effect::Healthy => {}
+                request => self.request(outside, request),
+            }
+        }
+    }
+
+    fn tell_member(&mut self, outside: &mut Outside, event: GroupEvent) {
+        self.post(outside, Mailbox::Member, Inside::Group(event));
+    }
+
+    fn request(&mut self, outside: &mut Outside, effect: Effect) {
+        let timing = self.group.timing;
+        let blocks_for = timing.rebalance_timeout + DEADLINE;
+        match effect {
+            Effect::FindCoordinator => {
+                let broker = outside.random.below(2) as usize;
+                self.ask(outside, broker, Request::FindCoordinator, Purpose::FindCoordinator);
+            }
+            Effect::Join { member, generation, owned } => {
+                let subscription = wire::subscription(&outside.topic, &owned, generation);
+                let (session, rebalance) = (timing.session_timeout, timing.rebalance_timeout);
+                let request = Request::Join { member, session, rebalance, subscription };
+                self.on_line(outside, Line::Join, LinePurpose::Join, request, blocks_for);
+            }
+            Effect::AssignAndSync { .. } => {
+                let broker = outside.random.below(2) as usize;
+                self.ask(outside, broker, Request::Metadata, Purpose::Shares { effect: Box::new(effect) });
+            }
+            Effect::Sync { member, generation } => {
+                let request = Request::Sync { member, generation, shares: Vec::new() };
+                self.on_line(outside, Line::Join, LinePurpose::Sync, request, blocks_for);
+            }
+            Effect::Heartbeat { member, generation, seq } => {
+                let request = Request::Heartbeat { member, generation };
+                let deadline = timing.session_timeout / 3;
+                self.on_line(outside, Line::Heartbeat, LinePurpose::Heartbeat(seq), request, deadline);
+            }
+            Effect::Leave { member } => {
+                let request = Request::Leave { member };
+                self.on_line(outside, Line::Heartbeat, LinePurpose::Leave, request, Duration::from_secs(3));
+            }
+            _ => {}
+        }
+    }
+
+    /// We lead: everybody's share.
+    pub(super) fn share_out(&mut self, outside: &mut Outside, effect: Effect, reply: Option<Reply>) {
+        let Effect::AssignAndSync { member, generation, members } = effect else { return };
+        let Some(Reply::Topic(view)) = reply else {
+            self.group_step(outside, |core, now, random| {
+                core.synced(now, Err(Failure::Transport("metadata".to_owned())), random)
+            });
+            return;
+        };
+        let readable: Vec<Member> =
+            members.iter().filter_map(|(id, metadata)| wire::read_subscription(id, metadata).ok()).collect();
+        self.group.counted = Some(view.len());
+        let counts = BTreeMap::from([(outside.topic.to_string(), view.len() as i32)]);
+        let plan = assignor::assign(&readable, &counts);
+        let shares: Vec<(String, Bytes)> = members
+            .iter()
+            .map(|(id, _)| {
+                (id.clone(), wire::assignment(plan.get(id).map(Vec::as_slice).unwrap_or_default()))
+            })
+            .collect();
+        let request = Request::Sync { member, generation, shares };
+        let deadline = self.group.timing.rebalance_timeout + DEADLINE;
+        self.on_line(outside, Line::Join, LinePurpose::Sync, request, deadline);
+    }
+
+    pub(super) fn coordinator_found(&mut self, outside: &mut Outside, reply: Option<Reply>) {
+        let found = match reply {
+            Some(Reply::Coordinator(Ok(broker))) => {
+                self.group.coordinator = Some(broker);
+                Ok(())
+            }
+            _ => Err("no coordinator".to_owned()),
+        };
+        self.group_step(outside, |core, now, random| core.coordinator_found(now, found, random));
+    }
+
+    pub(super) fn joined(&mut self, outside: &mut Outside, reply: Option<Reply>) {
+        let answer = match reply {
+            Some(Reply::Joined(answer)) => match answer.code {
+                None => Ok(Joined {
+                    generation: answer.generation,
+                    member: answer.member,
+                    leader: answer.leader,
+                    members: answer.members.into_iter().map(|(id, _, metadata)| (id, metadata)).collect(),
+                }),
+                Some(Code::MemberIdRequired) => Err(Failure::MemberIdRequired(answer.member)),
+                Some(code) => Err(self.refused(code)),
+            },
+            _ => Err(Failure::Transport("no answer".to_owned())),
+        };
+        self.group_step(outside, |core, now, random| core.joined(now, answer, random));
+    }
+
+    pub(super) fn synced(&mut self, outside: &mut Outside, reply: Option<Reply>) {
+        let answer = match reply {
+            Some(Reply::Synced(Ok(share))) => {
+                wire::read_assignment(&outside.topic, &share).map_err(Failure::Transport)
+            }
+            Some(Reply::Synced(Err(code))) => Err(self.refused(code)),
+            _ => Err(Failure::Transport("no answer".to_owned())),
+        };
+        self.group_step(outside, |core, now, random| core.synced(now, answer, random));
+    }
+
+    pub(super) fn heartbeat_answered(&mut self, outside: &mut Outside, seq: u64, reply: Option<Reply>) {
+        let answer = match reply {
+            Some(Reply::Heartbeat(None)) => Ok(()),
+            Some(Reply::Heartbeat(Some(code))) => Err(self.refused(code)),
+            _ => Err(Failure::Transport("no answer".to_owned())),
+        };
+        self.group_step(outside, |core, now, random| core.heartbeat_answered(now, seq, answer, random));
+    }
+
+    pub(super) fn refused(&mut self, code: Code) -> Failure {
+        if matches!(code, Code::NotCoordinator | Code::CoordinatorNotAvailable) {
+            self.group.coordinator = None;
+        }
+        Failure::Code(code)
+    }
+
+    fn count_topic(&mut self, outside: &mut Outside) {
+        if self.group.core.leads() && outside.now >= self.group.next_count {
+            self.group.next_count = outside.now + METADATA_AGE_MAX;
+            let broker = outside.random.below(2) as usize;
+            self.ask(outside, broker, Request::Metadata, Purpose::CountTopic);
+        }
+    }
+
+    pub(super) fn topic_counted(&mut self, outside: &mut Outside, reply: Option<Reply>) {
+        let Some(Reply::Topic(view)) = reply else { return };
+        let partitions = view.len();
+        self.view = Some((outside.now, view));
+        let grown = self.group.counted.replace(partitions).is_some_and(|before| before != partitions);
+        if grown {
+            self.group_step(outside, |core, now, _| core.topic_changed(now));
+        }
+    }
+
+    pub(super) fn has_left(&mut self) {
+        self.state = State::Left;
+    }
+}

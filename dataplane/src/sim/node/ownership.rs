@@ -1,0 +1,187 @@
+//! Who owns what, carried out, as `consumer/member/ownership.rs` and `consumer/actor.rs` do.
+
+use std::time::Duration;
+
+use lighterman_proto::ids::{ConsumerId, Epoch};
+use lighterman_scaler::assignment::Move;
+
+use super::super::outside::{Outside, owner};
+use super::batches::Consumer;
+use super::{Inside, Mailbox, Node};
+use crate::consumer::messages::{PartitionReport, PartitionState};
+use crate::history::Event as Happened;
+use crate::kafka::group::GroupEvent;
+
+impl Node {
+    pub(super) fn balance(&mut self, outside: &mut Outside) {
+        if self.member.stopping {
+            return;
+        }
+        let desired = self.member.bounds.clip(self.member.desired, self.member.table.len() as u32) as usize;
+        while self.floor.len() < desired {
+            self.add_consumer(outside);
+        }
+        let consumers: Vec<ConsumerId> = self.floor.iter().copied().take(desired).collect();
+        for step in self.member.table.balance(&consumers) {
+            self.carry_out_move(outside, step);
+        }
+        let surplus: Vec<ConsumerId> = self.floor.iter().copied().skip(desired).collect();
+        for consumer in surplus {
+            if self.member.table.at(consumer) == 0 {
+                self.remove_consumer(outside, consumer);
+            }
+        }
+    }
+
+    fn add_consumer(&mut self, outside: &Outside) {
+        let id = ConsumerId(self.member.next_consumer);
+        self.member.next_consumer += 1;
+        self.consumers.insert(id, Consumer::new(outside));
+        self.floor.insert(id);
+        self.set_ceiling();
+    }
+
+    fn remove_consumer(&mut self, outside: &mut Outside, id: ConsumerId) {
+        self.floor.remove(&id);
+        self.set_ceiling();
+        self.post(outside, Mailbox::Consumer(id.0), Inside::FencePartitions { consumer: id.0, which: None });
+    }
+
+    pub(super) fn clear_floor(&mut self, outside: &mut Outside) {
+        let all: Vec<ConsumerId> = self.floor.iter().copied().collect();
+        for id in all {
+            self.remove_consumer(outside, id);
+        }
+    }
+
+    fn carry_out_move(&mut self, outside: &mut Outside, step: Move) {
+        match step {
+            Move::Drain { partition, consumer, epoch } => {
+                self.post(
+                    outside,
+                    Mailbox::Consumer(consumer.0),
+                    Inside::DrainPartition { partition, epoch },
+                );
+            }
+            Move::Assign { partition, consumer, epoch } => {
+                let Some(position) = self.member.positions.get(&partition).cloned() else { return };
+                let consumer = consumer.0;
+                let position = Box::new(position);
+                let start = Inside::StartPartition { consumer, partition, epoch, position };
+                self.post(outside, Mailbox::Consumer(consumer), start);
+            }
+        }
+    }
+
+    pub(super) fn give_up(&mut self, outside: &mut Outside, partitions: &[i32]) {
+        for partition in partitions {
+            if let Some(step) = self.member.table.give_up(*partition) {
+                self.carry_out_move(outside, step);
+            }
+            self.forget_if_gone(outside, *partition);
+        }
+    }
+
+    fn forget_if_gone(&mut self, outside: &mut Outside, partition: i32) {
+        if self.member.table.holds(partition) {
+            return;
+        }
+        self.member.positions.remove(&partition);
+        self.member.log_end.remove(&partition);
+        self.member.committed.remove(&partition);
+        if self.member.revoking.remove(&partition) {
+            self.post(outside, Mailbox::Group, Inside::Released(vec![partition]));
+        }
+    }
+
+    fn lose(&mut self, outside: &mut Outside, partitions: &[i32]) {
+        self.member.lost_something = true;
+        let all: Vec<u32> = self.floor.iter().map(|id| id.0).collect();
+        for consumer in all {
+            let which = Some(partitions.to_vec());
+            self.post(outside, Mailbox::Consumer(consumer), Inside::FencePartitions { consumer, which });
+        }
+        for partition in partitions {
+            self.member.owned.remove(partition);
+            self.member.revoking.remove(partition);
+            self.member.table.lose(*partition);
+            self.forget_if_gone(outside, *partition);
+        }
+    }
+
+    pub(super) fn take_event(&mut self, outside: &mut Outside, event: GroupEvent) {
+        match event {
+            GroupEvent::Assigned { owned, added, .. } => {
+                self.member.owned = owned.into_iter().chain(added.iter().copied()).collect();
+                if !added.is_empty() {
+                    self.resolve_starts(outside, added, Duration::ZERO);
+                }
+            }
+            GroupEvent::Revoke { partitions } => {
+                for partition in &partitions {
+                    self.member.owned.remove(partition);
+                    self.member.revoking.insert(*partition);
+                }
+                self.give_up(outside, &partitions);
+            }
+            GroupEvent::Lost { partitions, .. } => self.lose(outside, &partitions),
+            GroupEvent::Trouble(_) | GroupEvent::Healthy => {}
+        }
+    }
+
+    pub(super) fn take_report(&mut self, outside: &mut Outside, report: PartitionReport) {
+        let PartitionReport { partition, epoch, state } = report;
+        if self.member.table.place(partition).is_none_or(|(_, current)| current != epoch) {
+            return;
+        }
+        match state {
+            PartitionState::Drained { position } => {
+                let frontier = position.committed.0;
+                let owner = owner(self.id, self.life);
+                outside.record(Happened::Drained { owner, partition, epoch: epoch.0, frontier });
+                self.member.positions.insert(partition, position);
+            }
+            PartitionState::Rebuild { position } => {
+                self.member.positions.insert(partition, position);
+            }
+            PartitionState::Exited { .. } => return,
+        }
+        self.member.table.freed(partition, epoch);
+        self.forget_if_gone(outside, partition);
+        self.balance(outside);
+    }
+
+    pub(super) fn to_consumer(&mut self, outside: &mut Outside, what: Inside) {
+        match what {
+            Inside::StartPartition { consumer, partition, epoch, position } => {
+                if self.consumers.contains_key(&ConsumerId(consumer)) {
+                    self.start_partition(outside, consumer, (partition, epoch), *position);
+                }
+            }
+            Inside::DrainPartition { partition, epoch } => {
+                if self.partitions.contains_key(&(partition, epoch)) {
+                    let key = (partition, epoch);
+                    self.post(outside, Mailbox::Partition(partition, epoch.0), Inside::Drain(key));
+                }
+            }
+            Inside::FencePartitions { consumer, which } => {
+                let gone: Vec<(i32, Epoch)> = self
+                    .partitions
+                    .iter()
+                    .filter(|((partition, _), running)| {
+                        running.consumer == consumer
+                            && which.as_ref().is_none_or(|which| which.contains(partition))
+                    })
+                    .map(|(key, _)| *key)
+                    .collect();
+                for key in gone {
+                    self.fence(outside, key);
+                }
+                if which.is_none() {
+                    self.end_consumer(ConsumerId(consumer));
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! A partition's shell, as `partition/actor.rs` is one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lighterman_proto::event::Envelope;
+use lighterman_proto::failure::Condition;
+use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::records::{AbortedTransactions, Compression, Record, RecordError};
+
+use super::super::outside::Outside;
+use super::super::plan::Kind;
+use super::{Inside, Key, Mailbox, Node, Want};
+use crate::batcher::core::Pending;
+use crate::consumer::messages::{PartitionReport, PartitionState, Position};
+use crate::credit::bytes::{ByteBudget, Overdraft};
+use crate::history::Event as Happened;
+use crate::offsets::committer::Frontier;
+use crate::partition::core::PartitionCore;
+use crate::partition::cut::{CutLimits, Hold};
+use crate::partition::effects::{Buried, Effect, Effects, Frame, Note, Start, Tools};
+use crate::partition::fetch_buffer::{Opener, Sieve, Sizer};
+use crate::partition::work::Work;
+
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const BUFFER_BYTES_TARGET: usize = 1_500;
+
+/// A partition that runs.
+pub(in crate::sim) struct Running {
+    pub core: PartitionCore,
+    pub consumer: u32,
+    pub committed: Offset,
+    pub log_end: Option<Offset>,
+    counted: Offset,
+    awaiting_credit: bool,
+    /// What is on its way to the destination.
+    errand: Option<u64>,
+}
+
+struct Shelf {
+    envelope: Arc<Envelope>,
+    partition: i32,
+    budget: ByteBudget,
+}
+
+impl Sizer for Shelf {
+    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
+        self.envelope.record_bytes(self.partition, record, first)
+    }
+}
+
+impl Sieve for Shelf {
+    fn passes(&self, record: &Record<'_>) -> bool {
+        record.value.is_none_or(|value| value.first() != Some(&b'f'))
+    }
+}
+
+/// Simulated batches say that they are compressed, and are not: only the credit is real.
+struct OnCredit<'a>(&'a ByteBudget);
+
+impl Opener for OnCredit<'_> {
+    fn open(&mut self, _: Compression, packed: &Bytes) -> Result<Option<(Bytes, Hold)>, RecordError> {
+        let lease = self.0.try_lease_or_overdraft(packed.len(), Overdraft::Inflated);
+        Ok(lease.map(|lease| (packed.clone(), Arc::new(lease))))
+    }
+}
+
+impl Node {
+    pub(super) fn start_partition(
+        &mut self,
+        outside: &mut Outside,
+        consumer: u32,
+        key: Key,
+        position: Position,
+    ) {
+        let plan = &outside.plan;
+        let key_bytes = outside.envelope.partition_bytes(i32::MAX, false);
+        let committed = Self::first_of(&position);
+        let start = Start {
+            committed,
+            leader_epoch: position.leader_epoch,
+            progress: position.progress,
+            failures: position.failures,
+            filters: 0,
+            policy: plan.policy,
+            limits: CutLimits {
+                records_max: plan.records_max,
+                payload_bytes_max: plan.payload_bytes_max - outside.envelope.base_bytes() - key_bytes,
+            },
+            buffer_bytes_target: BUFFER_BYTES_TARGET,
+        };
+        let running = Running {
+            core: PartitionCore::new(start),
+            consumer,
+            committed,
+            log_end: None,
+            counted: committed,
+            awaiting_credit: false,
+            errand: None,
+        };
+        self.partitions.insert(key, running);
+        // In the production node these two are messages that arrive before any of the partition's.
+        self.register(consumer, key);
+        self.follow(key);
+        self.step(outside, key, |core, now, tools| core.wake(now, tools));
+    }
+
+    pub(super) fn step(
+        &mut self,
+        outside: &mut Outside,
+        key: Key,
+        event: impl FnOnce(&mut PartitionCore, lighterman_proto::units::Moment, &mut Tools<'_>) -> Effects,
+    ) {
+        let wall = self.wall(outside);
+        let Some(running) = self.partitions.get_mut(&key) else { return };
+        let shelf =
+            Shelf { envelope: Arc::clone(&outside.envelope), partition: key.0, budget: self.budget.clone() };
+        let mut opener = OnCredit(&shelf.budget);
+        let mut tools = Tools { opener: &mut opener, sizer: &shelf, sieve: &shelf, wall };
+        let effects = event(&mut running.core, outside.now, &mut tools);
+        for effect in effects {
+            self.carry_out(outside, key, effect);
+        }
+        self.show(key.0, key.1);
+    }
+
+    fn carry_out(&mut self, outside: &mut Outside, key: Key, effect: Effect) {
+        let (partition, epoch) = key;
+        let Some(running) = self.partitions.get_mut(&key) else { return };
+        let consumer = running.consumer;
+        match effect {
+            Effect::Want { position, leader_epoch, bytes_max } => {
+                let leader_epoch = (leader_epoch >= 0).then_some(leader_epoch);
+                let want = Want { key, position, leader_epoch, bytes_max };
+                self.post(outside, Mailbox::Router, Inside::Want(want));
+            }
+            Effect::Forget => self.post(outside, Mailbox::Router, Inside::Forget { partition }),
+            Effect::Offer { seq, cut, attempt, alone, expires } => {
+                let key_bytes = outside.envelope.partition_bytes(partition, false);
+                let pending =
+                    Box::new(Pending { partition, epoch, seq, cut, attempt, alone, key_bytes, expires });
+                self.post(outside, Mailbox::Batcher(consumer), Inside::Offer { consumer, pending });
+            }
+            Effect::Withdraw { seq } => {
+                self.post(outside, Mailbox::Batcher(consumer), Inside::Withdraw { consumer, key, seq });
+            }
+            Effect::Commit { seq, offset, leader_epoch, progress, passed } => {
+                let moved = running.counted.distance_to(offset);
+                running.counted = offset;
+                *self.member.resolved.entry(partition).or_default() += moved;
+                let frontier = Frontier { partition, epoch, offset, leader_epoch, seq, progress, passed };
+                self.post(outside, Mailbox::Committer, Inside::Frontier(Box::new(frontier)));
+            }
+            Effect::Bury { ticket, work, condition } => self.bury(outside, key, ticket, &work, condition),
+            Effect::StopBurying { ticket } => self.stop_burying(outside, key, ticket),
+            Effect::WakeAt(when) => {
+                let wait = when.since(outside.now);
+                self.later(outside, wait, Inside::Wake(key));
+            }
+            Effect::AwaitCredit => {
+                if !std::mem::replace(&mut running.awaiting_credit, true) {
+                    self.later(outside, LOOK_AGAIN, Inside::Wake(key));
+                }
+            }
+            Effect::Drained => self.tell_drained(outside, key),
+            Effect::Rebuild { at, leader_epoch } => {
+                let position = Position { committed: at, leader_epoch, progress: None, failures: None };
+                self.report(outside, key, PartitionState::Rebuild { position });
+            }
+            Effect::Note(Note::LedgerRefused(refused)) => {
+                // The production node counts this as a violation of COM-1 and stops the partition.
+                outside.violated(crate::history::Invariant::Com1, refused.to_string());
+            }
+            Effect::Note(_) => {}
+        }
+    }
+
+    fn report(&mut self, outside: &mut Outside, key: Key, state: PartitionState) {
+        let (partition, epoch) = key;
+        let consumer = self.partitions.get(&key).map(|running| running.consumer);
+        let ends = matches!(state, PartitionState::Drained { .. } | PartitionState::Rebuild { .. });
+        if consumer.is_some() && ends {
+            self.fence(outside, key);
+        }
+        let report = Box::new(PartitionReport { partition, epoch, state });
+        self.post(outside, Mailbox::Member, Inside::Report(report));
+    }
+
+    /// Drained is said only when no invocation of ours can still have an effect (DRN-1, H4).
+    fn tell_drained(&mut self, outside: &mut Outside, key: Key) {
+        let Some(running) = self.partitions.get(&key) else { return };
+        let id = TopicPartition::new(Arc::clone(&outside.topic), key.0);
+        if self.in_flight.is_clear(outside.mapping, &id, outside.now) {
+            let committed = running.core.ledger().frontier();
+            let (leader_epoch, progress) =
+                (running.core.frontier_leader_epoch(), running.core.progress().cloned());
+            let failures = running.core.work().failures();
+            let position = Position { committed, leader_epoch, progress, failures };
+            self.report(outside, key, PartitionState::Drained { position });
+        } else {
+            self.later(outside, LOOK_AGAIN, Inside::TellDrained(key));
+        }
+    }
+
+    /// Ownership is gone: the actor stops.
+    pub(super) fn fence(&mut self, outside: &mut Outside, key: Key) {
+        let Some(running) = self.partitions.remove(&key) else { return };
+        let consumer = running.consumer;
+        self.forget_want(key.0);
+        self.post(outside, Mailbox::Batcher(consumer), Inside::Unregister { consumer, key });
+        self.post(outside, Mailbox::Committer, Inside::Unfollow(key));
+    }
+
+    pub(super) fn to_partition(&mut self, outside: &mut Outside, what: Inside) {
+        match what {
+            Inside::Wake(key) => {
+                if let Some(running) = self.partitions.get_mut(&key) {
+                    running.awaiting_credit = false;
+                }
+                self.step(outside, key, |core, now, tools| core.wake(now, tools));
+            }
+            Inside::Fetched { key, position, part, hold } => {
+                if let Some(running) = self.partitions.get_mut(&key) {
+                    running.log_end = Some(part.high_watermark);
+                }
+                self.step(outside, key, |core, now, tools| match (part.code, part.diverging_end) {
+                    (None, None) => {
+                        let aborted = AbortedTransactions::default();
+                        core.fetched(
+                            now,
+                            Frame { position, records: &part.records, aborted, hold: &hold },
+                            tools,
+                        )
+                    }
+                    (None, Some(end)) => core.diverged(end),
+                    (Some(_), _) => core.unreadable(now),
+                });
+            }
+            Inside::OutOfRange { key, log_start, log_end } => {
+                self.step(outside, key, |core, now, tools| core.out_of_range(now, log_start, log_end, tools));
+            }
+            Inside::Sealed { key, seq, end, batch } => {
+                self.step(outside, key, |core, _, tools| {
+                    core.sealed(seq, end, batch, tools);
+                    Effects::new()
+                });
+            }
+            Inside::Withdrawn { key, seq } => {
+                self.step(outside, key, |core, now, tools| core.withdrawn(now, seq, tools));
+            }
+            Inside::Resolved { key, batch, resolution } => {
+                self.step(outside, key, |core, now, tools| core.resolved(now, batch, *resolution, tools));
+            }
+            Inside::Committed { key, offset, seq } => {
+                if let Some(running) = self.partitions.get_mut(&key) {
+                    running.committed = offset;
+                }
+                self.step(outside, key, |core, now, tools| core.committed(now, seq, tools));
+            }
+            Inside::Drain(key) => self.step(outside, key, |core, now, tools| core.drain(now, tools)),
+            Inside::Buried { key, ticket, buried } => self.errand_ended(outside, key, ticket, buried),
+            Inside::TellDrained(key) => self.tell_drained(outside, key),
+            _ => {}
+        }
+    }
+
+    /// The destination takes the records after a while, or refuses them for good.
+    fn bury(&mut self, outside: &mut Outside, key: Key, ticket: u64, work: &Work, _: Condition) {
+        if let Some(running) = self.partitions.get_mut(&key) {
+            running.errand = Some(ticket);
+        }
+        let troubled = outside.strikes(Kind::DestinationTrouble, 400);
+        let wait = if troubled { outside.random.millis(200, 6_000) } else { outside.random.millis(1, 60) };
+        let refused = troubled && outside.plan.drops && outside.random.chance(500);
+        let partition = key.0;
+        for slice in &work.cut.slices {
+            let leader_epoch = slice.header.leader_epoch;
+            for offset in slice.walk().map(|record| record.offset.0) {
+                if refused {
+                    outside.record(Happened::Refused { partition, offset, leader_epoch });
+                } else {
+                    outside.destination.on_its_way.push((ticket, key, offset, leader_epoch));
+                }
+            }
+        }
+        let buried = if refused { Buried::Dropped } else { Buried::Acknowledged };
+        self.later(outside, wait, Inside::Buried { key, ticket, buried });
+    }
+
+    fn stop_burying(&mut self, outside: &mut Outside, key: Key, ticket: u64) {
+        let Some(running) = self.partitions.get_mut(&key) else { return };
+        if running.errand.take_if(|sent| *sent == ticket).is_some() {
+            let buried = Buried::Stopped;
+            self.post(outside, Mailbox::Partition(key.0, key.1.0), Inside::Buried { key, ticket, buried });
+        }
+    }
+
+    fn errand_ended(&mut self, outside: &mut Outside, key: Key, ticket: u64, buried: Buried) {
+        if let Some(running) = self.partitions.get_mut(&key) {
+            running.errand.take_if(|sent| *sent == ticket);
+        }
+        outside.arrive(ticket, key, buried == Buried::Acknowledged);
+        self.step(outside, key, |core, now, tools| core.buried(now, ticket, buried, tools));
+    }
+
+    /// What fails here, for a person.
+    pub(in crate::sim) fn failing(&self) -> Vec<(Key, Offset)> {
+        let of = |(key, running): (&Key, &Running)| Some((*key, running.core.failing()?.offset));
+        self.partitions.iter().filter_map(of).collect()
+    }
+
+    /// A person skips a record.
+    pub(in crate::sim) fn skip(&mut self, outside: &mut Outside, key: Key, offset: Offset) {
+        self.step(outside, key, |core, now, tools| core.skip(now, offset, tools).1);
+    }
+}

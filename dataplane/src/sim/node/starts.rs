@@ -1,0 +1,240 @@
+//! Where partitions begin, as `consumer/member/starts.rs` finds out.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lighterman_proto::commit_metadata::CommitMetadata;
+use lighterman_proto::ids::Offset;
+
+use super::super::cluster::{Reply, Request};
+use super::super::outside::Outside;
+use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
+use super::{Inside, Node};
+use crate::consumer::messages::Position;
+use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
+use crate::offsets::start::{self, Known, StartPlan};
+
+const START_AGAIN: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// One assignment's starts, being found out.
+#[derive(Debug)]
+pub(super) struct Resolve {
+    wanted: Vec<i32>,
+    partitions: usize,
+    /// What a first commit says of the activation.
+    activates: i32,
+    committed: BTreeMap<i32, Option<CommittedOffset>>,
+    positions: BTreeMap<i32, Position>,
+}
+
+impl Node {
+    pub(super) fn resolve_starts(&mut self, outside: &mut Outside, wanted: Vec<i32>, wait: Duration) {
+        if !wait.is_zero() {
+            self.later(outside, wait, Inside::StartAgain { wanted });
+            return;
+        }
+        let id = outside.next_id();
+        let resolve = Resolve {
+            wanted,
+            partitions: 0,
+            activates: 0,
+            committed: BTreeMap::new(),
+            positions: BTreeMap::new(),
+        };
+        self.resolves.insert(id, resolve);
+        self.resolve_step(outside, id);
+    }
+
+    /// Whoever waits for its turn gets it.
+    fn next_turn(&mut self, outside: &mut Outside) {
+        self.turn = None;
+        if let Some(next) = self.turns.pop_front() {
+            self.resolve_step(outside, next);
+        }
+    }
+
+    pub(super) fn resolve_step(&mut self, outside: &mut Outside, resolve: u64) {
+        if !self.resolves.contains_key(&resolve) {
+            return self.next_turn(outside);
+        }
+        if *self.turn.get_or_insert(resolve) == resolve {
+            let broker = outside.random.below(2) as usize;
+            self.ask(outside, broker, Request::Metadata, Purpose::View { resolve });
+        } else {
+            self.turns.push_back(resolve);
+        }
+    }
+
+    fn resolve_failed(&mut self, outside: &mut Outside, resolve: u64) {
+        let Some(Resolve { wanted, .. }) = self.resolves.remove(&resolve) else { return };
+        self.next_turn(outside);
+        let still: Vec<i32> =
+            wanted.into_iter().filter(|partition| self.member.owned.contains(partition)).collect();
+        if !still.is_empty() && !self.member.stopping {
+            self.resolve_starts(outside, still, START_AGAIN);
+        }
+    }
+
+    pub(super) fn resolve_view(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
+        let Some(Reply::Topic(view)) = reply else { return self.resolve_failed(outside, resolve) };
+        let partitions: Vec<i32> = (0..view.len() as i32).collect();
+        self.view = Some((outside.now, view));
+        if let Some(state) = self.resolves.get_mut(&resolve) {
+            state.partitions = partitions.len();
+        }
+        let request = Request::Committed { partitions };
+        self.on_line(outside, Line::Commit, LinePurpose::Committed { resolve }, request, DEADLINE);
+    }
+
+    pub(super) fn resolve_committed(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
+        let committed = match reply {
+            Some(Reply::Committed(Ok(committed))) => committed,
+            Some(Reply::Committed(Err(code))) => {
+                self.refused(code);
+                return self.resolve_failed(outside, resolve);
+            }
+            _ => return self.resolve_failed(outside, resolve),
+        };
+        let known: Vec<Known> = committed
+            .iter()
+            .map(|(partition, offset)| Known {
+                partition: *partition,
+                committed: offset
+                    .as_ref()
+                    .map(|offset| (offset.offset, start::partitions_at_activation(&offset.metadata))),
+            })
+            .collect();
+        let Some(state) = self.resolves.get_mut(&resolve) else { return };
+        match start::plan(&known, &state.wanted) {
+            StartPlan::GoOn => self.resolve_positions(outside, resolve, committed),
+            // The simulated mapping begins at TRIM_HORIZON.
+            StartPlan::Activate { partitions } => {
+                state.activates = state.partitions as i32;
+                self.list_earliest(outside, resolve, partitions);
+            }
+            StartPlan::BeginNew { partitions, activated } => {
+                state.activates = activated;
+                self.list_earliest(outside, resolve, partitions);
+            }
+            StartPlan::Wait => {
+                self.later(outside, ASK_AGAIN, Inside::ResolveAgain { resolve });
+                self.next_turn(outside);
+            }
+            StartPlan::Alarm { .. } => self.resolve_failed(outside, resolve),
+        }
+    }
+
+    fn list_earliest(&mut self, outside: &mut Outside, resolve: u64, partitions: Vec<i32>) {
+        let broker = outside.random.below(2) as usize;
+        let request = Request::ListOffsets { partitions, at: At::Earliest };
+        self.ask(outside, broker, request, Purpose::Offsets { resolve });
+    }
+
+    pub(super) fn resolve_offsets(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
+        let Some(Reply::Offsets(Ok(found))) = reply else { return self.resolve_failed(outside, resolve) };
+        let Some(state) = self.resolves.get(&resolve) else { return };
+        let metadata = start::metadata(state.activates);
+        let commits = found
+            .into_iter()
+            .map(|(partition, offset)| CommitOffset {
+                partition,
+                offset,
+                leader_epoch: -1,
+                metadata: metadata.clone(),
+            })
+            .collect();
+        let Some((generation, member)) = self.group.core.commit_identity() else {
+            return self.resolve_failed(outside, resolve);
+        };
+        let request = Request::Commit { member: member.to_owned(), generation, commits };
+        self.on_line(outside, Line::Commit, LinePurpose::StartCommit { resolve }, request, DEADLINE);
+    }
+
+    pub(super) fn start_committed(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
+        match reply {
+            Some(Reply::Commit(codes)) => match codes.values().flatten().next().copied() {
+                None => self.resolve_step(outside, resolve),
+                Some(code) => {
+                    self.refused(code);
+                    self.group_step(outside, |core, now, random| core.commit_refused(now, code, random));
+                    self.resolve_failed(outside, resolve);
+                }
+            },
+            _ => self.resolve_failed(outside, resolve),
+        }
+    }
+
+    fn resolve_positions(
+        &mut self,
+        outside: &mut Outside,
+        resolve: u64,
+        committed: BTreeMap<i32, Option<CommittedOffset>>,
+    ) {
+        let Some(state) = self.resolves.get_mut(&resolve) else { return };
+        let position = |partition: &i32| {
+            let offset = committed.get(partition)?.as_ref()?;
+            let progress = CommitMetadata::parse(&offset.metadata).and_then(|metadata| metadata.progress);
+            let (committed, leader_epoch) = (offset.offset, offset.leader_epoch);
+            Some((*partition, Position { committed, leader_epoch, progress, failures: None }))
+        };
+        state.positions = state.wanted.iter().filter_map(position).collect();
+        let epoch = |partition: &i32| {
+            let epoch = committed.get(partition)?.as_ref()?.leader_epoch;
+            (epoch >= 0).then_some((*partition, epoch))
+        };
+        let known: Vec<(i32, i32)> = state.positions.keys().filter_map(epoch).collect();
+        state.committed = committed;
+        if known.is_empty() {
+            self.take_starts(outside, resolve);
+        } else {
+            let broker = outside.random.below(2) as usize;
+            self.ask(outside, broker, Request::EpochEnds { known }, Purpose::Ends { resolve });
+        }
+    }
+
+    pub(super) fn resolve_ends(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
+        let Some(Reply::EpochEnds(Ok(ends))) = reply else { return self.resolve_failed(outside, resolve) };
+        let Some(state) = self.resolves.get_mut(&resolve) else { return };
+        for (partition, end) in ends {
+            if let Some(position) = state.positions.get_mut(&partition)
+                && end < position.committed
+            {
+                *position = Position {
+                    committed: end,
+                    leader_epoch: position.leader_epoch,
+                    progress: None,
+                    failures: None,
+                };
+            }
+        }
+        self.take_starts(outside, resolve);
+    }
+
+    fn take_starts(&mut self, outside: &mut Outside, resolve: u64) {
+        let Some(state) = self.resolves.remove(&resolve) else { return };
+        self.next_turn(outside);
+        if self.member.stopping {
+            return;
+        }
+        let stated =
+            |offset: &Option<CommittedOffset>| start::partitions_at_activation(&offset.as_ref()?.metadata);
+        let activated = state.committed.values().filter_map(stated).max();
+        self.member.activated = activated.unwrap_or(state.partitions as i32);
+        for partition in state.wanted {
+            if !self.member.owned.contains(&partition) || self.member.table.holds(partition) {
+                continue;
+            }
+            if let Some(position) = state.positions.get(&partition) {
+                self.member.positions.insert(partition, position.clone());
+                self.member.table.add(partition);
+            }
+        }
+        self.balance(outside);
+    }
+
+    /// A partition's first offset, for its ledger.
+    pub(super) fn first_of(position: &Position) -> Offset {
+        position.committed
+    }
+}

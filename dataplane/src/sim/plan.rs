@@ -1,0 +1,238 @@
+//! One schedule, drawn from its seed: how large, how configured, what goes wrong and when. A plan can be made smaller without
+//! drawing again, so that a failing one shrinks.
+
+use std::time::Duration;
+
+use super::random::Random;
+use crate::partition::work::FailurePolicy;
+
+/// A kind of fault; each schedule leaves out a random half of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A connection breaks before a request arrives.
+    Loss,
+    /// A connection breaks after a request was served, before its reply arrives.
+    ReplyLoss,
+    /// Messages take long.
+    Delay,
+    /// A request arrives twice.
+    Duplicate,
+    /// kill −9 and a restart.
+    Crash,
+    /// A process stands still.
+    Freeze,
+    /// A node reaches neither coordinator nor brokers.
+    Cut,
+    /// A node's wall clock jumps.
+    ClockJump,
+    /// The coordinator moves.
+    Failover,
+    /// Nodes leave in good order and come back.
+    Storm,
+    /// Leaders move.
+    LeaderMove,
+    /// Leaders move and the log is cut off.
+    Truncation,
+    /// Brokers answer with error codes.
+    ErrorCodes,
+    /// The function takes long.
+    SlowFunction,
+    /// The function fails.
+    FailingFunction,
+    /// The function hangs until its timeout.
+    HangingFunction,
+    /// Invocations are throttled.
+    Throttling,
+    /// The service fails, or refuses as too large.
+    ServiceErrors,
+    /// The function runs, and its reply is lost.
+    LostInvocationReply,
+    /// The invocation is lost on its way.
+    LostInvocation,
+    /// The destination fails.
+    DestinationTrouble,
+    /// The registry's store loses what it was not told to keep.
+    StoreCrash,
+    /// The topic grows.
+    PartitionsAdded,
+    /// Retention deletes what was not read yet.
+    Retention,
+    /// A person skips what fails.
+    Skips,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 25] = [
+        Self::Loss,
+        Self::ReplyLoss,
+        Self::Delay,
+        Self::Duplicate,
+        Self::Crash,
+        Self::Freeze,
+        Self::Cut,
+        Self::ClockJump,
+        Self::Failover,
+        Self::Storm,
+        Self::LeaderMove,
+        Self::Truncation,
+        Self::ErrorCodes,
+        Self::SlowFunction,
+        Self::FailingFunction,
+        Self::HangingFunction,
+        Self::Throttling,
+        Self::ServiceErrors,
+        Self::LostInvocationReply,
+        Self::LostInvocation,
+        Self::DestinationTrouble,
+        Self::StoreCrash,
+        Self::PartitionsAdded,
+        Self::Retention,
+        Self::Skips,
+    ];
+
+    fn is_happening(self) -> bool {
+        matches!(
+            self,
+            Self::Crash
+                | Self::Freeze
+                | Self::Cut
+                | Self::ClockJump
+                | Self::Failover
+                | Self::Storm
+                | Self::LeaderMove
+                | Self::Truncation
+                | Self::StoreCrash
+                | Self::PartitionsAdded
+                | Self::Retention
+        )
+    }
+}
+
+/// Something that goes wrong at a given time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Happening {
+    /// When, from the beginning.
+    pub at: Duration,
+    /// What.
+    pub kind: Kind,
+    /// Decides where.
+    pub target: u64,
+    /// How long.
+    pub lasts: Duration,
+}
+
+/// A schedule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The seed that it was drawn from.
+    pub seed: u64,
+    /// Nodes.
+    pub nodes: usize,
+    /// Partitions at the beginning.
+    pub partitions: i32,
+    /// Record batches for each partition.
+    pub batches: u64,
+    /// Kinds of faults that are on.
+    pub kinds: Vec<Kind>,
+    /// What goes wrong when.
+    pub happenings: Vec<Happening>,
+    /// Until when there are faults.
+    pub faults_until: Duration,
+    /// Session timeout.
+    pub session: Duration,
+    /// How long the function may run.
+    pub function_timeout: Duration,
+    /// `BatchSize`.
+    pub records_max: u32,
+    /// Payload limit in bytes.
+    pub payload_bytes_max: usize,
+    /// Batching window.
+    pub window: Duration,
+    /// Byte budget of a node.
+    pub budget: usize,
+    /// What happens to records that fail.
+    pub policy: FailurePolicy,
+    /// `ReportBatchItemFailures`.
+    pub partial_responses: bool,
+    /// The mapping drops what the destination refuses.
+    pub drops: bool,
+    /// Consumers on a node at most.
+    pub consumers_max: u32,
+    /// Records that always fail (of 1000).
+    pub poison_per_mille: u64,
+}
+
+impl Plan {
+    /// The plan of `seed`.
+    pub fn draw(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| random.chance(500)).collect();
+        let has = |kind| kinds.contains(&kind);
+        let faults_until = random.millis(4_000, 25_000);
+        let function_timeout = random.millis(1_500, 4_000);
+        let retries_max = random.chance(400).then(|| random.below(4) as u32);
+        let policy = FailurePolicy {
+            retries_max,
+            record_age_max: random.chance(120).then(|| Duration::from_secs(20)),
+            bisect: random.chance(300),
+            named_only: random.chance(300),
+            has_destination: random.chance(400),
+        };
+        let poison_per_mille = if has(Kind::FailingFunction) { random.pick(&[0, 10, 40]) } else { 0 };
+        let mut plan = Self {
+            seed,
+            nodes: random.between(1, 3) as usize,
+            partitions: random.between(1, 4) as i32,
+            batches: random.between(1, 8),
+            happenings: Vec::new(),
+            faults_until,
+            session: random.pick(&[Duration::from_secs(6), Duration::from_secs(10)]),
+            function_timeout,
+            records_max: random.between(2, 9) as u32,
+            payload_bytes_max: random.pick(&[1_500, 4_000, 100_000]),
+            window: random.pick(&[Duration::ZERO, Duration::from_millis(50), Duration::from_millis(400)]),
+            budget: random.pick(&[70_000, 140_000, 1 << 20]),
+            policy,
+            partial_responses: random.chance(400),
+            drops: random.chance(500),
+            consumers_max: random.between(1, 3) as u32,
+            poison_per_mille,
+            kinds,
+        };
+        plan.draw_happenings(&mut random);
+        if plan.has(Kind::Truncation) {
+            // What an owner remembers as resolved behind its commit is not told apart from what stands there after a
+            // truncation. Known, and not simulated.
+            plan.kinds.retain(|kind| *kind != Kind::Skips);
+            plan.partial_responses = false;
+        }
+        plan
+    }
+
+    fn draw_happenings(&mut self, random: &mut Random) {
+        let kinds: Vec<Kind> = self.kinds.iter().copied().filter(|kind| kind.is_happening()).collect();
+        if kinds.is_empty() {
+            return;
+        }
+        for _ in 0..random.between(0, 6) {
+            let kind = random.pick(&kinds);
+            let at = random.micros(0, self.faults_until.as_micros() as u64);
+            let lasts = match kind {
+                Kind::Freeze | Kind::Cut => {
+                    let (first, last) = random.pick(&[(10, 500), (1_000, 5_000), (5_000, 15_000)]);
+                    random.millis(first, last)
+                }
+                Kind::Failover => random.millis(100, 4_000),
+                _ => random.millis(50, 3_000),
+            };
+            self.happenings.push(Happening { at, kind, target: random.next(), lasts });
+        }
+        self.happenings.sort_by_key(|happening| happening.at);
+    }
+
+    /// Whether faults of `kind` happen in this schedule.
+    pub fn has(&self, kind: Kind) -> bool {
+        self.kinds.contains(&kind)
+    }
+}

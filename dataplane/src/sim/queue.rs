@@ -1,0 +1,45 @@
+//! What will happen, by time; what is due at the same time happens in the order in which it was decided.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use lighterman_proto::units::Moment;
+
+/// The queue.
+pub(super) struct Queue<E> {
+    heap: BinaryHeap<Reverse<(Moment, u64, usize)>>,
+    slab: Vec<Option<E>>,
+    free: Vec<usize>,
+    next: u64,
+}
+
+impl<E> Default for Queue<E> {
+    fn default() -> Self {
+        Self { heap: BinaryHeap::new(), slab: Vec::new(), free: Vec::new(), next: 0 }
+    }
+}
+
+impl<E> Queue<E> {
+    /// `event` happens at `when`.
+    pub(super) fn push(&mut self, when: Moment, event: E) {
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.slab[at] = Some(event);
+                at
+            }
+            None => {
+                self.slab.push(Some(event));
+                self.slab.len() - 1
+            }
+        };
+        self.heap.push(Reverse((when, self.next, at)));
+        self.next += 1;
+    }
+
+    /// The next event and its time.
+    pub(super) fn pop(&mut self) -> Option<(Moment, E)> {
+        let Reverse((when, _, at)) = self.heap.pop()?;
+        self.free.push(at);
+        self.slab[at].take().map(|event| (when, event))
+    }
+}

@@ -1,0 +1,76 @@
+//! The registry and its store: what is written, what is synced, and what a crash between the two leaves.
+
+use std::collections::BTreeMap;
+
+use lighterman_proto::api::State;
+use lighterman_proto::ids::MappingId;
+
+use super::outside::Outside;
+use crate::control::registry::{Command, Registry};
+use crate::history::Event as Happened;
+
+/// A store that keeps what it was told to keep, and perhaps a little more.
+#[derive(Default)]
+pub(super) struct RegistryStore {
+    live: Registry,
+    synced: Vec<String>,
+    unsynced: Option<(String, Command)>,
+    acknowledged: Registry,
+}
+
+impl RegistryStore {
+    /// Somebody writes a command: it is written now, and synced and acknowledged with the next one.
+    pub(super) fn write(&mut self, outside: &mut Outside) {
+        self.sync();
+        let number = outside.random.below(3);
+        let id = MappingId(uuid::Uuid::from_u128(u128::from(number)));
+        let name = format!("K{number}");
+        let command = match outside.random.below(5) {
+            0 => Command::PutKey { id: name, secret: outside.random.below(1000).to_string() },
+            1 => Command::RemoveKey { id: name },
+            2 => Command::Tag { id, tags: BTreeMap::from([("a".to_owned(), name)]) },
+            3 => Command::Move { id, state: State::Enabled, at: 1.0 },
+            _ => Command::Remove { id },
+        };
+        if let Ok(text) = serde_json::to_string(&command) {
+            self.unsynced = Some((text, command));
+        }
+    }
+
+    fn sync(&mut self) {
+        if let Some((text, command)) = self.unsynced.take() {
+            self.synced.push(text);
+            self.live.apply(&command);
+            self.acknowledged.apply(&command);
+        }
+    }
+
+    /// The process dies and opens its store again.
+    pub(super) fn crash(&mut self, outside: &mut Outside) {
+        let written = self.unsynced.take();
+        let kept = written.filter(|_| outside.random.chance(500));
+        let mut again = Registry::default();
+        for text in &self.synced {
+            if let Ok(command) = serde_json::from_str::<Command>(text) {
+                again.apply(&command);
+            }
+        }
+        if again != self.acknowledged {
+            outside
+                .record(Happened::WriteLost { what: "the registry is not what was acknowledged".to_owned() });
+        }
+        if let Some((text, command)) = kept {
+            again.apply(&command);
+            self.acknowledged.apply(&command);
+            self.synced.push(text);
+        }
+        let mut compacted = Registry::default();
+        for command in again.snapshot() {
+            compacted.apply(&command);
+        }
+        if compacted != again {
+            outside.record(Happened::WriteLost { what: "the snapshot is not the registry".to_owned() });
+        }
+        self.live = again;
+    }
+}
