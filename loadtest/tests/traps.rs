@@ -408,15 +408,19 @@ fn signal(node: &Node, which: &str) -> Result<()> {
     Ok(())
 }
 
-/// What has ended behind a record that has not does not carry it along. A filtered record would be the plain case; here it is
-/// one that a person skips, and others that the function takes, behind one that it names.
+/// What has ended behind a record that has not does not carry it along: records that the filters refuse, one that a person
+/// skips, and others that the function takes, behind one that it names.
 async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut Cluster) -> Result<()> {
     let mut scene = Scene::new(cluster, "trap-6", 120).await?;
     let (bad, skipped) = ((0, 5), (0, 8));
+    // The producer's keys are the numbers of the records in their partition.
+    let filtered = [(0, 6), (0, 7), (1, 6), (1, 7)];
+    scene.ended_otherwise.lock().extend(filtered);
     scene.poison(&[bad, skipped], true);
     let more = json!({
         "BatchSize": 10, "FunctionResponseTypes": ["ReportBatchItemFailures"],
         "Tags": {"lighterman:partial-batch-response": "named"},
+        "FilterCriteria": {"Filters": [{"Pattern": r#"{"key":[{"anything-but":["key-6","key-7"]}]}"#}]},
     });
     let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
     scene.until("both are tried again", |events| tries(events, bad) >= 2).await?;
@@ -445,9 +449,12 @@ async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut Cluste
     scene.poison(&[], true);
     scene.drained(&group).await?;
     watch.was_clean().await?;
-    let verdict = scene.judge_without(&[skipped]);
+    let otherwise: Vec<(i32, i64)> = filtered.into_iter().chain([skipped]).collect();
+    let verdict = scene.judge_without(&otherwise);
     ensure!(verdict.repeated.values().sum::<u64>() <= 20, "{:?}", verdict.repeated);
-    scene.audited(&node, &group, &["delivered", "skipped", "resolved_earlier"]).await?;
+    let totals =
+        scene.audited(&node, &group, &["delivered", "filtered", "skipped", "resolved_earlier"]).await?;
+    ensure!(totals.get("filtered").is_some_and(|filtered| *filtered > 0), "{totals:?}");
     Ok(())
 }
 
