@@ -1,43 +1,11 @@
-//! Judges a history by the invariants of the design: what the function saw, against what was produced.
+//! Judges what the function saw against what was produced, by the checker that also judges simulated schedules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::function::{Act, Event};
+use lighterman::history::{self, Checker, Rules, Share, Violation};
+use lighterman_proto::units::Moment;
 
-/// What is wrong with a history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Violation {
-    /// ALO-1: produced, never delivered.
-    Missing {
-        /// Where.
-        partition: i32,
-        /// Which.
-        offset: i64,
-    },
-    /// Delivered, never produced (or aborted).
-    Unexpected {
-        /// Where.
-        partition: i32,
-        /// Which.
-        offset: i64,
-    },
-    /// ORD-1: begun before an earlier record was delivered.
-    OutOfOrder {
-        /// Where.
-        partition: i32,
-        /// Which.
-        offset: i64,
-        /// The earlier one.
-        before: i64,
-    },
-    /// OWN-1: two invocations over a partition at once.
-    Overlap {
-        /// Where.
-        partition: i32,
-        /// The two.
-        invocations: (u64, u64),
-    },
-}
+use crate::function::{Act, Event};
 
 /// A judged history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,91 +21,59 @@ pub struct Verdict {
 impl Verdict {
     /// Panics with the first violations, for tests.
     pub fn assert_clean(&self) {
-        let some: Vec<_> = self.violations.iter().take(5).collect();
+        let some: Vec<_> = self.violations.iter().take(5).map(ToString::to_string).collect();
         assert!(self.violations.is_empty(), "{} violations, among them {some:?}", self.violations.len());
     }
 }
 
-/// Judges `events`; `produced` holds the visible offsets of each partition.
+/// Judges `events`; `produced` holds the visible offsets of each partition. Of what only a node knows, nothing is said here:
+/// who owned what, what it put on record, what it held.
 pub fn check(produced: &BTreeMap<i32, BTreeSet<i64>>, events: &[Event]) -> Verdict {
-    let mut verdict = Verdict::default();
-    let mut open: BTreeMap<u64, &BTreeMap<i32, Vec<i64>>> = BTreeMap::new();
-    let mut running: BTreeMap<i32, u64> = BTreeMap::new();
-    let mut left = produced.clone();
-    let mut delivered: BTreeMap<i32, BTreeSet<i64>> = BTreeMap::new();
-    for event in events {
-        match event {
-            Event::Start { id, offsets } => {
-                for (partition, list) in offsets {
-                    if let Some(other) = running.insert(*partition, *id) {
-                        verdict
-                            .violations
-                            .push(Violation::Overlap { partition: *partition, invocations: (other, *id) });
-                    }
-                    check_order(*partition, list, left.get(partition), &mut verdict);
-                }
-                open.insert(*id, offsets);
-            }
-            Event::End { id, act, failed } => {
-                for (partition, list) in open.remove(id).into_iter().flatten() {
-                    if running.get(partition) == Some(id) {
-                        running.remove(partition);
-                    }
-                    let taken: Vec<i64> = list
-                        .iter()
-                        .copied()
-                        .filter(|offset| !failed.contains(&(*partition, *offset)))
-                        .collect();
-                    if act.succeeds() || *act == Act::Report {
-                        take(*partition, &taken, produced, &mut left, &mut delivered, &mut verdict);
-                    }
-                }
-            }
+    let mut checker = Checker::new(Rules::default());
+    let begin = Moment::default();
+    for (partition, offsets) in produced {
+        for offset in offsets {
+            checker.take(begin, &history::Event::Produced { partition: *partition, offset: *offset });
         }
     }
-    for (partition, offsets) in left {
-        let missing = offsets.into_iter().map(|offset| Violation::Missing { partition, offset });
-        verdict.violations.extend(missing);
+    // Their order is known, their times are not.
+    let mut at = begin;
+    for (number, event) in (1..).zip(events) {
+        at = Moment::from_micros(number);
+        checker.take(at, &told(event));
     }
-    verdict.delivered = delivered.values().map(|offsets| offsets.len() as u64).sum();
-    verdict
+    let (repeated, delivered) = (checker.taken_again(), checker.taken());
+    Verdict { violations: checker.finish(at), repeated, delivered }
 }
 
-/// No record of `list` may begin while an earlier one that is not in the list is undelivered.
-fn check_order(partition: i32, list: &[i64], left: Option<&BTreeSet<i64>>, verdict: &mut Verdict) {
-    let inside: BTreeSet<i64> = list.iter().copied().collect();
-    if let Some(pair) = list.windows(2).find(|pair| pair[0] >= pair[1]) {
-        verdict.violations.push(Violation::OutOfOrder { partition, offset: pair[1], before: pair[0] });
-    }
-    let earlier = left.and_then(|left| left.iter().find(|offset| !inside.contains(offset)));
-    let late = earlier.and_then(|earlier| Some((*earlier, *list.iter().find(|offset| *offset > earlier)?)));
-    if let Some((before, offset)) = late {
-        verdict.violations.push(Violation::OutOfOrder { partition, offset, before });
-    }
-}
-
-fn take(
-    partition: i32,
-    list: &[i64],
-    produced: &BTreeMap<i32, BTreeSet<i64>>,
-    left: &mut BTreeMap<i32, BTreeSet<i64>>,
-    delivered: &mut BTreeMap<i32, BTreeSet<i64>>,
-    verdict: &mut Verdict,
-) {
-    for offset in list {
-        if !produced.get(&partition).is_some_and(|offsets| offsets.contains(offset)) {
-            verdict.violations.push(Violation::Unexpected { partition, offset: *offset });
+fn told(event: &Event) -> history::Event {
+    match event {
+        Event::Start { id, offsets } => {
+            let share = |(partition, offsets): (&i32, &Vec<i64>)| Share {
+                partition: *partition,
+                epoch: 0,
+                offsets: offsets.clone(),
+                leader_epochs: Vec::new(),
+            };
+            history::Event::Started {
+                invocation: *id,
+                owner: None,
+                shares: offsets.iter().map(share).collect(),
+            }
         }
-        left.entry(partition).or_default().remove(offset);
-        if !delivered.entry(partition).or_default().insert(*offset) {
-            *verdict.repeated.entry(partition).or_default() += 1;
-        }
+        Event::End { id, act, failed } => history::Event::Ended {
+            invocation: *id,
+            taken: act.succeeds() || *act == Act::Report,
+            failed: failed.iter().copied().collect(),
+        },
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use lighterman::history::Invariant;
 
     use super::*;
 
@@ -151,6 +87,10 @@ mod tests {
 
     fn end(id: u64, act: Act) -> Event {
         Event::End { id, act, failed: BTreeSet::new() }
+    }
+
+    fn broken(events: &[Event]) -> Vec<Invariant> {
+        check(&produced(), events).violations.iter().map(|violation| violation.invariant).collect()
     }
 
     const OK: Act = Act::Succeed(Duration::ZERO);
@@ -171,41 +111,15 @@ mod tests {
     }
 
     #[test]
-    fn alo_1_a_lost_record_is_found() {
-        let verdict =
-            check(&produced(), &[start(0, &[0, 1]), end(0, OK), start(1, &[2]), end(1, Act::FunctionError)]);
-        assert_eq!(verdict.violations, [Violation::Missing { partition: 0, offset: 2 }]);
-    }
-
-    #[test]
-    fn ord_1_overtaking_is_found() {
-        let events = [start(0, &[1]), end(0, OK), start(1, &[0]), end(1, OK), start(2, &[2]), end(2, OK)];
-        assert_eq!(
-            check(&produced(), &events).violations,
-            [Violation::OutOfOrder { partition: 0, offset: 1, before: 0 }]
-        );
+    fn what_the_function_sees_is_enough_to_find_what_is_wrong() {
+        let lost = [start(0, &[0, 1]), end(0, OK), start(1, &[2]), end(1, Act::FunctionError)];
+        assert_eq!(broken(&lost), [Invariant::Alo1]);
+        let overtaking = [start(0, &[1]), end(0, OK), start(1, &[0]), end(1, OK), start(2, &[2]), end(2, OK)];
+        assert_eq!(broken(&overtaking), [Invariant::Ord1]);
         let backwards = [start(0, &[1, 0]), end(0, OK), start(2, &[2]), end(2, OK)];
-        assert_eq!(
-            check(&produced(), &backwards).violations,
-            [Violation::OutOfOrder { partition: 0, offset: 0, before: 1 }]
-        );
-    }
-
-    #[test]
-    fn own_1_two_at_once_are_found() {
-        let events = [start(0, &[0]), start(1, &[0, 1, 2]), end(0, OK), end(1, OK)];
-        assert_eq!(
-            check(&produced(), &events).violations,
-            [Violation::Overlap { partition: 0, invocations: (0, 1) }]
-        );
-    }
-
-    #[test]
-    fn a_record_nobody_produced_is_found() {
-        let events = [start(0, &[0, 1, 2, 7]), end(0, OK)];
-        assert_eq!(
-            check(&produced(), &events).violations,
-            [Violation::Unexpected { partition: 0, offset: 7 }]
-        );
+        assert_eq!(broken(&backwards), [Invariant::Ord1]);
+        let two = [start(0, &[0]), start(1, &[0, 1, 2]), end(0, OK), end(1, OK)];
+        assert_eq!(broken(&two), [Invariant::Own1]);
+        assert_eq!(broken(&[start(0, &[0, 1, 2, 7]), end(0, OK)]), [Invariant::Alo1]);
     }
 }

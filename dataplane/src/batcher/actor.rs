@@ -209,7 +209,8 @@ impl BatcherActor {
         let context = self.context_of(plan, sent.attempt);
         self.sent.insert(batch, sent);
         let reply = ctx.address().recipient();
-        let invoke = Invoke { payload, lease, slot, context, batch, reply };
+        let ownership = self.parts.ownership.clone();
+        let invoke = Invoke { payload, lease, slot, ownership, context, batch, reply };
         if invoke.payload.len() <= SENT_FROM_HERE_BYTES_MAX {
             self.parts.invoker.start(invoke);
         } else if post(&self.parts.invoker_apart, invoke).is_err() {

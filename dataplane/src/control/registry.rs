@@ -115,7 +115,7 @@ impl Registry {
         self.mappings
             .values()
             .map(put)
-            .chain(self.keys.iter().skip(mutant!("snapshot-without-keys", 0, 1)).map(key))
+            .chain(self.keys.iter().filter(|_| mutant!("snapshot-without-keys", true, false)).map(key))
             .collect()
     }
 

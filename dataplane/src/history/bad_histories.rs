@@ -1,1 +1,211 @@
+//! Hand-made histories: a good one, and for each invariant some that the checker must reject.
 
+use super::*;
+
+const ONE: Owner = Owner { node: 1, life: 0 };
+const TWO: Owner = Owner { node: 2, life: 0 };
+
+fn rules() -> Rules {
+    Rules {
+        records_max: 2,
+        payload_bytes_max: 100,
+        wait_micros_max: 10,
+        leased_bytes_max: 50,
+        retries_max: Some(1),
+        repeats: true,
+        quiet_micros_max: 1000,
+        ..Rules::default()
+    }
+}
+
+fn produced(offset: i64) -> Event {
+    Event::Produced { partition: 0, offset }
+}
+
+fn granted(owner: Owner) -> Event {
+    Event::Granted { partition: 0, owner }
+}
+
+fn started(invocation: u64, owner: Owner, offsets: &[i64]) -> Event {
+    let share = Share { partition: 0, epoch: 1, offsets: offsets.to_vec(), leader_epochs: Vec::new() };
+    Event::Started { invocation, owner: Some(owner), shares: vec![share] }
+}
+
+fn ended(invocation: u64, taken: bool) -> Event {
+    Event::Ended { invocation, taken, failed: Vec::new() }
+}
+
+fn committed(offset: i64) -> Event {
+    Event::Committed { partition: 0, offset, leader_epoch: 0 }
+}
+
+fn accounted(first: i64, end: i64, outcome: Outcome) -> Event {
+    Event::Accounted { partition: 0, first, end, outcome, leader_epoch: 0 }
+}
+
+fn drained(frontier: i64) -> Event {
+    Event::Drained { owner: ONE, partition: 0, epoch: 1, frontier }
+}
+
+/// The invariants that a history breaks.
+fn broken(events: &[Event]) -> Vec<Invariant> {
+    broken_until(events, 100)
+}
+
+fn broken_until(events: &[Event], end: u64) -> Vec<Invariant> {
+    let entry = |(at, event): (u64, &Event)| Entry { at: Moment::from_micros(at), event: event.clone() };
+    let history: Vec<Entry> = (1..).zip(events).map(entry).collect();
+    let mut found: Vec<Invariant> = check(rules(), &history, Moment::from_micros(end))
+        .into_iter()
+        .map(|violation| violation.invariant)
+        .collect();
+    found.dedup();
+    found
+}
+
+/// `before`, then what is judged, then both records delivered and committed.
+fn with(middle: &[Event]) -> Vec<Event> {
+    let mut events = vec![produced(0), produced(1), granted(ONE)];
+    events.extend_from_slice(middle);
+    events
+}
+
+#[test]
+fn a_good_history_is_clean() {
+    let events = with(&[
+        started(1, ONE, &[0]),
+        ended(1, false),
+        started(2, ONE, &[0, 1]),
+        ended(2, true),
+        accounted(0, 2, Outcome::Delivered),
+        committed(2),
+        drained(2),
+        Event::Stopped { bytes: 0 },
+    ]);
+    assert_eq!(broken(&events), []);
+}
+
+#[test]
+fn own_1_two_at_once_by_one_process() {
+    let events = with(&[
+        started(1, ONE, &[0]),
+        started(2, ONE, &[0, 1]),
+        ended(1, true),
+        ended(2, true),
+        committed(2),
+    ]);
+    assert_eq!(broken(&events), [Invariant::Own1]);
+}
+
+#[test]
+fn own_1_whoever_lost_the_partition_starts_nothing() {
+    let events = with(&[granted(TWO), started(1, ONE, &[0, 1]), ended(1, true), committed(2)]);
+    assert_eq!(broken(&events), [Invariant::Own1]);
+}
+
+#[test]
+fn own_1_a_new_owner_starts_beside_one_that_is_neither_dead_nor_expelled() {
+    let over = [granted(TWO), started(2, TWO, &[0]), ended(1, true), ended(2, true)];
+    let events = with(&[&[started(1, ONE, &[0, 1])][..], &over[..]].concat());
+    assert_eq!(broken(&events), [Invariant::Own1]);
+    let gone = [Event::Gone { owner: ONE }];
+    let events = with(&[&[started(1, ONE, &[0, 1])][..], &gone[..], &over[..]].concat());
+    assert_eq!(broken(&events), [], "of one that is gone the last invocation may still run");
+}
+
+#[test]
+fn ord_1_overtaking_and_backwards() {
+    let overtaking = with(&[started(1, ONE, &[1]), ended(1, true), started(2, ONE, &[0]), ended(2, true)]);
+    assert_eq!(broken(&overtaking), [Invariant::Ord1]);
+    let backwards = with(&[started(1, ONE, &[1, 0]), ended(1, true)]);
+    assert_eq!(broken(&backwards), [Invariant::Ord1]);
+}
+
+#[test]
+fn com_1_ahead_of_an_outcome_and_backwards() {
+    let ahead =
+        with(&[started(1, ONE, &[0]), committed(2), ended(1, true), started(2, ONE, &[1]), ended(2, true)]);
+    assert_eq!(broken(&ahead), [Invariant::Com1]);
+    let backwards = with(&[started(1, ONE, &[0, 1]), ended(1, true), committed(2), committed(1)]);
+    assert_eq!(broken(&backwards), [Invariant::Com1]);
+}
+
+#[test]
+fn alo_1_lost_unproduced_repeated_and_falsely_accounted() {
+    let lost = with(&[started(1, ONE, &[0]), ended(1, true)]);
+    assert_eq!(broken(&lost), [Invariant::Alo1]);
+    let unproduced = with(&[started(1, ONE, &[0, 1]), ended(1, true), started(2, ONE, &[7]), ended(2, true)]);
+    assert_eq!(broken(&unproduced), [Invariant::Alo1]);
+    let repeated = [started(1, ONE, &[0, 1]), ended(1, true), started(2, ONE, &[0]), ended(2, true)];
+    assert_eq!(broken(&with(&repeated)), [Invariant::Alo1]);
+    let excused = [&[Event::AnswerLost { partitions: vec![0] }][..], &repeated[..]].concat();
+    assert_eq!(broken(&with(&excused)), []);
+    for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Delivered) {
+        let false_account = with(&[
+            started(1, ONE, &[0]),
+            accounted(1, 2, outcome),
+            ended(1, true),
+            started(2, ONE, &[1]),
+            ended(2, true),
+        ]);
+        assert!(broken(&false_account).contains(&Invariant::Alo1), "{outcome:?}");
+    }
+    let delivered = with(&[accounted(0, 2, Outcome::Delivered), started(1, ONE, &[0, 1]), ended(1, true)]);
+    assert_eq!(broken(&delivered), [Invariant::Alo1]);
+}
+
+#[test]
+fn alo_1_given_up_before_the_retries_are_used_up() {
+    let early = with(&[
+        started(1, ONE, &[0]),
+        ended(1, false),
+        accounted(0, 1, Outcome::Exhausted),
+        started(2, ONE, &[1]),
+        ended(2, true),
+    ]);
+    assert_eq!(broken(&early), [Invariant::Alo1]);
+}
+
+fn whole(event: Event) -> Vec<Event> {
+    with(&[started(1, ONE, &[0, 1]), ended(1, true), committed(2), event])
+}
+
+#[test]
+fn mem_1_over_the_budget_and_never_given_back() {
+    assert_eq!(broken(&whole(Event::Leased { bytes: 51 })), [Invariant::Mem1]);
+    assert_eq!(broken(&whole(Event::Stopped { bytes: 1 })), [Invariant::Mem1]);
+}
+
+#[test]
+fn lim_1_too_many_too_large_too_late() {
+    for (records, payload_bytes, waited_micros) in [(3, 1, 0), (1, 101, 0), (1, 1, 11)] {
+        let sealed = Event::Sealed { records, payload_bytes, waited_micros };
+        assert_eq!(broken(&whole(sealed)), [Invariant::Lim1]);
+    }
+}
+
+#[test]
+fn slt_1_more_than_the_limit() {
+    assert_eq!(broken(&whole(Event::SlotTaken { in_use: 3, limit: 2 })), [Invariant::Slt1]);
+}
+
+#[test]
+fn drn_1_while_something_runs_before_it_is_committed_and_not_for_good() {
+    let running = with(&[started(1, ONE, &[0, 1]), committed(0), drained(0), ended(1, true)]);
+    assert_eq!(broken(&running), [Invariant::Drn1]);
+    let uncommitted = with(&[started(1, ONE, &[0, 1]), ended(1, true), committed(1), drained(2)]);
+    assert_eq!(broken(&uncommitted), [Invariant::Drn1]);
+    let again = with(&[committed(0), drained(0), started(1, ONE, &[0, 1]), ended(1, true)]);
+    assert_eq!(broken(&again), [Invariant::Drn1]);
+}
+
+#[test]
+fn liv_1_too_long_after_the_faults() {
+    assert_eq!(broken_until(&whole(Event::Quiet), 1000), []);
+    assert_eq!(broken_until(&whole(Event::Quiet), 5000), [Invariant::Liv1]);
+}
+
+#[test]
+fn an_acknowledged_write_that_is_gone() {
+    assert_eq!(broken(&whole(Event::WriteLost { what: "key".into() })), [Invariant::Durable]);
+}

@@ -45,20 +45,10 @@ impl Checker {
         }
     }
 
-    /// What is wrong so far.
-    pub fn violations(&self) -> &[Violation] {
-        &self.violations
-    }
-
-    /// True when every record has its outcome.
-    pub fn is_complete(&self) -> bool {
-        self.partitions.values().all(|partition| partition.open.is_empty())
-    }
-
-    /// Records that were started again after they had been taken, by partition; those without any are left out.
-    pub fn repeats(&self) -> BTreeMap<i32, u64> {
-        let repeats = self.partitions.iter().map(|(index, partition)| (*index, partition.repeats));
-        repeats.filter(|(_, repeats)| *repeats > 0).collect()
+    /// Records that the function took again, by partition; those without any are left out.
+    pub fn taken_again(&self) -> BTreeMap<i32, u64> {
+        let again = self.partitions.iter().map(|(index, partition)| (*index, partition.taken_again));
+        again.filter(|(_, again)| *again > 0).collect()
     }
 
     /// Records that the function has taken.
@@ -84,7 +74,9 @@ impl Checker {
             Event::Started { invocation, owner, shares } => self.started(*invocation, *owner, shares),
             Event::Ended { invocation, taken, failed } => self.ended(*invocation, *taken, failed),
             Event::AnswerLost { partitions } => {
-                partitions.iter().for_each(|partition| self.partition(*partition).excuses += 1);
+                for partition in partitions {
+                    self.partition(*partition).excuses += 1;
+                }
             }
             Event::Committed { partition, offset, leader_epoch } => {
                 self.committed(*partition, *offset, *leader_epoch);
@@ -210,6 +202,7 @@ impl Checker {
                     beside_failed = true;
                 } else {
                     record.may_repeat = beside_failed;
+                    partition.taken_again += u64::from(record.taken);
                     record.taken = true;
                     partition.open.remove(&offset);
                 }

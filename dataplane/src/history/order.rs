@@ -97,8 +97,8 @@ pub(super) fn name(owner: Owner) -> String {
 /// Whether the records of `share` may begin now: ascending, and none for the first time before an earlier one is resolved.
 pub(super) fn judge_order(partition: &Partition, share: &Share, found: &mut Found) {
     let offsets = &share.offsets;
-    if let Some(pair) = offsets.windows(2).find(|pair| pair[0] >= pair[1]) {
-        let text = format!("partition {}: {} stands before {}", share.partition, pair[0], pair[1]);
+    if let Some(pair) = offsets.iter().zip(offsets.iter().skip(1)).find(|(one, next)| one >= next) {
+        let text = format!("partition {}: {} stands before {}", share.partition, pair.0, pair.1);
         found.push((Invariant::Ord1, text));
     }
     let inside: BTreeSet<i64> = offsets.iter().copied().collect();

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One record.
+/// One record: facts that are independent of each other.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default)]
 pub(super) struct Record {
     /// The function took it.
@@ -44,6 +45,8 @@ pub(super) struct Partition {
     pub excuses: u32,
     /// Records started again after they had been taken.
     pub repeats: u64,
+    /// Records taken again.
+    pub taken_again: u64,
 }
 
 impl Partition {

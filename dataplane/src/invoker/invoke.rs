@@ -16,6 +16,7 @@ use super::verdict::{AnswerFacts, Reply, Verdict};
 use crate::batcher::BatchId;
 use crate::credit::bytes::Lease;
 use crate::credit::slots::{Slot, Slots};
+use crate::kafka::group::OwnershipLease;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
@@ -32,6 +33,8 @@ pub struct Invoke {
     pub lease: Lease,
     /// Credit for the invocation.
     pub slot: Slot,
+    /// The right to start it, looked at once more: the process may have stood still since the batch was sealed (H1).
+    pub ownership: OwnershipLease,
     /// What it says of itself.
     pub context: ClientContext,
     /// Which batch.
@@ -113,6 +116,11 @@ impl Invoker {
     pub fn start(&self, invoke: Invoke) {
         let sent_at = clock::now();
         let answer = Answer { batch: invoke.batch, sent_at, reply: Some(invoke.reply) };
+        if !invoke.ownership.is_good(sent_at) {
+            let message = "the consumer group's lease ran out before the invocation was sent".to_owned();
+            answer.give(Verdict::of(Reply::NotSent(message)), None, Some(invoke.payload));
+            return;
+        }
         let sent = self.port.invoke(Invocation {
             function: Arc::clone(&self.function),
             payload: invoke.payload.clone(),

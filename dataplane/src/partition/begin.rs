@@ -214,14 +214,21 @@ impl PartitionCore {
         }
         mutant!("filtered-tail-not-committed", self.commit_if_moved(out), {
             if !range.is_empty() {
-                self.commit_if_moved(out)
+                self.commit_if_moved(out);
             }
         });
     }
 
     fn account_filtered(&mut self, out: &mut Effects) {
+        let before = self.ledger.frontier();
         for range in std::mem::take(&mut self.work.cut.filtered) {
             self.resolve(range, Outcome::Filtered, out);
+        }
+        if self.ledger.frontier() > before {
+            // What was refused before the first record that passed came under the same leader, or an earlier one.
+            let first = self.work.cut.slices.first();
+            let leader_epoch = first.map_or(self.work.cut.leader_epoch, |slice| slice.header.leader_epoch);
+            self.frontier_leader_epoch = self.frontier_leader_epoch.max(leader_epoch);
         }
         let first = self.work.cut.range.first.max(self.ledger.frontier());
         self.work.cut.range.first = first.min(self.work.cut.range.end);

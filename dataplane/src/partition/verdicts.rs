@@ -28,7 +28,7 @@ impl PartitionCore {
                 self.too_large(mixed, failure, again_at, tools, out);
             }
             Resolution::Again { at } => {
-                mutant!("unknown-is-success", self.wait(at, out), self.resolve_work(Outcome::Delivered, out))
+                mutant!("unknown-is-success", self.wait(at, out), self.resolve_work(Outcome::Delivered, out));
             }
         }
     }

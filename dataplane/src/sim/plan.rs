@@ -226,7 +226,7 @@ impl Plan {
                 Kind::Failover => random.millis(100, 4_000),
                 _ => random.millis(50, 3_000),
             };
-            self.happenings.push(Happening { at, kind, target: random.next(), lasts });
+            self.happenings.push(Happening { at, kind, target: random.draw(), lasts });
         }
         self.happenings.sort_by_key(|happening| happening.at);
     }

@@ -87,7 +87,7 @@ impl Resolver {
                     return Ok(starts);
                 }
                 StartPlan::Activate { partitions } => {
-                    self.commit_at(&partitions, self.at, all.len() as i32).await?
+                    self.commit_at(&partitions, self.at, all.len() as i32).await?;
                 }
                 StartPlan::BeginNew { partitions, activated } => {
                     self.commit_at(&partitions, At::Earliest, activated).await?;

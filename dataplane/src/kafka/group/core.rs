@@ -145,7 +145,7 @@ impl GroupCore {
         }
         match answer {
             Ok(joined) => {
-                self.forget_heartbeat();
+                self.heartbeat = None;
                 self.leads = joined.leader == joined.member;
                 self.member = joined.member;
                 self.generation = joined.generation;
@@ -204,10 +204,8 @@ impl GroupCore {
             Err(Failure::Code(ResponseError::RebalanceInProgress)) => {
                 // Whoever has not joined when the barrier opens is expelled, however well its heart beats (H2).
                 let barrier = self.timing.rebalance_timeout.saturating_sub(self.timing.session_timeout);
-                self.extend_lease(
-                    mutant!("barrier-not-minded", sent.min(self.settled + barrier), sent),
-                    &mut out,
-                );
+                let said = mutant!("barrier-not-minded", sent.min(self.settled + barrier), sent);
+                self.extend_lease(said, &mut out);
                 if self.state == State::Stable {
                     self.join(now, &mut out);
                 }
@@ -343,10 +341,6 @@ impl GroupCore {
         }
     }
 
-    fn forget_heartbeat(&mut self) {
-        self.heartbeat = None;
-    }
-
     fn failed(&mut self, failure: Failure, now: Moment, random: u64, out: &mut Effects) {
         match failure {
             Failure::Code(code) if is_fencing(code) => {
@@ -379,7 +373,7 @@ impl GroupCore {
     fn go_out(&mut self, now: Moment, wait: Duration) {
         self.state = State::Out;
         self.retry_at = now + wait;
-        self.forget_heartbeat();
+        self.heartbeat = None;
     }
 
     fn trouble(&mut self, text: String, out: &mut Effects) {

@@ -89,7 +89,9 @@ impl Log {
             return first.bytes.clone();
         }
         let mut all = BytesMut::from(&first.bytes[..]);
-        rest.iter().for_each(|stored| all.extend_from_slice(&stored.bytes));
+        for stored in rest {
+            all.extend_from_slice(&stored.bytes);
+        }
         all.freeze()
     }
 

@@ -102,7 +102,7 @@ impl Node {
         }
     }
 
-    pub(super) fn to_batcher(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn batcher_gets(&mut self, outside: &mut Outside, what: Inside) {
         let id = match &what {
             Inside::Offer { consumer, .. }
             | Inside::Withdraw { consumer, .. }
@@ -336,7 +336,7 @@ impl Node {
         let Some(sent) = consumer.sent.remove(&batch) else { return };
         let function_timeout = outside.plan.function_timeout;
         let sending = Sending { attempt: sent.attempt, sent_at, function_timeout };
-        let random = outside.random.next();
+        let random = outside.random.draw();
         let settling = Settling {
             topic: &outside.topic,
             partial_responses: outside.plan.partial_responses,

@@ -31,7 +31,7 @@ impl Node {
         self.committer.partitions.insert(key.0, key.1);
     }
 
-    pub(super) fn to_committer(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn committer_gets(&mut self, outside: &mut Outside, what: Inside) {
         match what {
             Inside::Frontier(frontier) => {
                 if self.committer.partitions.get(&frontier.partition) == Some(&frontier.epoch) {

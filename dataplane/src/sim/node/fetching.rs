@@ -62,7 +62,7 @@ pub(super) fn backoff() -> Backoff {
 }
 
 impl Node {
-    pub(super) fn to_router(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn router_gets(&mut self, outside: &mut Outside, what: Inside) {
         match what {
             Inside::Want(want) => {
                 self.homeless.remove(&want.key.0);
@@ -138,7 +138,7 @@ impl Node {
             }
         }
         if !self.homeless.is_empty() {
-            let wait = self.router_backoff.next(outside.random.next());
+            let wait = self.router_backoff.next(outside.random.draw());
             self.look_up(outside, wait);
         }
     }
@@ -149,7 +149,7 @@ impl Node {
                 self.homeless.insert(want.key.0, want);
             }
         }
-        let wait = self.router_backoff.next(outside.random.next());
+        let wait = self.router_backoff.next(outside.random.draw());
         self.look_up(outside, wait);
     }
 
@@ -202,7 +202,7 @@ impl Node {
             _ => {
                 desk.session.reset();
                 desk.polling = Polling::BackingOff;
-                let wait = desk.backoff.get_or_insert_with(backoff).next(outside.random.next());
+                let wait = desk.backoff.get_or_insert_with(backoff).next(outside.random.draw());
                 return self.later(outside, wait, Inside::BackedOff { broker });
             }
         };

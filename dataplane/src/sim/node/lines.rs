@@ -118,7 +118,7 @@ impl Node {
             Purpose::Ends { resolve } => self.resolve_ends(outside, resolve, reply),
             Purpose::LookUp => self.looked_up(outside, reply),
             Purpose::Bounds { broker, partition, start } => {
-                self.bounds(outside, broker, partition, start, reply)
+                self.bounds(outside, broker, partition, start, reply);
             }
             Purpose::Fetch { broker } => self.polled(outside, broker, reply),
         }

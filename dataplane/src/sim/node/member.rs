@@ -63,7 +63,7 @@ impl Member {
 }
 
 impl Node {
-    pub(super) fn to_member(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn member_gets(&mut self, outside: &mut Outside, what: Inside) {
         match what {
             Inside::MemberTick => {
                 self.later(outside, TICK, Inside::MemberTick);

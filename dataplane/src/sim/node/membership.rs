@@ -47,14 +47,14 @@ impl GroupThread {
 }
 
 impl Node {
-    pub(super) fn to_group(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn group_gets(&mut self, outside: &mut Outside, what: Inside) {
         match what {
             Inside::GroupWake => {
                 self.group.timer = self.group.timer.filter(|at| *at > outside.now);
                 self.group_step(outside, |_, _, _| Vec::new());
             }
             Inside::Released(partitions) => {
-                self.group_step(outside, |core, now, _| core.released(now, &partitions))
+                self.group_step(outside, |core, now, _| core.released(now, &partitions));
             }
             Inside::Quiesced => self.group_step(outside, |core, _, _| {
                 core.quiesced();
@@ -78,7 +78,7 @@ impl Node {
         outside: &mut Outside,
         event: impl FnOnce(&mut GroupCore, Moment, u64) -> Vec<Effect>,
     ) {
-        let (now, random) = (outside.now, outside.random.next());
+        let (now, random) = (outside.now, outside.random.draw());
         let effects = event(&mut self.group.core, now, random);
         self.carry_out_group(outside, effects);
         let effects = self.group.core.tick(now, random);

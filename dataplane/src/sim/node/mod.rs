@@ -292,20 +292,20 @@ impl Node {
     pub(super) fn handle(&mut self, outside: &mut Outside, what: Inside) {
         match what {
             Inside::GroupWake | Inside::Released(_) | Inside::Quiesced | Inside::Leave => {
-                self.to_group(outside, what)
+                self.group_gets(outside, what);
             }
             Inside::Replied { ask, reply } => self.replied(outside, ask, reply.map(|reply| *reply)),
             Inside::MemberTick | Inside::Group(_) | Inside::StartAgain { .. } | Inside::Report(_) => {
-                self.to_member(outside, what);
+                self.member_gets(outside, what);
             }
             Inside::ResolveAgain { resolve } => self.resolve_step(outside, resolve),
             Inside::StartPartition { .. }
             | Inside::DrainPartition { .. }
             | Inside::FencePartitions { .. } => {
-                self.to_consumer(outside, what);
+                self.consumer_gets(outside, what);
             }
             Inside::Frontier(_) | Inside::Unfollow(_) | Inside::CommitterRested => {
-                self.to_committer(outside, what)
+                self.committer_gets(outside, what);
             }
             Inside::Invoke { consumer, batch } => self.invoke(outside, consumer, batch),
             Inside::Invoked { consumer, batch, reply } => self.invoked(outside, consumer, batch, *reply),
@@ -314,14 +314,14 @@ impl Node {
             | Inside::Poll { .. }
             | Inside::BackedOff { .. }
             | Inside::LookUp
-            | Inside::AskBounds { .. } => self.to_router(outside, what),
+            | Inside::AskBounds { .. } => self.router_gets(outside, what),
             Inside::Offer { .. }
             | Inside::Withdraw { .. }
             | Inside::Unregister { .. }
             | Inside::SlotGranted { .. }
             | Inside::BatcherWake { .. }
-            | Inside::Answered { .. } => self.to_batcher(outside, what),
-            _ => self.to_partition(outside, what),
+            | Inside::Answered { .. } => self.batcher_gets(outside, what),
+            _ => self.partition_gets(outside, what),
         }
         self.deliver_grants(outside);
     }

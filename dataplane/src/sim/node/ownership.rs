@@ -151,7 +151,7 @@ impl Node {
         self.balance(outside);
     }
 
-    pub(super) fn to_consumer(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn consumer_gets(&mut self, outside: &mut Outside, what: Inside) {
         match what {
             Inside::StartPartition { consumer, partition, epoch, position } => {
                 if self.consumers.contains_key(&ConsumerId(consumer)) {

@@ -212,7 +212,7 @@ impl Node {
         self.post(outside, Mailbox::Committer, Inside::Unfollow(key));
     }
 
-    pub(super) fn to_partition(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn partition_gets(&mut self, outside: &mut Outside, what: Inside) {
         match what {
             Inside::Wake(key) => {
                 if let Some(running) = self.partitions.get_mut(&key) {
