@@ -51,6 +51,16 @@ pub struct Position {
     pub failures: Option<Failures>,
 }
 
+impl Position {
+    /// Where that which stands beside the offset ends.
+    pub fn reach(&self) -> Offset {
+        let Some(progress) = &self.progress else { return self.committed };
+        let pieces: u64 = progress.pieces.iter().map(|piece| piece.length).sum();
+        let resolved: u64 = progress.resolved.iter().map(|(gap, length)| gap + length).sum();
+        Offset(self.committed.0.saturating_add_unsigned(pieces.max(resolved)))
+    }
+}
+
 /// What became of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionState {

@@ -54,9 +54,9 @@ pub(super) fn restore(start: &Start, ledger: &mut Ledger) -> (VecDeque<Restored>
         let first = Offset(at.0.saturating_add_unsigned(*gap));
         let range = OffsetRange { first, end: Offset(first.0.saturating_add_unsigned(*length)) };
         at = range.end;
-        // One that begins at the frontier would have moved it: it is not from us.
-        if mutant!("resolved-ahead-forgotten", range.first > committed, false)
-            && ledger.resolve(range, Outcome::Earlier).is_ok()
+        // One at the frontier itself: the function had answered for it, and a person skipped what stood before.
+        let ours = range.first >= committed;
+        if mutant!("resolved-ahead-forgotten", ours, false) && ledger.resolve(range, Outcome::Earlier).is_ok()
         {
             known.push(range);
         }

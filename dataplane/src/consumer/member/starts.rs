@@ -136,6 +136,11 @@ impl Resolver {
                     progress: None,
                     failures: None,
                 };
+            } else if let Some(position) = starts.positions.get_mut(&partition)
+                && position.reach() > end
+            {
+                // What is remembered behind the commit may be of records that were cut off: others stand there now.
+                position.progress = None;
             }
         }
         Ok(())

@@ -81,9 +81,14 @@ impl Node {
                 let broker = outside.random.below(BROKERS as u64) as usize;
                 self.ask(outside, broker, Request::Metadata, Purpose::LookUp);
             }
-            Inside::AskBounds { broker, partition } => {
+            Inside::AskBounds { broker, partition, position } => {
                 let request = Request::ListOffsets { partitions: vec![partition], at: At::Earliest };
-                self.ask(outside, broker, request, Purpose::Bounds { broker, partition, start: None });
+                self.ask(
+                    outside,
+                    broker,
+                    request,
+                    Purpose::Bounds { broker, partition, position, start: None },
+                );
             }
             _ => {}
         }
@@ -242,7 +247,13 @@ impl Node {
                     }
                 }
                 Some(Code::OffsetOutOfRange) => {
-                    self.later(outside, Duration::ZERO, Inside::AskBounds { broker, partition });
+                    if let Some(position) = self.desks[broker].session.position_of(&part.partition) {
+                        self.later(
+                            outside,
+                            Duration::ZERO,
+                            Inside::AskBounds { broker, partition, position },
+                        );
+                    }
                 }
                 Some(_) => {
                     if let Some((want, _)) = self.desks[broker].wants.remove(&partition) {
@@ -269,7 +280,7 @@ impl Node {
         &mut self,
         outside: &mut Outside,
         broker: usize,
-        partition: i32,
+        (partition, position): (i32, Offset),
         start: Option<Offset>,
         reply: Option<Reply>,
     ) {
@@ -285,11 +296,13 @@ impl Node {
         };
         let Some(log_start) = start else {
             let request = Request::ListOffsets { partitions: vec![partition], at: At::Latest };
-            let purpose = Purpose::Bounds { broker, partition, start: Some(found) };
+            let purpose = Purpose::Bounds { broker, partition, position, start: Some(found) };
             return self.ask(outside, broker, request, purpose);
         };
         let id = TopicPartition::new(Arc::clone(&outside.topic), partition);
-        if let Some(want) = self.take_want(broker, &id) {
+        let is_same =
+            self.desks[broker].wants.get(&partition).is_some_and(|(want, _)| want.position == position);
+        if is_same && let Some(want) = self.take_want(broker, &id) {
             let key = want.key;
             let told = Inside::OutOfRange { key, log_start, log_end: found };
             self.post(outside, Mailbox::Partition(key.0, key.1.0), told);

@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use lighterman_proto::ids::Offset;
+
 use super::super::cluster::{Reply, Request};
 use super::super::outside::Outside;
 use super::Node;
@@ -55,7 +57,7 @@ pub(super) enum Purpose {
     Offsets { resolve: u64 },
     Ends { resolve: u64 },
     LookUp,
-    Bounds { broker: usize, partition: i32, start: Option<lighterman_proto::ids::Offset> },
+    Bounds { broker: usize, partition: i32, position: Offset, start: Option<Offset> },
     Fetch { broker: usize },
 }
 
@@ -117,8 +119,8 @@ impl Node {
             Purpose::Offsets { resolve } => self.resolve_offsets(outside, resolve, reply),
             Purpose::Ends { resolve } => self.resolve_ends(outside, resolve, reply),
             Purpose::LookUp => self.looked_up(outside, reply),
-            Purpose::Bounds { broker, partition, start } => {
-                self.bounds(outside, broker, partition, start, reply);
+            Purpose::Bounds { broker, partition, position, start } => {
+                self.bounds(outside, broker, (partition, position), start, reply);
             }
             Purpose::Fetch { broker } => self.polled(outside, broker, reply),
         }

@@ -190,6 +190,7 @@ pub(super) enum Inside {
     AskBounds {
         broker: usize,
         partition: i32,
+        position: Offset,
     },
 }
 

@@ -206,6 +206,10 @@ impl Node {
                     progress: None,
                     failures: None,
                 };
+            } else if let Some(position) = state.positions.get_mut(&partition)
+                && position.reach() > end
+            {
+                position.progress = None;
             }
         }
         self.take_starts(outside, resolve);
