@@ -117,6 +117,7 @@ fn cores_know_nothing_of_threads_sockets_clocks_and_chance() {
             "skipping.rs",
             "offered.rs",
             "trouble.rs",
+            "sparse.rs",
             "work.rs",
             "cut.rs",
             "settle.rs",

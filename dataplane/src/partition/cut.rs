@@ -22,6 +22,8 @@ pub struct Slice {
     pub plain: Bytes,
     /// Where the first record of the slice begins.
     pub at: usize,
+    /// Where the last one ends.
+    pub end: usize,
     /// How many records.
     pub records: u32,
     /// What keeps `plain` on the budget.
@@ -151,6 +153,7 @@ impl Slice {
                     run.at = at;
                 }
                 run.records += 1;
+                run.end = walk.at();
                 into.payload_bytes += sizer.record_bytes(&record, into.records == 0);
                 into.records += 1;
             } else if run.records > 0 {
@@ -164,6 +167,6 @@ impl Slice {
 
     fn run_at(&self, at: usize) -> Self {
         let (plain, hold) = (self.plain.clone(), Hold::clone(&self.hold));
-        Self { header: self.header, plain, at, records: 0, hold }
+        Self { header: self.header, plain, at, end: at, records: 0, hold }
     }
 }

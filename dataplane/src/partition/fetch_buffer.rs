@@ -11,6 +11,7 @@ use lighterman_proto::records::{
 use lighterman_proto::units::Moment;
 
 use super::cut::{Cut, CutLimits, Hold, Slice};
+use super::sparse::copy_out;
 
 /// Inflates a batch on credit.
 pub trait Opener {
@@ -20,6 +21,9 @@ pub trait Opener {
         compression: Compression,
         packed: &Bytes,
     ) -> Result<Option<(Bytes, Hold)>, RecordError>;
+
+    /// Credit for `bytes` that are copied out of what was received; `None` when there is none.
+    fn lend(&mut self, bytes: usize) -> Option<Hold>;
 }
 
 /// The exact size of one record in the payload, in bytes; `first` when it stands first under its partition.
@@ -210,7 +214,7 @@ impl FetchBuffer {
                 Ok(false) => return Stop::NoCredit,
                 Err(error) => return Stop::Corrupt(error),
             }
-            let stop = match segment.grow(cut, reach, sizer, sieve) {
+            let stop = match segment.grow(cut, reach, sizer, sieve, opener) {
                 Ok(stop) => stop,
                 Err(error) => return Stop::Corrupt(error),
             };
@@ -235,9 +239,11 @@ impl FetchBuffer {
             return None;
         }
         (*at, *left) = (walk.at(), walk.left());
+        let segment_at = *at;
         segment.from = offset.next();
         let (plain, hold) = (bytes.clone(), Hold::clone(&segment.hold));
-        let slice = Slice { header: segment.header, plain, at: record_at, records: 1, hold };
+        let end = segment_at;
+        let slice = Slice { header: segment.header, plain, at: record_at, end, records: 1, hold };
         let mut cut = Cut::empty(first);
         cut.slices.push(slice);
         (cut.range.end, cut.records, cut.payload_bytes) = (offset.next(), 1, payload_bytes);
@@ -283,10 +289,12 @@ impl Segment {
         reach: Reach<'_>,
         sizer: &dyn Sizer,
         sieve: &dyn Sieve,
+        opener: &mut dyn Opener,
     ) -> Result<Option<Stop>, RecordError> {
+        let slices_before = cut.slices.len();
         let Body::Plain { bytes, at, left } = &mut self.body else { return Ok(None) };
         let mut walk = records_at(&self.header, bytes, *at, *left);
-        let mut run = Run { at: *at, records: 0 };
+        let mut run = Run { at: *at, end: *at, records: 0 };
         let mut stop = None;
         loop {
             if cut.records == reach.limits.records_max {
@@ -304,12 +312,12 @@ impl Segment {
                 break;
             }
             if record.offset < self.from || reach.knows(record.offset) {
-                run.end(cut, &self.header, bytes, &self.hold);
+                run.close(cut, &self.header, bytes, &self.hold);
                 cut.range.end = cut.range.end.max(record.offset.next());
                 continue;
             }
             if !sieve.passes(&record) {
-                run.end(cut, &self.header, bytes, &self.hold);
+                run.close(cut, &self.header, bytes, &self.hold);
                 cut.leave_out(record.offset, self.header.leader_epoch);
                 continue;
             }
@@ -330,13 +338,15 @@ impl Segment {
                 run.at = before.0;
             }
             run.records += 1;
+            run.end = walk.at();
             cut.records += 1;
             cut.payload_bytes += size;
             cut.range.end = record.offset.next();
             cut.leader_epoch = self.header.leader_epoch;
         }
         (*at, *left) = (walk.at(), walk.left());
-        run.end(cut, &self.header, bytes, &self.hold);
+        run.close(cut, &self.header, bytes, &self.hold);
+        copy_out(&mut cut.slices[slices_before..], bytes.len(), opener);
         Ok(stop)
     }
 }
@@ -344,14 +354,16 @@ impl Segment {
 /// Neighbouring records that become one slice.
 struct Run {
     at: usize,
+    end: usize,
     records: u32,
 }
 
 impl Run {
-    fn end(&mut self, cut: &mut Cut, header: &BatchHeader, plain: &Bytes, hold: &Hold) {
+    fn close(&mut self, cut: &mut Cut, header: &BatchHeader, plain: &Bytes, hold: &Hold) {
         if self.records > 0 {
             let (plain, hold) = (plain.clone(), Hold::clone(hold));
-            cut.slices.push(Slice { header: *header, plain, at: self.at, records: self.records, hold });
+            let (at, end, records) = (self.at, self.end, self.records);
+            cut.slices.push(Slice { header: *header, plain, at, end, records, hold });
             self.records = 0;
         }
     }

@@ -14,6 +14,7 @@ mod offered;
 mod progress;
 mod shelf;
 pub mod skipping;
+mod sparse;
 mod trouble;
 mod verdicts;
 pub mod work;

@@ -27,6 +27,10 @@ impl Opener for Plain {
     fn open(&mut self, _: Compression, packed: &Bytes) -> Result<Option<(Bytes, Hold)>, RecordError> {
         Ok(Some((packed.clone(), hold())))
     }
+
+    fn lend(&mut self, _: usize) -> Option<Hold> {
+        Some(hold())
+    }
 }
 
 /// The value's length is the record's size: the test decides what is oversized.

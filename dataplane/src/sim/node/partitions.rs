@@ -64,6 +64,10 @@ impl Opener for OnCredit<'_> {
         let lease = self.0.try_lease_or_overdraft(packed.len(), Overdraft::Inflated);
         Ok(lease.map(|lease| (packed.clone(), Arc::new(lease))))
     }
+
+    fn lend(&mut self, bytes: usize) -> Option<Hold> {
+        self.0.try_lease(bytes).map(Arc::new)
+    }
 }
 
 impl Node {

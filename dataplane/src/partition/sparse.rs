@@ -1,0 +1,95 @@
+//! Few records of a large batch, copied out of it.
+
+use bytes::BytesMut;
+
+use super::cut::{Hold, Slice};
+use super::fetch_buffer::Opener;
+
+/// Slices that are less than this share of their batch are copied.
+const SPARSE: usize = 8;
+
+/// Copies slices of one batch of `batch_bytes` out of it, when they are a small part of it: as views they would keep all that
+/// was left out between them on the budget until they are answered for, which under a long window is long. One allocation,
+/// when there is credit for it; without credit they stay views.
+pub(super) fn copy_out(slices: &mut [Slice], batch_bytes: usize, opener: &mut dyn Opener) {
+    let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
+    if bytes == 0 || bytes.saturating_mul(SPARSE) > batch_bytes {
+        return;
+    }
+    let Some(hold) = opener.lend(bytes) else { return };
+    let mut copy = BytesMut::with_capacity(bytes);
+    for slice in slices.iter() {
+        copy.extend_from_slice(&slice.plain[slice.at..slice.end]);
+    }
+    let copy = copy.freeze();
+    let mut at = 0;
+    for slice in slices {
+        let end = at + slice.end - slice.at;
+        (slice.plain, slice.hold) = (copy.clone(), Hold::clone(&hold));
+        (slice.at, slice.end) = (at, end);
+        at = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use lighterman_proto::ids::Offset;
+    use lighterman_proto::records::{AbortedTransactions, Compression, RecordError};
+    use lighterman_proto::units::Moment;
+
+    use super::*;
+    use crate::partition::cut::{Cut, CutLimits};
+    use crate::partition::fetch_buffer::{FetchBuffer, Reach, Stop};
+    use crate::partition::model_tests::{Plain, Refusing, batch, hold};
+
+    /// Lends nothing.
+    struct Broke;
+
+    impl Opener for Broke {
+        fn open(&mut self, _: Compression, _: &Bytes) -> Result<Option<(Bytes, Hold)>, RecordError> {
+            Ok(None)
+        }
+
+        fn lend(&mut self, _: usize) -> Option<Hold> {
+            None
+        }
+    }
+
+    /// What is left of 64 records when all but `passing` are refused, and how many still hold the frame.
+    fn cut_of(passing: &[i64], opener: &mut dyn Opener) -> (Cut, usize) {
+        let deltas: Vec<(i64, usize)> = (0..64).map(|delta| (delta, 20)).collect();
+        let (frame, frame_hold) = (batch(0, &deltas, 63, false), hold());
+        let mut buffer = FetchBuffer::default();
+        let aborted = AbortedTransactions::default();
+        buffer.receive(&frame, Offset(0), aborted, &frame_hold, Moment::from_micros(1));
+        let refusing =
+            Refusing((0..64).filter(|offset| !passing.contains(offset)).collect::<BTreeSet<i64>>());
+        let limits = CutLimits { records_max: 1_000, payload_bytes_max: 1 << 20 };
+        let reach = Reach { limits, end_max: None, frontier: Offset(0), known: &[] };
+        let mut cut = Cut::empty(Offset(0));
+        assert!(matches!(buffer.grow(&mut cut, reach, &Plain, &refusing, opener), Stop::Done));
+        assert!(buffer.is_empty());
+        let offsets: Vec<i64> = cut.walk().map(|record| record.offset.0).collect();
+        assert_eq!(offsets, passing, "the same records, copied or not");
+        (cut, Arc::strong_count(&frame_hold) - 1)
+    }
+
+    #[test]
+    fn mem_1_a_few_records_do_not_hold_their_frame() {
+        let (cut, holders) = cut_of(&[3, 4, 40, 63], &mut Plain);
+        assert_eq!((cut.slices.len(), holders), (3, 0));
+        let halves = cut.halves(&Plain).expect("four records");
+        assert_eq!(halves.1.walk().map(|record| record.offset.0).collect::<Vec<_>>(), [40, 63]);
+    }
+
+    #[test]
+    fn what_is_most_of_its_frame_and_what_there_is_no_credit_for_is_not_copied() {
+        let most: Vec<i64> = (0..60).collect();
+        assert!(cut_of(&most, &mut Plain).1 > 0);
+        assert!(cut_of(&[3, 40], &mut Broke).1 > 0);
+    }
+}
