@@ -66,7 +66,7 @@ impl Dataplane {
             egress,
             fetch: FetchSettings { isolation: isolation(settings) },
             session_timeout: settings.kafka.session_timeout,
-            retry: RetryPolicy { cap: settings.invoke.backoff_max, ..RetryPolicy::default() },
+            retry: RetryPolicy { base: settings.invoke.backoff_base, cap: settings.invoke.backoff_max },
         };
         Ok(Arc::new(Self {
             node,

@@ -48,6 +48,11 @@ pub const KEYS: &[Key] = &[
         "after how long without heartbeat the broker gives our partitions away",
     ),
     key("kafka.isolation", "read_committed", "read_committed or read_uncommitted"),
+    key(
+        "invoke.backoff_base",
+        "200ms",
+        "the first pause between two attempts of one batch; each next one may be twice as long",
+    ),
     key("invoke.backoff_max", "60s", "longest pause between two attempts of one batch"),
     key(
         "invoke.client",

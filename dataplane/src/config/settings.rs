@@ -90,6 +90,8 @@ pub enum Isolation {
 /// How functions are invoked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvokeSettings {
+    /// First pause between two attempts of one batch; anything from nothing to all of it (full jitter).
+    pub backoff_base: Duration,
     /// Longest pause between two attempts of one batch.
     pub backoff_max: Duration,
     /// What sends them.
@@ -270,6 +272,9 @@ fn invoke(layers: &Layers) -> Result<InvokeSettings, ConfigError> {
     let clients = [("direct", InvokeClient::Direct), ("sdk", InvokeClient::Sdk)];
     Ok(InvokeSettings {
         client: values::typed(layers, "invoke.client", |text| values::one_of(text, &clients))?,
+        backoff_base: values::typed(layers, "invoke.backoff_base", |text| {
+            values::duration_within(text, least, most)
+        })?,
         backoff_max: values::typed(layers, "invoke.backoff_max", |text| {
             values::duration_within(text, least, most)
         })?,

@@ -33,6 +33,10 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(settings.drain_deadline, None);
     assert_eq!(settings.kafka.session_timeout, Duration::from_secs(10));
     assert_eq!(settings.kafka.isolation, Isolation::ReadCommitted);
+    let pauses = |settings: &Settings| (settings.invoke.backoff_base, settings.invoke.backoff_max);
+    assert_eq!(pauses(&settings), (Duration::from_millis(200), Duration::from_mins(1)));
+    let set = load("[invoke]\nbackoff_base = '1s'", &[("LIGHTERMAN_INVOKE_BACKOFF_MAX", "5s")], &[]);
+    assert_eq!(pauses(&set.expect("settings")), (Duration::from_secs(1), Duration::from_secs(5)));
     assert!(settings.egress.loopback);
     assert_eq!(settings.egress.own_listeners, [settings.listen, settings.metrics_listen]);
 }
