@@ -23,7 +23,6 @@ const MUTANT_SCHEDULES: u64 = 100_000;
 const SURVIVORS: &[&str] = &[
     "late-answer-not-matched",
     "fetch-not-matched",
-    "resolved-ahead-forgotten",
     "late-heartbeat-answer",
     "rejoins-over-running-invocations",
     "lease-counts-from-the-reply",
