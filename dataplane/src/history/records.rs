@@ -37,8 +37,8 @@ pub(super) struct Partition {
     /// First offset that retention has left.
     pub deleted_before: i64,
     pub committed: Option<i64>,
-    /// Where the log was cut off last, and the leader epoch of what stands there now.
-    pub cut: Option<(i64, i32)>,
+    /// Where the log was cut off each time, and the leader epoch of what came to stand there.
+    pub cuts: Vec<(i64, i32)>,
     /// Commits may go back this often: the log was cut off below them.
     pub rewinds: u32,
     /// Deaths, losses of ownership, lost answers: each may repeat one batch.
@@ -62,30 +62,28 @@ impl Partition {
         // What is read again from before the cut may have been taken, and not committed.
         self.excuses += 1;
         self.rewinds += 1;
-        self.cut = Some((from, leader_epoch));
+        self.cuts.push((from, leader_epoch));
     }
 
     /// Whether a commit speaks of records that were cut off since.
     pub(super) fn is_of_a_cut_history(&self, offset: i64, leader_epoch: i32) -> bool {
-        self.cut.is_some_and(|(from, since)| offset > from && leader_epoch < since)
+        self.cuts.iter().any(|(from, since)| offset > *from && leader_epoch < *since)
     }
 
     /// Whether a record was cut off.
     pub(super) fn is_cut_off(&self, offset: i64, leader_epoch: i32) -> bool {
-        self.cut.is_some_and(|(from, since)| offset >= from && leader_epoch < since)
+        self.cuts.iter().any(|(from, since)| offset >= *from && leader_epoch < *since)
     }
 
     /// Where an account of a range ends in the log as it is now.
     pub(super) fn known_end(&self, end: i64, leader_epoch: i32) -> i64 {
-        match self.cut {
-            Some((from, since)) if leader_epoch < since => end.min(from),
-            _ => end,
-        }
+        let since = self.cuts.iter().filter(|(_, since)| leader_epoch < *since);
+        since.map(|(from, _)| *from).fold(end, i64::min)
     }
 
     pub(super) fn delete(&mut self, before: i64) {
         self.deleted_before = before;
-        if self.committed.is_none() || self.cut.is_some() {
+        if self.committed.is_none() || !self.cuts.is_empty() {
             // Nobody had begun: the mapping begins behind it. Or an owner goes back to where the log was cut off, and that is
             // where the log begins now.
             self.records = self.records.split_off(&before);
