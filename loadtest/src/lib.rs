@@ -4,7 +4,6 @@
 pub mod aws;
 pub mod baseline;
 pub mod checker;
-
 pub mod contender;
 pub mod function;
 pub mod kafka;
@@ -16,4 +15,5 @@ pub mod process;
 pub mod produce;
 pub mod report;
 pub mod round;
+pub mod schedule;
 pub mod transactions;

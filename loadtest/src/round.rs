@@ -9,9 +9,10 @@ use crate::checker::check;
 use crate::contender::{Contender, Setup, Started};
 use crate::function::{FakeLambda, Tally};
 use crate::latency::{Percentiles, Stopwatch};
-use crate::open_loop::{OpenLoop, Schedule, Target, Written};
+use crate::open_loop::{OpenLoop, Target, Written};
 use crate::process::{cpu_us, resident_peak_kib};
 use crate::produce::{Compression, Produced, Producer, ends};
+use crate::schedule::Schedule;
 
 /// Records that are written at the rate before measuring begins.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -96,7 +97,7 @@ impl Ground<'_> {
         self.producer.create_topic(&setup.topic, partitions).await?;
         let target = Target { servers: &setup.servers, topic: &setup.topic, partitions, value_bytes };
         let count = rate * (WARM_UP + lasting).as_secs();
-        let open_loop = OpenLoop::connect(&target, Schedule { rate, count }).await?;
+        let open_loop = OpenLoop::connect(&target, Schedule::even(rate, count)).await?;
         self.lambda.clear();
         let mut started = who.start(setup, &setup.topic).await?;
         let began = Instant::now();
