@@ -15,5 +15,6 @@ pub mod process;
 pub mod produce;
 pub mod report;
 pub mod round;
+pub mod scenario;
 pub mod schedule;
 pub mod transactions;
