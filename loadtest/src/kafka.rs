@@ -28,6 +28,21 @@ pub fn jars(version: &str) -> Option<PathBuf> {
     (libs.is_dir() && java.is_ok_and(|status| status.success())).then_some(libs)
 }
 
+/// Brings the jars of `version` from Maven Central, unless they are there: minutes, the first time.
+pub fn install(version: &str) -> Result<()> {
+    if jars(version).is_some() {
+        return Ok(());
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+    let installed = Command::new("bash").arg(root.join(".ci/install-kafka")).arg(version).status()?;
+    ensure!(
+        installed.success(),
+        ".ci/install-kafka {version} failed: it needs Maven, and a version that exists"
+    );
+    ensure!(jars(version).is_some(), "Kafka needs Java: install a JDK of 17 or newer");
+    Ok(())
+}
+
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

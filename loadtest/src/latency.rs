@@ -1,6 +1,7 @@
 //! How long records take: each carries the moment it was due to be written, so that a producer that is held up makes its
 //! records late instead of leaving them out (no coordinated omission).
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -31,25 +32,35 @@ pub fn moment_in(quoted: &str) -> Option<Duration> {
 pub struct Stopwatch {
     start: Instant,
     from: Duration,
-    took: Vec<Duration>,
+    /// When it was due, and how long it took.
+    timed: Vec<(Duration, Duration)>,
 }
 
 impl Stopwatch {
     /// Of records due from `from` after `start`; what is due earlier warms up.
     pub fn new(start: Instant, from: Duration) -> Self {
-        Self { start, from, took: Vec::new() }
+        Self { start, from, timed: Vec::new() }
     }
 
     /// A record that was due `due` after the start has arrived.
     pub fn arrived(&mut self, due: Duration, at: Instant) {
         if due >= self.from {
-            self.took.push(at.saturating_duration_since(self.start + due));
+            self.timed.push((due, at.saturating_duration_since(self.start + due)));
         }
     }
 
     /// The percentiles of what was measured.
-    pub fn percentiles(self) -> Percentiles {
-        Percentiles::of(self.took)
+    pub fn percentiles(&self) -> Percentiles {
+        Percentiles::of(self.timed.iter().map(|(_, took)| *took).collect())
+    }
+
+    /// The same for the records that were due in each second after the start.
+    pub fn by_second(&self) -> BTreeMap<u64, Percentiles> {
+        let mut seconds: BTreeMap<u64, Vec<Duration>> = BTreeMap::new();
+        for (due, took) in &self.timed {
+            seconds.entry(due.as_secs()).or_default().push(*took);
+        }
+        seconds.into_iter().map(|(second, took)| (second, Percentiles::of(took))).collect()
     }
 }
 
@@ -137,5 +148,9 @@ mod tests {
         stopwatch.arrived(MS * 100, start + MS * 401);
         stopwatch.arrived(MS * 400, start + MS * 401);
         assert_eq!(stopwatch.percentiles(), Percentiles::of(vec![MS * 301, MS]));
+        stopwatch.arrived(MS * 2_999, start + MS * 3_001);
+        let seconds = stopwatch.by_second();
+        assert_eq!(seconds.keys().collect::<Vec<_>>(), [&0, &2]);
+        assert_eq!((seconds[&0].count(), seconds[&2].at(500)), (2, MS * 2));
     }
 }

@@ -90,14 +90,14 @@ impl Node {
 
     /// The value of counter or gauge `name` of `mapping`, as Prometheus scrapes it; `None` while there is none.
     pub async fn metric(&self, name: &str, mapping: &str) -> Result<Option<f64>> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).await?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
-        let mut text = String::new();
-        let read = stream.read_to_string(&mut text);
-        tokio::time::timeout(START_DEADLINE, read).await.context("the node's metrics do not answer")??;
-        let wanted = format!("{name}{{");
-        let line = text.lines().find(|line| line.starts_with(&wanted) && line.contains(mapping));
-        Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()))
+        let text = scrape(self.metrics, START_DEADLINE).await?;
+        let value = values(&text, name).find(|(line, _)| line.contains(mapping)).map(|(_, value)| value);
+        Ok(value)
+    }
+
+    /// Port of its metrics.
+    pub fn metrics_port(&self) -> u16 {
+        self.metrics
     }
 
     /// Creates a mapping, with `more` over the usual; its UUID, which is its group too unless `more` says otherwise.
@@ -146,5 +146,36 @@ impl Node {
             Ok(status) => Ok(status?.code()),
             Err(_) => bail!("the node does not drain"),
         }
+    }
+}
+
+/// What Prometheus would read at `port` of loopback.
+pub async fn scrape(port: u16, within: Duration) -> Result<String> {
+    let read = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        anyhow::Ok(text)
+    };
+    tokio::time::timeout(within, read).await.context("the node's metrics do not answer")?
+}
+
+/// Every value of counter or gauge `name` in a scraped text, with its line.
+pub fn values<'t>(text: &'t str, name: &str) -> impl Iterator<Item = (&'t str, f64)> {
+    let wanted = format!("{name}{{");
+    let lines = text.lines().filter(move |line| line.starts_with(&wanted));
+    lines.filter_map(|line| Some((line, line.rsplit(' ').next()?.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_of_the_whole_name() {
+        let text = "# HELP lag x\nlag{mapping=\"a\"} 3\nlag_seconds{mapping=\"a\"} 9\nlag{mapping=\"b\"} 4.5\nlag{} x\n";
+        assert_eq!(values(text, "lag").map(|(_, value)| value).collect::<Vec<_>>(), [3.0, 4.5]);
+        assert_eq!(values(text, "lag_").count(), 0);
     }
 }

@@ -34,8 +34,7 @@ impl Stretch {
     fn due(&self, n: u64) -> Duration {
         if self.from == self.to {
             let rate = self.from.max(1);
-            return Duration::from_secs(n / rate)
-                + Duration::from_nanos(n % rate * NANOS_PER_SECOND / rate);
+            return Duration::from_secs(n / rate) + Duration::from_nanos(n % rate * NANOS_PER_SECOND / rate);
         }
         // The n-th record is where the integral of the rate, from·t + steepness·t²/2, reaches n.
         let (from, n) = (self.from as f64, n as f64);

@@ -197,10 +197,7 @@ fn of_phase(phase: &PhaseFile) -> Result<Phase> {
     let lasting = seconds("seconds", phase.seconds)?;
     ensure!(!lasting.is_zero(), "`seconds` is 0");
     let latency = curve(&phase.latency)?;
-    Ok(Phase {
-        stretch: Stretch { lasting, from, to },
-        behaviour: Behaviour { latency, throttle, errors },
-    })
+    Ok(Phase { stretch: Stretch { lasting, from, to }, behaviour: Behaviour { latency, throttle, errors } })
 }
 
 fn curve(file: &CurveFile) -> Result<Curve> {
@@ -314,13 +311,17 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!((scenario.partitions, scenario.value_bytes, scenario.batch), (3, 64, 7));
         assert_eq!((scenario.window, scenario.settle), (Some(2), ms(9_500)));
-        assert_eq!((scenario.nodes.count, scenario.nodes.consumers, scenario.nodes.session_seconds), (2, 4, 8));
+        assert_eq!(
+            (scenario.nodes.count, scenario.nodes.consumers, scenario.nodes.session_seconds),
+            (2, 4, 8)
+        );
         let [first, second] = &scenario.phases[..] else { panic!("two") };
         assert_eq!(first.stretch, Stretch { lasting: ms(2_500), from: 10, to: 30 });
         assert_eq!((first.behaviour.throttle, first.behaviour.errors), (250, 125));
         assert_eq!(second.behaviour.latency, Curve::Ramp { from: ms(3), to: ms(1) });
         let deeds: Vec<Deed> = scenario.events.iter().map(|event| event.deed).collect();
-        let (kill, end) = (Deed::Kill { node: 1, away: ms(500) }, Deed::Terminate { node: 2, away: ms(1_000) });
+        let (kill, end) =
+            (Deed::Kill { node: 1, away: ms(500) }, Deed::Terminate { node: 2, away: ms(1_000) });
         assert_eq!(deeds, [kill, Deed::Join, end]);
     }
 
@@ -330,7 +331,10 @@ mod tests {
             ("partition", format!("about = \"x\"\npartitions = 1\npartition = 2\n{PHASE}")),
             ("seconds_", format!("about = \"x\"\npartitions = 1\n{PHASE}seconds_ = 1\n")),
             ("sessions", format!("about = \"x\"\npartitions = 1\nnodes.sessions = 1\n{PHASE}")),
-            ("wait", format!("about = \"x\"\npartitions = 1\n{PHASE}[[event]]\nat = 1\ndo = \"kill\"\nwait = 1\n")),
+            (
+                "wait",
+                format!("about = \"x\"\npartitions = 1\n{PHASE}[[event]]\nat = 1\ndo = \"kill\"\nwait = 1\n"),
+            ),
         ] {
             let said = refused(&text);
             assert!(said.contains(&format!("unknown field `{unknown}`")) && said.contains("line "), "{said}");

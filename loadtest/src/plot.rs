@@ -1,0 +1,278 @@
+//! Lines over time as SVG: axes, a line for each series, gaps where nothing was measured, a rule for each mark.
+
+use std::fmt::Write;
+
+use crate::outcome::Mark;
+
+const WIDTH: f64 = 860.0;
+const HEIGHT: f64 = 220.0;
+const LEFT: f64 = 64.0;
+const RIGHT: f64 = 12.0;
+const TOP: f64 = 40.0;
+const BOTTOM: f64 = 26.0;
+/// About so many lines across.
+const TICKS: f64 = 5.0;
+const COLOURS: [&str; 8] =
+    ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f"];
+
+/// A plot.
+pub struct Plot<'p> {
+    /// What it shows, with its unit.
+    pub title: &'p str,
+    /// The end of the time axis, in seconds.
+    pub seconds: f64,
+    /// Its lines.
+    pub series: Vec<Series>,
+    /// Moments that stand in every plot.
+    pub marks: &'p [Mark],
+}
+
+/// A line.
+pub struct Series {
+    /// Its name.
+    pub name: String,
+    /// Seconds and value, in order of time; without a value the line is interrupted.
+    pub points: Vec<(f64, Option<f64>)>,
+}
+
+impl Series {
+    /// A line.
+    pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, Option<f64>)>) -> Self {
+        Self { name: name.into(), points: points.into_iter().collect() }
+    }
+}
+
+/// Text as XML and HTML take it, in attributes too.
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            // XML has no place for them.
+            other if other.is_control() && other != '\n' && other != '\t' => escaped.push('\u{fffd}'),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// Where seconds and values stand.
+struct Scale {
+    seconds: f64,
+    most: f64,
+}
+
+impl Scale {
+    fn x(&self, at: f64) -> f64 {
+        LEFT + (WIDTH - LEFT - RIGHT) * (at / self.seconds).clamp(0.0, 1.0)
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value / self.most).clamp(0.0, 1.0)
+    }
+}
+
+impl Plot<'_> {
+    /// The `<svg>` element.
+    pub fn svg(&self) -> String {
+        let values = self.series.iter().flat_map(|series| &series.points).filter_map(|(_, value)| *value);
+        let most = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
+        let step = step_of(most);
+        let seconds = if self.seconds.is_finite() { self.seconds.max(1.0) } else { 1.0 };
+        let scale = Scale { seconds, most: (most / step).ceil().max(1.0) * step };
+        let mut svg = format!(
+            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n\
+             <text class=\"title\" x=\"{LEFT}\" y=\"14\">{title}</text>\n",
+            title = escaped(self.title)
+        );
+        axes(&mut svg, &scale, step);
+        for mark in self.marks {
+            let (x, label) = (scale.x(mark.at), escaped(&mark.label));
+            let _ = writeln!(
+                svg,
+                "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"><title>{label}</title></line>",
+                HEIGHT - BOTTOM
+            );
+        }
+        for (index, series) in self.series.iter().enumerate() {
+            let colour = COLOURS[index % COLOURS.len()];
+            legend(&mut svg, index, self.series.len(), &series.name, colour);
+            line(&mut svg, &scale, series, colour);
+        }
+        if most == 0.0
+            && self.series.iter().all(|series| series.points.iter().all(|(_, value)| value.is_none()))
+        {
+            let (x, y) = (f64::midpoint(LEFT, WIDTH), f64::midpoint(TOP, HEIGHT - BOTTOM));
+            let _ =
+                writeln!(svg, "<text class=\"none\" x=\"{x:.1}\" y=\"{y:.1}\">nothing was measured</text>");
+        }
+        svg.push_str("</svg>\n");
+        svg
+    }
+}
+
+fn axes(svg: &mut String, scale: &Scale, step: f64) {
+    let mut value = 0.0;
+    while value <= scale.most * 1.001 {
+        let (y, right) = (scale.y(value), WIDTH - RIGHT);
+        let _ = writeln!(
+            svg,
+            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+             <text class=\"y\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            LEFT - 6.0,
+            y + 3.5,
+            short(value)
+        );
+        value += step;
+    }
+    let step = step_of(scale.seconds).max(1.0);
+    let mut at = 0.0;
+    while at <= scale.seconds {
+        let (x, y) = (scale.x(at), HEIGHT - BOTTOM + 15.0);
+        let _ = writeln!(svg, "<text class=\"x\" x=\"{x:.1}\" y=\"{y:.1}\">{} s</text>", short(at));
+        at += step;
+    }
+}
+
+fn legend(svg: &mut String, index: usize, of: usize, name: &str, colour: &str) {
+    let x = LEFT + (WIDTH - LEFT - RIGHT) * index as f64 / of as f64;
+    let _ = writeln!(
+        svg,
+        "<rect x=\"{x:.1}\" y=\"22\" width=\"10\" height=\"10\" fill=\"{colour}\"/>\
+         <text class=\"name\" x=\"{:.1}\" y=\"31\">{}</text>",
+        x + 14.0,
+        escaped(name)
+    );
+}
+
+/// A line for each stretch without a gap; a point that stands alone is a dot.
+fn line(svg: &mut String, scale: &Scale, series: &Series, colour: &str) {
+    let whole = |point: &(f64, Option<f64>)| point.1.is_some_and(f64::is_finite) && point.0.is_finite();
+    for stretch in series.points.split(|point| !whole(point)) {
+        let places = stretch.iter().filter_map(|(at, value)| Some((scale.x(*at), scale.y((*value)?))));
+        let places: Vec<(f64, f64)> = places.collect();
+        match places[..] {
+            [] => {}
+            [(x, y)] => {
+                let _ = writeln!(svg, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"1.5\" fill=\"{colour}\"/>");
+            }
+            _ => {
+                let places = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect::<Vec<_>>();
+                let places = places.join(" ");
+                let _ = writeln!(svg, "<polyline points=\"{places}\" stroke=\"{colour}\"/>");
+            }
+        }
+    }
+}
+
+/// 1, 2 or 5 times a power of ten, so that about five of them reach `most`.
+fn step_of(most: f64) -> f64 {
+    if !(most.is_finite() && most > 0.0) {
+        return 1.0;
+    }
+    let power = 10_f64.powf((most / TICKS).log10().floor());
+    let times = [1.0, 2.0, 5.0, 10.0].into_iter().find(|times| times * power * TICKS >= most * 0.999);
+    times.unwrap_or(10.0) * power
+}
+
+/// A number as axes have room for.
+fn short(value: f64) -> String {
+    let (value, unit) = match value.abs() {
+        million if million >= 1e6 => (value / 1e6, "M"),
+        thousand if thousand >= 1e4 => (value / 1e3, "k"),
+        _ => (value, ""),
+    };
+    let text = format!("{value:.3}");
+    format!("{}{unit}", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plot(series: Vec<Series>) -> String {
+        Plot { title: "t", seconds: 10.0, series, marks: &[] }.svg()
+    }
+
+    /// Every tag is closed, every attribute quoted: what a parser of XML would ask.
+    fn assert_well_formed(xml: &str) {
+        let mut open = Vec::new();
+        let mut rest = xml;
+        while let Some(at) = rest.find('<') {
+            assert!(!rest[..at].contains('>'), "a stray >: {rest}");
+            let end = at + rest[at..].find('>').expect("a tag ends");
+            let tag = &rest[at + 1..end];
+            assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+            if let Some(name) = tag.strip_prefix('/') {
+                assert_eq!(open.pop(), Some(name.to_owned()), "{xml}");
+            } else if !tag.ends_with('/') {
+                open.push(tag.split(' ').next().unwrap_or_default().to_owned());
+            }
+            rest = &rest[end + 1..];
+        }
+        assert!(open.is_empty(), "{open:?}");
+    }
+
+    #[test]
+    fn lines_stand_where_their_values_are() {
+        let svg = plot(vec![Series::new("a", [(0.0, Some(0.0)), (5.0, Some(50.0)), (10.0, Some(100.0))])]);
+        assert_well_formed(&svg);
+        assert!(svg.contains("points=\"64.0,194.0 456.0,117.0 848.0,40.0\""), "{svg}");
+        for said in [">0<", ">20<", ">100<", ">10 s<"] {
+            assert!(svg.contains(said), "{said}: {svg}");
+        }
+    }
+
+    #[test]
+    fn a_gap_is_a_gap_and_what_is_no_number_is_one_too() {
+        let points = [
+            (0.0, Some(1.0)),
+            (1.0, Some(1.0)),
+            (2.0, None),
+            (3.0, Some(f64::NAN)),
+            (4.0, Some(2.0)),
+            (5.0, Some(f64::INFINITY)),
+        ];
+        let svg = plot(vec![Series::new("a", points)]);
+        assert_well_formed(&svg);
+        assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (1, 1), "{svg}");
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+    }
+
+    #[test]
+    fn nothing_measured_is_a_plot_that_says_so() {
+        for series in [vec![], vec![Series::new("a", [])], vec![Series::new("a", [(1.0, None)])]] {
+            let svg = plot(series);
+            assert_well_formed(&svg);
+            assert!(svg.contains("nothing was measured") && !svg.contains("NaN"), "{svg}");
+        }
+        let zero = plot(vec![Series::new("a", [(0.0, Some(0.0)), (1.0, Some(0.0))])]);
+        assert!(zero.contains("<polyline") && !zero.contains("nothing was measured"), "{zero}");
+        assert_well_formed(&Plot { title: "t", seconds: 0.0, series: vec![], marks: &[] }.svg());
+    }
+
+    #[test]
+    fn names_cannot_break_out() {
+        let marks = [Mark { at: 1.0, label: "</title><script>'\"&".to_owned() }];
+        let hostile = "<b onload=\"x\">\u{0}";
+        let series = vec![Series::new(hostile, [(0.0, Some(1.0))])];
+        let svg = Plot { title: hostile, seconds: 2.0, series, marks: &marks }.svg();
+        assert_well_formed(&svg);
+        assert!(!svg.contains("<b") && !svg.contains("<script") && !svg.contains('\u{0}'), "{svg}");
+        assert!(svg.contains("&lt;/title&gt;&lt;script&gt;&#39;&quot;&amp;"), "{svg}");
+    }
+
+    #[test]
+    fn steps_are_round_and_few() {
+        for most in [0.0007, 0.3, 1.0, 7.0, 99.0, 100.0, 101.0, 12_345.0, 9e9] {
+            let lines = (most / step_of(most)).ceil();
+            assert!((2.0..=5.0).contains(&lines), "{most}: {lines}");
+        }
+        let shown = [0.0, 0.25, 5.0, 9_999.0, 20_000.0, 2_500_000.0].map(short);
+        assert_eq!(shown, ["0", "0.25", "5", "9999", "20k", "2.5M"]);
+    }
+}

@@ -1,0 +1,172 @@
+//! The nodes of a run: started, killed, ended and started again over their own data.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use parking_lot::Mutex;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::node::Node;
+use crate::outcome::Mark;
+use crate::scenario::{Deed, NodeEvent, Scenario};
+
+const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a sampler needs of a node that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Watched {
+    pub(super) metrics: u16,
+    pub(super) pid: u32,
+}
+
+/// The nodes as samplers see them, by number; `None` while one is away.
+pub(super) type Shown = Arc<Mutex<Vec<Option<Watched>>>>;
+
+/// What every node of a run is told.
+pub(super) struct Orders {
+    pub(super) servers: String,
+    pub(super) topic: String,
+    pub(super) group: String,
+    pub(super) endpoint: String,
+    pub(super) settings: Vec<(String, String)>,
+    mapping: serde_json::Value,
+}
+
+impl Orders {
+    /// As the scenario says.
+    pub(super) fn of(scenario: &Scenario, servers: &str, topic: &str, endpoint: String) -> Self {
+        let group = format!("{topic}-group");
+        let mut mapping = json!({
+            "BatchSize": scenario.batch,
+            "ProvisionedPollerConfig": {"MinimumPollers": scenario.nodes.consumers, "MaximumPollers": 200},
+            "SelfManagedKafkaEventSourceConfig": {"ConsumerGroupId": group},
+        });
+        if let Some(seconds) = scenario.window {
+            mapping["MaximumBatchingWindowInSeconds"] = seconds.into();
+        }
+        let settings = [
+            ("LIGHTERMAN_MEMORY_BUDGET", scenario.nodes.memory_budget.clone()),
+            ("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", format!("{}s", scenario.nodes.session_seconds)),
+            // Refusals and failures are on purpose here.
+            ("LIGHTERMAN_LOG_LEVEL", "error".to_owned()),
+        ];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value)).into();
+        let (servers, topic) = (servers.to_owned(), topic.to_owned());
+        Self { servers, topic, group, endpoint, settings, mapping }
+    }
+}
+
+struct Seat {
+    data: TempDir,
+    node: Option<Node>,
+}
+
+/// The nodes.
+pub(super) struct Fleet {
+    orders: Orders,
+    seats: Vec<Seat>,
+    shown: Shown,
+}
+
+/// What happened to nodes, and what should not have.
+#[derive(Debug, Default)]
+pub(super) struct Happened {
+    pub(super) marks: Vec<Mark>,
+    pub(super) problems: Vec<String>,
+}
+
+impl Fleet {
+    /// Starts `count` nodes; each has the mapping.
+    pub(super) async fn start(orders: Orders, count: usize) -> Result<Self> {
+        let mut fleet = Self { orders, seats: Vec::new(), shown: Shown::default() };
+        for _ in 0..count {
+            fleet.join().await?;
+        }
+        Ok(fleet)
+    }
+
+    /// What samplers see.
+    pub(super) fn shown(&self) -> Shown {
+        Arc::clone(&self.shown)
+    }
+
+    /// Does every event when its time has come, one after the other.
+    pub(super) async fn follow(&mut self, events: &[NodeEvent], start: Instant) -> Result<Happened> {
+        let mut happened = Happened::default();
+        for event in events {
+            tokio::time::sleep_until((start + event.at).into()).await;
+            happened.mark(start, event.deed.label());
+            match event.deed {
+                Deed::Join => self.join().await?,
+                Deed::Kill { node, away } => {
+                    self.leave(node)?.kill().await?;
+                    tokio::time::sleep(away).await;
+                    self.come_back(node).await?;
+                    happened.mark(start, format!("node {} is back", node + 1));
+                }
+                Deed::Terminate { node, away } => {
+                    let ended = self.leave(node)?;
+                    happened.end(node, ended).await;
+                    tokio::time::sleep(away).await;
+                    self.come_back(node).await?;
+                    happened.mark(start, format!("node {} is back", node + 1));
+                }
+            }
+        }
+        Ok(happened)
+    }
+
+    /// Ends all nodes, in order; what went wrong.
+    pub(super) async fn end(mut self) -> Vec<String> {
+        let mut happened = Happened::default();
+        for index in 0..self.seats.len() {
+            if let Ok(node) = self.leave(index) {
+                happened.end(index, node).await;
+            }
+        }
+        happened.problems
+    }
+
+    async fn join(&mut self) -> Result<()> {
+        let data = tempfile::tempdir()?;
+        self.seats.push(Seat { data, node: None });
+        self.shown.lock().push(None);
+        let index = self.seats.len() - 1;
+        self.come_back(index).await?;
+        let node = self.seats[index].node.as_ref().context("it has just started")?;
+        let orders = &self.orders;
+        node.create_mapping(&orders.servers, &orders.topic, orders.mapping.clone()).await?;
+        Ok(())
+    }
+
+    async fn come_back(&mut self, index: usize) -> Result<()> {
+        let settings: Vec<(&str, &str)> =
+            self.orders.settings.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let node = Node::start(self.seats[index].data.path(), &self.orders.endpoint, &settings).await?;
+        let pid = node.pid().with_context(|| format!("node {} has ended at once", index + 1))?;
+        self.shown.lock()[index] = Some(Watched { metrics: node.metrics_port(), pid });
+        self.seats[index].node = Some(node);
+        Ok(())
+    }
+
+    fn leave(&mut self, index: usize) -> Result<Node> {
+        self.shown.lock()[index] = None;
+        self.seats[index].node.take().with_context(|| format!("node {} is not there", index + 1))
+    }
+}
+
+impl Happened {
+    fn mark(&mut self, start: Instant, label: String) {
+        self.marks.push(Mark { at: start.elapsed().as_secs_f64(), label });
+    }
+
+    async fn end(&mut self, index: usize, node: Node) {
+        match node.terminate(DRAIN_DEADLINE).await {
+            Ok(Some(0)) => {}
+            Ok(code) => self.problems.push(format!("node {} ended with {code:?}, not with 0", index + 1)),
+            Err(error) => self.problems.push(format!("node {}: {error:#}", index + 1)),
+        }
+    }
+}

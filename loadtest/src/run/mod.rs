@@ -1,0 +1,239 @@
+//! Runs a scenario: a Kafka, a function, nodes and a producer on a fixed schedule; then judges the history.
+
+mod cluster;
+mod fleet;
+mod sampler;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use lighterman::runtime::clock;
+use tokio::sync::oneshot;
+
+use cluster::Cluster;
+pub use cluster::Kafka;
+use fleet::{Fleet, Happened, Orders};
+use sampler::{Sampler, Seen};
+
+use crate::checker::{Verdict, check};
+use crate::function::{FakeLambda, Tally};
+use crate::latency::{Percentiles, Stopwatch};
+use crate::open_loop::{OpenLoop, Target, Written};
+use crate::outcome::{Milliseconds, Outcome, Sample};
+use crate::produce::{Compression, Produced, Producer, ends};
+use crate::scenario::Scenario;
+
+/// One record through every partition, before measuring begins.
+const GREET_DEADLINE: Duration = Duration::from_secs(90);
+const GREETING_BYTES: usize = 10;
+/// Between the decision to begin and the first record.
+const LEAD: Duration = Duration::from_millis(50);
+/// What starting and ending may take beyond the scenario's own time.
+const AROUND: Duration = Duration::from_mins(5);
+/// So many violations are told; the others are counted.
+const TOLD_MAX: usize = 5;
+
+/// What is run.
+pub struct Run<'r> {
+    /// The scenario, scaled already.
+    pub scenario: &'r Scenario,
+    /// Share of the scenario's time that is run.
+    pub scale: f64,
+    /// Where.
+    pub kafka: &'r Kafka,
+    /// Says on standard output how it goes.
+    pub progress: bool,
+}
+
+/// What is there when the first record is due.
+struct Stage {
+    topic: String,
+    group: String,
+    producer: Producer,
+    open_loop: OpenLoop,
+    lambda: FakeLambda,
+    fleet: Fleet,
+    greeted: Produced,
+    _cluster: Cluster,
+}
+
+/// What a run leaves behind to be judged.
+struct Left {
+    produced: Produced,
+    lateness: Percentiles,
+    stopwatch: Stopwatch,
+    tally: Tally,
+    verdict: Verdict,
+    seen: Seen,
+    happened: Happened,
+    start: Instant,
+    settled_after: Duration,
+}
+
+impl Run<'_> {
+    /// Runs it. Broken promises are in the outcome; an error is what kept it from being judged.
+    pub async fn go(&self) -> Result<Outcome> {
+        let limit = self.scenario.lasting() + self.scenario.settle + AROUND;
+        let ran = async { self.perform(self.stage().await?).await };
+        tokio::time::timeout(limit, ran)
+            .await
+            .with_context(|| format!("it has not ended within {} s", limit.as_secs()))?
+    }
+
+    async fn stage(&self) -> Result<Stage> {
+        let scenario = self.scenario;
+        let cluster = Cluster::start(self.kafka)?;
+        let servers = cluster.servers();
+        // A Kafka that is there may know an earlier run.
+        let topic = format!("load-{}-{}", scenario.name, clock::wall_ms().0);
+        let mut producer = Producer::connect(&servers).await?;
+        producer.create_topic(&topic, scenario.partitions).await?;
+        let (partitions, value_bytes) = (scenario.partitions, scenario.value_bytes);
+        let target = Target { servers: &servers, topic: &topic, partitions, value_bytes };
+        let open_loop = OpenLoop::connect(&target, scenario.schedule()).await?;
+        let lambda = FakeLambda::start().await?;
+        let orders = Orders::of(scenario, &servers, &topic, lambda.endpoint_url());
+        let group = orders.group.clone();
+        let fleet = Fleet::start(orders, scenario.nodes.count).await?;
+        let count = partitions as usize;
+        let greeted = producer.write(&topic, partitions, count, GREETING_BYTES, Compression::None).await?;
+        let all_are_read = producer.await_committed(&group, &topic, &ends(&greeted), GREET_DEADLINE).await;
+        all_are_read.context("the nodes do not read every partition")?;
+        Ok(Stage { topic, group, producer, open_loop, lambda, fleet, greeted, _cluster: cluster })
+    }
+
+    async fn perform(&self, mut stage: Stage) -> Result<Outcome> {
+        let (scenario, start) = (self.scenario, Instant::now() + LEAD);
+        let greetings = stage.lambda.tally().records;
+        let moods = scenario.moods();
+        stage.lambda.set_script(move |n| moods.act(n, start.elapsed()));
+        stage.lambda.time_with(Stopwatch::new(start, Duration::ZERO));
+        let sampler = Sampler {
+            lambda: stage.lambda.clone(),
+            shown: stage.fleet.shown(),
+            schedule: scenario.schedule(),
+            start,
+            progress: self.progress,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let sampling = tokio::spawn(sampler.run(stopped));
+        let followed = stage.fleet.follow(&scenario.events, start);
+        let (written, happened) = tokio::join!(stage.open_loop.run(start), followed);
+        let (Written { produced: mut all, lateness }, mut happened) = (written?, happened?);
+        for (partition, offsets) in stage.greeted {
+            all.entry(partition).or_default().extend(offsets);
+        }
+        let ends = ends(&all);
+        let settled =
+            stage.producer.await_committed(&stage.group, &stage.topic, &ends, scenario.settle).await;
+        if settled.is_err() {
+            let seconds = scenario.settle.as_secs();
+            happened.problems.push(format!("not everything was committed {seconds} s after the last record"));
+        }
+        let settled_after = start.elapsed().saturating_sub(scenario.lasting());
+        // A sampler that is gone has panicked, which its task tells.
+        let _ = stop.send(());
+        let seen = sampling.await?;
+        happened.problems.extend(stage.fleet.end().await);
+        let stopwatch = stage.lambda.take_times().context("the stopwatch is gone")?;
+        let mut tally = stage.lambda.tally();
+        tally.records = tally.records.saturating_sub(greetings);
+        let verdict = check(&all, &stage.lambda.events());
+        let left =
+            Left { produced: all, lateness, stopwatch, tally, verdict, seen, happened, start, settled_after };
+        Ok(self.outcome(left))
+    }
+
+    fn outcome(&self, left: Left) -> Outcome {
+        let scenario = self.scenario;
+        let Left { seen: Seen { mut samples, cpu_us }, happened, verdict, tally, .. } = left;
+        let mut problems = happened.problems;
+        problems.extend(problems_of(&verdict, scenario.repeats_max()));
+        with_latency(&mut samples, &left.stopwatch.by_second());
+        let last =
+            tally.between.map_or(Duration::ZERO, |(_, last)| last.saturating_duration_since(left.start));
+        let most = |of: fn(&Sample) -> Option<f64>| samples.iter().filter_map(of).fold(0.0, f64::max);
+        let resident = samples.iter().flat_map(|sample| &sample.resident_mib).flatten();
+        Outcome {
+            scenario: scenario.name.clone(),
+            kafka: self.kafka.to_string(),
+            scale: self.scale,
+            problems,
+            records: left.produced.values().map(|offsets| offsets.len() as u64).sum(),
+            delivered: verdict.delivered,
+            repeated: verdict.repeated.values().sum(),
+            repeated_max: scenario.repeats_max() * scenario.partitions as u64,
+            invocations: tally.invocations,
+            seconds: last.as_secs_f64(),
+            records_per_second: tally.records as f64 / last.as_secs_f64().max(f64::MIN_POSITIVE),
+            settled_after: left.settled_after.as_secs_f64(),
+            latency: milliseconds(&left.stopwatch.percentiles()),
+            lateness: milliseconds(&left.lateness),
+            lag_max: most(|sample| sample.lag),
+            in_flight_max: most(|sample| sample.in_flight),
+            consumers_max: most(|sample| sample.consumers),
+            resident_mib_max: resident.copied().fold(0.0, f64::max),
+            cpu_us_per_record: cpu_us as f64 / tally.records.max(1) as f64,
+            samples,
+            marks: happened.marks,
+        }
+    }
+}
+
+/// Broken promises, in sentences.
+fn problems_of(verdict: &Verdict, repeats_max: u64) -> Vec<String> {
+    let all = verdict.violations.len();
+    let mut problems: Vec<String> =
+        verdict.violations.iter().take(TOLD_MAX).map(|violation| format!("{violation:?}")).collect();
+    if all > TOLD_MAX {
+        problems.push(format!("and {} more violations", all - TOLD_MAX));
+    }
+    let over = verdict.repeated.iter().filter(|(_, repeated)| **repeated > repeats_max);
+    problems.extend(over.map(|(partition, repeated)| {
+        format!("partition {partition}: {repeated} records were delivered again; {repeats_max} are allowed")
+    }));
+    problems
+}
+
+/// Each sample takes the records that were due in the second that it closes.
+fn with_latency(samples: &mut [Sample], seconds: &BTreeMap<u64, Percentiles>) {
+    for sample in samples {
+        let second = (sample.at.round() as u64).checked_sub(1);
+        sample.latency = second.and_then(|second| seconds.get(&second)).map(milliseconds);
+    }
+}
+
+fn milliseconds(of: &Percentiles) -> Milliseconds {
+    let at = |permille| of.at(permille).as_secs_f64() * 1e3;
+    Milliseconds { p50: at(500), p99: at(990), p999: at(999), max: at(1000) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::Violation;
+
+    #[test]
+    fn broken_promises_are_told_and_counted() {
+        let missing = |offset| Violation::Missing { partition: 3, offset };
+        let violations = (0..8).map(missing).collect();
+        let verdict = Verdict { violations, repeated: BTreeMap::from([(0, 50), (1, 51)]), delivered: 1 };
+        let problems = problems_of(&verdict, 50);
+        assert_eq!(problems.len(), 7, "{problems:?}");
+        assert_eq!(problems[0], "Missing { partition: 3, offset: 0 }");
+        assert_eq!(problems[5], "and 3 more violations");
+        assert!(problems[6].contains("partition 1: 51"), "{problems:?}");
+        let clean = Verdict { violations: Vec::new(), ..verdict };
+        assert!(problems_of(&clean, 51).is_empty());
+    }
+
+    #[test]
+    fn latency_stands_at_the_second_in_which_records_were_due() {
+        let mut samples = [0.3, 1.001, 1.999, 4.0].map(|at| Sample { at, ..Sample::default() });
+        let took = |ms| Percentiles::of(vec![Duration::from_millis(ms)]);
+        with_latency(&mut samples, &BTreeMap::from([(0, took(5)), (1, took(7))]));
+        let medians = samples.map(|sample| sample.latency.map(|latency| latency.p50 as u64));
+        assert_eq!(medians, [None, Some(5), Some(7), None]);
+    }
+}

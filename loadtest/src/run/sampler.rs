@@ -1,0 +1,206 @@
+//! Looks at the nodes and the function once a second.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use lighterman::metrics as names;
+use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+
+use super::fleet::{Shown, Watched};
+use crate::function::FakeLambda;
+use crate::node::{scrape, values};
+use crate::outcome::Sample;
+use crate::process::{cpu_us, resident_kib};
+use crate::schedule::Schedule;
+
+const EVERY: Duration = Duration::from_secs(1);
+/// Less than a second, so that a node that hangs costs its own value and not the sample.
+const SCRAPE_DEADLINE: Duration = Duration::from_millis(800);
+/// Without a terminal, so many seconds go into each line.
+const SECONDS_A_LINE: u64 = 5;
+
+/// What is watched.
+pub(super) struct Sampler {
+    pub(super) lambda: FakeLambda,
+    pub(super) shown: Shown,
+    pub(super) schedule: Schedule,
+    pub(super) start: Instant,
+    pub(super) progress: bool,
+}
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) samples: Vec<Sample>,
+    /// Of all nodes, while they were watched.
+    pub(super) cpu_us: u64,
+}
+
+/// A counter of processes that come and go: what each has counted since it was first seen, together.
+#[derive(Debug, Default)]
+struct Rising {
+    /// By process.
+    last: BTreeMap<u32, f64>,
+    total: f64,
+}
+
+impl Rising {
+    /// `value` of process `pid`. One that is there from the beginning is counted from there, later ones from 0.
+    fn saw(&mut self, pid: u32, value: f64, from_zero: bool) {
+        let before = self.last.insert(pid, value);
+        self.total += value - before.unwrap_or(if from_zero { 0.0 } else { value });
+    }
+}
+
+/// What one look at all nodes gives.
+#[derive(Debug, Default)]
+struct Look {
+    lag: Option<f64>,
+    consumers: Option<f64>,
+    in_flight: Option<f64>,
+    resident_mib: Vec<Option<f64>>,
+    answered: bool,
+}
+
+impl Look {
+    fn add(&mut self, text: &str) {
+        self.answered = true;
+        let all = [
+            (names::OFFSET_LAG, &mut self.lag),
+            (names::CONSUMERS, &mut self.consumers),
+            (names::SLOTS_IN_USE, &mut self.in_flight),
+        ];
+        for (name, into) in all {
+            let mut values = values(text, name).map(|(_, value)| value).peekable();
+            if values.peek().is_some() {
+                *into = Some(into.unwrap_or_default() + values.sum::<f64>());
+            }
+        }
+    }
+}
+
+impl Sampler {
+    /// Looks once a second from the start until it is told to stop, and once more then.
+    pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) -> Seen {
+        let (mut seen, mut committed, mut cpu) = (Seen::default(), Rising::default(), Rising::default());
+        let mut every = tokio::time::interval_at(self.start.into(), EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        every.tick().await;
+        self.look(&mut committed, &mut cpu, false).await;
+        let (mut records_before, mut committed_before) = (self.lambda.tally().records, committed.total);
+        let mut at_before = 0.0;
+        loop {
+            let last = tokio::select! {
+                _ = every.tick() => false,
+                _ = &mut stop => true,
+            };
+            let look = self.look(&mut committed, &mut cpu, true).await;
+            let at = self.start.elapsed();
+            let (records, lasting) = (self.lambda.tally().records, at.as_secs_f64() - at_before);
+            // The last look comes at any moment; too close to the one before, its rates would be noise.
+            if lasting > 0.25 {
+                let sample = Sample {
+                    at: at.as_secs_f64(),
+                    due: self.schedule.rate_at(at),
+                    arrived: records.saturating_sub(records_before) as f64 / lasting,
+                    committed: look.answered.then(|| (committed.total - committed_before) / lasting),
+                    lag: look.lag,
+                    consumers: look.consumers,
+                    in_flight: look.in_flight,
+                    resident_mib: look.resident_mib,
+                    latency: None,
+                };
+                (records_before, committed_before, at_before) = (records, committed.total, sample.at);
+                self.tell(&sample, last);
+                seen.samples.push(sample);
+            }
+            if last {
+                seen.cpu_us = cpu.total as u64;
+                return seen;
+            }
+        }
+    }
+
+    async fn look(&self, committed: &mut Rising, cpu: &mut Rising, from_zero: bool) -> Look {
+        let nodes: Vec<Option<Watched>> = self.shown.lock().clone();
+        let mut look = Look::default();
+        for node in nodes {
+            let Some(Watched { metrics, pid }) = node else {
+                look.resident_mib.push(None);
+                continue;
+            };
+            look.resident_mib.push(resident_kib(pid).ok().map(|kib| kib as f64 / 1024.0));
+            if let Ok(spent_us) = cpu_us(pid) {
+                cpu.saw(pid, spent_us as f64, from_zero);
+            }
+            // A node that has just been killed does not answer.
+            if let Ok(text) = scrape(metrics, SCRAPE_DEADLINE).await {
+                let sum = values(&text, names::RECORDS_COMMITTED).map(|(_, value)| value).sum();
+                committed.saw(pid, sum, from_zero);
+                look.add(&text);
+            }
+        }
+        look
+    }
+
+    fn tell(&self, sample: &Sample, last: bool) {
+        let mut out = std::io::stdout();
+        let terminal = out.is_terminal();
+        if !self.progress || !(terminal || last || (sample.at.round() as u64).is_multiple_of(SECONDS_A_LINE))
+        {
+            return;
+        }
+        let (begin, end) = if terminal { ("\r\x1b[K", if last { "\n" } else { "" }) } else { ("", "\n") };
+        // A terminal that is gone is no reason to stop measuring.
+        let _ = write!(out, "{begin}{}{end}", told(sample));
+        let _ = out.flush();
+    }
+}
+
+/// A sample in a line.
+fn told(sample: &Sample) -> String {
+    let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
+    let memory = sample.resident_mib.iter().map(|mib| shown(*mib)).collect::<Vec<_>>().join(" + ");
+    format!(
+        "{:5.0} s  due {:.0}/s  arrived {:.0}/s  lag {}  consumers {}  in flight {}  resident {memory} MiB",
+        sample.at,
+        sample.due,
+        sample.arrived,
+        shown(sample.lag),
+        shown(sample.consumers),
+        shown(sample.in_flight),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_survives_the_processes_that_count() {
+        let mut rising = Rising::default();
+        rising.saw(1, 100.0, false);
+        rising.saw(1, 130.0, true);
+        // Killed; another one begins anew, and was seen late.
+        rising.saw(2, 7.0, true);
+        rising.saw(2, 9.0, true);
+        assert!((rising.total - 39.0).abs() < f64::EPSILON, "{rising:?}");
+    }
+
+    #[test]
+    fn nodes_add_up_and_what_nobody_tells_is_absent() {
+        let mut look = Look::default();
+        look.add("lighterman_offset_lag{m=\"a\"} 3\nlighterman_consumers{m=\"a\"} 2\n");
+        look.add("lighterman_offset_lag{m=\"b\"} 4\n");
+        assert_eq!((look.lag, look.consumers, look.in_flight), (Some(7.0), Some(2.0), None));
+        let sample =
+            Sample { at: 3.0, lag: look.lag, resident_mib: vec![Some(60.4), None], ..Sample::default() };
+        let line = told(&sample);
+        assert!(
+            line.contains("lag 7") && line.contains("in flight -") && line.contains("60 + - MiB"),
+            "{line}"
+        );
+    }
+}
