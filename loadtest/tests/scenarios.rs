@@ -1,0 +1,69 @@
+//! Scenarios from end to end on the embedded broker, shortened: what a run measures is there, and the history is judged.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use loadtest::compare::Comparison;
+use loadtest::outcome::Outcome;
+use loadtest::page::page;
+use loadtest::run::{Kafka, Run};
+use loadtest::scenario::{Scenario, parse, read};
+
+async fn run(scenario: &Scenario, scale: f64) -> Result<Outcome> {
+    let run = Run { scenario, scale, kafka: &Kafka::Embedded, progress: false }.go().await?;
+    ensure!(run.is_clean(), "{:?}", run.problems);
+    ensure!(run.records == run.delivered, "{} of {}", run.delivered, run.records);
+    let partitions = scenario.partitions as u64;
+    ensure!(run.records == scenario.schedule().count() + partitions, "{} records", run.records);
+    Ok(run)
+}
+
+/// A machine that builds something meanwhile shall not decide: only what must hold at any speed is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_steady_scenario_is_measured_and_reported() -> Result<()> {
+    let scenario = read("steady")?.scaled(0.1);
+    let run = run(&scenario, 0.1).await?;
+    ensure!((run.repeated, run.repeated_max) == (0, 0), "nothing comes twice");
+    ensure!(run.samples.len() >= 3, "{:?}", run.samples);
+    let seconds = run.samples.iter().filter(|sample| sample.latency.is_some()).count();
+    ensure!(seconds >= 2, "latency is there by seconds: {:?}", run.samples);
+    let latency = run.latency;
+    ensure!(0.0 < latency.p50 && latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{latency:?}");
+    let arrived: f64 = run.samples.iter().map(|sample| sample.arrived).sum();
+    ensure!(arrived > 100.0, "{arrived}");
+    ensure!(run.samples.iter().any(|sample| sample.lag.is_some()), "lag: {:?}", run.samples);
+    ensure!(run.samples.iter().any(|sample| sample.committed > Some(0.0)), "committed: {:?}", run.samples);
+    ensure!(run.consumers_max >= 2.0 && run.resident_mib_max > 1.0 && run.cpu_us_per_record > 0.0, "{run:?}");
+    let report = page(&scenario, &run, Some(&Comparison::of(&run, &run)));
+    ensure!(report.matches("<polyline").count() >= 8, "every plot has lines: {report}");
+    ensure!(!Comparison::of(&run, &run).table().contains("REGRESSION"), "as good as itself");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_scenario_with_a_killed_node_is_clean_and_shows_the_hole() -> Result<()> {
+    let scenario = read("node-killed")?.scaled(0.1);
+    let run = run(&scenario, 0.1).await?;
+    let labels: Vec<&str> = run.marks.iter().map(|mark| &*mark.label).collect();
+    ensure!(labels == ["kill -9 node 1", "node 1 is back"], "{labels:?}");
+    ensure!(run.repeated <= run.repeated_max, "{}", run.repeated);
+    // The group gives the dead node's partitions away when its session ends.
+    let longest = Duration::from_secs_f64(run.latency.max / 1e3);
+    ensure!(longest > Duration::from_secs(1), "{longest:?}: somebody waited for the node");
+    ensure!(run.samples.iter().any(|sample| sample.resident_mib == [None]), "{:?}", run.samples);
+    ensure!(run.samples.iter().any(|sample| sample.lag > Some(0.0)), "{:?}", run.samples);
+    Ok(())
+}
+
+/// The function gives nothing back in time: the run ends, says so, and does not call it clean.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_done_in_time_is_a_problem_and_not_a_hang() -> Result<()> {
+    let text = "about = \"x\"\npartitions = 1\nbatch = 1\nwindow = 0\nsettle_seconds = 0\n\
+                [[phase]]\nseconds = 1\nrate = 50\nlatency = 200\n";
+    let scenario = parse("late", text)?;
+    let run = Run { scenario: &scenario, scale: 1.0, kafka: &Kafka::Embedded, progress: false }.go().await?;
+    ensure!(run.problems.iter().any(|problem| problem.contains("not everything was committed")), "{run:?}");
+    ensure!(run.problems.iter().any(|problem| problem.contains("Missing")), "{:?}", run.problems);
+    ensure!(run.delivered < run.records, "{} of {}", run.delivered, run.records);
+    Ok(())
+}
