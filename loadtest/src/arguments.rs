@@ -4,18 +4,56 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use loadtest::latency::VALUE_BYTES_MIN;
+
+use crate::scenarios;
 
 const DRAIN_SECONDS_MAX: u64 = 300;
 const STEADY_SECONDS: u64 = 20;
 
-/// Take a real Kafka through a node into a fake Lambda, judge the history, print the figures.
+/// Take a Kafka through a node into a fake Lambda, judge the history, print the figures.
 ///
-/// Without --rate a topic is filled and then drained. With --rate records are written on a fixed schedule while they are
-/// read, and latency is measured from when each was due.
+/// With the name of a scenario (`loadtest steady`; `loadtest list` tells them) that is run, and a report written. Without one, a
+/// topic of a real Kafka is filled and then drained; with --rate records are written on a fixed schedule while they are read, and
+/// latency is measured from when each was due.
 #[derive(Debug, Parser)]
-#[command(name = "loadtest")]
+#[command(name = "loadtest", args_conflicts_with_subcommands = true)]
+pub(crate) struct Line {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) arguments: Arguments,
+}
+
+impl Line {
+    /// What the words of a command line say. clap lets a scenario stand behind flags of a drain, which nobody would read.
+    pub(crate) fn of(words: &[String]) -> Result<Self, clap::Error> {
+        let line = Self::try_parse_from(words)?;
+        let flags_first = words.get(1).is_some_and(|word| word.starts_with('-'));
+        if line.command.is_some() && flags_first {
+            let said = "a scenario stands first, and takes other flags: see `loadtest run --help`";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, said));
+        }
+        Ok(line)
+    }
+}
+
+/// What else it can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a scenario and write a report; `run` may be left out
+    Run(scenarios::Arguments),
+    /// The scenarios that come with it
+    List,
+    /// The name of a scenario, and what `run` takes
+    #[command(external_subcommand)]
+    Named(Vec<String>),
+}
+
+/// A drain or a fixed rate.
+#[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// Version of Kafka; .ci/install-kafka brings it
     #[arg(long, default_value = "4.2.1")]
@@ -188,18 +226,20 @@ impl fmt::Display for Load {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
-    fn loads(line: &str) -> Result<Vec<Load>, clap::Error> {
-        Arguments::try_parse_from(line.split_whitespace()).map(|arguments| arguments.loads())
+    fn line(line: &str) -> Result<Line, clap::Error> {
+        Line::of(&line.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>())
+    }
+
+    fn loads(words: &str) -> Result<Vec<Load>, clap::Error> {
+        line(words).map(|line| line.arguments.loads())
     }
 
     #[test]
     fn help_is_true() {
-        Arguments::command().debug_assert();
-        let help = Arguments::command().render_long_help().to_string();
+        Line::command().debug_assert();
+        let help = Line::command().render_long_help().to_string();
         let drain =
             loads("loadtest --scenario 1kib-x-100 --scenario 100b-x-100 --scenario batch-1").expect("parses");
         let counts = drain.iter().map(|load| match load.kind {
@@ -236,8 +276,25 @@ mod tests {
     }
 
     #[test]
+    fn a_scenario_is_named_with_run_or_without() {
+        let parse = |words: &str| line(words).map(|line| line.command);
+        let run = parse("loadtest run steady --kafka 4.2.1").expect("parses");
+        let Some(Command::Run(run)) = run else { panic!("{run:?}") };
+        let named = parse("loadtest steady --kafka 4.2.1").expect("parses");
+        let Some(Command::Named(words)) = named else { panic!("{named:?}") };
+        let named = scenarios::Arguments::try_parse_from(crate::named(words)).expect("parses");
+        assert_eq!(format!("{run:?}"), format!("{named:?}"));
+        assert!(matches!(parse("loadtest list"), Ok(Some(Command::List))));
+        assert!(matches!(parse("loadtest --records 5"), Ok(None)));
+        assert!(parse("loadtest --records 5 run steady").is_err(), "they do not mix");
+        for wrong in ["--scale 0", "--scale 1.5", "--kafka latest", "--records 5"] {
+            assert!(parse(&format!("loadtest run steady {wrong}")).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn settings_are_pairs() {
-        let parse = |set| Arguments::parse_from(["loadtest", "--set", set]).settings();
+        let parse = |set| Line::parse_from(["loadtest", "--set", set]).arguments.settings();
         assert_eq!(parse("LIGHTERMAN_A=b=c").expect("a pair")[2], ("LIGHTERMAN_A".into(), "b=c".into()));
         assert!(parse("LIGHTERMAN_A").is_err());
     }

@@ -1,8 +1,11 @@
-//! `cargo run --release -p loadtest`: takes a real Kafka through a node into a fake Lambda and prints what it cost, alone or
-//! in turn with the loop one would write by hand.
+//! `cargo run --release -p loadtest`: takes a Kafka through a node into a fake Lambda. With a scenario's name it runs that and
+//! writes a report; without one it prints what a drain or a fixed rate cost, alone or in turn with the loop one would write by
+//! hand.
 
 mod arguments;
+mod scenarios;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,14 +14,29 @@ use loadtest::contender::{Contender, Setup};
 use loadtest::function::{Act, FakeLambda};
 use loadtest::kafka::RealKafka;
 use loadtest::produce::{Compression, Produced, Producer};
-use loadtest::report::{Runs, line};
+use loadtest::report::{self, Runs};
 use loadtest::round::Ground;
 
-use crate::arguments::{Arguments, Kind, Load};
+use crate::arguments::{Arguments, Command, Kind, Line, Load};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+async fn main() -> Result<ExitCode> {
+    let words: Vec<String> = std::env::args().collect();
+    let line = Line::of(&words).unwrap_or_else(|error| error.exit());
+    match line.command {
+        None => drain_or_pace(line.arguments).await.map(|()| ExitCode::SUCCESS),
+        Some(Command::List) => scenarios::list().map(|()| ExitCode::SUCCESS),
+        Some(Command::Run(run)) => scenarios::run(run).await,
+        Some(Command::Named(words)) => scenarios::run(scenarios::Arguments::parse_from(named(words))).await,
+    }
+}
+
+/// `loadtest steady …` is `loadtest run steady …`.
+fn named(words: Vec<String>) -> impl Iterator<Item = String> {
+    std::iter::once("loadtest run".to_owned()).chain(words)
+}
+
+async fn drain_or_pace(arguments: Arguments) -> Result<()> {
     let kafka = RealKafka::start(&arguments.kafka)?;
     let mut producer = Producer::connect(&kafka.servers()).await?;
     let lambda = FakeLambda::start().await?;
@@ -64,7 +82,7 @@ async fn measure(
                     ground.steady(*who, &setup, load.partitions, load.value_bytes, (rate, lasting)).await?
                 }
             };
-            println!("{}", line(*who, &figures));
+            println!("{}", report::line(*who, &figures));
             runs.add(*who, figures);
         }
     }

@@ -1,0 +1,148 @@
+//! `loadtest SCENARIO`: runs it, tells how it went, writes the report and its figures.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use loadtest::compare::Comparison;
+use loadtest::outcome::{MEASURES, Outcome};
+use loadtest::page::page;
+use loadtest::run::{Kafka, Run};
+use loadtest::scenario::{Scenario, names, read};
+
+/// Run a scenario: a Kafka, a function, nodes, and a producer on a fixed schedule. The exit code is 1 when a record is missing,
+/// out of order, or comes again more often than promised; regressions are marked and do not change it.
+#[derive(Debug, Parser)]
+#[command(name = "loadtest run")]
+pub(crate) struct Arguments {
+    /// The name of one that comes with it (`loadtest list`), or a file that ends in .toml
+    scenario: String,
+    /// `embedded`, a version to start from Maven Central (4.2.1), or host:port of a single broker
+    #[arg(long, default_value_t)]
+    kafka: Kafka,
+    /// Share of the scenario's time to run, at the same rates
+    #[arg(long, default_value_t = 1.0, value_parser = scale)]
+    scale: f64,
+    /// Folder of the report and its figures; target/loadtest of the workspace when absent
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// The figures of an older run, to stand beside this one's
+    #[arg(long, value_name = "OLD.JSON")]
+    compare: Option<PathBuf>,
+    /// No line a second
+    #[arg(long)]
+    quiet: bool,
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    let scale: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
+    if scale > 0.0 && scale <= 1.0 { Ok(scale) } else { Err("it is more than 0 and at most 1".to_owned()) }
+}
+
+/// Tells the scenarios that come with it.
+pub(crate) fn list() -> Result<()> {
+    for name in names()? {
+        println!("{name:22} {}", read(&name)?.about);
+    }
+    Ok(())
+}
+
+/// Runs one.
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
+    let scenario = read(&arguments.scenario)?.scaled(arguments.scale);
+    // Read first: the older run may be the file that this one replaces.
+    let old = arguments.compare.as_deref().map(figures_of).transpose()?;
+    build_node()?;
+    announce(&scenario, &arguments.kafka);
+    let progress = !arguments.quiet;
+    let run = Run { scenario: &scenario, scale: arguments.scale, kafka: &arguments.kafka, progress };
+    let outcome = run.go().await?;
+    let comparison = old.map(|old| Comparison::of(&old, &outcome));
+    tell(&outcome, comparison.as_ref());
+    let folder = arguments.out.unwrap_or_else(|| workspace().join("target/loadtest"));
+    write(&folder, &scenario, &outcome, comparison.as_ref())?;
+    Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn workspace() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+fn figures_of(path: &Path) -> Result<Outcome> {
+    let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} does not hold the figures of a run", path.display()))
+}
+
+/// `cargo run -p loadtest` builds this program alone: the node that it measures is built with it, with the same features.
+fn build_node() -> Result<()> {
+    let Some(cargo) = std::env::var_os("CARGO").filter(|_| std::env::var_os("LIGHTERMAN_BIN").is_none())
+    else {
+        return Ok(());
+    };
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--locked", "-p", "lighterman", "-p", "loadtest", "--bins"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    ensure!(build.current_dir(workspace()).status()?.success(), "building the node failed");
+    Ok(())
+}
+
+fn announce(scenario: &Scenario, kafka: &Kafka) {
+    println!("{}: {}", scenario.name, scenario.about);
+    println!(
+        "kafka {kafka}; {} records of {} B in {:.0} s, {} partitions, batch {}, {} node(s)",
+        scenario.schedule().count(),
+        scenario.value_bytes,
+        scenario.lasting().as_secs_f64(),
+        scenario.partitions,
+        scenario.batch,
+        scenario.nodes.count
+    );
+    if cfg!(debug_assertions) {
+        println!("not optimised: judge the history, not the figures");
+    }
+}
+
+fn tell(outcome: &Outcome, comparison: Option<&Comparison>) {
+    match comparison {
+        Some(comparison) => print!("{}", comparison.table()),
+        None => {
+            for measure in MEASURES {
+                println!("{:34}{:>12.*}", measure.name, measure.digits, (measure.of)(outcome));
+            }
+        }
+    }
+    if let Some(regressions) = comparison.map(|comparison| comparison.regressions().count()) {
+        println!("{regressions} regression(s)");
+    }
+    if outcome.is_clean() {
+        let (repeated, most) = (outcome.repeated, outcome.repeated_max);
+        println!("clean: nothing is missing, order held, {repeated} delivered again ({most} allowed)");
+    }
+    for problem in &outcome.problems {
+        println!("PROBLEM: {problem}");
+    }
+}
+
+fn write(
+    folder: &Path,
+    scenario: &Scenario,
+    outcome: &Outcome,
+    comparison: Option<&Comparison>,
+) -> Result<()> {
+    let place = |extension| folder.join(format!("{}.{extension}", scenario.name));
+    let (html, json) = (place("html"), place("json"));
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let pairs =
+        [(&html, page(scenario, outcome, comparison)), (&json, serde_json::to_string_pretty(outcome)?)];
+    for (path, text) in pairs {
+        fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
