@@ -103,7 +103,7 @@ impl Sampler {
             if lasting > 0.25 {
                 let sample = Sample {
                     at: at.as_secs_f64(),
-                    due: self.schedule.rate_at(at),
+                    due: self.schedule.rate_at(at.saturating_sub(Duration::from_secs_f64(lasting / 2.0))),
                     arrived: records.saturating_sub(records_before) as f64 / lasting,
                     committed: look.answered.then(|| (committed.total - committed_before) / lasting),
                     lag: look.lag,
