@@ -98,7 +98,7 @@ impl Schedule {
         let behind = self.stretches.partition_point(|placed| placed.begins <= moment);
         let placed = behind.checked_sub(1).and_then(|at| self.stretches.get(at));
         placed.map_or(0.0, |placed| {
-            let after = moment - placed.begins;
+            let after = moment.saturating_sub(placed.begins);
             if after > placed.stretch.lasting { 0.0 } else { placed.stretch.rate_at(after) }
         })
     }

@@ -114,7 +114,8 @@ impl Moods {
         let Some((begins, lasting, behaviour)) = self.placed.get(behind.saturating_sub(1)) else {
             return Act::Succeed(Duration::ZERO);
         };
-        let share = (moment - *begins).as_secs_f64() / lasting.as_secs_f64().max(f64::MIN_POSITIVE);
+        let share =
+            moment.saturating_sub(*begins).as_secs_f64() / lasting.as_secs_f64().max(f64::MIN_POSITIVE);
         behaviour.act(n, share)
     }
 }

@@ -201,6 +201,26 @@ mod tests {
     }
 
     #[test]
+    fn the_file_that_the_readme_shows_is_read_with_the_defaults_it_tells() {
+        let readme = include_str!("../../README.md");
+        let shown =
+            readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("shown");
+        let told = parse("readme", shown).unwrap_or_else(|error| panic!("{error:#}"));
+        assert_eq!((told.phases.len(), told.events.len()), (1, 1));
+        let default = |line: &str| line.ends_with("# default") || line.contains("; default");
+        let nodes = ["count", "consumers", "memory_budget", "session_seconds"];
+        let kept = shown.lines().filter(|line| {
+            let key = line.split(' ').next().unwrap_or_default();
+            // Shares are shown with a value that is not the default.
+            !(nodes.contains(&key) || default(line) && !["throttle", "errors"].contains(&key))
+        });
+        let kept = kept.collect::<Vec<_>>().join("\n");
+        let without = parse("readme", &kept).unwrap_or_else(|error| panic!("{error:#}"));
+        assert!(without.text.lines().count() + 9 <= told.text.lines().count(), "{kept}");
+        assert_eq!(Scenario { text: String::new(), ..without }, Scenario { text: String::new(), ..told });
+    }
+
+    #[test]
     fn a_scenario_that_is_not_there_is_answered_with_those_that_are() {
         let error = read("staedy").expect_err("none").to_string();
         assert!(error.contains("`staedy`") && error.contains("steady"), "{error}");
