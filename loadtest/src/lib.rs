@@ -6,6 +6,7 @@ pub mod baseline;
 pub mod checker;
 pub mod compare;
 pub mod contender;
+pub mod fault_proxy;
 pub mod function;
 pub mod kafka;
 pub mod latency;

@@ -1,0 +1,68 @@
+//! Frames as they pass: what was asked, and what answers it.
+
+use std::io;
+
+use anyhow::{Context, Result, ensure};
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{ApiKey, ResponseHeader, ResponseKind};
+use kafka_protocol::protocol::{Decodable, Encodable};
+use lighterman_proto::units::FRAME_BYTES_MAX;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// What a request says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub api: ApiKey,
+    pub version: i16,
+    pub correlation: i32,
+}
+
+/// The next frame with its length before it; `None` at the end.
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
+    let length = match stream.read_i32().await {
+        Ok(length) => length,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let bytes = usize::try_from(length).ok().filter(|bytes| *bytes <= FRAME_BYTES_MAX);
+    let bytes = bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("length {length}")))?;
+    let mut frame = BytesMut::with_capacity(bytes + 4);
+    frame.put_i32(length);
+    while frame.len() < bytes + 4 {
+        let missing = bytes + 4 - frame.len();
+        if stream.read_buf(&mut (&mut frame).limit(missing)).await? == 0 {
+            return Ok(None);
+        }
+    }
+    Ok(Some(frame.freeze()))
+}
+
+/// Reads the beginning of a request frame.
+pub(super) fn asked(frame: &Bytes) -> Result<Asked> {
+    ensure!(frame.len() >= 12, "a request of {} bytes", frame.len());
+    let key = i16::from_be_bytes([frame[4], frame[5]]);
+    Ok(Asked {
+        api: ApiKey::try_from(key).ok().with_context(|| format!("API key {key}"))?,
+        version: i16::from_be_bytes([frame[6], frame[7]]),
+        correlation: i32::from_be_bytes([frame[8], frame[9], frame[10], frame[11]]),
+    })
+}
+
+/// Decodes a reply frame.
+pub(super) fn open(asked: Asked, frame: &Bytes) -> Result<ResponseKind> {
+    let mut body = frame.slice(4..);
+    ResponseHeader::decode(&mut body, asked.api.response_header_version(asked.version))?;
+    ResponseKind::decode(asked.api, &mut body, asked.version)
+}
+
+/// Encodes a reply frame.
+pub(super) fn close(asked: Asked, reply: &ResponseKind) -> Result<Bytes> {
+    let mut frame = BytesMut::new();
+    frame.put_i32(0);
+    let header = ResponseHeader::default().with_correlation_id(asked.correlation);
+    header.encode(&mut frame, asked.api.response_header_version(asked.version))?;
+    reply.encode(&mut frame, asked.version)?;
+    let length = frame.len() as i32 - 4;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame.freeze())
+}

@@ -1,0 +1,140 @@
+//! A proxy that understands Kafka's frames and spoils them on purpose. Clients stay behind it: it rewrites the addresses that
+//! brokers advertise, and listens for each of them. Everything else it passes untouched, unless a rule of [`Faults`] fits.
+
+mod fault;
+mod frame;
+mod line;
+mod reply;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use kafka_protocol::messages::{ApiKey, ResponseKind};
+use kafka_protocol::protocol::StrBytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
+
+pub use fault::{Fault, Faults, Hostility, Random, Rule};
+
+/// A running proxy; dropping the last clone stops it, and cuts everything.
+#[derive(Clone)]
+pub struct FaultProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    faults: Faults,
+    /// Where we listen for each broker.
+    routes: Mutex<Routes>,
+    /// Grows each time that held replies are let go.
+    calm: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Routes {
+    known: BTreeMap<(String, u16), SocketAddr>,
+    tasks: JoinSet<()>,
+}
+
+impl FaultProxy {
+    /// A proxy before the cluster of `broker` (`host:port`), on loopback. The same `seed` makes the same choices.
+    pub async fn start(broker: &str, seed: u64) -> Result<Self> {
+        let (host, port) = broker.rsplit_once(':').context("host:port")?;
+        let shared = Arc::new(Shared {
+            faults: Faults::seeded(seed),
+            routes: Mutex::default(),
+            calm: watch::Sender::new(0),
+        });
+        let address = shared.route(host, port.parse()?).await?;
+        Ok(Self { address, shared })
+    }
+
+    /// What clients take for the cluster.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The faults in force.
+    pub fn faults(&self) -> &Faults {
+        &self.shared.faults
+    }
+
+    /// No faults from now on; what is held comes now.
+    pub fn calm(&self) {
+        self.shared.faults.clear();
+        self.shared.calm.send_modify(|times| *times += 1);
+    }
+}
+
+impl Shared {
+    /// Where a client finds the broker that advertises this address.
+    async fn route(self: &Arc<Self>, host: &str, port: u16) -> Result<SocketAddr> {
+        let mut routes = self.routes.lock().await;
+        let broker = (host.to_owned(), port);
+        if let Some(known) = routes.known.get(&broker) {
+            return Ok(*known);
+        }
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        routes.known.insert(broker.clone(), address);
+        // Weak: the listener must not keep alive what keeps it.
+        routes.tasks.spawn(listen(listener, broker, Arc::downgrade(self)));
+        Ok(address)
+    }
+
+    /// The reply with our addresses in it; `None` when it names none.
+    async fn rewritten(self: &Arc<Self>, asked: frame::Asked, frame: &Bytes) -> Result<Option<ResponseKind>> {
+        if !matches!(asked.api, ApiKey::Metadata | ApiKey::FindCoordinator) {
+            return Ok(None);
+        }
+        let mut reply = frame::open(asked, frame)?;
+        match &mut reply {
+            ResponseKind::Metadata(reply) => {
+                for broker in &mut reply.brokers {
+                    self.rewrite(&mut broker.host, &mut broker.port).await?;
+                }
+            }
+            ResponseKind::FindCoordinator(reply) => {
+                self.rewrite(&mut reply.host, &mut reply.port).await?;
+                for coordinator in &mut reply.coordinators {
+                    self.rewrite(&mut coordinator.host, &mut coordinator.port).await?;
+                }
+            }
+            _ => {}
+        }
+        Ok(Some(reply))
+    }
+
+    async fn rewrite(self: &Arc<Self>, host: &mut StrBytes, port: &mut i32) -> Result<()> {
+        let Some(real) = u16::try_from(*port).ok().filter(|port| *port > 0) else { return Ok(()) };
+        let ours = self.route(host, real).await?;
+        (*host, *port) = (StrBytes::from_string(ours.ip().to_string()), i32::from(ours.port()));
+        Ok(())
+    }
+}
+
+/// Boxed, since a line may open further listeners.
+fn listen(
+    listener: TcpListener,
+    broker: (String, u16),
+    shared: Weak<Shared>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let mut lines = JoinSet::new();
+        while let Ok((client, _)) = listener.accept().await {
+            let (broker, shared) = (broker.clone(), shared.clone());
+            lines.spawn(async move {
+                let Ok(upstream) = TcpStream::connect((broker.0.as_str(), broker.1)).await else { return };
+                // A line ends as it ends: with the client, with the broker, or by a fault.
+                let _ = line::carry(client, upstream, shared).await;
+            });
+            while lines.try_join_next().is_some() {}
+        }
+    })
+}

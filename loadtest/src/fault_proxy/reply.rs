@@ -1,0 +1,201 @@
+//! Replies that say something else than the broker did.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::ResponseKind;
+use lighterman_proto::units::FRAME_BYTES_MAX;
+
+use super::fault::{Faults, Hostility};
+use super::frame::Asked;
+
+/// Where a batch's checksum begins to count: what stands before it (offset, length, leader epoch, format, checksum) is not in it.
+const CHECKED_FROM: usize = 21;
+/// Of a frame without end, what is sent.
+const ENDLESS_BYTES: usize = 8 * 1024 * 1024;
+
+/// Puts `code` wherever the reply has an error code that a client reads.
+pub(super) fn set_code(reply: &mut ResponseKind, code: i16) {
+    match reply {
+        ResponseKind::Fetch(reply) => match code {
+            // The session's own codes stand at the top; the others belong to partitions.
+            -1 | 70 | 71 | 106 => {
+                reply.error_code = code;
+                reply.responses.clear();
+            }
+            code => {
+                for part in reply.responses.iter_mut().flat_map(|topic| &mut topic.partitions) {
+                    part.error_code = code;
+                    part.records = Some(Bytes::new());
+                }
+            }
+        },
+        ResponseKind::ListOffsets(reply) => {
+            for part in reply.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+                (part.error_code, part.offset, part.timestamp) = (code, -1, -1);
+            }
+        }
+        ResponseKind::OffsetForLeaderEpoch(reply) => {
+            for part in reply.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+                (part.error_code, part.end_offset, part.leader_epoch) = (code, -1, -1);
+            }
+        }
+        ResponseKind::OffsetCommit(reply) => {
+            for part in reply.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+                part.error_code = code;
+            }
+        }
+        ResponseKind::OffsetFetch(reply) => {
+            // As brokers do: an error beside "no offset".
+            for part in reply.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+                (part.error_code, part.committed_offset) = (code, -1);
+                part.metadata = Some(Default::default());
+            }
+            let of_a_partition = matches!(code, 3 | 29 | 88);
+            if !of_a_partition {
+                reply.error_code = code;
+            }
+        }
+        ResponseKind::FindCoordinator(reply) => {
+            (reply.error_code, reply.port) = (code, -1);
+            reply.host = Default::default();
+        }
+        ResponseKind::JoinGroup(reply) => {
+            reply.error_code = code;
+            reply.members.clear();
+            // A member that needs an id is told it.
+            if code != 79 {
+                (reply.generation_id, reply.member_id) = (-1, Default::default());
+            }
+        }
+        ResponseKind::SyncGroup(reply) => {
+            (reply.error_code, reply.assignment) = (code, Bytes::new());
+        }
+        ResponseKind::Heartbeat(reply) => reply.error_code = code,
+        ResponseKind::LeaveGroup(reply) => reply.error_code = code,
+        ResponseKind::Metadata(reply) => {
+            for topic in &mut reply.topics {
+                topic.error_code = code;
+                match code {
+                    // No leader: the topic stands, its partitions have the code.
+                    5 | 9 => {
+                        topic.error_code = 0;
+                        for part in &mut topic.partitions {
+                            (part.error_code, part.leader_id) = (code, (-1).into());
+                        }
+                    }
+                    _ => topic.partitions.clear(),
+                }
+            }
+        }
+        ResponseKind::ApiVersions(reply) => {
+            reply.error_code = code;
+            reply.api_keys.clear();
+        }
+        _ => {}
+    }
+}
+
+/// Says that the client is throttled.
+pub(super) fn set_throttle(reply: &mut ResponseKind, millis: i32) {
+    match reply {
+        ResponseKind::Fetch(reply) => reply.throttle_time_ms = millis,
+        ResponseKind::ListOffsets(reply) => reply.throttle_time_ms = millis,
+        ResponseKind::OffsetForLeaderEpoch(reply) => reply.throttle_time_ms = millis,
+        ResponseKind::OffsetCommit(reply) => reply.throttle_time_ms = millis,
+        ResponseKind::OffsetFetch(reply) => reply.throttle_time_ms = millis,
+        ResponseKind::FindCoordinator(reply) => reply.throttle_time_ms = millis,
+        ResponseKind::JoinGroup(reply) => reply.throttle_time_ms = millis,
+        ResponseKind::SyncGroup(reply) => reply.throttle_time_ms = millis,
+        ResponseKind::Heartbeat(reply) => reply.throttle_time_ms = millis,
+        ResponseKind::Metadata(reply) => reply.throttle_time_ms = millis,
+        _ => {}
+    }
+}
+
+/// Flips a bit that a checksum covers: elsewhere nobody can tell, short of TLS.
+pub(super) fn corrupt_records(reply: &mut ResponseKind, faults: &Faults) {
+    let ResponseKind::Fetch(reply) = reply else { return };
+    for part in reply.responses.iter_mut().flat_map(|topic| &mut topic.partitions) {
+        let Some(records) = part.records.as_ref().filter(|records| records.len() > CHECKED_FROM) else {
+            continue;
+        };
+        let length = i32::from_be_bytes([records[8], records[9], records[10], records[11]]);
+        let first_batch = records.len().min(12 + length.max(0) as usize);
+        if first_batch <= CHECKED_FROM {
+            continue;
+        }
+        let at = CHECKED_FROM + faults.below((first_batch - CHECKED_FROM) as u64) as usize;
+        let mut other = BytesMut::from(&records[..]);
+        other[at] ^= 1 << faults.below(8);
+        part.records = Some(other.freeze());
+    }
+}
+
+/// A frame that lies.
+pub(super) fn hostile(asked: Asked, how: Hostility, faults: &Faults) -> Bytes {
+    let mut frame = BytesMut::new();
+    match how {
+        Hostility::HugeLength => {
+            frame.put_i32(i32::MAX);
+            frame.put_bytes(0x7f, ENDLESS_BYTES);
+            return frame.freeze();
+        }
+        Hostility::NegativeLength => {
+            frame.put_i32(-1);
+            return frame.freeze();
+        }
+        Hostility::EmptyPromise => {
+            frame.put_i32(FRAME_BYTES_MAX as i32);
+            return frame.freeze();
+        }
+        Hostility::Garbage => {
+            header(&mut frame, asked);
+            let bytes = 16 + faults.below(500);
+            frame.extend((0..bytes).map(|_| faults.below(256) as u8));
+        }
+        Hostility::Entries(entries) => {
+            header(&mut frame, asked);
+            array(&mut frame, asked, entries);
+        }
+        Hostility::Stuffed(bytes) => {
+            header(&mut frame, asked);
+            array(&mut frame, asked, bytes as u32);
+            // Zeros read as empty names, empty arrays, no tags: the smallest entry whatever its fields are.
+            frame.put_bytes(0, bytes);
+        }
+    }
+    let length = frame.len() as i32 - 4;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame.freeze()
+}
+
+fn header(frame: &mut BytesMut, asked: Asked) {
+    frame.put_i32(0);
+    frame.put_i32(asked.correlation);
+    frame.put_bytes(0, usize::from(asked.api.response_header_version(asked.version) >= 1));
+}
+
+/// What stands before the first array of the reply, as zeros, and the array's count.
+fn array(frame: &mut BytesMut, asked: Asked, entries: u32) {
+    use kafka_protocol::messages::ApiKey as K;
+    let before = match asked.api {
+        K::Fetch => 10,
+        // Error code, generation, protocol type and name, leader, (skip,) member id: short strings or bytes of one zero.
+        K::JoinGroup if asked.version >= 6 => 4 + 2 + 4 + 4,
+        K::JoinGroup => 4 + 2 + 4 + 2 + 2 + 2,
+        K::ApiVersions => 2,
+        K::ListOffsets | K::OffsetForLeaderEpoch if asked.version < 2 => 0,
+        K::OffsetCommit | K::OffsetFetch if asked.version < 3 => 0,
+        _ => 4,
+    };
+    frame.put_bytes(0, before);
+    if asked.api.request_header_version(asked.version) < 2 {
+        frame.put_i32(entries.min(i32::MAX as u32) as i32);
+        return;
+    }
+    let mut left = entries.saturating_add(1);
+    while left >= 0x80 {
+        frame.put_u8(left as u8 | 0x80);
+        left >>= 7;
+    }
+    frame.put_u8(left as u8);
+}
