@@ -9,6 +9,7 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader,
 };
@@ -259,6 +260,10 @@ impl Connection {
         let mut answer = self.ask_versions(&flexible, 3, deadline).await?;
         if answer.error_code == UNSUPPORTED_VERSION {
             answer = self.ask_versions(&ApiVersionsRequest::default(), 0, deadline).await?;
+        }
+        // A refusal names no versions: to keep the connection would be to hold that the broker offers nothing, for good.
+        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
+            return Err(KafkaError::broker(ApiKey::ApiVersions, self.address.to_string(), code));
         }
         self.offered = answer
             .api_keys
