@@ -105,6 +105,8 @@ pub struct Tally {
 
 struct Shared {
     events: Mutex<Vec<Event>>,
+    /// The same, by function.
+    of_functions: Mutex<BTreeMap<String, Vec<Event>>>,
     tally: Mutex<Tally>,
     stopwatch: Mutex<Option<Stopwatch>>,
     script: Mutex<Script>,
@@ -138,6 +140,7 @@ impl FakeLambda {
         let succeed: Script = Arc::new(|_| Act::Succeed(Duration::ZERO));
         let shared = Arc::new(Shared {
             events: Mutex::new(Vec::new()),
+            of_functions: Mutex::default(),
             tally: Mutex::default(),
             stopwatch: Mutex::new(None),
             script: Mutex::new(succeed),
@@ -184,6 +187,11 @@ impl FakeLambda {
         self.shared.events.lock().clone()
     }
 
+    /// Everything that happened so far in `function`, as the mapping names it.
+    pub fn events_of(&self, function: &str) -> Vec<Event> {
+        self.shared.of_functions.lock().get(function).cloned().unwrap_or_default()
+    }
+
     /// How much happened since it was told to forget.
     pub fn tally(&self) -> Tally {
         *self.shared.tally.lock()
@@ -202,11 +210,19 @@ impl FakeLambda {
     /// Forgets what happened.
     pub fn clear(&self) {
         self.shared.events.lock().clear();
+        self.shared.of_functions.lock().clear();
         *self.shared.tally.lock() = Tally::default();
     }
 }
 
 impl Shared {
+    fn happened(&self, function: &str, event: Event) {
+        // Both under the first lock: they agree on the order.
+        let mut events = self.events.lock();
+        self.of_functions.lock().entry(function.to_owned()).or_default().push(event.clone());
+        events.push(event);
+    }
+
     fn poisoned_in(&self, event: &KafkaEvent<'_>) -> (BTreeSet<(i32, i64)>, bool) {
         let poison = self.poison.lock();
         let places = event.records.values().flatten().map(|record| (record.partition, record.offset));
@@ -247,6 +263,7 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
         let body = format!(r#"{{"FunctionName":"f","Timeout":{FUNCTION_TIMEOUT_SECONDS}}}"#);
         return Ok(Response::new(Full::from(body)));
     }
+    let function = function_in(request.uri().path()).to_owned();
     let body = request.into_body().collect().await.map_err(|_| Cut)?.to_bytes();
     let arrived = Instant::now();
     let Ok(event) = serde_json::from_slice::<KafkaEvent<'_>>(&body) else {
@@ -281,14 +298,14 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
     }
     // As at AWS, a caller that goes away does not stop the function.
     let run = tokio::spawn(async move {
-        shared.events.lock().push(Event::Start { id, offsets });
+        shared.happened(&function, Event::Start { id, offsets });
         if let Act::Succeed(wait) = act
             && !wait.is_zero()
         {
             tokio::time::sleep(wait).await;
         }
         let failed = if act == Act::Report { failed } else { BTreeSet::new() };
-        shared.events.lock().push(Event::End { id, act, failed });
+        shared.happened(&function, Event::End { id, act, failed });
     });
     run.await.map_err(|_| Cut)?;
     match act {
@@ -303,6 +320,13 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
         }
         _ => Ok(ran(id, report.unwrap_or_else(|| "null".to_owned()))),
     }
+}
+
+/// `f` in `/2015-03-31/functions/f/invocations`, and of an ARN what stands last.
+fn function_in(path: &str) -> &str {
+    let name = path.split('/').skip_while(|part| *part != "functions").nth(1).unwrap_or_default();
+    let name = name.rsplit_once("%3A").map_or(name, |(_, last)| last);
+    name.rsplit_once(':').map_or(name, |(_, last)| last)
 }
 
 /// The request id that Lambda gives invocation `id`.

@@ -24,3 +24,4 @@ pub mod run;
 pub mod scenario;
 pub mod schedule;
 pub mod transactions;
+pub mod watch;

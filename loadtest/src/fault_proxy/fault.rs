@@ -137,6 +137,13 @@ impl Faults {
         self.shared.lock().rules.iter().filter_map(|rule| rule.times).sum()
     }
 
+    /// How many times this fault must still happen to this API.
+    pub fn left_of(&self, api: ApiKey, fault: Fault) -> u32 {
+        let plan = self.shared.lock();
+        let fits = |rule: &&Rule| rule.apis == [api] && rule.fault == fault;
+        plan.rules.iter().filter(fits).filter_map(|rule| rule.times).sum()
+    }
+
     /// How often each fault has happened, by API key and the fault's text.
     pub fn met(&self) -> BTreeMap<(i16, String), u64> {
         self.shared.lock().met.clone()

@@ -25,7 +25,8 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Op
         Err(error) => return Err(error),
     };
     let bytes = usize::try_from(length).ok().filter(|bytes| *bytes <= FRAME_BYTES_MAX);
-    let bytes = bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("length {length}")))?;
+    let bytes =
+        bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("length {length}")))?;
     let mut frame = BytesMut::with_capacity(bytes + 4);
     frame.put_i32(length);
     while frame.len() < bytes + 4 {

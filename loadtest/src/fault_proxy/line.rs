@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::ApiKey;
 use parking_lot::Mutex;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
@@ -35,12 +36,7 @@ pub(super) async fn carry(client: TcpStream, broker: TcpStream, shared: Weak<Sha
     broker.set_nodelay(true)?;
     let ((from_client, to_client), (from_broker, to_broker)) = (split(client), split(broker));
     let waiting = Waiting::default();
-    let replies = Replies {
-        shared: shared.clone(),
-        waiting: Arc::clone(&waiting),
-        to_client,
-        behind: None,
-    };
+    let replies = Replies { shared: shared.clone(), waiting: Arc::clone(&waiting), to_client, behind: None };
     tokio::select! {
         ended = requests(from_client, to_broker, shared, waiting) => ended,
         ended = replies.run(from_broker) => ended,
@@ -164,12 +160,7 @@ impl Replies {
 }
 
 /// The frame that leaves: untouched, unless it names addresses or the fault changes what it says.
-async fn rewritten(
-    shared: &Arc<Shared>,
-    asked: Asked,
-    fault: Option<Fault>,
-    frame: Bytes,
-) -> Result<Bytes> {
+async fn rewritten(shared: &Arc<Shared>, asked: Asked, fault: Option<Fault>, frame: Bytes) -> Result<Bytes> {
     let ours = shared.rewritten(asked, &frame).await?;
     let opened = |ours: Option<_>| ours.map_or_else(|| frame::open(asked, &frame), Ok);
     match fault {
@@ -182,7 +173,9 @@ async fn rewritten(
         Some(Fault::Code(code)) => {
             let mut reply = opened(ours)?;
             reply::set_code(&mut reply, code);
-            frame::close(asked, &reply)
+            // A version that the broker does not have is refused in the layout that every client reads (KIP-511).
+            let version = if asked.api == ApiKey::ApiVersions && code == 35 { 0 } else { asked.version };
+            frame::close(Asked { version, ..asked }, &reply)
         }
         Some(Fault::Throttle(wait)) => {
             let mut reply = opened(ours)?;

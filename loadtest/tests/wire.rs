@@ -1,0 +1,491 @@
+//! What a node does when the wire lies: every error code of every API it speaks, broken and slow connections, and bytes that
+//! are not Kafka. A proxy before the embedded broker spoils the frames while records flow; then it stops, and everything must
+//! have been delivered, in order, with no commit ahead. `TEST_LIGHTERMAN_SEED` repeats the random mix. Linux only: memory is
+//! read from /proc.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use kafka_protocol::messages::ApiKey;
+use lighterman::local::broker::{Broker, BrokerSettings};
+use loadtest::checker::{Verdict, check};
+use loadtest::fault_proxy::{Fault, FaultProxy, Faults, Hostility, Random, Rule};
+use loadtest::function::{Act, FakeLambda};
+use loadtest::node::Node;
+use loadtest::process::watch_resident_kib;
+use loadtest::produce::{Compression, Produced, Producer, ends};
+use loadtest::watch::{Watch, Watched};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+const PARTITIONS: i32 = 2;
+/// Within this everything is delivered and committed once the wire is good again.
+const DRAINS_WITHIN: Duration = Duration::from_secs(30);
+/// Within this a fault has been met as often as was said.
+const MET_WITHIN: Duration = Duration::from_secs(40);
+/// Within this records flow again behind a code.
+const FLOWS_WITHIN: Duration = Duration::from_secs(25);
+const BATCH_SIZE: u64 = 20;
+const SEED: u64 = 7;
+
+/// One node before one broker; each scene has a proxy, a topic, a function and a mapping of its own.
+struct Stage {
+    broker: Broker,
+    lambda: FakeLambda,
+    node: Node,
+    _data: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn new() -> Result<Self> {
+        let broker = Broker::start(BrokerSettings::default())?;
+        let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
+        lambda.set_script(|_| Act::Succeed(Duration::from_millis(2)));
+        let settings = [
+            ("LIGHTERMAN_INVOKE_BACKOFF_MAX", "200ms"),
+            ("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "6s"),
+            ("LIGHTERMAN_MEMORY_BUDGET", "64MiB"),
+        ];
+        let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
+        Ok(Self { broker, lambda, node, _data: data })
+    }
+
+    async fn scene(&self, name: &str, seed: u64, before: impl FnOnce(&Faults)) -> Result<Scene<'_>> {
+        let real = self.broker.address().to_string();
+        let mut producer = Producer::connect(&real).await?;
+        producer.create_topic(name, PARTITIONS).await?;
+        let proxy = FaultProxy::start(&real, seed).await?;
+        before(proxy.faults());
+        let writer = Writer::start(&real, name).await?;
+        let more =
+            json!({"FunctionName": name, "BatchSize": BATCH_SIZE, "MaximumBatchingWindowInSeconds": 0});
+        let group = self.node.create_mapping(&proxy.address(), name, more).await?;
+        let watched = Watched {
+            producer: Producer::connect(&real).await?,
+            lambda: self.lambda.clone(),
+            function: name.to_owned(),
+            group: group.clone(),
+            topic: name.to_owned(),
+            partitions: PARTITIONS,
+            every: Duration::from_millis(100),
+        };
+        let watch = Watch::over(watched);
+        Ok(Scene { stage: self, name: name.to_owned(), producer, proxy, group, writer, watch })
+    }
+}
+
+/// Writes a little all the time, so that every fault meets records on their way.
+struct Writer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Result<Produced>>,
+}
+
+impl Writer {
+    async fn start(servers: &str, topic: &str) -> Result<Self> {
+        let (mut producer, topic) = (Producer::connect(servers).await?, topic.to_owned());
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let mut produced = Produced::new();
+            while !stopped.load(Ordering::Relaxed) {
+                for (partition, more) in producer.write(&topic, PARTITIONS, 6, 50, Compression::None).await? {
+                    produced.entry(partition).or_default().extend(more);
+                }
+                tokio::time::sleep(Duration::from_millis(60)).await;
+            }
+            Ok(produced)
+        });
+        Ok(Self { stop, task })
+    }
+
+    async fn end(self) -> Result<Produced> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?
+    }
+}
+
+struct Scene<'s> {
+    stage: &'s Stage,
+    name: String,
+    producer: Producer,
+    proxy: FaultProxy,
+    group: String,
+    writer: Writer,
+    watch: Watch,
+}
+
+impl Scene<'_> {
+    fn faults(&self) -> &Faults {
+        self.proxy.faults()
+    }
+
+    /// Waits until every fault that was announced has happened, and provokes again what does not come by itself.
+    async fn met(&self, what: &str, provoke: Provoke) -> Result<()> {
+        let met = async {
+            let mut provoked = Instant::now();
+            while self.faults().left() > 0 {
+                if provoked.elapsed() > Duration::from_secs(1) && !provoke.is_awaited(self.faults()) {
+                    provoke.add_to(self.faults());
+                    provoked = Instant::now();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let met = tokio::time::timeout(MET_WITHIN, met).await;
+        met.with_context(|| format!("{}: {what}: {} times left", self.name, self.faults().left()))
+    }
+
+    /// Something is delivered that was not when this was called: the group and the fetches work.
+    async fn flows(&self) -> Result<()> {
+        let events = || self.stage.lambda.events_of(&self.name).len();
+        let enough = events() + 4;
+        let flows = async {
+            while events() < enough {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(FLOWS_WITHIN, flows).await.is_ok() {
+            return Ok(());
+        }
+        anyhow::bail!(
+            "{}: writer {} nothing flows; {}",
+            self.name,
+            self.writer.task.is_finished(),
+            self.shown().await
+        )
+    }
+
+    /// What the node says of its partitions, for a person who looks for the reason.
+    async fn shown(&self) -> String {
+        let path = format!("/lighterman/v1/mappings/{}/partitions", self.group);
+        let shown = self.stage.node.api().call("GET", &path, None).await;
+        shown.map_or_else(|error| error.to_string(), |shown| shown.to_string())
+    }
+
+    /// The wire is good from now on: everything comes, once or more, in order, and no commit was ahead.
+    async fn ends_well(mut self) -> Result<Verdict> {
+        self.proxy.calm();
+        let produced = self.writer.end().await?;
+        let began = Instant::now();
+        let ends = ends(&produced);
+        let drained = self.producer.await_committed(&self.group, &self.name, &ends, DRAINS_WITHIN);
+        drained.await.with_context(|| format!("{}: it does not drain", self.name))?;
+        let name = &self.name;
+        self.watch.was_clean().await.with_context(|| name.clone())?;
+        let verdict = check(&produced, &self.stage.lambda.events_of(name));
+        let some: Vec<_> = verdict.violations.iter().take(5).collect();
+        ensure!(some.is_empty(), "{name}: {} violations, among them {some:?}", verdict.violations.len());
+        let path = format!("/2015-03-31/event-source-mappings/{}", self.group);
+        self.stage.node.api().call("DELETE", &path, None).await?;
+        let repeated: u64 = verdict.repeated.values().sum();
+        println!(
+            "{name}: {} records, {repeated} repeated, drained in {} ms",
+            verdict.delivered,
+            began.elapsed().as_millis()
+        );
+        Ok(verdict)
+    }
+}
+
+/// What makes a node ask for something that it asks seldom.
+#[derive(Clone, Copy)]
+enum Provoke {
+    /// It asks all the time.
+    Nothing,
+    /// Another reply with this code.
+    With(ApiKey, i16),
+    /// A cut connection.
+    Cut(ApiKey),
+}
+
+impl Provoke {
+    fn rule(self) -> Option<(ApiKey, Fault)> {
+        match self {
+            Self::Nothing => None,
+            Self::With(api, code) => Some((api, Fault::Code(code))),
+            Self::Cut(api) => Some((api, Fault::Cut)),
+        }
+    }
+
+    fn add_to(self, faults: &Faults) {
+        if let Some((api, fault)) = self.rule() {
+            faults.next_of(api, 1, fault);
+        }
+    }
+
+    fn is_awaited(self, faults: &Faults) -> bool {
+        self.rule().is_none_or(|(api, fault)| faults.left_of(api, fault) > 0)
+    }
+}
+
+/// The codes that Kafka's request handlers and its Java client name for one API.
+struct Table {
+    name: &'static str,
+    api: ApiKey,
+    provoke: Provoke,
+    codes: &'static [i16],
+    times: u32,
+}
+
+const REJOIN: Provoke = Provoke::With(ApiKey::OffsetCommit, 27);
+const START_ANEW: Provoke = Provoke::With(ApiKey::OffsetCommit, 22);
+const OTHER_COORDINATOR: Provoke = Provoke::With(ApiKey::OffsetCommit, 16);
+
+const TABLES: &[Table] = &[
+    Table {
+        name: "fetch",
+        api: ApiKey::Fetch,
+        provoke: Provoke::Nothing,
+        codes: &[
+            -1, 1, 2, 3, 5, 6, 8, 9, 13, 29, 31, 42, 56, 70, 71, 72, 74, 75, 76, 78, 87, 100, 103, 106, 109,
+        ],
+        times: 1,
+    },
+    Table {
+        name: "list-offsets",
+        api: ApiKey::ListOffsets,
+        provoke: Provoke::With(ApiKey::Fetch, 1),
+        codes: &[-1, 3, 5, 6, 7, 9, 29, 31, 35, 42, 43, 56, 74, 75, 78, 100],
+        times: 1,
+    },
+    Table {
+        name: "leader-epoch",
+        api: ApiKey::OffsetForLeaderEpoch,
+        provoke: START_ANEW,
+        codes: &[-1, 3, 6, 9, 29, 31, 56, 74, 75, 78],
+        times: 1,
+    },
+    Table {
+        name: "metadata",
+        api: ApiKey::Metadata,
+        provoke: Provoke::With(ApiKey::Fetch, 6),
+        codes: &[-1, 5, 9, 7, 29, 31, 72, 100, 129],
+        times: 2,
+    },
+    Table {
+        name: "find-coordinator",
+        api: ApiKey::FindCoordinator,
+        provoke: OTHER_COORDINATOR,
+        codes: &[-1, 7, 14, 15, 16, 24, 29, 30, 31, 42],
+        times: 2,
+    },
+    Table {
+        name: "offset-commit",
+        api: ApiKey::OffsetCommit,
+        provoke: Provoke::Nothing,
+        codes: &[-1, 3, 7, 12, 14, 15, 16, 24, 28, 29, 30, 42, 69, 27, 22, 113, 110],
+        times: 2,
+    },
+    Table {
+        name: "offset-fetch",
+        api: ApiKey::OffsetFetch,
+        provoke: START_ANEW,
+        codes: &[-1, 3, 7, 14, 15, 16, 22, 24, 25, 29, 30, 42, 69, 88, 110, 113],
+        times: 1,
+    },
+    Table {
+        name: "join-group",
+        api: ApiKey::JoinGroup,
+        provoke: REJOIN,
+        codes: &[-1, 7, 14, 15, 16, 22, 27, 42, 79, 111],
+        times: 1,
+    },
+    Table {
+        name: "sync-group",
+        api: ApiKey::SyncGroup,
+        provoke: REJOIN,
+        codes: &[-1, 7, 14, 15, 16, 22, 27, 42],
+        times: 1,
+    },
+    Table {
+        name: "heartbeat",
+        api: ApiKey::Heartbeat,
+        provoke: Provoke::Nothing,
+        codes: &[-1, 7, 14, 15, 16, 42, 27, 22],
+        times: 1,
+    },
+    Table {
+        name: "api-versions",
+        api: ApiKey::ApiVersions,
+        provoke: Provoke::Cut(ApiKey::Fetch),
+        codes: &[-1, 35, 42],
+        times: 2,
+    },
+    // Each of these puts the member out, or waits for a person: one scene each, side by side.
+    Table { name: "join-23", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[23], times: 1 },
+    Table { name: "join-24", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[24], times: 1 },
+    Table { name: "join-25", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[25], times: 1 },
+    Table { name: "join-26", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[26], times: 1 },
+    Table { name: "join-30", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[30], times: 1 },
+    Table { name: "join-81", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[81], times: 1 },
+    Table { name: "join-82", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[82], times: 1 },
+    Table { name: "sync-23", api: ApiKey::SyncGroup, provoke: REJOIN, codes: &[23], times: 1 },
+    Table { name: "sync-25", api: ApiKey::SyncGroup, provoke: REJOIN, codes: &[25], times: 1 },
+    Table { name: "sync-30", api: ApiKey::SyncGroup, provoke: REJOIN, codes: &[30], times: 1 },
+    Table {
+        name: "heartbeat-25",
+        api: ApiKey::Heartbeat,
+        provoke: Provoke::Nothing,
+        codes: &[25, 82],
+        times: 1,
+    },
+    Table {
+        name: "heartbeat-30",
+        api: ApiKey::Heartbeat,
+        provoke: Provoke::Nothing,
+        codes: &[30, 24],
+        times: 1,
+    },
+    Table {
+        name: "commit-25",
+        api: ApiKey::OffsetCommit,
+        provoke: Provoke::Nothing,
+        codes: &[25, 82],
+        times: 1,
+    },
+];
+
+/// Every code meets records that flow, and records flow again behind each: a code that stops a partition for good would not
+/// get to the next one.
+async fn every_code_of(stage: &Stage, table: &Table) -> Result<()> {
+    let scene = stage.scene(table.name, SEED, |_| {}).await?;
+    scene.flows().await?;
+    for code in table.codes {
+        scene.faults().next_of(table.api, table.times, Fault::Code(*code));
+        table.provoke.add_to(scene.faults());
+        scene.met(&format!("code {code}"), table.provoke).await?;
+        scene.flows().await.with_context(|| format!("after {:?} code {code}", table.api))?;
+    }
+    scene.ends_well().await?;
+    Ok(())
+}
+
+/// All side by side; everything that goes wrong is told.
+async fn all_well(scenes: impl Iterator<Item = impl Future<Output = Result<()>>>) -> Result<()> {
+    let results = futures::future::join_all(scenes).await;
+    let wrong: Vec<_> =
+        results.into_iter().filter_map(|result| Some(format!("{:#}", result.err()?))).collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alo_1_ord_1_com_1_every_error_code_of_every_api() -> Result<()> {
+    let stage = Stage::new().await?;
+    let scenes = TABLES.iter().map(|table| every_code_of(&stage, table));
+    all_well(scenes).await?;
+    ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");
+    Ok(())
+}
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+/// Broken, slow and repeated, each in so many of a thousand replies; corrupt records only where a checksum can tell.
+fn wire_faults() -> Vec<(&'static str, u32, Fault)> {
+    vec![
+        ("cut-request", 100, Fault::CutRequest),
+        ("cut", 100, Fault::Cut),
+        ("half-close", 100, Fault::HalfClose),
+        ("truncate", 100, Fault::Truncate),
+        ("stall", 20, Fault::Stall),
+        ("hold", 20, Fault::Hold),
+        ("delay", 300, Fault::Delay(MS(150))),
+        ("jitter", 800, Fault::Jitter(MS(100))),
+        ("duplicate", 100, Fault::Duplicate),
+        ("reorder", 200, Fault::Reorder(MS(100))),
+        ("corrupt-records", 100, Fault::CorruptRecords),
+        ("wrong-correlation", 100, Fault::WrongCorrelation),
+        ("drip", 200, Fault::Drip { bytes: 20, pause: MS(4) }),
+        ("throttle", 300, Fault::Throttle(MS(150))),
+    ]
+}
+
+/// For a while the wire is bad in one way; records must get through before or after.
+async fn one_wire_fault(stage: &Stage, name: &str, per_mille: u32, fault: Fault) -> Result<()> {
+    let scene = stage.scene(name, SEED, |_| {}).await?;
+    scene.flows().await?;
+    scene.faults().add(Rule { apis: Vec::new(), times: None, per_mille, fault });
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let met: u64 = scene.faults().met().values().sum();
+    ensure!(met > 0, "{name}: it never happened");
+    println!("{name}: {met} times");
+    scene.ends_well().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alo_1_ord_1_com_1_every_way_in_which_a_wire_breaks() -> Result<()> {
+    let stage = Stage::new().await?;
+    let faults = wire_faults();
+    all_well(faults.iter().map(|(name, per_mille, fault)| one_wire_fault(&stage, name, *per_mille, *fault)))
+        .await?;
+    ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");
+    Ok(())
+}
+
+/// Everything at once, in rounds: which faults are in force, how often, and how long is the seed's choice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
+    let given = std::env::var("TEST_LIGHTERMAN_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(lighterman::kafka::backoff::random);
+    println!("faults by TEST_LIGHTERMAN_SEED={seed}");
+    let mixed = async {
+        let stage = Stage::new().await?;
+        let scene = stage.scene("mix", seed, |_| {}).await?;
+        let mut random = Random(seed);
+        for _ in 0..4 {
+            let mut choices = wire_faults();
+            let code = |table: &Table| Fault::Code(table.codes[0]);
+            choices.extend(TABLES.iter().map(|table| (table.name, 30, code(table))));
+            for (_, per_mille, fault) in choices {
+                // Half of the kinds, each run another half.
+                if random.below(2) == 0 {
+                    let per_mille = random.below(u64::from(per_mille) / 4 + 2) as u32;
+                    scene.faults().add(Rule { apis: Vec::new(), times: None, per_mille, fault });
+                }
+            }
+            tokio::time::sleep(MS(2_000 + random.below(2_000))).await;
+            scene.proxy.calm();
+            tokio::time::sleep(MS(random.below(1_500))).await;
+        }
+        scene.ends_well().await?;
+        anyhow::Ok(())
+    };
+    mixed.await.with_context(|| format!("TEST_LIGHTERMAN_SEED={seed}"))
+}
+
+const HOSTILITIES: &[(&str, Hostility)] = &[
+    ("huge-length", Hostility::HugeLength),
+    ("negative-length", Hostility::NegativeLength),
+    ("empty-promise", Hostility::EmptyPromise),
+    ("garbage", Hostility::Garbage),
+    ("million-entries", Hostility::Entries(1_000_000)),
+    ("most-entries", Hostility::Entries(i32::MAX as u32 - 1)),
+    ("stuffed", Hostility::Stuffed(16 * 1024 * 1024)),
+];
+/// What a node of a memory budget of 64 MiB may hold in a debug build, whatever a broker sends.
+const HOSTILE_RESIDENT_MIB_MAX: u64 = 256;
+
+/// A broker that lies costs neither the process nor its memory; when it stops lying, everything comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mem_1_alo_1_frames_that_lie() -> Result<()> {
+    let stage = Stage::new().await?;
+    let peak = watch_resident_kib(stage.node.pid().context("runs")?);
+    for (name, how) in HOSTILITIES {
+        let scene = stage.scene(name, SEED, |_| {}).await?;
+        scene.flows().await?;
+        let fault = Fault::Hostile(*how);
+        scene.faults().add(Rule { apis: Vec::new(), times: None, per_mille: 250, fault });
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let met: u64 = scene.faults().met().values().sum();
+        ensure!(met > 0, "{name}: it never happened");
+        scene.ends_well().await?;
+        let peak_mib = peak.load(Ordering::Relaxed) / 1024;
+        println!("{name}: {met} times, resident at most {peak_mib} MiB so far");
+        ensure!(peak_mib < HOSTILE_RESIDENT_MIB_MAX, "{name}: {peak_mib} MiB");
+    }
+    ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");
+    Ok(())
+}
