@@ -120,14 +120,15 @@ impl BatcherCore {
     }
 
     /// Takes an offer, or replaces the partition's earlier one. One that crossed its own seal on the way comes too late: the
-    /// partition offers again what is not in the batch.
-    pub fn offer(&mut self, offer: Pending) {
+    /// partition offers again what is not in the batch; false says so.
+    pub fn offer(&mut self, offer: Pending) -> bool {
         if self.sealed.get(&offer.partition).is_some_and(|sealed| *sealed >= (offer.epoch, offer.seq)) {
-            return;
+            return false;
         }
         self.offers.retain(|known| known.partition != offer.partition);
         let at = self.offers.partition_point(|known| known.cut.oldest <= offer.cut.oldest);
         self.offers.insert(at, offer);
+        true
     }
 
     /// Gives an offer back; false when it is not here.

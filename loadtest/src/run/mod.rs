@@ -185,7 +185,7 @@ impl Run<'_> {
 fn problems_of(verdict: &Verdict, repeats_max: u64) -> Vec<String> {
     let all = verdict.violations.len();
     let mut problems: Vec<String> =
-        verdict.violations.iter().take(TOLD_MAX).map(|violation| format!("{violation:?}")).collect();
+        verdict.violations.iter().take(TOLD_MAX).map(|violation| violation.to_string()).collect();
     if all > TOLD_MAX {
         problems.push(format!("and {} more violations", all - TOLD_MAX));
     }
@@ -211,17 +211,23 @@ fn milliseconds(of: &Percentiles) -> Milliseconds {
 
 #[cfg(test)]
 mod tests {
+    use lighterman::history::{Invariant, Violation};
+    use lighterman_proto::units::Moment;
+
     use super::*;
-    use crate::checker::Violation;
 
     #[test]
     fn broken_promises_are_told_and_counted() {
-        let missing = |offset| Violation::Missing { partition: 3, offset };
+        let missing = |offset| Violation {
+            invariant: Invariant::Alo1,
+            at: Moment::default(),
+            what: format!("{offset} of partition 3 is missing"),
+        };
         let violations = (0..8).map(missing).collect();
         let verdict = Verdict { violations, repeated: BTreeMap::from([(0, 50), (1, 51)]), delivered: 1 };
         let problems = problems_of(&verdict, 50);
         assert_eq!(problems.len(), 7, "{problems:?}");
-        assert_eq!(problems[0], "Missing { partition: 3, offset: 0 }");
+        assert_eq!(problems[0], "ALO-1 at 0 µs: 0 of partition 3 is missing");
         assert_eq!(problems[5], "and 3 more violations");
         assert!(problems[6].contains("partition 1: 51"), "{problems:?}");
         let clean = Verdict { violations: Vec::new(), ..verdict };

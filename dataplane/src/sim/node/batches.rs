@@ -119,8 +119,10 @@ impl Node {
                 if !consumer.knows((pending.partition, pending.epoch)) {
                     return;
                 }
-                consumer.offered.entry(pending.partition).or_insert(now);
-                consumer.core.offer(*pending);
+                let partition = pending.partition;
+                if consumer.core.offer(*pending) {
+                    consumer.offered.entry(partition).or_insert(now);
+                }
             }
             Inside::Withdraw { key, seq, .. } => {
                 if consumer.core.withdraw(key.0, key.1, seq) {
