@@ -90,15 +90,18 @@ impl OpenLoop {
 }
 
 /// Records go round the partitions; a partition is always of the same lane.
+fn partition_of(n: u64, partitions: i32) -> i32 {
+    (n % partitions as u64) as i32
+}
+
 fn tick(schedule: &Schedule, start: Instant, partitions: i32, doors: &[mpsc::UnboundedSender<u64>]) {
     for n in 0..schedule.count() {
         let due = start + schedule.due(n);
         while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             thread::sleep(left);
         }
-        let partition = n as usize % partitions as usize;
         // A lane that has failed says so itself.
-        let _ = doors[partition % doors.len()].send(n);
+        let _ = doors[partition_of(n, partitions) as usize % doors.len()].send(n);
     }
 }
 
@@ -113,7 +116,7 @@ impl Lane {
         while due.recv_many(&mut numbers, BATCH_RECORDS_MAX).await > 0 {
             let mut of_partition: BTreeMap<i32, Vec<u64>> = BTreeMap::new();
             for n in numbers.drain(..) {
-                of_partition.entry((n % self.partitions as u64) as i32).or_default().push(n);
+                of_partition.entry(partition_of(n, self.partitions)).or_default().push(n);
             }
             for (partition, numbers) in of_partition {
                 let values = values(&schedule, &numbers, self.value_bytes);
