@@ -287,7 +287,7 @@ mod tests {
         assert!(matches!(parse("loadtest list"), Ok(Some(Command::List))));
         assert!(matches!(parse("loadtest --records 5"), Ok(None)));
         assert!(parse("loadtest --records 5 run steady").is_err(), "they do not mix");
-        for wrong in ["--scale 0", "--scale 1.5", "--kafka latest", "--records 5"] {
+        for wrong in ["--scale 0", "--scale 1.5", "--kafka latest", "--records 5", "--set A=b"] {
             assert!(parse(&format!("loadtest run steady {wrong}")).is_err(), "{wrong}");
         }
     }

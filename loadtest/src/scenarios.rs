@@ -31,9 +31,18 @@ pub(crate) struct Arguments {
     /// The figures of an older run, to stand beside this one's
     #[arg(long, value_name = "OLD.JSON")]
     compare: Option<PathBuf>,
+    /// A setting of the nodes', as their environment has it; may be given several times
+    #[arg(long = "set", value_name = "LIGHTERMAN_KEY=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
     /// No line a second
     #[arg(long)]
     quiet: bool,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, _)| name.starts_with("LIGHTERMAN_"));
+    let (name, value) = pair.ok_or_else(|| format!("`{text}` is not LIGHTERMAN_KEY=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn scale(text: &str) -> Result<f64, String> {
@@ -57,7 +66,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     build_node()?;
     announce(&scenario, &arguments.kafka);
     let progress = !arguments.quiet;
-    let run = Run { scenario: &scenario, scale: arguments.scale, kafka: &arguments.kafka, progress };
+    let (scale, kafka, settings) = (arguments.scale, &arguments.kafka, &arguments.set);
+    let run = Run { scenario: &scenario, scale, kafka, settings, progress };
     let outcome = run.go().await?;
     let comparison = old.map(|old| Comparison::of(&old, &outcome));
     tell(&outcome, comparison.as_ref());

@@ -10,7 +10,7 @@ use loadtest::run::{Kafka, Run};
 use loadtest::scenario::{Scenario, parse, read};
 
 async fn run(scenario: &Scenario, scale: f64) -> Result<Outcome> {
-    let run = Run { scenario, scale, kafka: &Kafka::Embedded, progress: false }.go().await?;
+    let run = Run { scenario, scale, kafka: &Kafka::Embedded, settings: &[], progress: false }.go().await?;
     ensure!(run.is_clean(), "{:?}", run.problems);
     ensure!(run.records == run.delivered, "{} of {}", run.delivered, run.records);
     let partitions = scenario.partitions as u64;
@@ -61,7 +61,10 @@ async fn what_is_not_done_in_time_is_a_problem_and_not_a_hang() -> Result<()> {
     let text = "about = \"x\"\npartitions = 1\nbatch = 1\nwindow = 0\nsettle_seconds = 0\n\
                 [[phase]]\nseconds = 1\nrate = 50\nlatency = 200\n";
     let scenario = parse("late", text)?;
-    let run = Run { scenario: &scenario, scale: 1.0, kafka: &Kafka::Embedded, progress: false }.go().await?;
+    let run =
+        Run { scenario: &scenario, scale: 1.0, kafka: &Kafka::Embedded, settings: &[], progress: false }
+            .go()
+            .await?;
     ensure!(run.problems.iter().any(|problem| problem.contains("not everything was committed")), "{run:?}");
     ensure!(run.problems.iter().any(|problem| problem.contains("Missing")), "{:?}", run.problems);
     ensure!(run.delivered < run.records, "{} of {}", run.delivered, run.records);

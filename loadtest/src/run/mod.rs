@@ -42,6 +42,8 @@ pub struct Run<'r> {
     pub scale: f64,
     /// Where.
     pub kafka: &'r Kafka,
+    /// Settings of the nodes, as their environment has them, over the scenario's.
+    pub settings: &'r [(String, String)],
     /// Says on standard output how it goes.
     pub progress: bool,
 }
@@ -93,7 +95,8 @@ impl Run<'_> {
         let target = Target { servers: &servers, topic: &topic, partitions, value_bytes };
         let open_loop = OpenLoop::connect(&target, scenario.schedule()).await?;
         let lambda = FakeLambda::start().await?;
-        let orders = Orders::of(scenario, &servers, &topic, lambda.endpoint_url());
+        let mut orders = Orders::of(scenario, &servers, &topic, lambda.endpoint_url());
+        orders.settings.extend_from_slice(self.settings);
         let group = orders.group.clone();
         let fleet = Fleet::start(orders, scenario.nodes.count).await?;
         let count = partitions as usize;
