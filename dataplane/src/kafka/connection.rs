@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::error::KafkaError;
+use super::shape;
 use super::transport::{BrokerAddress, Connector, Transport};
 
 /// The versions of one API that we speak; the connection picks the highest the broker has too (KIP-896).
@@ -29,6 +30,8 @@ pub const fn versions(min: i16, max: i16) -> VersionRange {
 const UNSUPPORTED_VERSION: i16 = 35;
 const WRITE_BUFFER_KEEP_MAX: usize = 64 * 1024;
 const LENGTH_BYTES: usize = 4;
+/// Only a fetch brings records; what else a broker says of one topic and one group is far shorter, and no budget counts it.
+const FRAME_BYTES_MAX_WITHOUT_RECORDS: usize = 16 * 1024 * 1024;
 /// A commit's or a heartbeat's answer is shorter; of a fetch's answer so much is moved once more.
 const FIRST_READ_BYTES_MAX: usize = 512;
 
@@ -160,7 +163,7 @@ impl Connection {
 
     async fn receive_frame(&mut self, pending: &Pending, deadline: Duration) -> Result<Bytes, KafkaError> {
         let api = pending.api;
-        match timeout(deadline, self.read_frame()).await {
+        match timeout(deadline, self.read_frame(frame_bytes_max(api))).await {
             Err(_) => Err(KafkaError::Timeout { address: self.address.clone(), api, after: deadline }),
             Ok(Err(source)) if source.kind() == io::ErrorKind::InvalidData => {
                 Err(KafkaError::Frame { address: self.address.clone(), what: source.to_string() })
@@ -172,16 +175,16 @@ impl Connection {
 
     /// One exchange at a time: no byte of another frame can lie behind this one, so the first read asks for more than the
     /// length, and a short answer comes whole.
-    async fn read_frame(&mut self) -> io::Result<Bytes> {
+    async fn read_frame(&mut self, bytes_max: usize) -> io::Result<Bytes> {
         self.inbound.clear();
         self.inbound.reserve(FIRST_READ_BYTES_MAX);
         self.read_until(LENGTH_BYTES, FIRST_READ_BYTES_MAX).await?;
         let length = self.inbound.get_i32();
         let length =
-            usize::try_from(length).ok().filter(|n| (4..=FRAME_BYTES_MAX).contains(n)).ok_or_else(|| {
+            usize::try_from(length).ok().filter(|n| (4..=bytes_max).contains(n)).ok_or_else(|| {
                 io::Error::new(
                     io::ErrorKind::InvalidData,
-                    format!("frame length {length} is not within 4..={FRAME_BYTES_MAX}"),
+                    format!("frame length {length} is not within 4..={bytes_max}"),
                 )
             })?;
         self.inbound.reserve(length.saturating_sub(self.inbound.len()));
@@ -220,6 +223,7 @@ impl Connection {
                 header.correlation_id, pending.correlation
             )));
         }
+        shape::check(pending.api, pending.version, frame).map_err(unreadable)?;
         let body = B::decode(frame, pending.version).map_err(|error| unreadable(error.to_string()))?;
         if frame.has_remaining() {
             return Err(unreadable(format!("{} bytes are left over", frame.remaining())));
@@ -287,6 +291,10 @@ impl Connection {
         self.spoiled = false;
         Ok(body)
     }
+}
+
+fn frame_bytes_max(api: ApiKey) -> usize {
+    if api == ApiKey::Fetch { FRAME_BYTES_MAX } else { FRAME_BYTES_MAX_WITHOUT_RECORDS }
 }
 
 fn api_of<R: Request>() -> ApiKey {

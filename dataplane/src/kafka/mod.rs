@@ -7,4 +7,5 @@ pub mod error;
 pub mod fetch;
 pub mod group;
 pub mod offsets;
+mod shape;
 pub mod transport;

@@ -1,0 +1,527 @@
+//! What a reply may cost before it is decoded. The decoder trusts each array's count and takes memory for it at once: a count of
+//! 2³¹−1 in a frame of forty bytes asks for hundreds of gigabytes, and a frame stuffed with the smallest entries becomes thirty
+//! times its size. A walk over the reply's shape refuses both (D1).
+
+use std::mem::size_of;
+
+use bytes::{Buf, Bytes};
+use kafka_protocol::messages::{
+    ApiKey, api_versions_response as api_versions, fetch_response as fetch, join_group_response as join,
+    list_offsets_response as list, metadata_response as metadata, offset_commit_response as commit,
+    offset_fetch_response as offset_fetch, offset_for_leader_epoch_response as epochs,
+};
+
+/// What the structs of one reply may take, records and texts aside: those are slices of the frame.
+const DECODED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What a field that nobody knows takes in the map of such fields.
+const TAG_BYTES: usize = 64;
+
+enum Kind {
+    /// So many bytes.
+    Fixed(usize),
+    /// A string or nothing.
+    Text,
+    /// Bytes or nothing.
+    Blob,
+    /// Entries of these fields, each so large once decoded, and what may stand behind each.
+    List(&'static [Field], usize, Tagged),
+    /// Fields, and behind them those that nobody knows.
+    Struct(&'static [Field]),
+    /// Four bytes each.
+    Ints,
+}
+
+/// Fields that stand behind a struct under a number.
+type Tagged = &'static [(u32, &'static [Field])];
+
+struct Field {
+    since: i16,
+    until: i16,
+    kind: Kind,
+}
+
+/// A struct's fields, and those that stand behind it under a tag.
+struct Shape {
+    flexible_since: i16,
+    fields: &'static [Field],
+    tagged: Tagged,
+}
+
+const fn always(kind: Kind) -> Field {
+    Field { since: 0, until: i16::MAX, kind }
+}
+
+const fn since(since: i16, kind: Kind) -> Field {
+    Field { since, until: i16::MAX, kind }
+}
+
+const fn within(since: i16, until: i16, kind: Kind) -> Field {
+    Field { since, until, kind }
+}
+
+const fn plain(flexible_since: i16, fields: &'static [Field]) -> Shape {
+    Shape { flexible_since, fields, tagged: &[] }
+}
+
+const fn list(fields: &'static [Field], bytes: usize) -> Kind {
+    List(fields, bytes, &[])
+}
+
+use Kind::{Blob, Fixed, Ints, List, Struct, Text};
+
+static FETCH: Shape = plain(
+    12,
+    &[
+        since(1, Fixed(4)),
+        since(7, Fixed(6)),
+        always(list(
+            &[
+                within(0, 12, Text),
+                since(13, Fixed(16)),
+                always(List(
+                    &[
+                        always(Fixed(14)),
+                        since(4, Fixed(8)),
+                        since(5, Fixed(8)),
+                        since(4, list(&[always(Fixed(16))], size_of::<fetch::AbortedTransaction>())),
+                        since(11, Fixed(4)),
+                        always(Blob),
+                    ],
+                    size_of::<fetch::PartitionData>(),
+                    &[
+                        (0, &[always(Struct(&[always(Fixed(12))]))]),
+                        (1, &[always(Struct(&[always(Fixed(8))]))]),
+                        (2, &[always(Struct(&[always(Fixed(12))]))]),
+                    ],
+                )),
+            ],
+            size_of::<fetch::FetchableTopicResponse>(),
+        )),
+    ],
+);
+
+static LIST_OFFSETS: Shape = plain(
+    6,
+    &[
+        since(2, Fixed(4)),
+        always(list(
+            &[
+                always(Text),
+                always(list(
+                    &[always(Fixed(22)), since(4, Fixed(4))],
+                    size_of::<list::ListOffsetsPartitionResponse>(),
+                )),
+            ],
+            size_of::<list::ListOffsetsTopicResponse>(),
+        )),
+    ],
+);
+
+static METADATA: Shape = plain(
+    9,
+    &[
+        since(3, Fixed(4)),
+        always(list(
+            &[always(Fixed(4)), always(Text), always(Fixed(4)), since(1, Text)],
+            size_of::<metadata::MetadataResponseBroker>(),
+        )),
+        since(2, Text),
+        since(1, Fixed(4)),
+        always(list(
+            &[
+                always(Fixed(2)),
+                always(Text),
+                since(10, Fixed(16)),
+                since(1, Fixed(1)),
+                always(list(
+                    &[always(Fixed(10)), since(7, Fixed(4)), always(Ints), always(Ints), since(5, Ints)],
+                    size_of::<metadata::MetadataResponsePartition>(),
+                )),
+                since(8, Fixed(4)),
+            ],
+            size_of::<metadata::MetadataResponseTopic>(),
+        )),
+        within(8, 10, Fixed(4)),
+    ],
+);
+
+static OFFSET_COMMIT: Shape = plain(
+    8,
+    &[
+        since(3, Fixed(4)),
+        always(list(
+            &[
+                always(Text),
+                always(list(&[always(Fixed(6))], size_of::<commit::OffsetCommitResponsePartition>())),
+            ],
+            size_of::<commit::OffsetCommitResponseTopic>(),
+        )),
+    ],
+);
+
+static OFFSET_FETCH: Shape = plain(
+    6,
+    &[
+        since(3, Fixed(4)),
+        always(list(
+            &[
+                always(Text),
+                always(list(
+                    &[always(Fixed(12)), since(5, Fixed(4)), always(Text), always(Fixed(2))],
+                    size_of::<offset_fetch::OffsetFetchResponsePartition>(),
+                )),
+            ],
+            size_of::<offset_fetch::OffsetFetchResponseTopic>(),
+        )),
+        since(2, Fixed(2)),
+    ],
+);
+
+static LEADER_EPOCHS: Shape = plain(
+    4,
+    &[
+        since(2, Fixed(4)),
+        always(list(
+            &[
+                always(Text),
+                always(list(
+                    &[always(Fixed(6)), since(1, Fixed(4)), always(Fixed(8))],
+                    size_of::<epochs::EpochEndOffset>(),
+                )),
+            ],
+            size_of::<epochs::OffsetForLeaderTopicResult>(),
+        )),
+    ],
+);
+
+static JOIN_GROUP: Shape = plain(
+    6,
+    &[
+        since(2, Fixed(4)),
+        always(Fixed(6)),
+        since(7, Text),
+        always(Text),
+        always(Text),
+        since(9, Fixed(1)),
+        always(Text),
+        always(list(
+            &[always(Text), since(5, Text), always(Blob)],
+            size_of::<join::JoinGroupResponseMember>(),
+        )),
+    ],
+);
+
+static API_VERSIONS: Shape = Shape {
+    flexible_since: 3,
+    fields: &[
+        always(Fixed(2)),
+        always(list(&[always(Fixed(6))], size_of::<api_versions::ApiVersion>())),
+        since(1, Fixed(4)),
+    ],
+    tagged: &[
+        (
+            0,
+            &[always(list(
+                &[always(Text), always(Fixed(4))],
+                size_of::<api_versions::SupportedFeatureKey>(),
+            ))],
+        ),
+        (1, &[always(Fixed(8))]),
+        (
+            2,
+            &[always(list(
+                &[always(Text), always(Fixed(4))],
+                size_of::<api_versions::FinalizedFeatureKey>(),
+            ))],
+        ),
+        (3, &[always(Fixed(1))]),
+    ],
+};
+
+fn shape_of(api: ApiKey) -> Option<&'static Shape> {
+    Some(match api {
+        ApiKey::Fetch => &FETCH,
+        ApiKey::ListOffsets => &LIST_OFFSETS,
+        ApiKey::Metadata => &METADATA,
+        ApiKey::OffsetCommit => &OFFSET_COMMIT,
+        ApiKey::OffsetFetch => &OFFSET_FETCH,
+        ApiKey::OffsetForLeaderEpoch => &LEADER_EPOCHS,
+        ApiKey::JoinGroup => &JOIN_GROUP,
+        ApiKey::ApiVersions => &API_VERSIONS,
+        // The others hold no lists in the versions that we speak.
+        _ => return None,
+    })
+}
+
+/// Refuses a reply whose lists do not fit into its bytes, or whose entries would take too much; `body` begins behind the header.
+pub(super) fn check(api: ApiKey, version: i16, body: &Bytes) -> Result<(), String> {
+    let Some(shape) = shape_of(api) else { return Ok(()) };
+    let flexible = version >= shape.flexible_since;
+    let mut walk = Walk { left: body, version, flexible, cost: 0 };
+    walk.fields(shape.fields)?;
+    if flexible { walk.tags(shape.tagged) } else { Ok(()) }
+}
+
+struct Walk<'b> {
+    left: &'b [u8],
+    version: i16,
+    flexible: bool,
+    cost: usize,
+}
+
+impl Walk<'_> {
+    fn fields(&mut self, fields: &'static [Field]) -> Result<(), String> {
+        let version = self.version;
+        for field in fields.iter().filter(|field| (field.since..=field.until).contains(&version)) {
+            match &field.kind {
+                Fixed(bytes) => self.skip(*bytes)?,
+                Text => {
+                    let bytes = if self.flexible { self.compact()? } else { self.short()? };
+                    self.skip(bytes)?;
+                }
+                Blob => {
+                    let bytes = self.count()?;
+                    self.skip(bytes)?;
+                }
+                Ints => {
+                    let entries = self.count()?;
+                    self.pay(entries, size_of::<i32>())?;
+                    self.skip(entries.saturating_mul(4))?;
+                }
+                List(of, bytes, tagged) => self.list(of, *bytes, tagged)?,
+                Struct(of) => {
+                    self.fields(of)?;
+                    self.tags(&[])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, of: &'static [Field], bytes: usize, tagged: Tagged) -> Result<(), String> {
+        let entries = self.count()?;
+        if entries > self.left.len() {
+            return Err(format!("{entries} entries in {} bytes", self.left.len()));
+        }
+        self.pay(entries, bytes)?;
+        for _ in 0..entries {
+            self.fields(of)?;
+            if self.flexible {
+                self.tags(tagged)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The fields behind a struct: the decoder reads those it knows by their shape, and keeps the others.
+    fn tags(&mut self, known: Tagged) -> Result<(), String> {
+        let tags = self.varint()?;
+        for _ in 0..tags {
+            let (tag, bytes) = (self.varint()?, self.varint()?);
+            match known.iter().find(|(known, _)| *known == tag) {
+                Some((_, fields)) => self.fields(fields)?,
+                None => {
+                    self.pay(1, TAG_BYTES)?;
+                    self.skip(bytes as usize)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pay(&mut self, entries: usize, bytes: usize) -> Result<(), String> {
+        self.cost = self.cost.saturating_add(entries.saturating_mul(bytes));
+        if self.cost > DECODED_BYTES_MAX {
+            return Err(format!("its entries would take more than {DECODED_BYTES_MAX} bytes"));
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, bytes: usize) -> Result<(), String> {
+        self.left = self.left.get(bytes..).ok_or("it ends too early")?;
+        Ok(())
+    }
+
+    fn count(&mut self) -> Result<usize, String> {
+        if self.flexible {
+            return self.compact();
+        }
+        let count = self.left.try_get_i32().map_err(|_| "it ends too early")?;
+        if count < -1 { Err(format!("a length of {count}")) } else { Ok(count.max(0) as usize) }
+    }
+
+    fn short(&mut self) -> Result<usize, String> {
+        let count = self.left.try_get_i16().map_err(|_| "it ends too early")?;
+        if count < -1 { Err(format!("a length of {count}")) } else { Ok(count.max(0) as usize) }
+    }
+
+    fn compact(&mut self) -> Result<usize, String> {
+        Ok(self.varint()?.saturating_sub(1) as usize)
+    }
+
+    fn varint(&mut self) -> Result<u32, String> {
+        let mut value = 0;
+        for shift in (0..35).step_by(7) {
+            let byte = self.left.try_get_u8().map_err(|_| "it ends too early")?;
+            value |= u32::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("a number without end".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{BufMut, BytesMut};
+    use kafka_protocol::messages::fetch_response::{
+        AbortedTransaction, EpochEndOffset, FetchableTopicResponse, PartitionData,
+    };
+    use kafka_protocol::messages::*;
+    use kafka_protocol::protocol::StrBytes;
+
+    use super::*;
+
+    const SPOKEN: &[(ApiKey, i16, i16)] = &[
+        (ApiKey::Fetch, 4, 12),
+        (ApiKey::ListOffsets, 1, 7),
+        (ApiKey::Metadata, 4, 9),
+        (ApiKey::OffsetCommit, 2, 8),
+        (ApiKey::OffsetFetch, 1, 7),
+        (ApiKey::OffsetForLeaderEpoch, 2, 4),
+        (ApiKey::JoinGroup, 2, 7),
+        (ApiKey::ApiVersions, 0, 3),
+    ];
+
+    fn text(text: &'static str) -> StrBytes {
+        StrBytes::from_static_str(text)
+    }
+
+    fn fetched() -> FetchResponse {
+        let aborted = vec![AbortedTransaction::default(); 3];
+        let part = |index: i32| {
+            PartitionData::default()
+                .with_partition_index(index)
+                .with_aborted_transactions(Some(aborted.clone()))
+                .with_records(Some(Bytes::from_static(b"records")))
+        };
+        let topic = FetchableTopicResponse::default().with_topic(TopicName(text("orders")));
+        FetchResponse::default().with_responses(vec![topic.with_partitions(vec![part(0), part(1)])])
+    }
+
+    /// A reply with two of everything.
+    fn reply(api: ApiKey, version: i16) -> ResponseKind {
+        let name = || TopicName(text("orders"));
+        match api {
+            ApiKey::Fetch => ResponseKind::Fetch(fetched()),
+            ApiKey::ListOffsets => {
+                let topic = list::ListOffsetsTopicResponse::default()
+                    .with_name(name())
+                    .with_partitions(vec![Default::default(); 2]);
+                ResponseKind::ListOffsets(ListOffsetsResponse::default().with_topics(vec![topic; 2]))
+            }
+            ApiKey::Metadata => {
+                let part = metadata::MetadataResponsePartition::default()
+                    .with_replica_nodes(vec![1.into(), 2.into()])
+                    .with_isr_nodes(vec![1.into()]);
+                let topic = metadata::MetadataResponseTopic::default()
+                    .with_name(Some(name()))
+                    .with_partitions(vec![part; 2]);
+                let broker = metadata::MetadataResponseBroker::default().with_host(text("host"));
+                let reply = MetadataResponse::default()
+                    .with_brokers(vec![broker; 2])
+                    .with_cluster_id(Some(text("id")))
+                    .with_topics(vec![topic; 2]);
+                ResponseKind::Metadata(reply)
+            }
+            ApiKey::OffsetCommit => {
+                let topic = commit::OffsetCommitResponseTopic::default()
+                    .with_name(name())
+                    .with_partitions(vec![Default::default(); 2]);
+                ResponseKind::OffsetCommit(OffsetCommitResponse::default().with_topics(vec![topic; 2]))
+            }
+            ApiKey::OffsetFetch => {
+                let part =
+                    offset_fetch::OffsetFetchResponsePartition::default().with_metadata(Some(text("n=2")));
+                let topic = offset_fetch::OffsetFetchResponseTopic::default()
+                    .with_name(name())
+                    .with_partitions(vec![part; 2]);
+                ResponseKind::OffsetFetch(OffsetFetchResponse::default().with_topics(vec![topic; 2]))
+            }
+            ApiKey::OffsetForLeaderEpoch => {
+                let topic = epochs::OffsetForLeaderTopicResult::default()
+                    .with_topic(name())
+                    .with_partitions(vec![Default::default(); 2]);
+                let reply = OffsetForLeaderEpochResponse::default().with_topics(vec![topic; 2]);
+                ResponseKind::OffsetForLeaderEpoch(reply)
+            }
+            ApiKey::JoinGroup => {
+                let member = join::JoinGroupResponseMember::default()
+                    .with_member_id(text("member"))
+                    .with_metadata(Bytes::from_static(b"subscription"));
+                let reply = JoinGroupResponse::default()
+                    .with_protocol_name(Some(text("cooperative-sticky")))
+                    .with_members(vec![member; 2]);
+                ResponseKind::JoinGroup(reply)
+            }
+            _ => {
+                let reply = ApiVersionsResponse::default().with_api_keys(vec![Default::default(); 2]);
+                let feature = api_versions::SupportedFeatureKey::default().with_name(text("kraft.version"));
+                ResponseKind::ApiVersions(match version {
+                    3 => reply.with_supported_features(vec![feature; 2]).with_finalized_features_epoch(7),
+                    _ => reply,
+                })
+            }
+        }
+    }
+
+    fn encoded(reply: &ResponseKind, version: i16) -> Bytes {
+        let mut bytes = BytesMut::new();
+        reply.encode(&mut bytes, version).expect("encodes");
+        bytes.freeze()
+    }
+
+    #[test]
+    fn what_brokers_send_passes_in_every_version_and_a_cut_of_it_does_not() {
+        for (api, min, max) in SPOKEN {
+            for version in *min..=*max {
+                let bytes = encoded(&reply(*api, version), version);
+                assert_eq!(check(*api, version, &bytes), Ok(()), "{api:?} {version}");
+                for end in 0..bytes.len() {
+                    assert!(check(*api, version, &bytes.slice(..end)).is_err(), "{api:?} {version} {end}");
+                }
+            }
+        }
+        let diverged = EpochEndOffset::default().with_epoch(3).with_end_offset(9);
+        let mut fetched = fetched();
+        fetched.responses[0].partitions[0].diverging_epoch = diverged;
+        let bytes = encoded(&ResponseKind::Fetch(fetched), 12);
+        assert_eq!(check(ApiKey::Fetch, 12, &bytes), Ok(()));
+    }
+
+    #[test]
+    fn d1_no_count_is_believed_beyond_its_bytes() {
+        // Behind the throttle time, the list of topics.
+        let mut lie = BytesMut::new();
+        lie.put_i32(0);
+        lie.put_i32(i32::MAX);
+        assert!(check(ApiKey::OffsetCommit, 7, &lie.freeze()).is_err());
+        let mut lie = BytesMut::new();
+        lie.put_i32(0);
+        lie.put_slice(&[0xff, 0xff, 0xff, 0xff, 0x0f]);
+        assert!(check(ApiKey::OffsetCommit, 8, &lie.freeze()).is_err());
+    }
+
+    #[test]
+    fn d1_a_frame_stuffed_with_the_smallest_entries_is_refused() {
+        const ENTRIES: usize = 1024 * 1024;
+        let mut stuffed = BytesMut::new();
+        stuffed.put_i32(0);
+        stuffed.put_i32(ENTRIES as i32);
+        // No name, no partitions.
+        stuffed.put_bytes(0, ENTRIES * 6);
+        let error = check(ApiKey::OffsetCommit, 7, &stuffed.freeze()).expect_err("too much");
+        assert!(error.contains("would take more"), "{error}");
+    }
+}
