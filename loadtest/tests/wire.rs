@@ -463,7 +463,8 @@ const HOSTILITIES: &[(&str, Hostility)] = &[
     ("garbage", Hostility::Garbage),
     ("million-entries", Hostility::Entries(1_000_000)),
     ("most-entries", Hostility::Entries(i32::MAX as u32 - 1)),
-    ("stuffed", Hostility::Stuffed(16 * 1024 * 1024)),
+    ("stuffed", Hostility::Stuffed(4 * 1024 * 1024)),
+    ("overstuffed", Hostility::Stuffed(64 * 1024 * 1024)),
 ];
 /// What a node of a memory budget of 64 MiB may hold in a debug build, whatever a broker sends.
 const HOSTILE_RESIDENT_MIB_MAX: u64 = 256;
