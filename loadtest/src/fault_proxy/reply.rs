@@ -54,23 +54,6 @@ pub(super) fn set_code(reply: &mut ResponseKind, code: i16) {
                 reply.error_code = code;
             }
         }
-        ResponseKind::FindCoordinator(reply) => {
-            (reply.error_code, reply.port) = (code, -1);
-            reply.host = Default::default();
-        }
-        ResponseKind::JoinGroup(reply) => {
-            reply.error_code = code;
-            reply.members.clear();
-            // A member that needs an id is told it.
-            if code != 79 {
-                (reply.generation_id, reply.member_id) = (-1, Default::default());
-            }
-        }
-        ResponseKind::SyncGroup(reply) => {
-            (reply.error_code, reply.assignment) = (code, Bytes::new());
-        }
-        ResponseKind::Heartbeat(reply) => reply.error_code = code,
-        ResponseKind::LeaveGroup(reply) => reply.error_code = code,
         ResponseKind::Metadata(reply) => {
             for topic in &mut reply.topics {
                 topic.error_code = code;
@@ -90,6 +73,29 @@ pub(super) fn set_code(reply: &mut ResponseKind, code: i16) {
             reply.error_code = code;
             reply.api_keys.clear();
         }
+        reply => set_code_of_group(reply, code),
+    }
+}
+
+fn set_code_of_group(reply: &mut ResponseKind, code: i16) {
+    match reply {
+        ResponseKind::FindCoordinator(reply) => {
+            (reply.error_code, reply.port) = (code, -1);
+            reply.host = Default::default();
+        }
+        ResponseKind::JoinGroup(reply) => {
+            reply.error_code = code;
+            reply.members.clear();
+            // A member that needs an id is told it.
+            if code != 79 {
+                (reply.generation_id, reply.member_id) = (-1, Default::default());
+            }
+        }
+        ResponseKind::SyncGroup(reply) => {
+            (reply.error_code, reply.assignment) = (code, Bytes::new());
+        }
+        ResponseKind::Heartbeat(reply) => reply.error_code = code,
+        ResponseKind::LeaveGroup(reply) => reply.error_code = code,
         _ => {}
     }
 }
