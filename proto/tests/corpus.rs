@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 
 #[path = "../fuzz/subjects/api.rs"]
 mod api;
+#[path = "../fuzz/subjects/commit_metadata.rs"]
+mod commit_metadata;
 #[path = "../fuzz/subjects/filter.rs"]
 mod filter;
 #[path = "../fuzz/subjects/records.rs"]
@@ -77,6 +79,12 @@ fn the_response_corpus_holds_and_reads() {
 }
 
 #[test]
+fn the_commit_metadata_corpus_holds_and_reads() {
+    let read: usize = seeds("commit_metadata").iter().map(|seed| commit_metadata::run(seed)).sum();
+    assert!(read > 0, "some of it is ours");
+}
+
+#[test]
 fn the_api_corpus_holds_and_reads() {
     let accepted: usize = seeds("api").iter().map(|seed| api::run(seed)).sum();
     assert!(accepted > 0, "some of it is good");
@@ -128,6 +136,16 @@ proptest! {
     ) {
         let all = seeds("response");
         response::run(&bent(all[at.index(all.len())].clone(), &changes, cut));
+    }
+
+    #[test]
+    fn neighbours_of_the_commit_metadata_corpus_hold(
+        at: prop::sample::Index,
+        changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
+        cut: usize,
+    ) {
+        let all = seeds("commit_metadata");
+        commit_metadata::run(&bent(all[at.index(all.len())].clone(), &changes, cut));
     }
 
     #[test]
