@@ -118,6 +118,7 @@ fn cores_know_nothing_of_threads_sockets_clocks_and_chance() {
             "offered.rs",
             "trouble.rs",
             "sparse.rs",
+            "refusals.rs",
             "work.rs",
             "cut.rs",
             "settle.rs",

@@ -188,7 +188,7 @@ impl Run<'_> {
 fn problems_of(verdict: &Verdict, repeats_max: u64) -> Vec<String> {
     let all = verdict.violations.len();
     let mut problems: Vec<String> =
-        verdict.violations.iter().take(TOLD_MAX).map(|violation| violation.to_string()).collect();
+        verdict.violations.iter().take(TOLD_MAX).map(ToString::to_string).collect();
     if all > TOLD_MAX {
         problems.push(format!("and {} more violations", all - TOLD_MAX));
     }

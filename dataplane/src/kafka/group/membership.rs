@@ -89,7 +89,7 @@ pub enum CommitFailure {
 enum Command {
     Released(Vec<i32>),
     Quiesced,
-    CommitRefused(ResponseError),
+    CommitRefused(i32, ResponseError),
     Committed(Vec<i32>, oneshot::Sender<Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError>>),
     Leave(oneshot::Sender<()>),
 }
@@ -185,7 +185,7 @@ impl Membership {
         let who = CommitAs { group: self.settings.group.clone(), generation, member };
         let codes = requests::commit(&self.lines, &self.settings, &who, &offsets).await?;
         if let Some(code) = codes.values().flatten().next() {
-            self.say(Command::CommitRefused(*code));
+            self.say(Command::CommitRefused(who.generation, *code));
         }
         Ok(codes)
     }
@@ -314,8 +314,8 @@ impl Member {
                 self.carry_out(effects);
             }
             Command::Quiesced => self.core.quiesced(),
-            Command::CommitRefused(code) => {
-                let effects = self.core.commit_refused(clock::now(), code, random());
+            Command::CommitRefused(generation, code) => {
+                let effects = self.core.commit_refused(clock::now(), generation, code, random());
                 self.carry_out(effects);
             }
             Command::Committed(partitions, reply) => {

@@ -71,7 +71,7 @@ impl Node {
             }
         }
         let Some((generation, member)) = self.group.core.commit_identity() else {
-            return self.commits_answered(outside, None);
+            return self.commits_answered(outside, -1, None);
         };
         let member = member.to_owned();
         let partitions_at_activation = self.member.activated;
@@ -85,14 +85,14 @@ impl Node {
             })
             .collect();
         let request = Request::Commit { member, generation, commits };
-        self.on_line(outside, Line::Commit, LinePurpose::Commits, request, DEADLINE);
+        self.on_line(outside, Line::Commit, LinePurpose::Commits { generation }, request, DEADLINE);
     }
 
-    pub(super) fn commits_answered(&mut self, outside: &mut Outside, reply: Option<Reply>) {
+    pub(super) fn commits_answered(&mut self, outside: &mut Outside, generation: i32, reply: Option<Reply>) {
         let codes = if let Some(Reply::Commit(codes)) = reply { Some(codes) } else { None };
         if let Some(code) = codes.iter().flat_map(BTreeMap::values).flatten().next().copied() {
             self.refused(code);
-            self.group_step(outside, |core, now, random| core.commit_refused(now, code, random));
+            self.group_step(outside, |core, now, random| core.commit_refused(now, generation, code, random));
         }
         let outcome = |code: Option<Code>| outcome_of(code);
         let outcome_of = |partition: i32| match &codes {

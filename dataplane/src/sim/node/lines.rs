@@ -27,8 +27,8 @@ pub(super) enum LinePurpose {
     Sync,
     Heartbeat(u64),
     Leave,
-    Commits,
-    StartCommit { resolve: u64 },
+    Commits { generation: i32 },
+    StartCommit { resolve: u64, generation: i32 },
     Committed { resolve: u64 },
 }
 
@@ -143,8 +143,10 @@ impl Node {
             LinePurpose::Sync => self.synced(outside, reply),
             LinePurpose::Heartbeat(seq) => self.heartbeat_answered(outside, seq, reply),
             LinePurpose::Leave => self.has_left(),
-            LinePurpose::Commits => self.commits_answered(outside, reply),
-            LinePurpose::StartCommit { resolve } => self.start_committed(outside, resolve, reply),
+            LinePurpose::Commits { generation } => self.commits_answered(outside, generation, reply),
+            LinePurpose::StartCommit { resolve, generation } => {
+                self.start_committed(outside, resolve, generation, reply);
+            }
             LinePurpose::Committed { resolve } => self.resolve_committed(outside, resolve, reply),
         }
         self.pump_line(outside, line);

@@ -148,16 +148,30 @@ impl Node {
             return self.resolve_failed(outside, resolve);
         };
         let request = Request::Commit { member: member.to_owned(), generation, commits };
-        self.on_line(outside, Line::Commit, LinePurpose::StartCommit { resolve }, request, DEADLINE);
+        self.on_line(
+            outside,
+            Line::Commit,
+            LinePurpose::StartCommit { resolve, generation },
+            request,
+            DEADLINE,
+        );
     }
 
-    pub(super) fn start_committed(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
+    pub(super) fn start_committed(
+        &mut self,
+        outside: &mut Outside,
+        resolve: u64,
+        generation: i32,
+        reply: Option<Reply>,
+    ) {
         match reply {
             Some(Reply::Commit(codes)) => match codes.values().flatten().next().copied() {
                 None => self.resolve_step(outside, resolve),
                 Some(code) => {
                     self.refused(code);
-                    self.group_step(outside, |core, now, random| core.commit_refused(now, code, random));
+                    self.group_step(outside, |core, now, random| {
+                        core.commit_refused(now, generation, code, random)
+                    });
                     self.resolve_failed(outside, resolve);
                 }
             },

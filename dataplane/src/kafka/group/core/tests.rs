@@ -65,8 +65,20 @@ fn h1_a_fencing_code_on_any_request_loses_everything_at_once() {
         let seq = beat(&mut by_heartbeat, 103);
         assert_eq!(lost(&by_heartbeat.heartbeat_answered(at(103), seq, Err(Failure::Code(code)), 0)), [0, 1]);
         let mut by_commit = stable(&[0, 1]);
-        assert_eq!(lost(&by_commit.commit_refused(at(103), code, 0)), [0, 1]);
+        assert_eq!(lost(&by_commit.commit_refused(at(103), 1, code, 0)), [0, 1]);
     }
+}
+
+/// The answer to a commit of generation 1 comes when generation 2 is in force.
+#[test]
+fn drn_1_a_refusal_of_the_generation_before_takes_nothing_away() {
+    let mut core = stable(&[0, 1]);
+    join_again(&mut core, 104, 2, &[0, 1]);
+    assert!(core.commit_refused(at(105), 1, ResponseError::IllegalGeneration, 0).is_empty());
+    assert_eq!(lost(&core.commit_refused(at(105), 2, ResponseError::IllegalGeneration, 0)), [0, 1]);
+    let mut expelled = stable(&[0, 1]);
+    join_again(&mut expelled, 104, 2, &[0, 1]);
+    assert_eq!(lost(&expelled.commit_refused(at(105), 1, ResponseError::UnknownMemberId, 0)), [0, 1]);
 }
 
 #[test]
@@ -97,10 +109,10 @@ fn join_again(core: &mut GroupCore, second: u64, generation: i32, partitions: &[
 #[test]
 fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
     let mut core = stable(&[0]);
-    core.commit_refused(at(103), ResponseError::UnknownMemberId, 0);
+    core.commit_refused(at(103), 1, ResponseError::UnknownMemberId, 0);
     assert!(core.tick(at(104), 0).is_empty());
     let mut other = stable(&[0]);
-    other.commit_refused(at(103), ResponseError::UnknownMemberId, 0);
+    other.commit_refused(at(103), 1, ResponseError::UnknownMemberId, 0);
     other.quiesced();
     assert_eq!(other.tick(at(104), 0), [Effect::FindCoordinator]);
     assert_eq!(core.tick(at(111), 0), [Effect::FindCoordinator], "the session must have expired by now");

@@ -1,0 +1,90 @@
+//! What a membership does when the group says no, and when it says nothing.
+
+use std::time::Duration;
+
+use kafka_protocol::error::ResponseError;
+use lighterman_proto::units::Moment;
+
+use super::{Effects, GroupCore, State};
+use crate::kafka::group::effects::{Effect, Failure, is_fencing, is_for_a_person, text_for};
+use crate::kafka::group::lease::margin;
+
+/// How often a member that cannot be in the group for a reason a person must mend tries again.
+const FATAL_RETRY: Duration = Duration::from_secs(15);
+
+impl GroupCore {
+    /// A commit that was sent under `generation` was refused. Of an earlier one it says nothing: the next is in force already.
+    pub fn commit_refused(
+        &mut self,
+        now: Moment,
+        generation: i32,
+        code: ResponseError,
+        random: u64,
+    ) -> Effects {
+        let mut out = Effects::new();
+        let expels = Failure::Code(code).expels();
+        if self.state == State::Stable && (expels || generation == self.generation) {
+            match code {
+                ResponseError::RebalanceInProgress => self.join(now, &mut out),
+                code if is_fencing(code) => self.failed(Failure::Code(code), now, random, &mut out),
+                _ => {}
+            }
+        }
+        out
+    }
+
+    pub(super) fn failed(&mut self, failure: Failure, now: Moment, random: u64, out: &mut Effects) {
+        match failure {
+            Failure::Code(code) if is_fencing(code) => {
+                self.lose_all(&format!("the group's coordinator says {code}"), now, out);
+                if code != ResponseError::IllegalGeneration {
+                    self.member.clear();
+                }
+                self.go_out(now, Duration::ZERO);
+            }
+            Failure::Code(ResponseError::RebalanceInProgress) => self.join(now, out),
+            Failure::Code(code) if is_for_a_person(code) => {
+                self.trouble(text_for(code), out);
+                self.go_out(now, FATAL_RETRY);
+            }
+            Failure::Code(code) => self.retry(format!("group coordinator: {code}"), now, random, out),
+            Failure::Transport(error) => self.retry(error, now, random, out),
+            Failure::MemberIdRequired(_) => self.go_out(now, Duration::ZERO),
+        }
+    }
+
+    pub(super) fn retry(&mut self, error: String, now: Moment, random: u64, out: &mut Effects) {
+        let wait = self.backoff.next(random);
+        if self.backoff.failures() > 1 {
+            self.trouble(error, out);
+        }
+        self.go_out(now, wait);
+    }
+
+    /// What we own stays ours until the lease ends: only the conversation begins anew.
+    pub(super) fn go_out(&mut self, now: Moment, wait: Duration) {
+        self.state = State::Out;
+        self.retry_at = now + wait;
+        self.heartbeat = None;
+    }
+
+    pub(super) fn trouble(&mut self, text: String, out: &mut Effects) {
+        self.in_trouble = true;
+        out.push(Effect::Trouble(text));
+    }
+
+    pub(super) fn lose_all(&mut self, reason: &str, now: Moment, out: &mut Effects) {
+        let session_ends = now.max(self.lease_until) + margin(self.timing.session_timeout);
+        let partitions: Vec<i32> = std::mem::take(&mut self.owned).into_iter().collect();
+        self.revoking.clear();
+        self.assigned.clear();
+        self.generation = -1;
+        self.leads = false;
+        self.lease_until = Moment::default();
+        out.push(Effect::EndLease);
+        if !partitions.is_empty() {
+            self.hold_until = mutant!("rejoins-over-running-invocations", Some(session_ends), None);
+            out.push(Effect::Lost { partitions, reason: reason.to_owned() });
+        }
+    }
+}
