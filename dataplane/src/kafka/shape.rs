@@ -380,6 +380,7 @@ mod tests {
     };
     use kafka_protocol::messages::*;
     use kafka_protocol::protocol::StrBytes;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -523,5 +524,29 @@ mod tests {
         stuffed.put_bytes(0, ENTRIES * 6);
         let error = check(ApiKey::OffsetCommit, 7, &stuffed.freeze()).expect_err("too much");
         assert!(error.contains("would take more"), "{error}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Whatever passes is decoded without a panic, and without more memory than was paid for.
+        #[test]
+        fn neighbours_of_good_replies_are_refused_or_read(
+            which in 0..SPOKEN.len(),
+            at_version: prop::sample::Index,
+            changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 1..5),
+        ) {
+            let (api, min, max) = SPOKEN[which];
+            let version = min + at_version.index((max - min) as usize + 1) as i16;
+            let mut bytes = BytesMut::from(&encoded(&reply(api, version), version)[..]);
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let mut bytes = bytes.freeze();
+            if check(api, version, &bytes).is_ok() {
+                let _ = ResponseKind::decode(api, &mut bytes, version);
+            }
+        }
     }
 }
