@@ -38,6 +38,7 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (1137, "a partition added twice over was taken for one that lost its commit"),
     (2803, "two resolvers, and the later one's beginning overwrote a commit"),
     (2338, "the lease outlived a barrier that was not reached"),
+    (52150, "nobody looked again at an offer whose record had grown too old"),
     (6118, "outcomes that were not acknowledged went with a truncated log"),
 ];
 

@@ -40,6 +40,9 @@ impl PartitionCore {
         let is_time = self.offered_until.is_some_and(|until| until <= now);
         if self.work.cut.records > before || is_time {
             self.show(now, tools, out);
+        } else {
+            // The call that was arranged may have been for an offer before this one.
+            self.call_me_at(self.offered_until, now, out);
         }
     }
 
