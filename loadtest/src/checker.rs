@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lighterman::history::{self, Checker, Rules, Share, Violation};
+use lighterman::history::{self, Checker, Invariant, Rules, Share, Violation};
 use lighterman_proto::units::Moment;
 
 use crate::function::{Act, Event};
@@ -37,22 +37,55 @@ pub fn check(produced: &BTreeMap<i32, BTreeSet<i64>>, events: &[Event]) -> Verdi
         }
     }
     // Their order is known, their times are not.
-    let mut at = begin;
+    let (mut at, mut open, mut unexpected) = (begin, BTreeMap::new(), Vec::new());
     for (number, event) in (1..).zip(events) {
         at = Moment::from_micros(number);
-        checker.take(at, &told(event));
+        match event {
+            Event::Start { id, offsets } => drop(open.insert(*id, offsets)),
+            Event::End { id, failed, .. } if takes(event) => {
+                let taken = open.remove(id).into_iter().flatten();
+                let taken =
+                    taken.flat_map(|(partition, list)| list.iter().map(move |offset| (*partition, *offset)));
+                unexpected.extend(
+                    taken
+                        .filter(|place| !failed.contains(place) && !is_expected(produced, *place))
+                        .map(|place| strange(at, place)),
+                );
+            }
+            Event::End { .. } => {}
+        }
+        checker.take(at, &told(produced, event));
     }
     let (repeated, delivered) = (checker.taken_again(), checker.taken());
-    Verdict { violations: checker.finish(at), repeated, delivered }
+    let violations = unexpected.into_iter().chain(checker.finish(at)).collect();
+    Verdict { violations, repeated, delivered }
 }
 
-fn told(event: &Event) -> history::Event {
+fn is_expected(produced: &BTreeMap<i32, BTreeSet<i64>>, (partition, offset): (i32, i64)) -> bool {
+    produced.get(&partition).is_some_and(|offsets| offsets.contains(&offset))
+}
+
+fn strange(at: Moment, (partition, offset): (i32, i64)) -> Violation {
+    let what = format!("partition {partition}: the function took {offset}, which must not be delivered");
+    Violation { invariant: Invariant::Alo1, at, what }
+}
+
+fn takes(event: &Event) -> bool {
+    matches!(event, Event::End { act, .. } if act.succeeds() || *act == Act::Report)
+}
+
+/// As the checker hears it. Records that a test lets end otherwise may be tried, as often as it likes, and are not mentioned.
+fn told(produced: &BTreeMap<i32, BTreeSet<i64>>, event: &Event) -> history::Event {
     match event {
         Event::Start { id, offsets } => {
             let share = |(partition, offsets): (&i32, &Vec<i64>)| Share {
                 partition: *partition,
                 epoch: 0,
-                offsets: offsets.clone(),
+                offsets: offsets
+                    .iter()
+                    .copied()
+                    .filter(|offset| is_expected(produced, (*partition, *offset)))
+                    .collect(),
                 leader_epochs: Vec::new(),
             };
             history::Event::Started {
@@ -61,9 +94,9 @@ fn told(event: &Event) -> history::Event {
                 shares: offsets.iter().map(share).collect(),
             }
         }
-        Event::End { id, act, failed } => history::Event::Ended {
+        Event::End { id, failed, .. } => history::Event::Ended {
             invocation: *id,
-            taken: act.succeeds() || *act == Act::Report,
+            taken: takes(event),
             failed: failed.iter().copied().collect(),
         },
     }
@@ -72,8 +105,6 @@ fn told(event: &Event) -> history::Event {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use lighterman::history::Invariant;
 
     use super::*;
 
@@ -121,5 +152,7 @@ mod tests {
         let two = [start(0, &[0]), start(1, &[0, 1, 2]), end(0, OK), end(1, OK)];
         assert_eq!(broken(&two), [Invariant::Own1]);
         assert_eq!(broken(&[start(0, &[0, 1, 2, 7]), end(0, OK)]), [Invariant::Alo1]);
+        let given_up = [start(0, &[0, 7]), end(0, Act::FunctionError), start(1, &[0, 1, 2]), end(1, OK)];
+        assert_eq!(broken(&given_up), [], "tried, not taken");
     }
 }
