@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lighterman::local::broker::{Broker, BrokerSettings, Fault};
 use loadtest::checker::{Verdict, check};
 use loadtest::function::{Act, Event, FakeLambda, Poison};
@@ -17,10 +17,9 @@ use loadtest::kafka::{RealKafka, jars};
 use loadtest::log_reader::await_values;
 use loadtest::node::Node;
 use loadtest::produce::{Compression, Produced, Producer, ends};
+use loadtest::watch::{Watch, Watched, taken};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 const LIMIT: Duration = Duration::from_secs(90);
 const PARTITIONS: i32 = 2;
@@ -108,16 +107,16 @@ impl Scene {
     }
 
     async fn watch(&self, group: &str) -> Result<Watch> {
-        let (stop, stopped) = oneshot::channel();
-        let watched = Watched {
+        Ok(Watch::over(Watched {
             producer: Producer::connect(&self.servers).await?,
             lambda: self.lambda.clone(),
+            function: "f".to_owned(),
             group: group.to_owned(),
             topic: self.topic.clone(),
-            produced: self.produced.clone(),
+            partitions: PARTITIONS,
             ended_otherwise: Arc::clone(&self.ended_otherwise),
-        };
-        Ok(Watch { stop, task: tokio::spawn(watched.run(stopped)) })
+            every: Duration::from_millis(25),
+        }))
     }
 
     async fn drained(&mut self, group: &str) -> Result<()> {
@@ -164,82 +163,6 @@ impl Scene {
         ensure!(totals.keys().all(|outcome| outcomes.contains(&outcome.as_str())), "{totals:?}");
         Ok(totals)
     }
-}
-
-/// COM-1, all the time: what is committed has ended by then, and no commit goes back.
-struct Watch {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<Result<()>>,
-}
-
-impl Watch {
-    async fn was_clean(self) -> Result<()> {
-        let _ = self.stop.send(());
-        self.task.await?
-    }
-}
-
-struct Watched {
-    producer: Producer,
-    lambda: FakeLambda,
-    group: String,
-    topic: String,
-    produced: Produced,
-    ended_otherwise: Arc<Mutex<BTreeSet<(i32, i64)>>>,
-}
-
-impl Watched {
-    async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
-        let mut before: BTreeMap<i32, i64> = BTreeMap::new();
-        while stopped.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty) {
-            // A broker that restarts answers nothing for a while.
-            if let Ok(committed) = self.producer.committed(&self.group, &self.topic, PARTITIONS).await {
-                self.check(&committed, &before)?;
-                before = committed;
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        Ok(())
-    }
-
-    fn check(&self, committed: &BTreeMap<i32, i64>, before: &BTreeMap<i32, i64>) -> Result<()> {
-        // Read after the commit: whatever had been taken when that was decided is in it.
-        let (taken, otherwise) = (taken(&self.lambda.events()), self.ended_otherwise.lock());
-        for (partition, end) in committed {
-            if before.get(partition).is_some_and(|before| before > end) {
-                bail!("COM-1: {partition} went back from {before:?} to {end}");
-            }
-            let open = |offset: &&i64| {
-                let place = (*partition, **offset);
-                !taken.contains(&place) && !otherwise.contains(&place)
-            };
-            if let Some(open) = self.produced[partition].range(..end).find(open) {
-                bail!("COM-1: {end} is committed in {partition}, but {open} has not ended");
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What the function has taken so far.
-fn taken(events: &[Event]) -> BTreeSet<(i32, i64)> {
-    let mut open: BTreeMap<u64, &BTreeMap<i32, Vec<i64>>> = BTreeMap::new();
-    let mut taken = BTreeSet::new();
-    for event in events {
-        match event {
-            Event::Start { id, offsets } => {
-                open.insert(*id, offsets);
-            }
-            Event::End { id, act, failed } => {
-                let ran = open.remove(id).filter(|_| act.succeeds() || *act == Act::Report);
-                let all = ran.into_iter().flatten();
-                let places =
-                    all.flat_map(|(partition, list)| list.iter().map(|offset| (*partition, *offset)));
-                taken.extend(places.filter(|place| !failed.contains(place)));
-            }
-        }
-    }
-    taken
 }
 
 fn tries(events: &[Event], record: (i32, i64)) -> usize {

@@ -69,6 +69,7 @@ impl Stage {
             group: group.clone(),
             topic: name.to_owned(),
             partitions: PARTITIONS,
+            ended_otherwise: Arc::default(),
             every: Duration::from_millis(100),
         };
         let watch = Watch::over(watched);
