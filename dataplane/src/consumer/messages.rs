@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use actix::Message;
-use lighterman_proto::commit_metadata::Progress;
+use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
 use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
 
+use crate::kafka::offsets::CommittedOffset;
 use crate::partition::gauge::Gauge;
 use crate::partition::work::Failures;
 
@@ -52,8 +53,27 @@ pub struct Position {
 }
 
 impl Position {
+    /// What the group has committed, as a place to go on.
+    pub fn of(committed: &CommittedOffset) -> Self {
+        let progress = CommitMetadata::parse(&committed.metadata).and_then(|metadata| metadata.progress);
+        Self { committed: committed.offset, leader_epoch: committed.leader_epoch, progress, failures: None }
+    }
+
+    /// The log was cut off at `end`: other records stand behind it now than those that were read. Goes on there when that lies
+    /// before what was committed, and says so; forgets what is remembered of records that may be among them.
+    pub fn cut_off_at(&mut self, end: Offset) -> bool {
+        if self.reach() > end {
+            self.progress = None;
+        }
+        if end >= self.committed {
+            return false;
+        }
+        (self.committed, self.failures) = (end, None);
+        true
+    }
+
     /// Where that which stands beside the offset ends.
-    pub fn reach(&self) -> Offset {
+    fn reach(&self) -> Offset {
         let Some(progress) = &self.progress else { return self.committed };
         let pieces: u64 = progress.pieces.iter().map(|piece| piece.length).sum();
         let resolved: u64 = progress.resolved.iter().map(|(gap, length)| gap + length).sum();

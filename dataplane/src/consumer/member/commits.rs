@@ -42,15 +42,7 @@ impl CommitPort for GroupCommits {
     fn commit(&self, frontiers: Vec<Frontier>) -> Pin<Box<dyn Future<Output = CommitAnswer> + Send>> {
         let partitions_at_activation = self.activated.load(Ordering::Relaxed);
         let entries = entries(&frontiers);
-        let offsets = frontiers
-            .into_iter()
-            .map(|frontier| CommitOffset {
-                partition: frontier.partition,
-                offset: frontier.offset,
-                leader_epoch: frontier.leader_epoch,
-                metadata: CommitMetadata { partitions_at_activation, progress: frontier.progress }.encode(),
-            })
-            .collect();
+        let offsets = offsets_of(frontiers, partitions_at_activation);
         let (membership, audit, mapping) = (self.membership.clone(), self.audit.clone(), self.mapping);
         Box::pin(async move {
             // Before the commit: what is committed has its outcome on record, whenever the process dies.
@@ -64,6 +56,19 @@ impl CommitPort for GroupCommits {
                 .collect::<HashMap<_, _>>())
         })
     }
+}
+
+/// As the request carries them.
+pub(crate) fn offsets_of(frontiers: Vec<Frontier>, partitions_at_activation: i32) -> Vec<CommitOffset> {
+    frontiers
+        .into_iter()
+        .map(|frontier| CommitOffset {
+            partition: frontier.partition,
+            offset: frontier.offset,
+            leader_epoch: frontier.leader_epoch,
+            metadata: CommitMetadata { partitions_at_activation, progress: frontier.progress }.encode(),
+        })
+        .collect()
 }
 
 fn entries(frontiers: &[Frontier]) -> Vec<Entry> {

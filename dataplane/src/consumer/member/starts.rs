@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lighterman_proto::commit_metadata::CommitMetadata;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
@@ -71,15 +70,7 @@ impl Resolver {
             let view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
             let all: Vec<i32> = view.iter().map(|partition| partition.partition).collect();
             let committed = self.membership.committed(all.clone()).await?;
-            let known: Vec<Known> = committed
-                .iter()
-                .map(|(partition, offset)| Known {
-                    partition: *partition,
-                    committed: offset
-                        .as_ref()
-                        .map(|offset| (offset.offset, start::partitions_at_activation(&offset.metadata))),
-                })
-                .collect();
+            let known = known_of(&committed);
             match start::plan(&known, added) {
                 StartPlan::GoOn => {
                     let mut starts = starts(&committed, &known, added, all.len());
@@ -119,28 +110,17 @@ impl Resolver {
             return Ok(());
         }
         for (partition, end) in epoch_ends(&self.cluster, &self.topic, &known).await? {
-            if let Some(position) = starts.positions.get_mut(&partition)
-                && end < position.committed
-            {
+            let Some(position) = starts.positions.get_mut(&partition) else { continue };
+            let committed = position.committed.0;
+            if position.cut_off_at(end) {
                 metrics::counter!(crate::metrics::TRUNCATIONS).increment(1);
                 tracing::warn!(
                     topic = self.topic,
                     partition,
-                    committed = position.committed.0,
+                    committed,
                     end = end.0,
                     "the log was cut off below the committed offset; reading what stands there now"
                 );
-                *position = Position {
-                    committed: end,
-                    leader_epoch: position.leader_epoch,
-                    progress: None,
-                    failures: None,
-                };
-            } else if let Some(position) = starts.positions.get_mut(&partition)
-                && position.reach() > end
-            {
-                // What is remembered behind the commit may be of records that were cut off: others stand there now.
-                position.progress = None;
             }
         }
         Ok(())
@@ -168,18 +148,23 @@ impl Resolver {
     }
 }
 
+/// What the group has committed, as the plan asks for it.
+pub(crate) fn known_of(committed: &BTreeMap<i32, Option<CommittedOffset>>) -> Vec<Known> {
+    let stated =
+        |offset: &CommittedOffset| (offset.offset, start::partitions_at_activation(&offset.metadata));
+    committed
+        .iter()
+        .map(|(partition, offset)| Known { partition: *partition, committed: offset.as_ref().map(stated) })
+        .collect()
+}
+
 fn starts(
     committed: &BTreeMap<i32, Option<CommittedOffset>>,
     known: &[Known],
     added: &[i32],
     partitions: usize,
 ) -> Starts {
-    let position = |partition: &i32| {
-        let offset = committed.get(partition)?.as_ref()?;
-        let progress = CommitMetadata::parse(&offset.metadata).and_then(|metadata| metadata.progress);
-        let (committed, leader_epoch) = (offset.offset, offset.leader_epoch);
-        Some((*partition, Position { committed, leader_epoch, progress, failures: None }))
-    };
+    let position = |partition: &i32| Some((*partition, Position::of(committed.get(partition)?.as_ref()?)));
     let activated = known.iter().filter_map(|entry| entry.committed.as_ref()?.1).max();
     Starts {
         positions: added.iter().filter_map(position).collect(),

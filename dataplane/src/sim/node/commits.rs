@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError as Code;
-use lighterman_proto::commit_metadata::CommitMetadata;
 use lighterman_proto::ids::Epoch;
 
 use super::super::cluster::{Reply, Request};
 use super::super::outside::Outside;
 use super::lines::{DEADLINE, Line, LinePurpose};
 use super::{Inside, Key, Mailbox, Node};
-use crate::consumer::member::commits::outcome_of;
+use crate::consumer::member::commits::{offsets_of, outcome_of};
 use crate::history::Event as Happened;
-use crate::kafka::offsets::CommitOffset;
 use crate::offsets::committer::{CommitOutcome, CommitterCore};
 
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -75,15 +73,7 @@ impl Node {
         };
         let member = member.to_owned();
         let partitions_at_activation = self.member.activated;
-        let commits = frontiers
-            .into_iter()
-            .map(|frontier| CommitOffset {
-                partition: frontier.partition,
-                offset: frontier.offset,
-                leader_epoch: frontier.leader_epoch,
-                metadata: CommitMetadata { partitions_at_activation, progress: frontier.progress }.encode(),
-            })
-            .collect();
+        let commits = offsets_of(frontiers, partitions_at_activation);
         let request = Request::Commit { member, generation, commits };
         self.on_line(outside, Line::Commit, LinePurpose::Commits { generation }, request, DEADLINE);
     }

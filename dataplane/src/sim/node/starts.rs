@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lighterman_proto::commit_metadata::CommitMetadata;
 use lighterman_proto::ids::Offset;
 
 use super::super::cluster::{Reply, Request};
 use super::super::outside::Outside;
 use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
 use super::{Inside, Node};
+use crate::consumer::member::starts::known_of;
 use crate::consumer::messages::Position;
 use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
-use crate::offsets::start::{self, Known, StartPlan};
+use crate::offsets::start::{self, StartPlan};
 
 const START_AGAIN: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -96,15 +96,7 @@ impl Node {
             }
             _ => return self.resolve_failed(outside, resolve),
         };
-        let known: Vec<Known> = committed
-            .iter()
-            .map(|(partition, offset)| Known {
-                partition: *partition,
-                committed: offset
-                    .as_ref()
-                    .map(|offset| (offset.offset, start::partitions_at_activation(&offset.metadata))),
-            })
-            .collect();
+        let known = known_of(&committed);
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         match start::plan(&known, &state.wanted) {
             StartPlan::GoOn => self.resolve_positions(outside, resolve, committed),
@@ -186,12 +178,8 @@ impl Node {
         committed: BTreeMap<i32, Option<CommittedOffset>>,
     ) {
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
-        let position = |partition: &i32| {
-            let offset = committed.get(partition)?.as_ref()?;
-            let progress = CommitMetadata::parse(&offset.metadata).and_then(|metadata| metadata.progress);
-            let (committed, leader_epoch) = (offset.offset, offset.leader_epoch);
-            Some((*partition, Position { committed, leader_epoch, progress, failures: None }))
-        };
+        let position =
+            |partition: &i32| Some((*partition, Position::of(committed.get(partition)?.as_ref()?)));
         state.positions = state.wanted.iter().filter_map(position).collect();
         let epoch = |partition: &i32| {
             let epoch = committed.get(partition)?.as_ref()?.leader_epoch;
@@ -211,19 +199,8 @@ impl Node {
         let Some(Reply::EpochEnds(Ok(ends))) = reply else { return self.resolve_failed(outside, resolve) };
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         for (partition, end) in ends {
-            if let Some(position) = state.positions.get_mut(&partition)
-                && end < position.committed
-            {
-                *position = Position {
-                    committed: end,
-                    leader_epoch: position.leader_epoch,
-                    progress: None,
-                    failures: None,
-                };
-            } else if let Some(position) = state.positions.get_mut(&partition)
-                && position.reach() > end
-            {
-                position.progress = None;
+            if let Some(position) = state.positions.get_mut(&partition) {
+                position.cut_off_at(end);
             }
         }
         self.take_starts(outside, resolve);
