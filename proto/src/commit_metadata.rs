@@ -4,13 +4,15 @@
 //! readable in any tool that shows a group's offsets:
 //!
 //! ```text
-//! lighterman/1 n=8 h=2166136261 p=100x3,1x7! f=1700000000123 r=2+40,5+1
+//! lighterman/1 n=8 h=2166136261 e=7 p=100x3,1x7! f=1700000000123 r=2+40,5+1
 //! ```
 //!
-//! `n`: partitions at activation. `h`: which filters the pieces were cut under, when there are any. `p`: pieces from the committed offset on, each its length in offsets (0 for the last one:
-//! whatever comes), `x`, its attempts begun, and `!` when it has failed in a batch of its own. `f`: when the first failure was, in milliseconds since the epoch. `r`: what lies
-//! behind the committed offset and is resolved already, each a gap, `+` and a length. Fields after `n` are there when they
-//! say something; a field that is not known is skipped, so that a newer node's text is still read by an older one.
+//! `n`: partitions at activation. `h`: which filters the pieces were cut under, when there are any. `e`: the last leader
+//! epoch among the records that the rest speaks of. `p`: pieces from the committed offset on, each its length in offsets (0
+//! for the last one: whatever comes), `x`, its attempts begun, and `!` when it has failed in a batch of its own. `f`: when
+//! the first failure was, in milliseconds since the epoch. `r`: what lies behind the committed offset and is resolved
+//! already, each a gap, `+` and a length. Fields after `n` are there when they say something; a field that is not known is
+//! skipped, so that a newer node's text is still read by an older one.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -37,11 +39,23 @@ pub struct Progress {
     /// The fingerprint of the filters that the pieces were cut under; 0 without filters. Under other filters a piece has other
     /// records, and attempts say nothing of those that were not tried.
     pub filters: u32,
+    /// The last leader epoch among the records that this speaks of: where a later one stands, the log was cut off since and
+    /// holds other records (KIP-101). `None` when it is not known.
+    pub leader_epoch: Option<i32>,
     /// When it failed first, in milliseconds since the Unix epoch.
     pub first_failure_ms: Option<i64>,
     /// Ranges with a good outcome: offsets between the one before (at first: the committed offset) and this one, and the
     /// offsets in it.
     pub resolved: Vec<(u64, u64)>,
+}
+
+impl Progress {
+    /// How many offsets it speaks of, from the committed one on. A last piece without an end counts for nothing.
+    pub fn length(&self) -> u64 {
+        let pieces = self.pieces.iter().map(|piece| piece.length).fold(0, u64::saturating_add);
+        let resolved = self.resolved.iter().flat_map(|(gap, length)| [*gap, *length]);
+        pieces.max(resolved.fold(0, u64::saturating_add))
+    }
 }
 
 /// A part of a batch that is tried by itself.
@@ -67,6 +81,9 @@ impl CommitMetadata {
         if progress.filters > 0 {
             let _ = write!(text, " h={}", progress.filters);
         }
+        if let Some(leader_epoch) = progress.leader_epoch {
+            let _ = write!(text, " e={}", leader_epoch.max(0));
+        }
         let first_failure = progress.first_failure_ms.map(|ms| format!(" f={ms}")).unwrap_or_default();
         append_list(&mut text, " p=", BYTES_MAX - first_failure.len(), pieces(progress));
         text.push_str(&first_failure);
@@ -89,6 +106,7 @@ impl CommitMetadata {
             match name {
                 "n" => partitions = Some(decimal(value)?),
                 "h" => progress.filters = decimal(value)?,
+                "e" => progress.leader_epoch = Some(decimal(value)?),
                 "p" => progress.pieces = list(value, piece)?,
                 "f" => progress.first_failure_ms = Some(signed(value)?),
                 "r" => progress.resolved = list(value, range)?,

@@ -62,9 +62,9 @@ impl Position {
     /// The log was cut off at `end`: other records stand behind it now than those that were read. Goes on there when that lies
     /// before what was committed, and says so; forgets what is remembered of records that may be among them.
     pub fn cut_off_at(&mut self, end: Offset) -> bool {
-        if self.reach() > end {
-            self.progress = None;
-        }
+        let speaks_of = self.progress.as_ref().map_or(0, Progress::length);
+        let cut_into = self.committed.0.saturating_add_unsigned(speaks_of) > end.0;
+        self.progress.take_if(|_| mutant!("overwritten-is-believed", cut_into, false));
         if end >= self.committed {
             return false;
         }
@@ -72,12 +72,10 @@ impl Position {
         true
     }
 
-    /// Where that which stands beside the offset ends.
-    fn reach(&self) -> Offset {
-        let Some(progress) = &self.progress else { return self.committed };
-        let pieces: u64 = progress.pieces.iter().map(|piece| piece.length).sum();
-        let resolved: u64 = progress.resolved.iter().map(|(gap, length)| gap + length).sum();
-        Offset(self.committed.0.saturating_add_unsigned(pieces.max(resolved)))
+    /// The last leader epoch that is known of the log, to be asked after: where it ends now, the log was cut off (KIP-101).
+    pub fn leader_epoch_known(&self) -> Option<i32> {
+        let remembered = self.progress.as_ref().and_then(|progress| progress.leader_epoch);
+        remembered.or((self.leader_epoch >= 0).then_some(self.leader_epoch))
     }
 }
 

@@ -13,7 +13,7 @@ use lighterman_proto::records::{AbortedTransactions, Inflater};
 use tokio::sync::oneshot;
 
 use super::core::PartitionCore;
-use super::effects::{Effect, Effects, Frame, Note, Start, Tools};
+use super::effects::{Effect, Effects, Frame, Start, Tools};
 use super::failing::Burial;
 use super::gauge::Gauge;
 use super::messages::{Committed, Drain, Fence, Resolved, Sealed, Withdrawn};
@@ -223,32 +223,6 @@ impl PartitionActor {
     fn report(&self, state: PartitionState) {
         let report = PartitionReport { partition: self.id.partition, epoch: self.epoch, state };
         let _ = post(&self.consumer, report);
-    }
-
-    fn note(&self, note: &Note) {
-        let partition = self.id.to_string();
-        match note {
-            Note::GivenUp { work, condition } => self.note_given_up(work, *condition),
-            Note::Skipped { offset } => {
-                self.status.dropped(1);
-                tracing::warn!(partition, offset = offset.0, "record skipped: a person said so");
-            }
-            Note::Lost(range) => {
-                self.status.lost(range.first.distance_to(range.end));
-                tracing::warn!(partition, %range, "records deleted by retention before they were read");
-            }
-            Note::Corrupt { offset, error } => {
-                self.status
-                    .problem(&format!("partition {partition} cannot be read at offset {offset}: {error}"));
-                self.gauge.set_last_error(Some(format!("batch at offset {offset} cannot be read: {error}")));
-                tracing::error!(partition, offset = offset.0, %error, "batch cannot be read; asking again");
-            }
-            Note::LedgerRefused(refused) => {
-                metrics::counter!(crate::metrics::INVARIANT_VIOLATIONS, "invariant" => "COM-1").increment(1);
-                self.status.problem(&format!("partition {partition} stopped: {refused}"));
-                tracing::error!(partition, %refused, invariant = "COM-1", "partition stopped");
-            }
-        }
     }
 
     fn show(&self) {

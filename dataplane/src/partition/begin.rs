@@ -74,7 +74,7 @@ impl PartitionCore {
         }
         self.fill(now, tools, out);
         let cut = &self.work.cut;
-        let Some(piece) = self.restored.front_mut().filter(|_| !cut.is_empty()) else { return };
+        let Some(piece) = self.inherited.pieces.front_mut().filter(|_| !cut.is_empty()) else { return };
         piece.records_left = piece.records_left.saturating_sub(cut.records);
         let reached = piece.end.map_or(piece.records_left == 0, |end| cut.range.end >= end);
         if piece.end.is_some() && !reached && !cut.full {
@@ -82,7 +82,7 @@ impl PartitionCore {
         }
         let piece = *piece;
         if reached {
-            self.restored.pop_front();
+            self.inherited.pieces.pop_front();
         }
         self.work.used = piece.used;
         self.work.failed_alone = piece.failed_alone;
@@ -95,7 +95,7 @@ impl PartitionCore {
 
     /// True while the records of an earlier owner's piece are not all here.
     pub(super) fn is_regrowing(&self) -> bool {
-        let bounded = self.restored.front().is_some_and(|piece| piece.end.is_some());
+        let bounded = self.inherited.pieces.front().is_some_and(|piece| piece.end.is_some());
         bounded && self.later.is_empty() && self.work.may_grow()
     }
 
@@ -139,7 +139,6 @@ impl PartitionCore {
         for range in &good {
             self.resolve(*range, Outcome::Delivered, out);
         }
-        self.note_leader_epoch_of(&self.work.cut.clone());
         let range = self.work.cut.range;
         let is_good = |offset| good.iter().any(|good| good.contains(offset));
         let rest = self.work.cut.select(range, tools.sizer, |record| !is_good(record.offset));
@@ -178,12 +177,13 @@ impl PartitionCore {
     pub(super) fn fill(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
         let reach = Reach {
             limits: self.start.limits,
-            end_max: self.restored.front().and_then(|piece| piece.end),
+            end_max: self.inherited.pieces.front().and_then(|piece| piece.end),
             frontier: self.ledger.frontier(),
-            known: &self.known,
+            known: &self.inherited.known,
+            remembered: self.inherited.remembered,
         };
         let stop = self.buffer.grow(&mut self.work.cut, reach, tools.sizer, tools.sieve, tools.opener);
-        self.account_filtered(out);
+        self.account_left_out(out);
         match stop {
             Stop::Done => {}
             Stop::NoCredit => out.push(Effect::AwaitCredit),
@@ -198,6 +198,11 @@ impl PartitionCore {
                 let offset = self.work.cut.range.end;
                 self.reread(now, Note::Corrupt { offset, error }, out);
             }
+            Stop::Rewritten => {
+                self.disinherit(out);
+                self.fill(now, tools, out);
+                return;
+            }
         }
         if self.work.cut.is_empty() {
             self.pass_over(out);
@@ -206,12 +211,9 @@ impl PartitionCore {
 
     /// No record in it: all of it was filtered, or nothing stands there. What comes next begins behind it.
     fn pass_over(&mut self, out: &mut Effects) {
-        let Cut { range, leader_epoch, .. } = self.work.cut;
+        let range = self.work.cut.range;
         self.work.cut = Cut::empty(range.end);
         self.resolve(range, Outcome::Absent, out);
-        if leader_epoch >= 0 && self.ledger.frontier() == range.end {
-            self.frontier_leader_epoch = leader_epoch;
-        }
         mutant!("filtered-tail-not-committed", self.commit_if_moved(out), {
             if !range.is_empty() {
                 self.commit_if_moved(out);
@@ -219,16 +221,9 @@ impl PartitionCore {
         });
     }
 
-    fn account_filtered(&mut self, out: &mut Effects) {
-        let before = self.ledger.frontier();
-        for range in std::mem::take(&mut self.work.cut.filtered) {
-            self.resolve(range, Outcome::Filtered, out);
-        }
-        if self.ledger.frontier() > before {
-            // What was refused before the first record that passed came under the same leader, or an earlier one.
-            let first = self.work.cut.slices.first();
-            let leader_epoch = first.map_or(self.work.cut.leader_epoch, |slice| slice.header.leader_epoch);
-            self.frontier_leader_epoch = self.frontier_leader_epoch.max(leader_epoch);
+    fn account_left_out(&mut self, out: &mut Effects) {
+        for (range, outcome) in std::mem::take(&mut self.work.cut.left_out) {
+            self.resolve(range, outcome, out);
         }
         let first = self.work.cut.range.first.max(self.ledger.frontier());
         self.work.cut.range.first = first.min(self.work.cut.range.end);
@@ -237,9 +232,6 @@ impl PartitionCore {
     /// Gives what is in work an outcome, and begins behind it.
     pub(super) fn resolve_work(&mut self, outcome: Outcome, out: &mut Effects) {
         let range = self.work.cut.range;
-        if self.work.cut.leader_epoch >= 0 {
-            self.frontier_leader_epoch = self.work.cut.leader_epoch;
-        }
         self.skip_wanted = None;
         let done = std::mem::replace(&mut self.work, Work::none(range.end));
         if outcome.is_notable() {

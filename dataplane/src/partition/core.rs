@@ -4,7 +4,6 @@
 //! acknowledged by the group*: a process that dies can therefore repeat at most one batch of each partition. And the
 //! ledger's frontier is the only thing ever committed (COM-1).
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use lighterman_proto::commit_metadata::Progress;
@@ -14,7 +13,7 @@ use lighterman_proto::units::Moment;
 use super::effects::{Buried, Effect, Effects, Frame, Note, Resolution, Start, Tools};
 use super::fetch_buffer::FetchBuffer;
 use super::ledger::{Ledger, Outcome};
-use super::progress::{Restored, restore};
+use super::progress::{Inherited, restore};
 use super::work::Work;
 use crate::batcher::BatchId;
 
@@ -73,10 +72,8 @@ pub struct PartitionCore {
     pub(super) work: Work,
     /// What lies behind it, cut from the same batch; the next one is the last.
     pub(super) later: Vec<Work>,
-    /// What an owner before us cut, behind all that.
-    pub(super) restored: VecDeque<Restored>,
-    /// Ranges that an owner before us resolved behind the frontier, in order.
-    pub(super) known: Vec<OffsetRange>,
+    /// What an owner before us left, behind all that.
+    pub(super) inherited: Inherited,
     pub(super) offer_seq: u64,
     pub(super) ticket: u64,
     pub(super) skip_wanted: Option<Offset>,
@@ -85,8 +82,6 @@ pub struct PartitionCore {
     /// The next call for that reason that is arranged.
     pub(super) judged_at: Option<Moment>,
     pub(super) position: Offset,
-    leader_epoch: i32,
-    pub(super) frontier_leader_epoch: i32,
     pub(super) sent: Sent,
     acknowledged_seq: u64,
     /// The last offset that the group is known to have.
@@ -98,25 +93,20 @@ pub struct PartitionCore {
 impl PartitionCore {
     /// A partition that goes on at `start.committed`.
     pub fn new(start: Start) -> Self {
-        let mut ledger = Ledger::new(start.committed);
-        let (restored, known) = restore(&start, &mut ledger);
         Self {
             phase: Phase::Running,
             flight: Flight::Idle,
-            buffer: FetchBuffer::default(),
-            ledger,
+            buffer: FetchBuffer::after(start.leader_epoch),
+            ledger: Ledger::new(start.committed),
             work: Work::none(start.committed),
             later: Vec::new(),
-            restored,
-            known,
+            inherited: restore(&start),
             offer_seq: 0,
             ticket: 0,
             skip_wanted: None,
             offered_until: None,
             judged_at: None,
             position: start.committed,
-            leader_epoch: start.leader_epoch,
-            frontier_leader_epoch: mutant!("leader-epoch-forgotten", start.leader_epoch, -1),
             sent: Sent { seq: 0, offset: start.committed, progress: start.progress.clone() },
             acknowledged_seq: 0,
             acknowledged: start.committed,
@@ -167,9 +157,6 @@ impl PartitionCore {
         self.wanted = false;
         let received = self.buffer.receive(records, position, aborted, hold, now);
         self.position = received.position;
-        if received.leader_epoch >= 0 {
-            self.leader_epoch = received.leader_epoch;
-        }
         if let Some(error) = received.corrupt {
             self.rest(now, Note::Corrupt { offset: self.position, error }, &mut out);
         }
@@ -239,6 +226,7 @@ impl PartitionCore {
         self.acknowledged_seq = self.acknowledged_seq.max(seq.min(self.sent.seq));
         if self.is_acknowledged() {
             self.acknowledged = self.sent.offset;
+            self.buffer.forget_leaders_before(self.acknowledged);
         }
         self.advance(now, tools, &mut out);
         out
@@ -332,7 +320,11 @@ impl PartitionCore {
         }
         self.wanted = true;
         let bytes_max = (target - held).max(FETCH_BYTES_MIN);
-        out.push(Effect::Want { position: self.position, leader_epoch: self.leader_epoch, bytes_max });
+        out.push(Effect::Want {
+            position: self.position,
+            leader_epoch: self.buffer.leaders().last(),
+            bytes_max,
+        });
     }
 
     /// Gives every offset of `range` that has none an outcome.
@@ -344,11 +336,6 @@ impl PartitionCore {
                 return;
             }
         }
-        let frontier = self.ledger.frontier();
-        self.known.retain(|known| known.end > frontier);
-        // An earlier owner's piece of which no record is left.
-        while self.restored.front().is_some_and(|piece| piece.end.is_some_and(|end| end <= frontier)) {
-            self.restored.pop_front();
-        }
+        self.inherited.forget_before(self.ledger.frontier());
     }
 }

@@ -8,6 +8,7 @@ use lighterman_proto::records::{BatchHeader, Record, Records, records_at};
 use lighterman_proto::units::Moment;
 
 use super::fetch_buffer::Sizer;
+use super::ledger::Outcome;
 use crate::credit::bytes::Lease;
 
 /// Keeps the bytes of a frame, or of an inflated batch, on the budget for as long as a view of them lives.
@@ -63,10 +64,8 @@ pub struct Cut {
     pub oldest: Moment,
     /// No further record fits: count or bytes.
     pub full: bool,
-    /// Leader epoch of the last batch in it, for the commit (KIP-320).
-    pub leader_epoch: i32,
-    /// Runs of records that the filters refused while the cut grew; the ledger takes them from here.
-    pub filtered: Vec<OffsetRange>,
+    /// Runs of records that were left out while the cut grew, and why; the ledger takes them from here.
+    pub left_out: Vec<(OffsetRange, Outcome)>,
 }
 
 impl Cut {
@@ -79,8 +78,7 @@ impl Cut {
             payload_bytes: 0,
             oldest: Moment::default(),
             full: false,
-            leader_epoch: -1,
-            filtered: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 
@@ -89,25 +87,18 @@ impl Cut {
         self.records == 0
     }
 
-    /// Notes that the filters refused the record at `offset`, the next behind what the cut has seen.
-    pub fn leave_out(&mut self, offset: Offset, leader_epoch: i32) {
-        match self.filtered.last_mut() {
-            Some(last) if last.end == offset => last.end = offset.next(),
-            _ => self.filtered.push(OffsetRange { first: offset, end: offset.next() }),
+    /// Leaves out the record at `offset`, the next behind what the cut has seen: it has this outcome already.
+    pub fn leave_out(&mut self, offset: Offset, outcome: Outcome) {
+        match self.left_out.last_mut() {
+            Some((last, why)) if last.end == offset && *why == outcome => last.end = offset.next(),
+            _ => self.left_out.push((OffsetRange { first: offset, end: offset.next() }, outcome)),
         }
         self.range.end = offset.next();
-        self.leader_epoch = leader_epoch;
     }
 
     /// Its records, in order.
     pub fn walk(&self) -> impl Iterator<Item = Record<'_>> {
         self.slices.iter().flat_map(Slice::walk)
-    }
-
-    /// Leader epoch of its last record before `offset`, when there is one.
-    pub fn leader_epoch_before(&self, offset: Offset) -> Option<i32> {
-        let begins_before = |slice: &&Slice| slice.walk().next().is_some_and(|record| record.offset < offset);
-        self.slices.iter().take_while(begins_before).last().map(|slice| slice.header.leader_epoch)
     }
 
     /// The cut of those records of `range` that `keep` names; it resolves all of `range`, and never grows again.
@@ -123,8 +114,6 @@ impl Cut {
             slice
                 .select_into(&mut chosen, sizer, &mut |record| range.contains(record.offset) && keep(record));
         }
-        chosen.leader_epoch =
-            chosen.slices.last().map_or(self.leader_epoch, |slice| slice.header.leader_epoch);
         chosen
     }
 

@@ -136,6 +136,11 @@ pub enum Note {
         /// What is wrong.
         error: RecordError,
     },
+    /// The log was cut off and written again: what an owner before us left beside the committed offset is of other records.
+    Rewritten {
+        /// The first offset without an outcome.
+        from: Offset,
+    },
     /// An outcome came for offsets that have one: the partition stops rather than commit.
     LedgerRefused(AlreadyResolved),
 }

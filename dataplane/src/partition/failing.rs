@@ -97,31 +97,6 @@ impl PartitionActor {
         self.errand.take_if(|(sent, _)| *sent == ticket);
     }
 
-    pub(super) fn note_given_up(&self, work: &Work, condition: Condition) {
-        let records = u64::from(work.cut.records);
-        self.status.dropped(records);
-        let offset = work.cut.walk().next().map_or(work.cut.range.first, |record| record.offset).0;
-        let last = work.last.as_ref().map(|failure| format!("{}: {}", failure.error_type, failure.message));
-        let text = match condition {
-            Condition::MaximumPayloadSizeExceeded => format!(
-                "record {offset} skipped: alone it makes a payload of {} bytes, Lambda takes {}",
-                work.cut.payload_bytes,
-                lighterman_proto::units::PAYLOAD_BYTES_MAX
-            ),
-            Condition::RecordAgeExceeded => {
-                format!("{records} records from {offset} on are older than MaximumRecordAgeInSeconds")
-            }
-            Condition::RetryAttemptsExhausted => {
-                format!("{records} records from {offset} on failed {} times", work.used)
-            }
-        };
-        tracing::warn!(
-            partition = %self.id, offset, records, attempts = work.used, last_error = last,
-            "{text}; there is no on-failure destination: they are dropped"
-        );
-        self.gauge.set_last_error(Some(text));
-    }
-
     pub(super) fn show_failing(&self) {
         let failing = self.core.failing();
         self.gauge.set_attempt(failing.map_or(0, |failing| failing.attempts));

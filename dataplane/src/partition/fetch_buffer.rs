@@ -11,6 +11,9 @@ use lighterman_proto::records::{
 use lighterman_proto::units::Moment;
 
 use super::cut::{Cut, CutLimits, Hold, Slice};
+use super::leader_epochs::LeaderEpochs;
+use super::ledger::Outcome;
+use super::progress::Remembered;
 use super::sparse::copy_out;
 
 /// Inflates a batch on credit.
@@ -47,15 +50,14 @@ pub struct Reach<'k> {
     pub end_max: Option<Offset>,
     /// The frontier: whatever lies before it has its outcome, also when it is still in the buffer.
     pub frontier: Offset,
-    /// Ranges behind it, in order, whose records have their outcome already.
+    /// Ranges behind it, in order, whose records an owner before us has resolved.
     pub known: &'k [OffsetRange],
+    /// How far that owner knew the log.
+    pub remembered: Option<Remembered>,
 }
 
 impl Reach<'_> {
     fn knows(&self, offset: Offset) -> bool {
-        if offset < self.frontier {
-            return true;
-        }
         let at = self.known.partition_point(|range| range.end <= offset);
         self.known.get(at).is_some_and(|range| range.contains(offset))
     }
@@ -67,6 +69,7 @@ pub struct FetchBuffer {
     segments: VecDeque<Segment>,
     wire_bytes: usize,
     records: u64,
+    leaders: LeaderEpochs,
 }
 
 struct Segment {
@@ -94,8 +97,6 @@ enum Body {
 pub struct Received {
     /// Where the next fetch begins.
     pub position: Offset,
-    /// Leader epoch of the last batch, −1 when unknown.
-    pub leader_epoch: i32,
     /// Records received, those of aborted transactions not counted.
     pub records: u64,
     /// The first batch that cannot be read; everything before it is in the buffer.
@@ -118,9 +119,16 @@ pub enum Stop {
     },
     /// The batch at the front cannot be read.
     Corrupt(RecordError),
+    /// The log was cut off since an owner before us knew it: other records stand there now.
+    Rewritten,
 }
 
 impl FetchBuffer {
+    /// An empty one, behind a record of `leader_epoch`, −1 when that is unknown.
+    pub fn after(leader_epoch: i32) -> Self {
+        Self { leaders: LeaderEpochs::after(leader_epoch), ..Self::default() }
+    }
+
     /// Bytes received and not yet cut.
     pub fn wire_bytes(&self) -> usize {
         self.wire_bytes
@@ -136,9 +144,19 @@ impl FetchBuffer {
         self.segments.is_empty()
     }
 
-    /// Forgets everything.
+    /// Forgets the records that are in it.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { leaders: std::mem::take(&mut self.leaders), ..Self::default() };
+    }
+
+    /// Under which leaders was written what came through it.
+    pub fn leaders(&self) -> &LeaderEpochs {
+        &self.leaders
+    }
+
+    /// Nobody asks for what lies before `offset` any more.
+    pub fn forget_leaders_before(&mut self, offset: Offset) {
+        self.leaders.forget_before(offset);
     }
 
     /// Takes in the records section of a fetch reply that was asked for at `position`. Records before it are skipped,
@@ -151,7 +169,7 @@ impl FetchBuffer {
         hold: &Hold,
         now: Moment,
     ) -> Received {
-        let mut received = Received { position, leader_epoch: -1, records: 0, corrupt: None };
+        let mut received = Received { position, records: 0, corrupt: None };
         for batch in batches(frame) {
             let batch = match batch.and_then(|batch| batch.verify_crc().map(|()| batch)) {
                 Ok(batch) => batch,
@@ -165,6 +183,7 @@ impl FetchBuffer {
             if header.next_offset() <= received.position {
                 continue;
             }
+            self.leaders.note(header.base_offset.max(received.position), header.leader_epoch);
             let body = if mutant!("control-records-delivered", header.is_control, false)
                 || is_aborted
                 || header.record_count == 0
@@ -193,7 +212,6 @@ impl FetchBuffer {
                 header.next_offset(),
                 Offset(header.base_offset.0 + i64::from(header.record_count))
             );
-            received.leader_epoch = header.leader_epoch;
         }
         received
     }
@@ -213,6 +231,9 @@ impl FetchBuffer {
                 Ok(true) => {}
                 Ok(false) => return Stop::NoCredit,
                 Err(error) => return Stop::Corrupt(error),
+            }
+            if reach.remembered.is_some_and(|known| known.is_overwritten_by(&segment.header)) {
+                return Stop::Rewritten;
             }
             let stop = match segment.grow(cut, reach, sizer, sieve, opener) {
                 Ok(stop) => stop,
@@ -247,14 +268,13 @@ impl FetchBuffer {
         let mut cut = Cut::empty(first);
         cut.slices.push(slice);
         (cut.range.end, cut.records, cut.payload_bytes) = (offset.next(), 1, payload_bytes);
-        (cut.oldest, cut.full, cut.leader_epoch) = (segment.arrived, true, segment.header.leader_epoch);
+        (cut.oldest, cut.full) = (segment.arrived, true);
         Some(cut)
     }
 
     fn drop_front(&mut self, cut: &mut Cut) {
         if let Some(done) = self.segments.pop_front() {
             cut.range.end = done.header.next_offset();
-            cut.leader_epoch = done.header.leader_epoch;
             self.wire_bytes -= done.wire_bytes;
             self.records = self.records.saturating_sub(u64::from(done.header.record_count));
         }
@@ -311,14 +331,19 @@ impl Segment {
                 (cut.range.end, cut.full) = (end, true);
                 break;
             }
-            if record.offset < self.from || reach.knows(record.offset) {
+            if record.offset < self.from.max(reach.frontier) {
                 run.close(cut, &self.header, bytes, &self.hold);
                 cut.range.end = cut.range.end.max(record.offset.next());
                 continue;
             }
+            if reach.knows(record.offset) {
+                run.close(cut, &self.header, bytes, &self.hold);
+                cut.leave_out(record.offset, Outcome::Earlier);
+                continue;
+            }
             if !sieve.passes(&record) {
                 run.close(cut, &self.header, bytes, &self.hold);
-                cut.leave_out(record.offset, self.header.leader_epoch);
+                cut.leave_out(record.offset, Outcome::Filtered);
                 continue;
             }
             let size = sizer.record_bytes(&record, cut.is_empty());
@@ -342,7 +367,6 @@ impl Segment {
             cut.records += 1;
             cut.payload_bytes += size;
             cut.range.end = record.offset.next();
-            cut.leader_epoch = self.header.leader_epoch;
         }
         (*at, *left) = (walk.at(), walk.left());
         run.close(cut, &self.header, bytes, &self.hold);

@@ -67,7 +67,7 @@ pub(crate) fn cut_of(records: &Bytes) -> Cut {
     let mut cut = Cut::empty(Offset(0));
     buffer.grow(
         &mut cut,
-        Reach { limits, end_max: None, frontier: Offset(0), known: &[] },
+        Reach { limits, end_max: None, frontier: Offset(0), known: &[], remembered: None },
         &Plain,
         &Plain,
         &mut Plain,
@@ -522,11 +522,12 @@ fn a_refused_record_costs_no_allocation() {
         let mut buffer = FetchBuffer::default();
         buffer.receive(&frame, Offset(0), AbortedTransactions::default(), &hold(), Moment::from_micros(1));
         let (mut cut, refusing) = (Cut::empty(Offset(0)), Refusing((0..count).collect()));
-        let reach = Reach { limits: LIMITS, end_max: None, frontier: Offset(0), known: &[] };
+        let reach =
+            Reach { limits: LIMITS, end_max: None, frontier: Offset(0), known: &[], remembered: None };
         let counted = allocation_counter::measure(|| {
             buffer.grow(&mut cut, reach, &Plain, &refusing, &mut Plain);
         });
-        assert_eq!((cut.filtered.len(), cut.range.end), (1, Offset(count)), "one range, whatever it holds");
+        assert_eq!((cut.left_out.len(), cut.range.end), (1, Offset(count)), "one range, whatever it holds");
         counted.count_total
     };
     assert_eq!(refuse(1_000), refuse(1));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
+use lighterman_proto::commit_metadata::{CommitMetadata, Piece, Progress};
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
@@ -753,4 +753,36 @@ fn a_record_that_other_filters_let_through_is_tried_though_its_neighbours_are_us
     world.finish();
     assert_eq!((world.outcomes[&0], world.outcomes[&1]), (Outcome::Exhausted, Outcome::Exhausted));
     assert_eq!(world.tries.get(&1), Some(&1), "not given up for what others did");
+}
+
+/// A log that was cut off and written again has a later leader epoch in its batches; the CRC does not cover it.
+#[test]
+fn alo_1_what_is_remembered_of_records_that_were_cut_off_says_nothing_of_those_that_stand_there_now() {
+    let first_offer = |leader_epoch: i32| {
+        let policy = FailurePolicy { retries_max: Some(3), ..FailurePolicy::default() };
+        let pieces = vec![Piece { length: 2, attempts: 2, alone: true }];
+        let first_failure_ms = Some(5);
+        let left = Progress {
+            pieces,
+            filters: 0,
+            leader_epoch: Some(3),
+            first_failure_ms,
+            resolved: vec![(1, 1), (1, 1)],
+        };
+        let mut core = core(policy, 0, Offset(0), Some(left), None);
+        let deltas: Vec<(i64, usize)> = (0..5).map(|delta| (delta, 20)).collect();
+        let mut frame = batch_at(0, &deltas, 4, false, |_| 0).to_vec();
+        frame[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+        let (frame, hold) = (Bytes::from(frame), hold());
+        let now = Moment::from_micros(1);
+        let mut tools = Tools { opener: &mut Plain, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+        core.wake(now, &mut tools);
+        let aborted = AbortedTransactions::default();
+        let frame = Frame { position: Offset(0), records: &frame, aborted, hold: &hold };
+        core.fetched(now, frame, &mut tools);
+        core.committed(now, 1, &mut tools);
+        (offsets(&core.work().cut), core.work().used, core.ledger().count(Outcome::Earlier))
+    };
+    assert_eq!(first_offer(3), (vec![0], 2, 1), "as they were left");
+    assert_eq!(first_offer(4), (vec![0, 1, 2, 3, 4], 0, 0), "other records: nobody has tried them");
 }

@@ -8,11 +8,10 @@ use std::collections::VecDeque;
 
 use lighterman_proto::commit_metadata::{Piece, Progress};
 use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::records::BatchHeader;
 
 use super::core::PartitionCore;
-use super::cut::Cut;
 use super::effects::{Effect, Effects, Start};
-use super::ledger::{Ledger, Outcome};
 use super::work::Work;
 
 /// A piece that an owner before us has cut, to be cut again at the same place.
@@ -30,10 +29,47 @@ pub(super) struct Restored {
     pub first_failure_ms: Option<i64>,
 }
 
-/// Reads an earlier owner's progress; what is resolved already goes into the ledger. What was cut under other filters is cut
-/// anew: it may have records by now that were never tried.
-pub(super) fn restore(start: &Start, ledger: &mut Ledger) -> (VecDeque<Restored>, Vec<OffsetRange>) {
-    let Some(progress) = &start.progress else { return (VecDeque::new(), Vec::new()) };
+/// How far an owner before us knew the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Remembered {
+    end: Offset,
+    leader_epoch: i32,
+}
+
+impl Remembered {
+    /// Whether a batch stands where that owner knew another one. A log that was cut off and written again carries a later
+    /// leader epoch there than any that was known before (KIP-101).
+    pub fn is_overwritten_by(&self, header: &BatchHeader) -> bool {
+        header.base_offset < self.end && header.leader_epoch > self.leader_epoch
+    }
+}
+
+/// What an owner before us left.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    /// What it cut, in order.
+    pub pieces: VecDeque<Restored>,
+    /// Ranges that it resolved behind the frontier, in order, as far as they were not met yet.
+    pub known: Vec<OffsetRange>,
+    /// How far both are to be believed; `None`: whatever stands there.
+    pub remembered: Option<Remembered>,
+}
+
+impl Inherited {
+    /// The frontier has come this far: forgets what lies behind it, and pieces of which no record is left.
+    pub(super) fn forget_before(&mut self, frontier: Offset) {
+        self.known.retain(|known| known.end > frontier);
+        while self.pieces.front().is_some_and(|piece| piece.end.is_some_and(|end| end <= frontier)) {
+            self.pieces.pop_front();
+        }
+        self.remembered = self.remembered.filter(|known| known.end > frontier);
+    }
+}
+
+/// Reads an earlier owner's progress. What was cut under other filters is cut anew: it may have records by now that were
+/// never tried.
+pub(super) fn restore(start: &Start) -> Inherited {
+    let Some(progress) = &start.progress else { return Inherited::default() };
     let committed = start.committed;
     let mut at = committed;
     let mut pieces = VecDeque::new();
@@ -52,22 +88,20 @@ pub(super) fn restore(start: &Start, ledger: &mut Ledger) -> (VecDeque<Restored>
     let mut known = Vec::new();
     for (gap, length) in &progress.resolved {
         let first = Offset(at.0.saturating_add_unsigned(*gap));
-        let range = OffsetRange { first, end: Offset(first.0.saturating_add_unsigned(*length)) };
-        at = range.end;
-        // One at the frontier itself: the function had answered for it, and a person skipped what stood before.
-        let ours = range.first >= committed;
-        if mutant!("resolved-ahead-forgotten", ours, false) && ledger.resolve(range, Outcome::Earlier).is_ok()
-        {
-            known.push(range);
-        }
+        at = Offset(first.0.saturating_add_unsigned(*length));
+        known.push(OffsetRange { first, end: at });
     }
-    (pieces, known)
+    let end = Offset(committed.0.saturating_add_unsigned(progress.length()));
+    let remembered = progress.leader_epoch.map(|leader_epoch| Remembered { end, leader_epoch });
+    let known = mutant!("resolved-ahead-forgotten", known, Vec::new());
+    let remembered = remembered.filter(|_| mutant!("overwritten-is-believed", true, false));
+    Inherited { pieces, known, remembered }
 }
 
 impl PartitionCore {
     /// Leader epoch of the last record before the frontier, −1 when unknown.
     pub fn frontier_leader_epoch(&self) -> i32 {
-        self.frontier_leader_epoch
+        mutant!("leader-epoch-forgotten", self.buffer.leaders().before(self.ledger.frontier()), -1)
     }
 
     /// What stands beside the committed offset.
@@ -103,7 +137,7 @@ impl PartitionCore {
             .work
             .first_failure_ms
             .or_else(|| self.later.iter().find_map(|work| work.first_failure_ms))
-            .or_else(|| self.restored.front().and_then(|piece| piece.first_failure_ms));
+            .or_else(|| self.inherited.pieces.front().and_then(|piece| piece.first_failure_ms));
         let tried = pieces.iter().any(|piece| piece.attempts > 0) || first_failure_ms.is_some();
         if !tried && resolved.is_empty() {
             return None;
@@ -113,7 +147,8 @@ impl PartitionCore {
 
     /// What is on record when the next batch will begin at once: one commit then serves for both.
     pub(super) fn progress_going_on(&self) -> Option<Progress> {
-        let fresh = self.later.is_empty() && self.restored.is_empty() && self.work.cut.range.is_empty();
+        let fresh =
+            self.later.is_empty() && self.inherited.pieces.is_empty() && self.work.cut.range.is_empty();
         let goes_on = fresh && self.is_running() && !self.buffer.is_empty();
         if !goes_on || self.start.policy.retries_max.is_none() {
             return self.progress_at_rest();
@@ -128,7 +163,13 @@ impl PartitionCore {
         first_failure_ms: Option<i64>,
         resolved: Vec<(u64, u64)>,
     ) -> Progress {
-        Progress { pieces, filters: self.start.filters, first_failure_ms, resolved }
+        let filters = self.start.filters;
+        let mut progress = Progress { pieces, filters, leader_epoch: None, first_failure_ms, resolved };
+        let end = Offset(self.ledger.frontier().0.saturating_add_unsigned(progress.length()));
+        let inherited = self.inherited.remembered.map_or(-1, |known| known.leader_epoch);
+        let leader_epoch = self.buffer.leaders().before(end).max(inherited);
+        progress.leader_epoch = (leader_epoch >= 0).then_some(leader_epoch);
+        progress
     }
 
     /// Whether the last commit says `progress` of the frontier as it stands.
@@ -144,7 +185,7 @@ impl PartitionCore {
         out.push(Effect::Commit {
             seq: self.sent.seq,
             offset: self.sent.offset,
-            leader_epoch: self.frontier_leader_epoch,
+            leader_epoch: self.frontier_leader_epoch(),
             progress,
             passed: self.ledger.take_passed(),
         });
@@ -155,13 +196,6 @@ impl PartitionCore {
         if self.sent.offset != self.ledger.frontier() {
             let progress = self.progress_going_on();
             self.commit(progress, out);
-        }
-    }
-
-    /// The frontier has moved into `cut`, whose records may have come under several leaders.
-    pub(super) fn note_leader_epoch_of(&mut self, cut: &Cut) {
-        if let Some(leader_epoch) = cut.leader_epoch_before(self.ledger.frontier()) {
-            self.frontier_leader_epoch = leader_epoch;
         }
     }
 
@@ -178,7 +212,7 @@ impl PartitionCore {
             None if self.is_regrowing() => self.ledger.frontier(),
             None => self.work.cut.range.end,
         };
-        let restored = self.restored.iter().scan(behind, |from, piece| {
+        let restored = self.inherited.pieces.iter().scan(behind, |from, piece| {
             let length = piece.end.map_or(0, |end| from.distance_to(end));
             *from = piece.end.unwrap_or(*from);
             Some(Piece { length, attempts: piece.used, alone: piece.failed_alone })
@@ -190,16 +224,16 @@ impl PartitionCore {
     fn remembered_ahead(&self) -> Vec<(u64, u64)> {
         let resolved = self.ledger.ahead().filter(|passed| passed.outcome.is_worth_remembering());
         let good = self.later.iter().chain([&self.work]).flat_map(|work| &work.good);
-        let mut ranges: Vec<OffsetRange> = resolved
-            .map(|passed| passed.range)
-            .chain(good.flat_map(|range| self.ledger.open_in(*range)))
-            .collect();
+        let open = good.chain(&self.inherited.known).flat_map(|range| self.ledger.open_in(*range));
+        let mut ranges: Vec<OffsetRange> = resolved.map(|passed| passed.range).chain(open).collect();
         ranges.sort_unstable_by_key(|range| range.first);
         let mut at = self.ledger.frontier();
-        let distances = ranges.into_iter().map(|range| {
-            let gap = at.distance_to(range.first);
-            at = range.end;
-            (gap, range.first.distance_to(range.end))
+        let distances = ranges.into_iter().filter_map(|range| {
+            // What the function has answered for here, an owner before us may have had an answer for already.
+            let first = range.first.max(at);
+            let gap = at.distance_to(first);
+            at = range.end.max(at);
+            (first < range.end).then(|| (gap, first.distance_to(range.end)))
         });
         distances.collect()
     }

@@ -84,7 +84,6 @@ impl PartitionCore {
         let rest = work.cut.select(range, tools.sizer, |record| record.offset != offset);
         self.resolve(OffsetRange { first: offset, end: offset.next() }, Outcome::Skipped, out);
         out.push(Effect::Note(Note::Skipped { offset }));
-        self.note_leader_epoch_of(&work.cut);
         if rest.is_empty() {
             self.resolve(range, Outcome::Absent, out);
             return None;

@@ -69,7 +69,7 @@ mod tests {
         let refusing =
             Refusing((0..64).filter(|offset| !passing.contains(offset)).collect::<BTreeSet<i64>>());
         let limits = CutLimits { records_max: 1_000, payload_bytes_max: 1 << 20 };
-        let reach = Reach { limits, end_max: None, frontier: Offset(0), known: &[] };
+        let reach = Reach { limits, end_max: None, frontier: Offset(0), known: &[], remembered: None };
         let mut cut = Cut::empty(Offset(0));
         assert!(matches!(buffer.grow(&mut cut, reach, &Plain, &refusing, opener), Stop::Done));
         assert!(buffer.is_empty());

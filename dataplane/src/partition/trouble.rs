@@ -6,6 +6,7 @@ use lighterman_proto::units::Moment;
 use super::core::{Flight, PartitionCore, Phase, REST};
 use super::effects::{Effect, Effects, Note};
 use super::ledger::Outcome;
+use super::progress::Inherited;
 use super::work::Work;
 
 impl PartitionCore {
@@ -20,6 +21,10 @@ impl PartitionCore {
             self.position = log_start;
             self.work = Work::none(log_start);
             out.push(Effect::Note(Note::Lost(range)));
+            for known in std::mem::take(&mut self.inherited.known) {
+                let end = known.end.min(log_start);
+                self.resolve(OffsetRange { first: known.first.min(end), end }, Outcome::Earlier, out);
+            }
             self.resolve(range, Outcome::Lost, out);
             self.commit_if_moved(out);
         }
@@ -32,14 +37,18 @@ impl PartitionCore {
         self.rest(now, note, out);
     }
 
+    /// The log was cut off since an owner before us knew it: what that one tried and resolved are not these records.
+    pub(super) fn disinherit(&mut self, out: &mut Effects) {
+        self.inherited = Inherited::default();
+        out.push(Effect::Note(Note::Rewritten { from: self.ledger.frontier() }));
+    }
+
     pub(super) fn diverged_into(&mut self, end: Offset, out: &mut Effects) {
         self.phase = Phase::Ended;
         out.push(Effect::Forget);
         // What is decided and not acknowledged is decided again: its account would be lost with this ownership.
-        let (at, leader_epoch) = (
-            mutant!("truncation-not-gone-back-for", end.min(self.acknowledged), self.position),
-            self.frontier_leader_epoch,
-        );
+        let at = mutant!("truncation-not-gone-back-for", end.min(self.acknowledged), self.position);
+        let leader_epoch = self.buffer.leaders().before(at);
         out.push(Effect::Rebuild { at, leader_epoch });
     }
 

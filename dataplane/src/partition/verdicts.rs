@@ -118,7 +118,6 @@ impl PartitionCore {
             }
         }
         let keep = |record: &Record<'_>| !named_only || failed.contains(&record.offset);
-        self.note_leader_epoch_of(&self.work.cut.clone());
         self.work = self.work.over(self.work.cut.select(rest, tools.sizer, keep));
         self.work.good = if named_only { Vec::new() } else { answered_for };
         self.commit_at_rest_if_moved(out);

@@ -15,6 +15,7 @@ pub const ALL: &[&str] = &[
     "retries-one-too-few",
     "resolved-ahead-forgotten",
     "leader-epoch-forgotten",
+    "overwritten-is-believed",
     "next-offset-counts-records",
     "control-records-delivered",
     "retry-reorders",

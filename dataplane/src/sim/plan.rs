@@ -202,14 +202,6 @@ impl Plan {
             kinds,
         };
         plan.draw_happenings(&mut random);
-        if plan.has(Kind::Truncation) {
-            // What an owner remembers behind its commit, resolved ranges and the pieces of a failed batch, is not always told
-            // apart from what stands there after a truncation. Known, and not simulated together.
-            let remembers = [Kind::Skips, Kind::FailingFunction, Kind::HangingFunction, Kind::ServiceErrors];
-            plan.kinds.retain(|kind| !remembers.contains(kind));
-            plan.poison_per_mille = 0;
-            plan.partial_responses = false;
-        }
         plan
     }
 

@@ -12,10 +12,12 @@ fn any_progress(items: usize, size: u64) -> impl Strategy<Value = Progress> {
     let pieces = prop::collection::vec(piece, 0..items);
     let resolved = prop::collection::vec((0..=size, 1..=size), 0..items);
     let some = |progress: &Progress| *progress != Progress::default();
-    (pieces, any::<u32>(), any::<Option<i64>>(), resolved)
-        .prop_map(|(pieces, filters, first_failure_ms, resolved)| Progress {
+    let leader_epoch = prop::option::of(0..=i32::MAX);
+    (pieces, any::<u32>(), leader_epoch, any::<Option<i64>>(), resolved)
+        .prop_map(|(pieces, filters, leader_epoch, first_failure_ms, resolved)| Progress {
             pieces,
             filters,
+            leader_epoch,
             first_failure_ms,
             resolved,
         })
@@ -30,14 +32,18 @@ fn the_text_as_documented() {
             Piece { length: 1, attempts: 7, alone: true },
         ],
         filters: 0,
+        leader_epoch: None,
         first_failure_ms: Some(1_700_000_000_123),
         resolved: vec![(2, 40), (5, 1)],
     };
     let metadata = of(8, progress.clone());
     assert_eq!(metadata.encode(), "lighterman/1 n=8 p=100x3,1x7! f=1700000000123 r=2+40,5+1");
     assert_eq!(CommitMetadata::parse(&metadata.encode()), Some(metadata));
-    let filtered = of(8, Progress { filters: 2_166_136_261, ..progress });
-    assert_eq!(filtered.encode(), "lighterman/1 n=8 h=2166136261 p=100x3,1x7! f=1700000000123 r=2+40,5+1");
+    let filtered = of(8, Progress { filters: 2_166_136_261, leader_epoch: Some(7), ..progress });
+    assert_eq!(
+        filtered.encode(),
+        "lighterman/1 n=8 h=2166136261 e=7 p=100x3,1x7! f=1700000000123 r=2+40,5+1"
+    );
     assert_eq!(CommitMetadata::parse(&filtered.encode()), Some(filtered));
 }
 
@@ -74,6 +80,8 @@ fn strangers_and_nonsense_are_refused() {
         "lighterman/1 n=1 p=1x1,",
         "lighterman/1 n=1 p=1x1!!",
         "lighterman/1 n=1 p=1x4294967296",
+        "lighterman/1 n=1 e=-1",
+        "lighterman/1 n=1 e=2147483648",
         "lighterman/1 n=1 f=",
         "lighterman/1 n=1 f=--1",
         "lighterman/1 n=1 r=1",
@@ -99,6 +107,7 @@ fn mem_1_what_does_not_fit_is_left_out_from_the_far_end() {
         Progress {
             pieces: vec![piece(10)],
             filters: 0,
+            leader_epoch: None,
             first_failure_ms: Some(5),
             resolved: resolved.clone(),
         },
@@ -107,7 +116,10 @@ fn mem_1_what_does_not_fit_is_left_out_from_the_far_end() {
     assert_eq!((read.pieces.as_slice(), read.first_failure_ms), (&[piece(10)][..], Some(5)));
     assert!(read.resolved.len() > 100 && resolved.starts_with(&read.resolved));
     let pieces: Vec<Piece> = (1..1_000_000).map(piece).collect();
-    let fuller = of(8, Progress { pieces: pieces.clone(), filters: 0, first_failure_ms: Some(5), resolved });
+    let fuller = of(
+        8,
+        Progress { pieces: pieces.clone(), first_failure_ms: Some(5), resolved, ..Progress::default() },
+    );
     let read = CommitMetadata::parse(&fuller.encode()).and_then(|read| read.progress).expect("ours");
     assert!(read.pieces.len() > 100 && pieces.starts_with(&read.pieces));
     assert_eq!((read.first_failure_ms, read.resolved.len()), (Some(5), 0), "ranges go before pieces do");
@@ -122,6 +134,7 @@ fn what_cannot_be_said_is_left_out() {
             Piece { length: 3, attempts: 1, alone: true },
         ],
         filters: 0,
+        leader_epoch: None,
         first_failure_ms: None,
         resolved: vec![(1, 2), (3, 0), (4, 5), (u64::MAX, 1), (1, 1)],
     };
@@ -134,6 +147,7 @@ fn a_piece_without_an_end_is_the_last() {
     let progress = Progress {
         pieces: vec![piece(3), piece(0), piece(4)],
         filters: 0,
+        leader_epoch: None,
         first_failure_ms: None,
         resolved: vec![],
     };

@@ -74,7 +74,7 @@ impl Resolver {
             match start::plan(&known, added) {
                 StartPlan::GoOn => {
                     let mut starts = starts(&committed, &known, added, all.len());
-                    self.go_back_where_histories_part(&committed, &mut starts).await?;
+                    self.go_back_where_histories_part(&mut starts).await?;
                     return Ok(starts);
                 }
                 StartPlan::Activate { partitions } => {
@@ -93,19 +93,12 @@ impl Resolver {
     }
 
     /// A log that was cut off below a committed offset holds other records there now: they have never been read (H13).
-    async fn go_back_where_histories_part(
-        &self,
-        committed: &BTreeMap<i32, Option<CommittedOffset>>,
-        starts: &mut Starts,
-    ) -> Result<(), StartError> {
-        let known: Vec<KnownEpoch> = starts
-            .positions
-            .keys()
-            .filter_map(|partition| {
-                let leader_epoch = committed.get(partition)?.as_ref()?.leader_epoch;
-                (leader_epoch >= 0).then_some(KnownEpoch { partition: *partition, leader_epoch })
-            })
-            .collect();
+    async fn go_back_where_histories_part(&self, starts: &mut Starts) -> Result<(), StartError> {
+        let known = starts.positions.iter().filter_map(|(partition, position)| {
+            let leader_epoch = position.leader_epoch_known()?;
+            Some(KnownEpoch { partition: *partition, leader_epoch })
+        });
+        let known: Vec<KnownEpoch> = known.collect();
         if known.is_empty() {
             return Ok(());
         }

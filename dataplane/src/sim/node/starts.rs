@@ -181,11 +181,9 @@ impl Node {
         let position =
             |partition: &i32| Some((*partition, Position::of(committed.get(partition)?.as_ref()?)));
         state.positions = state.wanted.iter().filter_map(position).collect();
-        let epoch = |partition: &i32| {
-            let epoch = committed.get(partition)?.as_ref()?.leader_epoch;
-            (epoch >= 0).then_some((*partition, epoch))
-        };
-        let known: Vec<(i32, i32)> = state.positions.keys().filter_map(epoch).collect();
+        let epoch =
+            |(partition, position): (&i32, &Position)| Some((*partition, position.leader_epoch_known()?));
+        let known: Vec<(i32, i32)> = state.positions.iter().filter_map(epoch).collect();
         state.committed = committed;
         if known.is_empty() {
             self.take_starts(outside, resolve);

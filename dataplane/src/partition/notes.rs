@@ -1,0 +1,68 @@
+//! What a partition tells people, in its log, its status and its counters.
+
+use lighterman_proto::failure::Condition;
+
+use super::actor::PartitionActor;
+use super::effects::Note;
+use super::work::Work;
+
+impl PartitionActor {
+    pub(super) fn note(&self, note: &Note) {
+        let partition = self.id.to_string();
+        match note {
+            Note::GivenUp { work, condition } => self.note_given_up(work, *condition),
+            Note::Skipped { offset } => {
+                self.status.dropped(1);
+                tracing::warn!(partition, offset = offset.0, "record skipped: a person said so");
+            }
+            Note::Lost(range) => {
+                self.status.lost(range.first.distance_to(range.end));
+                tracing::warn!(partition, %range, "records deleted by retention before they were read");
+            }
+            Note::Corrupt { offset, error } => {
+                self.status
+                    .problem(&format!("partition {partition} cannot be read at offset {offset}: {error}"));
+                self.gauge.set_last_error(Some(format!("batch at offset {offset} cannot be read: {error}")));
+                tracing::error!(partition, offset = offset.0, %error, "batch cannot be read; asking again");
+            }
+            Note::Rewritten { from } => {
+                metrics::counter!(crate::metrics::TRUNCATIONS).increment(1);
+                tracing::warn!(
+                    partition,
+                    from = from.0,
+                    "the log was cut off and written again; its records begin anew"
+                );
+            }
+            Note::LedgerRefused(refused) => {
+                metrics::counter!(crate::metrics::INVARIANT_VIOLATIONS, "invariant" => "COM-1").increment(1);
+                self.status.problem(&format!("partition {partition} stopped: {refused}"));
+                tracing::error!(partition, %refused, invariant = "COM-1", "partition stopped");
+            }
+        }
+    }
+
+    fn note_given_up(&self, work: &Work, condition: Condition) {
+        let records = u64::from(work.cut.records);
+        self.status.dropped(records);
+        let offset = work.cut.walk().next().map_or(work.cut.range.first, |record| record.offset).0;
+        let last = work.last.as_ref().map(|failure| format!("{}: {}", failure.error_type, failure.message));
+        let text = match condition {
+            Condition::MaximumPayloadSizeExceeded => format!(
+                "record {offset} skipped: alone it makes a payload of {} bytes, Lambda takes {}",
+                work.cut.payload_bytes,
+                lighterman_proto::units::PAYLOAD_BYTES_MAX
+            ),
+            Condition::RecordAgeExceeded => {
+                format!("{records} records from {offset} on are older than MaximumRecordAgeInSeconds")
+            }
+            Condition::RetryAttemptsExhausted => {
+                format!("{records} records from {offset} on failed {} times", work.used)
+            }
+        };
+        tracing::warn!(
+            partition = %self.id, offset, records, attempts = work.used, last_error = last,
+            "{text}; there is no on-failure destination: they are dropped"
+        );
+        self.gauge.set_last_error(Some(text));
+    }
+}
