@@ -19,6 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::latency::{self, Stopwatch};
 
@@ -74,6 +75,17 @@ pub enum Event {
     },
 }
 
+/// One thing that happened, when, and at whose wish.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// When.
+    pub at: Instant,
+    /// Who invoked: the number given to [`FakeLambda::listen_for`], 0 at the first endpoint.
+    pub caller: u32,
+    /// What.
+    pub event: Event,
+}
+
 /// Records that this function cannot process.
 #[derive(Clone, Debug, Default)]
 pub struct Poison {
@@ -83,7 +95,7 @@ pub struct Poison {
     pub names: bool,
 }
 
-/// The endpoint; clones share it.
+/// The endpoint; clones share it, and the last one to go closes it.
 #[derive(Clone)]
 pub struct FakeLambda {
     address: SocketAddr,
@@ -104,7 +116,7 @@ pub struct Tally {
 }
 
 struct Shared {
-    events: Mutex<Vec<Event>>,
+    events: Mutex<Vec<Told>>,
     /// The same, by function.
     of_functions: Mutex<BTreeMap<String, Vec<Event>>>,
     tally: Mutex<Tally>,
@@ -112,6 +124,7 @@ struct Shared {
     script: Mutex<Script>,
     poison: Mutex<Poison>,
     next: AtomicU64,
+    listeners: Mutex<JoinSet<()>>,
 }
 
 #[derive(Deserialize)]
@@ -135,8 +148,6 @@ pub const FUNCTION_TIMEOUT_SECONDS: u64 = 1;
 impl FakeLambda {
     /// Listens on loopback; succeeds at once until told otherwise.
     pub async fn start() -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
         let succeed: Script = Arc::new(|_| Act::Succeed(Duration::ZERO));
         let shared = Arc::new(Shared {
             events: Mutex::new(Vec::new()),
@@ -146,20 +157,15 @@ impl FakeLambda {
             script: Mutex::new(succeed),
             poison: Mutex::default(),
             next: AtomicU64::new(0),
+            listeners: Mutex::default(),
         });
-        let for_server = Arc::clone(&shared);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let _ = stream.set_nodelay(true);
-                let shared = Arc::clone(&for_server);
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| serve(Arc::clone(&shared), request));
-                    // A refusal by the service is how a connection is cut.
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
+        let address = shared.listen(0).await?;
         Ok(Self { address, shared })
+    }
+
+    /// One more endpoint of the same functions; what arrives there is told as this caller's.
+    pub async fn listen_for(&self, caller: u32) -> Result<String> {
+        Ok(format!("http://{}", self.shared.listen(caller).await?))
     }
 
     /// `http://…`, for `AWS_ENDPOINT_URL_LAMBDA`.
@@ -184,6 +190,11 @@ impl FakeLambda {
 
     /// Everything that happened so far.
     pub fn events(&self) -> Vec<Event> {
+        self.shared.events.lock().iter().map(|told| told.event.clone()).collect()
+    }
+
+    /// Everything that happened so far, with who and when.
+    pub fn told(&self) -> Vec<Told> {
         self.shared.events.lock().clone()
     }
 
@@ -216,11 +227,30 @@ impl FakeLambda {
 }
 
 impl Shared {
-    fn happened(&self, function: &str, event: Event) {
-        // Both under the first lock: they agree on the order.
+    async fn listen(self: &Arc<Self>, caller: u32) -> Result<SocketAddr> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        // Weak: a listener must not keep alive what keeps it.
+        let shared = Arc::downgrade(self);
+        self.listeners.lock().spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                let Some(shared) = shared.upgrade() else { return };
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| serve(Arc::clone(&shared), caller, request));
+                    // A refusal by the service is how a connection is cut.
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Ok(address)
+    }
+
+    fn happened(&self, function: &str, caller: u32, event: Event) {
+        // Both under the first lock: they agree on the order, and so does the time.
         let mut events = self.events.lock();
         self.of_functions.lock().entry(function.to_owned()).or_default().push(event.clone());
-        events.push(event);
+        events.push(Told { at: Instant::now(), caller, event });
     }
 
     fn poisoned_in(&self, event: &KafkaEvent<'_>) -> (BTreeSet<(i32, i64)>, bool) {
@@ -258,7 +288,11 @@ impl std::fmt::Display for Cut {
 
 impl std::error::Error for Cut {}
 
-async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {
+async fn serve(
+    shared: Arc<Shared>,
+    caller: u32,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Cut> {
     if request.uri().path().ends_with("/configuration") {
         let body = format!(r#"{{"FunctionName":"f","Timeout":{FUNCTION_TIMEOUT_SECONDS}}}"#);
         return Ok(Response::new(Full::from(body)));
@@ -298,14 +332,14 @@ async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respon
     }
     // As at AWS, a caller that goes away does not stop the function.
     let run = tokio::spawn(async move {
-        shared.happened(&function, Event::Start { id, offsets });
+        shared.happened(&function, caller, Event::Start { id, offsets });
         if let Act::Succeed(wait) = act
             && !wait.is_zero()
         {
             tokio::time::sleep(wait).await;
         }
         let failed = if act == Act::Report { failed } else { BTreeSet::new() };
-        shared.happened(&function, Event::End { id, act, failed });
+        shared.happened(&function, caller, Event::End { id, act, failed });
     });
     run.await.map_err(|_| Cut)?;
     match act {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
+const STOP_DEADLINE: Duration = Duration::from_secs(40);
 const CLUSTER_ID: &str = "bGlnaHRlcm1hbi10ZXN0cw";
 
 /// A running broker; dropping it ends the process and removes its data.
@@ -63,7 +64,9 @@ impl RealKafka {
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              transaction.state.log.num.partitions=2\ngroup.initial.rebalance.delay.ms=0\n\
              group.min.session.timeout.ms=1000\nauto.create.topics.enable=false\n\
-             log.cleaner.backoff.ms=300\n",
+             log.cleaner.backoff.ms=300\n\
+             group.consumer.min.session.timeout.ms=1000\ngroup.consumer.session.timeout.ms=6000\n\
+             group.consumer.min.heartbeat.interval.ms=500\ngroup.consumer.heartbeat.interval.ms=2000\n",
             data.display()
         );
         fs::write(folder.path().join("server.properties"), properties)?;
@@ -84,6 +87,23 @@ impl RealKafka {
     pub fn restart(&mut self) -> Result<()> {
         self.end();
         self.boot()
+    }
+
+    /// Ends the process at once (SIGKILL); [`Self::boot`] brings it back.
+    pub fn kill(&mut self) {
+        self.end();
+    }
+
+    /// Ends the process in good order (SIGTERM); [`Self::boot`] brings it back.
+    pub fn stop(&mut self) -> Result<()> {
+        self.signal("-TERM")?;
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while self.process.as_mut().context("it runs")?.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "Kafka does not stop: {}", self.log()?);
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        self.process = None;
+        Ok(())
     }
 
     /// Stops answering, and keeps its connections (SIGSTOP).
@@ -117,17 +137,22 @@ impl RealKafka {
         Ok(command)
     }
 
-    fn boot(&mut self) -> Result<()> {
+    /// Starts what was ended, on the same port with the same data, and waits until it listens.
+    pub fn boot(&mut self) -> Result<()> {
         self.process = Some(self.java("kafka.Kafka", &[])?.spawn()?);
         let deadline = Instant::now() + BOOT_DEADLINE;
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         while TcpStream::connect(address).is_err() {
             if Instant::now() > deadline {
-                bail!("Kafka does not listen: {}", fs::read_to_string(self.folder.path().join("kafka.log"))?);
+                bail!("Kafka does not listen: {}", self.log()?);
             }
             std::thread::park_timeout(Duration::from_millis(100));
         }
         Ok(())
+    }
+
+    fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.path().join("kafka.log"))?)
     }
 
     fn end(&mut self) {

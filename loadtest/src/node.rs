@@ -2,10 +2,10 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lighterman::control::client::ApiClient;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,8 +44,40 @@ fn free_port() -> Result<u16> {
 impl Node {
     /// Starts a node over `data`, invoking functions at `lambda`; waits until its API answers.
     pub async fn start(data: &Path, lambda: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        let node = Self::launch(AsyncCommand::new(binary()?), data, lambda, settings)?;
+        node.answers().await?;
+        Ok(node)
+    }
+
+    /// The same with what it says on standard error appended to a file, and with a signal ignored that a write beyond the limit
+    /// of file sizes brings: it is told of that by an error, as of a disk that is full.
+    pub async fn start_logged(
+        data: &Path,
+        lambda: &str,
+        settings: &[(&str, &str)],
+        log: &Path,
+    ) -> Result<Self> {
+        let mut command = AsyncCommand::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(binary()?).stderr(Stdio::piped());
+        let mut node = Self::launch(command, data, lambda, settings)?;
+        let mut said = node.process.stderr.take().context("it is piped")?;
+        let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(log).await?;
+        // Through a pipe: the limit of file sizes is not meant for what it says.
+        tokio::spawn(async move {
+            let _ = tokio::io::copy(&mut said, &mut file).await;
+            let _ = file.flush().await;
+        });
+        node.answers().await?;
+        Ok(node)
+    }
+
+    fn launch(
+        mut command: AsyncCommand,
+        data: &Path,
+        lambda: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
         let (listen, metrics) = (free_port()?, free_port()?);
-        let mut command = AsyncCommand::new(binary()?);
         command
             .arg("run")
             .env_clear()
@@ -68,14 +100,28 @@ impl Node {
         }
         let process = command.spawn()?;
         let api = ApiClient::new(format!("http://127.0.0.1:{listen}"), REGION.to_owned(), KEY.0, KEY.1);
-        let node = Self { process, api, listen, metrics };
+        Ok(Self { process, api, listen, metrics })
+    }
+
+    async fn answers(&self) -> Result<()> {
         let answers = async {
-            while node.api.call("GET", "/lighterman/v1/nodes", None).await.is_err() {
+            while self.api.call("GET", "/lighterman/v1/nodes", None).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(START_DEADLINE, answers).await.context("the node's API does not answer")?;
-        Ok(node)
+        tokio::time::timeout(START_DEADLINE, answers).await.context("the node's API does not answer")
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.process.try_wait()?)
+    }
+
+    /// Sends a signal, by its name with a dash before it.
+    pub fn signal(&self, which: &str) -> Result<()> {
+        let pid = self.process.id().context("the node has ended already")?;
+        ensure!(Command::new("kill").args([which, &pid.to_string()]).status()?.success(), "kill {which}");
+        Ok(())
     }
 
     /// Process id.
@@ -140,8 +186,7 @@ impl Node {
 
     /// SIGTERM; waits for the drain and returns the exit code.
     pub async fn terminate(mut self, within: Duration) -> Result<Option<i32>> {
-        let pid = self.process.id().context("the node has ended already")?;
-        Command::new("kill").args(["-TERM", &pid.to_string()]).status()?;
+        self.signal("-TERM")?;
         match tokio::time::timeout(within, self.process.wait()).await {
             Ok(status) => Ok(status?.code()),
             Err(_) => bail!("the node does not drain"),

@@ -8,8 +8,11 @@ use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{CreateTopicsRequest, ProduceRequest, TopicName};
+use kafka_protocol::messages::{
+    BrokerId, CreateTopicsRequest, ListOffsetsRequest, ProduceRequest, TopicName,
+};
 use kafka_protocol::protocol::StrBytes;
 pub use kafka_protocol::records::Compression;
 use kafka_protocol::records::{Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
@@ -22,6 +25,9 @@ use lighterman::runtime::clock;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const BATCH_RECORDS: usize = 500;
+/// The timestamp that asks for a log's end, and the isolation that leaves open transactions out.
+const LATEST: i64 = -1;
+const READ_COMMITTED: i8 = 1;
 const NOT_LEADER_YET: [i16; 3] = [3, 5, 6];
 
 /// The visible offsets of each partition.
@@ -175,6 +181,34 @@ impl Producer {
             .into_iter()
             .filter_map(|(partition, offset)| Some((partition, offset?.offset.0)))
             .collect())
+    }
+
+    /// The offset behind the last that stands in each partition, open transactions left out.
+    pub async fn log_ends(&mut self, topic: &str, partitions: i32) -> Result<BTreeMap<i32, i64>> {
+        let latest = |partition| {
+            ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(LATEST)
+        };
+        let topic = ListOffsetsTopic::default()
+            .with_name(name(topic))
+            .with_partitions((0..partitions).map(latest).collect());
+        let build = |_| {
+            ListOffsetsRequest::default()
+                .with_replica_id(BrokerId(-1))
+                .with_isolation_level(READ_COMMITTED)
+                .with_topics(vec![topic])
+        };
+        let (reply, _) = self.connection.call(versions(2, 5), DEADLINE, build).await?;
+        let mut ends = BTreeMap::new();
+        for one in reply.topics.into_iter().flat_map(|topic| topic.partitions) {
+            ensure!(
+                one.error_code == 0,
+                "ListOffsets of partition {}: {}",
+                one.partition_index,
+                one.error_code
+            );
+            ends.insert(one.partition_index, one.offset);
+        }
+        Ok(ends)
     }
 
     /// Waits until `group` has committed `ends` (the offset behind the last record of each partition).

@@ -51,12 +51,18 @@ impl<'p> Transactions<'p> {
 
     /// One transaction of `count` records in one partition, committed or aborted; its first offset.
     pub async fn write(&mut self, topic: &str, partition: i32, count: usize, commit: bool) -> Result<i64> {
+        let base = self.append(topic, partition, count).await?;
+        self.end(commit).await?;
+        Ok(base)
+    }
+
+    /// Opens a transaction of `count` records in one partition; its first offset. Nobody who reads what is committed sees it
+    /// yet.
+    pub async fn append(&mut self, topic: &str, partition: i32, count: usize) -> Result<i64> {
         self.add_partition(topic, partition).await?;
         let records = batch(count, 20, Compression::None, self.producer_id, self.sequence)?;
         self.sequence += count as i32;
-        let base = self.producer.send(topic, partition, records, Some(&self.id)).await?;
-        self.end(commit).await?;
-        Ok(base)
+        self.producer.send(topic, partition, records, Some(&self.id)).await
     }
 
     async fn add_partition(&mut self, topic: &str, partition: i32) -> Result<()> {
@@ -88,7 +94,8 @@ impl<'p> Transactions<'p> {
         anyhow::bail!("the last transaction does not end")
     }
 
-    async fn end(&mut self, commit: bool) -> Result<()> {
+    /// Commits or aborts what was appended; its marker stands behind it.
+    pub async fn end(&mut self, commit: bool) -> Result<()> {
         let (id, producer_id, epoch) = (StrBytes::from_string(self.id.clone()), self.producer_id, self.epoch);
         let build = |_| {
             EndTxnRequest::default()

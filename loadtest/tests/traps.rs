@@ -4,7 +4,6 @@
 //! audit judge. Without Java or the jars Kafka is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -314,20 +313,14 @@ async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut Cluster) -
     // Longer than the session: the group gives its partition away while an invocation of it is in flight.
     let moment = cluster.moment(Duration::from_millis(400)).unwrap_or_default();
     tokio::time::sleep(moment).await;
-    signal(&first, "-STOP")?;
+    first.signal("-STOP")?;
     tokio::time::sleep(Duration::from_secs(9)).await;
-    signal(&first, "-CONT")?;
+    first.signal("-CONT")?;
     scene.lambda.set_script(|_| OK);
     scene.drained("trap-5").await?;
     watch.was_clean().await?;
     let verdict = scene.judge_without(&[]);
     ensure!(verdict.repeated.values().all(|repeated| *repeated <= BATCH), "{:?}", verdict.repeated);
-    Ok(())
-}
-
-fn signal(node: &Node, which: &str) -> Result<()> {
-    let pid = node.pid().context("it runs")?;
-    ensure!(Command::new("kill").args([which, &pid.to_string()]).status()?.success(), "kill {which}");
     Ok(())
 }
 

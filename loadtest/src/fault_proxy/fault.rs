@@ -7,7 +7,8 @@ use std::time::Duration;
 use kafka_protocol::messages::ApiKey;
 use parking_lot::Mutex;
 
-/// What happens to one exchange. All but [`Fault::CutRequest`] happen to the reply: the broker has done what it was asked.
+/// What happens to one exchange. All but [`Fault::CutRequest`] and [`Fault::HoldRequest`] happen to the reply: the broker has
+/// done what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The connection is cut before the broker sees the request.
@@ -45,6 +46,8 @@ pub enum Fault {
     Code(i16),
     /// The reply waits until the proxy is calm.
     Hold,
+    /// The request waits until the proxy is calm, and what the client asks behind it; then the broker does it all, late.
+    HoldRequest,
     /// Bytes that are not Kafka, or that lie, instead of the reply.
     Hostile(Hostility),
 }

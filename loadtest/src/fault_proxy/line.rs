@@ -51,9 +51,14 @@ async fn requests(
 ) -> Result<()> {
     while let Some(request) = frame::read(&mut from).await? {
         let asked = frame::asked(&request)?;
-        let fault = shared.upgrade().context("stopped")?.faults.decide(asked.api);
-        if fault == Some(Fault::CutRequest) {
-            return Ok(());
+        let (fault, mut calm) = {
+            let shared = shared.upgrade().context("stopped")?;
+            (shared.faults.decide(asked.api), shared.calm.subscribe())
+        };
+        match fault {
+            Some(Fault::CutRequest) => return Ok(()),
+            Some(Fault::HoldRequest) => drop(calm.changed().await),
+            _ => {}
         }
         {
             let mut waiting = waiting.lock();
