@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use loadtest::latency::VALUE_BYTES_MIN;
 
-use crate::scenarios;
+use crate::{ordeals, scenarios};
 
 const DRAIN_SECONDS_MAX: u64 = 300;
 const STEADY_SECONDS: u64 = 20;
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Run(scenarios::Arguments),
     /// The scenarios that come with it
     List,
+    /// Faults by seed on a real Kafka, judged
+    Ordeal(ordeals::Arguments),
     /// The name of a scenario, and what `run` takes
     #[command(external_subcommand)]
     Named(Vec<String>),

@@ -13,6 +13,7 @@ pub mod latency;
 pub mod log_reader;
 pub mod node;
 pub mod open_loop;
+pub mod ordeal;
 pub mod outcome;
 pub mod page;
 pub mod plot;

@@ -3,6 +3,7 @@
 //! hand.
 
 mod arguments;
+mod ordeals;
 mod scenarios;
 
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ async fn main() -> Result<ExitCode> {
     match line.command {
         None => drain_or_pace(line.arguments).await.map(|()| ExitCode::SUCCESS),
         Some(Command::List) => scenarios::list().map(|()| ExitCode::SUCCESS),
+        Some(Command::Ordeal(ordeal)) => ordeals::run(ordeal).await,
         Some(Command::Run(run)) => scenarios::run(run).await,
         Some(Command::Named(words)) => scenarios::run(scenarios::Arguments::parse_from(named(words))).await,
     }

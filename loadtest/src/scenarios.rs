@@ -76,7 +76,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn workspace() -> &'static Path {
+/// The folder of the workspace.
+pub(crate) fn workspace() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
 }
@@ -88,7 +89,7 @@ fn figures_of(path: &Path) -> Result<Outcome> {
 }
 
 /// `cargo run -p loadtest` builds this program alone: the node that it measures is built with it, with the same features.
-fn build_node() -> Result<()> {
+pub(crate) fn build_node() -> Result<()> {
     let Some(cargo) = std::env::var_os("CARGO").filter(|_| std::env::var_os("LIGHTERMAN_BIN").is_none())
     else {
         return Ok(());

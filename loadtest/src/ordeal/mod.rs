@@ -1,0 +1,318 @@
+//! Ordeals: nodes on a real Kafka, to which is done what a seed says, while records flow. When it is over everything must have
+//! been delivered and committed; at no time may a commit have been ahead, an order broken, or a partition with two owners.
+//!
+//! [`Plan`] decides, [`Ordeal`] carries out, [`judge`] judges.
+
+pub mod judge;
+pub mod plan;
+mod seat;
+pub mod series;
+mod wall_clock;
+mod writer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use judge::{Disturbance, Judgement, Story};
+use plan::{Fault, Kind, Plan, SESSION};
+use seat::{Orders, Seat};
+use wall_clock::WallClock;
+use writer::{Otherwise, Writer};
+
+use crate::function::{Act, FakeLambda};
+use crate::kafka::RealKafka;
+use crate::produce::{Produced, Producer};
+use crate::watch::{Watch, Watched};
+
+/// LIV-1: when the faults are over, everything is delivered and committed within this.
+pub const SETTLES_WITHIN: Duration = Duration::from_secs(30);
+/// An ordeal that takes longer is stuck, and is itself wrong.
+const ENDS_WITHIN: Duration = Duration::from_secs(100);
+const WATCHES_EVERY: Duration = Duration::from_millis(50);
+/// After a broker is back, its coordinator reads what it knew.
+const BROKER_WAKES_FOR: Duration = Duration::from_secs(1);
+const FUNCTION: &str = "f";
+
+/// One ordeal.
+#[derive(Clone, Debug)]
+pub struct Ordeal {
+    /// What is done.
+    pub plan: Plan,
+    /// `kafka.group_protocol` of the nodes; not set when absent.
+    pub group_protocol: Option<String>,
+    /// What nodes say is left here, when something was wrong.
+    pub logs: PathBuf,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// As the judge says.
+    pub judgement: Judgement,
+    /// What else is wrong: a node that ended by itself, or could not be dealt with.
+    pub problems: Vec<String>,
+    /// How often each fault was done.
+    pub done: BTreeMap<Kind, u32>,
+    /// Faults that this machine has no means for, and what is missing.
+    pub skipped: Vec<String>,
+    /// From the end of the faults until all was committed.
+    pub settled_after: Duration,
+    /// From beginning to end.
+    pub took: Duration,
+}
+
+/// What is there while it lasts.
+struct Stage {
+    servers: String,
+    topic: String,
+    lambda: FakeLambda,
+    otherwise: Otherwise,
+    seats: Vec<(Seat, Vec<Fault>)>,
+    watch: Watch,
+    skipped: Vec<String>,
+}
+
+impl Ordeal {
+    /// Goes through it on a Kafka. Broken promises are in the report; an error is what kept it from being judged.
+    pub async fn undergo(&self, kafka: &mut RealKafka) -> Result<Report> {
+        let servers = kafka.servers();
+        self.timed(&servers, Some(kafka)).await
+    }
+
+    /// The same on a Kafka that others use too: only for a plan that leaves the broker alone.
+    pub async fn undergo_beside_others(&self, servers: &str) -> Result<Report> {
+        anyhow::ensure!(!self.plan.needs_the_broker(), "this one needs a broker for itself");
+        self.timed(servers, None).await
+    }
+
+    async fn timed(&self, servers: &str, kafka: Option<&mut RealKafka>) -> Result<Report> {
+        let begin = Instant::now();
+        let whole = async { self.perform(self.stage(servers).await?, kafka).await };
+        let report = tokio::time::timeout(ENDS_WITHIN, whole).await;
+        let mut report = report.with_context(|| format!("it has not ended within {ENDS_WITHIN:?}"))??;
+        report.took = begin.elapsed();
+        if report.is_clean() {
+            let _ = std::fs::remove_dir_all(&self.logs);
+        }
+        Ok(report)
+    }
+
+    async fn stage(&self, servers: &str) -> Result<Stage> {
+        let plan = &self.plan;
+        let topic = format!("ordeal-{}-{}", plan.seed, lighterman::kafka::backoff::random() % 1_000_000);
+        let mut producer = Producer::connect(servers).await?;
+        producer.create_topic(&topic, plan.partitions).await?;
+        let lambda = FakeLambda::start().await?;
+        let (mood, seed) = (plan.mood, plan.seed);
+        lambda.set_script(move |n| mood.act(seed, n));
+        std::fs::create_dir_all(&self.logs)?;
+        let orders = Arc::new(self.orders(&topic, &lambda));
+        let mut skipped = BTreeSet::new();
+        let mut seats = Vec::new();
+        for (index, faults) in self.seats() {
+            let jumps = faults.iter().any(|fault| fault.kind == Kind::ClockJumped);
+            let clock = if jumps { WallClock::find()? } else { None };
+            if jumps && clock.is_none() {
+                skipped.insert("clock jumped: libfaketime is not installed (package faketime)".to_owned());
+            }
+            let seat = Seat::new(&orders, index, servers, plan.seed, clock).await?;
+            seats.push((seat, faults));
+        }
+        for (seat, _) in seats.iter_mut().take(plan.nodes) {
+            seat.come().await?;
+        }
+        let otherwise = Otherwise::default();
+        let watch = Watch::over(Watched {
+            producer: Producer::connect(servers).await?,
+            lambda: lambda.clone(),
+            function: FUNCTION.to_owned(),
+            group: group_of(&topic),
+            topic: topic.clone(),
+            partitions: plan.partitions,
+            ended_otherwise: Arc::clone(&otherwise),
+            every: WATCHES_EVERY,
+        });
+        let (servers, skipped) = (servers.to_owned(), skipped.into_iter().collect());
+        Ok(Stage { servers, topic, lambda, otherwise, seats, watch, skipped })
+    }
+
+    fn orders(&self, topic: &str, lambda: &FakeLambda) -> Orders {
+        let plan = &self.plan;
+        let mut settings = vec![
+            ("LIGHTERMAN_KAFKA_SESSION_TIMEOUT".to_owned(), format!("{}s", SESSION.as_secs())),
+            ("LIGHTERMAN_INVOKE_BACKOFF_MAX".to_owned(), "200ms".to_owned()),
+            ("LIGHTERMAN_MEMORY_BUDGET".to_owned(), "64MiB".to_owned()),
+            ("LIGHTERMAN_LOG_FORMAT".to_owned(), "text".to_owned()),
+            ("LIGHTERMAN_LOG_LEVEL".to_owned(), "info".to_owned()),
+        ];
+        if let Some(protocol) = &self.group_protocol {
+            settings.push(("LIGHTERMAN_KAFKA_GROUP_PROTOCOL".to_owned(), protocol.clone()));
+        }
+        let mapping = json!({
+            "FunctionName": FUNCTION,
+            "BatchSize": plan.batch,
+            "MaximumBatchingWindowInSeconds": plan.window_seconds,
+            "SelfManagedKafkaEventSourceConfig": {"ConsumerGroupId": group_of(topic)},
+        });
+        Orders {
+            lambda: lambda.clone(),
+            topic: topic.to_owned(),
+            mapping,
+            settings,
+            logs: self.logs.clone(),
+            callers: AtomicU32::new(1),
+        }
+    }
+
+    /// Every seat with what is done to it; those of nodes that join stand behind the others.
+    fn seats(&self) -> BTreeMap<usize, Vec<Fault>> {
+        let mut seats: BTreeMap<usize, Vec<Fault>> =
+            (0..self.plan.nodes).map(|index| (index, vec![])).collect();
+        for fault in self.plan.faults.iter().filter(|fault| !fault.kind.is_of_the_broker()) {
+            let index =
+                if fault.kind == Kind::Joined { seats.len().max(self.plan.nodes) } else { fault.node };
+            seats.entry(index).or_default().push(*fault);
+        }
+        seats
+    }
+
+    async fn perform(&self, stage: Stage, kafka: Option<&mut RealKafka>) -> Result<Report> {
+        let Stage { servers, topic, lambda, otherwise, seats, watch, skipped } = stage;
+        let mut report = Report { done: self.done(&skipped), skipped, ..Report::default() };
+        let start = Instant::now();
+        let (stop, stopped) = oneshot::channel();
+        let writer = Writer {
+            plan: self.plan.clone(),
+            servers: servers.clone(),
+            topic: topic.clone(),
+            otherwise: Arc::clone(&otherwise),
+        };
+        let writing = tokio::spawn(writer.run(stopped));
+        let mut at_work: JoinSet<Seat> = JoinSet::new();
+        for (seat, faults) in seats {
+            at_work.spawn(seat.go_through(faults, start));
+        }
+        let mut disturbances = match kafka {
+            Some(kafka) => self.at_the_broker(kafka, start).await?,
+            None => Vec::new(),
+        };
+        let mut seats = Vec::new();
+        while let Some(seat) = at_work.join_next().await {
+            seats.push(seat?);
+        }
+        tokio::time::sleep_until((start + self.plan.writes_for()).into()).await;
+        let _ = stop.send(());
+        writing.await??;
+        lambda.set_script(|_| Act::Succeed(Duration::ZERO));
+        let quiet = Instant::now();
+        // The first connection may be to a broker that was ended since.
+        let mut producer = Producer::connect(&servers).await?;
+        let ends = producer.log_ends(&topic, self.plan.partitions).await?;
+        let settled = producer.await_committed(&group_of(&topic), &topic, &ends, SETTLES_WITHIN).await;
+        report.settled_after = quiet.elapsed();
+        if let Err(error) = settled {
+            report.problems.push(format!("LIV-1: {} s after the faults {error:#}", SETTLES_WITHIN.as_secs()));
+        }
+        let mut leaving: JoinSet<Seat> = JoinSet::new();
+        for mut seat in seats {
+            leaving.spawn(async move {
+                seat.end().await;
+                seat
+            });
+        }
+        while let Some(seat) = leaving.join_next().await {
+            let seat = seat?;
+            disturbances.extend(seat.disturbances);
+            report.problems.extend(seat.problems);
+        }
+        report.problems.extend(watch.was_clean().await.err().map(|error| format!("{error:#}")));
+        let otherwise = otherwise.lock().clone();
+        let story = Story {
+            produced: records(&ends, &otherwise),
+            told: lambda.told(),
+            disturbances,
+            batch: u64::from(self.plan.batch),
+        };
+        report.judgement = story.judge();
+        Ok(report)
+    }
+
+    /// Ends the broker and brings it back, as often as planned.
+    async fn at_the_broker(&self, kafka: &mut RealKafka, start: Instant) -> Result<Vec<Disturbance>> {
+        let mut disturbances = Vec::new();
+        for fault in self.plan.faults.iter().filter(|fault| fault.kind.is_of_the_broker()) {
+            tokio::time::sleep_until((start + fault.at).into()).await;
+            let from = Instant::now();
+            // Kafka is waited for by a thread.
+            tokio::task::block_in_place(|| match fault.kind {
+                Kind::BrokerStopped => kafka.stop(),
+                _ => {
+                    kafka.kill();
+                    Ok(())
+                }
+            })?;
+            tokio::time::sleep(fault.lasting).await;
+            tokio::task::block_in_place(|| kafka.boot())?;
+            tokio::time::sleep(BROKER_WAKES_FOR).await;
+            disturbances.push(Disturbance { caller: None, from, until: Instant::now(), deadly: false });
+        }
+        Ok(disturbances)
+    }
+
+    fn done(&self, skipped: &[String]) -> BTreeMap<Kind, u32> {
+        let mut done = self.plan.kinds();
+        if !skipped.is_empty() {
+            done.remove(&Kind::ClockJumped);
+        }
+        done
+    }
+}
+
+impl Report {
+    /// Whether the promises were kept.
+    pub fn is_clean(&self) -> bool {
+        self.wrong().next().is_none()
+    }
+
+    /// What is wrong.
+    pub fn wrong(&self) -> impl Iterator<Item = &String> {
+        self.problems.iter().chain(&self.judgement.violations)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Judgement { delivered, repeated, overlaps, .. } = self.judgement;
+        write!(
+            f,
+            "{} in {:.1} s: {delivered} delivered, {repeated} again, {overlaps} overlaps allowed, settled after {:.1} s",
+            if self.is_clean() { "clean" } else { "WRONG" },
+            self.took.as_secs_f64(),
+            self.settled_after.as_secs_f64()
+        )?;
+        self.skipped.iter().try_for_each(|what| write!(f, "; skipped {what}"))?;
+        self.wrong().try_for_each(|what| write!(f, "\n    {what}"))
+    }
+}
+
+fn group_of(topic: &str) -> String {
+    format!("{topic}-group")
+}
+
+/// Every offset below the ends is a record, but for these.
+fn records(ends: &BTreeMap<i32, i64>, otherwise: &BTreeSet<(i32, i64)>) -> Produced {
+    let of = |(partition, end): (&i32, &i64)| {
+        let is_record = |offset: &i64| !otherwise.contains(&(*partition, *offset));
+        (*partition, (0..*end).filter(is_record).collect())
+    };
+    ends.iter().map(of).collect()
+}

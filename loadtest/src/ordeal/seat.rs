@@ -1,0 +1,269 @@
+//! A node of an ordeal through all its lives, with a proxy of its own before Kafka, and what is done to it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::judge::Disturbance;
+use super::plan::{Fault, Kind};
+use super::wall_clock::WallClock;
+use crate::fault_proxy::{self, FaultProxy, Rule};
+use crate::function::FakeLambda;
+use crate::node::Node;
+
+/// A drain takes no longer: the function's deadline is one second.
+const DRAINS_WITHIN: Duration = Duration::from_secs(30);
+const API_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+const REPLIES_COME_AFTER: Duration = Duration::from_millis(300);
+const HOURS_MAX: i64 = 48;
+
+/// What every node of an ordeal is told.
+pub(super) struct Orders {
+    pub(super) lambda: FakeLambda,
+    pub(super) topic: String,
+    pub(super) mapping: Value,
+    pub(super) settings: Vec<(String, String)>,
+    /// Where nodes leave what they say.
+    pub(super) logs: PathBuf,
+    pub(super) callers: AtomicU32,
+}
+
+/// One node.
+pub(super) struct Seat {
+    orders: Arc<Orders>,
+    index: usize,
+    data: TempDir,
+    proxy: FaultProxy,
+    clock: Option<WallClock>,
+    node: Option<Node>,
+    caller: u32,
+    is_mapped: bool,
+    /// Mappings that the API said it had.
+    acknowledged: Vec<String>,
+    /// It was told that its disk is full: it may have stopped.
+    may_have_stopped: bool,
+    pub(super) disturbances: Vec<Disturbance>,
+    pub(super) problems: Vec<String>,
+}
+
+impl Seat {
+    /// An empty seat; `clock` when its wall clock will jump.
+    pub(super) async fn new(
+        orders: &Arc<Orders>,
+        index: usize,
+        servers: &str,
+        seed: u64,
+        clock: Option<WallClock>,
+    ) -> Result<Self> {
+        Ok(Self {
+            orders: Arc::clone(orders),
+            index,
+            data: tempfile::tempdir()?,
+            proxy: FaultProxy::start(servers, seed).await?,
+            clock,
+            node: None,
+            caller: 0,
+            is_mapped: false,
+            acknowledged: Vec::new(),
+            may_have_stopped: false,
+            disturbances: Vec::new(),
+            problems: Vec::new(),
+        })
+    }
+
+    /// Starts its node over its data; the first time with the mapping.
+    pub(super) async fn come(&mut self) -> Result<()> {
+        self.caller = self.orders.callers.fetch_add(1, Ordering::Relaxed);
+        let endpoint = self.orders.lambda.listen_for(self.caller).await?;
+        let mut settings: Vec<(&str, &str)> =
+            self.orders.settings.iter().map(|(name, value)| (&**name, &**value)).collect();
+        if let Some(clock) = &self.clock {
+            clock.set(0)?;
+            settings.extend(clock.environment());
+        }
+        let log = self.orders.logs.join(format!("node-{}.log", self.index + 1));
+        let node = Node::start_logged(self.data.path(), &endpoint, &settings, &log).await?;
+        if !self.is_mapped {
+            let mapping = self.orders.mapping.clone();
+            node.create_mapping(&self.proxy.address(), &self.orders.topic, mapping).await?;
+            self.is_mapped = true;
+        }
+        self.node = Some(node);
+        Ok(())
+    }
+
+    /// Goes through its faults, each at its time.
+    pub(super) async fn go_through(mut self, faults: Vec<Fault>, start: Instant) -> Self {
+        for fault in faults {
+            tokio::time::sleep_until((start + fault.at).into()).await;
+            if let Err(error) = self.suffer(fault).await {
+                self.problems.push(format!("node {}: {fault}: {error:#}", self.index + 1));
+            }
+        }
+        self
+    }
+
+    async fn suffer(&mut self, fault: Fault) -> Result<()> {
+        if fault.kind != Kind::Joined {
+            self.is_there().await?;
+        }
+        let lasting = fault.lasting;
+        match fault.kind {
+            Kind::Joined => self.come().await,
+            Kind::Killed => {
+                let killed = Instant::now();
+                self.disturbed(killed, killed, true);
+                self.leave()?.kill().await?;
+                tokio::time::sleep(lasting).await;
+                self.come().await
+            }
+            Kind::Drained => {
+                let code = self.leave()?.terminate(DRAINS_WITHIN).await?;
+                ensure!(code == Some(0), "DRN-1: it ended with {code:?}, not with 0");
+                tokio::time::sleep(lasting).await;
+                self.come().await
+            }
+            Kind::FrozenBriefly | Kind::FrozenForLong => self.freeze(fault).await,
+            Kind::CutOff => self.spoil(fault_proxy::Fault::CutRequest, lasting).await,
+            Kind::RepliesHeld => self.spoil(fault_proxy::Fault::Hold, lasting).await,
+            Kind::RequestsHeld => self.spoil(fault_proxy::Fault::HoldRequest, lasting).await,
+            Kind::HalfClosed => self.spoil(fault_proxy::Fault::HalfClose, lasting).await,
+            Kind::Delayed => {
+                self.spoil(fault_proxy::Fault::Jitter(REPLIES_COME_AFTER), lasting).await?;
+                // They were late, and all of them came.
+                self.disturbances.pop();
+                Ok(())
+            }
+            Kind::DiskFull => self.fill_disk(lasting).await,
+            Kind::ClockJumped => self.move_clock(fault).await,
+            Kind::BrokerKilled | Kind::BrokerStopped => bail!("that is not done to a node"),
+        }
+    }
+
+    /// Ends the node in good order, and looks whether what it said it had is there after a start.
+    pub(super) async fn end(&mut self) {
+        if let Err(error) = self.try_end().await {
+            self.problems.push(format!("node {}: {error:#}", self.index + 1));
+        }
+    }
+
+    async fn try_end(&mut self) -> Result<()> {
+        if !self.is_mapped {
+            return Ok(());
+        }
+        self.is_there().await?;
+        let code = self.leave()?.terminate(DRAINS_WITHIN).await?;
+        ensure!(code == Some(0), "DRN-1: it ended with {code:?}, not with 0");
+        if self.acknowledged.is_empty() {
+            return Ok(());
+        }
+        self.come().await?;
+        let node = self.leave()?;
+        for id in &self.acknowledged {
+            let shown =
+                node.api().call("GET", &format!("/2015-03-31/event-source-mappings/{id}"), None).await;
+            shown.with_context(|| format!("the mapping {id}, which it had acknowledged, is lost"))?;
+        }
+        node.kill().await
+    }
+
+    /// A node whose disk was full may have stopped, clearly; it is started again. No other ends by itself.
+    async fn is_there(&mut self) -> Result<()> {
+        let node = self.node.as_mut().context("it is not there")?;
+        let Some(status) = node.ended()? else { return Ok(()) };
+        let now = Instant::now();
+        self.disturbed(now - DRAINS_WITHIN, now, false);
+        self.node = None;
+        self.come().await?;
+        ensure!(self.may_have_stopped && status.code() == Some(1), "it ended by itself, with {status}");
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<Node> {
+        self.node.take().context("it is not there")
+    }
+
+    fn disturbed(&mut self, from: Instant, until: Instant, deadly: bool) {
+        self.disturbances.push(Disturbance { caller: Some(self.caller), from, until, deadly });
+    }
+
+    async fn freeze(&mut self, fault: Fault) -> Result<()> {
+        let node = self.node.as_ref().context("it is not there")?;
+        let from = Instant::now();
+        node.signal("-STOP")?;
+        tokio::time::sleep(fault.lasting).await;
+        let until = Instant::now();
+        node.signal("-CONT")?;
+        if fault.kind == Kind::FrozenForLong {
+            self.disturbed(from, until, false);
+        }
+        Ok(())
+    }
+
+    async fn spoil(&mut self, what: fault_proxy::Fault, lasting: Duration) -> Result<()> {
+        let from = Instant::now();
+        let rule = Rule { apis: Vec::new(), times: None, per_mille: 1_000, fault: what };
+        self.proxy.faults().add(rule);
+        tokio::time::sleep(lasting).await;
+        let until = Instant::now();
+        self.proxy.calm();
+        self.disturbed(from, until, false);
+        ensure!(!self.proxy.faults().met().is_empty(), "no exchange met it");
+        Ok(())
+    }
+
+    /// No file can be written. What the API takes on meanwhile, and afterwards, is there after a start.
+    async fn fill_disk(&mut self, lasting: Duration) -> Result<()> {
+        self.may_have_stopped = true;
+        self.limit_files("0")?;
+        let early = self.one_more_mapping().await;
+        tokio::time::sleep(lasting).await;
+        let ended = self.node.as_mut().context("it is not there")?.ended()?;
+        if ended.is_none() {
+            self.limit_files("unlimited")?;
+        }
+        ensure!(early.is_err(), "a mapping was acknowledged while nothing could be written");
+        self.is_there().await?;
+        let id = self.one_more_mapping().await.context("no mapping after the disk had room again")?;
+        self.acknowledged.push(id);
+        Ok(())
+    }
+
+    fn limit_files(&self, bytes: &str) -> Result<()> {
+        let pid = self.node.as_ref().and_then(Node::pid).context("it is not there")?.to_string();
+        let limit = format!("--fsize={bytes}:");
+        let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status().context("prlimit")?;
+        ensure!(set.success(), "prlimit {limit}");
+        Ok(())
+    }
+
+    async fn one_more_mapping(&self) -> Result<String> {
+        let node = self.node.as_ref().context("it is not there")?;
+        let group = format!("{}-other-{}", self.orders.topic, self.caller);
+        let more = json!({"Enabled": false, "SelfManagedKafkaEventSourceConfig": {"ConsumerGroupId": group}});
+        let (servers, topic) = (self.proxy.address(), format!("{}-other", self.orders.topic));
+        let made = node.create_mapping(&servers, &topic, more);
+        tokio::time::timeout(API_ANSWERS_WITHIN, made).await.context("the API does not answer")?
+    }
+
+    async fn move_clock(&mut self, fault: Fault) -> Result<()> {
+        let Some(clock) = &self.clock else { return Ok(()) };
+        let node = self.node.as_ref().context("it is not there")?;
+        // A day and more in both directions, by the moment at which it happens.
+        let at = fault.at.as_millis() as i64;
+        let hours = (1 + at % HOURS_MAX) * if at / HOURS_MAX % 2 == 0 { 1 } else { -1 };
+        clock.set(hours)?;
+        let asked = node.api().call("GET", "/lighterman/v1/nodes", None).await;
+        tokio::time::sleep(fault.lasting).await;
+        clock.set(0)?;
+        // Signatures are dated: a node whose clock is elsewhere refuses ours.
+        ensure!(asked.is_err(), "the clock went by {hours} h, and the node did not see it");
+        Ok(())
+    }
+}
