@@ -37,6 +37,9 @@ pub enum StoreError {
         /// What it said.
         source: Box<redb::Error>,
     },
+    /// The database was closed when it failed, and is another one since.
+    #[error("the store in {0} is not the one that this process had written: restart it")]
+    Replaced(PathBuf),
     /// A command that this version cannot read.
     #[error("command {number} of the store in {path} cannot be read by this version: {source}")]
     Unreadable {
@@ -51,24 +54,19 @@ pub enum StoreError {
 
 /// The open store.
 pub struct Store {
+    folder: PathBuf,
     path: PathBuf,
-    database: Database,
+    /// Closed by a failure: redb takes nothing more after one, however much room there is again. The next write opens it.
+    database: Option<Database>,
     next: u64,
 }
 
 impl Store {
     /// Opens the store in `folder` and folds its commands.
     pub fn open(folder: &Path) -> Result<(Self, Registry), StoreError> {
-        let unusable = |source| StoreError::Folder { path: folder.to_owned(), source };
-        fs::create_dir_all(folder).map_err(unusable)?;
         let path = folder.join("lighterman.redb");
-        let database = Database::create(&path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(folder.to_owned()),
-            other => StoreError::Database { path: path.clone(), source: Box::new(other.into()) },
-        })?;
-        // API secrets are in it.
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(unusable)?;
-        let mut store = Self { path, database, next: 0 };
+        let mut store = Self { folder: folder.to_owned(), path, database: None, next: 0 };
+        store.database = Some(store.open_database()?);
         let registry = store.load()?;
         Ok((store, registry))
     }
@@ -85,11 +83,37 @@ impl Store {
         Ok(())
     }
 
+    fn open_database(&self) -> Result<Database, StoreError> {
+        let unusable = |source| StoreError::Folder { path: self.folder.clone(), source };
+        fs::create_dir_all(&self.folder).map_err(unusable)?;
+        let database = Database::create(&self.path).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(self.folder.clone()),
+            other => self.failed(other.into()),
+        })?;
+        // API secrets are in it.
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(0o600)).map_err(unusable)?;
+        Ok(database)
+    }
+
+    /// Opens what a failure closed, if it still is what this process wrote.
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let database = self.open_database()?;
+        let last = last_number(&database).map_err(|error| self.failed(error))?;
+        // The write that failed may stand there, refused as it was: what is written next takes its place.
+        let known = last.map_or(0, |last| last + 1);
+        if known != self.next && known != self.next + 1 {
+            return Err(StoreError::Replaced(self.folder.clone()));
+        }
+        self.database = Some(database);
+        Ok(())
+    }
+
     fn load(&mut self) -> Result<Registry, StoreError> {
         let mut registry = Registry::default();
         let mut commands = 0;
         self.write(|_| Ok(()))?;
-        for (number, bytes) in self.read_all().map_err(|error| self.failed(error))? {
+        let database = self.database.as_ref().ok_or_else(|| self.failed(redb::Error::PreviousIo))?;
+        for (number, bytes) in read_all(database).map_err(|error| self.failed(error))? {
             let command: Command = serde_json::from_slice(&bytes)
                 .map_err(|source| StoreError::Unreadable { path: self.path.clone(), number, source })?;
             registry.apply(&command);
@@ -126,33 +150,48 @@ impl Store {
         })
     }
 
-    fn read_all(&self) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
-        let table = self.database.begin_read()?.open_table(COMMANDS)?;
-        let mut all = Vec::with_capacity(usize::try_from(table.len()?).unwrap_or_default().min(1 << 20));
-        for entry in table.iter()? {
-            let (number, bytes) = entry?;
-            all.push((number.value(), bytes.value().to_vec()));
-        }
-        Ok(all)
-    }
-
     fn write(
-        &self,
+        &mut self,
         change: impl FnOnce(&mut redb::Table<'_, u64, &'static [u8]>) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
+        if self.database.is_none() {
+            self.reopen()?;
+        }
+        let Some(database) = &self.database else { return Err(self.failed(redb::Error::PreviousIo)) };
         let written = || -> Result<(), redb::Error> {
-            let mut transaction = self.database.begin_write()?;
+            let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
             change(&mut transaction.open_table(COMMANDS)?)?;
             transaction.commit()?;
             Ok(())
         };
-        written().map_err(|error| self.failed(error))
+        written().map_err(|error| {
+            self.database = None;
+            self.failed(error)
+        })
     }
 
     fn failed(&self, source: redb::Error) -> StoreError {
         StoreError::Database { path: self.path.clone(), source: Box::new(source) }
     }
+}
+
+fn read_all(database: &Database) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {
+    let table = database.begin_read()?.open_table(COMMANDS)?;
+    let mut all = Vec::with_capacity(usize::try_from(table.len()?).unwrap_or_default().min(1 << 20));
+    for entry in table.iter()? {
+        let (number, bytes) = entry?;
+        all.push((number.value(), bytes.value().to_vec()));
+    }
+    Ok(all)
+}
+
+fn last_number(database: &Database) -> Result<Option<u64>, redb::Error> {
+    let table = match database.begin_read()?.open_table(COMMANDS) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        table => table?,
+    };
+    Ok(table.last()?.map(|(number, _)| number.value()))
 }
 
 #[cfg(test)]
@@ -180,6 +219,35 @@ mod tests {
         let (_, after) = Store::open(folder.path()).expect("opens again");
         assert_eq!(after, before);
         assert_eq!(after.key_ids(), ["K0", "K2"]);
+    }
+
+    #[test]
+    fn a_store_that_failed_takes_writes_again_and_what_it_refused_is_not_in_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (mut store, _) = Store::open(folder.path()).expect("opens");
+        store.append(&key(0)).expect("durable");
+        // What failed had reached the disk, and nobody was told.
+        store.write(|table| Ok(table.insert(1, b"refused".as_slice()).map(drop)?)).expect("written");
+        store.database = None;
+        store.append(&key(1)).expect("it is opened again");
+        store.database = None;
+        store.append(&key(2)).expect("and again");
+        drop(store);
+        let (_, after) = Store::open(folder.path()).expect("opens");
+        assert_eq!(after.key_ids(), ["K0", "K1", "K2"]);
+    }
+
+    #[test]
+    fn a_store_that_failed_is_not_taken_for_another_that_lies_there_since() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (mut store, _) = Store::open(folder.path()).expect("opens");
+        for number in 0..3 {
+            store.append(&key(number)).expect("durable");
+        }
+        store.database = None;
+        fs::remove_file(folder.path().join("lighterman.redb")).expect("removed");
+        assert!(matches!(store.append(&key(3)), Err(StoreError::Replaced(_))));
+        assert!(matches!(store.append(&key(3)), Err(StoreError::Replaced(_))), "it stays refused");
     }
 
     #[test]
