@@ -124,6 +124,7 @@ struct Shared {
     script: Mutex<Script>,
     poison: Mutex<Poison>,
     next: AtomicU64,
+    timeout_seconds: AtomicU64,
     listeners: Mutex<JoinSet<()>>,
 }
 
@@ -142,7 +143,7 @@ struct KafkaRecord<'e> {
     value: Option<&'e RawValue>,
 }
 
-/// Seconds that `GetFunctionConfiguration` tells: how long an unknown outcome is waited for.
+/// Seconds that `GetFunctionConfiguration` tells unless something else is said: how long an unknown outcome is waited for.
 pub const FUNCTION_TIMEOUT_SECONDS: u64 = 1;
 
 impl FakeLambda {
@@ -157,6 +158,7 @@ impl FakeLambda {
             script: Mutex::new(succeed),
             poison: Mutex::default(),
             next: AtomicU64::new(0),
+            timeout_seconds: AtomicU64::new(FUNCTION_TIMEOUT_SECONDS),
             listeners: Mutex::default(),
         });
         let address = shared.listen(0).await?;
@@ -176,6 +178,11 @@ impl FakeLambda {
     /// Decides from now on.
     pub fn set_script(&self, script: impl Fn(u64) -> Act + Send + Sync + 'static) {
         *self.shared.script.lock() = Arc::new(script);
+    }
+
+    /// The timeout that its configuration tells, in whole seconds.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.shared.timeout_seconds.store(timeout.as_secs(), Ordering::Relaxed);
     }
 
     /// Cannot process these from now on.
@@ -294,7 +301,8 @@ async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Cut> {
     if request.uri().path().ends_with("/configuration") {
-        let body = format!(r#"{{"FunctionName":"f","Timeout":{FUNCTION_TIMEOUT_SECONDS}}}"#);
+        let seconds = shared.timeout_seconds.load(Ordering::Relaxed);
+        let body = format!(r#"{{"FunctionName":"f","Timeout":{seconds}}}"#);
         return Ok(Response::new(Full::from(body)));
     }
     let function = function_in(request.uri().path()).to_owned();

@@ -1,5 +1,6 @@
 //! A transactional producer, as small as one can be: enough to make committed and aborted transactions on a real broker.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -22,7 +23,8 @@ pub struct Transactions<'p> {
     id: String,
     producer_id: i64,
     epoch: i16,
-    sequence: i32,
+    /// The next sequence number of each partition.
+    sequences: BTreeMap<(String, i32), i32>,
 }
 
 impl<'p> Transactions<'p> {
@@ -41,7 +43,13 @@ impl<'p> Transactions<'p> {
             let (reply, _) = producer.connection().call(versions(0, 1), DEADLINE, init).await?;
             if reply.error_code == 0 {
                 let (producer_id, epoch) = (*reply.producer_id, reply.producer_epoch);
-                return Ok(Self { producer, id: id.to_owned(), producer_id, epoch, sequence: 0 });
+                return Ok(Self {
+                    producer,
+                    id: id.to_owned(),
+                    producer_id,
+                    epoch,
+                    sequences: BTreeMap::new(),
+                });
             }
             ensure!(NOT_YET.contains(&reply.error_code), "InitProducerId: {}", reply.error_code);
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -60,8 +68,9 @@ impl<'p> Transactions<'p> {
     /// yet.
     pub async fn append(&mut self, topic: &str, partition: i32, count: usize) -> Result<i64> {
         self.add_partition(topic, partition).await?;
-        let records = batch(count, 20, Compression::None, self.producer_id, self.sequence)?;
-        self.sequence += count as i32;
+        let sequence = self.sequences.entry((topic.to_owned(), partition)).or_default();
+        let records = batch(count, 20, Compression::None, self.producer_id, *sequence)?;
+        *sequence += count as i32;
         self.producer.send(topic, partition, records, Some(&self.id)).await
     }
 

@@ -114,6 +114,7 @@ impl Ordeal {
         let lambda = FakeLambda::start().await?;
         let (mood, seed) = (plan.mood, plan.seed);
         lambda.set_script(move |n| mood.act(seed, n));
+        lambda.set_timeout(mood.timeout());
         std::fs::create_dir_all(&self.logs)?;
         let orders = Arc::new(self.orders(&topic, &lambda));
         let mut skipped = BTreeSet::new();
@@ -168,6 +169,7 @@ impl Ordeal {
             topic: topic.to_owned(),
             mapping,
             settings,
+            broker_ends: plan.needs_the_broker(),
             logs: self.logs.clone(),
             callers: AtomicU32::new(1),
         }

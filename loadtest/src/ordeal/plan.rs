@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::fault_proxy::Random;
-use crate::function::Act;
+use crate::function::{Act, FUNCTION_TIMEOUT_SECONDS};
 use crate::produce::Compression;
 
 /// After so long without heartbeat a node's partitions go to others.
@@ -17,11 +17,13 @@ const LAST_AT: u64 = 6_000;
 /// Records are written for at least so long.
 const WRITES_FOR: Duration = Duration::from_secs(9);
 /// Of what a function can take in the time it is written, so much is written: what has piled up behind a fault goes soon.
-const LOAD_PERCENT: u64 = 30;
+const LOAD_PERCENT: u64 = 50;
 /// What a batch costs beside its function, in milliseconds.
 const AROUND_A_BATCH: u64 = 25;
 const RECORDS_PER_SECOND_MAX: u64 = 60;
 const FAULTS_MAX: u64 = 4;
+/// Longer than it takes Kafka to give up a node.
+const LONG: Duration = Duration::from_secs(8);
 /// Between two faults of one node.
 const REST: Duration = Duration::from_secs(1);
 
@@ -156,13 +158,24 @@ pub struct Mood {
     pub refused: u64,
     /// Succeeds, and the reply is lost.
     pub lost: u64,
+    /// This invocation and its double take longer than a session: what runs when a node is lost still runs when the next one
+    /// begins. None when 0.
+    pub long: u64,
 }
 
 impl Mood {
     fn draw(random: &mut Random, with_losses: bool) -> Self {
         let mut maybe = |most: u64| if random.below(2) == 0 { 1 + random.below(most) } else { 0 };
         let (slow_ms, failing, refused, lost) = (maybe(500), maybe(100), maybe(200), maybe(10));
-        Self { slow_ms, failing, refused, lost: if with_losses { lost } else { 0 } }
+        let long = if random.below(4) == 0 { 3 + random.below(20) } else { 0 };
+        // A lost reply is waited for as long as the function may run.
+        let lost = if with_losses && long == 0 { lost } else { 0 };
+        Self { slow_ms, failing, refused, lost, long }
+    }
+
+    /// The function's timeout.
+    pub fn timeout(&self) -> Duration {
+        if self.long == 0 { Duration::from_secs(FUNCTION_TIMEOUT_SECONDS) } else { LONG + LONG / 2 }
     }
 
     /// What it does with invocation `n`.
@@ -172,6 +185,7 @@ impl Mood {
         let takes = Duration::from_millis(random.below(self.slow_ms + 1));
         let (failing, refused) = (self.failing, self.failing + self.refused);
         match chance {
+            _ if self.long > 0 && (n == self.long || n == self.long * 2) => Act::Succeed(LONG),
             _ if chance < failing => Act::FunctionError,
             _ if chance < refused && chance % 3 == 0 => Act::Status(503),
             _ if chance < refused && chance % 3 == 1 => Act::CutBefore,
@@ -311,8 +325,11 @@ impl fmt::Display for Plan {
             if self.transactions { " with transactions" } else { "" },
             self.records_per_second
         )?;
-        let Mood { slow_ms, failing, refused, lost } = self.mood;
+        let Mood { slow_ms, failing, refused, lost, long } = self.mood;
         write!(f, "function ≤ {slow_ms} ms, ‰ {failing} fail {refused} refused {lost} lost")?;
+        if long > 0 {
+            write!(f, ", number {long} and {} take {} s", long * 2, LONG.as_secs())?;
+        }
         self.faults.iter().try_for_each(|fault| write!(f, "; {fault}"))
     }
 }
@@ -354,13 +371,15 @@ mod tests {
 
     #[test]
     fn a_mood_is_what_it_says() {
-        let mood = Mood { slow_ms: 50, failing: 100, refused: 200, lost: 10 };
+        let mood = Mood { slow_ms: 50, failing: 100, refused: 200, lost: 10, long: 0 };
         let acts: Vec<Act> = (0..10_000).map(|n| mood.act(7, n)).collect();
         let count = |is: fn(&Act) -> bool| acts.iter().filter(|act| is(act)).count();
         assert!((850..1_150).contains(&count(|act| *act == Act::FunctionError)));
         let refused = count(|act| matches!(act, Act::Throttle | Act::Status(503) | Act::CutBefore));
         assert!((1_800..2_200).contains(&refused), "{refused}");
         assert!((60..140).contains(&count(|act| *act == Act::CutAfter)));
+        let long = Mood { long: 4, ..mood };
+        assert_eq!((long.act(7, 4), long.act(7, 8)), (Act::Succeed(LONG), Act::Succeed(LONG)));
         assert!((0..1_000).all(|n| Mood::default().act(7, n) == Act::Succeed(Duration::ZERO)));
     }
 }
