@@ -207,45 +207,40 @@ impl Ordeal {
             Some(kafka) => self.at_the_broker(kafka, start).await?,
             None => Vec::new(),
         };
-        let mut seats = Vec::new();
-        while let Some(seat) = at_work.join_next().await {
-            seats.push(seat?);
-        }
+        let seats = at_work.join_all().await;
         tokio::time::sleep_until((start + self.plan.writes_for()).into()).await;
+        // A writer that is gone has failed, which its task tells.
         let _ = stop.send(());
         writing.await??;
         lambda.set_script(|_| Act::Succeed(Duration::ZERO));
-        let quiet = Instant::now();
-        // The first connection may be to a broker that was ended since.
-        let mut producer = Producer::connect(&servers).await?;
-        let ends = producer.log_ends(&topic, self.plan.partitions).await?;
-        let settled = producer.await_committed(&group_of(&topic), &topic, &ends, SETTLES_WITHIN).await;
-        report.settled_after = quiet.elapsed();
-        if let Err(error) = settled {
-            report.problems.push(format!("LIV-1: {} s after the faults {error:#}", SETTLES_WITHIN.as_secs()));
-        }
+        let ends = self.settle(&servers, &topic, &mut report).await?;
         let mut leaving: JoinSet<Seat> = JoinSet::new();
-        for mut seat in seats {
-            leaving.spawn(async move {
-                seat.end().await;
-                seat
-            });
+        for seat in seats {
+            leaving.spawn(seat.end());
         }
-        while let Some(seat) = leaving.join_next().await {
-            let seat = seat?;
+        for seat in leaving.join_all().await {
             disturbances.extend(seat.disturbances);
             report.problems.extend(seat.problems);
         }
         report.problems.extend(watch.was_clean().await.err().map(|error| format!("{error:#}")));
         let otherwise = otherwise.lock().clone();
-        let story = Story {
-            produced: records(&ends, &otherwise),
-            told: lambda.told(),
-            disturbances,
-            batch: u64::from(self.plan.batch),
-        };
-        report.judgement = story.judge();
+        let (produced, told) = (records(&ends, &otherwise), lambda.told());
+        report.judgement = Story { produced, told, disturbances, batch: u64::from(self.plan.batch) }.judge();
         Ok(report)
+    }
+
+    /// LIV-1, from now on; where each log ends.
+    async fn settle(&self, servers: &str, topic: &str, report: &mut Report) -> Result<BTreeMap<i32, i64>> {
+        let quiet = Instant::now();
+        let mut producer = Producer::connect(servers).await?;
+        let ends = producer.log_ends(topic, self.plan.partitions).await?;
+        let settled = producer.await_committed(&group_of(topic), topic, &ends, SETTLES_WITHIN).await;
+        report.settled_after = quiet.elapsed();
+        if let Err(error) = settled {
+            let seconds = SETTLES_WITHIN.as_secs();
+            report.problems.push(format!("LIV-1: {seconds} s after the faults {error:#}"));
+        }
+        Ok(ends)
     }
 
     /// Ends the broker and brings it back, as often as planned.

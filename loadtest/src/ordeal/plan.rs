@@ -187,9 +187,7 @@ impl Mood {
         match chance {
             _ if self.long > 0 && (n == self.long || n == self.long * 2) => Act::Succeed(LONG),
             _ if chance < failing => Act::FunctionError,
-            _ if chance < refused && chance % 3 == 0 => Act::Status(503),
-            _ if chance < refused && chance % 3 == 1 => Act::CutBefore,
-            _ if chance < refused => Act::Throttle,
+            _ if chance < refused => [Act::Status(503), Act::CutBefore, Act::Throttle][(chance % 3) as usize],
             _ if chance < refused + self.lost => Act::CutAfter,
             _ => Act::Succeed(takes),
         }

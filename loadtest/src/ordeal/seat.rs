@@ -46,6 +46,8 @@ pub(super) struct Seat {
     proxy: FaultProxy,
     clock: Option<WallClock>,
     node: Option<Node>,
+    /// When this life began.
+    came: Instant,
     caller: u32,
     is_mapped: bool,
     /// Mappings that the API said it had.
@@ -72,6 +74,7 @@ impl Seat {
             proxy: FaultProxy::start(servers, seed).await?,
             clock,
             node: None,
+            came: Instant::now(),
             caller: 0,
             is_mapped: false,
             acknowledged: Vec::new(),
@@ -83,6 +86,7 @@ impl Seat {
 
     /// Starts its node over its data; the first time with the mapping.
     pub(super) async fn come(&mut self) -> Result<()> {
+        self.came = Instant::now();
         self.caller = self.orders.callers.fetch_add(1, Ordering::Relaxed);
         let endpoint = self.orders.lambda.listen_for(self.caller).await?;
         let mut settings: Vec<(&str, &str)> =
@@ -151,10 +155,11 @@ impl Seat {
     }
 
     /// Ends the node in good order, and looks whether what it said it had is there after a start.
-    pub(super) async fn end(&mut self) {
+    pub(super) async fn end(mut self) -> Self {
         if let Err(error) = self.try_end().await {
             self.problems.push(format!("node {}: {error:#}", self.index + 1));
         }
+        self
     }
 
     async fn try_end(&mut self) -> Result<()> {
@@ -181,8 +186,9 @@ impl Seat {
     async fn is_there(&mut self) -> Result<()> {
         let node = self.node.as_mut().context("it is not there")?;
         let Some(status) = node.ended()? else { return Ok(()) };
-        let now = Instant::now();
-        self.disturbed(now - DRAINS_WITHIN, now, false);
+        // When, nobody has seen.
+        let since = self.disturbances.last().map_or(self.came, |last| last.until);
+        self.disturbed(since, Instant::now(), false);
         self.node = None;
         self.come().await?;
         ensure!(self.may_have_stopped && status.code() == Some(1), "it ended by itself, with {status}");

@@ -34,10 +34,10 @@ impl Writer {
     pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) -> Result<()> {
         let mut producer = Producer::connect(&self.servers).await?;
         let mut other = Producer::connect(&self.servers).await?;
-        let mut transactions = match self.plan.transactions {
-            true => Some(Transactions::begin(&mut other, &self.topic).await?),
-            false => None,
-        };
+        let mut transactions = None;
+        if self.plan.transactions {
+            transactions = Some(Transactions::begin(&mut other, &self.topic).await?);
+        }
         let mut random = Random(self.plan.seed ^ 0x7472_616e);
         let (begin, mut written) = (Instant::now(), 0);
         while stop.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty) {
