@@ -288,8 +288,12 @@ fn faults(random: &mut Random, nodes: usize, gentle: bool) -> Vec<Fault> {
         let at = Duration::from_millis(FIRST_AT + random.below(LAST_AT - FIRST_AT));
         let node = random.below(nodes as u64) as usize;
         let fault = Fault { node, kind, at, lasting: kind.lasting(random) };
-        let one_is_enough = kind == Kind::Joined || kind.is_of_the_broker();
-        let fits = !faults.iter().any(|other| fault.meets(other) || one_is_enough && other.kind == kind);
+        // A broker takes as long as all the rest to come back.
+        let again = |other: &Fault| match kind {
+            Kind::Joined => other.kind == kind,
+            kind => kind.is_of_the_broker() && other.kind.is_of_the_broker(),
+        };
+        let fits = !faults.iter().any(|other| fault.meets(other) || again(other));
         if fits && faults.len() < wanted as usize {
             faults.push(fault);
         }
