@@ -37,7 +37,9 @@ impl Mistake {
     }
 
     pub(super) fn of_filter(self, filter: usize) -> PatternError {
-        let steps: Vec<String> = self.path.into_iter().rev().collect();
+        // A field's name may be empty: its place has one all the same.
+        let named = |step: String| if step.is_empty() { "\"\"".to_owned() } else { step };
+        let steps: Vec<String> = self.path.into_iter().rev().map(named).collect();
         let path = if steps.is_empty() { "pattern".to_owned() } else { steps.join(".").replace(".[", "[") };
         PatternError { filter, at: self.at, path, what: self.what }
     }
