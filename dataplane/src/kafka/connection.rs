@@ -215,7 +215,9 @@ impl Connection {
     ) -> Result<B, KafkaError> {
         let unreadable =
             |what: String| KafkaError::Decode { address: self.address.clone(), api: pending.api, what };
-        let header = ResponseHeader::decode(frame, B::header_version(pending.version))
+        let header_version = B::header_version(pending.version);
+        shape::check_header(header_version, frame).map_err(unreadable)?;
+        let header = ResponseHeader::decode(frame, header_version)
             .map_err(|error| unreadable(error.to_string()))?;
         if header.correlation_id != pending.correlation {
             return Err(unreadable(format!(

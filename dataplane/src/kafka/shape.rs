@@ -2,6 +2,9 @@
 //! 2³¹−1 in a frame of forty bytes asks for hundreds of gigabytes, and a frame stuffed with the smallest entries becomes thirty
 //! times its size. A walk over the reply's shape refuses both (D1).
 
+mod embedded;
+mod small;
+
 use std::mem::size_of;
 
 use bytes::{Buf, Bytes};
@@ -10,6 +13,8 @@ use kafka_protocol::messages::{
     list_offsets_response as list, metadata_response as metadata, offset_commit_response as commit,
     offset_fetch_response as offset_fetch, offset_for_leader_epoch_response as epochs,
 };
+
+pub(super) use embedded::{check_assignment, check_subscription};
 
 /// What the structs of one reply may take, records and texts aside: those are slices of the frame.
 const DECODED_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -248,14 +253,26 @@ fn shape_of(api: ApiKey) -> Option<&'static Shape> {
         ApiKey::OffsetForLeaderEpoch => &LEADER_EPOCHS,
         ApiKey::JoinGroup => &JOIN_GROUP,
         ApiKey::ApiVersions => &API_VERSIONS,
-        // The others hold no lists in the versions that we speak.
+        ApiKey::FindCoordinator => &small::FIND_COORDINATOR,
+        ApiKey::SyncGroup => &small::SYNC_GROUP,
+        ApiKey::Heartbeat => &small::HEARTBEAT,
+        ApiKey::LeaveGroup => &small::LEAVE_GROUP,
+        // We do not ask for others.
         _ => return None,
     })
 }
 
 /// Refuses a reply whose lists do not fit into its bytes, or whose entries would take too much; `body` begins behind the header.
 pub(super) fn check(api: ApiKey, version: i16, body: &Bytes) -> Result<(), String> {
-    let Some(shape) = shape_of(api) else { return Ok(()) };
+    shape_of(api).map_or(Ok(()), |shape| walk(shape, version, body))
+}
+
+/// The same of the header before it; `frame` begins with the header.
+pub(super) fn check_header(version: i16, frame: &Bytes) -> Result<(), String> {
+    walk(&small::HEADER, version, frame)
+}
+
+fn walk(shape: &'static Shape, version: i16, body: &Bytes) -> Result<(), String> {
     let flexible = version >= shape.flexible_since;
     let mut walk = Walk { left: body, version, flexible, cost: 0 };
     walk.fields(shape.fields)?;
@@ -512,6 +529,23 @@ mod tests {
         lie.put_i32(0);
         lie.put_slice(&[0xff, 0xff, 0xff, 0xff, 0x0f]);
         assert!(check(ApiKey::OffsetCommit, 8, &lie.freeze()).is_err());
+    }
+
+    #[test]
+    fn d1_a_header_stuffed_with_fields_that_nobody_knows_is_refused() {
+        const TAGS: u32 = 1024 * 1024;
+        let stuffed = |tags: u32| {
+            let mut frame = BytesMut::new();
+            frame.put_i32(7);
+            // A count of three bytes; then numbers of one byte each and nothing in them.
+            frame.put_slice(&[tags as u8 | 0x80, (tags >> 7) as u8 | 0x80, (tags >> 14) as u8]);
+            frame.put_bytes(0, tags as usize * 2);
+            frame.freeze()
+        };
+        assert_eq!(check_header(1, &stuffed(1024)), Ok(()));
+        let error = check_header(1, &stuffed(TAGS)).expect_err("too much");
+        assert!(error.contains("would take more"), "{error}");
+        assert_eq!(check_header(0, &stuffed(TAGS)), Ok(()), "a header that has no such fields");
     }
 
     #[test]
