@@ -217,8 +217,8 @@ impl Connection {
             |what: String| KafkaError::Decode { address: self.address.clone(), api: pending.api, what };
         let header_version = B::header_version(pending.version);
         shape::check_header(header_version, frame).map_err(unreadable)?;
-        let header = ResponseHeader::decode(frame, header_version)
-            .map_err(|error| unreadable(error.to_string()))?;
+        let header =
+            ResponseHeader::decode(frame, header_version).map_err(|error| unreadable(error.to_string()))?;
         if header.correlation_id != pending.correlation {
             return Err(unreadable(format!(
                 "it answers request {}, not {}",

@@ -250,26 +250,37 @@ pub async fn fetch_committed(
     };
     let (reply, _) = connection.call(versions(1, 7), REQUEST_DEADLINE, build).await?;
     let failed = |code| KafkaError::broker(ApiKey::OffsetFetch, format!("group `{group}`"), code);
+    // No answer, two, or an offset that there cannot be: none of it says that nothing is committed.
+    let unclear = |partition: i32| {
+        let code = ResponseError::UnknownServerError;
+        KafkaError::broker(ApiKey::OffsetFetch, format!("partition {topic}-{partition}"), code)
+    };
     if let Some(code) = ResponseError::try_from_code(reply.error_code) {
         return Err(failed(code));
     }
     let mut found = BTreeMap::new();
-    for answer in reply.topics.into_iter().flat_map(|topic| topic.partitions) {
+    let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
+    for answer in ours.flat_map(|topic| topic.partitions) {
         if let Some(code) = ResponseError::try_from_code(answer.error_code) {
             return Err(failed(code));
         }
-        let committed = (answer.committed_offset >= 0).then(|| CommittedOffset {
-            offset: Offset(answer.committed_offset),
-            leader_epoch: answer.committed_leader_epoch,
-            metadata: answer.metadata.map(|text| text.to_string()).unwrap_or_default(),
-        });
-        found.insert(answer.partition_index, committed);
+        let committed = match answer.committed_offset {
+            -1 => None,
+            offset @ 0.. => Some(CommittedOffset {
+                offset: Offset(offset),
+                leader_epoch: answer.committed_leader_epoch,
+                metadata: answer.metadata.map(|text| text.to_string()).unwrap_or_default(),
+            }),
+            _ => return Err(unclear(answer.partition_index)),
+        };
+        if found.insert(answer.partition_index, committed).is_some() {
+            return Err(unclear(answer.partition_index));
+        }
     }
-    if let Some(silent) = partitions.iter().find(|partition| !found.contains_key(*partition)) {
-        let code = ResponseError::UnknownServerError;
-        return Err(KafkaError::broker(ApiKey::OffsetFetch, format!("partition {topic}-{silent}"), code));
+    match partitions.iter().find(|partition| !found.contains_key(*partition)) {
+        Some(silent) => Err(unclear(*silent)),
+        None => Ok(found),
     }
-    Ok(found)
 }
 
 /// Commits in one request; the answer holds the error of each partition that has one.
@@ -302,10 +313,18 @@ pub async fn commit(
             .with_topics(vec![topic])
     };
     let (reply, _) = connection.call(versions(2, 8), REQUEST_DEADLINE, build).await?;
-    let answers = reply.topics.into_iter().flat_map(|topic| topic.partitions);
-    Ok(answers
-        .map(|answer| (answer.partition_index, ResponseError::try_from_code(answer.error_code)))
-        .collect())
+    let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
+    let mut codes: BTreeMap<i32, Option<ResponseError>> = BTreeMap::new();
+    for answer in ours.flat_map(|topic| topic.partitions) {
+        let code = ResponseError::try_from_code(answer.error_code);
+        let said = codes.entry(answer.partition_index).or_default();
+        *said = said.or(code);
+    }
+    // What the broker does not speak of is not committed.
+    for offset in offsets {
+        codes.entry(offset.partition).or_insert(Some(ResponseError::UnknownServerError));
+    }
+    Ok(codes)
 }
 
 fn name(topic: &str) -> TopicName {

@@ -40,7 +40,8 @@ fn owners(members: &[Member], counts: &BTreeMap<String, i32>) -> BTreeMap<TopicP
     let mut claims: BTreeMap<&TopicPartition, (i32, Option<&Member>)> = BTreeMap::new();
     for member in members {
         for partition in &member.owned {
-            let exists = counts.get(&*partition.topic).is_some_and(|count| partition.partition < *count);
+            let exists =
+                counts.get(&*partition.topic).is_some_and(|count| (0..*count).contains(&partition.partition));
             if !exists || !member.topics.iter().any(|topic| **topic == *partition.topic) {
                 continue;
             }

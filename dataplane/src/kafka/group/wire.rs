@@ -73,7 +73,10 @@ pub fn read_assignment(topic: &str, assignment: &Bytes) -> Result<Vec<i32>, Stri
     let mut partitions: Vec<i32> = ours.flat_map(|assigned| assigned.partitions).collect();
     partitions.sort_unstable();
     partitions.dedup();
-    Ok(partitions)
+    match partitions.first() {
+        Some(first @ ..0) => Err(format!("it assigns partition {first}")),
+        _ => Ok(partitions),
+    }
 }
 
 fn read_version(bytes: &mut Bytes) -> Result<i16, String> {

@@ -21,10 +21,8 @@ static SUBSCRIPTION: &[Field] = &[
     since(3, Text),
 ];
 
-static ASSIGNMENT: &[Field] = &[
-    always(list(&[always(Text), always(Ints)], size_of::<assignment::TopicPartition>())),
-    always(Blob),
-];
+static ASSIGNMENT: &[Field] =
+    &[always(list(&[always(Text), always(Ints)], size_of::<assignment::TopicPartition>())), always(Blob)];
 
 /// Refuses a subscription as [`super::check`] does a reply; `body` begins behind the version.
 pub(in crate::kafka) fn check_subscription(version: i16, body: &Bytes) -> Result<(), String> {
