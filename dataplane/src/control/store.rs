@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
@@ -29,6 +30,11 @@ pub enum StoreError {
         "data_dir {0} is in use by another lighterman process: stop it, or give this one another data_dir"
     )]
     InUse(PathBuf),
+    /// The file's content is not what was written there.
+    #[error(
+        "the store in {0} is damaged: its content does not match its checksums. Restore the file from a backup, or move it away to begin with an empty store"
+    )]
+    Damaged(PathBuf),
     /// The database is broken or full.
     #[error("the store in {path} failed: {source}. Free disk space, or restore the file from a backup")]
     Database {
@@ -64,6 +70,12 @@ pub struct Store {
 impl Store {
     /// Opens the store in `folder` and folds its commands.
     pub fn open(folder: &Path) -> Result<(Self, Registry), StoreError> {
+        // In a damaged file redb trusts what it wrote once, and panics in places.
+        let opened = catch_unwind(|| Self::open_and_load(folder));
+        opened.unwrap_or_else(|_| Err(StoreError::Damaged(folder.to_owned())))
+    }
+
+    fn open_and_load(folder: &Path) -> Result<(Self, Registry), StoreError> {
         let path = folder.join("lighterman.redb");
         let mut store = Self { folder: folder.to_owned(), path, database: None, next: 0 };
         store.database = Some(store.open_database()?);
@@ -86,13 +98,19 @@ impl Store {
     fn open_database(&self) -> Result<Database, StoreError> {
         let unusable = |source| StoreError::Folder { path: self.folder.clone(), source };
         fs::create_dir_all(&self.folder).map_err(unusable)?;
-        let database = Database::create(&self.path).map_err(|error| match error {
+        let failed = |error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(self.folder.clone()),
             other => self.failed(other.into()),
-        })?;
+        };
+        let mut database = Database::create(&self.path).map_err(failed)?;
         // API secrets are in it.
         fs::set_permissions(&self.path, fs::Permissions::from_mode(0o600)).map_err(unusable)?;
-        Ok(database)
+        // A file that was closed well is opened without a look at its checksums.
+        if database.check_integrity().map_err(failed)? {
+            Ok(database)
+        } else {
+            Err(StoreError::Damaged(self.folder.clone()))
+        }
     }
 
     /// Opens what a failure closed, if it still is what this process wrote.
@@ -161,6 +179,8 @@ impl Store {
         let written = || -> Result<(), redb::Error> {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
+            // With one phase a damaged commit looks like one that was cut: what was acknowledged would be gone unsaid.
+            transaction.set_two_phase_commit(true);
             change(&mut transaction.open_table(COMMANDS)?)?;
             transaction.commit()?;
             Ok(())
