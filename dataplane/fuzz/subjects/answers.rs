@@ -1,0 +1,153 @@
+//! What the client makes of replies that can be decoded, whatever they say: the answer for what was asked, compared with a
+//! plain reading of the reply; no error becomes "nothing is committed" (H11), and nobody else's answer becomes ours.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::messages::*;
+use kafka_protocol::protocol::Decodable;
+use lighterman::kafka::cluster::Cluster;
+use lighterman::kafka::connection::Connection;
+use lighterman::kafka::error::KafkaError;
+use lighterman::kafka::fetch::wire;
+use lighterman::kafka::offsets::{CommitAs, CommitOffset, commit, fetch_committed};
+use lighterman::kafka::transport::BrokerAddress;
+use lighterman_proto::ids::Offset;
+
+use super::line::{Line, frame};
+use super::reply::block_on;
+
+const TOPIC: &str = "orders";
+const ASKED: [i32; 2] = [0, 1];
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The first byte chooses the reader, the second the version, the rest is the body; 1 when there was an answer.
+pub(crate) fn run(bytes: &[u8]) -> usize {
+    let [reader, version, body @ ..] = bytes else { return 0 };
+    let among = |min: i16, max: i16| min + i16::from(*version) % (max - min + 1);
+    usize::from(match reader % 5 {
+        0 => committed(among(1, 7), body),
+        1 => commits(among(2, 8), body),
+        2 => topic(among(4, 9), body),
+        3 => coordinator(among(0, 3), body),
+        _ => fetched(among(10, 12), body),
+    })
+}
+
+fn line(api: ApiKey, version: i16, body: &[u8]) -> Line {
+    Line::speaking(api, version, frame(2, api, version, body), usize::MAX)
+}
+
+async fn open(line: &Line) -> Connection {
+    let address = BrokerAddress::new("broker", 9092);
+    Connection::open(line, &address, "fuzz", DEADLINE).await.expect("its versions are good")
+}
+
+fn decoded<B: Decodable>(version: i16, body: &[u8]) -> B {
+    B::decode(&mut Bytes::copy_from_slice(body), version).expect("it was read once")
+}
+
+fn committed(version: i16, body: &[u8]) -> bool {
+    let line = line(ApiKey::OffsetFetch, version, body);
+    let found = block_on(async { fetch_committed(&mut open(&line).await, "group", TOPIC, &ASKED).await });
+    let Ok(found) = found else { return false };
+    let reply: OffsetFetchResponse = decoded(version, body);
+    assert_eq!(reply.error_code, 0, "an error is no answer");
+    let ours: Vec<_> = reply
+        .topics
+        .iter()
+        .filter(|topic| &**topic.name == TOPIC)
+        .flat_map(|topic| &topic.partitions)
+        .collect();
+    assert!(ours.iter().all(|answer| answer.error_code == 0), "no partition's error is passed over");
+    for partition in ASKED {
+        let said: Vec<_> = ours.iter().filter(|answer| answer.partition_index == partition).collect();
+        assert_eq!(said.len(), 1, "one answer for what was asked");
+        match &found[&partition] {
+            None => assert_eq!(said[0].committed_offset, -1, "only -1 says that there is none"),
+            Some(offset) => {
+                assert_eq!(offset.offset, Offset(said[0].committed_offset));
+                assert!(offset.offset.0 >= 0);
+                assert_eq!(offset.metadata, said[0].metadata.as_deref().unwrap_or_default());
+            }
+        }
+    }
+    true
+}
+
+fn commits(version: i16, body: &[u8]) -> bool {
+    let line = line(ApiKey::OffsetCommit, version, body);
+    let who = CommitAs { group: "group".to_owned(), generation: 3, member: "member".to_owned() };
+    let offset =
+        |partition| CommitOffset { partition, offset: Offset(7), leader_epoch: -1, metadata: String::new() };
+    let offsets = ASKED.map(offset);
+    let done = block_on(async { commit(&mut open(&line).await, &who, TOPIC, &offsets).await });
+    let Ok(done) = done else { return false };
+    let reply: OffsetCommitResponse = decoded(version, body);
+    let ours: Vec<_> = reply
+        .topics
+        .iter()
+        .filter(|topic| &**topic.name == TOPIC)
+        .flat_map(|topic| &topic.partitions)
+        .collect();
+    for partition in ASKED {
+        let said: Vec<_> = ours.iter().filter(|answer| answer.partition_index == partition).collect();
+        let stands = !said.is_empty() && said.iter().all(|answer| answer.error_code == 0);
+        assert_eq!(done[&partition].is_none(), stands, "only what was said to be committed is");
+    }
+    true
+}
+
+fn cluster(line: Line) -> Cluster {
+    Cluster::new(vec![BrokerAddress::new("broker", 9092)], Arc::new(line), "fuzz")
+}
+
+fn topic(version: i16, body: &[u8]) -> bool {
+    let cluster = cluster(line(ApiKey::Metadata, version, body));
+    let Ok(view) = block_on(cluster.topic(TOPIC, Duration::ZERO)) else { return false };
+    let reply: MetadataResponse = decoded(version, body);
+    let brokers: BTreeMap<i32, BrokerAddress> = reply
+        .brokers
+        .iter()
+        .map(|broker| (*broker.node_id, BrokerAddress::new(broker.host.as_str(), broker.port as u16)))
+        .collect();
+    assert!(reply.brokers.iter().all(|broker| u16::try_from(broker.port).is_ok()));
+    let named = |topic: &&metadata_response::MetadataResponseTopic| {
+        topic.name.as_ref().is_some_and(|name| &***name == TOPIC)
+    };
+    let said = reply.topics.iter().find(named).expect("the topic is in it");
+    assert_eq!((said.error_code, said.partitions.len()), (0, view.len()));
+    assert!(view.is_sorted_by_key(|partition| partition.partition));
+    for partition in view.iter() {
+        if let Some(leader) = cluster.leader(TOPIC, partition.partition) {
+            assert_eq!(brokers.get(&leader.broker.0), Some(&leader.address));
+        }
+    }
+    true
+}
+
+fn coordinator(version: i16, body: &[u8]) -> bool {
+    let cluster = cluster(line(ApiKey::FindCoordinator, version, body));
+    let Ok(address) = block_on(cluster.find_coordinator("group")) else { return false };
+    let reply: FindCoordinatorResponse = decoded(version, body);
+    assert_eq!((reply.error_code, i32::from(address.port)), (0, reply.port));
+    assert_eq!(&*address.host, reply.host.as_str());
+    true
+}
+
+fn fetched(version: i16, body: &[u8]) -> bool {
+    let line = line(ApiKey::Fetch, version, body);
+    let reply: Result<FetchResponse, KafkaError> = block_on(async {
+        let call = open(&line).await;
+        let mut connection = call;
+        connection.call(wire::FETCH, DEADLINE, |_| FetchRequest::default()).await.map(|(reply, _)| reply)
+    });
+    let Ok(reply) = reply else { return false };
+    let parts = wire::parts(reply);
+    let records: usize = parts.iter().map(|part| part.records.len()).sum();
+    assert!(records <= body.len(), "records are slices of the frame, none twice");
+    assert!(parts.iter().all(|part| part.diverging_end.is_none_or(|end| end.0 >= 0)));
+    true
+}

@@ -1,0 +1,97 @@
+//! A broker that has its answers ready, whatever it is asked: the next one can be read when a request has been written.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, ResponseHeader};
+use kafka_protocol::protocol::Encodable;
+use lighterman::kafka::error::KafkaError;
+use lighterman::kafka::transport::{BrokerAddress, Connector, Transport};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Answers with these bytes, so many at a time, then ends.
+pub(crate) struct Line {
+    answers: Mutex<VecDeque<Bytes>>,
+    bytes_at_a_time: usize,
+}
+
+struct Stream {
+    answers: VecDeque<Bytes>,
+    now: Bytes,
+    bytes_at_a_time: usize,
+}
+
+impl Line {
+    /// The first request of a connection asks for versions: it is told that `api` is spoken in `version` and nothing else is;
+    /// `answer` is what comes for the second.
+    pub(crate) fn speaking(api: ApiKey, version: i16, answer: Bytes, bytes_at_a_time: usize) -> Self {
+        Self::saying([frame(1, ApiKey::ApiVersions, 3, &versions(api, version)), answer], bytes_at_a_time)
+    }
+
+    /// Answers with these frames, one a request.
+    pub(crate) fn saying(answers: impl IntoIterator<Item = Bytes>, bytes_at_a_time: usize) -> Self {
+        Self { answers: Mutex::new(answers.into_iter().collect()), bytes_at_a_time: bytes_at_a_time.max(1) }
+    }
+}
+
+fn versions(api: ApiKey, version: i16) -> Bytes {
+    let range = ApiVersion::default().with_api_key(api as i16).with_min_version(version);
+    let reply = ApiVersionsResponse::default().with_api_keys(vec![range.with_max_version(version)]);
+    let mut body = BytesMut::new();
+    reply.encode(&mut body, 3).expect("its own shape");
+    body.freeze()
+}
+
+/// `body` as the reply to request `correlation` of a connection.
+pub(crate) fn frame(correlation: i32, api: ApiKey, version: i16, body: &[u8]) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_i32(0);
+    let header = ResponseHeader::default().with_correlation_id(correlation);
+    header.encode(&mut frame, api.response_header_version(version)).expect("its own shape");
+    frame.put_slice(body);
+    let length = frame.len() as i32 - 4;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame.freeze()
+}
+
+impl Connector for Line {
+    fn connect<'a>(&'a self, _: &'a BrokerAddress) -> BoxFuture<'a, Result<Box<dyn Transport>, KafkaError>> {
+        let answers = std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner));
+        let stream = Stream { answers, now: Bytes::new(), bytes_at_a_time: self.bytes_at_a_time };
+        Box::pin(async { Ok(Box::new(stream) as Box<dyn Transport>) })
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let bytes = self.now.len().min(self.bytes_at_a_time).min(into.remaining());
+        into.put_slice(&self.now[..bytes]);
+        self.now.advance(bytes);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.now = self.answers.pop_front().unwrap_or_default();
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

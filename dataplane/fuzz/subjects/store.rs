@@ -1,0 +1,187 @@
+//! The store after a crash, after its file was bent, and made of any bytes: opening it never panics; what was acknowledged is
+//! there, or the store says that it is damaged; nothing is there that nobody wrote; a commit that was half written is cut.
+
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lighterman::control::registry::{Command, Registry};
+use lighterman::control::store::Store;
+use lighterman_proto::api::{Account, CreateRequest, Mapping, State};
+use lighterman_proto::ids::MappingId;
+use tempfile::TempDir;
+
+const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
+const COMMANDS_MAX: usize = 6;
+/// What a disk writes whole.
+const SECTOR_BYTES: usize = 512;
+/// Where redb keeps which of two commits is the last one: no checksum is over it.
+const GOD_BYTE: usize = 9;
+
+thread_local! {
+    static FOLDER: LazyCell<TempDir> = LazyCell::new(super::shelf::folder);
+}
+
+/// The first byte chooses what becomes of the store and how many commands are in it, two bytes each; the rest says what becomes
+/// of the file. 1 when it could be opened, for callers that want to know that some could.
+pub(crate) fn run(bytes: &[u8]) -> usize {
+    let [first, rest @ ..] = bytes else { return 0 };
+    let count = usize::from(first / 4) % COMMANDS_MAX + 1;
+    let Some((commands, how)) = rest.split_at_checked(count * 2) else { return 0 };
+    let commands: Vec<Command> = commands.chunks_exact(2).map(|pair| command(pair[0], pair[1])).collect();
+    usize::from(match first % 4 {
+        0 => anything(rest),
+        1 => bent(&commands, how, false),
+        2 => bent(&commands, how, true),
+        _ => crashed(&commands, how),
+    })
+}
+
+fn command(kind: u8, number: u8) -> Command {
+    let number = number % 4;
+    let id = MappingId(
+        serde_json::from_value(format!("01234567-89ab-cdef-0123-{number:012}").into()).expect("a UUID"),
+    );
+    let key = format!("AKID{number}");
+    match kind % 6 {
+        0 | 1 => Command::Put {
+            mapping: Box::new(mapping(id, kind, number)),
+            state: State::Creating,
+            at: f64::from(kind),
+        },
+        2 => Command::Move { id, state: State::Enabled, at: f64::from(kind) },
+        3 => Command::Tag { id, tags: BTreeMap::from([("team".to_owned(), kind.to_string())]) },
+        4 => Command::Remove { id },
+        _ if kind < 128 => Command::PutKey { id: key, secret: format!("secret-{kind}") },
+        _ => Command::RemoveKey { id: key },
+    }
+}
+
+fn mapping(id: MappingId, kind: u8, number: u8) -> Mapping {
+    let request: CreateRequest = serde_json::from_value(serde_json::json!({
+        "FunctionName": format!("f{kind}"), "Topics": [format!("topic-{number}")],
+        "SelfManagedEventSource": {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": ["k:1"]}},
+        "SourceAccessConfigurations": [
+            {"Type": "VPC_SUBNET", "URI": "subnet:s"}, {"Type": "VPC_SECURITY_GROUP", "URI": "security_group:g"}
+        ],
+    }))
+    .expect("a request");
+    Mapping::create(request, id, ACCOUNT, 0.0).expect("valid")
+}
+
+fn registry(commands: &[Command]) -> Registry {
+    let mut registry = Registry::default();
+    commands.iter().for_each(|command| registry.apply(command));
+    registry
+}
+
+fn folder() -> PathBuf {
+    FOLDER.with(|folder| folder.path().to_owned())
+}
+
+fn file(folder: &Path) -> PathBuf {
+    folder.join("lighterman.redb")
+}
+
+fn opened(image: &[u8]) -> Option<(Store, Registry)> {
+    let folder = folder();
+    fs::write(file(&folder), image).expect("a file");
+    match Store::open(&folder) {
+        Ok(opened) => Some(opened),
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            None
+        }
+    }
+}
+
+/// A store with these commands: the file while it is open, and when it is closed.
+fn written(commands: &[Command]) -> (Vec<u8>, Vec<u8>) {
+    let folder = folder();
+    let _ = fs::remove_file(file(&folder));
+    let (mut store, _) = Store::open(&folder).expect("a new store");
+    commands.iter().for_each(|command| store.append(command).expect("written"));
+    let open = fs::read(file(&folder)).expect("a file");
+    drop(store);
+    (open, fs::read(file(&folder)).expect("a file"))
+}
+
+/// Where somebody else's file lies.
+fn anything(bytes: &[u8]) -> bool {
+    let Some((_, registry)) = opened(bytes) else { return false };
+    assert!(registry == Registry::default(), "nobody wrote anything");
+    true
+}
+
+/// A disk that returns other bytes than were written.
+fn bent(commands: &[Command], how: &[u8], is_open: bool) -> bool {
+    let (open, closed) = written(commands);
+    let written = if is_open { open } else { closed };
+    let mut image = written.clone();
+    for change in how.chunks_exact(4) {
+        let at = usize::from(u16::from_le_bytes([change[0], change[1]])) * 251 + usize::from(change[2]);
+        let at = at % image.len();
+        image[at] ^= change[3];
+    }
+    let Some((_, found)) = opened(&image) else { return false };
+    if image[GOD_BYTE] == written[GOD_BYTE] {
+        assert!(found == registry(commands), "all that was acknowledged");
+    } else {
+        let states = (0..=commands.len()).map(|count| registry(&commands[..count]));
+        assert!(states.into_iter().any(|state| state == found), "a state that there was");
+    }
+    true
+}
+
+/// The machine stops while the last command is written: of the sectors that differ, some are the new ones.
+fn crashed(commands: &[Command], how: &[u8]) -> bool {
+    let Some((last, acknowledged)) = commands.split_last() else { return false };
+    let folder = folder();
+    let _ = fs::remove_file(file(&folder));
+    let (mut store, _) = Store::open(&folder).expect("a new store");
+    acknowledged.iter().for_each(|command| store.append(command).expect("written"));
+    let before = fs::read(file(&folder)).expect("a file");
+    store.append(last).expect("written");
+    let after = fs::read(file(&folder)).expect("a file");
+    drop(store);
+    let (mut store, found) = opened(&torn(&before, &after, how)).expect("a crash does not break it");
+    let cut = found == registry(acknowledged);
+    assert!(cut || found == registry(commands), "what was acknowledged, and the last command or not");
+    store.append(last).expect("it goes on");
+    drop(store);
+    let (_, again) = Store::open(&folder).expect("opens again");
+    assert!(again == registry(commands) || !cut && again == twice(commands, last));
+    true
+}
+
+fn twice(commands: &[Command], last: &Command) -> Registry {
+    let mut registry = registry(commands);
+    registry.apply(last);
+    registry
+}
+
+/// `before`, and those sectors of `after` whose bit is set. Which commit is the last one is written when all the others are on
+/// the disk.
+fn torn(before: &[u8], after: &[u8], how: &[u8]) -> Vec<u8> {
+    let mut image = before.to_vec();
+    let (mut differing, mut all_new) = (0, true);
+    for at in (0..after.len()).step_by(SECTOR_BYTES) {
+        let end = (at + SECTOR_BYTES).min(after.len());
+        let sector = &after[at..end];
+        if before.get(at..end) == Some(sector) {
+            continue;
+        }
+        let is_new = how.get(differing / 8).is_some_and(|bits| bits >> (differing % 8) & 1 == 1);
+        differing += 1;
+        all_new &= is_new;
+        if is_new {
+            image.resize(image.len().max(end), 0);
+            image[at..end].copy_from_slice(sector);
+        }
+    }
+    if !all_new {
+        image[GOD_BYTE] = before[GOD_BYTE];
+    }
+    image
+}

@@ -1,0 +1,130 @@
+//! What the fuzzer has found worth keeping, run as an ordinary test, and its neighbours: the same bytes with a few changed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+#[path = "../fuzz/subjects/answers.rs"]
+mod answers;
+#[path = "../fuzz/subjects/config.rs"]
+mod config;
+#[path = "../fuzz/subjects/frame.rs"]
+mod frame;
+#[path = "../fuzz/subjects/line.rs"]
+mod line;
+#[path = "../fuzz/subjects/membership.rs"]
+mod membership;
+#[path = "../fuzz/subjects/reply.rs"]
+mod reply;
+#[path = "../fuzz/subjects/shelf.rs"]
+mod shelf;
+#[path = "../fuzz/subjects/sigv4.rs"]
+mod sigv4;
+#[path = "../fuzz/subjects/store.rs"]
+mod store;
+
+fn seeds(subject: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(subject);
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(&folder).expect("a corpus").flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{}", folder.display());
+    paths.iter().map(|path| fs::read(path).expect("readable")).collect()
+}
+
+/// Runs a corpus; some of it must be good.
+fn holds(subject: &str, run: fn(&[u8]) -> usize) {
+    let good: usize = seeds(subject).iter().map(|seed| run(seed)).sum();
+    assert!(good > 0, "some of it is good");
+}
+
+/// Runs neighbours of a corpus: some bytes changed, some put in, some cut off.
+fn neighbours_hold(subject: &str, cases: u32, run: fn(&[u8]) -> usize) {
+    let all = seeds(subject);
+    let changes = prop::collection::vec(any::<(prop::sample::Index, u8, bool)>(), 0..5);
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) };
+    proptest!(config, |(seed in prop::sample::select(all), changes in changes, cut in 0usize..8)| {
+        let mut bytes = seed;
+        for (at, byte, is_new) in changes {
+            if is_new || bytes.is_empty() {
+                bytes.insert(at.index(bytes.len() + 1), byte);
+            } else {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+        }
+        bytes.truncate(bytes.len().saturating_sub(cut));
+        run(&bytes);
+    });
+}
+
+#[test]
+fn the_corpus_of_replies_holds() {
+    holds("reply", reply::run);
+}
+
+#[test]
+fn the_corpus_of_answers_holds() {
+    holds("answers", answers::run);
+}
+
+#[test]
+fn the_corpus_of_frames_holds() {
+    holds("frame", frame::run);
+}
+
+#[test]
+fn the_corpus_of_memberships_holds() {
+    holds("membership", membership::run);
+}
+
+#[test]
+fn the_corpus_of_signatures_holds() {
+    holds("sigv4", sigv4::run);
+}
+
+#[test]
+fn the_corpus_of_configurations_holds() {
+    holds("config", config::run);
+}
+
+#[test]
+fn the_corpus_of_stores_holds() {
+    holds("store", store::run);
+}
+
+#[test]
+fn neighbours_of_replies_hold() {
+    neighbours_hold("reply", 4_000, reply::run);
+}
+
+#[test]
+fn neighbours_of_answers_hold() {
+    neighbours_hold("answers", 4_000, answers::run);
+}
+
+#[test]
+fn neighbours_of_frames_hold() {
+    neighbours_hold("frame", 2_000, frame::run);
+}
+
+#[test]
+fn neighbours_of_memberships_hold() {
+    neighbours_hold("membership", 4_000, membership::run);
+}
+
+#[test]
+fn neighbours_of_signatures_hold() {
+    neighbours_hold("sigv4", 500, sigv4::run);
+}
+
+#[test]
+fn neighbours_of_configurations_hold() {
+    neighbours_hold("config", 500, config::run);
+}
+
+#[test]
+fn neighbours_of_stores_hold() {
+    neighbours_hold("store", 150, store::run);
+}
