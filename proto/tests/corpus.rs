@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
+#[path = "../fuzz/subjects/aborted.rs"]
+mod aborted;
 #[path = "../fuzz/subjects/api.rs"]
 mod api;
 #[path = "../fuzz/subjects/commit_metadata.rs"]
@@ -73,6 +75,12 @@ fn the_records_corpus_holds_and_reads() {
 }
 
 #[test]
+fn the_aborted_corpus_holds_and_drops() {
+    let dropped: usize = seeds("aborted").iter().map(|seed| aborted::run(seed)).sum();
+    assert!(dropped > 0, "some of it is dropped");
+}
+
+#[test]
 fn the_response_corpus_holds_and_reads() {
     let read: usize = seeds("response").iter().map(|seed| response::run(seed)).sum();
     assert!(read > 0, "some of it is good");
@@ -126,6 +134,16 @@ proptest! {
     ) {
         let all = seeds("records");
         records::run(&bent(all[at.index(all.len())].clone(), &changes, cut));
+    }
+
+    #[test]
+    fn neighbours_of_the_aborted_corpus_hold(
+        at: prop::sample::Index,
+        changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..8),
+        cut: usize,
+    ) {
+        let all = seeds("aborted");
+        aborted::run(&bent(all[at.index(all.len())].clone(), &changes, cut));
     }
 
     #[test]
