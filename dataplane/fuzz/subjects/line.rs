@@ -15,9 +15,9 @@ use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::transport::{BrokerAddress, Connector, Transport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Answers with these bytes, so many at a time, then ends.
+/// Answers each connection with its frames, one a request, so many bytes at a time; then it ends.
 pub(crate) struct Line {
-    answers: Mutex<VecDeque<Bytes>>,
+    connections: Mutex<VecDeque<VecDeque<Bytes>>>,
     bytes_at_a_time: usize,
 }
 
@@ -36,7 +36,16 @@ impl Line {
 
     /// Answers with these frames, one a request.
     pub(crate) fn saying(answers: impl IntoIterator<Item = Bytes>, bytes_at_a_time: usize) -> Self {
-        Self { answers: Mutex::new(answers.into_iter().collect()), bytes_at_a_time: bytes_at_a_time.max(1) }
+        let connections = Mutex::new(VecDeque::from([answers.into_iter().collect()]));
+        Self { connections, bytes_at_a_time: bytes_at_a_time.max(1) }
+    }
+
+    /// The next connection is answered as `next` would.
+    #[allow(dead_code, reason = "the fuzzer's subjects make one connection")]
+    pub(crate) fn then(self, next: Self) -> Self {
+        let further = next.connections.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).extend(further);
+        self
     }
 }
 
@@ -62,7 +71,8 @@ pub(crate) fn frame(correlation: i32, api: ApiKey, version: i16, body: &[u8]) ->
 
 impl Connector for Line {
     fn connect<'a>(&'a self, _: &'a BrokerAddress) -> BoxFuture<'a, Result<Box<dyn Transport>, KafkaError>> {
-        let answers = std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner));
+        let next = self.connections.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let answers = next.unwrap_or_default();
         let stream = Stream { answers, now: Bytes::new(), bytes_at_a_time: self.bytes_at_a_time };
         Box::pin(async { Ok(Box::new(stream) as Box<dyn Transport>) })
     }

@@ -163,6 +163,7 @@ fn code_class(code: ResponseError) -> Class {
         | E::SaslAuthenticationFailed
         | E::InvalidTopicException
         | E::InconsistentGroupProtocol
+        | E::InvalidGroupId
         | E::InvalidSessionTimeout
         | E::GroupMaxSizeReached
         | E::UnsupportedVersion => Class::Fatal,

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::messages::{FetchTrouble, Fetched, FetchedRecords, Want, Watermarks};
 use super::router::{FetchRouter, FetchSettings, FetchStatus, Misplaced};
 use super::session::{Asked, Session};
-use super::wire::{self, Part, Poll};
+use super::wire::{self, Part, Poll, Refused};
 use crate::credit::bytes::{ByteBudget, Lease};
 use crate::kafka::backoff::{Backoff, random};
 use crate::kafka::cluster::{Cluster, REQUEST_DEADLINE};
@@ -182,17 +182,11 @@ impl BrokerTask {
                 let fetched = FetchedRecords { records, hold, high_watermark, aborted: part.aborted };
                 self.answer(&part.partition, Ok(fetched));
             }
-            Some(ResponseError::OffsetOutOfRange) => self.settle_out_of_range(&part.partition).await,
-            Some(
-                code @ (ResponseError::TopicAuthorizationFailed | ResponseError::ClusterAuthorizationFailed),
-            ) => {
-                self.answer(&part.partition, Err(FetchTrouble::NotAuthorized(code.to_string())));
-            }
-            Some(code @ (ResponseError::CorruptMessage | ResponseError::UnsupportedCompressionType)) => {
-                self.answer(&part.partition, Err(FetchTrouble::Corrupt(code.to_string())));
-            }
-            // Leader moves, elections, storage trouble: look the leader up again.
-            Some(_) => self.hand_back(&part.partition),
+            Some(code) => match wire::refused(code) {
+                Refused::OutOfRange => self.settle_out_of_range(&part.partition).await,
+                Refused::Trouble(trouble) => self.answer(&part.partition, Err(trouble)),
+                Refused::Misplaced => self.hand_back(&part.partition),
+            },
         }
     }
 

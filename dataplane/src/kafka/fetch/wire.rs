@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, TopicName};
 use kafka_protocol::protocol::{StrBytes, VersionRange};
 use lighterman_proto::ids::{Offset, TopicPartition};
 
+use super::messages::FetchTrouble;
 use super::session::Step;
 use crate::kafka::connection::versions;
 use crate::kafka::offsets::Isolation;
@@ -44,6 +46,31 @@ pub struct Part {
     pub diverging_end: Option<Offset>,
     /// Aborted transactions: producer id, first offset.
     pub aborted: Vec<(i64, Offset)>,
+}
+
+/// What a partition's error code asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The leader is asked where its log begins and ends (H14).
+    OutOfRange,
+    /// Whoever wants the partition is told.
+    Trouble(FetchTrouble),
+    /// Leader moves, elections, storage trouble: the leader is looked up again.
+    Misplaced,
+}
+
+/// What to do about a partition's error code.
+pub fn refused(code: ResponseError) -> Refused {
+    match code {
+        ResponseError::OffsetOutOfRange => Refused::OutOfRange,
+        ResponseError::TopicAuthorizationFailed | ResponseError::ClusterAuthorizationFailed => {
+            Refused::Trouble(FetchTrouble::NotAuthorized(code.to_string()))
+        }
+        ResponseError::CorruptMessage | ResponseError::UnsupportedCompressionType => {
+            Refused::Trouble(FetchTrouble::Corrupt(code.to_string()))
+        }
+        _ => Refused::Misplaced,
+    }
 }
 
 /// Builds the request of one session step.

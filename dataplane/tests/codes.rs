@@ -1,0 +1,363 @@
+//! Every error code of Kafka's protocol, as the answer of every API that the node speaks: what the node does is compared with a
+//! table of its own, made of what Kafka's client may try again and of what a member must do about each hazard.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::*;
+use kafka_protocol::protocol::{Encodable, StrBytes};
+use lighterman::error::Class;
+use lighterman::kafka::cluster::Cluster;
+use lighterman::kafka::connection::Connection;
+use lighterman::kafka::error::KafkaError;
+use lighterman::kafka::fetch::FetchTrouble;
+use lighterman::kafka::fetch::wire::{Refused, refused};
+use lighterman::kafka::group::core::GroupCore;
+use lighterman::kafka::group::effects::{Effect, Failure, Joined, Timing};
+use lighterman::kafka::offsets::{
+    At, CommitAs, CommitOffset, Isolation, KnownEpoch, commit, epoch_ends, fetch_committed, list_offsets,
+};
+use lighterman::kafka::transport::BrokerAddress;
+use lighterman_proto::ids::Offset;
+use lighterman_proto::units::Moment;
+
+#[path = "../fuzz/subjects/line.rs"]
+mod line;
+#[path = "codes/listed.rs"]
+mod listed;
+
+use line::{Line, frame};
+use listed::LISTED;
+
+/// What Kafka's own client tries again: the exceptions of `org.apache.kafka.common.protocol.Errors` that are a
+/// `RetriableException`.
+const RETRIABLE: &[i16] = &[
+    2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 51, 56, 70, 71, 72, 74, 75, 78, 80, 83, 84, 88, 89, 100,
+    103, 106, 122, 123, 133,
+];
+/// You are not the member you think you are: everything is dropped at once, whatever was asked (H1).
+const FENCED: &[i16] = &[22, 25, 82, 110, 113];
+/// The quota is spent (H22).
+const THROTTLED: &[i16] = &[89];
+/// The broker has no good bytes there, or none that we read: the partition stops (H20). Java tries 2 again for ever.
+const POISON: &[i16] = &[2, 76];
+/// Rights, names, limits, versions: a person must change something.
+const FOR_A_PERSON: &[i16] = &[17, 23, 24, 26, 29, 30, 31, 35, 58, 81];
+/// Not retriable to Java, which gives the error to the program; there is nobody behind us who could do better than ask again: what
+/// is passing after all (-1), what has an answer of its own (1, 27, 79), what says that we asked wrong, and codes of transactions
+/// and of groups that are listed for what we ask but belong to askers of another kind (43, 48, 49, 53, 69).
+const ASKED_AGAIN: &[i16] = &[-1, 1, 12, 27, 28, 42, 43, 48, 49, 53, 69, 79];
+
+const APIS: &[ApiKey] = &[
+    ApiKey::Fetch,
+    ApiKey::ListOffsets,
+    ApiKey::Metadata,
+    ApiKey::LeaveGroup,
+    ApiKey::OffsetCommit,
+    ApiKey::OffsetFetch,
+    ApiKey::FindCoordinator,
+    ApiKey::JoinGroup,
+    ApiKey::Heartbeat,
+    ApiKey::SyncGroup,
+    ApiKey::ApiVersions,
+    ApiKey::OffsetForLeaderEpoch,
+];
+const TOPIC: &str = "orders";
+const DEADLINE: Duration = Duration::from_secs(5);
+
+fn all_codes() -> Vec<(i16, ResponseError)> {
+    let known = |code: i16| {
+        let error = ResponseError::try_from_code(code)?;
+        (!matches!(error, ResponseError::Unknown(_))).then_some((code, error))
+    };
+    let codes: Vec<_> = (-1..=1_000).filter_map(known).collect();
+    assert!(codes.len() > 130, "{} codes", codes.len());
+    codes
+}
+
+fn class_of(code: i16) -> Class {
+    let places = [
+        (FENCED, Class::Fenced),
+        (THROTTLED, Class::Throttle),
+        (POISON, Class::Poison),
+        (FOR_A_PERSON, Class::Fatal),
+    ];
+    places.into_iter().find(|(codes, _)| codes.contains(&code)).map_or(Class::Retry, |(_, class)| class)
+}
+
+#[test]
+fn every_code_that_kafka_lists_for_what_we_ask_has_a_place() {
+    for listed in LISTED {
+        for code in listed.codes {
+            let places = [RETRIABLE, FENCED, POISON, FOR_A_PERSON, ASKED_AGAIN];
+            assert!(places.iter().any(|place| place.contains(code)), "{}: {code}", listed.source);
+        }
+    }
+    let listed: BTreeSet<i16> = LISTED.iter().map(|listed| listed.api as i16).collect();
+    assert_eq!(listed, APIS.iter().map(|api| *api as i16).collect(), "every API has its codes");
+}
+
+#[test]
+fn what_kafkas_client_tries_again_is_tried_again() {
+    for code in RETRIABLE {
+        let class = class_of(*code);
+        let stops = *code == 2 && class == Class::Poison;
+        assert!(stops || matches!(class, Class::Retry | Class::Throttle), "{code}: {class:?}");
+    }
+}
+
+#[test]
+fn every_api_and_every_code_have_the_class_of_the_table() {
+    for api in APIS {
+        for (code, error) in all_codes() {
+            let said = KafkaError::broker(*api, "subject", error);
+            assert_eq!(said.class(), class_of(code), "{said}");
+            assert!(said.to_string().contains(&code.to_string()), "{said}");
+        }
+    }
+}
+
+#[test]
+fn h14_h20_every_code_of_a_fetched_partition() {
+    for (code, error) in all_codes() {
+        let does = refused(error);
+        let right = match code {
+            1 => does == Refused::OutOfRange,
+            2 | 76 => matches!(does, Refused::Trouble(FetchTrouble::Corrupt(_))),
+            29 | 31 => matches!(does, Refused::Trouble(FetchTrouble::NotAuthorized(_))),
+            // Whoever leads it is looked up again, and asked again.
+            _ => does == Refused::Misplaced,
+        };
+        assert!(right, "{code} {error}: {does:?}");
+    }
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment::from_micros(seconds * 1_000_000)
+}
+
+/// What the answer to one request of a membership makes of the member.
+#[derive(Debug, PartialEq)]
+enum Made {
+    /// Everything it owned is gone, at once.
+    Fenced,
+    /// It joins again at once, and keeps what it owns meanwhile.
+    Rejoins,
+    /// It keeps what it owns, tells a person, and comes back slowly.
+    Waits,
+    /// It keeps what it owns and asks again soon.
+    AsksAgain,
+}
+
+fn member() -> GroupCore {
+    let timing = Timing::new(Duration::from_secs(10), Duration::from_secs(10));
+    let mut core = GroupCore::new(timing, at(100));
+    core.tick(at(100), 0);
+    core.coordinator_found(at(100), Ok(()), 0);
+    join(&mut core, 1);
+    core.synced(at(100), Ok(vec![0, 1]), 0);
+    core
+}
+
+fn join(core: &mut GroupCore, generation: i32) -> Vec<Effect> {
+    let joined = Joined { generation, member: "me".into(), leader: "you".into(), members: vec![] };
+    core.joined(at(100), Ok(joined), 0)
+}
+
+fn heartbeat(core: &mut GroupCore, second: u64, answer: Result<(), Failure>) -> Vec<Effect> {
+    let seq = core.tick(at(second), 0).iter().find_map(|effect| match effect {
+        Effect::Heartbeat { seq, .. } => Some(*seq),
+        _ => None,
+    });
+    core.heartbeat_answered(at(second), seq.expect("a heartbeat is due"), answer, 0)
+}
+
+fn rejoining() -> GroupCore {
+    let mut core = member();
+    heartbeat(&mut core, 103, Err(Failure::Code(ResponseError::RebalanceInProgress)));
+    core
+}
+
+fn made(core: &GroupCore, effects: &[Effect]) -> Made {
+    let any = |wanted: fn(&Effect) -> bool| effects.iter().any(wanted);
+    if any(|effect| matches!(effect, Effect::Lost { partitions, .. } if *partitions == [0, 1])) {
+        assert!(any(|effect| *effect == Effect::EndLease), "the lease goes with them");
+        return Made::Fenced;
+    }
+    assert!(!any(|effect| matches!(effect, Effect::Lost { .. } | Effect::EndLease)), "{effects:?}");
+    if any(|effect| matches!(effect, Effect::Join { .. })) {
+        return Made::Rejoins;
+    }
+    let told = any(|effect| matches!(effect, Effect::Trouble(_)));
+    match core.wake_at() {
+        Some(wakes) if told => {
+            // What we own is given up before, when nobody hears of us for so long.
+            assert!(wakes >= at(108), "slowly: {wakes:?}");
+            Made::Waits
+        }
+        Some(wakes) if (at(103)..at(104)).contains(&wakes) => Made::AsksAgain,
+        other => panic!("it wakes at {other:?} after {effects:?}"),
+    }
+}
+
+#[test]
+fn h1_h10_h25_every_code_of_every_request_of_a_member() {
+    // Of the other protocol (KIP-848).
+    let others = [110, 113];
+    for (code, error) in all_codes().into_iter().filter(|(code, _)| !others.contains(code)) {
+        let failure = || Failure::Code(error);
+        let expected = match code {
+            22 | 25 | 82 => Made::Fenced,
+            27 => Made::Rejoins,
+            23 | 24 | 26 | 30 | 81 => Made::Waits,
+            _ => Made::AsksAgain,
+        };
+        let mut core = rejoining();
+        let effects = core.joined(at(103), Err(failure()), 0);
+        assert_eq!(made(&core, &effects), expected, "JoinGroup {code} {error}: {effects:?}");
+        let mut core = rejoining();
+        join(&mut core, 2);
+        let effects = core.synced(at(103), Err(failure()), 0);
+        assert_eq!(made(&core, &effects), expected, "SyncGroup {code} {error}: {effects:?}");
+        let mut core = member();
+        let effects = heartbeat(&mut core, 103, Err(failure()));
+        assert_eq!(made(&core, &effects), expected, "Heartbeat {code} {error}: {effects:?}");
+        let mut core = member();
+        let effects = core.commit_refused(at(101), 1, error, 0);
+        match expected {
+            Made::Fenced | Made::Rejoins => {
+                assert_eq!(made(&core, &effects), expected, "OffsetCommit {code}")
+            }
+            // The commit is tried again; of the membership it says nothing.
+            _ => assert!(effects.is_empty() && core.commit_identity().is_some(), "OffsetCommit {code}"),
+        }
+    }
+}
+
+fn encoded(message: &impl Encodable, version: i16) -> BytesMut {
+    let mut body = BytesMut::new();
+    message.encode(&mut body, version).expect("its own shape");
+    body
+}
+
+fn answers(api: ApiKey, version: i16, reply: &impl Encodable) -> Line {
+    Line::speaking(api, version, frame(2, api, version, &encoded(reply, version)), usize::MAX)
+}
+
+async fn open(line: &Line) -> Connection {
+    let address = BrokerAddress::new("broker", 9092);
+    Connection::open(line, &address, "codes", DEADLINE).await.expect("its versions are good")
+}
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+fn topic() -> TopicName {
+    TopicName(text(TOPIC))
+}
+
+fn cluster(line: Line) -> Cluster {
+    Cluster::new(vec![BrokerAddress::new("broker", 9092)], Arc::new(line), "codes")
+}
+
+fn is_code<T: std::fmt::Debug>(outcome: Result<T, KafkaError>, error: ResponseError) {
+    let failed = outcome.expect_err("an error is no answer");
+    assert_eq!(failed.code(), Some(error), "{failed}");
+}
+
+#[tokio::test]
+async fn h11_no_code_of_an_offset_fetch_says_that_nothing_is_committed() {
+    use offset_fetch_response::{OffsetFetchResponsePartition, OffsetFetchResponseTopic};
+    for (code, error) in all_codes() {
+        for of_all in [true, false] {
+            let part = OffsetFetchResponsePartition::default()
+                .with_committed_offset(-1)
+                .with_metadata(Some(StrBytes::default()))
+                .with_error_code(if of_all { 0 } else { code });
+            let topic = OffsetFetchResponseTopic::default().with_name(topic()).with_partitions(vec![part]);
+            let reply = OffsetFetchResponse::default()
+                .with_error_code(if of_all { code } else { 0 })
+                .with_topics(vec![topic]);
+            let line = answers(ApiKey::OffsetFetch, 7, &reply);
+            is_code(fetch_committed(&mut open(&line).await, "group", TOPIC, &[0]).await, error);
+        }
+    }
+}
+
+#[tokio::test]
+async fn com_1_no_code_of_a_commit_is_passed_over() {
+    use offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
+    let who = CommitAs { group: "group".to_owned(), generation: 3, member: "member".to_owned() };
+    let offset = CommitOffset { partition: 0, offset: Offset(7), leader_epoch: -1, metadata: String::new() };
+    for (code, error) in all_codes() {
+        let part = OffsetCommitResponsePartition::default().with_error_code(code);
+        let topic = OffsetCommitResponseTopic::default().with_name(topic()).with_partitions(vec![part]);
+        let line =
+            answers(ApiKey::OffsetCommit, 8, &OffsetCommitResponse::default().with_topics(vec![topic]));
+        let done = commit(&mut open(&line).await, &who, TOPIC, std::slice::from_ref(&offset)).await;
+        assert_eq!(done.expect("answered")[&0], Some(error));
+    }
+}
+
+#[tokio::test]
+async fn no_code_of_metadata_a_coordinator_or_versions_is_passed_over() {
+    use metadata_response::MetadataResponseTopic;
+    for (code, error) in all_codes() {
+        let of_topic = MetadataResponseTopic::default().with_name(Some(topic())).with_error_code(code);
+        let reply = MetadataResponse::default().with_topics(vec![of_topic]);
+        let view = cluster(answers(ApiKey::Metadata, 9, &reply)).topic(TOPIC, Duration::ZERO).await;
+        match (code, view) {
+            (3, Err(KafkaError::NoTopic { .. })) => {}
+            (_, view) => is_code(view, error),
+        }
+        let reply = FindCoordinatorResponse::default().with_error_code(code);
+        is_code(cluster(answers(ApiKey::FindCoordinator, 3, &reply)).find_coordinator("group").await, error);
+        let refusal = encoded(&ApiVersionsResponse::default().with_error_code(code), 0);
+        // Version 3 is refused in the shape of version 0; all other answers have their own.
+        let own =
+            encoded(&ApiVersionsResponse::default().with_error_code(code), if code == 35 { 0 } else { 3 });
+        let line = Line::saying(
+            [frame(1, ApiKey::ApiVersions, 0, &own), frame(2, ApiKey::ApiVersions, 0, &refusal)],
+            usize::MAX,
+        );
+        let opened = Connection::open(&line, &BrokerAddress::new("broker", 9092), "codes", DEADLINE).await;
+        is_code(opened.map(drop), error);
+    }
+}
+
+/// A cluster whose one partition is led by `host`, which answers with `reply`.
+async fn led(api: ApiKey, version: i16, reply: &impl Encodable) -> Cluster {
+    use metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
+    let part = MetadataResponsePartition::default().with_leader_id(1.into());
+    let of_topic = MetadataResponseTopic::default().with_name(Some(topic())).with_partitions(vec![part]);
+    let broker =
+        MetadataResponseBroker::default().with_node_id(1.into()).with_host(text("host")).with_port(9092);
+    let metadata = MetadataResponse::default().with_brokers(vec![broker]).with_topics(vec![of_topic]);
+    let first = answers(ApiKey::Metadata, 9, &metadata);
+    let cluster = cluster(first.then(answers(api, version, reply)));
+    cluster.topic(TOPIC, Duration::ZERO).await.expect("metadata");
+    cluster
+}
+
+#[tokio::test]
+async fn h13_h14_no_code_of_a_leader_is_passed_over() {
+    use list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+    use offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+    for (code, error) in all_codes() {
+        let part = ListOffsetsPartitionResponse::default().with_error_code(code).with_offset(-1);
+        let of_topic = ListOffsetsTopicResponse::default().with_name(topic()).with_partitions(vec![part]);
+        let reply = ListOffsetsResponse::default().with_topics(vec![of_topic]);
+        let cluster = led(ApiKey::ListOffsets, 7, &reply).await;
+        is_code(list_offsets(&cluster, TOPIC, &[0], At::Earliest, Isolation::Committed).await, error);
+        let part = EpochEndOffset::default().with_error_code(code);
+        let of_topic = OffsetForLeaderTopicResult::default().with_topic(topic()).with_partitions(vec![part]);
+        let reply = OffsetForLeaderEpochResponse::default().with_topics(vec![of_topic]);
+        let cluster = led(ApiKey::OffsetForLeaderEpoch, 4, &reply).await;
+        let known = KnownEpoch { partition: 0, leader_epoch: 3 };
+        is_code(epoch_ends(&cluster, TOPIC, &[known]).await, error);
+    }
+}
