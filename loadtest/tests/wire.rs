@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures::future::{FutureExt, LocalBoxFuture};
 use kafka_protocol::messages::ApiKey;
 use lighterman::local::broker::{Broker, BrokerSettings};
 use loadtest::checker::{Verdict, check};
@@ -19,6 +20,10 @@ use loadtest::produce::{Compression, Produced, Producer, ends};
 use loadtest::watch::{Watch, Watched};
 use serde_json::json;
 use tokio::task::JoinHandle;
+
+#[path = "../../dataplane/tests/codes/listed.rs"]
+#[allow(dead_code, reason = "the other test reads where the codes are listed")]
+mod listed;
 
 const PARTITIONS: i32 = 2;
 /// Within this everything is delivered and committed once the wire is good again.
@@ -158,6 +163,25 @@ impl Scene<'_> {
         )
     }
 
+    /// Stops the mapping, or lets it run, and waits until it does.
+    async fn set_enabled(&self, enabled: bool) -> Result<()> {
+        let path = format!("/2015-03-31/event-source-mappings/{}", self.group);
+        let api = self.stage.node.api();
+        api.call("PUT", &path, Some(&json!({"Enabled": enabled}))).await?;
+        let wanted = if enabled { "Enabled" } else { "Disabled" };
+        let settles = async {
+            loop {
+                let shown = api.call("GET", &path, None).await?;
+                if shown["State"] == wanted {
+                    return anyhow::Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let settled = tokio::time::timeout(MET_WITHIN, settles).await;
+        settled.with_context(|| format!("{}: it is not {wanted} in time", self.name))?
+    }
+
     /// What the node says of its partitions, for a person who looks for the reason.
     async fn shown(&self) -> String {
         let path = format!("/lighterman/v1/mappings/{}/partitions", self.group);
@@ -221,12 +245,15 @@ impl Provoke {
     }
 }
 
-/// The codes that Kafka's request handlers and its Java client name for one API.
+/// One API: what is injected, and what makes the node ask.
 struct Table {
     name: &'static str,
     api: ApiKey,
     provoke: Provoke,
-    codes: &'static [i16],
+    /// Beside what Kafka lists: codes that brokers have sent all the same.
+    more: &'static [i16],
+    /// Each of these puts the member out, or waits for a person: scenes of their own, side by side.
+    alone: &'static [&'static [i16]],
     times: u32,
 }
 
@@ -239,126 +266,142 @@ const TABLES: &[Table] = &[
         name: "fetch",
         api: ApiKey::Fetch,
         provoke: Provoke::Nothing,
-        codes: &[
-            -1, 1, 2, 3, 5, 6, 8, 9, 13, 29, 31, 42, 56, 70, 71, 72, 74, 75, 76, 78, 87, 100, 103, 106, 109,
-        ],
+        more: &[5, 8, 13, 31, 42, 72, 87, 109],
+        alone: &[],
         times: 1,
     },
     Table {
         name: "list-offsets",
         api: ApiKey::ListOffsets,
         provoke: Provoke::With(ApiKey::Fetch, 1),
-        codes: &[-1, 3, 5, 6, 7, 9, 29, 31, 35, 42, 43, 56, 74, 75, 78, 100],
+        more: &[7, 31, 35, 42, 100],
+        alone: &[],
         times: 1,
     },
     Table {
         name: "leader-epoch",
         api: ApiKey::OffsetForLeaderEpoch,
         provoke: START_ANEW,
-        codes: &[-1, 3, 6, 9, 29, 31, 56, 74, 75, 78],
+        more: &[31, 78],
+        alone: &[],
         times: 1,
     },
     Table {
         name: "metadata",
         api: ApiKey::Metadata,
         provoke: Provoke::With(ApiKey::Fetch, 6),
-        codes: &[-1, 5, 9, 7, 29, 31, 72, 100, 129],
+        more: &[7, 31, 72, 100, 129],
+        alone: &[],
         times: 2,
     },
     Table {
         name: "find-coordinator",
         api: ApiKey::FindCoordinator,
         provoke: OTHER_COORDINATOR,
-        codes: &[-1, 7, 14, 15, 16, 24, 29, 30, 31, 42],
+        more: &[7, 16, 24, 29, 31],
+        alone: &[],
         times: 2,
     },
     Table {
         name: "offset-commit",
         api: ApiKey::OffsetCommit,
         provoke: Provoke::Nothing,
-        codes: &[-1, 3, 7, 12, 14, 15, 16, 24, 28, 29, 30, 42, 69, 27, 22, 113, 110],
+        more: &[24, 42, 110],
+        alone: &[&[25, 82]],
         times: 2,
     },
     Table {
         name: "offset-fetch",
         api: ApiKey::OffsetFetch,
         provoke: START_ANEW,
-        codes: &[-1, 3, 7, 14, 15, 16, 22, 24, 25, 29, 30, 42, 69, 88, 110, 113],
+        more: &[7, 22, 24, 42, 69, 110],
+        alone: &[],
         times: 1,
     },
     Table {
         name: "join-group",
         api: ApiKey::JoinGroup,
         provoke: REJOIN,
-        codes: &[-1, 7, 14, 15, 16, 22, 27, 42, 79, 111],
+        more: &[7, 22, 42, 111],
+        alone: &[&[23], &[24], &[25], &[26], &[30], &[81], &[82]],
         times: 1,
     },
     Table {
         name: "sync-group",
         api: ApiKey::SyncGroup,
         provoke: REJOIN,
-        codes: &[-1, 7, 14, 15, 16, 22, 27, 42],
+        more: &[7, 14, 42],
+        alone: &[&[23], &[25], &[30], &[82]],
         times: 1,
     },
     Table {
         name: "heartbeat",
         api: ApiKey::Heartbeat,
         provoke: Provoke::Nothing,
-        codes: &[-1, 7, 14, 15, 16, 42, 27, 22],
+        more: &[7, 14, 42],
+        alone: &[&[25, 82], &[30, 24]],
         times: 1,
     },
     Table {
         name: "api-versions",
         api: ApiKey::ApiVersions,
         provoke: Provoke::Cut(ApiKey::Fetch),
-        codes: &[-1, 35, 42],
+        more: &[],
+        alone: &[],
         times: 2,
-    },
-    // Each of these puts the member out, or waits for a person: one scene each, side by side.
-    Table { name: "join-23", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[23], times: 1 },
-    Table { name: "join-24", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[24], times: 1 },
-    Table { name: "join-25", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[25], times: 1 },
-    Table { name: "join-26", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[26], times: 1 },
-    Table { name: "join-30", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[30], times: 1 },
-    Table { name: "join-81", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[81], times: 1 },
-    Table { name: "join-82", api: ApiKey::JoinGroup, provoke: REJOIN, codes: &[82], times: 1 },
-    Table { name: "sync-23", api: ApiKey::SyncGroup, provoke: REJOIN, codes: &[23], times: 1 },
-    Table { name: "sync-25", api: ApiKey::SyncGroup, provoke: REJOIN, codes: &[25], times: 1 },
-    Table { name: "sync-30", api: ApiKey::SyncGroup, provoke: REJOIN, codes: &[30], times: 1 },
-    Table {
-        name: "heartbeat-25",
-        api: ApiKey::Heartbeat,
-        provoke: Provoke::Nothing,
-        codes: &[25, 82],
-        times: 1,
-    },
-    Table {
-        name: "heartbeat-30",
-        api: ApiKey::Heartbeat,
-        provoke: Provoke::Nothing,
-        codes: &[30, 24],
-        times: 1,
-    },
-    Table {
-        name: "commit-25",
-        api: ApiKey::OffsetCommit,
-        provoke: Provoke::Nothing,
-        codes: &[25, 82],
-        times: 1,
     },
 ];
 
+/// How a code comes: instead of what the broker said, which stays done, or before it was asked.
+const KINDS: [(&str, fn(i16) -> Fault); 2] = [("after", Fault::Code), ("before", Fault::Refuse)];
+
+impl Table {
+    /// All that is injected, apart from what is injected alone.
+    fn codes(&self) -> Vec<i16> {
+        let is_alone = |code: &i16| self.alone.iter().any(|codes| codes.contains(code));
+        let listed = listed::codes_of(self.api);
+        listed.into_iter().chain(self.more.iter().copied()).filter(|code| !is_alone(code)).collect()
+    }
+
+    /// Name and codes of each scene.
+    fn scenes(&self) -> Vec<(String, Vec<i16>)> {
+        let alone = self.alone.iter().map(|codes| (format!("{}-{}", self.name, codes[0]), codes.to_vec()));
+        std::iter::once((self.name.to_owned(), self.codes())).chain(alone).collect()
+    }
+}
+
 /// Every code meets records that flow, and records flow again behind each: a code that stops a partition for good would not
 /// get to the next one.
-async fn every_code_of(stage: &Stage, table: &Table) -> Result<()> {
-    let scene = stage.scene(table.name, SEED, |_| {}).await?;
+async fn every_code_of(
+    stage: &Stage,
+    table: &Table,
+    name: String,
+    codes: Vec<i16>,
+    kind: fn(i16) -> Fault,
+) -> Result<()> {
+    let scene = stage.scene(&name, SEED, |_| {}).await?;
     scene.flows().await?;
-    for code in table.codes {
-        scene.faults().next_of(table.api, table.times, Fault::Code(*code));
+    for code in codes {
+        scene.faults().next_of(table.api, table.times, kind(code));
         table.provoke.add_to(scene.faults());
         scene.met(&format!("code {code}"), table.provoke).await?;
-        scene.flows().await.with_context(|| format!("after {:?} code {code}", table.api))?;
+        scene.flows().await.with_context(|| format!("{name}: after {:?} code {code}", table.api))?;
     }
+    scene.ends_well().await?;
+    Ok(())
+}
+
+/// A member that may not leave has left all the same: whoever comes next waits for the session at most.
+async fn every_code_of_a_leave(stage: &Stage, name: String, kind: fn(i16) -> Fault) -> Result<()> {
+    let scene = stage.scene(&name, SEED, |_| {}).await?;
+    for code in listed::codes_of(ApiKey::LeaveGroup) {
+        scene.flows().await.with_context(|| format!("before LeaveGroup code {code}"))?;
+        scene.faults().next_of(ApiKey::LeaveGroup, 1, kind(code));
+        scene.set_enabled(false).await?;
+        scene.met(&format!("LeaveGroup code {code}"), Provoke::Nothing).await?;
+        scene.set_enabled(true).await?;
+    }
+    scene.flows().await?;
     scene.ends_well().await?;
     Ok(())
 }
@@ -375,8 +418,17 @@ async fn all_well(scenes: impl Iterator<Item = impl Future<Output = Result<()>>>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alo_1_ord_1_com_1_every_error_code_of_every_api() -> Result<()> {
     let stage = Stage::new().await?;
-    let scenes = TABLES.iter().map(|table| every_code_of(&stage, table));
-    all_well(scenes).await?;
+    let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = Vec::new();
+    for (when, kind) in KINDS {
+        for table in TABLES {
+            for (name, codes) in table.scenes() {
+                let name = format!("{name}-{when}");
+                scenes.push(every_code_of(&stage, table, name, codes, kind).boxed_local());
+            }
+        }
+        scenes.push(every_code_of_a_leave(&stage, format!("leave-group-{when}"), kind).boxed_local());
+    }
+    all_well(scenes.into_iter()).await?;
     ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");
     Ok(())
 }
@@ -438,8 +490,9 @@ async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
         let mut random = Random(seed);
         for _ in 0..4 {
             let mut choices = wire_faults();
-            let code = |table: &Table| Fault::Code(table.codes[0]);
-            choices.extend(TABLES.iter().map(|table| (table.name, 30, code(table))));
+            for (_, kind) in KINDS {
+                choices.extend(TABLES.iter().map(|table| (table.name, 15, kind(table.codes()[1]))));
+            }
             for (_, per_mille, fault) in choices {
                 // Half of the kinds, each run another half.
                 if random.below(2) == 0 {

@@ -16,8 +16,7 @@ use lighterman::kafka::offsets::{CommitAs, CommitOffset, commit, fetch_committed
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman_proto::ids::Offset;
 
-use super::line::{Line, frame};
-use super::reply::block_on;
+use super::line::{Line, block_on, frame};
 
 const TOPIC: &str = "orders";
 const ASKED: [i32; 2] = [0, 1];

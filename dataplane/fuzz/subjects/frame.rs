@@ -11,8 +11,7 @@ use lighterman::kafka::connection::{Connection, versions};
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::transport::BrokerAddress;
 
-use super::line::Line;
-use super::reply::block_on;
+use super::line::{Line, block_on};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 /// The longest frames that are read, with records and without.

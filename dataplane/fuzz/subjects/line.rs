@@ -105,3 +105,14 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 }
+
+thread_local! {
+    static RUNTIME: tokio::runtime::Runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+}
+
+/// Nothing in here waits: every answer is there, or there is none.
+#[allow(dead_code, reason = "whoever has a runtime uses that")]
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    RUNTIME.with(|runtime| runtime.block_on(work))
+}

@@ -12,7 +12,7 @@ use lighterman::kafka::connection::{Connection, versions};
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::transport::BrokerAddress;
 
-use super::line::{Line, frame};
+use super::line::{Line, block_on, frame};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 /// What one byte of a reply may cost once decoded: the largest entry (a fetched partition) has few bytes on the wire.
@@ -114,14 +114,4 @@ where
 fn decoded<B: Decodable>(version: i16, body: &[u8]) -> Option<B> {
     let mut body = Bytes::copy_from_slice(body);
     B::decode(&mut body, version).ok().filter(|_| !body.has_remaining())
-}
-
-thread_local! {
-    static RUNTIME: tokio::runtime::Runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-}
-
-/// Nothing in here waits: every answer is there, or there is none.
-pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
-    RUNTIME.with(|runtime| runtime.block_on(work))
 }

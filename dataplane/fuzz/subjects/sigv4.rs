@@ -9,6 +9,7 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use lighterman::control::sigv4::{Authenticator, SigV4, Signed};
 use lighterman_proto::api::{ApiError, ErrorKind};
+use percent_encoding::percent_decode_str;
 
 const NOW: i64 = 1_800_000_000;
 const REGION: &str = "eu-west-1";
@@ -43,20 +44,16 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     1
 }
 
-/// Paths of the API have no empty segment and none of dots, which signers take out; a plus is a space to some and a plus to others;
-/// line ends are in no header.
+/// Paths of the API have no empty segment and none of dots, which signers take out. A plus is a space to some and a plus to
+/// others, and what is no text once decoded is replaced by AWS's signer. Line ends are in no header.
 fn can_be_sent(request: &Request<'_>) -> bool {
     let segments = request.path.strip_prefix('/').is_some_and(|path| {
         path.split('/').all(|segment| !segment.is_empty() && !matches!(segment, "." | ".."))
     });
     let text = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     let header = request.headers["x-header"].bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    segments
-        && text(request.path)
-        && !request.path.contains('?')
-        && text(request.query)
-        && header
-        && !request.query.contains('+')
+    let query = !request.query.contains('+') && percent_decode_str(request.query).decode_utf8().is_ok();
+    segments && text(request.path) && !request.path.contains('?') && text(request.query) && query && header
 }
 
 fn signed<'b>(request: &Request<'b>) -> Option<Request<'b>> {

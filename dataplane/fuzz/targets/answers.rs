@@ -5,8 +5,6 @@
 mod answers;
 #[path = "../subjects/line.rs"]
 mod line;
-#[path = "../subjects/reply.rs"]
-mod reply;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     answers::run(bytes);

@@ -5,8 +5,6 @@
 mod frame;
 #[path = "../subjects/line.rs"]
 mod line;
-#[path = "../subjects/reply.rs"]
-mod reply;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     frame::run(bytes);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use kafka_protocol::messages::ApiKey;
 use parking_lot::Mutex;
 
-/// What happens to one exchange. All but [`Fault::CutRequest`] and [`Fault::HoldRequest`] happen to the reply: the broker has
-/// done what it was asked.
+/// What happens to one exchange. All but [`Fault::CutRequest`], [`Fault::HoldRequest`] and [`Fault::Refuse`] happen to the
+/// reply: the broker has done what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The connection is cut before the broker sees the request.
@@ -44,6 +44,8 @@ pub enum Fault {
     Throttle(Duration),
     /// The reply carries this error code wherever it has one; what the broker did stays done.
     Code(i16),
+    /// The broker never sees the request: the reply has this error code wherever it has one.
+    Refuse(i16),
     /// The reply waits until the proxy is calm.
     Hold,
     /// The request waits until the proxy is calm, and what the client asks behind it; then the broker does it all, late.

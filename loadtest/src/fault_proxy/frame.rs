@@ -4,7 +4,7 @@ use std::io;
 
 use anyhow::{Context, Result, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiKey, ResponseHeader, ResponseKind};
+use kafka_protocol::messages::{ApiKey, RequestHeader, RequestKind, ResponseHeader, ResponseKind};
 use kafka_protocol::protocol::{Decodable, Encodable};
 use lighterman_proto::units::FRAME_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -54,6 +54,20 @@ pub(super) fn open(asked: Asked, frame: &Bytes) -> Result<ResponseKind> {
     let mut body = frame.slice(4..);
     ResponseHeader::decode(&mut body, asked.api.response_header_version(asked.version))?;
     ResponseKind::decode(asked.api, &mut body, asked.version)
+}
+
+/// Decodes a request frame.
+pub(super) fn open_request(asked: Asked, frame: &Bytes) -> Result<RequestKind> {
+    let mut body = frame.slice(4..);
+    RequestHeader::decode(&mut body, asked.api.request_header_version(asked.version))?;
+    RequestKind::decode(asked.api, &mut body, asked.version)
+}
+
+/// In which layout a reply with `code` stands: a version that a broker does not have is refused in the one that every client
+/// reads (KIP-511).
+pub(super) fn refused_in(asked: Asked, code: i16) -> Asked {
+    let version = if asked.api == ApiKey::ApiVersions && code == 35 { 0 } else { asked.version };
+    Asked { version, ..asked }
 }
 
 /// Encodes a reply frame.

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::{Bytes, BytesMut};
-use kafka_protocol::messages::ApiKey;
 use parking_lot::Mutex;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use super::fault::Fault;
 use super::frame::{self, Asked};
+use super::refusal::Refuser;
 use super::{Shared, reply};
 
 /// Requests that wait for their reply: a client that pipelines more is cut.
@@ -36,9 +37,11 @@ pub(super) async fn carry(client: TcpStream, broker: TcpStream, shared: Weak<Sha
     broker.set_nodelay(true)?;
     let ((from_client, to_client), (from_broker, to_broker)) = (split(client), split(broker));
     let waiting = Waiting::default();
-    let replies = Replies { shared: shared.clone(), waiting: Arc::clone(&waiting), to_client, behind: None };
+    let (refuse, refusals) = mpsc::channel(PIPELINED_MAX);
+    let waiting_too = Arc::clone(&waiting);
+    let replies = Replies { shared: shared.clone(), waiting: waiting_too, to_client, behind: None, refusals };
     tokio::select! {
-        ended = requests(from_client, to_broker, shared, waiting) => ended,
+        ended = requests(from_client, to_broker, shared, waiting, refuse) => ended,
         ended = replies.run(from_broker) => ended,
     }
 }
@@ -48,9 +51,12 @@ async fn requests(
     mut to: WriteHalf<TcpStream>,
     shared: Weak<Shared>,
     waiting: Waiting,
+    refuse: mpsc::Sender<Bytes>,
 ) -> Result<()> {
+    let mut refuser = Refuser::default();
     while let Some(request) = frame::read(&mut from).await? {
         let asked = frame::asked(&request)?;
+        refuser.note(asked, &request)?;
         let (fault, mut calm) = {
             let shared = shared.upgrade().context("stopped")?;
             (shared.faults.decide(asked.api), shared.calm.subscribe())
@@ -58,6 +64,10 @@ async fn requests(
         match fault {
             Some(Fault::CutRequest) => return Ok(()),
             Some(Fault::HoldRequest) => drop(calm.changed().await),
+            Some(Fault::Refuse(code)) => {
+                refuse.send(refuser.refusal(asked, &request, code)?).await?;
+                continue;
+            }
             _ => {}
         }
         {
@@ -76,21 +86,25 @@ struct Replies {
     to_client: WriteHalf<TcpStream>,
     /// A reply that lets the next one go first.
     behind: Option<(Bytes, Duration)>,
+    /// What the proxy answers by itself.
+    refusals: mpsc::Receiver<Bytes>,
 }
 
 impl Replies {
     async fn run(mut self, mut from: ReadHalf<TcpStream>) -> Result<()> {
         loop {
             let mut reading = std::pin::pin!(frame::read(&mut from));
-            let wait = self.behind.as_ref().map(|(_, wait)| *wait);
-            let next = tokio::select! {
-                next = &mut reading => next?,
-                // Nobody pipelines behind what is held: it goes alone.
-                () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
-                    if let Some((held, _)) = self.behind.take() {
-                        self.write(&held).await?;
+            let next = loop {
+                let wait = self.behind.as_ref().map(|(_, wait)| *wait);
+                tokio::select! {
+                    next = &mut reading => break next?,
+                    Some(refusal) = self.refusals.recv() => self.write(&refusal).await?,
+                    // Nobody pipelines behind what is held: it goes alone.
+                    () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
+                        if let Some((held, _)) = self.behind.take() {
+                            self.write(&held).await?;
+                        }
                     }
-                    reading.await?
                 }
             };
             let Some(frame) = next else { return Ok(()) };
@@ -178,9 +192,7 @@ async fn rewritten(shared: &Arc<Shared>, asked: Asked, fault: Option<Fault>, fra
         Some(Fault::Code(code)) => {
             let mut reply = opened(ours)?;
             reply::set_code(&mut reply, code);
-            // A version that the broker does not have is refused in the layout that every client reads (KIP-511).
-            let version = if asked.api == ApiKey::ApiVersions && code == 35 { 0 } else { asked.version };
-            frame::close(Asked { version, ..asked }, &reply)
+            frame::close(frame::refused_in(asked, code), &reply)
         }
         Some(Fault::Throttle(wait)) => {
             let mut reply = opened(ours)?;

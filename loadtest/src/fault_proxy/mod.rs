@@ -4,6 +4,7 @@
 mod fault;
 mod frame;
 mod line;
+mod refusal;
 mod reply;
 
 use std::collections::BTreeMap;
