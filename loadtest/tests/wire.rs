@@ -1,7 +1,8 @@
 //! What a node does when the wire lies: every error code of every API it speaks, broken and slow connections, and bytes that
-//! are not Kafka. A proxy before the embedded broker spoils the frames while records flow; then it stops, and everything must
-//! have been delivered, in order, with no commit ahead. `TEST_LIGHTERMAN_SEED` repeats the random mix. Linux only: memory is
-//! read from /proc.
+//! are not Kafka. A proxy before the embedded broker, and before real Apache Kafka, spoils the frames while records flow; then it
+//! stops, and everything must have been delivered, in order, with no commit ahead. `TEST_LIGHTERMAN_SEED` repeats the random
+//! mix. Linux only: memory is read from /proc. Without Java or the jars Kafka is skipped, unless
+//! `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use lighterman::local::broker::{Broker, BrokerSettings};
 use loadtest::checker::{Verdict, check};
 use loadtest::fault_proxy::{Fault, FaultProxy, Faults, Hostility, Random, Rule};
 use loadtest::function::{Act, FakeLambda};
+use loadtest::kafka::{RealKafka, jars};
 use loadtest::node::Node;
 use loadtest::process::watch_resident_kib;
 use loadtest::produce::{Compression, Produced, Producer, ends};
@@ -34,10 +36,26 @@ const MET_WITHIN: Duration = Duration::from_secs(40);
 const FLOWS_WITHIN: Duration = Duration::from_secs(25);
 const BATCH_SIZE: u64 = 20;
 const SEED: u64 = 7;
+const KAFKA: &str = "4.2.1";
+
+/// Whose frames are spoilt.
+enum Cluster {
+    Embedded(Broker),
+    Real(RealKafka),
+}
+
+impl Cluster {
+    fn servers(&self) -> String {
+        match self {
+            Self::Embedded(broker) => broker.address().to_string(),
+            Self::Real(kafka) => kafka.servers(),
+        }
+    }
+}
 
 /// One node before one broker; each scene has a proxy, a topic, a function and a mapping of its own.
 struct Stage {
-    broker: Broker,
+    cluster: Cluster,
     lambda: FakeLambda,
     node: Node,
     _data: tempfile::TempDir,
@@ -45,7 +63,10 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Result<Self> {
-        let broker = Broker::start(BrokerSettings::default())?;
+        Self::before(Cluster::Embedded(Broker::start(BrokerSettings::default())?)).await
+    }
+
+    async fn before(cluster: Cluster) -> Result<Self> {
         let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
         lambda.set_script(|_| Act::Succeed(Duration::from_millis(2)));
         let settings = [
@@ -54,11 +75,11 @@ impl Stage {
             ("LIGHTERMAN_MEMORY_BUDGET", "64MiB"),
         ];
         let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
-        Ok(Self { broker, lambda, node, _data: data })
+        Ok(Self { cluster, lambda, node, _data: data })
     }
 
     async fn scene(&self, name: &str, seed: u64, before: impl FnOnce(&Faults)) -> Result<Scene<'_>> {
-        let real = self.broker.address().to_string();
+        let real = self.cluster.servers();
         let mut producer = Producer::connect(&real).await?;
         producer.create_topic(name, PARTITIONS).await?;
         let proxy = FaultProxy::start(&real, seed).await?;
@@ -356,11 +377,15 @@ const TABLES: &[Table] = &[
 const KINDS: [(&str, fn(i16) -> Fault); 2] = [("after", Fault::Code), ("before", Fault::Refuse)];
 
 impl Table {
+    /// What Kafka lists, apart from what is injected alone.
+    fn listed(&self) -> Vec<i16> {
+        let is_alone = |code: &i16| self.alone.iter().any(|codes| codes.contains(code));
+        listed::codes_of(self.api).into_iter().filter(|code| !is_alone(code)).collect()
+    }
+
     /// All that is injected, apart from what is injected alone.
     fn codes(&self) -> Vec<i16> {
-        let is_alone = |code: &i16| self.alone.iter().any(|codes| codes.contains(code));
-        let listed = listed::codes_of(self.api);
-        listed.into_iter().chain(self.more.iter().copied()).filter(|code| !is_alone(code)).collect()
+        self.listed().into_iter().chain(self.more.iter().copied()).collect()
     }
 
     /// Name and codes of each scene.
@@ -508,6 +533,40 @@ async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
         anyhow::Ok(())
     };
     mixed.await.with_context(|| format!("TEST_LIGHTERMAN_SEED={seed}"))
+}
+
+/// What the embedded broker cannot show: that frames of Kafka's own are read, rewritten and refused as they should be. Each API's
+/// codes before it was asked, and a wire that breaks in all ways.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alo_1_ord_1_com_1_refusals_and_broken_wires_before_a_real_kafka() -> Result<()> {
+    if jars(KAFKA).is_none() {
+        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_some();
+        ensure!(!required, "Kafka {KAFKA} is required: run .ci/install-kafka");
+        println!("skipped: Kafka {KAFKA} needs Java and .ci/install-kafka");
+        return Ok(());
+    }
+    let stage = Stage::before(Cluster::Real(RealKafka::start(KAFKA)?)).await?;
+    let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = Vec::new();
+    for table in TABLES {
+        let name = format!("{}-real", table.name);
+        scenes.push(every_code_of(&stage, table, name, table.listed(), Fault::Refuse).boxed_local());
+    }
+    scenes.push(every_wire_fault_at_once(&stage).boxed_local());
+    all_well(scenes.into_iter()).await?;
+    ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");
+    Ok(())
+}
+
+async fn every_wire_fault_at_once(stage: &Stage) -> Result<()> {
+    let scene = stage.scene("wire-real", SEED, |_| {}).await?;
+    scene.flows().await?;
+    for (_, per_mille, fault) in wire_faults() {
+        scene.faults().add(Rule { apis: Vec::new(), times: None, per_mille: per_mille / 10, fault });
+    }
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    ensure!(!scene.faults().met().is_empty(), "none of them happened");
+    scene.ends_well().await?;
+    Ok(())
 }
 
 const HOSTILITIES: &[(&str, Hostility)] = &[
