@@ -67,6 +67,11 @@ impl ByteBudget {
         ledger.leased > ledger.limit / 2
     }
 
+    /// True while somebody waits for bytes.
+    pub fn is_short(&self) -> bool {
+        self.shared.lock().waiters.iter().any(|waiter| !waiter.grant.is_closed())
+    }
+
     /// `bytes` now, or nothing. Never overtakes someone who waits.
     pub fn try_lease(&self, bytes: usize) -> Option<Lease> {
         let mut ledger = self.shared.lock();

@@ -77,7 +77,10 @@ impl PartitionCore {
         let Some(piece) = self.inherited.pieces.front_mut().filter(|_| !cut.is_empty()) else { return };
         piece.records_left = piece.records_left.saturating_sub(cut.records);
         let reached = piece.end.map_or(piece.records_left == 0, |end| cut.range.end >= end);
-        if piece.end.is_some() && !reached && !cut.full {
+        let short = mutant!("regrowing-starves-others", tools.opener.is_short(), false);
+        if piece.end.is_some() && !reached && !cut.full && !short {
+            // What is here may be what keeps the rest from being fetched.
+            out.push(Effect::AwaitCredit);
             return;
         }
         let piece = *piece;

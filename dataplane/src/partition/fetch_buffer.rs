@@ -25,6 +25,9 @@ pub trait Opener {
         packed: &Bytes,
     ) -> Result<Option<(Bytes, Hold)>, RecordError>;
 
+    /// Whether others wait for credit: what is held here may be what they wait for.
+    fn is_short(&self) -> bool;
+
     /// Credit for `bytes` that are copied out of what was received; `None` when there is none.
     fn lend(&mut self, bytes: usize) -> Option<Hold>;
 }

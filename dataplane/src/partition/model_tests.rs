@@ -28,6 +28,10 @@ impl Opener for Plain {
         Ok(Some((packed.clone(), hold())))
     }
 
+    fn is_short(&self) -> bool {
+        false
+    }
+
     fn lend(&mut self, _: usize) -> Option<Hold> {
         Some(hold())
     }

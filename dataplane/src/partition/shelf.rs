@@ -54,6 +54,10 @@ impl Opener for OnCredit<'_> {
         Ok(lease.map(|lease| (Bytes::from(plain), Arc::new(lease))))
     }
 
+    fn is_short(&self) -> bool {
+        self.budget.is_short()
+    }
+
     fn lend(&mut self, bytes: usize) -> Option<Hold> {
         self.budget.try_lease(bytes).map(Arc::new)
     }

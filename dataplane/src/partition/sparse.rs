@@ -54,6 +54,10 @@ mod tests {
             Ok(None)
         }
 
+        fn is_short(&self) -> bool {
+            false
+        }
+
         fn lend(&mut self, _: usize) -> Option<Hold> {
             None
         }

@@ -16,6 +16,7 @@ pub const ALL: &[&str] = &[
     "resolved-ahead-forgotten",
     "leader-epoch-forgotten",
     "overwritten-is-believed",
+    "regrowing-starves-others",
     "next-offset-counts-records",
     "control-records-delivered",
     "retry-reorders",

@@ -192,8 +192,7 @@ impl Plan {
             records_max: random.between(2, 9) as u32,
             payload_bytes_max: random.pick(&[1_500, 4_000, 100_000]),
             window: random.pick(&[Duration::ZERO, Duration::from_millis(50), Duration::from_millis(400)]),
-            // One fetch asks for 64 KiB: beside less than two of them buffers alone could keep the next away.
-            budget: random.pick(&[140_000, 200_000, 1 << 20]),
+            budget: random.pick(&[70_000, 140_000, 1 << 20]),
             policy,
             partial_responses: random.chance(400),
             drops: random.chance(500),

@@ -65,6 +65,10 @@ impl Opener for OnCredit<'_> {
         Ok(lease.map(|lease| (packed.clone(), Arc::new(lease))))
     }
 
+    fn is_short(&self) -> bool {
+        self.0.is_short()
+    }
+
     fn lend(&mut self, bytes: usize) -> Option<Hold> {
         self.0.try_lease(bytes).map(Arc::new)
     }
