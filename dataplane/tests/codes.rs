@@ -30,7 +30,7 @@ mod line;
 mod listed;
 
 use line::{Line, frame};
-use listed::LISTED;
+use listed::{LISTED, codes_of};
 
 /// What Kafka's own client tries again: the exceptions of `org.apache.kafka.common.protocol.Errors` that are a
 /// `RetriableException`.
@@ -98,6 +98,7 @@ fn every_code_that_kafka_lists_for_what_we_ask_has_a_place() {
     }
     let listed: BTreeSet<i16> = LISTED.iter().map(|listed| listed.api as i16).collect();
     assert_eq!(listed, APIS.iter().map(|api| *api as i16).collect(), "every API has its codes");
+    assert!(APIS.iter().all(|api| codes_of(*api).contains(&-1)), "what may come from everywhere");
 }
 
 #[test]
@@ -229,7 +230,7 @@ fn h1_h10_h25_every_code_of_every_request_of_a_member() {
         let effects = core.commit_refused(at(101), 1, error, 0);
         match expected {
             Made::Fenced | Made::Rejoins => {
-                assert_eq!(made(&core, &effects), expected, "OffsetCommit {code}")
+                assert_eq!(made(&core, &effects), expected, "OffsetCommit {code}");
             }
             // The commit is tried again; of the membership it says nothing.
             _ => assert!(effects.is_empty() && core.commit_identity().is_some(), "OffsetCommit {code}"),

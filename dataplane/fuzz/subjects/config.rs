@@ -64,7 +64,10 @@ fn check_again(settings: &Settings) {
     let again = load(settings.effective().as_bytes(), &[]).expect("what is shown can be read");
     let plain = |settings: &Settings| {
         let Settings { listen, metrics_listen, data_dir, root_access_key_id, control, region, .. } = settings;
-        format!("{listen} {metrics_listen} {data_dir:?} {root_access_key_id:?} {control:?} {region:?}")
+        format!(
+            "{listen} {metrics_listen} {} {root_access_key_id:?} {control:?} {region:?}",
+            data_dir.display()
+        )
     };
     let rest = |settings: &Settings| {
         let Settings { account_id, node, drain_deadline, egress, kafka, invoke, log, .. } = settings;

@@ -72,7 +72,9 @@ fn mapping(id: MappingId, kind: u8, number: u8) -> Mapping {
 
 fn registry(commands: &[Command]) -> Registry {
     let mut registry = Registry::default();
-    commands.iter().for_each(|command| registry.apply(command));
+    for command in commands {
+        registry.apply(command);
+    }
     registry
 }
 
@@ -96,12 +98,18 @@ fn opened(image: &[u8]) -> Option<(Store, Registry)> {
     }
 }
 
+fn append(store: &mut Store, commands: &[Command]) {
+    for command in commands {
+        store.append(command).expect("written");
+    }
+}
+
 /// A store with these commands: the file while it is open, and when it is closed.
 fn written(commands: &[Command]) -> (Vec<u8>, Vec<u8>) {
     let folder = folder();
     let _ = fs::remove_file(file(&folder));
     let (mut store, _) = Store::open(&folder).expect("a new store");
-    commands.iter().for_each(|command| store.append(command).expect("written"));
+    append(&mut store, commands);
     let open = fs::read(file(&folder)).expect("a file");
     drop(store);
     (open, fs::read(file(&folder)).expect("a file"))
@@ -140,7 +148,7 @@ fn crashed(commands: &[Command], how: &[u8]) -> bool {
     let folder = folder();
     let _ = fs::remove_file(file(&folder));
     let (mut store, _) = Store::open(&folder).expect("a new store");
-    acknowledged.iter().for_each(|command| store.append(command).expect("written"));
+    append(&mut store, acknowledged);
     let before = fs::read(file(&folder)).expect("a file");
     store.append(last).expect("written");
     let after = fs::read(file(&folder)).expect("a file");

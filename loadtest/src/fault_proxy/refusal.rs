@@ -18,7 +18,12 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::offset_for_leader_epoch_response::{
     EpochEndOffset, OffsetForLeaderTopicResult,
 };
-use kafka_protocol::messages::*;
+use kafka_protocol::messages::{
+    ApiKey, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse,
+    OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, RequestKind, ResponseKind, TopicName,
+    metadata_request,
+};
 
 use super::frame::{self, Asked};
 use super::reply::set_code;
