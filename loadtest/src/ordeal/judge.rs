@@ -200,7 +200,8 @@ impl Story {
                     }
                 }
                 let taken = span.act.is_some_and(|act| act.succeeds() || act == Act::Report)
-                    && !span.failed.contains(offset);
+                    // What stands behind a record that it named is asked for again with it.
+                    && span.failed.first().is_none_or(|first| offset < first);
                 if taken {
                     last_taken.insert(*offset, span);
                 } else {
@@ -341,6 +342,13 @@ mod tests {
         assert!(again((1, 1)).disturbed(None, (8, 3_000), false).judged().is_empty());
         let lost = Telling::of(1).ran(1, (0, 1), &[0], Act::CutAfter).ran(1, (1_000, 1_001), &[0], OK);
         assert!(lost.judged().is_empty());
+        let mut beside = Telling::of(3).ran(1, (0, 1), &[0, 1, 2], Act::Report).ran(1, (5, 6), &[1, 2], OK);
+        for told in &mut beside.story.told {
+            if let Event::End { act: Act::Report, failed, .. } = &mut told.event {
+                failed.insert((0, 1));
+            }
+        }
+        assert!(beside.judged().is_empty(), "1 had failed, and 2 stands behind it");
         let too_many = Telling::of(4)
             .ran(1, (0, 10), &[0, 1], OK)
             .ran(1, (20, 30), &[2, 3], OK)

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use judge::{Disturbance, Judgement, Story};
-use plan::{Fault, Kind, Plan, SESSION};
+use plan::{Failures, Fault, Kind, Plan, SESSION};
 use seat::{Orders, Seat};
 use wall_clock::WallClock;
 use writer::{Otherwise, Writer};
@@ -112,8 +112,8 @@ impl Ordeal {
         let mut producer = Producer::connect(servers).await?;
         producer.create_topic(&topic, plan.partitions).await?;
         let lambda = FakeLambda::start().await?;
-        let (mood, seed) = (plan.mood, plan.seed);
-        lambda.set_script(move |n| mood.act(seed, n));
+        let (mood, failures, seed) = (plan.mood, plan.failures, plan.seed);
+        lambda.set_script(move |n| mood.act(seed, failures, n));
         lambda.set_timeout(mood.timeout());
         std::fs::create_dir_all(&self.logs)?;
         let orders = Arc::new(self.orders(&topic, &lambda));
@@ -158,12 +158,22 @@ impl Ordeal {
         if let Some(protocol) = &self.group_protocol {
             settings.push(("LIGHTERMAN_KAFKA_GROUP_PROTOCOL".to_owned(), protocol.clone()));
         }
-        let mapping = json!({
+        let mut mapping = json!({
             "FunctionName": FUNCTION,
             "BatchSize": plan.batch,
             "MaximumBatchingWindowInSeconds": plan.window_seconds,
             "SelfManagedKafkaEventSourceConfig": {"ConsumerGroupId": group_of(topic)},
         });
+        match plan.failures {
+            Failures::Whole => {}
+            Failures::Halves => mapping["BisectBatchOnFunctionError"] = true.into(),
+            Failures::FromTheFirst | Failures::Named => {
+                mapping["FunctionResponseTypes"] = json!(["ReportBatchItemFailures"]);
+            }
+        }
+        if plan.failures == Failures::Named {
+            mapping["Tags"] = json!({"lighterman:partial-batch-response": "named"});
+        }
         Orders {
             lambda: lambda.clone(),
             topic: topic.to_owned(),

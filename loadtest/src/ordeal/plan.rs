@@ -147,6 +147,19 @@ impl Fault {
     }
 }
 
+/// What becomes of a batch of which the function cannot take a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failures {
+    /// The function fails, and gets it again.
+    Whole,
+    /// It gets halves (`BisectBatchOnFunctionError`).
+    Halves,
+    /// It says which it cannot take, and gets the first of them and all behind it.
+    FromTheFirst,
+    /// It gets those that it named.
+    Named,
+}
+
 /// What the function does: how long it takes, and in how many of a thousand cases it does something else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mood {
@@ -179,14 +192,17 @@ impl Mood {
     }
 
     /// What it does with invocation `n`.
-    pub fn act(&self, seed: u64, n: u64) -> Act {
+    pub fn act(&self, seed: u64, failures: Failures, n: u64) -> Act {
         let mut random = Random(seed ^ n.wrapping_mul(0xd134_2543_de82_ef95));
         let chance = random.below(1_000);
         let takes = Duration::from_millis(random.below(self.slow_ms + 1));
         let (failing, refused) = (self.failing, self.failing + self.refused);
         match chance {
             _ if self.long > 0 && (n == self.long || n == self.long * 2) => Act::Succeed(LONG),
-            _ if chance < failing => Act::FunctionError,
+            _ if chance < failing => match failures {
+                Failures::Whole | Failures::Halves => Act::FunctionError,
+                Failures::FromTheFirst | Failures::Named => Act::ReportSome,
+            },
             _ if chance < refused => [Act::Status(503), Act::CutBefore, Act::Throttle][(chance % 3) as usize],
             _ if chance < refused + self.lost => Act::CutAfter,
             _ => Act::Succeed(takes),
@@ -213,6 +229,8 @@ pub struct Plan {
     pub transactions: bool,
     /// The function, until the faults are over.
     pub mood: Mood,
+    /// And what it does when it fails.
+    pub failures: Failures,
     /// Records a second, in each partition.
     pub records_per_second: u64,
     /// In the order in which they begin.
@@ -235,6 +253,8 @@ impl Plan {
         let faults = faults(&mut random, nodes, gentle);
         // Whether a transaction stands whose broker died is not known to who wrote it.
         let transactions = random.below(3) == 0 && !faults.iter().any(|fault| fault.kind.is_of_the_broker());
+        let failures = [Failures::Whole, Failures::Halves, Failures::FromTheFirst, Failures::Named];
+        let failures = failures[random.below(4) as usize];
         let batches_per_second = 1_000 / (mood.slow_ms / 2 + AROUND_A_BATCH);
         let most = batches_per_second * u64::from(batch) * LOAD_PERCENT / 100;
         let records_per_second = most.clamp(1, RECORDS_PER_SECOND_MAX);
@@ -247,6 +267,7 @@ impl Plan {
             codec,
             transactions,
             mood,
+            failures,
             records_per_second,
             faults,
         }
@@ -328,7 +349,8 @@ impl fmt::Display for Plan {
             self.records_per_second
         )?;
         let Mood { slow_ms, failing, refused, lost, long } = self.mood;
-        write!(f, "function ≤ {slow_ms} ms, ‰ {failing} fail {refused} refused {lost} lost")?;
+        write!(f, "function ≤ {slow_ms} ms, ‰ {failing} fail ({:?}) ", self.failures)?;
+        write!(f, "{refused} refused {lost} lost")?;
         if long > 0 {
             write!(f, ", number {long} and {} take {} s", long * 2, LONG.as_secs())?;
         }
@@ -374,14 +396,19 @@ mod tests {
     #[test]
     fn a_mood_is_what_it_says() {
         let mood = Mood { slow_ms: 50, failing: 100, refused: 200, lost: 10, long: 0 };
-        let acts: Vec<Act> = (0..10_000).map(|n| mood.act(7, n)).collect();
+        let acts: Vec<Act> = (0..10_000).map(|n| mood.act(7, Failures::Whole, n)).collect();
         let count = |is: fn(&Act) -> bool| acts.iter().filter(|act| is(act)).count();
         assert!((850..1_150).contains(&count(|act| *act == Act::FunctionError)));
         let refused = count(|act| matches!(act, Act::Throttle | Act::Status(503) | Act::CutBefore));
         assert!((1_800..2_200).contains(&refused), "{refused}");
         assert!((60..140).contains(&count(|act| *act == Act::CutAfter)));
         let long = Mood { long: 4, ..mood };
-        assert_eq!((long.act(7, 4), long.act(7, 8)), (Act::Succeed(LONG), Act::Succeed(LONG)));
-        assert!((0..1_000).all(|n| Mood::default().act(7, n) == Act::Succeed(Duration::ZERO)));
+        assert_eq!(
+            (long.act(7, Failures::Whole, 4), long.act(7, Failures::Whole, 8)),
+            (Act::Succeed(LONG), Act::Succeed(LONG))
+        );
+        assert!(
+            (0..1_000).all(|n| Mood::default().act(7, Failures::Named, n) == Act::Succeed(Duration::ZERO))
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! A Lambda endpoint that does what it is told and remembers every invocation, in the order things happened.
 
+mod reply;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,11 +18,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+pub use self::reply::request_id;
+use self::reply::{function_in, plain, ran, refuse, report_of};
+use crate::fault_proxy::Random;
 use crate::latency::{self, Stopwatch};
 
 /// What the function does with one invocation.
@@ -32,6 +36,8 @@ pub enum Act {
     FunctionError,
     /// 200, naming the poisoned records as failed.
     Report,
+    /// 200, naming about one record of four as failed, others each time.
+    ReportSome,
     /// 429.
     Throttle,
     /// This status.
@@ -284,6 +290,7 @@ impl Shared {
     }
 }
 
+/// How a connection is cut: its service fails.
 #[derive(Debug)]
 struct Cut;
 
@@ -324,6 +331,8 @@ async fn serve(
         }
         act => act,
     };
+    let (act, failed) =
+        if act == Act::ReportSome { (Act::Report, some_of(id, &event)) } else { (act, failed) };
     if !matches!(act, Act::Succeed(_) | Act::FunctionError | Act::Report | Act::CutAfter | Act::Hang) {
         // The function itself never ran: nothing to remember of its records.
         return refuse(act);
@@ -364,52 +373,7 @@ async fn serve(
     }
 }
 
-/// `f` in `/2015-03-31/functions/f/invocations`, and of an ARN what stands last.
-fn function_in(path: &str) -> &str {
-    let name = path.split('/').skip_while(|part| *part != "functions").nth(1).unwrap_or_default();
-    let name = name.rsplit_once("%3A").map_or(name, |(_, last)| last);
-    name.rsplit_once(':').map_or(name, |(_, last)| last)
-}
-
-/// The request id that Lambda gives invocation `id`.
-pub fn request_id(id: u64) -> String {
-    format!("00000000-0000-4000-8000-{id:012}")
-}
-
-/// The answer of a function that ran, with what Lambda says beside it.
-fn ran(id: u64, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = plain(200, body);
-    let headers = response.headers_mut();
-    headers.insert("x-amz-executed-version", http::HeaderValue::from_static("$LATEST"));
-    if let Ok(name) = http::HeaderValue::from_str(&request_id(id)) {
-        headers.insert("x-amzn-requestid", name);
-    }
-    response
-}
-
-fn refuse(act: Act) -> Result<Response<Full<Bytes>>, Cut> {
-    match act {
-        Act::Throttle => {
-            Ok(plain(429, r#"{"Type":"User","message":"Rate Exceeded.","Reason":"CallerRateLimitExceeded"}"#))
-        }
-        Act::Status(status) => Ok(plain(status, r#"{"message":"on purpose"}"#)),
-        Act::CutBefore | Act::Succeed(_) | Act::FunctionError | Act::Report | Act::CutAfter | Act::Hang => {
-            Err(Cut)
-        }
-    }
-}
-
-/// Every second item as an object, the others as strings: AWS's pages have both.
-fn report_of(topic: &str, failed: &BTreeSet<(i32, i64)>) -> String {
-    let item = |(index, (partition, offset)): (usize, &(i32, i64))| match index % 2 {
-        0 => json!({"itemIdentifier": {"partition": format!("{topic}-{partition}"), "offset": offset}}),
-        _ => json!({"itemIdentifier": format!("{topic}-{partition}-{offset}")}),
-    };
-    json!({"batchItemFailures": failed.iter().enumerate().map(item).collect::<Vec<_>>()}).to_string()
-}
-
-fn plain(status: u16, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
-    response
+fn some_of(id: u64, event: &KafkaEvent<'_>) -> BTreeSet<(i32, i64)> {
+    let places = event.records.values().flatten().map(|record| (record.partition, record.offset));
+    places.filter(|(_, offset)| Random(id ^ *offset as u64).below(4) == 0).collect()
 }
