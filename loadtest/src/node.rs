@@ -14,6 +14,7 @@ use tokio::process::{Child, Command as AsyncCommand};
 
 const KEY: (&str, &str) = ("LMANLOADTEST", "loadtest-secret");
 const REGION: &str = "us-east-1";
+const STARTS_MAX: u32 = 3;
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A running node; dropping it kills the process.
@@ -44,9 +45,7 @@ fn free_port() -> Result<u16> {
 impl Node {
     /// Starts a node over `data`, invoking functions at `lambda`; waits until its API answers.
     pub async fn start(data: &Path, lambda: &str, settings: &[(&str, &str)]) -> Result<Self> {
-        let node = Self::launch(AsyncCommand::new(binary()?), data, lambda, settings)?;
-        node.answers().await?;
-        Ok(node)
+        Self::begin(data, lambda, settings, None).await
     }
 
     /// The same with what it says on standard error appended to a file, and with a signal ignored that a write beyond the limit
@@ -57,18 +56,41 @@ impl Node {
         settings: &[(&str, &str)],
         log: &Path,
     ) -> Result<Self> {
-        let mut command = AsyncCommand::new("sh");
-        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(binary()?).stderr(Stdio::piped());
-        let mut node = Self::launch(command, data, lambda, settings)?;
-        let mut said = node.process.stderr.take().context("it is piped")?;
+        Self::begin(data, lambda, settings, Some(log)).await
+    }
+
+    async fn begin(data: &Path, lambda: &str, settings: &[(&str, &str)], log: Option<&Path>) -> Result<Self> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut command = AsyncCommand::new(binary()?);
+            if log.is_some() {
+                command = AsyncCommand::new("sh");
+                let ignored = "trap '' XFSZ; exec \"$0\" \"$@\"";
+                command.args(["-c", ignored]).arg(binary()?).stderr(Stdio::piped());
+            }
+            let mut node = Self::launch(command, data, lambda, settings)?;
+            if let Some(log) = log {
+                node.keep_what_it_says(log).await?;
+            }
+            match node.answers().await? {
+                None => return Ok(node),
+                // A port that was free may have been given to somebody's connection since.
+                Some(_) if tries < STARTS_MAX => {}
+                Some(status) => bail!("the node has ended at once, with {status}"),
+            }
+        }
+    }
+
+    async fn keep_what_it_says(&mut self, log: &Path) -> Result<()> {
+        let mut said = self.process.stderr.take().context("it is piped")?;
         let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(log).await?;
         // Through a pipe: the limit of file sizes is not meant for what it says.
         tokio::spawn(async move {
             let _ = tokio::io::copy(&mut said, &mut file).await;
             let _ = file.flush().await;
         });
-        node.answers().await?;
-        Ok(node)
+        Ok(())
     }
 
     fn launch(
@@ -103,13 +125,18 @@ impl Node {
         Ok(Self { process, api, listen, metrics })
     }
 
-    async fn answers(&self) -> Result<()> {
+    /// Waits until its API answers; how it ended if it did before.
+    async fn answers(&mut self) -> Result<Option<ExitStatus>> {
         let answers = async {
             while self.api.call("GET", "/lighterman/v1/nodes", None).await.is_err() {
+                if let Some(status) = self.process.try_wait()? {
+                    return Ok(Some(status));
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
+            Ok(None)
         };
-        tokio::time::timeout(START_DEADLINE, answers).await.context("the node's API does not answer")
+        tokio::time::timeout(START_DEADLINE, answers).await.context("the node's API does not answer")?
     }
 
     /// How it has ended, if it has.
