@@ -70,12 +70,6 @@ pub struct Store {
 impl Store {
     /// Opens the store in `folder` and folds its commands.
     pub fn open(folder: &Path) -> Result<(Self, Registry), StoreError> {
-        // In a damaged file redb trusts what it wrote once, and panics in places.
-        let opened = catch_unwind(|| Self::open_and_load(folder));
-        opened.unwrap_or_else(|_| Err(StoreError::Damaged(folder.to_owned())))
-    }
-
-    fn open_and_load(folder: &Path) -> Result<(Self, Registry), StoreError> {
         let path = folder.join("lighterman.redb");
         let mut store = Self { folder: folder.to_owned(), path, database: None, next: 0 };
         store.database = Some(store.open_database()?);
@@ -102,15 +96,18 @@ impl Store {
             redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(self.folder.clone()),
             other => self.failed(other.into()),
         };
-        let mut database = Database::create(&self.path).map_err(failed)?;
+        // Reads all checksums: a file that was closed well is opened without a look at them. Where redb trusts what it wrote once,
+        // a damaged file makes it panic.
+        let path = self.path.as_path();
+        let checked = catch_unwind(|| {
+            let mut database = Database::create(path)?;
+            Ok(database.check_integrity()?.then_some(database))
+        });
+        let damaged = || StoreError::Damaged(self.folder.clone());
+        let database = checked.map_err(|_| damaged())?.map_err(failed)?.ok_or_else(damaged)?;
         // API secrets are in it.
         fs::set_permissions(&self.path, fs::Permissions::from_mode(0o600)).map_err(unusable)?;
-        // A file that was closed well is opened without a look at its checksums.
-        if database.check_integrity().map_err(failed)? {
-            Ok(database)
-        } else {
-            Err(StoreError::Damaged(self.folder.clone()))
-        }
+        Ok(database)
     }
 
     /// Opens what a failure closed, if it still is what this process wrote.
