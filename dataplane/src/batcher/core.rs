@@ -156,7 +156,7 @@ impl BatcherCore {
             .map(|offer| offer.cut.oldest)
             .min();
         match oldest {
-            Some(oldest) => Ready::At(oldest + self.limits.window),
+            Some(oldest) => Ready::At(oldest + self.window()),
             None if self.offers.is_empty() => Ready::Never,
             None => Ready::At(now + Duration::from_millis(50)),
         }
@@ -232,14 +232,12 @@ impl BatcherCore {
         if let Some(reason) = overflow {
             return Some((chosen, reason));
         }
-        (oldest
-            + mutant!(
-                "window-too-long",
-                self.limits.window,
-                self.limits.window * 2 + Duration::from_millis(200)
-            )
-            <= now)
-            .then_some((chosen, CloseReason::Window))
+        (oldest + self.window() <= now).then_some((chosen, CloseReason::Window))
+    }
+
+    fn window(&self) -> Duration {
+        let window = self.limits.window;
+        mutant!("window-too-long", window, window * 2 + Duration::from_millis(200))
     }
 
     fn reason_alone(&self, offer: &Pending) -> CloseReason {

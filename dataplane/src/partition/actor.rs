@@ -12,7 +12,7 @@ use lighterman_proto::ids::{Epoch, MappingId, Offset, TopicPartition};
 use lighterman_proto::records::{AbortedTransactions, Inflater};
 use tokio::sync::oneshot;
 
-use super::core::PartitionCore;
+use super::core::{PartitionCore, is_for};
 use super::effects::{Effect, Effects, Frame, Start, Tools};
 use super::failing::Burial;
 use super::gauge::Gauge;
@@ -284,7 +284,7 @@ impl Handler<Fetched> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, fetched: Fetched, ctx: &mut Self::Context) {
-        if fetched.epoch != self.epoch {
+        if !is_for(fetched.epoch, self.epoch) {
             return;
         }
         match fetched.outcome {
@@ -308,7 +308,7 @@ impl Handler<Sealed> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, sealed: Sealed, ctx: &mut Self::Context) {
-        if sealed.epoch != self.epoch {
+        if !is_for(sealed.epoch, self.epoch) {
             return;
         }
         let mut ours = false;
@@ -326,7 +326,7 @@ impl Handler<Withdrawn> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, withdrawn: Withdrawn, ctx: &mut Self::Context) {
-        if withdrawn.epoch == self.epoch {
+        if is_for(withdrawn.epoch, self.epoch) {
             self.step(ctx, |core, tools| core.withdrawn(clock::now(), withdrawn.seq, tools));
         }
     }
@@ -336,7 +336,7 @@ impl Handler<Resolved> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, resolved: Resolved, ctx: &mut Self::Context) {
-        if resolved.epoch == self.epoch {
+        if is_for(resolved.epoch, self.epoch) {
             self.gauge.set_in_flight(false);
             self.gauge.set_last_error(resolved.error);
             self.step(ctx, |core, tools| {
@@ -350,7 +350,7 @@ impl Handler<Committed> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, committed: Committed, ctx: &mut Self::Context) {
-        if committed.epoch == self.epoch {
+        if is_for(committed.epoch, self.epoch) {
             self.gauge.set_committed(committed.offset);
             self.step(ctx, |core, tools| core.committed(clock::now(), committed.seq, tools));
         }

@@ -101,7 +101,7 @@ impl GroupCore {
     /// Time has passed.
     pub fn tick(&mut self, now: Moment, random: u64) -> Effects {
         let mut out = Effects::new();
-        if !self.owned.is_empty() && mutant!("no-self-fence", now >= self.lease_until, false) {
+        if !self.owned.is_empty() && now >= self.lease_until {
             self.lose_all("no heartbeat was acknowledged in time", now, &mut out);
             self.go_out(now, Duration::ZERO);
         }
@@ -319,8 +319,10 @@ impl GroupCore {
     }
 
     fn extend_lease(&mut self, acknowledged_send: Moment, out: &mut Effects) {
-        let until = acknowledged_send
-            + (self.timing.session_timeout.saturating_sub(margin(self.timing.session_timeout)));
+        let session = self.timing.session_timeout;
+        let holds_for =
+            mutant!("no-self-fence", session.saturating_sub(margin(session)), Duration::from_secs(3_600));
+        let until = acknowledged_send + holds_for;
         if until > self.lease_until {
             self.lease_until = until;
             out.push(Effect::ExtendLease(until));

@@ -354,12 +354,13 @@ impl Node {
                 None => flight.answered(),
             }
         }
-        let known: Vec<bool> =
-            sent.members.iter().map(|member| consumer.partitions.contains_key(&member.partition)).collect();
-        for ((member, resolution), known) in sent.members.into_iter().zip(settled.resolutions).zip(known) {
-            if known {
-                let key = (member.partition, member.epoch);
-                let resolved = Inside::Resolved { key, batch, resolution: Box::new(resolution) };
+        // Whoever has the partition now is told, and knows by the epoch whether it is meant.
+        let now_under = |member: &Member| consumer.partitions.get(&member.partition).copied();
+        let addresses: Vec<Option<Epoch>> = sent.members.iter().map(now_under).collect();
+        for ((member, resolution), under) in sent.members.into_iter().zip(settled.resolutions).zip(addresses) {
+            if let Some(under) = under {
+                let (key, epoch) = ((member.partition, under), member.epoch);
+                let resolved = Inside::Resolved { key, epoch, batch, resolution: Box::new(resolution) };
                 self.post(outside, Mailbox::Partition(key.0, key.1.0), resolved);
             }
         }

@@ -1,7 +1,6 @@
 //! The committer, as `offsets/actor.rs` and `consumer/member/commits.rs` are one.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::ids::Epoch;
@@ -13,8 +12,6 @@ use super::{Inside, Key, Mailbox, Node};
 use crate::consumer::member::commits::{offsets_of, outcome_of};
 use crate::history::Event as Happened;
 use crate::offsets::committer::{CommitOutcome, CommitterCore};
-
-const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
 pub(super) struct Committer {
@@ -100,9 +97,10 @@ impl Node {
                 self.post(outside, Mailbox::Partition(key.0, key.1.0), committed);
             }
         }
-        if again {
+        let random = outside.random.draw();
+        if let Some(rest) = self.committer.core.rest(again, random) {
             self.committer.resting = true;
-            self.later(outside, RETRY_AFTER, Inside::CommitterRested);
+            self.later(outside, rest, Inside::CommitterRested);
         }
         self.pump_commits(outside);
     }

@@ -118,6 +118,7 @@ pub(super) enum Inside {
     },
     Resolved {
         key: Key,
+        epoch: Epoch,
         batch: BatchId,
         resolution: Box<Resolution>,
     },

@@ -17,7 +17,7 @@ use crate::consumer::messages::{PartitionReport, PartitionState, Position};
 use crate::credit::bytes::{ByteBudget, Overdraft};
 use crate::history::Event as Happened;
 use crate::offsets::committer::Frontier;
-use crate::partition::core::PartitionCore;
+use crate::partition::core::{PartitionCore, is_for};
 use crate::partition::cut::{CutLimits, Hold};
 use crate::partition::effects::{Buried, Effect, Effects, Frame, Note, Start, Tools};
 use crate::partition::fetch_buffer::{Opener, Sieve, Sizer};
@@ -257,8 +257,10 @@ impl Node {
             Inside::Withdrawn { key, seq } => {
                 self.step(outside, key, |core, now, tools| core.withdrawn(now, seq, tools));
             }
-            Inside::Resolved { key, batch, resolution } => {
-                self.step(outside, key, |core, now, tools| core.resolved(now, batch, *resolution, tools));
+            Inside::Resolved { key, epoch, batch, resolution } => {
+                if is_for(epoch, key.1) {
+                    self.step(outside, key, |core, now, tools| core.resolved(now, batch, *resolution, tools));
+                }
             }
             Inside::Committed { key, offset, seq } => {
                 if let Some(running) = self.partitions.get_mut(&key) {
