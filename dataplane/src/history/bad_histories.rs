@@ -114,6 +114,23 @@ fn own_1_a_new_owner_starts_beside_one_that_is_neither_dead_nor_expelled() {
 }
 
 #[test]
+fn own_1_an_expelled_process_starts_nothing() {
+    let late = [Event::Expelled { owner: ONE }, started(1, ONE, &[0, 1]), ended(1, true), committed(2)];
+    assert_eq!(broken(&with(&late)), [Invariant::Own1]);
+    let given_back = [&[Event::Expelled { owner: ONE }, granted(ONE)][..], &late[1..]].concat();
+    assert_eq!(broken(&with(&given_back)), []);
+}
+
+#[test]
+fn own_1_beside_what_a_process_has_running_that_let_go_before_its_session_is_over() {
+    let over = [granted(TWO), started(2, TWO, &[0]), ended(1, true), ended(2, true)];
+    let let_go = [started(1, ONE, &[0, 1]), Event::LetGo { owner: ONE }];
+    assert_eq!(broken(&with(&[&let_go[..], &over[..]].concat())), [Invariant::Own1]);
+    let session_over = [Event::SessionOver { owner: ONE }];
+    assert_eq!(broken(&with(&[&let_go[..], &session_over[..], &over[..]].concat())), []);
+}
+
+#[test]
 fn ord_1_overtaking_and_backwards() {
     let overtaking = with(&[started(1, ONE, &[1]), ended(1, true), started(2, ONE, &[0]), ended(2, true)]);
     assert_eq!(broken(&overtaking), [Invariant::Ord1]);

@@ -68,9 +68,18 @@ impl Checker {
             }
             Event::Deleted { partition, before } => self.partition(*partition).delete(*before),
             Event::Granted { partition, owner } => {
-                self.ownership.owner_of.insert(*partition, *owner);
+                self.ownership.owner_of.insert(*partition, Some(*owner));
             }
-            Event::Gone { owner } => self.gone(*owner),
+            Event::Gone { owner } => {
+                self.ownership.gone(*owner);
+                self.excuse_all();
+            }
+            Event::Expelled { owner } => {
+                self.ownership.expel(*owner);
+                self.excuse_all();
+            }
+            Event::LetGo { .. } => self.excuse_all(),
+            Event::SessionOver { owner } => self.ownership.gone(*owner),
             Event::Started { invocation, owner, shares } => self.started(*invocation, *owner, shares),
             Event::Ended { invocation, taken, failed } => self.ended(*invocation, *taken, failed),
             Event::AnswerLost { partitions } => {
@@ -147,8 +156,8 @@ impl Checker {
         }
     }
 
-    fn gone(&mut self, owner: Owner) {
-        self.ownership.gone(owner);
+    /// What was under way may be started again, once.
+    fn excuse_all(&mut self) {
         for partition in self.partitions.values_mut() {
             partition.excuses += 1;
         }

@@ -69,8 +69,24 @@ pub enum Event {
         /// To whom.
         owner: Owner,
     },
-    /// A process died, was expelled from the group, or gave up what it owned because it could not reach the group.
+    /// A process died: what it started runs on, and nobody hears of its end.
     Gone {
+        /// Which.
+        owner: Owner,
+    },
+    /// The group expelled a process: nothing is its own any more, and it may start nothing.
+    Expelled {
+        /// Which.
+        owner: Owner,
+    },
+    /// A process gave up what it owned, because it could not reach the group or the group said so. Until its session is
+    /// over the group still keeps its partitions for it, and nobody may start what it has running.
+    LetGo {
+        /// Which.
+        owner: Owner,
+    },
+    /// The session of a process that let go is over, counted from the last thing it said that the group acknowledged.
+    SessionOver {
         /// Which.
         owner: Owner,
     },

@@ -18,7 +18,8 @@ pub(super) struct Running {
 #[derive(Debug, Default)]
 pub(super) struct Ownership {
     pub running: BTreeMap<u64, Running>,
-    pub owner_of: BTreeMap<i32, Owner>,
+    /// Nobody's, when its owner was expelled and it was not given to another yet.
+    pub owner_of: BTreeMap<i32, Option<Owner>>,
     pub drained: BTreeSet<(Owner, i32, u64)>,
 }
 
@@ -47,12 +48,13 @@ impl Ownership {
         }
         let Some(owner) = owner else { return };
         if let Some(current) = self.owner_of.get(&partition)
-            && *current != owner
+            && *current != Some(owner)
         {
+            let done =
+                current.map_or("taken away".to_owned(), |current| format!("given to {}", name(current)));
             let text = format!(
-                "{} started invocation {invocation} of partition {partition}, which the group had given to {}",
-                name(owner),
-                name(*current)
+                "{} started invocation {invocation} of partition {partition}, which the group had {done}",
+                name(owner)
             );
             found.push((Invariant::Own1, text));
         }
@@ -71,6 +73,14 @@ impl Ownership {
         if let Some((invocation, _)) = runs {
             let text = format!("partition {partition} was called drained while invocation {invocation} ran");
             found.push((Invariant::Drn1, text));
+        }
+    }
+
+    /// The group has expelled a process.
+    pub(super) fn expel(&mut self, owner: Owner) {
+        self.gone(owner);
+        for current in self.owner_of.values_mut().filter(|current| **current == Some(owner)) {
+            *current = None;
         }
     }
 

@@ -9,14 +9,23 @@ use super::world::World;
 use crate::history::Event as Happened;
 
 impl World {
+    /// The time of a fault has come: it happens, or waits for its cue.
     pub(super) fn fault(&mut self, index: usize) {
         let Some(happening) = self.outside.plan.happenings.get(index).copied() else { return };
-        let node = (happening.target % self.nodes.len() as u64) as usize;
+        match happening.cue {
+            Some(cue) => self.outside.armed.push((cue, index)),
+            None => self.befall(index, (happening.target % self.nodes.len() as u64) as usize),
+        }
+    }
+
+    pub(super) fn befall(&mut self, index: usize, node: usize) {
+        let Some(happening) = self.outside.plan.happenings.get(index).copied() else { return };
         let partition = ((happening.target >> 8) % self.outside.cluster.logs.len() as u64) as i32;
         match happening.kind {
             Kind::Crash => self.crash(node, happening.lasts),
             Kind::Freeze => self.freeze(node, happening.lasts),
             Kind::Cut => self.outside.cut_until[node] = self.outside.now + happening.lasts,
+            Kind::Stall => self.outside.stalled_until[node] = self.outside.now + happening.lasts,
             Kind::ClockJump => {
                 let jump = (happening.target >> 16) % 120_000;
                 self.nodes[node].wall_jump_ms = jump as i64 - 60_000;

@@ -8,7 +8,7 @@ use lighterman_proto::units::Moment;
 
 use super::node::Inside;
 use super::outside::{Event, Outside, owner};
-use super::plan::Kind;
+use super::plan::{Cue, Kind};
 use crate::batcher::BatchId;
 use crate::history::{Event as Happened, Share};
 use crate::invoker::verdict::Reply;
@@ -69,6 +69,7 @@ pub(super) fn answer(status: u16, function_error: bool, body: Bytes) -> Reply {
 impl Outside {
     /// Sends an invocation off; answered by exactly one `Invoked`.
     pub(super) fn call(&mut self, call: Call) {
+        self.cue(call.node, Cue::InvocationSent);
         let timeout = self.plan.function_timeout;
         if self.strikes(Kind::LostInvocation, 25) {
             let sent = self.random.chance(500);
@@ -80,7 +81,9 @@ impl Outside {
             if comes_late {
                 let partitions = call.shares.iter().map(|share| share.partition).collect();
                 self.record(Happened::AnswerLost { partitions });
-                let way = self.random.millis(1, 2_500);
+                // A lease's margin is for what is under way no longer than it.
+                let longest = (self.plan.session / 5).as_millis() as u64 - 50;
+                let way = self.random.millis(1, longest);
                 self.after(way, Event::Called(Box::new(Call { orphaned: true, ..call })));
             }
             return;
@@ -127,6 +130,7 @@ impl Outside {
         let invocation = self.function.next;
         let by = Some(owner(call.node, call.life));
         self.record(Happened::Started { invocation, owner: by, shares: call.shares.clone() });
+        self.cue(call.node, Cue::InvocationBegun);
         let (act, takes) = self.act(&call);
         let lost = call.orphaned || self.strikes(Kind::LostInvocationReply, 50);
         if lost && !call.orphaned {

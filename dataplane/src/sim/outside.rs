@@ -7,11 +7,11 @@ use lighterman_proto::event::{Envelope, EventSource};
 use lighterman_proto::ids::MappingId;
 use lighterman_proto::units::Moment;
 
-use super::cluster::{Ask, Cluster, Reply, Request};
+use super::cluster::{Ask, Caller, Cluster, Reply, Request};
 use super::destination::Destination;
 use super::function::{Act, Call, Function};
 use super::node::Inside;
-use super::plan::{Kind, Plan};
+use super::plan::{Cue, Kind, Plan};
 use super::queue::Queue;
 use super::random::Random;
 use crate::history::{Entry, Event as Happened, Owner};
@@ -36,8 +36,12 @@ pub(super) enum Event {
     CallEnds { invocation: u64, act: Act },
     /// Records are written to a partition.
     Append { partition: i32 },
-    /// A fault of the plan.
+    /// The time of a fault of the plan.
     Fault(usize),
+    /// A fault's cue was given by a node.
+    Cued { index: usize, node: usize },
+    /// The session of a process that let go is over.
+    SessionOver { node: usize, life: u32 },
     /// A dead node starts again.
     Restart { node: usize },
     /// A node that has left in good order comes back.
@@ -70,6 +74,10 @@ pub(super) struct Outside {
     pub quiet: bool,
     /// Until when each node reaches no broker.
     pub cut_until: Vec<Moment>,
+    /// Until when nothing passes between each node and the brokers.
+    pub stalled_until: Vec<Moment>,
+    /// Faults whose time has come, by the cue that they wait for.
+    pub armed: Vec<(Cue, usize)>,
     /// What a core itself called a violation.
     pub direct: Vec<crate::history::Violation>,
     next_id: u64,
@@ -92,6 +100,8 @@ impl Outside {
             mapping: MappingId(uuid::Uuid::from_u128(7)),
             quiet: false,
             cut_until: vec![Moment::default(); plan.nodes],
+            stalled_until: vec![Moment::default(); plan.nodes],
+            armed: Vec::new(),
             direct: Vec::new(),
             next_id: 0,
             plan,
@@ -114,7 +124,19 @@ impl Outside {
 
     /// True in `per_mille` of a thousand cases while faults of `kind` happen.
     pub(super) fn strikes(&mut self, kind: Kind, per_mille: u64) -> bool {
-        !self.quiet && self.plan.has(kind) && self.random.chance(per_mille)
+        if self.quiet || !self.plan.has(kind) {
+            return false;
+        }
+        let often = self.plan.heavy.contains(&kind);
+        self.random.chance(if often { (per_mille * 6).min(700) } else { per_mille })
+    }
+
+    /// `node` has come to where a fault may wait for it.
+    pub(super) fn cue(&mut self, node: usize, cue: Cue) {
+        if let Some(at) = self.armed.iter().position(|(armed, _)| *armed == cue) {
+            let (_, index) = self.armed.remove(at);
+            self.after(Duration::ZERO, Event::Cued { index, node });
+        }
     }
 
     /// How long a message is on its way.
@@ -130,7 +152,13 @@ impl Outside {
         self.now < self.cut_until[node]
     }
 
-    /// Sends a request; answered by exactly one `Replied`, with its reply or with none.
+    /// How long a message between `node` and a broker is on its way.
+    fn way_of(&mut self, node: usize) -> Duration {
+        let way = self.way();
+        way.max(self.stalled_until[node].since(self.now) + way / 8)
+    }
+
+    /// Sends a request; answered by exactly one `Replied` that counts, with its reply or with none.
     pub(super) fn ask(
         &mut self,
         node: usize,
@@ -140,6 +168,7 @@ impl Outside {
         deadline: Duration,
     ) -> u64 {
         let id = self.next_id();
+        let mut from = Caller { ask: Some(id), node, life, gives_up: self.now + deadline };
         let lost = self.is_cut(node) || self.strikes(Kind::Loss, 12);
         if lost {
             let wait = if self.random.chance(300) {
@@ -147,35 +176,67 @@ impl Outside {
             } else {
                 self.random.micros(200, 400_000).min(deadline)
             };
-            self.after(wait, Event::Inside { node, life, what: Inside::Replied { ask: id, reply: None } });
+            self.no_reply(from, wait);
             return id;
         }
+        match &request {
+            Request::Heartbeat { .. } => self.cue(node, Cue::HeartbeatSent),
+            Request::Commit { .. } => self.cue(node, Cue::CommitSent),
+            _ => {}
+        }
+        let way = self.way_of(node);
+        // What can block for long is given up at its deadline, whatever its broker does.
         let blocks = matches!(request, Request::Join { .. } | Request::Sync { .. });
-        let way = self.way();
         if blocks {
-            self.after(
-                deadline,
-                Event::Inside { node, life, what: Inside::Replied { ask: id, reply: None } },
-            );
+            self.no_reply(from, deadline);
+        } else if way > deadline {
+            self.no_reply(from, deadline);
+            from.ask = None;
         }
         if self.strikes(Kind::Duplicate, 10) && !blocks && !matches!(request, Request::Fetch { .. }) {
-            let twin = Ask { id: u64::MAX, node, life, broker, request: request.clone() };
+            let from = Caller { ask: None, ..from };
+            let twin = Ask { id: self.next_id(), from, broker, request: request.clone() };
             self.after(way, Event::Arrives(Box::new(twin)));
         }
-        self.after(way, Event::Arrives(Box::new(Ask { id, node, life, broker, request })));
+        self.after(way, Event::Arrives(Box::new(Ask { id, from, broker, request })));
         id
     }
 
-    /// Sends a reply on its way.
-    pub(super) fn reply(&mut self, ask: u64, node: usize, life: u32, reply: Reply) {
-        if ask == u64::MAX {
-            return;
+    /// Whoever waits learns after `wait` that there is no reply.
+    pub(super) fn no_reply(&mut self, from: Caller, wait: Duration) {
+        if let Some(ask) = from.ask {
+            let what = Inside::Replied { ask, reply: None };
+            self.after(wait, Event::Inside { node: from.node, life: from.life, what });
         }
-        let lost = self.is_cut(node) || self.strikes(Kind::ReplyLoss, 12);
-        let (wait, reply) =
-            if lost { (self.random.micros(500, 1_500_000), None) } else { (self.way(), Some(reply)) };
-        let what = Inside::Replied { ask, reply: reply.map(Box::new) };
-        self.after(wait, Event::Inside { node, life, what });
+    }
+
+    /// Sends a reply on its way.
+    pub(super) fn reply(&mut self, from: Caller, reply: Reply) {
+        let Some(ask) = from.ask else { return };
+        if self.is_cut(from.node) || self.strikes(Kind::ReplyLoss, 12) {
+            let wait = self.random.micros(500, 1_500_000);
+            return self.no_reply(from, wait);
+        }
+        self.cue_of(from.node, &reply);
+        let slow = self.strikes(Kind::SlowReplies, 15);
+        let wait = if slow { self.random.millis(300, 4_000) } else { self.way_of(from.node) };
+        if self.now + wait > from.gives_up {
+            return self.no_reply(from, from.gives_up.since(self.now));
+        }
+        let what = Inside::Replied { ask, reply: Some(Box::new(reply)) };
+        self.after(wait, Event::Inside { node: from.node, life: from.life, what });
+    }
+
+    fn cue_of(&mut self, node: usize, reply: &Reply) {
+        let cue = match reply {
+            Reply::Heartbeat(None) => Cue::HeartbeatServed,
+            Reply::Joined(answer) if answer.code.is_none() => Cue::JoinServed,
+            Reply::Synced(Ok(_)) => Cue::SyncServed,
+            Reply::Commit(codes) if codes.values().all(Option::is_none) => Cue::CommitServed,
+            Reply::Fetched { parts, .. } if !parts.is_empty() => Cue::FetchServed,
+            _ => return,
+        };
+        self.cue(node, cue);
     }
 }
 

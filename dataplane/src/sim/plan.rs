@@ -23,6 +23,10 @@ pub enum Kind {
     Freeze,
     /// A node reaches neither coordinator nor brokers.
     Cut,
+    /// What a node and the brokers say to each other stands still for a while, and arrives then.
+    Stall,
+    /// Brokers take long to answer.
+    SlowReplies,
     /// A node's wall clock jumps.
     ClockJump,
     /// The coordinator moves.
@@ -63,7 +67,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Loss,
         Self::ReplyLoss,
         Self::Delay,
@@ -71,6 +75,8 @@ impl Kind {
         Self::Crash,
         Self::Freeze,
         Self::Cut,
+        Self::Stall,
+        Self::SlowReplies,
         Self::ClockJump,
         Self::Failover,
         Self::Storm,
@@ -91,12 +97,18 @@ impl Kind {
         Self::Skips,
     ];
 
+    /// It befalls one node, or the coordinator in the middle of what it does.
+    fn is_of_a_node(self) -> bool {
+        matches!(self, Self::Crash | Self::Freeze | Self::Cut | Self::Stall | Self::Storm | Self::Failover)
+    }
+
     fn is_happening(self) -> bool {
         matches!(
             self,
             Self::Crash
                 | Self::Freeze
                 | Self::Cut
+                | Self::Stall
                 | Self::ClockJump
                 | Self::Failover
                 | Self::Storm
@@ -109,11 +121,50 @@ impl Kind {
     }
 }
 
-/// Something that goes wrong at a given time.
+/// What a fault waits for: moments of microseconds that no clock would meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cue {
+    /// A node has sent a heartbeat.
+    HeartbeatSent,
+    /// A heartbeat was acknowledged, and the reply is on its way.
+    HeartbeatServed,
+    /// A member was let in, and the reply is on its way.
+    JoinServed,
+    /// A member's share is on its way.
+    SyncServed,
+    /// A commit was sent.
+    CommitSent,
+    /// A commit stands, and the reply is on its way.
+    CommitServed,
+    /// Records are on their way.
+    FetchServed,
+    /// An invocation was sent.
+    InvocationSent,
+    /// The function has begun.
+    InvocationBegun,
+}
+
+impl Cue {
+    const ALL: [Self; 9] = [
+        Self::HeartbeatSent,
+        Self::HeartbeatServed,
+        Self::JoinServed,
+        Self::SyncServed,
+        Self::CommitSent,
+        Self::CommitServed,
+        Self::FetchServed,
+        Self::InvocationSent,
+        Self::InvocationBegun,
+    ];
+}
+
+/// Something that goes wrong at a given time, or at the first cue after it: then to the node that gives the cue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Happening {
     /// When, from the beginning.
     pub at: Duration,
+    /// At which cue after that.
+    pub cue: Option<Cue>,
     /// What.
     pub kind: Kind,
     /// Decides where.
@@ -121,6 +172,9 @@ pub struct Happening {
     /// How long.
     pub lasts: Duration,
 }
+
+/// How many of a thousand kinds strike often in a schedule that has them.
+const HEAVY_PER_MILLE: u64 = 80;
 
 /// A schedule.
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +189,8 @@ pub struct Plan {
     pub batches: u64,
     /// Kinds of faults that are on.
     pub kinds: Vec<Kind>,
+    /// Those that strike much more often than they do elsewhere.
+    pub heavy: Vec<Kind>,
     /// What goes wrong when.
     pub happenings: Vec<Happening>,
     /// Until when there are faults.
@@ -198,6 +254,7 @@ impl Plan {
             drops: random.chance(500),
             consumers_max: random.between(1, 3) as u32,
             poison_per_mille,
+            heavy: kinds.iter().copied().filter(|_| random.chance(HEAVY_PER_MILLE)).collect(),
             kinds,
         };
         plan.draw_happenings(&mut random);
@@ -212,15 +269,20 @@ impl Plan {
         for _ in 0..random.between(0, 6) {
             let kind = random.pick(&kinds);
             let at = random.micros(0, self.faults_until.as_micros() as u64);
+            let session = self.session.as_millis() as u64;
             let lasts = match kind {
                 Kind::Freeze | Kind::Cut => {
-                    let (first, last) = random.pick(&[(10, 500), (1_000, 5_000), (5_000, 15_000)]);
+                    let about_a_session = (session * 3 / 4, session * 21 / 20);
+                    let (first, last) =
+                        random.pick(&[(10, 500), (1_000, 5_000), (5_000, 15_000), about_a_session]);
                     random.millis(first, last)
                 }
-                Kind::Failover => random.millis(100, 4_000),
+                Kind::Failover | Kind::Stall => random.millis(100, 4_000),
                 _ => random.millis(50, 3_000),
             };
-            self.happenings.push(Happening { at, kind, target: random.draw(), lasts });
+            let waits = kind.is_of_a_node() && random.chance(500);
+            let cue = waits.then(|| random.pick(&Cue::ALL));
+            self.happenings.push(Happening { at, cue, kind, target: random.draw(), lasts });
         }
         self.happenings.sort_by_key(|happening| happening.at);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lighterman_proto::units::Moment;
 
 use super::node::{Inside, Node, State};
-use super::outside::{Event, Outside, WALL_MS};
+use super::outside::{Event, Outside, WALL_MS, owner};
 use super::plan::{Kind, Plan};
 use super::registry_store::RegistryStore;
 use crate::history::{Checker, Event as Happened, Invariant, Rules, Violation};
@@ -123,6 +123,10 @@ impl World {
             Event::CallEnds { invocation, act } => outside.call_ends(invocation, &act),
             Event::Append { partition } => outside.append(partition),
             Event::Fault(index) => self.fault(index),
+            Event::Cued { index, node } => self.befall(index, node),
+            Event::SessionOver { node, life } => {
+                outside.record(Happened::SessionOver { owner: owner(node, life) });
+            }
             Event::Restart { node } => self.restart(node),
             Event::ComeBack { node } => self.come_back(node),
             Event::Thaw { node, life } => {
@@ -211,7 +215,9 @@ impl World {
 
     fn quiet(&mut self) {
         self.outside.quiet = true;
+        self.outside.armed.clear();
         self.outside.cut_until.fill(Moment::default());
+        self.outside.stalled_until.fill(Moment::default());
         self.outside.record(Happened::Quiet);
     }
 

@@ -57,6 +57,7 @@ struct GroupHappened(GroupEvent);
 #[rtype(result = "()")]
 struct StartsFound {
     wanted: Vec<i32>,
+    generation: i32,
     starts: Result<Starts, StartError>,
 }
 
@@ -80,6 +81,8 @@ pub struct MemberActor {
     positions: BTreeMap<i32, Position>,
     gauges: BTreeMap<i32, Arc<Gauge>>,
     resolved_before: BTreeMap<i32, u64>,
+    /// The last generation that gave us a share.
+    generation: i32,
     /// The group has given us a share, which may be nothing.
     assigned: bool,
     /// What the group says is ours.
@@ -114,6 +117,7 @@ impl MemberActor {
             positions: BTreeMap::new(),
             gauges: BTreeMap::new(),
             resolved_before: BTreeMap::new(),
+            generation: -1,
             assigned: false,
             owned: BTreeSet::new(),
             revoking: BTreeSet::new(),
@@ -161,8 +165,10 @@ impl MemberActor {
 
     fn resolve_starts(&self, wanted: Vec<i32>, wait: Duration, ctx: &mut Context<Self>) {
         let Some((membership, _)) = &self.joined else { return };
+        let generation = self.generation;
         let resolver = Resolver {
             membership: membership.clone(),
+            generation,
             cluster: self.cluster.clone(),
             topic: self.run.topic.to_string(),
             at: self.run.start,
@@ -173,7 +179,7 @@ impl MemberActor {
         actix_rt::spawn(async move {
             tokio::time::sleep(wait).await;
             let starts = resolver.resolve(&wanted).await;
-            me.do_send(StartsFound { wanted, starts });
+            me.do_send(StartsFound { wanted, generation, starts });
         });
     }
 
@@ -306,7 +312,7 @@ impl Handler<StartsFound> for MemberActor {
 
     fn handle(&mut self, found: StartsFound, ctx: &mut Self::Context) {
         if self.stopping.is_none() {
-            self.take_starts(&found.wanted, found.starts, ctx);
+            self.take_starts(&found.wanted, found.generation, found.starts, ctx);
         }
     }
 }

@@ -115,6 +115,7 @@ impl MemberActor {
                 if let Some((_, floor)) = &self.joined {
                     floor.set_fence(generation);
                 }
+                self.generation = generation;
                 self.assigned = true;
                 self.owned = owned.into_iter().chain(added.iter().copied()).collect();
                 if !added.is_empty() {
@@ -142,11 +143,19 @@ impl MemberActor {
     pub(super) fn take_starts(
         &mut self,
         wanted: &[i32],
+        generation: i32,
         starts: Result<Starts, StartError>,
         ctx: &mut Context<Self>,
     ) {
         let still: Vec<i32> =
             wanted.iter().copied().filter(|partition| self.owned.contains(partition)).collect();
+        if generation != self.generation {
+            // Lost and ours again, it may be elsewhere by now.
+            if !still.is_empty() {
+                self.resolve_starts(still, Duration::ZERO, ctx);
+            }
+            return;
+        }
         match starts {
             Ok(starts) => {
                 self.activated.store(starts.activated, Ordering::Relaxed);

@@ -50,6 +50,9 @@ pub enum StartError {
 pub struct Resolver {
     /// Our membership.
     pub membership: Membership,
+    /// The generation that gave us the partitions. A beginning is committed under no other: in the next one it may be
+    /// another's, who has delivered since.
+    pub generation: i32,
     /// The cluster.
     pub cluster: Cluster,
     /// The mapping's topic.
@@ -130,10 +133,13 @@ impl Resolver {
                 metadata: start::metadata(activated),
             })
             .collect();
-        let answer = self.membership.commit(commits).await.map_err(|failure| match failure {
-            CommitFailure::Kafka(error) => StartError::Kafka(error),
-            CommitFailure::NotAMember => StartError::Commit(failure.to_string()),
-        })?;
+        let answer =
+            self.membership.commit_under(self.generation, commits).await.map_err(
+                |failure| match failure {
+                    CommitFailure::Kafka(error) => StartError::Kafka(error),
+                    CommitFailure::NotAMember => StartError::Commit(failure.to_string()),
+                },
+            )?;
         match answer.values().flatten().next() {
             None => Ok(()),
             Some(code) => Err(StartError::Commit(code.to_string())),

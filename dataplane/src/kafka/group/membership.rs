@@ -179,7 +179,19 @@ impl Membership {
 
     /// Commits in one request, under the generation of the moment it is sent.
     pub async fn commit(&self, offsets: Vec<CommitOffset>) -> CommitReply {
-        let Some((generation, member)) = self.identity.lock().clone() else {
+        let identity = self.identity.lock().clone();
+        self.commit_as(identity, offsets).await
+    }
+
+    /// Commits in one request under `generation`, and not at all when that is over: what was decided under it may be another
+    /// member's by now, and the group would take it from us under the next.
+    pub async fn commit_under(&self, generation: i32, offsets: Vec<CommitOffset>) -> CommitReply {
+        let identity = self.identity.lock().clone().filter(|(current, _)| *current == generation);
+        self.commit_as(identity, offsets).await
+    }
+
+    async fn commit_as(&self, identity: Option<(i32, String)>, offsets: Vec<CommitOffset>) -> CommitReply {
+        let Some((generation, member)) = identity else {
             return Err(CommitFailure::NotAMember);
         };
         let who = CommitAs { group: self.settings.group.clone(), generation, member };

@@ -28,7 +28,7 @@ impl Outside {
             Request::ListOffsets { partitions, at } => self.list(partitions, *at),
             Request::EpochEnds { known } => self.ends(known),
         };
-        self.reply(ask.id, ask.node, ask.life, reply);
+        self.reply(ask.from, reply);
     }
 
     fn found(&mut self) -> Reply {

@@ -52,7 +52,7 @@ impl Outside {
     }
 
     fn answer_fetch(&mut self, ask: &Ask, code: Option<Code>, session: i32, parts: Vec<Part>) {
-        self.reply(ask.id, ask.node, ask.life, Reply::Fetched { code, session, parts });
+        self.reply(ask.from, Reply::Fetched { code, session, parts });
     }
 
     pub(in crate::sim) fn fetch_waited(&mut self, ask: u64) {

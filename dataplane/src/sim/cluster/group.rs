@@ -40,19 +40,19 @@ impl Outside {
         let Request::Join { member, session, rebalance, subscription } = &ask.request else { return };
         if let Some(code) = self.group_trouble(ask.broker) {
             let answer = crate::local::broker::coordinator::JoinAnswer::refused(code, member.clone());
-            self.reply(ask.id, ask.node, ask.life, Reply::Joined(Box::new(answer)));
+            self.reply(ask.from, Reply::Joined(Box::new(answer)));
             return;
         }
         let joining = Joining {
             member: member.clone(),
             instance: None,
-            client: client_of(ask.node, ask.life),
+            client: client_of(ask.from.node, ask.from.life),
             session: *session,
             rebalance: *rebalance,
             protocols: vec![("cooperative-sticky".to_owned(), subscription.clone())],
             can_come_back: true,
         };
-        self.cluster.waiting.insert(ask.id, (ask.node, ask.life));
+        self.cluster.waiting.insert(ask.id, ask.from);
         let before = self.members();
         let now = self.now;
         let given = self.cluster.group.join(now, ask.id, joining);
@@ -63,10 +63,10 @@ impl Outside {
     pub(super) fn sync(&mut self, ask: &Ask) {
         let Request::Sync { member, generation, shares } = &ask.request else { return };
         if let Some(code) = self.group_trouble(ask.broker) {
-            self.reply(ask.id, ask.node, ask.life, Reply::Synced(Err(code)));
+            self.reply(ask.from, Reply::Synced(Err(code)));
             return;
         }
-        self.cluster.waiting.insert(ask.id, (ask.node, ask.life));
+        self.cluster.waiting.insert(ask.id, ask.from);
         let was_completing = self.cluster.group.phase == Phase::Completing;
         let now = self.now;
         let given = self.cluster.group.sync(now, ask.id, member, *generation, shares.clone());
@@ -101,7 +101,7 @@ impl Outside {
             Some(code) => Some(code),
             None => self.cluster.group.heartbeat(now, member, *generation),
         };
-        self.reply(ask.id, ask.node, ask.life, Reply::Heartbeat(code));
+        self.reply(ask.from, Reply::Heartbeat(code));
     }
 
     pub(super) fn leave(&mut self, ask: &Ask) {
@@ -111,7 +111,7 @@ impl Outside {
             let (_, given) = self.cluster.group.leave(now, member);
             self.hand_out(given);
         }
-        self.reply(ask.id, ask.node, ask.life, Reply::Left);
+        self.reply(ask.from, Reply::Left);
     }
 
     pub(super) fn commit(&mut self, ask: &Ask) {
@@ -135,7 +135,7 @@ impl Outside {
             }
         }
         let codes = commits.iter().map(|commit| (commit.partition, code)).collect();
-        self.reply(ask.id, ask.node, ask.life, Reply::Commit(codes));
+        self.reply(ask.from, Reply::Commit(codes));
     }
 
     /// The coordinator's clock: sessions end, barriers open.
@@ -152,10 +152,9 @@ impl Outside {
 
     /// A coordinator that has moved answers nobody who waits.
     pub(in crate::sim) fn drop_waiting(&mut self) {
-        for (ask, (node, life)) in std::mem::take(&mut self.cluster.waiting) {
+        for from in std::mem::take(&mut self.cluster.waiting).into_values() {
             let wait = self.random.micros(200, 200_000);
-            let what = super::super::node::Inside::Replied { ask, reply: None };
-            self.after(wait, super::super::outside::Event::Inside { node, life, what });
+            self.no_reply(from, wait);
         }
     }
 
@@ -170,18 +169,18 @@ impl Outside {
             .filter_map(|id| owner_of(id))
             .collect();
         for owner in gone {
-            self.record(Happened::Gone { owner });
+            self.record(Happened::Expelled { owner });
         }
     }
 
     fn hand_out(&mut self, given: Vec<(Ticket, Given)>) {
         for (ticket, given) in given {
-            let Some((node, life)) = self.cluster.waiting.remove(&ticket) else { continue };
+            let Some(from) = self.cluster.waiting.remove(&ticket) else { continue };
             let reply = match given {
                 Given::Join(answer) => Reply::Joined(Box::new(answer)),
                 Given::Sync(answer) => Reply::Synced(answer),
             };
-            self.reply(ticket, node, life, reply);
+            self.reply(from, reply);
         }
     }
 }

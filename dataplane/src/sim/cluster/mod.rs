@@ -22,12 +22,23 @@ use crate::local::broker::coordinator::{Group, JoinAnswer};
 
 pub(super) const BROKERS: usize = 2;
 
+/// Who waits for a reply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller {
+    /// Nothing when nobody waits: the request is the twin of another, or its sender had given up before it arrived.
+    pub ask: Option<u64>,
+    pub node: usize,
+    pub life: u32,
+    /// Until then.
+    pub gives_up: Moment,
+}
+
 /// A request on its way.
 #[derive(Debug)]
 pub(super) struct Ask {
+    /// Names it at its broker.
     pub id: u64,
-    pub node: usize,
-    pub life: u32,
+    pub from: Caller,
     pub broker: usize,
     pub request: Request,
 }
@@ -84,7 +95,7 @@ pub(super) struct Cluster {
     pub coordinator: usize,
     /// A new coordinator reads its log until then.
     pub loading_until: Moment,
-    waiting: BTreeMap<u64, (usize, u32)>,
+    waiting: BTreeMap<u64, Caller>,
     pub sessions: BTreeMap<i32, BrokerSession>,
     next_session: i32,
     parked: BTreeMap<u64, Ask>,

@@ -357,7 +357,8 @@ impl Node {
         // Whoever has the partition now is told, and knows by the epoch whether it is meant.
         let now_under = |member: &Member| consumer.partitions.get(&member.partition).copied();
         let addresses: Vec<Option<Epoch>> = sent.members.iter().map(now_under).collect();
-        for ((member, resolution), under) in sent.members.into_iter().zip(settled.resolutions).zip(addresses) {
+        for ((member, resolution), under) in sent.members.into_iter().zip(settled.resolutions).zip(addresses)
+        {
             if let Some(under) = under {
                 let (key, epoch) = ((member.partition, under), member.epoch);
                 let resolved = Inside::Resolved { key, epoch, batch, resolution: Box::new(resolution) };

@@ -29,6 +29,8 @@ pub(in crate::sim) struct Member {
     pub leaving: bool,
     pub next_consumer: u32,
     pub activated: i32,
+    /// The last generation that gave us a share.
+    pub generation: i32,
     /// Log ends and frontiers, as gauges show them.
     pub log_end: BTreeMap<i32, Offset>,
     pub committed: BTreeMap<i32, Offset>,
@@ -53,6 +55,7 @@ impl Member {
             leaving: false,
             next_consumer: 0,
             activated: 0,
+            generation: -1,
             log_end: BTreeMap::new(),
             committed: BTreeMap::new(),
             resolved: BTreeMap::new(),

@@ -8,13 +8,14 @@ use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::units::Moment;
 
 use super::super::cluster::{Reply, Request};
-use super::super::outside::{Outside, owner};
+use super::super::outside::{Event, Outside, owner};
 use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
 use super::{Inside, Mailbox, Node, State};
 use crate::history::Event as Happened;
 use crate::kafka::group::assignor::{self, Member};
 use crate::kafka::group::core::GroupCore;
 use crate::kafka::group::effects::{Effect, Failure, Joined, Timing};
+use crate::kafka::group::lease::margin;
 use crate::kafka::group::{GroupEvent, OwnershipLease, wire};
 
 /// A tenth of the real interval: schedules are short.
@@ -25,6 +26,8 @@ pub(super) struct GroupThread {
     pub lease: OwnershipLease,
     pub coordinator: Option<usize>,
     timing: Timing,
+    /// Until when the lease holds, or would have held.
+    lease_until: Moment,
     timer: Option<Moment>,
     counted: Option<usize>,
     next_count: Moment,
@@ -39,6 +42,7 @@ impl GroupThread {
             lease: OwnershipLease::default(),
             coordinator: None,
             timing,
+            lease_until: Moment::default(),
             timer: None,
             counted: None,
             next_count: outside.now + METADATA_AGE_MAX,
@@ -96,14 +100,21 @@ impl Node {
     fn carry_out_group(&mut self, outside: &mut Outside, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::ExtendLease(until) => self.group.lease.extend(until),
+                Effect::ExtendLease(until) => {
+                    self.group.lease.extend(until);
+                    self.group.lease_until = until;
+                }
                 Effect::EndLease => self.group.lease.end(),
                 Effect::Assigned { generation, owned, added, .. } => {
                     self.tell_member(outside, GroupEvent::Assigned { generation, owned, added });
                 }
                 Effect::Revoke { partitions } => self.tell_member(outside, GroupEvent::Revoke { partitions }),
                 Effect::Lost { partitions, reason } => {
-                    outside.record(Happened::Gone { owner: owner(self.id, self.life) });
+                    outside.record(Happened::LetGo { owner: owner(self.id, self.life) });
+                    let over =
+                        self.group.lease_until.max(outside.now) + margin(self.group.timing.session_timeout);
+                    let (node, life) = (self.id, self.life);
+                    outside.queue.push(over, Event::SessionOver { node, life });
                     self.tell_member(outside, GroupEvent::Lost { partitions, reason });
                 }
                 Effect::Trouble(_) | Effect::Healthy => {}

@@ -111,7 +111,8 @@ impl Node {
 
     pub(super) fn take_event(&mut self, outside: &mut Outside, event: GroupEvent) {
         match event {
-            GroupEvent::Assigned { owned, added, .. } => {
+            GroupEvent::Assigned { generation, owned, added } => {
+                self.member.generation = generation;
                 self.member.owned = owned.into_iter().chain(added.iter().copied()).collect();
                 if !added.is_empty() {
                     self.resolve_starts(outside, added, Duration::ZERO);

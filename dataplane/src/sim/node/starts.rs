@@ -20,6 +20,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// One assignment's starts, being found out.
 #[derive(Debug)]
 pub(super) struct Resolve {
+    /// The generation that gave us the partitions.
+    generation: i32,
     wanted: Vec<i32>,
     partitions: usize,
     /// What a first commit says of the activation.
@@ -36,6 +38,7 @@ impl Node {
         }
         let id = outside.next_id();
         let resolve = Resolve {
+            generation: self.member.generation,
             wanted,
             partitions: 0,
             activates: 0,
@@ -67,12 +70,17 @@ impl Node {
     }
 
     fn resolve_failed(&mut self, outside: &mut Outside, resolve: u64) {
-        let Some(Resolve { wanted, .. }) = self.resolves.remove(&resolve) else { return };
+        let Some(Resolve { wanted, generation, .. }) = self.resolves.remove(&resolve) else { return };
         self.next_turn(outside);
+        let is_current = generation == self.member.generation;
+        self.resolve_anew(outside, wanted, if is_current { START_AGAIN } else { Duration::ZERO });
+    }
+
+    fn resolve_anew(&mut self, outside: &mut Outside, wanted: Vec<i32>, wait: Duration) {
         let still: Vec<i32> =
             wanted.into_iter().filter(|partition| self.member.owned.contains(partition)).collect();
         if !still.is_empty() && !self.member.stopping {
-            self.resolve_starts(outside, still, START_AGAIN);
+            self.resolve_starts(outside, still, wait);
         }
     }
 
@@ -136,7 +144,9 @@ impl Node {
                 metadata: metadata.clone(),
             })
             .collect();
-        let Some((generation, member)) = self.group.core.commit_identity() else {
+        let under = state.generation;
+        let identity = self.group.core.commit_identity().filter(|(generation, _)| *generation == under);
+        let Some((generation, member)) = identity else {
             return self.resolve_failed(outside, resolve);
         };
         let request = Request::Commit { member: member.to_owned(), generation, commits };
@@ -209,6 +219,9 @@ impl Node {
         self.next_turn(outside);
         if self.member.stopping {
             return;
+        }
+        if state.generation != self.member.generation {
+            return self.resolve_anew(outside, state.wanted, Duration::ZERO);
         }
         let stated =
             |offset: &Option<CommittedOffset>| start::partitions_at_activation(&offset.as_ref()?.metadata);
