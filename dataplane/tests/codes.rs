@@ -16,7 +16,7 @@ use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::fetch::FetchTrouble;
 use lighterman::kafka::fetch::wire::{Refused, refused};
 use lighterman::kafka::group::core::GroupCore;
-use lighterman::kafka::group::effects::{Effect, Failure, Joined, Timing};
+use lighterman::kafka::group::effects::{Effect, Failure, GroupProtocol, Joined, Timing};
 use lighterman::kafka::offsets::{
     At, CommitAs, CommitOffset, Isolation, KnownEpoch, commit, epoch_ends, fetch_committed, list_offsets,
 };
@@ -48,8 +48,8 @@ const POISON: &[i16] = &[2, 76];
 const FOR_A_PERSON: &[i16] = &[17, 23, 24, 26, 29, 30, 31, 35, 58, 81];
 /// Not retriable to Java, which gives the error to the program; there is nobody behind us who could do better than ask again: what
 /// is passing after all (-1), what has an answer of its own (1, 27, 79), what says that we asked wrong, and codes of transactions
-/// and of groups that are listed for what we ask but belong to askers of another kind (43, 48, 49, 53, 69).
-const ASKED_AGAIN: &[i16] = &[-1, 1, 12, 27, 28, 42, 43, 48, 49, 53, 69, 79];
+/// and of groups that are listed for what we ask but belong to askers of another kind (43, 48, 49, 53, 69, 111, 112, 128).
+const ASKED_AGAIN: &[i16] = &[-1, 1, 12, 27, 28, 42, 43, 48, 49, 53, 69, 79, 111, 112, 128];
 
 const APIS: &[ApiKey] = &[
     ApiKey::Fetch,
@@ -64,6 +64,7 @@ const APIS: &[ApiKey] = &[
     ApiKey::SyncGroup,
     ApiKey::ApiVersions,
     ApiKey::OffsetForLeaderEpoch,
+    ApiKey::ConsumerGroupHeartbeat,
 ];
 const TOPIC: &str = "orders";
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -292,7 +293,12 @@ async fn h11_no_code_of_an_offset_fetch_says_that_nothing_is_committed() {
 #[tokio::test]
 async fn com_1_no_code_of_a_commit_is_passed_over() {
     use offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
-    let who = CommitAs { group: "group".to_owned(), generation: 3, member: "member".to_owned() };
+    let who = CommitAs {
+        group: "group".to_owned(),
+        generation: 3,
+        member: "member".to_owned(),
+        protocol: GroupProtocol::Classic,
+    };
     let offset = CommitOffset { partition: 0, offset: Offset(7), leader_epoch: -1, metadata: String::new() };
     for (code, error) in all_codes() {
         let part = OffsetCommitResponsePartition::default().with_error_code(code);

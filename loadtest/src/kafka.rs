@@ -1,5 +1,6 @@
 //! Real Apache Kafka, one node, `KRaft`, as a process on loopback. Its jars come from `.ci/install-kafka`.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -51,12 +52,17 @@ fn free_port() -> Result<u16> {
 impl RealKafka {
     /// Boots `version` and waits until it answers.
     pub fn start(version: &str) -> Result<Self> {
+        Self::start_with(version, &[])
+    }
+
+    /// As [`RealKafka::start`], with `more` properties of the broker.
+    pub fn start_with(version: &str, more: &[(&str, &str)]) -> Result<Self> {
         let libs = jars(version).context("the jars are not installed: run .ci/install-kafka")?;
         let folder = tempfile::tempdir()?;
         let port = free_port()?;
         let controller = free_port()?;
         let data = folder.path().join("data");
-        let properties = format!(
+        let mut properties = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
              listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
              advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
@@ -69,6 +75,9 @@ impl RealKafka {
              group.consumer.min.heartbeat.interval.ms=500\ngroup.consumer.heartbeat.interval.ms=2000\n",
             data.display()
         );
+        for (name, value) in more {
+            writeln!(properties, "{name}={value}")?;
+        }
         fs::write(folder.path().join("server.properties"), properties)?;
         let mut kafka = Self { folder, libs, port, process: None };
         let formatted =

@@ -174,7 +174,7 @@ impl Producer {
         partitions: i32,
     ) -> Result<BTreeMap<i32, i64>> {
         let wanted: Vec<i32> = (0..partitions).collect();
-        let coordinator = self.cluster.find_coordinator(group).await?;
+        let coordinator = self.cluster.find_coordinator(group).await?.address;
         let mut connection = self.cluster.connect(&coordinator).await?;
         let committed = fetch_committed(&mut connection, group, topic, &wanted).await?;
         Ok(committed

@@ -12,7 +12,10 @@ use lighterman::kafka::cluster::Cluster;
 use lighterman::kafka::connection::Connection;
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::fetch::wire;
-use lighterman::kafka::offsets::{CommitAs, CommitOffset, commit, fetch_committed};
+use lighterman::kafka::group::effects::GroupProtocol;
+use lighterman::kafka::offsets::{
+    CommitAs, CommitOffset, CommittedOffset, commit, fetch_committed, fetch_committed_as_member,
+};
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman_proto::ids::Offset;
 
@@ -26,11 +29,12 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let [reader, version, body @ ..] = bytes else { return 0 };
     let among = |min: i16, max: i16| min + i16::from(*version) % (max - min + 1);
-    usize::from(match reader % 5 {
+    usize::from(match reader % 6 {
         0 => committed(among(1, 7), body),
         1 => commits(among(2, 8), body),
         2 => topic(among(4, 9), body),
         3 => coordinator(among(0, 3), body),
+        5 => committed_to_a_member(body),
         _ => fetched(among(10, 12), body),
     })
 }
@@ -48,37 +52,67 @@ fn decoded<B: Decodable>(version: i16, body: &[u8]) -> B {
     B::decode(&mut Bytes::copy_from_slice(body), version).expect("it was read once")
 }
 
+fn member(protocol: GroupProtocol) -> CommitAs {
+    CommitAs { group: "group".to_owned(), generation: 3, member: "member".to_owned(), protocol }
+}
+
+/// One partition's part, in either layout: partition, code, offset, metadata.
+type Said = (i32, i16, i64, Option<String>);
+type Found = BTreeMap<i32, Option<CommittedOffset>>;
+
 fn committed(version: i16, body: &[u8]) -> bool {
     let line = line(ApiKey::OffsetFetch, version, body);
     let found = block_on(async { fetch_committed(&mut open(&line).await, "group", TOPIC, &ASKED).await });
     let Ok(found) = found else { return false };
     let reply: OffsetFetchResponse = decoded(version, body);
     assert_eq!(reply.error_code, 0, "an error is no answer");
-    let ours: Vec<_> = reply
-        .topics
-        .iter()
-        .filter(|topic| &**topic.name == TOPIC)
-        .flat_map(|topic| &topic.partitions)
-        .collect();
-    assert!(ours.iter().all(|answer| answer.error_code == 0), "no partition's error is passed over");
+    let ours = reply.topics.iter().filter(|topic| &**topic.name == TOPIC);
+    let said = ours.flat_map(|topic| &topic.partitions).map(|part| {
+        let metadata = part.metadata.as_ref().map(ToString::to_string);
+        (part.partition_index, part.error_code, part.committed_offset, metadata)
+    });
+    check_committed(&found, &said.collect::<Vec<_>>());
+    true
+}
+
+fn committed_to_a_member(body: &[u8]) -> bool {
+    let line = line(ApiKey::OffsetFetch, 9, body);
+    let who = member(GroupProtocol::Consumer);
+    let found =
+        block_on(async { fetch_committed_as_member(&mut open(&line).await, &who, TOPIC, &ASKED).await });
+    let Ok(found) = found else { return false };
+    let reply: OffsetFetchResponse = decoded(9, body);
+    let groups: Vec<_> = reply.groups.iter().filter(|group| **group.group_id == who.group).collect();
+    assert!(groups.iter().all(|group| group.error_code == 0), "an error is no answer");
+    let ours = groups.iter().flat_map(|group| &group.topics).filter(|topic| &**topic.name == TOPIC);
+    let said = ours.flat_map(|topic| &topic.partitions).map(|part| {
+        let metadata = part.metadata.as_ref().map(ToString::to_string);
+        (part.partition_index, part.error_code, part.committed_offset, metadata)
+    });
+    check_committed(&found, &said.collect::<Vec<_>>());
+    true
+}
+
+fn check_committed(found: &Found, ours: &[Said]) {
+    assert!(ours.iter().all(|(_, code, ..)| *code == 0), "no partition's error is passed over");
     for partition in ASKED {
-        let said: Vec<_> = ours.iter().filter(|answer| answer.partition_index == partition).collect();
+        let said: Vec<_> = ours.iter().filter(|(index, ..)| *index == partition).collect();
         assert_eq!(said.len(), 1, "one answer for what was asked");
+        let (_, _, offset, metadata) = said[0];
         match &found[&partition] {
-            None => assert_eq!(said[0].committed_offset, -1, "only -1 says that there is none"),
-            Some(offset) => {
-                assert_eq!(offset.offset, Offset(said[0].committed_offset));
-                assert!(offset.offset.0 >= 0);
-                assert_eq!(offset.metadata, said[0].metadata.as_deref().unwrap_or_default());
+            None => assert_eq!(*offset, -1, "only -1 says that there is none"),
+            Some(committed) => {
+                assert_eq!(committed.offset, Offset(*offset));
+                assert!(committed.offset.0 >= 0);
+                assert_eq!(committed.metadata, metadata.clone().unwrap_or_default());
             }
         }
     }
-    true
 }
 
 fn commits(version: i16, body: &[u8]) -> bool {
     let line = line(ApiKey::OffsetCommit, version, body);
-    let who = CommitAs { group: "group".to_owned(), generation: 3, member: "member".to_owned() };
+    let who = member(GroupProtocol::Classic);
     let offset =
         |partition| CommitOffset { partition, offset: Offset(7), leader_epoch: -1, metadata: String::new() };
     let offsets = ASKED.map(offset);
@@ -129,7 +163,8 @@ fn topic(version: i16, body: &[u8]) -> bool {
 
 fn coordinator(version: i16, body: &[u8]) -> bool {
     let cluster = cluster(line(ApiKey::FindCoordinator, version, body));
-    let Ok(address) = block_on(cluster.find_coordinator("group")) else { return false };
+    let Ok(found) = block_on(cluster.find_coordinator("group")) else { return false };
+    let address = found.address;
     let reply: FindCoordinatorResponse = decoded(version, body);
     assert_eq!((reply.error_code, i32::from(address.port)), (0, reply.port));
     assert_eq!(&*address.host, reply.host.as_str());

@@ -34,6 +34,10 @@ const SPOKEN: &[(Reads, i16, i16)] = &[
     (read::<HeartbeatRequest>, 0, 4),
     (read::<LeaveGroupRequest>, 0, 2),
     (negotiated, 3, 3),
+    (read::<ConsumerGroupHeartbeatRequest>, 0, 1),
+    (read::<DescribeConfigsRequest>, 1, 4),
+    (read::<OffsetFetchRequest>, 9, 9),
+    (read::<OffsetCommitRequest>, 9, 9),
 ];
 
 type Reads = fn(i16, &[u8]) -> bool;

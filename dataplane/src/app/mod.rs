@@ -65,6 +65,7 @@ impl Dataplane {
             aws: AwsDestinations::from_environment(&settings.region),
             egress,
             fetch: FetchSettings { isolation: isolation(settings) },
+            group_protocol: settings.kafka.group_protocol,
             session_timeout: settings.kafka.session_timeout,
             retry: RetryPolicy { base: settings.invoke.backoff_base, cap: settings.invoke.backoff_max },
         };

@@ -43,9 +43,15 @@ pub const KEYS: &[Key] = &[
     key("egress.allow", "", "CIDRs that may be dialled although they are loopback"),
     key("egress.deny", "", "CIDRs that are never dialled"),
     key(
+        "kafka.group_protocol",
+        "classic",
+        "classic, or consumer (KIP-848: brokers from 4.0 on); the same on all nodes",
+    ),
+    key(
         "kafka.session_timeout",
         "10s",
-        "after how long without heartbeat the broker gives our partitions away",
+        "after how long without heartbeat the broker gives our partitions away; \
+         with consumer it is the broker's setting, and this must not be longer where the broker does not tell it",
     ),
     key("kafka.isolation", "read_committed", "read_committed or read_uncommitted"),
     key(

@@ -13,6 +13,7 @@ use super::keys::KEYS;
 use super::layers::{ConfigError, Layers};
 use super::{machine, values};
 use crate::egress::Egress;
+use crate::kafka::group::GroupProtocol;
 
 /// Below this, one largest payload and the frame it comes from would not fit.
 const MEMORY_BUDGET_MIN: u64 = 16 * 1024 * 1024;
@@ -72,7 +73,9 @@ pub struct NodeSettings {
 /// How sources are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaSettings {
-    /// Session timeout of the consumer groups.
+    /// How the members of the consumer groups agree on who owns what.
+    pub group_protocol: GroupProtocol,
+    /// Session timeout of the consumer groups; of the consumer protocol, where the broker does not tell its own.
     pub session_timeout: Duration,
     /// Whether records of open and aborted transactions are seen.
     pub isolation: Isolation,
@@ -259,7 +262,11 @@ fn kafka(layers: &Layers) -> Result<KafkaSettings, ConfigError> {
     let (least, most) = (Duration::from_secs(6), Duration::from_mins(30));
     let levels =
         [("read_committed", Isolation::ReadCommitted), ("read_uncommitted", Isolation::ReadUncommitted)];
+    let protocols = [("classic", GroupProtocol::Classic), ("consumer", GroupProtocol::Consumer)];
     Ok(KafkaSettings {
+        group_protocol: values::typed(layers, "kafka.group_protocol", |text| {
+            values::one_of(text, &protocols)
+        })?,
         session_timeout: values::typed(layers, "kafka.session_timeout", |text| {
             values::duration_within(text, least, most)
         })?,

@@ -42,6 +42,15 @@ pub struct PartitionView {
     pub leader_epoch: i32,
 }
 
+/// Where a group's coordinator is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coordinator {
+    /// Which broker.
+    pub broker: BrokerId,
+    /// Its address.
+    pub address: BrokerAddress,
+}
+
 /// Where a partition's leader is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
@@ -172,14 +181,15 @@ impl Cluster {
     }
 
     /// The coordinator of a group.
-    pub async fn find_coordinator(&self, group: &str) -> Result<BrokerAddress, KafkaError> {
+    pub async fn find_coordinator(&self, group: &str) -> Result<Coordinator, KafkaError> {
         let mut connection = self.connect_any().await?;
         let build = |_| FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
         let (reply, _) = connection.call(versions(0, 3), REQUEST_DEADLINE, build).await?;
         if let Some(code) = ResponseError::try_from_code(reply.error_code) {
             return Err(KafkaError::broker(ApiKey::FindCoordinator, format!("group `{group}`"), code));
         }
-        address_of(&reply.host, reply.port)
+        let address = address_of(&reply.host, reply.port)?;
+        Ok(Coordinator { broker: BrokerId(*reply.node_id), address })
     }
 
     fn cached(&self, topic: &str, age_max: Duration) -> Option<Arc<[PartitionView]>> {

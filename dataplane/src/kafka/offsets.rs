@@ -1,6 +1,8 @@
 //! ListOffsets, `OffsetForLeaderEpoch`, OffsetFetch, OffsetCommit: requests and their replies, typed. Deciding what to do is
 //! for others.
 
+mod as_member;
+
 use std::collections::BTreeMap;
 
 use kafka_protocol::error::ResponseError;
@@ -22,6 +24,9 @@ use lighterman_proto::ids::Offset;
 use super::cluster::{Cluster, REQUEST_DEADLINE};
 use super::connection::{Connection, versions};
 use super::error::KafkaError;
+use super::group::effects::GroupProtocol;
+
+pub use as_member::fetch_committed_as_member;
 
 /// Which offset is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,10 +88,12 @@ pub struct CommitOffset {
 pub struct CommitAs {
     /// Group id.
     pub group: String,
-    /// Generation the member is in.
+    /// Generation the member is in, or its member epoch.
     pub generation: i32,
     /// Member id.
     pub member: String,
+    /// Protocol of the group: from version 9 on, a member epoch can be refused as stale.
+    pub protocol: GroupProtocol,
 }
 
 /// Offsets of several partitions, one request per leader.
@@ -250,11 +257,6 @@ pub async fn fetch_committed(
     };
     let (reply, _) = connection.call(versions(1, 7), REQUEST_DEADLINE, build).await?;
     let failed = |code| KafkaError::broker(ApiKey::OffsetFetch, format!("group `{group}`"), code);
-    // No answer, two, or an offset that there cannot be: none of it says that nothing is committed.
-    let unclear = |partition: i32| {
-        let code = ResponseError::UnknownServerError;
-        KafkaError::broker(ApiKey::OffsetFetch, format!("partition {topic}-{partition}"), code)
-    };
     if let Some(code) = ResponseError::try_from_code(reply.error_code) {
         return Err(failed(code));
     }
@@ -264,23 +266,53 @@ pub async fn fetch_committed(
         if let Some(code) = ResponseError::try_from_code(answer.error_code) {
             return Err(failed(code));
         }
-        let committed = match answer.committed_offset {
-            -1 => None,
-            offset @ 0.. => Some(CommittedOffset {
-                offset: Offset(offset),
-                leader_epoch: answer.committed_leader_epoch,
-                metadata: answer.metadata.map(|text| text.to_string()).unwrap_or_default(),
-            }),
-            _ => return Err(unclear(answer.partition_index)),
+        let stated = Stated {
+            partition: answer.partition_index,
+            offset: answer.committed_offset,
+            leader_epoch: answer.committed_leader_epoch,
+            metadata: answer.metadata,
         };
-        if found.insert(answer.partition_index, committed).is_some() {
-            return Err(unclear(answer.partition_index));
-        }
+        note(&mut found, topic, stated)?;
     }
-    match partitions.iter().find(|partition| !found.contains_key(*partition)) {
-        Some(silent) => Err(unclear(*silent)),
-        None => Ok(found),
+    nobody_silent(topic, partitions, &found)?;
+    Ok(found)
+}
+
+type Found = BTreeMap<i32, Option<CommittedOffset>>;
+
+/// One partition's part of either layout.
+struct Stated {
+    partition: i32,
+    offset: i64,
+    leader_epoch: i32,
+    metadata: Option<StrBytes>,
+}
+
+/// Two answers, or an offset that there cannot be: neither says that nothing is committed.
+fn note(found: &mut Found, topic: &str, stated: Stated) -> Result<(), KafkaError> {
+    let committed = match stated.offset {
+        -1 => None,
+        offset @ 0.. => Some(CommittedOffset {
+            offset: Offset(offset),
+            leader_epoch: stated.leader_epoch,
+            metadata: stated.metadata.map(|text| text.to_string()).unwrap_or_default(),
+        }),
+        _ => return Err(unclear(topic, stated.partition)),
+    };
+    match found.insert(stated.partition, committed) {
+        None => Ok(()),
+        Some(_) => Err(unclear(topic, stated.partition)),
     }
+}
+
+fn nobody_silent(topic: &str, partitions: &[i32], found: &Found) -> Result<(), KafkaError> {
+    let silent = partitions.iter().find(|partition| !found.contains_key(*partition));
+    silent.map_or(Ok(()), |silent| Err(unclear(topic, *silent)))
+}
+
+fn unclear(topic: &str, partition: i32) -> KafkaError {
+    let code = ResponseError::UnknownServerError;
+    KafkaError::broker(ApiKey::OffsetFetch, format!("partition {topic}-{partition}"), code)
 }
 
 /// Commits in one request; the answer holds the error of each partition that has one.
@@ -312,7 +344,11 @@ pub async fn commit(
             .with_member_id(StrBytes::from_string(who.member.clone()))
             .with_topics(vec![topic])
     };
-    let (reply, _) = connection.call(versions(2, 8), REQUEST_DEADLINE, build).await?;
+    let spoken = match who.protocol {
+        GroupProtocol::Classic => versions(2, 8),
+        GroupProtocol::Consumer => versions(9, 9),
+    };
+    let (reply, _) = connection.call(spoken, REQUEST_DEADLINE, build).await?;
     let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
     let mut codes: BTreeMap<i32, Option<ResponseError>> = BTreeMap::new();
     for answer in ours.flat_map(|topic| topic.partitions) {

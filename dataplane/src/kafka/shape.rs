@@ -3,16 +3,13 @@
 //! times its size. A walk over the reply's shape refuses both (D1).
 
 mod embedded;
+mod replies;
 mod small;
 
 use std::mem::size_of;
 
 use bytes::{Buf, Bytes};
-use kafka_protocol::messages::{
-    ApiKey, api_versions_response as api_versions, fetch_response as fetch, join_group_response as join,
-    list_offsets_response as list, metadata_response as metadata, offset_commit_response as commit,
-    offset_fetch_response as offset_fetch, offset_for_leader_epoch_response as epochs,
-};
+use kafka_protocol::messages::ApiKey;
 
 pub(super) use embedded::{check_assignment, check_subscription};
 
@@ -32,6 +29,8 @@ enum Kind {
     List(&'static [Field], usize, Tagged),
     /// Fields, and behind them those that nobody knows.
     Struct(&'static [Field]),
+    /// A byte that is 1 for something, and then fields, and behind them those that nobody knows.
+    Option(&'static [Field]),
     /// Four bytes each.
     Ints,
 }
@@ -72,199 +71,11 @@ const fn list(fields: &'static [Field], bytes: usize) -> Kind {
     List(fields, bytes, &[])
 }
 
-use Kind::{Blob, Fixed, Ints, List, Struct, Text};
-
-static FETCH: Shape = plain(
-    12,
-    &[
-        since(1, Fixed(4)),
-        since(7, Fixed(6)),
-        always(list(
-            &[
-                within(0, 12, Text),
-                since(13, Fixed(16)),
-                always(List(
-                    &[
-                        always(Fixed(14)),
-                        since(4, Fixed(8)),
-                        since(5, Fixed(8)),
-                        since(4, list(&[always(Fixed(16))], size_of::<fetch::AbortedTransaction>())),
-                        since(11, Fixed(4)),
-                        always(Blob),
-                    ],
-                    size_of::<fetch::PartitionData>(),
-                    &[
-                        (0, &[always(Struct(&[always(Fixed(12))]))]),
-                        (1, &[always(Struct(&[always(Fixed(8))]))]),
-                        (2, &[always(Struct(&[always(Fixed(12))]))]),
-                    ],
-                )),
-            ],
-            size_of::<fetch::FetchableTopicResponse>(),
-        )),
-    ],
-);
-
-static LIST_OFFSETS: Shape = plain(
-    6,
-    &[
-        since(2, Fixed(4)),
-        always(list(
-            &[
-                always(Text),
-                always(list(
-                    &[always(Fixed(22)), since(4, Fixed(4))],
-                    size_of::<list::ListOffsetsPartitionResponse>(),
-                )),
-            ],
-            size_of::<list::ListOffsetsTopicResponse>(),
-        )),
-    ],
-);
-
-static METADATA: Shape = plain(
-    9,
-    &[
-        since(3, Fixed(4)),
-        always(list(
-            &[always(Fixed(4)), always(Text), always(Fixed(4)), since(1, Text)],
-            size_of::<metadata::MetadataResponseBroker>(),
-        )),
-        since(2, Text),
-        since(1, Fixed(4)),
-        always(list(
-            &[
-                always(Fixed(2)),
-                always(Text),
-                since(10, Fixed(16)),
-                since(1, Fixed(1)),
-                always(list(
-                    &[always(Fixed(10)), since(7, Fixed(4)), always(Ints), always(Ints), since(5, Ints)],
-                    size_of::<metadata::MetadataResponsePartition>(),
-                )),
-                since(8, Fixed(4)),
-            ],
-            size_of::<metadata::MetadataResponseTopic>(),
-        )),
-        within(8, 10, Fixed(4)),
-    ],
-);
-
-static OFFSET_COMMIT: Shape = plain(
-    8,
-    &[
-        since(3, Fixed(4)),
-        always(list(
-            &[
-                always(Text),
-                always(list(&[always(Fixed(6))], size_of::<commit::OffsetCommitResponsePartition>())),
-            ],
-            size_of::<commit::OffsetCommitResponseTopic>(),
-        )),
-    ],
-);
-
-static OFFSET_FETCH: Shape = plain(
-    6,
-    &[
-        since(3, Fixed(4)),
-        always(list(
-            &[
-                always(Text),
-                always(list(
-                    &[always(Fixed(12)), since(5, Fixed(4)), always(Text), always(Fixed(2))],
-                    size_of::<offset_fetch::OffsetFetchResponsePartition>(),
-                )),
-            ],
-            size_of::<offset_fetch::OffsetFetchResponseTopic>(),
-        )),
-        since(2, Fixed(2)),
-    ],
-);
-
-static LEADER_EPOCHS: Shape = plain(
-    4,
-    &[
-        since(2, Fixed(4)),
-        always(list(
-            &[
-                always(Text),
-                always(list(
-                    &[always(Fixed(6)), since(1, Fixed(4)), always(Fixed(8))],
-                    size_of::<epochs::EpochEndOffset>(),
-                )),
-            ],
-            size_of::<epochs::OffsetForLeaderTopicResult>(),
-        )),
-    ],
-);
-
-static JOIN_GROUP: Shape = plain(
-    6,
-    &[
-        since(2, Fixed(4)),
-        always(Fixed(6)),
-        since(7, Text),
-        always(Text),
-        always(Text),
-        since(9, Fixed(1)),
-        always(Text),
-        always(list(
-            &[always(Text), since(5, Text), always(Blob)],
-            size_of::<join::JoinGroupResponseMember>(),
-        )),
-    ],
-);
-
-static API_VERSIONS: Shape = Shape {
-    flexible_since: 3,
-    fields: &[
-        always(Fixed(2)),
-        always(list(&[always(Fixed(6))], size_of::<api_versions::ApiVersion>())),
-        since(1, Fixed(4)),
-    ],
-    tagged: &[
-        (
-            0,
-            &[always(list(
-                &[always(Text), always(Fixed(4))],
-                size_of::<api_versions::SupportedFeatureKey>(),
-            ))],
-        ),
-        (1, &[always(Fixed(8))]),
-        (
-            2,
-            &[always(list(
-                &[always(Text), always(Fixed(4))],
-                size_of::<api_versions::FinalizedFeatureKey>(),
-            ))],
-        ),
-        (3, &[always(Fixed(1))]),
-    ],
-};
-
-fn shape_of(api: ApiKey) -> Option<&'static Shape> {
-    Some(match api {
-        ApiKey::Fetch => &FETCH,
-        ApiKey::ListOffsets => &LIST_OFFSETS,
-        ApiKey::Metadata => &METADATA,
-        ApiKey::OffsetCommit => &OFFSET_COMMIT,
-        ApiKey::OffsetFetch => &OFFSET_FETCH,
-        ApiKey::OffsetForLeaderEpoch => &LEADER_EPOCHS,
-        ApiKey::JoinGroup => &JOIN_GROUP,
-        ApiKey::ApiVersions => &API_VERSIONS,
-        ApiKey::FindCoordinator => &small::FIND_COORDINATOR,
-        ApiKey::SyncGroup => &small::SYNC_GROUP,
-        ApiKey::Heartbeat => &small::HEARTBEAT,
-        ApiKey::LeaveGroup => &small::LEAVE_GROUP,
-        // We do not ask for others.
-        _ => return None,
-    })
-}
+use Kind::{Blob, Fixed, Ints, List, Option as Maybe, Struct, Text};
 
 /// Refuses a reply whose lists do not fit into its bytes, or whose entries would take too much; `body` begins behind the header.
 pub(super) fn check(api: ApiKey, version: i16, body: &Bytes) -> Result<(), String> {
-    shape_of(api).map_or(Ok(()), |shape| walk(shape, version, body))
+    replies::shape_of(api).map_or(Ok(()), |shape| walk(shape, version, body))
 }
 
 /// The same of the header before it; `frame` begins with the header.
@@ -306,6 +117,12 @@ impl Walk<'_> {
                     self.skip(entries.saturating_mul(4))?;
                 }
                 List(of, bytes, tagged) => self.list(of, *bytes, tagged)?,
+                Maybe(of) => {
+                    if self.left.try_get_u8().map_err(|_| "it ends too early")? == 1 {
+                        self.fields(of)?;
+                        self.tags(&[])?;
+                    }
+                }
                 Struct(of) => {
                     self.fields(of)?;
                     self.tags(&[])?;
@@ -395,7 +212,12 @@ mod tests {
     use kafka_protocol::messages::fetch_response::{
         AbortedTransaction, EpochEndOffset, FetchableTopicResponse, PartitionData,
     };
-    use kafka_protocol::messages::*;
+    use kafka_protocol::messages::{
+        api_versions_response as api_versions, consumer_group_heartbeat_response as beat,
+        describe_configs_response as configs, join_group_response as join, list_offsets_response as list,
+        metadata_response as metadata, offset_commit_response as commit,
+        offset_fetch_response as offset_fetch, offset_for_leader_epoch_response as epochs, *,
+    };
     use kafka_protocol::protocol::StrBytes;
     use proptest::prelude::*;
 
@@ -405,11 +227,13 @@ mod tests {
         (ApiKey::Fetch, 4, 12),
         (ApiKey::ListOffsets, 1, 7),
         (ApiKey::Metadata, 4, 9),
-        (ApiKey::OffsetCommit, 2, 8),
-        (ApiKey::OffsetFetch, 1, 7),
+        (ApiKey::OffsetCommit, 2, 9),
+        (ApiKey::OffsetFetch, 1, 9),
         (ApiKey::OffsetForLeaderEpoch, 2, 4),
         (ApiKey::JoinGroup, 2, 7),
         (ApiKey::ApiVersions, 0, 3),
+        (ApiKey::ConsumerGroupHeartbeat, 0, 1),
+        (ApiKey::DescribeConfigs, 1, 4),
     ];
 
     fn text(text: &'static str) -> StrBytes {
@@ -426,6 +250,32 @@ mod tests {
         };
         let topic = FetchableTopicResponse::default().with_topic(TopicName(text("orders")));
         FetchResponse::default().with_responses(vec![topic.with_partitions(vec![part(0), part(1)])])
+    }
+
+    fn of_groups() -> ResponseKind {
+        let part = offset_fetch::OffsetFetchResponsePartitions::default().with_metadata(Some(text("n=2")));
+        let topic = offset_fetch::OffsetFetchResponseTopics::default()
+            .with_name(TopicName(text("orders")))
+            .with_partitions(vec![part; 2]);
+        let group = offset_fetch::OffsetFetchResponseGroup::default().with_topics(vec![topic; 2]);
+        ResponseKind::OffsetFetch(OffsetFetchResponse::default().with_groups(vec![group; 2]))
+    }
+
+    fn of_the_consumer_protocol(api: ApiKey) -> ResponseKind {
+        if api == ApiKey::ConsumerGroupHeartbeat {
+            let topic = beat::TopicPartitions::default().with_partitions(vec![1, 2]);
+            let assignment = beat::Assignment::default().with_topic_partitions(vec![topic; 2]);
+            let reply = ConsumerGroupHeartbeatResponse::default()
+                .with_member_id(Some(text("member")))
+                .with_assignment(Some(assignment));
+            return ResponseKind::ConsumerGroupHeartbeat(reply);
+        }
+        let synonym = configs::DescribeConfigsSynonym::default().with_name(text("session"));
+        let config = configs::DescribeConfigsResourceResult::default()
+            .with_value(Some(text("45000")))
+            .with_synonyms(vec![synonym; 2]);
+        let result = configs::DescribeConfigsResult::default().with_configs(vec![config; 2]);
+        ResponseKind::DescribeConfigs(DescribeConfigsResponse::default().with_results(vec![result; 2]))
     }
 
     /// A reply with two of everything.
@@ -459,6 +309,8 @@ mod tests {
                     .with_partitions(vec![Default::default(); 2]);
                 ResponseKind::OffsetCommit(OffsetCommitResponse::default().with_topics(vec![topic; 2]))
             }
+            ApiKey::OffsetFetch if version >= 8 => of_groups(),
+            ApiKey::ConsumerGroupHeartbeat | ApiKey::DescribeConfigs => of_the_consumer_protocol(api),
             ApiKey::OffsetFetch => {
                 let part =
                     offset_fetch::OffsetFetchResponsePartition::default().with_metadata(Some(text("n=2")));

@@ -74,6 +74,12 @@ pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
     }
 }
 
+/// Whether what was decided under the generation `then` still holds under `now`: in another generation the partitions may be
+/// another member's, who has delivered since.
+pub fn still_holds(then: i32, now: i32) -> bool {
+    mutant!("beginning-of-an-earlier-generation", then == now, true)
+}
+
 /// What a commit's metadata says while nothing behind the offset has failed: partitions at activation.
 pub fn metadata(partitions_at_activation: i32) -> String {
     CommitMetadata { partitions_at_activation, progress: None }.encode()

@@ -36,6 +36,11 @@ pub(crate) const LISTED: &[Listed] = &[
     ),
     listed(ApiKey::Heartbeat, "HeartbeatResponse", &[15, 16, 22, 25, 27, 30]),
     listed(ApiKey::Heartbeat, "AbstractCoordinator.HeartbeatResponseHandler", &[82]),
+    listed(
+        ApiKey::ConsumerGroupHeartbeat,
+        "ConsumerGroupHeartbeatResponse",
+        &[14, 15, 16, 25, 30, 42, 81, 110, 111, 112, 128],
+    ),
     listed(ApiKey::LeaveGroup, "LeaveGroupResponse", &[14, 15, 16, 25, 30, 82]),
     listed(
         ApiKey::OffsetCommit,

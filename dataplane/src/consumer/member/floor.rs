@@ -31,7 +31,7 @@ use crate::invoker::retry::RetryPolicy;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::error::KafkaError;
 use crate::kafka::fetch::{FetchRouter, FetchSettings, FetchStatus};
-use crate::kafka::group::{GroupThread, Membership};
+use crate::kafka::group::{GroupProtocol, GroupThread, Membership};
 use crate::kafka::offsets::At;
 use crate::kafka::transport::{BrokerAddress, Connector};
 use crate::offsets::actor::CommitterActor;
@@ -70,6 +70,8 @@ pub struct Node {
     pub egress: Arc<Egress>,
     /// How to fetch.
     pub fetch: FetchSettings,
+    /// How the groups' members agree on who owns what.
+    pub group_protocol: GroupProtocol,
     /// Session timeout in the groups.
     pub session_timeout: Duration,
     /// How fast to try again.

@@ -58,7 +58,7 @@ struct GroupHappened(GroupEvent);
 struct StartsFound {
     wanted: Vec<i32>,
     generation: i32,
-    starts: Result<Starts, StartError>,
+    starts: Result<Option<Starts>, StartError>,
 }
 
 #[derive(Message)]
@@ -141,6 +141,7 @@ impl MemberActor {
         let settings = MembershipSettings {
             group: self.run.group.clone(),
             topic: self.run.topic.to_string(),
+            protocol: self.node.group_protocol,
             timing: Timing::new(self.node.session_timeout, function_timeout + DRAIN_MARGIN),
         };
         let membership = self.node.groups.join(self.cluster.clone(), settings, sink);

@@ -16,7 +16,11 @@ use crate::consumer::messages::{
 };
 use crate::consumer::status::Shown;
 use crate::kafka::group::GroupEvent;
+use crate::offsets::start::still_holds;
 use crate::runtime::clock;
+
+/// How long to wait for the news when our place in the group was found to have changed.
+const PLACE_CHANGES: Duration = Duration::from_millis(100);
 
 impl MemberActor {
     /// Brings consumers and partitions to where they should be.
@@ -84,11 +88,23 @@ impl MemberActor {
         self.positions.remove(&partition);
         self.gauges.remove(&partition);
         self.resolved_before.remove(&partition);
-        if self.revoking.remove(&partition)
-            && let Some((membership, _)) = &self.joined
-        {
-            membership.released(vec![partition]);
+        if self.revoking.remove(&partition) {
+            self.release(partition);
         }
+    }
+
+    /// A beginning that is being committed is committed before its partition goes to anyone else.
+    fn release(&self, partition: i32) {
+        let Some((membership, _)) = &self.joined else { return };
+        if self.resolving.try_lock().is_ok() {
+            membership.released(vec![partition]);
+            return;
+        }
+        let (membership, turn) = (membership.clone(), Arc::clone(&self.resolving));
+        actix_rt::spawn(async move {
+            let _turn = turn.lock().await;
+            membership.released(vec![partition]);
+        });
     }
 
     pub(super) fn lose(&mut self, partitions: &[i32]) {
@@ -144,12 +160,12 @@ impl MemberActor {
         &mut self,
         wanted: &[i32],
         generation: i32,
-        starts: Result<Starts, StartError>,
+        starts: Result<Option<Starts>, StartError>,
         ctx: &mut Context<Self>,
     ) {
         let still: Vec<i32> =
             wanted.iter().copied().filter(|partition| self.owned.contains(partition)).collect();
-        if generation != self.generation {
+        if !still_holds(generation, self.generation) {
             // Lost and ours again, it may be elsewhere by now.
             if !still.is_empty() {
                 self.resolve_starts(still, Duration::ZERO, ctx);
@@ -157,7 +173,10 @@ impl MemberActor {
             return;
         }
         match starts {
-            Ok(starts) => {
+            // Our place has changed, and we shall hear of it.
+            Ok(None) if still.is_empty() => {}
+            Ok(None) => self.resolve_starts(still, PLACE_CHANGES, ctx),
+            Ok(Some(starts)) => {
                 self.activated.store(starts.activated, Ordering::Relaxed);
                 for partition in still {
                     if let Some(position) = starts.positions.get(&partition)

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ApiKey;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
 use crate::consumer::messages::Position;
+use crate::error::Class;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::error::KafkaError;
-use crate::kafka::group::Membership;
-use crate::kafka::group::membership::CommitFailure;
+use crate::kafka::group::{Membership, Standing};
 use crate::kafka::offsets::{
     At, CommitOffset, CommittedOffset, Isolation, KnownEpoch, epoch_ends, list_offsets,
 };
@@ -37,13 +39,25 @@ pub enum StartError {
     Kafka(#[from] KafkaError),
     /// The resolved offsets could not be committed.
     #[error("the starting position could not be committed: {0}")]
-    Commit(String),
+    Commit(KafkaError),
     /// Commits that were there are gone.
     #[error(
         "the group's committed offsets of partitions {0:?} are gone (expired or deleted): \
          starting anywhere could lose or repeat records. Set them with kafka-consumer-groups --reset-offsets"
     )]
     Alarm(Vec<i32>),
+}
+
+impl StartError {
+    /// True when only our place in the group has changed since we looked.
+    fn is_overtaken(&self) -> bool {
+        match self {
+            Self::Kafka(error) | Self::Commit(error) => {
+                error.class() == Class::Fenced || error.code() == Some(ResponseError::RebalanceInProgress)
+            }
+            Self::Alarm(_) => false,
+        }
+    }
 }
 
 /// Everything that resolving needs.
@@ -61,35 +75,54 @@ pub struct Resolver {
     pub at: At,
     /// Isolation.
     pub isolation: Isolation,
-    /// One looks and commits at a time: of two, the later would commit a beginning over what was delivered since.
+    /// One looks and commits at a time: of two, the later would commit a beginning over what was delivered since. Nothing is
+    /// released meanwhile: whoever gets it next must find what was committed here, and nothing committed after.
     pub turn: Arc<Mutex<()>>,
 }
 
 impl Resolver {
-    /// The starts of `added`; commits what nobody has committed before it returns.
-    pub async fn resolve(&self, added: &[i32]) -> Result<Starts, StartError> {
+    /// The starts of `added`; commits what nobody has committed before it returns. `None` when our place in the group has
+    /// changed meanwhile: then all is to be looked at anew.
+    pub async fn resolve(&self, added: &[i32]) -> Result<Option<Starts>, StartError> {
         loop {
             let turn = self.turn.lock().await;
-            let view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
-            let all: Vec<i32> = view.iter().map(|partition| partition.partition).collect();
-            let committed = self.membership.committed(all.clone()).await?;
+            let standing = self.membership.standing();
+            let standing = standing.filter(|now| start::still_holds(self.generation, now.generation));
+            let Some(standing) = standing else { return Ok(None) };
+            if !added.iter().all(|partition| standing.kept.contains(partition)) {
+                return Ok(None);
+            }
+            match self.resolve_under(&standing, added).await {
+                Ok(Some(starts)) => return Ok(Some(starts)),
+                Ok(None) => {}
+                Err(error) if error.is_overtaken() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+            drop(turn);
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// The starts of `ours`; `None` while another must act first.
+    async fn resolve_under(&self, standing: &Standing, ours: &[i32]) -> Result<Option<Starts>, StartError> {
+        let view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
+        let all: Vec<i32> = view.iter().map(|partition| partition.partition).collect();
+        loop {
+            let committed = self.membership.committed(standing, all.clone()).await?;
             let known = known_of(&committed);
-            match start::plan(&known, added) {
+            match start::plan(&known, ours) {
                 StartPlan::GoOn => {
-                    let mut starts = starts(&committed, &known, added, all.len());
+                    let mut starts = starts(&committed, &known, ours, all.len());
                     self.go_back_where_histories_part(&mut starts).await?;
-                    return Ok(starts);
+                    return Ok(Some(starts));
                 }
                 StartPlan::Activate { partitions } => {
-                    self.commit_at(&partitions, self.at, all.len() as i32).await?;
+                    self.commit_at(standing, &partitions, self.at, all.len() as i32).await?;
                 }
                 StartPlan::BeginNew { partitions, activated } => {
-                    self.commit_at(&partitions, At::Earliest, activated).await?;
+                    self.commit_at(standing, &partitions, At::Earliest, activated).await?;
                 }
-                StartPlan::Wait => {
-                    drop(turn);
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
+                StartPlan::Wait => return Ok(None),
                 StartPlan::Alarm { partitions } => return Err(StartError::Alarm(partitions)),
             }
         }
@@ -122,7 +155,13 @@ impl Resolver {
         Ok(())
     }
 
-    async fn commit_at(&self, partitions: &[i32], at: At, activated: i32) -> Result<(), StartError> {
+    async fn commit_at(
+        &self,
+        standing: &Standing,
+        partitions: &[i32],
+        at: At,
+        activated: i32,
+    ) -> Result<(), StartError> {
         let found = list_offsets(&self.cluster, &self.topic, partitions, at, self.isolation).await?;
         let commits = found
             .into_iter()
@@ -133,16 +172,12 @@ impl Resolver {
                 metadata: start::metadata(activated),
             })
             .collect();
-        let answer =
-            self.membership.commit_under(self.generation, commits).await.map_err(
-                |failure| match failure {
-                    CommitFailure::Kafka(error) => StartError::Kafka(error),
-                    CommitFailure::NotAMember => StartError::Commit(failure.to_string()),
-                },
-            )?;
+        let answer = self.membership.commit_under(standing, commits).await?;
         match answer.values().flatten().next() {
             None => Ok(()),
-            Some(code) => Err(StartError::Commit(code.to_string())),
+            Some(code) => {
+                Err(StartError::Commit(KafkaError::broker(ApiKey::OffsetCommit, self.topic.as_str(), *code)))
+            }
         }
     }
 }

@@ -84,6 +84,11 @@ impl GroupCore {
         (self.generation >= 0 && self.state != State::Left).then_some((self.generation, self.member.as_str()))
     }
 
+    /// What is ours and not being drained.
+    pub fn kept(&self) -> BTreeSet<i32> {
+        self.owned.difference(&self.revoking).copied().collect()
+    }
+
     /// True when we lead the group and nothing is under way.
     pub fn leads(&self) -> bool {
         self.leads && self.state == State::Stable
@@ -314,7 +319,7 @@ impl GroupCore {
     }
 
     fn announce(&self, added: Vec<i32>, out: &mut Effects) {
-        let owned = self.owned.difference(&self.revoking).copied().collect();
+        let owned = self.kept().into_iter().collect();
         out.push(Effect::Assigned { generation: self.generation, member: self.member.clone(), owned, added });
     }
 

@@ -1,10 +1,25 @@
 //! What the member's state machine is told and what it asks for, and what the coordinator's codes mean to it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
+use uuid::Uuid;
+
+/// How often a member that cannot be in the group for a reason a person must mend tries again.
+pub(super) const FATAL_RETRY: Duration = Duration::from_secs(15);
+
+/// How members of a group agree on who owns what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// Members join behind a barrier, and one of them assigns.
+    #[default]
+    Classic,
+    /// The coordinator assigns (KIP-848).
+    Consumer,
+}
 
 /// What a member is told about time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +82,9 @@ pub enum Effect {
         /// Which one.
         seq: u64,
     },
-    /// Send `LeaveGroup`; nobody waits for the answer.
+    /// Send a heartbeat of the consumer protocol; answered with the same `seq`.
+    Beat(Beat),
+    /// Leave the group; nobody waits for the answer.
     Leave {
         /// Member id.
         member: String,
@@ -105,6 +122,52 @@ pub enum Effect {
     Healthy,
 }
 
+/// A heartbeat of the consumer protocol: what the member says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// Member id.
+    pub member: String,
+    /// Member epoch; 0 to join.
+    pub epoch: i32,
+    /// Which one.
+    pub seq: u64,
+    /// The coordinator is told all, and answers with all: subscription and rebalance timeout too.
+    pub everything: bool,
+    /// How long it may take us to let go.
+    pub rebalance_timeout: Duration,
+    /// What we own, when the coordinator does not know it.
+    pub owned: Option<Share>,
+}
+
+/// Partitions of one topic, by its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Topic id; nil of nothing.
+    pub topic: Uuid,
+    /// Partition indexes.
+    pub partitions: BTreeSet<i32>,
+}
+
+impl Share {
+    /// True without partitions.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+}
+
+/// The good answer to a heartbeat of the consumer protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Our member id; empty when it is not said.
+    pub member: String,
+    /// Our member epoch, above 0.
+    pub epoch: i32,
+    /// How often the broker wants to hear from us.
+    pub heartbeat_interval: Duration,
+    /// What is ours, when it was asked for or has changed.
+    pub assignment: Option<Vec<Share>>,
+}
+
 /// The good answer to a join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
@@ -140,7 +203,10 @@ impl Failure {
 pub fn is_fencing(code: ResponseError) -> bool {
     matches!(
         code,
-        ResponseError::IllegalGeneration | ResponseError::UnknownMemberId | ResponseError::FencedInstanceId
+        ResponseError::IllegalGeneration
+            | ResponseError::UnknownMemberId
+            | ResponseError::FencedInstanceId
+            | ResponseError::FencedMemberEpoch
     )
 }
 
@@ -158,8 +224,9 @@ pub(super) fn is_for_a_person(code: ResponseError) -> bool {
 pub(super) fn text_for(code: ResponseError) -> String {
     match code {
         ResponseError::InconsistentGroupProtocol => {
-            "another program in the consumer group does not use the `cooperative-sticky` assignor: \
-             let it, or give the mapping a ConsumerGroupId of its own"
+            "another program in the consumer group does not use the `cooperative-sticky` assignor, or the consumer \
+             protocol (KIP-848): let it, set `kafka.group_protocol` alike on all nodes, or give the mapping a \
+             ConsumerGroupId of its own"
                 .to_owned()
         }
         ResponseError::GroupAuthorizationFailed => {

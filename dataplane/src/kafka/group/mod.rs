@@ -1,12 +1,18 @@
-//! Group membership, classic protocol: join barrier, cooperative sticky assignment, heartbeats, lease.
+//! Group membership in either protocol: classic (join barrier, cooperative sticky assignment) and consumer (KIP-848), each a
+//! state machine; heartbeats and lease.
 
 pub mod assignor;
+pub mod consumer;
 pub mod core;
+mod driver;
 pub mod effects;
 pub mod lease;
+pub mod member;
 pub mod membership;
 mod requests;
 pub mod wire;
 
+pub use effects::GroupProtocol;
 pub use lease::OwnershipLease;
+pub use member::Standing;
 pub use membership::{GroupEvent, GroupThread, Membership, MembershipSettings};

@@ -14,10 +14,14 @@ use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
 use parking_lot::Mutex;
 
 use super::assignor::{self, Member, PROTOCOL};
-use super::effects::{Effect, Failure, Joined};
-use super::membership::{Event, MembershipSettings};
+use super::consumer::requests as consumer;
+use super::consumer::session::SessionBounds;
+use super::driver::Incoming;
+use super::effects::{Effect, Failure, GroupProtocol, Joined};
+use super::member::Event;
+use super::membership::MembershipSettings;
 use super::wire;
-use crate::kafka::cluster::{Cluster, REQUEST_DEADLINE};
+use crate::kafka::cluster::{Cluster, Coordinator, REQUEST_DEADLINE};
 use crate::kafka::connection::{Connection, versions};
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::{self, CommitAs, CommitOffset, CommittedOffset};
@@ -35,7 +39,7 @@ pub(super) struct Lines {
 }
 
 #[derive(Clone, Copy)]
-enum Line {
+pub(super) enum Line {
     Heartbeat,
     Join,
     Commit,
@@ -82,13 +86,13 @@ impl Lines {
         let known = self.coordinator.lock().clone();
         match known {
             Some(address) => Ok(address),
-            None => self.find(group).await,
+            None => Ok(self.find(group).await?.address),
         }
     }
 
-    async fn find(&self, group: &str) -> Result<BrokerAddress, KafkaError> {
+    async fn find(&self, group: &str) -> Result<Coordinator, KafkaError> {
         let found = self.cluster.find_coordinator(group).await?;
-        *self.coordinator.lock() = Some(found.clone());
+        *self.coordinator.lock() = Some(found.address.clone());
         Ok(found)
     }
 
@@ -96,7 +100,7 @@ impl Lines {
         *self.coordinator.lock() = None;
     }
 
-    async fn call<R: Request>(
+    pub(super) async fn call<R: Request>(
         &self,
         line: Line,
         group: &str,
@@ -122,44 +126,72 @@ impl Lines {
 
 type Held<'l> = tokio::sync::MutexGuard<'l, Option<Connection>>;
 
-/// Sends the request of `effect`; the event that answers it, if one does.
-pub(super) async fn perform(lines: &Lines, settings: &MembershipSettings, effect: Effect) -> Option<Event> {
-    match effect {
-        Effect::FindCoordinator => {
-            let found = lines.find(&settings.group).await;
-            Some(Event::CoordinatorFound(found.map(|_| ()).map_err(|error| error.to_string())))
-        }
+/// Sends the request of `effect`; the answer to it, if one is awaited.
+pub(super) async fn perform(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    effect: Effect,
+) -> Option<Incoming> {
+    let event = match effect {
+        Effect::FindCoordinator => Event::CoordinatorFound(find(lines, settings).await),
         Effect::Join { member, generation, owned } => {
-            Some(Event::Joined(join(lines, settings, member, generation, &owned).await))
+            Event::Joined(join(lines, settings, member, generation, &owned).await)
         }
         Effect::AssignAndSync { member, generation, members } => {
-            let (answer, assigned) = match shares(lines, &members).await {
-                Ok((shares, counts)) => {
-                    let assigned = counts.get(&settings.topic).map(|count| *count as usize);
-                    (sync(lines, settings, &member, generation, shares).await, assigned)
-                }
-                Err(error) => (Err(Failure::Transport(error.to_string())), None),
-            };
-            Some(Event::Synced(answer, assigned))
+            return Some(assign_and_sync(lines, settings, &member, generation, &members).await);
         }
         Effect::Sync { member, generation } => {
-            Some(Event::Synced(sync(lines, settings, &member, generation, Vec::new()).await, None))
+            Event::Synced(sync(lines, settings, &member, generation, Vec::new()).await)
         }
         Effect::Heartbeat { member, generation, seq } => {
-            Some(Event::HeartbeatAnswered(seq, heartbeat(lines, settings, &member, generation).await))
+            Event::HeartbeatAnswered(seq, heartbeat(lines, settings, &member, generation).await)
         }
+        Effect::Beat(beat) => Event::Told(beat.seq, consumer::beat(lines, settings, beat).await),
         Effect::Leave { member } => {
-            let build = |_| {
-                LeaveGroupRequest::default().with_group_id(group_id(settings)).with_member_id(text(&member))
-            };
-            let sent =
-                lines.call(Line::Heartbeat, &settings.group, versions(0, 2), Duration::from_secs(3), build);
-            if let Err(error) = sent.await {
-                tracing::debug!(%error, "left the group without its answer; the session ends by itself");
+            match settings.protocol {
+                GroupProtocol::Classic => leave(lines, settings, &member).await,
+                GroupProtocol::Consumer => consumer::leave(lines, settings, &member).await,
             }
-            None
+            return None;
         }
-        _ => None,
+        _ => return None,
+    };
+    Some(Incoming::Answer(event))
+}
+
+async fn find(lines: &Lines, settings: &MembershipSettings) -> Result<Option<SessionBounds>, String> {
+    let found = lines.find(&settings.group).await.map_err(|error| error.to_string())?;
+    match settings.protocol {
+        GroupProtocol::Classic => Ok(None),
+        GroupProtocol::Consumer => Ok(consumer::session(lines, settings, found.broker).await),
+    }
+}
+
+async fn assign_and_sync(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    member: &str,
+    generation: i32,
+    members: &[(String, Bytes)],
+) -> Incoming {
+    let (shares, counts) = match shares(lines, members).await {
+        Ok(shared) => shared,
+        Err(error) => {
+            let failure = Failure::Transport(error.to_string());
+            return Incoming::Answer(Event::Synced(Err(failure)));
+        }
+    };
+    let counted = counts.get(&settings.topic).map(|count| *count as usize);
+    let event = Event::Synced(sync(lines, settings, member, generation, shares).await);
+    Incoming::Assigned(event, counted)
+}
+
+async fn leave(lines: &Lines, settings: &MembershipSettings, member: &str) {
+    let build =
+        |_| LeaveGroupRequest::default().with_group_id(group_id(settings)).with_member_id(text(member));
+    let deadline = Duration::from_secs(3);
+    if let Err(error) = lines.call(Line::Heartbeat, &settings.group, versions(0, 2), deadline, build).await {
+        tracing::debug!(%error, "left the group without its answer; the session ends by itself");
     }
 }
 
@@ -326,11 +358,18 @@ pub(super) async fn commit(
 pub(super) async fn committed(
     lines: &Lines,
     settings: &MembershipSettings,
+    who: &CommitAs,
     partitions: &[i32],
 ) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
     let mut connection = lines.dial(&settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
-    let answer =
-        offsets::fetch_committed(&mut connection, &settings.group, &settings.topic, partitions).await;
+    let answer = match who.protocol {
+        GroupProtocol::Classic => {
+            offsets::fetch_committed(&mut connection, &who.group, &settings.topic, partitions).await
+        }
+        GroupProtocol::Consumer => {
+            offsets::fetch_committed_as_member(&mut connection, who, &settings.topic, partitions).await
+        }
+    };
     if let Err(error) = &answer {
         match error.code() {
             Some(code) => drop(refused(lines, code)),
@@ -340,17 +379,17 @@ pub(super) async fn committed(
     answer
 }
 
-fn refused(lines: &Lines, code: ResponseError) -> Failure {
+pub(super) fn refused(lines: &Lines, code: ResponseError) -> Failure {
     if matches!(code, ResponseError::NotCoordinator | ResponseError::CoordinatorNotAvailable) {
         lines.forget_coordinator();
     }
     Failure::Code(code)
 }
 
-fn group_id(settings: &MembershipSettings) -> GroupId {
+pub(super) fn group_id(settings: &MembershipSettings) -> GroupId {
     GroupId(StrBytes::from_string(settings.group.clone()))
 }
 
-fn text(text: &str) -> StrBytes {
+pub(super) fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }

@@ -6,11 +6,8 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 
 use super::{Effects, GroupCore, State};
-use crate::kafka::group::effects::{Effect, Failure, is_fencing, is_for_a_person, text_for};
+use crate::kafka::group::effects::{Effect, FATAL_RETRY, Failure, is_fencing, is_for_a_person, text_for};
 use crate::kafka::group::lease::margin;
-
-/// How often a member that cannot be in the group for a reason a person must mend tries again.
-const FATAL_RETRY: Duration = Duration::from_secs(15);
 
 impl GroupCore {
     /// A commit that was sent under `generation` was refused. Of an earlier one it says nothing: the next is in force already.

@@ -1,0 +1,357 @@
+//! The member's state machine, consumer protocol. The coordinator says in its answer to a heartbeat what is ours; what we own
+//! is what we say in the next one, so that a partition is taken from us only when we stop naming it. The numbers in brackets
+//! are the hazards that the classic machine answers to as well.
+
+mod refusals;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lighterman_proto::units::Moment;
+
+use super::session::SessionBounds;
+use crate::kafka::backoff::Backoff;
+use crate::kafka::group::effects::{Beat, Effect, Failure, Share, Timing, Told};
+use crate::kafka::group::lease::margin;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waits until it may look for the coordinator.
+    Out,
+    Finding,
+    /// Beats, to join first and to stay then.
+    In,
+    Left,
+}
+
+/// What we know of a heartbeat that is out.
+#[derive(Debug)]
+struct Sent {
+    seq: u64,
+    at: Moment,
+    share: Share,
+    /// Something was being drained.
+    draining: bool,
+}
+
+/// The member.
+#[derive(Debug)]
+pub struct ConsumerCore {
+    timing: Timing,
+    session: SessionBounds,
+    state: State,
+    member: String,
+    /// Member epoch; 0 while we are no member.
+    epoch: i32,
+    /// What we own, that which is being drained too.
+    owned: Share,
+    revoking: BTreeSet<i32>,
+    /// What the coordinator says is ours.
+    assigned: Share,
+    /// What the coordinator knows that we own; nothing: it must be told everything.
+    reported: Option<Share>,
+    lease_until: Moment,
+    /// No revocation that is open now was asked for before this.
+    settled: Moment,
+    /// When the last revocation was drained whose end the coordinator does not know yet.
+    released_at: Option<Moment>,
+    retry_at: Moment,
+    /// After a loss: the earliest rejoin while our own invocations may still run (H5).
+    hold_until: Option<Moment>,
+    heartbeat: Option<Sent>,
+    heartbeat_seq: u64,
+    heartbeat_interval: Duration,
+    next_heartbeat: Moment,
+    /// The coordinator may know our id.
+    introduced: bool,
+    backoff: Backoff,
+    in_trouble: bool,
+}
+
+type Effects = Vec<Effect>;
+
+impl ConsumerCore {
+    /// A member that has not joined; `member` is the id that it keeps for as long as it lives.
+    pub fn new(timing: Timing, member: String, now: Moment) -> Self {
+        Self {
+            timing,
+            session: SessionBounds::assumed(timing.session_timeout),
+            state: State::Out,
+            member,
+            epoch: 0,
+            owned: Share::default(),
+            revoking: BTreeSet::new(),
+            assigned: Share::default(),
+            reported: None,
+            lease_until: Moment::default(),
+            settled: now,
+            released_at: None,
+            retry_at: now,
+            hold_until: None,
+            heartbeat: None,
+            heartbeat_seq: 0,
+            heartbeat_interval: timing.heartbeat_interval,
+            next_heartbeat: now,
+            introduced: false,
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            in_trouble: false,
+        }
+    }
+
+    /// Epoch and member id to commit with, when we have them.
+    pub fn commit_identity(&self) -> Option<(i32, &str)> {
+        (self.epoch > 0 && self.state != State::Left).then_some((self.epoch, self.member.as_str()))
+    }
+
+    /// What is ours and not being drained.
+    pub fn kept(&self) -> BTreeSet<i32> {
+        self.owned.partitions.difference(&self.revoking).copied().collect()
+    }
+
+    /// When [`ConsumerCore::tick`] has something to do next.
+    pub fn wake_at(&self) -> Option<Moment> {
+        let start =
+            (self.state == State::Out).then(|| self.hold_until.unwrap_or(self.retry_at).max(self.retry_at));
+        let beat = (self.state == State::In && self.heartbeat.is_none()).then_some(self.next_heartbeat);
+        let fence = (!self.owned.is_empty()).then_some(self.lease_until);
+        [start, beat, fence].into_iter().flatten().min()
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Moment) -> Effects {
+        let mut out = Effects::new();
+        if !self.owned.is_empty() && now >= self.lease_until {
+            self.lose_all("no heartbeat was acknowledged in time", now, &mut out);
+            self.go_out(now, Duration::ZERO);
+        }
+        self.hold_until = self.hold_until.filter(|until| now < *until);
+        if self.state == State::Out && now >= self.retry_at && self.hold_until.is_none() {
+            self.state = State::Finding;
+            out.push(Effect::FindCoordinator);
+        }
+        if self.state == State::In && self.heartbeat.is_none() && now >= self.next_heartbeat {
+            self.beat(now, &mut out);
+        }
+        out
+    }
+
+    /// The coordinator is known, and what its broker says of sessions; or not.
+    pub fn coordinator_found(
+        &mut self,
+        now: Moment,
+        found: Result<Option<SessionBounds>, String>,
+        random: u64,
+    ) -> Effects {
+        let mut out = Effects::new();
+        if self.state != State::Finding {
+            return out;
+        }
+        match found {
+            Ok(session) => {
+                self.session = session.unwrap_or(SessionBounds::assumed(self.timing.session_timeout));
+                self.state = State::In;
+                self.reported = None;
+                self.beat(now, &mut out);
+            }
+            Err(error) => self.retry(error, now, random, &mut out),
+        }
+        out
+    }
+
+    /// A heartbeat was answered.
+    pub fn heartbeat_answered(
+        &mut self,
+        now: Moment,
+        seq: u64,
+        answer: Result<Told, Failure>,
+        random: u64,
+    ) -> Effects {
+        let mut out = Effects::new();
+        // An answer to what was said before the last change of state says nothing about now (H7).
+        let Some(sent) =
+            self.heartbeat.take_if(|sent| mutant!("late-heartbeat-answer", sent.seq == seq, true))
+        else {
+            return out;
+        };
+        match answer {
+            Ok(told) => self.acknowledged(now, sent, told, &mut out),
+            Err(failure) => self.failed(failure, now, random, &mut out),
+        }
+        out
+    }
+
+    /// These partitions are drained and committed.
+    pub fn released(&mut self, now: Moment, partitions: &[i32]) -> Effects {
+        let mut out = Effects::new();
+        let drained: Vec<i32> =
+            partitions.iter().copied().filter(|partition| self.revoking.remove(partition)).collect();
+        if drained.is_empty() {
+            return out;
+        }
+        self.owned.partitions.retain(|partition| !drained.contains(partition));
+        if self.revoking.is_empty() {
+            self.released_at = Some(now);
+        }
+        self.next_heartbeat = now;
+        // What was given back meanwhile starts anew.
+        self.reconcile(&mut out);
+        out
+    }
+
+    /// Nothing of ours runs any more: a member that lost everything may come back (H5).
+    pub fn quiesced(&mut self) {
+        self.hold_until = None;
+    }
+
+    /// Everything is released: go.
+    pub fn leave(&mut self) -> Effects {
+        let mut out = Effects::new();
+        if self.introduced && self.state != State::Left {
+            out.push(Effect::Leave { member: self.member.clone() });
+        }
+        self.state = State::Left;
+        self.owned = Share::default();
+        out.push(Effect::EndLease);
+        out
+    }
+
+    fn beat(&mut self, now: Moment, out: &mut Effects) {
+        self.heartbeat_seq += 1;
+        let share = mutant!(
+            "revoked-is-let-go-at-once",
+            self.owned.clone(),
+            Share { topic: self.owned.topic, partitions: self.kept() }
+        );
+        let everything = self.reported.is_none();
+        let changed = self.reported.as_ref() != Some(&share);
+        self.heartbeat = Some(Sent {
+            seq: self.heartbeat_seq,
+            at: now,
+            share: share.clone(),
+            draining: !self.revoking.is_empty(),
+        });
+        self.introduced = true;
+        out.push(Effect::Beat(Beat {
+            member: self.member.clone(),
+            epoch: self.epoch,
+            seq: self.heartbeat_seq,
+            everything,
+            rebalance_timeout: self.rebalance_timeout(),
+            owned: changed.then_some(share),
+        }));
+    }
+
+    fn acknowledged(&mut self, now: Moment, sent: Sent, told: Told, out: &mut Effects) {
+        self.backoff.reset();
+        if std::mem::take(&mut self.in_trouble) {
+            out.push(Effect::Healthy);
+        }
+        let moved = std::mem::replace(&mut self.epoch, told.epoch) != told.epoch;
+        if !told.member.is_empty() {
+            self.member = told.member;
+        }
+        self.heartbeat_interval = told.heartbeat_interval.min(self.timing.heartbeat_interval);
+        self.next_heartbeat = sent.at + self.heartbeat_interval;
+        let meanwhile_changed = sent.share != self.owned;
+        self.reported = Some(sent.share);
+        let drains_before = sent.draining || !self.revoking.is_empty();
+        match told.assignment {
+            // It was made before the coordinator heard of the change: it is asked for again (H7).
+            Some(_) if meanwhile_changed => self.reported = None,
+            Some(shares) => {
+                self.assigned = self.chosen(shares);
+                self.reconcile(out);
+            }
+            None => {}
+        }
+        if moved && !out.iter().any(|effect| matches!(effect, Effect::Assigned { .. })) {
+            self.announce(Vec::new(), out);
+        }
+        self.settle(sent.at, drains_before);
+        // Whoever has not let go when the rebalance timeout ends is expelled, however well its heart beats (H2).
+        let barrier = self.rebalance_timeout().saturating_sub(self.session.shortest);
+        let said = mutant!("barrier-not-minded", sent.at.min(self.settled + barrier), sent.at);
+        self.extend_lease(mutant!("lease-counts-from-the-reply", said, now), out);
+        if self.reported.as_ref() != Some(&self.owned) {
+            self.next_heartbeat = now;
+        }
+    }
+
+    /// The coordinator counts a drain from the answer that asked for it, which may have been lost: from no earlier than the
+    /// last heartbeat that found nothing to drain.
+    fn settle(&mut self, sent: Moment, drains_before: bool) {
+        if drains_before {
+            return;
+        }
+        if self.revoking.is_empty() {
+            self.settled = sent;
+        } else if let Some(released) = self.released_at {
+            self.settled = self.settled.max(released);
+        }
+        self.released_at = None;
+    }
+
+    /// One topic is subscribed to, so all that is given is of it; of two ids, one is of a topic that was deleted.
+    fn chosen(&self, shares: Vec<Share>) -> Share {
+        let known = shares.iter().position(|share| share.topic == self.owned.topic);
+        let mut shares = shares;
+        match known {
+            Some(index) => shares.swap_remove(index),
+            None => shares.into_iter().next().unwrap_or_default(),
+        }
+    }
+
+    /// Brings what is ours to what was assigned: takes what is new, and begins to drain what is not there any more.
+    fn reconcile(&mut self, out: &mut Effects) {
+        if self.owned.is_empty() {
+            self.owned.topic = self.assigned.topic;
+        }
+        // A topic that was made anew is not begun before the old one is let go.
+        let wanted = if self.owned.topic == self.assigned.topic {
+            self.assigned.partitions.clone()
+        } else {
+            BTreeSet::new()
+        };
+        let added: Vec<i32> = wanted.difference(&self.owned.partitions).copied().collect();
+        let revoked: Vec<i32> = self
+            .owned
+            .partitions
+            .difference(&wanted)
+            .filter(|partition| !self.revoking.contains(partition))
+            .copied()
+            .collect();
+        self.owned.partitions.extend(&added);
+        self.revoking.extend(&revoked);
+        if !added.is_empty() {
+            self.announce(added, out);
+        }
+        if !revoked.is_empty() {
+            out.push(Effect::Revoke { partitions: revoked });
+        }
+    }
+
+    /// Says what is ours in this epoch: without anything new too, for what is found out is found out for one epoch.
+    fn announce(&self, added: Vec<i32>, out: &mut Effects) {
+        let owned = self.kept().into_iter().collect();
+        let (generation, member) = (self.epoch, self.member.clone());
+        out.push(Effect::Assigned { generation, member, owned, added });
+    }
+
+    fn rebalance_timeout(&self) -> Duration {
+        self.timing.rebalance_timeout.max(self.session.longest)
+    }
+
+    fn extend_lease(&mut self, acknowledged_send: Moment, out: &mut Effects) {
+        let session = self.session.shortest;
+        let holds_for =
+            mutant!("no-self-fence", session.saturating_sub(margin(session)), Duration::from_secs(3_600));
+        let until = acknowledged_send + holds_for;
+        if until > self.lease_until {
+            self.lease_until = until;
+            out.push(Effect::ExtendLease(until));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

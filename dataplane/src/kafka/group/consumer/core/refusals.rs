@@ -1,0 +1,131 @@
+//! What a member of the consumer protocol does when the coordinator says no, and when it says nothing.
+
+use std::time::Duration;
+
+use kafka_protocol::error::ResponseError;
+use lighterman_proto::units::Moment;
+
+use super::{ConsumerCore, Effects, State};
+use crate::kafka::group::effects::{Effect, FATAL_RETRY, Failure, Share, is_fencing};
+use crate::kafka::group::lease::margin;
+
+impl ConsumerCore {
+    /// A commit that was sent under `epoch` was refused. Of an earlier one it says nothing: the next is in force already.
+    pub fn commit_refused(&mut self, now: Moment, epoch: i32, code: ResponseError, random: u64) -> Effects {
+        let mut out = Effects::new();
+        if self.state != State::In || epoch != self.epoch {
+            return out;
+        }
+        match code {
+            // The answer that told us the next epoch is on its way, or was lost: nothing is taken from us by it.
+            ResponseError::StaleMemberEpoch | ResponseError::IllegalGeneration => {
+                self.reported = None;
+                self.next_heartbeat = now;
+            }
+            code if is_fencing(code) => self.failed(Failure::Code(code), now, random, &mut out),
+            _ => {}
+        }
+        out
+    }
+
+    pub(super) fn failed(&mut self, failure: Failure, now: Moment, random: u64, out: &mut Effects) {
+        match failure {
+            Failure::Code(code) if is_fencing(code) => self.fenced(code, now, random, out),
+            Failure::Code(code) if is_for_a_person(code) => {
+                self.in_trouble = true;
+                out.push(Effect::Trouble(text_for(code)));
+                self.go_out(now, FATAL_RETRY);
+            }
+            Failure::Code(code) => self.retry(format!("group coordinator: {code}"), now, random, out),
+            Failure::Transport(error) => self.retry(error, now, random, out),
+            Failure::MemberIdRequired(_) => self.go_out(now, Duration::ZERO),
+        }
+    }
+
+    fn fenced(&mut self, code: ResponseError, now: Moment, random: u64, out: &mut Effects) {
+        if self.epoch == 0 {
+            // It still knows us in the epoch that we have given up: only without us can we begin again.
+            out.push(Effect::Leave { member: self.member.clone() });
+            self.retry(format!("group coordinator: {code}"), now, random, out);
+            return;
+        }
+        self.lose_all(&format!("the group's coordinator says {code}"), now, out);
+        self.go_out(now, Duration::ZERO);
+    }
+
+    pub(super) fn retry(&mut self, error: String, now: Moment, random: u64, out: &mut Effects) {
+        let wait = self.backoff.next(random);
+        if self.backoff.failures() > 1 {
+            self.in_trouble = true;
+            out.push(Effect::Trouble(error));
+        }
+        self.go_out(now, wait);
+    }
+
+    /// What we own stays ours until the lease ends: only the conversation begins anew.
+    pub(super) fn go_out(&mut self, now: Moment, wait: Duration) {
+        self.state = State::Out;
+        self.retry_at = now + wait;
+        self.heartbeat = None;
+        // Without all that we own, an epoch that is behind would be fenced.
+        self.reported = None;
+    }
+
+    pub(super) fn lose_all(&mut self, reason: &str, now: Moment, out: &mut Effects) {
+        let session_ends = now + self.session.longest + margin(self.session.longest);
+        let partitions: Vec<i32> = std::mem::take(&mut self.owned).partitions.into_iter().collect();
+        self.revoking.clear();
+        self.assigned = Share::default();
+        self.epoch = 0;
+        self.released_at = None;
+        self.lease_until = Moment::default();
+        out.push(Effect::EndLease);
+        if !partitions.is_empty() {
+            self.hold_until = mutant!("rejoins-over-running-invocations", Some(session_ends), None);
+            out.push(Effect::Lost { partitions, reason: reason.to_owned() });
+        }
+    }
+}
+
+fn is_for_a_person(code: ResponseError) -> bool {
+    matches!(
+        code,
+        ResponseError::UnsupportedVersion
+            | ResponseError::GroupIdNotFound
+            | ResponseError::InconsistentGroupProtocol
+            | ResponseError::GroupAuthorizationFailed
+            | ResponseError::TopicAuthorizationFailed
+            | ResponseError::GroupMaxSizeReached
+            | ResponseError::InvalidGroupId
+            | ResponseError::UnreleasedInstanceId
+            | ResponseError::UnsupportedAssignor
+    )
+}
+
+fn text_for(code: ResponseError) -> String {
+    match code {
+        ResponseError::UnsupportedVersion => {
+            "the broker does not offer the consumer group protocol (KIP-848): it needs Kafka 4.0 or newer with \
+             `consumer` in group.coordinator.rebalance.protocols (3.9 has a preview behind the same setting), \
+             or set `kafka.group_protocol` to `classic`"
+        }
+        ResponseError::GroupIdNotFound | ResponseError::InconsistentGroupProtocol => {
+            "the consumer group still has members of the classic protocol: stop them, let the broker take \
+             them over (group.consumer.migration.policy=bidirectional), or set `kafka.group_protocol` to `classic`"
+        }
+        ResponseError::GroupAuthorizationFailed => {
+            "the cluster refuses the consumer group: grant Read on the group"
+        }
+        ResponseError::TopicAuthorizationFailed => {
+            "the cluster refuses the topic to the consumer group: grant Describe and Read on the topic"
+        }
+        ResponseError::GroupMaxSizeReached => {
+            "the consumer group is full: raise the broker's group.consumer.max.size, or run fewer nodes"
+        }
+        ResponseError::UnreleasedInstanceId => {
+            "another member holds our group.instance.id and has not left: stop it, or wait for its session to end"
+        }
+        other => return format!("the group's coordinator says {other}"),
+    }
+    .to_owned()
+}

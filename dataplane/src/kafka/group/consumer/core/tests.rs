@@ -1,0 +1,298 @@
+//! One test for each hazard, by its number; then members against a coordinator that behaves as Kafka's does.
+
+use kafka_protocol::error::ResponseError;
+use uuid::Uuid;
+
+use super::*;
+
+mod model;
+
+const LEASE: Duration = Duration::from_secs(8);
+
+fn at(seconds: u64) -> Moment {
+    Moment::from_micros(seconds * 1_000_000)
+}
+
+fn topic() -> Uuid {
+    Uuid::from_u128(7)
+}
+
+fn share(partitions: &[i32]) -> Share {
+    Share { topic: topic(), partitions: partitions.iter().copied().collect() }
+}
+
+fn told(epoch: i32, assignment: Option<&[i32]>) -> Told {
+    let assignment = assignment.map(|partitions| vec![share(partitions)]);
+    let heartbeat_interval = Duration::from_secs(5);
+    Told { member: String::new(), epoch, heartbeat_interval, assignment }
+}
+
+fn timing() -> Timing {
+    Timing::new(Duration::from_secs(10), Duration::from_secs(70))
+}
+
+fn beat_in(effects: &[Effect]) -> Option<Beat> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Beat(beat) => Some(beat.clone()),
+        _ => None,
+    })
+}
+
+fn lost(effects: &[Effect]) -> Vec<i32> {
+    let lost = effects.iter().find_map(|effect| match effect {
+        Effect::Lost { partitions, .. } => Some(partitions.clone()),
+        _ => None,
+    });
+    lost.unwrap_or_default()
+}
+
+fn come_in(core: &mut ConsumerCore, second: u64) -> Beat {
+    assert_eq!(core.tick(at(second)), [Effect::FindCoordinator]);
+    beat_in(&core.coordinator_found(at(second), Ok(None), 0)).expect("says that it is there")
+}
+
+/// A member in epoch `epoch` that owns `partitions`, joined at second 100.
+fn stable(epoch: i32, partitions: &[i32]) -> ConsumerCore {
+    let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+    let beat = come_in(&mut core, 100);
+    core.heartbeat_answered(at(100), beat.seq, Ok(told(epoch, Some(partitions))), 0);
+    let beat = say(&mut core, 100);
+    assert_eq!(beat.owned, Some(share(partitions)), "what it has taken is told at once");
+    core.heartbeat_answered(at(100), beat.seq, Ok(told(epoch, None)), 0);
+    core
+}
+
+fn say(core: &mut ConsumerCore, second: u64) -> Beat {
+    beat_in(&core.tick(at(second))).expect("a heartbeat is due")
+}
+
+fn refuse(core: &mut ConsumerCore, second: u64, code: ResponseError) -> Vec<Effect> {
+    let beat = say(core, second);
+    core.heartbeat_answered(at(second), beat.seq, Err(Failure::Code(code)), 0)
+}
+
+#[test]
+fn it_joins_with_epoch_0_its_own_id_and_everything() {
+    let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+    let beat = come_in(&mut core, 100);
+    assert_eq!((beat.member.as_str(), beat.epoch, beat.everything), ("me", 0, true));
+    assert_eq!(beat.owned, Some(Share::default()), "nothing, and said so");
+    assert_eq!(beat.rebalance_timeout, Duration::from_secs(70));
+}
+
+#[test]
+fn what_the_coordinator_knows_is_not_said_again() {
+    let mut core = stable(1, &[0, 1]);
+    let beat = say(&mut core, 103);
+    assert_eq!((beat.epoch, beat.everything, beat.owned), (1, false, None));
+}
+
+#[test]
+fn h1_the_lease_counts_from_the_send_of_the_last_acknowledged_heartbeat() {
+    let mut core = stable(1, &[0]);
+    let beat = say(&mut core, 103);
+    let effects = core.heartbeat_answered(at(106), beat.seq, Ok(told(1, None)), 0);
+    assert_eq!(effects, [Effect::ExtendLease(at(103) + LEASE)]);
+    core.tick(at(106));
+    assert!(lost(&core.tick(at(110))).is_empty());
+    assert_eq!(lost(&core.tick(at(111))), [0], "nothing acknowledged since");
+    assert_eq!(core.commit_identity(), None);
+}
+
+#[test]
+fn h18_a_new_epoch_is_told_without_anything_new_too() {
+    let mut core = stable(1, &[0]);
+    let beat = say(&mut core, 103);
+    let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(2, None)), 0);
+    let news = Effect::Assigned { generation: 2, member: "me".to_owned(), owned: vec![0], added: Vec::new() };
+    assert_eq!(effects.first(), Some(&news));
+}
+
+#[test]
+fn h1_the_broker_tells_how_long_its_session_is() {
+    let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+    core.tick(at(100));
+    let session = SessionBounds { shortest: Duration::from_secs(45), longest: Duration::from_secs(90) };
+    let beat = beat_in(&core.coordinator_found(at(100), Ok(Some(session)), 0)).expect("beats");
+    assert_eq!(beat.rebalance_timeout, Duration::from_secs(90), "never below the session (H2)");
+    let effects = core.heartbeat_answered(at(101), beat.seq, Ok(told(1, Some(&[0]))), 0);
+    assert!(effects.contains(&Effect::ExtendLease(at(136))), "{effects:?}");
+}
+
+#[test]
+fn h1_a_fencing_code_loses_everything_at_once_and_it_joins_anew_with_the_same_id() {
+    for code in [ResponseError::FencedMemberEpoch, ResponseError::UnknownMemberId] {
+        let mut core = stable(4, &[0, 1]);
+        let effects = refuse(&mut core, 103, code);
+        assert_eq!(lost(&effects), [0, 1]);
+        assert!(effects.contains(&Effect::EndLease));
+        core.quiesced();
+        let beat = come_in(&mut core, 104);
+        assert_eq!((beat.member.as_str(), beat.epoch, beat.owned), ("me", 0, Some(Share::default())));
+        let mut by_commit = stable(4, &[0, 1]);
+        assert_eq!(lost(&by_commit.commit_refused(at(103), 4, code, 0)), [0, 1]);
+        assert!(stable(4, &[0]).commit_refused(at(103), 3, code, 0).is_empty(), "of the epoch before");
+    }
+}
+
+#[test]
+fn a_stale_epoch_on_a_commit_takes_nothing_away_and_is_asked_after_at_once() {
+    let mut core = stable(4, &[0]);
+    let stale = ResponseError::StaleMemberEpoch;
+    assert!(core.commit_refused(at(101), 4, stale, 0).is_empty());
+    let beat = say(&mut core, 101);
+    assert_eq!((beat.epoch, beat.everything, beat.owned), (4, true, Some(share(&[0]))));
+    let effects = core.heartbeat_answered(at(101), beat.seq, Ok(told(5, Some(&[0]))), 0);
+    assert!(lost(&effects).is_empty());
+    assert_eq!(core.commit_identity(), Some((5, "me")));
+}
+
+#[test]
+fn h2_while_it_drains_the_lease_ends_with_the_rebalance_timeout() {
+    let mut core = stable(1, &[0, 1]);
+    let beat = say(&mut core, 103);
+    core.heartbeat_answered(at(103), beat.seq, Ok(told(1, None)), 0);
+    let beat = say(&mut core, 106);
+    core.heartbeat_answered(at(106), beat.seq, Ok(told(1, Some(&[1]))), 0);
+    let mut last = at(0);
+    for second in (109..169).step_by(3) {
+        let beat = say(&mut core, second);
+        for effect in core.heartbeat_answered(at(second), beat.seq, Ok(told(1, None)), 0) {
+            if let Effect::ExtendLease(until) = effect {
+                last = until;
+            }
+        }
+    }
+    // Asked to let go after second 103 at the earliest, expelled 70 s later, and a margin of 2 s.
+    assert_eq!(last, at(171));
+    let beat = say(&mut core, 169);
+    core.released(at(169), &[0]);
+    let effects = core.heartbeat_answered(at(169), beat.seq, Ok(told(1, None)), 0);
+    assert!(effects.is_empty(), "it was said before the release: {effects:?}");
+    let beat = say(&mut core, 169);
+    let effects = core.heartbeat_answered(at(169), beat.seq, Ok(told(2, None)), 0);
+    let extended = Effect::ExtendLease(at(169) + LEASE);
+    assert!(effects.contains(&extended), "the coordinator knows that it let go: {effects:?}");
+}
+
+#[test]
+fn h3_a_revoked_partition_is_named_until_it_is_drained_and_the_others_flow() {
+    let mut core = stable(1, &[0, 1]);
+    let beat = say(&mut core, 103);
+    let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(1, Some(&[1]))), 0);
+    assert!(effects.contains(&Effect::Revoke { partitions: vec![0] }));
+    assert!(lost(&effects).is_empty());
+    assert_eq!(say(&mut core, 106).owned, None, "both, as the coordinator knows");
+    assert!(core.released(at(107), &[0]).is_empty());
+    core.heartbeat_answered(at(107), 4, Ok(told(1, None)), 0);
+    assert_eq!(say(&mut core, 107).owned, Some(share(&[1])), "at once");
+}
+
+#[test]
+fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
+    let mut core = stable(1, &[0]);
+    core.commit_refused(at(103), 1, ResponseError::UnknownMemberId, 0);
+    assert!(core.tick(at(104)).is_empty());
+    assert!(core.tick(at(162)).is_empty(), "the longest session may still run");
+    assert_eq!(core.tick(at(176)), [Effect::FindCoordinator]);
+}
+
+#[test]
+fn h7_one_heartbeat_at_a_time_and_old_answers_do_not_count() {
+    let mut core = stable(1, &[0]);
+    let beat = say(&mut core, 103);
+    assert!(core.tick(at(104)).is_empty(), "one is outstanding");
+    assert!(core.heartbeat_answered(at(104), beat.seq + 1, Ok(told(9, Some(&[]))), 0).is_empty());
+    core.commit_refused(at(104), 1, ResponseError::UnknownMemberId, 0);
+    let late = core.heartbeat_answered(at(104), beat.seq, Ok(told(1, Some(&[0]))), 0);
+    assert!(late.is_empty(), "it was sent by who we were: {late:?}");
+}
+
+#[test]
+fn h7_an_assignment_from_before_a_release_is_asked_for_again() {
+    let mut core = stable(1, &[0, 1]);
+    let beat = say(&mut core, 103);
+    core.heartbeat_answered(at(103), beat.seq, Ok(told(1, Some(&[1]))), 0);
+    let beat = say(&mut core, 106);
+    core.released(at(106), &[0]);
+    let effects = core.heartbeat_answered(at(107), beat.seq, Ok(told(1, Some(&[0, 1]))), 0);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Assigned { .. })), "{effects:?}");
+    let beat = say(&mut core, 107);
+    assert_eq!((beat.everything, beat.owned), (true, Some(share(&[1]))));
+}
+
+#[test]
+fn h10_a_coordinator_that_moves_takes_nothing_away() {
+    for code in [
+        ResponseError::NotCoordinator,
+        ResponseError::CoordinatorNotAvailable,
+        ResponseError::CoordinatorLoadInProgress,
+    ] {
+        let mut core = stable(3, &[0]);
+        assert!(refuse(&mut core, 103, code).is_empty());
+        let beat = come_in(&mut core, 104);
+        assert_eq!((beat.epoch, beat.everything, beat.owned), (3, true, Some(share(&[0]))));
+    }
+}
+
+#[test]
+fn an_answer_that_was_lost_is_made_up_for_by_saying_everything() {
+    let mut core = stable(3, &[0]);
+    let beat = say(&mut core, 103);
+    assert!(core.heartbeat_answered(at(104), beat.seq, Err(Failure::Transport("cut".into())), 0).is_empty());
+    let beat = come_in(&mut core, 105);
+    assert_eq!((beat.epoch, beat.everything, beat.owned), (3, true, Some(share(&[0]))));
+}
+
+#[test]
+fn a_join_that_is_fenced_leaves_first() {
+    let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+    let beat = come_in(&mut core, 100);
+    let fenced = Err(Failure::Code(ResponseError::FencedMemberEpoch));
+    let effects = core.heartbeat_answered(at(100), beat.seq, fenced, 0);
+    assert_eq!(effects, [Effect::Leave { member: "me".into() }]);
+    assert_eq!(come_in(&mut core, 101).epoch, 0);
+}
+
+#[test]
+fn a_topic_that_was_made_anew_waits_until_the_old_one_is_let_go() {
+    let mut core = stable(3, &[0, 1]);
+    let beat = say(&mut core, 103);
+    let anew = Share { topic: Uuid::from_u128(8), partitions: [0].into() };
+    let heartbeat_interval = Duration::from_secs(5);
+    let assignment = Some(vec![anew.clone()]);
+    let answer = Ok(Told { member: String::new(), epoch: 4, heartbeat_interval, assignment });
+    let effects = core.heartbeat_answered(at(103), beat.seq, answer, 0);
+    assert!(effects.contains(&Effect::Revoke { partitions: vec![0, 1] }), "{effects:?}");
+    assert!(core.released(at(104), &[0]).is_empty());
+    let effects = core.released(at(104), &[1]);
+    assert!(matches!(&effects[..], [Effect::Assigned { added, .. }] if added == &[0]), "{effects:?}");
+    assert_eq!(say(&mut core, 106).owned, Some(anew));
+}
+
+#[test]
+fn what_a_person_must_mend_is_told_in_words_and_tried_slowly() {
+    for (code, word) in [
+        (ResponseError::UnsupportedVersion, "Kafka 4.0"),
+        (ResponseError::GroupIdNotFound, "classic"),
+        (ResponseError::UnreleasedInstanceId, "group.instance.id"),
+        (ResponseError::GroupMaxSizeReached, "group.consumer.max.size"),
+    ] {
+        let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+        let beat = come_in(&mut core, 100);
+        let effects = core.heartbeat_answered(at(100), beat.seq, Err(Failure::Code(code)), 0);
+        assert!(matches!(&effects[..], [Effect::Trouble(text)] if text.contains(word)), "{effects:?}");
+        assert!(core.tick(at(110)).is_empty());
+        let beat = come_in(&mut core, 115);
+        let effects = core.heartbeat_answered(at(115), beat.seq, Ok(told(1, Some(&[]))), 0);
+        assert_eq!(effects.first(), Some(&Effect::Healthy));
+    }
+}
+
+#[test]
+fn drn_1_it_leaves_by_its_id_and_the_lease_ends() {
+    let mut core = stable(1, &[]);
+    assert_eq!(core.leave(), [Effect::Leave { member: "me".into() }, Effect::EndLease]);
+    let mut silent = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+    assert_eq!(silent.leave(), [Effect::EndLease], "nobody knows it");
+}

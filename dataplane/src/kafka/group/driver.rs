@@ -1,0 +1,191 @@
+//! The member's shell, on the thread of the memberships: carries out what its state machine asks for, and brings it the answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lighterman_proto::units::Moment;
+use tokio::sync::mpsc;
+
+use super::effects::Effect;
+use super::lease::OwnershipLease;
+use super::member::{Event, MemberCore};
+use super::membership::{Command, GroupEvent, Membership, MembershipSettings, Published, Sink, commit_as};
+use super::requests::{self, Lines};
+use crate::kafka::backoff::random;
+use crate::runtime::clock;
+
+const EVENTS_MAX: usize = 64;
+/// How often a leader looks whether the topic has grown (H18).
+const METADATA_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// What comes back to the member.
+pub(super) enum Incoming {
+    /// The answer to a request.
+    Answer(Event),
+    /// The answer to the shares that we handed out, and how many partitions the topic had then.
+    Assigned(Event, Option<usize>),
+    /// How many partitions the topic has.
+    TopicCounted(usize),
+}
+
+pub(super) struct Member {
+    core: MemberCore,
+    settings: Arc<MembershipSettings>,
+    sink: Sink,
+    lease: OwnershipLease,
+    published: Published,
+    lines: Arc<Lines>,
+    events: mpsc::Sender<Incoming>,
+    incoming: mpsc::Receiver<Incoming>,
+    counted: Option<usize>,
+    next_count: Moment,
+}
+
+impl Member {
+    pub(super) fn new(membership: &Membership, sink: Sink) -> Self {
+        let (events, incoming) = mpsc::channel(EVENTS_MAX);
+        let now = clock::now();
+        let MembershipSettings { protocol, timing, .. } = *membership.settings;
+        Self {
+            core: MemberCore::new(protocol, timing, uuid::Uuid::new_v4().to_string(), now),
+            settings: Arc::clone(&membership.settings),
+            sink,
+            lease: membership.lease.clone(),
+            published: Arc::clone(&membership.published),
+            lines: Arc::clone(&membership.lines),
+            events,
+            incoming,
+            counted: None,
+            next_count: now + METADATA_AGE_MAX,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            let now = clock::now();
+            let effects = self.core.tick(now, random());
+            self.carry_out(effects);
+            self.count_topic(now);
+            let wake = self.core.wake_at().map_or(METADATA_AGE_MAX, |at| at.since(clock::now()));
+            tokio::select! {
+                // Answers first: what is known before what is asked.
+                biased;
+                Some(event) = self.incoming.recv() => self.take(event),
+                command = commands.recv() => match command {
+                    Some(Command::Leave(done)) => {
+                        self.leave().await;
+                        let _ = done.send(());
+                        return;
+                    }
+                    Some(command) => self.obey(command),
+                    None => {
+                        self.leave().await;
+                        return;
+                    }
+                },
+                () = tokio::time::sleep(wake.min(METADATA_AGE_MAX)) => {}
+            }
+        }
+    }
+
+    fn publish(&self) {
+        *self.published.lock() = self.core.standing();
+    }
+
+    fn take(&mut self, incoming: Incoming) {
+        let (now, random) = (clock::now(), random());
+        let effects = match incoming {
+            Incoming::Answer(event) => self.core.take(now, event, random),
+            Incoming::Assigned(event, counted) => {
+                // Growth is measured against what was assigned, not against what was seen first (H18).
+                self.counted = counted.or(self.counted);
+                self.core.take(now, event, random)
+            }
+            Incoming::TopicCounted(partitions) => {
+                let grown = self.counted.replace(partitions).is_some_and(|before| before != partitions);
+                if grown { self.core.topic_changed(now) } else { Vec::new() }
+            }
+        };
+        self.carry_out(effects);
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Released(partitions) => {
+                let effects = self.core.released(clock::now(), &partitions);
+                self.carry_out(effects);
+            }
+            Command::Quiesced => self.core.quiesced(),
+            Command::CommitRefused(generation, code) => {
+                let effects = self.core.commit_refused(clock::now(), generation, code, random());
+                self.carry_out(effects);
+            }
+            Command::Committed(standing, partitions, reply) => {
+                let (lines, settings) = (Arc::clone(&self.lines), Arc::clone(&self.settings));
+                tokio::task::spawn_local(async move {
+                    let who = commit_as(&settings, &standing);
+                    let _ = reply.send(requests::committed(&lines, &settings, &who, &partitions).await);
+                });
+            }
+            Command::Leave(_) => {}
+        }
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        // Who hears that a partition is ours, or is not any more, must find it so.
+        self.publish();
+        for effect in effects {
+            match effect {
+                Effect::ExtendLease(until) => self.lease.extend(until),
+                Effect::EndLease => self.lease.end(),
+                Effect::Assigned { generation, owned, added, .. } => {
+                    metrics::counter!(crate::metrics::REBALANCES).increment(1);
+                    (self.sink)(GroupEvent::Assigned { generation, owned, added });
+                }
+                Effect::Revoke { partitions } => (self.sink)(GroupEvent::Revoke { partitions }),
+                Effect::Lost { partitions, reason } => (self.sink)(GroupEvent::Lost { partitions, reason }),
+                Effect::Trouble(text) => (self.sink)(GroupEvent::Trouble(text)),
+                Effect::Healthy => (self.sink)(GroupEvent::Healthy),
+                request => self.request(request),
+            }
+        }
+    }
+
+    fn request(&self, effect: Effect) {
+        let (lines, settings, events) =
+            (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
+        tokio::task::spawn_local(async move {
+            if let Some(answer) = requests::perform(&lines, &settings, effect).await {
+                let _ = events.send(answer).await;
+            }
+        });
+    }
+
+    fn count_topic(&mut self, now: Moment) {
+        if !self.core.leads() || now < self.next_count {
+            return;
+        }
+        self.next_count = now + METADATA_AGE_MAX;
+        let (lines, settings, events) =
+            (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
+        tokio::task::spawn_local(async move {
+            if let Ok(view) = lines.cluster().refresh(&settings.topic).await {
+                let _ = events.send(Incoming::TopicCounted(view.len())).await;
+            }
+        });
+    }
+
+    async fn leave(&mut self) {
+        let effects = self.core.leave();
+        self.publish();
+        for effect in effects {
+            match effect {
+                Effect::EndLease => self.lease.end(),
+                leave @ Effect::Leave { .. } => {
+                    requests::perform(&self.lines, &self.settings, leave).await;
+                }
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A member of either protocol, driven alike.
+
+use std::collections::BTreeSet;
+
+use kafka_protocol::error::ResponseError;
+use lighterman_proto::units::Moment;
+
+use super::consumer::core::ConsumerCore;
+use super::consumer::session::SessionBounds;
+use super::core::GroupCore;
+use super::effects::{Effect, Failure, GroupProtocol, Joined, Timing, Told};
+
+/// What happens to a member: the answers to what it asked for.
+#[derive(Debug)]
+pub enum Event {
+    /// The coordinator is known, and what its broker says of sessions.
+    CoordinatorFound(Result<Option<SessionBounds>, String>),
+    /// `JoinGroup` was answered.
+    Joined(Result<Joined, Failure>),
+    /// `SyncGroup` was answered.
+    Synced(Result<Vec<i32>, Failure>),
+    /// A heartbeat of the classic protocol was answered.
+    HeartbeatAnswered(u64, Result<(), Failure>),
+    /// A heartbeat of the consumer protocol was answered.
+    Told(u64, Result<Told, Failure>),
+}
+
+/// Who the member is to the group, and what is its own: what it commits as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Generation, or member epoch.
+    pub generation: i32,
+    /// Member id.
+    pub member: String,
+    /// What is its own in it and not being drained.
+    pub kept: BTreeSet<i32>,
+}
+
+/// The member's state machine.
+#[derive(Debug)]
+pub enum MemberCore {
+    /// Classic protocol.
+    Classic(GroupCore),
+    /// Consumer protocol.
+    Consumer(ConsumerCore),
+}
+
+impl MemberCore {
+    /// A member that has not joined; `id` is its own wherever the coordinator does not give it one.
+    pub fn new(protocol: GroupProtocol, timing: Timing, id: String, now: Moment) -> Self {
+        match protocol {
+            GroupProtocol::Classic => Self::Classic(GroupCore::new(timing, now)),
+            GroupProtocol::Consumer => Self::Consumer(ConsumerCore::new(timing, id, now)),
+        }
+    }
+
+    /// What it commits as, while it is a member.
+    pub fn standing(&self) -> Option<Standing> {
+        let (identity, kept) = match self {
+            Self::Classic(core) => (core.commit_identity(), core.kept()),
+            Self::Consumer(core) => (core.commit_identity(), core.kept()),
+        };
+        let (generation, member) = identity?;
+        Some(Standing { generation, member: member.to_owned(), kept })
+    }
+
+    /// When [`MemberCore::tick`] has something to do next.
+    pub fn wake_at(&self) -> Option<Moment> {
+        match self {
+            Self::Classic(core) => core.wake_at(),
+            Self::Consumer(core) => core.wake_at(),
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Moment, random: u64) -> Vec<Effect> {
+        match self {
+            Self::Classic(core) => core.tick(now, random),
+            Self::Consumer(core) => core.tick(now),
+        }
+    }
+
+    /// An answer has come. One that belongs to the other protocol says nothing.
+    pub fn take(&mut self, now: Moment, event: Event, random: u64) -> Vec<Effect> {
+        match (self, event) {
+            (Self::Classic(core), Event::CoordinatorFound(found)) => {
+                core.coordinator_found(now, found.map(|_| ()), random)
+            }
+            (Self::Classic(core), Event::Joined(answer)) => core.joined(now, answer, random),
+            (Self::Classic(core), Event::Synced(answer)) => core.synced(now, answer, random),
+            (Self::Classic(core), Event::HeartbeatAnswered(seq, answer)) => {
+                core.heartbeat_answered(now, seq, answer, random)
+            }
+            (Self::Consumer(core), Event::CoordinatorFound(found)) => {
+                core.coordinator_found(now, found, random)
+            }
+            (Self::Consumer(core), Event::Told(seq, answer)) => {
+                core.heartbeat_answered(now, seq, answer, random)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A commit that was sent under `generation` was refused.
+    pub fn commit_refused(
+        &mut self,
+        now: Moment,
+        generation: i32,
+        code: ResponseError,
+        random: u64,
+    ) -> Vec<Effect> {
+        match self {
+            Self::Classic(core) => core.commit_refused(now, generation, code, random),
+            Self::Consumer(core) => core.commit_refused(now, generation, code, random),
+        }
+    }
+
+    /// These partitions are drained and committed.
+    pub fn released(&mut self, now: Moment, partitions: &[i32]) -> Vec<Effect> {
+        match self {
+            Self::Classic(core) => core.released(now, partitions),
+            Self::Consumer(core) => core.released(now, partitions),
+        }
+    }
+
+    /// Nothing of ours runs any more (H5).
+    pub fn quiesced(&mut self) {
+        match self {
+            Self::Classic(core) => core.quiesced(),
+            Self::Consumer(core) => core.quiesced(),
+        }
+    }
+
+    /// Everything is released: go.
+    pub fn leave(&mut self) -> Vec<Effect> {
+        match self {
+            Self::Classic(core) => core.leave(),
+            Self::Consumer(core) => core.leave(),
+        }
+    }
+
+    /// True when it is ours to look whether the topic has grown; of the consumer protocol the coordinator does (H18).
+    pub fn leads(&self) -> bool {
+        matches!(self, Self::Classic(core) if core.leads())
+    }
+
+    /// The topic has other partitions than when we led the assignment.
+    pub fn topic_changed(&mut self, now: Moment) -> Vec<Effect> {
+        match self {
+            Self::Classic(core) => core.topic_changed(now),
+            Self::Consumer(_) => Vec::new(),
+        }
+    }
+}

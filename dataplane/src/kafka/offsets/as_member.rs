@@ -1,0 +1,57 @@
+//! `OffsetFetch` of a member of the consumer protocol, which says who it is: one that has lost its place is refused, and does not
+//! begin where another has gone on (KIP-848).
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::{ApiKey, OffsetFetchRequest};
+use kafka_protocol::protocol::StrBytes;
+
+use super::{CommitAs, CommittedOffset, Stated, group_id, name, nobody_silent, note};
+use crate::kafka::cluster::REQUEST_DEADLINE;
+use crate::kafka::connection::{Connection, versions};
+use crate::kafka::error::KafkaError;
+
+/// What the group of `who` has committed for `partitions` of `topic`, as [`super::fetch_committed`] says it.
+pub async fn fetch_committed_as_member(
+    connection: &mut Connection,
+    who: &CommitAs,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+    let build = |_| {
+        let wanted = OffsetFetchRequestTopics::default()
+            .with_name(name(topic))
+            .with_partition_indexes(partitions.to_vec());
+        let group = OffsetFetchRequestGroup::default()
+            .with_group_id(group_id(&who.group))
+            .with_member_id(Some(StrBytes::from_string(who.member.clone())))
+            .with_member_epoch(who.generation)
+            .with_topics(Some(vec![wanted]));
+        OffsetFetchRequest::default().with_groups(vec![group]).with_require_stable(true)
+    };
+    let (reply, _) = connection.call(versions(9, 9), REQUEST_DEADLINE, build).await?;
+    let failed = |code| KafkaError::broker(ApiKey::OffsetFetch, format!("group `{}`", who.group), code);
+    let mut found = BTreeMap::new();
+    for group in reply.groups.into_iter().filter(|group| &*group.group_id.0 == who.group.as_str()) {
+        if let Some(code) = ResponseError::try_from_code(group.error_code) {
+            return Err(failed(code));
+        }
+        let ours = group.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
+        for answer in ours.flat_map(|topic| topic.partitions) {
+            if let Some(code) = ResponseError::try_from_code(answer.error_code) {
+                return Err(failed(code));
+            }
+            let stated = Stated {
+                partition: answer.partition_index,
+                offset: answer.committed_offset,
+                leader_epoch: answer.committed_leader_epoch,
+                metadata: answer.metadata,
+            };
+            note(&mut found, topic, stated)?;
+        }
+    }
+    nobody_silent(topic, partitions, &found)?;
+    Ok(found)
+}
