@@ -117,6 +117,7 @@ fn cores_know_nothing_of_threads_sockets_clocks_and_chance() {
             "skipping.rs",
             "offered.rs",
             "trouble.rs",
+            "desk.rs",
             "sparse.rs",
             "refusals.rs",
             "work.rs",

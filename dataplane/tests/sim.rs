@@ -5,7 +5,9 @@
 //! … --test sim -- --schedules 1000000                                                  more of it
 //! … --test sim -- --seed 7                                                             one schedule, told
 //! … --test sim -- --seed 7 --edits 'without=Loss;nodes=1'                              the same, smaller
-//! … --test sim -- --mutant budget-leak                                                 one fault of production code
+//! … --test sim -- --mutant budget-leak                                                 one fault of production code, and a
+//!                                                                                       small schedule that shows it
+//! … --test sim -- --mutants-table dataplane/src/sim/MUTANTS.md                         all of them, written as a page
 //! ```
 
 use std::panic::catch_unwind;
@@ -15,31 +17,16 @@ use std::time::{Duration, Instant};
 
 use lighterman::history::Invariant;
 use lighterman::sim::shrink::{Edits, shrink};
-use lighterman::sim::{Outcome, Plan, mutants, run};
+use lighterman::sim::{Plan, mutants, run};
 
 /// Schedules that a mutant may survive before it counts as not caught.
 const MUTANT_SCHEDULES: u64 = 100_000;
-/// Mutants that are known to survive: told in every run, and not held against it. One that is caught is to be taken out.
-const SURVIVORS: &[&str] = &[
-    "fetch-not-matched",
-    "late-heartbeat-answer",
-    "rejoins-over-running-invocations",
-    "lease-counts-from-the-reply",
-    "generation-not-compared",
-];
-/// Seeds that once found something, each with what it was.
-const REGRESSIONS: &[(u64, &str)] = &[
-    (103, "an offer was sealed while its extension was in the mailbox"),
-    (47, "a filtered tail was not committed"),
-    (31, "a truncated log was gone on with at its end"),
-    (333, "a commit refused for the generation before was dropped"),
-    (109, "one overdraft for two purposes stood still"),
-    (1137, "a partition added twice over was taken for one that lost its commit"),
-    (2803, "two resolvers, and the later one's beginning overwrote a commit"),
-    (2338, "the lease outlived a barrier that was not reached"),
-    (52150, "nobody looked again at an offer whose record had grown too old"),
-    (6118, "outcomes that were not acknowledged went with a truncated log"),
-];
+/// What stands before the table on its page.
+const TABLE_BEGINS: &str = "<!-- written by the simulator from here on -->";
+/// Schedules that once found something in production code: with the fault back in it they must find it again, and without it
+/// nothing. Each is a fault, a seed, its edits, and what it was. A change of what plans draw needs new ones: `--mutant NAME`
+/// prints one.
+const REGRESSIONS: &[(&str, u64, &str, &str)] = &[];
 
 #[derive(Default)]
 struct Arguments {
@@ -48,6 +35,7 @@ struct Arguments {
     seed: Option<u64>,
     edits: Edits,
     mutant: Option<String>,
+    table: Option<String>,
     trace: bool,
     without_mutants: bool,
 }
@@ -64,6 +52,7 @@ fn arguments() -> Result<Arguments, String> {
             "--seed" => arguments.seed = Some(number(value()?)?),
             "--edits" => arguments.edits = value()?.parse()?,
             "--mutant" => arguments.mutant = Some(value()?),
+            "--mutants-table" => arguments.table = Some(value()?),
             "--trace" => arguments.trace = true,
             "--without-mutants" => arguments.without_mutants = true,
             // What `cargo test` passes to every test program.
@@ -89,8 +78,10 @@ fn main() -> ExitCode {
             println!("no mutant is called {name}; there are {}", mutants::ALL.join(", "));
             return ExitCode::from(2);
         };
-        println!("{}", mutant_line(name, caught_after(name)));
-        return ExitCode::SUCCESS;
+        return tell_mutant(name);
+    }
+    if let Some(path) = &arguments.table {
+        return write_table(path);
     }
     let schedules = arguments.schedules.unwrap_or(if cfg!(debug_assertions) { 2_000 } else { 100_000 });
     let good = same_seed_same_trace() && regressions() && many(arguments.from, schedules);
@@ -129,21 +120,35 @@ fn same_seed_same_trace() -> bool {
 }
 
 fn regressions() -> bool {
-    for (seed, what) in REGRESSIONS {
-        if let Some(violation) = broken(*seed) {
+    for (mutant, seed, edits, what) in REGRESSIONS {
+        let Ok(edits) = edits.parse::<Edits>() else {
+            println!("{edits} are no edits");
+            return false;
+        };
+        let plan = edits.apply(Plan::draw(*seed));
+        let with_it = under(mutant, || run(&plan, false));
+        if with_it.violations.is_empty() {
+            println!(
+                "seed {seed} does not find any more that {what}: `--mutant {mutant}` finds another that does"
+            );
+            return false;
+        }
+        if let Some(violation) = run(&plan, false).violations.first() {
             println!("seed {seed}, where once {what}: {violation}");
             return false;
         }
     }
+    println!("{} regressions: each found with its fault, none without", REGRESSIONS.len());
     true
 }
 
-/// The first violation of a schedule; a panic counts as one.
-fn broken(seed: u64) -> Option<String> {
-    match catch_unwind(|| run(&Plan::draw(seed), false)) {
-        Ok(Outcome { violations, .. }) => violations.first().map(ToString::to_string),
-        Err(_) => Some("a core panicked".to_owned()),
-    }
+/// With one fault switched on, on this thread.
+fn under<T>(mutant: &str, what: impl FnOnce() -> T) -> T {
+    let name = mutants::ALL.iter().find(|known| **known == mutant).copied().unwrap_or_default();
+    mutants::switch_on(name);
+    let done = what();
+    mutants::switch_on("");
+    done
 }
 
 fn threads() -> u64 {
@@ -216,10 +221,27 @@ fn tell_failure(seed: u64) {
     );
 }
 
+/// How a mutant was caught.
+struct Caught {
+    /// The lowest seed that shows it.
+    seed: u64,
+    /// Nothing when a core panicked.
+    by: Option<Invariant>,
+    what: String,
+    took: Duration,
+}
+
+impl Caught {
+    fn by(&self) -> &'static str {
+        self.by.map_or("panic", Invariant::id)
+    }
+}
+
 /// After how many schedules a mutant is caught, and by which invariant.
-fn caught_after(name: &'static str) -> Option<(u64, Option<Invariant>)> {
+fn caught_after(name: &'static str) -> Option<Caught> {
+    let began = Instant::now();
     let (next, done) = (AtomicU64::new(1), AtomicBool::new(false));
-    let caught = std::sync::Mutex::new(None::<(u64, Option<Invariant>)>);
+    let caught = std::sync::Mutex::new(None::<Caught>);
     std::thread::scope(|scope| {
         for _ in 0..threads() {
             scope.spawn(|| {
@@ -229,15 +251,17 @@ fn caught_after(name: &'static str) -> Option<(u64, Option<Invariant>)> {
                     if seed > MUTANT_SCHEDULES {
                         return;
                     }
-                    let by = match catch_unwind(|| run(&Plan::draw(seed), false)) {
-                        Ok(outcome) if outcome.violations.is_empty() => continue,
-                        Ok(outcome) => outcome.violations.first().map(|violation| violation.invariant),
-                        Err(_) => None,
+                    let (by, what) = match catch_unwind(|| run(&Plan::draw(seed), false)) {
+                        Ok(outcome) => match outcome.violations.first() {
+                            Some(first) => (Some(first.invariant), first.what.clone()),
+                            None => continue,
+                        },
+                        Err(_) => (None, "a core panicked".to_owned()),
                     };
                     done.store(true, Ordering::Relaxed);
                     let mut caught = caught.lock().expect("whole");
-                    if caught.is_none_or(|(before, _)| seed < before) {
-                        *caught = Some((seed, by));
+                    if caught.as_ref().is_none_or(|before| seed < before.seed) {
+                        *caught = Some(Caught { seed, by, what, took: began.elapsed() });
                     }
                 }
             });
@@ -246,25 +270,75 @@ fn caught_after(name: &'static str) -> Option<(u64, Option<Invariant>)> {
     caught.into_inner().expect("whole")
 }
 
-fn mutant_line(name: &str, caught: Option<(u64, Option<Invariant>)>) -> String {
+fn mutant_line(name: &str, caught: Option<&Caught>) -> String {
     match caught {
-        Some((schedules, by)) => {
-            format!("{name:<36} {schedules:>7}  {}", by.map_or("panic", Invariant::id))
+        Some(caught) => {
+            let seconds = caught.took.as_secs_f64();
+            format!("{name:<36} {:>7} {seconds:>7.1}  {:<14} {}", caught.seed, caught.by(), caught.what)
         }
         None => format!("{name:<36} not caught in {MUTANT_SCHEDULES} schedules"),
     }
 }
 
+/// One mutant, and a small schedule that shows it.
+fn tell_mutant(name: &'static str) -> ExitCode {
+    let caught = caught_after(name);
+    println!("{}", mutant_line(name, caught.as_ref()));
+    let Some(caught) = caught else { return ExitCode::FAILURE };
+    if let Some(invariant) = caught.by {
+        let edits = under(name, || shrink(caught.seed, invariant));
+        println!("reproduce: … --test sim -- --mutant {name} --seed {} --edits '{edits}'", caught.seed);
+    }
+    ExitCode::SUCCESS
+}
+
 fn all_mutants() -> bool {
+    catch_all().iter().all(|(_, caught)| caught.is_some())
+}
+
+/// Every mutant, told as they are caught.
+fn catch_all() -> Vec<(&'static str, Option<Caught>)> {
     std::panic::set_hook(Box::new(|_| {}));
-    println!("\nmutant                             schedules  caught by");
-    let mut survivors = 0;
+    println!("\nmutant                             schedules seconds  caught by      how");
+    let mut all = Vec::new();
     for name in mutants::ALL {
         let caught = caught_after(name);
-        let known = SURVIVORS.contains(name);
-        survivors += u32::from(caught.is_none() && !known);
-        println!("{}{}", mutant_line(name, caught), if known { "  (known to survive)" } else { "" });
+        println!("{}", mutant_line(name, caught.as_ref()));
+        all.push((*name, caught));
     }
-    println!("{} mutants, {survivors} not caught beside {} known", mutants::ALL.len(), SURVIVORS.len());
-    survivors == 0
+    let survivors = all.iter().filter(|(_, caught)| caught.is_none()).count();
+    let seconds: f64 = all.iter().filter_map(|(_, caught)| Some(caught.as_ref()?.took.as_secs_f64())).sum();
+    println!("{} mutants in {seconds:.0} s, {survivors} not caught", all.len());
+    all
+}
+
+/// Writes what became of every mutant behind the marker of the page at `path`.
+fn write_table(path: &str) -> ExitCode {
+    let page = match std::fs::read_to_string(path) {
+        Ok(page) => page,
+        Err(error) => {
+            println!("{path} cannot be read: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let kept = page.split_inclusive(TABLE_BEGINS).next().unwrap_or_default();
+    let mut table = format!(
+        "{kept}\n\n| Fault | Caught by | How it showed | Schedules | Seconds |\n|---|---|---|---:|---:|\n"
+    );
+    let all = catch_all();
+    for (name, caught) in &all {
+        let row = caught.as_ref().map_or_else(
+            || format!("| `{name}` | **not caught** | | {MUTANT_SCHEDULES} | |\n"),
+            |caught| {
+                let seconds = caught.took.as_secs_f64();
+                format!("| `{name}` | {} | {} | {} | {seconds:.1} |\n", caught.by(), caught.what, caught.seed)
+            },
+        );
+        table.push_str(&row);
+    }
+    if let Err(error) = std::fs::write(path, table) {
+        println!("{path} cannot be written: {error}");
+        return ExitCode::from(2);
+    }
+    if all.iter().all(|(_, caught)| caught.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -70,7 +70,7 @@ impl PartitionCore {
         let Some(at) = expires else { return };
         if self.judged_at.is_none_or(|arranged| arranged <= now || at < arranged) {
             self.judged_at = Some(at);
-            out.push(Effect::WakeAt(at));
+            mutant!("grown-too-old-in-an-offer", out.push(Effect::WakeAt(at)), {});
         }
     }
 
@@ -84,7 +84,7 @@ impl PartitionCore {
     /// What was shown only after the batch had been fixed is not in it, and comes next.
     fn set_unsealed_apart(&mut self, end: Offset, tools: &Tools<'_>) {
         let range = self.work.cut.range;
-        if end >= range.end {
+        if mutant!("seal-takes-in-what-came-later", end >= range.end, true) {
             return;
         }
         let (front, back) = range.split_at(end);

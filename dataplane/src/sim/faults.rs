@@ -23,9 +23,13 @@ impl World {
         let partition = ((happening.target >> 8) % self.outside.cluster.logs.len() as u64) as i32;
         match happening.kind {
             Kind::Crash => self.crash(node, happening.lasts),
-            Kind::Freeze => self.freeze(node, happening.lasts),
+            Kind::Freeze => {
+                self.freeze(node, happening.lasts);
+                self.outside.cut_after(node, happening);
+            }
             Kind::Cut => self.outside.cut_until[node] = self.outside.now + happening.lasts,
-            Kind::Stall => self.outside.stalled_until[node] = self.outside.now + happening.lasts,
+            Kind::Stall => self.outside.stall(node, happening),
+            Kind::Stranger => self.outside.stranger_comes(),
             Kind::ClockJump => {
                 let jump = (happening.target >> 16) % 120_000;
                 self.nodes[node].wall_jump_ms = jump as i64 - 60_000;

@@ -81,15 +81,20 @@ impl Outside {
             if comes_late {
                 let partitions = call.shares.iter().map(|share| share.partition).collect();
                 self.record(Happened::AnswerLost { partitions });
-                // A lease's margin is for what is under way no longer than it.
-                let longest = (self.plan.session / 5).as_millis() as u64 - 50;
-                let way = self.random.millis(1, longest);
+                let way = self.late();
                 self.after(way, Event::Called(Box::new(Call { orphaned: true, ..call })));
             }
             return;
         }
-        let way = self.way();
+        let slow = self.strikes(Kind::SlowInvocation, 80);
+        let way = if slow { self.late() } else { self.way() };
         self.after(way, Event::Called(Box::new(call)));
+    }
+
+    /// How long an invocation is on its way at most: the margin of a lease is for those.
+    fn late(&mut self) -> Duration {
+        let longest = (self.plan.session / 5).as_millis() as u64 - 50;
+        self.random.millis(1, longest)
     }
 
     fn answered(

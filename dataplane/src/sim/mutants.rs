@@ -47,6 +47,9 @@ pub const ALL: &[&str] = &[
     "truncation-not-gone-back-for",
     "filtered-tail-not-committed",
     "dropped-counts-as-arrived",
+    "beginning-of-an-earlier-generation",
+    "seal-takes-in-what-came-later",
+    "grown-too-old-in-an-offer",
 ];
 
 thread_local! {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::event::{Envelope, EventSource};
 use lighterman_proto::ids::MappingId;
 use lighterman_proto::units::Moment;
@@ -11,7 +12,7 @@ use super::cluster::{Ask, Caller, Cluster, Reply, Request};
 use super::destination::Destination;
 use super::function::{Act, Call, Function};
 use super::node::Inside;
-use super::plan::{Cue, Kind, Plan};
+use super::plan::{Cue, Happening, Kind, Plan};
 use super::queue::Queue;
 use super::random::Random;
 use crate::history::{Entry, Event as Happened, Owner};
@@ -40,6 +41,12 @@ pub(super) enum Event {
     Fault(usize),
     /// A fault's cue was given by a node.
     Cued { index: usize, node: usize },
+    /// A link that stood still is gone.
+    CutOff { node: usize, until: Moment },
+    /// The stranger in the group lives.
+    StrangerBeats,
+    /// It stands still.
+    StrangerSleeps { until: Moment },
     /// The session of a process that let go is over.
     SessionOver { node: usize, life: u32 },
     /// A dead node starts again.
@@ -135,7 +142,27 @@ impl Outside {
     pub(super) fn cue(&mut self, node: usize, cue: Cue) {
         if let Some(at) = self.armed.iter().position(|(armed, _)| *armed == cue) {
             let (_, index) = self.armed.remove(at);
-            self.after(Duration::ZERO, Event::Cued { index, node });
+            let happening = self.plan.happenings[index];
+            if happening.kind == Kind::Stall {
+                // The message that gives the cue is held up with the others.
+                self.stall(node, happening);
+            } else {
+                self.after(Duration::ZERO, Event::Cued { index, node });
+            }
+        }
+    }
+
+    pub(super) fn stall(&mut self, node: usize, happening: Happening) {
+        let until = self.now + happening.lasts;
+        self.stalled_until[node] = until;
+        self.cut_after(node, happening);
+    }
+
+    /// What stood still comes back without its network, where the plan says so.
+    pub(super) fn cut_after(&mut self, node: usize, happening: Happening) {
+        if let Some(then_cut) = happening.then_cut {
+            let from = self.now + happening.lasts;
+            self.queue.push(from, Event::CutOff { node, until: from + then_cut });
         }
     }
 
@@ -229,7 +256,7 @@ impl Outside {
 
     fn cue_of(&mut self, node: usize, reply: &Reply) {
         let cue = match reply {
-            Reply::Heartbeat(None) => Cue::HeartbeatServed,
+            Reply::Heartbeat(None | Some(Code::RebalanceInProgress)) => Cue::HeartbeatServed,
             Reply::Joined(answer) if answer.code.is_none() => Cue::JoinServed,
             Reply::Synced(Ok(_)) => Cue::SyncServed,
             Reply::Commit(codes) if codes.values().all(Option::is_none) => Cue::CommitServed,

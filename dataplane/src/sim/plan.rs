@@ -33,6 +33,8 @@ pub enum Kind {
     Failover,
     /// Nodes leave in good order and come back.
     Storm,
+    /// Another program joins the group, and once does not notice that it was expelled.
+    Stranger,
     /// Leaders move.
     LeaderMove,
     /// Leaders move and the log is cut off.
@@ -53,6 +55,8 @@ pub enum Kind {
     LostInvocationReply,
     /// The invocation is lost on its way.
     LostInvocation,
+    /// Invocations are long on their way, shorter than the margin of a lease.
+    SlowInvocation,
     /// The destination fails.
     DestinationTrouble,
     /// The registry's store loses what it was not told to keep.
@@ -67,7 +71,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Loss,
         Self::ReplyLoss,
         Self::Delay,
@@ -80,6 +84,7 @@ impl Kind {
         Self::ClockJump,
         Self::Failover,
         Self::Storm,
+        Self::Stranger,
         Self::LeaderMove,
         Self::Truncation,
         Self::ErrorCodes,
@@ -90,6 +95,7 @@ impl Kind {
         Self::ServiceErrors,
         Self::LostInvocationReply,
         Self::LostInvocation,
+        Self::SlowInvocation,
         Self::DestinationTrouble,
         Self::StoreCrash,
         Self::PartitionsAdded,
@@ -112,6 +118,7 @@ impl Kind {
                 | Self::ClockJump
                 | Self::Failover
                 | Self::Storm
+                | Self::Stranger
                 | Self::LeaderMove
                 | Self::Truncation
                 | Self::StoreCrash
@@ -171,6 +178,8 @@ pub struct Happening {
     pub target: u64,
     /// How long.
     pub lasts: Duration,
+    /// What stood still reaches no broker afterwards, for so long.
+    pub then_cut: Option<Duration>,
 }
 
 /// How many of a thousand kinds strike often in a schedule that has them.
@@ -266,7 +275,7 @@ impl Plan {
         if kinds.is_empty() {
             return;
         }
-        for _ in 0..random.between(0, 6) {
+        for _ in 0..random.between(0, 8) {
             let kind = random.pick(&kinds);
             let at = random.micros(0, self.faults_until.as_micros() as u64);
             let session = self.session.as_millis() as u64;
@@ -277,12 +286,20 @@ impl Plan {
                         random.pick(&[(10, 500), (1_000, 5_000), (5_000, 15_000), about_a_session]);
                     random.millis(first, last)
                 }
-                Kind::Failover | Kind::Stall => random.millis(100, 4_000),
+                Kind::Stall => {
+                    // A heartbeat is given up after a third of the session.
+                    let (first, last) = random.pick(&[(100, 4_000), (session / 5, session / 3)]);
+                    random.millis(first, last)
+                }
+                Kind::Failover => random.millis(100, 4_000),
                 _ => random.millis(50, 3_000),
             };
             let waits = kind.is_of_a_node() && random.chance(500);
-            let cue = waits.then(|| random.pick(&Cue::ALL));
-            self.happenings.push(Happening { at, cue, kind, target: random.draw(), lasts });
+            let cue =
+                waits.then(|| if random.chance(250) { Cue::HeartbeatServed } else { random.pick(&Cue::ALL) });
+            let stands_still = matches!(kind, Kind::Freeze | Kind::Stall);
+            let then_cut = (stands_still && random.chance(300)).then(|| random.millis(500, 9_000));
+            self.happenings.push(Happening { at, cue, kind, target: random.draw(), lasts, then_cut });
         }
         self.happenings.sort_by_key(|happening| happening.at);
     }

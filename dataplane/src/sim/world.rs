@@ -15,7 +15,7 @@ use crate::history::{Checker, Event as Happened, Invariant, Rules, Violation};
 const QUIET_MAX: Duration = Duration::from_secs(120);
 /// A schedule that makes more events than this goes in circles.
 const EVENTS_MAX: u64 = 300_000;
-const COORDINATOR_TICK: Duration = Duration::from_millis(250);
+const COORDINATOR_TICK: Duration = Duration::from_millis(100);
 
 /// What became of a schedule.
 #[derive(Debug, Default)]
@@ -124,6 +124,13 @@ impl World {
             Event::Append { partition } => outside.append(partition),
             Event::Fault(index) => self.fault(index),
             Event::Cued { index, node } => self.befall(index, node),
+            Event::CutOff { node, until } => {
+                if !outside.quiet {
+                    outside.cut_until[node] = until.max(outside.cut_until[node]);
+                }
+            }
+            Event::StrangerBeats => outside.stranger_beats(),
+            Event::StrangerSleeps { until } => outside.stranger_sleeps(until),
             Event::SessionOver { node, life } => {
                 outside.record(Happened::SessionOver { owner: owner(node, life) });
             }

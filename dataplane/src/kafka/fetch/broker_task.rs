@@ -1,8 +1,7 @@
 //! The task that polls one broker for one router: one session, one request in flight, bytes leased before they are asked
 //! for. What it cannot settle itself goes back to the router.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +13,10 @@ use kafka_protocol::messages::{ApiKey, FetchRequest};
 use lighterman_proto::ids::{Offset, TopicPartition};
 use tokio::sync::Notify;
 
+use super::desk::{Desk, Holds, Wish, Word, begins_anew, word};
 use super::messages::{FetchTrouble, Fetched, FetchedRecords, Want, Watermarks};
 use super::router::{FetchRouter, FetchSettings, FetchStatus, Misplaced};
-use super::session::{Asked, Session};
+use super::session::Session;
 use super::wire::{self, Part, Poll, Refused};
 use crate::credit::bytes::{ByteBudget, Lease};
 use crate::kafka::backoff::{Backoff, random};
@@ -28,29 +28,16 @@ use crate::kafka::transport::BrokerAddress;
 use crate::runtime::outbox::post;
 
 const WAIT: Duration = Duration::from_millis(500);
-/// While some partitions of the broker have no room, polls are short: the moment they have room they must be asked for.
-const WAIT_WHILE_SOME_REST: Duration = Duration::from_millis(20);
-const BYTES_MIN: usize = 64 * 1024;
-const BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Turns given to partitions between a delivery and the next request, so that their next wants are in it.
 const TURNS_AFTER_DELIVERY: usize = 8;
 
-/// What router and task share; both live on one arbiter.
-#[derive(Default)]
-pub(super) struct Desk {
-    /// Open wants, with the leader epoch that metadata knew.
-    pub wants: BTreeMap<TopicPartition, (Want, i32)>,
-    /// Partitions led by this broker that have no room now.
-    pub resting: BTreeSet<TopicPartition>,
-    /// The router is gone, or the broker leads nothing of ours any more.
-    pub closed: bool,
-}
-
-/// The desk and the bell on it.
+/// The desk and the bell on it; router and task live on one arbiter.
 #[derive(Clone, Default)]
 pub(super) struct SharedDesk {
-    pub desk: Rc<RefCell<Desk>>,
+    pub desk: Rc<RefCell<Desk<Want>>>,
     pub changed: Rc<Notify>,
+    /// The router is gone.
+    pub closed: Rc<Cell<bool>>,
 }
 
 pub(super) struct BrokerTask {
@@ -87,14 +74,11 @@ impl BrokerTask {
     /// False when the desk has closed.
     async fn wait_for_wants(&self) -> bool {
         loop {
-            {
-                let desk = self.shared.desk.borrow();
-                if desk.closed {
-                    return false;
-                }
-                if !desk.wants.is_empty() {
-                    return true;
-                }
+            if self.shared.closed.get() {
+                return false;
+            }
+            if !self.shared.desk.borrow().is_empty() {
+                return true;
             }
             self.shared.changed.notified().await;
         }
@@ -109,24 +93,23 @@ impl BrokerTask {
             }
         };
         let version = connection.pick(ApiKey::Fetch, wire::FETCH)?;
-        let lease = self.budget.lease(self.bytes_to_ask()).await;
+        let bytes = self.shared.desk.borrow().bytes_to_ask(self.budget.limit());
+        let lease = self.budget.lease(bytes).await;
         let (request, wait) = {
             let desk = self.shared.desk.borrow();
-            if desk.wants.is_empty() || desk.closed {
+            if desk.is_empty() || self.shared.closed.get() {
                 return Ok(());
             }
-            let wanted: BTreeMap<_, _> =
-                desk.wants.iter().map(|(key, want)| (key.clone(), asked(want))).collect();
-            let wait = if desk.resting.is_empty() { WAIT } else { WAIT_WHILE_SOME_REST };
+            let wait = desk.wait(WAIT);
             let poll = Poll { wait, bytes_max: lease.bytes(), isolation: self.settings.isolation };
-            (wire::request(&self.session.next(&wanted), &poll, version), wait)
+            (wire::request(&desk.next(&mut self.session), &poll, version), wait)
         };
         let pending = connection.send(&request, version, REQUEST_DEADLINE).await?;
         let reply = connection.receive::<FetchRequest>(pending, wait + REQUEST_DEADLINE).await?;
         let throttle = Duration::from_millis(u64::try_from(reply.throttle_time_ms).unwrap_or_default());
         match ResponseError::try_from_code(reply.error_code) {
             None => self.session.answered(reply.session_id),
-            Some(ResponseError::FetchSessionIdNotFound | ResponseError::InvalidFetchSessionEpoch) => {
+            Some(code) if begins_anew(code) => {
                 self.session.reset();
                 return Ok(());
             }
@@ -140,57 +123,38 @@ impl BrokerTask {
         Ok(())
     }
 
-    fn bytes_to_ask(&self) -> usize {
-        let desk = self.shared.desk.borrow();
-        let room: usize = desk.wants.values().map(|(want, _)| want.bytes_max as usize).sum();
-        room.clamp(BYTES_MIN, BYTES_MAX.min(self.budget.limit() / 4).max(BYTES_MIN))
-    }
-
-    async fn deliver(&mut self, parts: Vec<Part>, mut lease: Lease) {
-        let held: usize = parts.iter().map(|part| part.records.len()).sum();
-        lease.shrink_to(held);
-        lease.grow_to(held);
-        let served = parts.iter().filter(|part| !part.records.is_empty()).count();
-        let apart = served > 1 && self.budget.is_pressed();
-        let mut whole = Some(lease);
-        let shared = if apart { None } else { whole.take().map(Arc::new) };
+    async fn deliver(&mut self, parts: Vec<Part>, lease: Lease) {
+        let sizes = parts.iter().map(|part| part.records.len());
+        let mut holds = Holds::new(sizes, lease, &self.budget);
+        let apart = holds.are_apart();
         for part in parts {
-            let hold = match (&shared, &mut whole) {
-                (Some(shared), _) => Arc::clone(shared),
-                (None, Some(lease)) => Arc::new(lease.split(part.records.len())),
-                (None, None) => continue,
-            };
-            self.settle(part, hold, apart).await;
+            if let Some(hold) = holds.next(part.records.len()) {
+                self.settle(part, hold, apart).await;
+            }
         }
-        drop((shared, whole));
+        drop(holds);
         for _ in 0..TURNS_AFTER_DELIVERY {
             tokio::task::yield_now().await;
         }
     }
 
-    /// A slow partition must not pin a large frame for the others while bytes are short: `apart` copies its slice out.
     async fn settle(&mut self, part: Part, hold: Arc<Lease>, apart: bool) {
-        match ResponseError::try_from_code(part.error_code) {
-            None if part.diverging_end.is_some() => {
-                let end = part.diverging_end.unwrap_or(Offset(0));
-                self.answer(&part.partition, Err(FetchTrouble::Diverged { end }));
-            }
-            None if part.records.is_empty() => self.show_watermarks(&part),
-            None => {
+        let code = ResponseError::try_from_code(part.error_code);
+        match word(code, part.diverging_end, part.records.is_empty()) {
+            Word::Nothing => self.show_watermarks(&part),
+            Word::Records => {
                 let records = if apart { Bytes::copy_from_slice(&part.records) } else { part.records };
                 let high_watermark = Offset(part.high_watermark);
                 let fetched = FetchedRecords { records, hold, high_watermark, aborted: part.aborted };
                 self.answer(&part.partition, Ok(fetched));
             }
-            Some(code) => match wire::refused(code) {
-                Refused::OutOfRange => self.settle_out_of_range(&part.partition).await,
-                Refused::Trouble(trouble) => self.answer(&part.partition, Err(trouble)),
-                Refused::Misplaced => self.hand_back(&part.partition),
-            },
+            Word::Diverged(end) => self.answer(&part.partition, Err(FetchTrouble::Diverged { end })),
+            Word::Refused(Refused::OutOfRange) => self.settle_out_of_range(&part.partition).await,
+            Word::Refused(Refused::Trouble(trouble)) => self.answer(&part.partition, Err(trouble)),
+            Word::Refused(Refused::Misplaced) => self.hand_back(&part.partition),
         }
     }
 
-    /// The leader itself is asked for the log's bounds: only it knows (H14).
     async fn settle_out_of_range(&mut self, partition: &TopicPartition) {
         let (topic, index) = (&*partition.topic, [partition.partition]);
         let isolation = self.settings.isolation;
@@ -212,25 +176,15 @@ impl BrokerTask {
     }
 
     fn answer(&self, partition: &TopicPartition, outcome: Result<FetchedRecords, FetchTrouble>) {
-        let want = {
-            let mut desk = self.shared.desk.borrow_mut();
-            // A want that was replaced while the poll was under way is not answered with what its predecessor asked for.
-            let is_same =
-                |(want, _): &(Want, i32)| self.session.position_of(partition) == Some(want.position);
-            if !desk.wants.get(partition).is_some_and(is_same) {
-                return;
-            }
-            desk.resting.insert(partition.clone());
-            desk.wants.remove(partition)
-        };
-        if let Some((want, _)) = want {
+        let want = self.shared.desk.borrow_mut().take(partition, &self.session);
+        if let Some(want) = want {
             let _ = post(&want.reply, Fetched { epoch: want.epoch, position: want.position, outcome });
         }
     }
 
     fn show_watermarks(&self, part: &Part) {
         let desk = self.shared.desk.borrow();
-        if let Some((want, _)) = desk.wants.get(&part.partition)
+        if let Some(want) = desk.want(&part.partition)
             && part.high_watermark >= 0
         {
             let high_watermark = Offset(part.high_watermark);
@@ -239,23 +193,28 @@ impl BrokerTask {
     }
 
     fn hand_back(&self, partition: &TopicPartition) {
-        let want = self.shared.desk.borrow_mut().wants.remove(partition);
-        if let Some((want, _)) = want {
+        let want = self.shared.desk.borrow_mut().hand_back(partition);
+        if let Some(want) = want {
             self.router.do_send(Misplaced(vec![want]));
         }
     }
 
     fn hand_back_all(&self) {
-        let wants = std::mem::take(&mut self.shared.desk.borrow_mut().wants);
-        self.router.do_send(Misplaced(wants.into_values().map(|(want, _)| want).collect()));
+        let wants = self.shared.desk.borrow_mut().hand_back_all();
+        self.router.do_send(Misplaced(wants));
     }
 }
 
-fn asked((want, current_leader_epoch): &(Want, i32)) -> Asked {
-    Asked {
-        position: want.position,
-        bytes_max: want.bytes_max,
-        current_leader_epoch: *current_leader_epoch,
-        last_fetched_epoch: want.leader_epoch.unwrap_or(-1),
+impl Wish for Want {
+    fn position(&self) -> Offset {
+        self.position
+    }
+
+    fn leader_epoch(&self) -> Option<i32> {
+        self.leader_epoch
+    }
+
+    fn bytes_max(&self) -> u32 {
+        self.bytes_max
     }
 }

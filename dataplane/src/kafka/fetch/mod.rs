@@ -1,6 +1,7 @@
 //! Fetch sessions (KIP-227) over all partitions of one broker, routed by partition leader.
 
 mod broker_task;
+pub(crate) mod desk;
 mod messages;
 mod router;
 pub mod session;

@@ -1,7 +1,6 @@
 //! Brings each want to the desk of its partition's leader, and finds the leader again when it has moved.
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,20 +98,14 @@ impl FetchRouter {
         self.unplace(&want.partition);
         let partition = want.partition.clone();
         let shared = self.desk(&leader.address, ctx);
-        {
-            let mut desk = shared.desk.borrow_mut();
-            desk.resting.remove(&partition);
-            desk.wants.insert(partition.clone(), (want, leader.epoch));
-        }
+        shared.desk.borrow_mut().put(partition.clone(), want, leader.epoch);
         shared.changed.notify_one();
         self.placed.insert(partition, leader.address);
     }
 
     fn unplace(&mut self, partition: &TopicPartition) {
         if let Some(desk) = self.placed.remove(partition).and_then(|address| self.desks.get(&address)) {
-            let mut desk = desk.desk.borrow_mut();
-            desk.wants.remove(partition);
-            desk.resting.remove(partition);
+            desk.desk.borrow_mut().forget(partition);
         }
     }
 
@@ -126,7 +119,7 @@ impl FetchRouter {
             address: address.clone(),
             budget: self.budget.clone(),
             settings: self.settings.clone(),
-            shared: SharedDesk { desk: Rc::clone(&shared.desk), changed: Rc::clone(&shared.changed) },
+            shared: shared.clone(),
             router: ctx.address(),
             status: Arc::clone(&self.status),
             session: Session::default(),
@@ -180,7 +173,7 @@ impl Actor for FetchRouter {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         for shared in self.desks.values() {
-            shared.desk.borrow_mut().closed = true;
+            shared.closed.set(true);
             shared.changed.notify_one();
         }
     }
@@ -201,9 +194,7 @@ impl Handler<Forget> for FetchRouter {
     fn handle(&mut self, forget: Forget, _: &mut Self::Context) {
         self.homeless.remove(&forget.partition);
         if let Some(shared) = self.placed.get(&forget.partition).and_then(|address| self.desks.get(address)) {
-            let mut desk = shared.desk.borrow_mut();
-            desk.wants.remove(&forget.partition);
-            desk.resting.remove(&forget.partition);
+            shared.desk.borrow_mut().forget(&forget.partition);
         }
         self.placed.remove(&forget.partition);
     }

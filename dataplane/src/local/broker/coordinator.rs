@@ -70,7 +70,7 @@ pub(crate) struct Member {
     session: Duration,
     rebalance: Duration,
     protocols: Vec<(String, Bytes)>,
-    seen: Moment,
+    pub seen: Moment,
     joining: Option<Ticket>,
     syncing: Option<Ticket>,
     pub assignment: Bytes,

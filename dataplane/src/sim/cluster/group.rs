@@ -2,10 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
+
+use lighterman_proto::units::Moment;
 
 use super::super::outside::{Outside, owner};
 use super::super::plan::Kind;
+use super::stranger::STRANGER;
 use super::{Ask, Reply, Request};
 use crate::history::{Event as Happened, Owner};
 use crate::kafka::group::wire;
@@ -67,9 +71,19 @@ impl Outside {
             return;
         }
         self.cluster.waiting.insert(ask.id, ask.from);
+        self.sync_as(ask.id, member, *generation, shares.clone());
+    }
+
+    pub(super) fn sync_as(
+        &mut self,
+        ticket: Ticket,
+        member: &str,
+        generation: i32,
+        shares: Vec<(String, Bytes)>,
+    ) {
         let was_completing = self.cluster.group.phase == Phase::Completing;
         let now = self.now;
-        let given = self.cluster.group.sync(now, ask.id, member, *generation, shares.clone());
+        let given = self.cluster.group.sync(now, ticket, member, generation, shares);
         if was_completing && self.cluster.group.phase == Phase::Stable {
             self.note_grants();
         }
@@ -138,6 +152,11 @@ impl Outside {
         self.reply(ask.from, Reply::Commit(codes));
     }
 
+    /// Until when the coordinator counts a member in that says nothing more; nothing when it is no member.
+    pub(in crate::sim) fn session_ends(&self, member: &str) -> Option<Moment> {
+        Some(self.cluster.group.members.get(member)?.seen + self.plan.session)
+    }
+
     /// The coordinator's clock: sessions end, barriers open.
     pub(in crate::sim) fn coordinator_tick(&mut self) {
         if self.now < self.cluster.loading_until {
@@ -156,6 +175,7 @@ impl Outside {
             let wait = self.random.micros(200, 200_000);
             self.no_reply(from, wait);
         }
+        self.stranger_is_dropped();
     }
 
     fn members(&self) -> BTreeSet<String> {
@@ -173,9 +193,13 @@ impl Outside {
         }
     }
 
-    fn hand_out(&mut self, given: Vec<(Ticket, Given)>) {
+    pub(super) fn hand_out(&mut self, given: Vec<(Ticket, Given)>) {
         for (ticket, given) in given {
             let Some(from) = self.cluster.waiting.remove(&ticket) else { continue };
+            if from.node == STRANGER {
+                self.stranger_gets(given);
+                continue;
+            }
             let reply = match given {
                 Given::Join(answer) => Reply::Joined(Box::new(answer)),
                 Given::Sync(answer) => Reply::Synced(answer),

@@ -5,6 +5,7 @@ mod batches;
 mod fetches;
 mod group;
 mod partition_log;
+mod stranger;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use lighterman_proto::units::Moment;
 
 use self::fetches::BrokerSession;
 use self::partition_log::Log;
+use self::stranger::Stranger;
 use crate::kafka::fetch::session::{Asked, Step};
 use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
 use crate::local::broker::coordinator::{Group, JoinAnswer};
@@ -95,6 +97,7 @@ pub(super) struct Cluster {
     pub coordinator: usize,
     /// A new coordinator reads its log until then.
     pub loading_until: Moment,
+    pub stranger: Stranger,
     waiting: BTreeMap<u64, Caller>,
     pub sessions: BTreeMap<i32, BrokerSession>,
     next_session: i32,
@@ -109,6 +112,7 @@ impl Cluster {
             group: Group::default(),
             coordinator: 0,
             loading_until: Moment::default(),
+            stranger: Stranger::default(),
             waiting: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_session: 1,

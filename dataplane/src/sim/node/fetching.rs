@@ -1,14 +1,12 @@
 //! The fetch router and its broker tasks, as `kafka/fetch` runs them: one session and one poll in flight for each broker,
 //! bytes leased before they are asked for.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::ids::{Offset, TopicPartition};
 
 use super::super::cluster::{BROKERS, Part, Reply, Request};
@@ -17,14 +15,13 @@ use super::lines::Purpose;
 use super::{Inside, Key, Mailbox, Node};
 use crate::credit::bytes::Lease;
 use crate::kafka::backoff::Backoff;
-use crate::kafka::fetch::session::{Asked, Session};
+use crate::kafka::fetch::desk::{Desk, Holds, Wish, Word, begins_anew, word};
+use crate::kafka::fetch::session::Session;
+use crate::kafka::fetch::wire::Refused;
 use crate::kafka::offsets::At;
 
 /// Longer than in production, where a poll costs nothing.
 const WAIT: Duration = Duration::from_secs(2);
-const WAIT_WHILE_SOME_REST: Duration = Duration::from_millis(20);
-const BYTES_MIN: usize = 64 * 1024;
-const BYTES_MAX: usize = 8 * 1024 * 1024;
 const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);
 
 /// A partition has room.
@@ -36,11 +33,24 @@ pub(in crate::sim) struct Want {
     pub bytes_max: usize,
 }
 
-/// What router and broker task share.
+impl Wish for Want {
+    fn position(&self) -> Offset {
+        self.position
+    }
+
+    fn leader_epoch(&self) -> Option<i32> {
+        self.leader_epoch
+    }
+
+    fn bytes_max(&self) -> u32 {
+        self.bytes_max as u32
+    }
+}
+
+/// A broker's desk and the task that polls for it.
 #[derive(Default)]
-pub(super) struct Desk {
-    wants: BTreeMap<i32, (Want, i32)>,
-    resting: BTreeSet<i32>,
+pub(super) struct Poller {
+    desk: Desk<Want>,
     session: Session,
     polling: Polling,
     lease: Option<Lease>,
@@ -70,12 +80,12 @@ impl Node {
                     self.place(outside, want);
                 }
             }
-            Inside::Forget { partition } => self.forget_want(partition),
+            Inside::Forget { partition } => self.forget_want(outside, partition),
             Inside::Poll { broker } => self.poll(outside, broker),
             Inside::BackedOff { broker } => {
                 self.desks[broker].polling = Polling::Idle;
-                let wants = std::mem::take(&mut self.desks[broker].wants);
-                self.misplaced(outside, wants.into_values().map(|(want, _)| want).collect());
+                let wants = self.desks[broker].desk.hand_back_all();
+                self.misplaced(outside, wants);
             }
             Inside::LookUp => {
                 let broker = outside.random.below(BROKERS as u64) as usize;
@@ -105,24 +115,21 @@ impl Node {
             self.look_up(outside, Duration::ZERO);
             return;
         };
-        self.unplace(partition);
-        let desk = &mut self.desks[broker];
-        desk.resting.remove(&partition);
-        desk.wants.insert(partition, (want, epoch));
+        self.unplace(outside, partition);
+        self.desks[broker].desk.put(id_of(outside, partition), want, epoch);
         self.placed.insert(partition, broker);
         self.poll(outside, broker);
     }
 
-    fn unplace(&mut self, partition: i32) {
+    fn unplace(&mut self, outside: &Outside, partition: i32) {
         if let Some(broker) = self.placed.remove(&partition) {
-            self.desks[broker].wants.remove(&partition);
-            self.desks[broker].resting.remove(&partition);
+            self.desks[broker].desk.forget(&id_of(outside, partition));
         }
     }
 
-    pub(super) fn forget_want(&mut self, partition: i32) {
+    pub(super) fn forget_want(&mut self, outside: &Outside, partition: i32) {
         self.homeless.remove(&partition);
-        self.unplace(partition);
+        self.unplace(outside, partition);
     }
 
     fn look_up(&mut self, outside: &mut Outside, wait: Duration) {
@@ -160,34 +167,25 @@ impl Node {
 
     fn poll(&mut self, outside: &mut Outside, broker: usize) {
         let (budget, limit) = (self.budget.clone(), self.budget.limit());
-        let desk = &mut self.desks[broker];
-        if desk.wants.is_empty() {
-            if matches!(desk.polling, Polling::ForBytes(_)) {
-                desk.polling = Polling::Idle;
+        let poller = &mut self.desks[broker];
+        if poller.desk.is_empty() {
+            if matches!(poller.polling, Polling::ForBytes(_)) {
+                poller.polling = Polling::Idle;
             }
             return;
         }
-        if matches!(desk.polling, Polling::Idle) {
-            let room: usize = desk.wants.values().map(|(want, _)| want.bytes_max).sum();
-            let bytes = room.clamp(BYTES_MIN, BYTES_MAX.min(limit / 4).max(BYTES_MIN));
-            desk.polling = Polling::ForBytes(async move { budget.lease(bytes).await }.boxed());
+        if matches!(poller.polling, Polling::Idle) {
+            let bytes = poller.desk.bytes_to_ask(limit);
+            poller.polling = Polling::ForBytes(async move { budget.lease(bytes).await }.boxed());
         }
-        let Polling::ForBytes(asked) = &mut desk.polling else { return };
+        let Polling::ForBytes(asked) = &mut poller.polling else { return };
         let Some(lease) = asked.now_or_never() else {
             self.later(outside, ASK_BYTES_AGAIN, Inside::Poll { broker });
             return;
         };
-        let wanted: BTreeMap<TopicPartition, Asked> = desk
-            .wants
-            .iter()
-            .map(|(partition, want)| {
-                (TopicPartition::new(Arc::clone(&outside.topic), *partition), asked_of(want))
-            })
-            .collect();
-        let step = desk.session.next(&wanted);
-        let wait = if desk.resting.is_empty() { WAIT } else { WAIT_WHILE_SOME_REST };
+        let (step, wait) = (poller.desk.next(&mut poller.session), poller.desk.wait(WAIT));
         let bytes_max = lease.bytes();
-        (desk.polling, desk.lease) = (Polling::Out, Some(lease));
+        (poller.polling, poller.lease) = (Polling::Out, Some(lease));
         self.ask(outside, broker, Request::Fetch { step, bytes_max, wait }, Purpose::Fetch { broker });
     }
 
@@ -197,10 +195,7 @@ impl Node {
         desk.polling = Polling::Idle;
         let (session, parts) = match reply {
             Some(Reply::Fetched { code: None, session, parts }) => (session, parts),
-            Some(Reply::Fetched {
-                code: Some(Code::FetchSessionIdNotFound | Code::InvalidFetchSessionEpoch),
-                ..
-            }) => {
+            Some(Reply::Fetched { code: Some(code), .. }) if begins_anew(code) => {
                 desk.session.reset();
                 return self.poll(outside, broker);
             }
@@ -220,60 +215,44 @@ impl Node {
         self.later(outside, Duration::from_micros(200), Inside::Poll { broker });
     }
 
-    fn deliver(&mut self, outside: &mut Outside, broker: usize, parts: Vec<Part>, mut lease: Lease) {
-        let held: usize = parts.iter().map(|part| part.records.len()).sum();
-        lease.shrink_to(held);
-        lease.grow_to(held);
-        let served = parts.iter().filter(|part| !part.records.is_empty()).count();
-        let apart = served > 1 && self.budget.is_pressed();
-        let mut whole = Some(lease);
-        let shared = if apart { None } else { whole.take().map(Arc::new) };
+    fn deliver(&mut self, outside: &mut Outside, broker: usize, parts: Vec<Part>, lease: Lease) {
+        let mut holds = Holds::new(parts.iter().map(|part| part.records.len()), lease, &self.budget);
+        let apart = holds.are_apart();
         for mut part in parts {
-            let hold = match (&shared, &mut whole) {
-                (Some(shared), _) => Arc::clone(shared),
-                (None, Some(lease)) => Arc::new(lease.split(part.records.len())),
-                (None, None) => continue,
-            };
+            let Some(hold) = holds.next(part.records.len()) else { continue };
             if apart {
                 part.records = Bytes::copy_from_slice(&part.records);
             }
-            let partition = part.partition.partition;
-            match part.code {
-                None | Some(Code::CorruptMessage) => {
-                    if let Some(want) = self.take_want(broker, &part.partition) {
-                        let (key, position) = (want.key, want.position);
-                        let fetched = Inside::Fetched { key, position, part: Box::new(part), hold };
-                        self.post(outside, Mailbox::Partition(key.0, key.1.0), fetched);
-                    }
-                }
-                Some(Code::OffsetOutOfRange) => {
-                    if let Some(position) = self.desks[broker].session.position_of(&part.partition) {
-                        self.later(
-                            outside,
-                            Duration::ZERO,
-                            Inside::AskBounds { broker, partition, position },
-                        );
-                    }
-                }
-                Some(_) => {
-                    if let Some((want, _)) = self.desks[broker].wants.remove(&partition) {
-                        self.misplaced(outside, vec![want]);
-                    }
-                }
-            }
+            self.settle_part(outside, broker, part, hold);
         }
     }
 
-    /// A want that was replaced while the poll was under way is not answered with what its predecessor asked for.
-    fn take_want(&mut self, broker: usize, partition: &TopicPartition) -> Option<Want> {
-        let desk = &mut self.desks[broker];
-        let index = partition.partition;
-        let asked = desk.session.position_of(partition);
-        if desk.wants.get(&index).is_none_or(|(want, _)| asked != Some(want.position)) {
-            return None;
+    fn settle_part(&mut self, outside: &mut Outside, broker: usize, part: Part, hold: Arc<Lease>) {
+        let partition = part.partition.partition;
+        let Poller { desk, session, .. } = &mut self.desks[broker];
+        match word(part.code, part.diverging_end, part.records.is_empty()) {
+            Word::Records | Word::Diverged(_) | Word::Refused(Refused::Trouble(_)) => {
+                if let Some(want) = desk.take(&part.partition, session) {
+                    let (key, position) = (want.key, want.position);
+                    let fetched = Inside::Fetched { key, position, part: Box::new(part), hold };
+                    self.post(outside, Mailbox::Partition(key.0, key.1.0), fetched);
+                }
+            }
+            Word::Refused(Refused::OutOfRange) => {
+                if let Some(position) = session.position_of(&part.partition) {
+                    let ask = Inside::AskBounds { broker, partition, position };
+                    self.later(outside, Duration::ZERO, ask);
+                }
+            }
+            Word::Refused(Refused::Misplaced) => self.hand_back(outside, broker, partition),
+            Word::Nothing => {}
         }
-        desk.resting.insert(index);
-        desk.wants.remove(&index).map(|(want, _)| want)
+    }
+
+    fn hand_back(&mut self, outside: &mut Outside, broker: usize, partition: i32) {
+        if let Some(want) = self.desks[broker].desk.hand_back(&id_of(outside, partition)) {
+            self.misplaced(outside, vec![want]);
+        }
     }
 
     pub(super) fn bounds(
@@ -289,20 +268,17 @@ impl Node {
             _ => None,
         };
         let Some(found) = found else {
-            if let Some((want, _)) = self.desks[broker].wants.remove(&partition) {
-                self.misplaced(outside, vec![want]);
-            }
-            return;
+            return self.hand_back(outside, broker, partition);
         };
         let Some(log_start) = start else {
             let request = Request::ListOffsets { partitions: vec![partition], at: At::Latest };
             let purpose = Purpose::Bounds { broker, partition, position, start: Some(found) };
             return self.ask(outside, broker, request, purpose);
         };
-        let id = TopicPartition::new(Arc::clone(&outside.topic), partition);
-        let is_same =
-            self.desks[broker].wants.get(&partition).is_some_and(|(want, _)| want.position == position);
-        if is_same && let Some(want) = self.take_want(broker, &id) {
+        let id = id_of(outside, partition);
+        let Poller { desk, session, .. } = &mut self.desks[broker];
+        let is_same = desk.want(&id).is_some_and(|want| want.position == position);
+        if is_same && let Some(want) = desk.take(&id, session) {
             let key = want.key;
             let told = Inside::OutOfRange { key, log_start, log_end: found };
             self.post(outside, Mailbox::Partition(key.0, key.1.0), told);
@@ -310,11 +286,6 @@ impl Node {
     }
 }
 
-fn asked_of((want, current_leader_epoch): &(Want, i32)) -> Asked {
-    Asked {
-        position: want.position,
-        bytes_max: want.bytes_max as u32,
-        current_leader_epoch: *current_leader_epoch,
-        last_fetched_epoch: want.leader_epoch.unwrap_or(-1),
-    }
+fn id_of(outside: &Outside, partition: i32) -> TopicPartition {
+    TopicPartition::new(Arc::clone(&outside.topic), partition)
 }

@@ -11,7 +11,7 @@ use super::super::cluster::{Reply, Request};
 use super::super::outside::{Event, Outside, owner};
 use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
 use super::{Inside, Mailbox, Node, State};
-use crate::history::Event as Happened;
+use crate::history::{Event as Happened, Invariant};
 use crate::kafka::group::assignor::{self, Member};
 use crate::kafka::group::core::GroupCore;
 use crate::kafka::group::effects::{Effect, Failure, Joined, Timing};
@@ -101,6 +101,7 @@ impl Node {
         for effect in effects {
             match effect {
                 Effect::ExtendLease(until) => {
+                    self.judge_lease(outside, until);
                     self.group.lease.extend(until);
                     self.group.lease_until = until;
                 }
@@ -120,6 +121,18 @@ impl Node {
                 Effect::Trouble(_) | Effect::Healthy => {}
                 request => self.request(outside, request),
             }
+        }
+    }
+
+    /// No lease outlives the session that the coordinator counts.
+    fn judge_lease(&self, outside: &mut Outside, until: Moment) {
+        let member = self.group.core.commit_identity().map(|(_, member)| member);
+        if let Some(ends) =
+            member.and_then(|member| outside.session_ends(member)).filter(|ends| until > *ends)
+        {
+            let over = until.since(ends).as_micros();
+            let text = format!("node {}: a lease that outlives its session by {over} µs", self.id);
+            outside.violated(Invariant::Own1, text);
         }
     }
 

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use self::batches::Consumer;
 use self::commits::Committer;
-use self::fetching::{Desk, Want};
+use self::fetching::{Poller, Want};
 use self::invocations::Invoker;
 use self::lines::{LineState, Purpose};
 use self::member::Member;
@@ -232,7 +232,7 @@ pub(super) struct Node {
     pub partitions: BTreeMap<Key, Running>,
     committer: Committer,
     invoker: Invoker,
-    desks: [Desk; BROKERS],
+    desks: [Poller; BROKERS],
     placed: BTreeMap<i32, usize>,
     homeless: BTreeMap<i32, Want>,
     looking: bool,

@@ -215,7 +215,7 @@ impl Node {
     pub(super) fn fence(&mut self, outside: &mut Outside, key: Key) {
         let Some(running) = self.partitions.remove(&key) else { return };
         let consumer = running.consumer;
-        self.forget_want(key.0);
+        self.forget_want(outside, key.0);
         self.post(outside, Mailbox::Batcher(consumer), Inside::Unregister { consumer, key });
         self.post(outside, Mailbox::Committer, Inside::Unfollow(key));
     }

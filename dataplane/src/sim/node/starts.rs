@@ -145,7 +145,7 @@ impl Node {
             })
             .collect();
         let under = state.generation;
-        let identity = self.group.core.commit_identity().filter(|(generation, _)| *generation == under);
+        let identity = self.group.core.commit_identity().filter(|(now, _)| start::still_holds(under, *now));
         let Some((generation, member)) = identity else {
             return self.resolve_failed(outside, resolve);
         };
@@ -220,7 +220,7 @@ impl Node {
         if self.member.stopping {
             return;
         }
-        if state.generation != self.member.generation {
+        if !start::still_holds(state.generation, self.member.generation) {
             return self.resolve_anew(outside, state.wanted, Duration::ZERO);
         }
         let stated =
