@@ -71,7 +71,8 @@ impl RealKafka {
              transaction.state.log.num.partitions=2\ngroup.initial.rebalance.delay.ms=0\n\
              group.min.session.timeout.ms=1000\nauto.create.topics.enable=false\n\
              log.cleaner.backoff.ms=300\n\
-             group.consumer.min.session.timeout.ms=1000\ngroup.consumer.session.timeout.ms=6000\n\
+             group.consumer.min.session.timeout.ms=6000\ngroup.consumer.session.timeout.ms=6000\n\
+             group.consumer.max.session.timeout.ms=6000\n\
              group.consumer.min.heartbeat.interval.ms=500\ngroup.consumer.heartbeat.interval.ms=2000\n",
             data.display()
         );
