@@ -71,14 +71,14 @@ impl Checker {
                 self.ownership.owner_of.insert(*partition, Some(*owner));
             }
             Event::Gone { owner } => {
+                self.excuse(*owner);
                 self.ownership.gone(*owner);
-                self.excuse_all();
             }
             Event::Expelled { owner } => {
+                self.excuse(*owner);
                 self.ownership.expel(*owner);
-                self.excuse_all();
             }
-            Event::LetGo { .. } => self.excuse_all(),
+            Event::LetGo { owner } => self.excuse(*owner),
             Event::SessionOver { owner } => self.ownership.gone(*owner),
             Event::Started { invocation, owner, shares } => self.started(*invocation, *owner, shares),
             Event::Ended { invocation, taken, failed } => self.ended(*invocation, *taken, failed),
@@ -156,10 +156,11 @@ impl Checker {
         }
     }
 
-    /// What was under way may be started again, once.
-    fn excuse_all(&mut self) {
-        for partition in self.partitions.values_mut() {
-            partition.excuses += 1;
+    /// What was under way over the partitions of `owner` may be started again, once.
+    fn excuse(&mut self, owner: Owner) {
+        for (index, partition) in &mut self.partitions {
+            let may_be_its = self.ownership.owner_of.get(index).is_none_or(|current| *current == Some(owner));
+            partition.excuses += u32::from(may_be_its);
         }
     }
 

@@ -37,6 +37,8 @@ pub(in crate::sim) struct Stranger {
     member: String,
     generation: i32,
     owned: Vec<i32>,
+    /// The generation that gave it those.
+    since: i32,
     lets_go: bool,
     asleep_until: Moment,
 }
@@ -51,7 +53,7 @@ impl Outside {
         let begins = self.now + self.random.millis(1_500, 5_000);
         let asleep_until = begins + self.plan.session + self.random.millis(500, 5_000);
         self.cluster.stranger =
-            Stranger { state: State::Out, sorts_first, generation: -1, ..Stranger::default() };
+            Stranger { state: State::Out, sorts_first, generation: -1, since: -1, ..Stranger::default() };
         self.queue.push(begins, Event::StrangerSleeps { until: asleep_until });
         self.after(Duration::ZERO, Event::StrangerBeats);
     }
@@ -93,7 +95,7 @@ impl Outside {
         let stranger = &mut self.cluster.stranger;
         stranger.state = State::Joining;
         stranger.lets_go = false;
-        let subscription = wire::subscription(&self.topic, &stranger.owned, stranger.generation);
+        let subscription = wire::subscription(&self.topic, &stranger.owned, stranger.since);
         let sign = if stranger.sorts_first { "+" } else { "" };
         let joining = Joining {
             member: stranger.member.clone(),
@@ -135,7 +137,7 @@ impl Outside {
                 let stranger = &mut self.cluster.stranger;
                 stranger.state = State::Member;
                 stranger.lets_go = stranger.owned.iter().any(|partition| !share.contains(partition));
-                stranger.owned = share;
+                (stranger.owned, stranger.since) = (share, stranger.generation);
             }
             Given::Sync(Err(_)) => self.cluster.stranger.state = State::Out,
         }

@@ -73,7 +73,7 @@ impl Node {
                 self.member_tick(outside);
             }
             Inside::Group(event) => self.take_event(outside, event),
-            Inside::StartAgain { wanted } => self.resolve_starts(outside, wanted, Duration::ZERO),
+            Inside::StartAgain { wanted, generation } => self.resolve_under(outside, wanted, generation),
             Inside::Report(report) => {
                 self.take_report(outside, *report);
                 if self.member.stopping {

@@ -77,6 +77,7 @@ pub(super) enum Inside {
     },
     StartAgain {
         wanted: Vec<i32>,
+        generation: i32,
     },
     StartPartition {
         consumer: u32,

@@ -32,13 +32,19 @@ pub(super) struct Resolve {
 
 impl Node {
     pub(super) fn resolve_starts(&mut self, outside: &mut Outside, wanted: Vec<i32>, wait: Duration) {
-        if !wait.is_zero() {
-            self.later(outside, wait, Inside::StartAgain { wanted });
-            return;
+        let generation = self.member.generation;
+        if wait.is_zero() {
+            self.resolve_under(outside, wanted, generation);
+        } else {
+            self.later(outside, wait, Inside::StartAgain { wanted, generation });
         }
+    }
+
+    /// What waits for its turn keeps the generation that it began under.
+    pub(super) fn resolve_under(&mut self, outside: &mut Outside, wanted: Vec<i32>, generation: i32) {
         let id = outside.next_id();
         let resolve = Resolve {
-            generation: self.member.generation,
+            generation,
             wanted,
             partitions: 0,
             activates: 0,
