@@ -78,6 +78,8 @@ impl super::outside::Outside {
     fn fail_over(&mut self, lasts: Duration) {
         self.cluster.coordinator = (self.cluster.coordinator + 1) % super::cluster::BROKERS;
         self.cluster.loading_until = self.now + lasts;
+        let loaded = self.cluster.loading_until;
+        self.cluster.consumers.fail_over(loaded);
         self.drop_waiting();
     }
 

@@ -93,7 +93,7 @@ pub(super) struct Outside {
 impl Outside {
     pub(super) fn new(plan: Plan) -> Self {
         let envelope = Envelope::new(&EventSource::SelfManaged, "k:1", "t");
-        let cluster = Cluster::new(plan.partitions);
+        let cluster = Cluster::new(&plan);
         Self {
             now: BEGIN,
             random: Random::new(plan.seed.wrapping_mul(0x2545_f491_4f6c_dd1d)),
@@ -256,7 +256,9 @@ impl Outside {
 
     fn cue_of(&mut self, node: usize, reply: &Reply) {
         let cue = match reply {
-            Reply::Heartbeat(None | Some(Code::RebalanceInProgress)) => Cue::HeartbeatServed,
+            Reply::Heartbeat(None | Some(Code::RebalanceInProgress)) | Reply::Told(Ok(_)) => {
+                Cue::HeartbeatServed
+            }
             Reply::Joined(answer) if answer.code.is_none() => Cue::JoinServed,
             Reply::Synced(Ok(_)) => Cue::SyncServed,
             Reply::Commit(codes) if codes.values().all(Option::is_none) => Cue::CommitServed,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::random::Random;
+use crate::kafka::group::GroupProtocol;
 use crate::partition::work::FailurePolicy;
 
 /// A kind of fault; each schedule leaves out a random half of them, or most.
@@ -204,6 +205,8 @@ pub struct Plan {
     pub happenings: Vec<Happening>,
     /// Until when there are faults.
     pub faults_until: Duration,
+    /// Protocol of the group.
+    pub protocol: GroupProtocol,
     /// Session timeout.
     pub session: Duration,
     /// How long the function may run.
@@ -254,6 +257,11 @@ impl Plan {
             batches: random.between(1, 8),
             happenings: Vec::new(),
             faults_until,
+            protocol: if Random::new(!seed).chance(400) {
+                GroupProtocol::Consumer
+            } else {
+                GroupProtocol::Classic
+            },
             session: random.pick(&[Duration::from_secs(6), Duration::from_secs(10)]),
             function_timeout,
             records_max: random.between(2, 9) as u32,
@@ -268,6 +276,10 @@ impl Plan {
             heavy: kinds.iter().copied().filter(|_| random.chance(HEAVY_PER_MILLE)).collect(),
             kinds,
         };
+        if plan.protocol == GroupProtocol::Consumer {
+            // It speaks the classic protocol.
+            plan.kinds.retain(|kind| *kind != Kind::Stranger);
+        }
         plan.draw_happenings(&mut random);
         plan
     }

@@ -17,6 +17,7 @@ impl Outside {
             Request::Join { .. } => return self.join(&ask),
             Request::Sync { .. } => return self.sync(&ask),
             Request::Heartbeat { .. } => return self.heartbeat(&ask),
+            Request::Beat(_) => return self.beat(&ask),
             Request::Leave { .. } => return self.leave(&ask),
             Request::Commit { .. } => return self.commit(&ask),
             Request::Fetch { .. } => return self.fetch(ask),

@@ -20,7 +20,7 @@ pub(in crate::sim) fn client_of(node: usize, life: u32) -> String {
     format!("{node}.{life}")
 }
 
-fn owner_of(member: &str) -> Option<Owner> {
+pub(super) fn owner_of(member: &str) -> Option<Owner> {
     let (node, life) = member.split('-').next()?.split_once('.')?;
     Some(owner(node.parse().ok()?, life.parse().ok()?))
 }
@@ -30,7 +30,7 @@ const LEAST: &[Code] =
 
 impl Outside {
     /// A code that a coordinator answers now and then instead of serving.
-    fn group_trouble(&mut self, broker: usize) -> Option<Code> {
+    pub(super) fn group_trouble(&mut self, broker: usize) -> Option<Code> {
         if broker != self.cluster.coordinator {
             return Some(Code::NotCoordinator);
         }
@@ -120,10 +120,14 @@ impl Outside {
 
     pub(super) fn leave(&mut self, ask: &Ask) {
         let Request::Leave { member } = &ask.request else { return };
-        if self.group_trouble(ask.broker).is_none() {
-            let now = self.now;
-            let (_, given) = self.cluster.group.leave(now, member);
-            self.hand_out(given);
+        match self.group_trouble(ask.broker) {
+            Some(_) => {}
+            None if self.is_consumer_group() => self.consumer_leaves(member),
+            None => {
+                let now = self.now;
+                let (_, given) = self.cluster.group.leave(now, member);
+                self.hand_out(given);
+            }
         }
         self.reply(ask.from, Reply::Left);
     }
@@ -133,6 +137,7 @@ impl Outside {
         let now = self.now;
         let code = match self.group_trouble(ask.broker) {
             Some(code) => Some(code),
+            None if self.is_consumer_group() => self.cluster.consumers.may_commit(member, *generation),
             None => self.cluster.group.may_commit(now, member, *generation),
         };
         if code.is_none() {
@@ -154,6 +159,9 @@ impl Outside {
 
     /// Until when the coordinator counts a member in that says nothing more; nothing when it is no member.
     pub(in crate::sim) fn session_ends(&self, member: &str) -> Option<Moment> {
+        if self.is_consumer_group() {
+            return Some(self.cluster.consumers.members.get(member)?.session_ends);
+        }
         Some(self.cluster.group.members.get(member)?.seen + self.plan.session)
     }
 
@@ -164,6 +172,7 @@ impl Outside {
         }
         let before = self.members();
         let now = self.now;
+        self.cluster.consumers.tick(now);
         let given = self.cluster.group.tick(now);
         self.note_members(&before);
         self.hand_out(given);
@@ -178,14 +187,15 @@ impl Outside {
         self.stranger_is_dropped();
     }
 
-    fn members(&self) -> BTreeSet<String> {
-        self.cluster.group.members.keys().cloned().collect()
+    pub(super) fn members(&self) -> BTreeSet<String> {
+        self.cluster.group.members.keys().chain(self.cluster.consumers.members.keys()).cloned().collect()
     }
 
-    fn note_members(&mut self, before: &BTreeSet<String>) {
+    pub(super) fn note_members(&mut self, before: &BTreeSet<String>) {
         let gone: Vec<Owner> = before
             .iter()
             .filter(|id| !self.cluster.group.members.contains_key(*id))
+            .filter(|id| !self.cluster.consumers.members.contains_key(*id))
             .filter_map(|id| owner_of(id))
             .collect();
         for owner in gone {

@@ -1,7 +1,8 @@
-//! The modelled cluster: two brokers, one topic, one group whose coordinator is the classic one.
+//! The modelled cluster: two brokers, one topic, one group of either protocol.
 
 mod answers;
 mod batches;
+mod consumers;
 mod fetches;
 mod group;
 mod partition_log;
@@ -18,7 +19,9 @@ use lighterman_proto::units::Moment;
 use self::fetches::BrokerSession;
 use self::partition_log::Log;
 use self::stranger::Stranger;
+use super::plan::Plan;
 use crate::kafka::fetch::session::{Asked, Step};
+use crate::kafka::group::consumer::coordinator::{Answered, ConsumerCoordinator, Said};
 use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
 use crate::local::broker::coordinator::{Group, JoinAnswer};
 
@@ -57,6 +60,7 @@ pub(super) enum Request {
     Committed { partitions: Vec<i32> },
     ListOffsets { partitions: Vec<i32>, at: At },
     EpochEnds { known: Vec<(i32, i32)> },
+    Beat(Said),
     Fetch { step: Step, bytes_max: usize, wait: Duration },
 }
 
@@ -78,6 +82,7 @@ pub(super) enum Reply {
     Joined(Box<JoinAnswer>),
     Synced(Result<Bytes, Code>),
     Heartbeat(Option<Code>),
+    Told(Result<Answered, Code>),
     Left,
     Commit(BTreeMap<i32, Option<Code>>),
     Committed(Result<BTreeMap<i32, Option<CommittedOffset>>, Code>),
@@ -94,6 +99,8 @@ pub(super) enum Reply {
 pub(super) struct Cluster {
     pub logs: Vec<Log>,
     pub group: Group,
+    /// The group in schedules of the consumer protocol; what is committed is in `group`.
+    pub consumers: ConsumerCoordinator,
     pub coordinator: usize,
     /// A new coordinator reads its log until then.
     pub loading_until: Moment,
@@ -105,11 +112,13 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    pub(super) fn new(partitions: i32) -> Self {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let partitions = plan.partitions;
         let log = |partition: i32| Log::new(partition as usize % BROKERS);
         Self {
             logs: (0..partitions).map(log).collect(),
             group: Group::default(),
+            consumers: ConsumerCoordinator::new(partitions, plan.session, plan.seed.is_multiple_of(2)),
             coordinator: 0,
             loading_until: Moment::default(),
             stranger: Stranger::default(),

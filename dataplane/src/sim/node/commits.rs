@@ -11,6 +11,7 @@ use super::lines::{DEADLINE, Line, LinePurpose};
 use super::{Inside, Key, Mailbox, Node};
 use crate::consumer::member::commits::{offsets_of, outcome_of};
 use crate::history::Event as Happened;
+use crate::kafka::group::Standing;
 use crate::offsets::committer::{CommitOutcome, CommitterCore};
 
 #[derive(Default)]
@@ -65,10 +66,9 @@ impl Node {
                 outside.record(Happened::Accounted { partition, first, end, outcome, leader_epoch });
             }
         }
-        let Some((generation, member)) = self.group.core.commit_identity() else {
+        let Some(Standing { generation, member, .. }) = self.group.core.standing() else {
             return self.commits_answered(outside, -1, None);
         };
-        let member = member.to_owned();
         let partitions_at_activation = self.member.activated;
         let commits = offsets_of(frontiers, partitions_at_activation);
         let request = Request::Commit { member, generation, commits };

@@ -26,6 +26,7 @@ pub(super) enum LinePurpose {
     Join,
     Sync,
     Heartbeat(u64),
+    Beat(u64),
     Leave,
     Commits { generation: i32 },
     StartCommit { resolve: u64, generation: i32 },
@@ -142,6 +143,7 @@ impl Node {
             LinePurpose::Join => self.joined(outside, reply),
             LinePurpose::Sync => self.synced(outside, reply),
             LinePurpose::Heartbeat(seq) => self.heartbeat_answered(outside, seq, reply),
+            LinePurpose::Beat(seq) => self.told(outside, seq, reply),
             LinePurpose::Leave => self.has_left(),
             LinePurpose::Commits { generation } => self.commits_answered(outside, generation, reply),
             LinePurpose::StartCommit { resolve, generation } => {

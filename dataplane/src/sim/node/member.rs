@@ -23,6 +23,8 @@ pub(in crate::sim) struct Member {
     pub positions: BTreeMap<i32, Position>,
     pub owned: BTreeSet<i32>,
     pub revoking: BTreeSet<i32>,
+    /// Drained, and not released before what is being begun is committed.
+    pub lets_go: Vec<i32>,
     pub desired: u32,
     pub lost_something: bool,
     pub stopping: bool,
@@ -49,6 +51,7 @@ impl Member {
             positions: BTreeMap::new(),
             owned: BTreeSet::new(),
             revoking: BTreeSet::new(),
+            lets_go: Vec::new(),
             desired: 1,
             lost_something: false,
             stopping: false,

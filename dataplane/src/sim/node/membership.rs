@@ -13,16 +13,17 @@ use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
 use super::{Inside, Mailbox, Node, State};
 use crate::history::{Event as Happened, Invariant};
 use crate::kafka::group::assignor::{self, Member};
-use crate::kafka::group::core::GroupCore;
+use crate::kafka::group::consumer::session::SessionBounds;
 use crate::kafka::group::effects::{Effect, Failure, Joined, Timing};
 use crate::kafka::group::lease::margin;
+use crate::kafka::group::member::{Event as Answer, MemberCore};
 use crate::kafka::group::{GroupEvent, OwnershipLease, wire};
 
 /// A tenth of the real interval: schedules are short.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(3);
 
 pub(super) struct GroupThread {
-    pub core: GroupCore,
+    pub core: MemberCore,
     pub lease: OwnershipLease,
     pub coordinator: Option<usize>,
     timing: Timing,
@@ -34,11 +35,11 @@ pub(super) struct GroupThread {
 }
 
 impl GroupThread {
-    pub(super) fn new(outside: &Outside) -> Self {
+    pub(super) fn new((node, life): (usize, u32), outside: &Outside) -> Self {
         let plan = &outside.plan;
         let timing = Timing::new(plan.session, plan.function_timeout + Duration::from_secs(10));
         Self {
-            core: GroupCore::new(timing, outside.now),
+            core: MemberCore::new(plan.protocol, timing, format!("{node}.{life}-c"), outside.now),
             lease: OwnershipLease::default(),
             coordinator: None,
             timing,
@@ -80,7 +81,7 @@ impl Node {
     pub(super) fn group_step(
         &mut self,
         outside: &mut Outside,
-        event: impl FnOnce(&mut GroupCore, Moment, u64) -> Vec<Effect>,
+        event: impl FnOnce(&mut MemberCore, Moment, u64) -> Vec<Effect>,
     ) {
         let (now, random) = (outside.now, outside.random.draw());
         let effects = event(&mut self.group.core, now, random);
@@ -126,9 +127,9 @@ impl Node {
 
     /// No lease outlives the session that the coordinator counts.
     fn judge_lease(&self, outside: &mut Outside, until: Moment) {
-        let member = self.group.core.commit_identity().map(|(_, member)| member);
+        let standing = self.group.core.standing();
         if let Some(ends) =
-            member.and_then(|member| outside.session_ends(member)).filter(|ends| until > *ends)
+            standing.and_then(|standing| outside.session_ends(&standing.member)).filter(|ends| until > *ends)
         {
             let over = until.since(ends).as_micros();
             let text = format!("node {}: a lease that outlives its session by {over} µs", self.id);
@@ -167,6 +168,7 @@ impl Node {
                 let deadline = timing.session_timeout / 3;
                 self.on_line(outside, Line::Heartbeat, LinePurpose::Heartbeat(seq), request, deadline);
             }
+            Effect::Beat(beat) => self.beat(outside, beat),
             Effect::Leave { member } => {
                 let request = Request::Leave { member };
                 self.on_line(outside, Line::Heartbeat, LinePurpose::Leave, request, Duration::from_secs(3));
@@ -180,7 +182,7 @@ impl Node {
         let Effect::AssignAndSync { member, generation, members } = effect else { return };
         let Some(Reply::Topic(view)) = reply else {
             self.group_step(outside, |core, now, random| {
-                core.synced(now, Err(Failure::Transport("metadata".to_owned())), random)
+                core.take(now, Answer::Synced(Err(Failure::Transport("metadata".to_owned()))), random)
             });
             return;
         };
@@ -204,11 +206,12 @@ impl Node {
         let found = match reply {
             Some(Reply::Coordinator(Ok(broker))) => {
                 self.group.coordinator = Some(broker);
-                Ok(())
+                let session = outside.plan.session;
+                Ok(Some(SessionBounds { shortest: session, longest: session }))
             }
             _ => Err("no coordinator".to_owned()),
         };
-        self.group_step(outside, |core, now, random| core.coordinator_found(now, found, random));
+        self.group_step(outside, |core, now, random| core.take(now, Answer::CoordinatorFound(found), random));
     }
 
     pub(super) fn joined(&mut self, outside: &mut Outside, reply: Option<Reply>) {
@@ -225,7 +228,7 @@ impl Node {
             },
             _ => Err(Failure::Transport("no answer".to_owned())),
         };
-        self.group_step(outside, |core, now, random| core.joined(now, answer, random));
+        self.group_step(outside, |core, now, random| core.take(now, Answer::Joined(answer), random));
     }
 
     pub(super) fn synced(&mut self, outside: &mut Outside, reply: Option<Reply>) {
@@ -236,7 +239,7 @@ impl Node {
             Some(Reply::Synced(Err(code))) => Err(self.refused(code)),
             _ => Err(Failure::Transport("no answer".to_owned())),
         };
-        self.group_step(outside, |core, now, random| core.synced(now, answer, random));
+        self.group_step(outside, |core, now, random| core.take(now, Answer::Synced(answer), random));
     }
 
     pub(super) fn heartbeat_answered(&mut self, outside: &mut Outside, seq: u64, reply: Option<Reply>) {
@@ -245,7 +248,9 @@ impl Node {
             Some(Reply::Heartbeat(Some(code))) => Err(self.refused(code)),
             _ => Err(Failure::Transport("no answer".to_owned())),
         };
-        self.group_step(outside, |core, now, random| core.heartbeat_answered(now, seq, answer, random));
+        self.group_step(outside, |core, now, random| {
+            core.take(now, Answer::HeartbeatAnswered(seq, answer), random)
+        });
     }
 
     pub(super) fn refused(&mut self, code: Code) -> Failure {
@@ -274,6 +279,9 @@ impl Node {
     }
 
     pub(super) fn has_left(&mut self) {
-        self.state = State::Left;
+        // A member that is fenced where it joins says that it leaves, and comes back.
+        if self.member.leaving {
+            self.state = State::Left;
+        }
     }
 }

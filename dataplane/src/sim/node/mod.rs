@@ -3,6 +3,7 @@
 
 mod batches;
 mod commits;
+mod consumer;
 mod fetching;
 mod invocations;
 mod lines;
@@ -253,7 +254,7 @@ impl Node {
             budget: ByteBudget::new(outside.plan.budget),
             in_flight: InFlight::default(),
             mail: BTreeMap::new(),
-            group: GroupThread::new(outside),
+            group: GroupThread::new((id, life), outside),
             lines: [LineState::default(), LineState::default(), LineState::default()],
             purposes: BTreeMap::new(),
             view: None,

@@ -90,7 +90,11 @@ impl Node {
         self.member.log_end.remove(&partition);
         self.member.committed.remove(&partition);
         if self.member.revoking.remove(&partition) {
-            self.post(outside, Mailbox::Group, Inside::Released(vec![partition]));
+            if self.is_resolving() {
+                self.member.lets_go.push(partition);
+            } else {
+                self.post(outside, Mailbox::Group, Inside::Released(vec![partition]));
+            }
         }
     }
 

@@ -8,9 +8,10 @@ use lighterman_proto::ids::Offset;
 use super::super::cluster::{Reply, Request};
 use super::super::outside::Outside;
 use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
-use super::{Inside, Node};
+use super::{Inside, Mailbox, Node};
 use crate::consumer::member::starts::known_of;
 use crate::consumer::messages::Position;
+use crate::kafka::group::Standing;
 use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
 use crate::offsets::start::{self, StartPlan};
 
@@ -55,9 +56,17 @@ impl Node {
         self.resolve_step(outside, id);
     }
 
+    pub(super) fn is_resolving(&self) -> bool {
+        self.turn.is_some()
+    }
+
     /// Whoever waits for its turn gets it.
     fn next_turn(&mut self, outside: &mut Outside) {
         self.turn = None;
+        // Whoever waited to let go until what was begun is committed, does.
+        for partition in std::mem::take(&mut self.member.lets_go) {
+            self.post(outside, Mailbox::Group, Inside::Released(vec![partition]));
+        }
         if let Some(next) = self.turns.pop_front() {
             self.resolve_step(outside, next);
         }
@@ -68,11 +77,22 @@ impl Node {
             return self.next_turn(outside);
         }
         if *self.turn.get_or_insert(resolve) == resolve {
+            if !self.is_still_ours(resolve) {
+                return self.resolve_failed(outside, resolve);
+            }
             let broker = outside.random.below(2) as usize;
             self.ask(outside, broker, Request::Metadata, Purpose::View { resolve });
         } else {
             self.turns.push_back(resolve);
         }
+    }
+
+    fn is_still_ours(&self, resolve: u64) -> bool {
+        let (Some(state), Some(standing)) = (self.resolves.get(&resolve), self.group.core.standing()) else {
+            return false;
+        };
+        start::still_holds(state.generation, standing.generation)
+            && state.wanted.iter().all(|partition| standing.kept.contains(partition))
     }
 
     fn resolve_failed(&mut self, outside: &mut Outside, resolve: u64) {
@@ -151,11 +171,12 @@ impl Node {
             })
             .collect();
         let under = state.generation;
-        let identity = self.group.core.commit_identity().filter(|(now, _)| start::still_holds(under, *now));
-        let Some((generation, member)) = identity else {
+        let standing = self.group.core.standing();
+        let standing = standing.filter(|now| start::still_holds(under, now.generation));
+        let Some(Standing { generation, member, .. }) = standing else {
             return self.resolve_failed(outside, resolve);
         };
-        let request = Request::Commit { member: member.to_owned(), generation, commits };
+        let request = Request::Commit { member, generation, commits };
         self.on_line(
             outside,
             Line::Commit,

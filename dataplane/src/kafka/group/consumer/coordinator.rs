@@ -39,7 +39,7 @@ pub(crate) struct Member {
     pub assigned: BTreeSet<i32>,
     pub pending_revocation: BTreeSet<i32>,
     rebalance_timeout: Duration,
-    session_ends: Moment,
+    pub session_ends: Moment,
     /// When it is expelled for not having let go.
     barrier_ends: Option<Moment>,
 }
@@ -84,6 +84,24 @@ impl ConsumerCoordinator {
         let changed = before.as_ref() != Some(&member.assigned);
         let assignment = (said.everything || changed).then(|| member.assigned.clone());
         Ok(Answered { epoch: member.epoch, assignment })
+    }
+
+    /// Why this member may not commit; nothing when it may.
+    #[cfg(feature = "sim")]
+    pub(crate) fn may_commit(&self, member: &str, epoch: i32) -> Option<Code> {
+        match self.members.get(member) {
+            None => Some(Code::UnknownMemberId),
+            Some(member) => (member.epoch != epoch).then_some(Code::StaleMemberEpoch),
+        }
+    }
+
+    /// The topic has so many partitions.
+    #[cfg(feature = "sim")]
+    pub(crate) fn set_partitions(&mut self, partitions: i32) {
+        if partitions != self.partitions {
+            self.partitions = partitions;
+            self.assign();
+        }
     }
 
     /// Sessions end, and barriers.

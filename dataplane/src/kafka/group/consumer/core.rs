@@ -14,6 +14,10 @@ use crate::kafka::backoff::Backoff;
 use crate::kafka::group::effects::{Beat, Effect, Failure, Share, Timing, Told};
 use crate::kafka::group::lease::margin;
 
+/// How often everything is said, and asked for, without a reason: an assignment goes out with one answer only, and one that a
+/// request of an earlier connection got, served late, has reached nobody.
+const SAY_ALL_AFTER: Duration = Duration::from_secs(30);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Waits until it may look for the coordinator.
@@ -30,6 +34,7 @@ struct Sent {
     seq: u64,
     at: Moment,
     share: Share,
+    everything: bool,
     /// Something was being drained.
     draining: bool,
 }
@@ -50,6 +55,8 @@ pub struct ConsumerCore {
     assigned: Share,
     /// What the coordinator knows that we own; nothing: it must be told everything.
     reported: Option<Share>,
+    /// When everything was last said and answered.
+    all_said: Moment,
     lease_until: Moment,
     /// No revocation that is open now was asked for before this.
     settled: Moment,
@@ -83,6 +90,7 @@ impl ConsumerCore {
             revoking: BTreeSet::new(),
             assigned: Share::default(),
             reported: None,
+            all_said: now,
             lease_until: Moment::default(),
             settled: now,
             released_at: None,
@@ -174,7 +182,7 @@ impl ConsumerCore {
             return out;
         };
         match answer {
-            Ok(told) => self.acknowledged(now, sent, told, &mut out),
+            Ok(told) => self.acknowledged(now, &sent, told, &mut out),
             Err(failure) => self.failed(failure, now, random, &mut out),
         }
         out
@@ -222,12 +230,13 @@ impl ConsumerCore {
             self.owned.clone(),
             Share { topic: self.owned.topic, partitions: self.kept() }
         );
-        let everything = self.reported.is_none();
+        let everything = self.reported.is_none() || now >= self.all_said + SAY_ALL_AFTER;
         let changed = self.reported.as_ref() != Some(&share);
         self.heartbeat = Some(Sent {
             seq: self.heartbeat_seq,
             at: now,
             share: share.clone(),
+            everything,
             draining: !self.revoking.is_empty(),
         });
         self.introduced = true;
@@ -237,11 +246,11 @@ impl ConsumerCore {
             seq: self.heartbeat_seq,
             everything,
             rebalance_timeout: self.rebalance_timeout(),
-            owned: changed.then_some(share),
+            owned: (changed || everything).then_some(share),
         }));
     }
 
-    fn acknowledged(&mut self, now: Moment, sent: Sent, told: Told, out: &mut Effects) {
+    fn acknowledged(&mut self, now: Moment, sent: &Sent, told: Told, out: &mut Effects) {
         self.backoff.reset();
         if std::mem::take(&mut self.in_trouble) {
             out.push(Effect::Healthy);
@@ -253,7 +262,7 @@ impl ConsumerCore {
         self.heartbeat_interval = told.heartbeat_interval.min(self.timing.heartbeat_interval);
         self.next_heartbeat = sent.at + self.heartbeat_interval;
         let meanwhile_changed = sent.share != self.owned;
-        self.reported = Some(sent.share);
+        self.reported = Some(sent.share.clone());
         let drains_before = sent.draining || !self.revoking.is_empty();
         match told.assignment {
             // It was made before the coordinator heard of the change: it is asked for again (H7).
@@ -261,6 +270,9 @@ impl ConsumerCore {
             Some(shares) => {
                 self.assigned = self.chosen(shares);
                 self.reconcile(out);
+                if sent.everything {
+                    self.all_said = sent.at;
+                }
             }
             None => {}
         }

@@ -245,6 +245,20 @@ fn an_answer_that_was_lost_is_made_up_for_by_saying_everything() {
 }
 
 #[test]
+fn everything_is_said_now_and_then_without_a_reason() {
+    let mut core = stable(3, &[0]);
+    for second in (103..133).step_by(3) {
+        let beat = say(&mut core, second);
+        assert_eq!(beat.everything, second >= 130, "{second}");
+        core.heartbeat_answered(at(second), beat.seq, Ok(told(3, beat.everything.then_some(&[0]))), 0);
+    }
+    let beat = say(&mut core, 133);
+    assert!(!beat.everything);
+    let effects = core.heartbeat_answered(at(133), beat.seq, Ok(told(3, Some(&[0, 1]))), 0);
+    assert!(matches!(&effects[0], Effect::Assigned { added, .. } if added == &[1]));
+}
+
+#[test]
 fn a_join_that_is_fenced_leaves_first() {
     let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
     let beat = come_in(&mut core, 100);

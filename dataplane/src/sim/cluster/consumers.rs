@@ -1,0 +1,62 @@
+//! The group's side in schedules of the consumer protocol (KIP-848): heartbeats, and what is told of them.
+
+use std::collections::BTreeSet;
+
+use kafka_protocol::error::ResponseError as Code;
+
+use super::super::outside::Outside;
+use super::group::owner_of;
+use super::{Ask, Reply, Request};
+use crate::history::Event as Happened;
+use crate::kafka::group::GroupProtocol;
+use crate::kafka::group::consumer::coordinator::{Answered, Said};
+
+/// Member epoch that leaves.
+const LEAVES: i32 = -1;
+
+impl Outside {
+    pub(super) fn is_consumer_group(&self) -> bool {
+        self.plan.protocol == GroupProtocol::Consumer
+    }
+
+    pub(super) fn beat(&mut self, ask: &Ask) {
+        let Request::Beat(said) = &ask.request else { return };
+        let answer = match self.group_trouble(ask.broker) {
+            Some(code) => Err(code),
+            None => self.consumer_heartbeat(said),
+        };
+        self.reply(ask.from, Reply::Told(answer));
+    }
+
+    pub(super) fn consumer_leaves(&mut self, member: &str) {
+        let said = Said {
+            member: member.to_owned(),
+            epoch: LEAVES,
+            everything: false,
+            rebalance_timeout: self.plan.session,
+            owned: None,
+        };
+        let _ = self.consumer_heartbeat(&said);
+    }
+
+    fn consumer_heartbeat(&mut self, said: &Said) -> Result<Answered, Code> {
+        let (now, known) = (self.now, self.members());
+        let before = self.assigned(&said.member);
+        self.cluster.consumers.set_partitions(self.cluster.logs.len() as i32);
+        let answer = self.cluster.consumers.heartbeat(now, said);
+        // Whoever goes by itself was not expelled.
+        let known = known.into_iter().filter(|id| said.epoch != LEAVES || *id != said.member).collect();
+        self.note_members(&known);
+        let given: Vec<i32> = self.assigned(&said.member).difference(&before).copied().collect();
+        if let Some(owner) = owner_of(&said.member) {
+            for partition in given {
+                self.record(Happened::Granted { partition, owner });
+            }
+        }
+        answer
+    }
+
+    fn assigned(&self, member: &str) -> BTreeSet<i32> {
+        self.cluster.consumers.members.get(member).map(|member| member.assigned.clone()).unwrap_or_default()
+    }
+}
