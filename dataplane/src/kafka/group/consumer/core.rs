@@ -15,8 +15,10 @@ use crate::kafka::group::effects::{Beat, Effect, Failure, Share, Timing, Told};
 use crate::kafka::group::lease::margin;
 
 /// How often everything is said, and asked for, without a reason: an assignment goes out with one answer only, and one that a
-/// request of an earlier connection got, served late, has reached nobody.
+/// request of an earlier connection got, served late, has reached nobody. The time for a drain that it asked for runs.
 const SAY_ALL_AFTER: Duration = Duration::from_secs(30);
+/// Of the rebalance timeout no more than this share passes unknown.
+const REBALANCE_SHARES: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -201,6 +203,7 @@ impl ConsumerCore {
             self.released_at = Some(now);
         }
         self.next_heartbeat = now;
+        self.reported = None;
         // What was given back meanwhile starts anew.
         self.reconcile(&mut out);
         out
@@ -230,7 +233,7 @@ impl ConsumerCore {
             self.owned.clone(),
             Share { topic: self.owned.topic, partitions: self.kept() }
         );
-        let everything = self.reported.is_none() || now >= self.all_said + SAY_ALL_AFTER;
+        let everything = self.reported.is_none() || now >= self.all_said + self.say_all_after();
         let changed = self.reported.as_ref() != Some(&share);
         self.heartbeat = Some(Sent {
             seq: self.heartbeat_seq,
@@ -279,7 +282,7 @@ impl ConsumerCore {
         if moved && !out.iter().any(|effect| matches!(effect, Effect::Assigned { .. })) {
             self.announce(Vec::new(), out);
         }
-        self.settle(sent.at, drains_before);
+        self.settle(sent, drains_before);
         // Whoever has not let go when the rebalance timeout ends is expelled, however well its heart beats (H2).
         let barrier = self.rebalance_timeout().saturating_sub(self.session.shortest);
         let said = mutant!("barrier-not-minded", sent.at.min(self.settled + barrier), sent.at);
@@ -289,14 +292,14 @@ impl ConsumerCore {
         }
     }
 
-    /// The coordinator counts a drain from the answer that asked for it, which may have been lost: from no earlier than the
-    /// last heartbeat that found nothing to drain.
-    fn settle(&mut self, sent: Moment, drains_before: bool) {
+    /// The coordinator counts a drain from the answer that asked for it, which may have reached nobody: from no earlier than the
+    /// last time that it said everything, and nothing was to be drained.
+    fn settle(&mut self, sent: &Sent, drains_before: bool) {
         if drains_before {
             return;
         }
-        if self.revoking.is_empty() {
-            self.settled = sent;
+        if sent.everything && self.revoking.is_empty() {
+            self.settled = sent.at;
         } else if let Some(released) = self.released_at {
             self.settled = self.settled.max(released);
         }
@@ -347,6 +350,10 @@ impl ConsumerCore {
         let owned = self.kept().into_iter().collect();
         let (generation, member) = (self.epoch, self.member.clone());
         out.push(Effect::Assigned { generation, member, owned, added });
+    }
+
+    fn say_all_after(&self) -> Duration {
+        SAY_ALL_AFTER.min(self.rebalance_timeout() / REBALANCE_SHARES)
     }
 
     fn rebalance_timeout(&self) -> Duration {
