@@ -35,6 +35,7 @@ pub const ALL: &[&str] = &[
     "no-self-fence",
     "late-heartbeat-answer",
     "rejoins-over-running-invocations",
+    "leaves-over-running-invocations",
     "revoked-is-let-go-at-once",
     "lease-counts-from-the-reply",
     "barrier-not-minded",

@@ -264,10 +264,12 @@ impl GroupCore {
         out
     }
 
-    /// Everything is released: go.
+    /// Everything is released: go. What was lost may still run: whoever says goodbye gives it away at once, and whoever says
+    /// nothing only when the session is over (H5).
     pub fn leave(&mut self) -> Effects {
         let mut out = Effects::new();
-        if !self.member.is_empty() && self.state != State::Left {
+        let may_run = mutant!("leaves-over-running-invocations", self.hold_until.is_some(), false);
+        if !self.member.is_empty() && self.state != State::Left && !may_run {
             out.push(Effect::Leave { member: self.member.clone() });
         }
         self.state = State::Left;

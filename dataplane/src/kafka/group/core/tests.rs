@@ -119,6 +119,19 @@ fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
 }
 
 #[test]
+fn h5_after_a_loss_it_does_not_say_goodbye_over_its_own_invocations() {
+    let says_goodbye = |effects: Vec<Effect>| matches!(effects[..], [Effect::Leave { .. }, Effect::EndLease]);
+    let mut core = stable(&[0]);
+    assert_eq!(lost(&core.tick(at(160), 0)), [0]);
+    assert_eq!(core.leave(), [Effect::EndLease], "the session ends by itself");
+    let mut core = stable(&[0]);
+    core.tick(at(160), 0);
+    core.quiesced();
+    assert!(says_goodbye(core.leave()));
+    assert!(says_goodbye(stable(&[0]).leave()));
+}
+
+#[test]
 fn h7_one_heartbeat_at_a_time_and_old_answers_do_not_count() {
     let mut core = stable(&[0]);
     let seq = beat(&mut core, 103);
