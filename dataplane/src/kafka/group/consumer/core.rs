@@ -217,7 +217,9 @@ impl ConsumerCore {
     /// Everything is released: go.
     pub fn leave(&mut self) -> Effects {
         let mut out = Effects::new();
-        if self.introduced && self.state != State::Left {
+        // What was lost may still run: whoever says nothing gives it away only when the session is over (H5).
+        let may_run = mutant!("leaves-over-running-invocations", self.hold_until.is_some(), false);
+        if self.introduced && self.state != State::Left && !may_run {
             out.push(Effect::Leave { member: self.member.clone() });
         }
         self.state = State::Left;
