@@ -220,7 +220,9 @@ impl Outside {
             self.no_reply(from, deadline);
             from.ask = None;
         }
-        if self.strikes(Kind::Duplicate, 10) && !blocks && !matches!(request, Request::Fetch { .. }) {
+        // What a broker says once in answer to what it heard is not for a request that nobody waits for.
+        let tells_once = matches!(request, Request::Fetch { .. } | Request::Beat(_));
+        if self.strikes(Kind::Duplicate, 10) && !blocks && !tells_once {
             let from = Caller { ask: None, ..from };
             let twin = Ask { id: self.next_id(), from, broker, request: request.clone() };
             self.after(way, Event::Arrives(Box::new(twin)));

@@ -65,12 +65,13 @@ impl Node {
                 core.quiesced();
                 Vec::new()
             }),
+            Inside::HasLeft => self.has_left(),
             Inside::Leave => {
                 let effects = self.group.core.leave();
                 let says_so = effects.iter().any(|effect| matches!(effect, Effect::Leave { .. }));
                 self.carry_out_group(outside, effects);
                 if !says_so {
-                    self.has_left();
+                    self.later(outside, Duration::from_secs(1), Inside::HasLeft);
                 }
             }
             _ => {}

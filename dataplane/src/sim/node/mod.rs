@@ -73,6 +73,8 @@ pub(super) enum Inside {
     Released(Vec<i32>),
     Quiesced,
     Leave,
+    /// What was under way inside when it left without a word has come to rest.
+    HasLeft,
     ResolveAgain {
         resolve: u64,
     },
@@ -295,7 +297,7 @@ impl Node {
     /// Something happens inside.
     pub(super) fn handle(&mut self, outside: &mut Outside, what: Inside) {
         match what {
-            Inside::GroupWake | Inside::Released(_) | Inside::Quiesced | Inside::Leave => {
+            Inside::GroupWake | Inside::Released(_) | Inside::Quiesced | Inside::Leave | Inside::HasLeft => {
                 self.group_gets(outside, what);
             }
             Inside::Replied { ask, reply } => self.replied(outside, ask, reply.map(|reply| *reply)),
