@@ -786,3 +786,26 @@ fn alo_1_what_is_remembered_of_records_that_were_cut_off_says_nothing_of_those_t
     assert_eq!(first_offer(3), (vec![0], 2, 1), "as they were left");
     assert_eq!(first_offer(4), (vec![0, 1, 2, 3, 4], 0, 0), "other records: nobody has tried them");
 }
+
+#[test]
+fn alo_1_what_was_resolved_behind_records_that_retention_took_is_not_tried_or_given_up_again() {
+    let policy = FailurePolicy { retries_max: Some(0), ..FailurePolicy::default() };
+    let pieces = vec![Piece { length: 5, attempts: 1, alone: true }];
+    let left = Progress { pieces, first_failure_ms: Some(5), resolved: vec![(1, 4)], ..Progress::default() };
+    let mut core = core(policy, 0, Offset(0), Some(left), None);
+    let deltas: Vec<(i64, usize)> = (0..3).map(|delta| (delta, 20)).collect();
+    let (frame, hold, now) = (batch_at(3, &deltas, 2, false, |_| 0), hold(), Moment::from_micros(1));
+    let mut tools = Tools { opener: &mut Plain, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+    core.wake(now, &mut tools);
+    core.out_of_range(now, Offset(3), Offset(6), &mut tools);
+    core.committed(now, 1, &mut tools);
+    let aborted = AbortedTransactions::default();
+    core.fetched(now, Frame { position: Offset(3), records: &frame, aborted, hold: &hold }, &mut tools);
+    for seq in 2..5 {
+        core.committed(now, seq, &mut tools);
+    }
+    let counted =
+        [Outcome::Lost, Outcome::Earlier, Outcome::Exhausted].map(|outcome| core.ledger().count(outcome));
+    assert_eq!(counted, [1, 4, 0], "only the first record is gone");
+    assert_eq!(offsets(&core.work().cut), [5]);
+}

@@ -21,7 +21,7 @@ impl PartitionCore {
             self.position = log_start;
             self.work = Work::none(log_start);
             out.push(Effect::Note(Note::Lost(range)));
-            for known in std::mem::take(&mut self.inherited.known) {
+            for known in self.inherited.known.clone() {
                 let end = known.end.min(log_start);
                 self.resolve(OffsetRange { first: known.first.min(end), end }, Outcome::Earlier, out);
             }
