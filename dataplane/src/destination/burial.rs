@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use lighterman_proto::api::Destination;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
 use super::core::{DROP_TRIES, OnFailure};
@@ -100,14 +100,38 @@ impl DestinationBurial {
 
 impl Burial for DestinationBurial {
     fn bury(&self, mut errand: Errand) -> BoxFuture<'static, Buried> {
-        let me = self.clone();
+        let wire = Arc::new(Mutex::new(()));
+        let port = Arc::new(OnTheWire { port: Arc::clone(&self.port), wire: Arc::clone(&wire) });
+        let me = Self { port, ..self.clone() };
         Box::pin(async move {
             let (_open, closed) = tokio::sync::oneshot::channel();
             let stop = std::mem::replace(&mut errand.stop, closed);
+            // A call that is on the wire is not broken off: it may have arrived, and the next owner would send it again.
+            let stopped = async {
+                let _ = stop.await;
+                wire.lock().await
+            };
             tokio::select! {
+                biased;
                 buried = me.send(&errand) => buried,
-                _ = stop => Buried::Stopped,
+                _wire = stopped => Buried::Stopped,
             }
+        })
+    }
+}
+
+/// A port that tells when a call is under way: who holds the lock is alone.
+struct OnTheWire {
+    port: Arc<dyn DestinationPort>,
+    wire: Arc<Mutex<()>>,
+}
+
+impl DestinationPort for OnTheWire {
+    fn deliver(&self, letter: Letter) -> BoxFuture<'static, Result<(), Box<Undelivered>>> {
+        let (port, wire) = (Arc::clone(&self.port), Arc::clone(&self.wire));
+        Box::pin(async move {
+            let _call = wire.lock().await;
+            port.deliver(letter).await
         })
     }
 }
@@ -119,7 +143,6 @@ mod tests {
     use lighterman_proto::event::{Envelope, EventSource};
     use lighterman_proto::failure::{Condition, Source};
     use lighterman_proto::ids::{MappingId, TopicPartition};
-    use parking_lot::Mutex;
     use serde_json::Value;
     use tokio::sync::oneshot;
 
@@ -132,8 +155,8 @@ mod tests {
     /// Answers as told, then takes everything.
     #[derive(Default)]
     struct Post {
-        refusals: Mutex<VecDeque<DestinationError>>,
-        taken: Mutex<Vec<Letter>>,
+        refusals: parking_lot::Mutex<VecDeque<DestinationError>>,
+        taken: parking_lot::Mutex<Vec<Letter>>,
     }
 
     impl DestinationPort for Post {
@@ -245,5 +268,40 @@ mod tests {
         let (two, keep) = errand();
         drop(keep);
         assert_eq!(bucket.bury(two).await, Buried::Stopped);
+    }
+
+    /// Answers when it is told to.
+    struct Slow {
+        calls: parking_lot::Mutex<VecDeque<oneshot::Receiver<Option<DestinationError>>>>,
+    }
+
+    impl DestinationPort for Slow {
+        fn deliver(&self, letter: Letter) -> BoxFuture<'static, Result<(), Box<Undelivered>>> {
+            let call = self.calls.lock().pop_front().expect("no call after it was stopped");
+            Box::pin(async move {
+                match call.await.expect("an answer") {
+                    Some(error) => Err(Box::new(Undelivered { error, rest: letter })),
+                    None => Ok(()),
+                }
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn drn_1_a_letter_on_the_wire_is_waited_for_when_the_errand_is_stopped() {
+        for (answer, expected) in [(None, Buried::Acknowledged), (Some(down()), Buried::Stopped)] {
+            let (reply, call) = oneshot::channel();
+            let port = Arc::new(Slow { calls: parking_lot::Mutex::new(VecDeque::from([call])) });
+            let post = Arc::new(Post::default());
+            let burial =
+                DestinationBurial { port, ..burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false) };
+            let (errand, keep) = errand();
+            let mut buried = burial.bury(errand);
+            assert!(futures::poll!(&mut buried).is_pending());
+            drop(keep);
+            assert!(futures::poll!(&mut buried).is_pending(), "it may have arrived");
+            reply.send(answer).expect("the call is there");
+            assert_eq!(buried.await, expected);
+        }
     }
 }
