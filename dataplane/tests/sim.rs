@@ -20,13 +20,68 @@ use lighterman::sim::shrink::{Edits, shrink};
 use lighterman::sim::{Plan, mutants, run};
 
 /// Schedules that a mutant may survive before it counts as not caught.
-const MUTANT_SCHEDULES: u64 = 100_000;
+const MUTANT_SCHEDULES: u64 = 400_000;
 /// What stands before the table on its page.
 const TABLE_BEGINS: &str = "<!-- written by the simulator from here on -->";
 /// Schedules that once found something in production code: with the fault back in it they must find it again, and without it
 /// nothing. Each is a fault, a seed, its edits, and what it was. A change of what plans draw needs new ones: `--mutant NAME`
 /// prints one.
-const REGRESSIONS: &[(&str, u64, &str, &str)] = &[];
+const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
+    (
+        "seal-takes-in-what-came-later",
+        113,
+        "without=Failover,LeaderMove;spared=2;until=17937",
+        "an offer was sealed while its extension was in the mailbox",
+    ),
+    (
+        "filtered-tail-not-committed",
+        56,
+        "without=ClockJump,Failover,DestinationTrouble;spared=2,4,5",
+        "a filtered tail was not committed",
+    ),
+    (
+        "truncation-not-gone-back-for",
+        33,
+        "without=Storm,FailingFunction,HangingFunction,ServiceErrors,StoreCrash,Retention;partitions=1;batches=1;until=1244",
+        "a truncated log was gone on with at its end",
+    ),
+    (
+        "barrier-not-minded",
+        3093,
+        "without=Duplicate,Stranger;spared=1,2,3,4,5,6",
+        "the lease outlived a barrier that was not reached",
+    ),
+    (
+        "grown-too-old-in-an-offer",
+        1979,
+        "without=Freeze,Retention;spared=4,0",
+        "nobody looked again at an offer whose record had grown too old",
+    ),
+    (
+        "beginning-of-an-earlier-generation",
+        311_763,
+        "without=Freeze,Cut,LeaderMove,FailingFunction,Throttling,LostInvocation,PartitionsAdded,Retention;spared=0,1,4,5,6,7",
+        "a beginning was committed under a later generation, over what its owner had delivered",
+    ),
+    (
+        "leaves-over-running-invocations",
+        182_639,
+        "without=Cut,LeaderMove;spared=3,4,6,7",
+        "a node that had lost its partitions left while the function still worked on them",
+    ),
+    (
+        "regrowing-starves-others",
+        2576,
+        "without=Crash,Cut,Stall,ClockJump,LeaderMove,Truncation,DestinationTrouble;spared=1,2,4",
+        "partitions that gathered remembered batches kept each other's bytes",
+    ),
+    (
+        "overwritten-is-believed",
+        2012,
+        "without=Stall,Failover,DestinationTrouble,Retention;spared=3,1,5",
+        "what was remembered was believed of a log that had been cut off",
+    ),
+];
 
 #[derive(Default)]
 struct Arguments {

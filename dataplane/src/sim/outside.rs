@@ -209,6 +209,7 @@ impl Outside {
         match &request {
             Request::Heartbeat { .. } => self.cue(node, Cue::HeartbeatSent),
             Request::Commit { .. } => self.cue(node, Cue::CommitSent),
+            Request::ListOffsets { .. } => self.cue(node, Cue::BeginningAsked),
             _ => {}
         }
         let way = self.way_of(node);

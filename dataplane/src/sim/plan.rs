@@ -150,10 +150,14 @@ pub enum Cue {
     InvocationSent,
     /// The function has begun.
     InvocationBegun,
+    /// A node asks where the log begins, to begin there.
+    BeginningAsked,
+    /// A node has given up what it owned.
+    OwnershipLost,
 }
 
 impl Cue {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::HeartbeatSent,
         Self::HeartbeatServed,
         Self::JoinServed,
@@ -163,6 +167,8 @@ impl Cue {
         Self::FetchServed,
         Self::InvocationSent,
         Self::InvocationBegun,
+        Self::BeginningAsked,
+        Self::OwnershipLost,
     ];
 }
 
@@ -267,7 +273,7 @@ impl Plan {
             records_max: random.between(2, 9) as u32,
             payload_bytes_max: random.pick(&[1_500, 4_000, 100_000]),
             window: random.pick(&[Duration::ZERO, Duration::from_millis(50), Duration::from_millis(400)]),
-            budget: random.pick(&[70_000, 140_000, 1 << 20]),
+            budget: random.pick(&[66_000, 140_000, 1 << 20]),
             policy,
             partial_responses: random.chance(400),
             drops: random.chance(500),
@@ -312,8 +318,12 @@ impl Plan {
                 _ => random.millis(50, 3_000),
             };
             let waits = kind.is_of_a_node() && random.chance(500);
-            let cue =
-                waits.then(|| if random.chance(250) { Cue::HeartbeatServed } else { random.pick(&Cue::ALL) });
+            let cue = waits.then(|| match random.below(8) {
+                0 | 1 => Cue::HeartbeatServed,
+                // To go while what was lost still runs.
+                2..6 if kind == Kind::Storm => Cue::OwnershipLost,
+                _ => random.pick(&Cue::ALL),
+            });
             let stands_still = matches!(kind, Kind::Freeze | Kind::Stall);
             let then_cut = (stands_still && random.chance(300)).then(|| random.millis(500, 9_000));
             self.happenings.push(Happening { at, cue, kind, target: random.draw(), lasts, then_cut });

@@ -9,6 +9,7 @@ use lighterman_proto::units::Moment;
 
 use super::super::cluster::{Reply, Request};
 use super::super::outside::{Event, Outside, owner};
+use super::super::plan::Cue;
 use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
 use super::{Inside, Mailbox, Node, State};
 use crate::history::{Event as Happened, Invariant};
@@ -113,6 +114,7 @@ impl Node {
                 }
                 Effect::Revoke { partitions } => self.tell_member(outside, GroupEvent::Revoke { partitions }),
                 Effect::Lost { partitions, reason } => {
+                    outside.cue(self.id, Cue::OwnershipLost);
                     outside.record(Happened::LetGo { owner: owner(self.id, self.life) });
                     let over =
                         self.group.lease_until.max(outside.now) + margin(self.group.timing.session_timeout);
