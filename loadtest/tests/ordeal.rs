@@ -10,12 +10,20 @@ use loadtest::kafka::jars;
 use loadtest::ordeal::plan::{Kind, Plan};
 use loadtest::ordeal::series::Series;
 
-const NEWEST: (&str, &[u64]) = ("4.2.1", &[41, 25, 98, 121, 66, 28]);
-const OLDER: (&str, &[u64]) = ("3.9.1", &[351, 138, 23, 132]);
+/// A version, a group protocol, and the seeds that both are tried with.
+type Tried = (&'static str, &'static str, &'static [u64]);
+const NEWEST: [Tried; 2] = [("4.2.1", "classic", &[41, 25, 98]), ("4.2.1", "consumer", &[121, 66, 28])];
+const OLDER: [Tried; 2] = [("3.9.1", "classic", &[351, 138]), ("3.9.1", "consumer", &[23, 132])];
 /// A small machine gives each of them enough of itself.
 const AT_ONCE: usize = 3;
 
-async fn go_through((version, seeds): (&str, &[u64])) -> Result<()> {
+async fn go_through(tried: [Tried; 2]) -> Result<()> {
+    let [first, second] = tried;
+    undergo(first).await?;
+    undergo(second).await
+}
+
+async fn undergo((version, protocol, seeds): Tried) -> Result<()> {
     if jars(version).is_none() {
         let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_some();
         ensure!(!required, "Kafka {version} is required: run .ci/install-kafka");
@@ -30,19 +38,25 @@ async fn go_through((version, seeds): (&str, &[u64])) -> Result<()> {
         version: version.to_owned(),
         seeds: given.map_or_else(|| seeds.to_vec(), |seed| vec![seed]),
         at_once: AT_ONCE,
-        group_protocol: None,
+        group_protocol: Some(protocol.to_owned()),
         folder: Path::new(env!("CARGO_TARGET_TMPDIR")).to_owned(),
-        repeat: format!("cargo run -p loadtest -- ordeal --kafka {version} --from "),
+        repeat: format!(
+            "cargo run -p loadtest -- ordeal --kafka {version} --group-protocol {protocol} --from "
+        ),
     };
     let totals = series.run().await?;
     println!("{totals}");
-    ensure!(totals.failed.is_empty(), "promises were broken: seeds {:?} on {version}", totals.failed);
+    ensure!(
+        totals.failed.is_empty(),
+        "promises were broken: seeds {:?} on {version}, {protocol}",
+        totals.failed
+    );
     Ok(())
 }
 
 #[test]
 fn together_the_seeds_have_every_fault() {
-    let seeds = NEWEST.1.iter().chain(OLDER.1);
+    let seeds = NEWEST.iter().chain(&OLDER).flat_map(|(_, _, seeds)| *seeds);
     let met: BTreeSet<Kind> = seeds.flat_map(|seed| Plan::draw(*seed).kinds().into_keys()).collect();
     let missing: Vec<&str> =
         Kind::ALL.iter().filter(|kind| !met.contains(kind)).map(|kind| kind.label()).collect();

@@ -78,7 +78,8 @@ impl PartitionCore {
         piece.records_left = piece.records_left.saturating_sub(cut.records);
         let reached = piece.end.map_or(piece.records_left == 0, |end| cut.range.end >= end);
         let short = mutant!("regrowing-starves-others", tools.opener.is_short(), false);
-        if piece.end.is_some() && !reached && !cut.full && !short {
+        let more_comes = self.lost_before.is_none();
+        if piece.end.is_some() && !reached && !cut.full && !short && more_comes {
             // What is here may be what keeps the rest from being fetched.
             out.push(Effect::AwaitCredit);
             return;

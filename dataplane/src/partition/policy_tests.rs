@@ -809,3 +809,19 @@ fn alo_1_what_was_resolved_behind_records_that_retention_took_is_not_tried_or_gi
     assert_eq!(counted, [1, 4, 0], "only the first record is gone");
     assert_eq!(offsets(&core.work().cut), [5]);
 }
+
+#[test]
+fn liv_1_a_remembered_batch_whose_rest_retention_took_is_begun_with_what_is_left() {
+    let pieces = vec![Piece { length: 5, attempts: 1, alone: true }];
+    let left = Progress { pieces, first_failure_ms: Some(5), ..Progress::default() };
+    let mut core = core(FailurePolicy::default(), 0, Offset(0), Some(left), None);
+    let deltas: Vec<(i64, usize)> = (0..2).map(|delta| (delta, 20)).collect();
+    let (frame, hold, now) = (batch_at(0, &deltas, 1, false, |_| 0), hold(), Moment::from_micros(1));
+    let mut tools = Tools { opener: &mut Plain, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+    core.wake(now, &mut tools);
+    let aborted = AbortedTransactions::default();
+    core.fetched(now, Frame { position: Offset(0), records: &frame, aborted, hold: &hold }, &mut tools);
+    assert!(!core.work().alone, "the rest may come");
+    core.out_of_range(now, Offset(9), Offset(12), &mut tools);
+    assert_eq!((offsets(&core.work().cut), core.work().used, core.work().alone), (vec![0, 1], 1, true));
+}

@@ -225,7 +225,8 @@ impl Story {
         all.filter(|(_, disturbance)| {
             disturbance.caller.is_none_or(|caller| caller == taken.caller)
                 && disturbance.from <= again.from
-                && disturbance.until >= taken.from
+                // What a killed process had on the wire may be taken when it is gone already.
+                && (disturbance.deadly || disturbance.until >= taken.from)
         })
         .map(|(index, _)| index)
     }
@@ -339,6 +340,13 @@ mod tests {
         let afterwards = again((1, 2)).disturbed(Some(1), (6_000, 6_000), true);
         assert!(afterwards.judged().contains(&"ALO-1".to_owned()), "a later fault");
         assert!(again((1, 2)).disturbed(Some(1), (5, 5), true).judged().is_empty());
+        let on_the_wire = Telling::of(2).disturbed(Some(1), (0, 0), true).ran(1, (2, 4), &[0, 1], OK).ran(
+            2,
+            (5_000, 5_010),
+            &[0, 1],
+            OK,
+        );
+        assert!(on_the_wire.judged().is_empty(), "sent before it was killed, taken afterwards");
         assert!(again((1, 1)).disturbed(None, (8, 3_000), false).judged().is_empty());
         let lost = Telling::of(1).ran(1, (0, 1), &[0], Act::CutAfter).ran(1, (1_000, 1_001), &[0], OK);
         assert!(lost.judged().is_empty());

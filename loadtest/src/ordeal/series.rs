@@ -55,7 +55,8 @@ impl Series {
     pub async fn run(&self) -> Result<Totals> {
         let begin = Instant::now();
         let mut totals = Totals::default();
-        let mut kafka = tokio::task::block_in_place(|| RealKafka::start(&self.version))?;
+        let mut kafka =
+            tokio::task::block_in_place(|| RealKafka::start_with(&self.version, self.properties()))?;
         let plans = self.seeds.iter().map(|seed| Plan::draw(*seed));
         let (alone, beside): (Vec<Plan>, Vec<Plan>) =
             plans.partition(|plan| self.at_once < 2 || plan.needs_the_broker());
@@ -86,6 +87,12 @@ impl Series {
         }
         totals.took = begin.elapsed();
         Ok(totals)
+    }
+
+    /// What the broker must be told: in 3.9 the consumer protocol is a preview, and off.
+    fn properties(&self) -> &'static [(&'static str, &'static str)] {
+        let previews = self.version.starts_with("3.") && self.group_protocol.as_deref() == Some("consumer");
+        if previews { &[("group.coordinator.rebalance.protocols", "classic,consumer")] } else { &[] }
     }
 
     fn ordeal(&self, plan: Plan) -> Ordeal {

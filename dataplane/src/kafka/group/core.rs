@@ -46,6 +46,8 @@ pub struct GroupCore {
     heartbeat_seq: u64,
     next_heartbeat: Moment,
     rejoin: bool,
+    /// What a Join under way claims and was lost since: whoever is to get it waits for us to let it go.
+    claimed_in_vain: BTreeSet<i32>,
     request_sent: Moment,
     backoff: Backoff,
     in_trouble: bool,
@@ -73,6 +75,7 @@ impl GroupCore {
             heartbeat_seq: 0,
             next_heartbeat: now,
             rejoin: false,
+            claimed_in_vain: BTreeSet::new(),
             request_sent: now,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             in_trouble: false,
@@ -297,6 +300,7 @@ impl GroupCore {
 
     fn take(&mut self, assigned: Vec<i32>, now: Moment, out: &mut Effects) {
         self.state = State::Stable;
+        self.rejoin |= !std::mem::take(&mut self.claimed_in_vain).is_empty();
         self.backoff.reset();
         self.assigned = assigned.into_iter().collect();
         self.settled = self.request_sent;

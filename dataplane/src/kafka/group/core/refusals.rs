@@ -80,6 +80,9 @@ impl GroupCore {
         self.lease_until = Moment::default();
         out.push(Effect::EndLease);
         if !partitions.is_empty() {
+            if matches!(self.state, State::Joining | State::Syncing) {
+                self.claimed_in_vain.extend(&partitions);
+            }
             self.hold_until = mutant!("rejoins-over-running-invocations", Some(session_ends), None);
             out.push(Effect::Lost { partitions, reason: reason.to_owned() });
         }

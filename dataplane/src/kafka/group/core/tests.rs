@@ -118,6 +118,21 @@ fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
     assert_eq!(core.tick(at(111), 0), [Effect::FindCoordinator], "the session must have expired by now");
 }
 
+/// The leader withholds from others what a Join claimed, until its member joins without it.
+#[test]
+fn liv_1_what_a_join_claimed_and_was_lost_since_is_let_go_by_another_join() {
+    let mut core = stable(&[0, 1]);
+    let seq = beat(&mut core, 103);
+    let rebalance = Err(Failure::Code(ResponseError::RebalanceInProgress));
+    core.heartbeat_answered(at(103), seq, rebalance, 0);
+    assert_eq!(lost(&core.tick(at(112), 0)), [0, 1], "the join is not answered");
+    core.quiesced();
+    join(&mut core, 113, 2, &[0]);
+    assert!(matches!(core.tick(at(113), 0).last(), Some(Effect::Join { owned, .. }) if *owned == [0]));
+    join(&mut core, 113, 3, &[0, 1]);
+    assert!(!core.tick(at(113), 0).iter().any(|effect| matches!(effect, Effect::Join { .. })), "once");
+}
+
 #[test]
 fn h5_after_a_loss_it_does_not_say_goodbye_over_its_own_invocations() {
     let says_goodbye = |effects: Vec<Effect>| matches!(effects[..], [Effect::Leave { .. }, Effect::EndLease]);
