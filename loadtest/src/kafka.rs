@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
 
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(40);
@@ -28,6 +29,20 @@ pub fn jars(version: &str) -> Option<PathBuf> {
     let libs = root.join("target/kafka").join(version).join("libs");
     let java = Command::new("java").arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     (libs.is_dir() && java.is_ok_and(|status| status.success())).then_some(libs)
+}
+
+/// A test's turn with a Kafka of `version`: two brokers and their nodes at once would starve each other's heartbeats on a small
+/// machine. `None`, and a line that says so, where Java or the jars are not; an error where
+/// `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
+pub async fn turn(version: &str) -> Result<Option<MutexGuard<'static, ()>>> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    if jars(version).is_none() {
+        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_some();
+        ensure!(!required, "Kafka {version} is required: run .ci/install-kafka");
+        println!("skipped: Kafka {version} needs Java and .ci/install-kafka");
+        return Ok(None);
+    }
+    Ok(Some(ONE_AT_A_TIME.lock().await))
 }
 
 /// Brings the jars of `version` from Maven Central, unless they are there: minutes, the first time.

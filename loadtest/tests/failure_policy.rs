@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use loadtest::checker::check;
 use loadtest::function::{Act, Event, FakeLambda, Poison};
-use loadtest::kafka::{RealKafka, jars};
+use loadtest::kafka::{self, RealKafka};
 use loadtest::log_reader::await_values;
 use loadtest::node::Node;
 use loadtest::produce::{Compression, Produced, Producer, ends};
@@ -277,15 +277,7 @@ async fn a_missing_destination_holds_and_loses_nothing(kafka: &RealKafka) -> Res
 }
 
 async fn all_scenarios(version: &str) -> Result<()> {
-    if jars(version).is_none() {
-        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_some();
-        ensure!(!required, "Kafka {version} is required: run .ci/install-kafka");
-        println!("skipped: Kafka {version} needs Java and .ci/install-kafka");
-        return Ok(());
-    }
-    // Two brokers and their nodes at once would starve each other's heartbeats on a small machine.
-    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(_turn) = kafka::turn(version).await? else { return Ok(()) };
     let kafka = RealKafka::start(version)?;
     bisects_to_a_topic_while_nodes_are_killed(&kafka).await.context("bisected")?;
     partial_responses_keep_to_the_attempts(&kafka).await.context("partial responses")?;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use lighterman::local::broker::{Broker, BrokerSettings};
 use loadtest::checker::check;
 use loadtest::function::{Act, Event, FakeLambda};
-use loadtest::kafka::{RealKafka, jars};
+use loadtest::kafka::{self, RealKafka};
 use loadtest::node::Node;
 use loadtest::produce::{Compression, Produced, Producer, ends};
 use loadtest::watch::{Watch, Watched};
@@ -213,17 +213,7 @@ async fn changes_the_protocol(kafka: &RealKafka, from: &'static str, to: &'stati
 }
 
 async fn all_scenarios(version: &str, more: &[(&str, &str)]) -> Result<()> {
-    if jars(version).is_none() {
-        ensure!(
-            std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_none(),
-            "Kafka {version} is required: run .ci/install-kafka"
-        );
-        println!("skipped: Kafka {version} needs Java and .ci/install-kafka");
-        return Ok(());
-    }
-    // Two brokers and their nodes at once would starve each other's heartbeats on a small machine.
-    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(_turn) = kafka::turn(version).await? else { return Ok(()) };
     println!("Kafka {version}");
     let mut kafka = RealKafka::start_with(version, &[&SESSIONS, more].concat())?;
     for protocol in ["consumer", "classic"] {

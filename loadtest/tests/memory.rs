@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use loadtest::checker::check;
 use loadtest::function::{Act, FakeLambda};
-use loadtest::kafka::{RealKafka, jars};
+use loadtest::kafka::{self, RealKafka};
 use loadtest::node::Node;
 use loadtest::process::watch_resident_kib;
 use loadtest::produce::{Compression, Producer, ends};
@@ -17,20 +17,11 @@ const VERSION: &str = "4.2.1";
 const LIMIT: Duration = Duration::from_secs(300);
 const MIB_IN_KIB: u64 = 1024;
 
-fn kafka() -> Result<Option<RealKafka>> {
-    if jars(VERSION).is_none() {
-        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_some();
-        ensure!(!required, "Kafka {VERSION} is required: run .ci/install-kafka");
-        println!("skipped: Kafka {VERSION} needs Java and .ci/install-kafka");
-        return Ok(None);
-    }
-    RealKafka::start(VERSION).map(Some)
-}
-
 /// One after the other: both measure, and share one machine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mem_1_a_node_stays_small_full_and_idle() -> Result<()> {
-    let Some(kafka) = kafka()? else { return Ok(()) };
+    let Some(_turn) = kafka::turn(VERSION).await? else { return Ok(()) };
+    let kafka = RealKafka::start(VERSION)?;
     full(&kafka).await.context("64 partitions, slow function")?;
     idle(&kafka).await.context("1,000 idle partitions")
 }

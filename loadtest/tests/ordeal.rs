@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use loadtest::kafka::jars;
+use loadtest::kafka;
 use loadtest::ordeal::plan::{Kind, Plan};
 use loadtest::ordeal::series::Series;
 
@@ -24,15 +24,7 @@ async fn go_through(tried: [Tried; 2]) -> Result<()> {
 }
 
 async fn undergo((version, protocol, seeds): Tried) -> Result<()> {
-    if jars(version).is_none() {
-        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_some();
-        ensure!(!required, "Kafka {version} is required: run .ci/install-kafka");
-        println!("skipped: Kafka {version} needs Java and .ci/install-kafka");
-        return Ok(());
-    }
-    // Two brokers and their nodes at once would starve each other's heartbeats on a small machine.
-    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(_turn) = kafka::turn(version).await? else { return Ok(()) };
     let given = std::env::var("TEST_LIGHTERMAN_SEED").ok().and_then(|seed| seed.parse().ok());
     let series = Series {
         version: version.to_owned(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use loadtest::checker::{Verdict, check};
 use loadtest::function::{Act, FakeLambda};
-use loadtest::kafka::{RealKafka, jars};
+use loadtest::kafka::{self, RealKafka};
 use loadtest::log_reader::await_compacted;
 use loadtest::node::Node;
 use loadtest::produce::{Compression, Produced, Producer, ends};
@@ -286,17 +286,7 @@ async fn survives_a_broker_restart(kafka: &mut RealKafka) -> Result<()> {
 }
 
 async fn all_scenarios(version: &str) -> Result<()> {
-    if jars(version).is_none() {
-        ensure!(
-            std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_none(),
-            "Kafka {version} is required: run .ci/install-kafka"
-        );
-        println!("skipped: Kafka {version} needs Java and .ci/install-kafka");
-        return Ok(());
-    }
-    // Two brokers and their nodes at once would starve each other's heartbeats on a small machine.
-    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(_turn) = kafka::turn(version).await? else { return Ok(()) };
     let mut kafka = RealKafka::start(version)?;
     drains_everything_once_and_in_order(&kafka).await.context("drain")?;
     reads_every_codec(&kafka).await.context("codecs")?;

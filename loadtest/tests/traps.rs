@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use lighterman::local::broker::{Broker, BrokerSettings, Fault};
 use loadtest::checker::{Verdict, check};
 use loadtest::function::{Act, Event, FakeLambda, Poison};
-use loadtest::kafka::{RealKafka, jars};
+use loadtest::kafka::{self, RealKafka};
 use loadtest::log_reader::await_values;
 use loadtest::node::Node;
 use loadtest::produce::{Compression, Produced, Producer, ends};
@@ -443,15 +443,7 @@ on_the_embedded_broker! {
 }
 
 async fn all_traps_with_kills(version: &str) -> Result<()> {
-    if jars(version).is_none() {
-        let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_some();
-        ensure!(!required, "Kafka {version} is required: run .ci/install-kafka");
-        println!("skipped: Kafka {version} needs Java and .ci/install-kafka");
-        return Ok(());
-    }
-    // Two brokers and their nodes at once would starve each other's heartbeats on a small machine.
-    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let _turn = ONE_AT_A_TIME.lock().await;
+    let Some(_turn) = kafka::turn(version).await? else { return Ok(()) };
     let given = std::env::var("TEST_LIGHTERMAN_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(lighterman::kafka::backoff::random);
     println!("kills on {version} by TEST_LIGHTERMAN_SEED={seed}");
