@@ -256,63 +256,64 @@ pub async fn fetch_committed(
         if version >= 7 { request.with_require_stable(true) } else { request }
     };
     let (reply, _) = connection.call(versions(1, 7), REQUEST_DEADLINE, build).await?;
-    let failed = |code| KafkaError::broker(ApiKey::OffsetFetch, format!("group `{group}`"), code);
-    if let Some(code) = ResponseError::try_from_code(reply.error_code) {
-        return Err(failed(code));
-    }
-    let mut found = BTreeMap::new();
+    of_group(group, reply.error_code)?;
     let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
-    for answer in ours.flat_map(|topic| topic.partitions) {
-        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
-            return Err(failed(code));
-        }
-        let stated = Stated {
-            partition: answer.partition_index,
-            offset: answer.committed_offset,
-            leader_epoch: answer.committed_leader_epoch,
-            metadata: answer.metadata,
-        };
-        note(&mut found, topic, stated)?;
-    }
-    nobody_silent(topic, partitions, &found)?;
-    Ok(found)
+    let stated = ours.flat_map(|topic| topic.partitions).map(|answer| Stated {
+        code: answer.error_code,
+        partition: answer.partition_index,
+        offset: answer.committed_offset,
+        leader_epoch: answer.committed_leader_epoch,
+        metadata: answer.metadata,
+    });
+    gather(stated, group, topic, partitions)
 }
 
 type Found = BTreeMap<i32, Option<CommittedOffset>>;
 
 /// One partition's part of either layout.
 struct Stated {
+    code: i16,
     partition: i32,
     offset: i64,
     leader_epoch: i32,
     metadata: Option<StrBytes>,
 }
 
-/// Two answers, or an offset that there cannot be: neither says that nothing is committed.
-fn note(found: &mut Found, topic: &str, stated: Stated) -> Result<(), KafkaError> {
-    let committed = match stated.offset {
-        -1 => None,
-        offset @ 0.. => Some(CommittedOffset {
-            offset: Offset(offset),
-            leader_epoch: stated.leader_epoch,
-            metadata: stated.metadata.map(|text| text.to_string()).unwrap_or_default(),
-        }),
-        _ => return Err(unclear(topic, stated.partition)),
+/// What an `OffsetFetch` states of `partitions`. Two answers, silence, or an offset that there cannot be: none of them says that
+/// nothing is committed.
+fn gather(
+    stated: impl Iterator<Item = Stated>,
+    group: &str,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<Found, KafkaError> {
+    let unclear = |partition: i32| {
+        let code = ResponseError::UnknownServerError;
+        KafkaError::broker(ApiKey::OffsetFetch, format!("partition {topic}-{partition}"), code)
     };
-    match found.insert(stated.partition, committed) {
-        None => Ok(()),
-        Some(_) => Err(unclear(topic, stated.partition)),
+    let mut found = Found::new();
+    for Stated { code, partition, offset, leader_epoch, metadata } in stated {
+        of_group(group, code)?;
+        let metadata = metadata.map(|text| text.to_string()).unwrap_or_default();
+        let committed = match offset {
+            -1 => None,
+            0.. => Some(CommittedOffset { offset: Offset(offset), leader_epoch, metadata }),
+            _ => return Err(unclear(partition)),
+        };
+        if found.insert(partition, committed).is_some() {
+            return Err(unclear(partition));
+        }
+    }
+    match partitions.iter().find(|partition| !found.contains_key(*partition)) {
+        None => Ok(found),
+        Some(silent) => Err(unclear(*silent)),
     }
 }
 
-fn nobody_silent(topic: &str, partitions: &[i32], found: &Found) -> Result<(), KafkaError> {
-    let silent = partitions.iter().find(|partition| !found.contains_key(*partition));
-    silent.map_or(Ok(()), |silent| Err(unclear(topic, *silent)))
-}
-
-fn unclear(topic: &str, partition: i32) -> KafkaError {
-    let code = ResponseError::UnknownServerError;
-    KafkaError::broker(ApiKey::OffsetFetch, format!("partition {topic}-{partition}"), code)
+/// The error of an `OffsetFetch` of `group`, if `code` is one.
+fn of_group(group: &str, code: i16) -> Result<(), KafkaError> {
+    let failed = |code| KafkaError::broker(ApiKey::OffsetFetch, format!("group `{group}`"), code);
+    ResponseError::try_from_code(code).map_or(Ok(()), |code| Err(failed(code)))
 }
 
 /// Commits in one request; the answer holds the error of each partition that has one.

@@ -11,7 +11,7 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 
 use super::effects::{Effect, Failure, Joined, Timing};
-use super::lease::margin;
+use super::lease;
 use crate::kafka::backoff::Backoff;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,10 +330,7 @@ impl GroupCore {
     }
 
     fn extend_lease(&mut self, acknowledged_send: Moment, out: &mut Effects) {
-        let session = self.timing.session_timeout;
-        let holds_for =
-            mutant!("no-self-fence", session.saturating_sub(margin(session)), Duration::from_secs(3_600));
-        let until = acknowledged_send + holds_for;
+        let until = lease::ends(acknowledged_send, self.timing.session_timeout);
         if until > self.lease_until {
             self.lease_until = until;
             out.push(Effect::ExtendLease(until));

@@ -31,6 +31,12 @@ impl OwnershipLease {
     }
 }
 
+/// When a lease ends that was last acknowledged to what was sent at `acknowledged_send`, in sessions of `session`.
+pub(super) fn ends(acknowledged_send: Moment, session: Duration) -> Moment {
+    let holds_for = session.saturating_sub(margin(session));
+    acknowledged_send + mutant!("no-self-fence", holds_for, Duration::from_secs(3_600))
+}
+
 /// How much earlier than the session we stop: an invocation request that was delayed on its way must still arrive before
 /// another member may start. A fifth, at least five seconds where the session is long enough for it.
 pub fn margin(session_timeout: Duration) -> Duration {

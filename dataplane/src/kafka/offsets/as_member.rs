@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::OffsetFetchRequest;
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
-use kafka_protocol::messages::{ApiKey, OffsetFetchRequest};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{CommitAs, CommittedOffset, Stated, group_id, name, nobody_silent, note};
+use super::{CommitAs, CommittedOffset, Stated, gather, group_id, name, of_group};
 use crate::kafka::cluster::REQUEST_DEADLINE;
 use crate::kafka::connection::{Connection, versions};
 use crate::kafka::error::KafkaError;
@@ -32,26 +31,17 @@ pub async fn fetch_committed_as_member(
         OffsetFetchRequest::default().with_groups(vec![group]).with_require_stable(true)
     };
     let (reply, _) = connection.call(versions(9, 9), REQUEST_DEADLINE, build).await?;
-    let failed = |code| KafkaError::broker(ApiKey::OffsetFetch, format!("group `{}`", who.group), code);
-    let mut found = BTreeMap::new();
+    let mut stated = Vec::new();
     for group in reply.groups.into_iter().filter(|group| &*group.group_id.0 == who.group.as_str()) {
-        if let Some(code) = ResponseError::try_from_code(group.error_code) {
-            return Err(failed(code));
-        }
+        of_group(&who.group, group.error_code)?;
         let ours = group.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
-        for answer in ours.flat_map(|topic| topic.partitions) {
-            if let Some(code) = ResponseError::try_from_code(answer.error_code) {
-                return Err(failed(code));
-            }
-            let stated = Stated {
-                partition: answer.partition_index,
-                offset: answer.committed_offset,
-                leader_epoch: answer.committed_leader_epoch,
-                metadata: answer.metadata,
-            };
-            note(&mut found, topic, stated)?;
-        }
+        stated.extend(ours.flat_map(|topic| topic.partitions).map(|answer| Stated {
+            code: answer.error_code,
+            partition: answer.partition_index,
+            offset: answer.committed_offset,
+            leader_epoch: answer.committed_leader_epoch,
+            metadata: answer.metadata,
+        }));
     }
-    nobody_silent(topic, partitions, &found)?;
-    Ok(found)
+    gather(stated.into_iter(), &who.group, topic, partitions)
 }

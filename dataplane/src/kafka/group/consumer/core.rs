@@ -12,7 +12,7 @@ use lighterman_proto::units::Moment;
 use super::session::SessionBounds;
 use crate::kafka::backoff::Backoff;
 use crate::kafka::group::effects::{Beat, Effect, Failure, Share, Timing, Told};
-use crate::kafka::group::lease::margin;
+use crate::kafka::group::lease;
 
 /// How often everything is said, and asked for, without a reason: an assignment goes out with one answer only, and one that a
 /// request of an earlier connection got, served late, has reached nobody. The time for a drain that it asked for runs.
@@ -363,10 +363,7 @@ impl ConsumerCore {
     }
 
     fn extend_lease(&mut self, acknowledged_send: Moment, out: &mut Effects) {
-        let session = self.session.shortest;
-        let holds_for =
-            mutant!("no-self-fence", session.saturating_sub(margin(session)), Duration::from_secs(3_600));
-        let until = acknowledged_send + holds_for;
+        let until = lease::ends(acknowledged_send, self.session.shortest);
         if until > self.lease_until {
             self.lease_until = until;
             out.push(Effect::ExtendLease(until));
