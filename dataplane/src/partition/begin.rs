@@ -77,10 +77,9 @@ impl PartitionCore {
         let Some(piece) = self.inherited.pieces.front_mut().filter(|_| !cut.is_empty()) else { return };
         piece.records_left = piece.records_left.saturating_sub(cut.records);
         let reached = piece.end.map_or(piece.records_left == 0, |end| cut.range.end >= end);
-        let short = mutant!("regrowing-starves-others", tools.opener.is_short(), false);
-        let more_comes = self.lost_before.is_none();
-        if piece.end.is_some() && !reached && !cut.full && !short && more_comes {
-            // What is here may be what keeps the rest from being fetched.
+        let is_whole = reached || piece.end.is_none() || cut.full || self.lost_before.is_some();
+        // What is here may be what keeps the rest from being fetched.
+        if !is_whole && !mutant!("regrowing-starves-others", tools.opener.is_short(), false) {
             out.push(Effect::AwaitCredit);
             return;
         }

@@ -328,7 +328,7 @@ impl PartitionCore {
         let bytes_max = (target - held).max(FETCH_BYTES_MIN);
         out.push(Effect::Want {
             position: self.position,
-            leader_epoch: self.buffer.leaders().last(),
+            leader_epoch: self.buffer.leaders().before(self.position),
             bytes_max,
         });
     }

@@ -43,7 +43,7 @@ impl LeaderEpochs {
     }
 
     /// The leader epoch of the last record read; −1 when it is unknown.
-    pub fn last(&self) -> i32 {
+    fn last(&self) -> i32 {
         self.changes.back().map_or(self.before, |(_, leader_epoch)| *leader_epoch)
     }
 

@@ -22,6 +22,8 @@ mod verdicts;
 pub mod work;
 
 #[cfg(test)]
+mod inherited_tests;
+#[cfg(test)]
 pub(crate) mod model_tests;
 #[cfg(test)]
 mod policy_tests;

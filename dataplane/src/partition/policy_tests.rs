@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lighterman_proto::commit_metadata::{CommitMetadata, Piece, Progress};
+use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
@@ -753,75 +753,4 @@ fn a_record_that_other_filters_let_through_is_tried_though_its_neighbours_are_us
     world.finish();
     assert_eq!((world.outcomes[&0], world.outcomes[&1]), (Outcome::Exhausted, Outcome::Exhausted));
     assert_eq!(world.tries.get(&1), Some(&1), "not given up for what others did");
-}
-
-/// A log that was cut off and written again has a later leader epoch in its batches; the CRC does not cover it.
-#[test]
-fn alo_1_what_is_remembered_of_records_that_were_cut_off_says_nothing_of_those_that_stand_there_now() {
-    let first_offer = |leader_epoch: i32| {
-        let policy = FailurePolicy { retries_max: Some(3), ..FailurePolicy::default() };
-        let pieces = vec![Piece { length: 2, attempts: 2, alone: true }];
-        let first_failure_ms = Some(5);
-        let left = Progress {
-            pieces,
-            filters: 0,
-            leader_epoch: Some(3),
-            first_failure_ms,
-            resolved: vec![(1, 1), (1, 1)],
-        };
-        let mut core = core(policy, 0, Offset(0), Some(left), None);
-        let deltas: Vec<(i64, usize)> = (0..5).map(|delta| (delta, 20)).collect();
-        let mut frame = batch_at(0, &deltas, 4, false, |_| 0).to_vec();
-        frame[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
-        let (frame, hold) = (Bytes::from(frame), hold());
-        let now = Moment::from_micros(1);
-        let mut tools = Tools { opener: &mut Plain, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
-        core.wake(now, &mut tools);
-        let aborted = AbortedTransactions::default();
-        let frame = Frame { position: Offset(0), records: &frame, aborted, hold: &hold };
-        core.fetched(now, frame, &mut tools);
-        core.committed(now, 1, &mut tools);
-        (offsets(&core.work().cut), core.work().used, core.ledger().count(Outcome::Earlier))
-    };
-    assert_eq!(first_offer(3), (vec![0], 2, 1), "as they were left");
-    assert_eq!(first_offer(4), (vec![0, 1, 2, 3, 4], 0, 0), "other records: nobody has tried them");
-}
-
-#[test]
-fn alo_1_what_was_resolved_behind_records_that_retention_took_is_not_tried_or_given_up_again() {
-    let policy = FailurePolicy { retries_max: Some(0), ..FailurePolicy::default() };
-    let pieces = vec![Piece { length: 5, attempts: 1, alone: true }];
-    let left = Progress { pieces, first_failure_ms: Some(5), resolved: vec![(1, 4)], ..Progress::default() };
-    let mut core = core(policy, 0, Offset(0), Some(left), None);
-    let deltas: Vec<(i64, usize)> = (0..3).map(|delta| (delta, 20)).collect();
-    let (frame, hold, now) = (batch_at(3, &deltas, 2, false, |_| 0), hold(), Moment::from_micros(1));
-    let mut tools = Tools { opener: &mut Plain, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
-    core.wake(now, &mut tools);
-    core.out_of_range(now, Offset(3), Offset(6), &mut tools);
-    core.committed(now, 1, &mut tools);
-    let aborted = AbortedTransactions::default();
-    core.fetched(now, Frame { position: Offset(3), records: &frame, aborted, hold: &hold }, &mut tools);
-    for seq in 2..5 {
-        core.committed(now, seq, &mut tools);
-    }
-    let counted =
-        [Outcome::Lost, Outcome::Earlier, Outcome::Exhausted].map(|outcome| core.ledger().count(outcome));
-    assert_eq!(counted, [1, 4, 0], "only the first record is gone");
-    assert_eq!(offsets(&core.work().cut), [5]);
-}
-
-#[test]
-fn liv_1_a_remembered_batch_whose_rest_retention_took_is_begun_with_what_is_left() {
-    let pieces = vec![Piece { length: 5, attempts: 1, alone: true }];
-    let left = Progress { pieces, first_failure_ms: Some(5), ..Progress::default() };
-    let mut core = core(FailurePolicy::default(), 0, Offset(0), Some(left), None);
-    let deltas: Vec<(i64, usize)> = (0..2).map(|delta| (delta, 20)).collect();
-    let (frame, hold, now) = (batch_at(0, &deltas, 1, false, |_| 0), hold(), Moment::from_micros(1));
-    let mut tools = Tools { opener: &mut Plain, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
-    core.wake(now, &mut tools);
-    let aborted = AbortedTransactions::default();
-    core.fetched(now, Frame { position: Offset(0), records: &frame, aborted, hold: &hold }, &mut tools);
-    assert!(!core.work().alone, "the rest may come");
-    core.out_of_range(now, Offset(9), Offset(12), &mut tools);
-    assert_eq!((offsets(&core.work().cut), core.work().used, core.work().alone), (vec![0, 1], 1, true));
 }

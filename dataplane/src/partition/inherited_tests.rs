@@ -1,0 +1,164 @@
+//! What an owner before us left, over a log that has changed since: cut off and written again, or taken by retention.
+
+use bytes::Bytes;
+use lighterman_proto::commit_metadata::{Piece, Progress};
+use lighterman_proto::ids::Offset;
+use lighterman_proto::records::{AbortedTransactions, Compression, RecordError};
+use lighterman_proto::units::{Moment, TimestampMs};
+
+use super::core::PartitionCore;
+use super::cut::{CutLimits, Hold};
+use super::effects::{Effect, Effects, Frame, Start, Tools};
+use super::fetch_buffer::Opener;
+use super::ledger::Outcome;
+use super::model_tests::{Plain, hold};
+use super::work::FailurePolicy;
+
+const NOW: Moment = Moment::from_micros(1);
+
+/// The partition's next owner, which goes on at 0.
+struct Successor {
+    core: PartitionCore,
+    opener: Box<dyn Opener>,
+}
+
+impl Successor {
+    fn of(left: Option<Progress>, policy: FailurePolicy) -> Self {
+        let core = PartitionCore::new(Start {
+            committed: Offset(0),
+            leader_epoch: -1,
+            progress: left,
+            failures: None,
+            policy,
+            filters: 0,
+            limits: CutLimits { records_max: 8, payload_bytes_max: 4_000 },
+            buffer_bytes_target: 600,
+        });
+        let mut successor = Self { core, opener: Box::new(Plain) };
+        successor.step(|core, tools| core.wake(NOW, tools));
+        successor
+    }
+
+    fn step(&mut self, event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects) -> Effects {
+        let opener = &mut *self.opener;
+        event(&mut self.core, &mut Tools { opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) })
+    }
+
+    fn fetch(&mut self, records: &Bytes) -> Effects {
+        let (position, hold) = (self.core.position(), hold());
+        let aborted = AbortedTransactions::default();
+        self.step(|core, tools| core.fetched(NOW, Frame { position, records, aborted, hold: &hold }, tools))
+    }
+
+    fn find_log_between(&mut self, start: i64, end: i64) {
+        self.step(|core, tools| core.out_of_range(NOW, Offset(start), Offset(end), tools));
+    }
+
+    fn acknowledge(&mut self, seq: u64) {
+        self.step(|core, tools| core.committed(NOW, seq, tools));
+    }
+
+    fn in_work(&self) -> Vec<i64> {
+        self.core.work().cut.walk().map(|record| record.offset.0).collect()
+    }
+
+    fn count(&self, outcome: Outcome) -> u64 {
+        self.core.ledger().count(outcome)
+    }
+}
+
+/// A batch of `count` records. Its leader epoch is not covered by its checksum.
+fn batch(base: i64, count: i64, leader_epoch: i32) -> Vec<u8> {
+    let deltas: Vec<(i64, usize)> = (0..count).map(|delta| (delta, 20)).collect();
+    let mut batch = super::model_tests::batch(base, &deltas, count - 1, false).to_vec();
+    batch[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+    batch
+}
+
+fn failed_together(length: u64, attempts: u32) -> Progress {
+    let pieces = vec![Piece { length, attempts, alone: true }];
+    Progress { pieces, first_failure_ms: Some(5), ..Progress::default() }
+}
+
+fn retrying(retries_max: u32) -> FailurePolicy {
+    FailurePolicy { retries_max: Some(retries_max), ..FailurePolicy::default() }
+}
+
+/// A log that was cut off and written again has a later leader epoch in its batches.
+#[test]
+fn alo_1_what_is_remembered_of_records_that_were_cut_off_says_nothing_of_those_that_stand_there_now() {
+    let first_offer = |leader_epoch: i32| {
+        let resolved = vec![(1, 1), (1, 1)];
+        let left = Progress { leader_epoch: Some(3), resolved, ..failed_together(2, 2) };
+        let mut successor = Successor::of(Some(left), retrying(3));
+        successor.fetch(&batch(0, 5, leader_epoch).into());
+        successor.acknowledge(1);
+        (successor.in_work(), successor.core.work().used, successor.count(Outcome::Earlier))
+    };
+    assert_eq!(first_offer(3), (vec![0], 2, 1), "as they were left");
+    assert_eq!(first_offer(4), (vec![0, 1, 2, 3, 4], 0, 0), "other records: nobody has tried them");
+}
+
+#[test]
+fn alo_1_what_was_resolved_behind_records_that_retention_took_is_not_tried_or_given_up_again() {
+    let left = Progress { resolved: vec![(1, 4)], ..failed_together(5, 1) };
+    let mut successor = Successor::of(Some(left), retrying(0));
+    successor.find_log_between(3, 6);
+    successor.acknowledge(1);
+    successor.fetch(&batch(3, 3, 0).into());
+    for seq in 2..5 {
+        successor.acknowledge(seq);
+    }
+    let counted =
+        [Outcome::Lost, Outcome::Earlier, Outcome::Exhausted].map(|outcome| successor.count(outcome));
+    assert_eq!(counted, [1, 4, 0], "only the first record is gone");
+    assert_eq!(successor.in_work(), [5]);
+}
+
+#[test]
+fn liv_1_a_remembered_batch_whose_rest_retention_took_is_begun_with_what_is_left() {
+    let mut successor = Successor::of(Some(failed_together(5, 1)), FailurePolicy::default());
+    successor.fetch(&batch(0, 2, 0).into());
+    assert!(!successor.core.work().alone, "the rest may come");
+    successor.find_log_between(9, 12);
+    let work = successor.core.work();
+    assert_eq!((successor.in_work(), work.used, work.alone), (vec![0, 1], 1, true));
+}
+
+/// Cannot inflate what it is given.
+struct Torn;
+
+impl Opener for Torn {
+    fn open(&mut self, _: Compression, _: &Bytes) -> Result<Option<(Bytes, Hold)>, RecordError> {
+        Err(RecordError::TooLarge { bytes_max: 0 })
+    }
+
+    fn is_short(&self) -> bool {
+        false
+    }
+
+    fn lend(&mut self, _: usize) -> Option<Hold> {
+        Some(hold())
+    }
+}
+
+/// What lies behind the position was read once, under a later leader, and is to be read again.
+#[test]
+fn h13_a_fetch_names_the_leader_epoch_of_the_record_before_its_position() {
+    let mut successor = Successor::of(None, FailurePolicy::default());
+    successor.opener = Box::new(Torn);
+    let mut packed = batch(2, 2, 2);
+    // Attributes: gzip.
+    packed[22] = 1;
+    let checksum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &packed[21..]) as u32;
+    packed[17..21].copy_from_slice(&checksum.to_be_bytes());
+    successor.fetch(&[batch(0, 2, 1), packed].concat().into());
+    assert_eq!(successor.core.position(), Offset(2), "the second batch cannot be read");
+    let later = NOW + super::core::REST;
+    let effects = successor.step(|core, tools| core.wake(later, tools));
+    let asked = effects.iter().find_map(|effect| match effect {
+        Effect::Want { position, leader_epoch, .. } => Some((position.0, *leader_epoch)),
+        _ => None,
+    });
+    assert_eq!(asked, Some((2, 1)));
+}
