@@ -1,8 +1,5 @@
 //! What the fuzzer has found worth keeping, run as an ordinary test, and its neighbours: the same bytes with a few changed.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use proptest::prelude::*;
 
 #[path = "../fuzz/subjects/answers.rs"]
@@ -24,13 +21,11 @@ mod sigv4;
 #[path = "../fuzz/subjects/store.rs"]
 mod store;
 
+#[path = "../../proto/fuzz/seeds.rs"]
+mod corpus_files;
+
 fn seeds(subject: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(subject);
-    let mut paths: Vec<PathBuf> =
-        fs::read_dir(&folder).expect("a corpus").flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    assert!(!paths.is_empty(), "{}", folder.display());
-    paths.iter().map(|path| fs::read(path).expect("readable")).collect()
+    corpus_files::seeds(env!("CARGO_MANIFEST_DIR"), subject)
 }
 
 /// Runs a corpus; some of it must be good.
