@@ -1,0 +1,260 @@
+//! A node before a broker whose wire can be spoilt, with a topic, a function and a mapping for each scene.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use kafka_protocol::messages::ApiKey;
+use lighterman::local::broker::{Broker, BrokerSettings};
+use loadtest::checker::{Verdict, check};
+use loadtest::fault_proxy::{Fault, FaultProxy, Faults};
+use loadtest::function::{Act, FakeLambda};
+use loadtest::kafka::RealKafka;
+use loadtest::node::Node;
+use loadtest::produce::{Compression, Produced, Producer, ends};
+use loadtest::watch::{Watch, Watched};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+const PARTITIONS: i32 = 2;
+/// Within this everything is delivered and committed once the wire is good again.
+pub(crate) const DRAINS_WITHIN: Duration = Duration::from_secs(30);
+/// Within this a fault has been met as often as was said.
+const MET_WITHIN: Duration = Duration::from_secs(40);
+/// Within this records flow again behind a code.
+const FLOWS_WITHIN: Duration = Duration::from_secs(25);
+const BATCH_SIZE: u64 = 20;
+
+/// Whose frames are spoilt.
+pub(crate) enum Cluster {
+    Embedded(Broker),
+    Real(RealKafka),
+}
+
+impl Cluster {
+    pub(crate) fn servers(&self) -> String {
+        match self {
+            Self::Embedded(broker) => broker.address().to_string(),
+            Self::Real(kafka) => kafka.servers(),
+        }
+    }
+}
+
+/// One node before one broker; each scene has a proxy, a topic, a function and a mapping of its own.
+pub(crate) struct Stage {
+    cluster: Cluster,
+    pub(crate) lambda: FakeLambda,
+    pub(crate) node: Node,
+    _data: tempfile::TempDir,
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Result<Self> {
+        Self::before(Cluster::Embedded(Broker::start(BrokerSettings::default())?)).await
+    }
+
+    pub(crate) async fn before(cluster: Cluster) -> Result<Self> {
+        let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
+        lambda.set_script(|_| Act::Succeed(Duration::from_millis(2)));
+        let settings = [
+            ("LIGHTERMAN_INVOKE_BACKOFF_MAX", "200ms"),
+            ("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "6s"),
+            ("LIGHTERMAN_MEMORY_BUDGET", "64MiB"),
+        ];
+        let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
+        Ok(Self { cluster, lambda, node, _data: data })
+    }
+
+    pub(crate) async fn scene(
+        &self,
+        name: &str,
+        seed: u64,
+        before: impl FnOnce(&Faults),
+    ) -> Result<Scene<'_>> {
+        let real = self.cluster.servers();
+        let mut producer = Producer::connect(&real).await?;
+        producer.create_topic(name, PARTITIONS).await?;
+        let proxy = FaultProxy::start(&real, seed).await?;
+        before(proxy.faults());
+        let writer = Writer::start(&real, name).await?;
+        let more =
+            json!({"FunctionName": name, "BatchSize": BATCH_SIZE, "MaximumBatchingWindowInSeconds": 0});
+        let group = self.node.create_mapping(&proxy.address(), name, more).await?;
+        let watched = Watched {
+            producer: Producer::connect(&real).await?,
+            lambda: self.lambda.clone(),
+            function: name.to_owned(),
+            group: group.clone(),
+            topic: name.to_owned(),
+            partitions: PARTITIONS,
+            ended_otherwise: Arc::default(),
+            every: Duration::from_millis(100),
+        };
+        let watch = Watch::over(watched);
+        Ok(Scene { stage: self, name: name.to_owned(), producer, proxy, group, writer, watch })
+    }
+}
+
+/// Writes a little all the time, so that every fault meets records on their way.
+pub(crate) struct Writer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Result<Produced>>,
+}
+
+impl Writer {
+    pub(crate) async fn start(servers: &str, topic: &str) -> Result<Self> {
+        let (mut producer, topic) = (Producer::connect(servers).await?, topic.to_owned());
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let mut produced = Produced::new();
+            while !stopped.load(Ordering::Relaxed) {
+                for (partition, more) in producer.write(&topic, PARTITIONS, 6, 50, Compression::None).await? {
+                    produced.entry(partition).or_default().extend(more);
+                }
+                tokio::time::sleep(Duration::from_millis(60)).await;
+            }
+            Ok(produced)
+        });
+        Ok(Self { stop, task })
+    }
+
+    pub(crate) async fn end(self) -> Result<Produced> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?
+    }
+}
+
+pub(crate) struct Scene<'s> {
+    stage: &'s Stage,
+    name: String,
+    producer: Producer,
+    pub(crate) proxy: FaultProxy,
+    group: String,
+    writer: Writer,
+    watch: Watch,
+}
+
+impl Scene<'_> {
+    pub(crate) fn faults(&self) -> &Faults {
+        self.proxy.faults()
+    }
+
+    /// Waits until every fault that was announced has happened, and provokes again what does not come by itself.
+    pub(crate) async fn met(&self, what: &str, provoke: Provoke) -> Result<()> {
+        let met = async {
+            let mut provoked = Instant::now();
+            while self.faults().left() > 0 {
+                if provoked.elapsed() > Duration::from_secs(1) && !provoke.is_awaited(self.faults()) {
+                    provoke.add_to(self.faults());
+                    provoked = Instant::now();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let met = tokio::time::timeout(MET_WITHIN, met).await;
+        met.with_context(|| format!("{}: {what}: {} times left", self.name, self.faults().left()))
+    }
+
+    /// Something is delivered that was not when this was called: the group and the fetches work.
+    pub(crate) async fn flows(&self) -> Result<()> {
+        let events = || self.stage.lambda.events_of(&self.name).len();
+        let enough = events() + 4;
+        let flows = async {
+            while events() < enough {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(FLOWS_WITHIN, flows).await.is_ok() {
+            return Ok(());
+        }
+        anyhow::bail!(
+            "{}: writer {} nothing flows; {}",
+            self.name,
+            self.writer.task.is_finished(),
+            self.shown().await
+        )
+    }
+
+    /// Stops the mapping, or lets it run, and waits until it does.
+    pub(crate) async fn set_enabled(&self, enabled: bool) -> Result<()> {
+        let path = format!("/2015-03-31/event-source-mappings/{}", self.group);
+        let api = self.stage.node.api();
+        api.call("PUT", &path, Some(&json!({"Enabled": enabled}))).await?;
+        let wanted = if enabled { "Enabled" } else { "Disabled" };
+        let settles = async {
+            loop {
+                let shown = api.call("GET", &path, None).await?;
+                if shown["State"] == wanted {
+                    return anyhow::Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let settled = tokio::time::timeout(MET_WITHIN, settles).await;
+        settled.with_context(|| format!("{}: it is not {wanted} in time", self.name))?
+    }
+
+    /// What the node says of its partitions, for a person who looks for the reason.
+    pub(crate) async fn shown(&self) -> String {
+        let path = format!("/lighterman/v1/mappings/{}/partitions", self.group);
+        let shown = self.stage.node.api().call("GET", &path, None).await;
+        shown.map_or_else(|error| error.to_string(), |shown| shown.to_string())
+    }
+
+    /// The wire is good from now on: everything comes, once or more, in order, and no commit was ahead.
+    pub(crate) async fn ends_well(mut self) -> Result<Verdict> {
+        self.proxy.calm();
+        let produced = self.writer.end().await?;
+        let began = Instant::now();
+        let ends = ends(&produced);
+        let drained = self.producer.await_committed(&self.group, &self.name, &ends, DRAINS_WITHIN);
+        drained.await.with_context(|| format!("{}: it does not drain", self.name))?;
+        let name = &self.name;
+        self.watch.was_clean().await.with_context(|| name.clone())?;
+        let verdict = check(&produced, &self.stage.lambda.events_of(name));
+        let some: Vec<_> = verdict.violations.iter().take(5).collect();
+        ensure!(some.is_empty(), "{name}: {} violations, among them {some:?}", verdict.violations.len());
+        let path = format!("/2015-03-31/event-source-mappings/{}", self.group);
+        self.stage.node.api().call("DELETE", &path, None).await?;
+        let repeated: u64 = verdict.repeated.values().sum();
+        println!(
+            "{name}: {} records, {repeated} repeated, drained in {} ms",
+            verdict.delivered,
+            began.elapsed().as_millis()
+        );
+        Ok(verdict)
+    }
+}
+
+/// What makes a node ask for something that it asks seldom.
+#[derive(Clone, Copy)]
+pub(crate) enum Provoke {
+    /// It asks all the time.
+    Nothing,
+    /// Another reply with this code.
+    With(ApiKey, i16),
+    /// A cut connection.
+    Cut(ApiKey),
+}
+
+impl Provoke {
+    pub(crate) fn rule(self) -> Option<(ApiKey, Fault)> {
+        match self {
+            Self::Nothing => None,
+            Self::With(api, code) => Some((api, Fault::Code(code))),
+            Self::Cut(api) => Some((api, Fault::Cut)),
+        }
+    }
+
+    pub(crate) fn add_to(self, faults: &Faults) {
+        if let Some((api, fault)) = self.rule() {
+            faults.next_of(api, 1, fault);
+        }
+    }
+
+    pub(crate) fn is_awaited(self, faults: &Faults) -> bool {
+        self.rule().is_none_or(|(api, fault)| faults.left_of(api, fault) > 0)
+    }
+}
