@@ -239,11 +239,16 @@ fn wire_faults() -> Vec<(&'static str, u32, Fault)> {
 }
 
 /// For a while the wire is bad in one way; records must get through before or after.
-async fn one_wire_fault(stage: &Stage, name: &str, per_mille: u32, fault: Fault) -> Result<()> {
+async fn one_wire_fault(
+    stage: &Stage,
+    name: &str,
+    (per_mille, fault): (u32, Fault),
+    lasting: Duration,
+) -> Result<()> {
     let scene = stage.scene(name, SEED, |_| {}).await?;
     scene.flows().await?;
     scene.faults().add(Rule { apis: Vec::new(), times: None, per_mille, fault });
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    tokio::time::sleep(lasting).await;
     let met: u64 = scene.faults().met().values().sum();
     ensure!(met > 0, "{name}: it never happened");
     println!("{name}: {met} times");
@@ -255,8 +260,10 @@ async fn one_wire_fault(stage: &Stage, name: &str, per_mille: u32, fault: Fault)
 async fn alo_1_ord_1_com_1_every_way_in_which_a_wire_breaks() -> Result<()> {
     let stage = Stage::new().await?;
     let faults = wire_faults();
-    all_well(faults.iter().map(|(name, per_mille, fault)| one_wire_fault(&stage, name, *per_mille, *fault)))
-        .await?;
+    all_well(faults.iter().map(|(name, per_mille, fault)| {
+        one_wire_fault(&stage, name, (*per_mille, *fault), Duration::from_secs(8))
+    }))
+    .await?;
     ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");
     Ok(())
 }
@@ -334,27 +341,16 @@ const HOSTILITIES: &[(&str, Hostility)] = &[
 /// What a node of a memory budget of 64 MiB may hold in a debug build, whatever a broker sends.
 const HOSTILE_RESIDENT_MIB_MAX: u64 = 256;
 
-/// For a while the broker lies in one way.
-async fn one_lie(stage: &Stage, name: &str, how: Hostility) -> Result<()> {
-    let scene = stage.scene(name, SEED, |_| {}).await?;
-    scene.flows().await?;
-    let fault = Fault::Hostile(how);
-    scene.faults().add(Rule { apis: Vec::new(), times: None, per_mille: 250, fault });
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let met: u64 = scene.faults().met().values().sum();
-    ensure!(met > 0, "{name}: it never happened");
-    println!("{name}: {met} times");
-    scene.ends_well().await?;
-    Ok(())
-}
-
 /// A broker that lies costs neither the process nor its memory; when it stops lying, everything comes. Two lie at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mem_1_alo_1_frames_that_lie() -> Result<()> {
     let stage = Stage::new().await?;
     let peak = watch_resident_kib(stage.node.pid().context("runs")?);
     for pair in HOSTILITIES.chunks(2) {
-        all_well(pair.iter().map(|(name, how)| one_lie(&stage, name, *how))).await?;
+        let lies = pair.iter().map(|(name, how)| {
+            one_wire_fault(&stage, name, (250, Fault::Hostile(*how)), Duration::from_secs(3))
+        });
+        all_well(lies).await?;
         let peak_mib = peak.load(Ordering::Relaxed) / 1024;
         println!("resident at most {peak_mib} MiB so far");
         ensure!(peak_mib < HOSTILE_RESIDENT_MIB_MAX, "behind {}: {peak_mib} MiB", pair[0].0);
