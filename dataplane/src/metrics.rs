@@ -44,6 +44,7 @@ declare! {
     counter POLL_ERRORS = "poll_errors_total", Count, "Fetches that failed.";
     counter INVOKE_ERRORS = "invoke_errors_total", Count, "Invocations that failed, throttles included.";
     counter COMMIT_ERRORS = "commit_errors_total", Count, "Offset commits that failed.";
+    counter COMMITS_REWOUND = "commits_rewound_total", Count, "Commits that the group acknowledged and did not hold any more: sent again.";
     counter DESTINATION_ERRORS = "destination_errors_total", Count, "Sends to an on-failure destination that failed, each try counted (AWS, once given up: DestinationDeliveryFailures).";
     gauge OFFSET_LAG = "offset_lag", Count, "Log end minus committed offset, in records (AWS: OffsetLag).";
     gauge OFFSET_LAG_SECONDS = "offset_lag_seconds", Seconds, "Time to drain the lag at the present rate.";

@@ -22,6 +22,7 @@ use crate::batcher::messages::Register;
 use crate::credit::bytes::ByteBudget;
 use crate::kafka::fetch::FetchRouter;
 use crate::offsets::actor::{CommitterActor, Follow};
+use crate::offsets::committer::Frontier;
 use crate::partition::actor::{PartitionActor, PartitionParts};
 use crate::partition::cut::CutLimits;
 use crate::partition::effects::Start;
@@ -131,6 +132,7 @@ impl ConsumerActor {
     ) {
         let me = ctx.address().recipient::<PartitionReport>();
         let (partition, epoch) = (start.partition, start.epoch);
+        let beginning = Frontier::beginning(partition, epoch, &start.position);
         let watch_to = me.clone();
         let watch = DeathWatch::new(move |panicking| {
             let state = PartitionState::Exited { panicking };
@@ -168,7 +170,7 @@ impl ConsumerActor {
         let address = PartitionActor::create(move |ctx| {
             let address = ctx.address();
             batcher_mail.do_send(Register { partition, epoch, address: address.clone() });
-            committer_mail.do_send(Follow { partition, epoch, address });
+            committer_mail.do_send(Follow { beginning, address });
             PartitionActor::new(parts, watch)
         });
         self.partitions.insert(partition, (epoch, address));

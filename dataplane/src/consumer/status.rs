@@ -69,6 +69,7 @@ struct Meters {
     poll_errors: Counter,
     invoke_errors: Counter,
     commit_errors: Counter,
+    commits_rewound: Counter,
     batch_records: Histogram,
     batch_bytes: Histogram,
     batch_close: [Counter; CloseReason::ALL.len()],
@@ -96,6 +97,7 @@ impl Meters {
             poll_errors: counter!(names::POLL_ERRORS, labels()),
             invoke_errors: counter!(names::INVOKE_ERRORS, labels()),
             commit_errors: counter!(names::COMMIT_ERRORS, labels()),
+            commits_rewound: counter!(names::COMMITS_REWOUND, labels()),
             batch_records: histogram!(names::BATCH_RECORDS, labels()),
             batch_bytes: histogram!(names::BATCH_BYTES, labels()),
             batch_close: CloseReason::ALL.map(|reason| {
@@ -320,6 +322,15 @@ impl StatusBoard {
         self.inner.meters.commit_errors.increment(1);
         if let Some(held_back) = self.inner.commit_lines.pass(clock::now()) {
             tracing::warn!(error = what, held_back, "commit failed; trying again");
+        }
+    }
+
+    pub(crate) fn commits_rewound(&self, partitions: usize) {
+        self.inner.meters.commits_rewound.increment(partitions as u64);
+        if let Some(held_back) = self.inner.commit_lines.pass(clock::now()) {
+            let what =
+                "the group does not hold what it acknowledged; a commit was served late. Committing it again";
+            tracing::warn!(partitions, held_back, "{what}");
         }
     }
 }

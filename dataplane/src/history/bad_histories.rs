@@ -71,6 +71,19 @@ fn with(middle: &[Event]) -> Vec<Event> {
 }
 
 #[test]
+fn com_1_a_commit_served_late_may_take_back_and_may_not_pass_an_open_record() {
+    let late = |offset| Event::CommittedLate { partition: 0, offset, leader_epoch: 0 };
+    let delivered =
+        [started(1, ONE, &[0, 1]), ended(1, true), accounted(0, 2, Outcome::Delivered), committed(2)];
+    let healed = [late(1), committed(1), committed(2)];
+    assert_eq!(broken(&with(&[&delivered[..], &healed].concat())), []);
+    let twice = [late(1), committed(1), committed(2), committed(1)];
+    assert_eq!(broken(&with(&[&delivered[..], &twice].concat())), [Invariant::Com1]);
+    let ahead = [late(2), started(1, ONE, &[0, 1]), ended(1, true), accounted(0, 2, Outcome::Delivered)];
+    assert_eq!(broken(&with(&ahead)), [Invariant::Com1]);
+}
+
+#[test]
 fn a_good_history_is_clean() {
     let events = with(&[
         started(1, ONE, &[0]),

@@ -90,6 +90,9 @@ impl Checker {
             Event::Committed { partition, offset, leader_epoch } => {
                 self.committed(*partition, *offset, *leader_epoch);
             }
+            Event::CommittedLate { partition, offset, leader_epoch } => {
+                self.committed_late(*partition, *offset, *leader_epoch);
+            }
             Event::Accounted { partition, first, end, outcome, leader_epoch } => {
                 let known = self.partition(*partition).known_end(*end, *leader_epoch);
                 // What retention took, nobody has read: that says nothing of a history.
@@ -240,6 +243,18 @@ impl Checker {
                 return;
             }
             self.found(Invariant::Com1, format!("partition {index}: committed {offset} after {before}"));
+        }
+    }
+
+    /// What it takes back is committed again later, and may be delivered again until then.
+    fn committed_late(&mut self, index: i32, offset: i64, leader_epoch: i32) {
+        let records_max = self.rules.records_max.max(1);
+        let partition = self.partition(index);
+        let taken_back = partition.records.range(offset..partition.committed.unwrap_or(offset).max(offset));
+        partition.excuses += 1 + taken_back.count() as u32 / records_max;
+        partition.rewinds += 1;
+        if partition.committed.is_none_or(|committed| offset >= committed) {
+            self.committed(index, offset, leader_epoch);
         }
     }
 

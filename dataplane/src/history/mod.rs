@@ -122,6 +122,15 @@ pub enum Event {
         /// Leader epoch of the record before it, −1 when unknown.
         leader_epoch: i32,
     },
+    /// The group took a commit whose sender had given it up, and may have been answered for a newer one since.
+    CommittedLate {
+        /// Which partition.
+        partition: i32,
+        /// The offset.
+        offset: i64,
+        /// Leader epoch of the record before it, −1 when unknown.
+        leader_epoch: i32,
+    },
     /// A node put on record what became of a range.
     Accounted {
         /// Which partition.

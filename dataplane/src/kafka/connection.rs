@@ -295,6 +295,16 @@ impl Connection {
     }
 }
 
+/// Closed in the usual way, the kernel would go on for minutes to deliver a request that was given up, and a broker would serve
+/// it after newer ones (H6).
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.spoiled {
+            self.stream.forsake();
+        }
+    }
+}
+
 fn frame_bytes_max(api: ApiKey) -> usize {
     if api == ApiKey::Fetch { FRAME_BYTES_MAX } else { FRAME_BYTES_MAX_WITHOUT_RECORDS }
 }

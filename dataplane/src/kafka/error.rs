@@ -131,6 +131,12 @@ impl KafkaError {
         if let Self::Broker { code, .. } = self { Some(*code) } else { None }
     }
 
+    /// True when the request may have reached the broker and its outcome is not known: it may be served yet, and after one
+    /// that is sent later.
+    pub fn may_be_served(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Closed { .. } | Self::Frame { .. } | Self::Decode { .. })
+    }
+
     /// What to do about it.
     pub fn class(&self) -> Class {
         match self {

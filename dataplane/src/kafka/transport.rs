@@ -52,9 +52,17 @@ impl fmt::Display for BrokerAddress {
 }
 
 /// A byte stream to a broker.
-pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
+    /// What was written and has not left yet shall not leave any more once this is dropped.
+    fn forsake(&self);
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
+impl Transport for TcpStream {
+    fn forsake(&self) {
+        // Refused of a socket that is closed already, which sends nothing either.
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
 
 /// Opens byte streams to brokers.
 pub trait Connector: Send + Sync {

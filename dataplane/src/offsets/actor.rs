@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use lighterman_proto::ids::Epoch;
@@ -13,16 +14,35 @@ use crate::consumer::status::StatusBoard;
 use crate::kafka::backoff::random;
 use crate::partition::actor::PartitionActor;
 use crate::partition::messages::Committed;
+use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
+/// How often to ask whether it is time to read back what the group holds.
+const READ_BACK_TICK: Duration = Duration::from_secs(5);
+
 /// The answer to one commit: an outcome for each partition index, or why there is none.
-pub type CommitAnswer = Result<HashMap<i32, CommitOutcome>, String>;
+pub type CommitAnswer = Result<HashMap<i32, CommitOutcome>, NoAnswer>;
+
+/// No outcome of a commit is known.
+#[derive(Debug)]
+pub struct NoAnswer {
+    /// Why.
+    pub why: String,
+    /// True when the request may have reached the broker, and may be served yet.
+    pub may_be_served: bool,
+}
+
+/// What a port answers with.
+pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Where commits go: the group's member.
 pub trait CommitPort: Send + Sync {
     /// Commits all of `frontiers` in one request. The future may outlive the caller's interest.
-    fn commit(&self, frontiers: Vec<Frontier>) -> Pin<Box<dyn Future<Output = CommitAnswer> + Send>>;
+    fn commit(&self, frontiers: Vec<Frontier>) -> Boxed<CommitAnswer>;
+
+    /// In which partitions the group holds something else than `frontiers` say; nothing when that could not be learnt.
+    fn read_back(&self, frontiers: Vec<Frontier>) -> Boxed<Option<Vec<i32>>>;
 }
 
 /// A partition's frontier has moved.
@@ -34,10 +54,8 @@ pub struct FrontierMoved(pub Frontier);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Follow {
-    /// Partition index.
-    pub partition: i32,
-    /// Which ownership.
-    pub epoch: Epoch,
+    /// Where it goes on.
+    pub beginning: Frontier,
     /// The partition.
     pub address: Addr<PartitionActor>,
 }
@@ -55,6 +73,10 @@ pub struct Unfollow {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct CommitAnswered(CommitAnswer);
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct HasReadBack(Option<Vec<i32>>);
 
 /// The actor.
 pub struct CommitterActor {
@@ -92,6 +114,17 @@ impl CommitterActor {
             me.do_send(CommitAnswered(answer.await));
         });
     }
+
+    fn read_back(&mut self, ctx: &mut Context<Self>) {
+        let frontiers = self.core.start_read_back(clock::now());
+        if frontiers.is_empty() {
+            return;
+        }
+        let (read, me) = (self.port.read_back(frontiers), ctx.address());
+        actix_rt::spawn(async move {
+            me.do_send(HasReadBack(read.await));
+        });
+    }
 }
 
 impl Actor for CommitterActor {
@@ -99,6 +132,7 @@ impl Actor for CommitterActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
+        ctx.run_interval(READ_BACK_TICK, Self::read_back);
     }
 }
 
@@ -106,9 +140,9 @@ impl Handler<Follow> for CommitterActor {
     type Result = ();
 
     fn handle(&mut self, message: Follow, _: &mut Self::Context) {
-        // What an earlier ownership left behind is not committed under this one.
-        self.core.forget(message.partition);
-        self.partitions.insert(message.partition, (message.epoch, message.address));
+        let Follow { beginning, address } = message;
+        self.partitions.insert(beginning.partition, (beginning.epoch, address));
+        self.core.follow(beginning);
     }
 }
 
@@ -142,15 +176,16 @@ impl Handler<CommitAnswered> for CommitterActor {
     fn handle(&mut self, CommitAnswered(answer): CommitAnswered, ctx: &mut Self::Context) {
         let outcome_of = |partition: i32| match &answer {
             Ok(outcomes) => outcomes.get(&partition).copied().unwrap_or(CommitOutcome::Again),
+            Err(none) if none.may_be_served => CommitOutcome::Unknown,
             Err(_) => CommitOutcome::Again,
         };
-        let done = self.core.answered(outcome_of);
+        let done = self.core.answered(clock::now(), outcome_of);
         let again = match &answer {
             Ok(outcomes) => outcomes.values().any(|outcome| *outcome == CommitOutcome::Again),
             Err(_) => true,
         };
-        if let Err(error) = &answer {
-            self.status.commit_failed(error);
+        if let Err(none) = &answer {
+            self.status.commit_failed(&none.why);
         }
         for frontier in done {
             self.status.committed(&frontier);
@@ -170,5 +205,17 @@ impl Handler<CommitAnswered> for CommitterActor {
             });
         }
         self.pump(ctx);
+    }
+}
+
+impl Handler<HasReadBack> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, HasReadBack(differing): HasReadBack, ctx: &mut Self::Context) {
+        let again = self.core.read_back(clock::now(), differing.as_deref());
+        if again > 0 {
+            self.status.commits_rewound(again);
+            self.pump(ctx);
+        }
     }
 }

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lighterman_proto::commit_metadata::Progress;
+use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
 use lighterman_proto::ids::{Epoch, Offset};
+use lighterman_proto::units::Moment;
 
+use super::read_back::ReadBack;
+use crate::consumer::messages::Position;
 use crate::kafka::backoff::Backoff;
+use crate::kafka::offsets::CommitOffset;
 use crate::partition::ledger::Passed;
 
 /// One partition's offset to commit.
@@ -28,6 +32,14 @@ pub struct Frontier {
     pub passed: Vec<Passed>,
 }
 
+impl Frontier {
+    /// Where `partition` goes on under `epoch`, before anything is committed under it.
+    pub fn beginning(partition: i32, epoch: Epoch, position: &Position) -> Self {
+        let Position { committed: offset, leader_epoch, progress, failures: _ } = position.clone();
+        Self { partition, epoch, offset, leader_epoch, seq: 0, progress, passed: Vec::new() }
+    }
+}
+
 /// What the group said of one partition's commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitOutcome {
@@ -35,12 +47,27 @@ pub enum CommitOutcome {
     Done,
     /// It is tried again, for as long as the partition is ours: a refusal may speak of the generation before.
     Again,
+    /// Nobody answered: it is tried again, and may be served yet.
+    Unknown,
 }
 
 /// The first rest after a commit that failed.
 const REST_MIN: Duration = Duration::from_millis(100);
 /// The longest: partitions begin nothing new while their commits wait.
 const REST_MAX: Duration = Duration::from_secs(2);
+
+/// `frontiers` as a request carries them.
+pub(crate) fn offsets_of(frontiers: Vec<Frontier>, partitions_at_activation: i32) -> Vec<CommitOffset> {
+    frontiers
+        .into_iter()
+        .map(|frontier| CommitOffset {
+            partition: frontier.partition,
+            offset: frontier.offset,
+            leader_epoch: frontier.leader_epoch,
+            metadata: CommitMetadata { partitions_at_activation, progress: frontier.progress }.encode(),
+        })
+        .collect()
+}
 
 /// The committer of one member.
 #[derive(Debug)]
@@ -49,13 +76,20 @@ pub struct CommitterCore {
     /// What is out and still ours.
     in_flight: Vec<Frontier>,
     is_out: bool,
+    read_back: ReadBack,
     backoff: Backoff,
 }
 
 impl Default for CommitterCore {
     fn default() -> Self {
         let backoff = Backoff::new(REST_MIN, REST_MAX);
-        Self { pending: BTreeMap::new(), in_flight: Vec::new(), is_out: false, backoff }
+        Self {
+            pending: BTreeMap::new(),
+            in_flight: Vec::new(),
+            is_out: false,
+            read_back: ReadBack::default(),
+            backoff,
+        }
     }
 }
 
@@ -88,21 +122,49 @@ impl CommitterCore {
         going
     }
 
-    /// The commit in flight was answered: returns the frontiers that stand.
-    pub fn answered(&mut self, outcome_of: impl Fn(i32) -> CommitOutcome) -> Vec<Frontier> {
+    /// The commit in flight was answered, or was given up: returns the frontiers that stand and did not before.
+    pub fn answered(&mut self, now: Moment, outcome_of: impl Fn(i32) -> CommitOutcome) -> Vec<Frontier> {
         let mut done = Vec::new();
         self.is_out = false;
         for frontier in std::mem::take(&mut self.in_flight) {
             match outcome_of(frontier.partition) {
-                CommitOutcome::Done => done.push(frontier),
-                CommitOutcome::Again => mutant!(
-                    "late-commit-retry-rewinds",
-                    self.put_back(frontier),
-                    drop(self.pending.insert(frontier.partition, frontier))
-                ),
+                CommitOutcome::Done => {
+                    if self.read_back.acknowledged(&frontier) {
+                        done.push(frontier);
+                    }
+                    continue;
+                }
+                CommitOutcome::Again => {}
+                CommitOutcome::Unknown => self.read_back.doubt(now),
             }
+            mutant!(
+                "late-commit-retry-rewinds",
+                self.put_back(frontier),
+                drop(self.pending.insert(frontier.partition, frontier))
+            );
         }
         done
+    }
+
+    /// What to read back from the group now; empty when it is not the time. [`CommitterCore::read_back`] must follow.
+    pub fn start_read_back(&mut self, now: Moment) -> Vec<Frontier> {
+        let (pending, in_flight) = (&self.pending, &self.in_flight);
+        let goes = |partition| {
+            pending.contains_key(&partition) || in_flight.iter().any(|out| out.partition == partition)
+        };
+        self.read_back.start(now, goes)
+    }
+
+    /// In which partitions the group says something else than it acknowledged; nothing when that could not be learnt. Returns
+    /// how many are committed again.
+    pub fn read_back(&mut self, now: Moment, differing: Option<&[i32]>) -> usize {
+        let again = self.read_back.read(now, differing);
+        let in_flight = &self.in_flight;
+        let idle = |frontier: &Frontier| in_flight.iter().all(|out| out.partition != frontier.partition);
+        let again: Vec<Frontier> = again.into_iter().filter(idle).collect();
+        let count = again.len();
+        again.into_iter().for_each(|frontier| self.put_back(frontier));
+        count
     }
 
     /// How long to rest before the next commit, when some of this answer must be tried `again`; longer each time, until one
@@ -115,10 +177,17 @@ impl CommitterCore {
         None
     }
 
+    /// A partition is ours, and goes on at `beginning`. What an earlier ownership left behind is not committed under this one.
+    pub fn follow(&mut self, beginning: Frontier) {
+        self.forget(beginning.partition);
+        self.read_back.begin(beginning);
+    }
+
     /// Forgets a partition: it is not ours any more, or ours anew. A commit of it that is out is not tried again: the group
     /// checks member and generation only, and would take an old offset from us while another owns the partition (COM-1).
     pub fn forget(&mut self, partition: i32) {
         self.pending.remove(&partition);
+        self.read_back.forget(partition);
         self.in_flight
             .retain(|frontier| mutant!("lost-commit-tried-again", frontier.partition != partition, true));
     }
@@ -137,6 +206,8 @@ impl CommitterCore {
 mod tests {
     use super::*;
 
+    const NOW: Moment = Moment::from_micros(1);
+
     fn frontier(partition: i32, epoch: u64, offset: i64) -> Frontier {
         let (epoch, offset) = (Epoch(epoch), Offset(offset));
         let seq = offset.0.cast_unsigned();
@@ -152,7 +223,7 @@ mod tests {
         core.frontier(frontier(0, 1, 7));
         core.frontier(frontier(1, 1, 2));
         assert!(core.start().is_empty());
-        assert_eq!(core.answered(|_| CommitOutcome::Done), [frontier(0, 1, 5)]);
+        assert_eq!(core.answered(NOW, |_| CommitOutcome::Done), [frontier(0, 1, 5)]);
         assert_eq!(core.start(), [frontier(0, 1, 7), frontier(1, 1, 2)]);
     }
 
@@ -162,9 +233,9 @@ mod tests {
         core.frontier(frontier(0, 1, 5));
         core.start();
         core.frontier(frontier(0, 1, 9));
-        core.answered(|_| CommitOutcome::Again);
+        core.answered(NOW, |_| CommitOutcome::Again);
         assert_eq!(core.start(), [frontier(0, 1, 9)], "the newer one, not the one that failed");
-        core.answered(|_| CommitOutcome::Done);
+        core.answered(NOW, |_| CommitOutcome::Done);
         core.frontier(frontier(0, 2, 3));
         core.frontier(frontier(0, 1, 11));
         assert_eq!(core.start(), [frontier(0, 2, 3)], "an older epoch changes nothing");
@@ -181,8 +252,28 @@ mod tests {
         core.frontier(Frontier { passed: vec![passed(0, 5)], ..frontier(0, 1, 5) });
         core.frontier(Frontier { passed: vec![passed(5, 9)], ..frontier(0, 1, 9) });
         assert_eq!(core.start()[0].passed, [passed(0, 5), passed(5, 9)], "coalesced, not lost");
-        core.answered(|_| CommitOutcome::Again);
+        core.answered(NOW, |_| CommitOutcome::Again);
         assert_eq!(core.start()[0].passed, [], "tried again, not told again");
+    }
+
+    #[test]
+    fn com_1_a_rewound_commit_is_sent_again_unless_a_newer_one_goes() {
+        let later = |seconds| NOW + Duration::from_secs(seconds);
+        let mut core = CommitterCore::default();
+        core.frontier(frontier(0, 1, 5));
+        core.frontier(frontier(1, 1, 7));
+        core.start();
+        core.answered(NOW, |_| CommitOutcome::Unknown);
+        core.start();
+        assert_eq!(core.answered(NOW, |_| CommitOutcome::Done).len(), 2);
+        core.frontier(frontier(2, 1, 1));
+        core.start();
+        assert_eq!(core.start_read_back(later(5)), [frontier(0, 1, 5), frontier(1, 1, 7)], "2 is out");
+        core.frontier(frontier(1, 1, 8));
+        assert_eq!(core.read_back(later(5), Some(&[0, 1, 2])), 2);
+        core.answered(NOW, |_| CommitOutcome::Done);
+        assert_eq!(core.start(), [frontier(0, 1, 5), frontier(1, 1, 8)], "as it stands, or as it goes on");
+        assert_eq!(core.answered(NOW, |_| CommitOutcome::Done), [frontier(1, 1, 8)]);
     }
 
     #[test]
@@ -210,9 +301,9 @@ mod tests {
         core.forget(0);
         core.frontier(frontier(2, 1, 1));
         assert!(core.start().is_empty(), "one at a time, also when what is out is forgotten");
-        assert!(core.answered(|_| CommitOutcome::Again).is_empty());
+        assert!(core.answered(NOW, |_| CommitOutcome::Again).is_empty());
         assert_eq!(core.start(), [frontier(1, 1, 7), frontier(2, 1, 1)]);
-        assert_eq!(core.answered(|_| CommitOutcome::Done).len(), 2);
+        assert_eq!(core.answered(NOW, |_| CommitOutcome::Done).len(), 2);
         assert!(core.is_idle());
     }
 }

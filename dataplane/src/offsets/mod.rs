@@ -2,4 +2,5 @@
 
 pub mod actor;
 pub mod committer;
+pub mod read_back;
 pub mod start;

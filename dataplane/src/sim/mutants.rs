@@ -29,6 +29,7 @@ pub const ALL: &[&str] = &[
     "budget-leak",
     "budget-without-limit",
     "late-commit-retry-rewinds",
+    "rewound-commit-stays",
     "two-commits-in-flight",
     "lost-commit-tried-again",
     "everybody-activates",

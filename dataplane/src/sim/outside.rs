@@ -29,6 +29,8 @@ pub(super) enum Event {
     Inside { node: usize, life: u32, what: Inside },
     /// A request arrives at a broker.
     Arrives(Box<Ask>),
+    /// A commit arrives that nobody waits for any more.
+    ArrivesLate(Box<Ask>),
     /// A fetch has waited long enough for records.
     FetchWaited { ask: u64 },
     /// An invocation arrives at the function.
@@ -87,6 +89,8 @@ pub(super) struct Outside {
     pub armed: Vec<(Cue, usize)>,
     /// What a core itself called a violation.
     pub direct: Vec<crate::history::Violation>,
+    /// Commits that will still arrive late.
+    pub late: u32,
     next_id: u64,
 }
 
@@ -110,6 +114,7 @@ impl Outside {
             stalled_until: vec![Moment::default(); plan.nodes],
             armed: Vec::new(),
             direct: Vec::new(),
+            late: 0,
             next_id: 0,
             plan,
         }
@@ -206,6 +211,13 @@ impl Outside {
             self.no_reply(from, wait);
             return id;
         }
+        if matches!(request, Request::Commit { .. }) && self.strikes(Kind::LateService, 20) {
+            let wait = self.random.micros(200, 400_000).min(deadline);
+            self.no_reply(from, wait);
+            // Nobody waits for it: it needs no name of its own.
+            self.serve_late(Ask { id, from: Caller { ask: None, ..from }, broker, request });
+            return id;
+        }
         match &request {
             Request::Heartbeat { .. } => self.cue(node, Cue::HeartbeatSent),
             Request::Commit { .. } => self.cue(node, Cue::CommitSent),
@@ -230,6 +242,13 @@ impl Outside {
         }
         self.after(way, Event::Arrives(Box::new(Ask { id, from, broker, request })));
         id
+    }
+
+    fn serve_late(&mut self, ask: Ask) {
+        let (soon, late) = self.random.pick(&[(100, 2_000), (2_000, 20_000)]);
+        let wait = self.random.millis(soon, late);
+        self.late += 1;
+        self.after(wait, Event::ArrivesLate(Box::new(ask)));
     }
 
     /// Whoever waits learns after `wait` that there is no reply.

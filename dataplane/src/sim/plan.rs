@@ -18,6 +18,8 @@ pub enum Kind {
     Delay,
     /// A request arrives twice.
     Duplicate,
+    /// A commit whose sender has given it up is served long after.
+    LateService,
     /// kill −9 and a restart.
     Crash,
     /// A process stands still.
@@ -72,11 +74,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Loss,
         Self::ReplyLoss,
         Self::Delay,
         Self::Duplicate,
+        Self::LateService,
         Self::Crash,
         Self::Freeze,
         Self::Cut,

@@ -118,6 +118,7 @@ impl World {
         match event {
             Event::Inside { node, life, what } => self.inside(node, life, what),
             Event::Arrives(ask) => outside.serve(*ask),
+            Event::ArrivesLate(ask) => outside.commit_late(&ask),
             Event::FetchWaited { ask } => outside.fetch_waited(ask),
             Event::Called(call) => outside.called(*call),
             Event::CallEnds { invocation, act } => outside.call_ends(invocation, &act),
@@ -232,7 +233,7 @@ impl World {
     fn is_over(&mut self) -> bool {
         match self.stage {
             Stage::Working => {
-                if self.outside.cluster.is_done(&self.outside.topic) {
+                if self.outside.late == 0 && self.outside.cluster.is_done(&self.outside.topic) {
                     self.stage = Stage::Leaving;
                     self.leave_all();
                 }

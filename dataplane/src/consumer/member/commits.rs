@@ -1,20 +1,17 @@
 //! The committer's port onto the group.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use kafka_protocol::error::ResponseError;
-use lighterman_proto::commit_metadata::CommitMetadata;
 use lighterman_proto::ids::MappingId;
 
 use crate::audit::{AuditLog, Entry, What};
-use crate::kafka::group::Membership;
-use crate::kafka::offsets::CommitOffset;
-use crate::offsets::actor::{CommitAnswer, CommitPort};
-use crate::offsets::committer::{CommitOutcome, Frontier};
+use crate::kafka::group::{CommitFailure, Membership};
+use crate::offsets::actor::{Boxed, CommitAnswer, CommitPort, NoAnswer};
+use crate::offsets::committer::{CommitOutcome, Frontier, offsets_of};
+use crate::offsets::read_back::differing;
 use crate::partition::ledger::Passed;
 use crate::runtime::clock;
 
@@ -39,7 +36,7 @@ impl GroupCommits {
 }
 
 impl CommitPort for GroupCommits {
-    fn commit(&self, frontiers: Vec<Frontier>) -> Pin<Box<dyn Future<Output = CommitAnswer> + Send>> {
+    fn commit(&self, frontiers: Vec<Frontier>) -> Boxed<CommitAnswer> {
         let partitions_at_activation = self.activated.load(Ordering::Relaxed);
         let entries = entries(&frontiers);
         let offsets = offsets_of(frontiers, partitions_at_activation);
@@ -49,26 +46,36 @@ impl CommitPort for GroupCommits {
             if !entries.is_empty() {
                 audit.append(mapping, entries).await;
             }
-            let codes = membership.commit(offsets).await.map_err(|error| error.to_string())?;
+            let codes = membership.commit(offsets).await.map_err(no_answer)?;
             Ok(codes
                 .into_iter()
                 .map(|(partition, code)| (partition, outcome_of(code)))
                 .collect::<HashMap<_, _>>())
         })
     }
+
+    fn read_back(&self, frontiers: Vec<Frontier>) -> Boxed<Option<Vec<i32>>> {
+        let (membership, activated) = (self.membership.clone(), self.activated.load(Ordering::Relaxed));
+        Box::pin(async move {
+            let partitions = frontiers.iter().map(|frontier| frontier.partition).collect();
+            let standing = membership.standing()?;
+            match membership.committed(&standing, partitions).await {
+                Ok(theirs) => Some(differing(frontiers, activated, &theirs)),
+                Err(error) => {
+                    tracing::debug!(%error, "what is committed could not be read back; trying again");
+                    None
+                }
+            }
+        })
+    }
 }
 
-/// As the request carries them.
-pub(crate) fn offsets_of(frontiers: Vec<Frontier>, partitions_at_activation: i32) -> Vec<CommitOffset> {
-    frontiers
-        .into_iter()
-        .map(|frontier| CommitOffset {
-            partition: frontier.partition,
-            offset: frontier.offset,
-            leader_epoch: frontier.leader_epoch,
-            metadata: CommitMetadata { partitions_at_activation, progress: frontier.progress }.encode(),
-        })
-        .collect()
+fn no_answer(failure: CommitFailure) -> NoAnswer {
+    let may_be_served = match &failure {
+        CommitFailure::NotAMember => false,
+        CommitFailure::Kafka(error) => error.may_be_served(),
+    };
+    NoAnswer { why: failure.to_string(), may_be_served }
 }
 
 fn entries(frontiers: &[Frontier]) -> Vec<Entry> {

@@ -15,4 +15,4 @@ pub mod wire;
 pub use effects::GroupProtocol;
 pub use lease::OwnershipLease;
 pub use member::Standing;
-pub use membership::{GroupEvent, GroupThread, Membership, MembershipSettings};
+pub use membership::{CommitFailure, GroupEvent, GroupThread, Membership, MembershipSettings};

@@ -13,6 +13,7 @@ use super::stranger::STRANGER;
 use super::{Ask, Reply, Request};
 use crate::history::{Event as Happened, Owner};
 use crate::kafka::group::wire;
+use crate::kafka::offsets::CommitOffset;
 use crate::local::broker::coordinator::{Given, Joining, Phase, Stored, Ticket};
 
 /// A member's id begins with its process.
@@ -134,20 +135,10 @@ impl Outside {
 
     pub(super) fn commit(&mut self, ask: &Ask) {
         let Request::Commit { member, generation, commits } = &ask.request else { return };
-        let now = self.now;
-        let code = match self.group_trouble(ask.broker) {
-            Some(code) => Some(code),
-            None if self.is_consumer_group() => self.cluster.consumers.may_commit(member, *generation),
-            None => self.cluster.group.may_commit(now, member, *generation),
-        };
+        let code = self.may_commit(ask.broker, member, *generation);
         if code.is_none() {
             for commit in commits {
-                let stored = Stored {
-                    offset: commit.offset.0,
-                    leader_epoch: commit.leader_epoch,
-                    metadata: commit.metadata.clone(),
-                };
-                self.cluster.group.offsets.insert((self.topic.to_string(), commit.partition), stored);
+                self.store(commit);
                 let (partition, offset, leader_epoch) =
                     (commit.partition, commit.offset.0, commit.leader_epoch);
                 self.record(Happened::Committed { partition, offset, leader_epoch });
@@ -155,6 +146,38 @@ impl Outside {
         }
         let codes = commits.iter().map(|commit| (commit.partition, code)).collect();
         self.reply(ask.from, Reply::Commit(codes));
+    }
+
+    /// Serves a commit whose sender has gone on without it.
+    pub(in crate::sim) fn commit_late(&mut self, ask: &Ask) {
+        self.late -= 1;
+        let Request::Commit { member, generation, commits } = &ask.request else { return };
+        if self.may_commit(ask.broker, member, *generation).is_some() {
+            return;
+        }
+        for commit in commits {
+            self.store(commit);
+            let (partition, offset, leader_epoch) = (commit.partition, commit.offset.0, commit.leader_epoch);
+            self.record(Happened::CommittedLate { partition, offset, leader_epoch });
+        }
+    }
+
+    fn may_commit(&mut self, broker: usize, member: &str, generation: i32) -> Option<Code> {
+        let now = self.now;
+        match self.group_trouble(broker) {
+            Some(code) => Some(code),
+            None if self.is_consumer_group() => self.cluster.consumers.may_commit(member, generation),
+            None => self.cluster.group.may_commit(now, member, generation),
+        }
+    }
+
+    fn store(&mut self, commit: &CommitOffset) {
+        let stored = Stored {
+            offset: commit.offset.0,
+            leader_epoch: commit.leader_epoch,
+            metadata: commit.metadata.clone(),
+        };
+        self.cluster.group.offsets.insert((self.topic.to_string(), commit.partition), stored);
     }
 
     /// Until when the coordinator counts a member in that says nothing more; nothing when it is no member.

@@ -1,6 +1,7 @@
 //! The committer, as `offsets/actor.rs` and `consumer/member/commits.rs` are one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::ids::Epoch;
@@ -8,11 +9,14 @@ use lighterman_proto::ids::Epoch;
 use super::super::cluster::{Reply, Request};
 use super::super::outside::Outside;
 use super::lines::{DEADLINE, Line, LinePurpose};
-use super::{Inside, Key, Mailbox, Node};
-use crate::consumer::member::commits::{offsets_of, outcome_of};
+use super::{Inside, Mailbox, Node};
+use crate::consumer::member::commits::outcome_of;
 use crate::history::Event as Happened;
 use crate::kafka::group::Standing;
-use crate::offsets::committer::{CommitOutcome, CommitterCore};
+use crate::offsets::committer::{CommitOutcome, CommitterCore, Frontier, offsets_of};
+use crate::offsets::read_back::differing;
+
+pub(super) const READ_BACK_TICK: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(super) struct Committer {
@@ -22,9 +26,9 @@ pub(super) struct Committer {
 }
 
 impl Node {
-    pub(super) fn follow(&mut self, key: Key) {
-        self.committer.core.forget(key.0);
-        self.committer.partitions.insert(key.0, key.1);
+    pub(super) fn follow(&mut self, beginning: Frontier) {
+        self.committer.partitions.insert(beginning.partition, beginning.epoch);
+        self.committer.core.follow(beginning);
     }
 
     pub(super) fn committer_gets(&mut self, outside: &mut Outside, what: Inside) {
@@ -45,6 +49,7 @@ impl Node {
                 self.committer.resting = false;
                 self.pump_commits(outside);
             }
+            Inside::ReadBackTick => self.read_back(outside),
             _ => {}
         }
     }
@@ -75,6 +80,27 @@ impl Node {
         self.on_line(outside, Line::Commit, LinePurpose::Commits { generation }, request, DEADLINE);
     }
 
+    fn read_back(&mut self, outside: &mut Outside) {
+        self.later(outside, READ_BACK_TICK, Inside::ReadBackTick);
+        let frontiers = self.committer.core.start_read_back(outside.now);
+        if frontiers.is_empty() {
+            return;
+        }
+        let partitions = frontiers.iter().map(|frontier| frontier.partition).collect();
+        let request = Request::Committed { partitions };
+        self.on_line(outside, Line::Commit, LinePurpose::ReadBack { frontiers }, request, DEADLINE);
+    }
+
+    pub(super) fn has_read_back(&mut self, outside: &mut Outside, ours: Vec<Frontier>, reply: Option<Reply>) {
+        let differing = match &reply {
+            Some(Reply::Committed(Ok(theirs))) => Some(differing(ours, self.member.activated, theirs)),
+            _ => None,
+        };
+        if self.committer.core.read_back(outside.now, differing.as_deref()) > 0 {
+            self.pump_commits(outside);
+        }
+    }
+
     pub(super) fn commits_answered(&mut self, outside: &mut Outside, generation: i32, reply: Option<Reply>) {
         let codes = if let Some(Reply::Commit(codes)) = reply { Some(codes) } else { None };
         if let Some(code) = codes.iter().flat_map(BTreeMap::values).flatten().next().copied() {
@@ -84,9 +110,11 @@ impl Node {
         let outcome = |code: Option<Code>| outcome_of(code);
         let outcome_of = |partition: i32| match &codes {
             Some(codes) => codes.get(&partition).map_or(CommitOutcome::Again, |code| outcome(*code)),
-            None => CommitOutcome::Again,
+            // Nothing was sent by who is in no generation.
+            None if generation < 0 => CommitOutcome::Again,
+            None => CommitOutcome::Unknown,
         };
-        let done = self.committer.core.answered(outcome_of);
+        let done = self.committer.core.answered(outside.now, outcome_of);
         let again = codes
             .as_ref()
             .is_none_or(|codes| codes.values().any(|code| outcome(*code) == CommitOutcome::Again));

@@ -10,6 +10,7 @@ use super::super::cluster::{Reply, Request};
 use super::super::outside::Outside;
 use super::Node;
 use crate::kafka::group::effects::Effect;
+use crate::offsets::committer::Frontier;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -31,6 +32,7 @@ pub(super) enum LinePurpose {
     Commits { generation: i32 },
     StartCommit { resolve: u64, generation: i32 },
     Committed { resolve: u64 },
+    ReadBack { frontiers: Vec<Frontier> },
 }
 
 #[derive(Debug)]
@@ -149,6 +151,7 @@ impl Node {
             LinePurpose::StartCommit { resolve, generation } => {
                 self.start_committed(outside, resolve, generation, reply);
             }
+            LinePurpose::ReadBack { frontiers } => self.has_read_back(outside, frontiers, reply),
             LinePurpose::Committed { resolve } => self.resolve_committed(outside, resolve, reply),
         }
         self.pump_line(outside, line);

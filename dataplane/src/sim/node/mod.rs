@@ -180,6 +180,7 @@ pub(super) enum Inside {
     Frontier(Box<Frontier>),
     Unfollow(Key),
     CommitterRested,
+    ReadBackTick,
     // to the fetch router
     Want(Want),
     Forget {
@@ -278,6 +279,7 @@ impl Node {
         };
         node.group_step(outside, |_, _, _| Vec::new());
         node.later(outside, Duration::from_secs(1), Inside::MemberTick);
+        node.later(outside, commits::READ_BACK_TICK, Inside::ReadBackTick);
         node
     }
 
@@ -310,7 +312,7 @@ impl Node {
             | Inside::FencePartitions { .. } => {
                 self.consumer_gets(outside, what);
             }
-            Inside::Frontier(_) | Inside::Unfollow(_) | Inside::CommitterRested => {
+            Inside::Frontier(_) | Inside::Unfollow(_) | Inside::CommitterRested | Inside::ReadBackTick => {
                 self.committer_gets(outside, what);
             }
             Inside::Invoke { consumer, batch } => self.invoke(outside, consumer, batch),

@@ -85,6 +85,7 @@ impl Node {
         let plan = &outside.plan;
         let key_bytes = outside.envelope.partition_bytes(i32::MAX, false);
         let committed = Self::first_of(&position);
+        let beginning = Frontier::beginning(key.0, key.1, &position);
         let start = Start {
             committed,
             leader_epoch: position.leader_epoch,
@@ -110,7 +111,7 @@ impl Node {
         self.partitions.insert(key, running);
         // In the production node these two are messages that arrive before any of the partition's.
         self.register(consumer, key);
-        self.follow(key);
+        self.follow(beginning);
         self.step(outside, key, |core, now, tools| core.wake(now, tools));
     }
 
