@@ -171,7 +171,9 @@ fn same_seed_same_trace() -> bool {
 
 fn regressions() -> bool {
     let wrong: Vec<String> = REGRESSIONS.iter().filter_map(|regression| regress(regression).err()).collect();
-    wrong.iter().for_each(|what| println!("{what}"));
+    for what in &wrong {
+        println!("{what}");
+    }
     println!(
         "{} of {} regressions: found with its fault, not without",
         REGRESSIONS.len() - wrong.len(),

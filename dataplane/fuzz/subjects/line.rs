@@ -69,6 +69,10 @@ pub(crate) fn frame(correlation: i32, api: ApiKey, version: i16, body: &[u8]) ->
     frame.freeze()
 }
 
+impl Transport for Stream {
+    fn forsake(&self) {}
+}
+
 impl Connector for Line {
     fn connect<'a>(&'a self, _: &'a BrokerAddress) -> BoxFuture<'a, Result<Box<dyn Transport>, KafkaError>> {
         let next = self.connections.lock().unwrap_or_else(PoisonError::into_inner).pop_front();

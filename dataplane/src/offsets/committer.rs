@@ -163,7 +163,9 @@ impl CommitterCore {
         let idle = |frontier: &Frontier| in_flight.iter().all(|out| out.partition != frontier.partition);
         let again: Vec<Frontier> = again.into_iter().filter(idle).collect();
         let count = again.len();
-        again.into_iter().for_each(|frontier| self.put_back(frontier));
+        for frontier in again {
+            self.put_back(frontier);
+        }
         count
     }
 

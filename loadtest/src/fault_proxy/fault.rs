@@ -7,8 +7,8 @@ use std::time::Duration;
 use kafka_protocol::messages::ApiKey;
 use parking_lot::Mutex;
 
-/// What happens to one exchange. All but [`Fault::CutRequest`], [`Fault::HoldRequest`] and [`Fault::Refuse`] happen to the
-/// reply: the broker has done what it was asked.
+/// What happens to one exchange. All but [`Fault::CutRequest`], [`Fault::HoldRequest`], [`Fault::ServeLate`] and
+/// [`Fault::Refuse`] happen to the reply: the broker has done what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The connection is cut before the broker sees the request.
@@ -50,6 +50,8 @@ pub enum Fault {
     Hold,
     /// The request waits until the proxy is calm, and what the client asks behind it; then the broker does it all, late.
     HoldRequest,
+    /// The connection is cut, and the broker sees the request so much later, over another.
+    ServeLate(Duration),
     /// Bytes that are not Kafka, or that lie, instead of the reply.
     Hostile(Hostility),
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -35,20 +36,21 @@ enum Then {
 pub(super) async fn carry(client: TcpStream, broker: TcpStream, shared: Weak<Shared>) -> Result<()> {
     client.set_nodelay(true)?;
     broker.set_nodelay(true)?;
+    let address = broker.peer_addr()?;
     let ((from_client, to_client), (from_broker, to_broker)) = (split(client), split(broker));
     let waiting = Waiting::default();
     let (refuse, refusals) = mpsc::channel(PIPELINED_MAX);
     let waiting_too = Arc::clone(&waiting);
     let replies = Replies { shared: shared.clone(), waiting: waiting_too, to_client, behind: None, refusals };
     tokio::select! {
-        ended = requests(from_client, to_broker, shared, waiting, refuse) => ended,
+        ended = requests(from_client, (to_broker, address), shared, waiting, refuse) => ended,
         ended = replies.run(from_broker) => ended,
     }
 }
 
 async fn requests(
     mut from: ReadHalf<TcpStream>,
-    mut to: WriteHalf<TcpStream>,
+    (mut to, broker): (WriteHalf<TcpStream>, SocketAddr),
     shared: Weak<Shared>,
     waiting: Waiting,
     refuse: mpsc::Sender<Bytes>,
@@ -63,6 +65,10 @@ async fn requests(
         };
         match fault {
             Some(Fault::CutRequest) => return Ok(()),
+            Some(Fault::ServeLate(wait)) => {
+                tokio::spawn(serve_late(broker, request, wait));
+                return Ok(());
+            }
             Some(Fault::HoldRequest) => drop(calm.changed().await),
             Some(Fault::Refuse(code)) => {
                 refuse.send(refuser.refusal(asked, &request, code)?).await?;
@@ -77,6 +83,15 @@ async fn requests(
         }
         to.write_all(&request).await?;
     }
+    Ok(())
+}
+
+/// What a network can do to a request whose sender is gone.
+async fn serve_late(broker: SocketAddr, request: Bytes, wait: Duration) -> Result<()> {
+    tokio::time::sleep(wait).await;
+    let mut line = TcpStream::connect(broker).await?;
+    line.write_all(&request).await?;
+    frame::read(&mut line).await?;
     Ok(())
 }
 

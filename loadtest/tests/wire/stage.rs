@@ -1,5 +1,6 @@
 //! A node before a broker whose wire can be spoilt, with a topic, a function and a mapping for each scene.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -203,6 +204,14 @@ impl Scene<'_> {
         shown.map_or_else(|error| error.to_string(), |shown| shown.to_string())
     }
 
+    /// Nothing is written any more, and all of it is delivered and committed.
+    pub(crate) async fn falls_idle(self) -> Result<Idle> {
+        let Self { name: topic, producer, proxy, group, writer, .. } = self;
+        let mut idle = Idle { producer, group, topic, ends: ends(&writer.end().await?), _proxy: proxy };
+        idle.is_committed(DRAINS_WITHIN).await?;
+        Ok(idle)
+    }
+
     /// The wire is good from now on: everything comes, once or more, in order, and no commit was ahead.
     pub(crate) async fn ends_well(mut self) -> Result<Verdict> {
         self.proxy.calm();
@@ -225,6 +234,38 @@ impl Scene<'_> {
             began.elapsed().as_millis()
         );
         Ok(verdict)
+    }
+}
+
+/// A scene in which nothing is written any more.
+pub(crate) struct Idle {
+    producer: Producer,
+    group: String,
+    topic: String,
+    ends: BTreeMap<i32, i64>,
+    _proxy: FaultProxy,
+}
+
+impl Idle {
+    /// All of it is committed, or is so again.
+    pub(crate) async fn is_committed(&mut self, within: Duration) -> Result<()> {
+        let Self { producer, group, topic, ends, .. } = self;
+        producer.await_committed(group, topic, ends, within).await
+    }
+
+    /// The group has gone back to an offset before the last one.
+    pub(crate) async fn is_taken_back(&mut self, within: Duration) -> Result<()> {
+        let Self { producer, group, topic, ends, .. } = self;
+        let taken_back = async {
+            loop {
+                let committed = producer.committed(group, topic, PARTITIONS).await?;
+                if ends.iter().any(|(partition, end)| committed.get(partition).is_some_and(|at| at < end)) {
+                    return anyhow::Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(within, taken_back).await.context("the late commit was not taken")?
     }
 }
 
