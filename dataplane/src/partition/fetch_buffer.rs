@@ -182,13 +182,14 @@ impl FetchBuffer {
                 }
             };
             let header = batch.header;
-            let is_aborted = aborted.is_aborted(&batch);
+            let is_aborted =
+                mutant!("abort-marker-not-seen", true, !header.is_control) && aborted.is_aborted(&batch);
             if header.next_offset() <= received.position {
                 continue;
             }
             self.leaders.note(header.base_offset.max(received.position), header.leader_epoch);
             let body = if mutant!("control-records-delivered", header.is_control, false)
-                || is_aborted
+                || mutant!("aborted-delivered", is_aborted, false)
                 || header.record_count == 0
             {
                 Body::Absent

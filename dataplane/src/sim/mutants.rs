@@ -19,6 +19,8 @@ pub const ALL: &[&str] = &[
     "regrowing-starves-others",
     "next-offset-counts-records",
     "control-records-delivered",
+    "aborted-delivered",
+    "abort-marker-not-seen",
     "retry-reorders",
     "batch-over-its-limit",
     "window-too-long",

@@ -24,40 +24,62 @@ pub(super) struct Shape {
     pub size: usize,
 }
 
+/// What a batch says of itself, beside its records.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stamp {
+    pub epoch: i32,
+    pub timestamp: i64,
+    pub attributes: i16,
+    /// −1 for none.
+    pub producer: i64,
+}
+
 /// A batch at `base` that ends `last_delta` behind it.
-pub(super) fn batch(
-    base: i64,
-    epoch: i32,
-    shapes: &[Shape],
-    last_delta: i64,
-    timestamp: i64,
-    attributes: i16,
-) -> Bytes {
-    let mut checked = BytesMut::with_capacity(256);
-    checked.put_i16(attributes);
-    checked.put_i32(last_delta as i32);
-    checked.put_i64(timestamp);
-    checked.put_i64(timestamp);
-    checked.put_i64(-1);
-    checked.put_i16(-1);
-    checked.put_i32(-1);
-    checked.put_i32(shapes.len() as i32);
+pub(super) fn batch(base: i64, stamp: Stamp, shapes: &[Shape], last_delta: i64) -> Bytes {
+    let mut records = BytesMut::with_capacity(256);
     for shape in shapes {
         let size = shape.size as i64;
         let length = 1 + 1 + varint_len(shape.delta) + 1 + varint_len(size) + shape.size + 1;
-        varint(length as i64, &mut checked);
-        checked.put_u8(0);
-        varint(0, &mut checked);
-        varint(shape.delta, &mut checked);
-        varint(-1, &mut checked);
-        varint(size, &mut checked);
-        checked.put_bytes(shape.letter, shape.size);
-        varint(0, &mut checked);
+        varint(length as i64, &mut records);
+        records.put_u8(0);
+        varint(0, &mut records);
+        varint(shape.delta, &mut records);
+        varint(-1, &mut records);
+        varint(size, &mut records);
+        records.put_bytes(shape.letter, shape.size);
+        varint(0, &mut records);
     }
+    whole(base, stamp, shapes.len() as i32, last_delta, &records)
+}
+
+/// The end of a transaction: one record whose key says how it ended.
+pub(super) fn marker(base: i64, stamp: Stamp, aborts: bool) -> Bytes {
+    let mut record = BytesMut::with_capacity(16);
+    varint(10, &mut record);
+    record.put_slice(&[0, 0, 0]);
+    varint(4, &mut record);
+    record.put_i16(0);
+    record.put_i16(i16::from(!aborts));
+    varint(0, &mut record);
+    varint(0, &mut record);
+    whole(base, stamp, 1, 0, &record)
+}
+
+fn whole(base: i64, stamp: Stamp, count: i32, last_delta: i64, records: &[u8]) -> Bytes {
+    let mut checked = BytesMut::with_capacity(40 + records.len());
+    checked.put_i16(stamp.attributes);
+    checked.put_i32(last_delta as i32);
+    checked.put_i64(stamp.timestamp);
+    checked.put_i64(stamp.timestamp);
+    checked.put_i64(stamp.producer);
+    checked.put_i16(-1);
+    checked.put_i32(-1);
+    checked.put_i32(count);
+    checked.put_slice(records);
     let mut whole = BytesMut::with_capacity(checked.len() + 21);
     whole.put_i64(base);
     whole.put_i32(checked.len() as i32 + 9);
-    whole.put_i32(epoch);
+    whole.put_i32(stamp.epoch);
     whole.put_i8(2);
     whole.put_u32(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &checked) as u32);
     whole.put_slice(&checked);

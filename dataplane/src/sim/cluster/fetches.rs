@@ -102,7 +102,9 @@ impl Outside {
             let (code, diverging_end, records, high_watermark) = part;
             left = left.saturating_sub(records.len());
             if code.is_some() || diverging_end.is_some() || !records.is_empty() {
+                let log = self.cluster.log(partition.partition);
                 parts.push(Part {
+                    aborted: log.map(|log| log.aborted_from(asked.position.0)).unwrap_or_default(),
                     partition: partition.clone(),
                     code,
                     diverging_end,

@@ -71,6 +71,7 @@ pub(super) struct Part {
     pub code: Option<Code>,
     pub diverging_end: Option<Offset>,
     pub records: Bytes,
+    pub aborted: Vec<(i64, Offset)>,
     pub high_watermark: Offset,
 }
 

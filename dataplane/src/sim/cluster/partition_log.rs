@@ -1,13 +1,15 @@
-//! One partition's log: batches with gaps, control batches, records that the filters refuse; leaders and their epochs.
+//! One partition's log: batches with gaps, control batches, transactions, records that the filters refuse; leaders and their
+//! epochs.
 
 use bytes::{Bytes, BytesMut};
 use lighterman_proto::ids::Offset;
 
 use super::super::random::Random;
-use super::batches::{Shape, batch};
+use super::batches::{Shape, Stamp, batch, marker};
 
 /// A value of this letter does not pass the mapping's filters.
 pub(crate) const FILTERED: u8 = b'f';
+const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
 const LZ4: i16 = 3;
 
@@ -20,22 +22,66 @@ pub(crate) struct Stored {
     pub must_be_seen: bool,
 }
 
+/// From its first offset to its marker's.
+struct Transaction {
+    producer: i64,
+    first: i64,
+    marker: i64,
+    aborted: bool,
+}
+
 pub(crate) struct Log {
     pub leader: usize,
     pub epoch: i32,
     pub start: i64,
     pub end: i64,
     pub batches: Vec<Stored>,
+    transactions: Vec<Transaction>,
 }
 
 impl Log {
     pub(crate) fn new(leader: usize) -> Self {
-        Self { leader, epoch: 0, start: 0, end: 0, batches: Vec::new() }
+        let (batches, transactions) = (Vec::new(), Vec::new());
+        Self { leader, epoch: 0, start: 0, end: 0, batches, transactions }
     }
 
-    /// Writes a batch; the offsets of its records that must be delivered.
+    /// Writes a batch, or a transaction; the offsets of the records that must be delivered.
     pub(crate) fn append(&mut self, random: &mut Random, timestamp: i64, size_max: u64) -> Vec<i64> {
-        let control = random.chance(60);
+        let stamp = |attributes, producer| Stamp { epoch: 0, timestamp, attributes, producer };
+        if random.chance(120) {
+            return self.append_transaction(random, timestamp, size_max);
+        }
+        if random.chance(60) {
+            // A control batch of a kind that nobody knows.
+            self.append_batch(random, stamp(CONTROL, -1), size_max);
+            return Vec::new();
+        }
+        self.append_batch(random, stamp(0, -1), size_max)
+    }
+
+    /// Records of a producer, another's in between, and how it ended. It is written at once: the last stable offset is the end.
+    fn append_transaction(&mut self, random: &mut Random, timestamp: i64, size_max: u64) -> Vec<i64> {
+        let (producer, aborted, first) = (random.pick(&[7, 8]), random.chance(600), self.end);
+        let of_producer = Stamp { epoch: 0, timestamp, attributes: TRANSACTIONAL, producer };
+        let mut visible = self.append_batch(random, of_producer, size_max);
+        if aborted {
+            visible.clear();
+            if let Some(last) = self.batches.last_mut() {
+                last.must_be_seen = false;
+            }
+        }
+        if random.chance(500) {
+            let of_another = Stamp { attributes: 0, producer: -1, ..of_producer };
+            visible.extend(self.append_batch(random, of_another, size_max));
+        }
+        let ending = Stamp { epoch: self.epoch, attributes: TRANSACTIONAL | CONTROL, ..of_producer };
+        let (marker_at, bytes) = (self.end, marker(self.end, ending, aborted));
+        self.transactions.push(Transaction { producer, first, marker: marker_at, aborted });
+        self.push(marker_at + 1, bytes, false);
+        visible
+    }
+
+    fn append_batch(&mut self, random: &mut Random, stamp: Stamp, size_max: u64) -> Vec<i64> {
         let mut shapes = Vec::new();
         let mut delta = -1;
         for _ in 0..random.between(1, 5) {
@@ -49,28 +95,24 @@ impl Log {
         }
         let last = delta + i64::from(random.chance(100));
         // The simulated opener knows that such a batch is plain.
-        let attributes = if control {
-            CONTROL
-        } else if random.chance(200) {
-            LZ4
-        } else {
-            0
-        };
-        let bytes = batch(self.end, self.epoch, &shapes, last, timestamp, attributes);
-        let visible: Vec<i64> = if control {
-            Vec::new()
-        } else {
-            shapes
-                .iter()
-                .filter(|shape| shape.letter != FILTERED || shape.size == 0)
-                .map(|shape| self.end + shape.delta)
-                .collect()
-        };
-        let (base, next) = (self.end, self.end + last + 1);
-        let must_be_seen = !visible.is_empty();
-        self.batches.push(Stored { base, next, epoch: self.epoch, bytes, must_be_seen });
-        self.end = next;
+        let packed = stamp.attributes & CONTROL == 0 && random.chance(200);
+        let attributes = stamp.attributes | if packed { LZ4 } else { 0 };
+        let bytes = batch(self.end, Stamp { epoch: self.epoch, attributes, ..stamp }, &shapes, last);
+        let passes = |shape: &&Shape| shape.letter != FILTERED || shape.size == 0;
+        let visible: Vec<i64> = shapes.iter().filter(passes).map(|shape| self.end + shape.delta).collect();
+        self.push(self.end + last + 1, bytes, stamp.attributes & CONTROL == 0 && !visible.is_empty());
         visible
+    }
+
+    fn push(&mut self, next: i64, bytes: Bytes, must_be_seen: bool) {
+        self.batches.push(Stored { base: self.end, next, epoch: self.epoch, bytes, must_be_seen });
+        self.end = next;
+    }
+
+    /// Aborted transactions that end at `position` or behind it: producer and first offset, as a broker tells them.
+    pub(crate) fn aborted_from(&self, position: i64) -> Vec<(i64, Offset)> {
+        let ends_behind = |of: &&Transaction| of.aborted && of.marker >= position;
+        self.transactions.iter().filter(ends_behind).map(|of| (of.producer, Offset(of.first))).collect()
     }
 
     /// Batches from `position` on: the first always, then what fits.
@@ -95,15 +137,21 @@ impl Log {
         all.freeze()
     }
 
-    /// Cuts whole batches off the end, down to `from` or a little lower; the offset where the log ends now.
+    /// Cuts whole batches off the end, down to `from` or a little lower, and no transaction in two; the offset where the log ends
+    /// now.
     pub(crate) fn truncate(&mut self, from: i64) -> i64 {
-        while self.batches.last().is_some_and(|last| last.next > from) {
+        while self.batches.last().is_some_and(|last| last.next > from || self.is_in_transaction()) {
             if let Some(gone) = self.batches.pop() {
                 self.end = gone.base;
             }
         }
+        self.transactions.retain(|of| of.marker < self.end);
         self.start = self.start.min(self.end);
         self.end
+    }
+
+    fn is_in_transaction(&self) -> bool {
+        self.transactions.iter().any(|of| of.first < self.end && self.end <= of.marker)
     }
 
     /// Deletes whole batches from the beginning, up to `before` or a little less.

@@ -235,7 +235,7 @@ impl Node {
                 }
                 self.step(outside, key, |core, now, tools| match (part.code, part.diverging_end) {
                     (None, None) => {
-                        let aborted = AbortedTransactions::default();
+                        let aborted = AbortedTransactions::new(part.aborted);
                         core.fetched(
                             now,
                             Frame { position, records: &part.records, aborted, hold: &hold },
