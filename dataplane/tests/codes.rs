@@ -16,7 +16,9 @@ use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::fetch::FetchTrouble;
 use lighterman::kafka::fetch::wire::{Refused, refused};
 use lighterman::kafka::group::core::GroupCore;
-use lighterman::kafka::group::effects::{Effect, Failure, GroupProtocol, Joined, Timing};
+use lighterman::kafka::group::effects::{
+    Effect, Failure, GroupProtocol, Joined, Leaving, Timing, leaving,
+};
 use lighterman::kafka::offsets::{
     At, CommitAs, CommitOffset, Isolation, KnownEpoch, commit, epoch_ends, fetch_committed, list_offsets,
 };
@@ -24,6 +26,8 @@ use lighterman::kafka::transport::BrokerAddress;
 use lighterman_proto::ids::Offset;
 use lighterman_proto::units::Moment;
 
+#[path = "codes/consumer_member.rs"]
+mod consumer_member;
 #[path = "../fuzz/subjects/line.rs"]
 mod line;
 #[path = "codes/listed.rs"]
@@ -237,6 +241,22 @@ fn h1_h10_h25_every_code_of_every_request_of_a_member() {
             _ => assert!(effects.is_empty() && core.commit_identity().is_some(), "OffsetCommit {code}"),
         }
     }
+}
+
+#[test]
+fn h10_every_code_of_a_member_that_leaves() {
+    for (code, error) in all_codes() {
+        let expected = match class_of(code) {
+            // Who is no member any more has left, whatever put it out.
+            Class::Fenced => Leaving::Gone,
+            // The whole group has gone.
+            _ if code == 69 => Leaving::Gone,
+            Class::Retry | Class::Throttle => Leaving::Again,
+            Class::Poison | Class::Fatal => Leaving::Refused(error),
+        };
+        assert_eq!(leaving(Some(error)), expected, "LeaveGroup, or the last heartbeat: {code} {error}");
+    }
+    assert_eq!(leaving(None), Leaving::Gone);
 }
 
 fn encoded(message: &impl Encodable, version: i16) -> BytesMut {

@@ -153,7 +153,8 @@ impl KafkaError {
     }
 }
 
-fn code_class(code: ResponseError) -> Class {
+/// What to do about a broker's code, whatever was asked.
+pub(super) fn code_class(code: ResponseError) -> Class {
     use ResponseError as E;
     match code {
         E::IllegalGeneration

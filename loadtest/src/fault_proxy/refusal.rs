@@ -13,7 +13,8 @@ use kafka_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
 use kafka_protocol::messages::offset_fetch_response::{
-    OffsetFetchResponsePartition, OffsetFetchResponseTopic,
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
 };
 use kafka_protocol::messages::offset_for_leader_epoch_response::{
     EpochEndOffset, OffsetForLeaderTopicResult,
@@ -81,6 +82,9 @@ impl Refuser {
             RequestKind::SyncGroup(_) => ResponseKind::SyncGroup(Default::default()),
             RequestKind::Heartbeat(_) => ResponseKind::Heartbeat(Default::default()),
             RequestKind::LeaveGroup(_) => ResponseKind::LeaveGroup(Default::default()),
+            RequestKind::ConsumerGroupHeartbeat(_) => {
+                ResponseKind::ConsumerGroupHeartbeat(Default::default())
+            }
             RequestKind::ApiVersions(_) => ResponseKind::ApiVersions(Default::default()),
             other => bail!("no refusal is made of {other:?}"),
         })
@@ -140,7 +144,17 @@ fn committed(request: OffsetFetchRequest) -> OffsetFetchResponse {
             .map(|index| OffsetFetchResponsePartition::default().with_partition_index(*index));
         OffsetFetchResponseTopic::default().with_name(topic.name).with_partitions(parts.collect())
     });
-    OffsetFetchResponse::default().with_topics(topics.collect())
+    let groups = request.groups.into_iter().map(|group| {
+        let topics = group.topics.unwrap_or_default().into_iter().map(|topic| {
+            let parts = topic
+                .partition_indexes
+                .iter()
+                .map(|index| OffsetFetchResponsePartitions::default().with_partition_index(*index));
+            OffsetFetchResponseTopics::default().with_name(topic.name).with_partitions(parts.collect())
+        });
+        OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics.collect())
+    });
+    OffsetFetchResponse::default().with_topics(topics.collect()).with_groups(groups.collect())
 }
 
 fn metadata(request: MetadataRequest) -> MetadataResponse {

@@ -49,9 +49,17 @@ pub(super) fn set_code(reply: &mut ResponseKind, code: i16) {
                 (part.error_code, part.committed_offset) = (code, -1);
                 part.metadata = Some(Default::default());
             }
+            // From version 8 on the reply has groups, and each has all of this.
+            for group in &mut reply.groups {
+                for part in group.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+                    (part.error_code, part.committed_offset) = (code, -1);
+                    part.metadata = Some(Default::default());
+                }
+            }
             let of_a_partition = matches!(code, 3 | 29 | 88);
             if !of_a_partition {
                 reply.error_code = code;
+                reply.groups.iter_mut().for_each(|group| group.error_code = code);
             }
         }
         ResponseKind::Metadata(reply) => {
@@ -96,6 +104,11 @@ fn set_code_of_group(reply: &mut ResponseKind, code: i16) {
         }
         ResponseKind::Heartbeat(reply) => reply.error_code = code,
         ResponseKind::LeaveGroup(reply) => reply.error_code = code,
+        ResponseKind::ConsumerGroupHeartbeat(reply) => {
+            // As brokers do: an error and nothing else.
+            (reply.error_code, reply.member_epoch) = (code, 0);
+            reply.assignment = None;
+        }
         _ => {}
     }
 }
@@ -112,6 +125,7 @@ pub(super) fn set_throttle(reply: &mut ResponseKind, millis: i32) {
         ResponseKind::JoinGroup(reply) => reply.throttle_time_ms = millis,
         ResponseKind::SyncGroup(reply) => reply.throttle_time_ms = millis,
         ResponseKind::Heartbeat(reply) => reply.throttle_time_ms = millis,
+        ResponseKind::ConsumerGroupHeartbeat(reply) => reply.throttle_time_ms = millis,
         ResponseKind::Metadata(reply) => reply.throttle_time_ms = millis,
         _ => {}
     }

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 use tokio::sync::mpsc;
 
 use super::effects::Effect;
 use super::lease::OwnershipLease;
+use super::leave::leave_for_good;
 use super::member::{Event, MemberCore};
 use super::membership::{Command, GroupEvent, Membership, MembershipSettings, Published, Sink, commit_as};
 use super::requests::{self, Lines};
 use crate::kafka::backoff::random;
+use crate::kafka::error::KafkaError;
 use crate::runtime::clock;
 
 const EVENTS_MAX: usize = 64;
@@ -26,6 +29,8 @@ pub(super) enum Incoming {
     Assigned(Event, Option<usize>),
     /// How many partitions the topic has.
     TopicCounted(usize),
+    /// What is committed was not told to whoever we were in this generation.
+    CommittedRefused(i32, ResponseError),
 }
 
 pub(super) struct Member {
@@ -105,6 +110,9 @@ impl Member {
                 let grown = self.counted.replace(partitions).is_some_and(|before| before != partitions);
                 if grown { self.core.topic_changed(now) } else { Vec::new() }
             }
+            Incoming::CommittedRefused(generation, code) => {
+                self.core.commit_refused(now, generation, code, random)
+            }
         };
         self.carry_out(effects);
     }
@@ -121,10 +129,15 @@ impl Member {
                 self.carry_out(effects);
             }
             Command::Committed(standing, partitions, reply) => {
-                let (lines, settings) = (Arc::clone(&self.lines), Arc::clone(&self.settings));
+                let (lines, settings, events) =
+                    (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
                 tokio::task::spawn_local(async move {
                     let who = commit_as(&settings, &standing);
-                    let _ = reply.send(requests::committed(&lines, &settings, &who, &partitions).await);
+                    let answer = requests::committed(&lines, &settings, &who, &partitions).await;
+                    if let Some(code) = answer.as_ref().err().and_then(KafkaError::code) {
+                        let _ = events.send(Incoming::CommittedRefused(who.generation, code)).await;
+                    }
+                    let _ = reply.send(answer);
                 });
             }
             Command::Leave(_) => {}
@@ -181,9 +194,7 @@ impl Member {
         for effect in effects {
             match effect {
                 Effect::EndLease => self.lease.end(),
-                leave @ Effect::Leave { .. } => {
-                    requests::perform(&self.lines, &self.settings, leave).await;
-                }
+                Effect::Leave { member } => leave_for_good(&self.lines, &self.settings, &member).await,
                 _ => {}
             }
         }

@@ -8,6 +8,9 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 use uuid::Uuid;
 
+use crate::error::Class;
+use crate::kafka::error::code_class;
+
 /// How often a member that cannot be in the group for a reason a person must mend tries again.
 pub(super) const FATAL_RETRY: Duration = Duration::from_secs(15);
 
@@ -207,7 +210,30 @@ pub fn is_fencing(code: ResponseError) -> bool {
             | ResponseError::UnknownMemberId
             | ResponseError::FencedInstanceId
             | ResponseError::FencedMemberEpoch
+            | ResponseError::StaleMemberEpoch
     )
+}
+
+/// What a coordinator's answer makes of a member that leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// It is gone, or it was gone before.
+    Gone,
+    /// The coordinator is another one, or is not ready: it is asked again.
+    Again,
+    /// It stays a member until its session ends.
+    Refused(ResponseError),
+}
+
+/// What `code` makes of a member that leaves, on `LeaveGroup` or on the last heartbeat of the consumer protocol. The member ids
+/// are nobody else's, so that leaving twice takes nobody out.
+pub fn leaving(code: Option<ResponseError>) -> Leaving {
+    let Some(code) = code.filter(|code| *code != ResponseError::GroupIdNotFound) else { return Leaving::Gone };
+    match code_class(code) {
+        Class::Fenced => Leaving::Gone,
+        Class::Retry | Class::Throttle => Leaving::Again,
+        Class::Poison | Class::Fatal => Leaving::Refused(code),
+    }
 }
 
 pub(super) fn is_for_a_person(code: ResponseError) -> bool {

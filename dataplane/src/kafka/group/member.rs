@@ -101,7 +101,7 @@ impl MemberCore {
         }
     }
 
-    /// A commit that was sent under `generation` was refused.
+    /// A commit that was sent under `generation`, or the question what is committed, was refused (H1).
     pub fn commit_refused(
         &mut self,
         now: Moment,

@@ -7,6 +7,7 @@ pub mod core;
 mod driver;
 pub mod effects;
 pub mod lease;
+mod leave;
 pub mod member;
 pub mod membership;
 mod requests;

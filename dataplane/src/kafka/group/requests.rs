@@ -8,7 +8,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest,
+    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
 use parking_lot::Mutex;
@@ -18,6 +18,7 @@ use super::consumer::requests as consumer;
 use super::consumer::session::SessionBounds;
 use super::driver::Incoming;
 use super::effects::{Effect, Failure, GroupProtocol, Joined};
+use super::leave::leave;
 use super::member::Event;
 use super::membership::MembershipSettings;
 use super::wire;
@@ -148,10 +149,8 @@ pub(super) async fn perform(
         }
         Effect::Beat(beat) => Event::Told(beat.seq, consumer::beat(lines, settings, beat).await),
         Effect::Leave { member } => {
-            match settings.protocol {
-                GroupProtocol::Classic => leave(lines, settings, &member).await,
-                GroupProtocol::Consumer => consumer::leave(lines, settings, &member).await,
-            }
+            // Once: asked again, it could put out who has joined under the same id since.
+            leave(lines, settings, &member).await;
             return None;
         }
         _ => return None,
@@ -184,15 +183,6 @@ async fn assign_and_sync(
     let counted = counts.get(&settings.topic).map(|count| *count as usize);
     let event = Event::Synced(sync(lines, settings, member, generation, shares).await);
     Incoming::Assigned(event, counted)
-}
-
-async fn leave(lines: &Lines, settings: &MembershipSettings, member: &str) {
-    let build =
-        |_| LeaveGroupRequest::default().with_group_id(group_id(settings)).with_member_id(text(member));
-    let deadline = Duration::from_secs(3);
-    if let Err(error) = lines.call(Line::Heartbeat, &settings.group, versions(0, 2), deadline, build).await {
-        tracing::debug!(%error, "left the group without its answer; the session ends by itself");
-    }
 }
 
 async fn join(

@@ -18,6 +18,7 @@ use crate::kafka::cluster::{BrokerId, REQUEST_DEADLINE};
 use crate::kafka::connection::versions;
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::effects::{Beat, Failure, Share, Told};
+use crate::kafka::group::leave::LEAVE_DEADLINE;
 use crate::kafka::group::membership::MembershipSettings;
 use crate::kafka::group::requests::{Line, Lines, group_id, refused, text};
 
@@ -97,7 +98,11 @@ fn shares(assignment: Assignment) -> Vec<Share> {
     by_topic.into_values().filter(|share| !share.is_empty()).collect()
 }
 
-pub(in crate::kafka::group) async fn leave(lines: &Lines, settings: &MembershipSettings, member: &str) {
+pub(in crate::kafka::group) async fn leave(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    member: &str,
+) -> Result<i16, KafkaError> {
     let build = |_| {
         ConsumerGroupHeartbeatRequest::default()
             .with_group_id(group_id(settings))
@@ -107,10 +112,8 @@ pub(in crate::kafka::group) async fn leave(lines: &Lines, settings: &MembershipS
             .with_subscribed_topic_names(None)
             .with_topic_partitions(None)
     };
-    let deadline = Duration::from_secs(3);
-    if let Err(error) = lines.call(Line::Heartbeat, &settings.group, versions(0, 1), deadline, build).await {
-        tracing::debug!(%error, "left the group without its answer; the session ends by itself");
-    }
+    let reply = lines.call(Line::Heartbeat, &settings.group, versions(0, 1), LEAVE_DEADLINE, build).await?;
+    Ok(reply.error_code)
 }
 
 /// What the coordinator's broker says of sessions; `None` when it does not say, or not to us. A broker that knows no settings

@@ -10,7 +10,8 @@ use crate::kafka::group::effects::{Effect, FATAL_RETRY, Failure, is_fencing, is_
 use crate::kafka::group::lease::margin;
 
 impl GroupCore {
-    /// A commit that was sent under `generation` was refused. Of an earlier one it says nothing: the next is in force already.
+    /// A commit that was sent under `generation`, or the question what is committed, was refused. Of an earlier one it says
+    /// nothing: the next is in force already.
     pub fn commit_refused(
         &mut self,
         now: Moment,

@@ -10,7 +10,8 @@ use crate::kafka::group::effects::{Effect, FATAL_RETRY, Failure, Share, is_fenci
 use crate::kafka::group::lease::margin;
 
 impl ConsumerCore {
-    /// A commit that was sent under `epoch` was refused. Of an earlier one it says nothing: the next is in force already.
+    /// A commit that was sent under `epoch`, or the question what is committed, was refused. Of an earlier one it says nothing: the
+    /// next is in force already.
     pub fn commit_refused(&mut self, now: Moment, epoch: i32, code: ResponseError, random: u64) -> Effects {
         let mut out = Effects::new();
         if self.state != State::In || epoch != self.epoch {
@@ -22,15 +23,20 @@ impl ConsumerCore {
                 self.reported = None;
                 self.next_heartbeat = now;
             }
-            code if is_fencing(code) => self.failed(Failure::Code(code), now, random, &mut out),
+            code if self.is_out(code) => self.failed(Failure::Code(code), now, random, &mut out),
             _ => {}
         }
         out
     }
 
+    /// A coordinator that does not have the group has no member of it either; whoever joins is told of another kind of group.
+    fn is_out(&self, code: ResponseError) -> bool {
+        is_fencing(code) || (self.epoch > 0 && code == ResponseError::GroupIdNotFound)
+    }
+
     pub(super) fn failed(&mut self, failure: Failure, now: Moment, random: u64, out: &mut Effects) {
         match failure {
-            Failure::Code(code) if is_fencing(code) => self.fenced(code, now, random, out),
+            Failure::Code(code) if self.is_out(code) => self.fenced(code, now, random, out),
             Failure::Code(code) if is_for_a_person(code) => {
                 self.in_trouble = true;
                 out.push(Effect::Trouble(text_for(code)));

@@ -1,0 +1,72 @@
+//! How a member goes: until its coordinator knows, what was its own is nobody's for a whole session.
+
+use std::time::Duration;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::LeaveGroupRequest;
+
+use super::consumer::requests as consumer;
+use super::effects::{GroupProtocol, Leaving, leaving};
+use super::membership::MembershipSettings;
+use super::requests::{Line, Lines, group_id, refused, text};
+use crate::kafka::backoff::{Backoff, random};
+use crate::kafka::connection::versions;
+use crate::kafka::error::KafkaError;
+
+/// One request to leave is answered within this, and all of them together end within the other.
+pub(super) const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
+const LEAVES_WITHIN: Duration = Duration::from_secs(6);
+const LEAVES_MAX: usize = 5;
+const LEAVE_AGAIN: Duration = Duration::from_millis(200);
+
+/// Leaves, and asks again while that may help.
+pub(super) async fn leave_for_good(lines: &Lines, settings: &MembershipSettings, member: &str) {
+    let leaves = async {
+        let mut backoff = Backoff::new(LEAVE_AGAIN, LEAVE_AGAIN);
+        for _ in 0..LEAVES_MAX {
+            if leave(lines, settings, member).await != Leaving::Again {
+                return;
+            }
+            tokio::time::sleep(backoff.next(random())).await;
+        }
+    };
+    if tokio::time::timeout(LEAVES_WITHIN, leaves).await.is_err() {
+        tracing::debug!(group = settings.group, "left the group without its answer; the session ends by itself");
+    }
+}
+
+/// Leaves, once.
+pub(super) async fn leave(lines: &Lines, settings: &MembershipSettings, member: &str) -> Leaving {
+    let code = match settings.protocol {
+        GroupProtocol::Classic => leave_classic(lines, settings, member).await,
+        GroupProtocol::Consumer => consumer::leave(lines, settings, member).await,
+    };
+    match code.map(ResponseError::try_from_code) {
+        Ok(code) => {
+            if let Some(code) = code {
+                refused(lines, code);
+            }
+            let leaving = leaving(code);
+            if let Leaving::Refused(code) = leaving {
+                let group = &settings.group;
+                tracing::warn!(group, %code, "the coordinator does not let the member go; its session ends by itself");
+            }
+            leaving
+        }
+        Err(error) => {
+            tracing::debug!(%error, "left the group without its answer");
+            Leaving::Again
+        }
+    }
+}
+
+async fn leave_classic(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    member: &str,
+) -> Result<i16, KafkaError> {
+    let build =
+        |_| LeaveGroupRequest::default().with_group_id(group_id(settings)).with_member_id(text(member));
+    let reply = lines.call(Line::Heartbeat, &settings.group, versions(0, 2), LEAVE_DEADLINE, build).await?;
+    Ok(reply.error_code)
+}

@@ -1,0 +1,241 @@
+//! Every code as the answer to a member of the consumer protocol (KIP-848): to its heartbeat while it joins, while it owns and
+//! while it drains, and to its commit. What Java's `AbstractHeartbeatRequestManager`, `ConsumerMembershipManager` and
+//! `CommitRequestManager` do with it, and what the hazards ask for beyond that (H1, H5, H7, H10).
+
+use std::time::Duration;
+
+use kafka_protocol::messages::ApiKey;
+use lighterman::kafka::group::consumer::core::ConsumerCore;
+use lighterman::kafka::group::effects::{Beat, Effect, Failure, Share, Timing, Told};
+use lighterman_proto::units::Moment;
+use uuid::Uuid;
+
+use super::all_codes;
+use super::listed::codes_of;
+
+/// We are no member in our epoch, or at all: everything is dropped at once, and the next word is a join (H1). 69 is what the
+/// coordinator says of a group that it does not have to whoever is not about to make one.
+const OUT: &[i16] = &[22, 25, 69, 82, 110, 113];
+/// Rights, names, limits, versions, and the other protocol's members in the group: a person must change something.
+const FOR_A_PERSON: &[i16] = &[23, 24, 29, 30, 35, 69, 81, 111, 112];
+/// On a commit or an `OffsetFetch` these are said of the epoch only: the answer that told the next one is on its way, or was lost.
+const OF_THE_EPOCH: &[i16] = &[22, 113];
+
+const EPOCH: i32 = 4;
+/// The longest session that can be in force, and its margin, after a loss at 103.
+const SESSION_ENDS: u64 = 175;
+
+fn at(seconds: u64) -> Moment {
+    Moment::from_micros(seconds * 1_000_000)
+}
+
+fn share(partitions: &[i32]) -> Share {
+    Share { topic: Uuid::from_u128(7), partitions: partitions.iter().copied().collect() }
+}
+
+fn told(epoch: i32, assignment: Option<&[i32]>) -> Told {
+    let assignment = assignment.map(|partitions| vec![share(partitions)]);
+    Told { member: String::new(), epoch, heartbeat_interval: Duration::from_secs(5), assignment }
+}
+
+fn beat_in(effects: &[Effect]) -> Option<Beat> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Beat(beat) => Some(beat.clone()),
+        _ => None,
+    })
+}
+
+/// Finds the coordinator; what it says then.
+fn comes_in(core: &mut ConsumerCore, now: Moment) -> Beat {
+    assert_eq!(core.tick(now), [Effect::FindCoordinator]);
+    beat_in(&core.coordinator_found(now, Ok(None), 0)).expect("says that it is there")
+}
+
+/// Its first heartbeat is out.
+fn joining() -> (ConsumerCore, u64) {
+    let timing = Timing::new(Duration::from_secs(10), Duration::from_secs(70));
+    let mut core = ConsumerCore::new(timing, "me".to_owned(), at(100));
+    let beat = comes_in(&mut core, at(100));
+    (core, beat.seq)
+}
+
+/// Owns 0 and 1, and the coordinator knows it; a heartbeat is out.
+fn owning() -> (ConsumerCore, u64) {
+    let (mut core, seq) = joining();
+    core.heartbeat_answered(at(100), seq, Ok(told(EPOCH, Some(&[0, 1]))), 0);
+    let beat = beat_in(&core.tick(at(100))).expect("what it has taken is told at once");
+    core.heartbeat_answered(at(100), beat.seq, Ok(told(EPOCH, None)), 0);
+    let beat = beat_in(&core.tick(at(103))).expect("a heartbeat is due");
+    (core, beat.seq)
+}
+
+/// As [`owning`], and 1 is being drained.
+fn draining() -> (ConsumerCore, u64) {
+    let (mut core, seq) = owning();
+    let effects = core.heartbeat_answered(at(103), seq, Ok(told(EPOCH, Some(&[0]))), 0);
+    assert!(effects.contains(&Effect::Revoke { partitions: vec![1] }));
+    let beat = beat_in(&core.tick(at(106))).expect("a heartbeat is due");
+    (core, beat.seq)
+}
+
+/// Between two heartbeats.
+fn committing() -> ConsumerCore {
+    let (mut core, seq) = owning();
+    core.heartbeat_answered(at(103), seq, Ok(told(EPOCH, None)), 0);
+    core
+}
+
+/// Everything is gone, and it comes back as nobody, when nothing of it can run any more.
+fn is_fenced(mut core: ConsumerCore, effects: &[Effect], now: u64, what: &str) {
+    let lost =
+        |effect: &Effect| matches!(effect, Effect::Lost { partitions, reason } if *partitions == [0, 1] && !reason.is_empty());
+    assert!(effects.iter().any(lost), "{what}: {effects:?}");
+    assert!(effects.contains(&Effect::EndLease), "{what}: the lease goes with them");
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Leave { .. })), "{what}: it is out already");
+    assert_eq!(core.commit_identity(), None, "{what}: it commits nothing");
+    assert!(core.kept().is_empty(), "{what}");
+    assert!(core.tick(at(SESSION_ENDS - 1)).is_empty(), "{what}: its own invocations may run (H5)");
+    core.quiesced();
+    let beat = comes_in(&mut core, at(now + 1));
+    assert_eq!((beat.member.as_str(), beat.epoch, beat.everything), ("me", 0, true), "{what}");
+    assert_eq!(beat.owned, Some(Share::default()), "{what}: nothing, and said so");
+}
+
+/// Its epoch and what it owns stay, no longer than the lease; it finds the coordinator at `comes_back` and says everything.
+fn keeps(mut core: ConsumerCore, effects: &[Effect], comes_back: Moment, what: &str) {
+    let takes = |effect: &Effect| {
+        matches!(effect, Effect::Lost { .. } | Effect::EndLease | Effect::ExtendLease(_) | Effect::Revoke { .. })
+    };
+    assert!(!effects.iter().any(takes), "{what}: {effects:?}");
+    assert_eq!(core.commit_identity(), Some((EPOCH, "me")), "{what}");
+    let lease_ends = core.wake_at().expect("something is due").min(comes_back);
+    if lease_ends < comes_back {
+        let effects = core.tick(lease_ends);
+        assert!(effects.contains(&Effect::EndLease), "{what}: nobody has heard of it for so long: {effects:?}");
+        return;
+    }
+    let beat = comes_in(&mut core, comes_back);
+    assert_eq!((beat.member.as_str(), beat.epoch, beat.everything), ("me", EPOCH, true), "{what}");
+    assert_eq!(beat.owned, Some(share(&[0, 1])), "{what}: that which is being drained too");
+}
+
+fn troubles(effects: &[Effect]) -> usize {
+    effects.iter().filter(|effect| matches!(effect, Effect::Trouble(text) if !text.is_empty())).count()
+}
+
+/// The first time, with the shortest jitter.
+fn soon(seconds: u64) -> Moment {
+    at(seconds) + Duration::from_millis(50)
+}
+
+fn slowly(seconds: u64) -> Moment {
+    at(seconds) + Duration::from_secs(15)
+}
+
+#[test]
+fn h1_h10_every_code_of_a_heartbeat_of_a_member() {
+    for (code, error) in all_codes() {
+        for (phase, (mut core, seq), now) in
+            [("owning", owning(), 103), ("draining", draining(), 106)]
+        {
+            let what = format!("{phase}: ConsumerGroupHeartbeat {code} {error}");
+            let effects = core.heartbeat_answered(at(now), seq, Err(Failure::Code(error)), 0);
+            if OUT.contains(&code) {
+                is_fenced(core, &effects, now, &what);
+                continue;
+            }
+            let is_told = FOR_A_PERSON.contains(&code);
+            assert_eq!(troubles(&effects), usize::from(is_told), "{what}: {effects:?}");
+            keeps(core, &effects, if is_told { slowly(now) } else { soon(now) }, &what);
+        }
+    }
+}
+
+#[test]
+fn h1_h10_every_code_of_a_heartbeat_that_joins() {
+    for (code, error) in all_codes() {
+        let what = format!("ConsumerGroupHeartbeat {code} {error}");
+        let (mut core, seq) = joining();
+        let effects = core.heartbeat_answered(at(100), seq, Err(Failure::Code(error)), 0);
+        let is_told = FOR_A_PERSON.contains(&code);
+        if is_told {
+            assert!(matches!(&effects[..], [Effect::Trouble(_)]), "{what}: {effects:?}");
+        } else if OUT.contains(&code) {
+            // It knows us in an epoch that we have given up: only without us can we begin again.
+            assert_eq!(effects, [Effect::Leave { member: "me".into() }], "{what}");
+        } else {
+            assert!(effects.is_empty(), "{what}: {effects:?}");
+        }
+        let again = if is_told { slowly(100) } else { soon(100) };
+        assert!(core.tick(again - Duration::from_millis(1)).is_empty(), "{what}: not before");
+        let beat = comes_in(&mut core, again);
+        assert_eq!((beat.epoch, beat.everything, beat.owned), (0, true, Some(Share::default())), "{what}");
+        let effects = core.heartbeat_answered(again, beat.seq, Ok(told(1, Some(&[0]))), 0);
+        assert_eq!(effects.contains(&Effect::Healthy), is_told, "{what}: {effects:?}");
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Assigned { .. })), "{what}");
+    }
+}
+
+#[test]
+fn every_code_that_does_not_end_is_told_and_asked_after_ever_more_slowly() {
+    for (code, error) in all_codes() {
+        let what = format!("ConsumerGroupHeartbeat {code} {error}");
+        let (mut core, mut seq) = joining();
+        let (mut now, mut told_of) = (at(100), 0);
+        for _ in 0..10 {
+            told_of += troubles(&core.heartbeat_answered(now, seq, Err(Failure::Code(error)), u64::MAX));
+            now = core.wake_at().expect("it comes back");
+            seq = comes_in(&mut core, now).seq;
+        }
+        assert!(told_of >= 9, "{what}: a person hears of it");
+        // Ten at most in a quarter of a minute, were they not delayed: at least half of the longest wait lies between two.
+        assert!(now >= at(110), "{what}: {now:?}");
+        assert!(now <= at(100) + Duration::from_secs(10 * 15), "{what}: {now:?}");
+    }
+}
+
+#[test]
+fn h1_every_code_of_a_commit_of_a_member() {
+    for (code, error) in all_codes() {
+        let what = format!("OffsetCommit {code} {error}");
+        let mut core = committing();
+        assert!(core.commit_refused(at(104), EPOCH - 1, error, 0).is_empty(), "{what}: of the epoch before");
+        assert_eq!(core.commit_identity(), Some((EPOCH, "me")), "{what}: of the epoch before");
+        let effects = core.commit_refused(at(104), EPOCH, error, 0);
+        if OUT.contains(&code) && !OF_THE_EPOCH.contains(&code) {
+            is_fenced(core, &effects, 104, &what);
+            continue;
+        }
+        assert!(effects.is_empty(), "{what}: the commit is tried again: {effects:?}");
+        assert_eq!(core.commit_identity(), Some((EPOCH, "me")), "{what}");
+        let beat = beat_in(&core.tick(at(104)));
+        assert_eq!(beat.is_some(), OF_THE_EPOCH.contains(&code), "{what}: asks at once what epoch it is in");
+        if let Some(beat) = beat {
+            assert_eq!((beat.epoch, beat.everything, beat.owned), (EPOCH, true, Some(share(&[0, 1]))), "{what}");
+        }
+    }
+}
+
+#[test]
+fn h7_no_code_that_answers_an_earlier_heartbeat_says_anything() {
+    for (code, error) in all_codes() {
+        let (mut core, seq) = owning();
+        assert!(core.heartbeat_answered(at(103), seq - 1, Err(Failure::Code(error)), 0).is_empty(), "{code}");
+        let effects = core.heartbeat_answered(at(103), seq, Ok(told(EPOCH, None)), 0);
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::ExtendLease(_))), "{code}: {effects:?}");
+    }
+}
+
+#[test]
+fn what_kafka_lists_for_a_heartbeat_is_done_as_javas_client_does_it() {
+    // `transitionToFenced`, and `handleFatalFailure` that a program ends with, where we tell a person and come back.
+    let (fences, fatal) = ([25, 110], [30, 81, 111, 112]);
+    // Of requests that we do not make: nobody could mend them by other settings, and a newer broker may take them.
+    let never_asked = [42, 128];
+    for code in codes_of(ApiKey::ConsumerGroupHeartbeat) {
+        let is_retried = !fences.contains(&code) && !fatal.contains(&code);
+        assert_eq!(OUT.contains(&code), fences.contains(&code), "{code}");
+        assert_eq!(FOR_A_PERSON.contains(&code), fatal.contains(&code), "{code}");
+        assert!(!is_retried || never_asked.contains(&code) || [-1, 14, 15, 16].contains(&code), "{code}");
+    }
+}
