@@ -16,9 +16,7 @@ use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::fetch::FetchTrouble;
 use lighterman::kafka::fetch::wire::{Refused, refused};
 use lighterman::kafka::group::core::GroupCore;
-use lighterman::kafka::group::effects::{
-    Effect, Failure, GroupProtocol, Joined, Leaving, Timing, leaving,
-};
+use lighterman::kafka::group::effects::{Effect, Failure, GroupProtocol, Joined, Leaving, Timing, leaving};
 use lighterman::kafka::offsets::{
     At, CommitAs, CommitOffset, Isolation, KnownEpoch, commit, epoch_ends, fetch_committed, list_offsets,
 };

@@ -87,11 +87,13 @@ fn committing() -> ConsumerCore {
 
 /// Everything is gone, and it comes back as nobody, when nothing of it can run any more.
 fn is_fenced(mut core: ConsumerCore, effects: &[Effect], now: u64, what: &str) {
-    let lost =
-        |effect: &Effect| matches!(effect, Effect::Lost { partitions, reason } if *partitions == [0, 1] && !reason.is_empty());
+    let lost = |effect: &Effect| matches!(effect, Effect::Lost { partitions, reason } if *partitions == [0, 1] && !reason.is_empty());
     assert!(effects.iter().any(lost), "{what}: {effects:?}");
     assert!(effects.contains(&Effect::EndLease), "{what}: the lease goes with them");
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Leave { .. })), "{what}: it is out already");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::Leave { .. })),
+        "{what}: it is out already"
+    );
     assert_eq!(core.commit_identity(), None, "{what}: it commits nothing");
     assert!(core.kept().is_empty(), "{what}");
     assert!(core.tick(at(SESSION_ENDS - 1)).is_empty(), "{what}: its own invocations may run (H5)");
@@ -104,14 +106,20 @@ fn is_fenced(mut core: ConsumerCore, effects: &[Effect], now: u64, what: &str) {
 /// Its epoch and what it owns stay, no longer than the lease; it finds the coordinator at `comes_back` and says everything.
 fn keeps(mut core: ConsumerCore, effects: &[Effect], comes_back: Moment, what: &str) {
     let takes = |effect: &Effect| {
-        matches!(effect, Effect::Lost { .. } | Effect::EndLease | Effect::ExtendLease(_) | Effect::Revoke { .. })
+        matches!(
+            effect,
+            Effect::Lost { .. } | Effect::EndLease | Effect::ExtendLease(_) | Effect::Revoke { .. }
+        )
     };
     assert!(!effects.iter().any(takes), "{what}: {effects:?}");
     assert_eq!(core.commit_identity(), Some((EPOCH, "me")), "{what}");
     let lease_ends = core.wake_at().expect("something is due").min(comes_back);
     if lease_ends < comes_back {
         let effects = core.tick(lease_ends);
-        assert!(effects.contains(&Effect::EndLease), "{what}: nobody has heard of it for so long: {effects:?}");
+        assert!(
+            effects.contains(&Effect::EndLease),
+            "{what}: nobody has heard of it for so long: {effects:?}"
+        );
         return;
     }
     let beat = comes_in(&mut core, comes_back);
@@ -135,9 +143,7 @@ fn slowly(seconds: u64) -> Moment {
 #[test]
 fn h1_h10_every_code_of_a_heartbeat_of_a_member() {
     for (code, error) in all_codes() {
-        for (phase, (mut core, seq), now) in
-            [("owning", owning(), 103), ("draining", draining(), 106)]
-        {
+        for (phase, (mut core, seq), now) in [("owning", owning(), 103), ("draining", draining(), 106)] {
             let what = format!("{phase}: ConsumerGroupHeartbeat {code} {error}");
             let effects = core.heartbeat_answered(at(now), seq, Err(Failure::Code(error)), 0);
             if OUT.contains(&code) {
@@ -211,7 +217,11 @@ fn h1_every_code_of_a_commit_of_a_member() {
         let beat = beat_in(&core.tick(at(104)));
         assert_eq!(beat.is_some(), OF_THE_EPOCH.contains(&code), "{what}: asks at once what epoch it is in");
         if let Some(beat) = beat {
-            assert_eq!((beat.epoch, beat.everything, beat.owned), (EPOCH, true, Some(share(&[0, 1]))), "{what}");
+            assert_eq!(
+                (beat.epoch, beat.everything, beat.owned),
+                (EPOCH, true, Some(share(&[0, 1]))),
+                "{what}"
+            );
         }
     }
 }

@@ -16,6 +16,7 @@ use loadtest::process::watch_resident_kib;
 
 use stage::{Cluster, DRAINS_WITHIN, Provoke, Stage};
 
+mod consumer_group;
 #[path = "../../../dataplane/tests/codes/listed.rs"]
 #[allow(dead_code, reason = "the other test reads where the codes are listed")]
 mod listed;
@@ -174,12 +175,16 @@ async fn every_code_of(
     Ok(())
 }
 
+/// These end a leave: it is no member any more, or a person must let it. After all others it is asked again.
+const ENDS_A_LEAVE: &[i16] = &[25, 30, 82];
+
 /// A member that may not leave has left all the same: whoever comes next waits for the session at most.
 async fn every_code_of_a_leave(stage: &Stage, name: String, kind: fn(i16) -> Fault) -> Result<()> {
     let scene = stage.scene(&name, SEED, |_| {}).await?;
     for code in listed::codes_of(ApiKey::LeaveGroup) {
         scene.flows().await.with_context(|| format!("before LeaveGroup code {code}"))?;
-        scene.faults().next_of(ApiKey::LeaveGroup, 1, kind(code));
+        let times = if ENDS_A_LEAVE.contains(&code) { 1 } else { 2 };
+        scene.faults().next_of(ApiKey::LeaveGroup, times, kind(code));
         scene.set_enabled(false).await?;
         scene.met(&format!("LeaveGroup code {code}"), Provoke::Nothing).await?;
         scene.set_enabled(true).await?;
@@ -305,7 +310,7 @@ async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alo_1_ord_1_com_1_refusals_and_broken_wires_before_a_real_kafka() -> Result<()> {
     let Some(_turn) = kafka::turn(KAFKA).await? else { return Ok(()) };
-    let stage = Stage::before(Cluster::Real(RealKafka::start(KAFKA)?)).await?;
+    let stage = Stage::before(Cluster::Real(RealKafka::start(KAFKA)?), "classic").await?;
     let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = Vec::new();
     for table in TABLES {
         let name = format!("{}-real", table.name);

@@ -52,15 +52,17 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn new() -> Result<Self> {
-        Self::before(Cluster::Embedded(Broker::start(BrokerSettings::default())?)).await
+        Self::before(Cluster::Embedded(Broker::start(BrokerSettings::default())?), "classic").await
     }
 
-    pub(crate) async fn before(cluster: Cluster) -> Result<Self> {
+    /// The node's groups speak `protocol`.
+    pub(crate) async fn before(cluster: Cluster, protocol: &str) -> Result<Self> {
         let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
         lambda.set_script(|_| Act::Succeed(Duration::from_millis(2)));
         let settings = [
             ("LIGHTERMAN_INVOKE_BACKOFF_MAX", "200ms"),
             ("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "6s"),
+            ("LIGHTERMAN_KAFKA_GROUP_PROTOCOL", protocol),
             ("LIGHTERMAN_MEMORY_BUDGET", "64MiB"),
         ];
         let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;

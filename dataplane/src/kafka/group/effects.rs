@@ -228,7 +228,9 @@ pub enum Leaving {
 /// What `code` makes of a member that leaves, on `LeaveGroup` or on the last heartbeat of the consumer protocol. The member ids
 /// are nobody else's, so that leaving twice takes nobody out.
 pub fn leaving(code: Option<ResponseError>) -> Leaving {
-    let Some(code) = code.filter(|code| *code != ResponseError::GroupIdNotFound) else { return Leaving::Gone };
+    let Some(code) = code.filter(|code| *code != ResponseError::GroupIdNotFound) else {
+        return Leaving::Gone;
+    };
     match code_class(code) {
         Class::Fenced => Leaving::Gone,
         Class::Retry | Class::Throttle => Leaving::Again,

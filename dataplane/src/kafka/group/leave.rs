@@ -31,7 +31,10 @@ pub(super) async fn leave_for_good(lines: &Lines, settings: &MembershipSettings,
         }
     };
     if tokio::time::timeout(LEAVES_WITHIN, leaves).await.is_err() {
-        tracing::debug!(group = settings.group, "left the group without its answer; the session ends by itself");
+        tracing::debug!(
+            group = settings.group,
+            "left the group without its answer; the session ends by itself"
+        );
     }
 }
 

@@ -1,0 +1,84 @@
+//! The error codes of a group of the consumer protocol (KIP-848), which only a real Kafka speaks: each before the broker was
+//! asked, and each instead of what it answered.
+
+use anyhow::{Context, Result, ensure};
+use futures::future::{FutureExt, LocalBoxFuture};
+use kafka_protocol::messages::ApiKey;
+use loadtest::fault_proxy::{Fault, Rule};
+use loadtest::kafka::{self, RealKafka};
+
+use super::stage::{Cluster, DRAINS_WITHIN, Provoke, Stage};
+use super::{KAFKA, KINDS, SEED, Table, all_well, every_code_of, listed};
+
+/// The one code that says on a commit, too, that the member is none.
+const EXPELLED: Provoke = Provoke::With(ApiKey::OffsetCommit, 25);
+
+const TABLES: &[Table] = &[
+    Table {
+        name: "beat",
+        api: ApiKey::ConsumerGroupHeartbeat,
+        provoke: Provoke::Nothing,
+        more: &[7, 89],
+        // What puts it out: it comes back as soon as nothing runs. What waits for a person: it comes back slowly.
+        alone: &[&[25, 110], &[69, 113], &[22, 82], &[23], &[24], &[29], &[30], &[35], &[81], &[111], &[112]],
+        times: 1,
+    },
+    Table {
+        name: "beat-commit",
+        api: ApiKey::OffsetCommit,
+        provoke: Provoke::Nothing,
+        more: &[42],
+        alone: &[&[25, 110], &[69, 82]],
+        times: 2,
+    },
+    Table {
+        name: "beat-committed",
+        api: ApiKey::OffsetFetch,
+        provoke: EXPELLED,
+        more: &[7, 22, 42],
+        alone: &[&[25, 110, 69]],
+        times: 1,
+    },
+];
+
+/// While it goes it hears nothing else; whoever comes next waits for the session at most.
+async fn codes_of_a_leave(stage: &Stage, name: String, codes: &[i16], kind: fn(i16) -> Fault) -> Result<()> {
+    let scene = stage.scene(&name, SEED, |_| {}).await?;
+    for code in codes {
+        scene.flows().await.with_context(|| format!("before a leave with code {code}"))?;
+        let (apis, fault) = (vec![ApiKey::ConsumerGroupHeartbeat], kind(*code));
+        scene.faults().add(Rule { apis, times: None, per_mille: 1_000, fault });
+        scene.set_enabled(false).await?;
+        let met = scene.faults().met();
+        let key = (ApiKey::ConsumerGroupHeartbeat as i16, format!("{fault:?}"));
+        ensure!(met.get(&key).is_some_and(|times| *times > 0), "{name}: {code} never came: {met:?}");
+        scene.proxy.calm();
+        scene.set_enabled(true).await?;
+    }
+    scene.flows().await?;
+    scene.ends_well().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alo_1_ord_1_com_1_every_error_code_of_a_consumer_group() -> Result<()> {
+    let Some(_turn) = kafka::turn(KAFKA).await? else { return Ok(()) };
+    let stage = Stage::before(Cluster::Real(RealKafka::start(KAFKA)?), "consumer").await?;
+    let leaves = listed::codes_of(ApiKey::ConsumerGroupHeartbeat);
+    let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = Vec::new();
+    for (when, kind) in KINDS {
+        for table in TABLES {
+            for (name, codes) in table.scenes() {
+                let name = format!("{name}-{when}");
+                scenes.push(every_code_of(&stage, table, name, codes, kind).boxed_local());
+            }
+        }
+        for codes in leaves.chunks(3) {
+            let name = format!("beat-leave-{}-{when}", codes[0]);
+            scenes.push(codes_of_a_leave(&stage, name, codes, kind).boxed_local());
+        }
+    }
+    all_well(scenes.into_iter()).await?;
+    ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");
+    Ok(())
+}
