@@ -31,6 +31,9 @@ mod line;
 #[path = "codes/listed.rs"]
 mod listed;
 
+#[path = "codes/unasked.rs"]
+mod unasked;
+
 use line::{Line, frame};
 use listed::{LISTED, codes_of};
 
@@ -354,11 +357,13 @@ async fn no_code_of_metadata_a_coordinator_or_versions_is_passed_over() {
     }
 }
 
-/// A cluster whose one partition is led by `host`, which answers with `reply`.
+/// A cluster whose two partitions are led by `host`, which answers with `reply`.
 async fn led(api: ApiKey, version: i16, reply: &impl Encodable) -> Cluster {
     use metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
-    let part = MetadataResponsePartition::default().with_leader_id(1.into());
-    let of_topic = MetadataResponseTopic::default().with_name(Some(topic())).with_partitions(vec![part]);
+    let part =
+        |index| MetadataResponsePartition::default().with_partition_index(index).with_leader_id(1.into());
+    let parts = vec![part(0), part(1)];
+    let of_topic = MetadataResponseTopic::default().with_name(Some(topic())).with_partitions(parts);
     let broker =
         MetadataResponseBroker::default().with_node_id(1.into()).with_host(text("host")).with_port(9092);
     let metadata = MetadataResponse::default().with_brokers(vec![broker]).with_topics(vec![of_topic]);

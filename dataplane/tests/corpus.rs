@@ -62,6 +62,11 @@ fn the_corpus_of_replies_holds() {
 #[test]
 fn the_corpus_of_answers_holds() {
     holds("answers", answers::run);
+    for reader in 0..answers::READERS {
+        let of_it = seeds("answers").into_iter().filter(|seed| seed.first() == Some(&reader));
+        let good: usize = of_it.map(|seed| answers::run(&seed)).sum();
+        assert!(good > 0, "some of what reader {reader} reads is good");
+    }
 }
 
 #[test]

@@ -5,22 +5,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::*;
-use kafka_protocol::protocol::Decodable;
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use lighterman::kafka::cluster::Cluster;
 use lighterman::kafka::connection::Connection;
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::fetch::wire;
 use lighterman::kafka::group::effects::GroupProtocol;
 use lighterman::kafka::offsets::{
-    CommitAs, CommitOffset, CommittedOffset, commit, fetch_committed, fetch_committed_as_member,
+    At, CommitAs, CommitOffset, CommittedOffset, Isolation, KnownEpoch, commit, epoch_ends, fetch_committed,
+    fetch_committed_as_member, list_offsets,
 };
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman_proto::ids::Offset;
 
 use super::line::{Line, block_on, frame};
 
+/// How many replies are read.
+pub(crate) const READERS: u8 = 8;
 const TOPIC: &str = "orders";
 const ASKED: [i32; 2] = [0, 1];
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -29,12 +32,14 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let [reader, version, body @ ..] = bytes else { return 0 };
     let among = |min: i16, max: i16| min + i16::from(*version) % (max - min + 1);
-    usize::from(match reader % 6 {
+    usize::from(match reader % READERS {
         0 => committed(among(1, 7), body),
         1 => commits(among(2, 8), body),
         2 => topic(among(4, 9), body),
         3 => coordinator(among(0, 3), body),
         5 => committed_to_a_member(body),
+        6 => listed(among(1, 7), body),
+        7 => epochs(among(2, 4), body),
         _ => fetched(among(10, 12), body),
     })
 }
@@ -94,11 +99,12 @@ fn committed_to_a_member(body: &[u8]) -> bool {
 }
 
 fn check_committed(found: &Found, ours: &[Said]) {
-    assert!(ours.iter().all(|(_, code, ..)| *code == 0), "no partition's error is passed over");
+    assert!(found.keys().eq(&ASKED), "what was asked for, and nothing else");
     for partition in ASKED {
         let said: Vec<_> = ours.iter().filter(|(index, ..)| *index == partition).collect();
         assert_eq!(said.len(), 1, "one answer for what was asked");
-        let (_, _, offset, metadata) = said[0];
+        let (_, code, offset, metadata) = said[0];
+        assert_eq!(*code, 0, "no partition's error is passed over");
         match &found[&partition] {
             None => assert_eq!(*offset, -1, "only -1 says that there is none"),
             Some(committed) => {
@@ -125,6 +131,7 @@ fn commits(version: i16, body: &[u8]) -> bool {
         .filter(|topic| &**topic.name == TOPIC)
         .flat_map(|topic| &topic.partitions)
         .collect();
+    assert!(done.keys().eq(&ASKED), "what was asked for, and nothing else");
     for partition in ASKED {
         let said: Vec<_> = ours.iter().filter(|answer| answer.partition_index == partition).collect();
         let stands = !said.is_empty() && said.iter().all(|answer| answer.error_code == 0);
@@ -150,13 +157,69 @@ fn topic(version: i16, body: &[u8]) -> bool {
     let named = |topic: &&metadata_response::MetadataResponseTopic| {
         topic.name.as_ref().is_some_and(|name| &***name == TOPIC)
     };
-    let said = reply.topics.iter().find(named).expect("the topic is in it");
-    assert_eq!((said.error_code, said.partitions.len()), (0, view.len()));
-    assert!(view.is_sorted_by_key(|partition| partition.partition));
+    let said: Vec<_> = reply.topics.iter().filter(named).collect();
+    assert_eq!(said.len(), 1, "the topic is in it, once");
+    assert_eq!((said[0].error_code, said[0].partitions.len()), (0, view.len()));
+    assert!(view.iter().map(|partition| partition.partition).eq(0..view.len() as i32), "each of them, once");
     for partition in view.iter() {
         if let Some(leader) = cluster.leader(TOPIC, partition.partition) {
             assert_eq!(brokers.get(&leader.broker.0), Some(&leader.address));
         }
+    }
+    true
+}
+
+/// A cluster whose partitions are led by one broker, which says `body`.
+fn led(api: ApiKey, version: i16, body: &[u8]) -> Cluster {
+    use metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
+    let part =
+        |index| MetadataResponsePartition::default().with_partition_index(index).with_leader_id(1.into());
+    let topic = MetadataResponseTopic::default()
+        .with_name(Some(TopicName(StrBytes::from_static_str(TOPIC))))
+        .with_partitions(ASKED.map(part).to_vec());
+    let broker = MetadataResponseBroker::default()
+        .with_node_id(1.into())
+        .with_host(StrBytes::from_static_str("host"))
+        .with_port(9092);
+    let metadata = MetadataResponse::default().with_brokers(vec![broker]).with_topics(vec![topic]);
+    let mut described = BytesMut::new();
+    metadata.encode(&mut described, 9).expect("its own shape");
+    let cluster = cluster(line(ApiKey::Metadata, 9, &described).then(line(api, version, body)));
+    block_on(cluster.topic(TOPIC, Duration::ZERO)).expect("metadata");
+    cluster
+}
+
+fn listed(version: i16, body: &[u8]) -> bool {
+    let cluster = led(ApiKey::ListOffsets, version, body);
+    let found = block_on(list_offsets(&cluster, TOPIC, &ASKED, At::Earliest, Isolation::Committed));
+    let Ok(found) = found else { return false };
+    let reply: ListOffsetsResponse = decoded(version, body);
+    let ours = reply.topics.iter().filter(|topic| &**topic.name == TOPIC);
+    let said = ours.flat_map(|topic| &topic.partitions);
+    let said: Vec<_> = said.map(|part| (part.partition_index, part.error_code, part.offset)).collect();
+    assert!(found.keys().eq(&ASKED), "what was asked for, and nothing else");
+    for (partition, offset) in found {
+        let own: Vec<_> = said.iter().filter(|(index, ..)| *index == partition).collect();
+        assert_eq!(own, [&(partition, 0, offset.0)], "one answer, and no error");
+        assert!(offset.0 >= 0, "a log has a beginning");
+    }
+    true
+}
+
+fn epochs(version: i16, body: &[u8]) -> bool {
+    let cluster = led(ApiKey::OffsetForLeaderEpoch, version, body);
+    let known = ASKED.map(|partition| KnownEpoch { partition, leader_epoch: 3 });
+    let Ok(found) = block_on(epoch_ends(&cluster, TOPIC, &known)) else { return false };
+    let reply: OffsetForLeaderEpochResponse = decoded(version, body);
+    let ours = reply.topics.iter().filter(|topic| &**topic.topic == TOPIC);
+    let said = ours.flat_map(|topic| &topic.partitions);
+    let said: Vec<_> = said.map(|part| (part.partition, part.error_code, part.end_offset)).collect();
+    assert!(found.keys().all(|partition| ASKED.contains(partition)), "nothing but what was asked for");
+    for partition in ASKED {
+        let own: Vec<_> = said.iter().filter(|(index, ..)| *index == partition).collect();
+        assert!(matches!(own[..], [(_, 0, _)]), "one answer, and no error");
+        let end = Some(own[0].2).filter(|end| *end >= 0);
+        assert_eq!(found.get(&partition).map(|offset| offset.0), end);
     }
     true
 }

@@ -41,7 +41,7 @@ impl Line {
     }
 
     /// The next connection is answered as `next` would.
-    #[allow(dead_code, reason = "the fuzzer's subjects make one connection")]
+    #[allow(dead_code, reason = "most of the fuzzer's subjects make one connection")]
     pub(crate) fn then(self, next: Self) -> Self {
         let further = next.connections.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).extend(further);

@@ -15,7 +15,7 @@ use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
 use super::connection::{Connection, versions};
-use super::error::KafkaError;
+use super::error::{KafkaError, Unanswered};
 use super::transport::{BrokerAddress, Connector};
 use crate::runtime::clock;
 
@@ -199,13 +199,10 @@ impl Cluster {
     }
 
     fn learn(&self, topic: &str, reply: MetadataResponse) -> Result<Arc<[PartitionView]>, KafkaError> {
+        let brokers = brokers_of(&reply)?;
+        let answer = answer_of(topic, reply.topics)?;
         let mut cache = self.shared.cache.lock();
-        cache.brokers.clear();
-        for broker in &reply.brokers {
-            cache.brokers.insert(BrokerId(*broker.node_id), address_of(&broker.host, broker.port)?);
-        }
-        let answer =
-            reply.topics.into_iter().find(|answer| answer.name.as_ref().is_some_and(|name| &**name == topic));
+        cache.brokers = brokers;
         let view = self.view_of(topic, answer)?;
         cache.topics.insert(Arc::from(topic), (clock::now(), Arc::clone(&view)));
         Ok(view)
@@ -233,7 +230,42 @@ impl Cluster {
             })
             .collect();
         view.sort_by_key(|partition| partition.partition);
+        // Their number is what partitions are shared out by.
+        if !view.iter().map(|partition| partition.partition).eq(0..view.len() as i32) {
+            return Err(unanswered(format!("topic `{topic}`"), Unanswered::Gap));
+        }
         Ok(view.into())
+    }
+}
+
+fn unanswered(subject: String, what: Unanswered) -> KafkaError {
+    KafkaError::Unanswered { api: ApiKey::Metadata, subject, what }
+}
+
+/// The brokers that a reply names, each at one address.
+fn brokers_of(reply: &MetadataResponse) -> Result<HashMap<BrokerId, BrokerAddress>, KafkaError> {
+    let mut brokers = HashMap::with_capacity(reply.brokers.len());
+    for broker in &reply.brokers {
+        let address = address_of(&broker.host, broker.port)?;
+        let before = brokers.insert(BrokerId(*broker.node_id), address.clone());
+        if before.is_some_and(|before| before != address) {
+            return Err(unanswered(format!("broker {}", *broker.node_id), Unanswered::Twice));
+        }
+    }
+    Ok(brokers)
+}
+
+/// What a reply says of `topic`.
+fn answer_of(
+    topic: &str,
+    answers: Vec<MetadataResponseTopic>,
+) -> Result<Option<MetadataResponseTopic>, KafkaError> {
+    let is_ours = |answer: &MetadataResponseTopic| answer.name.as_ref().is_some_and(|name| &**name == topic);
+    let mut ours = answers.into_iter().filter(is_ours);
+    let answer = ours.next();
+    match ours.next() {
+        None => Ok(answer),
+        Some(_) => Err(unanswered(format!("topic `{topic}`"), Unanswered::Twice)),
     }
 }
 

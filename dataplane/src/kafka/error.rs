@@ -108,6 +108,18 @@ pub enum KafkaError {
         /// Which partition.
         partition: String,
     },
+    /// The reply is a good one, and does not answer what was asked.
+    #[error(
+        "{api:?} of {subject}: the broker's reply {what}. It is asked again; nothing in between may change its replies"
+    )]
+    Unanswered {
+        /// What was asked.
+        api: ApiKey,
+        /// For which topic, partition or broker.
+        subject: String,
+        /// Why it is none.
+        what: Unanswered,
+    },
     /// The broker answered with an error code.
     #[error("{api:?} of {subject}: {code} ({})", code.code())]
     Broker {
@@ -118,6 +130,26 @@ pub enum KafkaError {
         /// What it said.
         code: ResponseError,
     },
+}
+
+/// Why a reply is no answer to what was asked.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Two answers to one question.
+    #[error("names it twice")]
+    Twice,
+    /// Silence.
+    #[error("leaves it out")]
+    LeftOut,
+    /// An answer to a question that was not put.
+    #[error("names it, and it was not asked for")]
+    NotAsked,
+    /// An offset that there is in no log, and that says nothing else either.
+    #[error("names an offset that cannot be")]
+    NoOffset,
+    /// A topic's partitions are counted from 0.
+    #[error("does not name its partitions from 0 on without a gap")]
+    Gap,
 }
 
 impl KafkaError {
@@ -145,7 +177,8 @@ impl KafkaError {
             | Self::Closed { .. }
             | Self::Frame { .. }
             | Self::NoBootstrap { .. }
-            | Self::NoLeader { .. } => Class::Retry,
+            | Self::NoLeader { .. }
+            | Self::Unanswered { .. } => Class::Retry,
             Self::Decode { .. } => Class::Poison,
             Self::Egress { .. } | Self::Version { .. } | Self::NoTopic { .. } => Class::Fatal,
             Self::Broker { code, .. } => code_class(*code),

@@ -2,8 +2,9 @@
 //! for others.
 
 mod as_member;
+mod asked;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -23,8 +24,9 @@ use lighterman_proto::ids::Offset;
 
 use super::cluster::{Cluster, REQUEST_DEADLINE};
 use super::connection::{Connection, versions};
-use super::error::KafkaError;
+use super::error::{KafkaError, Unanswered};
 use super::group::effects::GroupProtocol;
+use asked::Asked;
 
 pub use as_member::fetch_committed_as_member;
 
@@ -128,12 +130,18 @@ async fn list_at_leader(
 ) -> Result<BTreeMap<i32, Offset>, KafkaError> {
     let mut found = list_once(connection, topic, partitions, at, isolation).await?;
     let none: Vec<i32> =
-        found.iter().filter(|(_, offset)| offset.0 < 0).map(|(partition, _)| *partition).collect();
-    if !none.is_empty() {
+        found.iter().filter(|(_, offset)| offset.0 == -1).map(|(partition, _)| *partition).collect();
+    if !none.is_empty() && matches!(at, At::Timestamp(_)) {
         // No record is that young: the next one will be.
         found.extend(list_once(connection, topic, &none, At::Latest, isolation).await?);
     }
-    Ok(found)
+    match found.iter().find(|(_, offset)| offset.0 < 0) {
+        None => Ok(found),
+        Some((partition, _)) => {
+            let asked = Asked { api: ApiKey::ListOffsets, topic, partitions };
+            Err(asked.unanswered(*partition, Unanswered::NoOffset))
+        }
+    }
 }
 
 async fn list_once(
@@ -161,15 +169,13 @@ async fn list_once(
         if version >= 2 { request.with_isolation_level(isolation.level()) } else { request }
     };
     let (reply, _) = connection.call(versions(1, 7), REQUEST_DEADLINE, build).await?;
-    let mut found = BTreeMap::new();
-    for answer in reply.topics.into_iter().flat_map(|topic| topic.partitions) {
-        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
-            let subject = format!("partition {topic}-{}", answer.partition_index);
-            return Err(KafkaError::broker(ApiKey::ListOffsets, subject, code));
-        }
-        found.insert(answer.partition_index, Offset(answer.offset));
-    }
-    Ok(found)
+    let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
+    let parts = ours.flat_map(|topic| topic.partitions).map(|answer| (answer.partition_index, answer));
+    let asked = Asked { api: ApiKey::ListOffsets, topic, partitions };
+    asked.sort(parts, |answer| match ResponseError::try_from_code(answer.error_code) {
+        Some(code) => Err(asked.refused(answer.partition_index, code)),
+        None => Ok(Offset(answer.offset)),
+    })
 }
 
 /// How far the leader of a partition has the history that a reader knows.
@@ -226,16 +232,16 @@ async fn epoch_ends_at_leader(
         OffsetForLeaderEpochRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic])
     };
     let (reply, _) = connection.call(versions(2, 4), REQUEST_DEADLINE, build).await?;
-    let mut found = BTreeMap::new();
-    for answer in reply.topics.into_iter().flat_map(|topic| topic.partitions) {
-        if let Some(code) = ResponseError::try_from_code(answer.error_code) {
-            let subject = format!("partition {topic}-{}", answer.partition);
-            return Err(KafkaError::broker(ApiKey::OffsetForLeaderEpoch, subject, code));
-        }
-        if answer.end_offset >= 0 {
-            found.insert(answer.partition, Offset(answer.end_offset));
-        }
-    }
+    let ours = reply.topics.into_iter().filter(|answer| &*answer.topic.0 == topic);
+    let parts = ours.flat_map(|topic| topic.partitions).map(|answer| (answer.partition, answer));
+    let partitions: Vec<i32> = known.iter().map(|(known, _)| known.partition).collect();
+    let asked = Asked { api: ApiKey::OffsetForLeaderEpoch, topic, partitions: &partitions };
+    let mut found = asked.sort(parts, |answer| match ResponseError::try_from_code(answer.error_code) {
+        Some(code) => Err(asked.refused(answer.partition, code)),
+        None => Ok(Offset(answer.end_offset)),
+    })?;
+    // Of an epoch that it does not know.
+    found.retain(|_, end| end.0 >= 0);
     Ok(found)
 }
 
@@ -287,27 +293,17 @@ fn gather(
     topic: &str,
     partitions: &[i32],
 ) -> Result<Found, KafkaError> {
-    let unclear = |partition: i32| {
-        let code = ResponseError::UnknownServerError;
-        KafkaError::broker(ApiKey::OffsetFetch, format!("partition {topic}-{partition}"), code)
-    };
-    let mut found = Found::new();
-    for Stated { code, partition, offset, leader_epoch, metadata } in stated {
+    let asked = Asked { api: ApiKey::OffsetFetch, topic, partitions };
+    let parts = stated.map(|stated| (stated.partition, stated));
+    asked.sort(parts, |Stated { code, partition, offset, leader_epoch, metadata }| {
         of_group(group, code)?;
         let metadata = metadata.map(|text| text.to_string()).unwrap_or_default();
-        let committed = match offset {
-            -1 => None,
-            0.. => Some(CommittedOffset { offset: Offset(offset), leader_epoch, metadata }),
-            _ => return Err(unclear(partition)),
-        };
-        if found.insert(partition, committed).is_some() {
-            return Err(unclear(partition));
+        match offset {
+            -1 => Ok(None),
+            0.. => Ok(Some(CommittedOffset { offset: Offset(offset), leader_epoch, metadata })),
+            _ => Err(asked.unanswered(partition, Unanswered::NoOffset)),
         }
-    }
-    match partitions.iter().find(|partition| !found.contains_key(*partition)) {
-        None => Ok(found),
-        Some(silent) => Err(unclear(*silent)),
-    }
+    })
 }
 
 /// The error of an `OffsetFetch` of `group`, if `code` is one.
@@ -351,15 +347,15 @@ pub async fn commit(
     };
     let (reply, _) = connection.call(spoken, REQUEST_DEADLINE, build).await?;
     let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
-    let mut codes: BTreeMap<i32, Option<ResponseError>> = BTreeMap::new();
-    for answer in ours.flat_map(|topic| topic.partitions) {
-        let code = ResponseError::try_from_code(answer.error_code);
-        let said = codes.entry(answer.partition_index).or_default();
-        *said = said.or(code);
-    }
     // What the broker does not speak of is not committed.
-    for offset in offsets {
-        codes.entry(offset.partition).or_insert(Some(ResponseError::UnknownServerError));
+    let silence = |offset: &CommitOffset| (offset.partition, Some(ResponseError::UnknownServerError));
+    let mut codes: BTreeMap<i32, Option<ResponseError>> = offsets.iter().map(silence).collect();
+    let mut spoken_of = BTreeSet::new();
+    for answer in ours.flat_map(|topic| topic.partitions) {
+        let Some(said) = codes.get_mut(&answer.partition_index) else { continue };
+        let code = ResponseError::try_from_code(answer.error_code);
+        // Of two words about one partition the bad one counts.
+        *said = if spoken_of.insert(answer.partition_index) { code } else { said.or(code) };
     }
     Ok(codes)
 }

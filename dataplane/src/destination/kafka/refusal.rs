@@ -33,9 +33,10 @@ pub(super) fn of_our_client(to: &Arc<str>, error: &KafkaError) -> DestinationErr
             ResponseError::InvalidTopicException => DestinationError::Missing { to, why },
             _ => DestinationError::Failed { to, why },
         },
-        KafkaError::Frame { .. } | KafkaError::Decode { .. } | KafkaError::NoLeader { .. } => {
-            DestinationError::Failed { to, why }
-        }
+        KafkaError::Frame { .. }
+        | KafkaError::Decode { .. }
+        | KafkaError::NoLeader { .. }
+        | KafkaError::Unanswered { .. } => DestinationError::Failed { to, why },
     }
 }
 

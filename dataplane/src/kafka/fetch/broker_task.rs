@@ -107,16 +107,26 @@ impl BrokerTask {
         let pending = connection.send(&request, version, REQUEST_DEADLINE).await?;
         let reply = connection.receive::<FetchRequest>(pending, wait + REQUEST_DEADLINE).await?;
         let throttle = Duration::from_millis(u64::try_from(reply.throttle_time_ms).unwrap_or_default());
+        let session = reply.session_id;
         match ResponseError::try_from_code(reply.error_code) {
-            None => self.session.answered(reply.session_id),
+            None => {}
             Some(code) if begins_anew(code) => {
                 self.session.reset();
                 return Ok(());
             }
             Some(code) => return Err(KafkaError::broker(ApiKey::Fetch, self.address.to_string(), code)),
         }
+        let parts = wire::parts(reply);
+        // A client that is throttled is told nothing else (KIP-219).
+        let is_put_off = parts.is_empty() && !throttle.is_zero();
+        let misfit = self.session.misfit(parts.iter().map(|part| &part.partition)).filter(|_| !is_put_off);
+        if let Some((partition, what)) = misfit {
+            let subject = format!("partition {partition}");
+            return Err(KafkaError::Unanswered { api: ApiKey::Fetch, subject, what });
+        }
+        self.session.answered(session);
         self.status.reachable();
-        self.deliver(wire::parts(reply), lease).await;
+        self.deliver(parts, lease).await;
         if !throttle.is_zero() {
             tokio::time::sleep(throttle).await;
         }

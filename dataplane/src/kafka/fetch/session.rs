@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use lighterman_proto::ids::{Offset, TopicPartition};
 
+use crate::kafka::error::Unanswered;
+
 /// What is asked for one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
@@ -64,6 +66,25 @@ impl Session {
             (_, epoch) => epoch + 1,
         };
         self.id = id;
+    }
+
+    /// What in the answer to the last request, which names these partitions, is no answer to it: a full request is answered for
+    /// all of them, an increment for some. Java's `FetchSessionHandler` takes no such reply either.
+    pub fn misfit<'p>(
+        &self,
+        named: impl Iterator<Item = &'p TopicPartition>,
+    ) -> Option<(TopicPartition, Unanswered)> {
+        let mut named: Vec<&TopicPartition> = named.collect();
+        named.sort_unstable();
+        if let Some(twice) = named.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Some((twice[0].clone(), Unanswered::Twice));
+        }
+        if let Some(foreign) = named.iter().find(|partition| !self.known.contains_key(**partition)) {
+            return Some(((*foreign).clone(), Unanswered::NotAsked));
+        }
+        let is_silent = |partition: &&TopicPartition| named.binary_search(partition).is_err();
+        let silent = if self.epoch == 0 { self.known.keys().find(is_silent) } else { None };
+        silent.map(|partition| (partition.clone(), Unanswered::LeftOut))
     }
 
     /// Where the last request asked for `partition`.
@@ -134,11 +155,38 @@ mod tests {
         }
     }
 
-    #[test]
-    fn nothing_changed_is_nothing_said() {
+    fn wanted(partitions: &[i32]) -> BTreeMap<TopicPartition, Asked> {
         let asked =
             Asked { position: Offset(1), bytes_max: 1, current_leader_epoch: 0, last_fetched_epoch: -1 };
-        let wanted = BTreeMap::from([(TopicPartition::new("t", 0), asked)]);
+        partitions.iter().map(|partition| (TopicPartition::new("t", *partition), asked)).collect()
+    }
+
+    #[test]
+    fn b16_an_answer_names_what_was_asked_for_once() {
+        let misfit = |session: &Session, named: &[(&str, i32)]| {
+            let named: Vec<_> =
+                named.iter().map(|(topic, partition)| TopicPartition::new(*topic, *partition)).collect();
+            session.misfit(named.iter()).map(|(partition, what)| (partition.to_string(), what))
+        };
+        let is = |partition: &str, what| Some((partition.to_owned(), what));
+        let mut session = Session::default();
+        session.next(&wanted(&[0, 1]));
+        assert_eq!(misfit(&session, &[("t", 1), ("t", 0)]), None);
+        assert_eq!(misfit(&session, &[("t", 1)]), is("t-0", Unanswered::LeftOut));
+        assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("t", 1)]), is("t-1", Unanswered::Twice));
+        assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("t", 2)]), is("t-2", Unanswered::NotAsked));
+        assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("u", 0)]), is("u-0", Unanswered::NotAsked));
+        session.answered(7);
+        session.next(&wanted(&[1, 3]));
+        assert_eq!(misfit(&session, &[]), None, "nothing is new");
+        assert_eq!(misfit(&session, &[("t", 3)]), None);
+        assert_eq!(misfit(&session, &[("t", 0)]), is("t-0", Unanswered::NotAsked), "it was forgotten");
+        assert_eq!(misfit(&session, &[("t", 3), ("t", 3)]), is("t-3", Unanswered::Twice));
+    }
+
+    #[test]
+    fn nothing_changed_is_nothing_said() {
+        let wanted = wanted(&[0]);
         let mut session = Session::default();
         session.next(&wanted);
         session.answered(7);

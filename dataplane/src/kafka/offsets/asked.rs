@@ -1,0 +1,50 @@
+//! What a reply says of the partitions that were asked for. Whatever else is in it was asked by nobody here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ApiKey;
+
+use crate::kafka::error::{KafkaError, Unanswered};
+
+/// One question to a broker: about these partitions of one topic.
+pub(super) struct Asked<'a> {
+    pub(super) api: ApiKey,
+    pub(super) topic: &'a str,
+    pub(super) partitions: &'a [i32],
+}
+
+impl Asked<'_> {
+    /// The part of each partition that was asked for, read by `read`: exactly one.
+    pub(super) fn sort<P, T>(
+        &self,
+        parts: impl Iterator<Item = (i32, P)>,
+        mut read: impl FnMut(P) -> Result<T, KafkaError>,
+    ) -> Result<BTreeMap<i32, T>, KafkaError> {
+        let asked: BTreeSet<i32> = self.partitions.iter().copied().collect();
+        let mut found = BTreeMap::new();
+        for (partition, part) in parts.filter(|(partition, _)| asked.contains(partition)) {
+            if found.insert(partition, read(part)?).is_some() {
+                return Err(self.unanswered(partition, Unanswered::Twice));
+            }
+        }
+        match self.partitions.iter().find(|partition| !found.contains_key(*partition)) {
+            None => Ok(found),
+            Some(silent) => Err(self.unanswered(*silent, Unanswered::LeftOut)),
+        }
+    }
+
+    /// What the reply says of `partition` is no answer.
+    pub(super) fn unanswered(&self, partition: i32, what: Unanswered) -> KafkaError {
+        KafkaError::Unanswered { api: self.api, subject: self.subject(partition), what }
+    }
+
+    /// The broker says no.
+    pub(super) fn refused(&self, partition: i32, code: ResponseError) -> KafkaError {
+        KafkaError::broker(self.api, self.subject(partition), code)
+    }
+
+    fn subject(&self, partition: i32) -> String {
+        format!("partition {}-{partition}", self.topic)
+    }
+}

@@ -1,0 +1,289 @@
+//! Good answers to something else than was asked: another topic's, of partitions that nobody asked for, two of one, none of one.
+//! None of them becomes ours.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kafka_protocol::messages::*;
+use lighterman::kafka::cluster::PartitionView;
+use lighterman::kafka::error::KafkaError;
+use lighterman::kafka::group::effects::GroupProtocol;
+use lighterman::kafka::offsets::{
+    At, CommitAs, CommitOffset, Isolation, KnownEpoch, commit, epoch_ends, fetch_committed,
+    fetch_committed_as_member, list_offsets,
+};
+use lighterman_proto::ids::Offset;
+
+use super::{Class, Duration, TOPIC, answers, cluster, led, open, text};
+
+/// A topic, and of each of its partitions an offset.
+type Named = &'static [(&'static str, &'static [(i32, i64)])];
+
+/// What is asked for, of `orders`.
+const ASKED: [i32; 2] = [0, 1];
+/// Beside what was asked for there is more, which is passed over.
+const MORE: &[Named] = &[
+    &[("orders", &[(0, 10), (1, 11)])],
+    &[("other", &[(0, 20), (1, 21)]), ("orders", &[(0, 10), (1, 11)]), ("", &[(0, 30), (1, 31)])],
+    &[("orders", &[(1, 11), (0, 10), (2, 12), (-1, 13)])],
+    &[("orders", &[(0, 10)]), ("other", &[(0, 20)]), ("orders", &[(1, 11)])],
+];
+/// What was asked for is not there, or is there twice.
+const LESS: &[Named] = &[
+    &[],
+    &[("orders", &[])],
+    &[("orders", &[(0, 10)])],
+    &[("other", &[(0, 20), (1, 21)])],
+    &[("orders", &[(0, 10)]), ("other", &[(1, 21)])],
+    &[("orders", &[(0, 10), (1, 11), (1, 11)])],
+    &[("orders", &[(0, 10), (1, 11)]), ("orders", &[(0, 12)])],
+];
+
+fn offsets() -> Vec<(i32, Offset)> {
+    vec![(0, Offset(10)), (1, Offset(11))]
+}
+
+fn is_asked_again<T: std::fmt::Debug>(outcome: Result<T, KafkaError>, named: Named) {
+    let failed = outcome.expect_err("no answer to what was asked");
+    assert_eq!((failed.class(), failed.code()), (Class::Retry, None), "{named:?}: {failed}");
+    assert!(failed.to_string().contains("orders-"), "it says of which partition: {failed}");
+}
+
+fn name(name: &str) -> TopicName {
+    TopicName(text(name))
+}
+
+fn listed(named: Named) -> ListOffsetsResponse {
+    use list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+    let part = |(index, offset): &(i32, i64)| {
+        ListOffsetsPartitionResponse::default().with_partition_index(*index).with_offset(*offset)
+    };
+    let topics = named.iter().map(|(topic, parts)| {
+        ListOffsetsTopicResponse::default()
+            .with_name(name(topic))
+            .with_partitions(parts.iter().map(part).collect())
+    });
+    ListOffsetsResponse::default().with_topics(topics.collect())
+}
+
+#[tokio::test]
+async fn h14_list_offsets_answers_what_was_asked() {
+    let ask = async |named, at| {
+        let cluster = led(ApiKey::ListOffsets, 7, &listed(named)).await;
+        list_offsets(&cluster, TOPIC, &ASKED, at, Isolation::Committed).await
+    };
+    for named in MORE {
+        let found = ask(named, At::Earliest).await.expect("it is in it");
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), offsets(), "{named:?}");
+    }
+    for named in LESS {
+        is_asked_again(ask(named, At::Earliest).await, named);
+    }
+    // Every log has a beginning and an end.
+    const NOWHERE: Named = &[("orders", &[(0, 10), (1, -1)])];
+    is_asked_again(ask(NOWHERE, At::Earliest).await, NOWHERE);
+    is_asked_again(ask(NOWHERE, At::Latest).await, NOWHERE);
+}
+
+#[tokio::test]
+async fn h13_offset_for_leader_epoch_answers_what_was_asked() {
+    use offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+    let ask = async |named: Named| {
+        let part = |(index, end): &(i32, i64)| {
+            EpochEndOffset::default().with_partition(*index).with_leader_epoch(3).with_end_offset(*end)
+        };
+        let topics = named.iter().map(|(topic, parts)| {
+            OffsetForLeaderTopicResult::default()
+                .with_topic(name(topic))
+                .with_partitions(parts.iter().map(part).collect())
+        });
+        let reply = OffsetForLeaderEpochResponse::default().with_topics(topics.collect());
+        let cluster = led(ApiKey::OffsetForLeaderEpoch, 4, &reply).await;
+        let known = ASKED.map(|partition| KnownEpoch { partition, leader_epoch: 3 });
+        epoch_ends(&cluster, TOPIC, &known).await
+    };
+    for named in MORE {
+        let found = ask(named).await.expect("it is in it");
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), offsets(), "{named:?}");
+    }
+    for named in LESS {
+        is_asked_again(ask(named).await, named);
+    }
+}
+
+fn committed(named: Named) -> OffsetFetchResponse {
+    use offset_fetch_response::{OffsetFetchResponsePartition, OffsetFetchResponseTopic};
+    let part = |(index, offset): &(i32, i64)| {
+        OffsetFetchResponsePartition::default()
+            .with_partition_index(*index)
+            .with_committed_offset(*offset)
+            .with_error_code(if ASKED.contains(index) { 0 } else { 29 })
+    };
+    let topics = named.iter().map(|(topic, parts)| {
+        OffsetFetchResponseTopic::default()
+            .with_name(name(topic))
+            .with_partitions(parts.iter().map(part).collect())
+    });
+    OffsetFetchResponse::default().with_topics(topics.collect())
+}
+
+fn committed_of_groups(named: Named) -> OffsetFetchResponse {
+    use offset_fetch_response::{
+        OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
+    };
+    let part = |(index, offset): &(i32, i64), add: i64| {
+        OffsetFetchResponsePartitions::default()
+            .with_partition_index(*index)
+            .with_committed_offset(offset + add)
+    };
+    let group = |id: &str, add: i64, code: i16| {
+        let topics = named.iter().map(|(topic, parts)| {
+            let parts = parts.iter().map(|said| part(said, add)).collect();
+            OffsetFetchResponseTopics::default().with_name(name(topic)).with_partitions(parts)
+        });
+        OffsetFetchResponseGroup::default()
+            .with_group_id(GroupId(text(id)))
+            .with_error_code(code)
+            .with_topics(topics.collect())
+    };
+    OffsetFetchResponse::default().with_groups(vec![
+        group("another", 100, 0),
+        group("group", 0, 0),
+        group("a third", 200, 30),
+    ])
+}
+
+fn who(protocol: GroupProtocol) -> CommitAs {
+    CommitAs { group: "group".to_owned(), generation: 3, member: "member".to_owned(), protocol }
+}
+
+#[tokio::test]
+async fn h11_offset_fetch_answers_what_was_asked() {
+    let ask = async |named, protocol| match protocol {
+        GroupProtocol::Classic => {
+            let line = answers(ApiKey::OffsetFetch, 7, &committed(named));
+            fetch_committed(&mut open(&line).await, "group", TOPIC, &ASKED).await
+        }
+        GroupProtocol::Consumer => {
+            let line = answers(ApiKey::OffsetFetch, 9, &committed_of_groups(named));
+            fetch_committed_as_member(&mut open(&line).await, &who(protocol), TOPIC, &ASKED).await
+        }
+    };
+    const NOWHERE: Named = &[("orders", &[(0, 10), (1, -2)])];
+    for protocol in [GroupProtocol::Classic, GroupProtocol::Consumer] {
+        for named in MORE {
+            let found = ask(named, protocol).await.expect("it is in it");
+            let found =
+                found.into_iter().map(|(partition, offset)| (partition, offset.expect("some").offset));
+            assert_eq!(found.collect::<Vec<_>>(), offsets(), "{protocol:?}: {named:?}");
+        }
+        for named in LESS {
+            is_asked_again(ask(named, protocol).await, named);
+        }
+        is_asked_again(ask(NOWHERE, protocol).await, NOWHERE);
+    }
+}
+
+#[tokio::test]
+async fn com_1_offset_commit_answers_what_was_asked() {
+    use offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
+    let offsets = ASKED.map(|partition| CommitOffset {
+        partition,
+        offset: Offset(7),
+        leader_epoch: -1,
+        metadata: String::new(),
+    });
+    let ask = async |named: Named, protocol, version| {
+        let part = |(index, _): &(i32, i64)| {
+            OffsetCommitResponsePartition::default()
+                .with_partition_index(*index)
+                .with_error_code(if ASKED.contains(index) { 0 } else { 25 })
+        };
+        let topics = named.iter().map(|(topic, parts)| {
+            OffsetCommitResponseTopic::default()
+                .with_name(name(topic))
+                .with_partitions(parts.iter().map(part).collect())
+        });
+        let reply = OffsetCommitResponse::default().with_topics(topics.collect());
+        let line = answers(ApiKey::OffsetCommit, version, &reply);
+        commit(&mut open(&line).await, &who(protocol), TOPIC, &offsets).await.expect("answered")
+    };
+    for (protocol, version) in [(GroupProtocol::Classic, 8), (GroupProtocol::Consumer, 9)] {
+        for named in MORE {
+            let codes = ask(named, protocol, version).await;
+            assert!(codes.values().all(Option::is_none), "nobody's error but ours: {named:?}: {codes:?}");
+        }
+        for named in MORE.iter().chain(LESS) {
+            let codes = ask(named, protocol, version).await;
+            let of: BTreeSet<i32> = codes.keys().copied().collect();
+            assert_eq!(of, BTreeSet::from(ASKED), "{named:?}");
+            for (partition, code) in codes {
+                let ours = named.iter().filter(|(topic, _)| *topic == TOPIC);
+                let is_there = ours.flat_map(|(_, parts)| *parts).any(|(index, _)| *index == partition);
+                assert_eq!(code.is_none(), is_there, "silence is no commit: {named:?}: {partition}");
+            }
+        }
+    }
+}
+
+fn described(named: &[(&'static str, &'static [i32])]) -> MetadataResponse {
+    use metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
+    let part = |index: &i32| {
+        MetadataResponsePartition::default().with_partition_index(*index).with_leader_id(1.into())
+    };
+    let topics = named.iter().map(|(topic, parts)| {
+        MetadataResponseTopic::default()
+            .with_name(Some(name(topic)))
+            .with_partitions(parts.iter().map(part).collect())
+    });
+    let broker =
+        MetadataResponseBroker::default().with_node_id(1.into()).with_host(text("host")).with_port(9092);
+    MetadataResponse::default().with_brokers(vec![broker]).with_topics(topics.collect())
+}
+
+async fn view(reply: &MetadataResponse) -> Result<Arc<[PartitionView]>, KafkaError> {
+    cluster(answers(ApiKey::Metadata, 9, reply)).topic(TOPIC, Duration::ZERO).await
+}
+
+#[tokio::test]
+async fn h18_metadata_names_a_topic_once_and_each_of_its_partitions_once() {
+    let good: &[&[(&str, &[i32])]] = &[
+        &[("orders", &[1, 0])],
+        &[("other", &[0, 1, 2]), ("orders", &[0, 1]), ("", &[0])],
+        &[("other", &[0]), ("other", &[0, 0]), ("orders", &[0, 1])],
+    ];
+    for named in good {
+        let view = view(&described(named)).await.expect("it is in it");
+        let partitions: Vec<i32> = view.iter().map(|partition| partition.partition).collect();
+        assert_eq!(partitions, [0, 1], "{named:?}");
+    }
+    // Whoever counts the partitions of these would leave one to nobody, or look for one that there is not.
+    let bad: &[&[(&str, &[i32])]] = &[
+        &[("orders", &[0, 1]), ("orders", &[0])],
+        &[("orders", &[0, 1, 1])],
+        &[("orders", &[0, 2])],
+        &[("orders", &[1])],
+        &[("orders", &[-1, 0])],
+    ];
+    for named in bad {
+        let failed = view(&described(named)).await.expect_err("no view");
+        assert_eq!((failed.class(), failed.code()), (Class::Retry, None), "{named:?}: {failed}");
+        assert!(failed.to_string().contains(TOPIC), "{failed}");
+    }
+    let only_others = view(&described(&[("other", &[0, 1])])).await;
+    assert!(matches!(only_others, Err(KafkaError::NoTopic { .. })), "{only_others:?}");
+}
+
+#[tokio::test]
+async fn n11_metadata_names_one_address_for_a_broker() {
+    use metadata_response::MetadataResponseBroker;
+    let with = async |hosts: [&'static str; 2]| {
+        let broker = |host: &'static str| {
+            MetadataResponseBroker::default().with_node_id(1.into()).with_host(text(host)).with_port(9092)
+        };
+        view(&described(&[("orders", &[0, 1])]).with_brokers(hosts.map(broker).to_vec())).await
+    };
+    assert!(with(["host", "host"]).await.is_ok());
+    let failed = with(["host", "another"]).await.expect_err("nobody knows who leads");
+    assert_eq!(failed.class(), Class::Retry, "{failed}");
+}
