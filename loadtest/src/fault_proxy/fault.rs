@@ -54,6 +54,19 @@ pub enum Fault {
     ServeLate(Duration),
     /// Bytes that are not Kafka, or that lie, instead of the reply.
     Hostile(Hostility),
+    /// The reply answers something else than was asked; one that names no topics stays as it is.
+    Lie(Lie),
+}
+
+/// How a good reply does not answer what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// It names another topic in the place of each; metadata leaves the first partition out.
+    Other,
+    /// It names a partition twice, and says two things of it.
+    Twice,
+    /// It names more topics, and more partitions, and says other things of them.
+    More,
 }
 
 /// How a frame lies.

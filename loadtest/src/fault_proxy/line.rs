@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::fault::Fault;
 use super::frame::{self, Asked};
 use super::refusal::Refuser;
-use super::{Shared, reply};
+use super::{Shared, lie, reply};
 
 /// Requests that wait for their reply: a client that pipelines more is cut.
 const PIPELINED_MAX: usize = 1_000;
@@ -208,6 +208,12 @@ async fn rewritten(shared: &Arc<Shared>, asked: Asked, fault: Option<Fault>, fra
             let mut reply = opened(ours)?;
             reply::set_code(&mut reply, code);
             frame::close(frame::refused_in(asked, code), &reply)
+        }
+        Some(Fault::Lie(how)) => {
+            let mut reply = opened(ours)?;
+            lie::tell(&mut reply, how);
+            lie::describe(&mut reply, how);
+            frame::close(asked, &reply)
         }
         Some(Fault::Throttle(wait)) => {
             let mut reply = opened(ours)?;

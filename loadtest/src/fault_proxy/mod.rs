@@ -3,6 +3,7 @@
 
 mod fault;
 mod frame;
+mod lie;
 mod line;
 mod refusal;
 mod reply;
@@ -20,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
-pub use fault::{Fault, Faults, Hostility, Random, Rule};
+pub use fault::{Fault, Faults, Hostility, Lie, Random, Rule};
 
 /// A running proxy; dropping the last clone stops it, and cuts everything.
 #[derive(Clone)]

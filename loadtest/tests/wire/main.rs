@@ -17,6 +17,7 @@ use loadtest::process::watch_resident_kib;
 use stage::{Cluster, DRAINS_WITHIN, Provoke, Stage};
 
 mod consumer_group;
+mod lies;
 #[path = "../../../dataplane/tests/codes/listed.rs"]
 #[allow(dead_code, reason = "the other test reads where the codes are listed")]
 mod listed;
