@@ -70,7 +70,10 @@ pub(super) fn tell(reply: &mut ResponseKind, how: Lie) {
         }
         ResponseKind::OffsetCommit(reply) => {
             type Part = of::offset_commit_response::OffsetCommitResponsePartition;
-            tell!(how, reply.topics, name, partition_index, |part: &mut Part| part.error_code = 25);
+            tell!(how, reply.topics, name, partition_index, |part: &mut Part| {
+                // The one is nobody's business; of the other the worse word counts, and must not end the membership.
+                part.error_code = if how == Lie::More { 25 } else { 3 };
+            });
         }
         ResponseKind::OffsetFetch(reply) => {
             type Part = of::offset_fetch_response::OffsetFetchResponsePartition;
