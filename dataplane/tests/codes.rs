@@ -31,6 +31,8 @@ mod line;
 #[path = "codes/listed.rs"]
 mod listed;
 
+#[path = "codes/membership.rs"]
+mod membership;
 #[path = "codes/unasked.rs"]
 mod unasked;
 

@@ -110,7 +110,7 @@ pub enum KafkaError {
     },
     /// The reply is a good one, and does not answer what was asked.
     #[error(
-        "{api:?} of {subject}: the broker's reply {what}. It is asked again; nothing in between may change its replies"
+        "{api:?} of {subject}: the broker's reply {what}. It is asked again; a proxy in between must not change replies"
     )]
     Unanswered {
         /// What was asked.

@@ -15,7 +15,7 @@ use crate::kafka::error::KafkaError;
 
 /// One request to leave is answered within this, and all of them together end within the other.
 pub(super) const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
-const LEAVES_WITHIN: Duration = Duration::from_secs(6);
+const LEAVES_WITHIN: Duration = Duration::from_secs(10);
 const LEAVES_MAX: usize = 5;
 const LEAVE_AGAIN: Duration = Duration::from_millis(200);
 
