@@ -44,23 +44,26 @@ pub(super) async fn leave(lines: &Lines, settings: &MembershipSettings, member: 
         GroupProtocol::Classic => leave_classic(lines, settings, member).await,
         GroupProtocol::Consumer => consumer::leave(lines, settings, member).await,
     };
-    match code.map(ResponseError::try_from_code) {
-        Ok(code) => {
-            if let Some(code) = code {
-                refused(lines, code);
-            }
-            let leaving = leaving(code);
-            if let Leaving::Refused(code) = leaving {
-                let group = &settings.group;
-                tracing::warn!(group, %code, "the coordinator does not let the member go; its session ends by itself");
-            }
-            leaving
-        }
+    let group = &settings.group;
+    let code = match code {
+        Ok(code) => ResponseError::try_from_code(code),
         Err(error) => {
-            tracing::debug!(%error, "left the group without its answer");
-            Leaving::Again
+            tracing::debug!(group, %error, "left the group without its answer");
+            return Leaving::Again;
+        }
+    };
+    if let Some(code) = code {
+        refused(lines, code);
+    }
+    let leaving = leaving(code);
+    match leaving {
+        Leaving::Gone => {}
+        Leaving::Again => tracing::debug!(group, ?code, "the coordinator does not take the leave now"),
+        Leaving::Refused(code) => {
+            tracing::warn!(group, %code, "the coordinator does not let the member go; its session ends by itself");
         }
     }
+    leaving
 }
 
 async fn leave_classic(
