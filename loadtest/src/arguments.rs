@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use loadtest::jars::version;
 use loadtest::latency::VALUE_BYTES_MIN;
 
 use crate::{ordeals, scenarios};
@@ -57,8 +58,8 @@ pub(crate) enum Command {
 /// A drain or a fixed rate.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Version of Kafka; .ci/install-kafka brings it
-    #[arg(long, default_value = "4.2.1")]
+    /// Version of Kafka, from Maven Central
+    #[arg(long, default_value = "4.2.1", value_parser = version)]
     pub(crate) kafka: String,
     /// Run the hand-written loop of examples/baseline.rs after the node in every round, and print ratios
     #[arg(long)]
@@ -272,6 +273,8 @@ mod tests {
             "loadtest --scenario batch-1 --batch 7",
             "loadtest --rounds 0",
             "loadtest --window 301",
+            "loadtest --kafka 127.0.0.1:9092",
+            "loadtest ordeal --kafka ../4.2.1",
         ] {
             assert!(loads(line).is_err(), "{line}");
         }

@@ -1,9 +1,9 @@
-//! Real Apache Kafka, one node, `KRaft`, as a process on loopback. Its jars come from `.ci/install-kafka`.
+//! Real Apache Kafka, one node, `KRaft`, as a process on loopback. Its jars come by [`crate::jars`].
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,12 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::jars::jars;
+
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(40);
+/// So many lines of a log are told when something is wrong.
+const LAST_WORDS: usize = 20;
 const CLUSTER_ID: &str = "bGlnaHRlcm1hbi10ZXN0cw";
 
 /// A running broker; dropping it ends the process and removes its data.
@@ -23,41 +27,18 @@ pub struct RealKafka {
     process: Option<Child>,
 }
 
-/// Folder of the jars of `version`, when they are installed.
-pub fn jars(version: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
-    let libs = root.join("target/kafka").join(version).join("libs");
-    let java = Command::new("java").arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    (libs.is_dir() && java.is_ok_and(|status| status.success())).then_some(libs)
-}
-
 /// A test's turn with a Kafka of `version`: two brokers and their nodes at once would starve each other's heartbeats on a small
 /// machine. `None`, and a line that says so, where Java or the jars are not; an error where
 /// `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
 pub async fn turn(version: &str) -> Result<Option<MutexGuard<'static, ()>>> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-    if jars(version).is_none() {
+    if let Err(missing) = jars(version) {
         let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_KAFKA").is_some();
-        ensure!(!required, "Kafka {version} is required: run .ci/install-kafka");
-        println!("skipped: Kafka {version} needs Java and .ci/install-kafka");
+        ensure!(!required, "Kafka {version} is required: {missing}");
+        println!("skipped: {missing}");
         return Ok(None);
     }
     Ok(Some(ONE_AT_A_TIME.lock().await))
-}
-
-/// Brings the jars of `version` from Maven Central, unless they are there: minutes, the first time.
-pub fn install(version: &str) -> Result<()> {
-    if jars(version).is_some() {
-        return Ok(());
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
-    let installed = Command::new("bash").arg(root.join(".ci/install-kafka")).arg(version).status()?;
-    ensure!(
-        installed.success(),
-        ".ci/install-kafka {version} failed: it needs Maven, and a version that exists"
-    );
-    ensure!(jars(version).is_some(), "Kafka needs Java: install a JDK of 17 or newer");
-    Ok(())
 }
 
 fn free_port() -> Result<u16> {
@@ -72,7 +53,7 @@ impl RealKafka {
 
     /// As [`RealKafka::start`], with `more` properties of the broker.
     pub fn start_with(version: &str, more: &[(&str, &str)]) -> Result<Self> {
-        let libs = jars(version).context("the jars are not installed: run .ci/install-kafka")?;
+        let libs = jars(version)?;
         let folder = tempfile::tempdir()?;
         let port = free_port()?;
         let controller = free_port()?;
@@ -98,7 +79,11 @@ impl RealKafka {
         let mut kafka = Self { folder, libs, port, process: None };
         let formatted =
             kafka.java("kafka.tools.StorageTool", &["format", "-t", CLUSTER_ID, "-c"])?.status()?;
-        ensure!(formatted.success(), "kafka.tools.StorageTool failed");
+        ensure!(
+            formatted.success(),
+            "Kafka {version} cannot make its data, {formatted}: {}",
+            kafka.last_words()?
+        );
         kafka.boot()?;
         Ok(kafka)
     }
@@ -124,7 +109,7 @@ impl RealKafka {
         self.signal("-TERM")?;
         let deadline = Instant::now() + STOP_DEADLINE;
         while self.process.as_mut().context("it runs")?.try_wait()?.is_none() {
-            ensure!(Instant::now() < deadline, "Kafka does not stop: {}", self.log()?);
+            ensure!(Instant::now() < deadline, "Kafka does not stop: {}", self.last_words()?);
             std::thread::park_timeout(Duration::from_millis(50));
         }
         self.process = None;
@@ -168,16 +153,23 @@ impl RealKafka {
         let deadline = Instant::now() + BOOT_DEADLINE;
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         while TcpStream::connect(address).is_err() {
+            let ended = self.process.as_mut().context("it has just started")?.try_wait()?;
+            if let Some(status) = ended {
+                bail!("Kafka has ended at once, {status}: {}", self.last_words()?);
+            }
             if Instant::now() > deadline {
-                bail!("Kafka does not listen: {}", self.log()?);
+                bail!("Kafka does not listen within {BOOT_DEADLINE:?}: {}", self.last_words()?);
             }
             std::thread::park_timeout(Duration::from_millis(100));
         }
         Ok(())
     }
 
-    fn log(&self) -> Result<String> {
-        Ok(fs::read_to_string(self.folder.path().join("kafka.log"))?)
+    /// The end of what it has said: its log is the first that goes with its folder.
+    fn last_words(&self) -> Result<String> {
+        let log = fs::read_to_string(self.folder.path().join("kafka.log"))?;
+        let lines: Vec<&str> = log.lines().collect();
+        Ok(lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n"))
     }
 
     fn end(&mut self) {

@@ -8,6 +8,7 @@ pub mod compare;
 pub mod contender;
 pub mod fault_proxy;
 pub mod function;
+pub mod jars;
 pub mod kafka;
 pub mod latency;
 pub mod log_reader;

@@ -13,6 +13,7 @@ use anyhow::Result;
 use clap::Parser;
 use loadtest::contender::{Contender, Setup};
 use loadtest::function::{Act, FakeLambda};
+use loadtest::jars;
 use loadtest::kafka::RealKafka;
 use loadtest::produce::{Compression, Produced, Producer};
 use loadtest::report::{self, Runs};
@@ -39,6 +40,7 @@ fn named(words: Vec<String>) -> impl Iterator<Item = String> {
 }
 
 async fn drain_or_pace(arguments: Arguments) -> Result<()> {
+    jars::install(&arguments.kafka)?;
     let kafka = RealKafka::start(&arguments.kafka)?;
     let mut producer = Producer::connect(&kafka.servers()).await?;
     let lambda = FakeLambda::start().await?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
-use loadtest::kafka;
+use loadtest::jars;
 use loadtest::ordeal::series::Series;
 
 use crate::scenarios::{build_node, workspace};
@@ -15,7 +15,7 @@ use crate::scenarios::{build_node, workspace};
 #[derive(Debug, Parser)]
 pub(crate) struct Arguments {
     /// Version of Kafka, from Maven Central
-    #[arg(long, default_value = "4.2.1")]
+    #[arg(long, default_value = "4.2.1", value_parser = jars::version)]
     kafka: String,
     /// How many, from consecutive seeds
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
 /// Goes through them.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let Arguments { kafka: version, runs, from, at_once, group_protocol } = arguments;
-    kafka::install(&version)?;
+    jars::install(&version)?;
     build_node()?;
     // Short enough to be typed again.
     let from = from.unwrap_or_else(|| lighterman::kafka::backoff::random() % 1_000_000_000);

@@ -11,7 +11,7 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, ListOffsetsRequest, ProduceRequest, TopicName,
+    BrokerId, CreateTopicsRequest, DeleteTopicsRequest, ListOffsetsRequest, ProduceRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 pub use kafka_protocol::records::Compression;
@@ -93,6 +93,16 @@ impl Producer {
         })
         .await
         .context("the topic has no leaders")
+    }
+
+    /// Deletes a topic with all that is in it.
+    pub async fn delete_topic(&mut self, topic: &str) -> Result<()> {
+        let build =
+            |_| DeleteTopicsRequest::default().with_topic_names(vec![name(topic)]).with_timeout_ms(10_000);
+        let (reply, _) = self.connection.call(versions(1, 5), DEADLINE, build).await?;
+        let code = reply.responses.first().context("no answer for the topic")?.error_code;
+        ensure!(code == 0, "DeleteTopics of {topic}: {code}");
+        Ok(())
     }
 
     /// Writes `count` records of `value_bytes`, round-robin by batches over `partitions`.

@@ -4,9 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::Result;
+use lighterman::kafka::transport::BrokerAddress;
 use lighterman::local::broker::{Broker, BrokerSettings};
 
-use crate::kafka::{RealKafka, install};
+use crate::jars::{install, version};
+use crate::kafka::RealKafka;
+use crate::produce::Producer;
 
 /// Which Kafka.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,13 +27,16 @@ impl FromStr for Kafka {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_version = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '.');
-        match text {
-            "embedded" => Ok(Self::Embedded),
-            version if is_version => Ok(Self::Version(version.to_owned())),
-            address if address.contains(':') => Ok(Self::At(address.to_owned())),
-            other => Err(format!("`{other}` is neither `embedded`, nor a version (4.2.1), nor host:port")),
+        if text == "embedded" {
+            return Ok(Self::Embedded);
         }
+        // A URL or a list would be taken for a host that nobody finds.
+        if text.contains(':') && !text.contains(['/', ',']) {
+            return BrokerAddress::parse(text).map(|address| Self::At(address.to_string()));
+        }
+        let neither =
+            || format!("`{text}` is neither `embedded`, nor a version (4.2.1), nor host:port of one broker");
+        version(text).map(Self::Version).map_err(|_| neither())
     }
 }
 
@@ -63,6 +69,15 @@ impl Cluster {
         })
     }
 
+    /// Leaves a Kafka that goes on as it was found; the others end with what is in them.
+    pub(super) async fn sweep(&self, topic: &str) {
+        let Self::Given(address) = self else { return };
+        let swept = async { Producer::connect(address).await?.delete_topic(topic).await };
+        if let Err(error) = swept.await {
+            println!("the topic {topic} stays on {address}: {error:#}");
+        }
+    }
+
     /// `host:port`.
     pub(super) fn servers(&self) -> String {
         match self {
@@ -82,8 +97,13 @@ mod tests {
         assert_eq!("4.2.1".parse(), Ok(Kafka::Version("4.2.1".to_owned())));
         assert_eq!("127.0.0.1:9092".parse(), Ok(Kafka::At("127.0.0.1:9092".to_owned())));
         assert_eq!("embedded".parse(), Ok(Kafka::Embedded));
-        for other in ["", "latest", "4.2.1-rc1", "../x"] {
-            assert!(other.parse::<Kafka>().is_err(), "{other}");
+        let address = "[::1]:9092".parse::<Kafka>();
+        assert_eq!(address, Ok(Kafka::At("[::1]:9092".to_owned())));
+        for other in ["", "latest", "4.2.1-rc1", "../x", "127.0.0.1", "PLAINTEXT://a:9092", "a:9092,b:9092"] {
+            assert!(other.parse::<Kafka>().expect_err("neither").contains("is neither"), "{other}");
+        }
+        for (wrong, why) in [("a:b", "no valid port"), ("a:65536", "no valid port"), (":9092", "no host")] {
+            assert!(wrong.parse::<Kafka>().expect_err("wrong").contains(why), "{wrong}");
         }
     }
 }

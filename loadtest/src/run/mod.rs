@@ -57,7 +57,6 @@ struct Stage {
     lambda: FakeLambda,
     fleet: Fleet,
     greeted: Produced,
-    _cluster: Cluster,
 }
 
 /// What a run leaves behind to be judged.
@@ -76,34 +75,34 @@ struct Left {
 impl Run<'_> {
     /// Runs it. Broken promises are in the outcome; an error is what kept it from being judged.
     pub async fn go(&self) -> Result<Outcome> {
+        // Jars that have to come first take as long as they take.
+        let cluster = Cluster::start(self.kafka)?;
+        // A Kafka that is there may know an earlier run.
+        let topic = format!("load-{}-{}", self.scenario.name, clock::wall_ms().0);
         let limit = self.scenario.lasting() + self.scenario.settle + AROUND;
-        let ran = async { self.perform(self.stage().await?).await };
-        tokio::time::timeout(limit, ran)
-            .await
-            .with_context(|| format!("it has not ended within {} s", limit.as_secs()))?
+        let ran = async { self.perform(self.stage(&cluster.servers(), &topic).await?).await };
+        let ended = tokio::time::timeout(limit, ran).await;
+        cluster.sweep(&topic).await;
+        ended.with_context(|| format!("it has not ended within {} s", limit.as_secs()))?
     }
 
-    async fn stage(&self) -> Result<Stage> {
+    async fn stage(&self, servers: &str, topic: &str) -> Result<Stage> {
         let scenario = self.scenario;
-        let cluster = Cluster::start(self.kafka)?;
-        let servers = cluster.servers();
-        // A Kafka that is there may know an earlier run.
-        let topic = format!("load-{}-{}", scenario.name, clock::wall_ms().0);
-        let mut producer = Producer::connect(&servers).await?;
-        producer.create_topic(&topic, scenario.partitions).await?;
+        let mut producer = Producer::connect(servers).await?;
+        producer.create_topic(topic, scenario.partitions).await?;
         let (partitions, value_bytes) = (scenario.partitions, scenario.value_bytes);
-        let target = Target { servers: &servers, topic: &topic, partitions, value_bytes };
+        let target = Target { servers, topic, partitions, value_bytes };
         let open_loop = OpenLoop::connect(&target, scenario.schedule()).await?;
         let lambda = FakeLambda::start().await?;
-        let mut orders = Orders::of(scenario, &servers, &topic, lambda.endpoint_url());
+        let mut orders = Orders::of(scenario, servers, topic, lambda.endpoint_url());
         orders.settings.extend_from_slice(self.settings);
         let group = orders.group.clone();
         let fleet = Fleet::start(orders, scenario.nodes.count).await?;
         let count = partitions as usize;
-        let greeted = producer.write(&topic, partitions, count, GREETING_BYTES, Compression::None).await?;
-        let all_are_read = producer.await_committed(&group, &topic, &ends(&greeted), GREET_DEADLINE).await;
+        let greeted = producer.write(topic, partitions, count, GREETING_BYTES, Compression::None).await?;
+        let all_are_read = producer.await_committed(&group, topic, &ends(&greeted), GREET_DEADLINE).await;
         all_are_read.context("the nodes do not read every partition")?;
-        Ok(Stage { topic, group, producer, open_loop, lambda, fleet, greeted, _cluster: cluster })
+        Ok(Stage { topic: topic.to_owned(), group, producer, open_loop, lambda, fleet, greeted })
     }
 
     async fn perform(&self, mut stage: Stage) -> Result<Outcome> {

@@ -1,0 +1,162 @@
+//! `loadtest SCENARIO --kafka …` as a person types it: a broker that is there, a version that is started, and what is wrong with
+//! either. Without Java or the jars the first two are skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use kafka_protocol::messages::MetadataRequest;
+use lighterman::kafka::connection::versions;
+use loadtest::kafka::{self, RealKafka};
+use loadtest::node;
+use loadtest::outcome::Outcome;
+use loadtest::produce::{Compression, Producer};
+
+const VERSION: &str = "4.2.1";
+/// Some 2 s at the scenario's rate.
+const SCALE: &str = "0.07";
+const RECORDS: u64 = 4_200;
+/// A person would wait for an error no longer than this.
+const SOON: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What `loadtest` does with these words, and after how long.
+async fn loadtest(words: &[&str], path: Option<&Path>) -> Result<(Output, Duration)> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    // What `cargo run` would give it, it would build with.
+    command.args(words).env_remove("CARGO").env("LIGHTERMAN_BIN", node::binary()?).stdin(Stdio::null());
+    command.env("RUST_BACKTRACE", "0");
+    if let Some(path) = path {
+        command.env("PATH", path);
+    }
+    let begin = Instant::now();
+    let mut command = tokio::process::Command::from(command);
+    let output = tokio::time::timeout(LIMIT, command.kill_on_drop(true).output()).await;
+    Ok((output.with_context(|| format!("{words:?} does not end"))??, begin.elapsed()))
+}
+
+/// A short scenario on `kafka`; the report, its figures, and what was said.
+async fn steady_on(kafka: &str) -> Result<(String, Outcome, String)> {
+    let out = tempfile::tempdir()?;
+    let folder = out.path().to_str().context("a path")?;
+    let words = ["steady", "--kafka", kafka, "--scale", SCALE, "--out", folder, "--quiet"];
+    let (output, _) = loadtest(&words, None).await?;
+    let said = String::from_utf8(output.stdout)?;
+    ensure!(output.status.code() == Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let page = fs::read_to_string(out.path().join("steady.html"))?;
+    Ok((page, serde_json::from_slice(&fs::read(out.path().join("steady.json"))?)?, said))
+}
+
+/// The report has what was measured on `kafka`.
+fn assert_measured((page, run, said): &(String, Outcome, String), kafka: &str) -> Result<()> {
+    ensure!(run.is_clean() && run.scenario == "steady" && run.kafka == kafka, "{run:?}");
+    ensure!(run.records == run.delivered && run.records >= RECORDS, "{run:?}");
+    ensure!(run.samples.len() >= 2 && run.resident_mib_max > 1.0 && run.records_per_second > 1.0, "{run:?}");
+    ensure!(0.0 < run.latency.p50 && run.latency.p50 <= run.latency.p99, "{:?}", run.latency);
+    let p99 = format!("{:.2}", run.latency.p99);
+    for shown in ["Clean: ", &format!("Kafka: {kafka}"), &run.records.to_string(), &p99, "<polyline"] {
+        ensure!(page.contains(shown), "{shown}: {page}");
+    }
+    for told in ["clean: nothing is missing", "steady.html", "steady.json", &p99] {
+        ensure!(said.contains(told), "{told}: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scenario_on_a_broker_that_is_there_leaves_it_as_it_was() -> Result<()> {
+    let Some(_turn) = kafka::turn(VERSION).await? else { return Ok(()) };
+    let kafka = RealKafka::start(VERSION)?;
+    let servers = kafka.servers();
+    let mut producer = Producer::connect(&servers).await?;
+    producer.create_topic("mine", 1).await?;
+    producer.write("mine", 1, 10, 10, Compression::None).await?;
+
+    assert_measured(&steady_on(&servers).await?, &servers)?;
+
+    ensure!(producer.log_ends("mine", 1).await?.get(&0) == Some(&10), "another's records are there");
+    let more = producer.write("mine", 1, 5, 10, Compression::None).await?;
+    ensure!(more[&0].len() == 5, "it takes records: {more:?}");
+    let topics = topics(&mut producer).await?;
+    ensure!(topics.contains("mine") && !topics.iter().any(|topic| topic.starts_with("load-")), "{topics:?}");
+    Ok(())
+}
+
+async fn topics(producer: &mut Producer) -> Result<BTreeSet<String>> {
+    let all = |_| MetadataRequest::default().with_topics(None);
+    let (reply, _) = producer.connection().call(versions(4, 9), SOON, all).await?;
+    Ok(reply.topics.iter().filter_map(|topic| Some(topic.name.as_ref()?.to_string())).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scenario_on_a_version_starts_it_and_ends_it() -> Result<()> {
+    let Some(_turn) = kafka::turn(VERSION).await? else { return Ok(()) };
+    assert_measured(&steady_on(VERSION).await?, VERSION)
+}
+
+/// Ends soon, not with 0, and with a word that helps.
+async fn is_refused(kafka: &str, code: i32, why: &str) -> Result<()> {
+    let out = tempfile::tempdir()?;
+    let folder = out.path().to_str().context("a path")?;
+    let (output, took) = loadtest(&["steady", "--kafka", kafka, "--out", folder], None).await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(code), "{kafka}: {:?}: {said}", output.status);
+    ensure!(said.contains(why), "{kafka}: {said}");
+    ensure!(took < SOON, "{kafka}: {took:?}");
+    ensure!(fs::read_dir(out.path())?.next().is_none(), "{kafka}: a report of nothing");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_kafka_is_refused_before_anything_is_done() -> Result<()> {
+    for (kafka, why) in [
+        ("nonsense", "`nonsense` is neither `embedded`, nor a version (4.2.1), nor host:port"),
+        ("127.0.0.1", "neither"),
+        ("../4.2.1", "neither"),
+        ("127.0.0.1:99999", "`127.0.0.1:99999` has no valid port"),
+        (":9092", "`:9092` has no host"),
+    ] {
+        is_refused(kafka, 2, why).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_not_there_or_says_nothing_is_an_error_soon() -> Result<()> {
+    let silent = TcpListener::bind(("127.0.0.1", 0))?;
+    let address = silent.local_addr()?.to_string();
+    // It is said of the connection or of the first request, whichever the clock meets.
+    is_refused(&address, 1, &format!("broker {address} ")).await?;
+    drop(silent);
+    is_refused(&address, 1, &format!("broker {address} cannot be reached: Connection refused")).await
+}
+
+fn on_the_path(program: &str) -> Result<Option<PathBuf>> {
+    let path = std::env::var_os("PATH").context("PATH")?;
+    Ok(std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file()))
+}
+
+/// Without Java nothing is brought, without Maven nothing can be: either is said in a line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_java_or_maven_it_says_what_to_install() -> Result<()> {
+    let path = tempfile::tempdir()?;
+    // No such version will be there by chance.
+    for words in [&["steady", "--kafka", "0.0.1"][..], &["--kafka", "0.0.1"], &["ordeal", "--kafka", "0.0.1"]]
+    {
+        let (output, _) = loadtest(words, Some(path.path())).await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1), "{words:?}: {:?}: {said}", output.status);
+        ensure!(said.contains("Kafka needs Java") && said.contains("install a JDK"), "{words:?}: {said}");
+    }
+    let Some(java) = on_the_path("java")? else { return Ok(()) };
+    symlink(java, path.path().join("java"))?;
+    let (output, _) = loadtest(&["steady", "--kafka", "0.0.1"], Some(path.path())).await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && said.contains("install Maven"), "{:?}: {said}", output.status);
+    Ok(())
+}
