@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::panic::catch_unwind;
+use std::panic::{RefUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
@@ -13,6 +13,9 @@ use super::registry::{Command, Registry};
 const COMMANDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("commands");
 /// A log longer than this is rewritten as its snapshot when the store is opened.
 const COMMANDS_MAX: u64 = 10_000;
+
+/// How the file of the store becomes a database.
+type Opening = Box<dyn Fn(&Path) -> Result<Database, redb::DatabaseError> + Send + RefUnwindSafe>;
 
 /// What is wrong with the store.
 #[derive(Debug, Error)]
@@ -62,6 +65,7 @@ pub enum StoreError {
 pub struct Store {
     folder: PathBuf,
     path: PathBuf,
+    opening: Opening,
     /// Closed by a failure: redb takes nothing more after one, however much room there is again. The next write opens it.
     database: Option<Database>,
     next: u64,
@@ -70,8 +74,12 @@ pub struct Store {
 impl Store {
     /// Opens the store in `folder` and folds its commands.
     pub fn open(folder: &Path) -> Result<(Self, Registry), StoreError> {
+        Self::open_by(Box::new(|path| Database::create(path)), folder)
+    }
+
+    fn open_by(opening: Opening, folder: &Path) -> Result<(Self, Registry), StoreError> {
         let path = folder.join("lighterman.redb");
-        let mut store = Self { folder: folder.to_owned(), path, database: None, next: 0 };
+        let mut store = Self { folder: folder.to_owned(), path, opening, database: None, next: 0 };
         store.database = Some(store.open_database()?);
         let registry = store.load()?;
         Ok((store, registry))
@@ -98,9 +106,9 @@ impl Store {
         };
         // Reads all checksums: a file that was closed well is opened without a look at them. Where redb trusts what it wrote once,
         // a damaged file makes it panic.
-        let path = self.path.as_path();
+        let (opening, path) = (&self.opening, self.path.as_path());
         let checked = catch_unwind(|| {
-            let mut database = Database::create(path)?;
+            let mut database = opening(path)?;
             Ok(database.check_integrity()?.then_some(database))
         });
         let damaged = || StoreError::Damaged(self.folder.clone());
@@ -210,6 +218,9 @@ fn last_number(database: &Database) -> Result<Option<u64>, redb::Error> {
     };
     Ok(table.last()?.map(|(number, _)| number.value()))
 }
+
+#[cfg(test)]
+mod full_disk_tests;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,217 @@
+//! A disk that is full, from every write on at which it can become so: nothing that was acknowledged is lost, the store says what
+//! is wrong, and takes writes again when there is room. The disk is a file behind a backend that counts.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use redb::{Builder, DatabaseError, StorageBackend};
+
+use super::*;
+
+const BLOCK: u64 = 4096;
+/// More than a page.
+const SECRET_BYTES: usize = 9_000;
+/// A disk that takes so many commands is large enough.
+const APPENDS: u64 = 5;
+
+/// When there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Full {
+    /// Whatever is asked of the file fails: quotas, network file systems, disks that copy on write.
+    ForEverything,
+    /// What has a place is written there, what needs one fails: most file systems.
+    ForNewBlocks,
+}
+
+/// A disk with room for so much more, and the blocks that the file has.
+#[derive(Debug)]
+struct Disk {
+    full: Full,
+    room: AtomicU64,
+    blocks: Mutex<BTreeSet<u64>>,
+}
+
+impl Disk {
+    fn with_room(full: Full) -> Arc<Self> {
+        Arc::new(Self { full, room: AtomicU64::new(u64::MAX), blocks: Mutex::default() })
+    }
+
+    fn leave(&self, room: u64) {
+        self.room.store(room, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> io::Result<()> {
+        let less = |room: u64| room.checked_sub(1);
+        let taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.map(|_| ()).map_err(|_| rustix::io::Errno::NOSPC.into())
+    }
+
+    /// For what needs no block of its own.
+    fn take_for_everything(&self) -> io::Result<()> {
+        if self.full == Full::ForEverything { self.take() } else { Ok(()) }
+    }
+
+    /// How many of these bytes have room; all of them, or those before the first block that has none.
+    fn place(&self, offset: u64, bytes: usize) -> (usize, io::Result<()>) {
+        if self.full == Full::ForEverything {
+            let taken = self.take();
+            return (if taken.is_ok() { bytes } else { bytes / 2 }, taken);
+        }
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = offset + bytes as u64;
+        for block in offset / BLOCK..end.div_ceil(BLOCK) {
+            if !blocks.contains(&block) {
+                if let Err(error) = self.take() {
+                    return ((block * BLOCK).saturating_sub(offset) as usize, Err(error));
+                }
+                blocks.insert(block);
+            }
+        }
+        (bytes, Ok(()))
+    }
+
+    fn opening(self: &Arc<Self>) -> Opening {
+        let disk = Arc::clone(self);
+        Box::new(move |path| {
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+            let file = file.map_err(|error| DatabaseError::Storage(error.into()))?;
+            Builder::new().create_with_backend(OnDisk { disk: Arc::clone(&disk), file })
+        })
+    }
+}
+
+#[derive(Debug)]
+struct OnDisk {
+    disk: Arc<Disk>,
+    file: File,
+}
+
+impl StorageBackend for OnDisk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.take_for_everything()?;
+        let mut blocks = self.disk.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        blocks.split_off(&len.div_ceil(BLOCK));
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.take_for_everything()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let (room, taken) = self.disk.place(offset, data.len());
+        self.file.write_all_at(&data[..room], offset)?;
+        taken
+    }
+}
+
+/// Keys that the store took, and those that it refused.
+#[derive(Default)]
+struct Told {
+    acknowledged: BTreeSet<String>,
+    refused: BTreeSet<String>,
+}
+
+impl Told {
+    /// Whether it was taken.
+    fn append(&mut self, store: &mut Store, context: &str) -> bool {
+        let id = format!("K{:04}", self.acknowledged.len() + self.refused.len());
+        let put = Command::PutKey { id: id.clone(), secret: "s".repeat(SECRET_BYTES) };
+        match store.append(&put) {
+            Ok(()) => self.acknowledged.insert(id),
+            Err(error) => {
+                assert!(matches!(error, StoreError::Database { .. }), "{context}: {error}");
+                let said = error.to_string();
+                assert!(said.contains("Free disk space") || said.contains("No space"), "{context}: {said}");
+                !self.refused.insert(id)
+            }
+        }
+    }
+
+    fn assert_in(&self, registry: &Registry, context: &str) {
+        let ids: BTreeSet<String> = registry.key_ids().into_iter().collect();
+        assert!(
+            self.acknowledged.is_subset(&ids),
+            "{context}: lost {:?}",
+            self.acknowledged.difference(&ids)
+        );
+        let known: BTreeSet<String> = self.acknowledged.union(&self.refused).cloned().collect();
+        assert!(ids.is_subset(&known), "{context}: nobody has asked for {:?}", ids.difference(&known));
+        let whole = |id: &String| registry.secret(id).is_some_and(|secret| secret.len() == SECRET_BYTES);
+        assert!(ids.iter().all(whole), "{context}");
+    }
+}
+
+/// Fills up after `room`, gets room again, fills up again, and meets a start while it is full. Whether it was full at any time.
+fn goes_through(full: Full, room: u64, folder: &Path) -> bool {
+    let (disk, mut told) = (Disk::with_room(full), Told::default());
+    let context = format!("{full:?} after {room}");
+    let (mut store, _) = Store::open_by(disk.opening(), folder).expect("opens");
+    for _ in 0..3 {
+        assert!(told.append(&mut store, &context));
+    }
+    disk.leave(room);
+    let was_full = (0..APPENDS).any(|_| !told.append(&mut store, &context));
+    told.append(&mut store, &context);
+    disk.leave(u64::MAX);
+    assert!(told.append(&mut store, &context), "{context}: there is room again, and it goes on");
+    disk.leave(room % 7);
+    for _ in 0..2 {
+        told.append(&mut store, &context);
+    }
+    drop(store);
+    // A start on a full disk may fail; what it says is not that the store is damaged.
+    match Store::open_by(disk.opening(), folder) {
+        Ok((mut store, registry)) => {
+            told.assert_in(&registry, &context);
+            told.append(&mut store, &context);
+            disk.leave(u64::MAX);
+            assert!(told.append(&mut store, &context), "{context}: there is room again after a start");
+        }
+        Err(error) => assert!(matches!(error, StoreError::Database { .. }), "{context}: {error}"),
+    }
+    disk.leave(u64::MAX);
+    let (mut store, registry) = Store::open_by(disk.opening(), folder).expect("opens");
+    told.assert_in(&registry, &context);
+    assert!(told.append(&mut store, &context), "{context}: there is room again");
+    drop(store);
+    let (_, registry) = Store::open(folder).expect("opens");
+    told.assert_in(&registry, &context);
+    was_full
+}
+
+fn from_every_write_on(full: Full) -> u64 {
+    let mut room = 0;
+    loop {
+        let folder = tempfile::tempdir().expect("folder");
+        if !goes_through(full, room, folder.path()) {
+            return room;
+        }
+        room += 1;
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_on_a_disk_that_takes_nothing_from_any_write_on() {
+    let tried = from_every_write_on(Full::ForEverything);
+    assert!(tried > APPENDS * 3, "{tried}");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_on_a_disk_that_has_no_new_block_from_any_on() {
+    let tried = from_every_write_on(Full::ForNewBlocks);
+    assert!(tried > APPENDS, "{tried}");
+}
