@@ -25,5 +25,6 @@ pub mod round;
 pub mod run;
 pub mod scenario;
 pub mod schedule;
+pub mod small_disk;
 pub mod transactions;
 pub mod watch;

@@ -1,6 +1,7 @@
 //! The store of one node: the ordered commands in redb. A write is answered only after it is durable.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{RefUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ pub enum StoreError {
         /// Which.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Another process has it.
     #[error(
@@ -108,6 +109,9 @@ impl Store {
         // a damaged file makes it panic.
         let (opening, path) = (&self.opening, self.path.as_path());
         let checked = catch_unwind(|| {
+            if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                create(opening, path)?;
+            }
             let mut database = opening(path)?;
             Ok(database.check_integrity()?.then_some(database))
         });
@@ -199,6 +203,20 @@ impl Store {
     fn failed(&self, source: redb::Error) -> StoreError {
         StoreError::Database { path: self.path.clone(), source: Box::new(source) }
     }
+}
+
+/// What a creation leaves that had no room, or was killed, redb does not open: the file is made beside its place, and comes there
+/// when it is whole.
+fn create(opening: &Opening, path: &Path) -> Result<(), redb::DatabaseError> {
+    let failed = |error: io::Error| redb::DatabaseError::Storage(error.into());
+    let unfinished = path.with_extension("unfinished");
+    if unfinished.exists() {
+        fs::remove_file(&unfinished).map_err(failed)?;
+    }
+    drop(opening(&unfinished)?);
+    fs::rename(&unfinished, path).map_err(failed)?;
+    let folder = path.parent().unwrap_or(path);
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
 fn read_all(database: &Database) -> Result<Vec<(u64, Vec<u8>)>, redb::Error> {

@@ -3,6 +3,7 @@
 //!
 //! [`Plan`] decides, [`Ordeal`] carries out, [`judge`] judges.
 
+mod data;
 pub mod judge;
 pub mod plan;
 mod seat;
@@ -22,6 +23,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use data::Data;
 use judge::{Disturbance, Judgement, Story};
 use plan::{Failures, Fault, Kind, Plan, SESSION};
 use seat::{Orders, Seat};
@@ -64,6 +66,8 @@ pub struct Report {
     pub done: BTreeMap<Kind, u32>,
     /// Faults that this machine has no means for, and what is missing.
     pub skipped: Vec<String>,
+    /// How a disk was full, when one was.
+    pub disks: BTreeSet<String>,
     /// From the end of the faults until all was committed.
     pub settled_after: Duration,
     /// From beginning to end.
@@ -79,6 +83,7 @@ struct Stage {
     seats: Vec<(Seat, Vec<Fault>)>,
     watch: Watch,
     skipped: Vec<String>,
+    disks: BTreeSet<String>,
 }
 
 impl Ordeal {
@@ -117,7 +122,7 @@ impl Ordeal {
         lambda.set_timeout(mood.timeout());
         std::fs::create_dir_all(&self.logs)?;
         let orders = Arc::new(self.orders(&topic, &lambda));
-        let mut skipped = BTreeSet::new();
+        let (mut skipped, mut disks) = (BTreeSet::new(), BTreeSet::new());
         let mut seats = Vec::new();
         for (index, faults) in self.seats() {
             let jumps = faults.iter().any(|fault| fault.kind == Kind::ClockJumped);
@@ -125,7 +130,10 @@ impl Ordeal {
             if jumps && clock.is_none() {
                 skipped.insert("clock jumped: libfaketime is not installed (package faketime)".to_owned());
             }
-            let seat = Seat::new(&orders, index, servers, plan.seed, clock).await?;
+            let fills_up = faults.iter().any(|fault| fault.kind == Kind::DiskFull);
+            let data = if fills_up { Data::that_fills_up()? } else { Data::with_room()? };
+            disks.extend(fills_up.then(|| data.to_string()));
+            let seat = Seat::new(&orders, index, servers, plan.seed, (data, clock)).await?;
             seats.push((seat, faults));
         }
         for (seat, _) in seats.iter_mut().take(plan.nodes) {
@@ -143,7 +151,7 @@ impl Ordeal {
             every: WATCHES_EVERY,
         });
         let (servers, skipped) = (servers.to_owned(), skipped.into_iter().collect());
-        Ok(Stage { servers, topic, lambda, otherwise, seats, watch, skipped })
+        Ok(Stage { servers, topic, lambda, otherwise, seats, watch, skipped, disks })
     }
 
     fn orders(&self, topic: &str, lambda: &FakeLambda) -> Orders {
@@ -198,8 +206,8 @@ impl Ordeal {
     }
 
     async fn perform(&self, stage: Stage, kafka: Option<&mut RealKafka>) -> Result<Report> {
-        let Stage { servers, topic, lambda, otherwise, seats, watch, skipped } = stage;
-        let mut report = Report { done: self.done(&skipped), skipped, ..Report::default() };
+        let Stage { servers, topic, lambda, otherwise, seats, watch, skipped, disks } = stage;
+        let mut report = Report { done: self.done(&skipped), skipped, disks, ..Report::default() };
         let start = Instant::now();
         let (stop, stopped) = oneshot::channel();
         let writer = Writer {
@@ -307,6 +315,7 @@ impl fmt::Display for Report {
             self.settled_after.as_secs_f64()
         )?;
         self.skipped.iter().try_for_each(|what| write!(f, "; skipped {what}"))?;
+        self.disks.iter().try_for_each(|how| write!(f, "; disk full: {how}"))?;
         self.wrong().try_for_each(|what| write!(f, "\n    {what}"))
     }
 }

@@ -54,7 +54,7 @@ pub enum Kind {
     BrokerKilled,
     /// The broker stops in good order, and starts over the same data.
     BrokerStopped,
-    /// No write to a file succeeds.
+    /// The file system of the node's data has no room.
     DiskFull,
     /// The wall clock jumps by hours, and back.
     ClockJumped,

@@ -1,15 +1,14 @@
 //! A node of an ordeal through all its lives, with a proxy of its own before Kafka, and what is done to it.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use super::data::{Data, WritesMeanwhile};
 use super::judge::Disturbance;
 use super::plan::{Fault, Kind};
 use super::wall_clock::WallClock;
@@ -24,6 +23,8 @@ const REPLIES_COME_AFTER: Duration = Duration::from_millis(300);
 /// A node that has nothing to do sends a heartbeat within this.
 const SPEAKS_WITHIN: Duration = Duration::from_secs(5);
 const HOURS_MAX: i64 = 48;
+/// Before it has written so many mappings a store needs a block that it does not have.
+const FIT_INTO_BLOCKS_MAX: u32 = 60;
 
 /// What every node of an ordeal is told.
 pub(super) struct Orders {
@@ -42,7 +43,7 @@ pub(super) struct Orders {
 pub(super) struct Seat {
     orders: Arc<Orders>,
     index: usize,
-    data: TempDir,
+    data: Data,
     proxy: FaultProxy,
     clock: Option<WallClock>,
     node: Option<Node>,
@@ -52,25 +53,23 @@ pub(super) struct Seat {
     is_mapped: bool,
     /// Mappings that the API said it had.
     acknowledged: Vec<String>,
-    /// It was told that its disk is full: it may have stopped.
-    may_have_stopped: bool,
     pub(super) disturbances: Vec<Disturbance>,
     pub(super) problems: Vec<String>,
 }
 
 impl Seat {
-    /// An empty seat; `clock` when its wall clock will jump.
+    /// An empty seat over its data; `clock` when its wall clock will jump.
     pub(super) async fn new(
         orders: &Arc<Orders>,
         index: usize,
         servers: &str,
         seed: u64,
-        clock: Option<WallClock>,
+        (data, clock): (Data, Option<WallClock>),
     ) -> Result<Self> {
         Ok(Self {
             orders: Arc::clone(orders),
             index,
-            data: tempfile::tempdir()?,
+            data,
             proxy: FaultProxy::start(servers, seed).await?,
             clock,
             node: None,
@@ -78,7 +77,6 @@ impl Seat {
             caller: 0,
             is_mapped: false,
             acknowledged: Vec::new(),
-            may_have_stopped: false,
             disturbances: Vec::new(),
             problems: Vec::new(),
         })
@@ -182,7 +180,7 @@ impl Seat {
         node.kill().await
     }
 
-    /// A node whose disk was full may have stopped, clearly; it is started again. No other ends by itself.
+    /// No node ends by itself; one that has is told, and started again.
     async fn is_there(&mut self) -> Result<()> {
         let node = self.node.as_mut().context("it is not there")?;
         let Some(status) = node.ended()? else { return Ok(()) };
@@ -191,8 +189,7 @@ impl Seat {
         self.disturbed(since, Instant::now(), false);
         self.node = None;
         self.come().await?;
-        ensure!(self.may_have_stopped && status.code() == Some(1), "it ended by itself, with {status}");
-        Ok(())
+        bail!("it ended by itself, with {status}")
     }
 
     fn leave(&mut self) -> Result<Node> {
@@ -230,28 +227,35 @@ impl Seat {
         Ok(())
     }
 
-    /// No file can be written. What the API takes on meanwhile, and afterwards, is there after a start.
+    /// There is no room for its data. What the API takes on meanwhile, and afterwards, is there after a start.
     async fn fill_disk(&mut self, lasting: Duration) -> Result<()> {
-        self.may_have_stopped = true;
-        self.limit_files("0")?;
-        let early = self.one_more_mapping().await;
+        let pid = self.node.as_ref().and_then(Node::pid).context("it is not there")?;
+        self.data.fill(pid)?;
+        let refused = self.mappings_until_refused().await;
         tokio::time::sleep(lasting).await;
         let ended = self.node.as_mut().context("it is not there")?.ended()?;
-        if ended.is_none() {
-            self.limit_files("unlimited")?;
+        // The limit of a process has ended with it.
+        if ended.is_none() || self.data.writes_meanwhile() == WritesMeanwhile::WithoutNewBlocks {
+            self.data.free(pid)?;
         }
-        ensure!(early.is_err(), "a mapping was acknowledged while nothing could be written");
+        refused?;
         self.is_there().await?;
         let id = self.one_more_mapping().await.context("no mapping after the disk had room again")?;
         self.acknowledged.push(id);
         Ok(())
     }
 
-    fn limit_files(&self, bytes: &str) -> Result<()> {
-        let pid = self.node.as_ref().and_then(Node::pid).context("it is not there")?.to_string();
-        let limit = format!("--fsize={bytes}:");
-        let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status().context("prlimit")?;
-        ensure!(set.success(), "prlimit {limit}");
+    /// As many as the blocks that the store has may hold; none where no write succeeds.
+    async fn mappings_until_refused(&mut self) -> Result<()> {
+        let most = match self.data.writes_meanwhile() {
+            WritesMeanwhile::None => 0,
+            WritesMeanwhile::WithoutNewBlocks => FIT_INTO_BLOCKS_MAX,
+        };
+        for taken in 0..=most {
+            let Ok(id) = self.one_more_mapping().await else { return Ok(()) };
+            ensure!(taken < most, "{taken} mappings and one more were acknowledged on a full disk");
+            self.acknowledged.push(id);
+        }
         Ok(())
     }
 

@@ -2,8 +2,6 @@
 //! is wrong, and takes writes again when there is room. The disk is a file behind a backend that counts.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,6 +78,9 @@ impl Disk {
         Box::new(move |path| {
             let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
             let file = file.map_err(|error| DatabaseError::Storage(error.into()))?;
+            if file.metadata().is_ok_and(|file| file.len() == 0) {
+                disk.blocks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            }
             Builder::new().create_with_backend(OnDisk { disk: Arc::clone(&disk), file })
         })
     }
@@ -214,4 +215,31 @@ fn nothing_acknowledged_is_lost_on_a_disk_that_takes_nothing_from_any_write_on()
 fn nothing_acknowledged_is_lost_on_a_disk_that_has_no_new_block_from_any_on() {
     let tried = from_every_write_on(Full::ForNewBlocks);
     assert!(tried > APPENDS, "{tried}");
+}
+
+/// Begins on a disk with so much room and no more; whether that was too little.
+fn begins(full: Full, room: u64, folder: &Path) -> bool {
+    let (disk, context) = (Disk::with_room(full), format!("{full:?} after {room}"));
+    disk.leave(room);
+    let opened = Store::open_by(disk.opening(), folder);
+    let was_full = opened.is_err();
+    if let Err(error) = opened {
+        assert!(matches!(error, StoreError::Database { .. }), "{context}: {error}");
+        assert!(error.to_string().contains("No space left"), "{context}: {error}");
+    }
+    disk.leave(u64::MAX);
+    let (mut store, registry) =
+        Store::open_by(disk.opening(), folder).unwrap_or_else(|error| panic!("{context}: {error}"));
+    assert_eq!(registry, Registry::default(), "{context}");
+    assert!(Told::default().append(&mut store, &context), "{context}");
+    was_full
+}
+
+#[test]
+fn a_store_that_had_no_room_to_begin_begins_when_there_is() {
+    for full in [Full::ForEverything, Full::ForNewBlocks] {
+        let folder = || tempfile::tempdir().expect("folder");
+        let tried = (0..).find(|room| !begins(full, *room, folder().path()));
+        assert!(tried > Some(3), "{full:?}: {tried:?}");
+    }
 }

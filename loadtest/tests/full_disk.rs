@@ -1,0 +1,135 @@
+//! A node whose disk is full: a tmpfs without room. Skipped where none can be mounted, unless `TEST_LIGHTERMAN_REQUIRE_TMPFS` is
+//! set.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lighterman::local::broker::{Broker, BrokerSettings};
+use loadtest::checker::check;
+use loadtest::function::FakeLambda;
+use loadtest::node::Node;
+use loadtest::produce::{Compression, Producer, ends};
+use loadtest::small_disk::SmallDisk;
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// Before it has written so many mappings a store needs a block that it does not have.
+const WRITES_MAX: u32 = 60;
+const RECORDS: usize = 400;
+/// A killed node's partitions are waited for so long.
+const SETTINGS: [(&str, &str); 2] =
+    [("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "6s"), ("LIGHTERMAN_LOG_LEVEL", "error")];
+
+fn disk() -> Result<Option<SmallDisk>> {
+    match SmallDisk::mount() {
+        Ok(disk) => Ok(Some(disk)),
+        Err(error) if std::env::var_os("TEST_LIGHTERMAN_REQUIRE_TMPFS").is_some() => Err(error),
+        Err(error) => {
+            println!("skipped: {error:#}");
+            Ok(None)
+        }
+    }
+}
+
+/// Mappings of a node that are asked for beside the one that delivers.
+struct More<'n> {
+    node: &'n Node,
+    servers: &'n str,
+}
+
+impl More<'_> {
+    async fn one(&self, number: u32) -> Result<String> {
+        let group = json!({"ConsumerGroupId": format!("more-{number}")});
+        let more = json!({"Enabled": false, "SelfManagedKafkaEventSourceConfig": group});
+        self.node.create_mapping(self.servers, "more", more).await
+    }
+
+    /// Until the store refuses: what it has taken, and what it says then.
+    async fn until_refused(&self) -> Result<(Vec<String>, String)> {
+        let mut taken = Vec::new();
+        for number in 0..WRITES_MAX {
+            match self.one(number).await {
+                Ok(id) => taken.push(id),
+                Err(error) => return Ok((taken, format!("{error:#}"))),
+            }
+        }
+        anyhow::bail!("{WRITES_MAX} mappings were taken on a full disk")
+    }
+}
+
+async fn mappings(node: &Node) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    let mut path = "/2015-03-31/event-source-mappings/".to_owned();
+    loop {
+        let page = node.api().call("GET", &path, None).await?;
+        let list = page["EventSourceMappings"].as_array().context("a list")?;
+        ids.extend(list.iter().filter_map(|mapping| mapping["UUID"].as_str().map(ToOwned::to_owned)));
+        let Value::String(next) = &page["NextMarker"] else { return Ok(ids) };
+        path = format!("/2015-03-31/event-source-mappings/?Marker={next}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_on_a_full_disk_refuses_what_it_cannot_keep_and_goes_on_delivering() -> Result<()> {
+    let Some(disk) = disk()? else { return Ok(()) };
+    let broker = Broker::start(BrokerSettings::default())?;
+    let servers = broker.address().to_string();
+    let mut producer = Producer::connect(&servers).await?;
+    producer.create_topic("orders", 4).await?;
+    let lambda = FakeLambda::start().await?;
+    let node = Node::start(disk.path(), &lambda.endpoint_url(), &SETTINGS).await?;
+    let group = node.create_mapping(&servers, "orders", json!({"MaximumBatchingWindowInSeconds": 0})).await?;
+    let mut produced = producer.write("orders", 4, RECORDS, 100, Compression::None).await?;
+    producer.await_committed(&group, "orders", &ends(&produced), LIMIT).await?;
+
+    disk.fill()?;
+    let more = More { node: &node, servers: &servers };
+    let (mut acknowledged, said) = more.until_refused().await?;
+    ensure!(said.contains("500 ServiceException") && said.contains("Free disk space"), "{said}");
+    ensure!(said.contains("No space left on device"), "{said}");
+    for _ in 0..3 {
+        ensure!(more.one(WRITES_MAX).await.is_err(), "it is as full as before");
+        for (partition, offsets) in producer.write("orders", 4, RECORDS, 100, Compression::None).await? {
+            produced.entry(partition).or_default().extend(offsets);
+        }
+        producer.await_committed(&group, "orders", &ends(&produced), LIMIT).await?;
+    }
+    disk.free()?;
+    acknowledged.push(more.one(WRITES_MAX + 1).await.context("there is room again")?);
+    node.kill().await?;
+
+    let node = Node::start(disk.path(), &lambda.endpoint_url(), &SETTINGS).await?;
+    let there = mappings(&node).await?;
+    acknowledged.push(group.clone());
+    let lost: Vec<&String> = acknowledged.iter().filter(|id| !there.contains(id)).collect();
+    ensure!(lost.is_empty() && there.len() == acknowledged.len(), "lost {lost:?}: {there:?}");
+    for (partition, offsets) in producer.write("orders", 4, RECORDS, 100, Compression::None).await? {
+        produced.entry(partition).or_default().extend(offsets);
+    }
+    producer.await_committed(&group, "orders", &ends(&produced), LIMIT).await?;
+    let verdict = check(&produced, &lambda.events());
+    ensure!(
+        verdict.violations.is_empty() && verdict.repeated.values().all(|times| *times == 0),
+        "{verdict:?}"
+    );
+    ensure!(node.terminate(LIMIT).await? == Some(0), "drains and exits 0");
+    Ok(())
+}
+
+/// It cannot promise to keep what it is told: it says so at once, and starts when there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_starts_on_a_full_disk_says_so_and_ends() -> Result<()> {
+    let Some(disk) = disk()? else { return Ok(()) };
+    let lambda = FakeLambda::start().await?;
+    disk.fill()?;
+    let log = tempfile::NamedTempFile::new()?;
+    let started = Node::start_logged(disk.path(), &lambda.endpoint_url(), &[], log.path()).await;
+    let error = started.err().context("it has started without room for its store")?.to_string();
+    ensure!(error.contains("exit status: 1"), "{error}");
+    let said = std::fs::read_to_string(log.path())?;
+    ensure!(said.contains("No space left on device") && said.contains("Free disk space"), "{said}");
+    disk.free()?;
+    let node = Node::start(disk.path(), &lambda.endpoint_url(), &[]).await?;
+    ensure!(node.terminate(LIMIT).await? == Some(0), "drains and exits 0");
+    Ok(())
+}
