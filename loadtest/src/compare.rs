@@ -53,6 +53,7 @@ impl Comparison {
         differ("scenario", &old.scenario, &new.scenario);
         differ("kafka", &old.kafka, &new.kafka);
         differ("scale", &old.scale.to_string(), &new.scale.to_string());
+        differ("machine", &old.machine, &new.machine);
         if !old.is_clean() {
             differences.push("the older run was not clean".to_owned());
         }

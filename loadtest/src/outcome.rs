@@ -12,6 +12,8 @@ pub struct Outcome {
     pub kafka: String,
     /// Share of the scenario's time that was run; 1 is all.
     pub scale: f64,
+    /// What it ran on, and how the programs were built.
+    pub machine: String,
     /// What is wrong: violations of the promises, and what kept the run from ending. Empty when all is well.
     pub problems: Vec<String>,
     /// Records written.
@@ -40,7 +42,7 @@ pub struct Outcome {
     pub in_flight_max: f64,
     /// Most consumers seen.
     pub consumers_max: f64,
-    /// The most that was resident of one node, in MiB.
+    /// The most that was resident of one node at any moment, in MiB, as the kernel keeps it.
     pub resident_mib_max: f64,
     /// User and system time of all nodes, in microseconds, of each delivery.
     pub cpu_us_per_record: f64,
@@ -137,10 +139,10 @@ pub const MEASURES: &[Measure] = &[
     measure("due -> arrived at most ms", |run| run.latency.max, 2, Good::Less, 50.0),
     measure("  of that the producer p99 ms", |run| run.lateness.p99, 2, Good::Neither, 0.0),
     measure("settled after s", |run| run.settled_after, 2, Good::Less, 1.0),
-    measure("lag at most", |run| run.lag_max, 0, Good::Less, 200.0),
-    measure("in flight at most", |run| run.in_flight_max, 0, Good::Neither, 0.0),
+    measure("lag at most, records", |run| run.lag_max, 0, Good::Less, 200.0),
+    measure("invocations in flight at most", |run| run.in_flight_max, 0, Good::Neither, 0.0),
     measure("consumers at most", |run| run.consumers_max, 0, Good::Neither, 0.0),
-    measure("resident MiB at most", |run| run.resident_mib_max, 1, Good::Less, 4.0),
+    measure("resident MiB of a node at most", |run| run.resident_mib_max, 1, Good::Less, 4.0),
     measure("CPU us a record", |run| run.cpu_us_per_record, 2, Good::Less, 1.0),
 ];
 

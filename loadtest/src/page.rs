@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::compare::{Comparison, Went};
 use crate::outcome::{MEASURES, Milliseconds, Outcome, Sample};
-use crate::plot::{Plot, Series, escaped};
+use crate::plot::{Axis, Plot, Series, escaped};
 use crate::scenario::Scenario;
 
 const STYLE: &str = "\
@@ -14,7 +14,7 @@ td:first-child,th:first-child{text-align:left}.good{color:#17722c}.bad{color:#b3
 pre{background:#f4f4f4;padding:1em;overflow:auto}svg{display:block;width:100%;margin:1.2em 0}\
 svg text{font:11px system-ui,sans-serif;fill:#444}svg .title{font-size:13px;font-weight:bold;fill:#222}\
 svg .y{text-anchor:end}svg .x,svg .none{text-anchor:middle}svg .grid{stroke:#e3e3e3}\
-svg .mark{stroke:#b3141c;stroke-dasharray:4 3}svg polyline{fill:none;stroke-width:1.5;stroke-linejoin:round}";
+svg .mark{stroke:#b3141c;stroke-dasharray:4 3}svg .before,svg .behind{fill:#b3141c}svg .before{text-anchor:end}svg polyline{fill:none;stroke-width:1.5;stroke-linejoin:round}";
 
 /// The page of a run, beside an older one when there is one.
 pub fn page(scenario: &Scenario, run: &Outcome, comparison: Option<&Comparison>) -> String {
@@ -22,7 +22,8 @@ pub fn page(scenario: &Scenario, run: &Outcome, comparison: Option<&Comparison>)
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
          <title>{name} on {kafka}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-         <h1>{name}</h1>\n<p>{about}<br>Kafka: {kafka}; {scale:.0} % of the scenario's time.</p>\n",
+         <h1>{name}</h1>\n<p>{about}.<br>Kafka: {kafka}; {scale:.0} % of the scenario's time; {machine}.</p>\n",
+        machine = escaped(&run.machine),
         name = escaped(&run.scenario),
         kafka = escaped(&run.kafka),
         about = escaped(&scenario.about),
@@ -96,7 +97,7 @@ fn compared(page: &mut String, comparison: &Comparison) {
 
 fn plots(run: &Outcome) -> Vec<Plot<'_>> {
     let seconds = run.samples.last().map_or(0.0, |sample| sample.at);
-    let plot = |title, series| Plot { title, seconds, series, marks: &run.marks };
+    let plot = |title, axis, series| Plot { title, axis, seconds, series, marks: &run.marks };
     let line = |name: &str, of: fn(&Sample) -> Option<f64>| {
         Series::new(name, run.samples.iter().map(|sample| (sample.at, of(sample))))
     };
@@ -112,6 +113,7 @@ fn plots(run: &Outcome) -> Vec<Plot<'_>> {
     vec![
         plot(
             "Throughput, records/s",
+            Axis::Linear,
             vec![
                 line("due", |sample| Some(sample.due)),
                 line("arrived", |sample| Some(sample.arrived)),
@@ -119,17 +121,19 @@ fn plots(run: &Outcome) -> Vec<Plot<'_>> {
             ],
         ),
         plot(
-            "Latency from due to arrived, ms, by the second in which records were due",
+            "Latency from due to arrived, ms by powers of ten, in the second in which records were due",
+            Axis::Powers,
             vec![
                 latency("p50", |latency| latency.p50),
                 latency("p99", |latency| latency.p99),
+                latency("p99.9", |latency| latency.p999),
                 latency("longest", |latency| latency.max),
             ],
         ),
-        plot("Lag, records", vec![line("lag", |sample| sample.lag)]),
-        plot("Consumers", vec![line("consumers", |sample| sample.consumers)]),
-        plot("Invocations in flight", vec![line("in flight", |sample| sample.in_flight)]),
-        plot("Resident memory, MiB", memory.collect()),
+        plot("Lag, records that are not committed", Axis::Whole, vec![line("lag", |sample| sample.lag)]),
+        plot("Consumers of all nodes", Axis::Whole, vec![line("consumers", |sample| sample.consumers)]),
+        plot("Invocations in flight", Axis::Whole, vec![line("in flight", |sample| sample.in_flight)]),
+        plot("Resident memory of each node, MiB", Axis::Linear, memory.collect()),
     ]
 }
 

@@ -12,13 +12,28 @@ const TOP: f64 = 40.0;
 const BOTTOM: f64 = 26.0;
 /// About so many lines across.
 const TICKS: f64 = 5.0;
+const LABEL_HEIGHT: f64 = 12.0;
+const LABEL_ROWS: usize = 4;
 const COLOURS: [&str; 8] =
     ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f"];
+
+/// What stands up the side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// From 0, in even steps.
+    Linear,
+    /// The same, of things that are whole.
+    Whole,
+    /// By powers of ten: what is usual is seen beside what is rare.
+    Powers,
+}
 
 /// A plot.
 pub struct Plot<'p> {
     /// What it shows, with its unit.
     pub title: &'p str,
+    /// How its values stand.
+    pub axis: Axis,
     /// The end of the time axis, in seconds.
     pub seconds: f64,
     /// Its lines.
@@ -63,49 +78,76 @@ pub fn escaped(text: &str) -> String {
 /// Where seconds and values stand.
 struct Scale {
     seconds: f64,
+    least: f64,
     most: f64,
+    axis: Axis,
 }
 
 impl Scale {
+    /// With room for these values, which are numbers.
+    fn of(values: impl Iterator<Item = f64> + Clone, seconds: f64, axis: Axis) -> Self {
+        let most = values.clone().fold(0.0, f64::max);
+        let (least, most) = match axis {
+            Axis::Linear | Axis::Whole => {
+                let step = step_of(most, axis);
+                (0.0, (most / step).ceil().max(1.0) * step)
+            }
+            Axis::Powers => {
+                let least = values.filter(|value| *value > 0.0).fold(most, f64::min);
+                let least = if least > 0.0 { 10_f64.powf(least.log10().floor()) } else { 1.0 };
+                let most = if most > 0.0 { 10_f64.powf(most.log10().ceil()) } else { least };
+                (least, most.max(least * 10.0))
+            }
+        };
+        Self { seconds, least, most, axis }
+    }
+
     fn x(&self, at: f64) -> f64 {
         LEFT + (WIDTH - LEFT - RIGHT) * (at / self.seconds).clamp(0.0, 1.0)
     }
 
     fn y(&self, value: f64) -> f64 {
-        HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value / self.most).clamp(0.0, 1.0)
+        let share = match self.axis {
+            Axis::Linear | Axis::Whole => value / self.most,
+            Axis::Powers => (value.max(self.least) / self.least).log10() / (self.most / self.least).log10(),
+        };
+        HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share.clamp(0.0, 1.0)
+    }
+
+    /// The values that have a line across.
+    fn ticks(&self) -> Vec<f64> {
+        let step = step_of(self.most, self.axis);
+        let next = |value: &f64| match self.axis {
+            Axis::Linear | Axis::Whole => value + step,
+            Axis::Powers => value * 10.0,
+        };
+        let upwards = std::iter::successors(Some(self.least), |value| Some(next(value)));
+        upwards.take_while(|value| *value <= self.most * 1.001).collect()
     }
 }
 
 impl Plot<'_> {
     /// The `<svg>` element.
     pub fn svg(&self) -> String {
-        let values = self.series.iter().flat_map(|series| &series.points).filter_map(|(_, value)| *value);
-        let most = values.filter(|value| value.is_finite()).fold(0.0, f64::max);
-        let step = step_of(most);
+        let all = self.series.iter().flat_map(|series| &series.points);
+        let values = all.filter_map(|(_, value)| *value).filter(|value| value.is_finite());
         let seconds = if self.seconds.is_finite() { self.seconds.max(1.0) } else { 1.0 };
-        let scale = Scale { seconds, most: (most / step).ceil().max(1.0) * step };
+        let scale = Scale::of(values.clone(), seconds, self.axis);
         let mut svg = format!(
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n\
              <text class=\"title\" x=\"{LEFT}\" y=\"14\">{title}</text>\n",
             title = escaped(self.title)
         );
-        axes(&mut svg, &scale, step);
-        for mark in self.marks {
-            let (x, label) = (scale.x(mark.at), escaped(&mark.label));
-            let _ = writeln!(
-                svg,
-                "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"><title>{label}</title></line>",
-                HEIGHT - BOTTOM
-            );
+        axes(&mut svg, &scale);
+        for (index, mark) in self.marks.iter().enumerate() {
+            rule(&mut svg, &scale, index, mark);
         }
         for (index, series) in self.series.iter().enumerate() {
             let colour = COLOURS[index % COLOURS.len()];
             legend(&mut svg, index, self.series.len(), &series.name, colour);
             line(&mut svg, &scale, series, colour);
         }
-        if most == 0.0
-            && self.series.iter().all(|series| series.points.iter().all(|(_, value)| value.is_none()))
-        {
+        if values.count() == 0 {
             let (x, y) = (f64::midpoint(LEFT, WIDTH), f64::midpoint(TOP, HEIGHT - BOTTOM));
             let _ =
                 writeln!(svg, "<text class=\"none\" x=\"{x:.1}\" y=\"{y:.1}\">nothing was measured</text>");
@@ -115,9 +157,20 @@ impl Plot<'_> {
     }
 }
 
-fn axes(svg: &mut String, scale: &Scale, step: f64) {
-    let mut value = 0.0;
-    while value <= scale.most * 1.001 {
+/// A mark, with its name beside it; those of the next stand lower, for they may be close.
+fn rule(svg: &mut String, scale: &Scale, index: usize, mark: &Mark) {
+    let (x, label) = (scale.x(mark.at), escaped(&mark.label));
+    let (end, y) = (HEIGHT - BOTTOM, TOP + 9.0 + LABEL_HEIGHT * (index % LABEL_ROWS) as f64);
+    let (side, beside) = if x > WIDTH * 0.8 { ("before", x - 4.0) } else { ("behind", x + 4.0) };
+    let _ = writeln!(
+        svg,
+        "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{end:.1}\"/>\
+         <text class=\"{side}\" x=\"{beside:.1}\" y=\"{y:.1}\">{label}</text>"
+    );
+}
+
+fn axes(svg: &mut String, scale: &Scale) {
+    for value in scale.ticks() {
         let (y, right) = (scale.y(value), WIDTH - RIGHT);
         let _ = writeln!(
             svg,
@@ -127,9 +180,8 @@ fn axes(svg: &mut String, scale: &Scale, step: f64) {
             y + 3.5,
             short(value)
         );
-        value += step;
     }
-    let step = step_of(scale.seconds).max(1.0);
+    let step = step_of(scale.seconds, Axis::Whole);
     let mut at = 0.0;
     while at <= scale.seconds {
         let (x, y) = (scale.x(at), HEIGHT - BOTTOM + 15.0);
@@ -169,14 +221,15 @@ fn line(svg: &mut String, scale: &Scale, series: &Series, colour: &str) {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, so that about five of them reach `most`.
-fn step_of(most: f64) -> f64 {
+/// 1, 2 or 5 times a power of ten, so that about five of them reach `most`; of whole things no part.
+fn step_of(most: f64, axis: Axis) -> f64 {
     if !(most.is_finite() && most > 0.0) {
         return 1.0;
     }
     let power = 10_f64.powf((most / TICKS).log10().floor());
     let times = [1.0, 2.0, 5.0, 10.0].into_iter().find(|times| times * power * TICKS >= most * 0.999);
-    times.unwrap_or(10.0) * power
+    let step = times.unwrap_or(10.0) * power;
+    if axis == Axis::Whole { step.max(1.0) } else { step }
 }
 
 /// A number as axes have room for.
@@ -195,7 +248,7 @@ mod tests {
     use super::*;
 
     fn plot(series: Vec<Series>) -> String {
-        Plot { title: "t", seconds: 10.0, series, marks: &[] }.svg()
+        Plot { title: "t", axis: Axis::Linear, seconds: 10.0, series, marks: &[] }.svg()
     }
 
     /// Every tag is closed, every attribute quoted: what a parser of XML would ask.
@@ -228,6 +281,41 @@ mod tests {
     }
 
     #[test]
+    fn powers_of_ten_show_what_is_usual_beside_what_is_rare() {
+        let points = [(0.0, Some(2.0)), (5.0, Some(100.0)), (10.0, Some(1_000.0))];
+        let series =
+            || vec![Series::new("a", points), Series::new("b", [(0.0, Some(0.0)), (10.0, Some(1.0))])];
+        let svg = Plot { title: "t", axis: Axis::Powers, seconds: 10.0, series: series(), marks: &[] }.svg();
+        assert_well_formed(&svg);
+        // Each power is a third of the height, and nothing stands below the axis.
+        assert!(svg.contains("64.0,178.5 456.0,91.3 848.0,40.0"), "{svg}");
+        assert!(svg.contains("64.0,194.0 848.0,194.0"), "{svg}");
+        for said in [">1<", ">10<", ">100<", ">1000<"] {
+            assert!(svg.contains(said), "{said}: {svg}");
+        }
+        for values in [vec![], vec![0.0], vec![7.0], vec![10.0], vec![1e-3, 5e6]] {
+            let scale = Scale::of(values.iter().copied(), 1.0, Axis::Powers);
+            assert!((2..=12).contains(&scale.ticks().len()), "{values:?}: {:?}", scale.ticks());
+        }
+    }
+
+    #[test]
+    fn whole_things_have_whole_ticks_and_marks_their_names() {
+        let marks = [1.0, 1.5, 9.9].map(|at| Mark { at, label: format!("at {at}") });
+        let series = vec![Series::new("a", [(0.0, Some(1.0)), (10.0, Some(2.0))])];
+        let svg = Plot { title: "t", axis: Axis::Whole, seconds: 10.0, series, marks: &marks }.svg();
+        assert_well_formed(&svg);
+        assert!(svg.contains(">2<") && !svg.contains(">0.5<"), "{svg}");
+        for said in [
+            "class=\"behind\" x=\"146.4\" y=\"49.0\">at 1<",
+            "class=\"behind\" x=\"185.6\" y=\"61.0\">at 1.5<",
+            "class=\"before\" x=\"836.2\" y=\"73.0\">at 9.9<",
+        ] {
+            assert!(svg.contains(said), "{said}: {svg}");
+        }
+    }
+
+    #[test]
     fn a_gap_is_a_gap_and_what_is_no_number_is_one_too() {
         let points = [
             (0.0, Some(1.0)),
@@ -252,7 +340,9 @@ mod tests {
         }
         let zero = plot(vec![Series::new("a", [(0.0, Some(0.0)), (1.0, Some(0.0))])]);
         assert!(zero.contains("<polyline") && !zero.contains("nothing was measured"), "{zero}");
-        assert_well_formed(&Plot { title: "t", seconds: 0.0, series: vec![], marks: &[] }.svg());
+        assert_well_formed(
+            &Plot { title: "t", axis: Axis::Powers, seconds: 0.0, series: vec![], marks: &[] }.svg(),
+        );
     }
 
     #[test]
@@ -260,7 +350,7 @@ mod tests {
         let marks = [Mark { at: 1.0, label: "</title><script>'\"&".to_owned() }];
         let hostile = "<b onload=\"x\">\u{0}";
         let series = vec![Series::new(hostile, [(0.0, Some(1.0))])];
-        let svg = Plot { title: hostile, seconds: 2.0, series, marks: &marks }.svg();
+        let svg = Plot { title: hostile, axis: Axis::Linear, seconds: 2.0, series, marks: &marks }.svg();
         assert_well_formed(&svg);
         assert!(!svg.contains("<b") && !svg.contains("<script") && !svg.contains('\u{0}'), "{svg}");
         assert!(svg.contains("&lt;/title&gt;&lt;script&gt;&#39;&quot;&amp;"), "{svg}");
@@ -269,7 +359,7 @@ mod tests {
     #[test]
     fn steps_are_round_and_few() {
         for most in [0.0007, 0.3, 1.0, 7.0, 99.0, 100.0, 101.0, 12_345.0, 9e9] {
-            let lines = (most / step_of(most)).ceil();
+            let lines = (most / step_of(most, Axis::Linear)).ceil();
             assert!((2.0..=5.0).contains(&lines), "{most}: {lines}");
         }
         let shown = [0.0, 0.25, 5.0, 9_999.0, 20_000.0, 2_500_000.0].map(short);

@@ -79,16 +79,17 @@ impl Run<'_> {
         let cluster = Cluster::start(self.kafka)?;
         // A Kafka that is there may know an earlier run.
         let topic = format!("load-{}-{}", self.scenario.name, clock::wall_ms().0);
+        let servers = cluster.servers();
+        let producer = Producer::connect(&servers).await?;
         let limit = self.scenario.lasting() + self.scenario.settle + AROUND;
-        let ran = async { self.perform(self.stage(&cluster.servers(), &topic).await?).await };
+        let ran = async { self.perform(self.stage(&servers, &topic, producer).await?).await };
         let ended = tokio::time::timeout(limit, ran).await;
         cluster.sweep(&topic).await;
         ended.with_context(|| format!("it has not ended within {} s", limit.as_secs()))?
     }
 
-    async fn stage(&self, servers: &str, topic: &str) -> Result<Stage> {
+    async fn stage(&self, servers: &str, topic: &str, mut producer: Producer) -> Result<Stage> {
         let scenario = self.scenario;
-        let mut producer = Producer::connect(servers).await?;
         producer.create_topic(topic, scenario.partitions).await?;
         let (partitions, value_bytes) = (scenario.partitions, scenario.value_bytes);
         let target = Target { servers, topic, partitions, value_bytes };
@@ -149,18 +150,19 @@ impl Run<'_> {
 
     fn outcome(&self, left: Left) -> Outcome {
         let scenario = self.scenario;
-        let Left { seen: Seen { mut samples, cpu_us }, happened, verdict, tally, .. } = left;
+        let Left { seen: Seen { mut samples, cpu_us, resident_peak_mib }, happened, verdict, tally, .. } =
+            left;
         let mut problems = happened.problems;
         problems.extend(problems_of(&verdict, scenario.repeats_max()));
         with_latency(&mut samples, &left.stopwatch.by_second());
         let last =
             tally.between.map_or(Duration::ZERO, |(_, last)| last.saturating_duration_since(left.start));
         let most = |of: fn(&Sample) -> Option<f64>| samples.iter().filter_map(of).fold(0.0, f64::max);
-        let resident = samples.iter().flat_map(|sample| &sample.resident_mib).flatten();
         Outcome {
             scenario: scenario.name.clone(),
             kafka: self.kafka.to_string(),
             scale: self.scale,
+            machine: machine(),
             problems,
             records: left.produced.values().map(|offsets| offsets.len() as u64).sum(),
             delivered: verdict.delivered,
@@ -175,12 +177,18 @@ impl Run<'_> {
             lag_max: most(|sample| sample.lag),
             in_flight_max: most(|sample| sample.in_flight),
             consumers_max: most(|sample| sample.consumers),
-            resident_mib_max: resident.copied().fold(0.0, f64::max),
+            resident_mib_max: resident_peak_mib,
             cpu_us_per_record: cpu_us as f64 / tally.records.max(1) as f64,
             samples,
             marks: happened.marks,
         }
     }
+}
+
+fn machine() -> String {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let built = if cfg!(debug_assertions) { "not optimised" } else { "optimised" };
+    format!("{cpus} CPUs for Kafka, the function, the producer and the nodes; {built}")
 }
 
 /// Broken promises, in sentences.
@@ -198,11 +206,13 @@ fn problems_of(verdict: &Verdict, repeats_max: u64) -> Vec<String> {
     problems
 }
 
-/// Each sample takes the records that were due in the second that it closes.
+/// Each sample takes the records that were due in the second that it closes; the last one may close none.
 fn with_latency(samples: &mut [Sample], seconds: &BTreeMap<u64, Percentiles>) {
+    let mut taken = None;
     for sample in samples {
-        let second = (sample.at.round() as u64).checked_sub(1);
+        let second = (sample.at.round() as u64).checked_sub(1).filter(|second| taken != Some(*second));
         sample.latency = second.and_then(|second| seconds.get(&second)).map(milliseconds);
+        taken = second.or(taken);
     }
 }
 
@@ -238,10 +248,10 @@ mod tests {
 
     #[test]
     fn latency_stands_at_the_second_in_which_records_were_due() {
-        let mut samples = [0.3, 1.001, 1.999, 4.0].map(|at| Sample { at, ..Sample::default() });
+        let mut samples = [0.3, 1.001, 1.999, 2.3, 4.0].map(|at| Sample { at, ..Sample::default() });
         let took = |ms| Percentiles::of(vec![Duration::from_millis(ms)]);
         with_latency(&mut samples, &BTreeMap::from([(0, took(5)), (1, took(7))]));
         let medians = samples.map(|sample| sample.latency.map(|latency| latency.p50 as u64));
-        assert_eq!(medians, [None, Some(5), Some(7), None]);
+        assert_eq!(medians, [None, Some(5), Some(7), None, None], "told once");
     }
 }

@@ -12,7 +12,7 @@ use super::fleet::{Shown, Watched};
 use crate::function::FakeLambda;
 use crate::node::{scrape, values};
 use crate::outcome::Sample;
-use crate::process::{cpu_us, resident_kib};
+use crate::process::{cpu_us, resident_kib, resident_peak_kib};
 use crate::schedule::Schedule;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -36,6 +36,8 @@ pub(super) struct Seen {
     pub(super) samples: Vec<Sample>,
     /// Of all nodes, while they were watched.
     pub(super) cpu_us: u64,
+    /// Of one node at any moment, also between two samples.
+    pub(super) resident_peak_mib: f64,
 }
 
 /// A counter of processes that come and go: what each has counted since it was first seen, together.
@@ -61,6 +63,7 @@ struct Look {
     consumers: Option<f64>,
     in_flight: Option<f64>,
     resident_mib: Vec<Option<f64>>,
+    resident_peak_mib: f64,
     answered: bool,
 }
 
@@ -97,6 +100,7 @@ impl Sampler {
                 _ = &mut stop => true,
             };
             let look = self.look(&mut committed, &mut cpu, true).await;
+            seen.resident_peak_mib = seen.resident_peak_mib.max(look.resident_peak_mib);
             let at = self.start.elapsed();
             let (records, lasting) = (self.lambda.tally().records, at.as_secs_f64() - at_before);
             // The last look comes at any moment; too close to the one before, its rates would be noise.
@@ -131,7 +135,8 @@ impl Sampler {
                 look.resident_mib.push(None);
                 continue;
             };
-            look.resident_mib.push(resident_kib(pid).ok().map(|kib| kib as f64 / 1024.0));
+            look.resident_mib.push(resident_kib(pid).ok().map(mib));
+            look.resident_peak_mib = look.resident_peak_mib.max(resident_peak_kib(pid).map_or(0.0, mib));
             if let Ok(spent_us) = cpu_us(pid) {
                 cpu.saw(pid, spent_us as f64, from_zero);
             }
@@ -157,6 +162,10 @@ impl Sampler {
         let _ = write!(out, "{begin}{}{end}", told(sample));
         let _ = out.flush();
     }
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
 }
 
 /// A sample in a line.
