@@ -53,7 +53,10 @@ impl Comparison {
         differ("scenario", &old.scenario, &new.scenario);
         differ("kafka", &old.kafka, &new.kafka);
         differ("scale", &old.scale.to_string(), &new.scale.to_string());
-        differ("machine", &old.machine, &new.machine);
+        // An older file does not tell it.
+        if !old.machine.is_empty() {
+            differ("machine", &old.machine, &new.machine);
+        }
         if !old.is_clean() {
             differences.push("the older run was not clean".to_owned());
         }
@@ -163,7 +166,11 @@ mod tests {
     fn runs_of_different_things_say_so() {
         let mut other = run();
         (other.scenario, other.kafka) = ("burst".to_owned(), "4.2.1".to_owned());
+        other.machine = "2 CPUs".to_owned();
         let table = Comparison::of(&run(), &other).table();
+        assert!(!table.contains("machine: "), "the older one does not say: {table}");
+        let elsewhere = Outcome { machine: "8 CPUs".to_owned(), ..run() };
+        assert!(Comparison::of(&elsewhere, &other).table().contains("machine: 8 CPUs then, 2 CPUs now"));
         assert!(table.contains("scenario: steady then, burst now") && table.contains("kafka: "), "{table}");
         assert!(!Comparison::of(&run(), &run()).table().contains("not the same run"));
     }

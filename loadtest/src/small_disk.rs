@@ -13,8 +13,10 @@ use tempfile::TempDir;
 const SIZE: &str = "size=16m,mode=700";
 /// tmpfs gives room by pages.
 const PAGE_BYTES: usize = 4096;
+/// A disk that takes more is not the one that was mounted.
+const PAGES_MAX: usize = 64 * 1024 * 1024 / PAGE_BYTES;
 
-/// A small file system; dropping it takes it away.
+/// A small file system; dropping it takes it away, and a process that is killed leaves it mounted.
 pub struct SmallDisk {
     folder: TempDir,
 }
@@ -39,12 +41,8 @@ impl SmallDisk {
     /// Leaves no room on it.
     pub fn fill(&self) -> Result<()> {
         let mut filler = File::options().create(true).append(true).open(self.filler())?;
-        // What is taken between two writes is filled up too.
-        let full = loop {
-            if let Err(error) = filler.write_all(&[0; PAGE_BYTES]) {
-                break error;
-            }
-        };
+        let full = (0..PAGES_MAX).find_map(|_| filler.write_all(&[0; PAGE_BYTES]).err());
+        let full = full.with_context(|| format!("{} does not fill up", self.path().display()))?;
         ensure!(full.kind() == io::ErrorKind::StorageFull, "it is not full, but: {full}");
         Ok(())
     }

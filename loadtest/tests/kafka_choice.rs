@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -136,11 +136,6 @@ async fn a_broker_that_is_not_there_or_says_nothing_is_an_error_soon() -> Result
     is_refused(&address, 1, &format!("broker {address} cannot be reached: Connection refused")).await
 }
 
-fn on_the_path(program: &str) -> Result<Option<PathBuf>> {
-    let path = std::env::var_os("PATH").context("PATH")?;
-    Ok(std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file()))
-}
-
 /// Without Java nothing is brought, without Maven nothing can be: either is said in a line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_java_or_maven_it_says_what_to_install() -> Result<()> {
@@ -153,8 +148,9 @@ async fn without_java_or_maven_it_says_what_to_install() -> Result<()> {
         ensure!(output.status.code() == Some(1), "{words:?}: {:?}: {said}", output.status);
         ensure!(said.contains("Kafka needs Java") && said.contains("install a JDK"), "{words:?}: {said}");
     }
-    let Some(java) = on_the_path("java")? else { return Ok(()) };
-    symlink(java, path.path().join("java"))?;
+    let java = path.path().join("java");
+    fs::write(&java, "#!/bin/sh\n")?;
+    fs::set_permissions(&java, fs::Permissions::from_mode(0o755))?;
     let (output, _) = loadtest(&["steady", "--kafka", "0.0.1"], Some(path.path())).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(1) && said.contains("install Maven"), "{:?}: {said}", output.status);

@@ -252,19 +252,28 @@ impl Seat {
             WritesMeanwhile::WithoutNewBlocks => FIT_INTO_BLOCKS_MAX,
         };
         for taken in 0..=most {
-            let Ok(id) = self.one_more_mapping().await else { return Ok(()) };
+            match self.one_more_mapping().await {
+                Ok(id) => self.acknowledged.push(id),
+                Err(refused) => {
+                    let said = format!("{refused:#}");
+                    ensure!(
+                        said.contains("Free disk space"),
+                        "refused on a full disk for something else: {said}"
+                    );
+                    return Ok(());
+                }
+            }
             ensure!(taken < most, "{taken} mappings and one more were acknowledged on a full disk");
-            self.acknowledged.push(id);
         }
         Ok(())
     }
 
     async fn one_more_mapping(&self) -> Result<String> {
         let node = self.node.as_ref().context("it is not there")?;
-        let group = format!("{}-other-{}", self.orders.topic, self.caller);
-        let more = json!({"Enabled": false, "SelfManagedKafkaEventSourceConfig": {"ConsumerGroupId": group}});
-        let (servers, topic) = (self.proxy.address(), format!("{}-other", self.orders.topic));
-        let made = node.create_mapping(&servers, &topic, more);
+        let other = format!("{}-other-{}-{}", self.orders.topic, self.caller, self.acknowledged.len());
+        let more = json!({"Enabled": false, "SelfManagedKafkaEventSourceConfig": {"ConsumerGroupId": other}});
+        let servers = self.proxy.address();
+        let made = node.create_mapping(&servers, &other, more);
         tokio::time::timeout(API_ANSWERS_WITHIN, made).await.context("the API does not answer")?
     }
 
