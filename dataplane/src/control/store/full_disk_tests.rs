@@ -16,6 +16,8 @@ const BLOCK: u64 = 4096;
 const SECRET_BYTES: usize = 9_000;
 /// A disk that takes so many commands is large enough.
 const APPENDS: u64 = 5;
+/// And more than that no store of these needs.
+const ROOM_MAX: u64 = 1_000;
 
 /// When there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,26 +196,21 @@ fn goes_through(full: Full, room: u64, folder: &Path) -> bool {
     was_full
 }
 
-fn from_every_write_on(full: Full) -> u64 {
-    let mut room = 0;
-    loop {
-        let folder = tempfile::tempdir().expect("folder");
-        if !goes_through(full, room, folder.path()) {
-            return room;
-        }
-        room += 1;
-    }
+/// The least room in which nothing meets a full disk; each that is less has been tried.
+fn least_room(meets: impl Fn(u64, &Path) -> bool) -> u64 {
+    let folder = || tempfile::tempdir().expect("folder");
+    (0..ROOM_MAX).find(|room| !meets(*room, folder().path())).expect("so much room is enough")
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_on_a_disk_that_takes_nothing_from_any_write_on() {
-    let tried = from_every_write_on(Full::ForEverything);
+    let tried = least_room(|room, folder| goes_through(Full::ForEverything, room, folder));
     assert!(tried > APPENDS * 3, "{tried}");
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_on_a_disk_that_has_no_new_block_from_any_on() {
-    let tried = from_every_write_on(Full::ForNewBlocks);
+    let tried = least_room(|room, folder| goes_through(Full::ForNewBlocks, room, folder));
     assert!(tried > APPENDS, "{tried}");
 }
 
@@ -238,8 +235,7 @@ fn begins(full: Full, room: u64, folder: &Path) -> bool {
 #[test]
 fn a_store_that_had_no_room_to_begin_begins_when_there_is() {
     for full in [Full::ForEverything, Full::ForNewBlocks] {
-        let folder = || tempfile::tempdir().expect("folder");
-        let tried = (0..).find(|room| !begins(full, *room, folder().path()));
-        assert!(tried > Some(3), "{full:?}: {tried:?}");
+        let tried = least_room(|room, folder| begins(full, room, folder));
+        assert!(tried > 3, "{full:?}: {tried}");
     }
 }
