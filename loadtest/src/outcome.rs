@@ -36,7 +36,9 @@ pub struct Outcome {
     pub latency: Milliseconds,
     /// The producer's part: from when a record was due to the start of its write.
     pub lateness: Milliseconds,
-    /// The highest lag seen, in records.
+    /// Most records seen that were due and had not arrived.
+    pub waiting_max: f64,
+    /// The highest lag that nodes have told, in records: of partitions that one of them has.
     pub lag_max: f64,
     /// Most invocations in flight seen.
     pub in_flight_max: f64,
@@ -78,6 +80,8 @@ pub struct Sample {
     pub arrived: f64,
     /// Records whose offsets were committed, a second, since the sample before; absent while no node answers.
     pub committed: Option<f64>,
+    /// Records that are due and have not arrived, those of partitions that no node has among them.
+    pub waiting: f64,
     /// Records not committed, of all nodes; absent while none answers.
     pub lag: Option<f64>,
     /// Consumers of all nodes.
@@ -139,6 +143,7 @@ pub const MEASURES: &[Measure] = &[
     measure("due -> arrived at most ms", |run| run.latency.max, 2, Good::Less, 50.0),
     measure("  of that the producer p99 ms", |run| run.lateness.p99, 2, Good::Neither, 0.0),
     measure("settled after s", |run| run.settled_after, 2, Good::Less, 1.0),
+    measure("due and waiting at most, records", |run| run.waiting_max, 0, Good::Less, 200.0),
     measure("lag at most, records", |run| run.lag_max, 0, Good::Less, 200.0),
     measure("invocations in flight at most", |run| run.in_flight_max, 0, Good::Neither, 0.0),
     measure("consumers at most", |run| run.consumers_max, 0, Good::Neither, 0.0),

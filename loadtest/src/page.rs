@@ -130,7 +130,14 @@ fn plots(run: &Outcome) -> Vec<Plot<'_>> {
                 latency("longest", |latency| latency.max),
             ],
         ),
-        plot("Lag, records that are not committed", Axis::Whole, vec![line("lag", |sample| sample.lag)]),
+        plot(
+            "Records that wait",
+            Axis::Whole,
+            vec![
+                line("due and not arrived", |sample| Some(sample.waiting)),
+                line("lag of partitions that a node has", |sample| sample.lag),
+            ],
+        ),
         plot("Consumers of all nodes", Axis::Whole, vec![line("consumers", |sample| sample.consumers)]),
         plot("Invocations in flight", Axis::Whole, vec![line("in flight", |sample| sample.in_flight)]),
         plot("Resident memory of each node, MiB", Axis::Linear, memory.collect()),

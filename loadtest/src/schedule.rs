@@ -93,6 +93,16 @@ impl Schedule {
         placed.begins + placed.stretch.due(n - placed.first)
     }
 
+    /// Records that are due by a moment.
+    pub fn due_by(&self, moment: Duration) -> u64 {
+        let (mut known, mut open) = (0, self.count);
+        while known < open {
+            let middle = known.midpoint(open);
+            if self.due(middle) <= moment { known = middle + 1 } else { open = middle }
+        }
+        known
+    }
+
     /// Records a second at a moment; 0 when all is over.
     pub fn rate_at(&self, moment: Duration) -> f64 {
         let behind = self.stretches.partition_point(|placed| placed.begins <= moment);
@@ -107,6 +117,17 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_due_by_a_moment_is_what_is_due_before_the_next() {
+        let stretch = |seconds, from, to| Stretch { lasting: Duration::from_secs(seconds), from, to };
+        let schedule = Schedule::of([stretch(2, 10, 100), stretch(1, 0, 0), stretch(3, 50, 50)]);
+        for n in 0..schedule.count() {
+            assert_eq!(schedule.due_by(schedule.due(n)), n + 1, "{n}");
+        }
+        assert_eq!(schedule.due_by(Duration::from_secs(60)), schedule.count());
+        assert_eq!(Schedule::even(10, 0).due_by(Duration::from_secs(1)), 0);
+    }
 
     fn seconds(lasting: u64, from: u64, to: u64) -> Stretch {
         Stretch { lasting: Duration::from_secs(lasting), from, to }

@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use lighterman::metrics as names;
 use parking_lot::Mutex;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::node::Node;
+use crate::node::{Node, scrape, values};
 use crate::outcome::Mark;
 use crate::scenario::{Deed, NodeEvent, Scenario};
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
+const ASSEMBLES_WITHIN: Duration = Duration::from_secs(30);
+const ASKS_EVERY: Duration = Duration::from_millis(200);
 
 /// What a sampler needs of a node that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +88,24 @@ impl Fleet {
             fleet.join().await?;
         }
         Ok(fleet)
+    }
+
+    /// Waits until the nodes have as many consumers together: a group that still forms is not what a scenario measures. It may be
+    /// that they never have, when a setting says so.
+    pub(super) async fn assemble(&self, consumers: u64) {
+        let begin = Instant::now();
+        while begin.elapsed() < ASSEMBLES_WITHIN {
+            let (nodes, mut there) = (self.shown.lock().clone(), 0.0);
+            for node in nodes.into_iter().flatten() {
+                if let Ok(text) = scrape(node.metrics, ASSEMBLES_WITHIN).await {
+                    there += values(&text, names::CONSUMERS).map(|(_, value)| value).sum::<f64>();
+                }
+            }
+            if there as u64 >= consumers {
+                return;
+            }
+            tokio::time::sleep(ASKS_EVERY).await;
+        }
     }
 
     /// What samplers see.

@@ -99,6 +99,8 @@ impl Run<'_> {
         orders.settings.extend_from_slice(self.settings);
         let group = orders.group.clone();
         let fleet = Fleet::start(orders, scenario.nodes.count).await?;
+        let consumers = scenario.nodes.count as u64 * u64::from(scenario.nodes.consumers);
+        fleet.assemble(consumers.min(partitions as u64)).await;
         let count = partitions as usize;
         let greeted = producer.write(topic, partitions, count, GREETING_BYTES, Compression::None).await?;
         let all_are_read = producer.await_committed(&group, topic, &ends(&greeted), GREET_DEADLINE).await;
@@ -174,6 +176,7 @@ impl Run<'_> {
             settled_after: left.settled_after.as_secs_f64(),
             latency: milliseconds(&left.stopwatch.percentiles()),
             lateness: milliseconds(&left.lateness),
+            waiting_max: most(|sample| Some(sample.waiting)),
             lag_max: most(|sample| sample.lag),
             in_flight_max: most(|sample| sample.in_flight),
             consumers_max: most(|sample| sample.consumers),

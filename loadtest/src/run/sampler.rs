@@ -93,7 +93,7 @@ impl Sampler {
         every.tick().await;
         self.look(&mut committed, &mut cpu, false).await;
         let (mut records_before, mut committed_before) = (self.lambda.tally().records, committed.total);
-        let mut at_before = 0.0;
+        let (mut at_before, greetings) = (0.0, records_before);
         loop {
             let last = tokio::select! {
                 _ = every.tick() => false,
@@ -110,6 +110,7 @@ impl Sampler {
                     due: self.schedule.rate_at(at.saturating_sub(Duration::from_secs_f64(lasting / 2.0))),
                     arrived: records.saturating_sub(records_before) as f64 / lasting,
                     committed: look.answered.then(|| (committed.total - committed_before) / lasting),
+                    waiting: self.schedule.due_by(at).saturating_sub(records - greetings) as f64,
                     lag: look.lag,
                     consumers: look.consumers,
                     in_flight: look.in_flight,
@@ -173,10 +174,11 @@ fn told(sample: &Sample) -> String {
     let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
     let memory = sample.resident_mib.iter().map(|mib| shown(*mib)).collect::<Vec<_>>().join(" + ");
     format!(
-        "{:5.0} s  due {:.0}/s  arrived {:.0}/s  lag {}  consumers {}  in flight {}  resident {memory} MiB",
+        "{:5.0} s  due {:.0}/s  arrived {:.0}/s  waiting {:.0}  lag {}  consumers {}  in flight {}  resident {memory} MiB",
         sample.at,
         sample.due,
         sample.arrived,
+        sample.waiting,
         shown(sample.lag),
         shown(sample.consumers),
         shown(sample.in_flight),
