@@ -21,6 +21,8 @@ struct Ledger {
 
 struct Waiter {
     bytes: usize,
+    /// What may also be lent to it over the limit.
+    purpose: Option<Overdraft>,
     grant: oneshot::Sender<Lease>,
 }
 
@@ -88,27 +90,38 @@ impl ByteBudget {
             return Some(lease);
         }
         let mut ledger = self.shared.lock();
-        if std::mem::replace(&mut ledger.overdrafts_out[purpose as usize], true) {
+        if ledger.overdrafts_out[purpose as usize] {
             return None;
         }
-        let mut lease = self.lend(&mut ledger, bytes);
-        lease.overdraft = Some(purpose);
-        Some(lease)
+        Some(self.lend_over(&mut ledger, bytes, purpose))
     }
 
     /// `bytes` as soon as they are free, first come first served. Dropping the future leaves the line.
     pub async fn lease(&self, bytes: usize) -> Lease {
+        self.stand_in_line(bytes, None).await
+    }
+
+    /// `bytes` as soon as they are free or the overdraft for `purpose` is, whichever comes first. One line for all who wait:
+    /// who waits for room waits for all before it, an overdraft goes to the first who can take it.
+    pub async fn lease_or_overdraft(&self, bytes: usize, purpose: Overdraft) -> Lease {
+        self.stand_in_line(bytes, Some(purpose)).await
+    }
+
+    async fn stand_in_line(&self, bytes: usize, purpose: Option<Overdraft>) -> Lease {
         loop {
-            let granted = {
+            let mut place = {
                 let mut ledger = self.shared.lock();
                 if ledger.waiters.is_empty() && ledger.has_room(bytes) {
                     return self.lend(&mut ledger, bytes);
                 }
+                if let Some(purpose) = purpose.filter(|purpose| !ledger.overdrafts_out[*purpose as usize]) {
+                    return self.lend_over(&mut ledger, bytes, purpose);
+                }
                 let (grant, granted) = oneshot::channel();
-                ledger.waiters.push_back(Waiter { bytes, grant });
-                granted
+                ledger.waiters.push_back(Waiter { bytes, purpose, grant });
+                Place { budget: self, granted }
             };
-            if let Ok(lease) = granted.await {
+            if let Ok(lease) = (&mut place.granted).await {
                 return lease;
             }
         }
@@ -120,8 +133,14 @@ impl ByteBudget {
         Lease { budget: self.clone(), bytes, overdraft: None }
     }
 
+    fn lend_over(&self, ledger: &mut Ledger, bytes: usize, purpose: Overdraft) -> Lease {
+        ledger.overdrafts_out[purpose as usize] = true;
+        let mut lease = self.lend(ledger, bytes);
+        lease.overdraft = Some(purpose);
+        lease
+    }
+
     fn give_back(&self, bytes: usize, overdraft: Option<Overdraft>) {
-        let mut granted = Vec::new();
         {
             let mut ledger = self.shared.lock();
             ledger.leased -= mutant!("budget-leak", bytes, bytes / 2);
@@ -129,8 +148,20 @@ impl ByteBudget {
                 ledger.overdrafts_out[purpose as usize] = false;
             }
             metrics::gauge!(crate::metrics::BYTES_LEASED).set(ledger.leased as f64);
-            while let Some(waiter) = ledger.next_served() {
-                granted.push((waiter.grant, self.lend(&mut ledger, waiter.bytes)));
+        }
+        self.serve();
+    }
+
+    fn serve(&self) {
+        let mut granted = Vec::new();
+        {
+            let mut ledger = self.shared.lock();
+            while let Some((waiter, over)) = ledger.next_served() {
+                let lease = match over {
+                    None => self.lend(&mut ledger, waiter.bytes),
+                    Some(purpose) => self.lend_over(&mut ledger, waiter.bytes, purpose),
+                };
+                granted.push((waiter.grant, lease));
             }
         }
         // A waiter that has gone drops its lease, which takes the lock again: so only after it is free.
@@ -140,18 +171,37 @@ impl ByteBudget {
     }
 }
 
+/// A place in the line; whoever leaves it may have kept away those behind.
+struct Place<'a> {
+    budget: &'a ByteBudget,
+    granted: oneshot::Receiver<Lease>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.granted.close();
+        self.budget.serve();
+    }
+}
+
 impl Ledger {
     /// A lease larger than the whole budget waits until nothing else is out, then goes alone.
     fn has_room(&self, bytes: usize) -> bool {
         mutant!("budget-without-limit", self.leased + bytes <= self.limit, true) || self.leased == 0
     }
 
-    fn next_served(&mut self) -> Option<Waiter> {
+    /// Who is served next, and whether over the limit.
+    fn next_served(&mut self) -> Option<(Waiter, Option<Overdraft>)> {
         while self.waiters.front().is_some_and(|waiter| waiter.grant.is_closed()) {
             self.waiters.pop_front();
         }
-        let fits = self.waiters.front().is_some_and(|waiter| self.has_room(waiter.bytes));
-        if fits { self.waiters.pop_front() } else { None }
+        if self.waiters.front().is_some_and(|waiter| self.has_room(waiter.bytes)) {
+            return Some((self.waiters.pop_front()?, None));
+        }
+        let free = |waiter: &Waiter| waiter.purpose.filter(|purpose| !self.overdrafts_out[*purpose as usize]);
+        let mut line = self.waiters.iter().enumerate().filter(|(_, waiter)| !waiter.grant.is_closed());
+        let (at, purpose) = line.find_map(|(at, waiter)| Some((at, free(waiter)?)))?;
+        Some((self.waiters.remove(at)?, Some(purpose)))
     }
 }
 
@@ -243,6 +293,44 @@ mod tests {
         let first = first.now_or_never().expect("served");
         let last = last.now_or_never().expect("served");
         assert_eq!(first.bytes() + last.bytes(), budget.leased());
+    }
+
+    #[test]
+    fn liv_1_an_overdraft_goes_to_the_first_in_line_who_can_take_it() {
+        let budget = ByteBudget::new(10);
+        let most = budget.try_lease(9).expect("room");
+        let over = budget.try_lease_or_overdraft(5, Overdraft::Inflated).expect("the overdraft");
+        let mut room = Box::pin(budget.lease(8));
+        let mut payload = Box::pin(budget.lease_or_overdraft(6, Overdraft::Payload));
+        assert!(room.as_mut().now_or_never().is_none());
+        assert!(budget.is_short());
+        let payload = payload.as_mut().now_or_never().expect("another purpose, its overdraft is there");
+        let mut first = Box::pin(budget.lease_or_overdraft(7, Overdraft::Inflated));
+        let mut second = Box::pin(budget.lease_or_overdraft(4, Overdraft::Inflated));
+        assert!(first.as_mut().now_or_never().is_none());
+        assert!(second.as_mut().now_or_never().is_none());
+        drop(over);
+        let first = first.now_or_never().expect("past the one who waits for room");
+        assert!(budget.try_lease_or_overdraft(1, Overdraft::Inflated).is_none(), "it is out again");
+        assert!(second.as_mut().now_or_never().is_none(), "one at a time");
+        drop((first, payload));
+        let second = second.now_or_never().expect("in its turn");
+        assert!(room.as_mut().now_or_never().is_none(), "no overdraft is for it");
+        drop((second, most));
+        assert_eq!(room.now_or_never().expect("room").bytes(), budget.leased());
+    }
+
+    #[test]
+    fn who_leaves_the_line_lets_those_behind_pass() {
+        let budget = ByteBudget::new(10);
+        let _some = budget.try_lease(5).expect("room");
+        let mut large = Box::pin(budget.lease(8));
+        let mut small = Box::pin(budget.lease(4));
+        assert!(large.as_mut().now_or_never().is_none());
+        assert!(small.as_mut().now_or_never().is_none(), "nobody overtakes");
+        drop(large);
+        assert!(small.now_or_never().is_some());
+        assert!(!budget.is_short());
     }
 
     proptest! {
