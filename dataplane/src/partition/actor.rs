@@ -16,13 +16,13 @@ use super::core::{PartitionCore, is_for};
 use super::effects::{Effect, Effects, Frame, Start, Tools};
 use super::failing::Burial;
 use super::gauge::Gauge;
-use super::messages::{Committed, Drain, Fence, Resolved, Sealed, Withdrawn};
-use super::shelf::{OnCredit, Shelf};
+use super::messages::{Committed, CreditGranted, Drain, Fence, Resolved, Sealed, Withdrawn};
+use super::shelf::{InLine, OnCredit, Shelf};
 use crate::batcher::actor::BatcherActor;
 use crate::batcher::messages::{Offer, Unregister, Withdraw};
 use crate::consumer::messages::{PartitionReport, PartitionState, Position};
 use crate::consumer::status::StatusBoard;
-use crate::credit::bytes::ByteBudget;
+use crate::credit::bytes::{ByteBudget, Lease};
 use crate::kafka::fetch::{FetchRouter, FetchTrouble, Fetched, FetchedRecords, Forget, Want, Watermarks};
 use crate::offsets::actor::{CommitterActor, FrontierMoved, Unfollow};
 use crate::offsets::committer::Frontier;
@@ -31,7 +31,7 @@ use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, Outbox, post};
 
-/// How soon to look again for credit, or for an older invocation to end.
+/// How soon to look again whether others are short of credit, or whether an older invocation has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a partition is built from.
@@ -86,7 +86,8 @@ pub struct PartitionActor {
     pub(super) status: StatusBoard,
     pub(super) burial: Option<Arc<dyn Burial>>,
     pub(super) errand: Option<(u64, oneshot::Sender<()>)>,
-    awaiting_credit: bool,
+    in_line: Option<InLine>,
+    looking_again: bool,
     counted_frontier: Offset,
     _watch: DeathWatch,
 }
@@ -117,7 +118,8 @@ impl PartitionActor {
             status: parts.status,
             burial: parts.burial,
             errand: None,
-            awaiting_credit: false,
+            in_line: None,
+            looking_again: false,
             counted_frontier,
             _watch: watch,
         }
@@ -129,10 +131,18 @@ impl PartitionActor {
         ctx: &mut Context<Self>,
         event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects,
     ) {
+        self.step_with(None, ctx, event);
+    }
+
+    fn step_with(
+        &mut self,
+        granted: Option<Lease>,
+        ctx: &mut Context<Self>,
+        event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects,
+    ) {
         let effects = {
-            let inflater = Rc::clone(&self.tools.inflater);
-            let budget = self.tools.budget.clone();
-            let mut opener = OnCredit { inflater: &inflater, budget: &budget };
+            let (inflater, budget) = (&*self.tools.inflater, &self.tools.budget);
+            let mut opener = OnCredit { inflater, budget, granted };
             let mut tools =
                 Tools { opener: &mut opener, sizer: &self.tools, sieve: &self.tools, wall: clock::wall_ms() };
             event(&mut self.core, &mut tools)
@@ -171,7 +181,8 @@ impl PartitionActor {
             Effect::WakeAt(when) => {
                 ctx.run_later(when.since(clock::now()), Self::wake);
             }
-            Effect::AwaitCredit => self.await_credit(ctx),
+            Effect::AwaitCredit { bytes } => self.await_credit(bytes, ctx),
+            Effect::LookAgain => self.look_again(ctx),
             Effect::Drained => self.report_drained(ctx),
             Effect::Rebuild { at, leader_epoch } => {
                 let position = Position { committed: at, leader_epoch, progress: None, failures: None };
@@ -198,10 +209,16 @@ impl PartitionActor {
         self.step(ctx, |core, tools| core.wake(clock::now(), tools));
     }
 
-    fn await_credit(&mut self, ctx: &mut Context<Self>) {
-        if !std::mem::replace(&mut self.awaiting_credit, true) {
+    /// One place in the line at a time: who is lent too little asks again.
+    fn await_credit(&mut self, bytes: usize, ctx: &mut Context<Self>) {
+        let (budget, to) = (&self.tools.budget, ctx.address().recipient());
+        self.in_line.get_or_insert_with(|| InLine::for_credit(bytes, budget, to));
+    }
+
+    fn look_again(&mut self, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.looking_again, true) {
             ctx.run_later(LOOK_AGAIN, |actor, ctx| {
-                actor.awaiting_credit = false;
+                actor.looking_again = false;
                 actor.wake(ctx);
             });
         }
@@ -221,8 +238,8 @@ impl PartitionActor {
     }
 
     fn report(&self, state: PartitionState) {
-        let report = PartitionReport { partition: self.id.partition, epoch: self.epoch, state };
-        let _ = post(&self.consumer, report);
+        let (partition, epoch) = (self.id.partition, self.epoch);
+        let _ = post(&self.consumer, PartitionReport { partition, epoch, state });
     }
 
     fn show(&self) {
@@ -311,14 +328,13 @@ impl Handler<Sealed> for PartitionActor {
         if !is_for(sealed.epoch, self.epoch) {
             return;
         }
-        let mut ours = false;
+        let gauge = Arc::clone(&self.gauge);
         self.step(ctx, |core, tools| {
-            ours = core.sealed(sealed.seq, sealed.end, sealed.batch, tools);
+            if core.sealed(sealed.seq, sealed.end, sealed.batch, tools) {
+                gauge.set_in_flight(true);
+            }
             Effects::new()
         });
-        if ours {
-            self.gauge.set_in_flight(true);
-        }
     }
 }
 
@@ -357,10 +373,20 @@ impl Handler<Committed> for PartitionActor {
     }
 }
 
+impl Handler<CreditGranted> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, CreditGranted(lease): CreditGranted, ctx: &mut Self::Context) {
+        self.in_line = None;
+        self.step_with(Some(lease), ctx, |core, tools| core.wake(clock::now(), tools));
+    }
+}
+
 impl Handler<Drain> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
+        self.in_line = None;
         self.step(ctx, |core, tools| core.drain(clock::now(), tools));
     }
 }

@@ -80,7 +80,7 @@ impl PartitionCore {
         let is_whole = reached || piece.end.is_none() || cut.full || self.lost_before.is_some();
         // What is here may be what keeps the rest from being fetched.
         if !is_whole && !mutant!("regrowing-starves-others", tools.opener.is_short(), false) {
-            out.push(Effect::AwaitCredit);
+            out.push(Effect::LookAgain);
             return;
         }
         let piece = *piece;
@@ -189,7 +189,7 @@ impl PartitionCore {
         self.account_left_out(out);
         match stop {
             Stop::Done => {}
-            Stop::NoCredit => out.push(Effect::AwaitCredit),
+            Stop::NoCredit(bytes) => out.push(Effect::AwaitCredit { bytes }),
             Stop::Oversized { offset, bytes } => {
                 if let Some(cut) = self.buffer.take_one(self.work.cut.range.first, offset, bytes) {
                     self.work = self.work.over(cut);

@@ -97,8 +97,13 @@ pub enum Effect {
     },
     /// Call `wake` then.
     WakeAt(Moment),
-    /// A batch must be inflated and there is no credit: call `wake` when there may be.
-    AwaitCredit,
+    /// A batch must be inflated and there is no credit: call `wake` with so much in hand, as soon as it is lent.
+    AwaitCredit {
+        /// How much.
+        bytes: usize,
+    },
+    /// Others may come to be short of credit: call `wake` soon.
+    LookAgain,
     /// Nothing is in flight, committed equals frontier (DRN-1).
     Drained,
     /// Start again under a new epoch at `at`: the log was truncated under us (KIP-320).

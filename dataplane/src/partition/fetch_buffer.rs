@@ -5,31 +5,38 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use lighterman_proto::ids::{Offset, OffsetRange};
-use lighterman_proto::records::{
-    AbortedTransactions, BatchHeader, Compression, Record, RecordError, batches, records_at,
-};
+use lighterman_proto::records::{AbortedTransactions, Compression, Record, RecordError, batches, records_at};
 use lighterman_proto::units::Moment;
 
 use super::cut::{Cut, CutLimits, Hold, Slice};
 use super::leader_epochs::LeaderEpochs;
-use super::ledger::Outcome;
 use super::progress::Remembered;
-use super::sparse::copy_out;
+use super::segment::{Body, Segment};
 
 /// Inflates a batch on credit.
 pub trait Opener {
-    /// The plain records section of `packed`, and the credit it stands on. `None`: no credit now, ask again later.
+    /// The plain records section of `packed`. `known` is its size in bytes, once it was refused: it is inflated only when
+    /// there is credit for it then.
     fn open(
         &mut self,
         compression: Compression,
         packed: &Bytes,
-    ) -> Result<Option<(Bytes, Hold)>, RecordError>;
+        known: Option<usize>,
+    ) -> Result<Opening, RecordError>;
 
     /// Whether others wait for credit: what is held here may be what they wait for.
     fn is_short(&self) -> bool;
 
     /// Credit for `bytes` that are copied out of what was received; `None` when there is none.
     fn lend(&mut self, bytes: usize) -> Option<Hold>;
+}
+
+/// What came of the wish to inflate a batch.
+pub enum Opening {
+    /// Its records, and the credit they stand on.
+    Plain(Bytes, Hold),
+    /// There is no credit now for this many bytes, which is what it takes.
+    NoCredit(usize),
 }
 
 /// The exact size of one record in the payload, in bytes; `first` when it stands first under its partition.
@@ -60,7 +67,7 @@ pub struct Reach<'k> {
 }
 
 impl Reach<'_> {
-    fn knows(&self, offset: Offset) -> bool {
+    pub(super) fn knows(&self, offset: Offset) -> bool {
         let at = self.known.partition_point(|range| range.end <= offset);
         self.known.get(at).is_some_and(|range| range.contains(offset))
     }
@@ -73,26 +80,6 @@ pub struct FetchBuffer {
     wire_bytes: usize,
     records: u64,
     leaders: LeaderEpochs,
-}
-
-struct Segment {
-    header: BatchHeader,
-    body: Body,
-    from: Offset,
-    wire_bytes: usize,
-    hold: Hold,
-    arrived: Moment,
-}
-
-enum Body {
-    /// Nothing to deliver: control batch or aborted transaction.
-    Absent,
-    Packed(Bytes),
-    Plain {
-        bytes: Bytes,
-        at: usize,
-        left: u32,
-    },
 }
 
 /// What a frame held.
@@ -111,8 +98,8 @@ pub struct Received {
 pub enum Stop {
     /// It is full, or the buffer is used up.
     Done,
-    /// The next batch must be inflated and there is no credit.
-    NoCredit,
+    /// The next batch must be inflated, and there is no credit for this many bytes.
+    NoCredit(usize),
     /// The record at the front alone exceeds the payload limit: `bytes` of payload.
     Oversized {
         /// Which record.
@@ -196,7 +183,7 @@ impl FetchBuffer {
             } else if header.compression == Compression::None {
                 Body::Plain { bytes: frame.slice(batch.body_range.clone()), at: 0, left: header.record_count }
             } else {
-                Body::Packed(frame.slice(batch.body_range.clone()))
+                Body::Packed { bytes: frame.slice(batch.body_range.clone()), known: None }
             };
             let count = if matches!(body, Body::Absent) { 0 } else { u64::from(header.record_count) };
             received.records += count;
@@ -232,8 +219,8 @@ impl FetchBuffer {
         while !cut.full {
             let Some(segment) = self.segments.front_mut() else { return Stop::Done };
             match segment.unpack(opener) {
-                Ok(true) => {}
-                Ok(false) => return Stop::NoCredit,
+                Ok(None) => {}
+                Ok(Some(bytes)) => return Stop::NoCredit(bytes),
                 Err(error) => return Stop::Corrupt(error),
             }
             if reach.remembered.is_some_and(|known| known.is_overwritten_by(&segment.header)) {
@@ -283,115 +270,6 @@ impl FetchBuffer {
             self.records = self.records.saturating_sub(u64::from(done.header.record_count));
         }
         if self.segments.is_empty() {
-            self.records = 0;
-        }
-    }
-}
-
-impl Segment {
-    fn is_used_up(&self) -> bool {
-        match &self.body {
-            Body::Absent => true,
-            Body::Packed(_) => false,
-            Body::Plain { left, .. } => *left == 0,
-        }
-    }
-
-    /// False when there is no credit for it.
-    fn unpack(&mut self, opener: &mut dyn Opener) -> Result<bool, RecordError> {
-        if let Body::Packed(packed) = &self.body {
-            let Some((bytes, hold)) = opener.open(self.header.compression, packed)? else { return Ok(false) };
-            self.body = Body::Plain { bytes, at: 0, left: self.header.record_count };
-            self.hold = hold;
-        }
-        Ok(true)
-    }
-
-    fn grow(
-        &mut self,
-        cut: &mut Cut,
-        reach: Reach<'_>,
-        sizer: &dyn Sizer,
-        sieve: &dyn Sieve,
-        opener: &mut dyn Opener,
-    ) -> Result<Option<Stop>, RecordError> {
-        let slices_before = cut.slices.len();
-        let Body::Plain { bytes, at, left } = &mut self.body else { return Ok(None) };
-        let mut walk = records_at(&self.header, bytes, *at, *left);
-        let mut run = Run { at: *at, end: *at, records: 0 };
-        let mut stop = None;
-        loop {
-            if cut.records == reach.limits.records_max {
-                cut.full = true;
-            }
-            if cut.full {
-                break;
-            }
-            let before = (walk.at(), walk.left());
-            let Some(record) = walk.next() else { break };
-            let record = record?;
-            if let Some(end) = reach.end_max.filter(|end| record.offset >= *end) {
-                walk = records_at(&self.header, bytes, before.0, before.1);
-                (cut.range.end, cut.full) = (end, true);
-                break;
-            }
-            if record.offset < self.from.max(reach.frontier) {
-                run.close(cut, &self.header, bytes, &self.hold);
-                cut.range.end = cut.range.end.max(record.offset.next());
-                continue;
-            }
-            if reach.knows(record.offset) {
-                run.close(cut, &self.header, bytes, &self.hold);
-                cut.leave_out(record.offset, Outcome::Earlier);
-                continue;
-            }
-            if !sieve.passes(&record) {
-                run.close(cut, &self.header, bytes, &self.hold);
-                cut.leave_out(record.offset, Outcome::Filtered);
-                continue;
-            }
-            let size = sizer.record_bytes(&record, cut.is_empty());
-            if cut.payload_bytes + size > reach.limits.payload_bytes_max {
-                walk = records_at(&self.header, bytes, before.0, before.1);
-                if cut.is_empty() {
-                    stop = Some(Stop::Oversized { offset: record.offset, bytes: size });
-                } else {
-                    cut.full = true;
-                }
-                break;
-            }
-            if cut.is_empty() {
-                cut.oldest = self.arrived;
-            }
-            if run.records == 0 {
-                run.at = before.0;
-            }
-            run.records += 1;
-            run.end = walk.at();
-            cut.records += 1;
-            cut.payload_bytes += size;
-            cut.range.end = record.offset.next();
-        }
-        (*at, *left) = (walk.at(), walk.left());
-        run.close(cut, &self.header, bytes, &self.hold);
-        copy_out(&mut cut.slices[slices_before..], bytes.len(), opener);
-        Ok(stop)
-    }
-}
-
-/// Neighbouring records that become one slice.
-struct Run {
-    at: usize,
-    end: usize,
-    records: u32,
-}
-
-impl Run {
-    fn close(&mut self, cut: &mut Cut, header: &BatchHeader, plain: &Bytes, hold: &Hold) {
-        if self.records > 0 {
-            let (plain, hold) = (plain.clone(), Hold::clone(hold));
-            let (at, end, records) = (self.at, self.end, self.records);
-            cut.slices.push(Slice { header: *header, plain, at, end, records, hold });
             self.records = 0;
         }
     }

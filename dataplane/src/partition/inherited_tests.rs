@@ -9,7 +9,7 @@ use lighterman_proto::units::{Moment, TimestampMs};
 use super::core::PartitionCore;
 use super::cut::{CutLimits, Hold};
 use super::effects::{Effect, Effects, Frame, Start, Tools};
-use super::fetch_buffer::Opener;
+use super::fetch_buffer::{Opener, Opening};
 use super::ledger::Outcome;
 use super::model_tests::{Plain, hold};
 use super::work::FailurePolicy;
@@ -129,7 +129,7 @@ fn liv_1_a_remembered_batch_whose_rest_retention_took_is_begun_with_what_is_left
 struct Torn;
 
 impl Opener for Torn {
-    fn open(&mut self, _: Compression, _: &Bytes) -> Result<Option<(Bytes, Hold)>, RecordError> {
+    fn open(&mut self, _: Compression, _: &Bytes, _: Option<usize>) -> Result<Opening, RecordError> {
         Err(RecordError::TooLarge { bytes_max: 0 })
     }
 

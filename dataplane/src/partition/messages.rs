@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::effects::{Resolution, SkipAnswer};
 use crate::batcher::BatchId;
+use crate::credit::bytes::Lease;
 
 /// The batcher fixed an offer as a batch.
 #[derive(Debug, Message)]
@@ -56,6 +57,11 @@ pub struct Committed {
     /// Which commit.
     pub seq: u64,
 }
+
+/// Bytes that were waited for, to inflate the batch at the front.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CreditGranted(pub Lease);
 
 /// Finish what is in flight, commit, then report `Drained`.
 #[derive(Debug, Message)]

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::core::PartitionCore;
 use super::cut::{Cut, CutLimits, Hold};
 use super::effects::{Effect, Effects, Frame, Resolution, Start, Tools};
-use super::fetch_buffer::{FetchBuffer, Opener, Reach, Sieve, Sizer};
+use super::fetch_buffer::{FetchBuffer, Opener, Opening, Reach, Sieve, Sizer};
 use super::ledger::{Outcome, Passed};
 use super::work::{Failure, FailurePolicy};
 use crate::batcher::BatchId;
@@ -24,8 +24,8 @@ const LIMITS: CutLimits = CutLimits { records_max: 7, payload_bytes_max: 400 };
 pub(super) struct Plain;
 
 impl Opener for Plain {
-    fn open(&mut self, _: Compression, packed: &Bytes) -> Result<Option<(Bytes, Hold)>, RecordError> {
-        Ok(Some((packed.clone(), hold())))
+    fn open(&mut self, _: Compression, packed: &Bytes, _: Option<usize>) -> Result<Opening, RecordError> {
+        Ok(Opening::Plain(packed.clone(), hold()))
     }
 
     fn is_short(&self) -> bool {
@@ -282,7 +282,7 @@ impl World {
                     );
                     self.drained = true;
                 }
-                Effect::WakeAt(_) | Effect::AwaitCredit | Effect::Note(_) => {}
+                Effect::WakeAt(_) | Effect::AwaitCredit { .. } | Effect::LookAgain | Effect::Note(_) => {}
                 Effect::Bury { .. } | Effect::StopBurying { .. } => panic!("no destination"),
                 Effect::Rebuild { .. } => panic!("nothing was truncated"),
             }

@@ -169,7 +169,7 @@ impl World {
                 }
             }
             Effect::Drained => self.drained = true,
-            Effect::WakeAt(_) | Effect::AwaitCredit | Effect::Note(_) => {}
+            Effect::WakeAt(_) | Effect::AwaitCredit { .. } | Effect::LookAgain | Effect::Note(_) => {}
             Effect::Rebuild { .. } => panic!("nothing was truncated"),
         }
     }

@@ -4,16 +4,20 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use actix::Recipient;
 use bytes::Bytes;
 use lighterman_proto::event::Envelope;
 use lighterman_proto::filter::Filters;
 use lighterman_proto::ids::TopicPartition;
 use lighterman_proto::records::{Compression, Inflater, Record, RecordError};
 use lighterman_proto::units::INFLATED_BYTES_MAX;
+use tokio::task::JoinHandle;
 
 use super::cut::Hold;
-use super::fetch_buffer::{Opener, Sieve, Sizer};
-use crate::credit::bytes::{ByteBudget, Overdraft};
+use super::fetch_buffer::{Opener, Opening, Sieve, Sizer};
+use super::messages::CreditGranted;
+use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
+use crate::runtime::outbox::post;
 
 /// What the core borrows for one event.
 pub(super) struct Shelf {
@@ -37,21 +41,51 @@ impl Sieve for Shelf {
 }
 
 /// Inflates when the node's budget lends the bytes.
-pub(super) struct OnCredit<'a> {
-    pub inflater: &'a RefCell<Inflater>,
+pub(super) struct OnCredit<'a, I = Inflater> {
+    pub inflater: &'a RefCell<I>,
     pub budget: &'a ByteBudget,
+    /// What was waited for; whatever is not used for this event goes to the next in line.
+    pub granted: Option<Lease>,
 }
 
-impl Opener for OnCredit<'_> {
+impl<I: Inflate> OnCredit<'_, I> {
+    fn take(&mut self, bytes: usize) -> Option<Lease> {
+        match self.granted.take_if(|lease| lease.bytes() >= bytes) {
+            Some(mut lease) => {
+                lease.shrink_to(bytes);
+                Some(lease)
+            }
+            None => self.budget.try_lease_or_overdraft(bytes, Overdraft::Inflated),
+        }
+    }
+
+    fn inflate(&self, compression: Compression, packed: &[u8], most: usize) -> Result<Vec<u8>, RecordError> {
+        let mut plain = Vec::new();
+        self.inflater.borrow_mut().inflate(compression, packed, most, &mut plain)?;
+        Ok(plain)
+    }
+}
+
+impl<I: Inflate> Opener for OnCredit<'_, I> {
     fn open(
         &mut self,
         compression: Compression,
         packed: &Bytes,
-    ) -> Result<Option<(Bytes, Hold)>, RecordError> {
-        let mut plain = Vec::new();
-        self.inflater.borrow_mut().inflate(compression, packed, INFLATED_BYTES_MAX, &mut plain)?;
-        let lease = self.budget.try_lease_or_overdraft(plain.len(), Overdraft::Inflated);
-        Ok(lease.map(|lease| (Bytes::from(plain), Arc::new(lease))))
+        known: Option<usize>,
+    ) -> Result<Opening, RecordError> {
+        let (plain, lease) = match known {
+            // How large it is only inflating tells: once for that, and once more when there is credit.
+            None => {
+                let plain = self.inflate(compression, packed, INFLATED_BYTES_MAX)?;
+                let Some(lease) = self.take(plain.len()) else { return Ok(Opening::NoCredit(plain.len())) };
+                (plain, lease)
+            }
+            Some(bytes) => {
+                let Some(lease) = self.take(bytes) else { return Ok(Opening::NoCredit(bytes)) };
+                (self.inflate(compression, packed, bytes)?, lease)
+            }
+        };
+        Ok(Opening::Plain(Bytes::from(plain), Arc::new(lease)))
     }
 
     fn is_short(&self) -> bool {
@@ -60,5 +94,251 @@ impl Opener for OnCredit<'_> {
 
     fn lend(&mut self, bytes: usize) -> Option<Hold> {
         self.budget.try_lease(bytes).map(Arc::new)
+    }
+}
+
+/// Decompresses; a seam, so that it can be counted how often.
+pub(super) trait Inflate {
+    /// [`Inflater::inflate`].
+    fn inflate(
+        &mut self,
+        compression: Compression,
+        body: &[u8],
+        bytes_max: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), RecordError>;
+}
+
+impl Inflate for Inflater {
+    fn inflate(
+        &mut self,
+        compression: Compression,
+        body: &[u8],
+        bytes_max: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), RecordError> {
+        Self::inflate(self, compression, body, bytes_max, into)
+    }
+}
+
+/// A place in the budget's line; given up when it is dropped.
+pub(super) struct InLine(JoinHandle<()>);
+
+impl InLine {
+    /// Waits for `bytes`, and posts them to `to`.
+    pub(super) fn for_credit(bytes: usize, budget: &ByteBudget, to: Recipient<CreditGranted>) -> Self {
+        let budget = budget.clone();
+        Self(actix_rt::spawn(async move {
+            let lease = budget.lease_or_overdraft(bytes, Overdraft::Inflated).await;
+            let _ = post(&to, CreditGranted(lease));
+        }))
+    }
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::{Actor, Context, Handler};
+    use futures::FutureExt;
+    use lighterman_proto::commit_metadata::{Piece, Progress};
+    use lighterman_proto::ids::Offset;
+    use lighterman_proto::records::AbortedTransactions;
+    use lighterman_proto::units::{Moment, TimestampMs};
+
+    use super::*;
+    use crate::partition::core::PartitionCore;
+    use crate::partition::cut::CutLimits;
+    use crate::partition::effects::{Effect, Effects, Frame, Start, Tools};
+    use crate::partition::model_tests::{Plain, batch, hold};
+    use crate::partition::work::FailurePolicy;
+
+    const NOW: Moment = Moment::from_micros(1);
+    const LIMIT: usize = 1_000;
+
+    /// Batches that say they are compressed, and are not.
+    #[derive(Default)]
+    struct Counting {
+        inflations: u32,
+    }
+
+    impl Inflate for Counting {
+        fn inflate(
+            &mut self,
+            _: Compression,
+            body: &[u8],
+            _: usize,
+            into: &mut Vec<u8>,
+        ) -> Result<(), RecordError> {
+            self.inflations += 1;
+            into.extend_from_slice(body);
+            Ok(())
+        }
+    }
+
+    fn packed(base: i64, count: i64) -> Vec<u8> {
+        let deltas: Vec<(i64, usize)> = (0..count).map(|delta| (delta, 20)).collect();
+        let mut packed = batch(base, &deltas, count - 1, false).to_vec();
+        // Attributes: gzip.
+        packed[22] = 1;
+        let checksum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &packed[21..]) as u32;
+        packed[17..21].copy_from_slice(&checksum.to_be_bytes());
+        packed
+    }
+
+    /// A partition on a budget, of which everything is lent to others but the overdraft.
+    struct Pressed {
+        core: PartitionCore,
+        inflater: RefCell<Counting>,
+        budget: ByteBudget,
+        others: Lease,
+    }
+
+    impl Pressed {
+        fn new(progress: Option<Progress>) -> Self {
+            let budget = ByteBudget::new(LIMIT);
+            let others = budget.try_lease(LIMIT).expect("room");
+            let core = PartitionCore::new(Start {
+                committed: Offset(0),
+                leader_epoch: -1,
+                progress,
+                failures: None,
+                policy: FailurePolicy::default(),
+                filters: 0,
+                limits: CutLimits { records_max: 8, payload_bytes_max: 4_000 },
+                buffer_bytes_target: 100,
+            });
+            Self { core, inflater: RefCell::default(), budget, others }
+        }
+
+        fn step(
+            &mut self,
+            granted: Option<Lease>,
+            event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects,
+        ) -> Effects {
+            let mut opener = OnCredit { inflater: &self.inflater, budget: &self.budget, granted };
+            let opener = &mut opener;
+            event(&mut self.core, &mut Tools { opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) })
+        }
+
+        fn fetch(&mut self, records: &Bytes) -> Effects {
+            let (position, hold) = (self.core.position(), hold());
+            let aborted = AbortedTransactions::default();
+            self.step(None, |core, tools| {
+                core.fetched(NOW, Frame { position, records, aborted, hold: &hold }, tools)
+            })
+        }
+
+        fn wake(&mut self, granted: Option<Lease>) -> Effects {
+            self.step(granted, |core, tools| core.wake(NOW, tools))
+        }
+
+        fn inflations(&self) -> u32 {
+            self.inflater.borrow().inflations
+        }
+    }
+
+    fn awaited(effects: &Effects) -> Option<usize> {
+        effects.iter().find_map(|effect| match effect {
+            Effect::AwaitCredit { bytes } => Some(*bytes),
+            _ => None,
+        })
+    }
+
+    fn is_offered(effects: &Effects) -> bool {
+        effects.iter().any(|effect| matches!(effect, Effect::Offer { .. }))
+    }
+
+    #[test]
+    fn mem_1_a_batch_that_waits_for_credit_is_inflated_in_vain_once() {
+        let mut pressed = Pressed::new(None);
+        let over = pressed.budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
+        let bytes = awaited(&pressed.fetch(&packed(0, 5).into())).expect("no credit");
+        for _ in 0..50 {
+            assert_eq!(awaited(&pressed.wake(None)), Some(bytes));
+        }
+        assert_eq!(pressed.inflations(), 1, "to know its size");
+        let budget = pressed.budget.clone();
+        let mut line = Box::pin(budget.lease_or_overdraft(bytes, Overdraft::Inflated));
+        assert!(line.as_mut().now_or_never().is_none());
+        drop(over);
+        let granted = line.now_or_never().expect("woken by what came back");
+        assert!(is_offered(&pressed.wake(Some(granted))));
+        assert_eq!(pressed.inflations(), 2);
+        assert_eq!(pressed.budget.leased(), LIMIT + bytes);
+        for _ in 0..50 {
+            pressed.wake(None);
+        }
+        assert_eq!(pressed.inflations(), 2);
+    }
+
+    #[test]
+    fn credit_that_is_too_little_or_not_needed_any_more_goes_to_the_next() {
+        let mut pressed = Pressed::new(None);
+        let over = pressed.budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
+        let bytes = awaited(&pressed.fetch(&packed(0, 5).into())).expect("no credit");
+        pressed.others.shrink_to(LIMIT - bytes);
+        let little = pressed.budget.try_lease(bytes - 1).expect("room");
+        assert_eq!(awaited(&pressed.wake(Some(little))), Some(bytes), "asks again");
+        drop(over);
+        pressed.step(None, |core, tools| core.drain(NOW, tools));
+        let late = pressed.budget.try_lease(bytes).expect("room");
+        pressed.wake(Some(late));
+        assert_eq!((pressed.inflations(), pressed.budget.leased()), (1, LIMIT - bytes));
+    }
+
+    struct Receiving(tokio::sync::mpsc::UnboundedSender<Lease>);
+
+    impl Actor for Receiving {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<CreditGranted> for Receiving {
+        type Result = ();
+
+        fn handle(&mut self, CreditGranted(lease): CreditGranted, _: &mut Self::Context) {
+            let _ = self.0.send(lease);
+        }
+    }
+
+    #[actix::test]
+    async fn liv_1_a_place_in_the_line_brings_the_credit_and_is_left_when_it_is_given_up() {
+        let budget = ByteBudget::new(LIMIT);
+        let others = budget.try_lease(LIMIT).expect("room");
+        let over = budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
+        let (sender, mut granted) = tokio::sync::mpsc::unbounded_channel();
+        let to = Receiving(sender).start().recipient();
+        let given_up = InLine::for_credit(5, &budget, to.clone());
+        let _waits = InLine::for_credit(6, &budget, to);
+        while !budget.is_short() {
+            tokio::task::yield_now().await;
+        }
+        drop(given_up);
+        tokio::task::yield_now().await;
+        drop(over);
+        assert_eq!(granted.recv().await.expect("there").bytes(), 6);
+        assert_eq!(others.bytes(), budget.leased());
+    }
+
+    /// Its rest is here, and only what it holds itself could be lent for it: it must not wait for that.
+    #[test]
+    fn liv_1_a_remembered_batch_whose_rest_cannot_be_inflated_is_begun_with_what_is_here() {
+        let pieces = vec![Piece { length: 4, attempts: 1, alone: true }];
+        let left = Progress { pieces, first_failure_ms: Some(5), ..Progress::default() };
+        let mut pressed = Pressed::new(Some(left));
+        let effects = pressed.fetch(&[packed(0, 2), packed(2, 2)].concat().into());
+        assert!(!is_offered(&effects) && !effects.iter().any(|effect| matches!(effect, Effect::Want { .. })));
+        let bytes = awaited(&effects).expect("the first has the overdraft");
+        let budget = pressed.budget.clone();
+        let mut line = Box::pin(budget.lease_or_overdraft(bytes, Overdraft::Inflated));
+        assert!(line.as_mut().now_or_never().is_none());
+        let effects = pressed.wake(None);
+        let begun = |effect: &Effect| matches!(effect, Effect::Commit { .. } | Effect::Offer { .. });
+        assert!(effects.iter().any(begun), "{effects:?}");
+        assert_eq!(pressed.core.work().cut.records, 2);
     }
 }

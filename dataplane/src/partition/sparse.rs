@@ -43,15 +43,15 @@ mod tests {
 
     use super::*;
     use crate::partition::cut::{Cut, CutLimits};
-    use crate::partition::fetch_buffer::{FetchBuffer, Reach, Stop};
+    use crate::partition::fetch_buffer::{FetchBuffer, Opening, Reach, Stop};
     use crate::partition::model_tests::{Plain, Refusing, batch, hold};
 
     /// Lends nothing.
     struct Broke;
 
     impl Opener for Broke {
-        fn open(&mut self, _: Compression, _: &Bytes) -> Result<Option<(Bytes, Hold)>, RecordError> {
-            Ok(None)
+        fn open(&mut self, _: Compression, packed: &Bytes, _: Option<usize>) -> Result<Opening, RecordError> {
+            Ok(Opening::NoCredit(packed.len()))
         }
 
         fn is_short(&self) -> bool {

@@ -265,7 +265,8 @@ impl Node {
         if consumer.bytes.is_none() {
             if consumer.asked.is_none() {
                 let budget = self.budget.clone();
-                consumer.asked = Some(async move { budget.lease(bytes).await }.boxed());
+                let lease = async move { budget.lease_or_overdraft(bytes, Overdraft::Payload).await };
+                consumer.asked = Some(lease.boxed());
             }
             return false;
         }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use lighterman_proto::event::Envelope;
 use lighterman_proto::failure::Condition;
 use lighterman_proto::ids::{Offset, TopicPartition};
@@ -14,13 +16,13 @@ use super::super::plan::Kind;
 use super::{Inside, Key, Mailbox, Node, Want};
 use crate::batcher::core::Pending;
 use crate::consumer::messages::{PartitionReport, PartitionState, Position};
-use crate::credit::bytes::{ByteBudget, Overdraft};
+use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::history::Event as Happened;
 use crate::offsets::committer::Frontier;
 use crate::partition::core::{PartitionCore, is_for};
 use crate::partition::cut::{CutLimits, Hold};
 use crate::partition::effects::{Buried, Effect, Effects, Frame, Note, Start, Tools};
-use crate::partition::fetch_buffer::{Opener, Sieve, Sizer};
+use crate::partition::fetch_buffer::{Opener, Opening, Sieve, Sizer};
 use crate::partition::work::Work;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -33,7 +35,9 @@ pub(in crate::sim) struct Running {
     pub committed: Offset,
     pub log_end: Option<Offset>,
     counted: Offset,
-    awaiting_credit: bool,
+    /// A place in the budget's line.
+    in_line: Option<BoxFuture<'static, Lease>>,
+    looking_again: bool,
     /// What is on its way to the destination.
     errand: Option<u64>,
 }
@@ -57,20 +61,27 @@ impl Sieve for Shelf {
 }
 
 /// Simulated batches say that they are compressed, and are not: only the credit is real.
-struct OnCredit<'a>(&'a ByteBudget);
+struct OnCredit<'a> {
+    budget: &'a ByteBudget,
+    granted: Option<Lease>,
+}
 
 impl Opener for OnCredit<'_> {
-    fn open(&mut self, _: Compression, packed: &Bytes) -> Result<Option<(Bytes, Hold)>, RecordError> {
-        let lease = self.0.try_lease_or_overdraft(packed.len(), Overdraft::Inflated);
-        Ok(lease.map(|lease| (packed.clone(), Arc::new(lease))))
+    fn open(&mut self, _: Compression, packed: &Bytes, _: Option<usize>) -> Result<Opening, RecordError> {
+        let bytes = packed.len();
+        let granted = self.granted.take_if(|lease| lease.bytes() >= bytes);
+        let lease = granted.or_else(|| self.budget.try_lease_or_overdraft(bytes, Overdraft::Inflated));
+        let Some(mut lease) = lease else { return Ok(Opening::NoCredit(bytes)) };
+        lease.shrink_to(bytes);
+        Ok(Opening::Plain(packed.clone(), Arc::new(lease)))
     }
 
     fn is_short(&self) -> bool {
-        self.0.is_short()
+        self.budget.is_short()
     }
 
     fn lend(&mut self, bytes: usize) -> Option<Hold> {
-        self.0.try_lease(bytes).map(Arc::new)
+        self.budget.try_lease(bytes).map(Arc::new)
     }
 }
 
@@ -105,7 +116,8 @@ impl Node {
             committed,
             log_end: None,
             counted: committed,
-            awaiting_credit: false,
+            in_line: None,
+            looking_again: false,
             errand: None,
         };
         self.partitions.insert(key, running);
@@ -125,9 +137,14 @@ impl Node {
         let Some(running) = self.partitions.get_mut(&key) else { return };
         let shelf =
             Shelf { envelope: Arc::clone(&outside.envelope), partition: key.0, budget: self.budget.clone() };
-        let mut opener = OnCredit(&shelf.budget);
+        let granted = running.in_line.as_mut().and_then(FutureExt::now_or_never);
+        if granted.is_some() {
+            running.in_line = None;
+        }
+        let mut opener = OnCredit { budget: &shelf.budget, granted };
         let mut tools = Tools { opener: &mut opener, sizer: &shelf, sieve: &shelf, wall };
         let effects = event(&mut running.core, outside.now, &mut tools);
+        drop(opener);
         for effect in effects {
             self.carry_out(outside, key, effect);
         }
@@ -167,11 +184,15 @@ impl Node {
                 let wait = when.since(outside.now);
                 self.later(outside, wait, Inside::Wake(key));
             }
-            Effect::AwaitCredit => {
-                if !std::mem::replace(&mut running.awaiting_credit, true) {
-                    self.later(outside, LOOK_AGAIN, Inside::Wake(key));
+            Effect::AwaitCredit { bytes } => {
+                if running.in_line.is_none() {
+                    let budget = self.budget.clone();
+                    let lease = async move { budget.lease_or_overdraft(bytes, Overdraft::Inflated).await };
+                    running.in_line = Some(lease.boxed());
                 }
+                self.look_again(outside, key);
             }
+            Effect::LookAgain => self.look_again(outside, key),
             Effect::Drained => self.tell_drained(outside, key),
             Effect::Rebuild { at, leader_epoch } => {
                 let position = Position { committed: at, leader_epoch, progress: None, failures: None };
@@ -182,6 +203,15 @@ impl Node {
                 outside.violated(crate::history::Invariant::Com1, refused.to_string());
             }
             Effect::Note(_) => {}
+        }
+    }
+
+    /// Looks whether credit that is waited for is there, which in the production node arrives as a message, or whether others
+    /// wait for some.
+    fn look_again(&mut self, outside: &mut Outside, key: Key) {
+        let Some(running) = self.partitions.get_mut(&key) else { return };
+        if !std::mem::replace(&mut running.looking_again, true) {
+            self.later(outside, LOOK_AGAIN, Inside::Wake(key));
         }
     }
 
@@ -225,9 +255,12 @@ impl Node {
         match what {
             Inside::Wake(key) => {
                 if let Some(running) = self.partitions.get_mut(&key) {
-                    running.awaiting_credit = false;
+                    running.looking_again = false;
                 }
                 self.step(outside, key, |core, now, tools| core.wake(now, tools));
+                if self.partitions.get(&key).is_some_and(|running| running.in_line.is_some()) {
+                    self.look_again(outside, key);
+                }
             }
             Inside::Fetched { key, position, part, hold } => {
                 if let Some(running) = self.partitions.get_mut(&key) {
