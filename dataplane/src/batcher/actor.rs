@@ -130,7 +130,10 @@ impl BatcherActor {
                 }
                 break;
             }
-            if !self.take_slot(ctx) || !self.seal(now, ctx) {
+            let has_slot = self.take_slot(ctx);
+            if !has_slot || !self.seal(now, ctx) {
+                // Whoever has the slot may wait for just these bytes.
+                self.bytes.take_if(|_| !has_slot);
                 break;
             }
         }
@@ -185,7 +188,7 @@ impl BatcherActor {
             self.bytes_asked = true;
             let (budget, recipient) = (self.parts.budget.clone(), ctx.address().recipient::<BytesGranted>());
             actix_rt::spawn(async move {
-                let lease = budget.lease(bytes).await;
+                let lease = budget.lease_or_overdraft(bytes, Overdraft::Payload).await;
                 let _ = post(&recipient, BytesGranted(lease));
             });
         }

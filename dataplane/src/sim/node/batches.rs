@@ -184,9 +184,12 @@ impl Node {
                 }
                 return;
             }
-            if !self.take_slot(outside, id) || !self.seal(outside, id) {
+            let has_slot = self.take_slot(outside, id);
+            if !has_slot || !self.seal(outside, id) {
                 if let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) {
                     (consumer.blocked, consumer.stuck) = (now, true);
+                    // Whoever has the slot may wait for just these bytes.
+                    consumer.bytes.take_if(|_| !has_slot);
                 }
                 return;
             }
