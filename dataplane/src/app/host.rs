@@ -22,6 +22,7 @@ use crate::kafka::transport::BrokerAddress;
 use crate::partition::effects::SkipAnswer;
 use crate::partition::work::FailurePolicy;
 use crate::runtime::clock;
+use crate::runtime::outbox::Gone;
 
 const POLLERS_MAX_DEFAULT: u32 = 200;
 
@@ -29,8 +30,8 @@ const POLLERS_MAX_DEFAULT: u32 = 200;
 pub struct DataplaneHost(pub Arc<Dataplane>);
 
 impl MappingHost for DataplaneHost {
-    fn run(&self, mapping: &Mapping) {
-        self.0.run(run_of(mapping));
+    fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), Gone>> {
+        self.0.run(run_of(mapping)).map(|answer| answer.map_err(|_| Gone)).boxed()
     }
 
     fn stop(&self, id: MappingId) -> BoxFuture<'static, ()> {

@@ -101,19 +101,22 @@ impl Dataplane {
         &self.node.port
     }
 
-    /// Runs a mapping, or drains it and runs it anew under a changed configuration.
-    pub fn run(self: &Arc<Self>, run: MappingRun) {
+    /// Runs a mapping, or drains it and runs it anew under a changed configuration, whether or not anybody waits for it:
+    /// answered once it runs so.
+    pub fn run(self: &Arc<Self>, run: MappingRun) -> oneshot::Receiver<()> {
         let (me, lane) = (Arc::clone(self), self.lane(run.id));
+        let (begun, answer) = oneshot::channel();
         self.home.spawn(async move {
             let mut running = lane.lock().await;
-            if running.as_ref().is_some_and(|running| running.run == run) {
-                return;
+            if running.as_ref().is_none_or(|running| running.run != run) {
+                if let Some(old) = running.take() {
+                    stop(old).await;
+                }
+                *running = Some(me.begin(run));
             }
-            if let Some(old) = running.take() {
-                stop(old).await;
-            }
-            *running = Some(me.begin(run));
+            let _ = begun.send(());
         });
+        answer
     }
 
     /// Drains a mapping, commits, leaves its group.

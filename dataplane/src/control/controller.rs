@@ -16,11 +16,13 @@ use super::registry::{Command, Entry, Registry};
 use super::store::{Store, StoreError};
 use crate::partition::effects::SkipAnswer;
 use crate::runtime::clock;
+use crate::runtime::outbox::Gone;
 
 /// What runs mappings.
 pub trait MappingHost: Send + Sync {
-    /// Runs `mapping`, or applies its new configuration without losing or reordering.
-    fn run(&self, mapping: &Mapping);
+    /// Runs `mapping`, or applies its new configuration without losing or reordering, whether or not anybody waits for it;
+    /// resolves when it runs so. [`Gone`]: the node ends before.
+    fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), Gone>>;
     /// Drains, commits, leaves; resolves when done.
     fn stop(&self, id: MappingId) -> BoxFuture<'static, ()>;
     /// `LastProcessingResult`; `None` while it does not run.
@@ -86,7 +88,7 @@ impl Controller {
         for entry in entries {
             match entry.state {
                 State::Disabled => {}
-                State::Enabled => self.shared.host.run(&entry.mapping),
+                State::Enabled => drop(self.shared.host.run(&entry.mapping)),
                 State::Creating | State::Enabling | State::Updating | State::Disabling | State::Deleting => {
                     self.settle(entry.mapping, entry.state);
                 }
@@ -278,7 +280,8 @@ impl Controller {
                 (_, false) => Command::Move { id, state: State::Disabled, at },
             };
             if mapping.enabled && from != State::Deleting {
-                host.run(&mapping);
+                // What the node does not finish is taken up again at its next start.
+                let Ok(()) = host.run(&mapping).await else { return };
             } else {
                 host.stop(id).await;
             }
@@ -321,20 +324,39 @@ fn names(arn: &str, given: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Semaphore;
+
     use super::*;
     use crate::control::store::Store;
 
-    /// Notes what it is told to run.
-    #[derive(Default)]
-    struct Noting(Mutex<Vec<Mapping>>);
+    /// Notes what it is told to run, and does what it is told while it may.
+    struct Noting {
+        ran: Mutex<Vec<Mapping>>,
+        may_work: Arc<Semaphore>,
+    }
+
+    impl Default for Noting {
+        fn default() -> Self {
+            Self { ran: Mutex::default(), may_work: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
+        }
+    }
+
+    impl Noting {
+        fn hold(&self) {
+            self.may_work.forget_permits(Semaphore::MAX_PERMITS);
+        }
+    }
 
     impl MappingHost for Noting {
-        fn run(&self, mapping: &Mapping) {
-            self.0.lock().push(mapping.clone());
+        fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), Gone>> {
+            self.ran.lock().push(mapping.clone());
+            let may_work = Arc::clone(&self.may_work);
+            Box::pin(async move { may_work.acquire().await.map(drop).map_err(|_| Gone) })
         }
 
         fn stop(&self, _: MappingId) -> BoxFuture<'static, ()> {
-            Box::pin(async {})
+            let may_work = Arc::clone(&self.may_work);
+            Box::pin(async move { may_work.acquire().await.map(drop).unwrap_or_default() })
         }
 
         fn last_result(&self, _: MappingId) -> Option<String> {
@@ -366,18 +388,13 @@ mod tests {
         }
     }
 
-    #[actix::test]
-    async fn tags_that_choose_behaviour_reach_what_runs() {
-        let folder = tempfile::tempdir().expect("folder");
-        let (store, registry) = Store::open(folder.path()).expect("opens");
-        let host = Arc::new(Noting::default());
-        let controller = Controller::new(
-            store,
-            registry,
-            Arc::<Noting>::clone(&host),
-            "eu-west-1".to_owned(),
-            "000000000000".to_owned(),
-        );
+    fn controller_on(folder: &std::path::Path, host: &Arc<Noting>) -> Controller {
+        let (store, registry) = Store::open(folder).expect("opens");
+        let host = Arc::<Noting>::clone(host);
+        Controller::new(store, registry, host, "eu-west-1".to_owned(), "000000000000".to_owned())
+    }
+
+    async fn created(controller: &Controller) -> Entry {
         let request = serde_json::json!({
             "FunctionName": "f", "Topics": ["orders"],
             "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": ["k:1"] } },
@@ -389,7 +406,67 @@ mod tests {
             controller.create(serde_json::from_value(request).expect("request")).await.expect("new");
         let arn = created["EventSourceMappingArn"].as_str().expect("text").to_owned();
         let id = controller.by_arn(&arn).expect("there").mapping.id;
+        settled(controller, id).await;
+        controller.entry(id).expect("there")
+    }
+
+    async fn turns() {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn change(fields: Value) -> UpdateRequest {
+        serde_json::from_value(fields).expect("request")
+    }
+
+    #[actix::test]
+    async fn a_state_lasts_until_what_it_says_is_done() {
+        let folder = tempfile::tempdir().expect("folder");
+        let host = Arc::new(Noting::default());
+        let controller = controller_on(folder.path(), &host);
+        let id = created(&controller).await.mapping.id;
+        let state = |controller: &Controller| controller.get(id).expect("there")["State"].clone();
+        let steps = [
+            (serde_json::json!({"BatchSize": 7}), "Updating", "Enabled"),
+            (serde_json::json!({"Enabled": false}), "Disabling", "Disabled"),
+            (serde_json::json!({"Enabled": true}), "Enabling", "Enabled"),
+        ];
+        for (fields, under_way, done) in steps {
+            host.hold();
+            controller.update(id, change(fields)).await.expect("accepted");
+            turns().await;
+            assert_eq!(state(&controller), under_way);
+            let other = controller.update(id, change(serde_json::json!({"BatchSize": 9}))).await;
+            assert_eq!(other.expect_err("under way").kind, ErrorKind::ResourceInUse);
+            host.may_work.add_permits(Semaphore::MAX_PERMITS);
+            settled(&controller, id).await;
+            assert_eq!(state(&controller), done);
+        }
+        host.hold();
+        controller.update(id, change(serde_json::json!({"BatchSize": 8}))).await.expect("accepted");
+        // The node ends before the old run has drained.
+        host.may_work.close();
+        turns().await;
+        assert_eq!(state(&controller), "Updating");
+        drop(controller);
+        let next = Arc::new(Noting::default());
+        let controller = controller_on(folder.path(), &next);
+        assert_eq!(state(&controller), "Updating");
+        controller.resume();
         settled(&controller, id).await;
+        assert_eq!(state(&controller), "Enabled");
+        let ran: Vec<i64> =
+            next.ran.lock().iter().map(|mapping| i64::from(mapping.batch_records_max)).collect();
+        assert_eq!(ran, [8]);
+    }
+
+    #[actix::test]
+    async fn tags_that_choose_behaviour_reach_what_runs() {
+        let folder = tempfile::tempdir().expect("folder");
+        let host = Arc::new(Noting::default());
+        let controller = controller_on(folder.path(), &host);
+        let Mapping { arn, id, .. } = created(&controller).await.mapping;
         let tag = |tag: &str, value: &str| {
             controller.tag(&arn, BTreeMap::from([(tag.to_owned(), value.to_owned())])).expect("accepted");
         };
@@ -399,7 +476,7 @@ mod tests {
         controller.untag(&arn, &["lighterman:on-destination-failure".to_owned()]).expect("accepted");
         settled(&controller, id).await;
         controller.untag(&arn, &["team".to_owned()]).expect("accepted");
-        let ran: Vec<usize> = host.0.lock().iter().map(|mapping| mapping.tags.len()).collect();
+        let ran: Vec<usize> = host.ran.lock().iter().map(|mapping| mapping.tags.len()).collect();
         assert_eq!(ran, [0, 2, 1], "created, chosen, default again; other tags change nothing that runs");
         let reply =
             controller.tag(&arn, BTreeMap::from([("lighterman:on-failure".to_owned(), String::new())]));

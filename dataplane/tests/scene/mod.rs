@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -36,6 +36,8 @@ pub(crate) struct Memory {
     pub(crate) values: Mutex<Vec<String>>,
     /// What to answer the n-th invocation, from 0, instead of success; nothing of it is remembered then.
     pub(crate) script: Mutex<Option<Script>>,
+    /// Nothing is answered while it is set.
+    pub(crate) held: Arc<AtomicBool>,
     invocations: AtomicU32,
 }
 
@@ -65,8 +67,11 @@ impl FunctionPort for Memory {
                 base64::engine::general_purpose::STANDARD.decode(record["value"].as_str().expect("value"));
             self.values.lock().push(String::from_utf8(value.expect("base64")).expect("text"));
         }
-        let body = Bytes::from_static(b"null");
+        let (body, held) = (Bytes::from_static(b"null"), Arc::clone(&self.held));
         async move {
+            while held.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             Reply::Answer {
                 status: 200,
                 function_error: None,
