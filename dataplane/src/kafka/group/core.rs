@@ -10,7 +10,7 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 
-use super::effects::{Effect, Failure, Joined, Timing};
+use super::effects::{Effect, Failure, Identity, Joined, Timing};
 use super::lease;
 use crate::kafka::backoff::Backoff;
 
@@ -46,8 +46,6 @@ pub struct GroupCore {
     heartbeat_seq: u64,
     next_heartbeat: Moment,
     rejoin: bool,
-    /// What a Join under way claims and was lost since: whoever is to get it waits for us to let it go.
-    claimed_in_vain: BTreeSet<i32>,
     request_sent: Moment,
     backoff: Backoff,
     in_trouble: bool,
@@ -75,7 +73,6 @@ impl GroupCore {
             heartbeat_seq: 0,
             next_heartbeat: now,
             rejoin: false,
-            claimed_in_vain: BTreeSet::new(),
             request_sent: now,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             in_trouble: false,
@@ -144,10 +141,16 @@ impl GroupCore {
         out
     }
 
-    /// `JoinGroup` was answered.
-    pub fn joined(&mut self, now: Moment, answer: Result<Joined, Failure>, random: u64) -> Effects {
+    /// `JoinGroup` was answered, which was sent as `who`.
+    pub fn joined(
+        &mut self,
+        now: Moment,
+        who: &Identity,
+        answer: Result<Joined, Failure>,
+        random: u64,
+    ) -> Effects {
         let mut out = Effects::new();
-        if self.state != State::Joining {
+        if self.state != State::Joining || !self.is(who) {
             return out;
         }
         match answer {
@@ -174,10 +177,16 @@ impl GroupCore {
         out
     }
 
-    /// `SyncGroup` was answered.
-    pub fn synced(&mut self, now: Moment, answer: Result<Vec<i32>, Failure>, random: u64) -> Effects {
+    /// `SyncGroup` was answered, which was sent as `who`.
+    pub fn synced(
+        &mut self,
+        now: Moment,
+        who: &Identity,
+        answer: Result<Vec<i32>, Failure>,
+        random: u64,
+    ) -> Effects {
         let mut out = Effects::new();
-        if self.state != State::Syncing {
+        if self.state != State::Syncing || !self.is(who) {
             return out;
         }
         match answer {
@@ -281,6 +290,11 @@ impl GroupCore {
         out
     }
 
+    /// Whether `who` is who we are now: what is answered to whom we were says nothing of us.
+    fn is(&self, who: &Identity) -> bool {
+        who.member == self.member && who.generation == self.generation
+    }
+
     fn beats(&self) -> bool {
         matches!(self.state, State::Joining | State::Syncing | State::Stable) && self.generation >= 0
     }
@@ -300,7 +314,6 @@ impl GroupCore {
 
     fn take(&mut self, assigned: Vec<i32>, now: Moment, out: &mut Effects) {
         self.state = State::Stable;
-        self.rejoin |= !std::mem::take(&mut self.claimed_in_vain).is_empty();
         self.backoff.reset();
         self.assigned = assigned.into_iter().collect();
         self.settled = self.request_sent;

@@ -7,7 +7,7 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 use tokio::sync::mpsc;
 
-use super::effects::Effect;
+use super::effects::{Effect, Identity};
 use super::lease::OwnershipLease;
 use super::leave::leave_for_good;
 use super::member::{Event, MemberCore};
@@ -29,8 +29,8 @@ pub(super) enum Incoming {
     Assigned(Event, Option<usize>),
     /// How many partitions the topic has.
     TopicCounted(usize),
-    /// What is committed was not told to whoever we were in this generation.
-    CommittedRefused(i32, ResponseError),
+    /// What is committed was not told to whoever we were then.
+    CommittedRefused(Identity, ResponseError),
 }
 
 pub(super) struct Member {
@@ -110,9 +110,7 @@ impl Member {
                 let grown = self.counted.replace(partitions).is_some_and(|before| before != partitions);
                 if grown { self.core.topic_changed(now) } else { Vec::new() }
             }
-            Incoming::CommittedRefused(generation, code) => {
-                self.core.commit_refused(now, generation, code, random)
-            }
+            Incoming::CommittedRefused(who, code) => self.core.commit_refused(now, &who, code, random),
         };
         self.carry_out(effects);
     }
@@ -124,8 +122,8 @@ impl Member {
                 self.carry_out(effects);
             }
             Command::Quiesced => self.core.quiesced(),
-            Command::CommitRefused(generation, code) => {
-                let effects = self.core.commit_refused(clock::now(), generation, code, random());
+            Command::CommitRefused(who, code) => {
+                let effects = self.core.commit_refused(clock::now(), &who, code, random());
                 self.carry_out(effects);
             }
             Command::Committed(standing, partitions, reply) => {
@@ -135,7 +133,7 @@ impl Member {
                     let who = commit_as(&settings, &standing);
                     let answer = requests::committed(&lines, &settings, &who, &partitions).await;
                     if let Some(code) = answer.as_ref().err().and_then(KafkaError::code) {
-                        let _ = events.send(Incoming::CommittedRefused(who.generation, code)).await;
+                        let _ = events.send(Incoming::CommittedRefused(standing.identity(), code)).await;
                     }
                     let _ = reply.send(answer);
                 });

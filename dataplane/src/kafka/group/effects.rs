@@ -46,6 +46,15 @@ impl Timing {
     }
 }
 
+/// Who a request was sent as: what is answered to it is said to whom we were then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Member id; empty before we have one.
+    pub member: String,
+    /// Generation, or member epoch; −1 and 0 before we are in one.
+    pub generation: i32,
+}
+
 /// What the shell must do. Every request is answered by exactly one event, or by its transport error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {

@@ -8,7 +8,7 @@ use lighterman_proto::units::Moment;
 use super::consumer::core::ConsumerCore;
 use super::consumer::session::SessionBounds;
 use super::core::GroupCore;
-use super::effects::{Effect, Failure, GroupProtocol, Joined, Timing, Told};
+use super::effects::{Effect, Failure, GroupProtocol, Identity, Joined, Timing, Told};
 
 /// What happens to a member: the answers to what it asked for.
 #[derive(Debug)]
@@ -16,9 +16,9 @@ pub enum Event {
     /// The coordinator is known, and what its broker says of sessions.
     CoordinatorFound(Result<Option<SessionBounds>, String>),
     /// `JoinGroup` was answered.
-    Joined(Result<Joined, Failure>),
+    Joined(Identity, Result<Joined, Failure>),
     /// `SyncGroup` was answered.
-    Synced(Result<Vec<i32>, Failure>),
+    Synced(Identity, Result<Vec<i32>, Failure>),
     /// A heartbeat of the classic protocol was answered.
     HeartbeatAnswered(u64, Result<(), Failure>),
     /// A heartbeat of the consumer protocol was answered.
@@ -34,6 +34,13 @@ pub struct Standing {
     pub member: String,
     /// What is its own in it and not being drained.
     pub kept: BTreeSet<i32>,
+}
+
+impl Standing {
+    /// Who requests are sent as.
+    pub fn identity(&self) -> Identity {
+        Identity { member: self.member.clone(), generation: self.generation }
+    }
 }
 
 /// The member's state machine.
@@ -86,8 +93,8 @@ impl MemberCore {
             (Self::Classic(core), Event::CoordinatorFound(found)) => {
                 core.coordinator_found(now, found.map(|_| ()), random)
             }
-            (Self::Classic(core), Event::Joined(answer)) => core.joined(now, answer, random),
-            (Self::Classic(core), Event::Synced(answer)) => core.synced(now, answer, random),
+            (Self::Classic(core), Event::Joined(who, answer)) => core.joined(now, &who, answer, random),
+            (Self::Classic(core), Event::Synced(who, answer)) => core.synced(now, &who, answer, random),
             (Self::Classic(core), Event::HeartbeatAnswered(seq, answer)) => {
                 core.heartbeat_answered(now, seq, answer, random)
             }
@@ -101,17 +108,17 @@ impl MemberCore {
         }
     }
 
-    /// A commit that was sent under `generation`, or the question what is committed, was refused (H1).
+    /// A commit that was sent as `who`, or the question what is committed, was refused (H1).
     pub fn commit_refused(
         &mut self,
         now: Moment,
-        generation: i32,
+        who: &Identity,
         code: ResponseError,
         random: u64,
     ) -> Vec<Effect> {
         match self {
-            Self::Classic(core) => core.commit_refused(now, generation, code, random),
-            Self::Consumer(core) => core.commit_refused(now, generation, code, random),
+            Self::Classic(core) => core.commit_refused(now, who, code, random),
+            Self::Consumer(core) => core.commit_refused(now, who, code, random),
         }
     }
 

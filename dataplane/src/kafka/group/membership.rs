@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 use super::driver::Member;
-use super::effects::{GroupProtocol, Timing};
+use super::effects::{GroupProtocol, Identity, Timing};
 use super::lease::OwnershipLease;
 use super::member::Standing;
 use super::requests::{self, Lines};
@@ -91,7 +91,7 @@ pub(super) type CommittedReply = Result<BTreeMap<i32, Option<CommittedOffset>>, 
 pub(super) enum Command {
     Released(Vec<i32>),
     Quiesced,
-    CommitRefused(i32, ResponseError),
+    CommitRefused(Identity, ResponseError),
     Committed(Standing, Vec<i32>, oneshot::Sender<CommittedReply>),
     Leave(oneshot::Sender<()>),
 }
@@ -190,7 +190,8 @@ impl Membership {
     async fn send_commit(&self, who: CommitAs, offsets: Vec<CommitOffset>) -> Committed {
         let codes = requests::commit(&self.lines, &self.settings, &who, &offsets).await?;
         if let Some(code) = codes.values().flatten().next() {
-            self.say(Command::CommitRefused(who.generation, *code));
+            let sent_as = Identity { member: who.member, generation: who.generation };
+            self.say(Command::CommitRefused(sent_as, *code));
         }
         Ok(codes)
     }

@@ -17,7 +17,7 @@ use super::assignor::{self, Member, PROTOCOL};
 use super::consumer::requests as consumer;
 use super::consumer::session::SessionBounds;
 use super::driver::Incoming;
-use super::effects::{Effect, Failure, GroupProtocol, Joined};
+use super::effects::{Effect, Failure, GroupProtocol, Identity, Joined};
 use super::leave::leave;
 use super::member::Event;
 use super::membership::MembershipSettings;
@@ -136,13 +136,17 @@ pub(super) async fn perform(
     let event = match effect {
         Effect::FindCoordinator => Event::CoordinatorFound(find(lines, settings).await),
         Effect::Join { member, generation, owned } => {
-            Event::Joined(join(lines, settings, member, generation, &owned).await)
+            let who = Identity { member, generation };
+            let answer = join(lines, settings, &who, &owned).await;
+            Event::Joined(who, answer)
         }
         Effect::AssignAndSync { member, generation, members } => {
-            return Some(assign_and_sync(lines, settings, &member, generation, &members).await);
+            return Some(assign_and_sync(lines, settings, Identity { member, generation }, &members).await);
         }
         Effect::Sync { member, generation } => {
-            Event::Synced(sync(lines, settings, &member, generation, Vec::new()).await)
+            let who = Identity { member, generation };
+            let answer = sync(lines, settings, &who, Vec::new()).await;
+            Event::Synced(who, answer)
         }
         Effect::Heartbeat { member, generation, seq } => {
             Event::HeartbeatAnswered(seq, heartbeat(lines, settings, &member, generation).await)
@@ -169,32 +173,30 @@ async fn find(lines: &Lines, settings: &MembershipSettings) -> Result<Option<Ses
 async fn assign_and_sync(
     lines: &Lines,
     settings: &MembershipSettings,
-    member: &str,
-    generation: i32,
+    who: Identity,
     members: &[(String, Bytes)],
 ) -> Incoming {
     let (shares, counts) = match shares(lines, members).await {
         Ok(shared) => shared,
         Err(error) => {
             let failure = Failure::Transport(error.to_string());
-            return Incoming::Answer(Event::Synced(Err(failure)));
+            return Incoming::Answer(Event::Synced(who, Err(failure)));
         }
     };
     let counted = counts.get(&settings.topic).map(|count| *count as usize);
-    let event = Event::Synced(sync(lines, settings, member, generation, shares).await);
-    Incoming::Assigned(event, counted)
+    let answer = sync(lines, settings, &who, shares).await;
+    Incoming::Assigned(Event::Synced(who, answer), counted)
 }
 
 async fn join(
     lines: &Lines,
     settings: &MembershipSettings,
-    member: String,
-    generation: i32,
+    who: &Identity,
     owned: &[i32],
 ) -> Result<Joined, Failure> {
     let timing = settings.timing;
     let build = |_| {
-        let metadata = wire::subscription(&settings.topic, owned, generation);
+        let metadata = wire::subscription(&settings.topic, owned, who.generation);
         let protocol = JoinGroupRequestProtocol::default()
             .with_name(StrBytes::from_static_str(PROTOCOL))
             .with_metadata(metadata);
@@ -202,7 +204,7 @@ async fn join(
             .with_group_id(group_id(settings))
             .with_session_timeout_ms(timing.session_timeout.as_millis() as i32)
             .with_rebalance_timeout_ms(timing.rebalance_timeout.as_millis() as i32)
-            .with_member_id(text(&member))
+            .with_member_id(text(&who.member))
             .with_protocol_type(StrBytes::from_static_str("consumer"))
             .with_protocols(vec![protocol])
     };
@@ -270,8 +272,7 @@ async fn shares(
 async fn sync(
     lines: &Lines,
     settings: &MembershipSettings,
-    member: &str,
-    generation: i32,
+    who: &Identity,
     shares: Vec<(String, Bytes)>,
 ) -> Result<Vec<i32>, Failure> {
     let build = |_| {
@@ -285,8 +286,8 @@ async fn sync(
             .collect();
         SyncGroupRequest::default()
             .with_group_id(group_id(settings))
-            .with_generation_id(generation)
-            .with_member_id(text(member))
+            .with_generation_id(who.generation)
+            .with_member_id(text(&who.member))
             .with_assignments(assignments)
     };
     let deadline = settings.timing.rebalance_timeout + REQUEST_DEADLINE;

@@ -12,7 +12,7 @@ use super::lines::{DEADLINE, Line, LinePurpose};
 use super::{Inside, Mailbox, Node};
 use crate::consumer::member::commits::outcome_of;
 use crate::history::Event as Happened;
-use crate::kafka::group::Standing;
+use crate::kafka::group::effects::Identity;
 use crate::offsets::committer::{CommitOutcome, CommitterCore, Frontier, offsets_of};
 use crate::offsets::read_back::differing;
 
@@ -71,13 +71,13 @@ impl Node {
                 outside.record(Happened::Accounted { partition, first, end, outcome, leader_epoch });
             }
         }
-        let Some(Standing { generation, member, .. }) = self.group.core.standing() else {
-            return self.commits_answered(outside, -1, None);
+        let Some(who) = self.group.core.standing().map(|standing| standing.identity()) else {
+            return self.commits_answered(outside, &Identity::default(), None);
         };
         let partitions_at_activation = self.member.activated;
         let commits = offsets_of(frontiers, partitions_at_activation);
-        let request = Request::Commit { member, generation, commits };
-        self.on_line(outside, Line::Commit, LinePurpose::Commits { generation }, request, DEADLINE);
+        let request = Request::Commit { member: who.member.clone(), generation: who.generation, commits };
+        self.on_line(outside, Line::Commit, LinePurpose::Commits { who }, request, DEADLINE);
     }
 
     fn read_back(&mut self, outside: &mut Outside) {
@@ -101,17 +101,17 @@ impl Node {
         }
     }
 
-    pub(super) fn commits_answered(&mut self, outside: &mut Outside, generation: i32, reply: Option<Reply>) {
+    pub(super) fn commits_answered(&mut self, outside: &mut Outside, who: &Identity, reply: Option<Reply>) {
         let codes = if let Some(Reply::Commit(codes)) = reply { Some(codes) } else { None };
         if let Some(code) = codes.iter().flat_map(BTreeMap::values).flatten().next().copied() {
             self.refused(code);
-            self.group_step(outside, |core, now, random| core.commit_refused(now, generation, code, random));
+            self.group_step(outside, |core, now, random| core.commit_refused(now, who, code, random));
         }
         let outcome = |code: Option<Code>| outcome_of(code);
         let outcome_of = |partition: i32| match &codes {
             Some(codes) => codes.get(&partition).map_or(CommitOutcome::Again, |code| outcome(*code)),
             // Nothing was sent by who is in no generation.
-            None if generation < 0 => CommitOutcome::Again,
+            None if who.member.is_empty() => CommitOutcome::Again,
             None => CommitOutcome::Unknown,
         };
         let done = self.committer.core.answered(outside.now, outcome_of);

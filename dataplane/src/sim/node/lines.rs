@@ -9,7 +9,7 @@ use lighterman_proto::ids::Offset;
 use super::super::cluster::{Reply, Request};
 use super::super::outside::Outside;
 use super::Node;
-use crate::kafka::group::effects::Effect;
+use crate::kafka::group::effects::{Effect, Identity};
 use crate::offsets::committer::Frontier;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -24,13 +24,13 @@ pub(super) enum Line {
 /// What a request on a line is for.
 #[derive(Debug)]
 pub(super) enum LinePurpose {
-    Join,
-    Sync,
+    Join(Identity),
+    Sync(Identity),
     Heartbeat(u64),
     Beat(u64),
     Leave,
-    Commits { generation: i32 },
-    StartCommit { resolve: u64, generation: i32 },
+    Commits { who: Identity },
+    StartCommit { resolve: u64, who: Identity },
     Committed { resolve: u64 },
     ReadBack { frontiers: Vec<Frontier> },
 }
@@ -142,15 +142,13 @@ impl Node {
             self.group.coordinator = None;
         }
         match purpose {
-            LinePurpose::Join => self.joined(outside, reply),
-            LinePurpose::Sync => self.synced(outside, reply),
+            LinePurpose::Join(who) => self.joined(outside, who, reply),
+            LinePurpose::Sync(who) => self.synced(outside, who, reply),
             LinePurpose::Heartbeat(seq) => self.heartbeat_answered(outside, seq, reply),
             LinePurpose::Beat(seq) => self.told(outside, seq, reply),
             LinePurpose::Leave => self.has_left(),
-            LinePurpose::Commits { generation } => self.commits_answered(outside, generation, reply),
-            LinePurpose::StartCommit { resolve, generation } => {
-                self.start_committed(outside, resolve, generation, reply);
-            }
+            LinePurpose::Commits { who } => self.commits_answered(outside, &who, reply),
+            LinePurpose::StartCommit { resolve, who } => self.start_committed(outside, resolve, &who, reply),
             LinePurpose::ReadBack { frontiers } => self.has_read_back(outside, frontiers, reply),
             LinePurpose::Committed { resolve } => self.resolve_committed(outside, resolve, reply),
         }

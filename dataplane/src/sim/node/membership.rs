@@ -15,7 +15,7 @@ use super::{Inside, Mailbox, Node, State};
 use crate::history::{Event as Happened, Invariant};
 use crate::kafka::group::assignor::{self, Member};
 use crate::kafka::group::consumer::session::SessionBounds;
-use crate::kafka::group::effects::{Effect, Failure, Joined, Timing};
+use crate::kafka::group::effects::{Effect, Failure, Identity, Joined, Timing};
 use crate::kafka::group::lease::margin;
 use crate::kafka::group::member::{Event as Answer, MemberCore};
 use crate::kafka::group::{GroupEvent, OwnershipLease, wire};
@@ -155,16 +155,18 @@ impl Node {
             Effect::Join { member, generation, owned } => {
                 let subscription = wire::subscription(&outside.topic, &owned, generation);
                 let (session, rebalance) = (timing.session_timeout, timing.rebalance_timeout);
+                let who = Identity { member: member.clone(), generation };
                 let request = Request::Join { member, session, rebalance, subscription };
-                self.on_line(outside, Line::Join, LinePurpose::Join, request, blocks_for);
+                self.on_line(outside, Line::Join, LinePurpose::Join(who), request, blocks_for);
             }
             Effect::AssignAndSync { .. } => {
                 let broker = outside.random.below(2) as usize;
                 self.ask(outside, broker, Request::Metadata, Purpose::Shares { effect: Box::new(effect) });
             }
             Effect::Sync { member, generation } => {
+                let who = Identity { member: member.clone(), generation };
                 let request = Request::Sync { member, generation, shares: Vec::new() };
-                self.on_line(outside, Line::Join, LinePurpose::Sync, request, blocks_for);
+                self.on_line(outside, Line::Join, LinePurpose::Sync(who), request, blocks_for);
             }
             Effect::Heartbeat { member, generation, seq } => {
                 let request = Request::Heartbeat { member, generation };
@@ -183,9 +185,11 @@ impl Node {
     /// We lead: everybody's share.
     pub(super) fn share_out(&mut self, outside: &mut Outside, effect: Effect, reply: Option<Reply>) {
         let Effect::AssignAndSync { member, generation, members } = effect else { return };
+        let who = Identity { member: member.clone(), generation };
         let Some(Reply::Topic(view)) = reply else {
+            let failure = Err(Failure::Transport("metadata".to_owned()));
             self.group_step(outside, |core, now, random| {
-                core.take(now, Answer::Synced(Err(Failure::Transport("metadata".to_owned()))), random)
+                core.take(now, Answer::Synced(who, failure), random)
             });
             return;
         };
@@ -202,7 +206,7 @@ impl Node {
             .collect();
         let request = Request::Sync { member, generation, shares };
         let deadline = self.group.timing.rebalance_timeout + DEADLINE;
-        self.on_line(outside, Line::Join, LinePurpose::Sync, request, deadline);
+        self.on_line(outside, Line::Join, LinePurpose::Sync(who), request, deadline);
     }
 
     pub(super) fn coordinator_found(&mut self, outside: &mut Outside, reply: Option<Reply>) {
@@ -217,7 +221,7 @@ impl Node {
         self.group_step(outside, |core, now, random| core.take(now, Answer::CoordinatorFound(found), random));
     }
 
-    pub(super) fn joined(&mut self, outside: &mut Outside, reply: Option<Reply>) {
+    pub(super) fn joined(&mut self, outside: &mut Outside, who: Identity, reply: Option<Reply>) {
         let answer = match reply {
             Some(Reply::Joined(answer)) => match answer.code {
                 None => Ok(Joined {
@@ -231,10 +235,10 @@ impl Node {
             },
             _ => Err(Failure::Transport("no answer".to_owned())),
         };
-        self.group_step(outside, |core, now, random| core.take(now, Answer::Joined(answer), random));
+        self.group_step(outside, |core, now, random| core.take(now, Answer::Joined(who, answer), random));
     }
 
-    pub(super) fn synced(&mut self, outside: &mut Outside, reply: Option<Reply>) {
+    pub(super) fn synced(&mut self, outside: &mut Outside, who: Identity, reply: Option<Reply>) {
         let answer = match reply {
             Some(Reply::Synced(Ok(share))) => {
                 wire::read_assignment(&outside.topic, &share).map_err(Failure::Transport)
@@ -242,7 +246,7 @@ impl Node {
             Some(Reply::Synced(Err(code))) => Err(self.refused(code)),
             _ => Err(Failure::Transport("no answer".to_owned())),
         };
-        self.group_step(outside, |core, now, random| core.take(now, Answer::Synced(answer), random));
+        self.group_step(outside, |core, now, random| core.take(now, Answer::Synced(who, answer), random));
     }
 
     pub(super) fn heartbeat_answered(&mut self, outside: &mut Outside, seq: u64, reply: Option<Reply>) {

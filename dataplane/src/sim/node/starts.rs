@@ -11,7 +11,7 @@ use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
 use super::{Inside, Mailbox, Node};
 use crate::consumer::member::starts::known_of;
 use crate::consumer::messages::Position;
-use crate::kafka::group::Standing;
+use crate::kafka::group::effects::Identity;
 use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
 use crate::offsets::start::{self, StartPlan};
 
@@ -173,24 +173,18 @@ impl Node {
         let under = state.generation;
         let standing = self.group.core.standing();
         let standing = standing.filter(|now| start::still_holds(under, now.generation));
-        let Some(Standing { generation, member, .. }) = standing else {
+        let Some(who) = standing.map(|standing| standing.identity()) else {
             return self.resolve_failed(outside, resolve);
         };
-        let request = Request::Commit { member, generation, commits };
-        self.on_line(
-            outside,
-            Line::Commit,
-            LinePurpose::StartCommit { resolve, generation },
-            request,
-            DEADLINE,
-        );
+        let request = Request::Commit { member: who.member.clone(), generation: who.generation, commits };
+        self.on_line(outside, Line::Commit, LinePurpose::StartCommit { resolve, who }, request, DEADLINE);
     }
 
     pub(super) fn start_committed(
         &mut self,
         outside: &mut Outside,
         resolve: u64,
-        generation: i32,
+        who: &Identity,
         reply: Option<Reply>,
     ) {
         match reply {
@@ -198,9 +192,7 @@ impl Node {
                 None => self.resolve_step(outside, resolve),
                 Some(code) => {
                     self.refused(code);
-                    self.group_step(outside, |core, now, random| {
-                        core.commit_refused(now, generation, code, random)
-                    });
+                    self.group_step(outside, |core, now, random| core.commit_refused(now, who, code, random));
                     self.resolve_failed(outside, resolve);
                 }
             },

@@ -6,27 +6,31 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 
 use super::{Effects, GroupCore, State};
-use crate::kafka::group::effects::{Effect, FATAL_RETRY, Failure, is_fencing, is_for_a_person, text_for};
+use crate::kafka::group::effects::{
+    Effect, FATAL_RETRY, Failure, Identity, is_fencing, is_for_a_person, text_for,
+};
 use crate::kafka::group::lease::margin;
 
 impl GroupCore {
-    /// A commit that was sent under `generation`, or the question what is committed, was refused. Of an earlier one it says
-    /// nothing: the next is in force already.
+    /// A commit that was sent as `who`, or the question what is committed, was refused. Of an earlier generation it says nothing:
+    /// the next is in force already, and a coordinator that has lost the group may be who answers late. If there is something to it, a heartbeat tells.
     pub fn commit_refused(
         &mut self,
         now: Moment,
-        generation: i32,
+        who: &Identity,
         code: ResponseError,
         random: u64,
     ) -> Effects {
         let mut out = Effects::new();
-        let expels = Failure::Code(code).expels();
-        if self.state == State::Stable && (expels || generation == self.generation) {
-            match code {
-                ResponseError::RebalanceInProgress => self.join(now, &mut out),
-                code if is_fencing(code) => self.failed(Failure::Code(code), now, random, &mut out),
-                _ => {}
-            }
+        if self.state != State::Stable || who.member != self.member {
+            return out;
+        }
+        let is_ours = self.is(who);
+        match code {
+            code if is_ours && is_fencing(code) => self.failed(Failure::Code(code), now, random, &mut out),
+            ResponseError::RebalanceInProgress if is_ours => self.join(now, &mut out),
+            code if Failure::Code(code).expels() => self.next_heartbeat = now,
+            _ => {}
         }
         out
     }
@@ -81,9 +85,6 @@ impl GroupCore {
         self.lease_until = Moment::default();
         out.push(Effect::EndLease);
         if !partitions.is_empty() {
-            if matches!(self.state, State::Joining | State::Syncing) {
-                self.claimed_in_vain.extend(&partitions);
-            }
             self.hold_until = mutant!("rejoins-over-running-invocations", Some(session_ends), None);
             out.push(Effect::Lost { partitions, reason: reason.to_owned() });
         }

@@ -19,14 +19,24 @@ fn stable(partitions: &[i32]) -> GroupCore {
     core
 }
 
+fn who(member: &str, generation: i32) -> Identity {
+    Identity { member: member.to_owned(), generation }
+}
+
+/// Who it is now.
+fn itself(core: &GroupCore) -> Identity {
+    who(&core.member, core.generation)
+}
+
 fn join(core: &mut GroupCore, second: u64, generation: i32, partitions: &[i32]) -> Vec<Effect> {
     if core.state == State::Out {
         assert_eq!(core.tick(at(second), 0), [Effect::FindCoordinator]);
         core.coordinator_found(at(second), Ok(()), 0);
     }
     let joined = Joined { generation, member: "me".into(), leader: "you".into(), members: vec![] };
-    core.joined(at(second), Ok(joined), 0);
-    core.synced(at(second), Ok(partitions.to_vec()), 0)
+    let sent_as = itself(core);
+    core.joined(at(second), &sent_as, Ok(joined), 0);
+    core.synced(at(second), &who("me", generation), Ok(partitions.to_vec()), 0)
 }
 
 fn beat(core: &mut GroupCore, second: u64) -> u64 {
@@ -65,7 +75,7 @@ fn h1_a_fencing_code_on_any_request_loses_everything_at_once() {
         let seq = beat(&mut by_heartbeat, 103);
         assert_eq!(lost(&by_heartbeat.heartbeat_answered(at(103), seq, Err(Failure::Code(code)), 0)), [0, 1]);
         let mut by_commit = stable(&[0, 1]);
-        assert_eq!(lost(&by_commit.commit_refused(at(103), 1, code, 0)), [0, 1]);
+        assert_eq!(lost(&by_commit.commit_refused(at(103), &who("me", 1), code, 0)), [0, 1]);
     }
 }
 
@@ -74,11 +84,53 @@ fn h1_a_fencing_code_on_any_request_loses_everything_at_once() {
 fn drn_1_a_refusal_of_the_generation_before_takes_nothing_away() {
     let mut core = stable(&[0, 1]);
     join_again(&mut core, 104, 2, &[0, 1]);
-    assert!(core.commit_refused(at(105), 1, ResponseError::IllegalGeneration, 0).is_empty());
-    assert_eq!(lost(&core.commit_refused(at(105), 2, ResponseError::IllegalGeneration, 0)), [0, 1]);
-    let mut expelled = stable(&[0, 1]);
-    join_again(&mut expelled, 104, 2, &[0, 1]);
-    assert_eq!(lost(&expelled.commit_refused(at(105), 1, ResponseError::UnknownMemberId, 0)), [0, 1]);
+    assert!(core.commit_refused(at(105), &who("me", 1), ResponseError::IllegalGeneration, 0).is_empty());
+    assert_eq!(
+        lost(&core.commit_refused(at(105), &who("me", 2), ResponseError::IllegalGeneration, 0)),
+        [0, 1]
+    );
+    let mut core = stable(&[0, 1]);
+    join_again(&mut core, 104, 2, &[0, 1]);
+    assert!(core.commit_refused(at(105), &who("me", 1), ResponseError::UnknownMemberId, 0).is_empty());
+    let seq = beat(&mut core, 105);
+    let unknown = Err(Failure::Code(ResponseError::UnknownMemberId));
+    assert_eq!(lost(&core.heartbeat_answered(at(105), seq, unknown, 0)), [0, 1], "asked after at once");
+}
+
+/// It was expelled, came back under another id, and a commit of before is answered only now.
+#[test]
+fn drn_1_a_refusal_of_the_member_that_we_were_takes_nothing_away() {
+    for code in
+        [ResponseError::IllegalGeneration, ResponseError::UnknownMemberId, ResponseError::RebalanceInProgress]
+    {
+        let mut core = stable(&[0, 1]);
+        // The group began anew, and counts its generations from 1.
+        assert!(core.commit_refused(at(101), &who("before", 1), code, 0).is_empty());
+        assert!(core.tick(at(101), 0).is_empty(), "nothing to ask after");
+        assert_eq!(core.kept(), BTreeSet::from([0, 1]));
+    }
+}
+
+/// A join waits for a join that was given up, and that one is answered first.
+#[test]
+fn h7_an_answer_to_a_join_that_was_given_up_is_not_the_answer_to_the_next() {
+    let mut core = stable(&[0, 1]);
+    let seq = beat(&mut core, 103);
+    core.heartbeat_answered(at(103), seq, Err(Failure::Code(ResponseError::RebalanceInProgress)), 0);
+    let seq = beat(&mut core, 106);
+    let unknown = Err(Failure::Code(ResponseError::UnknownMemberId));
+    assert_eq!(lost(&core.heartbeat_answered(at(106), seq, unknown, 0)), [0, 1]);
+    core.quiesced();
+    core.tick(at(107), 0);
+    let effects = core.coordinator_found(at(107), Ok(()), 0);
+    assert_eq!(effects, [Effect::Join { member: String::new(), generation: -1, owned: vec![] }]);
+    let late = core.joined(at(108), &who("me", 1), Err(Failure::Code(ResponseError::UnknownMemberId)), 0);
+    assert!(late.is_empty(), "{late:?}");
+    assert!(!join(&mut core, 109, 3, &[0]).is_empty(), "it waits for its own");
+    let mut core = stable(&[0]);
+    join_again(&mut core, 104, 2, &[0]);
+    core.state = State::Syncing;
+    assert!(core.synced(at(105), &who("me", 1), Ok(vec![0, 1, 2]), 0).is_empty());
 }
 
 #[test]
@@ -109,10 +161,10 @@ fn join_again(core: &mut GroupCore, second: u64, generation: i32, partitions: &[
 #[test]
 fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
     let mut core = stable(&[0]);
-    core.commit_refused(at(103), 1, ResponseError::UnknownMemberId, 0);
+    core.commit_refused(at(103), &who("me", 1), ResponseError::UnknownMemberId, 0);
     assert!(core.tick(at(104), 0).is_empty());
     let mut other = stable(&[0]);
-    other.commit_refused(at(103), 1, ResponseError::UnknownMemberId, 0);
+    other.commit_refused(at(103), &who("me", 1), ResponseError::UnknownMemberId, 0);
     other.quiesced();
     assert_eq!(other.tick(at(104), 0), [Effect::FindCoordinator]);
     assert_eq!(core.tick(at(111), 0), [Effect::FindCoordinator], "the session must have expired by now");
@@ -120,17 +172,19 @@ fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
 
 /// The leader withholds from others what a Join claimed, until its member joins without it.
 #[test]
-fn liv_1_what_a_join_claimed_and_was_lost_since_is_let_go_by_another_join() {
+fn liv_1_what_a_join_claimed_and_was_lost_since_is_let_go_by_the_next() {
     let mut core = stable(&[0, 1]);
     let seq = beat(&mut core, 103);
     let rebalance = Err(Failure::Code(ResponseError::RebalanceInProgress));
     core.heartbeat_answered(at(103), seq, rebalance, 0);
     assert_eq!(lost(&core.tick(at(112), 0)), [0, 1], "the join is not answered");
     core.quiesced();
-    join(&mut core, 113, 2, &[0]);
-    assert!(matches!(core.tick(at(113), 0).last(), Some(Effect::Join { owned, .. }) if *owned == [0]));
-    join(&mut core, 113, 3, &[0, 1]);
-    assert!(!core.tick(at(113), 0).iter().any(|effect| matches!(effect, Effect::Join { .. })), "once");
+    core.tick(at(113), 0);
+    let effects = core.coordinator_found(at(113), Ok(()), 0);
+    assert_eq!(effects, [Effect::Join { member: "me".into(), generation: -1, owned: vec![] }]);
+    let joined = Joined { generation: 2, member: "me".into(), leader: "you".into(), members: vec![] };
+    assert!(core.joined(at(113), &who("me", 1), Ok(joined), 0).is_empty(), "not by the one that claimed");
+    assert!(!join(&mut core, 114, 3, &[0, 1]).is_empty());
 }
 
 #[test]
@@ -204,7 +258,8 @@ fn a_group_of_another_protocol_is_told_in_words() {
     let mut core = core();
     core.tick(at(100), 0);
     core.coordinator_found(at(100), Ok(()), 0);
-    let effects = core.joined(at(100), Err(Failure::Code(ResponseError::InconsistentGroupProtocol)), 0);
+    let effects =
+        core.joined(at(100), &who("", -1), Err(Failure::Code(ResponseError::InconsistentGroupProtocol)), 0);
     assert!(matches!(&effects[..], [Effect::Trouble(text)] if text.contains("cooperative-sticky")));
     assert!(core.tick(at(110), 0).is_empty());
     assert_eq!(core.tick(at(115), 0), [Effect::FindCoordinator]);

@@ -6,15 +6,21 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 
 use super::{ConsumerCore, Effects, State};
-use crate::kafka::group::effects::{Effect, FATAL_RETRY, Failure, Share, is_fencing};
+use crate::kafka::group::effects::{Effect, FATAL_RETRY, Failure, Identity, Share, is_fencing};
 use crate::kafka::group::lease::margin;
 
 impl ConsumerCore {
-    /// A commit that was sent under `epoch`, or the question what is committed, was refused. Of an earlier one it says nothing: the
+    /// A commit that was sent as `who`, or the question what is committed, was refused. Of an earlier epoch it says nothing: the
     /// next is in force already.
-    pub fn commit_refused(&mut self, now: Moment, epoch: i32, code: ResponseError, random: u64) -> Effects {
+    pub fn commit_refused(
+        &mut self,
+        now: Moment,
+        who: &Identity,
+        code: ResponseError,
+        random: u64,
+    ) -> Effects {
         let mut out = Effects::new();
-        if self.state != State::In || epoch != self.epoch {
+        if self.state != State::In || who.generation != self.epoch || who.member != self.member {
             return out;
         }
         match code {

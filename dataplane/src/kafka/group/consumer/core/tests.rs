@@ -4,6 +4,7 @@ use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
 use super::*;
+use crate::kafka::group::effects::Identity;
 
 mod model;
 
@@ -64,6 +65,10 @@ fn stable(epoch: i32, partitions: &[i32]) -> ConsumerCore {
 
 fn say(core: &mut ConsumerCore, second: u64) -> Beat {
     beat_in(&core.tick(at(second))).expect("a heartbeat is due")
+}
+
+fn who(generation: i32) -> Identity {
+    Identity { member: "me".to_owned(), generation }
 }
 
 fn refuse(core: &mut ConsumerCore, second: u64, code: ResponseError) -> Vec<Effect> {
@@ -130,8 +135,26 @@ fn h1_a_fencing_code_loses_everything_at_once_and_it_joins_anew_with_the_same_id
         let beat = come_in(&mut core, 104);
         assert_eq!((beat.member.as_str(), beat.epoch, beat.owned), ("me", 0, Some(Share::default())));
         let mut by_commit = stable(4, &[0, 1]);
-        assert_eq!(lost(&by_commit.commit_refused(at(103), 4, code, 0)), [0, 1]);
-        assert!(stable(4, &[0]).commit_refused(at(103), 3, code, 0).is_empty(), "of the epoch before");
+        assert_eq!(lost(&by_commit.commit_refused(at(103), &who(4), code, 0)), [0, 1]);
+        assert!(stable(4, &[0]).commit_refused(at(103), &who(3), code, 0).is_empty(), "of the epoch before");
+    }
+}
+
+#[test]
+fn drn_1_a_refusal_of_the_member_that_we_were_takes_nothing_away() {
+    for code in [
+        ResponseError::FencedMemberEpoch,
+        ResponseError::UnknownMemberId,
+        ResponseError::StaleMemberEpoch,
+        ResponseError::IllegalGeneration,
+    ] {
+        for (member, generation) in [("before", 4), ("me", 3), ("me", 5)] {
+            let mut core = stable(4, &[0]);
+            let sent_as = Identity { member: member.to_owned(), generation };
+            assert!(core.commit_refused(at(101), &sent_as, code, 0).is_empty());
+            assert!(core.tick(at(101)).is_empty(), "nothing to ask after");
+            assert_eq!(core.kept(), BTreeSet::from([0]));
+        }
     }
 }
 
@@ -139,7 +162,7 @@ fn h1_a_fencing_code_loses_everything_at_once_and_it_joins_anew_with_the_same_id
 fn a_stale_epoch_on_a_commit_takes_nothing_away_and_is_asked_after_at_once() {
     let mut core = stable(4, &[0]);
     let stale = ResponseError::StaleMemberEpoch;
-    assert!(core.commit_refused(at(101), 4, stale, 0).is_empty());
+    assert!(core.commit_refused(at(101), &who(4), stale, 0).is_empty());
     let beat = say(&mut core, 101);
     assert_eq!((beat.epoch, beat.everything, beat.owned), (4, true, Some(share(&[0]))));
     let effects = core.heartbeat_answered(at(101), beat.seq, Ok(told(5, Some(&[0]))), 0);
@@ -191,7 +214,7 @@ fn h3_a_revoked_partition_is_named_until_it_is_drained_and_the_others_flow() {
 #[test]
 fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
     let mut core = stable(1, &[0]);
-    core.commit_refused(at(103), 1, ResponseError::UnknownMemberId, 0);
+    core.commit_refused(at(103), &who(1), ResponseError::UnknownMemberId, 0);
     assert!(core.tick(at(104)).is_empty());
     assert!(core.tick(at(162)).is_empty(), "the longest session may still run");
     assert_eq!(core.tick(at(176)), [Effect::FindCoordinator]);
@@ -203,7 +226,7 @@ fn h7_one_heartbeat_at_a_time_and_old_answers_do_not_count() {
     let beat = say(&mut core, 103);
     assert!(core.tick(at(104)).is_empty(), "one is outstanding");
     assert!(core.heartbeat_answered(at(104), beat.seq + 1, Ok(told(9, Some(&[]))), 0).is_empty());
-    core.commit_refused(at(104), 1, ResponseError::UnknownMemberId, 0);
+    core.commit_refused(at(104), &who(1), ResponseError::UnknownMemberId, 0);
     let late = core.heartbeat_answered(at(104), beat.seq, Ok(told(1, Some(&[0]))), 0);
     assert!(late.is_empty(), "it was sent by who we were: {late:?}");
 }
