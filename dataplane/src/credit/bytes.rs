@@ -17,6 +17,8 @@ struct Ledger {
     leased: usize,
     overdrafts_out: [bool; 3],
     waiters: VecDeque<Waiter>,
+    /// How many of them can take each overdraft.
+    takers: [usize; 3],
 }
 
 struct Waiter {
@@ -38,6 +40,8 @@ pub enum Overdraft {
     Letter,
 }
 
+const OVERDRAFTS: [Overdraft; 3] = [Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
+
 /// The right to hold some bytes; dropping it gives them back.
 #[must_use = "a lease that is dropped lends nothing"]
 pub struct Lease {
@@ -49,7 +53,8 @@ pub struct Lease {
 impl ByteBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        let ledger = Ledger { limit, leased: 0, overdrafts_out: [false; 3], waiters: VecDeque::new() };
+        let ledger =
+            Ledger { limit, leased: 0, overdrafts_out: [false; 3], waiters: VecDeque::new(), takers: [0; 3] };
         Self { shared: Arc::new(Mutex::new(ledger)) }
     }
 
@@ -118,10 +123,11 @@ impl ByteBudget {
                     return self.lend_over(&mut ledger, bytes, purpose);
                 }
                 let (grant, granted) = oneshot::channel();
-                ledger.waiters.push_back(Waiter { bytes, purpose, grant });
-                Place { budget: self, granted }
+                ledger.join_line(Waiter { bytes, purpose, grant });
+                Place { budget: self, granted, served: false }
             };
             if let Ok(lease) = (&mut place.granted).await {
+                place.served = true;
                 return lease;
             }
         }
@@ -175,12 +181,16 @@ impl ByteBudget {
 struct Place<'a> {
     budget: &'a ByteBudget,
     granted: oneshot::Receiver<Lease>,
+    served: bool,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.granted.close();
-        self.budget.serve();
+        if !self.served {
+            self.granted.close();
+            self.budget.shared.lock().forget_those_who_left();
+            self.budget.serve();
+        }
     }
 }
 
@@ -190,18 +200,49 @@ impl Ledger {
         mutant!("budget-without-limit", self.leased + bytes <= self.limit, true) || self.leased == 0
     }
 
+    fn join_line(&mut self, waiter: Waiter) {
+        if let Some(purpose) = waiter.purpose {
+            self.takers[purpose as usize] += 1;
+        }
+        self.waiters.push_back(waiter);
+    }
+
+    fn leave_line(&mut self, at: usize) -> Option<Waiter> {
+        let waiter = self.waiters.remove(at)?;
+        if let Some(purpose) = waiter.purpose {
+            self.takers[purpose as usize] -= 1;
+        }
+        Some(waiter)
+    }
+
+    fn forget_those_who_left(&mut self) {
+        let takers = &mut self.takers;
+        self.waiters.retain(|waiter| {
+            let left = waiter.grant.is_closed();
+            if let Some(purpose) = waiter.purpose.filter(|_| left) {
+                takers[purpose as usize] -= 1;
+            }
+            !left
+        });
+    }
+
     /// Who is served next, and whether over the limit.
     fn next_served(&mut self) -> Option<(Waiter, Option<Overdraft>)> {
         while self.waiters.front().is_some_and(|waiter| waiter.grant.is_closed()) {
-            self.waiters.pop_front();
+            self.leave_line(0);
         }
         if self.waiters.front().is_some_and(|waiter| self.has_room(waiter.bytes)) {
-            return Some((self.waiters.pop_front()?, None));
+            return Some((self.leave_line(0)?, None));
         }
-        let free = |waiter: &Waiter| waiter.purpose.filter(|purpose| !self.overdrafts_out[*purpose as usize]);
+        // The line is long just when every release matters: it is not searched for who is not in it.
+        let is_free = |purpose: Overdraft| !self.overdrafts_out[purpose as usize];
+        if !OVERDRAFTS.iter().any(|purpose| is_free(*purpose) && self.takers[*purpose as usize] > 0) {
+            return None;
+        }
         let mut line = self.waiters.iter().enumerate().filter(|(_, waiter)| !waiter.grant.is_closed());
-        let (at, purpose) = line.find_map(|(at, waiter)| Some((at, free(waiter)?)))?;
-        Some((self.waiters.remove(at)?, Some(purpose)))
+        let taker = |waiter: &Waiter| waiter.purpose.filter(|purpose| is_free(*purpose));
+        let (at, purpose) = line.find_map(|(at, waiter)| Some((at, taker(waiter)?)))?;
+        Some((self.leave_line(at)?, Some(purpose)))
     }
 }
 
@@ -333,7 +374,80 @@ mod tests {
         assert!(!budget.is_short());
     }
 
+    #[test]
+    fn who_left_stands_in_nobodys_way() {
+        let budget = ByteBudget::new(10);
+        let most = budget.try_lease(10).expect("room");
+        let over = budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
+        let mut front = Box::pin(budget.lease(10));
+        assert!(front.as_mut().now_or_never().is_none());
+        let mut line: Vec<_> =
+            (0..3).map(|_| Box::pin(budget.lease_or_overdraft(2, Overdraft::Inflated))).collect();
+        for place in &mut line {
+            assert!(place.as_mut().now_or_never().is_none());
+        }
+        let mut last = line.pop().expect("three");
+        line.clear();
+        assert_eq!(budget.shared.lock().waiters.len(), 2, "those who wait");
+        drop(over);
+        let last = last.as_mut().now_or_never().expect("the only one left who can take it");
+        drop((front, last, most));
+        assert_eq!((budget.leased(), budget.shared.lock().takers), (0, [0; 3]));
+    }
+
+    /// A future that is polled by hand.
+    type Asked = std::pin::Pin<Box<dyn Future<Output = Lease>>>;
+
+    fn serve_all(asked: &mut Vec<Asked>, held: &mut Vec<Lease>) {
+        asked.retain_mut(|place| place.now_or_never().map(|lease| held.push(lease)).is_none());
+    }
+
     proptest! {
+        /// Whatever is asked, given back and given up: nobody waits for what is there, and in the end everybody was served.
+        #[test]
+        fn liv_1_mem_1_nobody_waits_for_what_is_there(
+            steps in prop::collection::vec((0u8..4, 1usize..60, 0usize..8), 1..80),
+        ) {
+            let budget = ByteBudget::new(100);
+            let (mut asked, mut held) = (Vec::<Asked>::new(), Vec::new());
+            for (kind, bytes, at) in steps {
+                match kind {
+                    0 if at < held.len() => drop(held.swap_remove(at)),
+                    1 if at < asked.len() => drop(asked.swap_remove(at)),
+                    _ => {
+                        let (budget, purpose) = (budget.clone(), OVERDRAFTS.get(at).copied());
+                        asked.push(Box::pin(async move {
+                            match purpose {
+                                None => budget.lease(bytes).await,
+                                Some(purpose) => budget.lease_or_overdraft(bytes, purpose).await,
+                            }
+                        }));
+                    }
+                }
+                serve_all(&mut asked, &mut held);
+                prop_assert_eq!(budget.leased(), held.iter().map(Lease::bytes).sum::<usize>());
+                let over: Vec<&Lease> = held.iter().filter(|lease| lease.overdraft.is_some()).collect();
+                let over_bytes: usize = over.iter().map(|lease| lease.bytes()).sum();
+                prop_assert!(budget.leased() - over_bytes <= 100 && over.len() <= 3);
+                let ledger = budget.shared.lock();
+                prop_assert_eq!(ledger.waiters.len(), asked.len());
+                prop_assert!(ledger.waiters.front().is_none_or(|first| !ledger.has_room(first.bytes)));
+                for purpose in OVERDRAFTS {
+                    let out = over.iter().filter(|lease| lease.overdraft == Some(purpose)).count();
+                    let wait = ledger.waiters.iter().filter(|waiter| waiter.purpose == Some(purpose)).count();
+                    prop_assert_eq!(ledger.takers[purpose as usize], wait);
+                    prop_assert_eq!(usize::from(ledger.overdrafts_out[purpose as usize]), out);
+                    prop_assert!(wait == 0 || out == 1, "an overdraft that somebody waits for is out");
+                }
+            }
+            while !held.is_empty() {
+                held.clear();
+                serve_all(&mut asked, &mut held);
+            }
+            prop_assert!(asked.is_empty());
+            prop_assert_eq!(budget.leased(), 0);
+        }
+
         #[test]
         fn mem_1_every_byte_comes_back(sizes in prop::collection::vec((1usize..50, any::<bool>(), 0usize..60), 1..40)) {
             let budget = ByteBudget::new(100);
