@@ -281,7 +281,9 @@ impl Controller {
             };
             if mapping.enabled && from != State::Deleting {
                 // What the node does not finish is taken up again at its next start.
-                let Ok(()) = host.run(&mapping).await else { return };
+                if host.run(&mapping).await.is_err() {
+                    return;
+                }
             } else {
                 host.stop(id).await;
             }
