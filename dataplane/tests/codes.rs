@@ -16,7 +16,9 @@ use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::fetch::FetchTrouble;
 use lighterman::kafka::fetch::wire::{Refused, refused};
 use lighterman::kafka::group::core::GroupCore;
-use lighterman::kafka::group::effects::{Effect, Failure, GroupProtocol, Joined, Leaving, Timing, leaving};
+use lighterman::kafka::group::effects::{
+    Effect, Failure, GroupProtocol, Identity, Joined, Leaving, Timing, leaving,
+};
 use lighterman::kafka::offsets::{
     At, CommitAs, CommitOffset, Isolation, KnownEpoch, commit, epoch_ends, fetch_committed, list_offsets,
 };
@@ -167,13 +169,21 @@ fn member() -> GroupCore {
     core.tick(at(100), 0);
     core.coordinator_found(at(100), Ok(()), 0);
     join(&mut core, 1);
-    core.synced(at(100), Ok(vec![0, 1]), 0);
+    let who = itself(&core);
+    core.synced(at(100), &who, Ok(vec![0, 1]), 0);
     core
+}
+
+/// Who it sends its requests as.
+fn itself(core: &GroupCore) -> Identity {
+    let (generation, member) = core.commit_identity().unwrap_or((-1, ""));
+    Identity { member: member.to_owned(), generation }
 }
 
 fn join(core: &mut GroupCore, generation: i32) -> Vec<Effect> {
     let joined = Joined { generation, member: "me".into(), leader: "you".into(), members: vec![] };
-    core.joined(at(100), Ok(joined), 0)
+    let who = itself(core);
+    core.joined(at(100), &who, Ok(joined), 0)
 }
 
 fn heartbeat(core: &mut GroupCore, second: u64, answer: Result<(), Failure>) -> Vec<Effect> {
@@ -225,17 +235,20 @@ fn h1_h10_h25_every_code_of_every_request_of_a_member() {
             _ => Made::AsksAgain,
         };
         let mut core = rejoining();
-        let effects = core.joined(at(103), Err(failure()), 0);
+        let who = itself(&core);
+        let effects = core.joined(at(103), &who, Err(failure()), 0);
         assert_eq!(made(&core, &effects), expected, "JoinGroup {code} {error}: {effects:?}");
         let mut core = rejoining();
         join(&mut core, 2);
-        let effects = core.synced(at(103), Err(failure()), 0);
+        let who = itself(&core);
+        let effects = core.synced(at(103), &who, Err(failure()), 0);
         assert_eq!(made(&core, &effects), expected, "SyncGroup {code} {error}: {effects:?}");
         let mut core = member();
         let effects = heartbeat(&mut core, 103, Err(failure()));
         assert_eq!(made(&core, &effects), expected, "Heartbeat {code} {error}: {effects:?}");
         let mut core = member();
-        let effects = core.commit_refused(at(101), 1, error, 0);
+        let who = itself(&core);
+        let effects = core.commit_refused(at(101), &who, error, 0);
         match expected {
             Made::Fenced | Made::Rejoins => {
                 assert_eq!(made(&core, &effects), expected, "OffsetCommit {code}");

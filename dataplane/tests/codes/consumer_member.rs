@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
 use lighterman::kafka::group::consumer::core::ConsumerCore;
-use lighterman::kafka::group::effects::{Beat, Effect, Failure, Share, Timing, Told};
+use lighterman::kafka::group::effects::{Beat, Effect, Failure, Identity, Share, Timing, Told};
 use lighterman_proto::units::Moment;
 use uuid::Uuid;
 
@@ -200,14 +200,21 @@ fn every_code_that_does_not_end_is_told_and_asked_after_ever_more_slowly() {
     }
 }
 
+fn me_in(generation: i32) -> Identity {
+    Identity { member: "me".to_owned(), generation }
+}
+
 #[test]
 fn h1_every_code_of_a_commit_of_a_member() {
     for (code, error) in all_codes() {
         let what = format!("OffsetCommit {code} {error}");
         let mut core = committing();
-        assert!(core.commit_refused(at(104), EPOCH - 1, error, 0).is_empty(), "{what}: of the epoch before");
+        assert!(
+            core.commit_refused(at(104), &me_in(EPOCH - 1), error, 0).is_empty(),
+            "{what}: of the epoch before"
+        );
         assert_eq!(core.commit_identity(), Some((EPOCH, "me")), "{what}: of the epoch before");
-        let effects = core.commit_refused(at(104), EPOCH, error, 0);
+        let effects = core.commit_refused(at(104), &me_in(EPOCH), error, 0);
         if OUT.contains(&code) && !OF_THE_EPOCH.contains(&code) {
             is_fenced(core, &effects, 104, &what);
             continue;

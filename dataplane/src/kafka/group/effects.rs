@@ -47,7 +47,7 @@ impl Timing {
 }
 
 /// Who a request was sent as: what is answered to it is said to whom we were then.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Member id; empty before we have one.
     pub member: String,

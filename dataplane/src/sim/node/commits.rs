@@ -72,7 +72,8 @@ impl Node {
             }
         }
         let Some(who) = self.group.core.standing().map(|standing| standing.identity()) else {
-            return self.commits_answered(outside, &Identity::default(), None);
+            let nobody = Identity { member: String::new(), generation: -1 };
+            return self.commits_answered(outside, &nobody, None);
         };
         let partitions_at_activation = self.member.activated;
         let commits = offsets_of(frontiers, partitions_at_activation);
