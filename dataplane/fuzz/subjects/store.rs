@@ -1,11 +1,10 @@
 //! The store after a crash, after its file was bent, and made of any bytes: opening it never panics; what was acknowledged is
 //! there, or the store says that it is damaged; nothing is there that nobody wrote; a commit that was half written is cut.
 
-use std::cell::{LazyCell, RefCell};
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use lighterman::control::registry::{Command, Registry};
 use lighterman::control::store::Store;
@@ -15,8 +14,6 @@ use tempfile::TempDir;
 
 const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
 const COMMANDS_MAX: usize = 6;
-/// Files that are kept: three of less than 100 KiB each.
-const WRITTEN_MAX: usize = 64;
 /// What a disk writes whole.
 const SECTOR_BYTES: usize = 512;
 /// Where redb keeps which of two commits is the last one: no checksum is over it.
@@ -24,8 +21,6 @@ const GOD_BYTE: usize = 9;
 
 thread_local! {
     static FOLDER: LazyCell<TempDir> = LazyCell::new(super::shelf::folder);
-    /// By the bytes of their commands.
-    static WRITTEN: RefCell<BTreeMap<Vec<u8>, Rc<Written>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// The first byte chooses what becomes of the store and how many commands are in it, two bytes each; the rest says what becomes
@@ -34,16 +29,12 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     let [first, rest @ ..] = bytes else { return 0 };
     let count = usize::from(first / 4) % COMMANDS_MAX + 1;
     let Some((commands, how)) = rest.split_at_checked(count * 2) else { return 0 };
-    if first % 4 == 0 {
-        return usize::from(anything(rest));
-    }
-    let said = commands;
-    let commands: Vec<Command> = said.chunks_exact(2).map(|pair| command(pair[0], pair[1])).collect();
-    let written = written(&commands, said);
+    let commands: Vec<Command> = commands.chunks_exact(2).map(|pair| command(pair[0], pair[1])).collect();
     usize::from(match first % 4 {
-        1 => bent(&commands, &written.closed, how),
-        2 => bent(&commands, &written.open, how),
-        _ => crashed(&commands, &written, how),
+        0 => anything(rest),
+        1 => bent(&commands, how, false),
+        2 => bent(&commands, how, true),
+        _ => crashed(&commands, how),
     })
 }
 
@@ -113,41 +104,15 @@ fn append(store: &mut Store, commands: &[Command]) {
     }
 }
 
-/// The file of a store that took some commands.
-struct Written {
-    /// Before the last one.
-    before: Vec<u8>,
-    /// While it is open.
-    open: Vec<u8>,
-    /// When it is closed.
-    closed: Vec<u8>,
-}
-
-/// A store with these commands. The same commands write the same file: most runs change what becomes of it.
-fn written(commands: &[Command], said: &[u8]) -> Rc<Written> {
-    let known = WRITTEN.with(|written| written.borrow().get(said).cloned());
-    if let Some(known) = known {
-        return known;
-    }
+/// A store with these commands: the file while it is open, and when it is closed.
+fn written(commands: &[Command]) -> (Vec<u8>, Vec<u8>) {
     let folder = folder();
     let _ = fs::remove_file(file(&folder));
     let (mut store, _) = Store::open(&folder).expect("a new store");
-    let image = || fs::read(file(&folder)).expect("a file");
-    let (last, acknowledged) = commands.split_last().expect("one at least");
-    append(&mut store, acknowledged);
-    let before = image();
-    append(&mut store, std::slice::from_ref(last));
-    let open = image();
+    append(&mut store, commands);
+    let open = fs::read(file(&folder)).expect("a file");
     drop(store);
-    let written = Rc::new(Written { before, open, closed: image() });
-    WRITTEN.with(|all| {
-        let mut all = all.borrow_mut();
-        if all.len() >= WRITTEN_MAX {
-            all.pop_first();
-        }
-        all.insert(said.to_vec(), Rc::clone(&written));
-    });
-    written
+    (open, fs::read(file(&folder)).expect("a file"))
 }
 
 /// Where somebody else's file lies.
@@ -158,8 +123,10 @@ fn anything(bytes: &[u8]) -> bool {
 }
 
 /// A disk that returns other bytes than were written.
-fn bent(commands: &[Command], written: &[u8], how: &[u8]) -> bool {
-    let mut image = written.to_vec();
+fn bent(commands: &[Command], how: &[u8], is_open: bool) -> bool {
+    let (open, closed) = written(commands);
+    let written = if is_open { open } else { closed };
+    let mut image = written.clone();
     for change in how.chunks_exact(4) {
         let at = usize::from(u16::from_le_bytes([change[0], change[1]])) * 251 + usize::from(change[2]);
         let at = at % image.len();
@@ -176,15 +143,22 @@ fn bent(commands: &[Command], written: &[u8], how: &[u8]) -> bool {
 }
 
 /// The machine stops while the last command is written: of the sectors that differ, some are the new ones.
-fn crashed(commands: &[Command], written: &Written, how: &[u8]) -> bool {
+fn crashed(commands: &[Command], how: &[u8]) -> bool {
     let Some((last, acknowledged)) = commands.split_last() else { return false };
-    let image = torn(&written.before, &written.open, how);
-    let (mut store, found) = opened(&image).expect("a crash does not break it");
+    let folder = folder();
+    let _ = fs::remove_file(file(&folder));
+    let (mut store, _) = Store::open(&folder).expect("a new store");
+    append(&mut store, acknowledged);
+    let before = fs::read(file(&folder)).expect("a file");
+    store.append(last).expect("written");
+    let after = fs::read(file(&folder)).expect("a file");
+    drop(store);
+    let (mut store, found) = opened(&torn(&before, &after, how)).expect("a crash does not break it");
     let cut = found == registry(acknowledged);
     assert!(cut || found == registry(commands), "what was acknowledged, and the last command or not");
     store.append(last).expect("it goes on");
     drop(store);
-    let (_, again) = Store::open(&folder()).expect("opens again");
+    let (_, again) = Store::open(&folder).expect("opens again");
     assert!(again == registry(commands) || !cut && again == twice(commands, last));
     true
 }
