@@ -184,7 +184,8 @@ fn torn(before: &[u8], after: &[u8], how: &[u8]) -> Vec<u8> {
         differing += 1;
         all_new &= is_new;
         if is_new {
-            image.resize(image.len().max(end), 0);
+            // A file grows in one call, and has the old length or the new.
+            image.resize(image.len().max(after.len()), 0);
             image[at..end].copy_from_slice(sector);
         }
     }

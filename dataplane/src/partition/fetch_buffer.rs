@@ -169,8 +169,11 @@ impl FetchBuffer {
                 }
             };
             let header = batch.header;
-            let is_aborted =
-                mutant!("abort-marker-not-seen", true, !header.is_control) && aborted.is_aborted(&batch);
+            let is_aborted = mutant!(
+                "abort-marker-not-seen",
+                aborted.is_aborted(&batch),
+                !header.is_control && aborted.is_aborted(&batch)
+            );
             if header.next_offset() <= received.position {
                 continue;
             }
