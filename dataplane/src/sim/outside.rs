@@ -267,8 +267,11 @@ impl Outside {
             return self.no_reply(from, wait);
         }
         self.cue_of(from.node, &reply);
-        let slow = self.strikes(Kind::SlowReplies, 15);
-        let wait = if slow { self.random.millis(300, 4_000) } else { self.way_of(from.node) };
+        // An offset is looked up in the log itself: it takes longest.
+        let (per_mille, longest) =
+            if matches!(reply, Reply::Offsets(_)) { (120, 9_000) } else { (15, 4_000) };
+        let slow = self.strikes(Kind::SlowReplies, per_mille);
+        let wait = if slow { self.random.millis(300, longest) } else { self.way_of(from.node) };
         if self.now + wait > from.gives_up {
             return self.no_reply(from, from.gives_up.since(self.now));
         }
