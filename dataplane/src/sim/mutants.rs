@@ -52,6 +52,7 @@ pub const ALL: &[&str] = &[
     "filtered-tail-not-committed",
     "dropped-counts-as-arrived",
     "beginning-of-an-earlier-generation",
+    "beginning-committed-twice",
     "seal-takes-in-what-came-later",
     "grown-too-old-in-an-offer",
 ];

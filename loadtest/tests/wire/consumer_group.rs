@@ -8,7 +8,7 @@ use loadtest::fault_proxy::{Fault, Rule};
 use loadtest::kafka::{self, RealKafka};
 
 use super::stage::{Cluster, DRAINS_WITHIN, Provoke, Stage};
-use super::{KAFKA, KINDS, SEED, Table, all_well, every_code_of, listed};
+use super::{KAFKA, KINDS, SEED, Table, a_beginning_served_late, all_well, every_code_of, listed};
 
 /// The one code that says on a commit, too, that the member is none.
 const EXPELLED: Provoke = Provoke::With(ApiKey::OffsetCommit, 25);
@@ -65,7 +65,7 @@ async fn alo_1_ord_1_com_1_every_error_code_of_a_consumer_group() -> Result<()> 
     let Some(_turn) = kafka::turn(KAFKA).await? else { return Ok(()) };
     let stage = Stage::before(Cluster::Real(RealKafka::start(KAFKA)?), "consumer").await?;
     let leaves = listed::codes_of(ApiKey::ConsumerGroupHeartbeat);
-    let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = Vec::new();
+    let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = vec![a_beginning_served_late(&stage).boxed_local()];
     for (when, kind) in KINDS {
         for table in TABLES {
             for (name, codes) in table.scenes() {

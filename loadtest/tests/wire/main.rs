@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::future::{FutureExt, LocalBoxFuture};
 use kafka_protocol::messages::ApiKey;
-use loadtest::fault_proxy::{Fault, Hostility, Random, Rule};
+use loadtest::fault_proxy::{Fault, Faults, Hostility, Random, Rule};
 use loadtest::kafka::{self, RealKafka};
 use loadtest::process::watch_resident_kib;
 
@@ -356,10 +356,25 @@ async fn a_commit_served_late(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// The beginning itself is given up and served late: it is decided anew, and no commit goes back.
+async fn a_beginning_served_late(stage: &Stage) -> Result<()> {
+    let late = |faults: &Faults| faults.next_of(ApiKey::OffsetCommit, 1, Fault::ServeLate(LATE));
+    let scene = stage.scene("late-beginning", SEED, late).await?;
+    scene.met("a beginning that is late", Provoke::Nothing).await?;
+    scene.flows().await?;
+    tokio::time::sleep(LATE).await;
+    scene.ends_well().await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn com_1_a_commit_served_late_does_not_stand() -> Result<()> {
     let stage = Stage::new().await?;
-    a_commit_served_late(&stage).await?;
+    all_well(
+        [a_commit_served_late(&stage).boxed_local(), a_beginning_served_late(&stage).boxed_local()]
+            .into_iter(),
+    )
+    .await?;
     ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");
     Ok(())
 }

@@ -19,6 +19,8 @@ use crate::kafka::group::GroupEvent;
 use crate::offsets::start::still_holds;
 use crate::runtime::clock;
 
+/// Nothing holds under it: the next generation is to come.
+const UNDECIDED: i32 = -1;
 /// How long to wait for the news when our place in the group was found to have changed.
 const PLACE_CHANGES: Duration = Duration::from_millis(100);
 
@@ -190,11 +192,22 @@ impl MemberActor {
             }
             Err(error) => {
                 self.status.poll_failed(&error.to_string());
+                if error.may_be_served() {
+                    self.start_over();
+                }
                 if !still.is_empty() {
                     self.resolve_starts(still, START_AGAIN, ctx);
                 }
             }
         }
+    }
+
+    /// The beginning of a topic, which was committed and not answered, may be served when others have begun by it: committed once
+    /// more it would take back what they have delivered. It is decided anew in a generation in which the first is refused.
+    fn start_over(&mut self) {
+        let Some((membership, _)) = self.joined.as_ref().filter(|_| self.table.is_empty()) else { return };
+        membership.start_over(self.generation);
+        self.generation = UNDECIDED;
     }
 
     pub(super) fn take_report(&mut self, report: PartitionReport, ctx: &mut Context<Self>) {

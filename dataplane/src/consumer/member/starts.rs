@@ -49,6 +49,11 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// True when a beginning was committed and not answered: it may be served yet, and what is found meanwhile may change.
+    pub(super) fn may_be_served(&self) -> bool {
+        matches!(self, Self::Commit(error) if error.may_be_served())
+    }
+
     /// True when only our place in the group has changed since we looked.
     fn is_overtaken(&self) -> bool {
         match self {
@@ -172,7 +177,7 @@ impl Resolver {
                 metadata: start::metadata(activated),
             })
             .collect();
-        let answer = self.membership.commit_under(standing, commits).await?;
+        let answer = self.membership.commit_under(standing, commits).await.map_err(StartError::Commit)?;
         match answer.values().flatten().next() {
             None => Ok(()),
             Some(code) => {

@@ -122,6 +122,10 @@ impl Member {
                 self.carry_out(effects);
             }
             Command::Quiesced => self.core.quiesced(),
+            Command::StartOver(generation) => {
+                let effects = self.core.start_over(clock::now(), generation);
+                self.carry_out(effects);
+            }
             Command::CommitRefused(who, code) => {
                 let effects = self.core.commit_refused(clock::now(), &who, code, random());
                 self.carry_out(effects);

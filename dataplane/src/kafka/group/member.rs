@@ -122,6 +122,14 @@ impl MemberCore {
         }
     }
 
+    /// What was sent under `generation` and not answered must not be served any more; nothing of ours runs.
+    pub fn start_over(&mut self, now: Moment, generation: i32) -> Vec<Effect> {
+        match self {
+            Self::Classic(core) => core.start_over(now, generation),
+            Self::Consumer(core) => core.start_over(now, generation),
+        }
+    }
+
     /// These partitions are drained and committed.
     pub fn released(&mut self, now: Moment, partitions: &[i32]) -> Vec<Effect> {
         match self {

@@ -91,6 +91,7 @@ pub(super) type CommittedReply = Result<BTreeMap<i32, Option<CommittedOffset>>, 
 pub(super) enum Command {
     Released(Vec<i32>),
     Quiesced,
+    StartOver(i32),
     CommitRefused(Identity, ResponseError),
     Committed(Standing, Vec<i32>, oneshot::Sender<CommittedReply>),
     Leave(oneshot::Sender<()>),
@@ -168,6 +169,11 @@ impl Membership {
     /// No invocation of ours can run any more (H5).
     pub fn quiesced(&self) {
         self.say(Command::Quiesced);
+    }
+
+    /// What was sent under `generation` and not answered must not be served any more. Nothing of ours may run.
+    pub fn start_over(&self, generation: i32) {
+        self.say(Command::StartOver(generation));
     }
 
     /// Who we are to the group now, and what is ours in it.

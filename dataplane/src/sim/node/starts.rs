@@ -196,7 +196,18 @@ impl Node {
                     self.resolve_failed(outside, resolve);
                 }
             },
-            _ => self.resolve_failed(outside, resolve),
+            _ => {
+                self.start_over(outside, resolve);
+                self.resolve_failed(outside, resolve);
+            }
+        }
+    }
+
+    fn start_over(&mut self, outside: &mut Outside, resolve: u64) {
+        let under = self.resolves.get(&resolve).map(|state| state.generation);
+        if under == Some(self.member.generation) && self.member.table.is_empty() {
+            let under = std::mem::replace(&mut self.member.generation, -1);
+            self.group_step(outside, |core, now, _| core.start_over(now, under));
         }
     }
 

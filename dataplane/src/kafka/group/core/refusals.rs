@@ -13,7 +13,8 @@ use crate::kafka::group::lease::margin;
 
 impl GroupCore {
     /// A commit that was sent as `who`, or the question what is committed, was refused. Of an earlier generation it says nothing:
-    /// the next is in force already, and a coordinator that has lost the group may be who answers late. If there is something to it, a heartbeat tells.
+    /// the next is in force already, and a coordinator that has lost the group may be who answers late. If there is something to
+    /// it, a heartbeat tells.
     pub fn commit_refused(
         &mut self,
         now: Moment,
@@ -31,6 +32,16 @@ impl GroupCore {
             ResponseError::RebalanceInProgress if is_ours => self.join(now, &mut out),
             code if Failure::Code(code).expels() => self.next_heartbeat = now,
             _ => {}
+        }
+        out
+    }
+
+    /// What was sent under `generation` and not answered may be served yet: a generation later it is refused.
+    pub fn start_over(&mut self, now: Moment, generation: i32) -> Effects {
+        let mut out = Effects::new();
+        let is_in = self.state == State::Stable && self.generation == generation;
+        if mutant!("beginning-committed-twice", is_in, false) {
+            self.join(now, &mut out);
         }
         out
     }

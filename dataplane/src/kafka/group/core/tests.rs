@@ -79,6 +79,15 @@ fn h1_a_fencing_code_on_any_request_loses_everything_at_once() {
     }
 }
 
+#[test]
+fn com_1_what_was_not_answered_is_refused_a_generation_later() {
+    let mut core = stable(&[0, 1]);
+    assert!(core.start_over(at(101), 0).is_empty(), "of a generation that is over");
+    let rejoins = Effect::Join { member: "me".to_owned(), generation: 1, owned: vec![0, 1] };
+    assert_eq!(core.start_over(at(101), 1), [rejoins], "and keeps what it has");
+    assert!(core.start_over(at(101), 1).is_empty(), "the next generation is coming");
+}
+
 /// The answer to a commit of generation 1 comes when generation 2 is in force.
 #[test]
 fn drn_1_a_refusal_of_the_generation_before_takes_nothing_away() {

@@ -35,6 +35,20 @@ impl ConsumerCore {
         out
     }
 
+    /// What was sent under `epoch` and not answered may be served yet: whoever has left is refused. For one that runs nothing.
+    pub fn start_over(&mut self, now: Moment, epoch: i32) -> Effects {
+        let mut out = Effects::new();
+        let is_member = self.state != State::Left && self.epoch == epoch;
+        if mutant!("beginning-committed-twice", is_member, false) {
+            if self.hold_until.is_none() {
+                out.push(Effect::Leave { member: self.member.clone() });
+            }
+            self.lose_all("what was committed first may be served yet", now, &mut out);
+            self.go_out(now, Duration::ZERO);
+        }
+        out
+    }
+
     /// A coordinator that does not have the group has no member of it either; whoever joins is told of another kind of group.
     fn is_out(&self, code: ResponseError) -> bool {
         is_fencing(code) || (self.epoch > 0 && code == ResponseError::GroupIdNotFound)

@@ -77,6 +77,28 @@ fn refuse(core: &mut ConsumerCore, second: u64, code: ResponseError) -> Vec<Effe
 }
 
 #[test]
+fn com_1_what_was_not_answered_is_refused_of_whoever_has_left() {
+    let mut core = stable(4, &[0, 1]);
+    assert!(core.start_over(at(101), 3).is_empty(), "of an epoch that is over");
+    let effects = core.start_over(at(101), 4);
+    assert_eq!(effects[0], Effect::Leave { member: "me".to_owned() });
+    assert_eq!(lost(&effects), [0, 1]);
+    assert!(core.start_over(at(101), 4).is_empty(), "once");
+    core.quiesced();
+    let beat = come_in(&mut core, 101);
+    assert_eq!((beat.epoch, beat.everything), (0, true));
+}
+
+#[test]
+fn h5_whoever_may_still_run_something_starts_over_without_leaving() {
+    let mut core = stable(4, &[0, 1]);
+    core.go_out(at(101), Duration::ZERO);
+    core.hold_until = Some(at(150));
+    assert!(!core.start_over(at(101), 4).contains(&Effect::Leave { member: "me".to_owned() }));
+    assert!(core.tick(at(102)).is_empty(), "until nothing runs");
+}
+
+#[test]
 fn it_joins_with_epoch_0_its_own_id_and_everything() {
     let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
     let beat = come_in(&mut core, 100);
