@@ -293,10 +293,11 @@ fn log(layers: &Layers) -> Result<LogSettings, ConfigError> {
     let format = values::optional(layers, "log.format", |text| values::one_of(text, &formats))?;
     let usual = || if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     let level = |text: &str| {
-        let parsed = tracing_subscriber::EnvFilter::try_new(text);
+        // No directives at all would be read as "errors alone".
+        let parsed = tracing_subscriber::EnvFilter::try_new(text).ok().filter(|_| !text.trim().is_empty());
         parsed
             .map(|_| text.to_owned())
-            .map_err(|_| format!("`{text}` is no level: write info, debug, or directives"))
+            .ok_or_else(|| format!("`{text}` is no level: write info, debug, or directives"))
     };
     Ok(LogSettings {
         format: format.unwrap_or_else(usual),

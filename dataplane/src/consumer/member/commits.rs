@@ -57,9 +57,8 @@ impl CommitPort for GroupCommits {
     fn read_back(&self, frontiers: Vec<Frontier>) -> Boxed<Option<Vec<i32>>> {
         let (membership, activated) = (self.membership.clone(), self.activated.load(Ordering::Relaxed));
         Box::pin(async move {
-            let partitions = frontiers.iter().map(|frontier| frontier.partition).collect();
-            let standing = membership.standing()?;
-            match membership.committed(&standing, partitions).await {
+            let partitions: Vec<i32> = frontiers.iter().map(|frontier| frontier.partition).collect();
+            match membership.read_back(&partitions).await {
                 Ok(theirs) => Some(differing(frontiers, activated, &theirs)),
                 Err(error) => {
                     tracing::debug!(%error, "what is committed could not be read back; trying again");

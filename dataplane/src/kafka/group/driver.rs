@@ -7,6 +7,7 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 use tokio::sync::mpsc;
 
+use super::commits;
 use super::effects::{Effect, Identity};
 use super::lease::OwnershipLease;
 use super::leave::leave_for_good;
@@ -135,7 +136,7 @@ impl Member {
                     (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
                 tokio::task::spawn_local(async move {
                     let who = commit_as(&settings, &standing);
-                    let answer = requests::committed(&lines, &settings, &who, &partitions).await;
+                    let answer = commits::committed(&lines, &settings, &who, &partitions).await;
                     if let Some(code) = answer.as_ref().err().and_then(KafkaError::code) {
                         let _ = events.send(Incoming::CommittedRefused(standing.identity(), code)).await;
                     }

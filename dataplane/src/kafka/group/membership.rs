@@ -11,11 +11,12 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use super::commits;
 use super::driver::Member;
 use super::effects::{GroupProtocol, Identity, Timing};
 use super::lease::OwnershipLease;
 use super::member::Standing;
-use super::requests::{self, Lines};
+use super::requests::Lines;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::{CommitAs, CommitOffset, CommittedOffset};
@@ -87,6 +88,9 @@ pub enum CommitFailure {
 
 /// What the group has committed, or why that is not known.
 pub(super) type CommittedReply = Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError>;
+
+/// What the group holds, or why that is not known.
+pub type ReadBackReply = Result<BTreeMap<i32, Option<CommittedOffset>>, CommitFailure>;
 
 pub(super) enum Command {
     Released(Vec<i32>),
@@ -194,7 +198,7 @@ impl Membership {
     }
 
     async fn send_commit(&self, who: CommitAs, offsets: Vec<CommitOffset>) -> Committed {
-        let codes = requests::commit(&self.lines, &self.settings, &who, &offsets).await?;
+        let codes = commits::commit(&self.lines, &self.settings, &who, &offsets).await?;
         if let Some(code) = codes.values().flatten().next() {
             let sent_as = Identity { member: who.member, generation: who.generation };
             self.say(Command::CommitRefused(sent_as, *code));
@@ -213,6 +217,17 @@ impl Membership {
                 ResponseError::UnknownMemberId,
             ))
         })
+    }
+
+    /// What the group holds of what we have committed for these partitions; on the thread that commits.
+    pub async fn read_back(&self, partitions: &[i32]) -> ReadBackReply {
+        let standing = self.standing().ok_or(CommitFailure::NotAMember)?;
+        let who = commit_as(&self.settings, &standing);
+        let answer = commits::read_back(&self.lines, &self.settings, &who, partitions).await;
+        if let Some(code) = answer.as_ref().err().and_then(KafkaError::code) {
+            self.say(Command::CommitRefused(standing.identity(), code));
+        }
+        Ok(answer?)
     }
 
     /// Leaves the group; everything must have been drained.

@@ -25,7 +25,6 @@ use super::wire;
 use crate::kafka::cluster::{Cluster, Coordinator, REQUEST_DEADLINE};
 use crate::kafka::connection::{Connection, versions};
 use crate::kafka::error::KafkaError;
-use crate::kafka::offsets::{self, CommitAs, CommitOffset, CommittedOffset};
 use crate::kafka::transport::BrokerAddress;
 
 const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
@@ -62,7 +61,7 @@ impl Lines {
     }
 
     /// The line, open to the coordinator of now; whoever holds it has it alone.
-    async fn take(&self, line: Line, group: &str) -> Result<Held<'_>, KafkaError> {
+    pub(super) async fn take(&self, line: Line, group: &str) -> Result<Held<'_>, KafkaError> {
         let slot = match line {
             Line::Heartbeat => &self.heartbeat,
             Line::Join => &self.join,
@@ -78,7 +77,7 @@ impl Lines {
         Ok(held)
     }
 
-    async fn dial(&self, group: &str) -> Result<Connection, KafkaError> {
+    pub(super) async fn dial(&self, group: &str) -> Result<Connection, KafkaError> {
         let address = self.coordinator(group).await?;
         self.cluster.connect(&address).await
     }
@@ -97,7 +96,7 @@ impl Lines {
         Ok(found)
     }
 
-    fn forget_coordinator(&self) {
+    pub(super) fn forget_coordinator(&self) {
         *self.coordinator.lock() = None;
     }
 
@@ -125,7 +124,7 @@ impl Lines {
     }
 }
 
-type Held<'l> = tokio::sync::MutexGuard<'l, Option<Connection>>;
+pub(super) type Held<'l> = tokio::sync::MutexGuard<'l, Option<Connection>>;
 
 /// Sends the request of `effect`; the answer to it, if one is awaited.
 pub(super) async fn perform(
@@ -318,56 +317,6 @@ async fn heartbeat(
         None => Ok(()),
         Some(code) => Err(refused(lines, code)),
     }
-}
-
-/// Commits over a line of its own: a join that blocks must not hold up what is drained for it.
-pub(super) async fn commit(
-    lines: &Lines,
-    settings: &MembershipSettings,
-    who: &CommitAs,
-    commits: &[CommitOffset],
-) -> Result<BTreeMap<i32, Option<ResponseError>>, KafkaError> {
-    let mut held =
-        lines.take(Line::Commit, &settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
-    let Some(connection) = held.as_mut() else {
-        return Err(KafkaError::NoLeader { partition: format!("group {}", settings.group) });
-    };
-    let answer = offsets::commit(connection, who, &settings.topic, commits).await;
-    match &answer {
-        Ok(codes) => {
-            for code in codes.values().flatten() {
-                refused(lines, *code);
-            }
-        }
-        Err(_) => lines.forget_coordinator(),
-    }
-    answer
-}
-
-/// What the group has committed, over a connection of its own: the line of the commits belongs to another thread. The
-/// coordinator is looked up again when it has moved.
-pub(super) async fn committed(
-    lines: &Lines,
-    settings: &MembershipSettings,
-    who: &CommitAs,
-    partitions: &[i32],
-) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
-    let mut connection = lines.dial(&settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
-    let answer = match who.protocol {
-        GroupProtocol::Classic => {
-            offsets::fetch_committed(&mut connection, &who.group, &settings.topic, partitions).await
-        }
-        GroupProtocol::Consumer => {
-            offsets::fetch_committed_as_member(&mut connection, who, &settings.topic, partitions).await
-        }
-    };
-    if let Err(error) = &answer {
-        match error.code() {
-            Some(code) => drop(refused(lines, code)),
-            None => lines.forget_coordinator(),
-        }
-    }
-    answer
 }
 
 pub(super) fn refused(lines: &Lines, code: ResponseError) -> Failure {

@@ -1,0 +1,87 @@
+//! Commits, and what the group has committed, over the lines of a membership.
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::error::ResponseError;
+
+use super::GroupProtocol;
+use super::membership::MembershipSettings;
+use super::requests::{Line, Lines, refused};
+use crate::kafka::connection::Connection;
+use crate::kafka::error::KafkaError;
+use crate::kafka::offsets::{self, CommitAs, CommitOffset, CommittedOffset};
+
+/// Commits over a line of its own: a join that blocks must not hold up what is drained for it.
+pub(super) async fn commit(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    who: &CommitAs,
+    commits: &[CommitOffset],
+) -> Result<BTreeMap<i32, Option<ResponseError>>, KafkaError> {
+    let mut held =
+        lines.take(Line::Commit, &settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
+    let Some(connection) = held.as_mut() else {
+        return Err(KafkaError::NoLeader { partition: format!("group {}", settings.group) });
+    };
+    let answer = offsets::commit(connection, who, &settings.topic, commits).await;
+    match &answer {
+        Ok(codes) => {
+            for code in codes.values().flatten() {
+                refused(lines, *code);
+            }
+        }
+        Err(_) => lines.forget_coordinator(),
+    }
+    answer
+}
+
+/// What the group has committed, over a connection of its own: the line of the commits belongs to another thread. The
+/// coordinator is looked up again when it has moved.
+pub(super) async fn committed(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    who: &CommitAs,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+    let mut connection = lines.dial(&settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
+    ask_committed(lines, settings, &mut connection, who, partitions).await
+}
+
+/// What the group has committed, over the line of the commits, on the thread that commits.
+pub(super) async fn read_back(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    who: &CommitAs,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+    let mut held =
+        lines.take(Line::Commit, &settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
+    let Some(connection) = held.as_mut() else {
+        return Err(KafkaError::NoLeader { partition: format!("group {}", settings.group) });
+    };
+    ask_committed(lines, settings, connection, who, partitions).await
+}
+
+async fn ask_committed(
+    lines: &Lines,
+    settings: &MembershipSettings,
+    connection: &mut Connection,
+    who: &CommitAs,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
+    let answer = match who.protocol {
+        GroupProtocol::Classic => {
+            offsets::fetch_committed(connection, &who.group, &settings.topic, partitions).await
+        }
+        GroupProtocol::Consumer => {
+            offsets::fetch_committed_as_member(connection, who, &settings.topic, partitions).await
+        }
+    };
+    if let Err(error) = &answer {
+        match error.code() {
+            Some(code) => drop(refused(lines, code)),
+            None => lines.forget_coordinator(),
+        }
+    }
+    answer
+}
