@@ -18,12 +18,9 @@ pub(super) async fn commit(
     who: &CommitAs,
     commits: &[CommitOffset],
 ) -> Result<BTreeMap<i32, Option<ResponseError>>, KafkaError> {
-    let mut held =
+    let mut connection =
         lines.take(Line::Commit, &settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
-    let Some(connection) = held.as_mut() else {
-        return Err(KafkaError::NoLeader { partition: format!("group {}", settings.group) });
-    };
-    let answer = offsets::commit(connection, who, &settings.topic, commits).await;
+    let answer = offsets::commit(&mut connection, who, &settings.topic, commits).await;
     match &answer {
         Ok(codes) => {
             for code in codes.values().flatten() {
@@ -54,12 +51,9 @@ pub(super) async fn read_back(
     who: &CommitAs,
     partitions: &[i32],
 ) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
-    let mut held =
+    let mut connection =
         lines.take(Line::Commit, &settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
-    let Some(connection) = held.as_mut() else {
-        return Err(KafkaError::NoLeader { partition: format!("group {}", settings.group) });
-    };
-    ask_committed(lines, settings, connection, who, partitions).await
+    ask_committed(lines, settings, &mut connection, who, partitions).await
 }
 
 async fn ask_committed(

@@ -12,6 +12,7 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
 use parking_lot::Mutex;
+use tokio::sync::{MappedMutexGuard, MutexGuard};
 
 use super::assignor::{self, Member, PROTOCOL};
 use super::consumer::requests as consumer;
@@ -68,13 +69,16 @@ impl Lines {
             Line::Commit => &self.commit,
         };
         let mut held = slot.lock().await;
+        // What was given up is reset before anybody is looked for (H6).
+        held.take_if(|open| open.is_spoiled());
         let address = self.coordinator(group).await?;
-        let fits = |open: &Connection| !open.is_spoiled() && *open.address() == address && open.is_at_home();
+        let fits = |open: &Connection| *open.address() == address && open.is_at_home();
         let usable = held.as_ref().is_some_and(fits);
         if !usable {
             *held = Some(self.cluster.connect(&address).await?);
         }
-        Ok(held)
+        MutexGuard::try_map(held, Option::as_mut)
+            .map_err(|_| KafkaError::NoLeader { partition: format!("group {group}") })
     }
 
     pub(super) async fn dial(&self, group: &str) -> Result<Connection, KafkaError> {
@@ -109,10 +113,7 @@ impl Lines {
         build: impl FnOnce(i16) -> R,
     ) -> Result<R::Response, KafkaError> {
         let called = async {
-            let mut held = self.take(line, group).await?;
-            let Some(connection) = held.as_mut() else {
-                return Err(KafkaError::NoLeader { partition: format!("group {group}") });
-            };
+            let mut connection = self.take(line, group).await?;
             connection.call(versions, deadline, build).await.map(|(reply, _)| reply)
         };
         let answer = called.await;
@@ -124,7 +125,7 @@ impl Lines {
     }
 }
 
-pub(super) type Held<'l> = tokio::sync::MutexGuard<'l, Option<Connection>>;
+pub(super) type Held<'l> = MappedMutexGuard<'l, Connection>;
 
 /// Sends the request of `effect`; the answer to it, if one is awaited.
 pub(super) async fn perform(
