@@ -7,8 +7,9 @@ use kafka_protocol::messages::ApiKey;
 use loadtest::fault_proxy::{Fault, Rule};
 use loadtest::kafka::{self, RealKafka};
 
+use super::late::a_beginning_served_late;
 use super::stage::{Cluster, DRAINS_WITHIN, Provoke, Stage};
-use super::{KAFKA, KINDS, SEED, Table, a_beginning_served_late, all_well, every_code_of, listed};
+use super::{KAFKA, KINDS, SEED, Table, all_well, every_code_of, listed};
 
 /// The one code that says on a commit, too, that the member is none.
 const EXPELLED: Provoke = Provoke::With(ApiKey::OffsetCommit, 25);
