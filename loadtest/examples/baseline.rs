@@ -30,7 +30,7 @@ use rdkafka::consumer::{CommitMode, Consumer, DefaultConsumerContext, StreamCons
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Timestamp};
 use serde::{Serialize, Serializer};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
@@ -68,6 +68,8 @@ struct Shared {
     consumer: Arc<StreamConsumer>,
     lambda: aws_sdk_lambda::Client,
     arguments: Arguments,
+    /// Set when no batch is to be begun any more.
+    ending: watch::Receiver<bool>,
 }
 
 #[tokio::main]
@@ -88,7 +90,8 @@ async fn main() -> Result<()> {
     ensure!(std::io::stdin().read_line(&mut String::new())? > 0, "told to end before it began");
     let queues = split(&consumer, &arguments.topic)?;
     consumer.subscribe(&[&arguments.topic])?;
-    let shared = Arc::new(Shared { consumer, lambda, arguments });
+    let (end, ending) = watch::channel(false);
+    let shared = Arc::new(Shared { consumer, lambda, arguments, ending });
     let mut loops = JoinSet::new();
     for queue in queues {
         let shared = Arc::clone(&shared);
@@ -99,6 +102,11 @@ async fn main() -> Result<()> {
         never = commit(&shared.consumer) => match never {},
         Some(ended) = loops.join_next() => ended??,
         _ = end_of_input() => {}
+    }
+    // A batch that the function has taken is stored before the last commit, or that commit would leave it out.
+    end.send_replace(true);
+    while let Some(ended) = loops.join_next().await {
+        ended??;
     }
     shared.consumer.commit_consumer_state(CommitMode::Sync).or_else(nothing_stored)?;
     Ok(())
@@ -164,7 +172,14 @@ impl Shared {
     async fn run(&self, queue: PartitionQueue) -> Result<()> {
         let mut batches = queue.stream().ready_chunks(self.arguments.batch);
         let mut bytes_before = 0;
-        while let Some(batch) = batches.next().await {
+        let mut ending = self.ending.clone();
+        loop {
+            let batch = tokio::select! {
+                biased;
+                _ = ending.wait_for(|ending| *ending) => return Ok(()),
+                batch = batches.next() => batch,
+            };
+            let Some(batch) = batch else { return Ok(()) };
             let batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
             let event = self.event(&batch, bytes_before)?;
             bytes_before = event.len();
@@ -177,7 +192,6 @@ impl Shared {
                 None => {}
             }
         }
-        Ok(())
     }
 
     /// The event, into a buffer as large as the last one was.

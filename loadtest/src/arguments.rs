@@ -61,13 +61,14 @@ pub(crate) struct Arguments {
     /// Version of Kafka, from Maven Central
     #[arg(long, default_value = "4.2.1", value_parser = version)]
     pub(crate) kafka: String,
-    /// Run the hand-written loop of examples/baseline.rs after the node in every round, and print ratios
+    /// Run the hand-written loop of examples/baseline.rs beside the node, in turns that change from round to round, and print
+    /// ratios
     #[arg(long)]
     pub(crate) baseline: bool,
     /// The loop commits every batch and waits for it before the next, as the node does, instead of ten times a second
     #[arg(long, requires = "baseline")]
     pub(crate) baseline_commits_each: bool,
-    /// How often to measure; figures are medians
+    /// How often to measure, after one run that warms the broker and is not counted; figures are medians, with least and most
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
     /// A load with a target, instead of the flags that describe one; may be given several times

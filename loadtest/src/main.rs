@@ -72,12 +72,11 @@ async fn measure(
     mut setup: Setup,
 ) -> Result<Runs> {
     let produced = fill(ground.producer, load, &setup.topic).await?;
-    let contenders: &[Contender] =
-        if arguments.baseline { &[Contender::Node, Contender::Baseline] } else { &[Contender::Node] };
     let mut runs = Runs::default();
     let topic = setup.topic.clone();
-    for round in 1..=arguments.rounds {
-        for who in contenders {
+    // The first round finds a broker that has compiled nothing and cached nothing: it is run and not counted.
+    for round in 0..=arguments.rounds {
+        for who in order_of(round, arguments.baseline) {
             let run = format!("{topic}-{round}-{}", who.name());
             let figures = match load.kind {
                 Kind::Drain { .. } => ground.drain(*who, &setup, &run, &produced).await?,
@@ -86,6 +85,10 @@ async fn measure(
                     ground.steady(*who, &setup, load.partitions, load.value_bytes, (rate, lasting)).await?
                 }
             };
+            if round == 0 {
+                println!("{} (warm-up, not counted)", report::line(*who, &figures));
+                continue;
+            }
             println!("{}", report::line(*who, &figures));
             runs.add(*who, figures);
         }
@@ -93,9 +96,32 @@ async fn measure(
     Ok(runs)
 }
 
+/// Who runs after whom: A B, B A, A B, …, so that neither always finds what the other has left.
+fn order_of(round: u32, baseline: bool) -> &'static [Contender] {
+    match (baseline, round.is_multiple_of(2)) {
+        (false, _) => &[Contender::Node],
+        (true, true) => &[Contender::Baseline, Contender::Node],
+        (true, false) => &[Contender::Node, Contender::Baseline],
+    }
+}
+
 /// What will be drained; nothing when records are written as they are read.
 async fn fill(producer: &mut Producer, load: &Load, topic: &str) -> Result<Produced> {
     let Kind::Drain { records } = load.kind else { return Ok(Produced::new()) };
     producer.create_topic(topic, load.partitions).await?;
     producer.write(topic, load.partitions, records, load.value_bytes, Compression::None).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_round_begins_with_the_one_that_ended_the_last() {
+        let ends = |round| (order_of(round, true).first().copied(), order_of(round, true).last().copied());
+        for round in 0..5 {
+            assert_eq!(ends(round).1, ends(round + 1).0);
+        }
+        assert_eq!(order_of(3, false), [Contender::Node]);
+    }
 }

@@ -1,4 +1,5 @@
-//! Figures as people read them: each run in a line, then medians and what the node takes of what the baseline takes.
+//! Figures as people read them: each run in a line, then medians with the least and the most of all rounds, and what the node takes
+//! of what the baseline takes.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use crate::contender::Contender;
 use crate::round::Figures;
 
 const NAME_WIDTH: usize = 34;
-const FIGURE_WIDTH: usize = 12;
+const FIGURE_WIDTH: usize = 28;
 
 /// One thing that is measured.
 struct Measure {
@@ -67,8 +68,8 @@ impl Runs {
         }
     }
 
-    /// The medians over the rounds. Ratios are taken within each round, whose two runs follow one another, and then their
-    /// median: what the machine does meanwhile weighs on both.
+    /// The medians over the rounds, with the least and the most where there are several. Ratios are taken within each round,
+    /// whose two runs follow one another, and then their median: what the machine does meanwhile weighs on both.
     pub fn table(&self) -> String {
         let mut table = format!("{:NAME_WIDTH$}{:>FIGURE_WIDTH$}", "", "node");
         if !self.baseline.is_empty() {
@@ -81,17 +82,29 @@ impl Runs {
             if node.is_empty() {
                 continue;
             }
-            let ratios = node.iter().zip(&baseline).map(|(node, baseline)| node / baseline).collect();
-            let digits = measure.digits;
-            let _ = write!(table, "{:NAME_WIDTH$}{:>FIGURE_WIDTH$.digits$}", measure.name, median(node));
+            let ratios: Vec<f64> =
+                node.iter().zip(&baseline).map(|(node, baseline)| node / baseline).collect();
+            let _ =
+                write!(table, "{:NAME_WIDTH$}{:>FIGURE_WIDTH$}", measure.name, spread(&node, measure.digits));
             if !baseline.is_empty() {
-                let (baseline, ratio) = (median(baseline), median(ratios));
-                let _ = write!(table, "{baseline:>FIGURE_WIDTH$.digits$}{ratio:>FIGURE_WIDTH$.3}");
+                let (baseline, ratio) = (spread(&baseline, measure.digits), spread(&ratios, 3));
+                let _ = write!(table, "{baseline:>FIGURE_WIDTH$}{ratio:>FIGURE_WIDTH$}");
             }
             table.push('\n');
         }
         table
     }
+}
+
+/// `median (least–most)`; a single value alone.
+fn spread(values: &[f64], digits: usize) -> String {
+    let middle = median(values.to_vec());
+    if values.len() < 2 {
+        return format!("{middle:.digits$}");
+    }
+    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{middle:.digits$} ({least:.digits$}–{most:.digits$})")
 }
 
 /// A run in a line.
@@ -152,10 +165,10 @@ mod tests {
             let line = table.lines().find_map(|line| line.strip_prefix(name)).expect("a row");
             line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
         };
-        assert_eq!(row("CPU us a record"), ["3.00", "10.00", "0.250"]);
-        assert_eq!(row("CPU us an invocation"), ["30.0", "100.0", "0.250"]);
-        assert_eq!(row("records/s"), ["50", "50", "1.000"]);
-        assert_eq!(row("resident MiB at most"), ["2.0", "2.0", "1.000"]);
+        let spread = ["3.00", "(1.00–10.00)", "10.00", "(4.00–12.00)", "0.250", "(0.250–1.000)"];
+        assert_eq!(row("CPU us a record"), spread);
+        assert_eq!(row("CPU us an invocation")[..2], ["30.0", "(10.0–100.0)"]);
+        assert_eq!(row("records/s")[4], "1.000");
         assert!(!table.contains("p50"), "nothing was timed");
     }
 }

@@ -1,0 +1,45 @@
+//! The hand-written loop is judged by what it has committed when it ends, so its last batch must be among that.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lighterman::local::broker::{Broker, BrokerSettings};
+use loadtest::contender::{Contender, Setup};
+use loadtest::function::{Act, FakeLambda};
+use loadtest::produce::{Compression, Producer, ends};
+
+const LIMIT: Duration = Duration::from_secs(30);
+const RECORDS: usize = 40;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loop_that_is_told_to_end_while_a_batch_is_at_the_function_commits_it() -> Result<()> {
+    let broker = Broker::start(BrokerSettings::default())?;
+    let servers = broker.address().to_string();
+    let mut producer = Producer::connect(&servers).await?;
+    producer.create_topic("orders", 4).await?;
+    let produced = producer.write("orders", 4, RECORDS, 10, Compression::None).await?;
+    let lambda = FakeLambda::start().await?;
+    lambda.set_script(|_| Act::Succeed(Duration::from_secs(1)));
+    let setup = Setup {
+        servers,
+        topic: "orders".to_owned(),
+        endpoint: lambda.endpoint_url(),
+        batch: 100,
+        window_seconds: None,
+        baseline_commits_each: false,
+        consumers: 1,
+        settings: Vec::new(),
+    };
+    let mut started = Contender::Baseline.start(&setup, "end").await?;
+    let group = started.begin().await?;
+    let arrived = tokio::time::timeout(LIMIT, async {
+        while lambda.tally().records < RECORDS as u64 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    ensure!(arrived.await.is_ok(), "{} of {RECORDS} records arrived", lambda.tally().records);
+    started.end().await?;
+    let committed = producer.committed(&group, "orders", 4).await?;
+    ensure!(committed == ends(&produced), "committed {committed:?} of {:?}", ends(&produced));
+    Ok(())
+}
