@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_lambda::Client;
@@ -10,9 +11,12 @@ use aws_sdk_lambda::operation::invoke::{InvokeError, InvokeOutput};
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::{LogType, ThrottleReason};
 use lighterman::local::function_host::command::{FunctionCommand, Interpreters};
+use lighterman::local::function_host::observer::{FunctionError, FunctionObserver, LoggingObserver};
 use lighterman::local::function_host::{FunctionHost, FunctionHostError, FunctionHostSettings, FunctionSpec};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use uuid::Uuid;
 
 const LONG: Duration = Duration::from_mins(1);
 
@@ -21,7 +25,14 @@ fn functions_folder() -> PathBuf {
 }
 
 fn spec(command: FunctionCommand, timeout: Duration, max_concurrency: u32) -> FunctionSpec {
-    FunctionSpec { name: "fn".into(), command, timeout, max_concurrency, env: BTreeMap::new() }
+    FunctionSpec {
+        name: "fn".into(),
+        command,
+        timeout,
+        max_concurrency,
+        env: BTreeMap::new(),
+        initialized_early: false,
+    }
 }
 
 fn host(spec: FunctionSpec) -> FunctionHost {
@@ -34,6 +45,7 @@ fn settings(functions: Vec<FunctionSpec>) -> FunctionHostSettings {
         region: "us-east-1".into(),
         account_id: "000000000000".into(),
         functions,
+        observer: Arc::new(LoggingObserver),
     }
 }
 
@@ -73,8 +85,10 @@ fn bootstrap(test: &str) -> Option<FunctionCommand> {
         skipped(test, "no python3");
         return None;
     }
-    let path = functions_folder().join("bootstrap");
-    Some(FunctionCommand::resolve(&path.to_string_lossy(), &Interpreters::default()).expect("bootstrap"))
+    Some(
+        FunctionCommand::resolve("bootstrap", &functions_folder(), &Interpreters::default())
+            .expect("bootstrap"),
+    )
 }
 
 fn sample() -> FunctionCommand {
@@ -236,6 +250,65 @@ async fn a_function_that_cannot_start_says_so_to_its_caller() {
     host.stop().await;
 }
 
+/// Remembers what it is told.
+#[derive(Default)]
+struct RecordingObserver(Mutex<Vec<String>>);
+
+impl FunctionObserver for RecordingObserver {
+    fn initialized(&self, function: &str) {
+        self.0.lock().push(format!("{function} ready"));
+    }
+
+    fn initialization_failed(&self, function: &str, error: &FunctionError) {
+        self.0.lock().push(format!("{function} cannot start: {error}"));
+    }
+
+    fn printed(&self, _: &str, request: Option<Uuid>, line: &str) {
+        self.0.lock().push(format!("{} {line}", request.map(|id| id.to_string()).unwrap_or_default()));
+    }
+
+    fn failed(&self, _: &str, request: Uuid, error: &FunctionError) {
+        self.0.lock().push(format!("{request} failed: {error}"));
+    }
+}
+
+impl RecordingObserver {
+    async fn until(&self, fact: impl Fn(&str) -> bool) {
+        let waited = tokio::time::timeout(LONG, async {
+            while !self.0.lock().iter().any(|line| fact(line)) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{:?}", self.0.lock());
+    }
+}
+
+#[tokio::test]
+async fn an_observer_hears_of_starts_prints_and_errors_with_their_request() {
+    let name = "an_observer_hears_of_starts_prints_and_errors_with_their_request";
+    let Some(command) = bootstrap(name) else { return };
+    let observer = Arc::new(RecordingObserver::default());
+    let early = |command| FunctionSpec { initialized_early: true, ..spec(command, LONG, 1) };
+    let start = |spec| {
+        let observer: Arc<dyn FunctionObserver> = Arc::<RecordingObserver>::clone(&observer);
+        FunctionHost::start(FunctionHostSettings { observer, ..settings(vec![spec]) }).expect("starts")
+    };
+    let host = start(early(command.clone()));
+    observer.until(|line| line == "fn ready").await;
+    let failed =
+        client(&host).invoke().function_name("fn").payload(Blob::new(r#"{"do":"raise"}"#)).send().await;
+    let failed = failed.expect("an answer");
+    let request = aws_types::request_id::RequestId::request_id(&failed).expect("an id").to_owned();
+    observer.until(|line| line == format!("{request} doing raise")).await;
+    observer.until(|line| line == format!("{request} failed: ValueError: as asked")).await;
+    host.stop().await;
+    let mut refusing = early(command);
+    refusing.env.insert("REFUSE_TO_START".into(), "1".into());
+    let host = start(refusing);
+    observer.until(|line| line.starts_with("fn cannot start: Runtime.ExitError: exit status 4")).await;
+    host.stop().await;
+}
+
 #[tokio::test]
 async fn functions_that_are_not_there_and_configurations_of_those_that_are() {
     let host = host(spec(sample(), Duration::from_secs(7), 1));
@@ -285,8 +358,8 @@ async fn python_runs_through_the_official_runtime() {
         );
     }
     let interpreters = Interpreters { python: python.into(), ..Interpreters::default() };
-    let handler = functions_folder().join("app.handler");
-    let command = FunctionCommand::resolve(&handler.to_string_lossy(), &interpreters).expect("handler");
+    let command =
+        FunctionCommand::resolve("app.handler", &functions_folder(), &interpreters).expect("handler");
     let host = host(spec(command, Duration::from_secs(20), 1));
     let client = client(&host);
     let fine = invoke(&client, &json!({ "a": "é" })).await;
@@ -310,9 +383,8 @@ async fn node_runs_as_a_bootstrap() {
     if !runs("node", &["--version"]) {
         return skipped("node_runs_as_a_bootstrap", "no node");
     }
-    let path = functions_folder().join("bootstrap.mjs");
-    let command =
-        FunctionCommand::resolve(&path.to_string_lossy(), &Interpreters::default()).expect("bootstrap");
+    let command = FunctionCommand::resolve("bootstrap.mjs", &functions_folder(), &Interpreters::default())
+        .expect("bootstrap");
     let host = host(spec(command, LONG, 1));
     assert_eq!(body(&invoke(&client(&host), &json!({ "a": [1] })).await), json!({ "node": { "a": [1] } }));
     host.stop().await;
@@ -328,9 +400,8 @@ async fn node_runs_through_the_official_runtime() {
     };
     let code = tempfile::tempdir_in(&folder).expect("folder");
     std::fs::copy(functions_folder().join("index.mjs"), code.path().join("index.mjs")).expect("copy");
-    let handler = code.path().join("index.handler");
     let command =
-        FunctionCommand::resolve(&handler.to_string_lossy(), &Interpreters::default()).expect("handler");
+        FunctionCommand::resolve("index.handler", code.path(), &Interpreters::default()).expect("handler");
     let host = host(spec(command, LONG, 1));
     let client = client(&host);
     assert_eq!(body(&invoke(&client, &json!({ "a": 1 })).await), json!({ "node": { "a": 1 } }));

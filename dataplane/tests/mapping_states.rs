@@ -2,7 +2,7 @@
 
 mod scene;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,7 +36,8 @@ impl Mapped {
         controller.put_key(KEY.0, KEY.1).expect("stored");
         let authenticator = Arc::new(SigV4 { region: REGION.to_owned() });
         let api = Api { controller, authenticator, node: "n".to_owned() };
-        let server = ApiServer::start(api, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("listens");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let server = ApiServer::start(api, listener).expect("serves");
         let endpoint = format!("http://{}", server.address());
         let client = ApiClient::new(endpoint, REGION.to_owned(), KEY.0, KEY.1);
         let request = json!({

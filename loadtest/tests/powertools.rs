@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use lighterman::local::broker::{Broker, BrokerSettings};
 use lighterman::local::function_host::command::{FunctionCommand, Interpreters};
+use lighterman::local::function_host::observer::LoggingObserver;
 use lighterman::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
 use loadtest::node::Node;
 use loadtest::produce::{Compression, Producer, batch_of};
@@ -68,11 +70,13 @@ impl Scene {
             account_id: "000000000000".to_owned(),
             functions: vec![FunctionSpec {
                 name: "f".to_owned(),
-                command: FunctionCommand::resolve(&code.to_string_lossy(), &interpreters)?,
+                command: FunctionCommand::resolve(&code.to_string_lossy(), folder.path(), &interpreters)?,
                 timeout: Duration::from_secs(20),
                 max_concurrency: 2,
                 env: BTreeMap::from([("SEEN".to_owned(), seen)]),
+                initialized_early: false,
             }],
+            observer: Arc::new(LoggingObserver),
         })?;
         let broker = Broker::start(BrokerSettings::default())?;
         let servers = broker.address().to_string();

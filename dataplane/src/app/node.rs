@@ -1,5 +1,6 @@
 //! One node, from settings to drained: store, dataplane, API, metrics.
 
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,9 +34,37 @@ pub struct RunningNode {
     pub first_key: Option<(String, String)>,
 }
 
+/// The sockets of a node.
+#[derive(Debug)]
+pub struct NodeListeners {
+    /// Of the control API.
+    pub api: TcpListener,
+    /// Of `/metrics`, `/healthz` and `/readyz`.
+    pub metrics: TcpListener,
+}
+
+impl NodeListeners {
+    /// Listens where `settings` say.
+    pub fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        let bind = |key: &str, what: &str, address: SocketAddr| {
+            TcpListener::bind(address)
+                .with_context(|| format!("{what} cannot listen on {address}: set `{key}` to a free address"))
+        };
+        Ok(Self {
+            api: bind("listen", "the control API", settings.listen)?,
+            metrics: bind("metrics_listen", "/metrics", settings.metrics_listen)?,
+        })
+    }
+}
+
 impl RunningNode {
-    /// Opens the store, listens, and takes up what was running; call inside an actix system.
-    pub fn start(settings: &Settings, port: Arc<dyn FunctionPort>) -> anyhow::Result<Self> {
+    /// Opens the store, serves on `listeners`, whose addresses `settings` hold, and takes up what was running; call inside an
+    /// actix system.
+    pub fn start_on(
+        settings: &Settings,
+        listeners: NodeListeners,
+        port: Arc<dyn FunctionPort>,
+    ) -> anyhow::Result<Self> {
         let recorder = metrics::install()?;
         let (store, registry) = Store::open(&settings.data_dir)?;
         let dataplane = Dataplane::start(settings, port).context("the node's threads cannot start")?;
@@ -48,12 +77,10 @@ impl RunningNode {
             authenticator: Arc::new(SigV4 { region: settings.region.clone() }),
             node: settings.node.id.clone(),
         };
-        let api = ApiServer::start(api, settings.listen).with_context(|| {
-            format!("the control API cannot listen on {}: set `listen` to a free address", settings.listen)
-        })?;
+        let api = ApiServer::start(api, listeners.api).context("the control API cannot be served")?;
         let phase = NodePhase::default();
         let readiness = phase.readiness(&dataplane);
-        let metrics = MetricsServer::start(settings.metrics_listen, recorder, readiness)?;
+        let metrics = MetricsServer::start(listeners.metrics, recorder, readiness)?;
         controller.resume();
         phase.serving();
         Ok(Self {

@@ -1,22 +1,29 @@
 //! `lighterman dev`: everything on this laptop.
 
+mod console;
+mod ports;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 use lighterman_proto::ids::MappingId;
+use tokio::sync::watch;
 
+use self::console::{ConsoleObserver, FunctionStart};
 use super::run::{Signals, drain, with_settings};
 use super::{EXIT_FAILED, SettingsArgs, print_line, print_problem};
 use crate::app::node::RunningNode;
 use crate::config::Settings;
 use crate::local::broker::{Broker, BrokerSettings};
 use crate::local::function_host::command::{FunctionCommand, Interpreters};
+use crate::local::function_host::observer::FunctionObserver;
 use crate::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
 use crate::local::sample_records::{SampleError, SampleProducer};
 
@@ -24,13 +31,15 @@ use crate::local::sample_records::{SampleError, SampleProducer};
 pub const EXAMPLES: &str = "Examples:
   lighterman dev
   lighterman dev --function app.handler                    # handler() of app.py
+  lighterman dev --function orders.app.handler             # of orders/app.py, imported from this folder
   lighterman dev --kafka localhost:9092 --topic orders --rate 0
   lighterman dev --records 100000 --exit-when-drained      # for scripts";
 
 /// Arguments of `dev`.
 #[derive(Clone, Debug, Args)]
 pub struct DevArgs {
-    /// An executable bootstrap, app.handler of app.py, or index.handler of a Node file [default: a built-in sample]
+    /// An executable bootstrap, app.handler of app.py, package.app.handler, or index.handler of a Node file; modules are imported
+    /// from this folder [default: a built-in sample]
     #[arg(long, value_name = "PATH")]
     pub function: Option<String>,
     /// A real broker instead of the embedded one
@@ -81,7 +90,7 @@ pub fn run(args: &DevArgs) -> ExitCode {
         settings.data_dir = Some(folder.display().to_string());
     }
     settings.log_level.get_or_insert_with(|| "warn".to_owned());
-    let code = with_settings(&settings, |settings| async move { dev(args, &settings).await });
+    let code = with_settings(&settings, |settings| async move { dev(args, settings).await });
     if let Some(folder) = folder {
         let _ = std::fs::remove_dir_all(folder);
     }
@@ -95,7 +104,10 @@ fn tempdir() -> std::io::Result<PathBuf> {
     Ok(folder)
 }
 
-async fn dev(args: &DevArgs, settings: &Settings) -> anyhow::Result<()> {
+async fn dev(args: &DevArgs, settings: Settings) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let listeners = ports::listen(&settings)?;
+    let settings = settings.listening_on(listeners.api.local_addr()?, listeners.metrics.local_addr()?);
     let broker = match &args.kafka {
         None => Some(start_broker()?),
         Some(_) => None,
@@ -104,13 +116,17 @@ async fn dev(args: &DevArgs, settings: &Settings) -> anyhow::Result<()> {
         (Some(servers), _) => servers.clone(),
         (None, broker) => broker.as_ref().map(|broker| broker.address().to_string()).context("no broker")?,
     };
-    let host = host_function(args, settings)?;
-    let port = crate::invoker::local_port(settings, &host.endpoint_url()).await?;
+    let (observer, started) = ConsoleObserver::new();
+    let host = host_function(args, &settings, Arc::new(observer))?;
+    if let Err(error) = await_function(args, started, &mut signals).await {
+        host.stop().await;
+        return Err(error);
+    }
+    let port = crate::invoker::local_port(&settings, &host.endpoint_url()).await?;
     let mut producer = SampleProducer::connect(&servers, &args.topic, args.partitions as i32).await?;
-    let node = RunningNode::start(settings, port)?;
+    let node = RunningNode::start_on(&settings, listeners, port)?;
     let id = create_mapping(&node, &servers, &args.topic).await?;
-    introduce(args, settings, &node, &servers, &host.endpoint_url());
-    let mut signals = Signals::listen()?;
+    introduce(args, &settings, &node, &servers, &host.endpoint_url());
     let finished = tokio::select! {
         finished = flow(args, &mut producer, &node, id) => finished?,
         () = signals.next() => false,
@@ -122,6 +138,26 @@ async fn dev(args: &DevArgs, settings: &Settings) -> anyhow::Result<()> {
         let resolved = board.resolved_total();
         print_line(&format!("drained: {resolved} records delivered and committed"));
         anyhow::ensure!(!args.exit_when_drained || finished, "not all records were delivered and committed");
+    }
+    Ok(())
+}
+
+/// Waits until the function's first instance is ready. The host ends an instance whose initialization takes too long, so this
+/// ends too.
+async fn await_function(
+    args: &DevArgs,
+    mut started: watch::Receiver<FunctionStart>,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let known = tokio::select! {
+        known = started.wait_for(|start| !matches!(start, FunctionStart::Pending)) => {
+            known.context("the function host ended")?.clone()
+        }
+        () = signals.next() => anyhow::bail!("stopped before the function was ready"),
+    };
+    let function = args.function.as_deref().unwrap_or("sample");
+    if let FunctionStart::Failed(error) = known {
+        anyhow::bail!("function `{function}` cannot start: {error}");
     }
     Ok(())
 }
@@ -153,8 +189,9 @@ fn introduce(args: &DevArgs, settings: &Settings, node: &RunningNode, servers: &
     if let Some((id, secret)) = &node.first_key {
         let _ = writeln!(
             lines,
-            "  export AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION={}",
-            settings.region
+            "  export AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret}\n  \
+             export AWS_REGION={region} AWS_DEFAULT_REGION={region}",
+            region = settings.region
         );
     }
     let _ = write!(
@@ -244,10 +281,17 @@ fn start_broker() -> anyhow::Result<Broker> {
     }
 }
 
-fn host_function(args: &DevArgs, settings: &Settings) -> anyhow::Result<FunctionHost> {
+fn host_function(
+    args: &DevArgs,
+    settings: &Settings,
+    observer: Arc<dyn FunctionObserver>,
+) -> anyhow::Result<FunctionHost> {
     let command = match &args.function {
         None => FunctionCommand::sample()?,
-        Some(text) => FunctionCommand::resolve(text, &Interpreters::default())?,
+        Some(text) => {
+            let project = std::env::current_dir().context("the project's folder is not known")?;
+            FunctionCommand::resolve(text, &project, &Interpreters::default())?
+        }
     };
     let function = FunctionSpec {
         name: FUNCTION.to_owned(),
@@ -255,11 +299,13 @@ fn host_function(args: &DevArgs, settings: &Settings) -> anyhow::Result<Function
         timeout: FUNCTION_TIMEOUT,
         max_concurrency: FUNCTION_CONCURRENCY,
         env: BTreeMap::new(),
+        initialized_early: true,
     };
     Ok(FunctionHost::start(FunctionHostSettings {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         region: settings.region.clone(),
         account_id: settings.account_id.clone(),
         functions: vec![function],
+        observer,
     })?)
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{EXIT_FAILED, EXIT_FINE, EXIT_USAGE, SettingsArgs, print_line, print_problem};
-use crate::app::node::RunningNode;
+use crate::app::node::{NodeListeners, RunningNode};
 use crate::config::Settings;
 
 /// Shown under `--help`.
@@ -25,19 +25,23 @@ pub struct RunArgs {
 
 /// Runs the node until it is told to drain.
 pub fn run(args: &RunArgs) -> ExitCode {
-    with_settings(&args.settings, |settings| async move { node(&settings).await })
+    with_settings(&args.settings, |settings| async move { node(settings).await })
 }
 
-async fn node(settings: &Settings) -> anyhow::Result<()> {
+async fn node(settings: Settings) -> anyhow::Result<()> {
     anyhow::ensure!(
         settings.control.is_none(),
         "`control.bootstrap` is set, but this version of Lighterman runs a node alone: remove it"
     );
-    let port = crate::invoker::port_from_environment(settings).await?;
-    let node = RunningNode::start(settings, port)?;
+    let listeners = NodeListeners::bind(&settings)?;
+    let settings = settings.listening_on(listeners.api.local_addr()?, listeners.metrics.local_addr()?);
+    let port = crate::invoker::port_from_environment(&settings).await?;
+    let node = RunningNode::start_on(&settings, listeners, port)?;
     if let Some((id, secret)) = &node.first_key {
         print_line(&format!(
-            "first API key, shown once:\n  AWS_ACCESS_KEY_ID={id}\n  AWS_SECRET_ACCESS_KEY={secret}"
+            "first API key, shown once:\n  export AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret}\n  \
+             export AWS_REGION={region} AWS_DEFAULT_REGION={region}",
+            region = settings.region
         ));
     }
     print_line(&format!(
@@ -96,6 +100,12 @@ where
     if let Err(error) = crate::telemetry::install(&settings.log) {
         print_problem(&error);
         return ExitCode::from(EXIT_USAGE);
+    }
+    if let Some(variables) = settings.foreign_variables_text() {
+        tracing::warn!(
+            variables,
+            "environment variables with our prefix that are no keys of ours are ignored"
+        );
     }
     match actix_rt::System::new().block_on(body(settings)) {
         Ok(()) => ExitCode::from(EXIT_FINE),

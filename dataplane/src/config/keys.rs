@@ -1,12 +1,7 @@
 //! Every key once, and what is closest to a wrong one.
 
-/// What every variable of ours starts with.
-pub const ENVIRONMENT_PREFIX: &str = "LIGHTERMAN_";
-/// Variables with our prefix that are not keys: the command line reads them.
-const NOT_KEYS: [&str; 1] = ["LIGHTERMAN_CONFIG"];
-
 /// One thing that can be configured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// Its path in the file, dots between tables.
     pub path: &'static str,
@@ -69,36 +64,13 @@ pub const KEYS: &[Key] = &[
     key("log.level", "info", "error, warn, info, debug, trace, or tracing directives"),
 ];
 
-/// The variable that sets `path`.
-pub fn environment_variable(path: &str) -> String {
-    format!("{ENVIRONMENT_PREFIX}{}", path.replace('.', "_").to_ascii_uppercase())
-}
-
 /// The key with this path.
 pub(super) fn by_path(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
-}
-
-/// The key that this variable sets.
-pub(super) fn by_variable(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| environment_variable(key.path) == name)
-}
-
-/// True when `name` is ours but not a key.
-pub(super) fn is_other_variable(name: &str) -> bool {
-    NOT_KEYS.contains(&name)
 }
 
 /// The known path most like `path`.
 pub(super) fn nearest_path(path: &str) -> &'static str {
     let likeness = |key: &&Key| (strsim::jaro_winkler(key.path, path) * 1e6) as u64;
     KEYS.iter().max_by_key(likeness).map_or("", |key| key.path)
-}
-
-/// The known variable most like `name`. The prefix, alike in all, is left out of the comparison.
-pub(super) fn nearest_variable(name: &str) -> String {
-    let rest = name.strip_prefix(ENVIRONMENT_PREFIX).unwrap_or(name);
-    let own = |key: &&Key| environment_variable(key.path)[ENVIRONMENT_PREFIX.len()..].to_owned();
-    let likeness = |key: &&Key| (strsim::jaro_winkler(&own(key), rest) * 1e6) as u64;
-    KEYS.iter().max_by_key(likeness).map_or_else(String::new, |key| environment_variable(key.path))
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::keys::{self, Key};
+use super::variables::{VariableMeaning, meaning_of};
 
 /// Where a value comes from; later ones win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +64,7 @@ pub enum ConfigError {
         /// The known one most like it.
         nearest: &'static str,
     },
-    /// A variable with our prefix that nobody knows.
+    /// A variable with our prefix that is almost a key.
     #[error("unknown environment variable `{variable}`. Did you mean `{nearest}`?")]
     UnknownVariable {
         /// Its name.
@@ -88,18 +89,31 @@ pub enum ConfigError {
 
 /// Values as text, by key.
 #[derive(Default)]
-pub(super) struct Layers(BTreeMap<&'static str, (Source, String)>);
+pub(super) struct Layers {
+    values: BTreeMap<&'static str, (Source, String)>,
+    foreign: Vec<String>,
+}
 
 impl Layers {
     pub(super) fn get(&self, path: &'static str) -> (Source, &str) {
-        match self.0.get(path) {
+        match self.values.get(path) {
             Some((source, text)) => (*source, text),
             None => (Source::Default, keys::by_path(path).map_or("", |key| key.default)),
         }
     }
 
+    /// Who set each key that somebody set.
+    pub(super) fn origins(&self) -> BTreeMap<&'static str, Source> {
+        self.values.iter().map(|(path, (source, _))| (*path, *source)).collect()
+    }
+
+    /// Names of variables with our prefix that other programs set, in order.
+    pub(super) fn foreign_variables(&self) -> &[String] {
+        &self.foreign
+    }
+
     fn set(&mut self, source: Source, key: &'static Key, text: String) {
-        self.0.insert(key.path, (source, text));
+        self.values.insert(key.path, (source, text));
     }
 
     pub(super) fn add_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
@@ -141,19 +155,20 @@ impl Layers {
         variables: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
     ) -> Result<(), ConfigError> {
         for (name, value) in variables {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(keys::ENVIRONMENT_PREFIX)) else {
-                continue;
-            };
-            if keys::is_other_variable(name) {
-                continue;
+            let Some(name) = name.to_str() else { continue };
+            match meaning_of(name) {
+                None | Some(VariableMeaning::CommandLine) => {}
+                Some(VariableMeaning::Key(key)) => {
+                    let text = value.into_string().map_err(|_| ConfigError::NotText(name.into()))?;
+                    self.set(Source::Environment, key, text);
+                }
+                Some(VariableMeaning::NearMiss(nearest)) => {
+                    return Err(ConfigError::UnknownVariable { variable: name.into(), nearest });
+                }
+                Some(VariableMeaning::Foreign) => self.foreign.push(name.into()),
             }
-            let Some(key) = keys::by_variable(name) else {
-                let nearest = keys::nearest_variable(name);
-                return Err(ConfigError::UnknownVariable { variable: name.into(), nearest });
-            };
-            let text = value.into_string().map_err(|_| ConfigError::NotText(name.into()))?;
-            self.set(Source::Environment, key, text);
         }
+        self.foreign.sort_unstable();
         Ok(())
     }
 

@@ -5,13 +5,15 @@ mod layers;
 mod machine;
 mod settings;
 mod values;
+mod variables;
 
-pub use keys::{ENVIRONMENT_PREFIX, KEYS, Key, environment_variable};
+pub use keys::{KEYS, Key};
 pub use layers::{ConfigError, Source};
 pub use settings::{
     ControlSettings, InvokeClient, InvokeSettings, Isolation, KafkaSettings, LogFormat, LogSettings,
     NodeSettings, Settings,
 };
+pub use variables::{ENVIRONMENT_PREFIX, environment_variable};
 
 #[cfg(test)]
 mod tests;

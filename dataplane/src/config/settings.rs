@@ -1,5 +1,6 @@
 //! The validated settings of a node.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -10,13 +11,15 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::keys::KEYS;
-use super::layers::{ConfigError, Layers};
+use super::layers::{ConfigError, Layers, Source};
 use super::{machine, values};
 use crate::egress::Egress;
 use crate::kafka::group::GroupProtocol;
 
 /// Below this, one largest payload and the frame it comes from would not fit.
 const MEMORY_BUDGET_MIN: u64 = 16 * 1024 * 1024;
+/// A namespace may inject hundreds.
+const FOREIGN_VARIABLES_NAMED_MAX: usize = 10;
 
 /// Everything a node is told, checked.
 #[derive(Debug)]
@@ -51,6 +54,9 @@ pub struct Settings {
     pub invoke: InvokeSettings,
     /// Log.
     pub log: LogSettings,
+    /// Environment variables that have our prefix and are another program's; they set nothing.
+    pub foreign_variables: Vec<String>,
+    origins: BTreeMap<&'static str, Source>,
     shown: String,
 }
 
@@ -179,6 +185,8 @@ impl Settings {
             kafka: kafka(layers)?,
             invoke: invoke(layers)?,
             log: log(layers)?,
+            foreign_variables: layers.foreign_variables().to_vec(),
+            origins: layers.origins(),
             shown: String::new(),
         };
         settings.check_together(layers)?;
@@ -204,6 +212,20 @@ impl Settings {
         Ok(())
     }
 
+    /// Who set the key at `path`.
+    pub fn origin_of(&self, path: &'static str) -> Source {
+        self.origins.get(path).copied().unwrap_or(Source::Default)
+    }
+
+    /// These are the addresses that are listened on, whatever was asked for: a port 0 has become a port, which must not be
+    /// dialled either.
+    #[must_use]
+    pub fn listening_on(mut self, api: SocketAddr, metrics: SocketAddr) -> Self {
+        (self.listen, self.metrics_listen) = (api, metrics);
+        self.egress.own_listeners = vec![api, metrics];
+        self
+    }
+
     /// The effective configuration as TOML, each line with its origin; secrets are hidden.
     pub fn effective(&self) -> &str {
         &self.shown
@@ -225,7 +247,21 @@ impl Settings {
                 None => writeln!(shown, "# {name}: {}", key.about),
             };
         }
+        if let Some(names) = self.foreign_variables_text() {
+            let _ = write!(shown, "\n# ignored, not ours: {names}\n");
+        }
         shown
+    }
+
+    /// The names of the variables that have our prefix and set nothing, the first ten of them; `None` without any.
+    pub fn foreign_variables_text(&self) -> Option<String> {
+        let named = self.foreign_variables.iter().take(FOREIGN_VARIABLES_NAMED_MAX);
+        let text = named.map(String::as_str).collect::<Vec<_>>().join(", ");
+        match self.foreign_variables.len().saturating_sub(FOREIGN_VARIABLES_NAMED_MAX) {
+            _ if text.is_empty() => None,
+            0 => Some(text),
+            more => Some(format!("{text} and {more} more")),
+        }
     }
 
     /// The value in force as text; what was found out at start instead of an empty default.

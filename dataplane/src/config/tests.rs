@@ -67,6 +67,23 @@ fn unknown_keys_and_variables_name_the_nearest() {
 }
 
 #[test]
+fn variables_of_other_programs_are_ignored_and_named() {
+    let injected = [
+        ("LIGHTERMAN_PORT", "tcp://10.0.0.7:9010"),
+        ("LIGHTERMAN_SERVICE_HOST", "10.0.0.7"),
+        ("LIGHTERMAN_LOG_LEVEL", "warn"),
+        ("LIGHTERMAN_PORT_9010_TCP_ADDR", "10.0.0.7"),
+    ];
+    let settings = load("", &injected, &[]).expect("settings");
+    assert_eq!(settings.log.level, "warn");
+    let names = ["LIGHTERMAN_PORT", "LIGHTERMAN_PORT_9010_TCP_ADDR", "LIGHTERMAN_SERVICE_HOST"];
+    assert_eq!(settings.foreign_variables, names);
+    let shown = settings.effective();
+    assert!(shown.contains("# ignored, not ours: LIGHTERMAN_PORT, "), "{shown}");
+    assert!(!shown.contains("10.0.0.7"), "a value of another program may be its secret: {shown}");
+}
+
+#[test]
 fn wrong_values_name_key_origin_and_mend() {
     for (file, said) in [
         ("listen = 'here'", "`listen` (from file) is wrong: `here` is no address: write IP:PORT"),

@@ -46,9 +46,8 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Listens on `listen`; call inside an actix system.
-    pub fn start(api: Api, listen: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen)?;
+    /// Serves on `listener`; call inside an actix system.
+    pub fn start(api: Api, listener: TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let server = HttpServer::new(move || {
             App::new()

@@ -31,14 +31,6 @@ pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 /// Why metrics cannot be served.
 #[derive(Debug, Error)]
 pub enum MetricsServerError {
-    /// The port is not to be had.
-    #[error("`metrics_listen` {address} cannot be used: {source}. Choose another address")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// What the operating system said.
-        source: io::Error,
-    },
     /// No thread or no runtime.
     #[error("the metrics thread cannot start: {0}")]
     Thread(io::Error),
@@ -59,9 +51,9 @@ pub struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// Listens on `listen` (port 0: a free one) and serves what `handle` renders.
+    /// Serves what `handle` renders on `listener`.
     pub fn start(
-        listen: SocketAddr,
+        listener: std::net::TcpListener,
         handle: PrometheusHandle,
         readiness: Readiness,
     ) -> Result<Self, MetricsServerError> {
@@ -69,7 +61,7 @@ impl MetricsServer {
         let (started, start) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("metrics".into())
-            .spawn(move || run(listen, &started, serve_until(handle, readiness, stopped)))
+            .spawn(move || run(listener, &started, serve_until(handle, readiness, stopped)))
             .map_err(MetricsServerError::Thread)?;
         let died = || MetricsServerError::Thread(io::Error::other("it ended while starting"));
         let address = start.recv().map_err(|_| died())??;
@@ -93,7 +85,11 @@ impl Drop for MetricsServer {
 
 type Started = mpsc::Sender<Result<SocketAddr, MetricsServerError>>;
 
-fn run<F: Future<Output = ()>>(listen: SocketAddr, started: &Started, serve: impl FnOnce(TcpListener) -> F) {
+fn run<F: Future<Output = ()>>(
+    listener: std::net::TcpListener,
+    started: &Started,
+    serve: impl FnOnce(TcpListener) -> F,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -102,18 +98,18 @@ fn run<F: Future<Output = ()>>(listen: SocketAddr, started: &Started, serve: imp
         }
     };
     runtime.block_on(async {
-        let bound = async {
-            let listener = TcpListener::bind(listen).await?;
+        let served = || {
+            listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
-            Ok((listener, address))
+            Ok((TcpListener::from_std(listener)?, address))
         };
-        match bound.await {
+        match served() {
             Ok((listener, address)) => {
                 let _ = started.send(Ok(address));
                 serve(listener).await;
             }
-            Err(source) => {
-                let _ = started.send(Err(MetricsServerError::Listen { address: listen, source }));
+            Err(error) => {
+                let _ = started.send(Err(MetricsServerError::Thread(error)));
             }
         }
     });
@@ -212,8 +208,8 @@ mod tests {
         let recorder = crate::metrics::recorder().expect("recorder");
         metrics::with_local_recorder(&recorder, || metrics::gauge!(crate::metrics::CONSUMERS).set(2.0));
         let readiness: Readiness = Arc::new(|| Err("control log not applied".into()));
-        let listen = "127.0.0.1:0".parse().expect("address");
-        let server = MetricsServer::start(listen, recorder.handle(), readiness).expect("server");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
+        let server = MetricsServer::start(listener, recorder.handle(), readiness).expect("server");
         let address = server.address();
         assert!(get(address, "/metrics").contains("lighterman_consumers 2"));
         assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"));

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lighterman::local::broker::{Broker, BrokerSettings};
 use lighterman::local::function_host::command::FunctionCommand;
+use lighterman::local::function_host::observer::LoggingObserver;
 use lighterman::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
 
 const LIMIT_SECONDS: &str = "150";
@@ -113,7 +115,9 @@ fn sample_host(program: &Path) -> FunctionHost {
             timeout: Duration::from_secs(10),
             max_concurrency: 8,
             env: BTreeMap::new(),
+            initialized_early: false,
         }],
+        observer: Arc::new(LoggingObserver),
     })
     .expect("the function host starts")
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use thiserror::Error;
@@ -45,9 +45,15 @@ impl Default for Interpreters {
 pub enum FunctionCommandError {
     /// Nothing there.
     #[error(
-        "there is no function `{0}`: give an executable, `app.handler` of app.py, or `index.handler` of index.js or index.mjs"
+        "there is no function `{function}` in {directory}: give an executable, `app.handler` of app.py, `package.app.handler` \
+         or `package/app.handler` of package/app.py, or `index.handler` of index.js or index.mjs"
     )]
-    NotFound(String),
+    NotFound {
+        /// The function.
+        function: String,
+        /// Where it was looked for.
+        directory: PathBuf,
+    },
     /// A file that may not be run.
     #[error("{0} is not executable: `chmod +x` it, or name a Python or Node handler as `file.handler`")]
     NotExecutable(PathBuf),
@@ -94,26 +100,29 @@ impl FunctionCommand {
         Self { program, args, directory: ".".into(), handler: "sample".into(), runtime: "provided.al2023" }
     }
 
-    /// Finds what a person means: an executable, `dir/app.handler` (Python) or `dir/index.handler` (Node).
-    pub fn resolve(text: &str, interpreters: &Interpreters) -> Result<Self, FunctionCommandError> {
-        let path = Path::new(text);
+    /// Finds what a person means: an executable, or a handler as Lambda writes it. The folder that modules are imported from is
+    /// the project's, `project`, as `LAMBDA_TASK_ROOT` is at Lambda: `package.app.handler` and `package/app.handler` are both
+    /// package/app.py, which may import its siblings as `package.…`. A path out of it has the folder it names as its project.
+    pub fn resolve(
+        text: &str,
+        project: &Path,
+        interpreters: &Interpreters,
+    ) -> Result<Self, FunctionCommandError> {
+        let path = project.join(text);
         if path.is_file() {
-            return Self::executable(path);
+            return Self::executable(&path);
         }
-        let (folder, handler) = folder_and_handler(path);
-        let Some((module, _)) =
-            handler.rsplit_once('.').filter(|(module, name)| !module.is_empty() && !name.is_empty())
-        else {
-            return Err(FunctionCommandError::NotFound(text.into()));
-        };
-        let has = |extension: &str| folder.join(format!("{module}.{extension}")).is_file();
-        if has("py") {
-            return Self::python(text, &folder, handler, interpreters);
+        let (root, handler) = import_root(text, project);
+        let not_found = || FunctionCommandError::NotFound { function: text.into(), directory: root.clone() };
+        if python_module(&handler).is_some_and(|module| is_python_module(&root, &module)) {
+            return Self::python(text, &root, handler, interpreters);
         }
-        if ["js", "mjs", "cjs"].into_iter().any(has) {
-            return Self::node(text, &folder, handler, interpreters);
+        let is_file = |module: &str, extension: &str| root.join(format!("{module}.{extension}")).is_file();
+        let module = node_module(&handler).ok_or_else(not_found)?;
+        if ["js", "mjs", "cjs"].into_iter().any(|extension| is_file(&module, extension)) {
+            return Self::node(text, &root, handler, interpreters);
         }
-        Err(FunctionCommandError::NotFound(text.into()))
+        Err(not_found())
     }
 
     fn executable(path: &Path) -> Result<Self, FunctionCommandError> {
@@ -175,10 +184,40 @@ impl FunctionCommand {
     }
 }
 
-fn folder_and_handler(path: &Path) -> (PathBuf, String) {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+/// Where modules are imported from, and the handler seen from there.
+fn import_root(text: &str, project: &Path) -> (PathBuf, String) {
+    let path = Path::new(text);
+    let inside = path.strip_prefix(project).unwrap_or(path);
+    let stays_inside =
+        inside.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if stays_inside {
+        let parts: Vec<_> =
+            inside.iter().filter(|part| *part != ".").map(|part| part.to_string_lossy()).collect();
+        return (project.into(), parts.join("/"));
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
     let handler = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    (folder.into(), handler)
+    (project.join(folder), handler)
+}
+
+/// The module of a Python handler as a path: all but the last of the names between dots and slashes, as `awslambdaric` reads it.
+fn python_module(handler: &str) -> Option<String> {
+    let (module, name) = handler.rsplit_once('.')?;
+    let module = module.replace('.', "/");
+    let is_named = !name.is_empty() && !name.contains('/') && module.split('/').all(|part| !part.is_empty());
+    is_named.then_some(module)
+}
+
+fn is_python_module(root: &Path, module: &str) -> bool {
+    root.join(format!("{module}.py")).is_file() || root.join(module).join("__init__.py").is_file()
+}
+
+/// The module of a Node handler as a path: up to the first dot of its last part, as `aws-lambda-ric` reads it.
+fn node_module(handler: &str) -> Option<String> {
+    let (folder, last) = handler.rsplit_once('/').map_or(("", handler), |(folder, last)| (folder, last));
+    let (module, name) = last.split_once('.')?;
+    let is_named = !module.is_empty() && !name.is_empty();
+    is_named.then(|| if folder.is_empty() { module.into() } else { format!("{folder}/{module}") })
 }
 
 #[cfg(test)]
@@ -188,19 +227,58 @@ mod tests {
     #[test]
     fn every_wrong_function_names_its_mend() {
         let folder = tempfile::tempdir().expect("folder");
-        let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         for name in ["app.py", "index.mjs", "plain"] {
-            std::fs::write(path(name), "").expect("file");
+            std::fs::write(folder.path().join(name), "").expect("file");
         }
         let missing = Interpreters { python: "/nowhere/python".into(), node: "node".into() };
         let without = Interpreters { python: "false".into(), node: "node".into() };
         let said = |name: &str, with: &Interpreters| {
-            FunctionCommand::resolve(&path(name), with).expect_err("wrong").to_string()
+            FunctionCommand::resolve(name, folder.path(), with).expect_err("wrong").to_string()
         };
         assert!(said("other.handler", &missing).contains("there is no function"));
+        assert!(said("other", &missing).contains(&folder.path().display().to_string()));
         assert!(said("plain", &missing).contains("chmod +x"));
         assert!(said("app.handler", &missing).contains("Install Python 3"));
         assert!(said("app.handler", &without).contains("false -m pip install awslambdaric"));
         assert!(said("index.handler", &missing).contains("npm install aws-lambda-ric"));
+    }
+
+    #[test]
+    fn a_handler_is_found_as_lambda_finds_it_and_the_project_is_its_import_root() {
+        let project = tempfile::tempdir().expect("folder");
+        let root = project.path();
+        std::fs::create_dir_all(root.join("pkg/sub")).expect("folders");
+        for name in ["app.py", "pkg/app.py", "pkg/sub/__init__.py"] {
+            std::fs::write(root.join(name), "").expect("file");
+        }
+        // `true` runs whatever it is asked, so that no Python is needed.
+        let any = Interpreters { python: "true".into(), node: "node".into() };
+        let found = |text: &str, project: &Path| {
+            let command = FunctionCommand::resolve(text, project, &any).expect("found");
+            (command.directory, command.handler)
+        };
+        let in_project = |handler: &str| (root.to_path_buf(), handler.to_owned());
+        for text in ["app.handler", "pkg.app.handler", "pkg/app.handler", "pkg.sub.handler"] {
+            assert_eq!(found(text, root), in_project(text));
+        }
+        assert_eq!(found("./pkg/app.handler", root), in_project("pkg/app.handler"));
+        let absolute = root.join("pkg/app.handler").display().to_string();
+        assert_eq!(found(&absolute, root), in_project("pkg/app.handler"));
+        let elsewhere = tempfile::tempdir().expect("folder");
+        assert_eq!(found(&absolute, elsewhere.path()), (root.join("pkg"), "app.handler".to_owned()));
+        let (up, handler) = found("../app.handler", &root.join("pkg"));
+        assert_eq!(
+            (up.canonicalize().expect("there"), handler.as_str()),
+            (root.canonicalize().expect("there"), "app.handler")
+        );
+    }
+
+    #[test]
+    fn handlers_of_node_end_at_the_first_dot_of_their_last_part() {
+        assert_eq!(node_module("src/index.a.handler").as_deref(), Some("src/index"));
+        assert_eq!(node_module("index.handler").as_deref(), Some("index"));
+        assert_eq!(node_module("src.d/index"), None);
+        assert_eq!(python_module("a.b/c.handler").as_deref(), Some("a/b/c"));
+        assert_eq!(python_module("a..handler"), None);
     }
 }

@@ -19,6 +19,8 @@ pub(super) type InstanceId = u64;
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Event {
+    /// An instance is wanted before anybody invokes the function.
+    Provisioned,
     /// Somebody invokes the function.
     Invoked(Uuid),
     /// An instance asks for work.
@@ -93,6 +95,7 @@ impl Core {
     pub(super) fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
+            Event::Provisioned => self.provision(now, &mut effects),
             Event::Invoked(request) => self.invoked(request, &mut effects),
             Event::Polled(instance) => self.polled(instance),
             Event::Answered(instance, request) => self.answered(now, instance, request),
@@ -202,11 +205,21 @@ impl Core {
             effects.push(Effect::Deliver(instance, request, until));
         }
         while self.wants_start() && self.start_not_before <= now {
-            let instance = self.next_instance;
-            self.next_instance += 1;
-            self.instances.insert(instance, State::Starting { until: now + self.init_max() });
-            effects.push(Effect::Start(instance));
+            self.start(now, effects);
         }
+    }
+
+    fn provision(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        if self.instances.is_empty() {
+            self.start(now, effects);
+        }
+    }
+
+    fn start(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        let instance = self.next_instance;
+        self.next_instance += 1;
+        self.instances.insert(instance, State::Starting { until: now + self.init_max() });
+        effects.push(Effect::Start(instance));
     }
 
     fn wants_start(&self) -> bool {

@@ -30,6 +30,15 @@ fn an_instance_starts_polls_works_and_is_used_again() {
 }
 
 #[test]
+fn a_provisioned_instance_is_used_by_the_first_invocation() {
+    let mut core = core(2);
+    assert_eq!(core.step(at(0), Event::Provisioned), [Effect::Start(0)]);
+    assert_eq!(core.step(at(1), Event::Provisioned), []);
+    assert_eq!(core.step(at(2), Event::Invoked(request(1))), []);
+    assert_eq!(core.step(at(5), Event::Polled(0)), [Effect::Deliver(0, request(1), at(3005))]);
+}
+
+#[test]
 fn one_more_than_allowed_is_throttled() {
     let mut core = core(1);
     core.step(at(0), Event::Invoked(request(1)));

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::answer::{Outcome, Reply, bytes_reply, exception, json_reply, throttled};
 use super::body::{self, Body};
-use super::logs::Tail;
+use super::logs::InstanceOutput;
 use super::process::MEMORY_MB;
 use super::shell::{Function, Functions};
 
@@ -135,7 +135,7 @@ async fn wait(
     wants_tail: bool,
 ) -> Reply {
     let request = Uuid::new_v4();
-    let Ok((outcome, tail)) = function.invoke(request, payload, client_context).await else {
+    let Ok((outcome, output)) = function.invoke(request, payload, client_context).await else {
         return exception(
             StatusCode::SERVICE_UNAVAILABLE,
             "ServiceException",
@@ -158,7 +158,7 @@ async fn wait(
     }
     if wants_tail {
         tokio::time::sleep(TAIL_SETTLE).await;
-        let printed = tail.as_ref().map(Tail::base64).unwrap_or_default();
+        let printed = output.as_ref().map(InstanceOutput::tail_base64).unwrap_or_default();
         if let Ok(printed) = HeaderValue::try_from(printed) {
             headers.insert("x-amz-log-result", printed);
         }

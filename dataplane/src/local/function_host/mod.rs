@@ -11,6 +11,7 @@ pub mod command;
 mod core;
 mod invoke_api;
 mod logs;
+pub mod observer;
 mod process;
 mod runtime_api;
 pub mod sample;
@@ -19,7 +20,7 @@ mod shell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use self::command::FunctionCommand;
+use self::observer::FunctionObserver;
 
 /// One function to host.
 #[derive(Clone, Debug)]
@@ -41,10 +43,12 @@ pub struct FunctionSpec {
     pub max_concurrency: u32,
     /// Variables the function sees besides the ones Lambda sets.
     pub env: BTreeMap<String, String>,
+    /// An instance starts with the host, not with the first invocation, so that a function which cannot start is heard of.
+    pub initialized_early: bool,
 }
 
 /// What to host and where.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FunctionHostSettings {
     /// Invoke API; loopback only. Port 0 takes a free one.
     pub listen: SocketAddr,
@@ -54,6 +58,8 @@ pub struct FunctionHostSettings {
     pub account_id: String,
     /// The functions.
     pub functions: Vec<FunctionSpec>,
+    /// Told what they do.
+    pub observer: Arc<dyn FunctionObserver>,
 }
 
 /// Why the host does not start.
@@ -95,7 +101,8 @@ pub struct FunctionHost {
 }
 
 impl FunctionHost {
-    /// Starts the host on a thread of its own and returns once it listens. Processes start with their first invocation.
+    /// Starts the host on a thread of its own and returns once it listens. Processes start with their first invocation, or at once where
+    /// that is asked for.
     pub fn start(settings: FunctionHostSettings) -> Result<Self, FunctionHostError> {
         check(&settings)?;
         let (stop, stopped) = oneshot::channel();

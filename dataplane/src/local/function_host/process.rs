@@ -3,13 +3,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
 use super::FunctionSpec;
-use super::logs::{self, Tail};
+use super::logs::{self, InstanceOutput};
+use super::observer::FunctionObserver;
 
 /// The memory a function is told it has; nothing enforces it here.
 pub(super) const MEMORY_MB: &str = "512";
@@ -19,7 +21,8 @@ pub(super) fn start(
     spec: &FunctionSpec,
     region: &str,
     runtime_api: SocketAddr,
-    tail: &Tail,
+    output: &InstanceOutput,
+    observer: &Arc<dyn FunctionObserver>,
 ) -> io::Result<Child> {
     let mut command = Command::new(&spec.command.program);
     command.args(&spec.command.args).current_dir(&spec.command.directory);
@@ -36,10 +39,12 @@ pub(super) fn start(
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
     if let Some(pipe) = child.stdout.take() {
-        tokio::task::spawn_local(logs::follow(spec.name.clone(), pipe, tail.clone()));
+        let (name, observer) = (spec.name.clone(), Arc::clone(observer));
+        tokio::task::spawn_local(logs::follow(name, pipe, output.clone(), observer));
     }
     if let Some(pipe) = child.stderr.take() {
-        tokio::task::spawn_local(logs::follow(spec.name.clone(), pipe, tail.clone()));
+        let (name, observer) = (spec.name.clone(), Arc::clone(observer));
+        tokio::task::spawn_local(logs::follow(name, pipe, output.clone(), observer));
     }
     Ok(child)
 }

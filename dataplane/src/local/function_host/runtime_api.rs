@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::answer::{Outcome, Reply, bytes_reply, json_reply};
 use super::body::{self, Body, RESPONSE_BYTES_MAX};
 use super::core::InstanceId;
+use super::observer::FunctionError;
 use super::shell::{Function, Work};
 use crate::runtime::clock;
 
@@ -29,10 +30,8 @@ pub(super) async fn handle(
             answer(&function, instance, id, failed, request).await
         }
         (&Method::POST, ["2018-06-01", "runtime", "init", "error"]) => {
-            // The process ends by itself after this, and what it printed is in our log.
             if let Ok(Body::Whole(error)) = body::read(request.into_body(), 64 * 1024).await {
-                let error = String::from_utf8_lossy(&error).into_owned();
-                tracing::warn!(function = function.spec.name, error, "function cannot start");
+                function.initialization_failed(instance, &FunctionError::parse(&error));
             }
             accepted()
         }

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use http::Request;
@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use super::answer::{Outcome, Reply};
 use super::core::{Core, Effect, Event, InstanceId};
-use super::logs::Tail;
+use super::logs::InstanceOutput;
+use super::observer::{FunctionError, FunctionObserver};
 use super::{FunctionHostError, FunctionHostSettings, FunctionSpec, invoke_api, process, runtime_api};
 use crate::runtime::clock;
 
@@ -35,12 +36,12 @@ pub(super) struct Work {
 struct Pending {
     payload: Bytes,
     client_context: Option<String>,
-    reply: oneshot::Sender<(Outcome, Option<Tail>)>,
-    tail: Option<Tail>,
+    reply: oneshot::Sender<(Outcome, Option<InstanceOutput>)>,
+    output: Option<InstanceOutput>,
 }
 
 struct Instance {
-    tail: Tail,
+    output: InstanceOutput,
     poll: Option<oneshot::Sender<Work>>,
     /// Dropping it ends the process.
     _kill: oneshot::Sender<()>,
@@ -52,6 +53,7 @@ pub(super) struct Function {
     pub(super) arn: String,
     pub(super) account_id: String,
     region: String,
+    observer: Arc<dyn FunctionObserver>,
     core: RefCell<Core>,
     pending: RefCell<HashMap<Uuid, Pending>>,
     instances: RefCell<BTreeMap<InstanceId, Instance>>,
@@ -99,6 +101,9 @@ async fn serve_functions(settings: FunctionHostSettings, started: &Started, stop
     let functions = Rc::new(Functions::new(settings));
     for function in functions.by_name.values() {
         tokio::task::spawn_local(keep_time(Rc::clone(function)));
+        if function.spec.initialized_early {
+            Function::step(function, Event::Provisioned);
+        }
     }
     let _ = started.send(Ok(local));
     let handle = {
@@ -166,9 +171,9 @@ async fn keep_time(function: Rc<Function>) {
 
 impl Functions {
     fn new(settings: FunctionHostSettings) -> Self {
-        let FunctionHostSettings { region, account_id, functions, .. } = settings;
+        let FunctionHostSettings { region, account_id, functions, observer, .. } = settings;
         let by_name = functions.into_iter().map(|spec| {
-            let function = Function::new(spec, &region, &account_id);
+            let function = Function::new(spec, &region, &account_id, Arc::clone(&observer));
             (function.spec.name.clone(), Rc::new(function))
         });
         Self { by_name: by_name.collect(), region, account_id }
@@ -176,11 +181,12 @@ impl Functions {
 }
 
 impl Function {
-    fn new(spec: FunctionSpec, region: &str, account_id: &str) -> Self {
+    fn new(spec: FunctionSpec, region: &str, account_id: &str, observer: Arc<dyn FunctionObserver>) -> Self {
         Self {
             arn: format!("arn:aws:lambda:{region}:{account_id}:function:{}", spec.name),
             account_id: account_id.into(),
             region: region.into(),
+            observer,
             core: RefCell::new(Core::new(spec.timeout, spec.max_concurrency)),
             pending: RefCell::default(),
             instances: RefCell::default(),
@@ -198,9 +204,9 @@ impl Function {
         request: Uuid,
         payload: Bytes,
         client_context: Option<String>,
-    ) -> oneshot::Receiver<(Outcome, Option<Tail>)> {
+    ) -> oneshot::Receiver<(Outcome, Option<InstanceOutput>)> {
         let (reply, outcome) = oneshot::channel();
-        self.pending.borrow_mut().insert(request, Pending { payload, client_context, reply, tail: None });
+        self.pending.borrow_mut().insert(request, Pending { payload, client_context, reply, output: None });
         Self::step(self, Event::Invoked(request));
         outcome
     }
@@ -210,6 +216,9 @@ impl Function {
         let (poll, work) = oneshot::channel();
         if let Some(instance) = self.instances.borrow_mut().get_mut(&instance) {
             instance.poll = Some(poll);
+            if instance.output.report_start() {
+                self.observer.initialized(&self.spec.name);
+            }
         }
         Self::step(self, Event::Polled(instance));
         work
@@ -223,6 +232,14 @@ impl Function {
         self.resolve(request, outcome);
         Self::step(self, Event::Answered(instance, request));
         true
+    }
+
+    /// An instance says why it cannot start.
+    pub(super) fn initialization_failed(&self, instance: InstanceId, error: &FunctionError) {
+        let instances = self.instances.borrow();
+        if instances.get(&instance).is_some_and(|instance| instance.output.report_start()) {
+            self.observer.initialization_failed(&self.spec.name, error);
+        }
     }
 
     fn step(function: &Rc<Self>, event: Event) {
@@ -249,7 +266,6 @@ impl Function {
             }
             Effect::Deliver(instance, request, until) => function.deliver(instance, request, until),
             Effect::Fail(request, failure) => {
-                tracing::warn!(function = function.spec.name, %request, ?failure, "function did not answer");
                 function.resolve(request, Outcome::of(&failure, request));
             }
             Effect::Throttle(request) => function.resolve(request, Outcome::Throttled),
@@ -266,8 +282,8 @@ impl Function {
         else {
             return;
         };
-        instance.tail.clear();
-        pending.tail = Some(instance.tail.clone());
+        instance.output.begin(request);
+        pending.output = Some(instance.output.clone());
         let work = Work {
             request,
             payload: std::mem::take(&mut pending.payload),
@@ -281,13 +297,16 @@ impl Function {
     }
 
     fn resolve(&self, request: Uuid, outcome: Outcome) {
-        if let Some(pending) = self.pending.borrow_mut().remove(&request) {
-            let _ = pending.reply.send((outcome, pending.tail));
+        let Some(pending) = self.pending.borrow_mut().remove(&request) else { return };
+        if let Outcome::Error(body) = &outcome {
+            self.observer.failed(&self.spec.name, request, &FunctionError::parse(body));
         }
+        let _ = pending.reply.send((outcome, pending.output));
     }
 
     async fn run_instance(function: Rc<Self>, instance: InstanceId) {
-        let how = match Self::start_instance(&function, instance).await {
+        let output = InstanceOutput::default();
+        let how = match Self::start_instance(&function, instance, &output).await {
             Ok((child, listener, killed)) => {
                 let api = {
                     let function = Rc::clone(&function);
@@ -302,6 +321,10 @@ impl Function {
             }
             Err(error) => format!("cannot run {}: {error}", function.spec.command.program.display()),
         };
+        if output.report_start() && !function.stopping.get() {
+            let error = FunctionError::new("Runtime.ExitError", how.clone());
+            function.observer.initialization_failed(&function.spec.name, &error);
+        }
         function.instances.borrow_mut().remove(&instance);
         Self::step(&function, Event::Exited(instance, how));
     }
@@ -310,13 +333,15 @@ impl Function {
     async fn start_instance(
         function: &Rc<Self>,
         instance: InstanceId,
+        output: &InstanceOutput,
     ) -> io::Result<(tokio::process::Child, TcpListener, oneshot::Receiver<()>)> {
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await?;
-        let tail = Tail::default();
-        let child = process::start(&function.spec, &function.region, listener.local_addr()?, &tail)?;
+        let api = listener.local_addr()?;
+        let child = process::start(&function.spec, &function.region, api, output, &function.observer)?;
         let (kill, killed) = oneshot::channel();
         if !function.stopping.get() {
-            function.instances.borrow_mut().insert(instance, Instance { tail, poll: None, _kill: kill });
+            let started = Instance { output: output.clone(), poll: None, _kill: kill };
+            function.instances.borrow_mut().insert(instance, started);
         }
         Ok((child, listener, killed))
     }

@@ -1,0 +1,40 @@
+//! Where `lighterman dev` listens: the usual ports, or free ones when another program has them.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+
+use anyhow::Context;
+
+use crate::app::node::NodeListeners;
+use crate::cli::print_line;
+use crate::config::{Settings, Source};
+
+/// Listens for the control API and for metrics. An address that somebody chose is taken or refused; a default that is taken gives
+/// way to a free port, which is said.
+pub(super) fn listen(settings: &Settings) -> anyhow::Result<NodeListeners> {
+    Ok(NodeListeners {
+        api: bind(settings, "listen", settings.listen, "the control API")?,
+        metrics: bind(settings, "metrics_listen", settings.metrics_listen, "metrics")?,
+    })
+}
+
+fn bind(
+    settings: &Settings,
+    key: &'static str,
+    wanted: SocketAddr,
+    user: &str,
+) -> anyhow::Result<TcpListener> {
+    let chosen = settings.origin_of(key) != Source::Default;
+    match TcpListener::bind(wanted) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse && !chosen => {
+            let listener = TcpListener::bind(SocketAddr::new(wanted.ip(), 0))
+                .with_context(|| format!("{user} finds no free port"))?;
+            let port = listener.local_addr()?.port();
+            print_line(&format!("port {} is taken; {user} uses {port}", wanted.port()));
+            Ok(listener)
+        }
+        bound => {
+            bound.with_context(|| format!("{user} cannot listen on {wanted}: set `{key}` to a free address"))
+        }
+    }
+}

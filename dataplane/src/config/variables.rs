@@ -1,0 +1,139 @@
+//! Environment variables with our prefix: keys, near misses of keys, and those that other programs set.
+//!
+//! Kubernetes injects `{SERVICE}_SERVICE_HOST`, `{SERVICE}_PORT=tcp://…` and the like into every pod of a namespace that has a
+//! Service (<https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>), Docker's links do the
+//! same. A Service called `lighterman`, or `lighterman-…`, gives them our prefix.
+
+use super::keys::{KEYS, Key};
+
+/// How every variable of ours starts.
+pub const ENVIRONMENT_PREFIX: &str = "LIGHTERMAN_";
+/// Variables with our prefix that are not keys: the command line reads them.
+const COMMAND_LINE_VARIABLES: [&str; 1] = ["LIGHTERMAN_CONFIG"];
+/// A name that differs from a key's in so many letters or fewer is taken for that key, misspelt.
+const NEAR_MISS_LETTERS_MAX: usize = 2;
+/// Of a name shorter than this two letters are too large a share.
+const SHORT_NAME_LETTERS: usize = 5;
+
+/// How a variable with our prefix is to be understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum VariableMeaning {
+    /// It sets this key.
+    Key(&'static Key),
+    /// The command line reads it.
+    CommandLine,
+    /// A key that is misspelt, most likely this one.
+    NearMiss(String),
+    /// Another program's.
+    Foreign,
+}
+
+/// The variable that sets `path`.
+pub fn environment_variable(path: &str) -> String {
+    format!("{ENVIRONMENT_PREFIX}{}", path.replace('.', "_").to_ascii_uppercase())
+}
+
+/// How `name` is to be understood; `None` without our prefix.
+pub(super) fn meaning_of(name: &str) -> Option<VariableMeaning> {
+    let rest = name.strip_prefix(ENVIRONMENT_PREFIX)?;
+    if let Some(key) = KEYS.iter().find(|key| environment_variable(key.path) == name) {
+        return Some(VariableMeaning::Key(key));
+    }
+    if COMMAND_LINE_VARIABLES.contains(&name) {
+        return Some(VariableMeaning::CommandLine);
+    }
+    if is_service_variable(rest) {
+        return Some(VariableMeaning::Foreign);
+    }
+    Some(near_miss(rest).map_or(VariableMeaning::Foreign, VariableMeaning::NearMiss))
+}
+
+/// The forms in which Kubernetes and Docker tell where a service is; `rest` is the name behind our prefix.
+fn is_service_variable(rest: &str) -> bool {
+    let words: Vec<&str> = rest.split('_').collect();
+    let ends_as_port = |words: &[&str]| {
+        matches!(
+            words,
+            ["PORT"]
+                | ["PORT", _, "TCP" | "UDP" | "SCTP"]
+                | ["PORT", _, "TCP" | "UDP" | "SCTP", "PROTO" | "PORT" | "ADDR"]
+        )
+    };
+    (0..words.len()).any(|at| {
+        let tail = &words[at..];
+        matches!(tail, ["SERVICE", "HOST"] | ["SERVICE", "PORT", ..]) || ends_as_port(tail)
+    })
+}
+
+/// The key that `rest`, a name behind our prefix, is a misspelling of: a few letters differ, or the table is left out.
+fn near_miss(rest: &str) -> Option<String> {
+    let known = KEYS.iter().map(|key| environment_variable(key.path));
+    let known = known.chain(COMMAND_LINE_VARIABLES.iter().map(|name| (*name).to_owned()));
+    let letters_max = if rest.len() < SHORT_NAME_LETTERS { 1 } else { NEAR_MISS_LETTERS_MAX };
+    let distance = |name: &String| {
+        let own = &name[ENVIRONMENT_PREFIX.len()..];
+        let without_table = KEYS.iter().any(|key| {
+            environment_variable(key.path) == *name
+                && key.path.split_once('.').is_some_and(|(_, key)| key.to_ascii_uppercase() == rest)
+        });
+        if without_table { 0 } else { strsim::osa_distance(own, rest) }
+    };
+    let nearest = known.map(|name| (distance(&name), name)).min_by_key(|(distance, _)| *distance);
+    nearest.filter(|(distance, _)| *distance <= letters_max).map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_that_kubernetes_injects_are_foreign() {
+        for name in [
+            "SERVICE_HOST",
+            "SERVICE_PORT",
+            "SERVICE_PORT_API",
+            "PORT",
+            "PORT_9010_TCP",
+            "PORT_9010_TCP_ADDR",
+            "PORT_9010_TCP_PORT",
+            "PORT_9010_TCP_PROTO",
+            "KAFKA_SERVICE_HOST",
+            "NODE_PORT",
+            "METRICS_LISTEN_PORT_9011_UDP_ADDR",
+            "GRAFANA_DASHBOARD_TITLE",
+        ] {
+            let meaning = meaning_of(&format!("{ENVIRONMENT_PREFIX}{name}"));
+            assert_eq!(meaning, Some(VariableMeaning::Foreign), "{name}");
+        }
+        assert_eq!(meaning_of("PATH"), None);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_never_foreign() {
+        for key in KEYS {
+            let name = environment_variable(key.path);
+            assert_eq!(meaning_of(&name), Some(VariableMeaning::Key(key)), "{name}");
+            for at in ENVIRONMENT_PREFIX.len()..name.len() {
+                let mut missing = name.clone();
+                missing.remove(at);
+                let mut swapped: Vec<char> = name.chars().collect();
+                swapped.swap(at, (at + 1).min(name.len() - 1));
+                let swapped: String = swapped.into_iter().collect();
+                for wrong in [missing, swapped].into_iter().filter(|wrong| *wrong != name) {
+                    let meaning = meaning_of(&wrong);
+                    assert!(matches!(meaning, Some(VariableMeaning::NearMiss(_))), "{wrong}: {meaning:?}");
+                }
+            }
+        }
+        let near = |name: &str| meaning_of(&format!("{ENVIRONMENT_PREFIX}{name}"));
+        for (wrong, right) in [
+            ("KAFKA_SESION_TIMEOUT", "LIGHTERMAN_KAFKA_SESSION_TIMEOUT"),
+            ("KAFKA__SESSION_TIMEOUT", "LIGHTERMAN_KAFKA_SESSION_TIMEOUT"),
+            ("SESSION_TIMEOUT", "LIGHTERMAN_KAFKA_SESSION_TIMEOUT"),
+            ("CONFG", "LIGHTERMAN_CONFIG"),
+            ("MEMORYBUDGET", "LIGHTERMAN_MEMORY_BUDGET"),
+        ] {
+            assert_eq!(near(wrong), Some(VariableMeaning::NearMiss(right.to_owned())));
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! `lighterman dev` as a person starts it: a function in a package, one that cannot be imported, a second one beside the first.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A running `dev`, and what it prints.
+struct DevProcess {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl DevProcess {
+    /// Starts it in `project`, with the Python of the tests first on the path.
+    fn start(project: &Path, python: Option<&Path>, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lighterman"));
+        command.arg("dev").args(arguments).current_dir(project).stdin(Stdio::null());
+        if let Some(folder) = python.and_then(Path::parent) {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", folder.display()));
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let (sender, lines) = channel();
+        let pipes: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(child.stdout.take().expect("piped")), Box::new(child.stderr.take().expect("piped"))];
+        for pipe in pipes {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Self { child, lines, seen: Vec::new() }
+    }
+
+    /// Waits for a line, also one that came before.
+    fn until(&mut self, what: &str) -> String {
+        let end = Instant::now() + LIMIT;
+        let mut from = 0;
+        loop {
+            if let Some(line) = self.seen[from..].iter().find(|line| line.contains(what)) {
+                return line.clone();
+            }
+            from = self.seen.len();
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                Err(error) => panic!("no `{what}` ({error}) in {:#?}", self.seen),
+            }
+        }
+    }
+
+    /// SIGTERM, and its exit code.
+    fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for DevProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A Python with `awslambdaric`, or `None` after one line that says the test is skipped.
+fn python() -> Option<PathBuf> {
+    let python = PathBuf::from(std::env::var("TEST_LIGHTERMAN_PYTHON").unwrap_or_else(|_| "python3".into()));
+    let probe = Command::new(&python).args(["-c", "import awslambdaric"]).stderr(Stdio::null()).status();
+    let found = probe.is_ok_and(|status| status.success());
+    assert!(
+        found || std::env::var_os("TEST_LIGHTERMAN_REQUIRE_CLIENTS").is_none(),
+        "run .ci/install-clients"
+    );
+    if !found {
+        println!("skipped: no awslambdaric (.ci/install-clients brings it)");
+    }
+    found.then_some(python)
+}
+
+fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("folder");
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("folder");
+        std::fs::write(path, text).expect("file");
+    }
+    folder
+}
+
+#[test]
+fn a_function_of_a_package_runs_and_its_prints_and_first_error_are_shown() {
+    let Some(python) = python() else { return };
+    let code = "from orders.names import NAME\n\ndef handler(event, context):\n    print('hello from', NAME)\n    \
+                raise ValueError('as asked')\n";
+    let folder = project(&[("orders/app.py", code), ("orders/names.py", "NAME = 'a sibling'\n")]);
+    let mut dev =
+        DevProcess::start(folder.path(), Some(&python), &["--function", "orders.app.handler", "--rate", "1"]);
+    let printed = dev.until("hello from a sibling");
+    let (request, _) = printed.split_once(" | ").expect("a request id");
+    assert_eq!(request.len(), 36, "{printed}");
+    assert!(dev.until("function error ValueError: as asked").starts_with(request));
+    dev.until("raise ValueError('as asked')");
+}
+
+#[test]
+fn a_function_that_cannot_be_imported_says_so_at_once() {
+    let Some(python) = python() else { return };
+    let folder = project(&[("app.py", "import no_such_module\n\ndef handler(event, context):\n    pass\n")]);
+    let mut dev = DevProcess::start(folder.path(), Some(&python), &["--function", "app.handler"]);
+    let told = dev.until("function `app.handler` cannot start");
+    assert!(told.contains("Runtime.ImportModuleError") && told.contains("no_such_module"), "{told}");
+    assert_eq!(dev.child.wait().expect("it ends").code(), Some(1));
+}
+
+#[test]
+fn a_second_one_takes_other_ports_and_says_so_and_a_chosen_port_is_never_changed() {
+    let folder = project(&[]);
+    let mut first = DevProcess::start(folder.path(), None, &["--rate", "0"]);
+    first.until("control API");
+    first.until("try:");
+    let mut second = DevProcess::start(folder.path(), None, &["--rate", "0"]);
+    // The first may have met another program on its ports; of the second's three at least these two are taken for sure.
+    let endpoint = second.until("control API  http://");
+    second.until("port 9010 is taken; the control API uses");
+    second.until("port 9011 is taken; metrics uses");
+    assert_ne!(endpoint, first.until("control API  http://"));
+    let export = second.until("AWS_DEFAULT_REGION=");
+    assert!(export.contains("export AWS_REGION="), "both variables, for each CLI its own: {export}");
+    let mut third = DevProcess::start(folder.path(), None, &["--listen", "127.0.0.1:9010"]);
+    third.until("the control API cannot listen on 127.0.0.1:9010: set `listen` to a free address");
+    assert_eq!(third.child.wait().expect("it ends").code(), Some(1));
+    assert_eq!(second.stop(), Some(0));
+    assert_eq!(first.stop(), Some(0));
+}
