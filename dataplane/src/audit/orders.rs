@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
-use crossbeam_utils::CachePadded;
 use lighterman_proto::ids::MappingId;
 use tokio::sync::{Notify, oneshot};
 
@@ -37,8 +36,7 @@ impl Order {
 }
 
 struct Room {
-    /// Written by every thread that commits, beside what only waiters touch.
-    waiting: CachePadded<AtomicUsize>,
+    waiting: AtomicUsize,
     freed: Notify,
 }
 
@@ -59,7 +57,7 @@ pub(super) struct OrderReceiver {
 /// Without a limit of its own: whoever waits for room cannot block the thread that it waits on.
 pub(super) fn channel() -> (OrderSender, OrderReceiver) {
     let (sender, receiver) = crossbeam_channel::unbounded();
-    let room = Arc::new(Room { waiting: CachePadded::new(AtomicUsize::new(0)), freed: Notify::new() });
+    let room = Arc::new(Room { waiting: AtomicUsize::new(0), freed: Notify::new() });
     (
         OrderSender { orders: sender, room: Arc::clone(&room) },
         OrderReceiver { orders: receiver, room, carried_out: std::cell::Cell::new(0) },
