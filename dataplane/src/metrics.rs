@@ -65,6 +65,8 @@ declare! {
     counter TRUNCATIONS = "truncations_total", Count, "Logs found cut off below what was read, by an unclean leader election.";
     counter REBUILDS = "rebuilds_total", Count, "Actors rebuilt from the committed offset after they ended.";
     counter AUDIT_ERRORS = "audit_errors_total", Count, "Audit lines that could not be written.";
+    counter AUDIT_LATE = "audit_late_total", Count, "Commits that went ahead of their audit lines, which the disk had not taken within a second and which wait.";
+    gauge AUDIT_WAITING = "audit_waiting", Count, "Audit lines that wait for the disk.";
     counter INVARIANT_VIOLATIONS = "invariant_violations_total", Count, "Invariants found broken at run time; the partition was stopped.";
     counter MAILBOX_FULL = "mailbox_full_total", Count, "Messages that met a full mailbox: always a bug.";
     gauge BUILD_INFO = "build_info", Count, "Always 1; its labels say which build runs.";

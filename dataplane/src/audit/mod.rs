@@ -3,6 +3,7 @@
 
 pub mod book;
 pub mod entry;
+mod orders;
 pub mod writer;
 
 pub use book::{Book, Page, Reason, Verdict};

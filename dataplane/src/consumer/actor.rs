@@ -90,6 +90,7 @@ pub struct ConsumerActor {
     status: StatusBoard,
     inflater: Rc<RefCell<Inflater>>,
     partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
+    _watch: DeathWatch,
 }
 
 #[derive(Message)]
@@ -101,6 +102,12 @@ struct BatcherEnded {
 impl ConsumerActor {
     /// A consumer without partitions; call on its arbiter.
     pub fn new(parts: ConsumerParts) -> Self {
+        let (member, id) = (parts.member.clone(), parts.id);
+        let watch = DeathWatch::new(move |panicking| {
+            if panicking {
+                let _ = post(&member, ConsumerReport { consumer: id, event: ConsumerEvent::Exited });
+            }
+        });
         Self {
             id: parts.id,
             mapping: parts.mapping,
@@ -121,6 +128,7 @@ impl ConsumerActor {
             status: parts.status,
             inflater: Rc::new(RefCell::new(Inflater::default())),
             partitions: HashMap::new(),
+            _watch: watch,
         }
     }
 
@@ -132,6 +140,7 @@ impl ConsumerActor {
     ) {
         let me = ctx.address().recipient::<PartitionReport>();
         let (partition, epoch) = (start.partition, start.epoch);
+        tracing::debug!(mapping = %self.mapping, partition, epoch = epoch.0, "partition begins");
         let beginning = Frontier::beginning(partition, epoch, &start.position);
         let watch_to = me.clone();
         let watch = DeathWatch::new(move |panicking| {
@@ -188,6 +197,13 @@ impl ConsumerActor {
             }
             !fenced
         });
+    }
+}
+
+/// A consumer that panics leaves nothing running.
+impl Drop for ConsumerActor {
+    fn drop(&mut self) {
+        self.fence(|_| true);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::partition::messages::Committed;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
+use crate::runtime::task::outcome;
 
 /// How often to ask whether it is time to read back what the group holds.
 const READ_BACK_TICK: Duration = Duration::from_secs(5);
@@ -111,7 +112,9 @@ impl CommitterActor {
         }
         let (answer, me) = (self.port.commit(frontiers), ctx.address());
         actix_rt::spawn(async move {
-            me.do_send(CommitAnswered(answer.await));
+            let panicked =
+                || Err(NoAnswer { why: "the commit's task panicked".to_owned(), may_be_served: true });
+            me.do_send(CommitAnswered(outcome("commit", answer).await.unwrap_or_else(panicked)));
         });
     }
 
@@ -122,7 +125,7 @@ impl CommitterActor {
         }
         let (read, me) = (self.port.read_back(frontiers), ctx.address());
         actix_rt::spawn(async move {
-            me.do_send(HasReadBack(read.await));
+            me.do_send(HasReadBack(outcome("read-back", read).await.flatten()));
         });
     }
 }

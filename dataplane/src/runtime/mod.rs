@@ -5,3 +5,4 @@ pub mod death_watch;
 pub mod in_flight;
 pub mod outbox;
 pub mod placement;
+pub mod task;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -93,7 +94,7 @@ impl FunctionPort for Memory {
 /// An embedded broker, a dataplane on it, and what its function remembers.
 pub(crate) struct Scene {
     pub(crate) broker: Broker,
-    servers: String,
+    pub(crate) servers: String,
     pub(crate) memory: Arc<Memory>,
     pub(crate) dataplane: Arc<Dataplane>,
     pub(crate) id: MappingId,
@@ -105,17 +106,22 @@ pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
         let broker = Broker::start(BrokerSettings::default()).expect("starts");
         let memory = Arc::new(Memory::default());
         let data = tempfile::tempdir().expect("scratch");
-        let flags = [
-            ("memory_budget", "32MiB".to_owned()),
-            ("kafka.session_timeout", "6s".to_owned()),
-            ("data_dir", data.path().display().to_string()),
-        ];
-        let settings = Settings::load(None, &flags).expect("settings");
-        let port: Arc<dyn FunctionPort> = Arc::<Memory>::clone(&memory);
-        let dataplane = Dataplane::start(&settings, port).expect("threads");
+        let dataplane = node(&memory, data.path(), "6s");
         let servers = broker.address().to_string();
         test(Scene { broker, servers, memory, dataplane, id: MappingId(uuid::Uuid::new_v4()) }).await;
     });
+}
+
+/// A node without a control API, which keeps its files in `data`.
+pub(crate) fn node(memory: &Arc<Memory>, data: &Path, session: &str) -> Arc<Dataplane> {
+    let flags = [
+        ("memory_budget", "32MiB".to_owned()),
+        ("kafka.session_timeout", session.to_owned()),
+        ("data_dir", data.display().to_string()),
+    ];
+    let settings = Settings::load(None, &flags).expect("settings");
+    let port: Arc<dyn FunctionPort> = Arc::<Memory>::clone(memory);
+    Dataplane::start(&settings, port).expect("threads")
 }
 
 impl Scene {
@@ -134,7 +140,12 @@ impl Scene {
     }
 
     pub(crate) fn run_on(&self, servers: &str, start: At, filters: FilterCriteria) {
-        self.dataplane.run(MappingRun {
+        self.dataplane.run(self.mapping(servers, start, filters));
+    }
+
+    /// The mapping of the scene, for whichever node runs it.
+    pub(crate) fn mapping(&self, servers: &str, start: At, filters: FilterCriteria) -> MappingRun {
+        MappingRun {
             id: self.id,
             topic: Arc::from("orders"),
             group: self.id.to_string(),
@@ -147,7 +158,7 @@ impl Scene {
             bounds: Bounds { minimum: 1, maximum: 4 },
             failure: FailureRun::default(),
             filters,
-        });
+        }
     }
 
     pub(crate) async fn producer(&self, partitions: i32) -> SampleProducer {

@@ -6,6 +6,7 @@ pub mod commits;
 pub mod floor;
 mod ownership;
 pub mod starts;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 
 use self::floor::{Floor, FloorParts, MappingRun, Node};
 use self::starts::{Resolver, StartError, Starts};
+use self::turn::Turn;
 use super::messages::{ConsumerEvent, ConsumerReport, Position};
 use super::status::StatusBoard;
 use crate::invoker::port::FunctionFacts;
@@ -35,6 +37,7 @@ use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 const TICK: Duration = Duration::from_secs(1);
 const ASK_FUNCTION_AGAIN: Duration = Duration::from_secs(5);
 const START_AGAIN: Duration = Duration::from_secs(2);
+const JOIN_AGAIN: Duration = Duration::from_secs(5);
 /// Up to when a function runs that does not tell its timeout: Lambda's own limit.
 const FUNCTION_TIMEOUT_UNTOLD: Duration = Duration::from_secs(900);
 /// How long the group waits for us to drain beyond the function's timeout (H3).
@@ -89,6 +92,7 @@ pub struct MemberActor {
     owned: BTreeSet<i32>,
     /// Revoked, not released yet.
     revoking: BTreeSet<i32>,
+    turn: Turn,
     desired: u32,
     lost_something: bool,
     stopping: Option<oneshot::Sender<()>>,
@@ -121,6 +125,7 @@ impl MemberActor {
             assigned: false,
             owned: BTreeSet::new(),
             revoking: BTreeSet::new(),
+            turn: Turn::default(),
             lost_something: false,
             stopping: None,
             leaving: false,
@@ -305,6 +310,7 @@ impl Handler<GroupHappened> for MemberActor {
 
     fn handle(&mut self, GroupHappened(event): GroupHappened, ctx: &mut Self::Context) {
         self.take_event(event, ctx);
+        self.end_turn(ctx);
     }
 }
 
@@ -314,6 +320,7 @@ impl Handler<StartsFound> for MemberActor {
     fn handle(&mut self, found: StartsFound, ctx: &mut Self::Context) {
         if self.stopping.is_none() {
             self.take_starts(&found.wanted, found.generation, found.starts, ctx);
+            self.end_turn(ctx);
         }
     }
 }
@@ -323,7 +330,7 @@ impl Handler<ConsumerReport> for MemberActor {
 
     fn handle(&mut self, report: ConsumerReport, ctx: &mut Self::Context) {
         match report.event {
-            ConsumerEvent::Partition(report) => self.take_report(report, ctx),
+            ConsumerEvent::Partition(report) => self.take_report(report),
             ConsumerEvent::Exited => {
                 if let Some((_, floor)) = &mut self.joined {
                     floor.remove_consumer(report.consumer);
@@ -336,13 +343,14 @@ impl Handler<ConsumerReport> for MemberActor {
                     })
                     .collect();
                 for partition in hit {
-                    self.rebuild(partition, true, ctx);
+                    self.rebuild(partition, true);
                 }
             }
         }
         if self.stopping.is_some() {
             self.finish_stop(ctx);
         }
+        self.end_turn(ctx);
     }
 }
 
@@ -351,6 +359,7 @@ impl Handler<SharedActorDied> for MemberActor {
 
     fn handle(&mut self, SharedActorDied(what): SharedActorDied, ctx: &mut Self::Context) {
         self.rebuild_all(what, ctx);
+        self.end_turn(ctx);
     }
 }
 
@@ -374,6 +383,7 @@ impl Handler<Stop> for MemberActor {
         let partitions: Vec<i32> = self.table.partitions().collect();
         self.give_up(&partitions);
         self.finish_stop(ctx);
+        self.end_turn(ctx);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who owns what, carried out: assignments, drains, losses, rebuilds.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use lighterman_proto::ids::OffsetRange;
 use lighterman_scaler::assignment::Move;
 
 use super::starts::{StartError, Starts};
-use super::{MemberActor, START_AGAIN, TICK};
+use super::{JOIN_AGAIN, MemberActor, START_AGAIN, TICK};
 use crate::audit::{Entry, What};
 use crate::consumer::messages::{
     DrainPartition, FencePartitions, PartitionReport, PartitionState, StartPartition,
@@ -23,12 +25,15 @@ use crate::runtime::clock;
 const UNDECIDED: i32 = -1;
 /// How long to wait for the news when our place in the group was found to have changed.
 const PLACE_CHANGES: Duration = Duration::from_millis(100);
+/// Partitions that a log line names.
+const NAMED_MAX: usize = 32;
 
 impl MemberActor {
     /// Brings consumers and partitions to where they should be.
     pub(super) fn balance(&mut self) {
         let Some((_, floor)) = &mut self.joined else { return };
-        if self.stopping.is_some() {
+        // While the audit cannot take in where partitions begin, none begins.
+        if self.stopping.is_some() || !self.node.audit.has_room() {
             return;
         }
         let desired = self.run.bounds.clip(self.desired, self.table.len() as u32) as usize;
@@ -37,6 +42,7 @@ impl MemberActor {
         }
         let consumers: Vec<_> = floor.consumers().into_iter().take(desired).collect();
         let moves = self.table.balance(&consumers);
+        self.note_beginnings(&moves);
         for step in moves {
             self.carry_out(step);
         }
@@ -45,6 +51,21 @@ impl MemberActor {
             if self.table.at(surplus) == 0 {
                 floor.remove_consumer(surplus);
             }
+        }
+    }
+
+    /// In one order, before any of them can commit.
+    fn note_beginnings(&self, moves: &[Move]) {
+        let at = clock::wall_ms();
+        let beginning = |step: &Move| {
+            let Move::Assign { partition, .. } = *step else { return None };
+            let committed = self.positions.get(&partition)?.committed;
+            let range = OffsetRange { first: committed, end: committed };
+            Some(Entry { at, partition, range, what: What::Began })
+        };
+        let began: Vec<Entry> = moves.iter().filter_map(beginning).collect();
+        if !began.is_empty() {
+            self.node.audit.note(self.run.id, began);
         }
     }
 
@@ -63,9 +84,6 @@ impl MemberActor {
                 else {
                     return;
                 };
-                let range = OffsetRange { first: position.committed, end: position.committed };
-                let began = Entry { at: clock::wall_ms(), partition, range, what: What::Began };
-                self.node.audit.note(self.run.id, vec![began]);
                 self.status.show(partition, Shown { consumer, epoch, gauge: Arc::clone(&gauge) });
                 address.do_send(StartPartition { partition, epoch, position, gauge });
             }
@@ -81,7 +99,8 @@ impl MemberActor {
         }
     }
 
-    /// A partition that the table does not hold any more is shown no more, and released if the group waits for it.
+    /// A partition that the table does not hold any more is shown no more, and released at the turn's end if the group waits
+    /// for it.
     pub(super) fn forget_if_gone(&mut self, partition: i32) {
         if self.table.holds(partition) {
             return;
@@ -91,30 +110,17 @@ impl MemberActor {
         self.gauges.remove(&partition);
         self.resolved_before.remove(&partition);
         if self.revoking.remove(&partition) {
-            self.release(partition);
+            self.turn.released.insert(partition);
         }
-    }
-
-    /// A beginning that is being committed is committed before its partition goes to anyone else.
-    fn release(&self, partition: i32) {
-        let Some((membership, _)) = &self.joined else { return };
-        if self.resolving.try_lock().is_ok() {
-            membership.released(vec![partition]);
-            return;
-        }
-        let (membership, turn) = (membership.clone(), Arc::clone(&self.resolving));
-        actix_rt::spawn(async move {
-            let _turn = turn.lock().await;
-            membership.released(vec![partition]);
-        });
     }
 
     pub(super) fn lose(&mut self, partitions: &[i32]) {
         self.lost_something = true;
         if let Some((_, floor)) = &self.joined {
+            let which: Arc<BTreeSet<i32>> = Arc::new(partitions.iter().copied().collect());
             for consumer in floor.consumers() {
                 if let Some(address) = floor.consumer(consumer) {
-                    address.do_send(FencePartitions(Some(partitions.to_vec())));
+                    address.do_send(FencePartitions(Some(Arc::clone(&which))));
                 }
             }
         }
@@ -123,13 +129,34 @@ impl MemberActor {
             self.revoking.remove(partition);
             self.table.lose(*partition);
             self.forget_if_gone(*partition);
+            self.turn.released.remove(partition);
+        }
+    }
+
+    /// Nobody beats for what is ours. Another membership is joined, as another member: what the one that has ended held is
+    /// its own until its session is over, and what of it runs here is over by then or known to run.
+    fn join_again(&mut self, ctx: &mut Context<Self>) {
+        metrics::counter!(crate::metrics::REBUILDS).increment(1);
+        tracing::error!(mapping = %self.run.id, "the group membership ended; joining anew");
+        let all: Vec<i32> = self.owned.iter().copied().chain(self.table.partitions()).collect();
+        self.lose(&all);
+        self.revoking.clear();
+        self.turn.released.clear();
+        self.lost_something = false;
+        (self.assigned, self.generation) = (false, UNDECIDED);
+        if let Some((_, mut floor)) = self.joined.take() {
+            floor.clear();
+        }
+        if self.stopping.is_none() {
+            self.status.problem("the membership in the consumer group ended and is being made anew");
+            self.ask_function(JOIN_AGAIN, ctx);
         }
     }
 
     pub(super) fn take_event(&mut self, event: GroupEvent, ctx: &mut Context<Self>) {
         match event {
             GroupEvent::Assigned { generation, owned, added } => {
-                tracing::info!(mapping = %self.run.id, generation, ?owned, ?added, "partitions assigned");
+                tracing::info!(mapping = %self.run.id, generation, owned = %Named(&owned), added = %Named(&added), "partitions assigned");
                 if let Some((_, floor)) = &self.joined {
                     floor.set_fence(generation);
                 }
@@ -141,7 +168,7 @@ impl MemberActor {
                 }
             }
             GroupEvent::Revoke { partitions } => {
-                tracing::info!(mapping = %self.run.id, ?partitions, "partitions revoked; draining them");
+                tracing::info!(mapping = %self.run.id, partitions = %Named(&partitions), "partitions revoked; draining them");
                 for partition in &partitions {
                     self.owned.remove(partition);
                     self.revoking.insert(*partition);
@@ -149,12 +176,13 @@ impl MemberActor {
                 self.give_up(&partitions);
             }
             GroupEvent::Lost { partitions, reason } => {
-                tracing::warn!(mapping = %self.run.id, ?partitions, reason, "partitions lost");
+                tracing::warn!(mapping = %self.run.id, partitions = %Named(&partitions), reason, "partitions lost");
                 self.assigned = false;
                 self.lose(&partitions);
             }
             GroupEvent::Trouble(text) => self.status.poll_failed(&text),
             GroupEvent::Healthy => self.status.reachable(),
+            GroupEvent::Ended => self.join_again(ctx),
         }
     }
 
@@ -188,7 +216,7 @@ impl MemberActor {
                         self.table.add(partition);
                     }
                 }
-                self.balance();
+                self.turn.is_unbalanced = true;
             }
             Err(error) => {
                 self.status.poll_failed(&error.to_string());
@@ -210,7 +238,7 @@ impl MemberActor {
         self.generation = UNDECIDED;
     }
 
-    pub(super) fn take_report(&mut self, report: PartitionReport, ctx: &mut Context<Self>) {
+    pub(super) fn take_report(&mut self, report: PartitionReport) {
         let PartitionReport { partition, epoch, state } = report;
         if self.table.place(partition).is_none_or(|(_, current)| current != epoch) {
             return;
@@ -220,7 +248,7 @@ impl MemberActor {
                 self.positions.insert(partition, position);
                 self.table.freed(partition, epoch);
                 self.forget_if_gone(partition);
-                self.balance();
+                self.turn.is_unbalanced = true;
             }
             PartitionState::Rebuild { position } => {
                 let at = position.committed.0;
@@ -228,21 +256,19 @@ impl MemberActor {
                 self.positions.insert(partition, position);
                 self.table.freed(partition, epoch);
                 self.forget_if_gone(partition);
-                self.balance();
+                self.turn.is_unbalanced = true;
             }
-            PartitionState::Exited { panicking } => self.rebuild(partition, panicking, ctx),
+            PartitionState::Exited { panicking } => self.rebuild(partition, panicking),
         }
     }
 
     /// Recovery is always the same: forget it, and start it again from what the group has committed.
-    pub(super) fn rebuild(&mut self, partition: i32, panicking: bool, ctx: &mut Context<Self>) {
+    pub(super) fn rebuild(&mut self, partition: i32, panicking: bool) {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
         tracing::error!(mapping = %self.run.id, partition, panicking, "partition ended; rebuilding it");
         self.table.lose(partition);
         self.forget_if_gone(partition);
-        if self.owned.contains(&partition) && self.stopping.is_none() {
-            self.resolve_starts(vec![partition], TICK, ctx);
-        }
+        self.turn.ended.insert(partition);
     }
 
     pub(super) fn rebuild_all(&mut self, what: &'static str, ctx: &mut Context<Self>) {
@@ -262,6 +288,20 @@ impl MemberActor {
         let owned: Vec<i32> = self.owned.iter().copied().collect();
         if !owned.is_empty() && self.stopping.is_none() {
             self.resolve_starts(owned, TICK, ctx);
+        }
+    }
+}
+
+/// Partitions as a log line shows them.
+struct Named<'p>(&'p [i32]);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = &self.0[..self.0.len().min(NAMED_MAX)];
+        write!(f, "{named:?}")?;
+        match self.0.len() - named.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::kafka::offsets::Isolation;
 use crate::kafka::transport::BrokerAddress;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
+use crate::runtime::task::outcome;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -57,9 +58,15 @@ pub struct FetchRouter {
 #[rtype(result = "()")]
 pub(super) struct Misplaced(pub Vec<Want>);
 
+/// Nothing of a look-up that panicked.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct LookedUp(Result<(), KafkaError>);
+struct LookedUp(Option<Result<(), KafkaError>>);
+
+/// The task of a broker has panicked.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct PollDied(BrokerAddress);
 
 impl FetchRouter {
     /// A router that has not dialled anybody.
@@ -125,7 +132,13 @@ impl FetchRouter {
             session: Session::default(),
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
         };
-        actix_rt::spawn(task.run());
+        let (me, broker) = (ctx.address().downgrade(), address.clone());
+        actix_rt::spawn(async move {
+            let ended = outcome("poll of a broker", task.run()).await;
+            if let Some(me) = me.upgrade().filter(|_| ended.is_none()) {
+                me.do_send(PollDied(broker));
+            }
+        });
         self.desks.insert(address.clone(), shared.clone());
         shared
     }
@@ -140,8 +153,8 @@ impl FetchRouter {
         let (cluster, me) = (self.cluster.clone(), ctx.address());
         actix_rt::spawn(async move {
             tokio::time::sleep(wait).await;
-            let found = cluster.refresh(&topic).await;
-            me.do_send(LookedUp(found.map(|_| ())));
+            let found = outcome("look-up of leaders", cluster.refresh(&topic)).await;
+            me.do_send(LookedUp(found.map(|found| found.map(|_| ()))));
         });
     }
 
@@ -215,20 +228,32 @@ impl Handler<Misplaced> for FetchRouter {
     }
 }
 
+impl Handler<PollDied> for FetchRouter {
+    type Result = ();
+
+    fn handle(&mut self, PollDied(broker): PollDied, ctx: &mut Self::Context) {
+        if let Some(shared) = self.desks.remove(&broker) {
+            let wants = shared.desk.borrow_mut().hand_back_all();
+            self.handle(Misplaced(wants), ctx);
+        }
+    }
+}
+
 impl Handler<LookedUp> for FetchRouter {
     type Result = ();
 
     fn handle(&mut self, LookedUp(result): LookedUp, ctx: &mut Self::Context) {
         self.looking = false;
         match result {
-            Ok(()) => {
+            None => {}
+            Some(Ok(())) => {
                 self.settle_homeless(ctx);
                 if self.homeless.is_empty() {
                     self.backoff.reset();
                 }
             }
-            Err(error @ KafkaError::NoTopic { .. }) => self.give_up(&error.to_string()),
-            Err(error) => self.status.unreachable(&error),
+            Some(Err(error @ KafkaError::NoTopic { .. })) => self.give_up(&error.to_string()),
+            Some(Err(error)) => self.status.unreachable(&error),
         }
         if !self.homeless.is_empty() {
             let wait = self.backoff.next(random());

@@ -1,6 +1,7 @@
 //! A member of either protocol, driven alike.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
@@ -33,7 +34,7 @@ pub struct Standing {
     /// Member id.
     pub member: String,
     /// What is its own in it and not being drained.
-    pub kept: BTreeSet<i32>,
+    pub kept: Arc<BTreeSet<i32>>,
 }
 
 impl Standing {

@@ -2,6 +2,7 @@
 //! state machine; heartbeats and lease.
 
 pub mod assignor;
+mod commands;
 mod commits;
 pub mod consumer;
 pub mod core;

@@ -5,6 +5,7 @@
 mod refusals;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lighterman_proto::units::Moment;
@@ -53,6 +54,8 @@ pub struct ConsumerCore {
     /// What we own, that which is being drained too.
     owned: Share,
     revoking: BTreeSet<i32>,
+    /// What we own without what is being drained: asked for at every turn, changed at few.
+    kept: Arc<BTreeSet<i32>>,
     /// What the coordinator says is ours.
     assigned: Share,
     /// What the coordinator knows that we own; nothing: it must be told everything.
@@ -90,6 +93,7 @@ impl ConsumerCore {
             epoch: 0,
             owned: Share::default(),
             revoking: BTreeSet::new(),
+            kept: Arc::default(),
             assigned: Share::default(),
             reported: None,
             all_said: now,
@@ -114,8 +118,12 @@ impl ConsumerCore {
     }
 
     /// What is ours and not being drained.
-    pub fn kept(&self) -> BTreeSet<i32> {
-        self.owned.partitions.difference(&self.revoking).copied().collect()
+    pub fn kept(&self) -> Arc<BTreeSet<i32>> {
+        debug_assert!(
+            self.kept.iter().eq(self.owned.partitions.difference(&self.revoking)),
+            "kept is what is ours"
+        );
+        Arc::clone(&self.kept)
     }
 
     /// When [`ConsumerCore::tick`] has something to do next.
@@ -198,7 +206,9 @@ impl ConsumerCore {
         if drained.is_empty() {
             return out;
         }
-        self.owned.partitions.retain(|partition| !drained.contains(partition));
+        for partition in &drained {
+            self.owned.partitions.remove(partition);
+        }
         if self.revoking.is_empty() {
             self.released_at = Some(now);
         }
@@ -224,6 +234,7 @@ impl ConsumerCore {
         }
         self.state = State::Left;
         self.owned = Share::default();
+        self.count_kept();
         out.push(Effect::EndLease);
         out
     }
@@ -233,7 +244,7 @@ impl ConsumerCore {
         let share = mutant!(
             "revoked-is-let-go-at-once",
             self.owned.clone(),
-            Share { topic: self.owned.topic, partitions: self.kept() }
+            Share { topic: self.owned.topic, partitions: (*self.kept).clone() }
         );
         let everything = self.reported.is_none() || now >= self.all_said + self.say_all_after();
         let changed = self.reported.as_ref() != Some(&share);
@@ -339,6 +350,9 @@ impl ConsumerCore {
             .collect();
         self.owned.partitions.extend(&added);
         self.revoking.extend(&revoked);
+        if !added.is_empty() || !revoked.is_empty() {
+            self.count_kept();
+        }
         if !added.is_empty() {
             self.announce(added, out);
         }
@@ -349,9 +363,13 @@ impl ConsumerCore {
 
     /// Says what is ours in this epoch: without anything new too, for what is found out is found out for one epoch.
     fn announce(&self, added: Vec<i32>, out: &mut Effects) {
-        let owned = self.kept().into_iter().collect();
+        let owned = self.kept.iter().copied().collect();
         let (generation, member) = (self.epoch, self.member.clone());
         out.push(Effect::Assigned { generation, member, owned, added });
+    }
+
+    fn count_kept(&mut self) {
+        self.kept = Arc::new(self.owned.partitions.difference(&self.revoking).copied().collect());
     }
 
     fn say_all_after(&self) -> Duration {

@@ -175,7 +175,7 @@ fn drn_1_a_refusal_of_the_member_that_we_were_takes_nothing_away() {
             let sent_as = Identity { member: member.to_owned(), generation };
             assert!(core.commit_refused(at(101), &sent_as, code, 0).is_empty());
             assert!(core.tick(at(101)).is_empty(), "nothing to ask after");
-            assert_eq!(core.kept(), BTreeSet::from([0]));
+            assert_eq!(*core.kept(), BTreeSet::from([0]));
         }
     }
 }
