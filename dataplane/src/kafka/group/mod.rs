@@ -9,6 +9,7 @@ mod driver;
 pub mod effects;
 pub mod lease;
 mod leave;
+mod lines;
 pub mod member;
 pub mod membership;
 mod requests;
