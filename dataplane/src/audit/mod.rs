@@ -5,6 +5,6 @@ pub mod book;
 pub mod entry;
 pub mod writer;
 
-pub use book::{Book, Page, Reason, Verdict};
+pub use book::{Book, Page, Reason, Uncommitted, Verdict};
 pub use entry::{Entry, REASON_BYTES_MAX, Sums, What};
 pub use writer::AuditLog;

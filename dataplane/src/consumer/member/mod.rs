@@ -371,6 +371,9 @@ impl Handler<Stop> for MemberActor {
 
     fn handle(&mut self, Stop(done): Stop, ctx: &mut Self::Context) {
         self.stopping = Some(done);
+        if let Some((_, floor)) = &self.joined {
+            floor.stop_commits();
+        }
         let partitions: Vec<i32> = self.table.partitions().collect();
         self.give_up(&partitions);
         self.finish_stop(ctx);
