@@ -22,6 +22,8 @@ use crate::runtime::clock;
 const EVENTS_MAX: usize = 64;
 /// How often a leader looks whether the topic has grown (H18).
 const METADATA_AGE_MAX: Duration = Duration::from_secs(30);
+/// How often, while the topic is not there.
+const LOOK_SOON: Duration = Duration::from_secs(3);
 
 /// What comes back to the member.
 pub(super) enum Incoming {
@@ -63,7 +65,7 @@ impl Member {
             events,
             incoming,
             counted: None,
-            next_count: now + METADATA_AGE_MAX,
+            next_count: now + LOOK_SOON,
         }
     }
 
@@ -182,7 +184,8 @@ impl Member {
         if !self.core.leads() || now < self.next_count {
             return;
         }
-        self.next_count = now + METADATA_AGE_MAX;
+        let is_there = self.counted.is_some_and(|partitions| partitions > 0);
+        self.next_count = now + if is_there { METADATA_AGE_MAX } else { LOOK_SOON };
         let (lines, settings, events) =
             (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
         tokio::task::spawn_local(async move {
