@@ -33,6 +33,8 @@ pub enum What {
     Elsewhere,
     /// Sums of older stretches that are not listed any more; the range is where the audit began.
     Forgotten(Sums),
+    /// It has ended, but the cluster has refused its commit to the end: the mapping has stopped without it.
+    Uncommitted,
     /// Why a person wants it skipped, at most [`REASON_BYTES_MAX`].
     Reason(Arc<str>),
 }
@@ -56,6 +58,7 @@ pub type Sums = [u64; Outcome::ALL.len()];
 const BEGAN: &str = "began";
 const STRETCH: &str = "stretch ";
 const ELSEWHERE: &str = "elsewhere";
+const UNCOMMITTED: &str = "uncommitted";
 const FORGOTTEN: &str = "forgotten ";
 const REASON: &str = "reason ";
 
@@ -92,6 +95,7 @@ impl What {
             Self::Began => BEGAN.to_owned(),
             Self::Stretch(sums) => format!("{STRETCH}{}", sums_text(sums)),
             Self::Elsewhere => ELSEWHERE.to_owned(),
+            Self::Uncommitted => UNCOMMITTED.to_owned(),
             Self::Forgotten(sums) => format!("{FORGOTTEN}{}", sums_text(sums)),
             Self::Reason(reason) => format!("{REASON}{}", serde_json::Value::from(&**reason)),
         }
@@ -111,6 +115,7 @@ impl What {
         match text {
             BEGAN => Some(Self::Began),
             ELSEWHERE => Some(Self::Elsewhere),
+            UNCOMMITTED => Some(Self::Uncommitted),
             other => outcome_named(other).map(Self::Ended),
         }
     }
@@ -149,6 +154,7 @@ mod tests {
             (0..Outcome::ALL.len()).prop_map(|outcome| What::Ended(Outcome::ALL[outcome])),
             Just(What::Began),
             Just(What::Elsewhere),
+            Just(What::Uncommitted),
             any::<Sums>().prop_map(What::Stretch),
             any::<Sums>().prop_map(What::Forgotten),
             "(?s).{0,60}".prop_map(|reason| What::Reason(reason.into())),

@@ -67,8 +67,21 @@ fn rows(partitions: &[Value]) -> Vec<Vec<String>> {
     rows
 }
 
-/// One line: verified, or what is missing.
+/// One line: verified, or what is missing; and what the mapping last stopped without.
 fn verdict(partition: &Value) -> String {
+    let held = held_against_the_group(partition);
+    match &partition["uncommitted"] {
+        Value::Object(left) => format!(
+            "{held}; stopped at {} without the commit of {}..{}, which the cluster refused",
+            left["at"].as_str().unwrap_or("-"),
+            left["first"],
+            left["end"]
+        ),
+        _ => held,
+    }
+}
+
+fn held_against_the_group(partition: &Value) -> String {
     let (index, began, committed) = (&partition["partition"], &partition["began"], &partition["committed"]);
     let totals = counts(&partition["totals"], " ");
     match (partition["verdict"].as_str(), &partition["missing"]) {
@@ -119,6 +132,12 @@ mod tests {
             "partition 3: verified, every offset from 0 to 20 has ended: 19 delivered, 1 skipped"
         );
         assert_eq!(rows(&[whole])[2], ["3", "19..20", "1 skipped", "t", "19: why"]);
+        let left = json!({"partition": 3, "uncommitted": {"first": 5, "end": 7, "at": "t"}, "totals": {}});
+        let line = verdict(&left);
+        assert!(
+            line.ends_with("; stopped at t without the commit of 5..7, which the cluster refused"),
+            "{line}"
+        );
         let hole = json!({"partition": 3, "committed": 30, "verdict": "missing", "missing": [20, 25]});
         let line = verdict(&hole);
         assert_eq!(line, "partition 3: offset 20 is committed without an outcome (20..25 of 30)");

@@ -9,6 +9,7 @@ use lighterman_proto::ids::{ConsumerId, Epoch, MappingId};
 use metrics::{Counter, Gauge as MetricGauge, Histogram, Label, counter, gauge, histogram};
 use parking_lot::Mutex;
 
+use super::standing::{StandingCause, StandingTroubles};
 use crate::batcher::core::{CloseReason, Plan};
 use crate::invoker::Verdict;
 use crate::metrics as names;
@@ -25,6 +26,7 @@ pub const OK: &str = "OK";
 /// AWS's `LastProcessingResult` after a failed invocation.
 pub const FUNCTION_FAILED: &str = "PROBLEM: Function call failed";
 
+const PROBLEM: &str = "PROBLEM: ";
 const LINES_EACH: Duration = Duration::from_secs(10);
 
 /// One partition as it is shown.
@@ -48,6 +50,7 @@ struct Inner {
     labels: Vec<Label>,
     meters: Meters,
     last_result: Mutex<String>,
+    standing: Mutex<StandingTroubles>,
     partitions: Mutex<BTreeMap<i32, Shown>>,
     missing: Mutex<Option<String>>,
     commit_lines: LineLimit,
@@ -133,6 +136,7 @@ impl StatusBoard {
                 labels,
                 meters,
                 last_result: Mutex::new(NO_RECORDS.to_owned()),
+                standing: Mutex::default(),
                 partitions: Mutex::new(BTreeMap::new()),
                 missing: Mutex::new(Some("has not begun".to_owned())),
                 commit_lines: LineLimit::new(1, LINES_EACH),
@@ -149,17 +153,24 @@ impl StatusBoard {
         &self.inner.labels
     }
 
-    /// AWS's `LastProcessingResult`.
+    /// AWS's `LastProcessingResult`: what stands in the way, or how the last poll or invocation went.
     pub fn last_result(&self) -> String {
-        self.inner.last_result.lock().clone()
+        let standing = self.inner.standing.lock().first().map(|text| format!("{PROBLEM}{text}"));
+        standing.unwrap_or_else(|| self.inner.last_result.lock().clone())
     }
 
     /// What keeps the mapping from running all that is its share on this node, as of the last second: `None` when it does,
-    /// and when what is wrong lies outside (an unreachable cluster, a missing function), which `last_result` tells.
+    /// and when what is wrong lies outside (an unreachable cluster, a missing function), which `last_result` tells. Partitions
+    /// that cannot begin beside others that run are missing.
     pub fn missing(&self) -> Option<String> {
         let missing = self.inner.missing.lock().clone()?;
+        let (ours, outside) = {
+            let standing = self.inner.standing.lock();
+            (standing.is_ours(), standing.lies_outside())
+        };
         let last = self.inner.last_result.lock();
-        (!last.starts_with("PROBLEM: ") || *last == FUNCTION_FAILED).then_some(missing)
+        let outside = outside || (last.starts_with(PROBLEM) && *last != FUNCTION_FAILED);
+        (ours || !outside).then_some(missing)
     }
 
     pub(crate) fn set_missing(&self, missing: Option<String>) {
@@ -168,7 +179,14 @@ impl StatusBoard {
 
     /// Something is wrong: `PROBLEM: ` and what.
     pub fn problem(&self, what: &str) {
-        self.set_result(&format!("PROBLEM: {what}"));
+        self.set_result(&format!("{PROBLEM}{what}"));
+    }
+
+    /// `cause` stands in the way, or does not any more.
+    pub(crate) fn stand(&self, cause: StandingCause, text: Option<String>) {
+        if self.inner.standing.lock().set(cause, text) {
+            self.inner.meters.poll_errors.increment(1);
+        }
     }
 
     fn set_result(&self, result: &str) {
@@ -233,7 +251,7 @@ impl StatusBoard {
     /// The cluster answers: a problem with reaching it is over, one with the function is not.
     pub(crate) fn reachable(&self) {
         let mut last = self.inner.last_result.lock();
-        if last.starts_with("PROBLEM: ") && *last != FUNCTION_FAILED {
+        if last.starts_with(PROBLEM) && *last != FUNCTION_FAILED {
             OK.clone_into(&mut last);
         }
     }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
-use lighterman_proto::ids::Epoch;
+use lighterman_proto::ids::{Epoch, Offset};
 
 use super::committer::{CommitOutcome, CommitterCore, Frontier};
 use crate::consumer::status::StatusBoard;
 use crate::kafka::backoff::random;
 use crate::partition::actor::PartitionActor;
-use crate::partition::messages::Committed;
+use crate::partition::messages::{CommitGivenUp, Committed};
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
@@ -44,7 +44,15 @@ pub trait CommitPort: Send + Sync {
 
     /// In which partitions the group holds something else than `frontiers` say; nothing when that could not be learnt.
     fn read_back(&self, frontiers: Vec<Frontier>) -> Boxed<Option<Vec<i32>>>;
+
+    /// The group has refused `frontier` for good, and holds `acknowledged`: said where people look.
+    fn given_up(&self, frontier: &Frontier, acknowledged: Option<Offset>);
 }
+
+/// The member stops: commits that are refused for good are given up.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct MemberStops;
 
 /// A partition's frontier has moved.
 #[derive(Debug, Message)]
@@ -173,6 +181,14 @@ impl Handler<FrontierMoved> for CommitterActor {
     }
 }
 
+impl Handler<MemberStops> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: MemberStops, _: &mut Self::Context) {
+        self.core.stop();
+    }
+}
+
 impl Handler<CommitAnswered> for CommitterActor {
     type Result = ();
 
@@ -184,7 +200,7 @@ impl Handler<CommitAnswered> for CommitterActor {
         };
         let done = self.core.answered(clock::now(), outcome_of);
         let again = match &answer {
-            Ok(outcomes) => outcomes.values().any(|outcome| *outcome == CommitOutcome::Again),
+            Ok(outcomes) => outcomes.values().any(|outcome| *outcome != CommitOutcome::Done),
             Err(_) => true,
         };
         if let Err(none) = &answer {
@@ -198,6 +214,12 @@ impl Handler<CommitAnswered> for CommitterActor {
                     offset: frontier.offset,
                     seq: frontier.seq,
                 });
+            }
+        }
+        for (frontier, acknowledged) in self.core.take_given_up() {
+            self.port.given_up(&frontier, acknowledged);
+            if let Some((_, address)) = self.partitions.get(&frontier.partition) {
+                address.do_send(CommitGivenUp { epoch: frontier.epoch });
             }
         }
         if let Some(rest) = self.core.rest(again, random()) {

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use lighterman_proto::ids::Epoch;
+use lighterman_proto::ids::{Epoch, Offset};
 use lighterman_proto::units::Moment;
 
 use super::committer::{Frontier, offsets_of};
@@ -40,6 +40,11 @@ impl ReadBack {
     /// A partition is ours from here on.
     pub fn begin(&mut self, beginning: Frontier) {
         self.acknowledged.insert(beginning.partition, beginning);
+    }
+
+    /// The last offset of a partition that is ours that the group has acknowledged.
+    pub fn acknowledged_offset(&self, partition: i32) -> Option<Offset> {
+        self.acknowledged.get(&partition).map(|known| known.offset)
     }
 
     /// A partition is not ours any more, or ours anew.
@@ -108,8 +113,6 @@ pub fn differing(
 
 #[cfg(test)]
 mod tests {
-    use lighterman_proto::ids::Offset;
-
     use super::*;
 
     fn frontier(partition: i32, seq: u64) -> Frontier {

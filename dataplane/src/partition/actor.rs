@@ -75,7 +75,7 @@ pub struct PartitionActor {
     pub(super) core: PartitionCore,
     pub(super) id: TopicPartition,
     mapping: MappingId,
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     tools: Shelf,
     in_flight: InFlight,
     router: Outbox<FetchRouter>,

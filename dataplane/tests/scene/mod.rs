@@ -150,7 +150,10 @@ impl Scene {
             topic: Arc::from("orders"),
             group: self.id.to_string(),
             function: Arc::from("f"),
-            bootstrap: vec![BrokerAddress::parse(servers).expect("address")],
+            bootstrap: servers
+                .split(',')
+                .map(|server| BrokerAddress::parse(server).expect("address"))
+                .collect(),
             source: EventSource::SelfManaged,
             batch_records_max: 50,
             window: Duration::ZERO,

@@ -209,6 +209,18 @@ impl Mapping {
         )
     }
 
+    /// The text of a consumer group that another mapping reads by, in the form of AWS's text for a source that is taken: which
+    /// source, which group, and the mapping that is there.
+    pub fn group_taken_text(&self, existing: &Self) -> String {
+        format!(
+            "An event source mapping with event source (\"{}\") and consumer group ID (\"{}\") already exists. \
+             Please update or delete the existing mapping with UUID {}",
+            existing.bootstrap_servers.join(","),
+            self.group,
+            existing.id
+        )
+    }
+
     /// `EventSourceMappingConfiguration`. What is not set is absent.
     pub fn shown(&self, state: State, last_modified: f64, last_result: &str) -> Value {
         let mut shown = Map::new();

@@ -132,7 +132,7 @@ pub struct Floor {
     concurrency: Concurrency,
     invoker: Invoker,
     invoker_apart: Addr<InvokerActor>,
-    committer: Addr<CommitterActor>,
+    pub(super) committer: Addr<CommitterActor>,
     routers: HashMap<usize, Addr<FetchRouter>>,
     consumers: BTreeMap<ConsumerId, Addr<ConsumerActor>>,
     member: Recipient<ConsumerReport>,

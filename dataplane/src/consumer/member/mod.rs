@@ -5,24 +5,29 @@ mod burial;
 pub mod commits;
 pub mod floor;
 mod ownership;
+mod resolving;
 pub mod starts;
+mod topic_look;
 mod turn;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
 use lighterman_proto::control::{PartitionSample, Sample};
 use lighterman_proto::ids::TopicPartition;
+use lighterman_proto::units::Moment;
 use lighterman_scaler::assignment::Assignments;
 use lighterman_scaler::policy::Scaler;
 use tokio::sync::oneshot;
 
 use self::floor::{Floor, FloorParts, MappingRun, Node};
-use self::starts::{Resolver, StartError, Starts};
+use self::topic_look::TopicLook;
 use self::turn::Turn;
+use self::waiting::WaitingStarts;
 use super::messages::{ConsumerEvent, ConsumerReport, Position};
 use super::status::StatusBoard;
 use crate::invoker::port::FunctionFacts;
@@ -36,7 +41,6 @@ use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
 const TICK: Duration = Duration::from_secs(1);
 const ASK_FUNCTION_AGAIN: Duration = Duration::from_secs(5);
-const START_AGAIN: Duration = Duration::from_secs(2);
 const JOIN_AGAIN: Duration = Duration::from_secs(5);
 /// Up to when a function runs that does not tell its timeout: Lambda's own limit.
 const FUNCTION_TIMEOUT_UNTOLD: Duration = Duration::from_secs(900);
@@ -58,14 +62,6 @@ struct GroupHappened(GroupEvent);
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct StartsFound {
-    wanted: Vec<i32>,
-    generation: i32,
-    starts: Result<Option<Starts>, StartError>,
-}
-
-#[derive(Message)]
-#[rtype(result = "()")]
 struct SharedActorDied(&'static str);
 
 /// The actor.
@@ -76,6 +72,11 @@ pub struct MemberActor {
     cluster: Cluster,
     joined: Option<(Membership, Floor)>,
     activated: Arc<AtomicI32>,
+    look: TopicLook,
+    /// The topic was not there when we looked: a start at its end is one at its beginning.
+    owes_all: Arc<AtomicBool>,
+    /// What is ours and cannot begin.
+    waiting: WaitingStarts,
     /// Held by whoever finds out where partitions begin.
     resolving: Arc<tokio::sync::Mutex<()>>,
     scaler: Scaler,
@@ -88,6 +89,8 @@ pub struct MemberActor {
     generation: i32,
     /// The group has given us a share, which may be nothing.
     assigned: bool,
+    /// Since when it has not.
+    unassigned_since: Moment,
     /// What the group says is ours.
     owned: BTreeSet<i32>,
     /// Revoked, not released yet.
@@ -116,6 +119,9 @@ impl MemberActor {
             cluster,
             joined: None,
             activated: Arc::new(AtomicI32::new(0)),
+            look: TopicLook::default(),
+            owes_all: Arc::default(),
+            waiting: WaitingStarts::default(),
             resolving: Arc::default(),
             table: Assignments::default(),
             positions: BTreeMap::new(),
@@ -123,6 +129,7 @@ impl MemberActor {
             resolved_before: BTreeMap::new(),
             generation: -1,
             assigned: false,
+            unassigned_since: clock::now(),
             owned: BTreeSet::new(),
             revoking: BTreeSet::new(),
             turn: Turn::default(),
@@ -152,6 +159,7 @@ impl MemberActor {
         let membership = self.node.groups.join(self.cluster.clone(), settings, sink);
         let floor = self.floor(membership.clone(), function_timeout, ctx);
         self.joined = Some((membership, floor));
+        self.unassigned_since = clock::now();
     }
 
     fn floor(&self, membership: Membership, function_timeout: Duration, ctx: &mut Context<Self>) -> Floor {
@@ -169,26 +177,6 @@ impl MemberActor {
         })
     }
 
-    fn resolve_starts(&self, wanted: Vec<i32>, wait: Duration, ctx: &mut Context<Self>) {
-        let Some((membership, _)) = &self.joined else { return };
-        let generation = self.generation;
-        let resolver = Resolver {
-            membership: membership.clone(),
-            generation,
-            cluster: self.cluster.clone(),
-            topic: self.run.topic.to_string(),
-            at: self.run.start,
-            isolation: self.node.fetch.isolation,
-            turn: Arc::clone(&self.resolving),
-        };
-        let me = ctx.address();
-        actix_rt::spawn(async move {
-            tokio::time::sleep(wait).await;
-            let starts = resolver.resolve(&wanted).await;
-            me.do_send(StartsFound { wanted, generation, starts });
-        });
-    }
-
     /// What keeps us from running all that is ours.
     fn missing(&self) -> Option<String> {
         if self.joined.is_none() {
@@ -197,12 +185,20 @@ impl MemberActor {
         if !self.assigned {
             return Some("has not joined its consumer group yet".to_owned());
         }
+        if let Some(text) = self.waiting.text() {
+            return Some(format!("does not run all that it owns: {text}"));
+        }
         let idle = self.owned.iter().find(|partition| !self.table.holds(**partition))?;
         Some(format!("owns partition {idle}, which does not run yet"))
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = clock::now();
+        if self.stopping.is_none() {
+            self.look_at_topic(ctx);
+            self.watch_join();
+            self.resolve_waiting(ctx);
+        }
         self.status.set_missing(self.missing());
         if self.lost_something
             && let Some((membership, _)) = &self.joined
@@ -283,6 +279,7 @@ impl Actor for MemberActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
         self.ask_function(Duration::ZERO, ctx);
+        self.look_at_topic(ctx);
         ctx.run_interval(TICK, Self::tick);
     }
 }
@@ -314,17 +311,6 @@ impl Handler<GroupHappened> for MemberActor {
     }
 }
 
-impl Handler<StartsFound> for MemberActor {
-    type Result = ();
-
-    fn handle(&mut self, found: StartsFound, ctx: &mut Self::Context) {
-        if self.stopping.is_none() {
-            self.take_starts(&found.wanted, found.generation, found.starts, ctx);
-            self.end_turn(ctx);
-        }
-    }
-}
-
 impl Handler<ConsumerReport> for MemberActor {
     type Result = ();
 
@@ -342,9 +328,7 @@ impl Handler<ConsumerReport> for MemberActor {
                         self.table.place(*partition).is_some_and(|(at, _)| at == report.consumer)
                     })
                     .collect();
-                for partition in hit {
-                    self.rebuild(partition, true);
-                }
+                self.rebuild(&hit, true);
             }
         }
         if self.stopping.is_some() {
@@ -380,6 +364,9 @@ impl Handler<Stop> for MemberActor {
 
     fn handle(&mut self, Stop(done): Stop, ctx: &mut Self::Context) {
         self.stopping = Some(done);
+        if let Some((_, floor)) = &self.joined {
+            floor.stop_commits();
+        }
         let partitions: Vec<i32> = self.table.partitions().collect();
         self.give_up(&partitions);
         self.finish_stop(ctx);

@@ -3,28 +3,23 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::Context;
 use lighterman_proto::ids::OffsetRange;
 use lighterman_scaler::assignment::Move;
 
-use super::starts::{StartError, Starts};
-use super::{JOIN_AGAIN, MemberActor, START_AGAIN, TICK};
+use super::resolving::UNDECIDED;
+use super::{JOIN_AGAIN, MemberActor};
 use crate::audit::{Entry, What};
 use crate::consumer::messages::{
     DrainPartition, FencePartitions, PartitionReport, PartitionState, StartPartition,
 };
+use crate::consumer::standing::StandingCause;
 use crate::consumer::status::Shown;
 use crate::kafka::group::GroupEvent;
-use crate::offsets::start::still_holds;
 use crate::runtime::clock;
 
-/// Nothing holds under it: the next generation is to come.
-const UNDECIDED: i32 = -1;
-/// How long to wait for the news when our place in the group was found to have changed.
-const PLACE_CHANGES: Duration = Duration::from_millis(100);
 /// Partitions that a log line names.
 const NAMED_MAX: usize = 32;
 
@@ -177,65 +172,16 @@ impl MemberActor {
             }
             GroupEvent::Lost { partitions, reason } => {
                 tracing::warn!(mapping = %self.run.id, partitions = %Named(&partitions), reason, "partitions lost");
-                self.assigned = false;
+                (self.assigned, self.unassigned_since) = (false, clock::now());
                 self.lose(&partitions);
             }
-            GroupEvent::Trouble(text) => self.status.poll_failed(&text),
-            GroupEvent::Healthy => self.status.reachable(),
             GroupEvent::Ended => self.join_again(ctx),
-        }
-    }
-
-    pub(super) fn take_starts(
-        &mut self,
-        wanted: &[i32],
-        generation: i32,
-        starts: Result<Option<Starts>, StartError>,
-        ctx: &mut Context<Self>,
-    ) {
-        let still: Vec<i32> =
-            wanted.iter().copied().filter(|partition| self.owned.contains(partition)).collect();
-        if !still_holds(generation, self.generation) {
-            // Lost and ours again, it may be elsewhere by now.
-            if !still.is_empty() {
-                self.resolve_starts(still, Duration::ZERO, ctx);
-            }
-            return;
-        }
-        match starts {
-            // Our place has changed, and we shall hear of it.
-            Ok(None) if still.is_empty() => {}
-            Ok(None) => self.resolve_starts(still, PLACE_CHANGES, ctx),
-            Ok(Some(starts)) => {
-                self.activated.store(starts.activated, Ordering::Relaxed);
-                for partition in still {
-                    if let Some(position) = starts.positions.get(&partition)
-                        && !self.table.holds(partition)
-                    {
-                        self.positions.insert(partition, position.clone());
-                        self.table.add(partition);
-                    }
-                }
-                self.turn.is_unbalanced = true;
-            }
-            Err(error) => {
-                self.status.poll_failed(&error.to_string());
-                if error.may_be_served() {
-                    self.start_over();
-                }
-                if !still.is_empty() {
-                    self.resolve_starts(still, START_AGAIN, ctx);
-                }
+            GroupEvent::Trouble(text) => self.status.stand(StandingCause::Group, Some(text)),
+            GroupEvent::Healthy => {
+                self.status.stand(StandingCause::Group, None);
+                self.status.reachable();
             }
         }
-    }
-
-    /// The beginning of a topic, which was committed and not answered, may be served when others have begun by it: committed once
-    /// more it would take back what they have delivered. It is decided anew in a generation in which the first is refused.
-    fn start_over(&mut self) {
-        let Some((membership, _)) = self.joined.as_ref().filter(|_| self.table.is_empty()) else { return };
-        membership.start_over(self.generation);
-        self.generation = UNDECIDED;
     }
 
     pub(super) fn take_report(&mut self, report: PartitionReport) {
@@ -258,17 +204,19 @@ impl MemberActor {
                 self.forget_if_gone(partition);
                 self.turn.is_unbalanced = true;
             }
-            PartitionState::Exited { panicking } => self.rebuild(partition, panicking),
+            PartitionState::Exited { panicking } => self.rebuild(&[partition], panicking),
         }
     }
 
-    /// Recovery is always the same: forget it, and start it again from what the group has committed.
-    pub(super) fn rebuild(&mut self, partition: i32, panicking: bool) {
-        metrics::counter!(crate::metrics::REBUILDS).increment(1);
-        tracing::error!(mapping = %self.run.id, partition, panicking, "partition ended; rebuilding it");
-        self.table.lose(partition);
-        self.forget_if_gone(partition);
-        self.turn.ended.insert(partition);
+    /// Recovery is always the same: forget them, and start them again from what the group has committed, all with one look.
+    pub(super) fn rebuild(&mut self, partitions: &[i32], panicking: bool) {
+        for partition in partitions {
+            metrics::counter!(crate::metrics::REBUILDS).increment(1);
+            tracing::error!(mapping = %self.run.id, partition, panicking, "partition ended; rebuilding it");
+            self.table.lose(*partition);
+            self.forget_if_gone(*partition);
+        }
+        self.resolve_again(partitions.iter().copied(), Duration::ZERO);
     }
 
     pub(super) fn rebuild_all(&mut self, what: &'static str, ctx: &mut Context<Self>) {
@@ -285,10 +233,7 @@ impl MemberActor {
             old.clear();
             self.joined = Some((membership, fresh));
         }
-        let owned: Vec<i32> = self.owned.iter().copied().collect();
-        if !owned.is_empty() && self.stopping.is_none() {
-            self.resolve_starts(owned, TICK, ctx);
-        }
+        self.resolve_again(self.owned.clone(), Duration::ZERO);
     }
 }
 

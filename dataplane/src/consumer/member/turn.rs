@@ -6,15 +6,13 @@ use std::sync::Arc;
 
 use actix::{AsyncContext, Context, Handler, Message};
 
-use super::{MemberActor, TICK};
+use super::MemberActor;
 
 /// What the turn has left to its end.
 #[derive(Default)]
 pub(super) struct Turn {
     /// Gone from here, and awaited by the group.
     pub released: BTreeSet<i32>,
-    /// To be started again from what the group has committed.
-    pub ended: BTreeSet<i32>,
     /// Partitions are free to be placed.
     pub is_unbalanced: bool,
     is_ending: bool,
@@ -27,7 +25,7 @@ pub(super) struct TurnEnds;
 
 impl Turn {
     fn has_work(&self) -> bool {
-        self.is_unbalanced || !self.released.is_empty() || !self.ended.is_empty()
+        self.is_unbalanced || !self.released.is_empty()
     }
 }
 
@@ -57,15 +55,10 @@ impl MemberActor {
 impl Handler<TurnEnds> for MemberActor {
     type Result = ();
 
-    fn handle(&mut self, _: TurnEnds, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: TurnEnds, _: &mut Self::Context) {
         let turn = std::mem::take(&mut self.turn);
         if !turn.released.is_empty() {
             self.release(turn.released.into_iter().collect());
-        }
-        let again: Vec<i32> =
-            turn.ended.into_iter().filter(|partition| self.owned.contains(partition)).collect();
-        if !again.is_empty() && self.stopping.is_none() {
-            self.resolve_starts(again, TICK, ctx);
         }
         if turn.is_unbalanced {
             self.balance();

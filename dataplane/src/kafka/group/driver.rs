@@ -12,9 +12,10 @@ use super::commits;
 use super::effects::{Effect, Identity};
 use super::lease::OwnershipLease;
 use super::leave::leave_for_good;
+use super::lines::Lines;
 use super::member::{Event, MemberCore};
 use super::membership::{GroupEvent, Membership, MembershipSettings, Published, Sink, commit_as};
-use super::requests::{self, Lines};
+use super::requests;
 use crate::kafka::backoff::random;
 use crate::kafka::error::KafkaError;
 use crate::runtime::clock;
@@ -22,6 +23,8 @@ use crate::runtime::death_watch::DeathWatch;
 
 /// How often a leader looks whether the topic has grown (H18).
 const METADATA_AGE_MAX: Duration = Duration::from_secs(30);
+/// How often, while the topic is not there.
+const LOOK_SOON: Duration = Duration::from_secs(3);
 
 /// What comes back to the member.
 pub(super) enum Incoming {
@@ -91,7 +94,7 @@ impl Member {
             events,
             incoming,
             counted: None,
-            next_count: now + METADATA_AGE_MAX,
+            next_count: now + LOOK_SOON,
         }
     }
 
@@ -219,7 +222,8 @@ impl Member {
         if !self.core.leads() || now < self.next_count {
             return;
         }
-        self.next_count = now + METADATA_AGE_MAX;
+        let is_there = self.counted.is_some_and(|partitions| partitions > 0);
+        self.next_count = now + if is_there { METADATA_AGE_MAX } else { LOOK_SOON };
         let (lines, settings, events) =
             (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
         tokio::task::spawn_local(async move {

@@ -10,6 +10,7 @@ mod driver;
 pub mod effects;
 pub mod lease;
 mod leave;
+mod lines;
 pub mod member;
 pub mod membership;
 mod requests;

@@ -70,13 +70,13 @@ fn collect(
     for ((topic, partition), asked) in &session.asked {
         let mut data =
             PartitionData::default().with_partition_index(*partition).with_records(Some(Bytes::new()));
-        let Some(log) = state.log(topic, *partition) else {
-            urgent = true;
-            found.push((
-                topic.clone(),
-                data.with_error_code(Code::UnknownTopicOrPartition.code()).with_high_watermark(-1),
-            ));
-            continue;
+        let log = match state.led(topic, *partition) {
+            Ok(log) => log,
+            Err(code) => {
+                urgent = true;
+                found.push((topic.clone(), data.with_error_code(code.code()).with_high_watermark(-1)));
+                continue;
+            }
         };
         let end = log.end().0;
         data = data
@@ -143,8 +143,9 @@ pub(super) fn list_offsets(
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|asked| {
             let answer = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
-            let Some(log) = state.log(&topic.name, asked.partition_index) else {
-                return answer.with_error_code(Code::UnknownTopicOrPartition.code());
+            let log = match state.led(&topic.name, asked.partition_index) {
+                Ok(log) => log,
+                Err(code) => return answer.with_error_code(code.code()),
             };
             let (offset, timestamp) = match asked.timestamp {
                 -1 => (log.end().0, -1),
@@ -169,8 +170,9 @@ pub(super) fn leader_epochs(
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|asked| {
             let answer = EpochEndOffset::default().with_partition(asked.partition);
-            let Some(log) = state.log(&topic.topic, asked.partition) else {
-                return answer.with_error_code(Code::UnknownTopicOrPartition.code());
+            let log = match state.led(&topic.topic, asked.partition) {
+                Ok(log) => log,
+                Err(code) => return answer.with_error_code(code.code()),
             };
             let current = log.leader_epoch();
             match asked.current_leader_epoch {

@@ -88,6 +88,9 @@ enum Deed {
     Truncate(String, i32, Offset),
     DeleteBefore(String, i32, Offset),
     AddPartitions(String, i32),
+    Lead(String, i32, bool),
+    ForgetCommit(String, String, i32),
+    DeleteTopic(String),
 }
 
 /// A running broker; dropping it stops it.
@@ -138,6 +141,21 @@ impl Broker {
     /// Grows a topic to `partitions`.
     pub async fn add_partitions(&self, topic: &str, partitions: i32) {
         self.order(Deed::AddPartitions(topic.to_owned(), partitions)).await;
+    }
+
+    /// Takes the leader from a partition, or gives it back.
+    pub async fn lead(&self, topic: &str, partition: i32, led: bool) {
+        self.order(Deed::Lead(topic.to_owned(), partition, led)).await;
+    }
+
+    /// Drops what a group has committed for a partition, as expiry does.
+    pub async fn forget_commit(&self, group: &str, topic: &str, partition: i32) {
+        self.order(Deed::ForgetCommit(group.to_owned(), topic.to_owned(), partition)).await;
+    }
+
+    /// Deletes a topic.
+    pub async fn delete_topic(&self, topic: &str) {
+        self.order(Deed::DeleteTopic(topic.to_owned())).await;
     }
 
     async fn order(&self, deed: Deed) {

@@ -139,6 +139,20 @@ fn one_bootstrap_server_in_common_is_a_conflict() {
 }
 
 #[test]
+fn a_group_that_is_taken_is_named_with_its_source() {
+    let (existing, other) = (create("{}").expect("valid"), create(r#"{"Topics":["other"]}"#).expect("valid"));
+    let servers = existing.bootstrap_servers.join(",");
+    assert_eq!(
+        other.group_taken_text(&existing),
+        format!(
+            "An event source mapping with event source (\"{servers}\") and consumer group ID (\"{}\") already exists. \
+             Please update or delete the existing mapping with UUID {}",
+            other.group, existing.id
+        )
+    );
+}
+
+#[test]
 fn timestamps_go_with_at_timestamp_only() {
     create(r#"{"StartingPosition":"AT_TIMESTAMP","StartingPositionTimestamp":1600000000}"#).expect("valid");
     refused(r#"{"StartingPosition":"AT_TIMESTAMP"}"#);
