@@ -18,6 +18,7 @@ use crate::control::sigv4::SigV4;
 use crate::control::store::Store;
 use crate::invoker::port::FunctionPort;
 use crate::metrics::{self, MetricsServer};
+use crate::runtime::open_files::raise_open_file_limit;
 
 /// A drain that takes longer than Lambda's longest invocation and a minute is stuck.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(900 + 60);
@@ -66,6 +67,7 @@ impl RunningNode {
         port: Arc<dyn FunctionPort>,
     ) -> anyhow::Result<Self> {
         let recorder = metrics::install()?;
+        raise_open_file_limit();
         let (store, registry) = Store::open(&settings.data_dir)?;
         let dataplane = Dataplane::start(settings, port).context("the node's threads cannot start")?;
         let host = Arc::new(DataplaneHost(Arc::clone(&dataplane)));

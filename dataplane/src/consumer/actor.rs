@@ -31,6 +31,7 @@ use crate::partition::messages::{Drain, Fence, Skip};
 use crate::partition::work::FailurePolicy;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
+use crate::runtime::live_count::LiveCount;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
 
 /// What a consumer is built from.
@@ -90,6 +91,7 @@ pub struct ConsumerActor {
     status: StatusBoard,
     inflater: Rc<RefCell<Inflater>>,
     partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
+    _count: LiveCount,
 }
 
 #[derive(Message)]
@@ -121,6 +123,7 @@ impl ConsumerActor {
             status: parts.status,
             inflater: Rc::new(RefCell::new(Inflater::default())),
             partitions: HashMap::new(),
+            _count: LiveCount::of_actor("consumer"),
         }
     }
 
@@ -134,7 +137,7 @@ impl ConsumerActor {
         let (partition, epoch) = (start.partition, start.epoch);
         let beginning = Frontier::beginning(partition, epoch, &start.position);
         let watch_to = me.clone();
-        let watch = DeathWatch::new(move |panicking| {
+        let watch = DeathWatch::new("partition", move |panicking| {
             let state = PartitionState::Exited { panicking };
             let _ = post(&watch_to, PartitionReport { partition, epoch, state });
         });
@@ -197,7 +200,7 @@ impl Actor for ConsumerActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
         let me = ctx.address().recipient::<BatcherEnded>();
-        let watch = DeathWatch::new(move |panicking| {
+        let watch = DeathWatch::new("batcher", move |panicking| {
             let _ = post(&me, BatcherEnded { panicking });
         });
         if let Some(parts) = self.batcher_parts.take() {

@@ -3,5 +3,7 @@
 pub mod clock;
 pub mod death_watch;
 pub mod in_flight;
+pub mod live_count;
+pub mod open_files;
 pub mod outbox;
 pub mod placement;

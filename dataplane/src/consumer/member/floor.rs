@@ -348,7 +348,7 @@ impl Floor {
 
 fn watch(shared_death: &Arc<dyn Fn(&'static str) + Send + Sync>, what: &'static str) -> DeathWatch {
     let shared_death = Arc::clone(shared_death);
-    DeathWatch::new(move |panicking| {
+    DeathWatch::new(what, move |panicking| {
         if panicking {
             shared_death(what);
         }
