@@ -1,4 +1,4 @@
-//! The only folder that knows actix threads: placement, outbox, death watch, in-flight registry, clock.
+//! The only folder that knows actix threads: placement, outbox, death watch, owned tasks, in-flight registry, clock.
 
 pub mod clock;
 pub mod death_watch;
@@ -6,4 +6,5 @@ pub mod in_flight;
 pub mod live_count;
 pub mod open_files;
 pub mod outbox;
+pub mod owned_task;
 pub mod placement;
