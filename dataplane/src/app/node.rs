@@ -114,6 +114,7 @@ impl RunningNode {
     /// Finishes what is in flight, commits, leaves the groups. False when the deadline came first.
     pub async fn drain(self) -> bool {
         self.phase.draining();
+        self.controller.refuse_changes();
         let drained = tokio::time::timeout(self.drain_deadline, self.dataplane.drain()).await.is_ok();
         self.api.stop().await;
         drained
