@@ -101,6 +101,11 @@ pub(crate) struct Scene {
 
 /// Runs `test` in an actix system of its own.
 pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
+    scene_on(2, test);
+}
+
+/// [`scene`] with threads for `cores` cores.
+pub(crate) fn scene_on<F: Future<Output = ()>>(cores: usize, test: impl FnOnce(Scene) -> F) {
     actix_rt::System::new().block_on(async {
         let broker = Broker::start(BrokerSettings::default()).expect("starts");
         let memory = Arc::new(Memory::default());
@@ -112,7 +117,7 @@ pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
         ];
         let settings = Settings::load(None, &flags).expect("settings");
         let port: Arc<dyn FunctionPort> = Arc::<Memory>::clone(&memory);
-        let dataplane = Dataplane::start(&settings, port).expect("threads");
+        let dataplane = Dataplane::start_on(cores, &settings, port).expect("threads");
         let servers = broker.address().to_string();
         test(Scene { broker, servers, memory, dataplane, id: MappingId(uuid::Uuid::new_v4()) }).await;
     });
@@ -134,20 +139,26 @@ impl Scene {
     }
 
     pub(crate) fn run_on(&self, servers: &str, start: At, filters: FilterCriteria) {
-        self.dataplane.run(MappingRun {
-            id: self.id,
+        let bootstrap = vec![BrokerAddress::parse(servers).expect("address")];
+        self.dataplane.run(MappingRun { bootstrap, start, filters, ..self.mapping_run(self.id, "f", 50) });
+    }
+
+    /// A mapping on the scene's broker, from the earliest record on, with one consumer or more.
+    pub(crate) fn mapping_run(&self, id: MappingId, function: &str, batch_records_max: u32) -> MappingRun {
+        MappingRun {
+            id,
             topic: Arc::from("orders"),
-            group: self.id.to_string(),
-            function: Arc::from("f"),
-            bootstrap: vec![BrokerAddress::parse(servers).expect("address")],
+            group: id.to_string(),
+            function: Arc::from(function),
+            bootstrap: vec![BrokerAddress::parse(&self.servers).expect("address")],
             source: EventSource::SelfManaged,
-            batch_records_max: 50,
+            batch_records_max,
             window: Duration::ZERO,
-            start,
+            start: At::Earliest,
             bounds: Bounds { minimum: 1, maximum: 4 },
             failure: FailureRun::default(),
-            filters,
-        });
+            filters: FilterCriteria::default(),
+        }
     }
 
     pub(crate) async fn producer(&self, partitions: i32) -> SampleProducer {

@@ -6,6 +6,7 @@ pub mod commits;
 pub mod floor;
 mod ownership;
 mod sampling;
+mod share;
 pub mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -231,12 +232,12 @@ impl MemberActor {
         }
         self.leaving = true;
         let Some(done) = self.stopping.take() else { return };
-        let Some((membership, mut floor)) = self.joined.take() else {
+        let Some((membership, floor)) = self.joined.take() else {
             let _ = done.send(());
             ctx.stop();
             return;
         };
-        floor.clear();
+        drop(floor);
         let me = ctx.address();
         actix_rt::spawn(async move {
             membership.leave().await;

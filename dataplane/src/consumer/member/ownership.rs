@@ -255,8 +255,7 @@ impl MemberActor {
         }
         if let Some((membership, floor)) = self.joined.take() {
             let fresh = self.floor(membership.clone(), floor.function_timeout(), ctx);
-            let mut old = floor;
-            old.clear();
+            drop(floor);
             self.joined = Some((membership, fresh));
         }
         let owned: Vec<i32> = self.owned.iter().copied().collect();
