@@ -12,12 +12,12 @@ use lighterman::kafka::offsets::At;
 use lighterman::metrics;
 use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::ids::MappingId;
-use metrics_exporter_prometheus::PrometheusHandle;
+use lighterman::metrics::MetricsHandle;
 
 use self::scene::{Scene, node, scene};
 
 /// What is told of every node of this process.
-static METRICS: LazyLock<PrometheusHandle> = LazyLock::new(|| metrics::install().expect("once"));
+static METRICS: LazyLock<MetricsHandle> = LazyLock::new(|| metrics::install().expect("once"));
 
 /// As long as a slow machine may take.
 const WITHIN: Duration = Duration::from_secs(400);

@@ -34,9 +34,8 @@ impl MappingHost for DataplaneHost {
         self.0.run(run_of(mapping)).map(|answer| answer.map_err(|_| Gone)).boxed()
     }
 
-    fn stop(&self, id: MappingId) -> BoxFuture<'static, ()> {
-        let dataplane = Arc::clone(&self.0);
-        async move { dataplane.stop(id).await }.boxed()
+    fn stop(&self, id: MappingId) -> BoxFuture<'static, Result<(), Gone>> {
+        self.0.stop(id).map(|answer| answer.map_err(|_| Gone)).boxed()
     }
 
     fn last_result(&self, id: MappingId) -> Option<String> {

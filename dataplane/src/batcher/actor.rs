@@ -16,7 +16,7 @@ use super::core::{BatchLimits, BatcherCore, Pending, Plan, Ready};
 use super::messages::{BytesGranted, Offer, Register, SlotGranted, Unregister, Withdraw};
 use super::payload::{self, PayloadPool};
 use super::settle::{Member, Settling, settle};
-use crate::consumer::status::StatusBoard;
+use crate::consumer::status::{StatusBoard, WaitingOffers};
 use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::credit::slots::{Grant, Slot, Slots};
 use crate::invoker::invoke::{Answered, Invoke, Invoker};
@@ -86,6 +86,7 @@ pub struct BatcherActor {
     bytes_asked: bool,
     next_batch: u64,
     timer: Option<(Moment, SpawnHandle)>,
+    waiting: WaitingOffers,
     _watch: DeathWatch,
 }
 
@@ -102,6 +103,7 @@ impl BatcherActor {
     pub fn new(parts: BatcherParts, watch: DeathWatch) -> Self {
         Self {
             core: BatcherCore::new(parts.limits),
+            waiting: parts.status.waiting_offers(),
             parts,
             partitions: HashMap::new(),
             sent: HashMap::new(),
@@ -137,7 +139,7 @@ impl BatcherActor {
                 break;
             }
         }
-        self.parts.status.offers_waiting(self.core.waiting());
+        self.waiting.set(self.core.waiting());
     }
 
     fn readiness(&self, now: Moment) -> Ready {
@@ -372,9 +374,7 @@ impl Handler<SlotGranted> for BatcherActor {
     type Result = ();
 
     fn handle(&mut self, SlotGranted(slot): SlotGranted, ctx: &mut Self::Context) {
-        if self.slot.is_none() {
-            self.slot = Some(slot);
-        }
+        self.slot.get_or_insert(slot);
         self.pump(ctx);
     }
 }

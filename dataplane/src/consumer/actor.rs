@@ -103,7 +103,7 @@ impl ConsumerActor {
     /// A consumer without partitions; call on its arbiter.
     pub fn new(parts: ConsumerParts) -> Self {
         let (member, id) = (parts.member.clone(), parts.id);
-        let watch = DeathWatch::new(move |panicking| {
+        let watch = DeathWatch::new("consumer", move |panicking| {
             if panicking {
                 let _ = post(&member, ConsumerReport { consumer: id, event: ConsumerEvent::Exited });
             }
@@ -143,7 +143,7 @@ impl ConsumerActor {
         tracing::debug!(mapping = %self.mapping, partition, epoch = epoch.0, "partition begins");
         let beginning = Frontier::beginning(partition, epoch, &start.position);
         let watch_to = me.clone();
-        let watch = DeathWatch::new(move |panicking| {
+        let watch = DeathWatch::new("partition", move |panicking| {
             let state = PartitionState::Exited { panicking };
             let _ = post(&watch_to, PartitionReport { partition, epoch, state });
         });
@@ -213,7 +213,7 @@ impl Actor for ConsumerActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
         let me = ctx.address().recipient::<BatcherEnded>();
-        let watch = DeathWatch::new(move |panicking| {
+        let watch = DeathWatch::new("batcher", move |panicking| {
             let _ = post(&me, BatcherEnded { panicking });
         });
         if let Some(parts) = self.batcher_parts.take() {

@@ -79,6 +79,7 @@ struct Meters {
     e2e_seconds: Histogram,
     offers_waiting: MetricGauge,
     lag: MetricGauge,
+    lag_seconds: MetricGauge,
     consumers: MetricGauge,
     owned: MetricGauge,
     slots_in_use: MetricGauge,
@@ -110,11 +111,64 @@ impl Meters {
             e2e_seconds: histogram!(names::E2E_LATENCY_SECONDS, labels()),
             offers_waiting: gauge!(names::OFFERS_WAITING, labels()),
             lag: gauge!(names::OFFSET_LAG, labels()),
+            lag_seconds: gauge!(names::OFFSET_LAG_SECONDS, labels()),
             consumers: gauge!(names::CONSUMERS, labels()),
             owned: gauge!(names::OWNED_PARTITIONS, labels()),
             slots_in_use: gauge!(names::SLOTS_IN_USE, labels()),
             slots_limit: gauge!(names::SLOTS_LIMIT, labels()),
         }
+    }
+
+    fn see(&self, sight: MappingSight) {
+        self.consumers.set(sight.consumers as f64);
+        self.slots_in_use.set(f64::from(sight.slots_in_use));
+        self.slots_limit.set(f64::from(sight.slots_limit));
+        // What is not a number is not shown: an old figure would be taken for one of now.
+        self.lag.set(sight.lag.map_or(f64::NAN, |lag| lag as f64));
+        self.lag_seconds.set(sight.lag_seconds.unwrap_or(f64::NAN));
+    }
+}
+
+/// What is seen of a mapping once a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MappingSight {
+    /// Consumers.
+    pub consumers: usize,
+    /// Invocations.
+    pub slots_in_use: u32,
+    /// Invocations allowed.
+    pub slots_limit: u32,
+    /// Records to go, over all partitions that are ours; `None` while it is not known of each.
+    pub lag: Option<u64>,
+    /// How long that takes at the rate of now, in seconds.
+    pub lag_seconds: Option<f64>,
+}
+
+impl MappingSight {
+    /// Nothing runs, and nothing is known.
+    const NOTHING: Self =
+        Self { consumers: 0, slots_in_use: 0, slots_limit: 0, lag: None, lag_seconds: None };
+}
+
+/// What one batcher adds to the offers that wait; nothing any more once this is dropped.
+pub(crate) struct WaitingOffers {
+    gauge: MetricGauge,
+    shown: usize,
+}
+
+impl WaitingOffers {
+    /// As many wait at this batcher now.
+    pub(crate) fn set(&mut self, offers: usize) {
+        if offers != self.shown {
+            self.gauge.increment(offers as f64 - self.shown as f64);
+            self.shown = offers;
+        }
+    }
+}
+
+impl Drop for WaitingOffers {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -131,6 +185,8 @@ impl StatusBoard {
     /// The board of one mapping; `labels` go on all of its metrics.
     pub fn new(labels: Vec<Label>) -> Self {
         let meters = Meters::new(&labels);
+        meters.see(MappingSight::NOTHING);
+        meters.owned.set(0.0);
         Self {
             inner: Arc::new(Inner {
                 labels,
@@ -228,15 +284,14 @@ impl StatusBoard {
         }
     }
 
-    /// Sets the gauges that are sampled once a second.
-    pub fn sampled(&self, consumers: usize, slots_in_use: u32, slots_limit: u32) {
-        let lags = self.inner.partitions.lock().values().map(|shown| shown.gauge.lag()).sum::<Option<u64>>();
-        if let Some(lag) = lags {
-            self.inner.meters.lag.set(lag as f64);
-        }
-        self.inner.meters.consumers.set(consumers as f64);
-        self.inner.meters.slots_in_use.set(f64::from(slots_in_use));
-        self.inner.meters.slots_limit.set(f64::from(slots_limit));
+    /// Shows what is seen once a second.
+    pub fn sampled(&self, sight: MappingSight) {
+        self.inner.meters.see(sight);
+    }
+
+    /// For one batcher: the offers that wait are those of all of them.
+    pub(crate) fn waiting_offers(&self) -> WaitingOffers {
+        WaitingOffers { gauge: self.inner.meters.offers_waiting.clone(), shown: 0 }
     }
 
     pub(crate) fn polled(&self, records: u64) {
@@ -254,10 +309,6 @@ impl StatusBoard {
         if last.starts_with(PROBLEM) && *last != FUNCTION_FAILED {
             OK.clone_into(&mut last);
         }
-    }
-
-    pub(crate) fn offers_waiting(&self, offers: usize) {
-        self.inner.meters.offers_waiting.set(offers as f64);
     }
 
     pub(crate) fn sealed(&self, plan: &Plan) {

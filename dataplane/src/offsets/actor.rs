@@ -17,6 +17,7 @@ use crate::partition::messages::{CommitGivenUp, Committed};
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
+use crate::runtime::owned_task::OwnedTask;
 use crate::runtime::task::outcome;
 
 /// How often to ask whether it is time to read back what the group holds.
@@ -85,15 +86,20 @@ struct CommitAnswered(CommitAnswer);
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
+struct ReadBackDue;
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
 struct HasReadBack(Option<Vec<i32>>);
 
-/// The actor.
+/// The actor. It ends with the last address of it: an interval of its context would keep it alive for ever.
 pub struct CommitterActor {
     core: CommitterCore,
     port: Arc<dyn CommitPort>,
     partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
     status: StatusBoard,
     resting: bool,
+    ticks: Option<OwnedTask>,
     _watch: DeathWatch,
 }
 
@@ -106,6 +112,7 @@ impl CommitterActor {
             partitions: HashMap::new(),
             status,
             resting: false,
+            ticks: None,
             _watch: watch,
         }
     }
@@ -118,11 +125,15 @@ impl CommitterActor {
         if frontiers.is_empty() {
             return;
         }
-        let (answer, me) = (self.port.commit(frontiers), ctx.address());
+        let (answer, me) = (self.port.commit(frontiers), ctx.address().downgrade());
+        // Not broken off with the actor: a request that is on the wire is not made undone by that.
         actix_rt::spawn(async move {
             let panicked =
                 || Err(NoAnswer { why: "the commit's task panicked".to_owned(), may_be_served: true });
-            me.do_send(CommitAnswered(outcome("commit", answer).await.unwrap_or_else(panicked)));
+            let answer = outcome("commit", answer).await.unwrap_or_else(panicked);
+            if let Some(me) = me.upgrade() {
+                me.do_send(CommitAnswered(answer));
+            }
         });
     }
 
@@ -131,9 +142,12 @@ impl CommitterActor {
         if frontiers.is_empty() {
             return;
         }
-        let (read, me) = (self.port.read_back(frontiers), ctx.address());
+        let (read, me) = (self.port.read_back(frontiers), ctx.address().downgrade());
         actix_rt::spawn(async move {
-            me.do_send(HasReadBack(outcome("read-back", read).await.flatten()));
+            let read = outcome("read-back", read).await.flatten();
+            if let Some(me) = me.upgrade() {
+                me.do_send(HasReadBack(read));
+            }
         });
     }
 }
@@ -143,7 +157,22 @@ impl Actor for CommitterActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
-        ctx.run_interval(READ_BACK_TICK, Self::read_back);
+        let me = ctx.address().downgrade();
+        self.ticks = Some(OwnedTask::spawn(async move {
+            loop {
+                tokio::time::sleep(READ_BACK_TICK).await;
+                let Some(me) = me.upgrade() else { return };
+                me.do_send(ReadBackDue);
+            }
+        }));
+    }
+}
+
+impl Handler<ReadBackDue> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: ReadBackDue, ctx: &mut Self::Context) {
+        self.read_back(ctx);
     }
 }
 

@@ -16,8 +16,18 @@ type Key = (MappingId, TopicPartition);
 /// The registry; clones share it.
 #[derive(Clone, Default)]
 pub struct InFlight {
-    entries: Arc<Mutex<HashMap<Key, Entry>>>,
+    entries: Arc<Mutex<Entries>>,
 }
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<Key, Entry>,
+    /// What has run out is forgotten when there are more than this: of a mapping that is gone nobody asks again.
+    prune_above: usize,
+}
+
+/// Fewer are not worth looking at.
+const PRUNE_ABOVE_MIN: usize = 64;
 
 #[derive(Clone, Copy)]
 enum Entry {
@@ -48,32 +58,52 @@ impl InFlight {
     ) -> Option<Flight> {
         let key = (mapping, partition.clone());
         let mut entries = self.entries.lock();
-        if entries.get(&key).is_some_and(|entry| entry.is_live(now)) {
+        if entries.by_key.get(&key).is_some_and(|entry| entry.is_live(now)) {
             return None;
         }
-        entries.insert(key.clone(), Entry::Running);
+        entries.insert(key.clone(), Entry::Running, now);
         Some(Flight { registry: self.clone(), key: Some(key), function_timeout })
     }
 
     /// True when no invocation over `partition` can still run.
     pub fn is_clear(&self, mapping: MappingId, partition: &TopicPartition, now: Moment) -> bool {
         let entries = self.entries.lock();
-        !entries.get(&(mapping, partition.clone())).is_some_and(|entry| entry.is_live(now))
+        !entries.by_key.get(&(mapping, partition.clone())).is_some_and(|entry| entry.is_live(now))
     }
 
     /// True when no invocation of `mapping` can still run; forgets what has run out.
     pub fn is_mapping_clear(&self, mapping: MappingId, now: Moment) -> bool {
         let mut entries = self.entries.lock();
-        entries.retain(|_, entry| entry.is_live(now));
-        !entries.keys().any(|(of, _)| *of == mapping)
+        entries.prune(now);
+        !entries.by_key.keys().any(|(of, _)| *of == mapping)
     }
 
     fn leave(&self, key: &Key) {
-        self.entries.lock().remove(key);
+        self.entries.lock().by_key.remove(key);
     }
 
     fn hold(&self, key: Key, until: Moment) {
-        self.entries.lock().insert(key, Entry::Unknown { until });
+        // In the place of one that ran: the registry grows with entering only.
+        self.entries.lock().by_key.insert(key, Entry::Unknown { until });
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.entries.lock().by_key.len()
+    }
+}
+
+impl Entries {
+    fn insert(&mut self, key: Key, entry: Entry, now: Moment) {
+        self.by_key.insert(key, entry);
+        if self.by_key.len() > self.prune_above.max(PRUNE_ABOVE_MIN) {
+            self.prune(now);
+            self.prune_above = self.by_key.len() * 2;
+        }
+    }
+
+    fn prune(&mut self, now: Moment) {
+        self.by_key.retain(|_, entry| entry.is_live(now));
     }
 }
 
@@ -132,6 +162,22 @@ mod tests {
         let again = registry.enter(mapping, &partition, minute, now + minute).expect("run out");
         again.answered();
         assert!(registry.is_mapping_clear(mapping, now));
+    }
+
+    #[test]
+    fn what_has_run_out_is_forgotten_though_nobody_asks_after_it() {
+        let registry = InFlight::default();
+        let mut now = Moment::from_micros(10);
+        let minute = Duration::from_secs(60);
+        for mapping in 0..10_000 {
+            let (_, partition) = key();
+            let mapping = MappingId(uuid::Uuid::from_u128(mapping));
+            let flight = registry.enter(mapping, &partition, minute, now).expect("clear");
+            flight.unknown(now + minute);
+            assert!(!registry.is_clear(mapping, &partition, now), "OWN-1: it may run yet");
+            now = now + Duration::from_secs(1);
+        }
+        assert!(registry.len() <= 2 * 60 + PRUNE_ABOVE_MIN, "{} entries", registry.len());
     }
 
     #[test]

@@ -102,11 +102,16 @@ pub(crate) struct Scene {
 
 /// Runs `test` in an actix system of its own.
 pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
+    scene_on(2, test);
+}
+
+/// [`scene`] with threads for `cores` cores.
+pub(crate) fn scene_on<F: Future<Output = ()>>(cores: usize, test: impl FnOnce(Scene) -> F) {
     actix_rt::System::new().block_on(async {
         let broker = Broker::start(BrokerSettings::default()).expect("starts");
         let memory = Arc::new(Memory::default());
         let data = tempfile::tempdir().expect("scratch");
-        let dataplane = node(&memory, data.path(), "6s");
+        let dataplane = node_on(cores, &memory, data.path(), "6s");
         let servers = broker.address().to_string();
         test(Scene { broker, servers, memory, dataplane, id: MappingId(uuid::Uuid::new_v4()) }).await;
     });
@@ -114,6 +119,11 @@ pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
 
 /// A node without a control API, which keeps its files in `data`.
 pub(crate) fn node(memory: &Arc<Memory>, data: &Path, session: &str) -> Arc<Dataplane> {
+    node_on(2, memory, data, session)
+}
+
+/// [`node`] with threads for `cores` cores.
+pub(crate) fn node_on(cores: usize, memory: &Arc<Memory>, data: &Path, session: &str) -> Arc<Dataplane> {
     let flags = [
         ("memory_budget", "32MiB".to_owned()),
         ("kafka.session_timeout", session.to_owned()),
@@ -121,7 +131,7 @@ pub(crate) fn node(memory: &Arc<Memory>, data: &Path, session: &str) -> Arc<Data
     ];
     let settings = Settings::load(None, &flags).expect("settings");
     let port: Arc<dyn FunctionPort> = Arc::<Memory>::clone(memory);
-    Dataplane::start(&settings, port).expect("threads")
+    Dataplane::start_on(cores, &settings, port).expect("threads")
 }
 
 impl Scene {
@@ -145,22 +155,26 @@ impl Scene {
 
     /// The mapping of the scene, for whichever node runs it.
     pub(crate) fn mapping(&self, servers: &str, start: At, filters: FilterCriteria) -> MappingRun {
+        let bootstrap =
+            servers.split(',').map(|server| BrokerAddress::parse(server).expect("address")).collect();
+        MappingRun { bootstrap, start, filters, ..self.mapping_run(self.id, "f", 50) }
+    }
+
+    /// A mapping on the scene's broker, from the earliest record on, with one consumer or more.
+    pub(crate) fn mapping_run(&self, id: MappingId, function: &str, batch_records_max: u32) -> MappingRun {
         MappingRun {
-            id: self.id,
+            id,
             topic: Arc::from("orders"),
-            group: self.id.to_string(),
-            function: Arc::from("f"),
-            bootstrap: servers
-                .split(',')
-                .map(|server| BrokerAddress::parse(server).expect("address"))
-                .collect(),
+            group: id.to_string(),
+            function: Arc::from(function),
+            bootstrap: vec![BrokerAddress::parse(&self.servers).expect("address")],
             source: EventSource::SelfManaged,
-            batch_records_max: 50,
+            batch_records_max,
             window: Duration::ZERO,
-            start,
+            start: At::Earliest,
             bounds: Bounds { minimum: 1, maximum: 4 },
             failure: FailureRun::default(),
-            filters,
+            filters: FilterCriteria::default(),
         }
     }
 

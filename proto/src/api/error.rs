@@ -22,6 +22,8 @@ pub enum ErrorKind {
     TooManyRequests,
     /// Our fault.
     Service,
+    /// Not now: the node drains. AWS's `ServiceException`, with the status that says so; SDKs try both again.
+    Unavailable,
     /// No signature.
     MissingAuthenticationToken,
     /// A key we did not issue.
@@ -45,7 +47,7 @@ impl ErrorKind {
             Self::ResourceNotFound => "ResourceNotFoundException",
             Self::ResourceInUse => "ResourceInUseException",
             Self::TooManyRequests => "TooManyRequestsException",
-            Self::Service => "ServiceException",
+            Self::Service | Self::Unavailable => "ServiceException",
             Self::MissingAuthenticationToken => "MissingAuthenticationTokenException",
             Self::UnrecognizedClient => "UnrecognizedClientException",
             Self::InvalidSignature => "InvalidSignatureException",
@@ -66,6 +68,7 @@ impl ErrorKind {
             Self::ResourceConflict => 409,
             Self::TooManyRequests => 429,
             Self::Service => 500,
+            Self::Unavailable => 503,
         }
     }
 }
@@ -102,7 +105,9 @@ impl ApiError {
             ErrorKind::ResourceNotFound | ErrorKind::ResourceInUse => {
                 json!({ "Type": "User", "Message": self.message })
             }
-            ErrorKind::Service => json!({ "Type": "Service", "Message": self.message }),
+            ErrorKind::Service | ErrorKind::Unavailable => {
+                json!({ "Type": "Service", "Message": self.message })
+            }
             ErrorKind::InvalidParameterValue | ErrorKind::ResourceConflict | ErrorKind::TooManyRequests => {
                 json!({ "Type": "User", "message": self.message })
             }

@@ -6,6 +6,8 @@ pub mod commits;
 pub mod floor;
 mod ownership;
 mod resolving;
+mod sampling;
+mod share;
 pub mod starts;
 mod topic_look;
 mod turn;
@@ -13,12 +15,10 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
-use lighterman_proto::control::{PartitionSample, Sample};
-use lighterman_proto::ids::TopicPartition;
 use lighterman_proto::units::Moment;
 use lighterman_scaler::assignment::Assignments;
 use lighterman_scaler::policy::Scaler;
@@ -37,6 +37,7 @@ use crate::kafka::group::{GroupEvent, Membership, MembershipSettings};
 use crate::partition::gauge::Gauge;
 use crate::partition::messages::Skip;
 use crate::runtime::clock;
+use crate::runtime::live_count::LiveCount;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -100,6 +101,7 @@ pub struct MemberActor {
     lost_something: bool,
     stopping: Option<oneshot::Sender<()>>,
     leaving: bool,
+    _count: LiveCount,
 }
 
 impl MemberActor {
@@ -136,6 +138,7 @@ impl MemberActor {
             lost_something: false,
             stopping: None,
             leaving: false,
+            _count: LiveCount::of_actor("member"),
         }
     }
 
@@ -207,44 +210,20 @@ impl MemberActor {
             membership.quiesced();
             self.lost_something = false;
         }
+        let sample = self.sample();
         if self.stopping.is_some() {
+            self.show(sample.as_ref());
             self.finish_stop(ctx);
             return;
         }
-        let Some(sample) = self.sample() else { return };
+        let Some(sample) = sample else { return };
         let decision = self.scaler.decide(&sample);
         if decision.desired != self.desired {
             tracing::info!(mapping = %self.run.id, from = self.desired, to = decision.desired, "consumers");
             self.desired = decision.desired;
         }
         self.balance();
-        let consumers = self.joined.as_ref().map_or(0, |(_, floor)| floor.consumers().len());
-        self.status.sampled(consumers, sample.slots_in_use, sample.slots_limit);
-    }
-
-    fn sample(&mut self) -> Option<Sample> {
-        let (_, floor) = self.joined.as_ref()?;
-        let topic = &self.run.topic;
-        let mut partitions = Vec::with_capacity(self.gauges.len());
-        for (partition, gauge) in &self.gauges {
-            let total = gauge.resolved.load(Ordering::Relaxed);
-            let before = self.resolved_before.insert(*partition, total).unwrap_or(total);
-            partitions.push(PartitionSample {
-                partition: TopicPartition::new(Arc::clone(topic), *partition),
-                lag: gauge.lag(),
-                arrived: None,
-                resolved: total.saturating_sub(before),
-            });
-        }
-        let answers = self.status.take_answers();
-        Some(Sample {
-            at: clock::now(),
-            partitions,
-            slots_in_use: floor.slots().in_use(),
-            slots_limit: floor.slots().limit(),
-            throttled: answers.throttled,
-            answered: answers.answered,
-        })
+        self.show(Some(&sample));
     }
 
     /// The last steps of a stop, once nothing of ours can run any more (DRN-1).
@@ -254,12 +233,12 @@ impl MemberActor {
         }
         self.leaving = true;
         let Some(done) = self.stopping.take() else { return };
-        let Some((membership, mut floor)) = self.joined.take() else {
+        let Some((membership, floor)) = self.joined.take() else {
             let _ = done.send(());
             ctx.stop();
             return;
         };
-        floor.clear();
+        drop(floor);
         let me = ctx.address();
         actix_rt::spawn(async move {
             membership.leave().await;

@@ -139,9 +139,7 @@ impl MemberActor {
         self.turn.released.clear();
         self.lost_something = false;
         (self.assigned, self.generation) = (false, UNDECIDED);
-        if let Some((_, mut floor)) = self.joined.take() {
-            floor.clear();
-        }
+        self.joined = None;
         if self.stopping.is_none() {
             self.status.problem("the membership in the consumer group ended and is being made anew");
             self.ask_function(JOIN_AGAIN, ctx);
@@ -229,8 +227,7 @@ impl MemberActor {
         }
         if let Some((membership, floor)) = self.joined.take() {
             let fresh = self.floor(membership.clone(), floor.function_timeout(), ctx);
-            let mut old = floor;
-            old.clear();
+            drop(floor);
             self.joined = Some((membership, fresh));
         }
         self.resolve_again(self.owned.clone(), Duration::ZERO);

@@ -17,7 +17,9 @@ use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::Isolation;
 use crate::kafka::transport::BrokerAddress;
 use crate::runtime::death_watch::DeathWatch;
+use crate::runtime::live_count::LiveCount;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
+use crate::runtime::owned_task::OwnedTask;
 use crate::runtime::task::outcome;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(50);
@@ -38,17 +40,23 @@ pub trait FetchStatus: Send + Sync {
     fn unreachable(&self, error: &KafkaError);
 }
 
-/// The actor; one for each mapping on each data arbiter.
+/// A broker that is polled for us.
+struct PolledBroker {
+    shared: SharedDesk,
+    _task: OwnedTask,
+}
+
+/// The actor; one for each mapping on each data arbiter. It ends with the last address of it, and the tasks with it.
 pub struct FetchRouter {
     cluster: Cluster,
     budget: ByteBudget,
     settings: FetchSettings,
     status: Arc<dyn FetchStatus>,
-    desks: HashMap<BrokerAddress, SharedDesk>,
+    brokers: HashMap<BrokerAddress, PolledBroker>,
     /// Where each partition's want lies, or lay last.
     placed: HashMap<TopicPartition, BrokerAddress>,
     homeless: HashMap<TopicPartition, Want>,
-    looking: bool,
+    look_up: Option<OwnedTask>,
     backoff: Backoff,
     _watch: DeathWatch,
 }
@@ -82,10 +90,10 @@ impl FetchRouter {
             budget,
             settings,
             status,
-            desks: HashMap::new(),
+            brokers: HashMap::new(),
             placed: HashMap::new(),
             homeless: HashMap::new(),
-            looking: false,
+            look_up: None,
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
             _watch: watch,
         }
@@ -111,14 +119,14 @@ impl FetchRouter {
     }
 
     fn unplace(&mut self, partition: &TopicPartition) {
-        if let Some(desk) = self.placed.remove(partition).and_then(|address| self.desks.get(&address)) {
-            desk.desk.borrow_mut().forget(partition);
+        if let Some(broker) = self.placed.remove(partition).and_then(|address| self.brokers.get(&address)) {
+            broker.shared.desk.borrow_mut().forget(partition);
         }
     }
 
     fn desk(&mut self, address: &BrokerAddress, ctx: &mut Context<Self>) -> SharedDesk {
-        if let Some(desk) = self.desks.get(address) {
-            return desk.clone();
+        if let Some(broker) = self.brokers.get(address) {
+            return broker.shared.clone();
         }
         let shared = SharedDesk::default();
         let task = BrokerTask {
@@ -127,19 +135,21 @@ impl FetchRouter {
             budget: self.budget.clone(),
             settings: self.settings.clone(),
             shared: shared.clone(),
-            router: ctx.address(),
+            router: ctx.address().downgrade(),
             status: Arc::clone(&self.status),
             session: Session::default(),
+            _count: LiveCount::of_task("fetch"),
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
         };
         let (me, broker) = (ctx.address().downgrade(), address.clone());
-        actix_rt::spawn(async move {
+        let polls = async move {
             let ended = outcome("poll of a broker", task.run()).await;
             if let Some(me) = me.upgrade().filter(|_| ended.is_none()) {
                 me.do_send(PollDied(broker));
             }
-        });
-        self.desks.insert(address.clone(), shared.clone());
+        };
+        let broker = PolledBroker { shared: shared.clone(), _task: OwnedTask::spawn(polls) };
+        self.brokers.insert(address.clone(), broker);
         shared
     }
 
@@ -147,15 +157,24 @@ impl FetchRouter {
         let Some(topic) = self.homeless.keys().next().map(|partition| Arc::clone(&partition.topic)) else {
             return;
         };
-        if std::mem::replace(&mut self.looking, true) {
+        if self.look_up.is_some() {
             return;
         }
-        let (cluster, me) = (self.cluster.clone(), ctx.address());
-        actix_rt::spawn(async move {
+        let (cluster, me) = (self.cluster.clone(), ctx.address().downgrade());
+        self.look_up = Some(OwnedTask::spawn(async move {
             tokio::time::sleep(wait).await;
             let found = outcome("look-up of leaders", cluster.refresh(&topic)).await;
-            me.do_send(LookedUp(found.map(|found| found.map(|_| ()))));
-        });
+            if let Some(me) = me.upgrade() {
+                me.do_send(LookedUp(found.map(|found| found.map(|_| ()))));
+            }
+        }));
+    }
+
+    /// A broker that has left the cluster, or has another address now, is polled no more.
+    fn let_go_of_strangers(&mut self) {
+        let known = self.cluster.brokers();
+        self.brokers
+            .retain(|address, broker| known.contains(address) || !broker.shared.desk.borrow().is_empty());
     }
 
     fn settle_homeless(&mut self, ctx: &mut Context<Self>) {
@@ -183,13 +202,6 @@ impl Actor for FetchRouter {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
     }
-
-    fn stopped(&mut self, _: &mut Self::Context) {
-        for shared in self.desks.values() {
-            shared.closed.set(true);
-            shared.changed.notify_one();
-        }
-    }
 }
 
 impl Handler<Want> for FetchRouter {
@@ -206,10 +218,7 @@ impl Handler<Forget> for FetchRouter {
 
     fn handle(&mut self, forget: Forget, _: &mut Self::Context) {
         self.homeless.remove(&forget.partition);
-        if let Some(shared) = self.placed.get(&forget.partition).and_then(|address| self.desks.get(address)) {
-            shared.desk.borrow_mut().forget(&forget.partition);
-        }
-        self.placed.remove(&forget.partition);
+        self.unplace(&forget.partition);
     }
 }
 
@@ -232,8 +241,8 @@ impl Handler<PollDied> for FetchRouter {
     type Result = ();
 
     fn handle(&mut self, PollDied(broker): PollDied, ctx: &mut Self::Context) {
-        if let Some(shared) = self.desks.remove(&broker) {
-            let wants = shared.desk.borrow_mut().hand_back_all();
+        if let Some(polled) = self.brokers.remove(&broker) {
+            let wants = polled.shared.desk.borrow_mut().hand_back_all();
             self.handle(Misplaced(wants), ctx);
         }
     }
@@ -243,11 +252,12 @@ impl Handler<LookedUp> for FetchRouter {
     type Result = ();
 
     fn handle(&mut self, LookedUp(result): LookedUp, ctx: &mut Self::Context) {
-        self.looking = false;
+        self.look_up = None;
         match result {
             None => {}
             Some(Ok(())) => {
                 self.settle_homeless(ctx);
+                self.let_go_of_strangers();
                 if self.homeless.is_empty() {
                     self.backoff.reset();
                 }

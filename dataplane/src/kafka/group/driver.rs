@@ -249,7 +249,7 @@ impl Member {
 
 fn watch(events: &mpsc::UnboundedSender<Incoming>) -> DeathWatch {
     let events = events.clone();
-    DeathWatch::new(move |panicking| {
+    DeathWatch::new("group request", move |panicking| {
         if panicking {
             let _ = events.send(Incoming::RequestDied);
         }
