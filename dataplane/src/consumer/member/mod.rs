@@ -4,6 +4,7 @@
 mod burial;
 pub mod commits;
 pub mod floor;
+mod function;
 mod ownership;
 pub mod starts;
 
@@ -23,31 +24,22 @@ use self::floor::{Floor, FloorParts, MappingRun, Node};
 use self::starts::{Resolver, StartError, Starts};
 use super::messages::{ConsumerEvent, ConsumerReport, Position};
 use super::status::StatusBoard;
+use crate::invoker::facts::FunctionWatch;
+use crate::invoker::invoke::InvokedFunction;
 use crate::invoker::port::FunctionFacts;
 use crate::kafka::cluster::Cluster;
-use crate::kafka::group::effects::Timing;
-use crate::kafka::group::{GroupEvent, Membership, MembershipSettings};
+use crate::kafka::group::{GroupEvent, Membership};
 use crate::partition::gauge::Gauge;
 use crate::partition::messages::Skip;
 use crate::runtime::clock;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
 const TICK: Duration = Duration::from_secs(1);
-const ASK_FUNCTION_AGAIN: Duration = Duration::from_secs(5);
 const START_AGAIN: Duration = Duration::from_secs(2);
-/// Up to when a function runs that does not tell its timeout: Lambda's own limit.
-const FUNCTION_TIMEOUT_UNTOLD: Duration = Duration::from_secs(900);
-/// How long the group waits for us to drain beyond the function's timeout (H3).
-const DRAIN_MARGIN: Duration = Duration::from_secs(60);
-
 /// Drain everything, commit, leave the group, then answer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Stop(pub oneshot::Sender<()>);
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct FunctionTold(FunctionFacts);
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -72,6 +64,10 @@ pub struct MemberActor {
     status: StatusBoard,
     cluster: Cluster,
     joined: Option<(Membership, Floor)>,
+    /// What is known of the function; nothing before the actor has started.
+    watched: Option<Arc<FunctionWatch>>,
+    /// What Lambda last said of it.
+    told: Option<FunctionFacts>,
     activated: Arc<AtomicI32>,
     /// Held by whoever finds out where partitions begin.
     resolving: Arc<tokio::sync::Mutex<()>>,
@@ -111,6 +107,8 @@ impl MemberActor {
             status,
             cluster,
             joined: None,
+            watched: None,
+            told: None,
             activated: Arc::new(AtomicI32::new(0)),
             resolving: Arc::default(),
             table: Assignments::default(),
@@ -127,36 +125,14 @@ impl MemberActor {
         }
     }
 
-    fn ask_function(&self, wait: Duration, ctx: &mut Context<Self>) {
-        let (asked, me) = (self.node.port.facts(Arc::clone(&self.run.function)), ctx.address());
-        actix_rt::spawn(async move {
-            tokio::time::sleep(wait).await;
-            me.do_send(FunctionTold(asked.await));
-        });
-    }
-
-    fn join(&mut self, function_timeout: Duration, ctx: &mut Context<Self>) {
-        let me = ctx.address();
-        let sink = Arc::new(move |event| me.do_send(GroupHappened(event)));
-        let settings = MembershipSettings {
-            group: self.run.group.clone(),
-            topic: self.run.topic.to_string(),
-            protocol: self.node.group_protocol,
-            timing: Timing::new(self.node.session_timeout, function_timeout + DRAIN_MARGIN),
-        };
-        let membership = self.node.groups.join(self.cluster.clone(), settings, sink);
-        let floor = self.floor(membership.clone(), function_timeout, ctx);
-        self.joined = Some((membership, floor));
-    }
-
-    fn floor(&self, membership: Membership, function_timeout: Duration, ctx: &mut Context<Self>) -> Floor {
+    fn floor(&self, membership: Membership, function: InvokedFunction, ctx: &mut Context<Self>) -> Floor {
         let died = ctx.address();
         Floor::new(FloorParts {
             node: self.node.clone(),
             run: self.run.clone(),
             cluster: self.cluster.clone(),
             membership,
-            function_timeout,
+            function,
             activated: Arc::clone(&self.activated),
             status: self.status.clone(),
             member: ctx.address().recipient(),
@@ -277,26 +253,8 @@ impl Actor for MemberActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
-        self.ask_function(Duration::ZERO, ctx);
+        self.watch_function(ctx);
         ctx.run_interval(TICK, Self::tick);
-    }
-}
-
-impl Handler<FunctionTold> for MemberActor {
-    type Result = ();
-
-    fn handle(&mut self, FunctionTold(facts): FunctionTold, ctx: &mut Self::Context) {
-        if self.stopping.is_some() || self.joined.is_some() {
-            return;
-        }
-        match facts {
-            FunctionFacts::Known { timeout } => self.join(timeout, ctx),
-            FunctionFacts::Untold => self.join(FUNCTION_TIMEOUT_UNTOLD, ctx),
-            FunctionFacts::Missing => {
-                self.status.problem(&format!("function {} does not exist", self.run.function));
-                self.ask_function(ASK_FUNCTION_AGAIN, ctx);
-            }
-        }
     }
 }
 

@@ -254,7 +254,7 @@ impl MemberActor {
             self.forget_if_gone(*partition);
         }
         if let Some((membership, floor)) = self.joined.take() {
-            let fresh = self.floor(membership.clone(), floor.function_timeout(), ctx);
+            let fresh = self.floor(membership.clone(), floor.function().clone(), ctx);
             let mut old = floor;
             old.clear();
             self.joined = Some((membership, fresh));

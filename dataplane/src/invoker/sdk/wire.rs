@@ -76,7 +76,7 @@ impl WireClient {
             permit: set.as_ref().map(|set| &set.permit),
             answer_bytes_max: set.as_ref().map_or(ANSWER_BYTES_MAX, |set| set.answer_bytes_max),
         };
-        let answered = exchange(&connections, terms, || request.make()).await;
+        let answered = exchange(&connections, terms, || Ok(request.make())).await;
         answered.and_then(response_of).map_err(|error| ConnectorError::other(Box::new(error), None))
     }
 }
@@ -123,8 +123,8 @@ impl Sendable {
         Ok(Self { origin, head, body })
     }
 
-    fn make(&self) -> Result<Request<Full<Bytes>>, http::Error> {
-        Ok(Request::from_parts(self.head.clone(), Full::new(self.body.clone())))
+    fn make(&self) -> Request<Full<Bytes>> {
+        Request::from_parts(self.head.clone(), Full::new(self.body.clone()))
     }
 }
 

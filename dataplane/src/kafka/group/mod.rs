@@ -11,6 +11,7 @@ pub mod lease;
 mod leave;
 pub mod member;
 pub mod membership;
+mod rebalance;
 mod requests;
 pub mod wire;
 
@@ -18,3 +19,4 @@ pub use effects::GroupProtocol;
 pub use lease::OwnershipLease;
 pub use member::Standing;
 pub use membership::{CommitFailure, GroupEvent, GroupThread, Membership, MembershipSettings};
+pub use rebalance::RebalanceTimeout;

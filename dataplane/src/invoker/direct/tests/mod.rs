@@ -266,7 +266,7 @@ async fn mem_1_an_endless_answer_is_cut_and_is_an_answer() {
         let (mut stream, _) = listener.accept().await.expect("dialled");
         read_request(&mut stream).await.expect("a request");
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n").await;
-        while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
+        while stream.write_all(&vec![b'x'; 65536]).await.is_ok() {}
     });
     let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
     let reply = port.invoke(invocation()).await;
@@ -285,7 +285,7 @@ async fn mem_1_of_an_answer_that_nobody_reads_little_is_kept_and_its_connection_
         while read_request(&mut stream).await.is_some() {
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG}\r\n\r\n");
             stream.write_all(head.as_bytes()).await.expect("writes");
-            stream.write_all(&[b'x'; LONG]).await.expect("writes");
+            stream.write_all(&vec![b'x'; LONG]).await.expect("writes");
         }
     });
     let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
