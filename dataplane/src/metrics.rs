@@ -48,6 +48,7 @@ declare! {
     gauge OFFSET_LAG = "offset_lag", Count, "Log end minus committed offset, in records (AWS: OffsetLag); absent while it is not known.";
     gauge OFFSET_LAG_SECONDS = "offset_lag_seconds", Seconds, "Time to drain the lag at the present rate: +Inf while nothing is drained, absent while the lag is not known.";
     gauge CONSUMERS = "consumers", Count, "Consumers that share a mapping's partitions on this node (AWS: event pollers).";
+    counter FUNCTION_QUESTIONS = "function_questions_total", Count, "Questions for a function's configuration, by outcome.";
     counter INVOCATIONS = "invocations_total", Count, "Invocations, by outcome.";
     histogram INVOKE_DURATION_SECONDS = "invoke_duration_seconds", Seconds, "From sending a request to the end of its answer.";
     histogram BATCH_RECORDS = "batch_records", Count, "Records in a batch.";

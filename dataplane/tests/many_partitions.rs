@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use lighterman::app::Dataplane;
 use lighterman::kafka::offsets::At;
-use lighterman::metrics;
+use lighterman::metrics::{self, MetricsHandle};
 use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::ids::MappingId;
-use lighterman::metrics::MetricsHandle;
+
 
 use self::scene::{Scene, node, scene};
 

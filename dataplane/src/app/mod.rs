@@ -24,6 +24,7 @@ use crate::consumer::member::{MemberActor, Stop};
 use crate::consumer::status::StatusBoard;
 use crate::credit::bytes::ByteBudget;
 use crate::destination::aws::AwsDestinations;
+use crate::invoker::facts::FactsDesk;
 use crate::invoker::port::FunctionPort;
 use crate::invoker::retry::RetryPolicy;
 use crate::kafka::fetch::FetchSettings;
@@ -67,6 +68,7 @@ impl Dataplane {
             placement: Arc::new(Placement::new(cores)),
             groups: GroupThread::start()?,
             connector: Arc::new(PlainTcp::new(Arc::clone(&egress))),
+            functions: FactsDesk::new(Arc::clone(&port)),
             port,
             aws: AwsDestinations::from_environment(&settings.region),
             egress,

@@ -334,6 +334,7 @@ impl StatusBoard {
                 self.inner.throttled.fetch_add(1, Ordering::Relaxed);
                 meters.invoke_errors.increment(1);
             }
+            Verdict::Withheld => {}
             Verdict::FunctionError { .. }
             | Verdict::TooLarge
             | Verdict::ServiceError { .. }

@@ -13,6 +13,9 @@ use super::clock;
 
 type Key = (MappingId, TopicPartition);
 
+/// The longest that an invocation may run which was sent at a moment, as far as is known when it is asked.
+pub type LongestRun = Arc<dyn Fn(Moment) -> Duration + Send + Sync>;
+
 /// The registry; clones share it.
 #[derive(Clone, Default)]
 pub struct InFlight {
@@ -44,7 +47,8 @@ enum Entry {
 pub struct Flight {
     registry: InFlight,
     key: Option<Key>,
-    function_timeout: Duration,
+    entered: Moment,
+    longest_run: LongestRun,
 }
 
 impl InFlight {
@@ -53,7 +57,7 @@ impl InFlight {
         &self,
         mapping: MappingId,
         partition: &TopicPartition,
-        function_timeout: Duration,
+        longest_run: &LongestRun,
         now: Moment,
     ) -> Option<Flight> {
         let key = (mapping, partition.clone());
@@ -62,7 +66,8 @@ impl InFlight {
             return None;
         }
         entries.insert(key.clone(), Entry::Running, now);
-        Some(Flight { registry: self.clone(), key: Some(key), function_timeout })
+        let (registry, longest_run) = (self.clone(), Arc::clone(longest_run));
+        Some(Flight { registry, key: Some(key), entered: now, longest_run })
     }
 
     /// True when no invocation over `partition` can still run.
@@ -135,7 +140,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            self.registry.hold(key, clock::now() + self.function_timeout);
+            self.registry.hold(key, clock::now() + (self.longest_run)(self.entered));
         }
     }
 }
@@ -143,6 +148,10 @@ impl Drop for Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn longest(run: Duration) -> LongestRun {
+        Arc::new(move |_| run)
+    }
 
     fn key() -> (MappingId, TopicPartition) {
         (MappingId(uuid::Uuid::nil()), TopicPartition::new("t", 0))
@@ -154,12 +163,13 @@ mod tests {
         let registry = InFlight::default();
         let now = Moment::from_micros(10);
         let minute = Duration::from_secs(60);
-        let flight = registry.enter(mapping, &partition, minute, now).expect("clear");
-        assert!(registry.enter(mapping, &partition, minute, now).is_none());
+        let run = longest(minute);
+        let flight = registry.enter(mapping, &partition, &run, now).expect("clear");
+        assert!(registry.enter(mapping, &partition, &run, now).is_none());
         flight.unknown(now + minute);
-        assert!(registry.enter(mapping, &partition, minute, now + Duration::from_secs(59)).is_none());
+        assert!(registry.enter(mapping, &partition, &run, now + Duration::from_secs(59)).is_none());
         assert!(!registry.is_mapping_clear(mapping, now));
-        let again = registry.enter(mapping, &partition, minute, now + minute).expect("run out");
+        let again = registry.enter(mapping, &partition, &run, now + minute).expect("run out");
         again.answered();
         assert!(registry.is_mapping_clear(mapping, now));
     }
@@ -184,7 +194,7 @@ mod tests {
     fn a_holder_that_dies_leaves_an_entry() {
         let (mapping, partition) = key();
         let registry = InFlight::default();
-        drop(registry.enter(mapping, &partition, Duration::from_secs(60), clock::now()));
+        drop(registry.enter(mapping, &partition, &longest(Duration::from_secs(60)), clock::now()));
         assert!(!registry.is_clear(mapping, &partition, clock::now()));
     }
 }

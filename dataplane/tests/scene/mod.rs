@@ -39,6 +39,8 @@ pub(crate) struct Memory {
     pub(crate) script: Mutex<Option<Script>>,
     /// Nothing is answered while it is set.
     pub(crate) held: Arc<AtomicBool>,
+    /// The function's timeout from its first invocation on, in seconds; 0 leaves it at 1.
+    pub(crate) raised_to: AtomicU32,
     invocations: AtomicU32,
 }
 
@@ -51,6 +53,9 @@ impl Memory {
 
 impl FunctionPort for Memory {
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
+        if invocation.permit.begin().is_err() {
+            return std::future::ready(Reply::Withheld).boxed();
+        }
         let turn = self.invocations.fetch_add(1, Ordering::Relaxed);
         if let Some(reply) = self.script.lock().as_ref().and_then(|script| script(turn)) {
             return std::future::ready(reply).boxed();
@@ -87,7 +92,9 @@ impl FunctionPort for Memory {
     }
 
     fn facts(&self, _: Arc<str>) -> BoxFuture<'static, FunctionFacts> {
-        async { FunctionFacts::Known { timeout: Duration::from_secs(1) } }.boxed()
+        let raised = if self.invocations() > 0 { self.raised_to.load(Ordering::Relaxed) } else { 0 };
+        std::future::ready(FunctionFacts::Known { timeout: Duration::from_secs(raised.max(1).into()) })
+            .boxed()
     }
 }
 

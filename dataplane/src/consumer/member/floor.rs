@@ -25,7 +25,8 @@ use crate::credit::bytes::ByteBudget;
 use crate::credit::slots::Slots;
 use crate::destination::aws::AwsDestinations;
 use crate::egress::Egress;
-use crate::invoker::invoke::{Concurrency, Invoker};
+use crate::invoker::facts::FactsDesk;
+use crate::invoker::invoke::{Concurrency, InvokedFunction, Invoker};
 use crate::invoker::port::FunctionPort;
 use crate::invoker::retry::RetryPolicy;
 use crate::kafka::cluster::Cluster;
@@ -38,7 +39,7 @@ use crate::partition::cut::CutLimits;
 use crate::partition::failing::Burial;
 use crate::partition::work::FailurePolicy;
 use crate::runtime::death_watch::DeathWatch;
-use crate::runtime::in_flight::InFlight;
+use crate::runtime::in_flight::{InFlight, LongestRun};
 use crate::runtime::placement::{Placement, Seat, SeatKind};
 
 /// Bytes held ahead for each partition: two full batches of ordinary records, not less than one fetch.
@@ -63,6 +64,8 @@ pub struct Node {
     pub connector: Arc<dyn Connector>,
     /// How functions are invoked.
     pub port: Arc<dyn FunctionPort>,
+    /// What is known of the functions.
+    pub functions: FactsDesk,
     /// Destinations for failed records at AWS.
     pub aws: AwsDestinations,
     /// What may be dialled.
@@ -131,7 +134,7 @@ pub struct Floor {
     pub(super) run: MappingRun,
     pub(super) cluster: Cluster,
     membership: Membership,
-    function_timeout: Duration,
+    function: InvokedFunction,
     pub(super) status: StatusBoard,
     slots: Slots,
     concurrency: Concurrency,
@@ -161,8 +164,8 @@ pub struct FloorParts {
     pub cluster: Cluster,
     /// Its group.
     pub membership: Membership,
-    /// How long its function may run.
-    pub function_timeout: Duration,
+    /// Its function.
+    pub function: InvokedFunction,
     /// Partitions at activation, filled in later.
     pub activated: Arc<AtomicI32>,
     /// What it shows.
@@ -176,21 +179,11 @@ pub struct FloorParts {
 impl Floor {
     /// A committer, no consumers yet.
     pub fn new(parts: FloorParts) -> Self {
-        let FloorParts {
-            node,
-            run,
-            cluster,
-            membership,
-            function_timeout,
-            activated,
-            status,
-            member,
-            shared_death,
-        } = parts;
+        let FloorParts { node, run, cluster, membership, function, activated, status, member, shared_death } =
+            parts;
         let slots = Slots::new(SLOTS_PER_CONSUMER);
         let concurrency = Concurrency::new(slots.clone());
-        let (port, function) = (Arc::clone(&node.port), Arc::clone(&run.function));
-        let invoker = Invoker::new(port, function, function_timeout, concurrency.clone());
+        let invoker = Invoker::new(Arc::clone(&node.port), function.clone(), concurrency.clone());
         let home = node.placement.seat(SeatKind::Committer);
         let reserved = node.placement.seat_at(home.arbiter(), SeatKind::Consumer);
         let commits = Arc::new(GroupCommits::new(run.id, membership.clone(), activated, node.audit.clone()));
@@ -203,7 +196,7 @@ impl Floor {
             run,
             cluster,
             membership,
-            function_timeout,
+            function,
             status,
             slots,
             concurrency,
@@ -226,9 +219,9 @@ impl Floor {
         &self.slots
     }
 
-    /// How long the function may run.
-    pub fn function_timeout(&self) -> Duration {
-        self.function_timeout
+    /// The function.
+    pub fn function(&self) -> &InvokedFunction {
+        &self.function
     }
 
     /// The group's generation: what the function gets as `fence`; never goes back.
@@ -301,6 +294,8 @@ impl Floor {
         let envelope_bytes = envelope.base_bytes();
         let key_bytes_max = envelope.partition_bytes(i32::MAX, false);
         let records_max = self.run.batch_records_max;
+        let timeout = self.function.timeout.clone();
+        let longest_run: LongestRun = Arc::new(move |sent_at| timeout.longest_since(sent_at));
         let batcher = BatcherParts {
             mapping: self.run.id,
             topic: Arc::clone(&self.run.topic),
@@ -318,7 +313,7 @@ impl Floor {
             in_flight: self.node.in_flight.clone(),
             ownership: self.membership.lease(),
             fence: Arc::clone(&self.fence),
-            function_timeout: self.function_timeout,
+            longest_run,
             retry: self.node.retry,
             partial_responses: self.run.failure.partial_responses,
             invoker: self.invoker.clone(),

@@ -4,6 +4,7 @@
 mod burial;
 pub mod commits;
 pub mod floor;
+mod function;
 mod ownership;
 mod resolving;
 mod sampling;
@@ -30,10 +31,11 @@ use self::turn::Turn;
 use self::waiting::WaitingStarts;
 use super::messages::{ConsumerEvent, ConsumerReport, Position};
 use super::status::StatusBoard;
+use crate::invoker::facts::FunctionWatch;
+use crate::invoker::invoke::InvokedFunction;
 use crate::invoker::port::FunctionFacts;
 use crate::kafka::cluster::Cluster;
-use crate::kafka::group::effects::Timing;
-use crate::kafka::group::{GroupEvent, Membership, MembershipSettings};
+use crate::kafka::group::{GroupEvent, Membership};
 use crate::partition::gauge::Gauge;
 use crate::partition::messages::Skip;
 use crate::runtime::clock;
@@ -41,21 +43,10 @@ use crate::runtime::live_count::LiveCount;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
 const TICK: Duration = Duration::from_secs(1);
-const ASK_FUNCTION_AGAIN: Duration = Duration::from_secs(5);
-const JOIN_AGAIN: Duration = Duration::from_secs(5);
-/// Up to when a function runs that does not tell its timeout: Lambda's own limit.
-const FUNCTION_TIMEOUT_UNTOLD: Duration = Duration::from_secs(900);
-/// How long the group waits for us to drain beyond the function's timeout (H3).
-const DRAIN_MARGIN: Duration = Duration::from_secs(60);
-
 /// Drain everything, commit, leave the group, then answer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Stop(pub oneshot::Sender<()>);
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct FunctionTold(FunctionFacts);
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -72,6 +63,10 @@ pub struct MemberActor {
     status: StatusBoard,
     cluster: Cluster,
     joined: Option<(Membership, Floor)>,
+    /// What is known of the function; nothing before the actor has started.
+    watched: Option<Arc<FunctionWatch>>,
+    /// What Lambda last said of it.
+    told: Option<FunctionFacts>,
     activated: Arc<AtomicI32>,
     look: TopicLook,
     /// The topic was not there when we looked: a start at its end is one at its beginning.
@@ -120,6 +115,8 @@ impl MemberActor {
             status,
             cluster,
             joined: None,
+            watched: None,
+            told: None,
             activated: Arc::new(AtomicI32::new(0)),
             look: TopicLook::default(),
             owes_all: Arc::default(),
@@ -142,37 +139,14 @@ impl MemberActor {
         }
     }
 
-    fn ask_function(&self, wait: Duration, ctx: &mut Context<Self>) {
-        let (asked, me) = (self.node.port.facts(Arc::clone(&self.run.function)), ctx.address());
-        actix_rt::spawn(async move {
-            tokio::time::sleep(wait).await;
-            me.do_send(FunctionTold(asked.await));
-        });
-    }
-
-    fn join(&mut self, function_timeout: Duration, ctx: &mut Context<Self>) {
-        let me = ctx.address();
-        let sink = Arc::new(move |event| me.do_send(GroupHappened(event)));
-        let settings = MembershipSettings {
-            group: self.run.group.clone(),
-            topic: self.run.topic.to_string(),
-            protocol: self.node.group_protocol,
-            timing: Timing::new(self.node.session_timeout, function_timeout + DRAIN_MARGIN),
-        };
-        let membership = self.node.groups.join(self.cluster.clone(), settings, sink);
-        let floor = self.floor(membership.clone(), function_timeout, ctx);
-        self.joined = Some((membership, floor));
-        self.unassigned_since = clock::now();
-    }
-
-    fn floor(&self, membership: Membership, function_timeout: Duration, ctx: &mut Context<Self>) -> Floor {
+    fn floor(&self, membership: Membership, function: InvokedFunction, ctx: &mut Context<Self>) -> Floor {
         let died = ctx.address();
         Floor::new(FloorParts {
             node: self.node.clone(),
             run: self.run.clone(),
             cluster: self.cluster.clone(),
             membership,
-            function_timeout,
+            function,
             activated: Arc::clone(&self.activated),
             status: self.status.clone(),
             member: ctx.address().recipient(),
@@ -257,27 +231,9 @@ impl Actor for MemberActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
-        self.ask_function(Duration::ZERO, ctx);
+        self.watch_function(ctx);
         self.look_at_topic(ctx);
         ctx.run_interval(TICK, Self::tick);
-    }
-}
-
-impl Handler<FunctionTold> for MemberActor {
-    type Result = ();
-
-    fn handle(&mut self, FunctionTold(facts): FunctionTold, ctx: &mut Self::Context) {
-        if self.stopping.is_some() || self.joined.is_some() {
-            return;
-        }
-        match facts {
-            FunctionFacts::Known { timeout } => self.join(timeout, ctx),
-            FunctionFacts::Untold => self.join(FUNCTION_TIMEOUT_UNTOLD, ctx),
-            FunctionFacts::Missing => {
-                self.status.problem(&format!("function {} does not exist", self.run.function));
-                self.ask_function(ASK_FUNCTION_AGAIN, ctx);
-            }
-        }
     }
 }
 

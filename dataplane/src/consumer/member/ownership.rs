@@ -10,7 +10,7 @@ use lighterman_proto::ids::OffsetRange;
 use lighterman_scaler::assignment::Move;
 
 use super::resolving::UNDECIDED;
-use super::{JOIN_AGAIN, MemberActor};
+use super::MemberActor;
 use crate::audit::{Entry, What};
 use crate::consumer::messages::{
     DrainPartition, FencePartitions, PartitionReport, PartitionState, StartPartition,
@@ -142,7 +142,7 @@ impl MemberActor {
         self.joined = None;
         if self.stopping.is_none() {
             self.status.problem("the membership in the consumer group ended and is being made anew");
-            self.ask_function(JOIN_AGAIN, ctx);
+            Self::join_later(ctx);
         }
     }
 
@@ -226,7 +226,7 @@ impl MemberActor {
             self.forget_if_gone(*partition);
         }
         if let Some((membership, floor)) = self.joined.take() {
-            let fresh = self.floor(membership.clone(), floor.function_timeout(), ctx);
+            let fresh = self.floor(membership.clone(), floor.function().clone(), ctx);
             drop(floor);
             self.joined = Some((membership, fresh));
         }

@@ -108,6 +108,11 @@ impl GroupCore {
         [start, beat, fence].into_iter().flatten().min()
     }
 
+    /// Follows the function's timeout. Which of its values the coordinator counts with is not known: the shortest is minded (H2).
+    pub fn set_rebalance_timeout(&mut self, timeout: Duration) {
+        self.timing.rebalance_timeout = self.timing.rebalance_timeout.min(timeout);
+    }
+
     /// Time has passed.
     pub fn tick(&mut self, now: Moment, random: u64) -> Effects {
         let mut out = Effects::new();

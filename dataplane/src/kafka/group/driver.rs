@@ -101,6 +101,7 @@ impl Member {
     pub(super) async fn run(mut self, mut commands: CommandReceiver) {
         loop {
             let now = clock::now();
+            self.core.set_rebalance_timeout(now, self.settings.rebalance.get());
             let effects = self.core.tick(now, random());
             self.carry_out(effects);
             self.count_topic(now);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use parking_lot::Mutex;
@@ -18,6 +19,7 @@ use super::effects::{GroupProtocol, Identity, Timing};
 use super::lease::OwnershipLease;
 use super::lines::Lines;
 use super::member::Standing;
+use super::rebalance::RebalanceTimeout;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::{CommitAs, CommitOffset, CommittedOffset};
@@ -31,8 +33,10 @@ pub struct MembershipSettings {
     pub topic: String,
     /// How the members agree on who owns what.
     pub protocol: GroupProtocol,
-    /// Session and rebalance timeouts.
+    /// Session and rebalance timeouts, as they are at the start.
     pub timing: Timing,
+    /// The rebalance timeout from then on.
+    pub rebalance: RebalanceTimeout,
 }
 
 /// What happens to a membership, in order.
@@ -238,6 +242,11 @@ impl Membership {
             self.commands.refused(standing.identity(), code);
         }
         Ok(answer?)
+    }
+
+    /// How long the others wait for us to let go, from the next time on that the group is told.
+    pub fn set_rebalance_timeout(&self, timeout: Duration) {
+        self.settings.rebalance.set(timeout.max(self.settings.timing.session_timeout));
     }
 
     /// Leaves the group; everything must have been drained.

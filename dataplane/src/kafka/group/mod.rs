@@ -13,6 +13,7 @@ mod leave;
 mod lines;
 pub mod member;
 pub mod membership;
+mod rebalance;
 mod requests;
 pub mod wire;
 
@@ -20,3 +21,4 @@ pub use effects::GroupProtocol;
 pub use lease::OwnershipLease;
 pub use member::Standing;
 pub use membership::{CommitFailure, GroupEvent, GroupThread, Membership, MembershipSettings};
+pub use rebalance::RebalanceTimeout;

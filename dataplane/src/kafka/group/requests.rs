@@ -95,7 +95,7 @@ async fn join(
     who: &Identity,
     owned: &[i32],
 ) -> Result<Joined, Failure> {
-    let timing = settings.timing;
+    let (timing, rebalance_timeout) = (settings.timing, settings.rebalance.get());
     let build = |_| {
         let metadata = wire::subscription(&settings.topic, owned, who.generation);
         let protocol = JoinGroupRequestProtocol::default()
@@ -104,12 +104,12 @@ async fn join(
         JoinGroupRequest::default()
             .with_group_id(group_id(settings))
             .with_session_timeout_ms(timing.session_timeout.as_millis() as i32)
-            .with_rebalance_timeout_ms(timing.rebalance_timeout.as_millis() as i32)
+            .with_rebalance_timeout_ms(rebalance_timeout.as_millis() as i32)
             .with_member_id(text(&who.member))
             .with_protocol_type(StrBytes::from_static_str("consumer"))
             .with_protocols(vec![protocol])
     };
-    let deadline = timing.rebalance_timeout + REQUEST_DEADLINE;
+    let deadline = rebalance_timeout + REQUEST_DEADLINE;
     let reply = lines.call(Line::Join, &settings.group, versions(2, 7), deadline, build).await;
     joined(lines, reply)
 }
@@ -191,7 +191,7 @@ async fn sync(
             .with_member_id(text(&who.member))
             .with_assignments(assignments)
     };
-    let deadline = settings.timing.rebalance_timeout + REQUEST_DEADLINE;
+    let deadline = settings.rebalance.get() + REQUEST_DEADLINE;
     let reply = lines.call(Line::Join, &settings.group, versions(1, 4), deadline, build).await;
     let reply = reply.map_err(|error| Failure::Transport(error.to_string()))?;
     if let Some(code) = ResponseError::try_from_code(reply.error_code) {

@@ -40,12 +40,15 @@ struct Sent {
     everything: bool,
     /// Something was being drained.
     draining: bool,
+    rebalance_timeout: Duration,
 }
 
 /// The member.
 #[derive(Debug)]
 pub struct ConsumerCore {
     timing: Timing,
+    /// The rebalance timeout that the coordinator is known to count with.
+    counted: Duration,
     session: SessionBounds,
     state: State,
     member: String,
@@ -87,6 +90,7 @@ impl ConsumerCore {
     pub fn new(timing: Timing, member: String, now: Moment) -> Self {
         Self {
             timing,
+            counted: timing.rebalance_timeout,
             session: SessionBounds::assumed(timing.session_timeout),
             state: State::Out,
             member,
@@ -109,6 +113,15 @@ impl ConsumerCore {
             introduced: false,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             in_trouble: false,
+        }
+    }
+
+    /// Follows the function's timeout; the coordinator is told with the next heartbeat.
+    pub fn set_rebalance_timeout(&mut self, now: Moment, timeout: Duration) {
+        if timeout != self.timing.rebalance_timeout {
+            self.timing.rebalance_timeout = timeout;
+            self.reported = None;
+            self.next_heartbeat = self.next_heartbeat.min(now);
         }
     }
 
@@ -254,6 +267,7 @@ impl ConsumerCore {
             share: share.clone(),
             everything,
             draining: !self.revoking.is_empty(),
+            rebalance_timeout: self.rebalance_timeout(),
         });
         self.introduced = true;
         out.push(Effect::Beat(Beat {
@@ -296,8 +310,16 @@ impl ConsumerCore {
             self.announce(Vec::new(), out);
         }
         self.settle(sent, drains_before);
-        // Whoever has not let go when the rebalance timeout ends is expelled, however well its heart beats (H2).
-        let barrier = self.rebalance_timeout().saturating_sub(self.session.shortest);
+        if sent.everything {
+            // A drain that is open goes on under what it began with.
+            let open = drains_before || !self.revoking.is_empty();
+            self.counted =
+                if open { self.counted.min(sent.rebalance_timeout) } else { sent.rebalance_timeout };
+        }
+        // Whoever has not let go when the rebalance timeout ends is expelled, however well its heart beats (H2): the one that
+        // the coordinator counts with.
+        let counted = self.counted.max(self.session.longest).min(self.rebalance_timeout());
+        let barrier = counted.saturating_sub(self.session.shortest);
         let said = mutant!("barrier-not-minded", sent.at.min(self.settled + barrier), sent.at);
         self.extend_lease(mutant!("lease-counts-from-the-reply", said, now), out);
         if self.reported.as_ref() != Some(&self.owned) {
