@@ -94,7 +94,7 @@ fn failure_of(mapping: &Mapping) -> FailureRun {
             record_age_max: asked
                 .record_age_max_seconds
                 .map(|seconds| Duration::from_secs(u64::from(seconds))),
-            bisect: asked.bisect,
+            bisect: asked.bisects(),
             named_only: mapping.partial_order() == PartialOrder::Named,
             has_destination: asked.destination.is_some(),
         },

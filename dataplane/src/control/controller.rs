@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use lighterman_proto::api::{Account, ApiError, CreateRequest, ErrorKind, Mapping, State, UpdateRequest};
+use lighterman_proto::api::{
+    Account, ApiError, CreateRequest, ErrorKind, Mapping, State, UpdateRequest, tag_resource_not_found,
+};
 use lighterman_proto::ids::{MappingId, Offset};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -266,8 +268,7 @@ impl Controller {
     fn by_arn(&self, arn: &str) -> Result<Entry, ApiError> {
         let state = self.shared.state.lock();
         let found = state.1.mappings().find(|entry| entry.mapping.arn == arn).cloned();
-        let text = format!("Event source mapping not found: {arn}");
-        found.ok_or_else(|| ApiError::new(ErrorKind::ResourceNotFound, text))
+        found.ok_or_else(|| tag_resource_not_found(arn))
     }
 
     fn show(&self, entry: &Entry) -> Value {
