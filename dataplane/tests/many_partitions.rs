@@ -13,7 +13,6 @@ use lighterman::metrics::{self, MetricsHandle};
 use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::ids::MappingId;
 
-
 use self::scene::{Scene, node, scene};
 
 /// What is told of every node of this process.

@@ -182,7 +182,7 @@ mod tests {
         for mapping in 0..10_000 {
             let (_, partition) = key();
             let mapping = MappingId(uuid::Uuid::from_u128(mapping));
-            let flight = registry.enter(mapping, &partition, minute, now).expect("clear");
+            let flight = registry.enter(mapping, &partition, &longest(minute), now).expect("clear");
             flight.unknown(now + minute);
             assert!(!registry.is_clear(mapping, &partition, now), "OWN-1: it may run yet");
             now = now + Duration::from_secs(1);

@@ -9,8 +9,8 @@ use actix::Context;
 use lighterman_proto::ids::OffsetRange;
 use lighterman_scaler::assignment::Move;
 
-use super::resolving::UNDECIDED;
 use super::MemberActor;
+use super::resolving::UNDECIDED;
 use crate::audit::{Entry, What};
 use crate::consumer::messages::{
     DrainPartition, FencePartitions, PartitionReport, PartitionState, StartPartition,
