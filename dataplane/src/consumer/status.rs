@@ -10,6 +10,7 @@ use metrics::{Counter, Gauge as MetricGauge, Histogram, Label, counter, gauge, h
 use parking_lot::Mutex;
 
 use crate::batcher::core::{CloseReason, Plan};
+use crate::credit::bytes::ByteShortage;
 use crate::invoker::Verdict;
 use crate::metrics as names;
 use crate::offsets::committer::Frontier;
@@ -50,6 +51,8 @@ struct Inner {
     last_result: Mutex<String>,
     partitions: Mutex<BTreeMap<i32, Shown>>,
     missing: Mutex<Option<String>>,
+    /// It waits for memory that is not there, and why.
+    starved: Mutex<Option<String>>,
     commit_lines: LineLimit,
     invocation_lines: LineLimit,
     resolved: AtomicU64,
@@ -80,6 +83,9 @@ struct Meters {
     owned: MetricGauge,
     slots_in_use: MetricGauge,
     slots_limit: MetricGauge,
+    bytes_leased: MetricGauge,
+    memory_wait: MetricGauge,
+    fetch_throttle: MetricGauge,
 }
 
 impl Meters {
@@ -111,6 +117,9 @@ impl Meters {
             owned: gauge!(names::OWNED_PARTITIONS, labels()),
             slots_in_use: gauge!(names::SLOTS_IN_USE, labels()),
             slots_limit: gauge!(names::SLOTS_LIMIT, labels()),
+            bytes_leased: gauge!(names::MAPPING_BYTES_LEASED, labels()),
+            memory_wait: gauge!(names::MEMORY_WAIT_SECONDS, labels()),
+            fetch_throttle: gauge!(names::FETCH_THROTTLE_SECONDS, labels()),
         }
     }
 }
@@ -135,6 +144,7 @@ impl StatusBoard {
                 last_result: Mutex::new(NO_RECORDS.to_owned()),
                 partitions: Mutex::new(BTreeMap::new()),
                 missing: Mutex::new(Some("has not begun".to_owned())),
+                starved: Mutex::new(None),
                 commit_lines: LineLimit::new(1, LINES_EACH),
                 invocation_lines: LineLimit::new(5, LINES_EACH),
                 resolved: AtomicU64::new(0),
@@ -157,9 +167,30 @@ impl StatusBoard {
     /// What keeps the mapping from running all that is its share on this node, as of the last second: `None` when it does,
     /// and when what is wrong lies outside (an unreachable cluster, a missing function), which `last_result` tells.
     pub fn missing(&self) -> Option<String> {
+        if let Some(starved) = self.inner.starved.lock().clone() {
+            return Some(starved);
+        }
         let missing = self.inner.missing.lock().clone()?;
         let last = self.inner.last_result.lock();
         (!last.starts_with("PROBLEM: ") || *last == FUNCTION_FAILED).then_some(missing)
+    }
+
+    /// What it holds of the node's memory, and what is wrong when it has waited long for more.
+    pub(crate) fn remembered(&self, held: usize, shortage: Option<&ByteShortage>) {
+        let waited = shortage.map_or(0.0, |shortage| shortage.waited.as_secs_f64());
+        self.inner.meters.bytes_leased.set(held as f64);
+        self.inner.meters.memory_wait.set(waited);
+        let starved = shortage.map(ToString::to_string);
+        let before = std::mem::replace(&mut *self.inner.starved.lock(), starved.clone());
+        match starved {
+            Some(text) => self.problem(&text),
+            None if before.is_some() => self.reachable(),
+            None => {}
+        }
+    }
+
+    pub(crate) fn fetch_throttled(&self, wait: Duration) {
+        self.inner.meters.fetch_throttle.set(wait.as_secs_f64());
     }
 
     pub(crate) fn set_missing(&self, missing: Option<String>) {
@@ -232,8 +263,10 @@ impl StatusBoard {
 
     /// The cluster answers: a problem with reaching it is over, one with the function is not.
     pub(crate) fn reachable(&self) {
+        // Which it may do, and have no room for what it answers.
+        let is_starved = self.inner.starved.lock().is_some();
         let mut last = self.inner.last_result.lock();
-        if last.starts_with("PROBLEM: ") && *last != FUNCTION_FAILED {
+        if last.starts_with("PROBLEM: ") && *last != FUNCTION_FAILED && !is_starved {
             OK.clone_into(&mut last);
         }
     }
@@ -332,5 +365,33 @@ impl StatusBoard {
                 "the group does not hold what it acknowledged; a commit was served late. Committing it again";
             tracing::warn!(partitions, held_back, "{what}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn liv_1_a_mapping_without_memory_shows_it_and_names_who_has_it() {
+        let board = StatusBoard::new(Vec::new());
+        let waited = Duration::from_secs(12);
+        let shortage = ByteShortage {
+            waited,
+            held: 1 << 20,
+            limit: 16 << 20,
+            largest: "mapping 1-2-3".into(),
+            largest_held: 14 << 20,
+        };
+        board.set_missing(None);
+        board.remembered(1 << 20, Some(&shortage));
+        board.reachable();
+        for text in [board.last_result(), board.missing().expect("not ready")] {
+            assert!(text.contains("waited 12 s for memory") && text.contains("memory_budget"), "{text}");
+            assert!(text.contains("14.0 MiB, by mapping 1-2-3"), "{text}");
+        }
+        assert!(board.last_result().starts_with("PROBLEM: "));
+        board.remembered(1 << 20, None);
+        assert_eq!((board.last_result().as_str(), board.missing()), (OK, None));
     }
 }

@@ -3,6 +3,7 @@
 
 mod as_member;
 mod asked;
+mod log_ends;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +30,7 @@ use super::group::effects::GroupProtocol;
 use asked::Asked;
 
 pub use as_member::fetch_committed_as_member;
+pub use log_ends::log_ends;
 
 /// Which offset is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +146,29 @@ async fn list_at_leader(
     }
 }
 
+fn list_request(
+    topic: &str,
+    partitions: &[i32],
+    at: At,
+    isolation: Isolation,
+    version: i16,
+) -> ListOffsetsRequest {
+    let timestamp = match at {
+        At::Earliest => -2,
+        At::Latest => -1,
+        At::Timestamp(ms) => ms,
+    };
+    let wanted = partitions
+        .iter()
+        .map(|partition| {
+            ListOffsetsPartition::default().with_partition_index(*partition).with_timestamp(timestamp)
+        })
+        .collect();
+    let topic = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(wanted);
+    let request = ListOffsetsRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic]);
+    if version >= 2 { request.with_isolation_level(isolation.level()) } else { request }
+}
+
 async fn list_once(
     connection: &mut Connection,
     topic: &str,
@@ -151,23 +176,7 @@ async fn list_once(
     at: At,
     isolation: Isolation,
 ) -> Result<BTreeMap<i32, Offset>, KafkaError> {
-    let timestamp = match at {
-        At::Earliest => -2,
-        At::Latest => -1,
-        At::Timestamp(ms) => ms,
-    };
-    let build = |version: i16| {
-        let wanted = partitions
-            .iter()
-            .map(|partition| {
-                ListOffsetsPartition::default().with_partition_index(*partition).with_timestamp(timestamp)
-            })
-            .collect();
-        let topic = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(wanted);
-        let request =
-            ListOffsetsRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic]);
-        if version >= 2 { request.with_isolation_level(isolation.level()) } else { request }
-    };
+    let build = |version| list_request(topic, partitions, at, isolation, version);
     let (reply, _) = connection.call(versions(1, 7), REQUEST_DEADLINE, build).await?;
     let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
     let parts = ours.flat_map(|topic| topic.partitions).map(|answer| (answer.partition_index, answer));

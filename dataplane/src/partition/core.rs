@@ -93,6 +93,10 @@ pub struct PartitionCore {
     /// The last offset that the group is known to have.
     pub(super) acknowledged: Offset,
     pub(super) wanted: bool,
+    /// The last attempt at what is in work did not resolve it.
+    pub(super) held_up: bool,
+    /// Others were short of bytes since.
+    pub(super) gave_back: bool,
     pub(super) lost_before: Option<Offset>,
 }
 
@@ -117,6 +121,8 @@ impl PartitionCore {
             acknowledged_seq: 0,
             acknowledged: start.committed,
             wanted: false,
+            held_up: false,
+            gave_back: false,
             lost_before: None,
             start,
         }
@@ -321,7 +327,12 @@ impl PartitionCore {
     fn want(&mut self, out: &mut Effects) {
         let held = self.buffer.wire_bytes();
         let target = self.start.buffer_bytes_target;
-        if self.wanted || self.phase != Phase::Running || self.lost_before.is_some() || held >= target {
+        if self.holds_back()
+            || self.wanted
+            || self.phase != Phase::Running
+            || self.lost_before.is_some()
+            || held >= target
+        {
             return;
         }
         self.wanted = true;

@@ -123,6 +123,7 @@ pub struct FailureRun {
 /// The actors of a member that has joined.
 pub struct Floor {
     pub(super) node: Node,
+    pub(super) budget: ByteBudget,
     pub(super) run: MappingRun,
     cluster: Cluster,
     membership: Membership,
@@ -147,6 +148,8 @@ pub struct Floor {
 pub struct FloorParts {
     /// The node.
     pub node: Node,
+    /// The mapping's share of its bytes.
+    pub budget: ByteBudget,
     /// The mapping.
     pub run: MappingRun,
     /// Its cluster.
@@ -170,6 +173,7 @@ impl Floor {
     pub fn new(parts: FloorParts) -> Self {
         let FloorParts {
             node,
+            budget,
             run,
             cluster,
             membership,
@@ -194,6 +198,7 @@ impl Floor {
         });
         Self {
             node,
+            budget,
             run,
             cluster,
             membership,
@@ -276,7 +281,7 @@ impl Floor {
 
     fn router(&mut self, arbiter: usize) -> Addr<FetchRouter> {
         let (cluster, budget, settings) =
-            (self.cluster.clone(), self.node.budget.clone(), self.node.fetch.clone());
+            (self.cluster.clone(), self.budget.clone(), self.node.fetch.clone());
         let status: Arc<dyn FetchStatus> = Arc::new(ShownFetches(self.status.clone()));
         let watch = watch(&self.shared_death, "fetch router");
         let start = || {
@@ -310,7 +315,7 @@ impl Floor {
             envelope: Arc::clone(&envelope),
             slots: self.slots.clone(),
             slot_line: u64::from(id.0),
-            budget: self.node.budget.clone(),
+            budget: self.budget.clone(),
             payloads: self.node.payloads.clone(),
             in_flight: self.node.in_flight.clone(),
             ownership: self.membership.lease(),
@@ -334,7 +339,7 @@ impl Floor {
             },
             policy: self.run.failure.policy,
             buffer_bytes_target: BUFFER_BYTES_TARGET,
-            budget: self.node.budget.clone(),
+            budget: self.budget.clone(),
             in_flight: self.node.in_flight.clone(),
             burial,
             router,
@@ -364,5 +369,9 @@ impl FetchStatus for ShownFetches {
 
     fn unreachable(&self, error: &KafkaError) {
         self.0.poll_failed(&error.to_string());
+    }
+
+    fn throttled(&self, wait: Duration) {
+        self.0.fetch_throttled(wait);
     }
 }

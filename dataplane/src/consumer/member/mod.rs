@@ -4,6 +4,7 @@
 mod burial;
 pub mod commits;
 pub mod floor;
+mod memory;
 mod ownership;
 pub mod starts;
 
@@ -23,6 +24,7 @@ use self::floor::{Floor, FloorParts, MappingRun, Node};
 use self::starts::{Resolver, StartError, Starts};
 use super::messages::{ConsumerEvent, ConsumerReport, Position};
 use super::status::StatusBoard;
+use crate::credit::bytes::ByteBudget;
 use crate::invoker::port::FunctionFacts;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::group::effects::Timing;
@@ -68,6 +70,8 @@ struct SharedActorDied(&'static str);
 /// The actor.
 pub struct MemberActor {
     node: Node,
+    /// The mapping's share of the node's bytes.
+    budget: ByteBudget,
     run: MappingRun,
     status: StatusBoard,
     cluster: Cluster,
@@ -106,6 +110,7 @@ impl MemberActor {
         Self {
             scaler: Scaler::new(run.bounds),
             desired: run.bounds.minimum.max(1),
+            budget: node.budget.share_for(&format!("mapping {}", run.id)),
             node,
             run,
             status,
@@ -153,6 +158,7 @@ impl MemberActor {
         let died = ctx.address();
         Floor::new(FloorParts {
             node: self.node.clone(),
+            budget: self.budget.clone(),
             run: self.run.clone(),
             cluster: self.cluster.clone(),
             membership,
@@ -199,6 +205,7 @@ impl MemberActor {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = clock::now();
         self.status.set_missing(self.missing());
+        self.mind_memory();
         if self.lost_something
             && let Some((membership, _)) = &self.joined
             && self.node.in_flight.is_mapping_clear(self.run.id, now)

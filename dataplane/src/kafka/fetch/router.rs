@@ -4,18 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler, Message};
+use actix::{Actor, AsyncContext, Context, Handler, Message, SpawnHandle};
 use lighterman_proto::ids::TopicPartition;
+use lighterman_proto::units::Moment;
 
 use super::broker_task::{BrokerTask, SharedDesk};
 use super::messages::{FetchTrouble, Fetched, Forget, Want};
 use super::session::Session;
+use super::setbacks::Setbacks;
 use crate::credit::bytes::ByteBudget;
 use crate::kafka::backoff::{Backoff, random};
 use crate::kafka::cluster::{Cluster, Leader};
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::Isolation;
 use crate::kafka::transport::BrokerAddress;
+use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
 
@@ -35,6 +38,8 @@ pub trait FetchStatus: Send + Sync {
     fn reachable(&self);
     /// A broker, or the whole cluster, did not answer.
     fn unreachable(&self, error: &KafkaError);
+    /// For so long the broker's quota wants no further poll; zero for none.
+    fn throttled(&self, wait: Duration);
 }
 
 /// The actor; one for each mapping on each data arbiter.
@@ -47,8 +52,12 @@ pub struct FetchRouter {
     /// Where each partition's want lies, or lay last.
     placed: HashMap<TopicPartition, BrokerAddress>,
     homeless: HashMap<TopicPartition, Want>,
+    /// The next look-up, and one under way.
+    arranged: Option<(Moment, SpawnHandle)>,
     looking: bool,
+    /// Of look-ups that fail.
     backoff: Backoff,
+    setbacks: Setbacks,
     _watch: DeathWatch,
 }
 
@@ -78,8 +87,10 @@ impl FetchRouter {
             desks: HashMap::new(),
             placed: HashMap::new(),
             homeless: HashMap::new(),
+            arranged: None,
             looking: false,
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
+            setbacks: Setbacks::default(),
             _watch: watch,
         }
     }
@@ -98,7 +109,7 @@ impl FetchRouter {
         self.unplace(&want.partition);
         let partition = want.partition.clone();
         let shared = self.desk(&leader.address, ctx);
-        shared.desk.borrow_mut().put(partition.clone(), want, leader.epoch);
+        shared.desk.borrow_mut().put(partition.clone(), want, leader.epoch, clock::now());
         shared.changed.notify_one();
         self.placed.insert(partition, leader.address);
     }
@@ -134,22 +145,40 @@ impl FetchRouter {
         let Some(topic) = self.homeless.keys().next().map(|partition| Arc::clone(&partition.topic)) else {
             return;
         };
-        if std::mem::replace(&mut self.looking, true) {
+        let at = clock::now() + wait;
+        if self.looking || self.arranged.as_ref().is_some_and(|(arranged, _)| *arranged <= at) {
             return;
         }
-        let (cluster, me) = (self.cluster.clone(), ctx.address());
-        actix_rt::spawn(async move {
-            tokio::time::sleep(wait).await;
-            let found = cluster.refresh(&topic).await;
-            me.do_send(LookedUp(found.map(|_| ())));
+        let arranged = ctx.run_later(wait, move |router, ctx| {
+            (router.arranged, router.looking) = (None, true);
+            let (cluster, me) = (router.cluster.clone(), ctx.address());
+            actix_rt::spawn(async move {
+                let found = cluster.refresh(&topic).await;
+                me.do_send(LookedUp(found.map(|_| ())));
+            });
         });
+        if let Some((_, later)) = self.arranged.replace((at, arranged)) {
+            ctx.cancel_future(later);
+        }
+    }
+
+    fn is_due(&self, partition: &TopicPartition) -> bool {
+        self.setbacks.wait(partition, clock::now()).is_zero()
+    }
+
+    /// How long nobody is to be looked for.
+    fn shortest_wait(&self) -> Duration {
+        let now = clock::now();
+        let waits = self.homeless.keys().map(|partition| self.setbacks.wait(partition, now));
+        waits.min().unwrap_or_default()
     }
 
     fn settle_homeless(&mut self, ctx: &mut Context<Self>) {
         for want in std::mem::take(&mut self.homeless).into_values() {
+            let is_due = self.is_due(&want.partition);
             match self.cluster.leader(&want.partition.topic, want.partition.partition) {
-                Some(leader) => self.put(want, leader, ctx),
-                None => {
+                Some(leader) if is_due => self.put(want, leader, ctx),
+                _ => {
                     self.homeless.insert(want.partition.clone(), want);
                 }
             }
@@ -184,6 +213,7 @@ impl Handler<Want> for FetchRouter {
 
     fn handle(&mut self, want: Want, ctx: &mut Self::Context) {
         self.homeless.remove(&want.partition);
+        self.setbacks.forget(&want.partition);
         self.place(want, ctx);
     }
 }
@@ -193,6 +223,16 @@ impl Handler<Forget> for FetchRouter {
 
     fn handle(&mut self, forget: Forget, _: &mut Self::Context) {
         self.homeless.remove(&forget.partition);
+        self.setbacks.forget(&forget.partition);
+        if forget.pauses {
+            if let Some(shared) =
+                self.placed.get(&forget.partition).and_then(|address| self.desks.get(address))
+            {
+                shared.desk.borrow_mut().pause(&forget.partition, clock::now());
+                shared.changed.notify_one();
+            }
+            return;
+        }
         if let Some(shared) = self.placed.get(&forget.partition).and_then(|address| self.desks.get(address)) {
             shared.desk.borrow_mut().forget(&forget.partition);
         }
@@ -207,11 +247,11 @@ impl Handler<Misplaced> for FetchRouter {
         for want in wants {
             // A want that was replaced or forgotten meanwhile is not brought back.
             if self.placed.remove(&want.partition).is_some() {
+                self.setbacks.met(&want.partition, clock::now(), random());
                 self.homeless.insert(want.partition.clone(), want);
             }
         }
-        let wait = self.backoff.next(random());
-        self.look_up(wait, ctx);
+        self.look_up(self.shortest_wait(), ctx);
     }
 }
 
@@ -223,9 +263,15 @@ impl Handler<LookedUp> for FetchRouter {
         match result {
             Ok(()) => {
                 self.settle_homeless(ctx);
-                if self.homeless.is_empty() {
-                    self.backoff.reset();
+                if self.homeless.keys().any(|partition| self.is_due(partition)) {
+                    // It has no leader.
+                    let wait = self.backoff.next(random());
+                    self.look_up(wait, ctx);
+                    return;
                 }
+                self.backoff.reset();
+                self.look_up(self.shortest_wait(), ctx);
+                return;
             }
             Err(error @ KafkaError::NoTopic { .. }) => self.give_up(&error.to_string()),
             Err(error) => self.status.unreachable(&error),
