@@ -9,6 +9,8 @@ use super::super::outside::Outside;
 use crate::credit::bytes::{ByteBudget, Lease};
 
 const AGAIN: Duration = Duration::from_millis(700);
+/// Far more than there is to take, where a budget has its limit.
+const LEASES_MAX: usize = 200;
 
 /// What it holds, and waits for.
 #[derive(Default)]
@@ -36,7 +38,7 @@ impl Neighbour {
     /// Takes what there is, and stands in line for more; how soon it does so again.
     pub(super) fn grab(&mut self) -> Duration {
         let Some(budget) = &self.budget else { return AGAIN };
-        loop {
+        while self.held.len() < LEASES_MAX {
             let asked = self.asked.get_or_insert_with(|| {
                 let budget = budget.clone();
                 async move { budget.lease_for_records(1_000, 20_000).await }.boxed()
@@ -45,6 +47,7 @@ impl Neighbour {
             self.asked = None;
             self.held.push(lease);
         }
+        AGAIN
     }
 
     /// The node is about to end.
