@@ -56,6 +56,9 @@ declare! {
     counter BATCH_CLOSE = "batch_close_total", Count, "Batches closed, by reason.";
     histogram E2E_LATENCY_SECONDS = "e2e_latency_seconds", Seconds, "From a record's timestamp to the function's answer.";
     gauge BYTES_LEASED = "bytes_leased", Bytes, "Bytes held under the node's memory budget.";
+    gauge MAPPING_BYTES_LEASED = "mapping_bytes_leased", Bytes, "Bytes that a mapping holds under the node's memory budget.";
+    gauge MEMORY_WAIT_SECONDS = "memory_wait_seconds", Seconds, "How long a mapping has waited for bytes of the memory budget; 0 when it does not.";
+    gauge FETCH_THROTTLE_SECONDS = "fetch_throttle_seconds", Seconds, "For how long a broker's quota last held back the fetches of a mapping; 0 when it did not.";
     gauge SLOTS_IN_USE = "slots_in_use", Count, "Invocations in flight.";
     gauge SLOTS_LIMIT = "slots_limit", Count, "Invocations allowed at once.";
     gauge OFFERS_WAITING = "offers_waiting", Count, "Offers of partitions that no batch has answered.";

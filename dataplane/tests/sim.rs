@@ -59,8 +59,8 @@ const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
     ),
     (
         "regrowing-starves-others",
-        5117,
-        "without=ClockJump,Failover,Stranger,LeaderMove,Truncation;spared=2",
+        27_395,
+        "",
         "partitions that gathered remembered batches kept each other's bytes",
     ),
     (
@@ -72,7 +72,7 @@ const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
     (
         "rewound-commit-stays",
         18,
-        "without=Crash,DestinationTrouble,Delay,Loss,FailingFunction;spared=0;nodes=1;until=4923",
+        "without=Crash,Throttling,Loss,DestinationTrouble,Delay;spared=0;partitions=3;batches=6;until=6564",
         "a commit that was served late stood for good",
     ),
 ];

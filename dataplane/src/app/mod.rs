@@ -98,6 +98,11 @@ impl Dataplane {
         answer.await.ok()
     }
 
+    /// Bytes held under `memory_budget` now.
+    pub fn leased(&self) -> usize {
+        self.node.budget.leased()
+    }
+
     /// How functions are invoked.
     pub fn port(&self) -> &Arc<dyn FunctionPort> {
         &self.node.port

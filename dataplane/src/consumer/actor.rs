@@ -27,7 +27,7 @@ use crate::partition::actor::{PartitionActor, PartitionParts};
 use crate::partition::cut::CutLimits;
 use crate::partition::effects::Start;
 use crate::partition::failing::Burial;
-use crate::partition::messages::{Drain, Fence, Skip};
+use crate::partition::messages::{Drain, Fence, GiveBack, Skip};
 use crate::partition::work::FailurePolicy;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
@@ -264,6 +264,16 @@ impl Handler<FencePartitions> for ConsumerActor {
                 self.fence(|_| true);
                 ctx.stop();
             }
+        }
+    }
+}
+
+impl Handler<GiveBack> for ConsumerActor {
+    type Result = ();
+
+    fn handle(&mut self, _: GiveBack, _: &mut Self::Context) {
+        for (_, address) in self.partitions.values() {
+            address.do_send(GiveBack);
         }
     }
 }

@@ -1,23 +1,29 @@
 //! What a mapping shows: its counters, its last processing result, and the facts of each partition. Clones share one board.
 
+mod meters;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lighterman_proto::ids::{ConsumerId, Epoch, MappingId};
-use metrics::{Counter, Gauge as MetricGauge, Histogram, Label, counter, gauge, histogram};
+use metrics::Label;
 use parking_lot::Mutex;
 
+use self::meters::Meters;
 use super::standing::{StandingCause, StandingTroubles};
-use crate::batcher::core::{CloseReason, Plan};
+use crate::batcher::core::Plan;
+use crate::credit::bytes::ByteShortage;
 use crate::invoker::Verdict;
-use crate::metrics as names;
 use crate::offsets::committer::Frontier;
 use crate::partition::gauge::Gauge;
 use crate::partition::ledger::{Outcome, Passed};
 use crate::runtime::clock;
 use crate::telemetry::LineLimit;
+
+pub use self::meters::MappingSight;
+pub(crate) use self::meters::WaitingOffers;
 
 /// AWS's first `LastProcessingResult`.
 pub const NO_RECORDS: &str = "No records processed";
@@ -53,123 +59,13 @@ struct Inner {
     standing: Mutex<StandingTroubles>,
     partitions: Mutex<BTreeMap<i32, Shown>>,
     missing: Mutex<Option<String>>,
+    /// It waits for memory that is not there, and why.
+    starved: Mutex<Option<String>>,
     commit_lines: LineLimit,
     invocation_lines: LineLimit,
     resolved: AtomicU64,
     throttled: AtomicU64,
     answered: AtomicU64,
-}
-
-struct Meters {
-    polled: Counter,
-    invoked: Counter,
-    failed: Counter,
-    dropped: Counter,
-    filtered: Counter,
-    dead_lettered: Counter,
-    lost: Counter,
-    committed: Counter,
-    poll_errors: Counter,
-    invoke_errors: Counter,
-    commit_errors: Counter,
-    commits_rewound: Counter,
-    batch_records: Histogram,
-    batch_bytes: Histogram,
-    batch_close: [Counter; CloseReason::ALL.len()],
-    e2e_seconds: Histogram,
-    offers_waiting: MetricGauge,
-    lag: MetricGauge,
-    lag_seconds: MetricGauge,
-    consumers: MetricGauge,
-    owned: MetricGauge,
-    slots_in_use: MetricGauge,
-    slots_limit: MetricGauge,
-}
-
-impl Meters {
-    fn new(labels: &[Label]) -> Self {
-        let labels = || labels.iter();
-        Self {
-            polled: counter!(names::RECORDS_POLLED, labels()),
-            invoked: counter!(names::RECORDS_INVOKED, labels()),
-            failed: counter!(names::RECORDS_FAILED, labels()),
-            dropped: counter!(names::RECORDS_DROPPED, labels()),
-            filtered: counter!(names::RECORDS_FILTERED, labels()),
-            dead_lettered: counter!(names::RECORDS_DEAD_LETTERED, labels()),
-            lost: counter!(names::RECORDS_LOST, labels()),
-            committed: counter!(names::RECORDS_COMMITTED, labels()),
-            poll_errors: counter!(names::POLL_ERRORS, labels()),
-            invoke_errors: counter!(names::INVOKE_ERRORS, labels()),
-            commit_errors: counter!(names::COMMIT_ERRORS, labels()),
-            commits_rewound: counter!(names::COMMITS_REWOUND, labels()),
-            batch_records: histogram!(names::BATCH_RECORDS, labels()),
-            batch_bytes: histogram!(names::BATCH_BYTES, labels()),
-            batch_close: CloseReason::ALL.map(|reason| {
-                let reason = Label::from_static_parts("reason", reason.label());
-                counter!(names::BATCH_CLOSE, labels().cloned().chain([reason]).collect::<Vec<_>>())
-            }),
-            e2e_seconds: histogram!(names::E2E_LATENCY_SECONDS, labels()),
-            offers_waiting: gauge!(names::OFFERS_WAITING, labels()),
-            lag: gauge!(names::OFFSET_LAG, labels()),
-            lag_seconds: gauge!(names::OFFSET_LAG_SECONDS, labels()),
-            consumers: gauge!(names::CONSUMERS, labels()),
-            owned: gauge!(names::OWNED_PARTITIONS, labels()),
-            slots_in_use: gauge!(names::SLOTS_IN_USE, labels()),
-            slots_limit: gauge!(names::SLOTS_LIMIT, labels()),
-        }
-    }
-
-    fn see(&self, sight: MappingSight) {
-        self.consumers.set(sight.consumers as f64);
-        self.slots_in_use.set(f64::from(sight.slots_in_use));
-        self.slots_limit.set(f64::from(sight.slots_limit));
-        // What is not a number is not shown: an old figure would be taken for one of now.
-        self.lag.set(sight.lag.map_or(f64::NAN, |lag| lag as f64));
-        self.lag_seconds.set(sight.lag_seconds.unwrap_or(f64::NAN));
-    }
-}
-
-/// What is seen of a mapping once a second.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MappingSight {
-    /// Consumers.
-    pub consumers: usize,
-    /// Invocations.
-    pub slots_in_use: u32,
-    /// Invocations allowed.
-    pub slots_limit: u32,
-    /// Records to go, over all partitions that are ours; `None` while it is not known of each.
-    pub lag: Option<u64>,
-    /// How long that takes at the rate of now, in seconds.
-    pub lag_seconds: Option<f64>,
-}
-
-impl MappingSight {
-    /// Nothing runs, and nothing is known.
-    const NOTHING: Self =
-        Self { consumers: 0, slots_in_use: 0, slots_limit: 0, lag: None, lag_seconds: None };
-}
-
-/// What one batcher adds to the offers that wait; nothing any more once this is dropped.
-pub(crate) struct WaitingOffers {
-    gauge: MetricGauge,
-    shown: usize,
-}
-
-impl WaitingOffers {
-    /// As many wait at this batcher now.
-    pub(crate) fn set(&mut self, offers: usize) {
-        if offers != self.shown {
-            self.gauge.increment(offers as f64 - self.shown as f64);
-            self.shown = offers;
-        }
-    }
-}
-
-impl Drop for WaitingOffers {
-    fn drop(&mut self) {
-        self.set(0);
-    }
 }
 
 /// Answers since the last look: what the scaler samples.
@@ -195,6 +91,7 @@ impl StatusBoard {
                 standing: Mutex::default(),
                 partitions: Mutex::new(BTreeMap::new()),
                 missing: Mutex::new(Some("has not begun".to_owned())),
+                starved: Mutex::new(None),
                 commit_lines: LineLimit::new(1, LINES_EACH),
                 invocation_lines: LineLimit::new(5, LINES_EACH),
                 resolved: AtomicU64::new(0),
@@ -219,6 +116,9 @@ impl StatusBoard {
     /// and when what is wrong lies outside (an unreachable cluster, a missing function), which `last_result` tells. Partitions
     /// that cannot begin beside others that run are missing.
     pub fn missing(&self) -> Option<String> {
+        if let Some(starved) = self.inner.starved.lock().clone() {
+            return Some(starved);
+        }
         let missing = self.inner.missing.lock().clone()?;
         let (ours, outside) = {
             let standing = self.inner.standing.lock();
@@ -227,6 +127,24 @@ impl StatusBoard {
         let last = self.inner.last_result.lock();
         let outside = outside || (last.starts_with(PROBLEM) && *last != FUNCTION_FAILED);
         (ours || !outside).then_some(missing)
+    }
+
+    /// What it holds of the node's memory, and what is wrong when it has waited long for more.
+    pub(crate) fn remembered(&self, held: usize, shortage: Option<&ByteShortage>) {
+        let waited = shortage.map_or(0.0, |shortage| shortage.waited.as_secs_f64());
+        self.inner.meters.bytes_leased.set(held as f64);
+        self.inner.meters.memory_wait.set(waited);
+        let starved = shortage.map(ToString::to_string);
+        let before = std::mem::replace(&mut *self.inner.starved.lock(), starved.clone());
+        match starved {
+            Some(text) => self.problem(&text),
+            None if before.is_some() => self.reachable(),
+            None => {}
+        }
+    }
+
+    pub(crate) fn fetch_throttled(&self, wait: Duration) {
+        self.inner.meters.fetch_throttle.set(wait.as_secs_f64());
     }
 
     pub(crate) fn set_missing(&self, missing: Option<String>) {
@@ -305,8 +223,10 @@ impl StatusBoard {
 
     /// The cluster answers: a problem with reaching it is over, one with the function is not.
     pub(crate) fn reachable(&self) {
+        // Which it may do, and have no room for what it answers.
+        let is_starved = self.inner.starved.lock().is_some();
         let mut last = self.inner.last_result.lock();
-        if last.starts_with(PROBLEM) && *last != FUNCTION_FAILED {
+        if last.starts_with(PROBLEM) && *last != FUNCTION_FAILED && !is_starved {
             OK.clone_into(&mut last);
         }
     }
@@ -402,5 +322,33 @@ impl StatusBoard {
                 "the group does not hold what it acknowledged; a commit was served late. Committing it again";
             tracing::warn!(partitions, held_back, "{what}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn liv_1_a_mapping_without_memory_shows_it_and_names_who_has_it() {
+        let board = StatusBoard::new(Vec::new());
+        let waited = Duration::from_secs(12);
+        let shortage = ByteShortage {
+            waited,
+            held: 1 << 20,
+            limit: 16 << 20,
+            largest: "mapping 1-2-3".into(),
+            largest_held: 14 << 20,
+        };
+        board.set_missing(None);
+        board.remembered(1 << 20, Some(&shortage));
+        board.reachable();
+        for text in [board.last_result(), board.missing().expect("not ready")] {
+            assert!(text.contains("waited 12 s for memory") && text.contains("memory_budget"), "{text}");
+            assert!(text.contains("14.0 MiB, by mapping 1-2-3"), "{text}");
+        }
+        assert!(board.last_result().starts_with("PROBLEM: "));
+        board.remembered(1 << 20, None);
+        assert_eq!((board.last_result().as_str(), board.missing()), (OK, None));
     }
 }

@@ -1,288 +1,336 @@
-//! The byte budget of a node: fetched frames, inflated batches and payloads are held under leases (MEM-1).
+//! The byte budget of a node: fetched frames, inflated batches and payloads are held under leases (MEM-1). Each mapping has a
+//! share of it, with a floor that the others cannot take.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// How many bytes the node may hold at once, and who waits for some.
+pub use super::shares::Overdraft;
+use super::shares::{Ask, ByteShares, Grant, Loan, Served, ShareId, TicketId};
+use crate::runtime::clock;
+
+/// A fetch for less than this is not worth its round trip.
+const FETCH_BYTES_MIN: usize = 64 * 1024;
+
+/// A share of the bytes that a node may hold at once; clones are the same share. It is over when all of them, and all that was
+/// lent for it, are gone.
 #[derive(Clone)]
 pub struct ByteBudget {
-    shared: Arc<Mutex<Ledger>>,
+    share: Arc<ByteShare>,
 }
 
-struct Ledger {
-    limit: usize,
-    leased: usize,
-    overdrafts_out: [bool; 3],
-    waiters: VecDeque<Waiter>,
-    /// How many of them can take each overdraft.
-    takers: [usize; 3],
+struct ByteShare {
+    id: ShareId,
+    name: Arc<str>,
+    pool: Arc<Mutex<Pool>>,
 }
 
-struct Waiter {
-    bytes: usize,
-    /// What may also be lent to it over the limit.
-    purpose: Option<Overdraft>,
-    grant: oneshot::Sender<Lease>,
+struct Pool {
+    shares: ByteShares,
+    names: HashMap<ShareId, Arc<str>>,
+    waiting: HashMap<TicketId, (Arc<ByteShare>, oneshot::Sender<Lease>)>,
 }
-
-/// What bytes over the limit are for; each has one holder at a time. They are apart because a batch needs them one after the
-/// other: whoever holds inflated records over the limit must not wait for a payload that another holder's keeps away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Overdraft {
-    /// Records of a batch, inflated.
-    Inflated,
-    /// The payload of an invocation.
-    Payload,
-    /// Records on their way to a destination.
-    Letter,
-}
-
-const OVERDRAFTS: [Overdraft; 3] = [Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
 
 /// The right to hold some bytes; dropping it gives them back.
 #[must_use = "a lease that is dropped lends nothing"]
 pub struct Lease {
-    budget: ByteBudget,
+    share: Arc<ByteShare>,
+    /// Within the limit.
     bytes: usize,
-    overdraft: Option<Overdraft>,
+    loan: Option<Loan>,
+}
+
+/// How a mapping stands that waits for bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByteShortage {
+    /// How long it has waited.
+    pub waited: Duration,
+    /// Bytes that it holds.
+    pub held: usize,
+    /// The node's `memory_budget`, in bytes.
+    pub limit: usize,
+    /// The mapping that holds most.
+    pub largest: Arc<str>,
+    /// Bytes that it holds.
+    pub largest_held: usize,
+}
+
+impl std::fmt::Display for ByteShortage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { waited, held, limit, largest, largest_held } = self;
+        let (held, limit) = (bytesize::ByteSize(*held as u64), bytesize::ByteSize(*limit as u64));
+        let largest_held = bytesize::ByteSize(*largest_held as u64);
+        write!(
+            f,
+            "has waited {} s for memory: it holds {held}, and the node's memory_budget of {limit} is used up; most of it, \
+             {largest_held}, by {largest}. Raise memory_budget, or see why that mapping does not get on",
+            waited.as_secs()
+        )
+    }
 }
 
 impl ByteBudget {
-    /// A budget of `limit` bytes.
+    /// A budget of `limit` bytes; the share is the node's own, and has no floor.
     pub fn new(limit: usize) -> Self {
-        let ledger =
-            Ledger { limit, leased: 0, overdrafts_out: [false; 3], waiters: VecDeque::new(), takers: [0; 3] };
-        Self { shared: Arc::new(Mutex::new(ledger)) }
+        let shares = ByteShares::new(limit);
+        let pool = Arc::new(Mutex::new(Pool { shares, names: HashMap::new(), waiting: HashMap::new() }));
+        Self::open(pool, Arc::from("this node"), false)
+    }
+
+    /// Another share of the same budget, for the mapping `name`.
+    #[must_use]
+    pub fn share_for(&self, name: &str) -> Self {
+        Self::open(Arc::clone(&self.share.pool), Arc::from(name), true)
+    }
+
+    fn open(pool: Arc<Mutex<Pool>>, name: Arc<str>, has_floor: bool) -> Self {
+        let (id, granted) = {
+            let mut open = pool.lock();
+            let (id, served) = open.shares.open(has_floor);
+            open.names.insert(id, Arc::clone(&name));
+            (id, open.take_granted(served))
+        };
+        hand_over(granted);
+        Self { share: Arc::new(ByteShare { id, name, pool }) }
     }
 
     /// The whole budget, in bytes.
     pub fn limit(&self) -> usize {
-        self.shared.lock().limit
+        self.share.pool.lock().shares.limit()
     }
 
-    /// Bytes leased now.
+    /// Bytes leased now, of all shares.
     pub fn leased(&self) -> usize {
-        self.shared.lock().leased
+        self.share.pool.lock().shares.leased()
+    }
+
+    /// Bytes leased now of this share.
+    pub fn held(&self) -> usize {
+        self.share.pool.lock().shares.held_by(self.share.id)
+    }
+
+    /// Bytes without which a fetch is not worth it: a quarter of what the mapping has for itself, where that is little.
+    pub fn fetch_bytes_min(&self) -> usize {
+        let pool = self.share.pool.lock();
+        let own = match pool.shares.floor_of(self.share.id) {
+            0 => pool.shares.limit(),
+            floor => floor,
+        };
+        (own / 4).clamp(1, FETCH_BYTES_MIN)
     }
 
     /// True when more than half is leased: the time to hold no more than needed.
     pub fn is_pressed(&self) -> bool {
-        let ledger = self.shared.lock();
-        ledger.leased > ledger.limit / 2
+        let pool = self.share.pool.lock();
+        pool.shares.leased() > pool.shares.limit() / 2
     }
 
     /// True while somebody waits for bytes.
     pub fn is_short(&self) -> bool {
-        self.shared.lock().waiters.iter().any(|waiter| !waiter.grant.is_closed())
+        self.share.pool.lock().shares.is_short()
     }
 
-    /// `bytes` now, or nothing. Never overtakes someone who waits.
+    /// True while somebody waits who holds no more than this share, which holds more than its floor: what it can do without it
+    /// should give back.
+    pub fn is_asked_back(&self) -> bool {
+        self.share.pool.lock().shares.is_asked_back(self.share.id)
+    }
+
+    /// How the share stands, when somebody has waited for it for `patience`.
+    pub fn shortage(&self, patience: Duration, now: Moment) -> Option<ByteShortage> {
+        let pool = self.share.pool.lock();
+        let waited = now.since(pool.shares.waits_since(self.share.id)?);
+        let largest = pool.shares.largest()?;
+        (waited >= patience).then(|| ByteShortage {
+            waited,
+            held: pool.shares.held_by(self.share.id),
+            limit: pool.shares.limit(),
+            largest: pool.names.get(&largest).cloned().unwrap_or_default(),
+            largest_held: pool.shares.held_by(largest),
+        })
+    }
+
+    /// `bytes` now, or nothing. Never overtakes someone who is served before.
     pub fn try_lease(&self, bytes: usize) -> Option<Lease> {
-        let mut ledger = self.shared.lock();
-        if !ledger.waiters.is_empty() || !ledger.has_room(bytes) {
-            return None;
-        }
-        Some(self.lend(&mut ledger, bytes))
+        self.try_ask(Ask { least: bytes, most: bytes, is_new: false, purpose: None })
     }
 
     /// `bytes` now, over the limit if need be, but to one holder of each purpose at a time: what keeps a node moving when
     /// every byte is held by those who wait for each other (the "plus one oversized record" of MEM-1).
     pub fn try_lease_or_overdraft(&self, bytes: usize, purpose: Overdraft) -> Option<Lease> {
-        if let Some(lease) = self.try_lease(bytes) {
-            return Some(lease);
-        }
-        let mut ledger = self.shared.lock();
-        if ledger.overdrafts_out[purpose as usize] {
-            return None;
-        }
-        Some(self.lend_over(&mut ledger, bytes, purpose))
+        self.try_ask(Ask { least: bytes, most: bytes, is_new: false, purpose: Some(purpose) })
     }
 
-    /// `bytes` as soon as they are free, first come first served. Dropping the future leaves the line.
+    /// `bytes` as soon as they are free. Dropping the future leaves the line.
     pub async fn lease(&self, bytes: usize) -> Lease {
-        self.stand_in_line(bytes, None).await
+        self.stand_in_line(Ask { least: bytes, most: bytes, is_new: false, purpose: None }).await
     }
 
-    /// `bytes` as soon as they are free or the overdraft for `purpose` is, whichever comes first. One line for all who wait:
-    /// who waits for room waits for all before it, an overdraft goes to the first who can take it.
+    /// As much as is free for new records, as soon as that is `least`, and not more than `most`.
+    pub async fn lease_for_records(&self, least: usize, most: usize) -> Lease {
+        self.stand_in_line(Ask { least, most, is_new: true, purpose: None }).await
+    }
+
+    /// `bytes` as soon as they are free or the overdraft for `purpose` is, whichever comes first; an overdraft goes to the
+    /// mappings in turn.
     pub async fn lease_or_overdraft(&self, bytes: usize, purpose: Overdraft) -> Lease {
-        self.stand_in_line(bytes, Some(purpose)).await
+        self.stand_in_line(Ask { least: bytes, most: bytes, is_new: false, purpose: Some(purpose) }).await
     }
 
-    async fn stand_in_line(&self, bytes: usize, purpose: Option<Overdraft>) -> Lease {
+    fn try_ask(&self, ask: Ask) -> Option<Lease> {
+        let (grant, granted) = {
+            let mut pool = self.share.pool.lock();
+            let (ticket, mut served) = pool.shares.ask(self.share.id, ask, clock::now());
+            let ours = served.extract_if(.., |(to, _)| *to == ticket).next().map(|(_, grant)| grant);
+            if ours.is_none() {
+                served.extend(pool.shares.leave(ticket));
+            }
+            (ours, pool.take_granted(served))
+        };
+        hand_over(granted);
+        Some(self.lease_of(grant?))
+    }
+
+    async fn stand_in_line(&self, ask: Ask) -> Lease {
         loop {
-            let mut place = {
-                let mut ledger = self.shared.lock();
-                if ledger.waiters.is_empty() && ledger.has_room(bytes) {
-                    return self.lend(&mut ledger, bytes);
-                }
-                if let Some(purpose) = purpose.filter(|purpose| !ledger.overdrafts_out[*purpose as usize]) {
-                    return self.lend_over(&mut ledger, bytes, purpose);
-                }
+            let (grant, granted, mut place) = {
+                let mut pool = self.share.pool.lock();
+                let (ticket, mut served) = pool.shares.ask(self.share.id, ask, clock::now());
+                let ours = served.extract_if(.., |(to, _)| *to == ticket).next().map(|(_, grant)| grant);
                 let (grant, granted) = oneshot::channel();
-                ledger.join_line(Waiter { bytes, purpose, grant });
-                Place { budget: self, granted, served: false }
+                if ours.is_none() {
+                    pool.waiting.insert(ticket, (Arc::clone(&self.share), grant));
+                }
+                (ours, pool.take_granted(served), Place { share: &self.share, ticket, granted })
             };
+            hand_over(granted);
+            if let Some(grant) = grant {
+                return self.lease_of(grant);
+            }
             if let Ok(lease) = (&mut place.granted).await {
-                place.served = true;
                 return lease;
             }
         }
     }
 
-    fn lend(&self, ledger: &mut Ledger, bytes: usize) -> Lease {
-        ledger.leased += bytes;
-        metrics::gauge!(crate::metrics::BYTES_LEASED).set(ledger.leased as f64);
-        Lease { budget: self.clone(), bytes, overdraft: None }
+    fn lease_of(&self, grant: Grant) -> Lease {
+        Lease { share: Arc::clone(&self.share), bytes: grant.bytes, loan: grant.over }
     }
+}
 
-    fn lend_over(&self, ledger: &mut Ledger, bytes: usize, purpose: Overdraft) -> Lease {
-        ledger.overdrafts_out[purpose as usize] = true;
-        let mut lease = self.lend(ledger, bytes);
-        lease.overdraft = Some(purpose);
-        lease
+/// Leases on their way to those who wait for them. Whoever has gone drops its lease, which takes the lock again: so they are
+/// handed over only after it is free.
+type Granted = Vec<(oneshot::Sender<Lease>, Lease)>;
+
+fn hand_over(granted: Granted) {
+    for (grant, lease) in granted {
+        let _ = grant.send(lease);
     }
+}
 
-    fn give_back(&self, bytes: usize, overdraft: Option<Overdraft>) {
-        {
-            let mut ledger = self.shared.lock();
-            ledger.leased -= mutant!("budget-leak", bytes, bytes / 2);
-            if let Some(purpose) = overdraft {
-                ledger.overdrafts_out[purpose as usize] = false;
-            }
-            metrics::gauge!(crate::metrics::BYTES_LEASED).set(ledger.leased as f64);
-        }
-        self.serve();
+impl Pool {
+    fn take_granted(&mut self, served: Served) -> Granted {
+        metrics::gauge!(crate::metrics::BYTES_LEASED).set(self.shares.leased() as f64);
+        let lease = |(ticket, grant): (TicketId, Grant)| {
+            let (share, to) = self.waiting.remove(&ticket)?;
+            Some((to, Lease { share, bytes: grant.bytes, loan: grant.over }))
+        };
+        served.into_iter().filter_map(lease).collect()
     }
+}
 
-    fn serve(&self) {
-        let mut granted = Vec::new();
-        {
-            let mut ledger = self.shared.lock();
-            while let Some((waiter, over)) = ledger.next_served() {
-                let lease = match over {
-                    None => self.lend(&mut ledger, waiter.bytes),
-                    Some(purpose) => self.lend_over(&mut ledger, waiter.bytes, purpose),
-                };
-                granted.push((waiter.grant, lease));
-            }
-        }
-        // A waiter that has gone drops its lease, which takes the lock again: so only after it is free.
-        for (grant, lease) in granted {
-            let _ = grant.send(lease);
-        }
+impl ByteShare {
+    fn give_back(&self, bytes: usize, loan: Option<Loan>) {
+        let granted = {
+            let mut pool = self.pool.lock();
+            let served = pool.shares.give_back(self.id, bytes, loan);
+            pool.take_granted(served)
+        };
+        hand_over(granted);
+    }
+}
+
+impl Drop for ByteShare {
+    fn drop(&mut self) {
+        let granted = {
+            let mut pool = self.pool.lock();
+            pool.names.remove(&self.id);
+            let served = pool.shares.close(self.id);
+            pool.take_granted(served)
+        };
+        hand_over(granted);
     }
 }
 
 /// A place in the line; whoever leaves it may have kept away those behind.
 struct Place<'a> {
-    budget: &'a ByteBudget,
+    share: &'a Arc<ByteShare>,
+    ticket: TicketId,
     granted: oneshot::Receiver<Lease>,
-    served: bool,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if !self.served {
-            self.granted.close();
-            self.budget.shared.lock().forget_those_who_left();
-            self.budget.serve();
-        }
-    }
-}
-
-impl Ledger {
-    /// A lease larger than the whole budget waits until nothing else is out, then goes alone.
-    fn has_room(&self, bytes: usize) -> bool {
-        mutant!("budget-without-limit", self.leased + bytes <= self.limit, true) || self.leased == 0
-    }
-
-    fn join_line(&mut self, waiter: Waiter) {
-        if let Some(purpose) = waiter.purpose {
-            self.takers[purpose as usize] += 1;
-        }
-        self.waiters.push_back(waiter);
-    }
-
-    fn leave_line(&mut self, at: usize) -> Option<Waiter> {
-        let waiter = self.waiters.remove(at)?;
-        if let Some(purpose) = waiter.purpose {
-            self.takers[purpose as usize] -= 1;
-        }
-        Some(waiter)
-    }
-
-    fn forget_those_who_left(&mut self) {
-        let takers = &mut self.takers;
-        self.waiters.retain(|waiter| {
-            let left = waiter.grant.is_closed();
-            if let Some(purpose) = waiter.purpose.filter(|_| left) {
-                takers[purpose as usize] -= 1;
-            }
-            !left
-        });
-    }
-
-    /// Who is served next, and whether over the limit.
-    fn next_served(&mut self) -> Option<(Waiter, Option<Overdraft>)> {
-        while self.waiters.front().is_some_and(|waiter| waiter.grant.is_closed()) {
-            self.leave_line(0);
-        }
-        if self.waiters.front().is_some_and(|waiter| self.has_room(waiter.bytes)) {
-            return Some((self.leave_line(0)?, None));
-        }
-        // The line is long just when every release matters: it is not searched for who is not in it.
-        let is_free = |purpose: Overdraft| !self.overdrafts_out[purpose as usize];
-        if !OVERDRAFTS.iter().any(|purpose| is_free(*purpose) && self.takers[*purpose as usize] > 0) {
-            return None;
-        }
-        let mut line = self.waiters.iter().enumerate().filter(|(_, waiter)| !waiter.grant.is_closed());
-        let taker = |waiter: &Waiter| waiter.purpose.filter(|purpose| is_free(*purpose));
-        let (at, purpose) = line.find_map(|(at, waiter)| Some((at, taker(waiter)?)))?;
-        Some((self.leave_line(at)?, Some(purpose)))
+        let (gone, granted) = {
+            let mut pool = self.share.pool.lock();
+            let Some(gone) = pool.waiting.remove(&self.ticket) else { return };
+            let served = pool.shares.leave(self.ticket);
+            (gone, pool.take_granted(served))
+        };
+        drop(gone);
+        hand_over(granted);
     }
 }
 
 impl Lease {
     /// Bytes lent.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.loan.map_or(0, |loan| loan.bytes)
     }
 
-    /// Gives back what is over `bytes`.
+    /// Gives back what is over `bytes`: what is over the limit first.
     pub fn shrink_to(&mut self, bytes: usize) {
-        let surplus = self.bytes.saturating_sub(bytes);
+        let surplus = self.bytes().saturating_sub(bytes);
         if surplus > 0 {
-            self.bytes -= surplus;
-            self.budget.give_back(surplus, None);
+            let back = self.split(surplus);
+            drop(back);
         }
     }
 
-    /// Accounts for bytes that are here already and more than was asked for: a first batch larger than the fetch limit.
-    pub fn grow_to(&mut self, bytes: usize) {
-        let missing = bytes.saturating_sub(self.bytes);
-        if missing > 0 {
-            self.bytes += missing;
-            let mut ledger = self.budget.shared.lock();
-            ledger.leased += missing;
+    /// Takes `other` in, which was lent for the same share.
+    pub fn join(&mut self, mut other: Self) {
+        debug_assert_eq!(self.share.id, other.share.id, "leases of one share");
+        self.bytes += std::mem::take(&mut other.bytes);
+        if self.loan.is_none() {
+            self.loan = other.loan.take();
         }
+    }
+
+    /// A lease of nothing, of the same share.
+    pub fn nothing(&self) -> Self {
+        Self { share: Arc::clone(&self.share), bytes: 0, loan: None }
     }
 
     /// Splits `bytes` (at most all) off into a lease of their own.
     pub fn split(&mut self, bytes: usize) -> Self {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        Self { budget: self.budget.clone(), bytes, overdraft: None }
+        let bytes = bytes.min(self.bytes());
+        let over = self.loan.map_or(0, |loan| loan.bytes).min(bytes);
+        let loan = self.loan.filter(|_| over > 0).map(|loan| Loan { bytes: over, ..loan });
+        self.loan =
+            self.loan.map(|loan| Loan { bytes: loan.bytes - over, ..loan }).filter(|loan| loan.bytes > 0);
+        self.bytes -= bytes - over;
+        Self { share: Arc::clone(&self.share), bytes: bytes - over, loan }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.bytes > 0 || self.overdraft.is_some() {
-            self.budget.give_back(self.bytes, self.overdraft);
+        if self.bytes > 0 || self.loan.is_some() {
+            self.share.give_back(self.bytes, self.loan);
         }
     }
 }
@@ -290,8 +338,9 @@ impl Drop for Lease {
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lease")
+            .field("for", &self.share.name)
             .field("bytes", &self.bytes)
-            .field("overdraft", &self.overdraft)
+            .field("loan", &self.loan)
             .finish_non_exhaustive()
     }
 }
@@ -302,6 +351,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const PURPOSES: [Overdraft; 3] = [Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
+
+    fn waiting(budget: &ByteBudget) -> usize {
+        budget.share.pool.lock().waiting.len()
+    }
 
     #[test]
     fn mem_1_leases_stay_within_the_budget_plus_one_overdraft() {
@@ -388,11 +443,11 @@ mod tests {
         }
         let mut last = line.pop().expect("three");
         line.clear();
-        assert_eq!(budget.shared.lock().waiters.len(), 2, "those who wait");
+        assert_eq!(waiting(&budget), 2, "those who wait");
         drop(over);
         let last = last.as_mut().now_or_never().expect("the only one left who can take it");
         drop((front, last, most));
-        assert_eq!((budget.leased(), budget.shared.lock().takers), (0, [0; 3]));
+        assert_eq!((budget.leased(), waiting(&budget)), (0, 0));
     }
 
     /// A future that is polled by hand.
@@ -415,7 +470,7 @@ mod tests {
                     0 if at < held.len() => drop(held.swap_remove(at)),
                     1 if at < asked.len() => drop(asked.swap_remove(at)),
                     _ => {
-                        let (budget, purpose) = (budget.clone(), OVERDRAFTS.get(at).copied());
+                        let (budget, purpose) = (budget.clone(), PURPOSES.get(at).copied());
                         asked.push(Box::pin(async move {
                             match purpose {
                                 None => budget.lease(bytes).await,
@@ -426,19 +481,7 @@ mod tests {
                 }
                 serve_all(&mut asked, &mut held);
                 prop_assert_eq!(budget.leased(), held.iter().map(Lease::bytes).sum::<usize>());
-                let over: Vec<&Lease> = held.iter().filter(|lease| lease.overdraft.is_some()).collect();
-                let over_bytes: usize = over.iter().map(|lease| lease.bytes()).sum();
-                prop_assert!(budget.leased() - over_bytes <= 100 && over.len() <= 3);
-                let ledger = budget.shared.lock();
-                prop_assert_eq!(ledger.waiters.len(), asked.len());
-                prop_assert!(ledger.waiters.front().is_none_or(|first| !ledger.has_room(first.bytes)));
-                for purpose in OVERDRAFTS {
-                    let out = over.iter().filter(|lease| lease.overdraft == Some(purpose)).count();
-                    let wait = ledger.waiters.iter().filter(|waiter| waiter.purpose == Some(purpose)).count();
-                    prop_assert_eq!(ledger.takers[purpose as usize], wait);
-                    prop_assert_eq!(usize::from(ledger.overdrafts_out[purpose as usize]), out);
-                    prop_assert!(wait == 0 || out == 1, "an overdraft that somebody waits for is out");
-                }
+                prop_assert_eq!(waiting(&budget), asked.len());
             }
             while !held.is_empty() {
                 held.clear();

@@ -2,4 +2,5 @@
 //! Flow control is made of these alone; no queue is trusted to push back.
 
 pub mod bytes;
+mod shares;
 pub mod slots;

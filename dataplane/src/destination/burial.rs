@@ -1,7 +1,6 @@
 //! The errand of a partition: its failed records to the mapping's destination, until they are there.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use lighterman_proto::api::Destination;
@@ -12,7 +11,7 @@ use super::core::{DROP_TRIES, OnFailure};
 use super::deliver::{Delivery, DeliveryObserver, deliver};
 use super::letter::{DestinationPort, Letter, Undelivered};
 use super::letters::{Facts, Sender};
-use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
+use crate::credit::bytes::{ByteBudget, Overdraft};
 use crate::invoker::retry::RetryPolicy;
 use crate::partition::effects::Buried;
 use crate::partition::failing::{Burial, Errand};
@@ -41,8 +40,6 @@ pub struct DestinationBurial {
 
 /// Permits of [`DestinationBurial::turns`].
 pub const LETTERS_AT_ONCE: usize = 2;
-const LINE_PATIENCE: Duration = Duration::from_secs(5);
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl DestinationBurial {
     /// AWS's way to drop, or ours to hold.
@@ -52,7 +49,8 @@ impl DestinationBurial {
 
     async fn send(self, errand: &Errand) -> Buried {
         let Ok(_turn) = self.turns.acquire().await else { return Buried::Stopped };
-        let _lease = self.lease(Sender::bytes_max(&self.destination, &errand.work)).await;
+        let bytes = Sender::bytes_max(&self.destination, &errand.work);
+        let _lease = self.budget.lease_or_overdraft(bytes, Overdraft::Letter).await;
         let facts = Facts {
             partition: errand.partition.partition,
             work: &errand.work,
@@ -72,19 +70,6 @@ impl DestinationBurial {
         }
         let second = self.deliver(smaller).await;
         if second.is_complete() { Buried::Acknowledged } else { Buried::Dropped }
-    }
-
-    /// In line with everyone; past the line when nothing moves, because all bytes may be held by partitions that wait.
-    async fn lease(&self, bytes: usize) -> Lease {
-        if let Ok(lease) = tokio::time::timeout(LINE_PATIENCE, self.budget.lease(bytes)).await {
-            return lease;
-        }
-        loop {
-            if let Some(lease) = self.budget.try_lease_or_overdraft(bytes, Overdraft::Letter) {
-                return lease;
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
     }
 
     fn smaller(&self, facts: &Facts<'_>, undelivered: &Undelivered) -> Option<Letter> {
@@ -139,6 +124,7 @@ impl DestinationPort for OnTheWire {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::time::Duration;
 
     use lighterman_proto::event::{Envelope, EventSource};
     use lighterman_proto::failure::{Condition, Source};

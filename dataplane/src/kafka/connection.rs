@@ -16,6 +16,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes, VersionRange};
 use lighterman_proto::units::FRAME_BYTES_MAX;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::error::KafkaError;
@@ -56,6 +57,20 @@ pub struct Pending {
     api: ApiKey,
     version: i16,
     correlation: i32,
+}
+
+/// A reply of which the first bytes are here, and how long it is.
+#[must_use = "the rest of the reply is on its way"]
+pub struct Arriving {
+    pending: Pending,
+    length: usize,
+}
+
+impl Arriving {
+    /// Bytes that it takes to receive it.
+    pub fn bytes(&self) -> usize {
+        self.length
+    }
 }
 
 impl Connection {
@@ -164,32 +179,76 @@ impl Connection {
         Ok(body)
     }
 
+    /// Waits for the reply of `pending`: no memory is taken for it yet. Whoever has found room for it goes on with
+    /// [`Connection::receive_rest`]; until then it stays where it is, and the broker's side of the connection is full.
+    pub async fn await_reply(
+        &mut self,
+        pending: Pending,
+        deadline: Duration,
+    ) -> Result<Arriving, KafkaError> {
+        let api = pending.api;
+        let read = timeout(deadline, self.read_length(frame_bytes_max(api))).await;
+        let length = self.came(api, deadline, read)?;
+        Ok(Arriving { pending, length })
+    }
+
+    /// Reads what is left of a reply. Records in it are slices of the received frame.
+    pub async fn receive_rest<R: Request>(
+        &mut self,
+        arriving: Arriving,
+        deadline: Duration,
+    ) -> Result<R::Response, KafkaError> {
+        let Arriving { pending, length } = arriving;
+        let read = timeout(deadline, self.read_rest(length)).await;
+        let mut frame = self.came(pending.api, deadline, read)?;
+        let body = self.decode::<R::Response>(&pending, &mut frame)?;
+        self.spoiled = false;
+        Ok(body)
+    }
+
     async fn receive_frame(&mut self, pending: &Pending, deadline: Duration) -> Result<Bytes, KafkaError> {
         let api = pending.api;
-        match timeout(deadline, self.read_frame(frame_bytes_max(api))).await {
-            Err(_) => Err(KafkaError::Timeout { address: self.address.clone(), api, after: deadline }),
+        let read = timeout(deadline, async {
+            let length = self.read_length(frame_bytes_max(api)).await?;
+            self.read_rest(length).await
+        });
+        let read = read.await;
+        self.came(api, deadline, read)
+    }
+
+    fn came<T>(
+        &self,
+        api: ApiKey,
+        after: Duration,
+        read: Result<io::Result<T>, Elapsed>,
+    ) -> Result<T, KafkaError> {
+        let address = self.address.clone();
+        match read {
+            Err(_) => Err(KafkaError::Timeout { address, api, after }),
             Ok(Err(source)) if source.kind() == io::ErrorKind::InvalidData => {
-                Err(KafkaError::Frame { address: self.address.clone(), what: source.to_string() })
+                Err(KafkaError::Frame { address, what: source.to_string() })
             }
-            Ok(Err(source)) => Err(KafkaError::Closed { address: self.address.clone(), api, source }),
-            Ok(Ok(frame)) => Ok(frame),
+            Ok(Err(source)) => Err(KafkaError::Closed { address, api, source }),
+            Ok(Ok(came)) => Ok(came),
         }
     }
 
     /// One exchange at a time: no byte of another frame can lie behind this one, so the first read asks for more than the
     /// length, and a short answer comes whole.
-    async fn read_frame(&mut self, bytes_max: usize) -> io::Result<Bytes> {
+    async fn read_length(&mut self, bytes_max: usize) -> io::Result<usize> {
         self.inbound.clear();
         self.inbound.reserve(FIRST_READ_BYTES_MAX);
         self.read_until(LENGTH_BYTES, FIRST_READ_BYTES_MAX).await?;
         let length = self.inbound.get_i32();
-        let length =
-            usize::try_from(length).ok().filter(|n| (4..=bytes_max).contains(n)).ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("frame length {length} is not within 4..={bytes_max}"),
-                )
-            })?;
+        usize::try_from(length).ok().filter(|n| (4..=bytes_max).contains(n)).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("frame length {length} is not within 4..={bytes_max}"),
+            )
+        })
+    }
+
+    async fn read_rest(&mut self, length: usize) -> io::Result<Bytes> {
         self.inbound.reserve(length.saturating_sub(self.inbound.len()));
         self.read_until(length, length).await?;
         let frame = self.inbound.split_to(length).freeze();

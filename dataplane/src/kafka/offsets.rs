@@ -4,6 +4,7 @@
 mod as_member;
 mod asked;
 mod by_leader;
+mod log_ends;
 mod logs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use asked::Asked;
 
 pub use as_member::fetch_committed_as_member;
 pub use by_leader::{Learnt, Unlearnt};
+pub use log_ends::log_ends;
 pub use logs::{KnownEpoch, epoch_ends, epoch_ends_each, list_offsets, list_offsets_each};
 
 /// Which offset is asked for.

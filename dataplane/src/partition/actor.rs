@@ -159,8 +159,9 @@ impl PartitionActor {
             Effect::Want { position, leader_epoch, bytes_max } => {
                 self.want(position, leader_epoch, bytes_max, ctx);
             }
-            Effect::Forget => {
-                let _ = self.router.send(Forget { partition: self.id.clone() });
+            ref forgets @ (Effect::Forget | Effect::Pause) => {
+                let pauses = matches!(forgets, Effect::Pause);
+                let _ = self.router.send(Forget { partition: self.id.clone(), pauses });
             }
             Effect::Offer { seq, cut, attempt, alone, expires } => {
                 self.gauge.set_oldest(Some(cut.oldest));
@@ -249,9 +250,8 @@ impl PartitionActor {
     }
 
     fn take_in(&mut self, position: Offset, fetched: FetchedRecords, ctx: &mut Context<Self>) {
-        self.gauge.set_log_end(fetched.high_watermark);
-        let aborted = AbortedTransactions::new(fetched.aborted);
-        let before = self.core.position();
+        self.gauge.set_log_end(Some(fetched.high_watermark));
+        let (aborted, before) = (AbortedTransactions::new(fetched.aborted), self.core.position());
         self.step(ctx, |core, tools| {
             let frame = Frame { position, records: &fetched.records, aborted, hold: &fetched.hold };
             core.fetched(clock::now(), frame, tools)
@@ -291,7 +291,7 @@ impl Actor for PartitionActor {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         let (partition, epoch) = (self.id.partition, self.epoch);
-        let _ = self.router.send(Forget { partition: self.id.clone() });
+        let _ = self.router.send(Forget { partition: self.id.clone(), pauses: false });
         let _ = self.batcher.send(Unregister { partition, epoch });
         let _ = self.committer.send(Unfollow { partition, epoch });
     }

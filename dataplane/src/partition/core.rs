@@ -12,6 +12,7 @@ use lighterman_proto::units::Moment;
 
 use super::effects::{Buried, Effect, Effects, Frame, Note, Resolution, Start, Tools};
 use super::fetch_buffer::FetchBuffer;
+use super::giving_up::LastCommit;
 use super::ledger::{Ledger, Outcome};
 use super::progress::{Inherited, restore};
 use super::work::Work;
@@ -90,11 +91,14 @@ pub struct PartitionCore {
     pub(super) position: Offset,
     pub(super) sent: Sent,
     acknowledged_seq: u64,
-    /// The group refuses the commits for good, and nobody here goes on.
-    pub(super) commits_given_up: bool,
+    pub(super) last_commit: LastCommit,
     /// The last offset that the group is known to have.
     pub(super) acknowledged: Offset,
     pub(super) wanted: bool,
+    /// The last attempt at what is in work did not resolve it.
+    pub(super) held_up: bool,
+    /// Others were short of bytes since.
+    pub(super) gave_back: bool,
     pub(super) lost_before: Option<Offset>,
 }
 
@@ -117,9 +121,11 @@ impl PartitionCore {
             position: start.committed,
             sent: Sent { seq: 0, offset: start.committed, progress: start.progress.clone() },
             acknowledged_seq: 0,
-            commits_given_up: false,
+            last_commit: LastCommit::Awaited,
             acknowledged: start.committed,
             wanted: false,
+            held_up: false,
+            gave_back: false,
             lost_before: None,
             start,
         }
@@ -312,7 +318,7 @@ impl PartitionCore {
         if !nothing_runs {
             return;
         }
-        if !self.commits_given_up {
+        if self.last_commit == LastCommit::Awaited {
             if !self.is_acknowledged() {
                 return;
             }
@@ -329,7 +335,12 @@ impl PartitionCore {
     fn want(&mut self, out: &mut Effects) {
         let held = self.buffer.wire_bytes();
         let target = self.start.buffer_bytes_target;
-        if self.wanted || self.phase != Phase::Running || self.lost_before.is_some() || held >= target {
+        if self.holds_back()
+            || self.wanted
+            || self.phase != Phase::Running
+            || self.lost_before.is_some()
+            || held >= target
+        {
             return;
         }
         self.wanted = true;

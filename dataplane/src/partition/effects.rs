@@ -50,6 +50,8 @@ pub enum Effect {
     },
     /// Ask no more.
     Forget,
+    /// Ask no more for now; where the log ends is still of interest.
+    Pause,
     /// Show `cut` to the batcher; it replaces what was shown under the same `seq`.
     Offer {
         /// Which offer.

@@ -52,7 +52,7 @@ impl Gauge {
         known(&self.committed)
     }
 
-    /// The end of the log, as the last fetch reply said.
+    /// The end of the log, as its leader said last.
     pub fn log_end(&self) -> Option<Offset> {
         known(&self.log_end)
     }
@@ -118,8 +118,8 @@ impl Gauge {
         self.committed.store(offset.0, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_log_end(&self, offset: Offset) {
-        self.log_end.store(offset.0, Ordering::Relaxed);
+    pub(crate) fn set_log_end(&self, offset: Option<Offset>) {
+        self.log_end.store(offset.map_or(-1, |offset| offset.0), Ordering::Relaxed);
     }
 
     pub(crate) fn set_position(&self, offset: Offset) {

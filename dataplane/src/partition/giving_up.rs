@@ -9,11 +9,20 @@ use super::effects::{Effects, Tools};
 use super::messages::CommitGivenUp;
 use crate::runtime::clock;
 
+/// What becomes of a drain's last commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LastCommit {
+    /// The group takes it, sooner or later.
+    Awaited,
+    /// The group refuses it for good, and nobody here goes on.
+    GivenUp,
+}
+
 impl PartitionCore {
     /// The group refuses the commits for good, and the member stops: the drain does not wait for them any more.
     pub fn commit_given_up(&mut self, now: Moment, tools: &mut Tools<'_>) -> Effects {
         let mut out = Effects::new();
-        self.commits_given_up = true;
+        self.last_commit = LastCommit::GivenUp;
         self.advance(now, tools, &mut out);
         out
     }

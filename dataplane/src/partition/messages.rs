@@ -81,6 +81,11 @@ pub struct Drain;
 #[rtype(result = "()")]
 pub struct Fence;
 
+/// Others are short of bytes: give back what is of no use now.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct GiveBack;
+
 /// A person wants a record that fails resolved as skipped.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

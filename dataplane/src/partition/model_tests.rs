@@ -248,7 +248,7 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Want { position, .. } => self.wanted = Some(position),
-                Effect::Forget => self.wanted = None,
+                Effect::Forget | Effect::Pause => self.wanted = None,
                 Effect::Offer { seq, cut, .. } => {
                     assert!(self.flying.is_none(), "SLT-1: one invocation of a partition at a time");
                     assert!(
@@ -385,12 +385,13 @@ proptest! {
     #[test]
     fn ord_1_com_1_alo_1_liv_1_whatever_happens_in_whatever_order(
         log in any_filtered_log(),
-        steps in prop::collection::vec((0u8..9, 1usize..4), 0..120),
+        steps in prop::collection::vec((0u8..10, 1usize..4), 0..120),
     ) {
         let mut world = World::new(log);
         for (kind, amount) in steps {
             match kind {
                 8 => world.seal_earlier(),
+                9 => world.step(|core, _, tools| core.give_back(tools)),
                 0 | 1 => world.fetch(amount),
                 2 | 3 => world.seal(),
                 4 => world.answer(true),

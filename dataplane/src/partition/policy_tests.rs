@@ -46,6 +46,8 @@ enum Step {
     /// The mapping's filters change: a hand-over to an owner that refuses these.
     Refilter(BTreeSet<i64>),
     Skip(i64),
+    /// Others are short of bytes.
+    GiveBack,
 }
 
 /// What the batcher has of an offer.
@@ -134,7 +136,7 @@ impl World {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Want { position, .. } => self.wanted = Some(position),
-            Effect::Forget => self.wanted = None,
+            Effect::Forget | Effect::Pause => self.wanted = None,
             Effect::Offer { seq, cut, expires, .. } => {
                 assert!(self.flying.is_none() && self.errand.is_none(), "SLT-1: one thing at a time");
                 assert!(cut.records > 0 && cut.records <= LIMITS.records_max, "LIM-1");
@@ -227,6 +229,7 @@ impl World {
                 });
             }
             Step::Acknowledge => self.acknowledge(),
+            Step::GiveBack => self.step(|core, _, tools| core.give_back(tools)),
             Step::Tick => {
                 self.now = self.now + Duration::from_secs(2);
                 if self.policy.record_age_max.is_some() {
@@ -453,6 +456,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::HandOver),
         1 => prop::collection::btree_set(0..RECORDS, 0..10).prop_map(Step::Refilter),
         1 => (0..RECORDS).prop_map(Step::Skip),
+        1 => Just(Step::GiveBack),
     ]
 }
 

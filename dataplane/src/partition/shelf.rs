@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix::Recipient;
+use actix::{Handler, Recipient};
 use bytes::Bytes;
 use lighterman_proto::event::Envelope;
 use lighterman_proto::filter::Filters;
@@ -13,9 +13,11 @@ use lighterman_proto::records::{Compression, Inflater, Record, RecordError};
 use lighterman_proto::units::INFLATED_BYTES_MAX;
 use tokio::task::JoinHandle;
 
+use super::actor::PartitionActor;
+use super::core::PartitionCore;
 use super::cut::Hold;
 use super::fetch_buffer::{Opener, Opening, Sieve, Sizer};
-use super::messages::CreditGranted;
+use super::messages::{CreditGranted, GiveBack};
 use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::runtime::outbox::post;
 
@@ -121,6 +123,14 @@ impl Inflate for Inflater {
     }
 }
 
+impl Handler<GiveBack> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: GiveBack, ctx: &mut Self::Context) {
+        self.step(ctx, PartitionCore::give_back);
+    }
+}
+
 /// A place in the budget's line; given up when it is dropped.
 pub(super) struct InLine(JoinHandle<()>);
 
@@ -151,9 +161,9 @@ mod tests {
     use lighterman_proto::units::{Moment, TimestampMs};
 
     use super::*;
-    use crate::partition::core::PartitionCore;
+    use crate::batcher::BatchId;
     use crate::partition::cut::CutLimits;
-    use crate::partition::effects::{Effect, Effects, Frame, Start, Tools};
+    use crate::partition::effects::{Effect, Effects, Frame, Resolution, Start, Tools};
     use crate::partition::model_tests::{Plain, batch, hold};
     use crate::partition::work::FailurePolicy;
 
@@ -279,7 +289,8 @@ mod tests {
     #[test]
     fn credit_that_is_too_little_or_not_needed_any_more_goes_to_the_next() {
         let mut pressed = Pressed::new(None);
-        let over = pressed.budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
+        let over =
+            pressed.budget.try_lease_or_overdraft(LIMIT / 2, Overdraft::Inflated).expect("the overdraft");
         let bytes = awaited(&pressed.fetch(&packed(0, 5).into())).expect("no credit");
         pressed.others.shrink_to(LIMIT - bytes);
         let little = pressed.budget.try_lease(bytes - 1).expect("room");
@@ -289,6 +300,89 @@ mod tests {
         let late = pressed.budget.try_lease(bytes).expect("room");
         pressed.wake(Some(late));
         assert_eq!((pressed.inflations(), pressed.budget.leased()), (1, LIMIT - bytes));
+    }
+
+    fn offered(effects: &Effects) -> Option<(u64, Offset, Vec<i64>)> {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Offer { seq, cut, .. } => {
+                Some((*seq, cut.range.end, cut.walk().map(|record| record.offset.0).collect()))
+            }
+            _ => None,
+        })
+    }
+
+    fn wanted(effects: &Effects) -> Option<Offset> {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Want { position, .. } => Some(*position),
+            _ => None,
+        })
+    }
+
+    /// A partition without room to spare that holds a frame, of which the first batch was offered.
+    fn stocked(buffer_bytes_target: usize) -> (Pressed, usize, (u64, Offset, Vec<i64>)) {
+        let mut pressed = Pressed::new(None);
+        pressed.core.start.buffer_bytes_target = buffer_bytes_target;
+        pressed.others.shrink_to(0);
+        let deltas: Vec<(i64, usize)> = (0..8).map(|delta| (delta, 20)).collect();
+        let frame = Bytes::from([batch(0, &deltas, 7, false), batch(8, &deltas, 7, false)].concat());
+        let hold = Arc::new(pressed.budget.try_lease(frame.len()).expect("room"));
+        let effects = pressed.step(None, |core, tools| {
+            let aborted = AbortedTransactions::default();
+            core.fetched(NOW, Frame { position: Offset(0), records: &frame, aborted, hold: &hold }, tools)
+        });
+        let offer = offered(&effects).expect("a batch");
+        (pressed, frame.len(), offer)
+    }
+
+    #[test]
+    fn mem_1_ord_1_what_lies_behind_a_retry_is_given_back_and_fetched_when_it_can_be_used() {
+        for target in [100, 100_000] {
+            let (mut pressed, frame_bytes, (seq, end, records)) = stocked(target);
+            pressed.step(None, PartitionCore::give_back);
+            assert_eq!(pressed.budget.leased(), frame_bytes, "what is offered is let alone");
+            let until = NOW + std::time::Duration::from_secs(5);
+            let again = |pressed: &mut Pressed, seq, ticket| {
+                pressed.step(None, |core, tools| {
+                    core.sealed(seq, end, BatchId(ticket), tools);
+                    core.resolved(NOW, BatchId(ticket), Resolution::Again { at: until }, tools)
+                })
+            };
+            again(&mut pressed, seq, 1);
+            let effects = pressed.step(None, PartitionCore::give_back);
+            assert!(effects.iter().any(|effect| matches!(effect, Effect::Pause)), "{effects:?}");
+            assert_eq!((pressed.core.position(), pressed.core.buffered_bytes()), (Offset(8), 0));
+            assert!(pressed.budget.leased() < frame_bytes / 2, "only what is tried again is held");
+            for ticket in 2..5 {
+                let effects = pressed.step(None, |core, tools| core.wake(until, tools));
+                let (seq, _, same) = offered(&effects).expect("the same again");
+                assert_eq!((&same, wanted(&effects)), (&records, None), "nothing is fetched to lie there");
+                let effects = again(&mut pressed, seq, ticket);
+                assert_eq!(wanted(&effects), None);
+            }
+            let (seq, ..) =
+                offered(&pressed.step(None, |core, tools| core.wake(until, tools))).expect("again");
+            let effects = pressed.step(None, |core, tools| {
+                core.sealed(seq, end, BatchId(9), tools);
+                core.resolved(NOW, BatchId(9), Resolution::Delivered, tools)
+            });
+            assert_eq!(wanted(&effects), Some(Offset(8)), "ALO-1: now it can be used");
+            assert_eq!(pressed.budget.leased(), 0);
+        }
+    }
+
+    #[test]
+    fn mem_1_a_frame_that_others_hold_too_is_left_when_there_is_room_for_a_copy() {
+        let (mut pressed, frame_bytes, (seq, end, _)) = stocked(100);
+        let other = pressed.core.work.cut.slices[0].hold.clone();
+        let until = NOW + std::time::Duration::from_secs(5);
+        pressed.step(None, |core, tools| {
+            core.sealed(seq, end, BatchId(1), tools);
+            core.resolved(NOW, BatchId(1), Resolution::Again { at: until }, tools)
+        });
+        pressed.step(None, PartitionCore::give_back);
+        assert!(pressed.budget.leased() > frame_bytes, "the other's, and a copy");
+        drop(other);
+        assert!(pressed.budget.leased() < frame_bytes / 2);
     }
 
     struct Receiving(tokio::sync::mpsc::UnboundedSender<Lease>);

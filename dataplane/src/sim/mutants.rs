@@ -31,6 +31,7 @@ pub const ALL: &[&str] = &[
     "slot-over-the-limit",
     "budget-leak",
     "budget-without-limit",
+    "floor-ignored",
     "late-commit-retry-rewinds",
     "rewound-commit-stays",
     "two-commits-in-flight",

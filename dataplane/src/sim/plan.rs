@@ -228,6 +228,8 @@ pub struct Plan {
     pub window: Duration,
     /// Byte budget of a node.
     pub budget: usize,
+    /// Another mapping of each node takes all the bytes that it can have.
+    pub has_neighbour: bool,
     /// What happens to records that fail.
     pub policy: FailurePolicy,
     /// `ReportBatchItemFailures`.
@@ -277,6 +279,7 @@ impl Plan {
             payload_bytes_max: random.pick(&[1_500, 4_000, 100_000]),
             window: random.pick(&[Duration::ZERO, Duration::from_millis(50), Duration::from_millis(400)]),
             budget: random.pick(&[66_000, 140_000, 1 << 20]),
+            has_neighbour: Random::new(seed.rotate_left(20)).chance(250),
             policy,
             partial_responses: random.chance(400),
             drops: random.chance(500),

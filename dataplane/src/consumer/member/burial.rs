@@ -39,7 +39,7 @@ impl Floor {
             retry: self.node.retry,
             on_failure: DestinationBurial::on_failure(drop),
             observer: Arc::new(DeliveryWatch::new(run.id.to_string(), self.status.labels())),
-            budget: self.node.budget.clone(),
+            budget: self.budget.clone(),
             turns: Arc::new(Semaphore::new(LETTERS_AT_ONCE)),
         }))
     }

@@ -131,6 +131,7 @@ struct SeatedConsumer {
 /// The actors of a member that has joined; they end when it is dropped.
 pub struct Floor {
     pub(super) node: Node,
+    pub(super) budget: ByteBudget,
     pub(super) run: MappingRun,
     pub(super) cluster: Cluster,
     membership: Membership,
@@ -158,6 +159,8 @@ pub struct Floor {
 pub struct FloorParts {
     /// The node.
     pub node: Node,
+    /// The mapping's share of its bytes.
+    pub budget: ByteBudget,
     /// The mapping.
     pub run: MappingRun,
     /// Its cluster.
@@ -179,8 +182,18 @@ pub struct FloorParts {
 impl Floor {
     /// A committer, no consumers yet.
     pub fn new(parts: FloorParts) -> Self {
-        let FloorParts { node, run, cluster, membership, function, activated, status, member, shared_death } =
-            parts;
+        let FloorParts {
+            node,
+            budget,
+            run,
+            cluster,
+            membership,
+            function,
+            activated,
+            status,
+            member,
+            shared_death,
+        } = parts;
         let slots = Slots::new(SLOTS_PER_CONSUMER);
         let concurrency = Concurrency::new(slots.clone());
         let invoker = Invoker::new(Arc::clone(&node.port), function.clone(), concurrency.clone());
@@ -193,6 +206,7 @@ impl Floor {
         });
         Self {
             node,
+            budget,
             run,
             cluster,
             membership,
@@ -308,7 +322,7 @@ impl Floor {
             envelope: Arc::clone(&envelope),
             slots: self.slots.clone(),
             slot_line: u64::from(id.0),
-            budget: self.node.budget.clone(),
+            budget: self.budget.clone(),
             payloads: self.node.payloads.clone(),
             in_flight: self.node.in_flight.clone(),
             ownership: self.membership.lease(),
@@ -332,7 +346,7 @@ impl Floor {
             },
             policy: self.run.failure.policy,
             buffer_bytes_target: BUFFER_BYTES_TARGET,
-            budget: self.node.budget.clone(),
+            budget: self.budget.clone(),
             in_flight: self.node.in_flight.clone(),
             burial,
             router,

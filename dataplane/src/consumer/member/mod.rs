@@ -5,6 +5,7 @@ mod burial;
 pub mod commits;
 pub mod floor;
 mod function;
+mod memory;
 mod ownership;
 mod resolving;
 mod sampling;
@@ -31,6 +32,7 @@ use self::turn::Turn;
 use self::waiting::WaitingStarts;
 use super::messages::{ConsumerEvent, ConsumerReport, Position};
 use super::status::StatusBoard;
+use crate::credit::bytes::ByteBudget;
 use crate::invoker::facts::FunctionWatch;
 use crate::invoker::invoke::InvokedFunction;
 use crate::invoker::port::FunctionFacts;
@@ -59,6 +61,8 @@ struct SharedActorDied(&'static str);
 /// The actor.
 pub struct MemberActor {
     node: Node,
+    /// The mapping's share of the node's bytes.
+    budget: ByteBudget,
     run: MappingRun,
     status: StatusBoard,
     cluster: Cluster,
@@ -110,6 +114,7 @@ impl MemberActor {
         Self {
             scaler: Scaler::new(run.bounds),
             desired: run.bounds.minimum.max(1),
+            budget: node.budget.share_for(&format!("mapping {}", run.id)),
             node,
             run,
             status,
@@ -143,6 +148,7 @@ impl MemberActor {
         let died = ctx.address();
         Floor::new(FloorParts {
             node: self.node.clone(),
+            budget: self.budget.clone(),
             run: self.run.clone(),
             cluster: self.cluster.clone(),
             membership,
@@ -177,6 +183,7 @@ impl MemberActor {
             self.resolve_waiting(ctx);
         }
         self.status.set_missing(self.missing());
+        self.mind_memory();
         if self.lost_something
             && let Some((membership, _)) = &self.joined
             && self.node.in_flight.is_mapping_clear(self.run.id, now)

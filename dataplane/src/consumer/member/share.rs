@@ -1,6 +1,7 @@
 //! What the consumers of a mapping on one data arbiter have together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Actor, Addr};
 
@@ -23,7 +24,7 @@ impl Floor {
         let placement = &self.node.placement;
         let start = || {
             let (cluster, budget, settings) =
-                (self.cluster.clone(), self.node.budget.clone(), self.node.fetch.clone());
+                (self.cluster.clone(), self.budget.clone(), self.node.fetch.clone());
             let status: Arc<dyn FetchStatus> = Arc::new(ShownFetches(self.status.clone()));
             let died = watch(&self.shared_death, "fetch router");
             let router = FetchRouter::start_in_arbiter(&placement.data(arbiter), move |_| {
@@ -48,5 +49,9 @@ impl FetchStatus for ShownFetches {
 
     fn unreachable(&self, error: &KafkaError) {
         self.0.poll_failed(&error.to_string());
+    }
+
+    fn throttled(&self, wait: Duration) {
+        self.0.fetch_throttled(wait);
     }
 }

@@ -2,6 +2,7 @@
 //! for. What it cannot settle itself goes back to the router, with which it ends.
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +19,14 @@ use super::messages::{FetchTrouble, Fetched, FetchedRecords, Want, Watermarks};
 use super::router::{FetchRouter, FetchSettings, FetchStatus, Misplaced};
 use super::session::Session;
 use super::wire::{self, Part, Poll, Refused};
-use crate::credit::bytes::{ByteBudget, Lease};
+use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::kafka::backoff::{Backoff, random};
 use crate::kafka::cluster::{Cluster, REQUEST_DEADLINE};
 use crate::kafka::connection::Connection;
 use crate::kafka::error::KafkaError;
-use crate::kafka::offsets::{At, list_offsets};
+use crate::kafka::offsets::{At, list_offsets, log_ends};
 use crate::kafka::transport::BrokerAddress;
+use crate::runtime::clock;
 use crate::runtime::live_count::LiveCount;
 use crate::runtime::outbox::post;
 
@@ -32,6 +34,12 @@ const WAIT: Duration = Duration::from_millis(500);
 /// A connection that carries nothing for so long is closed, as by Java's client (`connections.max.idle.ms`), before the broker
 /// does it at its ten minutes.
 const IDLE_MAX: Duration = Duration::from_secs(9 * 60);
+/// How often a task that waits looks whether log ends are to be asked for, and whether anybody wants anything still.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+/// What a frame holds beside records, for each partition that was asked for.
+const HEAD_BYTES: usize = 256;
+/// Kafka's quotas hold a client back for some seconds at most (`quota.window.num` windows of a second).
+const THROTTLE_MAX: Duration = Duration::from_secs(30);
 /// Turns given to partitions between a delivery and the next request, so that their next wants are in it.
 const TURNS_AFTER_DELIVERY: usize = 8;
 
@@ -60,11 +68,10 @@ impl BrokerTask {
     pub(super) async fn run(mut self) {
         let mut connection = None;
         loop {
-            if tokio::time::timeout(IDLE_MAX, self.wait_for_wants()).await.is_err() {
-                connection = None;
-                continue;
-            }
-            let polled = self.poll(&mut connection).await;
+            let polled = match self.wait_for_wants(&mut connection).await {
+                Ok(()) => self.poll(&mut connection).await,
+                Err(error) => Err(error),
+            };
             match polled {
                 Ok(()) => self.backoff.reset(),
                 Err(error) => {
@@ -79,34 +86,93 @@ impl BrokerTask {
         }
     }
 
-    async fn wait_for_wants(&self) {
-        while self.shared.desk.borrow().is_empty() {
-            self.shared.changed.notified().await;
+    async fn wait_for_wants(&mut self, connection: &mut Option<Connection>) -> Result<(), KafkaError> {
+        let shared = self.shared.clone();
+        while shared.desk.borrow().is_empty() {
+            // Where somebody rests, log ends are asked for so often that the connection is never idle.
+            let is_deserted = shared.desk.borrow().is_deserted();
+            tokio::select! {
+                () = shared.changed.notified() => {}
+                () = tokio::time::sleep(IDLE_MAX), if is_deserted => *connection = None,
+                () = tokio::time::sleep(LOOK_AROUND), if !is_deserted => self.tell_log_ends(connection).await?,
+            }
         }
+        Ok(())
     }
 
-    async fn poll(&mut self, connection: &mut Option<Connection>) -> Result<(), KafkaError> {
-        let connection = match connection {
+    async fn dial<'c>(
+        &mut self,
+        connection: &'c mut Option<Connection>,
+    ) -> Result<&'c mut Connection, KafkaError> {
+        Ok(match connection {
             Some(open) => open,
             none => {
                 self.session.reset();
                 none.insert(self.cluster.connect(&self.address).await?)
             }
+        })
+    }
+
+    /// Room for what the next poll brings. `None`: nobody wants anything any more.
+    async fn lease(&mut self, connection: &mut Option<Connection>) -> Result<Option<Lease>, KafkaError> {
+        let budget = self.budget.clone();
+        let most = self.shared.desk.borrow().bytes_to_ask(budget.limit());
+        let mut leased = pin!(budget.lease_for_records(budget.fetch_bytes_min().min(most), most));
+        loop {
+            tokio::select! {
+                biased;
+                lease = &mut leased => return Ok(Some(lease)),
+                () = tokio::time::sleep(LOOK_AROUND) => self.tell_log_ends(connection).await?,
+            }
+            if self.shared.desk.borrow().is_empty() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Log ends of partitions that no poll has told of for a while, because they have no room or there is no memory: one request
+    /// for all of them. What the broker does not say is not known any more.
+    async fn tell_log_ends(&mut self, connection: &mut Option<Connection>) -> Result<(), KafkaError> {
+        let unheard = self.shared.desk.borrow_mut().take_unheard(clock::now());
+        let Some(topic) = unheard.first().map(|partition| Arc::clone(&partition.topic)) else {
+            return Ok(());
         };
-        let version = connection.pick(ApiKey::Fetch, wire::FETCH)?;
-        let bytes = self.shared.desk.borrow().bytes_to_ask(self.budget.limit());
-        let lease = self.budget.lease(bytes).await;
+        let partitions: Vec<i32> = unheard.iter().map(|partition| partition.partition).collect();
+        let connection = self.dial(connection).await?;
+        let ends = log_ends(connection, &topic, &partitions, self.settings.isolation).await?;
+        self.status.reachable();
+        for partition in &unheard {
+            let end = ends.get(&partition.partition).copied().flatten();
+            self.show_log_end(partition, end);
+        }
+        Ok(())
+    }
+
+    async fn poll(&mut self, connection: &mut Option<Connection>) -> Result<(), KafkaError> {
+        self.tell_log_ends(connection).await?;
+        let version = self.dial(connection).await?.pick(ApiKey::Fetch, wire::FETCH)?;
+        let Some(mut lease) = self.lease(connection).await? else { return Ok(()) };
+        let connection = self.dial(connection).await?;
         let (request, wait) = {
             let desk = self.shared.desk.borrow();
             if desk.is_empty() {
                 return Ok(());
             }
-            let wait = desk.wait(WAIT);
-            let poll = Poll { wait, bytes_max: lease.bytes(), isolation: self.settings.isolation };
-            (wire::request(&desk.next(&mut self.session), &poll, version), wait)
+            let wait = desk.wait(WAIT, clock::now());
+            let step = desk.next(&mut self.session);
+            let heads = HEAD_BYTES * (1 + self.session.partitions());
+            let bytes_max = lease.bytes().saturating_sub(heads).max(1);
+            let poll = Poll { wait, bytes_max, isolation: self.settings.isolation };
+            (wire::request(&step, &poll, version), wait)
         };
         let pending = connection.send(&request, version, REQUEST_DEADLINE).await?;
-        let reply = connection.receive::<FetchRequest>(pending, wait + REQUEST_DEADLINE).await?;
+        let arriving = connection.await_reply(pending, wait + REQUEST_DEADLINE).await?;
+        // A broker sends a first batch whole, however little was asked for (KIP-74).
+        let missing = arriving.bytes().saturating_sub(lease.bytes());
+        if missing > 0 {
+            lease.join(self.budget.lease_or_overdraft(missing, Overdraft::Fetched).await);
+        }
+        let reply = connection.receive_rest::<FetchRequest>(arriving, REQUEST_DEADLINE).await?;
         let throttle = Duration::from_millis(u64::try_from(reply.throttle_time_ms).unwrap_or_default());
         let session = reply.session_id;
         match ResponseError::try_from_code(reply.error_code) {
@@ -127,9 +193,12 @@ impl BrokerTask {
         }
         self.session.answered(session);
         self.status.reachable();
+        let brought = parts.iter().map(|part| part.records.len()).sum();
+        self.shared.desk.borrow_mut().answered(brought, clock::now());
         self.deliver(parts, lease).await;
+        self.status.throttled(throttle);
         if !throttle.is_zero() {
-            tokio::time::sleep(throttle).await;
+            tokio::time::sleep(throttle.min(THROTTLE_MAX)).await;
         }
         Ok(())
     }
@@ -187,18 +256,20 @@ impl BrokerTask {
     }
 
     fn answer(&self, partition: &TopicPartition, outcome: Result<FetchedRecords, FetchTrouble>) {
-        let want = self.shared.desk.borrow_mut().take(partition, &self.session);
+        let want = self.shared.desk.borrow_mut().take(partition, &self.session, clock::now());
         if let Some(want) = want {
             let _ = post(&want.reply, Fetched { epoch: want.epoch, position: want.position, outcome });
         }
     }
 
     fn show_watermarks(&self, part: &Part) {
-        let desk = self.shared.desk.borrow();
-        if let Some(want) = desk.want(&part.partition)
-            && part.high_watermark >= 0
-        {
-            let high_watermark = Offset(part.high_watermark);
+        if part.high_watermark >= 0 {
+            self.show_log_end(&part.partition, Some(Offset(part.high_watermark)));
+        }
+    }
+
+    fn show_log_end(&self, partition: &TopicPartition, high_watermark: Option<Offset>) {
+        if let Some(want) = self.shared.desk.borrow().last_want(partition) {
             let _ = post(&want.watermarks, Watermarks { epoch: want.epoch, high_watermark });
         }
     }

@@ -1,19 +1,25 @@
 //! What lies on a broker's desk: the wants of the partitions that it leads, what the next poll asks for, and what a reply
 //! means to each of them. The shell polls and posts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::units::Moment;
 
 use super::session::{Asked, Session, Step};
 use super::wire::{Refused, refused};
 use crate::credit::bytes::{ByteBudget, Lease};
 
-/// While some partitions of the broker have no room, polls are short: the moment they have room they must be asked for.
-const WAIT_WHILE_SOME_REST: Duration = Duration::from_millis(20);
+/// While a partition of the broker has no room, polls are shorter than usual: it is asked for only in the next one. They take this
+/// share of the time for which it had none, so that a poll holds up nobody for long who comes back soon, and a partition that
+/// does not come back costs few polls.
+const WAIT_SHARE_OF_REST: u32 = 8;
+const WAIT_MIN: Duration = Duration::from_millis(20);
+/// How long a partition's log end is believed that no poll has confirmed.
+const UNHEARD_MAX: Duration = Duration::from_secs(5);
 const BYTES_MIN: usize = 64 * 1024;
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -29,27 +35,58 @@ pub(crate) trait Wish {
 
 /// The desk.
 pub(crate) struct Desk<W> {
-    /// Open wants, with the leader epoch that metadata knew.
-    wants: BTreeMap<TopicPartition, (W, i32)>,
+    /// Open wants.
+    wants: BTreeMap<TopicPartition, Open<W>>,
     /// Partitions led by this broker that have no room now.
-    resting: BTreeSet<TopicPartition>,
+    resting: BTreeMap<TopicPartition, Resting<W>>,
+    /// Bytes that were worth asking for.
+    useful_bytes: usize,
+}
+
+struct Open<W> {
+    want: W,
+    /// As metadata knew it.
+    leader_epoch: i32,
+    /// When its log end was last known.
+    heard: Moment,
+}
+
+struct Resting<W> {
+    /// The want that was answered last.
+    answered: W,
+    since: Moment,
+    heard: Moment,
 }
 
 impl<W> Default for Desk<W> {
     fn default() -> Self {
-        Self { wants: BTreeMap::new(), resting: BTreeSet::new() }
+        Self { wants: BTreeMap::new(), resting: BTreeMap::new(), useful_bytes: BYTES_MIN }
     }
 }
 
-impl<W: Wish> Desk<W> {
+impl<W: Wish + Clone> Desk<W> {
+    /// Nobody wants anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.wants.is_empty()
     }
 
+    /// Nobody is known here.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.wants.is_empty() && self.resting.is_empty()
+    }
+
     /// Puts a want down, in the place of an earlier one of its partition.
-    pub(crate) fn put(&mut self, partition: TopicPartition, want: W, leader_epoch: i32) {
-        self.resting.remove(&partition);
-        self.wants.insert(partition, (want, leader_epoch));
+    pub(crate) fn put(&mut self, partition: TopicPartition, want: W, leader_epoch: i32, now: Moment) {
+        let before = self.resting.remove(&partition).map(|resting| resting.heard);
+        let heard = before.or(self.wants.get(&partition).map(|open| open.heard)).unwrap_or(now);
+        self.wants.insert(partition, Open { want, leader_epoch, heard });
+    }
+
+    /// The partition wants nothing for now.
+    pub(crate) fn pause(&mut self, partition: &TopicPartition, now: Moment) {
+        if let Some(Open { want, heard, .. }) = self.wants.remove(partition) {
+            self.resting.insert(partition.clone(), Resting { answered: want, since: now, heard });
+        }
     }
 
     /// The partition wants nothing here any more.
@@ -60,23 +97,50 @@ impl<W: Wish> Desk<W> {
 
     /// The partition's open want.
     pub(crate) fn want(&self, partition: &TopicPartition) -> Option<&W> {
-        self.wants.get(partition).map(|(want, _)| want)
+        self.wants.get(partition).map(|open| &open.want)
     }
 
-    /// Bytes to lease for the next poll, of a budget of `limit`.
+    /// The want that a partition without room had last.
+    pub(crate) fn last_want(&self, partition: &TopicPartition) -> Option<&W> {
+        self.want(partition).or(self.resting.get(partition).map(|resting| &resting.answered))
+    }
+
+    /// Bytes to lease for the next poll at most, of a budget of `limit`: twice of what came, so that a poll which brings nothing
+    /// keeps little from others while it waits.
     pub(crate) fn bytes_to_ask(&self, limit: usize) -> usize {
-        let room: usize = self.wants.values().map(|(want, _)| want.bytes_max() as usize).sum();
-        room.clamp(BYTES_MIN, BYTES_MAX.min(limit / 4).max(BYTES_MIN))
+        let room: usize = self.wants.values().map(|open| open.want.bytes_max() as usize).sum();
+        room.min(self.useful_bytes).clamp(BYTES_MIN, BYTES_MAX.min(limit / 4).max(BYTES_MIN))
+    }
+
+    /// The last poll asked for the partitions on the desk, and brought `bytes`.
+    pub(crate) fn answered(&mut self, bytes: usize, now: Moment) {
+        self.useful_bytes = bytes.saturating_mul(2).clamp(BYTES_MIN, BYTES_MAX);
+        for open in self.wants.values_mut() {
+            open.heard = now;
+        }
+    }
+
+    /// Partitions whose log end nobody has told for a while; each is named once in that while.
+    pub(crate) fn take_unheard(&mut self, now: Moment) -> Vec<TopicPartition> {
+        let open = self.wants.iter_mut().map(|(partition, open)| (partition, &mut open.heard));
+        let resting = self.resting.iter_mut().map(|(partition, resting)| (partition, &mut resting.heard));
+        let unheard = open.chain(resting).filter(|(_, heard)| now.since(**heard) >= UNHEARD_MAX);
+        unheard
+            .map(|(partition, heard)| {
+                *heard = now;
+                partition.clone()
+            })
+            .collect()
     }
 
     /// The next request of `session`.
     pub(crate) fn next(&self, session: &mut Session) -> Step {
-        let asked = |(partition, (want, current_leader_epoch)): (&TopicPartition, &(W, i32))| {
+        let asked = |(partition, open): (&TopicPartition, &Open<W>)| {
             let asked = Asked {
-                position: want.position(),
-                bytes_max: want.bytes_max(),
-                current_leader_epoch: *current_leader_epoch,
-                last_fetched_epoch: want.leader_epoch().unwrap_or(-1),
+                position: open.want.position(),
+                bytes_max: open.want.bytes_max(),
+                current_leader_epoch: open.leader_epoch,
+                last_fetched_epoch: open.want.leader_epoch().unwrap_or(-1),
             };
             (partition.clone(), asked)
         };
@@ -84,30 +148,32 @@ impl<W: Wish> Desk<W> {
     }
 
     /// How long the broker may wait for records, `longest` when nobody rests.
-    pub(crate) fn wait(&self, longest: Duration) -> Duration {
-        if self.resting.is_empty() { longest } else { WAIT_WHILE_SOME_REST }
+    pub(crate) fn wait(&self, longest: Duration, now: Moment) -> Duration {
+        let shortest = self.resting.values().map(|resting| now.since(resting.since)).min();
+        shortest.map_or(longest, |rest| (rest / WAIT_SHARE_OF_REST).max(WAIT_MIN).min(longest))
     }
 
     /// The want that the reply of `session` answers. One that was replaced while the poll was under way is not answered with
     /// what its predecessor asked for.
-    pub(crate) fn take(&mut self, partition: &TopicPartition, session: &Session) -> Option<W> {
-        let (want, _) = self.wants.get(partition)?;
+    pub(crate) fn take(&mut self, partition: &TopicPartition, session: &Session, now: Moment) -> Option<W> {
+        let want = self.want(partition)?;
         let is_same = session.position_of(partition) == Some(want.position());
         if !mutant!("fetch-not-matched", is_same, true) {
             return None;
         }
-        self.resting.insert(partition.clone());
+        let answered = want.clone();
+        self.resting.insert(partition.clone(), Resting { answered, since: now, heard: now });
         self.hand_back(partition)
     }
 
     /// The broker does not lead the partition: its want goes elsewhere.
     pub(crate) fn hand_back(&mut self, partition: &TopicPartition) -> Option<W> {
-        self.wants.remove(partition).map(|(want, _)| want)
+        self.wants.remove(partition).map(|open| open.want)
     }
 
     /// The broker is gone: all wants go elsewhere.
     pub(crate) fn hand_back_all(&mut self) -> Vec<W> {
-        std::mem::take(&mut self.wants).into_values().map(|(want, _)| want).collect()
+        std::mem::take(&mut self.wants).into_values().map(|open| open.want).collect()
     }
 }
 
@@ -147,15 +213,15 @@ pub(crate) struct Holds {
 }
 
 impl Holds {
-    /// Of a frame whose parts have `sizes` bytes of records; `lease` was taken from `budget` before it was asked for.
+    /// Of a frame whose parts have `sizes` bytes of records; `lease` was taken from `budget` before it was received.
     pub(crate) fn new(
         sizes: impl Iterator<Item = usize> + Clone,
         mut lease: Lease,
         budget: &ByteBudget,
     ) -> Self {
         let held: usize = sizes.clone().sum();
+        debug_assert!(lease.bytes() >= held, "nothing is received that nothing was lent for");
         lease.shrink_to(held);
-        lease.grow_to(held);
         if sizes.filter(|bytes| *bytes > 0).count() > 1 && budget.is_pressed() {
             Self { shared: None, rest: Some(lease) }
         } else {
@@ -174,5 +240,93 @@ impl Holds {
             Some(rest) => Some(Arc::new(rest.split(bytes))),
             None => self.shared.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    struct Asking(i64);
+
+    impl Wish for Asking {
+        fn position(&self) -> Offset {
+            Offset(self.0)
+        }
+
+        fn leader_epoch(&self) -> Option<i32> {
+            None
+        }
+
+        fn bytes_max(&self) -> u32 {
+            512 * 1024
+        }
+    }
+
+    const BEGAN: Moment = Moment::from_micros(1);
+    const LONGEST: Duration = Duration::from_millis(500);
+
+    fn of(partition: i32) -> TopicPartition {
+        TopicPartition::new("t", partition)
+    }
+
+    /// Two partitions, of which the first was answered at the beginning.
+    fn desk() -> (Desk<Asking>, Session) {
+        let (mut desk, mut session) = (Desk::default(), Session::default());
+        for partition in 0..2 {
+            desk.put(of(partition), Asking(5), 0, BEGAN);
+        }
+        desk.next(&mut session);
+        assert!(desk.take(&of(0), &session, BEGAN).is_some());
+        (desk, session)
+    }
+
+    #[test]
+    fn a_partition_that_stays_without_room_costs_few_polls_and_leaves_the_session() {
+        let (desk, mut session) = desk();
+        let (mut now, mut polls) = (BEGAN, 0);
+        assert_eq!(desk.wait(LONGEST, now), WAIT_MIN, "it may be back at once");
+        while now < BEGAN + Duration::from_secs(60) {
+            let wait = desk.wait(LONGEST, now);
+            let rested = now.since(BEGAN);
+            assert!(wait <= WAIT_MIN || wait <= rested / WAIT_SHARE_OF_REST, "{wait:?} after {rested:?}");
+            now = now + wait;
+            polls += 1;
+        }
+        assert!(polls < 200, "{polls} polls in a minute, for a partition that does not come back");
+        assert_eq!(desk.next(&mut session).asked.len(), 1, "only who has room is asked for");
+    }
+
+    #[test]
+    fn log_ends_that_no_poll_tells_are_asked_for_once_in_a_while() {
+        let (mut desk, _) = desk();
+        let later = BEGAN + UNHEARD_MAX;
+        desk.answered(10, BEGAN + UNHEARD_MAX / 2);
+        assert_eq!(desk.take_unheard(BEGAN + UNHEARD_MAX / 2), []);
+        assert_eq!(desk.take_unheard(later), [of(0)], "it rests, and polls do not ask for it");
+        assert_eq!(desk.take_unheard(later), []);
+        let much_later = later + UNHEARD_MAX;
+        desk.put(of(0), Asking(9), 0, much_later);
+        assert_eq!(desk.take_unheard(much_later), [of(0), of(1)], "no poll has come back since");
+        desk.forget(&of(1));
+        assert_eq!(desk.take_unheard(much_later + UNHEARD_MAX), [of(0)]);
+    }
+
+    #[test]
+    fn mem_1_a_poll_that_brings_nothing_holds_little() {
+        let mut desk = Desk::default();
+        for partition in 0..64 {
+            desk.put(of(partition), Asking(5), 0, BEGAN);
+        }
+        const LIMIT: usize = 1 << 30;
+        let mut asked = vec![desk.bytes_to_ask(LIMIT)];
+        for _ in 0..10 {
+            desk.answered(desk.bytes_to_ask(LIMIT), BEGAN);
+            asked.push(desk.bytes_to_ask(LIMIT));
+        }
+        assert_eq!((asked[0], asked[1], *asked.last().expect("some")), (BYTES_MIN, BYTES_MIN * 2, BYTES_MAX));
+        desk.answered(0, BEGAN);
+        assert_eq!(desk.bytes_to_ask(LIMIT), BYTES_MIN);
     }
 }

@@ -30,12 +30,14 @@ pub struct Want {
     pub watermarks: Recipient<Watermarks>,
 }
 
-/// A partition wants nothing any more.
+/// A partition wants nothing any more, or not for now.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Forget {
     /// Which partition.
     pub partition: TopicPartition,
+    /// It will want something again: where its log ends is still told.
+    pub pauses: bool,
 }
 
 /// The answer to a [`Want`].
@@ -91,12 +93,12 @@ pub enum FetchTrouble {
     Corrupt(String),
 }
 
-/// Log end of a partition, from a poll that brought no records.
+/// Log end of a partition, where no records came with it.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Watermarks {
     /// Which ownership asked.
     pub epoch: Epoch,
-    /// Log end.
-    pub high_watermark: Offset,
+    /// Log end; `None` when the broker was asked and did not tell.
+    pub high_watermark: Option<Offset>,
 }

@@ -5,6 +5,7 @@ pub(crate) mod desk;
 mod messages;
 mod router;
 pub mod session;
+mod setbacks;
 pub mod wire;
 
 pub use messages::{FetchTrouble, Fetched, FetchedRecords, Forget, Want, Watermarks};

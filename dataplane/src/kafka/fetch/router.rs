@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 use lighterman_proto::ids::TopicPartition;
+use lighterman_proto::units::Moment;
 
 use super::broker_task::{BrokerTask, SharedDesk};
 use super::messages::{FetchTrouble, Fetched, Forget, Want};
 use super::session::Session;
+use super::setbacks::Setbacks;
 use crate::credit::bytes::ByteBudget;
 use crate::kafka::backoff::{Backoff, random};
 use crate::kafka::cluster::{Cluster, Leader};
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::Isolation;
 use crate::kafka::transport::BrokerAddress;
+use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::live_count::LiveCount;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
@@ -38,11 +41,19 @@ pub trait FetchStatus: Send + Sync {
     fn reachable(&self);
     /// A broker, or the whole cluster, did not answer.
     fn unreachable(&self, error: &KafkaError);
+    /// For so long the broker's quota wants no further poll; zero for none.
+    fn throttled(&self, wait: Duration);
 }
 
 /// A broker that is polled for us.
 struct PolledBroker {
     shared: SharedDesk,
+    _task: OwnedTask,
+}
+
+/// The next look-up, or the one under way. A timer of the actor would keep it alive: the task has its own.
+struct LookUp {
+    at: Moment,
     _task: OwnedTask,
 }
 
@@ -56,8 +67,10 @@ pub struct FetchRouter {
     /// Where each partition's want lies, or lay last.
     placed: HashMap<TopicPartition, BrokerAddress>,
     homeless: HashMap<TopicPartition, Want>,
-    look_up: Option<OwnedTask>,
+    look_up: Option<LookUp>,
+    /// Of look-ups that fail.
     backoff: Backoff,
+    setbacks: Setbacks,
     _watch: DeathWatch,
 }
 
@@ -95,6 +108,7 @@ impl FetchRouter {
             homeless: HashMap::new(),
             look_up: None,
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
+            setbacks: Setbacks::default(),
             _watch: watch,
         }
     }
@@ -113,7 +127,7 @@ impl FetchRouter {
         self.unplace(&want.partition);
         let partition = want.partition.clone();
         let shared = self.desk(&leader.address, ctx);
-        shared.desk.borrow_mut().put(partition.clone(), want, leader.epoch);
+        shared.desk.borrow_mut().put(partition.clone(), want, leader.epoch, clock::now());
         shared.changed.notify_one();
         self.placed.insert(partition, leader.address);
     }
@@ -157,17 +171,20 @@ impl FetchRouter {
         let Some(topic) = self.homeless.keys().next().map(|partition| Arc::clone(&partition.topic)) else {
             return;
         };
-        if self.look_up.is_some() {
+        let at = clock::now() + wait;
+        // One under way was due before now.
+        if self.look_up.as_ref().is_some_and(|earlier| earlier.at <= at) {
             return;
         }
         let (cluster, me) = (self.cluster.clone(), ctx.address().downgrade());
-        self.look_up = Some(OwnedTask::spawn(async move {
+        let task = OwnedTask::spawn(async move {
             tokio::time::sleep(wait).await;
             let found = outcome("look-up of leaders", cluster.refresh(&topic)).await;
             if let Some(me) = me.upgrade() {
                 me.do_send(LookedUp(found.map(|found| found.map(|_| ()))));
             }
-        }));
+        });
+        self.look_up = Some(LookUp { at, _task: task });
     }
 
     /// A broker that has left the cluster, or has another address now, is polled no more.
@@ -177,11 +194,23 @@ impl FetchRouter {
             .retain(|address, broker| known.contains(address) || !broker.shared.desk.borrow().is_empty());
     }
 
+    fn is_due(&self, partition: &TopicPartition) -> bool {
+        self.setbacks.wait(partition, clock::now()).is_zero()
+    }
+
+    /// How long nobody is to be looked for.
+    fn shortest_wait(&self) -> Duration {
+        let now = clock::now();
+        let waits = self.homeless.keys().map(|partition| self.setbacks.wait(partition, now));
+        waits.min().unwrap_or_default()
+    }
+
     fn settle_homeless(&mut self, ctx: &mut Context<Self>) {
         for want in std::mem::take(&mut self.homeless).into_values() {
+            let is_due = self.is_due(&want.partition);
             match self.cluster.leader(&want.partition.topic, want.partition.partition) {
-                Some(leader) => self.put(want, leader, ctx),
-                None => {
+                Some(leader) if is_due => self.put(want, leader, ctx),
+                _ => {
                     self.homeless.insert(want.partition.clone(), want);
                 }
             }
@@ -209,6 +238,7 @@ impl Handler<Want> for FetchRouter {
 
     fn handle(&mut self, want: Want, ctx: &mut Self::Context) {
         self.homeless.remove(&want.partition);
+        self.setbacks.forget(&want.partition);
         self.place(want, ctx);
     }
 }
@@ -218,7 +248,15 @@ impl Handler<Forget> for FetchRouter {
 
     fn handle(&mut self, forget: Forget, _: &mut Self::Context) {
         self.homeless.remove(&forget.partition);
-        self.unplace(&forget.partition);
+        self.setbacks.forget(&forget.partition);
+        if !forget.pauses {
+            self.unplace(&forget.partition);
+        } else if let Some(broker) =
+            self.placed.get(&forget.partition).and_then(|address| self.brokers.get(address))
+        {
+            broker.shared.desk.borrow_mut().pause(&forget.partition, clock::now());
+            broker.shared.changed.notify_one();
+        }
     }
 }
 
@@ -229,11 +267,11 @@ impl Handler<Misplaced> for FetchRouter {
         for want in wants {
             // A want that was replaced or forgotten meanwhile is not brought back.
             if self.placed.remove(&want.partition).is_some() {
+                self.setbacks.met(&want.partition, clock::now(), random());
                 self.homeless.insert(want.partition.clone(), want);
             }
         }
-        let wait = self.backoff.next(random());
-        self.look_up(wait, ctx);
+        self.look_up(self.shortest_wait(), ctx);
     }
 }
 
@@ -258,8 +296,11 @@ impl Handler<LookedUp> for FetchRouter {
             Some(Ok(())) => {
                 self.settle_homeless(ctx);
                 self.let_go_of_strangers();
-                if self.homeless.is_empty() {
+                // Whoever is due and still here has no leader.
+                if !self.homeless.keys().any(|partition| self.is_due(partition)) {
                     self.backoff.reset();
+                    self.look_up(self.shortest_wait(), ctx);
+                    return;
                 }
             }
             Some(Err(error @ KafkaError::NoTopic { .. })) => self.give_up(&error.to_string()),

@@ -92,6 +92,11 @@ impl Session {
         Some(self.known.get(partition)?.position)
     }
 
+    /// Partitions that the last request asked for, those included that it did not have to name again.
+    pub fn partitions(&self) -> usize {
+        self.known.len()
+    }
+
     /// Begin anew: the connection or the session is gone.
     pub fn reset(&mut self) {
         *self = Self::default();

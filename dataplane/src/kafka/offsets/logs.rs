@@ -73,6 +73,26 @@ async fn list_at_leader(
     learnt
 }
 
+/// Asks where the logs of `partitions` have `at`.
+pub(super) fn list_request(
+    topic: &str,
+    partitions: &[i32],
+    at: At,
+    isolation: Isolation,
+    version: i16,
+) -> ListOffsetsRequest {
+    let timestamp = at.timestamp();
+    let wanted = partitions
+        .iter()
+        .map(|partition| {
+            ListOffsetsPartition::default().with_partition_index(*partition).with_timestamp(timestamp)
+        })
+        .collect();
+    let topic = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(wanted);
+    let request = ListOffsetsRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic]);
+    if version >= 2 { request.with_isolation_level(isolation.level()) } else { request }
+}
+
 async fn list_once(
     connection: &mut Connection,
     topic: &str,
@@ -80,19 +100,7 @@ async fn list_once(
     at: At,
     isolation: Isolation,
 ) -> Learnt<Offset> {
-    let timestamp = at.timestamp();
-    let build = |version: i16| {
-        let wanted = partitions
-            .iter()
-            .map(|partition| {
-                ListOffsetsPartition::default().with_partition_index(*partition).with_timestamp(timestamp)
-            })
-            .collect();
-        let topic = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(wanted);
-        let request =
-            ListOffsetsRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic]);
-        if version >= 2 { request.with_isolation_level(isolation.level()) } else { request }
-    };
+    let build = |version| list_request(topic, partitions, at, isolation, version);
     let reply = match connection.call(versions(1, 7), REQUEST_DEADLINE, build).await {
         Ok((reply, _)) => reply,
         Err(error) => return Learnt::of_none(partitions.to_vec(), error),

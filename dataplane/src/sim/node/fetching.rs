@@ -13,7 +13,7 @@ use super::super::cluster::{BROKERS, Part, Reply, Request};
 use super::super::outside::Outside;
 use super::lines::Purpose;
 use super::{Inside, Key, Mailbox, Node};
-use crate::credit::bytes::Lease;
+use crate::credit::bytes::{Lease, Overdraft};
 use crate::kafka::backoff::Backoff;
 use crate::kafka::fetch::desk::{Desk, Holds, Wish, Word, begins_anew, word};
 use crate::kafka::fetch::session::Session;
@@ -54,6 +54,9 @@ pub(super) struct Poller {
     session: Session,
     polling: Polling,
     lease: Option<Lease>,
+    /// Bytes for what came beyond what was asked for.
+    rest: Option<BoxFuture<'static, Lease>>,
+    arrived: Option<(i32, Vec<Part>)>,
     backoff: Option<Backoff>,
 }
 
@@ -116,7 +119,8 @@ impl Node {
             return;
         };
         self.unplace(outside, partition);
-        self.desks[broker].desk.put(id_of(outside, partition), want, epoch);
+        let now = outside.now;
+        self.desks[broker].desk.put(id_of(outside, partition), want, epoch, now);
         self.placed.insert(partition, broker);
         self.poll(outside, broker);
     }
@@ -166,8 +170,11 @@ impl Node {
     }
 
     fn poll(&mut self, outside: &mut Outside, broker: usize) {
-        let (budget, limit) = (self.budget.clone(), self.budget.limit());
+        let budget = self.budget.clone();
         let poller = &mut self.desks[broker];
+        if poller.arrived.is_some() {
+            return self.receive(outside, broker);
+        }
         if poller.desk.is_empty() {
             if matches!(poller.polling, Polling::ForBytes(_)) {
                 poller.polling = Polling::Idle;
@@ -175,15 +182,17 @@ impl Node {
             return;
         }
         if matches!(poller.polling, Polling::Idle) {
-            let bytes = poller.desk.bytes_to_ask(limit);
-            poller.polling = Polling::ForBytes(async move { budget.lease(bytes).await }.boxed());
+            let most = poller.desk.bytes_to_ask(budget.limit());
+            let least = budget.fetch_bytes_min().min(most);
+            let leased = async move { budget.lease_for_records(least, most).await };
+            poller.polling = Polling::ForBytes(leased.boxed());
         }
         let Polling::ForBytes(asked) = &mut poller.polling else { return };
         let Some(lease) = asked.now_or_never() else {
             self.later(outside, ASK_BYTES_AGAIN, Inside::Poll { broker });
             return;
         };
-        let (step, wait) = (poller.desk.next(&mut poller.session), poller.desk.wait(WAIT));
+        let (step, wait) = (poller.desk.next(&mut poller.session), poller.desk.wait(WAIT, outside.now));
         let bytes_max = lease.bytes();
         (poller.polling, poller.lease) = (Polling::Out, Some(lease));
         self.ask(outside, broker, Request::Fetch { step, bytes_max, wait }, Purpose::Fetch { broker });
@@ -191,26 +200,49 @@ impl Node {
 
     pub(super) fn polled(&mut self, outside: &mut Outside, broker: usize, reply: Option<Reply>) {
         let desk = &mut self.desks[broker];
-        let lease = desk.lease.take();
-        desk.polling = Polling::Idle;
-        let (session, parts) = match reply {
-            Some(Reply::Fetched { code: None, session, parts }) => (session, parts),
+        match reply {
+            Some(Reply::Fetched { code: None, session, parts }) => {
+                desk.arrived = Some((session, parts));
+                self.receive(outside, broker);
+            }
             Some(Reply::Fetched { code: Some(code), .. }) if begins_anew(code) => {
+                (desk.polling, desk.lease) = (Polling::Idle, None);
                 desk.session.reset();
-                return self.poll(outside, broker);
+                self.poll(outside, broker);
             }
             _ => {
+                desk.lease = None;
                 desk.session.reset();
                 desk.polling = Polling::BackingOff;
                 let wait = desk.backoff.get_or_insert_with(backoff).next(outside.random.draw());
-                return self.later(outside, wait, Inside::BackedOff { broker });
+                self.later(outside, wait, Inside::BackedOff { broker });
             }
-        };
-        desk.backoff = None;
-        desk.session.answered(session);
-        if let Some(lease) = lease {
-            self.deliver(outside, broker, parts, lease);
         }
+    }
+
+    /// Takes in what has arrived, once there is room for all of it: a broker sends a first batch whole (KIP-74).
+    fn receive(&mut self, outside: &mut Outside, broker: usize) {
+        let budget = self.budget.clone();
+        let poller = &mut self.desks[broker];
+        let (Some((session, parts)), Some(mut lease)) = (poller.arrived.take(), poller.lease.take()) else {
+            return;
+        };
+        let brought: usize = parts.iter().map(|part| part.records.len()).sum();
+        let missing = brought.saturating_sub(lease.bytes());
+        if missing > 0 {
+            let ask = async move { budget.lease_or_overdraft(missing, Overdraft::Fetched).await };
+            let rest = poller.rest.get_or_insert_with(|| ask.boxed()).now_or_never();
+            let Some(rest) = rest else {
+                (poller.arrived, poller.lease) = (Some((session, parts)), Some(lease));
+                return self.later(outside, ASK_BYTES_AGAIN, Inside::Poll { broker });
+            };
+            poller.rest = None;
+            lease.join(rest);
+        }
+        (poller.polling, poller.backoff) = (Polling::Idle, None);
+        poller.session.answered(session);
+        poller.desk.answered(brought, outside.now);
+        self.deliver(outside, broker, parts, lease);
         // Turns are given to partitions first, so that their next wants are in the next poll.
         self.later(outside, Duration::from_micros(200), Inside::Poll { broker });
     }
@@ -232,7 +264,7 @@ impl Node {
         let Poller { desk, session, .. } = &mut self.desks[broker];
         match word(part.code, part.diverging_end, part.records.is_empty()) {
             Word::Records | Word::Diverged(_) | Word::Refused(Refused::Trouble(_)) => {
-                if let Some(want) = desk.take(&part.partition, session) {
+                if let Some(want) = desk.take(&part.partition, session, outside.now) {
                     let (key, position) = (want.key, want.position);
                     let fetched = Inside::Fetched { key, position, part: Box::new(part), hold };
                     self.post(outside, Mailbox::Partition(key.0, key.1.0), fetched);
@@ -278,7 +310,7 @@ impl Node {
         let id = id_of(outside, partition);
         let Poller { desk, session, .. } = &mut self.desks[broker];
         let is_same = desk.want(&id).is_some_and(|want| want.position == position);
-        if is_same && let Some(want) = desk.take(&id, session) {
+        if is_same && let Some(want) = desk.take(&id, session, outside.now) {
             let key = want.key;
             let told = Inside::OutOfRange { key, log_start, log_end: found };
             self.post(outside, Mailbox::Partition(key.0, key.1.0), told);

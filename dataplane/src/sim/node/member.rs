@@ -103,6 +103,12 @@ impl Node {
             self.member.desired = outside.random.between(1, u64::from(self.member.bounds.maximum)) as u32;
         }
         self.balance(outside);
+        if self.budget.is_asked_back() {
+            let keys: Vec<_> = self.partitions.keys().copied().collect();
+            for key in keys {
+                self.post(outside, Mailbox::Partition(key.0, key.1.0), Inside::GiveBack(key));
+            }
+        }
     }
 
     fn sample(&mut self, outside: &Outside) -> Sample {

@@ -9,6 +9,7 @@ mod invocations;
 mod lines;
 mod member;
 mod membership;
+mod neighbour;
 mod ownership;
 mod partitions;
 mod starts;
@@ -28,6 +29,7 @@ use self::invocations::Invoker;
 use self::lines::{LineState, Purpose};
 use self::member::Member;
 use self::membership::GroupThread;
+use self::neighbour::Neighbour;
 use self::partitions::Running;
 use self::starts::Resolve;
 use super::cluster::{BROKERS, Part, Reply};
@@ -132,12 +134,15 @@ pub(super) enum Inside {
         seq: u64,
     },
     Drain(Key),
+    GiveBack(Key),
     Buried {
         key: Key,
         ticket: u64,
         buried: Buried,
     },
     TellDrained(Key),
+    // to a mapping beside this one
+    NeighbourGrabs,
     // to a batcher
     Offer {
         consumer: u32,
@@ -219,7 +224,10 @@ pub(super) struct Node {
     pub wall_jump_ms: i64,
     /// Since when it has run without standing still.
     pub awake_since: Moment,
+    /// The mapping's share of the node's bytes.
     pub budget: ByteBudget,
+    /// What another mapping of the node holds.
+    neighbour: Neighbour,
     in_flight: InFlight,
     mail: BTreeMap<Mailbox, Moment>,
     group: GroupThread,
@@ -248,13 +256,15 @@ pub(super) struct Node {
 impl Node {
     pub(super) fn new(id: usize, life: u32, outside: &mut Outside) -> Self {
         let now = outside.now;
+        let (budget, neighbour) = Neighbour::beside(outside);
         let mut node = Self {
             id,
             life,
             state: State::Running,
             wall_jump_ms: 0,
             awake_since: now,
-            budget: ByteBudget::new(outside.plan.budget),
+            budget,
+            neighbour,
             in_flight: InFlight::default(),
             mail: BTreeMap::new(),
             group: GroupThread::new((id, life), outside),
@@ -280,6 +290,9 @@ impl Node {
         node.group_step(outside, |_, _, _| Vec::new());
         node.later(outside, Duration::from_secs(1), Inside::MemberTick);
         node.later(outside, commits::READ_BACK_TICK, Inside::ReadBackTick);
+        if node.neighbour.is_there() {
+            node.later(outside, Duration::ZERO, Inside::NeighbourGrabs);
+        }
         node
     }
 
@@ -314,6 +327,10 @@ impl Node {
             }
             Inside::Frontier(_) | Inside::Unfollow(_) | Inside::CommitterRested | Inside::ReadBackTick => {
                 self.committer_gets(outside, what);
+            }
+            Inside::NeighbourGrabs => {
+                let wait = self.neighbour.grab();
+                self.later(outside, wait, Inside::NeighbourGrabs);
             }
             Inside::Invoke { consumer, batch } => self.invoke(outside, consumer, batch),
             Inside::Invoked { consumer, batch, reply } => self.invoked(outside, consumer, batch, *reply),
@@ -352,6 +369,7 @@ impl Node {
         self.partitions.clear();
         self.consumers.clear();
         self.invoker = Invoker::new(Moment::default());
+        self.neighbour.let_go();
         self.budget.leased()
     }
 

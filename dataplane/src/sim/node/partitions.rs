@@ -161,7 +161,9 @@ impl Node {
                 let want = Want { key, position, leader_epoch, bytes_max };
                 self.post(outside, Mailbox::Router, Inside::Want(want));
             }
-            Effect::Forget => self.post(outside, Mailbox::Router, Inside::Forget { partition }),
+            Effect::Forget | Effect::Pause => {
+                self.post(outside, Mailbox::Router, Inside::Forget { partition })
+            }
             Effect::Offer { seq, cut, attempt, alone, expires } => {
                 let key_bytes = outside.envelope.partition_bytes(partition, false);
                 let pending =
@@ -302,6 +304,7 @@ impl Node {
                 }
                 self.step(outside, key, |core, now, tools| core.committed(now, seq, tools));
             }
+            Inside::GiveBack(key) => self.step(outside, key, |core, _, tools| core.give_back(tools)),
             Inside::Drain(key) => self.step(outside, key, |core, now, tools| core.drain(now, tools)),
             Inside::Buried { key, ticket, buried } => self.errand_ended(outside, key, ticket, buried),
             Inside::TellDrained(key) => self.tell_drained(outside, key),

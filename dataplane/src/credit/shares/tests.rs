@@ -1,0 +1,251 @@
+//! The shares against a naive account of them.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: Moment = Moment::from_micros(1);
+
+fn plain(bytes: usize) -> Ask {
+    Ask { least: bytes, most: bytes, is_new: false, purpose: None }
+}
+
+fn over(bytes: usize, purpose: Overdraft) -> Ask {
+    Ask { purpose: Some(purpose), ..plain(bytes) }
+}
+
+/// As much as there is, for new records.
+fn greedy(least: usize) -> Ask {
+    Ask { least, most: usize::MAX, is_new: true, purpose: None }
+}
+
+/// The shares, and what their users hold and wait for.
+struct Users {
+    shares: ByteShares,
+    held: Vec<(ShareId, Grant)>,
+    waiting: Vec<(ShareId, TicketId, Ask)>,
+}
+
+impl Users {
+    fn new(limit: usize) -> Self {
+        Self { shares: ByteShares::new(limit), held: Vec::new(), waiting: Vec::new() }
+    }
+
+    fn open(&mut self) -> ShareId {
+        let (id, served) = self.shares.open(true);
+        self.take(served);
+        id
+    }
+
+    fn take(&mut self, served: Served) {
+        for (ticket, grant) in served {
+            let at = self.waiting.iter().position(|(_, waits, _)| *waits == ticket).expect("it waits");
+            let (share, _, ask) = self.waiting.remove(at);
+            let bytes = grant.bytes + grant.over.map_or(0, |loan| loan.bytes);
+            assert!((ask.least..=ask.most).contains(&bytes), "{bytes} for {ask:?}");
+            self.held.push((share, grant));
+        }
+    }
+
+    /// Whether it is served at once.
+    fn ask(&mut self, share: ShareId, ask: Ask) -> bool {
+        let (ticket, served) = self.shares.ask(share, ask, NOW);
+        self.waiting.push((share, ticket, ask));
+        self.take(served);
+        !self.waiting.iter().any(|(_, waits, _)| *waits == ticket)
+    }
+
+    fn give_back(&mut self, at: usize) {
+        let (share, grant) = self.held.swap_remove(at);
+        let served = self.shares.give_back(share, grant.bytes, grant.over);
+        self.take(served);
+    }
+
+    fn leave(&mut self, at: usize) {
+        let (_, ticket, _) = self.waiting.remove(at);
+        let served = self.shares.leave(ticket);
+        self.take(served);
+    }
+
+    fn is_open_for(&self, share: ShareId) -> bool {
+        self.held.iter().any(|(of, _)| *of == share) || self.waiting.iter().any(|(of, ..)| *of == share)
+    }
+
+    /// MEM-1, and that nobody waits for what is there.
+    fn check(&mut self) {
+        let shares = &mut self.shares;
+        let held: usize =
+            self.held.iter().map(|(_, grant)| grant.bytes + grant.over.map_or(0, |loan| loan.bytes)).sum();
+        assert_eq!(shares.leased(), held, "every byte is accounted for");
+        assert!(shares.held <= shares.limit, "{} of {}", shares.held, shares.limit);
+        let unheld: usize = shares.shares.values().map(|share| share.unheld_floor(shares.floor)).sum();
+        assert_eq!(shares.unheld_floors, unheld);
+        assert_eq!(shares.places.len(), self.waiting.len());
+        shares.no_use_below = None;
+        assert!(shares.serve().is_empty(), "somebody waits for what is there");
+        for (at, loan) in shares.loans.iter().enumerate() {
+            assert!(
+                loan.is_some() || shares.turns[at].is_empty(),
+                "an overdraft that somebody waits for is out"
+            );
+        }
+    }
+}
+
+#[test]
+fn mem_1_liv_1_a_floor_is_there_whatever_one_mapping_holds() {
+    let mut users = Users::new(16 << 20);
+    let (bad, good) = (users.open(), users.open());
+    while users.ask(bad, greedy(64 * 1024)) {}
+    for _ in 0..100 {
+        users.ask(bad, greedy(4 << 20));
+        users.ask(bad, plain(8 << 20));
+    }
+    users.check();
+    assert!(users.shares.held_by(bad) > 12 << 20, "what nobody else has for itself, one may use");
+    assert!(users.ask(good, greedy(64 * 1024)), "new records, up to half of the floor");
+    assert!(users.ask(good, plain(FLOOR_BYTES_MAX / 2)), "and what becomes of them");
+    assert!(users.shares.held_by(good) >= FLOOR_BYTES_MAX);
+    assert!(users.shares.is_asked_back(bad));
+    assert!(!users.shares.is_asked_back(good));
+    users.check();
+}
+
+#[test]
+fn liv_1_a_mapping_that_comes_when_all_is_held_has_its_floor_at_once() {
+    let mut users = Users::new(16 << 20);
+    let bad = users.open();
+    while users.ask(bad, greedy(1)) {}
+    let good = users.open();
+    assert!(users.ask(good, plain(FLOOR_BYTES_MAX)), "one floor is kept for it");
+    let next = users.open();
+    assert!(!users.ask(next, plain(FLOOR_BYTES_MAX)), "as much as is free is not there");
+    let at = users.held.iter().position(|(of, _)| *of == bad).expect("it holds some");
+    users.give_back(at);
+    assert!(
+        users.waiting.iter().all(|(of, ..)| *of == bad),
+        "what comes back is for those below their floor"
+    );
+    users.check();
+}
+
+#[test]
+fn liv_1_a_thousand_mappings_on_a_small_budget_all_have_something() {
+    let mut users = Users::new(16 << 20);
+    let all: Vec<ShareId> = (0..1_000).map(|_| users.open()).collect();
+    let floor = users.shares.floor_of(all[0]);
+    assert!(floor >= 8_000, "{floor}");
+    while users.ask(all[0], greedy(1)) {}
+    for share in &all[1..] {
+        assert!(users.ask(*share, greedy(floor / 4)));
+        assert!(users.ask(*share, plain(floor / 2)));
+    }
+    users.check();
+    // What is larger than a floor goes over the limit, each in its turn.
+    for share in &all {
+        users.ask(*share, over(1 << 20, Overdraft::Payload));
+    }
+    let mut served = BTreeSet::new();
+    for _ in 0..2_000 {
+        let Some(at) = users.held.iter().position(|(_, grant)| grant.over.is_some()) else { break };
+        served.insert(users.held[at].0);
+        users.give_back(at);
+        users.check();
+    }
+    assert!(served.len() >= 999, "{}", served.len());
+}
+
+#[test]
+fn liv_1_what_is_large_stands_in_nobodys_way_and_is_not_passed_by_for_ever() {
+    let mut users = Users::new(100 << 20);
+    let (small, large) = (users.open(), users.open());
+    while users.ask(small, plain(4 << 20)) {}
+    users.leave(0);
+    assert_eq!(users.shares.held_by(small), 96 << 20);
+    assert!(!users.ask(large, plain(20 << 20)));
+    let poorer = users.open();
+    assert!(users.ask(poorer, plain(1 << 20)), "who holds less is not kept");
+    // It holds more than the other would: what comes back is kept for that one.
+    for _ in 0..8 {
+        assert!(users.shares.held_by(large) > 0 || !users.ask(small, plain(1 << 20)), "it overtakes");
+        let at = users.held.iter().position(|(of, _)| *of == small).expect("it holds some");
+        users.give_back(at);
+    }
+    assert!(users.shares.held_by(large) >= 20 << 20);
+    users.check();
+}
+
+#[test]
+fn mem_1_what_is_over_the_limit_and_fits_again_is_over_it_no_longer() {
+    let mut users = Users::new(1_000);
+    let share = users.shares.open(false).0;
+    assert!(users.ask(share, plain(900)));
+    assert!(users.ask(share, over(500, Overdraft::Inflated)));
+    assert!(!users.ask(share, over(500, Overdraft::Inflated)), "one at a time");
+    users.leave(0);
+    assert_eq!(users.shares.leased(), 1_400);
+    users.give_back(0);
+    assert!(users.shares.loans.iter().all(Option::is_none), "500 of 1,000");
+    assert!(users.ask(share, plain(500)));
+    assert!(users.ask(share, over(300, Overdraft::Inflated)), "for the next");
+    users.give_back(0);
+    users.check();
+    assert_eq!(users.shares.leased(), 800);
+}
+
+proptest! {
+    /// Mappings come and go while leases are out; whatever is asked, given back and given up: leases stay within the limit,
+    /// nobody waits for what is there, who asks for no more than its floor has it as soon as the others hold no more than
+    /// theirs, and in the end everybody was served.
+    #[test]
+    fn mem_1_liv_1_shares_of_mappings_that_come_and_go(
+        limit in 500usize..5_000,
+        steps in prop::collection::vec((0u8..8, 1usize..700, 0usize..16, any::<bool>()), 1..120),
+    ) {
+        let mut users = Users::new(limit);
+        let mut open = vec![users.open()];
+        for (kind, bytes, at, is_new) in steps {
+            match kind {
+                0 if open.len() < 8 => open.push(users.open()),
+                1 if !users.is_open_for(open[at % open.len()]) && open.len() > 1 => {
+                    let gone = open.swap_remove(at % open.len());
+                    let served = users.shares.close(gone);
+                    users.take(served);
+                }
+                2 | 3 if !users.held.is_empty() => users.give_back(at % users.held.len()),
+                4 if !users.waiting.is_empty() => users.leave(at % users.waiting.len()),
+                _ => {
+                    let purpose = OVERDRAFTS.get(at % 8).copied();
+                    let most = if is_new && purpose.is_none() { bytes * 3 } else { bytes };
+                    // What has no other way is never larger than all there is.
+                    let least = if purpose.is_none() { bytes.min(limit) } else { bytes };
+                    users.ask(open[at % open.len()], Ask { least, most: most.max(least), is_new, purpose });
+                }
+            }
+            users.check();
+        }
+        let floor = users.shares.floor;
+        for share in open.clone() {
+            // The others give back what is above their floors; nobody who waits is in the way of a floor.
+            while let Some(at) = users.held.iter().position(|(of, _)| {
+                *of == share || users.shares.shares.get(of).is_some_and(|other| other.held > floor)
+            }) {
+                users.give_back(at);
+            }
+            while let Some(at) = users.waiting.iter().position(|(of, ..)| *of == share) {
+                users.leave(at);
+            }
+            while let Some(at) = users.held.iter().position(|(of, _)| *of == share) {
+                users.give_back(at);
+            }
+            prop_assert!(users.ask(share, plain(floor)), "its floor is there");
+            users.check();
+        }
+        while !users.held.is_empty() {
+            users.give_back(0);
+            users.check();
+        }
+        prop_assert!(users.waiting.is_empty());
+        prop_assert_eq!(users.shares.leased(), 0);
+    }
+}

@@ -1,0 +1,82 @@
+//! How long a partition whose broker sent its want back waits before it is asked for again: each for itself, longer each time,
+//! until a fetch of it is answered. A trouble that lasts for one of them costs the others nothing, and the cluster little.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use lighterman_proto::ids::TopicPartition;
+use lighterman_proto::units::Moment;
+
+use crate::kafka::backoff::Backoff;
+
+const BASE: Duration = Duration::from_millis(50);
+const MAX: Duration = Duration::from_secs(5);
+/// A partition that was read, without records, for so long has none any more.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+
+struct Setback {
+    backoff: Backoff,
+    until: Moment,
+}
+
+/// Those of the partitions of one router.
+#[derive(Default)]
+pub(super) struct Setbacks {
+    partitions: HashMap<TopicPartition, Setback>,
+}
+
+impl Setbacks {
+    /// The want of `partition` came back.
+    pub(super) fn met(&mut self, partition: &TopicPartition, now: Moment, random: u64) {
+        let fresh = || Setback { backoff: Backoff::new(BASE, MAX), until: now };
+        let setback = self.partitions.entry(partition.clone()).or_insert_with(fresh);
+        if now.since(setback.until) >= FORGOTTEN_AFTER {
+            setback.backoff.reset();
+        }
+        setback.until = now + setback.backoff.next(random);
+    }
+
+    /// A fetch of `partition` was answered, or nobody wants it any more.
+    pub(super) fn forget(&mut self, partition: &TopicPartition) {
+        self.partitions.remove(partition);
+    }
+
+    /// How long `partition` is still to be left alone.
+    pub(super) fn wait(&self, partition: &TopicPartition, now: Moment) -> Duration {
+        self.partitions.get(partition).map_or(Duration::ZERO, |setback| setback.until.since(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn met_for(setbacks: &mut Setbacks, partition: &TopicPartition, length: Duration, from: Moment) -> u32 {
+        let (mut now, mut times) = (from, 0);
+        while now < from + length {
+            setbacks.met(partition, now, u64::MAX);
+            now = now + setbacks.wait(partition, now).max(Duration::from_millis(1));
+            times += 1;
+        }
+        times
+    }
+
+    #[test]
+    fn a_trouble_that_lasts_is_met_ever_less_often_and_keeps_nobody_else() {
+        let (lasting, other) = (TopicPartition::new("t", 0), TopicPartition::new("t", 1));
+        let mut setbacks = Setbacks::default();
+        let from = Moment::from_micros(1);
+        let minute = Duration::from_secs(60);
+        let times = met_for(&mut setbacks, &lasting, minute, from);
+        assert!(times <= 35, "{times} look-ups in a minute");
+        assert_eq!(setbacks.wait(&other, from + minute), Duration::ZERO);
+        setbacks.met(&other, from + minute, 0);
+        assert!(setbacks.wait(&other, from + minute) <= BASE, "its first");
+        setbacks.forget(&lasting);
+        setbacks.met(&lasting, from + minute, u64::MAX);
+        assert!(setbacks.wait(&lasting, from + minute) <= BASE, "a fetch was answered");
+        let long_after = from + minute + FORGOTTEN_AFTER * 2;
+        setbacks.met(&lasting, long_after, u64::MAX);
+        assert!(setbacks.wait(&lasting, long_after) <= BASE);
+    }
+}
