@@ -8,10 +8,11 @@ use std::rc::Rc;
 use kafka_protocol::messages::BrokerId;
 use kafka_protocol::protocol::StrBytes;
 use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
 
 use super::coordinator::{Given, Group, Ticket};
 use super::log::Log;
-use super::{BrokerSettings, Faults};
+use super::{BrokerSettings, Faults, TopicIds};
 
 /// The only broker's id.
 pub(super) const NODE: BrokerId = BrokerId(1);
@@ -19,6 +20,8 @@ pub(super) const NODE: BrokerId = BrokerId(1);
 pub(super) const PARTITIONS_MAX: usize = 20_000;
 
 pub(super) struct Topic {
+    /// Zero where the broker knows no ids.
+    pub id: Uuid,
     pub partitions: Vec<Log>,
 }
 
@@ -26,6 +29,8 @@ pub(super) struct State {
     pub settings: BrokerSettings,
     pub address: SocketAddr,
     pub topics: BTreeMap<String, Topic>,
+    /// Names by ids.
+    pub names: HashMap<Uuid, String>,
     pub groups: BTreeMap<String, Group>,
     pub waiting: HashMap<Ticket, oneshot::Sender<Given>>,
     pub next_ticket: Ticket,
@@ -47,6 +52,7 @@ impl State {
             settings,
             address,
             topics: BTreeMap::new(),
+            names: HashMap::new(),
             groups: BTreeMap::new(),
             waiting: HashMap::new(),
             next_ticket: 0,
@@ -68,12 +74,29 @@ impl State {
         let wanted = usize::try_from(partitions).unwrap_or_default();
         let all: usize = self.topics.values().map(|topic| topic.partitions.len()).sum();
         let bytes_max = self.settings.partition_bytes_max;
-        let topic = self.topics.entry(topic.to_owned()).or_insert(Topic { partitions: Vec::new() });
-        let missing = wanted.saturating_sub(topic.partitions.len());
+        let missing = wanted.saturating_sub(self.topics.get(topic).map_or(0, |topic| topic.partitions.len()));
         if all + missing > PARTITIONS_MAX {
             return false;
         }
+        if !self.topics.contains_key(topic) {
+            let id = if self.settings.topic_ids == TopicIds::Absent { Uuid::nil() } else { Uuid::new_v4() };
+            if !id.is_nil() {
+                self.names.insert(id, topic.to_owned());
+            }
+            self.topics.insert(topic.to_owned(), Topic { id, partitions: Vec::new() });
+        }
+        let Some(topic) = self.topics.get_mut(topic) else { return false };
         topic.partitions.extend((0..missing).map(|_| Log::new(bytes_max)));
+        true
+    }
+
+    /// Deletes a topic, and what groups have committed of it; false when it is not there.
+    pub(super) fn delete_topic(&mut self, name: &str) -> bool {
+        let Some(topic) = self.topics.remove(name) else { return false };
+        self.names.remove(&topic.id);
+        for group in self.groups.values_mut() {
+            group.offsets.retain(|(topic, _), _| topic != name);
+        }
         true
     }
 
