@@ -48,6 +48,8 @@ struct Inner {
     labels: Vec<Label>,
     meters: Meters,
     last_result: Mutex<String>,
+    /// What stays to be said until records are delivered.
+    notice: Mutex<Option<String>>,
     partitions: Mutex<BTreeMap<i32, Shown>>,
     missing: Mutex<Option<String>>,
     commit_lines: LineLimit,
@@ -133,6 +135,7 @@ impl StatusBoard {
                 labels,
                 meters,
                 last_result: Mutex::new(NO_RECORDS.to_owned()),
+                notice: Mutex::new(None),
                 partitions: Mutex::new(BTreeMap::new()),
                 missing: Mutex::new(Some("has not begun".to_owned())),
                 commit_lines: LineLimit::new(1, LINES_EACH),
@@ -169,6 +172,13 @@ impl StatusBoard {
     /// Something is wrong: `PROBLEM: ` and what.
     pub fn problem(&self, what: &str) {
         self.set_result(&format!("PROBLEM: {what}"));
+    }
+
+    /// Something was found that a person should see, and that is not over when the cluster answers: until records are delivered.
+    pub(crate) fn notice(&self, what: &str) {
+        tracing::warn!("{what}");
+        *self.inner.notice.lock() = Some(format!("PROBLEM: {what}"));
+        self.problem(what);
     }
 
     fn set_result(&self, result: &str) {
@@ -234,7 +244,7 @@ impl StatusBoard {
     pub(crate) fn reachable(&self) {
         let mut last = self.inner.last_result.lock();
         if last.starts_with("PROBLEM: ") && *last != FUNCTION_FAILED {
-            OK.clone_into(&mut last);
+            self.inner.notice.lock().as_deref().unwrap_or(OK).clone_into(&mut last);
         }
     }
 
@@ -255,6 +265,7 @@ impl StatusBoard {
         self.inner.answered.fetch_add(1, Ordering::Relaxed);
         match verdict {
             Verdict::Delivered { .. } => {
+                self.inner.notice.lock().take();
                 self.set_result(OK);
                 if oldest_timestamp_ms >= 0 {
                     let elapsed_ms = clock::wall_ms().0.saturating_sub(oldest_timestamp_ms).max(0);

@@ -7,5 +7,6 @@ pub mod error;
 pub mod fetch;
 pub mod group;
 pub mod offsets;
+pub mod parting;
 mod shape;
 pub mod transport;

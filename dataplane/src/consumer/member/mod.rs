@@ -73,6 +73,10 @@ pub struct MemberActor {
     cluster: Cluster,
     joined: Option<(Membership, Floor)>,
     activated: Arc<AtomicI32>,
+    /// Partitions whose log is another one: where they begin is found out for all of them at once.
+    beginning_anew: BTreeSet<i32>,
+    /// Those that have found their log to be another one, and have not begun since.
+    found_parted: BTreeSet<i32>,
     /// Held by whoever finds out where partitions begin.
     resolving: Arc<tokio::sync::Mutex<()>>,
     scaler: Scaler,
@@ -112,6 +116,8 @@ impl MemberActor {
             cluster,
             joined: None,
             activated: Arc::new(AtomicI32::new(0)),
+            beginning_anew: BTreeSet::new(),
+            found_parted: BTreeSet::new(),
             resolving: Arc::default(),
             table: Assignments::default(),
             positions: BTreeMap::new(),
@@ -172,6 +178,9 @@ impl MemberActor {
             generation,
             cluster: self.cluster.clone(),
             topic: self.run.topic.to_string(),
+            has_run: self.activated.load(Ordering::Relaxed) > 0,
+            mapping: self.run.id,
+            audit: self.node.audit.clone(),
             at: self.run.start,
             isolation: self.node.fetch.isolation,
             turn: Arc::clone(&self.resolving),

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix::Context;
-use lighterman_proto::ids::OffsetRange;
+use actix::{AsyncContext, Context};
+use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_scaler::assignment::Move;
 
-use super::starts::{StartError, Starts};
+use super::starts::{Remark, StartError, Starts};
 use super::{MemberActor, START_AGAIN, TICK};
 use crate::audit::{Entry, What};
 use crate::consumer::messages::{
-    DrainPartition, FencePartitions, PartitionReport, PartitionState, StartPartition,
+    DrainPartition, FencePartitions, PartitionReport, PartitionState, Position, StartPartition,
 };
 use crate::consumer::status::Shown;
 use crate::kafka::group::GroupEvent;
@@ -23,6 +23,8 @@ use crate::runtime::clock;
 const UNDECIDED: i32 = -1;
 /// How long to wait for the news when our place in the group was found to have changed.
 const PLACE_CHANGES: Duration = Duration::from_millis(100);
+/// Partitions that are to begin anew within so long of each other are begun together.
+const BEGIN_ANEW_TOGETHER: Duration = Duration::from_millis(200);
 
 impl MemberActor {
     /// Brings consumers and partitions to where they should be.
@@ -63,11 +65,38 @@ impl MemberActor {
                 else {
                     return;
                 };
-                let range = OffsetRange { first: position.committed, end: position.committed };
-                let began = Entry { at: clock::wall_ms(), partition, range, what: What::Began };
-                self.node.audit.note(self.run.id, vec![began]);
+                // Of a topic that was made anew nothing is committed that the account before it speaks of.
+                gauge.set_committed(position.committed);
+                self.note_beginning(partition, position.committed, What::Began(position.topic));
                 self.status.show(partition, Shown { consumer, epoch, gauge: Arc::clone(&gauge) });
                 address.do_send(StartPartition { partition, epoch, position, gauge });
+            }
+        }
+    }
+
+    fn note_beginning(&self, partition: i32, at: Offset, what: What) {
+        let range = OffsetRange { first: at, end: at };
+        self.node.audit.note(self.run.id, vec![Entry { at: clock::wall_ms(), partition, range, what }]);
+    }
+
+    /// What a person should know of where a partition begins.
+    fn tell(&mut self, partition: i32, position: &Position, remark: Option<Remark>) {
+        let anew = self.found_parted.remove(&partition) && position.topic.is_none();
+        let topic = &self.run.topic;
+        match remark.or(anew.then_some(Remark::Recreated)) {
+            None => {}
+            Some(Remark::Recreated) => {
+                let at = position.committed.0;
+                tracing::warn!(mapping = %self.run.id, partition, at, "topic recreated; reading it from its beginning");
+                self.note_beginning(partition, position.committed, What::Recreated(position.topic));
+            }
+            Some(Remark::BeyondEnd(held)) => {
+                self.status.notice(&format!(
+                    "the group's offset {held} of partition {topic}-{partition} lies beyond the log's end, and Lighterman did not \
+                     commit it: begun at {} as StartingPosition says. Whoever set it should check that",
+                    position.committed
+                ));
+                self.note_beginning(partition, position.committed, What::BeyondEnd(held));
             }
         }
     }
@@ -184,6 +213,7 @@ impl MemberActor {
                     if let Some(position) = starts.positions.get(&partition)
                         && !self.table.holds(partition)
                     {
+                        self.tell(partition, position, starts.remarks.get(&partition).copied());
                         self.positions.insert(partition, position.clone());
                         self.table.add(partition);
                     }
@@ -230,8 +260,30 @@ impl MemberActor {
                 self.forget_if_gone(partition);
                 self.balance();
             }
+            PartitionState::BeginAnew => self.begin_anew(partition, ctx),
             PartitionState::Exited { panicking } => self.rebuild(partition, panicking, ctx),
         }
+    }
+
+    /// A topic that was made anew, or a log that is not what it was. All partitions of a topic find that out at about the same time.
+    fn begin_anew(&mut self, partition: i32, ctx: &mut Context<Self>) {
+        self.table.lose(partition);
+        self.forget_if_gone(partition);
+        if self.stopping.is_some() || !self.owned.contains(&partition) {
+            return;
+        }
+        self.found_parted.insert(partition);
+        if self.beginning_anew.is_empty() {
+            ctx.run_later(BEGIN_ANEW_TOGETHER, |member, ctx| {
+                let wanted = std::mem::take(&mut member.beginning_anew);
+                let still: Vec<i32> =
+                    wanted.into_iter().filter(|partition| member.owned.contains(partition)).collect();
+                if !still.is_empty() && member.stopping.is_none() {
+                    member.resolve_starts(still, Duration::ZERO, ctx);
+                }
+            });
+        }
+        self.beginning_anew.insert(partition);
     }
 
     /// Recovery is always the same: forget it, and start it again from what the group has committed.

@@ -1,23 +1,28 @@
 //! Finds out where partitions begin, and commits it where nobody has (H11, H18).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
+use lighterman_proto::commit_metadata::CommitMetadata;
+use lighterman_proto::ids::{MappingId, Offset};
+use lighterman_proto::topic_id::{TopicId, is_another};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
+use crate::audit::AuditLog;
 use crate::consumer::messages::Position;
 use crate::error::Class;
-use crate::kafka::cluster::Cluster;
+use crate::kafka::cluster::{Cluster, TopicView};
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::{Membership, Standing};
 use crate::kafka::offsets::{
     At, CommitOffset, CommittedOffset, Isolation, KnownEpoch, epoch_ends, list_offsets,
 };
-use crate::offsets::start::{self, Known, StartPlan};
+use crate::kafka::parting::{Parting, parting};
+use crate::offsets::start::{self, Beginning, Committed, Known, StartPlan};
 
 const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -29,6 +34,17 @@ pub struct Starts {
     pub positions: BTreeMap<i32, Position>,
     /// Number of partitions that the starting position was resolved for.
     pub activated: i32,
+    /// What a person should know of where some begin.
+    pub remarks: BTreeMap<i32, Remark>,
+}
+
+/// Why a partition does not go on where the group says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remark {
+    /// The topic was deleted and made anew: it begins at its beginning.
+    Recreated,
+    /// The group held this offset, which lies beyond the log's end and was not committed by us: it begins as `StartingPosition` says.
+    BeyondEnd(Offset),
 }
 
 /// Why partitions cannot start.
@@ -76,6 +92,12 @@ pub struct Resolver {
     pub cluster: Cluster,
     /// The mapping's topic.
     pub topic: String,
+    /// The mapping has run in this process.
+    pub has_run: bool,
+    /// The mapping.
+    pub mapping: MappingId,
+    /// Knows on which topic it ran before this process.
+    pub audit: AuditLog,
     /// The mapping's starting position.
     pub at: At,
     /// Isolation.
@@ -110,22 +132,45 @@ impl Resolver {
 
     /// The starts of `ours`; `None` while another must act first.
     async fn resolve_under(&self, standing: &Standing, ours: &[i32]) -> Result<Option<Starts>, StartError> {
-        let view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
-        let all: Vec<i32> = view.iter().map(|partition| partition.partition).collect();
+        let mut view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
+        let (mut is_fresh, mut remarks, mut begun) = (false, BTreeMap::new(), BTreeSet::new());
         loop {
+            let all: Vec<i32> = view.partitions.iter().map(|partition| partition.partition).collect();
             let committed = self.membership.committed(standing, all.clone()).await?;
-            let known = known_of(&committed);
+            let known = start::known_of(&committed, view.id);
+            // Of two ids one is of a topic that was deleted. The commit may be the newer one.
+            let differs = known.iter().any(|entry| entry.committed == Committed::Elsewhere);
+            if differs && !std::mem::replace(&mut is_fresh, true) {
+                view = self.cluster.refresh(&self.topic).await?;
+                continue;
+            }
             match start::plan(&known, ours) {
                 StartPlan::GoOn => {
-                    let mut starts = starts(&committed, &known, ours, all.len());
-                    self.go_back_where_histories_part(&mut starts).await?;
-                    return Ok(Some(starts));
+                    let mut starts = starts(&committed, &known, ours, &view);
+                    let mut found = self.go_back_where_histories_part(&mut starts).await?;
+                    found.extend(self.unfounded(&starts, &committed, &begun).await?);
+                    if found.is_empty() {
+                        starts.remarks = remarks;
+                        return Ok(Some(starts));
+                    }
+                    for (at, partitions) in self.beginnings(&found) {
+                        self.commit_at(standing, &partitions, at, view.id, starts.activated).await?;
+                        begun.extend(partitions);
+                    }
+                    remarks.extend(found);
                 }
-                StartPlan::Activate { partitions } => {
-                    self.commit_at(standing, &partitions, self.at, all.len() as i32).await?;
+                StartPlan::Activate { partitions, begins } => {
+                    let begins = self.beginning(begins, view.id).await;
+                    self.commit_at(standing, &partitions, begins.at(self.at), view.id, all.len() as i32)
+                        .await?;
+                    if begins == Beginning::OfRecreated {
+                        remarks.extend(partitions.iter().map(|partition| (*partition, Remark::Recreated)));
+                    }
+                    begun.extend(partitions);
                 }
                 StartPlan::BeginNew { partitions, activated } => {
-                    self.commit_at(standing, &partitions, At::Earliest, activated).await?;
+                    self.commit_at(standing, &partitions, At::Earliest, view.id, activated).await?;
+                    begun.extend(partitions);
                 }
                 StartPlan::Wait => return Ok(None),
                 StartPlan::Alarm { partitions } => return Err(StartError::Alarm(partitions)),
@@ -133,20 +178,88 @@ impl Resolver {
         }
     }
 
+    /// A broker takes the commits of a topic away with it, and takes none away while their group is at work otherwise. Where the
+    /// mapping ran before this process, its audit says on which topic.
+    async fn beginning(&self, by_the_group: Beginning, topic: Option<TopicId>) -> Beginning {
+        if self.has_run {
+            return Beginning::OfRecreated;
+        }
+        if by_the_group == Beginning::OfRecreated || self.at == At::Earliest || topic.is_none() {
+            return by_the_group;
+        }
+        let pages = self.audit.read(self.mapping).await;
+        if pages.values().any(|page| is_another(page.topic, topic)) {
+            Beginning::OfRecreated
+        } else {
+            by_the_group
+        }
+    }
+
+    /// Which of these begin where.
+    fn beginnings(&self, found: &BTreeMap<i32, Remark>) -> Vec<(At, Vec<i32>)> {
+        let mut beginnings: Vec<(At, Vec<i32>)> = Vec::new();
+        for (partition, remark) in found {
+            let at = if *remark == Remark::Recreated { At::Earliest } else { self.at };
+            match beginnings.iter_mut().find(|(known, _)| *known == at) {
+                Some((_, partitions)) => partitions.push(*partition),
+                None => beginnings.push((at, vec![*partition])),
+            }
+        }
+        beginnings
+    }
+
+    /// Of what nothing was read of, those that the group has beyond the log's end: no log was cut off there. What others have set
+    /// counts for nothing; a beginning of ours is one of a topic that was deleted.
+    async fn unfounded(
+        &self,
+        starts: &Starts,
+        committed: &BTreeMap<i32, Option<CommittedOffset>>,
+        begun: &BTreeSet<i32>,
+    ) -> Result<BTreeMap<i32, Remark>, StartError> {
+        let is_unread = |(partition, position): &(&i32, &Position)| {
+            position.leader_epoch_known().is_none()
+                && position.committed > Offset(0)
+                && !begun.contains(*partition)
+        };
+        let unread: Vec<i32> =
+            starts.positions.iter().filter(is_unread).map(|(partition, _)| *partition).collect();
+        if unread.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        // What an open transaction holds back is in the log too.
+        let ends =
+            list_offsets(&self.cluster, &self.topic, &unread, At::Latest, Isolation::Uncommitted).await?;
+        let remark = |(partition, end): (i32, Offset)| {
+            let offset = committed.get(&partition)?.as_ref()?;
+            (offset.offset > end).then(|| (partition, remark_of(offset)))
+        };
+        Ok(ends.into_iter().filter_map(remark).collect())
+    }
+
     /// A log that was cut off below a committed offset holds other records there now: they have never been read (H13).
-    async fn go_back_where_histories_part(&self, starts: &mut Starts) -> Result<(), StartError> {
+    /// Returns those whose log is another one.
+    async fn go_back_where_histories_part(
+        &self,
+        starts: &mut Starts,
+    ) -> Result<BTreeMap<i32, Remark>, StartError> {
         let known = starts.positions.iter().filter_map(|(partition, position)| {
             let leader_epoch = position.leader_epoch_known()?;
             Some(KnownEpoch { partition: *partition, leader_epoch })
         });
         let known: Vec<KnownEpoch> = known.collect();
         if known.is_empty() {
-            return Ok(());
+            return Ok(BTreeMap::new());
         }
+        let mut recreated = BTreeMap::new();
         for (partition, end) in epoch_ends(&self.cluster, &self.topic, &known).await? {
             let Some(position) = starts.positions.get_mut(&partition) else { continue };
             let committed = position.committed.0;
-            if position.cut_off_at(end) {
+            let leader_epoch = self.cluster.leader(&self.topic, partition).map_or(-1, |leader| leader.epoch);
+            if position.reaches_beyond(end)
+                && parting(position.leader_epoch_known(), leader_epoch) == Parting::Recreated
+            {
+                recreated.insert(partition, Remark::Recreated);
+            } else if position.cut_off_at(end) {
                 metrics::counter!(crate::metrics::TRUNCATIONS).increment(1);
                 tracing::warn!(
                     topic = self.topic,
@@ -157,7 +270,7 @@ impl Resolver {
                 );
             }
         }
-        Ok(())
+        Ok(recreated)
     }
 
     async fn commit_at(
@@ -165,6 +278,7 @@ impl Resolver {
         standing: &Standing,
         partitions: &[i32],
         at: At,
+        topic: Option<TopicId>,
         activated: i32,
     ) -> Result<(), StartError> {
         let found = list_offsets(&self.cluster, &self.topic, partitions, at, self.isolation).await?;
@@ -174,7 +288,7 @@ impl Resolver {
                 partition,
                 offset,
                 leader_epoch: -1,
-                metadata: start::metadata(activated),
+                metadata: start::metadata(topic, activated),
             })
             .collect();
         let answer = self.membership.commit_under(standing, commits).await.map_err(StartError::Commit)?;
@@ -187,26 +301,26 @@ impl Resolver {
     }
 }
 
-/// What the group has committed, as the plan asks for it.
-pub(crate) fn known_of(committed: &BTreeMap<i32, Option<CommittedOffset>>) -> Vec<Known> {
-    let stated =
-        |offset: &CommittedOffset| (offset.offset, start::partitions_at_activation(&offset.metadata));
-    committed
-        .iter()
-        .map(|(partition, offset)| Known { partition: *partition, committed: offset.as_ref().map(stated) })
-        .collect()
+/// Why an offset beyond the log's end says nothing: ours are of another log, since we commit what the log had.
+pub(crate) fn remark_of(committed: &CommittedOffset) -> Remark {
+    if CommitMetadata::parse(&committed.metadata).is_some() {
+        Remark::Recreated
+    } else {
+        Remark::BeyondEnd(committed.offset)
+    }
 }
 
 fn starts(
     committed: &BTreeMap<i32, Option<CommittedOffset>>,
     known: &[Known],
     added: &[i32],
-    partitions: usize,
+    view: &TopicView,
 ) -> Starts {
-    let position = |partition: &i32| Some((*partition, Position::of(committed.get(partition)?.as_ref()?)));
-    let activated = known.iter().filter_map(|entry| entry.committed.as_ref()?.1).max();
+    let position =
+        |partition: &i32| Some((*partition, Position::of(committed.get(partition)?.as_ref()?, view.id)));
     Starts {
+        remarks: BTreeMap::new(),
         positions: added.iter().filter_map(position).collect(),
-        activated: activated.unwrap_or(partitions as i32),
+        activated: start::activated(known).unwrap_or(view.partitions.len() as i32),
     }
 }

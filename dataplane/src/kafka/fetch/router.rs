@@ -1,11 +1,12 @@
 //! Brings each want to the desk of its partition's leader, and finds the leader again when it has moved.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 use lighterman_proto::ids::TopicPartition;
+use lighterman_proto::topic_id::is_another;
 
 use super::broker_task::{BrokerTask, SharedDesk};
 use super::messages::{FetchTrouble, Fetched, Forget, Want};
@@ -21,6 +22,10 @@ use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
 
 const BACKOFF_BASE: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How often to look whether a topic is still the same.
+const WATCH: Duration = Duration::from_secs(5);
+/// How often to ask for it, where its brokers do not say so themselves.
+const ASK_AFTER: Duration = Duration::from_secs(30);
 
 /// How to fetch.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +53,7 @@ pub struct FetchRouter {
     placed: HashMap<TopicPartition, BrokerAddress>,
     homeless: HashMap<TopicPartition, Want>,
     looking: bool,
+    watching: bool,
     backoff: Backoff,
     _watch: DeathWatch,
 }
@@ -60,6 +66,15 @@ pub(super) struct Misplaced(pub Vec<Want>);
 #[derive(Message)]
 #[rtype(result = "()")]
 struct LookedUp(Result<(), KafkaError>);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Watched;
+
+fn answer_recreated(want: &Want) {
+    let (epoch, position) = (want.epoch, want.position);
+    let _ = post(&want.reply, Fetched { epoch, position, outcome: Err(FetchTrouble::Recreated) });
+}
 
 impl FetchRouter {
     /// A router that has not dialled anybody.
@@ -79,6 +94,7 @@ impl FetchRouter {
             placed: HashMap::new(),
             homeless: HashMap::new(),
             looking: false,
+            watching: false,
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
             _watch: watch,
         }
@@ -86,6 +102,7 @@ impl FetchRouter {
 
     fn place(&mut self, want: Want, ctx: &mut Context<Self>) {
         match self.cluster.leader(&want.partition.topic, want.partition.partition) {
+            Some(leader) if is_another(want.topic, leader.topic) => answer_recreated(&want),
             Some(leader) => self.put(want, leader, ctx),
             None => {
                 self.homeless.insert(want.partition.clone(), want);
@@ -147,6 +164,11 @@ impl FetchRouter {
 
     fn settle_homeless(&mut self, ctx: &mut Context<Self>) {
         for want in std::mem::take(&mut self.homeless).into_values() {
+            // Of a topic with fewer partitions than before one may have no leader for ever.
+            if is_another(want.topic, self.cluster.topic_id(&want.partition.topic)) {
+                answer_recreated(&want);
+                continue;
+            }
             match self.cluster.leader(&want.partition.topic, want.partition.partition) {
                 Some(leader) => self.put(want, leader, ctx),
                 None => {
@@ -154,6 +176,41 @@ impl FetchRouter {
                 }
             }
         }
+    }
+
+    /// What lies on desks and is of a topic that was deleted since is answered: a broker that takes topics by their names would
+    /// read the new one for it.
+    fn settle_outdated(&mut self) {
+        let topics: BTreeSet<Arc<str>> = self.placed.keys().map(|placed| Arc::clone(&placed.topic)).collect();
+        for topic in topics {
+            let now = self.cluster.topic_id(&topic);
+            for shared in self.desks.values() {
+                for want in shared.desk.borrow_mut().take_outdated(&topic, now) {
+                    self.placed.remove(&want.partition);
+                    answer_recreated(&want);
+                }
+            }
+        }
+    }
+
+    /// Brokers that take topics by their names do not say that one was made anew: metadata does.
+    fn watch(&mut self, ctx: &mut Context<Self>) {
+        self.settle_outdated();
+        let by_names = self.desks.values().any(|shared| shared.by_names.get());
+        let Some(topic) =
+            self.placed.keys().next().filter(|_| by_names).map(|placed| Arc::clone(&placed.topic))
+        else {
+            return;
+        };
+        if std::mem::replace(&mut self.watching, true) {
+            return;
+        }
+        let (cluster, me) = (self.cluster.clone(), ctx.address());
+        actix_rt::spawn(async move {
+            // Whether it succeeds shows in what is known then.
+            let _ = cluster.topic(&topic, ASK_AFTER).await;
+            me.do_send(Watched);
+        });
     }
 
     fn give_up(&mut self, text: &str) {
@@ -169,6 +226,7 @@ impl Actor for FetchRouter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
+        ctx.run_interval(WATCH, Self::watch);
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -200,6 +258,15 @@ impl Handler<Forget> for FetchRouter {
     }
 }
 
+impl Handler<Watched> for FetchRouter {
+    type Result = ();
+
+    fn handle(&mut self, _: Watched, _: &mut Self::Context) {
+        self.watching = false;
+        self.settle_outdated();
+    }
+}
+
 impl Handler<Misplaced> for FetchRouter {
     type Result = ();
 
@@ -222,6 +289,7 @@ impl Handler<LookedUp> for FetchRouter {
         self.looking = false;
         match result {
             Ok(()) => {
+                self.settle_outdated();
                 self.settle_homeless(ctx);
                 if self.homeless.is_empty() {
                     self.backoff.reset();

@@ -11,7 +11,7 @@ use super::super::cluster::{Reply, Request};
 use super::super::outside::{Event, Outside, owner};
 use super::super::plan::Cue;
 use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
-use super::{Inside, Mailbox, Node, State};
+use super::{Inside, Mailbox, Node, State, TopicSeen};
 use crate::history::{Event as Happened, Invariant};
 use crate::kafka::group::assignor::{self, Member};
 use crate::kafka::group::consumer::session::SessionBounds;
@@ -186,7 +186,7 @@ impl Node {
     pub(super) fn share_out(&mut self, outside: &mut Outside, effect: Effect, reply: Option<Reply>) {
         let Effect::AssignAndSync { member, generation, members } = effect else { return };
         let who = Identity { member: member.clone(), generation };
-        let Some(Reply::Topic(view)) = reply else {
+        let Some(Reply::Topic(_, view)) = reply else {
             let failure = Err(Failure::Transport("metadata".to_owned()));
             self.group_step(outside, |core, now, random| {
                 core.take(now, Answer::Synced(who, failure), random)
@@ -276,9 +276,9 @@ impl Node {
     }
 
     pub(super) fn topic_counted(&mut self, outside: &mut Outside, reply: Option<Reply>) {
-        let Some(Reply::Topic(view)) = reply else { return };
-        let partitions = view.len();
-        self.view = Some((outside.now, view));
+        let Some(Reply::Topic(id, leaders)) = reply else { return };
+        let partitions = leaders.len();
+        self.view = Some(TopicSeen { id, leaders });
         let grown = self.group.counted.replace(partitions).is_some_and(|before| before != partitions);
         if grown {
             self.group_step(outside, |core, now, _| core.topic_changed(now));

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
+use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
@@ -138,6 +139,7 @@ pub(super) enum Inside {
         buried: Buried,
     },
     TellDrained(Key),
+    TellParted(Key),
     // to a batcher
     Offer {
         consumer: u32,
@@ -211,6 +213,14 @@ pub(super) enum State {
     Left,
 }
 
+/// What metadata has told last.
+#[derive(Debug)]
+struct TopicSeen {
+    id: Option<TopicId>,
+    /// Leader and its epoch, by partition.
+    leaders: Vec<(usize, i32)>,
+}
+
 /// One process.
 pub(super) struct Node {
     pub id: usize,
@@ -225,7 +235,7 @@ pub(super) struct Node {
     group: GroupThread,
     lines: [LineState; 3],
     purposes: BTreeMap<u64, Purpose>,
-    view: Option<(Moment, Vec<(usize, i32)>)>,
+    view: Option<TopicSeen>,
     pub member: Member,
     resolves: BTreeMap<u64, Resolve>,
     /// Who finds out where partitions begin, and who waits for it.
