@@ -22,7 +22,7 @@ use crate::kafka::offsets::{
     At, CommitOffset, CommittedOffset, Isolation, KnownEpoch, epoch_ends, list_offsets,
 };
 use crate::kafka::parting::{Parting, parting};
-use crate::offsets::start::{self, Beginning, Committed, Known, StartPlan};
+use crate::offsets::start::{self, Beginning, Known, StartPlan};
 
 const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -138,13 +138,15 @@ impl Resolver {
             let all: Vec<i32> = view.partitions.iter().map(|partition| partition.partition).collect();
             let committed = self.membership.committed(standing, all.clone()).await?;
             let known = start::known_of(&committed, view.id);
-            // Of two ids one is of a topic that was deleted. The commit may be the newer one.
-            let differs = known.iter().any(|entry| entry.committed == Committed::Elsewhere);
-            if differs && !std::mem::replace(&mut is_fresh, true) {
+            let plan = start::plan(&known, ours);
+            // Before anything is begun: a group has nothing of a topic that was made anew since the view was taken, and of two ids
+            // the one that was committed may be the newer.
+            let only_waits = matches!(plan, StartPlan::GoOn | StartPlan::Wait);
+            if !only_waits && !std::mem::replace(&mut is_fresh, true) {
                 view = self.cluster.refresh(&self.topic).await?;
                 continue;
             }
-            match start::plan(&known, ours) {
+            match plan {
                 StartPlan::GoOn => {
                     let mut starts = starts(&committed, &known, ours, &view);
                     let mut found = self.go_back_where_histories_part(&mut starts).await?;
@@ -152,6 +154,10 @@ impl Resolver {
                     if found.is_empty() {
                         starts.remarks = remarks;
                         return Ok(Some(starts));
+                    }
+                    if !std::mem::replace(&mut is_fresh, true) {
+                        view = self.cluster.refresh(&self.topic).await?;
+                        continue;
                     }
                     for (at, partitions) in self.beginnings(&found) {
                         self.commit_at(standing, &partitions, at, view.id, starts.activated).await?;
