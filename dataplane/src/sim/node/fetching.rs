@@ -13,7 +13,7 @@ use lighterman_proto::topic_id::TopicId;
 use super::super::cluster::{BROKERS, Part, Reply, Request};
 use super::super::outside::Outside;
 use super::lines::Purpose;
-use super::{Inside, Key, Mailbox, Node, TopicSeen};
+use super::{Inside, Key, Mailbox, Node};
 use crate::credit::bytes::Lease;
 use crate::kafka::backoff::Backoff;
 use crate::kafka::fetch::desk::{Desk, Holds, Wish, Word, begins_anew, word};
@@ -111,7 +111,7 @@ impl Node {
     }
 
     fn leader(&self, partition: i32) -> Option<(usize, i32)> {
-        self.view.as_ref()?.leaders.get(usize::try_from(partition).ok()?).copied()
+        self.leaders.as_ref()?.get(usize::try_from(partition).ok()?).copied()
     }
 
     fn place(&mut self, outside: &mut Outside, want: Want) {
@@ -146,8 +146,8 @@ impl Node {
 
     pub(super) fn looked_up(&mut self, outside: &mut Outside, reply: Option<Reply>) {
         self.looking = false;
-        if let Some(Reply::Topic(id, leaders)) = reply {
-            self.view = Some(TopicSeen { id, leaders });
+        if let Some(Reply::Topic(_, leaders)) = reply {
+            self.leaders = Some(leaders);
             for want in std::mem::take(&mut self.homeless).into_values() {
                 self.place(outside, want);
             }

@@ -11,7 +11,7 @@ use super::super::cluster::{Reply, Request};
 use super::super::outside::{Event, Outside, owner};
 use super::super::plan::Cue;
 use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
-use super::{Inside, Mailbox, Node, State, TopicSeen};
+use super::{Inside, Mailbox, Node, State};
 use crate::history::{Event as Happened, Invariant};
 use crate::kafka::group::assignor::{self, Member};
 use crate::kafka::group::consumer::session::SessionBounds;
@@ -276,9 +276,9 @@ impl Node {
     }
 
     pub(super) fn topic_counted(&mut self, outside: &mut Outside, reply: Option<Reply>) {
-        let Some(Reply::Topic(id, leaders)) = reply else { return };
+        let Some(Reply::Topic(_, leaders)) = reply else { return };
         let partitions = leaders.len();
-        self.view = Some(TopicSeen { id, leaders });
+        self.leaders = Some(leaders);
         let grown = self.group.counted.replace(partitions).is_some_and(|before| before != partitions);
         if grown {
             self.group_step(outside, |core, now, _| core.topic_changed(now));

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
-use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
@@ -213,14 +212,6 @@ pub(super) enum State {
     Left,
 }
 
-/// What metadata has told last.
-#[derive(Debug)]
-struct TopicSeen {
-    id: Option<TopicId>,
-    /// Leader and its epoch, by partition.
-    leaders: Vec<(usize, i32)>,
-}
-
 /// One process.
 pub(super) struct Node {
     pub id: usize,
@@ -235,7 +226,8 @@ pub(super) struct Node {
     group: GroupThread,
     lines: [LineState; 3],
     purposes: BTreeMap<u64, Purpose>,
-    view: Option<TopicSeen>,
+    /// Leader and its epoch by partition, as metadata has told last.
+    leaders: Option<Vec<(usize, i32)>>,
     pub member: Member,
     resolves: BTreeMap<u64, Resolve>,
     /// Who finds out where partitions begin, and who waits for it.
@@ -270,7 +262,7 @@ impl Node {
             group: GroupThread::new((id, life), outside),
             lines: [LineState::default(), LineState::default(), LineState::default()],
             purposes: BTreeMap::new(),
-            view: None,
+            leaders: None,
             member: Member::new(outside),
             resolves: BTreeMap::new(),
             turn: None,

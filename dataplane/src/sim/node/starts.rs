@@ -9,7 +9,7 @@ use lighterman_proto::topic_id::TopicId;
 use super::super::cluster::{Reply, Request};
 use super::super::outside::Outside;
 use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
-use super::{Inside, Mailbox, Node, TopicSeen};
+use super::{Inside, Mailbox, Node};
 use crate::consumer::messages::Position;
 use crate::kafka::group::effects::Identity;
 use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
@@ -115,7 +115,7 @@ impl Node {
     pub(super) fn resolve_view(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
         let Some(Reply::Topic(id, leaders)) = reply else { return self.resolve_failed(outside, resolve) };
         let partitions: Vec<i32> = (0..leaders.len() as i32).collect();
-        self.view = Some(TopicSeen { id, leaders });
+        self.leaders = Some(leaders);
         if let Some(state) = self.resolves.get_mut(&resolve) {
             (state.topic, state.partitions) = (id, partitions.len());
         }
@@ -224,7 +224,7 @@ impl Node {
             Some((*partition, Position::of(committed.get(partition)?.as_ref()?, state.topic)))
         };
         state.positions = state.wanted.iter().filter_map(position).collect();
-        let leaders = self.view.as_ref().map_or(&[][..], |view| &view.leaders[..]);
+        let leaders = self.leaders.as_deref().unwrap_or_default();
         let epoch = |(partition, position): (&i32, &Position)| {
             let (_, leader_epoch) = leaders.get(usize::try_from(*partition).ok()?)?;
             Some((*partition, position.leader_epoch_known()?, *leader_epoch))
