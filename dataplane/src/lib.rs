@@ -40,6 +40,7 @@ pub mod error;
 pub mod history;
 pub mod invoker;
 pub mod kafka;
+pub mod keepalive;
 pub mod local;
 pub mod metrics;
 pub mod offsets;

@@ -1,13 +1,12 @@
 //! Every metric once: name, unit, sentence. Definitions follow AWS's (`PolledEventCount` and its family) under Prometheus names.
 
+mod recorder;
 mod server;
 
+pub use recorder::{MetricsHandle, SeriesRecorder};
 pub use server::{MetricsServer, MetricsServerError, Readiness};
 
 use metrics::Unit;
-use metrics_exporter_prometheus::{
-    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-};
 
 macro_rules! declare {
     ($($kind:ident $name:ident = $text:literal, $unit:ident, $about:literal;)*) => {
@@ -46,9 +45,10 @@ declare! {
     counter COMMIT_ERRORS = "commit_errors_total", Count, "Offset commits that failed.";
     counter COMMITS_REWOUND = "commits_rewound_total", Count, "Commits that the group acknowledged and did not hold any more: sent again.";
     counter DESTINATION_ERRORS = "destination_errors_total", Count, "Sends to an on-failure destination that failed, each try counted (AWS, once given up: DestinationDeliveryFailures).";
-    gauge OFFSET_LAG = "offset_lag", Count, "Log end minus committed offset, in records (AWS: OffsetLag).";
-    gauge OFFSET_LAG_SECONDS = "offset_lag_seconds", Seconds, "Time to drain the lag at the present rate.";
+    gauge OFFSET_LAG = "offset_lag", Count, "Log end minus committed offset, in records (AWS: OffsetLag); absent while it is not known.";
+    gauge OFFSET_LAG_SECONDS = "offset_lag_seconds", Seconds, "Time to drain the lag at the present rate: +Inf while nothing is drained, absent while the lag is not known.";
     gauge CONSUMERS = "consumers", Count, "Consumers that share a mapping's partitions on this node (AWS: event pollers).";
+    counter FUNCTION_QUESTIONS = "function_questions_total", Count, "Questions for a function's configuration, by outcome.";
     counter INVOCATIONS = "invocations_total", Count, "Invocations, by outcome.";
     histogram INVOKE_DURATION_SECONDS = "invoke_duration_seconds", Seconds, "From sending a request to the end of its answer.";
     histogram BATCH_RECORDS = "batch_records", Count, "Records in a batch.";
@@ -65,8 +65,14 @@ declare! {
     counter TRUNCATIONS = "truncations_total", Count, "Logs found cut off below what was read, by an unclean leader election.";
     counter REBUILDS = "rebuilds_total", Count, "Actors rebuilt from the committed offset after they ended.";
     counter AUDIT_ERRORS = "audit_errors_total", Count, "Audit lines that could not be written.";
+    counter AUDIT_LATE = "audit_late_total", Count, "Commits that went ahead of their audit lines, which the disk had not taken within a second and which wait.";
+    gauge AUDIT_WAITING = "audit_waiting", Count, "Audit lines that wait for the disk.";
     counter INVARIANT_VIOLATIONS = "invariant_violations_total", Count, "Invariants found broken at run time; the partition was stopped.";
     counter MAILBOX_FULL = "mailbox_full_total", Count, "Messages that met a full mailbox: always a bug.";
+    gauge ACTORS = "actors", Count, "Actors that are alive, by kind.";
+    gauge TASKS = "tasks", Count, "Tasks that are alive, of those that outlive one exchange, by kind.";
+    gauge OPEN_FILES = "open_files", Count, "Files that are open, sockets included.";
+    gauge OPEN_FILES_LIMIT = "open_files_limit", Count, "Files that may be open.";
     gauge BUILD_INFO = "build_info", Count, "Always 1; its labels say which build runs.";
 }
 
@@ -91,24 +97,19 @@ const BYTES_BUCKETS: &[f64] = &[
     6_291_456.0,
 ];
 
-/// A recorder whose histograms are buckets: their memory does not grow with what they count.
-pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
-    let buckets = [
-        (INVOKE_DURATION_SECONDS, INVOKE_BUCKETS),
-        (E2E_LATENCY_SECONDS, LATENCY_BUCKETS),
-        (BATCH_RECORDS, RECORDS_BUCKETS),
-        (BATCH_BYTES, BYTES_BUCKETS),
-    ];
-    let mut builder = PrometheusBuilder::new();
-    for (name, bounds) in buckets {
-        builder = builder.set_buckets_for_metric(Matcher::Full(name.into()), bounds)?;
+/// The buckets of a histogram.
+fn bounds_of(histogram: &str) -> &'static [f64] {
+    match histogram {
+        INVOKE_DURATION_SECONDS => INVOKE_BUCKETS,
+        BATCH_RECORDS => RECORDS_BUCKETS,
+        BATCH_BYTES => BYTES_BUCKETS,
+        _ => LATENCY_BUCKETS,
     }
-    Ok(builder.build_recorder())
 }
 
-/// Makes [`recorder`] the recorder of this process, once; the handle renders what was recorded.
-pub fn install() -> Result<PrometheusHandle, MetricsServerError> {
-    let recorder = recorder()?;
+/// Makes a [`SeriesRecorder`] the recorder of this process, once; the handle renders what was recorded.
+pub fn install() -> Result<MetricsHandle, MetricsServerError> {
+    let recorder = SeriesRecorder::default();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| MetricsServerError::Installed)?;
     describe();
@@ -131,14 +132,16 @@ mod tests {
 
     #[test]
     fn counters_units_and_bounded_histograms_are_rendered() {
-        let recorder = recorder().expect("recorder");
+        let recorder = SeriesRecorder::default();
         let handle = recorder.handle();
-        metrics::with_local_recorder(&recorder, || {
+        let _held = metrics::with_local_recorder(&recorder, || {
             describe();
-            metrics::counter!(RECORDS_POLLED, "mapping" => "m").increment(3);
+            let polled = metrics::counter!(RECORDS_POLLED, "mapping" => "m");
+            polled.increment(3);
             for n in 0..1000 {
                 metrics::histogram!(BATCH_RECORDS).record(f64::from(n));
             }
+            polled
         });
         let text = handle.render();
         assert!(text.contains("lighterman_records_polled_total{mapping=\"m\"} 3"), "{text}");

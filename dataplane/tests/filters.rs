@@ -24,7 +24,7 @@ fn orders(scene: &Scene) -> Vec<u64> {
 
 #[test]
 fn alo_1_only_matching_records_arrive_and_the_commit_reaches_the_end() {
-    let recorder = lighterman::metrics::recorder().expect("recorder");
+    let recorder = lighterman::metrics::SeriesRecorder::default();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).expect("the only one of this process");
     scene(|scene| async move {

@@ -16,6 +16,11 @@ fn target() -> PathBuf {
     here().join("../target")
 }
 
+fn node_modules() -> PathBuf {
+    let modules = std::env::var_os("TEST_LIGHTERMAN_NODE_PATH").map(PathBuf::from);
+    modules.unwrap_or_else(|| target().join("clients/node/node_modules"))
+}
+
 fn python() -> Option<PathBuf> {
     let python = std::env::var_os("TEST_LIGHTERMAN_PYTHON").map(PathBuf::from);
     let python = python.unwrap_or_else(|| target().join("clients/python/bin/python"));
@@ -39,8 +44,7 @@ fn confluent_kafka_accepts_the_embedded_broker() {
 
 #[test]
 fn kafkajs_accepts_the_embedded_broker() {
-    let modules = std::env::var_os("TEST_LIGHTERMAN_NODE_PATH").map(PathBuf::from);
-    let modules = modules.unwrap_or_else(|| target().join("clients/node/node_modules"));
+    let modules = node_modules();
     let Some(modules) = client("kafkajs", modules.join("kafkajs").is_dir().then_some(modules)) else {
         return;
     };
@@ -77,6 +81,48 @@ fn kcat_accepts_the_embedded_broker() {
     assert_eq!(out.trim(), "300");
 }
 
+/// How many topics a client meets; librdkafka reckons the memory for a list of them from the bytes of the reply.
+const MANY_TOPICS: [usize; 3] = [1, 17, 500];
+
+/// Runs a client on brokers of its own with ever more topics.
+fn meets_many_topics(program: &Path, arguments: &[&Path], fine: &str) {
+    for topics in MANY_TOPICS {
+        let (_broker, servers) = broker();
+        let modules = node_modules().display().to_string();
+        let variables = [("SERVERS", servers), ("TOPICS", topics.to_string()), ("NODE_PATH", modules)];
+        let out = run(program, arguments, &variables);
+        assert!(out.contains(fine), "{topics} topics: {out}");
+    }
+}
+
+#[test]
+fn kafkajs_lists_produces_and_consumes_many_topics() {
+    let modules = node_modules();
+    let Some(_) = client("kafkajs", modules.join("kafkajs").is_dir().then_some(modules)) else { return };
+    let program = here().join("tests/clients/broker/many_topics.js");
+    meets_many_topics(Path::new("node"), &[&program], "many topics: fine");
+}
+
+#[test]
+fn the_java_client_lists_produces_and_consumes_many_topics() {
+    let libs = target().join("kafka/4.2.1/libs");
+    let Some(libs) = client("the Java client", libs.is_dir().then_some(libs)) else { return };
+    let (classpath, program) =
+        (format!("{}/*", libs.display()), here().join("tests/clients/broker/ManyTopics.java"));
+    let arguments = [Path::new("-cp"), Path::new(&classpath), &program];
+    meets_many_topics(Path::new("java"), &arguments, "many topics: fine");
+}
+
+#[test]
+fn franz_go_lists_produces_and_consumes_many_topics() {
+    let franz = target().join("clients/go/franz");
+    if !franz.is_file() {
+        println!("skipped: franz-go is not built (.ci/install-clients builds it where Go is)");
+        return;
+    }
+    meets_many_topics(&franz, &[], "franz-go: fine");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn boto3_and_the_aws_cli_drive_a_node_unchanged() {
     let Some(python) = python() else { return };
@@ -86,5 +132,17 @@ async fn boto3_and_the_aws_cli_drive_a_node_unchanged() {
         run(&python, &[&here().join("tests/clients/control/aws.py")], &variables)
     });
     assert!(out.await.expect("runs").contains("aws clients: fine"));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn boto3_and_the_aws_cli_set_change_and_clear_members() {
+    let Some(python) = python() else { return };
+    let node = DrivenNode::start().await;
+    let variables = node.variables.clone();
+    let out = tokio::task::spawn_blocking(move || {
+        run(&python, &[&here().join("tests/clients/control/members.py")], &variables)
+    });
+    assert!(out.await.expect("runs").contains("members: fine"));
     node.stop().await;
 }

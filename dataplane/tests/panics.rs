@@ -6,6 +6,7 @@ mod scene;
 use bytes::Bytes;
 use lighterman::invoker::verdict::Reply;
 use lighterman::kafka::offsets::At;
+use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::ids::Offset;
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
@@ -76,6 +77,8 @@ fn alo_1_ord_1_a_panicking_actor_costs_one_rebuild() {
     partition();
     batcher();
     invoker();
+    consumer();
+    membership();
 }
 
 fn partition() {
@@ -119,5 +122,35 @@ fn invoker() {
         scene.until("the end committed", |scene| scene.committed() == 120).await;
         assert_seen_in_order(&scene, 0..120);
         scene.dataplane.drain().await;
+    });
+}
+
+fn consumer() {
+    scene(|scene| async move {
+        writes(&scene, 4).await;
+        *BOMB.lock() = Some("partition begins");
+        scene.run(At::Earliest);
+        scene.until("the end committed", |scene| scene.committed() == 40).await;
+        assert!(BOMB.lock().is_none(), "the consumer panicked");
+        assert_seen_in_order(&scene, 0..40);
+        scene.dataplane.drain().await;
+    });
+}
+
+/// Nobody beats for what the member holds then: it must be given up at once, and joined for anew.
+fn membership() {
+    scene(|scene| async move {
+        writes(&scene, 4).await;
+        scene.run(At::Earliest);
+        scene.until("all committed", |scene| scene.committed() == 40).await;
+        let data = tempfile::tempdir().expect("scratch");
+        let other = scene::node(&scene.memory, data.path(), "6s");
+        *BOMB.lock() = Some("the group has given a share");
+        other.run(scene.mapping(&scene.servers, At::Earliest, FilterCriteria::default()));
+        scene.until("the membership of one of them panicked", |_| BOMB.lock().is_none()).await;
+        writes(&scene, 4).await;
+        scene.until("the end delivered", |scene| scene.memory.seen.lock()[&0].contains(&79)).await;
+        assert_seen_in_order(&scene, 0..80);
+        futures::join!(scene.dataplane.drain(), other.drain());
     });
 }

@@ -34,7 +34,6 @@ fn a_cluster_out_of_reach_is_not_the_nodes_fault() {
         phase.serving();
         let readiness = phase.readiness(&scene.dataplane);
         scene.run_on("127.0.0.1:1", At::Earliest, FilterCriteria::default());
-        scene.until("the mapping is taken up", |scene| scene.dataplane.missing().is_some()).await;
         scene.until("the trouble is the cluster's", |scene| scene.problem().is_some()).await;
         assert_eq!(readiness(), Ok(()));
     });

@@ -8,7 +8,7 @@ use lighterman::local::broker::{BrokerSettings, TopicIds};
 use lighterman::partition::ledger::Outcome;
 use lighterman_proto::ids::Offset;
 
-use self::scene::{Scene, scene_on};
+use self::scene::{Scene, scene_of};
 
 const BEFORE: u64 = 500;
 const ALL_IDS: [TopicIds; 3] = [TopicIds::Fetched, TopicIds::Told, TopicIds::Absent];
@@ -87,7 +87,7 @@ fn alo_1_h17_all_of_a_topic_that_was_made_anew_arrives() {
             // Longer than the one before, without any id: nobody can tell them apart (README).
             if topic_ids != TopicIds::Absent || records < BEFORE {
                 println!("{topic_ids:?}, {records} records");
-                scene_on(settings(topic_ids), |scene| run_over(scene, At::Earliest, (1, 1), records));
+                scene_of(settings(topic_ids), |scene| run_over(scene, At::Earliest, (1, 1), records));
             }
         }
     }
@@ -95,19 +95,19 @@ fn alo_1_h17_all_of_a_topic_that_was_made_anew_arrives() {
 
 #[test]
 fn alo_1_h17_with_latest_too_what_was_written_before_it_was_noticed_is_owed() {
-    scene_on(settings(TopicIds::Fetched), |scene| run_over(scene, At::Latest, (1, 1), 40));
+    scene_of(settings(TopicIds::Fetched), |scene| run_over(scene, At::Latest, (1, 1), 40));
 }
 
 #[test]
 fn alo_1_h17_with_fewer_and_with_more_partitions() {
     for shape in [(3, 1), (1, 3)] {
-        scene_on(settings(TopicIds::Fetched), |scene| run_over(scene, At::Earliest, shape, 60));
+        scene_of(settings(TopicIds::Fetched), |scene| run_over(scene, At::Earliest, shape, 60));
     }
 }
 
 #[test]
 fn own_1_alo_1_h17_an_answer_for_the_topic_before_resolves_nothing_of_the_new_one() {
-    scene_on(settings(TopicIds::Fetched), |scene| async move {
+    scene_of(settings(TopicIds::Fetched), |scene| async move {
         let mut producer = scene.producer(1).await;
         producer.write(50).await.expect("written");
         scene.run(At::Earliest);
@@ -131,7 +131,7 @@ fn own_1_alo_1_h17_an_answer_for_the_topic_before_resolves_nothing_of_the_new_on
 #[test]
 fn alo_1_h17_a_topic_that_is_made_anew_while_nobody_runs_begins_at_its_beginning() {
     for start in [At::Earliest, At::Latest] {
-        scene_on(settings(TopicIds::Fetched), |scene| async move {
+        scene_of(settings(TopicIds::Fetched), |scene| async move {
             let mut producer = scene.producer(1).await;
             scene.run(start);
             scene.until("begun", |scene| scene.owned() == 1).await;
@@ -153,7 +153,7 @@ fn alo_1_h17_a_topic_that_is_made_anew_while_nobody_runs_begins_at_its_beginning
 #[test]
 fn alo_1_h11_an_offset_beyond_the_end_that_somebody_set_is_no_truncation() {
     for (start, delivered) in [(At::Earliest, 3), (At::Latest, 0)] {
-        scene_on(settings(TopicIds::Fetched), |scene| async move {
+        scene_of(settings(TopicIds::Fetched), |scene| async move {
             scene.producer(1).await.write(3).await.expect("written");
             scene.commit_by_hand(0, 1_000).await;
             scene.run(start);

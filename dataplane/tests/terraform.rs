@@ -1,5 +1,5 @@
-//! Terraform's `aws_lambda_event_source_mapping`, unchanged, against a node: made, read back without a difference, changed
-//! in place, removed. `TEST_LIGHTERMAN_TERRAFORM_PLUGINS` names a filesystem mirror that has the provider `hashicorp/aws`;
+//! Terraform's `aws_lambda_event_source_mapping`, unchanged, against a node: made with every block that it has for Kafka, read back
+//! without a difference, changed and cleared in place, removed. `TEST_LIGHTERMAN_TERRAFORM_PLUGINS` names a filesystem mirror that has the provider `hashicorp/aws`;
 //! without it the test says in one line that it was skipped.
 
 mod driven;
@@ -59,12 +59,12 @@ impl Workspace {
         run(Path::new("terraform"), &all, &self.variables)
     }
 
-    /// Applies with `batch_size`, and asks again: there must be nothing left to change.
-    fn apply(&self, batch_size: &str) -> Value {
-        let batch_size = format!("-var=batch_size={batch_size}");
-        self.terraform(&["apply", "-auto-approve", "-input=false", "-no-color", &batch_size]);
+    /// Applies a stage of the configuration, and asks again: there must be nothing left to change.
+    fn apply(&self, stage: &str) -> Value {
+        let stage = format!("-var=stage={stage}");
+        self.terraform(&["apply", "-auto-approve", "-input=false", "-no-color", &stage]);
         // Exit code 2 when there is a difference.
-        self.terraform(&["plan", "-detailed-exitcode", "-input=false", "-no-color", &batch_size]);
+        self.terraform(&["plan", "-detailed-exitcode", "-input=false", "-no-color", &stage]);
         let shown = self.terraform(&["output", "-json"]);
         serde_json::from_str(&shown).expect("JSON")
     }
@@ -77,11 +77,13 @@ async fn terraform_makes_reads_changes_and_removes_a_mapping() {
     let workspace = Workspace::new(&mirror, &node);
     let judged = tokio::task::spawn_blocking(move || {
         workspace.terraform(&["init", "-input=false", "-no-color"]);
-        let made = workspace.apply("50");
+        let made = workspace.apply("made");
         assert_eq!(made["state"]["value"], "Enabled", "{made}");
-        let changed = workspace.apply("70");
+        let changed = workspace.apply("changed");
         assert_eq!(changed["uuid"], made["uuid"], "changed in place");
         assert_eq!(changed["batch_size"]["value"], 70, "{changed}");
+        let bare = workspace.apply("bare");
+        assert_eq!(bare["uuid"], made["uuid"], "cleared in place");
         workspace.terraform(&["destroy", "-auto-approve", "-input=false", "-no-color"]);
     });
     judged.await.expect("Terraform is content");

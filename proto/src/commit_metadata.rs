@@ -11,8 +11,9 @@
 //! epoch among the records that the rest speaks of. `p`: pieces from the committed offset on, each its length in offsets (0
 //! for the last one: whatever comes), `x`, its attempts begun, and `!` when it has failed in a batch of its own. `f`: when
 //! the first failure was, in milliseconds since the epoch. `r`: what lies behind the committed offset and is resolved
-//! already, each a gap, `+` and a length. Fields after `n` are there when they say something; a field that is not known is
-//! skipped, so that a newer node's text is still read by an older one.
+//! already, each a gap, `+` and a length. `s`: the partition's leader could not be asked where it begins; what ListOffsets is to
+//! be asked with (−2, or milliseconds since the epoch), and the offset says nothing. Fields after `n` are there when they say
+//! something; a field that is not known is skipped, so that a newer node's text is still read by an older one.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -131,6 +132,18 @@ impl CommitMetadata {
         let progress = Some(progress).filter(|progress| *progress != Progress::default());
         Some(Self { partitions_at_activation: partitions?, topic, progress })
     }
+}
+
+/// `text` of [`CommitMetadata::encode`], saying that the offset beside it is still to be found: with this timestamp of
+/// ListOffsets.
+pub fn with_open_start(text: &str, timestamp: i64) -> String {
+    format!("{text} s={timestamp}")
+}
+
+/// The timestamp that a text of ours says the offset is to be found with; `None` of one whose offset stands.
+pub fn open_start(text: &str) -> Option<i64> {
+    CommitMetadata::parse(text)?;
+    signed(text.split(' ').find_map(|field| field.strip_prefix("s="))?)
 }
 
 /// Appends `name` and the items with commas between them, while they fit into `limit` bytes.

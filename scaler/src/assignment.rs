@@ -1,7 +1,8 @@
 //! Who owns what inside a member: sticky, balanced, one owner at a time. A partition that moves is drained where it is and
 //! assigned anew only when that is done; every assignment has an epoch of its own (OWN-1).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use lighterman_proto::ids::{ConsumerId, Epoch};
 
@@ -145,13 +146,12 @@ impl Assignments {
         let share = self.places.len().div_ceil(consumers.len());
         let floor = self.places.len() / consumers.len();
         let mut at_share = self.places.len() - floor * consumers.len();
-        let mut kept: BTreeMap<ConsumerId, usize> = BTreeMap::new();
+        let mut kept: BTreeMap<ConsumerId, usize> = consumers.iter().map(|consumer| (*consumer, 0)).collect();
         let mut moves = Vec::new();
         for (partition, place) in &mut self.places {
             let Place::At(consumer, epoch) = *place else { continue };
-            let count = kept.entry(consumer).or_default();
-            let stays = consumers.contains(&consumer) && (*count < floor || (*count < share && at_share > 0));
-            if stays {
+            let stays = |count: &&mut usize| **count < floor || (**count < share && at_share > 0);
+            if let Some(count) = kept.get_mut(&consumer).filter(stays) {
                 at_share -= usize::from(*count == floor);
                 *count += 1;
             } else {
@@ -165,24 +165,25 @@ impl Assignments {
     fn place_free(&mut self, consumers: &[ConsumerId]) -> Vec<Move> {
         let mut load: BTreeMap<ConsumerId, usize> = consumers.iter().map(|consumer| (*consumer, 0)).collect();
         for place in self.places.values() {
-            if let Place::At(consumer, _) = place {
-                *load.entry(*consumer).or_default() += 1;
+            if let Place::At(consumer, _) = place
+                && let Some(count) = load.get_mut(consumer)
+            {
+                *count += 1;
             }
         }
+        let mut lightest: BinaryHeap<Reverse<(usize, ConsumerId)>> =
+            load.into_iter().map(|(consumer, count)| Reverse((count, consumer))).collect();
         let mut moves = Vec::new();
         for (partition, place) in &mut self.places {
             if *place != Place::Free {
                 continue;
             }
-            let Some(lightest) =
-                consumers.iter().min_by_key(|consumer| (load.get(consumer).copied(), **consumer))
-            else {
-                break;
-            };
+            let Some(mut first) = lightest.peek_mut() else { break };
+            let Reverse((count, consumer)) = &mut *first;
+            *count += 1;
             self.epoch = self.epoch.next();
-            *load.entry(*lightest).or_default() += 1;
-            *place = Place::At(*lightest, self.epoch);
-            moves.push(Move::Assign { partition: *partition, consumer: *lightest, epoch: self.epoch });
+            *place = Place::At(*consumer, self.epoch);
+            moves.push(Move::Assign { partition: *partition, consumer: *consumer, epoch: self.epoch });
         }
         moves
     }

@@ -47,6 +47,8 @@ const DRAIN_SECONDS_HIGH: f64 = 10.0;
 const DRAIN_SECONDS_LOW: f64 = 2.0;
 const THROTTLE_RATIO_MAX: f64 = 0.05;
 const RATE_SMOOTHING: f64 = 0.3;
+/// Records a second; less is what smoothing leaves of a rate that was.
+const RATE_MIN: f64 = 0.001;
 
 /// The policy of one mapping on one node.
 #[derive(Clone, Debug)]
@@ -120,6 +122,15 @@ impl Scaler {
         if lag == 0 { 0.0 } else { lag as f64 / self.drained_per_second.max(0.1) }
     }
 
+    /// Time to drain `lag` at the rate of now, in seconds; infinite while nothing is drained.
+    pub fn seconds_to_drain(&self, lag: u64) -> f64 {
+        match (lag, self.drained_per_second) {
+            (0, _) => 0.0,
+            (_, rate) if rate < RATE_MIN => f64::INFINITY,
+            (lag, rate) => lag as f64 / rate,
+        }
+    }
+
     fn observe_rate(&mut self, sample: &Sample) {
         let elapsed = self.last.map_or(0.0, |last| sample.at.since(last).as_secs_f64());
         self.last = Some(sample.at);
@@ -188,6 +199,17 @@ mod tests {
         let mut scaler = Scaler::new(BOUNDS);
         run(&mut scaler, 0..20, |second| sample(second, Some(1_000_000), 100, 5, 5, 0));
         assert_eq!(run(&mut scaler, 20..200, |second| sample(second, Some(1_000_000), 100, 5, 5, 30)), 1);
+    }
+
+    #[test]
+    fn the_time_to_drain_is_the_lag_at_the_rate_of_now_and_endless_without_one() {
+        let mut scaler = Scaler::new(BOUNDS);
+        assert_eq!((scaler.seconds_to_drain(0), scaler.seconds_to_drain(1)), (0.0, f64::INFINITY));
+        run(&mut scaler, 0..40, |second| sample(second, Some(5_000), 50, 1, 5, 0));
+        let seconds = scaler.seconds_to_drain(5_000);
+        assert!((99.0..101.0).contains(&seconds), "{seconds}");
+        run(&mut scaler, 40..120, |second| sample(second, Some(5_000), 0, 1, 5, 0));
+        assert_eq!((scaler.seconds_to_drain(5_000), scaler.seconds_to_drain(0)), (f64::INFINITY, 0.0));
     }
 
     #[test]

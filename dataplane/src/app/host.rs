@@ -34,9 +34,8 @@ impl MappingHost for DataplaneHost {
         self.0.run(run_of(mapping)).map(|answer| answer.map_err(|_| Gone)).boxed()
     }
 
-    fn stop(&self, id: MappingId) -> BoxFuture<'static, ()> {
-        let dataplane = Arc::clone(&self.0);
-        async move { dataplane.stop(id).await }.boxed()
+    fn stop(&self, id: MappingId) -> BoxFuture<'static, Result<(), Gone>> {
+        self.0.stop(id).map(|answer| answer.map_err(|_| Gone)).boxed()
     }
 
     fn last_result(&self, id: MappingId) -> Option<String> {
@@ -95,7 +94,7 @@ fn failure_of(mapping: &Mapping) -> FailureRun {
             record_age_max: asked
                 .record_age_max_seconds
                 .map(|seconds| Duration::from_secs(u64::from(seconds))),
-            bisect: asked.bisect,
+            bisect: asked.bisects(),
             named_only: mapping.partial_order() == PartialOrder::Named,
             has_destination: asked.destination.is_some(),
         },

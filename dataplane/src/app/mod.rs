@@ -1,11 +1,11 @@
 //! Wires the node together: the only place that knows everybody.
 
 pub mod host;
+mod lanes;
 pub mod node;
 pub mod readiness;
 pub mod shown;
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use actix::{Actor, Addr};
 use actix_rt::{ArbiterHandle, System};
 use lighterman_proto::ids::{MappingId, Offset};
 use metrics::Label;
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use self::lanes::{LaneVisit, Lanes};
 use crate::audit::AuditLog;
 use crate::batcher::payload::PayloadPool;
 use crate::config::{self, Settings};
@@ -24,6 +24,7 @@ use crate::consumer::member::{MemberActor, Stop};
 use crate::consumer::status::StatusBoard;
 use crate::credit::bytes::ByteBudget;
 use crate::destination::aws::AwsDestinations;
+use crate::invoker::facts::FactsDesk;
 use crate::invoker::port::FunctionPort;
 use crate::invoker::retry::RetryPolicy;
 use crate::kafka::fetch::FetchSettings;
@@ -39,20 +40,26 @@ use crate::runtime::placement::Placement;
 pub struct Dataplane {
     node: Node,
     home: ArbiterHandle,
-    lanes: Mutex<HashMap<MappingId, Arc<tokio::sync::Mutex<Option<Running>>>>>,
-    boards: Mutex<HashMap<MappingId, StatusBoard>>,
+    lanes: Arc<Lanes<Running>>,
 }
 
+#[derive(Clone)]
 struct Running {
     run: MappingRun,
+    board: StatusBoard,
     address: Addr<MemberActor>,
 }
 
 impl Dataplane {
     /// Threads and credits of a node; call inside an actix system. Functions are invoked through `port`.
     pub fn start(settings: &Settings, port: Arc<dyn FunctionPort>) -> io::Result<Arc<Self>> {
-        let egress = Arc::new(settings.egress.clone());
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self::start_on(cores, settings, port)
+    }
+
+    /// [`Dataplane::start`] with threads for `cores` cores.
+    pub fn start_on(cores: usize, settings: &Settings, port: Arc<dyn FunctionPort>) -> io::Result<Arc<Self>> {
+        let egress = Arc::new(settings.egress.clone());
         let node = Node {
             budget: ByteBudget::new(settings.memory_budget),
             payloads: PayloadPool::new(settings.memory_budget),
@@ -61,6 +68,7 @@ impl Dataplane {
             placement: Arc::new(Placement::new(cores)),
             groups: GroupThread::start()?,
             connector: Arc::new(PlainTcp::new(Arc::clone(&egress))),
+            functions: FactsDesk::new(Arc::clone(&port)),
             port,
             aws: AwsDestinations::from_environment(&settings.region),
             egress,
@@ -69,12 +77,7 @@ impl Dataplane {
             session_timeout: settings.kafka.session_timeout,
             retry: RetryPolicy { base: settings.invoke.backoff_base, cap: settings.invoke.backoff_max },
         };
-        Ok(Arc::new(Self {
-            node,
-            home: System::current().arbiter().clone(),
-            lanes: Mutex::new(HashMap::new()),
-            boards: Mutex::new(HashMap::new()),
-        }))
+        Ok(Arc::new(Self { node, home: System::current().arbiter().clone(), lanes: Arc::default() }))
     }
 
     /// What became of every offset.
@@ -90,9 +93,8 @@ impl Dataplane {
         offset: Offset,
         reason: String,
     ) -> Option<SkipAnswer> {
-        let lane = self.lane(id);
         let (reply, answer) = oneshot::channel();
-        lane.lock().await.as_ref()?.address.do_send(Skip { partition, offset, reason, reply });
+        self.lanes.running(id)?.address.do_send(Skip { partition, offset, reason, reply });
         answer.await.ok()
     }
 
@@ -102,52 +104,60 @@ impl Dataplane {
     }
 
     /// Runs a mapping, or drains it and runs it anew under a changed configuration, whether or not anybody waits for it:
-    /// answered once it runs so.
+    /// answered once it runs so, and never when the node drains before.
     pub fn run(self: &Arc<Self>, run: MappingRun) -> oneshot::Receiver<()> {
-        let (me, lane) = (Arc::clone(self), self.lane(run.id));
+        let (me, visit) = (Arc::clone(self), self.lanes.visit(run.id));
         let (begun, answer) = oneshot::channel();
         self.home.spawn(async move {
-            let mut running = lane.lock().await;
-            if running.as_ref().is_none_or(|running| running.run != run) {
-                if let Some(old) = running.take() {
-                    stop(old).await;
-                }
-                *running = Some(me.begin(run));
+            let turn = visit.turn().await;
+            let old = turn.running();
+            if old.as_ref().is_some_and(|old| old.run == run) {
+                let _ = begun.send(());
+                return;
             }
-            let _ = begun.send(());
+            if let Some(old) = old {
+                stop(&old).await;
+            }
+            if turn.begin(|| me.begin(run)) {
+                let _ = begun.send(());
+            } else {
+                turn.end();
+            }
         });
         answer
     }
 
-    /// Drains a mapping, commits, leaves its group.
-    pub async fn stop(&self, id: MappingId) {
-        let lane = self.lane(id);
-        let old = lane.lock().await.take();
-        if let Some(old) = old {
-            stop(old).await;
-        }
-        self.boards.lock().remove(&id);
+    /// Drains a mapping, commits, leaves its group, whether or not anybody waits for it: answered once it has.
+    pub fn stop(&self, id: MappingId) -> oneshot::Receiver<()> {
+        let (ended, answer) = oneshot::channel();
+        let visit = self.lanes.visit(id);
+        self.home.spawn(async move {
+            end(&visit).await;
+            let _ = ended.send(());
+        });
+        answer
     }
 
-    /// Drains everything: what SIGTERM asks for.
+    /// Nothing begins any more; drains everything, also what is being stopped already, or was about to begin: what SIGTERM
+    /// asks for.
     pub async fn drain(&self) {
-        let ids: Vec<MappingId> = self.lanes.lock().keys().copied().collect();
-        futures::future::join_all(ids.into_iter().map(|id| self.stop(id))).await;
+        let visits = self.lanes.close();
+        futures::future::join_all(visits.iter().map(end)).await;
     }
 
     /// What a mapping shows; `None` while it does not run.
     pub fn board(&self, id: MappingId) -> Option<StatusBoard> {
-        self.boards.lock().get(&id).cloned()
+        self.lanes.running(id).map(|running| running.board)
     }
 
     /// A mapping that does not run all of its share on this node, and why.
     pub fn missing(&self) -> Option<(MappingId, String)> {
-        let boards = self.boards.lock();
-        boards.iter().find_map(|(id, board)| Some((*id, board.missing()?)))
+        self.lanes.find(|id, running| Some((id, running.board.missing()?)))
     }
 
-    fn lane(&self, id: MappingId) -> Arc<tokio::sync::Mutex<Option<Running>>> {
-        Arc::clone(self.lanes.lock().entry(id).or_default())
+    /// Mappings that run or are being changed.
+    pub fn mappings(&self) -> usize {
+        self.lanes.count()
     }
 
     fn begin(&self, run: MappingRun) -> Running {
@@ -157,9 +167,17 @@ impl Dataplane {
             Label::new("topic", run.topic.to_string()),
         ];
         let board = StatusBoard::new(labels);
-        self.boards.lock().insert(run.id, board.clone());
-        let address = MemberActor::new(self.node.clone(), run.clone(), board).start();
-        Running { run, address }
+        let address = MemberActor::new(self.node.clone(), run.clone(), board.clone()).start();
+        Running { run, board, address }
+    }
+}
+
+/// Stops what runs in a lane, in its turn, which is kept until it has stopped.
+async fn end(visit: &LaneVisit<Running>) {
+    let turn = visit.turn().await;
+    if let Some(running) = turn.running() {
+        stop(&running).await;
+        turn.end();
     }
 }
 
@@ -170,7 +188,7 @@ fn isolation(settings: &Settings) -> Isolation {
     }
 }
 
-async fn stop(running: Running) {
+async fn stop(running: &Running) {
     let (done, stopped) = oneshot::channel();
     running.address.do_send(Stop(done));
     // An actor that has ended already drops the sender: stopped, too.

@@ -18,6 +18,7 @@ use crate::control::sigv4::SigV4;
 use crate::control::store::Store;
 use crate::invoker::port::FunctionPort;
 use crate::metrics::{self, MetricsServer};
+use crate::runtime::open_files::raise_open_file_limit;
 
 /// A drain that takes longer than Lambda's longest invocation and a minute is stuck.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(900 + 60);
@@ -66,6 +67,7 @@ impl RunningNode {
         port: Arc<dyn FunctionPort>,
     ) -> anyhow::Result<Self> {
         let recorder = metrics::install()?;
+        raise_open_file_limit();
         let (store, registry) = Store::open(&settings.data_dir)?;
         let dataplane = Dataplane::start(settings, port).context("the node's threads cannot start")?;
         let host = Arc::new(DataplaneHost(Arc::clone(&dataplane)));
@@ -112,6 +114,7 @@ impl RunningNode {
     /// Finishes what is in flight, commits, leaves the groups. False when the deadline came first.
     pub async fn drain(self) -> bool {
         self.phase.draining();
+        self.controller.refuse_changes();
         let drained = tokio::time::timeout(self.drain_deadline, self.dataplane.drain()).await.is_ok();
         self.api.stop().await;
         drained

@@ -85,6 +85,9 @@ pub fn audit(pages: BTreeMap<i32, Page>, committed: &BTreeMap<i32, Option<Offset
             "missing": missing,
             "totals": sums(&page.sums),
             "rangesForgotten": page.forgotten,
+            "uncommitted": page.uncommitted.map(|uncommitted| json!({
+                "first": uncommitted.range.first, "end": uncommitted.range.end, "at": iso_8601(uncommitted.at),
+            })),
             "ranges": ranges,
         })
     };

@@ -69,6 +69,16 @@ pub struct Book {
     sums: Sums,
     began: Option<Offset>,
     reasons: BTreeMap<Offset, Reason>,
+    uncommitted: Option<Uncommitted>,
+}
+
+/// What has ended without its commit, when the mapping last stopped so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uncommitted {
+    /// When it stopped.
+    pub at: TimestampMs,
+    /// From the offset that the group holds on.
+    pub range: OffsetRange,
 }
 
 /// Why a person had a record skipped.
@@ -101,6 +111,8 @@ pub struct Page {
     pub forgotten: u64,
     /// Why records of the stretches were skipped.
     pub reasons: BTreeMap<Offset, Reason>,
+    /// What has ended without its commit, when the mapping last stopped so.
+    pub uncommitted: Option<Uncommitted>,
 }
 
 /// The audit held against the committed offset.
@@ -155,6 +167,9 @@ impl Book {
                 self.began = Some(entry.range.first);
                 self.forgotten += 1;
                 self.add(sums);
+            }
+            What::Uncommitted => {
+                self.uncommitted = Some(Uncommitted { at: entry.at, range: entry.range });
             }
             What::Reason(text) => {
                 let reason = Reason { at: entry.at, text: Arc::clone(text) };
@@ -236,7 +251,11 @@ impl Book {
             let range = OffsetRange { first, end: first.next() };
             Entry { at: reason.at, partition, range, what: What::Reason(reason.text) }
         });
-        closed.chain(beyond_end).chain(head).chain(stretches).chain(reasons)
+        let uncommitted = page.uncommitted.map(|uncommitted| {
+            let Uncommitted { at, range } = uncommitted;
+            Entry { at, partition, range, what: What::Uncommitted }
+        });
+        closed.chain(beyond_end).chain(head).chain(stretches).chain(reasons).chain(uncommitted)
     }
 
     /// As it is shown.
@@ -253,7 +272,8 @@ impl Book {
         let (began, end, forgotten) = (self.began, self.end(), self.forgotten);
         let (topic, earlier) = (self.topic, self.earlier.iter().cloned().collect());
         let beyond_end = self.beyond_end.iter().copied().collect();
-        Page { topic, earlier, beyond_end, began, end, sums: self.sums, stretches, forgotten, reasons }
+        let (sums, uncommitted) = (self.sums, self.uncommitted);
+        Page { topic, earlier, beyond_end, began, end, sums, stretches, forgotten, reasons, uncommitted }
     }
 
     /// A node that takes up at `at` has not seen what the audit says behind it committed, and has not seen what lies before.

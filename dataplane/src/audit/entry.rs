@@ -43,6 +43,8 @@ pub enum What {
     Elsewhere,
     /// Sums of older stretches that are not listed any more; the range is where the audit began.
     Forgotten(Sums),
+    /// It has ended, but the cluster has refused its commit to the end: the mapping has stopped without it.
+    Uncommitted,
     /// Why a person wants it skipped, at most [`REASON_BYTES_MAX`].
     Reason(Arc<str>),
 }
@@ -71,6 +73,7 @@ const BEYOND_END: &str = "beyond-end ";
 const NO_ID: &str = "-";
 const STRETCH: &str = "stretch ";
 const ELSEWHERE: &str = "elsewhere";
+const UNCOMMITTED: &str = "uncommitted";
 const FORGOTTEN: &str = "forgotten ";
 const REASON: &str = "reason ";
 
@@ -111,6 +114,7 @@ impl What {
             Self::BeyondEnd(held) => format!("{BEYOND_END}{held}"),
             Self::Stretch(sums) => format!("{STRETCH}{}", sums_text(sums)),
             Self::Elsewhere => ELSEWHERE.to_owned(),
+            Self::Uncommitted => UNCOMMITTED.to_owned(),
             Self::Forgotten(sums) => format!("{FORGOTTEN}{}", sums_text(sums)),
             Self::Reason(reason) => format!("{REASON}{}", serde_json::Value::from(&**reason)),
         }
@@ -142,6 +146,7 @@ impl What {
         match text {
             BEGAN => Some(Self::Began(None)),
             ELSEWHERE => Some(Self::Elsewhere),
+            UNCOMMITTED => Some(Self::Uncommitted),
             other => outcome_named(other).map(Self::Ended),
         }
     }
@@ -195,6 +200,7 @@ mod tests {
             (any_id(), any::<Sums>()).prop_map(|(topic, sums)| What::Earlier(topic, sums)),
             any::<i64>().prop_map(|held| What::BeyondEnd(Offset(held))),
             Just(What::Elsewhere),
+            Just(What::Uncommitted),
             any::<Sums>().prop_map(What::Stretch),
             any::<Sums>().prop_map(What::Forgotten),
             "(?s).{0,60}".prop_map(|reason| What::Reason(reason.into())),

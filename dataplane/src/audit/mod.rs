@@ -3,8 +3,9 @@
 
 pub mod book;
 pub mod entry;
+mod orders;
 pub mod writer;
 
-pub use book::{Book, Page, Reason, Verdict};
+pub use book::{Book, Page, Reason, Uncommitted, Verdict};
 pub use entry::{Entry, REASON_BYTES_MAX, Sums, What};
 pub use writer::AuditLog;

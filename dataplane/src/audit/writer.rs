@@ -1,21 +1,24 @@
 //! Writes the audit: one file for each mapping under `audit/` in the data folder, on a thread of its own. Lines are written
 //! before their commit is sent and survive the process; they are not forced to disk, so a machine that loses power may lose
 //! the last ones, which the audit then shows as missing. A file that cannot be written holds nothing up: the records go on,
-//! the failure is counted.
+//! the failure is counted. A disk that hangs holds each commit up for a second; its lines wait, none is dropped, and when as
+//! many wait as may, commits wait for them and no partition begins.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use lighterman_proto::ids::MappingId;
 use lighterman_proto::topic_id::TopicId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::book::{Book, Page};
 use super::entry::Entry;
+use super::orders::{Order, OrderSender, channel};
 
 /// A file longer than this, and twice as long as its books' shortest form, is rewritten as that.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -26,45 +29,28 @@ const LINE_BYTES_MAX: u64 = 4 * 1024;
 /// Audits of deleted mappings that are kept; the oldest go first.
 const DELETED_MAX: usize = 32;
 const DELETED: &str = "deleted";
-/// Orders that wait for the thread.
-const ORDERS_MAX: usize = 1024;
-
-enum Order {
-    Append {
-        mapping: MappingId,
-        topic: Option<TopicId>,
-        entries: Vec<Entry>,
-        written: Option<oneshot::Sender<()>>,
-    },
-    Read {
-        mapping: MappingId,
-        pages: oneshot::Sender<BTreeMap<i32, Page>>,
-    },
-    Remove {
-        mapping: MappingId,
-    },
-}
 
 /// The audit of a node; clones share it.
 #[derive(Clone)]
 pub struct AuditLog {
-    orders: mpsc::Sender<Order>,
+    orders: OrderSender,
 }
 
 impl AuditLog {
     /// Starts the thread; files go under `data_dir/audit`.
     pub fn start(data_dir: &Path) -> io::Result<Self> {
-        let (orders, mut inbox) = mpsc::channel(ORDERS_MAX);
+        let (orders, inbox) = channel();
         let mut desk = Desk { folder: data_dir.join("audit"), open: HashMap::new() };
         thread::Builder::new().name("audit".to_owned()).spawn(move || {
-            while let Some(order) = inbox.blocking_recv() {
-                desk.carry_out(order);
+            while let Some(order) = inbox.next() {
+                desk.carry_out_or_forget(order);
             }
         })?;
         Ok(Self { orders })
     }
 
-    /// Writes `entries` of a mapping and returns when they are written, or could not be.
+    /// Writes `entries` of a mapping and returns when they are written, or could not be; or after a second, when the disk is
+    /// slower than that: they are written later then. Waits for as long as there is no room for them.
     pub async fn append(&self, mapping: MappingId, entries: Vec<Entry>) {
         self.append_of(mapping, None, entries).await;
     }
@@ -72,38 +58,32 @@ impl AuditLog {
     /// So too, of `topic`. What is told of a topic after another of its name was begun is not written: it would stand for that one.
     pub async fn append_of(&self, mapping: MappingId, topic: Option<TopicId>, entries: Vec<Entry>) {
         let (written, done) = oneshot::channel();
-        let write = async {
-            let order = Order::Append { mapping, topic, entries, written: Some(written) };
-            if self.orders.send(order).await.is_ok() {
-                let _ = done.await;
-            }
-        };
-        if tokio::time::timeout(WRITE_DEADLINE, write).await.is_err() {
-            metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
+        self.orders.send(Order::Append { mapping, topic, entries, written: Some(written) }).await;
+        if tokio::time::timeout(WRITE_DEADLINE, done).await.is_err() {
+            metrics::counter!(crate::metrics::AUDIT_LATE).increment(1);
         }
     }
 
-    /// Writes `entries` some time; what finds the thread's inbox full is counted as not written.
+    /// Writes `entries` some time, and before all that is said later. For what [`AuditLog::has_room`] was asked for.
     pub fn note(&self, mapping: MappingId, entries: Vec<Entry>) {
-        if self.orders.try_send(Order::Append { mapping, topic: None, entries, written: None }).is_err() {
-            metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
-        }
+        self.orders.send_over(Order::Append { mapping, topic: None, entries, written: None });
+    }
+
+    /// False while as many lines wait for the disk as may.
+    pub fn has_room(&self) -> bool {
+        self.orders.has_room()
     }
 
     /// The audit of a mapping, by partition.
     pub async fn read(&self, mapping: MappingId) -> BTreeMap<i32, Page> {
         let (pages, told) = oneshot::channel();
-        if self.orders.send(Order::Read { mapping, pages }).await.is_err() {
-            return BTreeMap::new();
-        }
+        self.orders.send(Order::Read { mapping, pages }).await;
         told.await.unwrap_or_default()
     }
 
     /// A mapping is gone: its audit is renamed, and kept as long as it is among the last [`DELETED_MAX`] of them.
     pub fn remove(&self, mapping: MappingId) {
-        if self.orders.try_send(Order::Remove { mapping }).is_err() {
-            metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
-        }
+        self.orders.send_over(Order::Remove { mapping });
     }
 }
 
@@ -124,6 +104,16 @@ struct Ledgers {
 }
 
 impl Desk {
+    /// A panic costs the order that it came in, which is counted; the books are read again from their file.
+    fn carry_out_or_forget(&mut self, order: Order) {
+        let mapping = order.mapping();
+        if catch_unwind(AssertUnwindSafe(|| self.carry_out(order))).is_err() {
+            metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
+            tracing::error!(%mapping, "the audit's writer panicked; reading the file again");
+            self.open.remove(&mapping);
+        }
+    }
+
     fn carry_out(&mut self, order: Order) {
         match order {
             Order::Append { mapping, topic, entries, written } => {

@@ -15,19 +15,19 @@ use super::BatchId;
 use super::core::{BatchLimits, BatcherCore, Pending, Plan, Ready};
 use super::messages::{BytesGranted, Offer, Register, SlotGranted, Unregister, Withdraw};
 use super::payload::{self, PayloadPool};
-use super::settle::{Member, Settling, settle};
-use crate::consumer::status::StatusBoard;
+use super::settle::Member;
+use crate::consumer::status::{StatusBoard, WaitingOffers};
 use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::credit::slots::{Grant, Slot, Slots};
-use crate::invoker::invoke::{Answered, Invoke, Invoker};
-use crate::invoker::retry::{RetryPolicy, Sending, again_at};
-use crate::kafka::backoff::random;
+use crate::invoker::invoke::{Invoke, Invoker};
+use crate::invoker::port::{ANSWER_BYTES_MAX, ERROR_BYTES_MAX};
+use crate::invoker::retry::{RetryPolicy, Setbacks};
 use crate::kafka::group::lease::OwnershipLease;
 use crate::partition::actor::PartitionActor;
-use crate::partition::messages::{Resolved, Sealed, Withdrawn};
+use crate::partition::messages::{Sealed, Withdrawn};
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
-use crate::runtime::in_flight::{Flight, InFlight};
+use crate::runtime::in_flight::{Flight, InFlight, LongestRun};
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
 
 /// How soon a batcher that may not start anything looks again.
@@ -61,8 +61,8 @@ pub struct BatcherParts {
     pub ownership: OwnershipLease,
     /// Grows with the group's generation; sent to the function as `fence`.
     pub fence: Arc<AtomicU64>,
-    /// Up to when an invocation can run.
-    pub function_timeout: Duration,
+    /// How long an invocation can run.
+    pub longest_run: LongestRun,
     /// How fast to try again.
     pub retry: RetryPolicy,
     /// The function answers for single records: `ReportBatchItemFailures`.
@@ -77,24 +77,26 @@ pub struct BatcherParts {
 
 /// The actor.
 pub struct BatcherActor {
-    parts: BatcherParts,
+    pub(super) parts: BatcherParts,
     core: BatcherCore,
-    partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
-    sent: HashMap<BatchId, Sent>,
+    pub(super) partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
+    pub(super) sent: HashMap<BatchId, Sent>,
     slot: Option<Slot>,
     bytes: Option<Lease>,
     bytes_asked: bool,
     next_batch: u64,
+    pub(super) setbacks: Setbacks,
     timer: Option<(Moment, SpawnHandle)>,
+    waiting: WaitingOffers,
     _watch: DeathWatch,
 }
 
-struct Sent {
-    members: Vec<Member>,
-    flights: Vec<Flight>,
-    oldest_timestamp_ms: i64,
-    records: u32,
-    attempt: u32,
+pub(super) struct Sent {
+    pub(super) members: Vec<Member>,
+    pub(super) flights: Vec<Flight>,
+    pub(super) oldest_timestamp_ms: i64,
+    pub(super) records: u32,
+    pub(super) attempt: u32,
 }
 
 impl BatcherActor {
@@ -102,6 +104,7 @@ impl BatcherActor {
     pub fn new(parts: BatcherParts, watch: DeathWatch) -> Self {
         Self {
             core: BatcherCore::new(parts.limits),
+            waiting: parts.status.waiting_offers(),
             parts,
             partitions: HashMap::new(),
             sent: HashMap::new(),
@@ -109,13 +112,14 @@ impl BatcherActor {
             bytes: None,
             bytes_asked: false,
             next_batch: 0,
+            setbacks: Setbacks::default(),
             timer: None,
             _watch: watch,
         }
     }
 
     /// Seals as long as a batch is due and both credits are in hand.
-    fn pump(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn pump(&mut self, ctx: &mut Context<Self>) {
         loop {
             let now = clock::now();
             let wake = match self.readiness(now) {
@@ -137,7 +141,7 @@ impl BatcherActor {
                 break;
             }
         }
-        self.parts.status.offers_waiting(self.core.waiting());
+        self.waiting.set(self.core.waiting());
     }
 
     fn readiness(&self, now: Moment) -> Ready {
@@ -213,7 +217,9 @@ impl BatcherActor {
         self.sent.insert(batch, sent);
         let reply = ctx.address().recipient();
         let ownership = self.parts.ownership.clone();
-        let invoke = Invoke { payload, lease, slot, ownership, context, batch, reply };
+        // Nobody else reads what the function says of its success.
+        let answer_bytes_max = if self.parts.partial_responses { ANSWER_BYTES_MAX } else { ERROR_BYTES_MAX };
+        let invoke = Invoke { payload, lease, slot, ownership, context, answer_bytes_max, batch, reply };
         if invoke.payload.len() <= SENT_FROM_HERE_BYTES_MAX {
             self.parts.invoker.start(invoke);
         } else if post(&self.parts.invoker_apart, invoke).is_err() {
@@ -235,7 +241,7 @@ impl BatcherActor {
     fn enter(&self, plan: &Plan, now: Moment) -> Sent {
         let enter = |part: &Pending| {
             let key = TopicPartition::new(Arc::clone(&self.parts.topic), part.partition);
-            self.parts.in_flight.enter(self.parts.mapping, &key, self.parts.function_timeout, now)
+            self.parts.in_flight.enter(self.parts.mapping, &key, &self.parts.longest_run, now)
         };
         let oldest = |part: &Pending| part.cut.slices.first().map(|slice| slice.header.base_timestamp);
         Sent {
@@ -251,47 +257,6 @@ impl BatcherActor {
     fn member_of(&self, part: &Pending) -> Member {
         let cut = self.parts.partial_responses.then(|| part.cut.clone());
         Member { partition: part.partition, epoch: part.epoch, cut }
-    }
-
-    fn settle(&mut self, answered: Answered) {
-        let Some(sent) = self.sent.remove(&answered.batch) else { return };
-        let sending = Sending {
-            attempt: sent.attempt,
-            sent_at: answered.sent_at,
-            function_timeout: self.parts.function_timeout,
-        };
-        let settled = settle(
-            &answered.verdict,
-            &sent.members,
-            sent.records,
-            &Settling {
-                topic: &self.parts.topic,
-                partial_responses: self.parts.partial_responses,
-                facts: answered.facts,
-                wall: clock::wall_ms(),
-                again_at: again_at(&answered.verdict, sending, clock::now(), self.parts.retry, random()),
-            },
-        );
-        self.parts.status.answered(&answered.verdict, settled.records_failed, sent.oldest_timestamp_ms);
-        if let Some(error) = &settled.error {
-            self.parts.status.tell_invocation_failed(self.parts.mapping, sent.attempt, error);
-        }
-        let may_run_until = answered.verdict.may_run_until(answered.sent_at, self.parts.function_timeout);
-        for flight in sent.flights {
-            match may_run_until {
-                Some(until) => flight.unknown(until),
-                None => flight.answered(),
-            }
-        }
-        for (member, resolution) in sent.members.into_iter().zip(settled.resolutions) {
-            if let Some((_, address)) = self.partitions.get(&member.partition) {
-                let (epoch, batch, error) = (member.epoch, answered.batch, settled.error.clone());
-                address.do_send(Resolved { epoch, batch, resolution, error });
-            }
-        }
-        if let Some(payload) = answered.payload_back {
-            self.parts.payloads.give_back(payload);
-        }
     }
 
     fn wake_at(&mut self, when: Moment, now: Moment, ctx: &mut Context<Self>) {
@@ -336,6 +301,7 @@ impl Handler<Unregister> for BatcherActor {
     fn handle(&mut self, message: Unregister, _: &mut Self::Context) {
         if self.partitions.get(&message.partition).is_some_and(|(epoch, _)| *epoch == message.epoch) {
             self.partitions.remove(&message.partition);
+            self.setbacks.forget(message.partition);
             self.core.forget(message.partition);
         }
     }
@@ -372,9 +338,7 @@ impl Handler<SlotGranted> for BatcherActor {
     type Result = ();
 
     fn handle(&mut self, SlotGranted(slot): SlotGranted, ctx: &mut Self::Context) {
-        if self.slot.is_none() {
-            self.slot = Some(slot);
-        }
+        self.slot.get_or_insert(slot);
         self.pump(ctx);
     }
 }
@@ -385,15 +349,6 @@ impl Handler<BytesGranted> for BatcherActor {
     fn handle(&mut self, BytesGranted(lease): BytesGranted, ctx: &mut Self::Context) {
         self.bytes_asked = false;
         self.bytes = Some(lease);
-        self.pump(ctx);
-    }
-}
-
-impl Handler<Answered> for BatcherActor {
-    type Result = ();
-
-    fn handle(&mut self, answered: Answered, ctx: &mut Self::Context) {
-        self.settle(answered);
         self.pump(ctx);
     }
 }

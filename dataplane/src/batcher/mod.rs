@@ -1,6 +1,7 @@
 //! When to seal a batch, and the one-pass payload.
 
 pub mod actor;
+mod answers;
 pub mod core;
 pub mod messages;
 pub mod payload;

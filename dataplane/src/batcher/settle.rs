@@ -70,10 +70,12 @@ pub fn settle(verdict: &Verdict, members: &[Member], records: u32, settling: &Se
             })
         }
         Verdict::Throttled { .. }
+        | Verdict::Withheld
         | Verdict::ServiceError { .. }
         | Verdict::ConfigError { .. }
         | Verdict::Unknown { .. } => {
-            let records_failed = if matches!(verdict, Verdict::Throttled { .. }) { 0 } else { records };
+            let none = matches!(verdict, Verdict::Throttled { .. } | Verdict::Withheld);
+            let records_failed = if none { 0 } else { records };
             alike(members, Some(verdict.explain()), records_failed, || Resolution::Again {
                 at: settling.again_at,
             })
@@ -194,6 +196,7 @@ mod tests {
         let text = String::new;
         for verdict in [
             Verdict::Throttled { reason: text(), retry_after: None },
+            Verdict::Withheld,
             Verdict::ServiceError { message: text() },
             Verdict::ConfigError { message: text() },
             Verdict::Unknown { message: text() },

@@ -92,8 +92,21 @@ fn remarks(partition: &Value) -> Vec<String> {
     recreated.chain(beyond).collect()
 }
 
-/// One line: verified, or what is missing.
+/// One line: verified, or what is missing; and what the mapping last stopped without.
 fn verdict(partition: &Value) -> String {
+    let held = held_against_the_group(partition);
+    match &partition["uncommitted"] {
+        Value::Object(left) => format!(
+            "{held}; stopped at {} without the commit of {}..{}, which the cluster refused",
+            left["at"].as_str().unwrap_or("-"),
+            left["first"],
+            left["end"]
+        ),
+        _ => held,
+    }
+}
+
+fn held_against_the_group(partition: &Value) -> String {
     let (index, began, committed) = (&partition["partition"], &partition["began"], &partition["committed"]);
     let totals = counts(&partition["totals"], " ");
     match (partition["verdict"].as_str(), &partition["missing"]) {
@@ -156,6 +169,12 @@ mod tests {
              (topic id bGlnaHRlcm1hbi10ZXN0cw): 500 delivered"
         );
         assert!(lines[1].contains("held offset 1000") && lines[1].contains("began at 0"), "{}", lines[1]);
+        let left = json!({"partition": 3, "uncommitted": {"first": 5, "end": 7, "at": "t"}, "totals": {}});
+        let line = verdict(&left);
+        assert!(
+            line.ends_with("; stopped at t without the commit of 5..7, which the cluster refused"),
+            "{line}"
+        );
         let hole = json!({"partition": 3, "committed": 30, "verdict": "missing", "missing": [20, 25]});
         let line = verdict(&hole);
         assert_eq!(line, "partition 3: offset 20 is committed without an outcome (20..25 of 30)");

@@ -33,9 +33,14 @@ async fn node(settings: Settings) -> anyhow::Result<()> {
         settings.control.is_none(),
         "`control.bootstrap` is set, but this version of Lighterman runs a node alone: remove it"
     );
+    // Before anything begins: what is told to go while it starts drains, too.
+    let mut signals = Signals::listen()?;
     let listeners = NodeListeners::bind(&settings)?;
     let settings = settings.listening_on(listeners.api.local_addr()?, listeners.metrics.local_addr()?);
-    let port = crate::invoker::port_from_environment(&settings).await?;
+    let port = tokio::select! {
+        port = crate::invoker::port_from_environment(&settings) => port?,
+        () = signals.next() => return Ok(()),
+    };
     let node = RunningNode::start_on(&settings, listeners, port)?;
     if let Some((id, secret)) = &node.first_key {
         print_line(&format!(
@@ -49,7 +54,6 @@ async fn node(settings: Settings) -> anyhow::Result<()> {
         node.endpoint_url(),
         settings.metrics_listen
     ));
-    let mut signals = Signals::listen()?;
     signals.next().await;
     tracing::info!("draining; a second signal stops at once");
     drain(node, &mut signals).await

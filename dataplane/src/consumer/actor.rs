@@ -90,6 +90,7 @@ pub struct ConsumerActor {
     status: StatusBoard,
     inflater: Rc<RefCell<Inflater>>,
     partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
+    _watch: DeathWatch,
 }
 
 #[derive(Message)]
@@ -101,6 +102,12 @@ struct BatcherEnded {
 impl ConsumerActor {
     /// A consumer without partitions; call on its arbiter.
     pub fn new(parts: ConsumerParts) -> Self {
+        let (member, id) = (parts.member.clone(), parts.id);
+        let watch = DeathWatch::new("consumer", move |panicking| {
+            if panicking {
+                let _ = post(&member, ConsumerReport { consumer: id, event: ConsumerEvent::Exited });
+            }
+        });
         Self {
             id: parts.id,
             mapping: parts.mapping,
@@ -121,6 +128,7 @@ impl ConsumerActor {
             status: parts.status,
             inflater: Rc::new(RefCell::new(Inflater::default())),
             partitions: HashMap::new(),
+            _watch: watch,
         }
     }
 
@@ -132,9 +140,10 @@ impl ConsumerActor {
     ) {
         let me = ctx.address().recipient::<PartitionReport>();
         let (partition, epoch) = (start.partition, start.epoch);
+        tracing::debug!(mapping = %self.mapping, partition, epoch = epoch.0, "partition begins");
         let beginning = Frontier::beginning(partition, epoch, &start.position);
         let watch_to = me.clone();
-        let watch = DeathWatch::new(move |panicking| {
+        let watch = DeathWatch::new("partition", move |panicking| {
             let state = PartitionState::Exited { panicking };
             let _ = post(&watch_to, PartitionReport { partition, epoch, state });
         });
@@ -192,13 +201,20 @@ impl ConsumerActor {
     }
 }
 
+/// A consumer that panics leaves nothing running.
+impl Drop for ConsumerActor {
+    fn drop(&mut self) {
+        self.fence(|_| true);
+    }
+}
+
 impl Actor for ConsumerActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
         let me = ctx.address().recipient::<BatcherEnded>();
-        let watch = DeathWatch::new(move |panicking| {
+        let watch = DeathWatch::new("batcher", move |panicking| {
             let _ = post(&me, BatcherEnded { panicking });
         });
         if let Some(parts) = self.batcher_parts.take() {

@@ -1,5 +1,6 @@
 //! What a consumer accepts, and what it reports.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix::Message;
@@ -38,7 +39,7 @@ pub struct DrainPartition {
 /// Stop these partitions at once: they are not ours any more. `None`: all.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct FencePartitions(pub Option<Vec<i32>>);
+pub struct FencePartitions(pub Option<Arc<BTreeSet<i32>>>);
 
 /// Where a partition goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]

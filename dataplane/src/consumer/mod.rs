@@ -3,4 +3,5 @@
 pub mod actor;
 pub mod member;
 pub mod messages;
+pub mod standing;
 pub mod status;

@@ -9,6 +9,7 @@ use lighterman_proto::ids::{ConsumerId, Epoch, MappingId};
 use metrics::{Counter, Gauge as MetricGauge, Histogram, Label, counter, gauge, histogram};
 use parking_lot::Mutex;
 
+use super::standing::{StandingCause, StandingTroubles};
 use crate::batcher::core::{CloseReason, Plan};
 use crate::invoker::Verdict;
 use crate::metrics as names;
@@ -25,6 +26,7 @@ pub const OK: &str = "OK";
 /// AWS's `LastProcessingResult` after a failed invocation.
 pub const FUNCTION_FAILED: &str = "PROBLEM: Function call failed";
 
+const PROBLEM: &str = "PROBLEM: ";
 const LINES_EACH: Duration = Duration::from_secs(10);
 
 /// One partition as it is shown.
@@ -50,6 +52,7 @@ struct Inner {
     last_result: Mutex<String>,
     /// What stays to be said until records are delivered.
     notice: Mutex<Option<String>>,
+    standing: Mutex<StandingTroubles>,
     partitions: Mutex<BTreeMap<i32, Shown>>,
     missing: Mutex<Option<String>>,
     commit_lines: LineLimit,
@@ -78,6 +81,7 @@ struct Meters {
     e2e_seconds: Histogram,
     offers_waiting: MetricGauge,
     lag: MetricGauge,
+    lag_seconds: MetricGauge,
     consumers: MetricGauge,
     owned: MetricGauge,
     slots_in_use: MetricGauge,
@@ -109,11 +113,64 @@ impl Meters {
             e2e_seconds: histogram!(names::E2E_LATENCY_SECONDS, labels()),
             offers_waiting: gauge!(names::OFFERS_WAITING, labels()),
             lag: gauge!(names::OFFSET_LAG, labels()),
+            lag_seconds: gauge!(names::OFFSET_LAG_SECONDS, labels()),
             consumers: gauge!(names::CONSUMERS, labels()),
             owned: gauge!(names::OWNED_PARTITIONS, labels()),
             slots_in_use: gauge!(names::SLOTS_IN_USE, labels()),
             slots_limit: gauge!(names::SLOTS_LIMIT, labels()),
         }
+    }
+
+    fn see(&self, sight: MappingSight) {
+        self.consumers.set(sight.consumers as f64);
+        self.slots_in_use.set(f64::from(sight.slots_in_use));
+        self.slots_limit.set(f64::from(sight.slots_limit));
+        // What is not a number is not shown: an old figure would be taken for one of now.
+        self.lag.set(sight.lag.map_or(f64::NAN, |lag| lag as f64));
+        self.lag_seconds.set(sight.lag_seconds.unwrap_or(f64::NAN));
+    }
+}
+
+/// What is seen of a mapping once a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MappingSight {
+    /// Consumers.
+    pub consumers: usize,
+    /// Invocations.
+    pub slots_in_use: u32,
+    /// Invocations allowed.
+    pub slots_limit: u32,
+    /// Records to go, over all partitions that are ours; `None` while it is not known of each.
+    pub lag: Option<u64>,
+    /// How long that takes at the rate of now, in seconds.
+    pub lag_seconds: Option<f64>,
+}
+
+impl MappingSight {
+    /// Nothing runs, and nothing is known.
+    const NOTHING: Self =
+        Self { consumers: 0, slots_in_use: 0, slots_limit: 0, lag: None, lag_seconds: None };
+}
+
+/// What one batcher adds to the offers that wait; nothing any more once this is dropped.
+pub(crate) struct WaitingOffers {
+    gauge: MetricGauge,
+    shown: usize,
+}
+
+impl WaitingOffers {
+    /// As many wait at this batcher now.
+    pub(crate) fn set(&mut self, offers: usize) {
+        if offers != self.shown {
+            self.gauge.increment(offers as f64 - self.shown as f64);
+            self.shown = offers;
+        }
+    }
+}
+
+impl Drop for WaitingOffers {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -130,12 +187,15 @@ impl StatusBoard {
     /// The board of one mapping; `labels` go on all of its metrics.
     pub fn new(labels: Vec<Label>) -> Self {
         let meters = Meters::new(&labels);
+        meters.see(MappingSight::NOTHING);
+        meters.owned.set(0.0);
         Self {
             inner: Arc::new(Inner {
                 labels,
                 meters,
                 last_result: Mutex::new(NO_RECORDS.to_owned()),
                 notice: Mutex::new(None),
+                standing: Mutex::default(),
                 partitions: Mutex::new(BTreeMap::new()),
                 missing: Mutex::new(Some("has not begun".to_owned())),
                 commit_lines: LineLimit::new(1, LINES_EACH),
@@ -152,17 +212,24 @@ impl StatusBoard {
         &self.inner.labels
     }
 
-    /// AWS's `LastProcessingResult`.
+    /// AWS's `LastProcessingResult`: what stands in the way, or how the last poll or invocation went.
     pub fn last_result(&self) -> String {
-        self.inner.last_result.lock().clone()
+        let standing = self.inner.standing.lock().first().map(|text| format!("{PROBLEM}{text}"));
+        standing.unwrap_or_else(|| self.inner.last_result.lock().clone())
     }
 
     /// What keeps the mapping from running all that is its share on this node, as of the last second: `None` when it does,
-    /// and when what is wrong lies outside (an unreachable cluster, a missing function), which `last_result` tells.
+    /// and when what is wrong lies outside (an unreachable cluster, a missing function), which `last_result` tells. Partitions
+    /// that cannot begin beside others that run are missing.
     pub fn missing(&self) -> Option<String> {
         let missing = self.inner.missing.lock().clone()?;
+        let (ours, outside) = {
+            let standing = self.inner.standing.lock();
+            (standing.is_ours(), standing.lies_outside())
+        };
         let last = self.inner.last_result.lock();
-        (!last.starts_with("PROBLEM: ") || *last == FUNCTION_FAILED).then_some(missing)
+        let outside = outside || (last.starts_with(PROBLEM) && *last != FUNCTION_FAILED);
+        (ours || !outside).then_some(missing)
     }
 
     pub(crate) fn set_missing(&self, missing: Option<String>) {
@@ -171,7 +238,14 @@ impl StatusBoard {
 
     /// Something is wrong: `PROBLEM: ` and what.
     pub fn problem(&self, what: &str) {
-        self.set_result(&format!("PROBLEM: {what}"));
+        self.set_result(&format!("{PROBLEM}{what}"));
+    }
+
+    /// `cause` stands in the way, or does not any more.
+    pub(crate) fn stand(&self, cause: StandingCause, text: Option<String>) {
+        if self.inner.standing.lock().set(cause, text) {
+            self.inner.meters.poll_errors.increment(1);
+        }
     }
 
     /// Something was found that a person should see, and that is not over when the cluster answers: until records are delivered.
@@ -220,15 +294,14 @@ impl StatusBoard {
         }
     }
 
-    /// Sets the gauges that are sampled once a second.
-    pub fn sampled(&self, consumers: usize, slots_in_use: u32, slots_limit: u32) {
-        let lags = self.inner.partitions.lock().values().map(|shown| shown.gauge.lag()).sum::<Option<u64>>();
-        if let Some(lag) = lags {
-            self.inner.meters.lag.set(lag as f64);
-        }
-        self.inner.meters.consumers.set(consumers as f64);
-        self.inner.meters.slots_in_use.set(f64::from(slots_in_use));
-        self.inner.meters.slots_limit.set(f64::from(slots_limit));
+    /// Shows what is seen once a second.
+    pub fn sampled(&self, sight: MappingSight) {
+        self.inner.meters.see(sight);
+    }
+
+    /// For one batcher: the offers that wait are those of all of them.
+    pub(crate) fn waiting_offers(&self) -> WaitingOffers {
+        WaitingOffers { gauge: self.inner.meters.offers_waiting.clone(), shown: 0 }
     }
 
     pub(crate) fn polled(&self, records: u64) {
@@ -243,13 +316,9 @@ impl StatusBoard {
     /// The cluster answers: a problem with reaching it is over, one with the function is not.
     pub(crate) fn reachable(&self) {
         let mut last = self.inner.last_result.lock();
-        if last.starts_with("PROBLEM: ") && *last != FUNCTION_FAILED {
+        if last.starts_with(PROBLEM) && *last != FUNCTION_FAILED {
             self.inner.notice.lock().as_deref().unwrap_or(OK).clone_into(&mut last);
         }
-    }
-
-    pub(crate) fn offers_waiting(&self, offers: usize) {
-        self.inner.meters.offers_waiting.set(offers as f64);
     }
 
     pub(crate) fn sealed(&self, plan: &Plan) {
@@ -276,6 +345,7 @@ impl StatusBoard {
                 self.inner.throttled.fetch_add(1, Ordering::Relaxed);
                 meters.invoke_errors.increment(1);
             }
+            Verdict::Withheld => {}
             Verdict::FunctionError { .. }
             | Verdict::TooLarge
             | Verdict::ServiceError { .. }

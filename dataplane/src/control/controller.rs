@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use lighterman_proto::api::{Account, ApiError, CreateRequest, ErrorKind, Mapping, State, UpdateRequest};
+use lighterman_proto::api::{
+    Account, ApiError, CreateRequest, ErrorKind, Mapping, State, UpdateRequest, tag_resource_not_found,
+};
 use lighterman_proto::ids::{MappingId, Offset};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -23,8 +26,8 @@ pub trait MappingHost: Send + Sync {
     /// Runs `mapping`, or applies its new configuration without losing or reordering, whether or not anybody waits for it;
     /// resolves when it runs so. [`Gone`]: the node ends before.
     fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), Gone>>;
-    /// Drains, commits, leaves; resolves when done.
-    fn stop(&self, id: MappingId) -> BoxFuture<'static, ()>;
+    /// Drains, commits, leaves, whether or not anybody waits for it; resolves when done. [`Gone`]: the node ends before.
+    fn stop(&self, id: MappingId) -> BoxFuture<'static, Result<(), Gone>>;
     /// `LastProcessingResult`; `None` while it does not run.
     fn last_result(&self, id: MappingId) -> Option<String>;
     /// The live facts of its partitions, as JSON.
@@ -58,6 +61,8 @@ pub struct Controller {
 
 struct Shared {
     state: Mutex<(Store, Registry)>,
+    /// The node drains. Set and, where it decides, read under the lock of the state.
+    draining: AtomicBool,
     host: Arc<dyn MappingHost>,
     region: String,
     account: String,
@@ -79,7 +84,25 @@ impl Controller {
         region: String,
         account: String,
     ) -> Self {
-        Self { shared: Arc::new(Shared { state: Mutex::new((store, registry)), host, region, account }) }
+        let (state, draining) = (Mutex::new((store, registry)), AtomicBool::new(false));
+        Self { shared: Arc::new(Shared { state, draining, host, region, account }) }
+    }
+
+    /// From now on every change is refused: the node drains, and would leave it undone. What was accepted before is carried
+    /// out, or taken up again at the next start; whatever reads goes on.
+    pub fn refuse_changes(&self) {
+        let _state = self.shared.state.lock();
+        self.shared.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The error that every change gets once [`Controller::refuse_changes`] was called.
+    pub(super) fn accepts_changes(&self) -> Result<(), ApiError> {
+        if !self.shared.draining.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let text = "This node is draining and accepts no changes any more. Send the request to another node, or again once \
+                    this one has been restarted.";
+        Err(ApiError::new(ErrorKind::Unavailable, text))
     }
 
     /// Takes up what was running, and what was under way; call inside an actix system.
@@ -98,6 +121,7 @@ impl Controller {
 
     /// `CreateEventSourceMapping`.
     pub async fn create(&self, request: CreateRequest) -> Result<Value, ApiError> {
+        self.accepts_changes()?;
         let now = seconds_now();
         let mapping = Mapping::create(request, MappingId(Uuid::new_v4()), self.account(), now)?;
         if !self.shared.host.function_exists(&mapping.function_arn).await {
@@ -110,6 +134,7 @@ impl Controller {
 
     /// `UpdateEventSourceMapping`.
     pub async fn update(&self, id: MappingId, request: UpdateRequest) -> Result<Value, ApiError> {
+        self.accepts_changes()?;
         let before = self.entry(id)?.mapping;
         let function = before.updated(request.clone(), self.account())?.function_arn;
         if function != before.function_arn && !self.shared.host.function_exists(&function).await {
@@ -243,8 +268,7 @@ impl Controller {
     fn by_arn(&self, arn: &str) -> Result<Entry, ApiError> {
         let state = self.shared.state.lock();
         let found = state.1.mappings().find(|entry| entry.mapping.arn == arn).cloned();
-        let text = format!("Event source mapping not found: {arn}");
-        found.ok_or_else(|| ApiError::new(ErrorKind::ResourceNotFound, text))
+        found.ok_or_else(|| tag_resource_not_found(arn))
     }
 
     fn show(&self, entry: &Entry) -> Value {
@@ -253,8 +277,19 @@ impl Controller {
         entry.mapping.shown(entry.state, entry.last_modified, &result)
     }
 
-    /// Decides on the state of now, makes it durable, applies it: nobody comes between.
+    /// [`Controller::record`] of a change that somebody asks for: refused once the node drains.
     fn decide(
+        &self,
+        decide: impl FnOnce(&Registry) -> Result<Command, ApiError>,
+    ) -> Result<Command, ApiError> {
+        self.record(|registry| {
+            self.accepts_changes()?;
+            decide(registry)
+        })
+    }
+
+    /// Decides on the state of now, makes it durable, applies it: nobody comes between.
+    fn record(
         &self,
         decide: impl FnOnce(&Registry) -> Result<Command, ApiError>,
     ) -> Result<Command, ApiError> {
@@ -279,20 +314,21 @@ impl Controller {
                 (_, true) => Command::Move { id, state: State::Enabled, at },
                 (_, false) => Command::Move { id, state: State::Disabled, at },
             };
-            if mapping.enabled && from != State::Deleting {
-                // What the node does not finish is taken up again at its next start.
-                if host.run(&mapping).await.is_err() {
-                    return;
-                }
+            let carried_out = if mapping.enabled && from != State::Deleting {
+                host.run(&mapping).await
             } else {
-                host.stop(id).await;
+                host.stop(id).await
+            };
+            // What the node does not finish is taken up again at its next start.
+            if carried_out.is_err() {
+                return;
             }
             if from == State::Deleting {
                 host.forget(id);
             }
             // A store that fails now, a full disk, may work again: until then the mapping would refuse every change.
             while let Err(error) =
-                me.decide(|registry| me.moves_on(registry, id, from, command(seconds_now())))
+                me.record(|registry| me.moves_on(registry, id, from, command(seconds_now())))
             {
                 if error.kind != ErrorKind::Service {
                     break;
@@ -356,9 +392,9 @@ mod tests {
             Box::pin(async move { may_work.acquire().await.map(drop).map_err(|_| Gone) })
         }
 
-        fn stop(&self, _: MappingId) -> BoxFuture<'static, ()> {
+        fn stop(&self, _: MappingId) -> BoxFuture<'static, Result<(), Gone>> {
             let may_work = Arc::clone(&self.may_work);
-            Box::pin(async move { may_work.acquire().await.map(drop).unwrap_or_default() })
+            Box::pin(async move { may_work.acquire().await.map(drop).map_err(|_| Gone) })
         }
 
         fn last_result(&self, _: MappingId) -> Option<String> {
@@ -461,6 +497,64 @@ mod tests {
         let ran: Vec<i64> =
             next.ran.lock().iter().map(|mapping| i64::from(mapping.batch_records_max)).collect();
         assert_eq!(ran, [8]);
+    }
+
+    #[actix::test]
+    async fn drn_1_a_node_that_drains_refuses_every_change_and_finishes_what_it_accepted() {
+        let folder = tempfile::tempdir().expect("folder");
+        let host = Arc::new(Noting::default());
+        let controller = controller_on(folder.path(), &host);
+        let Mapping { arn, id, .. } = created(&controller).await.mapping;
+        host.hold();
+        controller.update(id, change(serde_json::json!({"Enabled": false}))).await.expect("accepted");
+        controller.refuse_changes();
+        let ran = host.ran.lock().len();
+        let refused = |answer: Result<(), ApiError>| {
+            let error = answer.expect_err("draining");
+            assert_eq!((error.kind.status(), error.kind.name()), (503, "ServiceException"));
+            assert!(error.message.contains("draining"), "{error}");
+        };
+        let request = serde_json::json!({
+            "FunctionName": "f", "Topics": ["other"],
+            "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": ["k:1"] } },
+            "SourceAccessConfigurations": [
+                { "Type": "VPC_SUBNET", "URI": "subnet:s" }, { "Type": "VPC_SECURITY_GROUP", "URI": "security_group:g" }
+            ],
+        });
+        refused(controller.create(serde_json::from_value(request).expect("request")).await.map(drop));
+        refused(controller.update(id, change(serde_json::json!({"BatchSize": 7}))).await.map(drop));
+        refused(controller.delete(id).map(drop));
+        refused(controller.tag(&arn, BTreeMap::from([("team".to_owned(), "a".to_owned())])));
+        refused(controller.untag(&arn, &["team".to_owned()]));
+        refused(controller.put_key("LMANOTHER", "a secret"));
+        assert_eq!(controller.get(id).expect("reads go on")["State"], "Disabling");
+        assert_eq!(controller.list(None, None, 10).0.len(), 1);
+        assert_eq!(host.ran.lock().len(), ran, "nothing new is begun");
+        host.may_work.add_permits(Semaphore::MAX_PERMITS);
+        settled(&controller, id).await;
+        assert_eq!(controller.get(id).expect("there")["State"], "Disabled");
+        drop(controller);
+        let controller = controller_on(folder.path(), &Arc::new(Noting::default()));
+        assert_eq!(controller.get(id).expect("durable")["State"], "Disabled");
+    }
+
+    #[actix::test]
+    async fn a_delete_that_the_node_did_not_finish_is_taken_up_at_the_next_start() {
+        let folder = tempfile::tempdir().expect("folder");
+        let host = Arc::new(Noting::default());
+        let controller = controller_on(folder.path(), &host);
+        let id = created(&controller).await.mapping.id;
+        host.hold();
+        controller.delete(id).expect("accepted");
+        host.may_work.close();
+        turns().await;
+        assert_eq!(controller.get(id).expect("not gone")["State"], "Deleting");
+        drop(controller);
+        let controller = controller_on(folder.path(), &Arc::new(Noting::default()));
+        controller.resume();
+        while controller.get(id).is_ok() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[actix::test]

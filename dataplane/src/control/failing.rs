@@ -27,6 +27,7 @@ impl Controller {
         partition: &str,
         request: SkipRequest,
     ) -> Result<Value, ApiError> {
+        self.accepts_changes()?;
         self.entry(id)?;
         let partition: i32 =
             partition.parse().map_err(|_| ApiError::invalid(format!("`{partition}` is no partition.")))?;

@@ -9,7 +9,10 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use lighterman_proto::api::{ApiError, ErrorKind};
+use lighterman_proto::api::{
+    ApiError, ErrorKind, PAGE_ENTRIES_MAX, check_tag_resource, check_uuid_length, page_size,
+    required_tag_keys, required_tags,
+};
 use lighterman_proto::ids::MappingId;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
@@ -22,8 +25,8 @@ use crate::runtime::clock;
 
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 const CONNECTIONS_MAX: usize = 1024;
-const PAGE_MAX: usize = 100;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const MAPPINGS: &str = "/2015-03-31/event-source-mappings";
 const TAGS: &str = "/2017-03-31/tags/";
 const OURS: &str = "/lighterman/v1/";
@@ -50,10 +53,7 @@ impl ApiServer {
     pub fn start(api: Api, listener: TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let server = HttpServer::new(move || {
-            App::new()
-                .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
-                .app_data(web::Data::new(api.clone()))
-                .default_service(web::to(handle))
+            App::new().app_data(web::Data::new(api.clone())).default_service(web::to(handle))
         })
         .workers(1)
         .max_connections(CONNECTIONS_MAX)
@@ -92,9 +92,12 @@ impl Answer {
     }
 }
 
-async fn handle(api: web::Data<Api>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
-    let answered = match authenticate(&api, &request, &body) {
-        Ok(()) => route(&api, &request, &body).await,
+async fn handle(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let answered = match read(&request, payload).await {
+        Ok(body) => match authenticate(&api, &request, &body) {
+            Ok(()) => route(&api, &request, &body).await,
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     let mut response = match &answered {
@@ -115,15 +118,36 @@ async fn handle(api: web::Data<Api>, request: HttpRequest, body: web::Bytes) -> 
     }
 }
 
+/// The body, whole, bounded in bytes and in time: actix's own refusal of one that is too large has no shape of AWS.
+async fn read(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, ApiError> {
+    let too_large = || {
+        let text = format!("Request must be smaller than {BODY_BYTES_MAX} bytes.");
+        ApiError::new(ErrorKind::RequestTooLarge, text)
+    };
+    let declared =
+        request.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: u64| length > BODY_BYTES_MAX as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, payload.to_bytes_limited(BODY_BYTES_MAX)).await {
+        Ok(Ok(Ok(body))) => Ok(body),
+        Ok(Ok(Err(_))) => {
+            Err(ApiError::new(ErrorKind::Serialization, "The body could not be read to its end."))
+        }
+        Ok(Err(_)) => Err(too_large()),
+        Err(_) => Err(ApiError::new(ErrorKind::RequestTimeout, "The body did not arrive in time.")),
+    }
+}
+
 fn authenticate(api: &Api, request: &HttpRequest, body: &[u8]) -> Result<(), ApiError> {
     let mut headers: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in request.headers() {
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let entry = headers.entry(name.as_str().to_owned()).or_default();
-        if !entry.is_empty() {
-            entry.push(',');
-        }
-        entry.push_str(&value);
+        let join = |known: &mut String| {
+            known.push(',');
+            known.push_str(&value);
+        };
+        headers.entry(name.as_str().to_owned()).and_modify(join).or_insert_with(|| value.clone());
     }
     let signed = Signed {
         method: request.method().as_str(),
@@ -139,7 +163,8 @@ fn authenticate(api: &Api, request: &HttpRequest, body: &[u8]) -> Result<(), Api
 async fn route(api: &Api, request: &HttpRequest, body: &[u8]) -> Result<Answer, ApiError> {
     let path = request.uri().path();
     let query = pairs(request.uri().query().unwrap_or_default());
-    if let Some(rest) = path.strip_prefix(MAPPINGS) {
+    let mappings_path = path.strip_prefix(MAPPINGS);
+    if let Some(rest) = mappings_path.filter(|rest| rest.is_empty() || rest.starts_with('/')) {
         return mappings(api, request.method().as_str(), rest.trim_matches('/'), &query, body).await;
     }
     if let Some(arn) = path.strip_prefix(TAGS) {
@@ -173,17 +198,8 @@ async fn mappings(
 fn list(controller: &Controller, query: &[(String, String)]) -> Result<Answer, ApiError> {
     let get = |name: &str| query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let most = match get("MaxItems") {
-        None => PAGE_MAX,
-        Some(text) => match text.parse::<usize>() {
-            Ok(most @ 1..=10_000) => most.min(PAGE_MAX),
-            _ => {
-                let text = format!(
-                    "1 validation error detected: Value '{text}' at 'maxItems' failed to satisfy constraint: \
-                     Member must have value between 1 and 10000"
-                );
-                return Err(ApiError::new(ErrorKind::Validation, text));
-            }
-        },
+        None => PAGE_ENTRIES_MAX,
+        Some(text) => page_size(text)?,
     };
     let marker = get("Marker").map(|text| mapping_id(text).map_err(|_| ApiError::invalid("Invalid Marker.")));
     let (shown, next) = if get("EventSourceArn").is_some() {
@@ -206,21 +222,23 @@ fn tags(
     body: &[u8],
 ) -> Result<Answer, ApiError> {
     #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Tags {
         #[serde(rename = "Tags", default)]
-        tags: BTreeMap<String, String>,
+        tags: Option<BTreeMap<String, String>>,
     }
     let controller = &api.controller;
+    check_tag_resource(arn)?;
     match method {
         "GET" => Ok(Answer::ok(json!({ "Tags": controller.tags(arn)? }))),
         "POST" => {
-            controller.tag(arn, parse::<Tags>(body)?.tags)?;
+            controller.tag(arn, required_tags(parse::<Tags>(body)?.tags)?)?;
             Ok(Answer { status: 204, body: None })
         }
         "DELETE" => {
             let keys: Vec<String> =
                 query.iter().filter(|(name, _)| name == "tagKeys").map(|(_, value)| value.clone()).collect();
-            controller.untag(arn, &keys)?;
+            controller.untag(arn, &required_tag_keys(keys)?)?;
             Ok(Answer { status: 204, body: None })
         }
         _ => Err(unknown()),
@@ -270,6 +288,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
 }
 
 fn mapping_id(text: &str) -> Result<MappingId, ApiError> {
+    check_uuid_length(text)?;
     text.parse().map(MappingId).map_err(|_| ApiError::not_found())
 }
 

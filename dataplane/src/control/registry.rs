@@ -146,13 +146,7 @@ impl Registry {
             return Err(ApiError::new(ErrorKind::ResourceConflict, text));
         }
         if let Some(taken) = self.mappings.values().find(|entry| entry.mapping.group == mapping.group) {
-            return Err(ApiError::new(
-                ErrorKind::ResourceConflict,
-                format!(
-                    "ConsumerGroupId {} is used by the mapping with UUID {} already.",
-                    mapping.group, taken.mapping.id
-                ),
-            ));
+            return Err(ApiError::new(ErrorKind::ResourceConflict, mapping.group_taken_text(&taken.mapping)));
         }
         Ok(Command::Put { mapping: Box::new(mapping), state: State::Creating, at })
     }

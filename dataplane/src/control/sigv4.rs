@@ -12,6 +12,8 @@ use subtle::ConstantTimeEq;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "lambda";
+const TERMINATOR: &str = "aws4_request";
+const DATE_BYTES: usize = "YYYYMMDD".len();
 /// How far the caller's clock may be off, in seconds: AWS's five minutes.
 const SKEW_SECONDS_MAX: i64 = 300;
 
@@ -84,11 +86,10 @@ impl Authenticator for SigV4 {
         let header = request.headers.get("authorization");
         let header = header
             .ok_or_else(|| refused(ErrorKind::MissingAuthenticationToken, "Missing Authentication Token"))?;
-        let authorization = parse(header).ok_or_else(|| {
-            refused(ErrorKind::InvalidSignature, "The Authorization header is not of Signature Version 4.")
-        })?;
+        let stamp = request.headers.get("x-amz-date");
+        let authorization = parse(header, stamp.is_some())?;
+        let stamp = stamp.map_or("", String::as_str);
         self.check_scope(&authorization)?;
-        let stamp = request.headers.get("x-amz-date").map_or("", String::as_str);
         check_time(stamp, authorization.date, now)?;
         let secret = secret_of(authorization.access_key_id).ok_or_else(|| {
             refused(ErrorKind::UnrecognizedClient, "The security token included in the request is invalid.")
@@ -100,7 +101,7 @@ impl Authenticator for SigV4 {
         let canonical =
             canonical_request(request, authorization.signed_headers, &body_hash).ok_or_else(mismatch)?;
         let scope =
-            format!("{}/{}/{}/aws4_request", authorization.date, authorization.region, authorization.service);
+            format!("{}/{}/{}/{TERMINATOR}", authorization.date, authorization.region, authorization.service);
         let to_sign =
             format!("{ALGORITHM}\n{stamp}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
         let expected = hex(&hmac(&signing_key(&secret, &authorization), to_sign.as_bytes()));
@@ -132,28 +133,71 @@ impl SigV4 {
     }
 }
 
-fn parse(header: &str) -> Option<Authorization<'_>> {
-    let fields = header.strip_prefix(ALGORITHM)?.trim_start();
-    let field =
-        |name: &str| fields.split(',').find_map(|field| field.trim().strip_prefix(name)?.strip_prefix('='));
-    let mut credential = field("Credential")?.rsplitn(5, '/');
-    let (end, service, region, date, access_key_id) =
-        (credential.next()?, credential.next()?, credential.next()?, credential.next()?, credential.next()?);
-    let (signed_headers, signature) = (field("SignedHeaders")?, field("Signature")?);
-    (end == "aws4_request").then_some(Authorization {
-        access_key_id,
-        date,
-        region,
-        service,
-        signed_headers,
-        signature,
-    })
+/// The parts of an Authorization header. Whatever is wrong with it, its own text is in no answer: it may be another service's secret.
+fn parse(header: &str, has_date: bool) -> Result<Authorization<'_>, ApiError> {
+    let incomplete = |text: String| refused(ErrorKind::IncompleteSignature, text);
+    let (scheme, fields) = header.split_once(' ').unwrap_or((header, ""));
+    if scheme != ALGORITHM && scheme.starts_with("AWS4-") {
+        return Err(incomplete(format!("Unsupported AWS 'algorithm': {ALGORITHM} is supported.")));
+    }
+    let mut found = [("Credential", None), ("Signature", None), ("SignedHeaders", None)];
+    for field in fields.split(',').map(str::trim).filter(|_| scheme == ALGORITHM) {
+        let pair = field.split_once('=');
+        let slot = pair.and_then(|(name, _)| found.iter_mut().find(|(known, _)| *known == name));
+        let (Some((_, value)), Some((name, slot))) = (pair, slot) else {
+            return Err(incomplete(
+                "Authorization header has a part that is none of 'Credential', 'Signature' and 'SignedHeaders', each \
+                 with its value behind an equal-sign. A request has one Authorization header."
+                    .to_owned(),
+            ));
+        };
+        if slot.replace(value).is_some() {
+            return Err(incomplete(format!("Authorization header has more than one '{name}' parameter.")));
+        }
+    }
+    let [(_, Some(credential)), (_, Some(signature)), (_, Some(signed_headers))] = found else {
+        return Err(incomplete(what_lacks(&found, has_date)));
+    };
+    if !has_date {
+        return Err(incomplete(what_lacks(&found, has_date)));
+    }
+    let elements: Vec<&str> = credential.split('/').collect();
+    let [access_key_id, date, region, service, term] = elements[..] else {
+        return Err(incomplete(
+            "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term."
+                .to_owned(),
+        ));
+    };
+    if term != TERMINATOR {
+        let text = format!("Credential should be scoped with a valid terminator: '{TERMINATOR}'.");
+        return Err(refused(ErrorKind::InvalidSignature, text));
+    }
+    Ok(Authorization { access_key_id, date, region, service, signed_headers, signature })
+}
+
+/// AWS's sentences, one for each thing.
+fn what_lacks(found: &[(&str, Option<&str>)], has_date: bool) -> String {
+    let parts = found.iter().filter(|(_, value)| value.is_none());
+    let mut sentences: Vec<String> =
+        parts.map(|(name, _)| format!("Authorization header requires '{name}' parameter.")).collect();
+    if !has_date {
+        sentences.push("Authorization header requires existence of a 'X-Amz-Date' header.".to_owned());
+    }
+    sentences.join(" ")
 }
 
 fn check_time(stamp: &str, date: &str, now: i64) -> Result<(), ApiError> {
-    let signed = seconds_of(stamp).filter(|_| stamp.starts_with(date)).ok_or_else(|| {
-        refused(ErrorKind::InvalidSignature, "X-Amz-Date must be a timestamp like 20261123T210000Z.")
+    let signed = seconds_of(stamp).ok_or_else(|| {
+        refused(
+            ErrorKind::IncompleteSignature,
+            "Date must be in ISO-8601 'basic format', like 20261123T210000Z.",
+        )
     })?;
+    if stamp.get(..DATE_BYTES) != Some(date) {
+        let text =
+            "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP.";
+        return Err(refused(ErrorKind::InvalidSignature, text));
+    }
     if signed < now - SKEW_SECONDS_MAX {
         return Err(refused(
             ErrorKind::InvalidSignature,
@@ -221,7 +265,7 @@ fn signing_key(secret: &str, authorization: &Authorization<'_>) -> Vec<u8> {
     let date = hmac(format!("AWS4{secret}").as_bytes(), authorization.date.as_bytes());
     let region = hmac(&date, authorization.region.as_bytes());
     let service = hmac(&region, authorization.service.as_bytes());
-    hmac(&service, b"aws4_request")
+    hmac(&service, TERMINATOR.as_bytes())
 }
 
 fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
@@ -317,7 +361,9 @@ mod tests {
             ("/lambda/", "/sqs/"),
             ("host;", ""),
             ("Signature=", "Signature=0"),
-            ("AWS4", "AWS3"),
+            ("aws4_request", "aws5_request"),
+            ("/20270115/", "//"),
+            ("/20270115/", "/20270114/"),
         ] {
             let mut changed = headers.clone();
             let authorization = headers["authorization"].replacen(from, to, 1);
@@ -334,5 +380,66 @@ mod tests {
         assert_eq!(check(&headers, PATH, QUERY, BODY, NOW), Err(ErrorKind::UnrecognizedClient));
         headers.remove("authorization");
         assert_eq!(check(&headers, PATH, QUERY, BODY, NOW), Err(ErrorKind::MissingAuthenticationToken));
+    }
+
+    /// Recorded texts: <https://docs.aws.amazon.com/IAM/latest/UserGuide/signature-v4-troubleshooting.html> and public reports.
+    #[test]
+    fn an_authorization_that_is_none_is_refused_as_incomplete_and_never_repeated() {
+        let headers = signed(PATH, QUERY, BODY);
+        let good = &headers["authorization"];
+        let without = |name: &str| {
+            let (scheme, fields) = good.split_once(' ').expect("scheme");
+            let kept: Vec<&str> = fields.split(", ").filter(|field| !field.starts_with(name)).collect();
+            format!("{scheme} {}", kept.join(", "))
+        };
+        let requires = |name: &str| format!("Authorization header requires '{name}' parameter.");
+        let all = ["Credential", "Signature", "SignedHeaders"].map(requires).join(" ");
+        let cases = [
+            ("Bearer secret".to_owned(), all.clone()),
+            ("Basic c2VjcmV0".to_owned(), all.clone()),
+            ("secret".to_owned(), all.clone()),
+            (String::new(), all),
+            (without("Credential"), requires("Credential")),
+            (without("Signature"), requires("Signature")),
+            (without("SignedHeaders"), requires("SignedHeaders")),
+            (good.replacen("HMAC-SHA256", "ECDSA-P256-SHA256", 1), "Unsupported AWS 'algorithm'".to_owned()),
+            (good.replacen("/lambda/", "/", 1), "Credential must have exactly 5 slash-delimited".to_owned()),
+            (
+                good.replacen("/lambda/", "/x/lambda/", 1),
+                "Credential must have exactly 5 slash-delimited".to_owned(),
+            ),
+            (ALGORITHM.to_owned(), "Authorization header has a part".to_owned()),
+            (format!("{good}, secret"), "Authorization header has a part".to_owned()),
+            // Two headers arrive joined by a comma, whichever of them is good.
+            (format!("{good},{good}"), "Authorization header has a part".to_owned()),
+            (format!("{good},Basic secret"), "Authorization header has a part".to_owned()),
+            (format!("Basic secret,{good}"), requires("Credential")),
+            (format!("{good}, Signature=secret"), "more than one 'Signature'".to_owned()),
+        ];
+        for (authorization, tells) in cases {
+            let mut changed = headers.clone();
+            changed.insert("authorization".to_owned(), authorization.clone());
+            let error = refusal(&changed);
+            assert_eq!(
+                (error.kind, error.kind.status()),
+                (ErrorKind::IncompleteSignature, 400),
+                "{authorization}"
+            );
+            assert!(error.message.contains(&tells), "{authorization}: {error}");
+            assert!(!error.message.contains("secret") && !error.message.contains("AKID"), "{error}");
+        }
+        let mut changed = headers.clone();
+        changed.insert("x-amz-date".to_owned(), "today".to_owned());
+        assert!(refusal(&changed).message.starts_with("Date must be in ISO-8601"));
+        changed.remove("x-amz-date");
+        let text = "Authorization header requires existence of a 'X-Amz-Date' header.";
+        assert_eq!(refusal(&changed).message, text);
+    }
+
+    fn refusal(headers: &BTreeMap<String, String>) -> ApiError {
+        let request = Signed { method: "POST", path: PATH, query: QUERY, headers, body: BODY };
+        let secret_of = |id: &str| (id == "AKID").then(|| "secret".to_owned());
+        let verifier = SigV4 { region: "eu-west-1".to_owned() };
+        verifier.authenticate(&request, NOW, &secret_of).expect_err("refused")
     }
 }

@@ -1,6 +1,7 @@
 //! One invocation: a task of its own on the thread that starts it, which posts its answer back exactly once, whatever
 //! happens.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
 use super::context::ClientContext;
+use super::facts::FunctionTimeout;
+use super::patience::{Patience, ReplyWait, UNSENT_MAX};
+use super::permit::SendPermit;
 use super::port::{FunctionPort, Invocation};
 use super::throttle::ThrottleControl;
 use super::verdict::{AnswerFacts, Reply, Verdict};
@@ -19,9 +23,6 @@ use crate::credit::slots::{Slot, Slots};
 use crate::kafka::group::OwnershipLease;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
-
-/// How much longer than the function we wait for its reply.
-const READ_MARGIN: Duration = Duration::from_secs(30);
 
 /// A sealed batch, with everything that must be given back when it is answered.
 #[derive(Message)]
@@ -33,10 +34,12 @@ pub struct Invoke {
     pub lease: Lease,
     /// Credit for the invocation.
     pub slot: Slot,
-    /// The right to start it, looked at once more: the process may have stood still since the batch was sealed (H1).
+    /// The right to start it, looked at when the first byte leaves: much may have been waited for since it was sealed (H1).
     pub ownership: OwnershipLease,
     /// What it says of itself.
     pub context: ClientContext,
+    /// How much of the answer is kept.
+    pub answer_bytes_max: usize,
     /// Which batch.
     pub batch: BatchId,
     /// Where the answer goes.
@@ -53,7 +56,7 @@ pub struct Answered {
     pub verdict: Verdict,
     /// What Lambda said of the invocation, if it said anything.
     pub facts: Option<AnswerFacts>,
-    /// When it was sent.
+    /// When its first byte left; when it was begun, if none has.
     pub sent_at: Moment,
     /// When the answer came.
     pub answered_at: Moment,
@@ -92,72 +95,127 @@ impl Concurrency {
     }
 }
 
+/// A function as its invoker knows it.
+#[derive(Clone)]
+pub struct InvokedFunction {
+    /// Name or ARN, with its qualifier, as the mapping has it.
+    pub name: Arc<str>,
+    /// How long it may run.
+    pub timeout: FunctionTimeout,
+    /// Called when that may be wrong.
+    pub doubt: Arc<dyn Fn() + Send + Sync>,
+}
+
 /// Invokes one mapping's function.
 #[derive(Clone)]
 pub struct Invoker {
     port: Arc<dyn FunctionPort>,
-    function: Arc<str>,
-    function_timeout: Duration,
+    function: InvokedFunction,
     concurrency: Concurrency,
 }
 
 impl Invoker {
-    /// An invoker of `function`, which answers within `function_timeout`.
-    pub fn new(
-        port: Arc<dyn FunctionPort>,
-        function: Arc<str>,
-        function_timeout: Duration,
-        concurrency: Concurrency,
-    ) -> Self {
-        Self { port, function, function_timeout, concurrency }
+    /// An invoker of `function` through `port`.
+    pub fn new(port: Arc<dyn FunctionPort>, function: InvokedFunction, concurrency: Concurrency) -> Self {
+        Self { port, function, concurrency }
     }
 
     /// Starts an invocation on this thread.
     pub fn start(&self, invoke: Invoke) {
-        let sent_at = clock::now();
-        let answer = Answer { batch: invoke.batch, sent_at, reply: Some(invoke.reply) };
-        if !invoke.ownership.is_good(sent_at) {
-            let message = "the consumer group's lease ran out before the invocation was sent".to_owned();
-            answer.give(Verdict::of(Reply::NotSent(message)), None, Some(invoke.payload));
-            return;
-        }
+        let started = clock::now();
+        let permit = SendPermit::new(invoke.ownership);
+        let answer =
+            Answer { batch: invoke.batch, started, permit: permit.clone(), reply: Some(invoke.reply) };
         let sent = self.port.invoke(Invocation {
-            function: Arc::clone(&self.function),
+            function: Arc::clone(&self.function.name),
             payload: invoke.payload.clone(),
             context: invoke.context,
-            read_timeout: self.function_timeout + READ_MARGIN,
+            answer_bytes_max: invoke.answer_bytes_max,
+            permit: permit.clone(),
         });
-        let deadline = self.function_timeout + READ_MARGIN + READ_MARGIN;
         let (payload, slot, lease) = (invoke.payload, invoke.slot, invoke.lease);
-        let concurrency = self.concurrency.clone();
+        let (concurrency, function) = (self.concurrency.clone(), self.function.clone());
         actix_rt::spawn(async move {
-            let reply = tokio::time::timeout(deadline, sent).await;
-            let reply =
-                reply.unwrap_or_else(|_| Reply::Lost("no reply within the function's timeout".to_owned()));
+            let mut wait = ReplyWait::new(started);
+            let reply = reply_within(sent, &mut wait, &permit, &function).await;
             let facts = reply.facts();
             let verdict = Verdict::of(reply);
             let now = clock::now();
-            let took = now.since(sent_at);
+            let took = now.since(permit.sent_at().unwrap_or(started));
             metrics::counter!(crate::metrics::INVOCATIONS, "outcome" => verdict.label()).increment(1);
             metrics::histogram!(crate::metrics::INVOKE_DURATION_SECONDS).record(took.as_secs_f64());
             concurrency.answered(now, matches!(verdict, Verdict::Throttled { .. }), took);
-            answer.give(verdict, facts, Some(payload));
-            drop((slot, lease));
+            let mut payload = Some((payload, lease));
+            if matches!(verdict, Verdict::Unknown { .. }) {
+                payload = None;
+                know_its_end(wait, permit.sent_at().unwrap_or(started), &function).await;
+            }
+            let (payload, _lease) = payload.unzip();
+            answer.give(verdict, facts, payload);
+            drop(slot);
         });
+    }
+}
+
+/// The reply, or why there is none. What waits before the first byte is dropped when the lease ends.
+pub(super) async fn reply_within(
+    sent: impl Future<Output = Reply>,
+    wait: &mut ReplyWait,
+    permit: &SendPermit,
+    function: &InvokedFunction,
+) -> Reply {
+    let mut sent = pin!(sent);
+    loop {
+        let now = clock::now();
+        let until = match wait.look(now, permit.sent_at(), permit.is_good(now), &function.timeout) {
+            Patience::Until(until) => until,
+            Patience::Doubt => {
+                (function.doubt)();
+                continue;
+            }
+            Patience::Withhold if permit.revoke() => return Reply::Withheld,
+            Patience::Unsent if permit.revoke() => {
+                let seconds = UNSENT_MAX.as_secs();
+                return Reply::NotSent(format!("neither credentials nor a connection within {seconds} s"));
+            }
+            // The first byte has left at this very moment.
+            Patience::Withhold | Patience::Unsent => continue,
+            Patience::GiveUp => return Reply::Lost("no reply within the function's timeout".to_owned()),
+        };
+        if let Ok(reply) = tokio::time::timeout(until.since(now), &mut sent).await {
+            return reply;
+        }
+    }
+}
+
+/// Nobody starts over a function whose timeout may have been raised: it is asked for first.
+async fn know_its_end(mut wait: ReplyWait, sent_at: Moment, function: &InvokedFunction) {
+    loop {
+        let now = clock::now();
+        match wait.look_after_loss(now, sent_at, &function.timeout) {
+            Patience::Doubt => (function.doubt)(),
+            Patience::Until(until) => tokio::time::sleep(until.since(now)).await,
+            Patience::Withhold | Patience::Unsent | Patience::GiveUp => return,
+        }
     }
 }
 
 /// Answers for a batch even when its task dies: the outcome is unknown then.
 struct Answer {
     batch: BatchId,
-    sent_at: Moment,
+    started: Moment,
+    permit: SendPermit,
     reply: Option<Recipient<Answered>>,
 }
 
 impl Answer {
+    fn sent_at(&self) -> Moment {
+        self.permit.sent_at().unwrap_or(self.started)
+    }
+
     fn give(mut self, verdict: Verdict, facts: Option<AnswerFacts>, payload_back: Option<Bytes>) {
         if let Some(reply) = self.reply.take() {
-            let (batch, sent_at) = (self.batch, self.sent_at);
+            let (batch, sent_at) = (self.batch, self.sent_at());
             let answered_at = clock::now();
             let _ = post(&reply, Answered { batch, verdict, facts, sent_at, answered_at, payload_back });
         }
@@ -169,7 +227,7 @@ impl Drop for Answer {
         if let Some(reply) = self.reply.take() {
             let verdict =
                 Verdict::Unknown { message: "the invocation's task ended without an answer".to_owned() };
-            let (batch, sent_at, answered_at) = (self.batch, self.sent_at, clock::now());
+            let (batch, sent_at, answered_at) = (self.batch, self.sent_at(), clock::now());
             let (facts, payload_back) = (None, None);
             let _ = post(&reply, Answered { batch, verdict, facts, sent_at, answered_at, payload_back });
         }

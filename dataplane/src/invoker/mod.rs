@@ -3,7 +3,10 @@
 pub mod actor;
 pub mod context;
 pub mod direct;
+pub mod facts;
 pub mod invoke;
+pub mod patience;
+pub mod permit;
 pub mod port;
 pub mod retry;
 pub mod sdk;

@@ -7,7 +7,14 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::context::ClientContext;
+use super::permit::SendPermit;
 use super::verdict::Reply;
+
+/// Lambda's answers end at 6 MiB; an error's text may come on top.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
+pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Of an answer that names no records only what a failure says of itself is wanted.
+pub const ERROR_BYTES_MAX: usize = 64 * 1024;
 
 /// One attempt on the wire.
 #[derive(Clone, Debug)]
@@ -18,8 +25,10 @@ pub struct Invocation {
     pub payload: Bytes,
     /// What it says of itself.
     pub context: ClientContext,
-    /// How long to wait for the reply.
-    pub read_timeout: Duration,
+    /// How much of its answer is kept; the rest of it is read and forgotten.
+    pub answer_bytes_max: usize,
+    /// To be begun immediately before the request's first byte: whoever waits, for credentials or a connection, waits before.
+    pub permit: SendPermit,
 }
 
 /// What we need to know of a function.
@@ -32,13 +41,18 @@ pub enum FunctionFacts {
     },
     /// Lambda says that it does not exist.
     Missing,
-    /// Lambda does not tell: no permission, no such call at this endpoint, no answer.
+    /// Lambda does not tell: no permission, no such call at this endpoint.
     Untold,
+    /// It has not answered: what was known before still stands, and it is asked again soon.
+    Unanswered {
+        /// It was asked too often: its control plane takes 15 calls a second of an account.
+        throttled: bool,
+    },
 }
 
 /// Sends invocations: exactly one wire attempt each.
 pub trait FunctionPort: Send + Sync {
-    /// Sends one and waits for its reply.
+    /// Sends one and waits for its reply, however long that takes. Dropped, it gives up.
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply>;
 
     /// Asks for a function's configuration.

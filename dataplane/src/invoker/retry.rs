@@ -1,5 +1,6 @@
 //! How long a batch waits before it is tried again.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use lighterman_proto::units::Moment;
@@ -26,11 +27,50 @@ impl Default for RetryPolicy {
 pub struct Sending {
     /// Which one, from 1.
     pub attempt: u32,
-    /// When it was sent.
-    pub sent_at: Moment,
-    /// How long the function may run.
-    pub function_timeout: Duration,
+    /// How often in a row the batch has come back without its function's word, this time included.
+    pub setbacks: u32,
+    /// Up to when the function may still be running.
+    pub may_run_until: Option<Moment>,
 }
+
+/// How often in a row each partition's batches have come back without their function's word: throttled, refused, lost.
+#[derive(Debug, Default)]
+pub struct Setbacks {
+    counts: HashMap<i32, u32>,
+}
+
+impl Setbacks {
+    /// Counts `verdict` for its partitions, and returns the highest count among them; any word of the function ends a row.
+    pub fn after(&mut self, verdict: &Verdict, partitions: impl Iterator<Item = i32>) -> u32 {
+        match verdict {
+            Verdict::Delivered { .. } | Verdict::FunctionError { .. } | Verdict::TooLarge => {
+                partitions.for_each(|partition| self.forget(partition));
+                0
+            }
+            // It was ours to hold back: nobody has refused anything.
+            Verdict::Withheld => 0,
+            Verdict::Throttled { .. }
+            | Verdict::ServiceError { .. }
+            | Verdict::ConfigError { .. }
+            | Verdict::Unknown { .. } => {
+                let counted = partitions.map(|partition| {
+                    let count = self.counts.entry(partition).or_default();
+                    *count = count.saturating_add(1);
+                    *count
+                });
+                counted.max().unwrap_or(1)
+            }
+        }
+    }
+
+    /// A partition is not ours any more.
+    pub fn forget(&mut self, partition: i32) {
+        self.counts.remove(&partition);
+    }
+}
+
+/// Steps that an error which a person must mend is ahead of one that passes by itself.
+const CONFIG_ERROR_STEPS: u32 = 5;
 
 /// When the batch may be tried again after `verdict`. `random` spreads the waits (full jitter).
 pub fn again_at(
@@ -40,19 +80,19 @@ pub fn again_at(
     policy: RetryPolicy,
     random: u64,
 ) -> Moment {
-    let Sending { attempt, sent_at, function_timeout } = sending;
+    let Sending { attempt, setbacks, may_run_until } = sending;
+    let wait = |step| now + jittered(policy, step, random);
     match verdict {
-        Verdict::Delivered { .. } | Verdict::FunctionError { .. } => now + jittered(policy, attempt, random),
+        Verdict::Delivered { .. } | Verdict::FunctionError { .. } => wait(attempt),
         // It is smaller the next time: nothing to wait for.
         Verdict::TooLarge => now,
+        Verdict::Withheld => now,
         Verdict::Throttled { retry_after, .. } => {
-            now + retry_after.unwrap_or_default().min(policy.cap) + jittered(policy, 1, random)
+            wait(setbacks) + retry_after.unwrap_or_default().min(policy.cap)
         }
-        Verdict::ServiceError { .. } => now + jittered(policy, 3, random),
-        Verdict::ConfigError { .. } => now + jittered(policy, 6, random),
-        Verdict::Unknown { .. } => {
-            verdict.may_run_until(sent_at, function_timeout).unwrap_or(now).max(now + policy.base)
-        }
+        Verdict::ServiceError { .. } => wait(setbacks),
+        Verdict::ConfigError { .. } => wait(setbacks.saturating_add(CONFIG_ERROR_STEPS)),
+        Verdict::Unknown { .. } => may_run_until.unwrap_or(now).max(wait(setbacks)).max(now + policy.base),
     }
 }
 
@@ -69,10 +109,18 @@ mod tests {
 
     use super::*;
 
-    const TIMEOUT: Duration = Duration::from_secs(60);
+    const MILLIS: u64 = 1000;
 
-    fn sending(attempt: u32, sent_at: Moment) -> Sending {
-        Sending { attempt, sent_at, function_timeout: TIMEOUT }
+    fn sending(attempt: u32, setbacks: u32) -> Sending {
+        Sending { attempt, setbacks, may_run_until: None }
+    }
+
+    fn throttled() -> Verdict {
+        Verdict::Throttled { reason: String::new(), retry_after: None }
+    }
+
+    fn refused() -> Verdict {
+        Verdict::ServiceError { message: String::new() }
     }
 
     fn failed() -> Verdict {
@@ -81,21 +129,48 @@ mod tests {
 
     proptest! {
         #[test]
-        fn waits_stay_under_the_cap(attempt in 1u32..5000, random: u64) {
+        fn waits_stay_under_the_cap(attempt in 1u32..5000, setbacks in 0u32..5000, random: u64) {
             let (now, policy) = (Moment::from_micros(7), RetryPolicy::default());
-            let at = again_at(&failed(), sending(attempt, now), now, policy, random);
-            prop_assert!(at.since(now) <= policy.cap);
-            let throttled = Verdict::Throttled { reason: String::new(), retry_after: Some(Duration::from_secs(9999)) };
-            let at = again_at(&throttled, sending(attempt, now), now, policy, random);
-            prop_assert!(at.since(now) <= policy.cap + policy.base);
+            let after = Some(Duration::from_secs(9999));
+            let asked_to_wait = Verdict::Throttled { reason: String::new(), retry_after: after };
+            for (verdict, most) in [(failed(), 1), (refused(), 1), (throttled(), 1), (asked_to_wait, 2)] {
+                let at = again_at(&verdict, sending(attempt, setbacks), now, policy, random);
+                prop_assert!(at.since(now) <= policy.cap * most, "{:?}", verdict);
+            }
         }
     }
 
     #[test]
-    fn an_unknown_outcome_waits_for_the_functions_deadline() {
-        let (sent, now) = (Moment::from_micros(0), Moment::from_micros(5));
+    fn liv_1_throttles_and_refusals_are_tried_at_doubled_waits_up_to_the_longest_and_any_word_ends_the_row() {
+        let (now, policy) = (Moment::from_micros(0), RetryPolicy::default());
+        for verdict in [throttled(), refused()] {
+            let mut setbacks = Setbacks::default();
+            let mut wait = |verdict: &Verdict, partition| {
+                let step = setbacks.after(verdict, std::iter::once(partition));
+                // The longest that full jitter gives is one microsecond short of the step.
+                let step_micros = (policy.base.as_micros() as u64) << step.saturating_sub(1).min(20);
+                let random = step_micros.min(policy.cap.as_micros() as u64) - 1;
+                again_at(verdict, sending(1, step), now, policy, random).as_micros().div_ceil(MILLIS)
+            };
+            let waits: Vec<u64> = (0..10).map(|_| wait(&verdict, 3)).collect();
+            assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
+            assert_eq!(wait(&verdict, 4), 200, "another partition's row is its own");
+            wait(&Verdict::Withheld, 3);
+            assert_eq!(wait(&verdict, 3), 30_000, "what was held back is nobody's word");
+            wait(&failed(), 3);
+            assert_eq!(wait(&verdict, 3), 200);
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_waits_for_the_functions_deadline_and_longer_each_time() {
+        let now = Moment::from_micros(5);
+        let until = Moment::from_micros(60_000_000);
         let unknown = Verdict::Unknown { message: String::new() };
-        let at = again_at(&unknown, sending(1, sent), now, RetryPolicy::default(), 0);
-        assert!(at >= sent + TIMEOUT);
+        let lost = Sending { attempt: 1, setbacks: 1, may_run_until: Some(until) };
+        assert!(again_at(&unknown, lost, now, RetryPolicy::default(), 0) >= until);
+        let often = Sending { setbacks: 9, may_run_until: Some(now), ..lost };
+        let at = again_at(&unknown, often, now, RetryPolicy::default(), 29_000_000);
+        assert_eq!(at.since(now), Duration::from_secs(29));
     }
 }

@@ -34,6 +34,8 @@ pub enum Reply {
     },
     /// The request provably never left: no connection.
     NotSent(String),
+    /// It was not let go: the lease ended before its first byte.
+    Withheld,
     /// It may have been received; nobody will tell.
     Lost(String),
 }
@@ -75,6 +77,8 @@ pub enum Verdict {
     },
     /// The payload is too large for this endpoint.
     TooLarge,
+    /// It was not sent: the lease ended before its first byte.
+    Withheld,
     /// The service failed, or could not be reached: the function did not run.
     ServiceError {
         /// What it said.
@@ -85,7 +89,7 @@ pub enum Verdict {
         /// What it said.
         message: String,
     },
-    /// The reply was lost: the function may still be running.
+    /// Nobody says what became of it: the function may still be running.
     Unknown {
         /// How it was lost.
         message: String,
@@ -128,7 +132,8 @@ impl Verdict {
             Reply::Lost(message) => {
                 mutant!("lost-reply-is-not-sent", Self::Unknown { message }, Self::ServiceError { message })
             }
-            Reply::Answer { status: 200..=299, function_error: None, body, .. } => {
+            Reply::Withheld => Self::Withheld,
+            Reply::Answer { status: 200, function_error: None, body, .. } => {
                 Self::Delivered { response: body }
             }
             Reply::Answer { status, function_error, error_type, retry_after, body, .. } => {
@@ -141,9 +146,10 @@ impl Verdict {
     pub fn class(&self) -> Option<Class> {
         match self {
             Self::Delivered { .. } => None,
-            Self::FunctionError { .. } | Self::ServiceError { .. } | Self::Unknown { .. } => {
-                Some(Class::Retry)
-            }
+            Self::FunctionError { .. }
+            | Self::Withheld
+            | Self::ServiceError { .. }
+            | Self::Unknown { .. } => Some(Class::Retry),
             Self::Throttled { .. } => Some(Class::Throttle),
             Self::TooLarge => Some(Class::Poison),
             Self::ConfigError { .. } => Some(Class::Fatal),
@@ -164,6 +170,7 @@ impl Verdict {
             Self::FunctionError { .. } => "function_error",
             Self::Throttled { .. } => "throttled",
             Self::TooLarge => "too_large",
+            Self::Withheld => "withheld",
             Self::ServiceError { .. } => "service_error",
             Self::ConfigError { .. } => "config_error",
             Self::Unknown { .. } => "unknown",
@@ -179,10 +186,14 @@ impl Verdict {
             }
             Self::Throttled { reason, .. } => format!("the function is throttled: {reason}"),
             Self::TooLarge => "the endpoint refuses the payload as too large: lower BatchSize".to_owned(),
+            Self::Withheld => {
+                "the consumer group's lease ended before the invocation was sent: another node may own the partition"
+                    .to_owned()
+            }
             Self::ServiceError { message } => format!("Lambda does not answer: {message}"),
             Self::ConfigError { message } => format!("Lambda refuses the invocation: {message}"),
             Self::Unknown { message } => {
-                format!("the reply was lost, the function may still be running: {message}")
+                format!("the outcome is unknown, the function may still be running: {message}")
             }
         }
     }
@@ -199,6 +210,7 @@ fn judge(
     body: &[u8],
 ) -> Verdict {
     let said: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
+    let is_aws = error_type.is_some();
     let kind = error_type.unwrap_or_default();
     let message = || {
         let text = said
@@ -212,15 +224,50 @@ fn judge(
             error_type: shorten(&said.error_type.unwrap_or(handling)),
             message: shorten(&said.error_message.unwrap_or_default()),
         },
+        (200..=299, None) => Verdict::Unknown { message: not_of_request_response(status) },
         (413, _) => Verdict::TooLarge,
         (429, _) => Verdict::Throttled {
             reason: shorten(&said.reason.unwrap_or_else(message)),
             retry_after: retry_after.map(Duration::from_secs),
         },
-        (500..=599, _) => Verdict::ServiceError { message: message() },
+        (500..=599, _) if may_have_run(status, is_aws, body) => {
+            mutant!(
+                "gateway-error-is-not-run",
+                Verdict::Unknown { message: message() },
+                Verdict::ServiceError { message: message() }
+            )
+        }
+        // 408: the request did not arrive as a whole, or the function's file system did not.
+        (408 | 500..=599, _) => Verdict::ServiceError { message: message() },
         // 1xx, 3xx, and the rest of 4xx: nothing that time alone mends.
         _ => Verdict::ConfigError { message: message() },
     }
+}
+
+/// Whether a 5xx leaves open that the function runs. A 500 is Lambda's own failure at any point, a 504 a gateway that waited no
+/// longer. Lambda's other errors, which it names, come before the function does (`EC2…`, `ENI…`, `KMS…`: 502); what a gateway
+/// says for itself may follow a connection that broke while the function ran. Its 503 is for having nowhere to go, but for
+/// Envoy's, which is for a reset as well. <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html#API_Invoke_Errors>
+fn may_have_run(status: u16, is_aws: bool, body: &[u8]) -> bool {
+    const ENVOY_RESET: &[u8] = b"disconnect/reset before headers";
+    match status {
+        500 | 504 => true,
+        _ if is_aws => false,
+        503 => body.windows(ENVOY_RESET.len()).take(1024).any(|part| part == ENVOY_RESET),
+        _ => true,
+    }
+}
+
+/// Only 200 says that a function has answered.
+fn not_of_request_response(status: u16) -> String {
+    let what = match status {
+        202 => "it was accepted to run later",
+        204 => "it was only tried (DryRun)",
+        _ => "nothing that Lambda says to it",
+    };
+    format!(
+        "the endpoint answers {status} to a RequestResponse invocation: {what}. Check AWS_ENDPOINT_URL_LAMBDA"
+    )
 }
 
 fn shorten(text: &str) -> String {
@@ -232,10 +279,14 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, function_error: Option<&str>, body: &str) -> Verdict {
+        named(status, None, function_error, body)
+    }
+
+    fn named(status: u16, error_type: Option<&str>, function_error: Option<&str>, body: &str) -> Verdict {
         Verdict::of(Reply::Answer {
             status,
             function_error: function_error.map(ToOwned::to_owned),
-            error_type: None,
+            error_type: error_type.map(ToOwned::to_owned),
             retry_after: (status == 429).then_some(2),
             executed_version: None,
             request_id: None,
@@ -257,14 +308,59 @@ mod tests {
             answer(429, None, r#"{"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded"}"#);
         let reason = "ReservedFunctionConcurrentInvocationLimitExceeded".to_owned();
         assert_eq!(throttled, Verdict::Throttled { reason, retry_after: Some(Duration::from_secs(2)) });
-        for status in [500, 502, 503, 504] {
-            let verdict = answer(status, None, "<html>");
-            assert!(matches!(verdict, Verdict::ServiceError { .. }), "{status}");
-        }
         for status in [301, 400, 403, 404, 409] {
             assert!(matches!(answer(status, None, "{}"), Verdict::ConfigError { .. }), "{status}");
         }
         assert_eq!(answer(413, None, ""), Verdict::TooLarge);
+    }
+
+    #[test]
+    fn own_1_an_error_that_does_not_say_that_the_function_did_not_run_leaves_it_open() {
+        for (status, kind) in [
+            (500, None),
+            (500, Some("ServiceException")),
+            (502, None),
+            (504, None),
+            (504, Some("X")),
+            (520, None),
+        ] {
+            let verdict = named(status, kind, None, "<html>");
+            assert!(matches!(verdict, Verdict::Unknown { .. }), "{status} {kind:?}: {verdict:?}");
+        }
+        let reset =
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
+        assert!(matches!(answer(503, None, reset), Verdict::Unknown { .. }));
+        let mut did_not_run = vec![(503, None), (503, Some("ServiceUnavailableException")), (408, None)];
+        let kinds = [
+            "EC2AccessDeniedException",
+            "EC2ThrottledException",
+            "EC2UnexpectedException",
+            "ENILimitReachedException",
+            "InvalidRuntimeException",
+            "InvalidSecurityGroupIDException",
+            "InvalidSubnetIDException",
+            "InvalidZipFileException",
+            "KMSAccessDeniedException",
+            "KMSDisabledException",
+            "KMSInvalidStateException",
+            "KMSNotFoundException",
+            "ResourceNotReadyException",
+            "SubnetIPAddressLimitReachedException",
+        ];
+        did_not_run.extend(kinds.map(|kind| (502, Some(kind))));
+        for (status, kind) in did_not_run {
+            let verdict = named(status, kind, None, "{}");
+            assert!(matches!(verdict, Verdict::ServiceError { .. }), "{status} {kind:?}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn alo_1_only_200_delivers() {
+        for status in [201, 202, 204, 299] {
+            let Verdict::Unknown { message } = answer(status, None, "null") else { panic!("{status}") };
+            assert!(message.contains(&status.to_string()) && message.contains("AWS_ENDPOINT_URL_LAMBDA"));
+            assert!(matches!(answer(status, Some("Unhandled"), "{}"), Verdict::FunctionError { .. }));
+        }
     }
 
     #[test]

@@ -16,15 +16,18 @@ use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
 use super::connection::{Connection, versions};
+use super::dialing::{DialBook, dial_first};
 use super::error::{KafkaError, Unanswered};
 use super::transport::{BrokerAddress, Connector};
 use crate::runtime::clock;
 
 /// Every exchange that is not a long poll ends within this.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// A broker answers who coordinates a group out of its memory.
+const LOOK_UP_DEADLINE: Duration = Duration::from_secs(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// At most one new connection per broker in this time (H19).
-const DIAL_SPACING: Duration = Duration::from_millis(100);
+/// How long whoever answers has to itself before another is asked beside it.
+const DIAL_PATIENCE: Duration = Duration::from_millis(500);
 /// Refreshes closer together than this are one.
 const REFRESH_SPACING: Duration = Duration::from_millis(100);
 /// How long after a topic was made anew a broker may still tell of the one before. An older id that comes back later is another
@@ -91,7 +94,7 @@ struct Shared {
     client_id: String,
     cache: Mutex<Cache>,
     refreshing: tokio::sync::Mutex<()>,
-    dials: Mutex<HashMap<BrokerAddress, Moment>>,
+    dials: Mutex<DialBook>,
 }
 
 #[derive(Default)]
@@ -121,7 +124,7 @@ impl Cluster {
                 client_id: client_id.into(),
                 cache: Mutex::new(Cache::default()),
                 refreshing: tokio::sync::Mutex::new(()),
-                dials: Mutex::new(HashMap::new()),
+                dials: Mutex::default(),
             }),
         }
     }
@@ -138,21 +141,19 @@ impl Cluster {
 
     /// A new connection to `address`, spaced from the last one to it.
     pub async fn connect(&self, address: &BrokerAddress) -> Result<Connection, KafkaError> {
-        let wait = {
-            let now = clock::now();
-            let mut dials = self.shared.dials.lock();
-            let next = dials.get(address).map_or(now, |last| (*last + DIAL_SPACING).max(now));
-            dials.insert(address.clone(), next);
-            next.since(now)
-        };
+        let shared = &self.shared;
+        let wait = shared.dials.lock().begin(address, clock::now());
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        let shared = &self.shared;
-        Connection::open(&*shared.connector, address, &shared.client_id, CONNECT_DEADLINE).await
+        let opened =
+            Connection::open(&*shared.connector, address, &shared.client_id, CONNECT_DEADLINE).await?;
+        shared.dials.lock().answered(address);
+        Ok(opened)
     }
 
-    /// A connection to whoever answers: brokers we know, then the bootstrap list, names resolved anew (H19).
+    /// A connection to whoever answers: brokers we know, then the bootstrap list, names resolved anew (H19). Those that did not
+    /// answer the last time come last, and one that says nothing is not waited for.
     pub async fn connect_any(&self) -> Result<Connection, KafkaError> {
         let mut candidates: Vec<BrokerAddress> = self.shared.cache.lock().brokers.values().cloned().collect();
         for address in &self.shared.bootstrap {
@@ -160,13 +161,12 @@ impl Cluster {
                 candidates.push(address.clone());
             }
         }
-        let mut last = None;
-        for address in candidates {
-            match self.connect(&address).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = Some(error),
-            }
-        }
+        self.shared.dials.lock().sort(&mut candidates);
+        let dial = |address| async move { self.connect(&address).await };
+        let last = match dial_first(candidates, DIAL_PATIENCE, dial).await {
+            Ok(connection) => return Ok(connection),
+            Err(last) => last,
+        };
         let last = last.unwrap_or_else(|| KafkaError::Frame {
             address: BrokerAddress::new("", 0),
             what: "the bootstrap list is empty".to_owned(),
@@ -213,7 +213,7 @@ impl Cluster {
     pub async fn find_coordinator(&self, group: &str) -> Result<Coordinator, KafkaError> {
         let mut connection = self.connect_any().await?;
         let build = |_| FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
-        let (reply, _) = connection.call(versions(0, 3), REQUEST_DEADLINE, build).await?;
+        let (reply, _) = connection.call(versions(0, 3), LOOK_UP_DEADLINE, build).await?;
         if let Some(code) = ResponseError::try_from_code(reply.error_code) {
             return Err(KafkaError::broker(ApiKey::FindCoordinator, format!("group `{group}`"), code));
         }

@@ -34,6 +34,8 @@ const LENGTH_BYTES: usize = 4;
 const FRAME_BYTES_MAX_WITHOUT_RECORDS: usize = 16 * 1024 * 1024;
 /// A commit's or a heartbeat's answer is shorter; of a fetch's answer so much is moved once more.
 const FIRST_READ_BYTES_MAX: usize = 512;
+/// A host that is there answers a dial within this, names and two lost SYNs included; what then has to be agreed may take longer.
+const DIAL_DEADLINE: Duration = Duration::from_secs(4);
 
 /// A negotiated connection.
 pub struct Connection {
@@ -69,7 +71,8 @@ impl Connection {
             source: io::Error::new(io::ErrorKind::TimedOut, "no connection in time"),
         };
         timeout(deadline, async {
-            let stream = connector.connect(address).await?;
+            let dialled = timeout(DIAL_DEADLINE, connector.connect(address)).await;
+            let stream = dialled.map_err(|_| expired())??;
             let mut connection = Self {
                 address: address.clone(),
                 home: thread::current().id(),

@@ -108,6 +108,33 @@ pub enum KafkaError {
         /// Which partition.
         partition: String,
     },
+    /// No connection to a group's coordinator in time: nothing was asked.
+    #[error(
+        "the coordinator of group `{group}` was not reached within {} ms: its broker is down, or not to be dialled from here",
+        after.as_millis()
+    )]
+    CoordinatorSilent {
+        /// Which group.
+        group: String,
+        /// How long we tried.
+        after: Duration,
+    },
+    /// A leader took its time: others wait for what is known.
+    #[error("broker {address} said nothing of its partitions within {} ms", after.as_millis())]
+    LeaderSilent {
+        /// Who.
+        address: BrokerAddress,
+        /// How long we waited.
+        after: Duration,
+    },
+    /// The group's coordinator is another broker by now than the one that was asked.
+    #[error("broker {address} was asked {api:?}, and is not the group's coordinator any more")]
+    CoordinatorMoved {
+        /// Who was asked.
+        address: BrokerAddress,
+        /// What was asked.
+        api: ApiKey,
+    },
     /// The reply is a good one, and does not answer what was asked.
     #[error(
         "{api:?} of {subject}: the broker's reply {what}. It is asked again; a proxy in between must not change replies"
@@ -169,7 +196,14 @@ impl KafkaError {
     /// True when the request may have reached the broker and its outcome is not known: it may be served yet, and after one
     /// that is sent later.
     pub fn may_be_served(&self) -> bool {
-        matches!(self, Self::Timeout { .. } | Self::Closed { .. } | Self::Frame { .. } | Self::Decode { .. })
+        matches!(
+            self,
+            Self::Timeout { .. }
+                | Self::Closed { .. }
+                | Self::Frame { .. }
+                | Self::Decode { .. }
+                | Self::CoordinatorMoved { .. }
+        )
     }
 
     /// What to do about it.
@@ -181,6 +215,9 @@ impl KafkaError {
             | Self::Frame { .. }
             | Self::NoBootstrap { .. }
             | Self::NoLeader { .. }
+            | Self::CoordinatorSilent { .. }
+            | Self::CoordinatorMoved { .. }
+            | Self::LeaderSilent { .. }
             | Self::Unanswered { .. } => Class::Retry,
             Self::Decode { .. } => Class::Poison,
             Self::Egress { .. } | Self::Version { .. } | Self::NoTopic { .. } => Class::Fatal,

@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod cluster;
 pub mod connection;
+mod dialing;
 pub mod error;
 pub mod fetch;
 pub mod group;

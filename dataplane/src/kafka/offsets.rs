@@ -3,32 +3,29 @@
 
 mod as_member;
 mod asked;
+mod by_leader;
+mod logs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
-use kafka_protocol::messages::offset_for_leader_epoch_request::{
-    OffsetForLeaderPartition, OffsetForLeaderTopic,
-};
-use kafka_protocol::messages::{
-    ApiKey, BrokerId as WireBrokerId, GroupId, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest,
-    OffsetForLeaderEpochRequest, TopicName,
-};
+use kafka_protocol::messages::{ApiKey, GroupId, OffsetCommitRequest, OffsetFetchRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use lighterman_proto::ids::Offset;
 
-use super::cluster::{Cluster, REQUEST_DEADLINE};
+use super::cluster::REQUEST_DEADLINE;
 use super::connection::{Connection, versions};
 use super::error::{KafkaError, Unanswered};
 use super::group::effects::GroupProtocol;
 use asked::Asked;
 
 pub use as_member::fetch_committed_as_member;
+pub use by_leader::{Learnt, Unlearnt};
+pub use logs::{KnownEpoch, epoch_ends, epoch_ends_each, list_offsets, list_offsets_each};
 
 /// Which offset is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +36,27 @@ pub enum At {
     Latest,
     /// The first at or after this time (ms); the end when there is none.
     Timestamp(i64),
+}
+
+impl At {
+    /// As ListOffsets asks for it.
+    pub fn timestamp(self) -> i64 {
+        match self {
+            Self::Earliest => -2,
+            Self::Latest => -1,
+            Self::Timestamp(ms) => ms,
+        }
+    }
+
+    /// The opposite of [`At::timestamp`]; `None` of what ListOffsets means otherwise.
+    pub fn of_timestamp(timestamp: i64) -> Option<Self> {
+        match timestamp {
+            -2 => Some(Self::Earliest),
+            -1 => Some(Self::Latest),
+            0.. => Some(Self::Timestamp(timestamp)),
+            _ => None,
+        }
+    }
 }
 
 /// `read_committed` or `read_uncommitted`.
@@ -96,153 +114,6 @@ pub struct CommitAs {
     pub member: String,
     /// Protocol of the group: from version 9 on, a member epoch can be refused as stale.
     pub protocol: GroupProtocol,
-}
-
-/// Offsets of several partitions, one request per leader.
-pub async fn list_offsets(
-    cluster: &Cluster,
-    topic: &str,
-    partitions: &[i32],
-    at: At,
-    isolation: Isolation,
-) -> Result<BTreeMap<i32, Offset>, KafkaError> {
-    let mut by_leader: BTreeMap<_, Vec<i32>> = BTreeMap::new();
-    for partition in partitions {
-        let leader = cluster
-            .leader(topic, *partition)
-            .ok_or_else(|| KafkaError::NoLeader { partition: format!("{topic}-{partition}") })?;
-        by_leader.entry(leader.address).or_default().push(*partition);
-    }
-    let mut found = BTreeMap::new();
-    for (address, partitions) in by_leader {
-        let mut connection = cluster.connect(&address).await?;
-        found.extend(list_at_leader(&mut connection, topic, &partitions, at, isolation).await?);
-    }
-    Ok(found)
-}
-
-async fn list_at_leader(
-    connection: &mut Connection,
-    topic: &str,
-    partitions: &[i32],
-    at: At,
-    isolation: Isolation,
-) -> Result<BTreeMap<i32, Offset>, KafkaError> {
-    let mut found = list_once(connection, topic, partitions, at, isolation).await?;
-    let none: Vec<i32> =
-        found.iter().filter(|(_, offset)| offset.0 == -1).map(|(partition, _)| *partition).collect();
-    if !none.is_empty() && matches!(at, At::Timestamp(_)) {
-        // No record is that young: the next one will be.
-        found.extend(list_once(connection, topic, &none, At::Latest, isolation).await?);
-    }
-    match found.iter().find(|(_, offset)| offset.0 < 0) {
-        None => Ok(found),
-        Some((partition, _)) => {
-            let asked = Asked { api: ApiKey::ListOffsets, topic, partitions };
-            Err(asked.unanswered(*partition, Unanswered::NoOffset))
-        }
-    }
-}
-
-async fn list_once(
-    connection: &mut Connection,
-    topic: &str,
-    partitions: &[i32],
-    at: At,
-    isolation: Isolation,
-) -> Result<BTreeMap<i32, Offset>, KafkaError> {
-    let timestamp = match at {
-        At::Earliest => -2,
-        At::Latest => -1,
-        At::Timestamp(ms) => ms,
-    };
-    let build = |version: i16| {
-        let wanted = partitions
-            .iter()
-            .map(|partition| {
-                ListOffsetsPartition::default().with_partition_index(*partition).with_timestamp(timestamp)
-            })
-            .collect();
-        let topic = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(wanted);
-        let request =
-            ListOffsetsRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic]);
-        if version >= 2 { request.with_isolation_level(isolation.level()) } else { request }
-    };
-    let (reply, _) = connection.call(versions(1, 7), REQUEST_DEADLINE, build).await?;
-    let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
-    let parts = ours.flat_map(|topic| topic.partitions).map(|answer| (answer.partition_index, answer));
-    let asked = Asked { api: ApiKey::ListOffsets, topic, partitions };
-    asked.sort(parts, |answer| match ResponseError::try_from_code(answer.error_code) {
-        Some(code) => Err(asked.refused(answer.partition_index, code)),
-        None => Ok(Offset(answer.offset)),
-    })
-}
-
-/// How far the leader of a partition has the history that a reader knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KnownEpoch {
-    /// Partition index.
-    pub partition: i32,
-    /// Leader epoch of the last record that was read.
-    pub leader_epoch: i32,
-}
-
-/// Where each of these epochs ends in its leader's log (KIP-320). A partition whose leader does not know the epoch, and
-/// every one of a broker that does not speak the API, is left out. A reader beyond the end has read what is gone.
-pub async fn epoch_ends(
-    cluster: &Cluster,
-    topic: &str,
-    known: &[KnownEpoch],
-) -> Result<BTreeMap<i32, Offset>, KafkaError> {
-    let mut by_leader: BTreeMap<_, Vec<(KnownEpoch, i32)>> = BTreeMap::new();
-    for known in known {
-        let leader = cluster
-            .leader(topic, known.partition)
-            .ok_or_else(|| KafkaError::NoLeader { partition: format!("{topic}-{}", known.partition) })?;
-        by_leader.entry(leader.address).or_default().push((*known, leader.epoch));
-    }
-    let mut found = BTreeMap::new();
-    for (address, known) in by_leader {
-        let mut connection = cluster.connect(&address).await?;
-        match epoch_ends_at_leader(&mut connection, topic, &known).await {
-            Ok(ends) => found.extend(ends),
-            Err(KafkaError::Version { .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(found)
-}
-
-async fn epoch_ends_at_leader(
-    connection: &mut Connection,
-    topic: &str,
-    known: &[(KnownEpoch, i32)],
-) -> Result<BTreeMap<i32, Offset>, KafkaError> {
-    let build = |_| {
-        let partitions = known
-            .iter()
-            .map(|(known, current)| {
-                OffsetForLeaderPartition::default()
-                    .with_partition(known.partition)
-                    .with_current_leader_epoch(*current)
-                    .with_leader_epoch(known.leader_epoch)
-            })
-            .collect();
-        let topic = OffsetForLeaderTopic::default().with_topic(name(topic)).with_partitions(partitions);
-        OffsetForLeaderEpochRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic])
-    };
-    let (reply, _) = connection.call(versions(2, 4), REQUEST_DEADLINE, build).await?;
-    let ours = reply.topics.into_iter().filter(|answer| &*answer.topic.0 == topic);
-    let parts = ours.flat_map(|topic| topic.partitions).map(|answer| (answer.partition, answer));
-    let partitions: Vec<i32> = known.iter().map(|(known, _)| known.partition).collect();
-    let asked = Asked { api: ApiKey::OffsetForLeaderEpoch, topic, partitions: &partitions };
-    let mut found = asked.sort(parts, |answer| match ResponseError::try_from_code(answer.error_code) {
-        Some(code) => Err(asked.refused(answer.partition, code)),
-        None => Ok(Offset(answer.end_offset)),
-    })?;
-    // Of an epoch that it does not know.
-    found.retain(|_, end| end.0 >= 0);
-    Ok(found)
 }
 
 /// What `group` has committed for `partitions` of `topic`. Only `error == 0 ∧ offset == −1` is "none" (H11); offsets that

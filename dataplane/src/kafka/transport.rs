@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,15 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::dialing::dial_first;
 use super::error::KafkaError;
 use crate::egress::Egress;
+
+/// How long one address of a name has to itself before the next is dialled beside it.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+/// A peer that is gone without a word is found out within a minute: a join may otherwise be awaited for as long as a function runs.
+const QUIET_BEFORE_PROBE: Duration = Duration::from_secs(10);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
 
 /// `host:port` of a broker, as bootstrap lists and Metadata name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,21 +92,34 @@ impl PlainTcp {
         Self { egress }
     }
 
+    /// Dials the addresses of the name that may be dialled; one that says nothing does not stand before the others (RFC 8305).
     async fn dial(&self, address: &BrokerAddress) -> Result<TcpStream, KafkaError> {
         let unreachable = |source| KafkaError::Connect { address: address.clone(), source };
-        let resolved: Vec<_> =
-            tokio::net::lookup_host((&*address.host, address.port)).await.map_err(unreachable)?.collect();
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        let resolved = tokio::net::lookup_host((&*address.host, address.port)).await.map_err(unreachable)?;
+        let allowed = self.allowed(address, resolved)?;
+        let dialled = dial_first(allowed, NEXT_ADDRESS_AFTER, TcpStream::connect).await;
+        let nameless = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        dialled.map_err(|last| unreachable(last.unwrap_or_else(nameless)))
+    }
+
+    /// Which of the addresses of a name may be dialled; the error when that is none of them.
+    fn allowed(
+        &self,
+        address: &BrokerAddress,
+        resolved: impl Iterator<Item = SocketAddr>,
+    ) -> Result<Vec<SocketAddr>, KafkaError> {
+        let mut denied = None;
+        let mut allowed = Vec::new();
         for candidate in resolved {
-            self.egress
-                .check(candidate)
-                .map_err(|source| KafkaError::Egress { address: address.clone(), source })?;
-            match TcpStream::connect(candidate).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
+            match self.egress.check(candidate) {
+                Ok(()) => allowed.push(candidate),
+                Err(source) => denied = Some(source),
             }
         }
-        Err(unreachable(last))
+        match denied.filter(|_| allowed.is_empty()) {
+            Some(source) => Err(KafkaError::Egress { address: address.clone(), source }),
+            None => Ok(allowed),
+        }
     }
 }
 
@@ -111,9 +132,32 @@ impl Connector for PlainTcp {
             let stream = self.dial(address).await?;
             let unusable = |source| KafkaError::Connect { address: address.clone(), source };
             stream.set_nodelay(true).map_err(unusable)?;
-            let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
-            SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(unusable)?;
+            watch_peer(&stream).map_err(unusable)?;
             Ok(Box::new(stream) as Box<dyn Transport>)
         })
+    }
+}
+
+/// Lets the kernel find out that the peer is gone.
+fn watch_peer(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(QUIET_BEFORE_PROBE).with_interval(PROBE_EVERY);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denied_address_of_a_name_leaves_its_others() {
+        let connector = PlainTcp::new(Arc::new(Egress::laptop()));
+        let broker = BrokerAddress::new("broker", 9092);
+        let at = |text: &str| text.parse::<SocketAddr>().expect("address");
+        let [denied, fine] = [at("169.254.169.254:9092"), at("10.1.2.3:9092")];
+        let allowed = |addresses: &[SocketAddr]| connector.allowed(&broker, addresses.iter().copied());
+        assert_eq!(allowed(&[denied, fine, denied]).expect("one is left"), [fine]);
+        assert!(matches!(allowed(&[denied]), Err(KafkaError::Egress { .. })), "none is left");
+        assert_eq!(allowed(&[]).expect("no address, and none denied"), []);
     }
 }

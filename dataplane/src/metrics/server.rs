@@ -12,15 +12,17 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics_exporter_prometheus::{BuildError, PrometheusHandle};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::recorder::MetricsHandle;
+use crate::runtime::open_files::open_files;
+
 /// Scrapers, probes and some curious people.
 const CONNECTIONS_MAX: usize = 64;
-/// Histograms keep raw samples until drained; this often, scraped or not.
+/// How often series of mappings that are gone are taken away, and open files are counted, scraped or not.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// A probe that says nothing for this long is gone.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,9 +36,6 @@ pub enum MetricsServerError {
     /// No thread or no runtime.
     #[error("the metrics thread cannot start: {0}")]
     Thread(io::Error),
-    /// Wrong buckets.
-    #[error("the metrics recorder cannot be built: {0}")]
-    Recorder(#[from] BuildError),
     /// A second recorder.
     #[error("this process already has a metrics recorder")]
     Installed,
@@ -54,7 +53,7 @@ impl MetricsServer {
     /// Serves what `handle` renders on `listener`.
     pub fn start(
         listener: std::net::TcpListener,
-        handle: PrometheusHandle,
+        handle: MetricsHandle,
         readiness: Readiness,
     ) -> Result<Self, MetricsServerError> {
         let (stop, stopped) = oneshot::channel();
@@ -116,7 +115,7 @@ fn run<F: Future<Output = ()>>(
 }
 
 fn serve_until(
-    handle: PrometheusHandle,
+    handle: MetricsHandle,
     readiness: Readiness,
     stopped: oneshot::Receiver<()>,
 ) -> impl FnOnce(TcpListener) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
@@ -131,14 +130,17 @@ fn serve_until(
     }
 }
 
-async fn upkeep(handle: PrometheusHandle) {
+async fn upkeep(handle: MetricsHandle) {
     loop {
+        if let Some(files) = open_files() {
+            metrics::gauge!(super::OPEN_FILES).set(files as f64);
+        }
+        handle.sweep();
         tokio::time::sleep(UPKEEP_EVERY).await;
-        handle.run_upkeep();
     }
 }
 
-async fn accept(listener: TcpListener, handle: PrometheusHandle, readiness: Readiness) {
+async fn accept(listener: TcpListener, handle: MetricsHandle, readiness: Readiness) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -164,7 +166,7 @@ async fn accept(listener: TcpListener, handle: PrometheusHandle, readiness: Read
 
 fn answer(
     request: &Request<Incoming>,
-    handle: &PrometheusHandle,
+    handle: &MetricsHandle,
     readiness: &Readiness,
 ) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -205,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_three_pages_answer_and_readiness_gives_its_reason() {
-        let recorder = crate::metrics::recorder().expect("recorder");
+        let recorder = crate::metrics::SeriesRecorder::default();
         metrics::with_local_recorder(&recorder, || metrics::gauge!(crate::metrics::CONSUMERS).set(2.0));
         let readiness: Readiness = Arc::new(|| Err("control log not applied".into()));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
-use lighterman_proto::ids::Epoch;
+use lighterman_proto::ids::{Epoch, Offset};
 
 use super::committer::{CommitOutcome, CommitterCore, Frontier};
 use crate::consumer::status::StatusBoard;
 use crate::kafka::backoff::random;
 use crate::partition::actor::PartitionActor;
-use crate::partition::messages::Committed;
+use crate::partition::messages::{CommitGivenUp, Committed};
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
+use crate::runtime::owned_task::OwnedTask;
+use crate::runtime::task::outcome;
 
 /// How often to ask whether it is time to read back what the group holds.
 const READ_BACK_TICK: Duration = Duration::from_secs(5);
@@ -43,7 +45,15 @@ pub trait CommitPort: Send + Sync {
 
     /// In which partitions the group holds something else than `frontiers` say; nothing when that could not be learnt.
     fn read_back(&self, frontiers: Vec<Frontier>) -> Boxed<Option<Vec<i32>>>;
+
+    /// The group has refused `frontier` for good, and holds `acknowledged`: said where people look.
+    fn given_up(&self, frontier: &Frontier, acknowledged: Option<Offset>);
 }
+
+/// The member stops: commits that are refused for good are given up.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct MemberStops;
 
 /// A partition's frontier has moved.
 #[derive(Debug, Message)]
@@ -76,15 +86,20 @@ struct CommitAnswered(CommitAnswer);
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
+struct ReadBackDue;
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
 struct HasReadBack(Option<Vec<i32>>);
 
-/// The actor.
+/// The actor. It ends with the last address of it: an interval of its context would keep it alive for ever.
 pub struct CommitterActor {
     core: CommitterCore,
     port: Arc<dyn CommitPort>,
     partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
     status: StatusBoard,
     resting: bool,
+    ticks: Option<OwnedTask>,
     _watch: DeathWatch,
 }
 
@@ -97,6 +112,7 @@ impl CommitterActor {
             partitions: HashMap::new(),
             status,
             resting: false,
+            ticks: None,
             _watch: watch,
         }
     }
@@ -109,9 +125,15 @@ impl CommitterActor {
         if frontiers.is_empty() {
             return;
         }
-        let (answer, me) = (self.port.commit(frontiers), ctx.address());
+        let (answer, me) = (self.port.commit(frontiers), ctx.address().downgrade());
+        // Not broken off with the actor: a request that is on the wire is not made undone by that.
         actix_rt::spawn(async move {
-            me.do_send(CommitAnswered(answer.await));
+            let panicked =
+                || Err(NoAnswer { why: "the commit's task panicked".to_owned(), may_be_served: true });
+            let answer = outcome("commit", answer).await.unwrap_or_else(panicked);
+            if let Some(me) = me.upgrade() {
+                me.do_send(CommitAnswered(answer));
+            }
         });
     }
 
@@ -120,9 +142,12 @@ impl CommitterActor {
         if frontiers.is_empty() {
             return;
         }
-        let (read, me) = (self.port.read_back(frontiers), ctx.address());
+        let (read, me) = (self.port.read_back(frontiers), ctx.address().downgrade());
         actix_rt::spawn(async move {
-            me.do_send(HasReadBack(read.await));
+            let read = outcome("read-back", read).await.flatten();
+            if let Some(me) = me.upgrade() {
+                me.do_send(HasReadBack(read));
+            }
         });
     }
 }
@@ -132,7 +157,22 @@ impl Actor for CommitterActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
-        ctx.run_interval(READ_BACK_TICK, Self::read_back);
+        let me = ctx.address().downgrade();
+        self.ticks = Some(OwnedTask::spawn(async move {
+            loop {
+                tokio::time::sleep(READ_BACK_TICK).await;
+                let Some(me) = me.upgrade() else { return };
+                me.do_send(ReadBackDue);
+            }
+        }));
+    }
+}
+
+impl Handler<ReadBackDue> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: ReadBackDue, ctx: &mut Self::Context) {
+        self.read_back(ctx);
     }
 }
 
@@ -170,6 +210,14 @@ impl Handler<FrontierMoved> for CommitterActor {
     }
 }
 
+impl Handler<MemberStops> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: MemberStops, _: &mut Self::Context) {
+        self.core.stop();
+    }
+}
+
 impl Handler<CommitAnswered> for CommitterActor {
     type Result = ();
 
@@ -181,7 +229,7 @@ impl Handler<CommitAnswered> for CommitterActor {
         };
         let done = self.core.answered(clock::now(), outcome_of);
         let again = match &answer {
-            Ok(outcomes) => outcomes.values().any(|outcome| *outcome == CommitOutcome::Again),
+            Ok(outcomes) => outcomes.values().any(|outcome| *outcome != CommitOutcome::Done),
             Err(_) => true,
         };
         if let Err(none) = &answer {
@@ -195,6 +243,12 @@ impl Handler<CommitAnswered> for CommitterActor {
                     offset: frontier.offset,
                     seq: frontier.seq,
                 });
+            }
+        }
+        for (frontier, acknowledged) in self.core.take_given_up() {
+            self.port.given_up(&frontier, acknowledged);
+            if let Some((_, address)) = self.partitions.get(&frontier.partition) {
+                address.do_send(CommitGivenUp { epoch: frontier.epoch });
             }
         }
         if let Some(rest) = self.core.rest(again, random()) {

@@ -50,6 +50,9 @@ pub enum CommitOutcome {
     Done,
     /// It is tried again, for as long as the partition is ours: a refusal may speak of the generation before.
     Again,
+    /// It is tried again, and will be refused until a person, or nobody, changes something: the topic is gone, or may not be read.
+    /// A member that stops gives it up after a while.
+    Refused,
     /// Nobody answered: it is tried again, and may be served yet.
     Unknown,
 }
@@ -59,6 +62,8 @@ const REST_MIN: Duration = Duration::from_millis(100);
 /// The longest: partitions begin nothing new while their commits wait.
 const REST_MAX: Duration = Duration::from_secs(2);
 
+/// How often a commit is refused, in a member that stops, before it is given up: about ten seconds.
+const REFUSALS_MAX: u32 = 8;
 /// Those of the topic that has the name now, and those of one that was deleted since: what is committed by name would stand for the
 /// new one. One that is sent while the topic is made anew carries the id beside it, and counts for nothing there.
 pub(crate) fn split_by_topic(
@@ -95,6 +100,9 @@ pub struct CommitterCore {
     is_out: bool,
     read_back: ReadBack,
     backoff: Backoff,
+    /// The member stops: how often each partition's commits were refused since.
+    refusals: Option<BTreeMap<i32, u32>>,
+    given_up: Vec<Frontier>,
 }
 
 impl Default for CommitterCore {
@@ -106,6 +114,8 @@ impl Default for CommitterCore {
             is_out: false,
             read_back: ReadBack::default(),
             backoff,
+            refusals: None,
+            given_up: Vec::new(),
         }
     }
 }
@@ -151,7 +161,11 @@ impl CommitterCore {
                     }
                     continue;
                 }
-                CommitOutcome::Again => {}
+                CommitOutcome::Refused if self.is_hopeless(frontier.partition) => {
+                    self.given_up.push(frontier);
+                    continue;
+                }
+                CommitOutcome::Again | CommitOutcome::Refused => {}
                 CommitOutcome::Unknown => self.read_back.doubt(now),
             }
             mutant!(
@@ -161,6 +175,28 @@ impl CommitterCore {
             );
         }
         done
+    }
+
+    /// The member stops, and hands nothing over: what is refused again and again is given up from now on. The group tells
+    /// whoever comes next what it holds, and records that were delivered behind it are delivered again.
+    pub fn stop(&mut self) {
+        self.refusals.get_or_insert_default();
+    }
+
+    /// What was given up since the last call, with the last offset of each that the group has acknowledged.
+    pub fn take_given_up(&mut self) -> Vec<(Frontier, Option<Offset>)> {
+        let held = |frontier: Frontier| {
+            let held = self.read_back.acknowledged_offset(frontier.partition);
+            (frontier, held)
+        };
+        std::mem::take(&mut self.given_up).into_iter().map(held).collect()
+    }
+
+    fn is_hopeless(&mut self, partition: i32) -> bool {
+        let Some(refusals) = &mut self.refusals else { return false };
+        let refused = refusals.entry(partition).or_default();
+        *refused += 1;
+        *refused >= REFUSALS_MAX
     }
 
     /// What to read back from the group now; empty when it is not the time. [`CommitterCore::read_back`] must follow.
@@ -274,6 +310,33 @@ mod tests {
         assert_eq!(core.start()[0].passed, [passed(0, 5), passed(5, 9)], "coalesced, not lost");
         core.answered(NOW, |_| CommitOutcome::Again);
         assert_eq!(core.start()[0].passed, [], "tried again, not told again");
+    }
+
+    #[test]
+    fn drn_1_what_is_refused_for_good_is_given_up_by_a_member_that_stops_and_by_no_other() {
+        let mut core = CommitterCore::default();
+        core.frontier(frontier(0, 1, 5));
+        core.start();
+        assert_eq!(core.answered(NOW, |_| CommitOutcome::Done).len(), 1);
+        core.frontier(frontier(0, 1, 6));
+        core.frontier(frontier(1, 1, 7));
+        for _ in 0..5 * REFUSALS_MAX {
+            assert_eq!(core.start().len(), 2, "tried again for as long as it is ours");
+            core.answered(NOW, |_| CommitOutcome::Refused);
+            assert_eq!(core.take_given_up(), []);
+        }
+        core.stop();
+        for _ in 1..REFUSALS_MAX {
+            assert_eq!(core.start().len(), 2);
+            core.answered(NOW, |partition| {
+                [CommitOutcome::Refused, CommitOutcome::Again][partition as usize]
+            });
+            assert_eq!(core.take_given_up(), []);
+        }
+        core.start();
+        core.answered(NOW, |partition| [CommitOutcome::Refused, CommitOutcome::Again][partition as usize]);
+        assert_eq!(core.take_given_up(), [(frontier(0, 1, 6), Some(Offset(5)))]);
+        assert_eq!(core.start(), [frontier(1, 1, 7)], "what may stand yet is tried on");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lighterman_proto::commit_metadata::CommitMetadata;
-use lighterman_proto::ids::Epoch;
+use lighterman_proto::ids::{Epoch, Offset};
 use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
@@ -42,6 +42,11 @@ impl ReadBack {
     /// A partition is ours from here on.
     pub fn begin(&mut self, beginning: Frontier) {
         self.acknowledged.insert(beginning.partition, beginning);
+    }
+
+    /// The last offset of a partition that is ours that the group has acknowledged.
+    pub fn acknowledged_offset(&self, partition: i32) -> Option<Offset> {
+        self.acknowledged.get(&partition).map(|known| known.offset)
     }
 
     /// A partition is not ours any more, or ours anew.
@@ -116,8 +121,6 @@ pub fn differing(
 
 #[cfg(test)]
 mod tests {
-    use lighterman_proto::ids::Offset;
-
     use super::*;
 
     fn frontier(partition: i32, seq: u64) -> Frontier {

@@ -1,15 +1,16 @@
 //! Where a partition begins, decided once and committed (H11, H18). Committed offsets win. Without any, the mapping's
 //! starting position is resolved for the whole topic and committed with the number of partitions it was resolved for;
 //! a partition beyond that number is new and begins at its beginning; one within it that has no commit is an alarm, never
-//! a reset.
+//! a reset. Each partition waits for itself alone: one whose leader cannot be asked at activation is committed as open.
 //!
 //! An offset of a topic of the same name that was deleted since (KIP-516) says nothing of this one's log. Whoever has read that
 //! topic is owed all of this one: it begins at its beginning, whatever the mapping's starting position says.
 
 use std::collections::BTreeMap;
 
-use lighterman_proto::commit_metadata::CommitMetadata;
+use lighterman_proto::commit_metadata::{self, CommitMetadata, with_open_start};
 use lighterman_proto::topic_id::{TopicId, is_another};
+use lighterman_proto::units::TimestampMs;
 
 use crate::kafka::offsets::{At, CommittedOffset};
 
@@ -20,6 +21,8 @@ pub struct Known {
     pub partition: i32,
     /// What it has committed.
     pub committed: Committed,
+    /// The offset says nothing: its leader could not be asked at activation, and is to be asked for this.
+    pub open: Option<At>,
 }
 
 /// What a group has committed for a partition.
@@ -37,8 +40,12 @@ pub enum Committed {
 #[derive(Debug, PartialEq, Eq)]
 pub enum StartPlan {
     /// Every wanted partition has a commit: go on from there.
-    GoOn,
-    /// Nobody has committed anything: resolve the starting position for these and commit all of them at once.
+    GoOn {
+        /// But these, which had a commit once and have none now. A reset would lose or repeat everything: a person decides.
+        alarmed: Vec<i32>,
+    },
+    /// Nobody has committed anything: resolve the starting position for these and commit all of them at once. Those whose leaders
+    /// cannot be asked are committed as open.
     Activate {
         /// Every partition of the topic.
         partitions: Vec<i32>,
@@ -53,13 +60,17 @@ pub enum StartPlan {
         /// begun yet for one whose commit was lost.
         activated: i32,
     },
+    /// The activation could not ask where these begin: find it, and commit it.
+    Find {
+        /// What to ask for.
+        at: At,
+        /// Which ones.
+        partitions: Vec<i32>,
+        /// Partitions at activation.
+        activated: i32,
+    },
     /// The member that owns partition 0 activates; ask again.
     Wait,
-    /// These had a commit once and have none now. A reset would lose or repeat everything: a person decides.
-    Alarm {
-        /// The ones without.
-        partitions: Vec<i32>,
-    },
 }
 
 /// Where an activation begins.
@@ -81,18 +92,15 @@ impl Beginning {
     }
 }
 
-/// Decides for the partitions we own; `known` holds every partition of the topic.
+/// Decides for the partitions we own, but for those of which nothing can be learnt now; `known` holds every partition of the
+/// topic.
 pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
+    let is_ours = |entry: &&Known| owned.contains(&entry.partition);
     let is_here = |entry: &Known| matches!(entry.committed, Committed::Here(_));
     let is_elsewhere = |entry: &Known| entry.committed == Committed::Elsewhere;
-    let missing = |entry: &&Known| !is_here(entry) && owned.contains(&entry.partition);
-    let (elsewhere, missing): (Vec<&Known>, Vec<&Known>) =
-        known.iter().filter(missing).partition(|entry| is_elsewhere(entry));
-    let indices = |entries: &[&Known]| entries.iter().map(|entry| entry.partition).collect::<Vec<i32>>();
-    if missing.is_empty() && elsewhere.is_empty() {
-        return StartPlan::GoOn;
-    }
-    if !known.iter().any(is_here) {
+    let missing: Vec<i32> =
+        known.iter().filter(|entry| !is_here(entry) && is_ours(entry)).map(|entry| entry.partition).collect();
+    if !missing.is_empty() && !known.iter().any(is_here) {
         if mutant!("everybody-activates", !owned.contains(&0), false) {
             return StartPlan::Wait;
         }
@@ -104,25 +112,32 @@ pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
         };
     }
     let activated = activated(known);
+    let elsewhere = known.iter().filter(|entry| is_elsewhere(entry) && is_ours(entry));
+    let elsewhere: Vec<i32> = elsewhere.map(|entry| entry.partition).collect();
     if !elsewhere.is_empty() {
         // A commit in the topic before was served after this one was begun: it takes nothing but the beginning away.
-        let partitions = indices(&elsewhere);
-        return StartPlan::BeginNew { partitions, activated: activated.unwrap_or(known.len() as i32) };
+        return StartPlan::BeginNew {
+            partitions: elsewhere,
+            activated: activated.unwrap_or(known.len() as i32),
+        };
     }
-    let missing = indices(&missing);
-    match activated {
+    let Some(activated) = activated else {
         // Another program's commits without ours: the starting position holds for what it left out.
-        None => StartPlan::Activate { partitions: missing, begins: Beginning::AsConfigured },
-        Some(activated) => {
-            let (inside, new): (Vec<i32>, Vec<i32>) =
-                missing.into_iter().partition(|partition| *partition < activated);
-            if inside.is_empty() {
-                StartPlan::BeginNew { partitions: new, activated }
-            } else {
-                StartPlan::Alarm { partitions: inside }
-            }
-        }
+        return if missing.is_empty() {
+            StartPlan::GoOn { alarmed: Vec::new() }
+        } else {
+            StartPlan::Activate { partitions: missing, begins: Beginning::AsConfigured }
+        };
+    };
+    let (alarmed, new): (Vec<i32>, Vec<i32>) =
+        missing.into_iter().partition(|partition| *partition < activated);
+    if !new.is_empty() {
+        return StartPlan::BeginNew { partitions: new, activated };
     }
+    let mut open = known.iter().filter(is_ours).filter_map(|entry| Some((entry.open?, entry.partition)));
+    let Some((at, first)) = open.next() else { return StartPlan::GoOn { alarmed } };
+    let alike = open.filter(|(other, _)| *other == at).map(|(_, partition)| partition);
+    StartPlan::Find { at, partitions: std::iter::once(first).chain(alike).collect(), activated }
 }
 
 /// What the group has committed, held against `topic`, the one that has its name now.
@@ -130,9 +145,11 @@ pub(crate) fn known_of(
     committed: &BTreeMap<i32, Option<CommittedOffset>>,
     topic: Option<TopicId>,
 ) -> Vec<Known> {
-    let known = |(partition, offset): (&i32, &Option<CommittedOffset>)| Known {
-        partition: *partition,
-        committed: offset.as_ref().map_or(Committed::Nothing, |offset| committed_in(topic, &offset.metadata)),
+    let known = |(partition, offset): (&i32, &Option<CommittedOffset>)| {
+        let metadata = offset.as_ref().map(|offset| offset.metadata.as_str());
+        let committed = metadata.map_or(Committed::Nothing, |metadata| committed_in(topic, metadata));
+        let open = metadata.filter(|_| committed != Committed::Elsewhere).and_then(open_start);
+        Known { partition: *partition, committed, open }
     };
     committed.iter().map(known).collect()
 }
@@ -166,6 +183,23 @@ pub fn metadata(topic: Option<TopicId>, partitions_at_activation: i32) -> String
     CommitMetadata { partitions_at_activation, topic, progress: None }.encode()
 }
 
+/// What a commit's metadata says of a partition whose leader could not be asked at activation: what to ask it for. A start at the
+/// end becomes one at this time, so that nothing of what comes until it can be asked is passed over.
+pub fn open_metadata(
+    topic: Option<TopicId>,
+    partitions_at_activation: i32,
+    at: At,
+    now: TimestampMs,
+) -> String {
+    let at = if at == At::Latest { At::Timestamp(now.0.max(0)) } else { at };
+    with_open_start(&metadata(topic, partitions_at_activation), at.timestamp())
+}
+
+/// Reads [`open_metadata`]; `None` of a commit whose offset stands.
+pub fn open_start(metadata: &str) -> Option<At> {
+    At::of_timestamp(commit_metadata::open_start(metadata)?)
+}
+
 #[cfg(test)]
 mod tests {
     use lighterman_proto::ids::Offset;
@@ -173,20 +207,31 @@ mod tests {
     use super::*;
 
     fn known(committed: &[Committed]) -> Vec<Known> {
-        (0..)
-            .zip(committed)
-            .map(|(partition, committed)| Known { partition, committed: *committed })
-            .collect()
+        let entry = |(partition, committed): (i32, &Committed)| Known {
+            partition,
+            committed: *committed,
+            open: None,
+        };
+        (0..).zip(committed).map(entry).collect()
     }
 
     use Committed::{Elsewhere, Here, Nothing};
 
+    fn go_on(alarmed: &[i32]) -> StartPlan {
+        StartPlan::GoOn { alarmed: alarmed.to_vec() }
+    }
+
+    fn activate(partitions: &[i32], begins: Beginning) -> StartPlan {
+        StartPlan::Activate { partitions: partitions.to_vec(), begins }
+    }
+
     #[test]
     fn h18_committed_offsets_win_and_the_first_activation_covers_the_topic() {
-        assert_eq!(plan(&known(&[Here(None), Here(None)]), &[0, 1]), StartPlan::GoOn);
-        let (partitions, begins) = (vec![0, 1], Beginning::AsConfigured);
-        assert_eq!(plan(&known(&[Nothing, Nothing]), &[0]), StartPlan::Activate { partitions, begins });
+        assert_eq!(plan(&known(&[Here(None), Here(None)]), &[0, 1]), go_on(&[]));
+        assert_eq!(plan(&known(&[Nothing, Nothing]), &[0]), activate(&[0, 1], Beginning::AsConfigured));
         assert_eq!(plan(&known(&[Nothing, Nothing]), &[1]), StartPlan::Wait);
+        let others = known(&[Here(None), Nothing, Nothing]);
+        assert_eq!(plan(&others, &[0, 1]), activate(&[1], Beginning::AsConfigured));
     }
 
     #[test]
@@ -196,10 +241,35 @@ mod tests {
     }
 
     #[test]
-    fn h11_a_lost_commit_is_an_alarm_not_a_reset() {
-        let topic = known(&[Here(Some(2)), Nothing]);
-        assert_eq!(plan(&topic, &[1]), StartPlan::Alarm { partitions: vec![1] });
-        assert_eq!(plan(&topic, &[0]), StartPlan::GoOn, "not ours to judge");
+    fn h11_a_lost_commit_is_an_alarm_not_a_reset_and_stops_nobody_else() {
+        let topic = known(&[Here(Some(2)), Nothing, Nothing]);
+        assert_eq!(plan(&topic, &[0, 1]), go_on(&[1]));
+        assert_eq!(plan(&topic, &[0]), go_on(&[]), "not ours to judge");
+        let new = StartPlan::BeginNew { partitions: vec![2], activated: 2 };
+        assert_eq!(plan(&topic, &[0, 1, 2]), new, "a new one beside it begins");
+    }
+
+    #[test]
+    fn h18_what_activation_could_not_ask_is_found_by_whoever_owns_it() {
+        let open = |partition, open| Known { partition, committed: Here(Some(4)), open };
+        let (early, late) = (Some(At::Earliest), Some(At::Timestamp(7)));
+        let topic = [open(0, None), open(1, early), open(2, late), open(3, early)];
+        let find =
+            |at, partitions: &[i32]| StartPlan::Find { at, partitions: partitions.to_vec(), activated: 4 };
+        assert_eq!(plan(&topic, &[0, 1, 2, 3]), find(At::Earliest, &[1, 3]));
+        assert_eq!(plan(&topic, &[0, 2]), find(At::Timestamp(7), &[2]));
+        assert_eq!(plan(&topic, &[0]), go_on(&[]), "the others are another's");
+    }
+
+    #[test]
+    fn h18_an_open_start_at_the_end_owes_what_comes_from_now_on() {
+        let now = TimestampMs(1_700_000_000_123);
+        let read = |at| open_start(&open_metadata(None, 4, at, now));
+        assert_eq!(read(At::Latest), Some(At::Timestamp(now.0)));
+        assert_eq!(read(At::Earliest), Some(At::Earliest));
+        assert_eq!(read(At::Timestamp(5)), Some(At::Timestamp(5)));
+        assert_eq!(open_start(&metadata(None, 4)), None);
+        assert_eq!(committed_in(None, &open_metadata(None, 4, At::Latest, now)), Here(Some(4)));
     }
 
     #[test]
@@ -217,7 +287,7 @@ mod tests {
     #[test]
     fn h17_a_commit_of_the_topic_before_that_is_served_late_costs_repeats_and_no_record() {
         let topic = known(&[Here(Some(3)), Elsewhere, Elsewhere, Nothing]);
-        assert_eq!(plan(&topic, &[0]), StartPlan::GoOn);
+        assert_eq!(plan(&topic, &[0]), go_on(&[]));
         assert_eq!(plan(&topic, &[1, 3]), StartPlan::BeginNew { partitions: vec![1], activated: 3 });
         let by_others = known(&[Here(None), Elsewhere]);
         assert_eq!(plan(&by_others, &[1]), StartPlan::BeginNew { partitions: vec![1], activated: 2 });

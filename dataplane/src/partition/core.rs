@@ -90,6 +90,8 @@ pub struct PartitionCore {
     pub(super) position: Offset,
     pub(super) sent: Sent,
     acknowledged_seq: u64,
+    /// The group refuses the commits for good, and nobody here goes on.
+    pub(super) commits_given_up: bool,
     /// The last offset that the group is known to have.
     pub(super) acknowledged: Offset,
     pub(super) wanted: bool,
@@ -115,6 +117,7 @@ impl PartitionCore {
             position: start.committed,
             sent: Sent { seq: 0, offset: start.committed, progress: start.progress.clone() },
             acknowledged_seq: 0,
+            commits_given_up: false,
             acknowledged: start.committed,
             wanted: false,
             lost_before: None,
@@ -327,13 +330,18 @@ impl PartitionCore {
             matches!(self.flight, Flight::Idle | Flight::Waiting { .. } | Flight::Recording),
             true
         );
-        if !nothing_runs || !self.is_acknowledged() {
+        if !nothing_runs {
             return;
         }
-        let at_rest = self.progress_at_rest();
-        if !self.is_on_record(at_rest.as_ref()) {
-            self.commit(at_rest, out);
-            return;
+        if !self.commits_given_up {
+            if !self.is_acknowledged() {
+                return;
+            }
+            let at_rest = self.progress_at_rest();
+            if !self.is_on_record(at_rest.as_ref()) {
+                self.commit(at_rest, out);
+                return;
+            }
         }
         self.phase = Phase::Drained;
         out.push(Effect::Drained);

@@ -46,6 +46,14 @@ pub struct Resolved {
     pub error: Option<String>,
 }
 
+/// The group refuses the commits for good, and the member stops: the drain does not wait for them.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CommitGivenUp {
+    /// Which ownership.
+    pub epoch: Epoch,
+}
+
 /// The group has acknowledged a commit.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

@@ -8,6 +8,7 @@ pub mod effects;
 pub mod failing;
 pub mod fetch_buffer;
 pub mod gauge;
+mod giving_up;
 pub mod leader_epochs;
 pub mod ledger;
 pub mod messages;

@@ -13,11 +13,24 @@ use super::clock;
 
 type Key = (MappingId, TopicPartition);
 
+/// The longest that an invocation may run which was sent at a moment, as far as is known when it is asked.
+pub type LongestRun = Arc<dyn Fn(Moment) -> Duration + Send + Sync>;
+
 /// The registry; clones share it.
 #[derive(Clone, Default)]
 pub struct InFlight {
-    entries: Arc<Mutex<HashMap<Key, Entry>>>,
+    entries: Arc<Mutex<Entries>>,
 }
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<Key, Entry>,
+    /// What has run out is forgotten when there are more than this: of a mapping that is gone nobody asks again.
+    prune_above: usize,
+}
+
+/// Fewer are not worth looking at.
+const PRUNE_ABOVE_MIN: usize = 64;
 
 #[derive(Clone, Copy)]
 enum Entry {
@@ -34,7 +47,8 @@ enum Entry {
 pub struct Flight {
     registry: InFlight,
     key: Option<Key>,
-    function_timeout: Duration,
+    entered: Moment,
+    longest_run: LongestRun,
 }
 
 impl InFlight {
@@ -43,37 +57,58 @@ impl InFlight {
         &self,
         mapping: MappingId,
         partition: &TopicPartition,
-        function_timeout: Duration,
+        longest_run: &LongestRun,
         now: Moment,
     ) -> Option<Flight> {
         let key = (mapping, partition.clone());
         let mut entries = self.entries.lock();
-        if entries.get(&key).is_some_and(|entry| entry.is_live(now)) {
+        if entries.by_key.get(&key).is_some_and(|entry| entry.is_live(now)) {
             return None;
         }
-        entries.insert(key.clone(), Entry::Running);
-        Some(Flight { registry: self.clone(), key: Some(key), function_timeout })
+        entries.insert(key.clone(), Entry::Running, now);
+        let (registry, longest_run) = (self.clone(), Arc::clone(longest_run));
+        Some(Flight { registry, key: Some(key), entered: now, longest_run })
     }
 
     /// True when no invocation over `partition` can still run.
     pub fn is_clear(&self, mapping: MappingId, partition: &TopicPartition, now: Moment) -> bool {
         let entries = self.entries.lock();
-        !entries.get(&(mapping, partition.clone())).is_some_and(|entry| entry.is_live(now))
+        !entries.by_key.get(&(mapping, partition.clone())).is_some_and(|entry| entry.is_live(now))
     }
 
     /// True when no invocation of `mapping` can still run; forgets what has run out.
     pub fn is_mapping_clear(&self, mapping: MappingId, now: Moment) -> bool {
         let mut entries = self.entries.lock();
-        entries.retain(|_, entry| entry.is_live(now));
-        !entries.keys().any(|(of, _)| *of == mapping)
+        entries.prune(now);
+        !entries.by_key.keys().any(|(of, _)| *of == mapping)
     }
 
     fn leave(&self, key: &Key) {
-        self.entries.lock().remove(key);
+        self.entries.lock().by_key.remove(key);
     }
 
     fn hold(&self, key: Key, until: Moment) {
-        self.entries.lock().insert(key, Entry::Unknown { until });
+        // In the place of one that ran: the registry grows with entering only.
+        self.entries.lock().by_key.insert(key, Entry::Unknown { until });
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.entries.lock().by_key.len()
+    }
+}
+
+impl Entries {
+    fn insert(&mut self, key: Key, entry: Entry, now: Moment) {
+        self.by_key.insert(key, entry);
+        if self.by_key.len() > self.prune_above.max(PRUNE_ABOVE_MIN) {
+            self.prune(now);
+            self.prune_above = self.by_key.len() * 2;
+        }
+    }
+
+    fn prune(&mut self, now: Moment) {
+        self.by_key.retain(|_, entry| entry.is_live(now));
     }
 }
 
@@ -105,7 +140,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            self.registry.hold(key, clock::now() + self.function_timeout);
+            self.registry.hold(key, clock::now() + (self.longest_run)(self.entered));
         }
     }
 }
@@ -113,6 +148,10 @@ impl Drop for Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn longest(run: Duration) -> LongestRun {
+        Arc::new(move |_| run)
+    }
 
     fn key() -> (MappingId, TopicPartition) {
         (MappingId(uuid::Uuid::nil()), TopicPartition::new("t", 0))
@@ -124,21 +163,38 @@ mod tests {
         let registry = InFlight::default();
         let now = Moment::from_micros(10);
         let minute = Duration::from_secs(60);
-        let flight = registry.enter(mapping, &partition, minute, now).expect("clear");
-        assert!(registry.enter(mapping, &partition, minute, now).is_none());
+        let run = longest(minute);
+        let flight = registry.enter(mapping, &partition, &run, now).expect("clear");
+        assert!(registry.enter(mapping, &partition, &run, now).is_none());
         flight.unknown(now + minute);
-        assert!(registry.enter(mapping, &partition, minute, now + Duration::from_secs(59)).is_none());
+        assert!(registry.enter(mapping, &partition, &run, now + Duration::from_secs(59)).is_none());
         assert!(!registry.is_mapping_clear(mapping, now));
-        let again = registry.enter(mapping, &partition, minute, now + minute).expect("run out");
+        let again = registry.enter(mapping, &partition, &run, now + minute).expect("run out");
         again.answered();
         assert!(registry.is_mapping_clear(mapping, now));
+    }
+
+    #[test]
+    fn what_has_run_out_is_forgotten_though_nobody_asks_after_it() {
+        let registry = InFlight::default();
+        let mut now = Moment::from_micros(10);
+        let minute = Duration::from_secs(60);
+        for mapping in 0..10_000 {
+            let (_, partition) = key();
+            let mapping = MappingId(uuid::Uuid::from_u128(mapping));
+            let flight = registry.enter(mapping, &partition, minute, now).expect("clear");
+            flight.unknown(now + minute);
+            assert!(!registry.is_clear(mapping, &partition, now), "OWN-1: it may run yet");
+            now = now + Duration::from_secs(1);
+        }
+        assert!(registry.len() <= 2 * 60 + PRUNE_ABOVE_MIN, "{} entries", registry.len());
     }
 
     #[test]
     fn a_holder_that_dies_leaves_an_entry() {
         let (mapping, partition) = key();
         let registry = InFlight::default();
-        drop(registry.enter(mapping, &partition, Duration::from_secs(60), clock::now()));
+        drop(registry.enter(mapping, &partition, &longest(Duration::from_secs(60)), clock::now()));
         assert!(!registry.is_clear(mapping, &partition, clock::now()));
     }
 }

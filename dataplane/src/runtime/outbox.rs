@@ -1,12 +1,18 @@
 //! How actors send: an address that is never cloned into a queue, and a full mailbox that is a bug, not a state.
-//! Credits bound what is under way (§5 of the design), so a mailbox of this size never fills in a correct node.
+//! Credits bound what is under way: of each partition a few messages, whatever its records are.
 
 use actix::dev::{MessageResponse, ToEnvelope};
 use actix::prelude::SendError;
 use actix::{Actor, Addr, Handler, Message, Recipient};
 
-/// Mailbox capacity of every actor of the dataplane.
-pub const MAILBOX_MESSAGES_MAX: usize = 4096;
+/// Of one partition, what one actor may have before it at once: start, drain, fence and report; offer, withdrawal, answer and
+/// end; want and its revocation. Each is sent once for what was received before.
+const MESSAGES_PER_PARTITION_MAX: usize = 8;
+/// Partitions of one mapping on one node: five times what a broker is told to hold with all of its topics.
+const PARTITIONS_MAX: usize = 20_000;
+
+/// Mailbox capacity of every actor of the dataplane; nothing is allocated for it.
+pub const MAILBOX_MESSAGES_MAX: usize = MESSAGES_PER_PARTITION_MAX * PARTITIONS_MAX;
 
 /// One edge of the actor graph.
 pub struct Outbox<A: Actor> {

@@ -137,7 +137,11 @@ impl Outside {
         self.record(Happened::Started { invocation, owner: by, shares: call.shares.clone() });
         self.cue(call.node, Cue::InvocationBegun);
         let (act, takes) = self.act(&call);
-        let lost = call.orphaned || self.strikes(Kind::LostInvocationReply, 50);
+        // A gateway in front waits no longer, or breaks: it answers for itself while the function runs.
+        let gateway = (!call.orphaned && self.strikes(Kind::ServiceErrors, 40))
+            .then(|| self.random.pick(&[500, 502, 504]))
+            .map(|status| answer(status, false, Bytes::from_static(b"<html>")));
+        let lost = call.orphaned || gateway.is_some() || self.strikes(Kind::LostInvocationReply, 50);
         if lost && !call.orphaned {
             let partitions = call.shares.iter().map(|share| share.partition).collect();
             self.record(Happened::AnswerLost { partitions });
@@ -145,7 +149,7 @@ impl Outside {
         if lost && !call.orphaned {
             // The connection may break while the function runs, or after it.
             let wait = self.random.micros(500, takes.as_micros() as u64 + 2_000_000);
-            let reply = Reply::Lost("cut".to_owned());
+            let reply = gateway.unwrap_or_else(|| Reply::Lost("cut".to_owned()));
             self.answered(call.node, call.life, call.consumer, call.batch, reply, wait);
         }
         self.function.running.insert(invocation, Running { call, answers: !lost });

@@ -26,6 +26,7 @@ pub const ALL: &[&str] = &[
     "window-too-long",
     "failed-items-ignored",
     "lost-reply-is-not-sent",
+    "gateway-error-is-not-run",
     "late-arrival-not-expected",
     "slot-over-the-limit",
     "budget-leak",

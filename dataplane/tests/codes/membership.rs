@@ -9,7 +9,9 @@ use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::Encodable;
 use lighterman::kafka::group::effects::Timing;
-use lighterman::kafka::group::{GroupEvent, GroupProtocol, GroupThread, MembershipSettings, wire};
+use lighterman::kafka::group::{
+    GroupEvent, GroupProtocol, GroupThread, MembershipSettings, RebalanceTimeout, wire,
+};
 use lighterman_proto::ids::TopicPartition;
 use parking_lot::Mutex;
 
@@ -67,11 +69,13 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 async fn lost_by(code: i16) -> Option<(Vec<i32>, String)> {
     let events: Arc<Mutex<Vec<GroupEvent>>> = Arc::default();
     let heard = Arc::clone(&events);
+    let timing = Timing::new(Duration::from_secs(30), Duration::from_secs(60));
     let settings = MembershipSettings {
         group: "group".to_owned(),
         topic: TOPIC.to_owned(),
         protocol: GroupProtocol::Classic,
-        timing: Timing::new(Duration::from_secs(30), Duration::from_secs(60)),
+        timing,
+        rebalance: RebalanceTimeout::new(timing.rebalance_timeout),
     };
     let threads = GroupThread::start().expect("a thread");
     let sink = Arc::new(move |event| heard.lock().push(event));

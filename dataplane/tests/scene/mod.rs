@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub(crate) struct Memory {
     pub(crate) script: Mutex<Option<Script>>,
     /// Nothing is answered while it is set.
     pub(crate) held: Arc<AtomicBool>,
+    /// The function's timeout from its first invocation on, in seconds; 0 leaves it at 1.
+    pub(crate) raised_to: AtomicU32,
     invocations: AtomicU32,
 }
 
@@ -59,6 +62,9 @@ impl Memory {
 
 impl FunctionPort for Memory {
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
+        if invocation.permit.begin().is_err() {
+            return std::future::ready(Reply::Withheld).boxed();
+        }
         let turn = self.invocations.fetch_add(1, Ordering::Relaxed);
         if let Some(reply) = self.script.lock().as_ref().and_then(|script| script(turn)) {
             return std::future::ready(reply).boxed();
@@ -95,14 +101,16 @@ impl FunctionPort for Memory {
     }
 
     fn facts(&self, _: Arc<str>) -> BoxFuture<'static, FunctionFacts> {
-        async { FunctionFacts::Known { timeout: Duration::from_secs(1) } }.boxed()
+        let raised = if self.invocations() > 0 { self.raised_to.load(Ordering::Relaxed) } else { 0 };
+        std::future::ready(FunctionFacts::Known { timeout: Duration::from_secs(raised.max(1).into()) })
+            .boxed()
     }
 }
 
 /// An embedded broker, a dataplane on it, and what its function remembers.
 pub(crate) struct Scene {
     pub(crate) broker: Broker,
-    servers: String,
+    pub(crate) servers: String,
     pub(crate) memory: Arc<Memory>,
     pub(crate) dataplane: Arc<Dataplane>,
     pub(crate) id: MappingId,
@@ -110,26 +118,45 @@ pub(crate) struct Scene {
 
 /// Runs `test` in an actix system of its own.
 pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
-    scene_on(BrokerSettings::default(), test);
+    scene_on(2, test);
 }
 
-/// So too, on a broker with `settings`.
-pub(crate) fn scene_on<F: Future<Output = ()>>(settings: BrokerSettings, test: impl FnOnce(Scene) -> F) {
+/// [`scene`] with threads for `cores` cores.
+pub(crate) fn scene_on<F: Future<Output = ()>>(cores: usize, test: impl FnOnce(Scene) -> F) {
+    scene_with(BrokerSettings::default(), cores, test);
+}
+
+/// [`scene`] on a broker with `settings`.
+pub(crate) fn scene_of<F: Future<Output = ()>>(settings: BrokerSettings, test: impl FnOnce(Scene) -> F) {
+    scene_with(settings, 2, test);
+}
+
+fn scene_with<F: Future<Output = ()>>(settings: BrokerSettings, cores: usize, test: impl FnOnce(Scene) -> F) {
     actix_rt::System::new().block_on(async {
         let broker = Broker::start(settings).expect("starts");
         let memory = Arc::new(Memory::default());
         let data = tempfile::tempdir().expect("scratch");
-        let flags = [
-            ("memory_budget", "32MiB".to_owned()),
-            ("kafka.session_timeout", "6s".to_owned()),
-            ("data_dir", data.path().display().to_string()),
-        ];
-        let settings = Settings::load(None, &flags).expect("settings");
-        let port: Arc<dyn FunctionPort> = Arc::<Memory>::clone(&memory);
-        let dataplane = Dataplane::start(&settings, port).expect("threads");
+        let dataplane = node_on(cores, &memory, data.path(), "6s");
         let servers = broker.address().to_string();
         test(Scene { broker, servers, memory, dataplane, id: MappingId(uuid::Uuid::new_v4()) }).await;
     });
+}
+
+/// A node without a control API, which keeps its files in `data`.
+pub(crate) fn node(memory: &Arc<Memory>, data: &Path, session: &str) -> Arc<Dataplane> {
+    node_on(2, memory, data, session)
+}
+
+/// [`node`] with threads for `cores` cores.
+pub(crate) fn node_on(cores: usize, memory: &Arc<Memory>, data: &Path, session: &str) -> Arc<Dataplane> {
+    let flags = [
+        ("memory_budget", "32MiB".to_owned()),
+        ("kafka.session_timeout", session.to_owned()),
+        ("data_dir", data.display().to_string()),
+    ];
+    let settings = Settings::load(None, &flags).expect("settings");
+    let port: Arc<dyn FunctionPort> = Arc::<Memory>::clone(memory);
+    Dataplane::start_on(cores, &settings, port).expect("threads")
 }
 
 impl Scene {
@@ -148,20 +175,32 @@ impl Scene {
     }
 
     pub(crate) fn run_on(&self, servers: &str, start: At, filters: FilterCriteria) {
-        self.dataplane.run(MappingRun {
-            id: self.id,
+        self.dataplane.run(self.mapping(servers, start, filters));
+    }
+
+    /// The mapping of the scene, for whichever node runs it.
+    pub(crate) fn mapping(&self, servers: &str, start: At, filters: FilterCriteria) -> MappingRun {
+        let bootstrap =
+            servers.split(',').map(|server| BrokerAddress::parse(server).expect("address")).collect();
+        MappingRun { bootstrap, start, filters, ..self.mapping_run(self.id, "f", 50) }
+    }
+
+    /// A mapping on the scene's broker, from the earliest record on, with one consumer or more.
+    pub(crate) fn mapping_run(&self, id: MappingId, function: &str, batch_records_max: u32) -> MappingRun {
+        MappingRun {
+            id,
             topic: Arc::from("orders"),
-            group: self.id.to_string(),
-            function: Arc::from("f"),
-            bootstrap: vec![BrokerAddress::parse(servers).expect("address")],
+            group: id.to_string(),
+            function: Arc::from(function),
+            bootstrap: vec![BrokerAddress::parse(&self.servers).expect("address")],
             source: EventSource::SelfManaged,
-            batch_records_max: 50,
+            batch_records_max,
             window: Duration::ZERO,
-            start,
+            start: At::Earliest,
             bounds: Bounds { minimum: 1, maximum: 4 },
             failure: FailureRun::default(),
-            filters,
-        });
+            filters: FilterCriteria::default(),
+        }
     }
 
     pub(crate) async fn producer(&self, partitions: i32) -> SampleProducer {

@@ -1,9 +1,5 @@
 //! Constraints of the model, with the front end's text; and what this version refuses by name.
 
-use std::collections::BTreeMap;
-
-use serde_json::Value;
-
 use super::error::{ApiError, ErrorKind};
 use super::request::{ProvisionedPollers, SourceAccess};
 
@@ -88,7 +84,7 @@ const ACCESS_TYPES: &[&str] = &[
     "IAM_AUTH",
     "IAM_OAUTHBEARER_AUTH",
 ];
-const URI_PATTERN: &str = "[a-zA-Z0-9-\\/*:_+=.@-]*";
+const URI_PATTERN: &str = "[ a-zA-Z0-9-\\/*:_+=.@-]*";
 const TOPIC_PATTERN: &str = "^[^.]([a-zA-Z0-9\\-_.]+)";
 
 pub(super) fn is_uri_text(text: &str) -> bool {
@@ -110,8 +106,8 @@ pub(super) fn topics(topics: Option<&[String]>, found: &mut Violations) {
     }
 }
 
-pub(super) fn pollers(pollers: Option<&ProvisionedPollers>, found: &mut Violations) -> Result<(), ApiError> {
-    let Some(pollers) = pollers else { return Ok(()) };
+pub(super) fn pollers(pollers: Option<&ProvisionedPollers>, found: &mut Violations) {
+    let Some(pollers) = pollers else { return };
     found.range(pollers.minimum_pollers, "provisionedPollerConfig.minimumPollers", 1, 200);
     found.range(pollers.maximum_pollers, "provisionedPollerConfig.maximumPollers", 1, 2000);
     if let Some(name) = &pollers.poller_group_name {
@@ -120,6 +116,11 @@ pub(super) fn pollers(pollers: Option<&ProvisionedPollers>, found: &mut Violatio
         let fits = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         found.pattern(name, at, "[a-zA-Z0-9-_]*", fits);
     }
+}
+
+/// Not more at least than at most.
+pub(super) fn poller_order(pollers: Option<&ProvisionedPollers>) -> Result<(), ApiError> {
+    let Some(pollers) = pollers else { return Ok(()) };
     match (pollers.minimum_pollers, pollers.maximum_pollers) {
         (Some(minimum), Some(maximum)) if minimum > maximum => Err(ApiError::invalid(format!(
             "MinimumPollers ({minimum}) must not be above MaximumPollers ({maximum})."
@@ -128,8 +129,8 @@ pub(super) fn pollers(pollers: Option<&ProvisionedPollers>, found: &mut Violatio
     }
 }
 
-/// Access configurations: shape by the model; kinds that need what is not built yet are refused by name.
-pub(super) fn access(list: &[SourceAccess], found: &mut Violations) -> Result<(), ApiError> {
+/// Access configurations by the model.
+pub(super) fn access(list: &[SourceAccess], found: &mut Violations) {
     if list.len() > 23 {
         found.add(
             &format!("{} members", list.len()),
@@ -145,6 +146,10 @@ pub(super) fn access(list: &[SourceAccess], found: &mut Violations) -> Result<()
             found.pattern(uri, &at("uRI"), URI_PATTERN, is_uri_text(uri));
         }
     }
+}
+
+/// Access configurations together; kinds that need what is not built yet are refused by name.
+pub(super) fn access_combination(list: &[SourceAccess]) -> Result<(), ApiError> {
     let has = |kind: &str| list.iter().any(|access| access.kind == kind);
     if has("VPC_SUBNET") != has("VPC_SECURITY_GROUP") {
         return Err(ApiError::invalid("VPC_SUBNET and VPC_SECURITY_GROUP must be given together."));
@@ -163,53 +168,32 @@ pub(super) fn access(list: &[SourceAccess], found: &mut Violations) -> Result<()
     }
 }
 
-/// Members that ask for nothing may be there; those that ask for what this version cannot do are refused by name, because
-/// a mapping that silently does something else would lose what its owner counted on.
-pub(super) fn rest(rest: &BTreeMap<String, Value>) -> Result<(), ApiError> {
-    const RECORDED: &[&str] = &["MetricsConfig", "LoggingConfig", "KMSKeyArn"];
-    const STREAMS_ONLY: &[&str] = &[
-        "ParallelizationFactor",
-        "TumblingWindowInSeconds",
-        "ScalingConfig",
-        "Queues",
-        "DocumentDBEventSourceConfig",
-    ];
-    for (name, value) in rest {
-        let asks_for_nothing = match value {
-            Value::Null => true,
-            Value::Bool(asked) => !asked,
-            Value::Number(number) => number.as_i64() == Some(-1),
-            Value::String(text) => text.is_empty(),
-            Value::Array(list) => list.is_empty(),
-            Value::Object(_) => is_hollow(value),
-        };
-        if asks_for_nothing || RECORDED.contains(&name.as_str()) {
-            continue;
+/// `(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}`
+pub(super) fn is_region(text: &str) -> bool {
+    let parts: Vec<&str> = text.strip_prefix("eusc-").unwrap_or(text).split('-').collect();
+    let lower = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
+    let digit = |part: &str| part.len() == 1 && part.bytes().all(|byte| byte.is_ascii_digit());
+    let special = |part: &str| {
+        part == "gov"
+            || part.strip_prefix("iso").is_some_and(|rest| rest.is_empty() || rest.len() == 1 && lower(rest))
+    };
+    match parts[..] {
+        [country, side, number] => country.len() == 2 && lower(country) && lower(side) && digit(number),
+        [country, kind, side, number] => {
+            country.len() == 2 && lower(country) && special(kind) && lower(side) && digit(number)
         }
-        if STREAMS_ONLY.contains(&name.as_str()) {
-            let parameter = lower_first(name);
-            let text = format!("Unsupported '{parameter}' parameter for given event source mapping type.");
-            return Err(ApiError::invalid(text));
-        }
-        if name == "AmazonManagedKafkaEventSourceConfig" {
-            return Err(ApiError::invalid(format!("{name} is not supported by this version of Lighterman.")));
-        }
-    }
-    Ok(())
-}
-
-/// An object in which nothing is set.
-fn is_hollow(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(members) => members.values().all(is_hollow),
-        Value::Bool(_) | Value::Number(_) => false,
+        _ => false,
     }
 }
 
-fn lower_first(name: &str) -> String {
-    let mut characters = name.chars();
-    characters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(characters).collect()
+/// Twelve digits.
+pub(super) fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// 8-4-4-4-12 hexadecimal digits.
+pub(super) fn is_uuid(text: &str) -> bool {
+    let lengths = text.split('-').map(str::len);
+    let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    lengths.eq([8, 4, 4, 4, 12]) && hexadecimal
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::constraints::Violations;
+use super::constraints::{Violations, is_account, is_region};
 
 const CHARACTERS_MAX: usize = 350;
 /// The model's, with the front end's `^`.
@@ -231,28 +231,6 @@ fn is_bucket(text: &str) -> bool {
 /// `aws`, `aws-cn`, …
 fn is_partition(text: &str) -> bool {
     text.strip_prefix("aws").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
-}
-
-/// `(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}`
-fn is_region(text: &str) -> bool {
-    let parts: Vec<&str> = text.strip_prefix("eusc-").unwrap_or(text).split('-').collect();
-    let lower = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
-    let digit = |part: &str| part.len() == 1 && part.bytes().all(|byte| byte.is_ascii_digit());
-    let special = |part: &str| {
-        part == "gov"
-            || part.strip_prefix("iso").is_some_and(|rest| rest.is_empty() || rest.len() == 1 && lower(rest))
-    };
-    match parts[..] {
-        [country, side, number] => country.len() == 2 && lower(country) && lower(side) && digit(number),
-        [country, kind, side, number] => {
-            country.len() == 2 && lower(country) && special(kind) && lower(side) && digit(number)
-        }
-        _ => false,
-    }
-}
-
-fn is_account(text: &str) -> bool {
-    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -22,16 +22,24 @@ pub enum ErrorKind {
     TooManyRequests,
     /// Our fault.
     Service,
+    /// Not now: the node drains. AWS's `ServiceException`, with the status that says so; SDKs try both again.
+    Unavailable,
     /// No signature.
     MissingAuthenticationToken,
     /// A key we did not issue.
     UnrecognizedClient,
+    /// An Authorization header that is none, or lacks something.
+    IncompleteSignature,
     /// A signature that does not fit.
     InvalidSignature,
     /// The key may not do that.
     AccessDenied,
     /// No such path.
     UnknownOperation,
+    /// A body beyond the limit.
+    RequestTooLarge,
+    /// A body that does not come.
+    RequestTimeout,
 }
 
 impl ErrorKind {
@@ -45,27 +53,37 @@ impl ErrorKind {
             Self::ResourceNotFound => "ResourceNotFoundException",
             Self::ResourceInUse => "ResourceInUseException",
             Self::TooManyRequests => "TooManyRequestsException",
-            Self::Service => "ServiceException",
+            Self::Service | Self::Unavailable => "ServiceException",
             Self::MissingAuthenticationToken => "MissingAuthenticationTokenException",
             Self::UnrecognizedClient => "UnrecognizedClientException",
+            Self::IncompleteSignature => "IncompleteSignatureException",
             Self::InvalidSignature => "InvalidSignatureException",
             Self::AccessDenied => "AccessDeniedException",
             Self::UnknownOperation => "UnknownOperationException",
+            Self::RequestTooLarge => "RequestEntityTooLargeException",
+            Self::RequestTimeout => "RequestTimeoutException",
         }
     }
 
     /// HTTP status.
     pub fn status(self) -> u16 {
         match self {
-            Self::InvalidParameterValue | Self::Validation | Self::Serialization | Self::ResourceInUse => 400,
+            Self::InvalidParameterValue
+            | Self::Validation
+            | Self::Serialization
+            | Self::ResourceInUse
+            | Self::IncompleteSignature => 400,
             Self::MissingAuthenticationToken
             | Self::UnrecognizedClient
             | Self::InvalidSignature
             | Self::AccessDenied => 403,
             Self::ResourceNotFound | Self::UnknownOperation => 404,
+            Self::RequestTimeout => 408,
             Self::ResourceConflict => 409,
+            Self::RequestTooLarge => 413,
             Self::TooManyRequests => 429,
             Self::Service => 500,
+            Self::Unavailable => 503,
         }
     }
 }
@@ -102,7 +120,9 @@ impl ApiError {
             ErrorKind::ResourceNotFound | ErrorKind::ResourceInUse => {
                 json!({ "Type": "User", "Message": self.message })
             }
-            ErrorKind::Service => json!({ "Type": "Service", "Message": self.message }),
+            ErrorKind::Service | ErrorKind::Unavailable => {
+                json!({ "Type": "Service", "Message": self.message })
+            }
             ErrorKind::InvalidParameterValue | ErrorKind::ResourceConflict | ErrorKind::TooManyRequests => {
                 json!({ "Type": "User", "message": self.message })
             }
@@ -110,9 +130,12 @@ impl ApiError {
             | ErrorKind::Serialization
             | ErrorKind::MissingAuthenticationToken
             | ErrorKind::UnrecognizedClient
+            | ErrorKind::IncompleteSignature
             | ErrorKind::InvalidSignature
             | ErrorKind::AccessDenied
-            | ErrorKind::UnknownOperation => json!({ "message": self.message }),
+            | ErrorKind::UnknownOperation
+            | ErrorKind::RequestTooLarge
+            | ErrorKind::RequestTimeout => json!({ "message": self.message }),
         }
     }
 }

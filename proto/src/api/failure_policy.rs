@@ -49,7 +49,7 @@ pub struct FailureRequest {
 
 /// `DestinationConfig`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
 pub struct DestinationConfig {
     /// For records that were given up.
     pub on_failure: Option<DestinationTarget>,
@@ -59,7 +59,7 @@ pub struct DestinationConfig {
 
 /// `OnFailure` or `OnSuccess`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
 pub struct DestinationTarget {
     /// An ARN, `kafka://topic`, or nothing, which removes it.
     pub destination: Option<String>,
@@ -74,8 +74,8 @@ pub struct FailurePolicy {
     pub retries_max: Option<u32>,
     /// Age at which a record is given up, in seconds; `None`: no limit.
     pub record_age_max_seconds: Option<u32>,
-    /// Whether a batch that failed is halved.
-    pub bisect: bool,
+    /// Whether a batch that failed is halved, as the user said it; `None`: not said. What holds is [`Self::bisects`].
+    pub bisect: Option<bool>,
     /// Whether the function reports which records failed.
     pub partial_responses: bool,
     /// Where records go that are given up.
@@ -181,17 +181,20 @@ impl FailureRequest {
             policy.lifted.record_age = seconds == UNLIMITED;
             policy.record_age_max_seconds = u32::try_from(seconds).ok();
         }
-        policy.bisect = self.bisect_batch_on_function_error.unwrap_or(policy.bisect);
+        policy.bisect = self.bisect_batch_on_function_error.or(policy.bisect);
         if let Some(types) = self.function_response_types {
             policy.partial_responses = !types.is_empty();
         }
-        let config = self.destination_config.unwrap_or_default();
-        let asked = |target: Option<DestinationTarget>| target.and_then(|target| target.destination);
-        if asked(config.on_success).is_some_and(|given| !given.is_empty()) {
-            return Err(ApiError::invalid(UNSUPPORTED_DESTINATION));
-        }
-        if let Some(given) = asked(config.on_failure) {
-            policy.destination = destination_of(&given, source_topic)?;
+        if let Some(config) = self.destination_config {
+            let asked = |target: Option<DestinationTarget>| target.and_then(|target| target.destination);
+            if asked(config.on_success).is_some_and(|given| !given.is_empty()) {
+                return Err(ApiError::invalid(UNSUPPORTED_DESTINATION));
+            }
+            // A configuration takes the place of the one before, whole: without a target there is none.
+            policy.destination = match asked(config.on_failure) {
+                Some(given) => destination_of(&given, source_topic)?,
+                None => None,
+            };
         }
         Ok(policy)
     }
@@ -217,6 +220,11 @@ impl FailurePolicy {
         self.retries_max.or_else(|| self.destination.as_ref().map(|_| RETRIES_WITH_DESTINATION))
     }
 
+    /// Whether a batch that failed is halved.
+    pub fn bisects(&self) -> bool {
+        self.bisect.unwrap_or_default()
+    }
+
     /// Adds the members that are set; −1 is shown when the user gave it.
     pub(super) fn show(&self, shown: &mut Map<String, Value>) {
         let mut put = |name: &str, value: Value| shown.insert(name.to_owned(), value);
@@ -230,8 +238,8 @@ impl FailurePolicy {
         if let Some(seconds) = limit(self.record_age_max_seconds, self.lifted.record_age) {
             put("MaximumRecordAgeInSeconds", seconds);
         }
-        if self.bisect {
-            put("BisectBatchOnFunctionError", json!(true));
+        if let Some(bisect) = self.bisect {
+            put("BisectBatchOnFunctionError", json!(bisect));
         }
         if self.partial_responses {
             put("FunctionResponseTypes", json!([REPORT_BATCH_ITEM_FAILURES]));

@@ -7,11 +7,14 @@ use serde_json::{Map, Value, json};
 
 use super::constraints::{self, Violations};
 use super::error::ApiError;
-use super::failure_policy::{FailurePolicy, check_our_tags};
+use super::failure_policy::FailurePolicy;
 use super::filter_criteria::FilterCriteria;
 use super::function::function_arn;
+use super::recorded_settings::{self, RecordedSettings};
 use super::request::{CreateRequest, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest};
 use super::servers;
+use super::tags::check_tags;
+use super::unknown_members;
 use crate::ids::MappingId;
 use crate::units::{BATCH_RECORDS_DEFAULT, BATCH_RECORDS_MAX};
 
@@ -87,10 +90,12 @@ pub struct Mapping {
     /// Which records reach the function.
     #[serde(default)]
     pub filters: FilterCriteria,
+    /// What is kept and shown, and changes nothing of what runs.
+    #[serde(default)]
+    pub recorded: RecordedSettings,
 }
 
 const POSITIONS: &[&str] = &["LATEST", "AT_TIMESTAMP", "TRIM_HORIZON"];
-const TAGS_MAX: usize = 50;
 
 impl Mapping {
     /// Checks a create request and fills in AWS's defaults. `now` in seconds since the epoch.
@@ -101,23 +106,27 @@ impl Mapping {
         now: f64,
     ) -> Result<Self, ApiError> {
         let mut found = Violations::default();
-        check_model(&request, &mut found)?;
+        check_model(&request, &mut found);
         found.into_result()?;
+        constraints::poller_order(request.provisioned_poller_config.as_ref())?;
         let bootstrap_servers = servers::bootstrap(&request)?;
-        constraints::rest(&request.rest)?;
+        unknown_members::refuse_in_create(&request.rest)?;
         let access = request.source_access_configurations.filter(|list| !list.is_empty());
         let access = access.ok_or_else(access_missing)?;
         let mut found = Violations::default();
-        constraints::access(&access, &mut found)?;
+        constraints::access(&access, &mut found);
         found.into_result()?;
+        constraints::access_combination(&access)?;
         let kafka = request.self_managed_kafka_event_source_config.unwrap_or_default();
-        refuse_registry_and_queue(kafka.schema_registry_config.as_ref(), kafka.consumption_mode.as_deref())?;
+        refuse_registry(kafka.schema_registry_config.as_ref())?;
+        let mode = recorded_settings::consumption_mode(kafka.consumption_mode.as_deref())?;
         let (starting_position, starting_timestamp) =
             position(request.starting_position.as_deref(), request.starting_position_timestamp, now)?;
         let topic = request.topics.and_then(|topics| topics.into_iter().next());
         let topic = topic.ok_or_else(|| ApiError::invalid("Required 'topics' parameter is missing."))?;
         let failure = request.failure.new_policy(&topic)?;
         let filters = request.filter_criteria.unwrap_or_default().criteria()?;
+        let recorded = request.recorded.over(&RecordedSettings::default())?.with_consumption_mode(mode);
         let tags = request.tags.unwrap_or_default();
         check_tags(&tags)?;
         Ok(Self {
@@ -134,11 +143,12 @@ impl Mapping {
             starting_position,
             starting_timestamp,
             access,
-            pollers: request.provisioned_poller_config.filter(|pollers| !pollers.is_empty()),
+            pollers: request.provisioned_poller_config.and_then(|given| given.over(None)),
             enabled: request.enabled.unwrap_or(true),
             tags,
             failure,
             filters,
+            recorded,
         })
     }
 
@@ -152,21 +162,25 @@ impl Mapping {
         found.range(request.maximum_batching_window_in_seconds, "maximumBatchingWindowInSeconds", 0, 300);
         request.failure.check_model(&mut found);
         request.filter_criteria.iter().for_each(|criteria| criteria.check_model(&mut found));
-        constraints::pollers(request.provisioned_poller_config.as_ref(), &mut found)?;
+        request.recorded.check_model(&mut found);
+        constraints::pollers(request.provisioned_poller_config.as_ref(), &mut found);
         if let Some(access) = &request.source_access_configurations {
             if access.is_empty() {
                 return Err(access_missing());
             }
-            constraints::access(access, &mut found)?;
+            constraints::access(access, &mut found);
         }
-        found.into_result()?;
-        constraints::rest(&request.rest)?;
         let kafka = request.self_managed_kafka_event_source_config.unwrap_or_default();
-        refuse_registry_and_queue(kafka.schema_registry_config.as_ref(), kafka.consumption_mode.as_deref())?;
+        recorded_settings::check_mode(kafka.consumption_mode.as_deref(), &mut found);
+        found.into_result()?;
+        unknown_members::refuse_in_update(&request.rest, self)?;
+        refuse_registry(kafka.schema_registry_config.as_ref())?;
+        recorded_settings::consumption_mode(kafka.consumption_mode.as_deref())?;
         if kafka.consumer_group_id.is_some_and(|group| group != self.group) {
             return Err(ApiError::invalid("ConsumerGroupId cannot be changed: create another mapping."));
         }
         let mut updated = self.clone();
+        updated.recorded = request.recorded.over(&self.recorded)?;
         updated.failure = request.failure.updated_policy(&self.failure, &self.topic)?;
         if let Some(criteria) = request.filter_criteria {
             updated.filters = criteria.criteria()?;
@@ -181,10 +195,12 @@ impl Mapping {
             updated.window_seconds = u32::try_from(window).ok();
         }
         if let Some(access) = request.source_access_configurations {
+            constraints::access_combination(&access)?;
             updated.access = access;
         }
-        if let Some(pollers) = request.provisioned_poller_config {
-            updated.pollers = Some(pollers).filter(|pollers| !pollers.is_empty());
+        if let Some(given) = request.provisioned_poller_config {
+            updated.pollers = given.over(self.pollers.as_ref());
+            constraints::poller_order(updated.pollers.as_ref())?;
         }
         updated.enabled = request.enabled.unwrap_or(self.enabled);
         Ok(updated)
@@ -209,6 +225,18 @@ impl Mapping {
         )
     }
 
+    /// The text of a consumer group that another mapping reads by, in the form of AWS's text for a source that is taken: which
+    /// source, which group, and the mapping that is there.
+    pub fn group_taken_text(&self, existing: &Self) -> String {
+        format!(
+            "An event source mapping with event source (\"{}\") and consumer group ID (\"{}\") already exists. \
+             Please update or delete the existing mapping with UUID {}",
+            existing.bootstrap_servers.join(","),
+            self.group,
+            existing.id
+        )
+    }
+
     /// `EventSourceMappingConfiguration`. What is not set is absent.
     pub fn shown(&self, state: State, last_modified: f64, last_result: &str) -> Value {
         let mut shown = Map::new();
@@ -227,7 +255,11 @@ impl Mapping {
         put("Topics", json!([self.topic]));
         let endpoints = json!({ "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers } });
         put("SelfManagedEventSource", endpoints);
-        put("SelfManagedKafkaEventSourceConfig", json!({ "ConsumerGroupId": self.group }));
+        let mut kafka = json!({ "ConsumerGroupId": self.group });
+        if let Some(mode) = self.recorded.consumption_mode() {
+            kafka["ConsumptionMode"] = json!(mode);
+        }
+        put("SelfManagedKafkaEventSourceConfig", kafka);
         put("SourceAccessConfigurations", json!(self.access));
         if let Some(pollers) = &self.pollers {
             put("ProvisionedPollerConfig", json!(pollers));
@@ -238,6 +270,7 @@ impl Mapping {
         put("LastProcessingResult", json!(last_result));
         self.failure.show(&mut shown);
         self.filters.show(&mut shown);
+        self.recorded.show(&mut shown);
         Value::Object(shown)
     }
 }
@@ -246,7 +279,7 @@ fn access_missing() -> ApiError {
     ApiError::invalid("Required 'sourceAccessConfigurations' parameter is missing.")
 }
 
-fn check_model(request: &CreateRequest, found: &mut Violations) -> Result<(), ApiError> {
+fn check_model(request: &CreateRequest, found: &mut Violations) {
     match request.function_name.as_deref() {
         None => found.absent("functionName"),
         Some(name) => found.length(name, "functionName", 1, 256),
@@ -264,23 +297,20 @@ fn check_model(request: &CreateRequest, found: &mut Violations) -> Result<(), Ap
         found.length(group, at, 1, 200);
         found.pattern(group, at, "[a-zA-Z0-9-\\/*:_+=.@-]*", constraints::is_uri_text(group));
     }
+    recorded_settings::check_mode(group.and_then(|config| config.consumption_mode.as_deref()), found);
     request.failure.check_model(found);
+    request.recorded.check_model(found);
     request.filter_criteria.iter().for_each(|criteria| criteria.check_model(found));
-    constraints::pollers(request.provisioned_poller_config.as_ref(), found)
+    constraints::pollers(request.provisioned_poller_config.as_ref(), found);
 }
 
-fn refuse_registry_and_queue(registry: Option<&Value>, mode: Option<&str>) -> Result<(), ApiError> {
+fn refuse_registry(registry: Option<&Value>) -> Result<(), ApiError> {
     if registry.is_some_and(|registry| registry.as_object().is_none_or(|members| !members.is_empty())) {
         return Err(ApiError::invalid(
             "SchemaRegistryConfig is not supported by this version of Lighterman.",
         ));
     }
-    match mode {
-        None | Some("Stream") => Ok(()),
-        Some(_) => {
-            Err(ApiError::invalid("ConsumptionMode Queue is not supported by this version of Lighterman."))
-        }
-    }
+    Ok(())
 }
 
 fn position(
@@ -310,32 +340,6 @@ fn position(
 
 fn batch_size(size: Option<i64>) -> Option<u32> {
     size.and_then(|size| u32::try_from(size).ok())
-}
-
-/// Tags: count, lengths, characters.
-pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    if tags.len() > TAGS_MAX {
-        return Err(ApiError::invalid("Number of tags exceeds resource tag limit."));
-    }
-    let good =
-        |text: &str| text.chars().all(|c| c.is_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c));
-    for (key, value) in tags {
-        let fits = (1..=128).contains(&key.chars().count()) && value.chars().count() <= 256;
-        if !fits || !good(key) || !good(value) {
-            return Err(ApiError::invalid(format!("Tag `{key}` is not valid.")));
-        }
-    }
-    check_our_tags(tags)
-}
-
-impl Mapping {
-    /// The mapping with `added` tags over its own.
-    pub fn tagged(&self, added: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {
-        let mut tags = self.tags.clone();
-        tags.extend(added);
-        check_tags(&tags)?;
-        Ok(tags)
-    }
 }
 
 #[cfg(test)]

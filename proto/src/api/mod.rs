@@ -8,8 +8,12 @@ mod failure_policy;
 mod filter_criteria;
 mod function;
 mod mapping;
+mod paths;
+mod recorded_settings;
 mod request;
 mod servers;
+mod tags;
+mod unknown_members;
 
 pub use destination::{BucketArn, Destination, DestinationError, QueueArn, TopicArn};
 pub use error::{ApiError, ErrorKind};
@@ -20,6 +24,11 @@ pub use failure_policy::{
 };
 pub use filter_criteria::{Filter, FilterCriteria, FilterRequest};
 pub use mapping::{Account, Mapping, State};
+pub use paths::{PAGE_ENTRIES_MAX, check_uuid_length, page_size};
+pub use recorded_settings::{
+    ConsumptionMode, LoggingConfig, MetricsConfig, RecordedRequest, RecordedSettings,
+};
 pub use request::{
     CreateRequest, Endpoints, KafkaGroup, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest,
 };
+pub use tags::{check_tag_resource, required_tag_keys, required_tags, tag_resource_not_found};

@@ -1,5 +1,5 @@
-//! Requests, as clients send them. Members that this version cannot honour are kept as JSON, to be refused by name rather
-//! than ignored in silence.
+//! Requests, as clients send them. A member that is not known is refused by name rather than ignored in silence: a mapping that
+//! does something else than its owner wrote would lose what he counted on.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,11 @@ use serde_json::Value;
 
 use super::failure_policy::FailureRequest;
 use super::filter_criteria::FilterRequest;
+use super::recorded_settings::RecordedRequest;
 
 /// `Endpoints` of a self-managed source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Endpoints {
     /// `{"KAFKA_BOOTSTRAP_SERVERS": […]}`.
     #[serde(rename = "Endpoints", default)]
@@ -19,7 +21,7 @@ pub struct Endpoints {
 
 /// `SelfManagedKafkaEventSourceConfig`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct KafkaGroup {
     /// Consumer group; the mapping's UUID when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,6 +36,7 @@ pub struct KafkaGroup {
 
 /// One of `SourceAccessConfigurations`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SourceAccess {
     /// What kind.
     #[serde(rename = "Type", default)]
@@ -45,7 +48,7 @@ pub struct SourceAccess {
 
 /// `ProvisionedPollerConfig`: consumers, here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct ProvisionedPollers {
     /// 1–200.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,9 +62,20 @@ pub struct ProvisionedPollers {
 }
 
 impl ProvisionedPollers {
-    /// `{}`: back to the defaults.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+    /// What these members make of `before`: what they name is changed, an empty group name leaves the group, and `{}` asks for the
+    /// defaults.
+    pub(super) fn over(self, before: Option<&Self>) -> Option<Self> {
+        if self == Self::default() {
+            return None;
+        }
+        let before = before.cloned().unwrap_or_default();
+        let group = self.poller_group_name.or(before.poller_group_name);
+        let merged = Self {
+            minimum_pollers: self.minimum_pollers.or(before.minimum_pollers),
+            maximum_pollers: self.maximum_pollers.or(before.maximum_pollers),
+            poller_group_name: group.filter(|name| !name.is_empty()),
+        };
+        Some(merged).filter(|merged| *merged != Self::default())
     }
 }
 
@@ -112,6 +126,9 @@ pub struct CreateRequest {
     /// What happens to failed records.
     #[serde(flatten)]
     pub failure: FailureRequest,
+    /// What is kept and shown, and changes nothing of what runs.
+    #[serde(flatten)]
+    pub recorded: RecordedRequest,
     /// Everything else.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
@@ -140,6 +157,9 @@ pub struct UpdateRequest {
     /// What happens to failed records.
     #[serde(flatten)]
     pub failure: FailureRequest,
+    /// What is kept and shown, and changes nothing of what runs.
+    #[serde(flatten)]
+    pub recorded: RecordedRequest,
     /// Everything else.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,

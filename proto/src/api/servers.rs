@@ -33,10 +33,12 @@ pub(super) fn bootstrap(request: &CreateRequest) -> Result<Vec<String>, ApiError
     let servers = endpoints.and_then(|endpoints| endpoints.get(KEY));
     let servers = servers.ok_or_else(|| ApiError::invalid("Unrecognized event source."))?;
     if !(1..=10).contains(&servers.len()) {
-        return Err(ApiError::invalid(format!("{KEY} must have 1 to 10 members.")));
+        return Err(ApiError::invalid(format!("SelfManagedEventSource: {KEY} must have 1 to 10 members.")));
     }
     if let Some(server) = servers.iter().find(|server| !is_server(server)) {
-        return Err(ApiError::invalid(format!("`{server}` is no bootstrap server: write host:port.")));
+        return Err(ApiError::invalid(format!(
+            "SelfManagedEventSource: `{server}` is no bootstrap server: write host:port."
+        )));
     }
     Ok(servers.clone())
 }

@@ -69,6 +69,19 @@ fn texts_of_the_first_version_are_read_and_written_as_they_were() {
 }
 
 #[test]
+fn an_open_start_is_read_beside_the_rest_and_by_nodes_that_do_not_know_it() {
+    let plain = CommitMetadata { partitions_at_activation: 8, progress: None };
+    for timestamp in [-2, 0, 1_700_000_000_123] {
+        let text = with_open_start(&plain.encode(), timestamp);
+        assert_eq!(open_start(&text), Some(timestamp), "{text}");
+        assert_eq!(CommitMetadata::parse(&text), Some(plain.clone()));
+    }
+    for text in ["lighterman/1 n=8", "another s=5", "lighterman/1 n=8 s=", "lighterman/1 n=8 s=1 s=2"] {
+        assert_eq!(open_start(text), None, "{text}");
+    }
+}
+
+#[test]
 fn strangers_and_nonsense_are_refused() {
     let long = format!("lighterman/1 n=1 p={}1x1", "1x1,".repeat(300));
     let far = "lighterman/1 n=1 p=9223372036854775807x1,1x1";

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use kafka_protocol::error::ResponseError;
-use lighterman_proto::ids::MappingId;
+use lighterman_proto::ids::{MappingId, Offset, OffsetRange};
 use lighterman_proto::topic_id::TopicId;
 
+use super::floor::Floor;
 use crate::audit::{AuditLog, Entry, What};
 use crate::kafka::group::{CommitFailure, Membership};
-use crate::offsets::actor::{Boxed, CommitAnswer, CommitPort, NoAnswer};
+use crate::offsets::actor::{Boxed, CommitAnswer, CommitPort, MemberStops, NoAnswer};
 use crate::offsets::committer::{CommitOutcome, Frontier, offsets_of, split_by_topic};
 use crate::offsets::read_back::differing;
 use crate::partition::ledger::Passed;
@@ -76,6 +77,29 @@ impl CommitPort for GroupCommits {
             }
         })
     }
+
+    fn given_up(&self, frontier: &Frontier, acknowledged: Option<Offset>) {
+        let Frontier { partition, offset, .. } = *frontier;
+        let held = acknowledged.map(|held| held.0);
+        tracing::error!(
+            mapping = %self.mapping,
+            partition,
+            offset = offset.0,
+            ?held,
+            "the mapping stops without its last commit, which the cluster refuses: what is behind it is delivered again if the \
+             topic is read again"
+        );
+        let range = OffsetRange { first: acknowledged.unwrap_or(offset), end: offset };
+        let entry = Entry { at: clock::wall_ms(), partition, range, what: What::Uncommitted };
+        self.audit.note(self.mapping, vec![entry]);
+    }
+}
+
+impl Floor {
+    /// The member stops and hands nothing over.
+    pub(super) fn stop_commits(&self) {
+        self.committer.do_send(MemberStops);
+    }
 }
 
 fn no_answer(failure: CommitFailure) -> NoAnswer {
@@ -108,6 +132,19 @@ fn accounts(frontiers: &[Frontier]) -> BTreeMap<Option<TopicId>, Vec<Entry>> {
 
 /// Rebalancing, loading, moved, timed out: the offsets are as true in a moment. A code that fences may speak of the generation
 /// before, while the next is being joined; when it does not, the group takes the partitions away, and their commits with them.
+/// That the topic is gone, or may not be read, or that the commit is too long, no waiting changes.
 pub(crate) fn outcome_of(code: Option<ResponseError>) -> CommitOutcome {
-    if code.is_none() { CommitOutcome::Done } else { CommitOutcome::Again }
+    use ResponseError as E;
+    match code {
+        None => CommitOutcome::Done,
+        Some(
+            E::UnknownTopicOrPartition
+            | E::UnknownTopicId
+            | E::TopicAuthorizationFailed
+            | E::GroupAuthorizationFailed
+            | E::OffsetMetadataTooLarge
+            | E::InvalidCommitOffsetSize,
+        ) => CommitOutcome::Refused,
+        Some(_) => CommitOutcome::Again,
+    }
 }

@@ -13,6 +13,7 @@ use lighterman_proto::units::{PAYLOAD_BYTES_MAX, SLOTS_PER_CONSUMER};
 use lighterman_scaler::policy::Bounds;
 
 use super::commits::GroupCommits;
+use super::share::ArbiterShare;
 use crate::audit::AuditLog;
 use crate::batcher::actor::BatcherParts;
 use crate::batcher::core::BatchLimits;
@@ -24,13 +25,12 @@ use crate::credit::bytes::ByteBudget;
 use crate::credit::slots::Slots;
 use crate::destination::aws::AwsDestinations;
 use crate::egress::Egress;
-use crate::invoker::actor::InvokerActor;
-use crate::invoker::invoke::{Concurrency, Invoker};
+use crate::invoker::facts::FactsDesk;
+use crate::invoker::invoke::{Concurrency, InvokedFunction, Invoker};
 use crate::invoker::port::FunctionPort;
 use crate::invoker::retry::RetryPolicy;
 use crate::kafka::cluster::Cluster;
-use crate::kafka::error::KafkaError;
-use crate::kafka::fetch::{FetchRouter, FetchSettings, FetchStatus};
+use crate::kafka::fetch::FetchSettings;
 use crate::kafka::group::{GroupProtocol, GroupThread, Membership};
 use crate::kafka::offsets::At;
 use crate::kafka::transport::{BrokerAddress, Connector};
@@ -39,8 +39,8 @@ use crate::partition::cut::CutLimits;
 use crate::partition::failing::Burial;
 use crate::partition::work::FailurePolicy;
 use crate::runtime::death_watch::DeathWatch;
-use crate::runtime::in_flight::InFlight;
-use crate::runtime::placement::Placement;
+use crate::runtime::in_flight::{InFlight, LongestRun};
+use crate::runtime::placement::{Placement, Seat, SeatKind};
 
 /// Bytes held ahead for each partition: two full batches of ordinary records, not less than one fetch.
 const BUFFER_BYTES_TARGET: usize = 512 * 1024;
@@ -64,6 +64,8 @@ pub struct Node {
     pub connector: Arc<dyn Connector>,
     /// How functions are invoked.
     pub port: Arc<dyn FunctionPort>,
+    /// What is known of the functions.
+    pub functions: FactsDesk,
     /// Destinations for failed records at AWS.
     pub aws: AwsDestinations,
     /// What may be dialled.
@@ -120,27 +122,36 @@ pub struct FailureRun {
     pub on_destination_failure: OnDestinationFailure,
 }
 
-/// The actors of a member that has joined.
+/// A consumer, and its place.
+struct SeatedConsumer {
+    address: Addr<ConsumerActor>,
+    seat: Seat,
+}
+
+/// The actors of a member that has joined; they end when it is dropped.
 pub struct Floor {
     pub(super) node: Node,
     pub(super) run: MappingRun,
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     membership: Membership,
-    function_timeout: Duration,
+    function: InvokedFunction,
     pub(super) status: StatusBoard,
     slots: Slots,
     concurrency: Concurrency,
-    invoker: Invoker,
-    invoker_apart: Addr<InvokerActor>,
-    committer: Addr<CommitterActor>,
-    routers: HashMap<usize, Addr<FetchRouter>>,
-    consumers: BTreeMap<ConsumerId, Addr<ConsumerActor>>,
+    pub(super) invoker: Invoker,
+    pub(super) committer: Addr<CommitterActor>,
+    /// The committer's place, and that of the first consumer: what it commits costs no other thread a wake then.
+    home: Seat,
+    /// The first consumer's place, until it comes.
+    reserved: Option<Seat>,
+    pub(super) shares: HashMap<usize, ArbiterShare>,
+    consumers: BTreeMap<ConsumerId, SeatedConsumer>,
     member: Recipient<ConsumerReport>,
     next_consumer: u32,
     burial: Option<Arc<dyn Burial>>,
     fence: Arc<AtomicU64>,
     /// Called when an actor that all consumers share has died.
-    shared_death: Arc<dyn Fn(&'static str) + Send + Sync>,
+    pub(super) shared_death: Arc<dyn Fn(&'static str) + Send + Sync>,
 }
 
 /// What a floor is built from.
@@ -153,8 +164,8 @@ pub struct FloorParts {
     pub cluster: Cluster,
     /// Its group.
     pub membership: Membership,
-    /// How long its function may run.
-    pub function_timeout: Duration,
+    /// Its function.
+    pub function: InvokedFunction,
     /// Partitions at activation, filled in later.
     pub activated: Arc<AtomicI32>,
     /// What it shows.
@@ -166,30 +177,18 @@ pub struct FloorParts {
 }
 
 impl Floor {
-    /// Invoker and committer, no consumers yet.
+    /// A committer, no consumers yet.
     pub fn new(parts: FloorParts) -> Self {
-        let FloorParts {
-            node,
-            run,
-            cluster,
-            membership,
-            function_timeout,
-            activated,
-            status,
-            member,
-            shared_death,
-        } = parts;
+        let FloorParts { node, run, cluster, membership, function, activated, status, member, shared_death } =
+            parts;
         let slots = Slots::new(SLOTS_PER_CONSUMER);
         let concurrency = Concurrency::new(slots.clone());
-        let (port, function) = (Arc::clone(&node.port), Arc::clone(&run.function));
-        let invoker = Invoker::new(port, function, function_timeout, concurrency.clone());
-        let (apart, watch) = (invoker.clone(), watch(&shared_death, "invoker"));
-        let invoker_apart = InvokerActor::start_in_arbiter(&node.placement.invoker(0), move |_| {
-            InvokerActor::new(apart, watch)
-        });
+        let invoker = Invoker::new(Arc::clone(&node.port), function.clone(), concurrency.clone());
+        let home = node.placement.seat(SeatKind::Committer);
+        let reserved = node.placement.seat_at(home.arbiter(), SeatKind::Consumer);
         let commits = Arc::new(GroupCommits::new(run.id, membership.clone(), activated, node.audit.clone()));
-        let (board, watch) = (status.clone(), self::watch(&shared_death, "committer"));
-        let committer = CommitterActor::start_in_arbiter(&node.placement.data(0), move |_| {
+        let (board, watch) = (status.clone(), watch(&shared_death, "committer"));
+        let committer = CommitterActor::start_in_arbiter(&node.placement.data(home.arbiter()), move |_| {
             CommitterActor::new(commits, board, watch)
         });
         Self {
@@ -197,14 +196,15 @@ impl Floor {
             run,
             cluster,
             membership,
-            function_timeout,
+            function,
             status,
             slots,
             concurrency,
             invoker,
-            invoker_apart,
             committer,
-            routers: HashMap::new(),
+            home,
+            reserved: Some(reserved),
+            shares: HashMap::new(),
             consumers: BTreeMap::new(),
             member,
             next_consumer: 0,
@@ -219,9 +219,9 @@ impl Floor {
         &self.slots
     }
 
-    /// How long the function may run.
-    pub fn function_timeout(&self) -> Duration {
-        self.function_timeout
+    /// The function.
+    pub fn function(&self) -> &InvokedFunction {
+        &self.function
     }
 
     /// The group's generation: what the function gets as `fence`; never goes back.
@@ -236,37 +236,45 @@ impl Floor {
 
     /// A consumer's address.
     pub fn consumer(&self, id: ConsumerId) -> Option<&Addr<ConsumerActor>> {
-        self.consumers.get(&id)
+        self.consumers.get(&id).map(|consumer| &consumer.address)
     }
 
     /// One more consumer.
     pub fn add_consumer(&mut self) -> ConsumerId {
         let id = ConsumerId(self.next_consumer);
         self.next_consumer += 1;
-        let arbiter = id.0 as usize % self.node.placement.data_count();
+        let seat = self.next_seat();
+        let arbiter = seat.arbiter();
         let parts = self.consumer_parts(id, arbiter);
         let address = ConsumerActor::start_in_arbiter(&self.node.placement.data(arbiter), move |_| {
             ConsumerActor::new(parts)
         });
-        self.consumers.insert(id, address);
+        self.consumers.insert(id, SeatedConsumer { address, seat });
         self.set_ceiling();
         id
     }
 
     /// One consumer less; it must own nothing any more, or what it owns is fenced.
     pub fn remove_consumer(&mut self, id: ConsumerId) {
-        if let Some(address) = self.consumers.remove(&id) {
+        if let Some(SeatedConsumer { address, seat }) = self.consumers.remove(&id) {
             address.do_send(FencePartitions(None));
+            if self.consumers.values().all(|other| other.seat.arbiter() != seat.arbiter()) {
+                self.shares.remove(&seat.arbiter());
+            }
         }
         self.set_ceiling();
     }
 
-    /// Stops everything at once.
-    pub fn clear(&mut self) {
-        for (_, address) in std::mem::take(&mut self.consumers) {
-            address.do_send(FencePartitions(None));
+    /// The first consumer is beside the committer; the others are where there is least.
+    fn next_seat(&mut self) -> Seat {
+        if let Some(reserved) = self.reserved.take() {
+            return reserved;
         }
-        self.routers.clear();
+        let placement = &self.node.placement;
+        if self.consumers.is_empty() {
+            return placement.seat_at(self.home.arbiter(), SeatKind::Consumer);
+        }
+        placement.seat(SeatKind::Consumer)
     }
 
     fn set_ceiling(&self) {
@@ -274,21 +282,9 @@ impl Floor {
         self.concurrency.set_ceiling(consumers.max(1).saturating_mul(SLOTS_PER_CONSUMER));
     }
 
-    fn router(&mut self, arbiter: usize) -> Addr<FetchRouter> {
-        let (cluster, budget, settings) =
-            (self.cluster.clone(), self.node.budget.clone(), self.node.fetch.clone());
-        let status: Arc<dyn FetchStatus> = Arc::new(ShownFetches(self.status.clone()));
-        let watch = watch(&self.shared_death, "fetch router");
-        let start = || {
-            FetchRouter::start_in_arbiter(&self.node.placement.data(arbiter), move |_| {
-                FetchRouter::new(cluster, budget, settings, status, watch)
-            })
-        };
-        self.routers.entry(arbiter).or_insert_with(start).clone()
-    }
-
     fn consumer_parts(&mut self, id: ConsumerId, arbiter: usize) -> ConsumerParts {
-        let router = self.router(arbiter);
+        let ArbiterShare { router, invoker } = self.share(arbiter);
+        let (router, invoker_apart) = (router.clone(), invoker.clone().recipient());
         let servers = self.run.bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let envelope = Arc::new(Envelope::new(&self.run.source, &servers, &self.run.topic));
         if self.burial.is_none() {
@@ -298,6 +294,8 @@ impl Floor {
         let envelope_bytes = envelope.base_bytes();
         let key_bytes_max = envelope.partition_bytes(i32::MAX, false);
         let records_max = self.run.batch_records_max;
+        let timeout = self.function.timeout.clone();
+        let longest_run: LongestRun = Arc::new(move |sent_at| timeout.longest_since(sent_at));
         let batcher = BatcherParts {
             mapping: self.run.id,
             topic: Arc::clone(&self.run.topic),
@@ -315,11 +313,11 @@ impl Floor {
             in_flight: self.node.in_flight.clone(),
             ownership: self.membership.lease(),
             fence: Arc::clone(&self.fence),
-            function_timeout: self.function_timeout,
+            longest_run,
             retry: self.node.retry,
             partial_responses: self.run.failure.partial_responses,
             invoker: self.invoker.clone(),
-            invoker_apart: self.invoker_apart.clone().recipient(),
+            invoker_apart,
             status: self.status.clone(),
         };
         ConsumerParts {
@@ -346,23 +344,23 @@ impl Floor {
     }
 }
 
-fn watch(shared_death: &Arc<dyn Fn(&'static str) + Send + Sync>, what: &'static str) -> DeathWatch {
+impl Drop for Floor {
+    /// A consumer and its partitions know each other's addresses: only being told ends them.
+    fn drop(&mut self) {
+        for consumer in self.consumers.values() {
+            consumer.address.do_send(FencePartitions(None));
+        }
+    }
+}
+
+pub(super) fn watch(
+    shared_death: &Arc<dyn Fn(&'static str) + Send + Sync>,
+    what: &'static str,
+) -> DeathWatch {
     let shared_death = Arc::clone(shared_death);
-    DeathWatch::new(move |panicking| {
+    DeathWatch::new(what, move |panicking| {
         if panicking {
             shared_death(what);
         }
     })
-}
-
-struct ShownFetches(StatusBoard);
-
-impl FetchStatus for ShownFetches {
-    fn reachable(&self) {
-        self.0.reachable();
-    }
-
-    fn unreachable(&self, error: &KafkaError) {
-        self.0.poll_failed(&error.to_string());
-    }
 }

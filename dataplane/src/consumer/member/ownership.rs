@@ -1,36 +1,35 @@
 //! Who owns what, carried out: assignments, drains, losses, rebuilds.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix::{AsyncContext, Context};
+use actix::Context;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_scaler::assignment::Move;
 
-use super::starts::{Remark, StartError, Starts};
-use super::{MemberActor, START_AGAIN, TICK};
+use super::resolving::UNDECIDED;
+use super::unfounded::Remark;
+use super::{JOIN_AGAIN, MemberActor};
 use crate::audit::{Entry, What};
 use crate::consumer::messages::{
     DrainPartition, FencePartitions, PartitionReport, PartitionState, Position, StartPartition,
 };
+use crate::consumer::standing::StandingCause;
 use crate::consumer::status::Shown;
 use crate::kafka::group::GroupEvent;
-use crate::offsets::start::still_holds;
 use crate::runtime::clock;
 
-/// Nothing holds under it: the next generation is to come.
-const UNDECIDED: i32 = -1;
-/// How long to wait for the news when our place in the group was found to have changed.
-const PLACE_CHANGES: Duration = Duration::from_millis(100);
-/// Partitions that are to begin anew within so long of each other are begun together.
-const BEGIN_ANEW_TOGETHER: Duration = Duration::from_millis(200);
+/// Partitions that a log line names.
+const NAMED_MAX: usize = 32;
 
 impl MemberActor {
     /// Brings consumers and partitions to where they should be.
     pub(super) fn balance(&mut self) {
         let Some((_, floor)) = &mut self.joined else { return };
-        if self.stopping.is_some() {
+        // While the audit cannot take in where partitions begin, none begins.
+        if self.stopping.is_some() || !self.node.audit.has_room() {
             return;
         }
         let desired = self.run.bounds.clip(self.desired, self.table.len() as u32) as usize;
@@ -39,6 +38,7 @@ impl MemberActor {
         }
         let consumers: Vec<_> = floor.consumers().into_iter().take(desired).collect();
         let moves = self.table.balance(&consumers);
+        self.note_beginnings(&moves);
         for step in moves {
             self.carry_out(step);
         }
@@ -47,6 +47,21 @@ impl MemberActor {
             if self.table.at(surplus) == 0 {
                 floor.remove_consumer(surplus);
             }
+        }
+    }
+
+    /// In one order, before any of them can commit.
+    fn note_beginnings(&self, moves: &[Move]) {
+        let at = clock::wall_ms();
+        let beginning = |step: &Move| {
+            let Move::Assign { partition, .. } = *step else { return None };
+            let position = self.positions.get(&partition)?;
+            let range = OffsetRange { first: position.committed, end: position.committed };
+            Some(Entry { at, partition, range, what: What::Began(position.topic) })
+        };
+        let began: Vec<Entry> = moves.iter().filter_map(beginning).collect();
+        if !began.is_empty() {
+            self.node.audit.note(self.run.id, began);
         }
     }
 
@@ -67,7 +82,6 @@ impl MemberActor {
                 };
                 // Of a topic that was made anew nothing is committed that the account before it speaks of.
                 gauge.set_committed(position.committed);
-                self.note_beginning(partition, position.committed, What::Began(position.topic));
                 self.status.show(partition, Shown { consumer, epoch, gauge: Arc::clone(&gauge) });
                 address.do_send(StartPartition { partition, epoch, position, gauge });
             }
@@ -80,7 +94,7 @@ impl MemberActor {
     }
 
     /// What a person should know of where a partition begins.
-    fn tell(&mut self, partition: i32, position: &Position, remark: Option<Remark>) {
+    pub(super) fn tell(&mut self, partition: i32, position: &Position, remark: Option<Remark>) {
         let anew = self.found_parted.remove(&partition) && position.topic.is_none();
         let topic = &self.run.topic;
         match remark.or(anew.then_some(Remark::Recreated)) {
@@ -110,7 +124,8 @@ impl MemberActor {
         }
     }
 
-    /// A partition that the table does not hold any more is shown no more, and released if the group waits for it.
+    /// A partition that the table does not hold any more is shown no more, and released at the turn's end if the group waits
+    /// for it.
     pub(super) fn forget_if_gone(&mut self, partition: i32) {
         if self.table.holds(partition) {
             return;
@@ -120,30 +135,17 @@ impl MemberActor {
         self.gauges.remove(&partition);
         self.resolved_before.remove(&partition);
         if self.revoking.remove(&partition) {
-            self.release(partition);
+            self.turn.released.insert(partition);
         }
-    }
-
-    /// A beginning that is being committed is committed before its partition goes to anyone else.
-    fn release(&self, partition: i32) {
-        let Some((membership, _)) = &self.joined else { return };
-        if self.resolving.try_lock().is_ok() {
-            membership.released(vec![partition]);
-            return;
-        }
-        let (membership, turn) = (membership.clone(), Arc::clone(&self.resolving));
-        actix_rt::spawn(async move {
-            let _turn = turn.lock().await;
-            membership.released(vec![partition]);
-        });
     }
 
     pub(super) fn lose(&mut self, partitions: &[i32]) {
         self.lost_something = true;
         if let Some((_, floor)) = &self.joined {
+            let which: Arc<BTreeSet<i32>> = Arc::new(partitions.iter().copied().collect());
             for consumer in floor.consumers() {
                 if let Some(address) = floor.consumer(consumer) {
-                    address.do_send(FencePartitions(Some(partitions.to_vec())));
+                    address.do_send(FencePartitions(Some(Arc::clone(&which))));
                 }
             }
         }
@@ -152,13 +154,32 @@ impl MemberActor {
             self.revoking.remove(partition);
             self.table.lose(*partition);
             self.forget_if_gone(*partition);
+            self.turn.released.remove(partition);
+        }
+    }
+
+    /// Nobody beats for what is ours. Another membership is joined, as another member: what the one that has ended held is
+    /// its own until its session is over, and what of it runs here is over by then or known to run.
+    fn join_again(&mut self, ctx: &mut Context<Self>) {
+        metrics::counter!(crate::metrics::REBUILDS).increment(1);
+        tracing::error!(mapping = %self.run.id, "the group membership ended; joining anew");
+        let all: Vec<i32> = self.owned.iter().copied().chain(self.table.partitions()).collect();
+        self.lose(&all);
+        self.revoking.clear();
+        self.turn.released.clear();
+        self.lost_something = false;
+        (self.assigned, self.generation) = (false, UNDECIDED);
+        self.joined = None;
+        if self.stopping.is_none() {
+            self.status.problem("the membership in the consumer group ended and is being made anew");
+            Self::join_later(ctx);
         }
     }
 
     pub(super) fn take_event(&mut self, event: GroupEvent, ctx: &mut Context<Self>) {
         match event {
             GroupEvent::Assigned { generation, owned, added } => {
-                tracing::info!(mapping = %self.run.id, generation, ?owned, ?added, "partitions assigned");
+                tracing::info!(mapping = %self.run.id, generation, owned = %Named(&owned), added = %Named(&added), "partitions assigned");
                 if let Some((_, floor)) = &self.joined {
                     floor.set_fence(generation);
                 }
@@ -170,7 +191,7 @@ impl MemberActor {
                 }
             }
             GroupEvent::Revoke { partitions } => {
-                tracing::info!(mapping = %self.run.id, ?partitions, "partitions revoked; draining them");
+                tracing::info!(mapping = %self.run.id, partitions = %Named(&partitions), "partitions revoked; draining them");
                 for partition in &partitions {
                     self.owned.remove(partition);
                     self.revoking.insert(*partition);
@@ -178,69 +199,20 @@ impl MemberActor {
                 self.give_up(&partitions);
             }
             GroupEvent::Lost { partitions, reason } => {
-                tracing::warn!(mapping = %self.run.id, ?partitions, reason, "partitions lost");
-                self.assigned = false;
+                tracing::warn!(mapping = %self.run.id, partitions = %Named(&partitions), reason, "partitions lost");
+                (self.assigned, self.unassigned_since) = (false, clock::now());
                 self.lose(&partitions);
             }
-            GroupEvent::Trouble(text) => self.status.poll_failed(&text),
-            GroupEvent::Healthy => self.status.reachable(),
-        }
-    }
-
-    pub(super) fn take_starts(
-        &mut self,
-        wanted: &[i32],
-        generation: i32,
-        starts: Result<Option<Starts>, StartError>,
-        ctx: &mut Context<Self>,
-    ) {
-        let still: Vec<i32> =
-            wanted.iter().copied().filter(|partition| self.owned.contains(partition)).collect();
-        if !still_holds(generation, self.generation) {
-            // Lost and ours again, it may be elsewhere by now.
-            if !still.is_empty() {
-                self.resolve_starts(still, Duration::ZERO, ctx);
-            }
-            return;
-        }
-        match starts {
-            // Our place has changed, and we shall hear of it.
-            Ok(None) if still.is_empty() => {}
-            Ok(None) => self.resolve_starts(still, PLACE_CHANGES, ctx),
-            Ok(Some(starts)) => {
-                self.activated.store(starts.activated, Ordering::Relaxed);
-                for partition in still {
-                    if let Some(position) = starts.positions.get(&partition)
-                        && !self.table.holds(partition)
-                    {
-                        self.tell(partition, position, starts.remarks.get(&partition).copied());
-                        self.positions.insert(partition, position.clone());
-                        self.table.add(partition);
-                    }
-                }
-                self.balance();
-            }
-            Err(error) => {
-                self.status.poll_failed(&error.to_string());
-                if error.may_be_served() {
-                    self.start_over();
-                }
-                if !still.is_empty() {
-                    self.resolve_starts(still, START_AGAIN, ctx);
-                }
+            GroupEvent::Ended => self.join_again(ctx),
+            GroupEvent::Trouble(text) => self.status.stand(StandingCause::Group, Some(text)),
+            GroupEvent::Healthy => {
+                self.status.stand(StandingCause::Group, None);
+                self.status.reachable();
             }
         }
     }
 
-    /// The beginning of a topic, which was committed and not answered, may be served when others have begun by it: committed once
-    /// more it would take back what they have delivered. It is decided anew in a generation in which the first is refused.
-    fn start_over(&mut self) {
-        let Some((membership, _)) = self.joined.as_ref().filter(|_| self.table.is_empty()) else { return };
-        membership.start_over(self.generation);
-        self.generation = UNDECIDED;
-    }
-
-    pub(super) fn take_report(&mut self, report: PartitionReport, ctx: &mut Context<Self>) {
+    pub(super) fn take_report(&mut self, report: PartitionReport) {
         let PartitionReport { partition, epoch, state } = report;
         if self.table.place(partition).is_none_or(|(_, current)| current != epoch) {
             return;
@@ -250,7 +222,7 @@ impl MemberActor {
                 self.positions.insert(partition, position);
                 self.table.freed(partition, epoch);
                 self.forget_if_gone(partition);
-                self.balance();
+                self.turn.is_unbalanced = true;
             }
             PartitionState::Rebuild { position } => {
                 let at = position.committed.0;
@@ -258,43 +230,32 @@ impl MemberActor {
                 self.positions.insert(partition, position);
                 self.table.freed(partition, epoch);
                 self.forget_if_gone(partition);
-                self.balance();
+                self.turn.is_unbalanced = true;
             }
-            PartitionState::BeginAnew => self.begin_anew(partition, ctx),
-            PartitionState::Exited { panicking } => self.rebuild(partition, panicking, ctx),
+            PartitionState::BeginAnew => self.begin_anew(partition),
+            PartitionState::Exited { panicking } => self.rebuild(&[partition], panicking),
         }
     }
 
-    /// A topic that was made anew, or a log that is not what it was. All partitions of a topic find that out at about the same time.
-    fn begin_anew(&mut self, partition: i32, ctx: &mut Context<Self>) {
+    /// A topic that was made anew, or a log that is not what it was.
+    fn begin_anew(&mut self, partition: i32) {
         self.table.lose(partition);
         self.forget_if_gone(partition);
-        if self.stopping.is_some() || !self.owned.contains(&partition) {
-            return;
+        if self.stopping.is_none() && self.owned.contains(&partition) {
+            self.found_parted.insert(partition);
+            self.resolve_again([partition], Duration::ZERO);
         }
-        self.found_parted.insert(partition);
-        if self.beginning_anew.is_empty() {
-            ctx.run_later(BEGIN_ANEW_TOGETHER, |member, ctx| {
-                let wanted = std::mem::take(&mut member.beginning_anew);
-                let still: Vec<i32> =
-                    wanted.into_iter().filter(|partition| member.owned.contains(partition)).collect();
-                if !still.is_empty() && member.stopping.is_none() {
-                    member.resolve_starts(still, Duration::ZERO, ctx);
-                }
-            });
-        }
-        self.beginning_anew.insert(partition);
     }
 
-    /// Recovery is always the same: forget it, and start it again from what the group has committed.
-    pub(super) fn rebuild(&mut self, partition: i32, panicking: bool, ctx: &mut Context<Self>) {
-        metrics::counter!(crate::metrics::REBUILDS).increment(1);
-        tracing::error!(mapping = %self.run.id, partition, panicking, "partition ended; rebuilding it");
-        self.table.lose(partition);
-        self.forget_if_gone(partition);
-        if self.owned.contains(&partition) && self.stopping.is_none() {
-            self.resolve_starts(vec![partition], TICK, ctx);
+    /// Recovery is always the same: forget them, and start them again from what the group has committed, all with one look.
+    pub(super) fn rebuild(&mut self, partitions: &[i32], panicking: bool) {
+        for partition in partitions {
+            metrics::counter!(crate::metrics::REBUILDS).increment(1);
+            tracing::error!(mapping = %self.run.id, partition, panicking, "partition ended; rebuilding it");
+            self.table.lose(*partition);
+            self.forget_if_gone(*partition);
         }
+        self.resolve_again(partitions.iter().copied(), Duration::ZERO);
     }
 
     pub(super) fn rebuild_all(&mut self, what: &'static str, ctx: &mut Context<Self>) {
@@ -306,14 +267,24 @@ impl MemberActor {
             self.forget_if_gone(*partition);
         }
         if let Some((membership, floor)) = self.joined.take() {
-            let fresh = self.floor(membership.clone(), floor.function_timeout(), ctx);
-            let mut old = floor;
-            old.clear();
+            let fresh = self.floor(membership.clone(), floor.function().clone(), ctx);
+            drop(floor);
             self.joined = Some((membership, fresh));
         }
-        let owned: Vec<i32> = self.owned.iter().copied().collect();
-        if !owned.is_empty() && self.stopping.is_none() {
-            self.resolve_starts(owned, TICK, ctx);
+        self.resolve_again(self.owned.clone(), Duration::ZERO);
+    }
+}
+
+/// Partitions as a log line shows them.
+struct Named<'p>(&'p [i32]);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = &self.0[..self.0.len().min(NAMED_MAX)];
+        write!(f, "{named:?}")?;
+        match self.0.len() - named.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
         }
     }
 }

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
-use lighterman_proto::commit_metadata::CommitMetadata;
 use lighterman_proto::ids::{MappingId, Offset};
-use lighterman_proto::topic_id::{TopicId, is_another};
+use lighterman_proto::topic_id::TopicId;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
+use super::unfounded::Remark;
 use crate::audit::AuditLog;
 use crate::consumer::messages::Position;
 use crate::error::Class;
@@ -19,32 +20,49 @@ use crate::kafka::cluster::{Cluster, TopicView};
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::{Membership, Standing};
 use crate::kafka::offsets::{
-    At, CommitOffset, CommittedOffset, Isolation, KnownEpoch, epoch_ends, list_offsets,
+    At, CommitOffset, CommittedOffset, Isolation, KnownEpoch, Learnt, Unlearnt, epoch_ends_each,
+    list_offsets_each,
 };
 use crate::kafka::parting::{Parting, parting};
 use crate::offsets::start::{self, Beginning, Known, StartPlan};
+use crate::runtime::clock;
 
 const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Why a partition whose commit is gone does not begin.
+const NOT_THERE: &str = "the cluster does not name it among the topic's partitions";
+const COMMIT_GONE: &str = "the group's committed offset is gone (expired or deleted): starting anywhere could lose or repeat \
+     records. Set it with kafka-consumer-groups --reset-offsets";
 
 /// Where the partitions of one assignment go on.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Starts {
     /// Where each goes on.
     pub positions: BTreeMap<i32, Position>,
+    /// Those of which that cannot be known yet, and why.
+    pub waiting: BTreeMap<i32, Arc<str>>,
     /// Number of partitions that the starting position was resolved for.
     pub activated: i32,
     /// What a person should know of where some begin.
     pub remarks: BTreeMap<i32, Remark>,
 }
 
-/// Why a partition does not go on where the group says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remark {
-    /// The topic was deleted and made anew: it begins at its beginning.
-    Recreated,
-    /// The group held this offset, which lies beyond the log's end and was not committed by us: it begins as `StartingPosition` says.
-    BeyondEnd(Offset),
+impl Starts {
+    /// Of these nothing can be known yet.
+    pub(super) fn wait_for(&mut self, reasons: BTreeMap<i32, Arc<str>>) {
+        for (partition, why) in reasons {
+            self.positions.remove(&partition);
+            self.waiting.insert(partition, why);
+        }
+    }
+
+    /// A partition that there is no word of would never be asked after again.
+    fn wait_for_the_rest_of(&mut self, wanted: &[i32]) {
+        let is_told =
+            |partition: &i32| self.positions.contains_key(partition) || self.waiting.contains_key(partition);
+        let untold: Vec<i32> = wanted.iter().filter(|partition| !is_told(partition)).copied().collect();
+        self.waiting.extend(untold.into_iter().map(|partition| (partition, NOT_THERE.into())));
+    }
 }
 
 /// Why partitions cannot start.
@@ -56,12 +74,6 @@ pub enum StartError {
     /// The resolved offsets could not be committed.
     #[error("the starting position could not be committed: {0}")]
     Commit(KafkaError),
-    /// Commits that were there are gone.
-    #[error(
-        "the group's committed offsets of partitions {0:?} are gone (expired or deleted): \
-         starting anywhere could lose or repeat records. Set them with kafka-consumer-groups --reset-offsets"
-    )]
-    Alarm(Vec<i32>),
 }
 
 impl StartError {
@@ -76,7 +88,6 @@ impl StartError {
             Self::Kafka(error) | Self::Commit(error) => {
                 error.class() == Class::Fenced || error.code() == Some(ResponseError::RebalanceInProgress)
             }
-            Self::Alarm(_) => false,
         }
     }
 }
@@ -100,6 +111,8 @@ pub struct Resolver {
     pub audit: AuditLog,
     /// The mapping's starting position.
     pub at: At,
+    /// The topic was not there when this node looked: a start at its end is one at its beginning.
+    pub owes_all: Arc<AtomicBool>,
     /// Isolation.
     pub isolation: Isolation,
     /// One looks and commits at a time: of two, the later would commit a beginning over what was delivered since. Nothing is
@@ -130,134 +143,90 @@ impl Resolver {
         }
     }
 
-    /// The starts of `ours`; `None` while another must act first.
+    /// The starts of `ours`; `None` while another must act first. Each partition waits for itself alone.
     async fn resolve_under(&self, standing: &Standing, ours: &[i32]) -> Result<Option<Starts>, StartError> {
         let mut view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
         let (mut is_fresh, mut remarks, mut begun) = (false, BTreeMap::new(), BTreeSet::new());
+        let mut waiting = BTreeMap::new();
         loop {
             let all: Vec<i32> = view.partitions.iter().map(|partition| partition.partition).collect();
             let committed = self.membership.committed(standing, all.clone()).await?;
             let known = start::known_of(&committed, view.id);
-            let plan = start::plan(&known, ours);
+            let able = |partition: &&i32| !waiting.contains_key(*partition);
+            let able: Vec<i32> = ours.iter().filter(able).copied().collect();
+            let plan = start::plan(&known, &able);
             // Before anything is begun: a group has nothing of a topic that was made anew since the view was taken, and of two ids
             // the one that was committed may be the newer.
-            let only_waits = matches!(plan, StartPlan::GoOn | StartPlan::Wait);
+            let only_waits = match &plan {
+                StartPlan::GoOn { alarmed } => alarmed.is_empty(),
+                plan => *plan == StartPlan::Wait,
+            };
             if !only_waits && !std::mem::replace(&mut is_fresh, true) {
                 view = self.cluster.refresh(&self.topic).await?;
                 continue;
             }
             match plan {
-                StartPlan::GoOn => {
-                    let mut starts = starts(&committed, &known, ours, &view);
-                    let mut found = self.go_back_where_histories_part(&mut starts).await?;
-                    found.extend(self.unfounded(&starts, &committed, &begun).await?);
+                StartPlan::GoOn { alarmed } => {
+                    waiting.extend(alarmed.into_iter().map(|partition| (partition, COMMIT_GONE.into())));
+                    let mut starts = starts(&committed, &known, &able, &view);
+                    starts.waiting = std::mem::take(&mut waiting);
+                    starts.wait_for_the_rest_of(&able);
+                    let mut found = self.go_back_where_histories_part(&mut starts).await;
+                    found.extend(self.unfounded(&mut starts, &committed, &begun).await);
                     if found.is_empty() {
                         starts.remarks = remarks;
                         return Ok(Some(starts));
                     }
+                    waiting = starts.waiting;
                     if !std::mem::replace(&mut is_fresh, true) {
                         view = self.cluster.refresh(&self.topic).await?;
                         continue;
                     }
                     for (at, partitions) in self.beginnings(&found) {
-                        self.commit_at(standing, &partitions, at, view.id, starts.activated).await?;
+                        waiting.extend(
+                            self.commit_at(standing, &partitions, at, view.id, starts.activated).await?,
+                        );
                         begun.extend(partitions);
                     }
                     remarks.extend(found);
                 }
                 StartPlan::Activate { partitions, begins } => {
                     let begins = self.beginning(begins, view.id).await;
-                    self.commit_at(standing, &partitions, begins.at(self.at), view.id, all.len() as i32)
-                        .await?;
+                    self.activate(standing, &partitions, begins, view.id, all.len() as i32).await?;
                     if begins == Beginning::OfRecreated {
                         remarks.extend(partitions.iter().map(|partition| (*partition, Remark::Recreated)));
                     }
                     begun.extend(partitions);
                 }
                 StartPlan::BeginNew { partitions, activated } => {
-                    self.commit_at(standing, &partitions, At::Earliest, view.id, activated).await?;
+                    let at = At::Earliest;
+                    waiting.extend(self.commit_at(standing, &partitions, at, view.id, activated).await?);
+                    begun.extend(partitions);
+                }
+                StartPlan::Find { at, partitions, activated } => {
+                    waiting.extend(self.commit_at(standing, &partitions, at, view.id, activated).await?);
                     begun.extend(partitions);
                 }
                 StartPlan::Wait => return Ok(None),
-                StartPlan::Alarm { partitions } => return Err(StartError::Alarm(partitions)),
             }
         }
     }
 
-    /// A broker takes the commits of a topic away with it, and takes none away while their group is at work otherwise. Where the
-    /// mapping ran before this process, its audit says on which topic.
-    async fn beginning(&self, by_the_group: Beginning, topic: Option<TopicId>) -> Beginning {
-        if self.has_run {
-            return Beginning::OfRecreated;
-        }
-        if by_the_group == Beginning::OfRecreated || self.at == At::Earliest || topic.is_none() {
-            return by_the_group;
-        }
-        let pages = self.audit.read(self.mapping).await;
-        if pages.values().any(|page| is_another(page.topic, topic)) {
-            Beginning::OfRecreated
-        } else {
-            by_the_group
-        }
-    }
-
-    /// Which of these begin where.
-    fn beginnings(&self, found: &BTreeMap<i32, Remark>) -> Vec<(At, Vec<i32>)> {
-        let mut beginnings: Vec<(At, Vec<i32>)> = Vec::new();
-        for (partition, remark) in found {
-            let at = if *remark == Remark::Recreated { At::Earliest } else { self.at };
-            match beginnings.iter_mut().find(|(known, _)| *known == at) {
-                Some((_, partitions)) => partitions.push(*partition),
-                None => beginnings.push((at, vec![*partition])),
-            }
-        }
-        beginnings
-    }
-
-    /// Of what nothing was read of, those that the group has beyond the log's end: no log was cut off there. What others have set
-    /// counts for nothing; a beginning of ours is one of a topic that was deleted.
-    async fn unfounded(
-        &self,
-        starts: &Starts,
-        committed: &BTreeMap<i32, Option<CommittedOffset>>,
-        begun: &BTreeSet<i32>,
-    ) -> Result<BTreeMap<i32, Remark>, StartError> {
-        let is_unread = |(partition, position): &(&i32, &Position)| {
-            position.leader_epoch_known().is_none()
-                && position.committed > Offset(0)
-                && !begun.contains(*partition)
-        };
-        let unread: Vec<i32> =
-            starts.positions.iter().filter(is_unread).map(|(partition, _)| *partition).collect();
-        if unread.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        // What an open transaction holds back is in the log too.
-        let ends =
-            list_offsets(&self.cluster, &self.topic, &unread, At::Latest, Isolation::Uncommitted).await?;
-        let remark = |(partition, end): (i32, Offset)| {
-            let offset = committed.get(&partition)?.as_ref()?;
-            (offset.offset > end).then(|| (partition, remark_of(offset)))
-        };
-        Ok(ends.into_iter().filter_map(remark).collect())
-    }
-
-    /// A log that was cut off below a committed offset holds other records there now: they have never been read (H13).
-    /// Returns those whose log is another one.
-    async fn go_back_where_histories_part(
-        &self,
-        starts: &mut Starts,
-    ) -> Result<BTreeMap<i32, Remark>, StartError> {
+    /// A log that was cut off below a committed offset holds other records there now: they have never been read (H13). Where that
+    /// cannot be asked the partition waits. Returns those whose log is another one.
+    async fn go_back_where_histories_part(&self, starts: &mut Starts) -> BTreeMap<i32, Remark> {
         let known = starts.positions.iter().filter_map(|(partition, position)| {
             let leader_epoch = position.leader_epoch_known()?;
             Some(KnownEpoch { partition: *partition, leader_epoch })
         });
         let known: Vec<KnownEpoch> = known.collect();
         if known.is_empty() {
-            return Ok(BTreeMap::new());
+            return BTreeMap::new();
         }
+        let learnt = epoch_ends_each(&self.cluster, &self.topic, &known).await;
+        starts.wait_for(reasons(&learnt));
         let mut recreated = BTreeMap::new();
-        for (partition, end) in epoch_ends(&self.cluster, &self.topic, &known).await? {
+        for (partition, end) in learnt.known {
             let Some(position) = starts.positions.get_mut(&partition) else { continue };
             let committed = position.committed.0;
             let leader_epoch = self.cluster.leader(&self.topic, partition).map_or(-1, |leader| leader.epoch);
@@ -276,9 +245,35 @@ impl Resolver {
                 );
             }
         }
-        Ok(recreated)
+        recreated
     }
 
+    /// Commits the starting position of all `partitions` at once. Where a leader cannot be asked, it is committed that it is still
+    /// to be found: a partition that is left out would be taken for one whose commit was lost.
+    async fn activate(
+        &self,
+        standing: &Standing,
+        partitions: &[i32],
+        begins: Beginning,
+        topic: Option<TopicId>,
+        activated: i32,
+    ) -> Result<(), StartError> {
+        let now = clock::wall_ms();
+        let owes_all = self.at == At::Latest && self.owes_all.load(Ordering::Relaxed);
+        let at = if owes_all { At::Earliest } else { begins.at(self.at) };
+        let learnt = list_offsets_each(&self.cluster, &self.topic, partitions, at, self.isolation).await;
+        let open = learnt.unknown.iter().flat_map(|unlearnt| &unlearnt.partitions);
+        let open: Vec<CommitOffset> = open
+            .map(|partition| {
+                first_commit(*partition, Offset(0), start::open_metadata(topic, activated, at, now))
+            })
+            .collect();
+        let mut commits = found(learnt, topic, activated);
+        commits.extend(open);
+        self.commit(standing, commits).await
+    }
+
+    /// Commits where `partitions` begin; the others, and why that could not be found out.
     async fn commit_at(
         &self,
         standing: &Standing,
@@ -286,17 +281,17 @@ impl Resolver {
         at: At,
         topic: Option<TopicId>,
         activated: i32,
-    ) -> Result<(), StartError> {
-        let found = list_offsets(&self.cluster, &self.topic, partitions, at, self.isolation).await?;
-        let commits = found
-            .into_iter()
-            .map(|(partition, offset)| CommitOffset {
-                partition,
-                offset,
-                leader_epoch: -1,
-                metadata: start::metadata(topic, activated),
-            })
-            .collect();
+    ) -> Result<BTreeMap<i32, Arc<str>>, StartError> {
+        let learnt = list_offsets_each(&self.cluster, &self.topic, partitions, at, self.isolation).await;
+        let waiting = reasons(&learnt);
+        self.commit(standing, found(learnt, topic, activated)).await?;
+        Ok(waiting)
+    }
+
+    async fn commit(&self, standing: &Standing, commits: Vec<CommitOffset>) -> Result<(), StartError> {
+        if commits.is_empty() {
+            return Ok(());
+        }
         let answer = self.membership.commit_under(standing, commits).await.map_err(StartError::Commit)?;
         match answer.values().flatten().next() {
             None => Ok(()),
@@ -307,13 +302,23 @@ impl Resolver {
     }
 }
 
-/// Why an offset beyond the log's end says nothing: ours are of another log, since we commit what the log had.
-pub(crate) fn remark_of(committed: &CommittedOffset) -> Remark {
-    if CommitMetadata::parse(&committed.metadata).is_some() {
-        Remark::Recreated
-    } else {
-        Remark::BeyondEnd(committed.offset)
-    }
+/// The commits of what was found.
+fn found(learnt: Learnt<Offset>, topic: Option<TopicId>, activated: i32) -> Vec<CommitOffset> {
+    let commit = |(partition, offset)| first_commit(partition, offset, start::metadata(topic, activated));
+    learnt.known.into_iter().map(commit).collect()
+}
+
+fn first_commit(partition: i32, offset: Offset, metadata: String) -> CommitOffset {
+    CommitOffset { partition, offset, leader_epoch: -1, metadata }
+}
+
+/// Why each partition is unknown of which nothing was learnt.
+pub(super) fn reasons(learnt: &Learnt<Offset>) -> BTreeMap<i32, Arc<str>> {
+    let each = |unlearnt: &Unlearnt| {
+        let why: Arc<str> = unlearnt.error.to_string().into();
+        unlearnt.partitions.iter().map(|partition| (*partition, Arc::clone(&why))).collect::<Vec<_>>()
+    };
+    learnt.unknown.iter().flat_map(each).collect()
 }
 
 fn starts(
@@ -327,6 +332,7 @@ fn starts(
     Starts {
         remarks: BTreeMap::new(),
         positions: added.iter().filter_map(position).collect(),
+        waiting: BTreeMap::new(),
         activated: start::activated(known).unwrap_or(view.partitions.len() as i32),
     }
 }

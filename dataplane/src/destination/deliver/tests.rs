@@ -138,7 +138,7 @@ fn queue() -> Letter {
 
 #[tokio::test]
 async fn each_failed_try_counts_and_lines_do_not_grow_with_them() {
-    let recorder = names::recorder().expect("recorder");
+    let recorder = names::SeriesRecorder::default();
     let handle = recorder.handle();
     let watch =
         metrics::with_local_recorder(&recorder, || DeliveryWatch::new("m", &[Label::new("mapping", "m")]));

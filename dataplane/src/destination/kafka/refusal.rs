@@ -36,6 +36,9 @@ pub(super) fn of_our_client(to: &Arc<str>, error: &KafkaError) -> DestinationErr
         KafkaError::Frame { .. }
         | KafkaError::Decode { .. }
         | KafkaError::NoLeader { .. }
+        | KafkaError::CoordinatorSilent { .. }
+        | KafkaError::CoordinatorMoved { .. }
+        | KafkaError::LeaderSilent { .. }
         | KafkaError::Unanswered { .. } => DestinationError::Failed { to, why },
     }
 }

@@ -17,45 +17,56 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::endpoint::Endpoint;
+use super::gate::{Gate, GatedStream};
+use crate::keepalive;
 
 /// Time for name, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An idle connection this old is not used again: a server that closes at this very moment would lose the request.
 const IDLE_MAX: Duration = Duration::from_secs(15);
+const READY_WITHIN: Duration = Duration::from_secs(1);
+/// A server that says how long it keeps an idle connection is believed this much less: its close may be on its way.
+const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 /// A request's head and first bytes; payloads are written from where they lie.
 const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 struct Idle {
     sender: SendRequest<Full<Bytes>>,
+    gate: Arc<Gate>,
     home: ThreadId,
-    since: Instant,
+    /// Not used any more from then on.
+    until: Instant,
 }
 
 /// A connection that is ours until it is given back.
 pub(super) struct Connection {
     pub(super) sender: SendRequest<Full<Bytes>>,
+    /// Where its bytes leave.
+    pub(super) gate: Arc<Gate>,
     /// It has carried a request before: the server may have closed it meanwhile.
     pub(super) used: bool,
 }
 
 /// The connections to one endpoint.
-pub(super) struct Connections {
+pub(in crate::invoker) struct Connections {
     endpoint: Endpoint,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     idle: Mutex<Vec<Idle>>,
 }
 
 impl Connections {
-    pub(super) fn new(endpoint: Endpoint) -> io::Result<Self> {
+    pub(in crate::invoker) fn new(endpoint: Endpoint) -> io::Result<Self> {
         let tls = if endpoint.tls { Some(tls(&endpoint.host)?) } else { None };
         Ok(Self { endpoint, tls, idle: Mutex::new(Vec::new()) })
     }
 
     /// An idle connection, or a new one.
     pub(super) async fn take(&self) -> io::Result<Connection> {
-        while let Some(mut sender) = self.youngest() {
-            if sender.ready().await.is_ok() {
-                return Ok(Connection { sender, used: true });
+        while let Some(mut idle) = self.youngest() {
+            // One whose last request is still being written, though it is answered, is not waited for.
+            if tokio::time::timeout(READY_WITHIN, idle.sender.ready()).await.is_ok_and(|ready| ready.is_ok())
+            {
+                return Ok(Connection { sender: idle.sender, gate: idle.gate, used: true });
             }
         }
         self.open().await
@@ -64,24 +75,25 @@ impl Connections {
     /// A new connection.
     pub(super) async fn open(&self) -> io::Result<Connection> {
         let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.dial()).await;
-        let sender = opened.unwrap_or_else(|_| {
+        let (sender, gate) = opened.unwrap_or_else(|_| {
             let what = format!("no connection to {} within 5 s", self.endpoint.authority);
             Err(io::Error::new(io::ErrorKind::TimedOut, what))
         })?;
-        Ok(Connection { sender, used: false })
+        Ok(Connection { sender, gate, used: false })
     }
 
-    /// Takes a connection back whose answer was read to its end.
-    pub(super) fn give_back(&self, connection: Connection) {
-        if connection.sender.is_closed() {
+    /// Takes a connection back whose answer was read to its end; `kept_open` is what the server says of how long it keeps it.
+    pub(super) fn give_back(&self, connection: Connection, kept_open: Option<Duration>) {
+        let Connection { sender, gate, .. } = connection;
+        if !gate.rest() || sender.is_closed() {
             return;
         }
         let now = Instant::now();
+        let idle_for = kept_open.map_or(IDLE_MAX, |open| open.saturating_sub(CLOSE_MARGIN).min(IDLE_MAX));
         let mut idle = self.idle.lock();
-        // The oldest are at the front, and nobody else would free them.
-        let stale = idle.iter().take_while(|kept| now.duration_since(kept.since) > IDLE_MAX).count();
-        idle.drain(..stale);
-        idle.push(Idle { sender: connection.sender, home: thread::current().id(), since: now });
+        // Nobody else would free them.
+        idle.retain(|kept| now < kept.until);
+        idle.push(Idle { sender, gate, home: thread::current().id(), until: now + idle_for });
     }
 
     /// How many idle ones are still open.
@@ -90,25 +102,33 @@ impl Connections {
         self.idle.lock().iter().filter(|kept| !kept.sender.is_closed()).count()
     }
 
-    fn youngest(&self) -> Option<SendRequest<Full<Bytes>>> {
+    fn youngest(&self) -> Option<Idle> {
         let here = thread::current().id();
         let mut idle = self.idle.lock();
-        let at = idle.iter().rposition(|kept| kept.home == here)?;
-        let youngest = idle.remove(at);
-        if youngest.since.elapsed() > IDLE_MAX {
-            idle.retain(|kept| kept.home != here);
-            return None;
+        loop {
+            let at = idle.iter().rposition(|kept| kept.home == here)?;
+            let youngest = idle.remove(at);
+            if Instant::now() < youngest.until {
+                return Some(youngest);
+            }
         }
-        Some(youngest.sender)
     }
 
-    async fn dial(&self) -> io::Result<SendRequest<Full<Bytes>>> {
+    pub(super) async fn socket(&self) -> io::Result<TcpStream> {
         let stream = TcpStream::connect((&*self.endpoint.host, self.endpoint.port)).await?;
         stream.set_nodelay(true)?;
-        match &self.tls {
-            None => handshake(stream).await,
-            Some((connector, name)) => handshake(connector.connect(name.clone(), stream).await?).await,
-        }
+        keepalive::keep_alive(&stream)?;
+        Ok(stream)
+    }
+
+    async fn dial(&self) -> io::Result<(SendRequest<Full<Bytes>>, Arc<Gate>)> {
+        let stream = GatedStream::new(self.socket().await?);
+        let gate = stream.gate();
+        let sender = match &self.tls {
+            None => handshake(stream).await?,
+            Some((connector, name)) => handshake(connector.connect(name.clone(), stream).await?).await?,
+        };
+        Ok((sender, gate))
     }
 }
 

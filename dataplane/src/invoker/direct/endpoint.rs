@@ -21,7 +21,7 @@ pub enum EndpointError {
 
 /// Scheme, authority and base path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Endpoint {
+pub(in crate::invoker) struct Endpoint {
     pub(super) tls: bool,
     pub(super) host: Arc<str>,
     pub(super) port: u16,
@@ -32,7 +32,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn parse(url: &str) -> Result<Self, EndpointError> {
+    pub(in crate::invoker) fn parse(url: &str) -> Result<Self, EndpointError> {
         let wrong = || EndpointError::NotHttp(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let tls = match uri.scheme_str() {

@@ -1,9 +1,11 @@
 //! Invoke over hyper with a signature of our own: a fifth of the SDK's cost for a small batch. One keep-alive connection
 //! for each invocation in flight, one wire attempt each; the SDK's client stays the reference and a setting away.
 
-mod connections;
+pub(super) mod connections;
 mod credentials;
-mod endpoint;
+pub(super) mod endpoint;
+pub(super) mod exchange;
+mod gate;
 pub mod signer;
 
 use std::io;
@@ -17,17 +19,17 @@ use bytes::Bytes;
 use chrono::{Datelike, Timelike};
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http_body_util::Full;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use thiserror::Error;
 
-use self::connections::{Connection, Connections};
+use self::connections::Connections;
 use self::credentials::KeptCredentials;
 use self::endpoint::Endpoint;
 pub use self::endpoint::EndpointError;
+use self::exchange::{Terms, WireAnswer, WireError, exchange};
 use self::signer::{Signable, Signatory, Signer};
 use super::port::{FunctionFacts, FunctionPort, Invocation};
 use super::sdk::SdkPort;
@@ -35,8 +37,6 @@ use super::verdict::Reply;
 
 /// What a path segment keeps as it is; the rest is percent-encoded, as the SDK does.
 pub(super) const LABEL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// Lambda's answers end at 6 MiB; an error's text may come on top.
-const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 const CONTENT: &str = "application/octet-stream";
 const AGENT: &str = concat!("lighterman/", env!("CARGO_PKG_VERSION"));
 const CLIENT_CONTEXT: HeaderName = HeaderName::from_static("x-amz-client-context");
@@ -70,12 +70,6 @@ struct Wire {
     connections: Connections,
     credentials: KeptCredentials,
     signer: Mutex<Signer>,
-}
-
-/// hyper's word that no byte of the request has left.
-struct Unsent {
-    request: Request<Full<Bytes>>,
-    why: String,
 }
 
 impl DirectPort {
@@ -118,7 +112,6 @@ impl FunctionPort for DirectPort {
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
         let wire = Arc::clone(&self.wire);
         Box::pin(async move {
-            let deadline = invocation.read_timeout;
             let credentials = match wire.credentials.lasting(SystemTime::now()) {
                 Some(lasting) => lasting,
                 None => match wire.credentials.get().await {
@@ -126,17 +119,10 @@ impl FunctionPort for DirectPort {
                     Err(error) => return Reply::NotSent(format!("no AWS credentials: {}", causes(&error))),
                 },
             };
-            let request = match wire.request(&invocation, &credentials, SystemTime::now()) {
-                Ok(request) => request,
-                Err(error) => return Reply::NotSent(error.to_string()),
-            };
-            let connection = match wire.connections.take().await {
-                Ok(connection) => connection,
-                Err(error) => return Reply::NotSent(causes(&error)),
-            };
-            tokio::time::timeout(deadline, wire.exchange(connection, request))
-                .await
-                .unwrap_or_else(|_| Reply::Lost("no reply within the function's timeout".to_owned()))
+            let request = || wire.request(&invocation, &credentials, SystemTime::now());
+            let terms =
+                Terms { permit: Some(&invocation.permit), answer_bytes_max: invocation.answer_bytes_max };
+            exchange(&wire.connections, terms, request).await.into()
         })
     }
 
@@ -186,43 +172,15 @@ impl Wire {
         }
         request.body(Full::new(invocation.payload.clone()))
     }
+}
 
-    /// One wire attempt. Only a request that hyper hands back unsent, on a connection that had been idle, goes out on
-    /// a new one.
-    async fn exchange(&self, connection: Connection, request: Request<Full<Bytes>>) -> Reply {
-        let used = connection.used;
-        let unsent = match self.send(connection, request).await {
-            Ok(reply) => return reply,
-            Err(unsent) if !used => return Reply::NotSent(unsent.why),
-            Err(unsent) => unsent.request,
-        };
-        match self.connections.open().await {
-            Ok(fresh) => self.send(fresh, unsent).await.unwrap_or_else(|unsent| Reply::NotSent(unsent.why)),
-            Err(error) => Reply::NotSent(causes(&error)),
-        }
-    }
-
-    async fn send(&self, mut connection: Connection, request: Request<Full<Bytes>>) -> Result<Reply, Unsent> {
-        match connection.sender.try_send_request(request).await {
-            Ok(response) => Ok(self.read(connection, response).await),
-            Err(mut error) => {
-                let why = causes(error.error());
-                match error.take_message() {
-                    Some(request) => Err(Unsent { request, why }),
-                    None => Ok(Reply::Lost(why)),
-                }
-            }
-        }
-    }
-
-    async fn read(&self, connection: Connection, response: Response<Incoming>) -> Reply {
-        let (head, body) = response.into_parts();
-        match Limited::new(body, ANSWER_BYTES_MAX).collect().await {
-            Ok(body) => {
-                self.connections.give_back(connection);
-                answer_of(head.status.as_u16(), &head.headers, body.to_bytes())
-            }
-            Err(error) => Reply::Lost(format!("the answer broke off: {}", causes(&*error))),
+impl From<Result<WireAnswer, WireError>> for Reply {
+    fn from(answered: Result<WireAnswer, WireError>) -> Self {
+        match answered {
+            Ok(WireAnswer { status, headers, body }) => answer_of(status, &headers, body),
+            Err(WireError::NotSent(why)) => Self::NotSent(why),
+            Err(WireError::Withheld) => Self::Withheld,
+            Err(WireError::Lost(why)) => Self::Lost(why),
         }
     }
 }
@@ -249,7 +207,7 @@ fn stamp(now: SystemTime) -> String {
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
 }
 
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -1,12 +1,12 @@
 //! The task that polls one broker for one router: one session, one request in flight, bytes leased before they are asked
-//! for. What it cannot settle itself goes back to the router.
+//! for. What it cannot settle itself goes back to the router, with which it ends.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
+use actix::WeakAddr;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, FetchRequest};
@@ -27,9 +27,13 @@ use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::{At, KnownEpoch, epoch_ends, list_offsets};
 use crate::kafka::parting::{Parting, parting};
 use crate::kafka::transport::BrokerAddress;
+use crate::runtime::live_count::LiveCount;
 use crate::runtime::outbox::post;
 
 const WAIT: Duration = Duration::from_millis(500);
+/// A connection that carries nothing for so long is closed, as by Java's client (`connections.max.idle.ms`), before the broker
+/// does it at its ten minutes.
+const IDLE_MAX: Duration = Duration::from_secs(9 * 60);
 /// Turns given to partitions between a delivery and the next request, so that their next wants are in it.
 const TURNS_AFTER_DELIVERY: usize = 8;
 
@@ -38,8 +42,6 @@ const TURNS_AFTER_DELIVERY: usize = 8;
 pub(super) struct SharedDesk {
     pub desk: Rc<RefCell<Desk<Want>>>,
     pub changed: Rc<Notify>,
-    /// The router is gone.
-    pub closed: Rc<Cell<bool>>,
     /// The broker takes topics by their names: one that was made anew is read as if it were the one before.
     pub by_names: Rc<Cell<bool>>,
 }
@@ -59,16 +61,22 @@ pub(super) struct BrokerTask {
     pub budget: ByteBudget,
     pub settings: FetchSettings,
     pub shared: SharedDesk,
-    pub router: Addr<FetchRouter>,
+    /// Its owner: held strongly, both would live for ever.
+    pub router: WeakAddr<FetchRouter>,
     pub status: Arc<dyn FetchStatus>,
     pub session: Session,
     pub backoff: Backoff,
+    pub _count: LiveCount,
 }
 
 impl BrokerTask {
     pub(super) async fn run(mut self) {
         let mut connection = None;
-        while self.wait_for_wants().await {
+        loop {
+            if tokio::time::timeout(IDLE_MAX, self.wait_for_wants()).await.is_err() {
+                connection = None;
+                continue;
+            }
             let polled = self.poll(&mut connection).await;
             match polled {
                 Ok(()) => self.backoff.reset(),
@@ -84,15 +92,8 @@ impl BrokerTask {
         }
     }
 
-    /// False when the desk has closed.
-    async fn wait_for_wants(&self) -> bool {
-        loop {
-            if self.shared.closed.get() {
-                return false;
-            }
-            if !self.shared.desk.borrow().is_empty() {
-                return true;
-            }
+    async fn wait_for_wants(&self) {
+        while self.shared.desk.borrow().is_empty() {
             self.shared.changed.notified().await;
         }
     }
@@ -112,7 +113,7 @@ impl BrokerTask {
         let lease = self.budget.lease(bytes).await;
         let (request, version, wait) = {
             let desk = self.shared.desk.borrow();
-            if desk.is_empty() || self.shared.closed.get() {
+            if desk.is_empty() {
                 return Ok(());
             }
             let wait = desk.wait(WAIT);
@@ -267,13 +268,19 @@ impl BrokerTask {
     fn hand_back(&self, partition: &TopicPartition) {
         let want = self.shared.desk.borrow_mut().hand_back(partition);
         if let Some(want) = want {
-            self.router.do_send(Misplaced(vec![want]));
+            self.bring_back(vec![want]);
         }
     }
 
     fn hand_back_all(&self) {
         let wants = self.shared.desk.borrow_mut().hand_back_all();
-        self.router.do_send(Misplaced(wants));
+        self.bring_back(wants);
+    }
+
+    fn bring_back(&self, wants: Vec<Want>) {
+        if let Some(router) = self.router.upgrade() {
+            router.do_send(Misplaced(wants));
+        }
     }
 }
 

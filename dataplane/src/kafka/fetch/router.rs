@@ -18,7 +18,10 @@ use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::Isolation;
 use crate::kafka::transport::BrokerAddress;
 use crate::runtime::death_watch::DeathWatch;
+use crate::runtime::live_count::LiveCount;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
+use crate::runtime::owned_task::OwnedTask;
+use crate::runtime::task::outcome;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -42,18 +45,26 @@ pub trait FetchStatus: Send + Sync {
     fn unreachable(&self, error: &KafkaError);
 }
 
-/// The actor; one for each mapping on each data arbiter.
+/// A broker that is polled for us.
+struct PolledBroker {
+    shared: SharedDesk,
+    _task: OwnedTask,
+}
+
+/// The actor; one for each mapping on each data arbiter. It ends with the last address of it, and the tasks with it.
 pub struct FetchRouter {
     cluster: Cluster,
     budget: ByteBudget,
     settings: FetchSettings,
     status: Arc<dyn FetchStatus>,
-    desks: HashMap<BrokerAddress, SharedDesk>,
+    brokers: HashMap<BrokerAddress, PolledBroker>,
     /// Where each partition's want lies, or lay last.
     placed: HashMap<TopicPartition, BrokerAddress>,
     homeless: HashMap<TopicPartition, Want>,
-    looking: bool,
-    watching: bool,
+    look_up: Option<OwnedTask>,
+    /// Asks whether the topic is still the same.
+    asking: Option<OwnedTask>,
+    beat: Option<OwnedTask>,
     backoff: Backoff,
     _watch: DeathWatch,
 }
@@ -63,13 +74,23 @@ pub struct FetchRouter {
 #[rtype(result = "()")]
 pub(super) struct Misplaced(pub Vec<Want>);
 
+/// Nothing of a look-up that panicked.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct LookedUp(Result<(), KafkaError>);
+struct LookedUp(Option<Result<(), KafkaError>>);
+
+/// The task of a broker has panicked.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct PollDied(BrokerAddress);
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Watched;
+struct Asked;
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct LookAtTopic;
 
 fn answer_recreated(want: &Want) {
     let (epoch, position) = (want.epoch, want.position);
@@ -90,11 +111,12 @@ impl FetchRouter {
             budget,
             settings,
             status,
-            desks: HashMap::new(),
+            brokers: HashMap::new(),
             placed: HashMap::new(),
             homeless: HashMap::new(),
-            looking: false,
-            watching: false,
+            look_up: None,
+            asking: None,
+            beat: None,
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
             _watch: watch,
         }
@@ -121,14 +143,14 @@ impl FetchRouter {
     }
 
     fn unplace(&mut self, partition: &TopicPartition) {
-        if let Some(desk) = self.placed.remove(partition).and_then(|address| self.desks.get(&address)) {
-            desk.desk.borrow_mut().forget(partition);
+        if let Some(broker) = self.placed.remove(partition).and_then(|address| self.brokers.get(&address)) {
+            broker.shared.desk.borrow_mut().forget(partition);
         }
     }
 
     fn desk(&mut self, address: &BrokerAddress, ctx: &mut Context<Self>) -> SharedDesk {
-        if let Some(desk) = self.desks.get(address) {
-            return desk.clone();
+        if let Some(broker) = self.brokers.get(address) {
+            return broker.shared.clone();
         }
         let shared = SharedDesk::default();
         let task = BrokerTask {
@@ -137,13 +159,21 @@ impl FetchRouter {
             budget: self.budget.clone(),
             settings: self.settings.clone(),
             shared: shared.clone(),
-            router: ctx.address(),
+            router: ctx.address().downgrade(),
             status: Arc::clone(&self.status),
             session: Session::default(),
+            _count: LiveCount::of_task("fetch"),
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
         };
-        actix_rt::spawn(task.run());
-        self.desks.insert(address.clone(), shared.clone());
+        let (me, broker) = (ctx.address().downgrade(), address.clone());
+        let polls = async move {
+            let ended = outcome("poll of a broker", task.run()).await;
+            if let Some(me) = me.upgrade().filter(|_| ended.is_none()) {
+                me.do_send(PollDied(broker));
+            }
+        };
+        let broker = PolledBroker { shared: shared.clone(), _task: OwnedTask::spawn(polls) };
+        self.brokers.insert(address.clone(), broker);
         shared
     }
 
@@ -151,15 +181,24 @@ impl FetchRouter {
         let Some(topic) = self.homeless.keys().next().map(|partition| Arc::clone(&partition.topic)) else {
             return;
         };
-        if std::mem::replace(&mut self.looking, true) {
+        if self.look_up.is_some() {
             return;
         }
-        let (cluster, me) = (self.cluster.clone(), ctx.address());
-        actix_rt::spawn(async move {
+        let (cluster, me) = (self.cluster.clone(), ctx.address().downgrade());
+        self.look_up = Some(OwnedTask::spawn(async move {
             tokio::time::sleep(wait).await;
-            let found = cluster.refresh(&topic).await;
-            me.do_send(LookedUp(found.map(|_| ())));
-        });
+            let found = outcome("look-up of leaders", cluster.refresh(&topic)).await;
+            if let Some(me) = me.upgrade() {
+                me.do_send(LookedUp(found.map(|found| found.map(|_| ()))));
+            }
+        }));
+    }
+
+    /// A broker that has left the cluster, or has another address now, is polled no more.
+    fn let_go_of_strangers(&mut self) {
+        let known = self.cluster.brokers();
+        self.brokers
+            .retain(|address, broker| known.contains(address) || !broker.shared.desk.borrow().is_empty());
     }
 
     fn settle_homeless(&mut self, ctx: &mut Context<Self>) {
@@ -184,8 +223,8 @@ impl FetchRouter {
         let topics: BTreeSet<Arc<str>> = self.placed.keys().map(|placed| Arc::clone(&placed.topic)).collect();
         for topic in topics {
             let now = self.cluster.topic_id(&topic);
-            for shared in self.desks.values() {
-                for want in shared.desk.borrow_mut().take_outdated(&topic, now) {
+            for broker in self.brokers.values() {
+                for want in broker.shared.desk.borrow_mut().take_outdated(&topic, now) {
                     self.placed.remove(&want.partition);
                     answer_recreated(&want);
                 }
@@ -194,23 +233,25 @@ impl FetchRouter {
     }
 
     /// Brokers that take topics by their names do not say that one was made anew: metadata does.
-    fn watch(&mut self, ctx: &mut Context<Self>) {
+    fn look_at_topic(&mut self, ctx: &mut Context<Self>) {
         self.settle_outdated();
-        let by_names = self.desks.values().any(|shared| shared.by_names.get());
+        let by_names = self.brokers.values().any(|broker| broker.shared.by_names.get());
         let Some(topic) =
             self.placed.keys().next().filter(|_| by_names).map(|placed| Arc::clone(&placed.topic))
         else {
             return;
         };
-        if std::mem::replace(&mut self.watching, true) {
+        if self.asking.is_some() {
             return;
         }
-        let (cluster, me) = (self.cluster.clone(), ctx.address());
-        actix_rt::spawn(async move {
+        let (cluster, me) = (self.cluster.clone(), ctx.address().downgrade());
+        self.asking = Some(OwnedTask::spawn(async move {
             // Whether it succeeds shows in what is known then.
-            let _ = cluster.topic(&topic, ASK_AFTER).await;
-            me.do_send(Watched);
-        });
+            let _ = outcome("look at the topic", cluster.topic(&topic, ASK_AFTER)).await;
+            if let Some(me) = me.upgrade() {
+                me.do_send(Asked);
+            }
+        }));
     }
 
     fn give_up(&mut self, text: &str) {
@@ -226,14 +267,15 @@ impl Actor for FetchRouter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
-        ctx.run_interval(WATCH, Self::watch);
-    }
-
-    fn stopped(&mut self, _: &mut Self::Context) {
-        for shared in self.desks.values() {
-            shared.closed.set(true);
-            shared.changed.notify_one();
-        }
+        // An interval of the context would keep the actor alive.
+        let me = ctx.address().downgrade();
+        self.beat = Some(OwnedTask::spawn(async move {
+            loop {
+                tokio::time::sleep(WATCH).await;
+                let Some(me) = me.upgrade() else { return };
+                me.do_send(LookAtTopic);
+            }
+        }));
     }
 }
 
@@ -251,18 +293,23 @@ impl Handler<Forget> for FetchRouter {
 
     fn handle(&mut self, forget: Forget, _: &mut Self::Context) {
         self.homeless.remove(&forget.partition);
-        if let Some(shared) = self.placed.get(&forget.partition).and_then(|address| self.desks.get(address)) {
-            shared.desk.borrow_mut().forget(&forget.partition);
-        }
-        self.placed.remove(&forget.partition);
+        self.unplace(&forget.partition);
     }
 }
 
-impl Handler<Watched> for FetchRouter {
+impl Handler<LookAtTopic> for FetchRouter {
     type Result = ();
 
-    fn handle(&mut self, _: Watched, _: &mut Self::Context) {
-        self.watching = false;
+    fn handle(&mut self, _: LookAtTopic, ctx: &mut Self::Context) {
+        self.look_at_topic(ctx);
+    }
+}
+
+impl Handler<Asked> for FetchRouter {
+    type Result = ();
+
+    fn handle(&mut self, _: Asked, _: &mut Self::Context) {
+        self.asking = None;
         self.settle_outdated();
     }
 }
@@ -282,21 +329,34 @@ impl Handler<Misplaced> for FetchRouter {
     }
 }
 
+impl Handler<PollDied> for FetchRouter {
+    type Result = ();
+
+    fn handle(&mut self, PollDied(broker): PollDied, ctx: &mut Self::Context) {
+        if let Some(polled) = self.brokers.remove(&broker) {
+            let wants = polled.shared.desk.borrow_mut().hand_back_all();
+            self.handle(Misplaced(wants), ctx);
+        }
+    }
+}
+
 impl Handler<LookedUp> for FetchRouter {
     type Result = ();
 
     fn handle(&mut self, LookedUp(result): LookedUp, ctx: &mut Self::Context) {
-        self.looking = false;
+        self.look_up = None;
         match result {
-            Ok(()) => {
+            None => {}
+            Some(Ok(())) => {
                 self.settle_outdated();
                 self.settle_homeless(ctx);
+                self.let_go_of_strangers();
                 if self.homeless.is_empty() {
                     self.backoff.reset();
                 }
             }
-            Err(error @ KafkaError::NoTopic { .. }) => self.give_up(&error.to_string()),
-            Err(error) => self.status.unreachable(&error),
+            Some(Err(error @ KafkaError::NoTopic { .. })) => self.give_up(&error.to_string()),
+            Some(Err(error)) => self.status.unreachable(&error),
         }
         if !self.homeless.is_empty() {
             let wait = self.backoff.next(random());

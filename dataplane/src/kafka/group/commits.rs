@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use kafka_protocol::error::ResponseError;
 
 use super::GroupProtocol;
+use super::lines::{Line, Lines};
 use super::membership::MembershipSettings;
-use super::requests::{Line, Lines, refused};
+use super::requests::refused;
 use crate::kafka::connection::Connection;
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::{self, CommitAs, CommitOffset, CommittedOffset};

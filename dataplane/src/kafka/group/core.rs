@@ -5,6 +5,7 @@
 mod refusals;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
@@ -35,6 +36,8 @@ pub struct GroupCore {
     leads: bool,
     owned: BTreeSet<i32>,
     revoking: BTreeSet<i32>,
+    /// `owned` without `revoking`: asked for at every turn, changed at few.
+    kept: Arc<BTreeSet<i32>>,
     assigned: BTreeSet<i32>,
     lease_until: Moment,
     /// When we last said something that was acknowledged while nobody rebalanced.
@@ -64,6 +67,7 @@ impl GroupCore {
             leads: false,
             owned: BTreeSet::new(),
             revoking: BTreeSet::new(),
+            kept: Arc::default(),
             assigned: BTreeSet::new(),
             lease_until: Moment::default(),
             settled: now,
@@ -85,8 +89,9 @@ impl GroupCore {
     }
 
     /// What is ours and not being drained.
-    pub fn kept(&self) -> BTreeSet<i32> {
-        self.owned.difference(&self.revoking).copied().collect()
+    pub fn kept(&self) -> Arc<BTreeSet<i32>> {
+        debug_assert!(self.kept.iter().eq(self.owned.difference(&self.revoking)), "kept is what is ours");
+        Arc::clone(&self.kept)
     }
 
     /// True when we lead the group and nothing is under way.
@@ -101,6 +106,11 @@ impl GroupCore {
         let beat = (self.beats() && self.heartbeat.is_none()).then_some(self.next_heartbeat);
         let fence = (!self.owned.is_empty()).then_some(self.lease_until);
         [start, beat, fence].into_iter().flatten().min()
+    }
+
+    /// Follows the function's timeout. Which of its values the coordinator counts with is not known: the shortest is minded (H2).
+    pub fn set_rebalance_timeout(&mut self, timeout: Duration) {
+        self.timing.rebalance_timeout = self.timing.rebalance_timeout.min(timeout);
     }
 
     /// Time has passed.
@@ -254,6 +264,7 @@ impl GroupCore {
             }
         }
         if !back.is_empty() {
+            self.count_kept();
             self.announce(back, &mut out);
         }
         if self.revoking.is_empty() && self.rejoin && self.state == State::Stable {
@@ -286,6 +297,7 @@ impl GroupCore {
         }
         self.state = State::Left;
         self.owned.clear();
+        self.count_kept();
         out.push(Effect::EndLease);
         out
     }
@@ -330,16 +342,22 @@ impl GroupCore {
             .copied()
             .collect();
         self.owned.extend(&added);
+        self.count_kept();
         self.announce(added, out);
         if !revoked.is_empty() {
             self.revoking.extend(&revoked);
+            self.count_kept();
             out.push(Effect::Revoke { partitions: revoked });
         }
     }
 
     fn announce(&self, added: Vec<i32>, out: &mut Effects) {
-        let owned = self.kept().into_iter().collect();
+        let owned = self.kept.iter().copied().collect();
         out.push(Effect::Assigned { generation: self.generation, member: self.member.clone(), owned, added });
+    }
+
+    fn count_kept(&mut self) {
+        self.kept = Arc::new(self.owned.difference(&self.revoking).copied().collect());
     }
 
     fn extend_lease(&mut self, acknowledged_send: Moment, out: &mut Effects) {

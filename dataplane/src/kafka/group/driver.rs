@@ -7,20 +7,24 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 use tokio::sync::mpsc;
 
+use super::commands::{Command, CommandReceiver};
 use super::commits;
 use super::effects::{Effect, Identity};
 use super::lease::OwnershipLease;
 use super::leave::leave_for_good;
+use super::lines::Lines;
 use super::member::{Event, MemberCore};
-use super::membership::{Command, GroupEvent, Membership, MembershipSettings, Published, Sink, commit_as};
-use super::requests::{self, Lines};
+use super::membership::{GroupEvent, Membership, MembershipSettings, Published, Sink, commit_as};
+use super::requests;
 use crate::kafka::backoff::random;
 use crate::kafka::error::KafkaError;
 use crate::runtime::clock;
+use crate::runtime::death_watch::DeathWatch;
 
-const EVENTS_MAX: usize = 64;
 /// How often a leader looks whether the topic has grown (H18).
 const METADATA_AGE_MAX: Duration = Duration::from_secs(30);
+/// How often, while the topic is not there.
+const LOOK_SOON: Duration = Duration::from_secs(3);
 
 /// What comes back to the member.
 pub(super) enum Incoming {
@@ -32,6 +36,26 @@ pub(super) enum Incoming {
     TopicCounted(usize),
     /// What is committed was not told to whoever we were then.
     CommittedRefused(Identity, ResponseError),
+    /// A request ended by a panic: its answer does not come.
+    RequestDied,
+}
+
+/// Says that a member has ended, unless it has left: whatever ended it, nothing of it holds then.
+struct EndNotice {
+    sink: Sink,
+    lease: OwnershipLease,
+    published: Published,
+    has_left: bool,
+}
+
+impl Drop for EndNotice {
+    fn drop(&mut self) {
+        self.lease.end();
+        *self.published.lock() = None;
+        if !self.has_left {
+            (self.sink)(GroupEvent::Ended);
+        }
+    }
 }
 
 pub(super) struct Member {
@@ -41,20 +65,28 @@ pub(super) struct Member {
     lease: OwnershipLease,
     published: Published,
     lines: Arc<Lines>,
-    events: mpsc::Sender<Incoming>,
-    incoming: mpsc::Receiver<Incoming>,
+    /// No limit: the core has one request of a kind out at a time, and each is answered once.
+    events: mpsc::UnboundedSender<Incoming>,
+    incoming: mpsc::UnboundedReceiver<Incoming>,
+    end: EndNotice,
     counted: Option<usize>,
     next_count: Moment,
 }
 
 impl Member {
     pub(super) fn new(membership: &Membership, sink: Sink) -> Self {
-        let (events, incoming) = mpsc::channel(EVENTS_MAX);
+        let (events, incoming) = mpsc::unbounded_channel();
         let now = clock::now();
         let MembershipSettings { protocol, timing, .. } = *membership.settings;
         Self {
             core: MemberCore::new(protocol, timing, uuid::Uuid::new_v4().to_string(), now),
             settings: Arc::clone(&membership.settings),
+            end: EndNotice {
+                sink: Arc::clone(&sink),
+                lease: membership.lease.clone(),
+                published: Arc::clone(&membership.published),
+                has_left: false,
+            },
             sink,
             lease: membership.lease.clone(),
             published: Arc::clone(&membership.published),
@@ -62,13 +94,14 @@ impl Member {
             events,
             incoming,
             counted: None,
-            next_count: now + METADATA_AGE_MAX,
+            next_count: now + LOOK_SOON,
         }
     }
 
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut commands: CommandReceiver) {
         loop {
             let now = clock::now();
+            self.core.set_rebalance_timeout(now, self.settings.rebalance.get());
             let effects = self.core.tick(now, random());
             self.carry_out(effects);
             self.count_topic(now);
@@ -76,8 +109,11 @@ impl Member {
             tokio::select! {
                 // Answers first: what is known before what is asked.
                 biased;
-                Some(event) = self.incoming.recv() => self.take(event),
-                command = commands.recv() => match command {
+                Some(event) = self.incoming.recv() => match event {
+                    Incoming::RequestDied => return,
+                    event => self.take(event),
+                },
+                command = commands.next() => match command {
                     Some(Command::Leave(done)) => {
                         self.leave().await;
                         let _ = done.send(());
@@ -112,6 +148,7 @@ impl Member {
                 if grown { self.core.topic_changed(now) } else { Vec::new() }
             }
             Incoming::CommittedRefused(who, code) => self.core.commit_refused(now, &who, code, random),
+            Incoming::RequestDied => Vec::new(),
         };
         self.carry_out(effects);
     }
@@ -127,9 +164,11 @@ impl Member {
                 let effects = self.core.start_over(clock::now(), generation);
                 self.carry_out(effects);
             }
-            Command::CommitRefused(who, code) => {
-                let effects = self.core.commit_refused(clock::now(), &who, code, random());
-                self.carry_out(effects);
+            Command::CommitsRefused(refusals) => {
+                for (who, code) in refusals {
+                    let effects = self.core.commit_refused(clock::now(), &who, code, random());
+                    self.carry_out(effects);
+                }
             }
             Command::Committed(standing, partitions, reply) => {
                 let (lines, settings, events) =
@@ -138,7 +177,7 @@ impl Member {
                     let who = commit_as(&settings, &standing);
                     let answer = commits::committed(&lines, &settings, &who, &partitions).await;
                     if let Some(code) = answer.as_ref().err().and_then(KafkaError::code) {
-                        let _ = events.send(Incoming::CommittedRefused(standing.identity(), code)).await;
+                        let _ = events.send(Incoming::CommittedRefused(standing.identity(), code));
                     }
                     let _ = reply.send(answer);
                 });
@@ -156,6 +195,7 @@ impl Member {
                 Effect::EndLease => self.lease.end(),
                 Effect::Assigned { generation, owned, added, .. } => {
                     metrics::counter!(crate::metrics::REBALANCES).increment(1);
+                    tracing::debug!(group = self.settings.group, generation, "the group has given a share");
                     (self.sink)(GroupEvent::Assigned { generation, owned, added });
                 }
                 Effect::Revoke { partitions } => (self.sink)(GroupEvent::Revoke { partitions }),
@@ -170,9 +210,11 @@ impl Member {
     fn request(&self, effect: Effect) {
         let (lines, settings, events) =
             (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
+        let watch = watch(&self.events);
         tokio::task::spawn_local(async move {
+            let _watch = watch;
             if let Some(answer) = requests::perform(&lines, &settings, effect).await {
-                let _ = events.send(answer).await;
+                let _ = events.send(answer);
             }
         });
     }
@@ -181,17 +223,19 @@ impl Member {
         if !self.core.leads() || now < self.next_count {
             return;
         }
-        self.next_count = now + METADATA_AGE_MAX;
+        let is_there = self.counted.is_some_and(|partitions| partitions > 0);
+        self.next_count = now + if is_there { METADATA_AGE_MAX } else { LOOK_SOON };
         let (lines, settings, events) =
             (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
         tokio::task::spawn_local(async move {
             if let Ok(view) = lines.cluster().refresh(&settings.topic).await {
-                let _ = events.send(Incoming::TopicCounted(view.partitions.len())).await;
+                let _ = events.send(Incoming::TopicCounted(view.partitions.len()));
             }
         });
     }
 
     async fn leave(&mut self) {
+        self.end.has_left = true;
         let effects = self.core.leave();
         self.publish();
         for effect in effects {
@@ -202,4 +246,13 @@ impl Member {
             }
         }
     }
+}
+
+fn watch(events: &mpsc::UnboundedSender<Incoming>) -> DeathWatch {
+    let events = events.clone();
+    DeathWatch::new("group request", move |panicking| {
+        if panicking {
+            let _ = events.send(Incoming::RequestDied);
+        }
+    })
 }

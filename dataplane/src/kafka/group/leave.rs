@@ -7,8 +7,9 @@ use kafka_protocol::messages::LeaveGroupRequest;
 
 use super::consumer::requests as consumer;
 use super::effects::{GroupProtocol, Leaving, leaving};
+use super::lines::{Line, Lines};
 use super::membership::MembershipSettings;
-use super::requests::{Line, Lines, group_id, refused, text};
+use super::requests::{group_id, refused, text};
 use crate::kafka::backoff::{Backoff, random};
 use crate::kafka::connection::versions;
 use crate::kafka::error::KafkaError;

@@ -1,6 +1,8 @@
 //! A member of either protocol, driven alike.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
@@ -33,7 +35,7 @@ pub struct Standing {
     /// Member id.
     pub member: String,
     /// What is its own in it and not being drained.
-    pub kept: BTreeSet<i32>,
+    pub kept: Arc<BTreeSet<i32>>,
 }
 
 impl Standing {
@@ -47,17 +49,17 @@ impl Standing {
 #[derive(Debug)]
 pub enum MemberCore {
     /// Classic protocol.
-    Classic(GroupCore),
+    Classic(Box<GroupCore>),
     /// Consumer protocol.
-    Consumer(ConsumerCore),
+    Consumer(Box<ConsumerCore>),
 }
 
 impl MemberCore {
     /// A member that has not joined; `id` is its own wherever the coordinator does not give it one.
     pub fn new(protocol: GroupProtocol, timing: Timing, id: String, now: Moment) -> Self {
         match protocol {
-            GroupProtocol::Classic => Self::Classic(GroupCore::new(timing, now)),
-            GroupProtocol::Consumer => Self::Consumer(ConsumerCore::new(timing, id, now)),
+            GroupProtocol::Classic => Self::Classic(Box::new(GroupCore::new(timing, now))),
+            GroupProtocol::Consumer => Self::Consumer(Box::new(ConsumerCore::new(timing, id, now))),
         }
     }
 
@@ -76,6 +78,15 @@ impl MemberCore {
         match self {
             Self::Classic(core) => core.wake_at(),
             Self::Consumer(core) => core.wake_at(),
+        }
+    }
+
+    /// How long the others shall wait for us to let go. In the classic protocol the next `JoinGroup` says so, and each rebalance
+    /// begins with one.
+    pub fn set_rebalance_timeout(&mut self, now: Moment, timeout: Duration) {
+        match self {
+            Self::Classic(core) => core.set_rebalance_timeout(timeout),
+            Self::Consumer(core) => core.set_rebalance_timeout(now, timeout),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::topic_id::TopicId;
@@ -12,17 +13,17 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use super::commands::{self, Command, CommandSender};
 use super::commits;
 use super::driver::Member;
 use super::effects::{GroupProtocol, Identity, Timing};
 use super::lease::OwnershipLease;
+use super::lines::Lines;
 use super::member::Standing;
-use super::requests::Lines;
+use super::rebalance::RebalanceTimeout;
 use crate::kafka::cluster::Cluster;
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::{CommitAs, CommitOffset, CommittedOffset};
-
-const COMMANDS_MAX: usize = 1024;
 
 /// What a membership needs to know.
 #[derive(Clone, Debug)]
@@ -33,8 +34,10 @@ pub struct MembershipSettings {
     pub topic: String,
     /// How the members agree on who owns what.
     pub protocol: GroupProtocol,
-    /// Session and rebalance timeouts.
+    /// Session and rebalance timeouts, as they are at the start.
     pub timing: Timing,
+    /// The rebalance timeout from then on.
+    pub rebalance: RebalanceTimeout,
 }
 
 /// What happens to a membership, in order.
@@ -65,6 +68,8 @@ pub enum GroupEvent {
     Trouble(String),
     /// The group works (again).
     Healthy,
+    /// The membership has ended, and not because it was left: nothing of it holds any more, and nobody beats for it.
+    Ended,
 }
 
 /// Receives a membership's events; called on the group thread, must not block.
@@ -93,19 +98,10 @@ pub(super) type CommittedReply = Result<BTreeMap<i32, Option<CommittedOffset>>, 
 /// What the group holds, or why that is not known.
 pub type ReadBackReply = Result<BTreeMap<i32, Option<CommittedOffset>>, CommitFailure>;
 
-pub(super) enum Command {
-    Released(Vec<i32>),
-    Quiesced,
-    StartOver(i32),
-    CommitRefused(Identity, ResponseError),
-    Committed(Standing, Vec<i32>, oneshot::Sender<CommittedReply>),
-    Leave(oneshot::Sender<()>),
-}
-
 /// One node's membership in one mapping's group.
 #[derive(Clone)]
 pub struct Membership {
-    commands: mpsc::Sender<Command>,
+    commands: CommandSender,
     pub(super) lease: OwnershipLease,
     pub(super) published: Published,
     pub(super) settings: Arc<MembershipSettings>,
@@ -120,30 +116,19 @@ type Start = Box<dyn FnOnce() + Send>;
 /// The thread of all memberships.
 #[derive(Clone)]
 pub struct GroupThread {
-    starts: mpsc::UnboundedSender<Start>,
+    /// As many wait here as there are mappings, each once.
+    starts: Arc<Mutex<mpsc::UnboundedSender<Start>>>,
 }
 
 impl GroupThread {
     /// Starts the thread; it ends when the last handle and the last membership are gone.
     pub fn start() -> std::io::Result<Self> {
-        let (starts, mut incoming) = mpsc::unbounded_channel::<Start>();
-        std::thread::Builder::new().name("lighterman-group".to_owned()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let Ok(runtime) = runtime else { return };
-            let local = LocalSet::new();
-            runtime.block_on(local.run_until(async move {
-                while let Some(start) = incoming.recv().await {
-                    start();
-                }
-            }));
-            runtime.block_on(local);
-        })?;
-        Ok(Self { starts })
+        Ok(Self { starts: Arc::new(Mutex::new(start_thread()?)) })
     }
 
     /// Joins a group; events go to `sink` from now on.
     pub fn join(&self, cluster: Cluster, settings: MembershipSettings, sink: Sink) -> Membership {
-        let (commands, incoming) = mpsc::channel(COMMANDS_MAX);
+        let (commands, incoming) = commands::channel();
         let membership = Membership {
             commands,
             lease: OwnershipLease::default(),
@@ -155,9 +140,38 @@ impl GroupThread {
         let start: Start = Box::new(move || {
             tokio::task::spawn_local(member.run(incoming));
         });
-        let _ = self.starts.send(start);
+        self.begin(start);
         membership
     }
+
+    /// A thread that has ended took its members with it, each of which has said so: those that come get another. Without one,
+    /// `start` is dropped, and the member in it says that it has ended.
+    fn begin(&self, start: Start) {
+        let mut starts = self.starts.lock();
+        let Err(mpsc::error::SendError(start)) = starts.send(start) else { return };
+        match start_thread() {
+            Ok(fresh) => {
+                *starts = fresh;
+                let _ = starts.send(start);
+            }
+            Err(error) => tracing::error!(%error, "the thread of the group memberships cannot be started"),
+        }
+    }
+}
+
+fn start_thread() -> std::io::Result<mpsc::UnboundedSender<Start>> {
+    let (starts, mut incoming) = mpsc::unbounded_channel::<Start>();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("lighterman-group".to_owned()).spawn(move || {
+        let local = LocalSet::new();
+        runtime.block_on(local.run_until(async move {
+            while let Some(start) = incoming.recv().await {
+                start();
+            }
+        }));
+        runtime.block_on(local);
+    })?;
+    Ok(starts)
 }
 
 impl Membership {
@@ -168,17 +182,17 @@ impl Membership {
 
     /// These partitions are drained and committed.
     pub fn released(&self, partitions: Vec<i32>) {
-        self.say(Command::Released(partitions));
+        self.commands.say(Command::Released(partitions));
     }
 
     /// No invocation of ours can run any more (H5).
     pub fn quiesced(&self) {
-        self.say(Command::Quiesced);
+        self.commands.say(Command::Quiesced);
     }
 
     /// What was sent under `generation` and not answered must not be served any more. Nothing of ours may run.
     pub fn start_over(&self, generation: i32) {
-        self.say(Command::StartOver(generation));
+        self.commands.say(Command::StartOver(generation));
     }
 
     /// Who we are to the group now, and what is ours in it.
@@ -202,7 +216,7 @@ impl Membership {
         let codes = commits::commit(&self.lines, &self.settings, &who, &offsets).await?;
         if let Some(code) = codes.values().flatten().next() {
             let sent_as = Identity { member: who.member, generation: who.generation };
-            self.say(Command::CommitRefused(sent_as, *code));
+            self.commands.refused(sent_as, *code);
         }
         Ok(codes)
     }
@@ -215,7 +229,7 @@ impl Membership {
     /// What the group has committed for these partitions, as it tells it to `standing`.
     pub async fn committed(&self, standing: &Standing, partitions: Vec<i32>) -> CommittedReply {
         let (reply, answer) = oneshot::channel();
-        self.say(Command::Committed(standing.clone(), partitions, reply));
+        self.commands.say(Command::Committed(standing.clone(), partitions, reply));
         answer.await.unwrap_or_else(|_| {
             Err(KafkaError::broker(
                 kafka_protocol::messages::ApiKey::OffsetFetch,
@@ -231,22 +245,21 @@ impl Membership {
         let who = commit_as(&self.settings, &standing);
         let answer = commits::read_back(&self.lines, &self.settings, &who, partitions).await;
         if let Some(code) = answer.as_ref().err().and_then(KafkaError::code) {
-            self.say(Command::CommitRefused(standing.identity(), code));
+            self.commands.refused(standing.identity(), code);
         }
         Ok(answer?)
+    }
+
+    /// How long the others wait for us to let go, from the next time on that the group is told.
+    pub fn set_rebalance_timeout(&self, timeout: Duration) {
+        self.settings.rebalance.set(timeout.max(self.settings.timing.session_timeout));
     }
 
     /// Leaves the group; everything must have been drained.
     pub async fn leave(&self) {
         let (reply, answer) = oneshot::channel();
-        self.say(Command::Leave(reply));
+        self.commands.say(Command::Leave(reply));
         let _ = answer.await;
-    }
-
-    fn say(&self, command: Command) {
-        if self.commands.try_send(command).is_err() {
-            tracing::error!("the group thread does not keep up or has ended; a command is lost");
-        }
     }
 }
 

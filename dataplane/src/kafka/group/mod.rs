@@ -2,6 +2,7 @@
 //! state machine; heartbeats and lease.
 
 pub mod assignor;
+mod commands;
 mod commits;
 pub mod consumer;
 pub mod core;
@@ -9,8 +10,10 @@ mod driver;
 pub mod effects;
 pub mod lease;
 mod leave;
+mod lines;
 pub mod member;
 pub mod membership;
+mod rebalance;
 mod requests;
 pub mod wire;
 
@@ -18,3 +21,4 @@ pub use effects::GroupProtocol;
 pub use lease::OwnershipLease;
 pub use member::Standing;
 pub use membership::{CommitFailure, GroupEvent, GroupThread, Membership, MembershipSettings};
+pub use rebalance::RebalanceTimeout;

@@ -1,4 +1,4 @@
-//! The requests of a membership, and the connections they go over.
+//! The requests of a membership.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,9 +10,7 @@ use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
     GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, SyncGroupRequest,
 };
-use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
-use parking_lot::Mutex;
-use tokio::sync::{MappedMutexGuard, MutexGuard};
+use kafka_protocol::protocol::StrBytes;
 
 use super::assignor::{self, Member, PROTOCOL};
 use super::consumer::requests as consumer;
@@ -20,112 +18,15 @@ use super::consumer::session::SessionBounds;
 use super::driver::Incoming;
 use super::effects::{Effect, Failure, GroupProtocol, Identity, Joined};
 use super::leave::leave;
+use super::lines::{Line, Lines};
 use super::member::Event;
 use super::membership::MembershipSettings;
 use super::wire;
-use crate::kafka::cluster::{Cluster, Coordinator, REQUEST_DEADLINE};
-use crate::kafka::connection::{Connection, versions};
+use crate::kafka::cluster::REQUEST_DEADLINE;
+use crate::kafka::connection::versions;
 use crate::kafka::error::KafkaError;
-use crate::kafka::transport::BrokerAddress;
 
 const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
-
-/// The connections of one membership, by what they carry; each is dialled when it is needed, on the thread that needs it.
-pub(super) struct Lines {
-    cluster: Cluster,
-    coordinator: Mutex<Option<BrokerAddress>>,
-    heartbeat: tokio::sync::Mutex<Option<Connection>>,
-    join: tokio::sync::Mutex<Option<Connection>>,
-    commit: tokio::sync::Mutex<Option<Connection>>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Line {
-    Heartbeat,
-    Join,
-    Commit,
-}
-
-impl Lines {
-    pub(super) fn new(cluster: Cluster) -> Self {
-        Self {
-            cluster,
-            coordinator: Mutex::new(None),
-            heartbeat: tokio::sync::Mutex::new(None),
-            join: tokio::sync::Mutex::new(None),
-            commit: tokio::sync::Mutex::new(None),
-        }
-    }
-
-    pub(super) fn cluster(&self) -> &Cluster {
-        &self.cluster
-    }
-
-    /// The line, open to the coordinator of now; whoever holds it has it alone.
-    pub(super) async fn take(&self, line: Line, group: &str) -> Result<Held<'_>, KafkaError> {
-        let slot = match line {
-            Line::Heartbeat => &self.heartbeat,
-            Line::Join => &self.join,
-            Line::Commit => &self.commit,
-        };
-        let mut held = slot.lock().await;
-        // What was given up is reset before anybody is looked for (H6).
-        held.take_if(|open| open.is_spoiled());
-        let address = self.coordinator(group).await?;
-        let fits = |open: &Connection| *open.address() == address && open.is_at_home();
-        let usable = held.as_ref().is_some_and(fits);
-        if !usable {
-            *held = Some(self.cluster.connect(&address).await?);
-        }
-        MutexGuard::try_map(held, Option::as_mut)
-            .map_err(|_| KafkaError::NoLeader { partition: format!("group {group}") })
-    }
-
-    pub(super) async fn dial(&self, group: &str) -> Result<Connection, KafkaError> {
-        let address = self.coordinator(group).await?;
-        self.cluster.connect(&address).await
-    }
-
-    async fn coordinator(&self, group: &str) -> Result<BrokerAddress, KafkaError> {
-        let known = self.coordinator.lock().clone();
-        match known {
-            Some(address) => Ok(address),
-            None => Ok(self.find(group).await?.address),
-        }
-    }
-
-    async fn find(&self, group: &str) -> Result<Coordinator, KafkaError> {
-        let found = self.cluster.find_coordinator(group).await?;
-        *self.coordinator.lock() = Some(found.address.clone());
-        Ok(found)
-    }
-
-    pub(super) fn forget_coordinator(&self) {
-        *self.coordinator.lock() = None;
-    }
-
-    pub(super) async fn call<R: Request>(
-        &self,
-        line: Line,
-        group: &str,
-        versions: VersionRange,
-        deadline: Duration,
-        build: impl FnOnce(i16) -> R,
-    ) -> Result<R::Response, KafkaError> {
-        let called = async {
-            let mut connection = self.take(line, group).await?;
-            connection.call(versions, deadline, build).await.map(|(reply, _)| reply)
-        };
-        let answer = called.await;
-        if answer.is_err() {
-            // Whoever does not answer may not be the coordinator any more.
-            self.forget_coordinator();
-        }
-        answer
-    }
-}
-
-pub(super) type Held<'l> = MappedMutexGuard<'l, Connection>;
 
 /// Sends the request of `effect`; the answer to it, if one is awaited.
 pub(super) async fn perform(
@@ -194,7 +95,7 @@ async fn join(
     who: &Identity,
     owned: &[i32],
 ) -> Result<Joined, Failure> {
-    let timing = settings.timing;
+    let (timing, rebalance_timeout) = (settings.timing, settings.rebalance.get());
     let build = |_| {
         let metadata = wire::subscription(&settings.topic, owned, who.generation);
         let protocol = JoinGroupRequestProtocol::default()
@@ -203,12 +104,12 @@ async fn join(
         JoinGroupRequest::default()
             .with_group_id(group_id(settings))
             .with_session_timeout_ms(timing.session_timeout.as_millis() as i32)
-            .with_rebalance_timeout_ms(timing.rebalance_timeout.as_millis() as i32)
+            .with_rebalance_timeout_ms(rebalance_timeout.as_millis() as i32)
             .with_member_id(text(&who.member))
             .with_protocol_type(StrBytes::from_static_str("consumer"))
             .with_protocols(vec![protocol])
     };
-    let deadline = timing.rebalance_timeout + REQUEST_DEADLINE;
+    let deadline = rebalance_timeout + REQUEST_DEADLINE;
     let reply = lines.call(Line::Join, &settings.group, versions(2, 7), deadline, build).await;
     joined(lines, reply)
 }
@@ -290,7 +191,7 @@ async fn sync(
             .with_member_id(text(&who.member))
             .with_assignments(assignments)
     };
-    let deadline = settings.timing.rebalance_timeout + REQUEST_DEADLINE;
+    let deadline = settings.rebalance.get() + REQUEST_DEADLINE;
     let reply = lines.call(Line::Join, &settings.group, versions(1, 4), deadline, build).await;
     let reply = reply.map_err(|error| Failure::Transport(error.to_string()))?;
     if let Some(code) = ResponseError::try_from_code(reply.error_code) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
 
+use super::by_leader::{Learnt, Unlearnt};
 use crate::kafka::error::{KafkaError, Unanswered};
 
 /// One question to a broker: about these partitions of one topic.
@@ -15,23 +16,40 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// The part of each partition that was asked for, read by `read`: exactly one.
+    /// The part of each partition that was asked for, read by `read`: exactly one, and of each.
     pub(super) fn sort<P, T>(
         &self,
         parts: impl Iterator<Item = (i32, P)>,
-        mut read: impl FnMut(P) -> Result<T, KafkaError>,
+        read: impl FnMut(P) -> Result<T, KafkaError>,
     ) -> Result<BTreeMap<i32, T>, KafkaError> {
+        self.learn(parts, read).whole()
+    }
+
+    /// The part of each partition that was asked for, read by `read`: exactly one.
+    pub(super) fn learn<P, T>(
+        &self,
+        parts: impl Iterator<Item = (i32, P)>,
+        mut read: impl FnMut(P) -> Result<T, KafkaError>,
+    ) -> Learnt<T> {
         let asked: BTreeSet<i32> = self.partitions.iter().copied().collect();
-        let mut found = BTreeMap::new();
+        let mut answers: BTreeMap<i32, Result<T, KafkaError>> = BTreeMap::new();
         for (partition, part) in parts.filter(|(partition, _)| asked.contains(partition)) {
-            if found.insert(partition, read(part)?).is_some() {
-                return Err(self.unanswered(partition, Unanswered::Twice));
+            let answer = if answers.contains_key(&partition) {
+                Err(self.unanswered(partition, Unanswered::Twice))
+            } else {
+                read(part)
+            };
+            answers.insert(partition, answer);
+        }
+        let mut learnt = Learnt::default();
+        for partition in asked {
+            let left_out = || Err(self.unanswered(partition, Unanswered::LeftOut));
+            match answers.remove(&partition).unwrap_or_else(left_out) {
+                Ok(answer) => drop(learnt.known.insert(partition, answer)),
+                Err(error) => learnt.unknown.push(Unlearnt { partitions: vec![partition], error }),
             }
         }
-        match self.partitions.iter().find(|partition| !found.contains_key(*partition)) {
-            None => Ok(found),
-            Some(silent) => Err(self.unanswered(*silent, Unanswered::LeftOut)),
-        }
+        learnt
     }
 
     /// What the reply says of `partition` is no answer.

@@ -79,11 +79,14 @@ fn collect(
         let mut data =
             PartitionData::default().with_partition_index(*partition).with_records(Some(Bytes::new()));
         let name = if topic.1.is_nil() { Some(&topic.0) } else { state.names.get(&topic.1) };
-        let Some(log) = name.and_then(|name| state.log(name, *partition)) else {
-            urgent = true;
-            let unknown = if name.is_none() { Code::UnknownTopicId } else { Code::UnknownTopicOrPartition };
-            found.push((topic.clone(), data.with_error_code(unknown.code()).with_high_watermark(-1)));
-            continue;
+        let led = name.ok_or(Code::UnknownTopicId).and_then(|name| state.led(name, *partition));
+        let log = match led {
+            Ok(log) => log,
+            Err(code) => {
+                urgent = true;
+                found.push((topic.clone(), data.with_error_code(code.code()).with_high_watermark(-1)));
+                continue;
+            }
         };
         let end = log.end().0;
         data = data
@@ -151,8 +154,9 @@ pub(super) fn list_offsets(
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|asked| {
             let answer = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
-            let Some(log) = state.log(&topic.name, asked.partition_index) else {
-                return answer.with_error_code(Code::UnknownTopicOrPartition.code());
+            let log = match state.led(&topic.name, asked.partition_index) {
+                Ok(log) => log,
+                Err(code) => return answer.with_error_code(code.code()),
             };
             let (offset, timestamp) = match asked.timestamp {
                 -1 => (log.end().0, -1),
@@ -177,8 +181,9 @@ pub(super) fn leader_epochs(
     let topics = request.topics.into_iter().map(|topic| {
         let partitions = topic.partitions.iter().map(|asked| {
             let answer = EpochEndOffset::default().with_partition(asked.partition);
-            let Some(log) = state.log(&topic.topic, asked.partition) else {
-                return answer.with_error_code(Code::UnknownTopicOrPartition.code());
+            let log = match state.led(&topic.topic, asked.partition) {
+                Ok(log) => log,
+                Err(code) => return answer.with_error_code(code.code()),
             };
             let current = log.leader_epoch();
             match asked.current_leader_epoch {

@@ -103,6 +103,8 @@ enum Deed {
     Truncate(String, i32, Offset),
     DeleteBefore(String, i32, Offset),
     AddPartitions(String, i32),
+    Lead(String, i32, bool),
+    ForgetCommit(String, String, i32),
     DeleteTopic(String),
 }
 
@@ -154,6 +156,16 @@ impl Broker {
     /// Grows a topic to `partitions`.
     pub async fn add_partitions(&self, topic: &str, partitions: i32) {
         self.order(Deed::AddPartitions(topic.to_owned(), partitions)).await;
+    }
+
+    /// Takes the leader from a partition, or gives it back.
+    pub async fn lead(&self, topic: &str, partition: i32, led: bool) {
+        self.order(Deed::Lead(topic.to_owned(), partition, led)).await;
+    }
+
+    /// Drops what a group has committed for a partition, as expiry does.
+    pub async fn forget_commit(&self, group: &str, topic: &str, partition: i32) {
+        self.order(Deed::ForgetCommit(group.to_owned(), topic.to_owned(), partition)).await;
     }
 
     /// Deletes a topic, and what the groups have committed of it.

@@ -126,32 +126,44 @@ async fn tick_groups(shared: Shared) {
 
 async fn obey(shared: Shared, mut orders: Orders) {
     while let Some((deed, done)) = orders.recv().await {
-        {
-            let mut state = shared.state.borrow_mut();
-            match deed {
-                Deed::Truncate(topic, partition, offset) => {
-                    if let Some(log) = state.log_mut(&topic, partition) {
-                        log.truncate(offset);
-                    }
-                }
-                Deed::DeleteBefore(topic, partition, offset) => {
-                    if let Some(log) = state.log_mut(&topic, partition) {
-                        log.delete_before(offset);
-                    }
-                }
-                Deed::AddPartitions(topic, partitions) => {
-                    state.grow_topic(&topic, partitions);
-                }
-                Deed::DeleteTopic(topic) => {
-                    state.delete_topic(&topic);
-                }
-            }
-        }
+        carry_out(&mut shared.state.borrow_mut(), deed);
         shared.appended.notify_waiters();
         let _ = done.send(());
     }
     // The handle is gone; the broker itself is stopped by its own signal.
     std::future::pending::<()>().await;
+}
+
+fn carry_out(state: &mut State, deed: Deed) {
+    match deed {
+        Deed::Truncate(topic, partition, offset) => {
+            if let Some(log) = state.log_mut(&topic, partition) {
+                log.truncate(offset);
+            }
+        }
+        Deed::DeleteBefore(topic, partition, offset) => {
+            if let Some(log) = state.log_mut(&topic, partition) {
+                log.delete_before(offset);
+            }
+        }
+        Deed::AddPartitions(topic, partitions) => {
+            state.grow_topic(&topic, partitions);
+        }
+        Deed::Lead(topic, partition, true) => {
+            state.leaderless.remove(&(topic, partition));
+        }
+        Deed::Lead(topic, partition, false) => {
+            state.leaderless.insert((topic, partition));
+        }
+        Deed::ForgetCommit(group, topic, partition) => {
+            if let Some(group) = state.groups.get_mut(&group) {
+                group.offsets.remove(&(topic, partition));
+            }
+        }
+        Deed::DeleteTopic(topic) => {
+            state.delete_topic(&topic);
+        }
+    }
 }
 
 async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {

@@ -1,10 +1,11 @@
 //! Everything the broker knows; one thread, one owner.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::BrokerId;
 use kafka_protocol::protocol::StrBytes;
 use tokio::sync::{Notify, oneshot};
@@ -31,6 +32,8 @@ pub(super) struct State {
     pub topics: BTreeMap<String, Topic>,
     /// Names by ids.
     pub names: HashMap<Uuid, String>,
+    /// Partitions that have lost their leader.
+    pub leaderless: BTreeSet<(String, i32)>,
     pub groups: BTreeMap<String, Group>,
     pub waiting: HashMap<Ticket, oneshot::Sender<Given>>,
     pub next_ticket: Ticket,
@@ -53,6 +56,7 @@ impl State {
             address,
             topics: BTreeMap::new(),
             names: HashMap::new(),
+            leaderless: BTreeSet::new(),
             groups: BTreeMap::new(),
             waiting: HashMap::new(),
             next_ticket: 0,
@@ -67,6 +71,14 @@ impl State {
 
     pub(super) fn log_mut(&mut self, topic: &str, partition: i32) -> Option<&mut Log> {
         self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
+    }
+
+    /// The log of a partition that has its leader.
+    pub(super) fn led(&self, topic: &str, partition: i32) -> Result<&Log, Code> {
+        if self.leaderless.contains(&(topic.to_owned(), partition)) {
+            return Err(Code::NotLeaderOrFollower);
+        }
+        self.log(topic, partition).ok_or(Code::UnknownTopicOrPartition)
     }
 
     /// Creates a topic, or grows it; false when there would be too many partitions.

@@ -58,9 +58,11 @@ fn describe(state: &State, name: &str, version: i16) -> MetadataResponseTopic {
         return answer.with_error_code(Code::UnknownTopicOrPartition.code());
     };
     let partitions = topic.partitions.iter().zip(0..).map(|(log, index)| {
+        let led = !state.leaderless.contains(&(name.to_owned(), index));
         MetadataResponsePartition::default()
+            .with_error_code(if led { 0 } else { Code::LeaderNotAvailable.code() })
             .with_partition_index(index)
-            .with_leader_id(NODE)
+            .with_leader_id(if led { NODE } else { (-1).into() })
             .with_leader_epoch(log.leader_epoch())
             .with_replica_nodes(vec![NODE])
             .with_isr_nodes(vec![NODE])

@@ -19,10 +19,10 @@ use crate::credit::bytes::{Lease, Overdraft};
 use crate::credit::slots::{Grant, Slot};
 use crate::history::{Event as Happened, Share};
 use crate::invoker::Verdict;
-use crate::invoker::retry::{Sending, again_at};
+use crate::invoker::retry::{Sending, Setbacks, again_at};
 use crate::invoker::verdict::AnswerFacts;
 use crate::partition::cut::Slice;
-use crate::runtime::in_flight::Flight;
+use crate::runtime::in_flight::{Flight, LongestRun};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);
@@ -37,6 +37,7 @@ pub(super) struct Consumer {
     /// Bytes that were asked for and are not there yet.
     asked: Option<BoxFuture<'static, Lease>>,
     next_batch: u64,
+    setbacks: Setbacks,
     timer: Option<Moment>,
     /// When something last kept batches from going that was not their window.
     blocked: Moment,
@@ -69,6 +70,7 @@ impl Consumer {
             bytes: None,
             asked: None,
             next_batch: 0,
+            setbacks: Setbacks::default(),
             timer: None,
             blocked: Moment::default(),
             stuck: false,
@@ -135,6 +137,7 @@ impl Node {
                 if consumer.knows(key) {
                     consumer.partitions.remove(&key.0);
                     consumer.offered.remove(&key.0);
+                    consumer.setbacks.forget(key.0);
                     consumer.core.forget(key.0);
                 }
                 return;
@@ -287,9 +290,11 @@ impl Node {
     fn dispatch(&mut self, outside: &mut Outside, id: u32, plan: &Plan, slot: Slot, mut lease: Lease) {
         let now = outside.now;
         lease.shrink_to(plan.payload_bytes);
+        let function_timeout = outside.plan.function_timeout;
+        let longest_run: LongestRun = Arc::new(move |_| function_timeout);
         let flights = plan.parts.iter().filter_map(|part| {
             let key = TopicPartition::new(Arc::clone(&outside.topic), part.partition);
-            self.in_flight.enter(outside.mapping, &key, outside.plan.function_timeout, now)
+            self.in_flight.enter(outside.mapping, &key, &longest_run, now)
         });
         let flights: Vec<Flight> = flights.collect();
         let partial = outside.plan.partial_responses;
@@ -341,7 +346,10 @@ impl Node {
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
         let Some(sent) = consumer.sent.remove(&batch) else { return };
         let function_timeout = outside.plan.function_timeout;
-        let sending = Sending { attempt: sent.attempt, sent_at, function_timeout };
+        let may_run_until = verdict.may_run_until(sent_at, function_timeout);
+        let partitions = sent.members.iter().map(|member| member.partition);
+        let setbacks = consumer.setbacks.after(verdict, partitions);
+        let sending = Sending { attempt: sent.attempt, setbacks, may_run_until };
         let random = outside.random.draw();
         let settling = Settling {
             topic: &outside.topic,
@@ -351,7 +359,6 @@ impl Node {
             again_at: again_at(verdict, sending, outside.now, super::invocations::RETRY, random),
         };
         let settled = settle(verdict, &sent.members, sent.records, &settling);
-        let may_run_until = verdict.may_run_until(sent_at, function_timeout);
         for flight in sent.flights {
             match may_run_until {
                 Some(until) => flight.unknown(until),

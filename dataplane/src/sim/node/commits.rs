@@ -118,7 +118,7 @@ impl Node {
         let done = self.committer.core.answered(outside.now, outcome_of);
         let again = codes
             .as_ref()
-            .is_none_or(|codes| codes.values().any(|code| outcome(*code) == CommitOutcome::Again));
+            .is_none_or(|codes| codes.values().any(|code| outcome(*code) != CommitOutcome::Done));
         for frontier in done {
             if self.committer.partitions.contains_key(&frontier.partition) {
                 let key = (frontier.partition, frontier.epoch);

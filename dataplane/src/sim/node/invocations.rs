@@ -64,8 +64,7 @@ impl Node {
         let Some(carried) = self.invoker.carried.get_mut(&(consumer, batch)) else { return };
         carried.sent_at = outside.now;
         if !self.group.lease.is_good(outside.now) {
-            let message = "the consumer group's lease ran out before the invocation was sent".to_owned();
-            return self.invoked(outside, consumer, batch, Reply::NotSent(message));
+            return self.invoked(outside, consumer, batch, Reply::Withheld);
         }
         let shares = carried.shares.clone();
         outside.call(Call { node: self.id, life: self.life, consumer, batch, shares, orphaned: false });

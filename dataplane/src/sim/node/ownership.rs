@@ -132,7 +132,7 @@ impl Node {
                 self.give_up(outside, &partitions);
             }
             GroupEvent::Lost { partitions, .. } => self.lose(outside, &partitions),
-            GroupEvent::Trouble(_) | GroupEvent::Healthy => {}
+            GroupEvent::Trouble(_) | GroupEvent::Healthy | GroupEvent::Ended => {}
         }
     }
 

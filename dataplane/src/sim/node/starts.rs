@@ -135,7 +135,9 @@ impl Node {
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         let known = start::known_of(&committed, state.topic);
         match start::plan(&known, &state.wanted) {
-            StartPlan::GoOn => self.resolve_positions(outside, resolve, committed),
+            StartPlan::GoOn { alarmed } if alarmed.is_empty() => {
+                self.resolve_positions(outside, resolve, committed);
+            }
             // The simulated mapping begins at TRIM_HORIZON.
             StartPlan::Activate { partitions, .. } => {
                 state.activates = state.partitions as i32;
@@ -149,7 +151,8 @@ impl Node {
                 self.later(outside, ASK_AGAIN, Inside::ResolveAgain { resolve });
                 self.next_turn(outside);
             }
-            StartPlan::Alarm { .. } => self.resolve_failed(outside, resolve),
+            // No modelled commit is lost, and every leader that is asked answers for all that it is asked.
+            StartPlan::GoOn { .. } | StartPlan::Find { .. } => self.resolve_failed(outside, resolve),
         }
     }
 

@@ -51,7 +51,7 @@ fn what_is_set_is_kept_and_shown() {
     let expected = FailurePolicy {
         retries_max: Some(3),
         record_age_max_seconds: Some(60),
-        bisect: true,
+        bisect: Some(true),
         partial_responses: true,
         destination: QUEUE.parse().ok(),
         lifted: LiftedLimits::default(),
@@ -65,7 +65,7 @@ fn what_is_set_is_kept_and_shown() {
 #[test]
 fn what_is_not_set_is_absent() {
     let asks_for_nothing = json!({
-        "MaximumRetryAttempts": null, "BisectBatchOnFunctionError": false, "FunctionResponseTypes": [],
+        "MaximumRetryAttempts": null, "BisectBatchOnFunctionError": null, "FunctionResponseTypes": [],
         "DestinationConfig": { "OnFailure": { "Destination": "" }, "OnSuccess": {} },
     });
     for mapping in [create(json!({})).expect("valid"), create(asks_for_nothing).expect("valid")] {
@@ -73,6 +73,22 @@ fn what_is_not_set_is_absent() {
         assert_eq!(shown(&mapping), json!({}));
         assert_eq!(mapping.failure.retries_max_in_force(), None);
     }
+}
+
+#[test]
+fn bisect_is_shown_as_it_was_said() {
+    for said in [true, false] {
+        let given = json!({ "BisectBatchOnFunctionError": said });
+        let mapping = create(given.clone()).expect("valid");
+        assert_eq!((shown(&mapping), mapping.failure.bisects()), (given, said));
+        let other = update(&mapping, json!({ "BisectBatchOnFunctionError": !said })).expect("valid");
+        assert_eq!(shown(&other), json!({ "BisectBatchOnFunctionError": !said }));
+        let stored = serde_json::to_string(&other).expect("JSON");
+        assert_eq!(serde_json::from_str::<Mapping>(&stored).expect("a mapping"), other);
+    }
+    // As versions before wrote it.
+    let older: FailurePolicy = serde_json::from_value(json!({ "bisect": true })).expect("read");
+    assert!(older.bisects());
 }
 
 #[test]
@@ -106,12 +122,17 @@ fn updates_change_what_they_name() {
     given["FunctionResponseTypes"] = json!(["ReportBatchItemFailures"]);
     let mapping = create(given).expect("valid");
     assert_eq!(update(&mapping, json!({})).expect("valid"), mapping);
-    assert_eq!(update(&mapping, json!({ "DestinationConfig": {} })).expect("valid"), mapping);
     let bisecting = update(&mapping, json!({ "BisectBatchOnFunctionError": true })).expect("valid");
-    assert_eq!(bisecting.failure, FailurePolicy { bisect: true, ..mapping.failure.clone() });
+    assert_eq!(bisecting.failure, FailurePolicy { bisect: Some(true), ..mapping.failure.clone() });
     let plain = update(&mapping, json!({ "FunctionResponseTypes": [] })).expect("valid");
     assert!(!plain.failure.partial_responses);
-    assert_eq!(update(&mapping, to("")).expect("valid").failure.destination, None);
+    for nothing in
+        [to(""), json!({ "DestinationConfig": {} }), json!({ "DestinationConfig": { "OnSuccess": {} } })]
+    {
+        let cleared = update(&mapping, nothing).expect("valid");
+        let expected = FailurePolicy { destination: None, ..mapping.failure.clone() };
+        assert_eq!(cleared.failure, expected, "a configuration takes the place of the one before, whole");
+    }
     let other = update(&mapping, to("arn:aws:s3:::failed")).expect("valid").failure.destination;
     assert_eq!(other, "arn:aws:s3:::failed".parse().ok());
     // AWS's text, from a controller that sent back what AWS had shown.

@@ -92,7 +92,7 @@ fn what_this_version_cannot_do_is_refused_by_name() {
         let (_, message) = refused(changes);
         assert!(message.contains(name) && message.contains("not supported by this version"), "{message}");
     }
-    create(r#"{"MaximumRetryAttempts":-1,"MaximumRecordAgeInSeconds":-1,"BisectBatchOnFunctionError":false,
+    create(r#"{"MaximumRetryAttempts":-1,"MaximumRecordAgeInSeconds":-1,"ScalingConfig":{},"Queues":null,
         "FilterCriteria":{"Filters":[]},"DestinationConfig":{"OnFailure":{}},"KMSKeyArn":"","FunctionResponseTypes":[]}"#)
     .expect("asks for nothing that is not there");
 }
@@ -139,6 +139,20 @@ fn one_bootstrap_server_in_common_is_a_conflict() {
 }
 
 #[test]
+fn a_group_that_is_taken_is_named_with_its_source() {
+    let (existing, other) = (create("{}").expect("valid"), create(r#"{"Topics":["other"]}"#).expect("valid"));
+    let servers = existing.bootstrap_servers.join(",");
+    assert_eq!(
+        other.group_taken_text(&existing),
+        format!(
+            "An event source mapping with event source (\"{servers}\") and consumer group ID (\"{}\") already exists. \
+             Please update or delete the existing mapping with UUID {}",
+            other.group, existing.id
+        )
+    );
+}
+
+#[test]
 fn timestamps_go_with_at_timestamp_only() {
     create(r#"{"StartingPosition":"AT_TIMESTAMP","StartingPositionTimestamp":1600000000}"#).expect("valid");
     refused(r#"{"StartingPosition":"AT_TIMESTAMP"}"#);
@@ -157,6 +171,27 @@ fn updates_change_what_they_name() {
     assert_eq!(updated.topic, mapping.topic);
     let back = serde_json::from_str(r#"{"ProvisionedPollerConfig":{}}"#).expect("request");
     assert_eq!(updated.updated(back, ACCOUNT).expect("valid").pollers, None);
+    let group = |update: &str| {
+        let mapping = create(r#"{"ProvisionedPollerConfig":{"MinimumPollers":2,"PollerGroupName":"g"}}"#)
+            .expect("valid");
+        mapping
+            .updated(serde_json::from_str(update).expect("request"), ACCOUNT)
+            .map(|updated| updated.pollers)
+    };
+    let pollers = |minimum: Option<i64>, maximum: Option<i64>, name: Option<&str>| {
+        Some(ProvisionedPollers {
+            minimum_pollers: minimum,
+            maximum_pollers: maximum,
+            poller_group_name: name.map(ToOwned::to_owned),
+        })
+    };
+    let widened = group(r#"{"ProvisionedPollerConfig":{"MaximumPollers":5}}"#);
+    assert_eq!(widened.expect("valid"), pollers(Some(2), Some(5), Some("g")));
+    let left = group(r#"{"ProvisionedPollerConfig":{"PollerGroupName":""}}"#);
+    assert_eq!(left.expect("valid"), pollers(Some(2), None, None));
+    let crossed =
+        group(r#"{"ProvisionedPollerConfig":{"MaximumPollers":1}}"#).expect_err("2 at least, 1 at most");
+    assert_eq!(crossed.message, "MinimumPollers (2) must not be above MaximumPollers (1).");
     let other_group = r#"{"SelfManagedKafkaEventSourceConfig":{"ConsumerGroupId":"other"}}"#;
     assert!(mapping.updated(serde_json::from_str(other_group).expect("request"), ACCOUNT).is_err());
 }

@@ -5,6 +5,7 @@
 mod refusals;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lighterman_proto::units::Moment;
@@ -39,12 +40,15 @@ struct Sent {
     everything: bool,
     /// Something was being drained.
     draining: bool,
+    rebalance_timeout: Duration,
 }
 
 /// The member.
 #[derive(Debug)]
 pub struct ConsumerCore {
     timing: Timing,
+    /// The rebalance timeout that the coordinator is known to count with.
+    counted: Duration,
     session: SessionBounds,
     state: State,
     member: String,
@@ -53,6 +57,8 @@ pub struct ConsumerCore {
     /// What we own, that which is being drained too.
     owned: Share,
     revoking: BTreeSet<i32>,
+    /// What we own without what is being drained: asked for at every turn, changed at few.
+    kept: Arc<BTreeSet<i32>>,
     /// What the coordinator says is ours.
     assigned: Share,
     /// What the coordinator knows that we own; nothing: it must be told everything.
@@ -84,12 +90,14 @@ impl ConsumerCore {
     pub fn new(timing: Timing, member: String, now: Moment) -> Self {
         Self {
             timing,
+            counted: timing.rebalance_timeout,
             session: SessionBounds::assumed(timing.session_timeout),
             state: State::Out,
             member,
             epoch: 0,
             owned: Share::default(),
             revoking: BTreeSet::new(),
+            kept: Arc::default(),
             assigned: Share::default(),
             reported: None,
             all_said: now,
@@ -108,14 +116,27 @@ impl ConsumerCore {
         }
     }
 
+    /// Follows the function's timeout; the coordinator is told with the next heartbeat.
+    pub fn set_rebalance_timeout(&mut self, now: Moment, timeout: Duration) {
+        if timeout != self.timing.rebalance_timeout {
+            self.timing.rebalance_timeout = timeout;
+            self.reported = None;
+            self.next_heartbeat = self.next_heartbeat.min(now);
+        }
+    }
+
     /// Epoch and member id to commit with, when we have them.
     pub fn commit_identity(&self) -> Option<(i32, &str)> {
         (self.epoch > 0 && self.state != State::Left).then_some((self.epoch, self.member.as_str()))
     }
 
     /// What is ours and not being drained.
-    pub fn kept(&self) -> BTreeSet<i32> {
-        self.owned.partitions.difference(&self.revoking).copied().collect()
+    pub fn kept(&self) -> Arc<BTreeSet<i32>> {
+        debug_assert!(
+            self.kept.iter().eq(self.owned.partitions.difference(&self.revoking)),
+            "kept is what is ours"
+        );
+        Arc::clone(&self.kept)
     }
 
     /// When [`ConsumerCore::tick`] has something to do next.
@@ -198,7 +219,9 @@ impl ConsumerCore {
         if drained.is_empty() {
             return out;
         }
-        self.owned.partitions.retain(|partition| !drained.contains(partition));
+        for partition in &drained {
+            self.owned.partitions.remove(partition);
+        }
         if self.revoking.is_empty() {
             self.released_at = Some(now);
         }
@@ -224,6 +247,7 @@ impl ConsumerCore {
         }
         self.state = State::Left;
         self.owned = Share::default();
+        self.count_kept();
         out.push(Effect::EndLease);
         out
     }
@@ -233,7 +257,7 @@ impl ConsumerCore {
         let share = mutant!(
             "revoked-is-let-go-at-once",
             self.owned.clone(),
-            Share { topic: self.owned.topic, partitions: self.kept() }
+            Share { topic: self.owned.topic, partitions: (*self.kept).clone() }
         );
         let everything = self.reported.is_none() || now >= self.all_said + self.say_all_after();
         let changed = self.reported.as_ref() != Some(&share);
@@ -243,6 +267,7 @@ impl ConsumerCore {
             share: share.clone(),
             everything,
             draining: !self.revoking.is_empty(),
+            rebalance_timeout: self.rebalance_timeout(),
         });
         self.introduced = true;
         out.push(Effect::Beat(Beat {
@@ -285,8 +310,16 @@ impl ConsumerCore {
             self.announce(Vec::new(), out);
         }
         self.settle(sent, drains_before);
-        // Whoever has not let go when the rebalance timeout ends is expelled, however well its heart beats (H2).
-        let barrier = self.rebalance_timeout().saturating_sub(self.session.shortest);
+        if sent.everything {
+            // A drain that is open goes on under what it began with.
+            let open = drains_before || !self.revoking.is_empty();
+            self.counted =
+                if open { self.counted.min(sent.rebalance_timeout) } else { sent.rebalance_timeout };
+        }
+        // Whoever has not let go when the rebalance timeout ends is expelled, however well its heart beats (H2): the one that
+        // the coordinator counts with.
+        let counted = self.counted.max(self.session.longest).min(self.rebalance_timeout());
+        let barrier = counted.saturating_sub(self.session.shortest);
         let said = mutant!("barrier-not-minded", sent.at.min(self.settled + barrier), sent.at);
         self.extend_lease(mutant!("lease-counts-from-the-reply", said, now), out);
         if self.reported.as_ref() != Some(&self.owned) {
@@ -339,6 +372,9 @@ impl ConsumerCore {
             .collect();
         self.owned.partitions.extend(&added);
         self.revoking.extend(&revoked);
+        if !added.is_empty() || !revoked.is_empty() {
+            self.count_kept();
+        }
         if !added.is_empty() {
             self.announce(added, out);
         }
@@ -349,9 +385,13 @@ impl ConsumerCore {
 
     /// Says what is ours in this epoch: without anything new too, for what is found out is found out for one epoch.
     fn announce(&self, added: Vec<i32>, out: &mut Effects) {
-        let owned = self.kept().into_iter().collect();
+        let owned = self.kept.iter().copied().collect();
         let (generation, member) = (self.epoch, self.member.clone());
         out.push(Effect::Assigned { generation, member, owned, added });
+    }
+
+    fn count_kept(&mut self) {
+        self.kept = Arc::new(self.owned.partitions.difference(&self.revoking).copied().collect());
     }
 
     fn say_all_after(&self) -> Duration {

@@ -19,8 +19,9 @@ use crate::kafka::connection::versions;
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::effects::{Beat, Failure, Share, Told};
 use crate::kafka::group::leave::LEAVE_DEADLINE;
+use crate::kafka::group::lines::{Line, Lines};
 use crate::kafka::group::membership::MembershipSettings;
-use crate::kafka::group::requests::{Line, Lines, group_id, refused, text};
+use crate::kafka::group::requests::{group_id, refused, text};
 
 /// Resource types of `DescribeConfigs`.
 const BROKER: i8 = 4;

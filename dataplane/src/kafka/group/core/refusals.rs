@@ -90,6 +90,7 @@ impl GroupCore {
         let session_ends = now.max(self.lease_until) + margin(self.timing.session_timeout);
         let partitions: Vec<i32> = std::mem::take(&mut self.owned).into_iter().collect();
         self.revoking.clear();
+        self.count_kept();
         self.assigned.clear();
         self.generation = -1;
         self.leads = false;

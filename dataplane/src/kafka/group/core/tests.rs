@@ -116,7 +116,7 @@ fn drn_1_a_refusal_of_the_member_that_we_were_takes_nothing_away() {
         // The group began anew, and counts its generations from 1.
         assert!(core.commit_refused(at(101), &who("before", 1), code, 0).is_empty());
         assert!(core.tick(at(101), 0).is_empty(), "nothing to ask after");
-        assert_eq!(core.kept(), BTreeSet::from([0, 1]));
+        assert_eq!(*core.kept(), BTreeSet::from([0, 1]));
     }
 }
 

@@ -101,6 +101,7 @@ impl ConsumerCore {
         let session_ends = now + self.session.longest + margin(self.session.longest);
         let partitions: Vec<i32> = std::mem::take(&mut self.owned).partitions.into_iter().collect();
         self.revoking.clear();
+        self.count_kept();
         self.assigned = Share::default();
         self.epoch = 0;
         self.released_at = None;

@@ -175,7 +175,7 @@ fn drn_1_a_refusal_of_the_member_that_we_were_takes_nothing_away() {
             let sent_as = Identity { member: member.to_owned(), generation };
             assert!(core.commit_refused(at(101), &sent_as, code, 0).is_empty());
             assert!(core.tick(at(101)).is_empty(), "nothing to ask after");
-            assert_eq!(core.kept(), BTreeSet::from([0]));
+            assert_eq!(*core.kept(), BTreeSet::from([0]));
         }
     }
 }
@@ -218,6 +218,36 @@ fn h2_while_it_drains_the_lease_ends_with_the_rebalance_timeout() {
     let effects = core.heartbeat_answered(at(166), beat.seq, Ok(told(2, None)), 0);
     let extended = Effect::ExtendLease(at(166) + LEASE);
     assert!(effects.contains(&extended), "the coordinator knows that it let go: {effects:?}");
+}
+
+#[test]
+fn h2_a_longer_rebalance_timeout_is_told_at_once_and_counts_for_drains_that_begin_then() {
+    let longer = Duration::from_secs(300);
+    for raised_before in [true, false] {
+        let mut core = stable(1, &[0, 1]);
+        if raised_before {
+            core.set_rebalance_timeout(at(101), longer);
+            let beat = say(&mut core, 101);
+            assert_eq!((beat.everything, beat.rebalance_timeout), (true, longer));
+            core.heartbeat_answered(at(101), beat.seq, Ok(told(1, Some(&[0, 1]))), 0);
+        }
+        let beat = say(&mut core, 104);
+        core.heartbeat_answered(at(104), beat.seq, Ok(told(1, Some(&[1]))), 0);
+        core.set_rebalance_timeout(at(105), longer);
+        let mut last = at(0);
+        for second in (107..165).step_by(3) {
+            let beat = say(&mut core, second);
+            for effect in core.heartbeat_answered(at(second), beat.seq, Ok(told(1, Some(&[1]))), 0) {
+                if let Effect::ExtendLease(until) = effect {
+                    last = until;
+                }
+            }
+        }
+        let beat = say(&mut core, 167);
+        let effects = core.heartbeat_answered(at(167), beat.seq, Ok(told(1, Some(&[1]))), 0);
+        let goes_on = effects.iter().any(|effect| matches!(effect, Effect::ExtendLease(_)));
+        assert_eq!(goes_on, raised_before, "a drain that began before goes on under 70 s: {last:?}");
+    }
 }
 
 #[test]

@@ -1,3 +1,7 @@
+//! Against a scripted server.
+
+mod lease;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -7,6 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::invoker::ClientContext;
+use crate::invoker::permit::SendPermit;
+use crate::invoker::port::ANSWER_BYTES_MAX;
+use crate::kafka::group::OwnershipLease;
+use crate::runtime::clock;
 
 const FUNCTION: &str = "arn:aws:lambda:eu-west-1:123456789012:function:boats:live";
 
@@ -18,6 +26,8 @@ enum Then {
     AnswerAndClose(&'static str),
     Close,
     Hang,
+    /// Answers the head at once and resets the connection: the body is not read.
+    RefuseUnread(&'static str),
 }
 
 const FINE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull";
@@ -62,6 +72,9 @@ impl Server {
 }
 
 async fn serve(mut stream: TcpStream, script: &'static [Then], heard: Arc<Mutex<Vec<Heard>>>) {
+    if let [Then::RefuseUnread(text)] = script {
+        return refuse_unread(stream, text).await;
+    }
     while let Some(request) = read_request(&mut stream).await {
         let turn = {
             let mut heard = heard.lock();
@@ -72,9 +85,18 @@ async fn serve(mut stream: TcpStream, script: &'static [Then], heard: Arc<Mutex<
             Then::Answer(text) => stream.write_all(text.as_bytes()).await.expect("writes"),
             Then::AnswerAndClose(text) => return stream.write_all(text.as_bytes()).await.expect("writes"),
             Then::Close => return,
-            Then::Hang => std::future::pending().await,
+            Then::Hang | Then::RefuseUnread(_) => std::future::pending().await,
         }
     }
+}
+
+async fn refuse_unread(mut stream: TcpStream, text: &str) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("a head"));
+    }
+    stream.write_all(text.as_bytes()).await.expect("writes");
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a reset when it is dropped");
 }
 
 async fn read_request(stream: &mut TcpStream) -> Option<Heard> {
@@ -105,14 +127,25 @@ fn shared(url: &str) -> SdkConfig {
         .build()
 }
 
-fn invocation(read_timeout: Duration) -> Invocation {
+fn lease(holds: Duration) -> OwnershipLease {
+    let lease = OwnershipLease::default();
+    lease.extend(clock::now() + holds);
+    lease
+}
+
+fn invocation_under(ownership: OwnershipLease, payload: Bytes) -> Invocation {
     let mapping = MappingId(uuid::Uuid::nil());
     Invocation {
         function: Arc::from(FUNCTION),
-        payload: Bytes::from_static(br#"{"records":{}}"#),
+        payload,
         context: ClientContext { mapping, batch: "k".into(), attempt: 1, fence: 7 },
-        read_timeout,
+        answer_bytes_max: ANSWER_BYTES_MAX,
+        permit: SendPermit::new(ownership),
     }
+}
+
+fn invocation() -> Invocation {
+    invocation_under(lease(MINUTE), Bytes::from_static(br#"{"records":{}}"#))
 }
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -139,8 +172,7 @@ fn signed_again(heard: &Heard) -> String {
 async fn the_sdk_and_we_put_the_same_bytes_and_an_equal_signature_on_the_wire() {
     let server = Server::start(&[Then::Answer(FINE)]).await;
     let sdk = SdkPort::from_sdk(&shared(&server.url));
-    let (by_sdk, by_us) =
-        (sdk.invoke(invocation(MINUTE)).await, server.port().await.invoke(invocation(MINUTE)).await);
+    let (by_sdk, by_us) = (sdk.invoke(invocation()).await, server.port().await.invoke(invocation()).await);
     assert_eq!(by_sdk, by_us);
     let heard = server.heard();
     let [sdk, ours] = heard.as_slice() else { panic!("{heard:?}") };
@@ -164,11 +196,11 @@ async fn answers_are_what_the_headers_say() {
     ])
     .await;
     let port = server.port().await;
-    let failed = port.invoke(invocation(MINUTE)).await;
+    let failed = port.invoke(invocation()).await;
     assert!(
         matches!(failed, Reply::Answer { status: 200, function_error: Some(kind), .. } if kind == "Unhandled")
     );
-    let throttled = port.invoke(invocation(MINUTE)).await;
+    let throttled = port.invoke(invocation()).await;
     let Reply::Answer { status: 429, error_type: Some(kind), retry_after: Some(3), .. } = throttled else {
         panic!("{throttled:?}")
     };
@@ -180,8 +212,8 @@ async fn answers_are_what_the_headers_say() {
 async fn alo_1_a_request_that_was_sent_is_never_sent_again() {
     let server = Server::start(&[Then::Answer(FINE), Then::Close]).await;
     let port = server.port().await;
-    assert!(matches!(port.invoke(invocation(MINUTE)).await, Reply::Answer { status: 200, .. }));
-    let lost = port.invoke(invocation(MINUTE)).await;
+    assert!(matches!(port.invoke(invocation()).await, Reply::Answer { status: 200, .. }));
+    let lost = port.invoke(invocation()).await;
     assert!(matches!(lost, Reply::Lost(_)), "{lost:?}");
     assert_eq!(server.heard().len(), 2);
 }
@@ -191,7 +223,7 @@ async fn a_connection_that_the_server_closed_while_idle_is_replaced() {
     let server = Server::start(&[Then::AnswerAndClose(FINE)]).await;
     let port = server.port().await;
     for turn in 1..=5 {
-        let reply = port.invoke(invocation(MINUTE)).await;
+        let reply = port.invoke(invocation()).await;
         assert!(matches!(reply, Reply::Answer { status: 200, .. }), "{reply:?}");
         assert_eq!(server.heard().len(), turn);
         // The close has to be seen before the next request: that is what idle means.
@@ -207,22 +239,116 @@ async fn no_connection_is_not_sent_and_no_answer_is_lost() {
     let url = format!("http://{}", refused.local_addr().expect("address"));
     drop(refused);
     let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
-    assert!(matches!(port.invoke(invocation(MINUTE)).await, Reply::NotSent(_)));
+    assert!(matches!(port.invoke(invocation()).await, Reply::NotSent(_)));
 
     let hanging = Server::start(&[Then::Hang]).await;
-    let reply = hanging.port().await.invoke(invocation(Duration::from_millis(50))).await;
-    assert!(matches!(reply, Reply::Lost(_)), "{reply:?}");
+    let port = hanging.port().await;
+    let asked = invocation();
+    let permit = asked.permit.clone();
+    let reply = tokio::time::timeout(Duration::from_millis(50), port.invoke(asked)).await;
+    assert!(reply.is_err(), "it waits for as long as it is let: {reply:?}");
+    while hanging.heard().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(permit.sent_at().is_some() && !permit.revoke(), "it has left");
 
     let broken =
         Server::start(&[Then::AnswerAndClose("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nnull")]).await;
-    let reply = broken.port().await.invoke(invocation(MINUTE)).await;
+    let reply = broken.port().await.invoke(invocation()).await;
     assert!(matches!(reply, Reply::Lost(_)), "{reply:?}");
 }
 
 #[tokio::test]
-async fn mem_1_an_endless_answer_is_cut() {
-    let server =
-        Server::start(&[Then::Answer("HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\nx")]).await;
-    let reply = server.port().await.invoke(invocation(Duration::from_millis(200))).await;
-    assert!(matches!(reply, Reply::Lost(_)), "{reply:?}");
+async fn mem_1_an_endless_answer_is_cut_and_is_an_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("dialled");
+        read_request(&mut stream).await.expect("a request");
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n").await;
+        while stream.write_all(&vec![b'x'; 65536]).await.is_ok() {}
+    });
+    let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
+    let reply = port.invoke(invocation()).await;
+    let Reply::Answer { status: 200, body, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!(body.len(), ANSWER_BYTES_MAX);
+    assert_eq!(port.wire.connections.idle_open(), 0, "nothing else goes over that connection");
+}
+
+#[tokio::test]
+async fn mem_1_of_an_answer_that_nobody_reads_little_is_kept_and_its_connection_goes_on() {
+    const LONG: usize = 300_000;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("dialled once");
+        while read_request(&mut stream).await.is_some() {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.expect("writes");
+            stream.write_all(&vec![b'x'; LONG]).await.expect("writes");
+        }
+    });
+    let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
+    for _ in 0..2 {
+        let reply = port.invoke(Invocation { answer_bytes_max: 1000, ..invocation() }).await;
+        assert!(matches!(&reply, Reply::Answer { status: 200, body, .. } if body.len() == 1000), "{reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_payload_that_is_refused_before_it_is_read_is_too_large_and_not_lost() {
+    const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let payload = Bytes::from(vec![b' '; 5 * 1024 * 1024]);
+    for _ in 0..20 {
+        let server = Server::start(&[Then::RefuseUnread(REFUSAL)]).await;
+        for reply in [
+            server.port().await.invoke(invocation_under(lease(MINUTE), payload.clone())).await,
+            SdkPort::from_sdk(&shared(&server.url))
+                .invoke(invocation_under(lease(MINUTE), payload.clone()))
+                .await,
+        ] {
+            assert!(matches!(reply, Reply::Answer { status: 413, .. }), "{reply:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn alo_1_what_a_closing_server_took_nothing_of_goes_over_another_connection() {
+    let server = Server::start(&[Then::AnswerAndClose(FINE)]).await;
+    let port = server.port().await;
+    for turn in 1..=50 {
+        // The close is with the kernel by now or comes a little later; the reactor has not been asked for it.
+        std::thread::sleep(Duration::from_millis(2));
+        let reply = port.invoke(invocation()).await;
+        assert!(matches!(reply, Reply::Answer { status: 200, .. }), "{turn}: {reply:?}");
+        assert_eq!(server.heard().len(), turn);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_not_used_longer_than_its_server_says_that_it_keeps_it() {
+    const SHORT: &str = "HTTP/1.1 200 OK\r\nkeep-alive: max=9, timeout=1\r\ncontent-length: 4\r\n\r\nnull";
+    let server = Server::start(&[Then::Answer(SHORT)]).await;
+    let port = server.port().await;
+    for _ in 0..3 {
+        assert!(matches!(port.invoke(invocation()).await, Reply::Answer { status: 200, .. }));
+    }
+    assert_eq!(server.connections.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn an_invocations_socket_stays_alive_while_the_function_runs_and_ends_when_its_peer_is_gone() {
+    use rustix::net::sockopt;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    let connections = Connections::new(Endpoint::parse(&url).expect("parses")).expect("no TLS");
+    let socket = connections.socket().await.expect("dialled");
+    assert!(socket2::SockRef::from(&socket).keepalive().expect("an option"));
+    let idle = sockopt::tcp_keepidle(&socket).expect("an option");
+    let interval = sockopt::tcp_keepintvl(&socket).expect("an option");
+    let probes = sockopt::tcp_keepcnt(&socket).expect("an option");
+    let user = Duration::from_millis(u64::from(sockopt::tcp_user_timeout(&socket).expect("an option")));
+    assert_eq!((idle, interval, probes), (Duration::from_secs(45), Duration::from_secs(15), 3));
+    assert!(user > idle && user <= idle + interval * probes, "{user:?}");
 }

@@ -1,5 +1,8 @@
 //! The AWS SDK's Lambda client as function port, against AWS or `AWS_ENDPOINT_URL_LAMBDA`. Its retries and its stalled
-//! stream protection are off: a second attempt that we do not know of would be a duplicate (aws-sdk-rust#1166).
+//! stream protection are off: a second attempt that we do not know of would be a duplicate (aws-sdk-rust#1166). Invocations
+//! leave through a wire of our own.
+
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +16,14 @@ use aws_sdk_lambda::operation::get_function_configuration::GetFunctionConfigurat
 use aws_sdk_lambda::operation::invoke::{InvokeError, InvokeOutput};
 use aws_sdk_lambda::primitives::Blob;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::DispatchFailure;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use self::wire::{InvocationTerms, WireClient};
+use super::direct::causes;
+use super::direct::exchange::WireError;
+use super::permit::SendPermit;
 use super::port::{FunctionFacts, FunctionPort, Invocation};
 use super::verdict::Reply;
 
@@ -25,7 +33,10 @@ const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The SDK's client, configured for exactly one wire attempt.
 #[derive(Clone)]
 pub struct SdkPort {
+    /// Asks: through the SDK's own HTTP client.
     client: Client,
+    /// Invokes.
+    invoking: Client,
 }
 
 impl SdkPort {
@@ -41,9 +52,15 @@ impl SdkPort {
         let config = aws_sdk_lambda::config::Builder::from(shared)
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
-            .build();
-        Self { client: Client::from_conf(config) }
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
+        Self::with(config)
+    }
+
+    fn with(config: aws_sdk_lambda::config::Builder) -> Self {
+        // How long to wait is the invoker's to say; the wire has a bound of its own for connecting.
+        let invoking =
+            config.clone().http_client(WireClient::default()).timeout_config(TimeoutConfig::disabled());
+        Self { client: Client::from_conf(config.build()), invoking: Client::from_conf(invoking.build()) }
     }
 
     /// Against `endpoint` with throw-away credentials: a local function host that checks none.
@@ -56,28 +73,27 @@ impl SdkPort {
             .endpoint_url(endpoint)
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
-            .build();
-        Self { client: Client::from_conf(config) }
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
+        Self::with(config)
     }
 }
 
 impl FunctionPort for SdkPort {
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(invocation.read_timeout)
-            .build();
+        let permit = invocation.permit.clone();
         let send = self
-            .client
+            .invoking
             .invoke()
             .function_name(&*invocation.function)
             .client_context(invocation.context.base64())
             .payload(Blob::from_maybe_shared(invocation.payload))
             .customize()
-            .config_override(aws_sdk_lambda::config::Builder::default().timeout_config(timeouts))
+            .interceptor(InvocationTerms {
+                permit: invocation.permit,
+                answer_bytes_max: invocation.answer_bytes_max,
+            })
             .send();
-        Box::pin(async move { reply_of(send.await) })
+        Box::pin(async move { reply_of(send.await, &permit) })
     }
 
     fn facts(&self, function: Arc<str>) -> BoxFuture<'static, FunctionFacts> {
@@ -90,18 +106,33 @@ impl FunctionPort for SdkPort {
                     .map_or(FunctionFacts::Untold, |seconds| FunctionFacts::Known {
                         timeout: Duration::from_secs(seconds),
                     }),
-                Ok(Err(SdkError::ServiceError(error)))
-                    if matches!(error.err(), GetFunctionConfigurationError::ResourceNotFoundException(_)) =>
-                {
-                    FunctionFacts::Missing
-                }
-                Ok(Err(_)) | Err(_) => FunctionFacts::Untold,
+                Ok(Err(SdkError::ServiceError(error))) => refused(
+                    matches!(error.err(), GetFunctionConfigurationError::ResourceNotFoundException(_)),
+                    error.raw(),
+                ),
+                Ok(Err(SdkError::ResponseError(error))) => refused(false, error.raw()),
+                Ok(Err(_)) | Err(_) => FunctionFacts::Unanswered { throttled: false },
             }
         })
     }
 }
 
-fn reply_of(sent: Result<InvokeOutput, SdkError<InvokeError, HttpResponse>>) -> Reply {
+/// Lambda has answered, but not what we asked. What passes by itself is told apart from what a person decides: a permission, or
+/// an endpoint without this call.
+fn refused(is_missing: bool, raw: &HttpResponse) -> FunctionFacts {
+    match raw.status().as_u16() {
+        _ if is_missing => FunctionFacts::Missing,
+        429 => FunctionFacts::Unanswered { throttled: true },
+        501 => FunctionFacts::Untold,
+        408 | 500..=599 => FunctionFacts::Unanswered { throttled: false },
+        _ if raw.headers().get("x-amzn-errortype").is_some_and(|kind| kind.contains("Throttl")) => {
+            FunctionFacts::Unanswered { throttled: true }
+        }
+        _ => FunctionFacts::Untold,
+    }
+}
+
+fn reply_of(sent: Result<InvokeOutput, SdkError<InvokeError, HttpResponse>>, permit: &SendPermit) -> Reply {
     match sent {
         Ok(output) => Reply::Answer {
             status: u16::try_from(output.status_code()).unwrap_or(200),
@@ -113,20 +144,7 @@ fn reply_of(sent: Result<InvokeOutput, SdkError<InvokeError, HttpResponse>>) -> 
             body: output.payload.map(|blob| Bytes::from(blob.into_inner())).unwrap_or_default(),
         },
         Err(SdkError::ConstructionFailure(failure)) => Reply::NotSent(format!("{failure:?}")),
-        Err(SdkError::DispatchFailure(failure)) => {
-            let text = failure.as_connector_error().map_or_else(|| format!("{failure:?}"), describe);
-            // Only a connection that never stood proves that nothing was sent.
-            let never_connected = failure.as_connector_error().is_some_and(|error| {
-                error.is_user()
-                    || error.connection_metadata().is_none() && describe(error).contains("connect")
-            });
-            if never_connected || failure.as_connector_error().is_none() {
-                Reply::NotSent(text)
-            } else {
-                Reply::Lost(text)
-            }
-        }
-        Err(SdkError::TimeoutError(_)) => Reply::Lost("no reply within the function's timeout".to_owned()),
+        Err(SdkError::DispatchFailure(failure)) => undispatched(&failure, permit),
         Err(SdkError::ResponseError(error)) => answer_of(error.raw()),
         Err(SdkError::ServiceError(error)) => answer_of(error.raw()),
         Err(other) => Reply::Lost(other.to_string()),
@@ -146,12 +164,13 @@ fn answer_of(raw: &HttpResponse) -> Reply {
     }
 }
 
-fn describe(error: &aws_smithy_runtime_api::client::result::ConnectorError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
+/// Credentials that are not to be had, or what the wire says.
+fn undispatched(failure: &DispatchFailure, permit: &SendPermit) -> Reply {
+    let text = failure.as_connector_error().map_or_else(|| format!("{failure:?}"), |error| causes(error));
+    let source = failure.as_connector_error().and_then(std::error::Error::source);
+    match source.and_then(|source| source.downcast_ref::<WireError>()) {
+        Some(wire) => Err(wire.clone()).into(),
+        None if permit.revoke() => Reply::NotSent(text),
+        None => Reply::Lost(text),
     }
-    text
 }

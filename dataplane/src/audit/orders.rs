@@ -1,0 +1,196 @@
+//! The way to the audit's thread. What is sent arrives; what bounds it is how many entries wait, not how many orders.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+use lighterman_proto::ids::MappingId;
+use lighterman_proto::topic_id::TopicId;
+use tokio::sync::{Notify, oneshot};
+
+use super::book::Page;
+use super::entry::Entry;
+
+/// Entries that wait, of about a hundred bytes each; those of one order more, and where all partitions of one mapping begin.
+const WAITING_MAX: usize = 128 * 1024;
+
+pub(super) enum Order {
+    Append {
+        mapping: MappingId,
+        topic: Option<TopicId>,
+        entries: Vec<Entry>,
+        written: Option<oneshot::Sender<()>>,
+    },
+    Read {
+        mapping: MappingId,
+        pages: oneshot::Sender<BTreeMap<i32, Page>>,
+    },
+    Remove {
+        mapping: MappingId,
+    },
+}
+
+impl Order {
+    pub(super) fn mapping(&self) -> MappingId {
+        match self {
+            Self::Append { mapping, .. } | Self::Read { mapping, .. } | Self::Remove { mapping } => *mapping,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::Append { entries, .. } => entries.len().max(1),
+            Self::Read { .. } | Self::Remove { .. } => 1,
+        }
+    }
+}
+
+struct Room {
+    waiting: AtomicUsize,
+    freed: Notify,
+}
+
+/// Held by whoever has something to tell; clones share it.
+#[derive(Clone)]
+pub(super) struct OrderSender {
+    orders: Sender<Order>,
+    room: Arc<Room>,
+}
+
+/// Held by the thread.
+pub(super) struct OrderReceiver {
+    orders: Receiver<Order>,
+    room: Arc<Room>,
+    carried_out: std::cell::Cell<usize>,
+}
+
+/// Without a limit of its own: whoever waits for room cannot block the thread that it waits on.
+pub(super) fn channel() -> (OrderSender, OrderReceiver) {
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    let room = Arc::new(Room { waiting: AtomicUsize::new(0), freed: Notify::new() });
+    (
+        OrderSender { orders: sender, room: Arc::clone(&room) },
+        OrderReceiver { orders: receiver, room, carried_out: std::cell::Cell::new(0) },
+    )
+}
+
+impl OrderSender {
+    /// Sends as soon as there is room.
+    pub(super) async fn send(&self, order: Order) {
+        let weight = order.weight();
+        loop {
+            let mut freed = std::pin::pin!(self.room.freed.notified());
+            // In line before the look: what is freed after it is heard of.
+            freed.as_mut().enable();
+            if self.room.take(weight) {
+                break;
+            }
+            freed.await;
+        }
+        self.push(order, weight);
+    }
+
+    /// Sends over the limit.
+    pub(super) fn send_over(&self, order: Order) {
+        let weight = order.weight();
+        self.room.waiting.fetch_add(weight, Ordering::Relaxed);
+        self.push(order, weight);
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.room.waiting.load(Ordering::Relaxed) < WAITING_MAX
+    }
+
+    /// The thread ends when no sender is left, and not before.
+    fn push(&self, order: Order, weight: usize) {
+        if self.orders.send(order).is_err() {
+            metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
+            self.room.free(weight);
+        }
+    }
+}
+
+impl OrderReceiver {
+    /// The next order, once the one before it has been carried out; `None` when nobody can send any more.
+    pub(super) fn next(&self) -> Option<Order> {
+        self.room.free(self.carried_out.take());
+        let order = self.orders.recv().ok()?;
+        self.carried_out.set(order.weight());
+        Some(order)
+    }
+}
+
+impl Room {
+    fn take(&self, weight: usize) -> bool {
+        let take = |waiting: usize| (waiting < WAITING_MAX).then_some(waiting + weight);
+        self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    fn free(&self, weight: usize) {
+        let before = self.waiting.fetch_sub(weight, Ordering::Relaxed);
+        metrics::gauge!(crate::metrics::AUDIT_WAITING).set((before - weight) as f64);
+        if before >= WAITING_MAX {
+            self.freed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use lighterman_proto::ids::{Offset, OffsetRange};
+    use lighterman_proto::units::TimestampMs;
+
+    use super::*;
+    use crate::audit::What;
+
+    const MAPPING: MappingId = MappingId(uuid::Uuid::nil());
+
+    fn began(partitions: std::ops::Range<i32>) -> Order {
+        let range = OffsetRange { first: Offset(0), end: Offset(0) };
+        let entry = |partition| Entry { at: TimestampMs(1), partition, range, what: What::Began(None) };
+        Order::Append {
+            mapping: MAPPING,
+            topic: None,
+            entries: partitions.map(entry).collect(),
+            written: None,
+        }
+    }
+
+    fn partitions(order: Option<Order>) -> Vec<i32> {
+        let Some(Order::Append { entries, .. }) = order else { panic!("an append") };
+        entries.iter().map(|entry| entry.partition).collect()
+    }
+
+    /// A disk that hangs: the thread takes nothing.
+    #[test]
+    fn alo_1_mem_1_orders_wait_for_a_disk_that_hangs_and_none_is_dropped() {
+        let (sender, receiver) = channel();
+        let thousand = |at: i32| at * 1_000..at * 1_000 + 1_000;
+        let mut sent = 0;
+        while sender.send(began(thousand(sent))).now_or_never().is_some() {
+            sent += 1;
+        }
+        assert_eq!(sent as usize, WAITING_MAX.div_ceil(1_000), "as many as may wait");
+        assert!(!sender.has_room(), "no partition begins");
+        let mut late: Vec<_> =
+            (sent..sent + 3).map(|at| Box::pin(sender.send(began(thousand(at))))).collect();
+        for place in &mut late {
+            assert!(place.as_mut().now_or_never().is_none(), "commits wait");
+        }
+        let mut arrived = Vec::new();
+        while !late.is_empty() {
+            arrived.extend(partitions(receiver.next()));
+            late.retain_mut(|place| place.as_mut().now_or_never().is_none());
+        }
+        drop(late);
+        drop(sender);
+        while let Some(order) = receiver.next() {
+            arrived.extend(partitions(Some(order)));
+        }
+        arrived.sort_unstable();
+        assert!(arrived.into_iter().eq(0..(sent + 3) * 1_000), "each once");
+        assert_eq!(receiver.room.waiting.load(Ordering::Relaxed), 0);
+    }
+}

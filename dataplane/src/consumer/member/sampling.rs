@@ -1,0 +1,54 @@
+//! What is seen of a mapping once a second: for the scaler, and for the metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use lighterman_proto::control::{PartitionSample, Sample};
+use lighterman_proto::ids::TopicPartition;
+
+use super::MemberActor;
+use crate::consumer::status::MappingSight;
+use crate::runtime::clock;
+
+impl MemberActor {
+    pub(super) fn show(&self, sample: Option<&Sample>) {
+        let (Some(sample), Some((_, floor))) = (sample, &self.joined) else { return };
+        // What is ours and does not run, or is not known to be ours, has a lag that nobody has seen.
+        let runs = self.assigned && self.owned.iter().all(|partition| self.table.holds(*partition));
+        let lags = || sample.partitions.iter().map(|partition| partition.lag).sum::<Option<u64>>();
+        let lag = runs.then(lags).flatten();
+        self.status.sampled(MappingSight {
+            consumers: floor.consumers().len(),
+            slots_in_use: sample.slots_in_use,
+            slots_limit: sample.slots_limit,
+            lag,
+            lag_seconds: lag.map(|lag| self.scaler.seconds_to_drain(lag)),
+        });
+    }
+
+    /// What the scaler decides on.
+    pub(super) fn sample(&mut self) -> Option<Sample> {
+        let (_, floor) = self.joined.as_ref()?;
+        let topic = &self.run.topic;
+        let mut partitions = Vec::with_capacity(self.gauges.len());
+        for (partition, gauge) in &self.gauges {
+            let total = gauge.resolved.load(Ordering::Relaxed);
+            let before = self.resolved_before.insert(*partition, total).unwrap_or(total);
+            partitions.push(PartitionSample {
+                partition: TopicPartition::new(Arc::clone(topic), *partition),
+                lag: gauge.lag(),
+                arrived: None,
+                resolved: total.saturating_sub(before),
+            });
+        }
+        let answers = self.status.take_answers();
+        Some(Sample {
+            at: clock::now(),
+            partitions,
+            slots_in_use: floor.slots().in_use(),
+            slots_limit: floor.slots().limit(),
+            throttled: answers.throttled,
+            answered: answers.answered,
+        })
+    }
+}

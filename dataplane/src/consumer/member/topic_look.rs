@@ -1,0 +1,94 @@
+//! Whether the topic is there, and tells of itself, for as long as nothing of it is ours: no fetch would say so.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::{AsyncContext, Context, Handler, Message};
+use lighterman_proto::units::Moment;
+
+use super::MemberActor;
+use crate::consumer::standing::StandingCause;
+use crate::kafka::error::KafkaError;
+use crate::runtime::clock;
+
+/// How often to look while something is wrong, or nothing is known yet.
+const LOOK_SOON: Duration = Duration::from_secs(5);
+/// How often to look otherwise: a node without partitions is nothing unusual where others have them.
+const LOOK_LATER: Duration = Duration::from_mins(1);
+const VIEW_AGE_MAX: Duration = Duration::from_secs(1);
+/// A join that takes longer is shown.
+const JOINS_WITHIN: Duration = Duration::from_secs(10);
+
+/// One look at a time.
+#[derive(Debug, Default)]
+pub(super) struct TopicLook {
+    is_out: bool,
+    next: Moment,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct TopicSeen(Result<(), KafkaError>);
+
+impl MemberActor {
+    /// Looks when it is time to. What is ours tells by itself how its topic is.
+    pub(super) fn look_at_topic(&mut self, ctx: &mut Context<Self>) {
+        let now = clock::now();
+        if !self.owned.is_empty() {
+            self.status.stand(StandingCause::Topic, None);
+            return;
+        }
+        if self.look.is_out || now < self.look.next {
+            return;
+        }
+        self.look.is_out = true;
+        let (cluster, topic, me) = (self.cluster.clone(), self.run.topic.clone(), ctx.address());
+        actix_rt::spawn(async move {
+            let seen = cluster.topic(&topic, VIEW_AGE_MAX).await;
+            me.do_send(TopicSeen(seen.map(drop)));
+        });
+    }
+
+    fn topic_seen(&mut self, seen: Result<(), KafkaError>) {
+        let now = clock::now();
+        self.look.is_out = false;
+        let settled = seen.is_ok() && self.assigned;
+        self.look.next = now + if settled { LOOK_LATER } else { LOOK_SOON };
+        let Err(error) = seen else {
+            self.status.stand(StandingCause::Topic, None);
+            return;
+        };
+        if matches!(error, KafkaError::NoTopic { .. }) {
+            // All that it holds when it is there was written while we waited for it.
+            self.owes_all.store(true, Ordering::Relaxed);
+        }
+        if self.owned.is_empty() {
+            self.status.stand(StandingCause::Topic, Some(error.to_string()));
+        }
+    }
+
+    /// A join that does not come to an end is shown: nothing else would say what the mapping waits for.
+    pub(super) fn watch_join(&self) {
+        let waits = self.joined.is_some() && !self.assigned;
+        let waited = clock::now().since(self.unassigned_since);
+        let text = (waits && waited >= JOINS_WITHIN).then(|| {
+            format!(
+                "has waited for more than {} s for the consumer group `{}` to give it its share: a member of the group does \
+                 not answer, or still drains",
+                JOINS_WITHIN.as_secs(),
+                self.run.group
+            )
+        });
+        self.status.stand(StandingCause::Joining, text);
+    }
+}
+
+impl Handler<TopicSeen> for MemberActor {
+    type Result = ();
+
+    fn handle(&mut self, TopicSeen(seen): TopicSeen, _: &mut Self::Context) {
+        if self.stopping.is_none() {
+            self.topic_seen(seen);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What the member does once a turn, not once for each partition of it: thousands are revoked, drained and given at once, and
+//! each step over all of them costs as much as all of them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use actix::{AsyncContext, Context, Handler, Message};
+
+use super::MemberActor;
+
+/// What the turn has left to its end.
+#[derive(Default)]
+pub(super) struct Turn {
+    /// Gone from here, and awaited by the group.
+    pub released: BTreeSet<i32>,
+    /// Partitions are free to be placed.
+    pub is_unbalanced: bool,
+    is_ending: bool,
+}
+
+/// Handled when every message that had come has been.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct TurnEnds;
+
+impl Turn {
+    fn has_work(&self) -> bool {
+        self.is_unbalanced || !self.released.is_empty()
+    }
+}
+
+impl MemberActor {
+    /// To be called by whoever may have left something to the turn's end.
+    pub(super) fn end_turn(&mut self, ctx: &mut Context<Self>) {
+        if self.turn.has_work() && !std::mem::replace(&mut self.turn.is_ending, true) {
+            ctx.notify(TurnEnds);
+        }
+    }
+
+    /// A beginning that is being committed is committed before its partition goes to anyone else.
+    fn release(&self, partitions: Vec<i32>) {
+        let Some((membership, _)) = &self.joined else { return };
+        if self.resolving.try_lock().is_ok() {
+            membership.released(partitions);
+            return;
+        }
+        let (membership, turn) = (membership.clone(), Arc::clone(&self.resolving));
+        actix_rt::spawn(async move {
+            let _turn = turn.lock().await;
+            membership.released(partitions);
+        });
+    }
+}
+
+impl Handler<TurnEnds> for MemberActor {
+    type Result = ();
+
+    fn handle(&mut self, _: TurnEnds, _: &mut Self::Context) {
+        let turn = std::mem::take(&mut self.turn);
+        if !turn.released.is_empty() {
+            self.release(turn.released.into_iter().collect());
+        }
+        if turn.is_unbalanced {
+            self.balance();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! One wire attempt. A request goes out on a second connection only when it is proven that no byte of it has left on the first.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use thiserror::Error;
+
+use super::causes;
+use super::connections::{Connection, Connections};
+use super::gate::Refusal;
+use crate::invoker::permit::SendPermit;
+use crate::invoker::port::ANSWER_BYTES_MAX;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub(in crate::invoker) enum WireError {
+    /// No byte of the request has left.
+    #[error("{0}")]
+    NotSent(String),
+    /// Nor has one here: it was not allowed to.
+    #[error("the consumer group's lease ran out before the invocation was sent")]
+    Withheld,
+    /// Some of it has, and nobody will tell what became of it.
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// An answer, with what was kept of its body.
+#[derive(Debug)]
+pub(in crate::invoker) struct WireAnswer {
+    pub(in crate::invoker) status: u16,
+    pub(in crate::invoker) headers: HeaderMap,
+    pub(in crate::invoker) body: Bytes,
+}
+
+enum Refused {
+    /// The connection is to blame: another may carry the request.
+    Stale(String),
+    Final(WireError),
+}
+
+/// What an exchange needs beside its request.
+#[derive(Clone, Copy)]
+pub(in crate::invoker) struct Terms<'t> {
+    /// To be begun before the first byte; a question needs none.
+    pub(in crate::invoker) permit: Option<&'t SendPermit>,
+    /// How much of the answer is kept.
+    pub(in crate::invoker) answer_bytes_max: usize,
+}
+
+/// Sends what `request` makes: once, or once more where a connection that had been idle took nothing of it.
+pub(in crate::invoker) async fn exchange(
+    connections: &Connections,
+    terms: Terms<'_>,
+    request: impl Fn() -> Result<Request<Full<Bytes>>, http::Error>,
+) -> Result<WireAnswer, WireError> {
+    let not_sent = |error: &(dyn std::error::Error + 'static)| WireError::NotSent(causes(error));
+    let connection = connections.take().await.map_err(|error| not_sent(&error))?;
+    let first = request().map_err(|error| not_sent(&error))?;
+    match send(connections, connection, terms, first).await {
+        Ok(answer) => return Ok(answer),
+        Err(Refused::Final(error)) => return Err(error),
+        Err(Refused::Stale(_)) => {}
+    }
+    let fresh = connections.open().await.map_err(|error| not_sent(&error))?;
+    let again = request().map_err(|error| not_sent(&error))?;
+    send(connections, fresh, terms, again).await.map_err(|refused| match refused {
+        Refused::Stale(why) => WireError::NotSent(why),
+        Refused::Final(error) => error,
+    })
+}
+
+async fn send(
+    connections: &Connections,
+    mut connection: Connection,
+    terms: Terms<'_>,
+    request: Request<Full<Bytes>>,
+) -> Result<WireAnswer, Refused> {
+    connection.gate.arm(terms.permit, connection.used);
+    match connection.sender.try_send_request(request).await {
+        Ok(response) => {
+            read(connections, connection, response, terms.answer_bytes_max).await.map_err(Refused::Final)
+        }
+        Err(error) => Err(refused(&connection, &causes(error.error()))),
+    }
+}
+
+/// The gate alone says whether something has left: hyper hands a request back for other reasons, too.
+fn refused(connection: &Connection, why: &str) -> Refused {
+    match connection.gate.refusal() {
+        Some(Refusal::NoLease) => Refused::Final(WireError::Withheld),
+        Some(Refusal::Stale) => Refused::Stale("the server closed the connection".to_owned()),
+        Some(Refusal::Broken(broken)) if connection.used => Refused::Stale(broken),
+        Some(Refusal::Broken(broken)) => Refused::Final(WireError::NotSent(format!("{broken}: {why}"))),
+        None => Refused::Final(WireError::Lost(why.to_owned())),
+    }
+}
+
+async fn read(
+    connections: &Connections,
+    connection: Connection,
+    response: Response<Incoming>,
+    bytes_max: usize,
+) -> Result<WireAnswer, WireError> {
+    let (head, body) = response.into_parts();
+    let kept = keep(body, bytes_max).await?;
+    if kept.is_whole {
+        connections.give_back(connection, kept_open(&head.headers));
+    }
+    Ok(WireAnswer { status: head.status.as_u16(), headers: head.headers, body: kept.bytes })
+}
+
+struct Kept {
+    bytes: Bytes,
+    is_whole: bool,
+}
+
+/// Keeps up to the limit, and reads up to the longest that there is: what goes on behind it is an answer all the same, for the
+/// function has ended, but nothing more is heard over that connection.
+async fn keep(mut body: Incoming, bytes_max: usize) -> Result<Kept, WireError> {
+    let (mut kept, mut read) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| WireError::Lost(format!("the answer broke off: {}", causes(&error))))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let room = bytes_max.min(ANSWER_BYTES_MAX).saturating_sub(kept.len());
+        kept.extend_from_slice(&data[..data.len().min(room)]);
+        read += data.len();
+        if read > ANSWER_BYTES_MAX {
+            return Ok(Kept { bytes: kept.freeze(), is_whole: false });
+        }
+    }
+    Ok(Kept { bytes: kept.freeze(), is_whole: true })
+}
+
+/// `Keep-Alive: timeout=5`: how long the server keeps the connection when nothing is said on it.
+fn kept_open(headers: &HeaderMap) -> Option<Duration> {
+    let said = headers.get("keep-alive")?.to_str().ok()?;
+    let seconds = said.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
+    seconds.trim().parse().ok().map(Duration::from_secs)
+}

@@ -1,0 +1,354 @@
+//! When to ask for which function: whoever waits for an outcome first, then who was never told, then everybody once a minute.
+//! Lambda's control plane takes 15 calls a second of an account, all callers together: a node makes no more than 5.
+//! <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lighterman_proto::units::Moment;
+
+use crate::invoker::port::FunctionFacts;
+use crate::invoker::retry::{RetryPolicy, jittered};
+
+/// Between two questions of a node.
+pub const TURN: Duration = Duration::from_millis(200);
+/// After one that was throttled nobody asks for this long: others are above the limit with us.
+const THROTTLED_REST: Duration = Duration::from_secs(1);
+/// Between two questions for a function whose timeout is known.
+pub const ROUTINE: Duration = Duration::from_secs(60);
+/// Between two for one that Lambda does not tell.
+const UNTOLD: Duration = Duration::from_secs(300);
+/// Between two for one that does not exist.
+const MISSING: Duration = Duration::from_secs(5);
+/// Between two for one whose timeout is doubted, however often it is.
+const DOUBTED: Duration = Duration::from_secs(1);
+/// Waits after a question that was not answered.
+const AGAIN: RetryPolicy = RetryPolicy { base: Duration::from_secs(2), cap: ROUTINE };
+
+/// Who is asked for first: the order of the variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    Doubted,
+    NeverTold,
+    Routine,
+}
+
+#[derive(Debug)]
+struct Entry {
+    watchers: usize,
+    due: Moment,
+    asked: Option<Moment>,
+    asking: bool,
+    told: bool,
+    /// Since when its timeout is doubted: cleared by the answer to what was asked then or later.
+    doubted: Option<Moment>,
+    unanswered: u32,
+}
+
+impl Entry {
+    fn urgency(&self) -> Urgency {
+        match (self.doubted, self.told) {
+            (Some(_), _) => Urgency::Doubted,
+            (None, false) => Urgency::NeverTold,
+            (None, true) => Urgency::Routine,
+        }
+    }
+
+    /// A doubt is looked into soon, but what was not answered keeps its wait: asking faster is no answer either.
+    fn hasten(&mut self, now: Moment) {
+        if self.doubted.is_some() && self.unanswered == 0 {
+            self.due = self.due.min(self.asked.map_or(now, |asked| now.max(asked + DOUBTED)));
+        }
+    }
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextQuestion {
+    /// Ask for this function, now; the answer names when it was.
+    Ask {
+        /// Which one.
+        function: Arc<str>,
+        /// Now.
+        asked: Moment,
+    },
+    /// Nothing before then.
+    At(Moment),
+    /// Nothing until something is said.
+    Never,
+}
+
+/// The functions of a node's mappings.
+#[derive(Debug, Default)]
+pub struct QuestionBook {
+    entries: BTreeMap<Arc<str>, Entry>,
+    next_turn: Moment,
+}
+
+impl QuestionBook {
+    /// One more wants to know of `function`.
+    pub fn watch(&mut self, function: &Arc<str>, now: Moment) {
+        let fresh = Entry {
+            watchers: 0,
+            due: now,
+            asked: None,
+            asking: false,
+            told: false,
+            doubted: None,
+            unanswered: 0,
+        };
+        self.entries.entry(Arc::clone(function)).or_insert(fresh).watchers += 1;
+    }
+
+    /// One less does; true when it was the last.
+    pub fn unwatch(&mut self, function: &str) -> bool {
+        let Some(entry) = self.entries.get_mut(function) else { return false };
+        entry.watchers = entry.watchers.saturating_sub(1);
+        let is_last = entry.watchers == 0;
+        if is_last {
+            self.entries.remove(function);
+        }
+        is_last
+    }
+
+    /// Whether nobody wants to know anything.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// An outcome is unknown, or an answer does not come: what we know of its timeout may be wrong.
+    pub fn doubt(&mut self, function: &str, now: Moment) {
+        if let Some(entry) = self.entries.get_mut(function) {
+            entry.doubted = Some(now);
+            entry.hasten(now);
+        }
+    }
+
+    /// What to do now.
+    pub fn next(&mut self, now: Moment) -> NextQuestion {
+        let waiting = self.entries.iter().filter(|(_, entry)| !entry.asking);
+        let due = waiting.clone().filter(|(_, entry)| entry.due <= now);
+        let first = due.min_by_key(|(_, entry)| (entry.urgency(), entry.due));
+        let Some((first, _)) = first else {
+            let soonest = waiting.map(|(_, entry)| entry.due).min();
+            return soonest.map_or(NextQuestion::Never, |due| NextQuestion::At(due.max(self.next_turn)));
+        };
+        if now < self.next_turn {
+            return NextQuestion::At(self.next_turn);
+        }
+        let first = Arc::clone(first);
+        self.next_turn = now + TURN;
+        if let Some(entry) = self.entries.get_mut(&first) {
+            (entry.asking, entry.asked) = (true, Some(now));
+        }
+        NextQuestion::Ask { function: first, asked: now }
+    }
+
+    /// The answer to what was asked at `asked`; false when nobody waits for it any more. `random` spreads what follows.
+    pub fn answered(
+        &mut self,
+        function: &str,
+        asked: Moment,
+        facts: FunctionFacts,
+        now: Moment,
+        random: u64,
+    ) -> bool {
+        if matches!(facts, FunctionFacts::Unanswered { throttled: true }) {
+            self.next_turn = self.next_turn.max(now + THROTTLED_REST);
+        }
+        let asking = |entry: &&mut Entry| entry.asking && entry.asked == Some(asked);
+        let Some(entry) = self.entries.get_mut(function).filter(asking) else { return false };
+        entry.asking = false;
+        if matches!(facts, FunctionFacts::Unanswered { .. }) {
+            entry.unanswered = entry.unanswered.saturating_add(1);
+            entry.due = now + DOUBTED + jittered(AGAIN, entry.unanswered, random);
+            return true;
+        }
+        entry.unanswered = 0;
+        entry.told |= !matches!(facts, FunctionFacts::Missing);
+        entry.doubted = entry.doubted.filter(|since| asked < *since);
+        entry.due = now + wait_after(facts, random);
+        entry.hasten(now);
+        true
+    }
+}
+
+/// Between three quarters of the usual wait and all of it: mappings that began together do not ask together for ever.
+fn wait_after(facts: FunctionFacts, random: u64) -> Duration {
+    let usual = match facts {
+        FunctionFacts::Known { .. } | FunctionFacts::Unanswered { .. } => ROUTINE,
+        FunctionFacts::Untold => UNTOLD,
+        FunctionFacts::Missing => MISSING,
+    };
+    usual.saturating_sub((usual / 4).mul_f64((random % 1024) as f64 / 1024.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MINUTE: FunctionFacts = FunctionFacts::Known { timeout: Duration::from_secs(60) };
+    const SILENCE: FunctionFacts = FunctionFacts::Unanswered { throttled: false };
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_micros(millis * 1000)
+    }
+
+    fn book_of(functions: &[&str]) -> QuestionBook {
+        let mut book = QuestionBook::default();
+        for function in functions {
+            book.watch(&Arc::from(*function), at(0));
+        }
+        book
+    }
+
+    fn ask(book: &mut QuestionBook, now: Moment) -> String {
+        match book.next(now) {
+            NextQuestion::Ask { function, asked } if asked == now => function.to_string(),
+            other => panic!("{other:?} at {now:?}"),
+        }
+    }
+
+    #[test]
+    fn a_function_is_asked_for_at_the_start_and_every_minute_once_for_all_of_its_mappings() {
+        let mut book = book_of(&["f", "f"]);
+        assert_eq!(ask(&mut book, at(0)), "f");
+        assert_eq!(book.next(at(5000)), NextQuestion::Never, "it is being asked for");
+        assert!(!book.answered("f", at(1), MINUTE, at(5000), 0), "to a question of before");
+        assert!(book.answered("f", at(0), MINUTE, at(5000), 0));
+        assert_eq!(book.next(at(6000)), NextQuestion::At(at(65_000)));
+        assert_eq!(ask(&mut book, at(65_000)), "f");
+        assert!(!book.unwatch("f") && book.unwatch("f") && book.is_empty());
+        assert!(!book.answered("f", at(65_000), MINUTE, at(66_000), 0), "nobody wants to know any more");
+    }
+
+    #[test]
+    fn a_doubt_goes_before_all_others_and_stands_until_what_was_asked_after_it_is_answered() {
+        let mut book = book_of(&["a", "b"]);
+        for turn in 0..2 {
+            let function = ask(&mut book, at(turn * 200));
+            book.answered(&function, at(turn * 200), MINUTE, at(turn * 200), 0);
+        }
+        book.watch(&Arc::from("c"), at(9000));
+        book.doubt("b", at(9000));
+        assert_eq!(ask(&mut book, at(9000)), "b");
+        book.doubt("b", at(9100));
+        assert_eq!(ask(&mut book, at(9200)), "c");
+        book.answered("b", at(9000), MINUTE, at(9300), 0);
+        assert_eq!(book.next(at(9400)), NextQuestion::At(at(10_000)), "doubted after it was asked for");
+        assert_eq!(ask(&mut book, at(10_000)), "b");
+        book.answered("b", at(10_000), MINUTE, at(10_100), 0);
+        book.answered("c", at(9200), MINUTE, at(10_100), 0);
+        assert!(matches!(book.next(at(10_200)), NextQuestion::At(next) if next > at(50_000)));
+    }
+
+    #[test]
+    fn what_is_not_answered_is_asked_again_with_growing_waits_and_not_told_is_not_for_ever() {
+        let mut book = book_of(&["f"]);
+        let (mut now, mut waits) = (at(0), Vec::new());
+        for _ in 0..10 {
+            ask(&mut book, now);
+            book.answered("f", now, SILENCE, now, u64::MAX / 3);
+            book.doubt("f", now);
+            let NextQuestion::At(next) = book.next(now) else { panic!("asked at once") };
+            waits.push(next.since(now));
+            now = next;
+        }
+        assert!(waits.iter().all(|wait| *wait >= DOUBTED && *wait <= DOUBTED + AGAIN.cap), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait > Duration::from_secs(10)), "{waits:?}");
+        ask(&mut book, now);
+        book.answered("f", now, FunctionFacts::Untold, now, 0);
+        assert_eq!(book.next(now), NextQuestion::At(now + UNTOLD));
+    }
+
+    #[test]
+    fn lim_1_a_thousand_functions_at_once_are_asked_for_at_five_a_second_and_slower_when_throttled() {
+        let names: Vec<String> = (0..1000).map(|index| format!("f{index}")).collect();
+        let mut book = book_of(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let (mut asked, mut now, mut throttled) = (0, at(0), 0);
+        while now < at(600_000) {
+            match book.next(now) {
+                NextQuestion::Ask { function, .. } => {
+                    asked += 1;
+                    let refused = asked % 50 == 0;
+                    throttled += u64::from(refused);
+                    let facts = if refused { FunctionFacts::Unanswered { throttled: true } } else { MINUTE };
+                    book.answered(&function, now, facts, now, asked);
+                }
+                NextQuestion::At(next) => now = next,
+                NextQuestion::Never => panic!("none left at {now:?}"),
+            }
+        }
+        assert!(asked <= 600 * 5, "{asked} questions");
+        assert!(asked + throttled * 5 >= 600 * 5 - 10, "{asked} questions, {throttled} throttled");
+        assert!(book.entries.values().all(|entry| entry.told), "everybody had a turn");
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Wait(u64),
+        Watch(u8),
+        Unwatch(u8),
+        Doubt(u8),
+        Answer(u8, u8),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (1u64..5000).prop_map(Step::Wait),
+            (0u8..4).prop_map(Step::Watch),
+            (0u8..4).prop_map(Step::Unwatch),
+            (0u8..4).prop_map(Step::Doubt),
+            (0u8..4, 0u8..4).prop_map(|(function, facts)| Step::Answer(function, facts)),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is said in whatever order: the pace holds, nobody is asked for twice at once, and once all is answered a
+        /// doubt is gone within its wait.
+        #[test]
+        fn liv_1_every_doubt_is_looked_into(steps in proptest::collection::vec(step(), 1..200)) {
+            let mut book = QuestionBook::default();
+            let (mut now, mut last, mut asking) = (0, None::<u64>, BTreeMap::<String, Moment>::new());
+            let all = [MINUTE, FunctionFacts::Untold, FunctionFacts::Missing, SILENCE];
+            for step in steps {
+                match step {
+                    Step::Wait(millis) => now += millis,
+                    Step::Watch(function) => book.watch(&Arc::from(function.to_string()), at(now)),
+                    Step::Unwatch(function) => {
+                        if book.unwatch(&function.to_string()) {
+                            asking.remove(&function.to_string());
+                        }
+                    }
+                    Step::Doubt(function) => book.doubt(&function.to_string(), at(now)),
+                    Step::Answer(function, facts) => {
+                        if let Some(asked) = asking.remove(&function.to_string()) {
+                            book.answered(&function.to_string(), asked, all[usize::from(facts)], at(now), 7);
+                        }
+                    }
+                }
+                if let NextQuestion::Ask { function, asked } = book.next(at(now)) {
+                    prop_assert!(last.is_none_or(|last| now - last >= TURN.as_millis() as u64));
+                    prop_assert!(asking.insert(function.to_string(), asked).is_none(), "{} twice", function);
+                    last = Some(now);
+                }
+            }
+            for _ in 0..200 {
+                for (function, asked) in std::mem::take(&mut asking) {
+                    book.answered(&function, asked, MINUTE, at(now), 7);
+                }
+                match book.next(at(now)) {
+                    NextQuestion::Ask { function, asked } => drop(asking.insert(function.to_string(), asked)),
+                    NextQuestion::At(next) if book.entries.values().any(|entry| entry.doubted.is_some()) => {
+                        now = next.as_micros().div_ceil(1000);
+                    }
+                    _ => break,
+                }
+            }
+            prop_assert!(book.entries.values().all(|entry| entry.doubted.is_none()));
+        }
+    }
+}

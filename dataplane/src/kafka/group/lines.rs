@@ -1,0 +1,271 @@
+//! The connections of one membership. Whoever needs one waits for it no longer than its request may take: names, dials and
+//! look-ups are part of that time.
+
+use std::future::Future;
+use std::time::Duration;
+
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::protocol::{Request, VersionRange};
+use tokio::sync::{MappedMutexGuard, MutexGuard, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::kafka::cluster::{Cluster, Coordinator, REQUEST_DEADLINE};
+use crate::kafka::connection::Connection;
+use crate::kafka::error::KafkaError;
+use crate::kafka::transport::BrokerAddress;
+
+/// The connections, by what they carry; each is dialled when it is needed, on the thread that needs it.
+pub(super) struct Lines {
+    cluster: Cluster,
+    coordinator: watch::Sender<Option<BrokerAddress>>,
+    heartbeat: tokio::sync::Mutex<Option<Connection>>,
+    join: tokio::sync::Mutex<Option<Connection>>,
+    commit: tokio::sync::Mutex<Option<Connection>>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Line {
+    Heartbeat,
+    Join,
+    Commit,
+}
+
+pub(super) type Held<'l> = MappedMutexGuard<'l, Connection>;
+
+impl Lines {
+    pub(super) fn new(cluster: Cluster) -> Self {
+        Self {
+            cluster,
+            coordinator: watch::Sender::new(None),
+            heartbeat: tokio::sync::Mutex::new(None),
+            join: tokio::sync::Mutex::new(None),
+            commit: tokio::sync::Mutex::new(None),
+        }
+    }
+
+    pub(super) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The line, open to the coordinator of now; whoever holds it has it alone.
+    pub(super) async fn take(&self, line: Line, group: &str) -> Result<Held<'_>, KafkaError> {
+        within(REQUEST_DEADLINE, group, self.open(line, group)).await
+    }
+
+    /// A connection to the coordinator of now, for one question.
+    pub(super) async fn dial(&self, group: &str) -> Result<Connection, KafkaError> {
+        let dialled = async {
+            let address = self.coordinator(group).await?;
+            self.cluster.connect(&address).await
+        };
+        within(REQUEST_DEADLINE, group, dialled).await
+    }
+
+    pub(super) async fn find(&self, group: &str) -> Result<Coordinator, KafkaError> {
+        let found = self.cluster.find_coordinator(group).await?;
+        self.coordinator.send_replace(Some(found.address.clone()));
+        Ok(found)
+    }
+
+    pub(super) fn forget_coordinator(&self) {
+        self.coordinator.send_replace(None);
+    }
+
+    /// One exchange over `line`, which ends within `deadline`, whatever of it is slow.
+    pub(super) async fn call<R: Request>(
+        &self,
+        line: Line,
+        group: &str,
+        versions: VersionRange,
+        deadline: Duration,
+        build: impl FnOnce(i16) -> R,
+    ) -> Result<R::Response, KafkaError> {
+        let ends = Instant::now() + deadline;
+        let called = async {
+            let open = self.open(line, group);
+            let mut connection = within(deadline.min(REQUEST_DEADLINE), group, open).await?;
+            let left = ends.saturating_duration_since(Instant::now());
+            self.exchange(&mut connection, versions, left, build).await
+        };
+        let answer = called.await;
+        if answer.is_err() {
+            // Whoever does not answer may not be the coordinator any more.
+            self.forget_coordinator();
+        }
+        answer
+    }
+
+    /// A join may be answered after as long as a function runs; from a broker that is not the coordinator any more it is not.
+    async fn exchange<R: Request>(
+        &self,
+        connection: &mut Connection,
+        versions: VersionRange,
+        deadline: Duration,
+        build: impl FnOnce(i16) -> R,
+    ) -> Result<R::Response, KafkaError> {
+        let (address, api) = (connection.address().clone(), api_of::<R>());
+        let mut coordinator = self.coordinator.subscribe();
+        let moved = coordinator.wait_for(|now| now.as_ref().is_some_and(|now| *now != address));
+        let called = timeout(deadline, connection.call(versions, deadline, build));
+        tokio::select! {
+            biased;
+            answer = called => match answer {
+                Ok(answer) => answer.map(|(reply, _)| reply),
+                Err(_) => Err(KafkaError::Timeout { address: address.clone(), api, after: deadline }),
+            },
+            Ok(_) = moved => Err(KafkaError::CoordinatorMoved { address: address.clone(), api }),
+        }
+    }
+
+    async fn open(&self, line: Line, group: &str) -> Result<Held<'_>, KafkaError> {
+        let slot = match line {
+            Line::Heartbeat => &self.heartbeat,
+            Line::Join => &self.join,
+            Line::Commit => &self.commit,
+        };
+        let mut held = slot.lock().await;
+        // What was given up is reset before anybody is looked for (H6).
+        held.take_if(|open| open.is_spoiled());
+        let address = self.coordinator(group).await?;
+        let fits = |open: &Connection| *open.address() == address && open.is_at_home();
+        let usable = held.as_ref().is_some_and(fits);
+        if !usable {
+            *held = Some(self.cluster.connect(&address).await?);
+        }
+        MutexGuard::try_map(held, Option::as_mut)
+            .map_err(|_| KafkaError::NoLeader { partition: format!("group {group}") })
+    }
+
+    async fn coordinator(&self, group: &str) -> Result<BrokerAddress, KafkaError> {
+        let known = self.coordinator.borrow().clone();
+        match known {
+            Some(address) => Ok(address),
+            None => Ok(self.find(group).await?.address),
+        }
+    }
+}
+
+/// What `asked` comes to, if it does so within `deadline`.
+async fn within<T>(
+    deadline: Duration,
+    group: &str,
+    asked: impl Future<Output = Result<T, KafkaError>>,
+) -> Result<T, KafkaError> {
+    let late = |_| KafkaError::CoordinatorSilent { group: group.to_owned(), after: deadline };
+    timeout(deadline, asked).await.map_err(late)?
+}
+
+fn api_of<R: Request>() -> ApiKey {
+    ApiKey::try_from(R::KEY).expect("kafka-protocol knows its own keys")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::{BufMut, BytesMut};
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use kafka_protocol::messages::api_versions_response::ApiVersion;
+    use kafka_protocol::messages::{ApiVersionsResponse, JoinGroupRequest, ResponseHeader};
+    use kafka_protocol::protocol::Encodable;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::kafka::connection::versions;
+    use crate::kafka::transport::{Connector, Transport};
+
+    impl Transport for DuplexStream {
+        fn forsake(&self) {}
+    }
+
+    /// A cluster of one kind of broker: it says which versions it speaks, and nothing after that; or nothing at all.
+    #[derive(Clone, Copy)]
+    enum Brokers {
+        Vanished,
+        Frozen,
+    }
+
+    impl Connector for Brokers {
+        fn connect<'a>(
+            &'a self,
+            _: &'a BrokerAddress,
+        ) -> BoxFuture<'a, Result<Box<dyn Transport>, KafkaError>> {
+            match self {
+                Self::Vanished => std::future::pending().boxed(),
+                Self::Frozen => {
+                    let (ours, theirs) = duplex(64 * 1024);
+                    tokio::spawn(says_versions(theirs));
+                    std::future::ready(Ok(Box::new(ours) as Box<dyn Transport>)).boxed()
+                }
+            }
+        }
+    }
+
+    async fn says_versions(mut stream: DuplexStream) {
+        let length = stream.read_u32().await.expect("a frame");
+        stream.read_exact(&mut vec![0; length as usize]).await.expect("all of it");
+        let join = ApiVersion::default().with_api_key(ApiKey::JoinGroup as i16).with_max_version(7);
+        let reply = ApiVersionsResponse::default().with_api_keys(vec![join]);
+        let mut frame = BytesMut::new();
+        ResponseHeader::default().with_correlation_id(1).encode(&mut frame, 0).expect("its own shape");
+        reply.encode(&mut frame, 3).expect("its own shape");
+        let mut framed = BytesMut::new();
+        framed.put_u32(frame.len() as u32);
+        framed.extend_from_slice(&frame);
+        stream.write_all(&framed).await.expect("heard");
+        // Until the client goes.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+
+    fn lines(brokers: Brokers, coordinator: Option<&str>) -> Lines {
+        let bootstrap = vec![BrokerAddress::new("a", 9092), BrokerAddress::new("b", 9092)];
+        let lines = Lines::new(Cluster::new(bootstrap, Arc::new(brokers), "test"));
+        lines.coordinator.send_replace(coordinator.map(|host| BrokerAddress::new(host, 9092)));
+        lines
+    }
+
+    async fn join(lines: &Lines, line: Line, deadline: Duration) -> Result<(), KafkaError> {
+        let request = |_| JoinGroupRequest::default();
+        lines.call(line, "g", versions(0, 7), deadline, request).await.map(|_| ())
+    }
+
+    /// A deadline that ends soon, and a bound that only what has another deadline passes.
+    const SOON: Duration = Duration::from_millis(50);
+    const MUCH_LATER: Duration = Duration::from_secs(8);
+
+    #[tokio::test]
+    async fn own_1_a_heartbeats_deadline_covers_the_way_to_its_coordinator() {
+        for coordinator in [None, Some("a")] {
+            let lines = lines(Brokers::Vanished, coordinator);
+            let answer = timeout(MUCH_LATER, join(&lines, Line::Heartbeat, SOON)).await.expect("it ends");
+            assert!(matches!(answer, Err(KafkaError::CoordinatorSilent { .. })), "{answer:?}");
+            assert!(answer.is_err_and(|error| !error.may_be_served()), "nothing was sent");
+            assert_eq!(*lines.coordinator.borrow(), None, "it is looked for anew");
+        }
+    }
+
+    #[tokio::test]
+    async fn own_1_what_was_sent_and_not_answered_in_time_may_be_served() {
+        let lines = lines(Brokers::Frozen, Some("a"));
+        let deadline = Duration::from_secs(2);
+        let answer = timeout(MUCH_LATER, join(&lines, Line::Heartbeat, deadline)).await.expect("it ends");
+        assert!(answer.is_err_and(|error| error.may_be_served()));
+    }
+
+    #[tokio::test]
+    async fn liv_1_a_join_is_not_awaited_from_who_is_not_the_coordinator_any_more() {
+        let lines = lines(Brokers::Frozen, Some("a"));
+        let moves = async {
+            tokio::time::sleep(SOON).await;
+            lines.forget_coordinator();
+            lines.coordinator.send_replace(Some(BrokerAddress::new("a", 9092)));
+            tokio::time::sleep(SOON).await;
+            lines.coordinator.send_replace(Some(BrokerAddress::new("b", 9092)));
+        };
+        let joins = join(&lines, Line::Join, Duration::from_secs(960));
+        let both = async { tokio::join!(joins, moves) };
+        let (answer, ()) = timeout(Duration::from_secs(60), both).await.expect("it ends");
+        assert!(matches!(answer, Err(KafkaError::CoordinatorMoved { .. })), "{answer:?}");
+    }
+}

@@ -1,0 +1,174 @@
+//! What the leaders say of their logs: ListOffsets, `OffsetForLeaderEpoch`.
+
+use std::collections::BTreeMap;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::offset_for_leader_epoch_request::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
+use kafka_protocol::messages::{
+    ApiKey, BrokerId as WireBrokerId, ListOffsetsRequest, OffsetForLeaderEpochRequest,
+};
+use lighterman_proto::ids::Offset;
+
+use super::asked::Asked;
+use super::by_leader::{Learnt, Unlearnt, ask_leaders};
+use super::{At, Isolation, name};
+use crate::kafka::cluster::{Cluster, REQUEST_DEADLINE};
+use crate::kafka::connection::{Connection, versions};
+use crate::kafka::error::{KafkaError, Unanswered};
+
+/// Offsets of several partitions, one request per leader: all of them, or an error.
+pub async fn list_offsets(
+    cluster: &Cluster,
+    topic: &str,
+    partitions: &[i32],
+    at: At,
+    isolation: Isolation,
+) -> Result<BTreeMap<i32, Offset>, KafkaError> {
+    list_offsets_each(cluster, topic, partitions, at, isolation).await.whole()
+}
+
+/// Offsets of several partitions, one request per leader, as far as the leaders answer.
+pub async fn list_offsets_each(
+    cluster: &Cluster,
+    topic: &str,
+    partitions: &[i32],
+    at: At,
+    isolation: Isolation,
+) -> Learnt<Offset> {
+    let questions: Vec<(i32, ())> = partitions.iter().map(|partition| (*partition, ())).collect();
+    ask_leaders(cluster, topic, &questions, async |connection, asked| {
+        let partitions: Vec<i32> = asked.iter().map(|(partition, ..)| *partition).collect();
+        list_at_leader(connection, topic, &partitions, at, isolation).await
+    })
+    .await
+}
+
+async fn list_at_leader(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: &[i32],
+    at: At,
+    isolation: Isolation,
+) -> Learnt<Offset> {
+    let mut learnt = list_once(connection, topic, partitions, at, isolation).await;
+    let none = |learnt: &Learnt<Offset>| -> Vec<i32> {
+        learnt.known.iter().filter(|(_, offset)| offset.0 < 0).map(|(partition, _)| *partition).collect()
+    };
+    let no_record: Vec<i32> =
+        none(&learnt).into_iter().filter(|partition| learnt.known[partition].0 == -1).collect();
+    if !no_record.is_empty() && matches!(at, At::Timestamp(_)) {
+        // No record is that young: the next one will be.
+        learnt.known.retain(|partition, _| !no_record.contains(partition));
+        learnt.join(list_once(connection, topic, &no_record, At::Latest, isolation).await);
+    }
+    let asked = Asked { api: ApiKey::ListOffsets, topic, partitions };
+    for partition in none(&learnt) {
+        learnt.known.remove(&partition);
+        let error = asked.unanswered(partition, Unanswered::NoOffset);
+        learnt.unknown.push(Unlearnt { partitions: vec![partition], error });
+    }
+    learnt
+}
+
+async fn list_once(
+    connection: &mut Connection,
+    topic: &str,
+    partitions: &[i32],
+    at: At,
+    isolation: Isolation,
+) -> Learnt<Offset> {
+    let timestamp = at.timestamp();
+    let build = |version: i16| {
+        let wanted = partitions
+            .iter()
+            .map(|partition| {
+                ListOffsetsPartition::default().with_partition_index(*partition).with_timestamp(timestamp)
+            })
+            .collect();
+        let topic = ListOffsetsTopic::default().with_name(name(topic)).with_partitions(wanted);
+        let request =
+            ListOffsetsRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic]);
+        if version >= 2 { request.with_isolation_level(isolation.level()) } else { request }
+    };
+    let reply = match connection.call(versions(1, 7), REQUEST_DEADLINE, build).await {
+        Ok((reply, _)) => reply,
+        Err(error) => return Learnt::of_none(partitions.to_vec(), error),
+    };
+    let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
+    let parts = ours.flat_map(|topic| topic.partitions).map(|answer| (answer.partition_index, answer));
+    let asked = Asked { api: ApiKey::ListOffsets, topic, partitions };
+    asked.learn(parts, |answer| match ResponseError::try_from_code(answer.error_code) {
+        Some(code) => Err(asked.refused(answer.partition_index, code)),
+        None => Ok(Offset(answer.offset)),
+    })
+}
+
+/// How far the leader of a partition has the history that a reader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownEpoch {
+    /// Partition index.
+    pub partition: i32,
+    /// Leader epoch of the last record that was read.
+    pub leader_epoch: i32,
+}
+
+/// Where each of these epochs ends in its leader's log (KIP-320): all that the leaders know, or an error.
+pub async fn epoch_ends(
+    cluster: &Cluster,
+    topic: &str,
+    known: &[KnownEpoch],
+) -> Result<BTreeMap<i32, Offset>, KafkaError> {
+    epoch_ends_each(cluster, topic, known).await.whole()
+}
+
+/// Where each of these epochs ends in its leader's log (KIP-320), as far as the leaders answer. A partition whose leader does not
+/// know the epoch, and every one of a broker that does not speak the API, is in neither part. A reader beyond the end has read
+/// what is gone.
+pub async fn epoch_ends_each(cluster: &Cluster, topic: &str, known: &[KnownEpoch]) -> Learnt<Offset> {
+    let questions: Vec<(i32, i32)> =
+        known.iter().map(|known| (known.partition, known.leader_epoch)).collect();
+    ask_leaders(cluster, topic, &questions, async |connection, asked| {
+        epoch_ends_at_leader(connection, topic, asked).await
+    })
+    .await
+}
+
+/// `known`: partition, leader epoch of the last record that was read, leader epoch of now.
+async fn epoch_ends_at_leader(
+    connection: &mut Connection,
+    topic: &str,
+    known: &[(i32, i32, i32)],
+) -> Learnt<Offset> {
+    let build = |_| {
+        let partitions = known
+            .iter()
+            .map(|(partition, leader_epoch, current)| {
+                OffsetForLeaderPartition::default()
+                    .with_partition(*partition)
+                    .with_current_leader_epoch(*current)
+                    .with_leader_epoch(*leader_epoch)
+            })
+            .collect();
+        let topic = OffsetForLeaderTopic::default().with_topic(name(topic)).with_partitions(partitions);
+        OffsetForLeaderEpochRequest::default().with_replica_id(WireBrokerId(-1)).with_topics(vec![topic])
+    };
+    let partitions: Vec<i32> = known.iter().map(|(partition, ..)| *partition).collect();
+    let reply = match connection.call(versions(2, 4), REQUEST_DEADLINE, build).await {
+        Ok((reply, _)) => reply,
+        Err(KafkaError::Version { .. }) => return Learnt::default(),
+        Err(error) => return Learnt::of_none(partitions, error),
+    };
+    let ours = reply.topics.into_iter().filter(|answer| &*answer.topic.0 == topic);
+    let parts = ours.flat_map(|topic| topic.partitions).map(|answer| (answer.partition, answer));
+    let asked = Asked { api: ApiKey::OffsetForLeaderEpoch, topic, partitions: &partitions };
+    let mut learnt = asked.learn(parts, |answer| match ResponseError::try_from_code(answer.error_code) {
+        Some(code) => Err(asked.refused(answer.partition, code)),
+        None => Ok(Offset(answer.end_offset)),
+    });
+    // Of an epoch that it does not know.
+    learnt.known.retain(|_, end| end.0 >= 0);
+    learnt
+}

@@ -1,0 +1,30 @@
+//! A drain whose last commit the cluster refuses for good: nobody here goes on, and the member stops without it.
+
+use actix::{Context, Handler};
+use lighterman_proto::units::Moment;
+
+use super::actor::PartitionActor;
+use super::core::{PartitionCore, is_for};
+use super::effects::{Effects, Tools};
+use super::messages::CommitGivenUp;
+use crate::runtime::clock;
+
+impl PartitionCore {
+    /// The group refuses the commits for good, and the member stops: the drain does not wait for them any more.
+    pub fn commit_given_up(&mut self, now: Moment, tools: &mut Tools<'_>) -> Effects {
+        let mut out = Effects::new();
+        self.commits_given_up = true;
+        self.advance(now, tools, &mut out);
+        out
+    }
+}
+
+impl Handler<CommitGivenUp> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, given_up: CommitGivenUp, ctx: &mut Context<Self>) {
+        if is_for(given_up.epoch, self.epoch) {
+            self.step(ctx, |core, tools| core.commit_given_up(clock::now(), tools));
+        }
+    }
+}

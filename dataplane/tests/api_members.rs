@@ -1,0 +1,342 @@
+//! Every member that Amazon's model of the API has, through the real API: kept, shown, changed and cleared, or refused by name. A member
+//! that the model has and this test does not name makes it fail.
+
+#[path = "api/model.rs"]
+mod model;
+mod scene;
+#[path = "api/served.rs"]
+mod served;
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use self::model::Model;
+use self::scene::scene;
+use self::served::Served;
+
+const CREATE: &str = "CreateEventSourceMappingRequest";
+const UPDATE: &str = "UpdateEventSourceMappingRequest";
+
+/// A member that can be changed.
+struct Changed {
+    name: &'static str,
+    /// Together with `second`, every member within it.
+    first: Value,
+    second: Value,
+    /// What removes it; `None`: it cannot be removed.
+    nothing: Option<Value>,
+}
+
+/// A member that a mapping has from its creation on.
+struct Created {
+    name: &'static str,
+    value: Value,
+    other: Value,
+    /// What else must be in the request.
+    with: Value,
+}
+
+/// Values for the members that are kept.
+fn changed() -> Vec<Changed> {
+    let one = |name, first, second, nothing: Option<Value>| Changed { name, first, second, nothing };
+    let to = |arn: &str| json!({ "OnFailure": { "Destination": arn } });
+    let filters = |pattern: &str| json!({ "Filters": [{ "Pattern": pattern }] });
+    let pollers = |minimum: i64, maximum: i64, group: &str| json!({ "MinimumPollers": minimum, "MaximumPollers": maximum, "PollerGroupName": group });
+    let access = |subnet: &str, group: &str| json!([{ "Type": "VPC_SUBNET", "URI": subnet }, { "Type": "VPC_SECURITY_GROUP", "URI": group }]);
+    let key = |key: &str| json!(format!("arn:aws:kms:eu-west-1:123456789012:key/{key}"));
+    vec![
+        one("BatchSize", json!(5), json!(10_000), None),
+        one("BisectBatchOnFunctionError", json!(true), json!(false), None),
+        one(
+            "DestinationConfig",
+            to("arn:aws:sqs:eu-west-1:123456789012:q"),
+            to("kafka://failed"),
+            Some(json!({})),
+        ),
+        one("FilterCriteria", filters(r#"{"value":["a"]}"#), filters(r#"{"value":["b"]}"#), Some(json!({}))),
+        one(
+            "FunctionResponseTypes",
+            json!(["ReportBatchItemFailures"]),
+            json!(["ReportBatchItemFailures"]),
+            Some(json!([])),
+        ),
+        one("KMSKeyArn", key("1"), key("2"), Some(json!(""))),
+        one(
+            "LoggingConfig",
+            json!({ "SystemLogLevel": "DEBUG" }),
+            json!({ "SystemLogLevel": "WARN" }),
+            Some(json!({})),
+        ),
+        one("MaximumBatchingWindowInSeconds", json!(1), json!(0), None),
+        one("MaximumRecordAgeInSeconds", json!(60), json!(-1), None),
+        one("MaximumRetryAttempts", json!(0), json!(-1), None),
+        one(
+            "MetricsConfig",
+            json!({ "Metrics": ["EventCount"] }),
+            json!({ "Metrics": ["KafkaMetrics", "ErrorCount"] }),
+            Some(json!({})),
+        ),
+        one("ProvisionedPollerConfig", pollers(1, 2, "a"), pollers(2, 3, "b"), Some(json!({}))),
+        one(
+            "SourceAccessConfigurations",
+            access("subnet:a", "security_group:a"),
+            access("subnet:b", "security_group:b"),
+            None,
+        ),
+    ]
+}
+
+/// Values for the members that stay as they were created.
+fn created() -> Vec<Created> {
+    let one = |name, value, other| Created { name, value, other, with: json!({}) };
+    let servers =
+        |port: u16| json!({ "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": [format!("127.0.0.1:{port}")] } });
+    let group = |group: &str| json!({ "ConsumerGroupId": group, "ConsumptionMode": "Stream" });
+    vec![
+        one("SelfManagedEventSource", servers(1), servers(2)),
+        one("SelfManagedKafkaEventSourceConfig", group("a"), group("b")),
+        one("StartingPosition", json!("LATEST"), json!("TRIM_HORIZON")),
+        Created {
+            with: json!({ "StartingPosition": "AT_TIMESTAMP" }),
+            ..one("StartingPositionTimestamp", json!(1_600_000_000.0), json!(1_600_000_001.5))
+        },
+        one("Tags", json!({ "team": "quay" }), json!({ "team": "harbour" })),
+        one("Topics", json!(["orders"]), json!(["invoices"])),
+    ]
+}
+
+/// What is refused, and the words of the refusal.
+fn refused() -> Vec<(&'static str, &'static str)> {
+    let unsupported = "parameter for given event source mapping type.";
+    vec![
+        (
+            "AmazonManagedKafkaEventSourceConfig",
+            "AmazonManagedKafkaEventSourceConfig is not supported by this version",
+        ),
+        (
+            "DestinationConfig.OnSuccess",
+            "Unsupported DestinationConfig parameter for given event source mapping type.",
+        ),
+        ("DocumentDBEventSourceConfig", unsupported),
+        ("EventSourceArn", "EventSourceArn"),
+        ("ParallelizationFactor", unsupported),
+        ("Queues", unsupported),
+        ("ScalingConfig", unsupported),
+        (
+            "SelfManagedKafkaEventSourceConfig.SchemaRegistryConfig",
+            "SchemaRegistryConfig is not supported by this version",
+        ),
+        ("TumblingWindowInSeconds", unsupported),
+    ]
+}
+
+/// `value` at `path` of a body.
+fn at(path: &str, value: Value) -> Value {
+    path.rsplit('.').fold(value, |value, name| json!({ name: value }))
+}
+
+fn shape_at<'m>(model: &'m Model, path: &str) -> &'m str {
+    path.split('.').fold(CREATE, |shape, name| {
+        let members = model.members(shape);
+        members
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .unwrap_or_else(|| panic!("no {path} in the model"))
+            .1
+    })
+}
+
+/// Two of the members are shown under other names.
+const SHOWN_OTHERWISE: [&str; 2] = ["Enabled", "FunctionName"];
+
+#[test]
+fn every_member_of_the_model_is_kept_or_refused_here() {
+    let model = Model::read();
+    let mut unnamed = BTreeSet::new();
+    model.leaves(CREATE, "", &mut unnamed);
+    assert!(unnamed.len() > 40 && unnamed.contains("FilterCriteria.Filters[].Pattern"), "{unnamed:?}");
+    let mut updatable = BTreeSet::new();
+    model.leaves(UPDATE, "", &mut updatable);
+    assert_eq!(updatable.difference(&unnamed).collect::<Vec<_>>(), Vec::<&String>::new(), "of updates alone");
+    let mut named: BTreeSet<String> = SHOWN_OTHERWISE.map(ToOwned::to_owned).into();
+    for member in changed() {
+        for value in [&member.first, &member.second] {
+            model.set_by(shape_at(&model, member.name), value, member.name, &mut named);
+        }
+    }
+    for member in created() {
+        model.set_by(shape_at(&model, member.name), &member.value, member.name, &mut named);
+    }
+    unnamed.retain(|leaf| {
+        let refused = refused().iter().any(|(path, _)| leaf.starts_with(path));
+        !named.contains(leaf) && !refused
+    });
+    assert!(unnamed.is_empty(), "the model has members that nobody keeps and nobody refuses: {unnamed:?}");
+    let changed: BTreeSet<&str> = changed().iter().map(|member| member.name).collect();
+    let refused: BTreeSet<&str> = refused().iter().map(|(path, _)| *path).collect();
+    let others: BTreeSet<&str> = created().iter().map(|member| member.name).collect();
+    for (name, _) in model.members(UPDATE) {
+        let known = changed.contains(name) || refused.contains(name) || SHOWN_OTHERWISE.contains(&name);
+        let registry = name == "SelfManagedKafkaEventSourceConfig";
+        assert!(known || (registry && others.contains(name)), "{name} can be updated");
+    }
+}
+
+#[test]
+fn members_that_can_change_are_set_shown_changed_cleared_and_survive_a_restart() {
+    scene(|scene| async move {
+        let mut served = Served::on(&scene).await;
+        for member in changed() {
+            let Changed { name, first, second, nothing } = member;
+            let path = served.create(&json!({ name: first })).await;
+            assert_eq!(served.get(&path).await[name], first, "{name} set");
+            served.update(&path, &json!({ "BatchSize": 9 })).await;
+            if name != "BatchSize" {
+                assert_eq!(served.get(&path).await[name], first, "{name} not named, not changed");
+            }
+            let answer = served.update(&path, &json!({ name: second })).await;
+            assert_eq!(answer[name], second, "{name} changed");
+            served.restart(&scene).await;
+            assert_eq!(served.get(&path).await[name], second, "{name} after a restart");
+            if let Some(nothing) = nothing {
+                served.update(&path, &json!({ name: nothing })).await;
+                let shown = served.get(&path).await;
+                assert!(shown.get(name).is_none(), "{name} cleared: {shown}");
+                served.update(&path, &json!({ name: second })).await;
+                served.update(&path, &json!({ name: null })).await;
+                assert_eq!(served.get(&path).await[name], second, "{name}: null is not there");
+            }
+            served.delete(&path).await;
+            let never = served.create(&json!({})).await;
+            if !["BatchSize", "SourceAccessConfigurations"].contains(&name) {
+                assert!(served.get(&never).await.get(name).is_none(), "{name} was never set");
+            }
+            served.delete(&never).await;
+        }
+        served.stop(&scene).await;
+    });
+}
+
+#[test]
+fn the_function_and_the_switch_are_shown_under_other_names() {
+    scene(|scene| async move {
+        let mut served = Served::on(&scene).await;
+        let arn = |name: &str| json!(format!("arn:aws:lambda:eu-west-1:000000000000:function:{name}"));
+        let path = served.create(&json!({ "FunctionName": "f:live" })).await;
+        let shown = served.get(&path).await;
+        assert_eq!((&shown["FunctionArn"], &shown["State"]), (&arn("f:live"), &json!("Disabled")));
+        served.update(&path, &json!({ "FunctionName": "g", "Enabled": true })).await;
+        served.restart(&scene).await;
+        let shown = served.settled(&path).await;
+        assert_eq!((&shown["FunctionArn"], &shown["State"]), (&arn("g"), &json!("Enabled")));
+        served.update(&path, &json!({ "Enabled": false })).await;
+        assert_eq!(served.get(&path).await["State"], "Disabled");
+        served.stop(&scene).await;
+    });
+}
+
+#[test]
+fn members_that_stay_are_set_shown_and_cannot_be_changed() {
+    scene(|scene| async move {
+        let mut served = Served::on(&scene).await;
+        for Created { name, value, other, with } in created() {
+            let mut body = with;
+            body[name] = value.clone();
+            let path = served.create(&body).await;
+            served.restart(&scene).await;
+            let shown = served.get(&path).await;
+            let shown = if name == "Tags" {
+                served.tags(shown["EventSourceMappingArn"].as_str().expect("text")).await
+            } else {
+                shown[name].clone()
+            };
+            assert_eq!(shown, value, "{name} set");
+            served.update(&path, &json!({ name: value })).await;
+            let error = served.refused("PUT", &path, &json!({ name: other })).await;
+            let named = error.contains(name) || error.contains("ConsumerGroupId");
+            assert!(named && error.contains("cannot be changed"), "{name}: {error}");
+            served.delete(&path).await;
+        }
+        served.stop(&scene).await;
+    });
+}
+
+#[test]
+fn members_that_are_not_for_kafka_or_not_built_are_refused_by_name() {
+    scene(|scene| async move {
+        let model = Model::read();
+        let served = Served::on(&scene).await;
+        let mapping = served.create(&json!({})).await;
+        for (path, words) in refused() {
+            let value = model.sample(shape_at(&model, path));
+            let body = at(path, value);
+            let on_create = served.refused("POST", served::MAPPINGS, &served.body(&body)).await;
+            let on_update = served.refused("PUT", &mapping, &body).await;
+            for error in [on_create, on_update] {
+                assert!(error.contains("InvalidParameterValueException"), "{path}: {error}");
+                let spelt = words == "parameter for given event source mapping type.";
+                let last = path.rsplit('.').next().expect("a name");
+                let by_name = !spelt || error.to_lowercase().contains(&format!("'{}'", last.to_lowercase()));
+                assert!((error.contains(words) || error.contains(last)) && by_name, "{path}: {error}");
+            }
+        }
+        served.stop(&scene).await;
+    });
+}
+
+#[test]
+fn values_that_break_the_model_are_refused_by_name_in_both_requests() {
+    scene(|scene| async move {
+        let model = Model::read();
+        let served = Served::on(&scene).await;
+        let mapping = served.create(&json!({})).await;
+        let before = served.get(&mapping).await;
+        let in_updates: Vec<&str> = model.members(UPDATE).into_iter().map(|(name, _)| name).collect();
+        let kept = changed().into_iter().map(|member| (member.name, member.first));
+        let kept = kept.chain(created().into_iter().map(|member| (member.name, member.value)));
+        let kept = kept.chain([("FunctionName", json!("f")), ("Enabled", json!(false))]);
+        let mut tried = 0;
+        for (name, good) in kept {
+            for broken in model.violations(shape_at(&model, name), &good, name) {
+                let bodies = [
+                    ("POST", served::MAPPINGS, served.body(&json!({ name: broken.value }))),
+                    ("PUT", mapping.as_str(), json!({ name: broken.value })),
+                ];
+                for (method, path, body) in bodies {
+                    if method == "PUT" && (!in_updates.contains(&name) || name.starts_with("SelfManaged")) {
+                        continue;
+                    }
+                    if name == "SelfManagedKafkaEventSourceConfig"
+                        && broken.path.contains("SchemaRegistryConfig")
+                    {
+                        continue;
+                    }
+                    judge(&broken.path, broken.typed, &served.refused(method, path, &body).await);
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 150, "{tried}");
+        let mut after = served.get(&mapping).await;
+        after["LastModified"] = before["LastModified"].clone();
+        assert_eq!(after, before, "nothing of it was taken");
+        served.stop(&scene).await;
+    });
+}
+
+/// A refusal names the member, or what holds it.
+fn judge(path: &str, typed: bool, error: &str) {
+    if !typed {
+        assert!(error.starts_with("400 SerializationException"), "{path}: {error}");
+        return;
+    }
+    let refused = error.starts_with("400 ValidationException")
+        || error.starts_with("400 InvalidParameterValueException");
+    let lower = error.to_lowercase();
+    let names = |name: &str| lower.contains(&name.trim_end_matches(['[', ']', '{', '}']).to_lowercase());
+    // An empty map of endpoints is no source.
+    let no_source =
+        path.starts_with("SelfManagedEventSource") && error.contains("Unrecognized event source.");
+    assert!(refused && (no_source || path.split('.').any(names)), "{path}: {error}");
+}

@@ -1,0 +1,95 @@
+//! A function's timeout may change while it is invoked, and may not be told at once.
+
+mod scene;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lighterman::invoker::facts::FactsDesk;
+use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
+use lighterman::invoker::verdict::Reply;
+use lighterman::kafka::offsets::At;
+use parking_lot::Mutex;
+
+/// Tells what the script says, the last of it for ever.
+struct Teller {
+    script: Mutex<VecDeque<FunctionFacts>>,
+    asked: Mutex<Vec<String>>,
+}
+
+impl FunctionPort for Teller {
+    fn invoke(&self, _: Invocation) -> BoxFuture<'static, Reply> {
+        std::future::pending().boxed()
+    }
+
+    fn facts(&self, function: Arc<str>) -> BoxFuture<'static, FunctionFacts> {
+        self.asked.lock().push(function.to_string());
+        let mut script = self.script.lock();
+        let told = if script.len() > 1 { script.pop_front() } else { script.front().copied() };
+        std::future::ready(told.unwrap_or(FunctionFacts::Untold)).boxed()
+    }
+}
+
+async fn until(what: &str, fact: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !fact() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+const SHORT: Duration = Duration::from_secs(3);
+
+#[test]
+fn what_was_throttled_or_not_answered_is_asked_again_and_told_to_every_mapping_of_the_function() {
+    actix_rt::System::new().block_on(async {
+        let throttled = FunctionFacts::Unanswered { throttled: true };
+        let known = FunctionFacts::Known { timeout: SHORT };
+        let script = VecDeque::from([throttled, FunctionFacts::Unanswered { throttled: false }, known]);
+        let teller = Arc::new(Teller { script: Mutex::new(script), asked: Mutex::default() });
+        let desk = FactsDesk::new(Arc::<Teller>::clone(&teller));
+        let heard: Arc<Mutex<Vec<(u32, FunctionFacts)>>> = Arc::default();
+        let function: Arc<str> = Arc::from("f");
+        let watches: Vec<_> = (0..2)
+            .map(|mapping| {
+                let heard = Arc::clone(&heard);
+                desk.watch(&function, Arc::new(move |facts| heard.lock().push((mapping, facts))))
+            })
+            .collect();
+        assert_eq!(watches[0].timeout().current(), Duration::from_secs(900), "as long as nothing is told");
+        until("it is told in the end", || watches.iter().all(|watch| watch.timeout().current() == SHORT))
+            .await;
+        assert_eq!(teller.asked.lock().len(), 3, "once for both");
+        let mut told = heard.lock().clone();
+        told.retain(|(_, facts)| *facts == known);
+        told.sort_by_key(|(mapping, _)| *mapping);
+        assert_eq!(told, [(0, known), (1, known)]);
+
+        watches[0].doubt();
+        until("a doubt asks", || teller.asked.lock().len() == 4).await;
+        drop(watches);
+    });
+}
+
+#[test]
+fn own_1_what_was_lost_is_not_started_over_a_function_whose_timeout_was_raised() {
+    scene::scene(|scene| async move {
+        scene.producer(1).await.write(10).await.expect("written");
+        let raised = 6;
+        scene.memory.raised_to.store(raised, Ordering::Relaxed);
+        *scene.memory.script.lock() = Some(|turn| (turn == 0).then(|| Reply::Lost("cut".to_owned())));
+        scene.run(At::Earliest);
+        scene.until("it is invoked", |scene| scene.memory.invocations() > 0).await;
+        let seen = Instant::now();
+        scene.until("it is invoked again", |scene| scene.memory.invocations() > 1).await;
+        let sooner = Duration::from_secs(raised.into()).saturating_sub(seen.elapsed());
+        assert!(sooner < Duration::from_secs(1), "over a function that may run {sooner:?} longer");
+        scene.until("it is delivered", |scene| scene.committed() == 10).await;
+        scene.assert_each_once_in_order(10);
+        scene.dataplane.drain().await;
+    });
+}

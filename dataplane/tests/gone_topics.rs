@@ -1,0 +1,38 @@
+//! A mapping whose topic is gone, or may not be read any more, can be stopped all the same: what was in flight ends, its commit is
+//! refused, and a stop that hands nothing over does not wait for it for ever.
+
+mod scene;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use lighterman::kafka::offsets::At;
+use lighterman_proto::ids::{Offset, OffsetRange};
+
+use self::scene::scene;
+
+#[test]
+fn drn_1_a_mapping_stops_after_its_topic_was_deleted_under_an_invocation() {
+    scene(|scene| async move {
+        let mut producer = scene.producer(1).await;
+        producer.write(5).await.expect("written");
+        scene.run(At::Earliest);
+        scene.until("5 committed", |scene| scene.committed() == 5).await;
+        scene.memory.held.store(true, Ordering::Relaxed);
+        let before = scene.memory.invocations();
+        producer.write(2).await.expect("written");
+        scene.until("an invocation is under way", |scene| scene.memory.invocations() > before).await;
+        scene.broker.delete_topic("orders").await;
+        let stopping = scene.dataplane.stop(scene.id);
+        let (ends, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(120), stopping), async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            scene.memory.held.store(false, Ordering::Relaxed);
+        });
+        ends.expect("it stops");
+        let page = scene.dataplane.audit().read(scene.id).await[&0].clone();
+        let left = page.uncommitted.expect("the audit says so").range;
+        assert_eq!(left, OffsetRange { first: Offset(5), end: Offset(7) });
+        assert_eq!(page.end, Some(Offset(7)), "what became of them is on record");
+        scene.assert_each_once_in_order(7);
+    });
+}

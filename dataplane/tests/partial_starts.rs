@@ -1,0 +1,125 @@
+//! A partition that cannot begin stops nobody else, is named for as long as it cannot, and begins by itself once it can.
+
+mod scene;
+
+use std::collections::BTreeMap;
+
+use lighterman::app::readiness::NodePhase;
+use lighterman::kafka::offsets::At;
+use lighterman::metrics::Readiness;
+
+use self::scene::{Scene, scene};
+
+fn serving(scene: &Scene) -> Readiness {
+    let phase = NodePhase::default();
+    phase.serving();
+    phase.readiness(&scene.dataplane)
+}
+
+fn seen(scene: &Scene) -> BTreeMap<i64, usize> {
+    scene.memory.seen.lock().iter().map(|(partition, offsets)| (*partition, offsets.len())).collect()
+}
+
+/// Everything that was written so far, but what lies in `waiting`, which is named; and that too once it can be read.
+async fn the_others_run_and_it_follows(scene: &Scene, waiting: i32, others: usize, all: usize) {
+    let ready = serving(scene);
+    let delivered = |scene: &Scene| seen(scene).values().sum::<usize>();
+    scene.until("the others' records", |scene| delivered(scene) == others).await;
+    let is_named = |text: &str| text.contains(&format!("partition {waiting} "));
+    scene.until("it is named", |scene| scene.problem().is_some_and(|text| is_named(&text))).await;
+    scene.until("the node is not ready", |_| ready().is_err_and(|why| is_named(&why))).await;
+    assert_eq!(delivered(scene), others, "it waits");
+    scene.broker.lead("orders", waiting, true).await;
+    scene.until("all of it", |scene| delivered(scene) == all).await;
+    scene.until("nothing is wrong any more", |scene| scene.problem().is_none() && ready().is_ok()).await;
+    scene.assert_each_once_in_order(all);
+}
+
+#[test]
+fn liv_1_a_partition_without_a_leader_keeps_no_other_from_going_on() {
+    scene(|scene| async move {
+        let mut producer = scene.producer(4).await;
+        producer.write(40).await.expect("written");
+        scene.run(At::Earliest);
+        scene.until("40 committed", |scene| scene.committed() == 40).await;
+        scene.dataplane.drain().await;
+        producer.write(40).await.expect("written");
+        scene.broker.lead("orders", 3, false).await;
+        scene.run(At::Earliest);
+        the_others_run_and_it_follows(&scene, 3, 70, 80).await;
+        scene.dataplane.drain().await;
+    });
+}
+
+#[test]
+fn liv_1_a_partition_without_a_leader_keeps_no_other_from_its_first_start() {
+    scene(|scene| async move {
+        scene.producer(4).await.write(40).await.expect("written");
+        scene.broker.lead("orders", 0, false).await;
+        scene.run(At::Earliest);
+        the_others_run_and_it_follows(&scene, 0, 30, 40).await;
+        scene.dataplane.drain().await;
+    });
+}
+
+#[test]
+fn liv_1_a_new_partition_without_a_leader_keeps_no_other_from_going_on() {
+    scene(|scene| async move {
+        scene.producer(1).await.write(10).await.expect("written");
+        scene.run(At::Latest);
+        scene.until("the first is owned", |scene| scene.committed() == 10).await;
+        scene.dataplane.drain().await;
+        scene.broker.add_partitions("orders", 3).await;
+        scene.producer(3).await.write(30).await.expect("written");
+        scene.broker.lead("orders", 2, false).await;
+        scene.run(At::Latest);
+        scene.until("the others", |scene| seen(scene) == BTreeMap::from([(0, 10), (1, 10)])).await;
+        scene.broker.lead("orders", 2, true).await;
+        let all = BTreeMap::from([(0, 10), (1, 10), (2, 10)]);
+        scene.until("all of it", |scene| seen(scene) == all).await;
+        assert!(scene.memory.seen.lock()[&2].iter().copied().eq(0..10), "a new one begins at its beginning");
+        scene.dataplane.drain().await;
+    });
+}
+
+#[test]
+fn alo_1_a_start_at_the_end_that_could_not_be_asked_owes_what_has_come_since_and_nothing_older() {
+    scene(|scene| async move {
+        let mut producer = scene.producer(4).await;
+        producer.write(40).await.expect("written");
+        scene.broker.lead("orders", 3, false).await;
+        scene.run(At::Latest);
+        scene.until("the others are at their ends", |scene| scene.committed() == 30).await;
+        // While nobody here reads it, and the node that activated is gone.
+        scene.dataplane.drain().await;
+        producer.write(40).await.expect("written");
+        scene.broker.lead("orders", 3, true).await;
+        scene.run(At::Latest);
+        scene.until("all of it", |scene| seen(scene).values().sum::<usize>() == 40).await;
+        for (partition, offsets) in scene.memory.seen.lock().iter() {
+            assert!(offsets.iter().copied().eq(10..20), "partition {partition}: {offsets:?}");
+        }
+        scene.dataplane.drain().await;
+    });
+}
+
+#[test]
+fn h11_a_lost_commit_stops_its_own_partition_only() {
+    scene(|scene| async move {
+        let mut producer = scene.producer(4).await;
+        producer.write(40).await.expect("written");
+        scene.run(At::Earliest);
+        scene.until("40 committed", |scene| scene.committed() == 40).await;
+        scene.dataplane.drain().await;
+        producer.write(40).await.expect("written");
+        scene.broker.forget_commit(&scene.id.to_string(), "orders", 2).await;
+        scene.run(At::Earliest);
+        let others = BTreeMap::from([(0, 20), (1, 20), (2, 10), (3, 20)]);
+        scene.until("the others go on", |scene| seen(scene) == others).await;
+        let names_it =
+            |text: String| text.contains("partition 2 ") && text.contains("committed offset is gone");
+        scene.until("it is named", |scene| scene.problem().is_some_and(names_it)).await;
+        assert_eq!(seen(&scene), others, "no reset");
+        scene.dataplane.drain().await;
+    });
+}

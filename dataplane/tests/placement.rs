@@ -1,0 +1,105 @@
+//! Where mappings live: over all threads of the node alike, their large payloads beside them.
+
+mod scene;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use lighterman::app::Dataplane;
+use lighterman::config::Settings;
+use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
+use lighterman::invoker::verdict::Reply;
+use lighterman_proto::ids::MappingId;
+use parking_lot::Mutex;
+
+use self::scene::{Memory, Scene, scene};
+
+const CORES: usize = 8;
+const ARBITERS: usize = CORES / 2;
+const MAPPINGS: usize = 2 * ARBITERS;
+/// Above it a payload is signed on an invoker arbiter.
+const SMALL_BYTES_MAX: usize = 32 * 1024;
+
+/// Notes which threads invoke which function with small and with large payloads.
+#[derive(Default)]
+struct Threads {
+    inner: Memory,
+    seen: Mutex<BTreeMap<(bool, Arc<str>), BTreeSet<String>>>,
+}
+
+fn name(id: ThreadId) -> String {
+    format!("{id:?}")
+}
+
+impl FunctionPort for Threads {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
+        let is_large = invocation.payload.len() > SMALL_BYTES_MAX;
+        let key = (is_large, Arc::clone(&invocation.function));
+        self.seen.lock().entry(key).or_default().insert(name(thread::current().id()));
+        self.inner.invoke(invocation)
+    }
+
+    fn facts(&self, _: Arc<str>) -> BoxFuture<'static, FunctionFacts> {
+        async { FunctionFacts::Known { timeout: Duration::from_secs(1) } }.boxed()
+    }
+}
+
+impl Threads {
+    /// How many functions each thread invoked, of those with large or small payloads.
+    fn functions_by_thread(&self, is_large: bool) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for ((_, function), threads) in self.seen.lock().iter().filter(|((large, _), _)| *large == is_large) {
+            assert_eq!(threads.len(), 1, "one consumer, one thread: {function}");
+            *counts.entry(threads.first().expect("one").clone()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+fn evenly() -> Vec<usize> {
+    vec![MAPPINGS / ARBITERS; ARBITERS]
+}
+
+async fn run_all(scene: &Scene, dataplane: &Arc<Dataplane>, name: &str, batch_records_max: u32) {
+    let ids: Vec<MappingId> = (0..MAPPINGS).map(|_| MappingId(uuid::Uuid::new_v4())).collect();
+    for (number, id) in ids.iter().enumerate() {
+        let function = format!("{name}-{number}");
+        dataplane.run(scene.mapping_run(*id, &function, batch_records_max));
+    }
+    let committed = |id: &MappingId| {
+        let shown = dataplane.board(*id).map(|board| board.partitions()).unwrap_or_default();
+        shown.values().filter_map(|shown| shown.gauge.committed()).map(|offset| offset.0).sum::<i64>()
+    };
+    scene.until("all of it is committed", |_| ids.iter().all(|id| committed(id) == 1_000)).await;
+    for stopped in ids.iter().map(|id| dataplane.stop(*id)) {
+        stopped.await.expect("stops");
+    }
+}
+
+#[test]
+fn consumers_and_large_payloads_are_spread_over_all_threads() {
+    scene(|scene| async move {
+        scene.producer(1).await.write(1_000).await.expect("written");
+        let data = tempfile::tempdir().expect("scratch");
+        let flags = [("data_dir", data.path().display().to_string())];
+        let settings = Settings::load(None, &flags).expect("settings");
+        let threads = Arc::new(Threads::default());
+        let port: Arc<dyn FunctionPort> = Arc::<Threads>::clone(&threads);
+        let dataplane = Dataplane::start_on(CORES, &settings, port).expect("threads");
+        // Twice: what is gone has left its place.
+        for round in 0..2 {
+            run_all(&scene, &dataplane, &format!("small-{round}"), 10).await;
+            assert_eq!(threads.functions_by_thread(false).into_values().collect::<Vec<_>>(), evenly());
+            threads.seen.lock().clear();
+            run_all(&scene, &dataplane, &format!("large-{round}"), 1_000).await;
+            assert_eq!(threads.functions_by_thread(true).into_values().collect::<Vec<_>>(), evenly());
+            threads.seen.lock().clear();
+        }
+        dataplane.drain().await;
+        scene.dataplane.drain().await;
+    });
+}

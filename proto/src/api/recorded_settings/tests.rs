@@ -1,0 +1,140 @@
+use super::*;
+use crate::api::{Account, CreateRequest, ErrorKind, Mapping, State};
+use crate::ids::MappingId;
+
+const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
+const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/1";
+
+fn create(changes: Value) -> Result<Mapping, ApiError> {
+    let mut body = json!({
+        "FunctionName": "f", "Topics": ["topic"],
+        "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": ["kafka:1000"] } },
+        "SourceAccessConfigurations": [
+            { "Type": "VPC_SUBNET", "URI": "subnet:s" }, { "Type": "VPC_SECURITY_GROUP", "URI": "security_group:g" }
+        ],
+    });
+    for (name, value) in changes.as_object().expect("object") {
+        body[name] = value.clone();
+    }
+    let request: CreateRequest = serde_json::from_value(body).expect("request");
+    Mapping::create(request, MappingId(uuid::Uuid::from_u128(7)), ACCOUNT, 0.0)
+}
+
+fn update(mapping: &Mapping, changes: Value) -> Result<Mapping, ApiError> {
+    mapping.updated(serde_json::from_value(changes).expect("request"), ACCOUNT)
+}
+
+fn shown(mapping: &Mapping) -> Value {
+    let mut shown = mapping.shown(State::Enabled, 1.0, "OK");
+    let members = shown.as_object_mut().expect("object");
+    members.retain(|name, _| ["KMSKeyArn", "MetricsConfig", "LoggingConfig"].contains(&name.as_str()));
+    shown
+}
+
+#[test]
+fn what_is_recorded_is_shown_changed_cleared_and_stored() {
+    let given = json!({
+        "KMSKeyArn": KEY,
+        "MetricsConfig": { "Metrics": ["ErrorCount", "EventCount"] },
+        "LoggingConfig": { "SystemLogLevel": "WARN" },
+    });
+    let mapping = create(given.clone()).expect("valid");
+    assert_eq!(shown(&mapping), given);
+    let stored = serde_json::to_string(&mapping).expect("JSON");
+    assert_eq!(serde_json::from_str::<Mapping>(&stored).expect("a mapping"), mapping);
+    assert_eq!(update(&mapping, json!({ "BatchSize": 7 })).map(|other| shown(&other)).expect("valid"), given);
+    let changes = [
+        ("KMSKeyArn", json!("arn:aws:kms:eu-west-1:123456789012:alias/a"), json!("")),
+        ("MetricsConfig", json!({ "Metrics": [] }), json!({})),
+        ("LoggingConfig", json!({ "SystemLogLevel": "DEBUG" }), json!({})),
+    ];
+    for (name, other, nothing) in changes {
+        let changed = update(&mapping, json!({ name: other })).expect("valid");
+        let mut expected = given.clone();
+        expected[name] = other;
+        assert_eq!(shown(&changed), expected);
+        let cleared = update(&changed, json!({ name: nothing })).expect("valid");
+        expected.as_object_mut().expect("object").remove(name);
+        assert_eq!(shown(&cleared), expected);
+        let never = create(json!({ name: nothing })).expect("valid");
+        assert_eq!(shown(&never), json!({}));
+    }
+}
+
+#[test]
+fn mappings_stored_before_anything_was_recorded_still_load() {
+    let mapping = create(json!({})).expect("valid");
+    let mut stored = serde_json::to_value(&mapping).expect("JSON");
+    stored.as_object_mut().expect("object").remove("recorded").expect("was there");
+    assert_eq!(serde_json::from_value::<Mapping>(stored).expect("loads"), mapping);
+}
+
+#[test]
+fn the_mode_is_kept_as_it_was_named_and_queue_is_refused() {
+    let config = |mode: &str| json!({ "SelfManagedKafkaEventSourceConfig": { "ConsumptionMode": mode } });
+    let kafka = |mapping: &Mapping| {
+        mapping.shown(State::Enabled, 1.0, "OK")["SelfManagedKafkaEventSourceConfig"].clone()
+    };
+    let plain = create(json!({})).expect("valid");
+    assert_eq!(kafka(&plain), json!({ "ConsumerGroupId": plain.group }));
+    let named = create(config("Stream")).expect("valid");
+    assert_eq!(kafka(&named), json!({ "ConsumerGroupId": named.group, "ConsumptionMode": "Stream" }));
+    assert_eq!(update(&named, config("Stream")).expect("as it is"), named);
+    for refused in [create(config("Queue")), update(&plain, config("Queue"))] {
+        let error = refused.expect_err("not built");
+        assert!(error.message.contains("ConsumptionMode Queue is not supported by this version"), "{error}");
+    }
+}
+
+#[test]
+fn refusals_are_the_front_end_s() {
+    use ErrorKind::{InvalidParameterValue, Validation};
+    let violation = |value: &str, at: &str, constraint: &str| {
+        format!(
+            "1 validation error detected: Value '{value}' at '{at}' failed to satisfy constraint: {constraint}"
+        )
+    };
+    let cases = [
+        (
+            json!({ "KMSKeyArn": "key" }),
+            Validation,
+            violation("key", "kMSKeyArn", &format!("Member must satisfy regular expression pattern: {KEY_PATTERN}")),
+        ),
+        (
+            json!({ "MetricsConfig": { "Metrics": ["EventCount", "Lag"] } }),
+            Validation,
+            violation(
+                "[EventCount, Lag]",
+                "metricsConfig.metrics",
+                "Member must satisfy constraint: [Member must satisfy enum value set: [EventCount, ErrorCount, KafkaMetrics]]",
+            ),
+        ),
+        (
+            json!({ "MetricsConfig": { "Metrics": ["EventCount", "EventCount", "EventCount", "EventCount"] } }),
+            Validation,
+            violation(
+                "[EventCount, EventCount, EventCount, EventCount]",
+                "metricsConfig.metrics",
+                "Member must have length less than or equal to 3",
+            ),
+        ),
+        (
+            json!({ "MetricsConfig": { "Metrics": ["EventCount", "EventCount"] } }),
+            InvalidParameterValue,
+            "Duplicate EventCount in MetricsConfig. Metrics must contain each of EventCount, ErrorCount, KafkaMetrics \
+             at most once."
+                .to_owned(),
+        ),
+        (
+            json!({ "LoggingConfig": { "SystemLogLevel": "info" } }),
+            Validation,
+            violation("info", "loggingConfig.systemLogLevel", "Member must satisfy enum value set: [DEBUG, INFO, WARN]"),
+        ),
+    ];
+    let mapping = create(json!({})).expect("valid");
+    for (changes, kind, message) in cases {
+        let on_create = create(changes.clone()).expect_err("refused");
+        assert_eq!((on_create.kind, on_create.message.clone()), (kind, message), "{changes}");
+        assert_eq!(update(&mapping, changes).expect_err("refused"), on_create);
+    }
+}

@@ -1,0 +1,113 @@
+//! Members that a request has beyond those that are kept: of other event sources, of answers, and of nobody. None is passed
+//! over in silence, because a mapping that does something else than its owner wrote would lose what he counted on.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::error::ApiError;
+use super::mapping::{Mapping, State};
+
+/// Of other event sources, refused in AWS's words.
+const OF_OTHER_SOURCES: &[&str] = &[
+    "ParallelizationFactor",
+    "TumblingWindowInSeconds",
+    "ScalingConfig",
+    "Queues",
+    "DocumentDBEventSourceConfig",
+];
+/// Of Amazon MSK.
+const OF_MSK: &str = "AmazonManagedKafkaEventSourceConfig";
+/// Of an answer alone. It can be sent back with what was changed in it, as at AWS.
+const OF_ANSWERS: &[&str] = &[
+    "UUID",
+    "EventSourceMappingArn",
+    "FunctionArn",
+    "LastModified",
+    "LastProcessingResult",
+    "State",
+    "StateTransitionReason",
+    "FilterCriteriaError",
+];
+/// What a mapping has from its creation on.
+const OF_CREATION: &[&str] = &[
+    "EventSourceArn",
+    "SelfManagedEventSource",
+    "StartingPosition",
+    "StartingPositionTimestamp",
+    "Tags",
+    "Topics",
+];
+
+/// Refuses what a create request asks for beyond what is known.
+pub(super) fn refuse_in_create(rest: &BTreeMap<String, Value>) -> Result<(), ApiError> {
+    rest.iter().filter(|(_, value)| !asks_for_nothing(value)).try_for_each(|(name, _)| refuse(name))
+}
+
+/// Refuses what an update request asks for beyond what is known, and what it would change of `mapping` that stays.
+pub(super) fn refuse_in_update(rest: &BTreeMap<String, Value>, mapping: &Mapping) -> Result<(), ApiError> {
+    let mut shown = None;
+    for (name, value) in rest.iter().filter(|(_, value)| !asks_for_nothing(value)) {
+        if !OF_CREATION.contains(&name.as_str()) {
+            refuse(name)?;
+            continue;
+        }
+        let shown = shown.get_or_insert_with(|| as_created(mapping));
+        if !is_same(shown.get(name), value) {
+            let instead =
+                if name == "Tags" { "use TagResource and UntagResource" } else { "create another mapping" };
+            return Err(ApiError::invalid(format!("{name} cannot be changed by an update: {instead}.")));
+        }
+    }
+    Ok(())
+}
+
+fn refuse(name: &str) -> Result<(), ApiError> {
+    if OF_ANSWERS.contains(&name) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(if OF_OTHER_SOURCES.contains(&name) {
+        let parameter = lower_first(name);
+        format!("Unsupported '{parameter}' parameter for given event source mapping type.")
+    } else if name == OF_MSK {
+        format!("{name} is not supported by this version of Lighterman.")
+    } else {
+        format!("Unknown parameter in input: \"{name}\". This version of Lighterman does not know it.")
+    }))
+}
+
+fn as_created(mapping: &Mapping) -> Map<String, Value> {
+    let mut shown = match mapping.shown(State::Enabled, 0.0, "") {
+        Value::Object(shown) => shown,
+        _ => Map::new(),
+    };
+    shown.insert("Tags".to_owned(), json!(mapping.tags));
+    shown
+}
+
+/// Numbers are compared as numbers: clients write a timestamp with and without a fraction.
+fn is_same(shown: Option<&Value>, given: &Value) -> bool {
+    match (shown, given) {
+        (Some(Value::Number(shown)), Value::Number(given)) => shown.as_f64() == given.as_f64(),
+        (shown, given) => shown == Some(given),
+    }
+}
+
+/// Null, nothing, or an object in which nothing is set.
+fn asks_for_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(members) => members.values().all(asks_for_nothing),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn lower_first(name: &str) -> String {
+    let mut characters = name.chars();
+    characters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(characters).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+use super::*;
+use crate::api::{Account, CreateRequest, ErrorKind};
+use crate::ids::MappingId;
+
+const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
+
+fn body() -> Value {
+    json!({
+        "FunctionName": "f", "Topics": ["topic"], "Tags": { "team": "quay" },
+        "StartingPosition": "AT_TIMESTAMP", "StartingPositionTimestamp": 1_600_000_000,
+        "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": ["kafka:1000"] } },
+        "SourceAccessConfigurations": [
+            { "Type": "VPC_SUBNET", "URI": "subnet:s" }, { "Type": "VPC_SECURITY_GROUP", "URI": "security_group:g" }
+        ],
+    })
+}
+
+fn create(changes: Value) -> Result<Mapping, ApiError> {
+    let mut body = body();
+    for (name, value) in changes.as_object().expect("object") {
+        body[name] = value.clone();
+    }
+    let request: CreateRequest = serde_json::from_value(body)
+        .map_err(|error| ApiError::new(ErrorKind::Serialization, error.to_string()))?;
+    Mapping::create(request, MappingId(uuid::Uuid::from_u128(7)), ACCOUNT, 1_700_000_000.0)
+}
+
+fn update(mapping: &Mapping, changes: Value) -> Result<Mapping, ApiError> {
+    mapping.updated(serde_json::from_value(changes).expect("request"), ACCOUNT)
+}
+
+#[test]
+fn what_is_not_known_is_refused_by_name_wherever_it_stands() {
+    let mapping = create(json!({})).expect("valid");
+    let unknown = json!({ "BatchSizes": 7 });
+    for refused in [create(unknown.clone()), update(&mapping, unknown)] {
+        let error = refused.expect_err("unknown");
+        assert_eq!(error.kind, ErrorKind::InvalidParameterValue);
+        assert!(error.message.starts_with("Unknown parameter in input: \"BatchSizes\"."), "{error}");
+    }
+    for nested in [
+        json!({ "DestinationConfig": { "OnFailur": {} } }),
+        json!({ "DestinationConfig": { "OnFailure": { "Destinaton": "kafka://t" } } }),
+        json!({ "ProvisionedPollerConfig": { "MaxPollers": 3 } }),
+        json!({ "SelfManagedKafkaEventSourceConfig": { "GroupId": "g" } }),
+        json!({ "SelfManagedEventSource": { "Endpoint": {} } }),
+        json!({ "SourceAccessConfigurations": [{ "Type": "VPC_SUBNET", "Uri": "subnet:s" }] }),
+        json!({ "MetricsConfig": { "Metric": [] } }),
+        json!({ "LoggingConfig": { "Level": "WARN" } }),
+        json!({ "FilterCriteria": { "Filter": [] } }),
+    ] {
+        let error = create(nested.clone()).expect_err("unknown");
+        assert_eq!(error.kind, ErrorKind::Serialization, "{nested}");
+        assert!(error.message.contains("unknown field `"), "{error}");
+    }
+}
+
+#[test]
+fn members_of_other_sources_are_refused_in_aws_s_words() {
+    let mapping = create(json!({})).expect("valid");
+    for (name, value, nothing) in [
+        ("ParallelizationFactor", json!(1), json!(null)),
+        ("TumblingWindowInSeconds", json!(0), json!(null)),
+        ("ScalingConfig", json!({ "MaximumConcurrency": 2 }), json!({})),
+        ("Queues", json!(["q"]), json!([])),
+        ("DocumentDBEventSourceConfig", json!({ "DatabaseName": "d" }), json!({ "DatabaseName": "" })),
+    ] {
+        let text =
+            format!("Unsupported '{}' parameter for given event source mapping type.", lower_first(name));
+        assert_eq!(create(json!({ name: value })).expect_err("refused").message, text);
+        assert_eq!(update(&mapping, json!({ name: value })).expect_err("refused").message, text);
+        create(json!({ name: nothing })).expect("asks for nothing");
+        update(&mapping, json!({ name: nothing })).expect("asks for nothing");
+    }
+    let msk = json!({ OF_MSK: { "ConsumerGroupId": "g" } });
+    assert!(create(msk).expect_err("refused").message.starts_with(OF_MSK));
+}
+
+#[test]
+fn an_answer_can_be_sent_back_and_changes_nothing_that_stays() {
+    let mapping = create(json!({})).expect("valid");
+    let mut answer = mapping.shown(State::Enabled, 1.0, "OK");
+    answer["Tags"] = json!(mapping.tags);
+    assert_eq!(update(&mapping, answer.clone()).expect("as it is"), mapping);
+    answer["BatchSize"] = json!(7);
+    assert_eq!(update(&mapping, answer).expect("changed").batch_records_max, 7);
+    for (name, other) in [
+        ("Topics", json!(["other"])),
+        ("StartingPosition", json!("LATEST")),
+        ("StartingPositionTimestamp", json!(1_600_000_001)),
+        ("SelfManagedEventSource", json!({ "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": ["kafka:2000"] } })),
+        ("EventSourceArn", json!("arn:aws:kafka:eu-west-1:123456789012:cluster/c/1")),
+        ("Tags", json!({ "team": "harbour" })),
+    ] {
+        let error = update(&mapping, json!({ name: other })).expect_err("stays");
+        let text = format!("{name} cannot be changed by an update: ");
+        assert!(error.message.starts_with(&text), "{error}");
+    }
+}
