@@ -1,7 +1,7 @@
 //! The task that polls one broker for one router: one session, one request in flight, bytes leased before they are asked
 //! for. What it cannot settle itself goes back to the router, with which it ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
