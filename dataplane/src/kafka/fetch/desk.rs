@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::topic_id::{TopicId, is_another};
 
 use super::session::{Asked, Session, Step};
 use super::wire::{Refused, refused};
@@ -19,6 +20,8 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What a partition asks for.
 pub(crate) trait Wish {
+    /// Of which topic of its name, where that is known.
+    fn topic(&self) -> Option<TopicId>;
     /// First offset wanted.
     fn position(&self) -> Offset;
     /// Leader epoch of the record before it, when known.
@@ -63,16 +66,23 @@ impl<W: Wish> Desk<W> {
         self.wants.get(partition).map(|(want, _)| want)
     }
 
+    /// Of which topic the partition's open want is, the leader epoch of what was read before it, and that of its leader.
+    pub(crate) fn known(&self, partition: &TopicPartition) -> Option<(Option<TopicId>, Option<i32>, i32)> {
+        let (want, leader_epoch) = self.wants.get(partition)?;
+        Some((want.topic(), want.leader_epoch(), *leader_epoch))
+    }
+
     /// Bytes to lease for the next poll, of a budget of `limit`.
     pub(crate) fn bytes_to_ask(&self, limit: usize) -> usize {
         let room: usize = self.wants.values().map(|(want, _)| want.bytes_max() as usize).sum();
         room.clamp(BYTES_MIN, BYTES_MAX.min(limit / 4).max(BYTES_MIN))
     }
 
-    /// The next request of `session`.
-    pub(crate) fn next(&self, session: &mut Session) -> Step {
+    /// The next request of `session` to a broker that `speaks_ids` of topics, or does not.
+    pub(crate) fn next(&self, session: &mut Session, speaks_ids: bool) -> Step {
         let asked = |(partition, (want, current_leader_epoch)): (&TopicPartition, &(W, i32))| {
             let asked = Asked {
+                topic: want.topic(),
                 position: want.position(),
                 bytes_max: want.bytes_max(),
                 current_leader_epoch: *current_leader_epoch,
@@ -80,7 +90,7 @@ impl<W: Wish> Desk<W> {
             };
             (partition.clone(), asked)
         };
-        session.next(&self.wants.iter().map(asked).collect())
+        session.next(&self.wants.iter().map(asked).collect(), speaks_ids)
     }
 
     /// How long the broker may wait for records, `longest` when nobody rests.
@@ -92,12 +102,21 @@ impl<W: Wish> Desk<W> {
     /// what its predecessor asked for.
     pub(crate) fn take(&mut self, partition: &TopicPartition, session: &Session) -> Option<W> {
         let (want, _) = self.wants.get(partition)?;
-        let is_same = session.position_of(partition) == Some(want.position());
+        let asked = session.asked_for(partition)?;
+        let is_same = (asked.position, asked.topic) == (want.position(), want.topic());
         if !mutant!("fetch-not-matched", is_same, true) {
             return None;
         }
         self.resting.insert(partition.clone());
         self.hand_back(partition)
+    }
+
+    /// Wants that are of another topic than the one that has the name `topic` now, by its id: they are taken off the desk.
+    pub(crate) fn take_outdated(&mut self, topic: &str, now: Option<TopicId>) -> Vec<W> {
+        let is_outdated = |partition: &TopicPartition, (want, _): &mut (W, i32)| {
+            &*partition.topic == topic && is_another(want.topic(), now)
+        };
+        self.wants.extract_if(.., is_outdated).map(|(_, (want, _))| want).collect()
     }
 
     /// The broker does not lead the partition: its want goes elsewhere.
@@ -136,7 +155,12 @@ pub(crate) fn word(code: Option<ResponseError>, diverging_end: Option<Offset>, i
 
 /// Whether a reply's own code only says that the broker has forgotten the session.
 pub(crate) fn begins_anew(code: ResponseError) -> bool {
-    matches!(code, ResponseError::FetchSessionIdNotFound | ResponseError::InvalidFetchSessionEpoch)
+    matches!(
+        code,
+        ResponseError::FetchSessionIdNotFound
+            | ResponseError::InvalidFetchSessionEpoch
+            | ResponseError::FetchSessionTopicIdError
+    )
 }
 
 /// What keeps the parts of one frame on the budget. A slow partition must not pin a large frame for the others while bytes
