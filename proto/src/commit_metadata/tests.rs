@@ -70,7 +70,7 @@ fn texts_of_the_first_version_are_read_and_written_as_they_were() {
 
 #[test]
 fn an_open_start_is_read_beside_the_rest_and_by_nodes_that_do_not_know_it() {
-    let plain = CommitMetadata { partitions_at_activation: 8, progress: None };
+    let plain = CommitMetadata { partitions_at_activation: 8, topic: None, progress: None };
     for timestamp in [-2, 0, 1_700_000_000_123] {
         let text = with_open_start(&plain.encode(), timestamp);
         assert_eq!(open_start(&text), Some(timestamp), "{text}");
