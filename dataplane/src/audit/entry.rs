@@ -11,6 +11,8 @@
 //! where its brokers have ids. A topic that was deleted and made anew is another log: `recreated` closes the account of the one
 //! before, whose sums stay as `earlier`.
 
+use std::str::FromStr;
+
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -133,14 +135,14 @@ impl What {
         }
         if let Some(earlier) = text.strip_prefix(EARLIER) {
             let (topic, sums) = earlier.split_once(' ')?;
-            return Some(Self::Earlier(parse_id(topic)?, parse_sums(sums)?));
+            return Some(Self::Earlier(parse_id(topic).ok()?, parse_sums(sums)?));
         }
         if let Some(held) = text.strip_prefix(BEYOND_END) {
             return Some(Self::BeyondEnd(Offset(held.parse().ok()?)));
         }
         match text.split_once(' ') {
             Some((BEGAN, topic)) => return Some(Self::Began(Some(topic.parse().ok()?))),
-            Some((RECREATED, topic)) => return parse_id(topic).map(Self::Recreated),
+            Some((RECREATED, topic)) => return parse_id(topic).ok().map(Self::Recreated),
             _ => {}
         }
         match text {
@@ -160,8 +162,8 @@ fn id_text(topic: Option<TopicId>) -> String {
     topic.map_or_else(|| NO_ID.to_owned(), |topic| topic.to_string())
 }
 
-fn parse_id(text: &str) -> Option<Option<TopicId>> {
-    if text == NO_ID { Some(None) } else { text.parse().ok().map(Some) }
+fn parse_id(text: &str) -> Result<Option<TopicId>, <TopicId as FromStr>::Err> {
+    if text == NO_ID { Ok(None) } else { text.parse().map(Some) }
 }
 
 fn sums_text(sums: &Sums) -> String {
