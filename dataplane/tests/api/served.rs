@@ -30,7 +30,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(crate) async fn on(scene: &Scene) -> Self {
+    pub(crate) fn on(scene: &Scene) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let (server, controller, client) = start(scene, folder.path());
         let servers = scene.broker.address().to_string();
