@@ -96,6 +96,12 @@ fn meets_many_topics(program: &Path, arguments: &[&Path], fine: &str) {
 }
 
 #[test]
+fn confluent_kafka_lists_produces_and_consumes_many_topics() {
+    let Some(python) = python() else { return };
+    meets_many_topics(&python, &[&here().join("tests/clients/broker/many_topics.py")], "many topics: fine");
+}
+
+#[test]
 fn kafkajs_lists_produces_and_consumes_many_topics() {
     let modules = node_modules();
     let Some(_) = client("kafkajs", modules.join("kafkajs").is_dir().then_some(modules)) else { return };

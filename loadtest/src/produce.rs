@@ -84,7 +84,8 @@ impl Producer {
             loop {
                 let view = self.cluster.refresh(topic).await;
                 if view.is_ok_and(|view| {
-                    view.len() as i32 == partitions && view.iter().all(|one| one.leader.is_some())
+                    view.partitions.len() as i32 == partitions
+                        && view.partitions.iter().all(|one| one.leader.is_some())
                 }) {
                     return;
                 }

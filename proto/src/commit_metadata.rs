@@ -4,10 +4,10 @@
 //! readable in any tool that shows a group's offsets:
 //!
 //! ```text
-//! lighterman/1 n=8 h=2166136261 e=7 p=100x3,1x7! f=1700000000123 r=2+40,5+1
+//! lighterman/1 n=8 t=bGlnaHRlcm1hbi10ZXN0cw h=2166136261 e=7 p=100x3,1x7! f=1700000000123 r=2+40,5+1
 //! ```
 //!
-//! `n`: partitions at activation. `h`: which filters the pieces were cut under, when there are any. `e`: the last leader
+//! `n`: partitions at activation. `t`: the id of the topic whose offset this is, where its brokers have ids. `h`: which filters the pieces were cut under, when there are any. `e`: the last leader
 //! epoch among the records that the rest speaks of. `p`: pieces from the committed offset on, each its length in offsets (0
 //! for the last one: whatever comes), `x`, its attempts begun, and `!` when it has failed in a batch of its own. `f`: when
 //! the first failure was, in milliseconds since the epoch. `r`: what lies behind the committed offset and is resolved
@@ -17,6 +17,8 @@
 
 use std::fmt::Write as _;
 use std::str::FromStr;
+
+use crate::topic_id::TopicId;
 
 /// Length of a text at most.
 pub const BYTES_MAX: usize = 1024;
@@ -28,6 +30,8 @@ const FORMAT: &str = "lighterman/1 ";
 pub struct CommitMetadata {
     /// How many partitions the topic had when the mapping's starting position was resolved; 0 while that is not known.
     pub partitions_at_activation: i32,
+    /// The topic whose offset stands beside this text. `None`: its brokers have no ids, or whoever wrote this did not keep them.
+    pub topic: Option<TopicId>,
     /// How far the stretch behind the committed offset has come; `None` when nothing there has failed or is resolved.
     pub progress: Option<Progress>,
 }
@@ -78,6 +82,9 @@ impl CommitMetadata {
     /// a piece without an end. Empty ranges are left out too.
     pub fn encode(&self) -> String {
         let mut text = format!("{FORMAT}n={}", self.partitions_at_activation.max(0));
+        if let Some(topic) = self.topic {
+            let _ = write!(text, " t={topic}");
+        }
         let Some(progress) = &self.progress else { return text };
         if progress.filters > 0 {
             let _ = write!(text, " h={}", progress.filters);
@@ -97,7 +104,8 @@ impl CommitMetadata {
         if text.len() > BYTES_MAX {
             return None;
         }
-        let (mut partitions, mut progress, mut seen) = (None, Progress::default(), Vec::new());
+        let (mut partitions, mut topic) = (None, None);
+        let (mut progress, mut seen) = (Progress::default(), Vec::new());
         for field in text.strip_prefix(FORMAT)?.split(' ') {
             let (name, value) = field.split_once('=')?;
             if seen.contains(&name) {
@@ -106,6 +114,7 @@ impl CommitMetadata {
             seen.push(name);
             match name {
                 "n" => partitions = Some(decimal(value)?),
+                "t" => topic = Some(value.parse().ok()?),
                 "h" => progress.filters = decimal(value)?,
                 "e" => progress.leader_epoch = Some(decimal(value)?),
                 "p" => progress.pieces = list(value, piece)?,
@@ -121,7 +130,7 @@ impl CommitMetadata {
         }
         within_offsets(progress.resolved.iter().flat_map(|(gap, length)| [*gap, *length]))?;
         let progress = Some(progress).filter(|progress| *progress != Progress::default());
-        Some(Self { partitions_at_activation: partitions?, progress })
+        Some(Self { partitions_at_activation: partitions?, topic, progress })
     }
 }
 

@@ -10,4 +10,5 @@ pub mod filter;
 pub mod ids;
 pub mod records;
 pub mod response;
+pub mod topic_id;
 pub mod units;

@@ -11,6 +11,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use lighterman::kafka::cluster::Cluster;
 use lighterman::kafka::connection::Connection;
 use lighterman::kafka::error::KafkaError;
+use lighterman::kafka::fetch::session::Session;
 use lighterman::kafka::fetch::wire;
 use lighterman::kafka::group::effects::GroupProtocol;
 use lighterman::kafka::offsets::{
@@ -19,6 +20,7 @@ use lighterman::kafka::offsets::{
 };
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman_proto::ids::Offset;
+use lighterman_proto::topic_id::TopicId;
 
 use super::line::{Line, block_on, frame};
 
@@ -40,6 +42,8 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
         5 => committed_to_a_member(body),
         6 => listed(among(1, 7), body),
         7 => epochs(among(2, 4), body),
+        8 => topic(among(10, 12), body),
+        9 => fetched(13, body),
         _ => fetched(among(10, 12), body),
     })
 }
@@ -159,9 +163,11 @@ fn topic(version: i16, body: &[u8]) -> bool {
     };
     let said: Vec<_> = reply.topics.iter().filter(named).collect();
     assert_eq!(said.len(), 1, "the topic is in it, once");
-    assert_eq!((said[0].error_code, said[0].partitions.len()), (0, view.len()));
-    assert!(view.iter().map(|partition| partition.partition).eq(0..view.len() as i32), "each of them, once");
-    for partition in view.iter() {
+    assert_eq!((said[0].error_code, said[0].partitions.len()), (0, view.partitions.len()));
+    assert_eq!(view.id, TopicId::of(said[0].topic_id));
+    let indices = view.partitions.iter().map(|partition| partition.partition);
+    assert!(indices.eq(0..view.partitions.len() as i32), "each of them, once");
+    for partition in view.partitions.iter() {
         if let Some(leader) = cluster.leader(TOPIC, partition.partition) {
             assert_eq!(brokers.get(&leader.broker.0), Some(&leader.address));
         }
@@ -242,7 +248,7 @@ fn fetched(version: i16, body: &[u8]) -> bool {
         connection.call(wire::FETCH, DEADLINE, |_| FetchRequest::default()).await.map(|(reply, _)| reply)
     });
     let Ok(reply) = reply else { return false };
-    let parts = wire::parts(reply);
+    let parts = wire::parts(reply, &Session::default());
     let records: usize = parts.iter().map(|part| part.records.len()).sum();
     assert!(records <= body.len(), "records are slices of the frame, none twice");
     assert!(parts.iter().all(|part| part.diverging_end.is_none_or(|end| end.0 >= 0)));

@@ -87,8 +87,12 @@ fn check(request: &Request<'_>, now: i64) -> Result<String, ApiError> {
 
 fn refused(request: &Request<'_>, now: i64, what: &str) {
     let error = check(request, now).expect_err(what);
-    let kinds =
-        [ErrorKind::InvalidSignature, ErrorKind::UnrecognizedClient, ErrorKind::MissingAuthenticationToken];
+    let kinds = [
+        ErrorKind::InvalidSignature,
+        ErrorKind::IncompleteSignature,
+        ErrorKind::UnrecognizedClient,
+        ErrorKind::MissingAuthenticationToken,
+    ];
     assert!(kinds.contains(&error.kind), "{what}: {error:?}");
     assert!(!error.message.is_empty());
 }

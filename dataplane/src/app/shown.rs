@@ -7,7 +7,7 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::units::{Moment, TimestampMs};
 use serde_json::{Map, Value, json};
 
-use crate::audit::book::Stretch;
+use crate::audit::book::{BeyondEnd, Earlier, Stretch};
 use crate::audit::{Page, Reason, Sums, Verdict};
 use crate::consumer::status::Shown;
 use crate::partition::failing::FailingShown;
@@ -75,6 +75,9 @@ pub fn audit(pages: BTreeMap<i32, Page>, committed: &BTreeMap<i32, Option<Offset
             page.stretches.iter().map(|stretch| range_of(stretch, &page.reasons)).collect();
         json!({
             "partition": partition,
+            "topicId": page.topic.map(|topic| topic.to_string()),
+            "recreated": page.earlier.iter().map(earlier).collect::<Vec<_>>(),
+            "beyondEnd": page.beyond_end.iter().map(beyond_end).collect::<Vec<_>>(),
             "began": page.began,
             "end": page.end,
             "committed": committed,
@@ -89,6 +92,20 @@ pub fn audit(pages: BTreeMap<i32, Page>, committed: &BTreeMap<i32, Option<Offset
         })
     };
     json!({ "partitions": pages.into_iter().map(one).collect::<Vec<_>>() })
+}
+
+fn earlier(earlier: &Earlier) -> Value {
+    json!({
+        "topicId": earlier.topic.map(|topic| topic.to_string()),
+        "at": iso_8601(earlier.at),
+        "first": earlier.range.first,
+        "end": earlier.range.end,
+        "outcomes": sums(&earlier.sums),
+    })
+}
+
+fn beyond_end(beyond: &BeyondEnd) -> Value {
+    json!({ "at": iso_8601(beyond.at), "committed": beyond.held, "began": beyond.began })
 }
 
 fn range_of(stretch: &Stretch, reasons: &BTreeMap<Offset, Reason>) -> Value {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::TimestampMs;
 
 use super::entry::{Entry, Sums, What};
@@ -13,6 +14,8 @@ use crate::partition::ledger::Outcome;
 pub const RANGES_MAX: usize = 10_000;
 /// Reasons kept of one partition; those of the oldest records go first.
 pub const REASONS_MAX: usize = 1_000;
+/// Topics before this one, and offsets beyond the end, that are kept of one partition.
+const NOTES_MAX: usize = 16;
 /// Ranges that are not joined yet: a node that dies between audit and commit begins before some of them again.
 const FRESH_MAX: usize = 64;
 
@@ -30,9 +33,36 @@ pub struct Stretch {
     pub elsewhere: bool,
 }
 
+/// What became of a topic that was deleted, and of the log of one of its partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    /// Which topic of its name.
+    pub topic: Option<TopicId>,
+    /// When it was found that there is another.
+    pub at: TimestampMs,
+    /// What was accounted of it.
+    pub range: OffsetRange,
+    /// What became of that.
+    pub sums: Sums,
+}
+
+/// An offset beyond the log's end that somebody else had committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BeyondEnd {
+    /// When it was found.
+    pub at: TimestampMs,
+    /// What the group held.
+    pub held: Offset,
+    /// Where the partition began instead.
+    pub began: Offset,
+}
+
 /// The audit of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct Book {
+    topic: Option<TopicId>,
+    earlier: VecDeque<Earlier>,
+    beyond_end: VecDeque<BeyondEnd>,
     joined: VecDeque<Stretch>,
     fresh: VecDeque<Stretch>,
     forgotten: u64,
@@ -63,6 +93,12 @@ pub struct Reason {
 /// A partition's audit as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
+    /// Which topic of its name this is the audit of.
+    pub topic: Option<TopicId>,
+    /// The last ones before it.
+    pub earlier: Vec<Earlier>,
+    /// The last times that the group held an offset beyond the log's end.
+    pub beyond_end: Vec<BeyondEnd>,
     /// Where the audit begins.
     pub began: Option<Offset>,
     /// Where it ends.
@@ -94,7 +130,27 @@ impl Book {
     /// Takes in the next line.
     pub fn enter(&mut self, entry: &Entry) {
         match &entry.what {
-            What::Began => self.begin(entry.range.first, entry.at),
+            What::Began(topic) => {
+                if is_another(self.topic, *topic) {
+                    self.close(entry.at);
+                }
+                self.topic = topic.or(self.topic);
+                self.begin(entry.range.first, entry.at);
+            }
+            What::Recreated(topic) => {
+                if topic.is_none() || *topic != self.topic {
+                    self.close(entry.at);
+                }
+                self.topic = *topic;
+                self.begin(entry.range.first, entry.at);
+            }
+            What::Earlier(topic, sums) => {
+                self.remember(Earlier { topic: *topic, at: entry.at, range: entry.range, sums: *sums });
+            }
+            What::BeyondEnd(held) => {
+                let (at, held, began) = (entry.at, *held, entry.range.first);
+                push_bounded(&mut self.beyond_end, BeyondEnd { at, held, began });
+            }
             What::Ended(outcome) => {
                 let mut sums = Sums::default();
                 sums[*outcome as usize] = entry.range.first.distance_to(entry.range.end);
@@ -125,6 +181,35 @@ impl Book {
         }
     }
 
+    /// `entry` as it is to be written: a beginning in another topic than before says so.
+    pub fn worded(&self, entry: &Entry) -> Entry {
+        match entry.what {
+            What::Began(topic) if is_another(self.topic, topic) => {
+                Entry { what: What::Recreated(topic), ..entry.clone() }
+            }
+            _ => entry.clone(),
+        }
+    }
+
+    /// Whether what is told of `topic` is of another than this is the audit of.
+    pub fn is_of_another_topic(&self, topic: Option<TopicId>) -> bool {
+        is_another(self.topic, topic)
+    }
+
+    /// The topic is gone: its account is closed.
+    fn close(&mut self, at: TimestampMs) {
+        let topic = self.topic;
+        if let (Some(first), Some(end)) = (self.began, self.end()) {
+            self.remember(Earlier { topic, at, range: OffsetRange { first, end }, sums: self.sums });
+        }
+        let (earlier, beyond_end) = (std::mem::take(&mut self.earlier), std::mem::take(&mut self.beyond_end));
+        *self = Self { earlier, beyond_end, ..Self::default() };
+    }
+
+    fn remember(&mut self, earlier: Earlier) {
+        push_bounded(&mut self.earlier, earlier);
+    }
+
     /// Where the audit ends.
     pub fn end(&self) -> Option<Offset> {
         let last = self.fresh.back().or(self.joined.back());
@@ -147,7 +232,17 @@ impl Book {
         let began = page.began.unwrap_or(Offset(0));
         let at = page.stretches.first().map_or(TimestampMs(0), |stretch| stretch.at);
         let range = OffsetRange { first: began, end: began };
-        let head = if page.forgotten > 0 { What::Forgotten(older) } else { What::Began };
+        let closed = page.earlier.into_iter().map(move |earlier| {
+            let Earlier { topic, at, range, sums } = earlier;
+            Entry { at, partition, range, what: What::Earlier(topic, sums) }
+        });
+        let beyond_end = page.beyond_end.into_iter().map(move |beyond| {
+            let range = OffsetRange { first: beyond.began, end: beyond.began };
+            Entry { at: beyond.at, partition, range, what: What::BeyondEnd(beyond.held) }
+        });
+        let began = page.began.map(|_| Entry { at, partition, range, what: What::Began(page.topic) });
+        let forgotten = Entry { at, partition, range, what: What::Forgotten(older) };
+        let head = began.into_iter().chain((page.forgotten > 0).then_some(forgotten));
         let stretches = page.stretches.into_iter().map(move |stretch| {
             let what = if stretch.elsewhere { What::Elsewhere } else { What::Stretch(stretch.sums) };
             Entry { at: stretch.at, partition, range: stretch.range, what }
@@ -160,8 +255,7 @@ impl Book {
             let Uncommitted { at, range } = uncommitted;
             Entry { at, partition, range, what: What::Uncommitted }
         });
-        let head = Entry { at, partition, range, what: head };
-        std::iter::once(head).chain(stretches).chain(reasons).chain(uncommitted)
+        closed.chain(beyond_end).chain(head).chain(stretches).chain(reasons).chain(uncommitted)
     }
 
     /// As it is shown.
@@ -176,8 +270,10 @@ impl Book {
         let from = stretches.first().map_or(Offset(i64::MAX), |stretch| stretch.range.first);
         let reasons = self.reasons.range(from..).map(|(offset, reason)| (*offset, reason.clone())).collect();
         let (began, end, forgotten) = (self.began, self.end(), self.forgotten);
-        let uncommitted = self.uncommitted;
-        Page { began, end, sums: self.sums, stretches, forgotten, reasons, uncommitted }
+        let (topic, earlier) = (self.topic, self.earlier.iter().cloned().collect());
+        let beyond_end = self.beyond_end.iter().copied().collect();
+        let (sums, uncommitted) = (self.sums, self.uncommitted);
+        Page { topic, earlier, beyond_end, began, end, sums, stretches, forgotten, reasons, uncommitted }
     }
 
     /// A node that takes up at `at` has not seen what the audit says behind it committed, and has not seen what lies before.
@@ -223,6 +319,13 @@ impl Book {
         for (sum, less) in self.sums.iter_mut().zip(sums) {
             *sum = sum.saturating_sub(*less);
         }
+    }
+}
+
+fn push_bounded<T>(list: &mut VecDeque<T>, next: T) {
+    list.push_back(next);
+    if list.len() > NOTES_MAX {
+        list.pop_front();
     }
 }
 
@@ -293,7 +396,7 @@ mod tests {
     #[test]
     fn alo_1_what_is_ordinary_is_joined_and_what_is_notable_stands_alone() {
         let mut book = Book::default();
-        book.enter(&entry(100, 100, What::Began));
+        book.enter(&entry(100, 100, What::Began(None)));
         book.enter(&ended(100, 150, Outcome::Delivered));
         book.enter(&ended(150, 160, Outcome::Filtered));
         book.enter(&ended(160, 161, Outcome::DeadLettered));
@@ -311,10 +414,10 @@ mod tests {
     #[test]
     fn com_1_what_was_written_but_not_committed_before_a_crash_is_taken_back() {
         let mut book = Book::default();
-        book.enter(&entry(0, 0, What::Began));
+        book.enter(&entry(0, 0, What::Began(None)));
         book.enter(&ended(0, 10, Outcome::Delivered));
         book.enter(&ended(10, 11, Outcome::Skipped));
-        book.enter(&entry(10, 10, What::Began));
+        book.enter(&entry(10, 10, What::Began(None)));
         book.enter(&ended(10, 20, Outcome::Delivered));
         let page = book.page();
         assert_eq!((sum(&page, Outcome::Delivered), sum(&page, Outcome::Skipped)), (20, 0));
@@ -324,12 +427,62 @@ mod tests {
     #[test]
     fn what_another_node_did_is_a_stretch_without_outcome_not_a_hole() {
         let mut book = Book::default();
-        book.enter(&entry(0, 0, What::Began));
+        book.enter(&entry(0, 0, What::Began(None)));
         book.enter(&ended(0, 10, Outcome::Delivered));
-        book.enter(&entry(500, 500, What::Began));
+        book.enter(&entry(500, 500, What::Began(None)));
         let page = book.page();
         assert!(page.stretches[1].elsewhere);
         assert_eq!(page.verify(Some(Offset(500))), Verdict::Accounted);
+    }
+
+    #[test]
+    fn alo_1_a_topic_made_anew_closes_the_account_of_the_one_before() {
+        let id = |number| TopicId::of(uuid::Uuid::from_u128(number));
+        let mut book = Book::default();
+        book.enter(&entry(0, 0, What::Began(id(1))));
+        book.enter(&ended(0, 500, Outcome::Delivered));
+        assert!(book.is_of_another_topic(id(2)) && !book.is_of_another_topic(id(1)));
+        for line in [What::Recreated(id(2)), What::Began(id(2))] {
+            book.enter(&entry(0, 0, line));
+        }
+        let missing = OffsetRange { first: Offset(0), end: Offset(40) };
+        assert_eq!(
+            book.page().verify(Some(Offset(40))),
+            Verdict::Missing(missing),
+            "500 of another log are no proof"
+        );
+        book.enter(&ended(0, 40, Outcome::Delivered));
+        let mut again = Book::default();
+        for line in book.lines(0) {
+            again.enter(&Entry::parse(line.line().trim_end()).expect("whole"));
+        }
+        let page = again.page();
+        assert_eq!(page, book.page());
+        assert_eq!((page.verify(Some(Offset(40))), page.topic), (Verdict::Accounted, id(2)));
+        let [earlier] = &page.earlier[..] else { panic!("{:?}", page.earlier) };
+        let range = OffsetRange { first: Offset(0), end: Offset(500) };
+        assert_eq!((earlier.topic, earlier.range, sum(&page, Outcome::Delivered)), (id(1), range, 40));
+        assert_eq!(earlier.sums[Outcome::Delivered as usize], 500);
+    }
+
+    #[test]
+    fn alo_1_without_ids_the_line_alone_closes_it() {
+        let mut book = Book::default();
+        book.enter(&entry(0, 0, What::Began(None)));
+        book.enter(&ended(0, 500, Outcome::Delivered));
+        book.enter(&entry(0, 0, What::Recreated(None)));
+        book.enter(&entry(0, 0, What::Began(None)));
+        assert_eq!((book.page().earlier.len(), book.page().end), (1, Some(Offset(0))));
+    }
+
+    #[test]
+    fn mem_1_topics_before_have_a_bound() {
+        let mut book = Book::default();
+        for number in 1..100 {
+            book.enter(&entry(0, 0, What::Began(TopicId::of(uuid::Uuid::from_u128(number)))));
+            book.enter(&entry(0, 0, What::BeyondEnd(Offset(7))));
+        }
+        assert_eq!((book.page().earlier.len(), book.page().beyond_end.len()), (NOTES_MAX, NOTES_MAX));
     }
 
     fn reason(offset: i64, text: &str) -> Entry {
@@ -339,13 +492,13 @@ mod tests {
     #[test]
     fn a_skipped_record_keeps_its_reason_and_one_that_was_not_reached_loses_it() {
         let mut book = Book::default();
-        book.enter(&entry(0, 0, What::Began));
+        book.enter(&entry(0, 0, What::Began(None)));
         book.enter(&ended(0, 5, Outcome::Delivered));
         book.enter(&ended(5, 6, Outcome::Skipped));
         for offset in [5, 9] {
             book.enter(&reason(offset, "a \"bad\"\norder"));
         }
-        book.enter(&entry(6, 6, What::Began));
+        book.enter(&entry(6, 6, What::Began(None)));
         let mut again = Book::default();
         for line in book.lines(0) {
             again.enter(&Entry::parse(line.line().trim_end()).expect("whole"));

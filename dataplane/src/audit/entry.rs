@@ -7,12 +7,17 @@
 //!
 //! CRC-32C of the rest, milliseconds since the epoch, partition, first offset, offset behind the last, what. When the file is
 //! rewritten, stretches that were joined carry their sums: `stretch delivered=89,filtered=10`. Why a person had a record
-//! skipped stands in a line of its own, as a JSON string: `reason "the order was cancelled"`.
+//! skipped stands in a line of its own, as a JSON string: `reason "the order was cancelled"`. With `began` stands the topic's id,
+//! where its brokers have ids. A topic that was deleted and made anew is another log: `recreated` closes the account of the one
+//! before, whose sums stay as `earlier`.
+
+use std::str::FromStr;
 
 use std::fmt::Write;
 use std::sync::Arc;
 
 use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::TimestampMs;
 
 use crate::partition::ledger::Outcome;
@@ -25,8 +30,15 @@ pub const REASON_BYTES_MAX: usize = 256;
 pub enum What {
     /// Every offset of it ended so, and was committed.
     Ended(Outcome),
-    /// This node took the partition up at the range's first offset.
-    Began,
+    /// This node took the partition up at the range's first offset, in the topic of this id.
+    Began(Option<TopicId>),
+    /// So too, in a topic that was made anew: what stands before this line is of another log.
+    Recreated(Option<TopicId>),
+    /// What a topic of that name had come to when it was deleted; the range is what was accounted of it.
+    Earlier(Option<TopicId>, Sums),
+    /// The group held this offset, which nobody of ours had committed and which lies beyond the log's end. The range begins where
+    /// the partition began instead.
+    BeyondEnd(Offset),
     /// A stretch of several outcomes, by offsets.
     Stretch(Sums),
     /// Nobody here knows what became of it.
@@ -56,6 +68,11 @@ pub struct Entry {
 pub type Sums = [u64; Outcome::ALL.len()];
 
 const BEGAN: &str = "began";
+const RECREATED: &str = "recreated";
+const EARLIER: &str = "earlier ";
+const BEYOND_END: &str = "beyond-end ";
+/// Stands for the id of a topic whose brokers have none.
+const NO_ID: &str = "-";
 const STRETCH: &str = "stretch ";
 const ELSEWHERE: &str = "elsewhere";
 const UNCOMMITTED: &str = "uncommitted";
@@ -92,7 +109,11 @@ impl What {
     fn text(&self) -> String {
         match self {
             Self::Ended(outcome) => outcome.label().to_owned(),
-            Self::Began => BEGAN.to_owned(),
+            Self::Began(None) => BEGAN.to_owned(),
+            Self::Began(Some(topic)) => format!("{BEGAN} {topic}"),
+            Self::Recreated(topic) => format!("{RECREATED} {}", id_text(*topic)),
+            Self::Earlier(topic, sums) => format!("{EARLIER}{} {}", id_text(*topic), sums_text(sums)),
+            Self::BeyondEnd(held) => format!("{BEYOND_END}{held}"),
             Self::Stretch(sums) => format!("{STRETCH}{}", sums_text(sums)),
             Self::Elsewhere => ELSEWHERE.to_owned(),
             Self::Uncommitted => UNCOMMITTED.to_owned(),
@@ -112,8 +133,20 @@ impl What {
             let reason: String = serde_json::from_str(reason).ok()?;
             return (reason.len() <= REASON_BYTES_MAX).then(|| Self::Reason(reason.into()));
         }
+        if let Some(earlier) = text.strip_prefix(EARLIER) {
+            let (topic, sums) = earlier.split_once(' ')?;
+            return Some(Self::Earlier(parse_id(topic).ok()?, parse_sums(sums)?));
+        }
+        if let Some(held) = text.strip_prefix(BEYOND_END) {
+            return Some(Self::BeyondEnd(Offset(held.parse().ok()?)));
+        }
+        match text.split_once(' ') {
+            Some((BEGAN, topic)) => return Some(Self::Began(Some(topic.parse().ok()?))),
+            Some((RECREATED, topic)) => return parse_id(topic).ok().map(Self::Recreated),
+            _ => {}
+        }
         match text {
-            BEGAN => Some(Self::Began),
+            BEGAN => Some(Self::Began(None)),
             ELSEWHERE => Some(Self::Elsewhere),
             UNCOMMITTED => Some(Self::Uncommitted),
             other => outcome_named(other).map(Self::Ended),
@@ -123,6 +156,14 @@ impl What {
 
 fn outcome_named(label: &str) -> Option<Outcome> {
     Outcome::ALL.into_iter().find(|outcome| outcome.label() == label)
+}
+
+fn id_text(topic: Option<TopicId>) -> String {
+    topic.map_or_else(|| NO_ID.to_owned(), |topic| topic.to_string())
+}
+
+fn parse_id(text: &str) -> Result<Option<TopicId>, <TopicId as FromStr>::Err> {
+    if text == NO_ID { Ok(None) } else { text.parse().map(Some) }
 }
 
 fn sums_text(sums: &Sums) -> String {
@@ -149,10 +190,17 @@ mod tests {
 
     use super::*;
 
+    fn any_id() -> impl Strategy<Value = Option<TopicId>> {
+        prop_oneof![Just(0), any::<u128>()].prop_map(|id| TopicId::of(uuid::Uuid::from_u128(id)))
+    }
+
     fn any_what() -> impl Strategy<Value = What> {
         prop_oneof![
             (0..Outcome::ALL.len()).prop_map(|outcome| What::Ended(Outcome::ALL[outcome])),
-            Just(What::Began),
+            any_id().prop_map(What::Began),
+            any_id().prop_map(What::Recreated),
+            (any_id(), any::<Sums>()).prop_map(|(topic, sums)| What::Earlier(topic, sums)),
+            any::<i64>().prop_map(|held| What::BeyondEnd(Offset(held))),
             Just(What::Elsewhere),
             Just(What::Uncommitted),
             any::<Sums>().prop_map(What::Stretch),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use lighterman_proto::ids::MappingId;
+use lighterman_proto::topic_id::TopicId;
 use tokio::sync::{Notify, oneshot};
 
 use super::book::Page;
@@ -15,9 +16,19 @@ use super::entry::Entry;
 const WAITING_MAX: usize = 128 * 1024;
 
 pub(super) enum Order {
-    Append { mapping: MappingId, entries: Vec<Entry>, written: Option<oneshot::Sender<()>> },
-    Read { mapping: MappingId, pages: oneshot::Sender<BTreeMap<i32, Page>> },
-    Remove { mapping: MappingId },
+    Append {
+        mapping: MappingId,
+        topic: Option<TopicId>,
+        entries: Vec<Entry>,
+        written: Option<oneshot::Sender<()>>,
+    },
+    Read {
+        mapping: MappingId,
+        pages: oneshot::Sender<BTreeMap<i32, Page>>,
+    },
+    Remove {
+        mapping: MappingId,
+    },
 }
 
 impl Order {
@@ -138,8 +149,13 @@ mod tests {
 
     fn began(partitions: std::ops::Range<i32>) -> Order {
         let range = OffsetRange { first: Offset(0), end: Offset(0) };
-        let entry = |partition| Entry { at: TimestampMs(1), partition, range, what: What::Began };
-        Order::Append { mapping: MAPPING, entries: partitions.map(entry).collect(), written: None }
+        let entry = |partition| Entry { at: TimestampMs(1), partition, range, what: What::Began(None) };
+        Order::Append {
+            mapping: MAPPING,
+            topic: None,
+            entries: partitions.map(entry).collect(),
+            written: None,
+        }
     }
 
     fn partitions(order: Option<Order>) -> Vec<i32> {

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use lighterman_proto::ids::MappingId;
+use lighterman_proto::topic_id::TopicId;
 use tokio::sync::oneshot;
 
 use super::book::{Book, Page};
@@ -51,8 +52,13 @@ impl AuditLog {
     /// Writes `entries` of a mapping and returns when they are written, or could not be; or after a second, when the disk is
     /// slower than that: they are written later then. Waits for as long as there is no room for them.
     pub async fn append(&self, mapping: MappingId, entries: Vec<Entry>) {
+        self.append_of(mapping, None, entries).await;
+    }
+
+    /// So too, of `topic`. What is told of a topic after another of its name was begun is not written: it would stand for that one.
+    pub async fn append_of(&self, mapping: MappingId, topic: Option<TopicId>, entries: Vec<Entry>) {
         let (written, done) = oneshot::channel();
-        self.orders.send(Order::Append { mapping, entries, written: Some(written) }).await;
+        self.orders.send(Order::Append { mapping, topic, entries, written: Some(written) }).await;
         if tokio::time::timeout(WRITE_DEADLINE, done).await.is_err() {
             metrics::counter!(crate::metrics::AUDIT_LATE).increment(1);
         }
@@ -60,7 +66,7 @@ impl AuditLog {
 
     /// Writes `entries` some time, and before all that is said later. For what [`AuditLog::has_room`] was asked for.
     pub fn note(&self, mapping: MappingId, entries: Vec<Entry>) {
-        self.orders.send_over(Order::Append { mapping, entries, written: None });
+        self.orders.send_over(Order::Append { mapping, topic: None, entries, written: None });
     }
 
     /// False while as many lines wait for the disk as may.
@@ -110,8 +116,8 @@ impl Desk {
 
     fn carry_out(&mut self, order: Order) {
         match order {
-            Order::Append { mapping, entries, written } => {
-                if let Err(error) = self.append(mapping, &entries) {
+            Order::Append { mapping, topic, entries, written } => {
+                if let Err(error) = self.append(mapping, topic, &entries) {
                     metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
                     tracing::debug!(%mapping, %error, "the audit could not be written");
                 }
@@ -171,7 +177,7 @@ impl Desk {
         })
     }
 
-    fn append(&mut self, mapping: MappingId, entries: &[Entry]) -> io::Result<()> {
+    fn append(&mut self, mapping: MappingId, topic: Option<TopicId>, entries: &[Entry]) -> io::Result<()> {
         let (folder, path) = (self.folder.clone(), self.path(mapping));
         let ledgers = self.ledgers(mapping);
         let mut text = String::new();
@@ -179,8 +185,13 @@ impl Desk {
             text.push('\n');
         }
         for entry in entries {
-            ledgers.books.entry(entry.partition).or_default().enter(entry);
-            text.push_str(&entry.line());
+            let book = ledgers.books.entry(entry.partition).or_default();
+            if book.is_of_another_topic(topic) {
+                continue;
+            }
+            let line = book.worded(entry);
+            book.enter(&line);
+            text.push_str(&line.line());
         }
         if ledgers.file.is_none() {
             fs::create_dir_all(&folder)?;
@@ -297,14 +308,14 @@ mod tests {
                     ..entry(first, first + 1)
                 })
                 .collect();
-            desk.append(mapping, &lines).expect("written");
+            desk.append(mapping, None, &lines).expect("written");
         }
         let ledgers = &desk.open[&mapping];
         let shortest: usize =
             ledgers.books.iter().flat_map(|(of, book)| book.lines(*of)).map(|entry| entry.line().len()).sum();
         assert!(shortest as u64 > FILE_BYTES_MAX, "{shortest}");
         let (bytes, rewrite_at) = (ledgers.bytes, ledgers.rewrite_at);
-        desk.append(mapping, &[entry(9_000, 9_001)]).expect("written");
+        desk.append(mapping, None, &[entry(9_000, 9_001)]).expect("written");
         let ledgers = &desk.open[&mapping];
         assert!(ledgers.bytes > bytes && ledgers.rewrite_at == rewrite_at, "one more line, no rewriting");
     }
@@ -317,7 +328,7 @@ mod tests {
         fs::write(&others, "not ours").expect("written");
         for id in 0..DELETED_MAX as u128 + 8 {
             let mapping = MappingId(uuid::Uuid::from_u128(id));
-            desk.append(mapping, &[entry(0, 1)]).expect("written");
+            desk.append(mapping, None, &[entry(0, 1)]).expect("written");
             let path = desk.path(mapping);
             let file = OpenOptions::new().append(true).open(&path).expect("there");
             let written = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + id as u64);

@@ -36,6 +36,9 @@ pub fn run(args: &AuditArgs) -> ExitCode {
         api::print(args.output, &reply, &rows(partitions));
         if args.output == OutputFormat::Table {
             for partition in partitions {
+                for line in remarks(partition) {
+                    print_line(&line);
+                }
                 print_line(&verdict(partition));
             }
         }
@@ -65,6 +68,28 @@ fn rows(partitions: &[Value]) -> Vec<Vec<String>> {
         }
     }
     rows
+}
+
+/// What is to be known beside the verdict: topics of the name that were deleted, offsets that somebody set.
+fn remarks(partition: &Value) -> Vec<String> {
+    let index = &partition["partition"];
+    let of = |name: &str| partition[name].as_array().cloned().unwrap_or_default();
+    let recreated = of("recreated").into_iter().map(|earlier| {
+        let id = earlier["topicId"].as_str().map(|id| format!(" (topic id {id})")).unwrap_or_default();
+        let (at, first, end) = (api::cell(&earlier, "at"), &earlier["first"], &earlier["end"]);
+        let outcomes = counts(&earlier["outcomes"], " ");
+        format!(
+            "partition {index}: topic recreated, found at {at}; offsets {first} to {end} were of the one before{id}: {outcomes}"
+        )
+    });
+    let beyond = of("beyondEnd").into_iter().map(|beyond| {
+        let (at, held, began) = (api::cell(&beyond, "at"), &beyond["committed"], &beyond["began"]);
+        format!(
+            "partition {index}: at {at} the group held offset {held}, beyond the log's end and not committed by Lighterman; \
+             it began at {began}, as StartingPosition says"
+        )
+    });
+    recreated.chain(beyond).collect()
 }
 
 /// One line: verified, or what is missing; and what the mapping last stopped without.
@@ -132,6 +157,18 @@ mod tests {
             "partition 3: verified, every offset from 0 to 20 has ended: 19 delivered, 1 skipped"
         );
         assert_eq!(rows(&[whole])[2], ["3", "19..20", "1 skipped", "t", "19: why"]);
+        let before = json!({
+            "partition": 3,
+            "recreated": [{"topicId": "bGlnaHRlcm1hbi10ZXN0cw", "at": "t", "first": 0, "end": 500, "outcomes": {"delivered": 500}}],
+            "beyondEnd": [{"at": "t", "committed": 1000, "began": 0}],
+        });
+        let lines = remarks(&before);
+        assert_eq!(
+            lines[0],
+            "partition 3: topic recreated, found at t; offsets 0 to 500 were of the one before \
+             (topic id bGlnaHRlcm1hbi10ZXN0cw): 500 delivered"
+        );
+        assert!(lines[1].contains("held offset 1000") && lines[1].contains("began at 0"), "{}", lines[1]);
         let left = json!({"partition": 3, "uncommitted": {"first": 5, "end": 7, "at": "t"}, "totals": {}});
         let line = verdict(&left);
         assert!(

@@ -150,6 +150,7 @@ impl ConsumerActor {
         let parts = PartitionParts {
             mapping: self.mapping,
             partition: TopicPartition::new(Arc::clone(&self.topic), partition),
+            topic: start.position.topic,
             epoch,
             start: Start {
                 committed: start.position.committed,
@@ -287,7 +288,7 @@ impl Handler<PartitionReport> for ConsumerActor {
             return;
         }
         match report.state {
-            PartitionState::Drained { .. } | PartitionState::Rebuild { .. } => {
+            PartitionState::Drained { .. } | PartitionState::Rebuild { .. } | PartitionState::BeginAnew => {
                 if let Some((_, address)) = self.partitions.remove(&report.partition) {
                     address.do_send(Fence);
                 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix::Message;
 use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
 use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
+use lighterman_proto::topic_id::TopicId;
 
 use crate::kafka::offsets::CommittedOffset;
 use crate::partition::gauge::Gauge;
@@ -43,6 +44,8 @@ pub struct FencePartitions(pub Option<Arc<BTreeSet<i32>>>);
 /// Where a partition goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
+    /// Of which topic of its name, where that is known: in another nothing of this holds.
+    pub topic: Option<TopicId>,
     /// The committed offset.
     pub committed: Offset,
     /// Leader epoch of the record before it, −1 when unknown: a log that was cut off since then shows by it (H13).
@@ -54,10 +57,16 @@ pub struct Position {
 }
 
 impl Position {
-    /// What the group has committed, as a place to go on.
-    pub fn of(committed: &CommittedOffset) -> Self {
+    /// What the group has committed, as a place to go on in `topic`.
+    pub fn of(committed: &CommittedOffset, topic: Option<TopicId>) -> Self {
         let progress = CommitMetadata::parse(&committed.metadata).and_then(|metadata| metadata.progress);
-        Self { committed: committed.offset, leader_epoch: committed.leader_epoch, progress, failures: None }
+        let (committed, leader_epoch) = (committed.offset, committed.leader_epoch);
+        Self { topic, committed, leader_epoch, progress, failures: None }
+    }
+
+    /// Whether it speaks of what the log, which ends at `end`, does not have.
+    pub fn reaches_beyond(&self, end: Offset) -> bool {
+        self.committed > end
     }
 
     /// The log was cut off at `end`: other records stand behind it now than those that were read. Goes on there when that lies
@@ -93,6 +102,8 @@ pub enum PartitionState {
         /// Where to.
         position: Position,
     },
+    /// The log is not the one that it has read: where it begins is to be found out anew.
+    BeginAnew,
     /// The actor has ended.
     Exited {
         /// By a panic.

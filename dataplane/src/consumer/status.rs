@@ -56,6 +56,8 @@ struct Inner {
     labels: Vec<Label>,
     meters: Meters,
     last_result: Mutex<String>,
+    /// What stays to be said until records are delivered.
+    notice: Mutex<Option<String>>,
     standing: Mutex<StandingTroubles>,
     partitions: Mutex<BTreeMap<i32, Shown>>,
     missing: Mutex<Option<String>>,
@@ -88,6 +90,7 @@ impl StatusBoard {
                 labels,
                 meters,
                 last_result: Mutex::new(NO_RECORDS.to_owned()),
+                notice: Mutex::new(None),
                 standing: Mutex::default(),
                 partitions: Mutex::new(BTreeMap::new()),
                 missing: Mutex::new(Some("has not begun".to_owned())),
@@ -163,6 +166,13 @@ impl StatusBoard {
         }
     }
 
+    /// Something was found that a person should see, and that is not over when the cluster answers: until records are delivered.
+    pub(crate) fn notice(&self, what: &str) {
+        tracing::warn!("{what}");
+        *self.inner.notice.lock() = Some(format!("PROBLEM: {what}"));
+        self.problem(what);
+    }
+
     fn set_result(&self, result: &str) {
         let mut last = self.inner.last_result.lock();
         if *last != result {
@@ -227,7 +237,7 @@ impl StatusBoard {
         let is_starved = self.inner.starved.lock().is_some();
         let mut last = self.inner.last_result.lock();
         if last.starts_with(PROBLEM) && *last != FUNCTION_FAILED && !is_starved {
-            OK.clone_into(&mut last);
+            self.inner.notice.lock().as_deref().unwrap_or(OK).clone_into(&mut last);
         }
     }
 
@@ -244,6 +254,7 @@ impl StatusBoard {
         self.inner.answered.fetch_add(1, Ordering::Relaxed);
         match verdict {
             Verdict::Delivered { .. } => {
+                self.inner.notice.lock().take();
                 self.set_result(OK);
                 if oldest_timestamp_ms >= 0 {
                     let elapsed_ms = clock::wall_ms().0.saturating_sub(oldest_timestamp_ms).max(0);

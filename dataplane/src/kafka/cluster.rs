@@ -1,6 +1,6 @@
 //! Brokers, leaders and epochs: the metadata cache, and the way to a connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use kafka_protocol::messages::{
     ApiKey, FindCoordinatorRequest, MetadataRequest, MetadataResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
+use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
@@ -29,6 +30,11 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 const DIAL_PATIENCE: Duration = Duration::from_millis(500);
 /// Refreshes closer together than this are one.
 const REFRESH_SPACING: Duration = Duration::from_millis(100);
+/// How long after a topic was made anew a broker may still tell of the one before. An older id that comes back later is another
+/// cluster's behind the same name.
+const OUTDATED_FOR: Duration = Duration::from_secs(60);
+/// Former ids kept of a topic.
+const FORMER_IDS_MAX: usize = 8;
 
 /// Id of a broker in its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +49,15 @@ pub struct PartitionView {
     pub leader: Option<BrokerId>,
     /// Under which leader epoch, −1 when unknown.
     pub leader_epoch: i32,
+}
+
+/// A topic as metadata shows it; clones share it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicView {
+    /// Which topic of its name. `None`: its brokers have no ids (before 2.8).
+    pub id: Option<TopicId>,
+    /// Its partitions, from 0 on.
+    pub partitions: Arc<[PartitionView]>,
 }
 
 /// Where a group's coordinator is.
@@ -63,6 +78,8 @@ pub struct Leader {
     pub address: BrokerAddress,
     /// Leader epoch, −1 when unknown.
     pub epoch: i32,
+    /// Of which topic of its name.
+    pub topic: Option<TopicId>,
 }
 
 /// One Kafka cluster; clones share the cache.
@@ -83,7 +100,14 @@ struct Shared {
 #[derive(Default)]
 struct Cache {
     brokers: HashMap<BrokerId, BrokerAddress>,
-    topics: HashMap<Arc<str>, (Moment, Arc<[PartitionView]>)>,
+    topics: HashMap<Arc<str>, KnownTopic>,
+}
+
+struct KnownTopic {
+    at: Moment,
+    view: TopicView,
+    /// Ids that it had before, and when another was first told.
+    former: VecDeque<(TopicId, Moment)>,
 }
 
 impl Cluster {
@@ -151,7 +175,7 @@ impl Cluster {
     }
 
     /// The partitions of `topic`, not older than `age_max`. Callers that come together share one refresh.
-    pub async fn topic(&self, topic: &str, age_max: Duration) -> Result<Arc<[PartitionView]>, KafkaError> {
+    pub async fn topic(&self, topic: &str, age_max: Duration) -> Result<TopicView, KafkaError> {
         if let Some(view) = self.cached(topic, age_max) {
             return Ok(view);
         }
@@ -161,23 +185,28 @@ impl Cluster {
         }
         let mut connection = self.connect_any().await?;
         let (reply, _) =
-            connection.call(versions(4, 9), REQUEST_DEADLINE, |_| metadata_request(topic)).await?;
+            connection.call(versions(4, 12), REQUEST_DEADLINE, |_| metadata_request(topic)).await?;
         self.learn(topic, reply)
     }
 
     /// The partitions of `topic` as they are now.
-    pub async fn refresh(&self, topic: &str) -> Result<Arc<[PartitionView]>, KafkaError> {
+    pub async fn refresh(&self, topic: &str) -> Result<TopicView, KafkaError> {
         self.topic(topic, Duration::ZERO).await
     }
 
     /// The leader of a partition, from the cache.
     pub fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
         let cache = self.shared.cache.lock();
-        let (_, view) = cache.topics.get(topic)?;
-        let view = view.iter().find(|view| view.partition == partition)?;
+        let TopicView { id, partitions } = &cache.topics.get(topic)?.view;
+        let view = partitions.iter().find(|view| view.partition == partition)?;
         let broker = view.leader?;
         let address = cache.brokers.get(&broker)?.clone();
-        Some(Leader { broker, address, epoch: view.leader_epoch })
+        Some(Leader { broker, address, epoch: view.leader_epoch, topic: *id })
+    }
+
+    /// Which topic of its name the last metadata spoke of.
+    pub fn topic_id(&self, topic: &str) -> Option<TopicId> {
+        self.shared.cache.lock().topics.get(topic)?.view.id
     }
 
     /// The coordinator of a group.
@@ -192,27 +221,29 @@ impl Cluster {
         Ok(Coordinator { broker: BrokerId(*reply.node_id), address })
     }
 
-    fn cached(&self, topic: &str, age_max: Duration) -> Option<Arc<[PartitionView]>> {
+    fn cached(&self, topic: &str, age_max: Duration) -> Option<TopicView> {
         let cache = self.shared.cache.lock();
-        let (at, view) = cache.topics.get(topic)?;
-        (clock::now().since(*at) < age_max).then(|| Arc::clone(view))
+        let known = cache.topics.get(topic)?;
+        (clock::now().since(known.at) < age_max).then(|| known.view.clone())
     }
 
-    fn learn(&self, topic: &str, reply: MetadataResponse) -> Result<Arc<[PartitionView]>, KafkaError> {
+    fn learn(&self, topic: &str, reply: MetadataResponse) -> Result<TopicView, KafkaError> {
         let brokers = brokers_of(&reply)?;
         let answer = answer_of(topic, reply.topics)?;
         let mut cache = self.shared.cache.lock();
         cache.brokers = brokers;
         let view = self.view_of(topic, answer)?;
-        cache.topics.insert(Arc::from(topic), (clock::now(), Arc::clone(&view)));
+        let at = clock::now();
+        let former =
+            cache.topics.get(topic).map_or_else(VecDeque::new, |known| known.replaced_by(view.id, at));
+        if former.iter().any(|(id, since)| view.id == Some(*id) && at.since(*since) < OUTDATED_FOR) {
+            return Err(unanswered(format!("topic `{topic}`"), Unanswered::Outdated));
+        }
+        cache.topics.insert(Arc::from(topic), KnownTopic { at, view: view.clone(), former });
         Ok(view)
     }
 
-    fn view_of(
-        &self,
-        topic: &str,
-        answer: Option<MetadataResponseTopic>,
-    ) -> Result<Arc<[PartitionView]>, KafkaError> {
+    fn view_of(&self, topic: &str, answer: Option<MetadataResponseTopic>) -> Result<TopicView, KafkaError> {
         let gone = || KafkaError::NoTopic { topic: topic.to_owned(), servers: self.servers() };
         let answer = answer.ok_or_else(gone)?;
         match ResponseError::try_from_code(answer.error_code) {
@@ -234,7 +265,21 @@ impl Cluster {
         if !view.iter().map(|partition| partition.partition).eq(0..view.len() as i32) {
             return Err(unanswered(format!("topic `{topic}`"), Unanswered::Gap));
         }
-        Ok(view.into())
+        Ok(TopicView { id: TopicId::of(answer.topic_id), partitions: view.into() })
+    }
+}
+
+impl KnownTopic {
+    /// The ids that the topic had before it had `next`, the one of now among them if it is another.
+    fn replaced_by(&self, next: Option<TopicId>, at: Moment) -> VecDeque<(TopicId, Moment)> {
+        let mut former = self.former.clone();
+        if let Some(now) = self.view.id.filter(|_| is_another(self.view.id, next)) {
+            former.push_back((now, at));
+        }
+        while former.len() > FORMER_IDS_MAX {
+            former.pop_front();
+        }
+        former
     }
 }
 

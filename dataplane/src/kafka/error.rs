@@ -177,6 +177,9 @@ pub enum Unanswered {
     /// A topic's partitions are counted from 0.
     #[error("does not name its partitions from 0 on without a gap")]
     Gap,
+    /// The broker has not heard yet that the topic was deleted and made anew.
+    #[error("speaks of the topic of that name that was deleted since")]
+    Outdated,
 }
 
 impl KafkaError {

@@ -8,5 +8,6 @@ pub mod error;
 pub mod fetch;
 pub mod group;
 pub mod offsets;
+pub mod parting;
 mod shape;
 pub mod transport;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
 use lighterman_proto::ids::{Epoch, Offset};
+use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
 use super::read_back::ReadBack;
@@ -18,6 +19,8 @@ use crate::partition::ledger::Passed;
 pub struct Frontier {
     /// Partition index.
     pub partition: i32,
+    /// Of which topic of its name, where that is known.
+    pub topic: Option<TopicId>,
     /// Which ownership.
     pub epoch: Epoch,
     /// Everything before it has an outcome.
@@ -35,8 +38,8 @@ pub struct Frontier {
 impl Frontier {
     /// Where `partition` goes on under `epoch`, before anything is committed under it.
     pub fn beginning(partition: i32, epoch: Epoch, position: &Position) -> Self {
-        let Position { committed: offset, leader_epoch, progress, failures: _ } = position.clone();
-        Self { partition, epoch, offset, leader_epoch, seq: 0, progress, passed: Vec::new() }
+        let Position { topic, committed: offset, leader_epoch, progress, failures: _ } = position.clone();
+        Self { partition, topic, epoch, offset, leader_epoch, seq: 0, progress, passed: Vec::new() }
     }
 }
 
@@ -61,6 +64,14 @@ const REST_MAX: Duration = Duration::from_secs(2);
 
 /// How often a commit is refused, in a member that stops, before it is given up: about ten seconds.
 const REFUSALS_MAX: u32 = 8;
+/// Those of the topic that has the name now, and those of one that was deleted since: what is committed by name would stand for the
+/// new one. One that is sent while the topic is made anew carries the id beside it, and counts for nothing there.
+pub(crate) fn split_by_topic(
+    frontiers: Vec<Frontier>,
+    now: Option<TopicId>,
+) -> (Vec<Frontier>, Vec<Frontier>) {
+    frontiers.into_iter().partition(|frontier| !is_another(frontier.topic, now))
+}
 
 /// `frontiers` as a request carries them.
 pub(crate) fn offsets_of(frontiers: Vec<Frontier>, partitions_at_activation: i32) -> Vec<CommitOffset> {
@@ -70,7 +81,12 @@ pub(crate) fn offsets_of(frontiers: Vec<Frontier>, partitions_at_activation: i32
             partition: frontier.partition,
             offset: frontier.offset,
             leader_epoch: frontier.leader_epoch,
-            metadata: CommitMetadata { partitions_at_activation, progress: frontier.progress }.encode(),
+            metadata: CommitMetadata {
+                partitions_at_activation,
+                topic: frontier.topic,
+                progress: frontier.progress,
+            }
+            .encode(),
         })
         .collect()
 }
@@ -250,7 +266,8 @@ mod tests {
     fn frontier(partition: i32, epoch: u64, offset: i64) -> Frontier {
         let (epoch, offset) = (Epoch(epoch), Offset(offset));
         let seq = offset.0.cast_unsigned();
-        Frontier { partition, epoch, offset, leader_epoch: 0, seq, progress: None, passed: Vec::new() }
+        let (topic, progress, passed) = (None, None, Vec::new());
+        Frontier { partition, topic, epoch, offset, leader_epoch: 0, seq, progress, passed }
     }
 
     #[test]

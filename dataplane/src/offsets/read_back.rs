@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use lighterman_proto::commit_metadata::CommitMetadata;
 use lighterman_proto::ids::{Epoch, Offset};
+use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
 use super::committer::{Frontier, offsets_of};
@@ -89,16 +91,22 @@ impl ReadBack {
 }
 
 /// The partitions of `ours` of which the group holds something else. An answer that leaves one out says nothing of it. Of
-/// a beginning, under which nothing was committed yet, the offset alone counts: what stands beside it may be another's words.
+/// a beginning, under which nothing was committed yet, the offset alone counts, if it is of the same topic: what stands beside it
+/// may be another's words.
 pub fn differing(
     ours: Vec<Frontier>,
     partitions_at_activation: i32,
     theirs: &BTreeMap<i32, Option<CommittedOffset>>,
 ) -> Vec<i32> {
     let begins: BTreeSet<i32> = ours.iter().filter(|ours| ours.seq == 0).map(|ours| ours.partition).collect();
+    let topics: BTreeMap<i32, TopicId> =
+        ours.iter().filter_map(|ours| Some((ours.partition, ours.topic?))).collect();
     let ours = offsets_of(ours, partitions_at_activation);
     let differs = |ours: &&CommitOffset| match theirs.get(&ours.partition) {
-        Some(Some(theirs)) if begins.contains(&ours.partition) => theirs.offset != ours.offset,
+        Some(Some(theirs)) if begins.contains(&ours.partition) => {
+            let theirs_topic = CommitMetadata::parse(&theirs.metadata).and_then(|metadata| metadata.topic);
+            theirs.offset != ours.offset || is_another(theirs_topic, topics.get(&ours.partition).copied())
+        }
         // The same offset of a history that was cut off since has another leader epoch.
         Some(Some(theirs)) => {
             theirs.offset != ours.offset
@@ -118,7 +126,8 @@ mod tests {
     fn frontier(partition: i32, seq: u64) -> Frontier {
         let offset = Offset(seq.cast_signed());
         let (epoch, leader_epoch) = (Epoch(1), 0);
-        Frontier { partition, epoch, offset, leader_epoch, seq, progress: None, passed: Vec::new() }
+        let (topic, progress, passed) = (None, None, Vec::new());
+        Frontier { partition, topic, epoch, offset, leader_epoch, seq, progress, passed }
     }
 
     fn at(seconds: u64) -> Moment {
@@ -193,5 +202,18 @@ mod tests {
         assert_eq!(differing(ours.clone(), 2, &theirs), [1, 2, 3, 4, 5], "of 6 nothing is known");
         let beginnings = ours.into_iter().map(|ours| Frontier { seq: 0, ..ours }).collect();
         assert_eq!(differing(beginnings, 2, &theirs), [1, 3, 4]);
+    }
+
+    #[test]
+    fn com_1_h17_a_beginning_differs_from_one_in_another_topic_of_the_name() {
+        let id = |number| TopicId::of(uuid::Uuid::from_u128(number));
+        let stored = |topic| {
+            let metadata = CommitMetadata { partitions_at_activation: 2, topic, progress: None }.encode();
+            Some(CommittedOffset { offset: Offset(0), leader_epoch: -1, metadata })
+        };
+        let begun = |partition, topic| Frontier { topic, ..frontier(partition, 0) };
+        let ours = vec![begun(0, id(2)), begun(1, id(2)), begun(2, id(2)), begun(3, None)];
+        let theirs = [(0, stored(id(1))), (1, stored(id(2))), (2, stored(None)), (3, stored(id(1)))];
+        assert_eq!(differing(ours, 2, &BTreeMap::from(theirs)), [0], "where one has no id nobody can tell");
     }
 }

@@ -2,22 +2,38 @@
 //! starting position is resolved for the whole topic and committed with the number of partitions it was resolved for;
 //! a partition beyond that number is new and begins at its beginning; one within it that has no commit is an alarm, never
 //! a reset. Each partition waits for itself alone: one whose leader cannot be asked at activation is committed as open.
+//!
+//! An offset of a topic of the same name that was deleted since (KIP-516) says nothing of this one's log. Whoever has read that
+//! topic is owed all of this one: it begins at its beginning, whatever the mapping's starting position says.
+
+use std::collections::BTreeMap;
 
 use lighterman_proto::commit_metadata::{self, CommitMetadata, with_open_start};
-use lighterman_proto::ids::Offset;
+use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::TimestampMs;
 
-use crate::kafka::offsets::At;
+use crate::kafka::offsets::{At, CommittedOffset};
 
 /// What the group knows of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// Partition index.
     pub partition: i32,
-    /// Its committed offset and the number of partitions at activation that the commit's metadata carries, if any.
-    pub committed: Option<(Offset, Option<i32>)>,
+    /// What it has committed.
+    pub committed: Committed,
     /// The offset says nothing: its leader could not be asked at activation, and is to be asked for this.
     pub open: Option<At>,
+}
+
+/// What a group has committed for a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// Nothing.
+    Nothing,
+    /// An offset in this topic, and the number of partitions at activation that its metadata carries, if any.
+    Here(Option<i32>),
+    /// An offset in another topic of the same name, which was deleted since.
+    Elsewhere,
 }
 
 /// What to do.
@@ -33,6 +49,8 @@ pub enum StartPlan {
     Activate {
         /// Every partition of the topic.
         partitions: Vec<i32>,
+        /// The topic is read for the first time, or was made anew.
+        begins: Beginning,
     },
     /// These are newer than the activation: commit their beginning.
     BeginNew {
@@ -55,28 +73,60 @@ pub enum StartPlan {
     Wait,
 }
 
+/// Where an activation begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// As the mapping's starting position says.
+    AsConfigured,
+    /// At the beginning: what stands there was written while the mapping ran on the topic of that name before.
+    OfRecreated,
+}
+
+impl Beginning {
+    /// The offset that is asked for, of a mapping that is to begin at `configured`.
+    pub fn at(self, configured: At) -> At {
+        match self {
+            Self::AsConfigured => configured,
+            Self::OfRecreated => At::Earliest,
+        }
+    }
+}
+
 /// Decides for the partitions we own, but for those of which nothing can be learnt now; `known` holds every partition of the
 /// topic.
 pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
     let is_ours = |entry: &&Known| owned.contains(&entry.partition);
-    let missing: Vec<i32> = known
-        .iter()
-        .filter(|entry| entry.committed.is_none() && is_ours(entry))
-        .map(|entry| entry.partition)
-        .collect();
-    if !missing.is_empty() && known.iter().all(|entry| entry.committed.is_none()) {
+    let is_here = |entry: &Known| matches!(entry.committed, Committed::Here(_));
+    let is_elsewhere = |entry: &Known| entry.committed == Committed::Elsewhere;
+    let missing: Vec<i32> =
+        known.iter().filter(|entry| !is_here(entry) && is_ours(entry)).map(|entry| entry.partition).collect();
+    if !missing.is_empty() && !known.iter().any(is_here) {
         if mutant!("everybody-activates", !owned.contains(&0), false) {
             return StartPlan::Wait;
         }
-        return StartPlan::Activate { partitions: known.iter().map(|entry| entry.partition).collect() };
+        let recreated = known.iter().any(is_elsewhere);
+        let begins = if recreated { Beginning::OfRecreated } else { Beginning::AsConfigured };
+        return StartPlan::Activate {
+            partitions: known.iter().map(|entry| entry.partition).collect(),
+            begins,
+        };
     }
-    let activated = known.iter().filter_map(|entry| entry.committed.as_ref()?.1).max();
+    let activated = activated(known);
+    let elsewhere = known.iter().filter(|entry| is_elsewhere(entry) && is_ours(entry));
+    let elsewhere: Vec<i32> = elsewhere.map(|entry| entry.partition).collect();
+    if !elsewhere.is_empty() {
+        // A commit in the topic before was served after this one was begun: it takes nothing but the beginning away.
+        return StartPlan::BeginNew {
+            partitions: elsewhere,
+            activated: activated.unwrap_or(known.len() as i32),
+        };
+    }
     let Some(activated) = activated else {
         // Another program's commits without ours: the starting position holds for what it left out.
         return if missing.is_empty() {
             StartPlan::GoOn { alarmed: Vec::new() }
         } else {
-            StartPlan::Activate { partitions: missing }
+            StartPlan::Activate { partitions: missing, begins: Beginning::AsConfigured }
         };
     };
     let (alarmed, new): (Vec<i32>, Vec<i32>) =
@@ -90,22 +140,59 @@ pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
     StartPlan::Find { at, partitions: std::iter::once(first).chain(alike).collect(), activated }
 }
 
+/// What the group has committed, held against `topic`, the one that has its name now.
+pub(crate) fn known_of(
+    committed: &BTreeMap<i32, Option<CommittedOffset>>,
+    topic: Option<TopicId>,
+) -> Vec<Known> {
+    let known = |(partition, offset): (&i32, &Option<CommittedOffset>)| {
+        let metadata = offset.as_ref().map(|offset| offset.metadata.as_str());
+        let committed = metadata.map_or(Committed::Nothing, |metadata| committed_in(topic, metadata));
+        let open = metadata.filter(|_| committed != Committed::Elsewhere).and_then(open_start);
+        Known { partition: *partition, committed, open }
+    };
+    committed.iter().map(known).collect()
+}
+
+fn committed_in(topic: Option<TopicId>, metadata: &str) -> Committed {
+    let metadata = CommitMetadata::parse(metadata);
+    let of = metadata.as_ref().and_then(|metadata| metadata.topic);
+    if is_another(of, topic) {
+        Committed::Elsewhere
+    } else {
+        Committed::Here(metadata.map(|metadata| metadata.partitions_at_activation))
+    }
+}
+
+/// The number of partitions at activation that the commits of `topic` carry.
+pub(crate) fn activated(known: &[Known]) -> Option<i32> {
+    known
+        .iter()
+        .filter_map(|entry| if let Committed::Here(activated) = entry.committed { activated } else { None })
+        .max()
+}
+
 /// Whether what was decided under the generation `then` still holds under `now`: in another generation the partitions may be
 /// another member's, who has delivered since.
 pub fn still_holds(then: i32, now: i32) -> bool {
     mutant!("beginning-of-an-earlier-generation", then == now, true)
 }
 
-/// What a commit's metadata says while nothing behind the offset has failed: partitions at activation.
-pub fn metadata(partitions_at_activation: i32) -> String {
-    CommitMetadata { partitions_at_activation, progress: None }.encode()
+/// What a commit's metadata says while nothing behind the offset has failed: the topic, and partitions at activation.
+pub fn metadata(topic: Option<TopicId>, partitions_at_activation: i32) -> String {
+    CommitMetadata { partitions_at_activation, topic, progress: None }.encode()
 }
 
 /// What a commit's metadata says of a partition whose leader could not be asked at activation: what to ask it for. A start at the
 /// end becomes one at this time, so that nothing of what comes until it can be asked is passed over.
-pub fn open_metadata(partitions_at_activation: i32, at: At, now: TimestampMs) -> String {
+pub fn open_metadata(
+    topic: Option<TopicId>,
+    partitions_at_activation: i32,
+    at: At,
+    now: TimestampMs,
+) -> String {
     let at = if at == At::Latest { At::Timestamp(now.0.max(0)) } else { at };
-    with_open_start(&metadata(partitions_at_activation), at.timestamp())
+    with_open_start(&metadata(topic, partitions_at_activation), at.timestamp())
 }
 
 /// Reads [`open_metadata`]; `None` of a commit whose offset stands.
@@ -113,46 +200,49 @@ pub fn open_start(metadata: &str) -> Option<At> {
     At::of_timestamp(commit_metadata::open_start(metadata)?)
 }
 
-/// Reads [`metadata`], also of a partition in trouble; anything else is another program's.
-pub fn partitions_at_activation(metadata: &str) -> Option<i32> {
-    CommitMetadata::parse(metadata).map(|read| read.partitions_at_activation)
-}
-
 #[cfg(test)]
 mod tests {
+    use lighterman_proto::ids::Offset;
+
     use super::*;
 
-    fn known(committed: &[Option<(i64, Option<i32>)>]) -> Vec<Known> {
-        let entry = |(partition, committed): (usize, &Option<(i64, Option<i32>)>)| Known {
-            partition: partition as i32,
-            committed: committed.map(|(offset, n)| (Offset(offset), n)),
+    fn known(committed: &[Committed]) -> Vec<Known> {
+        let entry = |(partition, committed): (i32, &Committed)| Known {
+            partition,
+            committed: *committed,
             open: None,
         };
-        committed.iter().enumerate().map(entry).collect()
+        (0..).zip(committed).map(entry).collect()
     }
+
+    use Committed::{Elsewhere, Here, Nothing};
 
     fn go_on(alarmed: &[i32]) -> StartPlan {
         StartPlan::GoOn { alarmed: alarmed.to_vec() }
     }
 
+    fn activate(partitions: &[i32], begins: Beginning) -> StartPlan {
+        StartPlan::Activate { partitions: partitions.to_vec(), begins }
+    }
+
     #[test]
     fn h18_committed_offsets_win_and_the_first_activation_covers_the_topic() {
-        assert_eq!(plan(&known(&[Some((5, None)), Some((7, None))]), &[0, 1]), go_on(&[]));
-        assert_eq!(plan(&known(&[None, None]), &[0]), StartPlan::Activate { partitions: vec![0, 1] });
-        assert_eq!(plan(&known(&[None, None]), &[1]), StartPlan::Wait);
-        let others = known(&[Some((5, None)), None, None]);
-        assert_eq!(plan(&others, &[0, 1]), StartPlan::Activate { partitions: vec![1] });
+        assert_eq!(plan(&known(&[Here(None), Here(None)]), &[0, 1]), go_on(&[]));
+        assert_eq!(plan(&known(&[Nothing, Nothing]), &[0]), activate(&[0, 1], Beginning::AsConfigured));
+        assert_eq!(plan(&known(&[Nothing, Nothing]), &[1]), StartPlan::Wait);
+        let others = known(&[Here(None), Nothing, Nothing]);
+        assert_eq!(plan(&others, &[0, 1]), activate(&[1], Beginning::AsConfigured));
     }
 
     #[test]
     fn h18_a_partition_added_later_begins_at_its_beginning() {
-        let topic = known(&[Some((5, Some(2))), Some((7, Some(2))), None]);
+        let topic = known(&[Here(Some(2)), Here(Some(2)), Nothing]);
         assert_eq!(plan(&topic, &[1, 2]), StartPlan::BeginNew { partitions: vec![2], activated: 2 });
     }
 
     #[test]
     fn h11_a_lost_commit_is_an_alarm_not_a_reset_and_stops_nobody_else() {
-        let topic = known(&[Some((5, Some(2))), None, None]);
+        let topic = known(&[Here(Some(2)), Nothing, Nothing]);
         assert_eq!(plan(&topic, &[0, 1]), go_on(&[1]));
         assert_eq!(plan(&topic, &[0]), go_on(&[]), "not ours to judge");
         let new = StartPlan::BeginNew { partitions: vec![2], activated: 2 };
@@ -161,7 +251,7 @@ mod tests {
 
     #[test]
     fn h18_what_activation_could_not_ask_is_found_by_whoever_owns_it() {
-        let open = |partition, open| Known { partition, committed: Some((Offset(0), Some(4))), open };
+        let open = |partition, open| Known { partition, committed: Here(Some(4)), open };
         let (early, late) = (Some(At::Earliest), Some(At::Timestamp(7)));
         let topic = [open(0, None), open(1, early), open(2, late), open(3, early)];
         let find =
@@ -174,18 +264,47 @@ mod tests {
     #[test]
     fn h18_an_open_start_at_the_end_owes_what_comes_from_now_on() {
         let now = TimestampMs(1_700_000_000_123);
-        let read = |at| open_start(&open_metadata(4, at, now));
+        let read = |at| open_start(&open_metadata(None, 4, at, now));
         assert_eq!(read(At::Latest), Some(At::Timestamp(now.0)));
         assert_eq!(read(At::Earliest), Some(At::Earliest));
         assert_eq!(read(At::Timestamp(5)), Some(At::Timestamp(5)));
-        assert_eq!(open_start(&metadata(4)), None);
-        assert_eq!(partitions_at_activation(&open_metadata(4, At::Latest, now)), Some(4));
+        assert_eq!(open_start(&metadata(None, 4)), None);
+        assert_eq!(committed_in(None, &open_metadata(None, 4, At::Latest, now)), Here(Some(4)));
+    }
+
+    #[test]
+    fn h17_a_topic_made_anew_begins_at_its_beginning_all_at_once() {
+        let topic = known(&[Elsewhere, Nothing, Elsewhere]);
+        let (partitions, begins) = (vec![0, 1, 2], Beginning::OfRecreated);
+        assert_eq!(plan(&topic, &[0, 1]), StartPlan::Activate { partitions, begins });
+        assert_eq!(plan(&topic, &[1, 2]), StartPlan::Wait);
+        assert_eq!(
+            (begins.at(At::Latest), Beginning::AsConfigured.at(At::Latest)),
+            (At::Earliest, At::Latest)
+        );
+    }
+
+    #[test]
+    fn h17_a_commit_of_the_topic_before_that_is_served_late_costs_repeats_and_no_record() {
+        let topic = known(&[Here(Some(3)), Elsewhere, Elsewhere, Nothing]);
+        assert_eq!(plan(&topic, &[0]), go_on(&[]));
+        assert_eq!(plan(&topic, &[1, 3]), StartPlan::BeginNew { partitions: vec![1], activated: 3 });
+        let by_others = known(&[Here(None), Elsewhere]);
+        assert_eq!(plan(&by_others, &[1]), StartPlan::BeginNew { partitions: vec![1], activated: 2 });
     }
 
     #[test]
     fn metadata_round_trips_and_ignores_strangers() {
-        assert_eq!(partitions_at_activation(&metadata(8)), Some(8));
-        assert_eq!(partitions_at_activation(""), None);
-        assert_eq!(partitions_at_activation("NoMetadata n=3"), None);
+        let id = |number| TopicId::of(uuid::Uuid::from_u128(number));
+        assert_eq!(committed_in(id(1), &metadata(id(1), 8)), Here(Some(8)));
+        assert_eq!(committed_in(id(2), &metadata(id(1), 8)), Elsewhere);
+        assert_eq!(committed_in(id(2), &metadata(None, 8)), Here(Some(8)), "of a time before ids were kept");
+        assert_eq!(committed_in(None, &metadata(id(1), 8)), Here(Some(8)), "of brokers without ids");
+        assert_eq!(committed_in(id(1), ""), Here(None));
+        assert_eq!(committed_in(id(1), "NoMetadata n=3"), Here(None));
+        let offset = CommittedOffset { offset: Offset(5), leader_epoch: 0, metadata: metadata(id(1), 8) };
+        let committed = BTreeMap::from([(0, Some(offset)), (1, None)]);
+        assert_eq!(known_of(&committed, id(2)), known(&[Elsewhere, Nothing]));
+        assert_eq!(activated(&known_of(&committed, id(1))), Some(8));
     }
 }

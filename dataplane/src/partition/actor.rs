@@ -10,6 +10,7 @@ use lighterman_proto::event::Envelope;
 use lighterman_proto::filter::Filters;
 use lighterman_proto::ids::{Epoch, MappingId, Offset, TopicPartition};
 use lighterman_proto::records::{AbortedTransactions, Inflater};
+use lighterman_proto::topic_id::TopicId;
 use tokio::sync::oneshot;
 
 use super::core::{PartitionCore, is_for};
@@ -23,16 +24,16 @@ use crate::batcher::messages::{Offer, Unregister, Withdraw};
 use crate::consumer::messages::{PartitionReport, PartitionState, Position};
 use crate::consumer::status::StatusBoard;
 use crate::credit::bytes::{ByteBudget, Lease};
-use crate::kafka::fetch::{FetchRouter, FetchTrouble, Fetched, FetchedRecords, Forget, Want, Watermarks};
+use crate::kafka::fetch::{FetchRouter, Fetched, FetchedRecords, Forget, Want, Watermarks};
 use crate::offsets::actor::{CommitterActor, FrontierMoved, Unfollow};
 use crate::offsets::committer::Frontier;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
-use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, Outbox, post};
+use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, Outbox};
 
 /// How soon to look again whether others are short of credit, or whether an older invocation has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a partition is built from.
 pub struct PartitionParts {
@@ -40,6 +41,8 @@ pub struct PartitionParts {
     pub mapping: MappingId,
     /// Which one.
     pub partition: TopicPartition,
+    /// Of which topic of its name, where that is known.
+    pub topic: Option<TopicId>,
     /// Which ownership.
     pub epoch: Epoch,
     /// Where it goes on, and its limits.
@@ -74,14 +77,15 @@ pub struct PartitionParts {
 pub struct PartitionActor {
     pub(super) core: PartitionCore,
     pub(super) id: TopicPartition,
-    mapping: MappingId,
+    pub(super) mapping: MappingId,
+    pub(super) topic: Option<TopicId>,
     pub(super) epoch: Epoch,
     tools: Shelf,
-    in_flight: InFlight,
+    pub(super) in_flight: InFlight,
     router: Outbox<FetchRouter>,
     batcher: Outbox<BatcherActor>,
     committer: Outbox<CommitterActor>,
-    consumer: Recipient<PartitionReport>,
+    pub(super) consumer: Recipient<PartitionReport>,
     pub(super) gauge: Arc<Gauge>,
     pub(super) status: StatusBoard,
     pub(super) burial: Option<Arc<dyn Burial>>,
@@ -108,6 +112,7 @@ impl PartitionActor {
             },
             id: parts.partition,
             mapping: parts.mapping,
+            topic: parts.topic,
             epoch: parts.epoch,
             in_flight: parts.in_flight,
             router: Outbox::new(parts.router),
@@ -174,7 +179,9 @@ impl PartitionActor {
                 self.status.resolved(self.counted_frontier.distance_to(offset), &self.gauge);
                 self.status.passed(&passed);
                 self.counted_frontier = offset;
-                let frontier = Frontier { partition, epoch, offset, leader_epoch, seq, progress, passed };
+                let topic = self.topic;
+                let frontier =
+                    Frontier { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
                 let _ = self.committer.send(FrontierMoved(frontier));
             }
             Effect::Bury { ticket, work, condition } => self.bury(ticket, *work, condition, ctx),
@@ -186,9 +193,12 @@ impl PartitionActor {
             Effect::LookAgain => self.look_again(ctx),
             Effect::Drained => self.report_drained(ctx),
             Effect::Rebuild { at, leader_epoch } => {
-                let position = Position { committed: at, leader_epoch, progress: None, failures: None };
+                let topic = self.topic;
+                let position =
+                    Position { topic, committed: at, leader_epoch, progress: None, failures: None };
                 self.report(PartitionState::Rebuild { position });
             }
+            Effect::BeginAnew => self.report_parted(ctx),
             Effect::Note(note) => self.note(&note),
         }
     }
@@ -196,6 +206,7 @@ impl PartitionActor {
     fn want(&self, position: Offset, leader_epoch: i32, bytes_max: usize, ctx: &mut Context<Self>) {
         let want = Want {
             partition: self.id.clone(),
+            topic: self.topic,
             epoch: self.epoch,
             position,
             leader_epoch: (leader_epoch >= 0).then_some(leader_epoch),
@@ -225,24 +236,6 @@ impl PartitionActor {
         }
     }
 
-    /// Drained is said only when no invocation of ours can still have an effect (DRN-1, H4).
-    fn report_drained(&mut self, ctx: &mut Context<Self>) {
-        if self.in_flight.is_clear(self.mapping, &self.id, clock::now()) {
-            let committed = self.core.ledger().frontier();
-            let (progress, failures) = (self.core.progress().cloned(), self.core.work().failures());
-            let leader_epoch = self.core.frontier_leader_epoch();
-            let position = Position { committed, leader_epoch, progress, failures };
-            self.report(PartitionState::Drained { position });
-        } else {
-            ctx.run_later(LOOK_AGAIN, Self::report_drained);
-        }
-    }
-
-    fn report(&self, state: PartitionState) {
-        let (partition, epoch) = (self.id.partition, self.epoch);
-        let _ = post(&self.consumer, PartitionReport { partition, epoch, state });
-    }
-
     fn show(&self) {
         self.gauge.set_position(self.core.position());
         self.gauge.set_buffered(self.core.buffered_bytes());
@@ -257,27 +250,6 @@ impl PartitionActor {
             core.fetched(clock::now(), frame, tools)
         });
         self.status.polled(before.distance_to(self.core.position()));
-    }
-
-    fn face(&mut self, trouble: &FetchTrouble, ctx: &mut Context<Self>) {
-        let now = clock::now();
-        match trouble {
-            FetchTrouble::OutOfRange { log_start, log_end } => {
-                let (start, end) = (*log_start, *log_end);
-                self.step(ctx, |core, tools| core.out_of_range(now, start, end, tools));
-            }
-            FetchTrouble::Diverged { end, .. } => {
-                let end = *end;
-                tracing::warn!(partition = %self.id, end = end.0, "log truncated under us");
-                self.step(ctx, |core, _| core.diverged(end));
-            }
-            other => {
-                let text = format!("partition {}: {other}", self.id);
-                self.status.poll_failed(&text);
-                self.gauge.set_last_error(Some(text));
-                self.step(ctx, |core, _| core.unreadable(now));
-            }
-        }
     }
 }
 

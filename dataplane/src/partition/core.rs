@@ -179,7 +179,7 @@ impl PartitionCore {
         out
     }
 
-    /// The position lies outside the log.
+    /// The position lies outside the log; beyond its end nobody knows why.
     pub fn out_of_range(
         &mut self,
         now: Moment,
@@ -190,8 +190,9 @@ impl PartitionCore {
         let mut out = Effects::new();
         self.wanted = false;
         if self.position > log_end {
-            self.diverged_into(log_end, &mut out);
-        } else if self.position < log_start {
+            return self.parted();
+        }
+        if self.position < log_start {
             self.lost_before = Some(log_start);
         }
         self.advance(now, tools, &mut out);
@@ -201,7 +202,22 @@ impl PartitionCore {
     /// The leader's log has another history from `end` on (KIP-320).
     pub fn diverged(&mut self, end: Offset) -> Effects {
         let mut out = Effects::new();
-        self.diverged_into(end, &mut out);
+        if matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
+            self.diverged_into(end, &mut out);
+        }
+        out
+    }
+
+    /// The log is not the one that was read: nothing that is known of it holds, and no answer that is still to come counts.
+    pub fn parted(&mut self) -> Effects {
+        if !matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
+            // What is being drained is let go as it is: whoever gets it next finds out.
+            return Effects::new();
+        }
+        self.phase = Phase::Ended;
+        let mut out = vec![Effect::Forget];
+        self.call_back(&mut out);
+        out.push(Effect::BeginAnew);
         out
     }
 
@@ -283,13 +299,18 @@ impl PartitionCore {
         self.wanted = false;
         self.buffer.clear();
         out.push(Effect::Forget);
+        self.call_back(&mut out);
+        self.advance(now, tools, &mut out);
+        out
+    }
+
+    /// Takes back what has not begun yet.
+    fn call_back(&self, out: &mut Effects) {
         match self.flight {
             Flight::Offered { seq } => out.push(Effect::Withdraw { seq }),
             Flight::Burying { ticket } => out.push(Effect::StopBurying { ticket }),
             Flight::Idle | Flight::Recording | Flight::Waiting { .. } | Flight::Sealed { .. } => {}
         }
-        self.advance(now, tools, &mut out);
-        out
     }
 
     pub(super) fn advance(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {

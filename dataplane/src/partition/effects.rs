@@ -115,6 +115,8 @@ pub enum Effect {
         /// Leader epoch of the record before it, −1 when unknown.
         leader_epoch: i32,
     },
+    /// What was read is not in the log that is there: start again where the group, asked anew, and the log say.
+    BeginAnew,
     /// Worth a count, and a line in the log.
     Note(Note),
 }

@@ -125,6 +125,28 @@ fn liv_1_a_remembered_batch_whose_rest_retention_took_is_begun_with_what_is_left
     assert_eq!((successor.in_work(), work.used, work.alone), (vec![0, 1], 1, true));
 }
 
+/// A topic that was made anew: the records on offer are of another log.
+#[test]
+fn alo_1_h17_a_log_that_ends_before_the_position_is_begun_anew_once() {
+    let mut successor = Successor::of(None, FailurePolicy::default());
+    successor.fetch(&batch(0, 9, 0).into());
+    let effects = successor.step(|core, tools| core.out_of_range(NOW, Offset(0), Offset(4), tools));
+    assert!(
+        matches!(effects[..], [Effect::Forget, Effect::Withdraw { .. }, Effect::BeginAnew]),
+        "nothing is committed, nothing else is wanted: {effects:?}"
+    );
+    for late in [successor.step(|core, _| core.parted()), successor.step(|core, _| core.diverged(Offset(2)))]
+    {
+        assert!(late.is_empty(), "it has ended: {late:?}");
+    }
+    let mut draining = Successor::of(None, FailurePolicy::default());
+    draining.fetch(&batch(0, 9, 0).into());
+    draining.step(|core, tools| core.drain(NOW, tools));
+    for late in [draining.step(|core, _| core.parted()), draining.step(|core, _| core.diverged(Offset(2)))] {
+        assert!(late.is_empty(), "DRN-1: it says that it has drained, and nothing before: {late:?}");
+    }
+}
+
 /// Cannot inflate what it is given.
 struct Torn;
 

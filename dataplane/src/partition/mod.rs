@@ -16,6 +16,7 @@ pub mod messages;
 mod notes;
 mod offered;
 mod progress;
+mod reports;
 mod segment;
 mod shelf;
 pub mod skipping;

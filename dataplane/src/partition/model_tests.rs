@@ -284,7 +284,7 @@ impl World {
                 }
                 Effect::WakeAt(_) | Effect::AwaitCredit { .. } | Effect::LookAgain | Effect::Note(_) => {}
                 Effect::Bury { .. } | Effect::StopBurying { .. } => panic!("no destination"),
-                Effect::Rebuild { .. } => panic!("nothing was truncated"),
+                Effect::Rebuild { .. } | Effect::BeginAnew => panic!("nothing was truncated"),
             }
         }
     }

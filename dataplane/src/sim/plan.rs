@@ -216,6 +216,8 @@ pub struct Plan {
     pub faults_until: Duration,
     /// Protocol of the group.
     pub protocol: GroupProtocol,
+    /// Brokers give topics ids, and fetch by them.
+    pub has_topic_ids: bool,
     /// Session timeout.
     pub session: Duration,
     /// How long the function may run.
@@ -273,6 +275,7 @@ impl Plan {
             } else {
                 GroupProtocol::Classic
             },
+            has_topic_ids: seed % 4 != 3,
             session: random.pick(&[Duration::from_secs(6), Duration::from_secs(10)]),
             function_timeout,
             records_max: random.between(2, 9) as u32,

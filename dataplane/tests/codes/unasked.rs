@@ -2,10 +2,9 @@
 //! None of them becomes ours.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use kafka_protocol::messages::*;
-use lighterman::kafka::cluster::PartitionView;
+use lighterman::kafka::cluster::TopicView;
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::group::effects::GroupProtocol;
 use lighterman::kafka::offsets::{
@@ -241,7 +240,7 @@ fn described(named: &[(&'static str, &'static [i32])]) -> MetadataResponse {
     MetadataResponse::default().with_brokers(vec![broker]).with_topics(topics.collect())
 }
 
-async fn view(reply: &MetadataResponse) -> Result<Arc<[PartitionView]>, KafkaError> {
+async fn view(reply: &MetadataResponse) -> Result<TopicView, KafkaError> {
     cluster(answers(ApiKey::Metadata, 9, reply)).topic(TOPIC, Duration::ZERO).await
 }
 
@@ -254,7 +253,7 @@ async fn h18_metadata_names_a_topic_once_and_each_of_its_partitions_once() {
     ];
     for named in good {
         let view = view(&described(named)).await.expect("it is in it");
-        let partitions: Vec<i32> = view.iter().map(|partition| partition.partition).collect();
+        let partitions: Vec<i32> = view.partitions.iter().map(|partition| partition.partition).collect();
         assert_eq!(partitions, [0, 1], "{named:?}");
     }
     // Whoever counts the partitions of these would leave one to nobody, or look for one that there is not.

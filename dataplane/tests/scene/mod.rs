@@ -15,10 +15,13 @@ use futures::future::BoxFuture;
 use lighterman::app::Dataplane;
 use lighterman::config::Settings;
 use lighterman::consumer::member::floor::{FailureRun, MappingRun};
+use lighterman::egress::Egress;
 use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
 use lighterman::invoker::verdict::Reply;
-use lighterman::kafka::offsets::At;
-use lighterman::kafka::transport::BrokerAddress;
+use lighterman::kafka::cluster::Cluster;
+use lighterman::kafka::group::GroupProtocol;
+use lighterman::kafka::offsets::{At, CommitAs, CommitOffset, commit};
+use lighterman::kafka::transport::{BrokerAddress, PlainTcp};
 use lighterman::local::broker::{Broker, BrokerSettings};
 use lighterman::local::sample_records::SampleProducer;
 use lighterman_proto::api::FilterCriteria;
@@ -48,6 +51,12 @@ impl Memory {
     /// How often it was invoked.
     pub(crate) fn invocations(&self) -> u32 {
         self.invocations.load(Ordering::Relaxed)
+    }
+
+    /// How many records it got since it had got `before`.
+    pub(crate) fn count_since(&self, before: &BTreeMap<i64, Vec<i64>>) -> usize {
+        let count = |seen: &BTreeMap<i64, Vec<i64>>| seen.values().map(Vec::len).sum::<usize>();
+        count(&self.seen.lock()) - count(before)
     }
 }
 
@@ -114,8 +123,17 @@ pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
 
 /// [`scene`] with threads for `cores` cores.
 pub(crate) fn scene_on<F: Future<Output = ()>>(cores: usize, test: impl FnOnce(Scene) -> F) {
+    scene_with(BrokerSettings::default(), cores, test);
+}
+
+/// [`scene`] on a broker with `settings`.
+pub(crate) fn scene_of<F: Future<Output = ()>>(settings: BrokerSettings, test: impl FnOnce(Scene) -> F) {
+    scene_with(settings, 2, test);
+}
+
+fn scene_with<F: Future<Output = ()>>(settings: BrokerSettings, cores: usize, test: impl FnOnce(Scene) -> F) {
     actix_rt::System::new().block_on(async {
-        let broker = Broker::start(BrokerSettings::default()).expect("starts");
+        let broker = Broker::start(settings).expect("starts");
         let memory = Arc::new(Memory::default());
         let data = tempfile::tempdir().expect("scratch");
         let dataplane = node_on(cores, &memory, data.path(), "6s");
@@ -201,6 +219,29 @@ impl Scene {
             "{what}: {:?}",
             self.dataplane.board(self.id).map(|board| board.last_result())
         );
+    }
+
+    /// How many partitions run.
+    pub(crate) fn owned(&self) -> usize {
+        self.dataplane.board(self.id).map_or(0, |board| board.partitions().len())
+    }
+
+    /// Commits an offset for the mapping's group as an operator's tool does: without leader epoch, without a word.
+    pub(crate) async fn commit_by_hand(&self, partition: i32, offset: i64) {
+        let connector = Arc::new(PlainTcp::new(Arc::new(Egress::laptop())));
+        let address = BrokerAddress::parse(&self.servers).expect("address");
+        let cluster = Cluster::new(vec![address.clone()], connector, "operator");
+        let mut connection = cluster.connect(&address).await.expect("connects");
+        let who = CommitAs {
+            group: self.id.to_string(),
+            generation: -1,
+            member: String::new(),
+            protocol: GroupProtocol::Classic,
+        };
+        let offset =
+            CommitOffset { partition, offset: Offset(offset), leader_epoch: -1, metadata: String::new() };
+        let codes = commit(&mut connection, &who, "orders", &[offset]).await.expect("answered");
+        assert!(codes.values().all(Option::is_none), "{codes:?}");
     }
 
     pub(crate) fn committed(&self) -> i64 {

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn of(partitions_at_activation: i32, progress: Progress) -> CommitMetadata {
-    CommitMetadata { partitions_at_activation, progress: Some(progress) }
+    CommitMetadata { partitions_at_activation, topic: None, progress: Some(progress) }
 }
 
 fn any_progress(items: usize, size: u64) -> impl Strategy<Value = Progress> {
@@ -48,8 +48,18 @@ fn the_text_as_documented() {
 }
 
 #[test]
+fn alo_1_the_topic_stands_beside_the_offset_and_a_text_without_one_is_read_too() {
+    let topic = TopicId::of(uuid::Uuid::from_bytes(*b"lighterman-tests"));
+    let metadata = CommitMetadata { partitions_at_activation: 8, topic, progress: None };
+    assert_eq!(metadata.encode(), "lighterman/1 n=8 t=bGlnaHRlcm1hbi10ZXN0cw");
+    assert_eq!(CommitMetadata::parse(&metadata.encode()), Some(metadata.clone()));
+    let without = CommitMetadata::parse("lighterman/1 n=8").expect("ours");
+    assert_eq!(without, CommitMetadata { topic: None, ..metadata });
+}
+
+#[test]
 fn texts_of_the_first_version_are_read_and_written_as_they_were() {
-    let old = CommitMetadata { partitions_at_activation: 8, progress: None };
+    let old = CommitMetadata { partitions_at_activation: 8, topic: None, progress: None };
     assert_eq!(CommitMetadata::parse("lighterman/1 n=8"), Some(old.clone()));
     assert_eq!(old.encode(), "lighterman/1 n=8");
     assert_eq!(of(8, Progress::default()).encode(), "lighterman/1 n=8");
@@ -60,7 +70,7 @@ fn texts_of_the_first_version_are_read_and_written_as_they_were() {
 
 #[test]
 fn an_open_start_is_read_beside_the_rest_and_by_nodes_that_do_not_know_it() {
-    let plain = CommitMetadata { partitions_at_activation: 8, progress: None };
+    let plain = CommitMetadata { partitions_at_activation: 8, topic: None, progress: None };
     for timestamp in [-2, 0, 1_700_000_000_123] {
         let text = with_open_start(&plain.encode(), timestamp);
         assert_eq!(open_start(&text), Some(timestamp), "{text}");
@@ -92,6 +102,9 @@ fn strangers_and_nonsense_are_refused() {
         "lighterman/1 n=1 p=0x1,1x1",
         "lighterman/1 n=1 p=1x1,",
         "lighterman/1 n=1 p=1x1!!",
+        "lighterman/1 n=1 t=",
+        "lighterman/1 n=1 t=AAAAAAAAAAAAAAAAAAAAAA",
+        "lighterman/1 n=1 t=bGlnaHRlcm1hbi10ZXN0cx",
         "lighterman/1 n=1 p=1x4294967296",
         "lighterman/1 n=1 e=-1",
         "lighterman/1 n=1 e=2147483648",
@@ -172,8 +185,8 @@ fn a_piece_without_an_end_is_the_last() {
 
 proptest! {
     #[test]
-    fn what_fits_round_trips(n in 0..=i32::MAX, progress in any_progress(12, 1 << 40)) {
-        let metadata = of(n, progress);
+    fn what_fits_round_trips(n in 0..=i32::MAX, topic: u128, progress in any_progress(12, 1 << 40)) {
+        let metadata = CommitMetadata { topic: TopicId::of(uuid::Uuid::from_u128(topic)), ..of(n, progress) };
         let text = metadata.encode();
         prop_assert!(text.is_ascii() && text.len() <= BYTES_MAX, "{}", text);
         prop_assert_eq!(CommitMetadata::parse(&text), Some(metadata));
@@ -192,7 +205,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_read_without_harm(text in ".{0,60}", fields in "[npfrx=+!,0-9 -]{0,80}") {
+    fn any_text_is_read_without_harm(text in ".{0,60}", fields in "[npfrtx=+!,0-9 -]{0,80}") {
         for text in [text, format!("{FORMAT}{fields}"), format!("{FORMAT}n=3 {fields}")] {
             if let Some(read) = CommitMetadata::parse(&text) {
                 prop_assert_eq!(CommitMetadata::parse(&read.encode()), Some(read));

@@ -1,17 +1,18 @@
 //! The committer's port onto the group.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::ids::{MappingId, Offset, OffsetRange};
+use lighterman_proto::topic_id::TopicId;
 
 use super::floor::Floor;
 use crate::audit::{AuditLog, Entry, What};
 use crate::kafka::group::{CommitFailure, Membership};
 use crate::offsets::actor::{Boxed, CommitAnswer, CommitPort, MemberStops, NoAnswer};
-use crate::offsets::committer::{CommitOutcome, Frontier, offsets_of};
+use crate::offsets::committer::{CommitOutcome, Frontier, offsets_of, split_by_topic};
 use crate::offsets::read_back::differing;
 use crate::partition::ledger::Passed;
 use crate::runtime::clock;
@@ -39,26 +40,34 @@ impl GroupCommits {
 impl CommitPort for GroupCommits {
     fn commit(&self, frontiers: Vec<Frontier>) -> Boxed<CommitAnswer> {
         let partitions_at_activation = self.activated.load(Ordering::Relaxed);
-        let entries = entries(&frontiers);
+        let accounts = accounts(&frontiers);
+        let (frontiers, outdated) = split_by_topic(frontiers, self.membership.topic_id());
+        // The log that they speak of is gone, and with it whatever there was to remember of it.
+        let outdated = outdated.into_iter().map(|frontier| (frontier.partition, CommitOutcome::Done));
         let offsets = offsets_of(frontiers, partitions_at_activation);
         let (membership, audit, mapping) = (self.membership.clone(), self.audit.clone(), self.mapping);
+        let mut outcomes: HashMap<i32, CommitOutcome> = outdated.collect();
         Box::pin(async move {
             // Before the commit: what is committed has its outcome on record, whenever the process dies.
-            if !entries.is_empty() {
-                audit.append(mapping, entries).await;
+            for (topic, entries) in accounts {
+                audit.append_of(mapping, topic, entries).await;
             }
-            let codes = membership.commit(offsets).await.map_err(no_answer)?;
-            Ok(codes
-                .into_iter()
-                .map(|(partition, code)| (partition, outcome_of(code)))
-                .collect::<HashMap<_, _>>())
+            if !offsets.is_empty() {
+                let codes = membership.commit(offsets).await.map_err(no_answer)?;
+                outcomes.extend(codes.into_iter().map(|(partition, code)| (partition, outcome_of(code))));
+            }
+            Ok(outcomes)
         })
     }
 
     fn read_back(&self, frontiers: Vec<Frontier>) -> Boxed<Option<Vec<i32>>> {
         let (membership, activated) = (self.membership.clone(), self.activated.load(Ordering::Relaxed));
+        let (frontiers, _) = split_by_topic(frontiers, self.membership.topic_id());
         Box::pin(async move {
             let partitions: Vec<i32> = frontiers.iter().map(|frontier| frontier.partition).collect();
+            if partitions.is_empty() {
+                return Some(Vec::new());
+            }
             match membership.read_back(&partitions).await {
                 Ok(theirs) => Some(differing(frontiers, activated, &theirs)),
                 Err(error) => {
@@ -101,7 +110,8 @@ fn no_answer(failure: CommitFailure) -> NoAnswer {
     NoAnswer { why: failure.to_string(), may_be_served }
 }
 
-fn entries(frontiers: &[Frontier]) -> Vec<Entry> {
+/// What they have passed, by the topic that it is of: one, but while a topic is made anew.
+fn accounts(frontiers: &[Frontier]) -> BTreeMap<Option<TopicId>, Vec<Entry>> {
     let at = clock::wall_ms();
     let of = |frontier: &Frontier| {
         let partition = frontier.partition;
@@ -113,7 +123,11 @@ fn entries(frontiers: &[Frontier]) -> Vec<Entry> {
         };
         frontier.passed.iter().map(entry).collect::<Vec<_>>()
     };
-    frontiers.iter().flat_map(of).collect()
+    let mut accounts: BTreeMap<Option<TopicId>, Vec<Entry>> = BTreeMap::new();
+    for frontier in frontiers.iter().filter(|frontier| !frontier.passed.is_empty()) {
+        accounts.entry(frontier.topic).or_default().extend(of(frontier));
+    }
+    accounts
 }
 
 /// Rebalancing, loading, moved, timed out: the offsets are as true in a moment. A code that fences may speak of the generation

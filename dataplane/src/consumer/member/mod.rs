@@ -13,6 +13,7 @@ mod share;
 pub mod starts;
 mod topic_look;
 mod turn;
+pub mod unfounded;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,6 +73,8 @@ pub struct MemberActor {
     /// What Lambda last said of it.
     told: Option<FunctionFacts>,
     activated: Arc<AtomicI32>,
+    /// Those that have found their log to be another one, and have not begun since.
+    found_parted: BTreeSet<i32>,
     look: TopicLook,
     /// The topic was not there when we looked: a start at its end is one at its beginning.
     owes_all: Arc<AtomicBool>,
@@ -123,6 +126,7 @@ impl MemberActor {
             watched: None,
             told: None,
             activated: Arc::new(AtomicI32::new(0)),
+            found_parted: BTreeSet::new(),
             look: TopicLook::default(),
             owes_all: Arc::default(),
             waiting: WaitingStarts::default(),

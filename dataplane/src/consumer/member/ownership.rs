@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Context;
-use lighterman_proto::ids::OffsetRange;
+use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_scaler::assignment::Move;
 
 use super::MemberActor;
 use super::resolving::UNDECIDED;
+use super::unfounded::Remark;
 use crate::audit::{Entry, What};
 use crate::consumer::messages::{
-    DrainPartition, FencePartitions, PartitionReport, PartitionState, StartPartition,
+    DrainPartition, FencePartitions, PartitionReport, PartitionState, Position, StartPartition,
 };
 use crate::consumer::standing::StandingCause;
 use crate::consumer::status::Shown;
@@ -54,9 +55,9 @@ impl MemberActor {
         let at = clock::wall_ms();
         let beginning = |step: &Move| {
             let Move::Assign { partition, .. } = *step else { return None };
-            let committed = self.positions.get(&partition)?.committed;
-            let range = OffsetRange { first: committed, end: committed };
-            Some(Entry { at, partition, range, what: What::Began })
+            let position = self.positions.get(&partition)?;
+            let range = OffsetRange { first: position.committed, end: position.committed };
+            Some(Entry { at, partition, range, what: What::Began(position.topic) })
         };
         let began: Vec<Entry> = moves.iter().filter_map(beginning).collect();
         if !began.is_empty() {
@@ -79,8 +80,37 @@ impl MemberActor {
                 else {
                     return;
                 };
+                // Of a topic that was made anew nothing is committed that the account before it speaks of.
+                gauge.set_committed(position.committed);
                 self.status.show(partition, Shown { consumer, epoch, gauge: Arc::clone(&gauge) });
                 address.do_send(StartPartition { partition, epoch, position, gauge });
+            }
+        }
+    }
+
+    fn note_beginning(&self, partition: i32, at: Offset, what: What) {
+        let range = OffsetRange { first: at, end: at };
+        self.node.audit.note(self.run.id, vec![Entry { at: clock::wall_ms(), partition, range, what }]);
+    }
+
+    /// What a person should know of where a partition begins.
+    pub(super) fn tell(&mut self, partition: i32, position: &Position, remark: Option<Remark>) {
+        let anew = self.found_parted.remove(&partition) && position.topic.is_none();
+        let topic = &self.run.topic;
+        match remark.or(anew.then_some(Remark::Recreated)) {
+            None => {}
+            Some(Remark::Recreated) => {
+                let at = position.committed.0;
+                tracing::warn!(mapping = %self.run.id, partition, at, "topic recreated; reading it from its beginning");
+                self.note_beginning(partition, position.committed, What::Recreated(position.topic));
+            }
+            Some(Remark::BeyondEnd(held)) => {
+                self.status.notice(&format!(
+                    "the group's offset {held} of partition {topic}-{partition} lies beyond the log's end, and Lighterman did not \
+                     commit it: begun at {} as StartingPosition says. Whoever set it should check that",
+                    position.committed
+                ));
+                self.note_beginning(partition, position.committed, What::BeyondEnd(held));
             }
         }
     }
@@ -202,7 +232,18 @@ impl MemberActor {
                 self.forget_if_gone(partition);
                 self.turn.is_unbalanced = true;
             }
+            PartitionState::BeginAnew => self.begin_anew(partition),
             PartitionState::Exited { panicking } => self.rebuild(&[partition], panicking),
+        }
+    }
+
+    /// A topic that was made anew, or a log that is not what it was.
+    fn begin_anew(&mut self, partition: i32) {
+        self.table.lose(partition);
+        self.forget_if_gone(partition);
+        if self.stopping.is_none() && self.owned.contains(&partition) {
+            self.found_parted.insert(partition);
+            self.resolve_again([partition], Duration::ZERO);
         }
     }
 

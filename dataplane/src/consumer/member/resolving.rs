@@ -36,6 +36,9 @@ impl MemberActor {
             generation,
             cluster: self.cluster.clone(),
             topic: self.run.topic.to_string(),
+            has_run: self.activated.load(Ordering::Relaxed) > 0,
+            mapping: self.run.id,
+            audit: self.node.audit.clone(),
             at: self.run.start,
             owes_all: Arc::clone(&self.owes_all),
             isolation: self.node.fetch.isolation,
@@ -108,12 +111,13 @@ impl MemberActor {
             // What was owed is committed.
             self.owes_all.store(false, Ordering::Relaxed);
         }
-        let Starts { mut positions, mut waiting, .. } = starts;
+        let Starts { mut positions, mut waiting, remarks, .. } = starts;
         waiting.retain(|partition, _| still.contains(partition));
         for partition in still {
             if let Some(position) = positions.remove(&partition)
                 && !self.table.holds(partition)
             {
+                self.tell(partition, &position, remarks.get(&partition).copied());
                 self.positions.insert(partition, position);
                 self.table.add(partition);
             }

@@ -1,26 +1,30 @@
 //! Finds out where partitions begin, and commits it where nobody has (H11, H18).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
-use lighterman_proto::ids::Offset;
+use lighterman_proto::ids::{MappingId, Offset};
+use lighterman_proto::topic_id::TopicId;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
+use super::unfounded::Remark;
+use crate::audit::AuditLog;
 use crate::consumer::messages::Position;
 use crate::error::Class;
-use crate::kafka::cluster::Cluster;
+use crate::kafka::cluster::{Cluster, TopicView};
 use crate::kafka::error::KafkaError;
 use crate::kafka::group::{Membership, Standing};
 use crate::kafka::offsets::{
     At, CommitOffset, CommittedOffset, Isolation, KnownEpoch, Learnt, Unlearnt, epoch_ends_each,
     list_offsets_each,
 };
-use crate::offsets::start::{self, Known, StartPlan};
+use crate::kafka::parting::{Parting, parting};
+use crate::offsets::start::{self, Beginning, Known, StartPlan};
 use crate::runtime::clock;
 
 const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
@@ -39,9 +43,19 @@ pub struct Starts {
     pub waiting: BTreeMap<i32, Arc<str>>,
     /// Number of partitions that the starting position was resolved for.
     pub activated: i32,
+    /// What a person should know of where some begin.
+    pub remarks: BTreeMap<i32, Remark>,
 }
 
 impl Starts {
+    /// Of these nothing can be known yet.
+    pub(super) fn wait_for(&mut self, reasons: BTreeMap<i32, Arc<str>>) {
+        for (partition, why) in reasons {
+            self.positions.remove(&partition);
+            self.waiting.insert(partition, why);
+        }
+    }
+
     /// A partition that there is no word of would never be asked after again.
     fn wait_for_the_rest_of(&mut self, wanted: &[i32]) {
         let is_told =
@@ -89,6 +103,12 @@ pub struct Resolver {
     pub cluster: Cluster,
     /// The mapping's topic.
     pub topic: String,
+    /// The mapping has run in this process.
+    pub has_run: bool,
+    /// The mapping.
+    pub mapping: MappingId,
+    /// Knows on which topic it ran before this process.
+    pub audit: AuditLog,
     /// The mapping's starting position.
     pub at: At,
     /// The topic was not there when this node looked: a start at its end is one at its beginning.
@@ -125,32 +145,67 @@ impl Resolver {
 
     /// The starts of `ours`; `None` while another must act first. Each partition waits for itself alone.
     async fn resolve_under(&self, standing: &Standing, ours: &[i32]) -> Result<Option<Starts>, StartError> {
-        let view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
-        let all: Vec<i32> = view.iter().map(|partition| partition.partition).collect();
+        let mut view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
+        let (mut is_fresh, mut remarks, mut begun) = (false, BTreeMap::new(), BTreeSet::new());
         let mut waiting = BTreeMap::new();
         loop {
+            let all: Vec<i32> = view.partitions.iter().map(|partition| partition.partition).collect();
             let committed = self.membership.committed(standing, all.clone()).await?;
-            let known = known_of(&committed);
+            let known = start::known_of(&committed, view.id);
             let able = |partition: &&i32| !waiting.contains_key(*partition);
             let able: Vec<i32> = ours.iter().filter(able).copied().collect();
-            match start::plan(&known, &able) {
+            let plan = start::plan(&known, &able);
+            // Before anything is begun: a group has nothing of a topic that was made anew since the view was taken, and of two ids
+            // the one that was committed may be the newer.
+            let only_waits = match &plan {
+                StartPlan::GoOn { alarmed } => alarmed.is_empty(),
+                plan => *plan == StartPlan::Wait,
+            };
+            if !only_waits && !std::mem::replace(&mut is_fresh, true) {
+                view = self.cluster.refresh(&self.topic).await?;
+                continue;
+            }
+            match plan {
                 StartPlan::GoOn { alarmed } => {
                     waiting.extend(alarmed.into_iter().map(|partition| (partition, COMMIT_GONE.into())));
-                    let mut starts = starts(&committed, &known, &able, all.len());
-                    starts.waiting = waiting;
+                    let mut starts = starts(&committed, &known, &able, &view);
+                    starts.waiting = std::mem::take(&mut waiting);
                     starts.wait_for_the_rest_of(&able);
-                    self.go_back_where_histories_part(&mut starts).await;
-                    return Ok(Some(starts));
+                    let mut found = self.go_back_where_histories_part(&mut starts).await;
+                    found.extend(self.unfounded(&mut starts, &committed, &begun).await);
+                    if found.is_empty() {
+                        starts.remarks = remarks;
+                        return Ok(Some(starts));
+                    }
+                    waiting = starts.waiting;
+                    if !std::mem::replace(&mut is_fresh, true) {
+                        view = self.cluster.refresh(&self.topic).await?;
+                        continue;
+                    }
+                    for (at, partitions) in self.beginnings(&found) {
+                        waiting.extend(
+                            self.commit_at(standing, &partitions, at, view.id, starts.activated).await?,
+                        );
+                        begun.extend(partitions);
+                    }
+                    remarks.extend(found);
                 }
-                StartPlan::Activate { partitions } => {
-                    self.activate(standing, &partitions, all.len() as i32).await?;
+                StartPlan::Activate { partitions, begins } => {
+                    let begins = self.beginning(begins, view.id).await;
+                    self.activate(standing, &partitions, begins, view.id, all.len() as i32).await?;
+                    if begins == Beginning::OfRecreated {
+                        remarks.extend(partitions.iter().map(|partition| (*partition, Remark::Recreated)));
+                    }
+                    begun.extend(partitions);
                 }
                 StartPlan::BeginNew { partitions, activated } => {
-                    let begun = self.commit_at(standing, &partitions, At::Earliest, activated).await?;
-                    waiting.extend(begun);
+                    let at = At::Earliest;
+                    waiting.extend(self.commit_at(standing, &partitions, at, view.id, activated).await?);
+                    begun.extend(partitions);
                 }
                 StartPlan::Find { at, partitions, activated } => {
-                    waiting.extend(self.commit_at(standing, &partitions, at, activated).await?);
+                    waiting.extend(self.commit_at(standing, &partitions, at, view.id, activated).await?);
+                    begun.extend(partitions);
                 }
                 StartPlan::Wait => return Ok(None),
             }
@@ -158,25 +213,28 @@ impl Resolver {
     }
 
     /// A log that was cut off below a committed offset holds other records there now: they have never been read (H13). Where that
-    /// cannot be asked the partition waits.
-    async fn go_back_where_histories_part(&self, starts: &mut Starts) {
+    /// cannot be asked the partition waits. Returns those whose log is another one.
+    async fn go_back_where_histories_part(&self, starts: &mut Starts) -> BTreeMap<i32, Remark> {
         let known = starts.positions.iter().filter_map(|(partition, position)| {
             let leader_epoch = position.leader_epoch_known()?;
             Some(KnownEpoch { partition: *partition, leader_epoch })
         });
         let known: Vec<KnownEpoch> = known.collect();
         if known.is_empty() {
-            return;
+            return BTreeMap::new();
         }
         let learnt = epoch_ends_each(&self.cluster, &self.topic, &known).await;
-        for (partition, why) in reasons(&learnt) {
-            starts.positions.remove(&partition);
-            starts.waiting.insert(partition, why);
-        }
+        starts.wait_for(reasons(&learnt));
+        let mut recreated = BTreeMap::new();
         for (partition, end) in learnt.known {
             let Some(position) = starts.positions.get_mut(&partition) else { continue };
             let committed = position.committed.0;
-            if position.cut_off_at(end) {
+            let leader_epoch = self.cluster.leader(&self.topic, partition).map_or(-1, |leader| leader.epoch);
+            if position.reaches_beyond(end)
+                && parting(position.leader_epoch_known(), leader_epoch) == Parting::Recreated
+            {
+                recreated.insert(partition, Remark::Recreated);
+            } else if position.cut_off_at(end) {
                 metrics::counter!(crate::metrics::TRUNCATIONS).increment(1);
                 tracing::warn!(
                     topic = self.topic,
@@ -187,6 +245,7 @@ impl Resolver {
                 );
             }
         }
+        recreated
     }
 
     /// Commits the starting position of all `partitions` at once. Where a leader cannot be asked, it is committed that it is still
@@ -195,17 +254,21 @@ impl Resolver {
         &self,
         standing: &Standing,
         partitions: &[i32],
+        begins: Beginning,
+        topic: Option<TopicId>,
         activated: i32,
     ) -> Result<(), StartError> {
         let now = clock::wall_ms();
         let owes_all = self.at == At::Latest && self.owes_all.load(Ordering::Relaxed);
-        let at = if owes_all { At::Earliest } else { self.at };
+        let at = if owes_all { At::Earliest } else { begins.at(self.at) };
         let learnt = list_offsets_each(&self.cluster, &self.topic, partitions, at, self.isolation).await;
         let open = learnt.unknown.iter().flat_map(|unlearnt| &unlearnt.partitions);
         let open: Vec<CommitOffset> = open
-            .map(|partition| first_commit(*partition, Offset(0), start::open_metadata(activated, at, now)))
+            .map(|partition| {
+                first_commit(*partition, Offset(0), start::open_metadata(topic, activated, at, now))
+            })
             .collect();
-        let mut commits = found(learnt, activated);
+        let mut commits = found(learnt, topic, activated);
         commits.extend(open);
         self.commit(standing, commits).await
     }
@@ -216,11 +279,12 @@ impl Resolver {
         standing: &Standing,
         partitions: &[i32],
         at: At,
+        topic: Option<TopicId>,
         activated: i32,
     ) -> Result<BTreeMap<i32, Arc<str>>, StartError> {
         let learnt = list_offsets_each(&self.cluster, &self.topic, partitions, at, self.isolation).await;
         let waiting = reasons(&learnt);
-        self.commit(standing, found(learnt, activated)).await?;
+        self.commit(standing, found(learnt, topic, activated)).await?;
         Ok(waiting)
     }
 
@@ -239,8 +303,8 @@ impl Resolver {
 }
 
 /// The commits of what was found.
-fn found(learnt: Learnt<Offset>, activated: i32) -> Vec<CommitOffset> {
-    let commit = |(partition, offset)| first_commit(partition, offset, start::metadata(activated));
+fn found(learnt: Learnt<Offset>, topic: Option<TopicId>, activated: i32) -> Vec<CommitOffset> {
+    let commit = |(partition, offset)| first_commit(partition, offset, start::metadata(topic, activated));
     learnt.known.into_iter().map(commit).collect()
 }
 
@@ -249,7 +313,7 @@ fn first_commit(partition: i32, offset: Offset, metadata: String) -> CommitOffse
 }
 
 /// Why each partition is unknown of which nothing was learnt.
-fn reasons(learnt: &Learnt<Offset>) -> BTreeMap<i32, Arc<str>> {
+pub(super) fn reasons(learnt: &Learnt<Offset>) -> BTreeMap<i32, Arc<str>> {
     let each = |unlearnt: &Unlearnt| {
         let why: Arc<str> = unlearnt.error.to_string().into();
         unlearnt.partitions.iter().map(|partition| (*partition, Arc::clone(&why))).collect::<Vec<_>>()
@@ -257,29 +321,18 @@ fn reasons(learnt: &Learnt<Offset>) -> BTreeMap<i32, Arc<str>> {
     learnt.unknown.iter().flat_map(each).collect()
 }
 
-/// What the group has committed, as the plan asks for it.
-pub(crate) fn known_of(committed: &BTreeMap<i32, Option<CommittedOffset>>) -> Vec<Known> {
-    let stated =
-        |offset: &CommittedOffset| (offset.offset, start::partitions_at_activation(&offset.metadata));
-    let known = |(partition, offset): (&i32, &Option<CommittedOffset>)| Known {
-        partition: *partition,
-        committed: offset.as_ref().map(stated),
-        open: offset.as_ref().and_then(|offset| start::open_start(&offset.metadata)),
-    };
-    committed.iter().map(known).collect()
-}
-
 fn starts(
     committed: &BTreeMap<i32, Option<CommittedOffset>>,
     known: &[Known],
     added: &[i32],
-    partitions: usize,
+    view: &TopicView,
 ) -> Starts {
-    let position = |partition: &i32| Some((*partition, Position::of(committed.get(partition)?.as_ref()?)));
-    let activated = known.iter().filter_map(|entry| entry.committed.as_ref()?.1).max();
+    let position =
+        |partition: &i32| Some((*partition, Position::of(committed.get(partition)?.as_ref()?, view.id)));
     Starts {
+        remarks: BTreeMap::new(),
         positions: added.iter().filter_map(position).collect(),
         waiting: BTreeMap::new(),
-        activated: activated.unwrap_or(partitions as i32),
+        activated: start::activated(known).unwrap_or(view.partitions.len() as i32),
     }
 }

@@ -114,7 +114,7 @@ impl TopicDestinations {
             let kept = kept.filter(|(since, _)| clock::now().since(*since) < SESSION_AGE_MAX);
             let age_max = if kept.is_some() { SESSION_AGE_MAX } else { Duration::ZERO };
             let view = self.shared.cluster.topic(topic, age_max).await;
-            let partitions = view.map_err(|error| refusal::of_our_client(to, &error))?.len();
+            let partitions = view.map_err(|error| refusal::of_our_client(to, &error))?.partitions.len();
             if partitions == 0 {
                 return Err(DestinationError::Failed { to: Arc::clone(to), why: "no partitions yet".into() });
             }

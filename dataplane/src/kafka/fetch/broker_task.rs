@@ -1,7 +1,7 @@
 //! The task that polls one broker for one router: one session, one request in flight, bytes leased before they are asked
 //! for. What it cannot settle itself goes back to the router, with which it ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, FetchRequest};
 use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::topic_id::{TopicId, is_another};
 use tokio::sync::Notify;
 
 use super::desk::{Desk, Holds, Wish, Word, begins_anew, word};
@@ -24,7 +25,8 @@ use crate::kafka::backoff::{Backoff, random};
 use crate::kafka::cluster::{Cluster, REQUEST_DEADLINE};
 use crate::kafka::connection::Connection;
 use crate::kafka::error::KafkaError;
-use crate::kafka::offsets::{At, list_offsets, log_ends};
+use crate::kafka::offsets::{At, KnownEpoch, epoch_ends, list_offsets, log_ends};
+use crate::kafka::parting::{Parting, parting};
 use crate::kafka::transport::BrokerAddress;
 use crate::runtime::clock;
 use crate::runtime::live_count::LiveCount;
@@ -48,6 +50,17 @@ const TURNS_AFTER_DELIVERY: usize = 8;
 pub(super) struct SharedDesk {
     pub desk: Rc<RefCell<Desk<Want>>>,
     pub changed: Rc<Notify>,
+    /// The broker takes topics by their names: one that was made anew is read as if it were the one before.
+    pub by_names: Rc<Cell<bool>>,
+}
+
+/// How a log shows that it ends before what was wanted of it.
+#[derive(Clone, Copy)]
+enum Parted {
+    /// The broker says where what we have read ends in it.
+    Known(Offset),
+    /// The position lies beyond this, its end.
+    Beyond(Offset),
 }
 
 pub(super) struct BrokerTask {
@@ -151,19 +164,22 @@ impl BrokerTask {
     async fn poll(&mut self, connection: &mut Option<Connection>) -> Result<(), KafkaError> {
         self.tell_log_ends(connection).await?;
         let version = self.dial(connection).await?.pick(ApiKey::Fetch, wire::FETCH)?;
+        let speaks_ids = version >= wire::BY_IDS;
+        self.shared.by_names.set(!speaks_ids);
         let Some(mut lease) = self.lease(connection).await? else { return Ok(()) };
         let connection = self.dial(connection).await?;
-        let (request, wait) = {
+        let (request, version, wait) = {
             let desk = self.shared.desk.borrow();
             if desk.is_empty() {
                 return Ok(());
             }
             let wait = desk.wait(WAIT, clock::now());
-            let step = desk.next(&mut self.session);
+            let step = desk.next(&mut self.session, speaks_ids);
+            let version = wire::version_of(&step, version);
             let heads = HEAD_BYTES * (1 + self.session.partitions());
             let bytes_max = lease.bytes().saturating_sub(heads).max(1);
             let poll = Poll { wait, bytes_max, isolation: self.settings.isolation };
-            (wire::request(&step, &poll, version), wait)
+            (wire::request(&step, &poll, version), version, wait)
         };
         let pending = connection.send(&request, version, REQUEST_DEADLINE).await?;
         let arriving = connection.await_reply(pending, wait + REQUEST_DEADLINE).await?;
@@ -183,7 +199,7 @@ impl BrokerTask {
             }
             Some(code) => return Err(KafkaError::broker(ApiKey::Fetch, self.address.to_string(), code)),
         }
-        let parts = wire::parts(reply);
+        let parts = wire::parts(reply, &self.session);
         // A client that is throttled is told nothing else (KIP-219).
         let is_put_off = parts.is_empty() && !throttle.is_zero();
         let misfit = self.session.misfit(parts.iter().map(|part| &part.partition)).filter(|_| !is_put_off);
@@ -228,7 +244,7 @@ impl BrokerTask {
                 let fetched = FetchedRecords { records, hold, high_watermark, aborted: part.aborted };
                 self.answer(&part.partition, Ok(fetched));
             }
-            Word::Diverged(end) => self.answer(&part.partition, Err(FetchTrouble::Diverged { end })),
+            Word::Diverged(end) => self.settle_parted(&part.partition, Parted::Known(end)).await,
             Word::Refused(Refused::OutOfRange) => self.settle_out_of_range(&part.partition).await,
             Word::Refused(Refused::Trouble(trouble)) => self.answer(&part.partition, Err(trouble)),
             Word::Refused(Refused::Misplaced) => self.hand_back(&part.partition),
@@ -243,16 +259,61 @@ impl BrokerTask {
         match (start, end) {
             (Ok(start), Ok(end)) => {
                 let bounds = (start.get(&partition.partition), end.get(&partition.partition));
-                if let (Some(log_start), Some(log_end)) = bounds {
-                    let trouble = FetchTrouble::OutOfRange { log_start: *log_start, log_end: *log_end };
-                    self.answer(partition, Err(trouble));
+                let (Some(log_start), Some(log_end)) = bounds else { return };
+                if self.session.position_of(partition).is_some_and(|position| position > *log_end) {
+                    return self.settle_parted(partition, Parted::Beyond(*log_end)).await;
                 }
+                let trouble = FetchTrouble::OutOfRange { log_start: *log_start, log_end: *log_end };
+                self.answer(partition, Err(trouble));
             }
             (Err(error), _) | (_, Err(error)) => {
                 tracing::debug!(%partition, %error, "log bounds not known yet");
                 self.hand_back(partition);
             }
         }
+    }
+
+    /// The log ends before what was wanted of it.
+    async fn settle_parted(&mut self, partition: &TopicPartition, parted: Parted) {
+        let known = self.shared.desk.borrow().known(partition);
+        let Some((topic, read, leader_epoch)) = known else { return };
+        match self.why_parted(partition, topic, read, leader_epoch, parted).await {
+            Ok(trouble) => self.answer(partition, Err(trouble)),
+            Err(error) => {
+                tracing::debug!(%partition, %error, "why the log ends is not known yet");
+                self.hand_back(partition);
+            }
+        }
+    }
+
+    /// `read` is the leader epoch of the last record that was read, `leader_epoch` that under which it was asked for.
+    async fn why_parted(
+        &self,
+        partition: &TopicPartition,
+        topic: Option<TopicId>,
+        read: Option<i32>,
+        leader_epoch: i32,
+        parted: Parted,
+    ) -> Result<FetchTrouble, KafkaError> {
+        let view = self.cluster.refresh(&partition.topic).await?;
+        if is_another(topic, view.id) {
+            return Ok(FetchTrouble::Recreated);
+        }
+        let shown = view.partitions.iter().find(|view| view.partition == partition.partition);
+        let leader_epoch = shown.map_or(leader_epoch, |view| view.leader_epoch.max(leader_epoch));
+        let Some(read) = read.filter(|_| parting(read, leader_epoch) == Parting::CutOff) else {
+            return Ok(FetchTrouble::Recreated);
+        };
+        let end = match parted {
+            Parted::Known(end) => end,
+            Parted::Beyond(log_end) => {
+                // More may have been written since than the cut has cost: only the epoch tells where that began.
+                let known = KnownEpoch { partition: partition.partition, leader_epoch: read };
+                let ends = epoch_ends(&self.cluster, &partition.topic, &[known]).await?;
+                ends.get(&partition.partition).map_or(log_end, |end| log_end.min(*end))
+            }
+        };
+        Ok(FetchTrouble::Diverged { end })
     }
 
     fn answer(&self, partition: &TopicPartition, outcome: Result<FetchedRecords, FetchTrouble>) {
@@ -294,6 +355,10 @@ impl BrokerTask {
 }
 
 impl Wish for Want {
+    fn topic(&self) -> Option<TopicId> {
+        self.topic
+    }
+
     fn position(&self) -> Offset {
         self.position
     }

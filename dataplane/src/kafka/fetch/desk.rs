@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
 use super::session::{Asked, Session, Step};
@@ -25,6 +26,8 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What a partition asks for.
 pub(crate) trait Wish {
+    /// Of which topic of its name, where that is known.
+    fn topic(&self) -> Option<TopicId>;
     /// First offset wanted.
     fn position(&self) -> Offset;
     /// Leader epoch of the record before it, when known.
@@ -105,6 +108,12 @@ impl<W: Wish + Clone> Desk<W> {
         self.want(partition).or(self.resting.get(partition).map(|resting| &resting.answered))
     }
 
+    /// Of which topic the partition's open want is, the leader epoch of what was read before it, and that of its leader.
+    pub(crate) fn known(&self, partition: &TopicPartition) -> Option<(Option<TopicId>, Option<i32>, i32)> {
+        let open = self.wants.get(partition)?;
+        Some((open.want.topic(), open.want.leader_epoch(), open.leader_epoch))
+    }
+
     /// Bytes to lease for the next poll at most, of a budget of `limit`: twice of what came, so that a poll which brings nothing
     /// keeps little from others while it waits.
     pub(crate) fn bytes_to_ask(&self, limit: usize) -> usize {
@@ -133,10 +142,11 @@ impl<W: Wish + Clone> Desk<W> {
             .collect()
     }
 
-    /// The next request of `session`.
-    pub(crate) fn next(&self, session: &mut Session) -> Step {
+    /// The next request of `session` to a broker that `speaks_ids` of topics, or does not.
+    pub(crate) fn next(&self, session: &mut Session, speaks_ids: bool) -> Step {
         let asked = |(partition, open): (&TopicPartition, &Open<W>)| {
             let asked = Asked {
+                topic: open.want.topic(),
                 position: open.want.position(),
                 bytes_max: open.want.bytes_max(),
                 current_leader_epoch: open.leader_epoch,
@@ -144,7 +154,7 @@ impl<W: Wish + Clone> Desk<W> {
             };
             (partition.clone(), asked)
         };
-        session.next(&self.wants.iter().map(asked).collect())
+        session.next(&self.wants.iter().map(asked).collect(), speaks_ids)
     }
 
     /// How long the broker may wait for records, `longest` when nobody rests.
@@ -157,13 +167,22 @@ impl<W: Wish + Clone> Desk<W> {
     /// what its predecessor asked for.
     pub(crate) fn take(&mut self, partition: &TopicPartition, session: &Session, now: Moment) -> Option<W> {
         let want = self.want(partition)?;
-        let is_same = session.position_of(partition) == Some(want.position());
+        let asked = session.asked_for(partition)?;
+        let is_same = (asked.position, asked.topic) == (want.position(), want.topic());
         if !mutant!("fetch-not-matched", is_same, true) {
             return None;
         }
         let answered = want.clone();
         self.resting.insert(partition.clone(), Resting { answered, since: now, heard: now });
         self.hand_back(partition)
+    }
+
+    /// Wants that are of another topic than the one that has the name `topic` now, by its id: they are taken off the desk.
+    pub(crate) fn take_outdated(&mut self, topic: &str, now: Option<TopicId>) -> Vec<W> {
+        let is_outdated = |partition: &TopicPartition, open: &mut Open<W>| {
+            &*partition.topic == topic && is_another(open.want.topic(), now)
+        };
+        self.wants.extract_if(.., is_outdated).map(|(_, open)| open.want).collect()
     }
 
     /// The broker does not lead the partition: its want goes elsewhere.
@@ -202,7 +221,12 @@ pub(crate) fn word(code: Option<ResponseError>, diverging_end: Option<Offset>, i
 
 /// Whether a reply's own code only says that the broker has forgotten the session.
 pub(crate) fn begins_anew(code: ResponseError) -> bool {
-    matches!(code, ResponseError::FetchSessionIdNotFound | ResponseError::InvalidFetchSessionEpoch)
+    matches!(
+        code,
+        ResponseError::FetchSessionIdNotFound
+            | ResponseError::InvalidFetchSessionEpoch
+            | ResponseError::FetchSessionTopicIdError
+    )
 }
 
 /// What keeps the parts of one frame on the budget. A slow partition must not pin a large frame for the others while bytes

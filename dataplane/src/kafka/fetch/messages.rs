@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix::{Message, Recipient};
 use bytes::Bytes;
 use lighterman_proto::ids::{Epoch, Offset, TopicPartition};
+use lighterman_proto::topic_id::TopicId;
 use thiserror::Error;
 
 use crate::credit::bytes::Lease;
@@ -16,6 +17,8 @@ use crate::credit::bytes::Lease;
 pub struct Want {
     /// Which partition.
     pub partition: TopicPartition,
+    /// Of which topic of its name, where that is known: of another nothing is to be read.
+    pub topic: Option<TopicId>,
     /// Which ownership.
     pub epoch: Epoch,
     /// First offset wanted.
@@ -82,6 +85,9 @@ pub enum FetchTrouble {
         /// Where histories part.
         end: Offset,
     },
+    /// The topic was deleted and made anew: whatever is known of the partition is not of this one.
+    #[error("the topic was deleted and made anew")]
+    Recreated,
     /// The topic is not there any more.
     #[error("{0}")]
     Gone(String),

@@ -1,11 +1,12 @@
 //! Brings each want to the desk of its partition's leader, and finds the leader again when it has moved.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 use lighterman_proto::ids::TopicPartition;
+use lighterman_proto::topic_id::is_another;
 use lighterman_proto::units::Moment;
 
 use super::broker_task::{BrokerTask, SharedDesk};
@@ -27,6 +28,10 @@ use crate::runtime::task::outcome;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How often to look whether a topic is still the same.
+const WATCH: Duration = Duration::from_secs(5);
+/// How often to ask for it, where its brokers do not say so themselves.
+const ASK_AFTER: Duration = Duration::from_secs(30);
 
 /// How to fetch.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +73,9 @@ pub struct FetchRouter {
     placed: HashMap<TopicPartition, BrokerAddress>,
     homeless: HashMap<TopicPartition, Want>,
     look_up: Option<LookUp>,
+    /// Asks whether the topic is still the same.
+    asking: Option<OwnedTask>,
+    beat: Option<OwnedTask>,
     /// Of look-ups that fail.
     backoff: Backoff,
     setbacks: Setbacks,
@@ -89,6 +97,19 @@ struct LookedUp(Option<Result<(), KafkaError>>);
 #[rtype(result = "()")]
 struct PollDied(BrokerAddress);
 
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Asked;
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct LookAtTopic;
+
+fn answer_recreated(want: &Want) {
+    let (epoch, position) = (want.epoch, want.position);
+    let _ = post(&want.reply, Fetched { epoch, position, outcome: Err(FetchTrouble::Recreated) });
+}
+
 impl FetchRouter {
     /// A router that has not dialled anybody.
     pub fn new(
@@ -107,6 +128,8 @@ impl FetchRouter {
             placed: HashMap::new(),
             homeless: HashMap::new(),
             look_up: None,
+            asking: None,
+            beat: None,
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
             setbacks: Setbacks::default(),
             _watch: watch,
@@ -115,6 +138,7 @@ impl FetchRouter {
 
     fn place(&mut self, want: Want, ctx: &mut Context<Self>) {
         match self.cluster.leader(&want.partition.topic, want.partition.partition) {
+            Some(leader) if is_another(want.topic, leader.topic) => answer_recreated(&want),
             Some(leader) => self.put(want, leader, ctx),
             None => {
                 self.homeless.insert(want.partition.clone(), want);
@@ -207,6 +231,11 @@ impl FetchRouter {
 
     fn settle_homeless(&mut self, ctx: &mut Context<Self>) {
         for want in std::mem::take(&mut self.homeless).into_values() {
+            // Of a topic with fewer partitions than before one may have no leader for ever.
+            if is_another(want.topic, self.cluster.topic_id(&want.partition.topic)) {
+                answer_recreated(&want);
+                continue;
+            }
             let is_due = self.is_due(&want.partition);
             match self.cluster.leader(&want.partition.topic, want.partition.partition) {
                 Some(leader) if is_due => self.put(want, leader, ctx),
@@ -215,6 +244,43 @@ impl FetchRouter {
                 }
             }
         }
+    }
+
+    /// What lies on desks and is of a topic that was deleted since is answered: a broker that takes topics by their names would
+    /// read the new one for it.
+    fn settle_outdated(&mut self) {
+        let topics: BTreeSet<Arc<str>> = self.placed.keys().map(|placed| Arc::clone(&placed.topic)).collect();
+        for topic in topics {
+            let now = self.cluster.topic_id(&topic);
+            for broker in self.brokers.values() {
+                for want in broker.shared.desk.borrow_mut().take_outdated(&topic, now) {
+                    self.placed.remove(&want.partition);
+                    answer_recreated(&want);
+                }
+            }
+        }
+    }
+
+    /// Brokers that take topics by their names do not say that one was made anew: metadata does.
+    fn look_at_topic(&mut self, ctx: &mut Context<Self>) {
+        self.settle_outdated();
+        let by_names = self.brokers.values().any(|broker| broker.shared.by_names.get());
+        let Some(topic) =
+            self.placed.keys().next().filter(|_| by_names).map(|placed| Arc::clone(&placed.topic))
+        else {
+            return;
+        };
+        if self.asking.is_some() {
+            return;
+        }
+        let (cluster, me) = (self.cluster.clone(), ctx.address().downgrade());
+        self.asking = Some(OwnedTask::spawn(async move {
+            // Whether it succeeds shows in what is known then.
+            let _ = outcome("look at the topic", cluster.topic(&topic, ASK_AFTER)).await;
+            if let Some(me) = me.upgrade() {
+                me.do_send(Asked);
+            }
+        }));
     }
 
     fn give_up(&mut self, text: &str) {
@@ -230,6 +296,15 @@ impl Actor for FetchRouter {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
+        // An interval of the context would keep the actor alive.
+        let me = ctx.address().downgrade();
+        self.beat = Some(OwnedTask::spawn(async move {
+            loop {
+                tokio::time::sleep(WATCH).await;
+                let Some(me) = me.upgrade() else { return };
+                me.do_send(LookAtTopic);
+            }
+        }));
     }
 }
 
@@ -257,6 +332,23 @@ impl Handler<Forget> for FetchRouter {
             broker.shared.desk.borrow_mut().pause(&forget.partition, clock::now());
             broker.shared.changed.notify_one();
         }
+    }
+}
+
+impl Handler<LookAtTopic> for FetchRouter {
+    type Result = ();
+
+    fn handle(&mut self, _: LookAtTopic, ctx: &mut Self::Context) {
+        self.look_at_topic(ctx);
+    }
+}
+
+impl Handler<Asked> for FetchRouter {
+    type Result = ();
+
+    fn handle(&mut self, _: Asked, _: &mut Self::Context) {
+        self.asking = None;
+        self.settle_outdated();
     }
 }
 
@@ -294,6 +386,7 @@ impl Handler<LookedUp> for FetchRouter {
         match result {
             None => {}
             Some(Ok(())) => {
+                self.settle_outdated();
                 self.settle_homeless(ctx);
                 self.let_go_of_strangers();
                 // Whoever is due and still here has no leader.

@@ -1,14 +1,18 @@
 //! One incremental fetch session (KIP-227): what the broker already knows is not said again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::topic_id::TopicId;
 
 use crate::kafka::error::Unanswered;
 
 /// What is asked for one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
+    /// Of which topic of its name, where that is known.
+    pub topic: Option<TopicId>,
     /// First offset wanted.
     pub position: Offset,
     /// At most this much.
@@ -26,10 +30,12 @@ pub struct Step {
     pub id: i32,
     /// Session epoch, 0 for a full request.
     pub epoch: i32,
+    /// Topics are named by their ids, which all of `asked` and `forgotten` have (KIP-516).
+    pub by_ids: bool,
     /// Partitions that are new or changed.
     pub asked: Vec<(TopicPartition, Asked)>,
-    /// Partitions that the broker shall forget.
-    pub forgotten: Vec<TopicPartition>,
+    /// Partitions that the broker shall forget, as it was asked for them.
+    pub forgotten: Vec<(TopicPartition, Option<TopicId>)>,
 }
 
 /// The client's side of one session.
@@ -37,25 +43,42 @@ pub struct Step {
 pub struct Session {
     id: i32,
     epoch: i32,
+    by_ids: bool,
     known: BTreeMap<TopicPartition, Asked>,
 }
 
 impl Session {
-    /// The request that makes the broker's set equal to `wanted`.
-    pub fn next(&mut self, wanted: &BTreeMap<TopicPartition, Asked>) -> Step {
-        if self.epoch == 0 {
+    /// The request that makes the broker's set equal to `wanted`; by ids where the broker speaks them and all of `wanted` has one.
+    pub fn next(&mut self, wanted: &BTreeMap<TopicPartition, Asked>, speaks_ids: bool) -> Step {
+        let by_ids = speaks_ids && wanted.values().all(|asked| asked.topic.is_some());
+        let is_kept = by_ids == self.by_ids && !self.is_of_other_topics(wanted);
+        self.by_ids = by_ids;
+        if self.epoch == 0 || !is_kept {
+            self.epoch = 0;
             self.known.clone_from(wanted);
             let asked = wanted.iter().map(|(partition, asked)| (partition.clone(), *asked)).collect();
-            return Step { id: self.id, epoch: 0, asked, forgotten: Vec::new() };
+            return Step { id: self.id, epoch: 0, by_ids, asked, forgotten: Vec::new() };
         }
         let changed =
             |(partition, asked): &(&TopicPartition, &Asked)| self.known.get(*partition) != Some(*asked);
         let asked =
             wanted.iter().filter(changed).map(|(partition, asked)| (partition.clone(), *asked)).collect();
-        let forgotten =
-            self.known.keys().filter(|partition| !wanted.contains_key(*partition)).cloned().collect();
+        let forgotten = self
+            .known
+            .iter()
+            .filter(|(partition, _)| !wanted.contains_key(*partition))
+            .map(|(partition, asked)| (partition.clone(), asked.topic))
+            .collect();
         self.known.clone_from(wanted);
-        Step { id: self.id, epoch: self.epoch, asked, forgotten }
+        Step { id: self.id, epoch: self.epoch, by_ids, asked, forgotten }
+    }
+
+    /// What a broker keeps of one topic says nothing of another of the same name.
+    fn is_of_other_topics(&self, wanted: &BTreeMap<TopicPartition, Asked>) -> bool {
+        let is_other = |(partition, asked): (&TopicPartition, &Asked)| {
+            self.known.get(partition).is_some_and(|known| known.topic != asked.topic)
+        };
+        wanted.iter().any(is_other)
     }
 
     /// The broker answered the request under session `id`; 0 means that it keeps none.
@@ -89,7 +112,17 @@ impl Session {
 
     /// Where the last request asked for `partition`.
     pub fn position_of(&self, partition: &TopicPartition) -> Option<Offset> {
-        Some(self.known.get(partition)?.position)
+        Some(self.asked_for(partition)?.position)
+    }
+
+    /// What the last request asked for `partition`.
+    pub fn asked_for(&self, partition: &TopicPartition) -> Option<&Asked> {
+        self.known.get(partition)
+    }
+
+    /// The name of the topic `id` in the last request.
+    pub fn name_of(&self, id: TopicId) -> Option<&Arc<str>> {
+        self.known.iter().find(|(_, asked)| asked.topic == Some(id)).map(|(partition, _)| &partition.topic)
     }
 
     /// Partitions that the last request asked for, those included that it did not have to name again.
@@ -114,6 +147,7 @@ mod tests {
     struct Model {
         id: i32,
         epoch: i32,
+        by_ids: bool,
         cached: BTreeMap<TopicPartition, Asked>,
     }
 
@@ -125,9 +159,20 @@ mod tests {
             } else {
                 assert_eq!((step.id, step.epoch), (self.id, self.epoch + 1));
             }
-            self.epoch = step.epoch;
-            self.cached.extend(step.asked);
-            for partition in step.forgotten {
+            let is_named = |topic: Option<TopicId>| !step.by_ids || topic.is_some();
+            // A broker refuses to change how a session names its topics (`FETCH_SESSION_TOPIC_ID_ERROR`).
+            assert!(step.epoch == 0 || self.by_ids == step.by_ids);
+            (self.epoch, self.by_ids) = (step.epoch, step.by_ids);
+            for (partition, asked) in step.asked {
+                assert!(is_named(asked.topic));
+                let before = self.cached.insert(partition, asked);
+                assert!(
+                    before.is_none_or(|before| before.topic == asked.topic),
+                    "one topic of a name in a session"
+                );
+            }
+            for (partition, topic) in step.forgotten {
+                assert!(is_named(topic));
                 assert!(self.cached.remove(&partition).is_some(), "forgets what it knows");
             }
             self.id
@@ -137,15 +182,19 @@ mod tests {
     proptest! {
         #[test]
         fn the_broker_always_knows_exactly_what_is_wanted(
-            rounds in prop::collection::vec((prop::collection::btree_map(0i32..6, 0i64..4, 0..6), 0u8..8), 1..30)
+            rounds in prop::collection::vec(
+                (prop::collection::btree_map(0i32..6, (0i64..4, 1u128..3), 0..6), 0u8..8, prop::bool::weighted(0.8)),
+                1..30,
+            )
         ) {
             let (mut session, mut broker) = (Session::default(), Model::default());
-            for (wants, fault) in rounds {
+            for (wants, fault, speaks_ids) in rounds {
                 let wanted: BTreeMap<_, _> = wants
                     .into_iter()
-                    .map(|(partition, position)| {
+                    .map(|(partition, (position, topic))| {
+                        let topic = TopicId::of(uuid::Uuid::from_u128(topic));
                         let asked = Asked {
-                            position: Offset(position), bytes_max: 1, current_leader_epoch: 0, last_fetched_epoch: -1,
+                            topic, position: Offset(position), bytes_max: 1, current_leader_epoch: 0, last_fetched_epoch: -1,
                         };
                         (TopicPartition::new("t", partition), asked)
                     })
@@ -153,7 +202,9 @@ mod tests {
                 if fault == 0 {
                     session.reset();
                 }
-                let id = broker.serve(session.next(&wanted));
+                let step = session.next(&wanted, speaks_ids);
+                prop_assert!(speaks_ids || !step.by_ids);
+                let id = broker.serve(step);
                 session.answered(id);
                 prop_assert_eq!(&broker.cached, &wanted);
             }
@@ -161,8 +212,8 @@ mod tests {
     }
 
     fn wanted(partitions: &[i32]) -> BTreeMap<TopicPartition, Asked> {
-        let asked =
-            Asked { position: Offset(1), bytes_max: 1, current_leader_epoch: 0, last_fetched_epoch: -1 };
+        let (topic, position) = (None, Offset(1));
+        let asked = Asked { topic, position, bytes_max: 1, current_leader_epoch: 0, last_fetched_epoch: -1 };
         partitions.iter().map(|partition| (TopicPartition::new("t", *partition), asked)).collect()
     }
 
@@ -175,14 +226,14 @@ mod tests {
         };
         let is = |partition: &str, what| Some((partition.to_owned(), what));
         let mut session = Session::default();
-        session.next(&wanted(&[0, 1]));
+        session.next(&wanted(&[0, 1]), false);
         assert_eq!(misfit(&session, &[("t", 1), ("t", 0)]), None);
         assert_eq!(misfit(&session, &[("t", 1)]), is("t-0", Unanswered::LeftOut));
         assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("t", 1)]), is("t-1", Unanswered::Twice));
         assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("t", 2)]), is("t-2", Unanswered::NotAsked));
         assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("u", 0)]), is("u-0", Unanswered::NotAsked));
         session.answered(7);
-        session.next(&wanted(&[1, 3]));
+        session.next(&wanted(&[1, 3]), false);
         assert_eq!(misfit(&session, &[]), None, "nothing is new");
         assert_eq!(misfit(&session, &[("t", 3)]), None);
         assert_eq!(misfit(&session, &[("t", 0)]), is("t-0", Unanswered::NotAsked), "it was forgotten");
@@ -193,8 +244,9 @@ mod tests {
     fn nothing_changed_is_nothing_said() {
         let wanted = wanted(&[0]);
         let mut session = Session::default();
-        session.next(&wanted);
+        session.next(&wanted, false);
         session.answered(7);
-        assert_eq!(session.next(&wanted), Step { id: 7, epoch: 1, asked: vec![], forgotten: vec![] });
+        let step = Step { id: 7, epoch: 1, by_ids: false, asked: vec![], forgotten: vec![] };
+        assert_eq!(session.next(&wanted, false), step);
     }
 }

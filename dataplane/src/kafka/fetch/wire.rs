@@ -1,4 +1,4 @@
-//! Fetch requests and replies, version 10 to 12: zstd from 10, diverging epochs at 12; all by topic name.
+//! Fetch requests and replies, version 10 to 13: zstd from 10, diverging epochs from 12, topics by their ids at 13.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,18 +7,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
-use kafka_protocol::messages::fetch_response::PartitionData;
+use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, TopicName};
 use kafka_protocol::protocol::{StrBytes, VersionRange};
 use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::topic_id::TopicId;
+use uuid::Uuid;
 
 use super::messages::FetchTrouble;
-use super::session::Step;
+use super::session::{Session, Step};
 use crate::kafka::connection::versions;
 use crate::kafka::offsets::Isolation;
 
 /// Versions of Fetch that we speak.
-pub const FETCH: VersionRange = versions(10, 12);
+pub const FETCH: VersionRange = versions(10, BY_IDS);
+/// From this version on a topic is named by its id, and a broker refuses one that was deleted since (KIP-516).
+pub const BY_IDS: i16 = 13;
+/// The last that names a topic by its name.
+pub const BY_NAMES: i16 = 12;
 
 /// What does not change from poll to poll.
 #[derive(Clone, Debug)]
@@ -73,9 +79,24 @@ pub fn refused(code: ResponseError) -> Refused {
     }
 }
 
-/// Builds the request of one session step.
+/// The version in which `step` is said, of a broker that has fetch up to `version`.
+pub fn version_of(step: &Step, version: i16) -> i16 {
+    if step.by_ids { version } else { version.min(BY_NAMES) }
+}
+
+/// How a request names a topic.
+type Named<'s> = (&'s str, Option<TopicId>);
+
+fn named(step: &Step, topic: Named<'_>) -> (TopicName, Uuid) {
+    match topic {
+        (_, Some(id)) if step.by_ids => (TopicName::default(), id.uuid()),
+        (name, _) => (TopicName(StrBytes::from_string(name.to_owned())), Uuid::nil()),
+    }
+}
+
+/// Builds the request of one session step; `version` is [`version_of`] it.
 pub fn request(step: &Step, poll: &Poll, version: i16) -> FetchRequest {
-    let mut by_topic: BTreeMap<&str, Vec<FetchPartition>> = BTreeMap::new();
+    let mut by_topic: BTreeMap<Named<'_>, Vec<FetchPartition>> = BTreeMap::new();
     for (partition, asked) in &step.asked {
         let mut wire = FetchPartition::default()
             .with_partition(partition.partition)
@@ -86,20 +107,24 @@ pub fn request(step: &Step, poll: &Poll, version: i16) -> FetchRequest {
         if version >= 12 {
             wire = wire.with_last_fetched_epoch(asked.last_fetched_epoch);
         }
-        by_topic.entry(&partition.topic).or_default().push(wire);
+        by_topic.entry((&partition.topic, asked.topic)).or_default().push(wire);
     }
     let topics = by_topic
         .into_iter()
-        .map(|(topic, partitions)| FetchTopic::default().with_topic(name(topic)).with_partitions(partitions))
+        .map(|(topic, partitions)| {
+            let (name, id) = named(step, topic);
+            FetchTopic::default().with_topic(name).with_topic_id(id).with_partitions(partitions)
+        })
         .collect();
-    let mut forgotten: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
-    for partition in &step.forgotten {
-        forgotten.entry(&partition.topic).or_default().push(partition.partition);
+    let mut forgotten: BTreeMap<Named<'_>, Vec<i32>> = BTreeMap::new();
+    for (partition, topic) in &step.forgotten {
+        forgotten.entry((&partition.topic, *topic)).or_default().push(partition.partition);
     }
     let forgotten = forgotten
         .into_iter()
         .map(|(topic, partitions)| {
-            ForgottenTopic::default().with_topic(name(topic)).with_partitions(partitions)
+            let (name, id) = named(step, topic);
+            ForgottenTopic::default().with_topic(name).with_topic_id(id).with_partitions(partitions)
         })
         .collect();
     FetchRequest::default()
@@ -114,13 +139,17 @@ pub fn request(step: &Step, poll: &Poll, version: i16) -> FetchRequest {
         .with_forgotten_topics_data(forgotten)
 }
 
-/// The partitions of a reply.
-pub fn parts(reply: FetchResponse) -> Vec<Part> {
+/// The partitions of a reply to the last request of `session`. A topic whose id was not asked for has no name.
+pub fn parts(reply: FetchResponse, session: &Session) -> Vec<Part> {
+    let name_of = |topic: &FetchableTopicResponse| match TopicId::of(topic.topic_id) {
+        Some(id) => session.name_of(id).cloned().unwrap_or_else(|| Arc::from("")),
+        None => Arc::from(topic.topic.as_str()),
+    };
     reply
         .responses
         .into_iter()
         .flat_map(|topic| {
-            let name: Arc<str> = Arc::from(topic.topic.as_str());
+            let name = name_of(&topic);
             topic.partitions.into_iter().map(move |data| part(Arc::clone(&name), data))
         })
         .collect()
@@ -142,8 +171,4 @@ fn part(topic: Arc<str>, data: PartitionData) -> Part {
             .map(|aborted| (*aborted.producer_id, Offset(aborted.first_offset)))
             .collect(),
     }
-}
-
-fn name(topic: &str) -> TopicName {
-    TopicName(StrBytes::from_string(topic.to_owned()))
 }

@@ -229,7 +229,7 @@ impl Member {
             (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
         tokio::task::spawn_local(async move {
             if let Ok(view) = lines.cluster().refresh(&settings.topic).await {
-                let _ = events.send(Incoming::TopicCounted(view.len()));
+                let _ = events.send(Incoming::TopicCounted(view.partitions.len()));
             }
         });
     }

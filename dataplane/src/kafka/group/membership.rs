@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
+use lighterman_proto::topic_id::TopicId;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -218,6 +219,11 @@ impl Membership {
             self.commands.refused(sent_as, *code);
         }
         Ok(codes)
+    }
+
+    /// Which topic of its name the subscribed one is now, as far as metadata has told.
+    pub fn topic_id(&self) -> Option<TopicId> {
+        self.lines.cluster().topic_id(&self.settings.topic)
     }
 
     /// What the group has committed for these partitions, as it tells it to `standing`.

@@ -157,7 +157,7 @@ async fn shares(
     let mut counts = BTreeMap::new();
     for topic in topics {
         let partitions = match lines.cluster().topic(topic, METADATA_AGE_MAX).await {
-            Ok(view) => view.len() as i32,
+            Ok(view) => view.partitions.len() as i32,
             Err(KafkaError::NoTopic { .. }) => 0,
             Err(error) => return Err(error),
         };

@@ -22,22 +22,30 @@ use lighterman_proto::ids::Offset;
 use tokio::time::Instant;
 
 use super::log::Log;
-use super::sessions::{Asked, Fit, Session};
+use super::sessions::{Asked, Fit, Named, Session};
 use super::state::{Shared, State};
 
 const BYTES_MAX: usize = 50 * 1024 * 1024;
+/// The version from which on topics are named by ids.
+const BY_IDS: i16 = 13;
 
-pub(super) async fn fetch(shared: &Shared, session: &mut Session, request: FetchRequest) -> FetchResponse {
+pub(super) async fn fetch(
+    shared: &Shared,
+    session: &mut Session,
+    request: FetchRequest,
+    version: i16,
+) -> FetchResponse {
     let fresh = {
         let mut state = shared.state.borrow_mut();
         state.next_session += 1;
         state.next_session
     };
-    let full = match session.apply(&request, fresh) {
+    let full = match session.apply(&request, version >= BY_IDS, fresh) {
         Fit::Full => true,
         Fit::Increment => false,
         Fit::NoSuchSession => return refused(Code::FetchSessionIdNotFound),
         Fit::WrongEpoch => return refused(Code::InvalidFetchSessionEpoch),
+        Fit::OtherNames => return refused(Code::FetchSessionTopicIdError),
     };
     let deadline =
         Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or_default());
@@ -65,12 +73,14 @@ fn collect(
     session: &Session,
     bytes_max: usize,
     full: bool,
-) -> (usize, bool, Vec<(String, PartitionData)>) {
+) -> (usize, bool, Vec<(Named, PartitionData)>) {
     let (mut bytes, mut urgent, mut found) = (0, false, Vec::new());
     for ((topic, partition), asked) in &session.asked {
         let mut data =
             PartitionData::default().with_partition_index(*partition).with_records(Some(Bytes::new()));
-        let log = match state.led(topic, *partition) {
+        let name = if topic.1.is_nil() { Some(&topic.0) } else { state.names.get(&topic.1) };
+        let led = name.ok_or(Code::UnknownTopicId).and_then(|name| state.led(name, *partition));
+        let log = match led {
             Ok(log) => log,
             Err(code) => {
                 urgent = true;
@@ -116,17 +126,18 @@ fn parting(log: &Log, asked: Asked) -> Option<DivergingEpoch> {
     parted.then(|| DivergingEpoch::default().with_epoch(epoch).with_end_offset(end.0))
 }
 
-fn finish(session: &mut Session, found: Vec<(String, PartitionData)>) -> Vec<FetchableTopicResponse> {
+fn finish(session: &mut Session, found: Vec<(Named, PartitionData)>) -> Vec<FetchableTopicResponse> {
     let mut topics: Vec<FetchableTopicResponse> = Vec::new();
     for (topic, data) in found {
         if let Some(asked) = session.asked.get_mut(&(topic.clone(), data.partition_index)) {
             asked.told = data.high_watermark;
         }
-        match topics.last_mut().filter(|last| last.topic.as_str() == topic) {
+        match topics.last_mut().filter(|last| last.topic.as_str() == topic.0 && last.topic_id == topic.1) {
             Some(last) => last.partitions.push(data),
             None => topics.push(
                 FetchableTopicResponse::default()
-                    .with_topic(TopicName(StrBytes::from_string(topic)))
+                    .with_topic(TopicName(StrBytes::from_string(topic.0)))
+                    .with_topic_id(topic.1)
                     .with_partitions(vec![data]),
             ),
         }

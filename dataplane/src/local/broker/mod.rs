@@ -30,6 +30,20 @@ pub struct BrokerSettings {
     pub auto_create_partitions: i32,
     /// Bytes kept of each partition; older batches are dropped.
     pub partition_bytes_max: usize,
+    /// Which ids its topics have, and who may ask by them.
+    pub topic_ids: TopicIds,
+}
+
+/// How far a broker knows topics by ids (KIP-516).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TopicIds {
+    /// As Kafka from 3.1 on: metadata tells them, and records are fetched by them.
+    #[default]
+    Fetched,
+    /// As Kafka 2.8 to 3.0: metadata tells them, records are fetched by names.
+    Told,
+    /// As Kafka before 2.8.
+    Absent,
 }
 
 impl Default for BrokerSettings {
@@ -38,6 +52,7 @@ impl Default for BrokerSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             auto_create_partitions: 0,
             partition_bytes_max: 256 * 1024 * 1024,
+            topic_ids: TopicIds::default(),
         }
     }
 }
@@ -153,7 +168,7 @@ impl Broker {
         self.order(Deed::ForgetCommit(group.to_owned(), topic.to_owned(), partition)).await;
     }
 
-    /// Deletes a topic.
+    /// Deletes a topic, and what the groups have committed of it.
     pub async fn delete_topic(&self, topic: &str) {
         self.order(Deed::DeleteTopic(topic.to_owned())).await;
     }

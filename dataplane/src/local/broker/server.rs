@@ -21,19 +21,19 @@ use tokio::task::LocalSet;
 
 use super::sessions::Session;
 use super::state::{Shared, State};
-use super::{BrokerSettings, Deed, Fault, Faults, fetch, groups, topics};
+use super::{BrokerSettings, Deed, Fault, Faults, TopicIds, fetch, groups, topics};
 use crate::runtime::clock;
 
 const CONNECTIONS_MAX: usize = 4096;
 const GROUP_TICK: Duration = Duration::from_millis(100);
 const UNSUPPORTED_VERSION: i16 = 35;
 
-/// What the broker speaks; below the versions that name topics by id.
+/// What the broker speaks. Of topics' ids it knows what [`TopicIds`] says.
 const SPOKEN: &[(ApiKey, i16, i16)] = &[
     (ApiKey::Produce, 3, 9),
-    (ApiKey::Fetch, 4, 12),
+    (ApiKey::Fetch, 4, 13),
     (ApiKey::ListOffsets, 1, 7),
-    (ApiKey::Metadata, 0, 9),
+    (ApiKey::Metadata, 0, 12),
     (ApiKey::OffsetCommit, 2, 8),
     (ApiKey::OffsetFetch, 1, 8),
     (ApiKey::FindCoordinator, 0, 4),
@@ -160,7 +160,9 @@ fn carry_out(state: &mut State, deed: Deed) {
                 group.offsets.remove(&(topic, partition));
             }
         }
-        Deed::DeleteTopic(topic) => drop(state.topics.remove(&topic)),
+        Deed::DeleteTopic(topic) => {
+            state.delete_topic(&topic);
+        }
     }
 }
 
@@ -210,11 +212,12 @@ async fn answer(mut frame: Bytes, shared: &Shared, session: &mut Session) -> io:
     let (key, version) = (i16::from_be_bytes([frame[0], frame[1]]), i16::from_be_bytes([frame[2], frame[3]]));
     let correlation = i32::from_be_bytes([frame[4], frame[5], frame[6], frame[7]]);
     let api = ApiKey::try_from(key).map_err(|()| invalid(format!("unknown API {key}")))?;
-    let spoken = SPOKEN.iter().any(|(known, min, max)| *known == api && (*min..=*max).contains(&version));
+    let ids = shared.state.borrow().settings.topic_ids;
+    let spoken = spoken(ids).any(|(known, min, max)| known == api && (min..=max).contains(&version));
     if !spoken {
         if api == ApiKey::ApiVersions {
             // A client that is newer than we are gets the layout that every client reads (KIP-511).
-            let body = ResponseKind::ApiVersions(api_versions().with_error_code(UNSUPPORTED_VERSION));
+            let body = ResponseKind::ApiVersions(api_versions(ids).with_error_code(UNSUPPORTED_VERSION));
             return write(correlation, &body, 0, 0).map(Some);
         }
         return Err(invalid(format!("{api:?} version {version} is not spoken here")));
@@ -241,10 +244,14 @@ async fn dispatch(
     session: &mut Session,
 ) -> Option<ResponseKind> {
     Some(match request {
-        RequestKind::ApiVersions(_) => ResponseKind::ApiVersions(api_versions()),
+        RequestKind::ApiVersions(_) => {
+            ResponseKind::ApiVersions(api_versions(shared.state.borrow().settings.topic_ids))
+        }
         RequestKind::Metadata(request) => ResponseKind::Metadata(topics::metadata(shared, request, version)),
         RequestKind::Produce(request) => ResponseKind::Produce(topics::produce(shared, request)),
-        RequestKind::Fetch(request) => ResponseKind::Fetch(fetch::fetch(shared, session, request).await),
+        RequestKind::Fetch(request) => {
+            ResponseKind::Fetch(fetch::fetch(shared, session, request, version).await)
+        }
         RequestKind::ListOffsets(request) => {
             ResponseKind::ListOffsets(fetch::list_offsets(shared, request, version))
         }
@@ -280,9 +287,18 @@ async fn dispatch(
     })
 }
 
-fn api_versions() -> ApiVersionsResponse {
-    let keys = SPOKEN.iter().map(|(api, min, max)| {
-        ApiVersion::default().with_api_key(*api as i16).with_min_version(*min).with_max_version(*max)
+/// Without the versions that name topics by ids that the broker does not know.
+fn spoken(ids: TopicIds) -> impl Iterator<Item = (ApiKey, i16, i16)> {
+    SPOKEN.iter().map(move |(api, min, max)| match (api, ids) {
+        (ApiKey::Fetch, TopicIds::Told | TopicIds::Absent) => (*api, *min, 12),
+        (ApiKey::Metadata, TopicIds::Absent) => (*api, *min, 9),
+        _ => (*api, *min, *max),
+    })
+}
+
+fn api_versions(ids: TopicIds) -> ApiVersionsResponse {
+    let keys = spoken(ids).map(|(api, min, max)| {
+        ApiVersion::default().with_api_key(api as i16).with_min_version(min).with_max_version(max)
     });
     ApiVersionsResponse::default().with_api_keys(keys.collect())
 }

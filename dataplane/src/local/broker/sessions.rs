@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 
 use kafka_protocol::messages::FetchRequest;
+use uuid::Uuid;
+
+/// A topic as a client names it: by its name with a zero id, or by its id without a name.
+pub(super) type Named = (String, Uuid);
 
 /// One partition as a session knows it.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +24,8 @@ pub(super) struct Asked {
 pub(super) struct Session {
     pub id: i32,
     epoch: i32,
-    pub asked: BTreeMap<(String, i32), Asked>,
+    by_ids: bool,
+    pub asked: BTreeMap<(Named, i32), Asked>,
 }
 
 /// Whether a request fits the session.
@@ -33,22 +38,25 @@ pub(super) enum Fit {
     NoSuchSession,
     /// Not the next epoch.
     WrongEpoch,
+    /// Topics are named otherwise than before.
+    OtherNames,
 }
 
 impl Session {
     /// Applies a request; `fresh` is the id of a session that it opens, if it does.
-    pub(super) fn apply(&mut self, request: &FetchRequest, fresh: i32) -> Fit {
+    pub(super) fn apply(&mut self, request: &FetchRequest, by_ids: bool, fresh: i32) -> Fit {
         let fit = match (request.session_id, request.session_epoch) {
             (_, -1) => {
-                *self = Self::default();
+                *self = Self { by_ids, ..Self::default() };
                 Fit::Full
             }
             (_, 0) => {
-                *self = Self { id: fresh, epoch: 0, asked: BTreeMap::new() };
+                *self = Self { id: fresh, by_ids, ..Self::default() };
                 Fit::Full
             }
             (id, _) if id != self.id => return Fit::NoSuchSession,
             (_, epoch) if epoch != self.epoch + 1 => return Fit::WrongEpoch,
+            _ if by_ids != self.by_ids => return Fit::OtherNames,
             (_, epoch) => {
                 self.epoch = epoch;
                 Fit::Increment
@@ -62,12 +70,12 @@ impl Session {
                     bytes_max: usize::try_from(partition.partition_max_bytes).unwrap_or_default(),
                     told: -1,
                 };
-                self.asked.insert((topic.topic.to_string(), partition.partition), asked);
+                self.asked.insert(((topic.topic.to_string(), topic.topic_id), partition.partition), asked);
             }
         }
         for topic in &request.forgotten_topics_data {
             for partition in &topic.partitions {
-                self.asked.remove(&(topic.topic.to_string(), *partition));
+                self.asked.remove(&((topic.topic.to_string(), topic.topic_id), *partition));
             }
         }
         fit

@@ -9,10 +9,11 @@ use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::BrokerId;
 use kafka_protocol::protocol::StrBytes;
 use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
 
 use super::coordinator::{Given, Group, Ticket};
 use super::log::Log;
-use super::{BrokerSettings, Faults};
+use super::{BrokerSettings, Faults, TopicIds};
 
 /// The only broker's id.
 pub(super) const NODE: BrokerId = BrokerId(1);
@@ -20,6 +21,8 @@ pub(super) const NODE: BrokerId = BrokerId(1);
 pub(super) const PARTITIONS_MAX: usize = 20_000;
 
 pub(super) struct Topic {
+    /// Zero where the broker knows no ids.
+    pub id: Uuid,
     pub partitions: Vec<Log>,
 }
 
@@ -27,6 +30,8 @@ pub(super) struct State {
     pub settings: BrokerSettings,
     pub address: SocketAddr,
     pub topics: BTreeMap<String, Topic>,
+    /// Names by ids.
+    pub names: HashMap<Uuid, String>,
     /// Partitions that have lost their leader.
     pub leaderless: BTreeSet<(String, i32)>,
     pub groups: BTreeMap<String, Group>,
@@ -50,6 +55,7 @@ impl State {
             settings,
             address,
             topics: BTreeMap::new(),
+            names: HashMap::new(),
             leaderless: BTreeSet::new(),
             groups: BTreeMap::new(),
             waiting: HashMap::new(),
@@ -80,12 +86,29 @@ impl State {
         let wanted = usize::try_from(partitions).unwrap_or_default();
         let all: usize = self.topics.values().map(|topic| topic.partitions.len()).sum();
         let bytes_max = self.settings.partition_bytes_max;
-        let topic = self.topics.entry(topic.to_owned()).or_insert(Topic { partitions: Vec::new() });
-        let missing = wanted.saturating_sub(topic.partitions.len());
+        let missing = wanted.saturating_sub(self.topics.get(topic).map_or(0, |topic| topic.partitions.len()));
         if all + missing > PARTITIONS_MAX {
             return false;
         }
+        if !self.topics.contains_key(topic) {
+            let id = if self.settings.topic_ids == TopicIds::Absent { Uuid::nil() } else { Uuid::new_v4() };
+            if !id.is_nil() {
+                self.names.insert(id, topic.to_owned());
+            }
+            self.topics.insert(topic.to_owned(), Topic { id, partitions: Vec::new() });
+        }
+        let Some(topic) = self.topics.get_mut(topic) else { return false };
         topic.partitions.extend((0..missing).map(|_| Log::new(bytes_max)));
+        true
+    }
+
+    /// Deletes a topic, and what groups have committed of it; false when it is not there.
+    pub(super) fn delete_topic(&mut self, name: &str) -> bool {
+        let Some(topic) = self.topics.remove(name) else { return false };
+        self.names.remove(&topic.id);
+        for group in self.groups.values_mut() {
+            group.offsets.retain(|(topic, _), _| topic != name);
+        }
         true
     }
 

@@ -4,6 +4,7 @@ use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::describe_configs_response::DescribeConfigsResult;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -25,7 +26,11 @@ pub(super) fn metadata(shared: &Shared, request: MetadataRequest, version: i16) 
         state.topics.keys().cloned().collect()
     } else {
         let named = request.topics.unwrap_or_default();
-        named.into_iter().filter_map(|topic| topic.name.map(|name| name.to_string())).collect()
+        let name_of = |topic: MetadataRequestTopic| match topic.name {
+            Some(name) => Some(name.to_string()),
+            None => state.names.get(&topic.topic_id).cloned(),
+        };
+        named.into_iter().filter_map(name_of).collect()
     };
     let auto = state.settings.auto_create_partitions;
     if auto > 0 && request.allow_auto_topic_creation {
@@ -37,7 +42,7 @@ pub(super) fn metadata(shared: &Shared, request: MetadataRequest, version: i16) 
     }
     let broker =
         MetadataResponseBroker::default().with_node_id(NODE).with_host(state.host()).with_port(state.port());
-    let topics = names.iter().map(|name| describe(&state, name)).collect();
+    let topics = names.iter().map(|name| describe(&state, name, version)).collect();
     let response = MetadataResponse::default().with_brokers(vec![broker]).with_topics(topics);
     let response = if version >= 1 { response.with_controller_id(NODE) } else { response };
     if version >= 2 {
@@ -47,7 +52,7 @@ pub(super) fn metadata(shared: &Shared, request: MetadataRequest, version: i16) 
     }
 }
 
-fn describe(state: &State, name: &str) -> MetadataResponseTopic {
+fn describe(state: &State, name: &str, version: i16) -> MetadataResponseTopic {
     let answer = MetadataResponseTopic::default().with_name(Some(topic_name(name)));
     let Some(topic) = state.topics.get(name) else {
         return answer.with_error_code(Code::UnknownTopicOrPartition.code());
@@ -62,7 +67,8 @@ fn describe(state: &State, name: &str) -> MetadataResponseTopic {
             .with_replica_nodes(vec![NODE])
             .with_isr_nodes(vec![NODE])
     });
-    answer.with_partitions(partitions.collect())
+    let answer = answer.with_partitions(partitions.collect());
+    if version >= 10 { answer.with_topic_id(topic.id) } else { answer }
 }
 
 pub(super) fn produce(shared: &Shared, request: ProduceRequest) -> ProduceResponse {
@@ -120,8 +126,7 @@ pub(super) fn create(shared: &Shared, request: CreateTopicsRequest, version: i16
 pub(super) fn delete(shared: &Shared, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
     let mut state = shared.state.borrow_mut();
     let answers = request.topic_names.into_iter().map(|name| {
-        let known = state.topics.remove(name.as_str()).is_some();
-        let code = if known { 0 } else { Code::UnknownTopicOrPartition.code() };
+        let code = if state.delete_topic(&name) { 0 } else { Code::UnknownTopicOrPartition.code() };
         DeletableTopicResult::default().with_name(Some(name)).with_error_code(code)
     });
     let response = DeleteTopicsResponse::default().with_responses(answers.collect());

@@ -23,7 +23,8 @@ impl Outside {
             Request::Fetch { .. } => return self.fetch(ask),
             Request::FindCoordinator => self.found(),
             Request::Metadata => {
-                Reply::Topic(self.cluster.logs.iter().map(|log| (log.leader, log.epoch)).collect())
+                let view = self.cluster.logs.iter().map(|log| (log.leader, log.epoch)).collect();
+                Reply::Topic(self.cluster.topic_id, view)
             }
             Request::Committed { partitions } => self.fetch_offsets(ask.broker, partitions),
             Request::ListOffsets { partitions, at } => self.list(partitions, *at),
@@ -71,11 +72,17 @@ impl Outside {
         Reply::Offsets(Ok(partitions.iter().filter_map(offset).collect()))
     }
 
-    fn ends(&mut self, known: &[(i32, i32)]) -> Reply {
+    fn ends(&mut self, known: &[(i32, i32, i32)]) -> Reply {
         if self.strikes(Kind::ErrorCodes, 40) {
             return Reply::EpochEnds(Err(Code::NotLeaderOrFollower));
         }
-        let end = |(partition, epoch): &(i32, i32)| {
+        let is_outdated = |(partition, _, leader_epoch): &(i32, i32, i32)| {
+            self.cluster.log(*partition).is_some_and(|log| *leader_epoch < log.epoch)
+        };
+        if known.iter().any(is_outdated) {
+            return Reply::EpochEnds(Err(Code::FencedLeaderEpoch));
+        }
+        let end = |(partition, epoch, _): &(i32, i32, i32)| {
             Some((*partition, self.cluster.log(*partition)?.end_of_epoch(*epoch)))
         };
         let ends: BTreeMap<i32, Offset> = known.iter().filter_map(end).collect();

@@ -25,7 +25,10 @@ impl Outside {
     pub(in crate::sim) fn fetch(&mut self, mut ask: Ask) {
         let Request::Fetch { step, bytes_max, .. } = &mut ask.request else { return };
         let (step, bytes_max) = (
-            std::mem::replace(step, Step { id: 0, epoch: 0, asked: Vec::new(), forgotten: Vec::new() }),
+            std::mem::replace(
+                step,
+                Step { id: 0, epoch: 0, by_ids: false, asked: Vec::new(), forgotten: Vec::new() },
+            ),
             *bytes_max,
         );
         match self.cluster.keep_session(&step, ask.broker) {
@@ -135,7 +138,7 @@ impl Cluster {
         }
         session.epoch = step.epoch;
         session.wanted.extend(step.asked.iter().cloned());
-        for partition in &step.forgotten {
+        for (partition, _) in &step.forgotten {
             session.wanted.remove(partition);
         }
         Ok(step.id)

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::Moment;
 
 use self::fetches::BrokerSession;
@@ -52,16 +53,46 @@ pub(super) struct Ask {
 pub(super) enum Request {
     FindCoordinator,
     Metadata,
-    Join { member: String, session: Duration, rebalance: Duration, subscription: Bytes },
-    Sync { member: String, generation: i32, shares: Vec<(String, Bytes)> },
-    Heartbeat { member: String, generation: i32 },
-    Leave { member: String },
-    Commit { member: String, generation: i32, commits: Vec<CommitOffset> },
-    Committed { partitions: Vec<i32> },
-    ListOffsets { partitions: Vec<i32>, at: At },
-    EpochEnds { known: Vec<(i32, i32)> },
+    Join {
+        member: String,
+        session: Duration,
+        rebalance: Duration,
+        subscription: Bytes,
+    },
+    Sync {
+        member: String,
+        generation: i32,
+        shares: Vec<(String, Bytes)>,
+    },
+    Heartbeat {
+        member: String,
+        generation: i32,
+    },
+    Leave {
+        member: String,
+    },
+    Commit {
+        member: String,
+        generation: i32,
+        commits: Vec<CommitOffset>,
+    },
+    Committed {
+        partitions: Vec<i32>,
+    },
+    ListOffsets {
+        partitions: Vec<i32>,
+        at: At,
+    },
+    /// Partition, the epoch that is asked for, and the leader's as the asker knows it.
+    EpochEnds {
+        known: Vec<(i32, i32, i32)>,
+    },
     Beat(Said),
-    Fetch { step: Step, bytes_max: usize, wait: Duration },
+    Fetch {
+        step: Step,
+        bytes_max: usize,
+        wait: Duration,
+    },
 }
 
 /// What a broker says of one partition in a fetch.
@@ -78,8 +109,8 @@ pub(super) struct Part {
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
     Coordinator(Result<usize, Code>),
-    /// Leader and its epoch, by partition.
-    Topic(Vec<(usize, i32)>),
+    /// Which topic of its name, and leader and its epoch by partition.
+    Topic(Option<TopicId>, Vec<(usize, i32)>),
     Joined(Box<JoinAnswer>),
     Synced(Result<Bytes, Code>),
     Heartbeat(Option<Code>),
@@ -96,8 +127,15 @@ pub(super) enum Reply {
     },
 }
 
+/// The id of the topic that was made `times` times anew.
+pub(super) fn topic_id(seed: u64, times: u64) -> Option<TopicId> {
+    TopicId::of(uuid::Uuid::from_u64_pair(seed | 1, times))
+}
+
 /// The cluster.
 pub(super) struct Cluster {
+    /// Which topic of its name the logs are of; brokers without ids have none.
+    pub topic_id: Option<TopicId>,
     pub logs: Vec<Log>,
     pub group: Group,
     /// The group in schedules of the consumer protocol; what is committed is in `group`.
@@ -117,6 +155,7 @@ impl Cluster {
         let partitions = plan.partitions;
         let log = |partition: i32| Log::new(partition as usize % BROKERS);
         Self {
+            topic_id: plan.has_topic_ids.then(|| topic_id(plan.seed, 0)).flatten(),
             logs: (0..partitions).map(log).collect(),
             group: Group::default(),
             consumers: ConsumerCoordinator::new(partitions, plan.session, plan.seed.is_multiple_of(2)),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::topic_id::TopicId;
 
 use super::super::cluster::{BROKERS, Part, Reply, Request};
 use super::super::outside::Outside;
@@ -28,12 +29,17 @@ const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug)]
 pub(in crate::sim) struct Want {
     pub key: Key,
+    pub topic: Option<TopicId>,
     pub position: Offset,
     pub leader_epoch: Option<i32>,
     pub bytes_max: usize,
 }
 
 impl Wish for Want {
+    fn topic(&self) -> Option<TopicId> {
+        self.topic
+    }
+
     fn position(&self) -> Offset {
         self.position
     }
@@ -108,7 +114,7 @@ impl Node {
     }
 
     fn leader(&self, partition: i32) -> Option<(usize, i32)> {
-        self.view.as_ref()?.1.get(usize::try_from(partition).ok()?).copied()
+        self.leaders.as_ref()?.get(usize::try_from(partition).ok()?).copied()
     }
 
     fn place(&mut self, outside: &mut Outside, want: Want) {
@@ -144,8 +150,8 @@ impl Node {
 
     pub(super) fn looked_up(&mut self, outside: &mut Outside, reply: Option<Reply>) {
         self.looking = false;
-        if let Some(Reply::Topic(view)) = reply {
-            self.view = Some((outside.now, view));
+        if let Some(Reply::Topic(_, leaders)) = reply {
+            self.leaders = Some(leaders);
             for want in std::mem::take(&mut self.homeless).into_values() {
                 self.place(outside, want);
             }
@@ -192,7 +198,8 @@ impl Node {
             self.later(outside, ASK_BYTES_AGAIN, Inside::Poll { broker });
             return;
         };
-        let (step, wait) = (poller.desk.next(&mut poller.session), poller.desk.wait(WAIT, outside.now));
+        let step = poller.desk.next(&mut poller.session, true);
+        let wait = poller.desk.wait(WAIT, outside.now);
         let bytes_max = lease.bytes();
         (poller.polling, poller.lease) = (Polling::Out, Some(lease));
         self.ask(outside, broker, Request::Fetch { step, bytes_max, wait }, Purpose::Fetch { broker });

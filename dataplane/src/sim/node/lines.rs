@@ -59,6 +59,7 @@ pub(super) enum Purpose {
     View { resolve: u64 },
     Offsets { resolve: u64 },
     Ends { resolve: u64 },
+    LogEnds { resolve: u64 },
     LookUp,
     Bounds { broker: usize, partition: i32, position: Offset, start: Option<Offset> },
     Fetch { broker: usize },
@@ -121,6 +122,7 @@ impl Node {
             Purpose::View { resolve } => self.resolve_view(outside, resolve, reply),
             Purpose::Offsets { resolve } => self.resolve_offsets(outside, resolve, reply),
             Purpose::Ends { resolve } => self.resolve_ends(outside, resolve, reply),
+            Purpose::LogEnds { resolve } => self.resolve_log_ends(outside, resolve, reply),
             Purpose::LookUp => self.looked_up(outside, reply),
             Purpose::Bounds { broker, partition, position, start } => {
                 self.bounds(outside, broker, (partition, position), start, reply);

@@ -186,7 +186,7 @@ impl Node {
     pub(super) fn share_out(&mut self, outside: &mut Outside, effect: Effect, reply: Option<Reply>) {
         let Effect::AssignAndSync { member, generation, members } = effect else { return };
         let who = Identity { member: member.clone(), generation };
-        let Some(Reply::Topic(view)) = reply else {
+        let Some(Reply::Topic(_, view)) = reply else {
             let failure = Err(Failure::Transport("metadata".to_owned()));
             self.group_step(outside, |core, now, random| {
                 core.take(now, Answer::Synced(who, failure), random)
@@ -276,9 +276,9 @@ impl Node {
     }
 
     pub(super) fn topic_counted(&mut self, outside: &mut Outside, reply: Option<Reply>) {
-        let Some(Reply::Topic(view)) = reply else { return };
-        let partitions = view.len();
-        self.view = Some((outside.now, view));
+        let Some(Reply::Topic(_, leaders)) = reply else { return };
+        let partitions = leaders.len();
+        self.leaders = Some(leaders);
         let grown = self.group.counted.replace(partitions).is_some_and(|before| before != partitions);
         if grown {
             self.group_step(outside, |core, now, _| core.topic_changed(now));

@@ -141,6 +141,7 @@ pub(super) enum Inside {
         buried: Buried,
     },
     TellDrained(Key),
+    TellParted(Key),
     // to a mapping beside this one
     NeighbourGrabs,
     // to a batcher
@@ -233,7 +234,8 @@ pub(super) struct Node {
     group: GroupThread,
     lines: [LineState; 3],
     purposes: BTreeMap<u64, Purpose>,
-    view: Option<(Moment, Vec<(usize, i32)>)>,
+    /// Leader and its epoch by partition, as metadata has told last.
+    leaders: Option<Vec<(usize, i32)>>,
     pub member: Member,
     resolves: BTreeMap<u64, Resolve>,
     /// Who finds out where partitions begin, and who waits for it.
@@ -270,7 +272,7 @@ impl Node {
             group: GroupThread::new((id, life), outside),
             lines: [LineState::default(), LineState::default(), LineState::default()],
             purposes: BTreeMap::new(),
-            view: None,
+            leaders: None,
             member: Member::new(outside),
             resolves: BTreeMap::new(),
             turn: None,

@@ -12,6 +12,8 @@ use crate::consumer::messages::{PartitionReport, PartitionState};
 use crate::history::Event as Happened;
 use crate::kafka::group::GroupEvent;
 
+const BEGIN_ANEW_TOGETHER: Duration = Duration::from_millis(200);
+
 impl Node {
     pub(super) fn balance(&mut self, outside: &mut Outside) {
         if self.member.stopping {
@@ -149,11 +151,20 @@ impl Node {
             PartitionState::Rebuild { position } => {
                 self.member.positions.insert(partition, position);
             }
+            PartitionState::BeginAnew => return self.begin_anew(outside, partition),
             PartitionState::Exited { .. } => return,
         }
         self.member.table.freed(partition, epoch);
         self.forget_if_gone(outside, partition);
         self.balance(outside);
+    }
+
+    fn begin_anew(&mut self, outside: &mut Outside, partition: i32) {
+        self.member.table.lose(partition);
+        self.forget_if_gone(outside, partition);
+        if self.member.owned.contains(&partition) && !self.member.stopping {
+            self.resolve_starts(outside, vec![partition], BEGIN_ANEW_TOGETHER);
+        }
     }
 
     pub(super) fn consumer_gets(&mut self, outside: &mut Outside, what: Inside) {

@@ -10,6 +10,7 @@ use lighterman_proto::event::Envelope;
 use lighterman_proto::failure::Condition;
 use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::records::{AbortedTransactions, Compression, Record, RecordError};
+use lighterman_proto::topic_id::TopicId;
 
 use super::super::outside::Outside;
 use super::super::plan::Kind;
@@ -31,6 +32,8 @@ const BUFFER_BYTES_TARGET: usize = 1_500;
 /// A partition that runs.
 pub(in crate::sim) struct Running {
     pub core: PartitionCore,
+    /// Of which topic of its name.
+    topic: Option<TopicId>,
     pub consumer: u32,
     pub committed: Offset,
     pub log_end: Option<Offset>,
@@ -112,6 +115,7 @@ impl Node {
         };
         let running = Running {
             core: PartitionCore::new(start),
+            topic: position.topic,
             consumer,
             committed,
             log_end: None,
@@ -158,7 +162,8 @@ impl Node {
         match effect {
             Effect::Want { position, leader_epoch, bytes_max } => {
                 let leader_epoch = (leader_epoch >= 0).then_some(leader_epoch);
-                let want = Want { key, position, leader_epoch, bytes_max };
+                let topic = running.topic;
+                let want = Want { key, topic, position, leader_epoch, bytes_max };
                 self.post(outside, Mailbox::Router, Inside::Want(want));
             }
             Effect::Forget | Effect::Pause => {
@@ -177,7 +182,9 @@ impl Node {
                 let moved = running.counted.distance_to(offset);
                 running.counted = offset;
                 *self.member.resolved.entry(partition).or_default() += moved;
-                let frontier = Frontier { partition, epoch, offset, leader_epoch, seq, progress, passed };
+                let topic = running.topic;
+                let frontier =
+                    Frontier { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
                 self.post(outside, Mailbox::Committer, Inside::Frontier(Box::new(frontier)));
             }
             Effect::Bury { ticket, work, condition } => self.bury(outside, key, ticket, &work, condition),
@@ -197,9 +204,12 @@ impl Node {
             Effect::LookAgain => self.look_again(outside, key),
             Effect::Drained => self.tell_drained(outside, key),
             Effect::Rebuild { at, leader_epoch } => {
-                let position = Position { committed: at, leader_epoch, progress: None, failures: None };
+                let topic = running.topic;
+                let position =
+                    Position { topic, committed: at, leader_epoch, progress: None, failures: None };
                 self.report(outside, key, PartitionState::Rebuild { position });
             }
+            Effect::BeginAnew => self.tell_parted(outside, key),
             Effect::Note(Note::LedgerRefused(refused)) => {
                 // The production node counts this as a violation of COM-1 and stops the partition.
                 outside.violated(crate::history::Invariant::Com1, refused.to_string());
@@ -220,7 +230,7 @@ impl Node {
     fn report(&mut self, outside: &mut Outside, key: Key, state: PartitionState) {
         let (partition, epoch) = key;
         let consumer = self.partitions.get(&key).map(|running| running.consumer);
-        let ends = matches!(state, PartitionState::Drained { .. } | PartitionState::Rebuild { .. });
+        let ends = !matches!(state, PartitionState::Exited { .. });
         if consumer.is_some() && ends {
             self.fence(outside, key);
         }
@@ -237,10 +247,24 @@ impl Node {
             let (leader_epoch, progress) =
                 (running.core.frontier_leader_epoch(), running.core.progress().cloned());
             let failures = running.core.work().failures();
-            let position = Position { committed, leader_epoch, progress, failures };
+            let topic = running.topic;
+            let position = Position { topic, committed, leader_epoch, progress, failures };
             self.report(outside, key, PartitionState::Drained { position });
         } else {
             self.later(outside, LOOK_AGAIN, Inside::TellDrained(key));
+        }
+    }
+
+    /// A partition whose log is another one begins anew when no invocation of the old one can still run (OWN-1).
+    fn tell_parted(&mut self, outside: &mut Outside, key: Key) {
+        if !self.partitions.contains_key(&key) {
+            return;
+        }
+        let id = TopicPartition::new(Arc::clone(&outside.topic), key.0);
+        if self.in_flight.is_clear(outside.mapping, &id, outside.now) {
+            self.report(outside, key, PartitionState::BeginAnew);
+        } else {
+            self.later(outside, LOOK_AGAIN, Inside::TellParted(key));
         }
     }
 
@@ -308,6 +332,7 @@ impl Node {
             Inside::Drain(key) => self.step(outside, key, |core, now, tools| core.drain(now, tools)),
             Inside::Buried { key, ticket, buried } => self.errand_ended(outside, key, ticket, buried),
             Inside::TellDrained(key) => self.tell_drained(outside, key),
+            Inside::TellParted(key) => self.tell_parted(outside, key),
             _ => {}
         }
     }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lighterman_proto::ids::Offset;
+use lighterman_proto::topic_id::TopicId;
 
 use super::super::cluster::{Reply, Request};
 use super::super::outside::Outside;
 use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
 use super::{Inside, Mailbox, Node};
-use crate::consumer::member::starts::known_of;
 use crate::consumer::messages::Position;
 use crate::kafka::group::effects::Identity;
 use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
@@ -24,6 +24,7 @@ pub(super) struct Resolve {
     /// The generation that gave us the partitions.
     generation: i32,
     wanted: Vec<i32>,
+    topic: Option<TopicId>,
     partitions: usize,
     /// What a first commit says of the activation.
     activates: i32,
@@ -47,6 +48,7 @@ impl Node {
         let resolve = Resolve {
             generation,
             wanted,
+            topic: None,
             partitions: 0,
             activates: 0,
             committed: BTreeMap::new(),
@@ -111,11 +113,11 @@ impl Node {
     }
 
     pub(super) fn resolve_view(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
-        let Some(Reply::Topic(view)) = reply else { return self.resolve_failed(outside, resolve) };
-        let partitions: Vec<i32> = (0..view.len() as i32).collect();
-        self.view = Some((outside.now, view));
+        let Some(Reply::Topic(id, leaders)) = reply else { return self.resolve_failed(outside, resolve) };
+        let partitions: Vec<i32> = (0..leaders.len() as i32).collect();
+        self.leaders = Some(leaders);
         if let Some(state) = self.resolves.get_mut(&resolve) {
-            state.partitions = partitions.len();
+            (state.topic, state.partitions) = (id, partitions.len());
         }
         let request = Request::Committed { partitions };
         self.on_line(outside, Line::Commit, LinePurpose::Committed { resolve }, request, DEADLINE);
@@ -130,14 +132,14 @@ impl Node {
             }
             _ => return self.resolve_failed(outside, resolve),
         };
-        let known = known_of(&committed);
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
+        let known = start::known_of(&committed, state.topic);
         match start::plan(&known, &state.wanted) {
             StartPlan::GoOn { alarmed } if alarmed.is_empty() => {
                 self.resolve_positions(outside, resolve, committed);
             }
             // The simulated mapping begins at TRIM_HORIZON.
-            StartPlan::Activate { partitions } => {
+            StartPlan::Activate { partitions, .. } => {
                 state.activates = state.partitions as i32;
                 self.list_earliest(outside, resolve, partitions);
             }
@@ -163,7 +165,7 @@ impl Node {
     pub(super) fn resolve_offsets(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
         let Some(Reply::Offsets(Ok(found))) = reply else { return self.resolve_failed(outside, resolve) };
         let Some(state) = self.resolves.get(&resolve) else { return };
-        let metadata = start::metadata(state.activates);
+        let metadata = start::metadata(state.topic, state.activates);
         let commits = found
             .into_iter()
             .map(|(partition, offset)| CommitOffset {
@@ -221,15 +223,19 @@ impl Node {
         committed: BTreeMap<i32, Option<CommittedOffset>>,
     ) {
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
-        let position =
-            |partition: &i32| Some((*partition, Position::of(committed.get(partition)?.as_ref()?)));
+        let position = |partition: &i32| {
+            Some((*partition, Position::of(committed.get(partition)?.as_ref()?, state.topic)))
+        };
         state.positions = state.wanted.iter().filter_map(position).collect();
-        let epoch =
-            |(partition, position): (&i32, &Position)| Some((*partition, position.leader_epoch_known()?));
-        let known: Vec<(i32, i32)> = state.positions.iter().filter_map(epoch).collect();
+        let leaders = self.leaders.as_deref().unwrap_or_default();
+        let epoch = |(partition, position): (&i32, &Position)| {
+            let (_, leader_epoch) = leaders.get(usize::try_from(*partition).ok()?)?;
+            Some((*partition, position.leader_epoch_known()?, *leader_epoch))
+        };
+        let known: Vec<(i32, i32, i32)> = state.positions.iter().filter_map(epoch).collect();
         state.committed = committed;
         if known.is_empty() {
-            self.take_starts(outside, resolve);
+            self.resolve_unread(outside, resolve);
         } else {
             let broker = outside.random.below(2) as usize;
             self.ask(outside, broker, Request::EpochEnds { known }, Purpose::Ends { resolve });
@@ -241,10 +247,41 @@ impl Node {
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         for (partition, end) in ends {
             if let Some(position) = state.positions.get_mut(&partition) {
+                // A log of this cluster is cut off under a later leader, always.
                 position.cut_off_at(end);
             }
         }
-        self.take_starts(outside, resolve);
+        self.resolve_unread(outside, resolve);
+    }
+
+    /// What begins where nothing was read of it may lie beyond the log's end by now.
+    fn resolve_unread(&mut self, outside: &mut Outside, resolve: u64) {
+        let Some(state) = self.resolves.get(&resolve) else { return };
+        let is_unread =
+            |position: &Position| position.leader_epoch_known().is_none() && position.committed > Offset(0);
+        let unread = state.positions.iter().filter(|(_, position)| is_unread(position));
+        let partitions: Vec<i32> = unread.map(|(partition, _)| *partition).collect();
+        if partitions.is_empty() {
+            return self.take_starts(outside, resolve);
+        }
+        let broker = outside.random.below(2) as usize;
+        let request = Request::ListOffsets { partitions, at: At::Latest };
+        self.ask(outside, broker, request, Purpose::LogEnds { resolve });
+    }
+
+    pub(super) fn resolve_log_ends(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
+        let Some(Reply::Offsets(Ok(ends))) = reply else { return self.resolve_failed(outside, resolve) };
+        let Some(state) = self.resolves.get_mut(&resolve) else { return };
+        let is_beyond = |(partition, end): &(i32, Offset)| {
+            state.positions.get(partition).is_some_and(|position| position.committed > *end)
+        };
+        let anew: Vec<i32> = ends.into_iter().filter(is_beyond).map(|(partition, _)| partition).collect();
+        if anew.is_empty() {
+            return self.take_starts(outside, resolve);
+        }
+        let known = start::known_of(&state.committed, state.topic);
+        state.activates = start::activated(&known).unwrap_or(state.partitions as i32);
+        self.list_earliest(outside, resolve, anew);
     }
 
     fn take_starts(&mut self, outside: &mut Outside, resolve: u64) {
@@ -256,9 +293,7 @@ impl Node {
         if !start::still_holds(state.generation, self.member.generation) {
             return self.resolve_anew(outside, state.wanted, Duration::ZERO);
         }
-        let stated =
-            |offset: &Option<CommittedOffset>| start::partitions_at_activation(&offset.as_ref()?.metadata);
-        let activated = state.committed.values().filter_map(stated).max();
+        let activated = start::activated(&start::known_of(&state.committed, state.topic));
         self.member.activated = activated.unwrap_or(state.partitions as i32);
         for partition in state.wanted {
             if !self.member.owned.contains(&partition) || self.member.table.holds(partition) {

@@ -1,0 +1,63 @@
+//! What a partition tells whoever started it, and what it makes of a log that cannot be read.
+
+use actix::{AsyncContext, Context};
+
+use super::actor::{LOOK_AGAIN, PartitionActor};
+use crate::consumer::messages::{PartitionReport, PartitionState, Position};
+use crate::kafka::fetch::FetchTrouble;
+use crate::runtime::clock;
+use crate::runtime::outbox::post;
+
+impl PartitionActor {
+    /// Drained is said only when no invocation of ours can still have an effect (DRN-1, H4).
+    pub(super) fn report_drained(&mut self, ctx: &mut Context<Self>) {
+        if self.in_flight.is_clear(self.mapping, &self.id, clock::now()) {
+            let committed = self.core.ledger().frontier();
+            let (progress, failures) = (self.core.progress().cloned(), self.core.work().failures());
+            let leader_epoch = self.core.frontier_leader_epoch();
+            let position = Position { topic: self.topic, committed, leader_epoch, progress, failures };
+            self.report(PartitionState::Drained { position });
+        } else {
+            ctx.run_later(LOOK_AGAIN, Self::report_drained);
+        }
+    }
+
+    /// A partition whose log is another one begins anew, here or elsewhere, when no invocation of the old one can still run (OWN-1).
+    pub(super) fn report_parted(&mut self, ctx: &mut Context<Self>) {
+        if self.in_flight.is_clear(self.mapping, &self.id, clock::now()) {
+            self.report(PartitionState::BeginAnew);
+        } else {
+            ctx.run_later(LOOK_AGAIN, Self::report_parted);
+        }
+    }
+
+    pub(super) fn report(&self, state: PartitionState) {
+        let (partition, epoch) = (self.id.partition, self.epoch);
+        let _ = post(&self.consumer, PartitionReport { partition, epoch, state });
+    }
+
+    pub(super) fn face(&mut self, trouble: &FetchTrouble, ctx: &mut Context<Self>) {
+        let now = clock::now();
+        match trouble {
+            FetchTrouble::OutOfRange { log_start, log_end } => {
+                let (start, end) = (*log_start, *log_end);
+                self.step(ctx, |core, tools| core.out_of_range(now, start, end, tools));
+            }
+            FetchTrouble::Diverged { end, .. } => {
+                let end = *end;
+                tracing::warn!(partition = %self.id, end = end.0, "log truncated under us");
+                self.step(ctx, |core, _| core.diverged(end));
+            }
+            FetchTrouble::Recreated => {
+                tracing::warn!(partition = %self.id, topic_id = self.topic.map(|id| id.to_string()), "{trouble}");
+                self.step(ctx, |core, _| core.parted());
+            }
+            other => {
+                let text = format!("partition {}: {other}", self.id);
+                self.status.poll_failed(&text);
+                self.gauge.set_last_error(Some(text));
+                self.step(ctx, |core, _| core.unreadable(now));
+            }
+        }
+    }
+}
