@@ -86,7 +86,7 @@ fn partition() {
         writes(&scene, 4).await;
         scene.run(At::Earliest);
         scene.until("all committed", |scene| scene.committed() == 40).await;
-        scene.dataplane.drain().await;
+        scene.dataplane.stop(scene.id).await.expect("stopped");
         writes(&scene, 4).await;
         scene.broker.delete_before("orders", 0, Offset(60)).await;
         *BOMB.lock() = Some("records deleted by retention before they were read");
