@@ -4,6 +4,7 @@ pub mod host;
 mod lanes;
 pub mod node;
 pub mod readiness;
+mod revival;
 pub mod shown;
 
 use std::io;
@@ -123,7 +124,7 @@ impl Dataplane {
             if let Some(old) = old {
                 stop(&old).await;
             }
-            if turn.begin(|| me.begin(run)) {
+            if turn.begin(|| me.begin(run, 0)) {
                 let _ = begun.send(());
             } else {
                 turn.end();
@@ -165,14 +166,16 @@ impl Dataplane {
         self.lanes.count()
     }
 
-    fn begin(&self, run: MappingRun) -> Running {
+    /// Runs a mapping whose member has panicked `panics` times in a row.
+    fn begin(self: &Arc<Self>, run: MappingRun, panics: u32) -> Running {
         let labels = vec![
             Label::new("mapping", run.id.to_string()),
             Label::new("function", run.function.to_string()),
             Label::new("topic", run.topic.to_string()),
         ];
         let board = StatusBoard::new(labels);
-        let address = MemberActor::new(self.node.clone(), run.clone(), board.clone()).start();
+        let watch = self.watch(run.id, panics);
+        let address = MemberActor::new(self.node.clone(), run.clone(), board.clone(), watch).start();
         Running { run, board, address }
     }
 }

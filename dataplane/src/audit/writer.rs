@@ -359,4 +359,26 @@ mod tests {
         let log = AuditLog::start(folder.path()).expect("starts");
         log.append(MappingId(uuid::Uuid::nil()), vec![entry(0, 1)]).await;
     }
+
+    /// A pipe that nobody reads is a disk that hangs.
+    #[tokio::test]
+    async fn alo_1_a_disk_that_hangs_makes_a_commit_late_and_loses_no_line() {
+        const LINES: i64 = 20_000;
+        let folder = tempfile::tempdir().expect("scratch");
+        let mapping = MappingId(uuid::Uuid::nil());
+        fs::create_dir(folder.path().join("audit")).expect("made");
+        let path = folder.path().join("audit").join(format!("{mapping}.log"));
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("coreutils");
+        assert!(made.success());
+        let log = AuditLog::start(folder.path()).expect("starts");
+        log.append(mapping, vec![entry(0, 1)]).await;
+        log.note(mapping, (1..LINES).map(|first| entry(first, first + 1)).collect());
+        let read = tokio::task::spawn_blocking(move || {
+            drop(OpenOptions::new().write(true).open(&path).expect("what was written before: nothing"));
+            let lines = BufReader::new(File::open(&path).expect("the disk works again")).lines();
+            let entries = lines.map(|line| line.expect("text")).filter_map(|line| Entry::parse(&line));
+            entries.take(LINES as usize).map(|entry| entry.range.first.0).collect::<Vec<_>>()
+        });
+        assert!(read.await.expect("read").into_iter().eq(0..LINES));
+    }
 }

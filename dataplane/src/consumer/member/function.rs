@@ -78,6 +78,7 @@ impl MemberActor {
             rebalance: RebalanceTimeout::new(timing.rebalance_timeout),
         };
         let membership = self.node.groups.join(self.cluster.clone(), settings, sink);
+        self.watch.held.hold(&membership);
         let floor = self.floor(membership.clone(), function, ctx);
         self.joined = Some((membership, floor));
         self.unassigned_since = clock::now();

@@ -11,6 +11,7 @@ mod resolving;
 mod sampling;
 mod share;
 pub mod starts;
+pub mod succession;
 mod topic_look;
 mod turn;
 pub mod unfounded;
@@ -28,6 +29,7 @@ use lighterman_scaler::policy::Scaler;
 use tokio::sync::oneshot;
 
 use self::floor::{Floor, FloorParts, MappingRun, Node};
+use self::succession::MemberWatch;
 use self::topic_look::TopicLook;
 use self::turn::Turn;
 use self::waiting::WaitingStarts;
@@ -42,7 +44,6 @@ use crate::kafka::group::{GroupEvent, Membership};
 use crate::partition::gauge::Gauge;
 use crate::partition::messages::Skip;
 use crate::runtime::clock;
-use crate::runtime::live_count::LiveCount;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -103,12 +104,12 @@ pub struct MemberActor {
     lost_something: bool,
     stopping: Option<oneshot::Sender<()>>,
     leaving: bool,
-    _count: LiveCount,
+    watch: MemberWatch,
 }
 
 impl MemberActor {
     /// A member that has not begun.
-    pub fn new(node: Node, run: MappingRun, status: StatusBoard) -> Self {
+    pub fn new(node: Node, run: MappingRun, status: StatusBoard, watch: MemberWatch) -> Self {
         let cluster = Cluster::new(
             run.bootstrap.clone(),
             Arc::clone(&node.connector),
@@ -144,7 +145,7 @@ impl MemberActor {
             lost_something: false,
             stopping: None,
             leaving: false,
-            _count: LiveCount::of_actor("member"),
+            watch,
         }
     }
 

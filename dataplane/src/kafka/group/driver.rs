@@ -19,7 +19,7 @@ use super::requests;
 use crate::kafka::backoff::random;
 use crate::kafka::error::KafkaError;
 use crate::runtime::clock;
-use crate::runtime::death_watch::DeathWatch;
+use crate::runtime::task::outcome;
 
 /// How often a leader looks whether the topic has grown (H18).
 const METADATA_AGE_MAX: Duration = Duration::from_secs(30);
@@ -210,10 +210,9 @@ impl Member {
     fn request(&self, effect: Effect) {
         let (lines, settings, events) =
             (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
-        let watch = watch(&self.events);
         tokio::task::spawn_local(async move {
-            let _watch = watch;
-            if let Some(answer) = requests::perform(&lines, &settings, effect).await {
+            let answer = outcome("request of the group", requests::perform(&lines, &settings, effect)).await;
+            if let Some(answer) = answer.unwrap_or(Some(Incoming::RequestDied)) {
                 let _ = events.send(answer);
             }
         });
@@ -246,13 +245,4 @@ impl Member {
             }
         }
     }
-}
-
-fn watch(events: &mpsc::UnboundedSender<Incoming>) -> DeathWatch {
-    let events = events.clone();
-    DeathWatch::new("group request", move |panicking| {
-        if panicking {
-            let _ = events.send(Incoming::RequestDied);
-        }
-    })
 }

@@ -1,7 +1,7 @@
 //! The right to start invocations, as long as the coordinator cannot have given our partitions away (H1).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lighterman_proto::units::Moment;
@@ -10,11 +10,15 @@ use lighterman_proto::units::Moment;
 #[derive(Clone, Debug, Default)]
 pub struct OwnershipLease {
     until_micros: Arc<AtomicU64>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl OwnershipLease {
     /// True while the lease holds.
     pub fn is_good(&self, now: Moment) -> bool {
+        if self.is_over.load(Ordering::Acquire) {
+            return false;
+        }
         mutant!(
             "lease-not-checked",
             now.as_micros() < self.until_micros.load(Ordering::Acquire),
@@ -24,6 +28,11 @@ impl OwnershipLease {
 
     pub(crate) fn extend(&self, until: Moment) {
         self.until_micros.fetch_max(until.as_micros(), Ordering::AcqRel);
+    }
+
+    /// Whatever the group acknowledges from now on.
+    pub(crate) fn end_for_good(&self) {
+        self.is_over.store(true, Ordering::Release);
     }
 
     pub(crate) fn end(&self) {

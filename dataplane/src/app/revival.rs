@@ -1,0 +1,75 @@
+//! A member that panics is made anew, from what the group has committed: its consumers are fenced by its end, its membership is
+//! ended here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lighterman_proto::ids::MappingId;
+use lighterman_proto::units::Moment;
+
+use super::Dataplane;
+use crate::consumer::member::succession::{HeldMembership, MemberWatch};
+use crate::runtime::clock;
+
+const REVIVE_BASE: Duration = Duration::from_secs(1);
+const REVIVE_MAX: Duration = Duration::from_mins(2);
+/// A member that has run for so long begins its count anew.
+const WELL_AFTER: Duration = Duration::from_mins(10);
+
+impl Dataplane {
+    /// The watch of a member, after `panics` in a row.
+    pub(super) fn watch(self: &Arc<Self>, id: MappingId, panics: u32) -> MemberWatch {
+        let (me, begun_at) = (Arc::downgrade(self), clock::now());
+        MemberWatch::new(move |left| {
+            if let Some(me) = me.upgrade() {
+                me.revive(id, left, panics_in_a_row(panics, begun_at, clock::now()));
+            }
+        })
+    }
+
+    fn revive(self: Arc<Self>, id: MappingId, left: HeldMembership, panics: u32) {
+        metrics::counter!(crate::metrics::REBUILDS).increment(1);
+        tracing::error!(mapping = %id, panics, "the member panicked; making it anew");
+        let (visit, home) = (self.lanes.visit(id), self.home.clone());
+        home.spawn(async move {
+            let turn = visit.turn().await;
+            if let Some(dead) = turn.running().filter(|running| !running.address.connected()) {
+                dead.board
+                    .problem("the mapping ended by a fault of this node and is being made anew; see the log");
+            }
+            left.end(id, &self.node.in_flight).await;
+            // Without the turn, in which a stop or a change may come.
+            drop(turn);
+            tokio::time::sleep(wait(panics)).await;
+            let turn = visit.turn().await;
+            let Some(dead) = turn.running().filter(|running| !running.address.connected()) else { return };
+            if !turn.begin(|| self.begin(dead.run, panics)) {
+                turn.end();
+            }
+        });
+    }
+}
+
+fn panics_in_a_row(before: u32, begun_at: Moment, now: Moment) -> u32 {
+    if now.since(begun_at) < WELL_AFTER { before.saturating_add(1) } else { 1 }
+}
+
+/// Doubled with each panic in a row: one that comes back must not keep the other members of the group rebalancing.
+fn wait(panics: u32) -> Duration {
+    REVIVE_BASE.saturating_mul(2u32.saturating_pow(panics.saturating_sub(1))).min(REVIVE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_panics_again_and_again_is_made_anew_ever_later() {
+        let waits: Vec<u64> = (1..10).map(|panics| wait(panics).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 120, 120]);
+        assert_eq!(wait(u32::MAX), REVIVE_MAX);
+        let begun = Moment::from_micros(5);
+        assert_eq!(panics_in_a_row(3, begun, begun + Duration::from_secs(30)), 4);
+        assert_eq!(panics_in_a_row(3, begun, begun + WELL_AFTER), 1);
+    }
+}
