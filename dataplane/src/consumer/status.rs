@@ -151,7 +151,17 @@ impl StatusBoard {
 
     /// AWS's `LastProcessingResult`.
     pub fn last_result(&self) -> String {
-        self.inner.last_result.lock().clone()
+        // A batch that cannot be read stays so, whatever goes well elsewhere.
+        self.unreadable().unwrap_or_else(|| self.inner.last_result.lock().clone())
+    }
+
+    fn unreadable(&self) -> Option<String> {
+        let partitions = self.inner.partitions.lock();
+        let of = |(partition, shown): (&i32, &Shown)| {
+            let unreadable = shown.gauge.unreadable()?;
+            Some(format!("PROBLEM: {}", unreadable.damage.told(*partition, unreadable.first)))
+        };
+        partitions.iter().find_map(of)
     }
 
     /// What keeps the mapping from running all that is its share on this node, as of the last second: `None` when it does,

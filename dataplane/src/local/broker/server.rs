@@ -139,6 +139,11 @@ async fn obey(shared: Shared, mut orders: Orders) {
                         log.delete_before(offset);
                     }
                 }
+                Deed::Replace(topic, partition, offset, bytes) => {
+                    if let Some(log) = state.log_mut(&topic, partition) {
+                        log.replace(offset, bytes);
+                    }
+                }
                 Deed::AddPartitions(topic, partitions) => {
                     state.grow_topic(&topic, partitions);
                 }
