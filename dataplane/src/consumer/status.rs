@@ -10,6 +10,7 @@ use metrics::{Counter, Gauge as MetricGauge, Histogram, Label, counter, gauge, h
 use parking_lot::Mutex;
 
 use super::standing::{StandingCause, StandingTroubles};
+use super::waiting::WaitingOffers;
 use crate::batcher::core::{CloseReason, Plan};
 use crate::invoker::Verdict;
 use crate::metrics as names;
@@ -150,28 +151,6 @@ impl MappingSight {
         Self { consumers: 0, slots_in_use: 0, slots_limit: 0, lag: None, lag_seconds: None };
 }
 
-/// What one batcher adds to the offers that wait; nothing any more once this is dropped.
-pub(crate) struct WaitingOffers {
-    gauge: MetricGauge,
-    shown: usize,
-}
-
-impl WaitingOffers {
-    /// As many wait at this batcher now.
-    pub(crate) fn set(&mut self, offers: usize) {
-        if offers != self.shown {
-            self.gauge.increment(offers as f64 - self.shown as f64);
-            self.shown = offers;
-        }
-    }
-}
-
-impl Drop for WaitingOffers {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}
-
 /// Answers since the last look: what the scaler samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answers {
@@ -212,7 +191,18 @@ impl StatusBoard {
     /// AWS's `LastProcessingResult`: what stands in the way, or how the last poll or invocation went.
     pub fn last_result(&self) -> String {
         let standing = self.inner.standing.lock().first().map(|text| format!("{PROBLEM}{text}"));
-        standing.unwrap_or_else(|| self.inner.last_result.lock().clone())
+        // A batch that cannot be read stays so, whatever goes well elsewhere.
+        let lasting = standing.or_else(|| self.unreadable());
+        lasting.unwrap_or_else(|| self.inner.last_result.lock().clone())
+    }
+
+    fn unreadable(&self) -> Option<String> {
+        let partitions = self.inner.partitions.lock();
+        let of = |(partition, shown): (&i32, &Shown)| {
+            let unreadable = shown.gauge.unreadable()?;
+            Some(format!("{PROBLEM}{}", unreadable.damage.told(*partition, unreadable.first)))
+        };
+        partitions.iter().find_map(of)
     }
 
     /// What keeps the mapping from running all that is its share on this node, as of the last second: `None` when it does,
@@ -291,7 +281,7 @@ impl StatusBoard {
 
     /// For one batcher: the offers that wait are those of all of them.
     pub(crate) fn waiting_offers(&self) -> WaitingOffers {
-        WaitingOffers { gauge: self.inner.meters.offers_waiting.clone(), shown: 0 }
+        WaitingOffers::new(self.inner.meters.offers_waiting.clone())
     }
 
     pub(crate) fn polled(&self, records: u64) {

@@ -15,10 +15,10 @@ pub struct ByteBudget {
 struct Ledger {
     limit: usize,
     leased: usize,
-    overdrafts_out: [bool; 3],
+    overdrafts_out: [bool; 4],
     waiters: VecDeque<Waiter>,
     /// How many of them can take each overdraft.
-    takers: [usize; 3],
+    takers: [usize; 4],
 }
 
 struct Waiter {
@@ -32,6 +32,8 @@ struct Waiter {
 /// other: whoever holds inflated records over the limit must not wait for a payload that another holder's keeps away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdraft {
+    /// What a decoder holds between the pieces of a batch.
+    Decoder,
     /// Records of a batch, inflated.
     Inflated,
     /// The payload of an invocation.
@@ -40,7 +42,8 @@ pub enum Overdraft {
     Letter,
 }
 
-const OVERDRAFTS: [Overdraft; 3] = [Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
+const OVERDRAFTS: [Overdraft; 4] =
+    [Overdraft::Decoder, Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
 
 /// The right to hold some bytes; dropping it gives them back.
 #[must_use = "a lease that is dropped lends nothing"]
@@ -54,7 +57,7 @@ impl ByteBudget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize) -> Self {
         let ledger =
-            Ledger { limit, leased: 0, overdrafts_out: [false; 3], waiters: VecDeque::new(), takers: [0; 3] };
+            Ledger { limit, leased: 0, overdrafts_out: [false; 4], waiters: VecDeque::new(), takers: [0; 4] };
         Self { shared: Arc::new(Mutex::new(ledger)) }
     }
 
@@ -252,6 +255,11 @@ impl Lease {
         self.bytes
     }
 
+    /// Whether it may be used for `purpose`: what was lent over the limit is for what it was lent for.
+    pub fn serves(&self, purpose: Overdraft) -> bool {
+        self.overdraft.is_none_or(|lent_for| lent_for == purpose)
+    }
+
     /// Gives back what is over `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.bytes.saturating_sub(bytes);
@@ -392,7 +400,7 @@ mod tests {
         drop(over);
         let last = last.as_mut().now_or_never().expect("the only one left who can take it");
         drop((front, last, most));
-        assert_eq!((budget.leased(), budget.shared.lock().takers), (0, [0; 3]));
+        assert_eq!((budget.leased(), budget.shared.lock().takers), (0, [0; 4]));
     }
 
     /// A future that is polled by hand.
@@ -428,7 +436,7 @@ mod tests {
                 prop_assert_eq!(budget.leased(), held.iter().map(Lease::bytes).sum::<usize>());
                 let over: Vec<&Lease> = held.iter().filter(|lease| lease.overdraft.is_some()).collect();
                 let over_bytes: usize = over.iter().map(|lease| lease.bytes()).sum();
-                prop_assert!(budget.leased() - over_bytes <= 100 && over.len() <= 3);
+                prop_assert!(budget.leased() - over_bytes <= 100 && over.len() <= OVERDRAFTS.len());
                 let ledger = budget.shared.lock();
                 prop_assert_eq!(ledger.waiters.len(), asked.len());
                 prop_assert!(ledger.waiters.front().is_none_or(|first| !ledger.has_room(first.bytes)));

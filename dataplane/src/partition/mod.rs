@@ -14,12 +14,15 @@ pub mod ledger;
 pub mod messages;
 mod notes;
 mod offered;
+pub mod pieces;
 mod progress;
 mod segment;
 mod shelf;
 pub mod skipping;
 mod sparse;
 mod trouble;
+mod turns;
+pub mod unreadable;
 mod verdicts;
 pub mod work;
 
@@ -28,4 +31,8 @@ mod inherited_tests;
 #[cfg(test)]
 pub(crate) mod model_tests;
 #[cfg(test)]
+mod pieces_tests;
+#[cfg(test)]
 mod policy_tests;
+#[cfg(test)]
+mod unreadable_tests;
