@@ -186,7 +186,7 @@ fn every_member_of_the_model_is_kept_or_refused_here() {
 #[test]
 fn members_that_can_change_are_set_shown_changed_cleared_and_survive_a_restart() {
     scene(|scene| async move {
-        let mut served = Served::on(&scene).await;
+        let mut served = Served::on(&scene);
         for member in changed() {
             let Changed { name, first, second, nothing } = member;
             let path = served.create(&json!({ name: first })).await;
@@ -221,7 +221,7 @@ fn members_that_can_change_are_set_shown_changed_cleared_and_survive_a_restart()
 #[test]
 fn the_function_and_the_switch_are_shown_under_other_names() {
     scene(|scene| async move {
-        let mut served = Served::on(&scene).await;
+        let mut served = Served::on(&scene);
         let arn = |name: &str| json!(format!("arn:aws:lambda:eu-west-1:000000000000:function:{name}"));
         let path = served.create(&json!({ "FunctionName": "f:live" })).await;
         let shown = served.get(&path).await;
@@ -239,7 +239,7 @@ fn the_function_and_the_switch_are_shown_under_other_names() {
 #[test]
 fn members_that_stay_are_set_shown_and_cannot_be_changed() {
     scene(|scene| async move {
-        let mut served = Served::on(&scene).await;
+        let mut served = Served::on(&scene);
         for Created { name, value, other, with } in created() {
             let mut body = with;
             body[name] = value.clone();
@@ -266,7 +266,7 @@ fn members_that_stay_are_set_shown_and_cannot_be_changed() {
 fn members_that_are_not_for_kafka_or_not_built_are_refused_by_name() {
     scene(|scene| async move {
         let model = Model::read();
-        let served = Served::on(&scene).await;
+        let served = Served::on(&scene);
         let mapping = served.create(&json!({})).await;
         for (path, words) in refused() {
             let value = model.sample(shape_at(&model, path));
@@ -289,7 +289,7 @@ fn members_that_are_not_for_kafka_or_not_built_are_refused_by_name() {
 fn values_that_break_the_model_are_refused_by_name_in_both_requests() {
     scene(|scene| async move {
         let model = Model::read();
-        let served = Served::on(&scene).await;
+        let served = Served::on(&scene);
         let mapping = served.create(&json!({})).await;
         let before = served.get(&mapping).await;
         let in_updates: Vec<&str> = model.members(UPDATE).into_iter().map(|(name, _)| name).collect();

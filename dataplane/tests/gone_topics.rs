@@ -28,7 +28,7 @@ fn drn_1_a_mapping_stops_after_its_topic_was_deleted_under_an_invocation() {
             tokio::time::sleep(Duration::from_millis(300)).await;
             scene.memory.held.store(false, Ordering::Relaxed);
         });
-        ends.expect("it stops");
+        ends.expect("it stops").expect("it says so");
         let page = scene.dataplane.audit().read(scene.id).await[&0].clone();
         let left = page.uncommitted.expect("the audit says so").range;
         assert_eq!(left, OffsetRange { first: Offset(5), end: Offset(7) });

@@ -65,7 +65,7 @@ async fn every_partition_has_one_owner(scene: Scene, partitions: i32) {
         (halves, format!("{} and {} of {partitions}", left.len(), arrived.len()))
     })
     .await;
-    second.stop(id).await;
+    second.stop(id).await.expect("stops");
     until("LIV-1: what a node leaves is the other's", || {
         let mine = owned(&first, id);
         (mine == all, format!("{} of {partitions}", mine.len()))

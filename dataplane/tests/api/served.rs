@@ -2,7 +2,7 @@
 
 #![allow(dead_code)] // each test file uses its part
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(crate) async fn on(scene: &Scene) -> Self {
+    pub(crate) fn on(scene: &Scene) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let (server, controller, client) = start(scene, folder.path());
         let servers = scene.broker.address().to_string();
@@ -152,7 +152,8 @@ fn start(scene: &Scene, folder: &std::path::Path) -> (ApiServer, Controller, Api
     controller.put_key(KEY.0, KEY.1).expect("stored");
     let authenticator = Arc::new(SigV4 { region: REGION.to_owned() });
     let api = Api { controller: controller.clone(), authenticator, node: "n".to_owned() };
-    let server = ApiServer::start(api, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("listens");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let server = ApiServer::start(api, listener).expect("listens");
     let client = ApiClient::new(format!("http://{}", server.address()), REGION.to_owned(), KEY.0, KEY.1);
     (server, controller, client)
 }
