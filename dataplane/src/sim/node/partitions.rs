@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use lighterman_proto::event::Envelope;
 use lighterman_proto::failure::Condition;
 use lighterman_proto::ids::{Offset, TopicPartition};
-use lighterman_proto::records::{AbortedTransactions, Compression, Record, RecordError};
+use lighterman_proto::records::{AbortedTransactions, BatchHeader, Compression, Record, RecordError};
 use lighterman_proto::topic_id::TopicId;
 
 use super::super::outside::Outside;
@@ -23,11 +23,16 @@ use crate::offsets::committer::Frontier;
 use crate::partition::core::{PartitionCore, is_for};
 use crate::partition::cut::{CutLimits, Hold};
 use crate::partition::effects::{Buried, Effect, Effects, Frame, Note, Start, Tools};
-use crate::partition::fetch_buffer::{Opener, Opening, Sieve, Sizer};
+use crate::partition::fetch_buffer::{Opener, Opening, PlainSize, Shortage, Sieve, Sizer};
+use crate::partition::pieces::{NextPiece, PieceLimits, PiecedBatch};
 use crate::partition::work::Work;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const BUFFER_BYTES_TARGET: usize = 1_500;
+/// Small, so that batches have several pieces.
+const PIECES: PieceLimits =
+    PieceLimits { piece_bytes: 120, record_bytes_max: 1 << 20, window_bytes_max: 1 << 20, turn_bytes: 200 };
+const DECODER_BYTES: usize = 20;
 
 /// A partition that runs.
 pub(in crate::sim) struct Running {
@@ -67,16 +72,44 @@ impl Sieve for Shelf {
 struct OnCredit<'a> {
     budget: &'a ByteBudget,
     granted: Option<Lease>,
+    spent: usize,
+}
+
+fn take(granted: &mut Option<Lease>, budget: &ByteBudget, bytes: usize, purpose: Overdraft) -> Option<Lease> {
+    let granted = granted.take_if(|lease| lease.bytes() >= bytes && lease.serves(purpose));
+    let mut lease = granted.or_else(|| budget.try_lease_or_overdraft(bytes, purpose))?;
+    lease.shrink_to(bytes);
+    Some(lease)
 }
 
 impl Opener for OnCredit<'_> {
-    fn open(&mut self, _: Compression, packed: &Bytes, _: Option<usize>) -> Result<Opening, RecordError> {
-        let bytes = packed.len();
-        let granted = self.granted.take_if(|lease| lease.bytes() >= bytes);
-        let lease = granted.or_else(|| self.budget.try_lease_or_overdraft(bytes, Overdraft::Inflated));
-        let Some(mut lease) = lease else { return Ok(Opening::NoCredit(bytes)) };
-        lease.shrink_to(bytes);
-        Ok(Opening::Plain(packed.clone(), Arc::new(lease)))
+    fn open(
+        &mut self,
+        header: &BatchHeader,
+        packed: &Bytes,
+        _: Option<PlainSize>,
+        frame: &Hold,
+    ) -> Result<Opening, RecordError> {
+        let (is_large, size) = (packed.len() > PIECES.piece_bytes, packed.len());
+        let (bytes, purpose, known) = if is_large {
+            (DECODER_BYTES, Overdraft::Decoder, PlainSize::Large)
+        } else {
+            (size, Overdraft::Inflated, PlainSize::Bytes(size))
+        };
+        let Some(lease) = take(&mut self.granted, self.budget, bytes, purpose) else {
+            return Ok(Opening::NoCredit(Shortage { bytes, purpose }, known));
+        };
+        if !is_large {
+            return Ok(Opening::Plain(packed.clone(), Arc::new(lease)));
+        }
+        let mut plain = *header;
+        plain.compression = Compression::None;
+        Ok(Opening::Pieced(Box::new(PiecedBatch::new(&plain, packed.clone(), lease, frame)?)))
+    }
+
+    fn next_piece(&mut self, batch: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
+        let (granted, budget) = (&mut self.granted, self.budget);
+        batch.next(&PIECES, &mut self.spent, &mut |bytes| take(granted, budget, bytes, Overdraft::Inflated))
     }
 
     fn is_short(&self) -> bool {
@@ -145,7 +178,7 @@ impl Node {
         if granted.is_some() {
             running.in_line = None;
         }
-        let mut opener = OnCredit { budget: &shelf.budget, granted };
+        let mut opener = OnCredit { budget: &shelf.budget, granted, spent: 0 };
         let mut tools = Tools { opener: &mut opener, sizer: &shelf, sieve: &shelf, wall };
         let effects = event(&mut running.core, outside.now, &mut tools);
         drop(opener);
@@ -188,20 +221,23 @@ impl Node {
                 self.post(outside, Mailbox::Committer, Inside::Frontier(Box::new(frontier)));
             }
             Effect::Bury { ticket, work, condition } => self.bury(outside, key, ticket, &work, condition),
+            // Nobody has unreadable batches passed here.
+            Effect::BuryRaw { .. } => {}
             Effect::StopBurying { ticket } => self.stop_burying(outside, key, ticket),
             Effect::WakeAt(when) => {
                 let wait = when.since(outside.now);
                 self.later(outside, wait, Inside::Wake(key));
             }
-            Effect::AwaitCredit { bytes } => {
+            Effect::AwaitCredit(short) => {
                 if running.in_line.is_none() {
                     let budget = self.budget.clone();
-                    let lease = async move { budget.lease_or_overdraft(bytes, Overdraft::Inflated).await };
+                    let lease = async move { budget.lease_or_overdraft(short.bytes, short.purpose).await };
                     running.in_line = Some(lease.boxed());
                 }
                 self.look_again(outside, key);
             }
             Effect::LookAgain => self.look_again(outside, key),
+            Effect::GoOn => self.post(outside, Mailbox::Partition(key.0, key.1.0), Inside::Wake(key)),
             Effect::Drained => self.tell_drained(outside, key),
             Effect::Rebuild { at, leader_epoch } => {
                 let topic = running.topic;
@@ -384,6 +420,6 @@ impl Node {
 
     /// A person skips a record.
     pub(in crate::sim) fn skip(&mut self, outside: &mut Outside, key: Key, offset: Offset) {
-        self.step(outside, key, |core, now, tools| core.skip(now, offset, tools).1);
+        self.step(outside, key, |core, now, tools| core.skip(now, offset, None, tools).1);
     }
 }
