@@ -59,8 +59,8 @@ const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
     ),
     (
         "regrowing-starves-others",
-        5117,
-        "without=ClockJump,Failover,Stranger,LeaderMove,Truncation;spared=2",
+        2094,
+        "without=LateService,Crash,Freeze,ClockJump,LeaderMove,Retention;spared=0,5,7,3,6;until=7335",
         "partitions that gathered remembered batches kept each other's bytes",
     ),
     (
@@ -72,7 +72,7 @@ const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
     (
         "rewound-commit-stays",
         18,
-        "without=Crash,DestinationTrouble,Delay,Loss,FailingFunction;spared=0;nodes=1;until=4923",
+        "without=Loss,Delay,Crash,FailingFunction,DestinationTrouble,Throttling;spared=0;nodes=1;partitions=3",
         "a commit that was served late stood for good",
     ),
 ];

@@ -253,7 +253,7 @@ fn expected(failure: &Failure) -> Value {
     match failure.condition {
         Condition::RetryAttemptsExhausted => expected["responseContext"] = json!(response),
         Condition::MaximumPayloadSizeExceeded | Condition::BatchUnreadable => {
-            expected["responseContext"] = Value::Null
+            expected["responseContext"] = Value::Null;
         }
         Condition::RecordAgeExceeded => {}
     }

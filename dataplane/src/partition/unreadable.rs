@@ -226,12 +226,12 @@ pub(super) fn next_batch<'f>(
 }
 
 /// What is wrong with the batch at byte `at`, or, when it lies wholly before `position`, the batches behind it.
-pub(super) fn damage<'f>(
-    frame: &'f Bytes,
+pub(super) fn damage(
+    frame: &Bytes,
     at: usize,
     error: RecordError,
     position: Offset,
-) -> Result<Damage, Batches<'f>> {
+) -> Result<Damage, Batches<'_>> {
     if let Some((next, header)) = successor(frame, at) {
         if header.base_offset <= position {
             return Err(batches_from(frame, next));

@@ -88,9 +88,10 @@ impl Opener for OnCredit<'_> {
         frame: &Hold,
     ) -> Result<Opening, RecordError> {
         let (is_large, size) = (packed.len() > PIECES.piece_bytes, packed.len());
-        let (bytes, purpose, known) = match is_large {
-            true => (DECODER_BYTES, Overdraft::Decoder, PlainSize::Large),
-            false => (size, Overdraft::Inflated, PlainSize::Bytes(size)),
+        let (bytes, purpose, known) = if is_large {
+            (DECODER_BYTES, Overdraft::Decoder, PlainSize::Large)
+        } else {
+            (size, Overdraft::Inflated, PlainSize::Bytes(size))
         };
         let Some(lease) = take(&mut self.granted, self.budget, bytes, purpose) else {
             return Ok(Opening::NoCredit(Shortage { bytes, purpose }, known));
