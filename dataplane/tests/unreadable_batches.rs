@@ -66,18 +66,6 @@ fn start_api(scene: &scene::Scene, folder: &std::path::Path) -> (ApiServer, ApiC
     (server, ApiClient::new(endpoint, REGION.to_owned(), KEY.0, KEY.1))
 }
 
-async fn create(client: &ApiClient, kafka: SocketAddr) -> String {
-    let request = json!({
-        "FunctionName": "f", "Topics": ["orders"], "StartingPosition": "TRIM_HORIZON", "BatchSize": 5,
-        "SelfManagedEventSource": {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": [kafka.to_string()]}},
-        "SourceAccessConfigurations": [
-            {"Type": "VPC_SUBNET", "URI": "subnet:s"}, {"Type": "VPC_SECURITY_GROUP", "URI": "security_group:g"}
-        ],
-    });
-    let created = client.call("POST", "/2015-03-31/event-source-mappings", Some(&request)).await;
-    created.expect("created")["UUID"].as_str().expect("text").to_owned()
-}
-
 async fn refuses_other_ranges(client: &ApiClient, path: &str) {
     for wrong in
         [json!({"Offset": 5}), json!({"Offset": 5, "EndOffset": 12}), json!({"Offset": 6, "EndOffset": 10})]
@@ -120,6 +108,36 @@ async fn skip_by_hand(listen: SocketAddr, uuid: String, partition: i64) -> Strin
     String::from_utf8(output.stdout).expect("text")
 }
 
+async fn create(scene: &scene::Scene, client: &ApiClient) -> String {
+    let request = json!({
+        "FunctionName": "f", "Topics": ["orders"], "StartingPosition": "TRIM_HORIZON", "BatchSize": 5,
+        "SelfManagedEventSource":
+            {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": [scene.broker.address().to_string()]}},
+        "SourceAccessConfigurations": [
+            {"Type": "VPC_SUBNET", "URI": "subnet:s"}, {"Type": "VPC_SECURITY_GROUP", "URI": "security_group:g"}
+        ],
+    });
+    let created = client.call("POST", "/2015-03-31/event-source-mappings", Some(&request)).await;
+    created.expect("created")["UUID"].as_str().expect("text").to_owned()
+}
+
+/// ALO-1: who wanted them passed, and why.
+async fn check_audit(client: &ApiClient, uuid: &str) {
+    let audit = format!("/lighterman/v1/mappings/{uuid}/audit");
+    let audit = until("audited", client, &audit, |audit| {
+        let all = audit["partitions"].as_array().expect("a list");
+        all.len() == 3 && all.iter().all(|one| one["end"] == 15)
+    })
+    .await;
+    for (one, reason) in
+        audit["partitions"].as_array().expect("a list").iter().zip(["INC-1", "by hand", "by hand"])
+    {
+        assert_eq!(one["verdict"], "accounted", "{one:#}");
+        assert_eq!(one["totals"], json!({"delivered": 10, "skipped": 5}), "{one:#}");
+        assert!(one.to_string().contains(&format!("\"5\":\"{reason}\"")), "{one:#}");
+    }
+}
+
 #[test]
 fn alo_1_com_1_batches_that_cannot_be_read_are_shown_and_passed_by_name_alone() {
     scene(|scene| async move {
@@ -132,7 +150,7 @@ fn alo_1_com_1_batches_that_cannot_be_read_are_shown_and_passed_by_name_alone() 
         }
         let folder = tempfile::tempdir().expect("folder");
         let (server, client) = start_api(&scene, folder.path());
-        let uuid = create(&client, scene.broker.address()).await;
+        let uuid = create(&scene, &client).await;
         let path = format!("/lighterman/v1/mappings/{uuid}/partitions");
         let shown = until("all three are shown", &client, &path, |shown| {
             let shown = shown["partitions"].as_array().expect("a list");
@@ -167,19 +185,7 @@ fn alo_1_com_1_batches_that_cannot_be_read_are_shown_and_passed_by_name_alone() 
         for (partition, seen) in scene.memory.seen.lock().iter() {
             assert!(seen.iter().copied().eq((0..5).chain(10..15)), "{partition}: {seen:?}");
         }
-        let audit = format!("/lighterman/v1/mappings/{uuid}/audit");
-        let audit = until("audited", &client, &audit, |audit| {
-            let all = audit["partitions"].as_array().expect("a list");
-            all.len() == 3 && all.iter().all(|one| one["end"] == 15)
-        })
-        .await;
-        for (one, reason) in
-            audit["partitions"].as_array().expect("a list").iter().zip(["INC-1", "by hand", "by hand"])
-        {
-            assert_eq!(one["verdict"], "accounted", "{one:#}");
-            assert_eq!(one["totals"], json!({"delivered": 10, "skipped": 5}), "{one:#}");
-            assert!(one.to_string().contains(&format!("\"5\":\"{reason}\"")), "{one:#}");
-        }
+        check_audit(&client, &uuid).await;
         server.stop().await;
         scene.dataplane.drain().await;
     });

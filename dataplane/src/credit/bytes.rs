@@ -380,6 +380,15 @@ mod tests {
     }
 
     #[test]
+    fn what_was_lent_over_the_limit_is_for_what_it_was_lent_for() {
+        let budget = ByteBudget::new(10);
+        let most = budget.try_lease(10).expect("room");
+        let over = budget.try_lease_or_overdraft(5, Overdraft::Decoder).expect("the overdraft");
+        assert!(over.serves(Overdraft::Decoder) && !over.serves(Overdraft::Inflated));
+        assert!(PURPOSES.into_iter().all(|purpose| most.serves(purpose)));
+    }
+
+    #[test]
     fn waiters_are_served_in_order_and_leave_when_dropped() {
         let budget = ByteBudget::new(10);
         let all = budget.try_lease(10).expect("room");

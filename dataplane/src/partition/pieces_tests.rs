@@ -186,7 +186,7 @@ impl Driver {
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Want { position, .. } => self.wanted = Some(position),
-            Effect::Forget => self.wanted = None,
+            Effect::Forget | Effect::Pause => self.wanted = None,
             Effect::Offer { seq, cut, .. } => self.offer = Some((seq, cut)),
             Effect::GoOn => {
                 self.turns += 1;
@@ -224,6 +224,7 @@ impl Driver {
             | Effect::LookAgain
             | Effect::Drained
             | Effect::Rebuild { .. }
+            | Effect::BeginAnew
             | Effect::Note(_) => {}
         }
     }
@@ -267,6 +268,37 @@ fn mem_1_a_batch_is_delivered_although_others_hold_the_whole_budget() {
     driver.run();
     assert!(driver.delivered.keys().copied().eq(0..20), "LIV-1: {:?}", driver.delivered.keys());
     assert_eq!(driver.budget.leased(), others.bytes());
+}
+
+/// Its decoder goes with it, since it cannot begin in the middle.
+#[test]
+fn mem_1_alo_1_a_batch_given_back_between_its_pieces_is_inflated_anew_and_delivered_once() {
+    let log = packed(&values(0, &[300_000; 40]), 0);
+    let mut driver = Driver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
+    driver.step(None, PartitionCore::wake);
+    let (seq, cut) = loop {
+        while let Some(effect) = driver.queue.pop_front() {
+            driver.carry_out(effect);
+        }
+        if let Some(offer) = driver.offer.take() {
+            break offer;
+        }
+        let position = driver.wanted.take().expect("it goes on");
+        driver.fetch(position);
+    };
+    let (end, again) = (cut.range.end, NOW + std::time::Duration::from_secs(5));
+    assert!((1..40).contains(&end.0) && driver.core.buffered_bytes() > 0, "in the midst of it: {end}");
+    drop(cut);
+    driver.step(None, |core, now, tools| {
+        assert!(core.sealed(seq, end, BatchId(1_000), tools));
+        core.resolved(now, BatchId(1_000), Resolution::Again { at: again }, tools)
+    });
+    driver.step(None, |core, _, tools| core.give_back(tools));
+    assert_eq!((driver.core.position(), driver.core.buffered_bytes()), (end, 0));
+    driver.now = again;
+    driver.run();
+    assert!(driver.delivered.keys().copied().eq(0..40), "{:?}", driver.delivered.keys());
+    assert_eq!(driver.budget.leased(), 0);
 }
 
 /// A bomb is taken in turns, whether its records are wanted, were delivered before, or are too large for anything.

@@ -49,14 +49,8 @@ fn walk_in_pieces(batch: &Batch<'_>) -> Option<u32> {
     let mut stream = BatchStream::new(batch.header, batch.body.to_vec().into(), memory).ok()?;
     let mut found = 0;
     for _ in 0..TURNS_MAX {
-        let bytes = if stream.is_passing() {
-            usize::MAX
-        } else {
-            match stream.next_record_bytes() {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) | Err(_) => return Some(found),
-            }
-        };
+        let next = if stream.is_passing() { Ok(Some(usize::MAX)) } else { stream.next_record_bytes() };
+        let Ok(Some(bytes)) = next else { return Some(found) };
         if bytes > 16 * PIECE_BYTES {
             match stream.pass_over(PIECE_BYTES) {
                 Ok(passed) => found += u32::from(passed.is_some()),

@@ -3,36 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lighterman_proto::event::Envelope;
 use lighterman_proto::failure::Condition;
 use lighterman_proto::ids::{Offset, TopicPartition};
-use lighterman_proto::records::{AbortedTransactions, BatchHeader, Compression, Record, RecordError};
+use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::topic_id::TopicId;
 
 use super::super::outside::Outside;
 use super::super::plan::Kind;
+use super::shelf::{OnCredit, Shelf};
 use super::{Inside, Key, Mailbox, Node, Want};
 use crate::batcher::core::Pending;
 use crate::consumer::messages::{PartitionReport, PartitionState, Position};
-use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
+use crate::credit::bytes::Lease;
 use crate::history::Event as Happened;
 use crate::offsets::committer::Frontier;
 use crate::partition::core::{PartitionCore, is_for};
-use crate::partition::cut::{CutLimits, Hold};
+use crate::partition::cut::CutLimits;
 use crate::partition::effects::{Buried, Effect, Effects, Frame, Note, Start, Tools};
-use crate::partition::fetch_buffer::{Opener, Opening, PlainSize, Shortage, Sieve, Sizer};
-use crate::partition::pieces::{NextPiece, PieceLimits, PiecedBatch};
 use crate::partition::work::Work;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const BUFFER_BYTES_TARGET: usize = 1_500;
-/// Small, so that batches have several pieces.
-const PIECES: PieceLimits =
-    PieceLimits { piece_bytes: 120, record_bytes_max: 1 << 20, window_bytes_max: 1 << 20, turn_bytes: 200 };
-const DECODER_BYTES: usize = 20;
 
 /// A partition that runs.
 pub(in crate::sim) struct Running {
@@ -48,77 +41,6 @@ pub(in crate::sim) struct Running {
     looking_again: bool,
     /// What is on its way to the destination.
     errand: Option<u64>,
-}
-
-struct Shelf {
-    envelope: Arc<Envelope>,
-    partition: i32,
-    budget: ByteBudget,
-}
-
-impl Sizer for Shelf {
-    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
-        self.envelope.record_bytes(self.partition, record, first)
-    }
-}
-
-impl Sieve for Shelf {
-    fn passes(&self, record: &Record<'_>) -> bool {
-        record.value.is_none_or(|value| value.first() != Some(&b'f'))
-    }
-}
-
-/// Simulated batches say that they are compressed, and are not: only the credit is real.
-struct OnCredit<'a> {
-    budget: &'a ByteBudget,
-    granted: Option<Lease>,
-    spent: usize,
-}
-
-fn take(granted: &mut Option<Lease>, budget: &ByteBudget, bytes: usize, purpose: Overdraft) -> Option<Lease> {
-    let granted = granted.take_if(|lease| lease.bytes() >= bytes && lease.serves(purpose));
-    let mut lease = granted.or_else(|| budget.try_lease_or_overdraft(bytes, purpose))?;
-    lease.shrink_to(bytes);
-    Some(lease)
-}
-
-impl Opener for OnCredit<'_> {
-    fn open(
-        &mut self,
-        header: &BatchHeader,
-        packed: &Bytes,
-        _: Option<PlainSize>,
-        frame: &Hold,
-    ) -> Result<Opening, RecordError> {
-        let (is_large, size) = (packed.len() > PIECES.piece_bytes, packed.len());
-        let (bytes, purpose, known) = if is_large {
-            (DECODER_BYTES, Overdraft::Decoder, PlainSize::Large)
-        } else {
-            (size, Overdraft::Inflated, PlainSize::Bytes(size))
-        };
-        let Some(lease) = take(&mut self.granted, self.budget, bytes, purpose) else {
-            return Ok(Opening::NoCredit(Shortage { bytes, purpose }, known));
-        };
-        if !is_large {
-            return Ok(Opening::Plain(packed.clone(), Arc::new(lease)));
-        }
-        let mut plain = *header;
-        plain.compression = Compression::None;
-        Ok(Opening::Pieced(Box::new(PiecedBatch::new(&plain, packed.clone(), lease, frame)?)))
-    }
-
-    fn next_piece(&mut self, batch: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
-        let (granted, budget) = (&mut self.granted, self.budget);
-        batch.next(&PIECES, &mut self.spent, &mut |bytes| take(granted, budget, bytes, Overdraft::Inflated))
-    }
-
-    fn is_short(&self) -> bool {
-        self.budget.is_short()
-    }
-
-    fn lend(&mut self, bytes: usize) -> Option<Hold> {
-        self.budget.try_lease(bytes).map(Arc::new)
-    }
 }
 
 impl Node {
