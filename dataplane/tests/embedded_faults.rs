@@ -45,7 +45,7 @@ fn h18_a_partition_added_later_begins_at_its_beginning_even_with_latest() {
         producer.write(10).await.expect("written");
         scene.run(At::Latest);
         scene.until("one partition owned", |scene| scene.committed() == 10).await;
-        scene.dataplane.drain().await;
+        scene.dataplane.stop(scene.id).await.expect("its end is told");
         scene.broker.add_partitions("orders", 2).await;
         // Round-robin over both: five records land in the new partition before anybody reads it.
         scene.producer(2).await.write(10).await.expect("written");
@@ -67,7 +67,7 @@ fn h14_what_retention_took_is_passed_over_and_the_rest_arrives() {
         }
         scene.run(At::Earliest);
         scene.until("all committed", |scene| scene.committed() == 40).await;
-        scene.dataplane.drain().await;
+        scene.dataplane.stop(scene.id).await.expect("its end is told");
         for _ in 0..4 {
             producer.write(10).await.expect("written");
         }
@@ -89,7 +89,7 @@ fn h13_a_log_that_was_cut_off_while_nobody_read_is_read_from_the_cut() {
         }
         scene.run(At::Earliest);
         scene.until("all committed", |scene| scene.committed() == 40).await;
-        scene.dataplane.drain().await;
+        scene.dataplane.stop(scene.id).await.expect("its end is told");
         scene.broker.truncate("orders", 0, Offset(20)).await;
         // The new history is longer than the old one: only the epochs can tell them apart.
         for _ in 0..3 {

@@ -59,7 +59,7 @@ fn liv_1_where_nothing_matches_nothing_is_invoked_and_the_commit_reaches_the_end
         scene.run_filtered(At::Earliest, nothing.clone());
         scene.until("all committed", |scene| scene.committed() == 1_000).await;
         // The commits are Kafka's, not ours alone: the next owner goes on behind them.
-        scene.dataplane.drain().await;
+        scene.dataplane.stop(scene.id).await.expect("its end is told");
         producer.write(10).await.expect("written");
         scene.run_filtered(At::Earliest, nothing);
         scene.until("the rest committed", |scene| scene.committed() == 1_010).await;

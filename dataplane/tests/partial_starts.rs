@@ -42,7 +42,7 @@ fn liv_1_a_partition_without_a_leader_keeps_no_other_from_going_on() {
         producer.write(40).await.expect("written");
         scene.run(At::Earliest);
         scene.until("40 committed", |scene| scene.committed() == 40).await;
-        scene.dataplane.drain().await;
+        scene.dataplane.stop(scene.id).await.expect("its end is told");
         producer.write(40).await.expect("written");
         scene.broker.lead("orders", 3, false).await;
         scene.run(At::Earliest);
@@ -68,7 +68,7 @@ fn liv_1_a_new_partition_without_a_leader_keeps_no_other_from_going_on() {
         scene.producer(1).await.write(10).await.expect("written");
         scene.run(At::Latest);
         scene.until("the first is owned", |scene| scene.committed() == 10).await;
-        scene.dataplane.drain().await;
+        scene.dataplane.stop(scene.id).await.expect("its end is told");
         scene.broker.add_partitions("orders", 3).await;
         scene.producer(3).await.write(30).await.expect("written");
         scene.broker.lead("orders", 2, false).await;
@@ -91,7 +91,7 @@ fn alo_1_a_start_at_the_end_that_could_not_be_asked_owes_what_has_come_since_and
         scene.run(At::Latest);
         scene.until("the others are at their ends", |scene| scene.committed() == 30).await;
         // While nobody here reads it, and the node that activated is gone.
-        scene.dataplane.drain().await;
+        scene.dataplane.stop(scene.id).await.expect("its end is told");
         producer.write(40).await.expect("written");
         scene.broker.lead("orders", 3, true).await;
         scene.run(At::Latest);
@@ -110,7 +110,7 @@ fn h11_a_lost_commit_stops_its_own_partition_only() {
         producer.write(40).await.expect("written");
         scene.run(At::Earliest);
         scene.until("40 committed", |scene| scene.committed() == 40).await;
-        scene.dataplane.drain().await;
+        scene.dataplane.stop(scene.id).await.expect("its end is told");
         producer.write(40).await.expect("written");
         scene.broker.forget_commit(&scene.id.to_string(), "orders", 2).await;
         scene.run(At::Earliest);

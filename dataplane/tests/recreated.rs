@@ -137,7 +137,7 @@ fn alo_1_h17_a_topic_that_is_made_anew_while_nobody_runs_begins_at_its_beginning
             scene.until("begun", |scene| scene.owned() == 1).await;
             producer.write(50).await.expect("written");
             scene.until("50 committed", |scene| scene.committed() == 50).await;
-            scene.dataplane.drain().await;
+            scene.dataplane.stop(scene.id).await.expect("its end is told");
             let first = scene.memory.seen.lock().clone();
             recreate(&scene, 1, 40).await;
             // Another process: only the audit knows on which topic the mapping ran.

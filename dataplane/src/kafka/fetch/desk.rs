@@ -305,7 +305,7 @@ mod tests {
         for partition in 0..2 {
             desk.put(of(partition), Asking(5), 0, BEGAN);
         }
-        desk.next(&mut session, false);
+        desk.next(&mut session, true);
         assert!(desk.take(&of(0), &session, BEGAN).is_some());
         (desk, session)
     }
@@ -323,7 +323,7 @@ mod tests {
             polls += 1;
         }
         assert!(polls < 200, "{polls} polls in a minute, for a partition that does not come back");
-        assert_eq!(desk.next(&mut session, false).asked.len(), 1, "only who has room is asked for");
+        assert_eq!(desk.next(&mut session, true).asked.len(), 1, "only who has room is asked for");
     }
 
     #[test]

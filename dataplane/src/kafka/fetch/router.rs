@@ -1,6 +1,8 @@
 //! Brings each want to the desk of its partition's leader, and finds the leader again when it has moved.
 
-use std::collections::{BTreeSet, HashMap};
+mod recreated;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use lighterman_proto::ids::TopicPartition;
 use lighterman_proto::topic_id::is_another;
 use lighterman_proto::units::Moment;
 
+use self::recreated::{LookAtTopic, answer_recreated};
 use super::broker_task::{BrokerTask, SharedDesk};
 use super::messages::{FetchTrouble, Fetched, Forget, Want};
 use super::session::Session;
@@ -30,8 +33,6 @@ const BACKOFF_BASE: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How often to look whether a topic is still the same.
 const WATCH: Duration = Duration::from_secs(5);
-/// How often to ask for it, where its brokers do not say so themselves.
-const ASK_AFTER: Duration = Duration::from_secs(30);
 
 /// How to fetch.
 #[derive(Clone, Debug, Default)]
@@ -96,19 +97,6 @@ struct LookedUp(Option<Result<(), KafkaError>>);
 #[derive(Message)]
 #[rtype(result = "()")]
 struct PollDied(BrokerAddress);
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Asked;
-
-#[derive(Message)]
-#[rtype(result = "()")]
-struct LookAtTopic;
-
-fn answer_recreated(want: &Want) {
-    let (epoch, position) = (want.epoch, want.position);
-    let _ = post(&want.reply, Fetched { epoch, position, outcome: Err(FetchTrouble::Recreated) });
-}
 
 impl FetchRouter {
     /// A router that has not dialled anybody.
@@ -246,43 +234,6 @@ impl FetchRouter {
         }
     }
 
-    /// What lies on desks and is of a topic that was deleted since is answered: a broker that takes topics by their names would
-    /// read the new one for it.
-    fn settle_outdated(&mut self) {
-        let topics: BTreeSet<Arc<str>> = self.placed.keys().map(|placed| Arc::clone(&placed.topic)).collect();
-        for topic in topics {
-            let now = self.cluster.topic_id(&topic);
-            for broker in self.brokers.values() {
-                for want in broker.shared.desk.borrow_mut().take_outdated(&topic, now) {
-                    self.placed.remove(&want.partition);
-                    answer_recreated(&want);
-                }
-            }
-        }
-    }
-
-    /// Brokers that take topics by their names do not say that one was made anew: metadata does.
-    fn look_at_topic(&mut self, ctx: &mut Context<Self>) {
-        self.settle_outdated();
-        let by_names = self.brokers.values().any(|broker| broker.shared.by_names.get());
-        let Some(topic) =
-            self.placed.keys().next().filter(|_| by_names).map(|placed| Arc::clone(&placed.topic))
-        else {
-            return;
-        };
-        if self.asking.is_some() {
-            return;
-        }
-        let (cluster, me) = (self.cluster.clone(), ctx.address().downgrade());
-        self.asking = Some(OwnedTask::spawn(async move {
-            // Whether it succeeds shows in what is known then.
-            let _ = outcome("look at the topic", cluster.topic(&topic, ASK_AFTER)).await;
-            if let Some(me) = me.upgrade() {
-                me.do_send(Asked);
-            }
-        }));
-    }
-
     fn give_up(&mut self, text: &str) {
         for want in std::mem::take(&mut self.homeless).into_values() {
             let outcome = Err(FetchTrouble::Gone(text.to_owned()));
@@ -332,23 +283,6 @@ impl Handler<Forget> for FetchRouter {
             broker.shared.desk.borrow_mut().pause(&forget.partition, clock::now());
             broker.shared.changed.notify_one();
         }
-    }
-}
-
-impl Handler<LookAtTopic> for FetchRouter {
-    type Result = ();
-
-    fn handle(&mut self, _: LookAtTopic, ctx: &mut Self::Context) {
-        self.look_at_topic(ctx);
-    }
-}
-
-impl Handler<Asked> for FetchRouter {
-    type Result = ();
-
-    fn handle(&mut self, _: Asked, _: &mut Self::Context) {
-        self.asking = None;
-        self.settle_outdated();
     }
 }
 

@@ -2,6 +2,7 @@
 //! is what we say in the next one, so that a partition is taken from us only when we stop naming it. The numbers in brackets
 //! are the hazards that the classic machine answers to as well.
 
+mod assigned;
 mod refusals;
 
 use std::collections::BTreeSet;
@@ -339,59 +340,6 @@ impl ConsumerCore {
             self.settled = self.settled.max(released);
         }
         self.released_at = None;
-    }
-
-    /// One topic is subscribed to, so all that is given is of it; of two ids, one is of a topic that was deleted.
-    fn chosen(&self, shares: Vec<Share>) -> Share {
-        let known = shares.iter().position(|share| share.topic == self.owned.topic);
-        let mut shares = shares;
-        match known {
-            Some(index) => shares.swap_remove(index),
-            None => shares.into_iter().next().unwrap_or_default(),
-        }
-    }
-
-    /// Brings what is ours to what was assigned: takes what is new, and begins to drain what is not there any more.
-    fn reconcile(&mut self, out: &mut Effects) {
-        if self.owned.is_empty() {
-            self.owned.topic = self.assigned.topic;
-        }
-        // A topic that was made anew is not begun before the old one is let go.
-        let wanted = if self.owned.topic == self.assigned.topic {
-            self.assigned.partitions.clone()
-        } else {
-            BTreeSet::new()
-        };
-        let added: Vec<i32> = wanted.difference(&self.owned.partitions).copied().collect();
-        let revoked: Vec<i32> = self
-            .owned
-            .partitions
-            .difference(&wanted)
-            .filter(|partition| !self.revoking.contains(partition))
-            .copied()
-            .collect();
-        self.owned.partitions.extend(&added);
-        self.revoking.extend(&revoked);
-        if !added.is_empty() || !revoked.is_empty() {
-            self.count_kept();
-        }
-        if !added.is_empty() {
-            self.announce(added, out);
-        }
-        if !revoked.is_empty() {
-            out.push(Effect::Revoke { partitions: revoked });
-        }
-    }
-
-    /// Says what is ours in this epoch: without anything new too, for what is found out is found out for one epoch.
-    fn announce(&self, added: Vec<i32>, out: &mut Effects) {
-        let owned = self.kept.iter().copied().collect();
-        let (generation, member) = (self.epoch, self.member.clone());
-        out.push(Effect::Assigned { generation, member, owned, added });
-    }
-
-    fn count_kept(&mut self) {
-        self.kept = Arc::new(self.owned.partitions.difference(&self.revoking).copied().collect());
     }
 
     fn say_all_after(&self) -> Duration {

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::*;
 use crate::kafka::group::effects::Identity;
 
+mod kept;
 mod model;
 
 const LEASE: Duration = Duration::from_secs(8);
@@ -190,23 +191,6 @@ fn a_stale_epoch_on_a_commit_takes_nothing_away_and_is_asked_after_at_once() {
     let effects = core.heartbeat_answered(at(101), beat.seq, Ok(told(5, Some(&[0]))), 0);
     assert!(lost(&effects).is_empty());
     assert_eq!(core.commit_identity(), Some((5, "me")));
-}
-
-#[test]
-fn own_1_ten_thousand_partitions_are_kept_counted_and_let_go_as_a_set() {
-    let all: Vec<i32> = (0..10_000).collect();
-    let (left, gone) = all.split_at(5_000);
-    let mut core = stable(4, &all);
-    let kept = core.kept();
-    assert!(Arc::ptr_eq(&kept, &core.kept()), "asked for at every turn, and not made anew");
-    let beat = say(&mut core, 103);
-    let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(4, Some(left))), 0);
-    assert!(effects.contains(&Effect::Revoke { partitions: gone.to_vec() }));
-    assert!(core.kept().iter().eq(left));
-    assert_eq!(say(&mut core, 106).owned, None, "all of it is ours until it has drained");
-    core.released(at(107), gone);
-    core.heartbeat_answered(at(107), core.heartbeat_seq, Ok(told(4, None)), 0);
-    assert_eq!(say(&mut core, 107).owned, Some(share(left)));
 }
 
 #[test]

@@ -1,0 +1,86 @@
+//! Topics that are deleted and made anew while they are read: whoever wants records of the old one is told.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{AsyncContext, Context, Handler, Message};
+
+use super::FetchRouter;
+use crate::kafka::fetch::messages::{FetchTrouble, Fetched, Want};
+use crate::runtime::outbox::post;
+use crate::runtime::owned_task::OwnedTask;
+use crate::runtime::task::outcome;
+
+/// How often to ask for a topic, where its brokers do not say so themselves.
+const ASK_AFTER: Duration = Duration::from_secs(30);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Asked;
+
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct LookAtTopic;
+
+/// Another topic has its name by now.
+pub(super) fn answer_recreated(want: &Want) {
+    let (epoch, position) = (want.epoch, want.position);
+    let _ = post(&want.reply, Fetched { epoch, position, outcome: Err(FetchTrouble::Recreated) });
+}
+
+impl FetchRouter {
+    /// What lies on desks and is of a topic that was deleted since is answered: a broker that takes topics by their names would
+    /// read the new one for it.
+    pub(super) fn settle_outdated(&mut self) {
+        let topics: BTreeSet<Arc<str>> = self.placed.keys().map(|placed| Arc::clone(&placed.topic)).collect();
+        for topic in topics {
+            let now = self.cluster.topic_id(&topic);
+            for broker in self.brokers.values() {
+                for want in broker.shared.desk.borrow_mut().take_outdated(&topic, now) {
+                    self.placed.remove(&want.partition);
+                    answer_recreated(&want);
+                }
+            }
+        }
+    }
+
+    /// Brokers that take topics by their names do not say that one was made anew: metadata does.
+    fn look_at_topic(&mut self, ctx: &mut Context<Self>) {
+        self.settle_outdated();
+        let by_names = self.brokers.values().any(|broker| broker.shared.by_names.get());
+        let Some(topic) =
+            self.placed.keys().next().filter(|_| by_names).map(|placed| Arc::clone(&placed.topic))
+        else {
+            return;
+        };
+        if self.asking.is_some() {
+            return;
+        }
+        let (cluster, me) = (self.cluster.clone(), ctx.address().downgrade());
+        self.asking = Some(OwnedTask::spawn(async move {
+            // Whether it succeeds shows in what is known then.
+            let _ = outcome("look at the topic", cluster.topic(&topic, ASK_AFTER)).await;
+            if let Some(me) = me.upgrade() {
+                me.do_send(Asked);
+            }
+        }));
+    }
+}
+
+impl Handler<LookAtTopic> for FetchRouter {
+    type Result = ();
+
+    fn handle(&mut self, _: LookAtTopic, ctx: &mut Self::Context) {
+        self.look_at_topic(ctx);
+    }
+}
+
+impl Handler<Asked> for FetchRouter {
+    type Result = ();
+
+    fn handle(&mut self, _: Asked, _: &mut Self::Context) {
+        self.asking = None;
+        self.settle_outdated();
+    }
+}
