@@ -128,6 +128,8 @@ fn cores_know_nothing_of_threads_sockets_clocks_and_chance() {
             "leader_epochs.rs",
             "read_back.rs",
             "segment.rs",
+            "pieces.rs",
+            "unreadable.rs",
             "settle.rs",
             "questions.rs",
             "timeout.rs",

@@ -64,6 +64,12 @@ const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
         "partitions that gathered remembered batches kept each other's bytes",
     ),
     (
+        "regrowing-starves-others",
+        2094,
+        "without=LateService,Crash,Freeze,ClockJump,LeaderMove,Retention;spared=0,5,7,3,6;until=7335",
+        "partitions that gathered remembered batches kept each other's bytes",
+    ),
+    (
         "overwritten-is-believed",
         7050,
         "without=Cut,DestinationTrouble,PartitionsAdded,Retention",
@@ -73,6 +79,12 @@ const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
         "rewound-commit-stays",
         18,
         "without=Crash,Throttling,Loss,DestinationTrouble,Delay;spared=0;partitions=3;batches=6;until=6564",
+        "a commit that was served late stood for good",
+    ),
+    (
+        "rewound-commit-stays",
+        18,
+        "without=Loss,Delay,Crash,FailingFunction,DestinationTrouble,Throttling;spared=0;nodes=1;partitions=3",
         "a commit that was served late stood for good",
     ),
 ];

@@ -141,6 +141,7 @@ fn conditions_and_what_they_say_of_the_answer() {
         (Condition::RetryAttemptsExhausted, "RetriesExhausted"),
         (Condition::RecordAgeExceeded, "RecordAgeExceeded"),
         (Condition::MaximumPayloadSizeExceeded, "MaximumPayloadSizeExceeded"),
+        (Condition::BatchUnreadable, "BatchUnreadable"),
     ] {
         let shown = read(topic_record(&Failure { condition, ..single() }, 0, RECORD, None));
         assert_eq!(shown["requestContext"]["condition"], name);
@@ -181,6 +182,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
         Just(Condition::RetryAttemptsExhausted),
         Just(Condition::RecordAgeExceeded),
         Just(Condition::MaximumPayloadSizeExceeded),
+        Just(Condition::BatchUnreadable),
     ];
     (texts, at, partitions, condition, any::<(u32, u32, u64, bool, u16)>()).prop_map(
         |((request_id, arn, servers, error, message), at, partitions, condition, numbers)| Failure {
@@ -250,7 +252,9 @@ fn expected(failure: &Failure) -> Value {
     });
     match failure.condition {
         Condition::RetryAttemptsExhausted => expected["responseContext"] = json!(response),
-        Condition::MaximumPayloadSizeExceeded => expected["responseContext"] = Value::Null,
+        Condition::MaximumPayloadSizeExceeded | Condition::BatchUnreadable => {
+            expected["responseContext"] = Value::Null;
+        }
         Condition::RecordAgeExceeded => {}
     }
     expected

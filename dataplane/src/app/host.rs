@@ -63,10 +63,10 @@ impl MappingHost for DataplaneHost {
     fn skip(&self, id: MappingId, wish: SkipWish) -> BoxFuture<'static, Option<SkipAnswer>> {
         let dataplane = Arc::clone(&self.0);
         async move {
-            let SkipWish { partition, offset, reason } = wish;
-            let answer = dataplane.skip(id, partition, offset, reason.clone()).await;
+            let answer = dataplane.skip(id, wish.clone()).await;
+            let SkipWish { partition, offset, end, reason } = wish;
             if matches!(answer, Some(SkipAnswer::Skipped | SkipAnswer::AfterThisAttempt)) {
-                let range = OffsetRange { first: offset, end: offset.next() };
+                let range = OffsetRange { first: offset, end: end.unwrap_or(offset.next()) };
                 let what = What::Reason(reason.into());
                 let entry = Entry { at: clock::wall_ms(), partition, range, what };
                 dataplane.audit().append(id, vec![entry]).await;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr};
 use actix_rt::{ArbiterHandle, System};
-use lighterman_proto::ids::{MappingId, Offset};
+use lighterman_proto::ids::MappingId;
 use metrics::Label;
 use tokio::sync::oneshot;
 
@@ -23,6 +23,7 @@ use crate::config::{self, Settings};
 use crate::consumer::member::floor::{MappingRun, Node};
 use crate::consumer::member::{MemberActor, Stop};
 use crate::consumer::status::StatusBoard;
+use crate::control::controller::SkipWish;
 use crate::credit::bytes::ByteBudget;
 use crate::destination::aws::AwsDestinations;
 use crate::invoker::facts::FactsDesk;
@@ -86,16 +87,11 @@ impl Dataplane {
         &self.node.audit
     }
 
-    /// Asks a partition to resolve a record that fails as skipped; `None` when nobody here owns it.
-    pub async fn skip(
-        &self,
-        id: MappingId,
-        partition: i32,
-        offset: Offset,
-        reason: String,
-    ) -> Option<SkipAnswer> {
+    /// Asks a partition to resolve a record that fails, or what cannot be read, as skipped; `None` when nobody here owns it.
+    pub async fn skip(&self, id: MappingId, wish: SkipWish) -> Option<SkipAnswer> {
         let (reply, answer) = oneshot::channel();
-        self.lanes.running(id)?.address.do_send(Skip { partition, offset, reason, reply });
+        let SkipWish { partition, offset, end, reason } = wish;
+        self.lanes.running(id)?.address.do_send(Skip { partition, offset, end, reason, reply });
         answer.await.ok()
     }
 

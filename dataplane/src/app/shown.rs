@@ -12,6 +12,7 @@ use crate::audit::{Page, Reason, Sums, Verdict};
 use crate::consumer::status::Shown;
 use crate::partition::failing::FailingShown;
 use crate::partition::ledger::Outcome;
+use crate::partition::unreadable::{BatchEnd, Unreadable};
 use crate::partition::work::Failure;
 
 /// The live facts of one partition. `now` and `wall` are the same moment on both clocks.
@@ -30,7 +31,22 @@ pub fn partition(partition: i32, shown: &Shown, now: Moment, wall: TimestampMs) 
         "attempt": gauge.attempt(),
         "oldestAgeMs": gauge.oldest().map(|oldest| now.since(oldest).as_millis() as u64),
         "lastError": gauge.last_error(),
+        "unreadable": gauge.unreadable().map(|unreadable| unreadable_of(partition, &unreadable)),
         "failing": gauge.failing().map(|failing| failing_of(&failing, now, wall)),
+    })
+}
+
+fn unreadable_of(partition: i32, unreadable: &Unreadable) -> Value {
+    let (end, claimed_end) = match unreadable.damage.end {
+        BatchEnd::Certain(end) => (Some(end), None),
+        BatchEnd::Claimed(end) => (None, end),
+    };
+    json!({
+        "first": unreadable.first,
+        "end": end,
+        "claimedEnd": claimed_end,
+        "reason": unreadable.damage.error.to_string(),
+        "whatToDo": unreadable.damage.told(partition, unreadable.first),
     })
 }
 
@@ -59,6 +75,7 @@ fn condition(condition: Condition) -> &'static str {
         Condition::RetryAttemptsExhausted => "RetryAttemptsExhausted",
         Condition::RecordAgeExceeded => "RecordAgeExceeded",
         Condition::MaximumPayloadSizeExceeded => "MaximumPayloadSizeExceeded",
+        Condition::BatchUnreadable => "BatchUnreadable",
     }
 }
 

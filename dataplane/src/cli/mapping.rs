@@ -66,7 +66,7 @@ pub enum MappingAction {
         /// Its UUID
         uuid: Uuid,
     },
-    /// Give up one record that fails, so that its partition goes on behind it
+    /// Give up one record that fails, or offsets that cannot be read, so that its partition goes on behind it
     Skip(SkipArgs),
 }
 
@@ -78,9 +78,12 @@ pub struct SkipArgs {
     /// Partition
     #[arg(value_parser = clap::value_parser!(i32).range(0..))]
     pub partition: i32,
-    /// Offset of the record; `lighterman top` shows what fails
+    /// Offset of the record, or the first that cannot be read; `lighterman top` shows what fails
     #[arg(value_parser = clap::value_parser!(i64).range(0..))]
     pub offset: i64,
+    /// Where to go on, when OFFSET is the first of what cannot be read
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(1..))]
+    pub end: Option<i64>,
     /// Why; kept in the audit
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
@@ -197,7 +200,10 @@ pub fn run(args: &MappingArgs) -> ExitCode {
 async fn skip(client: &ApiClient, output: OutputFormat, skip: &SkipArgs) -> anyhow::Result<()> {
     const COLUMNS: [&str; 3] = ["Partition", "Offset", "State"];
     let path = format!("/lighterman/v1/mappings/{}/partitions/{}/skip", skip.uuid, skip.partition);
-    let body = json!({ "Offset": skip.offset, "Reason": skip.reason });
+    let mut body = json!({ "Offset": skip.offset, "Reason": skip.reason });
+    if let Some(end) = skip.end {
+        body["EndOffset"] = json!(end);
+    }
     let reply = client.call("POST", &path, Some(&body)).await?;
     let rows =
         [COLUMNS.map(ToOwned::to_owned).to_vec(), COLUMNS.map(|name| api::cell(&reply, name)).to_vec()];

@@ -5,3 +5,4 @@ pub mod member;
 pub mod messages;
 pub mod standing;
 pub mod status;
+pub mod waiting;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use self::meters::Meters;
 use super::standing::{StandingCause, StandingTroubles};
+use super::waiting::WaitingOffers;
 use crate::batcher::core::Plan;
 use crate::credit::bytes::ByteShortage;
 use crate::invoker::Verdict;
@@ -23,7 +24,6 @@ use crate::runtime::clock;
 use crate::telemetry::LineLimit;
 
 pub use self::meters::MappingSight;
-pub(crate) use self::meters::WaitingOffers;
 
 /// AWS's first `LastProcessingResult`.
 pub const NO_RECORDS: &str = "No records processed";
@@ -112,7 +112,18 @@ impl StatusBoard {
     /// AWS's `LastProcessingResult`: what stands in the way, or how the last poll or invocation went.
     pub fn last_result(&self) -> String {
         let standing = self.inner.standing.lock().first().map(|text| format!("{PROBLEM}{text}"));
-        standing.unwrap_or_else(|| self.inner.last_result.lock().clone())
+        // A batch that cannot be read stays so, whatever goes well elsewhere.
+        let lasting = standing.or_else(|| self.unreadable());
+        lasting.unwrap_or_else(|| self.inner.last_result.lock().clone())
+    }
+
+    fn unreadable(&self) -> Option<String> {
+        let partitions = self.inner.partitions.lock();
+        let of = |(partition, shown): (&i32, &Shown)| {
+            let unreadable = shown.gauge.unreadable()?;
+            Some(format!("{PROBLEM}{}", unreadable.damage.told(*partition, unreadable.first)))
+        };
+        partitions.iter().find_map(of)
     }
 
     /// What keeps the mapping from running all that is its share on this node, as of the last second: `None` when it does,
@@ -219,7 +230,7 @@ impl StatusBoard {
 
     /// For one batcher: the offers that wait are those of all of them.
     pub(crate) fn waiting_offers(&self) -> WaitingOffers {
-        WaitingOffers { gauge: self.inner.meters.offers_waiting.clone(), shown: 0 }
+        WaitingOffers::new(self.inner.meters.offers_waiting.clone())
     }
 
     pub(crate) fn polled(&self, records: u64) {

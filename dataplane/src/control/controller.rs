@@ -47,8 +47,10 @@ pub trait MappingHost: Send + Sync {
 pub struct SkipWish {
     /// Partition index.
     pub partition: i32,
-    /// Which record.
+    /// Which record, or the first of what cannot be read.
     pub offset: Offset,
+    /// The offset behind what cannot be read.
+    pub end: Option<Offset>,
     /// Why.
     pub reason: String,
 }

@@ -8,19 +8,23 @@ use serde_json::{Value, json};
 use super::controller::{Controller, SkipWish};
 use crate::audit::REASON_BYTES_MAX;
 use crate::partition::effects::SkipAnswer;
+use crate::partition::unreadable::BatchEnd;
 
 /// Body of `POST /lighterman/v1/mappings/{uuid}/partitions/{partition}/skip`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct SkipRequest {
-    /// Which record.
+    /// Which record, or the first offset of what cannot be read.
     pub offset: i64,
+    /// The offset behind what cannot be read.
+    #[serde(default)]
+    pub end_offset: Option<i64>,
     /// Why; kept in the audit and in the log.
     pub reason: String,
 }
 
 impl Controller {
-    /// Resolves exactly one record as skipped, while it fails.
+    /// Resolves exactly one record as skipped, while it fails; or exactly the offsets that cannot be read.
     pub async fn skip(
         &self,
         id: MappingId,
@@ -34,22 +38,44 @@ impl Controller {
         if request.reason.trim().is_empty() || request.reason.len() > REASON_BYTES_MAX {
             return Err(ApiError::invalid(format!("Reason must have 1 to {REASON_BYTES_MAX} bytes.")));
         }
-        let offset = request.offset;
-        let wish = SkipWish { partition, offset: Offset(offset), reason: request.reason };
+        let (offset, end) = (request.offset, request.end_offset);
+        if end.is_some_and(|end| end <= offset) {
+            return Err(ApiError::invalid("EndOffset must lie behind Offset."));
+        }
+        let reason = request.reason;
+        let wish = SkipWish { partition, offset: Offset(offset), end: end.map(Offset), reason };
+        let done = |state: &str| {
+            let mut answer = json!({ "Partition": partition, "Offset": offset, "State": state });
+            if let Some(end) = end {
+                answer["EndOffset"] = json!(end);
+            }
+            Ok(answer)
+        };
         let not_now = |text: String| Err(ApiError::new(ErrorKind::ResourceConflict, text));
         match self.host().skip(id, wish).await {
-            Some(SkipAnswer::Skipped) => {
-                Ok(json!({ "Partition": partition, "Offset": offset, "State": "Skipped" }))
-            }
-            Some(SkipAnswer::AfterThisAttempt) => {
-                Ok(json!({ "Partition": partition, "Offset": offset, "State": "AfterThisAttempt" }))
-            }
+            Some(SkipAnswer::Skipped) => done("Skipped"),
+            Some(SkipAnswer::AfterThisAttempt) => done("AfterThisAttempt"),
             Some(SkipAnswer::NotFailing) => not_now(format!(
                 "Nothing of partition {partition} is failing: only a record that fails can be skipped."
             )),
             Some(SkipAnswer::NotAmong(range)) => not_now(format!(
                 "Record {offset} of partition {partition} is not among those that fail now, which lie in {range}."
             )),
+            Some(SkipAnswer::Unreadable { first, end: BatchEnd::Certain(end) }) => not_now(format!(
+                "Partition {partition} cannot be read from offset {first} to {end}: name exactly these, as Offset {first} \
+                 and EndOffset {end}, to have them passed."
+            )),
+            Some(SkipAnswer::Unreadable { first, end: BatchEnd::Claimed(_) }) => not_now(format!(
+                "Partition {partition} cannot be read from offset {first} on, and nothing tells surely how far: name \
+                 Offset {first} and, as EndOffset, where to go on."
+            )),
+            Some(SkipAnswer::NotUnreadable) => not_now(format!(
+                "Partition {partition} can be read at offset {offset}: several offsets are skipped together only where \
+                 they cannot be read."
+            )),
+            Some(SkipAnswer::BeyondEnd(log_end)) => {
+                not_now(format!("The log of partition {partition} ends at offset {log_end}."))
+            }
             None => not_now(format!("Partition {partition} does not run on this node now.")),
         }
     }

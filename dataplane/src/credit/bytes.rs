@@ -292,6 +292,11 @@ impl Lease {
         self.bytes + self.loan.map_or(0, |loan| loan.bytes)
     }
 
+    /// Whether it may be used for `purpose`: what was lent over the limit is for what it was lent for.
+    pub fn serves(&self, purpose: Overdraft) -> bool {
+        self.loan.is_none_or(|loan| loan.purpose == purpose)
+    }
+
     /// Gives back what is over `bytes`: what is over the limit first.
     pub fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.bytes().saturating_sub(bytes);
@@ -352,7 +357,8 @@ mod tests {
 
     use super::*;
 
-    const PURPOSES: [Overdraft; 3] = [Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
+    const PURPOSES: [Overdraft; 4] =
+        [Overdraft::Decoder, Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
 
     fn waiting(budget: &ByteBudget) -> usize {
         budget.share.pool.lock().waiting.len()
@@ -371,6 +377,15 @@ mod tests {
         assert!(budget.try_lease_or_overdraft(20, Overdraft::Inflated).is_some());
         drop(most);
         assert_eq!(budget.leased(), 0);
+    }
+
+    #[test]
+    fn what_was_lent_over_the_limit_is_for_what_it_was_lent_for() {
+        let budget = ByteBudget::new(10);
+        let most = budget.try_lease(10).expect("room");
+        let over = budget.try_lease_or_overdraft(5, Overdraft::Decoder).expect("the overdraft");
+        assert!(over.serves(Overdraft::Decoder) && !over.serves(Overdraft::Inflated));
+        assert!(PURPOSES.into_iter().all(|purpose| most.serves(purpose)));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) const FLOOR_BYTES_MAX: usize = 1024 * 1024;
 pub enum Overdraft {
     /// What a broker sends beyond what was asked for: a first batch larger than the fetch.
     Fetched,
+    /// What a decoder holds between the pieces of a batch.
+    Decoder,
     /// Records of a batch, inflated.
     Inflated,
     /// The payload of an invocation.
@@ -26,8 +28,8 @@ pub enum Overdraft {
     Letter,
 }
 
-pub(super) const OVERDRAFTS: [Overdraft; 4] =
-    [Overdraft::Fetched, Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
+pub(super) const OVERDRAFTS: [Overdraft; 5] =
+    [Overdraft::Fetched, Overdraft::Decoder, Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ShareId(u64);

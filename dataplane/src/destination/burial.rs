@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use lighterman_proto::api::Destination;
+use lighterman_proto::failure::Condition;
+use lighterman_proto::ids::TopicPartition;
 use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
@@ -11,10 +13,13 @@ use super::core::{DROP_TRIES, OnFailure};
 use super::deliver::{Delivery, DeliveryObserver, deliver};
 use super::letter::{DestinationPort, Letter, Undelivered};
 use super::letters::{Facts, Sender};
+use super::raw::RawFacts;
 use crate::credit::bytes::{ByteBudget, Overdraft};
 use crate::invoker::retry::RetryPolicy;
 use crate::partition::effects::Buried;
-use crate::partition::failing::{Burial, Errand};
+use crate::partition::failing::{Burial, Errand, Load};
+use crate::partition::unreadable::RawBatch;
+use crate::partition::work::Work;
 use crate::runtime::clock;
 
 /// Buries at one destination.
@@ -49,12 +54,31 @@ impl DestinationBurial {
 
     async fn send(self, errand: &Errand) -> Buried {
         let Ok(_turn) = self.turns.acquire().await else { return Buried::Stopped };
-        let bytes = Sender::bytes_max(&self.destination, &errand.work);
+        match &errand.load {
+            Load::Records { work, condition } => self.send_records(&errand.partition, work, *condition).await,
+            Load::Raw(batch) => self.send_raw(&errand.partition, batch).await,
+        }
+    }
+
+    async fn send_raw(&self, partition: &TopicPartition, batch: &RawBatch) -> Buried {
+        let bytes = Sender::raw_bytes_max(&self.destination, batch);
+        let _lease = self.budget.lease_or_overdraft(bytes, Overdraft::Letter).await;
+        let facts = RawFacts { partition, batch, at: clock::wall_ms(), random: Uuid::new_v4() };
+        let mut delivery = self.deliver(vec![self.sender.raw_letter(&self.destination, &facts)]).await;
+        if let (false, Destination::Topic(topic)) = (delivery.too_large.is_empty(), &self.destination) {
+            let smaller = self.sender.raw_letter_without_bytes(topic, &facts);
+            delivery = self.deliver(vec![smaller]).await;
+        }
+        if delivery.is_complete() { Buried::Acknowledged } else { Buried::Dropped }
+    }
+
+    async fn send_records(&self, partition: &TopicPartition, work: &Work, condition: Condition) -> Buried {
+        let bytes = Sender::bytes_max(&self.destination, work);
         let _lease = self.budget.lease_or_overdraft(bytes, Overdraft::Letter).await;
         let facts = Facts {
-            partition: errand.partition.partition,
-            work: &errand.work,
-            condition: errand.condition,
+            partition: partition.partition,
+            work,
+            condition,
             at: clock::wall_ms(),
             random: Uuid::new_v4(),
         };
@@ -127,8 +151,8 @@ mod tests {
     use std::time::Duration;
 
     use lighterman_proto::event::{Envelope, EventSource};
-    use lighterman_proto::failure::{Condition, Source};
-    use lighterman_proto::ids::{MappingId, TopicPartition};
+    use lighterman_proto::failure::Source;
+    use lighterman_proto::ids::{MappingId, Offset, OffsetRange};
     use serde_json::Value;
     use tokio::sync::oneshot;
 
@@ -136,7 +160,6 @@ mod tests {
     use crate::destination::deliver::FailedTry;
     use crate::destination::error::DestinationError;
     use crate::partition::model_tests::{batch, cut_of};
-    use crate::partition::work::Work;
 
     /// Answers as told, then takes everything.
     #[derive(Default)]
@@ -189,8 +212,51 @@ mod tests {
     fn errand() -> (Errand, oneshot::Sender<()>) {
         let (keep, stop) = oneshot::channel();
         let work = Work::fresh(cut_of(&batch(10, &[(0, 5), (1, 5)], 1, false)));
-        let condition = Condition::RetryAttemptsExhausted;
-        (Errand { partition: TopicPartition::new("t", 3), work, condition, stop }, keep)
+        let load = Load::Records { work: Box::new(work), condition: Condition::RetryAttemptsExhausted };
+        (Errand { partition: TopicPartition::new("t", 3), load, stop }, keep)
+    }
+
+    fn unreadable() -> (Errand, oneshot::Sender<()>) {
+        let (keep, stop) = oneshot::channel();
+        let range = OffsetRange { first: Offset(40), end: Offset(140) };
+        let hold = crate::partition::model_tests::hold();
+        let batch = RawBatch { range, raw: "\0raw".into(), why: "CRC".into(), hold };
+        (Errand { partition: TopicPartition::new("t", 3), load: Load::Raw(batch), stop }, keep)
+    }
+
+    #[tokio::test]
+    async fn alo_1_bytes_that_cannot_be_read_go_where_they_fit_and_the_facts_elsewhere() {
+        let post = Arc::new(Post::default());
+        for destination in
+            ["arn:aws:sqs:eu-west-1:000000000000:q", "arn:aws:s3:::failed-records", "kafka://failed"]
+        {
+            let (errand, _keep) = unreadable();
+            assert_eq!(burial(&post, destination, false).bury(errand).await, Buried::Acknowledged);
+        }
+        let too_large = DestinationError::TooLarge { to: "d".into(), bytes: 9, why: "limit".into() };
+        post.refusals.lock().push_back(too_large);
+        let (errand, _keep) = unreadable();
+        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, Buried::Acknowledged);
+        let taken = post.taken.lock();
+        let [
+            Letter::Queue { body: queued, .. },
+            Letter::Object { key, body, .. },
+            Letter::Topic { messages: whole, .. },
+            Letter::Topic { messages: facts, .. },
+        ] = &taken[..]
+        else {
+            panic!("{taken:?}")
+        };
+        assert!(key.ends_with("-40-140.batch"), "{key}");
+        assert_eq!((&body[..], &whole[0].value[..]), (&b"\0raw"[..], &b"\0raw"[..]));
+        assert_eq!(whole[0].key.as_deref(), Some(&b"t-3:40-140"[..]));
+        for text in [queued.as_bytes(), &facts[0].value] {
+            let told: Value = serde_json::from_slice(text).expect("JSON");
+            assert_eq!(told["requestContext"]["condition"], "BatchUnreadable");
+            let of_partition = &told["KafkaBatchInfo"]["recordsInfo"]["t-3"];
+            assert_eq!(of_partition["firstRecordOffset"], "40");
+            assert_eq!(of_partition["lastRecordOffset"], "139");
+        }
     }
 
     fn down() -> DestinationError {

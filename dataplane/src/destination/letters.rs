@@ -51,6 +51,7 @@ impl Sender {
     /// The letter that brings all records of `facts` to `destination`; `None` when there is no record.
     pub fn letter(&self, destination: &Destination, facts: &Facts<'_>) -> Option<Letter> {
         let failure = self.failure(facts)?;
+        let has_content = !facts.work.cut.is_unheld();
         Some(match destination {
             Destination::Queue(queue) => {
                 Letter::Queue { queue: queue.clone(), body: queue_record(&failure).into() }
@@ -60,8 +61,13 @@ impl Sender {
             }
             Destination::Bucket(bucket) => {
                 let key = object_key(self.mapping, &self.topic, facts.partition, facts.at, facts.random);
-                let event = self.event(facts.partition, facts.work.cut.payload_bytes, facts.work.cut.walk());
-                let body = Bytes::from(object_record(&failure, &event));
+                let body = if has_content {
+                    let cut = &facts.work.cut;
+                    object_record(&failure, &self.event(facts.partition, cut.payload_bytes, cut.walk()))
+                } else {
+                    queue_record(&failure).into_bytes()
+                };
+                let body = Bytes::from(body);
                 Letter::Object { bucket: bucket.clone(), key: key.into(), body }
             }
             Destination::Topic(topic) => {
@@ -69,7 +75,7 @@ impl Sender {
                     .work
                     .cut
                     .walk()
-                    .map(|record| self.message(&failure, facts.partition, &record, true))
+                    .map(|record| self.message(&failure, facts.partition, &record, has_content))
                     .collect();
                 Letter::Topic { topic: Arc::clone(topic), messages }
             }
@@ -101,7 +107,8 @@ impl Sender {
     /// Bytes of the letter, roughly and not less: what its lease is for.
     pub fn bytes_max(destination: &Destination, work: &Work) -> usize {
         const FACTS_BYTES: usize = 4 * 1024;
-        let (records, payload) = (work.cut.records as usize, work.cut.payload_bytes);
+        let payload = if work.cut.is_unheld() { 0 } else { work.cut.payload_bytes };
+        let records = work.cut.records as usize;
         match destination {
             Destination::Queue(_) | Destination::Notification(_) => FACTS_BYTES,
             // The event, and the event again with its quotes escaped.

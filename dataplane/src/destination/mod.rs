@@ -12,6 +12,7 @@ pub mod error;
 pub mod kafka;
 pub mod letter;
 pub mod letters;
+pub mod raw;
 mod router;
 
 pub use self::router::Destinations;

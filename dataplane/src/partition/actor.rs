@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Recipient};
 use lighterman_proto::event::Envelope;
@@ -15,10 +14,12 @@ use tokio::sync::oneshot;
 
 use super::core::{PartitionCore, is_for};
 use super::effects::{Effect, Effects, Frame, Start, Tools};
-use super::failing::Burial;
+use super::failing::{Burial, Load};
 use super::gauge::Gauge;
-use super::messages::{Committed, CreditGranted, Drain, Fence, Resolved, Sealed, Withdrawn};
+use super::messages::{Committed, Drain, Fence, Resolved, Sealed, Withdrawn};
+use super::pieces::PieceLimits;
 use super::shelf::{InLine, OnCredit, Shelf};
+use super::turns::Turns;
 use crate::batcher::actor::BatcherActor;
 use crate::batcher::messages::{Offer, Unregister, Withdraw};
 use crate::consumer::messages::{PartitionReport, PartitionState, Position};
@@ -31,9 +32,6 @@ use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, Outbox};
-
-/// How soon to look again whether others are short of credit, or whether an older invocation has ended.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a partition is built from.
 pub struct PartitionParts {
@@ -80,7 +78,7 @@ pub struct PartitionActor {
     pub(super) mapping: MappingId,
     pub(super) topic: Option<TopicId>,
     pub(super) epoch: Epoch,
-    tools: Shelf,
+    pub(super) tools: Shelf,
     pub(super) in_flight: InFlight,
     router: Outbox<FetchRouter>,
     batcher: Outbox<BatcherActor>,
@@ -90,8 +88,8 @@ pub struct PartitionActor {
     pub(super) status: StatusBoard,
     pub(super) burial: Option<Arc<dyn Burial>>,
     pub(super) errand: Option<(u64, oneshot::Sender<()>)>,
-    in_line: Option<InLine>,
-    looking_again: bool,
+    pub(super) in_line: Option<InLine>,
+    pub(super) turns: Turns,
     counted_frontier: Offset,
     _watch: DeathWatch,
 }
@@ -108,6 +106,7 @@ impl PartitionActor {
                 filters: parts.filters,
                 id: parts.partition.clone(),
                 inflater: parts.inflater,
+                limits: PieceLimits::of(parts.budget.limit()),
                 budget: parts.budget,
             },
             id: parts.partition,
@@ -124,7 +123,7 @@ impl PartitionActor {
             burial: parts.burial,
             errand: None,
             in_line: None,
-            looking_again: false,
+            turns: Turns::default(),
             counted_frontier,
             _watch: watch,
         }
@@ -139,7 +138,7 @@ impl PartitionActor {
         self.step_with(None, ctx, event);
     }
 
-    fn step_with(
+    pub(super) fn step_with(
         &mut self,
         granted: Option<Lease>,
         ctx: &mut Context<Self>,
@@ -147,7 +146,7 @@ impl PartitionActor {
     ) {
         let effects = {
             let (inflater, budget) = (&*self.tools.inflater, &self.tools.budget);
-            let mut opener = OnCredit { inflater, budget, granted };
+            let mut opener = OnCredit { inflater, budget, limits: self.tools.limits, spent: 0, granted };
             let mut tools =
                 Tools { opener: &mut opener, sizer: &self.tools, sieve: &self.tools, wall: clock::wall_ms() };
             event(&mut self.core, &mut tools)
@@ -184,12 +183,16 @@ impl PartitionActor {
                     Frontier { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
                 let _ = self.committer.send(FrontierMoved(frontier));
             }
-            Effect::Bury { ticket, work, condition } => self.bury(ticket, *work, condition, ctx),
+            Effect::Bury { ticket, work, condition } => {
+                self.bury(ticket, Load::Records { work, condition }, ctx);
+            }
+            Effect::BuryRaw { ticket, batch } => self.bury(ticket, Load::Raw(batch), ctx),
             Effect::StopBurying { ticket } => self.stop_burying(ticket),
             Effect::WakeAt(when) => {
                 ctx.run_later(when.since(clock::now()), Self::wake);
             }
-            Effect::AwaitCredit { bytes } => self.await_credit(bytes, ctx),
+            Effect::AwaitCredit(shortage) => self.await_credit(shortage, ctx),
+            Effect::GoOn => self.go_on(ctx),
             Effect::LookAgain => self.look_again(ctx),
             Effect::Drained => self.report_drained(ctx),
             Effect::Rebuild { at, leader_epoch } => {
@@ -217,23 +220,8 @@ impl PartitionActor {
         let _ = self.router.send(want);
     }
 
-    fn wake(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn wake(&mut self, ctx: &mut Context<Self>) {
         self.step(ctx, |core, tools| core.wake(clock::now(), tools));
-    }
-
-    /// One place in the line at a time: who is lent too little asks again.
-    fn await_credit(&mut self, bytes: usize, ctx: &mut Context<Self>) {
-        let (budget, to) = (&self.tools.budget, ctx.address().recipient());
-        self.in_line.get_or_insert_with(|| InLine::for_credit(bytes, budget, to));
-    }
-
-    fn look_again(&mut self, ctx: &mut Context<Self>) {
-        if !std::mem::replace(&mut self.looking_again, true) {
-            ctx.run_later(LOOK_AGAIN, |actor, ctx| {
-                actor.looking_again = false;
-                actor.wake(ctx);
-            });
-        }
     }
 
     fn show(&self) {
@@ -342,15 +330,6 @@ impl Handler<Committed> for PartitionActor {
             self.gauge.set_committed(committed.offset);
             self.step(ctx, |core, tools| core.committed(clock::now(), committed.seq, tools));
         }
-    }
-}
-
-impl Handler<CreditGranted> for PartitionActor {
-    type Result = ();
-
-    fn handle(&mut self, CreditGranted(lease): CreditGranted, ctx: &mut Self::Context) {
-        self.in_line = None;
-        self.step_with(Some(lease), ctx, |core, tools| core.wake(clock::now(), tools));
     }
 }
 

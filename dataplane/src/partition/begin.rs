@@ -72,12 +72,16 @@ impl PartitionCore {
             self.work = next;
             return;
         }
-        self.fill(now, tools, out);
+        let goes_on = self.fill(now, tools, out);
         let cut = &self.work.cut;
         let Some(piece) = self.inherited.pieces.front_mut().filter(|_| !cut.is_empty()) else { return };
         piece.records_left = piece.records_left.saturating_sub(cut.records);
         let reached = piece.end.map_or(piece.records_left == 0, |end| cut.range.end >= end);
-        let is_whole = reached || piece.end.is_none() || cut.full || self.lost_before.is_some();
+        let rest_is_gone = self.lost_before.is_some() || self.unread.now.is_some();
+        let is_whole = reached || piece.end.is_none() || cut.full || rest_is_gone;
+        if !is_whole && goes_on {
+            return;
+        }
         // What is here may be what keeps the rest from being fetched.
         if !is_whole && !mutant!("regrowing-starves-others", tools.opener.is_short(), false) {
             out.push(Effect::LookAgain);
@@ -160,6 +164,7 @@ impl PartitionCore {
                 Condition::RecordAgeExceeded => Outcome::Expired,
                 Condition::RetryAttemptsExhausted => Outcome::Exhausted,
                 Condition::MaximumPayloadSizeExceeded => Outcome::Oversized,
+                Condition::BatchUnreadable => Outcome::Dropped,
             };
             out.push(Effect::Note(Note::GivenUp { work: Box::new(self.work.clone()), condition }));
             self.resolve_work(outcome, out);
@@ -176,8 +181,8 @@ impl PartitionCore {
         out.push(Effect::Bury { ticket: self.ticket, work: Box::new(self.work.clone()), condition });
     }
 
-    /// Grows the cut in work from the buffer.
-    pub(super) fn fill(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
+    /// Grows the cut in work from the buffer; true when it goes on growing as soon as others have had their turn.
+    pub(super) fn fill(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) -> bool {
         let reach = Reach {
             limits: self.start.limits,
             end_max: self.inherited.pieces.front().and_then(|piece| piece.end),
@@ -187,29 +192,31 @@ impl PartitionCore {
         };
         let stop = self.buffer.grow(&mut self.work.cut, reach, tools.sizer, tools.sieve, tools.opener);
         self.account_left_out(out);
+        self.unread.forget_before(self.work.cut.range.end);
+        let goes_on = stop == Stop::Later;
         match stop {
             Stop::Done => {}
-            Stop::NoCredit(bytes) => out.push(Effect::AwaitCredit { bytes }),
+            Stop::NoCredit(shortage) => out.push(Effect::AwaitCredit(shortage)),
+            Stop::Later => out.push(Effect::GoOn),
             Stop::Oversized { offset, bytes } => {
                 if let Some(cut) = self.buffer.take_one(self.work.cut.range.first, offset, bytes) {
                     self.work = self.work.over(cut);
                     self.work.fate = Some(Condition::MaximumPayloadSizeExceeded);
-                    return;
+                    return false;
                 }
             }
             Stop::Corrupt(error) => {
-                let offset = self.work.cut.range.end;
-                self.reread(now, Note::Corrupt { offset, error }, out);
+                self.reread(now, error, out);
             }
             Stop::Rewritten => {
                 self.disinherit(out);
-                self.fill(now, tools, out);
-                return;
+                return self.fill(now, tools, out);
             }
         }
         if self.work.cut.is_empty() {
             self.pass_over(out);
         }
+        goes_on
     }
 
     /// No record in it: all of it was filtered, or nothing stands there. What comes next begins behind it.

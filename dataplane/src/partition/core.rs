@@ -15,6 +15,7 @@ use super::fetch_buffer::FetchBuffer;
 use super::giving_up::LastCommit;
 use super::ledger::{Ledger, Outcome};
 use super::progress::{Inherited, restore};
+use super::unreadable::Unread;
 use super::work::Work;
 use crate::batcher::BatchId;
 
@@ -100,6 +101,7 @@ pub struct PartitionCore {
     /// Others were short of bytes since.
     pub(super) gave_back: bool,
     pub(super) lost_before: Option<Offset>,
+    pub(super) unread: Unread,
 }
 
 impl PartitionCore {
@@ -127,6 +129,7 @@ impl PartitionCore {
             held_up: false,
             gave_back: false,
             lost_before: None,
+            unread: Unread::default(),
             start,
         }
     }
@@ -163,17 +166,20 @@ impl PartitionCore {
     /// A fetch has brought records; one that was asked for elsewhere changes nothing.
     pub fn fetched(&mut self, now: Moment, frame: Frame<'_>, tools: &mut Tools<'_>) -> Effects {
         let mut out = Effects::new();
-        let Frame { position, records, aborted, hold } = frame;
-        if mutant!("fetch-not-matched", position != self.position, false)
+        if mutant!("fetch-not-matched", frame.position != self.position, false)
             || !matches!(self.phase, Phase::Running)
         {
             return out;
         }
         self.wanted = false;
+        if self.take_unreadable(&frame, &mut out) {
+            return out;
+        }
+        let Frame { position, records, aborted, hold } = frame;
         let received = self.buffer.receive(records, position, aborted, hold, now);
         self.position = received.position;
-        if let Some(error) = received.corrupt {
-            self.rest(now, Note::Corrupt { offset: self.position, error }, &mut out);
+        if let Some(damage) = received.damage {
+            self.cannot_read(now, received.position, damage, false, &mut out);
         }
         self.advance(now, tools, &mut out);
         out
@@ -270,6 +276,10 @@ impl PartitionCore {
             return out;
         }
         self.flight = Flight::Idle;
+        if self.raw_buried(now, buried, &mut out) {
+            self.advance(now, tools, &mut out);
+            return out;
+        }
         match buried {
             Buried::Acknowledged => self.resolve_work(Outcome::DeadLettered, &mut out),
             Buried::Dropped => self.resolve_work(
@@ -325,6 +335,7 @@ impl PartitionCore {
             Phase::Running | Phase::Resting { .. } => {
                 self.go_on(now, tools, out);
                 self.pass_lost_records(out);
+                self.pass_unreadable(out);
                 self.want(out);
             }
         }
@@ -356,12 +367,8 @@ impl PartitionCore {
     fn want(&mut self, out: &mut Effects) {
         let held = self.buffer.wire_bytes();
         let target = self.start.buffer_bytes_target;
-        if self.holds_back()
-            || self.wanted
-            || self.phase != Phase::Running
-            || self.lost_before.is_some()
-            || held >= target
-        {
+        let must_wait = self.holds_back() || self.lost_before.is_some() || self.unread.is_under_way();
+        if self.wanted || self.phase != Phase::Running || must_wait || held >= target {
             return;
         }
         self.wanted = true;

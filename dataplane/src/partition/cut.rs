@@ -29,6 +29,8 @@ pub struct Slice {
     pub records: u32,
     /// What keeps `plain` on the budget.
     pub hold: Hold,
+    /// Only the place and the time of its one record are known: it was too large to be held.
+    pub unheld: bool,
 }
 
 impl Slice {
@@ -96,6 +98,11 @@ impl Cut {
         self.range.end = offset.next();
     }
 
+    /// Whether a record of it was too large to be held: then it is the only one, and without its content.
+    pub fn is_unheld(&self) -> bool {
+        self.slices.iter().any(|slice| slice.unheld)
+    }
+
     /// Its records, in order.
     pub fn walk(&self) -> impl Iterator<Item = Record<'_>> {
         self.slices.iter().flat_map(Slice::walk)
@@ -156,6 +163,6 @@ impl Slice {
 
     fn run_at(&self, at: usize) -> Self {
         let (plain, hold) = (self.plain.clone(), Hold::clone(&self.hold));
-        Self { header: self.header, plain, at, end: at, records: 0, hold }
+        Self { header: self.header, plain, at, end: at, records: 0, hold, unheld: self.unheld }
     }
 }

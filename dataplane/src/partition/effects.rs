@@ -7,12 +7,13 @@ use bytes::Bytes;
 use lighterman_proto::commit_metadata::Progress;
 use lighterman_proto::failure::Condition;
 use lighterman_proto::ids::{Offset, OffsetRange};
-use lighterman_proto::records::{AbortedTransactions, RecordError};
+use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
 
 use super::cut::{Cut, CutLimits, Hold};
-use super::fetch_buffer::{Opener, Sieve, Sizer};
-use super::ledger::{AlreadyResolved, Passed};
+use super::fetch_buffer::{Opener, Shortage, Sieve, Sizer};
+use super::ledger::{AlreadyResolved, Outcome, Passed};
+use super::unreadable::{BatchEnd, Damage, RawBatch};
 use super::work::{Failure, FailurePolicy, Failures, Work};
 
 /// What a partition is given when it starts.
@@ -92,6 +93,13 @@ pub enum Effect {
         /// Why.
         condition: Condition,
     },
+    /// Send bytes that cannot be read to the on-failure destination. Answered with `buried`.
+    BuryRaw {
+        /// Which errand.
+        ticket: u64,
+        /// The bytes.
+        batch: RawBatch,
+    },
     /// Leave off sending; answered with `buried`, whatever came first.
     StopBurying {
         /// Which errand.
@@ -100,10 +108,9 @@ pub enum Effect {
     /// Call `wake` then.
     WakeAt(Moment),
     /// A batch must be inflated and there is no credit: call `wake` with so much in hand, as soon as it is lent.
-    AwaitCredit {
-        /// How much.
-        bytes: usize,
-    },
+    AwaitCredit(Shortage),
+    /// There is more to do at once: call `wake` when others on the thread have had their turn.
+    GoOn,
     /// Others may come to be short of credit: call `wake` soon.
     LookAgain,
     /// Nothing is in flight, committed equals frontier (DRN-1).
@@ -141,9 +148,16 @@ pub enum Note {
     /// A batch cannot be read; the partition rests and asks again.
     Corrupt {
         /// Where.
-        offset: Offset,
-        /// What is wrong.
-        error: RecordError,
+        first: Offset,
+        /// How far, and what is wrong.
+        damage: Damage,
+    },
+    /// A person had offsets passed that cannot be read.
+    Passed {
+        /// Which.
+        range: OffsetRange,
+        /// How they ended.
+        outcome: Outcome,
     },
     /// The log was cut off and written again: what an owner before us left beside the committed offset is of other records.
     Rewritten {
@@ -215,6 +229,17 @@ pub enum SkipAnswer {
     NotFailing,
     /// The record is not among those that fail; these offsets are in work.
     NotAmong(OffsetRange),
+    /// These cannot be read, and must be named as they are to be passed.
+    Unreadable {
+        /// The first of them.
+        first: Offset,
+        /// How far they go.
+        end: BatchEnd,
+    },
+    /// More than one offset was named, and none of them is unreadable.
+    NotUnreadable,
+    /// The log does not go so far.
+    BeyondEnd(Offset),
 }
 
 /// Credit and sizes that the shell lends to the core for one event.

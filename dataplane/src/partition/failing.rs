@@ -13,19 +13,32 @@ use tokio::sync::oneshot;
 use super::actor::PartitionActor;
 use super::effects::{Buried, SkipAnswer};
 use super::messages::Skip;
+use super::unreadable::RawBatch;
 use super::work::{Failure, Work};
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
-/// Records on their way to the on-failure destination.
+/// What is on its way to the on-failure destination.
+#[derive(Debug)]
+pub enum Load {
+    /// Records that failed.
+    Records {
+        /// The records, and what was tried.
+        work: Box<Work>,
+        /// Why.
+        condition: Condition,
+    },
+    /// Bytes that cannot be read.
+    Raw(RawBatch),
+}
+
+/// Something on its way to the on-failure destination.
 #[derive(Debug)]
 pub struct Errand {
     /// Whose records.
     pub partition: TopicPartition,
-    /// The records, and what was tried.
-    pub work: Work,
-    /// Why.
-    pub condition: Condition,
+    /// What is on its way.
+    pub load: Load,
     /// Resolves, or breaks, when to leave off.
     pub stop: oneshot::Receiver<()>,
 }
@@ -82,12 +95,12 @@ impl Drop for Answer {
 }
 
 impl PartitionActor {
-    pub(super) fn bury(&mut self, ticket: u64, work: Work, condition: Condition, ctx: &mut Context<Self>) {
+    pub(super) fn bury(&mut self, ticket: u64, load: Load, ctx: &mut Context<Self>) {
         let answer = Answer { ticket, buried: Buried::Stopped, to: ctx.address().recipient() };
         let Some(burial) = self.burial.clone() else { return };
         let (stop, stopped) = oneshot::channel();
         self.errand = Some((ticket, stop));
-        let sent = burial.bury(Errand { partition: self.id.clone(), work, condition, stop: stopped });
+        let sent = burial.bury(Errand { partition: self.id.clone(), load, stop: stopped });
         actix_rt::spawn(async move {
             answer.give(sent.await);
         });
@@ -98,6 +111,7 @@ impl PartitionActor {
     }
 
     pub(super) fn show_failing(&self) {
+        self.gauge.set_unreadable(self.core.unreadable_now());
         let failing = self.core.failing();
         self.gauge.set_attempt(failing.map_or(0, |failing| failing.attempts));
         let work = self.core.work();
@@ -133,14 +147,19 @@ impl Handler<Skip> for PartitionActor {
 
     fn handle(&mut self, skip: Skip, ctx: &mut Self::Context) {
         let mut answer = SkipAnswer::NotFailing;
-        self.step(ctx, |core, tools| {
-            let (told, effects) = core.skip(clock::now(), skip.offset, tools);
-            answer = told;
-            effects
-        });
+        let log_end = self.gauge.log_end();
+        if let Some(log_end) = log_end.filter(|log_end| skip.end.is_some_and(|end| end > *log_end)) {
+            answer = SkipAnswer::BeyondEnd(log_end);
+        } else {
+            self.step(ctx, |core, tools| {
+                let (told, effects) = core.skip(clock::now(), skip.offset, skip.end, tools);
+                answer = told;
+                effects
+            });
+        }
         tracing::warn!(
-            partition = %self.id, offset = skip.offset.0, reason = skip.reason, ?answer,
-            "a person asked for a record to be skipped"
+            partition = %self.id, offset = skip.offset.0, end = skip.end.map(|end| end.0), reason = skip.reason,
+            ?answer, "a person asked for offsets to be skipped"
         );
         let _ = skip.reply.send(answer);
     }

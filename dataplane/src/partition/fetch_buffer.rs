@@ -5,24 +5,33 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use lighterman_proto::ids::{Offset, OffsetRange};
-use lighterman_proto::records::{AbortedTransactions, Compression, Record, RecordError, batches, records_at};
+use lighterman_proto::records::{
+    AbortedTransactions, BatchHeader, Compression, Record, RecordError, batches, records_at,
+};
 use lighterman_proto::units::Moment;
 
 use super::cut::{Cut, CutLimits, Hold, Slice};
 use super::leader_epochs::LeaderEpochs;
+use super::pieces::{NextPiece, PiecedBatch};
 use super::progress::Remembered;
-use super::segment::{Body, Segment};
+use super::segment::{Body, Front, Segment};
+use super::unreadable::{Damage, damage, next_batch};
+use crate::credit::bytes::Overdraft;
 
 /// Inflates a batch on credit.
 pub trait Opener {
-    /// The plain records section of `packed`. `known` is its size in bytes, once it was refused: it is inflated only when
-    /// there is credit for it then.
+    /// The plain records section of `packed`, which stands on `frame`. `known` is its size once credit for it was refused:
+    /// it is inflated only when there is credit for it then.
     fn open(
         &mut self,
-        compression: Compression,
+        header: &BatchHeader,
         packed: &Bytes,
-        known: Option<usize>,
+        known: Option<PlainSize>,
+        frame: &Hold,
     ) -> Result<Opening, RecordError>;
+
+    /// What comes next of a batch that is inflated in pieces.
+    fn next_piece(&mut self, batch: &mut PiecedBatch) -> Result<NextPiece, RecordError>;
 
     /// Whether others wait for credit: what is held here may be what they wait for.
     fn is_short(&self) -> bool;
@@ -35,8 +44,30 @@ pub trait Opener {
 pub enum Opening {
     /// Its records, and the credit they stand on.
     Plain(Bytes, Hold),
-    /// There is no credit now for this many bytes, which is what it takes.
-    NoCredit(usize),
+    /// It is too large for that: its records come piece by piece.
+    Pieced(Box<PiecedBatch>),
+    /// Others have their turn first.
+    Later,
+    /// There is no credit now for what it takes, and this is its size.
+    NoCredit(Shortage, PlainSize),
+}
+
+/// What is known of a batch's size inflated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainSize {
+    /// So many bytes, which are inflated at once.
+    Bytes(usize),
+    /// More than is inflated at once.
+    Large,
+}
+
+/// Credit that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// How much.
+    pub bytes: usize,
+    /// What for.
+    pub purpose: Overdraft,
 }
 
 /// The exact size of one record in the payload, in bytes; `first` when it stands first under its partition.
@@ -89,8 +120,8 @@ pub struct Received {
     pub position: Offset,
     /// Records received, those of aborted transactions not counted.
     pub records: u64,
-    /// The first batch that cannot be read; everything before it is in the buffer.
-    pub corrupt: Option<RecordError>,
+    /// What is wrong with the batch at the position; everything before it is in the buffer.
+    pub damage: Option<Damage>,
 }
 
 /// Why a cut could not grow any further.
@@ -98,8 +129,10 @@ pub struct Received {
 pub enum Stop {
     /// It is full, or the buffer is used up.
     Done,
-    /// The next batch must be inflated, and there is no credit for this many bytes.
-    NoCredit(usize),
+    /// The next batch must be inflated, and there is no credit for it.
+    NoCredit(Shortage),
+    /// So much was inflated that others have their turn first.
+    Later,
     /// The record at the front alone exceeds the payload limit: `bytes` of payload.
     Oversized {
         /// Which record.
@@ -159,14 +192,23 @@ impl FetchBuffer {
         hold: &Hold,
         now: Moment,
     ) -> Received {
-        let mut received = Received { position, records: 0, corrupt: None };
-        for batch in batches(frame) {
-            let batch = match batch.and_then(|batch| batch.verify_crc().map(|()| batch)) {
-                Ok(batch) => batch,
-                Err(error) => {
-                    received.corrupt = Some(error);
-                    break;
-                }
+        let mut received = Received { position, records: 0, damage: None };
+        let mut walk = batches(frame);
+        loop {
+            let at = walk.at();
+            let batch = match next_batch(&mut walk, frame, received.position) {
+                None => break,
+                Some(Ok(batch)) => batch,
+                Some(Err(error)) => match damage(frame, at, error, received.position) {
+                    Ok(damage) => {
+                        received.damage = Some(damage);
+                        break;
+                    }
+                    Err(behind) => {
+                        walk = behind;
+                        continue;
+                    }
+                },
             };
             let header = batch.header;
             let is_aborted = mutant!(
@@ -223,7 +265,7 @@ impl FetchBuffer {
             let Some(segment) = self.segments.front_mut() else { return Stop::Done };
             match segment.unpack(opener) {
                 Ok(None) => {}
-                Ok(Some(bytes)) => return Stop::NoCredit(bytes),
+                Ok(Some(stop)) => return stop,
                 Err(error) => return Stop::Corrupt(error),
             }
             if reach.remembered.is_some_and(|known| known.is_overwritten_by(&segment.header)) {
@@ -247,23 +289,27 @@ impl FetchBuffer {
     /// until it is used up by `grow`, which then accounts for the offsets behind its last record.
     pub fn take_one(&mut self, first: Offset, offset: Offset, payload_bytes: usize) -> Option<Cut> {
         let segment = self.segments.front_mut()?;
-        let Body::Plain { bytes, at, left } = &mut segment.body else { return None };
+        let Front { bytes, at, left, unheld, .. } = segment.body.front()?;
         let record_at = *at;
         let mut walk = records_at(&segment.header, bytes, *at, *left);
         if walk.next()?.ok()?.offset != offset {
             return None;
         }
         (*at, *left) = (walk.at(), walk.left());
-        let segment_at = *at;
+        let (plain, end, unheld) = (bytes.clone(), *at, unheld.is_some());
         segment.from = offset.next();
-        let (plain, hold) = (bytes.clone(), Hold::clone(&segment.hold));
-        let end = segment_at;
-        let slice = Slice { header: segment.header, plain, at: record_at, end, records: 1, hold };
+        let hold = Hold::clone(&segment.hold);
+        let slice = Slice { header: segment.header, plain, at: record_at, end, records: 1, hold, unheld };
         let mut cut = Cut::empty(first);
         cut.slices.push(slice);
         (cut.range.end, cut.records, cut.payload_bytes) = (offset.next(), 1, payload_bytes);
         (cut.oldest, cut.full) = (segment.arrived, true);
         Some(cut)
+    }
+
+    /// The offset behind the batch at the front.
+    pub(super) fn front_end(&self) -> Option<Offset> {
+        Some(self.segments.front()?.header.next_offset())
     }
 
     fn drop_front(&mut self, cut: &mut Cut) {

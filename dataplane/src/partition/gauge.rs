@@ -7,6 +7,7 @@ use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
 use super::failing::FailingShown;
+use super::unreadable::Unreadable;
 
 /// The live facts of one partition; −1 stands for unknown.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct Gauge {
     oldest_micros: AtomicU64,
     last_error: Mutex<Option<String>>,
     failing: Mutex<Option<FailingShown>>,
+    unreadable: Mutex<Option<Unreadable>>,
 }
 
 impl Default for Gauge {
@@ -37,6 +39,7 @@ impl Default for Gauge {
             oldest_micros: AtomicU64::new(0),
             last_error: Mutex::new(None),
             failing: Mutex::new(None),
+            unreadable: Mutex::new(None),
         }
     }
 }
@@ -96,6 +99,18 @@ impl Gauge {
     /// What fails, while something does.
     pub fn failing(&self) -> Option<FailingShown> {
         self.failing.lock().clone()
+    }
+
+    /// What cannot be read, while something cannot.
+    pub fn unreadable(&self) -> Option<Unreadable> {
+        self.unreadable.lock().clone()
+    }
+
+    pub(crate) fn set_unreadable(&self, unreadable: Option<&Unreadable>) {
+        let mut shown = self.unreadable.lock();
+        if shown.as_ref() != unreadable {
+            *shown = unreadable.cloned();
+        }
     }
 
     pub(crate) fn set_failing(&self, failing: Option<FailingShown>) {

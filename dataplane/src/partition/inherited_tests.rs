@@ -3,15 +3,16 @@
 use bytes::Bytes;
 use lighterman_proto::commit_metadata::{Piece, Progress};
 use lighterman_proto::ids::Offset;
-use lighterman_proto::records::{AbortedTransactions, Compression, RecordError};
+use lighterman_proto::records::{AbortedTransactions, BatchHeader, RecordError};
 use lighterman_proto::units::{Moment, TimestampMs};
 
 use super::core::PartitionCore;
 use super::cut::{CutLimits, Hold};
 use super::effects::{Effect, Effects, Frame, Start, Tools};
-use super::fetch_buffer::{Opener, Opening};
+use super::fetch_buffer::{Opener, Opening, PlainSize};
 use super::ledger::Outcome;
 use super::model_tests::{Plain, hold};
+use super::pieces::{NextPiece, PiecedBatch};
 use super::work::FailurePolicy;
 
 const NOW: Moment = Moment::from_micros(1);
@@ -151,8 +152,18 @@ fn alo_1_h17_a_log_that_ends_before_the_position_is_begun_anew_once() {
 struct Torn;
 
 impl Opener for Torn {
-    fn open(&mut self, _: Compression, _: &Bytes, _: Option<usize>) -> Result<Opening, RecordError> {
+    fn open(
+        &mut self,
+        _: &BatchHeader,
+        _: &Bytes,
+        _: Option<PlainSize>,
+        _: &Hold,
+    ) -> Result<Opening, RecordError> {
         Err(RecordError::TooLarge { bytes_max: 0 })
+    }
+
+    fn next_piece(&mut self, _: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
+        Ok(NextPiece::Later)
     }
 
     fn is_short(&self) -> bool {

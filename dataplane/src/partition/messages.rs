@@ -92,8 +92,10 @@ pub struct GiveBack;
 pub struct Skip {
     /// Partition index.
     pub partition: i32,
-    /// Which record.
+    /// Which record, or the first of what cannot be read.
     pub offset: Offset,
+    /// The offset behind what cannot be read.
+    pub end: Option<Offset>,
     /// Why, for the log and the audit.
     pub reason: String,
     /// Dropped when nobody here owns the partition.

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod messages;
 mod notes;
 mod offered;
+pub mod pieces;
 mod progress;
 mod reports;
 mod segment;
@@ -22,6 +23,8 @@ mod shelf;
 pub mod skipping;
 mod sparse;
 mod trouble;
+mod turns;
+pub mod unreadable;
 mod verdicts;
 pub mod work;
 
@@ -30,4 +33,8 @@ mod inherited_tests;
 #[cfg(test)]
 pub(crate) mod model_tests;
 #[cfg(test)]
+mod pieces_tests;
+#[cfg(test)]
 mod policy_tests;
+#[cfg(test)]
+mod unreadable_tests;

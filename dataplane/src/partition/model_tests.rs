@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use lighterman_proto::ids::Offset;
-use lighterman_proto::records::{AbortedTransactions, Compression, Record, RecordError};
+use lighterman_proto::records::{AbortedTransactions, BatchHeader, Record, RecordError};
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
 use super::core::PartitionCore;
 use super::cut::{Cut, CutLimits, Hold};
 use super::effects::{Effect, Effects, Frame, Resolution, Start, Tools};
-use super::fetch_buffer::{FetchBuffer, Opener, Opening, Reach, Sieve, Sizer};
+use super::fetch_buffer::{FetchBuffer, Opener, Opening, PlainSize, Reach, Sieve, Sizer};
 use super::ledger::{Outcome, Passed};
+use super::pieces::{NextPiece, PiecedBatch};
 use super::work::{Failure, FailurePolicy};
 use crate::batcher::BatchId;
 use crate::credit::bytes::ByteBudget;
@@ -24,8 +25,18 @@ const LIMITS: CutLimits = CutLimits { records_max: 7, payload_bytes_max: 400 };
 pub(super) struct Plain;
 
 impl Opener for Plain {
-    fn open(&mut self, _: Compression, packed: &Bytes, _: Option<usize>) -> Result<Opening, RecordError> {
+    fn open(
+        &mut self,
+        _: &BatchHeader,
+        packed: &Bytes,
+        _: Option<PlainSize>,
+        _: &Hold,
+    ) -> Result<Opening, RecordError> {
         Ok(Opening::Plain(packed.clone(), hold()))
+    }
+
+    fn next_piece(&mut self, _: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
+        Ok(NextPiece::Later)
     }
 
     fn is_short(&self) -> bool {
@@ -66,7 +77,7 @@ pub(crate) fn cut_of(records: &Bytes) -> Cut {
     let mut buffer = FetchBuffer::default();
     let now = Moment::from_micros(1);
     let received = buffer.receive(records, Offset(0), AbortedTransactions::default(), &hold(), now);
-    assert!(received.corrupt.is_none());
+    assert!(received.damage.is_none());
     let limits = CutLimits { records_max: 100, payload_bytes_max: 10_000 };
     let mut cut = Cut::empty(Offset(0));
     buffer.grow(
@@ -83,7 +94,7 @@ pub(super) fn failure() -> Arc<Failure> {
     Arc::new(Failure { at: TimestampMs(1), error_type: "E".into(), message: String::new(), answer: None })
 }
 
-pub(super) fn hold() -> Hold {
+pub(crate) fn hold() -> Hold {
     Arc::new(ByteBudget::new(1 << 30).try_lease(1).expect("room"))
 }
 
@@ -283,7 +294,10 @@ impl World {
                     self.drained = true;
                 }
                 Effect::WakeAt(_) | Effect::AwaitCredit { .. } | Effect::LookAgain | Effect::Note(_) => {}
-                Effect::Bury { .. } | Effect::StopBurying { .. } => panic!("no destination"),
+                Effect::GoOn => panic!("nothing is inflated in turns"),
+                Effect::Bury { .. } | Effect::BuryRaw { .. } | Effect::StopBurying { .. } => {
+                    panic!("no destination")
+                }
                 Effect::Rebuild { .. } | Effect::BeginAnew => panic!("nothing was truncated"),
             }
         }

@@ -19,11 +19,15 @@ impl PartitionActor {
                 self.status.lost(range.first.distance_to(range.end));
                 tracing::warn!(partition, %range, "records deleted by retention before they were read");
             }
-            Note::Corrupt { offset, error } => {
-                self.status
-                    .problem(&format!("partition {partition} cannot be read at offset {offset}: {error}"));
-                self.gauge.set_last_error(Some(format!("batch at offset {offset} cannot be read: {error}")));
-                tracing::error!(partition, offset = offset.0, %error, "batch cannot be read; asking again");
+            Note::Corrupt { first, damage } => {
+                let error = &damage.error;
+                self.status.poll_failed(&damage.told(self.id.partition, *first));
+                self.gauge.set_last_error(Some(format!("batch at offset {first} cannot be read: {error}")));
+                tracing::error!(partition, offset = first.0, %error, "batch cannot be read; asking again");
+            }
+            Note::Passed { range, outcome } => {
+                let outcome = outcome.label();
+                tracing::warn!(partition, %range, outcome, "offsets that cannot be read are passed: a person said so");
             }
             Note::Rewritten { from } => {
                 metrics::counter!(crate::metrics::TRUNCATIONS).increment(1);
@@ -55,6 +59,7 @@ impl PartitionActor {
             Condition::RecordAgeExceeded => {
                 format!("{records} records from {offset} on are older than MaximumRecordAgeInSeconds")
             }
+            Condition::BatchUnreadable => format!("offsets from {offset} on cannot be read"),
             Condition::RetryAttemptsExhausted => {
                 format!("{records} records from {offset} on failed {} times", work.used)
             }

@@ -35,7 +35,7 @@ impl PartitionCore {
     pub(super) fn extend(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
         let before = self.work.cut.records;
         if self.work.may_grow() && self.skip_wanted.is_none() {
-            self.fill(now, tools, out);
+            let _goes_on = self.fill(now, tools, out);
         }
         let is_time = self.offered_until.is_some_and(|until| until <= now);
         if self.work.cut.records > before || is_time {

@@ -172,6 +172,9 @@ impl World {
             }
             Effect::Drained => self.drained = true,
             Effect::WakeAt(_) | Effect::AwaitCredit { .. } | Effect::LookAgain | Effect::Note(_) => {}
+            Effect::BuryRaw { .. } | Effect::GoOn => {
+                panic!("all of it can be read, and is not inflated in turns")
+            }
             Effect::Rebuild { .. } | Effect::BeginAnew => panic!("nothing was truncated"),
         }
     }
@@ -243,7 +246,7 @@ impl World {
             Step::Refilter(refusing) => self.hand_over(Some(refusing)),
             Step::Skip(offset) => {
                 self.skipped.insert(offset);
-                self.step(|core, now, tools| core.skip(now, Offset(offset), tools).1);
+                self.step(|core, now, tools| core.skip(now, Offset(offset), None, tools).1);
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use actix::{AsyncContext, Context};
 
-use super::actor::{LOOK_AGAIN, PartitionActor};
+use super::actor::PartitionActor;
+use super::turns::LOOK_AGAIN;
 use crate::consumer::messages::{PartitionReport, PartitionState, Position};
 use crate::kafka::fetch::FetchTrouble;
 use crate::runtime::clock;

@@ -6,9 +6,11 @@ use lighterman_proto::records::{BatchHeader, RecordError, records_at};
 use lighterman_proto::units::Moment;
 
 use super::cut::{Cut, Hold, Slice};
-use super::fetch_buffer::{Opener, Opening, Reach, Sieve, Sizer, Stop};
+use super::fetch_buffer::{Opener, Opening, PlainSize, Reach, Shortage, Sieve, Sizer, Stop};
 use super::ledger::Outcome;
+use super::pieces::{NextPiece, PiecedBatch};
 use super::sparse::copy_out;
+use crate::credit::bytes::Overdraft;
 
 pub(super) struct Segment {
     pub header: BatchHeader,
@@ -25,13 +27,44 @@ pub(super) enum Body {
     Packed {
         bytes: Bytes,
         /// Its size inflated, once that was found out in vain.
-        known: Option<usize>,
+        known: Option<PlainSize>,
     },
     Plain {
         bytes: Bytes,
         at: usize,
         left: u32,
     },
+    /// Inflated in pieces, of which `bytes` is one.
+    Pieced {
+        batch: Box<PiecedBatch>,
+        bytes: Bytes,
+        at: usize,
+        left: u32,
+        /// The one record in `bytes` is a stub of a record that takes so much.
+        unheld: Option<usize>,
+    },
+}
+
+/// Plain records at the front of a batch.
+pub(super) struct Front<'s> {
+    pub bytes: &'s Bytes,
+    pub at: &'s mut usize,
+    pub left: &'s mut u32,
+    /// Records of the batch behind them.
+    pub behind: u32,
+    pub unheld: Option<usize>,
+}
+
+impl Body {
+    pub(super) fn front(&mut self) -> Option<Front<'_>> {
+        match self {
+            Self::Absent | Self::Packed { .. } => None,
+            Self::Plain { bytes, at, left } => Some(Front { bytes, at, left, behind: 0, unheld: None }),
+            Self::Pieced { batch, bytes, at, left, unheld } => {
+                Some(Front { bytes, at, left, behind: batch.left(), unheld: *unheld })
+            }
+        }
+    }
 }
 
 impl Segment {
@@ -40,21 +73,51 @@ impl Segment {
             Body::Absent => true,
             Body::Packed { .. } => false,
             Body::Plain { left, .. } => *left == 0,
+            Body::Pieced { batch, left, .. } => *left == 0 && batch.left() == 0,
         }
     }
 
-    /// Inflates what is compressed; how many bytes that takes when there is no credit for them.
-    pub(super) fn unpack(&mut self, opener: &mut dyn Opener) -> Result<Option<usize>, RecordError> {
+    /// Inflates what is compressed, or the next piece of it; why not, when it could not be done now.
+    pub(super) fn unpack(&mut self, opener: &mut dyn Opener) -> Result<Option<Stop>, RecordError> {
         if let Body::Packed { bytes, known } = &mut self.body {
-            match opener.open(self.header.compression, bytes, *known)? {
-                Opening::NoCredit(needed) => {
-                    *known = Some(needed);
-                    return Ok(Some(needed));
+            match opener.open(&self.header, bytes, *known, &self.hold)? {
+                Opening::NoCredit(shortage, size) => {
+                    *known = Some(size);
+                    return Ok(Some(Stop::NoCredit(shortage)));
                 }
+                Opening::Later => return Ok(Some(Stop::Later)),
                 Opening::Plain(bytes, hold) => {
                     self.body = Body::Plain { bytes, at: 0, left: self.header.record_count };
                     self.hold = hold;
                 }
+                Opening::Pieced(batch) => {
+                    self.hold = Hold::clone(batch.memory());
+                    self.body = Body::Pieced { batch, bytes: Bytes::new(), at: 0, left: 0, unheld: None };
+                }
+            }
+        }
+        match &self.body {
+            Body::Pieced { batch, left: 0, .. } if batch.left() > 0 => self.unpack_next(opener),
+            _ => Ok(None),
+        }
+    }
+
+    fn unpack_next(&mut self, opener: &mut dyn Opener) -> Result<Option<Stop>, RecordError> {
+        let Body::Pieced { batch, bytes, at, left, unheld } = &mut self.body else { return Ok(None) };
+        // Whoever waits for a piece holds none: it might wait for itself.
+        *bytes = Bytes::new();
+        self.hold = Hold::clone(batch.memory());
+        (*at, *left, *unheld) = (0, 0, None);
+        match opener.next_piece(batch)? {
+            NextPiece::NoCredit(bytes) => {
+                return Ok(Some(Stop::NoCredit(Shortage { bytes, purpose: Overdraft::Inflated })));
+            }
+            NextPiece::Later => return Ok(Some(Stop::Later)),
+            NextPiece::Records { plain, records, hold } => {
+                (*bytes, *left, self.hold) = (plain, records, hold);
+            }
+            NextPiece::Unheld { stub, bytes: size, hold } => {
+                (*bytes, *left, *unheld, self.hold) = (stub, 1, Some(size), hold);
             }
         }
         Ok(None)
@@ -70,7 +133,10 @@ impl Segment {
         opener: &mut dyn Opener,
     ) -> Result<Option<Stop>, RecordError> {
         let slices_before = cut.slices.len();
-        let Body::Plain { bytes, at, left } = &mut self.body else { return Ok(None) };
+        let Some(Front { bytes, at, left, behind, unheld }) = self.body.front() else { return Ok(None) };
+        if let Some(unheld) = unheld {
+            return self.meet_unheld(cut, reach, unheld);
+        }
         let mut walk = records_at(&self.header, bytes, *at, *left);
         let mut run = Run { at: *at, end: *at, records: 0 };
         let mut stop = None;
@@ -83,7 +149,7 @@ impl Segment {
             }
             let before = (walk.at(), walk.left());
             let Some(record) = walk.next() else { break };
-            let record = record?;
+            let record = record.map_err(|error| error.before(behind))?;
             if let Some(end) = reach.end_max.filter(|end| record.offset >= *end) {
                 walk = records_at(&self.header, bytes, before.0, before.1);
                 (cut.range.end, cut.full) = (end, true);
@@ -131,6 +197,35 @@ impl Segment {
         copy_out(&mut cut.slices[slices_before..], bytes.len(), opener);
         Ok(stop)
     }
+
+    /// The record at the front is too large to be held, and so for any payload. Filters cannot look at it.
+    fn meet_unheld(
+        &mut self,
+        cut: &mut Cut,
+        reach: Reach<'_>,
+        bytes: usize,
+    ) -> Result<Option<Stop>, RecordError> {
+        let Some(Front { bytes: stub, left, .. }) = self.body.front() else { return Ok(None) };
+        let Some(record) = records_at(&self.header, stub, 0, *left).next() else { return Ok(None) };
+        let offset = record?.offset;
+        if let Some(end) = reach.end_max.filter(|end| offset >= *end) {
+            (cut.range.end, cut.full) = (end, true);
+        } else if offset < self.from.max(reach.frontier) {
+            *left = 0;
+            cut.range.end = cut.range.end.max(offset.next());
+        } else if reach.knows(offset) {
+            *left = 0;
+            cut.leave_out(offset, Outcome::Earlier);
+        } else if cut.is_empty() {
+            return Ok(Some(Stop::Oversized {
+                offset,
+                bytes: bytes.max(reach.limits.payload_bytes_max + 1),
+            }));
+        } else {
+            cut.full = true;
+        }
+        Ok(None)
+    }
 }
 
 /// Neighbouring records that become one slice.
@@ -145,7 +240,7 @@ impl Run {
         if self.records > 0 {
             let (plain, hold) = (plain.clone(), Hold::clone(hold));
             let (at, end, records) = (self.at, self.end, self.records);
-            cut.slices.push(Slice { header: *header, plain, at, end, records, hold });
+            cut.slices.push(Slice { header: *header, plain, at, end, records, hold, unheld: false });
             self.records = 0;
         }
     }

@@ -9,15 +9,15 @@ use bytes::Bytes;
 use lighterman_proto::event::Envelope;
 use lighterman_proto::filter::Filters;
 use lighterman_proto::ids::TopicPartition;
-use lighterman_proto::records::{Compression, Inflater, Record, RecordError};
-use lighterman_proto::units::INFLATED_BYTES_MAX;
+use lighterman_proto::records::{BatchHeader, Compression, Inflater, Record, RecordError};
 use tokio::task::JoinHandle;
 
 use super::actor::PartitionActor;
 use super::core::PartitionCore;
 use super::cut::Hold;
-use super::fetch_buffer::{Opener, Opening, Sieve, Sizer};
+use super::fetch_buffer::{Opener, Opening, PlainSize, Shortage, Sieve, Sizer};
 use super::messages::{CreditGranted, GiveBack};
+use super::pieces::{NextPiece, PieceLimits, PiecedBatch};
 use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::runtime::outbox::post;
 
@@ -27,6 +27,7 @@ pub(super) struct Shelf {
     pub filters: Arc<Filters>,
     pub id: TopicPartition,
     pub inflater: Rc<RefCell<Inflater>>,
+    pub limits: PieceLimits,
     pub budget: ByteBudget,
 }
 
@@ -46,48 +47,102 @@ impl Sieve for Shelf {
 pub(super) struct OnCredit<'a, I = Inflater> {
     pub inflater: &'a RefCell<I>,
     pub budget: &'a ByteBudget,
+    /// How much of a batch is held at once.
+    pub limits: PieceLimits,
+    /// Bytes inflated for this event so far.
+    pub spent: usize,
     /// What was waited for; whatever is not used for this event goes to the next in line.
     pub granted: Option<Lease>,
 }
 
 impl<I: Inflate> OnCredit<'_, I> {
-    fn take(&mut self, bytes: usize) -> Option<Lease> {
-        match self.granted.take_if(|lease| lease.bytes() >= bytes) {
-            Some(mut lease) => {
-                lease.shrink_to(bytes);
-                Some(lease)
-            }
-            None => self.budget.try_lease_or_overdraft(bytes, Overdraft::Inflated),
-        }
+    fn take(&mut self, bytes: usize, purpose: Overdraft) -> Option<Lease> {
+        take(&mut self.granted, self.budget, bytes, purpose)
     }
 
-    fn inflate(&self, compression: Compression, packed: &[u8], most: usize) -> Result<Vec<u8>, RecordError> {
+    fn inflate(
+        &mut self,
+        compression: Compression,
+        packed: &[u8],
+        most: usize,
+    ) -> Result<Vec<u8>, RecordError> {
         let mut plain = Vec::new();
         self.inflater.borrow_mut().inflate(compression, packed, most, &mut plain)?;
+        self.spent += plain.len();
         Ok(plain)
+    }
+
+    fn open_pieced(
+        &mut self,
+        header: &BatchHeader,
+        packed: &Bytes,
+        frame: &Hold,
+    ) -> Result<Opening, RecordError> {
+        let bytes = PiecedBatch::memory_bytes(header, packed, &self.limits)?;
+        let Some(memory) = self.take(bytes, Overdraft::Decoder) else {
+            let shortage = Shortage { bytes, purpose: Overdraft::Decoder };
+            return Ok(Opening::NoCredit(shortage, PlainSize::Large));
+        };
+        Ok(Opening::Pieced(Box::new(PiecedBatch::new(header, packed.clone(), memory, frame)?)))
+    }
+}
+
+fn no_credit(bytes: usize) -> Opening {
+    Opening::NoCredit(Shortage { bytes, purpose: Overdraft::Inflated }, PlainSize::Bytes(bytes))
+}
+
+/// What was waited for, or what is free now; over the limit if need be.
+fn take(granted: &mut Option<Lease>, budget: &ByteBudget, bytes: usize, purpose: Overdraft) -> Option<Lease> {
+    match granted.take_if(|lease| lease.bytes() >= bytes && lease.serves(purpose)) {
+        Some(mut lease) => {
+            lease.shrink_to(bytes);
+            Some(lease)
+        }
+        None => budget.try_lease_or_overdraft(bytes, purpose),
     }
 }
 
 impl<I: Inflate> Opener for OnCredit<'_, I> {
     fn open(
         &mut self,
-        compression: Compression,
+        header: &BatchHeader,
         packed: &Bytes,
-        known: Option<usize>,
+        known: Option<PlainSize>,
+        frame: &Hold,
     ) -> Result<Opening, RecordError> {
+        if self.spent >= self.limits.turn_bytes {
+            return Ok(Opening::Later);
+        }
+        let (packed_as, most) = (header.compression, self.limits.piece_bytes);
         let (plain, lease) = match known {
+            Some(PlainSize::Large) => return self.open_pieced(header, packed, frame),
             // How large it is only inflating tells: once for that, and once more when there is credit.
             None => {
-                let plain = self.inflate(compression, packed, INFLATED_BYTES_MAX)?;
-                let Some(lease) = self.take(plain.len()) else { return Ok(Opening::NoCredit(plain.len())) };
+                let plain = match self.inflate(packed_as, packed, most) {
+                    Err(RecordError::TooLarge { .. }) => {
+                        self.spent += most;
+                        return self.open_pieced(header, packed, frame);
+                    }
+                    other => other?,
+                };
+                let Some(lease) = self.take(plain.len(), Overdraft::Inflated) else {
+                    return Ok(no_credit(plain.len()));
+                };
                 (plain, lease)
             }
-            Some(bytes) => {
-                let Some(lease) = self.take(bytes) else { return Ok(Opening::NoCredit(bytes)) };
-                (self.inflate(compression, packed, bytes)?, lease)
+            Some(PlainSize::Bytes(bytes)) => {
+                let Some(lease) = self.take(bytes, Overdraft::Inflated) else { return Ok(no_credit(bytes)) };
+                (self.inflate(packed_as, packed, bytes)?, lease)
             }
         };
         Ok(Opening::Plain(Bytes::from(plain), Arc::new(lease)))
+    }
+
+    fn next_piece(&mut self, batch: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
+        let (granted, budget) = (&mut self.granted, self.budget);
+        batch.next(&self.limits, &mut self.spent, &mut |bytes| {
+            take(granted, budget, bytes, Overdraft::Inflated)
+        })
     }
 
     fn is_short(&self) -> bool {
@@ -135,11 +190,11 @@ impl Handler<GiveBack> for PartitionActor {
 pub(super) struct InLine(JoinHandle<()>);
 
 impl InLine {
-    /// Waits for `bytes`, and posts them to `to`.
-    pub(super) fn for_credit(bytes: usize, budget: &ByteBudget, to: Recipient<CreditGranted>) -> Self {
+    /// Waits for what is short, and posts it to `to`.
+    pub(super) fn for_credit(short: Shortage, budget: &ByteBudget, to: Recipient<CreditGranted>) -> Self {
         let budget = budget.clone();
         Self(actix_rt::spawn(async move {
-            let lease = budget.lease_or_overdraft(bytes, Overdraft::Inflated).await;
+            let lease = budget.lease_or_overdraft(short.bytes, short.purpose).await;
             let _ = post(&to, CreditGranted(lease));
         }))
     }
@@ -230,7 +285,9 @@ mod tests {
             granted: Option<Lease>,
             event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects,
         ) -> Effects {
-            let mut opener = OnCredit { inflater: &self.inflater, budget: &self.budget, granted };
+            let (inflater, budget) = (&self.inflater, &self.budget);
+            let limits = PieceLimits::of(LIMIT);
+            let mut opener = OnCredit { inflater, budget, limits, spent: 0, granted };
             let opener = &mut opener;
             event(&mut self.core, &mut Tools { opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) })
         }
@@ -254,7 +311,7 @@ mod tests {
 
     fn awaited(effects: &Effects) -> Option<usize> {
         effects.iter().find_map(|effect| match effect {
-            Effect::AwaitCredit { bytes } => Some(*bytes),
+            Effect::AwaitCredit(short) => Some(short.bytes),
             _ => None,
         })
     }
@@ -385,6 +442,10 @@ mod tests {
         assert!(pressed.budget.leased() < frame_bytes / 2);
     }
 
+    fn short(bytes: usize) -> Shortage {
+        Shortage { bytes, purpose: Overdraft::Inflated }
+    }
+
     struct Receiving(tokio::sync::mpsc::UnboundedSender<Lease>);
 
     impl Actor for Receiving {
@@ -406,8 +467,8 @@ mod tests {
         let over = budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
         let (sender, mut granted) = tokio::sync::mpsc::unbounded_channel();
         let to = Receiving(sender).start().recipient();
-        let given_up = InLine::for_credit(5, &budget, to.clone());
-        let _waits = InLine::for_credit(6, &budget, to);
+        let given_up = InLine::for_credit(short(5), &budget, to.clone());
+        let _waits = InLine::for_credit(short(6), &budget, to);
         while !budget.is_short() {
             tokio::task::yield_now().await;
         }

@@ -39,10 +39,24 @@ impl PartitionCore {
         Some(Failing { offset, records: self.work.cut.records, attempts: self.work.used, next_attempt })
     }
 
-    /// A person wants the record at `offset` resolved as skipped.
-    pub fn skip(&mut self, now: Moment, offset: Offset, tools: &mut Tools<'_>) -> (SkipAnswer, Effects) {
+    /// A person wants the record at `offset` resolved as skipped, or, up to `end`, what cannot be read.
+    pub fn skip(
+        &mut self,
+        now: Moment,
+        offset: Offset,
+        end: Option<Offset>,
+        tools: &mut Tools<'_>,
+    ) -> (SkipAnswer, Effects) {
         let mut out = Effects::new();
-        if self.failing().is_none() || !matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
+        let runs = matches!(self.phase, Phase::Running | Phase::Resting { .. });
+        if let Some(answer) = runs.then(|| self.want_passed(offset, end, &mut out)).flatten() {
+            self.advance(now, tools, &mut out);
+            return (answer, out);
+        }
+        if end.is_some_and(|end| end != offset.next()) {
+            return (SkipAnswer::NotUnreadable, out);
+        }
+        if self.failing().is_none() || !runs {
             return (SkipAnswer::NotFailing, out);
         }
         if !self.work.holds(offset) {

@@ -38,20 +38,33 @@ mod tests {
 
     use bytes::Bytes;
     use lighterman_proto::ids::Offset;
-    use lighterman_proto::records::{AbortedTransactions, Compression, RecordError};
+    use lighterman_proto::records::{AbortedTransactions, BatchHeader, RecordError};
     use lighterman_proto::units::Moment;
 
     use super::*;
+    use crate::credit::bytes::Overdraft;
     use crate::partition::cut::{Cut, CutLimits};
-    use crate::partition::fetch_buffer::{FetchBuffer, Opening, Reach, Stop};
+    use crate::partition::fetch_buffer::{FetchBuffer, Opening, PlainSize, Reach, Shortage, Stop};
     use crate::partition::model_tests::{Plain, Refusing, batch, hold};
+    use crate::partition::pieces::{NextPiece, PiecedBatch};
 
     /// Lends nothing.
     struct Broke;
 
     impl Opener for Broke {
-        fn open(&mut self, _: Compression, packed: &Bytes, _: Option<usize>) -> Result<Opening, RecordError> {
-            Ok(Opening::NoCredit(packed.len()))
+        fn open(
+            &mut self,
+            _: &BatchHeader,
+            packed: &Bytes,
+            _: Option<PlainSize>,
+            _: &Hold,
+        ) -> Result<Opening, RecordError> {
+            let shortage = Shortage { bytes: packed.len(), purpose: Overdraft::Inflated };
+            Ok(Opening::NoCredit(shortage, PlainSize::Bytes(packed.len())))
+        }
+
+        fn next_piece(&mut self, _: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
+            Ok(NextPiece::Later)
         }
 
         fn is_short(&self) -> bool {

@@ -1,40 +1,42 @@
 //! What a partition does when its log cannot be read, or is not the log that it was.
 
 use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::records::RecordError;
 use lighterman_proto::units::Moment;
 
 use super::core::{Flight, PartitionCore, Phase, REST};
 use super::effects::{Effect, Effects, Note};
 use super::ledger::Outcome;
 use super::progress::Inherited;
-use super::work::Work;
+use super::unreadable::{BatchEnd, Damage};
 
 impl PartitionCore {
     /// Records that retention took are accounted once everything before them is.
     pub(super) fn pass_lost_records(&mut self, out: &mut Effects) {
-        let idle = matches!(self.flight, Flight::Idle)
-            && self.buffer.is_empty()
-            && self.work.cut.is_empty()
-            && self.later.is_empty();
+        let idle = self.is_idle_and_empty();
         if let Some(log_start) = self.lost_before.take_if(|_| idle) {
             let range = OffsetRange { first: self.ledger.frontier(), end: log_start };
-            self.position = log_start;
-            self.work = Work::none(log_start);
+            self.unread.forget_before(log_start);
             out.push(Effect::Note(Note::Lost(range)));
-            for known in self.inherited.known.clone() {
-                let end = known.end.min(log_start);
-                self.resolve(OffsetRange { first: known.first.min(end), end }, Outcome::Earlier, out);
-            }
-            self.resolve(range, Outcome::Lost, out);
-            self.commit_if_moved(out);
+            self.go_behind(range, Outcome::Lost, out);
         }
     }
 
-    /// The front of the buffer cannot be read: everything behind it is fetched again after a rest.
-    pub(super) fn reread(&mut self, now: Moment, note: Note, out: &mut Effects) {
+    /// Whether nothing is being tried, and nothing is here that could be.
+    pub(super) fn is_idle_and_empty(&self) -> bool {
+        matches!(self.flight, Flight::Idle)
+            && self.buffer.is_empty()
+            && self.work.cut.is_empty()
+            && self.later.is_empty()
+    }
+
+    /// The front of the buffer cannot be read: everything from there on is fetched again after a rest.
+    pub(super) fn reread(&mut self, now: Moment, error: RecordError, out: &mut Effects) {
         self.position = self.work.cut.range.end;
+        let end = self.buffer.front_end().unwrap_or(self.position.next());
         self.buffer.clear();
-        self.rest(now, note, out);
+        let damage = Damage { end: BatchEnd::Certain(end), error };
+        self.cannot_read(now, self.position, damage, true, out);
     }
 
     /// The log was cut off since an owner before us knew it: what that one tried and resolved are not these records.

@@ -1,7 +1,9 @@
 //! Everything that reads a fetched frame, on any bytes: no panic, no endless walk, no memory beyond the limit.
 
 use lighterman_proto::ids::Offset;
-use lighterman_proto::records::{AbortedTransactions, Inflater, batches, records};
+use lighterman_proto::records::{
+    AbortedTransactions, Batch, BatchStream, Inflater, batches, records, records_at,
+};
 
 /// Small, so that a lie about a size is met soon.
 const INFLATED_BYTES_MAX: usize = 1 << 20;
@@ -18,6 +20,7 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
         let _ = batch.control_type();
         let _ = aborted.is_aborted(&batch);
         assert!(batch.header.next_offset() > Offset(0));
+        found += walk_in_pieces(&batch).unwrap_or(0) as usize;
         let mut plain = Vec::new();
         if inflater.inflate(batch.header.compression, batch.body, INFLATED_BYTES_MAX, &mut plain).is_err() {
             continue;
@@ -35,4 +38,35 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
         found += walked as usize;
     }
     found
+}
+
+/// Records of `batch` read in pieces, up to the first that is wrong; `None` when it was too much work to end, or cannot begin.
+fn walk_in_pieces(batch: &Batch<'_>) -> Option<u32> {
+    const PIECE_BYTES: usize = 4 << 10;
+    const TURNS_MAX: usize = 2 * INFLATED_BYTES_MAX / PIECE_BYTES;
+    let memory = BatchStream::memory_bytes(batch.header.compression, batch.body, INFLATED_BYTES_MAX).ok()?;
+    assert!(memory <= 2 * INFLATED_BYTES_MAX);
+    let mut stream = BatchStream::new(batch.header, batch.body.to_vec().into(), memory).ok()?;
+    let mut found = 0;
+    for _ in 0..TURNS_MAX {
+        let next = if stream.is_passing() { Ok(Some(usize::MAX)) } else { stream.next_record_bytes() };
+        let Ok(Some(bytes)) = next else { return Some(found) };
+        if bytes > 16 * PIECE_BYTES {
+            match stream.pass_over(PIECE_BYTES) {
+                Ok(passed) => found += u32::from(passed.is_some()),
+                Err(_) => return Some(found),
+            }
+            continue;
+        }
+        let bytes_max = bytes.max(PIECE_BYTES);
+        let Ok(piece) = stream.next_piece(bytes_max) else { return Some(found) };
+        assert!(piece.plain.len() <= bytes_max && piece.records > 0);
+        for record in records_at(&batch.header, &piece.plain, 0, piece.records) {
+            if record.is_err() {
+                return Some(found);
+            }
+            found += 1;
+        }
+    }
+    None
 }

@@ -29,6 +29,8 @@ pub enum Condition {
     RecordAgeExceeded,
     /// One record alone is larger than an invocation may be.
     MaximumPayloadSizeExceeded,
+    /// A person had offsets passed that cannot be read; AWS has nothing of the kind.
+    BatchUnreadable,
 }
 
 /// What Lambda answered to the last attempt.

@@ -109,13 +109,15 @@ fn condition(condition: Condition, alone: bool) -> &'static str {
         Condition::RetryAttemptsExhausted => "RetryAttemptsExhausted",
         Condition::RecordAgeExceeded => "RecordAgeExceeded",
         Condition::MaximumPayloadSizeExceeded => "MaximumPayloadSizeExceeded",
+        Condition::BatchUnreadable => "BatchUnreadable",
     }
 }
 
 fn response_context(failure: &Failure, members: &mut Members<'_>) {
     match (failure.condition, &failure.response) {
         (Condition::RecordAgeExceeded, _) => {}
-        (Condition::MaximumPayloadSizeExceeded, _) | (Condition::RetryAttemptsExhausted, None) => {
+        (Condition::MaximumPayloadSizeExceeded | Condition::BatchUnreadable, _)
+        | (Condition::RetryAttemptsExhausted, None) => {
             members.null("responseContext");
         }
         (Condition::RetryAttemptsExhausted, Some(response)) => {

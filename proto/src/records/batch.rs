@@ -130,11 +130,33 @@ pub fn batches(frame: &[u8]) -> Batches<'_> {
     Batches { frame, at: 0 }
 }
 
+/// The batches of a frame from byte `at` on, which [`Batches::at`] or [`successor`] told.
+pub fn batches_from(frame: &[u8], at: usize) -> Batches<'_> {
+    Batches { frame, at }
+}
+
+/// The batch behind the one that begins at byte `at` and cannot be read, and where it begins; `None` unless the length of the
+/// unreadable one leads to a batch with a right checksum, which vouches for both.
+pub fn successor(frame: &[u8], at: usize) -> Option<(usize, BatchHeader)> {
+    let rest = frame.get(at..).filter(|rest| rest.len() >= LENGTH_PREFIX_BYTES)?;
+    let length = usize::try_from(i32_at(rest, 8)).ok()?;
+    let next = at.checked_add(length)?.checked_add(LENGTH_PREFIX_BYTES).filter(|next| *next < frame.len())?;
+    let batch = batches_from(frame, next).next()?.ok()?;
+    batch.verify_crc().is_ok().then_some((next, batch.header))
+}
+
 /// See [`batches`].
 #[derive(Clone, Debug)]
 pub struct Batches<'a> {
     frame: &'a [u8],
     at: usize,
+}
+
+impl Batches<'_> {
+    /// Where the next batch begins.
+    pub fn at(&self) -> usize {
+        self.at
+    }
 }
 
 impl<'a> Iterator for Batches<'a> {

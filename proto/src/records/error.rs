@@ -51,10 +51,35 @@ pub enum RecordError {
         /// What the codec said.
         what: String,
     },
+    /// A codec that must look back further than there is memory for.
+    #[error(
+        "its {codec} data needs {bytes} bytes of memory to be decompressed, {bytes_max} are allowed: raise memory_budget"
+    )]
+    Window {
+        /// Which codec.
+        codec: &'static str,
+        /// What it needs.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
     /// More decompressed bytes than allowed.
     #[error("batch inflates to more than {bytes_max} bytes")]
     TooLarge {
         /// The limit.
         bytes_max: usize,
     },
+}
+
+impl RecordError {
+    /// The same of a record that was counted as if `behind` records of its batch were not there.
+    #[must_use]
+    pub fn before(self, behind: u32) -> Self {
+        match self {
+            Self::Record { offset, index, what } => {
+                Self::Record { offset, index: index.saturating_sub(behind), what }
+            }
+            other => other,
+        }
+    }
 }

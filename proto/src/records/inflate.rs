@@ -54,7 +54,7 @@ impl Inflater {
     }
 
     fn snappy(&mut self, body: &[u8], bytes_max: usize, into: &mut Vec<u8>) -> Result<(), RecordError> {
-        let Some(framed) = body.strip_prefix(XERIAL_MAGIC).and(body.get(XERIAL_HEADER_BYTES..)) else {
+        let Some(framed) = xerial_body(body) else {
             let length = snappy_len(body)?;
             check(length, bytes_max)?;
             return self.snappy_block(body, length, into);
@@ -141,7 +141,7 @@ fn append(bytes: &[u8], left: usize, into: &mut Vec<u8>) {
 
 /// What a block says it holds, when that can be: snappy cannot do better than 1:22, and a claim far beyond is refused
 /// before memory is touched.
-fn snappy_len(block: &[u8]) -> Result<usize, RecordError> {
+pub(super) fn snappy_len(block: &[u8]) -> Result<usize, RecordError> {
     let length = snap::raw::decompress_len(block).map_err(|error| broken("snappy", error))?;
     if length / 64 > block.len() {
         return Err(broken("snappy", "a block claims an impossible size"));
@@ -150,7 +150,12 @@ fn snappy_len(block: &[u8]) -> Result<usize, RecordError> {
 }
 
 /// The blocks of xerial framing, behind its header.
-struct XerialBlocks<'a>(&'a [u8]);
+pub(super) struct XerialBlocks<'a>(pub(super) &'a [u8]);
+
+/// The blocks of `body`, when it has xerial framing.
+pub(super) fn xerial_body(body: &[u8]) -> Option<&[u8]> {
+    body.strip_prefix(XERIAL_MAGIC).and(body.get(XERIAL_HEADER_BYTES..))
+}
 
 impl<'a> Iterator for XerialBlocks<'a> {
     type Item = Result<&'a [u8], RecordError>;
@@ -174,6 +179,6 @@ fn check(bytes: usize, bytes_max: usize) -> Result<(), RecordError> {
     if bytes > bytes_max { Err(RecordError::TooLarge { bytes_max }) } else { Ok(()) }
 }
 
-fn broken(codec: &'static str, what: impl ToString) -> RecordError {
+pub(super) fn broken(codec: &'static str, what: impl ToString) -> RecordError {
     RecordError::Compressed { codec, what: what.to_string() }
 }

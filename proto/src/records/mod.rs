@@ -10,11 +10,17 @@ mod crc;
 mod error;
 mod inflate;
 mod record;
+mod snappy;
+mod source;
+mod stream;
 mod varint;
 
 pub use aborted::AbortedTransactions;
-pub use batch::{Batch, BatchHeader, Batches, Compression, ControlType, TimestampType, batches};
+pub use batch::{
+    Batch, BatchHeader, Batches, Compression, ControlType, TimestampType, batches, batches_from, successor,
+};
 pub use crc::crc32c;
 pub use error::RecordError;
 pub use inflate::Inflater;
 pub use record::{Header, Headers, Record, Records, records, records_at};
+pub use stream::{BatchStream, PassedRecord, Piece};

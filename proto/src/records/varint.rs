@@ -33,18 +33,23 @@ pub(super) fn read_i32(bytes: &[u8], at: &mut usize) -> Option<i32> {
     i32::try_from(read_i64(bytes, at)?).ok()
 }
 
+/// Writes a varint.
+pub(super) fn write_i64(value: i64, into: &mut Vec<u8>) {
+    let mut left = ((value << 1) ^ (value >> 63)) as u64;
+    while left >= 0x80 {
+        into.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    into.push(left as u8);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     fn write(value: i64) -> Vec<u8> {
-        let mut left = ((value << 1) ^ (value >> 63)) as u64;
         let mut out = Vec::new();
-        while left >= 0x80 {
-            out.push(left as u8 | 0x80);
-            left >>= 7;
-        }
-        out.push(left as u8);
+        super::write_i64(value, &mut out);
         out
     }
 

@@ -44,7 +44,7 @@ fn zstd_sized(plain: &[u8]) -> Vec<u8> {
 }
 
 /// `plain` in every framing.
-fn framings(plain: &[u8]) -> Vec<(&'static str, Compression, Vec<u8>)> {
+pub(crate) fn framings(plain: &[u8]) -> Vec<(&'static str, Compression, Vec<u8>)> {
     let half = plain.len() / 2;
     let java = FrameInfo::new().block_size(BlockSize::Max64KB);
     let checked = FrameInfo::new().block_size(BlockSize::Max4MB).content_checksum(true).block_checksums(true);

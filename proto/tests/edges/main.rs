@@ -6,4 +6,5 @@ mod events;
 mod forge;
 mod layout;
 mod lies;
+mod pieces;
 mod transactions;

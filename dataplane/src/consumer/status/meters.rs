@@ -100,25 +100,3 @@ impl MappingSight {
     pub(super) const NOTHING: Self =
         Self { consumers: 0, slots_in_use: 0, slots_limit: 0, lag: None, lag_seconds: None };
 }
-
-/// What one batcher adds to the offers that wait; nothing any more once this is dropped.
-pub(crate) struct WaitingOffers {
-    pub(super) gauge: MetricGauge,
-    pub(super) shown: usize,
-}
-
-impl WaitingOffers {
-    /// As many wait at this batcher now.
-    pub(crate) fn set(&mut self, offers: usize) {
-        if offers != self.shown {
-            self.gauge.increment(offers as f64 - self.shown as f64);
-            self.shown = offers;
-        }
-    }
-}
-
-impl Drop for WaitingOffers {
-    fn drop(&mut self) {
-        self.set(0);
-    }
-}

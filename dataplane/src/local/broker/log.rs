@@ -146,6 +146,14 @@ impl Log {
         }
     }
 
+    /// Puts `bytes` in the place of the batch that holds `offset`.
+    pub(super) fn replace(&mut self, offset: Offset, bytes: Bytes) {
+        if let Some(stored) = self.batches.iter_mut().find(|stored| stored.end > offset) {
+            self.bytes = self.bytes + bytes.len() - stored.bytes.len();
+            stored.bytes = bytes;
+        }
+    }
+
     fn retain(&mut self) {
         while self.bytes > self.bytes_max && self.batches.len() > 1 {
             self.drop_oldest();

@@ -17,6 +17,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use lighterman_proto::ids::Offset;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -106,6 +107,7 @@ enum Deed {
     Lead(String, i32, bool),
     ForgetCommit(String, String, i32),
     DeleteTopic(String),
+    Replace(String, i32, Offset, Bytes),
 }
 
 /// A running broker; dropping it stops it.
@@ -151,6 +153,11 @@ impl Broker {
     /// Drops a partition's records before `offset`, as retention does.
     pub async fn delete_before(&self, topic: &str, partition: i32, offset: Offset) {
         self.order(Deed::DeleteBefore(topic.to_owned(), partition, offset)).await;
+    }
+
+    /// Puts `bytes` in the place of the batch that holds `offset`, as a bad disk does.
+    pub async fn replace(&self, topic: &str, partition: i32, offset: Offset, bytes: Bytes) {
+        self.order(Deed::Replace(topic.to_owned(), partition, offset, bytes)).await;
     }
 
     /// Grows a topic to `partitions`.

@@ -146,6 +146,11 @@ fn carry_out(state: &mut State, deed: Deed) {
                 log.delete_before(offset);
             }
         }
+        Deed::Replace(topic, partition, offset, bytes) => {
+            if let Some(log) = state.log_mut(&topic, partition) {
+                log.replace(offset, bytes);
+            }
+        }
         Deed::AddPartitions(topic, partitions) => {
             state.grow_topic(&topic, partitions);
         }

@@ -12,6 +12,7 @@ mod membership;
 mod neighbour;
 mod ownership;
 mod partitions;
+mod shelf;
 mod starts;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

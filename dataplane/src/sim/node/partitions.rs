@@ -3,27 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lighterman_proto::event::Envelope;
 use lighterman_proto::failure::Condition;
 use lighterman_proto::ids::{Offset, TopicPartition};
-use lighterman_proto::records::{AbortedTransactions, Compression, Record, RecordError};
+use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::topic_id::TopicId;
 
 use super::super::outside::Outside;
 use super::super::plan::Kind;
+use super::shelf::{OnCredit, Shelf};
 use super::{Inside, Key, Mailbox, Node, Want};
 use crate::batcher::core::Pending;
 use crate::consumer::messages::{PartitionReport, PartitionState, Position};
-use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
+use crate::credit::bytes::Lease;
 use crate::history::Event as Happened;
 use crate::offsets::committer::Frontier;
 use crate::partition::core::{PartitionCore, is_for};
-use crate::partition::cut::{CutLimits, Hold};
+use crate::partition::cut::CutLimits;
 use crate::partition::effects::{Buried, Effect, Effects, Frame, Note, Start, Tools};
-use crate::partition::fetch_buffer::{Opener, Opening, Sieve, Sizer};
 use crate::partition::work::Work;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -43,49 +41,6 @@ pub(in crate::sim) struct Running {
     looking_again: bool,
     /// What is on its way to the destination.
     errand: Option<u64>,
-}
-
-struct Shelf {
-    envelope: Arc<Envelope>,
-    partition: i32,
-    budget: ByteBudget,
-}
-
-impl Sizer for Shelf {
-    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
-        self.envelope.record_bytes(self.partition, record, first)
-    }
-}
-
-impl Sieve for Shelf {
-    fn passes(&self, record: &Record<'_>) -> bool {
-        record.value.is_none_or(|value| value.first() != Some(&b'f'))
-    }
-}
-
-/// Simulated batches say that they are compressed, and are not: only the credit is real.
-struct OnCredit<'a> {
-    budget: &'a ByteBudget,
-    granted: Option<Lease>,
-}
-
-impl Opener for OnCredit<'_> {
-    fn open(&mut self, _: Compression, packed: &Bytes, _: Option<usize>) -> Result<Opening, RecordError> {
-        let bytes = packed.len();
-        let granted = self.granted.take_if(|lease| lease.bytes() >= bytes);
-        let lease = granted.or_else(|| self.budget.try_lease_or_overdraft(bytes, Overdraft::Inflated));
-        let Some(mut lease) = lease else { return Ok(Opening::NoCredit(bytes)) };
-        lease.shrink_to(bytes);
-        Ok(Opening::Plain(packed.clone(), Arc::new(lease)))
-    }
-
-    fn is_short(&self) -> bool {
-        self.budget.is_short()
-    }
-
-    fn lend(&mut self, bytes: usize) -> Option<Hold> {
-        self.budget.try_lease(bytes).map(Arc::new)
-    }
 }
 
 impl Node {
@@ -145,7 +100,7 @@ impl Node {
         if granted.is_some() {
             running.in_line = None;
         }
-        let mut opener = OnCredit { budget: &shelf.budget, granted };
+        let mut opener = OnCredit { budget: &shelf.budget, granted, spent: 0 };
         let mut tools = Tools { opener: &mut opener, sizer: &shelf, sieve: &shelf, wall };
         let effects = event(&mut running.core, outside.now, &mut tools);
         drop(opener);
@@ -188,20 +143,23 @@ impl Node {
                 self.post(outside, Mailbox::Committer, Inside::Frontier(Box::new(frontier)));
             }
             Effect::Bury { ticket, work, condition } => self.bury(outside, key, ticket, &work, condition),
+            // Nobody has unreadable batches passed here.
+            Effect::BuryRaw { .. } => {}
             Effect::StopBurying { ticket } => self.stop_burying(outside, key, ticket),
             Effect::WakeAt(when) => {
                 let wait = when.since(outside.now);
                 self.later(outside, wait, Inside::Wake(key));
             }
-            Effect::AwaitCredit { bytes } => {
+            Effect::AwaitCredit(short) => {
                 if running.in_line.is_none() {
                     let budget = self.budget.clone();
-                    let lease = async move { budget.lease_or_overdraft(bytes, Overdraft::Inflated).await };
+                    let lease = async move { budget.lease_or_overdraft(short.bytes, short.purpose).await };
                     running.in_line = Some(lease.boxed());
                 }
                 self.look_again(outside, key);
             }
             Effect::LookAgain => self.look_again(outside, key),
+            Effect::GoOn => self.post(outside, Mailbox::Partition(key.0, key.1.0), Inside::Wake(key)),
             Effect::Drained => self.tell_drained(outside, key),
             Effect::Rebuild { at, leader_epoch } => {
                 let topic = running.topic;
@@ -384,6 +342,6 @@ impl Node {
 
     /// A person skips a record.
     pub(in crate::sim) fn skip(&mut self, outside: &mut Outside, key: Key, offset: Offset) {
-        self.step(outside, key, |core, now, tools| core.skip(now, offset, tools).1);
+        self.step(outside, key, |core, now, tools| core.skip(now, offset, None, tools).1);
     }
 }

@@ -1,0 +1,101 @@
+//! Bytes that cannot be read, in the form that their destination takes: an S3 object and a Kafka message hold the bytes
+//! themselves, SQS and SNS the facts alone, as they do of records.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lighterman_proto::api::Destination;
+use lighterman_proto::failure::{
+    Condition, FailedPartition, Failure, FunctionError, RecordPoint, object_key, queue_record,
+};
+use lighterman_proto::ids::{Offset, TopicPartition};
+use lighterman_proto::units::TimestampMs;
+use uuid::Uuid;
+
+use super::letter::{Letter, TopicMessage};
+use super::letters::Sender;
+use crate::partition::unreadable::RawBatch;
+
+const FACTS_BYTES: usize = 4 * 1024;
+/// Nobody knows it.
+const NO_TIMESTAMP: TimestampMs = TimestampMs(-1);
+
+/// One errand's facts.
+#[derive(Debug)]
+pub struct RawFacts<'b> {
+    /// Whose bytes.
+    pub partition: &'b TopicPartition,
+    /// The bytes.
+    pub batch: &'b RawBatch,
+    /// When a person had them passed.
+    pub at: TimestampMs,
+    /// A random name.
+    pub random: Uuid,
+}
+
+impl Sender {
+    /// The letter that brings the bytes of `facts` to `destination`. An object's key ends in the offsets,
+    /// `-<first>-<end>.batch`; a message has `<topic>-<partition>:<first>-<end>` for its key.
+    pub fn raw_letter(&self, destination: &Destination, facts: &RawFacts<'_>) -> Letter {
+        let (first, end) = (facts.batch.range.first, facts.batch.range.end);
+        match destination {
+            Destination::Queue(queue) => {
+                Letter::Queue { queue: queue.clone(), body: self.raw_facts(facts).into() }
+            }
+            Destination::Notification(topic) => {
+                Letter::Notification { topic: topic.clone(), body: self.raw_facts(facts).into() }
+            }
+            Destination::Bucket(bucket) => {
+                let partition = facts.partition.partition;
+                let key = object_key(self.mapping, &self.topic, partition, facts.at, facts.random);
+                let key = format!("{key}-{first}-{end}.batch").into();
+                Letter::Object { bucket: bucket.clone(), key, body: facts.batch.raw.clone() }
+            }
+            Destination::Topic(topic) => raw_message(topic, facts, facts.batch.raw.clone()),
+        }
+    }
+
+    /// The letter when the topic does not take so many bytes: the facts alone.
+    pub fn raw_letter_without_bytes(&self, topic: &Arc<str>, facts: &RawFacts<'_>) -> Letter {
+        raw_message(topic, facts, self.raw_facts(facts).into())
+    }
+
+    /// Bytes of the letter beyond those of the batch, which have their lease: a message is copied as it is sent.
+    pub fn raw_bytes_max(destination: &Destination, batch: &RawBatch) -> usize {
+        match destination {
+            Destination::Queue(_) | Destination::Notification(_) | Destination::Bucket(_) => FACTS_BYTES,
+            Destination::Topic(_) => FACTS_BYTES + batch.raw.len(),
+        }
+    }
+
+    fn raw_facts(&self, facts: &RawFacts<'_>) -> String {
+        let range = facts.batch.range;
+        let point = |offset| RecordPoint { offset, timestamp: NO_TIMESTAMP };
+        let last = Offset(range.end.0 - 1);
+        queue_record(&Failure {
+            request_id: facts.random.to_string(),
+            function_arn: Arc::clone(&self.function_arn),
+            condition: Condition::BatchUnreadable,
+            approximate_invoke_count: 0,
+            response: None,
+            error: Some(FunctionError { kind: "BatchUnreadable".into(), message: facts.batch.why.clone() }),
+            timestamp: facts.at,
+            source: self.source.clone(),
+            topic: Arc::clone(&self.topic),
+            batch_size: u32::try_from(range.first.distance_to(range.end)).unwrap_or(u32::MAX),
+            payload_bytes: facts.batch.raw.len() as u64,
+            partitions: vec![FailedPartition {
+                partition: facts.partition.partition,
+                first: point(range.first),
+                last: point(last),
+            }],
+        })
+    }
+}
+
+fn raw_message(topic: &Arc<str>, facts: &RawFacts<'_>, value: Bytes) -> Letter {
+    let (first, end) = (facts.batch.range.first, facts.batch.range.end);
+    let key = format!("{}-{}:{first}-{end}", facts.partition.topic, facts.partition.partition);
+    let message = TopicMessage { key: Some(key.into()), value };
+    Letter::Topic { topic: Arc::clone(topic), messages: vec![message] }
+}

@@ -1,0 +1,357 @@
+//! The partition core on real codecs and a real budget: batches in pieces.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use lighterman_proto::ids::Offset;
+use lighterman_proto::records::{AbortedTransactions, Inflater};
+use lighterman_proto::units::{Moment, TimestampMs};
+use proptest::prelude::*;
+
+use super::core::PartitionCore;
+use super::cut::{Cut, CutLimits, Hold};
+use super::effects::{Buried, Effect, Effects, Frame, Note, Resolution, SkipAnswer, Start, Tools};
+use super::ledger::Outcome;
+use super::model_tests::{Plain, batch};
+use super::pieces::PieceLimits;
+use super::shelf::OnCredit;
+use super::unreadable::RawBatch;
+use super::work::FailurePolicy;
+use crate::batcher::BatchId;
+use crate::credit::bytes::{ByteBudget, Lease};
+
+pub(super) const MIB: usize = 1 << 20;
+const NOW: Moment = Moment::from_micros(1);
+
+/// `plain`, a batch as it is, in zstd; `cut` bytes of it are missing at the end, under a checksum that is right.
+pub(super) fn packed(plain: &[u8], cut: usize) -> Vec<u8> {
+    let mut body = zstd::encode_all(&plain[61..], 1).expect("memory");
+    body.truncate(body.len() - cut);
+    sealed(&[&plain[..61], &body].concat(), 4)
+}
+
+/// A batch whose length and checksum are right again, in `codec`.
+pub(super) fn sealed(bytes: &[u8], codec: u8) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let length = bytes.len() as u32 - 12;
+    bytes[8..12].copy_from_slice(&length.to_be_bytes());
+    bytes[22] = codec;
+    let checksum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[21..]) as u32;
+    bytes[17..21].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+pub(super) fn values(base: i64, sizes: &[usize]) -> Vec<u8> {
+    let deltas: Vec<(i64, usize)> = sizes.iter().enumerate().map(|(at, size)| (at as i64, *size)).collect();
+    batch(base, &deltas, sizes.len() as i64 - 1, false).to_vec()
+}
+
+/// A partition whose every wish is granted at once, and what became of its records.
+pub(super) struct Driver {
+    pub(super) core: PartitionCore,
+    inflater: RefCell<Inflater>,
+    budget: ByteBudget,
+    limits: PieceLimits,
+    pub(super) log: Bytes,
+    /// Offset behind its last batch.
+    end: i64,
+    pub(super) now: Moment,
+    queue: VecDeque<Effect>,
+    offer: Option<(u64, Cut)>,
+    wanted: Option<Offset>,
+    pub(super) delivered: BTreeMap<i64, usize>,
+    unheld: Vec<i64>,
+    pub(super) raw: Vec<RawBatch>,
+    pub(super) ends: BTreeMap<i64, Outcome>,
+    turns: u32,
+    leased_max: usize,
+    batches: u64,
+}
+
+impl Driver {
+    pub(super) fn new(log: Vec<u8>, committed: i64, budget_bytes: usize, limits: PieceLimits) -> Self {
+        Self::under(FailurePolicy::default(), log, committed, budget_bytes, limits)
+    }
+
+    pub(super) fn under(
+        policy: FailurePolicy,
+        log: Vec<u8>,
+        committed: i64,
+        budget_bytes: usize,
+        limits: PieceLimits,
+    ) -> Self {
+        let core = PartitionCore::new(Start {
+            committed: Offset(committed),
+            leader_epoch: -1,
+            progress: None,
+            failures: None,
+            policy,
+            filters: 0,
+            limits: CutLimits { records_max: 100, payload_bytes_max: 6 * MIB },
+            buffer_bytes_target: MIB,
+        });
+        let mut at = 0;
+        let mut end = 0;
+        while let Some(header) = log.get(at..at + 27) {
+            // By its lengths alone: batches that cannot be read have an end too.
+            let number = |from: usize, bytes: usize| {
+                header[from..from + bytes].iter().fold(0i64, |number, byte| number << 8 | i64::from(*byte))
+            };
+            end = number(0, 8) + number(23, 4) + 1;
+            at += number(8, 4) as usize + 12;
+        }
+        Self {
+            end,
+            core,
+            inflater: RefCell::default(),
+            budget: ByteBudget::new(budget_bytes),
+            limits,
+            log: log.into(),
+            now: NOW,
+            queue: VecDeque::new(),
+            offer: None,
+            wanted: None,
+            delivered: BTreeMap::new(),
+            unheld: Vec::new(),
+            raw: Vec::new(),
+            ends: BTreeMap::new(),
+            turns: 0,
+            leased_max: 0,
+            batches: 0,
+        }
+    }
+
+    pub(super) fn step(
+        &mut self,
+        granted: Option<Lease>,
+        event: impl FnOnce(&mut PartitionCore, Moment, &mut Tools<'_>) -> Effects,
+    ) {
+        let (inflater, budget, limits) = (&self.inflater, &self.budget, self.limits);
+        let mut opener = OnCredit { inflater, budget, limits, spent: 0, granted };
+        let opener = &mut opener;
+        let mut tools = Tools { opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+        let effects = event(&mut self.core, self.now, &mut tools);
+        self.queue.extend(effects);
+        self.leased_max = self.leased_max.max(self.budget.leased());
+    }
+
+    /// Goes on until nothing is left to do at once.
+    pub(super) fn run(&mut self) {
+        self.step(None, PartitionCore::wake);
+        loop {
+            while let Some(effect) = self.queue.pop_front() {
+                self.carry_out(effect);
+            }
+            let log_end = self.log_end();
+            if let Some((seq, cut)) = self.offer.take() {
+                self.deliver(seq, &cut);
+            } else if let Some(position) = self.wanted.take_if(|position| position.0 < log_end) {
+                self.fetch(position);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn log_end(&self) -> i64 {
+        self.end
+    }
+
+    fn fetch(&mut self, position: Offset) {
+        let hold: Hold = Arc::new(self.budget.try_lease(self.log.len()).expect("room"));
+        let log = self.log.clone();
+        self.step(None, |core, now, tools| {
+            let aborted = AbortedTransactions::default();
+            core.fetched(now, Frame { position, records: &log, aborted, hold: &hold }, tools)
+        });
+    }
+
+    fn deliver(&mut self, seq: u64, cut: &Cut) {
+        for record in cut.walk() {
+            let size = record.value.map_or(0, <[u8]>::len);
+            assert_eq!(self.delivered.insert(record.offset.0, size), None, "{} twice", record.offset);
+        }
+        let (batch, end) = (BatchId(self.batches), cut.range.end);
+        self.batches += 1;
+        self.step(None, |core, _, tools| {
+            assert!(core.sealed(seq, end, batch, tools));
+            Effects::new()
+        });
+        self.step(None, |core, now, tools| core.resolved(now, batch, Resolution::Delivered, tools));
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Want { position, .. } => self.wanted = Some(position),
+            Effect::Forget | Effect::Pause => self.wanted = None,
+            Effect::Offer { seq, cut, .. } => self.offer = Some((seq, cut)),
+            Effect::GoOn => {
+                self.turns += 1;
+                self.step(None, PartitionCore::wake);
+            }
+            Effect::AwaitCredit(short) => {
+                let budget = self.budget.clone();
+                let granted = budget.lease_or_overdraft(short.bytes, short.purpose).now_or_never();
+                // Without it whoever holds it must get on first.
+                if granted.is_some() {
+                    self.step(granted, PartitionCore::wake);
+                }
+            }
+            Effect::Commit { seq, passed, .. } => {
+                for passed in passed {
+                    for offset in passed.range.first.0..passed.range.end.0 {
+                        assert_eq!(self.ends.insert(offset, passed.outcome), None, "{offset} ended twice");
+                    }
+                }
+                self.step(None, |core, now, tools| core.committed(now, seq, tools));
+            }
+            Effect::Bury { ticket, work, .. } => {
+                assert!(work.cut.is_unheld());
+                self.unheld.extend(work.cut.walk().map(|record| record.offset.0));
+                self.step(None, |core, now, tools| core.buried(now, ticket, Buried::Acknowledged, tools));
+            }
+            Effect::BuryRaw { ticket, batch } => {
+                self.raw.push(batch);
+                self.step(None, |core, now, tools| core.buried(now, ticket, Buried::Acknowledged, tools));
+            }
+            Effect::Note(Note::LedgerRefused(refused)) => panic!("{refused}"),
+            Effect::Withdraw { .. }
+            | Effect::StopBurying { .. }
+            | Effect::WakeAt(_)
+            | Effect::LookAgain
+            | Effect::Drained
+            | Effect::Rebuild { .. }
+            | Effect::BeginAnew
+            | Effect::Note(_) => {}
+        }
+    }
+
+    pub(super) fn skip(&mut self, first: i64, end: Option<i64>) -> SkipAnswer {
+        let mut answer = SkipAnswer::NotFailing;
+        self.step(None, |core, now, tools| {
+            let (told, effects) = core.skip(now, Offset(first), end.map(Offset), tools);
+            answer = told;
+            effects
+        });
+        self.run();
+        answer
+    }
+
+    pub(super) fn ended(&self, outcome: Outcome) -> Vec<i64> {
+        self.ends.iter().filter(|(_, end)| **end == outcome).map(|(offset, _)| *offset).collect()
+    }
+}
+
+/// 70 MB in a batch of some kB, which was "inflates to more than 67108864 bytes" and stood for ever.
+#[test]
+fn mem_1_a_batch_larger_than_the_whole_budget_is_delivered_within_it() {
+    let log = packed(&values(0, &[1_000_000; 70]), 0);
+    assert!(log.len() < 100_000);
+    let mut driver = Driver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
+    driver.run();
+    assert!(driver.delivered.keys().copied().eq(0..70), "ALO-1: {:?}", driver.delivered.keys());
+    assert!(driver.delivered.values().all(|size| *size == 1_000_000));
+    assert!(driver.leased_max <= 16 * MIB, "{}", driver.leased_max);
+    assert_eq!(driver.budget.leased(), 0);
+    // LIM-1: batches are as full as a payload allows, not as a piece does.
+    assert_eq!(driver.batches, 70 / 6 + 1);
+}
+
+#[test]
+fn mem_1_a_batch_is_delivered_although_others_hold_the_whole_budget() {
+    let log = packed(&values(0, &[300_000; 20]), 0);
+    let mut driver = Driver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
+    let others = driver.budget.try_lease(16 * MIB - 40_000).expect("room");
+    driver.run();
+    assert!(driver.delivered.keys().copied().eq(0..20), "LIV-1: {:?}", driver.delivered.keys());
+    assert_eq!(driver.budget.leased(), others.bytes());
+}
+
+/// Its decoder goes with it, since it cannot begin in the middle.
+#[test]
+fn mem_1_alo_1_a_batch_given_back_between_its_pieces_is_inflated_anew_and_delivered_once() {
+    let log = packed(&values(0, &[300_000; 40]), 0);
+    let mut driver = Driver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
+    driver.step(None, PartitionCore::wake);
+    let (seq, cut) = loop {
+        while let Some(effect) = driver.queue.pop_front() {
+            driver.carry_out(effect);
+        }
+        if let Some(offer) = driver.offer.take() {
+            break offer;
+        }
+        let position = driver.wanted.take().expect("it goes on");
+        driver.fetch(position);
+    };
+    let (end, again) = (cut.range.end, NOW + std::time::Duration::from_secs(5));
+    assert!((1..40).contains(&end.0) && driver.core.buffered_bytes() > 0, "in the midst of it: {end}");
+    drop(cut);
+    driver.step(None, |core, now, tools| {
+        assert!(core.sealed(seq, end, BatchId(1_000), tools));
+        core.resolved(now, BatchId(1_000), Resolution::Again { at: again }, tools)
+    });
+    driver.step(None, |core, _, tools| core.give_back(tools));
+    assert_eq!((driver.core.position(), driver.core.buffered_bytes()), (end, 0));
+    driver.now = again;
+    driver.run();
+    assert!(driver.delivered.keys().copied().eq(0..40), "{:?}", driver.delivered.keys());
+    assert_eq!(driver.budget.leased(), 0);
+}
+
+/// A bomb is taken in turns, whether its records are wanted, were delivered before, or are too large for anything.
+#[test]
+fn liv_1_a_bomb_is_inflated_in_turns() {
+    let log = packed(&values(0, &[2_000_000; 40]), 0);
+    let mut driver = Driver::new(log, 39, 16 * MIB, PieceLimits::of(16 * MIB));
+    driver.run();
+    assert_eq!(driver.delivered.keys().copied().collect::<Vec<_>>(), [39]);
+    assert!(driver.turns >= 8, "{}", driver.turns);
+}
+
+#[test]
+fn alo_1_a_record_larger_than_may_be_held_is_given_up_without_being_held() {
+    let sizes = [100, 30_000_000, 200];
+    for has_destination in [false, true] {
+        let policy = FailurePolicy { has_destination, ..FailurePolicy::default() };
+        let log = packed(&values(0, &sizes), 0);
+        let mut driver = Driver::under(policy, log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
+        driver.run();
+        assert_eq!(driver.delivered.keys().copied().collect::<Vec<_>>(), [0, 2]);
+        let outcome = if has_destination { Outcome::DeadLettered } else { Outcome::Oversized };
+        assert_eq!(driver.ended(outcome), [1]);
+        assert_eq!(driver.unheld.len(), usize::from(has_destination));
+        assert!(driver.leased_max <= 16 * MIB, "MEM-1: {}", driver.leased_max);
+        assert!(driver.turns >= 3);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The same records with the same ends, whatever the pieces, and from whatever offset on.
+    #[test]
+    fn pieces_change_nothing(
+        batches in prop::collection::vec(prop::collection::vec(0usize..400, 1..20), 1..5),
+        piece_bytes in 1usize..500, turn_bytes in 1usize..2_000, committed in 0i64..30,
+    ) {
+        let mut log = Vec::new();
+        let mut base = 0;
+        for sizes in &batches {
+            log.extend(packed(&values(base, sizes), 0));
+            base += sizes.len() as i64;
+        }
+        let committed = committed.min(base);
+        let small = PieceLimits { piece_bytes, turn_bytes, ..PieceLimits::of(MIB) };
+        let mut pieced = Driver::new(log.clone(), committed, MIB, small);
+        let mut whole = Driver::new(log, committed, MIB, PieceLimits::of(MIB));
+        pieced.run();
+        whole.run();
+        prop_assert!(whole.delivered.keys().copied().eq(committed..base));
+        prop_assert_eq!(pieced.delivered, whole.delivered);
+        prop_assert_eq!(pieced.ends, whole.ends);
+        prop_assert_eq!(pieced.budget.leased(), 0);
+    }
+}

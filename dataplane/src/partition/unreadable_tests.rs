@@ -1,0 +1,134 @@
+//! Batches that cannot be read: shown as they are, asked for again, and passed by exactly the range that a person names.
+
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::records::{AbortedTransactions, RecordError};
+
+use super::core::{PartitionCore, REST};
+use super::effects::{Frame, SkipAnswer};
+use super::ledger::Outcome;
+use super::model_tests::hold;
+use super::pieces::PieceLimits;
+use super::pieces_tests::{Driver, MIB, packed, sealed, values};
+use super::unreadable::BatchEnd;
+use super::work::FailurePolicy;
+
+/// One readable batch of two, one of three that `damage` makes unreadable, one of two again.
+fn damaged(damage: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+    let middle = damage(values(2, &[50, 50, 50]));
+    [values(0, &[10, 10]), middle, values(5, &[10, 10])].concat()
+}
+
+fn flipped(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
+    bytes[at] ^= 0x55;
+    bytes
+}
+
+type Damaging = fn(Vec<u8>) -> Vec<u8>;
+
+/// Checksum, codec, structure, magic: each in the middle of a log.
+const KINDS: [(&str, Damaging); 5] = [
+    ("checksum", |bytes| flipped(bytes, 100)),
+    ("codec", |bytes| packed(&bytes, 3)),
+    ("no codec at all", |bytes| sealed(&bytes, 4)),
+    ("structure", |bytes| sealed(&flipped(bytes, 61), 0)),
+    ("magic", |bytes| {
+        let mut bytes = bytes;
+        bytes[16] = 1;
+        bytes
+    }),
+];
+
+#[test]
+fn alo_1_com_1_a_batch_that_cannot_be_read_is_passed_by_exactly_its_range() {
+    for (kind, damage) in KINDS {
+        let limits = PieceLimits::of(MIB);
+        let mut driver = Driver::new(damaged(damage), 0, MIB, limits);
+        driver.run();
+        assert!(driver.delivered.keys().copied().eq(0..2), "{kind}: {:?}", driver.delivered);
+        let shown = driver.core.unreadable_now().expect("shown").clone();
+        assert_eq!((shown.first, shown.damage.end), (Offset(2), BatchEnd::Certain(Offset(5))), "{kind}");
+        let named = SkipAnswer::Unreadable { first: Offset(2), end: BatchEnd::Certain(Offset(5)) };
+        for (first, end) in [(2, None), (2, Some(4)), (1, Some(5)), (3, Some(5)), (2, Some(7))] {
+            assert_eq!(driver.skip(first, end), named, "{kind} {first} {end:?}");
+        }
+        assert_eq!(driver.ends.len(), 2, "{kind}: nothing was passed");
+        assert_eq!(driver.skip(2, Some(5)), SkipAnswer::Skipped, "{kind}");
+        assert_eq!(driver.ended(Outcome::Skipped), [2, 3, 4], "{kind}");
+        assert!(driver.delivered.keys().copied().eq([0, 1, 5, 6]), "{kind}: {:?}", driver.delivered);
+        assert!(driver.core.unreadable_now().is_none(), "{kind}");
+    }
+}
+
+#[test]
+fn alo_1_with_a_destination_the_bytes_go_there_before_the_range_is_passed() {
+    for (kind, damage) in KINDS {
+        let policy = FailurePolicy { has_destination: true, ..FailurePolicy::default() };
+        let log = damaged(damage);
+        let mut driver = Driver::under(policy, log.clone(), 0, MIB, PieceLimits::of(MIB));
+        driver.run();
+        assert_eq!(driver.skip(2, Some(5)), SkipAnswer::AfterThisAttempt, "{kind}");
+        let [raw] = &driver.raw[..] else { panic!("{kind}: {:?}", driver.raw) };
+        assert_eq!(raw.range, OffsetRange { first: Offset(2), end: Offset(5) });
+        let (before, behind) = (values(0, &[10, 10]).len(), values(5, &[10, 10]).len());
+        assert_eq!(&raw.raw[..], &log[before..log.len() - behind], "{kind}: the batch, and nothing else");
+        assert_eq!(driver.ended(Outcome::Skipped), [2, 3, 4], "{kind}");
+        assert!(driver.delivered.keys().copied().eq([0, 1, 5, 6]), "{kind}");
+    }
+}
+
+/// Nothing behind it vouches for how far it goes: a person says where to go on.
+#[test]
+fn the_last_batch_of_a_log_is_passed_as_far_as_a_person_says() {
+    let log = [values(0, &[10, 10]), flipped(values(2, &[50, 50, 50]), 100)].concat();
+    let mut driver = Driver::new(log, 0, MIB, PieceLimits::of(MIB));
+    driver.run();
+    let shown = driver.core.unreadable_now().expect("shown").clone();
+    assert_eq!(shown.damage.end, BatchEnd::Claimed(Some(Offset(5))));
+    assert!(matches!(driver.skip(2, None), SkipAnswer::Unreadable { .. }));
+    assert_eq!(driver.skip(2, Some(4)), SkipAnswer::Skipped);
+    assert_eq!(driver.ended(Outcome::Skipped), [2, 3]);
+    // The broker still answers with the same batch.
+    assert_eq!(driver.core.unreadable_now().expect("shown").first, Offset(4));
+    assert_eq!(driver.skip(4, Some(5)), SkipAnswer::Skipped);
+    assert_eq!(driver.ended(Outcome::Skipped), [2, 3, 4]);
+}
+
+/// A length beyond what was sent looked like a batch that a limit has cut: the partition asked for ever, and said nothing.
+#[test]
+fn a_batch_whose_length_is_a_lie_is_shown() {
+    let mut lie = values(0, &[10, 10]);
+    lie[8] = 1;
+    let mut driver = Driver::new(lie, 0, MIB, PieceLimits::of(MIB));
+    let log = driver.log.clone();
+    driver.step(None, PartitionCore::wake);
+    driver.step(None, |core, now, tools| {
+        let (aborted, hold) = (AbortedTransactions::default(), hold());
+        core.fetched(now, Frame { position: Offset(0), records: &log, aborted, hold: &hold }, tools)
+    });
+    let shown = driver.core.unreadable_now().expect("shown");
+    assert!(matches!(shown.damage.error, RecordError::Header { .. }), "{shown:?}");
+    assert_eq!((shown.first, shown.damage.end), (Offset(0), BatchEnd::Claimed(None)));
+}
+
+/// The bytes were bad on the way, and are good when they come again.
+#[test]
+fn what_can_be_read_again_is_delivered_and_the_wish_to_pass_it_is_gone() {
+    for has_destination in [false, true] {
+        let policy = FailurePolicy { has_destination, ..FailurePolicy::default() };
+        let log = damaged(|bytes| flipped(bytes, 100));
+        let mut driver = Driver::under(policy, log, 0, MIB, PieceLimits::of(MIB));
+        driver.run();
+        assert!(driver.core.unreadable_now().is_some());
+        driver.log = damaged(|bytes| bytes).into();
+        if has_destination {
+            assert_eq!(driver.skip(2, Some(5)), SkipAnswer::AfterThisAttempt);
+        } else {
+            driver.now = driver.now + REST;
+            driver.run();
+        }
+        assert!(driver.delivered.keys().copied().eq(0..7), "{:?}", driver.delivered);
+        assert!(driver.core.unreadable_now().is_none() && driver.raw.is_empty());
+        assert_eq!(driver.skip(3, Some(5)), SkipAnswer::NotUnreadable);
+        assert_eq!(driver.skip(3, None), SkipAnswer::NotFailing);
+    }
+}

@@ -1,0 +1,89 @@
+//! What a simulated partition's core borrows from its shell, as `partition/shelf.rs` lends it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lighterman_proto::event::Envelope;
+use lighterman_proto::records::{BatchHeader, Compression, Record, RecordError};
+
+use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
+use crate::partition::cut::Hold;
+use crate::partition::fetch_buffer::{Opener, Opening, PlainSize, Shortage, Sieve, Sizer};
+use crate::partition::pieces::{NextPiece, PieceLimits, PiecedBatch};
+
+/// Small, so that batches have several pieces.
+const PIECES: PieceLimits =
+    PieceLimits { piece_bytes: 120, record_bytes_max: 1 << 20, window_bytes_max: 1 << 20, turn_bytes: 200 };
+const DECODER_BYTES: usize = 20;
+
+/// What the core borrows for one event.
+pub(super) struct Shelf {
+    pub envelope: Arc<Envelope>,
+    pub partition: i32,
+    pub budget: ByteBudget,
+}
+
+impl Sizer for Shelf {
+    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
+        self.envelope.record_bytes(self.partition, record, first)
+    }
+}
+
+impl Sieve for Shelf {
+    fn passes(&self, record: &Record<'_>) -> bool {
+        record.value.is_none_or(|value| value.first() != Some(&b'f'))
+    }
+}
+
+/// Simulated batches say that they are compressed, and are not: only the credit is real.
+pub(super) struct OnCredit<'a> {
+    pub budget: &'a ByteBudget,
+    pub granted: Option<Lease>,
+    pub spent: usize,
+}
+
+fn take(granted: &mut Option<Lease>, budget: &ByteBudget, bytes: usize, purpose: Overdraft) -> Option<Lease> {
+    let granted = granted.take_if(|lease| lease.bytes() >= bytes && lease.serves(purpose));
+    let mut lease = granted.or_else(|| budget.try_lease_or_overdraft(bytes, purpose))?;
+    lease.shrink_to(bytes);
+    Some(lease)
+}
+
+impl Opener for OnCredit<'_> {
+    fn open(
+        &mut self,
+        header: &BatchHeader,
+        packed: &Bytes,
+        _: Option<PlainSize>,
+        frame: &Hold,
+    ) -> Result<Opening, RecordError> {
+        let (is_large, size) = (packed.len() > PIECES.piece_bytes, packed.len());
+        let (bytes, purpose, known) = if is_large {
+            (DECODER_BYTES, Overdraft::Decoder, PlainSize::Large)
+        } else {
+            (size, Overdraft::Inflated, PlainSize::Bytes(size))
+        };
+        let Some(lease) = take(&mut self.granted, self.budget, bytes, purpose) else {
+            return Ok(Opening::NoCredit(Shortage { bytes, purpose }, known));
+        };
+        if !is_large {
+            return Ok(Opening::Plain(packed.clone(), Arc::new(lease)));
+        }
+        let mut plain = *header;
+        plain.compression = Compression::None;
+        Ok(Opening::Pieced(Box::new(PiecedBatch::new(&plain, packed.clone(), lease, frame)?)))
+    }
+
+    fn next_piece(&mut self, batch: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
+        let (granted, budget) = (&mut self.granted, self.budget);
+        batch.next(&PIECES, &mut self.spent, &mut |bytes| take(granted, budget, bytes, Overdraft::Inflated))
+    }
+
+    fn is_short(&self) -> bool {
+        self.budget.is_short()
+    }
+
+    fn lend(&mut self, bytes: usize) -> Option<Hold> {
+        self.budget.try_lease(bytes).map(Arc::new)
+    }
+}

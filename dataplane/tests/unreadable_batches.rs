@@ -1,0 +1,192 @@
+//! Batches that cannot be read, from the outside: each is shown with its offsets and its reason, nothing of it is passed until
+//! a person names exactly that range, and the audit says who wanted it and why.
+
+mod scene;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lighterman::app::host::DataplaneHost;
+use lighterman::control::client::ApiClient;
+use lighterman::control::controller::Controller;
+use lighterman::control::http::{Api, ApiServer};
+use lighterman::control::sigv4::SigV4;
+use lighterman::control::store::Store;
+use lighterman_proto::ids::Offset;
+use serde_json::{Value, json};
+
+use self::scene::scene;
+
+const REGION: &str = "eu-west-1";
+const KEY: (&str, &str) = ("LMANTEST", "a secret");
+const ZSTD: u8 = 4;
+
+/// A batch of offsets 5 to 9 whose records section is no records section, under a right checksum.
+fn nonsense(codec: u8) -> Vec<u8> {
+    let mut bytes = 5i64.to_be_bytes().to_vec();
+    bytes.extend([0; 4]);
+    bytes.extend(0i32.to_be_bytes());
+    bytes.push(2);
+    bytes.extend([0; 4]);
+    bytes.extend([0, codec]);
+    bytes.extend(4i32.to_be_bytes());
+    bytes.extend([0; 16]);
+    bytes.extend([0xff; 14]);
+    bytes.extend(5i32.to_be_bytes());
+    bytes.extend([0x7f; 50]);
+    let length = bytes.len() as u32 - 12;
+    bytes[8..12].copy_from_slice(&length.to_be_bytes());
+    let checksum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[21..]) as u32;
+    bytes[17..21].copy_from_slice(&checksum.to_be_bytes());
+    bytes
+}
+
+fn kinds() -> [Bytes; 3] {
+    let mut wrong_checksum = nonsense(0);
+    wrong_checksum[17] ^= 0xff;
+    [wrong_checksum.into(), nonsense(ZSTD).into(), nonsense(0).into()]
+}
+
+fn start_api(scene: &scene::Scene, folder: &std::path::Path) -> (ApiServer, ApiClient) {
+    let (store, registry) = Store::open(folder).expect("opens");
+    let host = Arc::new(DataplaneHost(Arc::clone(&scene.dataplane)));
+    let controller = Controller::new(store, registry, host, REGION.to_owned(), "000000000000".to_owned());
+    controller.put_key(KEY.0, KEY.1).expect("stored");
+    let api = Api {
+        controller,
+        authenticator: Arc::new(SigV4 { region: REGION.to_owned() }),
+        node: "n".to_owned(),
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let server = ApiServer::start(api, listener).expect("listens");
+    let endpoint = format!("http://{}", server.address());
+    (server, ApiClient::new(endpoint, REGION.to_owned(), KEY.0, KEY.1))
+}
+
+async fn refuses_other_ranges(client: &ApiClient, path: &str) {
+    for wrong in
+        [json!({"Offset": 5}), json!({"Offset": 5, "EndOffset": 12}), json!({"Offset": 6, "EndOffset": 10})]
+    {
+        let mut body = wrong.clone();
+        body["Reason"] = json!("no");
+        let refused = client.call("POST", path, Some(&body)).await;
+        let refused = refused.expect_err("not that range").to_string();
+        assert!(refused.contains("Offset 5 and EndOffset 10"), "{wrong}: {refused}");
+    }
+}
+
+async fn until(what: &str, client: &ApiClient, path: &str, fact: impl Fn(&Value) -> bool) -> Value {
+    let mut shown = Value::Null;
+    for _ in 0..1_200 {
+        shown = client.call("GET", path, None).await.expect("there");
+        if fact(&shown) {
+            return shown;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{what}: {shown:#}");
+}
+
+/// `lighterman mapping skip` against the API.
+async fn skip_by_hand(listen: SocketAddr, uuid: String, partition: i64) -> String {
+    let run = move || {
+        let partition = partition.to_string();
+        let args = ["mapping", "skip", &uuid, &partition, "5", "--end", "10", "--reason", "by hand"];
+        let environment = [
+            ("LIGHTERMAN_LISTEN", listen.to_string()),
+            ("LIGHTERMAN_ROOT_ACCESS_KEY_ID", KEY.0.to_owned()),
+            ("LIGHTERMAN_ROOT_SECRET_ACCESS_KEY", KEY.1.to_owned()),
+            ("AWS_REGION", REGION.to_owned()),
+        ];
+        Command::new(env!("CARGO_BIN_EXE_lighterman")).args(args).envs(environment).output().expect("runs")
+    };
+    let output = tokio::task::spawn_blocking(run).await.expect("ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+async fn create(scene: &scene::Scene, client: &ApiClient) -> String {
+    let request = json!({
+        "FunctionName": "f", "Topics": ["orders"], "StartingPosition": "TRIM_HORIZON", "BatchSize": 5,
+        "SelfManagedEventSource":
+            {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": [scene.broker.address().to_string()]}},
+        "SourceAccessConfigurations": [
+            {"Type": "VPC_SUBNET", "URI": "subnet:s"}, {"Type": "VPC_SECURITY_GROUP", "URI": "security_group:g"}
+        ],
+    });
+    let created = client.call("POST", "/2015-03-31/event-source-mappings", Some(&request)).await;
+    created.expect("created")["UUID"].as_str().expect("text").to_owned()
+}
+
+/// ALO-1: who wanted them passed, and why.
+async fn check_audit(client: &ApiClient, uuid: &str) {
+    let audit = format!("/lighterman/v1/mappings/{uuid}/audit");
+    let audit = until("audited", client, &audit, |audit| {
+        let all = audit["partitions"].as_array().expect("a list");
+        all.len() == 3 && all.iter().all(|one| one["end"] == 15)
+    })
+    .await;
+    for (one, reason) in
+        audit["partitions"].as_array().expect("a list").iter().zip(["INC-1", "by hand", "by hand"])
+    {
+        assert_eq!(one["verdict"], "accounted", "{one:#}");
+        assert_eq!(one["totals"], json!({"delivered": 10, "skipped": 5}), "{one:#}");
+        assert!(one.to_string().contains(&format!("\"5\":\"{reason}\"")), "{one:#}");
+    }
+}
+
+#[test]
+fn alo_1_com_1_batches_that_cannot_be_read_are_shown_and_passed_by_name_alone() {
+    scene(|scene| async move {
+        let mut producer = scene.producer(3).await;
+        for _ in 0..3 {
+            producer.write(15).await.expect("written");
+        }
+        for (partition, bytes) in (0..).zip(kinds()) {
+            scene.broker.replace("orders", partition, Offset(5), bytes).await;
+        }
+        let folder = tempfile::tempdir().expect("folder");
+        let (server, client) = start_api(&scene, folder.path());
+        let uuid = create(&scene, &client).await;
+        let path = format!("/lighterman/v1/mappings/{uuid}/partitions");
+        let shown = until("all three are shown", &client, &path, |shown| {
+            let shown = shown["partitions"].as_array().expect("a list");
+            shown.len() == 3 && shown.iter().all(|one| one["committed"] == 5 && one["unreadable"].is_object())
+        })
+        .await;
+        let told = ["CRC", "zstd data is broken", "record 0"];
+        for (one, told) in shown["partitions"].as_array().expect("a list").iter().zip(told) {
+            let unreadable = &one["unreadable"];
+            assert_eq!((&unreadable["first"], &unreadable["end"]), (&json!(5), &json!(10)), "{one:#}");
+            assert!(unreadable["reason"].as_str().expect("text").contains(told), "{one:#}");
+        }
+        let mapping = format!("/2015-03-31/event-source-mappings/{uuid}");
+        let result =
+            client.call("GET", &mapping, None).await.expect("there")["LastProcessingResult"].to_string();
+        assert!(result.contains("PROBLEM: offsets 5 to 9 of partition 0 cannot be read"), "{result}");
+        assert!(result.contains("mapping skip"), "{result}");
+
+        refuses_other_ranges(&client, &format!("{path}/0/skip")).await;
+        let body = json!({"Offset": 5, "EndOffset": 10, "Reason": "INC-1"});
+        let answer = client.call("POST", &format!("{path}/0/skip"), Some(&body)).await.expect("skipped");
+        assert_eq!(answer, json!({"Partition": 0, "Offset": 5, "EndOffset": 10, "State": "Skipped"}));
+        for partition in [1, 2] {
+            let told = skip_by_hand(server.address(), uuid.clone(), partition).await;
+            assert!(told.contains("Skipped"), "{told}");
+        }
+        until("all of it", &client, &path, |shown| {
+            let shown = shown["partitions"].as_array().expect("a list");
+            shown.iter().all(|one| one["committed"] == 15 && one["unreadable"].is_null())
+        })
+        .await;
+        for (partition, seen) in scene.memory.seen.lock().iter() {
+            assert!(seen.iter().copied().eq((0..5).chain(10..15)), "{partition}: {seen:?}");
+        }
+        check_audit(&client, &uuid).await;
+        server.stop().await;
+        scene.dataplane.drain().await;
+    });
+}
