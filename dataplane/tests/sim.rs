@@ -53,20 +53,14 @@ const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
     ),
     (
         "grown-too-old-in-an-offer",
-        3596,
-        "without=DestinationTrouble,Retention;spared=1,2",
+        2749,
+        "without=ClockJump,LostInvocation,SlowFunction,LostInvocationReply,DestinationTrouble;spared=0",
         "nobody looked again at an offer whose record had grown too old",
     ),
     (
         "regrowing-starves-others",
         27_395,
         "",
-        "partitions that gathered remembered batches kept each other's bytes",
-    ),
-    (
-        "regrowing-starves-others",
-        2094,
-        "without=LateService,Crash,Freeze,ClockJump,LeaderMove,Retention;spared=0,5,7,3,6;until=7335",
         "partitions that gathered remembered batches kept each other's bytes",
     ),
     (
