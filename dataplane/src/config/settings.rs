@@ -20,6 +20,8 @@ use crate::kafka::group::GroupProtocol;
 const MEMORY_BUDGET_MIN: u64 = 16 * 1024 * 1024;
 /// A namespace may inject hundreds.
 const FOREIGN_VARIABLES_NAMED_MAX: usize = 10;
+/// Of a name that is longer only the beginning is shown.
+const FOREIGN_NAME_CHARACTERS_MAX: usize = 64;
 
 /// Everything a node is told, checked.
 #[derive(Debug)]
@@ -253,10 +255,14 @@ impl Settings {
         shown
     }
 
-    /// The names of the variables that have our prefix and set nothing, the first ten of them; `None` without any.
+    /// The names of the variables that have our prefix and set nothing, the first ten of them, each cut and escaped so that it
+    /// stays in its line; `None` without any.
     pub fn foreign_variables_text(&self) -> Option<String> {
         let named = self.foreign_variables.iter().take(FOREIGN_VARIABLES_NAMED_MAX);
-        let text = named.map(String::as_str).collect::<Vec<_>>().join(", ");
+        let shown = |name: &String| -> String {
+            name.chars().take(FOREIGN_NAME_CHARACTERS_MAX).flat_map(char::escape_debug).collect()
+        };
+        let text = named.map(shown).collect::<Vec<_>>().join(", ");
         match self.foreign_variables.len().saturating_sub(FOREIGN_VARIABLES_NAMED_MAX) {
             _ if text.is_empty() => None,
             0 => Some(text),

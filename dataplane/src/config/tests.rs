@@ -81,6 +81,9 @@ fn variables_of_other_programs_are_ignored_and_named() {
     let shown = settings.effective();
     assert!(shown.contains("# ignored, not ours: LIGHTERMAN_PORT, "), "{shown}");
     assert!(!shown.contains("10.0.0.7"), "a value of another program may be its secret: {shown}");
+    let odd = load("", &[("LIGHTERMAN_X\nlisten = '0.0.0.0:1'\u{1}", "y")], &[]).expect("settings");
+    let again = load(odd.effective(), &[], &[]).expect("a name stays in its line");
+    assert_eq!(again.listen, odd.listen);
 }
 
 #[test]
