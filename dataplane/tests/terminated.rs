@@ -282,7 +282,9 @@ async fn drn_1_a_node_that_drains_begins_nothing_and_a_second_signal_stops_it() 
     node.is_refused("POST", &format!("{ours}/resume"), None).await;
     node.is_refused("POST", &format!("{ours}/partitions/0/skip"), Some(&skip)).await;
     let shown = node.client.call("GET", &path, None).await.expect("reads go on");
-    assert_eq!((&shown["State"], &shown["BatchSize"]), (&json!("Enabled"), &json!(1)));
+    // Updating, when the last change that asks for nothing was accepted before the drain.
+    assert!(shown["State"] == "Enabled" || shown["State"] == "Updating", "{shown}");
+    assert_eq!(shown["BatchSize"], 1);
     let listed = node.client.call("GET", PATH, None).await.expect("reads go on");
     assert_eq!(listed["EventSourceMappings"].as_array().map(Vec::len), Some(1));
     let partitions = node.client.call("GET", &format!("{ours}/partitions"), None).await.expect("reads go on");

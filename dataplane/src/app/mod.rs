@@ -132,9 +132,10 @@ impl Dataplane {
     /// Drains a mapping, commits, leaves its group, whether or not anybody waits for it: answered once it has.
     pub fn stop(&self, id: MappingId) -> oneshot::Receiver<()> {
         let (ended, answer) = oneshot::channel();
-        let visit = self.lanes.visit(id);
+        let (visit, audit) = (self.lanes.visit(id), self.node.audit.clone());
         self.home.spawn(async move {
             end(&visit).await;
+            audit.close(id);
             let _ = ended.send(());
         });
         answer

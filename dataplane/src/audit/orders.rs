@@ -29,19 +29,25 @@ pub(super) enum Order {
     Remove {
         mapping: MappingId,
     },
+    Close {
+        mapping: MappingId,
+    },
 }
 
 impl Order {
     pub(super) fn mapping(&self) -> MappingId {
         match self {
-            Self::Append { mapping, .. } | Self::Read { mapping, .. } | Self::Remove { mapping } => *mapping,
+            Self::Append { mapping, .. }
+            | Self::Read { mapping, .. }
+            | Self::Remove { mapping }
+            | Self::Close { mapping } => *mapping,
         }
     }
 
     fn weight(&self) -> usize {
         match self {
             Self::Append { entries, .. } => entries.len().max(1),
-            Self::Read { .. } | Self::Remove { .. } => 1,
+            Self::Read { .. } | Self::Remove { .. } | Self::Close { .. } => 1,
         }
     }
 }

@@ -81,6 +81,11 @@ impl AuditLog {
         told.await.unwrap_or_default()
     }
 
+    /// A mapping has stopped: its file is closed and its books leave memory, until they are asked for.
+    pub fn close(&self, mapping: MappingId) {
+        self.orders.send_over(Order::Close { mapping });
+    }
+
     /// A mapping is gone: its audit is renamed, and kept as long as it is among the last [`DELETED_MAX`] of them.
     pub fn remove(&self, mapping: MappingId) {
         self.orders.send_over(Order::Remove { mapping });
@@ -129,6 +134,9 @@ impl Desk {
                 let ledgers = self.ledgers(mapping);
                 let shown = ledgers.books.iter().map(|(partition, book)| (*partition, book.page()));
                 let _ = pages.send(shown.collect());
+            }
+            Order::Close { mapping } => {
+                self.open.remove(&mapping);
             }
             Order::Remove { mapping } => {
                 self.open.remove(&mapping);
