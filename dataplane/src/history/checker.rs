@@ -208,11 +208,12 @@ impl Checker {
             let is_failed = |offset: i64| !taken || failed.contains(&(share.partition, offset));
             let mut beside_failed = false;
             for offset in share.offsets {
+                // Also beside one that retention has taken meanwhile.
+                beside_failed |= is_failed(offset);
                 let Some(record) = partition.records.get_mut(&offset) else { continue };
                 if is_failed(offset) {
                     record.failed += 1;
                     record.may_repeat = true;
-                    beside_failed = true;
                 } else {
                     record.may_repeat = beside_failed;
                     partition.taken_again += u64::from(record.taken);
