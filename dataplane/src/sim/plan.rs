@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use lighterman_proto::topic_id::TopicId;
+
 use super::random::Random;
 use crate::kafka::group::GroupProtocol;
 use crate::partition::work::FailurePolicy;
@@ -195,6 +197,11 @@ pub struct Happening {
 /// How many of a thousand kinds strike often in a schedule that has them.
 const HEAVY_PER_MILLE: u64 = 80;
 
+/// A quarter of the clusters are older than topic ids.
+fn topic_id(seed: u64) -> Option<TopicId> {
+    if seed % 4 == 3 { None } else { TopicId::of(uuid::Uuid::from_u64_pair(seed | 1, 0)) }
+}
+
 /// A schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -216,8 +223,8 @@ pub struct Plan {
     pub faults_until: Duration,
     /// Protocol of the group.
     pub protocol: GroupProtocol,
-    /// Brokers give topics ids, and fetch by them.
-    pub has_topic_ids: bool,
+    /// The topic's id, where brokers give topics ids, and fetch by them.
+    pub topic_id: Option<TopicId>,
     /// Session timeout.
     pub session: Duration,
     /// How long the function may run.
@@ -275,7 +282,7 @@ impl Plan {
             } else {
                 GroupProtocol::Classic
             },
-            has_topic_ids: seed % 4 != 3,
+            topic_id: topic_id(seed),
             session: random.pick(&[Duration::from_secs(6), Duration::from_secs(10)]),
             function_timeout,
             records_max: random.between(2, 9) as u32,

@@ -127,11 +127,6 @@ pub(super) enum Reply {
     },
 }
 
-/// The id of the topic that was made `times` times anew.
-pub(super) fn topic_id(seed: u64, times: u64) -> Option<TopicId> {
-    TopicId::of(uuid::Uuid::from_u64_pair(seed | 1, times))
-}
-
 /// The cluster.
 pub(super) struct Cluster {
     /// Which topic of its name the logs are of; brokers without ids have none.
@@ -155,7 +150,7 @@ impl Cluster {
         let partitions = plan.partitions;
         let log = |partition: i32| Log::new(partition as usize % BROKERS);
         Self {
-            topic_id: plan.has_topic_ids.then(|| topic_id(plan.seed, 0)).flatten(),
+            topic_id: plan.topic_id,
             logs: (0..partitions).map(log).collect(),
             group: Group::default(),
             consumers: ConsumerCoordinator::new(partitions, plan.session, plan.seed.is_multiple_of(2)),

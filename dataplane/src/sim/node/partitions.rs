@@ -122,7 +122,7 @@ impl Node {
                 self.post(outside, Mailbox::Router, Inside::Want(want));
             }
             Effect::Forget | Effect::Pause => {
-                self.post(outside, Mailbox::Router, Inside::Forget { partition })
+                self.post(outside, Mailbox::Router, Inside::Forget { partition });
             }
             Effect::Offer { seq, cut, attempt, alone, expires } => {
                 let key_bytes = outside.envelope.partition_bytes(partition, false);
