@@ -13,9 +13,15 @@ pub(super) struct Lanes<R> {
 }
 
 struct Inner<R> {
-    lanes: HashMap<MappingId, Arc<Lane<R>>>,
+    lanes: HashMap<MappingId, HeldLane<R>>,
     /// The node drains: nothing begins any more.
     draining: bool,
+}
+
+/// A lane and who is in it.
+struct HeldLane<R> {
+    lane: Arc<Lane<R>>,
+    visits: usize,
 }
 
 /// One mapping's lane.
@@ -44,12 +50,23 @@ impl<R> Default for Lanes<R> {
     }
 }
 
+impl<R> Default for HeldLane<R> {
+    fn default() -> Self {
+        let lane = Lane { turn: tokio::sync::Mutex::new(()), running: Mutex::new(None) };
+        Self { lane: Arc::new(lane), visits: 0 }
+    }
+}
+
 impl<R: Clone> Lanes<R> {
     /// Gets in line in the lane of `id`.
     pub(super) fn visit(self: &Arc<Self>, id: MappingId) -> LaneVisit<R> {
-        let new = || Arc::new(Lane { turn: tokio::sync::Mutex::new(()), running: Mutex::new(None) });
-        let lane = Arc::clone(self.inner.lock().lanes.entry(id).or_insert_with(new));
-        LaneVisit { lanes: Arc::clone(self), id, lane }
+        let mut inner = self.inner.lock();
+        self.enter(id, inner.lanes.entry(id).or_default())
+    }
+
+    fn enter(self: &Arc<Self>, id: MappingId, held: &mut HeldLane<R>) -> LaneVisit<R> {
+        held.visits += 1;
+        LaneVisit { lanes: Arc::clone(self), id, lane: Arc::clone(&held.lane) }
     }
 
     /// From now on nothing begins. A visit to each lane that there is: what runs in one, or was about to when this was called,
@@ -57,24 +74,19 @@ impl<R: Clone> Lanes<R> {
     pub(super) fn close(self: &Arc<Self>) -> Vec<LaneVisit<R>> {
         let mut inner = self.inner.lock();
         inner.draining = true;
-        let visit = |(id, lane): (&MappingId, &Arc<Lane<R>>)| LaneVisit {
-            lanes: Arc::clone(self),
-            id: *id,
-            lane: Arc::clone(lane),
-        };
-        inner.lanes.iter().map(visit).collect()
+        inner.lanes.iter_mut().map(|(id, held)| self.enter(*id, held)).collect()
     }
 
     /// What runs in the lane of `id` now, or is being stopped.
     pub(super) fn running(&self, id: MappingId) -> Option<R> {
         let inner = self.inner.lock();
-        inner.lanes.get(&id)?.running.lock().clone()
+        inner.lanes.get(&id)?.lane.running.lock().clone()
     }
 
     /// The first answer of `ask` to what runs.
     pub(super) fn find<T>(&self, ask: impl Fn(MappingId, &R) -> Option<T>) -> Option<T> {
         let inner = self.inner.lock();
-        inner.lanes.iter().find_map(|(id, lane)| ask(*id, lane.running.lock().as_ref()?))
+        inner.lanes.iter().find_map(|(id, held)| ask(*id, held.lane.running.lock().as_ref()?))
     }
 
     /// How many lanes there are.
@@ -116,9 +128,9 @@ impl<R: Clone> LaneTurn<'_, R> {
 impl<R> Drop for LaneVisit<R> {
     fn drop(&mut self) {
         let mut inner = self.lanes.inner.lock();
-        // Visits are made under this lock: the map's and ours are all there are.
-        let is_last = Arc::strong_count(&self.lane) == 2;
-        if is_last && self.lane.running.lock().is_none() {
+        let Some(held) = inner.lanes.get_mut(&self.id) else { return };
+        held.visits -= 1;
+        if held.visits == 0 && self.lane.running.lock().is_none() {
             inner.lanes.remove(&self.id);
         }
     }
