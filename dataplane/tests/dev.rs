@@ -6,7 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// The usual ports are one for all tests of this file: one that ends would give them free while another counts on them.
+static USUAL_PORTS: Mutex<()> = Mutex::new(());
 
 /// A running `dev`, and what it prints.
 struct DevProcess {
@@ -59,9 +65,21 @@ impl DevProcess {
 
     /// SIGTERM, and its exit code.
     fn stop(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
-        self.child.wait().expect("it ends").code()
+        let pid = Pid::from_raw(self.child.id() as i32).expect("a pid");
+        kill_process(pid, Signal::TERM).expect("signalled");
+        self.end()
+    }
+
+    /// Its exit code, once it has ended.
+    fn end(&mut self) -> Option<i32> {
+        let end = Instant::now() + LIMIT;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().expect("status") {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("it does not end: {:#?}", self.seen);
     }
 }
 
@@ -100,6 +118,7 @@ fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
 #[test]
 fn a_function_of_a_package_runs_and_its_prints_and_first_error_are_shown() {
     let Some(python) = python() else { return };
+    let _ports = USUAL_PORTS.lock();
     let code = "from orders.names import NAME\n\ndef handler(event, context):\n    print('hello from', NAME)\n    \
                 raise ValueError('as asked')\n";
     let folder = project(&[("orders/app.py", code), ("orders/names.py", "NAME = 'a sibling'\n")]);
@@ -115,15 +134,17 @@ fn a_function_of_a_package_runs_and_its_prints_and_first_error_are_shown() {
 #[test]
 fn a_function_that_cannot_be_imported_says_so_at_once() {
     let Some(python) = python() else { return };
+    let _ports = USUAL_PORTS.lock();
     let folder = project(&[("app.py", "import no_such_module\n\ndef handler(event, context):\n    pass\n")]);
     let mut dev = DevProcess::start(folder.path(), Some(&python), &["--function", "app.handler"]);
     let told = dev.until("function `app.handler` cannot start");
     assert!(told.contains("Runtime.ImportModuleError") && told.contains("no_such_module"), "{told}");
-    assert_eq!(dev.child.wait().expect("it ends").code(), Some(1));
+    assert_eq!(dev.end(), Some(1));
 }
 
 #[test]
 fn a_second_one_takes_other_ports_and_says_so_and_a_chosen_port_is_never_changed() {
+    let _ports = USUAL_PORTS.lock();
     let folder = project(&[]);
     let mut first = DevProcess::start(folder.path(), None, &["--rate", "0"]);
     first.until("control API");
@@ -138,7 +159,24 @@ fn a_second_one_takes_other_ports_and_says_so_and_a_chosen_port_is_never_changed
     assert!(export.contains("export AWS_REGION="), "both variables, for each CLI its own: {export}");
     let mut third = DevProcess::start(folder.path(), None, &["--listen", "127.0.0.1:9010"]);
     third.until("the control API cannot listen on 127.0.0.1:9010: set `listen` to a free address");
-    assert_eq!(third.child.wait().expect("it ends").code(), Some(1));
+    assert_eq!(third.end(), Some(1));
     assert_eq!(second.stop(), Some(0));
     assert_eq!(first.stop(), Some(0));
+}
+
+#[test]
+fn one_that_is_told_to_go_while_it_starts_ends_and_leaves_no_function_behind() {
+    use std::os::unix::fs::PermissionsExt;
+    let _ports = USUAL_PORTS.lock();
+    // A function that starts, tells its process, and never asks for work.
+    let folder = project(&[("bootstrap", "#!/bin/sh\necho process $$\nexec sleep 600\n")]);
+    let program = folder.path().join("bootstrap");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let mut dev = DevProcess::start(folder.path(), None, &["--function", "bootstrap"]);
+    let told = dev.until("function start | process ");
+    let function = told.rsplit(' ').next().and_then(|id| id.parse().ok()).and_then(Pid::from_raw);
+    let function = function.expect("a process");
+    assert!(test_kill_process(function).is_ok(), "it runs");
+    assert_eq!(dev.stop(), Some(1));
+    assert!(test_kill_process(function).is_err(), "in a group of its own, no signal of ours has reached it");
 }

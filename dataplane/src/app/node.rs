@@ -47,15 +47,17 @@ pub struct NodeListeners {
 impl NodeListeners {
     /// Listens where `settings` say.
     pub fn bind(settings: &Settings) -> anyhow::Result<Self> {
-        let bind = |key: &str, what: &str, address: SocketAddr| {
-            TcpListener::bind(address)
-                .with_context(|| format!("{what} cannot listen on {address}: set `{key}` to a free address"))
-        };
         Ok(Self {
-            api: bind("listen", "the control API", settings.listen)?,
-            metrics: bind("metrics_listen", "/metrics", settings.metrics_listen)?,
+            api: listen_at(settings.listen, "listen", "the control API")?,
+            metrics: listen_at(settings.metrics_listen, "metrics_listen", "metrics")?,
         })
     }
+}
+
+/// Listens for `user` at the address that the configuration key `key` says.
+pub fn listen_at(address: SocketAddr, key: &str, user: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .with_context(|| format!("{user} cannot listen on {address}: set `{key}` to a free address"))
 }
 
 impl RunningNode {

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use self::console::{ConsoleObserver, FunctionStart};
 use super::run::{Signals, drain, with_settings};
 use super::{EXIT_FAILED, SettingsArgs, print_line, print_problem};
-use crate::app::node::RunningNode;
+use crate::app::node::{NodeListeners, RunningNode};
 use crate::config::Settings;
 use crate::local::broker::{Broker, BrokerSettings};
 use crate::local::function_host::command::{FunctionCommand, Interpreters};
@@ -105,7 +105,7 @@ fn tempdir() -> std::io::Result<PathBuf> {
 }
 
 async fn dev(args: &DevArgs, settings: Settings) -> anyhow::Result<()> {
-    let mut signals = Signals::listen()?;
+    let signals = Signals::listen()?;
     let listeners = ports::listen(&settings)?;
     let settings = settings.listening_on(listeners.api.local_addr()?, listeners.metrics.local_addr()?);
     let broker = match &args.kafka {
@@ -118,43 +118,76 @@ async fn dev(args: &DevArgs, settings: Settings) -> anyhow::Result<()> {
     };
     let (observer, started) = ConsoleObserver::new();
     let host = host_function(args, &settings, Arc::new(observer))?;
-    if let Err(error) = await_function(args, started, &mut signals).await {
-        host.stop().await;
-        return Err(error);
-    }
-    let port = crate::invoker::local_port(&settings, &host.endpoint_url()).await?;
-    let mut producer = SampleProducer::connect(&servers, &args.topic, args.partitions as i32).await?;
-    let node = RunningNode::start_on(&settings, listeners, port)?;
-    let id = create_mapping(&node, &servers, &args.topic).await?;
-    introduce(args, &settings, &node, &servers, &host.endpoint_url());
-    let finished = tokio::select! {
-        finished = flow(args, &mut producer, &node, id) => finished?,
-        () = signals.next() => false,
-    };
-    let board = node.dataplane().board(id);
-    drain(node, &mut signals).await?;
+    let laptop = Laptop { args, settings: &settings, servers: &servers, functions: host.endpoint_url() };
+    let ended = laptop.run(listeners, started, signals).await;
+    // However it ended: the function's processes are in groups of their own, which no Ctrl-C reaches.
     host.stop().await;
-    if let Some(board) = board {
-        let resolved = board.resolved_total();
-        print_line(&format!("drained: {resolved} records delivered and committed"));
-        anyhow::ensure!(!args.exit_when_drained || finished, "not all records were delivered and committed");
+    ended
+}
+
+/// Where everything is.
+struct Laptop<'a> {
+    args: &'a DevArgs,
+    settings: &'a Settings,
+    servers: &'a str,
+    functions: String,
+}
+
+/// Everything that runs beside broker and function.
+struct Started {
+    producer: SampleProducer,
+    node: RunningNode,
+    id: MappingId,
+}
+
+impl Laptop<'_> {
+    async fn run(
+        &self,
+        listeners: NodeListeners,
+        started: watch::Receiver<FunctionStart>,
+        mut signals: Signals,
+    ) -> anyhow::Result<()> {
+        let up = tokio::select! {
+            up = self.start(listeners, started) => up?,
+            () = signals.next() => anyhow::bail!("stopped before everything ran"),
+        };
+        let Started { mut producer, node, id } = up;
+        introduce(self.args, self.settings, &node, self.servers, &self.functions);
+        let finished = tokio::select! {
+            finished = flow(self.args, &mut producer, &node, id) => finished?,
+            () = signals.next() => false,
+        };
+        let board = node.dataplane().board(id);
+        drain(node, &mut signals).await?;
+        if let Some(board) = board {
+            let resolved = board.resolved_total();
+            print_line(&format!("drained: {resolved} records delivered and committed"));
+            let exits = self.args.exit_when_drained;
+            anyhow::ensure!(!exits || finished, "not all records were delivered and committed");
+        }
+        Ok(())
     }
-    Ok(())
+
+    async fn start(
+        &self,
+        listeners: NodeListeners,
+        started: watch::Receiver<FunctionStart>,
+    ) -> anyhow::Result<Started> {
+        let Self { args, settings, servers, functions } = self;
+        await_function(args, started).await?;
+        let port = crate::invoker::local_port(settings, functions).await?;
+        let producer = SampleProducer::connect(servers, &args.topic, args.partitions as i32).await?;
+        let node = RunningNode::start_on(settings, listeners, port)?;
+        let id = create_mapping(&node, servers, &args.topic).await?;
+        Ok(Started { producer, node, id })
+    }
 }
 
 /// Waits until the function's first instance is ready. The host ends an instance whose initialization takes too long, so this
 /// ends too.
-async fn await_function(
-    args: &DevArgs,
-    mut started: watch::Receiver<FunctionStart>,
-    signals: &mut Signals,
-) -> anyhow::Result<()> {
-    let known = tokio::select! {
-        known = started.wait_for(|start| !matches!(start, FunctionStart::Pending)) => {
-            known.context("the function host ended")?.clone()
-        }
-        () = signals.next() => anyhow::bail!("stopped before the function was ready"),
-    };
+async fn await_function(args: &DevArgs, mut started: watch::Receiver<FunctionStart>) -> anyhow::Result<()> {
+    let known = started.wait_for(|start| !matches!(start, FunctionStart::Pending)).await;
+    let known = known.context("the function host ended")?.clone();
     let function = args.function.as_deref().unwrap_or("sample");
     if let FunctionStart::Failed(error) = known {
         anyhow::bail!("function `{function}` cannot start: {error}");
@@ -265,19 +298,16 @@ async fn watch(args: &DevArgs, node: &RunningNode, id: MappingId) -> anyhow::Res
 /// The embedded broker, on Kafka's port when it is free.
 fn start_broker() -> anyhow::Result<Broker> {
     let wanted = SocketAddr::from(([127, 0, 0, 1], KAFKA_PORT));
-    let settings = BrokerSettings { listen: wanted, auto_create_partitions: 1, ..BrokerSettings::default() };
-    match Broker::start(settings.clone()) {
-        Ok(broker) => Ok(broker),
+    let start = |listen| {
+        Broker::start(BrokerSettings { listen, auto_create_partitions: 1, ..BrokerSettings::default() })
+    };
+    match start(wanted) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            let broker =
-                Broker::start(BrokerSettings { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..settings })?;
-            print_line(&format!(
-                "port {KAFKA_PORT} is taken; the embedded broker uses {}",
-                broker.address().port()
-            ));
+            let broker = start(SocketAddr::new(wanted.ip(), 0))?;
+            ports::tell_moved("the embedded broker", wanted, broker.address());
             Ok(broker)
         }
-        Err(error) => Err(error).context(format!("the embedded broker cannot listen on {wanted}")),
+        started => started.with_context(|| format!("the embedded broker cannot listen on {wanted}")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the function of `lighterman dev` prints and how it fails, on the terminal.
+//! Prints and errors of the function of `lighterman dev`, on the terminal.
 
 use std::time::Duration;
 
@@ -28,29 +28,53 @@ pub(super) enum FunctionStart {
 /// Prints a function's lines with their request ids, and each new error once, with its stack trace.
 pub(super) struct ConsoleObserver {
     start: watch::Sender<FunctionStart>,
+    lines: LineLimit,
+    start_errors: ErrorNews,
+    errors: ErrorNews,
+}
+
+/// Errors as they are told: one that is like the last one told is not, for a batch that is tried again fails alike each time.
+struct ErrorNews {
+    /// Apart from the function's lines, which may be many just before it fails.
     limit: LineLimit,
-    last_error: Mutex<Option<FunctionError>>,
+    last: Mutex<Option<FunctionError>>,
+}
+
+impl ErrorNews {
+    fn new() -> Self {
+        Self { limit: line_limit(), last: Mutex::new(None) }
+    }
+
+    /// True when `print` has told it.
+    fn tell(&self, error: &FunctionError, print: impl FnOnce(u64)) -> bool {
+        let mut last = self.last.lock();
+        if last.as_ref() == Some(error) {
+            return false;
+        }
+        let Some(held_back) = self.limit.pass(clock::now()) else { return false };
+        print(held_back);
+        *last = Some(error.clone());
+        true
+    }
+}
+
+fn line_limit() -> LineLimit {
+    LineLimit::new(LINES_PER_SECOND_MAX, Duration::from_secs(1))
+}
+
+fn print(text: &str, held_back: u64) {
+    match held_back {
+        0 => print_line(&text),
+        held_back => print_line(&format!("(function: {held_back} lines are not shown)\n{text}")),
+    }
 }
 
 impl ConsoleObserver {
     /// An observer, and where to hear of the function's start.
     pub(super) fn new() -> (Self, watch::Receiver<FunctionStart>) {
         let (start, started) = watch::channel(FunctionStart::Pending);
-        let limit = LineLimit::new(LINES_PER_SECOND_MAX, Duration::from_secs(1));
-        (Self { start, limit, last_error: Mutex::new(None) }, started)
-    }
-
-    fn print(&self, text: &str) {
-        match self.limit.pass(clock::now()) {
-            Some(0) => print_line(&text),
-            Some(held_back) => print_line(&format!("(function: {held_back} lines are not shown)\n{text}")),
-            None => {}
-        }
-    }
-
-    /// True when it differs from the last one: a batch that is tried again fails alike each time.
-    fn is_news(&self, error: &FunctionError) -> bool {
-        self.last_error.lock().replace(error.clone()).as_ref() != Some(error)
+        let (start_errors, errors) = (ErrorNews::new(), ErrorNews::new());
+        (Self { start, lines: line_limit(), start_errors, errors }, started)
     }
 }
 
@@ -67,22 +91,23 @@ impl FunctionObserver for ConsoleObserver {
             }
             is_pending
         });
-        if !first && self.is_news(error) {
-            self.print(&format!("function cannot start: {error}"));
+        if !first {
+            let text = format!("function cannot start: {error}");
+            self.start_errors.tell(error, |held_back| print(&text, held_back));
         }
     }
 
     fn printed(&self, _: &str, request: Option<Uuid>, line: &str) {
+        let Some(held_back) = self.lines.pass(clock::now()) else { return };
         match request {
-            Some(request) => self.print(&format!("{request} | {line}")),
-            None => self.print(&format!("function start | {line}")),
+            Some(request) => print(&format!("{request} | {line}"), held_back),
+            None => print(&format!("function start | {line}"), held_back),
         }
     }
 
     fn failed(&self, _: &str, request: Uuid, error: &FunctionError) {
-        if self.is_news(error) {
-            self.print(&format!("{request} | function error {error}"));
-        }
+        let text = format!("{request} | function error {error}");
+        self.errors.tell(error, |held_back| print(&text, held_back));
     }
 }
 
@@ -94,10 +119,20 @@ mod tests {
     fn an_error_is_news_once_until_another_comes() {
         let (observer, started) = ConsoleObserver::new();
         let error = |kind: &str| FunctionError { error_type: kind.into(), ..FunctionError::default() };
-        assert!(observer.is_news(&error("A")) && !observer.is_news(&error("A")));
-        assert!(observer.is_news(&error("B")) && observer.is_news(&error("A")));
+        let is_news = |kind: &str| observer.errors.tell(&error(kind), |_| {});
+        assert!(is_news("A") && !is_news("A"));
+        assert!(is_news("B") && is_news("A"));
         observer.initialization_failed("f", &error("A"));
         observer.initialization_failed("f", &error("B"));
         assert!(matches!(&*started.borrow(), FunctionStart::Failed(first) if first.error_type == "A"));
+    }
+
+    #[test]
+    fn an_error_that_could_not_be_told_is_still_news() {
+        let news = ErrorNews { limit: LineLimit::new(1, Duration::from_secs(3_600)), last: Mutex::new(None) };
+        let error = |kind: &str| FunctionError { error_type: kind.into(), ..FunctionError::default() };
+        assert!(news.tell(&error("A"), |_| {}));
+        assert!(!news.tell(&error("B"), |_| panic!("over the limit")));
+        assert_eq!(news.last.lock().as_ref(), Some(&error("A")), "B is told when there is room");
     }
 }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Context;
 
-use crate::app::node::NodeListeners;
+use crate::app::node::{NodeListeners, listen_at};
 use crate::cli::print_line;
 use crate::config::{Settings, Source};
 
@@ -24,17 +24,21 @@ fn bind(
     wanted: SocketAddr,
     user: &str,
 ) -> anyhow::Result<TcpListener> {
-    let chosen = settings.origin_of(key) != Source::Default;
+    if settings.origin_of(key) != Source::Default {
+        return listen_at(wanted, key, user);
+    }
     match TcpListener::bind(wanted) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse && !chosen => {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
             let listener = TcpListener::bind(SocketAddr::new(wanted.ip(), 0))
                 .with_context(|| format!("{user} finds no free port"))?;
-            let port = listener.local_addr()?.port();
-            print_line(&format!("port {} is taken; {user} uses {port}", wanted.port()));
+            tell_moved(user, wanted, listener.local_addr()?);
             Ok(listener)
         }
-        bound => {
-            bound.with_context(|| format!("{user} cannot listen on {wanted}: set `{key}` to a free address"))
-        }
+        bound => bound.with_context(|| format!("{user} cannot listen on {wanted}")),
     }
+}
+
+/// Says that `user` is at another port than the usual one.
+pub(super) fn tell_moved(user: &str, wanted: SocketAddr, got: SocketAddr) {
+    print_line(&format!("port {} is taken; {user} uses {}", wanted.port(), got.port()));
 }

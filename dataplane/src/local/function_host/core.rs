@@ -234,7 +234,8 @@ impl Core {
         self.instances.iter().find(|(_, state)| **state == State::Idle).map(|(id, _)| *id)
     }
 
-    fn init_max(&self) -> Duration {
+    /// How long an instance may take until it asks for work.
+    pub(super) fn init_max(&self) -> Duration {
         self.timeout.max(INIT_MAX)
     }
 }

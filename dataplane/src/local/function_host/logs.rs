@@ -1,4 +1,4 @@
-//! What a function prints: line by line to the observer, and the last 4 KiB for callers who ask.
+//! Output of functions: line by line to the observer, and its last 4 KiB for callers who ask.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

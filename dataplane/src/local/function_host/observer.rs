@@ -1,4 +1,4 @@
-//! Who is told what hosted functions do: start, print, fail.
+//! Starts, prints and errors of hosted functions, as an observer is told them.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 /// Of an error only so much is read and shown.
-const ERROR_BYTES_MAX: usize = 64 * 1024;
+pub(super) const ERROR_BYTES_MAX: usize = 64 * 1024;
 const STACK_LINES_MAX: usize = 30;
 const MESSAGE_CHARACTERS_MAX: usize = 2_000;
 
-/// Told what functions do, on the host's thread, in order: it must not block.
+/// Told of functions on the host's thread, in order: while it is, no function of the host gets on.
 pub trait FunctionObserver: Send + Sync {
     /// An instance is ready for its first invocation.
     fn initialized(&self, function: &str);
@@ -45,7 +45,7 @@ impl FunctionObserver for LoggingObserver {
     }
 
     fn failed(&self, function: &str, request: Uuid, error: &FunctionError) {
-        tracing::info!(target: "lighterman::function", function, %request, error = %error.summary(), "function fails");
+        tracing::warn!(target: "lighterman::function", function, %request, error = %error.summary(), "function fails");
     }
 }
 
@@ -98,6 +98,14 @@ impl FunctionError {
         }
     }
 
+    /// The same without the id of the request, which is told beside it: it is another for each attempt.
+    pub(super) fn without(mut self, request: Uuid) -> Self {
+        if let Some(plain) = self.message.strip_prefix(&format!("RequestId: {request} Error: ")) {
+            self.message = plain.to_owned();
+        }
+        self
+    }
+
     /// Type and message in one line.
     pub fn summary(&self) -> String {
         format!("{}: {}", self.error_type, self.message)
@@ -131,6 +139,17 @@ mod tests {
         assert_eq!(FunctionError::parse(node).to_string().lines().count(), 2);
         assert_eq!(FunctionError::parse(b"<oops>").summary(), "Unknown: <oops>");
         assert_eq!(FunctionError::parse(br#"{"errorType":1}"#).error_type, "Unknown");
+    }
+
+    #[test]
+    fn a_timeout_is_the_same_error_in_each_attempt() {
+        let told = |number| {
+            let request = Uuid::from_u128(number);
+            FunctionError::new("Sandbox.Timedout", format!("RequestId: {request} Error: Task timed out"))
+                .without(request)
+        };
+        assert_eq!(told(1), told(2));
+        assert_eq!(told(1).message, "Task timed out");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::answer::{Outcome, Reply, bytes_reply, json_reply};
 use super::body::{self, Body, RESPONSE_BYTES_MAX};
 use super::core::InstanceId;
-use super::observer::FunctionError;
+use super::observer::{ERROR_BYTES_MAX, FunctionError};
 use super::shell::{Function, Work};
 use crate::runtime::clock;
 
@@ -30,7 +30,7 @@ pub(super) async fn handle(
             answer(&function, instance, id, failed, request).await
         }
         (&Method::POST, ["2018-06-01", "runtime", "init", "error"]) => {
-            if let Ok(Body::Whole(error)) = body::read(request.into_body(), 64 * 1024).await {
+            if let Ok(Body::Whole(error)) = body::read(request.into_body(), ERROR_BYTES_MAX).await {
                 function.initialization_failed(instance, &FunctionError::parse(&error));
             }
             accepted()

@@ -269,9 +269,18 @@ impl Function {
                 function.resolve(request, Outcome::of(&failure, request));
             }
             Effect::Throttle(request) => function.resolve(request, Outcome::Throttled),
-            Effect::Kill(instance) => {
-                function.instances.borrow_mut().remove(&instance);
-            }
+            Effect::Kill(instance) => function.kill(instance),
+        }
+    }
+
+    /// One that is ended before it has asked for work was too slow to: its end would tell of our signal alone.
+    fn kill(&self, instance: InstanceId) {
+        let Some(killed) = self.instances.borrow_mut().remove(&instance) else { return };
+        if killed.output.report_start() {
+            let seconds = self.core.borrow().init_max().as_secs();
+            let text = format!("it did not ask for work within {seconds} s of its start");
+            self.observer
+                .initialization_failed(&self.spec.name, &FunctionError::new("Sandbox.Timedout", text));
         }
     }
 
@@ -299,7 +308,7 @@ impl Function {
     fn resolve(&self, request: Uuid, outcome: Outcome) {
         let Some(pending) = self.pending.borrow_mut().remove(&request) else { return };
         if let Outcome::Error(body) = &outcome {
-            self.observer.failed(&self.spec.name, request, &FunctionError::parse(body));
+            self.observer.failed(&self.spec.name, request, &FunctionError::parse(body).without(request));
         }
         let _ = pending.reply.send((outcome, pending.output));
     }
