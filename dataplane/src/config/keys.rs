@@ -31,7 +31,7 @@ pub const KEYS: &[Key] = &[
         "25%",
         "fetch buffers and payloads together: a size, or a share of the machine's memory",
     ),
-    key("drain_deadline", "", "how long a drain may take; function timeout + 60 s when absent"),
+    key("drain_deadline", "", "how long a drain may take; 960 s when absent"),
     key("control.bootstrap", "", "brokers of the control log's Kafka; set for a fleet"),
     key("control.topic", "_lighterman_control", "topic of the control log"),
     key("node.id", "", "name of this node; host name when absent"),

@@ -46,7 +46,7 @@ pub struct Settings {
     pub node: NodeSettings,
     /// Fetch buffers and payloads together, in bytes.
     pub memory_budget: usize,
-    /// How long a drain may take; `None`: function timeout + 60 s.
+    /// How long a drain may take; `None`: 960 s, the longest timeout of a function and a minute.
     pub drain_deadline: Option<Duration>,
     /// What may be dialled; our own listeners are in it.
     pub egress: Egress,

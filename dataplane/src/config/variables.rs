@@ -67,19 +67,22 @@ fn is_service_variable(rest: &str) -> bool {
 
 /// The key that `rest`, a name behind our prefix, is a misspelling of: a few letters differ, or the table is left out.
 fn near_miss(rest: &str) -> Option<String> {
-    let known = KEYS.iter().map(|key| environment_variable(key.path));
-    let known = known.chain(COMMAND_LINE_VARIABLES.iter().map(|name| (*name).to_owned()));
-    let letters_max = if rest.len() < SHORT_NAME_LETTERS { 1 } else { NEAR_MISS_LETTERS_MAX };
-    let distance = |name: &String| {
-        let own = &name[ENVIRONMENT_PREFIX.len()..];
-        let without_table = KEYS.iter().any(|key| {
-            environment_variable(key.path) == *name
-                && key.path.split_once('.').is_some_and(|(_, key)| key.to_ascii_uppercase() == rest)
-        });
-        if without_table { 0 } else { strsim::osa_distance(own, rest) }
+    let of_key = |key: &Key| {
+        let table_left_out =
+            key.path.split_once('.').is_some_and(|(_, inside)| inside.to_ascii_uppercase() == rest);
+        let name = environment_variable(key.path);
+        (if table_left_out { 0 } else { distance(&name, rest) }, name)
     };
-    let nearest = known.map(|name| (distance(&name), name)).min_by_key(|(distance, _)| *distance);
+    let of_command_line = |name: &&str| (distance(name, rest), (*name).to_owned());
+    let known = KEYS.iter().map(of_key).chain(COMMAND_LINE_VARIABLES.iter().map(of_command_line));
+    let letters_max = if rest.len() < SHORT_NAME_LETTERS { 1 } else { NEAR_MISS_LETTERS_MAX };
+    let nearest = known.min_by_key(|(distance, _)| *distance);
     nearest.filter(|(distance, _)| *distance <= letters_max).map(|(_, name)| name)
+}
+
+/// Letters in which a variable of ours differs from our prefix and `rest`.
+fn distance(name: &str, rest: &str) -> usize {
+    strsim::osa_distance(&name[ENVIRONMENT_PREFIX.len()..], rest)
 }
 
 #[cfg(test)]
