@@ -239,3 +239,19 @@ fn liv_1_too_long_after_the_faults() {
 fn an_acknowledged_write_that_is_gone() {
     assert_eq!(broken(&whole(Event::WriteLost { what: "key".into() })), [Invariant::Durable]);
 }
+
+#[test]
+fn alo_1_what_stood_beside_a_failed_record_may_come_again_though_retention_has_taken_that_one() {
+    let failed = Event::Ended { invocation: 1, taken: true, failed: vec![(0, 0)] };
+    let gone = Event::Deleted { partition: 0, before: 1 };
+    let again = [
+        started(1, ONE, &[0, 1]),
+        gone,
+        failed,
+        started(2, ONE, &[1]),
+        ended(2, true),
+        accounted(1, 2, Outcome::Delivered),
+        committed(2),
+    ];
+    assert_eq!(broken(&with(&again)), []);
+}

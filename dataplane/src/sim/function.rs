@@ -145,8 +145,6 @@ impl Outside {
         if lost && !call.orphaned {
             let partitions = call.shares.iter().map(|share| share.partition).collect();
             self.record(Happened::AnswerLost { partitions });
-        }
-        if lost && !call.orphaned {
             // The connection may break while the function runs, or after it.
             let wait = self.random.micros(500, takes.as_micros() as u64 + 2_000_000);
             let reply = gateway.unwrap_or_else(|| Reply::Lost("cut".to_owned()));
