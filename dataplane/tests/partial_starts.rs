@@ -20,8 +20,21 @@ fn seen(scene: &Scene) -> BTreeMap<i64, usize> {
     scene.memory.seen.lock().iter().map(|(partition, offsets)| (*partition, offsets.len())).collect()
 }
 
-/// Everything that was written so far, but what lies in `waiting`, which is named; and that too once it can be read.
+/// Forty records of four partitions are committed, forty more written while nobody reads.
+async fn stopped_midway(scene: &Scene) {
+    let mut producer = scene.producer(4).await;
+    producer.write(40).await.expect("written");
+    scene.run(At::Earliest);
+    scene.until("40 committed", |scene| scene.committed() == 40).await;
+    scene.dataplane.stop(scene.id).await.expect("its end is told");
+    producer.write(40).await.expect("written");
+}
+
+/// Everything that was written so far, but what lies in `waiting`, whose leader is away, and which is named; and that too once it
+/// can be read.
 async fn the_others_run_and_it_follows(scene: &Scene, waiting: i32, others: usize, all: usize) {
+    scene.broker.lead("orders", waiting, false).await;
+    scene.run(At::Earliest);
     let ready = serving(scene);
     let delivered = |scene: &Scene| seen(scene).values().sum::<usize>();
     scene.until("the others' records", |scene| delivered(scene) == others).await;
@@ -33,21 +46,14 @@ async fn the_others_run_and_it_follows(scene: &Scene, waiting: i32, others: usiz
     scene.until("all of it", |scene| delivered(scene) == all).await;
     scene.until("nothing is wrong any more", |scene| scene.problem().is_none() && ready().is_ok()).await;
     scene.assert_each_once_in_order(all);
+    scene.dataplane.drain().await;
 }
 
 #[test]
 fn liv_1_a_partition_without_a_leader_keeps_no_other_from_going_on() {
     scene(|scene| async move {
-        let mut producer = scene.producer(4).await;
-        producer.write(40).await.expect("written");
-        scene.run(At::Earliest);
-        scene.until("40 committed", |scene| scene.committed() == 40).await;
-        scene.dataplane.stop(scene.id).await.expect("its end is told");
-        producer.write(40).await.expect("written");
-        scene.broker.lead("orders", 3, false).await;
-        scene.run(At::Earliest);
+        stopped_midway(&scene).await;
         the_others_run_and_it_follows(&scene, 3, 70, 80).await;
-        scene.dataplane.drain().await;
     });
 }
 
@@ -55,10 +61,7 @@ fn liv_1_a_partition_without_a_leader_keeps_no_other_from_going_on() {
 fn liv_1_a_partition_without_a_leader_keeps_no_other_from_its_first_start() {
     scene(|scene| async move {
         scene.producer(4).await.write(40).await.expect("written");
-        scene.broker.lead("orders", 0, false).await;
-        scene.run(At::Earliest);
         the_others_run_and_it_follows(&scene, 0, 30, 40).await;
-        scene.dataplane.drain().await;
     });
 }
 
@@ -106,12 +109,7 @@ fn alo_1_a_start_at_the_end_that_could_not_be_asked_owes_what_has_come_since_and
 #[test]
 fn h11_a_lost_commit_stops_its_own_partition_only() {
     scene(|scene| async move {
-        let mut producer = scene.producer(4).await;
-        producer.write(40).await.expect("written");
-        scene.run(At::Earliest);
-        scene.until("40 committed", |scene| scene.committed() == 40).await;
-        scene.dataplane.stop(scene.id).await.expect("its end is told");
-        producer.write(40).await.expect("written");
+        stopped_midway(&scene).await;
         scene.broker.forget_commit(&scene.id.to_string(), "orders", 2).await;
         scene.run(At::Earliest);
         let others = BTreeMap::from([(0, 20), (1, 20), (2, 10), (3, 20)]);

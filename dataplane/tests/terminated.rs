@@ -1,10 +1,11 @@
 //! SIGTERM while the API's changes are under way, on the binary: what was accepted is finished or taken up again, what comes
 //! after is refused, and a second signal stops at once.
 
+#[path = "driven/listening.rs"]
+mod listening;
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -17,10 +18,11 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
+
+use self::listening::{REGION, listening_node};
 
 const PATH: &str = "/2015-03-31/event-source-mappings";
-const REGION: &str = "eu-west-1";
 const KEY: (&str, &str) = ("LMANTEST", "a-secret");
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -77,10 +79,6 @@ struct StagedNode {
     client: ApiClient,
 }
 
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
-}
-
 impl Stage {
     fn new() -> Self {
         let broker = Broker::start(BrokerSettings::default()).expect("starts");
@@ -99,28 +97,8 @@ impl Stage {
     }
 
     async fn node(&self) -> StagedNode {
-        let (listen, metrics) = (free_address(), free_address());
-        let mut child = Command::new(Path::new(env!("CARGO_BIN_EXE_lighterman")))
-            .arg("run")
-            .env_clear()
-            .env("LIGHTERMAN_LISTEN", listen.to_string())
-            .env("LIGHTERMAN_METRICS_LISTEN", metrics.to_string())
-            .env("LIGHTERMAN_DATA_DIR", self.folder.path())
-            .env("LIGHTERMAN_REGION", REGION)
-            .env("LIGHTERMAN_ROOT_ACCESS_KEY_ID", KEY.0)
-            .env("LIGHTERMAN_ROOT_SECRET_ACCESS_KEY", KEY.1)
-            .env("AWS_ENDPOINT_URL_LAMBDA", format!("http://{}", self.lambda))
-            .env("AWS_ACCESS_KEY_ID", KEY.0)
-            .env("AWS_SECRET_ACCESS_KEY", KEY.1)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the node starts");
-        while std::net::TcpStream::connect(listen).is_err() {
-            assert!(child.try_wait().expect("status").is_none(), "the node ended");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let lambda = format!("http://{}", self.lambda);
+        let (child, listen) = listening_node(self.folder.path(), &lambda, KEY).await;
         let client = ApiClient::new(format!("http://{listen}"), REGION.to_owned(), KEY.0, KEY.1);
         StagedNode { child, client }
     }

@@ -2,26 +2,21 @@
 //! a person names exactly that range, and the audit says who wanted it and why.
 
 mod scene;
+#[path = "api/served.rs"]
+mod served;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lighterman::app::host::DataplaneHost;
 use lighterman::control::client::ApiClient;
-use lighterman::control::controller::Controller;
-use lighterman::control::http::{Api, ApiServer};
-use lighterman::control::sigv4::SigV4;
-use lighterman::control::store::Store;
 use lighterman_proto::ids::Offset;
 use serde_json::{Value, json};
 
 use self::scene::scene;
+use self::served::{KEY, REGION, Served};
 
-const REGION: &str = "eu-west-1";
-const KEY: (&str, &str) = ("LMANTEST", "a secret");
 const ZSTD: u8 = 4;
 
 /// A batch of offsets 5 to 9 whose records section is no records section, under a right checksum.
@@ -48,22 +43,6 @@ fn kinds() -> [Bytes; 3] {
     let mut wrong_checksum = nonsense(0);
     wrong_checksum[17] ^= 0xff;
     [wrong_checksum.into(), nonsense(ZSTD).into(), nonsense(0).into()]
-}
-
-fn start_api(scene: &scene::Scene, folder: &std::path::Path) -> (ApiServer, ApiClient) {
-    let (store, registry) = Store::open(folder).expect("opens");
-    let host = Arc::new(DataplaneHost(Arc::clone(&scene.dataplane)));
-    let controller = Controller::new(store, registry, host, REGION.to_owned(), "000000000000".to_owned());
-    controller.put_key(KEY.0, KEY.1).expect("stored");
-    let api = Api {
-        controller,
-        authenticator: Arc::new(SigV4 { region: REGION.to_owned() }),
-        node: "n".to_owned(),
-    };
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    let server = ApiServer::start(api, listener).expect("listens");
-    let endpoint = format!("http://{}", server.address());
-    (server, ApiClient::new(endpoint, REGION.to_owned(), KEY.0, KEY.1))
 }
 
 async fn refuses_other_ranges(client: &ApiClient, path: &str) {
@@ -108,19 +87,6 @@ async fn skip_by_hand(listen: SocketAddr, uuid: String, partition: i64) -> Strin
     String::from_utf8(output.stdout).expect("text")
 }
 
-async fn create(scene: &scene::Scene, client: &ApiClient) -> String {
-    let request = json!({
-        "FunctionName": "f", "Topics": ["orders"], "StartingPosition": "TRIM_HORIZON", "BatchSize": 5,
-        "SelfManagedEventSource":
-            {"Endpoints": {"KAFKA_BOOTSTRAP_SERVERS": [scene.broker.address().to_string()]}},
-        "SourceAccessConfigurations": [
-            {"Type": "VPC_SUBNET", "URI": "subnet:s"}, {"Type": "VPC_SECURITY_GROUP", "URI": "security_group:g"}
-        ],
-    });
-    let created = client.call("POST", "/2015-03-31/event-source-mappings", Some(&request)).await;
-    created.expect("created")["UUID"].as_str().expect("text").to_owned()
-}
-
 /// ALO-1: who wanted them passed, and why.
 async fn check_audit(client: &ApiClient, uuid: &str) {
     let audit = format!("/lighterman/v1/mappings/{uuid}/audit");
@@ -148,11 +114,13 @@ fn alo_1_com_1_batches_that_cannot_be_read_are_shown_and_passed_by_name_alone() 
         for (partition, bytes) in (0..).zip(kinds()) {
             scene.broker.replace("orders", partition, Offset(5), bytes).await;
         }
-        let folder = tempfile::tempdir().expect("folder");
-        let (server, client) = start_api(&scene, folder.path());
-        let uuid = create(&scene, &client).await;
+        let api = Served::on(&scene);
+        let client = &api.client;
+        let changes = json!({ "Enabled": true, "StartingPosition": "TRIM_HORIZON", "BatchSize": 5 });
+        let mapping = api.create(&changes).await;
+        let uuid = mapping.rsplit('/').next().expect("a path").to_owned();
         let path = format!("/lighterman/v1/mappings/{uuid}/partitions");
-        let shown = until("all three are shown", &client, &path, |shown| {
+        let shown = until("all three are shown", client, &path, |shown| {
             let shown = shown["partitions"].as_array().expect("a list");
             shown.len() == 3 && shown.iter().all(|one| one["committed"] == 5 && one["unreadable"].is_object())
         })
@@ -163,21 +131,19 @@ fn alo_1_com_1_batches_that_cannot_be_read_are_shown_and_passed_by_name_alone() 
             assert_eq!((&unreadable["first"], &unreadable["end"]), (&json!(5), &json!(10)), "{one:#}");
             assert!(unreadable["reason"].as_str().expect("text").contains(told), "{one:#}");
         }
-        let mapping = format!("/2015-03-31/event-source-mappings/{uuid}");
-        let result =
-            client.call("GET", &mapping, None).await.expect("there")["LastProcessingResult"].to_string();
+        let result = api.get(&mapping).await["LastProcessingResult"].to_string();
         assert!(result.contains("PROBLEM: offsets 5 to 9 of partition 0 cannot be read"), "{result}");
         assert!(result.contains("mapping skip"), "{result}");
 
-        refuses_other_ranges(&client, &format!("{path}/0/skip")).await;
+        refuses_other_ranges(client, &format!("{path}/0/skip")).await;
         let body = json!({"Offset": 5, "EndOffset": 10, "Reason": "INC-1"});
         let answer = client.call("POST", &format!("{path}/0/skip"), Some(&body)).await.expect("skipped");
         assert_eq!(answer, json!({"Partition": 0, "Offset": 5, "EndOffset": 10, "State": "Skipped"}));
         for partition in [1, 2] {
-            let told = skip_by_hand(server.address(), uuid.clone(), partition).await;
+            let told = skip_by_hand(api.address(), uuid.clone(), partition).await;
             assert!(told.contains("Skipped"), "{told}");
         }
-        until("all of it", &client, &path, |shown| {
+        until("all of it", client, &path, |shown| {
             let shown = shown["partitions"].as_array().expect("a list");
             shown.iter().all(|one| one["committed"] == 15 && one["unreadable"].is_null())
         })
@@ -185,8 +151,7 @@ fn alo_1_com_1_batches_that_cannot_be_read_are_shown_and_passed_by_name_alone() 
         for (partition, seen) in scene.memory.seen.lock().iter() {
             assert!(seen.iter().copied().eq((0..5).chain(10..15)), "{partition}: {seen:?}");
         }
-        check_audit(&client, &uuid).await;
-        server.stop().await;
-        scene.dataplane.drain().await;
+        check_audit(client, &uuid).await;
+        api.stop(&scene).await;
     });
 }

@@ -1,4 +1,5 @@
-//! The API of a scene, as a signed client sees it; mappings are made switched off, so that a change of one is settled at once.
+//! The API of a scene, as a signed client sees it; mappings are made switched off unless a test says otherwise, so that a change of
+//! one is settled at once.
 
 #![allow(dead_code)] // each test file uses its part
 
@@ -19,8 +20,8 @@ use super::scene::Scene;
 
 pub(crate) const MAPPINGS: &str = "/2015-03-31/event-source-mappings";
 const TAGS: &str = "/2017-03-31/tags";
-const REGION: &str = "eu-west-1";
-const KEY: (&str, &str) = ("LMANTEST", "a secret");
+pub(crate) const REGION: &str = "eu-west-1";
+pub(crate) const KEY: (&str, &str) = ("LMANTEST", "a secret");
 
 pub(crate) struct Served {
     folder: TempDir,

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test file uses its part
 
+mod listening;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,9 @@ use lighterman::local::function_host::command::FunctionCommand;
 use lighterman::local::function_host::observer::LoggingObserver;
 use lighterman::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
 
+use self::listening::{REGION, listening_node};
+
 const LIMIT_SECONDS: &str = "150";
-const REGION: &str = "eu-west-1";
 const KEY: [(&str, &str); 2] =
     [("AWS_ACCESS_KEY_ID", "LMANTEST"), ("AWS_SECRET_ACCESS_KEY", "a secret/with+signs")];
 
@@ -65,29 +68,7 @@ impl DrivenNode {
         let program = Path::new(env!("CARGO_BIN_EXE_lighterman"));
         let host = sample_host(program);
         let data = tempfile::tempdir().expect("folder");
-        let free =
-            || std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
-        let (listen, metrics) = (free(), free());
-        let mut node = tokio::process::Command::new(program)
-            .arg("run")
-            .env_clear()
-            .env("LIGHTERMAN_LISTEN", listen.to_string())
-            .env("LIGHTERMAN_METRICS_LISTEN", metrics.to_string())
-            .env("LIGHTERMAN_DATA_DIR", data.path())
-            .env("LIGHTERMAN_REGION", REGION)
-            .env("LIGHTERMAN_ROOT_ACCESS_KEY_ID", KEY[0].1)
-            .env("LIGHTERMAN_ROOT_SECRET_ACCESS_KEY", KEY[1].1)
-            .env("AWS_ENDPOINT_URL_LAMBDA", host.endpoint_url())
-            .envs(KEY)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the node starts");
-        while std::net::TcpStream::connect(listen).is_err() {
-            assert!(node.try_wait().expect("status").is_none(), "the node ended");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let (node, listen) = listening_node(data.path(), &host.endpoint_url(), (KEY[0].1, KEY[1].1)).await;
         let mut variables = vec![
             ("ENDPOINT", format!("http://{listen}")),
             ("SERVERS", servers),
