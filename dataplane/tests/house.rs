@@ -175,3 +175,25 @@ fn nothing_is_left_half_done() {
         }
     }
 }
+
+/// Words in quotes and backquotes that follow `before`, in `text`.
+fn names_after<'t>(text: &'t str, before: &str, quote: char) -> BTreeSet<&'t str> {
+    let rest = text.split(before).skip(1);
+    rest.filter_map(|rest| rest.trim_start().strip_prefix(quote)?.split(quote).next()).collect()
+}
+
+#[test]
+fn every_fault_of_the_simulator_stands_in_a_source_and_on_the_page() {
+    let sim = root().join("dataplane/src/sim");
+    let list = fs::read_to_string(sim.join("mutants.rs")).expect("readable");
+    let list = list.split("= &[").nth(1).and_then(|list| list.split("];").next()).expect("a list");
+    let listed: BTreeSet<&str> = names_after(list, "\n", '"');
+    let mut files = Vec::new();
+    rust_files(&root().join("dataplane/src"), &mut files);
+    let texts: Vec<String> = files.iter().map(|path| fs::read_to_string(path).expect("readable")).collect();
+    let placed: BTreeSet<&str> = texts.iter().flat_map(|text| names_after(text, "mutant!(", '"')).collect();
+    let page = fs::read_to_string(sim.join("MUTANTS.md")).expect("readable");
+    assert!(listed.len() > 40, "the list is found: {listed:?}");
+    assert_eq!(listed, placed, "`ALL` of mutants.rs, and `mutant!` in the sources");
+    assert_eq!(listed, names_after(&page, "\n|", '`'), "`ALL` of mutants.rs, and the rows of MUTANTS.md");
+}
