@@ -154,6 +154,10 @@ impl PartitionActor {
         for effect in effects {
             self.carry_out(effect, ctx);
         }
+        if self.core.is_buffer_empty() {
+            // There is nothing to inflate: credit that is waited for would be lent for nothing.
+            self.in_line = None;
+        }
         self.show();
     }
 
@@ -196,12 +200,16 @@ impl PartitionActor {
             Effect::LookAgain => self.look_again(ctx),
             Effect::Drained => self.report_drained(ctx),
             Effect::Rebuild { at, leader_epoch } => {
+                self.unfollow();
                 let topic = self.topic;
                 let position =
                     Position { topic, committed: at, leader_epoch, progress: None, failures: None };
                 self.report(PartitionState::Rebuild { position });
             }
-            Effect::BeginAnew => self.report_parted(ctx),
+            Effect::BeginAnew => {
+                self.unfollow();
+                self.report_parted(ctx);
+            }
             Effect::Note(note) => self.note(&note),
         }
     }
@@ -218,6 +226,11 @@ impl PartitionActor {
             watermarks: ctx.address().recipient(),
         };
         let _ = self.router.send(want);
+    }
+
+    /// What the group has not acknowledged by now is not committed any more.
+    fn unfollow(&self) {
+        let _ = self.committer.send(Unfollow { partition: self.id.partition, epoch: self.epoch });
     }
 
     pub(super) fn wake(&mut self, ctx: &mut Context<Self>) {
@@ -253,7 +266,7 @@ impl Actor for PartitionActor {
         let (partition, epoch) = (self.id.partition, self.epoch);
         let _ = self.router.send(Forget { partition: self.id.clone(), pauses: false });
         let _ = self.batcher.send(Unregister { partition, epoch });
-        let _ = self.committer.send(Unfollow { partition, epoch });
+        self.unfollow();
     }
 }
 
@@ -337,7 +350,6 @@ impl Handler<Drain> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
-        self.in_line = None;
         self.step(ctx, |core, tools| core.drain(clock::now(), tools));
     }
 }

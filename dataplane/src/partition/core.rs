@@ -144,6 +144,11 @@ impl PartitionCore {
         self.buffer.wire_bytes()
     }
 
+    /// Whether all that was received is cut.
+    pub fn is_buffer_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     /// The ledger.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -216,15 +221,26 @@ impl PartitionCore {
 
     /// The log is not the one that was read: nothing that is known of it holds, and no answer that is still to come counts.
     pub fn parted(&mut self) -> Effects {
+        let mut out = Effects::new();
         if !matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
             // What is being drained is let go as it is: whoever gets it next finds out.
-            return Effects::new();
+            return out;
         }
-        self.phase = Phase::Ended;
-        let mut out = vec![Effect::Forget];
-        self.call_back(&mut out);
+        self.end(&mut out);
         out.push(Effect::BeginAnew);
         out
+    }
+
+    /// Nothing is decided any more: an answer, or a destination's word, that is still to come finds nothing that it is for. What
+    /// was read is let go at once, since an invocation of it may run for as long as the function is allowed to.
+    pub(super) fn end(&mut self, out: &mut Effects) {
+        self.phase = Phase::Ended;
+        out.push(Effect::Forget);
+        self.call_back(out);
+        (self.flight, self.unread) = (Flight::Idle, Unread::default());
+        self.buffer.clear();
+        self.later.clear();
+        self.work = Work::none(self.ledger.frontier());
     }
 
     /// The partition cannot be read for a reason that is not in its bytes.

@@ -1,5 +1,7 @@
 //! What an owner before us left, over a log that has changed since: cut off and written again, or taken by retention.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use lighterman_proto::commit_metadata::{Piece, Progress};
 use lighterman_proto::ids::Offset;
@@ -8,12 +10,13 @@ use lighterman_proto::units::{Moment, TimestampMs};
 
 use super::core::PartitionCore;
 use super::cut::{CutLimits, Hold};
-use super::effects::{Effect, Effects, Frame, Start, Tools};
+use super::effects::{Buried, Effect, Effects, Frame, Resolution, Start, Tools};
 use super::fetch_buffer::{Opener, Opening, PlainSize};
 use super::ledger::Outcome;
 use super::model_tests::{Plain, hold};
 use super::pieces::{NextPiece, PiecedBatch};
 use super::work::FailurePolicy;
+use crate::batcher::BatchId;
 
 const NOW: Moment = Moment::from_micros(1);
 
@@ -146,6 +149,74 @@ fn alo_1_h17_a_log_that_ends_before_the_position_is_begun_anew_once() {
     for late in [draining.step(|core, _| core.parted()), draining.step(|core, _| core.diverged(Offset(2)))] {
         assert!(late.is_empty(), "DRN-1: it says that it has drained, and nothing before: {late:?}");
     }
+}
+
+/// How a partition's log turns out to be another one.
+fn endings() -> [fn(&mut Successor) -> Effects; 3] {
+    [
+        |successor| successor.step(|core, _| core.parted()),
+        |successor| successor.step(|core, _| core.diverged(Offset(4))),
+        |successor| successor.step(|core, tools| core.out_of_range(NOW, Offset(0), Offset(4), tools)),
+    ]
+}
+
+/// A batch is with the function, and more lies behind it, when the log turns out to be another one.
+#[test]
+fn com_1_mem_1_h17_an_answer_that_comes_after_the_end_commits_nothing_and_nothing_is_held_until_then() {
+    for end in endings() {
+        let mut successor = Successor::of(None, FailurePolicy::default());
+        let (records, hold) = (Bytes::from([batch(0, 9, 0), batch(9, 5, 0)].concat()), hold());
+        let effects = successor.step(|core, tools| {
+            let aborted = AbortedTransactions::default();
+            core.fetched(NOW, Frame { position: Offset(0), records: &records, aborted, hold: &hold }, tools)
+        });
+        let seq = offered(&effects).expect("a batch");
+        drop(effects);
+        successor.step(|core, tools| {
+            assert!(core.sealed(seq, Offset(8), BatchId(1), tools));
+            Effects::new()
+        });
+        assert!(Arc::strong_count(&hold) > 1);
+        let effects = end(&mut successor);
+        assert!(matches!(effects.last(), Some(Effect::BeginAnew | Effect::Rebuild { .. })), "{effects:?}");
+        assert_eq!(
+            Arc::strong_count(&hold),
+            1,
+            "the function may run for long: nobody needs its records here"
+        );
+        assert_eq!(successor.core.buffered_bytes(), 0);
+        let late = successor.step(|core, tools| core.resolved(NOW, BatchId(1), Resolution::Delivered, tools));
+        assert!(late.is_empty(), "{late:?}");
+    }
+}
+
+/// Records are on their way to the destination, which may have taken them before it is told to leave off.
+#[test]
+fn com_1_h17_records_that_arrive_at_the_destination_after_the_end_commit_nothing() {
+    for end in endings() {
+        for buried in [Buried::Acknowledged, Buried::Dropped, Buried::Stopped] {
+            let policy = FailurePolicy { has_destination: true, ..retrying(0) };
+            let mut successor = Successor::of(Some(failed_together(5, 1)), policy);
+            successor.fetch(&batch(0, 5, 0).into());
+            let effects = successor.step(|core, tools| core.committed(NOW, 1, tools));
+            let sent = effects.iter().find_map(|effect| match effect {
+                Effect::Bury { ticket, .. } => Some(*ticket),
+                _ => None,
+            });
+            let ticket = sent.expect("its attempts are used up");
+            let effects = end(&mut successor);
+            assert!(effects.iter().any(|effect| matches!(effect, Effect::StopBurying { .. })), "{effects:?}");
+            let late = successor.step(|core, tools| core.buried(NOW, ticket, buried, tools));
+            assert!(late.is_empty(), "{buried:?}: {late:?}");
+        }
+    }
+}
+
+fn offered(effects: &Effects) -> Option<u64> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Offer { seq, .. } => Some(*seq),
+        _ => None,
+    })
 }
 
 /// Cannot inflate what it is given.

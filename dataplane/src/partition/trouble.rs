@@ -46,8 +46,7 @@ impl PartitionCore {
     }
 
     pub(super) fn diverged_into(&mut self, end: Offset, out: &mut Effects) {
-        self.phase = Phase::Ended;
-        out.push(Effect::Forget);
+        self.end(out);
         // What is decided and not acknowledged is decided again: its account would be lost with this ownership.
         let at = mutant!("truncation-not-gone-back-for", end.min(self.acknowledged), self.position);
         let leader_epoch = self.buffer.leaders().before(at);

@@ -107,6 +107,10 @@ impl Node {
         for effect in effects {
             self.carry_out(outside, key, effect);
         }
+        if let Some(running) = self.partitions.get_mut(&key).filter(|running| running.core.is_buffer_empty())
+        {
+            running.in_line = None;
+        }
         self.show(key.0, key.1);
     }
 
@@ -167,7 +171,10 @@ impl Node {
                     Position { topic, committed: at, leader_epoch, progress: None, failures: None };
                 self.report(outside, key, PartitionState::Rebuild { position });
             }
-            Effect::BeginAnew => self.tell_parted(outside, key),
+            Effect::BeginAnew => {
+                self.post(outside, Mailbox::Committer, Inside::Unfollow(key));
+                self.tell_parted(outside, key);
+            }
             Effect::Note(Note::LedgerRefused(refused)) => {
                 // The production node counts this as a violation of COM-1 and stops the partition.
                 outside.violated(crate::history::Invariant::Com1, refused.to_string());
