@@ -134,8 +134,8 @@ impl ByteBudget {
         self.share.pool.lock().shares.is_short()
     }
 
-    /// True while somebody waits who holds no more than this share, which holds more than its floor: what it can do without it
-    /// should give back.
+    /// True while somebody waits who holds no more than this share, which holds more than its floor, or who waits for what this
+    /// share has over the limit: what it can do without it should give back.
     pub fn is_asked_back(&self) -> bool {
         self.share.pool.lock().shares.is_asked_back(self.share.id)
     }

@@ -28,6 +28,17 @@ pub enum Overdraft {
     Letter,
 }
 
+impl Overdraft {
+    /// Whether it is for records that are held, which can be fetched again. What is on its way out comes back by itself, and not
+    /// before.
+    fn is_for_records(self) -> bool {
+        match self {
+            Self::Fetched | Self::Decoder | Self::Inflated => true,
+            Self::Payload | Self::Letter => false,
+        }
+    }
+}
+
 pub(super) const OVERDRAFTS: [Overdraft; 5] =
     [Overdraft::Fetched, Overdraft::Decoder, Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
 
@@ -163,10 +174,19 @@ impl ByteShares {
         line.iter().filter_map(|(_, ticket)| Some(self.places.get(ticket)?.asked_at)).min()
     }
 
-    /// Whether somebody waits who holds no more than `share`, which holds more than its floor.
+    /// Whether somebody waits who holds no more than `share`, which holds more than its floor; or whether somebody waits for a
+    /// loan that it has: of each purpose there is one at a time.
     pub(super) fn is_asked_back(&self, share: ShareId) -> bool {
         let held = self.shares.get(&share).map_or(0, |share| share.held);
-        held > self.floor_of(share) && self.line.first().is_some_and(|(least, _)| *least <= held)
+        let is_richer =
+            held > self.floor_of(share) && self.line.first().is_some_and(|(least, _)| *least <= held);
+        is_richer || self.is_loan_asked_back(share)
+    }
+
+    fn is_loan_asked_back(&self, share: ShareId) -> bool {
+        let of_share = self.loans.iter().flatten().filter(|(of, _)| *of == share);
+        let mut purposes = of_share.map(|(_, loan)| loan.purpose);
+        purposes.any(|purpose| purpose.is_for_records() && !self.turns[purpose as usize].is_empty())
     }
 
     /// Another share. Those with a floor divide half of the limit at most, so that what is larger than a floor has a pool to

@@ -193,6 +193,41 @@ fn mem_1_what_is_over_the_limit_and_fits_again_is_over_it_no_longer() {
     assert_eq!(users.shares.leased(), 800);
 }
 
+#[test]
+fn liv_1_a_loan_is_asked_back_by_who_waits_for_it_and_by_nobody_else() {
+    let mut users = Users::new(16 << 20);
+    let (bad, holder, waits) = (users.open(), users.open(), users.open());
+    while users.ask(bad, plain(64 * 1024)) {}
+    users.leave(0);
+    assert!(
+        users.ask(holder, over(4 << 20, Overdraft::Inflated)),
+        "more than its floor, and no pool is left"
+    );
+    assert_eq!(users.shares.shares[&holder].held, 0);
+    assert!(!users.shares.is_asked_back(holder), "nobody waits");
+    assert!(!users.ask(waits, plain(2 << 20)));
+    assert!(!users.shares.is_asked_back(holder), "it could give nothing of what is waited for");
+    assert!(users.shares.is_asked_back(bad), "this one could");
+    assert!(!users.ask(waits, over(4 << 20, Overdraft::Inflated)));
+    assert!(users.shares.is_asked_back(holder), "only its loan is in the way");
+    let at = users.held.iter().position(|(of, _)| *of == holder).expect("it holds some");
+    users.give_back(at);
+    assert!(!users.shares.is_asked_back(holder));
+    users.check();
+}
+
+#[test]
+fn liv_1_what_is_in_flight_over_the_limit_is_not_asked_back() {
+    for purpose in [Overdraft::Payload, Overdraft::Letter] {
+        let mut users = Users::new(16 << 20);
+        let (bad, holder, waits) = (users.open(), users.open(), users.open());
+        while users.ask(bad, plain(64 * 1024)) {}
+        assert!(users.ask(holder, over(4 << 20, purpose)));
+        assert!(!users.ask(waits, over(4 << 20, purpose)));
+        assert!(!users.shares.is_asked_back(holder), "{purpose:?}: it comes back by itself, and not before");
+    }
+}
+
 proptest! {
     /// Mappings come and go while leases are out; whatever is asked, given back and given up: leases stay within the limit,
     /// nobody waits for what is there, who asks for no more than its floor has it as soon as the others hold no more than
