@@ -30,6 +30,7 @@ use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::{Flight, InFlight, LongestRun};
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
+use crate::runtime::owned_task::OwnedTask;
 
 /// How soon a batcher that may not start anything looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -84,7 +85,8 @@ pub struct BatcherActor {
     pub(super) sent: HashMap<BatchId, Sent>,
     slot: Option<Slot>,
     bytes: Option<Lease>,
-    bytes_asked: bool,
+    /// A place in the line for bytes, left when there is no more use for them.
+    in_line: Option<OwnedTask>,
     next_batch: u64,
     pub(super) setbacks: Setbacks,
     timer: Option<(Moment, SpawnHandle)>,
@@ -111,7 +113,7 @@ impl BatcherActor {
             sent: HashMap::new(),
             slot: None,
             bytes: None,
-            bytes_asked: false,
+            in_line: None,
             next_batch: 0,
             setbacks: Setbacks::default(),
             timer: None,
@@ -129,7 +131,7 @@ impl BatcherActor {
                 Ready::Never => Some(None),
             };
             if let Some(wake) = wake {
-                (self.slot, self.bytes) = (None, None);
+                (self.slot, self.bytes, self.in_line) = (None, None, None);
                 if let Some(when) = wake {
                     self.wake_at(when, now, ctx);
                 }
@@ -189,15 +191,24 @@ impl BatcherActor {
         }
         self.bytes = None;
         self.bytes = self.parts.budget.try_lease_or_overdraft(bytes, Overdraft::Payload);
-        if self.bytes.is_none() && !self.bytes_asked {
-            self.bytes_asked = true;
-            let (budget, recipient) = (self.parts.budget.clone(), ctx.address().recipient::<BytesGranted>());
-            actix_rt::spawn(async move {
+        if self.bytes.is_none() && self.in_line.is_none() {
+            // An address would keep the batcher, which has the place, for as long as it waits.
+            let (budget, me) = (self.parts.budget.clone(), ctx.address().downgrade());
+            self.in_line = Some(OwnedTask::spawn(async move {
                 let lease = budget.lease_or_overdraft(bytes, Overdraft::Payload).await;
-                let _ = post(&recipient, BytesGranted(lease));
-            });
+                if let Some(me) = me.upgrade() {
+                    me.do_send(BytesGranted(lease));
+                }
+            }));
         }
         self.bytes.is_some()
+    }
+
+    /// Who waits for bytes that nobody needs any more keeps them from others.
+    fn leave_line_if_idle(&mut self) {
+        if self.core.waiting() == 0 {
+            self.in_line = None;
+        }
     }
 
     fn dispatch(&mut self, plan: &Plan, slot: Slot, mut lease: Lease, now: Moment, ctx: &mut Context<Self>) {
@@ -304,6 +315,7 @@ impl Handler<Unregister> for BatcherActor {
             self.partitions.remove(&message.partition);
             self.setbacks.forget(message.partition);
             self.core.forget(message.partition);
+            self.leave_line_if_idle();
         }
     }
 }
@@ -327,10 +339,11 @@ impl Handler<Withdraw> for BatcherActor {
 
     fn handle(&mut self, message: Withdraw, _: &mut Self::Context) {
         let Withdraw { partition, epoch, seq } = message;
-        if self.core.withdraw(partition, epoch, seq)
-            && let Some((_, address)) = self.partitions.get(&partition)
-        {
-            address.do_send(Withdrawn { epoch, seq });
+        if self.core.withdraw(partition, epoch, seq) {
+            self.leave_line_if_idle();
+            if let Some((_, address)) = self.partitions.get(&partition) {
+                address.do_send(Withdrawn { epoch, seq });
+            }
         }
     }
 }
@@ -348,8 +361,130 @@ impl Handler<BytesGranted> for BatcherActor {
     type Result = ();
 
     fn handle(&mut self, BytesGranted(lease): BytesGranted, ctx: &mut Self::Context) {
-        self.bytes_asked = false;
+        self.in_line = None;
         self.bytes = Some(lease);
         self.pump(ctx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use lighterman_proto::event::EventSource;
+
+    use super::*;
+    use crate::invoker::facts::timeout::FunctionTimeout;
+    use crate::invoker::invoke::{Concurrency, InvokedFunction};
+    use crate::invoker::port::{FunctionFacts, FunctionPort, Invocation};
+    use crate::invoker::verdict::Reply;
+    use crate::partition::model_tests::{batch, cut_of};
+
+    /// Never answers.
+    struct Silent;
+
+    impl FunctionPort for Silent {
+        fn invoke(&self, _: Invocation) -> BoxFuture<'static, Reply> {
+            std::future::pending().boxed()
+        }
+
+        fn facts(&self, _: Arc<str>) -> BoxFuture<'static, FunctionFacts> {
+            std::future::pending().boxed()
+        }
+    }
+
+    impl Actor for Silent {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Invoke> for Silent {
+        type Result = ();
+
+        fn handle(&mut self, _: Invoke, _: &mut Self::Context) {}
+    }
+
+    fn parts(budget: &ByteBudget, slots: &Slots) -> BatcherParts {
+        let second = Duration::from_secs(1);
+        let ownership = OwnershipLease::default();
+        ownership.extend(clock::now() + second * 3_600);
+        let function = InvokedFunction {
+            name: Arc::from("f"),
+            timeout: FunctionTimeout::new(second, clock::now()),
+            doubt: Arc::new(|| {}),
+        };
+        let envelope = Envelope::new(&EventSource::SelfManaged, "b:9092", "t");
+        BatcherParts {
+            mapping: MappingId(uuid::Uuid::nil()),
+            topic: Arc::from("t"),
+            limits: BatchLimits {
+                records_max: 10,
+                payload_bytes_max: 10_000,
+                envelope_bytes: envelope.base_bytes(),
+                window: Duration::ZERO,
+            },
+            envelope: Arc::new(envelope),
+            slots: slots.clone(),
+            slot_line: 0,
+            budget: budget.clone(),
+            payloads: PayloadPool::new(1 << 20),
+            in_flight: InFlight::default(),
+            ownership,
+            fence: Arc::default(),
+            longest_run: Arc::new(move |_| second),
+            retry: RetryPolicy::default(),
+            partial_responses: false,
+            invoker: Invoker::new(Arc::new(Silent), function, Concurrency::new(slots.clone())),
+            invoker_apart: Silent.start().recipient(),
+            status: StatusBoard::new(Vec::new()),
+        }
+    }
+
+    /// A batcher that has a batch and a slot, and waits for bytes.
+    async fn waiting_in(budget: &ByteBudget) -> Addr<BatcherActor> {
+        let slots = Slots::new(1);
+        let mut batcher = BatcherActor::new(parts(budget, &slots), DeathWatch::new("batcher", |_| {}));
+        let cut = cut_of(&batch(0, &[(0, 5)], 0, false));
+        let (partition, epoch, seq, attempt) = (0, Epoch(1), 1, 1);
+        batcher.core.offer(Pending {
+            partition,
+            epoch,
+            seq,
+            cut,
+            attempt,
+            alone: true,
+            key_bytes: 9,
+            expires: None,
+        });
+        let address = batcher.start();
+        let grant: Grant = Arc::new(drop);
+        let slot = slots.take(7, &grant).expect("free");
+        address.send(SlotGranted(slot)).await.expect("it runs");
+        while !budget.is_short() {
+            tokio::task::yield_now().await;
+        }
+        address
+    }
+
+    async fn is_left(budget: &ByteBudget) -> bool {
+        for _ in 0..1_000 {
+            if !budget.is_short() {
+                return true;
+            }
+            tokio::task::yield_now().await;
+        }
+        false
+    }
+
+    #[actix::test]
+    async fn mem_1_a_place_in_the_line_for_a_payload_is_left_with_its_offer_and_with_its_batcher() {
+        let budget = ByteBudget::new(1_000);
+        let all = budget.try_lease(1_000).expect("room");
+        let over = budget.try_lease_or_overdraft(1, Overdraft::Payload).expect("the overdraft");
+        let batcher = waiting_in(&budget).await;
+        batcher.send(Withdraw { partition: 0, epoch: Epoch(1), seq: 1 }).await.expect("it runs");
+        assert!(is_left(&budget).await, "nobody offers anything");
+        drop(waiting_in(&budget).await);
+        assert!(is_left(&budget).await, "it has ended");
+        assert_eq!(budget.leased(), all.bytes() + over.bytes());
     }
 }

@@ -10,7 +10,6 @@ use lighterman_proto::event::Envelope;
 use lighterman_proto::filter::Filters;
 use lighterman_proto::ids::TopicPartition;
 use lighterman_proto::records::{BatchHeader, Compression, Inflater, Record, RecordError};
-use tokio::task::JoinHandle;
 
 use super::actor::PartitionActor;
 use super::core::PartitionCore;
@@ -20,6 +19,7 @@ use super::messages::{CreditGranted, GiveBack};
 use super::pieces::{NextPiece, PieceLimits, PiecedBatch};
 use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::runtime::outbox::post;
+use crate::runtime::owned_task::OwnedTask;
 
 /// What the core borrows for one event.
 pub(super) struct Shelf {
@@ -187,22 +187,19 @@ impl Handler<GiveBack> for PartitionActor {
 }
 
 /// A place in the budget's line; given up when it is dropped.
-pub(super) struct InLine(JoinHandle<()>);
+pub(super) struct InLine {
+    _task: OwnedTask,
+}
 
 impl InLine {
     /// Waits for what is short, and posts it to `to`.
     pub(super) fn for_credit(short: Shortage, budget: &ByteBudget, to: Recipient<CreditGranted>) -> Self {
         let budget = budget.clone();
-        Self(actix_rt::spawn(async move {
+        let task = OwnedTask::spawn(async move {
             let lease = budget.lease_or_overdraft(short.bytes, short.purpose).await;
             let _ = post(&to, CreditGranted(lease));
-        }))
-    }
-}
-
-impl Drop for InLine {
-    fn drop(&mut self) {
-        self.0.abort();
+        });
+        Self { _task: task }
     }
 }
 
