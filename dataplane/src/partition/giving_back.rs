@@ -1,14 +1,14 @@
 //! What a partition gives back when others are short of bytes. Records behind those that are not getting through are of no use
 //! before these are resolved: they are fetched again then, and not sooner. What is offered or in flight is never touched.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-
-use bytes::BytesMut;
 
 use super::core::{Flight, PartitionCore, Phase};
 use super::cut::{Hold, Slice};
 use super::effects::{Effect, Effects, Tools};
 use super::fetch_buffer::Opener;
+use super::sparse::copy_to;
 
 impl PartitionCore {
     /// Others are short of bytes.
@@ -26,7 +26,7 @@ impl PartitionCore {
         self.gave_back = true;
         if matches!(self.flight, Flight::Waiting { .. }) {
             let cuts = std::iter::once(&mut self.work).chain(&mut self.later).map(|work| &mut work.cut);
-            keep_only(cuts.flat_map(|cut| &mut cut.slices).collect(), tools.opener);
+            keep_only(cuts.flat_map(|cut| &mut cut.slices), tools.opener);
         }
         out
     }
@@ -49,44 +49,75 @@ impl PartitionCore {
 }
 
 /// Slices that are less than half of what keeps them on the budget are copied out of it, so that the rest can go.
-fn keep_only(mut slices: Vec<&mut Slice>, opener: &mut dyn Opener) {
-    while let Some(hold) = slices.last().map(|slice| Hold::clone(&slice.hold)) {
-        let (mut of_hold, others): (Vec<_>, Vec<_>) =
-            slices.into_iter().partition(|slice| Arc::ptr_eq(&slice.hold, &hold));
-        slices = others;
-        let bytes: usize = of_hold.iter().map(|slice| slice.end - slice.at).sum();
-        if bytes.saturating_mul(2) > hold.bytes() {
-            continue;
+fn keep_only<'s>(slices: impl Iterator<Item = &'s mut Slice>, opener: &mut dyn Opener) {
+    // As many as there are records may stand each on a hold of its own, or with others between those of one.
+    let (mut groups, mut known) = (Vec::<Vec<&mut Slice>>::new(), HashMap::new());
+    for slice in slices {
+        let at = *known.entry(Arc::as_ptr(&slice.hold)).or_insert(groups.len());
+        match groups.get_mut(at) {
+            Some(group) => group.push(slice),
+            None => groups.push(vec![slice]),
         }
-        let is_all_ours = Arc::strong_count(&hold) == of_hold.len() + 1;
-        let lent = if is_all_ours { None } else { opener.lend(bytes) };
-        if !is_all_ours && lent.is_none() {
-            continue;
-        }
-        copy(&mut of_hold, bytes, &Arc::new(hold.nothing()));
-        let kept = lent.or_else(|| {
-            let mut lease = Arc::into_inner(hold)?;
-            lease.shrink_to(bytes);
-            Some(Arc::new(lease))
-        });
-        let Some(kept) = kept else { continue };
-        for slice in of_hold {
-            slice.hold = Hold::clone(&kept);
-        }
+    }
+    for group in groups.into_iter().rev() {
+        keep_of_hold(group, opener);
     }
 }
 
-fn copy(slices: &mut [&mut Slice], bytes: usize, hold: &Hold) {
-    let mut copy = BytesMut::with_capacity(bytes);
-    for slice in slices.iter() {
-        copy.extend_from_slice(&slice.plain[slice.at..slice.end]);
+/// The same for all slices of one hold.
+fn keep_of_hold(mut slices: Vec<&mut Slice>, opener: &mut dyn Opener) {
+    let Some(hold) = slices.first().map(|slice| Hold::clone(&slice.hold)) else { return };
+    let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
+    if bytes.saturating_mul(2) > hold.bytes() {
+        return;
     }
-    let copy = copy.freeze();
-    let mut at = 0;
+    let is_all_ours = Arc::strong_count(&hold) == slices.len() + 1;
+    let lent = if is_all_ours { None } else { opener.lend(bytes) };
+    if !is_all_ours && lent.is_none() {
+        return;
+    }
+    copy_to(&Arc::new(hold.nothing()), bytes, slices.iter_mut().map(|slice| &mut **slice));
+    let kept = lent.or_else(|| {
+        let mut lease = Arc::into_inner(hold)?;
+        lease.shrink_to(bytes);
+        Some(Arc::new(lease))
+    });
+    let Some(kept) = kept else { return };
     for slice in slices {
-        let end = at + slice.end - slice.at;
-        (slice.plain, slice.hold) = (copy.clone(), Hold::clone(hold));
-        (slice.at, slice.end) = (at, end);
-        at = end;
+        slice.hold = Hold::clone(&kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::credit::bytes::ByteBudget;
+    use crate::partition::model_tests::{Plain, batch, cut_of};
+
+    /// Between two plain batches of a frame may stand one that was inflated.
+    #[test]
+    fn mem_1_slices_of_one_hold_go_together_wherever_they_stand() {
+        let budget = ByteBudget::new(10_000);
+        let hold_of = |bytes| Hold::new(budget.try_lease(bytes).expect("room"));
+        let records: Bytes = batch(0, &[(0, 20), (1, 20), (2, 20), (3, 20)], 3, false);
+        let mut slices: Vec<Slice> = Vec::new();
+        {
+            let (frame, inflated) = (hold_of(4_000), hold_of(2_000));
+            for hold in [&frame, &inflated, &frame, &inflated] {
+                let slice = cut_of(&records).slices.remove(0);
+                slices.push(Slice { hold: Hold::clone(hold), ..slice });
+            }
+        }
+        let offsets = |slices: &[Slice]| -> Vec<i64> {
+            slices.iter().flat_map(Slice::walk).map(|record| record.offset.0).collect()
+        };
+        let before = offsets(&slices);
+        let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
+        keep_only(slices.iter_mut(), &mut Plain);
+        assert_eq!((budget.leased(), offsets(&slices)), (bytes, before));
+        drop(slices);
+        assert_eq!(budget.leased(), 0);
     }
 }

@@ -194,7 +194,9 @@ impl Segment {
         }
         (*at, *left) = (walk.at(), walk.left());
         run.close(cut, &self.header, bytes, &self.hold);
-        copy_out(&mut cut.slices[slices_before..], bytes.len(), opener);
+        if *left == 0 {
+            copy_out(&mut cut.slices[slices_before..], bytes.len(), opener);
+        }
         Ok(stop)
     }
 

@@ -17,17 +17,17 @@ pub(super) fn copy_out(slices: &mut [Slice], batch_bytes: usize, opener: &mut dy
         return;
     }
     let Some(hold) = opener.lend(bytes) else { return };
+    copy_to(&hold, bytes, slices);
+}
+
+/// Copies slices into one allocation of `bytes`, all that they have, which stands on `hold`.
+pub(super) fn copy_to<'s>(hold: &Hold, bytes: usize, slices: impl IntoIterator<Item = &'s mut Slice>) {
     let mut copy = BytesMut::with_capacity(bytes);
-    for slice in slices.iter() {
-        copy.extend_from_slice(&slice.plain[slice.at..slice.end]);
-    }
-    let copy = copy.freeze();
-    let mut at = 0;
     for slice in slices {
-        let end = at + slice.end - slice.at;
-        (slice.plain, slice.hold) = (copy.clone(), Hold::clone(&hold));
-        (slice.at, slice.end) = (at, end);
-        at = end;
+        copy.extend_from_slice(&slice.plain[slice.at..slice.end]);
+        slice.plain = copy.split().freeze();
+        (slice.at, slice.end) = (0, slice.plain.len());
+        slice.hold = Hold::clone(hold);
     }
 }
 
@@ -93,6 +93,30 @@ mod tests {
         let offsets: Vec<i64> = cut.walk().map(|record| record.offset.0).collect();
         assert_eq!(offsets, passing, "the same records, copied or not");
         (cut, Arc::strong_count(&frame_hold) - 1)
+    }
+
+    /// A small batch size: what is still to be cut keeps the frame here anyway.
+    #[test]
+    fn records_are_not_copied_while_more_of_their_frame_is_to_be_cut() {
+        let deltas: Vec<(i64, usize)> = (0..64).map(|delta| (delta, 20)).collect();
+        let (frame, frame_hold) = (batch(0, &deltas, 63, false), hold());
+        let mut buffer = FetchBuffer::default();
+        let aborted = AbortedTransactions::default();
+        buffer.receive(&frame, Offset(0), aborted, &frame_hold, Moment::from_micros(1));
+        let limits = CutLimits { records_max: 4, payload_bytes_max: 1 << 20 };
+        for first in (0..64).step_by(4).map(Offset) {
+            let reach = Reach { limits, end_max: None, frontier: first, known: &[], remembered: None };
+            let mut cut = Cut::empty(first);
+            buffer.grow(&mut cut, reach, &Plain, &Plain, &mut Plain);
+            assert_eq!((cut.records, cut.slices.len()), (4, 1));
+            let is_view = Arc::ptr_eq(&cut.slices[0].hold, &frame_hold);
+            assert_eq!(
+                is_view,
+                !buffer.is_empty(),
+                "from {first} on: only the last would keep the frame alone"
+            );
+        }
+        assert_eq!(Arc::strong_count(&frame_hold), 1);
     }
 
     #[test]
