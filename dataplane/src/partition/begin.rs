@@ -242,7 +242,7 @@ impl PartitionCore {
     /// Gives what is in work an outcome, and begins behind it.
     pub(super) fn resolve_work(&mut self, outcome: Outcome, out: &mut Effects) {
         let range = self.work.cut.range;
-        (self.skip_wanted, self.held_up) = (None, false);
+        self.skip_wanted = None;
         let done = std::mem::replace(&mut self.work, Work::none(range.end));
         if outcome.is_notable() {
             // What stood between the records has nothing to do with it.

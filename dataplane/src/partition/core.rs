@@ -96,8 +96,6 @@ pub struct PartitionCore {
     /// The last offset that the group is known to have.
     pub(super) acknowledged: Offset,
     pub(super) wanted: bool,
-    /// The last attempt at what is in work did not resolve it.
-    pub(super) held_up: bool,
     /// Others were short of bytes since.
     pub(super) gave_back: bool,
     pub(super) lost_before: Option<Offset>,
@@ -126,7 +124,6 @@ impl PartitionCore {
             last_commit: LastCommit::Awaited,
             acknowledged: start.committed,
             wanted: false,
-            held_up: false,
             gave_back: false,
             lost_before: None,
             unread: Unread::default(),
@@ -187,70 +184,6 @@ impl PartitionCore {
             self.cannot_read(now, received.position, damage, false, &mut out);
         }
         self.advance(now, tools, &mut out);
-        out
-    }
-
-    /// The position lies outside the log; beyond its end nobody knows why.
-    pub fn out_of_range(
-        &mut self,
-        now: Moment,
-        log_start: Offset,
-        log_end: Offset,
-        tools: &mut Tools<'_>,
-    ) -> Effects {
-        let mut out = Effects::new();
-        self.wanted = false;
-        if self.position > log_end {
-            return self.parted();
-        }
-        if self.position < log_start {
-            self.lost_before = Some(log_start);
-        }
-        self.advance(now, tools, &mut out);
-        out
-    }
-
-    /// The leader's log has another history from `end` on (KIP-320).
-    pub fn diverged(&mut self, end: Offset) -> Effects {
-        let mut out = Effects::new();
-        if matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
-            self.diverged_into(end, &mut out);
-        }
-        out
-    }
-
-    /// The log is not the one that was read: nothing that is known of it holds, and no answer that is still to come counts.
-    pub fn parted(&mut self) -> Effects {
-        let mut out = Effects::new();
-        if !matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
-            // What is being drained is let go as it is: whoever gets it next finds out.
-            return out;
-        }
-        self.end(&mut out);
-        out.push(Effect::BeginAnew);
-        out
-    }
-
-    /// Nothing is decided any more: an answer, or a destination's word, that is still to come finds nothing that it is for. What
-    /// was read is let go at once, since an invocation of it may run for as long as the function is allowed to.
-    pub(super) fn end(&mut self, out: &mut Effects) {
-        self.phase = Phase::Ended;
-        out.push(Effect::Forget);
-        self.call_back(out);
-        (self.flight, self.unread) = (Flight::Idle, Unread::default());
-        self.buffer.clear();
-        self.later.clear();
-        self.work = Work::none(self.ledger.frontier());
-    }
-
-    /// The partition cannot be read for a reason that is not in its bytes.
-    pub fn unreadable(&mut self, now: Moment) -> Effects {
-        let mut out = Effects::new();
-        self.wanted = false;
-        if self.phase == Phase::Running {
-            self.phase = Phase::Resting { until: now + REST };
-            out.push(Effect::WakeAt(now + REST));
-        }
         out
     }
 
@@ -331,7 +264,7 @@ impl PartitionCore {
     }
 
     /// Takes back what has not begun yet.
-    fn call_back(&self, out: &mut Effects) {
+    pub(super) fn call_back(&self, out: &mut Effects) {
         match self.flight {
             Flight::Offered { seq } => out.push(Effect::Withdraw { seq }),
             Flight::Burying { ticket } => out.push(Effect::StopBurying { ticket }),

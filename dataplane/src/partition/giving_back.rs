@@ -36,7 +36,7 @@ impl PartitionCore {
         match self.flight {
             Flight::Waiting { .. } | Flight::Burying { .. } => true,
             Flight::Idle | Flight::Recording | Flight::Offered { .. } | Flight::Sealed { .. } => {
-                self.held_up && !self.work.may_grow()
+                self.work.held_up && !self.work.may_grow()
             }
         }
     }

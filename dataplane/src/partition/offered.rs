@@ -6,7 +6,7 @@ use lighterman_proto::units::{Moment, TimestampMs};
 
 use super::core::{Flight, PartitionCore};
 use super::effects::{Effect, Effects, Tools};
-use super::work::until_expired;
+use super::work::{Work, until_expired};
 use crate::batcher::BatchId;
 
 impl PartitionCore {
@@ -90,7 +90,7 @@ impl PartitionCore {
         let (front, back) = range.split_at(end);
         let back = self.work.cut.select(back, tools.sizer, |_| true);
         if !back.is_empty() {
-            self.later.push(self.work.over(back));
+            self.later.push(Work { held_up: false, ..self.work.over(back) });
             self.work = self.work.over(self.work.cut.select(front, tools.sizer, |_| true));
         }
     }

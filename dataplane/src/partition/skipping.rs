@@ -63,11 +63,7 @@ impl PartitionCore {
             return (SkipAnswer::NotAmong(self.work.cut.range), out);
         }
         self.skip_wanted = Some(offset);
-        match self.flight {
-            Flight::Offered { seq, .. } => out.push(Effect::Withdraw { seq }),
-            Flight::Burying { ticket } => out.push(Effect::StopBurying { ticket }),
-            Flight::Idle | Flight::Recording | Flight::Waiting { .. } | Flight::Sealed { .. } => {}
-        }
+        self.call_back(&mut out);
         self.advance(now, tools, &mut out);
         let waits = self.skip_wanted.is_some();
         (if waits { SkipAnswer::AfterThisAttempt } else { SkipAnswer::Skipped }, out)

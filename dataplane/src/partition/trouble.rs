@@ -5,12 +5,77 @@ use lighterman_proto::records::RecordError;
 use lighterman_proto::units::Moment;
 
 use super::core::{Flight, PartitionCore, Phase, REST};
-use super::effects::{Effect, Effects, Note};
+use super::effects::{Effect, Effects, Note, Tools};
 use super::ledger::Outcome;
 use super::progress::Inherited;
-use super::unreadable::{BatchEnd, Damage};
+use super::unreadable::{BatchEnd, Damage, Unread};
+use super::work::Work;
 
 impl PartitionCore {
+    /// The position lies outside the log; beyond its end nobody knows why.
+    pub fn out_of_range(
+        &mut self,
+        now: Moment,
+        log_start: Offset,
+        log_end: Offset,
+        tools: &mut Tools<'_>,
+    ) -> Effects {
+        let mut out = Effects::new();
+        self.wanted = false;
+        if self.position > log_end {
+            return self.parted();
+        }
+        if self.position < log_start {
+            self.lost_before = Some(log_start);
+        }
+        self.advance(now, tools, &mut out);
+        out
+    }
+
+    /// The leader's log has another history from `end` on (KIP-320).
+    pub fn diverged(&mut self, end: Offset) -> Effects {
+        let mut out = Effects::new();
+        if matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
+            self.diverged_into(end, &mut out);
+        }
+        out
+    }
+
+    /// The log is not the one that was read: nothing that is known of it holds, and no answer that is still to come counts.
+    pub fn parted(&mut self) -> Effects {
+        let mut out = Effects::new();
+        if !matches!(self.phase, Phase::Running | Phase::Resting { .. }) {
+            // What is being drained is let go as it is: whoever gets it next finds out.
+            return out;
+        }
+        self.end(&mut out);
+        out.push(Effect::BeginAnew);
+        out
+    }
+
+    /// Nothing is decided any more: an answer, or a destination's word, that is still to come finds nothing that it is for. What
+    /// was read is let go at once, since an invocation of it may run for as long as the function is allowed to.
+    fn end(&mut self, out: &mut Effects) {
+        self.phase = Phase::Ended;
+        out.push(Effect::Forget);
+        self.call_back(out);
+        (self.flight, self.unread) = (Flight::Idle, Unread::default());
+        self.buffer.clear();
+        self.later.clear();
+        self.work = Work::none(self.ledger.frontier());
+    }
+
+    /// The partition cannot be read for a reason that is not in its bytes.
+    pub fn unreadable(&mut self, now: Moment) -> Effects {
+        let mut out = Effects::new();
+        self.wanted = false;
+        if self.phase == Phase::Running {
+            self.phase = Phase::Resting { until: now + REST };
+            out.push(Effect::WakeAt(now + REST));
+        }
+        out
+    }
+
     /// Records that retention took are accounted once everything before them is.
     pub(super) fn pass_lost_records(&mut self, out: &mut Effects) {
         let idle = self.is_idle_and_empty();
@@ -45,7 +110,7 @@ impl PartitionCore {
         out.push(Effect::Note(Note::Rewritten { from: self.ledger.frontier() }));
     }
 
-    pub(super) fn diverged_into(&mut self, end: Offset, out: &mut Effects) {
+    fn diverged_into(&mut self, end: Offset, out: &mut Effects) {
         self.end(out);
         // What is decided and not acknowledged is decided again: its account would be lost with this ownership.
         let at = mutant!("truncation-not-gone-back-for", end.min(self.acknowledged), self.position);

@@ -35,7 +35,7 @@ impl PartitionCore {
 
     pub(super) fn wait(&mut self, until: Moment, out: &mut Effects) {
         self.flight = Flight::Waiting { until };
-        self.held_up = true;
+        self.work.held_up = true;
         out.push(Effect::WakeAt(until));
     }
 

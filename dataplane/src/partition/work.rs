@@ -69,6 +69,8 @@ pub struct Work {
     pub last: Option<Arc<Failure>>,
     /// It is not tried any more, and why.
     pub fate: Option<Condition>,
+    /// An attempt at it was made that did not resolve it.
+    pub held_up: bool,
     /// What the function has answered for, though it is tried again for the order's sake. In order, each once.
     pub good: Vec<OffsetRange>,
 }
@@ -85,6 +87,7 @@ impl Work {
             first: None,
             last: None,
             fate: None,
+            held_up: false,
             good: Vec::new(),
         }
     }
