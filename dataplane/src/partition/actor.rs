@@ -172,7 +172,6 @@ impl PartitionActor {
                 let _ = self.router.send(Forget { partition: self.id.clone(), pauses });
             }
             Effect::Offer { seq, cut, attempt, alone, expires } => {
-                self.gauge.set_oldest(Some(cut.oldest));
                 let _ = self.batcher.send(Offer { partition, epoch, seq, cut, attempt, alone, expires });
             }
             Effect::Withdraw { seq } => {
@@ -240,6 +239,7 @@ impl PartitionActor {
     fn show(&self) {
         self.gauge.set_position(self.core.position());
         self.gauge.set_buffered(self.core.buffered_bytes());
+        self.gauge.set_oldest(self.core.oldest());
         self.show_failing();
     }
 

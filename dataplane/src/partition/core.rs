@@ -146,6 +146,13 @@ impl PartitionCore {
         self.buffer.is_empty()
     }
 
+    /// When the first of the records arrived that are here and have no outcome; `None` without one.
+    pub fn oldest(&self) -> Option<Moment> {
+        let mut cuts = std::iter::once(&self.work).chain(self.later.last()).map(|work| &work.cut);
+        let first = cuts.find(|cut| !cut.is_empty());
+        first.map(|cut| cut.oldest).or_else(|| self.buffer.oldest())
+    }
+
     /// The ledger.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger

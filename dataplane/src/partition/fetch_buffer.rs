@@ -167,6 +167,12 @@ impl FetchBuffer {
         self.segments.is_empty()
     }
 
+    /// When the first of its records arrived.
+    pub fn oldest(&self) -> Option<Moment> {
+        let with_records = |segment: &&Segment| !matches!(segment.body, Body::Absent);
+        self.segments.iter().find(with_records).map(|segment| segment.arrived)
+    }
+
     /// Forgets the records that are in it.
     pub fn clear(&mut self) {
         *self = Self { leaders: std::mem::take(&mut self.leaders), ..Self::default() };

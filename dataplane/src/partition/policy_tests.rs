@@ -431,6 +431,28 @@ fn offsets(cut: &Cut) -> Vec<i64> {
     cut.walk().map(|record| record.offset.0).collect()
 }
 
+/// Its age is shown: of what has ended it would grow for ever.
+#[test]
+fn the_oldest_record_is_the_first_that_is_here_without_an_outcome() {
+    let mut world = World::new(FailurePolicy::default(), Says::AllOrNothing, BTreeMap::new());
+    assert_eq!(world.core.oldest(), None);
+    world.take(Step::Fetch);
+    let first = world.now;
+    world.take(Step::Tick);
+    world.take(Step::Fetch);
+    let second = world.now;
+    assert_eq!(world.core.oldest(), Some(first));
+    world.take(Step::Seal);
+    assert_eq!(world.core.oldest(), Some(first));
+    world.take(Step::Answer);
+    assert_eq!(world.core.oldest(), Some(second), "the first eight are delivered");
+    world.take(Step::Acknowledge);
+    assert_eq!(world.core.oldest(), Some(second), "in work now");
+    world.take(Step::Seal);
+    world.take(Step::Answer);
+    assert_eq!(world.core.oldest(), None);
+}
+
 fn any_policy() -> impl Strategy<Value = FailurePolicy> {
     (prop::option::of(0u32..4), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
         |(retries_max, bisect, named_only, has_destination)| FailurePolicy {
