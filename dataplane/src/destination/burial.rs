@@ -9,7 +9,7 @@ use lighterman_proto::ids::TopicPartition;
 use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
-use super::core::{DROP_TRIES, OnFailure};
+use super::core::{DROP_TRIES, LetterForm, OnFailure};
 use super::deliver::{Delivery, DeliveryObserver, deliver};
 use super::letter::{DestinationPort, Letter, Undelivered};
 use super::letters::{Facts, Sender};
@@ -64,12 +64,13 @@ impl DestinationBurial {
         let bytes = Sender::raw_bytes_max(&self.destination, batch);
         let _lease = self.budget.lease_or_overdraft(bytes, Overdraft::Letter).await;
         let facts = RawFacts { partition, batch, at: clock::wall_ms(), random: Uuid::new_v4() };
-        let mut delivery = self.deliver(vec![self.sender.raw_letter(&self.destination, &facts)]).await;
-        if let (false, Destination::Topic(topic)) = (delivery.too_large.is_empty(), &self.destination) {
-            let smaller = self.sender.raw_letter_without_bytes(topic, &facts);
-            delivery = self.deliver(vec![smaller]).await;
-        }
-        if delivery.is_complete() { Buried::Acknowledged } else { Buried::Dropped }
+        let letter = self.sender.raw_letter(&self.destination, &facts);
+        let delivery = self.deliver(vec![letter], Sender::raw_form(&self.destination)).await;
+        let (false, Destination::Topic(topic)) = (delivery.too_large.is_empty(), &self.destination) else {
+            return buried(&delivery);
+        };
+        let smaller = self.sender.raw_letter_without_bytes(topic, &facts);
+        buried(&self.deliver(vec![smaller], LetterForm::Smallest).await)
     }
 
     async fn send_records(&self, partition: &TopicPartition, work: &Work, condition: Condition) -> Buried {
@@ -83,17 +84,16 @@ impl DestinationBurial {
             random: Uuid::new_v4(),
         };
         let Some(letter) = self.sender.letter(&self.destination, &facts) else { return Buried::Acknowledged };
-        let delivery = self.deliver(vec![letter]).await;
-        if !delivery.dropped.is_empty() {
-            return Buried::Dropped;
+        let delivery = self.deliver(vec![letter], Sender::form(&self.destination, work)).await;
+        if delivery.too_large.is_empty() || !delivery.dropped.is_empty() {
+            return buried(&delivery);
         }
-        let smaller: Vec<Letter> =
-            delivery.too_large.iter().filter_map(|undelivered| self.smaller(&facts, undelivered)).collect();
-        if delivery.too_large.is_empty() {
-            return Buried::Acknowledged;
+        let smaller: Option<Vec<Letter>> =
+            delivery.too_large.iter().map(|undelivered| self.smaller(&facts, undelivered)).collect();
+        match smaller {
+            Some(smaller) => buried(&self.deliver(smaller, LetterForm::Smallest).await),
+            None => Buried::Dropped,
         }
-        let second = self.deliver(smaller).await;
-        if second.is_complete() { Buried::Acknowledged } else { Buried::Dropped }
     }
 
     fn smaller(&self, facts: &Facts<'_>, undelivered: &Undelivered) -> Option<Letter> {
@@ -101,10 +101,15 @@ impl DestinationBurial {
         self.sender.without_payload(topic, facts, messages)
     }
 
-    async fn deliver(&self, letters: Vec<Letter>) -> Delivery {
+    async fn deliver(&self, letters: Vec<Letter>, form: LetterForm) -> Delivery {
         let (port, observer) = (Arc::clone(&self.port), Arc::clone(&self.observer));
-        deliver(port, letters, self.retry, self.on_failure, observer).await
+        deliver(port, letters, self.retry, self.on_failure, form, observer).await
     }
+}
+
+/// Acknowledged is only what has arrived as a whole.
+fn buried(delivery: &Delivery) -> Buried {
+    if delivery.is_complete() { Buried::Acknowledged } else { Buried::Dropped }
 }
 
 impl Burial for DestinationBurial {
@@ -233,8 +238,7 @@ mod tests {
             let (errand, _keep) = unreadable();
             assert_eq!(burial(&post, destination, false).bury(errand).await, Buried::Acknowledged);
         }
-        let too_large = DestinationError::TooLarge { to: "d".into(), bytes: 9, why: "limit".into() };
-        post.refusals.lock().push_back(too_large);
+        post.refusals.lock().push_back(too_large());
         let (errand, _keep) = unreadable();
         assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, Buried::Acknowledged);
         let taken = post.taken.lock();
@@ -290,8 +294,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_is_too_large_goes_without_its_payload() {
         let post = Arc::new(Post::default());
-        let error = DestinationError::TooLarge { to: "d".into(), bytes: 9, why: "limit".into() };
-        post.refusals.lock().push_back(error);
+        post.refusals.lock().push_back(too_large());
         let (errand, _keep) = errand();
         assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, Buried::Acknowledged);
         let taken = post.taken.lock();
@@ -301,6 +304,54 @@ mod tests {
             let record: Value = serde_json::from_slice(&message.value).expect("JSON");
             assert_eq!(record.get("payload"), None, "{record}");
         }
+    }
+
+    fn too_large() -> DestinationError {
+        DestinationError::TooLarge { to: "d".into(), bytes: 9, why: "limit".into() }
+    }
+
+    #[tokio::test]
+    async fn alo_1_what_no_smaller_letter_can_stand_for_is_held_until_it_is_taken_or_dropped_and_said_so() {
+        let refusals = [
+            ("arn:aws:sqs:eu-west-1:000000000000:q", 5),
+            ("arn:aws:sns:eu-west-1:000000000000:n", 5),
+            ("arn:aws:s3:::failed-records", 5),
+            // The whole first, then what is left of it.
+            ("kafka://failed", 6),
+        ];
+        for (destination, refused) in refusals {
+            for (make, what) in [(errand as fn() -> _, "records"), (unreadable, "a raw batch")] {
+                let post = Arc::new(Post::default());
+                post.refusals.lock().extend(std::iter::repeat_n(too_large(), refused));
+                let (errand, _keep) = make();
+                let buried = burial(&post, destination, false).bury(errand).await;
+                assert_eq!(buried, Buried::Acknowledged, "{what} to {destination}");
+                assert_eq!(
+                    post.taken.lock().len(),
+                    1,
+                    "{what} to {destination}: acknowledged is what arrived"
+                );
+
+                post.refusals.lock().extend(std::iter::repeat_n(too_large(), refused));
+                let (errand, _keep) = make();
+                let buried = burial(&post, destination, true).bury(errand).await;
+                assert_eq!(buried, Buried::Dropped, "{what} to {destination}");
+                assert_eq!(post.taken.lock().len(), 1, "{what} to {destination}: nothing more has arrived");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn alo_1_a_message_of_a_record_that_was_never_held_has_nothing_to_leave_out() {
+        let post = Arc::new(Post::default());
+        post.refusals.lock().extend(std::iter::repeat_n(too_large(), 2));
+        let (mut errand, _keep) = errand();
+        let Load::Records { work, .. } = &mut errand.load else { panic!("records") };
+        work.cut.slices[0].unheld = true;
+        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, Buried::Acknowledged);
+        let taken = post.taken.lock();
+        let [Letter::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
+        assert_eq!(messages.len(), 2, "all of them, not none");
     }
 
     #[tokio::test]

@@ -27,6 +27,15 @@ pub enum OnFailure {
     },
 }
 
+/// Whether there is anything to send instead of a letter that is too large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetterForm {
+    /// With what can be left out of it.
+    Whole,
+    /// Nothing can be left out: what does not take this waits for a person, as a missing queue does.
+    Smallest,
+}
+
 /// What to do after a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -35,7 +44,7 @@ pub enum Next {
         /// Not before.
         at: Moment,
     },
-    /// It will never fit: to be sent in a smaller form.
+    /// It will never fit as it is: to be sent in a smaller form.
     SetAside,
     /// Given up.
     Drop,
@@ -46,23 +55,25 @@ pub enum Next {
 pub struct DeliveryCore {
     policy: RetryPolicy,
     on_failure: OnFailure,
+    form: LetterForm,
     tries: u32,
 }
 
 impl DeliveryCore {
     /// A letter that was not tried yet.
-    pub const fn new(policy: RetryPolicy, on_failure: OnFailure) -> Self {
-        Self { policy, on_failure, tries: 0 }
+    pub const fn new(policy: RetryPolicy, on_failure: OnFailure, form: LetterForm) -> Self {
+        Self { policy, on_failure, form, tries: 0 }
     }
 
     /// A try failed. `random` spreads the waits (full jitter).
     pub fn failed(&mut self, class: Class, now: Moment, random: u64) -> Next {
         self.tries = self.tries.saturating_add(1);
         let step = match class {
-            Class::Poison => return Next::SetAside,
+            Class::Poison if self.form == LetterForm::Whole => return Next::SetAside,
             Class::Retry | Class::Fenced => self.tries,
             Class::Throttle => self.tries.max(THROTTLED_STEP),
-            Class::Fatal => self.tries.max(FATAL_STEP),
+            // A limit is raised by a person, if at all.
+            Class::Poison | Class::Fatal => self.tries.max(FATAL_STEP),
         };
         match self.on_failure {
             OnFailure::Drop { tries } if self.tries >= tries.get() => Next::Drop,
@@ -85,7 +96,7 @@ mod tests {
     use super::*;
 
     fn class() -> impl Strategy<Value = Class> {
-        prop_oneof![Just(Class::Retry), Just(Class::Throttle), Just(Class::Fatal)]
+        prop_oneof![Just(Class::Retry), Just(Class::Throttle), Just(Class::Fatal), Just(Class::Poison)]
     }
 
     proptest! {
@@ -94,7 +105,7 @@ mod tests {
             failures in proptest::collection::vec((class(), any::<u64>()), 1..200)
         ) {
             let (now, policy) = (Moment::from_micros(5), RetryPolicy::default());
-            let mut core = DeliveryCore::new(policy, OnFailure::Hold);
+            let mut core = DeliveryCore::new(policy, OnFailure::Hold, LetterForm::Smallest);
             for (class, random) in failures {
                 let Next::Again { at } = core.failed(class, now, random) else {
                     return Err(TestCaseError::fail("given up"));
@@ -108,7 +119,7 @@ mod tests {
             most in 1u32..20, class in class(), random: u64
         ) {
             let tries = NonZeroU32::new(most).expect("from 1");
-            let mut core = DeliveryCore::new(RetryPolicy::default(), OnFailure::Drop { tries });
+            let mut core = DeliveryCore::new(RetryPolicy::default(), OnFailure::Drop { tries }, LetterForm::Smallest);
             let now = Moment::from_micros(0);
             let nexts: Vec<Next> = (0..most).map(|_| core.failed(class, now, random)).collect();
             let (last, before) = nexts.split_last().expect("some");
@@ -119,9 +130,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_never_tried_again() {
+    fn what_is_too_large_is_never_tried_again_when_there_is_a_smaller_form() {
         for on_failure in [OnFailure::Hold, OnFailure::Drop { tries: DROP_TRIES }] {
-            let mut core = DeliveryCore::new(RetryPolicy::default(), on_failure);
+            let mut core = DeliveryCore::new(RetryPolicy::default(), on_failure, LetterForm::Whole);
             assert_eq!(core.failed(Class::Poison, Moment::from_micros(0), 7), Next::SetAside);
         }
     }
@@ -131,7 +142,7 @@ mod tests {
         let (now, policy) = (Moment::from_micros(0), RetryPolicy::default());
         // The largest number below a step of the backoff is the longest wait in it.
         let wait = |class, tries: u32, step: u32| {
-            let mut core = DeliveryCore::new(policy, OnFailure::Hold);
+            let mut core = DeliveryCore::new(policy, OnFailure::Hold, LetterForm::Smallest);
             let step = (policy.base * step).min(policy.cap).as_micros() as u64 - 1;
             let last = (0..tries).map(|_| core.failed(class, now, step)).last();
             assert_eq!(last, Some(Next::Again { at: Moment::from_micros(step) }), "{class:?} {tries}");
@@ -141,5 +152,6 @@ mod tests {
         wait(Class::Retry, 40, 1000);
         wait(Class::Throttle, 1, 4);
         wait(Class::Fatal, 1, 32);
+        wait(Class::Poison, 1, 32);
     }
 }

@@ -7,7 +7,7 @@ use lighterman_proto::units::Moment;
 use metrics::{Counter, Label, counter};
 use parking_lot::Mutex;
 
-use super::core::{DeliveryCore, Next, OnFailure};
+use super::core::{DeliveryCore, LetterForm, Next, OnFailure};
 use super::error::DestinationError;
 use super::letter::{DestinationPort, Letter, Undelivered};
 use crate::invoker::retry::RetryPolicy;
@@ -22,7 +22,7 @@ const LINE_EACH: Duration = Duration::from_secs(60);
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use = "letters that did not arrive are in here"]
 pub struct Delivery {
-    /// They will never fit: send them without their payload.
+    /// They will never fit: send them without their payload. Empty for [`LetterForm::Smallest`].
     pub too_large: Vec<Undelivered>,
     /// Given up, because the mapping drops. Not yet counted as dropped.
     pub dropped: Vec<Undelivered>,
@@ -66,11 +66,12 @@ pub async fn deliver(
     letters: Vec<Letter>,
     policy: RetryPolicy,
     on_failure: OnFailure,
+    form: LetterForm,
     observer: Arc<dyn DeliveryObserver>,
 ) -> Delivery {
     let mut delivery = Delivery::default();
     for letter in letters {
-        let core = DeliveryCore::new(policy, on_failure);
+        let core = DeliveryCore::new(policy, on_failure, form);
         match deliver_one(&*port, letter, core, &*observer).await {
             Ok(()) => {}
             Err((Fate::TooLarge, undelivered)) => delivery.too_large.push(undelivered),

@@ -14,6 +14,7 @@ use lighterman_proto::records::Record;
 use lighterman_proto::units::TimestampMs;
 use uuid::Uuid;
 
+use super::core::LetterForm;
 use super::letter::{Letter, TopicMessage};
 use crate::partition::work::Work;
 
@@ -80,6 +81,15 @@ impl Sender {
                 Letter::Topic { topic: Arc::clone(topic), messages }
             }
         })
+    }
+
+    /// What of `work` can be left out for `destination`: a topic's messages have their payload, unless it was never held. SQS
+    /// and SNS have the facts alone, and an object stands for the whole.
+    pub fn form(destination: &Destination, work: &Work) -> LetterForm {
+        match destination {
+            Destination::Topic(_) if !work.cut.is_unheld() => LetterForm::Whole,
+            _ => LetterForm::Smallest,
+        }
     }
 
     /// Those of `messages` that were too large, without their payload: where the record lies is in them.

@@ -12,6 +12,7 @@ use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::units::TimestampMs;
 use uuid::Uuid;
 
+use super::core::LetterForm;
 use super::letter::{Letter, TopicMessage};
 use super::letters::Sender;
 use crate::partition::unreadable::RawBatch;
@@ -53,6 +54,11 @@ impl Sender {
             }
             Destination::Topic(topic) => raw_message(topic, facts, facts.batch.raw.clone()),
         }
+    }
+
+    /// What can be left out for `destination`: the bytes of a topic's message.
+    pub fn raw_form(destination: &Destination) -> LetterForm {
+        if matches!(destination, Destination::Topic(_)) { LetterForm::Whole } else { LetterForm::Smallest }
     }
 
     /// The letter when the topic does not take so many bytes: the facts alone.

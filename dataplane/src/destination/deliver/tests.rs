@@ -5,7 +5,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::*;
-use crate::destination::core::DROP_TRIES;
+use crate::destination::core::{DROP_TRIES, LetterForm};
 use crate::destination::letter::TopicMessage;
 
 const FAST: RetryPolicy = RetryPolicy { base: Duration::from_micros(50), cap: Duration::from_micros(100) };
@@ -69,7 +69,7 @@ async fn run(
     let port = Arc::new(Scripted { script: Mutex::new(script.into()), ..Scripted::default() });
     let watch = Arc::new(DeliveryWatch::new("m", &[]));
     let (to, seen) = (Arc::<Scripted>::clone(&port), Arc::<DeliveryWatch>::clone(&watch));
-    let delivery = deliver(to, letters, FAST, on_failure, seen).await;
+    let delivery = deliver(to, letters, FAST, on_failure, LetterForm::Whole, seen).await;
     let arrived = values(&port.arrived.lock());
     (delivery, arrived, watch)
 }
@@ -114,7 +114,7 @@ async fn a_delivery_that_is_dropped_stops_and_shows_its_last_failure() {
     let watch = Arc::new(DeliveryWatch::new("m", &[]));
     let slow = RetryPolicy { base: Duration::from_secs(3600), cap: Duration::from_secs(3600) };
     let (to, seen) = (Arc::<Scripted>::clone(&port), Arc::<DeliveryWatch>::clone(&watch));
-    let task = tokio::spawn(deliver(to, vec![queue()], slow, OnFailure::Hold, seen));
+    let task = tokio::spawn(deliver(to, vec![queue()], slow, OnFailure::Hold, LetterForm::Smallest, seen));
     while watch.failing().is_none() {
         tokio::task::yield_now().await;
     }
