@@ -45,8 +45,8 @@ enum Refused {
 /// What an exchange needs beside its request.
 #[derive(Clone, Copy)]
 pub(in crate::invoker) struct Terms<'t> {
-    /// To be begun before the first byte; a question needs none.
-    pub(in crate::invoker) permit: Option<&'t SendPermit>,
+    /// To be begun before the first byte.
+    pub(in crate::invoker) permit: &'t SendPermit,
     /// How much of the answer is kept.
     pub(in crate::invoker) answer_bytes_max: usize,
 }

@@ -32,7 +32,7 @@ enum GateState {
     Idle,
     /// The first byte of a request has not left.
     Armed {
-        permit: Option<SendPermit>,
+        permit: SendPermit,
         used: bool,
     },
     /// Some of it has.
@@ -50,8 +50,8 @@ pub(super) struct Gate {
 
 impl Gate {
     /// A request comes next. `used`: the connection has carried one before.
-    pub(super) fn arm(&self, permit: Option<&SendPermit>, used: bool) {
-        *self.state.lock() = GateState::Armed { permit: permit.cloned(), used };
+    pub(super) fn arm(&self, permit: &SendPermit, used: bool) {
+        *self.state.lock() = GateState::Armed { permit: permit.clone(), used };
     }
 
     /// The answer has been read. False when the connection carries no other request.
@@ -95,7 +95,7 @@ impl GatedStream {
         match &*state {
             GateState::Idle => write(Pin::new(&mut self.tcp)),
             GateState::Armed { permit, used } => {
-                let (next, polled) = first_bytes(&mut self.tcp, permit.as_ref(), *used, &mut write);
+                let (next, polled) = first_bytes(&mut self.tcp, permit, *used, &mut write);
                 if let Some(next) = next {
                     *state = next;
                 }
@@ -117,7 +117,7 @@ impl GatedStream {
 /// The moment that counts (H1): between the look at the lease and the kernel there is nothing.
 fn first_bytes(
     tcp: &mut TcpStream,
-    permit: Option<&SendPermit>,
+    permit: &SendPermit,
     used: bool,
     write: &mut impl FnMut(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
 ) -> (Option<GateState>, Poll<io::Result<usize>>) {
@@ -125,16 +125,14 @@ fn first_bytes(
     if used && has_word(tcp) {
         return refuse(Refusal::Stale, io::ErrorKind::BrokenPipe.into());
     }
-    if permit.is_some_and(|permit| permit.begin().is_err()) {
+    if permit.begin().is_err() {
         return refuse(Refusal::NoLease, io::ErrorKind::PermissionDenied.into());
     }
     let polled = write(Pin::new(tcp));
     if matches!(polled, Poll::Ready(Ok(_))) {
         return (Some(GateState::Sending), polled);
     }
-    if let Some(permit) = permit {
-        permit.did_not_send();
-    }
+    permit.did_not_send();
     match polled {
         Poll::Ready(Err(error)) => refuse(Refusal::Broken(error.to_string()), error),
         polled => (None, polled),

@@ -24,7 +24,6 @@ use crate::invoker::direct::connections::Connections;
 use crate::invoker::direct::endpoint::Endpoint;
 use crate::invoker::direct::exchange::{Terms, WireAnswer, WireError, exchange};
 use crate::invoker::permit::SendPermit;
-use crate::invoker::port::ANSWER_BYTES_MAX;
 
 /// Puts what an invocation is sent under beside its request, where the connector finds it.
 #[derive(Clone, Debug)]
@@ -69,13 +68,13 @@ impl WireClient {
     }
 
     async fn send(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
-        let set = request.extension::<InvocationTerms>().cloned();
+        // Without them nothing would look at the lease before the first byte.
+        let set = request.extension::<InvocationTerms>().cloned().ok_or_else(|| {
+            ConnectorError::user("a request without the terms of an invocation is not sent".into())
+        })?;
         let request = Sendable::of(request).await.map_err(ConnectorError::user)?;
         let connections = self.connections(&request.origin).map_err(ConnectorError::user)?;
-        let terms = Terms {
-            permit: set.as_ref().map(|set| &set.permit),
-            answer_bytes_max: set.as_ref().map_or(ANSWER_BYTES_MAX, |set| set.answer_bytes_max),
-        };
+        let terms = Terms { permit: &set.permit, answer_bytes_max: set.answer_bytes_max };
         let answered = exchange(&connections, terms, || Ok(request.make())).await;
         answered.and_then(response_of).map_err(|error| ConnectorError::other(Box::new(error), None))
     }
@@ -135,4 +134,43 @@ fn response_of(answer: WireAnswer) -> Result<HttpResponse, WireError> {
         http::StatusCode::from_u16(answer.status).map_err(|error| unread(error.to_string()))?;
     *response.headers_mut() = answer.headers;
     HttpResponse::try_from(response).map_err(|error| unread(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use aws_sdk_lambda::config::retry::RetryConfig;
+    use aws_sdk_lambda::config::{BehaviorVersion, Credentials, Region};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn own_1_what_has_no_permit_is_not_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("http://{}", listener.local_addr().expect("address"));
+        let dialled = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&dialled);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let _ = stream.read_u8().await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull").await;
+            }
+        });
+        let config = aws_sdk_lambda::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(Credentials::new("AKID", "secret", None, None, "test"))
+            .endpoint_url(url)
+            .retry_config(RetryConfig::disabled())
+            .http_client(WireClient::default())
+            .build();
+        let sent = aws_sdk_lambda::Client::from_conf(config).invoke().function_name("f").send().await;
+        let refused = format!("{:?}", sent.expect_err("nothing would look at a lease"));
+        assert!(refused.contains("without the terms of an invocation"), "{refused}");
+        assert_eq!(dialled.load(Ordering::Relaxed), 0);
+    }
 }
