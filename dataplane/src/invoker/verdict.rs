@@ -258,6 +258,16 @@ fn may_have_run(status: u16, is_aws: bool, body: &[u8]) -> bool {
     }
 }
 
+/// Whether status and headers alone say what became of an invocation, when the body behind them broke off: the function has
+/// failed, or never ran, or nothing in a body would say more.
+pub fn is_told_by_head(status: u16, has_function_error: bool, is_aws: bool) -> bool {
+    match status {
+        200..=299 => has_function_error,
+        500..=599 => is_aws || may_have_run(status, is_aws, b""),
+        _ => true,
+    }
+}
+
 /// Only 200 says that a function has answered.
 fn not_of_request_response(status: u16) -> String {
     let what = match status {

@@ -8,11 +8,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use thiserror::Error;
 
-use super::causes;
 use super::connections::{Connection, Connections};
 use super::gate::Refusal;
+use super::{ERROR_TYPE, FUNCTION_ERROR, causes};
 use crate::invoker::permit::SendPermit;
 use crate::invoker::port::ANSWER_BYTES_MAX;
+use crate::invoker::verdict;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -106,34 +107,55 @@ async fn read(
     bytes_max: usize,
 ) -> Result<WireAnswer, WireError> {
     let (head, body) = response.into_parts();
-    let kept = keep(body, bytes_max).await?;
-    if kept.is_whole {
-        connections.give_back(connection, kept_open(&head.headers));
+    let (status, headers) = (head.status.as_u16(), head.headers);
+    let kept = keep(body, bytes_max).await;
+    match kept.end {
+        BodyEnd::Whole => connections.give_back(connection, kept_open(&headers)),
+        BodyEnd::BrokenOff(why) if !is_told_by_head(status, &headers) => return Err(WireError::Lost(why)),
+        BodyEnd::TooLong | BodyEnd::BrokenOff(_) => {}
     }
-    Ok(WireAnswer { status: head.status.as_u16(), headers: head.headers, body: kept.bytes })
+    Ok(WireAnswer { status, headers, body: kept.bytes })
+}
+
+fn is_told_by_head(status: u16, headers: &HeaderMap) -> bool {
+    let (failed, named) = (headers.contains_key(FUNCTION_ERROR), headers.contains_key(ERROR_TYPE));
+    verdict::is_told_by_head(status, failed, named)
 }
 
 struct Kept {
     bytes: Bytes,
-    is_whole: bool,
+    end: BodyEnd,
+}
+
+enum BodyEnd {
+    Whole,
+    /// It goes on behind the longest that is read.
+    TooLong,
+    /// The connection broke, and this is how.
+    BrokenOff(String),
 }
 
 /// Keeps up to the limit, and reads up to the longest that there is: what goes on behind it is an answer all the same, for the
 /// function has ended, but nothing more is heard over that connection.
-async fn keep(mut body: Incoming, bytes_max: usize) -> Result<Kept, WireError> {
+async fn keep(mut body: Incoming, bytes_max: usize) -> Kept {
     let (mut kept, mut read) = (BytesMut::new(), 0);
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| WireError::Lost(format!("the answer broke off: {}", causes(&error))))?;
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                let why = format!("the answer broke off: {}", causes(&error));
+                return Kept { bytes: kept.freeze(), end: BodyEnd::BrokenOff(why) };
+            }
+        };
         let Ok(data) = frame.into_data() else { continue };
         let room = bytes_max.min(ANSWER_BYTES_MAX).saturating_sub(kept.len());
         kept.extend_from_slice(&data[..data.len().min(room)]);
         read += data.len();
         if read > ANSWER_BYTES_MAX {
-            return Ok(Kept { bytes: kept.freeze(), is_whole: false });
+            return Kept { bytes: kept.freeze(), end: BodyEnd::TooLong };
         }
     }
-    Ok(Kept { bytes: kept.freeze(), is_whole: true })
+    Kept { bytes: kept.freeze(), end: BodyEnd::Whole }
 }
 
 /// `Keep-Alive: timeout=5`: how long the server keeps the connection when nothing is said on it.

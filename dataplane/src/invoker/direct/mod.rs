@@ -41,6 +41,8 @@ const CONTENT: &str = "application/octet-stream";
 const AGENT: &str = concat!("lighterman/", env!("CARGO_PKG_VERSION"));
 const CLIENT_CONTEXT: HeaderName = HeaderName::from_static("x-amz-client-context");
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 
 /// Why there is no port.
@@ -188,8 +190,8 @@ fn answer_of(status: u16, headers: &HeaderMap, body: Bytes) -> Reply {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     Reply::Answer {
         status,
-        function_error: header("x-amz-function-error").map(ToOwned::to_owned),
-        error_type: header("x-amzn-errortype").map(ToOwned::to_owned),
+        function_error: header(FUNCTION_ERROR.as_str()).map(ToOwned::to_owned),
+        error_type: header(ERROR_TYPE.as_str()).map(ToOwned::to_owned),
         retry_after: header("retry-after").and_then(|seconds| seconds.parse().ok()),
         executed_version: header("x-amz-executed-version").map(ToOwned::to_owned),
         request_id: header("x-amzn-requestid").map(ToOwned::to_owned),

@@ -13,6 +13,7 @@ use super::*;
 use crate::invoker::ClientContext;
 use crate::invoker::permit::SendPermit;
 use crate::invoker::port::ANSWER_BYTES_MAX;
+use crate::invoker::verdict::Verdict;
 use crate::kafka::group::OwnershipLease;
 use crate::runtime::clock;
 
@@ -256,6 +257,33 @@ async fn no_connection_is_not_sent_and_no_answer_is_lost() {
         Server::start(&[Then::AnswerAndClose("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nnull")]).await;
     let reply = broken.port().await.invoke(invocation()).await;
     assert!(matches!(reply, Reply::Lost(_)), "{reply:?}");
+}
+
+#[tokio::test]
+async fn an_error_that_breaks_off_is_the_error_that_its_head_names_unless_only_the_body_would_have_said() {
+    const FAILED: &str =
+        "HTTP/1.1 200 OK\r\nX-Amz-Function-Error: Unhandled\r\ncontent-length: 90\r\n\r\n{\"errorT";
+    const THROTTLED: &str = "HTTP/1.1 429 Slow\r\nRetry-After: 3\r\ncontent-length: 90\r\n\r\n{\"Reason\":";
+    const DENIED: &str = "HTTP/1.1 403 No\r\ncontent-length: 90\r\n\r\n{";
+    const OF_AWS: &str =
+        "HTTP/1.1 503 No\r\nx-amzn-ErrorType: ServiceUnavailableException\r\ncontent-length: 9\r\n\r\n{";
+    const OF_A_PROXY: &str = "HTTP/1.1 503 No\r\ncontent-length: 90\r\n\r\nupstream connect error or";
+    let scripts: [(&'static [Then], &str); 5] = [
+        (&[Then::AnswerAndClose(FAILED)], "function_error"),
+        (&[Then::AnswerAndClose(THROTTLED)], "throttled"),
+        (&[Then::AnswerAndClose(DENIED)], "config_error"),
+        (&[Then::AnswerAndClose(OF_AWS)], "service_error"),
+        (&[Then::AnswerAndClose(OF_A_PROXY)], "unknown"),
+    ];
+    for (script, expected) in scripts {
+        let server = Server::start(script).await;
+        let direct = server.port().await;
+        for port in [&direct as &dyn FunctionPort, &direct.sdk] {
+            let verdict = Verdict::of(port.invoke(invocation()).await);
+            assert_eq!(verdict.label(), expected, "{verdict:?}");
+        }
+        assert_eq!(direct.wire.connections.idle_open(), 0, "nothing else goes over a broken connection");
+    }
 }
 
 #[tokio::test]
