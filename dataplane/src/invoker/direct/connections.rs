@@ -1,16 +1,13 @@
-//! Keep-alive connections to one endpoint: as many as there are invocations at once, the youngest used first. A connection is
-//! used by the thread that dialled it alone: its socket wakes that thread and no other.
+//! Keep-alive connections to one endpoint: as many as there were invocations at once in the last [`IDLE_MAX`].
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -18,6 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use super::endpoint::Endpoint;
 use super::gate::{Gate, GatedStream};
+use super::idle::{IdleConnection, IdleConnections};
 use crate::keepalive;
 
 /// Time for name, TCP and TLS together.
@@ -29,14 +27,6 @@ const READY_WITHIN: Duration = Duration::from_secs(1);
 const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 /// A request's head and first bytes; payloads are written from where they lie.
 const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
-
-struct Idle {
-    sender: SendRequest<Full<Bytes>>,
-    gate: Arc<Gate>,
-    home: ThreadId,
-    /// Not used any more from then on.
-    until: Instant,
-}
 
 /// A connection that is ours until it is given back.
 pub(super) struct Connection {
@@ -51,18 +41,18 @@ pub(super) struct Connection {
 pub(in crate::invoker) struct Connections {
     endpoint: Endpoint,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    idle: Mutex<Vec<Idle>>,
+    idle: Arc<IdleConnections>,
 }
 
 impl Connections {
     pub(in crate::invoker) fn new(endpoint: Endpoint) -> io::Result<Self> {
         let tls = if endpoint.tls { Some(tls(&endpoint.host)?) } else { None };
-        Ok(Self { endpoint, tls, idle: Mutex::new(Vec::new()) })
+        Ok(Self { endpoint, tls, idle: Arc::default() })
     }
 
     /// An idle connection, or a new one.
     pub(super) async fn take(&self) -> io::Result<Connection> {
-        while let Some(mut idle) = self.youngest() {
+        while let Some(mut idle) = self.idle.take() {
             // One whose last request is still being written, though it is answered, is not waited for.
             if tokio::time::timeout(READY_WITHIN, idle.sender.ready()).await.is_ok_and(|ready| ready.is_ok())
             {
@@ -88,30 +78,16 @@ impl Connections {
         if !gate.rest() || sender.is_closed() {
             return;
         }
-        let now = Instant::now();
         let idle_for = kept_open.map_or(IDLE_MAX, |open| open.saturating_sub(CLOSE_MARGIN).min(IDLE_MAX));
-        let mut idle = self.idle.lock();
-        // Nobody else would free them.
-        idle.retain(|kept| now < kept.until);
-        idle.push(Idle { sender, gate, home: thread::current().id(), until: now + idle_for });
+        if !idle_for.is_zero() {
+            self.idle.keep(IdleConnection { sender, gate, until: Instant::now() + idle_for });
+        }
     }
 
     /// How many idle ones are still open.
     #[cfg(test)]
     pub(super) fn idle_open(&self) -> usize {
-        self.idle.lock().iter().filter(|kept| !kept.sender.is_closed()).count()
-    }
-
-    fn youngest(&self) -> Option<Idle> {
-        let here = thread::current().id();
-        let mut idle = self.idle.lock();
-        loop {
-            let at = idle.iter().rposition(|kept| kept.home == here)?;
-            let youngest = idle.remove(at);
-            if Instant::now() < youngest.until {
-                return Some(youngest);
-            }
-        }
+        self.idle.open()
     }
 
     pub(super) async fn socket(&self) -> io::Result<TcpStream> {

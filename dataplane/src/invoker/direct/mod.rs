@@ -6,6 +6,7 @@ mod credentials;
 pub(super) mod endpoint;
 pub(super) mod exchange;
 mod gate;
+mod idle;
 pub mod signer;
 
 use std::io;

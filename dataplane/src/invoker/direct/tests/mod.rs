@@ -365,6 +365,25 @@ async fn a_connection_is_not_used_longer_than_its_server_says_that_it_keeps_it()
 }
 
 #[tokio::test]
+async fn a_connection_that_nobody_comes_for_is_closed_when_its_time_is_over() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    let closed = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("dialled");
+        read_request(&mut stream).await.expect("a request");
+        let answer = b"HTTP/1.1 200 OK\r\nkeep-alive: timeout=2\r\ncontent-length: 4\r\n\r\nnull";
+        stream.write_all(answer).await.expect("writes");
+        stream.read_u8().await.expect_err("nothing more").kind()
+    });
+    let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
+    assert!(matches!(port.invoke(invocation()).await, Reply::Answer { status: 200, .. }));
+    assert_eq!(port.wire.connections.idle_open(), 1);
+    let closed = tokio::time::timeout(MINUTE, closed).await.expect("closed while the port lives on");
+    assert_eq!(closed.expect("no panic"), io::ErrorKind::UnexpectedEof);
+    assert_eq!(port.wire.connections.idle_open(), 0);
+}
+
+#[tokio::test]
 async fn an_invocations_socket_stays_alive_while_the_function_runs_and_ends_when_its_peer_is_gone() {
     use rustix::net::sockopt;
 
