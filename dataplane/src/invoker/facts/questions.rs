@@ -1,4 +1,5 @@
-//! When to ask for which function: whoever waits for an outcome first, then who was never told, then everybody once a minute.
+//! When to ask for which function: whoever waits for an outcome first, then who was never told, then everybody once a minute;
+//! but one question in five goes to whoever has waited longest, so that no number of the first keeps the last from their turn.
 //! Lambda's control plane takes 15 calls a second of an account, all callers together: a node makes no more than 5.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 
@@ -25,6 +26,9 @@ const MISSING: Duration = Duration::from_secs(5);
 const DOUBTED: Duration = Duration::from_secs(1);
 /// Waits after a question that was not answered.
 const AGAIN: RetryPolicy = RetryPolicy { base: Duration::from_secs(2), cap: ROUTINE };
+
+/// One question in so many goes to who has been due longest.
+const LONGEST_DUE_EACH: u64 = 5;
 
 /// Who is asked for first: the order of the variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +88,8 @@ pub enum NextQuestion {
 pub struct QuestionBook {
     entries: BTreeMap<Arc<str>, Entry>,
     next_turn: Moment,
+    /// Questions so far.
+    turns: u64,
 }
 
 impl QuestionBook {
@@ -129,7 +135,9 @@ impl QuestionBook {
     pub fn next(&mut self, now: Moment) -> NextQuestion {
         let waiting = self.entries.iter().filter(|(_, entry)| !entry.asking);
         let due = waiting.clone().filter(|(_, entry)| entry.due <= now);
-        let first = due.min_by_key(|(_, entry)| (entry.urgency(), entry.due));
+        let is_for_longest_due = self.turns % LONGEST_DUE_EACH == LONGEST_DUE_EACH - 1;
+        let rank = |entry: &Entry| (!is_for_longest_due).then(|| entry.urgency());
+        let first = due.min_by_key(|(_, entry)| (rank(entry), entry.due));
         let Some((first, _)) = first else {
             let soonest = waiting.map(|(_, entry)| entry.due).min();
             return soonest.map_or(NextQuestion::Never, |due| NextQuestion::At(due.max(self.next_turn)));
@@ -139,6 +147,7 @@ impl QuestionBook {
         }
         let first = Arc::clone(first);
         self.next_turn = now + TURN;
+        self.turns += 1;
         if let Some(entry) = self.entries.get_mut(&first) {
             (entry.asking, entry.asked) = (true, Some(now));
         }
@@ -285,6 +294,32 @@ mod tests {
         assert!(asked <= 600 * 5, "{asked} questions");
         assert!(asked + throttled * 5 >= 600 * 5 - 10, "{asked} questions, {throttled} throttled");
         assert!(book.entries.values().all(|entry| entry.told), "everybody had a turn");
+    }
+
+    #[test]
+    fn liv_1_nobody_waits_for_ever_behind_those_that_are_doubted_again_and_again() {
+        let names: Vec<String> = (0..20).map(|index| format!("f{index:02}")).collect();
+        let mut book = book_of(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let (mut now, mut asked) = (at(0), BTreeMap::<String, u32>::new());
+        while now < at(180_000) {
+            // Ten whose outcomes are unknown all the time, five that do not exist.
+            (0..10).for_each(|index| book.doubt(&names[index], now));
+            match book.next(now) {
+                NextQuestion::Ask { function, .. } => {
+                    *asked.entry(function.to_string()).or_default() += 1;
+                    let is_missing = ("f10".."f15").contains(&&*function);
+                    let facts = if is_missing { FunctionFacts::Missing } else { MINUTE };
+                    book.answered(&function, now, facts, now, 0);
+                }
+                NextQuestion::At(next) => now = next,
+                NextQuestion::Never => panic!("none left at {now:?}"),
+            }
+        }
+        for name in &names {
+            assert!(asked.get(name).is_some_and(|asked| *asked >= 2), "{name}: {asked:?}");
+        }
+        let doubted: u32 = names[..10].iter().filter_map(|name| asked.get(name)).sum();
+        assert!(doubted >= 180 * 4 - 10, "most turns are for who waits for an outcome: {asked:?}");
     }
 
     #[derive(Clone, Copy, Debug)]
