@@ -313,7 +313,7 @@ impl Handler<Unregister> for BatcherActor {
     fn handle(&mut self, message: Unregister, _: &mut Self::Context) {
         if self.partitions.get(&message.partition).is_some_and(|(epoch, _)| *epoch == message.epoch) {
             self.partitions.remove(&message.partition);
-            self.setbacks.forget(message.partition);
+            self.setbacks.forget(message.partition, message.epoch);
             self.core.forget(message.partition);
             self.leave_line_if_idle();
         }

@@ -1,6 +1,7 @@
 //! What the batcher's shell does with an answer: it lets the flights go, and tells each partition what became of its records.
 
 use actix::Handler;
+use lighterman_proto::ids::Epoch;
 
 use super::actor::BatcherActor;
 use super::settle::{Settling, settle};
@@ -15,9 +16,9 @@ impl BatcherActor {
         let Some(sent) = self.sent.remove(&answered.batch) else { return };
         let function_timeout = (self.parts.longest_run)(answered.sent_at);
         let may_run_until = answered.verdict.may_run_until(answered.sent_at, function_timeout);
-        let ours = |partition: &i32| self.partitions.contains_key(partition);
-        let partitions = sent.members.iter().map(|member| member.partition).filter(ours);
-        let setbacks = self.setbacks.after(&answered.verdict, partitions);
+        let ours = |(partition, _): &(i32, Epoch)| self.partitions.contains_key(partition);
+        let shares = sent.members.iter().map(|member| (member.partition, member.epoch)).filter(ours);
+        let setbacks = self.setbacks.after(&answered.verdict, shares);
         let sending = Sending { attempt: sent.attempt, setbacks, may_run_until };
         let settled = settle(
             &answered.verdict,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
 use super::verdict::Verdict;
@@ -33,18 +34,26 @@ pub struct Sending {
     pub may_run_until: Option<Moment>,
 }
 
-/// How often in a row each partition's batches have come back without their function's word: throttled, refused, lost.
+/// How often in a row each partition's batches have come back without their function's word: throttled, refused, lost. A row is
+/// of one epoch: an answer to what an earlier one sent neither ends nor lengthens it.
 #[derive(Debug, Default)]
 pub struct Setbacks {
-    counts: HashMap<i32, u32>,
+    rows: HashMap<i32, SetbackRow>,
+}
+
+#[derive(Debug)]
+struct SetbackRow {
+    epoch: Epoch,
+    count: u32,
 }
 
 impl Setbacks {
-    /// Counts `verdict` for its partitions, and returns the highest count among them; any word of the function ends a row.
-    pub fn after(&mut self, verdict: &Verdict, partitions: impl Iterator<Item = i32>) -> u32 {
+    /// Counts `verdict` for the partitions of its batch, each with the epoch that sent it, and returns the highest count among
+    /// them; any word of the function ends a row.
+    pub fn after(&mut self, verdict: &Verdict, sent: impl Iterator<Item = (i32, Epoch)>) -> u32 {
         match verdict {
             Verdict::Delivered { .. } | Verdict::FunctionError { .. } | Verdict::TooLarge => {
-                partitions.for_each(|partition| self.forget(partition));
+                sent.for_each(|(partition, epoch)| self.forget(partition, epoch));
                 0
             }
             // It was ours to hold back: nobody has refused anything.
@@ -53,19 +62,25 @@ impl Setbacks {
             | Verdict::ServiceError { .. }
             | Verdict::ConfigError { .. }
             | Verdict::Unknown { .. } => {
-                let counted = partitions.map(|partition| {
-                    let count = self.counts.entry(partition).or_default();
-                    *count = count.saturating_add(1);
-                    *count
-                });
-                counted.max().unwrap_or(1)
+                sent.filter_map(|(partition, epoch)| self.count(partition, epoch)).max().unwrap_or(1)
             }
         }
     }
 
-    /// A partition is not ours any more.
-    pub fn forget(&mut self, partition: i32) {
-        self.counts.remove(&partition);
+    fn count(&mut self, partition: i32, epoch: Epoch) -> Option<u32> {
+        let row = self.rows.entry(partition).or_insert(SetbackRow { epoch, count: 0 });
+        if row.epoch < epoch {
+            *row = SetbackRow { epoch, count: 0 };
+        }
+        row.count = row.count.saturating_add(u32::from(row.epoch == epoch));
+        (row.epoch == epoch).then_some(row.count)
+    }
+
+    /// A partition is not ours any more under `epoch`.
+    pub fn forget(&mut self, partition: i32, epoch: Epoch) {
+        if self.rows.get(&partition).is_some_and(|row| row.epoch <= epoch) {
+            self.rows.remove(&partition);
+        }
     }
 }
 
@@ -146,7 +161,7 @@ mod tests {
         for verdict in [throttled(), refused()] {
             let mut setbacks = Setbacks::default();
             let mut wait = |verdict: &Verdict, partition| {
-                let step = setbacks.after(verdict, std::iter::once(partition));
+                let step = setbacks.after(verdict, std::iter::once((partition, Epoch(1))));
                 // The longest that full jitter gives is one microsecond short of the step.
                 let step_micros = (policy.base.as_micros() as u64) << step.saturating_sub(1).min(20);
                 let random = step_micros.min(policy.cap.as_micros() as u64) - 1;
@@ -160,6 +175,22 @@ mod tests {
             wait(&failed(), 3);
             assert_eq!(wait(&verdict, 3), 200);
         }
+    }
+
+    #[test]
+    fn liv_1_an_answer_to_an_earlier_epoch_neither_ends_nor_lengthens_a_row() {
+        let mut setbacks = Setbacks::default();
+        let mut after =
+            |verdict: &Verdict, epoch| setbacks.after(verdict, std::iter::once((3, Epoch(epoch))));
+        assert_eq!([after(&refused(), 1), after(&refused(), 1), after(&refused(), 1)], [1, 2, 3]);
+        assert_eq!(after(&throttled(), 2), 1, "a new owner begins anew");
+        assert_eq!(after(&refused(), 1), 1, "late: nobody's row");
+        assert_eq!(after(&failed(), 1), 0);
+        assert_eq!(after(&throttled(), 2), 2, "neither ended nor lengthened by what came late");
+        setbacks.forget(3, Epoch(1));
+        assert_eq!(setbacks.after(&throttled(), std::iter::once((3, Epoch(2)))), 3);
+        setbacks.forget(3, Epoch(2));
+        assert!(setbacks.rows.is_empty());
     }
 
     #[test]

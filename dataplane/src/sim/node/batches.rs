@@ -137,7 +137,7 @@ impl Node {
                 if consumer.knows(key) {
                     consumer.partitions.remove(&key.0);
                     consumer.offered.remove(&key.0);
-                    consumer.setbacks.forget(key.0);
+                    consumer.setbacks.forget(key.0, key.1);
                     consumer.core.forget(key.0);
                 }
                 return;
@@ -347,8 +347,9 @@ impl Node {
         let Some(sent) = consumer.sent.remove(&batch) else { return };
         let function_timeout = outside.plan.function_timeout;
         let may_run_until = verdict.may_run_until(sent_at, function_timeout);
-        let partitions = sent.members.iter().map(|member| member.partition);
-        let setbacks = consumer.setbacks.after(verdict, partitions);
+        let ours = |(partition, _): &(i32, Epoch)| consumer.partitions.contains_key(partition);
+        let shares = sent.members.iter().map(|member| (member.partition, member.epoch)).filter(ours);
+        let setbacks = consumer.setbacks.after(verdict, shares);
         let sending = Sending { attempt: sent.attempt, setbacks, may_run_until };
         let random = outside.random.draw();
         let settling = Settling {
