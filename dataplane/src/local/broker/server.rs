@@ -154,11 +154,9 @@ fn carry_out(state: &mut State, deed: Deed) {
         Deed::AddPartitions(topic, partitions) => {
             state.grow_topic(&topic, partitions);
         }
-        Deed::Lead(topic, partition, true) => {
-            state.leaderless.remove(&(topic, partition));
-        }
-        Deed::Lead(topic, partition, false) => {
-            state.leaderless.insert((topic, partition));
+        Deed::Lead(topic, partition, led) => {
+            let leaderless = state.leaderless.entry(topic).or_default();
+            let _ = if led { leaderless.remove(&partition) } else { leaderless.insert(partition) };
         }
         Deed::ForgetCommit(group, topic, partition) => {
             if let Some(group) = state.groups.get_mut(&group) {
@@ -228,10 +226,10 @@ async fn answer(mut frame: Bytes, shared: &Shared, session: &mut Session) -> io:
         return Err(invalid(format!("{api:?} version {version} is not spoken here")));
     }
     let header = RequestHeader::decode(&mut frame, api.request_header_version(version))
-        .map_err(|error| invalid(error.to_string()))?;
+        .map_err(|error| invalid(format!("{error:#}")))?;
     let client = header.client_id.map(|id| id.to_string()).unwrap_or_default();
     let request =
-        RequestKind::decode(api, &mut frame, version).map_err(|error| invalid(error.to_string()))?;
+        RequestKind::decode(api, &mut frame, version).map_err(|error| invalid(format!("{error:#}")))?;
     let silent = matches!(&request, RequestKind::Produce(ProduceRequest { acks: 0, .. }));
     let response = dispatch(request, &client, version, shared, session).await;
     let response = response.ok_or_else(|| invalid(format!("{api:?} is not spoken here")))?;
@@ -314,7 +312,7 @@ fn write(
     version: i16,
     header_version: i16,
 ) -> io::Result<BytesMut> {
-    let failed = |error: anyhow::Error| io::Error::other(error.to_string());
+    let failed = |error: anyhow::Error| io::Error::other(error);
     let mut into = BytesMut::new();
     into.put_i32(0);
     ResponseHeader::default()

@@ -33,7 +33,7 @@ pub(super) struct State {
     /// Names by ids.
     pub names: HashMap<Uuid, String>,
     /// Partitions that have lost their leader.
-    pub leaderless: BTreeSet<(String, i32)>,
+    pub leaderless: BTreeMap<String, BTreeSet<i32>>,
     pub groups: BTreeMap<String, Group>,
     pub waiting: HashMap<Ticket, oneshot::Sender<Given>>,
     pub next_ticket: Ticket,
@@ -56,7 +56,7 @@ impl State {
             address,
             topics: BTreeMap::new(),
             names: HashMap::new(),
-            leaderless: BTreeSet::new(),
+            leaderless: BTreeMap::new(),
             groups: BTreeMap::new(),
             waiting: HashMap::new(),
             next_ticket: 0,
@@ -73,9 +73,14 @@ impl State {
         self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
     }
 
+    /// Whether we lead a partition that we have.
+    pub(super) fn leads(&self, topic: &str, partition: i32) -> bool {
+        self.leaderless.get(topic).is_none_or(|partitions| !partitions.contains(&partition))
+    }
+
     /// The log of a partition that has its leader.
     pub(super) fn led(&self, topic: &str, partition: i32) -> Result<&Log, Code> {
-        if self.leaderless.contains(&(topic.to_owned(), partition)) {
+        if !self.leads(topic, partition) {
             return Err(Code::NotLeaderOrFollower);
         }
         self.log(topic, partition).ok_or(Code::UnknownTopicOrPartition)

@@ -58,7 +58,7 @@ fn describe(state: &State, name: &str, version: i16) -> MetadataResponseTopic {
         return answer.with_error_code(Code::UnknownTopicOrPartition.code());
     };
     let partitions = topic.partitions.iter().zip(0..).map(|(log, index)| {
-        let led = !state.leaderless.contains(&(name.to_owned(), index));
+        let led = state.leads(name, index);
         MetadataResponsePartition::default()
             .with_error_code(if led { 0 } else { Code::LeaderNotAvailable.code() })
             .with_partition_index(index)
