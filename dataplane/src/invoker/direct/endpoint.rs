@@ -12,8 +12,8 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum EndpointError {
     /// AWS's rules refuse it.
-    #[error("no Lambda endpoint follows from the AWS configuration: {0}")]
-    Unresolved(String),
+    #[error("no Lambda endpoint follows from the AWS configuration")]
+    Unresolved(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It is not `http://host` or `https://host`.
     #[error("the Lambda endpoint `{0}` is no http or https URL: check AWS_ENDPOINT_URL_LAMBDA")]
     NotHttp(String),
@@ -57,11 +57,9 @@ impl Endpoint {
             .set_use_dual_stack(shared.use_dual_stack())
             .set_endpoint(configured(shared))
             .build()
-            .map_err(|error| EndpointError::Unresolved(error.to_string()))?;
-        let resolved = DefaultResolver::new()
-            .resolve_endpoint(&params)
-            .await
-            .map_err(|error| EndpointError::Unresolved(error.to_string()))?;
+            .map_err(|error| EndpointError::Unresolved(error.into()))?;
+        let resolved =
+            DefaultResolver::new().resolve_endpoint(&params).await.map_err(EndpointError::Unresolved)?;
         Self::parse(resolved.url())
     }
 }
