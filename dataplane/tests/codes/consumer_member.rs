@@ -10,8 +10,8 @@ use lighterman::kafka::group::effects::{Beat, Effect, Failure, Identity, Share, 
 use lighterman_proto::units::Moment;
 use uuid::Uuid;
 
-use super::all_codes;
 use super::listed::codes_of;
+use super::{all_codes, at};
 
 /// We are no member in our epoch, or at all: everything is dropped at once, and the next word is a join (H1). 69 is what the
 /// coordinator says of a group that it does not have to whoever is not about to make one.
@@ -24,10 +24,6 @@ const OF_THE_EPOCH: &[i16] = &[22, 113];
 const EPOCH: i32 = 4;
 /// The longest session that can be in force, and its margin, after a loss at 103.
 const SESSION_ENDS: u64 = 175;
-
-fn at(seconds: u64) -> Moment {
-    Moment::from_micros(seconds * 1_000_000)
-}
 
 fn share(partitions: &[i32]) -> Share {
     Share { topic: Uuid::from_u128(7), partitions: partitions.iter().copied().collect() }

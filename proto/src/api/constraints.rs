@@ -52,17 +52,14 @@ impl Violations {
     }
 
     pub(super) fn into_result(self) -> Result<(), ApiError> {
-        match self.0.len() {
-            0 => Ok(()),
-            1 => Err(ApiError::new(
-                ErrorKind::Validation,
-                format!("1 validation error detected: {}", self.0[0]),
-            )),
-            many => {
-                let all = self.0.join("; ");
-                Err(ApiError::new(ErrorKind::Validation, format!("{many} validation errors detected: {all}")))
-            }
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(self.into_error()) }
+    }
+
+    /// The error of what was found, of which there is something.
+    pub(super) fn into_error(self) -> ApiError {
+        let (count, all) = (self.0.len(), self.0.join("; "));
+        let errors = if count == 1 { "error" } else { "errors" };
+        ApiError::new(ErrorKind::Validation, format!("{count} validation {errors} detected: {all}"))
     }
 }
 

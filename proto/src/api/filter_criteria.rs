@@ -122,26 +122,11 @@ impl From<FilterCriteria> for Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Account, CreateRequest, ErrorKind, Mapping, State};
-    use crate::ids::MappingId;
-
-    const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
+    use crate::api::test_requests::{self, update};
+    use crate::api::{ErrorKind, Mapping, State};
 
     fn create(criteria: Value) -> Result<Mapping, ApiError> {
-        let body = json!({
-            "FunctionName": "f", "Topics": ["topic"], "FilterCriteria": criteria,
-            "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": ["kafka:1000"] } },
-            "SourceAccessConfigurations": [
-                { "Type": "VPC_SUBNET", "URI": "subnet:s" }, { "Type": "VPC_SECURITY_GROUP", "URI": "security_group:g" }
-            ],
-        });
-        let request: CreateRequest = serde_json::from_value(body)
-            .map_err(|error| ApiError::new(ErrorKind::Serialization, error.to_string()))?;
-        Mapping::create(request, MappingId(uuid::Uuid::from_u128(7)), ACCOUNT, 0.0)
-    }
-
-    fn update(mapping: &Mapping, changes: Value) -> Result<Mapping, ApiError> {
-        mapping.updated(serde_json::from_value(changes).expect("request"), ACCOUNT)
+        test_requests::create(json!({ "FilterCriteria": criteria }))
     }
 
     fn one(pattern: &str) -> Value {

@@ -26,7 +26,7 @@ pub(super) fn function_arn(given: &str, account: Account<'_>) -> Result<String, 
     if !known || !somewhere || !owned || !is_name(name) {
         let mut found = Violations::default();
         found.pattern(given, "functionName", NAME_PATTERN, false);
-        found.into_result()?;
+        return Err(found.into_error());
     }
     Ok(format!("arn:{partition}:lambda:{region}:{owner}:function:{}", name.join(":")))
 }

@@ -13,6 +13,8 @@ mod recorded_settings;
 mod request;
 mod servers;
 mod tags;
+#[cfg(test)]
+mod test_requests;
 mod unknown_members;
 
 pub use destination::{BucketArn, Destination, DestinationError, QueueArn, TopicArn};

@@ -50,12 +50,11 @@ pub fn required_tag_keys(keys: Vec<String>) -> Result<Vec<String>, ApiError> {
 }
 
 fn required<T>(given: Option<T>, at: &str) -> Result<T, ApiError> {
-    let mut found = Violations::default();
-    if given.is_none() {
+    given.ok_or_else(|| {
+        let mut found = Violations::default();
         found.absent(at);
-    }
-    found.into_result()?;
-    given.ok_or_else(|| ApiError::invalid(format!("Required '{at}' parameter is missing.")))
+        found.into_error()
+    })
 }
 
 /// Lengths and characters by the model, the count, and the tags that mean something here.

@@ -1,28 +1,8 @@
 use super::*;
-use crate::api::{Account, CreateRequest, ErrorKind, State};
-use crate::ids::MappingId;
+use crate::api::test_requests::{create, update};
+use crate::api::{ErrorKind, State};
 
-const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
 const QUEUE: &str = "arn:aws:sqs:eu-west-1:123456789012:failed";
-
-fn create(changes: Value) -> Result<Mapping, ApiError> {
-    let mut body = json!({
-        "FunctionName": "f", "Topics": ["topic"],
-        "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": ["kafka:1000"] } },
-        "SourceAccessConfigurations": [
-            { "Type": "VPC_SUBNET", "URI": "subnet:s" }, { "Type": "VPC_SECURITY_GROUP", "URI": "security_group:g" }
-        ],
-    });
-    if let (Value::Object(body), Value::Object(changes)) = (&mut body, changes) {
-        body.extend(changes);
-    }
-    let request: CreateRequest = serde_json::from_value(body).expect("request");
-    Mapping::create(request, MappingId(uuid::Uuid::from_u128(7)), ACCOUNT, 0.0)
-}
-
-fn update(mapping: &Mapping, changes: Value) -> Result<Mapping, ApiError> {
-    mapping.updated(serde_json::from_value(changes).expect("request"), ACCOUNT)
-}
 
 fn shown(mapping: &Mapping) -> Value {
     let mut shown = mapping.shown(State::Enabled, 1.0, "OK");

@@ -1,32 +1,16 @@
 use super::*;
-use crate::api::{Account, CreateRequest, ErrorKind};
-use crate::ids::MappingId;
+use crate::api::ErrorKind;
+use crate::api::test_requests::{self, update};
 
-const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
-
-fn body() -> Value {
-    json!({
-        "FunctionName": "f", "Topics": ["topic"], "Tags": { "team": "quay" },
-        "StartingPosition": "AT_TIMESTAMP", "StartingPositionTimestamp": 1_600_000_000,
-        "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": ["kafka:1000"] } },
-        "SourceAccessConfigurations": [
-            { "Type": "VPC_SUBNET", "URI": "subnet:s" }, { "Type": "VPC_SECURITY_GROUP", "URI": "security_group:g" }
-        ],
-    })
-}
-
+/// With members that an update must repeat to be taken.
 fn create(changes: Value) -> Result<Mapping, ApiError> {
-    let mut body = body();
-    for (name, value) in changes.as_object().expect("object") {
-        body[name] = value.clone();
+    let mut all = json!({
+        "Tags": { "team": "quay" }, "StartingPosition": "AT_TIMESTAMP", "StartingPositionTimestamp": 1_600_000_000,
+    });
+    if let (Value::Object(all), Value::Object(changes)) = (&mut all, changes) {
+        all.extend(changes);
     }
-    let request: CreateRequest = serde_json::from_value(body)
-        .map_err(|error| ApiError::new(ErrorKind::Serialization, error.to_string()))?;
-    Mapping::create(request, MappingId(uuid::Uuid::from_u128(7)), ACCOUNT, 1_700_000_000.0)
-}
-
-fn update(mapping: &Mapping, changes: Value) -> Result<Mapping, ApiError> {
-    mapping.updated(serde_json::from_value(changes).expect("request"), ACCOUNT)
+    test_requests::create(all)
 }
 
 #[test]
