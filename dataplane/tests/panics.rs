@@ -3,12 +3,18 @@
 
 mod scene;
 
+use std::sync::Once;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use bytes::Bytes;
+use kafka_protocol::messages::ApiKey;
 use lighterman::invoker::verdict::Reply;
 use lighterman::kafka::offsets::At;
+use lighterman::local::broker::Fault;
 use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::ids::Offset;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -71,9 +77,17 @@ fn assert_seen_in_order(scene: &Scene, expected: impl Iterator<Item = i64>) {
     assert!(first.iter().copied().eq(expected), "{seen:?}");
 }
 
+/// One test at a time: a bomb is every node's.
+fn bombs() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    static INIT: Once = Once::new();
+    INIT.call_once(|| tracing_subscriber::registry().with(Bomb).init());
+    ONE_AT_A_TIME.lock()
+}
+
 #[test]
 fn alo_1_ord_1_a_panicking_actor_costs_one_rebuild() {
-    tracing_subscriber::registry().with(Bomb).init();
+    let _bombs = bombs();
     partition();
     batcher();
     invoker();
@@ -152,6 +166,67 @@ fn in_the_group(line: &'static str) {
         writes(&scene, 4).await;
         scene.until("the end delivered", |scene| scene.memory.seen.lock()[&0].contains(&79)).await;
         assert_seen_in_order(&scene, 0..80);
+        futures::join!(scene.dataplane.drain(), other.drain());
+    });
+}
+
+/// As long as a group needs to give what was left to another member, and that one to begin.
+const HANDED_OVER: Duration = Duration::from_secs(4);
+/// Longer than the group needs to take a partition away.
+const ASKS_FOR: Duration = Duration::from_secs(4);
+
+/// The actor of the last of `partitions` panics while an invocation of it runs.
+async fn dies_over_its_invocation(scene: &Scene, partitions: i32, during: impl FnOnce()) {
+    let mut producer = scene.producer(partitions).await;
+    for _ in 0..2 * partitions {
+        producer.write(10).await.expect("written");
+    }
+    scene.memory.held.store(true, Ordering::Relaxed);
+    scene.run(At::Earliest);
+    let all = partitions as usize;
+    scene.until("invoked", |scene| scene.memory.seen.lock().len() == all).await;
+    during();
+    *BOMB.lock() = Some("log truncated under us");
+    scene.broker.truncate("orders", partitions - 1, Offset(10)).await;
+    for _ in 0..partitions {
+        producer.write(10).await.expect("written");
+    }
+    scene.until("the partition panicked", |_| BOMB.lock().is_none()).await;
+}
+
+#[test]
+fn own_1_drn_1_a_mapping_has_not_stopped_while_a_partition_that_died_may_have_an_invocation_running() {
+    let _bombs = bombs();
+    scene(|scene| async move {
+        dies_over_its_invocation(&scene, 1, || {}).await;
+        let data = tempfile::tempdir().expect("scratch");
+        let other = scene::node(&scene.memory, data.path(), "6s");
+        let mut stops = scene.dataplane.stop(scene.id);
+        other.run(scene.mapping(&scene.servers, At::Earliest, FilterCriteria::default()));
+        assert!(tokio::time::timeout(HANDED_OVER, &mut stops).await.is_err(), "it runs yet");
+        assert_eq!(scene.memory.invocations(), 1, "OWN-1: nobody begins beside it");
+        scene.memory.held.store(false, Ordering::Relaxed);
+        stops.await.expect("stopped");
+        scene.until("another has it then", |scene| scene.memory.invocations() > 1).await;
+        other.drain().await;
+    });
+}
+
+#[test]
+fn own_1_a_partition_that_died_is_not_released_while_its_invocation_may_run() {
+    let _bombs = bombs();
+    scene(|scene| async move {
+        // It is revoked before it has been begun anew here.
+        let slow = || scene.broker.faults().add(ApiKey::OffsetFetch as i16, 1, Fault::Delay(ASKS_FOR));
+        dies_over_its_invocation(&scene, 2, slow).await;
+        let invocations = scene.memory.invocations();
+        let data = tempfile::tempdir().expect("scratch");
+        let other = scene::node(&scene.memory, data.path(), "6s");
+        other.run(scene.mapping(&scene.servers, At::Earliest, FilterCriteria::default()));
+        tokio::time::sleep(ASKS_FOR + HANDED_OVER).await;
+        assert_eq!(scene.memory.invocations(), invocations, "OWN-1: nobody begins beside it");
+        scene.memory.held.store(false, Ordering::Relaxed);
+        scene.until("another has it then", |scene| scene.memory.invocations() > invocations).await;
         futures::join!(scene.dataplane.drain(), other.drain());
     });
 }

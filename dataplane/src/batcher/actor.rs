@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Recipient, SpawnHandle};
+use bytes::Bytes;
 use lighterman_proto::event::Envelope;
 use lighterman_proto::ids::{Epoch, MappingId, OffsetRange, TopicPartition};
 use lighterman_proto::units::Moment;
@@ -20,13 +21,15 @@ use crate::consumer::status::StatusBoard;
 use crate::consumer::waiting::WaitingOffers;
 use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::credit::slots::{Grant, Slot, Slots};
-use crate::invoker::invoke::{Invoke, Invoker};
+use crate::invoker::Verdict;
+use crate::invoker::invoke::{Answered, Invoke, Invoker};
 use crate::invoker::port::{ANSWER_BYTES_MAX, ERROR_BYTES_MAX};
 use crate::invoker::retry::{RetryPolicy, Setbacks};
 use crate::kafka::group::lease::OwnershipLease;
 use crate::partition::actor::PartitionActor;
 use crate::partition::messages::{Sealed, Withdrawn};
 use crate::runtime::clock;
+use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::{Flight, InFlight, LongestRun};
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
@@ -59,6 +62,8 @@ pub struct BatcherParts {
     pub payloads: PayloadPool,
     /// What may still be running.
     pub in_flight: InFlight,
+    /// Under which epochs anything may begin.
+    pub epochs: CurrentEpochs,
     /// The group's word that the member may start invocations.
     pub ownership: OwnershipLease,
     /// Grows with the group's generation; sent to the function as `fence`.
@@ -226,7 +231,12 @@ impl BatcherActor {
             }
         }
         let context = self.context_of(plan, sent.attempt);
+        let has_all = sent.flights.len() == plan.parts.len();
         self.sent.insert(batch, sent);
+        if !has_all {
+            self.withhold(batch, payload, now);
+            return;
+        }
         let reply = ctx.address().recipient();
         let ownership = self.parts.ownership.clone();
         // Nobody else reads what the function says of its success.
@@ -237,6 +247,12 @@ impl BatcherActor {
         } else if post(&self.parts.invoker_apart, invoke).is_err() {
             self.parts.status.problem("the invoker of this consumer has ended and is being rebuilt");
         }
+    }
+
+    /// A partition in it is not ours any more, or an older invocation runs over it: the others offer theirs again.
+    fn withhold(&mut self, batch: BatchId, payload: Bytes, now: Moment) {
+        let (verdict, payload_back) = (Verdict::Withheld, Some(payload));
+        self.settle(Answered { batch, verdict, facts: None, sent_at: now, answered_at: now, payload_back });
     }
 
     fn context_of(&self, plan: &Plan, attempt: u32) -> crate::invoker::ClientContext {
@@ -253,7 +269,8 @@ impl BatcherActor {
     fn enter(&self, plan: &Plan, now: Moment) -> Sent {
         let enter = |part: &Pending| {
             let key = TopicPartition::new(Arc::clone(&self.parts.topic), part.partition);
-            self.parts.in_flight.enter(self.parts.mapping, &key, &self.parts.longest_run, now)
+            let enter = || self.parts.in_flight.enter(self.parts.mapping, &key, &self.parts.longest_run, now);
+            self.parts.epochs.enter(part.partition, part.epoch, enter)
         };
         let oldest = |part: &Pending| part.cut.slices.first().map(|slice| slice.header.base_timestamp);
         Sent {

@@ -12,7 +12,7 @@ use crate::partition::messages::Resolved;
 use crate::runtime::clock;
 
 impl BatcherActor {
-    fn settle(&mut self, answered: Answered) {
+    pub(super) fn settle(&mut self, answered: Answered) {
         let Some(sent) = self.sent.remove(&answered.batch) else { return };
         let function_timeout = (self.parts.longest_run)(answered.sent_at);
         let may_run_until = answered.verdict.may_run_until(answered.sent_at, function_timeout);

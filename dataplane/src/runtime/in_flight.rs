@@ -1,7 +1,7 @@
 //! The in-flight registry of a process: which partitions have an invocation that may still be running. It outlives
 //! ownership: no partition is started, released or joined for while it holds an entry (H4, H5).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,13 @@ impl InFlight {
         let mut entries = self.entries.lock();
         entries.prune(now);
         !entries.by_key.keys().any(|(of, _)| *of == mapping)
+    }
+
+    /// The partitions of `mapping` over which an invocation may still run.
+    pub fn running_over(&self, mapping: MappingId, now: Moment) -> BTreeSet<i32> {
+        let entries = self.entries.lock();
+        let running = entries.by_key.iter().filter(|((of, _), entry)| *of == mapping && entry.is_live(now));
+        running.map(|((_, key), _)| key.partition).collect()
     }
 
     fn leave(&self, key: &Key) {

@@ -1,6 +1,8 @@
-//! The only folder that knows actix threads: placement, outbox, death watch, owned tasks, in-flight registry, clock.
+//! The only folder that knows actix threads: placement, outbox, death watch, owned tasks, in-flight registry and
+//! the epochs that may enter it, clock.
 
 pub mod clock;
+pub mod current_epochs;
 pub mod death_watch;
 pub mod in_flight;
 pub mod live_count;

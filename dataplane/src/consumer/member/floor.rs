@@ -38,6 +38,7 @@ use crate::offsets::actor::CommitterActor;
 use crate::partition::cut::CutLimits;
 use crate::partition::failing::Burial;
 use crate::partition::work::FailurePolicy;
+use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::{InFlight, LongestRun};
 use crate::runtime::placement::{Placement, Seat, SeatKind};
@@ -136,6 +137,7 @@ pub struct Floor {
     pub(super) cluster: Cluster,
     membership: Membership,
     function: InvokedFunction,
+    epochs: CurrentEpochs,
     pub(super) status: StatusBoard,
     slots: Slots,
     concurrency: Concurrency,
@@ -171,6 +173,8 @@ pub struct FloorParts {
     pub function: InvokedFunction,
     /// Partitions at activation, filled in later.
     pub activated: Arc<AtomicI32>,
+    /// Under which epochs its consumers may begin invocations.
+    pub epochs: CurrentEpochs,
     /// What it shows.
     pub status: StatusBoard,
     /// Who decides.
@@ -190,6 +194,7 @@ impl Floor {
             membership,
             function,
             activated,
+            epochs,
             status,
             member,
             shared_death,
@@ -211,6 +216,7 @@ impl Floor {
             cluster,
             membership,
             function,
+            epochs,
             status,
             slots,
             concurrency,
@@ -325,6 +331,7 @@ impl Floor {
             budget: self.budget.clone(),
             payloads: self.node.payloads.clone(),
             in_flight: self.node.in_flight.clone(),
+            epochs: self.epochs.clone(),
             ownership: self.membership.lease(),
             fence: Arc::clone(&self.fence),
             longest_run,

@@ -44,6 +44,7 @@ use crate::kafka::group::{GroupEvent, Membership};
 use crate::partition::gauge::Gauge;
 use crate::partition::messages::Skip;
 use crate::runtime::clock;
+use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
 const TICK: Duration = Duration::from_secs(1);
@@ -99,6 +100,10 @@ pub struct MemberActor {
     owned: BTreeSet<i32>,
     /// Revoked, not released yet.
     revoking: BTreeSet<i32>,
+    /// Gone from here and awaited by the group, but what they had begun may still run.
+    held_back: BTreeSet<i32>,
+    /// Under which epochs invocations may begin.
+    epochs: CurrentEpochs,
     turn: Turn,
     desired: u32,
     lost_something: bool,
@@ -141,6 +146,8 @@ impl MemberActor {
             unassigned_since: clock::now(),
             owned: BTreeSet::new(),
             revoking: BTreeSet::new(),
+            held_back: BTreeSet::new(),
+            epochs: CurrentEpochs::default(),
             turn: Turn::default(),
             lost_something: false,
             stopping: None,
@@ -159,6 +166,7 @@ impl MemberActor {
             membership,
             function,
             activated: Arc::clone(&self.activated),
+            epochs: self.epochs.clone(),
             status: self.status.clone(),
             member: ctx.address().recipient(),
             shared_death: Arc::new(move |what| died.do_send(SharedActorDied(what))),
@@ -189,6 +197,8 @@ impl MemberActor {
         }
         self.status.set_missing(self.missing());
         self.mind_memory();
+        self.turn.released.append(&mut self.held_back);
+        self.end_turn(ctx);
         if self.lost_something
             && let Some((membership, _)) = &self.joined
             && self.node.in_flight.is_mapping_clear(self.run.id, now)
@@ -214,7 +224,7 @@ impl MemberActor {
 
     /// The last steps of a stop, once nothing of ours can run any more (DRN-1).
     fn finish_stop(&mut self, ctx: &mut Context<Self>) {
-        if !self.table.is_empty() || self.leaving {
+        if !self.table.is_empty() || self.leaving || self.may_run_yet() {
             return;
         }
         self.leaving = true;

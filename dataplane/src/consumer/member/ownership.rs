@@ -82,6 +82,7 @@ impl MemberActor {
                 };
                 // Of a topic that was made anew nothing is committed that the account before it speaks of.
                 gauge.set_committed(position.committed);
+                self.epochs.begin(partition, epoch);
                 self.status.show(partition, Shown { consumer, epoch, gauge: Arc::clone(&gauge) });
                 address.do_send(StartPartition { partition, epoch, position, gauge });
             }
@@ -130,6 +131,7 @@ impl MemberActor {
         if self.table.holds(partition) {
             return;
         }
+        self.epochs.end(partition);
         self.status.hide(partition);
         self.positions.remove(&partition);
         self.gauges.remove(&partition);
@@ -155,6 +157,7 @@ impl MemberActor {
             self.table.lose(*partition);
             self.forget_if_gone(*partition);
             self.turn.released.remove(partition);
+            self.held_back.remove(partition);
         }
     }
 
@@ -167,6 +170,7 @@ impl MemberActor {
         self.lose(&all);
         self.revoking.clear();
         self.turn.released.clear();
+        self.held_back.clear();
         self.lost_something = false;
         (self.assigned, self.generation) = (false, UNDECIDED);
         self.joined = None;

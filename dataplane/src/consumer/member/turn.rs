@@ -7,6 +7,7 @@ use std::sync::Arc;
 use actix::{AsyncContext, Context, Handler, Message};
 
 use super::MemberActor;
+use crate::runtime::clock;
 
 /// What the turn has left to its end.
 #[derive(Default)]
@@ -37,6 +38,25 @@ impl MemberActor {
         }
     }
 
+    /// Releases what nothing of ours can run over any more. A partition that ended otherwise than by its drain may have left an
+    /// invocation behind: its next owner must not begin beside that (OWN-1).
+    fn release_ended(&mut self, gone: BTreeSet<i32>) {
+        let running = self.node.in_flight.running_over(self.run.id, clock::now());
+        let (held_back, ended): (BTreeSet<i32>, BTreeSet<i32>) =
+            gone.into_iter().partition(|partition| running.contains(partition));
+        self.held_back.extend(held_back);
+        if !ended.is_empty() {
+            self.release(ended.into_iter().collect());
+        }
+    }
+
+    /// Whether an invocation may still run over a partition that the group takes for ours.
+    pub(super) fn may_run_yet(&self) -> bool {
+        let running = self.node.in_flight.running_over(self.run.id, clock::now());
+        let ours = [&self.owned, &self.held_back, &self.turn.released];
+        running.iter().any(|partition| ours.iter().any(|ours| ours.contains(partition)))
+    }
+
     /// A beginning that is being committed is committed before its partition goes to anyone else.
     fn release(&self, partitions: Vec<i32>) {
         let Some((membership, _)) = &self.joined else { return };
@@ -58,7 +78,7 @@ impl Handler<TurnEnds> for MemberActor {
     fn handle(&mut self, _: TurnEnds, _: &mut Self::Context) {
         let turn = std::mem::take(&mut self.turn);
         if !turn.released.is_empty() {
-            self.release(turn.released.into_iter().collect());
+            self.release_ended(turn.released);
         }
         if turn.is_unbalanced {
             self.balance();
