@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::messages::ApiKey;
+use lighterman::app::Dataplane;
+use lighterman::app::readiness::NodePhase;
 use lighterman::invoker::verdict::Reply;
 use lighterman::kafka::offsets::At;
 use lighterman::local::broker::Fault;
 use lighterman_proto::api::FilterCriteria;
-use lighterman_proto::ids::Offset;
+use lighterman_proto::ids::{MappingId, Offset};
 use parking_lot::{Mutex, MutexGuard};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -228,5 +230,68 @@ fn own_1_a_partition_that_died_is_not_released_while_its_invocation_may_run() {
         scene.memory.held.store(false, Ordering::Relaxed);
         scene.until("another has it then", |scene| scene.memory.invocations() > invocations).await;
         futures::join!(scene.dataplane.drain(), other.drain());
+    });
+}
+
+#[test]
+fn own_1_drn_1_a_mapping_whose_member_panics_over_its_stop_has_stopped_when_nothing_of_it_runs() {
+    let _bombs = bombs();
+    scene(|scene| async move {
+        scene.producer(2).await.write(20).await.expect("written");
+        scene.producer(2).await.write(20).await.expect("written");
+        scene.memory.held.store(true, Ordering::Relaxed);
+        scene.run(At::Earliest);
+        scene.until("invoked", |scene| scene.memory.invocations() > 0).await;
+        scene.until("all partitions run", |scene| scene.owned() == 2).await;
+        let mut stops = scene.dataplane.stop(scene.id);
+        *BOMB.lock() = Some("partitions revoked; draining them");
+        let data = tempfile::tempdir().expect("scratch");
+        let other = scene::node(&scene.memory, data.path(), "6s");
+        other.run(scene.mapping(&scene.servers, At::Earliest, FilterCriteria::default()));
+        scene.until("the member panicked", |_| BOMB.lock().is_none()).await;
+        let invocations = scene.memory.invocations();
+        assert!(tokio::time::timeout(HANDED_OVER, &mut stops).await.is_err(), "its invocations run yet");
+        assert_eq!(scene.memory.invocations(), invocations, "OWN-1: nobody begins beside them");
+        scene.memory.held.store(false, Ordering::Relaxed);
+        stops.await.expect("stopped");
+        assert!(scene.dataplane.board(scene.id).is_none(), "and it is not made anew");
+        scene.until("another has all then", |_| owned_by(&other, scene.id) == 2).await;
+        other.drain().await;
+    });
+}
+
+fn owned_by(node: &Dataplane, id: MappingId) -> usize {
+    node.board(id).map_or(0, |board| board.partitions().len())
+}
+
+#[test]
+fn liv_1_a_node_whose_member_has_panicked_says_so_until_the_next_one_runs() {
+    let _bombs = bombs();
+    scene(|scene| async move {
+        let phase = NodePhase::default();
+        let readiness = phase.readiness(&scene.dataplane);
+        phase.serving();
+        let mut producer = scene.producer(1).await;
+        producer.write(10).await.expect("written");
+        producer.write(10).await.expect("written");
+        scene.run(At::Earliest);
+        scene.until("all committed", |scene| scene.committed() == 20).await;
+        scene.until("ready", |_| readiness().is_ok()).await;
+        *BOMB.lock() = Some("going on where the log was truncated");
+        scene.broker.truncate("orders", 0, Offset(10)).await;
+        producer.write(5).await.expect("written");
+        scene.until("the member panicked", |_| BOMB.lock().is_none()).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let board = scene.dataplane.board(scene.id).expect("it is to run");
+        let shown = (readiness(), board.last_result(), board.partitions().len());
+        assert!(
+            shown.0.as_ref().is_err_and(|why| why.contains("ended by a fault of this node")),
+            "{shown:?}"
+        );
+        assert!(shown.1.starts_with("PROBLEM: the mapping ended by a fault of this node"), "{shown:?}");
+        assert_eq!(shown.2, 0, "nothing of it runs");
+        scene.until("the next one runs", |scene| readiness().is_ok() && scene.committed() == 15).await;
+        assert!(scene.problem().is_none());
+        scene.dataplane.drain().await;
     });
 }

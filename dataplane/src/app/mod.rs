@@ -21,6 +21,7 @@ use crate::audit::AuditLog;
 use crate::batcher::payload::PayloadPool;
 use crate::config::{self, Settings};
 use crate::consumer::member::floor::{MappingRun, Node};
+use crate::consumer::member::succession::HeldMembership;
 use crate::consumer::member::{MemberActor, Stop};
 use crate::consumer::status::StatusBoard;
 use crate::control::controller::SkipWish;
@@ -50,6 +51,8 @@ struct Running {
     run: MappingRun,
     board: StatusBoard,
     address: Addr<MemberActor>,
+    /// The membership that its member is in: whoever takes it away ends that too, if the member has not.
+    left: HeldMembership,
 }
 
 impl Dataplane {
@@ -118,7 +121,7 @@ impl Dataplane {
                 return;
             }
             if let Some(old) = old {
-                stop(&old).await;
+                stop(&old, &me.node.in_flight).await;
             }
             if turn.begin(|| me.begin(run, 0)) {
                 let _ = begun.send(());
@@ -132,10 +135,10 @@ impl Dataplane {
     /// Drains a mapping, commits, leaves its group, whether or not anybody waits for it: answered once it has.
     pub fn stop(&self, id: MappingId) -> oneshot::Receiver<()> {
         let (ended, answer) = oneshot::channel();
-        let (visit, audit) = (self.lanes.visit(id), self.node.audit.clone());
+        let (visit, node) = (self.lanes.visit(id), self.node.clone());
         self.home.spawn(async move {
-            end(&visit).await;
-            audit.close(id);
+            end(&visit, &node.in_flight).await;
+            node.audit.close(id);
             let _ = ended.send(());
         });
         answer
@@ -145,7 +148,7 @@ impl Dataplane {
     /// asks for.
     pub async fn drain(&self) {
         let visits = self.lanes.close();
-        futures::future::join_all(visits.iter().map(end)).await;
+        futures::future::join_all(visits.iter().map(|visit| end(visit, &self.node.in_flight))).await;
     }
 
     /// What a mapping shows; `None` while it does not run.
@@ -171,17 +174,18 @@ impl Dataplane {
             Label::new("topic", run.topic.to_string()),
         ];
         let board = StatusBoard::new(labels);
-        let watch = self.watch(run.id, panics);
+        let left = HeldMembership::default();
+        let watch = self.watch(run.id, &left, &board, panics);
         let address = MemberActor::new(self.node.clone(), run.clone(), board.clone(), watch).start();
-        Running { run, board, address }
+        Running { run, board, address, left }
     }
 }
 
 /// Stops what runs in a lane, in its turn, which is kept until it has stopped.
-async fn end(visit: &LaneVisit<Running>) {
+async fn end(visit: &LaneVisit<Running>, in_flight: &InFlight) {
     let turn = visit.turn().await;
     if let Some(running) = turn.running() {
-        stop(&running).await;
+        stop(&running, in_flight).await;
         turn.end();
     }
 }
@@ -193,9 +197,12 @@ fn isolation(settings: &Settings) -> Isolation {
     }
 }
 
-async fn stop(running: &Running) {
+/// Nothing of it runs then, and nobody beats for it, whatever its member came to.
+async fn stop(running: &Running, in_flight: &InFlight) {
     let (done, stopped) = oneshot::channel();
     running.address.do_send(Stop(done));
-    // An actor that has ended already drops the sender: stopped, too.
+    // A member that has panicked, or does so over this, drops the sender and leaves its membership behind: beside the next one
+    // it would keep its partitions from everybody, and its end wait for what that one runs.
     let _ = stopped.await;
+    running.left.end(running.run.id, in_flight).await;
 }

@@ -7,42 +7,55 @@ use std::time::Duration;
 use lighterman_proto::ids::MappingId;
 use lighterman_proto::units::Moment;
 
-use super::Dataplane;
+use super::{Dataplane, Running};
 use crate::consumer::member::succession::{HeldMembership, MemberWatch};
+use crate::consumer::status::StatusBoard;
 use crate::runtime::clock;
 
 const REVIVE_BASE: Duration = Duration::from_secs(1);
 const REVIVE_MAX: Duration = Duration::from_mins(2);
 /// A member that has run for so long begins its count anew.
 const WELL_AFTER: Duration = Duration::from_mins(10);
+const ENDED: &str = "ended by a fault of this node and is being made anew; see the log";
 
 impl Dataplane {
-    /// The watch of a member, after `panics` in a row.
-    pub(super) fn watch(self: &Arc<Self>, id: MappingId, panics: u32) -> MemberWatch {
+    /// The watch of a member that is in `held` and shows on `board`, after `panics` in a row.
+    pub(super) fn watch(
+        self: &Arc<Self>,
+        id: MappingId,
+        held: &HeldMembership,
+        board: &StatusBoard,
+        panics: u32,
+    ) -> MemberWatch {
         let (me, begun_at) = (Arc::downgrade(self), clock::now());
-        MemberWatch::new(move |left| {
+        let (left, board) = (held.clone(), board.clone());
+        MemberWatch::new(held.clone(), move || {
+            board.ended(ENDED);
             if let Some(me) = me.upgrade() {
                 me.revive(id, left, panics_in_a_row(panics, begun_at, clock::now()));
             }
         })
     }
 
+    /// Called while the member is unwound, whatever it was doing and whoever waits for it: what needs a lane comes later.
     fn revive(self: Arc<Self>, id: MappingId, left: HeldMembership, panics: u32) {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
         tracing::error!(mapping = %id, panics, "the member panicked; making it anew");
-        let (visit, home) = (self.lanes.visit(id), self.home.clone());
+        let home = self.home.clone();
         home.spawn(async move {
+            let visit = self.lanes.visit(id);
             let turn = visit.turn().await;
-            if let Some(dead) = turn.running().filter(|running| !running.address.connected()) {
-                dead.board
-                    .problem("the mapping ended by a fault of this node and is being made anew; see the log");
+            // Whoever stops it, or puts another in its place, ends what it has left.
+            let is_its_place = |running: &Running| running.left.is(&left);
+            if !turn.running().is_some_and(|running| is_its_place(&running)) {
+                return;
             }
             left.end(id, &self.node.in_flight).await;
             // Without the turn, in which a stop or a change may come.
             drop(turn);
             tokio::time::sleep(wait(panics)).await;
             let turn = visit.turn().await;
-            let Some(dead) = turn.running().filter(|running| !running.address.connected()) else { return };
+            let Some(dead) = turn.running().filter(is_its_place) else { return };
             if !turn.begin(|| self.begin(dead.run, panics)) {
                 turn.end();
             }

@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 /// A cause, by who finds it; the first one is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StandingCause {
+    /// The member has ended by a panic.
+    Member,
+    /// Its membership in the group has ended by itself.
+    Membership,
     /// The topic is not there, or the cluster does not tell.
     Topic,
     /// The consumer group cannot be joined.

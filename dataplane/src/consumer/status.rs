@@ -177,6 +177,19 @@ impl StatusBoard {
         }
     }
 
+    /// The member that showed all this has ended by a fault of this node, and `what` is done about it: nothing of what it showed
+    /// last is so any more.
+    pub(crate) fn ended(&self, what: &str) {
+        self.remembered(0, None);
+        self.set_missing(Some(what.to_owned()));
+        let mut standing = StandingTroubles::default();
+        standing.set(StandingCause::Member, Some(format!("the mapping {what}")));
+        *self.inner.standing.lock() = standing;
+        self.inner.partitions.lock().clear();
+        self.inner.meters.owned.set(0.0);
+        self.inner.meters.see(MappingSight::NOTHING);
+    }
+
     /// Something was found that a person should see, and that is not over when the cluster answers: until records are delivered.
     pub(crate) fn notice(&self, what: &str) {
         tracing::warn!("{what}");

@@ -48,6 +48,9 @@ use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
 const TICK: Duration = Duration::from_secs(1);
+const MEMBERSHIP_ENDED: &str =
+    "has lost its membership in the consumer group by a fault of this node; it is being made anew";
+
 /// Drain everything, commit, leave the group, then answer.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -109,6 +112,8 @@ pub struct MemberActor {
     lost_something: bool,
     stopping: Option<oneshot::Sender<()>>,
     leaving: bool,
+    /// A membership has ended by itself, and the group has given the next one no share yet.
+    rejoins: bool,
     watch: MemberWatch,
 }
 
@@ -152,6 +157,7 @@ impl MemberActor {
             lost_something: false,
             stopping: None,
             leaving: false,
+            rejoins: false,
             watch,
         }
     }
@@ -176,6 +182,9 @@ impl MemberActor {
     /// What keeps us from running all that is ours.
     fn missing(&self) -> Option<String> {
         if self.joined.is_none() {
+            if self.rejoins {
+                return Some(MEMBERSHIP_ENDED.to_owned());
+            }
             return Some("does not know its function's timeout yet".to_owned());
         }
         if !self.assigned {
@@ -235,9 +244,10 @@ impl MemberActor {
             return;
         };
         drop(floor);
-        let me = ctx.address();
+        let (me, held) = (ctx.address(), self.watch.held.clone());
         actix_rt::spawn(async move {
             membership.leave().await;
+            held.let_go();
             let _ = done.send(());
             me.do_send(Gone);
         });

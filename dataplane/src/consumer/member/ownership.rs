@@ -9,9 +9,9 @@ use actix::Context;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_scaler::assignment::Move;
 
-use super::MemberActor;
 use super::resolving::UNDECIDED;
 use super::unfounded::Remark;
+use super::{MEMBERSHIP_ENDED, MemberActor};
 use crate::audit::{Entry, What};
 use crate::consumer::messages::{
     DrainPartition, FencePartitions, PartitionReport, PartitionState, Position, StartPartition,
@@ -174,8 +174,10 @@ impl MemberActor {
         self.lost_something = false;
         (self.assigned, self.generation) = (false, UNDECIDED);
         self.joined = None;
+        self.watch.held.let_go();
         if self.stopping.is_none() {
-            self.status.problem("the membership in the consumer group ended and is being made anew");
+            self.rejoins = true;
+            self.status.stand(StandingCause::Membership, Some(MEMBERSHIP_ENDED.to_owned()));
             Self::join_later(ctx);
         }
     }
@@ -189,6 +191,9 @@ impl MemberActor {
                 }
                 self.generation = generation;
                 self.assigned = true;
+                if std::mem::take(&mut self.rejoins) {
+                    self.status.stand(StandingCause::Membership, None);
+                }
                 self.owned = owned.into_iter().chain(added.iter().copied()).collect();
                 if !added.is_empty() {
                     self.resolve_starts(added, Duration::ZERO, ctx);

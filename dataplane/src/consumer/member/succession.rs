@@ -1,4 +1,5 @@
-//! What a member that has panicked leaves to whoever takes its place: its membership, which nobody else can end.
+//! What a member that has panicked leaves: its membership, which is ended before anything takes its place, or is told that it
+//! has stopped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,26 +14,24 @@ use crate::runtime::in_flight::InFlight;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The membership that a member is in; clones share it.
+/// The membership that a member is in, until it has left it; clones share it.
 #[derive(Clone, Default)]
 pub struct HeldMembership {
     held: Arc<Mutex<Option<Membership>>>,
 }
 
-/// Held by the member: whoever made it is told when it panics, and finds there what it was in.
+/// Held by the member: whoever made it is told when it panics.
 pub struct MemberWatch {
     pub(super) held: HeldMembership,
     _death: DeathWatch,
 }
 
 impl MemberWatch {
-    /// Calls `died` when the member that holds the watch has panicked.
-    pub fn new(died: impl FnOnce(HeldMembership) + Send + 'static) -> Self {
-        let held = HeldMembership::default();
-        let left = held.clone();
+    /// Keeps in `held` what the member is in, and calls `died` when it has panicked.
+    pub fn new(held: HeldMembership, died: impl FnOnce() + Send + 'static) -> Self {
         let death = DeathWatch::new("member", move |panicking| {
             if panicking {
-                died(left);
+                died();
             }
         });
         Self { held, _death: death }
@@ -44,7 +43,17 @@ impl HeldMembership {
         *self.held.lock() = Some(membership.clone());
     }
 
-    /// Nothing begins under it any more; it is left when nothing that has begun can still run. Until then the group takes
+    /// It has ended.
+    pub(super) fn let_go(&self) {
+        self.held.lock().take();
+    }
+
+    /// Whether `other` is of the same member.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.held, &other.held)
+    }
+
+    /// What its member has not left: nothing begins under it any more; it is left when nothing that has begun can still run. Until then the group takes
     /// nothing away from it (H5).
     pub async fn end(&self, mapping: MappingId, in_flight: &InFlight) {
         let held = self.held.lock().take();
