@@ -295,3 +295,32 @@ fn liv_1_a_node_whose_member_has_panicked_says_so_until_the_next_one_runs() {
         scene.dataplane.drain().await;
     });
 }
+
+/// A task that finds out where partitions begin is nobody's actor: no death watch tells of its panic.
+#[test]
+fn liv_1_partitions_whose_beginning_was_not_found_by_a_panic_are_shown_and_begin_later() {
+    let _bombs = bombs();
+    scene(|scene| async move {
+        let mut producer = scene.producer(1).await;
+        producer.write(10).await.expect("written");
+        producer.write(10).await.expect("written");
+        scene.run(At::Earliest);
+        scene.until("all committed", |scene| scene.committed() == 20).await;
+        scene.dataplane.stop(scene.id).await.expect("stopped");
+        scene.broker.truncate("orders", 0, Offset(10)).await;
+        producer.write(5).await.expect("written");
+        let phase = NodePhase::default();
+        let readiness = phase.readiness(&scene.dataplane);
+        phase.serving();
+        *BOMB.lock() = Some("the log was cut off below the committed offset; reading what stands there now");
+        scene.run(At::Earliest);
+        scene.until("the task panicked", |_| BOMB.lock().is_none()).await;
+        let is_shown =
+            |scene: &Scene| scene.problem().is_some_and(|why| why.contains("a fault of this node"));
+        scene.until("it is shown", is_shown).await;
+        assert!(readiness().is_err(), "and nothing outside is to blame");
+        scene.until("the end committed", |scene| scene.committed() == 15).await;
+        scene.until("ready", |_| readiness().is_ok()).await;
+        scene.dataplane.drain().await;
+    });
+}

@@ -1,6 +1,7 @@
 //! From what the group gives us to where it begins: one look for all partitions that are asked after together, and what is done
 //! with its answer.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::consumer::standing::StandingCause;
 use crate::kafka::backoff::random;
 use crate::offsets::start::still_holds;
 use crate::runtime::clock;
+use crate::runtime::task::outcome;
 
 /// Nothing holds under it: the next generation is to come.
 pub(super) const UNDECIDED: i32 = -1;
@@ -47,7 +49,8 @@ impl MemberActor {
         let me = ctx.address();
         actix_rt::spawn(async move {
             tokio::time::sleep(wait).await;
-            let starts = resolver.resolve(&wanted).await;
+            let starts = outcome("search for the starts of partitions", resolver.resolve(&wanted)).await;
+            let starts = starts.unwrap_or(Err(StartError::Panicked));
             me.do_send(StartsFound { wanted, generation, starts });
         });
     }
@@ -62,8 +65,8 @@ impl MemberActor {
         let (owned, table) = (&self.owned, &self.table);
         self.waiting.retain(|partition| owned.contains(&partition) && !table.holds(partition));
         let text = self.waiting.text();
-        let partial = !self.table.is_empty();
-        let (partitions, cluster) = if partial { (text, None) } else { (None, text) };
+        let is_ours = !self.table.is_empty() || self.waiting.is_ours();
+        let (partitions, cluster) = if is_ours { (text, None) } else { (None, text) };
         self.status.stand(StandingCause::Partitions, partitions);
         self.status.stand(StandingCause::Cluster, cluster);
         let due: Vec<i32> = self.waiting.due(clock::now()).into_iter().collect();
@@ -79,19 +82,20 @@ impl MemberActor {
         starts: Result<Option<Starts>, StartError>,
         ctx: &mut Context<Self>,
     ) {
-        let still: Vec<i32> =
+        let still: BTreeSet<i32> =
             wanted.iter().copied().filter(|partition| self.owned.contains(partition)).collect();
+        let again = || still.iter().copied().collect();
         if !still_holds(generation, self.generation) {
             // Lost and ours again, it may be elsewhere by now.
             if !still.is_empty() {
-                self.resolve_starts(still, Duration::ZERO, ctx);
+                self.resolve_starts(again(), Duration::ZERO, ctx);
             }
             return;
         }
         match starts {
             // Our place has changed, and we shall hear of it.
             Ok(None) if still.is_empty() => {}
-            Ok(None) => self.resolve_starts(still, PLACE_CHANGES, ctx),
+            Ok(None) => self.resolve_starts(again(), PLACE_CHANGES, ctx),
             Ok(Some(starts)) => self.take_found(still, starts),
             Err(error) => {
                 let why: Arc<str> = error.to_string().into();
@@ -101,11 +105,13 @@ impl MemberActor {
                 }
                 let reasons = still.into_iter().map(|partition| (partition, Arc::clone(&why))).collect();
                 self.waiting.wait(reasons, clock::now(), random());
+                self.waiting.blame(error.is_ours());
             }
         }
     }
 
-    fn take_found(&mut self, still: Vec<i32>, starts: Starts) {
+    fn take_found(&mut self, still: BTreeSet<i32>, starts: Starts) {
+        self.waiting.blame(false);
         self.activated.store(starts.activated, Ordering::Relaxed);
         if !starts.positions.is_empty() {
             // What was owed is committed.

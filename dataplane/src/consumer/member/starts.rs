@@ -74,12 +74,25 @@ pub enum StartError {
     /// The resolved offsets could not be committed.
     #[error("the starting position could not be committed: {0}")]
     Commit(KafkaError),
+    /// The task that looked for them panicked.
+    #[error("finding out where partitions begin ended by a fault of this node; see the log")]
+    Panicked,
 }
 
 impl StartError {
-    /// True when a beginning was committed and not answered: it may be served yet, and what is found meanwhile may change.
+    /// True when a beginning may have been committed and not answered: it may be served yet, and what is found meanwhile may
+    /// change.
     pub(super) fn may_be_served(&self) -> bool {
-        matches!(self, Self::Commit(error) if error.may_be_served())
+        match self {
+            Self::Kafka(_) => false,
+            Self::Commit(error) => error.may_be_served(),
+            Self::Panicked => true,
+        }
+    }
+
+    /// True when neither the cluster nor the group is to blame.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(self, Self::Panicked)
     }
 
     /// True when only our place in the group has changed since we looked.
@@ -88,6 +101,7 @@ impl StartError {
             Self::Kafka(error) | Self::Commit(error) => {
                 error.class() == Class::Fenced || error.code() == Some(ResponseError::RebalanceInProgress)
             }
+            Self::Panicked => false,
         }
     }
 }

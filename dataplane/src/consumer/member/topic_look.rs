@@ -10,6 +10,7 @@ use super::MemberActor;
 use crate::consumer::standing::StandingCause;
 use crate::kafka::error::KafkaError;
 use crate::runtime::clock;
+use crate::runtime::task::outcome;
 
 /// How often to look while something is wrong, or nothing is known yet.
 const LOOK_SOON: Duration = Duration::from_secs(5);
@@ -28,7 +29,7 @@ pub(super) struct TopicLook {
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct TopicSeen(Result<(), KafkaError>);
+struct TopicSeen(Option<Result<(), KafkaError>>);
 
 impl MemberActor {
     /// Looks when it is time to. What is ours tells by itself how its topic is.
@@ -44,16 +45,18 @@ impl MemberActor {
         self.look.is_out = true;
         let (cluster, topic, me) = (self.cluster.clone(), self.run.topic.clone(), ctx.address());
         actix_rt::spawn(async move {
-            let seen = cluster.topic(&topic, VIEW_AGE_MAX).await;
-            me.do_send(TopicSeen(seen.map(drop)));
+            let seen = outcome("look at the topic", cluster.topic(&topic, VIEW_AGE_MAX)).await;
+            me.do_send(TopicSeen(seen.map(|seen| seen.map(drop))));
         });
     }
 
-    fn topic_seen(&mut self, seen: Result<(), KafkaError>) {
+    /// `seen` is nothing when the look panicked: it says nothing of the topic.
+    fn topic_seen(&mut self, seen: Option<Result<(), KafkaError>>) {
         let now = clock::now();
         self.look.is_out = false;
-        let settled = seen.is_ok() && self.assigned;
+        let settled = matches!(seen, Some(Ok(()))) && self.assigned;
         self.look.next = now + if settled { LOOK_LATER } else { LOOK_SOON };
+        let Some(seen) = seen else { return };
         let Err(error) = seen else {
             self.status.stand(StandingCause::Topic, None);
             return;

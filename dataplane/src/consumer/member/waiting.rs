@@ -20,6 +20,8 @@ pub(super) struct WaitingStarts {
     /// To be asked after in one go.
     again: BTreeSet<i32>,
     at: Moment,
+    /// The last look ended by a fault of this node.
+    is_ours: bool,
     backoff: Backoff,
 }
 
@@ -29,6 +31,7 @@ impl Default for WaitingStarts {
             reasons: BTreeMap::new(),
             again: BTreeSet::new(),
             at: Moment::default(),
+            is_ours: false,
             backoff: Backoff::new(AGAIN_MIN, AGAIN_MAX),
         }
     }
@@ -43,6 +46,16 @@ impl WaitingStarts {
         let after = self.backoff.next(random);
         self.again(reasons.keys().copied(), now + after);
         self.reasons.extend(reasons);
+    }
+
+    /// Whether the last look ended by a fault of this node.
+    pub(super) fn blame(&mut self, is_ours: bool) {
+        self.is_ours = is_ours;
+    }
+
+    /// True when what waits does so by a fault of this node.
+    pub(super) fn is_ours(&self) -> bool {
+        self.is_ours
     }
 
     /// These are to be asked after at `at`, or before when others are.
