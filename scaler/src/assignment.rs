@@ -132,6 +132,15 @@ impl Assignments {
         self.places.values().filter(there).count()
     }
 
+    /// The consumers that partitions run at, those that are leaving too.
+    pub fn occupied(&self) -> BTreeSet<ConsumerId> {
+        let at = |place: &Place| match place {
+            Place::At(consumer, _) | Place::Leaving(consumer, _) => Some(*consumer),
+            Place::Free => None,
+        };
+        self.places.values().filter_map(at).collect()
+    }
+
     /// Spreads everything over `consumers`: whoever has too much drains, whatever is free goes to the lightest.
     pub fn balance(&mut self, consumers: &[ConsumerId]) -> Vec<Move> {
         if consumers.is_empty() {
@@ -265,6 +274,7 @@ mod tests {
             }
             prop_assert!(floor.draining.is_empty());
             prop_assert_eq!(floor.running.len(), table.len());
+            prop_assert!(consumers(6).iter().all(|one| table.occupied().contains(one) == (table.at(*one) > 0)));
             let loads: Vec<usize> = consumers(count).iter().map(|consumer| table.at(*consumer)).collect();
             let (most, least) = (loads.iter().max().copied().unwrap_or(0), loads.iter().min().copied().unwrap_or(0));
             prop_assert!(most - least <= 1, "{:?}", loads);

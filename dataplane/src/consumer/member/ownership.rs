@@ -43,8 +43,12 @@ impl MemberActor {
             self.carry_out(step);
         }
         let Some((_, floor)) = &mut self.joined else { return };
+        if floor.consumers().len() <= desired {
+            return;
+        }
+        let occupied = self.table.occupied();
         for surplus in floor.consumers().into_iter().skip(desired) {
-            if self.table.at(surplus) == 0 {
+            if !occupied.contains(&surplus) {
                 floor.remove_consumer(surplus);
             }
         }
