@@ -324,3 +324,24 @@ fn liv_1_partitions_whose_beginning_was_not_found_by_a_panic_are_shown_and_begin
         scene.dataplane.drain().await;
     });
 }
+
+#[test]
+fn own_1_what_replaces_consumers_is_not_taken_for_them() {
+    let _bombs = bombs();
+    scene(|scene| async move {
+        let mut producer = scene.producer(1).await;
+        producer.write(10).await.expect("written");
+        scene.run(At::Earliest);
+        scene.until("all committed", |scene| scene.committed() == 10).await;
+        let consumer =
+            |scene: &Scene| scene.dataplane.board(scene.id)?.partitions().get(&0).map(|of| of.consumer);
+        let before = consumer(&scene).expect("it runs");
+        *BOMB.lock() = Some("commit failed; trying again");
+        scene.broker.faults().add(ApiKey::OffsetCommit as i16, 1, Fault::CutBefore);
+        producer.write(10).await.expect("written");
+        scene.until("the committer panicked", |_| BOMB.lock().is_none()).await;
+        scene.until("the end committed", |scene| scene.committed() == 20).await;
+        assert_ne!(consumer(&scene), Some(before), "its reports may come yet");
+        scene.dataplane.drain().await;
+    });
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Recipient};
@@ -150,7 +150,8 @@ pub struct Floor {
     pub(super) shares: HashMap<usize, ArbiterShare>,
     consumers: BTreeMap<ConsumerId, SeatedConsumer>,
     member: Recipient<ConsumerReport>,
-    next_consumer: u32,
+    /// The next consumer's id; no floor of the member has given it.
+    next_consumer: Arc<AtomicU32>,
     burial: Option<Arc<dyn Burial>>,
     fence: Arc<AtomicU64>,
     /// Called when an actor that all consumers share has died.
@@ -173,6 +174,9 @@ pub struct FloorParts {
     pub function: InvokedFunction,
     /// Partitions at activation, filled in later.
     pub activated: Arc<AtomicI32>,
+    /// The next consumer's id; shared by all floors of the member, so that a report of an earlier one's consumer is not taken for
+    /// one of these.
+    pub next_consumer: Arc<AtomicU32>,
     /// Under which epochs its consumers may begin invocations.
     pub epochs: CurrentEpochs,
     /// What it shows.
@@ -194,6 +198,7 @@ impl Floor {
             membership,
             function,
             activated,
+            next_consumer,
             epochs,
             status,
             member,
@@ -227,7 +232,7 @@ impl Floor {
             shares: HashMap::new(),
             consumers: BTreeMap::new(),
             member,
-            next_consumer: 0,
+            next_consumer,
             burial: None,
             fence: Arc::new(AtomicU64::new(0)),
             shared_death,
@@ -261,8 +266,7 @@ impl Floor {
 
     /// One more consumer.
     pub fn add_consumer(&mut self) -> ConsumerId {
-        let id = ConsumerId(self.next_consumer);
-        self.next_consumer += 1;
+        let id = ConsumerId(self.next_consumer.fetch_add(1, Ordering::Relaxed));
         let seat = self.next_seat();
         let arbiter = seat.arbiter();
         let parts = self.consumer_parts(id, arbiter);

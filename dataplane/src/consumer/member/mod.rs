@@ -19,7 +19,7 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32};
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
@@ -62,7 +62,11 @@ struct GroupHappened(GroupEvent);
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct SharedActorDied(&'static str);
+struct SharedActorDied {
+    what: &'static str,
+    /// Of which floor.
+    floor: u32,
+}
 
 /// The actor.
 pub struct MemberActor {
@@ -78,6 +82,9 @@ pub struct MemberActor {
     /// What Lambda last said of it.
     told: Option<FunctionFacts>,
     activated: Arc<AtomicI32>,
+    next_consumer: Arc<AtomicU32>,
+    /// Floors so far: the last one is in use.
+    floors: u32,
     /// Those that have found their log to be another one, and have not begun since.
     found_parted: BTreeSet<i32>,
     look: TopicLook,
@@ -137,6 +144,8 @@ impl MemberActor {
             watched: None,
             told: None,
             activated: Arc::new(AtomicI32::new(0)),
+            next_consumer: Arc::default(),
+            floors: 0,
             found_parted: BTreeSet::new(),
             look: TopicLook::default(),
             owes_all: Arc::default(),
@@ -162,8 +171,9 @@ impl MemberActor {
         }
     }
 
-    fn floor(&self, membership: Membership, function: InvokedFunction, ctx: &mut Context<Self>) -> Floor {
-        let died = ctx.address();
+    fn floor(&mut self, membership: Membership, function: InvokedFunction, ctx: &mut Context<Self>) -> Floor {
+        self.floors += 1;
+        let (died, floor) = (ctx.address(), self.floors);
         Floor::new(FloorParts {
             node: self.node.clone(),
             budget: self.budget.clone(),
@@ -172,10 +182,11 @@ impl MemberActor {
             membership,
             function,
             activated: Arc::clone(&self.activated),
+            next_consumer: Arc::clone(&self.next_consumer),
             epochs: self.epochs.clone(),
             status: self.status.clone(),
             member: ctx.address().recipient(),
-            shared_death: Arc::new(move |what| died.do_send(SharedActorDied(what))),
+            shared_death: Arc::new(move |what| died.do_send(SharedActorDied { what, floor })),
         })
     }
 
@@ -308,7 +319,11 @@ impl Handler<ConsumerReport> for MemberActor {
 impl Handler<SharedActorDied> for MemberActor {
     type Result = ();
 
-    fn handle(&mut self, SharedActorDied(what): SharedActorDied, ctx: &mut Self::Context) {
+    fn handle(&mut self, SharedActorDied { what, floor }: SharedActorDied, ctx: &mut Self::Context) {
+        // What dies of the same cause, or over its end, takes nothing with it that has been made anew.
+        if floor != self.floors {
+            return;
+        }
         self.rebuild_all(what, ctx);
         self.end_turn(ctx);
     }
