@@ -16,7 +16,7 @@ use lighterman_proto::ids::MappingId;
 use metrics::Label;
 use tokio::sync::oneshot;
 
-use self::lanes::{LaneVisit, Lanes};
+use self::lanes::{LaneTurn, LaneVisit, Lanes};
 use crate::audit::AuditLog;
 use crate::batcher::payload::PayloadPool;
 use crate::config::{self, Settings};
@@ -137,8 +137,10 @@ impl Dataplane {
         let (ended, answer) = oneshot::channel();
         let (visit, node) = (self.lanes.visit(id), self.node.clone());
         self.home.spawn(async move {
-            end(&visit, &node.in_flight).await;
+            let turn = end(&visit, &node.in_flight).await;
+            // In the turn: whoever begins in the next one opens it anew.
             node.audit.close(id);
+            drop(turn);
             let _ = ended.send(());
         });
         answer
@@ -148,7 +150,10 @@ impl Dataplane {
     /// asks for.
     pub async fn drain(&self) {
         let visits = self.lanes.close();
-        futures::future::join_all(visits.iter().map(|visit| end(visit, &self.node.in_flight))).await;
+        futures::future::join_all(
+            visits.iter().map(|visit| async { drop(end(visit, &self.node.in_flight).await) }),
+        )
+        .await;
     }
 
     /// What a mapping shows; `None` while it does not run.
@@ -181,13 +186,14 @@ impl Dataplane {
     }
 }
 
-/// Stops what runs in a lane, in its turn, which is kept until it has stopped.
-async fn end(visit: &LaneVisit<Running>, in_flight: &InFlight) {
+/// Stops what runs in a lane, in its turn, which is returned when it has stopped.
+async fn end<'v>(visit: &'v LaneVisit<Running>, in_flight: &InFlight) -> LaneTurn<'v, Running> {
     let turn = visit.turn().await;
     if let Some(running) = turn.running() {
         stop(&running, in_flight).await;
         turn.end();
     }
+    turn
 }
 
 fn isolation(settings: &Settings) -> Isolation {

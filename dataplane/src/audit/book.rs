@@ -86,6 +86,8 @@ pub struct Uncommitted {
 pub struct Reason {
     /// When that was asked for.
     pub at: TimestampMs,
+    /// The offset behind the last that it was asked for.
+    pub end: Offset,
     /// In the person's words.
     pub text: Arc<str>,
 }
@@ -172,7 +174,7 @@ impl Book {
                 self.uncommitted = Some(Uncommitted { at: entry.at, range: entry.range });
             }
             What::Reason(text) => {
-                let reason = Reason { at: entry.at, text: Arc::clone(text) };
+                let reason = Reason { at: entry.at, end: entry.range.end, text: Arc::clone(text) };
                 self.reasons.insert(entry.range.first, reason);
                 if self.reasons.len() > REASONS_MAX {
                     self.reasons.pop_first();
@@ -248,7 +250,7 @@ impl Book {
             Entry { at: stretch.at, partition, range: stretch.range, what }
         });
         let reasons = page.reasons.into_iter().map(move |(first, reason)| {
-            let range = OffsetRange { first, end: first.next() };
+            let range = OffsetRange { first, end: reason.end };
             Entry { at: reason.at, partition, range, what: What::Reason(reason.text) }
         });
         let uncommitted = page.uncommitted.map(|uncommitted| {
@@ -498,6 +500,7 @@ mod tests {
         for offset in [5, 9] {
             book.enter(&reason(offset, "a \"bad\"\norder"));
         }
+        book.enter(&entry(3, 5, What::Reason("a torn batch".into())));
         book.enter(&entry(6, 6, What::Began(None)));
         let mut again = Book::default();
         for line in book.lines(0) {
@@ -505,7 +508,8 @@ mod tests {
         }
         assert_eq!(again.page(), book.page());
         let reasons = again.page().reasons;
-        assert_eq!(reasons.keys().copied().collect::<Vec<_>>(), [Offset(5)]);
+        let ranges: Vec<_> = reasons.iter().map(|(first, reason)| (first.0, reason.end.0)).collect();
+        assert_eq!(ranges, [(3, 5), (5, 6)], "of all that each was asked for");
         assert_eq!(&*reasons[&Offset(5)].text, "a \"bad\"\norder");
     }
 
