@@ -77,9 +77,9 @@ pub struct MemberActor {
     status: StatusBoard,
     cluster: Cluster,
     joined: Option<(Membership, Floor)>,
-    /// What is known of the function; nothing before the actor has started.
+    /// The facts of the function; nothing before the actor has started.
     watched: Option<Arc<FunctionWatch>>,
-    /// What Lambda last said of it.
+    /// Lambda's last word on it.
     told: Option<FunctionFacts>,
     activated: Arc<AtomicI32>,
     next_consumer: Arc<AtomicU32>,
@@ -90,7 +90,7 @@ pub struct MemberActor {
     look: TopicLook,
     /// The topic was not there when we looked: a start at its end is one at its beginning.
     owes_all: Arc<AtomicBool>,
-    /// What is ours and cannot begin.
+    /// Partitions that are ours and cannot begin.
     waiting: WaitingStarts,
     /// Held by whoever finds out where partitions begin.
     resolving: Arc<tokio::sync::Mutex<()>>,
@@ -119,8 +119,6 @@ pub struct MemberActor {
     lost_something: bool,
     stopping: Option<oneshot::Sender<()>>,
     leaving: bool,
-    /// A membership has ended by itself, and the group has given the next one no share yet.
-    rejoins: bool,
     watch: MemberWatch,
 }
 
@@ -166,7 +164,6 @@ impl MemberActor {
             lost_something: false,
             stopping: None,
             leaving: false,
-            rejoins: false,
             watch,
         }
     }
@@ -193,7 +190,7 @@ impl MemberActor {
     /// What keeps us from running all that is ours.
     fn missing(&self) -> Option<String> {
         if self.joined.is_none() {
-            if self.rejoins {
+            if self.floors > 0 {
                 return Some(MEMBERSHIP_ENDED.to_owned());
             }
             return Some("does not know its function's timeout yet".to_owned());

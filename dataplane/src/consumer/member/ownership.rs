@@ -98,7 +98,7 @@ impl MemberActor {
         self.node.audit.note(self.run.id, vec![Entry { at: clock::wall_ms(), partition, range, what }]);
     }
 
-    /// What a person should know of where a partition begins.
+    /// Tells people what they should know of where a partition begins.
     pub(super) fn tell(&mut self, partition: i32, position: &Position, remark: Option<Remark>) {
         let anew = self.found_parted.remove(&partition) && position.topic.is_none();
         let topic = &self.run.topic;
@@ -180,7 +180,6 @@ impl MemberActor {
         self.joined = None;
         self.watch.held.let_go();
         if self.stopping.is_none() {
-            self.rejoins = true;
             self.status.stand(StandingCause::Membership, Some(MEMBERSHIP_ENDED.to_owned()));
             Self::join_later(ctx);
         }
@@ -195,9 +194,7 @@ impl MemberActor {
                 }
                 self.generation = generation;
                 self.assigned = true;
-                if std::mem::take(&mut self.rejoins) {
-                    self.status.stand(StandingCause::Membership, None);
-                }
+                self.status.stand(StandingCause::Membership, None);
                 self.owned = owned.into_iter().chain(added.iter().copied()).collect();
                 if !added.is_empty() {
                     self.resolve_starts(added, Duration::ZERO, ctx);

@@ -60,19 +60,23 @@ impl MemberActor {
         self.waiting.again(partitions, clock::now() + wait);
     }
 
-    /// What is to be asked after again, and what is shown of it.
+    /// Asks again after what is due, and shows what waits.
     pub(super) fn resolve_waiting(&mut self, ctx: &mut Context<Self>) {
         let (owned, table) = (&self.owned, &self.table);
         self.waiting.retain(|partition| owned.contains(&partition) && !table.holds(partition));
+        self.show_waiting();
+        let due: Vec<i32> = self.waiting.due(clock::now()).into_iter().collect();
+        if !due.is_empty() {
+            self.resolve_starts(due, Duration::ZERO, ctx);
+        }
+    }
+
+    fn show_waiting(&self) {
         let text = self.waiting.text();
         let is_ours = !self.table.is_empty() || self.waiting.is_ours();
         let (partitions, cluster) = if is_ours { (text, None) } else { (None, text) };
         self.status.stand(StandingCause::Partitions, partitions);
         self.status.stand(StandingCause::Cluster, cluster);
-        let due: Vec<i32> = self.waiting.due(clock::now()).into_iter().collect();
-        if !due.is_empty() {
-            self.resolve_starts(due, Duration::ZERO, ctx);
-        }
     }
 
     fn take_starts(
@@ -106,6 +110,7 @@ impl MemberActor {
                 let reasons = still.into_iter().map(|partition| (partition, Arc::clone(&why))).collect();
                 self.waiting.wait(reasons, clock::now(), random());
                 self.waiting.blame(error.is_ours());
+                self.show_waiting();
             }
         }
     }
