@@ -77,7 +77,7 @@ impl<R: Clone> Lanes<R> {
         inner.lanes.iter_mut().map(|(id, held)| self.enter(*id, held)).collect()
     }
 
-    /// What runs in the lane of `id` now, or is being stopped.
+    /// The run in the lane of `id`, or the one that is being stopped.
     pub(super) fn running(&self, id: MappingId) -> Option<R> {
         let inner = self.inner.lock();
         inner.lanes.get(&id)?.lane.running.lock().clone()

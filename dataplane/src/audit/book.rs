@@ -33,16 +33,16 @@ pub struct Stretch {
     pub elsewhere: bool,
 }
 
-/// What became of a topic that was deleted, and of the log of one of its partitions.
+/// The account of a topic that was deleted, of one of its partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Earlier {
-    /// Which topic of its name.
+    /// The topic's id, among those of its name.
     pub topic: Option<TopicId>,
     /// When it was found that there is another.
     pub at: TimestampMs,
-    /// What was accounted of it.
+    /// The offsets that were accounted.
     pub range: OffsetRange,
-    /// What became of that.
+    /// Their outcomes.
     pub sums: Sums,
 }
 
@@ -51,7 +51,7 @@ pub struct Earlier {
 pub struct BeyondEnd {
     /// When it was found.
     pub at: TimestampMs,
-    /// What the group held.
+    /// The offset that the group held.
     pub held: Offset,
     /// Where the partition began instead.
     pub began: Offset,
@@ -95,7 +95,7 @@ pub struct Reason {
 /// A partition's audit as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// Which topic of its name this is the audit of.
+    /// The topic that this is the audit of, among those of its name.
     pub topic: Option<TopicId>,
     /// The last ones before it.
     pub earlier: Vec<Earlier>,

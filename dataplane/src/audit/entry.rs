@@ -34,7 +34,7 @@ pub enum What {
     Began(Option<TopicId>),
     /// So too, in a topic that was made anew: what stands before this line is of another log.
     Recreated(Option<TopicId>),
-    /// What a topic of that name had come to when it was deleted; the range is what was accounted of it.
+    /// The account of a topic of that name when it was deleted; the range is what was accounted of it.
     Earlier(Option<TopicId>, Sums),
     /// The group held this offset, which nobody of ours had committed and which lies beyond the log's end. The range begins where
     /// the partition began instead.

@@ -57,7 +57,7 @@ pub struct Position {
 }
 
 impl Position {
-    /// What the group has committed, as a place to go on in `topic`.
+    /// The group's committed offset, as a place to go on in `topic`.
     pub fn of(committed: &CommittedOffset, topic: Option<TopicId>) -> Self {
         let progress = CommitMetadata::parse(&committed.metadata).and_then(|metadata| metadata.progress);
         let (committed, leader_epoch) = (committed.offset, committed.leader_epoch);

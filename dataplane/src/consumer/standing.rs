@@ -1,4 +1,4 @@
-//! What keeps a mapping, or some of its partitions, from running, for as long as it does. A poll that succeeds elsewhere does not
+//! Causes that keep a mapping, or some of its partitions, from running, for as long as it does. A poll that succeeds elsewhere does not
 //! end it: whoever found a cause withdraws it.
 
 use std::collections::BTreeMap;
@@ -40,7 +40,7 @@ impl StandingTroubles {
         is_news
     }
 
-    /// What is shown.
+    /// The text that is shown.
     pub fn first(&self) -> Option<&str> {
         self.texts.values().next().map(String::as_str)
     }

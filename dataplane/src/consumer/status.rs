@@ -56,7 +56,7 @@ struct Inner {
     labels: Vec<Label>,
     meters: Meters,
     last_result: Mutex<String>,
-    /// What stays to be said until records are delivered.
+    /// A notice that stays until records are delivered.
     notice: Mutex<Option<String>>,
     standing: Mutex<StandingTroubles>,
     partitions: Mutex<BTreeMap<i32, Shown>>,
@@ -143,7 +143,7 @@ impl StatusBoard {
         (ours || !outside).then_some(missing)
     }
 
-    /// What it holds of the node's memory, and what is wrong when it has waited long for more.
+    /// Shows the bytes that it holds of the node's memory, and what is wrong when it has waited long for more.
     pub(crate) fn remembered(&self, held: usize, shortage: Option<&ByteShortage>) {
         let waited = shortage.map_or(0.0, |shortage| shortage.waited.as_secs_f64());
         self.inner.meters.bytes_leased.set(held as f64);

@@ -2,7 +2,7 @@
 
 use metrics::Gauge;
 
-/// What one batcher adds to the offers that wait; nothing any more once this is dropped.
+/// The share of one batcher in the offers that wait; nothing any more once this is dropped.
 pub(crate) struct WaitingOffers {
     gauge: Gauge,
     shown: usize,

@@ -25,7 +25,7 @@ pub struct InFlight {
 #[derive(Default)]
 struct Entries {
     by_key: HashMap<Key, Entry>,
-    /// What has run out is forgotten when there are more than this: of a mapping that is gone nobody asks again.
+    /// Entries that have run out are forgotten when there are more than this: of a mapping that is gone nobody asks again.
     prune_above: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Which thread a consumer, its invocations and its mapping's committer live on: where there is least, over the whole node.
+//! The thread that a consumer, its invocations and its mapping's committer live on: where there is least, over the whole node.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub struct Placement {
     loads: Arc<Mutex<LoadTable>>,
 }
 
-/// What takes a place on a data arbiter.
+/// The kinds of work that take a place on a data arbiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeatKind {
     /// A consumer: fetching, inflating, cutting, writing payloads, signing the small ones.
@@ -23,7 +23,7 @@ pub enum SeatKind {
 }
 
 impl SeatKind {
-    /// What it costs its thread, against the others. Of the processor time of an invocation of one record about a quarter
+    /// The load on its thread, against the others. Of the processor time of an invocation of one record about a quarter
     /// goes into its commit; the larger the batches, the less.
     const fn weight(self) -> u64 {
         match self {

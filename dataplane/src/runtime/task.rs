@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
 
-/// What `work` ends with, or `None` when it panics: counted, and for the caller to answer with an error of its own.
+/// The outcome of `work`, or `None` when it panics: counted, and for the caller to answer with an error of its own.
 pub async fn outcome<T>(what: &'static str, work: impl Future<Output = T>) -> Option<T> {
     // Nothing that the work has borrowed is looked at after its panic.
     let ended = AssertUnwindSafe(work).catch_unwind().await;

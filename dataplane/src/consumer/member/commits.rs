@@ -110,7 +110,7 @@ fn no_answer(failure: CommitFailure) -> NoAnswer {
     NoAnswer { why: failure.to_string(), may_be_served }
 }
 
-/// What they have passed, by the topic that it is of: one, but while a topic is made anew.
+/// The offsets that they have passed, by the topic that it is of: one, but while a topic is made anew.
 fn accounts(frontiers: &[Frontier]) -> BTreeMap<Option<TopicId>, Vec<Entry>> {
     let at = clock::wall_ms();
     let of = |frontier: &Frontier| {

@@ -65,7 +65,7 @@ pub struct Node {
     pub connector: Arc<dyn Connector>,
     /// How functions are invoked.
     pub port: Arc<dyn FunctionPort>,
-    /// What is known of the functions.
+    /// Facts of the functions, kept fresh.
     pub functions: FactsDesk,
     /// Destinations for failed records at AWS.
     pub aws: AwsDestinations,

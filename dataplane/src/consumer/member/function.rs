@@ -84,7 +84,7 @@ impl MemberActor {
         self.unassigned_since = clock::now();
     }
 
-    /// What the group waits for follows the function.
+    /// The group waits as long as the function may run.
     fn retime(&self) {
         if let (Some((membership, floor)), true) = (&self.joined, self.stopping.is_none()) {
             membership.set_rebalance_timeout(floor.function().timeout.current() + DRAIN_MARGIN);

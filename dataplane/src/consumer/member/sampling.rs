@@ -1,4 +1,4 @@
-//! What is seen of a mapping once a second: for the scaler, and for the metrics.
+//! A look at a mapping once a second: for the scaler, and for the metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +26,7 @@ impl MemberActor {
         });
     }
 
-    /// What the scaler decides on.
+    /// The facts that the scaler decides on.
     pub(super) fn sample(&mut self) -> Option<Sample> {
         let (_, floor) = self.joined.as_ref()?;
         let topic = &self.run.topic;

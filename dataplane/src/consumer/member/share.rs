@@ -1,4 +1,4 @@
-//! What the consumers of a mapping on one data arbiter have together.
+//! The actors that the consumers of a mapping on one data arbiter have together.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::invoker::actor::InvokerActor;
 use crate::kafka::error::KafkaError;
 use crate::kafka::fetch::{FetchRouter, FetchStatus};
 
-/// What the consumers of one data arbiter share; there for as long as one of them is.
+/// The actors that the consumers of one data arbiter share; there for as long as one of them is.
 pub(super) struct ArbiterShare {
     pub(super) router: Addr<FetchRouter>,
     /// Signs large payloads on the invoker arbiter beside.

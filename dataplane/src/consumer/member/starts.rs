@@ -43,7 +43,7 @@ pub struct Starts {
     pub waiting: BTreeMap<i32, Arc<str>>,
     /// Number of partitions that the starting position was resolved for.
     pub activated: i32,
-    /// What a person should know of where some begin.
+    /// Facts that a person should know of where some begin.
     pub remarks: BTreeMap<i32, Remark>,
 }
 

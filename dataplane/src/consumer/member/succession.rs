@@ -1,4 +1,4 @@
-//! What a member that has panicked leaves: its membership, which is ended before anything takes its place, or is told that it
+//! A member that has panicked leaves its membership behind, which is ended before anything takes its place, or is told that it
 //! has stopped.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the member does once a turn, not once for each partition of it: thousands are revoked, drained and given at once, and
+//! Work that the member does once a turn, not once for each partition of it: thousands are revoked, drained and given at once, and
 //! each step over all of them costs as much as all of them.
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use actix::{AsyncContext, Context, Handler, Message};
 use super::MemberActor;
 use crate::runtime::clock;
 
-/// What the turn has left to its end.
+/// Work that the turn has left to its end.
 #[derive(Default)]
 pub(super) struct Turn {
     /// Gone from here, and awaited by the group.

@@ -39,7 +39,7 @@ impl Resolver {
         }
     }
 
-    /// Which of these begin where.
+    /// Where each of these begins, those of one beginning together.
     pub(super) fn beginnings(&self, found: &BTreeMap<i32, Remark>) -> Vec<(At, Vec<i32>)> {
         let mut beginnings: Vec<(At, Vec<i32>)> = Vec::new();
         for (partition, remark) in found {

@@ -13,7 +13,7 @@ const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// Stretches of partitions that a text names.
 const NAMED_MAX: usize = 8;
 
-/// What waits.
+/// Partitions that wait.
 #[derive(Debug)]
 pub(super) struct WaitingStarts {
     reasons: BTreeMap<i32, Arc<str>>,
@@ -65,7 +65,7 @@ impl WaitingStarts {
         self.at = if none { at } else { self.at.min(at) };
     }
 
-    /// What is to be asked after now.
+    /// Partitions that are to be asked after now.
     pub(super) fn due(&mut self, now: Moment) -> BTreeSet<i32> {
         if now < self.at { BTreeSet::new() } else { std::mem::take(&mut self.again) }
     }
@@ -79,7 +79,7 @@ impl WaitingStarts {
         }
     }
 
-    /// Which ones wait, and why the first one does.
+    /// Names those that wait, and why the first one does.
     pub(super) fn text(&self) -> Option<String> {
         let (first, why) = self.reasons.first_key_value()?;
         let stretches = stretches(self.reasons.keys().copied());

@@ -80,7 +80,7 @@ impl Meters {
     }
 }
 
-/// What is seen of a mapping once a second.
+/// A look at a mapping, once a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MappingSight {
     /// Consumers.

@@ -1,4 +1,4 @@
-//! What the holders of a membership tell its member. Nothing of it is dropped while the member lives, and a member that has
+//! The orders that the holders of a membership give its member. Nothing of it is dropped while the member lives, and a member that has
 //! ended says so itself ([`GroupEvent::Ended`](super::GroupEvent::Ended)).
 //!
 //! The queue has no limit because what is said is limited: a partition is released once for each time that the member had it

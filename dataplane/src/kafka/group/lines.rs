@@ -145,7 +145,7 @@ impl Lines {
     }
 }
 
-/// What `asked` comes to, if it does so within `deadline`.
+/// The outcome of `asked`, if it does so within `deadline`.
 async fn within<T>(
     deadline: Duration,
     group: &str,

@@ -221,7 +221,7 @@ impl Membership {
         Ok(codes)
     }
 
-    /// Which topic of its name the subscribed one is now, as far as metadata has told.
+    /// The id of the subscribed topic now, among those of its name, as far as metadata has told.
     pub fn topic_id(&self) -> Option<TopicId> {
         self.lines.cluster().topic_id(&self.settings.topic)
     }

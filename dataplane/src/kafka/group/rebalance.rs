@@ -18,7 +18,7 @@ impl RebalanceTimeout {
         rebalance
     }
 
-    /// What holds now.
+    /// The timeout that holds now.
     pub fn get(&self) -> Duration {
         Duration::from_millis(self.millis.load(Ordering::Relaxed))
     }
