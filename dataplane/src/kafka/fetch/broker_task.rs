@@ -38,8 +38,6 @@ const WAIT: Duration = Duration::from_millis(500);
 const IDLE_MAX: Duration = Duration::from_secs(9 * 60);
 /// How often a task that waits looks whether log ends are to be asked for, and whether anybody wants anything still.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
-/// What a frame holds beside records, for each partition that was asked for.
-const HEAD_BYTES: usize = 256;
 /// Kafka's quotas hold a client back for some seconds at most (`quota.window.num` windows of a second).
 const THROTTLE_MAX: Duration = Duration::from_secs(30);
 /// Turns given to partitions between a delivery and the next request, so that their next wants are in it.
@@ -176,8 +174,7 @@ impl BrokerTask {
             let wait = desk.wait(WAIT, clock::now());
             let step = desk.next(&mut self.session, speaks_ids);
             let version = wire::version_of(&step, version);
-            let heads = HEAD_BYTES * (1 + self.session.partitions());
-            let bytes_max = lease.bytes().saturating_sub(heads).max(1);
+            let bytes_max = desk.record_bytes(lease.bytes());
             let poll = Poll { wait, bytes_max, isolation: self.settings.isolation };
             (wire::request(&step, &poll, version), version, wait)
         };

@@ -23,6 +23,8 @@ const WAIT_MIN: Duration = Duration::from_millis(20);
 const UNHEARD_MAX: Duration = Duration::from_secs(5);
 const BYTES_MIN: usize = 64 * 1024;
 const BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A frame holds so much beside records, and again for each partition that was asked for.
+const HEAD_BYTES: usize = 256;
 
 /// What a partition asks for.
 pub(crate) trait Wish {
@@ -42,7 +44,7 @@ pub(crate) struct Desk<W> {
     wants: BTreeMap<TopicPartition, Open<W>>,
     /// Partitions led by this broker that have no room now.
     resting: BTreeMap<TopicPartition, Resting<W>>,
-    /// Bytes that were worth asking for.
+    /// Bytes of records that were worth asking for.
     useful_bytes: usize,
 }
 
@@ -114,11 +116,23 @@ impl<W: Wish + Clone> Desk<W> {
         Some((open.want.topic(), open.want.leader_epoch(), open.leader_epoch))
     }
 
-    /// Bytes to lease for the next poll at most, of a budget of `limit`: twice of what came, so that a poll which brings nothing
-    /// keeps little from others while it waits.
+    /// Bytes to lease for the next poll at most, of a budget of `limit`. For records twice of what came, so that a poll which
+    /// brings nothing keeps little from others while it waits; what the frame holds beside them comes on top, for otherwise that
+    /// doubling ends where as much is beside them.
     pub(crate) fn bytes_to_ask(&self, limit: usize) -> usize {
         let room: usize = self.wants.values().map(|open| open.want.bytes_max() as usize).sum();
-        room.min(self.useful_bytes).clamp(BYTES_MIN, BYTES_MAX.min(limit / 4).max(BYTES_MIN))
+        let records = room.min(self.useful_bytes).clamp(BYTES_MIN, BYTES_MAX);
+        (records + self.head_bytes()).min((limit / 4).max(BYTES_MIN))
+    }
+
+    /// Bytes of records to ask for in the next poll, for which `leased` are there. Half of them is for records, however many
+    /// partitions are asked for: a broker tells only of those that have something to tell.
+    pub(crate) fn record_bytes(&self, leased: usize) -> usize {
+        (leased - self.head_bytes().min(leased / 2)).max(1)
+    }
+
+    fn head_bytes(&self) -> usize {
+        HEAD_BYTES * (1 + self.wants.len())
     }
 
     /// The last poll asked for the partitions on the desk, and brought `bytes`.
@@ -347,14 +361,47 @@ mod tests {
         for partition in 0..64 {
             desk.put(of(partition), Asking(5), 0, BEGAN);
         }
-        const LIMIT: usize = 1 << 30;
-        let mut asked = vec![desk.bytes_to_ask(LIMIT)];
+        let mut asked = vec![records_asked_for(&desk, LIMIT)];
         for _ in 0..10 {
-            desk.answered(desk.bytes_to_ask(LIMIT), BEGAN);
-            asked.push(desk.bytes_to_ask(LIMIT));
+            desk.answered(records_asked_for(&desk, LIMIT), BEGAN);
+            asked.push(records_asked_for(&desk, LIMIT));
         }
         assert_eq!((asked[0], asked[1], *asked.last().expect("some")), (BYTES_MIN, BYTES_MIN * 2, BYTES_MAX));
         desk.answered(0, BEGAN);
-        assert_eq!(desk.bytes_to_ask(LIMIT), BYTES_MIN);
+        assert_eq!(records_asked_for(&desk, LIMIT), BYTES_MIN);
+        assert_eq!(desk.bytes_to_ask(LIMIT), BYTES_MIN + HEAD_BYTES * 65);
+    }
+
+    const LIMIT: usize = 1 << 30;
+
+    fn records_asked_for(desk: &Desk<Asking>, limit: usize) -> usize {
+        desk.record_bytes(desk.bytes_to_ask(limit))
+    }
+
+    #[test]
+    fn liv_1_many_partitions_leave_room_for_records() {
+        for partitions in [1, 127, 128, 1_000, 10_000] {
+            let mut desk = Desk::default();
+            for partition in 0..partitions {
+                desk.put(of(partition), Asking(5), 0, BEGAN);
+            }
+            let (mut polls, worth) = (0, BYTES_MAX.min(desk.wants.len() * 512 * 1024) / 2);
+            while records_asked_for(&desk, LIMIT) < worth {
+                assert!(
+                    polls < 8,
+                    "{partitions} partitions, poll {polls}: {}",
+                    records_asked_for(&desk, LIMIT)
+                );
+                desk.answered(records_asked_for(&desk, LIMIT), BEGAN);
+                polls += 1;
+            }
+            // As little memory as there may be.
+            for leased in [BYTES_MIN, BYTES_MIN / 4, 1] {
+                assert!(
+                    desk.record_bytes(leased) >= (leased / 2).max(1),
+                    "{partitions} partitions, {leased} leased"
+                );
+            }
+        }
     }
 }

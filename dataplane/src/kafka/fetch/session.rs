@@ -125,11 +125,6 @@ impl Session {
         self.known.iter().find(|(_, asked)| asked.topic == Some(id)).map(|(partition, _)| &partition.topic)
     }
 
-    /// Partitions that the last request asked for, those included that it did not have to name again.
-    pub fn partitions(&self) -> usize {
-        self.known.len()
-    }
-
     /// Begin anew: the connection or the session is gone.
     pub fn reset(&mut self) {
         *self = Self::default();

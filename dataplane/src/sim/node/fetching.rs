@@ -200,7 +200,7 @@ impl Node {
         };
         let step = poller.desk.next(&mut poller.session, true);
         let wait = poller.desk.wait(WAIT, outside.now);
-        let bytes_max = lease.bytes();
+        let bytes_max = poller.desk.record_bytes(lease.bytes());
         (poller.polling, poller.lease) = (Polling::Out, Some(lease));
         self.ask(outside, broker, Request::Fetch { step, bytes_max, wait }, Purpose::Fetch { broker });
     }
