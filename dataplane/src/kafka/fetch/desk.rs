@@ -168,7 +168,7 @@ impl<W: Wish + Clone> Desk<W> {
             };
             (partition.clone(), asked)
         };
-        session.next(&self.wants.iter().map(asked).collect(), speaks_ids)
+        session.next(self.wants.iter().map(asked).collect(), speaks_ids)
     }
 
     /// How long the broker may wait for records, `longest` when nobody rests.

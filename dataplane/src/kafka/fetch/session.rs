@@ -49,14 +49,14 @@ pub struct Session {
 
 impl Session {
     /// The request that makes the broker's set equal to `wanted`; by ids where the broker speaks them and all of `wanted` has one.
-    pub fn next(&mut self, wanted: &BTreeMap<TopicPartition, Asked>, speaks_ids: bool) -> Step {
+    pub fn next(&mut self, wanted: BTreeMap<TopicPartition, Asked>, speaks_ids: bool) -> Step {
         let by_ids = speaks_ids && wanted.values().all(|asked| asked.topic.is_some());
-        let is_kept = by_ids == self.by_ids && !self.is_of_other_topics(wanted);
+        let is_kept = by_ids == self.by_ids && !self.is_of_other_topics(&wanted);
         self.by_ids = by_ids;
         if self.epoch == 0 || !is_kept {
             self.epoch = 0;
-            self.known.clone_from(wanted);
             let asked = wanted.iter().map(|(partition, asked)| (partition.clone(), *asked)).collect();
+            self.known = wanted;
             return Step { id: self.id, epoch: 0, by_ids, asked, forgotten: Vec::new() };
         }
         let changed =
@@ -69,7 +69,7 @@ impl Session {
             .filter(|(partition, _)| !wanted.contains_key(*partition))
             .map(|(partition, asked)| (partition.clone(), asked.topic))
             .collect();
-        self.known.clone_from(wanted);
+        self.known = wanted;
         Step { id: self.id, epoch: self.epoch, by_ids, asked, forgotten }
     }
 
@@ -197,7 +197,7 @@ mod tests {
                 if fault == 0 {
                     session.reset();
                 }
-                let step = session.next(&wanted, speaks_ids);
+                let step = session.next(wanted.clone(), speaks_ids);
                 prop_assert!(speaks_ids || !step.by_ids);
                 let id = broker.serve(step);
                 session.answered(id);
@@ -221,14 +221,14 @@ mod tests {
         };
         let is = |partition: &str, what| Some((partition.to_owned(), what));
         let mut session = Session::default();
-        session.next(&wanted(&[0, 1]), false);
+        session.next(wanted(&[0, 1]), false);
         assert_eq!(misfit(&session, &[("t", 1), ("t", 0)]), None);
         assert_eq!(misfit(&session, &[("t", 1)]), is("t-0", Unanswered::LeftOut));
         assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("t", 1)]), is("t-1", Unanswered::Twice));
         assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("t", 2)]), is("t-2", Unanswered::NotAsked));
         assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("u", 0)]), is("u-0", Unanswered::NotAsked));
         session.answered(7);
-        session.next(&wanted(&[1, 3]), false);
+        session.next(wanted(&[1, 3]), false);
         assert_eq!(misfit(&session, &[]), None, "nothing is new");
         assert_eq!(misfit(&session, &[("t", 3)]), None);
         assert_eq!(misfit(&session, &[("t", 0)]), is("t-0", Unanswered::NotAsked), "it was forgotten");
@@ -239,9 +239,9 @@ mod tests {
     fn nothing_changed_is_nothing_said() {
         let wanted = wanted(&[0]);
         let mut session = Session::default();
-        session.next(&wanted, false);
+        session.next(wanted.clone(), false);
         session.answered(7);
         let step = Step { id: 7, epoch: 1, by_ids: false, asked: vec![], forgotten: vec![] };
-        assert_eq!(session.next(&wanted, false), step);
+        assert_eq!(session.next(wanted, false), step);
     }
 }
