@@ -56,8 +56,15 @@ pub struct PartitionView {
 pub struct TopicView {
     /// Which topic of its name. `None`: its brokers have no ids (before 2.8).
     pub id: Option<TopicId>,
-    /// Its partitions, from 0 on.
+    /// Its partitions, from 0 on: each stands at its index.
     pub partitions: Arc<[PartitionView]>,
+}
+
+impl TopicView {
+    /// The partition of this index.
+    pub fn partition(&self, index: i32) -> Option<&PartitionView> {
+        self.partitions.get(usize::try_from(index).ok()?)
+    }
 }
 
 /// Where a group's coordinator is.
@@ -197,11 +204,11 @@ impl Cluster {
     /// The leader of a partition, from the cache.
     pub fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
         let cache = self.shared.cache.lock();
-        let TopicView { id, partitions } = &cache.topics.get(topic)?.view;
-        let view = partitions.iter().find(|view| view.partition == partition)?;
+        let topic = &cache.topics.get(topic)?.view;
+        let view = topic.partition(partition)?;
         let broker = view.leader?;
         let address = cache.brokers.get(&broker)?.clone();
-        Some(Leader { broker, address, epoch: view.leader_epoch, topic: *id })
+        Some(Leader { broker, address, epoch: view.leader_epoch, topic: topic.id })
     }
 
     /// Which topic of its name the last metadata spoke of.
