@@ -122,3 +122,30 @@ fn h13_a_log_that_is_cut_off_under_a_reader_is_read_from_the_cut() {
         scene.dataplane.drain().await;
     });
 }
+
+#[test]
+fn h14_liv_1_what_retention_took_of_many_partitions_is_asked_about_at_once() {
+    // One after the other, with a connection for each question, they would take longer than is waited.
+    const PARTITIONS: i32 = 400;
+    scene(|scene| async move {
+        let mut producer = scene.producer(PARTITIONS).await;
+        let (all, one_each) = (i64::from(PARTITIONS), PARTITIONS as u64);
+        for _ in 0..2 {
+            producer.write(one_each).await.expect("written");
+        }
+        scene.run(At::Earliest);
+        scene.until("all committed", |scene| scene.committed() == all * 2).await;
+        scene.dataplane.stop(scene.id).await.expect("its end is told");
+        for _ in 0..2 {
+            producer.write(one_each).await.expect("written");
+        }
+        for partition in 0..PARTITIONS {
+            scene.broker.delete_before("orders", partition, Offset(3)).await;
+        }
+        scene.run(At::Earliest);
+        scene.until("the ends committed", |scene| scene.committed() == all * 4).await;
+        let seen = scene.memory.seen.lock().clone();
+        assert_eq!(seen.values().filter(|offsets| **offsets == [0, 1, 3]).count(), PARTITIONS as usize);
+        scene.dataplane.drain().await;
+    });
+}

@@ -1,6 +1,8 @@
 //! The task that polls one broker for one router: one session, one request in flight, bytes leased before they are asked
 //! for. What it cannot settle itself goes back to the router, with which it ends.
 
+mod settling;
+
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,9 +14,10 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{ApiKey, FetchRequest};
 use lighterman_proto::ids::{Offset, TopicPartition};
-use lighterman_proto::topic_id::{TopicId, is_another};
+use lighterman_proto::topic_id::TopicId;
 use tokio::sync::Notify;
 
+use self::settling::UnsettledParts;
 use super::desk::{Desk, Holds, Wish, Word, begins_anew, word};
 use super::messages::{FetchTrouble, Fetched, FetchedRecords, Want, Watermarks};
 use super::router::{FetchRouter, FetchSettings, FetchStatus, Misplaced};
@@ -25,8 +28,7 @@ use crate::kafka::backoff::{Backoff, random};
 use crate::kafka::cluster::{Cluster, REQUEST_DEADLINE};
 use crate::kafka::connection::Connection;
 use crate::kafka::error::KafkaError;
-use crate::kafka::offsets::{At, KnownEpoch, epoch_ends, list_offsets, log_ends};
-use crate::kafka::parting::{Parting, parting};
+use crate::kafka::offsets::log_ends;
 use crate::kafka::transport::BrokerAddress;
 use crate::runtime::clock;
 use crate::runtime::live_count::LiveCount;
@@ -50,15 +52,6 @@ pub(super) struct SharedDesk {
     pub changed: Rc<Notify>,
     /// The broker takes topics by their names: one that was made anew is read as if it were the one before.
     pub by_names: Rc<Cell<bool>>,
-}
-
-/// How a log shows that it ends before what was wanted of it.
-#[derive(Clone, Copy)]
-enum Parted {
-    /// The broker says where what we have read ends in it.
-    Known(Offset),
-    /// The position lies beyond this, its end.
-    Beyond(Offset),
 }
 
 pub(super) struct BrokerTask {
@@ -220,18 +213,20 @@ impl BrokerTask {
         let sizes = parts.iter().map(|part| part.records.len());
         let mut holds = Holds::new(sizes, lease, &self.budget);
         let apart = holds.are_apart();
+        let mut unsettled = UnsettledParts::default();
         for part in parts {
             if let Some(hold) = holds.next(part.records.len()) {
-                self.settle(part, hold, apart).await;
+                self.settle(part, hold, apart, &mut unsettled);
             }
         }
         drop(holds);
+        self.settle_together(unsettled).await;
         for _ in 0..TURNS_AFTER_DELIVERY {
             tokio::task::yield_now().await;
         }
     }
 
-    async fn settle(&mut self, part: Part, hold: Arc<Lease>, apart: bool) {
+    fn settle(&self, part: Part, hold: Arc<Lease>, apart: bool, unsettled: &mut UnsettledParts) {
         let code = ResponseError::try_from_code(part.error_code);
         match word(code, part.diverging_end, part.records.is_empty()) {
             Word::Nothing => self.show_watermarks(&part),
@@ -241,76 +236,11 @@ impl BrokerTask {
                 let fetched = FetchedRecords { records, hold, high_watermark, aborted: part.aborted };
                 self.answer(&part.partition, Ok(fetched));
             }
-            Word::Diverged(end) => self.settle_parted(&part.partition, Parted::Known(end)).await,
-            Word::Refused(Refused::OutOfRange) => self.settle_out_of_range(&part.partition).await,
+            Word::Diverged(end) => unsettled.diverged(part.partition, end),
+            Word::Refused(Refused::OutOfRange) => unsettled.out_of_range(part.partition),
             Word::Refused(Refused::Trouble(trouble)) => self.answer(&part.partition, Err(trouble)),
-            Word::Refused(Refused::Misplaced) => self.hand_back(&part.partition),
+            Word::Refused(Refused::Misplaced) => self.hand_back(&[part.partition]),
         }
-    }
-
-    async fn settle_out_of_range(&mut self, partition: &TopicPartition) {
-        let (topic, index) = (&*partition.topic, [partition.partition]);
-        let isolation = self.settings.isolation;
-        let start = list_offsets(&self.cluster, topic, &index, At::Earliest, isolation).await;
-        let end = list_offsets(&self.cluster, topic, &index, At::Latest, isolation).await;
-        match (start, end) {
-            (Ok(start), Ok(end)) => {
-                let bounds = (start.get(&partition.partition), end.get(&partition.partition));
-                let (Some(log_start), Some(log_end)) = bounds else { return };
-                if self.session.position_of(partition).is_some_and(|position| position > *log_end) {
-                    return self.settle_parted(partition, Parted::Beyond(*log_end)).await;
-                }
-                let trouble = FetchTrouble::OutOfRange { log_start: *log_start, log_end: *log_end };
-                self.answer(partition, Err(trouble));
-            }
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::debug!(%partition, %error, "log bounds not known yet");
-                self.hand_back(partition);
-            }
-        }
-    }
-
-    /// The log ends before what was wanted of it.
-    async fn settle_parted(&mut self, partition: &TopicPartition, parted: Parted) {
-        let known = self.shared.desk.borrow().known(partition);
-        let Some((topic, read, leader_epoch)) = known else { return };
-        match self.why_parted(partition, topic, read, leader_epoch, parted).await {
-            Ok(trouble) => self.answer(partition, Err(trouble)),
-            Err(error) => {
-                tracing::debug!(%partition, %error, "why the log ends is not known yet");
-                self.hand_back(partition);
-            }
-        }
-    }
-
-    /// `read` is the leader epoch of the last record that was read, `leader_epoch` that under which it was asked for.
-    async fn why_parted(
-        &self,
-        partition: &TopicPartition,
-        topic: Option<TopicId>,
-        read: Option<i32>,
-        leader_epoch: i32,
-        parted: Parted,
-    ) -> Result<FetchTrouble, KafkaError> {
-        let view = self.cluster.refresh(&partition.topic).await?;
-        if is_another(topic, view.id) {
-            return Ok(FetchTrouble::Recreated);
-        }
-        let shown = view.partitions.iter().find(|view| view.partition == partition.partition);
-        let leader_epoch = shown.map_or(leader_epoch, |view| view.leader_epoch.max(leader_epoch));
-        let Some(read) = read.filter(|_| parting(read, leader_epoch) == Parting::CutOff) else {
-            return Ok(FetchTrouble::Recreated);
-        };
-        let end = match parted {
-            Parted::Known(end) => end,
-            Parted::Beyond(log_end) => {
-                // More may have been written since than the cut has cost: only the epoch tells where that began.
-                let known = KnownEpoch { partition: partition.partition, leader_epoch: read };
-                let ends = epoch_ends(&self.cluster, &partition.topic, &[known]).await?;
-                ends.get(&partition.partition).map_or(log_end, |end| log_end.min(*end))
-            }
-        };
-        Ok(FetchTrouble::Diverged { end })
     }
 
     fn answer(&self, partition: &TopicPartition, outcome: Result<FetchedRecords, FetchTrouble>) {
@@ -332,10 +262,12 @@ impl BrokerTask {
         }
     }
 
-    fn hand_back(&self, partition: &TopicPartition) {
-        let want = self.shared.desk.borrow_mut().hand_back(partition);
-        if let Some(want) = want {
-            self.bring_back(vec![want]);
+    fn hand_back(&self, partitions: &[TopicPartition]) {
+        let mut desk = self.shared.desk.borrow_mut();
+        let wants: Vec<Want> = partitions.iter().filter_map(|partition| desk.hand_back(partition)).collect();
+        drop(desk);
+        if !wants.is_empty() {
+            self.bring_back(wants);
         }
     }
 
