@@ -1,6 +1,7 @@
 //! Which offsets to commit next. One commit is in flight at a time; what arrives meanwhile is coalesced into the next (H6).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
@@ -41,6 +42,12 @@ impl Frontier {
         let Position { topic, committed: offset, leader_epoch, progress, failures: _ } = position.clone();
         Self { partition, topic, epoch, offset, leader_epoch, seq: 0, progress, passed: Vec::new() }
     }
+
+    fn without_passed(&self) -> Self {
+        let Self { partition, topic, epoch, offset, leader_epoch, seq, ref progress, passed: _ } = *self;
+        let progress = progress.clone();
+        Self { partition, topic, epoch, offset, leader_epoch, seq, progress, passed: Vec::new() }
+    }
 }
 
 /// What the group said of one partition's commit.
@@ -64,6 +71,7 @@ const REST_MAX: Duration = Duration::from_secs(2);
 
 /// How often a commit is refused, in a member that stops, before it is given up: about ten seconds.
 const REFUSALS_MAX: u32 = 8;
+
 /// Those of the topic that has the name now, and those of one that was deleted since: what is committed by name would stand for the
 /// new one. One that is sent while the topic is made anew carries the id beside it, and counts for nothing there.
 pub(crate) fn split_by_topic(
@@ -96,7 +104,7 @@ pub(crate) fn offsets_of(frontiers: Vec<Frontier>, partitions_at_activation: i32
 pub struct CommitterCore {
     pending: BTreeMap<i32, Frontier>,
     /// What is out and still ours.
-    in_flight: Vec<Frontier>,
+    in_flight: BTreeMap<i32, Frontier>,
     is_out: bool,
     read_back: ReadBack,
     backoff: Backoff,
@@ -110,7 +118,7 @@ impl Default for CommitterCore {
         let backoff = Backoff::new(REST_MIN, REST_MAX);
         Self {
             pending: BTreeMap::new(),
-            in_flight: Vec::new(),
+            in_flight: BTreeMap::new(),
             is_out: false,
             read_back: ReadBack::default(),
             backoff,
@@ -124,16 +132,23 @@ impl CommitterCore {
     /// A partition's frontier has moved, or what goes beside it. An older epoch, or an older commit under the same, changes
     /// nothing (COM-1).
     pub fn frontier(&mut self, mut frontier: Frontier) {
-        if let Some(known) = self.pending.remove(&frontier.partition) {
-            if (known.epoch, known.seq, known.offset) > (frontier.epoch, frontier.seq, frontier.offset) {
-                self.pending.insert(known.partition, known);
+        let mut place = match self.pending.entry(frontier.partition) {
+            Entry::Vacant(place) => {
+                place.insert(frontier);
                 return;
             }
-            if known.epoch == frontier.epoch {
-                frontier.passed.splice(0..0, known.passed);
-            }
+            Entry::Occupied(place) => place,
+        };
+        let known = place.get_mut();
+        if (known.epoch, known.seq, known.offset) > (frontier.epoch, frontier.seq, frontier.offset) {
+            return;
         }
-        self.pending.insert(frontier.partition, frontier);
+        if known.epoch == frontier.epoch {
+            // The longer part stays where it is, however often the partition moves on before the next commit.
+            known.passed.append(&mut frontier.passed);
+            frontier.passed = std::mem::take(&mut known.passed);
+        }
+        *known = frontier;
     }
 
     /// What to commit now; empty while a commit is in flight or nothing is pending. What the frontiers have passed goes with
@@ -144,8 +159,7 @@ impl CommitterCore {
         }
         let going: Vec<Frontier> = std::mem::take(&mut self.pending).into_values().collect();
         self.is_out = !going.is_empty();
-        self.in_flight
-            .extend(going.iter().map(|frontier| Frontier { passed: Vec::new(), ..frontier.clone() }));
+        self.in_flight.extend(going.iter().map(|frontier| (frontier.partition, frontier.without_passed())));
         going
     }
 
@@ -153,7 +167,7 @@ impl CommitterCore {
     pub fn answered(&mut self, now: Moment, outcome_of: impl Fn(i32) -> CommitOutcome) -> Vec<Frontier> {
         let mut done = Vec::new();
         self.is_out = false;
-        for frontier in std::mem::take(&mut self.in_flight) {
+        for frontier in std::mem::take(&mut self.in_flight).into_values() {
             match outcome_of(frontier.partition) {
                 CommitOutcome::Done => {
                     if self.read_back.acknowledged(&frontier) {
@@ -202,9 +216,7 @@ impl CommitterCore {
     /// What to read back from the group now; empty when it is not the time. [`CommitterCore::read_back`] must follow.
     pub fn start_read_back(&mut self, now: Moment) -> Vec<Frontier> {
         let (pending, in_flight) = (&self.pending, &self.in_flight);
-        let goes = |partition| {
-            pending.contains_key(&partition) || in_flight.iter().any(|out| out.partition == partition)
-        };
+        let goes = |partition| pending.contains_key(&partition) || in_flight.contains_key(&partition);
         self.read_back.start(now, goes)
     }
 
@@ -212,12 +224,12 @@ impl CommitterCore {
     /// how many are committed again.
     pub fn read_back(&mut self, now: Moment, differing: Option<&[i32]>) -> usize {
         let again = self.read_back.read(now, differing);
-        let in_flight = &self.in_flight;
-        let idle = |frontier: &Frontier| in_flight.iter().all(|out| out.partition != frontier.partition);
-        let again: Vec<Frontier> = again.into_iter().filter(idle).collect();
-        let count = again.len();
+        let mut count = 0;
         for frontier in again {
-            self.put_back(frontier);
+            if !self.in_flight.contains_key(&frontier.partition) {
+                self.put_back(frontier);
+                count += 1;
+            }
         }
         count
     }
@@ -243,8 +255,9 @@ impl CommitterCore {
     pub fn forget(&mut self, partition: i32) {
         self.pending.remove(&partition);
         self.read_back.forget(partition);
-        self.in_flight
-            .retain(|frontier| mutant!("lost-commit-tried-again", frontier.partition != partition, true));
+        if mutant!("lost-commit-tried-again", true, false) {
+            self.in_flight.remove(&partition);
+        }
     }
 
     /// True when nothing is pending or in flight.
