@@ -4,6 +4,7 @@
 mod settling;
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 use self::settling::UnsettledParts;
 use super::desk::{Desk, Holds, Wish, Word, begins_anew, word};
 use super::messages::{FetchTrouble, Fetched, FetchedRecords, Want, Watermarks};
+use super::places::{NumberedWant, ReturnedWant};
 use super::router::{FetchRouter, FetchSettings, FetchStatus, Misplaced};
 use super::session::Session;
 use super::wire::{self, Part, Poll, Refused};
@@ -48,7 +50,7 @@ const TURNS_AFTER_DELIVERY: usize = 8;
 /// The desk and the bell on it; router and task live on one arbiter.
 #[derive(Clone, Default)]
 pub(super) struct SharedDesk {
-    pub desk: Rc<RefCell<Desk<Want>>>,
+    pub desk: Rc<RefCell<Desk<NumberedWant<Want>>>>,
     pub changed: Rc<Notify>,
     /// The broker takes topics by their names: one that was made anew is read as if it were the one before.
     pub by_names: Rc<Cell<bool>>,
@@ -142,14 +144,28 @@ impl BrokerTask {
             return Ok(());
         };
         let partitions: Vec<i32> = unheard.iter().map(|partition| partition.partition).collect();
-        let connection = self.dial(connection).await?;
-        let ends = log_ends(connection, &topic, &partitions, self.settings.isolation).await?;
-        self.status.reachable();
+        let asked = self.ask_log_ends(connection, &topic, &partitions).await;
+        let end_of = |partition: &TopicPartition| asked.as_ref().ok()?.get(&partition.partition).copied()?;
         for partition in &unheard {
-            let end = ends.get(&partition.partition).copied().flatten();
-            self.show_log_end(partition, end);
+            self.show_log_end(partition, end_of(partition));
         }
-        Ok(())
+        // The broker may not lead them any more: of partitions without room no poll would say so.
+        let untold: BTreeSet<&TopicPartition> =
+            unheard.iter().filter(|partition| end_of(partition).is_none()).collect();
+        self.hand_back_resting(|partition| untold.contains(partition));
+        asked.map(|_| ())
+    }
+
+    async fn ask_log_ends(
+        &mut self,
+        connection: &mut Option<Connection>,
+        topic: &str,
+        partitions: &[i32],
+    ) -> Result<BTreeMap<i32, Option<Offset>>, KafkaError> {
+        let isolation = self.settings.isolation;
+        let ends = log_ends(self.dial(connection).await?, topic, partitions, isolation).await?;
+        self.status.reachable();
+        Ok(ends)
     }
 
     async fn poll(&mut self, connection: &mut Option<Connection>) -> Result<(), KafkaError> {
@@ -245,7 +261,7 @@ impl BrokerTask {
 
     fn answer(&self, partition: &TopicPartition, outcome: Result<FetchedRecords, FetchTrouble>) {
         let want = self.shared.desk.borrow_mut().take(partition, &self.session, clock::now());
-        if let Some(want) = want {
+        if let Some(NumberedWant { want, .. }) = want {
             let _ = post(&want.reply, Fetched { epoch: want.epoch, position: want.position, outcome });
         }
     }
@@ -257,29 +273,41 @@ impl BrokerTask {
     }
 
     fn show_log_end(&self, partition: &TopicPartition, high_watermark: Option<Offset>) {
-        if let Some(want) = self.shared.desk.borrow().last_want(partition) {
+        if let Some(NumberedWant { want, .. }) = self.shared.desk.borrow().last_want(partition) {
             let _ = post(&want.watermarks, Watermarks { epoch: want.epoch, high_watermark });
         }
     }
 
     fn hand_back(&self, partitions: &[TopicPartition]) {
         let mut desk = self.shared.desk.borrow_mut();
-        let wants: Vec<Want> = partitions.iter().filter_map(|partition| desk.hand_back(partition)).collect();
+        let wants = partitions.iter().filter_map(|partition| desk.hand_back(partition));
+        let returned = wants.map(ReturnedWant::open).collect();
         drop(desk);
-        if !wants.is_empty() {
-            self.bring_back(wants);
-        }
+        self.bring_back(returned);
+    }
+
+    fn hand_back_resting(&self, is_elsewhere: impl Fn(&TopicPartition) -> bool) {
+        let resting = self.shared.desk.borrow_mut().take_resting(is_elsewhere);
+        self.bring_back(resting.into_iter().map(ReturnedWant::resting).collect());
     }
 
     fn hand_back_all(&self) {
-        let wants = self.shared.desk.borrow_mut().hand_back_all();
-        self.bring_back(wants);
+        self.bring_back(self.shared.take_all());
     }
 
-    fn bring_back(&self, wants: Vec<Want>) {
-        if let Some(router) = self.router.upgrade() {
-            router.do_send(Misplaced(wants));
+    fn bring_back(&self, returned: Vec<ReturnedWant<Want>>) {
+        if let Some(router) = self.router.upgrade().filter(|_| !returned.is_empty()) {
+            router.do_send(Misplaced(returned));
         }
+    }
+}
+
+impl SharedDesk {
+    /// Everything is taken off the desk.
+    pub(super) fn take_all(&self) -> Vec<ReturnedWant<Want>> {
+        let mut desk = self.desk.borrow_mut();
+        let wants = desk.hand_back_all().into_iter().map(ReturnedWant::open);
+        wants.chain(desk.take_resting(|_| true).into_iter().map(ReturnedWant::resting)).collect()
     }
 }
 

@@ -21,6 +21,8 @@ const WAIT_SHARE_OF_REST: u32 = 8;
 const WAIT_MIN: Duration = Duration::from_millis(20);
 /// How long a partition's log end is believed that no poll has confirmed.
 const UNHEARD_MAX: Duration = Duration::from_secs(5);
+/// Longer ago than that.
+const NEVER: Moment = Moment::from_micros(0);
 const BYTES_MIN: usize = 64 * 1024;
 const BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A frame holds so much beside records, and again for each partition that was asked for.
@@ -92,6 +94,21 @@ impl<W: Wish + Clone> Desk<W> {
         if let Some(Open { want, heard, .. }) = self.wants.remove(partition) {
             self.resting.insert(partition.clone(), Resting { answered: want, since: now, heard });
         }
+    }
+
+    /// The partition has no room since `since`: `answered`, its last want, was put down on another desk. Where its log ends is
+    /// asked for at once.
+    pub(crate) fn rest(&mut self, partition: TopicPartition, answered: W, since: Moment) {
+        self.resting.insert(partition, Resting { answered, since, heard: NEVER });
+    }
+
+    /// Partitions without room that are no business of this broker: their last wants, and since when they have none.
+    pub(crate) fn take_resting(
+        &mut self,
+        is_elsewhere: impl Fn(&TopicPartition) -> bool,
+    ) -> Vec<(W, Moment)> {
+        let taken = self.resting.extract_if(.., |partition, _| is_elsewhere(partition));
+        taken.map(|(_, resting)| (resting.answered, resting.since)).collect()
     }
 
     /// The partition wants nothing here any more.
@@ -353,6 +370,24 @@ mod tests {
         assert_eq!(desk.take_unheard(much_later), [of(0), of(1)], "no poll has come back since");
         desk.forget(&of(1));
         assert_eq!(desk.take_unheard(much_later + UNHEARD_MAX), [of(0)]);
+    }
+
+    #[test]
+    fn a_partition_that_rests_elsewhere_is_asked_about_at_once_and_for_no_longer_than_it_rests() {
+        let (mut old, _) = desk();
+        old.pause(&of(1), BEGAN + Duration::from_secs(1));
+        assert!(old.take_resting(|_| false).is_empty());
+        let taken = old.take_resting(|partition| *partition == of(0));
+        let [(answered, since)] = &taken[..] else { panic!("{taken:?}") };
+        assert_eq!((answered.0, *since), (5, BEGAN));
+        assert!(!old.is_deserted(), "the other is still there");
+        let now = BEGAN + UNHEARD_MAX;
+        let mut new = Desk::default();
+        new.rest(of(0), answered.clone(), *since);
+        assert_eq!(new.take_unheard(now), [of(0)]);
+        assert_eq!(new.take_unheard(now), []);
+        new.put(of(0), Asking(9), 0, now);
+        assert!(new.take_resting(|_| true).is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod broker_task;
 pub(crate) mod desk;
 mod messages;
+mod places;
 mod router;
 pub mod session;
 mod setbacks;

@@ -13,7 +13,8 @@ use lighterman_proto::units::Moment;
 
 use self::recreated::{LookAtTopic, answer_recreated};
 use super::broker_task::{BrokerTask, SharedDesk};
-use super::messages::{FetchTrouble, Fetched, Forget, Want};
+use super::messages::{FetchTrouble, Fetched, Forget, Want, Watermarks};
+use super::places::{HomelessWant, ReturnedWant, WantPlaces};
 use super::session::Session;
 use super::setbacks::Setbacks;
 use crate::credit::bytes::ByteBudget;
@@ -70,9 +71,7 @@ pub struct FetchRouter {
     settings: FetchSettings,
     status: Arc<dyn FetchStatus>,
     brokers: HashMap<BrokerAddress, PolledBroker>,
-    /// Where each partition's want lies, or lay last.
-    placed: HashMap<TopicPartition, BrokerAddress>,
-    homeless: HashMap<TopicPartition, Want>,
+    places: WantPlaces<Want>,
     look_up: Option<LookUp>,
     /// Asks whether the topic is still the same.
     asking: Option<OwnedTask>,
@@ -86,7 +85,7 @@ pub struct FetchRouter {
 /// Wants whose broker does not lead their partition any more, or is gone.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Misplaced(pub Vec<Want>);
+pub(super) struct Misplaced(pub Vec<ReturnedWant<Want>>);
 
 /// Nothing of a look-up that panicked.
 #[derive(Message)]
@@ -113,8 +112,7 @@ impl FetchRouter {
             settings,
             status,
             brokers: HashMap::new(),
-            placed: HashMap::new(),
-            homeless: HashMap::new(),
+            places: WantPlaces::default(),
             look_up: None,
             asking: None,
             beat: None,
@@ -126,26 +124,39 @@ impl FetchRouter {
 
     fn place(&mut self, want: Want, ctx: &mut Context<Self>) {
         match self.cluster.leader(&want.partition.topic, want.partition.partition) {
-            Some(leader) if is_another(want.topic, leader.topic) => answer_recreated(&want),
-            Some(leader) => self.put(want, leader, ctx),
+            Some(leader) if is_another(want.topic, leader.topic) => {
+                self.unplace(&want.partition);
+                answer_recreated(&want);
+            }
+            Some(leader) => self.put(want, None, leader, ctx),
             None => {
-                self.homeless.insert(want.partition.clone(), want);
+                self.unplace(&want.partition);
+                let homeless = HomelessWant { rests_since: None, since: clock::now(), want };
+                self.places.keep(homeless.want.partition.clone(), homeless);
                 self.look_up(Duration::ZERO, ctx);
             }
         }
     }
 
-    fn put(&mut self, want: Want, leader: Leader, ctx: &mut Context<Self>) {
-        self.unplace(&want.partition);
+    fn put(&mut self, want: Want, rests_since: Option<Moment>, leader: Leader, ctx: &mut Context<Self>) {
         let partition = want.partition.clone();
+        // When the partition's log end was last told stays known where its desk stays the same.
+        if self.places.broker_of(&partition).is_some_and(|broker| *broker != leader.address) {
+            self.unplace(&partition);
+        }
         let shared = self.desk(&leader.address, ctx);
-        shared.desk.borrow_mut().put(partition.clone(), want, leader.epoch, clock::now());
+        let want = self.places.put_down(partition.clone(), leader.address, want, rests_since);
+        let mut desk = shared.desk.borrow_mut();
+        match rests_since {
+            None => desk.put(partition, want, leader.epoch, clock::now()),
+            Some(since) => desk.rest(partition, want, since),
+        }
+        drop(desk);
         shared.changed.notify_one();
-        self.placed.insert(partition, leader.address);
     }
 
     fn unplace(&mut self, partition: &TopicPartition) {
-        if let Some(broker) = self.placed.remove(partition).and_then(|address| self.brokers.get(&address)) {
+        if let Some(broker) = self.places.forget(partition).and_then(|address| self.brokers.get(&address)) {
             broker.shared.desk.borrow_mut().forget(partition);
         }
     }
@@ -180,7 +191,8 @@ impl FetchRouter {
     }
 
     fn look_up(&mut self, wait: Duration, ctx: &mut Context<Self>) {
-        let Some(topic) = self.homeless.keys().next().map(|partition| Arc::clone(&partition.topic)) else {
+        let first = self.places.homeless().next();
+        let Some(topic) = first.map(|(partition, _)| Arc::clone(&partition.topic)) else {
             return;
         };
         let at = clock::now() + wait;
@@ -203,7 +215,7 @@ impl FetchRouter {
     fn let_go_of_strangers(&mut self) {
         let known = self.cluster.brokers();
         self.brokers
-            .retain(|address, broker| known.contains(address) || !broker.shared.desk.borrow().is_empty());
+            .retain(|address, broker| known.contains(address) || !broker.shared.desk.borrow().is_deserted());
     }
 
     fn is_due(&self, partition: &TopicPartition) -> bool {
@@ -213,33 +225,51 @@ impl FetchRouter {
     /// How long nobody is to be looked for.
     fn shortest_wait(&self) -> Duration {
         let now = clock::now();
-        let waits = self.homeless.keys().map(|partition| self.setbacks.wait(partition, now));
+        let waits = self.places.homeless().map(|(partition, _)| self.setbacks.wait(partition, now));
         waits.min().unwrap_or_default()
     }
 
     fn settle_homeless(&mut self, ctx: &mut Context<Self>) {
-        for want in std::mem::take(&mut self.homeless).into_values() {
+        for (partition, homeless) in self.places.take_homeless() {
             // Of a topic with fewer partitions than before one may have no leader for ever.
-            if is_another(want.topic, self.cluster.topic_id(&want.partition.topic)) {
-                answer_recreated(&want);
+            if is_another(homeless.want.topic, self.cluster.topic_id(&partition.topic)) {
+                tell(&homeless, FetchTrouble::Recreated);
                 continue;
             }
-            let is_due = self.is_due(&want.partition);
-            match self.cluster.leader(&want.partition.topic, want.partition.partition) {
-                Some(leader) if is_due => self.put(want, leader, ctx),
-                _ => {
-                    self.homeless.insert(want.partition.clone(), want);
-                }
+            let is_due = self.is_due(&partition);
+            match self.cluster.leader(&partition.topic, partition.partition) {
+                Some(leader) if is_due => self.put(homeless.want, homeless.rests_since, leader, ctx),
+                _ => self.places.keep(partition, homeless),
             }
         }
     }
 
     fn give_up(&mut self, text: &str) {
-        for want in std::mem::take(&mut self.homeless).into_values() {
-            let outcome = Err(FetchTrouble::Gone(text.to_owned()));
-            let _ = post(&want.reply, Fetched { epoch: want.epoch, position: want.position, outcome });
+        for homeless in self.places.take_homeless().into_values() {
+            tell(&homeless, FetchTrouble::Gone(text.to_owned()));
         }
     }
+
+    /// Of partitions that no broker has served for a while it is not known any more where their logs end.
+    fn tell_unknown_ends(&self) {
+        let now = clock::now();
+        let unserved = self.places.homeless().filter(|(_, homeless)| now.since(homeless.since) >= WATCH);
+        unserved.for_each(|(_, homeless)| tell_unknown_end(&homeless.want));
+    }
+}
+
+/// Answers a want; a partition that has no room waits for no answer.
+fn tell(homeless: &HomelessWant<Want>, trouble: FetchTrouble) {
+    let want = &homeless.want;
+    if homeless.rests_since.is_some() {
+        return tell_unknown_end(want);
+    }
+    let (epoch, position) = (want.epoch, want.position);
+    let _ = post(&want.reply, Fetched { epoch, position, outcome: Err(trouble) });
+}
+
+fn tell_unknown_end(want: &Want) {
+    let _ = post(&want.watermarks, Watermarks { epoch: want.epoch, high_watermark: None });
 }
 
 impl Actor for FetchRouter {
@@ -263,7 +293,6 @@ impl Handler<Want> for FetchRouter {
     type Result = ();
 
     fn handle(&mut self, want: Want, ctx: &mut Self::Context) {
-        self.homeless.remove(&want.partition);
         self.setbacks.forget(&want.partition);
         self.place(want, ctx);
     }
@@ -273,14 +302,15 @@ impl Handler<Forget> for FetchRouter {
     type Result = ();
 
     fn handle(&mut self, forget: Forget, _: &mut Self::Context) {
-        self.homeless.remove(&forget.partition);
-        self.setbacks.forget(&forget.partition);
-        if !forget.pauses {
-            self.unplace(&forget.partition);
-        } else if let Some(broker) =
-            self.placed.get(&forget.partition).and_then(|address| self.brokers.get(address))
-        {
-            broker.shared.desk.borrow_mut().pause(&forget.partition, clock::now());
+        let Forget { partition, pauses } = forget;
+        if !pauses {
+            self.setbacks.forget(&partition);
+            return self.unplace(&partition);
+        }
+        let now = clock::now();
+        let at = self.places.pause(&partition, now);
+        if let Some(broker) = at.and_then(|address| self.brokers.get(address)) {
+            broker.shared.desk.borrow_mut().pause(&partition, now);
             broker.shared.changed.notify_one();
         }
     }
@@ -290,11 +320,12 @@ impl Handler<Misplaced> for FetchRouter {
     type Result = ();
 
     fn handle(&mut self, Misplaced(wants): Misplaced, ctx: &mut Self::Context) {
-        for want in wants {
+        let now = clock::now();
+        for returned in wants {
+            let partition = returned.want.want.partition.clone();
             // A want that was replaced or forgotten meanwhile is not brought back.
-            if self.placed.remove(&want.partition).is_some() {
-                self.setbacks.met(&want.partition, clock::now(), random());
-                self.homeless.insert(want.partition.clone(), want);
+            if let Some(homeless) = self.places.take_back(partition.clone(), returned, now) {
+                homeless.since = self.setbacks.met(&partition, now, random());
             }
         }
         self.look_up(self.shortest_wait(), ctx);
@@ -306,8 +337,7 @@ impl Handler<PollDied> for FetchRouter {
 
     fn handle(&mut self, PollDied(broker): PollDied, ctx: &mut Self::Context) {
         if let Some(polled) = self.brokers.remove(&broker) {
-            let wants = polled.shared.desk.borrow_mut().hand_back_all();
-            self.handle(Misplaced(wants), ctx);
+            self.handle(Misplaced(polled.shared.take_all()), ctx);
         }
     }
 }
@@ -324,7 +354,7 @@ impl Handler<LookedUp> for FetchRouter {
                 self.settle_homeless(ctx);
                 self.let_go_of_strangers();
                 // Whoever is due and still here has no leader.
-                if !self.homeless.keys().any(|partition| self.is_due(partition)) {
+                if !self.places.homeless().any(|(partition, _)| self.is_due(partition)) {
                     self.backoff.reset();
                     self.look_up(self.shortest_wait(), ctx);
                     return;
@@ -333,7 +363,7 @@ impl Handler<LookedUp> for FetchRouter {
             Some(Err(error @ KafkaError::NoTopic { .. })) => self.give_up(&error.to_string()),
             Some(Err(error)) => self.status.unreachable(&error),
         }
-        if !self.homeless.is_empty() {
+        if self.places.homeless().next().is_some() {
             let wait = self.backoff.next(random());
             self.look_up(wait, ctx);
         }

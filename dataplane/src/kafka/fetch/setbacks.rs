@@ -17,6 +17,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 struct Setback {
     backoff: Backoff,
     until: Moment,
+    since: Moment,
 }
 
 /// Those of the partitions of one router.
@@ -26,14 +27,16 @@ pub(super) struct Setbacks {
 }
 
 impl Setbacks {
-    /// The want of `partition` came back.
-    pub(super) fn met(&mut self, partition: &TopicPartition, now: Moment, random: u64) {
-        let fresh = || Setback { backoff: Backoff::new(BASE, MAX), until: now };
+    /// The want of `partition` came back. Returns since when it does.
+    pub(super) fn met(&mut self, partition: &TopicPartition, now: Moment, random: u64) -> Moment {
+        let fresh = || Setback { backoff: Backoff::new(BASE, MAX), until: now, since: now };
         let setback = self.partitions.entry(partition.clone()).or_insert_with(fresh);
         if now.since(setback.until) >= FORGOTTEN_AFTER {
             setback.backoff.reset();
+            setback.since = now;
         }
         setback.until = now + setback.backoff.next(random);
+        setback.since
     }
 
     /// A fetch of `partition` was answered, or nobody wants it any more.

@@ -8,6 +8,7 @@ use actix::{AsyncContext, Context, Handler, Message};
 
 use super::FetchRouter;
 use crate::kafka::fetch::messages::{FetchTrouble, Fetched, Want};
+use crate::kafka::fetch::places::NumberedWant;
 use crate::runtime::outbox::post;
 use crate::runtime::owned_task::OwnedTask;
 use crate::runtime::task::outcome;
@@ -33,12 +34,13 @@ impl FetchRouter {
     /// What lies on desks and is of a topic that was deleted since is answered: a broker that takes topics by their names would
     /// read the new one for it.
     pub(super) fn settle_outdated(&mut self) {
-        let topics: BTreeSet<Arc<str>> = self.placed.keys().map(|placed| Arc::clone(&placed.topic)).collect();
+        let topics: BTreeSet<Arc<str>> =
+            self.places.placed().map(|placed| Arc::clone(&placed.topic)).collect();
         for topic in topics {
             let now = self.cluster.topic_id(&topic);
             for broker in self.brokers.values() {
-                for want in broker.shared.desk.borrow_mut().take_outdated(&topic, now) {
-                    self.placed.remove(&want.partition);
+                for NumberedWant { want, .. } in broker.shared.desk.borrow_mut().take_outdated(&topic, now) {
+                    self.places.forget(&want.partition);
                     answer_recreated(&want);
                 }
             }
@@ -50,7 +52,7 @@ impl FetchRouter {
         self.settle_outdated();
         let by_names = self.brokers.values().any(|broker| broker.shared.by_names.get());
         let Some(topic) =
-            self.placed.keys().next().filter(|_| by_names).map(|placed| Arc::clone(&placed.topic))
+            self.places.placed().next().filter(|_| by_names).map(|placed| Arc::clone(&placed.topic))
         else {
             return;
         };
@@ -73,6 +75,7 @@ impl Handler<LookAtTopic> for FetchRouter {
 
     fn handle(&mut self, _: LookAtTopic, ctx: &mut Self::Context) {
         self.look_at_topic(ctx);
+        self.tell_unknown_ends();
     }
 }
 
