@@ -2,15 +2,17 @@
 
 mod scene;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lighterman::kafka::offsets::At;
 use lighterman::local::broker::Fault;
 use lighterman_proto::ids::Offset;
 
-use self::scene::scene;
+use self::scene::{Scene, scene};
 
 const FETCH: i16 = 1;
+const LIST_OFFSETS: i16 = 2;
 const OFFSET_COMMIT: i16 = 8;
 const OFFSET_FETCH: i16 = 9;
 const FIND_COORDINATOR: i16 = 10;
@@ -146,6 +148,27 @@ fn h14_liv_1_what_retention_took_of_many_partitions_is_asked_about_at_once() {
         scene.until("the ends committed", |scene| scene.committed() == all * 4).await;
         let seen = scene.memory.seen.lock().clone();
         assert_eq!(seen.values().filter(|offsets| **offsets == [0, 1, 3]).count(), PARTITIONS as usize);
+        scene.dataplane.drain().await;
+    });
+}
+
+#[test]
+fn the_lag_of_a_partition_without_room_is_unknown_while_its_broker_does_not_answer_and_known_again() {
+    scene(|scene| async move {
+        // Far more than a partition buffers, and the function answers nothing.
+        const RECORDS: u32 = 20_000;
+        scene.memory.held.store(true, Ordering::Relaxed);
+        scene.producer(1).await.write(RECORDS.into()).await.expect("written");
+        scene.run(At::Earliest);
+        let lag = |scene: &Scene| {
+            let board = scene.dataplane.board(scene.id)?;
+            board.partitions().get(&0).and_then(|shown| shown.gauge.lag())
+        };
+        scene.until("the lag is known", |scene| lag(scene) == Some(RECORDS.into())).await;
+        scene.broker.faults().add(LIST_OFFSETS, 2, Fault::CutBefore);
+        scene.until("nobody says where it ends", |scene| lag(scene).is_none()).await;
+        scene.until("the broker is back", |scene| lag(scene) == Some(RECORDS.into())).await;
+        scene.memory.held.store(false, Ordering::Relaxed);
         scene.dataplane.drain().await;
     });
 }
