@@ -54,7 +54,7 @@ pub struct PartitionView {
 /// A topic as metadata shows it; clones share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicView {
-    /// Which topic of its name. `None`: its brokers have no ids (before 2.8).
+    /// Tells it from another topic of its name. `None`: its brokers have no ids (before 2.8).
     pub id: Option<TopicId>,
     /// Its partitions, from 0 on: each stands at its index.
     pub partitions: Arc<[PartitionView]>,
@@ -211,7 +211,7 @@ impl Cluster {
         Some(Leader { broker, address, epoch: view.leader_epoch, topic: topic.id })
     }
 
-    /// Which topic of its name the last metadata spoke of.
+    /// The id of the topic of which the last metadata spoke.
     pub fn topic_id(&self, topic: &str) -> Option<TopicId> {
         self.shared.cache.lock().topics.get(topic)?.view.id
     }

@@ -81,7 +81,7 @@ impl Isolation {
     }
 }
 
-/// What a group has committed for a partition.
+/// A group's commit for a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommittedOffset {
     /// The next offset to read.

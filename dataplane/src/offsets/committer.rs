@@ -197,7 +197,7 @@ impl CommitterCore {
         self.refusals.get_or_insert_default();
     }
 
-    /// What was given up since the last call, with the last offset of each that the group has acknowledged.
+    /// Frontiers given up since the last call, with the last offset of each that the group has acknowledged.
     pub fn take_given_up(&mut self) -> Vec<(Frontier, Option<Offset>)> {
         let held = |frontier: Frontier| {
             let held = self.read_back.acknowledged_offset(frontier.partition);

@@ -19,13 +19,13 @@ use crate::kafka::offsets::{At, CommittedOffset};
 pub struct Known {
     /// Partition index.
     pub partition: i32,
-    /// What it has committed.
+    /// Its commit.
     pub committed: Committed,
     /// The offset says nothing: its leader could not be asked at activation, and is to be asked for this.
     pub open: Option<At>,
 }
 
-/// What a group has committed for a partition.
+/// A group's commit for a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Committed {
     /// Nothing.
@@ -62,9 +62,9 @@ pub enum StartPlan {
     },
     /// The activation could not ask where these begin: find it, and commit it.
     Find {
-        /// What to ask for.
+        /// The offset to ask for.
         at: At,
-        /// Which ones.
+        /// Their indexes.
         partitions: Vec<i32>,
         /// Partitions at activation.
         activated: i32,
@@ -141,7 +141,7 @@ pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
     StartPlan::Find { at, partitions: std::iter::once(first).chain(alike).collect(), activated }
 }
 
-/// What the group has committed, held against `topic`, the one that has its name now.
+/// The group's commit, held against `topic`, the one that has its name now.
 pub(crate) fn known_of(
     committed: &BTreeMap<i32, Option<CommittedOffset>>,
     topic: Option<TopicId>,
@@ -179,12 +179,12 @@ pub fn still_holds(then: i32, now: i32) -> bool {
     mutant!("beginning-of-an-earlier-generation", then == now, true)
 }
 
-/// What a commit's metadata says while nothing behind the offset has failed: the topic, and partitions at activation.
+/// A commit's metadata while nothing behind the offset has failed: the topic, and partitions at activation.
 pub fn metadata(topic: Option<TopicId>, partitions_at_activation: i32) -> String {
     CommitMetadata { partitions_at_activation, topic, progress: None }.encode()
 }
 
-/// What a commit's metadata says of a partition whose leader could not be asked at activation: what to ask it for. A start at the
+/// A commit's metadata of a partition whose leader could not be asked at activation: what to ask it for. A start at the
 /// end becomes one at this time, so that nothing of what comes until it can be asked is passed over.
 pub fn open_metadata(
     topic: Option<TopicId>,

@@ -73,7 +73,7 @@ impl Session {
         Step { id: self.id, epoch: self.epoch, by_ids, asked, forgotten }
     }
 
-    /// What a broker keeps of one topic says nothing of another of the same name.
+    /// A session of one topic says nothing of another of the same name.
     fn is_of_other_topics(&self, wanted: &BTreeMap<TopicPartition, Asked>) -> bool {
         let is_other = |(partition, asked): (&TopicPartition, &Asked)| {
             self.known.get(partition).is_some_and(|known| known.topic != asked.topic)
@@ -115,7 +115,7 @@ impl Session {
         Some(self.asked_for(partition)?.position)
     }
 
-    /// What the last request asked for `partition`.
+    /// The request for `partition` that the broker has, from the last request or one before it.
     pub fn asked_for(&self, partition: &TopicPartition) -> Option<&Asked> {
         self.known.get(partition)
     }

@@ -15,7 +15,7 @@ use crate::kafka::transport::BrokerAddress;
 /// How long the others wait for one leader that neither answers nor refuses.
 const LEADER_DEADLINE: Duration = Duration::from_secs(6);
 
-/// What was learnt of each partition, and of which nothing was.
+/// Answers by partition, and the partitions without one.
 #[derive(Debug)]
 pub struct Learnt<T> {
     /// The answer for each partition that has one.

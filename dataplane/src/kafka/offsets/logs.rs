@@ -1,4 +1,4 @@
-//! What the leaders say of their logs: ListOffsets, `OffsetForLeaderEpoch`.
+//! Questions to leaders about their logs: ListOffsets, `OffsetForLeaderEpoch`.
 
 use std::collections::BTreeMap;
 

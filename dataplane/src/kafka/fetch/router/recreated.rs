@@ -31,7 +31,7 @@ pub(super) fn answer_recreated(want: &Want) {
 }
 
 impl FetchRouter {
-    /// What lies on desks and is of a topic that was deleted since is answered: a broker that takes topics by their names would
+    /// A want on a desk that is of a topic which was deleted since is answered: a broker that takes topics by their names would
     /// read the new one for it.
     pub(super) fn settle_outdated(&mut self) {
         let topics: BTreeSet<Arc<str>> =
