@@ -445,6 +445,7 @@ mod tests {
             budget: budget.clone(),
             payloads: PayloadPool::new(1 << 20),
             in_flight: InFlight::default(),
+            epochs: CurrentEpochs::default(),
             ownership,
             fence: Arc::default(),
             longest_run: Arc::new(move |_| second),
