@@ -218,7 +218,15 @@ impl Cluster {
 
     /// The coordinator of a group.
     pub async fn find_coordinator(&self, group: &str) -> Result<Coordinator, KafkaError> {
-        let mut connection = self.connect_any().await?;
+        self.ask_coordinator(&mut self.connect_any().await?, group).await
+    }
+
+    /// The coordinator of a group, by the broker at the other end of `connection`.
+    pub async fn ask_coordinator(
+        &self,
+        connection: &mut Connection,
+        group: &str,
+    ) -> Result<Coordinator, KafkaError> {
         let build = |_| FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
         let (reply, _) = connection.call(versions(0, 3), LOOK_UP_DEADLINE, build).await?;
         if let Some(code) = ResponseError::try_from_code(reply.error_code) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -20,6 +21,8 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 /// A peer that is gone without a word is found out within a minute: a join may otherwise be awaited for as long as a function runs.
 const QUIET_BEFORE_PROBE: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// Nobody probes while bytes wait for their acknowledgement: they have a limit of their own.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(55);
 
 /// `host:port` of a broker, as bootstrap lists and Metadata name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,12 +145,26 @@ impl Connector for PlainTcp {
 fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(QUIET_BEFORE_PROBE).with_interval(PROBE_EVERY);
-    socket.set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)?;
+    Ok(set_tcp_user_timeout(stream, UNACKNOWLEDGED_MAX.as_millis() as u32)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::sockopt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn liv_1_a_peer_that_is_gone_without_a_word_is_found_out_within_a_minute() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let stream = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connects");
+        watch_peer(&stream).expect("Linux can");
+        assert!(SockRef::from(&stream).keepalive().expect("an option"));
+        assert_eq!(sockopt::tcp_user_timeout(&stream).expect("an option"), 55_000);
+        assert_eq!(sockopt::tcp_keepidle(&stream).expect("an option"), QUIET_BEFORE_PROBE);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).expect("an option"), PROBE_EVERY);
+    }
 
     #[test]
     fn a_denied_address_of_a_name_leaves_its_others() {

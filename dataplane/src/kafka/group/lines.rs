@@ -7,12 +7,17 @@ use std::time::Duration;
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Request, VersionRange};
 use tokio::sync::{MappedMutexGuard, MutexGuard, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::kafka::cluster::{Cluster, Coordinator, REQUEST_DEADLINE};
 use crate::kafka::connection::Connection;
 use crate::kafka::error::KafkaError;
 use crate::kafka::transport::BrokerAddress;
+
+/// How often a coordinator is looked for while its answer to a join is awaited. A broker that has vanished stands as the
+/// coordinator until the controller fences it (`broker.session.timeout.ms`, 9 s), and a member without a generation sends nothing
+/// else that would find the next one.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// The connections, by what they carry; each is dialled when it is needed, on the thread that needs it.
 pub(super) struct Lines {
@@ -85,7 +90,11 @@ impl Lines {
             let open = self.open(line, group);
             let mut connection = within(deadline.min(REQUEST_DEADLINE), group, open).await?;
             let left = ends.saturating_duration_since(Instant::now());
-            self.exchange(&mut connection, versions, left, build).await
+            let exchange = self.exchange(&mut connection, versions, left, build);
+            match line {
+                Line::Join => self.beside_looks(group, exchange).await,
+                Line::Heartbeat | Line::Commit => exchange.await,
+            }
         };
         let answer = called.await;
         if answer.is_err() {
@@ -93,6 +102,34 @@ impl Lines {
             self.forget_coordinator();
         }
         answer
+    }
+
+    /// What `exchange` ends with, while the coordinator is looked for again and again.
+    async fn beside_looks<T>(&self, group: &str, exchange: impl Future<Output = T>) -> T {
+        let looks = async {
+            let mut asked = None;
+            loop {
+                sleep(LOOK_EVERY).await;
+                // Whoever cannot answer now may be able to the next time.
+                asked = self.look(group, asked).await.ok();
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = exchange => ended,
+            never = looks => never,
+        }
+    }
+
+    /// One look for the coordinator, over the connection of the last one if it lasts.
+    async fn look(&self, group: &str, asked: Option<Connection>) -> Result<Connection, KafkaError> {
+        let mut connection = match asked {
+            Some(connection) => connection,
+            None => self.cluster.connect_any().await?,
+        };
+        let found = self.cluster.ask_coordinator(&mut connection, group).await?;
+        self.coordinator.send_replace(Some(found.address));
+        Ok(connection)
     }
 
     /// A join may be answered after as long as a function runs; from a broker that is not the coordinator any more it is not.
@@ -167,8 +204,10 @@ mod tests {
     use futures::FutureExt;
     use futures::future::BoxFuture;
     use kafka_protocol::messages::api_versions_response::ApiVersion;
-    use kafka_protocol::messages::{ApiVersionsResponse, JoinGroupRequest, ResponseHeader};
-    use kafka_protocol::protocol::Encodable;
+    use kafka_protocol::messages::{
+        ApiVersionsResponse, FindCoordinatorResponse, JoinGroupRequest, ResponseHeader,
+    };
+    use kafka_protocol::protocol::{Encodable, StrBytes};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
@@ -184,6 +223,8 @@ mod tests {
     enum Brokers {
         Vanished,
         Frozen,
+        /// As frozen ones, but they know the coordinator: broker `b`.
+        Fenced,
     }
 
     impl Connector for Brokers {
@@ -193,29 +234,45 @@ mod tests {
         ) -> BoxFuture<'a, Result<Box<dyn Transport>, KafkaError>> {
             match self {
                 Self::Vanished => std::future::pending().boxed(),
-                Self::Frozen => {
+                Self::Frozen | Self::Fenced => {
                     let (ours, theirs) = duplex(64 * 1024);
-                    tokio::spawn(says_versions(theirs));
+                    tokio::spawn(speaks(theirs, matches!(self, Self::Fenced)));
                     std::future::ready(Ok(Box::new(ours) as Box<dyn Transport>)).boxed()
                 }
             }
         }
     }
 
-    async fn says_versions(mut stream: DuplexStream) {
-        let length = stream.read_u32().await.expect("a frame");
-        stream.read_exact(&mut vec![0; length as usize]).await.expect("all of it");
-        let join = ApiVersion::default().with_api_key(ApiKey::JoinGroup as i16).with_max_version(7);
-        let reply = ApiVersionsResponse::default().with_api_keys(vec![join]);
-        let mut frame = BytesMut::new();
-        ResponseHeader::default().with_correlation_id(1).encode(&mut frame, 0).expect("its own shape");
-        reply.encode(&mut frame, 3).expect("its own shape");
-        let mut framed = BytesMut::new();
-        framed.put_u32(frame.len() as u32);
-        framed.extend_from_slice(&frame);
-        stream.write_all(&framed).await.expect("heard");
-        // Until the client goes.
-        let _ = stream.read_to_end(&mut Vec::new()).await;
+    async fn speaks(mut stream: DuplexStream, knows_coordinator: bool) {
+        let mut correlation = 0;
+        while let Ok(length) = stream.read_u32().await {
+            let mut request = vec![0; length as usize];
+            stream.read_exact(&mut request).await.expect("all of it");
+            correlation += 1;
+            let mut frame = BytesMut::new();
+            ResponseHeader::default()
+                .with_correlation_id(correlation)
+                .encode(&mut frame, 0)
+                .expect("its own shape");
+            match ApiKey::try_from(i16::from_be_bytes([request[0], request[1]])) {
+                Ok(ApiKey::ApiVersions) => offered().encode(&mut frame, 3).expect("its own shape"),
+                Ok(ApiKey::FindCoordinator) if knows_coordinator => {
+                    let found = FindCoordinatorResponse::default().with_host(StrBytes::from_static_str("b"));
+                    found.with_port(9092).encode(&mut frame, 1).expect("its own shape");
+                }
+                _ => continue,
+            }
+            let mut framed = BytesMut::new();
+            framed.put_u32(frame.len() as u32);
+            framed.extend_from_slice(&frame);
+            stream.write_all(&framed).await.expect("heard");
+        }
+    }
+
+    fn offered() -> ApiVersionsResponse {
+        let api = |key, max| ApiVersion::default().with_api_key(key as i16).with_max_version(max);
+        let keys = vec![api(ApiKey::JoinGroup, 7), api(ApiKey::FindCoordinator, 1)];
+        ApiVersionsResponse::default().with_api_keys(keys)
     }
 
     fn lines(brokers: Brokers, coordinator: Option<&str>) -> Lines {
@@ -257,15 +314,23 @@ mod tests {
     async fn liv_1_a_join_is_not_awaited_from_who_is_not_the_coordinator_any_more() {
         let lines = lines(Brokers::Frozen, Some("a"));
         let moves = async {
-            tokio::time::sleep(SOON).await;
+            sleep(SOON).await;
             lines.forget_coordinator();
             lines.coordinator.send_replace(Some(BrokerAddress::new("a", 9092)));
-            tokio::time::sleep(SOON).await;
+            sleep(SOON).await;
             lines.coordinator.send_replace(Some(BrokerAddress::new("b", 9092)));
         };
         let joins = join(&lines, Line::Join, Duration::from_secs(960));
         let both = async { tokio::join!(joins, moves) };
         let (answer, ()) = timeout(Duration::from_secs(60), both).await.expect("it ends");
+        assert!(matches!(answer, Err(KafkaError::CoordinatorMoved { .. })), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn liv_1_a_join_that_nobody_answers_looks_for_the_next_coordinator_itself() {
+        let lines = lines(Brokers::Fenced, Some("a"));
+        let joins = join(&lines, Line::Join, Duration::from_secs(960));
+        let answer = timeout(Duration::from_secs(60), joins).await.expect("it ends");
         assert!(matches!(answer, Err(KafkaError::CoordinatorMoved { .. })), "{answer:?}");
     }
 }
