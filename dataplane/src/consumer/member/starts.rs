@@ -27,7 +27,8 @@ use crate::kafka::parting::{Parting, parting};
 use crate::offsets::start::{self, Beginning, Known, StartPlan};
 use crate::runtime::clock;
 
-const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
+/// An assignment often follows a broker's death, and a leader of before costs its partitions a dial that nobody answers.
+const METADATA_AGE_MAX: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Why a partition whose commit is gone does not begin.
 const NOT_THERE: &str = "the cluster does not name it among the topic's partitions";
