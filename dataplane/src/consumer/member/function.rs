@@ -7,9 +7,10 @@ use std::time::Duration;
 use actix::{AsyncContext, Context, Handler, Message};
 
 use super::{GroupHappened, MemberActor};
+use crate::invoker::facts::RUN_MAX;
 use crate::invoker::invoke::InvokedFunction;
 use crate::invoker::port::FunctionFacts;
-use crate::kafka::group::effects::Timing;
+use crate::kafka::group::effects::{GroupProtocol, Timing};
 use crate::kafka::group::{MembershipSettings, RebalanceTimeout};
 use crate::runtime::clock;
 
@@ -69,7 +70,8 @@ impl MemberActor {
         };
         let me = ctx.address();
         let sink = Arc::new(move |event| me.do_send(GroupHappened(event)));
-        let timing = Timing::new(self.node.session_timeout, function.timeout.current() + DRAIN_MARGIN);
+        let rebalance_timeout = rebalance_timeout(self.node.group_protocol, function.timeout.current());
+        let timing = Timing::new(self.node.session_timeout, rebalance_timeout);
         let settings = MembershipSettings {
             group: self.run.group.clone(),
             topic: self.run.topic.to_string(),
@@ -87,9 +89,21 @@ impl MemberActor {
     /// The group waits as long as the function may run.
     fn retime(&self) {
         if let (Some((membership, floor)), true) = (&self.joined, self.stopping.is_none()) {
-            membership.set_rebalance_timeout(floor.function().timeout.current() + DRAIN_MARGIN);
+            let timeout = floor.function().timeout.current();
+            membership.set_rebalance_timeout(rebalance_timeout(self.node.group_protocol, timeout));
         }
     }
+}
+
+/// How long the group waits for a member to let go. A coordinator of the consumer protocol counts a revocation with what was
+/// announced before it, and expels whoever has not let go by then: a function whose timeout is raised meanwhile would still run.
+/// So it is told the longest run that there is; members that have died are found out by their session (KIP-848).
+fn rebalance_timeout(protocol: GroupProtocol, function_timeout: Duration) -> Duration {
+    let run = match protocol {
+        GroupProtocol::Classic => function_timeout,
+        GroupProtocol::Consumer => RUN_MAX,
+    };
+    run + DRAIN_MARGIN
 }
 
 impl Handler<FunctionTold> for MemberActor {
@@ -129,5 +143,17 @@ impl Handler<JoinAgain> for MemberActor {
         if self.may_join() {
             self.join(ctx);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_1_h3_a_revocation_outlasts_a_function_whose_timeout_is_raised_after_it_began() {
+        let announced = Duration::from_secs(3);
+        assert_eq!(rebalance_timeout(GroupProtocol::Classic, announced), announced + DRAIN_MARGIN);
+        assert!(rebalance_timeout(GroupProtocol::Consumer, announced) >= RUN_MAX + DRAIN_MARGIN);
     }
 }
