@@ -150,6 +150,26 @@ fn alo_1_h17_a_topic_that_is_made_anew_while_nobody_runs_begins_at_its_beginning
     }
 }
 
+/// Where nothing was read there is no leader epoch: a broker says no more of its log than that it does not have the position.
+#[test]
+fn alo_1_h17_all_of_a_topic_that_is_made_anew_under_who_has_read_nothing_arrives() {
+    for topic_ids in ALL_IDS {
+        println!("{topic_ids:?}");
+        scene_of(settings(topic_ids), |scene| async move {
+            scene.producer(1).await.write(BEFORE).await.expect("written");
+            scene.commit_by_hand(0, BEFORE as i64).await;
+            scene.run(At::Earliest);
+            scene.until("begun", |scene| scene.owned() == 1).await;
+            // A poll for what comes next is under way.
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            recreate(&scene, 1, 40).await;
+            scene.until("40 committed", |scene| scene.committed() == 40).await;
+            assert_all_of_it(&scene, &std::collections::BTreeMap::new(), 40);
+            scene.dataplane.drain().await;
+        });
+    }
+}
+
 #[test]
 fn alo_1_h11_an_offset_beyond_the_end_that_somebody_set_is_no_truncation() {
     for (start, delivered) in [(At::Earliest, 3), (At::Latest, 0)] {
