@@ -14,8 +14,8 @@ const WATCHED: Duration = Duration::from_secs(6);
 /// Waits that are doubled from 200 ms on, with full jitter, leave room for about seven in that time; those that are not, for sixty.
 const INVOCATIONS_MAX: u32 = 20;
 
-fn refusal(status: u16) -> Option<Reply> {
-    Some(Reply::Answer {
+fn refusal(status: u16) -> Reply {
+    Reply::Answer {
         status,
         function_error: None,
         error_type: Some("TooManyRequestsException".to_owned()),
@@ -23,12 +23,12 @@ fn refusal(status: u16) -> Option<Reply> {
         executed_version: None,
         request_id: None,
         body: Bytes::from_static(b"{}"),
-    })
+    }
 }
 
 #[test]
 fn lim_1_liv_1_a_batch_that_is_refused_again_and_again_is_tried_at_doubled_waits_and_delivered_in_the_end() {
-    for script in [|_| refusal(429), |_| refusal(503)] {
+    for script in [|_| Some(refusal(429)), |_| Some(refusal(503))] {
         scene(|scene| async move {
             scene.producer(1).await.write(10).await.expect("written");
             *scene.memory.script.lock() = Some(script);

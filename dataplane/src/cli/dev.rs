@@ -265,11 +265,11 @@ async fn flow(
 
 async fn watch(args: &DevArgs, node: &RunningNode, id: MappingId) -> anyhow::Result<bool> {
     let mut beat = tokio::time::interval(TICK);
-    let (mut before, mut unchanged) = (0, Duration::ZERO);
+    let (mut count, mut before, mut unchanged) = (ResolvedCount::default(), 0, Duration::ZERO);
     loop {
         beat.tick().await;
         let Some(board) = node.dataplane().board(id) else { continue };
-        let resolved = board.resolved_total();
+        let resolved = count.go_on(board.resolved_total());
         let shown = board.partitions();
         let lag = shown.values().map(|shown| shown.gauge.lag()).sum::<Option<u64>>();
         let lag_text = lag.map_or_else(|| "unknown".to_owned(), |lag| lag.to_string());
@@ -292,6 +292,24 @@ async fn watch(args: &DevArgs, node: &RunningNode, id: MappingId) -> anyhow::Res
             STUCK_AFTER.as_secs(),
             board.last_result()
         );
+    }
+}
+
+/// Records that were resolved since the beginning; a mapping that is changed or resumed counts from zero again.
+#[derive(Default)]
+struct ResolvedCount {
+    earlier: u64,
+    shown: u64,
+}
+
+impl ResolvedCount {
+    /// The count of all runs, when the last one shows `shown`.
+    fn go_on(&mut self, shown: u64) -> u64 {
+        if shown < self.shown {
+            self.earlier += self.shown;
+        }
+        self.shown = shown;
+        self.earlier + shown
     }
 }
 
@@ -338,4 +356,16 @@ fn host_function(
         functions: vec![function],
         observer,
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_goes_on_when_the_mapping_is_changed() {
+        let mut count = ResolvedCount::default();
+        let shown = [0, 10, 10, 0, 5, 20, 3];
+        assert_eq!(shown.map(|shown| count.go_on(shown)), [0, 10, 10, 10, 15, 30, 33]);
+    }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::SecretString;
+use tracing::level_filters::LevelFilter;
 
 use super::keys::KEYS;
 use super::layers::{ConfigError, Layers, Source};
@@ -335,8 +336,10 @@ fn log(layers: &Layers) -> Result<LogSettings, ConfigError> {
     let format = values::optional(layers, "log.format", |text| values::one_of(text, &formats))?;
     let usual = || if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     let level = |text: &str| {
-        // No directives at all would be read as "errors alone".
-        let parsed = tracing_subscriber::EnvFilter::try_new(text).ok().filter(|_| !text.trim().is_empty());
+        // No directives at all would be read as "errors alone", and a word that is no level as a target, which silences all others.
+        let is_level = |part: &str| !part.trim().is_empty() && part.trim().parse::<LevelFilter>().is_ok();
+        let is_meant = text.split(',').all(|part| part.contains(['=', '[']) || is_level(part));
+        let parsed = tracing_subscriber::EnvFilter::try_new(text).ok().filter(|_| is_meant);
         parsed
             .map(|_| text.to_owned())
             .ok_or_else(|| format!("`{text}` is no level: write info, debug, or directives"))

@@ -93,6 +93,8 @@ fn wrong_values_name_key_origin_and_mend() {
         ("listen = true", "it takes a string"),
         ("account_id = 12", "twelve digits"),
         ("[log]\nlevel = ' '", "` ` is no level: write info, debug, or directives"),
+        ("[log]\nlevel = 'verbose'", "`verbose` is no level: write info, debug, or directives"),
+        ("[log]\nlevel = 'warn,'", "`warn,` is no level: write info, debug, or directives"),
         ("memory_budget = '1KiB'", "at least"),
         ("memory_budget = '95%'", "between 1% and 90%"),
         ("memory_budget = 'lots'", "512MiB"),
