@@ -53,9 +53,13 @@ fn broken(events: &[Event]) -> Vec<Invariant> {
 }
 
 fn broken_until(events: &[Event], end: u64) -> Vec<Invariant> {
+    broken_under(rules(), events, end)
+}
+
+fn broken_under(rules: Rules, events: &[Event], end: u64) -> Vec<Invariant> {
     let entry = |(at, event): (u64, &Event)| Entry { at: Moment::from_micros(at), event: event.clone() };
     let history: Vec<Entry> = (1..).zip(events).map(entry).collect();
-    let mut found: Vec<Invariant> = check(rules(), &history, Moment::from_micros(end))
+    let mut found: Vec<Invariant> = check(rules, &history, Moment::from_micros(end))
         .into_iter()
         .map(|violation| violation.invariant)
         .collect();
@@ -254,4 +258,26 @@ fn alo_1_what_stood_beside_a_failed_record_may_come_again_though_retention_has_t
         committed(2),
     ];
     assert_eq!(broken(&with(&again)), []);
+}
+
+/// The function names 0 of 0 and 1, and is asked for 0 alone from then on.
+#[test]
+fn alo_1_a_record_behind_a_named_one_is_not_taken_where_order_is_kept() {
+    let named = |invocation| Event::Ended { invocation, taken: true, failed: vec![(0, 0)] };
+    let alone = [started(1, ONE, &[0, 1]), named(1), started(2, ONE, &[0])];
+    let outcomes = |first: Outcome, second: Outcome| [accounted(0, 1, first), accounted(1, 2, second)];
+    let exhausted = outcomes(Outcome::Exhausted, Outcome::Delivered);
+    let histories = [
+        [&alone[..], &[named(2)], &exhausted].concat(),
+        [&alone[..], &[ended(2, true)], &outcomes(Outcome::Delivered, Outcome::Earlier)].concat(),
+        [&alone[..], &[ended(2, true)], &[committed(2)]].concat(),
+    ];
+    for history in histories {
+        let broken = |ordered| broken_under(Rules { ordered, ..rules() }, &with(&history), 100);
+        assert_eq!(broken(false), [], "named alone is tried again: {history:?}");
+        assert!(!broken(true).is_empty(), "{history:?}");
+    }
+    let together = [started(1, ONE, &[0, 1]), named(1), started(2, ONE, &[0, 1]), named(2)];
+    let history = with(&[&together[..], &[accounted(0, 2, Outcome::Exhausted), committed(2)]].concat());
+    assert_eq!(broken_under(Rules { ordered: true, ..rules() }, &history, 100), [], "given up as one");
 }

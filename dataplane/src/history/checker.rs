@@ -205,13 +205,14 @@ impl Checker {
         let Some(running) = self.ownership.running.remove(&invocation) else { return };
         for share in running.shares {
             let partition = self.partitions.entry(share.partition).or_default();
-            let is_failed = |offset: i64| !taken || failed.contains(&(share.partition, offset));
+            let is_named = |offset: i64| !taken || failed.contains(&(share.partition, offset));
             let mut beside_failed = false;
             for offset in share.offsets {
                 // Also beside one that retention has taken meanwhile.
-                beside_failed |= is_failed(offset);
+                let is_failed = is_named(offset) || (self.rules.ordered && beside_failed);
+                beside_failed |= is_failed;
                 let Some(record) = partition.records.get_mut(&offset) else { continue };
-                if is_failed(offset) {
+                if is_failed {
                     record.failed += 1;
                     record.may_repeat = true;
                 } else {

@@ -103,7 +103,7 @@ pub enum Event {
     Ended {
         /// Which invocation.
         invocation: u64,
-        /// Whether it takes the records, those in `failed` apart.
+        /// Whether it takes the records, those in `failed` apart, and with [`Rules::ordered`] those behind.
         taken: bool,
         /// Partition and offset of what it named as failed.
         failed: Vec<(i32, i64)>,
@@ -224,7 +224,8 @@ pub struct Entry {
     pub event: Event,
 }
 
-/// What the recorded run promised to keep. The default promises what every run does.
+/// What the recorded run promised to keep: facts that are independent of each other. The default promises what every run does.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// `BatchSize`.
@@ -241,6 +242,9 @@ pub struct Rules {
     pub may_expire: bool,
     /// Records may be found too large.
     pub may_be_too_large: bool,
+    /// After a partial answer everything of a partition from the first named record on is asked for again: nothing behind it
+    /// is taken.
+    pub ordered: bool,
     /// Repeats are judged: only an unknown outcome may repeat a batch.
     pub repeats: bool,
     /// Microseconds from [`Event::Quiet`] to the end, at most.
@@ -257,6 +261,7 @@ impl Default for Rules {
             retries_max: None,
             may_expire: false,
             may_be_too_large: false,
+            ordered: false,
             repeats: false,
             quiet_micros_max: u64::MAX,
         }

@@ -39,10 +39,7 @@ impl PartitionCore {
                 return;
             }
             if let Some(condition) = self.doom() {
-                self.set_good_apart(tools, out);
-                if !self.work.cut.is_empty() {
-                    self.give_up(condition, out);
-                }
+                self.give_up(condition, out);
                 if !matches!(self.flight, Flight::Idle) {
                     return;
                 }
@@ -135,25 +132,6 @@ impl PartitionCore {
             return true;
         }
         false
-    }
-
-    /// What the function has answered for is delivered, whatever becomes of the rest.
-    fn set_good_apart(&mut self, tools: &Tools<'_>, out: &mut Effects) {
-        let good = std::mem::take(&mut self.work.good);
-        if good.is_empty() {
-            return;
-        }
-        for range in &good {
-            self.resolve(*range, Outcome::Delivered, out);
-        }
-        let range = self.work.cut.range;
-        let is_good = |offset| good.iter().any(|good| good.contains(offset));
-        let rest = self.work.cut.select(range, tools.sizer, |record| !is_good(record.offset));
-        self.work = self.work.over(rest);
-        self.work.cut.range.first = self.ledger.frontier().max(range.first).min(range.end);
-        if self.work.cut.is_empty() {
-            self.resolve_work(Outcome::Absent, out);
-        }
     }
 
     /// Sends the records in work to the destination, once it is on record why; without one they end here and now.

@@ -27,6 +27,8 @@ const RECORDS: i64 = 24;
 enum Says {
     AllOrNothing,
     Names,
+    /// It stops at its first failure, and names that one: AWS's checkpoint.
+    StopsAtFirst,
 }
 
 #[derive(Clone, Debug)]
@@ -295,11 +297,9 @@ impl World {
     fn answer(&mut self) {
         self.resolve(|world, cut| {
             let all = offsets(cut);
-            let bad: BTreeSet<i64> = all
-                .iter()
-                .copied()
-                .filter(|offset| world.fails.get(offset).is_some_and(|left| *left > 0))
-                .collect();
+            let tried = if world.says == Says::StopsAtFirst { 1 } else { usize::MAX };
+            let fails = |offset: &i64| world.fails.get(offset).is_some_and(|left| *left > 0);
+            let bad: BTreeSet<i64> = all.iter().copied().filter(fails).take(tried).collect();
             for offset in &bad {
                 let left = world.fails.get_mut(offset).expect("fails");
                 *left = if *left == u32::MAX { u32::MAX } else { *left - 1 };
@@ -312,8 +312,12 @@ impl World {
             world.count_failure(cut);
             match world.says {
                 Says::AllOrNothing => Resolution::Failed { mixed: false, failure: failure(), again_at },
-                Says::Names => {
-                    world.answered_for.extend(all.iter().filter(|offset| !bad.contains(offset)));
+                Says::Names | Says::StopsAtFirst => {
+                    let answered_for = |offset: &&i64| match bad.first() {
+                        Some(lowest) if !world.policy.named_only => *offset < lowest,
+                        _ => !bad.contains(offset),
+                    };
+                    world.answered_for.extend(all.iter().filter(answered_for));
                     let failed = bad.into_iter().map(Offset).collect();
                     Resolution::Partial { failed, failure: failure(), again_at }
                 }
@@ -498,7 +502,7 @@ proptest! {
     #[test]
     fn ord_1_com_1_alo_1_liv_1_every_record_ends_once_within_its_attempts(
         (policy, fails) in any_policy().prop_flat_map(|policy| (Just(policy), any_failures(policy))),
-        says in prop_oneof![Just(Says::AllOrNothing), Just(Says::Names)],
+        says in prop_oneof![Just(Says::AllOrNothing), Just(Says::Names), Just(Says::StopsAtFirst)],
         steps in prop::collection::vec(any_step(), 0..160),
     ) {
         let too_large = steps.iter().any(|step| matches!(step, Step::TooLarge));
@@ -511,7 +515,7 @@ proptest! {
             let ended = world.outcomes.get(&offset).copied();
             prop_assert!(ended.is_some(), "{} has no outcome", offset);
             let innocent = !world.refused.contains(&offset) && !fails.contains_key(&offset) && !too_large;
-            let apart = policy.bisect || says == Says::Names;
+            let apart = policy.bisect || (policy.named_only && says != Says::AllOrNothing);
             if innocent && (apart || policy.retries_max.is_none()) {
                 let fine = matches!(ended, Some(Outcome::Delivered | Outcome::Earlier | Outcome::Skipped));
                 prop_assert!(fine, "{} fell with others: {:?}", offset, ended);
@@ -763,12 +767,15 @@ fn a_skip_is_kept_when_the_attempt_under_way_cuts_the_batch_in_two() {
 /// The frontier jumps over records that are still in the buffer.
 #[test]
 fn alo_1_what_an_earlier_owner_resolved_is_not_sent_again_from_the_buffer() {
-    let mut world = flying(FailurePolicy::default(), Says::Names, BTreeMap::from([(0, 1)]));
+    let policy = FailurePolicy { named_only: true, ..FailurePolicy::default() };
+    let mut world = flying(policy, Says::Names, BTreeMap::from([(0, 1), (3, 1)]));
     for step in [Step::Answer, Step::Tick, Step::Acknowledge, Step::Seal, Step::TooLarge, Step::HandOver] {
         world.take(step);
     }
     world.finish();
-    assert_eq!(world.outcomes[&1], Outcome::Earlier);
+    let ended = [0, 1, 2, 3, 4].map(|offset| world.outcomes[&offset]);
+    let (now, before) = (Outcome::Delivered, Outcome::Earlier);
+    assert_eq!(ended, [now, before, before, now, before]);
 }
 
 #[test]
@@ -783,4 +790,45 @@ fn a_record_that_other_filters_let_through_is_tried_though_its_neighbours_are_us
     world.finish();
     assert_eq!((world.outcomes[&0], world.outcomes[&1]), (Outcome::Exhausted, Outcome::Exhausted));
     assert_eq!(world.tries.get(&1), Some(&1), "not given up for what others did");
+}
+
+#[test]
+fn alo_1_what_lies_behind_a_named_record_is_given_up_with_it_and_never_called_delivered() {
+    let policy = FailurePolicy { retries_max: Some(1), ..FailurePolicy::default() };
+    for says in [Says::StopsAtFirst, Says::Names] {
+        let mut world = flying(policy, says, BTreeMap::from([(2, u32::MAX)]));
+        world.finish();
+        let ended: Vec<Outcome> = (0..5).map(|offset| world.outcomes[&offset]).collect();
+        let (good, bad) = (Outcome::Delivered, Outcome::Exhausted);
+        assert_eq!(ended, [good, good, bad, bad, bad], "{says:?}");
+        assert_eq!([0, 2, 4].map(|offset| world.failures[&offset]), [1, 2, 2], "{says:?}");
+    }
+}
+
+#[test]
+fn alo_1_the_next_owner_tries_all_from_the_lowest_named_record_on_again_as_this_one_would() {
+    for owner_changes in [false, true] {
+        let fails = BTreeMap::from([(2, 1)]);
+        let mut world = flying(FailurePolicy::default(), Says::StopsAtFirst, fails);
+        world.take(Step::Answer);
+        if owner_changes {
+            world.take(Step::HandOver);
+        }
+        for step in [Step::Tick, Step::Fetch, Step::Acknowledge, Step::Acknowledge, Step::Seal] {
+            world.take(step);
+        }
+        let again = world.flying.as_ref().map(|(_, cut)| offsets(cut));
+        assert_eq!(again, Some(vec![2, 3, 4]), "the owner changes: {owner_changes}");
+        world.finish();
+        assert_eq!(world.outcomes[&4], Outcome::Delivered);
+    }
+}
+
+#[test]
+fn alo_1_a_partial_failure_is_cut_in_halves_down_to_the_record_where_order_is_kept() {
+    let policy = FailurePolicy { retries_max: Some(0), bisect: true, ..FailurePolicy::default() };
+    let mut world = flying(policy, Says::StopsAtFirst, BTreeMap::from([(1, u32::MAX), (3, u32::MAX)]));
+    world.finish();
+    let given_up: Vec<i64> = (0..RECORDS).filter(|at| world.outcomes[at] == Outcome::Exhausted).collect();
+    assert_eq!(given_up, [1, 3]);
 }

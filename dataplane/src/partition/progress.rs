@@ -223,17 +223,14 @@ impl PartitionCore {
     /// Ranges behind the frontier that the next owner must not take up again, as distances.
     fn remembered_ahead(&self) -> Vec<(u64, u64)> {
         let resolved = self.ledger.ahead().filter(|passed| passed.outcome.is_worth_remembering());
-        let good = self.later.iter().chain([&self.work]).flat_map(|work| &work.good);
-        let open = good.chain(&self.inherited.known).flat_map(|range| self.ledger.open_in(*range));
+        let open = self.inherited.known.iter().flat_map(|range| self.ledger.open_in(*range));
         let mut ranges: Vec<OffsetRange> = resolved.map(|passed| passed.range).chain(open).collect();
         ranges.sort_unstable_by_key(|range| range.first);
         let mut at = self.ledger.frontier();
-        let distances = ranges.into_iter().filter_map(|range| {
-            // What the function has answered for here, an owner before us may have had an answer for already.
-            let first = range.first.max(at);
-            let gap = at.distance_to(first);
-            at = range.end.max(at);
-            (first < range.end).then(|| (gap, first.distance_to(range.end)))
+        let distances = ranges.into_iter().map(|range| {
+            let gap = at.distance_to(range.first);
+            at = range.end;
+            (gap, range.first.distance_to(range.end))
         });
         distances.collect()
     }

@@ -92,7 +92,8 @@ impl PartitionCore {
         }
     }
 
-    /// The function named `failed` of the records; it has answered for the others.
+    /// The function named `failed` of the records. It has answered for the others where only the named ones are tried again.
+    /// Where order is kept it may have stopped at its first failure: then nothing behind the lowest is answered for.
     fn partly_failed(
         &mut self,
         failed: &BTreeSet<Offset>,
@@ -106,23 +107,26 @@ impl PartitionCore {
             return;
         };
         self.work.failed(failure);
-        self.work.used = self.work.used.saturating_add(1);
-        self.work.failed_alone = true;
         let (good, rest) =
             self.work.cut.range.split_at(mutant!("named-record-counts-as-good", lowest, lowest.next()));
         self.resolve(good, Outcome::Delivered, out);
         let named_only = self.start.policy.named_only;
-        let answered_for = between(failed, rest);
         if named_only {
-            for range in &answered_for {
-                self.resolve(*range, Outcome::Delivered, out);
+            for range in between(failed, rest) {
+                self.resolve(range, Outcome::Delivered, out);
             }
         }
         let keep = |record: &Record<'_>| !named_only || failed.contains(&record.offset);
         self.work = self.work.over(self.work.cut.select(rest, tools.sizer, keep));
-        self.work.good = if named_only { Vec::new() } else { answered_for };
+        let halved = !named_only && self.start.policy.bisect && self.halve(tools);
+        if !halved {
+            self.work.used = self.work.used.saturating_add(1);
+            self.work.failed_alone = true;
+        }
         self.commit_at_rest_if_moved(out);
-        self.wait_unless_exhausted(again_at, out);
+        if !halved {
+            self.wait_unless_exhausted(again_at, out);
+        }
     }
 
     /// The progress beside it names the attempts that are used up, not the next one: nobody has begun it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lighterman_proto::failure::Condition;
-use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::ids::Offset;
 use lighterman_proto::records::Record;
 use lighterman_proto::units::TimestampMs;
 
@@ -71,8 +71,6 @@ pub struct Work {
     pub fate: Option<Condition>,
     /// An attempt at it was made that did not resolve it.
     pub held_up: bool,
-    /// What the function has answered for, though it is tried again for the order's sake. In order, each once.
-    pub good: Vec<OffsetRange>,
 }
 
 impl Work {
@@ -88,7 +86,6 @@ impl Work {
             last: None,
             fate: None,
             held_up: false,
-            good: Vec::new(),
         }
     }
 
@@ -130,12 +127,7 @@ impl Work {
     /// The same history over other records.
     #[must_use]
     pub fn over(&self, cut: Cut) -> Self {
-        let mut good = self.good.clone();
-        good.retain_mut(|good| {
-            (good.first, good.end) = (good.first.max(cut.range.first), good.end.min(cut.range.end));
-            !good.is_empty()
-        });
-        Self { cut, alone: true, good, ..self.clone() }
+        Self { cut, alone: true, ..self.clone() }
     }
 
     /// Remembers a failure.

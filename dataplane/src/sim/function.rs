@@ -177,6 +177,7 @@ impl Outside {
     }
 
     fn poisoned(&mut self, call: &Call) -> Vec<(i32, i64)> {
+        let stops = self.plan.stops_at_failure();
         let poison = &mut self.function.poison;
         let mut bad = Vec::new();
         for share in &call.shares {
@@ -184,6 +185,9 @@ impl Outside {
                 if let Some(left) = poison.get_mut(&(share.partition, *offset)).filter(|left| **left > 0) {
                     *left = left.saturating_sub(u32::from(*left < u32::MAX));
                     bad.push((share.partition, *offset));
+                    if stops {
+                        break;
+                    }
                 }
             }
         }

@@ -347,6 +347,12 @@ impl Plan {
         self.happenings.sort_by_key(|happening| happening.at);
     }
 
+    /// Whether the function stops at its first failure of each partition, and names that one alone.
+    pub fn stops_at_failure(&self) -> bool {
+        let may = self.partial_responses && !self.policy.named_only;
+        may && Random::new(self.seed.rotate_left(40)).chance(500)
+    }
+
     /// Whether faults of `kind` happen in this schedule.
     pub fn has(&self, kind: Kind) -> bool {
         self.kinds.contains(&kind)

@@ -282,6 +282,7 @@ impl World {
             retries_max: plan.policy.retries_max,
             may_expire: plan.policy.record_age_max.is_some(),
             may_be_too_large: true,
+            ordered: !plan.policy.named_only,
             repeats: true,
             quiet_micros_max: QUIET_MAX.as_micros() as u64,
         };
