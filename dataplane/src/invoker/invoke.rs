@@ -34,7 +34,7 @@ pub struct Invoke {
     pub lease: Lease,
     /// Credit for the invocation.
     pub slot: Slot,
-    /// The right to start it, looked at when the first byte leaves: much may have been waited for since it was sealed (H1).
+    /// The right to start it, looked at whenever bytes of it leave: much may have been waited for since it was sealed (H1).
     pub ownership: OwnershipLease,
     /// What it says of itself.
     pub context: ClientContext,
@@ -56,7 +56,7 @@ pub struct Answered {
     pub verdict: Verdict,
     /// What Lambda said of the invocation, if it said anything.
     pub facts: Option<AnswerFacts>,
-    /// When its first byte left; when it was begun, if none has.
+    /// When its first byte left; when it was begun, if the rest did not follow.
     pub sent_at: Moment,
     /// When the answer came.
     pub answered_at: Moment,

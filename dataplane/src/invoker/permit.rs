@@ -1,6 +1,6 @@
 //! The permission to send one invocation. The lease is looked at when the first byte is about to leave, and not before what
-//! has to be waited for until then: credentials, a connection (H1). From that moment the function may run; up to it the
-//! permission can be taken back, and then nothing has left.
+//! has to be waited for until then: credentials, a connection (H1). Up to that moment the permission can be taken back, and then
+//! nothing has left. From it on the function may run as soon as the rest has left: whoever writes that looks at the lease, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +43,7 @@ impl SendPermit {
         before.map(drop).map_err(|_| SendRefused)
     }
 
-    /// The byte did not leave after all.
+    /// The byte did not leave after all, or the rest did not and never will.
     pub fn did_not_send(&self) {
         let unsent = |sent| (sent != REVOKED).then_some(UNSENT);
         let _ = self.sent.fetch_update(Ordering::AcqRel, Ordering::Acquire, unsent);

@@ -28,6 +28,7 @@ pub struct Invocation {
     /// How much of its answer is kept; the rest of it is read and forgotten.
     pub answer_bytes_max: usize,
     /// To be begun immediately before the request's first byte: whoever waits, for credentials or a connection, waits before.
+    /// Without its lease the rest does not leave either.
     pub permit: SendPermit,
 }
 

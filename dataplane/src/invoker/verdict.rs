@@ -34,7 +34,7 @@ pub enum Reply {
     },
     /// The request provably never left: no connection.
     NotSent(String),
-    /// It was not let go: the lease ended before its first byte.
+    /// It was not let go: the lease ended before all of it had left, and a part starts nothing.
     Withheld,
     /// It may have been received; nobody will tell.
     Lost(String),
@@ -77,7 +77,7 @@ pub enum Verdict {
     },
     /// The payload is too large for this endpoint.
     TooLarge,
-    /// It was not sent: the lease ended before its first byte.
+    /// It was not sent: the lease ended before all of it had left.
     Withheld,
     /// The service failed, or could not be reached: the function did not run.
     ServiceError {

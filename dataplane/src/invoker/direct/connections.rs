@@ -4,8 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -14,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::endpoint::Endpoint;
-use super::gate::{Gate, GatedStream};
+use super::gate::{Gate, GatedBody, GatedStream};
 use super::idle::{IdleConnection, IdleConnections};
 use crate::keepalive;
 
@@ -30,7 +28,7 @@ const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// A connection that is ours until it is given back.
 pub(super) struct Connection {
-    pub(super) sender: SendRequest<Full<Bytes>>,
+    pub(super) sender: SendRequest<GatedBody>,
     /// Where its bytes leave.
     pub(super) gate: Arc<Gate>,
     /// It has carried a request before: the server may have closed it meanwhile.
@@ -97,7 +95,7 @@ impl Connections {
         Ok(stream)
     }
 
-    async fn dial(&self) -> io::Result<(SendRequest<Full<Bytes>>, Arc<Gate>)> {
+    async fn dial(&self) -> io::Result<(SendRequest<GatedBody>, Arc<Gate>)> {
         let stream = GatedStream::new(self.socket().await?);
         let gate = stream.gate();
         let sender = match &self.tls {
@@ -108,7 +106,7 @@ impl Connections {
     }
 }
 
-async fn handshake<S>(stream: S) -> io::Result<SendRequest<Full<Bytes>>>
+async fn handshake<S>(stream: S) -> io::Result<SendRequest<GatedBody>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

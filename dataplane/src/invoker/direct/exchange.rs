@@ -1,5 +1,6 @@
 //! One wire attempt. A request goes out on a second connection only when it is proven that no byte of it has left on the first.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -21,7 +22,7 @@ pub(in crate::invoker) enum WireError {
     /// No byte of the request has left.
     #[error("{0}")]
     NotSent(String),
-    /// Nor has one here: it was not allowed to.
+    /// Nor has the whole of it here: it was not allowed to.
     #[error("the consumer group's lease ran out before the invocation was sent")]
     Withheld,
     /// Some of it has, and nobody will tell what became of it.
@@ -46,7 +47,7 @@ enum Refused {
 /// What an exchange needs beside its request.
 #[derive(Clone, Copy)]
 pub(in crate::invoker) struct Terms<'t> {
-    /// To be begun before the first byte.
+    /// To be begun before the first byte, and to hold up to the last.
     pub(in crate::invoker) permit: &'t SendPermit,
     /// How much of the answer is kept.
     pub(in crate::invoker) answer_bytes_max: usize,
@@ -80,7 +81,8 @@ async fn send(
     terms: Terms<'_>,
     request: Request<Full<Bytes>>,
 ) -> Result<WireAnswer, Refused> {
-    connection.gate.arm(terms.permit, connection.used);
+    let (gate, used) = (Arc::clone(&connection.gate), connection.used);
+    let request = request.map(|body| gate.arm(terms.permit, used, body));
     match connection.sender.try_send_request(request).await {
         Ok(response) => {
             read(connections, connection, response, terms.answer_bytes_max).await.map_err(Refused::Final)
@@ -89,7 +91,7 @@ async fn send(
     }
 }
 
-/// The gate alone says whether something has left: hyper hands a request back for other reasons, too.
+/// The gate alone says how much has left: hyper hands a request back for other reasons, too.
 fn refused(connection: &Connection, why: &str) -> Refused {
     match connection.gate.refusal() {
         Some(Refusal::NoLease) => Refused::Final(WireError::Withheld),

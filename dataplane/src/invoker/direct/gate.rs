@@ -1,23 +1,33 @@
 //! A connection's socket, watched where bytes leave it. Here the lease is looked at, with nothing left to wait for; here it is
-//! known whether a byte of a request has left; and here a server that closes early is still heard out.
+//! known how much of a request has left: none, some, all; and here a server that closes early is still heard out.
 
+use std::convert::Infallible;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
 
 use crate::invoker::permit::SendPermit;
+use crate::runtime::clock;
 
-/// Proof that no byte of a request has left, and why not.
+/// How often a request that the peer does not take is looked at: the lease may have ended.
+const LOOK_STALLED: Duration = Duration::from_millis(100);
+
+/// Proof that a request has not left as a whole, and why not. But for [`Refusal::NoLease`] no byte of it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The lease ran out, or the permission was taken back.
+    /// The lease ran out, before it or in its middle, or the permission was taken back.
     NoLease,
     /// The server has closed the connection, or said something, while it was idle.
     Stale,
@@ -32,14 +42,24 @@ enum GateState {
     Idle,
     /// The first byte of a request has not left.
     Armed {
-        permit: SendPermit,
+        request: PassingRequest,
         used: bool,
     },
-    /// Some of it has.
-    Sending,
+    /// Some of it has; what is written next is the rest of it.
+    Sending(PassingRequest),
+    /// The kernel has all of it.
+    Sent,
     /// The server takes no more of it; what it said meanwhile is read.
     Deaf,
     Refused(Refusal),
+}
+
+/// A request whose end is not with the kernel.
+#[derive(Debug)]
+struct PassingRequest {
+    permit: SendPermit,
+    /// Nothing is left in its body: once all that was written is flushed, the kernel has all of it.
+    is_taken: bool,
 }
 
 /// What whoever sends a request shares with its socket.
@@ -49,18 +69,27 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// A request comes next. `used`: the connection has carried one before.
-    pub(super) fn arm(&self, permit: &SendPermit, used: bool) {
-        *self.state.lock() = GateState::Armed { permit: permit.clone(), used };
+    /// A request comes next, with the body that is returned. `used`: the connection has carried one before.
+    pub(super) fn arm(self: &Arc<Self>, permit: &SendPermit, used: bool, body: Full<Bytes>) -> GatedBody {
+        let request = PassingRequest { permit: permit.clone(), is_taken: body.is_end_stream() };
+        *self.state.lock() = GateState::Armed { request, used };
+        GatedBody { body, gate: Arc::clone(self) }
     }
 
-    /// The answer has been read. False when the connection carries no other request.
+    /// The answer has been read. False when the connection carries no other request: what is left of one that was answered
+    /// early is not written either.
     pub(super) fn rest(&self) -> bool {
-        let before = std::mem::take(&mut *self.state.lock());
-        matches!(before, GateState::Sending)
+        let mut state = self.state.lock();
+        let is_sent = matches!(*state, GateState::Sent);
+        *state = if is_sent {
+            GateState::Idle
+        } else {
+            GateState::Refused(Refusal::Broken("the server answered before it had the request".to_owned()))
+        };
+        is_sent
     }
 
-    /// Why nothing of the request has left, if that is so; from now on nothing of it will.
+    /// Why the request has not left as a whole, if that is proven; from now on nothing of it will.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         let mut state = self.state.lock();
         if matches!(*state, GateState::Armed { .. }) {
@@ -69,17 +98,65 @@ impl Gate {
         }
         if let GateState::Refused(refusal) = &*state { Some(refusal.clone()) } else { None }
     }
+
+    fn body_is_taken(&self) {
+        if let GateState::Armed { request, .. } | GateState::Sending(request) = &mut *self.state.lock() {
+            request.is_taken = true;
+        }
+    }
+
+    /// All that was written is with the kernel.
+    fn is_flushed(&self) {
+        let mut state = self.state.lock();
+        if matches!(&*state, GateState::Sending(request) if request.is_taken) {
+            *state = GateState::Sent;
+        }
+    }
+}
+
+/// A request's body that tells the gate when its last byte is taken. It is in a buffer then, of HTTP's or of TLS; both flush the
+/// socket only when they are empty, and so the next flush says that the kernel has the whole request.
+pub(super) struct GatedBody {
+    body: Full<Bytes>,
+    gate: Arc<Gate>,
+}
+
+impl Body for GatedBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if this.body.is_end_stream() {
+            this.gate.body_is_taken();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The socket. It stands below TLS: what it takes is with the kernel, and what it refuses is not.
 pub(super) struct GatedStream {
     tcp: TcpStream,
     gate: Arc<Gate>,
+    /// Wakes whoever writes while the peer takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl GatedStream {
     pub(super) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, gate: Arc::default() }
+        Self { tcp, gate: Arc::default(), stalled: None }
     }
 
     pub(super) fn gate(&self) -> Arc<Gate> {
@@ -88,29 +165,54 @@ impl GatedStream {
 
     fn poll_gated(
         &mut self,
+        cx: &mut Context<'_>,
         bytes: usize,
-        mut write: impl FnMut(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
+        mut write: impl FnMut(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let mut state = self.gate.state.lock();
         match &*state {
-            GateState::Idle => write(Pin::new(&mut self.tcp)),
-            GateState::Armed { permit, used } => {
-                let (next, polled) = first_bytes(&mut self.tcp, permit, *used, &mut write);
-                if let Some(next) = next {
-                    *state = next;
+            GateState::Idle => write(Pin::new(&mut self.tcp), cx),
+            GateState::Armed { request, used } => {
+                let permit = request.permit.clone();
+                let (refusal, polled) = first_bytes(&mut self.tcp, &permit, *used, |tcp| write(tcp, cx));
+                if let Some(refusal) = refusal {
+                    *state = GateState::Refused(refusal);
+                } else if polled.is_ready()
+                    && let GateState::Armed { request, .. } = std::mem::take(&mut *state)
+                {
+                    *state = GateState::Sending(request);
                 }
                 polled
             }
-            GateState::Sending => match write(Pin::new(&mut self.tcp)) {
+            GateState::Sending(request) if !request.permit.is_good(clock::now()) => {
+                request.permit.did_not_send();
+                *state = GateState::Refused(Refusal::NoLease);
+                // What the kernel has not sent yet is forgotten when the socket closes, and the peer waits for nothing more.
+                let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
+                Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()))
+            }
+            GateState::Sending(_) | GateState::Sent => match write(Pin::new(&mut self.tcp), cx) {
                 Poll::Ready(Err(error)) if is_closed_by_peer(&error) => {
                     *state = GateState::Deaf;
                     Poll::Ready(Ok(bytes))
                 }
-                polled => polled,
+                Poll::Pending => {
+                    wake_after(&mut self.stalled, LOOK_STALLED, cx);
+                    Poll::Pending
+                }
+                polled @ Poll::Ready(_) => polled,
             },
             GateState::Deaf => Poll::Ready(Ok(bytes)),
             GateState::Refused(_) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
+    }
+}
+
+/// Polls a sleep of at most `delay`, so that its end wakes the task.
+fn wake_after(sleep: &mut Option<Pin<Box<Sleep>>>, delay: Duration, cx: &mut Context<'_>) {
+    let sleep = sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(delay)));
+    while sleep.as_mut().poll(cx).is_ready() {
+        sleep.as_mut().reset(Instant::now() + delay);
     }
 }
 
@@ -119,9 +221,9 @@ fn first_bytes(
     tcp: &mut TcpStream,
     permit: &SendPermit,
     used: bool,
-    write: &mut impl FnMut(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
-) -> (Option<GateState>, Poll<io::Result<usize>>) {
-    let refuse = |refusal, error| (Some(GateState::Refused(refusal)), Poll::Ready(Err(error)));
+    write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
+) -> (Option<Refusal>, Poll<io::Result<usize>>) {
+    let refuse = |refusal, error| (Some(refusal), Poll::Ready(Err(error)));
     if used && has_word(tcp) {
         return refuse(Refusal::Stale, io::ErrorKind::BrokenPipe.into());
     }
@@ -130,7 +232,7 @@ fn first_bytes(
     }
     let polled = write(Pin::new(tcp));
     if matches!(polled, Poll::Ready(Ok(_))) {
-        return (Some(GateState::Sending), polled);
+        return (None, polled);
     }
     permit.did_not_send();
     match polled {
@@ -162,7 +264,7 @@ impl AsyncRead for GatedStream {
 
 impl AsyncWrite for GatedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().poll_gated(bytes.len(), |tcp| tcp.poll_write(cx, bytes))
+        self.get_mut().poll_gated(cx, bytes.len(), |tcp, cx| tcp.poll_write(cx, bytes))
     }
 
     fn poll_write_vectored(
@@ -171,7 +273,7 @@ impl AsyncWrite for GatedStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let bytes = slices.iter().map(|slice| slice.len()).sum();
-        self.get_mut().poll_gated(bytes, |tcp| tcp.poll_write_vectored(cx, slices))
+        self.get_mut().poll_gated(cx, bytes, |tcp, cx| tcp.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -179,7 +281,11 @@ impl AsyncWrite for GatedStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.tcp).poll_flush(cx))?;
+        this.stalled = None;
+        this.gate.is_flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

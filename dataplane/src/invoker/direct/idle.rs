@@ -6,19 +6,17 @@ use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
 
-use super::gate::Gate;
+use super::gate::{Gate, GatedBody};
 
 /// Between two looks of a thread at its idle connections.
 const LOOK_EACH: Duration = Duration::from_secs(1);
 
 /// One, until it is taken or closed. Dropped, it closes.
 pub(super) struct IdleConnection {
-    pub(super) sender: SendRequest<Full<Bytes>>,
+    pub(super) sender: SendRequest<GatedBody>,
     pub(super) gate: Arc<Gate>,
     /// Not used any more from then on.
     pub(super) until: Instant,

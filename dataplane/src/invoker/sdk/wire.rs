@@ -1,5 +1,5 @@
 //! The SDK's HTTP client, replaced by the wire of the direct port: sockets that stay alive while a function runs, one attempt,
-//! and the lease looked at before the first byte. What the SDK does before (serialising, credentials, signing) it goes on doing.
+//! and the lease looked at where bytes leave. What the SDK does before (serialising, credentials, signing) it goes on doing.
 
 use std::fmt;
 use std::sync::Arc;

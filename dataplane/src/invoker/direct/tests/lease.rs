@@ -1,4 +1,4 @@
-//! A lease that ends while something is waited for: nothing leaves.
+//! A lease that ends while something is waited for: nothing leaves, or not the whole.
 
 use super::*;
 use crate::invoker::facts::FunctionTimeout;
@@ -73,5 +73,112 @@ async fn own_1_waiting_for_credentials_or_a_connection_ends_with_the_lease() {
             let asked = invocation_under(lease(Duration::from_millis(150)), Bytes::from_static(b"{}"));
             assert_eq!(waited(port, asked).await, Reply::Withheld);
         }
+    }
+}
+
+const LONG: usize = 8 * 1024 * 1024;
+
+/// Hears one request over a small window. The lease ends when it has read the head; the rest it reads when it is told to, up to
+/// the end that the client makes.
+struct SlowServer {
+    url: String,
+    read_on: tokio::sync::oneshot::Sender<()>,
+    body_bytes: tokio::task::JoinHandle<io::Result<usize>>,
+}
+
+impl SlowServer {
+    fn start(ends: OwnershipLease) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("an option");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("binds");
+        let listener = socket.listen(1).expect("listens");
+        let url = format!("http://{}", listener.local_addr().expect("address"));
+        let (read_on, told) = tokio::sync::oneshot::channel();
+        let body_bytes = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("dialled");
+            read_head(&mut stream).await;
+            ends.end();
+            told.await.expect("told");
+            let (mut buffer, mut bytes) = (vec![0; 65536], 0);
+            while bytes < LONG {
+                match stream.read(&mut buffer).await? {
+                    0 => break,
+                    more => bytes += more,
+                }
+            }
+            stream.write_all(FINE.as_bytes()).await?;
+            Ok(bytes)
+        });
+        Self { url, read_on, body_bytes }
+    }
+
+    /// Whether it ever has the whole body, and how the connection ended.
+    async fn ended(body_bytes: tokio::task::JoinHandle<io::Result<usize>>) -> io::Result<usize> {
+        tokio::time::timeout(MINUTE, body_bytes).await.expect("the client ends it").expect("no panic")
+    }
+}
+
+async fn read_head(stream: &mut TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("a head"));
+    }
+}
+
+fn port_of(direct: &DirectPort, of_sdk: bool) -> &dyn FunctionPort {
+    if of_sdk { &direct.sdk } else { direct }
+}
+
+#[tokio::test]
+async fn own_1_a_lease_that_ends_in_mid_request_lets_the_rest_of_it_not_out() {
+    for of_sdk in [false, true] {
+        let ours = lease(MINUTE);
+        let SlowServer { url, read_on, body_bytes } = SlowServer::start(ours.clone());
+        read_on.send(()).expect("it goes on reading at once");
+        let direct = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
+        let asked = invocation_under(ours, Bytes::from(vec![b' '; LONG]));
+        let permit = asked.permit.clone();
+        assert_eq!(waited(port_of(&direct, of_sdk), asked).await, Reply::Withheld, "of the SDK: {of_sdk}");
+        assert!(permit.sent_at().is_none(), "nothing runs");
+        let ended = SlowServer::ended(body_bytes).await;
+        assert_eq!(ended.expect_err("cut off").kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test]
+async fn own_1_a_lease_that_ends_while_the_peer_takes_no_more_of_a_request_ends_the_wait() {
+    for of_sdk in [false, true] {
+        let ours = lease(MINUTE);
+        let SlowServer { url, read_on, body_bytes } = SlowServer::start(ours.clone());
+        let direct = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
+        let asked = invocation_under(ours, Bytes::from(vec![b' '; LONG]));
+        let reply = tokio::time::timeout(MINUTE, waited(port_of(&direct, of_sdk), asked)).await;
+        assert_eq!(reply.expect("it ends with the lease"), Reply::Withheld, "of the SDK: {of_sdk}");
+        read_on.send(()).expect("it reads on");
+        let ended = SlowServer::ended(body_bytes).await;
+        assert_eq!(ended.expect_err("cut off").kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test]
+async fn own_1_what_has_left_as_a_whole_is_answered_though_the_lease_ends_and_its_connection_goes_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    let ours = lease(MINUTE);
+    let ends = ours.clone();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("dialled once");
+        while read_request(&mut stream).await.is_some() {
+            ends.end();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stream.write_all(FINE.as_bytes()).await.expect("writes");
+        }
+    });
+    let direct = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
+    for payload in [Bytes::from(vec![b' '; 1024 * 1024]), Bytes::new(), Bytes::from_static(b"{}")] {
+        ours.extend(clock::now() + MINUTE);
+        let reply = waited(&direct, invocation_under(ours.clone(), payload)).await;
+        assert!(matches!(reply, Reply::Answer { status: 200, .. }), "{reply:?}");
+        assert_eq!(direct.wire.connections.idle_open(), 1);
     }
 }
