@@ -5,6 +5,7 @@ use std::hint::black_box;
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
+use lighterman::offsets::start::{self, Committed, Known};
 use lighterman::partition::ledger::{Ledger, Outcome};
 use lighterman_proto::event::{Envelope, EventSource, EventWriter};
 use lighterman_proto::filter::Filters;
@@ -200,4 +201,16 @@ pub fn ledger(batches: i64) -> i64 {
         }
     }
     black_box(ledger.frontier().0)
+}
+
+/// The group's commits of `partitions`, all made by an activation of this topic.
+pub fn committed(partitions: i32) -> Vec<Known> {
+    let known = |partition| Known { partition, committed: Committed::Here(Some(partitions)), open: None };
+    (0..partitions).map(known).collect()
+}
+
+/// Decides where all of `known` begin. Returns how many there are.
+pub fn start_plan(known: &[Known], owned: &[i32]) -> usize {
+    black_box(start::plan(known, owned));
+    owned.len()
 }

@@ -8,10 +8,12 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use kafka_protocol::records::Compression;
 use lighterman_benches::{
-    FILTER_TOP, Scratch, envelope, filters, frame, json_frame, ledger, payload, sift, walk,
+    FILTER_TOP, Scratch, committed, envelope, filters, frame, json_frame, ledger, payload, sift, start_plan,
+    walk,
 };
 
-const WORKLOADS: [&str; 5] = ["cursor_1kib", "payload_1kib", "payload_100b", "ledger", "filter_1pct_1kib"];
+const WORKLOADS: [&str; 6] =
+    ["cursor_1kib", "payload_1kib", "payload_100b", "ledger", "filter_1pct_1kib", "start_plan_10k"];
 const TOLERANCE: f64 = 0.02;
 
 fn main() -> Result<()> {
@@ -31,12 +33,13 @@ fn file() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("counts.json")
 }
 
-/// One workload, `times` times; 1,000 records or 8,000 ranges each.
+/// One workload, `times` times; 1,000 records, 8,000 ranges or 10,000 partitions each.
 fn run(name: &str, times: u64) -> Result<()> {
     let (envelope, mut scratch) = (envelope(), Scratch::default());
     let large = frame(16, 63, 1024, Compression::None);
     let small = frame(2, 500, 100, Compression::None);
     let (orders, wanted) = (json_frame(10, 100), filters(FILTER_TOP));
+    let (commits, owned) = (committed(10_000), (0..10_000).collect::<Vec<i32>>());
     for _ in 0..times {
         match name {
             "cursor_1kib" => walk(&large, &mut scratch),
@@ -44,6 +47,7 @@ fn run(name: &str, times: u64) -> Result<()> {
             "payload_100b" => payload(&small, &envelope, &mut scratch),
             "filter_1pct_1kib" => sift(&orders, &wanted),
             "ledger" => ledger(8_000) as usize,
+            "start_plan_10k" => start_plan(&commits, &owned),
             other => bail!("no workload {other}"),
         };
     }

@@ -235,17 +235,6 @@ mod tests {
         assert_eq!(plan(&others, &[0, 1]), activate(&[1], Beginning::AsConfigured));
     }
 
-    /// What is looked up for each of many partitions, one by one through all of them, takes minutes here.
-    #[test]
-    fn a_plan_costs_little_more_for_each_of_many_partitions_than_for_one() {
-        let many = 200_000;
-        let owned: Vec<i32> = (0..many).collect();
-        let begun = std::time::Instant::now();
-        let plan = plan(&known(&vec![Here(None); many as usize]), &owned);
-        assert_eq!(plan, go_on(&[]));
-        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
-    }
-
     #[test]
     fn h18_a_partition_added_later_begins_at_its_beginning() {
         let topic = known(&[Here(Some(2)), Here(Some(2)), Nothing]);
