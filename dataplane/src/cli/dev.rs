@@ -118,29 +118,29 @@ async fn dev(args: &DevArgs, settings: Settings) -> anyhow::Result<()> {
     };
     let (observer, started) = ConsoleObserver::new();
     let host = host_function(args, &settings, Arc::new(observer))?;
-    let laptop = Laptop { args, settings: &settings, servers: &servers, functions: host.endpoint_url() };
-    let ended = laptop.run(listeners, started, signals).await;
+    let setup = DevSetup { args, settings: &settings, servers: &servers, functions: host.endpoint_url() };
+    let ended = setup.run(listeners, started, signals).await;
     // However it ended: the function's processes are in groups of their own, which no Ctrl-C reaches.
     host.stop().await;
     ended
 }
 
-/// Where everything is.
-struct Laptop<'a> {
+/// The parts that a node of `dev` needs, and that outlive it.
+struct DevSetup<'a> {
     args: &'a DevArgs,
     settings: &'a Settings,
     servers: &'a str,
     functions: String,
 }
 
-/// Everything that runs beside broker and function.
-struct Started {
+/// A node with its mapping, and the producer of the sample records.
+struct StartedNode {
     producer: SampleProducer,
     node: RunningNode,
     id: MappingId,
 }
 
-impl Laptop<'_> {
+impl DevSetup<'_> {
     async fn run(
         &self,
         listeners: NodeListeners,
@@ -151,16 +151,17 @@ impl Laptop<'_> {
             up = self.start(listeners, started) => up?,
             () = signals.next() => anyhow::bail!("stopped before everything ran"),
         };
-        let Started { mut producer, node, id } = up;
+        let StartedNode { mut producer, node, id } = up;
         introduce(self.args, self.settings, &node, self.servers, &self.functions);
+        let mut count = ResolvedCount::default();
         let finished = tokio::select! {
-            finished = flow(self.args, &mut producer, &node, id) => finished?,
+            finished = flow(self.args, &mut producer, &node, id, &mut count) => finished?,
             () = signals.next() => false,
         };
         let board = node.dataplane().board(id);
         drain(node, &mut signals).await?;
         if let Some(board) = board {
-            let resolved = board.resolved_total();
+            let resolved = count.go_on(board.resolved_total());
             print_line(&format!("drained: {resolved} records delivered and committed"));
             let exits = self.args.exit_when_drained;
             anyhow::ensure!(!exits || finished, "not all records were delivered and committed");
@@ -172,14 +173,14 @@ impl Laptop<'_> {
         &self,
         listeners: NodeListeners,
         started: watch::Receiver<FunctionStart>,
-    ) -> anyhow::Result<Started> {
+    ) -> anyhow::Result<StartedNode> {
         let Self { args, settings, servers, functions } = self;
         await_function(args, started).await?;
         let port = crate::invoker::local_port(settings, functions).await?;
         let producer = SampleProducer::connect(servers, &args.topic, args.partitions as i32).await?;
         let node = RunningNode::start_on(settings, listeners, port)?;
         let id = create_mapping(&node, servers, &args.topic).await?;
-        Ok(Started { producer, node, id })
+        Ok(StartedNode { producer, node, id })
     }
 }
 
@@ -244,6 +245,7 @@ async fn flow(
     producer: &mut SampleProducer,
     node: &RunningNode,
     id: MappingId,
+    count: &mut ResolvedCount,
 ) -> anyhow::Result<bool> {
     let written = async {
         match args.records {
@@ -259,13 +261,18 @@ async fn flow(
             failed?;
             Ok(false)
         }
-        finished = watch(args, node, id) => finished,
+        finished = watch(args, node, id, count) => finished,
     }
 }
 
-async fn watch(args: &DevArgs, node: &RunningNode, id: MappingId) -> anyhow::Result<bool> {
+async fn watch(
+    args: &DevArgs,
+    node: &RunningNode,
+    id: MappingId,
+    count: &mut ResolvedCount,
+) -> anyhow::Result<bool> {
     let mut beat = tokio::time::interval(TICK);
-    let (mut count, mut before, mut unchanged) = (ResolvedCount::default(), 0, Duration::ZERO);
+    let (mut before, mut unchanged) = (0, Duration::ZERO);
     loop {
         beat.tick().await;
         let Some(board) = node.dataplane().board(id) else { continue };
