@@ -28,7 +28,9 @@ use crate::offsets::start::{self, Beginning, Known, StartPlan};
 use crate::runtime::clock;
 
 /// An assignment often follows a broker's death, and a leader of before costs its partitions a dial that nobody answers.
-const METADATA_AGE_MAX: Duration = Duration::from_secs(1);
+const FIRST_METADATA_AGE_MAX: Duration = Duration::from_secs(1);
+/// While another must act first nobody is asked more often than this.
+const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Why a partition whose commit is gone does not begin.
 const NOT_THERE: &str = "the cluster does not name it among the topic's partitions";
@@ -139,6 +141,7 @@ impl Resolver {
     /// The starts of `added`; commits what nobody has committed before it returns. `None` when our place in the group has
     /// changed meanwhile: then all is to be looked at anew.
     pub async fn resolve(&self, added: &[i32]) -> Result<Option<Starts>, StartError> {
+        let mut age_max = FIRST_METADATA_AGE_MAX;
         loop {
             let turn = self.turn.lock().await;
             let standing = self.membership.standing();
@@ -147,7 +150,10 @@ impl Resolver {
             if !added.iter().all(|partition| standing.kept.contains(partition)) {
                 return Ok(None);
             }
-            match self.resolve_under(&standing, added).await {
+            match self
+                .resolve_under(&standing, added, std::mem::replace(&mut age_max, METADATA_AGE_MAX))
+                .await
+            {
                 Ok(Some(starts)) => return Ok(Some(starts)),
                 Ok(None) => {}
                 Err(error) if error.is_overtaken() => return Ok(None),
@@ -159,8 +165,13 @@ impl Resolver {
     }
 
     /// The starts of `ours`; `None` while another must act first. Each partition waits for itself alone.
-    async fn resolve_under(&self, standing: &Standing, ours: &[i32]) -> Result<Option<Starts>, StartError> {
-        let mut view = self.cluster.topic(&self.topic, METADATA_AGE_MAX).await?;
+    async fn resolve_under(
+        &self,
+        standing: &Standing,
+        ours: &[i32],
+        age_max: Duration,
+    ) -> Result<Option<Starts>, StartError> {
+        let mut view = self.cluster.topic(&self.topic, age_max).await?;
         let (mut is_fresh, mut remarks, mut begun) = (false, BTreeMap::new(), BTreeSet::new());
         let mut waiting = BTreeMap::new();
         loop {
