@@ -77,11 +77,12 @@ impl BrokerTask {
         self.hand_back_unlearnt(topic, &ends.unknown);
         let mut beyond = Vec::new();
         for (index, log_end) in ends.known {
+            // Without one it stays wanted, and the next poll asks for it again.
+            let Some(&log_start) = starts.known.get(&index) else { continue };
             let partition = TopicPartition { topic: Arc::clone(topic), partition: index };
             if self.session.position_of(&partition).is_some_and(|position| position > log_end) {
                 beyond.push((index, Parted::Beyond(log_end)));
             } else {
-                let log_start = starts.known[&index];
                 self.answer(&partition, Err(FetchTrouble::OutOfRange { log_start, log_end }));
             }
         }
