@@ -209,7 +209,7 @@ impl BatcherActor {
         self.bytes.is_some()
     }
 
-    /// Who waits for bytes that nobody needs any more keeps them from others.
+    /// Leaves the line when nothing is offered: bytes that nobody needs any more would be kept from others.
     fn leave_line_if_idle(&mut self) {
         if self.core.waiting() == 0 {
             self.in_line = None;

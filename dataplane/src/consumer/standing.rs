@@ -1,5 +1,5 @@
-//! Causes that keep a mapping, or some of its partitions, from running, for as long as it does. A poll that succeeds elsewhere does not
-//! end it: whoever found a cause withdraws it.
+//! Causes that keep a mapping, or some of its partitions, from running, shown for as long as they do. A poll that succeeds elsewhere
+//! does not end one: whoever found it withdraws it.
 
 use std::collections::BTreeMap;
 

@@ -29,7 +29,7 @@ pub enum Overdraft {
 }
 
 impl Overdraft {
-    /// Whether it is for records that are held, which can be fetched again. What is on its way out comes back by itself, and not
+    /// True when it is for records that are held, which can be fetched again. What is on its way out comes back by itself, and not
     /// before.
     fn is_for_records(self) -> bool {
         match self {
@@ -174,7 +174,7 @@ impl ByteShares {
         line.iter().filter_map(|(_, ticket)| Some(self.places.get(ticket)?.asked_at)).min()
     }
 
-    /// Whether somebody waits who holds no more than `share`, which holds more than its floor; or whether somebody waits for a
+    /// True when somebody waits who holds no more than `share`, which holds more than its floor; or when somebody waits for a
     /// loan that it has: of each purpose there is one at a time.
     pub(super) fn is_asked_back(&self, share: ShareId) -> bool {
         let held = self.shares.get(&share).map_or(0, |share| share.held);

@@ -83,8 +83,8 @@ impl Sender {
         })
     }
 
-    /// What of `work` can be left out for `destination`: a topic's messages have their payload, unless it was never held. SQS
-    /// and SNS have the facts alone, and an object stands for the whole.
+    /// The form of the letters of `work`: a topic's messages have a payload that can be left out, unless it was never held. SQS and
+    /// SNS have the facts alone, and an object stands for the whole.
     pub fn form(destination: &Destination, work: &Work) -> LetterForm {
         match destination {
             Destination::Topic(_) if !work.cut.is_unheld() => LetterForm::Whole,

@@ -56,7 +56,7 @@ impl Sender {
         }
     }
 
-    /// What can be left out for `destination`: the bytes of a topic's message.
+    /// The form of a raw letter: the bytes of a topic's message can be left out.
     pub fn raw_form(destination: &Destination) -> LetterForm {
         if matches!(destination, Destination::Topic(_)) { LetterForm::Whole } else { LetterForm::Smallest }
     }

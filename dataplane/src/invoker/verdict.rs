@@ -258,7 +258,7 @@ fn may_have_run(status: u16, is_aws: bool, body: &[u8]) -> bool {
     }
 }
 
-/// Whether status and headers alone say what became of an invocation, when the body behind them broke off: the function has
+/// True when status and headers alone say what became of an invocation, when the body behind them broke off: the function has
 /// failed, or never ran, or nothing in a body would say more.
 pub fn is_told_by_head(status: u16, has_function_error: bool, is_aws: bool) -> bool {
     match status {

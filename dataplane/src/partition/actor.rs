@@ -227,7 +227,7 @@ impl PartitionActor {
         let _ = self.router.send(want);
     }
 
-    /// What the group has not acknowledged by now is not committed any more.
+    /// Leaves the committer: a commit that the group has not acknowledged by now is not tried again.
     fn unfollow(&self) {
         let _ = self.committer.send(Unfollow { partition: self.id.partition, epoch: self.epoch });
     }

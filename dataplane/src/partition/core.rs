@@ -141,12 +141,12 @@ impl PartitionCore {
         self.buffer.wire_bytes()
     }
 
-    /// Whether all that was received is cut.
+    /// True when all that was received is cut.
     pub fn is_buffer_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// When the first of the records arrived that are here and have no outcome; `None` without one.
+    /// Arrival of the first record that is here and has no outcome; `None` without one.
     pub fn oldest(&self) -> Option<Moment> {
         let mut cuts = std::iter::once(&self.work).chain(self.later.last()).map(|work| &work.cut);
         let first = cuts.find(|cut| !cut.is_empty());

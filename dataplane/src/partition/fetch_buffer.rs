@@ -167,7 +167,7 @@ impl FetchBuffer {
         self.segments.is_empty()
     }
 
-    /// When the first of its records arrived.
+    /// Arrival of the first of its records.
     pub fn oldest(&self) -> Option<Moment> {
         let with_records = |segment: &&Segment| !matches!(segment.body, Body::Absent);
         self.segments.iter().find(with_records).map(|segment| segment.arrived)

@@ -70,7 +70,7 @@ impl Gauge {
         Some(self.committed()?.distance_to(self.log_end()?))
     }
 
-    /// When the oldest record arrived that is held and has no outcome; nothing while none is held.
+    /// Arrival of the oldest record that is held and has no outcome; nothing while none is held.
     pub fn oldest(&self) -> Option<Moment> {
         let micros = self.oldest_micros.load(Ordering::Relaxed);
         (micros > 0).then_some(Moment::from_micros(micros))

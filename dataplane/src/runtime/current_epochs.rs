@@ -24,7 +24,7 @@ impl CurrentEpochs {
         self.epochs.lock().remove(&partition);
     }
 
-    /// What `enter` puts on record, unless `epoch` is not the partition's any more. Nobody takes it away meanwhile.
+    /// Puts on record by `enter`, unless `epoch` is not the partition's any more. Nobody takes it away meanwhile.
     pub fn enter<T>(&self, partition: i32, epoch: Epoch, enter: impl FnOnce() -> Option<T>) -> Option<T> {
         let epochs = self.epochs.lock();
         if epochs.get(&partition) == Some(&epoch) { enter() } else { None }

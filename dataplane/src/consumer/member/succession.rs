@@ -48,13 +48,13 @@ impl HeldMembership {
         self.held.lock().take();
     }
 
-    /// Whether `other` is of the same member.
+    /// True when `other` is of the same member.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.held, &other.held)
     }
 
-    /// What its member has not left: nothing begins under it any more; it is left when nothing that has begun can still run. Until then the group takes
-    /// nothing away from it (H5).
+    /// Ends a membership that its member has not left: nothing begins under it any more, and it is left when nothing that has begun
+    /// can still run. Until then the group takes nothing away from it (H5).
     pub async fn end(&self, mapping: MappingId, in_flight: &InFlight) {
         let held = self.held.lock().take();
         let Some(membership) = held else { return };

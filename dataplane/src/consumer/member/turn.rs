@@ -1,5 +1,5 @@
-//! Work that the member does once a turn, not once for each partition of it: thousands are revoked, drained and given at once, and
-//! each step over all of them costs as much as all of them.
+//! Work that the member does once a turn, not once for each partition of it: thousands are revoked, drained and given at once,
+//! and each step over all of them costs as much as all of them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl MemberActor {
         }
     }
 
-    /// Whether an invocation may still run over a partition that the group takes for ours.
+    /// True while an invocation may still run over a partition that the group takes for ours.
     pub(super) fn may_run_yet(&self) -> bool {
         let running = self.node.in_flight.running_over(self.run.id, clock::now());
         let ours = [&self.owned, &self.held_back, &self.turn.released];

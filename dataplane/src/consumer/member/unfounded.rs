@@ -39,7 +39,7 @@ impl Resolver {
         }
     }
 
-    /// Where each of these begins, those of one beginning together.
+    /// Beginnings of these, each with the partitions that begin there.
     pub(super) fn beginnings(&self, found: &BTreeMap<i32, Remark>) -> Vec<(At, Vec<i32>)> {
         let mut beginnings: Vec<(At, Vec<i32>)> = Vec::new();
         for (partition, remark) in found {

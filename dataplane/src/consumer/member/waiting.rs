@@ -48,7 +48,7 @@ impl WaitingStarts {
         self.reasons.extend(reasons);
     }
 
-    /// Whether the last look ended by a fault of this node.
+    /// Notes whether the last look ended by a fault of this node.
     pub(super) fn blame(&mut self, is_ours: bool) {
         self.is_ours = is_ours;
     }

@@ -1,5 +1,5 @@
-//! The orders that the holders of a membership give its member. Nothing of it is dropped while the member lives, and a member that has
-//! ended says so itself ([`GroupEvent::Ended`](super::GroupEvent::Ended)).
+//! The orders that the holders of a membership give its member. None is dropped while the member lives, and a member that has ended
+//! says so itself ([`GroupEvent::Ended`](super::GroupEvent::Ended)).
 //!
 //! The queue has no limit because what is said is limited: a partition is released once for each time that the member had it
 //! revoked, which it does not do again before it has taken that in; `Quiesced` answers a loss, `StartOver` a generation,

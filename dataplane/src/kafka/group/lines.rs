@@ -104,7 +104,7 @@ impl Lines {
         answer
     }
 
-    /// What `exchange` ends with, while the coordinator is looked for again and again.
+    /// Awaits `exchange`, and looks for the coordinator again and again meanwhile.
     async fn beside_looks<T>(&self, group: &str, exchange: impl Future<Output = T>) -> T {
         let looks = async {
             let mut asked = None;

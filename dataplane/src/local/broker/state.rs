@@ -73,7 +73,7 @@ impl State {
         self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
     }
 
-    /// Whether we lead a partition that we have.
+    /// True when we lead a partition that we have.
     pub(super) fn leads(&self, topic: &str, partition: i32) -> bool {
         self.leaderless.get(topic).is_none_or(|partitions| !partitions.contains(&partition))
     }
