@@ -19,7 +19,7 @@ impl PartitionCore {
             Flight::Sealed { .. } | Flight::Burying { .. } => {}
             Flight::Offered { .. } => self.extend(now, tools, out),
             Flight::Idle | Flight::Recording | Flight::Waiting { .. } => {
-                self.skip_if_wanted(tools, out);
+                self.skip_wanted(tools, out);
                 let waits = matches!(self.flight, Flight::Waiting { until } if until > now);
                 if !waits && self.is_acknowledged() {
                     self.flight = Flight::Idle;
@@ -220,7 +220,6 @@ impl PartitionCore {
     /// Gives what is in work an outcome, and begins behind it.
     pub(super) fn resolve_work(&mut self, outcome: Outcome, out: &mut Effects) {
         let range = self.work.cut.range;
-        self.skip_wanted = None;
         let done = std::mem::replace(&mut self.work, Work::none(range.end));
         if outcome.is_notable() {
             // What stood between the records has nothing to do with it.

@@ -4,6 +4,7 @@
 //! acknowledged by the group*: a process that dies can therefore repeat at most one batch of each partition. And the
 //! ledger's frontier is the only thing ever committed (COM-1).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lighterman_proto::commit_metadata::Progress;
@@ -84,7 +85,8 @@ pub struct PartitionCore {
     pub(super) inherited: Inherited,
     pub(super) offer_seq: u64,
     pub(super) ticket: u64,
-    pub(super) skip_wanted: Option<Offset>,
+    /// Records of the attempt under way that a person wants skipped after it: no more than a batch holds.
+    pub(super) skips_wanted: BTreeSet<Offset>,
     /// When the first record of what is offered grows too old.
     pub(super) offered_until: Option<Moment>,
     /// The next call for that reason that is arranged.
@@ -115,7 +117,7 @@ impl PartitionCore {
             inherited: restore(&start),
             offer_seq: 0,
             ticket: 0,
-            skip_wanted: None,
+            skips_wanted: BTreeSet::new(),
             offered_until: None,
             judged_at: None,
             position: start.committed,
@@ -286,7 +288,7 @@ impl PartitionCore {
             self.phase = Phase::Running;
         }
         match self.phase {
-            Phase::Draining => self.finish_drain(out),
+            Phase::Draining => self.finish_drain(tools, out),
             Phase::Drained | Phase::Ended => {}
             Phase::Running | Phase::Resting { .. } => {
                 self.go_on(now, tools, out);
@@ -297,7 +299,7 @@ impl PartitionCore {
         }
     }
 
-    fn finish_drain(&mut self, out: &mut Effects) {
+    fn finish_drain(&mut self, tools: &Tools<'_>, out: &mut Effects) {
         let nothing_runs = mutant!(
             "drain-does-not-wait",
             matches!(self.flight, Flight::Idle | Flight::Waiting { .. } | Flight::Recording),
@@ -306,6 +308,8 @@ impl PartitionCore {
         if !nothing_runs {
             return;
         }
+        self.skip_wanted(tools, out);
+        self.pass_unreadable(out);
         if self.last_commit == LastCommit::Awaited {
             if !self.is_acknowledged() {
                 return;

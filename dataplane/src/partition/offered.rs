@@ -34,7 +34,7 @@ impl PartitionCore {
     /// same key.
     pub(super) fn extend(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
         let before = self.work.cut.records;
-        if self.work.may_grow() && self.skip_wanted.is_none() {
+        if self.work.may_grow() && self.skips_wanted.is_empty() {
             let _goes_on = self.fill(now, tools, out);
         }
         let is_time = self.offered_until.is_some_and(|until| until <= now);

@@ -156,6 +156,21 @@ impl Driver {
         }
     }
 
+    /// Goes on until records are offered.
+    pub(super) fn next_offer(&mut self) -> (u64, Cut) {
+        self.step(None, PartitionCore::wake);
+        loop {
+            while let Some(effect) = self.queue.pop_front() {
+                self.carry_out(effect);
+            }
+            if let Some(offer) = self.offer.take() {
+                return offer;
+            }
+            let position = self.wanted.take().expect("it goes on");
+            self.fetch(position);
+        }
+    }
+
     fn log_end(&self) -> i64 {
         self.end
     }
@@ -275,17 +290,7 @@ fn mem_1_a_batch_is_delivered_although_others_hold_the_whole_budget() {
 fn mem_1_alo_1_a_batch_given_back_between_its_pieces_is_inflated_anew_and_delivered_once() {
     let log = packed(&values(0, &[300_000; 40]), 0);
     let mut driver = Driver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
-    driver.step(None, PartitionCore::wake);
-    let (seq, cut) = loop {
-        while let Some(effect) = driver.queue.pop_front() {
-            driver.carry_out(effect);
-        }
-        if let Some(offer) = driver.offer.take() {
-            break offer;
-        }
-        let position = driver.wanted.take().expect("it goes on");
-        driver.fetch(position);
-    };
+    let (seq, cut) = driver.next_offer();
     let (end, again) = (cut.range.end, NOW + std::time::Duration::from_secs(5));
     assert!((1..40).contains(&end.0) && driver.core.buffered_bytes() > 0, "in the midst of it: {end}");
     drop(cut);

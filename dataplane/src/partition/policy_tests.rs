@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::core::PartitionCore;
 use super::cut::{Cut, CutLimits};
-use super::effects::{Buried, Effect, Effects, Frame, Resolution, Start, Tools};
+use super::effects::{Buried, Effect, Effects, Frame, Resolution, SkipAnswer, Start, Tools};
 use super::ledger::{Outcome, Passed};
 use super::model_tests::{Plain, Refusing, batch_at, failure, hold};
 use super::work::{FailurePolicy, Failures, is_expired};
@@ -85,6 +85,8 @@ struct World {
     answered_for: BTreeSet<i64>,
     at_destination: BTreeSet<i64>,
     skipped: BTreeSet<i64>,
+    /// What this owner has promised to skip.
+    promised: BTreeSet<i64>,
     tries: BTreeMap<i64, u32>,
     failures: BTreeMap<i64, u32>,
     deaths: u32,
@@ -116,6 +118,7 @@ impl World {
             answered_for: BTreeSet::new(),
             at_destination: BTreeSet::new(),
             skipped: BTreeSet::new(),
+            promised: BTreeSet::new(),
             tries: BTreeMap::new(),
             failures: BTreeMap::new(),
             deaths: 0,
@@ -148,6 +151,7 @@ impl World {
                 for offset in offsets(&cut).into_iter().map(Offset) {
                     let one = OffsetRange { first: offset, end: offset.next() };
                     assert_eq!(self.core.ledger().open_in(one), [one], "ALO-1: tried though it has ended");
+                    assert!(!self.promised.contains(&offset.0), "{offset} was to be skipped before");
                 }
                 let before = self.offered.replace(Shown { seq, cut, expires });
                 self.earlier = before.filter(|before| before.seq == seq);
@@ -248,8 +252,20 @@ impl World {
             Step::Refilter(refusing) => self.hand_over(Some(refusing)),
             Step::Skip(offset) => {
                 self.skipped.insert(offset);
-                self.step(|core, now, tools| core.skip(now, Offset(offset), None, tools).1);
+                self.skip(offset);
             }
+        }
+    }
+
+    fn skip(&mut self, offset: i64) {
+        let mut answer = None;
+        self.step(|core, now, tools| {
+            let (told, effects) = core.skip(now, Offset(offset), None, tools);
+            answer = Some(told);
+            effects
+        });
+        if matches!(answer, Some(SkipAnswer::Skipped | SkipAnswer::AfterThisAttempt)) {
+            self.promised.insert(offset);
         }
     }
 
@@ -357,6 +373,7 @@ impl World {
         }
         (self.offered, self.earlier, self.errand, self.wanted) = (None, None, None, None);
         self.commits.clear();
+        self.promised.clear();
         self.deaths += 1;
         let progress = self.read_back();
         self.core = core(self.policy, self.filters, self.committed.0, progress, None);
@@ -382,6 +399,10 @@ impl World {
         assert!(self.drained, "DRN-1");
         assert_eq!(self.core.progress(), self.committed.1.as_ref());
         assert_eq!(self.core.ledger().frontier(), self.committed.0);
+        for offset in std::mem::take(&mut self.promised).into_iter().map(Offset) {
+            let one = OffsetRange { first: offset, end: offset.next() };
+            assert_eq!(self.core.ledger().open_in(one), [], "promised, and left to the next owner");
+        }
         self.drained = false;
         if let Some(refusing) = refusing {
             self.refused.extend(&refusing);
@@ -762,6 +783,25 @@ fn a_skip_is_kept_when_the_attempt_under_way_cuts_the_batch_in_two() {
     world.fails.insert(3, 1);
     world.finish();
     assert_eq!((world.outcomes[&4], world.outcomes[&3]), (Outcome::Skipped, Outcome::Delivered));
+}
+
+#[test]
+fn every_skip_that_was_accepted_during_one_attempt_is_carried_out_after_it_in_a_drain_too() {
+    for is_drained in [false, true] {
+        let policy = FailurePolicy { named_only: true, ..FailurePolicy::default() };
+        let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX), (3, u32::MAX)]));
+        for step in [Step::Answer, Step::Tick, Step::Acknowledge, Step::Seal, Step::Skip(3), Step::Skip(0)] {
+            world.take(step);
+        }
+        assert_eq!(world.promised, BTreeSet::from([0, 3]));
+        world.take(if is_drained { Step::HandOver } else { Step::Answer });
+        world.finish();
+        assert!(world.promised.is_empty() || !is_drained);
+        let ended = [0, 1, 3].map(|offset| world.outcomes[&offset]);
+        assert_eq!(ended[..2], [Outcome::Skipped, Outcome::Delivered], "in a drain: {is_drained}");
+        assert!(matches!(ended[2], Outcome::Skipped | Outcome::Earlier), "in a drain: {is_drained}");
+        assert_eq!(world.tries[&3], 2, "in a drain: {is_drained}");
+    }
 }
 
 /// The frontier jumps over records that are still in the buffer.

@@ -56,22 +56,34 @@ impl PartitionCore {
         if end.is_some_and(|end| end != offset.next()) {
             return (SkipAnswer::NotUnreadable, out);
         }
-        if self.failing().is_none() || !runs {
+        let ends = matches!(self.phase, Phase::Drained | Phase::Ended);
+        if self.failing().is_none() || ends {
             return (SkipAnswer::NotFailing, out);
         }
         if !self.work.holds(offset) {
             return (SkipAnswer::NotAmong(self.work.cut.range), out);
         }
-        self.skip_wanted = Some(offset);
+        self.skips_wanted.insert(offset);
         self.call_back(&mut out);
         self.advance(now, tools, &mut out);
-        let waits = self.skip_wanted.is_some();
+        let waits = self.skips_wanted.contains(&offset);
         (if waits { SkipAnswer::AfterThisAttempt } else { SkipAnswer::Skipped }, out)
     }
 
-    /// Resolves the record that a person wants skipped. Since the wish, the batch may have been cut in two.
-    pub(super) fn skip_if_wanted(&mut self, tools: &Tools<'_>, out: &mut Effects) {
-        let Some(offset) = self.skip_wanted.take() else { return };
+    /// Resolves the records that a person wants skipped, now that no attempt is under way. What the attempt has resolved needs
+    /// nothing more.
+    pub(super) fn skip_wanted(&mut self, tools: &Tools<'_>, out: &mut Effects) {
+        if self.skips_wanted.is_empty() {
+            return;
+        }
+        for offset in std::mem::take(&mut self.skips_wanted) {
+            self.skip_record(offset, tools, out);
+        }
+        self.commit_at_rest_if_moved(out);
+    }
+
+    /// Since it was accepted, the batch may have been cut in two.
+    fn skip_record(&mut self, offset: Offset, tools: &Tools<'_>, out: &mut Effects) {
         if self.work.holds(offset) {
             let work = std::mem::replace(&mut self.work, Work::none(self.ledger.frontier()));
             let end = work.cut.range.end;
@@ -85,7 +97,6 @@ impl PartitionCore {
                 self.later.insert(index, rest);
             }
         }
-        self.commit_at_rest_if_moved(out);
     }
 
     /// What is left of `work` without the record at `offset`, if anything is.

@@ -4,13 +4,14 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{AbortedTransactions, RecordError};
 
 use super::core::{PartitionCore, REST};
-use super::effects::{Frame, SkipAnswer};
+use super::effects::{Effects, Frame, Resolution, SkipAnswer};
 use super::ledger::Outcome;
 use super::model_tests::hold;
 use super::pieces::PieceLimits;
 use super::pieces_tests::{Driver, MIB, packed, sealed, values};
 use super::unreadable::BatchEnd;
 use super::work::FailurePolicy;
+use crate::batcher::BatchId;
 
 /// One readable batch of two, one of three that `damage` makes unreadable, one of two again.
 fn damaged(damage: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
@@ -108,6 +109,22 @@ fn a_batch_whose_length_is_a_lie_is_shown() {
     let shown = driver.core.unreadable_now().expect("shown");
     assert!(matches!(shown.damage.error, RecordError::Header { .. }), "{shown:?}");
     assert_eq!((shown.first, shown.damage.end), (Offset(0), BatchEnd::Claimed(None)));
+}
+
+#[test]
+fn what_is_to_be_passed_after_the_attempt_under_way_is_passed_in_a_drain_too() {
+    let mut driver = Driver::new(damaged(|bytes| flipped(bytes, 100)), 0, MIB, PieceLimits::of(MIB));
+    let (seq, cut) = driver.next_offer();
+    let (end, batch) = (cut.range.end, BatchId(7));
+    driver.step(None, |core, _, tools| {
+        assert!(core.sealed(seq, end, batch, tools));
+        Effects::new()
+    });
+    assert_eq!(driver.skip(2, Some(5)), SkipAnswer::AfterThisAttempt);
+    driver.step(None, PartitionCore::drain);
+    driver.step(None, |core, now, tools| core.resolved(now, batch, Resolution::Delivered, tools));
+    driver.run();
+    assert_eq!(driver.ended(Outcome::Skipped), [2, 3, 4]);
 }
 
 /// The bytes were bad on the way, and are good when they come again.
