@@ -22,6 +22,7 @@ use crate::consumer::waiting::WaitingOffers;
 use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
 use crate::credit::slots::{Grant, Slot, Slots};
 use crate::invoker::Verdict;
+use crate::invoker::answer_room::AnswerRoom;
 use crate::invoker::invoke::{Answered, Invoke, Invoker};
 use crate::invoker::port::{ANSWER_BYTES_MAX, ERROR_BYTES_MAX};
 use crate::invoker::retry::{RetryPolicy, Setbacks};
@@ -241,7 +242,8 @@ impl BatcherActor {
         let ownership = self.parts.ownership.clone();
         // Nobody else reads what the function says of its success.
         let answer_bytes_max = if self.parts.partial_responses { ANSWER_BYTES_MAX } else { ERROR_BYTES_MAX };
-        let invoke = Invoke { payload, lease, slot, ownership, context, answer_bytes_max, batch, reply };
+        let answer_room = AnswerRoom::new(answer_bytes_max, self.parts.budget.clone());
+        let invoke = Invoke { payload, lease, slot, ownership, context, answer_room, batch, reply };
         if invoke.payload.len() <= SENT_FROM_HERE_BYTES_MAX {
             self.parts.invoker.start(invoke);
         } else if post(&self.parts.invoker_apart, invoke).is_err() {
@@ -252,7 +254,8 @@ impl BatcherActor {
     /// A partition in it is not ours any more, or an older invocation runs over it: the others offer theirs again.
     fn withhold(&mut self, batch: BatchId, payload: Bytes, now: Moment) {
         let (verdict, payload_back) = (Verdict::Withheld, Some(payload));
-        self.settle(Answered { batch, verdict, facts: None, sent_at: now, answered_at: now, payload_back });
+        let (facts, answer_lease, sent_at, answered_at) = (None, None, now, now);
+        self.settle(Answered { batch, verdict, facts, sent_at, answered_at, payload_back, answer_lease });
     }
 
     fn context_of(&self, plan: &Plan, attempt: u32) -> crate::invoker::ClientContext {

@@ -357,8 +357,8 @@ mod tests {
 
     use super::*;
 
-    const PURPOSES: [Overdraft; 4] =
-        [Overdraft::Decoder, Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
+    const PURPOSES: [Overdraft; 5] =
+        [Overdraft::Decoder, Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter, Overdraft::Answer];
 
     fn waiting(budget: &ByteBudget) -> usize {
         budget.share.pool.lock().waiting.len()

@@ -26,6 +26,8 @@ pub enum Overdraft {
     Payload,
     /// Records on their way to a destination.
     Letter,
+    /// What a function answers.
+    Answer,
 }
 
 impl Overdraft {
@@ -34,13 +36,19 @@ impl Overdraft {
     fn is_for_records(self) -> bool {
         match self {
             Self::Fetched | Self::Decoder | Self::Inflated => true,
-            Self::Payload | Self::Letter => false,
+            Self::Payload | Self::Letter | Self::Answer => false,
         }
     }
 }
 
-pub(super) const OVERDRAFTS: [Overdraft; 5] =
-    [Overdraft::Fetched, Overdraft::Decoder, Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter];
+pub(super) const OVERDRAFTS: [Overdraft; 6] = [
+    Overdraft::Fetched,
+    Overdraft::Decoder,
+    Overdraft::Inflated,
+    Overdraft::Payload,
+    Overdraft::Letter,
+    Overdraft::Answer,
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ShareId(u64);

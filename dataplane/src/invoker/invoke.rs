@@ -10,6 +10,7 @@ use bytes::Bytes;
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
+use super::answer_room::AnswerRoom;
 use super::context::ClientContext;
 use super::facts::FunctionTimeout;
 use super::patience::{Patience, ReplyWait, UNSENT_MAX};
@@ -38,8 +39,8 @@ pub struct Invoke {
     pub ownership: OwnershipLease,
     /// What it says of itself.
     pub context: ClientContext,
-    /// How much of the answer is kept.
-    pub answer_bytes_max: usize,
+    /// What of the answer is kept.
+    pub answer_room: AnswerRoom,
     /// Which batch.
     pub batch: BatchId,
     /// Where the answer goes.
@@ -62,6 +63,8 @@ pub struct Answered {
     pub answered_at: Moment,
     /// The payload, to be written into again.
     pub payload_back: Option<Bytes>,
+    /// Credit for what the verdict has of the answer, where that is much.
+    pub answer_lease: Option<Lease>,
 }
 
 /// How many invocations of a mapping there may be at once; clones share it, on whatever threads they invoke.
@@ -124,13 +127,18 @@ impl Invoker {
     pub fn start(&self, invoke: Invoke) {
         let started = clock::now();
         let permit = SendPermit::new(invoke.ownership);
-        let answer =
-            Answer { batch: invoke.batch, started, permit: permit.clone(), reply: Some(invoke.reply) };
+        let answer = Answer {
+            batch: invoke.batch,
+            started,
+            permit: permit.clone(),
+            room: invoke.answer_room.clone(),
+            reply: Some(invoke.reply),
+        };
         let sent = self.port.invoke(Invocation {
             function: Arc::clone(&self.function.name),
             payload: invoke.payload.clone(),
             context: invoke.context,
-            answer_bytes_max: invoke.answer_bytes_max,
+            answer_room: invoke.answer_room.clone(),
             permit: permit.clone(),
         });
         let (payload, slot, lease) = (invoke.payload, invoke.slot, invoke.lease);
@@ -205,6 +213,7 @@ struct Answer {
     batch: BatchId,
     started: Moment,
     permit: SendPermit,
+    room: AnswerRoom,
     reply: Option<Recipient<Answered>>,
 }
 
@@ -216,8 +225,11 @@ impl Answer {
     fn give(mut self, verdict: Verdict, facts: Option<AnswerFacts>, payload_back: Option<Bytes>) {
         if let Some(reply) = self.reply.take() {
             let (batch, sent_at) = (self.batch, self.sent_at());
-            let answered_at = clock::now();
-            let _ = post(&reply, Answered { batch, verdict, facts, sent_at, answered_at, payload_back });
+            let (answered_at, answer_lease) = (clock::now(), self.room.take_lease());
+            let _ = post(
+                &reply,
+                Answered { batch, verdict, facts, sent_at, answered_at, payload_back, answer_lease },
+            );
         }
     }
 }
@@ -228,8 +240,11 @@ impl Drop for Answer {
             let verdict =
                 Verdict::Unknown { message: "the invocation's task ended without an answer".to_owned() };
             let (batch, sent_at, answered_at) = (self.batch, self.sent_at(), clock::now());
-            let (facts, payload_back) = (None, None);
-            let _ = post(&reply, Answered { batch, verdict, facts, sent_at, answered_at, payload_back });
+            let (facts, payload_back, answer_lease) = (None, None, None);
+            let _ = post(
+                &reply,
+                Answered { batch, verdict, facts, sent_at, answered_at, payload_back, answer_lease },
+            );
         }
     }
 }

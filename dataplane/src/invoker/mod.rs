@@ -1,6 +1,7 @@
 //! The invocation, its verdict, throttle control.
 
 pub mod actor;
+pub mod answer_room;
 pub mod context;
 pub mod direct;
 pub mod facts;

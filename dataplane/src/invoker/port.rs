@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use super::answer_room::AnswerRoom;
 use super::context::ClientContext;
 use super::permit::SendPermit;
 use super::verdict::Reply;
@@ -25,8 +26,8 @@ pub struct Invocation {
     pub payload: Bytes,
     /// What it says of itself.
     pub context: ClientContext,
-    /// How much of its answer is kept; the rest of it is read and forgotten.
-    pub answer_bytes_max: usize,
+    /// What of its answer is kept; the rest of it is read and forgotten.
+    pub answer_room: AnswerRoom,
     /// To be begun immediately before the request's first byte: whoever waits, for credentials or a connection, waits before.
     /// Without its lease the rest does not leave either.
     pub permit: SendPermit,

@@ -218,7 +218,7 @@ fn liv_1_a_loan_is_asked_back_by_who_waits_for_it_and_by_nobody_else() {
 
 #[test]
 fn liv_1_what_is_in_flight_over_the_limit_is_not_asked_back() {
-    for purpose in [Overdraft::Payload, Overdraft::Letter] {
+    for purpose in [Overdraft::Payload, Overdraft::Letter, Overdraft::Answer] {
         let mut users = Users::new(16 << 20);
         let (bad, holder, waits) = (users.open(), users.open(), users.open());
         while users.ask(bad, plain(64 * 1024)) {}

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use thiserror::Error;
 
 use super::connections::{Connection, Connections};
 use super::gate::Refusal;
 use super::{ERROR_TYPE, FUNCTION_ERROR, causes};
+use crate::invoker::answer_room::{AnswerBuffer, AnswerRoom};
 use crate::invoker::permit::SendPermit;
 use crate::invoker::port::ANSWER_BYTES_MAX;
 use crate::invoker::verdict;
@@ -49,8 +50,8 @@ enum Refused {
 pub(in crate::invoker) struct Terms<'t> {
     /// To be begun before the first byte, and to hold up to the last.
     pub(in crate::invoker) permit: &'t SendPermit,
-    /// How much of the answer is kept.
-    pub(in crate::invoker) answer_bytes_max: usize,
+    /// What of the answer is kept.
+    pub(in crate::invoker) answer_room: &'t AnswerRoom,
 }
 
 /// Sends what `request` makes: once, or once more where a connection that had been idle took nothing of it.
@@ -85,7 +86,7 @@ async fn send(
     let request = request.map(|body| gate.arm(terms.permit, used, body));
     match connection.sender.try_send_request(request).await {
         Ok(response) => {
-            read(connections, connection, response, terms.answer_bytes_max).await.map_err(Refused::Final)
+            read(connections, connection, response, terms.answer_room).await.map_err(Refused::Final)
         }
         Err(error) => Err(refused(&connection, &causes(error.error()))),
     }
@@ -106,11 +107,11 @@ async fn read(
     connections: &Connections,
     connection: Connection,
     response: Response<Incoming>,
-    bytes_max: usize,
+    room: &AnswerRoom,
 ) -> Result<WireAnswer, WireError> {
     let (head, body) = response.into_parts();
     let (status, headers) = (head.status.as_u16(), head.headers);
-    let kept = keep(body, bytes_max).await;
+    let kept = keep(body, room).await;
     match kept.end {
         BodyEnd::Whole => connections.give_back(connection, kept_open(&headers)),
         BodyEnd::BrokenOff(why) if !is_told_by_head(status, &headers) => return Err(WireError::Lost(why)),
@@ -139,25 +140,24 @@ enum BodyEnd {
 
 /// Keeps up to the limit, and reads up to the longest that there is: what goes on behind it is an answer all the same, for the
 /// function has ended, but nothing more is heard over that connection.
-async fn keep(mut body: Incoming, bytes_max: usize) -> Kept {
-    let (mut kept, mut read) = (BytesMut::new(), 0);
+async fn keep(mut body: Incoming, room: &AnswerRoom) -> Kept {
+    let (mut kept, mut read) = (AnswerBuffer::new(room, body.size_hint().exact()), 0);
     while let Some(frame) = body.frame().await {
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
                 let why = format!("the answer broke off: {}", causes(&error));
-                return Kept { bytes: kept.freeze(), end: BodyEnd::BrokenOff(why) };
+                return Kept { bytes: kept.finish(), end: BodyEnd::BrokenOff(why) };
             }
         };
         let Ok(data) = frame.into_data() else { continue };
-        let room = bytes_max.min(ANSWER_BYTES_MAX).saturating_sub(kept.len());
-        kept.extend_from_slice(&data[..data.len().min(room)]);
+        kept.extend(&data).await;
         read += data.len();
         if read > ANSWER_BYTES_MAX {
-            return Kept { bytes: kept.freeze(), end: BodyEnd::TooLong };
+            return Kept { bytes: kept.finish(), end: BodyEnd::TooLong };
         }
     }
-    Kept { bytes: kept.freeze(), end: BodyEnd::Whole }
+    Kept { bytes: kept.finish(), end: BodyEnd::Whole }
 }
 
 /// `Keep-Alive: timeout=5`: how long the server keeps the connection when nothing is said on it.

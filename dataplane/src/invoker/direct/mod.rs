@@ -123,7 +123,7 @@ impl FunctionPort for DirectPort {
                 },
             };
             let request = || wire.request(&invocation, &credentials, SystemTime::now());
-            let terms = Terms { permit: &invocation.permit, answer_bytes_max: invocation.answer_bytes_max };
+            let terms = Terms { permit: &invocation.permit, answer_room: &invocation.answer_room };
             exchange(&wire.connections, terms, request).await.into()
         })
     }

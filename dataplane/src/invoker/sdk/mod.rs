@@ -88,10 +88,7 @@ impl FunctionPort for SdkPort {
             .client_context(invocation.context.base64())
             .payload(Blob::from_maybe_shared(invocation.payload))
             .customize()
-            .interceptor(InvocationTerms {
-                permit: invocation.permit,
-                answer_bytes_max: invocation.answer_bytes_max,
-            })
+            .interceptor(InvocationTerms { permit: invocation.permit, answer_room: invocation.answer_room })
             .send();
         Box::pin(async move { reply_of(send.await, &permit) })
     }

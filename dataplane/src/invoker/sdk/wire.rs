@@ -20,6 +20,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
 
+use crate::invoker::answer_room::AnswerRoom;
 use crate::invoker::direct::connections::Connections;
 use crate::invoker::direct::endpoint::Endpoint;
 use crate::invoker::direct::exchange::{Terms, WireAnswer, WireError, exchange};
@@ -29,7 +30,7 @@ use crate::invoker::permit::SendPermit;
 #[derive(Clone, Debug)]
 pub(super) struct InvocationTerms {
     pub(super) permit: SendPermit,
-    pub(super) answer_bytes_max: usize,
+    pub(super) answer_room: AnswerRoom,
 }
 
 #[dyn_dispatch_hint]
@@ -74,7 +75,7 @@ impl WireClient {
         })?;
         let request = Sendable::of(request).await.map_err(ConnectorError::user)?;
         let connections = self.connections(&request.origin).map_err(ConnectorError::user)?;
-        let terms = Terms { permit: &set.permit, answer_bytes_max: set.answer_bytes_max };
+        let terms = Terms { permit: &set.permit, answer_room: &set.answer_room };
         let answered = exchange(&connections, terms, || Ok(request.make())).await;
         answered.and_then(response_of).map_err(|error| ConnectorError::other(Box::new(error), None))
     }

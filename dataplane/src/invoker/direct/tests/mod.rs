@@ -1,5 +1,6 @@
 //! Against a scripted server.
 
+mod answers;
 mod lease;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::credit::bytes::ByteBudget;
 use crate::invoker::ClientContext;
+use crate::invoker::answer_room::AnswerRoom;
 use crate::invoker::permit::SendPermit;
 use crate::invoker::port::ANSWER_BYTES_MAX;
 use crate::invoker::verdict::Verdict;
@@ -140,7 +143,7 @@ fn invocation_under(ownership: OwnershipLease, payload: Bytes) -> Invocation {
         function: Arc::from(FUNCTION),
         payload,
         context: ClientContext { mapping, batch: "k".into(), attempt: 1, fence: 7 },
-        answer_bytes_max: ANSWER_BYTES_MAX,
+        answer_room: AnswerRoom::new(ANSWER_BYTES_MAX, ByteBudget::new(2 * ANSWER_BYTES_MAX)),
         permit: SendPermit::new(ownership),
     }
 }
@@ -318,7 +321,8 @@ async fn mem_1_of_an_answer_that_nobody_reads_little_is_kept_and_its_connection_
     });
     let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
     for _ in 0..2 {
-        let reply = port.invoke(Invocation { answer_bytes_max: 1000, ..invocation() }).await;
+        let answer_room = AnswerRoom::new(1000, ByteBudget::new(0));
+        let reply = port.invoke(Invocation { answer_room, ..invocation() }).await;
         assert!(matches!(&reply, Reply::Answer { status: 200, body, .. } if body.len() == 1000), "{reply:?}");
     }
 }

@@ -1,0 +1,116 @@
+//! Answers that are long enough to be on the mapping's byte budget.
+
+use actix::{Actor, Context, Handler, Recipient};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::batcher::BatchId;
+use crate::credit::bytes::Overdraft;
+use crate::credit::slots::{Grant, Slots};
+use crate::invoker::facts::FunctionTimeout;
+use crate::invoker::invoke::{Answered, Concurrency, Invoke, InvokedFunction, Invoker};
+
+const LONG: usize = 300_000;
+const BUDGET: usize = 1_000_000;
+
+/// Answers with as much whitespace, with its length announced or without.
+async fn long_answer(is_chunked: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    let body = " ".repeat(LONG);
+    let answer = if is_chunked {
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{LONG:x}\r\n{body}\r\n0\r\n\r\n")
+    } else {
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {LONG}\r\n\r\n{body}")
+    };
+    let answer: Arc<str> = Arc::from(answer);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = Arc::clone(&answer);
+            tokio::spawn(async move {
+                while read_request(&mut stream).await.is_some() {
+                    stream.write_all(answer.as_bytes()).await.expect("writes");
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn mem_1_a_long_answer_is_read_when_there_is_memory_for_it_and_held_on_the_budget() {
+    for is_chunked in [false, true] {
+        let direct = DirectPort::from_sdk(&shared(&long_answer(is_chunked).await)).await.expect("a port");
+        for of_sdk in [false, true] {
+            let port: &dyn FunctionPort = if of_sdk { &direct.sdk } else { &direct };
+            let budget = ByteBudget::new(BUDGET);
+            let others = budget.try_lease(BUDGET).expect("room");
+            let another = budget.try_lease_or_overdraft(1, Overdraft::Answer).expect("the overdraft");
+            let answer_room = AnswerRoom::new(ANSWER_BYTES_MAX, budget.clone());
+            let invocation = Invocation { answer_room: answer_room.clone(), ..invocation() };
+            let reply = tokio::spawn(port.invoke(invocation));
+            while !budget.is_short() {
+                assert!(!reply.is_finished(), "{is_chunked} {of_sdk}: nothing is free");
+                tokio::task::yield_now().await;
+            }
+            drop(another);
+            let reply = reply.await.expect("it runs");
+            let Reply::Answer { status: 200, body, .. } = reply else { panic!("{is_chunked} {of_sdk}") };
+            assert_eq!((body.len(), budget.leased() - others.bytes()), (LONG, LONG), "{is_chunked} {of_sdk}");
+            drop(answer_room);
+            assert_eq!(budget.leased(), others.bytes());
+        }
+    }
+}
+
+/// Passes on what it is told.
+struct Listener(mpsc::UnboundedSender<Answered>);
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+}
+
+impl Handler<Answered> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, answered: Answered, _: &mut Self::Context) {
+        self.0.send(answered).expect("somebody listens");
+    }
+}
+
+fn invoke(budget: &ByteBudget, slots: &Slots, reply: Recipient<Answered>) -> Invoke {
+    let Invocation { payload, context, .. } = invocation();
+    let grant: Grant = Arc::new(drop);
+    Invoke {
+        lease: budget.try_lease(payload.len()).expect("room"),
+        payload,
+        slot: slots.take(0, &grant).expect("free"),
+        ownership: lease(MINUTE),
+        context,
+        answer_room: AnswerRoom::new(ANSWER_BYTES_MAX, budget.clone()),
+        batch: BatchId(1),
+        reply,
+    }
+}
+
+#[actix::test]
+async fn mem_1_a_long_answer_stays_on_the_budget_until_the_batcher_has_judged_it() {
+    let port = DirectPort::from_sdk(&shared(&long_answer(false).await)).await.expect("a port");
+    let function = InvokedFunction {
+        name: Arc::from(FUNCTION),
+        timeout: FunctionTimeout::new(MINUTE, clock::now()),
+        doubt: Arc::new(|| ()),
+    };
+    let (slots, budget) = (Slots::new(1), ByteBudget::new(BUDGET));
+    let invoker = Invoker::new(Arc::new(port), function, Concurrency::new(slots.clone()));
+    let (tell, mut told) = mpsc::unbounded_channel();
+    invoker.start(invoke(&budget, &slots, Listener(tell).start().recipient()));
+    let answered = told.recv().await.expect("an answer");
+    assert!(matches!(&answered.verdict, Verdict::Delivered { response } if response.len() == LONG));
+    while slots.take(0, &(Arc::new(drop) as Grant)).is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(budget.leased(), LONG, "its task has ended");
+    drop(answered);
+    assert_eq!(budget.leased(), 0);
+}
