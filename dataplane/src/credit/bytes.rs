@@ -9,7 +9,7 @@ use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-pub use super::shares::Overdraft;
+pub use super::overdraft::Overdraft;
 use super::shares::{Ask, ByteShares, Grant, Loan, Served, ShareId, TicketId};
 use crate::runtime::clock;
 

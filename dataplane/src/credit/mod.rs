@@ -2,5 +2,6 @@
 //! Flow control is made of these alone; no queue is trusted to push back.
 
 pub mod bytes;
+mod overdraft;
 mod shares;
 pub mod slots;
