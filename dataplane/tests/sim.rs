@@ -7,9 +7,13 @@
 //! … --test sim -- --seed 7 --edits 'without=Loss;nodes=1'                              the same, smaller
 //! … --test sim -- --mutant budget-leak                                                 one fault of production code, and a
 //!                                                                                       small schedule that shows it
+//! … --test sim -- --fingerprints 1000                                                 a line for each schedule: compared
+//!                                                                                       before and after a change that is to
+//!                                                                                       change nothing
 //! … --test sim -- --mutants-table "$PWD/dataplane/src/sim/MUTANTS.md"                  all of them, written as a page
 //! ```
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -80,6 +84,7 @@ const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
 #[derive(Default)]
 struct Arguments {
     schedules: Option<u64>,
+    fingerprints: Option<u64>,
     from: u64,
     seed: Option<u64>,
     edits: Edits,
@@ -97,6 +102,7 @@ fn arguments() -> Result<Arguments, String> {
         let number = |text: String| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
         match word.as_str() {
             "--schedules" => arguments.schedules = Some(number(value()?)?),
+            "--fingerprints" => arguments.fingerprints = Some(number(value()?)?),
             "--from" => arguments.from = number(value()?)?,
             "--seed" => arguments.seed = Some(number(value()?)?),
             "--edits" => arguments.edits = value()?.parse()?,
@@ -132,6 +138,9 @@ fn main() -> ExitCode {
     if let Some(path) = &arguments.table {
         return write_table(path);
     }
+    if let Some(count) = arguments.fingerprints {
+        return print_fingerprints(arguments.from, count);
+    }
     let schedules = arguments.schedules.unwrap_or(if cfg!(debug_assertions) { 2_000 } else { 100_000 });
     // Whoever changes a core wants to know all that has come of it.
     let good = same_seed_same_trace() && (regressions() & many(arguments.from, schedules));
@@ -155,6 +164,29 @@ fn tell(seed: u64, arguments: &Arguments) -> ExitCode {
     }
     println!("{} events, {} invocations, {:?} simulated", outcome.events, outcome.invocations, outcome.took);
     if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Events, invocations and simulated time of each schedule, and a hash of every number in its trace, so that a renamed type
+/// alone does not show.
+fn print_fingerprints(from: u64, count: u64) -> ExitCode {
+    for seed in from..from + count {
+        let outcome = run(&Plan::draw(seed), true);
+        let mut hasher = DefaultHasher::new();
+        numbers_of(&outcome.trace).for_each(|number| number.hash(&mut hasher));
+        let (events, invocations, micros) = (outcome.events, outcome.invocations, outcome.took.as_micros());
+        println!(
+            "{seed} {events} {invocations} {micros} {} {:016x}",
+            outcome.violations.len(),
+            hasher.finish()
+        );
+    }
+    ExitCode::SUCCESS
+}
+
+/// Numbers that are words of their own.
+fn numbers_of(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn same_seed_same_trace() -> bool {
