@@ -5,7 +5,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kafka_protocol::records::Compression;
 use lighterman_benches::usual::{through_kafka_protocol, through_rskafka};
-use lighterman_benches::{Scratch, envelope, frame, payload};
+use lighterman_benches::{PartitionScratch, envelope, frame, payload};
 
 fn payloads(criterion: &mut Criterion) {
     let envelope = envelope();
@@ -22,7 +22,7 @@ fn payloads(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(batches * each));
         for (name, codec) in codecs {
             let frame = frame(batches as usize, each as usize, size, codec);
-            let mut scratch = Scratch::default();
+            let mut scratch = PartitionScratch::default();
             group.bench_function(name, |bench| bench.iter(|| payload(&frame, &envelope, &mut scratch)));
             group.bench_function(format!("{name}_kafka_protocol"), |bench| {
                 bench.iter(|| through_kafka_protocol(&frame));

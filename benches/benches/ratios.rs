@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kafka_protocol::records::Compression;
 use lighterman_benches::usual::{through_kafka_protocol, through_rskafka};
-use lighterman_benches::{Scratch, envelope, frame, payload};
+use lighterman_benches::{PartitionScratch, envelope, frame, payload};
 
 const ROUNDS: usize = 41;
 const ROUND: Duration = Duration::from_millis(60);
@@ -34,7 +34,7 @@ fn main() {
     );
     for (value_bytes, batches, each) in [(100, 2, 500), (1024, 16, 63), (10_240, 50, 6)] {
         let frame = frame(batches, each, value_bytes, Compression::None);
-        let mut scratch = Scratch::default();
+        let mut scratch = PartitionScratch::default();
         let mut rounds = [const { Vec::new() }; 3];
         for _ in 0..ROUNDS {
             rounds[0].push(per_call(|| {

@@ -5,12 +5,12 @@ use std::hint::black_box;
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
-use lighterman::offsets::start::{self, Committed, Known};
+use lighterman::offsets::start::{self, GroupCommit, KnownCommit};
 use lighterman::partition::ledger::{Ledger, Outcome};
-use lighterman_proto::event::{Envelope, EventSource, EventWriter};
-use lighterman_proto::filter::Filters;
+use lighterman_proto::event::{EventEnvelope, EventSource, EventWriter};
+use lighterman_proto::filter::FilterSet;
 use lighterman_proto::ids::{Offset, OffsetRange};
-use lighterman_proto::records::{Inflater, batches, records};
+use lighterman_proto::records::{BatchInflater, batches, records};
 
 pub mod usual;
 
@@ -57,13 +57,13 @@ pub const FILTER_TOP: &str = r#"{"value":{"order":[{"numeric":[">=",0]}],"delive
 pub const FILTER_NESTED: &str = r#"{"value":{"$or":[{"customer":{"address":{"country":["AT","CH"]}}},{"delivery":{"quay":["west","north"],"window":{"from":[{"numeric":[">=",6,"<",12]}]}}}],"lines":{"price":[{"numeric":[">",10,"<=",12]}],"title":[{"prefix":"crate"}]},"customer":{"email":[{"suffix":{"equals-ignore-case":"@Example.org"}}],"tags":["new"]},"channel":[{"anything-but":["phone","fax"]}]}}"#;
 
 /// One filter, or none.
-pub fn filters(pattern: &str) -> Filters {
+pub fn filters(pattern: &str) -> FilterSet {
     let patterns = if pattern.is_empty() { Vec::new() } else { vec![pattern] };
-    Filters::compile(&patterns).expect("our own pattern is good")
+    FilterSet::compile(&patterns).expect("our own pattern is good")
 }
 
 /// Walks a plain frame as a partition does and judges every record; returns how many pass, which must be one in a hundred.
-pub fn sift(frame: &Bytes, filters: &Filters) -> usize {
+pub fn sift(frame: &Bytes, filters: &FilterSet) -> usize {
     let (mut all, mut passed) = (0, 0);
     for batch in batches(frame).flatten() {
         for record in records(&batch.header, batch.body).flatten() {
@@ -122,25 +122,29 @@ fn frame_of(
 }
 
 /// The envelope of all workloads.
-pub fn envelope() -> Envelope {
-    Envelope::new(&EventSource::SelfManaged, "b-1:9092,b-2:9092", "orders")
+pub fn envelope() -> EventEnvelope {
+    EventEnvelope::new(&EventSource::SelfManaged, "b-1:9092,b-2:9092", "orders")
 }
 
 /// What a partition keeps between batches.
-pub struct Scratch {
-    inflater: Inflater,
+pub struct PartitionScratch {
+    inflater: BatchInflater,
     plain: Vec<u8>,
     payload: BytesMut,
 }
 
-impl Default for Scratch {
+impl Default for PartitionScratch {
     fn default() -> Self {
-        Self { inflater: Inflater::default(), plain: Vec::new(), payload: BytesMut::with_capacity(16 << 20) }
+        Self {
+            inflater: BatchInflater::default(),
+            plain: Vec::new(),
+            payload: BytesMut::with_capacity(16 << 20),
+        }
     }
 }
 
 /// Walks every record of a frame: CRC, inflating, cursor. Returns value bytes.
-pub fn walk(frame: &Bytes, scratch: &mut Scratch) -> usize {
+pub fn walk(frame: &Bytes, scratch: &mut PartitionScratch) -> usize {
     let mut bytes = 0;
     for batch in batches(frame).flatten() {
         batch.verify_crc().expect("our own batches are whole");
@@ -161,8 +165,8 @@ pub fn walk(frame: &Bytes, scratch: &mut Scratch) -> usize {
 }
 
 /// Frame to payload, as a partition and its batcher do it: CRC, inflating, exact size, one pass. Returns payload bytes.
-pub fn payload(frame: &Bytes, envelope: &Envelope, scratch: &mut Scratch) -> usize {
-    let Scratch { inflater, plain, payload } = scratch;
+pub fn payload(frame: &Bytes, envelope: &EventEnvelope, scratch: &mut PartitionScratch) -> usize {
+    let PartitionScratch { inflater, plain, payload } = scratch;
     payload.clear();
     let mut writer = EventWriter::new(envelope, std::mem::take(payload));
     writer.begin_partition(0);
@@ -204,13 +208,14 @@ pub fn ledger(batches: i64) -> i64 {
 }
 
 /// The group's commits of `partitions`, all made by an activation of this topic.
-pub fn committed(partitions: i32) -> Vec<Known> {
-    let known = |partition| Known { partition, committed: Committed::Here(Some(partitions)), open: None };
+pub fn committed(partitions: i32) -> Vec<KnownCommit> {
+    let known =
+        |partition| KnownCommit { partition, committed: GroupCommit::Here(Some(partitions)), open: None };
     (0..partitions).map(known).collect()
 }
 
 /// Decides where all of `known` begin. Returns how many there are.
-pub fn start_plan(known: &[Known], owned: &[i32]) -> usize {
+pub fn start_plan(known: &[KnownCommit], owned: &[i32]) -> usize {
     black_box(start::plan(known, owned));
     owned.len()
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Event {
+struct UsualEvent {
     event_source: &'static str,
     bootstrap_servers: &'static str,
     records: HashMap<String, Vec<EventRecord>>,
@@ -75,7 +75,7 @@ pub fn through_kafka_protocol(frame: &Bytes) -> Vec<u8> {
 }
 
 fn written(records: Vec<EventRecord>) -> Vec<u8> {
-    let event = Event {
+    let event = UsualEvent {
         event_source: "SelfManagedKafka",
         bootstrap_servers: "b-1:9092,b-2:9092",
         records: HashMap::from([("orders-0".to_owned(), records)]),

@@ -2,7 +2,7 @@
 
 /// What to do about an error. There is no "other": a new failure must choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
+pub enum ErrorClass {
     /// Passing: try again after a backoff.
     Retry,
     /// The other side asks for less.

@@ -4,7 +4,7 @@ mod recorder;
 mod server;
 
 pub use recorder::{MetricsHandle, SeriesRecorder};
-pub use server::{MetricsServer, MetricsServerError, Readiness};
+pub use server::{MetricsServer, MetricsServerError, ReadinessCheck};
 
 use metrics::Unit;
 

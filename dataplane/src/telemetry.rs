@@ -45,11 +45,11 @@ pub fn install(settings: &LogSettings) -> Result<(), TelemetryError> {
 pub struct LineLimit {
     most: u32,
     within: Duration,
-    state: Mutex<Window>,
+    state: Mutex<LogWindow>,
 }
 
 #[derive(Debug, Default)]
-struct Window {
+struct LogWindow {
     began: Option<Moment>,
     passed: u32,
     held_back: u64,
@@ -59,7 +59,7 @@ impl LineLimit {
     /// `most` lines in each `within`.
     #[must_use]
     pub const fn new(most: u32, within: Duration) -> Self {
-        let state = Window { began: None, passed: 0, held_back: 0 };
+        let state = LogWindow { began: None, passed: 0, held_back: 0 };
         Self { most, within, state: parking_lot::const_mutex(state) }
     }
 

@@ -11,15 +11,15 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use self::model::Model;
+use self::model::ApiModel;
 use self::scene::scene;
-use self::served::Served;
+use self::served::ServedApi;
 
 const CREATE: &str = "CreateEventSourceMappingRequest";
 const UPDATE: &str = "UpdateEventSourceMappingRequest";
 
 /// A member that can be changed.
-struct Changed {
+struct ChangedMember {
     name: &'static str,
     /// Together with `second`, every member within it.
     first: Value,
@@ -29,7 +29,7 @@ struct Changed {
 }
 
 /// A member that a mapping has from its creation on.
-struct Created {
+struct CreatedMember {
     name: &'static str,
     value: Value,
     other: Value,
@@ -38,8 +38,8 @@ struct Created {
 }
 
 /// Values for the members that are kept.
-fn changed() -> Vec<Changed> {
-    let one = |name, first, second, nothing: Option<Value>| Changed { name, first, second, nothing };
+fn changed() -> Vec<ChangedMember> {
+    let one = |name, first, second, nothing: Option<Value>| ChangedMember { name, first, second, nothing };
     let to = |arn: &str| json!({ "OnFailure": { "Destination": arn } });
     let filters = |pattern: &str| json!({ "Filters": [{ "Pattern": pattern }] });
     let pollers = |minimum: i64, maximum: i64, group: &str| json!({ "MinimumPollers": minimum, "MaximumPollers": maximum, "PollerGroupName": group });
@@ -88,8 +88,8 @@ fn changed() -> Vec<Changed> {
 }
 
 /// Values for the members that stay as they were created.
-fn created() -> Vec<Created> {
-    let one = |name, value, other| Created { name, value, other, with: json!({}) };
+fn created() -> Vec<CreatedMember> {
+    let one = |name, value, other| CreatedMember { name, value, other, with: json!({}) };
     let servers =
         |port: u16| json!({ "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": [format!("127.0.0.1:{port}")] } });
     let group = |group: &str| json!({ "ConsumerGroupId": group, "ConsumptionMode": "Stream" });
@@ -97,7 +97,7 @@ fn created() -> Vec<Created> {
         one("SelfManagedEventSource", servers(1), servers(2)),
         one("SelfManagedKafkaEventSourceConfig", group("a"), group("b")),
         one("StartingPosition", json!("LATEST"), json!("TRIM_HORIZON")),
-        Created {
+        CreatedMember {
             with: json!({ "StartingPosition": "AT_TIMESTAMP" }),
             ..one("StartingPositionTimestamp", json!(1_600_000_000.0), json!(1_600_000_001.5))
         },
@@ -136,7 +136,7 @@ fn at(path: &str, value: Value) -> Value {
     path.rsplit('.').fold(value, |value, name| json!({ name: value }))
 }
 
-fn shape_at<'m>(model: &'m Model, path: &str) -> &'m str {
+fn shape_at<'m>(model: &'m ApiModel, path: &str) -> &'m str {
     path.split('.').fold(CREATE, |shape, name| {
         let members = model.members(shape);
         members
@@ -152,7 +152,7 @@ const SHOWN_OTHERWISE: [&str; 2] = ["Enabled", "FunctionName"];
 
 #[test]
 fn every_member_of_the_model_is_kept_or_refused_here() {
-    let model = Model::read();
+    let model = ApiModel::read();
     let mut unnamed = BTreeSet::new();
     model.leaves(CREATE, "", &mut unnamed);
     assert!(unnamed.len() > 40 && unnamed.contains("FilterCriteria.Filters[].Pattern"), "{unnamed:?}");
@@ -186,9 +186,9 @@ fn every_member_of_the_model_is_kept_or_refused_here() {
 #[test]
 fn members_that_can_change_are_set_shown_changed_cleared_and_survive_a_restart() {
     scene(|scene| async move {
-        let mut served = Served::on(&scene);
+        let mut served = ServedApi::on(&scene);
         for member in changed() {
-            let Changed { name, first, second, nothing } = member;
+            let ChangedMember { name, first, second, nothing } = member;
             let path = served.create(&json!({ name: first })).await;
             assert_eq!(served.get(&path).await[name], first, "{name} set");
             served.update(&path, &json!({ "BatchSize": 9 })).await;
@@ -221,7 +221,7 @@ fn members_that_can_change_are_set_shown_changed_cleared_and_survive_a_restart()
 #[test]
 fn the_function_and_the_switch_are_shown_under_other_names() {
     scene(|scene| async move {
-        let mut served = Served::on(&scene);
+        let mut served = ServedApi::on(&scene);
         let arn = |name: &str| json!(format!("arn:aws:lambda:eu-west-1:000000000000:function:{name}"));
         let path = served.create(&json!({ "FunctionName": "f:live" })).await;
         let shown = served.get(&path).await;
@@ -239,8 +239,8 @@ fn the_function_and_the_switch_are_shown_under_other_names() {
 #[test]
 fn members_that_stay_are_set_shown_and_cannot_be_changed() {
     scene(|scene| async move {
-        let mut served = Served::on(&scene);
-        for Created { name, value, other, with } in created() {
+        let mut served = ServedApi::on(&scene);
+        for CreatedMember { name, value, other, with } in created() {
             let mut body = with;
             body[name] = value.clone();
             let path = served.create(&body).await;
@@ -265,8 +265,8 @@ fn members_that_stay_are_set_shown_and_cannot_be_changed() {
 #[test]
 fn members_that_are_not_for_kafka_or_not_built_are_refused_by_name() {
     scene(|scene| async move {
-        let model = Model::read();
-        let served = Served::on(&scene);
+        let model = ApiModel::read();
+        let served = ServedApi::on(&scene);
         let mapping = served.create(&json!({})).await;
         for (path, words) in refused() {
             let value = model.sample(shape_at(&model, path));
@@ -288,8 +288,8 @@ fn members_that_are_not_for_kafka_or_not_built_are_refused_by_name() {
 #[test]
 fn values_that_break_the_model_are_refused_by_name_in_both_requests() {
     scene(|scene| async move {
-        let model = Model::read();
-        let served = Served::on(&scene);
+        let model = ApiModel::read();
+        let served = ServedApi::on(&scene);
         let mapping = served.create(&json!({})).await;
         let before = served.get(&mapping).await;
         let in_updates: Vec<&str> = model.members(UPDATE).into_iter().map(|(name, _)| name).collect();

@@ -9,18 +9,19 @@ use bytes::BytesMut;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Encodable, StrBytes};
-use lighterman::error::Class;
-use lighterman::kafka::cluster::Cluster;
-use lighterman::kafka::connection::Connection;
+use lighterman::error::ErrorClass;
+use lighterman::kafka::cluster::KafkaCluster;
+use lighterman::kafka::connection::BrokerConnection;
 use lighterman::kafka::error::KafkaError;
-use lighterman::kafka::fetch::FetchTrouble;
-use lighterman::kafka::fetch::wire::{Refused, refused};
-use lighterman::kafka::group::core::GroupCore;
+use lighterman::kafka::fetch::FetchError;
+use lighterman::kafka::fetch::wire::{ErrorAction, refused};
+use lighterman::kafka::group::core::ClassicMember;
 use lighterman::kafka::group::effects::{
-    Effect, Failure, GroupProtocol, Identity, Joined, Leaving, Timing, leaving,
+    GroupEffect, GroupProtocol, JoinResult, LeaveResult, MemberIdentity, MemberTiming, RequestError, leaving,
 };
 use lighterman::kafka::offsets::{
-    At, CommitAs, CommitOffset, Isolation, KnownEpoch, commit, epoch_ends, fetch_committed, list_offsets,
+    CommitIdentity, CommitOffset, IsolationLevel, KnownEpoch, OffsetSpec, commit, epoch_ends,
+    fetch_committed, list_offsets,
 };
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman_proto::ids::Offset;
@@ -88,14 +89,14 @@ fn all_codes() -> Vec<(i16, ResponseError)> {
     codes
 }
 
-fn class_of(code: i16) -> Class {
+fn class_of(code: i16) -> ErrorClass {
     let places = [
-        (FENCED, Class::Fenced),
-        (THROTTLED, Class::Throttle),
-        (POISON, Class::Poison),
-        (FOR_A_PERSON, Class::Fatal),
+        (FENCED, ErrorClass::Fenced),
+        (THROTTLED, ErrorClass::Throttle),
+        (POISON, ErrorClass::Poison),
+        (FOR_A_PERSON, ErrorClass::Fatal),
     ];
-    places.into_iter().find(|(codes, _)| codes.contains(&code)).map_or(Class::Retry, |(_, class)| class)
+    places.into_iter().find(|(codes, _)| codes.contains(&code)).map_or(ErrorClass::Retry, |(_, class)| class)
 }
 
 #[test]
@@ -115,8 +116,8 @@ fn every_code_that_kafka_lists_for_what_we_ask_has_a_place() {
 fn what_kafkas_client_tries_again_is_tried_again() {
     for code in RETRIABLE {
         let class = class_of(*code);
-        let stops = *code == 2 && class == Class::Poison;
-        assert!(stops || matches!(class, Class::Retry | Class::Throttle), "{code}: {class:?}");
+        let stops = *code == 2 && class == ErrorClass::Poison;
+        assert!(stops || matches!(class, ErrorClass::Retry | ErrorClass::Throttle), "{code}: {class:?}");
     }
 }
 
@@ -136,11 +137,11 @@ fn h14_h20_every_code_of_a_fetched_partition() {
     for (code, error) in all_codes() {
         let does = refused(error);
         let right = match code {
-            1 => does == Refused::OutOfRange,
-            2 | 76 => matches!(does, Refused::Trouble(FetchTrouble::Corrupt(_))),
-            29 | 31 => matches!(does, Refused::Trouble(FetchTrouble::NotAuthorized(_))),
+            1 => does == ErrorAction::OutOfRange,
+            2 | 76 => matches!(does, ErrorAction::Trouble(FetchError::Corrupt(_))),
+            29 | 31 => matches!(does, ErrorAction::Trouble(FetchError::NotAuthorized(_))),
             // Whoever leads it is looked up again, and asked again.
-            _ => does == Refused::Misplaced,
+            _ => does == ErrorAction::Misplaced,
         };
         assert!(right, "{code} {error}: {does:?}");
     }
@@ -152,7 +153,7 @@ fn at(seconds: u64) -> Moment {
 
 /// What the answer to one request of a membership makes of the member.
 #[derive(Debug, PartialEq)]
-enum Made {
+enum MemberReaction {
     /// Everything it owned is gone, at once.
     Fenced,
     /// It joins again at once, and keeps what it owns meanwhile.
@@ -163,9 +164,9 @@ enum Made {
     AsksAgain,
 }
 
-fn member() -> GroupCore {
-    let timing = Timing::new(Duration::from_secs(10), Duration::from_secs(10));
-    let mut core = GroupCore::new(timing, at(100));
+fn member() -> ClassicMember {
+    let timing = MemberTiming::new(Duration::from_secs(10), Duration::from_secs(10));
+    let mut core = ClassicMember::new(timing, at(100));
     core.tick(at(100), 0);
     core.coordinator_found(at(100), Ok(()), 0);
     join(&mut core, 1);
@@ -175,49 +176,49 @@ fn member() -> GroupCore {
 }
 
 /// Who it sends its requests as.
-fn itself(core: &GroupCore) -> Identity {
+fn itself(core: &ClassicMember) -> MemberIdentity {
     let (generation, member) = core.commit_identity().unwrap_or((-1, ""));
-    Identity { member: member.to_owned(), generation }
+    MemberIdentity { member: member.to_owned(), generation }
 }
 
-fn join(core: &mut GroupCore, generation: i32) -> Vec<Effect> {
-    let joined = Joined { generation, member: "me".into(), leader: "you".into(), members: vec![] };
+fn join(core: &mut ClassicMember, generation: i32) -> Vec<GroupEffect> {
+    let joined = JoinResult { generation, member: "me".into(), leader: "you".into(), members: vec![] };
     let who = itself(core);
     core.joined(at(100), &who, Ok(joined), 0)
 }
 
-fn heartbeat(core: &mut GroupCore, second: u64, answer: Result<(), Failure>) -> Vec<Effect> {
+fn heartbeat(core: &mut ClassicMember, second: u64, answer: Result<(), RequestError>) -> Vec<GroupEffect> {
     let seq = core.tick(at(second), 0).iter().find_map(|effect| match effect {
-        Effect::Heartbeat { seq, .. } => Some(*seq),
+        GroupEffect::Heartbeat { seq, .. } => Some(*seq),
         _ => None,
     });
     core.heartbeat_answered(at(second), seq.expect("a heartbeat is due"), answer, 0)
 }
 
-fn rejoining() -> GroupCore {
+fn rejoining() -> ClassicMember {
     let mut core = member();
-    heartbeat(&mut core, 103, Err(Failure::Code(ResponseError::RebalanceInProgress)));
+    heartbeat(&mut core, 103, Err(RequestError::Code(ResponseError::RebalanceInProgress)));
     core
 }
 
-fn made(core: &GroupCore, effects: &[Effect]) -> Made {
-    let any = |wanted: fn(&Effect) -> bool| effects.iter().any(wanted);
-    if any(|effect| matches!(effect, Effect::Lost { partitions, .. } if *partitions == [0, 1])) {
-        assert!(any(|effect| *effect == Effect::EndLease), "the lease goes with them");
-        return Made::Fenced;
+fn made(core: &ClassicMember, effects: &[GroupEffect]) -> MemberReaction {
+    let any = |wanted: fn(&GroupEffect) -> bool| effects.iter().any(wanted);
+    if any(|effect| matches!(effect, GroupEffect::Lost { partitions, .. } if *partitions == [0, 1])) {
+        assert!(any(|effect| *effect == GroupEffect::EndLease), "the lease goes with them");
+        return MemberReaction::Fenced;
     }
-    assert!(!any(|effect| matches!(effect, Effect::Lost { .. } | Effect::EndLease)), "{effects:?}");
-    if any(|effect| matches!(effect, Effect::Join { .. })) {
-        return Made::Rejoins;
+    assert!(!any(|effect| matches!(effect, GroupEffect::Lost { .. } | GroupEffect::EndLease)), "{effects:?}");
+    if any(|effect| matches!(effect, GroupEffect::Join { .. })) {
+        return MemberReaction::Rejoins;
     }
-    let told = any(|effect| matches!(effect, Effect::Trouble(_)));
+    let told = any(|effect| matches!(effect, GroupEffect::Trouble(_)));
     match core.wake_at() {
         Some(wakes) if told => {
             // What we own is given up before, when nobody hears of us for so long.
             assert!(wakes >= at(108), "slowly: {wakes:?}");
-            Made::Waits
+            MemberReaction::Waits
         }
-        Some(wakes) if (at(103)..at(104)).contains(&wakes) => Made::AsksAgain,
+        Some(wakes) if (at(103)..at(104)).contains(&wakes) => MemberReaction::AsksAgain,
         other => panic!("it wakes at {other:?} after {effects:?}"),
     }
 }
@@ -227,12 +228,12 @@ fn h1_h10_h25_every_code_of_every_request_of_a_member() {
     // Of the other protocol (KIP-848).
     let others = [110, 113];
     for (code, error) in all_codes().into_iter().filter(|(code, _)| !others.contains(code)) {
-        let failure = || Failure::Code(error);
+        let failure = || RequestError::Code(error);
         let expected = match code {
-            22 | 25 | 82 => Made::Fenced,
-            27 => Made::Rejoins,
-            23 | 24 | 26 | 30 | 81 => Made::Waits,
-            _ => Made::AsksAgain,
+            22 | 25 | 82 => MemberReaction::Fenced,
+            27 => MemberReaction::Rejoins,
+            23 | 24 | 26 | 30 | 81 => MemberReaction::Waits,
+            _ => MemberReaction::AsksAgain,
         };
         let mut core = rejoining();
         let who = itself(&core);
@@ -250,7 +251,7 @@ fn h1_h10_h25_every_code_of_every_request_of_a_member() {
         let who = itself(&core);
         let effects = core.commit_refused(at(101), &who, error, 0);
         match expected {
-            Made::Fenced | Made::Rejoins => {
+            MemberReaction::Fenced | MemberReaction::Rejoins => {
                 assert_eq!(made(&core, &effects), expected, "OffsetCommit {code}");
             }
             // The commit is tried again; of the membership it says nothing.
@@ -264,15 +265,15 @@ fn h10_every_code_of_a_member_that_leaves() {
     for (code, error) in all_codes() {
         let expected = match class_of(code) {
             // Who is no member any more has left, whatever put it out.
-            Class::Fenced => Leaving::Gone,
+            ErrorClass::Fenced => LeaveResult::Gone,
             // The whole group has gone.
-            _ if code == 69 => Leaving::Gone,
-            Class::Retry | Class::Throttle => Leaving::Again,
-            Class::Poison | Class::Fatal => Leaving::Refused(error),
+            _ if code == 69 => LeaveResult::Gone,
+            ErrorClass::Retry | ErrorClass::Throttle => LeaveResult::Again,
+            ErrorClass::Poison | ErrorClass::Fatal => LeaveResult::Refused(error),
         };
         assert_eq!(leaving(Some(error)), expected, "LeaveGroup, or the last heartbeat: {code} {error}");
     }
-    assert_eq!(leaving(None), Leaving::Gone);
+    assert_eq!(leaving(None), LeaveResult::Gone);
 }
 
 fn encoded(message: &impl Encodable, version: i16) -> BytesMut {
@@ -285,9 +286,9 @@ fn answers(api: ApiKey, version: i16, reply: &impl Encodable) -> Line {
     Line::speaking(api, version, frame(2, api, version, &encoded(reply, version)), usize::MAX)
 }
 
-async fn open(line: &Line) -> Connection {
+async fn open(line: &Line) -> BrokerConnection {
     let address = BrokerAddress::new("broker", 9092);
-    Connection::open(line, &address, "codes", DEADLINE).await.expect("its versions are good")
+    BrokerConnection::open(line, &address, "codes", DEADLINE).await.expect("its versions are good")
 }
 
 fn text(text: &str) -> StrBytes {
@@ -298,8 +299,8 @@ fn topic() -> TopicName {
     TopicName(text(TOPIC))
 }
 
-fn cluster(line: Line) -> Cluster {
-    Cluster::new(vec![BrokerAddress::new("broker", 9092)], Arc::new(line), "codes")
+fn cluster(line: Line) -> KafkaCluster {
+    KafkaCluster::new(vec![BrokerAddress::new("broker", 9092)], Arc::new(line), "codes")
 }
 
 fn is_code<T: std::fmt::Debug>(outcome: Result<T, KafkaError>, error: ResponseError) {
@@ -329,7 +330,7 @@ async fn h11_no_code_of_an_offset_fetch_says_that_nothing_is_committed() {
 #[tokio::test]
 async fn com_1_no_code_of_a_commit_is_passed_over() {
     use offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
-    let who = CommitAs {
+    let who = CommitIdentity {
         group: "group".to_owned(),
         generation: 3,
         member: "member".to_owned(),
@@ -367,13 +368,14 @@ async fn no_code_of_metadata_a_coordinator_or_versions_is_passed_over() {
             [frame(1, ApiKey::ApiVersions, 0, &own), frame(2, ApiKey::ApiVersions, 0, &refusal)],
             usize::MAX,
         );
-        let opened = Connection::open(&line, &BrokerAddress::new("broker", 9092), "codes", DEADLINE).await;
+        let opened =
+            BrokerConnection::open(&line, &BrokerAddress::new("broker", 9092), "codes", DEADLINE).await;
         is_code(opened.map(drop), error);
     }
 }
 
 /// A cluster whose two partitions are led by `host`, which answers with `reply`.
-async fn led(api: ApiKey, version: i16, reply: &impl Encodable) -> Cluster {
+async fn led(api: ApiKey, version: i16, reply: &impl Encodable) -> KafkaCluster {
     use metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
     let part =
         |index| MetadataResponsePartition::default().with_partition_index(index).with_leader_id(1.into());
@@ -397,7 +399,10 @@ async fn h13_h14_no_code_of_a_leader_is_passed_over() {
         let of_topic = ListOffsetsTopicResponse::default().with_name(topic()).with_partitions(vec![part]);
         let reply = ListOffsetsResponse::default().with_topics(vec![of_topic]);
         let cluster = led(ApiKey::ListOffsets, 7, &reply).await;
-        is_code(list_offsets(&cluster, TOPIC, &[0], At::Earliest, Isolation::Committed).await, error);
+        is_code(
+            list_offsets(&cluster, TOPIC, &[0], OffsetSpec::Earliest, IsolationLevel::Committed).await,
+            error,
+        );
         let part = EpochEndOffset::default().with_error_code(code);
         let of_topic = OffsetForLeaderTopicResult::default().with_topic(topic()).with_partitions(vec![part]);
         let reply = OffsetForLeaderEpochResponse::default().with_topics(vec![of_topic]);

@@ -5,11 +5,11 @@ mod scene;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lighterman::kafka::offsets::At;
-use lighterman::local::broker::Fault;
+use lighterman::kafka::offsets::OffsetSpec;
+use lighterman::local::broker::RequestFault;
 use lighterman_proto::ids::Offset;
 
-use self::scene::{Scene, scene};
+use self::scene::{DataplaneScene, scene};
 
 const FETCH: i16 = 1;
 const LIST_OFFSETS: i16 = 2;
@@ -27,13 +27,13 @@ fn ord_1_alo_1_cut_and_garbled_connections_lose_and_repeat_nothing() {
         producer.write(1_500).await.expect("written");
         let faults = scene.broker.faults();
         for api in [FIND_COORDINATOR, JOIN_GROUP, SYNC_GROUP, OFFSET_FETCH, OFFSET_COMMIT] {
-            faults.add(api, 1, Fault::CutAfter);
-            faults.add(api, 1, Fault::CutBefore);
+            faults.add(api, 1, RequestFault::CutAfter);
+            faults.add(api, 1, RequestFault::CutBefore);
         }
-        faults.add(FETCH, 2, Fault::Garbage);
-        faults.add(FETCH, 2, Fault::CutAfter);
-        faults.add(HEARTBEAT, 1, Fault::Delay(Duration::from_millis(300)));
-        scene.run(At::Earliest);
+        faults.add(FETCH, 2, RequestFault::Garbage);
+        faults.add(FETCH, 2, RequestFault::CutAfter);
+        faults.add(HEARTBEAT, 1, RequestFault::Delay(Duration::from_millis(300)));
+        scene.run(OffsetSpec::Earliest);
         scene.until("1,500 committed", |scene| scene.committed() == 1_500).await;
         scene.assert_each_once_in_order(1_500);
         scene.dataplane.drain().await;
@@ -45,13 +45,13 @@ fn h18_a_partition_added_later_begins_at_its_beginning_even_with_latest() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         producer.write(10).await.expect("written");
-        scene.run(At::Latest);
+        scene.run(OffsetSpec::Latest);
         scene.until("one partition owned", |scene| scene.committed() == 10).await;
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         scene.broker.add_partitions("orders", 2).await;
         // Round-robin over both: five records land in the new partition before anybody reads it.
         scene.producer(2).await.write(10).await.expect("written");
-        scene.run(At::Latest);
+        scene.run(OffsetSpec::Latest);
         scene.until("both committed to their ends", |scene| scene.committed() == 15 + 5).await;
         let seen = scene.memory.seen.lock().clone();
         assert_eq!(seen.get(&1).map(Vec::as_slice), Some(&[0, 1, 2, 3, 4][..]), "from its beginning");
@@ -67,14 +67,14 @@ fn h14_what_retention_took_is_passed_over_and_the_rest_arrives() {
         for _ in 0..4 {
             producer.write(10).await.expect("written");
         }
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 40).await;
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         for _ in 0..4 {
             producer.write(10).await.expect("written");
         }
         scene.broker.delete_before("orders", 0, Offset(60)).await;
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("the end committed", |scene| scene.committed() == 80).await;
         let seen = scene.memory.seen.lock().clone();
         assert!(seen[&0].iter().copied().eq((0..40).chain(60..80)), "{seen:?}");
@@ -89,7 +89,7 @@ fn h13_a_log_that_was_cut_off_while_nobody_read_is_read_from_the_cut() {
         for _ in 0..4 {
             producer.write(10).await.expect("written");
         }
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 40).await;
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         scene.broker.truncate("orders", 0, Offset(20)).await;
@@ -97,7 +97,7 @@ fn h13_a_log_that_was_cut_off_while_nobody_read_is_read_from_the_cut() {
         for _ in 0..3 {
             producer.write(10).await.expect("written");
         }
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("the end committed", |scene| scene.committed() == 50).await;
         let seen = scene.memory.seen.lock().clone();
         assert!(seen[&0].iter().copied().eq((0..40).chain(20..50)), "{seen:?}");
@@ -112,7 +112,7 @@ fn h13_a_log_that_is_cut_off_under_a_reader_is_read_from_the_cut() {
         for _ in 0..4 {
             producer.write(10).await.expect("written");
         }
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 40).await;
         scene.broker.truncate("orders", 0, Offset(20)).await;
         for _ in 0..3 {
@@ -135,7 +135,7 @@ fn h14_liv_1_what_retention_took_of_many_partitions_is_asked_about_at_once() {
         for _ in 0..2 {
             producer.write(one_each).await.expect("written");
         }
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == all * 2).await;
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         for _ in 0..2 {
@@ -144,7 +144,7 @@ fn h14_liv_1_what_retention_took_of_many_partitions_is_asked_about_at_once() {
         for partition in 0..PARTITIONS {
             scene.broker.delete_before("orders", partition, Offset(3)).await;
         }
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("the ends committed", |scene| scene.committed() == all * 4).await;
         let seen = scene.memory.seen.lock().clone();
         assert_eq!(seen.values().filter(|offsets| **offsets == [0, 1, 3]).count(), PARTITIONS as usize);
@@ -159,13 +159,13 @@ fn the_lag_of_a_partition_without_room_is_unknown_while_its_broker_does_not_answ
         const RECORDS: u32 = 20_000;
         scene.memory.held.store(true, Ordering::Relaxed);
         scene.producer(1).await.write(RECORDS.into()).await.expect("written");
-        scene.run(At::Earliest);
-        let lag = |scene: &Scene| {
+        scene.run(OffsetSpec::Earliest);
+        let lag = |scene: &DataplaneScene| {
             let board = scene.dataplane.board(scene.id)?;
             board.partitions().get(&0).and_then(|shown| shown.gauge.lag())
         };
         scene.until("the lag is known", |scene| lag(scene) == Some(RECORDS.into())).await;
-        scene.broker.faults().add(LIST_OFFSETS, 2, Fault::CutBefore);
+        scene.broker.faults().add(LIST_OFFSETS, 2, RequestFault::CutBefore);
         scene.until("nobody says where it ends", |scene| lag(scene).is_none()).await;
         scene.until("the broker is back", |scene| lag(scene) == Some(RECORDS.into())).await;
         scene.memory.held.store(false, Ordering::Relaxed);

@@ -2,17 +2,17 @@
 
 mod scene;
 
-use lighterman::kafka::offsets::At;
+use lighterman::kafka::offsets::OffsetSpec;
 use lighterman::metrics::RECORDS_FILTERED;
 use lighterman_proto::api::FilterCriteria;
 
-use self::scene::{Scene, scene};
+use self::scene::{DataplaneScene, scene};
 
 fn filters(patterns: &[&str]) -> FilterCriteria {
     FilterCriteria::new(patterns.iter().map(|pattern| (*pattern).to_owned()).collect()).expect("patterns")
 }
 
-fn orders(scene: &Scene) -> Vec<u64> {
+fn orders(scene: &DataplaneScene) -> Vec<u64> {
     let values = scene.memory.values.lock();
     let order = |value: &String| {
         serde_json::from_str::<serde_json::Value>(value).expect("JSON")["order"].as_u64().expect("a number")
@@ -33,7 +33,7 @@ fn alo_1_only_matching_records_arrive_and_the_commit_reaches_the_end() {
             r#"{"value":{"order":[{"numeric":[">=",1000,"<",1010]}],"item":[{"prefix":"crate"}]}}"#,
             r#"{"key":["order-7"],"headers":{"source":[{"suffix":" dev"}]},"topic":["orders"]}"#,
         ];
-        scene.run_filtered(At::Earliest, filters(&few));
+        scene.run_filtered(OffsetSpec::Earliest, filters(&few));
         scene.until("all committed", |scene| scene.committed() == 3_000).await;
         let mut expected: Vec<u64> = (1_000..1_010).chain([7, 2_007]).collect();
         expected.sort_unstable();
@@ -56,12 +56,12 @@ fn liv_1_where_nothing_matches_nothing_is_invoked_and_the_commit_reaches_the_end
         let mut producer = scene.producer(2).await;
         producer.write(1_000).await.expect("written");
         let nothing = filters(&[r#"{"value":{"order":[{"exists":false}]}}"#]);
-        scene.run_filtered(At::Earliest, nothing.clone());
+        scene.run_filtered(OffsetSpec::Earliest, nothing.clone());
         scene.until("all committed", |scene| scene.committed() == 1_000).await;
         // The commits are Kafka's, not ours alone: the next owner goes on behind them.
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         producer.write(10).await.expect("written");
-        scene.run_filtered(At::Earliest, nothing);
+        scene.run_filtered(OffsetSpec::Earliest, nothing);
         scene.until("the rest committed", |scene| scene.committed() == 1_010).await;
         assert_eq!(scene.memory.invocations(), 0);
         scene.dataplane.drain().await;
@@ -73,11 +73,11 @@ fn an_update_of_the_filters_holds_from_the_committed_offset_on() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         producer.write(100).await.expect("written");
-        scene.run_filtered(At::Earliest, filters(&[r#"{"value":{"order":[{"numeric":["<",10]}]}}"#]));
+        scene.run_filtered(OffsetSpec::Earliest, filters(&[r#"{"value":{"order":[{"numeric":["<",10]}]}}"#]));
         scene.until("all committed", |scene| scene.committed() == 100).await;
-        scene.run_filtered(At::Earliest, FilterCriteria::default());
+        scene.run_filtered(OffsetSpec::Earliest, FilterCriteria::default());
         // A board of its own, with nothing resolved on it yet: the new configuration runs.
-        let runs_anew = |scene: &Scene| {
+        let runs_anew = |scene: &DataplaneScene| {
             let board = scene.dataplane.board(scene.id);
             board.is_some_and(|board| board.resolved_total() == 0) && scene.committed() == 100
         };

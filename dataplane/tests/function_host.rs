@@ -10,8 +10,8 @@ use aws_sdk_lambda::config::{BehaviorVersion, Credentials, Region, retry::RetryC
 use aws_sdk_lambda::operation::invoke::{InvokeError, InvokeOutput};
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::{LogType, ThrottleReason};
-use lighterman::local::function_host::command::{FunctionCommand, Interpreters};
-use lighterman::local::function_host::observer::{FunctionError, FunctionObserver, LoggingObserver};
+use lighterman::local::function_host::command::{FunctionCommand, InterpreterPaths};
+use lighterman::local::function_host::observer::{FunctionObserver, HostedFunctionError, LoggingObserver};
 use lighterman::local::function_host::{FunctionHost, FunctionHostError, FunctionHostSettings, FunctionSpec};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ fn bootstrap(test: &str) -> Option<FunctionCommand> {
         return None;
     }
     Some(
-        FunctionCommand::resolve("bootstrap", &functions_folder(), &Interpreters::default())
+        FunctionCommand::resolve("bootstrap", &functions_folder(), &InterpreterPaths::default())
             .expect("bootstrap"),
     )
 }
@@ -259,7 +259,7 @@ impl FunctionObserver for RecordingObserver {
         self.0.lock().push(format!("{function} ready"));
     }
 
-    fn initialization_failed(&self, function: &str, error: &FunctionError) {
+    fn initialization_failed(&self, function: &str, error: &HostedFunctionError) {
         self.0.lock().push(format!("{function} cannot start: {error}"));
     }
 
@@ -267,7 +267,7 @@ impl FunctionObserver for RecordingObserver {
         self.0.lock().push(format!("{} {line}", request.map(|id| id.to_string()).unwrap_or_default()));
     }
 
-    fn failed(&self, _: &str, request: Uuid, error: &FunctionError) {
+    fn failed(&self, _: &str, request: Uuid, error: &HostedFunctionError) {
         self.0.lock().push(format!("{request} failed: {error}"));
     }
 }
@@ -357,7 +357,7 @@ async fn python_runs_through_the_official_runtime() {
             "no awslambdaric: pip install awslambdaric",
         );
     }
-    let interpreters = Interpreters { python: python.into(), ..Interpreters::default() };
+    let interpreters = InterpreterPaths { python: python.into(), ..InterpreterPaths::default() };
     let command =
         FunctionCommand::resolve("app.handler", &functions_folder(), &interpreters).expect("handler");
     let host = host(spec(command, Duration::from_secs(20), 1));
@@ -383,8 +383,9 @@ async fn node_runs_as_a_bootstrap() {
     if !runs("node", &["--version"]) {
         return skipped("node_runs_as_a_bootstrap", "no node");
     }
-    let command = FunctionCommand::resolve("bootstrap.mjs", &functions_folder(), &Interpreters::default())
-        .expect("bootstrap");
+    let command =
+        FunctionCommand::resolve("bootstrap.mjs", &functions_folder(), &InterpreterPaths::default())
+            .expect("bootstrap");
     let host = host(spec(command, LONG, 1));
     assert_eq!(body(&invoke(&client(&host), &json!({ "a": [1] })).await), json!({ "node": { "a": [1] } }));
     host.stop().await;
@@ -400,8 +401,8 @@ async fn node_runs_through_the_official_runtime() {
     };
     let code = tempfile::tempdir_in(&folder).expect("folder");
     std::fs::copy(functions_folder().join("index.mjs"), code.path().join("index.mjs")).expect("copy");
-    let command =
-        FunctionCommand::resolve("index.handler", code.path(), &Interpreters::default()).expect("handler");
+    let command = FunctionCommand::resolve("index.handler", code.path(), &InterpreterPaths::default())
+        .expect("handler");
     let host = host(spec(command, LONG, 1));
     let client = client(&host);
     assert_eq!(body(&invoke(&client, &json!({ "a": 1 })).await), json!({ "node": { "a": 1 } }));

@@ -11,18 +11,18 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lighterman::invoker::facts::FactsDesk;
 use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
-use lighterman::invoker::verdict::Reply;
-use lighterman::kafka::offsets::At;
+use lighterman::invoker::verdict::InvokeResponse;
+use lighterman::kafka::offsets::OffsetSpec;
 use parking_lot::Mutex;
 
 /// Tells what the script says, the last of it for ever.
-struct Teller {
+struct TimeoutTeller {
     script: Mutex<VecDeque<FunctionFacts>>,
     asked: Mutex<Vec<String>>,
 }
 
-impl FunctionPort for Teller {
-    fn invoke(&self, _: Invocation) -> BoxFuture<'static, Reply> {
+impl FunctionPort for TimeoutTeller {
+    fn invoke(&self, _: Invocation) -> BoxFuture<'static, InvokeResponse> {
         std::future::pending().boxed()
     }
 
@@ -30,7 +30,7 @@ impl FunctionPort for Teller {
         self.asked.lock().push(function.to_string());
         let mut script = self.script.lock();
         let told = if script.len() > 1 { script.pop_front() } else { script.front().copied() };
-        std::future::ready(told.unwrap_or(FunctionFacts::Untold)).boxed()
+        std::future::ready(told.unwrap_or(FunctionFacts::Unknown)).boxed()
     }
 }
 
@@ -50,8 +50,8 @@ fn what_was_throttled_or_not_answered_is_asked_again_and_told_to_every_mapping_o
         let throttled = FunctionFacts::Unanswered { throttled: true };
         let known = FunctionFacts::Known { timeout: SHORT };
         let script = VecDeque::from([throttled, FunctionFacts::Unanswered { throttled: false }, known]);
-        let teller = Arc::new(Teller { script: Mutex::new(script), asked: Mutex::default() });
-        let desk = FactsDesk::new(Arc::<Teller>::clone(&teller));
+        let teller = Arc::new(TimeoutTeller { script: Mutex::new(script), asked: Mutex::default() });
+        let desk = FactsDesk::new(Arc::<TimeoutTeller>::clone(&teller));
         let heard: Arc<Mutex<Vec<(u32, FunctionFacts)>>> = Arc::default();
         let function: Arc<str> = Arc::from("f");
         let watches: Vec<_> = (0..2)
@@ -81,8 +81,9 @@ fn own_1_what_was_lost_is_not_started_over_a_function_whose_timeout_was_raised()
         scene.producer(1).await.write(10).await.expect("written");
         let raised = 6;
         scene.memory.raised_to.store(raised, Ordering::Relaxed);
-        *scene.memory.script.lock() = Some(|turn| (turn == 0).then(|| Reply::Lost("cut".to_owned())));
-        scene.run(At::Earliest);
+        *scene.memory.script.lock() =
+            Some(|turn| (turn == 0).then(|| InvokeResponse::Lost("cut".to_owned())));
+        scene.run(OffsetSpec::Earliest);
         scene.until("it is invoked", |scene| scene.memory.invocations() > 0).await;
         let seen = Instant::now();
         scene.until("it is invoked again", |scene| scene.memory.invocations() > 1).await;

@@ -8,7 +8,7 @@ use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, HeartbeatRequest, ResponseHeader};
 use kafka_protocol::protocol::Encodable;
 use lighterman::egress::Egress;
-use lighterman::kafka::connection::{Connection, versions};
+use lighterman::kafka::connection::{BrokerConnection, versions};
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::transport::{BrokerAddress, PlainTcp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,13 +38,13 @@ async fn com_1_what_was_given_up_is_reset_and_not_delivered_at_leisure() {
     let deadline = Duration::from_secs(10);
     let connector = PlainTcp::new(Arc::new(Egress::laptop()));
     let opened = async {
-        tokio::join!(Connection::open(&connector, &address, "test", deadline), negotiated(&listener))
+        tokio::join!(BrokerConnection::open(&connector, &address, "test", deadline), negotiated(&listener))
     };
     let (connection, mut broker) = tokio::time::timeout(deadline, opened).await.expect("both come to an end");
     let mut connection = connection.expect("versions agreed");
     let given_up =
         connection.call(versions(0, 4), Duration::from_millis(20), |_| HeartbeatRequest::default()).await;
-    assert!(matches!(&given_up, Err(error @ KafkaError::Timeout { .. }) if error.may_be_served()));
+    assert!(matches!(&given_up, Err(error @ KafkaError::Timeout { .. }) if error.may_still_apply()));
     drop(connection);
     let ended = tokio::time::timeout(deadline, broker.read_to_end(&mut Vec::new())).await.expect("it ends");
     let kind = ended.expect_err("a close in good order delivers what is left").kind();

@@ -6,7 +6,7 @@ mod scene;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lighterman::kafka::offsets::At;
+use lighterman::kafka::offsets::OffsetSpec;
 use lighterman_proto::ids::{Offset, OffsetRange};
 
 use self::scene::scene;
@@ -16,7 +16,7 @@ fn drn_1_a_mapping_stops_after_its_topic_was_deleted_under_an_invocation() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         producer.write(5).await.expect("written");
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("5 committed", |scene| scene.committed() == 5).await;
         scene.memory.held.store(true, Ordering::Relaxed);
         let before = scene.memory.invocations();

@@ -7,16 +7,16 @@ use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lighterman::consumer::member::floor::MappingRun;
-use lighterman::invoker::verdict::Reply;
-use lighterman::kafka::offsets::At;
+use lighterman::consumer::member::floor::MappingSpec;
+use lighterman::invoker::verdict::InvokeResponse;
+use lighterman::kafka::offsets::OffsetSpec;
 use lighterman::metrics::{self, MetricsHandle};
 use lighterman::runtime::open_files::open_files;
 use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::ids::MappingId;
-use lighterman_scaler::policy::Bounds;
+use lighterman_scaler::policy::PollerBounds;
 
-use self::scene::{Scene, scene};
+use self::scene::{DataplaneScene, scene};
 
 const MAPPINGS: u128 = 10;
 const ROUNDS: u32 = 10;
@@ -25,7 +25,7 @@ const CORES: usize = 8;
 
 /// What a process holds.
 #[derive(Clone, Debug, PartialEq)]
-struct Holdings {
+struct ProcessHoldings {
     files: usize,
     threads: usize,
     lanes: usize,
@@ -34,8 +34,8 @@ struct Holdings {
     series: usize,
 }
 
-impl Holdings {
-    fn now(scene: &Scene, metrics: &MetricsHandle) -> Self {
+impl ProcessHoldings {
+    fn now(scene: &DataplaneScene, metrics: &MetricsHandle) -> Self {
         let text = metrics.render();
         let alive = text
             .lines()
@@ -58,7 +58,7 @@ impl Holdings {
     }
 
     /// Waits until this is what the process holds again.
-    async fn is_back(&self, scene: &Scene, metrics: &MetricsHandle, when: &str) {
+    async fn is_back(&self, scene: &DataplaneScene, metrics: &MetricsHandle, when: &str) {
         let waited = tokio::time::timeout(LIMIT, async {
             while !Self::now(scene, metrics).is_no_more_than(self) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -68,27 +68,27 @@ impl Holdings {
     }
 }
 
-fn run_of(scene: &Scene, mapping: u128, batch_records_max: u32) -> MappingRun {
+fn run_of(scene: &DataplaneScene, mapping: u128, batch_records_max: u32) -> MappingSpec {
     // One consumer: where two are, beside each other or apart, is the placement's to say, and with it how much they share.
-    let bounds = Bounds { minimum: 1, maximum: 1 };
-    MappingRun {
+    let bounds = PollerBounds { minimum: 1, maximum: 1 };
+    MappingSpec {
         bounds,
         ..scene.mapping_run(MappingId(uuid::Uuid::from_u128(mapping)), "f", batch_records_max)
     }
 }
 
 /// Waits until each of `mappings` has committed `records`.
-async fn all_committed(scene: &Scene, mappings: impl Iterator<Item = u128> + Clone, records: i64) {
-    let committed = |scene: &Scene, mapping: u128| {
+async fn all_committed(scene: &DataplaneScene, mappings: impl Iterator<Item = u128> + Clone, records: i64) {
+    let committed = |scene: &DataplaneScene, mapping: u128| {
         let board = scene.dataplane.board(MappingId(uuid::Uuid::from_u128(mapping)));
         let shown = board.map(|board| board.partitions()).unwrap_or_default();
         shown.values().filter_map(|shown| shown.gauge.committed()).map(|offset| offset.0).sum::<i64>()
     };
-    let all = |scene: &Scene| mappings.clone().all(|mapping| committed(scene, mapping) == records);
+    let all = |scene: &DataplaneScene| mappings.clone().all(|mapping| committed(scene, mapping) == records);
     scene.until("all of it is committed", all).await;
 }
 
-async fn change_all(scene: &Scene, batch: u32) {
+async fn change_all(scene: &DataplaneScene, batch: u32) {
     let changed: Vec<_> =
         (0..MAPPINGS).map(|mapping| scene.dataplane.run(run_of(scene, mapping, batch))).collect();
     for begun in changed {
@@ -96,7 +96,7 @@ async fn change_all(scene: &Scene, batch: u32) {
     }
 }
 
-async fn delete_all(scene: &Scene, mappings: std::ops::Range<u128>) {
+async fn delete_all(scene: &DataplaneScene, mappings: std::ops::Range<u128>) {
     let gone: Vec<_> =
         mappings.map(|mapping| scene.dataplane.stop(MappingId(uuid::Uuid::from_u128(mapping)))).collect();
     for stopped in gone {
@@ -110,10 +110,10 @@ fn resident_kib() -> u64 {
     line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
-async fn updates_and_deletes(scene: Scene, metrics: MetricsHandle) {
+async fn updates_and_deletes(scene: DataplaneScene, metrics: MetricsHandle) {
     let mut producer = scene.producer(4).await;
     producer.write(40).await.expect("written");
-    let nothing = Holdings::now(&scene, &metrics);
+    let nothing = ProcessHoldings::now(&scene, &metrics);
     change_all(&scene, 50).await;
     all_committed(&scene, 0..MAPPINGS, 40).await;
     change_all(&scene, 51).await;
@@ -150,12 +150,12 @@ async fn updates_and_deletes(scene: Scene, metrics: MetricsHandle) {
 }
 
 /// What is held once it stays the same for a second.
-async fn settled(scene: &Scene, metrics: &MetricsHandle) -> Holdings {
-    let mut last = Holdings::now(scene, metrics);
+async fn settled(scene: &DataplaneScene, metrics: &MetricsHandle) -> ProcessHoldings {
+    let mut last = ProcessHoldings::now(scene, metrics);
     let mut same = 0;
     while same < 20 {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let now = Holdings::now(scene, metrics);
+        let now = ProcessHoldings::now(scene, metrics);
         same = if now == last { same + 1 } else { 0 };
         last = now;
     }
@@ -163,7 +163,7 @@ async fn settled(scene: &Scene, metrics: &MetricsHandle) -> Holdings {
 }
 
 /// A port that panics ends the batcher that calls it, and with a large payload the invoker that all consumers share.
-async fn breakdowns(scene: &Scene, metrics: &MetricsHandle, before: &Holdings) {
+async fn breakdowns(scene: &DataplaneScene, metrics: &MetricsHandle, before: &ProcessHoldings) {
     let mut producer = scene.producer(4).await;
     let mut records = 52;
     for written in [4, 4_000] {
@@ -184,7 +184,7 @@ async fn breakdowns(scene: &Scene, metrics: &MetricsHandle, before: &Holdings) {
 
 static BROKEN_FROM: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
-fn breaks(turn: u32) -> Option<Reply> {
+fn breaks(turn: u32) -> Option<InvokeResponse> {
     assert!(turn >= BROKEN_FROM.load(Ordering::Relaxed) + 3, "the port panics, as it should");
     None
 }
@@ -194,8 +194,8 @@ fn value(text: &str, name: &str) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
-async fn gauges(scene: Scene, metrics: MetricsHandle) {
-    scene.run_on("127.0.0.1:1", At::Earliest, FilterCriteria::default());
+async fn gauges(scene: DataplaneScene, metrics: MetricsHandle) {
+    scene.run_on("127.0.0.1:1", OffsetSpec::Earliest, FilterCriteria::default());
     scene.until("the mapping is taken up", |scene| scene.problem().is_some()).await;
     let text = metrics.render();
     for name in [metrics::OFFSET_LAG, metrics::OFFSET_LAG_SECONDS] {
@@ -203,10 +203,10 @@ async fn gauges(scene: Scene, metrics: MetricsHandle) {
     }
     scene.memory.held.store(true, Ordering::Relaxed);
     scene.producer(1).await.write(100).await.expect("written");
-    scene.run(At::Earliest);
+    scene.run(OffsetSpec::Earliest);
     let is = |name: &'static str, expected: f64| {
         let metrics = metrics.clone();
-        move |_: &Scene| value(&metrics.render(), name) == Some(expected)
+        move |_: &DataplaneScene| value(&metrics.render(), name) == Some(expected)
     };
     scene.until("the lag is known", is(metrics::OFFSET_LAG, 100.0)).await;
     scene.until("nothing is drained", is(metrics::OFFSET_LAG_SECONDS, f64::INFINITY)).await;

@@ -8,12 +8,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use lighterman::app::Dataplane;
-use lighterman::kafka::offsets::At;
+use lighterman::kafka::offsets::OffsetSpec;
 use lighterman::metrics::{self, MetricsHandle};
 use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::ids::MappingId;
 
-use self::scene::{Scene, node, scene};
+use self::scene::{DataplaneScene, node, scene};
 
 /// What is told of every node of this process.
 static METRICS: LazyLock<MetricsHandle> = LazyLock::new(|| metrics::install().expect("once"));
@@ -43,12 +43,12 @@ async fn until(what: &str, mut look: impl FnMut() -> (bool, String)) {
     assert!(ended, "{what}: {}", look().1);
 }
 
-async fn every_partition_has_one_owner(scene: Scene, partitions: i32) {
+async fn every_partition_has_one_owner(scene: DataplaneScene, partitions: i32) {
     let data = tempfile::tempdir().expect("scratch");
     scene.producer(1).await;
     scene.broker.add_partitions("orders", partitions).await;
     let all: BTreeSet<i32> = (0..partitions).collect();
-    let mapping = scene.mapping(&scene.servers, At::Earliest, FilterCriteria::default());
+    let mapping = scene.mapping(&scene.servers, OffsetSpec::Earliest, FilterCriteria::default());
     let (first_data, id) = (tempfile::tempdir().expect("scratch"), scene.id);
     let first = node(&scene.memory, first_data.path(), "30s");
     let second = node(&scene.memory, data.path(), "30s");

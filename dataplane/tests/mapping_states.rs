@@ -10,14 +10,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::scene::scene;
-use self::served::Served;
+use self::served::ServedApi;
 
-async fn state(served: &Served, path: &str) -> String {
+async fn state(served: &ServedApi, path: &str) -> String {
     served.get(path).await["State"].as_str().expect("text").to_owned()
 }
 
 /// The state that the answer to a change tells.
-async fn put(served: &Served, path: &str, change: Value) -> String {
+async fn put(served: &ServedApi, path: &str, change: Value) -> String {
     let shown = served.client.call("PUT", path, Some(&change)).await.expect("accepted");
     shown["State"].as_str().expect("text").to_owned()
 }
@@ -25,7 +25,7 @@ async fn put(served: &Served, path: &str, change: Value) -> String {
 #[test]
 fn a_mapping_is_updating_until_its_old_run_has_drained() {
     scene(|scene| async move {
-        let served = Served::on(&scene);
+        let served = ServedApi::on(&scene);
         let begins = json!({"Enabled": true, "StartingPosition": "TRIM_HORIZON", "BatchSize": 5});
         let path = served.create(&begins).await;
         let changes = [

@@ -10,16 +10,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lighterman::app::Dataplane;
 use lighterman::config::Settings;
-use lighterman::consumer::member::floor::{FailureRun, MappingRun};
+use lighterman::consumer::member::floor::{FailureSpec, MappingSpec};
 use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
-use lighterman::invoker::verdict::Reply;
-use lighterman::kafka::offsets::At;
+use lighterman::invoker::verdict::InvokeResponse;
+use lighterman::kafka::offsets::OffsetSpec;
 use lighterman::kafka::transport::BrokerAddress;
-use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::event::EventSource;
 use lighterman_proto::ids::MappingId;
-use lighterman_scaler::policy::Bounds;
+use lighterman_scaler::policy::PollerBounds;
 use parking_lot::Mutex;
 use rskafka::client::partition::{Compression, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
@@ -27,13 +27,13 @@ use rskafka::record::Record;
 
 /// Refuses every invocation of the function `bad`; remembers the offsets that `good` was given.
 #[derive(Default)]
-struct Functions {
+struct TestFunctions {
     refused: Mutex<u64>,
     good: Mutex<BTreeSet<i64>>,
 }
 
-fn answer(status: u16) -> Reply {
-    Reply::Answer {
+fn answer(status: u16) -> InvokeResponse {
+    InvokeResponse::Answer {
         status,
         function_error: None,
         error_type: None,
@@ -44,8 +44,8 @@ fn answer(status: u16) -> Reply {
     }
 }
 
-impl FunctionPort for Functions {
-    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
+impl FunctionPort for TestFunctions {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, InvokeResponse> {
         if &*invocation.function == "bad" {
             let refused = {
                 let mut refused = self.refused.lock();
@@ -79,9 +79,9 @@ async fn write(client: &Client, topic: &str, partition: i32, records: usize, byt
     to.produce(records, Compression::NoCompression).await.expect("written");
 }
 
-fn run(function: &str, servers: &str, batch_records_max: u32) -> MappingRun {
+fn run(function: &str, servers: &str, batch_records_max: u32) -> MappingSpec {
     let id = MappingId(uuid::Uuid::new_v4());
-    MappingRun {
+    MappingSpec {
         id,
         topic: Arc::from(function),
         group: id.to_string(),
@@ -90,9 +90,9 @@ fn run(function: &str, servers: &str, batch_records_max: u32) -> MappingRun {
         source: EventSource::SelfManaged,
         batch_records_max,
         window: Duration::ZERO,
-        start: At::Earliest,
-        bounds: Bounds { minimum: 1, maximum: 8 },
-        failure: FailureRun::default(),
+        start: OffsetSpec::Earliest,
+        bounds: PollerBounds { minimum: 1, maximum: 8 },
+        failure: FailureSpec::default(),
         filters: FilterCriteria::default(),
     }
 }
@@ -112,7 +112,7 @@ const BUDGET: usize = 16 << 20;
 #[test]
 fn mem_1_liv_1_a_mapping_that_fails_for_ever_keeps_memory_from_no_other() {
     actix_rt::System::new().block_on(async {
-        let broker = Broker::start(BrokerSettings::default()).expect("starts");
+        let broker = EmbeddedBroker::start(BrokerSettings::default()).expect("starts");
         let servers = broker.address().to_string();
         let client = ClientBuilder::new(vec![servers.clone()]).build().await.expect("connects");
         let controller = client.controller_client().expect("there");
@@ -123,11 +123,11 @@ fn mem_1_liv_1_a_mapping_that_fails_for_ever_keeps_memory_from_no_other() {
                 write(&client, "bad", partition, 16, 16 * 1024).await;
             }
         }
-        let functions = Arc::new(Functions::default());
+        let functions = Arc::new(TestFunctions::default());
         let data = tempfile::tempdir().expect("scratch");
         let flags = [("memory_budget", "16MiB".to_owned()), ("data_dir", data.path().display().to_string())];
         let settings = Settings::load(None, &flags).expect("settings");
-        let port: Arc<dyn FunctionPort> = Arc::<Functions>::clone(&functions);
+        let port: Arc<dyn FunctionPort> = Arc::<TestFunctions>::clone(&functions);
         let dataplane = Dataplane::start(&settings, port).expect("threads");
         let (bad, good) = (run("bad", &servers, 10_000), run("good", &servers, 10));
         let (bad_id, good_id) = (bad.id, good.id);

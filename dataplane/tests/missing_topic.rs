@@ -2,21 +2,21 @@
 
 mod scene;
 
-use lighterman::kafka::offsets::At;
-use lighterman::local::broker::Fault;
+use lighterman::kafka::offsets::OffsetSpec;
+use lighterman::local::broker::RequestFault;
 
-use self::scene::{Scene, scene};
+use self::scene::{DataplaneScene, scene};
 
 const METADATA: i16 = 3;
 const FIND_COORDINATOR: i16 = 10;
 
-fn result(scene: &Scene) -> String {
+fn result(scene: &DataplaneScene) -> String {
     scene.dataplane.board(scene.id).expect("it runs").last_result()
 }
 
 #[test]
 fn alo_1_liv_1_a_topic_that_is_missing_is_named_and_is_owed_whole_once_it_is_made() {
-    for start in [At::Latest, At::Earliest] {
+    for start in [OffsetSpec::Latest, OffsetSpec::Earliest] {
         scene(|scene| async move {
             scene.run(start);
             let says_so = |text: &str| text.contains("topic `orders` does not exist");
@@ -34,11 +34,11 @@ fn alo_1_liv_1_a_topic_that_is_missing_is_named_and_is_owed_whole_once_it_is_mad
 #[test]
 fn a_topic_that_is_made_and_stays_empty_ends_the_problem_by_itself() {
     scene(|scene| async move {
-        scene.run(At::Latest);
+        scene.run(OffsetSpec::Latest);
         scene.until("it is said", |scene| scene.problem().is_some()).await;
         let _made = scene.producer(2).await;
         scene.until("nothing is wrong any more", |scene| scene.problem().is_none()).await;
-        scene.until("it is read", |scene| scene.dataplane.missing().is_none()).await;
+        scene.until("it is read", |scene| scene.dataplane.not_ready_reason().is_none()).await;
         scene.dataplane.drain().await;
     });
 }
@@ -49,8 +49,8 @@ fn what_fails_before_the_first_assignment_is_shown() {
         scene(|scene| async move {
             let mut producer = scene.producer(2).await;
             producer.write(20).await.expect("written");
-            scene.broker.faults().add(api, 6, Fault::CutBefore);
-            scene.run(At::Earliest);
+            scene.broker.faults().add(api, 6, RequestFault::CutBefore);
+            scene.run(OffsetSpec::Earliest);
             scene.until("it is shown", |scene| scene.problem().is_some()).await;
             scene.until("all committed", |scene| scene.committed() == 20).await;
             scene.until("nothing is wrong any more", |scene| scene.problem().is_none()).await;

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use kafka_protocol::messages::ApiKey;
 use lighterman::app::Dataplane;
 use lighterman::app::readiness::NodePhase;
-use lighterman::invoker::verdict::Reply;
-use lighterman::kafka::offsets::At;
-use lighterman::local::broker::Fault;
+use lighterman::invoker::verdict::InvokeResponse;
+use lighterman::kafka::offsets::OffsetSpec;
+use lighterman::local::broker::RequestFault;
 use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::ids::{MappingId, Offset};
 use parking_lot::{Mutex, MutexGuard};
@@ -22,16 +22,16 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use self::scene::{Scene, scene};
+use self::scene::{DataplaneScene, scene};
 
 /// The log line that panics, once.
 static BOMB: Mutex<Option<&'static str>> = Mutex::new(None);
 
-struct Bomb;
+struct PanicBomb;
 
-struct Message(String);
+struct PanicMessage(String);
 
-impl Visit for Message {
+impl Visit for PanicMessage {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         if field.name() == "message" {
             self.0 = format!("{value:?}");
@@ -39,17 +39,17 @@ impl Visit for Message {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Bomb {
+impl<S: Subscriber> Layer<S> for PanicBomb {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut message = Message(String::new());
+        let mut message = PanicMessage(String::new());
         event.record(&mut message);
         let hit = BOMB.lock().take_if(|text| *text == message.0);
         assert!(hit.is_none(), "the bomb in `{}` went off, as it should", message.0);
     }
 }
 
-fn failure() -> Reply {
-    Reply::Answer {
+fn failure() -> InvokeResponse {
+    InvokeResponse::Answer {
         status: 200,
         function_error: Some("Unhandled".into()),
         error_type: None,
@@ -60,7 +60,7 @@ fn failure() -> Reply {
     }
 }
 
-async fn writes(scene: &Scene, times: usize) {
+async fn writes(scene: &DataplaneScene, times: usize) {
     let mut producer = scene.producer(1).await;
     for _ in 0..times {
         producer.write(10).await.expect("written");
@@ -68,7 +68,7 @@ async fn writes(scene: &Scene, times: usize) {
 }
 
 /// Each offset from `expected` was seen, and its first sight came in order (a repeat after a rebuild is allowed).
-fn assert_seen_in_order(scene: &Scene, expected: impl Iterator<Item = i64>) {
+fn assert_seen_in_order(scene: &DataplaneScene, expected: impl Iterator<Item = i64>) {
     let seen = scene.memory.seen.lock().clone();
     let mut first: Vec<i64> = Vec::new();
     for offset in &seen[&0] {
@@ -83,7 +83,7 @@ fn assert_seen_in_order(scene: &Scene, expected: impl Iterator<Item = i64>) {
 fn bombs() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     static INIT: Once = Once::new();
-    INIT.call_once(|| tracing_subscriber::registry().with(Bomb).init());
+    INIT.call_once(|| tracing_subscriber::registry().with(PanicBomb).init());
     ONE_AT_A_TIME.lock()
 }
 
@@ -101,13 +101,13 @@ fn alo_1_ord_1_a_panicking_actor_costs_one_rebuild() {
 fn partition() {
     scene(|scene| async move {
         writes(&scene, 4).await;
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 40).await;
         scene.dataplane.stop(scene.id).await.expect("stopped");
         writes(&scene, 4).await;
         scene.broker.delete_before("orders", 0, Offset(60)).await;
         *BOMB.lock() = Some("records deleted by retention before they were read");
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("the end committed", |scene| scene.committed() == 80).await;
         assert!(BOMB.lock().is_none(), "the partition panicked");
         assert_seen_in_order(&scene, (0..40).chain(60..80));
@@ -120,7 +120,7 @@ fn batcher() {
         writes(&scene, 12).await;
         *scene.memory.script.lock() = Some(|turn| (turn == 1).then(failure));
         *BOMB.lock() = Some("invocation failed");
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("the end committed", |scene| scene.committed() == 120).await;
         assert!(BOMB.lock().is_none(), "the batcher panicked");
         assert_seen_in_order(&scene, 0..120);
@@ -135,7 +135,7 @@ fn invoker() {
             assert!(turn != 1, "the port panics inside the invoker, as it should");
             None
         });
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("the end committed", |scene| scene.committed() == 120).await;
         assert_seen_in_order(&scene, 0..120);
         scene.dataplane.drain().await;
@@ -146,7 +146,7 @@ fn consumer() {
     scene(|scene| async move {
         writes(&scene, 4).await;
         *BOMB.lock() = Some("partition begins");
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("the end committed", |scene| scene.committed() == 40).await;
         assert!(BOMB.lock().is_none(), "the consumer panicked");
         assert_seen_in_order(&scene, 0..40);
@@ -158,12 +158,12 @@ fn consumer() {
 fn in_the_group(line: &'static str) {
     scene(|scene| async move {
         writes(&scene, 4).await;
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 40).await;
         let data = tempfile::tempdir().expect("scratch");
         let other = scene::node(&scene.memory, data.path(), "6s");
         *BOMB.lock() = Some(line);
-        other.run(scene.mapping(&scene.servers, At::Earliest, FilterCriteria::default()));
+        other.run(scene.mapping(&scene.servers, OffsetSpec::Earliest, FilterCriteria::default()));
         scene.until("one of the two panicked", |_| BOMB.lock().is_none()).await;
         writes(&scene, 4).await;
         scene.until("the end delivered", |scene| scene.memory.seen.lock()[&0].contains(&79)).await;
@@ -178,13 +178,13 @@ const HANDED_OVER: Duration = Duration::from_secs(4);
 const ASKS_FOR: Duration = Duration::from_secs(4);
 
 /// The actor of the last of `partitions` panics while an invocation of it runs.
-async fn dies_over_its_invocation(scene: &Scene, partitions: i32, during: impl FnOnce()) {
+async fn dies_over_its_invocation(scene: &DataplaneScene, partitions: i32, during: impl FnOnce()) {
     let mut producer = scene.producer(partitions).await;
     for _ in 0..2 * partitions {
         producer.write(10).await.expect("written");
     }
     scene.memory.held.store(true, Ordering::Relaxed);
-    scene.run(At::Earliest);
+    scene.run(OffsetSpec::Earliest);
     let all = partitions as usize;
     scene.until("invoked", |scene| scene.memory.seen.lock().len() == all).await;
     during();
@@ -204,7 +204,7 @@ fn own_1_drn_1_a_mapping_has_not_stopped_while_a_partition_that_died_may_have_an
         let data = tempfile::tempdir().expect("scratch");
         let other = scene::node(&scene.memory, data.path(), "6s");
         let mut stops = scene.dataplane.stop(scene.id);
-        other.run(scene.mapping(&scene.servers, At::Earliest, FilterCriteria::default()));
+        other.run(scene.mapping(&scene.servers, OffsetSpec::Earliest, FilterCriteria::default()));
         assert!(tokio::time::timeout(HANDED_OVER, &mut stops).await.is_err(), "it runs yet");
         assert_eq!(scene.memory.invocations(), 1, "OWN-1: nobody begins beside it");
         scene.memory.held.store(false, Ordering::Relaxed);
@@ -219,12 +219,12 @@ fn own_1_a_partition_that_died_is_not_released_while_its_invocation_may_run() {
     let _bombs = bombs();
     scene(|scene| async move {
         // It is revoked before it has been begun anew here.
-        let slow = || scene.broker.faults().add(ApiKey::OffsetFetch as i16, 1, Fault::Delay(ASKS_FOR));
+        let slow = || scene.broker.faults().add(ApiKey::OffsetFetch as i16, 1, RequestFault::Delay(ASKS_FOR));
         dies_over_its_invocation(&scene, 2, slow).await;
         let invocations = scene.memory.invocations();
         let data = tempfile::tempdir().expect("scratch");
         let other = scene::node(&scene.memory, data.path(), "6s");
-        other.run(scene.mapping(&scene.servers, At::Earliest, FilterCriteria::default()));
+        other.run(scene.mapping(&scene.servers, OffsetSpec::Earliest, FilterCriteria::default()));
         tokio::time::sleep(ASKS_FOR + HANDED_OVER).await;
         assert_eq!(scene.memory.invocations(), invocations, "OWN-1: nobody begins beside it");
         scene.memory.held.store(false, Ordering::Relaxed);
@@ -240,14 +240,14 @@ fn own_1_drn_1_a_mapping_whose_member_panics_over_its_stop_has_stopped_when_noth
         scene.producer(2).await.write(20).await.expect("written");
         scene.producer(2).await.write(20).await.expect("written");
         scene.memory.held.store(true, Ordering::Relaxed);
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("invoked", |scene| scene.memory.invocations() > 0).await;
         scene.until("all partitions run", |scene| scene.owned() == 2).await;
         let mut stops = scene.dataplane.stop(scene.id);
         *BOMB.lock() = Some("partitions revoked; draining them");
         let data = tempfile::tempdir().expect("scratch");
         let other = scene::node(&scene.memory, data.path(), "6s");
-        other.run(scene.mapping(&scene.servers, At::Earliest, FilterCriteria::default()));
+        other.run(scene.mapping(&scene.servers, OffsetSpec::Earliest, FilterCriteria::default()));
         scene.until("the member panicked", |_| BOMB.lock().is_none()).await;
         let invocations = scene.memory.invocations();
         assert!(tokio::time::timeout(HANDED_OVER, &mut stops).await.is_err(), "its invocations run yet");
@@ -274,7 +274,7 @@ fn liv_1_a_node_whose_member_has_panicked_says_so_until_the_next_one_runs() {
         let mut producer = scene.producer(1).await;
         producer.write(10).await.expect("written");
         producer.write(10).await.expect("written");
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 20).await;
         scene.until("ready", |_| readiness().is_ok()).await;
         *BOMB.lock() = Some("going on where the log was truncated");
@@ -304,7 +304,7 @@ fn liv_1_partitions_whose_beginning_was_not_found_by_a_panic_are_shown_and_begin
         let mut producer = scene.producer(1).await;
         producer.write(10).await.expect("written");
         producer.write(10).await.expect("written");
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 20).await;
         scene.dataplane.stop(scene.id).await.expect("stopped");
         scene.broker.truncate("orders", 0, Offset(10)).await;
@@ -313,10 +313,10 @@ fn liv_1_partitions_whose_beginning_was_not_found_by_a_panic_are_shown_and_begin
         let readiness = phase.readiness(&scene.dataplane);
         phase.serving();
         *BOMB.lock() = Some("the log was cut off below the committed offset; reading what stands there now");
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("the task panicked", |_| BOMB.lock().is_none()).await;
         let is_shown =
-            |scene: &Scene| scene.problem().is_some_and(|why| why.contains("a fault of this node"));
+            |scene: &DataplaneScene| scene.problem().is_some_and(|why| why.contains("a fault of this node"));
         scene.until("it is shown", is_shown).await;
         assert!(readiness().is_err(), "and nothing outside is to blame");
         scene.until("the end committed", |scene| scene.committed() == 15).await;
@@ -331,13 +331,14 @@ fn own_1_what_replaces_consumers_is_not_taken_for_them() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         producer.write(10).await.expect("written");
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 10).await;
-        let consumer =
-            |scene: &Scene| scene.dataplane.board(scene.id)?.partitions().get(&0).map(|of| of.consumer);
+        let consumer = |scene: &DataplaneScene| {
+            scene.dataplane.board(scene.id)?.partitions().get(&0).map(|of| of.consumer)
+        };
         let before = consumer(&scene).expect("it runs");
         *BOMB.lock() = Some("commit failed; trying again");
-        scene.broker.faults().add(ApiKey::OffsetCommit as i16, 1, Fault::CutBefore);
+        scene.broker.faults().add(ApiKey::OffsetCommit as i16, 1, RequestFault::CutBefore);
         producer.write(10).await.expect("written");
         scene.until("the committer panicked", |_| BOMB.lock().is_none()).await;
         scene.until("the end committed", |scene| scene.committed() == 20).await;

@@ -5,26 +5,26 @@ mod scene;
 use std::collections::BTreeMap;
 
 use lighterman::app::readiness::NodePhase;
-use lighterman::kafka::offsets::At;
-use lighterman::metrics::Readiness;
+use lighterman::kafka::offsets::OffsetSpec;
+use lighterman::metrics::ReadinessCheck;
 
-use self::scene::{Scene, scene};
+use self::scene::{DataplaneScene, scene};
 
-fn serving(scene: &Scene) -> Readiness {
+fn serving(scene: &DataplaneScene) -> ReadinessCheck {
     let phase = NodePhase::default();
     phase.serving();
     phase.readiness(&scene.dataplane)
 }
 
-fn seen(scene: &Scene) -> BTreeMap<i64, usize> {
+fn seen(scene: &DataplaneScene) -> BTreeMap<i64, usize> {
     scene.memory.seen.lock().iter().map(|(partition, offsets)| (*partition, offsets.len())).collect()
 }
 
 /// Forty records of four partitions are committed, forty more written while nobody reads.
-async fn stopped_midway(scene: &Scene) {
+async fn stopped_midway(scene: &DataplaneScene) {
     let mut producer = scene.producer(4).await;
     producer.write(40).await.expect("written");
-    scene.run(At::Earliest);
+    scene.run(OffsetSpec::Earliest);
     scene.until("40 committed", |scene| scene.committed() == 40).await;
     scene.dataplane.stop(scene.id).await.expect("its end is told");
     producer.write(40).await.expect("written");
@@ -32,11 +32,11 @@ async fn stopped_midway(scene: &Scene) {
 
 /// Everything that was written so far, but what lies in `waiting`, whose leader is away, and which is named; and that too once it
 /// can be read.
-async fn the_others_run_and_it_follows(scene: &Scene, waiting: i32, others: usize, all: usize) {
+async fn the_others_run_and_it_follows(scene: &DataplaneScene, waiting: i32, others: usize, all: usize) {
     scene.broker.lead("orders", waiting, false).await;
-    scene.run(At::Earliest);
+    scene.run(OffsetSpec::Earliest);
     let ready = serving(scene);
-    let delivered = |scene: &Scene| seen(scene).values().sum::<usize>();
+    let delivered = |scene: &DataplaneScene| seen(scene).values().sum::<usize>();
     scene.until("the others' records", |scene| delivered(scene) == others).await;
     let is_named = |text: &str| text.contains(&format!("partition {waiting} "));
     scene.until("it is named", |scene| scene.problem().is_some_and(|text| is_named(&text))).await;
@@ -69,13 +69,13 @@ fn liv_1_a_partition_without_a_leader_keeps_no_other_from_its_first_start() {
 fn liv_1_a_new_partition_without_a_leader_keeps_no_other_from_going_on() {
     scene(|scene| async move {
         scene.producer(1).await.write(10).await.expect("written");
-        scene.run(At::Latest);
+        scene.run(OffsetSpec::Latest);
         scene.until("the first is owned", |scene| scene.committed() == 10).await;
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         scene.broker.add_partitions("orders", 3).await;
         scene.producer(3).await.write(30).await.expect("written");
         scene.broker.lead("orders", 2, false).await;
-        scene.run(At::Latest);
+        scene.run(OffsetSpec::Latest);
         scene.until("the others", |scene| seen(scene) == BTreeMap::from([(0, 10), (1, 10)])).await;
         scene.broker.lead("orders", 2, true).await;
         let all = BTreeMap::from([(0, 10), (1, 10), (2, 10)]);
@@ -91,13 +91,13 @@ fn alo_1_a_start_at_the_end_that_could_not_be_asked_owes_what_has_come_since_and
         let mut producer = scene.producer(4).await;
         producer.write(40).await.expect("written");
         scene.broker.lead("orders", 3, false).await;
-        scene.run(At::Latest);
+        scene.run(OffsetSpec::Latest);
         scene.until("the others are at their ends", |scene| scene.committed() == 30).await;
         // While nobody here reads it, and the node that activated is gone.
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         producer.write(40).await.expect("written");
         scene.broker.lead("orders", 3, true).await;
-        scene.run(At::Latest);
+        scene.run(OffsetSpec::Latest);
         scene.until("all of it", |scene| seen(scene).values().sum::<usize>() == 40).await;
         for (partition, offsets) in scene.memory.seen.lock().iter() {
             assert!(offsets.iter().copied().eq(10..20), "partition {partition}: {offsets:?}");
@@ -111,7 +111,7 @@ fn h11_a_lost_commit_stops_its_own_partition_only() {
     scene(|scene| async move {
         stopped_midway(&scene).await;
         scene.broker.forget_commit(&scene.id.to_string(), "orders", 2).await;
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         let others = BTreeMap::from([(0, 20), (1, 20), (2, 10), (3, 20)]);
         scene.until("the others go on", |scene| seen(scene) == others).await;
         let names_it =

@@ -12,11 +12,11 @@ use futures::future::BoxFuture;
 use lighterman::app::Dataplane;
 use lighterman::config::Settings;
 use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
-use lighterman::invoker::verdict::Reply;
+use lighterman::invoker::verdict::InvokeResponse;
 use lighterman_proto::ids::MappingId;
 use parking_lot::Mutex;
 
-use self::scene::{Memory, Scene, scene};
+use self::scene::{DataplaneScene, RecordingFunction, scene};
 
 const CORES: usize = 8;
 const ARBITERS: usize = CORES / 2;
@@ -26,8 +26,8 @@ const SMALL_BYTES_MAX: usize = 32 * 1024;
 
 /// Notes which threads invoke which function with small and with large payloads.
 #[derive(Default)]
-struct Threads {
-    inner: Memory,
+struct ThreadRecorder {
+    inner: RecordingFunction,
     seen: Mutex<BTreeMap<(bool, Arc<str>), BTreeSet<String>>>,
 }
 
@@ -35,8 +35,8 @@ fn name(id: ThreadId) -> String {
     format!("{id:?}")
 }
 
-impl FunctionPort for Threads {
-    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
+impl FunctionPort for ThreadRecorder {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, InvokeResponse> {
         let is_large = invocation.payload.len() > SMALL_BYTES_MAX;
         let key = (is_large, Arc::clone(&invocation.function));
         self.seen.lock().entry(key).or_default().insert(name(thread::current().id()));
@@ -48,7 +48,7 @@ impl FunctionPort for Threads {
     }
 }
 
-impl Threads {
+impl ThreadRecorder {
     /// How many functions each thread invoked, of those with large or small payloads.
     fn functions_by_thread(&self, is_large: bool) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
@@ -64,7 +64,7 @@ fn evenly() -> Vec<usize> {
     vec![MAPPINGS / ARBITERS; ARBITERS]
 }
 
-async fn run_all(scene: &Scene, dataplane: &Arc<Dataplane>, name: &str, batch_records_max: u32) {
+async fn run_all(scene: &DataplaneScene, dataplane: &Arc<Dataplane>, name: &str, batch_records_max: u32) {
     let ids: Vec<MappingId> = (0..MAPPINGS).map(|_| MappingId(uuid::Uuid::new_v4())).collect();
     for (number, id) in ids.iter().enumerate() {
         let function = format!("{name}-{number}");
@@ -87,8 +87,8 @@ fn consumers_and_large_payloads_are_spread_over_all_threads() {
         let data = tempfile::tempdir().expect("scratch");
         let flags = [("data_dir", data.path().display().to_string())];
         let settings = Settings::load(None, &flags).expect("settings");
-        let threads = Arc::new(Threads::default());
-        let port: Arc<dyn FunctionPort> = Arc::<Threads>::clone(&threads);
+        let threads = Arc::new(ThreadRecorder::default());
+        let port: Arc<dyn FunctionPort> = Arc::<ThreadRecorder>::clone(&threads);
         let dataplane = Dataplane::start_on(CORES, &settings, port).expect("threads");
         // Twice: what is gone has left its place.
         for round in 0..2 {

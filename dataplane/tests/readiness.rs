@@ -4,7 +4,7 @@
 mod scene;
 
 use lighterman::app::readiness::NodePhase;
-use lighterman::kafka::offsets::At;
+use lighterman::kafka::offsets::OffsetSpec;
 use lighterman_proto::api::FilterCriteria;
 
 use self::scene::scene;
@@ -18,8 +18,8 @@ fn a_node_is_ready_when_it_runs_its_share_and_not_while_it_drains() {
         phase.serving();
         assert_eq!(readiness(), Ok(()), "nothing is to run");
         scene.producer(3).await.write(30).await.expect("written");
-        scene.run(At::Earliest);
-        scene.until("the mapping is taken up", |scene| scene.dataplane.missing().is_some()).await;
+        scene.run(OffsetSpec::Earliest);
+        scene.until("the mapping is taken up", |scene| scene.dataplane.not_ready_reason().is_some()).await;
         assert!(readiness().is_err_and(|why| why.starts_with("mapping ")), "{:?}", readiness());
         scene.until("it runs its share", |_| readiness().is_ok()).await;
         phase.draining();
@@ -33,7 +33,7 @@ fn a_cluster_out_of_reach_is_not_the_nodes_fault() {
         let phase = NodePhase::default();
         phase.serving();
         let readiness = phase.readiness(&scene.dataplane);
-        scene.run_on("127.0.0.1:1", At::Earliest, FilterCriteria::default());
+        scene.run_on("127.0.0.1:1", OffsetSpec::Earliest, FilterCriteria::default());
         scene.until("the trouble is the cluster's", |scene| scene.problem().is_some()).await;
         assert_eq!(readiness(), Ok(()));
     });

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::scene::scene;
-use self::served::{MAPPINGS, Served};
+use self::served::{MAPPINGS, ServedApi};
 
 const RECORDED: &str = include_str!("api/localstack-recorded-answers.json");
 const ARN: &str = "arn:aws:lambda:eu-west-1:000000000000";
@@ -47,7 +47,7 @@ fn refusal(test: &str, step: &str, placed: &[(&str, &str)]) -> String {
 #[test]
 fn refusals_are_the_recorded_ones() {
     scene(|scene| async move {
-        let served = Served::on(&scene);
+        let served = ServedApi::on(&scene);
         let test = "test_event_source_mapping_exceptions";
         let unknown = format!("{MAPPINGS}/01234567-89ab-cdef-0123-456789abcdef");
         for (step, method) in
@@ -82,7 +82,7 @@ fn refusals_are_the_recorded_ones() {
 #[test]
 fn self_managed_mappings_are_shown_and_conflict_as_recorded() {
     scene(|scene| async move {
-        let served = Served::on(&scene);
+        let served = ServedApi::on(&scene);
         let test = "test_create_event_source_self_managed";
         let servers = |servers: &[&str]| json!({ "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": servers } });
         let one = json!({ "FunctionName": "f", "Topics": ["topic"], "SelfManagedEventSource": servers(&["kafka:1000"]) });
@@ -124,7 +124,7 @@ fn self_managed_mappings_are_shown_and_conflict_as_recorded() {
 #[test]
 fn tags_live_and_fail_as_recorded() {
     scene(|scene| async move {
-        let served = Served::on(&scene);
+        let served = ServedApi::on(&scene);
         let path = served.create(&json!({})).await;
         let arn = served.get(&path).await["EventSourceMappingArn"].as_str().expect("text").to_owned();
         let at = |arn: &str| format!("/2017-03-31/tags/{}", arn.replace(':', "%3A"));
@@ -202,7 +202,7 @@ fn raw(address: SocketAddr, request: &[u8]) -> (u16, String, Value) {
 #[test]
 fn whatever_is_wrong_with_a_signature_or_a_body_the_answer_has_aws_s_shape() {
     scene(|scene| async move {
-        let served = Served::on(&scene);
+        let served = ServedApi::on(&scene);
         let address = served.address();
         let get = |headers: &str| {
             format!("GET {MAPPINGS} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").into_bytes()

@@ -3,12 +3,12 @@
 
 mod scene;
 
-use lighterman::kafka::offsets::At;
+use lighterman::kafka::offsets::OffsetSpec;
 use lighterman::local::broker::{BrokerSettings, TopicIds};
 use lighterman::partition::ledger::Outcome;
 use lighterman_proto::ids::Offset;
 
-use self::scene::{Scene, scene_of};
+use self::scene::{DataplaneScene, scene_of};
 
 const BEFORE: u64 = 500;
 const ALL_IDS: [TopicIds; 3] = [TopicIds::Fetched, TopicIds::Told, TopicIds::Absent];
@@ -18,13 +18,13 @@ fn settings(topic_ids: TopicIds) -> BrokerSettings {
 }
 
 /// Deletes the topic, and makes it anew with `records` in `partitions`.
-async fn recreate(scene: &Scene, partitions: i32, records: u64) {
+async fn recreate(scene: &DataplaneScene, partitions: i32, records: u64) {
     scene.broker.delete_topic("orders").await;
     scene.producer(partitions).await.write(records).await.expect("written");
 }
 
 /// ALO-1: what the function has got since `from`, by partition, is each partition from its beginning.
-fn assert_all_of_it(scene: &Scene, from: &std::collections::BTreeMap<i64, Vec<i64>>, records: u64) {
+fn assert_all_of_it(scene: &DataplaneScene, from: &std::collections::BTreeMap<i64, Vec<i64>>, records: u64) {
     let seen = scene.memory.seen.lock();
     let mut total = 0;
     for (partition, offsets) in seen.iter() {
@@ -39,14 +39,14 @@ fn assert_all_of_it(scene: &Scene, from: &std::collections::BTreeMap<i64, Vec<i6
 }
 
 /// The account of the new topic is whole, and that of the old one is closed.
-async fn assert_audit_is_true(scene: &Scene, partitions: i32, records: u64) {
+async fn assert_audit_is_true(scene: &DataplaneScene, partitions: i32, records: u64) {
     let pages = scene.dataplane.audit().read(scene.id).await;
     let shown = scene.dataplane.board(scene.id).expect("runs").partitions();
     let mut delivered = 0;
     for partition in 0..partitions {
         let page = &pages[&partition];
         let committed = shown[&partition].gauge.committed();
-        assert_eq!(page.verify(committed), lighterman::audit::Verdict::Accounted, "{page:?}");
+        assert_eq!(page.verify(committed), lighterman::audit::AuditVerdict::Accounted, "{page:?}");
         delivered += page.sums[Outcome::Delivered as usize];
     }
     assert_eq!(delivered, records, "{pages:?}");
@@ -55,8 +55,8 @@ async fn assert_audit_is_true(scene: &Scene, partitions: i32, records: u64) {
 }
 
 /// Runs to the end of one topic, and of another of its name made while the mapping runs.
-async fn run_over(scene: Scene, start: At, (before, after): (i32, i32), records: u64) {
-    if start == At::Earliest {
+async fn run_over(scene: DataplaneScene, start: OffsetSpec, (before, after): (i32, i32), records: u64) {
+    if start == OffsetSpec::Earliest {
         scene.producer(before).await.write(BEFORE).await.expect("written");
         scene.run(start);
     } else {
@@ -87,7 +87,7 @@ fn alo_1_h17_all_of_a_topic_that_was_made_anew_arrives() {
             // Longer than the one before, without any id: nobody can tell them apart (README).
             if topic_ids != TopicIds::Absent || records < BEFORE {
                 println!("{topic_ids:?}, {records} records");
-                scene_of(settings(topic_ids), |scene| run_over(scene, At::Earliest, (1, 1), records));
+                scene_of(settings(topic_ids), |scene| run_over(scene, OffsetSpec::Earliest, (1, 1), records));
             }
         }
     }
@@ -95,13 +95,13 @@ fn alo_1_h17_all_of_a_topic_that_was_made_anew_arrives() {
 
 #[test]
 fn alo_1_h17_with_latest_too_what_was_written_before_it_was_noticed_is_owed() {
-    scene_of(settings(TopicIds::Fetched), |scene| run_over(scene, At::Latest, (1, 1), 40));
+    scene_of(settings(TopicIds::Fetched), |scene| run_over(scene, OffsetSpec::Latest, (1, 1), 40));
 }
 
 #[test]
 fn alo_1_h17_with_fewer_and_with_more_partitions() {
     for shape in [(3, 1), (1, 3)] {
-        scene_of(settings(TopicIds::Fetched), |scene| run_over(scene, At::Earliest, shape, 60));
+        scene_of(settings(TopicIds::Fetched), |scene| run_over(scene, OffsetSpec::Earliest, shape, 60));
     }
 }
 
@@ -110,7 +110,7 @@ fn own_1_alo_1_h17_an_answer_for_the_topic_before_resolves_nothing_of_the_new_on
     scene_of(settings(TopicIds::Fetched), |scene| async move {
         let mut producer = scene.producer(1).await;
         producer.write(50).await.expect("written");
-        scene.run(At::Earliest);
+        scene.run(OffsetSpec::Earliest);
         scene.until("50 committed", |scene| scene.committed() == 50).await;
         scene.memory.held.store(true, std::sync::atomic::Ordering::Relaxed);
         producer.write(30).await.expect("written");
@@ -130,7 +130,7 @@ fn own_1_alo_1_h17_an_answer_for_the_topic_before_resolves_nothing_of_the_new_on
 
 #[test]
 fn alo_1_h17_a_topic_that_is_made_anew_while_nobody_runs_begins_at_its_beginning() {
-    for start in [At::Earliest, At::Latest] {
+    for start in [OffsetSpec::Earliest, OffsetSpec::Latest] {
         scene_of(settings(TopicIds::Fetched), |scene| async move {
             let mut producer = scene.producer(1).await;
             scene.run(start);
@@ -158,7 +158,7 @@ fn alo_1_h17_all_of_a_topic_that_is_made_anew_under_who_has_read_nothing_arrives
         scene_of(settings(topic_ids), |scene| async move {
             scene.producer(1).await.write(BEFORE).await.expect("written");
             scene.commit_by_hand(0, BEFORE as i64).await;
-            scene.run(At::Earliest);
+            scene.run(OffsetSpec::Earliest);
             scene.until("begun", |scene| scene.owned() == 1).await;
             // A poll for what comes next is under way.
             tokio::time::sleep(std::time::Duration::from_millis(300)).await;
@@ -172,7 +172,7 @@ fn alo_1_h17_all_of_a_topic_that_is_made_anew_under_who_has_read_nothing_arrives
 
 #[test]
 fn alo_1_h11_an_offset_beyond_the_end_that_somebody_set_is_no_truncation() {
-    for (start, delivered) in [(At::Earliest, 3), (At::Latest, 0)] {
+    for (start, delivered) in [(OffsetSpec::Earliest, 3), (OffsetSpec::Latest, 0)] {
         scene_of(settings(TopicIds::Fetched), |scene| async move {
             scene.producer(1).await.write(3).await.expect("written");
             scene.commit_by_hand(0, 1_000).await;

@@ -5,8 +5,8 @@ mod scene;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lighterman::invoker::verdict::Reply;
-use lighterman::kafka::offsets::At;
+use lighterman::invoker::verdict::InvokeResponse;
+use lighterman::kafka::offsets::OffsetSpec;
 
 use self::scene::scene;
 
@@ -14,8 +14,8 @@ const WATCHED: Duration = Duration::from_secs(6);
 /// Waits that are doubled from 200 ms on, with full jitter, leave room for about seven in that time; those that are not, for sixty.
 const INVOCATIONS_MAX: u32 = 20;
 
-fn refusal(status: u16) -> Reply {
-    Reply::Answer {
+fn refusal(status: u16) -> InvokeResponse {
+    InvokeResponse::Answer {
         status,
         function_error: None,
         error_type: Some("TooManyRequestsException".to_owned()),
@@ -32,7 +32,7 @@ fn lim_1_liv_1_a_batch_that_is_refused_again_and_again_is_tried_at_doubled_waits
         scene(|scene| async move {
             scene.producer(1).await.write(10).await.expect("written");
             *scene.memory.script.lock() = Some(script);
-            scene.run(At::Earliest);
+            scene.run(OffsetSpec::Earliest);
             scene.until("it is invoked", |scene| scene.memory.invocations() > 0).await;
             tokio::time::sleep(WATCHED).await;
             let invoked = scene.memory.invocations();

@@ -4,17 +4,17 @@ mod scene;
 
 use std::sync::atomic::Ordering;
 
-use lighterman::kafka::offsets::At;
+use lighterman::kafka::offsets::OffsetSpec;
 
-use self::scene::{Scene, scene};
+use self::scene::{DataplaneScene, scene};
 
 /// What has its outcome is not old: its age would grow for ever, and a person would look for what holds it up.
 #[test]
 fn the_age_of_the_oldest_record_is_shown_while_there_is_one() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
-        scene.run(At::Earliest);
-        let oldest = |scene: &Scene| {
+        scene.run(OffsetSpec::Earliest);
+        let oldest = |scene: &DataplaneScene| {
             let shown = scene.dataplane.board(scene.id).expect("runs").partitions();
             shown.get(&0).and_then(|shown| shown.gauge.oldest())
         };

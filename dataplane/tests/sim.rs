@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lighterman::history::Invariant;
-use lighterman::sim::shrink::{Edits, shrink};
-use lighterman::sim::{Plan, mutants, run};
+use lighterman::sim::shrink::{ScheduleEdits, shrink};
+use lighterman::sim::{FaultSchedule, mutants, run};
 
 /// Schedules that a mutant may survive before it counts as not caught.
 const MUTANT_SCHEDULES: u64 = 400_000;
@@ -82,20 +82,20 @@ const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
 ];
 
 #[derive(Default)]
-struct Arguments {
+struct SimArguments {
     schedules: Option<u64>,
     fingerprints: Option<u64>,
     from: u64,
     seed: Option<u64>,
-    edits: Edits,
+    edits: ScheduleEdits,
     mutant: Option<String>,
     table: Option<String>,
     trace: bool,
     without_mutants: bool,
 }
 
-fn arguments() -> Result<Arguments, String> {
-    let mut arguments = Arguments { from: 1, ..Arguments::default() };
+fn arguments() -> Result<SimArguments, String> {
+    let mut arguments = SimArguments { from: 1, ..SimArguments::default() };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
@@ -149,16 +149,16 @@ fn main() -> ExitCode {
 }
 
 /// One schedule, told.
-fn tell(seed: u64, arguments: &Arguments) -> ExitCode {
+fn tell(seed: u64, arguments: &SimArguments) -> ExitCode {
     let name = arguments.mutant.as_ref().and_then(|name| mutants::ALL.iter().find(|known| *known == name));
     mutants::switch_on(name.copied().unwrap_or_default());
-    let plan = arguments.edits.apply(Plan::draw(seed));
+    let plan = arguments.edits.apply(FaultSchedule::draw(seed));
     println!("{plan:#?}");
     let outcome = run(&plan, true);
     if arguments.trace {
         println!("{}", outcome.trace);
     }
-    println!("{}", outcome.story);
+    println!("{}", outcome.timeline);
     for violation in &outcome.violations {
         println!("{violation}");
     }
@@ -170,7 +170,7 @@ fn tell(seed: u64, arguments: &Arguments) -> ExitCode {
 /// alone does not show.
 fn print_fingerprints(from: u64, count: u64) -> ExitCode {
     for seed in from..from + count {
-        let outcome = run(&Plan::draw(seed), true);
+        let outcome = run(&FaultSchedule::draw(seed), true);
         let mut hasher = DefaultHasher::new();
         numbers_of(&outcome.trace).for_each(|number| number.hash(&mut hasher));
         let (events, invocations, micros) = (outcome.events, outcome.invocations, outcome.took.as_micros());
@@ -191,8 +191,8 @@ fn numbers_of(text: &str) -> impl Iterator<Item = &str> {
 
 fn same_seed_same_trace() -> bool {
     for seed in 1..=20 {
-        let (one, other) = (run(&Plan::draw(seed), true), run(&Plan::draw(seed), true));
-        if one.trace != other.trace || one.story != other.story || one.trace.is_empty() {
+        let (one, other) = (run(&FaultSchedule::draw(seed), true), run(&FaultSchedule::draw(seed), true));
+        if one.trace != other.trace || one.timeline != other.timeline || one.trace.is_empty() {
             println!("seed {seed} does not decide everything: two runs differ");
             return false;
         }
@@ -215,8 +215,8 @@ fn regressions() -> bool {
 }
 
 fn regress((mutant, seed, edits, what): &(&str, u64, &str, &str)) -> Result<(), String> {
-    let edits: Edits = edits.parse().map_err(|_| format!("{edits} are no edits"))?;
-    let plan = edits.apply(Plan::draw(*seed));
+    let edits: ScheduleEdits = edits.parse().map_err(|_| format!("{edits} are no edits"))?;
+    let plan = edits.apply(FaultSchedule::draw(*seed));
     if under(mutant, || run(&plan, false)).violations.is_empty() {
         return Err(format!(
             "seed {seed} does not find any more that {what}: `--mutant {mutant}` finds another that does"
@@ -254,7 +254,7 @@ fn many(from: u64, count: u64) -> bool {
                     if seed >= from + count {
                         return;
                     }
-                    let outcome = catch_unwind(|| run(&Plan::draw(seed), false));
+                    let outcome = catch_unwind(|| run(&FaultSchedule::draw(seed), false));
                     let Ok(outcome) = outcome else {
                         failed.fetch_min(seed, Ordering::Relaxed);
                         return;
@@ -289,7 +289,7 @@ fn many(from: u64, count: u64) -> bool {
 }
 
 fn tell_failure(seed: u64) {
-    let Ok(outcome) = catch_unwind(|| run(&Plan::draw(seed), false)) else {
+    let Ok(outcome) = catch_unwind(|| run(&FaultSchedule::draw(seed), false)) else {
         println!("seed {seed}: a core panicked");
         println!("reproduce: cargo test --release -p lighterman --features sim --test sim -- --seed {seed}");
         return;
@@ -297,7 +297,7 @@ fn tell_failure(seed: u64) {
     let Some(first) = outcome.violations.first() else { return };
     println!("seed {seed}: {first}");
     let edits = shrink(seed, first.invariant);
-    let smaller = run(&edits.apply(Plan::draw(seed)), false);
+    let smaller = run(&edits.apply(FaultSchedule::draw(seed)), false);
     for violation in smaller.violations.iter().take(5) {
         println!("  shrunk: {violation}");
     }
@@ -308,7 +308,7 @@ fn tell_failure(seed: u64) {
 }
 
 /// How a mutant was caught.
-struct Caught {
+struct CaughtMutant {
     /// The lowest seed that shows it.
     seed: u64,
     /// Nothing when a core panicked.
@@ -317,17 +317,17 @@ struct Caught {
     took: Duration,
 }
 
-impl Caught {
+impl CaughtMutant {
     fn by(&self) -> &'static str {
         self.by.map_or("panic", Invariant::id)
     }
 }
 
 /// After how many schedules a mutant is caught, and by which invariant.
-fn caught_after(name: &'static str) -> Option<Caught> {
+fn caught_after(name: &'static str) -> Option<CaughtMutant> {
     let began = Instant::now();
     let (next, done) = (AtomicU64::new(1), AtomicBool::new(false));
-    let caught = std::sync::Mutex::new(None::<Caught>);
+    let caught = std::sync::Mutex::new(None::<CaughtMutant>);
     std::thread::scope(|scope| {
         for _ in 0..threads() {
             scope.spawn(|| {
@@ -337,7 +337,7 @@ fn caught_after(name: &'static str) -> Option<Caught> {
                     if seed > MUTANT_SCHEDULES {
                         return;
                     }
-                    let (by, what) = match catch_unwind(|| run(&Plan::draw(seed), false)) {
+                    let (by, what) = match catch_unwind(|| run(&FaultSchedule::draw(seed), false)) {
                         Ok(outcome) => match outcome.violations.first() {
                             Some(first) => (Some(first.invariant), first.what.clone()),
                             None => continue,
@@ -347,7 +347,7 @@ fn caught_after(name: &'static str) -> Option<Caught> {
                     done.store(true, Ordering::Relaxed);
                     let mut caught = caught.lock().expect("whole");
                     if caught.as_ref().is_none_or(|before| seed < before.seed) {
-                        *caught = Some(Caught { seed, by, what, took: began.elapsed() });
+                        *caught = Some(CaughtMutant { seed, by, what, took: began.elapsed() });
                     }
                 }
             });
@@ -358,7 +358,7 @@ fn caught_after(name: &'static str) -> Option<Caught> {
 
 /// Whether the fault alone breaks a promise in a schedule: one that breaks it without says nothing of the fault, and is told.
 fn is_its_own(name: &str, seed: u64) -> bool {
-    let without = under("", || catch_unwind(|| run(&Plan::draw(seed), false)));
+    let without = under("", || catch_unwind(|| run(&FaultSchedule::draw(seed), false)));
     let clean = without.is_ok_and(|outcome| outcome.violations.is_empty());
     if !clean {
         println!("seed {seed}, which shows {name}, breaks a promise without that fault too");
@@ -366,7 +366,7 @@ fn is_its_own(name: &str, seed: u64) -> bool {
     clean
 }
 
-fn mutant_line(name: &str, caught: Option<&Caught>) -> String {
+fn mutant_line(name: &str, caught: Option<&CaughtMutant>) -> String {
     match caught {
         Some(caught) => {
             let seconds = caught.took.as_secs_f64();
@@ -393,7 +393,7 @@ fn all_mutants() -> bool {
 }
 
 /// Every mutant, told as they are caught.
-fn catch_all() -> Vec<(&'static str, Option<Caught>)> {
+fn catch_all() -> Vec<(&'static str, Option<CaughtMutant>)> {
     std::panic::set_hook(Box::new(|_| {}));
     println!("\nmutant                             schedules seconds  caught by      how");
     let mut all = Vec::new();

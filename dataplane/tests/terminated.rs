@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use lighterman::control::client::{ApiClient, ClientError};
-use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 use lighterman::local::sample_records::SampleProducer;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
@@ -28,14 +28,14 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// What a fake Lambda has seen: for each function the offsets of each invocation that was answered, in order.
 #[derive(Default)]
-struct Seen {
+struct SeenOffsets {
     begun: Mutex<BTreeMap<String, usize>>,
     answered: Mutex<BTreeMap<String, Vec<Vec<i64>>>>,
     /// Nothing is answered while it is set.
     held: AtomicBool,
 }
 
-impl Seen {
+impl SeenOffsets {
     fn begun(&self, function: &str) -> usize {
         self.begun.lock().get(function).copied().unwrap_or_default()
     }
@@ -45,7 +45,7 @@ impl Seen {
     }
 }
 
-async fn lambda(seen: web::Data<Seen>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+async fn lambda(seen: web::Data<SeenOffsets>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
     let path = request.path().to_owned();
     let function = path.split('/').nth(3).unwrap_or_default().rsplit(':').next().unwrap_or_default();
     let function = function.rsplit("%3A").next().unwrap_or_default().to_owned();
@@ -65,9 +65,9 @@ async fn lambda(seen: web::Data<Seen>, request: HttpRequest, body: web::Bytes) -
 }
 
 /// Broker, fake Lambda, and the folder of a node that comes and goes.
-struct Stage {
-    broker: Broker,
-    seen: web::Data<Seen>,
+struct NodeStage {
+    broker: EmbeddedBroker,
+    seen: web::Data<SeenOffsets>,
     lambda: SocketAddr,
     server: ServerHandle,
     folder: TempDir,
@@ -79,10 +79,10 @@ struct StagedNode {
     client: ApiClient,
 }
 
-impl Stage {
+impl NodeStage {
     fn new() -> Self {
-        let broker = Broker::start(BrokerSettings::default()).expect("starts");
-        let seen = web::Data::new(Seen::default());
+        let broker = EmbeddedBroker::start(BrokerSettings::default()).expect("starts");
+        let seen = web::Data::new(SeenOffsets::default());
         let data = web::Data::clone(&seen);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("address");
@@ -121,7 +121,7 @@ impl Stage {
         producer.write(1).await.expect("written");
     }
 
-    async fn until(&self, what: &str, fact: impl Fn(&Seen) -> bool) {
+    async fn until(&self, what: &str, fact: impl Fn(&SeenOffsets) -> bool) {
         let waited = tokio::time::timeout(LIMIT, async {
             while !fact(&self.seen) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -195,7 +195,7 @@ impl StagedNode {
 }
 
 /// One invocation in flight, `change` accepted, SIGTERM.
-async fn terminated_in(stage: &Stage, function: &str, method: &str, change: Option<Value>) -> String {
+async fn terminated_in(stage: &NodeStage, function: &str, method: &str, change: Option<Value>) -> String {
     stage.write(function).await;
     let mut node = stage.node().await;
     stage.seen.held.store(true, Ordering::Relaxed);
@@ -216,7 +216,7 @@ async fn terminated_in(stage: &Stage, function: &str, method: &str, change: Opti
 
 #[actix::test]
 async fn drn_1_what_is_being_disabled_updated_or_deleted_is_drained_and_not_repeated() {
-    let stage = Stage::new();
+    let stage = NodeStage::new();
     let disabled = terminated_in(&stage, "disabled", "PUT", Some(json!({"Enabled": false}))).await;
     let updated = terminated_in(&stage, "updated", "PUT", Some(json!({"BatchSize": 2}))).await;
     let deleted = terminated_in(&stage, "deleted", "DELETE", None).await;
@@ -242,7 +242,7 @@ async fn drn_1_what_is_being_disabled_updated_or_deleted_is_drained_and_not_repe
 
 #[actix::test]
 async fn drn_1_a_node_that_drains_begins_nothing_and_a_second_signal_stops_it() {
-    let stage = Stage::new();
+    let stage = NodeStage::new();
     stage.write("slow").await;
     stage.write("other").await;
     let mut node = stage.node().await;

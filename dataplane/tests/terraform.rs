@@ -23,12 +23,12 @@ fn mirror() -> Option<PathBuf> {
 }
 
 /// A folder with the configuration, and the environment of every command in it.
-struct Workspace {
+struct TerraformWorkspace {
     folder: TempDir,
     variables: Vec<(&'static str, String)>,
 }
 
-impl Workspace {
+impl TerraformWorkspace {
     fn new(mirror: &Path, node: &DrivenNode) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         fs::write(folder.path().join("main.tf"), CONFIGURATION).expect("written");
@@ -74,7 +74,7 @@ impl Workspace {
 async fn terraform_makes_reads_changes_and_removes_a_mapping() {
     let Some(mirror) = mirror() else { return };
     let node = DrivenNode::start().await;
-    let workspace = Workspace::new(&mirror, &node);
+    let workspace = TerraformWorkspace::new(&mirror, &node);
     let judged = tokio::task::spawn_blocking(move || {
         workspace.terraform(&["init", "-input=false", "-no-color"]);
         let made = workspace.apply("made");

@@ -15,7 +15,7 @@ use lighterman_proto::ids::Offset;
 use serde_json::{Value, json};
 
 use self::scene::scene;
-use self::served::{KEY, REGION, Served};
+use self::served::{KEY, REGION, ServedApi};
 
 const ZSTD: u8 = 4;
 
@@ -114,7 +114,7 @@ fn alo_1_com_1_batches_that_cannot_be_read_are_shown_and_passed_by_name_alone() 
         for (partition, bytes) in (0..).zip(kinds()) {
             scene.broker.replace("orders", partition, Offset(5), bytes).await;
         }
-        let api = Served::on(&scene);
+        let api = ServedApi::on(&scene);
         let client = &api.client;
         let changes = json!({ "Enabled": true, "StartingPosition": "TRIM_HORIZON", "BatchSize": 5 });
         let mapping = api.create(&changes).await;

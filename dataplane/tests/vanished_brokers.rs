@@ -5,8 +5,8 @@ mod scene;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use lighterman::kafka::offsets::At;
-use lighterman::local::broker::Fault;
+use lighterman::kafka::offsets::OffsetSpec;
+use lighterman::local::broker::RequestFault;
 use lighterman_proto::api::FilterCriteria;
 use socket2::{Domain, Socket, Type};
 
@@ -19,13 +19,13 @@ const HEARTBEAT: i16 = 12;
 const VANISHED: usize = 24;
 
 /// An address that drops every SYN: it listens, its backlog is full, and nobody takes anything from it.
-struct Vanished {
+struct VanishedAddress {
     address: SocketAddr,
     _listener: Socket,
     _backlog: Vec<TcpStream>,
 }
 
-impl Vanished {
+impl VanishedAddress {
     fn new() -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
@@ -44,15 +44,15 @@ fn liv_1_brokers_that_vanished_stand_before_nobody() {
     scene(|scene| async move {
         let mut producer = scene.producer(3).await;
         producer.write(30).await.expect("written");
-        let vanished: Vec<Vanished> = (0..VANISHED).map(|_| Vanished::new()).collect();
+        let vanished: Vec<VanishedAddress> = (0..VANISHED).map(|_| VanishedAddress::new()).collect();
         let names = vanished.iter().map(|vanished| vanished.address.to_string());
         let servers: Vec<String> = names.chain([scene.broker.address().to_string()]).collect();
-        scene.run_on(&servers.join(","), At::Earliest, FilterCriteria::default());
+        scene.run_on(&servers.join(","), OffsetSpec::Earliest, FilterCriteria::default());
         scene.until("30 committed", |scene| scene.committed() == 30).await;
         // Every connection to the one that lives breaks once.
         let faults = scene.broker.faults();
         for api in [HEARTBEAT, FIND_COORDINATOR, FETCH] {
-            faults.add(api, 1, Fault::CutBefore);
+            faults.add(api, 1, RequestFault::CutBefore);
         }
         producer.write(30).await.expect("written");
         scene.until("60 committed", |scene| scene.committed() == 60).await;

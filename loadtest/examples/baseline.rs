@@ -40,7 +40,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// A hand-written consumer loop, for comparison; the AWS SDK's environment variables say where Lambda is.
 #[derive(Debug, Parser)]
-struct Arguments {
+struct BaselineArguments {
     /// Bootstrap server
     #[arg(long)]
     servers: String,
@@ -64,17 +64,17 @@ struct Arguments {
 type PartitionQueue = StreamPartitionQueue<DefaultConsumerContext>;
 
 /// What every partition's loop shares.
-struct Shared {
+struct SharedLoop {
     consumer: Arc<StreamConsumer>,
     lambda: aws_sdk_lambda::Client,
-    arguments: Arguments,
+    arguments: BaselineArguments,
     /// Set when no batch is to be begun any more.
     ending: watch::Receiver<bool>,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = BaselineArguments::parse();
     let consumer: Arc<StreamConsumer> = Arc::new(
         ClientConfig::new()
             .set("bootstrap.servers", &arguments.servers)
@@ -91,7 +91,7 @@ async fn main() -> Result<()> {
     let queues = split(&consumer, &arguments.topic)?;
     consumer.subscribe(&[&arguments.topic])?;
     let (end, ending) = watch::channel(false);
-    let shared = Arc::new(Shared { consumer, lambda, arguments, ending });
+    let shared = Arc::new(SharedLoop { consumer, lambda, arguments, ending });
     let mut loops = JoinSet::new();
     for queue in queues {
         let shared = Arc::clone(&shared);
@@ -168,7 +168,7 @@ fn nothing_stored(error: rdkafka::error::KafkaError) -> rdkafka::error::KafkaRes
     }
 }
 
-impl Shared {
+impl SharedLoop {
     async fn run(&self, queue: PartitionQueue) -> Result<()> {
         let mut batches = queue.stream().ready_chunks(self.arguments.batch);
         let mut bytes_before = 0;
@@ -198,12 +198,12 @@ impl Shared {
     fn event(&self, batch: &[BorrowedMessage<'_>], bytes_before: usize) -> serde_json::Result<Vec<u8>> {
         let partition = batch.first().map_or(0, Message::partition);
         let topic = &self.arguments.topic;
-        let event = Event {
+        let event = BaselineEvent {
             event_source: "SelfManagedKafka",
             bootstrap_servers: &self.arguments.servers,
-            records: Partition {
+            records: BaselinePartition {
                 name: format!("{topic}-{partition}"),
-                records: batch.iter().map(Record::of).collect(),
+                records: batch.iter().map(BaselineRecord::of).collect(),
             },
         };
         let mut bytes = Vec::with_capacity(bytes_before);
@@ -230,19 +230,19 @@ impl Shared {
 /// The event, as AWS documents it for self-managed Kafka.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Event<'e> {
+struct BaselineEvent<'e> {
     event_source: &'static str,
     bootstrap_servers: &'e str,
-    records: Partition<'e>,
+    records: BaselinePartition<'e>,
 }
 
 /// `{"topic-0": [...]}`
-struct Partition<'e> {
+struct BaselinePartition<'e> {
     name: String,
-    records: Vec<Record<'e>>,
+    records: Vec<BaselineRecord<'e>>,
 }
 
-impl Serialize for Partition<'_> {
+impl Serialize for BaselinePartition<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map([(&self.name, &self.records)])
     }
@@ -250,7 +250,7 @@ impl Serialize for Partition<'_> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Record<'m> {
+struct BaselineRecord<'m> {
     topic: &'m str,
     partition: i32,
     offset: i64,
@@ -260,23 +260,23 @@ struct Record<'m> {
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
-    headers: Vec<Header<'m>>,
+    headers: Vec<BaselineHeader<'m>>,
 }
 
 /// `{"name": [1, -2]}`: Lambda's functions read header values as signed bytes.
-struct Header<'m> {
+struct BaselineHeader<'m> {
     name: &'m str,
     value: &'m [u8],
 }
 
-impl Serialize for Header<'_> {
+impl Serialize for BaselineHeader<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let signed: Vec<i8> = self.value.iter().map(|byte| byte.cast_signed()).collect();
         serializer.collect_map([(self.name, signed)])
     }
 }
 
-impl<'m> Record<'m> {
+impl<'m> BaselineRecord<'m> {
     fn of(message: &'m BorrowedMessage<'_>) -> Self {
         let (timestamp, timestamp_type) = match message.timestamp() {
             Timestamp::CreateTime(at) => (at, "CREATE_TIME"),
@@ -293,7 +293,7 @@ impl<'m> Record<'m> {
             key: message.key().map(|key| STANDARD.encode(key)),
             value: message.payload().map(|value| STANDARD.encode(value)),
             headers: headers
-                .map(|header| Header { name: header.key, value: header.value.unwrap_or_default() })
+                .map(|header| BaselineHeader { name: header.key, value: header.value.unwrap_or_default() })
                 .collect(),
         }
     }

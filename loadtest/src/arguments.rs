@@ -21,14 +21,14 @@ const STEADY_SECONDS: u64 = 20;
 /// latency is measured from when each was due.
 #[derive(Debug, Parser)]
 #[command(name = "loadtest", args_conflicts_with_subcommands = true)]
-pub(crate) struct Line {
+pub(crate) struct CommandLine {
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
+    pub(crate) command: Option<LoadtestCommand>,
     #[command(flatten)]
-    pub(crate) arguments: Arguments,
+    pub(crate) arguments: LoadArguments,
 }
 
-impl Line {
+impl CommandLine {
     /// What the words of a command line say. clap lets a scenario stand behind flags of a drain, which nobody would read.
     pub(crate) fn of(words: &[String]) -> Result<Self, clap::Error> {
         let line = Self::try_parse_from(words)?;
@@ -43,13 +43,13 @@ impl Line {
 
 /// What else it can do.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum LoadtestCommand {
     /// Run a scenario and write a report; `run` may be left out
-    Run(scenarios::Arguments),
+    Run(scenarios::ScenarioArguments),
     /// The scenarios that come with it
     List,
     /// Faults by seed on a real Kafka, judged
-    Ordeal(ordeals::Arguments),
+    Ordeal(ordeals::ChaosArguments),
     /// The name of a scenario, and what `run` takes
     #[command(external_subcommand)]
     Named(Vec<String>),
@@ -57,7 +57,7 @@ pub(crate) enum Command {
 
 /// A drain or a fixed rate.
 #[derive(Debug, Args)]
-pub(crate) struct Arguments {
+pub(crate) struct LoadArguments {
     /// Version of Kafka, from Maven Central
     #[arg(long, default_value = "4.2.1", value_parser = version)]
     pub(crate) kafka: String,
@@ -73,7 +73,7 @@ pub(crate) struct Arguments {
     pub(crate) rounds: u32,
     /// A load with a target, instead of the flags that describe one; may be given several times
     #[arg(long, value_enum, conflicts_with_all = ["records", "value_bytes", "batch", "window", "rate"])]
-    scenario: Vec<Scenario>,
+    scenario: Vec<TargetScenario>,
     /// Records to write before the node starts
     #[arg(long, default_value_t = 200_000, conflicts_with = "rate")]
     records: usize,
@@ -112,7 +112,7 @@ pub(crate) struct Arguments {
 
 /// The loads that have targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Scenario {
+enum TargetScenario {
     /// Drain 400,000 records of 1 KiB in batches of 100
     #[value(name = "1kib-x-100")]
     Kib,
@@ -129,9 +129,9 @@ enum Scenario {
 
 /// What a contender has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Load {
+pub(crate) struct ContenderLoad {
     /// Filled and drained, or written while it is read.
-    pub(crate) kind: Kind,
+    pub(crate) kind: ArrivalKind,
     /// Bytes of each value.
     pub(crate) value_bytes: usize,
     /// Partitions of the topic.
@@ -144,7 +144,7 @@ pub(crate) struct Load {
 
 /// How records come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ArrivalKind {
     /// All are there.
     Drain {
         /// How many.
@@ -159,21 +159,21 @@ pub(crate) enum Kind {
     },
 }
 
-impl Arguments {
+impl LoadArguments {
     /// What is to be measured, one after the other.
-    pub(crate) fn loads(&self) -> Vec<Load> {
+    pub(crate) fn loads(&self) -> Vec<ContenderLoad> {
         if self.scenario.is_empty() {
             return vec![self.described()];
         }
         self.scenario.iter().map(|scenario| self.of(*scenario)).collect()
     }
 
-    fn described(&self) -> Load {
+    fn described(&self) -> ContenderLoad {
         let (kind, value_bytes) = match self.rate {
             Some(rate) => (self.steady(rate), self.value_bytes.max(VALUE_BYTES_MIN)),
-            None => (Kind::Drain { records: self.records }, self.value_bytes),
+            None => (ArrivalKind::Drain { records: self.records }, self.value_bytes),
         };
-        Load {
+        ContenderLoad {
             kind,
             value_bytes,
             partitions: self.partitions,
@@ -182,18 +182,18 @@ impl Arguments {
         }
     }
 
-    fn of(&self, scenario: Scenario) -> Load {
+    fn of(&self, scenario: TargetScenario) -> ContenderLoad {
         let (kind, value_bytes, batch, window_seconds) = match scenario {
-            Scenario::Kib => (Kind::Drain { records: 400_000 }, 1024, 100, None),
-            Scenario::Small => (Kind::Drain { records: 1_000_000 }, 100, 100, None),
-            Scenario::Single => (Kind::Drain { records: 50_000 }, 1024, 1, None),
-            Scenario::Latency => (self.steady(1_000), 1024, 100, Some(0)),
+            TargetScenario::Kib => (ArrivalKind::Drain { records: 400_000 }, 1024, 100, None),
+            TargetScenario::Small => (ArrivalKind::Drain { records: 1_000_000 }, 100, 100, None),
+            TargetScenario::Single => (ArrivalKind::Drain { records: 50_000 }, 1024, 1, None),
+            TargetScenario::Latency => (self.steady(1_000), 1024, 100, Some(0)),
         };
-        Load { kind, value_bytes, partitions: self.partitions, batch, window_seconds }
+        ContenderLoad { kind, value_bytes, partitions: self.partitions, batch, window_seconds }
     }
 
-    fn steady(&self, rate: u64) -> Kind {
-        Kind::Steady { rate, lasting: Duration::from_secs(self.seconds.unwrap_or(STEADY_SECONDS)) }
+    fn steady(&self, rate: u64) -> ArrivalKind {
+        ArrivalKind::Steady { rate, lasting: Duration::from_secs(self.seconds.unwrap_or(STEADY_SECONDS)) }
     }
 
     /// The longest time for a drain.
@@ -214,11 +214,13 @@ impl Arguments {
     }
 }
 
-impl fmt::Display for Load {
+impl fmt::Display for ContenderLoad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            Kind::Drain { records } => write!(f, "{records} records")?,
-            Kind::Steady { rate, lasting } => write!(f, "{rate} records/s for {} s", lasting.as_secs())?,
+            ArrivalKind::Drain { records } => write!(f, "{records} records")?,
+            ArrivalKind::Steady { rate, lasting } => {
+                write!(f, "{rate} records/s for {} s", lasting.as_secs())?;
+            }
         }
         write!(f, " of {} B, {} partitions, batch {}", self.value_bytes, self.partitions, self.batch)?;
         match self.window_seconds {
@@ -232,23 +234,23 @@ impl fmt::Display for Load {
 mod tests {
     use super::*;
 
-    fn line(line: &str) -> Result<Line, clap::Error> {
-        Line::of(&line.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>())
+    fn line(line: &str) -> Result<CommandLine, clap::Error> {
+        CommandLine::of(&line.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>())
     }
 
-    fn loads(words: &str) -> Result<Vec<Load>, clap::Error> {
+    fn loads(words: &str) -> Result<Vec<ContenderLoad>, clap::Error> {
         line(words).map(|line| line.arguments.loads())
     }
 
     #[test]
     fn help_is_true() {
-        Line::command().debug_assert();
-        let help = Line::command().render_long_help().to_string();
+        CommandLine::command().debug_assert();
+        let help = CommandLine::command().render_long_help().to_string();
         let drain =
             loads("loadtest --scenario 1kib-x-100 --scenario 100b-x-100 --scenario batch-1").expect("parses");
         let counts = drain.iter().map(|load| match load.kind {
-            Kind::Drain { records } => (records, load.value_bytes, load.batch),
-            Kind::Steady { .. } => (0, 0, 0),
+            ArrivalKind::Drain { records } => (records, load.value_bytes, load.batch),
+            ArrivalKind::Steady { .. } => (0, 0, 0),
         });
         assert_eq!(
             counts.collect::<Vec<_>>(),
@@ -285,12 +287,12 @@ mod tests {
     fn a_scenario_is_named_with_run_or_without() {
         let parse = |words: &str| line(words).map(|line| line.command);
         let run = parse("loadtest run steady --kafka 4.2.1").expect("parses");
-        let Some(Command::Run(run)) = run else { panic!("{run:?}") };
+        let Some(LoadtestCommand::Run(run)) = run else { panic!("{run:?}") };
         let named = parse("loadtest steady --kafka 4.2.1").expect("parses");
-        let Some(Command::Named(words)) = named else { panic!("{named:?}") };
-        let named = scenarios::Arguments::try_parse_from(crate::named(words)).expect("parses");
+        let Some(LoadtestCommand::Named(words)) = named else { panic!("{named:?}") };
+        let named = scenarios::ScenarioArguments::try_parse_from(crate::named(words)).expect("parses");
         assert_eq!(format!("{run:?}"), format!("{named:?}"));
-        assert!(matches!(parse("loadtest list"), Ok(Some(Command::List))));
+        assert!(matches!(parse("loadtest list"), Ok(Some(LoadtestCommand::List))));
         assert!(matches!(parse("loadtest --records 5"), Ok(None)));
         assert!(parse("loadtest --records 5 run steady").is_err(), "they do not mix");
         for wrong in ["--scale 0", "--scale 1.5", "--kafka latest", "--records 5", "--set A=b"] {
@@ -300,7 +302,7 @@ mod tests {
 
     #[test]
     fn settings_are_pairs() {
-        let parse = |set| Line::parse_from(["loadtest", "--set", set]).arguments.settings();
+        let parse = |set| CommandLine::parse_from(["loadtest", "--set", set]).arguments.settings();
         assert_eq!(parse("LIGHTERMAN_A=b=c").expect("a pair")[2], ("LIGHTERMAN_A".into(), "b=c".into()));
         assert!(parse("LIGHTERMAN_A").is_err());
     }

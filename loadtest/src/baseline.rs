@@ -14,13 +14,13 @@ const END_DEADLINE: Duration = Duration::from_secs(30);
 const BUILD: &str = "cargo build --release -p loadtest --example baseline";
 
 /// A running loop; dropping it kills the process.
-pub struct Baseline {
+pub struct BaselineProcess {
     process: Child,
     input: ChildStdin,
 }
 
 /// What it reads, and where it goes.
-pub struct Reads<'r> {
+pub struct BaselineSource<'r> {
     /// Bootstrap server.
     pub servers: &'r str,
     /// Topic.
@@ -45,9 +45,9 @@ fn binary() -> Result<PathBuf> {
         .with_context(|| format!("no `examples/baseline` beside this program: build it ({BUILD})"))
 }
 
-impl Baseline {
+impl BaselineProcess {
     /// Starts it; it has set up its clients, and waits.
-    pub async fn start(reads: &Reads<'_>) -> Result<Self> {
+    pub async fn start(reads: &BaselineSource<'_>) -> Result<Self> {
         let mut process = Command::new(binary()?)
             .args(["--servers", reads.servers, "--topic", reads.topic, "--group", reads.group])
             .args(["--batch", &reads.batch.to_string()])

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lighterman::history::{self, Checker, Invariant, Rules, Share, Violation};
+use lighterman::history::{self, HistoryChecker, HistoryRules, Invariant, InvocationShare, Violation};
 use lighterman_proto::units::Moment;
 
-use crate::function::{Act, Event};
+use crate::function::{InvocationAction, InvocationEvent};
 
 /// A judged history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub struct HistoryVerdict {
     /// What is wrong.
     pub violations: Vec<Violation>,
     /// Deliveries beyond the first, by partition.
@@ -18,7 +18,7 @@ pub struct Verdict {
     pub delivered: u64,
 }
 
-impl Verdict {
+impl HistoryVerdict {
     /// Panics with the first violations, for tests.
     pub fn assert_clean(&self) {
         let some: Vec<_> = self.violations.iter().take(5).map(ToString::to_string).collect();
@@ -28,12 +28,12 @@ impl Verdict {
 
 /// Judges `events`; `produced` holds the visible offsets of each partition. Of what only a node knows, nothing is said here:
 /// who owned what, what it put on record, what it held.
-pub fn check(produced: &BTreeMap<i32, BTreeSet<i64>>, events: &[Event]) -> Verdict {
-    let mut checker = Checker::new(Rules::default());
+pub fn check(produced: &BTreeMap<i32, BTreeSet<i64>>, events: &[InvocationEvent]) -> HistoryVerdict {
+    let mut checker = HistoryChecker::new(HistoryRules::default());
     let begin = Moment::default();
     for (partition, offsets) in produced {
         for offset in offsets {
-            checker.take(begin, &history::Event::Produced { partition: *partition, offset: *offset });
+            checker.take(begin, &history::HistoryEvent::Produced { partition: *partition, offset: *offset });
         }
     }
     // Their order is known, their times are not.
@@ -41,8 +41,8 @@ pub fn check(produced: &BTreeMap<i32, BTreeSet<i64>>, events: &[Event]) -> Verdi
     for (number, event) in (1..).zip(events) {
         at = Moment::from_micros(number);
         match event {
-            Event::Start { id, offsets } => drop(open.insert(*id, offsets)),
-            Event::End { id, failed, .. } if takes(event) => {
+            InvocationEvent::Start { id, offsets } => drop(open.insert(*id, offsets)),
+            InvocationEvent::End { id, failed, .. } if takes(event) => {
                 let taken = open.remove(id).into_iter().flatten();
                 let taken =
                     taken.flat_map(|(partition, list)| list.iter().map(move |offset| (*partition, *offset)));
@@ -52,13 +52,13 @@ pub fn check(produced: &BTreeMap<i32, BTreeSet<i64>>, events: &[Event]) -> Verdi
                         .map(|place| strange(at, place)),
                 );
             }
-            Event::End { .. } => {}
+            InvocationEvent::End { .. } => {}
         }
         checker.take(at, &told(produced, event));
     }
     let (repeated, delivered) = (checker.taken_again(), checker.taken());
     let violations = unexpected.into_iter().chain(checker.finish(at)).collect();
-    Verdict { violations, repeated, delivered }
+    HistoryVerdict { violations, repeated, delivered }
 }
 
 fn is_expected(produced: &BTreeMap<i32, BTreeSet<i64>>, (partition, offset): (i32, i64)) -> bool {
@@ -70,15 +70,15 @@ fn strange(at: Moment, (partition, offset): (i32, i64)) -> Violation {
     Violation { invariant: Invariant::Alo1, at, what }
 }
 
-fn takes(event: &Event) -> bool {
-    matches!(event, Event::End { act, .. } if act.succeeds() || *act == Act::Report)
+fn takes(event: &InvocationEvent) -> bool {
+    matches!(event, InvocationEvent::End { act, .. } if act.succeeds() || *act == InvocationAction::Report)
 }
 
 /// As the checker hears it. Records that a test lets end otherwise may be tried, as often as it likes, and are not mentioned.
-fn told(produced: &BTreeMap<i32, BTreeSet<i64>>, event: &Event) -> history::Event {
+fn told(produced: &BTreeMap<i32, BTreeSet<i64>>, event: &InvocationEvent) -> history::HistoryEvent {
     match event {
-        Event::Start { id, offsets } => {
-            let share = |(partition, offsets): (&i32, &Vec<i64>)| Share {
+        InvocationEvent::Start { id, offsets } => {
+            let share = |(partition, offsets): (&i32, &Vec<i64>)| InvocationShare {
                 partition: *partition,
                 epoch: 0,
                 offsets: offsets
@@ -88,13 +88,13 @@ fn told(produced: &BTreeMap<i32, BTreeSet<i64>>, event: &Event) -> history::Even
                     .collect(),
                 leader_epochs: Vec::new(),
             };
-            history::Event::Started {
+            history::HistoryEvent::Started {
                 invocation: *id,
                 owner: None,
                 shares: offsets.iter().map(share).collect(),
             }
         }
-        Event::End { id, failed, .. } => history::Event::Ended {
+        InvocationEvent::End { id, failed, .. } => history::HistoryEvent::Ended {
             invocation: *id,
             taken: takes(event),
             failed: failed.iter().copied().collect(),
@@ -112,25 +112,25 @@ mod tests {
         BTreeMap::from([(0, BTreeSet::from([0, 1, 2]))])
     }
 
-    fn start(id: u64, offsets: &[i64]) -> Event {
-        Event::Start { id, offsets: BTreeMap::from([(0, offsets.to_vec())]) }
+    fn start(id: u64, offsets: &[i64]) -> InvocationEvent {
+        InvocationEvent::Start { id, offsets: BTreeMap::from([(0, offsets.to_vec())]) }
     }
 
-    fn end(id: u64, act: Act) -> Event {
-        Event::End { id, act, failed: BTreeSet::new() }
+    fn end(id: u64, act: InvocationAction) -> InvocationEvent {
+        InvocationEvent::End { id, act, failed: BTreeSet::new() }
     }
 
-    fn broken(events: &[Event]) -> Vec<Invariant> {
+    fn broken(events: &[InvocationEvent]) -> Vec<Invariant> {
         check(&produced(), events).violations.iter().map(|violation| violation.invariant).collect()
     }
 
-    const OK: Act = Act::Succeed(Duration::ZERO);
+    const OK: InvocationAction = InvocationAction::Succeed(Duration::ZERO);
 
     #[test]
     fn a_good_history_is_clean_and_repeats_are_counted() {
         let events = [
             start(0, &[0, 1]),
-            end(0, Act::FunctionError),
+            end(0, InvocationAction::FunctionError),
             start(1, &[0, 1]),
             end(1, OK),
             start(2, &[1, 2]),
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn what_the_function_sees_is_enough_to_find_what_is_wrong() {
-        let lost = [start(0, &[0, 1]), end(0, OK), start(1, &[2]), end(1, Act::FunctionError)];
+        let lost = [start(0, &[0, 1]), end(0, OK), start(1, &[2]), end(1, InvocationAction::FunctionError)];
         assert_eq!(broken(&lost), [Invariant::Alo1]);
         let overtaking = [start(0, &[1]), end(0, OK), start(1, &[0]), end(1, OK), start(2, &[2]), end(2, OK)];
         assert_eq!(broken(&overtaking), [Invariant::Ord1]);
@@ -152,7 +152,8 @@ mod tests {
         let two = [start(0, &[0]), start(1, &[0, 1, 2]), end(0, OK), end(1, OK)];
         assert_eq!(broken(&two), [Invariant::Own1]);
         assert_eq!(broken(&[start(0, &[0, 1, 2, 7]), end(0, OK)]), [Invariant::Alo1]);
-        let given_up = [start(0, &[0, 7]), end(0, Act::FunctionError), start(1, &[0, 1, 2]), end(1, OK)];
+        let given_up =
+            [start(0, &[0, 7]), end(0, InvocationAction::FunctionError), start(1, &[0, 1, 2]), end(1, OK)];
         assert_eq!(broken(&given_up), [], "tried, not taken");
     }
 }

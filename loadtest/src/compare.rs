@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::outcome::{Good, MEASURES, Measure, Outcome};
+use crate::outcome::{BetterWhen, FigureRow, MEASURES, RunFigures};
 
 /// What a figure may lose before it is a regression; noise comes on top.
 const TOLERANCE: f64 = 0.2;
@@ -11,7 +11,7 @@ const FIGURE_WIDTH: usize = 12;
 
 /// How a figure went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Went {
+pub enum Trend {
     /// About the same, or neither good nor bad.
     Same,
     /// Better.
@@ -22,28 +22,28 @@ pub enum Went {
 
 /// One figure of two runs.
 #[derive(Clone, Copy)]
-pub struct Row {
+pub struct ComparisonRow {
     /// Which.
-    pub measure: &'static Measure,
+    pub measure: &'static FigureRow,
     /// In the older run.
     pub old: f64,
     /// In this one.
     pub new: f64,
     /// How it went.
-    pub went: Went,
+    pub went: Trend,
 }
 
 /// Two runs side by side.
-pub struct Comparison {
+pub struct RunComparison {
     /// What makes them hard to compare, in sentences.
     pub differences: Vec<String>,
     /// Figure by figure.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ComparisonRow>,
 }
 
-impl Comparison {
+impl RunComparison {
     /// Of `new` with `old`.
-    pub fn of(old: &Outcome, new: &Outcome) -> Self {
+    pub fn of(old: &RunFigures, new: &RunFigures) -> Self {
         let mut differences = Vec::new();
         let mut differ = |what: &str, old: &str, new: &str| {
             if old != new {
@@ -60,16 +60,16 @@ impl Comparison {
         if !old.is_clean() {
             differences.push("the older run was not clean".to_owned());
         }
-        let row = |measure: &'static Measure| {
+        let row = |measure: &'static FigureRow| {
             let (old, new) = ((measure.of)(old), (measure.of)(new));
-            Row { measure, old, new, went: went(measure, old, new) }
+            ComparisonRow { measure, old, new, went: went(measure, old, new) }
         };
         Self { differences, rows: MEASURES.iter().map(row).collect() }
     }
 
     /// Figures that are worse.
-    pub fn regressions(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| row.went == Went::Worse)
+    pub fn regressions(&self) -> impl Iterator<Item = &ComparisonRow> {
+        self.rows.iter().filter(|row| row.went == Trend::Worse)
     }
 
     /// As people read it.
@@ -88,9 +88,9 @@ impl Comparison {
             let digits = row.measure.digits;
             let ratio = if row.old == 0.0 { "-".to_owned() } else { format!("{:.3}", row.new / row.old) };
             let verdict = match row.went {
-                Went::Same => "",
-                Went::Better => "  better",
-                Went::Worse => "  REGRESSION",
+                Trend::Same => "",
+                Trend::Better => "  better",
+                Trend::Worse => "  REGRESSION",
             };
             let _ = writeln!(
                 table,
@@ -102,39 +102,39 @@ impl Comparison {
     }
 }
 
-fn went(measure: &Measure, old: f64, new: f64) -> Went {
+fn went(measure: &FigureRow, old: f64, new: f64) -> Trend {
     let room = old.abs() * TOLERANCE + measure.noise;
     let gained = match measure.good {
-        Good::More => new - old,
-        Good::Less => old - new,
-        Good::Neither => 0.0,
+        BetterWhen::More => new - old,
+        BetterWhen::Less => old - new,
+        BetterWhen::Neither => 0.0,
     };
     if gained < -room {
-        Went::Worse
+        Trend::Worse
     } else if gained > room {
-        Went::Better
+        Trend::Better
     } else {
-        Went::Same
+        Trend::Same
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Milliseconds;
+    use crate::outcome::PercentilesMs;
 
-    fn run() -> Outcome {
-        Outcome {
+    fn run() -> RunFigures {
+        RunFigures {
             scenario: "steady".to_owned(),
             records_per_second: 1_000.0,
-            latency: Milliseconds { p50: 10.0, p99: 100.0, p999: 200.0, max: 300.0 },
+            latency: PercentilesMs { p50: 10.0, p99: 100.0, p999: 200.0, max: 300.0 },
             cpu_us_per_record: 10.0,
-            ..Outcome::default()
+            ..RunFigures::default()
         }
     }
 
-    fn regressions(old: &Outcome, new: &Outcome) -> Vec<&'static str> {
-        Comparison::of(old, new).regressions().map(|row| row.measure.name).collect()
+    fn regressions(old: &RunFigures, new: &RunFigures) -> Vec<&'static str> {
+        RunComparison::of(old, new).regressions().map(|row| row.measure.name).collect()
     }
 
     #[test]
@@ -143,13 +143,13 @@ mod tests {
         slow.records_per_second = 700.0;
         slow.latency.p99 = 140.0;
         assert_eq!(regressions(&run(), &slow), ["records/s", "due -> arrived p99 ms"]);
-        let table = Comparison::of(&run(), &slow).table();
+        let table = RunComparison::of(&run(), &slow).table();
         let marked: Vec<&str> = table.lines().filter(|line| line.ends_with("REGRESSION")).collect();
         assert_eq!(marked.len(), 2, "{table}");
         assert!(marked[0].contains("1000") && marked[0].contains("700") && marked[0].contains("0.700"));
         // The other way round they are better.
         assert_eq!(regressions(&slow, &run()), Vec::<&str>::new());
-        assert_eq!(Comparison::of(&slow, &run()).table().matches("  better").count(), 2);
+        assert_eq!(RunComparison::of(&slow, &run()).table().matches("  better").count(), 2);
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
         (other.records, other.repeated, other.in_flight_max) = (5, 50, 100.0);
         assert_eq!(regressions(&run(), &other), Vec::<&str>::new());
         // Nothing there to divide by.
-        assert!(Comparison::of(&Outcome::default(), &run()).table().contains('-'));
+        assert!(RunComparison::of(&RunFigures::default(), &run()).table().contains('-'));
     }
 
     #[test]
@@ -167,21 +167,21 @@ mod tests {
         let mut other = run();
         (other.scenario, other.kafka) = ("burst".to_owned(), "4.2.1".to_owned());
         other.machine = "2 CPUs".to_owned();
-        let table = Comparison::of(&run(), &other).table();
+        let table = RunComparison::of(&run(), &other).table();
         assert!(!table.contains("machine: "), "the older one does not say: {table}");
-        let elsewhere = Outcome { machine: "8 CPUs".to_owned(), ..run() };
-        assert!(Comparison::of(&elsewhere, &other).table().contains("machine: 8 CPUs then, 2 CPUs now"));
+        let elsewhere = RunFigures { machine: "8 CPUs".to_owned(), ..run() };
+        assert!(RunComparison::of(&elsewhere, &other).table().contains("machine: 8 CPUs then, 2 CPUs now"));
         assert!(table.contains("scenario: steady then, burst now") && table.contains("kafka: "), "{table}");
-        assert!(!Comparison::of(&run(), &run()).table().contains("not the same run"));
+        assert!(!RunComparison::of(&run(), &run()).table().contains("not the same run"));
     }
 
     #[test]
     fn a_file_of_another_version_is_read() {
-        let old: Outcome =
+        let old: RunFigures =
             serde_json::from_str(r#"{"scenario": "steady", "gone": 1, "latency": {"p50": 3}}"#)
                 .expect("reads");
         assert_eq!((old.latency.p50, old.latency.p99, old.records), (3.0, 0.0, 0));
         let text = serde_json::to_string(&run()).expect("writes");
-        assert_eq!(serde_json::from_str::<Outcome>(&text).expect("reads"), run());
+        assert_eq!(serde_json::from_str::<RunFigures>(&text).expect("reads"), run());
     }
 }

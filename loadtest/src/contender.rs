@@ -5,8 +5,8 @@ use serde_json::json;
 use std::time::Duration;
 use tempfile::TempDir;
 
-use crate::baseline::{Baseline, Reads};
-use crate::node::Node;
+use crate::baseline::{BaselineProcess, BaselineSource};
+use crate::node::NodeProcess;
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -21,7 +21,7 @@ pub enum Contender {
 
 /// How it shall run.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct ContenderSetup {
     /// Bootstrap server.
     pub servers: String,
     /// Topic, read from its beginning.
@@ -40,16 +40,16 @@ pub struct Setup {
     pub settings: Vec<(String, String)>,
 }
 
-/// It runs, and has not read anything before [`Started::begin`].
-pub struct Started {
+/// It runs, and has not read anything before [`StartedContender::begin`].
+pub struct StartedContender {
     pid: u32,
-    process: Process,
-    setup: Setup,
+    process: ContenderProcess,
+    setup: ContenderSetup,
 }
 
-enum Process {
-    Node { node: Node, _data: TempDir },
-    Baseline { baseline: Baseline, group: String },
+enum ContenderProcess {
+    Node { node: NodeProcess, _data: TempDir },
+    Baseline { baseline: BaselineProcess, group: String },
 }
 
 impl Contender {
@@ -62,30 +62,30 @@ impl Contender {
     }
 
     /// Starts it, as a process of its own. `run` makes the baseline's group unique.
-    pub async fn start(self, setup: &Setup, run: &str) -> Result<Started> {
+    pub async fn start(self, setup: &ContenderSetup, run: &str) -> Result<StartedContender> {
         let (pid, process) = match self {
             Self::Node => {
                 let data = tempfile::tempdir()?;
                 let settings: Vec<(&str, &str)> =
                     setup.settings.iter().map(|(name, value)| (&**name, &**value)).collect();
-                let node = Node::start(data.path(), &setup.endpoint, &settings).await?;
-                (node.pid(), Process::Node { node, _data: data })
+                let node = NodeProcess::start(data.path(), &setup.endpoint, &settings).await?;
+                (node.pid(), ContenderProcess::Node { node, _data: data })
             }
             Self::Baseline => {
                 let group = format!("baseline-{run}");
                 let (servers, topic, endpoint) = (&setup.servers, &setup.topic, &setup.endpoint);
                 let (batch, commits_each) = (setup.batch, setup.baseline_commits_each);
-                let reads = Reads { servers, topic, group: &group, batch, commits_each, endpoint };
-                let baseline = Baseline::start(&reads).await?;
-                (baseline.pid(), Process::Baseline { baseline, group })
+                let reads = BaselineSource { servers, topic, group: &group, batch, commits_each, endpoint };
+                let baseline = BaselineProcess::start(&reads).await?;
+                (baseline.pid(), ContenderProcess::Baseline { baseline, group })
             }
         };
         let pid = pid.with_context(|| format!("the {} has ended", self.name()))?;
-        Ok(Started { pid, process, setup: setup.clone() })
+        Ok(StartedContender { pid, process, setup: setup.clone() })
     }
 }
 
-impl Started {
+impl StartedContender {
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.pid
@@ -94,7 +94,7 @@ impl Started {
     /// Lets it read; its consumer group.
     pub async fn begin(&mut self) -> Result<String> {
         match &mut self.process {
-            Process::Node { node, .. } => {
+            ContenderProcess::Node { node, .. } => {
                 let setup = &self.setup;
                 let mut more = json!({
                     "BatchSize": setup.batch,
@@ -105,7 +105,7 @@ impl Started {
                 }
                 node.create_mapping(&setup.servers, &setup.topic, more).await
             }
-            Process::Baseline { baseline, group } => {
+            ContenderProcess::Baseline { baseline, group } => {
                 baseline.begin().await?;
                 Ok(group.clone())
             }
@@ -115,11 +115,11 @@ impl Started {
     /// Lets it finish what it does, commit, and leave its group.
     pub async fn end(self) -> Result<()> {
         match self.process {
-            Process::Node { node, _data } => {
+            ContenderProcess::Node { node, _data } => {
                 ensure!(node.terminate(DRAIN_DEADLINE).await? == Some(0), "the node drains and exits 0");
                 Ok(())
             }
-            Process::Baseline { baseline, .. } => baseline.end().await,
+            ContenderProcess::Baseline { baseline, .. } => baseline.end().await,
         }
     }
 }

@@ -29,14 +29,14 @@ pub fn moment_in(quoted: &str) -> Option<Duration> {
 
 /// Measures records that are due some time after its start.
 #[derive(Clone, Debug)]
-pub struct Stopwatch {
+pub struct LatencyStopwatch {
     start: Instant,
     from: Duration,
     /// When it was due, and how long it took.
     timed: Vec<(Duration, Duration)>,
 }
 
-impl Stopwatch {
+impl LatencyStopwatch {
     /// Of records due from `from` after `start`; what is due earlier warms up.
     pub fn new(start: Instant, from: Duration) -> Self {
         Self { start, from, timed: Vec::new() }
@@ -50,27 +50,27 @@ impl Stopwatch {
     }
 
     /// The percentiles of what was measured.
-    pub fn percentiles(&self) -> Percentiles {
-        Percentiles::of(self.timed.iter().map(|(_, took)| *took).collect())
+    pub fn percentiles(&self) -> LatencyPercentiles {
+        LatencyPercentiles::of(self.timed.iter().map(|(_, took)| *took).collect())
     }
 
     /// The same for the records that were due in each second after the start.
-    pub fn by_second(&self) -> BTreeMap<u64, Percentiles> {
+    pub fn by_second(&self) -> BTreeMap<u64, LatencyPercentiles> {
         let mut seconds: BTreeMap<u64, Vec<Duration>> = BTreeMap::new();
         for (due, took) in &self.timed {
             seconds.entry(due.as_secs()).or_default().push(*took);
         }
-        seconds.into_iter().map(|(second, took)| (second, Percentiles::of(took))).collect()
+        seconds.into_iter().map(|(second, took)| (second, LatencyPercentiles::of(took))).collect()
     }
 }
 
 /// Every measured duration, sorted: exact, since runs are short (eight bytes and a count of nanoseconds a record).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Percentiles {
+pub struct LatencyPercentiles {
     sorted: Vec<Duration>,
 }
 
-impl Percentiles {
+impl LatencyPercentiles {
     /// Of `samples`.
     pub fn of(mut samples: Vec<Duration>) -> Self {
         samples.sort_unstable();
@@ -98,24 +98,24 @@ mod tests {
     #[test]
     fn percentiles_are_samples_by_nearest_rank() {
         // Backwards, so that the order of arrival cannot matter.
-        let thousand = Percentiles::of((1..=1000).rev().map(|n| MS * n).collect());
+        let thousand = LatencyPercentiles::of((1..=1000).rev().map(|n| MS * n).collect());
         assert_eq!(
             [500, 990, 999, 1000].map(|permille| thousand.at(permille).as_millis()),
             [500, 990, 999, 1000]
         );
-        let few = Percentiles::of(vec![MS * 3, MS, MS * 2]);
+        let few = LatencyPercentiles::of(vec![MS * 3, MS, MS * 2]);
         assert_eq!(
             [1, 333, 334, 500, 667, 999].map(|permille| few.at(permille).as_millis()),
             [1, 1, 2, 2, 3, 3]
         );
-        assert_eq!((Percentiles::default().at(500), few.count()), (Duration::ZERO, 3));
+        assert_eq!((LatencyPercentiles::default().at(500), few.count()), (Duration::ZERO, 3));
     }
 
     #[test]
     fn percentiles_agree_with_counting() {
         let samples: Vec<Duration> =
             (0..777_u64).map(|n| Duration::from_micros(n * n * 7919 % 10_007)).collect();
-        let sorted = Percentiles::of(samples.clone());
+        let sorted = LatencyPercentiles::of(samples.clone());
         for permille in [1, 10, 500, 900, 990, 999, 1000] {
             let at = sorted.at(permille);
             let within = |bound: &dyn Fn(&Duration) -> bool| {
@@ -142,12 +142,12 @@ mod tests {
     #[test]
     fn time_is_counted_from_when_a_record_was_due_whenever_it_was_written() {
         let start = Instant::now();
-        let mut stopwatch = Stopwatch::new(start, MS * 100);
+        let mut stopwatch = LatencyStopwatch::new(start, MS * 100);
         stopwatch.arrived(MS * 99, start + MS * 500); // warms up
         // The producer was held up and wrote both at 400 ms; both arrive at 401 ms.
         stopwatch.arrived(MS * 100, start + MS * 401);
         stopwatch.arrived(MS * 400, start + MS * 401);
-        assert_eq!(stopwatch.percentiles(), Percentiles::of(vec![MS * 301, MS]));
+        assert_eq!(stopwatch.percentiles(), LatencyPercentiles::of(vec![MS * 301, MS]));
         stopwatch.arrived(MS * 2_999, start + MS * 3_001);
         let seconds = stopwatch.by_second();
         assert_eq!(seconds.keys().collect::<Vec<_>>(), [&0, &2]);

@@ -11,7 +11,7 @@ use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::RecordBatchDecoder;
 use lighterman::kafka::connection::versions;
 
-use crate::produce::Producer;
+use crate::produce::TestProducer;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const BYTES_MAX: i32 = 64 * 1024 * 1024;
@@ -20,7 +20,7 @@ const UNCHANGED_FOR: Duration = Duration::from_secs(2);
 
 /// Waits until compaction has taken something of partition 0 of `topic`, whose log ends at `end`, and rests; the offsets
 /// that are left.
-pub async fn await_compacted(producer: &mut Producer, topic: &str, end: i64) -> Result<BTreeSet<i64>> {
+pub async fn await_compacted(producer: &mut TestProducer, topic: &str, end: i64) -> Result<BTreeSet<i64>> {
     let settled = async {
         let mut before = BTreeSet::new();
         loop {
@@ -36,7 +36,7 @@ pub async fn await_compacted(producer: &mut Producer, topic: &str, end: i64) -> 
 }
 
 /// Values of the first `count` records of partition 0 of `topic`, waiting for them.
-pub async fn await_values(producer: &mut Producer, topic: &str, count: usize) -> Result<Vec<Bytes>> {
+pub async fn await_values(producer: &mut TestProducer, topic: &str, count: usize) -> Result<Vec<Bytes>> {
     let read = async {
         loop {
             let mut records = fetch(producer, topic, 0).await?;
@@ -53,7 +53,7 @@ pub async fn await_values(producer: &mut Producer, topic: &str, count: usize) ->
         .with_context(|| format!("fewer than {count} records in {topic}"))?
 }
 
-async fn offsets_left(producer: &mut Producer, topic: &str, end: i64) -> Result<BTreeSet<i64>> {
+async fn offsets_left(producer: &mut TestProducer, topic: &str, end: i64) -> Result<BTreeSet<i64>> {
     let (mut left, mut position) = (BTreeSet::new(), 0);
     while position < end {
         let mut records = fetch(producer, topic, position).await?;
@@ -77,7 +77,7 @@ async fn offsets_left(producer: &mut Producer, topic: &str, end: i64) -> Result<
 }
 
 /// Record batches of partition 0 of `topic` from `position` on.
-pub(crate) async fn fetch(producer: &mut Producer, topic: &str, position: i64) -> Result<Bytes> {
+pub(crate) async fn fetch(producer: &mut TestProducer, topic: &str, position: i64) -> Result<Bytes> {
     let partition = FetchPartition::default().with_fetch_offset(position).with_partition_max_bytes(BYTES_MAX);
     let topic = FetchTopic::default()
         .with_topic(TopicName(StrBytes::from_string(topic.to_owned())))

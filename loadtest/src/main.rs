@@ -11,26 +11,28 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use loadtest::contender::{Contender, Setup};
-use loadtest::function::{Act, FakeLambda};
+use loadtest::contender::{Contender, ContenderSetup};
+use loadtest::function::{FakeLambda, InvocationAction};
 use loadtest::jars;
 use loadtest::kafka::RealKafka;
-use loadtest::produce::{Compression, Produced, Producer};
-use loadtest::report::{self, Runs};
-use loadtest::round::Ground;
+use loadtest::produce::{Compression, ProducedOffsets, TestProducer};
+use loadtest::report::{self, ScenarioRuns};
+use loadtest::round::BenchEnv;
 
-use crate::arguments::{Arguments, Command, Kind, Line, Load};
+use crate::arguments::{ArrivalKind, CommandLine, ContenderLoad, LoadArguments, LoadtestCommand};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<ExitCode> {
     let words: Vec<String> = std::env::args().collect();
-    let line = Line::of(&words).unwrap_or_else(|error| error.exit());
+    let line = CommandLine::of(&words).unwrap_or_else(|error| error.exit());
     match line.command {
         None => drain_or_pace(line.arguments).await.map(|()| ExitCode::SUCCESS),
-        Some(Command::List) => scenarios::list().map(|()| ExitCode::SUCCESS),
-        Some(Command::Ordeal(ordeal)) => ordeals::run(ordeal).await,
-        Some(Command::Run(run)) => scenarios::run(run).await,
-        Some(Command::Named(words)) => scenarios::run(scenarios::Arguments::parse_from(named(words))).await,
+        Some(LoadtestCommand::List) => scenarios::list().map(|()| ExitCode::SUCCESS),
+        Some(LoadtestCommand::Ordeal(ordeal)) => ordeals::run(ordeal).await,
+        Some(LoadtestCommand::Run(run)) => scenarios::run(run).await,
+        Some(LoadtestCommand::Named(words)) => {
+            scenarios::run(scenarios::ScenarioArguments::parse_from(named(words))).await
+        }
     }
 }
 
@@ -39,16 +41,16 @@ fn named(words: Vec<String>) -> impl Iterator<Item = String> {
     std::iter::once("loadtest run".to_owned()).chain(words)
 }
 
-async fn drain_or_pace(arguments: Arguments) -> Result<()> {
+async fn drain_or_pace(arguments: LoadArguments) -> Result<()> {
     jars::install(&arguments.kafka)?;
     let kafka = RealKafka::start(&arguments.kafka)?;
-    let mut producer = Producer::connect(&kafka.servers()).await?;
+    let mut producer = TestProducer::connect(&kafka.servers()).await?;
     let lambda = FakeLambda::start().await?;
     let wait = Duration::from_millis(arguments.function_ms);
-    lambda.set_script(move |_| Act::Succeed(wait));
+    lambda.set_script(move |_| InvocationAction::Succeed(wait));
     for (index, load) in arguments.loads().iter().enumerate() {
-        let ground = Ground { lambda: &lambda, producer: &mut producer, limit: arguments.limit() };
-        let setup = Setup {
+        let ground = BenchEnv { lambda: &lambda, producer: &mut producer, limit: arguments.limit() };
+        let setup = ContenderSetup {
             servers: kafka.servers(),
             topic: format!("load-{index}"),
             endpoint: lambda.endpoint_url(),
@@ -66,21 +68,21 @@ async fn drain_or_pace(arguments: Arguments) -> Result<()> {
 }
 
 async fn measure(
-    mut ground: Ground<'_>,
-    arguments: &Arguments,
-    load: &Load,
-    mut setup: Setup,
-) -> Result<Runs> {
+    mut ground: BenchEnv<'_>,
+    arguments: &LoadArguments,
+    load: &ContenderLoad,
+    mut setup: ContenderSetup,
+) -> Result<ScenarioRuns> {
     let produced = fill(ground.producer, load, &setup.topic).await?;
-    let mut runs = Runs::default();
+    let mut runs = ScenarioRuns::default();
     let topic = setup.topic.clone();
     // The first round finds a broker that has compiled nothing and cached nothing: it is run and not counted.
     for round in 0..=arguments.rounds {
         for who in order_of(round, arguments.baseline) {
             let run = format!("{topic}-{round}-{}", who.name());
             let figures = match load.kind {
-                Kind::Drain { .. } => ground.drain(*who, &setup, &run, &produced).await?,
-                Kind::Steady { rate, lasting } => {
+                ArrivalKind::Drain { .. } => ground.drain(*who, &setup, &run, &produced).await?,
+                ArrivalKind::Steady { rate, lasting } => {
                     setup.topic = run;
                     ground.steady(*who, &setup, load.partitions, load.value_bytes, (rate, lasting)).await?
                 }
@@ -106,8 +108,8 @@ fn order_of(round: u32, baseline: bool) -> &'static [Contender] {
 }
 
 /// What will be drained; nothing when records are written as they are read.
-async fn fill(producer: &mut Producer, load: &Load, topic: &str) -> Result<Produced> {
-    let Kind::Drain { records } = load.kind else { return Ok(Produced::new()) };
+async fn fill(producer: &mut TestProducer, load: &ContenderLoad, topic: &str) -> Result<ProducedOffsets> {
+    let ArrivalKind::Drain { records } = load.kind else { return Ok(ProducedOffsets::new()) };
     producer.create_topic(topic, load.partitions).await?;
     producer.write(topic, load.partitions, records, load.value_bytes, Compression::None).await
 }

@@ -18,7 +18,7 @@ const STARTS_MAX: u32 = 3;
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A running node; dropping it kills the process.
-pub struct Node {
+pub struct NodeProcess {
     process: Child,
     api: ApiClient,
     listen: u16,
@@ -42,7 +42,7 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-impl Node {
+impl NodeProcess {
     /// Starts a node over `data`, invoking functions at `lambda`; waits until its API answers.
     pub async fn start(data: &Path, lambda: &str, settings: &[(&str, &str)]) -> Result<Self> {
         Self::begin(data, lambda, settings, None).await

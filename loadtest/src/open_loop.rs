@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
 
-use crate::latency::{Percentiles, value_due};
-use crate::produce::{Compression, Produced, Producer, batch_of};
-use crate::schedule::Schedule;
+use crate::latency::{LatencyPercentiles, value_due};
+use crate::produce::{Compression, ProducedOffsets, TestProducer, batch_of};
+use crate::schedule::RateSchedule;
 
 const BATCH_RECORDS_MAX: usize = 500;
 /// Connections; partitions share them when there are more.
 const LANES_MAX: i32 = 64;
 
 /// The values of records `numbers`: what they carry is when they were due, not when they are written.
-fn values(schedule: &Schedule, numbers: &[u64], value_bytes: usize) -> Vec<bytes::Bytes> {
+fn values(schedule: &RateSchedule, numbers: &[u64], value_bytes: usize) -> Vec<bytes::Bytes> {
     numbers.iter().map(|n| value_due(schedule.due(*n), value_bytes)).collect()
 }
 
 /// Where records go.
-pub struct Target<'t> {
+pub struct OpenLoopTarget<'t> {
     /// Bootstrap server.
     pub servers: &'t str,
     /// Topic.
@@ -35,40 +35,40 @@ pub struct Target<'t> {
 
 /// Connections that are ready to write: one for each partition up to 64, so that one slow write holds up its partition only.
 pub struct OpenLoop {
-    lanes: Vec<Lane>,
-    schedule: Schedule,
+    lanes: Vec<ProducerTask>,
+    schedule: RateSchedule,
     partitions: i32,
 }
 
-struct Lane {
-    producer: Producer,
+struct ProducerTask {
+    producer: TestProducer,
     topic: String,
     partitions: i32,
     value_bytes: usize,
 }
 
 /// What a run wrote.
-pub struct Written {
+pub struct WrittenRecords {
     /// The offsets.
-    pub produced: Produced,
+    pub produced: ProducedOffsets,
     /// How long after its moment each write began: the producer's own part of the latency.
-    pub lateness: Percentiles,
+    pub lateness: LatencyPercentiles,
 }
 
 impl OpenLoop {
     /// Connects.
-    pub async fn connect(target: &Target<'_>, schedule: Schedule) -> Result<Self> {
+    pub async fn connect(target: &OpenLoopTarget<'_>, schedule: RateSchedule) -> Result<Self> {
         let mut lanes = Vec::new();
         for _ in 0..target.partitions.min(LANES_MAX) {
-            let producer = Producer::connect(target.servers).await?;
+            let producer = TestProducer::connect(target.servers).await?;
             let (topic, value_bytes) = (target.topic.to_owned(), target.value_bytes);
-            lanes.push(Lane { producer, topic, partitions: target.partitions, value_bytes });
+            lanes.push(ProducerTask { producer, topic, partitions: target.partitions, value_bytes });
         }
         Ok(Self { lanes, schedule, partitions: target.partitions })
     }
 
     /// Writes every record when it is due after `start`, or as soon afterwards as its lane's last write is done.
-    pub async fn run(self, start: Instant) -> Result<Written> {
+    pub async fn run(self, start: Instant) -> Result<WrittenRecords> {
         let schedule = self.schedule;
         let (mut doors, mut writing) = (Vec::new(), Vec::new());
         for lane in self.lanes {
@@ -78,14 +78,14 @@ impl OpenLoop {
         }
         // A thread sleeps to the tenth of a millisecond; the runtime's timers to the millisecond.
         let ticking = thread::spawn(move || tick(&schedule, start, self.partitions, &doors));
-        let (mut produced, mut late) = (Produced::new(), Vec::new());
+        let (mut produced, mut late) = (ProducedOffsets::new(), Vec::new());
         for lane in writing {
             let (offsets, lane_late) = lane.await??;
             produced.extend(offsets);
             late.extend(lane_late);
         }
         ticking.join().ok().context("the schedule's thread has panicked")?;
-        Ok(Written { produced, lateness: Percentiles::of(late) })
+        Ok(WrittenRecords { produced, lateness: LatencyPercentiles::of(late) })
     }
 }
 
@@ -94,7 +94,7 @@ fn partition_of(n: u64, partitions: i32) -> i32 {
     (n % partitions as u64) as i32
 }
 
-fn tick(schedule: &Schedule, start: Instant, partitions: i32, doors: &[mpsc::UnboundedSender<u64>]) {
+fn tick(schedule: &RateSchedule, start: Instant, partitions: i32, doors: &[mpsc::UnboundedSender<u64>]) {
     for n in 0..schedule.count() {
         let due = start + schedule.due(n);
         while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
@@ -105,14 +105,14 @@ fn tick(schedule: &Schedule, start: Instant, partitions: i32, doors: &[mpsc::Unb
     }
 }
 
-impl Lane {
+impl ProducerTask {
     async fn write(
         mut self,
         mut due: mpsc::UnboundedReceiver<u64>,
-        schedule: Schedule,
+        schedule: RateSchedule,
         start: Instant,
-    ) -> Result<(Produced, Vec<Duration>)> {
-        let (mut produced, mut late, mut numbers) = (Produced::new(), Vec::new(), Vec::new());
+    ) -> Result<(ProducedOffsets, Vec<Duration>)> {
+        let (mut produced, mut late, mut numbers) = (ProducedOffsets::new(), Vec::new(), Vec::new());
         while due.recv_many(&mut numbers, BATCH_RECORDS_MAX).await > 0 {
             let mut of_partition: BTreeMap<i32, Vec<u64>> = BTreeMap::new();
             for n in numbers.drain(..) {
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn what_a_record_carries_is_when_it_was_due_however_late_it_is_written() {
         use base64::Engine;
-        let schedule = Schedule::even(1_000, 100);
+        let schedule = RateSchedule::even(1_000, 100);
         // A lane that was held up takes all that has become due meanwhile.
         let numbers: Vec<u64> = (40..90).collect();
         for (n, value) in numbers.iter().zip(values(&schedule, &numbers, 64)) {
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_record_is_handed_out_once_and_lanes_take_turns() {
-        let schedule = Schedule::even(1_000_000, 100);
+        let schedule = RateSchedule::even(1_000_000, 100);
         let (doors, mut lanes): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::unbounded_channel()).unzip();
         tick(&schedule, Instant::now(), 6, &doors);
         for (index, lane) in lanes.iter_mut().enumerate() {

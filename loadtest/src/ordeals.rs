@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use loadtest::jars;
-use loadtest::ordeal::series::Series;
+use loadtest::ordeal::series::ChaosSeries;
 
 use crate::scenarios::{build_node, workspace};
 
 /// Nodes on a real Kafka are killed, frozen, cut off, drained, their disks filled and their clocks moved, as a seed says, while
 /// records flow; then the history is judged. The exit code is 1 when a promise was broken in any of them.
 #[derive(Debug, Parser)]
-pub(crate) struct Arguments {
+pub(crate) struct ChaosArguments {
     /// Version of Kafka, from Maven Central
     #[arg(long, default_value = "4.2.1", value_parser = jars::version)]
     kafka: String,
@@ -32,8 +32,8 @@ pub(crate) struct Arguments {
 }
 
 /// Goes through them.
-pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let Arguments { kafka: version, runs, from, at_once, group_protocol } = arguments;
+pub(crate) async fn run(arguments: ChaosArguments) -> Result<ExitCode> {
+    let ChaosArguments { kafka: version, runs, from, at_once, group_protocol } = arguments;
     jars::install(&version)?;
     build_node()?;
     // Short enough to be typed again.
@@ -43,7 +43,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let repeat = format!("cargo run{profile} -p loadtest -- ordeal --kafka {version}{protocol} --from ");
     let seeds = (0..runs).map(|more| from.wrapping_add(more)).collect();
     let folder = Path::new(workspace()).join("target/loadtest");
-    let series = Series { version, seeds, at_once: at_once.into(), group_protocol, folder, repeat };
+    let series = ChaosSeries { version, seeds, at_once: at_once.into(), group_protocol, folder, repeat };
     let totals = series.run().await?;
     println!("{totals}");
     Ok(if totals.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Figures of a run. Fields that are added later are 0 in an older file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Outcome {
+pub struct RunFigures {
     /// Name of the scenario.
     pub scenario: String,
     /// `embedded`, a version, or an address.
@@ -33,9 +33,9 @@ pub struct Outcome {
     /// Seconds from when the last record was due until all was committed.
     pub settled_after: f64,
     /// From when a record was due to its arrival at the function.
-    pub latency: Milliseconds,
+    pub latency: PercentilesMs,
     /// The producer's part: from when a record was due to the start of its write.
-    pub lateness: Milliseconds,
+    pub lateness: PercentilesMs,
     /// Most records seen that were due and had not arrived.
     pub waiting_max: f64,
     /// The highest lag that nodes have told, in records: of partitions that one of them has.
@@ -49,15 +49,15 @@ pub struct Outcome {
     /// User and system time of all nodes, in microseconds, of each delivery.
     pub cpu_us_per_record: f64,
     /// Second by second.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<SecondSample>,
     /// What happened to nodes.
-    pub marks: Vec<Mark>,
+    pub marks: Vec<PlotMark>,
 }
 
 /// Percentiles in milliseconds; all 0 when nothing was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Milliseconds {
+pub struct PercentilesMs {
     /// Half are not longer.
     pub p50: f64,
     /// 99 of a hundred.
@@ -71,7 +71,7 @@ pub struct Milliseconds {
 /// One second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Sample {
+pub struct SecondSample {
     /// Seconds since the first record was due.
     pub at: f64,
     /// Records due a second, by the schedule.
@@ -91,13 +91,13 @@ pub struct Sample {
     /// Resident MiB of each node; absent while it is away.
     pub resident_mib: Vec<Option<f64>>,
     /// Latency of the records that were due in this second; absent when none was.
-    pub latency: Option<Milliseconds>,
+    pub latency: Option<PercentilesMs>,
 }
 
 /// A moment worth a line in every plot.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Mark {
+pub struct PlotMark {
     /// Seconds since the first record was due.
     pub at: f64,
     /// What happened.
@@ -106,22 +106,22 @@ pub struct Mark {
 
 /// One figure as tables show it.
 #[derive(Clone, Copy)]
-pub struct Measure {
+pub struct FigureRow {
     /// Its name and unit.
     pub name: &'static str,
     /// Its value.
-    pub of: fn(&Outcome) -> f64,
+    pub of: fn(&RunFigures) -> f64,
     /// Digits after the point.
     pub digits: usize,
     /// Which way is good.
-    pub good: Good,
+    pub good: BetterWhen,
     /// Differences up to this are the machine's.
     pub noise: f64,
 }
 
 /// Which way a figure should go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Good {
+pub enum BetterWhen {
     /// The more the better.
     More,
     /// The less the better.
@@ -131,41 +131,41 @@ pub enum Good {
 }
 
 /// Every figure that tables show, in order.
-pub const MEASURES: &[Measure] = &[
-    measure("records written", |run| run.records as f64, 0, Good::Neither, 0.0),
-    measure("records delivered", |run| run.delivered as f64, 0, Good::Neither, 0.0),
-    measure("delivered again", |run| run.repeated as f64, 0, Good::Neither, 0.0),
-    measure("records/s", |run| run.records_per_second, 0, Good::More, 1.0),
-    measure("records an invocation", records_an_invocation, 1, Good::Neither, 0.0),
-    measure("due -> arrived p50 ms", |run| run.latency.p50, 2, Good::Less, 2.0),
-    measure("due -> arrived p99 ms", |run| run.latency.p99, 2, Good::Less, 10.0),
-    measure("due -> arrived p99.9 ms", |run| run.latency.p999, 2, Good::Less, 25.0),
-    measure("due -> arrived at most ms", |run| run.latency.max, 2, Good::Less, 50.0),
-    measure("  of that the producer p99 ms", |run| run.lateness.p99, 2, Good::Neither, 0.0),
-    measure("settled after s", |run| run.settled_after, 2, Good::Less, 1.0),
-    measure("due and waiting at most, records", |run| run.waiting_max, 0, Good::Less, 200.0),
-    measure("lag at most, records", |run| run.lag_max, 0, Good::Less, 200.0),
-    measure("invocations in flight at most", |run| run.in_flight_max, 0, Good::Neither, 0.0),
-    measure("consumers at most", |run| run.consumers_max, 0, Good::Neither, 0.0),
-    measure("resident MiB of a node at most", |run| run.resident_mib_max, 1, Good::Less, 4.0),
-    measure("CPU us a record", |run| run.cpu_us_per_record, 2, Good::Less, 1.0),
+pub const MEASURES: &[FigureRow] = &[
+    measure("records written", |run| run.records as f64, 0, BetterWhen::Neither, 0.0),
+    measure("records delivered", |run| run.delivered as f64, 0, BetterWhen::Neither, 0.0),
+    measure("delivered again", |run| run.repeated as f64, 0, BetterWhen::Neither, 0.0),
+    measure("records/s", |run| run.records_per_second, 0, BetterWhen::More, 1.0),
+    measure("records an invocation", records_an_invocation, 1, BetterWhen::Neither, 0.0),
+    measure("due -> arrived p50 ms", |run| run.latency.p50, 2, BetterWhen::Less, 2.0),
+    measure("due -> arrived p99 ms", |run| run.latency.p99, 2, BetterWhen::Less, 10.0),
+    measure("due -> arrived p99.9 ms", |run| run.latency.p999, 2, BetterWhen::Less, 25.0),
+    measure("due -> arrived at most ms", |run| run.latency.max, 2, BetterWhen::Less, 50.0),
+    measure("  of that the producer p99 ms", |run| run.lateness.p99, 2, BetterWhen::Neither, 0.0),
+    measure("settled after s", |run| run.settled_after, 2, BetterWhen::Less, 1.0),
+    measure("due and waiting at most, records", |run| run.waiting_max, 0, BetterWhen::Less, 200.0),
+    measure("lag at most, records", |run| run.lag_max, 0, BetterWhen::Less, 200.0),
+    measure("invocations in flight at most", |run| run.in_flight_max, 0, BetterWhen::Neither, 0.0),
+    measure("consumers at most", |run| run.consumers_max, 0, BetterWhen::Neither, 0.0),
+    measure("resident MiB of a node at most", |run| run.resident_mib_max, 1, BetterWhen::Less, 4.0),
+    measure("CPU us a record", |run| run.cpu_us_per_record, 2, BetterWhen::Less, 1.0),
 ];
 
 const fn measure(
     name: &'static str,
-    of: fn(&Outcome) -> f64,
+    of: fn(&RunFigures) -> f64,
     digits: usize,
-    good: Good,
+    good: BetterWhen,
     noise: f64,
-) -> Measure {
-    Measure { name, of, digits, good, noise }
+) -> FigureRow {
+    FigureRow { name, of, digits, good, noise }
 }
 
-fn records_an_invocation(run: &Outcome) -> f64 {
+fn records_an_invocation(run: &RunFigures) -> f64 {
     (run.delivered + run.repeated) as f64 / run.invocations.max(1) as f64
 }
 
-impl Outcome {
+impl RunFigures {
     /// Whether the promises were kept.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()

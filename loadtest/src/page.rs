@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::compare::{Comparison, Went};
-use crate::outcome::{MEASURES, Milliseconds, Outcome, Sample};
-use crate::plot::{Axis, Plot, Series, escaped};
-use crate::scenario::Scenario;
+use crate::compare::{RunComparison, Trend};
+use crate::outcome::{MEASURES, PercentilesMs, RunFigures, SecondSample};
+use crate::plot::{LinePlot, PlotAxis, PlotLine, escaped};
+use crate::scenario::LoadScenario;
 
 const STYLE: &str = "\
 body{font:14px/1.45 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222;background:#fff}\
@@ -17,7 +17,7 @@ svg .y{text-anchor:end}svg .x,svg .none{text-anchor:middle}svg .grid{stroke:#e3e
 svg .mark{stroke:#b3141c;stroke-dasharray:4 3}svg .before,svg .behind{fill:#b3141c}svg .before{text-anchor:end}svg polyline{fill:none;stroke-width:1.5;stroke-linejoin:round}";
 
 /// The page of a run, beside an older one when there is one.
-pub fn page(scenario: &Scenario, run: &Outcome, comparison: Option<&Comparison>) -> String {
+pub fn page(scenario: &LoadScenario, run: &RunFigures, comparison: Option<&RunComparison>) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
@@ -48,7 +48,7 @@ pub fn page(scenario: &Scenario, run: &Outcome, comparison: Option<&Comparison>)
     page
 }
 
-fn verdict(page: &mut String, run: &Outcome) {
+fn verdict(page: &mut String, run: &RunFigures) {
     if run.is_clean() {
         let _ = writeln!(
             page,
@@ -64,7 +64,7 @@ fn verdict(page: &mut String, run: &Outcome) {
     page.push_str("</ul>\n");
 }
 
-fn figures(page: &mut String, run: &Outcome) {
+fn figures(page: &mut String, run: &RunFigures) {
     page.push_str("<h2>Figures</h2>\n<table>\n");
     for measure in MEASURES {
         let (name, figure, digits) = (escaped(measure.name), (measure.of)(run), measure.digits);
@@ -73,7 +73,7 @@ fn figures(page: &mut String, run: &Outcome) {
     page.push_str("</table>\n");
 }
 
-fn compared(page: &mut String, comparison: &Comparison) {
+fn compared(page: &mut String, comparison: &RunComparison) {
     page.push_str("<h2>Beside the older run</h2>\n");
     for difference in &comparison.differences {
         let _ = writeln!(page, "<p class=\"bad\">Not the same run: {}</p>", escaped(difference));
@@ -81,9 +81,9 @@ fn compared(page: &mut String, comparison: &Comparison) {
     page.push_str("<table>\n<tr><th></th><th>old</th><th>new</th><th></th></tr>\n");
     for row in &comparison.rows {
         let (class, word) = match row.went {
-            Went::Same => ("", ""),
-            Went::Better => ("good", "better"),
-            Went::Worse => ("bad", "regression"),
+            Trend::Same => ("", ""),
+            Trend::Better => ("good", "better"),
+            Trend::Worse => ("bad", "regression"),
         };
         let (name, digits) = (escaped(row.measure.name), row.measure.digits);
         let _ = writeln!(
@@ -95,25 +95,25 @@ fn compared(page: &mut String, comparison: &Comparison) {
     page.push_str("</table>\n");
 }
 
-fn plots(run: &Outcome) -> Vec<Plot<'_>> {
+fn plots(run: &RunFigures) -> Vec<LinePlot<'_>> {
     let seconds = run.samples.last().map_or(0.0, |sample| sample.at);
-    let plot = |title, axis, series| Plot { title, axis, seconds, series, marks: &run.marks };
-    let line = |name: &str, of: fn(&Sample) -> Option<f64>| {
-        Series::new(name, run.samples.iter().map(|sample| (sample.at, of(sample))))
+    let plot = |title, axis, series| LinePlot { title, axis, seconds, series, marks: &run.marks };
+    let line = |name: &str, of: fn(&SecondSample) -> Option<f64>| {
+        PlotLine::new(name, run.samples.iter().map(|sample| (sample.at, of(sample))))
     };
-    let latency = |name: &str, of: fn(&Milliseconds) -> f64| {
-        Series::new(name, run.samples.iter().map(|sample| (sample.at, sample.latency.as_ref().map(of))))
+    let latency = |name: &str, of: fn(&PercentilesMs) -> f64| {
+        PlotLine::new(name, run.samples.iter().map(|sample| (sample.at, sample.latency.as_ref().map(of))))
     };
     let nodes = run.samples.iter().map(|sample| sample.resident_mib.len()).max().unwrap_or_default();
     let memory = (0..nodes).map(|node| {
         let points =
             run.samples.iter().map(|sample| (sample.at, sample.resident_mib.get(node).copied().flatten()));
-        Series::new(format!("node {}", node + 1), points)
+        PlotLine::new(format!("node {}", node + 1), points)
     });
     vec![
         plot(
             "Throughput, records/s",
-            Axis::Linear,
+            PlotAxis::Linear,
             vec![
                 line("due", |sample| Some(sample.due)),
                 line("arrived", |sample| Some(sample.arrived)),
@@ -122,7 +122,7 @@ fn plots(run: &Outcome) -> Vec<Plot<'_>> {
         ),
         plot(
             "Latency from due to arrived, ms by powers of ten, in the second in which records were due",
-            Axis::Powers,
+            PlotAxis::Powers,
             vec![
                 latency("p50", |latency| latency.p50),
                 latency("p99", |latency| latency.p99),
@@ -132,25 +132,25 @@ fn plots(run: &Outcome) -> Vec<Plot<'_>> {
         ),
         plot(
             "Records that wait",
-            Axis::Whole,
+            PlotAxis::Whole,
             vec![
                 line("due and not arrived", |sample| Some(sample.waiting)),
                 line("lag of partitions that a node has", |sample| sample.lag),
             ],
         ),
-        plot("Consumers of all nodes", Axis::Whole, vec![line("consumers", |sample| sample.consumers)]),
-        plot("Invocations in flight", Axis::Whole, vec![line("in flight", |sample| sample.in_flight)]),
-        plot("Resident memory of each node, MiB", Axis::Linear, memory.collect()),
+        plot("Consumers of all nodes", PlotAxis::Whole, vec![line("consumers", |sample| sample.consumers)]),
+        plot("Invocations in flight", PlotAxis::Whole, vec![line("in flight", |sample| sample.in_flight)]),
+        plot("Resident memory of each node, MiB", PlotAxis::Linear, memory.collect()),
     ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::Mark;
+    use crate::outcome::PlotMark;
     use crate::scenario::parse;
 
-    fn scenario() -> Scenario {
+    fn scenario() -> LoadScenario {
         let text = "about = \"a <b> & c\"\npartitions = 1 # </pre><script>\n\
                     [[phase]]\nseconds = 1\nrate = 1\nlatency = 1\n";
         parse("x", text).expect("reads")
@@ -158,15 +158,20 @@ mod tests {
 
     #[test]
     fn a_page_needs_nothing_else_and_nothing_breaks_out_of_it() {
-        let sample = Sample { at: 1.0, due: 5.0, resident_mib: vec![Some(3.0), None], ..Sample::default() };
-        let run = Outcome {
+        let sample = SecondSample {
+            at: 1.0,
+            due: 5.0,
+            resident_mib: vec![Some(3.0), None],
+            ..SecondSample::default()
+        };
+        let run = RunFigures {
             scenario: "<x>".to_owned(),
             problems: vec!["Missing { partition: 0 } <img>".to_owned()],
-            samples: vec![sample.clone(), Sample { at: 2.0, ..sample }],
-            marks: vec![Mark { at: 1.0, label: "kill <9>".to_owned() }],
-            ..Outcome::default()
+            samples: vec![sample.clone(), SecondSample { at: 2.0, ..sample }],
+            marks: vec![PlotMark { at: 1.0, label: "kill <9>".to_owned() }],
+            ..RunFigures::default()
         };
-        let comparison = Comparison::of(&Outcome::default(), &run);
+        let comparison = RunComparison::of(&RunFigures::default(), &run);
         let page = page(&scenario(), &run, Some(&comparison));
         assert_eq!(page.matches("<svg").count(), 6);
         for word in ["<script", "<img", "<x>", "<b>", "http://", "https://", "src=", "href="] {
@@ -181,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_run_without_samples_is_a_page_too() {
-        let page = page(&scenario(), &Outcome::default(), None);
+        let page = page(&scenario(), &RunFigures::default(), None);
         assert!(
             page.contains("Clean") && page.contains("nothing was measured") && !page.contains("older run")
         );

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::outcome::Mark;
+use crate::outcome::PlotMark;
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 220.0;
@@ -19,7 +19,7 @@ const COLOURS: [&str; 8] =
 
 /// What stands up the side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Axis {
+pub enum PlotAxis {
     /// From 0, in even steps.
     Linear,
     /// The same, of things that are whole.
@@ -29,28 +29,28 @@ pub enum Axis {
 }
 
 /// A plot.
-pub struct Plot<'p> {
+pub struct LinePlot<'p> {
     /// What it shows, with its unit.
     pub title: &'p str,
     /// How its values stand.
-    pub axis: Axis,
+    pub axis: PlotAxis,
     /// The end of the time axis, in seconds.
     pub seconds: f64,
     /// Its lines.
-    pub series: Vec<Series>,
+    pub series: Vec<PlotLine>,
     /// Moments that stand in every plot.
-    pub marks: &'p [Mark],
+    pub marks: &'p [PlotMark],
 }
 
 /// A line.
-pub struct Series {
+pub struct PlotLine {
     /// Its name.
     pub name: String,
     /// Seconds and value, in order of time; without a value the line is interrupted.
     pub points: Vec<(f64, Option<f64>)>,
 }
 
-impl Series {
+impl PlotLine {
     /// A line.
     pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, Option<f64>)>) -> Self {
         Self { name: name.into(), points: points.into_iter().collect() }
@@ -76,23 +76,23 @@ pub fn escaped(text: &str) -> String {
 }
 
 /// Where seconds and values stand.
-struct Scale {
+struct PlotScale {
     seconds: f64,
     least: f64,
     most: f64,
-    axis: Axis,
+    axis: PlotAxis,
 }
 
-impl Scale {
+impl PlotScale {
     /// With room for these values, which are numbers.
-    fn of(values: impl Iterator<Item = f64> + Clone, seconds: f64, axis: Axis) -> Self {
+    fn of(values: impl Iterator<Item = f64> + Clone, seconds: f64, axis: PlotAxis) -> Self {
         let most = values.clone().fold(0.0, f64::max);
         let (least, most) = match axis {
-            Axis::Linear | Axis::Whole => {
+            PlotAxis::Linear | PlotAxis::Whole => {
                 let step = step_of(most, axis);
                 (0.0, (most / step).ceil().max(1.0) * step)
             }
-            Axis::Powers => {
+            PlotAxis::Powers => {
                 let least = values.filter(|value| *value > 0.0).fold(most, f64::min);
                 let least = if least > 0.0 { 10_f64.powf(least.log10().floor()) } else { 1.0 };
                 let most = if most > 0.0 { 10_f64.powf(most.log10().ceil()) } else { least };
@@ -108,8 +108,10 @@ impl Scale {
 
     fn y(&self, value: f64) -> f64 {
         let share = match self.axis {
-            Axis::Linear | Axis::Whole => value / self.most,
-            Axis::Powers => (value.max(self.least) / self.least).log10() / (self.most / self.least).log10(),
+            PlotAxis::Linear | PlotAxis::Whole => value / self.most,
+            PlotAxis::Powers => {
+                (value.max(self.least) / self.least).log10() / (self.most / self.least).log10()
+            }
         };
         HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share.clamp(0.0, 1.0)
     }
@@ -118,21 +120,21 @@ impl Scale {
     fn ticks(&self) -> Vec<f64> {
         let step = step_of(self.most, self.axis);
         let next = |value: &f64| match self.axis {
-            Axis::Linear | Axis::Whole => value + step,
-            Axis::Powers => value * 10.0,
+            PlotAxis::Linear | PlotAxis::Whole => value + step,
+            PlotAxis::Powers => value * 10.0,
         };
         let upwards = std::iter::successors(Some(self.least), |value| Some(next(value)));
         upwards.take_while(|value| *value <= self.most * 1.001).collect()
     }
 }
 
-impl Plot<'_> {
+impl LinePlot<'_> {
     /// The `<svg>` element.
     pub fn svg(&self) -> String {
         let all = self.series.iter().flat_map(|series| &series.points);
         let values = all.filter_map(|(_, value)| *value).filter(|value| value.is_finite());
         let seconds = if self.seconds.is_finite() { self.seconds.max(1.0) } else { 1.0 };
-        let scale = Scale::of(values.clone(), seconds, self.axis);
+        let scale = PlotScale::of(values.clone(), seconds, self.axis);
         let mut svg = format!(
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n\
              <text class=\"title\" x=\"{LEFT}\" y=\"14\">{title}</text>\n",
@@ -158,7 +160,7 @@ impl Plot<'_> {
 }
 
 /// A mark, with its name beside it; those of the next stand lower, for they may be close.
-fn rule(svg: &mut String, scale: &Scale, index: usize, mark: &Mark) {
+fn rule(svg: &mut String, scale: &PlotScale, index: usize, mark: &PlotMark) {
     let (x, label) = (scale.x(mark.at), escaped(&mark.label));
     let (end, y) = (HEIGHT - BOTTOM, TOP + 9.0 + LABEL_HEIGHT * (index % LABEL_ROWS) as f64);
     let (side, beside) = if x > WIDTH * 0.8 { ("before", x - 4.0) } else { ("behind", x + 4.0) };
@@ -169,7 +171,7 @@ fn rule(svg: &mut String, scale: &Scale, index: usize, mark: &Mark) {
     );
 }
 
-fn axes(svg: &mut String, scale: &Scale) {
+fn axes(svg: &mut String, scale: &PlotScale) {
     for value in scale.ticks() {
         let (y, right) = (scale.y(value), WIDTH - RIGHT);
         let _ = writeln!(
@@ -181,7 +183,7 @@ fn axes(svg: &mut String, scale: &Scale) {
             short(value)
         );
     }
-    let step = step_of(scale.seconds, Axis::Whole);
+    let step = step_of(scale.seconds, PlotAxis::Whole);
     let mut at = 0.0;
     while at <= scale.seconds {
         let (x, y) = (scale.x(at), HEIGHT - BOTTOM + 15.0);
@@ -202,7 +204,7 @@ fn legend(svg: &mut String, index: usize, of: usize, name: &str, colour: &str) {
 }
 
 /// A line for each stretch without a gap; a point that stands alone is a dot.
-fn line(svg: &mut String, scale: &Scale, series: &Series, colour: &str) {
+fn line(svg: &mut String, scale: &PlotScale, series: &PlotLine, colour: &str) {
     let whole = |point: &(f64, Option<f64>)| point.1.is_some_and(f64::is_finite) && point.0.is_finite();
     for stretch in series.points.split(|point| !whole(point)) {
         let places = stretch.iter().filter_map(|(at, value)| Some((scale.x(*at), scale.y((*value)?))));
@@ -222,14 +224,14 @@ fn line(svg: &mut String, scale: &Scale, series: &Series, colour: &str) {
 }
 
 /// 1, 2 or 5 times a power of ten, so that about five of them reach `most`; of whole things no part.
-fn step_of(most: f64, axis: Axis) -> f64 {
+fn step_of(most: f64, axis: PlotAxis) -> f64 {
     if !(most.is_finite() && most > 0.0) {
         return 1.0;
     }
     let power = 10_f64.powf((most / TICKS).log10().floor());
     let times = [1.0, 2.0, 5.0, 10.0].into_iter().find(|times| times * power * TICKS >= most * 0.999);
     let step = times.unwrap_or(10.0) * power;
-    if axis == Axis::Whole { step.max(1.0) } else { step }
+    if axis == PlotAxis::Whole { step.max(1.0) } else { step }
 }
 
 /// A number as axes have room for.
@@ -247,8 +249,8 @@ fn short(value: f64) -> String {
 mod tests {
     use super::*;
 
-    fn plot(series: Vec<Series>) -> String {
-        Plot { title: "t", axis: Axis::Linear, seconds: 10.0, series, marks: &[] }.svg()
+    fn plot(series: Vec<PlotLine>) -> String {
+        LinePlot { title: "t", axis: PlotAxis::Linear, seconds: 10.0, series, marks: &[] }.svg()
     }
 
     /// Every tag is closed, every attribute quoted: what a parser of XML would ask.
@@ -272,7 +274,7 @@ mod tests {
 
     #[test]
     fn lines_stand_where_their_values_are() {
-        let svg = plot(vec![Series::new("a", [(0.0, Some(0.0)), (5.0, Some(50.0)), (10.0, Some(100.0))])]);
+        let svg = plot(vec![PlotLine::new("a", [(0.0, Some(0.0)), (5.0, Some(50.0)), (10.0, Some(100.0))])]);
         assert_well_formed(&svg);
         assert!(svg.contains("points=\"64.0,194.0 456.0,117.0 848.0,40.0\""), "{svg}");
         for said in [">0<", ">20<", ">100<", ">10 s<"] {
@@ -284,8 +286,10 @@ mod tests {
     fn powers_of_ten_show_what_is_usual_beside_what_is_rare() {
         let points = [(0.0, Some(2.0)), (5.0, Some(100.0)), (10.0, Some(1_000.0))];
         let series =
-            || vec![Series::new("a", points), Series::new("b", [(0.0, Some(0.0)), (10.0, Some(1.0))])];
-        let svg = Plot { title: "t", axis: Axis::Powers, seconds: 10.0, series: series(), marks: &[] }.svg();
+            || vec![PlotLine::new("a", points), PlotLine::new("b", [(0.0, Some(0.0)), (10.0, Some(1.0))])];
+        let svg =
+            LinePlot { title: "t", axis: PlotAxis::Powers, seconds: 10.0, series: series(), marks: &[] }
+                .svg();
         assert_well_formed(&svg);
         // Each power is a third of the height, and nothing stands below the axis.
         assert!(svg.contains("64.0,178.5 456.0,91.3 848.0,40.0"), "{svg}");
@@ -294,16 +298,16 @@ mod tests {
             assert!(svg.contains(said), "{said}: {svg}");
         }
         for values in [vec![], vec![0.0], vec![7.0], vec![10.0], vec![1e-3, 5e6]] {
-            let scale = Scale::of(values.iter().copied(), 1.0, Axis::Powers);
+            let scale = PlotScale::of(values.iter().copied(), 1.0, PlotAxis::Powers);
             assert!((2..=12).contains(&scale.ticks().len()), "{values:?}: {:?}", scale.ticks());
         }
     }
 
     #[test]
     fn whole_things_have_whole_ticks_and_marks_their_names() {
-        let marks = [1.0, 1.5, 9.9].map(|at| Mark { at, label: format!("at {at}") });
-        let series = vec![Series::new("a", [(0.0, Some(1.0)), (10.0, Some(2.0))])];
-        let svg = Plot { title: "t", axis: Axis::Whole, seconds: 10.0, series, marks: &marks }.svg();
+        let marks = [1.0, 1.5, 9.9].map(|at| PlotMark { at, label: format!("at {at}") });
+        let series = vec![PlotLine::new("a", [(0.0, Some(1.0)), (10.0, Some(2.0))])];
+        let svg = LinePlot { title: "t", axis: PlotAxis::Whole, seconds: 10.0, series, marks: &marks }.svg();
         assert_well_formed(&svg);
         assert!(svg.contains(">2<") && !svg.contains(">0.5<"), "{svg}");
         for said in [
@@ -325,7 +329,7 @@ mod tests {
             (4.0, Some(2.0)),
             (5.0, Some(f64::INFINITY)),
         ];
-        let svg = plot(vec![Series::new("a", points)]);
+        let svg = plot(vec![PlotLine::new("a", points)]);
         assert_well_formed(&svg);
         assert_eq!((svg.matches("<polyline").count(), svg.matches("<circle").count()), (1, 1), "{svg}");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
@@ -333,24 +337,25 @@ mod tests {
 
     #[test]
     fn nothing_measured_is_a_plot_that_says_so() {
-        for series in [vec![], vec![Series::new("a", [])], vec![Series::new("a", [(1.0, None)])]] {
+        for series in [vec![], vec![PlotLine::new("a", [])], vec![PlotLine::new("a", [(1.0, None)])]] {
             let svg = plot(series);
             assert_well_formed(&svg);
             assert!(svg.contains("nothing was measured") && !svg.contains("NaN"), "{svg}");
         }
-        let zero = plot(vec![Series::new("a", [(0.0, Some(0.0)), (1.0, Some(0.0))])]);
+        let zero = plot(vec![PlotLine::new("a", [(0.0, Some(0.0)), (1.0, Some(0.0))])]);
         assert!(zero.contains("<polyline") && !zero.contains("nothing was measured"), "{zero}");
         assert_well_formed(
-            &Plot { title: "t", axis: Axis::Powers, seconds: 0.0, series: vec![], marks: &[] }.svg(),
+            &LinePlot { title: "t", axis: PlotAxis::Powers, seconds: 0.0, series: vec![], marks: &[] }.svg(),
         );
     }
 
     #[test]
     fn names_cannot_break_out() {
-        let marks = [Mark { at: 1.0, label: "</title><script>'\"&".to_owned() }];
+        let marks = [PlotMark { at: 1.0, label: "</title><script>'\"&".to_owned() }];
         let hostile = "<b onload=\"x\">\u{0}";
-        let series = vec![Series::new(hostile, [(0.0, Some(1.0))])];
-        let svg = Plot { title: hostile, axis: Axis::Linear, seconds: 2.0, series, marks: &marks }.svg();
+        let series = vec![PlotLine::new(hostile, [(0.0, Some(1.0))])];
+        let svg =
+            LinePlot { title: hostile, axis: PlotAxis::Linear, seconds: 2.0, series, marks: &marks }.svg();
         assert_well_formed(&svg);
         assert!(!svg.contains("<b") && !svg.contains("<script") && !svg.contains('\u{0}'), "{svg}");
         assert!(svg.contains("&lt;/title&gt;&lt;script&gt;&#39;&quot;&amp;"), "{svg}");
@@ -359,7 +364,7 @@ mod tests {
     #[test]
     fn steps_are_round_and_few() {
         for most in [0.0007, 0.3, 1.0, 7.0, 99.0, 100.0, 101.0, 12_345.0, 9e9] {
-            let lines = (most / step_of(most, Axis::Linear)).ceil();
+            let lines = (most / step_of(most, PlotAxis::Linear)).ceil();
             assert!((2.0..=5.0).contains(&lines), "{most}: {lines}");
         }
         let shown = [0.0, 0.25, 5.0, 9_999.0, 20_000.0, 2_500_000.0].map(short);

@@ -17,8 +17,8 @@ use kafka_protocol::protocol::StrBytes;
 pub use kafka_protocol::records::Compression;
 use kafka_protocol::records::{Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use lighterman::egress::Egress;
-use lighterman::kafka::cluster::Cluster;
-use lighterman::kafka::connection::{Connection, versions};
+use lighterman::kafka::cluster::KafkaCluster;
+use lighterman::kafka::connection::{BrokerConnection, versions};
 use lighterman::kafka::offsets::fetch_committed;
 use lighterman::kafka::transport::{BrokerAddress, PlainTcp};
 use lighterman::runtime::clock;
@@ -31,26 +31,26 @@ const READ_COMMITTED: i8 = 1;
 const NOT_LEADER_YET: [i16; 3] = [3, 5, 6];
 
 /// The visible offsets of each partition.
-pub type Produced = BTreeMap<i32, BTreeSet<i64>>;
+pub type ProducedOffsets = BTreeMap<i32, BTreeSet<i64>>;
 
 /// A client of the broker under test.
-pub struct Producer {
-    cluster: Cluster,
-    connection: Connection,
+pub struct TestProducer {
+    cluster: KafkaCluster,
+    connection: BrokerConnection,
 }
 
-impl Producer {
+impl TestProducer {
     /// Connects to `servers` (one broker).
     pub async fn connect(servers: &str) -> Result<Self> {
         let address = BrokerAddress::parse(servers).map_err(anyhow::Error::msg)?;
         let connector = Arc::new(PlainTcp::new(Arc::new(Egress::laptop())));
-        let cluster = Cluster::new(vec![address.clone()], connector, "loadtest");
+        let cluster = KafkaCluster::new(vec![address.clone()], connector, "loadtest");
         let connection = cluster.connect(&address).await?;
         Ok(Self { cluster, connection })
     }
 
     /// The connection, for requests that only tests make.
-    pub fn connection(&mut self) -> &mut Connection {
+    pub fn connection(&mut self) -> &mut BrokerConnection {
         &mut self.connection
     }
 
@@ -114,8 +114,8 @@ impl Producer {
         count: usize,
         value_bytes: usize,
         compression: Compression,
-    ) -> Result<Produced> {
-        let mut produced = Produced::new();
+    ) -> Result<ProducedOffsets> {
+        let mut produced = ProducedOffsets::new();
         let share = count.div_ceil(partitions as usize);
         let mut left = count;
         for partition in 0..partitions {
@@ -253,7 +253,7 @@ impl Producer {
 }
 
 /// The offset behind the last visible record of each partition.
-pub fn ends(produced: &Produced) -> BTreeMap<i32, i64> {
+pub fn ends(produced: &ProducedOffsets) -> BTreeMap<i32, i64> {
     produced.iter().filter_map(|(partition, offsets)| Some((*partition, offsets.last()? + 1))).collect()
 }
 

@@ -5,30 +5,46 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::contender::Contender;
-use crate::round::Figures;
+use crate::round::BenchFigures;
 
 const NAME_WIDTH: usize = 34;
 const FIGURE_WIDTH: usize = 28;
 
 /// One thing that is measured.
-struct Measure {
+struct ReportMeasure {
     name: &'static str,
-    of: fn(&Figures) -> Option<f64>,
+    of: fn(&BenchFigures) -> Option<f64>,
     digits: usize,
 }
 
-const MEASURES: [Measure; 11] = [
-    Measure { name: "records/s", of: records_per_second, digits: 0 },
-    Measure { name: "records an invocation", of: |run| per(run.records as f64, run.invocations), digits: 1 },
-    Measure { name: "event bytes a record", of: |run| per(run.payload_bytes as f64, run.records), digits: 0 },
-    Measure { name: "CPU us a record", of: |run| per(run.cpu_us as f64, run.records), digits: 2 },
-    Measure { name: "CPU us an invocation", of: |run| per(run.cpu_us as f64, run.invocations), digits: 1 },
-    Measure { name: "resident MiB at most", of: |run| Some(run.resident_kib as f64 / 1024.0), digits: 1 },
-    Measure { name: "due -> arrived p50 ms", of: |run| took_ms(run, 500), digits: 2 },
-    Measure { name: "due -> arrived p99 ms", of: |run| took_ms(run, 990), digits: 2 },
-    Measure { name: "due -> arrived p99.9 ms", of: |run| took_ms(run, 999), digits: 2 },
-    Measure { name: "  of that the producer p50 ms", of: |run| late_ms(run, 500), digits: 2 },
-    Measure { name: "  of that the producer p99 ms", of: |run| late_ms(run, 990), digits: 2 },
+const MEASURES: [ReportMeasure; 11] = [
+    ReportMeasure { name: "records/s", of: records_per_second, digits: 0 },
+    ReportMeasure {
+        name: "records an invocation",
+        of: |run| per(run.records as f64, run.invocations),
+        digits: 1,
+    },
+    ReportMeasure {
+        name: "event bytes a record",
+        of: |run| per(run.payload_bytes as f64, run.records),
+        digits: 0,
+    },
+    ReportMeasure { name: "CPU us a record", of: |run| per(run.cpu_us as f64, run.records), digits: 2 },
+    ReportMeasure {
+        name: "CPU us an invocation",
+        of: |run| per(run.cpu_us as f64, run.invocations),
+        digits: 1,
+    },
+    ReportMeasure {
+        name: "resident MiB at most",
+        of: |run| Some(run.resident_kib as f64 / 1024.0),
+        digits: 1,
+    },
+    ReportMeasure { name: "due -> arrived p50 ms", of: |run| took_ms(run, 500), digits: 2 },
+    ReportMeasure { name: "due -> arrived p99 ms", of: |run| took_ms(run, 990), digits: 2 },
+    ReportMeasure { name: "due -> arrived p99.9 ms", of: |run| took_ms(run, 999), digits: 2 },
+    ReportMeasure { name: "  of that the producer p50 ms", of: |run| late_ms(run, 500), digits: 2 },
+    ReportMeasure { name: "  of that the producer p99 ms", of: |run| late_ms(run, 990), digits: 2 },
 ];
 
 fn per(amount: f64, count: u64) -> Option<f64> {
@@ -36,15 +52,15 @@ fn per(amount: f64, count: u64) -> Option<f64> {
 }
 
 /// Between the first arrival and the last: starting and joining the group are not in it.
-fn records_per_second(run: &Figures) -> Option<f64> {
+fn records_per_second(run: &BenchFigures) -> Option<f64> {
     (!run.took.is_zero()).then(|| run.records as f64 / run.took.as_secs_f64())
 }
 
-fn took_ms(run: &Figures, permille: usize) -> Option<f64> {
+fn took_ms(run: &BenchFigures, permille: usize) -> Option<f64> {
     Some(ms(run.latency.as_ref()?.took.at(permille)))
 }
 
-fn late_ms(run: &Figures, permille: usize) -> Option<f64> {
+fn late_ms(run: &BenchFigures, permille: usize) -> Option<f64> {
     Some(ms(run.latency.as_ref()?.lateness.at(permille)))
 }
 
@@ -54,14 +70,14 @@ fn ms(duration: Duration) -> f64 {
 
 /// The runs of one scenario.
 #[derive(Default)]
-pub struct Runs {
-    node: Vec<Figures>,
-    baseline: Vec<Figures>,
+pub struct ScenarioRuns {
+    node: Vec<BenchFigures>,
+    baseline: Vec<BenchFigures>,
 }
 
-impl Runs {
+impl ScenarioRuns {
     /// Adds a run.
-    pub fn add(&mut self, who: Contender, figures: Figures) {
+    pub fn add(&mut self, who: Contender, figures: BenchFigures) {
         match who {
             Contender::Node => self.node.push(figures),
             Contender::Baseline => self.baseline.push(figures),
@@ -77,7 +93,7 @@ impl Runs {
         }
         table.push('\n');
         for measure in &MEASURES {
-            let row = |runs: &[Figures]| runs.iter().filter_map(measure.of).collect::<Vec<_>>();
+            let row = |runs: &[BenchFigures]| runs.iter().filter_map(measure.of).collect::<Vec<_>>();
             let (node, baseline) = (row(&self.node), row(&self.baseline));
             if node.is_empty() {
                 continue;
@@ -108,7 +124,7 @@ fn spread(values: &[f64], digits: usize) -> String {
 }
 
 /// A run in a line.
-pub fn line(who: Contender, run: &Figures) -> String {
+pub fn line(who: Contender, run: &BenchFigures) -> String {
     let mut line = format!("{:9}", who.name());
     for measure in MEASURES.iter().filter(|measure| !measure.name.starts_with(' ')) {
         if let Some(figure) = (measure.of)(run) {
@@ -143,7 +159,7 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_within_rounds() {
-        let run = |cpu_us| Figures {
+        let run = |cpu_us| BenchFigures {
             records: 100,
             invocations: 10,
             payload_bytes: 5_000,
@@ -154,7 +170,7 @@ mod tests {
             repeated: 0,
             latency: None,
         };
-        let mut runs = Runs::default();
+        let mut runs = ScenarioRuns::default();
         // A machine that is three times as slow in the second round, and a round out of the way.
         for (node, baseline) in [(100, 400), (300, 1_200), (1_000, 1_000)] {
             runs.add(Contender::Node, run(node));

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::checker::check;
-use crate::contender::{Contender, Setup, Started};
-use crate::function::{FakeLambda, Tally};
-use crate::latency::{Percentiles, Stopwatch};
-use crate::open_loop::{OpenLoop, Target, Written};
+use crate::contender::{Contender, ContenderSetup, StartedContender};
+use crate::function::{ArrivalCount, FakeLambda};
+use crate::latency::{LatencyPercentiles, LatencyStopwatch};
+use crate::open_loop::{OpenLoop, OpenLoopTarget, WrittenRecords};
 use crate::process::{cpu_us, resident_peak_kib};
-use crate::produce::{Compression, Produced, Producer, ends};
-use crate::schedule::Schedule;
+use crate::produce::{Compression, ProducedOffsets, TestProducer, ends};
+use crate::schedule::RateSchedule;
 
 /// Records that are written at the rate before measuring begins.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a run has shown.
 #[derive(Clone, Debug)]
-pub struct Figures {
+pub struct BenchFigures {
     /// Records that arrived while CPU was counted.
     pub records: u64,
     /// Invocations that carried them.
@@ -39,37 +39,37 @@ pub struct Figures {
     /// Deliveries beyond the first.
     pub repeated: u64,
     /// With a rate: from when a record was due to its arrival.
-    pub latency: Option<Latency>,
+    pub latency: Option<BenchLatency>,
 }
 
 /// What a run at a fixed rate has shown.
 #[derive(Clone, Debug)]
-pub struct Latency {
+pub struct BenchLatency {
     /// From when a record was due to its arrival at the function.
-    pub took: Percentiles,
+    pub took: LatencyPercentiles,
     /// The producer's part: from when a record was due to the start of its write.
-    pub lateness: Percentiles,
+    pub lateness: LatencyPercentiles,
 }
 
 /// Where runs take place.
-pub struct Ground<'g> {
+pub struct BenchEnv<'g> {
     /// The function.
     pub lambda: &'g FakeLambda,
     /// A client of the broker.
-    pub producer: &'g mut Producer,
+    pub producer: &'g mut TestProducer,
     /// Longest time for a drain.
     pub limit: Duration,
 }
 
-impl Ground<'_> {
+impl BenchEnv<'_> {
     /// Drains a topic that holds `produced`.
     pub async fn drain(
         &mut self,
         who: Contender,
-        setup: &Setup,
+        setup: &ContenderSetup,
         run: &str,
-        produced: &Produced,
-    ) -> Result<Figures> {
+        produced: &ProducedOffsets,
+    ) -> Result<BenchFigures> {
         self.lambda.clear();
         let mut started = who.start(setup, run).await?;
         let (before, began) = (cpu_us(started.pid())?, Instant::now());
@@ -88,16 +88,16 @@ impl Ground<'_> {
     pub async fn steady(
         &mut self,
         who: Contender,
-        setup: &Setup,
+        setup: &ContenderSetup,
         partitions: i32,
         value_bytes: usize,
         rate: (u64, Duration),
-    ) -> Result<Figures> {
+    ) -> Result<BenchFigures> {
         let (rate, lasting) = rate;
         self.producer.create_topic(&setup.topic, partitions).await?;
-        let target = Target { servers: &setup.servers, topic: &setup.topic, partitions, value_bytes };
+        let target = OpenLoopTarget { servers: &setup.servers, topic: &setup.topic, partitions, value_bytes };
         let count = rate * (WARM_UP + lasting).as_secs();
-        let open_loop = OpenLoop::connect(&target, Schedule::even(rate, count)).await?;
+        let open_loop = OpenLoop::connect(&target, RateSchedule::even(rate, count)).await?;
         self.lambda.clear();
         let mut started = who.start(setup, &setup.topic).await?;
         let began = Instant::now();
@@ -106,15 +106,15 @@ impl Ground<'_> {
         self.lambda.clear();
         let before = cpu_us(started.pid())?;
         let start = Instant::now() + LOOK_AGAIN;
-        self.lambda.time_with(Stopwatch::new(start, WARM_UP));
-        let Written { produced, lateness } = open_loop.run(start).await?;
+        self.lambda.time_with(LatencyStopwatch::new(start, WARM_UP));
+        let WrittenRecords { produced, lateness } = open_loop.run(start).await?;
         let arrived = self.await_records(count, SETTLE_DEADLINE).await;
         let spent_us = cpu_us(started.pid())? - before;
         let took = self.lambda.take_times().context("the stopwatch is gone")?.percentiles();
         ensure!(arrived, "{} of {count} records arrived", self.lambda.tally().records);
         ensure!(took.count() as u64 >= rate * lasting.as_secs(), "only {} records were timed", took.count());
         let figures = self.finish(started, &setup.topic, &group, Some(&produced), (spent_us, began)).await?;
-        Ok(Figures { latency: Some(Latency { took, lateness }), ..figures })
+        Ok(BenchFigures { latency: Some(BenchLatency { took, lateness }), ..figures })
     }
 
     /// One record through each partition: from then on all of them are being read.
@@ -136,12 +136,12 @@ impl Ground<'_> {
 
     async fn finish(
         &mut self,
-        started: Started,
+        started: StartedContender,
         topic: &str,
         group: &str,
-        expected: Option<&Produced>,
+        expected: Option<&ProducedOffsets>,
         (cpu_us, began): (u64, Instant),
-    ) -> Result<Figures> {
+    ) -> Result<BenchFigures> {
         let tally = self.lambda.tally();
         let resident_kib = resident_peak_kib(started.pid())?;
         started.end().await?;
@@ -157,9 +157,15 @@ impl Ground<'_> {
     }
 }
 
-fn figures(tally: Tally, began: Instant, cpu_us: u64, resident_kib: u64, repeated: u64) -> Figures {
+fn figures(
+    tally: ArrivalCount,
+    began: Instant,
+    cpu_us: u64,
+    resident_kib: u64,
+    repeated: u64,
+) -> BenchFigures {
     let (first, last) = tally.between.unwrap_or((began, began));
-    Figures {
+    BenchFigures {
         records: tally.records,
         invocations: tally.invocations,
         payload_bytes: tally.payload_bytes,

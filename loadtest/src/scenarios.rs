@@ -6,22 +6,22 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use loadtest::compare::Comparison;
-use loadtest::outcome::{MEASURES, Outcome};
+use loadtest::compare::RunComparison;
+use loadtest::outcome::{MEASURES, RunFigures};
 use loadtest::page::page;
-use loadtest::run::{Kafka, Run};
-use loadtest::scenario::{Scenario, names, read};
+use loadtest::run::{KafkaChoice, ScenarioRun};
+use loadtest::scenario::{LoadScenario, names, read};
 
 /// Run a scenario: a Kafka, a function, nodes, and a producer on a fixed schedule. The exit code is 1 when a record is missing,
 /// out of order, or comes again more often than promised; regressions are marked and do not change it.
 #[derive(Debug, Parser)]
 #[command(name = "loadtest run")]
-pub(crate) struct Arguments {
+pub(crate) struct ScenarioArguments {
     /// The name of one that comes with it (`loadtest list`), or a file that ends in .toml
     scenario: String,
     /// `embedded`, a version to start from Maven Central (4.2.1), or host:port of a single broker
     #[arg(long, default_value_t)]
-    kafka: Kafka,
+    kafka: KafkaChoice,
     /// Share of the scenario's time to run, at the same rates
     #[arg(long, default_value_t = 1.0, value_parser = scale)]
     scale: f64,
@@ -59,7 +59,7 @@ pub(crate) fn list() -> Result<()> {
 }
 
 /// Runs one.
-pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
+pub(crate) async fn run(arguments: ScenarioArguments) -> Result<ExitCode> {
     let scenario = read(&arguments.scenario)?.scaled(arguments.scale);
     // Read first: the older run may be the file that this one replaces.
     let old = arguments.compare.as_deref().map(figures_of).transpose()?;
@@ -67,9 +67,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
     announce(&scenario, &arguments.kafka);
     let progress = !arguments.quiet;
     let (scale, kafka, settings) = (arguments.scale, &arguments.kafka, &arguments.set);
-    let run = Run { scenario: &scenario, scale, kafka, settings, progress };
+    let run = ScenarioRun { scenario: &scenario, scale, kafka, settings, progress };
     let outcome = run.go().await?;
-    let comparison = old.map(|old| Comparison::of(&old, &outcome));
+    let comparison = old.map(|old| RunComparison::of(&old, &outcome));
     tell(&outcome, comparison.as_ref());
     let folder = arguments.out.unwrap_or_else(|| workspace().join("target/loadtest"));
     write(&folder, &scenario, &outcome, comparison.as_ref())?;
@@ -82,7 +82,7 @@ pub(crate) fn workspace() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
-fn figures_of(path: &Path) -> Result<Outcome> {
+fn figures_of(path: &Path) -> Result<RunFigures> {
     let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     serde_json::from_slice(&text)
         .with_context(|| format!("{} does not hold the figures of a run", path.display()))
@@ -103,7 +103,7 @@ pub(crate) fn build_node() -> Result<()> {
     Ok(())
 }
 
-fn announce(scenario: &Scenario, kafka: &Kafka) {
+fn announce(scenario: &LoadScenario, kafka: &KafkaChoice) {
     println!("{}: {}", scenario.name, scenario.about);
     println!(
         "kafka {kafka}; {} records of {} B in {:.0} s, {} partitions, batch {}, {} node(s)",
@@ -119,7 +119,7 @@ fn announce(scenario: &Scenario, kafka: &Kafka) {
     }
 }
 
-fn tell(outcome: &Outcome, comparison: Option<&Comparison>) {
+fn tell(outcome: &RunFigures, comparison: Option<&RunComparison>) {
     match comparison {
         Some(comparison) => print!("{}", comparison.table()),
         None => {
@@ -142,9 +142,9 @@ fn tell(outcome: &Outcome, comparison: Option<&Comparison>) {
 
 fn write(
     folder: &Path,
-    scenario: &Scenario,
-    outcome: &Outcome,
-    comparison: Option<&Comparison>,
+    scenario: &LoadScenario,
+    outcome: &RunFigures,
+    comparison: Option<&RunComparison>,
 ) -> Result<()> {
     let place = |extension| folder.join(format!("{}.{extension}", scenario.name));
     let (html, json) = (place("html"), place("json"));

@@ -8,7 +8,7 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// A stretch of time in which the rate goes evenly from one value to another.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Stretch {
+pub struct RateRamp {
     /// How long.
     pub lasting: Duration,
     /// Records a second at its beginning.
@@ -17,7 +17,7 @@ pub struct Stretch {
     pub to: u64,
 }
 
-impl Stretch {
+impl RateRamp {
     /// Whole records due in it.
     pub fn count(&self) -> u64 {
         let doubled = u128::from(self.from + self.to) * self.lasting.as_nanos();
@@ -46,31 +46,31 @@ impl Stretch {
 
 /// Stretches, one after the other. Clones share them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Schedule {
-    stretches: Arc<[Placed]>,
+pub struct RateSchedule {
+    stretches: Arc<[PlacedRamp]>,
     count: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Placed {
+struct PlacedRamp {
     begins: Duration,
     first: u64,
-    stretch: Stretch,
+    stretch: RateRamp,
 }
 
-impl Schedule {
+impl RateSchedule {
     /// `count` records at `rate` a second.
     pub fn even(rate: u64, count: u64) -> Self {
         let lasting = Duration::from_secs(count.div_ceil(rate.max(1)));
-        let stretch = Stretch { lasting, from: rate, to: rate };
-        Self { stretches: [Placed { begins: Duration::ZERO, first: 0, stretch }].into(), count }
+        let stretch = RateRamp { lasting, from: rate, to: rate };
+        Self { stretches: [PlacedRamp { begins: Duration::ZERO, first: 0, stretch }].into(), count }
     }
 
     /// These stretches, each with its whole records.
-    pub fn of(stretches: impl IntoIterator<Item = Stretch>) -> Self {
+    pub fn of(stretches: impl IntoIterator<Item = RateRamp>) -> Self {
         let (mut begins, mut first) = (Duration::ZERO, 0);
         let placed = stretches.into_iter().map(|stretch| {
-            let placed = Placed { begins, first, stretch };
+            let placed = PlacedRamp { begins, first, stretch };
             begins += stretch.lasting;
             first += stretch.count();
             placed
@@ -120,48 +120,48 @@ mod tests {
 
     #[test]
     fn what_is_due_by_a_moment_is_what_is_due_before_the_next() {
-        let stretch = |seconds, from, to| Stretch { lasting: Duration::from_secs(seconds), from, to };
-        let schedule = Schedule::of([stretch(2, 10, 100), stretch(1, 0, 0), stretch(3, 50, 50)]);
+        let stretch = |seconds, from, to| RateRamp { lasting: Duration::from_secs(seconds), from, to };
+        let schedule = RateSchedule::of([stretch(2, 10, 100), stretch(1, 0, 0), stretch(3, 50, 50)]);
         for n in 0..schedule.count() {
             assert_eq!(schedule.due_by(schedule.due(n)), n + 1, "{n}");
         }
         assert_eq!(schedule.due_by(Duration::from_secs(60)), schedule.count());
-        assert_eq!(Schedule::even(10, 0).due_by(Duration::from_secs(1)), 0);
+        assert_eq!(RateSchedule::even(10, 0).due_by(Duration::from_secs(1)), 0);
     }
 
-    fn seconds(lasting: u64, from: u64, to: u64) -> Stretch {
-        Stretch { lasting: Duration::from_secs(lasting), from, to }
+    fn seconds(lasting: u64, from: u64, to: u64) -> RateRamp {
+        RateRamp { lasting: Duration::from_secs(lasting), from, to }
     }
 
     #[test]
     fn it_is_exact_and_does_not_drift() {
-        let third = Schedule::even(3, 10);
+        let third = RateSchedule::even(3, 10);
         let due: Vec<u128> = (0..4).map(|n| third.due(n).as_nanos()).collect();
         assert_eq!(due, [0, 333_333_333, 666_666_666, 1_000_000_000]);
         let day = 86_400;
         for rate in [1, 7, 1_000, 999_983] {
-            assert_eq!(Schedule::even(rate, rate).due(rate * day), Duration::from_secs(day));
+            assert_eq!(RateSchedule::even(rate, rate).due(rate * day), Duration::from_secs(day));
         }
-        let thousand = Schedule::even(1_000, 5_000);
+        let thousand = RateSchedule::even(1_000, 5_000);
         assert!((0..5_000).map(|n| thousand.due(n)).is_sorted());
     }
 
     #[test]
     fn a_ramp_has_the_records_under_its_line_and_never_goes_back() {
         for ramp in [seconds(10, 0, 200), seconds(10, 200, 0)] {
-            let schedule = Schedule::of([ramp]);
+            let schedule = RateSchedule::of([ramp]);
             assert_eq!(schedule.count(), 1_000);
             assert!((0..1_000).map(|n| schedule.due(n)).is_sorted());
             assert!((0..1_000).all(|n| schedule.due(n) <= Duration::from_secs(10)));
         }
         // Rising from nothing, a quarter of the records is due in the first half.
-        let half = Schedule::of([seconds(10, 0, 200)]).due(250);
+        let half = RateSchedule::of([seconds(10, 0, 200)]).due(250);
         assert!(half.abs_diff(Duration::from_secs(5)) < Duration::from_micros(1), "{half:?}");
     }
 
     #[test]
     fn stretches_follow_one_another_and_silence_has_no_records() {
-        let schedule = Schedule::of([seconds(2, 10, 10), seconds(3, 0, 0), seconds(1, 5, 5)]);
+        let schedule = RateSchedule::of([seconds(2, 10, 10), seconds(3, 0, 0), seconds(1, 5, 5)]);
         assert_eq!(schedule.count(), 25);
         assert_eq!(schedule.due(19), Duration::from_millis(1_900));
         assert_eq!(schedule.due(20), Duration::from_secs(5));

@@ -12,14 +12,14 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use lighterman::kafka::connection::versions;
 
-use crate::produce::{Compression, Producer, batch};
+use crate::produce::{Compression, TestProducer, batch};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const NOT_YET: [i16; 5] = [14, 15, 16, 51, 5];
 
 /// A producer with a transactional id.
-pub struct Transactions<'p> {
-    producer: &'p mut Producer,
+pub struct TransactionalProducer<'p> {
+    producer: &'p mut TestProducer,
     id: String,
     producer_id: i64,
     epoch: i16,
@@ -27,9 +27,9 @@ pub struct Transactions<'p> {
     sequences: BTreeMap<(String, i32), i32>,
 }
 
-impl<'p> Transactions<'p> {
+impl<'p> TransactionalProducer<'p> {
     /// Registers `id` with the (only) broker.
-    pub async fn begin(producer: &'p mut Producer, id: &str) -> Result<Self> {
+    pub async fn begin(producer: &'p mut TestProducer, id: &str) -> Result<Self> {
         for _ in 0..300 {
             let key = StrBytes::from_string(id.to_owned());
             let find = |_| FindCoordinatorRequest::default().with_key(key).with_key_type(1);

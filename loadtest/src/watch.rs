@@ -9,19 +9,19 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::function::{Act, Event, FakeLambda};
-use crate::produce::Producer;
+use crate::function::{FakeLambda, InvocationAction, InvocationEvent};
+use crate::produce::TestProducer;
 
-/// A watch over the commits of one group; ask it [`Watch::was_clean`] at the end.
-pub struct Watch {
+/// A watch over the commits of one group; ask it [`CommitWatch::was_clean`] at the end.
+pub struct CommitWatch {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<()>>,
 }
 
 /// What is watched: a topic in which every offset from 0 is a record that the function must take, but for some.
-pub struct Watched {
+pub struct WatchedTopic {
     /// Asks for the commits; its own connection.
-    pub producer: Producer,
+    pub producer: TestProducer,
     /// Remembers what was taken.
     pub lambda: FakeLambda,
     /// By which of its functions.
@@ -38,9 +38,9 @@ pub struct Watched {
     pub every: Duration,
 }
 
-impl Watch {
+impl CommitWatch {
     /// Watches from now on.
-    pub fn over(watched: Watched) -> Self {
+    pub fn over(watched: WatchedTopic) -> Self {
         let (stop, stopped) = oneshot::channel();
         Self { stop, task: tokio::spawn(watched.run(stopped)) }
     }
@@ -52,7 +52,7 @@ impl Watch {
     }
 }
 
-impl Watched {
+impl WatchedTopic {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
         let mut before: BTreeMap<i32, i64> = BTreeMap::new();
         while stopped.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty) {
@@ -86,16 +86,16 @@ impl Watched {
 }
 
 /// What the function has taken so far, by partition and offset.
-pub fn taken(events: &[Event]) -> BTreeSet<(i32, i64)> {
+pub fn taken(events: &[InvocationEvent]) -> BTreeSet<(i32, i64)> {
     let mut open: BTreeMap<u64, &BTreeMap<i32, Vec<i64>>> = BTreeMap::new();
     let mut taken = BTreeSet::new();
     for event in events {
         match event {
-            Event::Start { id, offsets } => {
+            InvocationEvent::Start { id, offsets } => {
                 open.insert(*id, offsets);
             }
-            Event::End { id, act, failed } => {
-                let ran = open.remove(id).filter(|_| act.succeeds() || *act == Act::Report);
+            InvocationEvent::End { id, act, failed } => {
+                let ran = open.remove(id).filter(|_| act.succeeds() || *act == InvocationAction::Report);
                 let all = ran.into_iter().flatten();
                 let places =
                     all.flat_map(|(partition, list)| list.iter().map(|offset| (*partition, *offset)));

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
-use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 use lighterman::runtime::clock;
-use loadtest::function::{Event, FakeLambda};
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Producer, stamped_batch};
+use loadtest::function::{FakeLambda, InvocationEvent};
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, TestProducer, stamped_batch};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -17,12 +17,12 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_grows_too_old_in_a_long_window_is_given_up_then_and_the_young_one_is_delivered()
 -> Result<()> {
-    let broker = Broker::start(BrokerSettings::default())?;
+    let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
-    let mut producer = Producer::connect(&servers).await?;
+    let mut producer = TestProducer::connect(&servers).await?;
     producer.create_topic("orders", 1).await?;
     let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
-    let node = Node::start(data.path(), &lambda.endpoint_url(), &[]).await?;
+    let node = NodeProcess::start(data.path(), &lambda.endpoint_url(), &[]).await?;
     let more = json!({
         "BatchSize": 100, "MaximumBatchingWindowInSeconds": 12, "MaximumRecordAgeInSeconds": 60,
     });
@@ -39,8 +39,10 @@ async fn a_record_that_grows_too_old_in_a_long_window_is_given_up_then_and_the_y
     );
     producer.await_committed(&group, "orders", &BTreeMap::from([(0, 2)]), LIMIT).await?;
     let sent: Vec<_> =
-        lambda.events().into_iter().filter(|event| matches!(event, Event::Start { .. })).collect();
-    let [Event::Start { offsets, .. }] = &sent[..] else { anyhow::bail!("one invocation: {sent:?}") };
+        lambda.events().into_iter().filter(|event| matches!(event, InvocationEvent::Start { .. })).collect();
+    let [InvocationEvent::Start { offsets, .. }] = &sent[..] else {
+        anyhow::bail!("one invocation: {sent:?}")
+    };
     ensure!(*offsets == BTreeMap::from([(0, vec![1])]), "the young one, alone: {offsets:?}");
     let shown = node.api().call("GET", &format!("/lighterman/v1/mappings/{group}/audit"), None).await?;
     ensure!(shown["partitions"][0]["totals"] == json!({"delivered": 1, "expired": 1}), "{shown}");

@@ -3,24 +3,24 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lighterman::local::broker::{Broker, BrokerSettings};
-use loadtest::contender::{Contender, Setup};
-use loadtest::function::{Act, FakeLambda};
-use loadtest::produce::{Compression, Producer, ends};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
+use loadtest::contender::{Contender, ContenderSetup};
+use loadtest::function::{FakeLambda, InvocationAction};
+use loadtest::produce::{Compression, TestProducer, ends};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const RECORDS: usize = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loop_that_is_told_to_end_while_a_batch_is_at_the_function_commits_it() -> Result<()> {
-    let broker = Broker::start(BrokerSettings::default())?;
+    let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
-    let mut producer = Producer::connect(&servers).await?;
+    let mut producer = TestProducer::connect(&servers).await?;
     producer.create_topic("orders", 4).await?;
     let produced = producer.write("orders", 4, RECORDS, 10, Compression::None).await?;
     let lambda = FakeLambda::start().await?;
-    lambda.set_script(|_| Act::Succeed(Duration::from_secs(1)));
-    let setup = Setup {
+    lambda.set_script(|_| InvocationAction::Succeed(Duration::from_secs(1)));
+    let setup = ContenderSetup {
         servers,
         topic: "orders".to_owned(),
         endpoint: lambda.endpoint_url(),

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lighterman::local::broker::{Broker, BrokerSettings};
-use loadtest::function::{FakeLambda, Poison};
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Producer};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
+use loadtest::function::{FakeLambda, PoisonRecords};
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, TestProducer};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -17,20 +17,20 @@ const POISON: i64 = 4;
 const REASON: &str = "INC-4711: the order has no customer";
 
 /// What a command printed, and its exit code.
-struct Said {
+struct CommandOutput {
     code: Option<i32>,
     out: String,
     problem: String,
 }
 
-async fn say(node: &Node, arguments: &[&str]) -> Result<Said> {
+async fn say(node: &NodeProcess, arguments: &[&str]) -> Result<CommandOutput> {
     let output = node.command(arguments).await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(Said { code: output.status.code(), out: text(&output.stdout), problem: text(&output.stderr) })
+    Ok(CommandOutput { code: output.status.code(), out: text(&output.stdout), problem: text(&output.stderr) })
 }
 
 /// Repeats a command until it prints `what`.
-async fn until_said(node: &Node, arguments: &[&str], what: &str) -> Result<Said> {
+async fn until_said(node: &NodeProcess, arguments: &[&str], what: &str) -> Result<CommandOutput> {
     let mut last = String::new();
     let said = async {
         loop {
@@ -58,14 +58,14 @@ fn cut_a_hole(data: &Path, group: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_person_skips_what_blocks_and_the_audit_says_why_and_finds_a_hole() -> Result<()> {
-    let broker = Broker::start(BrokerSettings::default())?;
+    let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
-    let mut producer = Producer::connect(&servers).await?;
+    let mut producer = TestProducer::connect(&servers).await?;
     producer.create_topic("orders", 1).await?;
     producer.write("orders", 1, RECORDS as usize, 10, Compression::None).await?;
     let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
-    lambda.set_poison(Poison { records: BTreeSet::from([(0, POISON)]), names: false });
-    let node = Node::start(data.path(), &lambda.endpoint_url(), &[]).await?;
+    lambda.set_poison(PoisonRecords { records: BTreeSet::from([(0, POISON)]), names: false });
+    let node = NodeProcess::start(data.path(), &lambda.endpoint_url(), &[]).await?;
     let group = node.create_mapping(&servers, "orders", json!({"BatchSize": 1})).await?;
 
     let blocked = until_said(&node, &["top", &group], &format!("  {POISON}  ")).await?;
@@ -95,7 +95,7 @@ async fn a_person_skips_what_blocks_and_the_audit_says_why_and_finds_a_hole() ->
     ensure!(node.terminate(LIMIT).await? == Some(0), "drains and exits 0");
 
     cut_a_hole(data.path(), &group)?;
-    let node = Node::start(data.path(), &lambda.endpoint_url(), &[]).await?;
+    let node = NodeProcess::start(data.path(), &lambda.endpoint_url(), &[]).await?;
     let found = "partition 0: offset 4 is committed without an outcome (4..5 of 10)";
     let hole = until_said(&node, &["audit", &group], found).await?;
     ensure!(hole.code == Some(1) && hole.problem.contains(found), "{:?}: {}", hole.code, hole.problem);

@@ -11,14 +11,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use bytes::Bytes;
-use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 use lighterman::runtime::clock;
 use lighterman_proto::failure::iso_8601;
 use lighterman_proto::units::TimestampMs;
 use loadtest::aws::{ACCOUNT, AwsStandIn, REGION, python};
-use loadtest::function::{Event, FakeLambda, Poison, request_id};
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Producer, stamped_batch};
+use loadtest::function::{FakeLambda, InvocationEvent, PoisonRecords, request_id};
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, TestProducer, stamped_batch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -35,16 +35,16 @@ const QUEUE: &str = include_str!("../../proto/fixtures/aws-on-failure-queue.json
 const OBJECT: &str = include_str!("../../proto/fixtures/aws-on-failure-object.json");
 const MESSAGE: &str = include_str!("../../proto/fixtures/aws-on-failure-topic.json");
 
-struct Scene {
-    broker: Broker,
-    producer: Producer,
+struct DestinationScene {
+    broker: EmbeddedBroker,
+    producer: TestProducer,
     lambda: FakeLambda,
     aws: AwsStandIn,
-    node: Node,
+    node: NodeProcess,
     _data: tempfile::TempDir,
 }
 
-impl Scene {
+impl DestinationScene {
     /// A topic, all of whose batches fail; `None` after one line when the clients are not installed.
     async fn new() -> Result<Option<Self>> {
         let Some(python) = python().await? else {
@@ -54,8 +54,8 @@ impl Scene {
             return Ok(None);
         };
         let (aws, lambda) = (AwsStandIn::start(python).await?, FakeLambda::start().await?);
-        let broker = Broker::start(BrokerSettings::default())?;
-        let mut producer = Producer::connect(&broker.address().to_string()).await?;
+        let broker = EmbeddedBroker::start(BrokerSettings::default())?;
+        let mut producer = TestProducer::connect(&broker.address().to_string()).await?;
         producer.create_topic(TOPIC, RECORDS.len() as i32).await?;
         for (partition, records) in (0..).zip(RECORDS) {
             let stamped: Vec<_> = (0..records).map(|index| (value(index), timestamp(index))).collect();
@@ -63,11 +63,11 @@ impl Scene {
                 .send(TOPIC, partition, stamped_batch(&stamped, Compression::None, -1, -1)?, None)
                 .await?;
         }
-        lambda.set_poison(Poison { records: BTreeSet::from([(0, 3), (1, 1)]), names: false });
+        lambda.set_poison(PoisonRecords { records: BTreeSet::from([(0, 3), (1, 1)]), names: false });
         let data = tempfile::tempdir()?;
         let mut settings = vec![("LIGHTERMAN_INVOKE_BACKOFF_MAX", "200ms")];
         settings.extend(aws.settings());
-        let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
+        let node = NodeProcess::start(data.path(), &lambda.endpoint_url(), &settings).await?;
         Ok(Some(Self { broker, producer, lambda, aws, node, _data: data }))
     }
 
@@ -133,9 +133,11 @@ impl Scene {
 
     /// An invocation that had records of `partition` in it.
     fn is_invocation_of(&self, id: &Value, partition: i32) -> bool {
-        let holds = |event: &Event| match event {
-            Event::Start { id, offsets } => offsets.contains_key(&partition).then(|| request_id(*id)),
-            Event::End { .. } => None,
+        let holds = |event: &InvocationEvent| match event {
+            InvocationEvent::Start { id, offsets } => {
+                offsets.contains_key(&partition).then(|| request_id(*id))
+            }
+            InvocationEvent::End { .. } => None,
         };
         self.lambda.events().iter().filter_map(holds).any(|name| *id == *name)
     }
@@ -238,7 +240,7 @@ fn exhausted_at_destination() -> BTreeMap<String, u64> {
 }
 
 #[derive(Debug, Deserialize)]
-struct Object {
+struct S3Object {
     key: String,
     #[serde(rename = "type")]
     content_type: String,
@@ -254,7 +256,7 @@ fn assert_key_is_golden(key: &str, group: &str, partition: i32, at: &str) {
     assert_eq!(groups, [8, 4, 4, 4, 12], "{key}");
 }
 
-async fn queues_and_notifications(scene: &mut Scene) -> Result<()> {
+async fn queues_and_notifications(scene: &mut DestinationScene) -> Result<()> {
     let _: Value = scene.aws.call(&["create_queue", "failed"]).await?;
     let _: Value = scene.aws.call(&["create_topic", "alarms"]).await?;
     let queue = scene.map("to-queue", &queue_arn("failed"), json!({})).await?;
@@ -269,11 +271,11 @@ async fn queues_and_notifications(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-async fn objects(scene: &mut Scene) -> Result<()> {
+async fn objects(scene: &mut DestinationScene) -> Result<()> {
     let _: Value = scene.aws.call(&["create_bucket", "failed-records"]).await?;
     let group = scene.map("to-bucket", "arn:aws:s3:::failed-records", json!({})).await?;
     ensure!(scene.ended(&group).await? == exhausted_at_destination(), "all dead-lettered");
-    let objects: Vec<Object> = scene.aws.call(&["objects", "failed-records", "2"]).await?;
+    let objects: Vec<S3Object> = scene.aws.call(&["objects", "failed-records", "2"]).await?;
     ensure!(objects.len() == RECORDS.len(), "one for each partition");
     for object in objects {
         let found: Value = serde_json::from_str(&object.body)?;
@@ -292,7 +294,7 @@ async fn objects(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
-fn event_of(scene: &Scene, partition: i32, offsets: RangeInclusive<usize>) -> Value {
+fn event_of(scene: &DestinationScene, partition: i32, offsets: RangeInclusive<usize>) -> Value {
     event(&scene.servers(), partition, offsets)
 }
 
@@ -307,7 +309,7 @@ async fn kcat(servers: &str, topic: &str) -> Result<Vec<(String, String)>> {
     lines.lines().map(|line| pair(line).context("a key and a value")).collect()
 }
 
-async fn messages_of_a_topic(scene: &mut Scene) -> Result<()> {
+async fn messages_of_a_topic(scene: &mut DestinationScene) -> Result<()> {
     scene.producer.create_topic("orders-failed", 1).await?;
     let group = scene.map("to-kafka", "kafka://orders-failed", json!({})).await?;
     ensure!(scene.ended(&group).await? == exhausted_at_destination(), "all dead-lettered");
@@ -343,7 +345,7 @@ fn payload_is_of(found: &Value, partition: i32) -> bool {
 }
 
 /// Nothing is lost and nothing goes on while a destination is not there; once it is, everything does.
-async fn missing_destinations_hold(scene: &mut Scene) -> Result<()> {
+async fn missing_destinations_hold(scene: &mut DestinationScene) -> Result<()> {
     let queue = scene.map("queue-to-come", &queue_arn("late-queue"), json!({})).await?;
     let topic = scene.map("topic-to-come", &topic_arn("late-topic"), json!({})).await?;
     let bucket = scene.map("bucket-to-come", "arn:aws:s3:::late-bucket", json!({})).await?;
@@ -365,13 +367,13 @@ async fn missing_destinations_hold(scene: &mut Scene) -> Result<()> {
     }
     let bodies: Vec<String> = scene.aws.call(&["received", "late-queue", "2"]).await?;
     scene.assert_messages_are_golden(&bodies, "queue-to-come");
-    let objects: Vec<Object> = scene.aws.call(&["objects", "late-bucket", "2"]).await?;
+    let objects: Vec<S3Object> = scene.aws.call(&["objects", "late-bucket", "2"]).await?;
     ensure!(objects.len() == RECORDS.len(), "each once");
     Ok(())
 }
 
 /// AWS's way: given up after a few tries, counted, and said in the audit.
-async fn missing_destinations_drop_where_asked(scene: &mut Scene) -> Result<()> {
+async fn missing_destinations_drop_where_asked(scene: &mut DestinationScene) -> Result<()> {
     let tags = json!({"lighterman:on-destination-failure": "drop"});
     let group = scene.map("dropping", &queue_arn("never"), tags).await?;
     let all = RECORDS.iter().sum::<usize>();
@@ -386,7 +388,7 @@ async fn missing_destinations_drop_where_asked(scene: &mut Scene) -> Result<()> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alo_1_failed_records_arrive_as_aws_sends_them_and_wait_for_a_destination_that_is_missing()
 -> Result<()> {
-    let Some(mut scene) = Scene::new().await? else { return Ok(()) };
+    let Some(mut scene) = DestinationScene::new().await? else { return Ok(()) };
     queues_and_notifications(&mut scene).await.context("queues and notifications")?;
     objects(&mut scene).await.context("objects")?;
     messages_of_a_topic(&mut scene).await.context("messages of a topic")?;

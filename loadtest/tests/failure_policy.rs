@@ -6,45 +6,45 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use loadtest::checker::check;
-use loadtest::function::{Act, Event, FakeLambda, Poison};
+use loadtest::function::{FakeLambda, InvocationAction, InvocationEvent, PoisonRecords};
 use loadtest::kafka::{self, RealKafka};
 use loadtest::log_reader::await_values;
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Produced, Producer, ends};
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, ProducedOffsets, TestProducer, ends};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const PARTITIONS: i32 = 3;
 const RECORDS: usize = 1_500;
 
-struct Scene {
+struct PolicyScene {
     servers: String,
     topic: String,
-    producer: Producer,
+    producer: TestProducer,
     lambda: FakeLambda,
     data: tempfile::TempDir,
-    produced: Produced,
+    produced: ProducedOffsets,
     poison: BTreeSet<(i32, i64)>,
 }
 
-impl Scene {
+impl PolicyScene {
     /// A topic with records, some of which the function cannot process.
     async fn new(kafka: &RealKafka, topic: &str, names: bool) -> Result<Self> {
         println!("scenario: {topic}");
-        let mut producer = Producer::connect(&kafka.servers()).await?;
+        let mut producer = TestProducer::connect(&kafka.servers()).await?;
         producer.create_topic(topic, PARTITIONS).await?;
         let produced = producer.write(topic, PARTITIONS, RECORDS, 100, Compression::None).await?;
         let lambda = FakeLambda::start().await?;
-        lambda.set_script(|_| Act::Succeed(Duration::from_millis(2)));
+        lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(2)));
         let poison = BTreeSet::from([(0, 0), (0, 137), (1, 250), (1, 251), (2, 499)]);
-        lambda.set_poison(Poison { records: poison.clone(), names });
+        lambda.set_poison(PoisonRecords { records: poison.clone(), names });
         let (servers, topic, data) = (kafka.servers(), topic.to_owned(), tempfile::tempdir()?);
         Ok(Self { servers, topic, producer, lambda, data, produced, poison })
     }
 
-    async fn node(&self) -> Result<Node> {
+    async fn node(&self) -> Result<NodeProcess> {
         let settings = [("LIGHTERMAN_INVOKE_BACKOFF_MAX", "1s")];
-        Node::start(self.data.path(), &self.lambda.endpoint_url(), &settings).await
+        NodeProcess::start(self.data.path(), &self.lambda.endpoint_url(), &settings).await
     }
 
     async fn drained(&mut self, group: &str) -> Result<()> {
@@ -62,19 +62,19 @@ impl Scene {
 
     /// Invocations that had the record in them and ended, or were cut off by a death.
     fn tries(&self, record: (i32, i64)) -> usize {
-        let holds = |event: &Event| match event {
-            Event::Start { offsets, .. } => {
+        let holds = |event: &InvocationEvent| match event {
+            InvocationEvent::Start { offsets, .. } => {
                 offsets.get(&record.0).is_some_and(|list| list.contains(&record.1))
             }
-            Event::End { .. } => false,
+            InvocationEvent::End { .. } => false,
         };
         self.lambda.events().iter().filter(|event| holds(event)).count()
     }
 
-    async fn audit(&self, node: &Node, group: &str) -> Result<Audit> {
+    async fn audit(&self, node: &NodeProcess, group: &str) -> Result<AuditSummary> {
         let path = format!("/lighterman/v1/mappings/{group}/audit");
         let shown = node.api().call("GET", &path, None).await?;
-        let mut audit = Audit::default();
+        let mut audit = AuditSummary::default();
         for partition in shown["partitions"].as_array().context("partitions")? {
             audit.verdicts.insert(partition["verdict"].as_str().context("verdict")?.to_owned());
             for (outcome, sum) in partition["totals"].as_object().context("totals")? {
@@ -86,12 +86,12 @@ impl Scene {
 }
 
 #[derive(Debug, Default)]
-struct Audit {
+struct AuditSummary {
     verdicts: BTreeSet<String>,
     totals: BTreeMap<String, u64>,
 }
 
-impl Audit {
+impl AuditSummary {
     fn check(&self, expected: &[(&str, u64)]) -> Result<()> {
         ensure!(self.verdicts == BTreeSet::from(["accounted".to_owned()]), "{self:?}");
         let expected: BTreeMap<String, u64> =
@@ -103,7 +103,7 @@ impl Audit {
 
 /// Poison is cut out by halves and goes to a topic, whoever dies meanwhile.
 async fn bisects_to_a_topic_while_nodes_are_killed(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "bisected", false).await?;
+    let mut scene = PolicyScene::new(kafka, "bisected", false).await?;
     scene.producer.create_topic("bisected-failed", 1).await?;
     let more = json!({
         "BatchSize": 64, "BisectBatchOnFunctionError": true, "MaximumRetryAttempts": 1,
@@ -154,7 +154,7 @@ async fn partial_responses_keep_to_the_attempts(kafka: &RealKafka) -> Result<()>
     for (topic, tags) in
         [("reported", json!({})), ("named", json!({"lighterman:partial-batch-response": "named"}))]
     {
-        let mut scene = Scene::new(kafka, topic, true).await?;
+        let mut scene = PolicyScene::new(kafka, topic, true).await?;
         let node = scene.node().await?;
         let more = json!({
             "BatchSize": 100, "MaximumRetryAttempts": 2, "Tags": tags,
@@ -183,7 +183,7 @@ async fn partial_responses_keep_to_the_attempts(kafka: &RealKafka) -> Result<()>
 
 /// The trap of every retry counter: it lives in a process.
 async fn attempts_survive_kill_9(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "attempts", false).await?;
+    let mut scene = PolicyScene::new(kafka, "attempts", false).await?;
     let more = json!({"BatchSize": 1, "MaximumRetryAttempts": 3});
     let node = scene.node().await?;
     let group = node.create_mapping(&scene.servers, &scene.topic, more).await?;
@@ -211,7 +211,7 @@ async fn attempts_survive_kill_9(kafka: &RealKafka) -> Result<()> {
 
 /// Without a limit poison blocks its partition alone, in plain sight, until a person skips it.
 async fn poison_is_visible_and_can_be_skipped(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "skipped", false).await?;
+    let mut scene = PolicyScene::new(kafka, "skipped", false).await?;
     let node = scene.node().await?;
     let group = node.create_mapping(&scene.servers, &scene.topic, json!({"BatchSize": 1})).await?;
     let path = format!("/lighterman/v1/mappings/{group}/partitions");
@@ -248,7 +248,7 @@ async fn poison_is_visible_and_can_be_skipped(kafka: &RealKafka) -> Result<()> {
 
 /// A destination that is missing holds its partitions; once it is there, everything goes on and nothing was lost.
 async fn a_missing_destination_holds_and_loses_nothing(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "held", false).await?;
+    let mut scene = PolicyScene::new(kafka, "held", false).await?;
     let node = scene.node().await?;
     let more = json!({
         "BatchSize": 50, "BisectBatchOnFunctionError": true, "MaximumRetryAttempts": 0,

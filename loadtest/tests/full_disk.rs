@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 use loadtest::checker::check;
 use loadtest::function::FakeLambda;
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Producer, ends};
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, TestProducer, ends};
 use loadtest::small_disk::SmallDisk;
 use serde_json::{Value, json};
 
@@ -32,12 +32,12 @@ fn disk() -> Result<Option<SmallDisk>> {
 }
 
 /// Mappings of a node that are asked for beside the one that delivers.
-struct More<'n> {
-    node: &'n Node,
+struct MoreMappings<'n> {
+    node: &'n NodeProcess,
     servers: &'n str,
 }
 
-impl More<'_> {
+impl MoreMappings<'_> {
     async fn one(&self, number: u32) -> Result<String> {
         // Each of a topic of its own: a second one of the same would be refused for that.
         self.node.create_mapping(self.servers, &format!("more-{number}"), json!({"Enabled": false})).await
@@ -56,7 +56,7 @@ impl More<'_> {
     }
 }
 
-async fn mappings(node: &Node) -> Result<Vec<String>> {
+async fn mappings(node: &NodeProcess) -> Result<Vec<String>> {
     let mut ids = Vec::new();
     let mut path = "/2015-03-31/event-source-mappings/".to_owned();
     loop {
@@ -71,18 +71,18 @@ async fn mappings(node: &Node) -> Result<Vec<String>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_on_a_full_disk_refuses_what_it_cannot_keep_and_goes_on_delivering() -> Result<()> {
     let Some(disk) = disk()? else { return Ok(()) };
-    let broker = Broker::start(BrokerSettings::default())?;
+    let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
-    let mut producer = Producer::connect(&servers).await?;
+    let mut producer = TestProducer::connect(&servers).await?;
     producer.create_topic("orders", 4).await?;
     let lambda = FakeLambda::start().await?;
-    let node = Node::start(disk.path(), &lambda.endpoint_url(), &SETTINGS).await?;
+    let node = NodeProcess::start(disk.path(), &lambda.endpoint_url(), &SETTINGS).await?;
     let group = node.create_mapping(&servers, "orders", json!({"MaximumBatchingWindowInSeconds": 0})).await?;
     let mut produced = producer.write("orders", 4, RECORDS, 100, Compression::None).await?;
     producer.await_committed(&group, "orders", &ends(&produced), LIMIT).await?;
 
     disk.fill()?;
-    let more = More { node: &node, servers: &servers };
+    let more = MoreMappings { node: &node, servers: &servers };
     let (mut acknowledged, said) = more.until_refused().await?;
     ensure!(said.contains("500 ServiceException") && said.contains("Free disk space"), "{said}");
     ensure!(said.contains("No space left on device"), "{said}");
@@ -99,7 +99,7 @@ async fn a_node_on_a_full_disk_refuses_what_it_cannot_keep_and_goes_on_deliverin
     acknowledged.push(more.one(WRITES_MAX + 1).await.context("there is room again")?);
     node.kill().await?;
 
-    let node = Node::start(disk.path(), &lambda.endpoint_url(), &SETTINGS).await?;
+    let node = NodeProcess::start(disk.path(), &lambda.endpoint_url(), &SETTINGS).await?;
     let there = mappings(&node).await?;
     acknowledged.push(group.clone());
     let lost: Vec<&String> = acknowledged.iter().filter(|id| !there.contains(id)).collect();
@@ -124,13 +124,13 @@ async fn a_node_that_starts_on_a_full_disk_says_so_and_ends() -> Result<()> {
     let lambda = FakeLambda::start().await?;
     disk.fill()?;
     let log = tempfile::NamedTempFile::new()?;
-    let started = Node::start_logged(disk.path(), &lambda.endpoint_url(), &[], log.path()).await;
+    let started = NodeProcess::start_logged(disk.path(), &lambda.endpoint_url(), &[], log.path()).await;
     let error = started.err().context("it has started without room for its store")?.to_string();
     ensure!(error.contains("exit status: 1"), "{error}");
     let said = std::fs::read_to_string(log.path())?;
     ensure!(said.contains("No space left on device") && said.contains("Free disk space"), "{said}");
     disk.free()?;
-    let node = Node::start(disk.path(), &lambda.endpoint_url(), &[]).await?;
+    let node = NodeProcess::start(disk.path(), &lambda.endpoint_url(), &[]).await?;
     ensure!(node.terminate(LIMIT).await? == Some(0), "drains and exits 0");
     Ok(())
 }

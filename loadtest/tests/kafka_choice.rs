@@ -14,8 +14,8 @@ use kafka_protocol::messages::MetadataRequest;
 use lighterman::kafka::connection::versions;
 use loadtest::kafka::{self, RealKafka};
 use loadtest::node;
-use loadtest::outcome::Outcome;
-use loadtest::produce::{Compression, Producer};
+use loadtest::outcome::RunFigures;
+use loadtest::produce::{Compression, TestProducer};
 
 const VERSION: &str = "4.2.1";
 /// Some 2 s at the scenario's rate.
@@ -41,7 +41,7 @@ async fn loadtest(words: &[&str], path: Option<&Path>) -> Result<(Output, Durati
 }
 
 /// A short scenario on `kafka`; the report, its figures, and what was said.
-async fn steady_on(kafka: &str) -> Result<(String, Outcome, String)> {
+async fn steady_on(kafka: &str) -> Result<(String, RunFigures, String)> {
     let out = tempfile::tempdir()?;
     let folder = out.path().to_str().context("a path")?;
     let words = ["steady", "--kafka", kafka, "--scale", SCALE, "--out", folder, "--quiet"];
@@ -53,7 +53,7 @@ async fn steady_on(kafka: &str) -> Result<(String, Outcome, String)> {
 }
 
 /// The report has what was measured on `kafka`.
-fn assert_measured((page, run, said): &(String, Outcome, String), kafka: &str) -> Result<()> {
+fn assert_measured((page, run, said): &(String, RunFigures, String), kafka: &str) -> Result<()> {
     ensure!(run.is_clean() && run.scenario == "steady" && run.kafka == kafka, "{run:?}");
     ensure!(run.records == run.delivered && run.records >= RECORDS, "{run:?}");
     ensure!(run.samples.len() >= 2 && run.resident_mib_max > 1.0 && run.records_per_second > 1.0, "{run:?}");
@@ -73,7 +73,7 @@ async fn a_scenario_on_a_broker_that_is_there_leaves_it_as_it_was() -> Result<()
     let Some(_turn) = kafka::turn(VERSION).await? else { return Ok(()) };
     let kafka = RealKafka::start(VERSION)?;
     let servers = kafka.servers();
-    let mut producer = Producer::connect(&servers).await?;
+    let mut producer = TestProducer::connect(&servers).await?;
     producer.create_topic("mine", 1).await?;
     producer.write("mine", 1, 10, 10, Compression::None).await?;
 
@@ -87,7 +87,7 @@ async fn a_scenario_on_a_broker_that_is_there_leaves_it_as_it_was() -> Result<()
     Ok(())
 }
 
-async fn topics(producer: &mut Producer) -> Result<BTreeSet<String>> {
+async fn topics(producer: &mut TestProducer) -> Result<BTreeSet<String>> {
     let all = |_| MetadataRequest::default().with_topics(None);
     let (reply, _) = producer.connection().call(versions(4, 9), SOON, all).await?;
     Ok(reply.topics.iter().filter_map(|topic| Some(topic.name.as_ref()?.to_string())).collect())

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 use loadtest::checker::check;
-use loadtest::function::{Act, Event, FakeLambda};
+use loadtest::function::{FakeLambda, InvocationAction, InvocationEvent};
 use loadtest::kafka::{self, RealKafka};
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Produced, Producer, ends};
-use loadtest::watch::{Watch, Watched};
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, ProducedOffsets, TestProducer, ends};
+use loadtest::watch::{CommitWatch, WatchedTopic};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -22,8 +22,8 @@ const PARTITIONS: i32 = 6;
 const BATCH: u64 = 10;
 const RECORDS: usize = 36_000;
 /// Partitions are not through before the nodes have done what a scenario is about.
-const SLOW: Act = Act::Succeed(Duration::from_millis(20));
-const FAST: Act = Act::Succeed(Duration::ZERO);
+const SLOW: InvocationAction = InvocationAction::Succeed(Duration::from_millis(20));
+const FAST: InvocationAction = InvocationAction::Succeed(Duration::ZERO);
 /// A session as short as the classic one of the nodes here: by default a broker allows none below 45 s.
 const SESSIONS: [(&str, &str); 3] = [
     ("group.consumer.min.session.timeout.ms", "10000"),
@@ -31,12 +31,12 @@ const SESSIONS: [(&str, &str); 3] = [
     ("group.consumer.max.session.timeout.ms", "15000"),
 ];
 
-struct Member {
-    node: Node,
+struct ForeignConsumer {
+    node: NodeProcess,
     mapping: String,
 }
 
-impl Member {
+impl ForeignConsumer {
     /// How many partitions it runs.
     async fn runs(&self) -> Result<usize> {
         let path = format!("/lighterman/v1/mappings/{}/partitions", self.mapping);
@@ -45,29 +45,29 @@ impl Member {
     }
 }
 
-struct Scene {
+struct ProtocolScene {
     protocol: &'static str,
     servers: String,
     topic: String,
-    producer: Producer,
+    producer: TestProducer,
     lambda: FakeLambda,
-    produced: Produced,
+    produced: ProducedOffsets,
     folders: Vec<tempfile::TempDir>,
-    watch: Watch,
+    watch: CommitWatch,
 }
 
-impl Scene {
+impl ProtocolScene {
     async fn new(kafka: &RealKafka, protocol: &'static str, name: &str) -> Result<Self> {
         let topic = format!("{protocol}-{name}");
         println!("scenario: {topic}");
         let servers = kafka.servers();
-        let mut producer = Producer::connect(&servers).await?;
+        let mut producer = TestProducer::connect(&servers).await?;
         producer.create_topic(&topic, PARTITIONS).await?;
         let produced = producer.write(&topic, PARTITIONS, RECORDS, 100, Compression::None).await?;
         let lambda = FakeLambda::start().await?;
         lambda.set_script(|_| SLOW);
-        let watch = Watch::over(Watched {
-            producer: Producer::connect(&servers).await?,
+        let watch = CommitWatch::over(WatchedTopic {
+            producer: TestProducer::connect(&servers).await?,
             lambda: lambda.clone(),
             function: "f".to_owned(),
             group: topic.clone(),
@@ -80,19 +80,19 @@ impl Scene {
     }
 
     /// A node of its own that joins the group.
-    async fn node(&mut self) -> Result<Member> {
+    async fn node(&mut self) -> Result<ForeignConsumer> {
         self.node_of(self.protocol).await
     }
 
-    async fn node_of(&mut self, protocol: &str) -> Result<Member> {
+    async fn node_of(&mut self, protocol: &str) -> Result<ForeignConsumer> {
         let folder = tempfile::tempdir()?;
         let settings = [("LIGHTERMAN_KAFKA_GROUP_PROTOCOL", protocol)];
-        let node = Node::start(folder.path(), &self.lambda.endpoint_url(), &settings).await?;
+        let node = NodeProcess::start(folder.path(), &self.lambda.endpoint_url(), &settings).await?;
         self.folders.push(folder);
         let group = json!({"ConsumerGroupId": self.topic});
         let more = json!({"BatchSize": BATCH, "SelfManagedKafkaEventSourceConfig": group});
         let mapping = node.create_mapping(&self.servers, &self.topic, more).await?;
-        Ok(Member { node, mapping })
+        Ok(ForeignConsumer { node, mapping })
     }
 
     /// How long it takes until every partition has been invoked anew.
@@ -112,7 +112,7 @@ impl Scene {
     }
 
     /// All nodes own something.
-    async fn until_shared(&self, members: [&Member; 2]) -> Result<()> {
+    async fn until_shared(&self, members: [&ForeignConsumer; 2]) -> Result<()> {
         let shared = async {
             while members[0].runs().await? == 0 || members[1].runs().await? == 0 {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -136,10 +136,10 @@ impl Scene {
 }
 
 /// The highest offset of each partition that the function has seen.
-fn reached(events: &[Event]) -> BTreeMap<i32, i64> {
+fn reached(events: &[InvocationEvent]) -> BTreeMap<i32, i64> {
     let mut reached = BTreeMap::new();
     for event in events {
-        let Event::Start { offsets, .. } = event else { continue };
+        let InvocationEvent::Start { offsets, .. } = event else { continue };
         for (partition, list) in offsets {
             let highest: &mut i64 = reached.entry(*partition).or_insert(-1);
             *highest = (*highest).max(list.last().copied().unwrap_or(-1));
@@ -149,7 +149,7 @@ fn reached(events: &[Event]) -> BTreeMap<i32, i64> {
 }
 
 async fn hands_over(kafka: &RealKafka, protocol: &'static str) -> Result<()> {
-    let mut scene = Scene::new(kafka, protocol, "hand-over").await?;
+    let mut scene = ProtocolScene::new(kafka, protocol, "hand-over").await?;
     let first = scene.node().await?;
     scene.until_all_flow().await?;
     let began = Instant::now();
@@ -169,7 +169,7 @@ async fn hands_over(kafka: &RealKafka, protocol: &'static str) -> Result<()> {
 }
 
 async fn takes_over_from_the_dead(kafka: &RealKafka, protocol: &'static str) -> Result<()> {
-    let mut scene = Scene::new(kafka, protocol, "take-over").await?;
+    let mut scene = ProtocolScene::new(kafka, protocol, "take-over").await?;
     let (first, second) = (scene.node().await?, scene.node().await?);
     scene.until_shared([&first, &second]).await?;
     scene.until_all_flow().await?;
@@ -182,7 +182,7 @@ async fn takes_over_from_the_dead(kafka: &RealKafka, protocol: &'static str) -> 
 }
 
 async fn survives_a_broker_restart(kafka: &mut RealKafka, protocol: &'static str) -> Result<()> {
-    let mut scene = Scene::new(kafka, protocol, "restart").await?;
+    let mut scene = ProtocolScene::new(kafka, protocol, "restart").await?;
     let (first, second) = (scene.node().await?, scene.node().await?);
     scene.until_shared([&first, &second]).await?;
     scene.until_all_flow().await?;
@@ -196,7 +196,7 @@ async fn survives_a_broker_restart(kafka: &mut RealKafka, protocol: &'static str
 
 /// Nodes are restarted one by one with the other setting.
 async fn changes_the_protocol(kafka: &RealKafka, from: &'static str, to: &'static str) -> Result<()> {
-    let mut scene = Scene::new(kafka, from, &format!("becomes-{to}")).await?;
+    let mut scene = ProtocolScene::new(kafka, from, &format!("becomes-{to}")).await?;
     let (first, second) = (scene.node().await?, scene.node().await?);
     scene.until_shared([&first, &second]).await?;
     ensure!(first.node.terminate(LIMIT).await? == Some(0), "hands over and exits 0");
@@ -243,13 +243,13 @@ async fn own_1_drn_1_com_1_in_a_consumer_group_on_kafka_3_9_1() -> Result<()> {
 /// A broker without the protocol is told in words, and nothing begins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_without_the_protocol_is_a_problem_that_says_what_to_do() -> Result<()> {
-    let broker = Broker::start(BrokerSettings::default())?;
+    let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
-    let mut producer = Producer::connect(&servers).await?;
+    let mut producer = TestProducer::connect(&servers).await?;
     producer.create_topic("orders", 1).await?;
     let (lambda, folder) = (FakeLambda::start().await?, tempfile::tempdir()?);
     let settings = [("LIGHTERMAN_KAFKA_GROUP_PROTOCOL", "consumer")];
-    let node = Node::start(folder.path(), &lambda.endpoint_url(), &settings).await?;
+    let node = NodeProcess::start(folder.path(), &lambda.endpoint_url(), &settings).await?;
     let mapping = node.create_mapping(&servers, "orders", json!({})).await?;
     let path = format!("/2015-03-31/event-source-mappings/{mapping}");
     let told = async {

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use loadtest::checker::check;
-use loadtest::function::{Act, FakeLambda};
+use loadtest::function::{FakeLambda, InvocationAction};
 use loadtest::kafka::{self, RealKafka};
-use loadtest::node::Node;
+use loadtest::node::NodeProcess;
 use loadtest::process::watch_resident_kib;
-use loadtest::produce::{Compression, Producer, ends};
+use loadtest::produce::{Compression, TestProducer, ends};
 use serde_json::json;
 
 const VERSION: &str = "4.2.1";
@@ -28,14 +28,14 @@ async fn mem_1_a_node_stays_small_full_and_idle() -> Result<()> {
 
 /// 200,000 records of 1 KiB wait in 64 partitions, the function takes 2 s.
 async fn full(kafka: &RealKafka) -> Result<()> {
-    let mut producer = Producer::connect(&kafka.servers()).await?;
+    let mut producer = TestProducer::connect(&kafka.servers()).await?;
     producer.create_topic("full", 64).await?;
     let produced = producer.write("full", 64, 200_000, 1024, Compression::None).await?;
     let lambda = FakeLambda::start().await?;
-    lambda.set_script(|_| Act::Succeed(Duration::from_secs(2)));
+    lambda.set_script(|_| InvocationAction::Succeed(Duration::from_secs(2)));
     let data = tempfile::tempdir()?;
     let settings = [("LIGHTERMAN_MEMORY_BUDGET", "128MiB"), ("LIGHTERMAN_LOG_LEVEL", "warn")];
-    let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
+    let node = NodeProcess::start(data.path(), &lambda.endpoint_url(), &settings).await?;
     let peak = watch_resident_kib(node.pid().context("runs")?);
     let more =
         json!({"BatchSize": 500, "ProvisionedPollerConfig": {"MinimumPollers": 13, "MaximumPollers": 64}});
@@ -51,12 +51,12 @@ async fn full(kafka: &RealKafka) -> Result<()> {
 
 /// 1,000 partitions with nothing in them.
 async fn idle(kafka: &RealKafka) -> Result<()> {
-    let mut producer = Producer::connect(&kafka.servers()).await?;
+    let mut producer = TestProducer::connect(&kafka.servers()).await?;
     producer.create_topic("idle", 1_000).await?;
     let lambda = FakeLambda::start().await?;
     let data = tempfile::tempdir()?;
     let settings = [("LIGHTERMAN_MEMORY_BUDGET", "128MiB"), ("LIGHTERMAN_LOG_LEVEL", "warn")];
-    let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
+    let node = NodeProcess::start(data.path(), &lambda.endpoint_url(), &settings).await?;
     let peak = watch_resident_kib(node.pid().context("runs")?);
     let group = node.create_mapping(&kafka.servers(), "idle", json!({})).await?;
     let beginnings: BTreeMap<i32, i64> = (0..1_000).map(|partition| (partition, 0)).collect();

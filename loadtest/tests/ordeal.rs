@@ -7,26 +7,26 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use loadtest::kafka;
-use loadtest::ordeal::plan::{Kind, Plan};
-use loadtest::ordeal::series::Series;
+use loadtest::ordeal::plan::{ChaosFaultKind, ChaosPlan};
+use loadtest::ordeal::series::ChaosSeries;
 
 /// A version, a group protocol, and the seeds that both are tried with.
-type Tried = (&'static str, &'static str, &'static [u64]);
-const NEWEST: [Tried; 2] = [("4.2.1", "classic", &[41, 25, 98]), ("4.2.1", "consumer", &[121, 66, 28])];
-const OLDER: [Tried; 2] = [("3.9.1", "classic", &[351, 138]), ("3.9.1", "consumer", &[23, 132])];
+type TriedSeeds = (&'static str, &'static str, &'static [u64]);
+const NEWEST: [TriedSeeds; 2] = [("4.2.1", "classic", &[41, 25, 98]), ("4.2.1", "consumer", &[121, 66, 28])];
+const OLDER: [TriedSeeds; 2] = [("3.9.1", "classic", &[351, 138]), ("3.9.1", "consumer", &[23, 132])];
 /// A small machine gives each of them enough of itself.
 const AT_ONCE: usize = 3;
 
-async fn go_through(tried: [Tried; 2]) -> Result<()> {
+async fn go_through(tried: [TriedSeeds; 2]) -> Result<()> {
     let [first, second] = tried;
     undergo(first).await?;
     undergo(second).await
 }
 
-async fn undergo((version, protocol, seeds): Tried) -> Result<()> {
+async fn undergo((version, protocol, seeds): TriedSeeds) -> Result<()> {
     let Some(_turn) = kafka::turn(version).await? else { return Ok(()) };
     let given = std::env::var("TEST_LIGHTERMAN_SEED").ok().and_then(|seed| seed.parse().ok());
-    let series = Series {
+    let series = ChaosSeries {
         version: version.to_owned(),
         seeds: given.map_or_else(|| seeds.to_vec(), |seed| vec![seed]),
         at_once: AT_ONCE,
@@ -49,9 +49,10 @@ async fn undergo((version, protocol, seeds): Tried) -> Result<()> {
 #[test]
 fn together_the_seeds_have_every_fault() {
     let seeds = NEWEST.iter().chain(&OLDER).flat_map(|(_, _, seeds)| *seeds);
-    let met: BTreeSet<Kind> = seeds.flat_map(|seed| Plan::draw(*seed).kinds().into_keys()).collect();
+    let met: BTreeSet<ChaosFaultKind> =
+        seeds.flat_map(|seed| ChaosPlan::draw(*seed).kinds().into_keys()).collect();
     let missing: Vec<&str> =
-        Kind::ALL.iter().filter(|kind| !met.contains(kind)).map(|kind| kind.label()).collect();
+        ChaosFaultKind::ALL.iter().filter(|kind| !met.contains(kind)).map(|kind| kind.label()).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
 

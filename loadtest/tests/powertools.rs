@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use lighterman::local::broker::{Broker, BrokerSettings};
-use lighterman::local::function_host::command::{FunctionCommand, Interpreters};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
+use lighterman::local::function_host::command::{FunctionCommand, InterpreterPaths};
 use lighterman::local::function_host::observer::LoggingObserver;
 use lighterman::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Producer, batch_of};
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, TestProducer, batch_of};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ fn python() -> Result<Option<PathBuf>> {
 
 /// A record as the function saw it.
 #[derive(Debug, Deserialize, PartialEq)]
-struct Seen {
+struct SeenRecord {
     topic: String,
     partition: i32,
     offset: i64,
@@ -49,20 +49,20 @@ struct Seen {
 }
 
 /// A broker, the function host with one function, a node, and the file that says what the function saw.
-struct Scene {
-    node: Node,
-    producer: Producer,
+struct PowertoolsScene {
+    node: NodeProcess,
+    producer: TestProducer,
     servers: String,
     host: FunctionHost,
     folder: tempfile::TempDir,
-    _broker: Broker,
+    _broker: EmbeddedBroker,
 }
 
-impl Scene {
+impl PowertoolsScene {
     async fn new(python: PathBuf, handler: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let code = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(handler);
-        let interpreters = Interpreters { python, ..Interpreters::default() };
+        let interpreters = InterpreterPaths { python, ..InterpreterPaths::default() };
         let seen = folder.path().join("seen").display().to_string();
         let host = FunctionHost::start(FunctionHostSettings {
             listen: "127.0.0.1:0".parse()?,
@@ -78,12 +78,12 @@ impl Scene {
             }],
             observer: Arc::new(LoggingObserver),
         })?;
-        let broker = Broker::start(BrokerSettings::default())?;
+        let broker = EmbeddedBroker::start(BrokerSettings::default())?;
         let servers = broker.address().to_string();
-        let mut producer = Producer::connect(&servers).await?;
+        let mut producer = TestProducer::connect(&servers).await?;
         producer.create_topic("orders", 1).await?;
         let settings = [("LIGHTERMAN_INVOKE_BACKOFF_MAX", "200ms")];
-        let node = Node::start(&folder.path().join("data"), &host.endpoint_url(), &settings).await?;
+        let node = NodeProcess::start(&folder.path().join("data"), &host.endpoint_url(), &settings).await?;
         Ok(Self { node, producer, servers, host, folder, _broker: broker })
     }
 
@@ -98,7 +98,7 @@ impl Scene {
         self.producer.await_committed(group, "orders", &BTreeMap::from([(0, RECORDS as i64)]), LIMIT).await
     }
 
-    fn seen(&self) -> Result<Vec<Seen>> {
+    fn seen(&self) -> Result<Vec<SeenRecord>> {
         let text = std::fs::read_to_string(self.folder.path().join("seen")).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).context("a record")).collect()
     }
@@ -124,7 +124,7 @@ fn order(index: usize, needs: Option<&str>) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn powertools_consumer_reads_our_events_and_a_value_it_cannot_read_falls_alone() -> Result<()> {
     let Some(python) = python()? else { return Ok(()) };
-    let mut scene = Scene::new(python, "powertools.reads").await?;
+    let mut scene = PowertoolsScene::new(python, "powertools.reads").await?;
     let mut values: Vec<Bytes> = (0..RECORDS).map(|index| order(index, None).to_string().into()).collect();
     values[5] = Bytes::from_static(b"{no JSON");
     let more = json!({"BatchSize": 100, "MaximumRetryAttempts": 1, "BisectBatchOnFunctionError": true});
@@ -132,7 +132,7 @@ async fn powertools_consumer_reads_our_events_and_a_value_it_cannot_read_falls_a
     scene.drained(&group).await?;
     ensure!(scene.totals(&group).await? == json!({"delivered": 11, "exhausted": 1}), "one falls, alone");
     let seen = scene.seen()?;
-    let expected = |index: usize| Seen {
+    let expected = |index: usize| SeenRecord {
         topic: "orders".to_owned(),
         partition: 0,
         offset: index as i64,
@@ -140,7 +140,7 @@ async fn powertools_consumer_reads_our_events_and_a_value_it_cannot_read_falls_a
         value: order(index, None),
         header: "x".to_owned(),
     };
-    let innocents: Vec<Seen> = (0..RECORDS).filter(|index| *index != 5).map(expected).collect();
+    let innocents: Vec<SeenRecord> = (0..RECORDS).filter(|index| *index != 5).map(expected).collect();
     assert_eq!(seen, innocents, "each once, in order, key, value and header as they were written");
     scene.end().await
 }
@@ -148,7 +148,7 @@ async fn powertools_consumer_reads_our_events_and_a_value_it_cannot_read_falls_a
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn powertools_partial_batch_response_is_kept_to() -> Result<()> {
     let Some(python) = python()? else { return Ok(()) };
-    let mut scene = Scene::new(python, "powertools.reports").await?;
+    let mut scene = PowertoolsScene::new(python, "powertools.reports").await?;
     let needs = |index| (index == 5 || index == 9).then_some("ready");
     let values: Vec<Bytes> =
         (0..RECORDS).map(|index| order(index, needs(index)).to_string().into()).collect();

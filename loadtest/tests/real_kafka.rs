@@ -6,30 +6,30 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use loadtest::checker::{Verdict, check};
-use loadtest::function::{Act, FakeLambda};
+use loadtest::checker::{HistoryVerdict, check};
+use loadtest::function::{FakeLambda, InvocationAction};
 use loadtest::kafka::{self, RealKafka};
 use loadtest::log_reader::await_compacted;
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Produced, Producer, ends};
-use loadtest::transactions::Transactions;
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, ProducedOffsets, TestProducer, ends};
+use loadtest::transactions::TransactionalProducer;
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(120);
-const OK: Act = Act::Succeed(Duration::ZERO);
+const OK: InvocationAction = InvocationAction::Succeed(Duration::ZERO);
 
 /// A topic, a function and a folder for the nodes of one scenario.
-struct Scene {
+struct KafkaScene {
     servers: String,
     topic: String,
     partitions: i32,
-    producer: Producer,
+    producer: TestProducer,
     lambda: FakeLambda,
     data: tempfile::TempDir,
-    produced: Produced,
+    produced: ProducedOffsets,
 }
 
-impl Scene {
+impl KafkaScene {
     async fn new(kafka: &RealKafka, topic: &str, partitions: i32) -> Result<Self> {
         Self::new_with(kafka, topic, partitions, &[]).await
     }
@@ -41,7 +41,7 @@ impl Scene {
         configs: &[(&'static str, &'static str)],
     ) -> Result<Self> {
         println!("scenario: {topic}");
-        let mut producer = Producer::connect(&kafka.servers()).await?;
+        let mut producer = TestProducer::connect(&kafka.servers()).await?;
         producer.create_topic_with(topic, partitions, configs).await?;
         Ok(Self {
             servers: kafka.servers(),
@@ -50,7 +50,7 @@ impl Scene {
             producer,
             lambda: FakeLambda::start().await?,
             data: tempfile::tempdir()?,
-            produced: Produced::new(),
+            produced: ProducedOffsets::new(),
         })
     }
 
@@ -62,15 +62,15 @@ impl Scene {
         Ok(())
     }
 
-    async fn node(&self) -> Result<Node> {
+    async fn node(&self) -> Result<NodeProcess> {
         self.node_in(self.data.path()).await
     }
 
-    async fn node_in(&self, data: &Path) -> Result<Node> {
-        Node::start(data, &self.lambda.endpoint_url(), &[]).await
+    async fn node_in(&self, data: &Path) -> Result<NodeProcess> {
+        NodeProcess::start(data, &self.lambda.endpoint_url(), &[]).await
     }
 
-    async fn map(&self, node: &Node, more: serde_json::Value) -> Result<String> {
+    async fn map(&self, node: &NodeProcess, more: serde_json::Value) -> Result<String> {
         node.create_mapping(&self.servers, &self.topic, more).await
     }
 
@@ -80,7 +80,7 @@ impl Scene {
     }
 
     /// COM-1: what is committed now is delivered; then everything arrives, once and in order.
-    fn judge(&self) -> Verdict {
+    fn judge(&self) -> HistoryVerdict {
         let verdict = check(&self.produced, &self.lambda.events());
         verdict.assert_clean();
         verdict
@@ -97,7 +97,7 @@ impl Scene {
 }
 
 async fn drains_everything_once_and_in_order(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "drain", 8).await?;
+    let mut scene = KafkaScene::new(kafka, "drain", 8).await?;
     scene.write(200_000, Compression::None).await?;
     let node = scene.node().await?;
     let more = json!({"ProvisionedPollerConfig": {"MinimumPollers": 2}, "BatchSize": 500});
@@ -110,7 +110,7 @@ async fn drains_everything_once_and_in_order(kafka: &RealKafka) -> Result<()> {
 }
 
 async fn reads_every_codec(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "codecs", 2).await?;
+    let mut scene = KafkaScene::new(kafka, "codecs", 2).await?;
     for codec in
         [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd]
     {
@@ -124,8 +124,8 @@ async fn reads_every_codec(kafka: &RealKafka) -> Result<()> {
 }
 
 async fn passes_over_aborted_transactions_and_markers(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "transactions", 1).await?;
-    let mut transactions = Transactions::begin(&mut scene.producer, "tx-1").await?;
+    let mut scene = KafkaScene::new(kafka, "transactions", 1).await?;
+    let mut transactions = TransactionalProducer::begin(&mut scene.producer, "tx-1").await?;
     let mut visible = Vec::new();
     for round in 0..12 {
         let commit = round % 3 != 1;
@@ -151,7 +151,7 @@ async fn passes_over_what_compaction_took(kafka: &RealKafka) -> Result<()> {
         ("min.cleanable.dirty.ratio", "0.01"),
         ("min.compaction.lag.ms", "0"),
     ];
-    let mut scene = Scene::new_with(kafka, "compacted", 1, &CONFIGS).await?;
+    let mut scene = KafkaScene::new_with(kafka, "compacted", 1, &CONFIGS).await?;
     // Every write holds the same 500 keys; each but the first rolls the segment before it.
     for _ in 0..4 {
         scene.write(500, Compression::Lz4).await?;
@@ -169,9 +169,9 @@ async fn passes_over_what_compaction_took(kafka: &RealKafka) -> Result<()> {
 }
 
 async fn waits_for_a_function_that_never_answers(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "hanging", 2).await?;
+    let mut scene = KafkaScene::new(kafka, "hanging", 2).await?;
     scene.write(400, Compression::None).await?;
-    scene.lambda.set_script(|invocation| if invocation == 3 { Act::Hang } else { OK });
+    scene.lambda.set_script(|invocation| if invocation == 3 { InvocationAction::Hang } else { OK });
     let node = scene.node().await?;
     let group = scene.map(&node, json!({"BatchSize": 40})).await?;
     scene.drained(&group).await?;
@@ -184,9 +184,9 @@ async fn waits_for_a_function_that_never_answers(kafka: &RealKafka) -> Result<()
 
 async fn a_killed_node_repeats_at_most_one_batch_of_each_partition(kafka: &RealKafka) -> Result<()> {
     const BATCH: u64 = 50;
-    let mut scene = Scene::new(kafka, "killed", 4).await?;
+    let mut scene = KafkaScene::new(kafka, "killed", 4).await?;
     scene.write(20_000, Compression::None).await?;
-    scene.lambda.set_script(|_| Act::Succeed(Duration::from_millis(5)));
+    scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(5)));
     let mut group = None;
     let mut repeated_before = 0;
     for round in 1..=3u64 {
@@ -210,9 +210,9 @@ async fn a_killed_node_repeats_at_most_one_batch_of_each_partition(kafka: &RealK
 }
 
 async fn a_terminated_node_repeats_nothing(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "terminated", 4).await?;
+    let mut scene = KafkaScene::new(kafka, "terminated", 4).await?;
     scene.write(20_000, Compression::None).await?;
-    scene.lambda.set_script(|_| Act::Succeed(Duration::from_millis(5)));
+    scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(5)));
     let node = scene.node().await?;
     let group = scene.map(&node, json!({"BatchSize": 50})).await?;
     for _ in 0..2 {
@@ -228,14 +228,14 @@ async fn a_terminated_node_repeats_nothing(kafka: &RealKafka) -> Result<()> {
 }
 
 async fn survives_what_functions_do(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "faults", 4).await?;
+    let mut scene = KafkaScene::new(kafka, "faults", 4).await?;
     scene.write(4_000, Compression::None).await?;
     scene.lambda.set_script(|invocation| match invocation % 23 {
-        3 => Act::FunctionError,
-        7 => Act::Throttle,
-        11 => Act::Status(503),
-        13 => Act::CutBefore,
-        17 if invocation < 40 => Act::CutAfter,
+        3 => InvocationAction::FunctionError,
+        7 => InvocationAction::Throttle,
+        11 => InvocationAction::Status(503),
+        13 => InvocationAction::CutBefore,
+        17 if invocation < 40 => InvocationAction::CutAfter,
         _ => OK,
     });
     let node = scene.node().await?;
@@ -250,9 +250,9 @@ async fn survives_what_functions_do(kafka: &RealKafka) -> Result<()> {
 }
 
 async fn shares_the_group_and_takes_over(kafka: &RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "members", 6).await?;
+    let mut scene = KafkaScene::new(kafka, "members", 6).await?;
     scene.write(30_000, Compression::None).await?;
-    scene.lambda.set_script(|_| Act::Succeed(Duration::from_millis(5)));
+    scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(5)));
     let more =
         json!({"BatchSize": 50, "SelfManagedKafkaEventSourceConfig": {"ConsumerGroupId": "shared-group"}});
     let first = scene.node().await?;
@@ -271,9 +271,9 @@ async fn shares_the_group_and_takes_over(kafka: &RealKafka) -> Result<()> {
 }
 
 async fn survives_a_broker_restart(kafka: &mut RealKafka) -> Result<()> {
-    let mut scene = Scene::new(kafka, "restart", 4).await?;
+    let mut scene = KafkaScene::new(kafka, "restart", 4).await?;
     scene.write(10_000, Compression::None).await?;
-    scene.lambda.set_script(|_| Act::Succeed(Duration::from_millis(5)));
+    scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(5)));
     let node = scene.node().await?;
     let group = scene.map(&node, json!({"BatchSize": 50})).await?;
     scene.until_invoked(40).await?;

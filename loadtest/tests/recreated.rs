@@ -8,15 +8,15 @@ use anyhow::{Context, Result, ensure};
 use loadtest::checker::check;
 use loadtest::function::FakeLambda;
 use loadtest::kafka::{self, RealKafka};
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Produced, Producer, ends};
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, ProducedOffsets, TestProducer, ends};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(180);
 const BEFORE: usize = 500;
 
 /// How a run differs from the others.
-struct Run {
+struct RecreatedRun {
     protocol: &'static str,
     start: &'static str,
     /// Records of the topic that is made anew.
@@ -25,15 +25,15 @@ struct Run {
     is_down: bool,
 }
 
-async fn reads_all_of_it(kafka: &RealKafka, run: &Run) -> Result<()> {
-    let Run { protocol, start, records, is_down } = run;
+async fn reads_all_of_it(kafka: &RealKafka, run: &RecreatedRun) -> Result<()> {
+    let RecreatedRun { protocol, start, records, is_down } = run;
     let topic = format!("{protocol}-{records}-{start}-{is_down}");
     println!("scenario: {topic}");
-    let mut producer = Producer::connect(&kafka.servers()).await?;
+    let mut producer = TestProducer::connect(&kafka.servers()).await?;
     producer.create_topic(&topic, 1).await?;
     let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
     let settings = [("LIGHTERMAN_KAFKA_GROUP_PROTOCOL", *protocol)];
-    let mut node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
+    let mut node = NodeProcess::start(data.path(), &lambda.endpoint_url(), &settings).await?;
     let more = json!({"BatchSize": 100, "StartingPosition": start});
     let group = node.create_mapping(&kafka.servers(), &topic, more).await?;
     // What LATEST is counted from is committed before anything is written.
@@ -53,25 +53,30 @@ async fn reads_all_of_it(kafka: &RealKafka, run: &Run) -> Result<()> {
     audit_is_true(&node, &group, *records as u64).await
 }
 
-async fn recreate(producer: &mut Producer, topic: &str) -> Result<()> {
+async fn recreate(producer: &mut TestProducer, topic: &str) -> Result<()> {
     producer.delete_topic(topic).await?;
     producer.create_topic(topic, 1).await
 }
 
 /// Made anew before the node is there again.
 async fn recreated(
-    producer: &mut Producer,
+    producer: &mut TestProducer,
     topic: &str,
     lambda: &FakeLambda,
     data: &std::path::Path,
     settings: &[(&str, &str)],
-) -> Result<Node> {
+) -> Result<NodeProcess> {
     recreate(producer, topic).await?;
-    Node::start(data, &lambda.endpoint_url(), settings).await
+    NodeProcess::start(data, &lambda.endpoint_url(), settings).await
 }
 
 /// ALO-1, ORD-1: an offset of the topic before may have been committed with the same number.
-async fn until_delivered(produced: &Produced, lambda: &FakeLambda, from: usize, records: u64) -> Result<()> {
+async fn until_delivered(
+    produced: &ProducedOffsets,
+    lambda: &FakeLambda,
+    from: usize,
+    records: u64,
+) -> Result<()> {
     let reached = async {
         loop {
             let verdict = check(produced, &lambda.events()[from..]);
@@ -85,7 +90,7 @@ async fn until_delivered(produced: &Produced, lambda: &FakeLambda, from: usize, 
     tokio::time::timeout(LIMIT, reached).await.context("records of the new topic are lost")
 }
 
-async fn audit_is_true(node: &Node, group: &str, records: u64) -> Result<()> {
+async fn audit_is_true(node: &NodeProcess, group: &str, records: u64) -> Result<()> {
     let whole = async {
         loop {
             let path = format!("/lighterman/v1/mappings/{group}/audit");
@@ -113,11 +118,11 @@ async fn all_of(version: &str, protocols: &[&'static str]) -> Result<()> {
     let kafka = RealKafka::start(version)?;
     for protocol in protocols {
         for records in [40, 700] {
-            let run = Run { protocol, start: "TRIM_HORIZON", records, is_down: false };
+            let run = RecreatedRun { protocol, start: "TRIM_HORIZON", records, is_down: false };
             reads_all_of_it(&kafka, &run).await.with_context(|| format!("{protocol}, {records} records"))?;
         }
         for is_down in [false, true] {
-            let run = Run { protocol, start: "LATEST", records: 40, is_down };
+            let run = RecreatedRun { protocol, start: "LATEST", records: 40, is_down };
             reads_all_of_it(&kafka, &run).await.with_context(|| format!("{protocol}, LATEST, {is_down}"))?;
         }
     }

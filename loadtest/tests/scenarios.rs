@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use loadtest::compare::Comparison;
-use loadtest::outcome::Outcome;
+use loadtest::compare::RunComparison;
+use loadtest::outcome::RunFigures;
 use loadtest::page::page;
-use loadtest::run::{Kafka, Run};
-use loadtest::scenario::{Scenario, parse, read};
+use loadtest::run::{KafkaChoice, ScenarioRun};
+use loadtest::scenario::{LoadScenario, parse, read};
 
-async fn run(scenario: &Scenario, scale: f64) -> Result<Outcome> {
-    let run = Run { scenario, scale, kafka: &Kafka::Embedded, settings: &[], progress: false }.go().await?;
+async fn run(scenario: &LoadScenario, scale: f64) -> Result<RunFigures> {
+    let run = ScenarioRun { scenario, scale, kafka: &KafkaChoice::Embedded, settings: &[], progress: false }
+        .go()
+        .await?;
     ensure!(run.is_clean(), "{:?}", run.problems);
     ensure!(run.records == run.delivered, "{} of {}", run.delivered, run.records);
     let partitions = scenario.partitions as u64;
@@ -34,9 +36,9 @@ async fn a_short_steady_scenario_is_measured_and_reported() -> Result<()> {
     ensure!(run.samples.iter().any(|sample| sample.lag.is_some()), "lag: {:?}", run.samples);
     ensure!(run.samples.iter().any(|sample| sample.committed > Some(0.0)), "committed: {:?}", run.samples);
     ensure!(run.consumers_max >= 2.0 && run.resident_mib_max > 1.0 && run.cpu_us_per_record > 0.0, "{run:?}");
-    let report = page(&scenario, &run, Some(&Comparison::of(&run, &run)));
+    let report = page(&scenario, &run, Some(&RunComparison::of(&run, &run)));
     ensure!(report.matches("<polyline").count() >= 8, "every plot has lines: {report}");
-    ensure!(!Comparison::of(&run, &run).table().contains("REGRESSION"), "as good as itself");
+    ensure!(!RunComparison::of(&run, &run).table().contains("REGRESSION"), "as good as itself");
     Ok(())
 }
 
@@ -63,10 +65,15 @@ async fn what_is_not_done_in_time_is_a_problem_and_not_a_hang() -> Result<()> {
     let text = "about = \"x\"\npartitions = 1\nbatch = 1\nwindow = 0\nsettle_seconds = 0\n\
                 [[phase]]\nseconds = 1\nrate = 50\nlatency = 200\n";
     let scenario = parse("late", text)?;
-    let run =
-        Run { scenario: &scenario, scale: 1.0, kafka: &Kafka::Embedded, settings: &[], progress: false }
-            .go()
-            .await?;
+    let run = ScenarioRun {
+        scenario: &scenario,
+        scale: 1.0,
+        kafka: &KafkaChoice::Embedded,
+        settings: &[],
+        progress: false,
+    }
+    .go()
+    .await?;
     ensure!(run.problems.iter().any(|problem| problem.contains("not everything was committed")), "{run:?}");
     ensure!(run.problems.iter().any(|problem| problem.contains("without an outcome")), "{:?}", run.problems);
     ensure!(run.delivered < run.records, "{} of {}", run.delivered, run.records);

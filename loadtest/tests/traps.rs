@@ -9,33 +9,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lighterman::local::broker::{Broker, BrokerSettings, Fault};
-use loadtest::checker::{Verdict, check};
-use loadtest::function::{Act, Event, FakeLambda, Poison};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker, RequestFault};
+use loadtest::checker::{HistoryVerdict, check};
+use loadtest::function::{FakeLambda, InvocationAction, InvocationEvent, PoisonRecords};
 use loadtest::kafka::{self, RealKafka};
 use loadtest::log_reader::await_values;
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Produced, Producer, ends};
-use loadtest::watch::{Watch, Watched, taken};
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, ProducedOffsets, TestProducer, ends};
+use loadtest::watch::{CommitWatch, WatchedTopic, taken};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(90);
 const PARTITIONS: i32 = 2;
-const OK: Act = Act::Succeed(Duration::from_millis(2));
+const OK: InvocationAction = InvocationAction::Succeed(Duration::from_millis(2));
 /// Kafka's key of the API that brings records, and with them how far the log goes.
 const FETCH: i16 = 1;
 
 /// Where a trap is laid.
-enum Cluster {
-    Embedded(Broker),
+enum TrapCluster {
+    Embedded(EmbeddedBroker),
     /// With the state of the random numbers that say when a node is killed.
     Real(RealKafka, u64),
 }
 
-impl Cluster {
+impl TrapCluster {
     fn embedded() -> Result<Self> {
-        Ok(Self::Embedded(Broker::start(BrokerSettings::default())?))
+        Ok(Self::Embedded(EmbeddedBroker::start(BrokerSettings::default())?))
     }
 
     fn servers(&self) -> String {
@@ -56,22 +56,22 @@ impl Cluster {
 }
 
 /// A topic, its function, and a watch over what is committed of it.
-struct Scene {
+struct TrapScene {
     servers: String,
     topic: String,
-    producer: Producer,
+    producer: TestProducer,
     lambda: FakeLambda,
     data: tempfile::TempDir,
-    produced: Produced,
+    produced: ProducedOffsets,
     /// Records that may be committed although the function never took them.
     ended_otherwise: Arc<Mutex<BTreeSet<(i32, i64)>>>,
 }
 
-impl Scene {
-    async fn new(cluster: &Cluster, topic: &str, records: usize) -> Result<Self> {
+impl TrapScene {
+    async fn new(cluster: &TrapCluster, topic: &str, records: usize) -> Result<Self> {
         println!("scenario: {topic}");
         let servers = cluster.servers();
-        let mut producer = Producer::connect(&servers).await?;
+        let mut producer = TestProducer::connect(&servers).await?;
         producer.create_topic(topic, PARTITIONS).await?;
         let produced = producer.write(topic, PARTITIONS, records, 100, Compression::None).await?;
         let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
@@ -80,22 +80,27 @@ impl Scene {
         Ok(Self { servers, topic, producer, lambda, data, produced, ended_otherwise })
     }
 
-    async fn node(&self) -> Result<Node> {
+    async fn node(&self) -> Result<NodeProcess> {
         self.node_in(self.data.path()).await
     }
 
-    async fn node_in(&self, data: &std::path::Path) -> Result<Node> {
+    async fn node_in(&self, data: &std::path::Path) -> Result<NodeProcess> {
         let settings =
             [("LIGHTERMAN_INVOKE_BACKOFF_MAX", "200ms"), ("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "6s")];
-        Node::start(data, &self.lambda.endpoint_url(), &settings).await
+        NodeProcess::start(data, &self.lambda.endpoint_url(), &settings).await
     }
 
     fn poison(&self, records: &[(i32, i64)], names: bool) {
-        self.lambda.set_poison(Poison { records: records.iter().copied().collect(), names });
+        self.lambda.set_poison(PoisonRecords { records: records.iter().copied().collect(), names });
     }
 
     /// A mapping on a node that, on real Kafka, is killed once within `most`, and started again.
-    async fn run(&self, cluster: &mut Cluster, more: Value, most: Duration) -> Result<(Node, String, Watch)> {
+    async fn run(
+        &self,
+        cluster: &mut TrapCluster,
+        more: Value,
+        most: Duration,
+    ) -> Result<(NodeProcess, String, CommitWatch)> {
         let node = self.node().await?;
         let group = node.create_mapping(&self.servers, &self.topic, more).await?;
         let watch = self.watch(&group).await?;
@@ -105,9 +110,9 @@ impl Scene {
         Ok((self.node().await?, group, watch))
     }
 
-    async fn watch(&self, group: &str) -> Result<Watch> {
-        Ok(Watch::over(Watched {
-            producer: Producer::connect(&self.servers).await?,
+    async fn watch(&self, group: &str) -> Result<CommitWatch> {
+        Ok(CommitWatch::over(WatchedTopic {
+            producer: TestProducer::connect(&self.servers).await?,
             lambda: self.lambda.clone(),
             function: "f".to_owned(),
             group: group.to_owned(),
@@ -127,7 +132,7 @@ impl Scene {
         Ok(committed.get(&partition).copied().unwrap_or(0))
     }
 
-    async fn until(&self, what: &str, fact: impl Fn(&[Event]) -> bool) -> Result<()> {
+    async fn until(&self, what: &str, fact: impl Fn(&[InvocationEvent]) -> bool) -> Result<()> {
         let reached = async {
             while !fact(&self.lambda.events()) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -137,7 +142,7 @@ impl Scene {
     }
 
     /// ALO-1, ORD-1, OWN-1, of all records but these.
-    fn judge_without(&self, otherwise: &[(i32, i64)]) -> Verdict {
+    fn judge_without(&self, otherwise: &[(i32, i64)]) -> HistoryVerdict {
         let mut expected = self.produced.clone();
         for (partition, offset) in otherwise {
             expected.entry(*partition).or_default().remove(offset);
@@ -148,7 +153,12 @@ impl Scene {
     }
 
     /// Each offset has exactly one outcome in the audit, and it is one of these.
-    async fn audited(&self, node: &Node, group: &str, outcomes: &[&str]) -> Result<BTreeMap<String, u64>> {
+    async fn audited(
+        &self,
+        node: &NodeProcess,
+        group: &str,
+        outcomes: &[&str],
+    ) -> Result<BTreeMap<String, u64>> {
         let shown = node.api().call("GET", &format!("/lighterman/v1/mappings/{group}/audit"), None).await?;
         let mut totals: BTreeMap<String, u64> = BTreeMap::new();
         for partition in shown["partitions"].as_array().context("partitions")? {
@@ -164,18 +174,22 @@ impl Scene {
     }
 }
 
-fn tries(events: &[Event], record: (i32, i64)) -> usize {
-    let holds = |event: &&Event| match event {
-        Event::Start { offsets, .. } => offsets.get(&record.0).is_some_and(|list| list.contains(&record.1)),
-        Event::End { .. } => false,
+fn tries(events: &[InvocationEvent], record: (i32, i64)) -> usize {
+    let holds = |event: &&InvocationEvent| match event {
+        InvocationEvent::Start { offsets, .. } => {
+            offsets.get(&record.0).is_some_and(|list| list.contains(&record.1))
+        }
+        InvocationEvent::End { .. } => false,
     };
     events.iter().filter(holds).count()
 }
 
 /// Status 200 is no success when `X-Amz-Function-Error` stands beside it.
-async fn trap_1_status_200_with_a_function_error_is_a_failure(cluster: &mut Cluster) -> Result<()> {
-    let mut scene = Scene::new(cluster, "trap-1", 300).await?;
-    scene.lambda.set_script(|invocation| if invocation % 3 == 2 { OK } else { Act::FunctionError });
+async fn trap_1_status_200_with_a_function_error_is_a_failure(cluster: &mut TrapCluster) -> Result<()> {
+    let mut scene = TrapScene::new(cluster, "trap-1", 300).await?;
+    scene
+        .lambda
+        .set_script(|invocation| if invocation % 3 == 2 { OK } else { InvocationAction::FunctionError });
     let most = Duration::from_millis(1_500);
     let (node, group, watch) = scene.run(cluster, json!({"BatchSize": 20}), most).await?;
     scene.drained(&group).await?;
@@ -186,14 +200,14 @@ async fn trap_1_status_200_with_a_function_error_is_a_failure(cluster: &mut Clus
 }
 
 /// A throttle or an unavailable service is waited out however long it lasts, and uses up no attempt.
-async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut Cluster) -> Result<()> {
-    let mut scene = Scene::new(cluster, "trap-2", 300).await?;
+async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut TrapCluster) -> Result<()> {
+    let mut scene = TrapScene::new(cluster, "trap-2", 300).await?;
     let out = Arc::new(AtomicBool::new(true));
     let refuses = Arc::clone(&out);
     scene.lambda.set_script(move |invocation| match invocation % 2 {
         _ if !refuses.load(Ordering::Relaxed) => OK,
-        0 => Act::Throttle,
-        _ => Act::Status(503),
+        0 => InvocationAction::Throttle,
+        _ => InvocationAction::Status(503),
     });
     let more = json!({"BatchSize": 20, "MaximumRetryAttempts": 0});
     let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
@@ -214,9 +228,9 @@ async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut Cluster)
 }
 
 /// The success of what comes behind does not carry a failed record with it, whether the function names it or not.
-async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut Cluster) -> Result<()> {
+async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut TrapCluster) -> Result<()> {
     for (topic, names) in [("trap-3-batch", false), ("trap-3-named", true)] {
-        let mut scene = Scene::new(cluster, topic, 200).await?;
+        let mut scene = TrapScene::new(cluster, topic, 200).await?;
         let bad = (0, 37);
         scene.poison(&[bad], names);
         let mut more = json!({"BatchSize": 10});
@@ -242,8 +256,8 @@ async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut C
 }
 
 /// A record on its way to a destination that is down has not arrived, and nothing behind it goes on.
-async fn trap_4_the_destination_is_down(cluster: &mut Cluster) -> Result<()> {
-    let mut scene = Scene::new(cluster, "trap-4", 200).await?;
+async fn trap_4_the_destination_is_down(cluster: &mut TrapCluster) -> Result<()> {
+    let mut scene = TrapScene::new(cluster, "trap-4", 200).await?;
     let bad = [(0, 0), (0, 63), (1, 12)];
     scene.poison(&bad, false);
     let more = json!({
@@ -287,10 +301,10 @@ async fn trap_4_the_destination_is_down(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// A planned hand-over waits for the reply and repeats nothing; a reply that comes to an owner that was put out commits nothing.
-async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut Cluster) -> Result<()> {
+async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut TrapCluster) -> Result<()> {
     const BATCH: u64 = 10;
-    let mut scene = Scene::new(cluster, "trap-5", 600).await?;
-    scene.lambda.set_script(|_| Act::Succeed(Duration::from_millis(400)));
+    let mut scene = TrapScene::new(cluster, "trap-5", 600).await?;
+    scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(400)));
     let more = json!({
         "BatchSize": BATCH, "SelfManagedKafkaEventSourceConfig": {"ConsumerGroupId": "trap-5"},
     });
@@ -326,8 +340,8 @@ async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut Cluster) -
 
 /// What has ended behind a record that has not does not carry it along: records that the filters refuse, one that a person
 /// skips, and others that the function takes, behind one that it names.
-async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut Cluster) -> Result<()> {
-    let mut scene = Scene::new(cluster, "trap-6", 120).await?;
+async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut TrapCluster) -> Result<()> {
+    let mut scene = TrapScene::new(cluster, "trap-6", 120).await?;
     let (bad, skipped) = ((0, 5), (0, 8));
     // The producer's keys are the numbers of the records in their partition.
     let filtered = [(0, 6), (0, 7), (1, 6), (1, 7)];
@@ -375,9 +389,9 @@ async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut Cluste
 }
 
 /// A lag that cannot be read is not zero: nobody is sent home, nothing is passed over.
-async fn trap_7_the_lag_cannot_be_read_while_scaling(cluster: &mut Cluster) -> Result<()> {
-    let mut scene = Scene::new(cluster, "trap-7", 1_200).await?;
-    scene.lambda.set_script(|_| Act::Succeed(Duration::from_millis(400)));
+async fn trap_7_the_lag_cannot_be_read_while_scaling(cluster: &mut TrapCluster) -> Result<()> {
+    let mut scene = TrapScene::new(cluster, "trap-7", 1_200).await?;
+    scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(400)));
     let more =
         json!({"BatchSize": 10, "ProvisionedPollerConfig": {"MinimumPollers": 1, "MaximumPollers": 4}});
     let (node, group, watch) = scene.run(cluster, more, Duration::from_secs(2)).await?;
@@ -390,19 +404,19 @@ async fn trap_7_the_lag_cannot_be_read_while_scaling(cluster: &mut Cluster) -> R
     };
     tokio::time::timeout(LIMIT, grown).await.context("lag brings no second consumer")??;
     match cluster {
-        Cluster::Embedded(broker) => {
-            for fault in [Fault::CutBefore, Fault::Garbage, Fault::CutAfter] {
+        TrapCluster::Embedded(broker) => {
+            for fault in [RequestFault::CutBefore, RequestFault::Garbage, RequestFault::CutAfter] {
                 broker.faults().add(FETCH, 2, fault);
             }
         }
-        Cluster::Real(kafka, _) => kafka.freeze()?,
+        TrapCluster::Real(kafka, _) => kafka.freeze()?,
     }
     let blind = Instant::now() + Duration::from_secs(3);
     while Instant::now() < blind {
         ensure!(consumers().await?.is_some_and(|consumers| consumers >= 2.0), "nobody is sent home");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    if let Cluster::Real(kafka, _) = cluster {
+    if let TrapCluster::Real(kafka, _) = cluster {
         kafka.thaw()?;
     }
     scene.lambda.set_script(|_| OK);
@@ -420,12 +434,12 @@ macro_rules! on_the_embedded_broker {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $trap() -> anyhow::Result<()> {
-                    super::$trap(&mut super::Cluster::embedded()?).await
+                    super::$trap(&mut super::TrapCluster::embedded()?).await
                 }
             )*
         }
 
-        async fn all_traps(cluster: &mut Cluster) -> Result<()> {
+        async fn all_traps(cluster: &mut TrapCluster) -> Result<()> {
             $($trap(cluster).await.context(stringify!($trap))?;)*
             Ok(())
         }
@@ -447,7 +461,7 @@ async fn all_traps_with_kills(version: &str) -> Result<()> {
     let given = std::env::var("TEST_LIGHTERMAN_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(lighterman::kafka::backoff::random);
     println!("kills on {version} by TEST_LIGHTERMAN_SEED={seed}");
-    let mut cluster = Cluster::Real(RealKafka::start(version)?, seed);
+    let mut cluster = TrapCluster::Real(RealKafka::start(version)?, seed);
     all_traps(&mut cluster).await.with_context(|| format!("{version}, TEST_LIGHTERMAN_SEED={seed}"))
 }
 

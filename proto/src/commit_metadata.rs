@@ -33,14 +33,14 @@ pub struct CommitMetadata {
     /// The topic whose offset stands beside this text. `None`: its brokers have no ids, or whoever wrote this did not keep them.
     pub topic: Option<TopicId>,
     /// How far the stretch behind the committed offset has come; `None` when nothing there has failed or is resolved.
-    pub progress: Option<Progress>,
+    pub progress: Option<CommittedProgress>,
 }
 
 /// What happened behind the committed offset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
+pub struct CommittedProgress {
     /// How the failing stretch is divided, from the committed offset on, without gaps.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<ProgressPiece>,
     /// The fingerprint of the filters that the pieces were cut under; 0 without filters. Under other filters a piece has other
     /// records, and attempts say nothing of those that were not tried.
     pub filters: u32,
@@ -54,7 +54,7 @@ pub struct Progress {
     pub resolved: Vec<(u64, u64)>,
 }
 
-impl Progress {
+impl CommittedProgress {
     /// How many offsets it speaks of, from the committed one on. A last piece without an end counts for nothing.
     pub fn length(&self) -> u64 {
         let pieces = self.pieces.iter().map(|piece| piece.length).fold(0, u64::saturating_add);
@@ -65,7 +65,7 @@ impl Progress {
 
 /// A part of a batch that is tried by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub struct ProgressPiece {
     /// Offsets, from the end of the piece before. 0 when its end was not decided: whatever comes, and nothing behind it.
     pub length: u64,
     /// How many attempts have begun.
@@ -105,7 +105,7 @@ impl CommitMetadata {
             return None;
         }
         let (mut partitions, mut topic) = (None, None);
-        let (mut progress, mut seen) = (Progress::default(), Vec::new());
+        let (mut progress, mut seen) = (CommittedProgress::default(), Vec::new());
         for field in text.strip_prefix(FORMAT)?.split(' ') {
             let (name, value) = field.split_once('=')?;
             if seen.contains(&name) {
@@ -129,7 +129,7 @@ impl CommitMetadata {
             return None;
         }
         within_offsets(progress.resolved.iter().flat_map(|(gap, length)| [*gap, *length]))?;
-        let progress = Some(progress).filter(|progress| *progress != Progress::default());
+        let progress = Some(progress).filter(|progress| *progress != CommittedProgress::default());
         Some(Self { partitions_at_activation: partitions?, topic, progress })
     }
 }
@@ -160,7 +160,7 @@ fn append_list(text: &mut String, name: &str, limit: usize, items: impl Iterator
 }
 
 /// The pieces as texts, as far as offsets reach.
-fn pieces(progress: &Progress) -> impl Iterator<Item = String> {
+fn pieces(progress: &CommittedProgress) -> impl Iterator<Item = String> {
     let mut reach = Some(0);
     progress.pieces.iter().map_while(move |piece| {
         let here = further(reach?, piece.length)?;
@@ -171,7 +171,7 @@ fn pieces(progress: &Progress) -> impl Iterator<Item = String> {
 }
 
 /// The resolved ranges as texts, as far as offsets reach. An empty range widens the gap of the next.
-fn resolved(progress: &Progress) -> impl Iterator<Item = String> {
+fn resolved(progress: &CommittedProgress) -> impl Iterator<Item = String> {
     let (mut reach, mut end) = (Some(0), 0);
     let ranges = progress.resolved.iter().map_while(move |(gap, length)| {
         let first = further(reach?, *gap)?;
@@ -201,10 +201,10 @@ fn list<T>(value: &str, item: fn(&str) -> Option<T>) -> Option<Vec<T>> {
     value.split(',').map(item).collect()
 }
 
-fn piece(text: &str) -> Option<Piece> {
+fn piece(text: &str) -> Option<ProgressPiece> {
     let (text, alone) = text.strip_suffix('!').map_or((text, false), |text| (text, true));
     let (length, attempts) = text.split_once('x')?;
-    Some(Piece { length: decimal(length)?, attempts: decimal(attempts)?, alone })
+    Some(ProgressPiece { length: decimal(length)?, attempts: decimal(attempts)?, alone })
 }
 
 fn range(text: &str) -> Option<(u64, u64)> {

@@ -18,7 +18,7 @@ pub struct PartitionSample {
 
 /// What one mapping looked like on this node at one moment.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sample {
+pub struct MappingSample {
     /// When it was taken.
     pub at: Moment,
     /// Every partition the member owns.
@@ -35,7 +35,7 @@ pub struct Sample {
 
 /// Where a partition is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Assignment {
+pub struct PartitionAssignment {
     /// Which partition.
     pub partition: TopicPartition,
     /// Under which consumer.

@@ -58,9 +58,9 @@ pub fn failed_items(body: &[u8], topic: &str, items_max: usize) -> Result<Vec<Fa
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Vec::new());
     }
-    let mut report = Report { topic, items_max, items: Vec::new(), refused: None };
+    let mut report = FailureReport { topic, items_max, items: Vec::new(), refused: None };
     let mut json = serde_json::Deserializer::from_slice(body);
-    let read = json.deserialize_any(Reply(&mut report)).and_then(|()| json.end());
+    let read = json.deserialize_any(WholeReply(&mut report)).and_then(|()| json.end());
     let error = match (read, report.refused.take()) {
         (Ok(()), _) => return report.finish(),
         (Err(_), Some(refused)) => return Err(refused),
@@ -78,7 +78,7 @@ fn beginning(text: &str) -> String {
 }
 
 /// What has been read so far.
-struct Report<'t> {
+struct FailureReport<'t> {
     topic: &'t str,
     items_max: usize,
     items: Vec<FailedItem>,
@@ -86,7 +86,7 @@ struct Report<'t> {
     refused: Option<ReplyError>,
 }
 
-impl Report<'_> {
+impl FailureReport<'_> {
     /// Keeps an item; `false` when there are too many.
     fn keep(&mut self, item: FailedItem) -> bool {
         const ROOM_MIN: usize = 16;
@@ -134,9 +134,9 @@ fn item_of(text: &str, topic: &str) -> Option<FailedItem> {
 }
 
 /// The whole answer.
-struct Reply<'r, 't>(&'r mut Report<'t>);
+struct WholeReply<'r, 't>(&'r mut FailureReport<'t>);
 
-impl<'de> Visitor<'de> for Reply<'_, '_> {
+impl<'de> Visitor<'de> for WholeReply<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -173,7 +173,7 @@ impl<'de> Visitor<'de> for Reply<'_, '_> {
                 return Err(A::Error::duplicate_field("batchItemFailures"));
             }
             seen = true;
-            members.next_value_seed(Failures(&mut *self.0))?;
+            members.next_value_seed(FailureList(&mut *self.0))?;
         }
         Ok(())
     }
@@ -190,9 +190,9 @@ fn is_meant(name: &str) -> bool {
 }
 
 /// The value of `batchItemFailures`.
-struct Failures<'r, 't>(&'r mut Report<'t>);
+struct FailureList<'r, 't>(&'r mut FailureReport<'t>);
 
-impl<'de> DeserializeSeed<'de> for Failures<'_, '_> {
+impl<'de> DeserializeSeed<'de> for FailureList<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -200,7 +200,7 @@ impl<'de> DeserializeSeed<'de> for Failures<'_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Failures<'_, '_> {
+impl<'de> Visitor<'de> for FailureList<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -212,15 +212,15 @@ impl<'de> Visitor<'de> for Failures<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element_seed(Item(&mut *self.0))?.is_some() {}
+        while list.next_element_seed(FailureItem(&mut *self.0))?.is_some() {}
         Ok(())
     }
 }
 
 /// One of the list: `{"itemIdentifier": …}`.
-struct Item<'r, 't>(&'r mut Report<'t>);
+struct FailureItem<'r, 't>(&'r mut FailureReport<'t>);
 
-impl<'de> DeserializeSeed<'de> for Item<'_, '_> {
+impl<'de> DeserializeSeed<'de> for FailureItem<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -228,7 +228,7 @@ impl<'de> DeserializeSeed<'de> for Item<'_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Item<'_, '_> {
+impl<'de> Visitor<'de> for FailureItem<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -245,7 +245,7 @@ impl<'de> Visitor<'de> for Item<'_, '_> {
             if item.is_some() {
                 return Err(A::Error::duplicate_field("itemIdentifier"));
             }
-            item = Some(members.next_value_seed(Identifier(&mut *self.0))?);
+            item = Some(members.next_value_seed(ItemIdentifier(&mut *self.0))?);
         }
         let item = item.ok_or_else(|| A::Error::missing_field("itemIdentifier"))?;
         if self.0.keep(item) { Ok(()) } else { Err(A::Error::custom("too many items")) }
@@ -253,9 +253,9 @@ impl<'de> Visitor<'de> for Item<'_, '_> {
 }
 
 /// The value of `itemIdentifier`.
-struct Identifier<'r, 't>(&'r mut Report<'t>);
+struct ItemIdentifier<'r, 't>(&'r mut FailureReport<'t>);
 
-impl<'de> DeserializeSeed<'de> for Identifier<'_, '_> {
+impl<'de> DeserializeSeed<'de> for ItemIdentifier<'_, '_> {
     type Value = FailedItem;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<FailedItem, D::Error> {
@@ -263,7 +263,7 @@ impl<'de> DeserializeSeed<'de> for Identifier<'_, '_> {
     }
 }
 
-impl<'de> Visitor<'de> for Identifier<'_, '_> {
+impl<'de> Visitor<'de> for ItemIdentifier<'_, '_> {
     type Value = FailedItem;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

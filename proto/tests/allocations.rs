@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
-use lighterman_proto::event::{Envelope, EventSource, EventWriter};
+use lighterman_proto::event::{EventEnvelope, EventSource, EventWriter};
 use lighterman_proto::records::{batches, records};
 
 fn frame(count: i64) -> Bytes {
@@ -33,7 +33,7 @@ fn frame(count: i64) -> Bytes {
 
 fn allocations(count: i64) -> u64 {
     let frame = frame(count);
-    let envelope = Envelope::new(&EventSource::SelfManaged, "b:9092", "t");
+    let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:9092", "t");
     let buffer = BytesMut::with_capacity(4 << 20);
     let counted = allocation_counter::measure(move || {
         let mut size = envelope.base_bytes();

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use lighterman_proto::failure::{
-    Condition, FailedPartition, Failure, FunctionError, RecordPoint, ResponseContext, Source, iso_8601,
-    object_record, queue_record, topic_record,
+    FailedPartition, FailureCondition, FailureDetails, FunctionError, RecordPoint, RecordSource,
+    ResponseContext, iso_8601, object_record, queue_record, topic_record,
 };
 use lighterman_proto::ids::Offset;
 use lighterman_proto::units::TimestampMs;
@@ -46,21 +46,21 @@ fn unhandled() -> ResponseContext {
 }
 
 /// The failure of the examples for SQS, SNS and S3.
-fn batch() -> Failure {
+fn batch() -> FailureDetails {
     let partition = |partition| FailedPartition {
         partition,
         first: point(4_960_118_965_842_235_937, 1_573_691_884_835),
         last: point(4_960_118_965_842_236_186, 1_573_691_885_580),
     };
-    Failure {
+    FailureDetails {
         request_id: "316aa6d0-8154-xmpl-9af7-85d5f4a6bc81".to_owned(),
         function_arn: Arc::from("arn:aws:lambda:us-east-1:123456789012:function:myfunction"),
-        condition: Condition::RetryAttemptsExhausted,
+        condition: FailureCondition::RetryAttemptsExhausted,
         approximate_invoke_count: 1,
         response: Some(unhandled()),
         error: None,
         timestamp: TimestampMs(1_573_691_886_021),
-        source: Source {
+        source: RecordSource {
             arn: Some(Arc::from(
                 "arn:aws:kafka:us-east-1:123456789012:cluster/vpc-2priv-2pub/751d2973-a626-431c-9d4e-d7975eb44dd7-2",
             )),
@@ -74,13 +74,13 @@ fn batch() -> Failure {
 }
 
 /// The failure of the example for a Kafka topic.
-fn single() -> Failure {
-    Failure {
+fn single() -> FailureDetails {
+    FailureDetails {
         request_id: "e4b46cbf-b738-xmpl-8880-a18cdf61200e".to_owned(),
         function_arn: Arc::from("arn:aws:lambda:us-east-1:123456789012:function:my-function"),
         approximate_invoke_count: 3,
         timestamp: TimestampMs(1_573_755_365_568),
-        source: Source {
+        source: RecordSource {
             arn: Some(Arc::from("arn:aws:kafka:us-east-1:123456789012:cluster/my-cluster/abc123")),
             bootstrap_servers: Arc::from("b-1.mycluster.abc123.kafka.us-east-1.amazonaws.com:9098"),
         },
@@ -115,50 +115,50 @@ fn the_message_for_a_topic_is_the_published_one_with_the_event_as_an_object() {
     let ours = topic_record(&single(), 0, RECORD, Some(payload.as_bytes()));
     assert_eq!(String::from_utf8(ours).expect("text"), golden);
     let aliased =
-        Failure { function_arn: Arc::from("arn:aws:lambda:us-east-1:1:function:f:live"), ..single() };
+        FailureDetails { function_arn: Arc::from("arn:aws:lambda:us-east-1:1:function:f:live"), ..single() };
     let shown = read(topic_record(&aliased, 0, RECORD, None));
     assert_eq!(shown["requestContext"]["functionArn"], "arn:aws:lambda:us-east-1:1:function:f:live");
 }
 
 #[test]
 fn conditions_and_what_they_say_of_the_answer() {
-    let with = |condition, response| read(queue_record(&Failure { condition, response, ..batch() }));
-    let exhausted = with(Condition::RetryAttemptsExhausted, None);
+    let with = |condition, response| read(queue_record(&FailureDetails { condition, response, ..batch() }));
+    let exhausted = with(FailureCondition::RetryAttemptsExhausted, None);
     assert_eq!(exhausted.get("responseContext"), Some(&Value::Null));
-    let large = with(Condition::MaximumPayloadSizeExceeded, Some(unhandled()));
+    let large = with(FailureCondition::MaximumPayloadSizeExceeded, Some(unhandled()));
     assert_eq!(large["requestContext"]["condition"], "MaximumPayloadSizeExceeded");
     assert_eq!(large.get("responseContext"), Some(&Value::Null));
     // Recorded from AWS with Kinesis: no such member, although the function was invoked.
-    let old = with(Condition::RecordAgeExceeded, Some(unhandled()));
+    let old = with(FailureCondition::RecordAgeExceeded, Some(unhandled()));
     assert_eq!(old["requestContext"]["condition"], "RecordAgeExceeded");
     assert_eq!(old.get("responseContext"), None);
     // Recorded from AWS with Kinesis: a partial response is an answer without an error.
     let reported = ResponseContext { function_error: None, ..unhandled() };
-    let partial = with(Condition::RetryAttemptsExhausted, Some(reported));
+    let partial = with(FailureCondition::RetryAttemptsExhausted, Some(reported));
     let expected = json!({ "statusCode": 200, "executedVersion": "$LATEST", "functionError": null });
     assert_eq!(partial["responseContext"], expected);
     for (condition, name) in [
-        (Condition::RetryAttemptsExhausted, "RetriesExhausted"),
-        (Condition::RecordAgeExceeded, "RecordAgeExceeded"),
-        (Condition::MaximumPayloadSizeExceeded, "MaximumPayloadSizeExceeded"),
-        (Condition::BatchUnreadable, "BatchUnreadable"),
+        (FailureCondition::RetryAttemptsExhausted, "RetriesExhausted"),
+        (FailureCondition::RecordAgeExceeded, "RecordAgeExceeded"),
+        (FailureCondition::MaximumPayloadSizeExceeded, "MaximumPayloadSizeExceeded"),
+        (FailureCondition::BatchUnreadable, "BatchUnreadable"),
     ] {
-        let shown = read(topic_record(&Failure { condition, ..single() }, 0, RECORD, None));
+        let shown = read(topic_record(&FailureDetails { condition, ..single() }, 0, RECORD, None));
         assert_eq!(shown["requestContext"]["condition"], name);
     }
 }
 
 #[test]
 fn self_managed_clusters_have_no_arn() {
-    let source = Source { arn: None, bootstrap_servers: Arc::from("a:1,b:2") };
-    let info = &read(queue_record(&Failure { source, ..batch() }))["KafkaBatchInfo"];
+    let source = RecordSource { arn: None, bootstrap_servers: Arc::from("a:1,b:2") };
+    let info = &read(queue_record(&FailureDetails { source, ..batch() }))["KafkaBatchInfo"];
     assert_eq!((info.get("eventSourceArn"), &info["bootstrapServers"]), (None, &json!("a:1,b:2")));
 }
 
 #[test]
 fn the_functions_own_words_stand_behind_what_aws_has() {
     let error = FunctionError { kind: "E\"rror".to_owned(), message: "é".repeat(1000) };
-    let failure = Failure { error: Some(error), ..batch() };
+    let failure = FailureDetails { error: Some(error), ..batch() };
     for text in [
         queue_record(&failure).into_bytes(),
         object_record(&failure, b"{}"),
@@ -173,19 +173,19 @@ fn the_functions_own_words_stand_behind_what_aws_has() {
     assert_eq!((bare.get("payload"), &bare["KafkaBatchInfo"]["payloadSize"]), (None, &json!(2_039_086)));
 }
 
-fn any_failure() -> impl Strategy<Value = Failure> {
+fn any_failure() -> impl Strategy<Value = FailureDetails> {
     let texts = (".{0,20}", ".{0,20}", ".{0,20}", prop::option::of(".{0,20}"), ".{0,300}");
     let at = -1i64..4_000_000_000_000;
     let partition = (any::<i64>(), at.clone(), any::<i64>(), at.clone());
     let partitions = prop::collection::btree_map(0i32..100, partition, 0..4);
     let condition = prop_oneof![
-        Just(Condition::RetryAttemptsExhausted),
-        Just(Condition::RecordAgeExceeded),
-        Just(Condition::MaximumPayloadSizeExceeded),
-        Just(Condition::BatchUnreadable),
+        Just(FailureCondition::RetryAttemptsExhausted),
+        Just(FailureCondition::RecordAgeExceeded),
+        Just(FailureCondition::MaximumPayloadSizeExceeded),
+        Just(FailureCondition::BatchUnreadable),
     ];
     (texts, at, partitions, condition, any::<(u32, u32, u64, bool, u16)>()).prop_map(
-        |((request_id, arn, servers, error, message), at, partitions, condition, numbers)| Failure {
+        |((request_id, arn, servers, error, message), at, partitions, condition, numbers)| FailureDetails {
             request_id,
             function_arn: Arc::from(arn.as_str()),
             condition,
@@ -197,7 +197,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
             }),
             error: error.clone().map(|kind| FunctionError { kind, message }),
             timestamp: TimestampMs(at),
-            source: Source { arn: error.map(Arc::from), bootstrap_servers: Arc::from(servers) },
+            source: RecordSource { arn: error.map(Arc::from), bootstrap_servers: Arc::from(servers) },
             topic: Arc::from("orders"),
             batch_size: numbers.1,
             payload_bytes: numbers.2,
@@ -214,7 +214,7 @@ fn any_failure() -> impl Strategy<Value = Failure> {
 }
 
 /// The facts, built anew with `serde_json`.
-fn expected(failure: &Failure) -> Value {
+fn expected(failure: &FailureDetails) -> Value {
     let partitions: serde_json::Map<String, Value> = failure
         .partitions
         .iter()
@@ -251,11 +251,11 @@ fn expected(failure: &Failure) -> Value {
         })
     });
     match failure.condition {
-        Condition::RetryAttemptsExhausted => expected["responseContext"] = json!(response),
-        Condition::MaximumPayloadSizeExceeded | Condition::BatchUnreadable => {
+        FailureCondition::RetryAttemptsExhausted => expected["responseContext"] = json!(response),
+        FailureCondition::MaximumPayloadSizeExceeded | FailureCondition::BatchUnreadable => {
             expected["responseContext"] = Value::Null;
         }
-        Condition::RecordAgeExceeded => {}
+        FailureCondition::RecordAgeExceeded => {}
     }
     expected
 }

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::protocol::StrBytes;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
-use lighterman_proto::event::{Envelope, EventSource, EventWriter};
+use lighterman_proto::event::{EventEnvelope, EventSource, EventWriter};
 use lighterman_proto::records::{batches, records};
 use serde_json::Value;
 
@@ -39,7 +39,7 @@ fn frame(headers: IndexMap<StrBytes, Option<Bytes>>) -> Bytes {
 fn event(source: &EventSource, servers: &str, header: &'static [u8]) -> Vec<u8> {
     let header = (StrBytes::from_static_str("headerKey"), Some(Bytes::from_static(header)));
     let frame = frame(IndexMap::from([header]));
-    let envelope = Envelope::new(source, servers, "mytopic");
+    let envelope = EventEnvelope::new(source, servers, "mytopic");
     let mut writer = EventWriter::new(&envelope, BytesMut::new());
     writer.begin_partition(0);
     let batch = batches(&frame).next().expect("one").expect("a batch");

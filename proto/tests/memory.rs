@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use kafka_protocol::records::{
     Compression as Codec, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
 };
-use lighterman_proto::records::{Compression, Inflater, batches, records};
+use lighterman_proto::records::{BatchInflater, Compression, batches, records};
 
 /// What the codecs may take besides their output: contexts, windows, tables, one block in and one out.
 const CODEC_BYTES_MAX: u64 = 10 << 20;
@@ -42,7 +42,7 @@ fn inflating_allocates_by_the_batch_not_by_the_record() {
         let count = |records: i64| {
             let frame = frame(records, 100, codec);
             let batch = batches(&frame).next().expect("one").expect("a batch");
-            let (mut inflater, mut plain) = (Inflater::default(), Vec::new());
+            let (mut inflater, mut plain) = (BatchInflater::default(), Vec::new());
             let mut inflate = || {
                 plain.clear();
                 inflater
@@ -64,7 +64,7 @@ fn mem_1_a_bomb_takes_the_limit_and_what_the_codec_needs() {
     for codec in CODECS {
         let frame = frame(1, 48 << 20, codec);
         let batch = batches(&frame).next().expect("one").expect("a batch");
-        let mut inflater = Inflater::default();
+        let mut inflater = BatchInflater::default();
         let taken = measure(|| {
             let mut plain = Vec::new();
             let refused = inflater.inflate(batch.header.compression, batch.body, LIMIT, &mut plain);
@@ -80,7 +80,7 @@ fn mem_1_claims_are_not_believed_before_memory_is_taken() {
     // 32 MiB out of five bytes, raw and in xerial framing.
     let claim = [0x80, 0x80, 0x80, 0x10, 0];
     let framed = [&b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00\x05"[..], &claim].concat();
-    let mut inflater = Inflater::default();
+    let mut inflater = BatchInflater::default();
     for body in [&claim[..], &framed] {
         let taken = measure(|| {
             let mut plain = Vec::new();

@@ -9,12 +9,12 @@ use kafka_protocol::records::{
     Compression as Codec, Record as TheirRecord, RecordBatchEncoder, RecordEncodeOptions,
     TimestampType as TheirTimestampType,
 };
-use lighterman_proto::event::{Envelope, EventSource, EventWriter};
-use lighterman_proto::records::{Inflater, RecordError, batches, records};
+use lighterman_proto::event::{EventEnvelope, EventSource, EventWriter};
+use lighterman_proto::records::{BatchInflater, RecordError, batches, records};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
-struct Plain {
+struct PlainBatch {
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
     headers: Vec<(String, Option<Vec<u8>>)>,
@@ -22,7 +22,7 @@ struct Plain {
     timestamp: i64,
 }
 
-fn any_record() -> impl Strategy<Value = Plain> {
+fn any_record() -> impl Strategy<Value = PlainBatch> {
     let bytes = || prop::option::of(prop::collection::vec(any::<u8>(), 0..80));
     let headers = prop::collection::vec(("[a-z\"\\\\\u{e9}\n]{1,6}", bytes()), 0..4);
     (bytes(), bytes(), headers, 0i64..3, 0i64..2_000_000_000_000).prop_map(
@@ -30,12 +30,12 @@ fn any_record() -> impl Strategy<Value = Plain> {
             // Their map keeps one header of a name; order and duplicates have a test of their own.
             let mut seen = std::collections::HashSet::new();
             headers.retain(|(name, _)| seen.insert(name.clone()));
-            Plain { key, value, headers, gap, timestamp }
+            PlainBatch { key, value, headers, gap, timestamp }
         },
     )
 }
 
-fn encode(plain: &[Plain], base: i64, codec: Codec) -> Bytes {
+fn encode(plain: &[PlainBatch], base: i64, codec: Codec) -> Bytes {
     let mut offset = base;
     let theirs: Vec<TheirRecord> = plain
         .iter()
@@ -71,8 +71,8 @@ fn encode(plain: &[Plain], base: i64, codec: Codec) -> Bytes {
     into.freeze()
 }
 
-fn event_of(frame: &Bytes, envelope: &Envelope) -> Vec<u8> {
-    let mut inflater = Inflater::default();
+fn event_of(frame: &Bytes, envelope: &EventEnvelope) -> Vec<u8> {
+    let mut inflater = BatchInflater::default();
     let plains: Vec<_> = batches(frame)
         .map(|batch| {
             let batch = batch.expect("batch");
@@ -107,7 +107,7 @@ fn signed(bytes: &[u8]) -> serde_json::Value {
     bytes.iter().map(|byte| byte.cast_signed()).collect()
 }
 
-fn expected(plain: &[Plain], base: i64) -> serde_json::Value {
+fn expected(plain: &[PlainBatch], base: i64) -> serde_json::Value {
     let mut offset = base;
     let records: Vec<serde_json::Value> = plain
         .iter()
@@ -148,7 +148,7 @@ proptest! {
         base in 0i64..1_000_000_000,
         codec in prop::sample::select(vec![Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd]),
     ) {
-        let envelope = Envelope::new(&EventSource::SelfManaged, "b-2:9092,b-1:9092", "orders\"x");
+        let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b-2:9092,b-1:9092", "orders\"x");
         let event = event_of(&encode(&plain, base, codec), &envelope);
         let read: serde_json::Value = serde_json::from_slice(&event).expect("JSON");
         prop_assert_eq!(read, expected(&plain, base));
@@ -179,7 +179,7 @@ proptest! {
 
 fn walk_all(bytes: &[u8]) {
     const LIMIT: usize = 64 * 1024;
-    let mut inflater = Inflater::default();
+    let mut inflater = BatchInflater::default();
     for batch in batches(bytes).flatten() {
         let _ = (batch.verify_crc(), batch.control_type());
         let mut plain = Vec::new();
@@ -194,12 +194,14 @@ fn walk_all(bytes: &[u8]) {
 
 #[test]
 fn a_bomb_stops_at_the_limit() {
-    let bomb = Plain { key: None, value: Some(vec![0; 4 << 20]), headers: Vec::new(), gap: 0, timestamp: 1 };
+    let bomb =
+        PlainBatch { key: None, value: Some(vec![0; 4 << 20]), headers: Vec::new(), gap: 0, timestamp: 1 };
     for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
         let frame = encode(std::slice::from_ref(&bomb), 0, codec);
         let batch = batches(&frame).next().expect("one").expect("batch");
         let mut plain = Vec::new();
-        let refused = Inflater::default().inflate(batch.header.compression, batch.body, 1 << 20, &mut plain);
+        let refused =
+            BatchInflater::default().inflate(batch.header.compression, batch.body, 1 << 20, &mut plain);
         assert_eq!(refused, Err(RecordError::TooLarge { bytes_max: 1 << 20 }), "{codec:?}");
         assert!(plain.capacity() <= 4 << 20, "{codec:?} {}", plain.capacity());
     }
@@ -207,7 +209,7 @@ fn a_bomb_stops_at_the_limit() {
 
 #[test]
 fn a_partial_tail_is_no_error_and_a_flipped_bit_is() {
-    let one = Plain { key: None, value: Some(b"v".to_vec()), headers: Vec::new(), gap: 0, timestamp: 1 };
+    let one = PlainBatch { key: None, value: Some(b"v".to_vec()), headers: Vec::new(), gap: 0, timestamp: 1 };
     let frame = encode(std::slice::from_ref(&one), 9, Codec::None);
     let mut two = [&frame[..], &frame[..frame.len() - 1]].concat();
     assert_eq!(batches(&two).count(), 1);
@@ -219,7 +221,7 @@ fn a_partial_tail_is_no_error_and_a_flipped_bit_is() {
 
 #[test]
 fn a_record_count_beyond_the_bytes_is_refused_before_anything_is_allocated() {
-    let one = Plain { key: None, value: None, headers: Vec::new(), gap: 0, timestamp: 1 };
+    let one = PlainBatch { key: None, value: None, headers: Vec::new(), gap: 0, timestamp: 1 };
     let mut frame = encode(std::slice::from_ref(&one), 0, Codec::None).to_vec();
     frame[57..61].copy_from_slice(&i32::MAX.to_be_bytes());
     assert!(batches(&frame).next().expect("one").is_err());

@@ -11,19 +11,19 @@
 
 use std::time::Duration;
 
-use lighterman_proto::control::Sample;
+use lighterman_proto::control::MappingSample;
 use lighterman_proto::units::Moment;
 
 /// Bounds that the mapping sets: AWS's `MinimumPollers` and `MaximumPollers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct PollerBounds {
     /// At least this many.
     pub minimum: u32,
     /// At most this many.
     pub maximum: u32,
 }
 
-impl Bounds {
+impl PollerBounds {
     /// `desired` within the bounds and not beyond `partitions`; at least one.
     pub fn clip(self, desired: u32, partitions: u32) -> u32 {
         let most = self.maximum.min(partitions).max(1);
@@ -33,7 +33,7 @@ impl Bounds {
 
 /// A decision; a receiver refuses one with a version below the last it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
+pub struct ScalingDecision {
     /// Grows with each decision.
     pub version: u64,
     /// How many consumers.
@@ -52,8 +52,8 @@ const RATE_MIN: f64 = 0.001;
 
 /// The policy of one mapping on one node.
 #[derive(Clone, Debug)]
-pub struct Scaler {
-    bounds: Bounds,
+pub struct ScalingPolicy {
+    bounds: PollerBounds,
     desired: u32,
     version: u64,
     drained_per_second: f64,
@@ -63,9 +63,9 @@ pub struct Scaler {
     throttled_since: Option<Moment>,
 }
 
-impl Scaler {
+impl ScalingPolicy {
     /// Begins with the minimum.
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: PollerBounds) -> Self {
         Self {
             bounds,
             desired: bounds.minimum.max(1),
@@ -79,7 +79,7 @@ impl Scaler {
     }
 
     /// Decides on the sample of now.
-    pub fn decide(&mut self, sample: &Sample) -> Decision {
+    pub fn decide(&mut self, sample: &MappingSample) -> ScalingDecision {
         let now = sample.at;
         let partitions = sample.partitions.len() as u32;
         self.observe_rate(sample);
@@ -114,7 +114,7 @@ impl Scaler {
         }
         self.desired = self.bounds.clip(self.desired, partitions);
         self.version += 1;
-        Decision { version: self.version, desired: self.desired }
+        ScalingDecision { version: self.version, desired: self.desired }
     }
 
     /// Time to drain `lag` at the rate of now, in seconds; nothing drained and something there is for ever.
@@ -131,7 +131,7 @@ impl Scaler {
         }
     }
 
-    fn observe_rate(&mut self, sample: &Sample) {
+    fn observe_rate(&mut self, sample: &MappingSample) {
         let elapsed = self.last.map_or(0.0, |last| sample.at.since(last).as_secs_f64());
         self.last = Some(sample.at);
         if elapsed > 0.0 {
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { minimum: 1, maximum: 20 };
+    const BOUNDS: PollerBounds = PollerBounds { minimum: 1, maximum: 20 };
 
     fn sample(
         second: u64,
@@ -159,14 +159,14 @@ mod tests {
         in_use: u32,
         limit: u32,
         throttled: u64,
-    ) -> Sample {
+    ) -> MappingSample {
         let partition = |index| PartitionSample {
             partition: TopicPartition::new("t", index),
             lag: if index == 0 { lag } else { Some(0) },
             arrived: None,
             resolved: if index == 0 { resolved } else { 0 },
         };
-        Sample {
+        MappingSample {
             at: Moment::from_micros(second * 1_000_000),
             partitions: (0..12).map(partition).collect(),
             slots_in_use: in_use,
@@ -176,34 +176,38 @@ mod tests {
         }
     }
 
-    fn run(scaler: &mut Scaler, seconds: std::ops::Range<u64>, of: impl Fn(u64) -> Sample) -> u32 {
+    fn run(
+        scaler: &mut ScalingPolicy,
+        seconds: std::ops::Range<u64>,
+        of: impl Fn(u64) -> MappingSample,
+    ) -> u32 {
         seconds.map(|second| scaler.decide(&of(second)).desired).last().expect("some")
     }
 
     #[test]
     fn high_lag_adds_consumers_up_to_the_partitions() {
-        let mut scaler = Scaler::new(BOUNDS);
+        let mut scaler = ScalingPolicy::new(BOUNDS);
         let desired = run(&mut scaler, 0..40, |second| sample(second, Some(1_000_000), 100, 5, 5, 0));
         assert_eq!(desired, 12);
     }
 
     #[test]
     fn a_failed_lag_query_is_never_zero() {
-        let mut scaler = Scaler::new(BOUNDS);
+        let mut scaler = ScalingPolicy::new(BOUNDS);
         let before = run(&mut scaler, 0..20, |second| sample(second, Some(1_000_000), 100, 5, 5, 0));
         assert_eq!(run(&mut scaler, 20..300, |second| sample(second, None, 0, 0, 5, 0)), before);
     }
 
     #[test]
     fn a_throttling_function_loses_consumers_however_high_the_lag() {
-        let mut scaler = Scaler::new(BOUNDS);
+        let mut scaler = ScalingPolicy::new(BOUNDS);
         run(&mut scaler, 0..20, |second| sample(second, Some(1_000_000), 100, 5, 5, 0));
         assert_eq!(run(&mut scaler, 20..200, |second| sample(second, Some(1_000_000), 100, 5, 5, 30)), 1);
     }
 
     #[test]
     fn the_time_to_drain_is_the_lag_at_the_rate_of_now_and_endless_without_one() {
-        let mut scaler = Scaler::new(BOUNDS);
+        let mut scaler = ScalingPolicy::new(BOUNDS);
         assert_eq!((scaler.seconds_to_drain(0), scaler.seconds_to_drain(1)), (0.0, f64::INFINITY));
         run(&mut scaler, 0..40, |second| sample(second, Some(5_000), 50, 1, 5, 0));
         let seconds = scaler.seconds_to_drain(5_000);
@@ -214,7 +218,7 @@ mod tests {
 
     #[test]
     fn it_goes_down_slowly_and_does_not_flap() {
-        let mut scaler = Scaler::new(BOUNDS);
+        let mut scaler = ScalingPolicy::new(BOUNDS);
         run(&mut scaler, 0..40, |second| sample(second, Some(1_000_000), 100, 5, 5, 0));
         let calm = |second| sample(second, Some(100), 1000, 1, 60, 0);
         assert_eq!(run(&mut scaler, 40..65, calm), 12, "not before it has been calm for long");
@@ -232,8 +236,8 @@ mod tests {
             minimum in 1u32..30, extra in 0u32..30, partitions in 0usize..10,
             steps in prop::collection::vec((prop::option::of(0u64..1_000_000), 0u64..10_000, 0u32..10, 0u64..100), 1..60),
         ) {
-            let bounds = Bounds { minimum, maximum: minimum + extra };
-            let mut scaler = Scaler::new(bounds);
+            let bounds = PollerBounds { minimum, maximum: minimum + extra };
+            let mut scaler = ScalingPolicy::new(bounds);
             let mut version = 0;
             for (second, (lag, resolved, in_use, throttled)) in steps.into_iter().enumerate() {
                 let mut sample = sample(second as u64, lag, resolved, in_use, 5, throttled);

@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use kafka_protocol::records::Compression;
 use lighterman_benches::{
-    FILTER_TOP, Scratch, committed, envelope, filters, frame, json_frame, ledger, payload, sift, start_plan,
-    walk,
+    FILTER_TOP, PartitionScratch, committed, envelope, filters, frame, json_frame, ledger, payload, sift,
+    start_plan, walk,
 };
 
 const WORKLOADS: [&str; 6] =
@@ -35,7 +35,7 @@ fn file() -> PathBuf {
 
 /// One workload, `times` times; 1,000 records, 8,000 ranges or 10,000 partitions each.
 fn run(name: &str, times: u64) -> Result<()> {
-    let (envelope, mut scratch) = (envelope(), Scratch::default());
+    let (envelope, mut scratch) = (envelope(), PartitionScratch::default());
     let large = frame(16, 63, 1024, Compression::None);
     let small = frame(2, 500, 100, Compression::None);
     let (orders, wanted) = (json_frame(10, 100), filters(FILTER_TOP));

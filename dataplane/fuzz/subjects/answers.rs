@@ -8,15 +8,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
-use lighterman::kafka::cluster::Cluster;
-use lighterman::kafka::connection::Connection;
+use lighterman::kafka::cluster::KafkaCluster;
+use lighterman::kafka::connection::BrokerConnection;
 use lighterman::kafka::error::KafkaError;
-use lighterman::kafka::fetch::session::Session;
+use lighterman::kafka::fetch::session::FetchSession;
 use lighterman::kafka::fetch::wire;
 use lighterman::kafka::group::effects::GroupProtocol;
 use lighterman::kafka::offsets::{
-    At, CommitAs, CommitOffset, CommittedOffset, Isolation, KnownEpoch, commit, epoch_ends, fetch_committed,
-    fetch_committed_as_member, list_offsets,
+    CommitIdentity, CommitOffset, CommittedOffset, IsolationLevel, KnownEpoch, OffsetSpec, commit,
+    epoch_ends, fetch_committed, fetch_committed_as_member, list_offsets,
 };
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman_proto::ids::Offset;
@@ -52,17 +52,17 @@ fn line(api: ApiKey, version: i16, body: &[u8]) -> Line {
     Line::speaking(api, version, frame(2, api, version, body), usize::MAX)
 }
 
-async fn open(line: &Line) -> Connection {
+async fn open(line: &Line) -> BrokerConnection {
     let address = BrokerAddress::new("broker", 9092);
-    Connection::open(line, &address, "fuzz", DEADLINE).await.expect("its versions are good")
+    BrokerConnection::open(line, &address, "fuzz", DEADLINE).await.expect("its versions are good")
 }
 
 fn decoded<B: Decodable>(version: i16, body: &[u8]) -> B {
     B::decode(&mut Bytes::copy_from_slice(body), version).expect("it was read once")
 }
 
-fn member(protocol: GroupProtocol) -> CommitAs {
-    CommitAs { group: "group".to_owned(), generation: 3, member: "member".to_owned(), protocol }
+fn member(protocol: GroupProtocol) -> CommitIdentity {
+    CommitIdentity { group: "group".to_owned(), generation: 3, member: "member".to_owned(), protocol }
 }
 
 /// One partition's part, in either layout: partition, code, offset, metadata.
@@ -144,8 +144,8 @@ fn commits(version: i16, body: &[u8]) -> bool {
     true
 }
 
-fn cluster(line: Line) -> Cluster {
-    Cluster::new(vec![BrokerAddress::new("broker", 9092)], Arc::new(line), "fuzz")
+fn cluster(line: Line) -> KafkaCluster {
+    KafkaCluster::new(vec![BrokerAddress::new("broker", 9092)], Arc::new(line), "fuzz")
 }
 
 fn topic(version: i16, body: &[u8]) -> bool {
@@ -176,7 +176,7 @@ fn topic(version: i16, body: &[u8]) -> bool {
 }
 
 /// A cluster whose partitions are led by one broker, which says `body`.
-fn led(api: ApiKey, version: i16, body: &[u8]) -> Cluster {
+fn led(api: ApiKey, version: i16, body: &[u8]) -> KafkaCluster {
     use metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
     let part =
         |index| MetadataResponsePartition::default().with_partition_index(index).with_leader_id(1.into());
@@ -197,7 +197,8 @@ fn led(api: ApiKey, version: i16, body: &[u8]) -> Cluster {
 
 fn listed(version: i16, body: &[u8]) -> bool {
     let cluster = led(ApiKey::ListOffsets, version, body);
-    let found = block_on(list_offsets(&cluster, TOPIC, &ASKED, At::Earliest, Isolation::Committed));
+    let found =
+        block_on(list_offsets(&cluster, TOPIC, &ASKED, OffsetSpec::Earliest, IsolationLevel::Committed));
     let Ok(found) = found else { return false };
     let reply: ListOffsetsResponse = decoded(version, body);
     let ours = reply.topics.iter().filter(|topic| &**topic.name == TOPIC);
@@ -248,7 +249,7 @@ fn fetched(version: i16, body: &[u8]) -> bool {
         connection.call(wire::FETCH, DEADLINE, |_| FetchRequest::default()).await.map(|(reply, _)| reply)
     });
     let Ok(reply) = reply else { return false };
-    let parts = wire::parts(reply, &Session::default());
+    let parts = wire::parts(reply, &FetchSession::default());
     let records: usize = parts.iter().map(|part| part.records.len()).sum();
     assert!(records <= body.len(), "records are slices of the frame, none twice");
     assert!(parts.iter().all(|part| part.diverging_end.is_none_or(|end| end.0 >= 0)));

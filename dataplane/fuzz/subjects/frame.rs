@@ -7,7 +7,7 @@ use allocation_counter::measure;
 use bytes::Bytes;
 use kafka_protocol::messages::{ApiKey, FetchRequest, HeartbeatRequest};
 use kafka_protocol::protocol::Request;
-use lighterman::kafka::connection::{Connection, versions};
+use lighterman::kafka::connection::{BrokerConnection, versions};
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::transport::BrokerAddress;
 
@@ -66,7 +66,7 @@ fn exchange<R: Request + Default>(version: i16, wire: &[u8], at_a_time: usize) -
     let line = Line::speaking(api, version, Bytes::copy_from_slice(wire), at_a_time);
     block_on(async {
         let address = BrokerAddress::new("broker", 9092);
-        let mut connection = Connection::open(&line, &address, "fuzz", DEADLINE).await?;
+        let mut connection = BrokerConnection::open(&line, &address, "fuzz", DEADLINE).await?;
         let answer = connection.call::<R>(versions(version, version), DEADLINE, |_| R::default()).await;
         assert_eq!(connection.is_spoiled(), answer.is_err(), "an error spoils it, nothing else does");
         answer.map(drop)

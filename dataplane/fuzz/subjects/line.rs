@@ -12,7 +12,7 @@ use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, ResponseHeader};
 use kafka_protocol::protocol::Encodable;
 use lighterman::kafka::error::KafkaError;
-use lighterman::kafka::transport::{BrokerAddress, Connector, Transport};
+use lighterman::kafka::transport::{BrokerAddress, BrokerConnector, ByteTransport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Answers each connection with its frames, one a request, so many bytes at a time; then it ends.
@@ -69,16 +69,19 @@ pub(crate) fn frame(correlation: i32, api: ApiKey, version: i16, body: &[u8]) ->
     frame.freeze()
 }
 
-impl Transport for Stream {
-    fn forsake(&self) {}
+impl ByteTransport for Stream {
+    fn reset_on_close(&self) {}
 }
 
-impl Connector for Line {
-    fn connect<'a>(&'a self, _: &'a BrokerAddress) -> BoxFuture<'a, Result<Box<dyn Transport>, KafkaError>> {
+impl BrokerConnector for Line {
+    fn connect<'a>(
+        &'a self,
+        _: &'a BrokerAddress,
+    ) -> BoxFuture<'a, Result<Box<dyn ByteTransport>, KafkaError>> {
         let next = self.connections.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let answers = next.unwrap_or_default();
         let stream = Stream { answers, now: Bytes::new(), bytes_at_a_time: self.bytes_at_a_time };
-        Box::pin(async { Ok(Box::new(stream) as Box<dyn Transport>) })
+        Box::pin(async { Ok(Box::new(stream) as Box<dyn ByteTransport>) })
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use allocation_counter::measure;
 use bytes::Bytes;
-use lighterman::kafka::group::assignor::{Member, assign};
+use lighterman::kafka::group::assignor::{MemberSubscription, assign};
 use lighterman::kafka::group::wire::{assignment, read_assignment, read_subscription, subscription};
 use lighterman_proto::ids::TopicPartition;
 
@@ -36,7 +36,7 @@ fn assigned(bytes: &[u8]) -> bool {
 }
 
 fn subscribed(bytes: &[u8]) -> usize {
-    let members: Vec<Member> = split(bytes)
+    let members: Vec<MemberSubscription> = split(bytes)
         .into_iter()
         .take(MEMBERS_MAX)
         .enumerate()
@@ -66,7 +66,7 @@ fn split(bytes: &[u8]) -> Vec<&[u8]> {
     parts
 }
 
-fn check_plan(members: &[Member]) {
+fn check_plan(members: &[MemberSubscription]) {
     let topics: BTreeSet<&String> = members.iter().flat_map(|member| &member.topics).collect();
     let counts: BTreeMap<String, i32> = topics.into_iter().map(|topic| (topic.clone(), PARTITIONS)).collect();
     let plan = assign(members, &counts);

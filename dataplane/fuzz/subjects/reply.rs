@@ -8,7 +8,7 @@ use allocation_counter::measure;
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, VersionRange};
-use lighterman::kafka::connection::{Connection, versions};
+use lighterman::kafka::connection::{BrokerConnection, versions};
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::transport::BrokerAddress;
 
@@ -65,7 +65,7 @@ fn asked<R: Request + Default>(version: i16, body: &[u8]) -> Result<R::Response,
     let line = Line::speaking(api, version, frame(2, api, version, body), usize::MAX);
     block_on(async {
         let address = BrokerAddress::new("broker", 9092);
-        let mut connection = Connection::open(&line, &address, "fuzz", DEADLINE).await?;
+        let mut connection = BrokerConnection::open(&line, &address, "fuzz", DEADLINE).await?;
         let ours: VersionRange = versions(version, version);
         connection.call::<R>(ours, DEADLINE, |_| R::default()).await.map(|(reply, _)| reply)
     })
@@ -79,7 +79,7 @@ fn negotiated(version: i16, body: &[u8]) -> bool {
         let answer = |correlation| frame(correlation, ApiKey::ApiVersions, version, body);
         let line = Line::saying([answer(1), answer(2)], usize::MAX);
         let address = BrokerAddress::new("broker", 9092);
-        outcome = Some(block_on(Connection::open(&line, &address, "fuzz", DEADLINE)));
+        outcome = Some(block_on(BrokerConnection::open(&line, &address, "fuzz", DEADLINE)));
     });
     check_cost(body, cost.bytes_max);
     matches!(outcome, Some(Ok(_)))

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
-use lighterman::control::sigv4::{Authenticator, SigV4, Signed};
+use lighterman::control::sigv4::{RequestAuthenticator, SigV4, SignedRequest};
 use lighterman_proto::api::{ApiError, ErrorKind};
 use percent_encoding::percent_decode_str;
 
@@ -79,7 +79,7 @@ fn signed<'b>(request: &Request<'b>) -> Option<Request<'b>> {
 fn check(request: &Request<'_>, now: i64) -> Result<String, ApiError> {
     let Request { path, query, headers, body } = request;
     let secret_of = |id: &str| (id == "AKID").then(|| SECRET.to_owned());
-    let signed = Signed { method: "POST", path, query, headers, body };
+    let signed = SignedRequest { method: "POST", path, query, headers, body };
     SigV4 { region: REGION.to_owned() }
         .authenticate(&signed, now, &secret_of)
         .map(|caller| caller.access_key_id)

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lighterman::control::registry::{Command, Registry};
+use lighterman::control::registry::{Registry, RegistryCommand};
 use lighterman::control::store::Store;
-use lighterman_proto::api::{Account, CreateRequest, Mapping, State};
+use lighterman_proto::api::{AccountScope, CreateRequest, Mapping, MappingState};
 use lighterman_proto::ids::MappingId;
 use tempfile::TempDir;
 
-const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
+const ACCOUNT: AccountScope<'static> = AccountScope { region: "eu-west-1", id: "123456789012" };
 const COMMANDS_MAX: usize = 6;
 /// What a disk writes whole.
 const SECTOR_BYTES: usize = 512;
@@ -29,7 +29,8 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     let [first, rest @ ..] = bytes else { return 0 };
     let count = usize::from(first / 4) % COMMANDS_MAX + 1;
     let Some((commands, how)) = rest.split_at_checked(count * 2) else { return 0 };
-    let commands: Vec<Command> = commands.chunks_exact(2).map(|pair| command(pair[0], pair[1])).collect();
+    let commands: Vec<RegistryCommand> =
+        commands.chunks_exact(2).map(|pair| command(pair[0], pair[1])).collect();
     usize::from(match first % 4 {
         0 => anything(rest),
         1 => bent(&commands, how, false),
@@ -38,23 +39,23 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     })
 }
 
-fn command(kind: u8, number: u8) -> Command {
+fn command(kind: u8, number: u8) -> RegistryCommand {
     let number = number % 4;
     let id = MappingId(
         serde_json::from_value(format!("01234567-89ab-cdef-0123-{number:012}").into()).expect("a UUID"),
     );
     let key = format!("AKID{number}");
     match kind % 6 {
-        0 | 1 => Command::Put {
+        0 | 1 => RegistryCommand::Put {
             mapping: Box::new(mapping(id, kind, number)),
-            state: State::Creating,
+            state: MappingState::Creating,
             at: f64::from(kind),
         },
-        2 => Command::Move { id, state: State::Enabled, at: f64::from(kind) },
-        3 => Command::Tag { id, tags: BTreeMap::from([("team".to_owned(), kind.to_string())]) },
-        4 => Command::Remove { id },
-        _ if kind < 128 => Command::PutKey { id: key, secret: format!("secret-{kind}") },
-        _ => Command::RemoveKey { id: key },
+        2 => RegistryCommand::Move { id, state: MappingState::Enabled, at: f64::from(kind) },
+        3 => RegistryCommand::Tag { id, tags: BTreeMap::from([("team".to_owned(), kind.to_string())]) },
+        4 => RegistryCommand::Remove { id },
+        _ if kind < 128 => RegistryCommand::PutKey { id: key, secret: format!("secret-{kind}") },
+        _ => RegistryCommand::RemoveKey { id: key },
     }
 }
 
@@ -70,7 +71,7 @@ fn mapping(id: MappingId, kind: u8, number: u8) -> Mapping {
     Mapping::create(request, id, ACCOUNT, 0.0).expect("valid")
 }
 
-fn registry(commands: &[Command]) -> Registry {
+fn registry(commands: &[RegistryCommand]) -> Registry {
     let mut registry = Registry::default();
     for command in commands {
         registry.apply(command);
@@ -98,14 +99,14 @@ fn opened(image: &[u8]) -> Option<(Store, Registry)> {
     }
 }
 
-fn append(store: &mut Store, commands: &[Command]) {
+fn append(store: &mut Store, commands: &[RegistryCommand]) {
     for command in commands {
         store.append(command).expect("written");
     }
 }
 
 /// A store with these commands: the file while it is open, and when it is closed.
-fn written(commands: &[Command]) -> (Vec<u8>, Vec<u8>) {
+fn written(commands: &[RegistryCommand]) -> (Vec<u8>, Vec<u8>) {
     let folder = folder();
     let _ = fs::remove_file(file(&folder));
     let (mut store, _) = Store::open(&folder).expect("a new store");
@@ -123,7 +124,7 @@ fn anything(bytes: &[u8]) -> bool {
 }
 
 /// A disk that returns other bytes than were written.
-fn bent(commands: &[Command], how: &[u8], is_open: bool) -> bool {
+fn bent(commands: &[RegistryCommand], how: &[u8], is_open: bool) -> bool {
     let (open, closed) = written(commands);
     let written = if is_open { open } else { closed };
     let mut image = written.clone();
@@ -143,7 +144,7 @@ fn bent(commands: &[Command], how: &[u8], is_open: bool) -> bool {
 }
 
 /// The machine stops while the last command is written: of the sectors that differ, some are the new ones.
-fn crashed(commands: &[Command], how: &[u8]) -> bool {
+fn crashed(commands: &[RegistryCommand], how: &[u8]) -> bool {
     let Some((last, acknowledged)) = commands.split_last() else { return false };
     let folder = folder();
     let _ = fs::remove_file(file(&folder));
@@ -163,7 +164,7 @@ fn crashed(commands: &[Command], how: &[u8]) -> bool {
     true
 }
 
-fn twice(commands: &[Command], last: &Command) -> Registry {
+fn twice(commands: &[RegistryCommand], last: &RegistryCommand) -> Registry {
     let mut registry = registry(commands);
     registry.apply(last);
     registry

@@ -9,20 +9,20 @@ use lighterman_proto::api::{Mapping, PartialOrder, StartingPosition};
 use lighterman_proto::event::EventSource;
 use lighterman_proto::ids::{MappingId, OffsetRange};
 use lighterman_proto::units::WINDOW_DEFAULT;
-use lighterman_scaler::policy::Bounds;
+use lighterman_scaler::policy::PollerBounds;
 use serde_json::Value;
 
 use super::{Dataplane, shown};
-use crate::audit::{Entry, What};
-use crate::consumer::member::floor::{FailureRun, MappingRun};
+use crate::audit::{AuditEntry, EntryKind};
+use crate::consumer::member::floor::{FailureSpec, MappingSpec};
 use crate::control::controller::{MappingHost, SkipWish};
 use crate::invoker::port::FunctionFacts;
-use crate::kafka::offsets::At;
+use crate::kafka::offsets::OffsetSpec;
 use crate::kafka::transport::BrokerAddress;
 use crate::partition::effects::SkipAnswer;
-use crate::partition::work::FailurePolicy;
+use crate::partition::work::FailureHandling;
 use crate::runtime::clock;
-use crate::runtime::outbox::Gone;
+use crate::runtime::outbox::ReceiverClosed;
 
 const POLLERS_MAX_DEFAULT: u32 = 200;
 
@@ -30,12 +30,12 @@ const POLLERS_MAX_DEFAULT: u32 = 200;
 pub struct DataplaneHost(pub Arc<Dataplane>);
 
 impl MappingHost for DataplaneHost {
-    fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), Gone>> {
-        self.0.run(run_of(mapping)).map(|answer| answer.map_err(|_| Gone)).boxed()
+    fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), ReceiverClosed>> {
+        self.0.run(run_of(mapping)).map(|answer| answer.map_err(|_| ReceiverClosed)).boxed()
     }
 
-    fn stop(&self, id: MappingId) -> BoxFuture<'static, Result<(), Gone>> {
-        self.0.stop(id).map(|answer| answer.map_err(|_| Gone)).boxed()
+    fn stop(&self, id: MappingId) -> BoxFuture<'static, Result<(), ReceiverClosed>> {
+        self.0.stop(id).map(|answer| answer.map_err(|_| ReceiverClosed)).boxed()
     }
 
     fn last_result(&self, id: MappingId) -> Option<String> {
@@ -67,8 +67,8 @@ impl MappingHost for DataplaneHost {
             let SkipWish { partition, offset, end, reason } = wish;
             if matches!(answer, Some(SkipAnswer::Skipped | SkipAnswer::AfterThisAttempt)) {
                 let range = OffsetRange { first: offset, end: end.unwrap_or(offset.next()) };
-                let what = What::Reason(reason.into());
-                let entry = Entry { at: clock::wall_ms(), partition, range, what };
+                let what = EntryKind::Reason(reason.into());
+                let entry = AuditEntry { at: clock::wall_ms(), partition, range, what };
                 dataplane.audit().append(id, vec![entry]).await;
             }
             answer
@@ -86,10 +86,10 @@ impl MappingHost for DataplaneHost {
     }
 }
 
-fn failure_of(mapping: &Mapping) -> FailureRun {
+fn failure_of(mapping: &Mapping) -> FailureSpec {
     let asked = &mapping.failure;
-    FailureRun {
-        policy: FailurePolicy {
+    FailureSpec {
+        policy: FailureHandling {
             retries_max: asked.retries_max_in_force(),
             record_age_max: asked
                 .record_age_max_seconds
@@ -105,12 +105,12 @@ fn failure_of(mapping: &Mapping) -> FailureRun {
 }
 
 /// A mapping as the dataplane runs it.
-pub fn run_of(mapping: &Mapping) -> MappingRun {
+pub fn run_of(mapping: &Mapping) -> MappingSpec {
     let pollers = mapping.pollers.clone().unwrap_or_default();
     let count =
         |value: Option<i64>, default| value.and_then(|value| u32::try_from(value).ok()).unwrap_or(default);
     let minimum = count(pollers.minimum_pollers, 1);
-    MappingRun {
+    MappingSpec {
         id: mapping.id,
         topic: Arc::from(mapping.topic.as_str()),
         group: mapping.group.clone(),
@@ -126,11 +126,16 @@ pub fn run_of(mapping: &Mapping) -> MappingRun {
             .window_seconds
             .map_or(WINDOW_DEFAULT, |seconds| Duration::from_secs(u64::from(seconds))),
         start: match (mapping.starting_position, mapping.starting_timestamp) {
-            (StartingPosition::Latest, _) => At::Latest,
-            (StartingPosition::AtTimestamp, Some(seconds)) => At::Timestamp((seconds * 1000.0) as i64),
-            (StartingPosition::TrimHorizon | StartingPosition::AtTimestamp, _) => At::Earliest,
+            (StartingPosition::Latest, _) => OffsetSpec::Latest,
+            (StartingPosition::AtTimestamp, Some(seconds)) => {
+                OffsetSpec::Timestamp((seconds * 1000.0) as i64)
+            }
+            (StartingPosition::TrimHorizon | StartingPosition::AtTimestamp, _) => OffsetSpec::Earliest,
         },
-        bounds: Bounds { minimum, maximum: count(pollers.maximum_pollers, POLLERS_MAX_DEFAULT).max(minimum) },
+        bounds: PollerBounds {
+            minimum,
+            maximum: count(pollers.maximum_pollers, POLLERS_MAX_DEFAULT).max(minimum),
+        },
         failure: failure_of(mapping),
         filters: mapping.filters.clone(),
     }

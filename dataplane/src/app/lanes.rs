@@ -8,24 +8,24 @@ use lighterman_proto::ids::MappingId;
 use parking_lot::Mutex;
 
 /// The lanes of a node; `R` is what runs in one.
-pub(super) struct Lanes<R> {
-    inner: Mutex<Inner<R>>,
+pub(super) struct MappingLocks<R> {
+    inner: Mutex<LockTable<R>>,
 }
 
-struct Inner<R> {
-    lanes: HashMap<MappingId, HeldLane<R>>,
+struct LockTable<R> {
+    lanes: HashMap<MappingId, MappingLockGuard<R>>,
     /// The node drains: nothing begins any more.
     draining: bool,
 }
 
 /// A lane and who is in it.
-struct HeldLane<R> {
-    lane: Arc<Lane<R>>,
+struct MappingLockGuard<R> {
+    lane: Arc<MappingLock<R>>,
     visits: usize,
 }
 
 /// One mapping's lane.
-struct Lane<R> {
+struct MappingLock<R> {
     turn: tokio::sync::Mutex<()>,
     /// Read without a turn: what runs is shown, and asked, while it is being stopped, too.
     running: Mutex<Option<R>>,
@@ -33,9 +33,9 @@ struct Lane<R> {
 
 /// The intention to take a turn in a lane, by which the lane stays.
 pub(super) struct LaneVisit<R> {
-    lanes: Arc<Lanes<R>>,
+    lanes: Arc<MappingLocks<R>>,
     id: MappingId,
-    lane: Arc<Lane<R>>,
+    lane: Arc<MappingLock<R>>,
 }
 
 /// A turn in a lane.
@@ -44,27 +44,27 @@ pub(super) struct LaneTurn<'v, R> {
     _turn: tokio::sync::MutexGuard<'v, ()>,
 }
 
-impl<R> Default for Lanes<R> {
+impl<R> Default for MappingLocks<R> {
     fn default() -> Self {
-        Self { inner: Mutex::new(Inner { lanes: HashMap::new(), draining: false }) }
+        Self { inner: Mutex::new(LockTable { lanes: HashMap::new(), draining: false }) }
     }
 }
 
-impl<R> Default for HeldLane<R> {
+impl<R> Default for MappingLockGuard<R> {
     fn default() -> Self {
-        let lane = Lane { turn: tokio::sync::Mutex::new(()), running: Mutex::new(None) };
+        let lane = MappingLock { turn: tokio::sync::Mutex::new(()), running: Mutex::new(None) };
         Self { lane: Arc::new(lane), visits: 0 }
     }
 }
 
-impl<R: Clone> Lanes<R> {
+impl<R: Clone> MappingLocks<R> {
     /// Gets in line in the lane of `id`.
     pub(super) fn visit(self: &Arc<Self>, id: MappingId) -> LaneVisit<R> {
         let mut inner = self.inner.lock();
         self.enter(id, inner.lanes.entry(id).or_default())
     }
 
-    fn enter(self: &Arc<Self>, id: MappingId, held: &mut HeldLane<R>) -> LaneVisit<R> {
+    fn enter(self: &Arc<Self>, id: MappingId, held: &mut MappingLockGuard<R>) -> LaneVisit<R> {
         held.visits += 1;
         LaneVisit { lanes: Arc::clone(self), id, lane: Arc::clone(&held.lane) }
     }
@@ -146,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lane_is_there_while_something_runs_or_somebody_waits_and_no_longer() {
-        let lanes = Arc::new(Lanes::<u32>::default());
+        let lanes = Arc::new(MappingLocks::<u32>::default());
         for number in 0..100 {
             let visit = lanes.visit(id(number));
             let waits = lanes.visit(id(number));
@@ -164,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn drn_1_nothing_begins_once_the_lanes_are_closed_whoever_waited_before() {
-        let lanes = Arc::new(Lanes::<u32>::default());
+        let lanes = Arc::new(MappingLocks::<u32>::default());
         let (before, waiting) = (lanes.visit(id(1)), lanes.visit(id(1)));
         let turn = before.turn().await;
         assert!(turn.begin(|| 1));

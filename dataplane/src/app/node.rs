@@ -12,7 +12,7 @@ use super::host::DataplaneHost;
 use super::readiness::NodePhase;
 use crate::config::Settings;
 use crate::control::controller::Controller;
-use crate::control::http::{Api, ApiServer};
+use crate::control::http::{ApiContext, ApiServer};
 use crate::control::new_key;
 use crate::control::sigv4::SigV4;
 use crate::control::store::Store;
@@ -76,7 +76,7 @@ impl RunningNode {
         let controller =
             Controller::new(store, registry, host, settings.region.clone(), settings.account_id.clone());
         let first_key = ensure_key(&controller, settings)?;
-        let api = Api {
+        let api = ApiContext {
             controller: controller.clone(),
             authenticator: Arc::new(SigV4 { region: settings.region.clone() }),
             node: settings.node.id.clone(),

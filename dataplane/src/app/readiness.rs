@@ -6,10 +6,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Dataplane;
-use crate::metrics::Readiness;
+use crate::metrics::ReadinessCheck;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum LifecyclePhase {
     Starting,
     Serving,
     Draining,
@@ -18,35 +18,35 @@ enum Phase {
 /// The node's phase; clones share it.
 #[derive(Clone)]
 pub struct NodePhase {
-    phase: Arc<Mutex<Phase>>,
+    phase: Arc<Mutex<LifecyclePhase>>,
 }
 
 impl Default for NodePhase {
     fn default() -> Self {
-        Self { phase: Arc::new(Mutex::new(Phase::Starting)) }
+        Self { phase: Arc::new(Mutex::new(LifecyclePhase::Starting)) }
     }
 }
 
 impl NodePhase {
     /// The store is applied: what should run has been told to run.
     pub fn serving(&self) {
-        *self.phase.lock() = Phase::Serving;
+        *self.phase.lock() = LifecyclePhase::Serving;
     }
 
     /// From now on it does less and less.
     pub fn draining(&self) {
-        *self.phase.lock() = Phase::Draining;
+        *self.phase.lock() = LifecyclePhase::Draining;
     }
 
     /// What `/readyz` asks; `Err` names the first thing that is missing.
-    pub fn readiness(&self, dataplane: &Arc<Dataplane>) -> Readiness {
+    pub fn readiness(&self, dataplane: &Arc<Dataplane>) -> ReadinessCheck {
         let (phase, dataplane) = (self.clone(), Arc::clone(dataplane));
         Arc::new(move || {
             let phase = *phase.phase.lock();
             match phase {
-                Phase::Starting => Err("starting: the store is being applied".to_owned()),
-                Phase::Draining => Err("draining: nothing new is begun".to_owned()),
-                Phase::Serving => match dataplane.missing() {
+                LifecyclePhase::Starting => Err("starting: the store is being applied".to_owned()),
+                LifecyclePhase::Draining => Err("draining: nothing new is begun".to_owned()),
+                LifecyclePhase::Serving => match dataplane.not_ready_reason() {
                     Some((mapping, what)) => Err(format!("mapping {mapping} {what}")),
                     None => Ok(()),
                 },

@@ -7,9 +7,9 @@ use std::time::Duration;
 use lighterman_proto::ids::MappingId;
 use lighterman_proto::units::Moment;
 
-use super::{Dataplane, Running};
+use super::{Dataplane, RunningMapping};
 use crate::consumer::member::succession::{HeldMembership, MemberWatch};
-use crate::consumer::status::StatusBoard;
+use crate::consumer::status::MappingStatus;
 use crate::runtime::clock;
 
 const REVIVE_BASE: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ impl Dataplane {
         self: &Arc<Self>,
         id: MappingId,
         held: &HeldMembership,
-        board: &StatusBoard,
+        board: &MappingStatus,
         panics: u32,
     ) -> MemberWatch {
         let (me, begun_at) = (Arc::downgrade(self), clock::now());
@@ -41,12 +41,12 @@ impl Dataplane {
     fn revive(self: Arc<Self>, id: MappingId, left: HeldMembership, panics: u32) {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
         tracing::error!(mapping = %id, panics, "the member panicked; making it anew");
-        let home = self.home.clone();
+        let home = self.system_arbiter.clone();
         home.spawn(async move {
-            let visit = self.lanes.visit(id);
+            let visit = self.mapping_locks.visit(id);
             let turn = visit.turn().await;
             // Whoever stops it, or puts another in its place, ends what it has left.
-            let is_its_place = |running: &Running| running.left.is(&left);
+            let is_its_place = |running: &RunningMapping| running.left.is(&left);
             if !turn.running().is_some_and(|running| is_its_place(&running)) {
                 return;
             }

@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use lighterman_proto::failure::{Condition, iso_8601};
+use lighterman_proto::failure::{FailureCondition, iso_8601};
 use lighterman_proto::ids::Offset;
 use lighterman_proto::units::{Moment, TimestampMs};
 use serde_json::{Map, Value, json};
 
-use crate::audit::book::{BeyondEnd, Earlier, Stretch};
-use crate::audit::{Page, Reason, Sums, Verdict};
-use crate::consumer::status::Shown;
-use crate::partition::failing::FailingShown;
+use crate::audit::book::{AuditRange, BeyondEnd, EarlierTopic};
+use crate::audit::{AuditReport, AuditVerdict, OutcomeTotals, SkipReason};
+use crate::consumer::status::PartitionRow;
+use crate::partition::failing::FailingView;
 use crate::partition::ledger::Outcome;
-use crate::partition::unreadable::{BatchEnd, Unreadable};
-use crate::partition::work::Failure;
+use crate::partition::unreadable::{BatchEnd, UnreadableRange};
+use crate::partition::work::AttemptFailure;
 
 /// The live facts of one partition. `now` and `wall` are the same moment on both clocks.
-pub fn partition(partition: i32, shown: &Shown, now: Moment, wall: TimestampMs) -> Value {
+pub fn partition(partition: i32, shown: &PartitionRow, now: Moment, wall: TimestampMs) -> Value {
     let gauge = &shown.gauge;
     json!({
         "partition": partition,
@@ -36,7 +36,7 @@ pub fn partition(partition: i32, shown: &Shown, now: Moment, wall: TimestampMs) 
     })
 }
 
-fn unreadable_of(partition: i32, unreadable: &Unreadable) -> Value {
+fn unreadable_of(partition: i32, unreadable: &UnreadableRange) -> Value {
     let (end, claimed_end) = match unreadable.damage.end {
         BatchEnd::Certain(end) => (Some(end), None),
         BatchEnd::Claimed(end) => (None, end),
@@ -50,7 +50,7 @@ fn unreadable_of(partition: i32, unreadable: &Unreadable) -> Value {
     })
 }
 
-fn failing_of(failing: &FailingShown, now: Moment, wall: TimestampMs) -> Value {
+fn failing_of(failing: &FailingView, now: Moment, wall: TimestampMs) -> Value {
     let next = failing.next_attempt.map(|at| {
         let in_ms = i64::try_from(at.since(now).as_millis()).unwrap_or(i64::MAX);
         iso_8601(TimestampMs(wall.0.saturating_add(in_ms)))
@@ -66,27 +66,27 @@ fn failing_of(failing: &FailingShown, now: Moment, wall: TimestampMs) -> Value {
     })
 }
 
-fn error(failure: &Failure) -> Value {
+fn error(failure: &AttemptFailure) -> Value {
     json!({ "at": iso_8601(failure.at), "errorType": failure.error_type, "errorMessage": failure.message })
 }
 
-fn condition(condition: Condition) -> &'static str {
+fn condition(condition: FailureCondition) -> &'static str {
     match condition {
-        Condition::RetryAttemptsExhausted => "RetryAttemptsExhausted",
-        Condition::RecordAgeExceeded => "RecordAgeExceeded",
-        Condition::MaximumPayloadSizeExceeded => "MaximumPayloadSizeExceeded",
-        Condition::BatchUnreadable => "BatchUnreadable",
+        FailureCondition::RetryAttemptsExhausted => "RetryAttemptsExhausted",
+        FailureCondition::RecordAgeExceeded => "RecordAgeExceeded",
+        FailureCondition::MaximumPayloadSizeExceeded => "MaximumPayloadSizeExceeded",
+        FailureCondition::BatchUnreadable => "BatchUnreadable",
     }
 }
 
 /// The audit, each partition held against its committed offset.
-pub fn audit(pages: BTreeMap<i32, Page>, committed: &BTreeMap<i32, Option<Offset>>) -> Value {
-    let one = |(partition, page): (i32, Page)| {
+pub fn audit(pages: BTreeMap<i32, AuditReport>, committed: &BTreeMap<i32, Option<Offset>>) -> Value {
+    let one = |(partition, page): (i32, AuditReport)| {
         let committed = committed.get(&partition).copied().flatten();
         let (verdict, missing) = match page.verify(committed) {
-            Verdict::Accounted => ("accounted", None),
-            Verdict::Missing(range) => ("missing", Some([range.first, range.end])),
-            Verdict::Unknown => ("unknown", None),
+            AuditVerdict::Accounted => ("accounted", None),
+            AuditVerdict::Missing(range) => ("missing", Some([range.first, range.end])),
+            AuditVerdict::Unknown => ("unknown", None),
         };
         let ranges: Vec<Value> =
             page.stretches.iter().map(|stretch| range_of(stretch, &page.reasons)).collect();
@@ -111,7 +111,7 @@ pub fn audit(pages: BTreeMap<i32, Page>, committed: &BTreeMap<i32, Option<Offset
     json!({ "partitions": pages.into_iter().map(one).collect::<Vec<_>>() })
 }
 
-fn earlier(earlier: &Earlier) -> Value {
+fn earlier(earlier: &EarlierTopic) -> Value {
     json!({
         "topicId": earlier.topic.map(|topic| topic.to_string()),
         "at": iso_8601(earlier.at),
@@ -125,12 +125,12 @@ fn beyond_end(beyond: &BeyondEnd) -> Value {
     json!({ "at": iso_8601(beyond.at), "committed": beyond.held, "began": beyond.began })
 }
 
-fn range_of(stretch: &Stretch, reasons: &BTreeMap<Offset, Reason>) -> Value {
+fn range_of(stretch: &AuditRange, reasons: &BTreeMap<Offset, SkipReason>) -> Value {
     let mut shown = json!({
         "first": stretch.range.first,
         "end": stretch.range.end,
         "at": iso_8601(stretch.at),
-        "outcomes": if stretch.elsewhere { json!("elsewhere") } else { sums(&stretch.sums) },
+        "outcomes": if stretch.not_ours { json!("elsewhere") } else { sums(&stretch.sums) },
     });
     if stretch.sums[Outcome::Skipped as usize] > 0 {
         let within = reasons.range(stretch.range.first..stretch.range.end);
@@ -140,7 +140,7 @@ fn range_of(stretch: &Stretch, reasons: &BTreeMap<Offset, Reason>) -> Value {
     shown
 }
 
-fn sums(sums: &Sums) -> Value {
+fn sums(sums: &OutcomeTotals) -> Value {
     let shown = Outcome::ALL.into_iter().zip(sums).filter(|(_, sum)| **sum > 0);
     Value::Object(shown.map(|(outcome, sum)| (outcome.label().to_owned(), json!(sum))).collect::<Map<_, _>>())
 }

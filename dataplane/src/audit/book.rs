@@ -7,7 +7,7 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::TimestampMs;
 
-use super::entry::{Entry, Sums, What};
+use super::entry::{AuditEntry, EntryKind, OutcomeTotals};
 use crate::partition::ledger::Outcome;
 
 /// Ranges kept of one partition; older ones stay in the sums.
@@ -22,20 +22,20 @@ const FRESH_MAX: usize = 64;
 /// A stretch of offsets as it is shown. What happens all day long, delivered, filtered and absent, is joined into one stretch;
 /// what a person may ask about stands alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct AuditRange {
     /// The offsets.
     pub range: OffsetRange,
     /// When its last commit was prepared.
     pub at: TimestampMs,
     /// What became of them.
-    pub sums: Sums,
+    pub sums: OutcomeTotals,
     /// Nobody here knows: another node had the partition, or the offsets were set by hand.
-    pub elsewhere: bool,
+    pub not_ours: bool,
 }
 
 /// The account of a topic that was deleted, of one of its partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Earlier {
+pub struct EarlierTopic {
     /// The topic's id, among those of its name.
     pub topic: Option<TopicId>,
     /// When it was found that there is another.
@@ -43,7 +43,7 @@ pub struct Earlier {
     /// The offsets that were accounted.
     pub range: OffsetRange,
     /// Their outcomes.
-    pub sums: Sums,
+    pub sums: OutcomeTotals,
 }
 
 /// An offset beyond the log's end that somebody else had committed.
@@ -59,22 +59,22 @@ pub struct BeyondEnd {
 
 /// The audit of one partition.
 #[derive(Clone, Debug, Default)]
-pub struct Book {
+pub struct PartitionAudit {
     topic: Option<TopicId>,
-    earlier: VecDeque<Earlier>,
+    earlier: VecDeque<EarlierTopic>,
     beyond_end: VecDeque<BeyondEnd>,
-    joined: VecDeque<Stretch>,
-    fresh: VecDeque<Stretch>,
+    joined: VecDeque<AuditRange>,
+    fresh: VecDeque<AuditRange>,
     forgotten: u64,
-    sums: Sums,
+    sums: OutcomeTotals,
     began: Option<Offset>,
-    reasons: BTreeMap<Offset, Reason>,
-    uncommitted: Option<Uncommitted>,
+    reasons: BTreeMap<Offset, SkipReason>,
+    uncommitted: Option<UncommittedRange>,
 }
 
 /// What has ended without its commit, when the mapping last stopped so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Uncommitted {
+pub struct UncommittedRange {
     /// When it stopped.
     pub at: TimestampMs,
     /// From the offset that the group holds on.
@@ -83,7 +83,7 @@ pub struct Uncommitted {
 
 /// Why a person had a record skipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reason {
+pub struct SkipReason {
     /// When that was asked for.
     pub at: TimestampMs,
     /// The offset behind the last that it was asked for.
@@ -94,11 +94,11 @@ pub struct Reason {
 
 /// A partition's audit as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct AuditReport {
     /// The topic that this is the audit of, among those of its name.
     pub topic: Option<TopicId>,
     /// The last ones before it.
-    pub earlier: Vec<Earlier>,
+    pub earlier: Vec<EarlierTopic>,
     /// The last times that the group held an offset beyond the log's end.
     pub beyond_end: Vec<BeyondEnd>,
     /// Where the audit begins.
@@ -106,20 +106,20 @@ pub struct Page {
     /// Where it ends.
     pub end: Option<Offset>,
     /// Offsets by outcome since then, for ever.
-    pub sums: Sums,
+    pub sums: OutcomeTotals,
     /// The last stretches.
-    pub stretches: Vec<Stretch>,
+    pub stretches: Vec<AuditRange>,
     /// Older ones that are only in the sums.
     pub forgotten: u64,
     /// Why records of the stretches were skipped.
-    pub reasons: BTreeMap<Offset, Reason>,
+    pub reasons: BTreeMap<Offset, SkipReason>,
     /// What has ended without its commit, when the mapping last stopped so.
-    pub uncommitted: Option<Uncommitted>,
+    pub uncommitted: Option<UncommittedRange>,
 }
 
 /// The audit held against the committed offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AuditVerdict {
     /// Every offset before the committed one has an outcome here, or is known to have been elsewhere.
     Accounted,
     /// Offsets are committed that have no outcome here.
@@ -128,53 +128,53 @@ pub enum Verdict {
     Unknown,
 }
 
-impl Book {
+impl PartitionAudit {
     /// Takes in the next line.
-    pub fn enter(&mut self, entry: &Entry) {
+    pub fn enter(&mut self, entry: &AuditEntry) {
         match &entry.what {
-            What::Began(topic) => {
+            EntryKind::Began(topic) => {
                 if is_another(self.topic, *topic) {
                     self.close(entry.at);
                 }
                 self.topic = topic.or(self.topic);
                 self.begin(entry.range.first, entry.at);
             }
-            What::Recreated(topic) => {
+            EntryKind::Recreated(topic) => {
                 if topic.is_none() || *topic != self.topic {
                     self.close(entry.at);
                 }
                 self.topic = *topic;
                 self.begin(entry.range.first, entry.at);
             }
-            What::Earlier(topic, sums) => {
-                self.remember(Earlier { topic: *topic, at: entry.at, range: entry.range, sums: *sums });
+            EntryKind::Earlier(topic, sums) => {
+                self.remember(EarlierTopic { topic: *topic, at: entry.at, range: entry.range, sums: *sums });
             }
-            What::BeyondEnd(held) => {
+            EntryKind::BeyondEnd(held) => {
                 let (at, held, began) = (entry.at, *held, entry.range.first);
                 push_bounded(&mut self.beyond_end, BeyondEnd { at, held, began });
             }
-            What::Ended(outcome) => {
-                let mut sums = Sums::default();
+            EntryKind::Ended(outcome) => {
+                let mut sums = OutcomeTotals::default();
                 sums[*outcome as usize] = entry.range.first.distance_to(entry.range.end);
-                self.push(Stretch { range: entry.range, at: entry.at, sums, elsewhere: false });
+                self.push(AuditRange { range: entry.range, at: entry.at, sums, not_ours: false });
             }
-            What::Stretch(sums) => {
-                self.push(Stretch { range: entry.range, at: entry.at, sums: *sums, elsewhere: false });
+            EntryKind::Stretch(sums) => {
+                self.push(AuditRange { range: entry.range, at: entry.at, sums: *sums, not_ours: false });
             }
-            What::Elsewhere => {
-                let sums = Sums::default();
-                self.push(Stretch { range: entry.range, at: entry.at, sums, elsewhere: true });
+            EntryKind::Elsewhere => {
+                let sums = OutcomeTotals::default();
+                self.push(AuditRange { range: entry.range, at: entry.at, sums, not_ours: true });
             }
-            What::Forgotten(sums) => {
+            EntryKind::Forgotten(sums) => {
                 self.began = Some(entry.range.first);
                 self.forgotten += 1;
                 self.add(sums);
             }
-            What::Uncommitted => {
-                self.uncommitted = Some(Uncommitted { at: entry.at, range: entry.range });
+            EntryKind::Uncommitted => {
+                self.uncommitted = Some(UncommittedRange { at: entry.at, range: entry.range });
             }
-            What::Reason(text) => {
-                let reason = Reason { at: entry.at, end: entry.range.end, text: Arc::clone(text) };
+            EntryKind::Reason(text) => {
+                let reason = SkipReason { at: entry.at, end: entry.range.end, text: Arc::clone(text) };
                 self.reasons.insert(entry.range.first, reason);
                 if self.reasons.len() > REASONS_MAX {
                     self.reasons.pop_first();
@@ -184,10 +184,10 @@ impl Book {
     }
 
     /// `entry` as it is to be written: a beginning in another topic than before says so.
-    pub fn worded(&self, entry: &Entry) -> Entry {
+    pub fn worded(&self, entry: &AuditEntry) -> AuditEntry {
         match entry.what {
-            What::Began(topic) if is_another(self.topic, topic) => {
-                Entry { what: What::Recreated(topic), ..entry.clone() }
+            EntryKind::Began(topic) if is_another(self.topic, topic) => {
+                AuditEntry { what: EntryKind::Recreated(topic), ..entry.clone() }
             }
             _ => entry.clone(),
         }
@@ -202,13 +202,13 @@ impl Book {
     fn close(&mut self, at: TimestampMs) {
         let topic = self.topic;
         if let (Some(first), Some(end)) = (self.began, self.end()) {
-            self.remember(Earlier { topic, at, range: OffsetRange { first, end }, sums: self.sums });
+            self.remember(EarlierTopic { topic, at, range: OffsetRange { first, end }, sums: self.sums });
         }
         let (earlier, beyond_end) = (std::mem::take(&mut self.earlier), std::mem::take(&mut self.beyond_end));
         *self = Self { earlier, beyond_end, ..Self::default() };
     }
 
-    fn remember(&mut self, earlier: Earlier) {
+    fn remember(&mut self, earlier: EarlierTopic) {
         push_bounded(&mut self.earlier, earlier);
     }
 
@@ -219,9 +219,9 @@ impl Book {
     }
 
     /// The shortest list of lines that makes this book again.
-    pub fn lines(&self, partition: i32) -> impl Iterator<Item = Entry> {
+    pub fn lines(&self, partition: i32) -> impl Iterator<Item = AuditEntry> {
         let page = self.page();
-        let listed = page.stretches.iter().fold(Sums::default(), |mut listed, stretch| {
+        let listed = page.stretches.iter().fold(OutcomeTotals::default(), |mut listed, stretch| {
             for (sum, more) in listed.iter_mut().zip(stretch.sums) {
                 *sum += more;
             }
@@ -235,34 +235,35 @@ impl Book {
         let at = page.stretches.first().map_or(TimestampMs(0), |stretch| stretch.at);
         let range = OffsetRange { first: began, end: began };
         let closed = page.earlier.into_iter().map(move |earlier| {
-            let Earlier { topic, at, range, sums } = earlier;
-            Entry { at, partition, range, what: What::Earlier(topic, sums) }
+            let EarlierTopic { topic, at, range, sums } = earlier;
+            AuditEntry { at, partition, range, what: EntryKind::Earlier(topic, sums) }
         });
         let beyond_end = page.beyond_end.into_iter().map(move |beyond| {
             let range = OffsetRange { first: beyond.began, end: beyond.began };
-            Entry { at: beyond.at, partition, range, what: What::BeyondEnd(beyond.held) }
+            AuditEntry { at: beyond.at, partition, range, what: EntryKind::BeyondEnd(beyond.held) }
         });
-        let began = page.began.map(|_| Entry { at, partition, range, what: What::Began(page.topic) });
-        let forgotten = Entry { at, partition, range, what: What::Forgotten(older) };
+        let began =
+            page.began.map(|_| AuditEntry { at, partition, range, what: EntryKind::Began(page.topic) });
+        let forgotten = AuditEntry { at, partition, range, what: EntryKind::Forgotten(older) };
         let head = began.into_iter().chain((page.forgotten > 0).then_some(forgotten));
         let stretches = page.stretches.into_iter().map(move |stretch| {
-            let what = if stretch.elsewhere { What::Elsewhere } else { What::Stretch(stretch.sums) };
-            Entry { at: stretch.at, partition, range: stretch.range, what }
+            let what = if stretch.not_ours { EntryKind::Elsewhere } else { EntryKind::Stretch(stretch.sums) };
+            AuditEntry { at: stretch.at, partition, range: stretch.range, what }
         });
         let reasons = page.reasons.into_iter().map(move |(first, reason)| {
             let range = OffsetRange { first, end: reason.end };
-            Entry { at: reason.at, partition, range, what: What::Reason(reason.text) }
+            AuditEntry { at: reason.at, partition, range, what: EntryKind::Reason(reason.text) }
         });
         let uncommitted = page.uncommitted.map(|uncommitted| {
-            let Uncommitted { at, range } = uncommitted;
-            Entry { at, partition, range, what: What::Uncommitted }
+            let UncommittedRange { at, range } = uncommitted;
+            AuditEntry { at, partition, range, what: EntryKind::Uncommitted }
         });
         closed.chain(beyond_end).chain(head).chain(stretches).chain(reasons).chain(uncommitted)
     }
 
     /// As it is shown.
-    pub fn page(&self) -> Page {
-        let mut stretches: Vec<Stretch> = Vec::new();
+    pub fn page(&self) -> AuditReport {
+        let mut stretches: Vec<AuditRange> = Vec::new();
         for stretch in self.joined.iter().chain(&self.fresh) {
             match stretches.last_mut() {
                 Some(last) if last.takes(stretch) => last.join(stretch),
@@ -275,7 +276,18 @@ impl Book {
         let (topic, earlier) = (self.topic, self.earlier.iter().cloned().collect());
         let beyond_end = self.beyond_end.iter().copied().collect();
         let (sums, uncommitted) = (self.sums, self.uncommitted);
-        Page { topic, earlier, beyond_end, began, end, sums, stretches, forgotten, reasons, uncommitted }
+        AuditReport {
+            topic,
+            earlier,
+            beyond_end,
+            began,
+            end,
+            sums,
+            stretches,
+            forgotten,
+            reasons,
+            uncommitted,
+        }
     }
 
     /// A node that takes up at `at` has not seen what the audit says behind it committed, and has not seen what lies before.
@@ -289,11 +301,11 @@ impl Book {
         }
         if let Some(end) = self.end().filter(|end| *end < at) {
             let range = OffsetRange { first: end, end: at };
-            self.push(Stretch { range, at: when, sums: Sums::default(), elsewhere: true });
+            self.push(AuditRange { range, at: when, sums: OutcomeTotals::default(), not_ours: true });
         }
     }
 
-    fn push(&mut self, stretch: Stretch) {
+    fn push(&mut self, stretch: AuditRange) {
         self.began.get_or_insert(stretch.range.first);
         self.add(&stretch.sums);
         self.fresh.push_back(stretch);
@@ -311,13 +323,13 @@ impl Book {
         }
     }
 
-    fn add(&mut self, sums: &Sums) {
+    fn add(&mut self, sums: &OutcomeTotals) {
         for (sum, more) in self.sums.iter_mut().zip(sums) {
             *sum = sum.saturating_add(*more);
         }
     }
 
-    fn subtract(&mut self, sums: &Sums) {
+    fn subtract(&mut self, sums: &OutcomeTotals) {
         for (sum, less) in self.sums.iter_mut().zip(sums) {
             *sum = sum.saturating_sub(*less);
         }
@@ -331,10 +343,10 @@ fn push_bounded<T>(list: &mut VecDeque<T>, next: T) {
     }
 }
 
-impl Stretch {
+impl AuditRange {
     fn is_ordinary(&self) -> bool {
         let notable = |(outcome, sum): (Outcome, u64)| outcome.is_notable() && sum > 0;
-        !self.elsewhere && !Outcome::ALL.into_iter().zip(self.sums).any(notable)
+        !self.not_ours && !Outcome::ALL.into_iter().zip(self.sums).any(notable)
     }
 
     /// Whether `next` is more of the same.
@@ -344,8 +356,7 @@ impl Stretch {
             .into_iter()
             .zip(self.sums.iter().zip(next.sums))
             .all(|(_, (ours, theirs))| (*ours > 0) == (theirs > 0));
-        self.range.end == next.range.first
-            && (both_ordinary || one_outcome && self.elsewhere == next.elsewhere)
+        self.range.end == next.range.first && (both_ordinary || one_outcome && self.not_ours == next.not_ours)
     }
 
     fn join(&mut self, next: &Self) {
@@ -357,22 +368,22 @@ impl Stretch {
     }
 }
 
-impl Page {
+impl AuditReport {
     /// Holds it against the group's committed offset.
-    pub fn verify(&self, committed: Option<Offset>) -> Verdict {
-        let (Some(committed), Some(began)) = (committed, self.began) else { return Verdict::Unknown };
+    pub fn verify(&self, committed: Option<Offset>) -> AuditVerdict {
+        let (Some(committed), Some(began)) = (committed, self.began) else { return AuditVerdict::Unknown };
         let kept_from = self.stretches.first().map_or(began, |stretch| stretch.range.first);
         let mut reached = if self.forgotten > 0 { kept_from } else { began };
         for stretch in &self.stretches {
             if stretch.range.first > reached {
-                return Verdict::Missing(OffsetRange { first: reached, end: stretch.range.first });
+                return AuditVerdict::Missing(OffsetRange { first: reached, end: stretch.range.first });
             }
             reached = reached.max(stretch.range.end);
         }
         if reached < committed {
-            return Verdict::Missing(OffsetRange { first: reached, end: committed });
+            return AuditVerdict::Missing(OffsetRange { first: reached, end: committed });
         }
-        Verdict::Accounted
+        AuditVerdict::Accounted
     }
 }
 
@@ -382,23 +393,23 @@ mod tests {
 
     use super::*;
 
-    fn entry(first: i64, end: i64, what: What) -> Entry {
+    fn entry(first: i64, end: i64, what: EntryKind) -> AuditEntry {
         let range = OffsetRange { first: Offset(first), end: Offset(end) };
-        Entry { at: TimestampMs(1), partition: 0, range, what }
+        AuditEntry { at: TimestampMs(1), partition: 0, range, what }
     }
 
-    fn ended(first: i64, end: i64, outcome: Outcome) -> Entry {
-        entry(first, end, What::Ended(outcome))
+    fn ended(first: i64, end: i64, outcome: Outcome) -> AuditEntry {
+        entry(first, end, EntryKind::Ended(outcome))
     }
 
-    fn sum(page: &Page, outcome: Outcome) -> u64 {
+    fn sum(page: &AuditReport, outcome: Outcome) -> u64 {
         page.sums[outcome as usize]
     }
 
     #[test]
     fn alo_1_what_is_ordinary_is_joined_and_what_is_notable_stands_alone() {
-        let mut book = Book::default();
-        book.enter(&entry(100, 100, What::Began(None)));
+        let mut book = PartitionAudit::default();
+        book.enter(&entry(100, 100, EntryKind::Began(None)));
         book.enter(&ended(100, 150, Outcome::Delivered));
         book.enter(&ended(150, 160, Outcome::Filtered));
         book.enter(&ended(160, 161, Outcome::DeadLettered));
@@ -408,59 +419,59 @@ mod tests {
             page.stretches.iter().map(|stretch| (stretch.range.first.0, stretch.range.end.0)).collect();
         assert_eq!(ranges, [(100, 160), (160, 161), (161, 200)]);
         assert_eq!(sum(&page, Outcome::Delivered), 89);
-        assert_eq!(page.verify(Some(Offset(200))), Verdict::Accounted);
+        assert_eq!(page.verify(Some(Offset(200))), AuditVerdict::Accounted);
         let missing = OffsetRange { first: Offset(200), end: Offset(201) };
-        assert_eq!(page.verify(Some(Offset(201))), Verdict::Missing(missing));
+        assert_eq!(page.verify(Some(Offset(201))), AuditVerdict::Missing(missing));
     }
 
     #[test]
     fn com_1_what_was_written_but_not_committed_before_a_crash_is_taken_back() {
-        let mut book = Book::default();
-        book.enter(&entry(0, 0, What::Began(None)));
+        let mut book = PartitionAudit::default();
+        book.enter(&entry(0, 0, EntryKind::Began(None)));
         book.enter(&ended(0, 10, Outcome::Delivered));
         book.enter(&ended(10, 11, Outcome::Skipped));
-        book.enter(&entry(10, 10, What::Began(None)));
+        book.enter(&entry(10, 10, EntryKind::Began(None)));
         book.enter(&ended(10, 20, Outcome::Delivered));
         let page = book.page();
         assert_eq!((sum(&page, Outcome::Delivered), sum(&page, Outcome::Skipped)), (20, 0));
-        assert_eq!(page.verify(Some(Offset(20))), Verdict::Accounted);
+        assert_eq!(page.verify(Some(Offset(20))), AuditVerdict::Accounted);
     }
 
     #[test]
     fn what_another_node_did_is_a_stretch_without_outcome_not_a_hole() {
-        let mut book = Book::default();
-        book.enter(&entry(0, 0, What::Began(None)));
+        let mut book = PartitionAudit::default();
+        book.enter(&entry(0, 0, EntryKind::Began(None)));
         book.enter(&ended(0, 10, Outcome::Delivered));
-        book.enter(&entry(500, 500, What::Began(None)));
+        book.enter(&entry(500, 500, EntryKind::Began(None)));
         let page = book.page();
-        assert!(page.stretches[1].elsewhere);
-        assert_eq!(page.verify(Some(Offset(500))), Verdict::Accounted);
+        assert!(page.stretches[1].not_ours);
+        assert_eq!(page.verify(Some(Offset(500))), AuditVerdict::Accounted);
     }
 
     #[test]
     fn alo_1_a_topic_made_anew_closes_the_account_of_the_one_before() {
         let id = |number| TopicId::of(uuid::Uuid::from_u128(number));
-        let mut book = Book::default();
-        book.enter(&entry(0, 0, What::Began(id(1))));
+        let mut book = PartitionAudit::default();
+        book.enter(&entry(0, 0, EntryKind::Began(id(1))));
         book.enter(&ended(0, 500, Outcome::Delivered));
         assert!(book.is_of_another_topic(id(2)) && !book.is_of_another_topic(id(1)));
-        for line in [What::Recreated(id(2)), What::Began(id(2))] {
+        for line in [EntryKind::Recreated(id(2)), EntryKind::Began(id(2))] {
             book.enter(&entry(0, 0, line));
         }
         let missing = OffsetRange { first: Offset(0), end: Offset(40) };
         assert_eq!(
             book.page().verify(Some(Offset(40))),
-            Verdict::Missing(missing),
+            AuditVerdict::Missing(missing),
             "500 of another log are no proof"
         );
         book.enter(&ended(0, 40, Outcome::Delivered));
-        let mut again = Book::default();
+        let mut again = PartitionAudit::default();
         for line in book.lines(0) {
-            again.enter(&Entry::parse(line.line().trim_end()).expect("whole"));
+            again.enter(&AuditEntry::parse(line.line().trim_end()).expect("whole"));
         }
         let page = again.page();
         assert_eq!(page, book.page());
-        assert_eq!((page.verify(Some(Offset(40))), page.topic), (Verdict::Accounted, id(2)));
+        assert_eq!((page.verify(Some(Offset(40))), page.topic), (AuditVerdict::Accounted, id(2)));
         let [earlier] = &page.earlier[..] else { panic!("{:?}", page.earlier) };
         let range = OffsetRange { first: Offset(0), end: Offset(500) };
         assert_eq!((earlier.topic, earlier.range, sum(&page, Outcome::Delivered)), (id(1), range, 40));
@@ -469,42 +480,42 @@ mod tests {
 
     #[test]
     fn alo_1_without_ids_the_line_alone_closes_it() {
-        let mut book = Book::default();
-        book.enter(&entry(0, 0, What::Began(None)));
+        let mut book = PartitionAudit::default();
+        book.enter(&entry(0, 0, EntryKind::Began(None)));
         book.enter(&ended(0, 500, Outcome::Delivered));
-        book.enter(&entry(0, 0, What::Recreated(None)));
-        book.enter(&entry(0, 0, What::Began(None)));
+        book.enter(&entry(0, 0, EntryKind::Recreated(None)));
+        book.enter(&entry(0, 0, EntryKind::Began(None)));
         assert_eq!((book.page().earlier.len(), book.page().end), (1, Some(Offset(0))));
     }
 
     #[test]
     fn mem_1_topics_before_have_a_bound() {
-        let mut book = Book::default();
+        let mut book = PartitionAudit::default();
         for number in 1..100 {
-            book.enter(&entry(0, 0, What::Began(TopicId::of(uuid::Uuid::from_u128(number)))));
-            book.enter(&entry(0, 0, What::BeyondEnd(Offset(7))));
+            book.enter(&entry(0, 0, EntryKind::Began(TopicId::of(uuid::Uuid::from_u128(number)))));
+            book.enter(&entry(0, 0, EntryKind::BeyondEnd(Offset(7))));
         }
         assert_eq!((book.page().earlier.len(), book.page().beyond_end.len()), (NOTES_MAX, NOTES_MAX));
     }
 
-    fn reason(offset: i64, text: &str) -> Entry {
-        entry(offset, offset + 1, What::Reason(text.into()))
+    fn reason(offset: i64, text: &str) -> AuditEntry {
+        entry(offset, offset + 1, EntryKind::Reason(text.into()))
     }
 
     #[test]
     fn a_skipped_record_keeps_its_reason_and_one_that_was_not_reached_loses_it() {
-        let mut book = Book::default();
-        book.enter(&entry(0, 0, What::Began(None)));
+        let mut book = PartitionAudit::default();
+        book.enter(&entry(0, 0, EntryKind::Began(None)));
         book.enter(&ended(0, 5, Outcome::Delivered));
         book.enter(&ended(5, 6, Outcome::Skipped));
         for offset in [5, 9] {
             book.enter(&reason(offset, "a \"bad\"\norder"));
         }
-        book.enter(&entry(3, 5, What::Reason("a torn batch".into())));
-        book.enter(&entry(6, 6, What::Began(None)));
-        let mut again = Book::default();
+        book.enter(&entry(3, 5, EntryKind::Reason("a torn batch".into())));
+        book.enter(&entry(6, 6, EntryKind::Began(None)));
+        let mut again = PartitionAudit::default();
         for line in book.lines(0) {
-            again.enter(&Entry::parse(line.line().trim_end()).expect("whole"));
+            again.enter(&AuditEntry::parse(line.line().trim_end()).expect("whole"));
         }
         assert_eq!(again.page(), book.page());
         let reasons = again.page().reasons;
@@ -515,7 +526,7 @@ mod tests {
 
     #[test]
     fn mem_1_reasons_have_a_bound() {
-        let mut book = Book::default();
+        let mut book = PartitionAudit::default();
         for offset in 0..3_000 {
             book.enter(&ended(offset, offset + 1, Outcome::Skipped));
             book.enter(&reason(offset, "r"));
@@ -529,23 +540,23 @@ mod tests {
         fn mem_1_a_book_stays_small_and_its_sums_complete(
             steps in prop::collection::vec((1i64..50, 0usize..Outcome::ALL.len()), 0..2_000)
         ) {
-            let mut book = Book::default();
-            let (mut at, mut naive) = (0, Sums::default());
+            let mut book = PartitionAudit::default();
+            let (mut at, mut naive) = (0, OutcomeTotals::default());
             for (length, outcome) in steps {
                 book.enter(&ended(at, at + length, Outcome::ALL[outcome]));
                 naive[outcome] += length as u64;
                 at += length;
             }
             let page = book.page();
-            let mut again = Book::default();
+            let mut again = PartitionAudit::default();
             for line in book.lines(7) {
-                again.enter(&Entry::parse(line.line().trim_end()).expect("whole"));
+                again.enter(&AuditEntry::parse(line.line().trim_end()).expect("whole"));
             }
             let rewritten = again.page();
             prop_assert_eq!((&rewritten.stretches, rewritten.sums), (&page.stretches, page.sums));
             prop_assert_eq!(page.sums, naive);
             prop_assert!(page.stretches.len() <= RANGES_MAX);
-            prop_assert_eq!(page.verify(Some(Offset(at))), if at == 0 { Verdict::Unknown } else { Verdict::Accounted });
+            prop_assert_eq!(page.verify(Some(Offset(at))), if at == 0 { AuditVerdict::Unknown } else { AuditVerdict::Accounted });
         }
     }
 }

@@ -27,7 +27,7 @@ pub const REASON_BYTES_MAX: usize = 256;
 
 /// What a line says of its range.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum EntryKind {
     /// Every offset of it ended so, and was committed.
     Ended(Outcome),
     /// This node took the partition up at the range's first offset, in the topic of this id.
@@ -35,16 +35,16 @@ pub enum What {
     /// So too, in a topic that was made anew: what stands before this line is of another log.
     Recreated(Option<TopicId>),
     /// The account of a topic of that name when it was deleted; the range is what was accounted of it.
-    Earlier(Option<TopicId>, Sums),
+    Earlier(Option<TopicId>, OutcomeTotals),
     /// The group held this offset, which nobody of ours had committed and which lies beyond the log's end. The range begins where
     /// the partition began instead.
     BeyondEnd(Offset),
     /// A stretch of several outcomes, by offsets.
-    Stretch(Sums),
+    Stretch(OutcomeTotals),
     /// Nobody here knows what became of it.
     Elsewhere,
     /// Sums of older stretches that are not listed any more; the range is where the audit began.
-    Forgotten(Sums),
+    Forgotten(OutcomeTotals),
     /// It has ended, but the cluster has refused its commit to the end: the mapping has stopped without it.
     Uncommitted,
     /// Why a person wants it skipped, at most [`REASON_BYTES_MAX`].
@@ -53,7 +53,7 @@ pub enum What {
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct AuditEntry {
     /// When, on the wall clock.
     pub at: TimestampMs,
     /// Partition index.
@@ -61,11 +61,11 @@ pub struct Entry {
     /// Which offsets.
     pub range: OffsetRange,
     /// What of them.
-    pub what: What,
+    pub what: EntryKind,
 }
 
 /// Offsets by outcome, in the order of [`Outcome::ALL`].
-pub type Sums = [u64; Outcome::ALL.len()];
+pub type OutcomeTotals = [u64; Outcome::ALL.len()];
 
 const BEGAN: &str = "began";
 const RECREATED: &str = "recreated";
@@ -79,7 +79,7 @@ const UNCOMMITTED: &str = "uncommitted";
 const FORGOTTEN: &str = "forgotten ";
 const REASON: &str = "reason ";
 
-impl Entry {
+impl AuditEntry {
     /// The line, its end included.
     pub fn line(&self) -> String {
         let what = self.what.text();
@@ -100,12 +100,12 @@ impl Entry {
         let fields: Vec<&str> = text.splitn(5, ' ').collect();
         let [at, partition, first, end, what] = fields[..] else { return None };
         let range = OffsetRange { first: Offset(first.parse().ok()?), end: Offset(end.parse().ok()?) };
-        let what = What::parse(what)?;
+        let what = EntryKind::parse(what)?;
         Some(Self { at: TimestampMs(at.parse().ok()?), partition: partition.parse().ok()?, range, what })
     }
 }
 
-impl What {
+impl EntryKind {
     fn text(&self) -> String {
         match self {
             Self::Ended(outcome) => outcome.label().to_owned(),
@@ -166,13 +166,13 @@ fn parse_id(text: &str) -> Result<Option<TopicId>, <TopicId as FromStr>::Err> {
     if text == NO_ID { Ok(None) } else { text.parse().map(Some) }
 }
 
-fn sums_text(sums: &Sums) -> String {
+fn sums_text(sums: &OutcomeTotals) -> String {
     let one = |(outcome, sum): (Outcome, &u64)| (*sum > 0).then(|| format!("{}={sum}", outcome.label()));
     Outcome::ALL.into_iter().zip(sums).filter_map(one).collect::<Vec<_>>().join(",")
 }
 
-fn parse_sums(text: &str) -> Option<Sums> {
-    let mut sums = Sums::default();
+fn parse_sums(text: &str) -> Option<OutcomeTotals> {
+    let mut sums = OutcomeTotals::default();
     for pair in text.split(',').filter(|pair| !pair.is_empty()) {
         let (label, sum) = pair.split_once('=')?;
         sums[outcome_named(label)? as usize] = sum.parse().ok()?;
@@ -194,24 +194,24 @@ mod tests {
         prop_oneof![Just(0), any::<u128>()].prop_map(|id| TopicId::of(uuid::Uuid::from_u128(id)))
     }
 
-    fn any_what() -> impl Strategy<Value = What> {
+    fn any_what() -> impl Strategy<Value = EntryKind> {
         prop_oneof![
-            (0..Outcome::ALL.len()).prop_map(|outcome| What::Ended(Outcome::ALL[outcome])),
-            any_id().prop_map(What::Began),
-            any_id().prop_map(What::Recreated),
-            (any_id(), any::<Sums>()).prop_map(|(topic, sums)| What::Earlier(topic, sums)),
-            any::<i64>().prop_map(|held| What::BeyondEnd(Offset(held))),
-            Just(What::Elsewhere),
-            Just(What::Uncommitted),
-            any::<Sums>().prop_map(What::Stretch),
-            any::<Sums>().prop_map(What::Forgotten),
-            "(?s).{0,60}".prop_map(|reason| What::Reason(reason.into())),
+            (0..Outcome::ALL.len()).prop_map(|outcome| EntryKind::Ended(Outcome::ALL[outcome])),
+            any_id().prop_map(EntryKind::Began),
+            any_id().prop_map(EntryKind::Recreated),
+            (any_id(), any::<OutcomeTotals>()).prop_map(|(topic, sums)| EntryKind::Earlier(topic, sums)),
+            any::<i64>().prop_map(|held| EntryKind::BeyondEnd(Offset(held))),
+            Just(EntryKind::Elsewhere),
+            Just(EntryKind::Uncommitted),
+            any::<OutcomeTotals>().prop_map(EntryKind::Stretch),
+            any::<OutcomeTotals>().prop_map(EntryKind::Forgotten),
+            "(?s).{0,60}".prop_map(|reason| EntryKind::Reason(reason.into())),
         ]
     }
 
-    fn any_entry() -> impl Strategy<Value = Entry> {
+    fn any_entry() -> impl Strategy<Value = AuditEntry> {
         (any::<i64>(), 0..1000i32, any::<i64>(), any::<i64>(), any_what()).prop_map(
-            |(at, partition, first, end, what)| Entry {
+            |(at, partition, first, end, what)| AuditEntry {
                 at: TimestampMs(at),
                 partition,
                 range: OffsetRange { first: Offset(first), end: Offset(end) },
@@ -224,17 +224,17 @@ mod tests {
         #[test]
         fn lines_round_trip_and_any_damage_is_seen(entry in any_entry(), at: prop::sample::Index, byte: u8) {
             let line = entry.line();
-            prop_assert_eq!(Entry::parse(line.trim_end()), Some(entry.clone()));
+            prop_assert_eq!(AuditEntry::parse(line.trim_end()), Some(entry.clone()));
             let mut damaged = line.trim_end().as_bytes().to_vec();
             let at = at.index(damaged.len());
             if damaged[at] != byte {
                 damaged[at] = byte;
                 if let Ok(text) = std::str::from_utf8(&damaged) {
                     // Hexadecimal digits may differ in case and mean the same.
-                    prop_assert!(Entry::parse(text).is_none_or(|read| read == entry));
+                    prop_assert!(AuditEntry::parse(text).is_none_or(|read| read == entry));
                 }
             }
-            prop_assert_eq!(Entry::parse(&line[..line.len() - 2]), None);
+            prop_assert_eq!(AuditEntry::parse(&line[..line.len() - 2]), None);
         }
     }
 }

@@ -6,6 +6,6 @@ pub mod entry;
 mod orders;
 pub mod writer;
 
-pub use book::{Book, Page, Reason, Uncommitted, Verdict};
-pub use entry::{Entry, REASON_BYTES_MAX, Sums, What};
+pub use book::{AuditReport, AuditVerdict, PartitionAudit, SkipReason, UncommittedRange};
+pub use entry::{AuditEntry, EntryKind, OutcomeTotals, REASON_BYTES_MAX};
 pub use writer::AuditLog;

@@ -9,22 +9,22 @@ use lighterman_proto::ids::MappingId;
 use lighterman_proto::topic_id::TopicId;
 use tokio::sync::{Notify, oneshot};
 
-use super::book::Page;
-use super::entry::Entry;
+use super::book::AuditReport;
+use super::entry::AuditEntry;
 
 /// Entries that wait, of about a hundred bytes each; those of one order more, and where all partitions of one mapping begin.
 const WAITING_MAX: usize = 128 * 1024;
 
-pub(super) enum Order {
+pub(super) enum WriterCommand {
     Append {
         mapping: MappingId,
         topic: Option<TopicId>,
-        entries: Vec<Entry>,
+        entries: Vec<AuditEntry>,
         written: Option<oneshot::Sender<()>>,
     },
     Read {
         mapping: MappingId,
-        pages: oneshot::Sender<BTreeMap<i32, Page>>,
+        pages: oneshot::Sender<BTreeMap<i32, AuditReport>>,
     },
     Remove {
         mapping: MappingId,
@@ -34,7 +34,7 @@ pub(super) enum Order {
     },
 }
 
-impl Order {
+impl WriterCommand {
     pub(super) fn mapping(&self) -> MappingId {
         match self {
             Self::Append { mapping, .. }
@@ -52,7 +52,7 @@ impl Order {
     }
 }
 
-struct Room {
+struct QueueRoom {
     waiting: AtomicUsize,
     freed: Notify,
 }
@@ -60,21 +60,21 @@ struct Room {
 /// Held by whoever has something to tell; clones share it.
 #[derive(Clone)]
 pub(super) struct OrderSender {
-    orders: Sender<Order>,
-    room: Arc<Room>,
+    orders: Sender<WriterCommand>,
+    room: Arc<QueueRoom>,
 }
 
 /// Held by the thread.
 pub(super) struct OrderReceiver {
-    orders: Receiver<Order>,
-    room: Arc<Room>,
+    orders: Receiver<WriterCommand>,
+    room: Arc<QueueRoom>,
     carried_out: std::cell::Cell<usize>,
 }
 
 /// Without a limit of its own: whoever waits for room cannot block the thread that it waits on.
 pub(super) fn channel() -> (OrderSender, OrderReceiver) {
     let (sender, receiver) = crossbeam_channel::unbounded();
-    let room = Arc::new(Room { waiting: AtomicUsize::new(0), freed: Notify::new() });
+    let room = Arc::new(QueueRoom { waiting: AtomicUsize::new(0), freed: Notify::new() });
     (
         OrderSender { orders: sender, room: Arc::clone(&room) },
         OrderReceiver { orders: receiver, room, carried_out: std::cell::Cell::new(0) },
@@ -83,7 +83,7 @@ pub(super) fn channel() -> (OrderSender, OrderReceiver) {
 
 impl OrderSender {
     /// Sends as soon as there is room.
-    pub(super) async fn send(&self, order: Order) {
+    pub(super) async fn send(&self, order: WriterCommand) {
         let weight = order.weight();
         loop {
             let mut freed = std::pin::pin!(self.room.freed.notified());
@@ -98,7 +98,7 @@ impl OrderSender {
     }
 
     /// Sends over the limit.
-    pub(super) fn send_over(&self, order: Order) {
+    pub(super) fn send_over(&self, order: WriterCommand) {
         let weight = order.weight();
         self.room.waiting.fetch_add(weight, Ordering::Relaxed);
         self.push(order, weight);
@@ -109,7 +109,7 @@ impl OrderSender {
     }
 
     /// The thread ends when no sender is left, and not before.
-    fn push(&self, order: Order, weight: usize) {
+    fn push(&self, order: WriterCommand, weight: usize) {
         if self.orders.send(order).is_err() {
             metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
             self.room.free(weight);
@@ -119,7 +119,7 @@ impl OrderSender {
 
 impl OrderReceiver {
     /// The next order, once the one before it has been carried out; `None` when nobody can send any more.
-    pub(super) fn next(&self) -> Option<Order> {
+    pub(super) fn next(&self) -> Option<WriterCommand> {
         self.room.free(self.carried_out.take());
         let order = self.orders.recv().ok()?;
         self.carried_out.set(order.weight());
@@ -127,7 +127,7 @@ impl OrderReceiver {
     }
 }
 
-impl Room {
+impl QueueRoom {
     fn take(&self, weight: usize) -> bool {
         let take = |waiting: usize| (waiting < WAITING_MAX).then_some(waiting + weight);
         self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
@@ -149,14 +149,15 @@ mod tests {
     use lighterman_proto::units::TimestampMs;
 
     use super::*;
-    use crate::audit::What;
+    use crate::audit::EntryKind;
 
     const MAPPING: MappingId = MappingId(uuid::Uuid::nil());
 
-    fn began(partitions: std::ops::Range<i32>) -> Order {
+    fn began(partitions: std::ops::Range<i32>) -> WriterCommand {
         let range = OffsetRange { first: Offset(0), end: Offset(0) };
-        let entry = |partition| Entry { at: TimestampMs(1), partition, range, what: What::Began(None) };
-        Order::Append {
+        let entry =
+            |partition| AuditEntry { at: TimestampMs(1), partition, range, what: EntryKind::Began(None) };
+        WriterCommand::Append {
             mapping: MAPPING,
             topic: None,
             entries: partitions.map(entry).collect(),
@@ -164,8 +165,8 @@ mod tests {
         }
     }
 
-    fn partitions(order: Option<Order>) -> Vec<i32> {
-        let Some(Order::Append { entries, .. }) = order else { panic!("an append") };
+    fn partitions(order: Option<WriterCommand>) -> Vec<i32> {
+        let Some(WriterCommand::Append { entries, .. }) = order else { panic!("an append") };
         entries.iter().map(|entry| entry.partition).collect()
     }
 

@@ -16,9 +16,9 @@ use lighterman_proto::ids::MappingId;
 use lighterman_proto::topic_id::TopicId;
 use tokio::sync::oneshot;
 
-use super::book::{Book, Page};
-use super::entry::Entry;
-use super::orders::{Order, OrderSender, channel};
+use super::book::{AuditReport, PartitionAudit};
+use super::entry::AuditEntry;
+use super::orders::{OrderSender, WriterCommand, channel};
 
 /// A file longer than this, and twice as long as its books' shortest form, is rewritten as that.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -40,7 +40,7 @@ impl AuditLog {
     /// Starts the thread; files go under `data_dir/audit`.
     pub fn start(data_dir: &Path) -> io::Result<Self> {
         let (orders, inbox) = channel();
-        let mut desk = Desk { folder: data_dir.join("audit"), open: HashMap::new() };
+        let mut desk = AuditThread { folder: data_dir.join("audit"), open: HashMap::new() };
         thread::Builder::new().name("audit".to_owned()).spawn(move || {
             while let Some(order) = inbox.next() {
                 desk.carry_out_or_forget(order);
@@ -51,22 +51,22 @@ impl AuditLog {
 
     /// Writes `entries` of a mapping and returns when they are written, or could not be; or after a second, when the disk is
     /// slower than that: they are written later then. Waits for as long as there is no room for them.
-    pub async fn append(&self, mapping: MappingId, entries: Vec<Entry>) {
+    pub async fn append(&self, mapping: MappingId, entries: Vec<AuditEntry>) {
         self.append_of(mapping, None, entries).await;
     }
 
     /// So too, of `topic`. What is told of a topic after another of its name was begun is not written: it would stand for that one.
-    pub async fn append_of(&self, mapping: MappingId, topic: Option<TopicId>, entries: Vec<Entry>) {
+    pub async fn append_of(&self, mapping: MappingId, topic: Option<TopicId>, entries: Vec<AuditEntry>) {
         let (written, done) = oneshot::channel();
-        self.orders.send(Order::Append { mapping, topic, entries, written: Some(written) }).await;
+        self.orders.send(WriterCommand::Append { mapping, topic, entries, written: Some(written) }).await;
         if tokio::time::timeout(WRITE_DEADLINE, done).await.is_err() {
             metrics::counter!(crate::metrics::AUDIT_LATE).increment(1);
         }
     }
 
     /// Writes `entries` some time, and before all that is said later. For what [`AuditLog::has_room`] was asked for.
-    pub fn note(&self, mapping: MappingId, entries: Vec<Entry>) {
-        self.orders.send_over(Order::Append { mapping, topic: None, entries, written: None });
+    pub fn note(&self, mapping: MappingId, entries: Vec<AuditEntry>) {
+        self.orders.send_over(WriterCommand::Append { mapping, topic: None, entries, written: None });
     }
 
     /// False while as many lines wait for the disk as may.
@@ -75,42 +75,42 @@ impl AuditLog {
     }
 
     /// The audit of a mapping, by partition.
-    pub async fn read(&self, mapping: MappingId) -> BTreeMap<i32, Page> {
+    pub async fn read(&self, mapping: MappingId) -> BTreeMap<i32, AuditReport> {
         let (pages, told) = oneshot::channel();
-        self.orders.send(Order::Read { mapping, pages }).await;
+        self.orders.send(WriterCommand::Read { mapping, pages }).await;
         told.await.unwrap_or_default()
     }
 
     /// A mapping has stopped: its file is closed and its books leave memory, until they are asked for.
     pub fn close(&self, mapping: MappingId) {
-        self.orders.send_over(Order::Close { mapping });
+        self.orders.send_over(WriterCommand::Close { mapping });
     }
 
     /// A mapping is gone: its audit is renamed, and kept as long as it is among the last [`DELETED_MAX`] of them.
     pub fn remove(&self, mapping: MappingId) {
-        self.orders.send_over(Order::Remove { mapping });
+        self.orders.send_over(WriterCommand::Remove { mapping });
     }
 }
 
-struct Desk {
+struct AuditThread {
     folder: PathBuf,
-    open: HashMap<MappingId, Ledgers>,
+    open: HashMap<MappingId, AuditFiles>,
 }
 
 #[derive(Default)]
-struct Ledgers {
+struct AuditFiles {
     file: Option<File>,
     bytes: u64,
     /// The length at which it is rewritten next.
     rewrite_at: u64,
     /// The last write failed: part of a line may stand there.
     torn: bool,
-    books: BTreeMap<i32, Book>,
+    books: BTreeMap<i32, PartitionAudit>,
 }
 
-impl Desk {
+impl AuditThread {
     /// A panic costs the order that it came in, which is counted; the books are read again from their file.
-    fn carry_out_or_forget(&mut self, order: Order) {
+    fn carry_out_or_forget(&mut self, order: WriterCommand) {
         let mapping = order.mapping();
         if catch_unwind(AssertUnwindSafe(|| self.carry_out(order))).is_err() {
             metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
@@ -119,9 +119,9 @@ impl Desk {
         }
     }
 
-    fn carry_out(&mut self, order: Order) {
+    fn carry_out(&mut self, order: WriterCommand) {
         match order {
-            Order::Append { mapping, topic, entries, written } => {
+            WriterCommand::Append { mapping, topic, entries, written } => {
                 if let Err(error) = self.append(mapping, topic, &entries) {
                     metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
                     tracing::debug!(%mapping, %error, "the audit could not be written");
@@ -130,15 +130,15 @@ impl Desk {
                     let _ = written.send(());
                 }
             }
-            Order::Read { mapping, pages } => {
+            WriterCommand::Read { mapping, pages } => {
                 let ledgers = self.ledgers(mapping);
                 let shown = ledgers.books.iter().map(|(partition, book)| (*partition, book.page()));
                 let _ = pages.send(shown.collect());
             }
-            Order::Close { mapping } => {
+            WriterCommand::Close { mapping } => {
                 self.open.remove(&mapping);
             }
-            Order::Remove { mapping } => {
+            WriterCommand::Remove { mapping } => {
                 self.open.remove(&mapping);
                 let path = self.path(mapping);
                 let _ = fs::rename(&path, path.with_extension(DELETED));
@@ -169,10 +169,10 @@ impl Desk {
     }
 
     /// The books of a mapping, read from its file when they are first asked for.
-    fn ledgers(&mut self, mapping: MappingId) -> &mut Ledgers {
+    fn ledgers(&mut self, mapping: MappingId) -> &mut AuditFiles {
         let path = self.path(mapping);
         self.open.entry(mapping).or_insert_with(|| {
-            let mut ledgers = Ledgers::default();
+            let mut ledgers = AuditFiles::default();
             if let Ok(file) = File::open(&path)
                 && let Err(error) = ledgers.read(BufReader::new(file))
             {
@@ -185,7 +185,12 @@ impl Desk {
         })
     }
 
-    fn append(&mut self, mapping: MappingId, topic: Option<TopicId>, entries: &[Entry]) -> io::Result<()> {
+    fn append(
+        &mut self,
+        mapping: MappingId,
+        topic: Option<TopicId>,
+        entries: &[AuditEntry],
+    ) -> io::Result<()> {
         let (folder, path) = (self.folder.clone(), self.path(mapping));
         let ledgers = self.ledgers(mapping);
         let mut text = String::new();
@@ -222,7 +227,7 @@ impl Desk {
     }
 }
 
-impl Ledgers {
+impl AuditFiles {
     /// Line by line: a file that was never rewritten may be longer than what it says is.
     fn read(&mut self, mut file: impl BufRead) -> io::Result<()> {
         let mut line = Vec::new();
@@ -232,7 +237,7 @@ impl Ledgers {
                 return Ok(());
             }
             let text = line.strip_suffix(b"\n").unwrap_or(&line);
-            if let Some(entry) = std::str::from_utf8(text).ok().and_then(Entry::parse) {
+            if let Some(entry) = std::str::from_utf8(text).ok().and_then(AuditEntry::parse) {
                 self.books.entry(entry.partition).or_default().enter(&entry);
             }
         }
@@ -260,12 +265,12 @@ mod tests {
     use lighterman_proto::units::TimestampMs;
 
     use super::*;
-    use crate::audit::What;
+    use crate::audit::EntryKind;
     use crate::partition::ledger::Outcome;
 
-    fn entry(first: i64, end: i64) -> Entry {
+    fn entry(first: i64, end: i64) -> AuditEntry {
         let range = OffsetRange { first: Offset(first), end: Offset(end) };
-        Entry { at: TimestampMs(1), partition: 3, range, what: What::Ended(Outcome::Delivered) }
+        AuditEntry { at: TimestampMs(1), partition: 3, range, what: EntryKind::Ended(Outcome::Delivered) }
     }
 
     #[tokio::test]
@@ -306,13 +311,13 @@ mod tests {
     fn mem_1_a_long_shortest_form_is_not_rewritten_at_every_line() {
         let folder = tempfile::tempdir().expect("scratch");
         let mapping = MappingId(uuid::Uuid::nil());
-        let mut desk = Desk { folder: folder.path().to_owned(), open: HashMap::new() };
+        let mut desk = AuditThread { folder: folder.path().to_owned(), open: HashMap::new() };
         let outcomes = [Outcome::Skipped, Outcome::Expired];
         for partition in 0..30 {
-            let lines: Vec<Entry> = (0..9_000)
-                .map(|first| Entry {
+            let lines: Vec<AuditEntry> = (0..9_000)
+                .map(|first| AuditEntry {
                     partition,
-                    what: What::Ended(outcomes[first as usize % 2]),
+                    what: EntryKind::Ended(outcomes[first as usize % 2]),
                     ..entry(first, first + 1)
                 })
                 .collect();
@@ -331,7 +336,7 @@ mod tests {
     #[test]
     fn mem_1_deleted_mappings_leave_a_bounded_number_of_audits() {
         let folder = tempfile::tempdir().expect("scratch");
-        let mut desk = Desk { folder: folder.path().to_owned(), open: HashMap::new() };
+        let mut desk = AuditThread { folder: folder.path().to_owned(), open: HashMap::new() };
         let others = folder.path().join("a-person.deleted.txt");
         fs::write(&others, "not ours").expect("written");
         for id in 0..DELETED_MAX as u128 + 8 {
@@ -341,7 +346,7 @@ mod tests {
             let file = OpenOptions::new().append(true).open(&path).expect("there");
             let written = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + id as u64);
             file.set_modified(written).expect("set");
-            desk.carry_out(Order::Remove { mapping });
+            desk.carry_out(WriterCommand::Remove { mapping });
         }
         let left =
             |id: u128| desk.path(MappingId(uuid::Uuid::from_u128(id))).with_extension(DELETED).exists();
@@ -351,7 +356,7 @@ mod tests {
 
     #[test]
     fn mem_1_a_line_without_end_is_passed_over_and_what_follows_is_read() {
-        let mut ledgers = Ledgers::default();
+        let mut ledgers = AuditFiles::default();
         let mut text = entry(0, 10).line().into_bytes();
         text.extend(std::iter::repeat_n(b'x', 3 * LINE_BYTES_MAX as usize + 5));
         text.push(b'\n');
@@ -384,7 +389,7 @@ mod tests {
         let read = tokio::task::spawn_blocking(move || {
             drop(OpenOptions::new().write(true).open(&path).expect("what was written before: nothing"));
             let lines = BufReader::new(File::open(&path).expect("the disk works again")).lines();
-            let entries = lines.map(|line| line.expect("text")).filter_map(|line| Entry::parse(&line));
+            let entries = lines.map(|line| line.expect("text")).filter_map(|line| AuditEntry::parse(&line));
             entries.take(LINES as usize).map(|entry| entry.range.first.0).collect::<Vec<_>>()
         });
         assert!(read.await.expect("read").into_iter().eq(0..LINES));

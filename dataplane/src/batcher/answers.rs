@@ -4,32 +4,32 @@ use actix::Handler;
 use lighterman_proto::ids::Epoch;
 
 use super::actor::BatcherActor;
-use super::settle::{Settling, settle};
-use crate::invoker::invoke::Answered;
-use crate::invoker::retry::{Sending, again_at};
+use super::settle::{ResultContext, partition_results};
+use crate::invoker::invoke::InvocationFinished;
+use crate::invoker::retry::{AttemptInfo, retry_at};
 use crate::kafka::backoff::random;
-use crate::partition::messages::Resolved;
+use crate::partition::messages::BatchResolved;
 use crate::runtime::clock;
 
 impl BatcherActor {
-    pub(super) fn settle(&mut self, answered: Answered) {
+    pub(super) fn on_invocation_finished(&mut self, answered: InvocationFinished) {
         let Some(sent) = self.sent.remove(&answered.batch) else { return };
         let function_timeout = (self.parts.longest_run)(answered.sent_at);
         let may_run_until = answered.verdict.may_run_until(answered.sent_at, function_timeout);
         let ours = |(partition, _): &(i32, Epoch)| self.partitions.contains_key(partition);
         let shares = sent.members.iter().map(|member| (member.partition, member.epoch)).filter(ours);
         let setbacks = self.setbacks.after(&answered.verdict, shares);
-        let sending = Sending { attempt: sent.attempt, setbacks, may_run_until };
-        let settled = settle(
+        let sending = AttemptInfo { attempt: sent.attempt, setbacks, may_run_until };
+        let settled = partition_results(
             &answered.verdict,
             &sent.members,
             sent.records,
-            &Settling {
+            &ResultContext {
                 topic: &self.parts.topic,
                 partial_responses: self.parts.partial_responses,
                 facts: answered.facts,
                 wall: clock::wall_ms(),
-                again_at: again_at(&answered.verdict, sending, clock::now(), self.parts.retry, random()),
+                again_at: retry_at(&answered.verdict, sending, clock::now(), self.parts.retry, random()),
             },
         );
         self.parts.status.answered(&answered.verdict, settled.records_failed, sent.oldest_timestamp_ms);
@@ -45,7 +45,7 @@ impl BatcherActor {
         for (member, resolution) in sent.members.into_iter().zip(settled.resolutions) {
             if let Some((_, address)) = self.partitions.get(&member.partition) {
                 let (epoch, batch, error) = (member.epoch, answered.batch, settled.error.clone());
-                address.do_send(Resolved { epoch, batch, resolution, error });
+                address.do_send(BatchResolved { epoch, batch, resolution, error });
             }
         }
         if let Some(payload) = answered.payload_back {
@@ -54,11 +54,11 @@ impl BatcherActor {
     }
 }
 
-impl Handler<Answered> for BatcherActor {
+impl Handler<InvocationFinished> for BatcherActor {
     type Result = ();
 
-    fn handle(&mut self, answered: Answered, ctx: &mut Self::Context) {
-        self.settle(answered);
+    fn handle(&mut self, answered: InvocationFinished, ctx: &mut Self::Context) {
+        self.on_invocation_finished(answered);
         self.pump(ctx);
     }
 }

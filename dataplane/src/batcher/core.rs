@@ -7,7 +7,7 @@ use std::time::Duration;
 use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
-use crate::partition::cut::Cut;
+use crate::partition::cut::PartitionBatch;
 
 /// What a batch may hold, and how long its first record waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct BatchLimits {
 
 /// An offer that waits for its batch.
 #[derive(Debug)]
-pub struct Pending {
+pub struct PendingOffer {
     /// Partition index.
     pub partition: i32,
     /// Which ownership.
@@ -32,7 +32,7 @@ pub struct Pending {
     /// Which offer of it.
     pub seq: u64,
     /// The records.
-    pub cut: Cut,
+    pub cut: PartitionBatch,
     /// 1 for the first attempt.
     pub attempt: u32,
     /// It shares a batch with no other partition: a retry, or a piece of a batch that failed.
@@ -73,7 +73,7 @@ impl CloseReason {
 
 /// When something can be sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ready {
+pub enum SealCondition {
     /// Nothing is offered.
     Never,
     /// Not before then.
@@ -84,16 +84,16 @@ pub enum Ready {
 
 /// A batch, decided.
 #[derive(Debug)]
-pub struct Plan {
+pub struct SealedBatch {
     /// The offers in it, by age.
-    pub parts: Vec<Pending>,
+    pub parts: Vec<PendingOffer>,
     /// Why it closes.
     pub reason: CloseReason,
     /// Its exact payload, in bytes.
     pub payload_bytes: usize,
 }
 
-impl Plan {
+impl SealedBatch {
     /// Records in it.
     pub fn records(&self) -> u32 {
         self.parts.iter().map(|part| part.cut.records).sum()
@@ -103,7 +103,7 @@ impl Plan {
 /// The offers of one consumer, oldest first.
 pub struct BatcherCore {
     limits: BatchLimits,
-    offers: Vec<Pending>,
+    offers: Vec<PendingOffer>,
     /// The last offer of each partition that went into a batch.
     sealed: HashMap<i32, (Epoch, u64)>,
 }
@@ -121,7 +121,7 @@ impl BatcherCore {
 
     /// Takes an offer, or replaces the partition's earlier one. One that crossed its own seal on the way comes too late: the
     /// partition offers again what is not in the batch; false says so.
-    pub fn offer(&mut self, offer: Pending) -> bool {
+    pub fn offer(&mut self, offer: PendingOffer) -> bool {
         if self.sealed.get(&offer.partition).is_some_and(|sealed| *sealed >= (offer.epoch, offer.seq)) {
             return false;
         }
@@ -145,9 +145,9 @@ impl BatcherCore {
     }
 
     /// Whether a batch is due; partitions that `may_start` refuses do not count.
-    pub fn ready(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Ready {
+    pub fn ready(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> SealCondition {
         if self.choose(now, may_start).is_some() {
-            return Ready::Now;
+            return SealCondition::Now;
         }
         let oldest = self
             .offers
@@ -156,9 +156,9 @@ impl BatcherCore {
             .map(|offer| offer.cut.oldest)
             .min();
         match oldest {
-            Some(oldest) => Ready::At(oldest + self.window()),
-            None if self.offers.is_empty() => Ready::Never,
-            None => Ready::At(now + Duration::from_millis(50)),
+            Some(oldest) => SealCondition::At(oldest + self.window()),
+            None if self.offers.is_empty() => SealCondition::Never,
+            None => SealCondition::At(now + Duration::from_millis(50)),
         }
     }
 
@@ -169,7 +169,7 @@ impl BatcherCore {
     }
 
     /// Seals what is due. Call it with a slot in hand (SLT-1).
-    pub fn seal(&mut self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<Plan> {
+    pub fn seal(&mut self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<SealedBatch> {
         let (chosen, reason) = self.choose(now, may_start)?;
         let mut parts = Vec::with_capacity(chosen.len());
         for index in chosen.into_iter().rev() {
@@ -179,17 +179,17 @@ impl BatcherCore {
         }
         parts.reverse();
         let payload_bytes = self.payload_bytes(parts.iter());
-        Some(Plan { parts, reason, payload_bytes })
+        Some(SealedBatch { parts, reason, payload_bytes })
     }
 
     /// Every partition's share counts a separator; the first has none before it.
-    fn payload_bytes<'p>(&self, parts: impl Iterator<Item = &'p Pending>) -> usize {
+    fn payload_bytes<'p>(&self, parts: impl Iterator<Item = &'p PendingOffer>) -> usize {
         (self.limits.envelope_bytes + parts.map(share).sum::<usize>()).saturating_sub(1)
     }
 
     /// Indexes of the offers of the next batch, ascending.
     fn choose(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<(Vec<usize>, CloseReason)> {
-        let goes = |offer: &Pending| may_be_sealed(offer, now, may_start) && goes_alone(offer);
+        let goes = |offer: &PendingOffer| may_be_sealed(offer, now, may_start) && goes_alone(offer);
         let alone = self.offers.iter().enumerate().find(|(_, offer)| goes(offer));
         let shared = self.choose_shared(now, may_start);
         match (alone, shared) {
@@ -211,7 +211,7 @@ impl BatcherCore {
         let mut records = 0;
         let mut bytes = self.limits.envelope_bytes;
         let mut overflow = None;
-        let thin = |offer: &Pending| may_be_sealed(offer, now, may_start) && !goes_alone(offer);
+        let thin = |offer: &PendingOffer| may_be_sealed(offer, now, may_start) && !goes_alone(offer);
         for (index, offer) in self.offers.iter().enumerate().filter(|(_, offer)| thin(offer)) {
             if records + offer.cut.records
                 > mutant!("batch-over-its-limit", self.limits.records_max, self.limits.records_max + 2)
@@ -240,7 +240,7 @@ impl BatcherCore {
         mutant!("window-too-long", window, window * 2 + Duration::from_millis(200))
     }
 
-    fn reason_alone(&self, offer: &Pending) -> CloseReason {
+    fn reason_alone(&self, offer: &PendingOffer) -> CloseReason {
         if offer.alone {
             CloseReason::Retry
         } else if offer.cut.records == self.limits.records_max {
@@ -251,15 +251,15 @@ impl BatcherCore {
     }
 }
 
-fn may_be_sealed(offer: &Pending, now: Moment, may_start: &dyn Fn(i32) -> bool) -> bool {
+fn may_be_sealed(offer: &PendingOffer, now: Moment, may_start: &dyn Fn(i32) -> bool) -> bool {
     may_start(offer.partition) && offer.expires.is_none_or(|expires| now < expires)
 }
 
-fn goes_alone(offer: &Pending) -> bool {
+fn goes_alone(offer: &PendingOffer) -> bool {
     offer.alone || offer.cut.full
 }
 
-fn share(offer: &Pending) -> usize {
+fn share(offer: &PendingOffer) -> usize {
     offer.key_bytes + offer.cut.payload_bytes
 }
 
@@ -278,14 +278,14 @@ mod tests {
         Moment::from_micros(ms * 1000)
     }
 
-    fn offer(partition: i32, records: u32, bytes: usize, oldest_ms: u64) -> Pending {
-        let mut cut = Cut::empty(Offset(0));
+    fn offer(partition: i32, records: u32, bytes: usize, oldest_ms: u64) -> PendingOffer {
+        let mut cut = PartitionBatch::empty(Offset(0));
         cut.records = records;
         cut.payload_bytes = bytes;
         cut.oldest = at(oldest_ms);
         cut.full = records == LIMITS.records_max;
         let (epoch, seq, attempt) = (Epoch(1), 1, 1);
-        Pending { partition, epoch, seq, cut, attempt, alone: false, key_bytes: 10, expires: None }
+        PendingOffer { partition, epoch, seq, cut, attempt, alone: false, key_bytes: 10, expires: None }
     }
 
     fn any(_: i32) -> bool {
@@ -299,7 +299,7 @@ mod tests {
         core.offer(offer(1, 100, 1000, 5));
         let plan = core.seal(at(6), &any).expect("due");
         assert_eq!((plan.parts.len(), plan.parts[0].partition, plan.reason), (1, 1, CloseReason::Count));
-        assert_eq!(core.ready(at(6), &any), Ready::At(at(500)));
+        assert_eq!(core.ready(at(6), &any), SealCondition::At(at(500)));
     }
 
     #[test]
@@ -311,14 +311,14 @@ mod tests {
         let plan = core.seal(at(500), &any).expect("due");
         assert_eq!(plan.reason, CloseReason::Window);
         assert_eq!(plan.parts.iter().map(|part| part.partition).collect::<Vec<_>>(), [1, 0]);
-        assert_eq!(core.ready(at(500), &any), Ready::Never);
+        assert_eq!(core.ready(at(500), &any), SealCondition::Never);
     }
 
     #[test]
     fn a_window_of_zero_seals_at_once() {
         let mut core = BatcherCore::new(BatchLimits { window: Duration::ZERO, ..LIMITS });
         core.offer(offer(0, 1, 10, 7));
-        assert_eq!(core.ready(at(7), &any), Ready::Now);
+        assert_eq!(core.ready(at(7), &any), SealCondition::Now);
     }
 
     #[test]
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn a_retry_goes_alone_and_a_partition_that_may_not_start_stays() {
         let mut core = BatcherCore::new(LIMITS);
-        core.offer(Pending { attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
+        core.offer(PendingOffer { attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
         core.offer(offer(1, 3, 30, 0));
         assert!(core.seal(at(1), &|partition| partition != 0).is_none());
         let plan = core.seal(at(1), &any).expect("due");
@@ -343,15 +343,15 @@ mod tests {
     #[test]
     fn what_has_grown_too_old_is_not_sealed_and_holds_nobody_up() {
         let mut core = BatcherCore::new(LIMITS);
-        core.offer(Pending { expires: Some(at(300)), ..offer(0, 3, 30, 0) });
+        core.offer(PendingOffer { expires: Some(at(300)), ..offer(0, 3, 30, 0) });
         core.offer(offer(1, 3, 30, 10));
-        assert_eq!(core.ready(at(300), &any), Ready::At(at(510)), "the other one's window");
+        assert_eq!(core.ready(at(300), &any), SealCondition::At(at(510)), "the other one's window");
         let plan = core.seal(at(600), &any).expect("due");
         assert_eq!(plan.parts.iter().map(|part| part.partition).collect::<Vec<_>>(), [1]);
-        assert_eq!(core.ready(at(600), &any), Ready::At(at(650)), "looked at again, not spun on");
-        core.offer(Pending { expires: Some(at(700)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
+        assert_eq!(core.ready(at(600), &any), SealCondition::At(at(650)), "looked at again, not spun on");
+        core.offer(PendingOffer { expires: Some(at(700)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
         assert!(core.seal(at(700), &any).is_none(), "a retry neither");
-        core.offer(Pending { expires: Some(at(800)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
+        core.offer(PendingOffer { expires: Some(at(800)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
         assert!(core.seal(at(799), &any).is_some());
     }
 
@@ -361,8 +361,8 @@ mod tests {
         core.offer(offer(0, 3, 30, 0));
         assert!(core.seal(at(500), &any).is_some());
         core.offer(offer(0, 5, 50, 0));
-        assert_eq!(core.ready(at(500), &any), Ready::Never);
-        core.offer(Pending { seq: 2, ..offer(0, 2, 20, 0) });
+        assert_eq!(core.ready(at(500), &any), SealCondition::Never);
+        core.offer(PendingOffer { seq: 2, ..offer(0, 2, 20, 0) });
         assert!(core.seal(at(500), &any).is_some(), "the next one is");
         core.forget(0);
         core.offer(offer(0, 3, 30, 0));
@@ -378,7 +378,7 @@ mod tests {
             let mut core = BatcherCore::new(LIMITS);
             let mut newest = HashMap::new();
             for (seq, (partition, records, bytes, oldest, attempt)) in offers.into_iter().enumerate() {
-                core.offer(Pending {
+                core.offer(PendingOffer {
                     seq: seq as u64,
                     attempt,
                     alone: attempt > 1,
@@ -396,7 +396,7 @@ mod tests {
                 }
             }
             prop_assert!(newest.is_empty(), "left behind: {:?}", newest);
-            prop_assert_eq!(core.ready(end, &any), Ready::Never);
+            prop_assert_eq!(core.ready(end, &any), SealCondition::Never);
         }
     }
 }

@@ -4,15 +4,15 @@ use actix::{Addr, Message};
 use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
-use crate::credit::bytes::Lease;
+use crate::credit::bytes::MemoryLease;
 use crate::credit::slots::Slot;
 use crate::partition::actor::PartitionActor;
-use crate::partition::cut::Cut;
+use crate::partition::cut::PartitionBatch;
 
 /// A partition of this consumer has started.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Register {
+pub struct RegisterPartition {
     /// Partition index.
     pub partition: i32,
     /// Which ownership.
@@ -32,7 +32,7 @@ pub struct Offer {
     /// Which offer.
     pub seq: u64,
     /// The records.
-    pub cut: Cut,
+    pub cut: PartitionBatch,
     /// 1 for the first attempt.
     pub attempt: u32,
     /// It shares a batch with no other partition.
@@ -44,7 +44,7 @@ pub struct Offer {
 /// A partition takes its offer back.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Withdraw {
+pub struct WithdrawOffer {
     /// Partition index.
     pub partition: i32,
     /// Which ownership.
@@ -56,7 +56,7 @@ pub struct Withdraw {
 /// A partition has ended: nothing more from or to it.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Unregister {
+pub struct UnregisterPartition {
     /// Partition index.
     pub partition: i32,
     /// Which ownership.
@@ -71,4 +71,4 @@ pub struct SlotGranted(pub Slot);
 /// The payload bytes that were asked for.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct BytesGranted(pub Lease);
+pub struct BytesGranted(pub MemoryLease);

@@ -3,6 +3,7 @@
 pub mod actor;
 mod answers;
 pub mod core;
+mod dispatch;
 pub mod messages;
 pub mod payload;
 pub mod settle;

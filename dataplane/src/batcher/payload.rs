@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use lighterman_proto::event::{Envelope, EventWriter};
+use lighterman_proto::event::{EventEnvelope, EventWriter};
 use parking_lot::Mutex;
 
-use super::core::Plan;
+use super::core::SealedBatch;
 
 /// Kept buffers come on top of the memory budget: together at most this share of it.
 const KEPT_SHARE_OF_BUDGET: usize = 32;
@@ -16,12 +16,12 @@ const KEPT_BYTES_EACH_MAX: usize = 1024 * 1024;
 /// Payload buffers that come back once the connector has let go of them; one pool for a node, clones share it.
 #[derive(Clone)]
 pub struct PayloadPool {
-    shelf: Arc<Mutex<Shelf>>,
+    shelf: Arc<Mutex<PayloadBuffers>>,
     kept_bytes_max: usize,
 }
 
 #[derive(Default)]
-struct Shelf {
+struct PayloadBuffers {
     buffers: Vec<BytesMut>,
     bytes: usize,
 }
@@ -56,7 +56,7 @@ impl PayloadPool {
 }
 
 /// Writes the event of `plan`. Its length is `plan.payload_bytes`, exactly.
-pub fn write(plan: &Plan, envelope: &Envelope, buffer: BytesMut) -> Bytes {
+pub fn write(plan: &SealedBatch, envelope: &EventEnvelope, buffer: BytesMut) -> Bytes {
     let mut writer = EventWriter::new(envelope, buffer);
     for part in &plan.parts {
         writer.begin_partition(part.partition);

@@ -7,26 +7,26 @@ use lighterman_proto::ids::{Epoch, Offset};
 use lighterman_proto::response::failed_items;
 use lighterman_proto::units::{BATCH_RECORDS_MAX, Moment, TimestampMs};
 
-use crate::invoker::Verdict;
+use crate::invoker::InvocationOutcome;
 use crate::invoker::verdict::AnswerFacts;
-use crate::partition::cut::Cut;
-use crate::partition::effects::Resolution;
-use crate::partition::work::Failure;
+use crate::partition::cut::PartitionBatch;
+use crate::partition::effects::BatchResolution;
+use crate::partition::work::AttemptFailure;
 
 /// A partition's share of a batch that was sent.
 #[derive(Debug)]
-pub struct Member {
+pub struct BatchShare {
     /// Partition index.
     pub partition: i32,
     /// Which ownership.
     pub epoch: Epoch,
     /// Its records, kept when the function may answer for each of them.
-    pub cut: Option<Cut>,
+    pub cut: Option<PartitionBatch>,
 }
 
 /// What is known beside the verdict.
 #[derive(Debug)]
-pub struct Settling<'s> {
+pub struct ResultContext<'s> {
     /// Topic of the mapping.
     pub topic: &'s str,
     /// `ReportBatchItemFailures`.
@@ -41,51 +41,56 @@ pub struct Settling<'s> {
 
 /// What became of a batch: what went wrong, for people, and a resolution for each member, in their order.
 #[derive(Debug)]
-pub struct Settled {
+pub struct BatchResult {
     /// Nothing when all went well.
     pub error: Option<String>,
     /// Records that failed, as AWS counts them: all of the batch unless the function named some.
     pub records_failed: u32,
     /// One for each member.
-    pub resolutions: Vec<Resolution>,
+    pub resolutions: Vec<BatchResolution>,
 }
 
 /// Decides.
-pub fn settle(verdict: &Verdict, members: &[Member], records: u32, settling: &Settling<'_>) -> Settled {
+pub fn partition_results(
+    verdict: &InvocationOutcome,
+    members: &[BatchShare],
+    records: u32,
+    settling: &ResultContext<'_>,
+) -> BatchResult {
     match verdict {
-        Verdict::Delivered { response } if settling.partial_responses => {
+        InvocationOutcome::Delivered { response } if settling.partial_responses => {
             read_response(response, members, records, settling)
         }
-        Verdict::Delivered { .. } => alike(members, None, 0, || Resolution::Delivered),
-        Verdict::FunctionError { error_type, message } => {
+        InvocationOutcome::Delivered { .. } => alike(members, None, 0, || BatchResolution::Delivered),
+        InvocationOutcome::FunctionError { error_type, message } => {
             let failure = settling.failure(error_type, message);
             failed(members, records, verdict.explain(), failure, settling)
         }
-        Verdict::TooLarge => {
+        InvocationOutcome::TooLarge => {
             let (mixed, again_at) = (members.len() > 1, settling.again_at);
             let failure = settling.failure("RequestTooLarge", &verdict.explain());
             alike(members, Some(verdict.explain()), records, || {
                 let failure = Arc::clone(&failure);
-                Resolution::TooLarge { mixed, failure, again_at }
+                BatchResolution::TooLarge { mixed, failure, again_at }
             })
         }
-        Verdict::Throttled { .. }
-        | Verdict::Withheld
-        | Verdict::ServiceError { .. }
-        | Verdict::ConfigError { .. }
-        | Verdict::Unknown { .. } => {
-            let none = matches!(verdict, Verdict::Throttled { .. } | Verdict::Withheld);
+        InvocationOutcome::Throttled { .. }
+        | InvocationOutcome::Withheld
+        | InvocationOutcome::ServiceError { .. }
+        | InvocationOutcome::ConfigError { .. }
+        | InvocationOutcome::Unknown { .. } => {
+            let none = matches!(verdict, InvocationOutcome::Throttled { .. } | InvocationOutcome::Withheld);
             let records_failed = if none { 0 } else { records };
-            alike(members, Some(verdict.explain()), records_failed, || Resolution::Again {
+            alike(members, Some(verdict.explain()), records_failed, || BatchResolution::Again {
                 at: settling.again_at,
             })
         }
     }
 }
 
-impl Settling<'_> {
-    fn failure(&self, error_type: &str, message: &str) -> Arc<Failure> {
-        Arc::new(Failure {
+impl ResultContext<'_> {
+    fn failure(&self, error_type: &str, message: &str) -> Arc<AttemptFailure> {
+        Arc::new(AttemptFailure {
             at: self.wall,
             error_type: error_type.to_owned(),
             message: message.to_owned(),
@@ -95,30 +100,35 @@ impl Settling<'_> {
 }
 
 fn alike(
-    members: &[Member],
+    members: &[BatchShare],
     error: Option<String>,
     records_failed: u32,
-    resolution: impl Fn() -> Resolution,
-) -> Settled {
-    Settled { error, records_failed, resolutions: members.iter().map(|_| resolution()).collect() }
+    resolution: impl Fn() -> BatchResolution,
+) -> BatchResult {
+    BatchResult { error, records_failed, resolutions: members.iter().map(|_| resolution()).collect() }
 }
 
 fn failed(
-    members: &[Member],
+    members: &[BatchShare],
     records: u32,
     error: String,
-    failure: Arc<Failure>,
-    settling: &Settling<'_>,
-) -> Settled {
+    failure: Arc<AttemptFailure>,
+    settling: &ResultContext<'_>,
+) -> BatchResult {
     let (mixed, again_at) = (members.len() > 1, settling.again_at);
     alike(members, Some(error), records, || {
         let failure = Arc::clone(&failure);
-        Resolution::Failed { mixed, failure, again_at }
+        BatchResolution::Failed { mixed, failure, again_at }
     })
 }
 
 /// A response that is not what AWS says it must be, or names what was not in the batch, fails all of the batch.
-fn read_response(response: &[u8], members: &[Member], records: u32, settling: &Settling<'_>) -> Settled {
+fn read_response(
+    response: &[u8],
+    members: &[BatchShare],
+    records: u32,
+    settling: &ResultContext<'_>,
+) -> BatchResult {
     let named = match named_in(response, members, settling.topic) {
         Ok(named) => named,
         Err(error) => {
@@ -129,24 +139,24 @@ fn read_response(response: &[u8], members: &[Member], records: u32, settling: &S
     };
     let records_failed = named.values().map(|offsets| offsets.len() as u32).sum();
     if records_failed == 0 {
-        return alike(members, None, 0, || Resolution::Delivered);
+        return alike(members, None, 0, || BatchResolution::Delivered);
     }
     let text = format!("the function reported {records_failed} of {records} records as failed");
     let failure = settling.failure("BatchItemFailures", &text);
-    let resolution = |member: &Member| match named.get(&member.partition) {
-        None => Resolution::Delivered,
-        Some(failed) => Resolution::Partial {
+    let resolution = |member: &BatchShare| match named.get(&member.partition) {
+        None => BatchResolution::Delivered,
+        Some(failed) => BatchResolution::Partial {
             failed: mutant!("failed-items-ignored", failed.clone(), BTreeSet::new()),
             failure: Arc::clone(&failure),
             again_at: settling.again_at,
         },
     };
-    Settled { error: Some(text), records_failed, resolutions: members.iter().map(resolution).collect() }
+    BatchResult { error: Some(text), records_failed, resolutions: members.iter().map(resolution).collect() }
 }
 
 fn named_in(
     response: &[u8],
-    members: &[Member],
+    members: &[BatchShare],
     topic: &str,
 ) -> Result<BTreeMap<i32, BTreeSet<Offset>>, String> {
     let items =
@@ -174,46 +184,49 @@ mod tests {
 
     const AT: Moment = Moment::from_micros(9);
 
-    fn members(partitions: &[i32]) -> Vec<Member> {
+    fn members(partitions: &[i32]) -> Vec<BatchShare> {
         let records = batch(10, &[(0, 5), (1, 5), (2, 5)], 2, false);
-        let member =
-            |partition: &i32| Member { partition: *partition, epoch: Epoch(1), cut: Some(cut_of(&records)) };
+        let member = |partition: &i32| BatchShare {
+            partition: *partition,
+            epoch: Epoch(1),
+            cut: Some(cut_of(&records)),
+        };
         partitions.iter().map(member).collect()
     }
 
-    fn settled(verdict: &Verdict, partitions: &[i32], partial_responses: bool) -> Settled {
+    fn settled(verdict: &InvocationOutcome, partitions: &[i32], partial_responses: bool) -> BatchResult {
         let (facts, wall) = (None, TimestampMs(1));
-        let settling = Settling { topic: "t", partial_responses, facts, wall, again_at: AT };
-        settle(verdict, &members(partitions), 3 * partitions.len() as u32, &settling)
+        let settling = ResultContext { topic: "t", partial_responses, facts, wall, again_at: AT };
+        partition_results(verdict, &members(partitions), 3 * partitions.len() as u32, &settling)
     }
 
-    fn answered(body: &'static str) -> Verdict {
-        Verdict::Delivered { response: body.into() }
+    fn answered(body: &'static str) -> InvocationOutcome {
+        InvocationOutcome::Delivered { response: body.into() }
     }
 
     #[test]
     fn only_what_the_function_did_itself_uses_an_attempt() {
         let text = String::new;
         for verdict in [
-            Verdict::Throttled { reason: text(), retry_after: None },
-            Verdict::Withheld,
-            Verdict::ServiceError { message: text() },
-            Verdict::ConfigError { message: text() },
-            Verdict::Unknown { message: text() },
+            InvocationOutcome::Throttled { reason: text(), retry_after: None },
+            InvocationOutcome::Withheld,
+            InvocationOutcome::ServiceError { message: text() },
+            InvocationOutcome::ConfigError { message: text() },
+            InvocationOutcome::Unknown { message: text() },
         ] {
             assert_eq!(
                 settled(&verdict, &[0], true).resolutions,
-                [Resolution::Again { at: AT }],
+                [BatchResolution::Again { at: AT }],
                 "{verdict:?}"
             );
         }
-        let failed = Verdict::FunctionError { error_type: "E".into(), message: text() };
+        let failed = InvocationOutcome::FunctionError { error_type: "E".into(), message: text() };
         for (partitions, expected) in [(&[0][..], false), (&[0, 1][..], true)] {
             for resolution in settled(&failed, partitions, true).resolutions {
-                assert!(matches!(resolution, Resolution::Failed { mixed, .. } if mixed == expected));
+                assert!(matches!(resolution, BatchResolution::Failed { mixed, .. } if mixed == expected));
             }
-            for resolution in settled(&Verdict::TooLarge, partitions, true).resolutions {
-                assert!(matches!(resolution, Resolution::TooLarge { mixed, .. } if mixed == expected));
+            for resolution in settled(&InvocationOutcome::TooLarge, partitions, true).resolutions {
+                assert!(matches!(resolution, BatchResolution::TooLarge { mixed, .. } if mixed == expected));
             }
         }
     }
@@ -222,18 +235,22 @@ mod tests {
     fn named_records_fail_and_everything_else_of_the_batch_is_delivered() {
         let named = answered(r#"{"batchItemFailures":[{"itemIdentifier":{"partition":"t-1","offset":11}}]}"#);
         let settled = settled(&named, &[0, 1], true);
-        assert_eq!((settled.records_failed, &settled.resolutions[0]), (1, &Resolution::Delivered));
-        let Resolution::Partial { failed, .. } = &settled.resolutions[1] else { panic!("{settled:?}") };
+        assert_eq!((settled.records_failed, &settled.resolutions[0]), (1, &BatchResolution::Delivered));
+        let BatchResolution::Partial { failed, .. } = &settled.resolutions[1] else { panic!("{settled:?}") };
         assert_eq!(failed, &BTreeSet::from([Offset(11)]));
     }
 
     #[test]
     fn a_response_counts_only_where_the_mapping_asks_for_it() {
         let named = answered(r#"{"batchItemFailures":[{"itemIdentifier":{"partition":"t-0","offset":11}}]}"#);
-        assert_eq!(settled(&named, &[0], false).resolutions, [Resolution::Delivered]);
+        assert_eq!(settled(&named, &[0], false).resolutions, [BatchResolution::Delivered]);
         for good in ["null", "{}", r#"{"batchItemFailures":[]}"#] {
             let settled = settled(&answered(good), &[0], true);
-            assert_eq!((settled.error, settled.resolutions), (None, vec![Resolution::Delivered]), "{good}");
+            assert_eq!(
+                (settled.error, settled.resolutions),
+                (None, vec![BatchResolution::Delivered]),
+                "{good}"
+            );
         }
     }
 
@@ -246,7 +263,7 @@ mod tests {
             r#"{"batchItemFailures":[{"itemIdentifier":{"partition":"t-7","offset":11}}]}"#,
         ] {
             for resolution in settled(&answered(bad), &[0, 1], true).resolutions {
-                assert!(matches!(resolution, Resolution::Failed { .. }), "{bad}");
+                assert!(matches!(resolution, BatchResolution::Failed { .. }), "{bad}");
             }
         }
     }

@@ -17,12 +17,12 @@ use lighterman_proto::ids::MappingId;
 use tokio::sync::watch;
 
 use self::console::{ConsoleObserver, FunctionStart};
-use super::run::{Signals, drain, with_settings};
+use super::run::{StopSignals, drain, with_settings};
 use super::{EXIT_FAILED, SettingsArgs, print_line, print_problem};
 use crate::app::node::{NodeListeners, RunningNode};
 use crate::config::Settings;
-use crate::local::broker::{Broker, BrokerSettings};
-use crate::local::function_host::command::{FunctionCommand, Interpreters};
+use crate::local::broker::{BrokerSettings, EmbeddedBroker};
+use crate::local::function_host::command::{FunctionCommand, InterpreterPaths};
 use crate::local::function_host::observer::FunctionObserver;
 use crate::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
 use crate::local::sample_records::{SampleError, SampleProducer};
@@ -105,7 +105,7 @@ fn tempdir() -> std::io::Result<PathBuf> {
 }
 
 async fn dev(args: &DevArgs, settings: Settings) -> anyhow::Result<()> {
-    let signals = Signals::listen()?;
+    let signals = StopSignals::listen()?;
     let listeners = ports::listen(&settings)?;
     let settings = settings.listening_on(listeners.api.local_addr()?, listeners.metrics.local_addr()?);
     let broker = match &args.kafka {
@@ -145,7 +145,7 @@ impl DevSetup<'_> {
         &self,
         listeners: NodeListeners,
         started: watch::Receiver<FunctionStart>,
-        mut signals: Signals,
+        mut signals: StopSignals,
     ) -> anyhow::Result<()> {
         let up = tokio::select! {
             up = self.start(listeners, started) => up?,
@@ -321,10 +321,14 @@ impl ResolvedCount {
 }
 
 /// The embedded broker, on Kafka's port when it is free.
-fn start_broker() -> anyhow::Result<Broker> {
+fn start_broker() -> anyhow::Result<EmbeddedBroker> {
     let wanted = SocketAddr::from(([127, 0, 0, 1], KAFKA_PORT));
     let start = |listen| {
-        Broker::start(BrokerSettings { listen, auto_create_partitions: 1, ..BrokerSettings::default() })
+        EmbeddedBroker::start(BrokerSettings {
+            listen,
+            auto_create_partitions: 1,
+            ..BrokerSettings::default()
+        })
     };
     match start(wanted) {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
@@ -345,7 +349,7 @@ fn host_function(
         None => FunctionCommand::sample()?,
         Some(text) => {
             let project = std::env::current_dir().context("the project's folder is not known")?;
-            FunctionCommand::resolve(text, &project, &Interpreters::default())?
+            FunctionCommand::resolve(text, &project, &InterpreterPaths::default())?
         }
     };
     let function = FunctionSpec {

@@ -12,7 +12,7 @@ use lighterman_proto::filter::{FILTERS_MAX, PatternError};
 use serde_json::json;
 
 use super::{EXIT_FAILED, EXIT_FINE, EXIT_USAGE, OutputFormat, print_line, print_problem};
-use crate::control::trial::{Sample, Trial};
+use crate::control::trial::{FilterSample, FilterTest};
 
 /// Shown under `--help`.
 pub const EXAMPLES: &str = "Examples:
@@ -55,8 +55,8 @@ pub struct TestArgs {
     #[arg(long, value_name = "JSON|@FILE", conflicts_with = "pattern")]
     pub filter_criteria: Option<String>,
     /// What a line of the file is
-    #[arg(long, value_enum, default_value_t = Line::Values)]
-    pub records_are: Line,
+    #[arg(long, value_enum, default_value_t = PatternLine::Values)]
+    pub records_are: PatternLine,
     /// File with a record on each line; - for standard input
     #[arg(value_name = "FILE", default_value = "-")]
     pub records: PathBuf,
@@ -64,7 +64,7 @@ pub struct TestArgs {
 
 /// What a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Line {
+pub enum PatternLine {
     /// The value of a record.
     Values,
     /// A record as JSON.
@@ -154,17 +154,17 @@ fn try_all(test: &TestArgs, criteria: &FilterCriteria, output: OutputFormat) -> 
     Ok(())
 }
 
-fn trial(line: Line, text: &[u8], criteria: &FilterCriteria) -> anyhow::Result<Trial> {
+fn trial(line: PatternLine, text: &[u8], criteria: &FilterCriteria) -> anyhow::Result<FilterTest> {
     match line {
-        Line::Values => Ok(Trial::of_value(text, criteria)),
-        Line::Records => {
-            let sample: Sample = serde_json::from_slice(text).context("this is no record")?;
+        PatternLine::Values => Ok(FilterTest::of_value(text, criteria)),
+        PatternLine::Records => {
+            let sample: FilterSample = serde_json::from_slice(text).context("this is no record")?;
             sample.trial(criteria).map_err(anyhow::Error::msg)
         }
     }
 }
 
-fn show(number: u64, trial: Trial, text: &[u8], output: OutputFormat) {
+fn show(number: u64, trial: FilterTest, text: &[u8], output: OutputFormat) {
     if output == OutputFormat::Json {
         let mut shown = trial.shown();
         shown["Line"] = json!(number);

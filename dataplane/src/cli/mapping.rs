@@ -102,8 +102,8 @@ pub struct CreateArgs {
     #[arg(long)]
     pub topic: String,
     /// Where to begin without committed offsets
-    #[arg(long, value_enum, default_value_t = StartingPosition::TrimHorizon)]
-    pub starting_position: StartingPosition,
+    #[arg(long, value_enum, default_value_t = PositionChoice::TrimHorizon)]
+    pub starting_position: PositionChoice,
     /// Begin at the first record from this time on: seconds since 1970
     #[arg(long, value_name = "SECONDS", required_if_eq("starting_position", "at-timestamp"))]
     pub starting_timestamp: Option<f64>,
@@ -159,7 +159,7 @@ pub struct TuningArgs {
 
 /// Where a mapping begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StartingPosition {
+pub enum PositionChoice {
     /// At the oldest record.
     TrimHorizon,
     /// At the next record.
@@ -242,9 +242,9 @@ fn rows(mappings: &[Value]) -> Vec<Vec<String>> {
 
 fn create_body(create: &CreateArgs) -> Value {
     let position = match create.starting_position {
-        StartingPosition::TrimHorizon => "TRIM_HORIZON",
-        StartingPosition::Latest => "LATEST",
-        StartingPosition::AtTimestamp => "AT_TIMESTAMP",
+        PositionChoice::TrimHorizon => "TRIM_HORIZON",
+        PositionChoice::Latest => "LATEST",
+        PositionChoice::AtTimestamp => "AT_TIMESTAMP",
     };
     let mut body = json!({
         "FunctionName": create.function,
@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    enum Later {
+    enum PositionArgument {
         Mapping(MappingArgs),
         Audit(crate::cli::audit::AuditArgs),
         Keys(crate::cli::keys::KeysArgs),
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn all_arguments_are_well_formed_and_examples_parse() {
-        Later::command().debug_assert();
+        PositionArgument::command().debug_assert();
         for examples in [
             EXAMPLES,
             super::super::keys::EXAMPLES,
@@ -329,7 +329,7 @@ mod tests {
         ] {
             for line in examples.lines().skip(1).take_while(|line| !line.is_empty()) {
                 let line = line.split('#').next().unwrap_or(line);
-                let parsed = Later::try_parse_from(line.split_whitespace());
+                let parsed = PositionArgument::try_parse_from(line.split_whitespace());
                 assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("wrong"));
             }
         }

@@ -34,7 +34,7 @@ pub const EXIT_USAGE: u8 = 2;
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -47,7 +47,7 @@ Every key of the configuration file has an environment variable: LIGHTERMAN_ and
 
 /// The commands this binary has.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Validate the configuration and print what is in force, secrets hidden
     #[command(after_help = check::EXAMPLES)]
     Check(check::CheckArgs),
@@ -132,14 +132,14 @@ pub fn main() -> ExitCode {
     }
     // clap prints usage errors itself and ends with 2, as interface and shells expect.
     match Cli::parse().command {
-        Command::Check(args) => check::run(&args),
-        Command::Dev(args) => dev::run(&args),
-        Command::Run(args) => run::run(&args),
-        Command::Keys(args) => keys::run(&args),
-        Command::Mapping(args) => mapping::run(&args),
-        Command::Audit(args) => audit::run(&args),
-        Command::Filter(args) => filter::run(&args),
-        Command::Top(args) => top::run(&args),
+        CliCommand::Check(args) => check::run(&args),
+        CliCommand::Dev(args) => dev::run(&args),
+        CliCommand::Run(args) => run::run(&args),
+        CliCommand::Keys(args) => keys::run(&args),
+        CliCommand::Mapping(args) => mapping::run(&args),
+        CliCommand::Audit(args) => audit::run(&args),
+        CliCommand::Filter(args) => filter::run(&args),
+        CliCommand::Top(args) => top::run(&args),
     }
 }
 

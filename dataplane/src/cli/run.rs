@@ -34,7 +34,7 @@ async fn node(settings: Settings) -> anyhow::Result<()> {
         "`control.bootstrap` is set, but this version of Lighterman runs a node alone: remove it"
     );
     // Before anything begins: what is told to go while it starts drains, too.
-    let mut signals = Signals::listen()?;
+    let mut signals = StopSignals::listen()?;
     let listeners = NodeListeners::bind(&settings)?;
     let settings = settings.listening_on(listeners.api.local_addr()?, listeners.metrics.local_addr()?);
     let port = tokio::select! {
@@ -60,7 +60,7 @@ async fn node(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// Drains `node`; a second signal, or the deadline, ends it as a kill would.
-pub(super) async fn drain(node: RunningNode, signals: &mut Signals) -> anyhow::Result<()> {
+pub(super) async fn drain(node: RunningNode, signals: &mut StopSignals) -> anyhow::Result<()> {
     tokio::select! {
         drained = node.drain() => {
             anyhow::ensure!(drained, "the drain deadline came before everything in flight was answered");
@@ -71,12 +71,12 @@ pub(super) async fn drain(node: RunningNode, signals: &mut Signals) -> anyhow::R
 }
 
 /// SIGTERM and SIGINT.
-pub(super) struct Signals {
+pub(super) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
+impl StopSignals {
     pub(super) fn listen() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }

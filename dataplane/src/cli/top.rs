@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use super::run::{Signals, with_settings};
+use super::run::{StopSignals, with_settings};
 use super::{OutputFormat, SettingsArgs, api, print_line};
 use crate::control::client::ApiClient;
 
@@ -36,7 +36,7 @@ pub fn run(args: &TopArgs) -> ExitCode {
     let live = args.output == OutputFormat::Table && std::io::stdout().is_terminal();
     with_settings(&args.settings, |settings| async move {
         let client = api::client(&settings)?;
-        let mut signals = Signals::listen()?;
+        let mut signals = StopSignals::listen()?;
         loop {
             let reply = partition_map(&client, args.mapping).await?;
             if live {

@@ -2,7 +2,7 @@
 
 /// One thing that can be configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
+pub struct ConfigKey {
     /// Its path in the file, dots between tables.
     pub path: &'static str,
     /// Its value when nobody sets it; empty: none, or found out at start.
@@ -13,17 +13,20 @@ pub struct Key {
     pub secret: bool,
 }
 
-const fn key(path: &'static str, default: &'static str, about: &'static str) -> Key {
-    Key { path, default, about, secret: false }
+const fn key(path: &'static str, default: &'static str, about: &'static str) -> ConfigKey {
+    ConfigKey { path, default, about, secret: false }
 }
 
 /// All keys, in the order in which they are shown.
-pub const KEYS: &[Key] = &[
+pub const KEYS: &[ConfigKey] = &[
     key("listen", "127.0.0.1:9010", "address of the control API"),
     key("metrics_listen", "127.0.0.1:9011", "address of /metrics, /healthz and /readyz"),
     key("data_dir", "./lighterman-data", "folder of the embedded store"),
     key("root_access_key_id", "", "first API key; generated and printed once when absent"),
-    Key { secret: true, ..key("root_secret_access_key", "", "its secret; set with root_access_key_id") },
+    ConfigKey {
+        secret: true,
+        ..key("root_secret_access_key", "", "its secret; set with root_access_key_id")
+    },
     key("region", "", "AWS region in ARNs; AWS_REGION or us-east-1 when absent"),
     key("account_id", "000000000000", "AWS account in ARNs, twelve digits"),
     key(
@@ -65,12 +68,12 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// The key with this path.
-pub(super) fn by_path(path: &str) -> Option<&'static Key> {
+pub(super) fn by_path(path: &str) -> Option<&'static ConfigKey> {
     KEYS.iter().find(|key| key.path == path)
 }
 
 /// The known path most like `path`.
 pub(super) fn nearest_path(path: &str) -> &'static str {
-    let likeness = |key: &&Key| (strsim::jaro_winkler(key.path, path) * 1e6) as u64;
+    let likeness = |key: &&ConfigKey| (strsim::jaro_winkler(key.path, path) * 1e6) as u64;
     KEYS.iter().max_by_key(likeness).map_or("", |key| key.path)
 }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::keys::{self, Key};
+use super::keys::{self, ConfigKey};
 use super::variables::{VariableMeaning, meaning_of};
 
 /// Where a value comes from; later ones win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
+pub enum ValueSource {
     /// Nobody set it.
     Default,
     /// The file.
@@ -22,7 +22,7 @@ pub enum Source {
     Flag,
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for ValueSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Default => "default",
@@ -81,7 +81,7 @@ pub enum ConfigError {
         /// Which key.
         key: &'static str,
         /// Who set it.
-        origin: Source,
+        origin: ValueSource,
         /// What is wrong and what would be right.
         why: String,
     },
@@ -89,21 +89,21 @@ pub enum ConfigError {
 
 /// Values as text, by key.
 #[derive(Default)]
-pub(super) struct Layers {
-    values: BTreeMap<&'static str, (Source, String)>,
+pub(super) struct ConfigLayers {
+    values: BTreeMap<&'static str, (ValueSource, String)>,
     foreign: Vec<String>,
 }
 
-impl Layers {
-    pub(super) fn get(&self, path: &'static str) -> (Source, &str) {
+impl ConfigLayers {
+    pub(super) fn get(&self, path: &'static str) -> (ValueSource, &str) {
         match self.values.get(path) {
             Some((source, text)) => (*source, text),
-            None => (Source::Default, keys::by_path(path).map_or("", |key| key.default)),
+            None => (ValueSource::Default, keys::by_path(path).map_or("", |key| key.default)),
         }
     }
 
     /// Who set each key that somebody set.
-    pub(super) fn origins(&self) -> BTreeMap<&'static str, Source> {
+    pub(super) fn origins(&self) -> BTreeMap<&'static str, ValueSource> {
         self.values.iter().map(|(path, (source, _))| (*path, *source)).collect()
     }
 
@@ -112,7 +112,7 @@ impl Layers {
         &self.foreign
     }
 
-    fn set(&mut self, source: Source, key: &'static Key, text: String) {
+    fn set(&mut self, source: ValueSource, key: &'static ConfigKey, text: String) {
         self.values.insert(key.path, (source, text));
     }
 
@@ -133,10 +133,10 @@ impl Layers {
                 (value, Some(key)) => {
                     let text = as_text(value).ok_or_else(|| ConfigError::Value {
                         key: key.path,
-                        origin: Source::File,
+                        origin: ValueSource::File,
                         why: "it takes a string, a number, or a list of strings".into(),
                     })?;
-                    self.set(Source::File, key, text);
+                    self.set(ValueSource::File, key, text);
                 }
                 (toml::Value::Table(inner), None) if is_table(&path) => {
                     self.add_table(file, &format!("{path}."), inner)?;
@@ -160,7 +160,7 @@ impl Layers {
                 None | Some(VariableMeaning::CommandLine) => {}
                 Some(VariableMeaning::Key(key)) => {
                     let text = value.into_string().map_err(|_| ConfigError::NotText(name.into()))?;
-                    self.set(Source::Environment, key, text);
+                    self.set(ValueSource::Environment, key, text);
                 }
                 Some(VariableMeaning::NearMiss(nearest)) => {
                     return Err(ConfigError::UnknownVariable { variable: name.into(), nearest });
@@ -175,7 +175,7 @@ impl Layers {
     pub(super) fn add_flags(&mut self, flags: &[(&'static str, String)]) {
         for (path, text) in flags {
             if let Some(key) = keys::by_path(path) {
-                self.set(Source::Flag, key, text.clone());
+                self.set(ValueSource::Flag, key, text.clone());
             }
         }
     }

@@ -7,10 +7,10 @@ mod settings;
 mod values;
 mod variables;
 
-pub use keys::{KEYS, Key};
-pub use layers::{ConfigError, Source};
+pub use keys::{ConfigKey, KEYS};
+pub use layers::{ConfigError, ValueSource};
 pub use settings::{
-    ControlSettings, InvokeClient, InvokeSettings, Isolation, KafkaSettings, LogFormat, LogSettings,
+    ControlSettings, InvokeClient, InvokeSettings, IsolationSetting, KafkaSettings, LogFormat, LogSettings,
     NodeSettings, Settings,
 };
 pub use variables::{ENVIRONMENT_PREFIX, environment_variable};

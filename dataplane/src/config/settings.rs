@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use tracing::level_filters::LevelFilter;
 
 use super::keys::KEYS;
-use super::layers::{ConfigError, Layers, Source};
+use super::layers::{ConfigError, ConfigLayers, ValueSource};
 use super::{machine, values};
 use crate::egress::Egress;
 use crate::kafka::group::GroupProtocol;
@@ -59,7 +59,7 @@ pub struct Settings {
     pub log: LogSettings,
     /// Environment variables that have our prefix and are another program's; they set nothing.
     pub foreign_variables: Vec<String>,
-    origins: BTreeMap<&'static str, Source>,
+    origins: BTreeMap<&'static str, ValueSource>,
     shown: String,
 }
 
@@ -87,12 +87,12 @@ pub struct KafkaSettings {
     /// Session timeout of the consumer groups; of the consumer protocol, where the broker does not tell its own.
     pub session_timeout: Duration,
     /// Whether records of open and aborted transactions are seen.
-    pub isolation: Isolation,
+    pub isolation: IsolationSetting,
 }
 
 /// Kafka's isolation level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isolation {
+pub enum IsolationSetting {
     /// Only what was committed.
     ReadCommitted,
     /// Everything that was written.
@@ -149,7 +149,7 @@ impl Settings {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         flags: &[(&'static str, String)],
     ) -> Result<Self, ConfigError> {
-        let mut layers = Layers::default();
+        let mut layers = ConfigLayers::default();
         if let Some(path) = file {
             let text = std::fs::read_to_string(path)
                 .map_err(|source| ConfigError::Unreadable { path: path.into(), source })?;
@@ -164,7 +164,7 @@ impl Settings {
         Self::from_layers(&layers, region)
     }
 
-    fn from_layers(layers: &Layers, region: String) -> Result<Self, ConfigError> {
+    fn from_layers(layers: &ConfigLayers, region: String) -> Result<Self, ConfigError> {
         use values::{optional, typed};
         let listen = typed(layers, "listen", values::address)?;
         let metrics_listen = typed(layers, "metrics_listen", values::address)?;
@@ -197,7 +197,7 @@ impl Settings {
         Ok(settings)
     }
 
-    fn check_together(&self, layers: &Layers) -> Result<(), ConfigError> {
+    fn check_together(&self, layers: &ConfigLayers) -> Result<(), ConfigError> {
         let wrong =
             |key, why: &str| Err(ConfigError::Value { key, origin: layers.get(key).0, why: why.into() });
         match (&self.root_access_key_id, &self.root_secret_access_key) {
@@ -216,8 +216,8 @@ impl Settings {
     }
 
     /// Who set the key at `path`.
-    pub fn origin_of(&self, path: &'static str) -> Source {
-        self.origins.get(path).copied().unwrap_or(Source::Default)
+    pub fn origin_of(&self, path: &'static str) -> ValueSource {
+        self.origins.get(path).copied().unwrap_or(ValueSource::Default)
     }
 
     /// These are the addresses that are listened on, whatever was asked for: a port 0 has become a port, which must not be
@@ -234,7 +234,7 @@ impl Settings {
         &self.shown
     }
 
-    fn show(&self, layers: &Layers) -> String {
+    fn show(&self, layers: &ConfigLayers) -> String {
         let mut shown = String::new();
         let mut table = "";
         for key in KEYS {
@@ -272,7 +272,7 @@ impl Settings {
     }
 
     /// The value in force as text; what was found out at start instead of an empty default.
-    fn value_of(&self, path: &'static str, layers: &Layers) -> Option<String> {
+    fn value_of(&self, path: &'static str, layers: &ConfigLayers) -> Option<String> {
         let found = match path {
             "region" => self.region.clone(),
             "node.id" => self.node.id.clone(),
@@ -285,13 +285,13 @@ impl Settings {
     }
 }
 
-fn control(layers: &Layers) -> Result<Option<ControlSettings>, ConfigError> {
+fn control(layers: &ConfigLayers) -> Result<Option<ControlSettings>, ConfigError> {
     let topic = values::typed(layers, "control.topic", values::word)?;
     let bootstrap = values::optional(layers, "control.bootstrap", values::brokers)?;
     Ok(bootstrap.map(|bootstrap| ControlSettings { bootstrap, topic }))
 }
 
-fn egress(layers: &Layers, listen: SocketAddr, metrics: SocketAddr) -> Result<Egress, ConfigError> {
+fn egress(layers: &ConfigLayers, listen: SocketAddr, metrics: SocketAddr) -> Result<Egress, ConfigError> {
     Ok(Egress {
         allow: values::typed(layers, "egress.allow", values::networks)?,
         deny: values::typed(layers, "egress.deny", values::networks)?,
@@ -300,11 +300,13 @@ fn egress(layers: &Layers, listen: SocketAddr, metrics: SocketAddr) -> Result<Eg
     })
 }
 
-fn kafka(layers: &Layers) -> Result<KafkaSettings, ConfigError> {
+fn kafka(layers: &ConfigLayers) -> Result<KafkaSettings, ConfigError> {
     // Brokers refuse other session timeouts: `group.min.session.timeout.ms` and `group.max.session.timeout.ms`.
     let (least, most) = (Duration::from_secs(6), Duration::from_mins(30));
-    let levels =
-        [("read_committed", Isolation::ReadCommitted), ("read_uncommitted", Isolation::ReadUncommitted)];
+    let levels = [
+        ("read_committed", IsolationSetting::ReadCommitted),
+        ("read_uncommitted", IsolationSetting::ReadUncommitted),
+    ];
     let protocols = [("classic", GroupProtocol::Classic), ("consumer", GroupProtocol::Consumer)];
     Ok(KafkaSettings {
         group_protocol: values::typed(layers, "kafka.group_protocol", |text| {
@@ -317,7 +319,7 @@ fn kafka(layers: &Layers) -> Result<KafkaSettings, ConfigError> {
     })
 }
 
-fn invoke(layers: &Layers) -> Result<InvokeSettings, ConfigError> {
+fn invoke(layers: &ConfigLayers) -> Result<InvokeSettings, ConfigError> {
     let (least, most) = (Duration::from_millis(1), Duration::from_hours(1));
     let clients = [("direct", InvokeClient::Direct), ("sdk", InvokeClient::Sdk)];
     Ok(InvokeSettings {
@@ -331,7 +333,7 @@ fn invoke(layers: &Layers) -> Result<InvokeSettings, ConfigError> {
     })
 }
 
-fn log(layers: &Layers) -> Result<LogSettings, ConfigError> {
+fn log(layers: &ConfigLayers) -> Result<LogSettings, ConfigError> {
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     let format = values::optional(layers, "log.format", |text| values::one_of(text, &formats))?;
     let usual = || if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };

@@ -32,7 +32,7 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(settings.control, None);
     assert_eq!(settings.drain_deadline, None);
     assert_eq!(settings.kafka.session_timeout, Duration::from_secs(10));
-    assert_eq!(settings.kafka.isolation, Isolation::ReadCommitted);
+    assert_eq!(settings.kafka.isolation, IsolationSetting::ReadCommitted);
     let pauses = |settings: &Settings| (settings.invoke.backoff_base, settings.invoke.backoff_max);
     assert_eq!(pauses(&settings), (Duration::from_millis(200), Duration::from_mins(1)));
     let set = load("[invoke]\nbackoff_base = '1s'", &[("LIGHTERMAN_INVOKE_BACKOFF_MAX", "5s")], &[]);

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::layers::{ConfigError, Layers};
+use super::layers::{ConfigError, ConfigLayers};
 
 /// `path` as `T`, by `parse`, whose error is the reason.
 pub(super) fn typed<T>(
-    layers: &Layers,
+    layers: &ConfigLayers,
     path: &'static str,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Result<T, ConfigError> {
@@ -19,7 +19,7 @@ pub(super) fn typed<T>(
 
 /// `path` as `T`, absent when empty.
 pub(super) fn optional<T>(
-    layers: &Layers,
+    layers: &ConfigLayers,
     path: &'static str,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Result<Option<T>, ConfigError> {

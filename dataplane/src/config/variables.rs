@@ -4,7 +4,7 @@
 //! Service (<https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>), Docker's links do the
 //! same. A Service called `lighterman`, or `lighterman-…`, gives them our prefix.
 
-use super::keys::{KEYS, Key};
+use super::keys::{ConfigKey, KEYS};
 
 /// How every variable of ours starts.
 pub const ENVIRONMENT_PREFIX: &str = "LIGHTERMAN_";
@@ -19,7 +19,7 @@ const SHORT_NAME_LETTERS: usize = 5;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum VariableMeaning {
     /// It sets this key.
-    Key(&'static Key),
+    Key(&'static ConfigKey),
     /// The command line reads it.
     CommandLine,
     /// A key that is misspelt, most likely this one.
@@ -67,7 +67,7 @@ fn is_service_variable(rest: &str) -> bool {
 
 /// The key that `rest`, a name behind our prefix, is a misspelling of: a few letters differ, or the table is left out.
 fn near_miss(rest: &str) -> Option<String> {
-    let of_key = |key: &Key| {
+    let of_key = |key: &ConfigKey| {
         let table_left_out =
             key.path.split_once('.').is_some_and(|(_, inside)| inside.to_ascii_uppercase() == rest);
         let name = environment_variable(key.path);

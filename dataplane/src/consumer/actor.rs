@@ -7,28 +7,28 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient};
-use lighterman_proto::event::Envelope;
-use lighterman_proto::filter::Filters;
+use lighterman_proto::event::EventEnvelope;
+use lighterman_proto::filter::FilterSet;
 use lighterman_proto::ids::{ConsumerId, Epoch, MappingId, TopicPartition};
-use lighterman_proto::records::Inflater;
+use lighterman_proto::records::BatchInflater;
 
 use super::messages::{
     ConsumerEvent, ConsumerReport, DrainPartition, FencePartitions, PartitionReport, PartitionState,
     StartPartition,
 };
-use super::status::StatusBoard;
+use super::status::MappingStatus;
 use crate::batcher::actor::{BatcherActor, BatcherParts};
-use crate::batcher::messages::Register;
-use crate::credit::bytes::ByteBudget;
+use crate::batcher::messages::RegisterPartition;
+use crate::credit::bytes::MemoryBudget;
 use crate::kafka::fetch::FetchRouter;
-use crate::offsets::actor::{CommitterActor, Follow};
-use crate::offsets::committer::Frontier;
+use crate::offsets::actor::{CommitterActor, FollowPartition};
+use crate::offsets::committer::CommitRequest;
 use crate::partition::actor::{PartitionActor, PartitionParts};
-use crate::partition::cut::CutLimits;
-use crate::partition::effects::Start;
-use crate::partition::failing::Burial;
-use crate::partition::messages::{Drain, Fence, GiveBack, Skip};
-use crate::partition::work::FailurePolicy;
+use crate::partition::cut::PartitionBatchLimits;
+use crate::partition::effects::PartitionConfig;
+use crate::partition::failing::DeadLetterSink;
+use crate::partition::messages::{Drain, Fence, GiveBack, SkipRecord};
+use crate::partition::work::FailureHandling;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
@@ -42,21 +42,21 @@ pub struct ConsumerParts {
     /// Topic of the mapping.
     pub topic: Arc<str>,
     /// The JSON around the records.
-    pub envelope: Arc<Envelope>,
+    pub envelope: Arc<EventEnvelope>,
     /// Which records are delivered.
-    pub filters: Arc<Filters>,
+    pub filters: Arc<FilterSet>,
     /// What a partition's share of a batch may hold.
-    pub limits: CutLimits,
+    pub limits: PartitionBatchLimits,
     /// What to do with records that fail.
-    pub policy: FailurePolicy,
+    pub policy: FailureHandling,
     /// How much each partition holds ahead, in bytes.
     pub buffer_bytes_target: usize,
     /// The node's bytes.
-    pub budget: ByteBudget,
+    pub budget: MemoryBudget,
     /// What may still be running.
     pub in_flight: InFlight,
     /// Where records go that are given up.
-    pub burial: Option<Arc<dyn Burial>>,
+    pub burial: Option<Arc<dyn DeadLetterSink>>,
     /// Where records come from on this arbiter.
     pub router: Addr<FetchRouter>,
     /// Where commits go.
@@ -66,7 +66,7 @@ pub struct ConsumerParts {
     /// Who decides.
     pub member: Recipient<ConsumerReport>,
     /// What is shown.
-    pub status: StatusBoard,
+    pub status: MappingStatus,
 }
 
 /// The actor.
@@ -74,21 +74,21 @@ pub struct ConsumerActor {
     id: ConsumerId,
     mapping: MappingId,
     topic: Arc<str>,
-    envelope: Arc<Envelope>,
-    filters: Arc<Filters>,
-    limits: CutLimits,
-    policy: FailurePolicy,
+    envelope: Arc<EventEnvelope>,
+    filters: Arc<FilterSet>,
+    limits: PartitionBatchLimits,
+    policy: FailureHandling,
     buffer_bytes_target: usize,
-    budget: ByteBudget,
+    budget: MemoryBudget,
     in_flight: InFlight,
-    burial: Option<Arc<dyn Burial>>,
+    burial: Option<Arc<dyn DeadLetterSink>>,
     router: Addr<FetchRouter>,
     committer: Addr<CommitterActor>,
     batcher_parts: Option<BatcherParts>,
     batcher: Option<Addr<BatcherActor>>,
     member: Recipient<ConsumerReport>,
-    status: StatusBoard,
-    inflater: Rc<RefCell<Inflater>>,
+    status: MappingStatus,
+    inflater: Rc<RefCell<BatchInflater>>,
     partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
     _watch: DeathWatch,
 }
@@ -126,7 +126,7 @@ impl ConsumerActor {
             batcher: None,
             member: parts.member,
             status: parts.status,
-            inflater: Rc::new(RefCell::new(Inflater::default())),
+            inflater: Rc::new(RefCell::new(BatchInflater::default())),
             partitions: HashMap::new(),
             _watch: watch,
         }
@@ -141,7 +141,7 @@ impl ConsumerActor {
         let me = ctx.address().recipient::<PartitionReport>();
         let (partition, epoch) = (start.partition, start.epoch);
         tracing::debug!(mapping = %self.mapping, partition, epoch = epoch.0, "partition begins");
-        let beginning = Frontier::beginning(partition, epoch, &start.position);
+        let beginning = CommitRequest::beginning(partition, epoch, &start.position);
         let watch_to = me.clone();
         let watch = DeathWatch::new("partition", move |panicking| {
             let state = PartitionState::Exited { panicking };
@@ -152,7 +152,7 @@ impl ConsumerActor {
             partition: TopicPartition::new(Arc::clone(&self.topic), partition),
             topic: start.position.topic,
             epoch,
-            start: Start {
+            start: PartitionConfig {
                 committed: start.position.committed,
                 leader_epoch: start.position.leader_epoch,
                 progress: start.position.progress.clone(),
@@ -179,8 +179,8 @@ impl ConsumerActor {
         let (batcher_mail, committer_mail) = (batcher, self.committer.clone());
         let address = PartitionActor::create(move |ctx| {
             let address = ctx.address();
-            batcher_mail.do_send(Register { partition, epoch, address: address.clone() });
-            committer_mail.do_send(Follow { beginning, address });
+            batcher_mail.do_send(RegisterPartition { partition, epoch, address: address.clone() });
+            committer_mail.do_send(FollowPartition { beginning, address });
             PartitionActor::new(parts, watch)
         });
         self.partitions.insert(partition, (epoch, address));
@@ -245,10 +245,10 @@ impl Handler<DrainPartition> for ConsumerActor {
     }
 }
 
-impl Handler<Skip> for ConsumerActor {
+impl Handler<SkipRecord> for ConsumerActor {
     type Result = ();
 
-    fn handle(&mut self, skip: Skip, _: &mut Self::Context) {
+    fn handle(&mut self, skip: SkipRecord, _: &mut Self::Context) {
         if let Some((_, address)) = self.partitions.get(&skip.partition) {
             address.do_send(skip);
         }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix::Message;
-use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
+use lighterman_proto::commit_metadata::{CommitMetadata, CommittedProgress};
 use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
 use lighterman_proto::topic_id::TopicId;
 
 use crate::kafka::offsets::CommittedOffset;
-use crate::partition::gauge::Gauge;
-use crate::partition::work::Failures;
+use crate::partition::gauge::PartitionStats;
+use crate::partition::work::KnownFailures;
 
 /// Run a partition.
 #[derive(Debug, Message)]
@@ -21,9 +21,9 @@ pub struct StartPartition {
     /// Which ownership.
     pub epoch: Epoch,
     /// Where it goes on.
-    pub position: Position,
+    pub position: ResumePoint,
     /// What it shows.
-    pub gauge: Arc<Gauge>,
+    pub gauge: Arc<PartitionStats>,
 }
 
 /// Finish what is in flight of a partition, commit, report `Drained`.
@@ -43,7 +43,7 @@ pub struct FencePartitions(pub Option<Arc<BTreeSet<i32>>>);
 
 /// Where a partition goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Position {
+pub struct ResumePoint {
     /// Of which topic of its name, where that is known: in another nothing of this holds.
     pub topic: Option<TopicId>,
     /// The committed offset.
@@ -51,12 +51,12 @@ pub struct Position {
     /// Leader epoch of the record before it, −1 when unknown: a log that was cut off since then shows by it (H13).
     pub leader_epoch: i32,
     /// What stands beside it: attempts, pieces, what is resolved behind it.
-    pub progress: Option<Progress>,
+    pub progress: Option<CommittedProgress>,
     /// What its owner on this node knew of the failures in it.
-    pub failures: Option<Failures>,
+    pub failures: Option<KnownFailures>,
 }
 
-impl Position {
+impl ResumePoint {
     /// The group's committed offset, as a place to go on in `topic`.
     pub fn of(committed: &CommittedOffset, topic: Option<TopicId>) -> Self {
         let progress = CommitMetadata::parse(&committed.metadata).and_then(|metadata| metadata.progress);
@@ -72,7 +72,7 @@ impl Position {
     /// The log was cut off at `end`: other records stand behind it now than those that were read. Goes on there when that lies
     /// before what was committed, and says so; forgets what is remembered of records that may be among them.
     pub fn cut_off_at(&mut self, end: Offset) -> bool {
-        let speaks_of = self.progress.as_ref().map_or(0, Progress::length);
+        let speaks_of = self.progress.as_ref().map_or(0, CommittedProgress::length);
         let cut_into = self.committed.0.saturating_add_unsigned(speaks_of) > end.0;
         self.progress.take_if(|_| mutant!("overwritten-is-believed", cut_into, false));
         if end >= self.committed {
@@ -95,12 +95,12 @@ pub enum PartitionState {
     /// Nothing in flight, committed equals frontier.
     Drained {
         /// Where its next owner goes on.
-        position: Position,
+        position: ResumePoint,
     },
     /// The log was truncated under it: to be started again there.
     Rebuild {
         /// Where to.
-        position: Position,
+        position: ResumePoint,
     },
     /// The log is not the one that it has read: where it begins is to be found out anew.
     BeginAnew,

@@ -11,15 +11,15 @@ use lighterman_proto::ids::{ConsumerId, Epoch, MappingId};
 use metrics::Label;
 use parking_lot::Mutex;
 
-use self::meters::Meters;
+use self::meters::MappingMeters;
 use super::standing::{StandingCause, StandingTroubles};
 use super::waiting::WaitingOffers;
-use crate::batcher::core::Plan;
+use crate::batcher::core::SealedBatch;
 use crate::credit::bytes::ByteShortage;
-use crate::invoker::Verdict;
-use crate::offsets::committer::Frontier;
-use crate::partition::gauge::Gauge;
-use crate::partition::ledger::{Outcome, Passed};
+use crate::invoker::InvocationOutcome;
+use crate::offsets::committer::CommitRequest;
+use crate::partition::gauge::PartitionStats;
+use crate::partition::ledger::{Outcome, ResolvedRange};
 use crate::runtime::clock;
 use crate::telemetry::LineLimit;
 
@@ -37,30 +37,30 @@ const LINES_EACH: Duration = Duration::from_secs(10);
 
 /// One partition as it is shown.
 #[derive(Clone, Debug)]
-pub struct Shown {
+pub struct PartitionRow {
     /// Under which consumer.
     pub consumer: ConsumerId,
     /// Which ownership.
     pub epoch: Epoch,
     /// Its facts.
-    pub gauge: Arc<Gauge>,
+    pub gauge: Arc<PartitionStats>,
 }
 
 /// The board.
 #[derive(Clone)]
-pub struct StatusBoard {
-    inner: Arc<Inner>,
+pub struct MappingStatus {
+    inner: Arc<StatusState>,
 }
 
-struct Inner {
+struct StatusState {
     labels: Vec<Label>,
-    meters: Meters,
+    meters: MappingMeters,
     last_result: Mutex<String>,
     /// A notice that stays until records are delivered.
     notice: Mutex<Option<String>>,
     standing: Mutex<StandingTroubles>,
-    partitions: Mutex<BTreeMap<i32, Shown>>,
-    missing: Mutex<Option<String>>,
+    partitions: Mutex<BTreeMap<i32, PartitionRow>>,
+    not_ready_reason: Mutex<Option<String>>,
     /// It waits for memory that is not there, and why.
     starved: Mutex<Option<String>>,
     commit_lines: LineLimit,
@@ -72,28 +72,28 @@ struct Inner {
 
 /// Answers since the last look: what the scaler samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answers {
+pub struct AnswerCounts {
     /// All of them.
     pub answered: u64,
     /// Those that were throttled.
     pub throttled: u64,
 }
 
-impl StatusBoard {
+impl MappingStatus {
     /// The board of one mapping; `labels` go on all of its metrics.
     pub fn new(labels: Vec<Label>) -> Self {
-        let meters = Meters::new(&labels);
+        let meters = MappingMeters::new(&labels);
         meters.see(MappingSight::NOTHING);
         meters.owned.set(0.0);
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(StatusState {
                 labels,
                 meters,
                 last_result: Mutex::new(NO_RECORDS.to_owned()),
                 notice: Mutex::new(None),
                 standing: Mutex::default(),
                 partitions: Mutex::new(BTreeMap::new()),
-                missing: Mutex::new(Some("has not begun".to_owned())),
+                not_ready_reason: Mutex::new(Some("has not begun".to_owned())),
                 starved: Mutex::new(None),
                 commit_lines: LineLimit::new(1, LINES_EACH),
                 invocation_lines: LineLimit::new(5, LINES_EACH),
@@ -119,7 +119,7 @@ impl StatusBoard {
 
     fn unreadable(&self) -> Option<String> {
         let partitions = self.inner.partitions.lock();
-        let of = |(partition, shown): (&i32, &Shown)| {
+        let of = |(partition, shown): (&i32, &PartitionRow)| {
             let unreadable = shown.gauge.unreadable()?;
             Some(format!("{PROBLEM}{}", unreadable.damage.told(*partition, unreadable.first)))
         };
@@ -129,11 +129,11 @@ impl StatusBoard {
     /// What keeps the mapping from running all that is its share on this node, as of the last second: `None` when it does,
     /// and when what is wrong lies outside (an unreachable cluster, a missing function), which `last_result` tells. Partitions
     /// that cannot begin beside others that run are missing.
-    pub fn missing(&self) -> Option<String> {
+    pub fn not_ready_reason(&self) -> Option<String> {
         if let Some(starved) = self.inner.starved.lock().clone() {
             return Some(starved);
         }
-        let missing = self.inner.missing.lock().clone()?;
+        let missing = self.inner.not_ready_reason.lock().clone()?;
         let (ours, outside) = {
             let standing = self.inner.standing.lock();
             (standing.is_ours(), standing.lies_outside())
@@ -162,7 +162,7 @@ impl StatusBoard {
     }
 
     pub(crate) fn set_missing(&self, missing: Option<String>) {
-        *self.inner.missing.lock() = missing;
+        *self.inner.not_ready_reason.lock() = missing;
     }
 
     /// Something is wrong: `PROBLEM: ` and what.
@@ -205,7 +205,7 @@ impl StatusBoard {
     }
 
     /// Shows a partition.
-    pub fn show(&self, partition: i32, shown: Shown) {
+    pub fn show(&self, partition: i32, shown: PartitionRow) {
         let mut partitions = self.inner.partitions.lock();
         partitions.insert(partition, shown);
         self.inner.meters.owned.set(partitions.len() as f64);
@@ -219,7 +219,7 @@ impl StatusBoard {
     }
 
     /// Every partition that is shown.
-    pub fn partitions(&self) -> BTreeMap<i32, Shown> {
+    pub fn partitions(&self) -> BTreeMap<i32, PartitionRow> {
         self.inner.partitions.lock().clone()
     }
 
@@ -229,8 +229,8 @@ impl StatusBoard {
     }
 
     /// Answers since the last call.
-    pub fn take_answers(&self) -> Answers {
-        Answers {
+    pub fn take_answers(&self) -> AnswerCounts {
+        AnswerCounts {
             answered: self.inner.answered.swap(0, Ordering::Relaxed),
             throttled: self.inner.throttled.swap(0, Ordering::Relaxed),
         }
@@ -265,7 +265,7 @@ impl StatusBoard {
         }
     }
 
-    pub(crate) fn sealed(&self, plan: &Plan) {
+    pub(crate) fn sealed(&self, plan: &SealedBatch) {
         let meters = &self.inner.meters;
         meters.invoked.increment(u64::from(plan.records()));
         meters.batch_records.record(f64::from(plan.records()));
@@ -273,11 +273,11 @@ impl StatusBoard {
         meters.batch_close[plan.reason as usize].increment(1);
     }
 
-    pub(crate) fn answered(&self, verdict: &Verdict, records: u32, oldest_timestamp_ms: i64) {
+    pub(crate) fn answered(&self, verdict: &InvocationOutcome, records: u32, oldest_timestamp_ms: i64) {
         let meters = &self.inner.meters;
         self.inner.answered.fetch_add(1, Ordering::Relaxed);
         match verdict {
-            Verdict::Delivered { .. } => {
+            InvocationOutcome::Delivered { .. } => {
                 self.inner.notice.lock().take();
                 self.set_result(OK);
                 if oldest_timestamp_ms >= 0 {
@@ -285,16 +285,16 @@ impl StatusBoard {
                     meters.e2e_seconds.record(elapsed_ms as f64 / 1000.0);
                 }
             }
-            Verdict::Throttled { .. } => {
+            InvocationOutcome::Throttled { .. } => {
                 self.inner.throttled.fetch_add(1, Ordering::Relaxed);
                 meters.invoke_errors.increment(1);
             }
-            Verdict::Withheld => {}
-            Verdict::FunctionError { .. }
-            | Verdict::TooLarge
-            | Verdict::ServiceError { .. }
-            | Verdict::ConfigError { .. }
-            | Verdict::Unknown { .. } => {
+            InvocationOutcome::Withheld => {}
+            InvocationOutcome::FunctionError { .. }
+            | InvocationOutcome::TooLarge
+            | InvocationOutcome::ServiceError { .. }
+            | InvocationOutcome::ConfigError { .. }
+            | InvocationOutcome::Unknown { .. } => {
                 meters.invoke_errors.increment(1);
                 meters.failed.increment(u64::from(records));
                 self.set_result(FUNCTION_FAILED);
@@ -302,13 +302,13 @@ impl StatusBoard {
         }
     }
 
-    pub(crate) fn resolved(&self, offsets: u64, gauge: &Gauge) {
+    pub(crate) fn resolved(&self, offsets: u64, gauge: &PartitionStats) {
         gauge.resolved.fetch_add(offsets, Ordering::Relaxed);
         self.inner.resolved.fetch_add(offsets, Ordering::Relaxed);
     }
 
     /// The frontier has passed these.
-    pub(crate) fn passed(&self, passed: &[Passed]) {
+    pub(crate) fn passed(&self, passed: &[ResolvedRange]) {
         let filtered = passed.iter().filter(|passed| passed.outcome == Outcome::Filtered);
         let filtered: u64 = filtered.map(|passed| passed.range.first.distance_to(passed.range.end)).sum();
         if filtered > 0 {
@@ -328,7 +328,7 @@ impl StatusBoard {
         self.inner.meters.lost.increment(records);
     }
 
-    pub(crate) fn committed(&self, frontier: &Frontier) {
+    pub(crate) fn committed(&self, frontier: &CommitRequest) {
         if let Some(shown) = self.inner.partitions.lock().get(&frontier.partition) {
             let before = shown.gauge.committed().unwrap_or(frontier.offset);
             self.inner.meters.committed.increment(before.distance_to(frontier.offset));
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn liv_1_a_mapping_without_memory_shows_it_and_names_who_has_it() {
-        let board = StatusBoard::new(Vec::new());
+        let board = MappingStatus::new(Vec::new());
         let waited = Duration::from_secs(12);
         let shortage = ByteShortage {
             waited,
@@ -378,12 +378,12 @@ mod tests {
         board.set_missing(None);
         board.remembered(1 << 20, Some(&shortage));
         board.reachable();
-        for text in [board.last_result(), board.missing().expect("not ready")] {
+        for text in [board.last_result(), board.not_ready_reason().expect("not ready")] {
             assert!(text.contains("waited 12 s for memory") && text.contains("memory_budget"), "{text}");
             assert!(text.contains("14.0 MiB, by mapping 1-2-3"), "{text}");
         }
         assert!(board.last_result().starts_with("PROBLEM: "));
         board.remembered(1 << 20, None);
-        assert_eq!((board.last_result().as_str(), board.missing()), (OK, None));
+        assert_eq!((board.last_result().as_str(), board.not_ready_reason()), (OK, None));
     }
 }

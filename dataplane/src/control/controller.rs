@@ -8,26 +8,27 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use lighterman_proto::api::{
-    Account, ApiError, CreateRequest, ErrorKind, Mapping, State, UpdateRequest, tag_resource_not_found,
+    AccountScope, ApiError, CreateRequest, ErrorKind, Mapping, MappingState, UpdateRequest,
+    tag_resource_not_found,
 };
 use lighterman_proto::ids::{MappingId, Offset};
 use parking_lot::Mutex;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::registry::{Command, Entry, Registry};
+use super::registry::{RegisteredMapping, Registry, RegistryCommand};
 use super::store::{Store, StoreError};
 use crate::partition::effects::SkipAnswer;
 use crate::runtime::clock;
-use crate::runtime::outbox::Gone;
+use crate::runtime::outbox::ReceiverClosed;
 
 /// What runs mappings.
 pub trait MappingHost: Send + Sync {
     /// Runs `mapping`, or applies its new configuration without losing or reordering, whether or not anybody waits for it;
-    /// resolves when it runs so. [`Gone`]: the node ends before.
-    fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), Gone>>;
-    /// Drains, commits, leaves, whether or not anybody waits for it; resolves when done. [`Gone`]: the node ends before.
-    fn stop(&self, id: MappingId) -> BoxFuture<'static, Result<(), Gone>>;
+    /// resolves when it runs so. [`ReceiverClosed`]: the node ends before.
+    fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), ReceiverClosed>>;
+    /// Drains, commits, leaves, whether or not anybody waits for it; resolves when done. [`ReceiverClosed`]: the node ends before.
+    fn stop(&self, id: MappingId) -> BoxFuture<'static, Result<(), ReceiverClosed>>;
     /// `LastProcessingResult`; `None` while it does not run.
     fn last_result(&self, id: MappingId) -> Option<String>;
     /// The live facts of its partitions, as JSON.
@@ -58,10 +59,10 @@ pub struct SkipWish {
 /// The controller; clones share it.
 #[derive(Clone)]
 pub struct Controller {
-    shared: Arc<Shared>,
+    shared: Arc<ControllerState>,
 }
 
-struct Shared {
+struct ControllerState {
     state: Mutex<(Store, Registry)>,
     /// The node drains. Set and, where it decides, read under the lock of the state.
     draining: AtomicBool,
@@ -87,7 +88,7 @@ impl Controller {
         account: String,
     ) -> Self {
         let (state, draining) = (Mutex::new((store, registry)), AtomicBool::new(false));
-        Self { shared: Arc::new(Shared { state, draining, host, region, account }) }
+        Self { shared: Arc::new(ControllerState { state, draining, host, region, account }) }
     }
 
     /// From now on every change is refused: the node drains, and would leave it undone. What was accepted before is carried
@@ -109,13 +110,17 @@ impl Controller {
 
     /// Takes up what was running, and what was under way; call inside an actix system.
     pub fn resume(&self) {
-        let entries: Vec<Entry> = self.shared.state.lock().1.mappings().cloned().collect();
+        let entries: Vec<RegisteredMapping> = self.shared.state.lock().1.mappings().cloned().collect();
         for entry in entries {
             match entry.state {
-                State::Disabled => {}
-                State::Enabled => drop(self.shared.host.run(&entry.mapping)),
-                State::Creating | State::Enabling | State::Updating | State::Disabling | State::Deleting => {
-                    self.settle(entry.mapping, entry.state);
+                MappingState::Disabled => {}
+                MappingState::Enabled => drop(self.shared.host.run(&entry.mapping)),
+                MappingState::Creating
+                | MappingState::Enabling
+                | MappingState::Updating
+                | MappingState::Disabling
+                | MappingState::Deleting => {
+                    self.reconcile(entry.mapping, entry.state);
                 }
             }
         }
@@ -129,8 +134,8 @@ impl Controller {
         if !self.shared.host.function_exists(&mapping.function_arn).await {
             return Err(ApiError::invalid("Function does not exist"));
         }
-        self.decide(|registry| registry.create(mapping.clone(), now))?;
-        self.settle(mapping.clone(), State::Creating);
+        self.commit_change(|registry| registry.create(mapping.clone(), now))?;
+        self.reconcile(mapping.clone(), MappingState::Creating);
         self.get(mapping.id)
     }
 
@@ -143,22 +148,22 @@ impl Controller {
             return Err(ApiError::invalid("Function does not exist"));
         }
         // Computed on the state of now: another change may have come while Lambda was asked.
-        self.decide(|registry| {
+        self.commit_change(|registry| {
             let mapping = registry.get(id)?.mapping.updated(request, self.account())?;
             registry.update(mapping, seconds_now())
         })?;
         let entry = self.entry(id)?;
         let shown = self.show(&entry);
-        self.settle(entry.mapping, entry.state);
+        self.reconcile(entry.mapping, entry.state);
         Ok(shown)
     }
 
     /// `DeleteEventSourceMapping`.
     pub fn delete(&self, id: MappingId) -> Result<Value, ApiError> {
         let mapping = self.entry(id)?.mapping;
-        self.decide(|registry| registry.delete(id, seconds_now()))?;
+        self.commit_change(|registry| registry.delete(id, seconds_now()))?;
         let shown = self.get(id);
-        self.settle(mapping, State::Deleting);
+        self.reconcile(mapping, MappingState::Deleting);
         shown
     }
 
@@ -175,11 +180,12 @@ impl Controller {
         marker: Option<MappingId>,
         most: usize,
     ) -> (Vec<Value>, Option<MappingId>) {
-        let entries: Vec<Entry> = {
+        let entries: Vec<RegisteredMapping> = {
             let state = self.shared.state.lock();
-            let matches =
-                |entry: &&Entry| function.is_none_or(|function| names(&entry.mapping.function_arn, function));
-            let behind = |entry: &&Entry| marker.is_none_or(|marker| entry.mapping.id > marker);
+            let matches = |entry: &&RegisteredMapping| {
+                function.is_none_or(|function| names(&entry.mapping.function_arn, function))
+            };
+            let behind = |entry: &&RegisteredMapping| marker.is_none_or(|marker| entry.mapping.id > marker);
             state.1.mappings().filter(behind).filter(matches).take(most + 1).cloned().collect()
         };
         let next = (entries.len() > most).then(|| entries[most - 1].mapping.id);
@@ -211,10 +217,10 @@ impl Controller {
         change: impl FnOnce(&Mapping) -> Result<BTreeMap<String, String>, ApiError>,
     ) -> Result<(), ApiError> {
         let id = self.by_arn(arn)?.mapping.id;
-        let decided =
-            self.decide(|registry| registry.tag(id, change(&registry.get(id)?.mapping)?, seconds_now()))?;
-        if let Command::Put { mapping, state, .. } = decided {
-            self.settle(*mapping, state);
+        let decided = self
+            .commit_change(|registry| registry.tag(id, change(&registry.get(id)?.mapping)?, seconds_now()))?;
+        if let RegistryCommand::Put { mapping, state, .. } = decided {
+            self.reconcile(*mapping, state);
         }
         Ok(())
     }
@@ -232,19 +238,20 @@ impl Controller {
 
     /// Makes `id` with `secret` valid.
     pub fn put_key(&self, id: &str, secret: &str) -> Result<(), ApiError> {
-        self.decide(|_| Ok(Command::PutKey { id: id.to_owned(), secret: secret.to_owned() })).map(|_| ())
+        self.commit_change(|_| Ok(RegistryCommand::PutKey { id: id.to_owned(), secret: secret.to_owned() }))
+            .map(|_| ())
     }
 
     /// Makes a key pair invalid; the last one stays.
     pub fn remove_key(&self, id: &str) -> Result<(), ApiError> {
-        self.decide(|registry| {
+        self.commit_change(|registry| {
             if registry.secret(id).is_none() {
                 return Err(ApiError::new(ErrorKind::ResourceNotFound, format!("There is no key {id}.")));
             }
             if registry.key_ids().len() == 1 {
                 return Err(ApiError::new(ErrorKind::ResourceConflict, "The last key cannot be deleted."));
             }
-            Ok(Command::RemoveKey { id: id.to_owned() })
+            Ok(RegistryCommand::RemoveKey { id: id.to_owned() })
         })
         .map(|_| ())
     }
@@ -254,8 +261,8 @@ impl Controller {
         self.shared.state.lock().1.key_ids()
     }
 
-    fn account(&self) -> Account<'_> {
-        Account { region: &self.shared.region, id: &self.shared.account }
+    fn account(&self) -> AccountScope<'_> {
+        AccountScope { region: &self.shared.region, id: &self.shared.account }
     }
 
     /// What runs mappings.
@@ -263,27 +270,27 @@ impl Controller {
         &self.shared.host
     }
 
-    pub(super) fn entry(&self, id: MappingId) -> Result<Entry, ApiError> {
+    pub(super) fn entry(&self, id: MappingId) -> Result<RegisteredMapping, ApiError> {
         self.shared.state.lock().1.get(id).cloned()
     }
 
-    fn by_arn(&self, arn: &str) -> Result<Entry, ApiError> {
+    fn by_arn(&self, arn: &str) -> Result<RegisteredMapping, ApiError> {
         let state = self.shared.state.lock();
         let found = state.1.mappings().find(|entry| entry.mapping.arn == arn).cloned();
         found.ok_or_else(|| tag_resource_not_found(arn))
     }
 
-    fn show(&self, entry: &Entry) -> Value {
+    fn show(&self, entry: &RegisteredMapping) -> Value {
         let result = self.shared.host.last_result(entry.mapping.id);
         let result = result.unwrap_or_else(|| crate::consumer::status::NO_RECORDS.to_owned());
         entry.mapping.shown(entry.state, entry.last_modified, &result)
     }
 
     /// [`Controller::record`] of a change that somebody asks for: refused once the node drains.
-    fn decide(
+    fn commit_change(
         &self,
-        decide: impl FnOnce(&Registry) -> Result<Command, ApiError>,
-    ) -> Result<Command, ApiError> {
+        decide: impl FnOnce(&Registry) -> Result<RegistryCommand, ApiError>,
+    ) -> Result<RegistryCommand, ApiError> {
         self.record(|registry| {
             self.accepts_changes()?;
             decide(registry)
@@ -293,8 +300,8 @@ impl Controller {
     /// Decides on the state of now, makes it durable, applies it: nobody comes between.
     fn record(
         &self,
-        decide: impl FnOnce(&Registry) -> Result<Command, ApiError>,
-    ) -> Result<Command, ApiError> {
+        decide: impl FnOnce(&Registry) -> Result<RegistryCommand, ApiError>,
+    ) -> Result<RegistryCommand, ApiError> {
         let mut state = self.shared.state.lock();
         let (store, registry) = &mut *state;
         let command = decide(registry)?;
@@ -307,16 +314,16 @@ impl Controller {
     }
 
     /// Brings the dataplane to where the mapping should be, then records that it is there.
-    fn settle(&self, mapping: Mapping, from: State) {
+    fn reconcile(&self, mapping: Mapping, from: MappingState) {
         let me = self.clone();
         actix_rt::spawn(async move {
             let (host, id) = (&me.shared.host, mapping.id);
             let command = |at| match (from, mapping.enabled) {
-                (State::Deleting, _) => Command::Remove { id },
-                (_, true) => Command::Move { id, state: State::Enabled, at },
-                (_, false) => Command::Move { id, state: State::Disabled, at },
+                (MappingState::Deleting, _) => RegistryCommand::Remove { id },
+                (_, true) => RegistryCommand::Move { id, state: MappingState::Enabled, at },
+                (_, false) => RegistryCommand::Move { id, state: MappingState::Disabled, at },
             };
-            let carried_out = if mapping.enabled && from != State::Deleting {
+            let carried_out = if mapping.enabled && from != MappingState::Deleting {
                 host.run(&mapping).await
             } else {
                 host.stop(id).await
@@ -325,12 +332,12 @@ impl Controller {
             if carried_out.is_err() {
                 return;
             }
-            if from == State::Deleting {
+            if from == MappingState::Deleting {
                 host.forget(id);
             }
             // A store that fails now, a full disk, may work again: until then the mapping would refuse every change.
             while let Err(error) =
-                me.record(|registry| me.moves_on(registry, id, from, command(seconds_now())))
+                me.record(|registry| me.only_if_still(registry, id, from, command(seconds_now())))
             {
                 if error.kind != ErrorKind::Service {
                     break;
@@ -343,13 +350,13 @@ impl Controller {
 
 impl Controller {
     /// `command`, if the mapping still stands where it stood when the change began.
-    fn moves_on(
+    fn only_if_still(
         &self,
         registry: &Registry,
         id: MappingId,
-        from: State,
-        command: Command,
-    ) -> Result<Command, ApiError> {
+        from: MappingState,
+        command: RegistryCommand,
+    ) -> Result<RegistryCommand, ApiError> {
         let state = registry.get(id)?.state;
         let text = format!("the mapping {id} of account {} is {state:?} by now", self.shared.account);
         if state == from { Ok(command) } else { Err(ApiError::new(ErrorKind::ResourceInUse, text)) }
@@ -370,33 +377,33 @@ mod tests {
     use crate::control::store::Store;
 
     /// Notes what it is told to run, and does what it is told while it may.
-    struct Noting {
+    struct RecordingHost {
         ran: Mutex<Vec<Mapping>>,
         may_work: Arc<Semaphore>,
     }
 
-    impl Default for Noting {
+    impl Default for RecordingHost {
         fn default() -> Self {
             Self { ran: Mutex::default(), may_work: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) }
         }
     }
 
-    impl Noting {
+    impl RecordingHost {
         fn hold(&self) {
             self.may_work.forget_permits(Semaphore::MAX_PERMITS);
         }
     }
 
-    impl MappingHost for Noting {
-        fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), Gone>> {
+    impl MappingHost for RecordingHost {
+        fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), ReceiverClosed>> {
             self.ran.lock().push(mapping.clone());
             let may_work = Arc::clone(&self.may_work);
-            Box::pin(async move { may_work.acquire().await.map(drop).map_err(|_| Gone) })
+            Box::pin(async move { may_work.acquire().await.map(drop).map_err(|_| ReceiverClosed) })
         }
 
-        fn stop(&self, _: MappingId) -> BoxFuture<'static, Result<(), Gone>> {
+        fn stop(&self, _: MappingId) -> BoxFuture<'static, Result<(), ReceiverClosed>> {
             let may_work = Arc::clone(&self.may_work);
-            Box::pin(async move { may_work.acquire().await.map(drop).map_err(|_| Gone) })
+            Box::pin(async move { may_work.acquire().await.map(drop).map_err(|_| ReceiverClosed) })
         }
 
         fn last_result(&self, _: MappingId) -> Option<String> {
@@ -428,13 +435,13 @@ mod tests {
         }
     }
 
-    fn controller_on(folder: &std::path::Path, host: &Arc<Noting>) -> Controller {
+    fn controller_on(folder: &std::path::Path, host: &Arc<RecordingHost>) -> Controller {
         let (store, registry) = Store::open(folder).expect("opens");
-        let host = Arc::<Noting>::clone(host);
+        let host = Arc::<RecordingHost>::clone(host);
         Controller::new(store, registry, host, "eu-west-1".to_owned(), "000000000000".to_owned())
     }
 
-    async fn created(controller: &Controller) -> Entry {
+    async fn created(controller: &Controller) -> RegisteredMapping {
         let request = serde_json::json!({
             "FunctionName": "f", "Topics": ["orders"],
             "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": ["k:1"] } },
@@ -463,7 +470,7 @@ mod tests {
     #[actix::test]
     async fn a_state_lasts_until_what_it_says_is_done() {
         let folder = tempfile::tempdir().expect("folder");
-        let host = Arc::new(Noting::default());
+        let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);
         let id = created(&controller).await.mapping.id;
         let state = |controller: &Controller| controller.get(id).expect("there")["State"].clone();
@@ -490,7 +497,7 @@ mod tests {
         turns().await;
         assert_eq!(state(&controller), "Updating");
         drop(controller);
-        let next = Arc::new(Noting::default());
+        let next = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &next);
         assert_eq!(state(&controller), "Updating");
         controller.resume();
@@ -504,7 +511,7 @@ mod tests {
     #[actix::test]
     async fn drn_1_a_node_that_drains_refuses_every_change_and_finishes_what_it_accepted() {
         let folder = tempfile::tempdir().expect("folder");
-        let host = Arc::new(Noting::default());
+        let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);
         let Mapping { arn, id, .. } = created(&controller).await.mapping;
         host.hold();
@@ -536,14 +543,14 @@ mod tests {
         settled(&controller, id).await;
         assert_eq!(controller.get(id).expect("there")["State"], "Disabled");
         drop(controller);
-        let controller = controller_on(folder.path(), &Arc::new(Noting::default()));
+        let controller = controller_on(folder.path(), &Arc::new(RecordingHost::default()));
         assert_eq!(controller.get(id).expect("durable")["State"], "Disabled");
     }
 
     #[actix::test]
     async fn a_delete_that_the_node_did_not_finish_is_taken_up_at_the_next_start() {
         let folder = tempfile::tempdir().expect("folder");
-        let host = Arc::new(Noting::default());
+        let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);
         let id = created(&controller).await.mapping.id;
         host.hold();
@@ -552,7 +559,7 @@ mod tests {
         turns().await;
         assert_eq!(controller.get(id).expect("not gone")["State"], "Deleting");
         drop(controller);
-        let controller = controller_on(folder.path(), &Arc::new(Noting::default()));
+        let controller = controller_on(folder.path(), &Arc::new(RecordingHost::default()));
         controller.resume();
         while controller.get(id).is_ok() {
             tokio::task::yield_now().await;
@@ -562,7 +569,7 @@ mod tests {
     #[actix::test]
     async fn tags_that_choose_behaviour_reach_what_runs() {
         let folder = tempfile::tempdir().expect("folder");
-        let host = Arc::new(Noting::default());
+        let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);
         let Mapping { arn, id, .. } = created(&controller).await.mapping;
         let tag = |tag: &str, value: &str| {

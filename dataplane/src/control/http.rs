@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::controller::Controller;
-use super::sigv4::{Authenticator, Signed};
+use super::sigv4::{RequestAuthenticator, SignedRequest};
 use super::trial::TrialRequest;
 use crate::runtime::clock;
 
@@ -33,11 +33,11 @@ const OURS: &str = "/lighterman/v1/";
 
 /// What the routes need.
 #[derive(Clone)]
-pub struct Api {
+pub struct ApiContext {
     /// Carries out.
     pub controller: Controller,
     /// Knows callers.
-    pub authenticator: Arc<dyn Authenticator>,
+    pub authenticator: Arc<dyn RequestAuthenticator>,
     /// This node's name.
     pub node: String,
 }
@@ -50,7 +50,7 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// Serves on `listener`; call inside an actix system.
-    pub fn start(api: Api, listener: TcpListener) -> io::Result<Self> {
+    pub fn start(api: ApiContext, listener: TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let server = HttpServer::new(move || {
             App::new().app_data(web::Data::new(api.clone())).default_service(web::to(handle))
@@ -77,12 +77,12 @@ impl ApiServer {
     }
 }
 
-struct Answer {
+struct ApiResponse {
     status: u16,
     body: Option<Value>,
 }
 
-impl Answer {
+impl ApiResponse {
     fn ok(body: Value) -> Self {
         Self { status: 200, body: Some(body) }
     }
@@ -92,7 +92,7 @@ impl Answer {
     }
 }
 
-async fn handle(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+async fn handle(api: web::Data<ApiContext>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let answered = match read(&request, payload).await {
         Ok(body) => match authenticate(&api, &request, &body) {
             Ok(()) => route(&api, &request, &body).await,
@@ -112,8 +112,8 @@ async fn handle(api: web::Data<Api>, request: HttpRequest, payload: web::Payload
     };
     response.insert_header(("x-amzn-RequestId", uuid::Uuid::new_v4().to_string()));
     match answered {
-        Ok(Answer { body: Some(body), .. }) => response.json(body),
-        Ok(Answer { body: None, .. }) => response.finish(),
+        Ok(ApiResponse { body: Some(body), .. }) => response.json(body),
+        Ok(ApiResponse { body: None, .. }) => response.finish(),
         Err(error) => response.json(error.body()),
     }
 }
@@ -139,7 +139,7 @@ async fn read(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes
     }
 }
 
-fn authenticate(api: &Api, request: &HttpRequest, body: &[u8]) -> Result<(), ApiError> {
+fn authenticate(api: &ApiContext, request: &HttpRequest, body: &[u8]) -> Result<(), ApiError> {
     let mut headers: BTreeMap<String, String> = BTreeMap::new();
     for (name, value) in request.headers() {
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -149,7 +149,7 @@ fn authenticate(api: &Api, request: &HttpRequest, body: &[u8]) -> Result<(), Api
         };
         headers.entry(name.as_str().to_owned()).and_modify(join).or_insert_with(|| value.clone());
     }
-    let signed = Signed {
+    let signed = SignedRequest {
         method: request.method().as_str(),
         path: request.uri().path(),
         query: request.uri().query().unwrap_or_default(),
@@ -160,7 +160,7 @@ fn authenticate(api: &Api, request: &HttpRequest, body: &[u8]) -> Result<(), Api
     api.authenticator.authenticate(&signed, clock::wall_ms().0 / 1000, &secret_of).map(|_| ())
 }
 
-async fn route(api: &Api, request: &HttpRequest, body: &[u8]) -> Result<Answer, ApiError> {
+async fn route(api: &ApiContext, request: &HttpRequest, body: &[u8]) -> Result<ApiResponse, ApiError> {
     let path = request.uri().path();
     let query = pairs(request.uri().query().unwrap_or_default());
     let mappings_path = path.strip_prefix(MAPPINGS);
@@ -178,24 +178,24 @@ async fn route(api: &Api, request: &HttpRequest, body: &[u8]) -> Result<Answer, 
 }
 
 async fn mappings(
-    api: &Api,
+    api: &ApiContext,
     method: &str,
     id: &str,
     query: &[(String, String)],
     body: &[u8],
-) -> Result<Answer, ApiError> {
+) -> Result<ApiResponse, ApiError> {
     let controller = &api.controller;
     match (method, id) {
-        ("POST", "") => Ok(Answer::accepted(controller.create(parse(body)?).await?)),
+        ("POST", "") => Ok(ApiResponse::accepted(controller.create(parse(body)?).await?)),
         ("GET", "") => list(controller, query),
-        ("GET", id) => Ok(Answer::ok(controller.get(mapping_id(id)?)?)),
-        ("PUT", id) => Ok(Answer::accepted(controller.update(mapping_id(id)?, parse(body)?).await?)),
-        ("DELETE", id) => Ok(Answer::accepted(controller.delete(mapping_id(id)?)?)),
+        ("GET", id) => Ok(ApiResponse::ok(controller.get(mapping_id(id)?)?)),
+        ("PUT", id) => Ok(ApiResponse::accepted(controller.update(mapping_id(id)?, parse(body)?).await?)),
+        ("DELETE", id) => Ok(ApiResponse::accepted(controller.delete(mapping_id(id)?)?)),
         _ => Err(unknown()),
     }
 }
 
-fn list(controller: &Controller, query: &[(String, String)]) -> Result<Answer, ApiError> {
+fn list(controller: &Controller, query: &[(String, String)]) -> Result<ApiResponse, ApiError> {
     let get = |name: &str| query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let most = match get("MaxItems") {
         None => PAGE_ENTRIES_MAX,
@@ -211,73 +211,73 @@ fn list(controller: &Controller, query: &[(String, String)]) -> Result<Answer, A
     if let Some(next) = next {
         body["NextMarker"] = json!(next);
     }
-    Ok(Answer::ok(body))
+    Ok(ApiResponse::ok(body))
 }
 
 fn tags(
-    api: &Api,
+    api: &ApiContext,
     method: &str,
     arn: &str,
     query: &[(String, String)],
     body: &[u8],
-) -> Result<Answer, ApiError> {
+) -> Result<ApiResponse, ApiError> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Tags {
+    struct TagsBody {
         #[serde(rename = "Tags", default)]
         tags: Option<BTreeMap<String, String>>,
     }
     let controller = &api.controller;
     check_tag_resource(arn)?;
     match method {
-        "GET" => Ok(Answer::ok(json!({ "Tags": controller.tags(arn)? }))),
+        "GET" => Ok(ApiResponse::ok(json!({ "Tags": controller.tags(arn)? }))),
         "POST" => {
-            controller.tag(arn, required_tags(parse::<Tags>(body)?.tags)?)?;
-            Ok(Answer { status: 204, body: None })
+            controller.tag(arn, required_tags(parse::<TagsBody>(body)?.tags)?)?;
+            Ok(ApiResponse { status: 204, body: None })
         }
         "DELETE" => {
             let keys: Vec<String> =
                 query.iter().filter(|(name, _)| name == "tagKeys").map(|(_, value)| value.clone()).collect();
             controller.untag(arn, &required_tag_keys(keys)?)?;
-            Ok(Answer { status: 204, body: None })
+            Ok(ApiResponse { status: 204, body: None })
         }
         _ => Err(unknown()),
     }
 }
 
-async fn ours(api: &Api, method: &str, path: &str, body: &[u8]) -> Result<Answer, ApiError> {
+async fn ours(api: &ApiContext, method: &str, path: &str, body: &[u8]) -> Result<ApiResponse, ApiError> {
     let controller = &api.controller;
     let parts: Vec<&str> = path.split('/').collect();
     let enabled = |on: bool| serde_json::from_value(json!({ "Enabled": on })).map_err(|_| unknown());
     match (method, &parts[..]) {
         ("GET", ["mappings", id, "partitions"]) => {
-            Ok(Answer::ok(json!({ "partitions": controller.partitions(mapping_id(id)?)? })))
+            Ok(ApiResponse::ok(json!({ "partitions": controller.partitions(mapping_id(id)?)? })))
         }
-        ("GET", ["mappings", id, "audit"]) => Ok(Answer::ok(controller.audit(mapping_id(id)?).await?)),
+        ("GET", ["mappings", id, "audit"]) => Ok(ApiResponse::ok(controller.audit(mapping_id(id)?).await?)),
         ("POST", ["mappings", id, "partitions", partition, "skip"]) => {
-            Ok(Answer::ok(controller.skip(mapping_id(id)?, partition, parse(body)?).await?))
+            Ok(ApiResponse::ok(controller.skip(mapping_id(id)?, partition, parse(body)?).await?))
         }
         ("POST", ["mappings", id, "pause"]) => {
-            Ok(Answer::accepted(controller.update(mapping_id(id)?, enabled(false)?).await?))
+            Ok(ApiResponse::accepted(controller.update(mapping_id(id)?, enabled(false)?).await?))
         }
         ("POST", ["mappings", id, "resume"]) => {
-            Ok(Answer::accepted(controller.update(mapping_id(id)?, enabled(true)?).await?))
+            Ok(ApiResponse::accepted(controller.update(mapping_id(id)?, enabled(true)?).await?))
         }
-        ("POST", ["filters", "test"]) => Ok(Answer::ok(parse::<TrialRequest>(body)?.run()?)),
+        ("POST", ["filters", "test"]) => Ok(ApiResponse::ok(parse::<TrialRequest>(body)?.run()?)),
         ("GET", ["nodes"]) => {
             let version = env!("CARGO_PKG_VERSION");
-            Ok(Answer::ok(json!({ "nodes": [{ "id": api.node, "version": version }] })))
+            Ok(ApiResponse::ok(json!({ "nodes": [{ "id": api.node, "version": version }] })))
         }
-        ("GET", ["keys"]) => Ok(Answer::ok(json!({ "keys": controller.key_ids() }))),
+        ("GET", ["keys"]) => Ok(ApiResponse::ok(json!({ "keys": controller.key_ids() }))),
         ("POST", ["keys"]) => {
             let pair = super::new_key();
             controller.put_key(&pair.0, &pair.1)?;
             let _ = body;
-            Ok(Answer::ok(json!({ "AccessKeyId": pair.0, "SecretAccessKey": pair.1 })))
+            Ok(ApiResponse::ok(json!({ "AccessKeyId": pair.0, "SecretAccessKey": pair.1 })))
         }
         ("DELETE", ["keys", id]) => {
             controller.remove_key(id)?;
-            Ok(Answer { status: 204, body: None })
+            Ok(ApiResponse { status: 204, body: None })
         }
         _ => Err(unknown()),
     }

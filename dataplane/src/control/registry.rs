@@ -3,19 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use lighterman_proto::api::{ApiError, ErrorKind, Mapping, State};
+use lighterman_proto::api::{ApiError, ErrorKind, Mapping, MappingState};
 use lighterman_proto::ids::MappingId;
 use serde::{Deserialize, Serialize};
 
 /// One step. Stored as JSON; variants are added, never changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Command {
+pub enum RegistryCommand {
     /// A mapping as it is from now on, and where it stands.
     Put {
         /// The mapping.
         mapping: Box<Mapping>,
         /// Its state.
-        state: State,
+        state: MappingState,
         /// Seconds since the epoch.
         at: f64,
     },
@@ -24,7 +24,7 @@ pub enum Command {
         /// Which.
         id: MappingId,
         /// Its state.
-        state: State,
+        state: MappingState,
         /// Seconds since the epoch.
         at: f64,
     },
@@ -56,11 +56,11 @@ pub enum Command {
 
 /// A mapping and where it stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct RegisteredMapping {
     /// The mapping.
     pub mapping: Mapping,
     /// Its state.
-    pub state: State,
+    pub state: MappingState,
     /// Seconds since the epoch.
     pub last_modified: f64,
 }
@@ -68,50 +68,53 @@ pub struct Entry {
 /// The registry.
 #[derive(Clone, Default, PartialEq)]
 pub struct Registry {
-    mappings: BTreeMap<MappingId, Entry>,
+    mappings: BTreeMap<MappingId, RegisteredMapping>,
     keys: BTreeMap<String, String>,
 }
 
 impl Registry {
     /// The state after `command`. One that names what is not there changes nothing.
-    pub fn apply(&mut self, command: &Command) {
+    pub fn apply(&mut self, command: &RegistryCommand) {
         match command {
-            Command::Put { mapping, state, at } => {
-                let entry = Entry { mapping: (**mapping).clone(), state: *state, last_modified: *at };
+            RegistryCommand::Put { mapping, state, at } => {
+                let entry =
+                    RegisteredMapping { mapping: (**mapping).clone(), state: *state, last_modified: *at };
                 self.mappings.insert(mapping.id, entry);
             }
-            Command::Move { id, state, at } => {
+            RegistryCommand::Move { id, state, at } => {
                 if let Some(entry) = self.mappings.get_mut(id) {
                     entry.state = *state;
                     entry.last_modified = *at;
                 }
             }
-            Command::Tag { id, tags } => {
+            RegistryCommand::Tag { id, tags } => {
                 if let Some(entry) = self.mappings.get_mut(id) {
                     entry.mapping.tags.clone_from(tags);
                 }
             }
-            Command::Remove { id } => {
+            RegistryCommand::Remove { id } => {
                 self.mappings.remove(id);
             }
-            Command::PutKey { id, secret } => {
+            RegistryCommand::PutKey { id, secret } => {
                 self.keys.insert(id.clone(), secret.clone());
             }
-            Command::RemoveKey { id } => {
+            RegistryCommand::RemoveKey { id } => {
                 self.keys.remove(id);
             }
         }
     }
 
     /// The shortest list of commands that ends in this state.
-    pub fn snapshot(&self) -> Vec<Command> {
-        let put = |entry: &Entry| Command::Put {
+    pub fn snapshot(&self) -> Vec<RegistryCommand> {
+        let put = |entry: &RegisteredMapping| RegistryCommand::Put {
             mapping: Box::new(entry.mapping.clone()),
             state: entry.state,
             at: entry.last_modified,
         };
-        let key =
-            |(id, secret): (&String, &String)| Command::PutKey { id: id.clone(), secret: secret.clone() };
+        let key = |(id, secret): (&String, &String)| RegistryCommand::PutKey {
+            id: id.clone(),
+            secret: secret.clone(),
+        };
         self.mappings
             .values()
             .map(put)
@@ -120,12 +123,12 @@ impl Registry {
     }
 
     /// A mapping.
-    pub fn get(&self, id: MappingId) -> Result<&Entry, ApiError> {
+    pub fn get(&self, id: MappingId) -> Result<&RegisteredMapping, ApiError> {
         self.mappings.get(&id).ok_or_else(ApiError::not_found)
     }
 
     /// All mappings, by UUID.
-    pub fn mappings(&self) -> impl Iterator<Item = &Entry> {
+    pub fn mappings(&self) -> impl Iterator<Item = &RegisteredMapping> {
         self.mappings.values()
     }
 
@@ -140,7 +143,7 @@ impl Registry {
     }
 
     /// Decides a creation.
-    pub fn create(&self, mapping: Mapping, at: f64) -> Result<Command, ApiError> {
+    pub fn create(&self, mapping: Mapping, at: f64) -> Result<RegistryCommand, ApiError> {
         if let Some(existing) = self.mappings.values().find(|entry| mapping.conflicts_with(&entry.mapping)) {
             let text = mapping.conflict_text(existing.mapping.id);
             return Err(ApiError::new(ErrorKind::ResourceConflict, text));
@@ -148,11 +151,11 @@ impl Registry {
         if let Some(taken) = self.mappings.values().find(|entry| entry.mapping.group == mapping.group) {
             return Err(ApiError::new(ErrorKind::ResourceConflict, mapping.group_taken_text(&taken.mapping)));
         }
-        Ok(Command::Put { mapping: Box::new(mapping), state: State::Creating, at })
+        Ok(RegistryCommand::Put { mapping: Box::new(mapping), state: MappingState::Creating, at })
     }
 
     /// Decides an update to `mapping`.
-    pub fn update(&self, mapping: Mapping, at: f64) -> Result<Command, ApiError> {
+    pub fn update(&self, mapping: Mapping, at: f64) -> Result<RegistryCommand, ApiError> {
         let entry = self.settled(mapping.id)?;
         let others = self.mappings.values().filter(|entry| entry.mapping.id != mapping.id);
         if let Some(existing) = others.into_iter().find(|entry| mapping.conflicts_with(&entry.mapping)) {
@@ -160,33 +163,38 @@ impl Registry {
             return Err(ApiError::new(ErrorKind::ResourceConflict, text));
         }
         let state = match (entry.mapping.enabled, mapping.enabled) {
-            (true, false) => State::Disabling,
-            (false, true) => State::Enabling,
-            (true, true) | (false, false) => State::Updating,
+            (true, false) => MappingState::Disabling,
+            (false, true) => MappingState::Enabling,
+            (true, true) | (false, false) => MappingState::Updating,
         };
-        Ok(Command::Put { mapping: Box::new(mapping), state, at })
+        Ok(RegistryCommand::Put { mapping: Box::new(mapping), state, at })
     }
 
     /// Decides the tags of a mapping. Tags that make a running mapping behave otherwise are an update of it, with its states;
     /// all others are taken at any time.
-    pub fn tag(&self, id: MappingId, tags: BTreeMap<String, String>, at: f64) -> Result<Command, ApiError> {
+    pub fn tag(
+        &self,
+        id: MappingId,
+        tags: BTreeMap<String, String>,
+        at: f64,
+    ) -> Result<RegistryCommand, ApiError> {
         let mapping = &self.get(id)?.mapping;
         if !mapping.enabled || !mapping.is_changed_by(&tags) {
-            return Ok(Command::Tag { id, tags });
+            return Ok(RegistryCommand::Tag { id, tags });
         }
         // The only conflict that AWS's model has for tags.
         self.settled(id).map_err(|error| ApiError::new(ErrorKind::ResourceConflict, error.message))?;
         let mapping = Box::new(Mapping { tags, ..mapping.clone() });
-        Ok(Command::Put { mapping, state: State::Updating, at })
+        Ok(RegistryCommand::Put { mapping, state: MappingState::Updating, at })
     }
 
     /// Decides a deletion.
-    pub fn delete(&self, id: MappingId, at: f64) -> Result<Command, ApiError> {
+    pub fn delete(&self, id: MappingId, at: f64) -> Result<RegistryCommand, ApiError> {
         self.settled(id)?;
-        Ok(Command::Move { id, state: State::Deleting, at })
+        Ok(RegistryCommand::Move { id, state: MappingState::Deleting, at })
     }
 
-    fn settled(&self, id: MappingId) -> Result<&Entry, ApiError> {
+    fn settled(&self, id: MappingId) -> Result<&RegisteredMapping, ApiError> {
         let entry = self.get(id)?;
         if entry.state.is_settled() {
             return Ok(entry);
@@ -205,12 +213,12 @@ impl std::fmt::Debug for Registry {
 
 #[cfg(test)]
 mod tests {
-    use lighterman_proto::api::{Account, CreateRequest};
+    use lighterman_proto::api::{AccountScope, CreateRequest};
     use proptest::prelude::*;
 
     use super::*;
 
-    const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "000000000000" };
+    const ACCOUNT: AccountScope<'static> = AccountScope { region: "eu-west-1", id: "000000000000" };
 
     fn mapping(number: u128, topic: &str) -> Mapping {
         let request: CreateRequest = serde_json::from_value(serde_json::json!({
@@ -229,18 +237,18 @@ mod tests {
         let mut registry = Registry::default();
         let one = mapping(1, "orders");
         registry.apply(&registry.create(one.clone(), 1.0).expect("new"));
-        assert_eq!(registry.get(one.id).expect("there").state, State::Creating);
-        let kind = |result: Result<Command, ApiError>| result.expect_err("refused").kind;
+        assert_eq!(registry.get(one.id).expect("there").state, MappingState::Creating);
+        let kind = |result: Result<RegistryCommand, ApiError>| result.expect_err("refused").kind;
         assert_eq!(kind(registry.update(one.clone(), 2.0)), ErrorKind::ResourceInUse);
         assert_eq!(kind(registry.delete(one.id, 2.0)), ErrorKind::ResourceInUse);
         assert_eq!(kind(registry.create(mapping(2, "orders"), 2.0)), ErrorKind::ResourceConflict);
-        registry.apply(&Command::Move { id: one.id, state: State::Enabled, at: 3.0 });
+        registry.apply(&RegistryCommand::Move { id: one.id, state: MappingState::Enabled, at: 3.0 });
         let off = Mapping { enabled: false, ..one.clone() };
         registry.apply(&registry.update(off, 4.0).expect("settled"));
-        assert_eq!(registry.get(one.id).expect("there").state, State::Disabling);
-        registry.apply(&Command::Move { id: one.id, state: State::Disabled, at: 5.0 });
+        assert_eq!(registry.get(one.id).expect("there").state, MappingState::Disabling);
+        registry.apply(&RegistryCommand::Move { id: one.id, state: MappingState::Disabled, at: 5.0 });
         registry.apply(&registry.delete(one.id, 6.0).expect("settled"));
-        registry.apply(&Command::Remove { id: one.id });
+        registry.apply(&RegistryCommand::Remove { id: one.id });
         assert_eq!(
             registry.get(one.id).expect_err("gone").message,
             "The resource you requested does not exist."
@@ -256,16 +264,20 @@ mod tests {
         let (plain, ours) = (tags("team", "a"), tags("lighterman:partial-batch-response", "named"));
         let tag =
             |registry: &Registry, tags: &BTreeMap<String, String>| registry.tag(one.id, tags.clone(), 2.0);
-        assert!(matches!(tag(&registry, &plain), Ok(Command::Tag { .. })), "at any time");
+        assert!(matches!(tag(&registry, &plain), Ok(RegistryCommand::Tag { .. })), "at any time");
         assert_eq!(tag(&registry, &ours).expect_err("being created").kind, ErrorKind::ResourceConflict);
-        registry.apply(&Command::Move { id: one.id, state: State::Enabled, at: 3.0 });
+        registry.apply(&RegistryCommand::Move { id: one.id, state: MappingState::Enabled, at: 3.0 });
         registry.apply(&tag(&registry, &ours).expect("settled"));
         let entry = registry.get(one.id).expect("there");
-        assert_eq!((entry.state, &entry.mapping.tags), (State::Updating, &ours));
-        assert!(matches!(tag(&registry, &ours), Ok(Command::Tag { .. })), "nothing changes");
+        assert_eq!((entry.state, &entry.mapping.tags), (MappingState::Updating, &ours));
+        assert!(matches!(tag(&registry, &ours), Ok(RegistryCommand::Tag { .. })), "nothing changes");
         let off = Mapping { enabled: false, ..one.clone() };
-        registry.apply(&Command::Put { mapping: Box::new(off), state: State::Disabled, at: 4.0 });
-        assert!(matches!(tag(&registry, &ours), Ok(Command::Tag { .. })), "nothing runs");
+        registry.apply(&RegistryCommand::Put {
+            mapping: Box::new(off),
+            state: MappingState::Disabled,
+            at: 4.0,
+        });
+        assert!(matches!(tag(&registry, &ours), Ok(RegistryCommand::Tag { .. })), "nothing runs");
     }
 
     proptest! {
@@ -277,11 +289,11 @@ mod tests {
                 let id = MappingId(uuid::Uuid::from_u128(number));
                 let command = match kind {
                     0 => registry.create(mapping(number, &format!("topic-{number}")), 1.0).ok(),
-                    1 => Some(Command::Move { id, state: State::Enabled, at: 2.0 }),
+                    1 => Some(RegistryCommand::Move { id, state: MappingState::Enabled, at: 2.0 }),
                     2 => registry.delete(id, 3.0).ok(),
-                    3 => Some(Command::Remove { id }),
-                    4 => Some(Command::Tag { id, tags: BTreeMap::from([("a".into(), number.to_string())]) }),
-                    _ => Some(Command::PutKey { id: format!("K{number}"), secret: "s".into() }),
+                    3 => Some(RegistryCommand::Remove { id }),
+                    4 => Some(RegistryCommand::Tag { id, tags: BTreeMap::from([("a".into(), number.to_string())]) }),
+                    _ => Some(RegistryCommand::PutKey { id: format!("K{number}"), secret: "s".into() }),
                 };
                 if let Some(command) = command {
                     registry.apply(&command);
@@ -289,7 +301,7 @@ mod tests {
                 }
             }
             let json = serde_json::to_string(&log).expect("JSON");
-            let read: Vec<Command> = serde_json::from_str(&json).expect("JSON");
+            let read: Vec<RegistryCommand> = serde_json::from_str(&json).expect("JSON");
             for commands in [read, registry.snapshot()] {
                 let mut again = Registry::default();
                 for command in &commands {

@@ -18,7 +18,7 @@ const DATE_BYTES: usize = "YYYYMMDD".len();
 const SKEW_SECONDS_MAX: i64 = 300;
 
 /// A request as it arrived.
-pub struct Signed<'r> {
+pub struct SignedRequest<'r> {
     /// Method.
     pub method: &'r str,
     /// Path, percent-encoded as sent.
@@ -33,20 +33,20 @@ pub struct Signed<'r> {
 
 /// Who signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caller {
+pub struct CallerIdentity {
     /// Access key id.
     pub access_key_id: String,
 }
 
 /// Checks signatures; another way to know callers is another implementation.
-pub trait Authenticator: Send + Sync {
+pub trait RequestAuthenticator: Send + Sync {
     /// Who signed `request`, at `now` (seconds since the epoch); `secret_of` knows the keys.
     fn authenticate(
         &self,
-        request: &Signed<'_>,
+        request: &SignedRequest<'_>,
         now: i64,
         secret_of: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Caller, ApiError>;
+    ) -> Result<CallerIdentity, ApiError>;
 }
 
 /// Signature Version 4 for one region.
@@ -55,7 +55,7 @@ pub struct SigV4 {
     pub region: String,
 }
 
-struct Authorization<'h> {
+struct AuthorizationHeader<'h> {
     access_key_id: &'h str,
     date: &'h str,
     region: &'h str,
@@ -76,13 +76,13 @@ fn mismatch() -> ApiError {
     )
 }
 
-impl Authenticator for SigV4 {
+impl RequestAuthenticator for SigV4 {
     fn authenticate(
         &self,
-        request: &Signed<'_>,
+        request: &SignedRequest<'_>,
         now: i64,
         secret_of: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Caller, ApiError> {
+    ) -> Result<CallerIdentity, ApiError> {
         let header = request.headers.get("authorization");
         let header = header
             .ok_or_else(|| refused(ErrorKind::MissingAuthenticationToken, "Missing Authentication Token"))?;
@@ -106,7 +106,7 @@ impl Authenticator for SigV4 {
             format!("{ALGORITHM}\n{stamp}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
         let expected = hex(&hmac(&signing_key(&secret, &authorization), to_sign.as_bytes()));
         if bool::from(expected.as_bytes().ct_eq(authorization.signature.as_bytes())) {
-            Ok(Caller { access_key_id: authorization.access_key_id.to_owned() })
+            Ok(CallerIdentity { access_key_id: authorization.access_key_id.to_owned() })
         } else {
             Err(mismatch())
         }
@@ -114,7 +114,7 @@ impl Authenticator for SigV4 {
 }
 
 impl SigV4 {
-    fn check_scope(&self, authorization: &Authorization<'_>) -> Result<(), ApiError> {
+    fn check_scope(&self, authorization: &AuthorizationHeader<'_>) -> Result<(), ApiError> {
         if authorization.region != self.region {
             return Err(refused(
                 ErrorKind::InvalidSignature,
@@ -134,7 +134,7 @@ impl SigV4 {
 }
 
 /// The parts of an Authorization header. Whatever is wrong with it, its own text is in no answer: it may be another service's secret.
-fn parse(header: &str, has_date: bool) -> Result<Authorization<'_>, ApiError> {
+fn parse(header: &str, has_date: bool) -> Result<AuthorizationHeader<'_>, ApiError> {
     let incomplete = |text: String| refused(ErrorKind::IncompleteSignature, text);
     let (scheme, fields) = header.split_once(' ').unwrap_or((header, ""));
     if scheme != ALGORITHM && scheme.starts_with("AWS4-") {
@@ -172,7 +172,7 @@ fn parse(header: &str, has_date: bool) -> Result<Authorization<'_>, ApiError> {
         let text = format!("Credential should be scoped with a valid terminator: '{TERMINATOR}'.");
         return Err(refused(ErrorKind::InvalidSignature, text));
     }
-    Ok(Authorization { access_key_id, date, region, service, signed_headers, signature })
+    Ok(AuthorizationHeader { access_key_id, date, region, service, signed_headers, signature })
 }
 
 /// AWS's sentences, one for each thing.
@@ -216,7 +216,7 @@ fn seconds_of(stamp: &str) -> Option<i64> {
     Some(chrono::NaiveDateTime::parse_from_str(stamp, "%Y%m%dT%H%M%SZ").ok()?.and_utc().timestamp())
 }
 
-fn canonical_request(request: &Signed<'_>, signed_headers: &str, body_hash: &str) -> Option<String> {
+fn canonical_request(request: &SignedRequest<'_>, signed_headers: &str, body_hash: &str) -> Option<String> {
     let mut canonical =
         format!("{}\n{}\n{}\n", request.method, encode(request.path, true), canonical_query(request.query));
     for name in signed_headers.split(';') {
@@ -261,7 +261,7 @@ fn encode_bytes(bytes: &[u8], keep_slash: bool) -> String {
     })
 }
 
-fn signing_key(secret: &str, authorization: &Authorization<'_>) -> Vec<u8> {
+fn signing_key(secret: &str, authorization: &AuthorizationHeader<'_>) -> Vec<u8> {
     let date = hmac(format!("AWS4{secret}").as_bytes(), authorization.date.as_bytes());
     let region = hmac(&date, authorization.region.as_bytes());
     let service = hmac(&region, authorization.service.as_bytes());
@@ -326,8 +326,8 @@ mod tests {
         query: &str,
         body: &[u8],
         now: i64,
-    ) -> Result<Caller, ErrorKind> {
-        let request = Signed { method: "POST", path, query, headers, body };
+    ) -> Result<CallerIdentity, ErrorKind> {
+        let request = SignedRequest { method: "POST", path, query, headers, body };
         let secret_of = |id: &str| (id == "AKID").then(|| "secret".to_owned());
         let verifier = SigV4 { region: "eu-west-1".to_owned() };
         verifier.authenticate(&request, now, &secret_of).map_err(|error| error.kind)
@@ -336,7 +336,10 @@ mod tests {
     #[test]
     fn what_aws_signs_is_accepted() {
         let headers = signed(PATH, QUERY, BODY);
-        assert_eq!(check(&headers, PATH, QUERY, BODY, NOW), Ok(Caller { access_key_id: "AKID".into() }));
+        assert_eq!(
+            check(&headers, PATH, QUERY, BODY, NOW),
+            Ok(CallerIdentity { access_key_id: "AKID".into() })
+        );
         assert!(check(&headers, PATH, "z=&tagKeys=a&tagKeys=b%20c", BODY, NOW + 299).is_ok());
     }
 
@@ -437,7 +440,7 @@ mod tests {
     }
 
     fn refusal(headers: &BTreeMap<String, String>) -> ApiError {
-        let request = Signed { method: "POST", path: PATH, query: QUERY, headers, body: BODY };
+        let request = SignedRequest { method: "POST", path: PATH, query: QUERY, headers, body: BODY };
         let secret_of = |id: &str| (id == "AKID").then(|| "secret".to_owned());
         let verifier = SigV4 { region: "eu-west-1".to_owned() };
         verifier.authenticate(&request, NOW, &secret_of).expect_err("refused")

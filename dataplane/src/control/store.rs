@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use thiserror::Error;
 
-use super::registry::{Command, Registry};
+use super::registry::{Registry, RegistryCommand};
 
 const COMMANDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("commands");
 /// A log longer than this is rewritten as its snapshot when the store is opened.
 const COMMANDS_MAX: u64 = 10_000;
 
 /// How the file of the store becomes a database.
-type Opening = Box<dyn Fn(&Path) -> Result<Database, redb::DatabaseError> + Send + RefUnwindSafe>;
+type StoreOpener = Box<dyn Fn(&Path) -> Result<Database, redb::DatabaseError> + Send + RefUnwindSafe>;
 
 /// What is wrong with the store.
 #[derive(Debug, Error)]
@@ -66,7 +66,7 @@ pub enum StoreError {
 pub struct Store {
     folder: PathBuf,
     path: PathBuf,
-    opening: Opening,
+    opening: StoreOpener,
     /// Closed by a failure: redb takes nothing more after one, however much room there is again. The next write opens it.
     database: Option<Database>,
     next: u64,
@@ -78,7 +78,7 @@ impl Store {
         Self::open_by(Box::new(|path| Database::create(path)), folder)
     }
 
-    fn open_by(opening: Opening, folder: &Path) -> Result<(Self, Registry), StoreError> {
+    fn open_by(opening: StoreOpener, folder: &Path) -> Result<(Self, Registry), StoreError> {
         let path = folder.join("lighterman.redb");
         let mut store = Self { folder: folder.to_owned(), path, opening, database: None, next: 0 };
         store.database = Some(store.open_database()?);
@@ -87,7 +87,7 @@ impl Store {
     }
 
     /// Makes a command durable.
-    pub fn append(&mut self, command: &Command) -> Result<(), StoreError> {
+    pub fn append(&mut self, command: &RegistryCommand) -> Result<(), StoreError> {
         let bytes = self.encode(command)?;
         let next = self.next;
         self.write(|table| {
@@ -141,7 +141,7 @@ impl Store {
         self.write(|_| Ok(()))?;
         let database = self.database.as_ref().ok_or_else(|| self.failed(redb::Error::PreviousIo))?;
         for (number, bytes) in read_all(database).map_err(|error| self.failed(error))? {
-            let command: Command = serde_json::from_slice(&bytes)
+            let command: RegistryCommand = serde_json::from_slice(&bytes)
                 .map_err(|source| StoreError::Unreadable { path: self.path.clone(), number, source })?;
             registry.apply(&command);
             self.next = number + 1;
@@ -168,7 +168,7 @@ impl Store {
         Ok(())
     }
 
-    fn encode(&self, command: &Command) -> Result<Vec<u8>, StoreError> {
+    fn encode(&self, command: &RegistryCommand) -> Result<Vec<u8>, StoreError> {
         let number = self.next;
         serde_json::to_vec(command).map_err(|source| StoreError::Unreadable {
             path: self.path.clone(),
@@ -207,7 +207,7 @@ impl Store {
 
 /// What a creation leaves that had no room, or was killed, redb does not open: the file is made beside its place, and comes there
 /// when it is whole.
-fn create(opening: &Opening, path: &Path) -> Result<(), redb::DatabaseError> {
+fn create(opening: &StoreOpener, path: &Path) -> Result<(), redb::DatabaseError> {
     let failed = |error: io::Error| redb::DatabaseError::Storage(error.into());
     let unfinished = path.with_extension("unfinished");
     if unfinished.exists() {
@@ -244,8 +244,8 @@ mod full_disk_tests;
 mod tests {
     use super::*;
 
-    fn key(number: u64) -> Command {
-        Command::PutKey { id: format!("K{number}"), secret: format!("s{number}") }
+    fn key(number: u64) -> RegistryCommand {
+        RegistryCommand::PutKey { id: format!("K{number}"), secret: format!("s{number}") }
     }
 
     #[test]
@@ -258,8 +258,8 @@ mod tests {
                 registry.apply(&key(number % 3));
             }
             store.compact(&registry).expect("compacts");
-            store.append(&Command::RemoveKey { id: "K1".into() }).expect("durable");
-            registry.apply(&Command::RemoveKey { id: "K1".into() });
+            store.append(&RegistryCommand::RemoveKey { id: "K1".into() }).expect("durable");
+            registry.apply(&RegistryCommand::RemoveKey { id: "K1".into() });
             registry
         };
         let (_, after) = Store::open(folder.path()).expect("opens again");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lighterman_proto::api::{ApiError, FilterCriteria, FilterRequest};
-use lighterman_proto::filter::{Format, Subject, Verdict};
+use lighterman_proto::filter::{DataFormat, FilterSubject, FilterVerdict};
 use lighterman_proto::records::Header;
 use lighterman_proto::units::TimestampMs;
 use serde::Deserialize;
@@ -19,14 +19,14 @@ pub struct TrialRequest {
     /// As in a mapping.
     pub filter_criteria: FilterRequest,
     /// At most 1,000.
-    pub records: Vec<Sample>,
+    pub records: Vec<FilterSample>,
 }
 
 /// A record to try filters on, its members named as in a pattern. A `value` or `key` that is a string is that text; an object,
 /// list, number, `true` or `false` is that JSON, as it is written; null or absent is null. Any bytes go as base64.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Sample {
+pub struct FilterSample {
     value: Option<Box<RawValue>>,
     value_base64: Option<String>,
     key: Option<Box<RawValue>>,
@@ -53,13 +53,13 @@ impl Default for SampleHeaders {
 
 /// What the filters say of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trial {
+pub struct FilterTest {
     /// Whether it is delivered, and why.
-    pub verdict: Verdict,
+    pub verdict: FilterVerdict,
     /// What its key is to a filter.
-    pub key: Format,
+    pub key: DataFormat,
     /// What its value is to a filter: why a record passes that no pattern could look into.
-    pub value: Format,
+    pub value: DataFormat,
 }
 
 impl TrialRequest {
@@ -69,7 +69,7 @@ impl TrialRequest {
             return Err(ApiError::invalid(format!("Records must have at most {RECORDS_MAX} records.")));
         }
         let criteria = self.filter_criteria.criteria()?;
-        let each = |(index, sample): (usize, &Sample)| {
+        let each = |(index, sample): (usize, &FilterSample)| {
             let trial = sample.trial(&criteria);
             let trial =
                 trial.map_err(|wrong| ApiError::invalid(format!("Record {}: {wrong}.", index + 1)))?;
@@ -81,13 +81,13 @@ impl TrialRequest {
     }
 }
 
-impl Sample {
+impl FilterSample {
     /// Tries `criteria` on it; what is wrong with it when it is no record.
-    pub fn trial(&self, criteria: &FilterCriteria) -> Result<Trial, String> {
+    pub fn trial(&self, criteria: &FilterCriteria) -> Result<FilterTest, String> {
         let value = bytes("value", self.value.as_deref(), self.value_base64.as_deref())?;
         let key = bytes("key", self.key.as_deref(), self.key_base64.as_deref())?;
         let headers = self.headers.read()?;
-        let subject = Subject {
+        let subject = FilterSubject {
             topic: self.topic.as_str(),
             partition: self.partition,
             timestamp: TimestampMs(self.timestamp),
@@ -97,28 +97,34 @@ impl Sample {
                 .iter()
                 .map(|(name, value)| Header { name: name.as_bytes(), value: value.as_deref() }),
         };
-        Ok(Trial::of(subject, criteria))
+        Ok(FilterTest::of(subject, criteria))
     }
 }
 
-impl Trial {
+impl FilterTest {
     /// Tries `criteria` on a record that has a value alone.
     pub fn of_value(value: &[u8], criteria: &FilterCriteria) -> Self {
         let (topic, partition, timestamp) = ("", 0, TimestampMs(0));
         let headers = std::iter::empty();
-        Self::of(Subject { topic, partition, timestamp, key: None, value: Some(value), headers }, criteria)
+        Self::of(
+            FilterSubject { topic, partition, timestamp, key: None, value: Some(value), headers },
+            criteria,
+        )
     }
 
-    fn of<'a>(subject: Subject<'a, impl Iterator<Item = Header<'a>>>, criteria: &FilterCriteria) -> Self {
-        let (key, value) = (Format::of(subject.key), Format::of(subject.value));
+    fn of<'a>(
+        subject: FilterSubject<'a, impl Iterator<Item = Header<'a>>>,
+        criteria: &FilterCriteria,
+    ) -> Self {
+        let (key, value) = (DataFormat::of(subject.key), DataFormat::of(subject.value));
         Self { verdict: criteria.compiled().verdict(subject), key, value }
     }
 
     /// The filter that matched, from 1.
     pub fn filter(self) -> Option<usize> {
         match self.verdict {
-            Verdict::Matched(filter) => Some(filter + 1),
-            Verdict::Unfiltered | Verdict::Refused => None,
+            FilterVerdict::Matched(filter) => Some(filter + 1),
+            FilterVerdict::Unfiltered | FilterVerdict::Refused => None,
         }
     }
 

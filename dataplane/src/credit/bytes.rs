@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 pub use super::overdraft::Overdraft;
-use super::shares::{Ask, ByteShares, Grant, Loan, Served, ShareId, TicketId};
+use super::shares::{ByteShares, LeaseGrant, LeaseRequest, OverdraftLoan, ServedRequests, ShareId, TicketId};
 use crate::runtime::clock;
 
 /// A fetch for less than this is not worth its round trip.
@@ -19,29 +19,29 @@ const FETCH_BYTES_MIN: usize = 64 * 1024;
 /// A share of the bytes that a node may hold at once; clones are the same share. It is over when all of them, and all that was
 /// lent for it, are gone.
 #[derive(Clone)]
-pub struct ByteBudget {
+pub struct MemoryBudget {
     share: Arc<ByteShare>,
 }
 
 struct ByteShare {
     id: ShareId,
     name: Arc<str>,
-    pool: Arc<Mutex<Pool>>,
+    pool: Arc<Mutex<BudgetState>>,
 }
 
-struct Pool {
+struct BudgetState {
     shares: ByteShares,
     names: HashMap<ShareId, Arc<str>>,
-    waiting: HashMap<TicketId, (Arc<ByteShare>, oneshot::Sender<Lease>)>,
+    waiting: HashMap<TicketId, (Arc<ByteShare>, oneshot::Sender<MemoryLease>)>,
 }
 
 /// The right to hold some bytes; dropping it gives them back.
 #[must_use = "a lease that is dropped lends nothing"]
-pub struct Lease {
+pub struct MemoryLease {
     share: Arc<ByteShare>,
     /// Within the limit.
     bytes: usize,
-    loan: Option<Loan>,
+    loan: Option<OverdraftLoan>,
 }
 
 /// How a mapping stands that waits for bytes.
@@ -73,11 +73,12 @@ impl std::fmt::Display for ByteShortage {
     }
 }
 
-impl ByteBudget {
+impl MemoryBudget {
     /// A budget of `limit` bytes; the share is the node's own, and has no floor.
     pub fn new(limit: usize) -> Self {
         let shares = ByteShares::new(limit);
-        let pool = Arc::new(Mutex::new(Pool { shares, names: HashMap::new(), waiting: HashMap::new() }));
+        let pool =
+            Arc::new(Mutex::new(BudgetState { shares, names: HashMap::new(), waiting: HashMap::new() }));
         Self::open(pool, Arc::from("this node"), false)
     }
 
@@ -87,7 +88,7 @@ impl ByteBudget {
         Self::open(Arc::clone(&self.share.pool), Arc::from(name), true)
     }
 
-    fn open(pool: Arc<Mutex<Pool>>, name: Arc<str>, has_floor: bool) -> Self {
+    fn open(pool: Arc<Mutex<BudgetState>>, name: Arc<str>, has_floor: bool) -> Self {
         let (id, granted) = {
             let mut open = pool.lock();
             let (id, served) = open.shares.open(has_floor);
@@ -124,14 +125,14 @@ impl ByteBudget {
     }
 
     /// True when more than half is leased: the time to hold no more than needed.
-    pub fn is_pressed(&self) -> bool {
+    pub fn is_half_used(&self) -> bool {
         let pool = self.share.pool.lock();
         pool.shares.leased() > pool.shares.limit() / 2
     }
 
     /// True while somebody waits for bytes.
-    pub fn is_short(&self) -> bool {
-        self.share.pool.lock().shares.is_short()
+    pub fn has_waiters(&self) -> bool {
+        self.share.pool.lock().shares.has_waiters()
     }
 
     /// True while somebody waits who holds no more than this share, which holds more than its floor, or who waits for what this
@@ -155,33 +156,34 @@ impl ByteBudget {
     }
 
     /// `bytes` now, or nothing. Never overtakes someone who is served before.
-    pub fn try_lease(&self, bytes: usize) -> Option<Lease> {
-        self.try_ask(Ask { least: bytes, most: bytes, is_new: false, purpose: None })
+    pub fn try_lease(&self, bytes: usize) -> Option<MemoryLease> {
+        self.try_ask(LeaseRequest { least: bytes, most: bytes, is_new: false, purpose: None })
     }
 
     /// `bytes` now, over the limit if need be, but to one holder of each purpose at a time: what keeps a node moving when
     /// every byte is held by those who wait for each other (the "plus one oversized record" of MEM-1).
-    pub fn try_lease_or_overdraft(&self, bytes: usize, purpose: Overdraft) -> Option<Lease> {
-        self.try_ask(Ask { least: bytes, most: bytes, is_new: false, purpose: Some(purpose) })
+    pub fn try_lease_or_overdraft(&self, bytes: usize, purpose: Overdraft) -> Option<MemoryLease> {
+        self.try_ask(LeaseRequest { least: bytes, most: bytes, is_new: false, purpose: Some(purpose) })
     }
 
     /// `bytes` as soon as they are free. Dropping the future leaves the line.
-    pub async fn lease(&self, bytes: usize) -> Lease {
-        self.stand_in_line(Ask { least: bytes, most: bytes, is_new: false, purpose: None }).await
+    pub async fn lease(&self, bytes: usize) -> MemoryLease {
+        self.wait_for_lease(LeaseRequest { least: bytes, most: bytes, is_new: false, purpose: None }).await
     }
 
     /// As much as is free for new records, as soon as that is `least`, and not more than `most`.
-    pub async fn lease_for_records(&self, least: usize, most: usize) -> Lease {
-        self.stand_in_line(Ask { least, most, is_new: true, purpose: None }).await
+    pub async fn lease_for_records(&self, least: usize, most: usize) -> MemoryLease {
+        self.wait_for_lease(LeaseRequest { least, most, is_new: true, purpose: None }).await
     }
 
     /// `bytes` as soon as they are free or the overdraft for `purpose` is, whichever comes first; an overdraft goes to the
     /// mappings in turn.
-    pub async fn lease_or_overdraft(&self, bytes: usize, purpose: Overdraft) -> Lease {
-        self.stand_in_line(Ask { least: bytes, most: bytes, is_new: false, purpose: Some(purpose) }).await
+    pub async fn lease_or_overdraft(&self, bytes: usize, purpose: Overdraft) -> MemoryLease {
+        self.wait_for_lease(LeaseRequest { least: bytes, most: bytes, is_new: false, purpose: Some(purpose) })
+            .await
     }
 
-    fn try_ask(&self, ask: Ask) -> Option<Lease> {
+    fn try_ask(&self, ask: LeaseRequest) -> Option<MemoryLease> {
         let (grant, granted) = {
             let mut pool = self.share.pool.lock();
             let (ticket, mut served) = pool.shares.ask(self.share.id, ask, clock::now());
@@ -195,7 +197,7 @@ impl ByteBudget {
         Some(self.lease_of(grant?))
     }
 
-    async fn stand_in_line(&self, ask: Ask) -> Lease {
+    async fn wait_for_lease(&self, ask: LeaseRequest) -> MemoryLease {
         loop {
             let (grant, granted, mut place) = {
                 let mut pool = self.share.pool.lock();
@@ -205,7 +207,7 @@ impl ByteBudget {
                 if ours.is_none() {
                     pool.waiting.insert(ticket, (Arc::clone(&self.share), grant));
                 }
-                (ours, pool.take_granted(served), Place { share: &self.share, ticket, granted })
+                (ours, pool.take_granted(served), WaitGuard { share: &self.share, ticket, granted })
             };
             hand_over(granted);
             if let Some(grant) = grant {
@@ -217,34 +219,34 @@ impl ByteBudget {
         }
     }
 
-    fn lease_of(&self, grant: Grant) -> Lease {
-        Lease { share: Arc::clone(&self.share), bytes: grant.bytes, loan: grant.over }
+    fn lease_of(&self, grant: LeaseGrant) -> MemoryLease {
+        MemoryLease { share: Arc::clone(&self.share), bytes: grant.bytes, loan: grant.over }
     }
 }
 
 /// Leases on their way to those who wait for them. Whoever has gone drops its lease, which takes the lock again: so they are
 /// handed over only after it is free.
-type Granted = Vec<(oneshot::Sender<Lease>, Lease)>;
+type GrantedLeases = Vec<(oneshot::Sender<MemoryLease>, MemoryLease)>;
 
-fn hand_over(granted: Granted) {
+fn hand_over(granted: GrantedLeases) {
     for (grant, lease) in granted {
         let _ = grant.send(lease);
     }
 }
 
-impl Pool {
-    fn take_granted(&mut self, served: Served) -> Granted {
+impl BudgetState {
+    fn take_granted(&mut self, served: ServedRequests) -> GrantedLeases {
         metrics::gauge!(crate::metrics::BYTES_LEASED).set(self.shares.leased() as f64);
-        let lease = |(ticket, grant): (TicketId, Grant)| {
+        let lease = |(ticket, grant): (TicketId, LeaseGrant)| {
             let (share, to) = self.waiting.remove(&ticket)?;
-            Some((to, Lease { share, bytes: grant.bytes, loan: grant.over }))
+            Some((to, MemoryLease { share, bytes: grant.bytes, loan: grant.over }))
         };
         served.into_iter().filter_map(lease).collect()
     }
 }
 
 impl ByteShare {
-    fn give_back(&self, bytes: usize, loan: Option<Loan>) {
+    fn give_back(&self, bytes: usize, loan: Option<OverdraftLoan>) {
         let granted = {
             let mut pool = self.pool.lock();
             let served = pool.shares.give_back(self.id, bytes, loan);
@@ -267,13 +269,13 @@ impl Drop for ByteShare {
 }
 
 /// A place in the line; whoever leaves it may have kept away those behind.
-struct Place<'a> {
+struct WaitGuard<'a> {
     share: &'a Arc<ByteShare>,
     ticket: TicketId,
-    granted: oneshot::Receiver<Lease>,
+    granted: oneshot::Receiver<MemoryLease>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         let (gone, granted) = {
             let mut pool = self.share.pool.lock();
@@ -286,7 +288,7 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Lease {
+impl MemoryLease {
     /// Bytes lent.
     pub fn bytes(&self) -> usize {
         self.bytes + self.loan.map_or(0, |loan| loan.bytes)
@@ -324,15 +326,17 @@ impl Lease {
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes());
         let over = self.loan.map_or(0, |loan| loan.bytes).min(bytes);
-        let loan = self.loan.filter(|_| over > 0).map(|loan| Loan { bytes: over, ..loan });
-        self.loan =
-            self.loan.map(|loan| Loan { bytes: loan.bytes - over, ..loan }).filter(|loan| loan.bytes > 0);
+        let loan = self.loan.filter(|_| over > 0).map(|loan| OverdraftLoan { bytes: over, ..loan });
+        self.loan = self
+            .loan
+            .map(|loan| OverdraftLoan { bytes: loan.bytes - over, ..loan })
+            .filter(|loan| loan.bytes > 0);
         self.bytes -= bytes - over;
         Self { share: Arc::clone(&self.share), bytes: bytes - over, loan }
     }
 }
 
-impl Drop for Lease {
+impl Drop for MemoryLease {
     fn drop(&mut self) {
         if self.bytes > 0 || self.loan.is_some() {
             self.share.give_back(self.bytes, self.loan);
@@ -340,7 +344,7 @@ impl Drop for Lease {
     }
 }
 
-impl std::fmt::Debug for Lease {
+impl std::fmt::Debug for MemoryLease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lease")
             .field("for", &self.share.name)
@@ -360,13 +364,13 @@ mod tests {
     const PURPOSES: [Overdraft; 5] =
         [Overdraft::Decoder, Overdraft::Inflated, Overdraft::Payload, Overdraft::Letter, Overdraft::Answer];
 
-    fn waiting(budget: &ByteBudget) -> usize {
+    fn waiting(budget: &MemoryBudget) -> usize {
         budget.share.pool.lock().waiting.len()
     }
 
     #[test]
     fn mem_1_leases_stay_within_the_budget_plus_one_overdraft() {
-        let budget = ByteBudget::new(100);
+        let budget = MemoryBudget::new(100);
         let most = budget.try_lease(90).expect("room");
         assert!(budget.try_lease(20).is_none());
         let over = budget.try_lease_or_overdraft(20, Overdraft::Inflated).expect("the one overdraft");
@@ -381,7 +385,7 @@ mod tests {
 
     #[test]
     fn what_was_lent_over_the_limit_is_for_what_it_was_lent_for() {
-        let budget = ByteBudget::new(10);
+        let budget = MemoryBudget::new(10);
         let most = budget.try_lease(10).expect("room");
         let over = budget.try_lease_or_overdraft(5, Overdraft::Decoder).expect("the overdraft");
         assert!(over.serves(Overdraft::Decoder) && !over.serves(Overdraft::Inflated));
@@ -390,7 +394,7 @@ mod tests {
 
     #[test]
     fn waiters_are_served_in_order_and_leave_when_dropped() {
-        let budget = ByteBudget::new(10);
+        let budget = MemoryBudget::new(10);
         let all = budget.try_lease(10).expect("room");
         let mut first = Box::pin(budget.lease(8));
         let mut gone = Box::pin(budget.lease(1));
@@ -408,13 +412,13 @@ mod tests {
 
     #[test]
     fn liv_1_an_overdraft_goes_to_the_first_in_line_who_can_take_it() {
-        let budget = ByteBudget::new(10);
+        let budget = MemoryBudget::new(10);
         let most = budget.try_lease(9).expect("room");
         let over = budget.try_lease_or_overdraft(5, Overdraft::Inflated).expect("the overdraft");
         let mut room = Box::pin(budget.lease(8));
         let mut payload = Box::pin(budget.lease_or_overdraft(6, Overdraft::Payload));
         assert!(room.as_mut().now_or_never().is_none());
-        assert!(budget.is_short());
+        assert!(budget.has_waiters());
         let payload = payload.as_mut().now_or_never().expect("another purpose, its overdraft is there");
         let mut first = Box::pin(budget.lease_or_overdraft(7, Overdraft::Inflated));
         let mut second = Box::pin(budget.lease_or_overdraft(4, Overdraft::Inflated));
@@ -433,7 +437,7 @@ mod tests {
 
     #[test]
     fn who_leaves_the_line_lets_those_behind_pass() {
-        let budget = ByteBudget::new(10);
+        let budget = MemoryBudget::new(10);
         let _some = budget.try_lease(5).expect("room");
         let mut large = Box::pin(budget.lease(8));
         let mut small = Box::pin(budget.lease(4));
@@ -441,12 +445,12 @@ mod tests {
         assert!(small.as_mut().now_or_never().is_none(), "nobody overtakes");
         drop(large);
         assert!(small.now_or_never().is_some());
-        assert!(!budget.is_short());
+        assert!(!budget.has_waiters());
     }
 
     #[test]
     fn who_left_stands_in_nobodys_way() {
-        let budget = ByteBudget::new(10);
+        let budget = MemoryBudget::new(10);
         let most = budget.try_lease(10).expect("room");
         let over = budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
         let mut front = Box::pin(budget.lease(10));
@@ -466,9 +470,9 @@ mod tests {
     }
 
     /// A future that is polled by hand.
-    type Asked = std::pin::Pin<Box<dyn Future<Output = Lease>>>;
+    type LeaseFuture = std::pin::Pin<Box<dyn Future<Output = MemoryLease>>>;
 
-    fn serve_all(asked: &mut Vec<Asked>, held: &mut Vec<Lease>) {
+    fn serve_all(asked: &mut Vec<LeaseFuture>, held: &mut Vec<MemoryLease>) {
         asked.retain_mut(|place| place.now_or_never().map(|lease| held.push(lease)).is_none());
     }
 
@@ -478,8 +482,8 @@ mod tests {
         fn liv_1_mem_1_nobody_waits_for_what_is_there(
             steps in prop::collection::vec((0u8..4, 1usize..60, 0usize..8), 1..80),
         ) {
-            let budget = ByteBudget::new(100);
-            let (mut asked, mut held) = (Vec::<Asked>::new(), Vec::new());
+            let budget = MemoryBudget::new(100);
+            let (mut asked, mut held) = (Vec::<LeaseFuture>::new(), Vec::new());
             for (kind, bytes, at) in steps {
                 match kind {
                     0 if at < held.len() => drop(held.swap_remove(at)),
@@ -495,7 +499,7 @@ mod tests {
                     }
                 }
                 serve_all(&mut asked, &mut held);
-                prop_assert_eq!(budget.leased(), held.iter().map(Lease::bytes).sum::<usize>());
+                prop_assert_eq!(budget.leased(), held.iter().map(MemoryLease::bytes).sum::<usize>());
                 prop_assert_eq!(waiting(&budget), asked.len());
             }
             while !held.is_empty() {
@@ -508,7 +512,7 @@ mod tests {
 
         #[test]
         fn mem_1_every_byte_comes_back(sizes in prop::collection::vec((1usize..50, any::<bool>(), 0usize..60), 1..40)) {
-            let budget = ByteBudget::new(100);
+            let budget = MemoryBudget::new(100);
             let mut held = Vec::new();
             for (bytes, release_first, cut) in sizes {
                 if release_first && !held.is_empty() {
@@ -521,7 +525,7 @@ mod tests {
                     held.push(part);
                 }
                 prop_assert!(budget.leased() <= 100);
-                prop_assert_eq!(budget.leased(), held.iter().map(Lease::bytes).sum::<usize>());
+                prop_assert_eq!(budget.leased(), held.iter().map(MemoryLease::bytes).sum::<usize>());
             }
             held.clear();
             prop_assert_eq!(budget.leased(), 0);

@@ -22,7 +22,7 @@ pub(super) struct TicketId(u64);
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ask {
+pub(super) struct LeaseRequest {
     /// Bytes without which nothing can be done.
     pub least: usize,
     /// Bytes that can be used.
@@ -35,26 +35,26 @@ pub(super) struct Ask {
 
 /// What is lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Grant {
+pub(super) struct LeaseGrant {
     /// Within the limit.
     pub bytes: usize,
     /// Over it.
-    pub over: Option<Loan>,
+    pub over: Option<OverdraftLoan>,
 }
 
 /// Bytes over the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Loan {
+pub(super) struct OverdraftLoan {
     pub purpose: Overdraft,
     pub serial: u64,
     pub bytes: usize,
 }
 
 /// Who is served, in order.
-pub(super) type Served = Vec<(TicketId, Grant)>;
+pub(super) type ServedRequests = Vec<(TicketId, LeaseGrant)>;
 
 #[derive(Default)]
-struct Share {
+struct MappingShare {
     has_floor: bool,
     /// Bytes held within the limit.
     held: usize,
@@ -66,9 +66,9 @@ struct Share {
     turns: [u64; OVERDRAFTS.len()],
 }
 
-struct Place {
+struct QueuePlace {
     share: ShareId,
-    ask: Ask,
+    ask: LeaseRequest,
     asked_at: Moment,
 }
 
@@ -81,13 +81,13 @@ pub(super) struct ByteShares {
     unheld_floors: usize,
     floor: usize,
     with_floor: usize,
-    shares: BTreeMap<ShareId, Share>,
-    places: BTreeMap<TicketId, Place>,
+    shares: BTreeMap<ShareId, MappingShare>,
+    places: BTreeMap<TicketId, QueuePlace>,
     /// Shares for which somebody waits, by what they hold.
     line: BTreeSet<(usize, ShareId)>,
     /// Shares for which somebody waits who can take the overdraft, by their last turn.
     turns: [BTreeSet<(u64, ShareId)>; OVERDRAFTS.len()],
-    loans: [Option<(ShareId, Loan)>; OVERDRAFTS.len()],
+    loans: [Option<(ShareId, OverdraftLoan)>; OVERDRAFTS.len()],
     serial: u64,
     /// The pool for which the first of those who wait waits: a look down the line before is in vain. `None`: look.
     no_use_below: Option<i64>,
@@ -121,7 +121,7 @@ impl ByteShares {
         self.held + over
     }
 
-    pub(super) fn is_short(&self) -> bool {
+    pub(super) fn has_waiters(&self) -> bool {
         !self.places.is_empty()
     }
 
@@ -163,23 +163,23 @@ impl ByteShares {
 
     /// Another share. Those with a floor divide half of the limit at most, so that what is larger than a floor has a pool to
     /// come from; one more floor is kept free for the mapping that comes next, which so has its own at once.
-    pub(super) fn open(&mut self, has_floor: bool) -> (ShareId, Served) {
+    pub(super) fn open(&mut self, has_floor: bool) -> (ShareId, ServedRequests) {
         self.serial += 1;
         let id = ShareId(self.serial);
         let turns = [self.serial; OVERDRAFTS.len()];
-        self.shares.insert(id, Share { has_floor, turns, ..Share::default() });
+        self.shares.insert(id, MappingShare { has_floor, turns, ..MappingShare::default() });
         self.with_floor += usize::from(has_floor);
         self.set_floors();
-        (id, self.serve())
+        (id, self.grant_waiting())
     }
 
     /// The share is over: nothing of it is lent any more, and nobody waits for it.
-    pub(super) fn close(&mut self, id: ShareId) -> Served {
+    pub(super) fn close(&mut self, id: ShareId) -> ServedRequests {
         if let Some(gone) = self.shares.remove(&id) {
             self.with_floor -= usize::from(gone.has_floor);
         }
         self.set_floors();
-        self.serve()
+        self.grant_waiting()
     }
 
     fn set_floors(&mut self) {
@@ -190,15 +190,20 @@ impl ByteShares {
     }
 
     /// `ask`, now or later; never overtakes who is served before it.
-    pub(super) fn ask(&mut self, share: ShareId, ask: Ask, now: Moment) -> (TicketId, Served) {
+    pub(super) fn ask(
+        &mut self,
+        share: ShareId,
+        ask: LeaseRequest,
+        now: Moment,
+    ) -> (TicketId, ServedRequests) {
         let ticket = self.join(share, ask, now);
-        (ticket, self.serve())
+        (ticket, self.grant_waiting())
     }
 
-    fn join(&mut self, id: ShareId, ask: Ask, asked_at: Moment) -> TicketId {
+    fn join(&mut self, id: ShareId, ask: LeaseRequest, asked_at: Moment) -> TicketId {
         self.serial += 1;
         let ticket = TicketId(self.serial);
-        self.places.insert(ticket, Place { share: id, ask, asked_at });
+        self.places.insert(ticket, QueuePlace { share: id, ask, asked_at });
         if let Some(share) = self.shares.get_mut(&id) {
             share.line.insert((ask.is_new, ticket));
             self.line.insert((share.held, id));
@@ -212,14 +217,14 @@ impl ByteShares {
     }
 
     /// Leaves the line. Who it kept away is served.
-    pub(super) fn leave(&mut self, ticket: TicketId) -> Served {
+    pub(super) fn leave(&mut self, ticket: TicketId) -> ServedRequests {
         if self.take_out(ticket).is_none() {
             return Vec::new();
         }
-        self.serve()
+        self.grant_waiting()
     }
 
-    fn take_out(&mut self, ticket: TicketId) -> Option<Place> {
+    fn take_out(&mut self, ticket: TicketId) -> Option<QueuePlace> {
         let place = self.places.remove(&ticket)?;
         let share = self.shares.get_mut(&place.share)?;
         share.line.remove(&(place.ask.is_new, ticket));
@@ -238,15 +243,20 @@ impl ByteShares {
     }
 
     /// Takes back `bytes` that were lent within the limit, and those of `loan`.
-    pub(super) fn give_back(&mut self, share: ShareId, bytes: usize, loan: Option<Loan>) -> Served {
+    pub(super) fn give_back(
+        &mut self,
+        share: ShareId,
+        bytes: usize,
+        loan: Option<OverdraftLoan>,
+    ) -> ServedRequests {
         let settled = loan.map_or(0, |loan| self.repay(loan));
         let back = mutant!("budget-leak", bytes, bytes / 2) + settled;
         self.hold(share, -(back as i64));
-        self.serve()
+        self.grant_waiting()
     }
 
     /// How much of it was lent within the limit by now.
-    fn repay(&mut self, back: Loan) -> usize {
+    fn repay(&mut self, back: OverdraftLoan) -> usize {
         let slot = &mut self.loans[back.purpose as usize];
         let Some((_, loan)) = slot.as_mut().filter(|(_, loan)| loan.serial == back.serial) else {
             return back.bytes;
@@ -278,24 +288,24 @@ impl ByteShares {
 
     /// Bytes that `share` could have for `ask`, of the pool too or of its own floor alone. New records leave half of the floor to
     /// what is to become of them.
-    fn room(&self, share: &Share, ask: Ask, is_pooled: bool) -> usize {
+    fn room(&self, share: &MappingShare, ask: LeaseRequest, is_pooled: bool) -> usize {
         let own = share.unheld_floor(if ask.is_new { self.floor / 2 } else { self.floor });
         let pooled = usize::try_from(self.pool() + own as i64).unwrap_or_default();
         let room = own.min(self.limit.saturating_sub(self.held)).max(if is_pooled { pooled } else { 0 });
         mutant!("budget-without-limit", room, usize::MAX)
     }
 
-    fn serve(&mut self) -> Served {
+    fn grant_waiting(&mut self) -> ServedRequests {
         let mut served = Vec::new();
         loop {
-            self.settle();
+            self.convert_fitting_loans();
             let Some(next) = self.serve_from_room().or_else(|| self.serve_over()) else { return served };
             served.push(next);
         }
     }
 
     /// What is lent over the limit and fits by now is over it no longer.
-    fn settle(&mut self) {
+    fn convert_fitting_loans(&mut self) {
         for at in 0..OVERDRAFTS.len() {
             let Some((id, loan)) = self.loans[at] else { continue };
             let own = self.shares.get(&id).map_or(0, |share| share.unheld_floor(self.floor));
@@ -306,7 +316,7 @@ impl ByteShares {
         }
     }
 
-    fn serve_from_room(&mut self) -> Option<(TicketId, Grant)> {
+    fn serve_from_room(&mut self) -> Option<(TicketId, LeaseGrant)> {
         // While there is less than the floors promise, any byte that comes back may be what a floor waits for.
         let in_vain = |enough: i64| self.held > 0 && (0..enough).contains(&self.pool());
         if self.line.is_empty() || self.no_use_below.is_some_and(in_vain) {
@@ -325,7 +335,7 @@ impl ByteShares {
             let room = self.room(share, ask, held < bar);
             // What is larger than all there is goes when nothing else is out, unless there is another way for it.
             if room >= ask.least || (self.held == 0 && ask.purpose.is_none()) {
-                let grant = Grant { bytes: room.clamp(ask.least, ask.most.max(ask.least)), over: None };
+                let grant = LeaseGrant { bytes: room.clamp(ask.least, ask.most.max(ask.least)), over: None };
                 self.take_out(ticket);
                 self.hold(id, grant.bytes as i64);
                 return Some((ticket, grant));
@@ -337,7 +347,7 @@ impl ByteShares {
         None
     }
 
-    fn serve_over(&mut self) -> Option<(TicketId, Grant)> {
+    fn serve_over(&mut self) -> Option<(TicketId, LeaseGrant)> {
         for purpose in OVERDRAFTS {
             let at = purpose as usize;
             let Some((_, id)) = self.turns[at].first().copied().filter(|_| self.loans[at].is_none()) else {
@@ -353,15 +363,15 @@ impl ByteShares {
                     self.turns[at].insert((serial, id));
                 }
             }
-            let loan = Loan { purpose, serial, bytes: place.ask.least };
+            let loan = OverdraftLoan { purpose, serial, bytes: place.ask.least };
             self.loans[at] = Some((id, loan));
-            return Some((ticket, Grant { bytes: 0, over: Some(loan) }));
+            return Some((ticket, LeaseGrant { bytes: 0, over: Some(loan) }));
         }
         None
     }
 }
 
-impl Share {
+impl MappingShare {
     fn unheld_floor(&self, floor: usize) -> usize {
         if self.has_floor { floor.saturating_sub(self.held) } else { 0 }
     }

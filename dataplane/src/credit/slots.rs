@@ -7,18 +7,18 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 /// Receives a slot that was asked for while none was free. Called without any lock held; must not block.
-pub type Grant = Arc<dyn Fn(Slot) + Send + Sync>;
+pub type SlotReceiver = Arc<dyn Fn(Slot) + Send + Sync>;
 
 /// The slots of one mapping on one node.
 #[derive(Clone)]
 pub struct Slots {
-    shared: Arc<Mutex<State>>,
+    shared: Arc<Mutex<SlotState>>,
 }
 
-struct State {
+struct SlotState {
     limit: u32,
     in_use: u32,
-    waiting: VecDeque<(u64, Grant)>,
+    waiting: VecDeque<(u64, SlotReceiver)>,
 }
 
 /// The right to one invocation; dropping it gives it back.
@@ -30,12 +30,12 @@ pub struct Slot {
 impl Slots {
     /// `limit` slots, at least one.
     pub fn new(limit: u32) -> Self {
-        let state = State { limit: limit.max(1), in_use: 0, waiting: VecDeque::new() };
+        let state = SlotState { limit: limit.max(1), in_use: 0, waiting: VecDeque::new() };
         Self { shared: Arc::new(Mutex::new(state)) }
     }
 
     /// A slot now, or `None`: then `grant` is called with one later. One place in line for each `who`.
-    pub fn take(&self, who: u64, grant: &Grant) -> Option<Slot> {
+    pub fn take(&self, who: u64, grant: &SlotReceiver) -> Option<Slot> {
         let mut state = self.shared.lock();
         if state.waiting.is_empty()
             && mutant!("slot-over-the-limit", state.in_use < state.limit, state.in_use <= state.limit)
@@ -57,7 +57,7 @@ impl Slots {
     /// Moves the limit, at least one.
     pub fn set_limit(&self, limit: u32) {
         self.shared.lock().limit = limit.max(1);
-        self.serve();
+        self.grant_waiting();
     }
 
     /// Invocations allowed at once.
@@ -70,7 +70,7 @@ impl Slots {
         self.shared.lock().in_use
     }
 
-    fn serve(&self) {
+    fn grant_waiting(&self) {
         loop {
             let grant = {
                 let mut state = self.shared.lock();
@@ -89,7 +89,7 @@ impl Slots {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.slots.shared.lock().in_use -= 1;
-        self.slots.serve();
+        self.slots.grant_waiting();
     }
 }
 
@@ -103,7 +103,7 @@ impl std::fmt::Debug for Slot {
 mod tests {
     use super::*;
 
-    fn inbox() -> (Grant, Arc<Mutex<Vec<Slot>>>) {
+    fn inbox() -> (SlotReceiver, Arc<Mutex<Vec<Slot>>>) {
         let got = Arc::new(Mutex::new(Vec::new()));
         let into = Arc::clone(&got);
         (Arc::new(move |slot| into.lock().push(slot)), got)

@@ -6,12 +6,12 @@ use std::hash::Hash;
 use parking_lot::Mutex;
 
 /// Keeps at most `most` entries; a new one takes the place of any other. What is lost is made again.
-pub(super) struct Bounded<K, V> {
+pub(super) struct BoundedMap<K, V> {
     most: usize,
     entries: Mutex<HashMap<K, V>>,
 }
 
-impl<K: Eq + Hash + Clone, V: Clone> Bounded<K, V> {
+impl<K: Eq + Hash + Clone, V: Clone> BoundedMap<K, V> {
     pub(super) fn new(most: usize) -> Self {
         Self { most, entries: Mutex::new(HashMap::new()) }
     }
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_new_entry_takes_the_place_of_another() {
-        let map = Bounded::new(2);
+        let map = BoundedMap::new(2);
         for key in 0..10 {
             map.insert(key, key);
             map.insert(key, key + 1);

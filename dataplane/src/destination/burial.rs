@@ -3,32 +3,32 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use lighterman_proto::api::Destination;
-use lighterman_proto::failure::Condition;
+use lighterman_proto::api::FailureDestination;
+use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::TopicPartition;
 use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
 use super::core::{DROP_TRIES, LetterForm, OnFailure};
-use super::deliver::{Delivery, DeliveryObserver, deliver};
-use super::letter::{DestinationPort, Letter, Undelivered};
-use super::letters::{Facts, Sender};
+use super::deliver::{DeliveryObserver, DeliveryResult, deliver};
+use super::letter::{DestinationPort, FailureMessage, UndeliveredMessage};
+use super::letters::{FailureContext, FailureEncoder};
 use super::raw::RawFacts;
-use crate::credit::bytes::{ByteBudget, Overdraft};
+use crate::credit::bytes::{MemoryBudget, Overdraft};
 use crate::invoker::retry::RetryPolicy;
-use crate::partition::effects::Buried;
-use crate::partition::failing::{Burial, Errand, Load};
+use crate::partition::effects::DeadLetterResult;
+use crate::partition::failing::{DeadLetterLoad, DeadLetterRequest, DeadLetterSink};
 use crate::partition::unreadable::RawBatch;
-use crate::partition::work::Work;
+use crate::partition::work::RecordAttempt;
 use crate::runtime::clock;
 
 /// Buries at one destination.
 #[derive(Clone)]
-pub struct DestinationBurial {
+pub struct DestinationSink {
     /// Who sends.
-    pub sender: Sender,
+    pub sender: FailureEncoder,
     /// Where to.
-    pub destination: Destination,
+    pub destination: FailureDestination,
     /// How.
     pub port: Arc<dyn DestinationPort>,
     /// How fast to try again.
@@ -38,82 +38,96 @@ pub struct DestinationBurial {
     /// Who is told.
     pub observer: Arc<dyn DeliveryObserver>,
     /// The node's bytes: letters are on it.
-    pub budget: ByteBudget,
+    pub budget: MemoryBudget,
     /// Letters of one mapping that are in memory at once: while its destination is down, the other partitions wait without.
-    pub turns: Arc<Semaphore>,
+    pub permits: Arc<Semaphore>,
 }
 
-/// Permits of [`DestinationBurial::turns`].
+/// Permits of [`DestinationSink::permits`].
 pub const LETTERS_AT_ONCE: usize = 2;
 
-impl DestinationBurial {
+impl DestinationSink {
     /// AWS's way to drop, or ours to hold.
     pub fn on_failure(drop: bool) -> OnFailure {
         if drop { OnFailure::Drop { tries: DROP_TRIES } } else { OnFailure::Hold }
     }
 
-    async fn send(self, errand: &Errand) -> Buried {
-        let Ok(_turn) = self.turns.acquire().await else { return Buried::Stopped };
+    async fn send(self, errand: &DeadLetterRequest) -> DeadLetterResult {
+        let Ok(_turn) = self.permits.acquire().await else { return DeadLetterResult::Stopped };
         match &errand.load {
-            Load::Records { work, condition } => self.send_records(&errand.partition, work, *condition).await,
-            Load::Raw(batch) => self.send_raw(&errand.partition, batch).await,
+            DeadLetterLoad::Records { work, condition } => {
+                self.send_records(&errand.partition, work, *condition).await
+            }
+            DeadLetterLoad::Raw(batch) => self.send_raw(&errand.partition, batch).await,
         }
     }
 
-    async fn send_raw(&self, partition: &TopicPartition, batch: &RawBatch) -> Buried {
-        let bytes = Sender::raw_bytes_max(&self.destination, batch);
+    async fn send_raw(&self, partition: &TopicPartition, batch: &RawBatch) -> DeadLetterResult {
+        let bytes = FailureEncoder::raw_bytes_max(&self.destination, batch);
         let _lease = self.budget.lease_or_overdraft(bytes, Overdraft::Letter).await;
         let facts = RawFacts { partition, batch, at: clock::wall_ms(), random: Uuid::new_v4() };
         let letter = self.sender.raw_letter(&self.destination, &facts);
-        let delivery = self.deliver(vec![letter], Sender::raw_form(&self.destination)).await;
-        let (false, Destination::Topic(topic)) = (delivery.too_large.is_empty(), &self.destination) else {
+        let delivery = self.deliver(vec![letter], FailureEncoder::raw_form(&self.destination)).await;
+        let (false, FailureDestination::Topic(topic)) = (delivery.too_large.is_empty(), &self.destination)
+        else {
             return buried(&delivery);
         };
         let smaller = self.sender.raw_letter_without_bytes(topic, &facts);
         buried(&self.deliver(vec![smaller], LetterForm::Smallest).await)
     }
 
-    async fn send_records(&self, partition: &TopicPartition, work: &Work, condition: Condition) -> Buried {
-        let bytes = Sender::bytes_max(&self.destination, work);
+    async fn send_records(
+        &self,
+        partition: &TopicPartition,
+        work: &RecordAttempt,
+        condition: FailureCondition,
+    ) -> DeadLetterResult {
+        let bytes = FailureEncoder::bytes_max(&self.destination, work);
         let _lease = self.budget.lease_or_overdraft(bytes, Overdraft::Letter).await;
-        let facts = Facts {
+        let facts = FailureContext {
             partition: partition.partition,
             work,
             condition,
             at: clock::wall_ms(),
             random: Uuid::new_v4(),
         };
-        let Some(letter) = self.sender.letter(&self.destination, &facts) else { return Buried::Acknowledged };
-        let delivery = self.deliver(vec![letter], Sender::form(&self.destination, work)).await;
+        let Some(letter) = self.sender.letter(&self.destination, &facts) else {
+            return DeadLetterResult::Acknowledged;
+        };
+        let delivery = self.deliver(vec![letter], FailureEncoder::form(&self.destination, work)).await;
         if delivery.too_large.is_empty() || !delivery.dropped.is_empty() {
             return buried(&delivery);
         }
-        let smaller: Option<Vec<Letter>> =
+        let smaller: Option<Vec<FailureMessage>> =
             delivery.too_large.iter().map(|undelivered| self.smaller(&facts, undelivered)).collect();
         match smaller {
             Some(smaller) => buried(&self.deliver(smaller, LetterForm::Smallest).await),
-            None => Buried::Dropped,
+            None => DeadLetterResult::Dropped,
         }
     }
 
-    fn smaller(&self, facts: &Facts<'_>, undelivered: &Undelivered) -> Option<Letter> {
-        let Letter::Topic { topic, messages } = &undelivered.rest else { return None };
+    fn smaller(
+        &self,
+        facts: &FailureContext<'_>,
+        undelivered: &UndeliveredMessage,
+    ) -> Option<FailureMessage> {
+        let FailureMessage::Topic { topic, messages } = &undelivered.rest else { return None };
         self.sender.without_payload(topic, facts, messages)
     }
 
-    async fn deliver(&self, letters: Vec<Letter>, form: LetterForm) -> Delivery {
+    async fn deliver(&self, letters: Vec<FailureMessage>, form: LetterForm) -> DeliveryResult {
         let (port, observer) = (Arc::clone(&self.port), Arc::clone(&self.observer));
         deliver(port, letters, self.retry, self.on_failure, form, observer).await
     }
 }
 
 /// Acknowledged is only what has arrived as a whole.
-fn buried(delivery: &Delivery) -> Buried {
-    if delivery.is_complete() { Buried::Acknowledged } else { Buried::Dropped }
+fn buried(delivery: &DeliveryResult) -> DeadLetterResult {
+    if delivery.is_complete() { DeadLetterResult::Acknowledged } else { DeadLetterResult::Dropped }
 }
 
-impl Burial for DestinationBurial {
-    fn bury(&self, mut errand: Errand) -> BoxFuture<'static, Buried> {
+impl DeadLetterSink for DestinationSink {
+    fn bury(&self, mut errand: DeadLetterRequest) -> BoxFuture<'static, DeadLetterResult> {
         let wire = Arc::new(Mutex::new(()));
         let port = Arc::new(OnTheWire { port: Arc::clone(&self.port), wire: Arc::clone(&wire) });
         let me = Self { port, ..self.clone() };
@@ -128,7 +142,7 @@ impl Burial for DestinationBurial {
             tokio::select! {
                 biased;
                 buried = me.send(&errand) => buried,
-                _wire = stopped => Buried::Stopped,
+                _wire = stopped => DeadLetterResult::Stopped,
             }
         })
     }
@@ -141,7 +155,7 @@ struct OnTheWire {
 }
 
 impl DestinationPort for OnTheWire {
-    fn deliver(&self, letter: Letter) -> BoxFuture<'static, Result<(), Box<Undelivered>>> {
+    fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
         let (port, wire) = (Arc::clone(&self.port), Arc::clone(&self.wire));
         Box::pin(async move {
             let _call = wire.lock().await;
@@ -155,29 +169,29 @@ mod tests {
     use std::collections::VecDeque;
     use std::time::Duration;
 
-    use lighterman_proto::event::{Envelope, EventSource};
-    use lighterman_proto::failure::Source;
+    use lighterman_proto::event::{EventEnvelope, EventSource};
+    use lighterman_proto::failure::RecordSource;
     use lighterman_proto::ids::{MappingId, Offset, OffsetRange};
     use serde_json::Value;
     use tokio::sync::oneshot;
 
     use super::*;
     use crate::destination::deliver::FailedTry;
-    use crate::destination::error::DestinationError;
+    use crate::destination::error::DeliveryError;
     use crate::partition::model_tests::{batch, cut_of};
 
     /// Answers as told, then takes everything.
     #[derive(Default)]
-    struct Post {
-        refusals: parking_lot::Mutex<VecDeque<DestinationError>>,
-        taken: parking_lot::Mutex<Vec<Letter>>,
+    struct ScriptedPost {
+        refusals: parking_lot::Mutex<VecDeque<DeliveryError>>,
+        taken: parking_lot::Mutex<Vec<FailureMessage>>,
     }
 
-    impl DestinationPort for Post {
-        fn deliver(&self, letter: Letter) -> BoxFuture<'static, Result<(), Box<Undelivered>>> {
+    impl DestinationPort for ScriptedPost {
+        fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
             let refused = self.refusals.lock().pop_front();
             let answer = match refused {
-                Some(error) => Err(Box::new(Undelivered { error, rest: letter })),
+                Some(error) => Err(Box::new(UndeliveredMessage { error, rest: letter })),
                 None => {
                     self.taken.lock().push(letter);
                     Ok(())
@@ -187,66 +201,76 @@ mod tests {
         }
     }
 
-    struct Nobody;
+    struct AbsentDestination;
 
-    impl DeliveryObserver for Nobody {
+    impl DeliveryObserver for AbsentDestination {
         fn failed(&self, _: FailedTry) {}
         fn arrived(&self) {}
     }
 
-    fn burial(post: &Arc<Post>, destination: &str, drop: bool) -> DestinationBurial {
-        let envelope = Envelope::new(&EventSource::SelfManaged, "b:9092", "t");
-        DestinationBurial {
-            sender: Sender {
+    fn burial(post: &Arc<ScriptedPost>, destination: &str, drop: bool) -> DestinationSink {
+        let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:9092", "t");
+        DestinationSink {
+            sender: FailureEncoder {
                 mapping: MappingId(Uuid::nil()),
                 function_arn: "arn:aws:lambda:eu-west-1:000000000000:function:f".into(),
-                source: Source { arn: None, bootstrap_servers: "b:9092".into() },
+                source: RecordSource { arn: None, bootstrap_servers: "b:9092".into() },
                 topic: "t".into(),
                 envelope: Arc::new(envelope),
             },
             destination: destination.parse().expect("a destination"),
-            port: Arc::<Post>::clone(post),
+            port: Arc::<ScriptedPost>::clone(post),
             retry: RetryPolicy { base: Duration::from_millis(1), cap: Duration::from_millis(2) },
-            on_failure: DestinationBurial::on_failure(drop),
-            observer: Arc::new(Nobody),
-            budget: ByteBudget::new(1 << 20),
-            turns: Arc::new(Semaphore::new(LETTERS_AT_ONCE)),
+            on_failure: DestinationSink::on_failure(drop),
+            observer: Arc::new(AbsentDestination),
+            budget: MemoryBudget::new(1 << 20),
+            permits: Arc::new(Semaphore::new(LETTERS_AT_ONCE)),
         }
     }
 
-    fn errand() -> (Errand, oneshot::Sender<()>) {
+    fn errand() -> (DeadLetterRequest, oneshot::Sender<()>) {
         let (keep, stop) = oneshot::channel();
-        let work = Work::fresh(cut_of(&batch(10, &[(0, 5), (1, 5)], 1, false)));
-        let load = Load::Records { work: Box::new(work), condition: Condition::RetryAttemptsExhausted };
-        (Errand { partition: TopicPartition::new("t", 3), load, stop }, keep)
+        let work = RecordAttempt::fresh(cut_of(&batch(10, &[(0, 5), (1, 5)], 1, false)));
+        let load = DeadLetterLoad::Records {
+            work: Box::new(work),
+            condition: FailureCondition::RetryAttemptsExhausted,
+        };
+        (DeadLetterRequest { partition: TopicPartition::new("t", 3), load, stop }, keep)
     }
 
-    fn unreadable() -> (Errand, oneshot::Sender<()>) {
+    fn unreadable() -> (DeadLetterRequest, oneshot::Sender<()>) {
         let (keep, stop) = oneshot::channel();
         let range = OffsetRange { first: Offset(40), end: Offset(140) };
         let hold = crate::partition::model_tests::hold();
         let batch = RawBatch { range, raw: "\0raw".into(), why: "CRC".into(), hold };
-        (Errand { partition: TopicPartition::new("t", 3), load: Load::Raw(batch), stop }, keep)
+        (
+            DeadLetterRequest {
+                partition: TopicPartition::new("t", 3),
+                load: DeadLetterLoad::Raw(batch),
+                stop,
+            },
+            keep,
+        )
     }
 
     #[tokio::test]
     async fn alo_1_bytes_that_cannot_be_read_go_where_they_fit_and_the_facts_elsewhere() {
-        let post = Arc::new(Post::default());
+        let post = Arc::new(ScriptedPost::default());
         for destination in
             ["arn:aws:sqs:eu-west-1:000000000000:q", "arn:aws:s3:::failed-records", "kafka://failed"]
         {
             let (errand, _keep) = unreadable();
-            assert_eq!(burial(&post, destination, false).bury(errand).await, Buried::Acknowledged);
+            assert_eq!(burial(&post, destination, false).bury(errand).await, DeadLetterResult::Acknowledged);
         }
         post.refusals.lock().push_back(too_large());
         let (errand, _keep) = unreadable();
-        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, Buried::Acknowledged);
+        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, DeadLetterResult::Acknowledged);
         let taken = post.taken.lock();
         let [
-            Letter::Queue { body: queued, .. },
-            Letter::Object { key, body, .. },
-            Letter::Topic { messages: whole, .. },
-            Letter::Topic { messages: facts, .. },
+            FailureMessage::Queue { body: queued, .. },
+            FailureMessage::Object { key, body, .. },
+            FailureMessage::Topic { messages: whole, .. },
+            FailureMessage::Topic { messages: facts, .. },
         ] = &taken[..]
         else {
             panic!("{taken:?}")
@@ -263,19 +287,19 @@ mod tests {
         }
     }
 
-    fn down() -> DestinationError {
-        DestinationError::Failed { to: "d".into(), why: "on purpose".into() }
+    fn down() -> DeliveryError {
+        DeliveryError::Failed { to: "d".into(), why: "on purpose".into() }
     }
 
     #[tokio::test]
     async fn alo_1_a_destination_that_fails_holds_until_it_has_the_records() {
-        let post = Arc::new(Post::default());
+        let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().extend(std::iter::repeat_n(down(), 20));
         let (errand, _keep) = errand();
         let burial = burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false);
-        assert_eq!(burial.bury(errand).await, Buried::Acknowledged);
+        assert_eq!(burial.bury(errand).await, DeadLetterResult::Acknowledged);
         let taken = post.taken.lock();
-        let [Letter::Queue { body, .. }] = &taken[..] else { panic!("{taken:?}") };
+        let [FailureMessage::Queue { body, .. }] = &taken[..] else { panic!("{taken:?}") };
         let record: Value = serde_json::from_str(body).expect("JSON");
         let info = &record["KafkaBatchInfo"]["recordsInfo"]["t-3"];
         assert_eq!((&info["firstRecordOffset"], &info["lastRecordOffset"]), (&"10".into(), &"11".into()));
@@ -284,21 +308,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_mapping_that_drops_drops() {
-        let post = Arc::new(Post::default());
+        let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().extend(std::iter::repeat_n(down(), 20));
         let (errand, _keep) = errand();
         let buried = burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", true).bury(errand).await;
-        assert_eq!((buried, post.taken.lock().len()), (Buried::Dropped, 0));
+        assert_eq!((buried, post.taken.lock().len()), (DeadLetterResult::Dropped, 0));
     }
 
     #[tokio::test]
     async fn a_message_that_is_too_large_goes_without_its_payload() {
-        let post = Arc::new(Post::default());
+        let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().push_back(too_large());
         let (errand, _keep) = errand();
-        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, Buried::Acknowledged);
+        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, DeadLetterResult::Acknowledged);
         let taken = post.taken.lock();
-        let [Letter::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
+        let [FailureMessage::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
         assert_eq!(messages.len(), 2);
         for message in messages {
             let record: Value = serde_json::from_slice(&message.value).expect("JSON");
@@ -306,8 +330,8 @@ mod tests {
         }
     }
 
-    fn too_large() -> DestinationError {
-        DestinationError::TooLarge { to: "d".into(), bytes: 9, why: "limit".into() }
+    fn too_large() -> DeliveryError {
+        DeliveryError::TooLarge { to: "d".into(), bytes: 9, why: "limit".into() }
     }
 
     #[tokio::test]
@@ -321,11 +345,11 @@ mod tests {
         ];
         for (destination, refused) in refusals {
             for (make, what) in [(errand as fn() -> _, "records"), (unreadable, "a raw batch")] {
-                let post = Arc::new(Post::default());
+                let post = Arc::new(ScriptedPost::default());
                 post.refusals.lock().extend(std::iter::repeat_n(too_large(), refused));
                 let (errand, _keep) = make();
                 let buried = burial(&post, destination, false).bury(errand).await;
-                assert_eq!(buried, Buried::Acknowledged, "{what} to {destination}");
+                assert_eq!(buried, DeadLetterResult::Acknowledged, "{what} to {destination}");
                 assert_eq!(
                     post.taken.lock().len(),
                     1,
@@ -335,7 +359,7 @@ mod tests {
                 post.refusals.lock().extend(std::iter::repeat_n(too_large(), refused));
                 let (errand, _keep) = make();
                 let buried = burial(&post, destination, true).bury(errand).await;
-                assert_eq!(buried, Buried::Dropped, "{what} to {destination}");
+                assert_eq!(buried, DeadLetterResult::Dropped, "{what} to {destination}");
                 assert_eq!(post.taken.lock().len(), 1, "{what} to {destination}: nothing more has arrived");
             }
         }
@@ -343,26 +367,26 @@ mod tests {
 
     #[tokio::test]
     async fn alo_1_a_message_of_a_record_that_was_never_held_has_nothing_to_leave_out() {
-        let post = Arc::new(Post::default());
+        let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().extend(std::iter::repeat_n(too_large(), 2));
         let (mut errand, _keep) = errand();
-        let Load::Records { work, .. } = &mut errand.load else { panic!("records") };
-        work.cut.slices[0].unheld = true;
-        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, Buried::Acknowledged);
+        let DeadLetterLoad::Records { work, .. } = &mut errand.load else { panic!("records") };
+        work.batch.slices[0].unheld = true;
+        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, DeadLetterResult::Acknowledged);
         let taken = post.taken.lock();
-        let [Letter::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
+        let [FailureMessage::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
         assert_eq!(messages.len(), 2, "all of them, not none");
     }
 
     #[tokio::test]
     async fn an_object_holds_the_whole_event_and_an_errand_can_be_stopped() {
-        let post = Arc::new(Post::default());
+        let post = Arc::new(ScriptedPost::default());
         let bucket = burial(&post, "arn:aws:s3:::failed-records", false);
         let (one, _keep) = errand();
-        assert_eq!(bucket.bury(one).await, Buried::Acknowledged);
+        assert_eq!(bucket.bury(one).await, DeadLetterResult::Acknowledged);
         {
             let taken = post.taken.lock();
-            let [Letter::Object { body, .. }] = &taken[..] else { panic!("{taken:?}") };
+            let [FailureMessage::Object { body, .. }] = &taken[..] else { panic!("{taken:?}") };
             let record: Value = serde_json::from_slice(body).expect("JSON");
             let event: Value = serde_json::from_str(record["payload"].as_str().expect("text")).expect("JSON");
             assert_eq!(event["records"]["t-3"].as_array().map(Vec::len), Some(2));
@@ -370,20 +394,20 @@ mod tests {
         post.refusals.lock().extend(std::iter::repeat_n(down(), 1_000_000));
         let (two, keep) = errand();
         drop(keep);
-        assert_eq!(bucket.bury(two).await, Buried::Stopped);
+        assert_eq!(bucket.bury(two).await, DeadLetterResult::Stopped);
     }
 
     /// Answers when it is told to.
-    struct Slow {
-        calls: parking_lot::Mutex<VecDeque<oneshot::Receiver<Option<DestinationError>>>>,
+    struct SlowDestination {
+        calls: parking_lot::Mutex<VecDeque<oneshot::Receiver<Option<DeliveryError>>>>,
     }
 
-    impl DestinationPort for Slow {
-        fn deliver(&self, letter: Letter) -> BoxFuture<'static, Result<(), Box<Undelivered>>> {
+    impl DestinationPort for SlowDestination {
+        fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
             let call = self.calls.lock().pop_front().expect("no call after it was stopped");
             Box::pin(async move {
                 match call.await.expect("an answer") {
-                    Some(error) => Err(Box::new(Undelivered { error, rest: letter })),
+                    Some(error) => Err(Box::new(UndeliveredMessage { error, rest: letter })),
                     None => Ok(()),
                 }
             })
@@ -392,12 +416,14 @@ mod tests {
 
     #[tokio::test]
     async fn drn_1_a_letter_on_the_wire_is_waited_for_when_the_errand_is_stopped() {
-        for (answer, expected) in [(None, Buried::Acknowledged), (Some(down()), Buried::Stopped)] {
+        for (answer, expected) in
+            [(None, DeadLetterResult::Acknowledged), (Some(down()), DeadLetterResult::Stopped)]
+        {
             let (reply, call) = oneshot::channel();
-            let port = Arc::new(Slow { calls: parking_lot::Mutex::new(VecDeque::from([call])) });
-            let post = Arc::new(Post::default());
+            let port = Arc::new(SlowDestination { calls: parking_lot::Mutex::new(VecDeque::from([call])) });
+            let post = Arc::new(ScriptedPost::default());
             let burial =
-                DestinationBurial { port, ..burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false) };
+                DestinationSink { port, ..burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false) };
             let (errand, keep) = errand();
             let mut buried = burial.bury(errand);
             assert!(futures::poll!(&mut buried).is_pending());

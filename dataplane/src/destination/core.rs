@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use lighterman_proto::units::Moment;
 
-use crate::error::Class;
+use crate::error::ErrorClass;
 use crate::invoker::retry::{RetryPolicy, jittered};
 
 /// Tries of a mapping that drops, unless it says otherwise.
@@ -38,14 +38,14 @@ pub enum LetterForm {
 
 /// What to do after a failed try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum NextTry {
     /// Once more.
-    Again {
+    Retry {
         /// Not before.
         at: Moment,
     },
     /// It will never fit as it is: to be sent in a smaller form.
-    SetAside,
+    SendSmaller,
     /// Given up.
     Drop,
 }
@@ -66,19 +66,19 @@ impl DeliveryCore {
     }
 
     /// A try failed. `random` spreads the waits (full jitter).
-    pub fn failed(&mut self, class: Class, now: Moment, random: u64) -> Next {
+    pub fn failed(&mut self, class: ErrorClass, now: Moment, random: u64) -> NextTry {
         self.tries = self.tries.saturating_add(1);
         let step = match class {
-            Class::Poison if self.form == LetterForm::Whole => return Next::SetAside,
-            Class::Retry | Class::Fenced => self.tries,
-            Class::Throttle => self.tries.max(THROTTLED_STEP),
+            ErrorClass::Poison if self.form == LetterForm::Whole => return NextTry::SendSmaller,
+            ErrorClass::Retry | ErrorClass::Fenced => self.tries,
+            ErrorClass::Throttle => self.tries.max(THROTTLED_STEP),
             // A limit is raised by a person, if at all.
-            Class::Poison | Class::Fatal => self.tries.max(FATAL_STEP),
+            ErrorClass::Poison | ErrorClass::Fatal => self.tries.max(FATAL_STEP),
         };
         match self.on_failure {
-            OnFailure::Drop { tries } if self.tries >= tries.get() => Next::Drop,
+            OnFailure::Drop { tries } if self.tries >= tries.get() => NextTry::Drop,
             OnFailure::Drop { .. } | OnFailure::Hold => {
-                Next::Again { at: now + jittered(self.policy, step, random) }
+                NextTry::Retry { at: now + jittered(self.policy, step, random) }
             }
         }
     }
@@ -95,8 +95,13 @@ mod tests {
 
     use super::*;
 
-    fn class() -> impl Strategy<Value = Class> {
-        prop_oneof![Just(Class::Retry), Just(Class::Throttle), Just(Class::Fatal), Just(Class::Poison)]
+    fn class() -> impl Strategy<Value = ErrorClass> {
+        prop_oneof![
+            Just(ErrorClass::Retry),
+            Just(ErrorClass::Throttle),
+            Just(ErrorClass::Fatal),
+            Just(ErrorClass::Poison)
+        ]
     }
 
     proptest! {
@@ -107,7 +112,7 @@ mod tests {
             let (now, policy) = (Moment::from_micros(5), RetryPolicy::default());
             let mut core = DeliveryCore::new(policy, OnFailure::Hold, LetterForm::Smallest);
             for (class, random) in failures {
-                let Next::Again { at } = core.failed(class, now, random) else {
+                let NextTry::Retry { at } = core.failed(class, now, random) else {
                     return Err(TestCaseError::fail("given up"));
                 };
                 prop_assert!(at.since(now) <= policy.cap);
@@ -121,10 +126,10 @@ mod tests {
             let tries = NonZeroU32::new(most).expect("from 1");
             let mut core = DeliveryCore::new(RetryPolicy::default(), OnFailure::Drop { tries }, LetterForm::Smallest);
             let now = Moment::from_micros(0);
-            let nexts: Vec<Next> = (0..most).map(|_| core.failed(class, now, random)).collect();
+            let nexts: Vec<NextTry> = (0..most).map(|_| core.failed(class, now, random)).collect();
             let (last, before) = nexts.split_last().expect("some");
-            prop_assert_eq!(*last, Next::Drop);
-            let all_again = before.iter().all(|next| matches!(next, Next::Again { .. }));
+            prop_assert_eq!(*last, NextTry::Drop);
+            let all_again = before.iter().all(|next| matches!(next, NextTry::Retry { .. }));
             prop_assert!(all_again);
         }
     }
@@ -133,7 +138,7 @@ mod tests {
     fn what_is_too_large_is_never_tried_again_when_there_is_a_smaller_form() {
         for on_failure in [OnFailure::Hold, OnFailure::Drop { tries: DROP_TRIES }] {
             let mut core = DeliveryCore::new(RetryPolicy::default(), on_failure, LetterForm::Whole);
-            assert_eq!(core.failed(Class::Poison, Moment::from_micros(0), 7), Next::SetAside);
+            assert_eq!(core.failed(ErrorClass::Poison, Moment::from_micros(0), 7), NextTry::SendSmaller);
         }
     }
 
@@ -145,13 +150,13 @@ mod tests {
             let mut core = DeliveryCore::new(policy, OnFailure::Hold, LetterForm::Smallest);
             let step = (policy.base * step).min(policy.cap).as_micros() as u64 - 1;
             let last = (0..tries).map(|_| core.failed(class, now, step)).last();
-            assert_eq!(last, Some(Next::Again { at: Moment::from_micros(step) }), "{class:?} {tries}");
+            assert_eq!(last, Some(NextTry::Retry { at: Moment::from_micros(step) }), "{class:?} {tries}");
         };
-        wait(Class::Retry, 1, 1);
-        wait(Class::Retry, 4, 8);
-        wait(Class::Retry, 40, 1000);
-        wait(Class::Throttle, 1, 4);
-        wait(Class::Fatal, 1, 32);
-        wait(Class::Poison, 1, 32);
+        wait(ErrorClass::Retry, 1, 1);
+        wait(ErrorClass::Retry, 4, 8);
+        wait(ErrorClass::Retry, 40, 1000);
+        wait(ErrorClass::Throttle, 1, 4);
+        wait(ErrorClass::Fatal, 1, 32);
+        wait(ErrorClass::Poison, 1, 32);
     }
 }

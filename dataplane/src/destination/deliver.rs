@@ -7,9 +7,9 @@ use lighterman_proto::units::Moment;
 use metrics::{Counter, Label, counter};
 use parking_lot::Mutex;
 
-use super::core::{DeliveryCore, LetterForm, Next, OnFailure};
-use super::error::DestinationError;
-use super::letter::{DestinationPort, Letter, Undelivered};
+use super::core::{DeliveryCore, LetterForm, NextTry, OnFailure};
+use super::error::DeliveryError;
+use super::letter::{DestinationPort, FailureMessage, UndeliveredMessage};
 use crate::invoker::retry::RetryPolicy;
 use crate::kafka::backoff::random;
 use crate::metrics as names;
@@ -21,14 +21,14 @@ const LINE_EACH: Duration = Duration::from_secs(60);
 /// What became of the letters. Those in neither list have arrived.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use = "letters that did not arrive are in here"]
-pub struct Delivery {
+pub struct DeliveryResult {
     /// They will never fit: send them without their payload. Empty for [`LetterForm::Smallest`].
-    pub too_large: Vec<Undelivered>,
+    pub too_large: Vec<UndeliveredMessage>,
     /// Given up, because the mapping drops. Not yet counted as dropped.
-    pub dropped: Vec<Undelivered>,
+    pub dropped: Vec<UndeliveredMessage>,
 }
 
-impl Delivery {
+impl DeliveryResult {
     /// True when every letter has arrived.
     pub fn is_complete(&self) -> bool {
         self.too_large.is_empty() && self.dropped.is_empty()
@@ -39,7 +39,7 @@ impl Delivery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedTry {
     /// Why.
-    pub error: DestinationError,
+    pub error: DeliveryError,
     /// Which one of this letter, from 1.
     pub tries: u32,
     /// When it is tried again; `None` when it is not.
@@ -63,35 +63,35 @@ pub trait DeliveryObserver: Send + Sync {
 /// Letters are in memory until this ends: their bytes are the caller's to account for.
 pub async fn deliver(
     port: Arc<dyn DestinationPort>,
-    letters: Vec<Letter>,
+    letters: Vec<FailureMessage>,
     policy: RetryPolicy,
     on_failure: OnFailure,
     form: LetterForm,
     observer: Arc<dyn DeliveryObserver>,
-) -> Delivery {
-    let mut delivery = Delivery::default();
+) -> DeliveryResult {
+    let mut delivery = DeliveryResult::default();
     for letter in letters {
         let core = DeliveryCore::new(policy, on_failure, form);
         match deliver_one(&*port, letter, core, &*observer).await {
             Ok(()) => {}
-            Err((Fate::TooLarge, undelivered)) => delivery.too_large.push(undelivered),
-            Err((Fate::Dropped, undelivered)) => delivery.dropped.push(undelivered),
+            Err((DeliveryFate::TooLarge, undelivered)) => delivery.too_large.push(undelivered),
+            Err((DeliveryFate::Dropped, undelivered)) => delivery.dropped.push(undelivered),
         }
     }
     delivery
 }
 
-enum Fate {
+enum DeliveryFate {
     TooLarge,
     Dropped,
 }
 
 async fn deliver_one(
     port: &dyn DestinationPort,
-    mut letter: Letter,
+    mut letter: FailureMessage,
     mut core: DeliveryCore,
     observer: &dyn DeliveryObserver,
-) -> Result<(), (Fate, Undelivered)> {
+) -> Result<(), (DeliveryFate, UndeliveredMessage)> {
     loop {
         let Err(undelivered) = port.deliver(letter).await else {
             observer.arrived();
@@ -99,15 +99,15 @@ async fn deliver_one(
         };
         let now = clock::now();
         let next = core.failed(undelivered.error.class(), now, random());
-        let next_at = if let Next::Again { at } = next { Some(at) } else { None };
+        let next_at = if let NextTry::Retry { at } = next { Some(at) } else { None };
         observer.failed(FailedTry { error: undelivered.error.clone(), tries: core.tries(), next_at });
         letter = match next {
-            Next::Again { at } => {
+            NextTry::Retry { at } => {
                 tokio::time::sleep(at.since(now)).await;
                 undelivered.rest
             }
-            Next::SetAside => return Err((Fate::TooLarge, *undelivered)),
-            Next::Drop => return Err((Fate::Dropped, *undelivered)),
+            NextTry::SendSmaller => return Err((DeliveryFate::TooLarge, *undelivered)),
+            NextTry::Drop => return Err((DeliveryFate::Dropped, *undelivered)),
         };
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::egress::EgressDenied;
-use crate::error::Class;
+use crate::error::ErrorClass;
 
 /// No call to a destination takes longer.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -15,7 +15,7 @@ const WHY_BYTES_MAX: usize = 1024;
 
 /// One delivery that failed. `to` names the destination: its ARN or `kafka://topic`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum DestinationError {
+pub enum DeliveryError {
     /// A broker of it may not be dialled.
     #[error("{to}: {source}")]
     Egress {
@@ -92,15 +92,15 @@ pub enum DestinationError {
     },
 }
 
-impl DestinationError {
+impl DeliveryError {
     /// What to do about it. `Poison` is said of [`Self::TooLarge`] alone.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Unreachable { .. } | Self::Silent { .. } | Self::Failed { .. } => Class::Retry,
-            Self::Throttled { .. } => Class::Throttle,
-            Self::TooLarge { .. } => Class::Poison,
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Failed { .. } => ErrorClass::Retry,
+            Self::Throttled { .. } => ErrorClass::Throttle,
+            Self::TooLarge { .. } => ErrorClass::Poison,
             Self::Egress { .. } | Self::Missing { .. } | Self::NotAllowed { .. } | Self::Refused { .. } => {
-                Class::Fatal
+                ErrorClass::Fatal
             }
         }
     }

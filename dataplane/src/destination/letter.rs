@@ -6,11 +6,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use lighterman_proto::api::{BucketArn, QueueArn, TopicArn};
 
-use super::error::DestinationError;
+use super::error::DeliveryError;
 
 /// One message for a destination, already in its form. Cheap to keep while it is tried again: bodies are moved or shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Letter {
+pub enum FailureMessage {
     /// One SQS message.
     Queue {
         /// Where to.
@@ -54,16 +54,16 @@ pub struct TopicMessage {
 
 /// What has not arrived, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Undelivered {
+pub struct UndeliveredMessage {
     /// Why.
-    pub error: DestinationError,
-    /// What is left to send. Of a [`Letter::Topic`] only the messages that have not arrived; with
-    /// [`DestinationError::TooLarge`] exactly those that are too large.
-    pub rest: Letter,
+    pub error: DeliveryError,
+    /// What is left to send. Of a [`FailureMessage::Topic`] only the messages that have not arrived; with
+    /// [`DeliveryError::TooLarge`] exactly those that are too large.
+    pub rest: FailureMessage,
 }
 
 /// Delivers letters: at most one wire attempt per message and call, each within [`super::error::CALL_DEADLINE`].
 pub trait DestinationPort: Send + Sync {
     /// Delivers one. Dropping the future leaves open whether the letter arrives.
-    fn deliver(&self, letter: Letter) -> BoxFuture<'static, Result<(), Box<Undelivered>>>;
+    fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>>;
 }

@@ -1,6 +1,6 @@
 //! Where failed records go: a queue, a notification topic, a bucket or a Kafka topic.
 //!
-//! [`deliver::deliver`] sends [`letter::Letter`]s through a [`letter::DestinationPort`] until all have arrived. By default it
+//! [`deliver::deliver`] sends [`letter::FailureMessage`]s through a [`letter::DestinationPort`] until all have arrived. By default it
 //! never gives up, and the partition waits: nothing is dropped silently.
 
 pub mod aws;
@@ -15,4 +15,4 @@ pub mod letters;
 pub mod raw;
 mod router;
 
-pub use self::router::Destinations;
+pub use self::router::DestinationRouter;

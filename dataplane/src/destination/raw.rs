@@ -4,17 +4,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lighterman_proto::api::Destination;
+use lighterman_proto::api::FailureDestination;
 use lighterman_proto::failure::{
-    Condition, FailedPartition, Failure, FunctionError, RecordPoint, object_key, queue_record,
+    FailedPartition, FailureCondition, FailureDetails, FunctionError, RecordPoint, object_key, queue_record,
 };
 use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::units::TimestampMs;
 use uuid::Uuid;
 
 use super::core::LetterForm;
-use super::letter::{Letter, TopicMessage};
-use super::letters::Sender;
+use super::letter::{FailureMessage, TopicMessage};
+use super::letters::FailureEncoder;
 use crate::partition::unreadable::RawBatch;
 
 const FACTS_BYTES: usize = 4 * 1024;
@@ -34,43 +34,49 @@ pub struct RawFacts<'b> {
     pub random: Uuid,
 }
 
-impl Sender {
+impl FailureEncoder {
     /// The letter that brings the bytes of `facts` to `destination`. An object's key ends in the offsets,
     /// `-<first>-<end>.batch`; a message has `<topic>-<partition>:<first>-<end>` for its key.
-    pub fn raw_letter(&self, destination: &Destination, facts: &RawFacts<'_>) -> Letter {
+    pub fn raw_letter(&self, destination: &FailureDestination, facts: &RawFacts<'_>) -> FailureMessage {
         let (first, end) = (facts.batch.range.first, facts.batch.range.end);
         match destination {
-            Destination::Queue(queue) => {
-                Letter::Queue { queue: queue.clone(), body: self.raw_facts(facts).into() }
+            FailureDestination::Queue(queue) => {
+                FailureMessage::Queue { queue: queue.clone(), body: self.raw_facts(facts).into() }
             }
-            Destination::Notification(topic) => {
-                Letter::Notification { topic: topic.clone(), body: self.raw_facts(facts).into() }
+            FailureDestination::Notification(topic) => {
+                FailureMessage::Notification { topic: topic.clone(), body: self.raw_facts(facts).into() }
             }
-            Destination::Bucket(bucket) => {
+            FailureDestination::Bucket(bucket) => {
                 let partition = facts.partition.partition;
                 let key = object_key(self.mapping, &self.topic, partition, facts.at, facts.random);
                 let key = format!("{key}-{first}-{end}.batch").into();
-                Letter::Object { bucket: bucket.clone(), key, body: facts.batch.raw.clone() }
+                FailureMessage::Object { bucket: bucket.clone(), key, body: facts.batch.raw.clone() }
             }
-            Destination::Topic(topic) => raw_message(topic, facts, facts.batch.raw.clone()),
+            FailureDestination::Topic(topic) => raw_message(topic, facts, facts.batch.raw.clone()),
         }
     }
 
     /// The form of a raw letter: the bytes of a topic's message can be left out.
-    pub fn raw_form(destination: &Destination) -> LetterForm {
-        if matches!(destination, Destination::Topic(_)) { LetterForm::Whole } else { LetterForm::Smallest }
+    pub fn raw_form(destination: &FailureDestination) -> LetterForm {
+        if matches!(destination, FailureDestination::Topic(_)) {
+            LetterForm::Whole
+        } else {
+            LetterForm::Smallest
+        }
     }
 
     /// The letter when the topic does not take so many bytes: the facts alone.
-    pub fn raw_letter_without_bytes(&self, topic: &Arc<str>, facts: &RawFacts<'_>) -> Letter {
+    pub fn raw_letter_without_bytes(&self, topic: &Arc<str>, facts: &RawFacts<'_>) -> FailureMessage {
         raw_message(topic, facts, self.raw_facts(facts).into())
     }
 
     /// Bytes of the letter beyond those of the batch, which have their lease: a message is copied as it is sent.
-    pub fn raw_bytes_max(destination: &Destination, batch: &RawBatch) -> usize {
+    pub fn raw_bytes_max(destination: &FailureDestination, batch: &RawBatch) -> usize {
         match destination {
-            Destination::Queue(_) | Destination::Notification(_) | Destination::Bucket(_) => FACTS_BYTES,
-            Destination::Topic(_) => FACTS_BYTES + batch.raw.len(),
+            FailureDestination::Queue(_)
+            | FailureDestination::Notification(_)
+            | FailureDestination::Bucket(_) => FACTS_BYTES,
+            FailureDestination::Topic(_) => FACTS_BYTES + batch.raw.len(),
         }
     }
 
@@ -78,10 +84,10 @@ impl Sender {
         let range = facts.batch.range;
         let point = |offset| RecordPoint { offset, timestamp: NO_TIMESTAMP };
         let last = Offset(range.end.0 - 1);
-        queue_record(&Failure {
+        queue_record(&FailureDetails {
             request_id: facts.random.to_string(),
             function_arn: Arc::clone(&self.function_arn),
-            condition: Condition::BatchUnreadable,
+            condition: FailureCondition::BatchUnreadable,
             approximate_invoke_count: 0,
             response: None,
             error: Some(FunctionError { kind: "BatchUnreadable".into(), message: facts.batch.why.clone() }),
@@ -99,9 +105,9 @@ impl Sender {
     }
 }
 
-fn raw_message(topic: &Arc<str>, facts: &RawFacts<'_>, value: Bytes) -> Letter {
+fn raw_message(topic: &Arc<str>, facts: &RawFacts<'_>, value: Bytes) -> FailureMessage {
     let (first, end) = (facts.batch.range.first, facts.batch.range.end);
     let key = format!("{}-{}:{first}-{end}", facts.partition.topic, facts.partition.partition);
     let message = TopicMessage { key: Some(key.into()), value };
-    Letter::Topic { topic: Arc::clone(topic), messages: vec![message] }
+    FailureMessage::Topic { topic: Arc::clone(topic), messages: vec![message] }
 }

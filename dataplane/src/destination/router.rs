@@ -5,18 +5,18 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 
 use super::aws::AwsDestinations;
-use super::error::DestinationError;
+use super::error::DeliveryError;
 use super::kafka::TopicDestinations;
-use super::letter::{DestinationPort, Letter, Undelivered};
+use super::letter::{DestinationPort, FailureMessage, UndeliveredMessage};
 
 /// Every kind of destination behind one port. Cheap to clone.
 #[derive(Clone)]
-pub struct Destinations {
+pub struct DestinationRouter {
     aws: AwsDestinations,
     topics: Option<TopicDestinations>,
 }
 
-impl Destinations {
+impl DestinationRouter {
     /// `aws` is shared by all mappings of a node, `topics` are those of the mapping's cluster; without them a letter to a
     /// topic is refused.
     pub fn new(aws: AwsDestinations, topics: Option<TopicDestinations>) -> Self {
@@ -24,9 +24,9 @@ impl Destinations {
     }
 }
 
-impl DestinationPort for Destinations {
-    fn deliver(&self, letter: Letter) -> BoxFuture<'static, Result<(), Box<Undelivered>>> {
-        let Letter::Topic { topic, messages } = letter else {
+impl DestinationPort for DestinationRouter {
+    fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
+        let FailureMessage::Topic { topic, messages } = letter else {
             let aws = self.aws.clone();
             return Box::pin(async move { aws.deliver(letter).await });
         };
@@ -40,10 +40,10 @@ impl DestinationPort for Destinations {
     }
 }
 
-fn no_cluster(topic: Arc<str>, messages: Vec<super::letter::TopicMessage>) -> Undelivered {
-    let error = DestinationError::Refused {
+fn no_cluster(topic: Arc<str>, messages: Vec<super::letter::TopicMessage>) -> UndeliveredMessage {
+    let error = DeliveryError::Refused {
         to: format!("kafka://{topic}").into(),
         why: "this mapping has no Kafka cluster for failed records".to_owned(),
     };
-    Undelivered { error, rest: Letter::Topic { topic, messages } }
+    UndeliveredMessage { error, rest: FailureMessage::Topic { topic, messages } }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use lighterman_proto::units::Moment;
 
-use super::order::{Ownership, Running, count_repeats, judge_order, name};
-use super::records::Partition;
-use super::{Entry, Event, Invariant, Owner, Rules, Share, Violation};
+use super::order::{OwnershipHistory, RunningInvocation, count_repeats, judge_order, name};
+use super::records::PartitionHistory;
+use super::{HistoryEntry, HistoryEvent, HistoryRules, Invariant, InvocationShare, OwnerProcess, Violation};
 use crate::partition::ledger::Outcome;
 
 /// Violations beyond these are not told.
@@ -14,33 +14,33 @@ const VIOLATIONS_MAX: usize = 1000;
 
 /// Takes a history in, event by event.
 #[derive(Debug)]
-pub struct Checker {
-    rules: Rules,
+pub struct HistoryChecker {
+    rules: HistoryRules,
     at: Moment,
     quiet_since: Option<Moment>,
-    partitions: BTreeMap<i32, Partition>,
-    ownership: Ownership,
+    partitions: BTreeMap<i32, PartitionHistory>,
+    ownership: OwnershipHistory,
     violations: Vec<Violation>,
 }
 
 /// Judges a whole history that ended at `end`.
-pub fn check(rules: Rules, history: &[Entry], end: Moment) -> Vec<Violation> {
-    let mut checker = Checker::new(rules);
+pub fn check(rules: HistoryRules, history: &[HistoryEntry], end: Moment) -> Vec<Violation> {
+    let mut checker = HistoryChecker::new(rules);
     for entry in history {
         checker.take(entry.at, &entry.event);
     }
     checker.finish(end)
 }
 
-impl Checker {
+impl HistoryChecker {
     /// A checker that has seen nothing.
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: HistoryRules) -> Self {
         Self {
             rules,
             at: Moment::default(),
             quiet_since: None,
             partitions: BTreeMap::new(),
-            ownership: Ownership::default(),
+            ownership: OwnershipHistory::default(),
             violations: Vec::new(),
         }
     }
@@ -53,65 +53,66 @@ impl Checker {
 
     /// Records that the function has taken.
     pub fn taken(&self) -> u64 {
-        let taken = |partition: &Partition| partition.records.values().filter(|record| record.taken).count();
+        let taken =
+            |partition: &PartitionHistory| partition.records.values().filter(|record| record.taken).count();
         self.partitions.values().map(|partition| taken(partition) as u64).sum()
     }
 
     /// The next event.
-    pub fn take(&mut self, at: Moment, event: &Event) {
+    pub fn take(&mut self, at: Moment, event: &HistoryEvent) {
         self.at = at;
         match event {
-            Event::Produced { partition, offset } => self.partition(*partition).produce(*offset),
-            Event::Truncated { partition, from, leader_epoch } => {
+            HistoryEvent::Produced { partition, offset } => self.partition(*partition).produce(*offset),
+            HistoryEvent::Truncated { partition, from, leader_epoch } => {
                 self.partition(*partition).truncate(*from, *leader_epoch);
                 self.ownership.truncate(*partition, *from);
             }
-            Event::Deleted { partition, before } => self.partition(*partition).delete(*before),
-            Event::Granted { partition, owner } => {
+            HistoryEvent::Deleted { partition, before } => self.partition(*partition).delete(*before),
+            HistoryEvent::Granted { partition, owner } => {
                 self.ownership.owner_of.insert(*partition, Some(*owner));
             }
-            Event::Gone { owner } => {
+            HistoryEvent::Gone { owner } => {
                 self.excuse(*owner);
                 self.ownership.gone(*owner);
             }
-            Event::Expelled { owner } => {
+            HistoryEvent::Expelled { owner } => {
                 self.excuse(*owner);
                 self.ownership.expel(*owner);
             }
-            Event::LetGo { owner } => self.excuse(*owner),
-            Event::SessionOver { owner } => self.ownership.gone(*owner),
-            Event::Started { invocation, owner, shares } => self.started(*invocation, *owner, shares),
-            Event::Ended { invocation, taken, failed } => self.ended(*invocation, *taken, failed),
-            Event::AnswerLost { partitions } => {
+            HistoryEvent::LetGo { owner } => self.excuse(*owner),
+            HistoryEvent::SessionOver { owner } => self.ownership.gone(*owner),
+            HistoryEvent::Started { invocation, owner, shares } => self.started(*invocation, *owner, shares),
+            HistoryEvent::Ended { invocation, taken, failed } => self.ended(*invocation, *taken, failed),
+            HistoryEvent::AnswerLost { partitions } => {
                 for partition in partitions {
                     self.partition(*partition).excuses += 1;
                 }
             }
-            Event::Committed { partition, offset, leader_epoch } => {
+            HistoryEvent::Committed { partition, offset, leader_epoch } => {
                 self.committed(*partition, *offset, *leader_epoch);
             }
-            Event::CommittedLate { partition, offset, leader_epoch } => {
+            HistoryEvent::CommittedLate { partition, offset, leader_epoch } => {
                 self.committed_late(*partition, *offset, *leader_epoch);
             }
-            Event::Accounted { partition, first, end, outcome, leader_epoch } => {
+            HistoryEvent::Accounted { partition, first, end, outcome, leader_epoch } => {
                 let known = self.partition(*partition).known_end(*end, *leader_epoch);
                 // What retention took, nobody has read: that says nothing of a history.
                 let end = if *outcome == Outcome::Lost { *end } else { known };
                 self.accounted(*partition, *first, end, *outcome);
             }
-            Event::Arrived { partition, offset, leader_epoch } => {
+            HistoryEvent::Arrived { partition, offset, leader_epoch } => {
                 self.mark(*partition, *offset, *leader_epoch, |record| record.arrived = true);
             }
-            Event::Refused { partition, offset, leader_epoch } => {
+            HistoryEvent::Refused { partition, offset, leader_epoch } => {
                 self.mark(*partition, *offset, *leader_epoch, |record| record.refused = true);
             }
-            Event::SkipWished { partition, offset } => {
+            HistoryEvent::SkipWished { partition, offset } => {
                 self.mark(*partition, *offset, i32::MAX, |record| record.skip_wished = true);
             }
-            Event::Drained { owner, partition, epoch, frontier } => {
+            HistoryEvent::Drained { owner, partition, epoch, frontier } => {
                 self.drained(*owner, *partition, *epoch, *frontier);
             }
-            Event::Quiet => self.quiet_since = Some(at),
+            HistoryEvent::Quiet => self.quiet_since = Some(at),
             bound => self.bound(bound),
         }
     }
@@ -143,7 +144,7 @@ impl Checker {
         self.found(Invariant::Liv1, what);
     }
 
-    fn partition(&mut self, index: i32) -> &mut Partition {
+    fn partition(&mut self, index: i32) -> &mut PartitionHistory {
         self.partitions.entry(index).or_default()
     }
 
@@ -160,17 +161,17 @@ impl Checker {
     }
 
     /// What was under way over the partitions of `owner` may be started again, once.
-    fn excuse(&mut self, owner: Owner) {
+    fn excuse(&mut self, owner: OwnerProcess) {
         for (index, partition) in &mut self.partitions {
             let may_be_its = self.ownership.owner_of.get(index).is_none_or(|current| *current == Some(owner));
             partition.excuses += u32::from(may_be_its);
         }
     }
 
-    fn started(&mut self, invocation: u64, owner: Option<Owner>, shares: &[Share]) {
+    fn started(&mut self, invocation: u64, owner: Option<OwnerProcess>, shares: &[InvocationShare]) {
         let mut found = Vec::new();
         let records_max = self.rules.records_max;
-        let shares: Vec<Share> = shares.iter().map(|share| self.known_share(share)).collect();
+        let shares: Vec<InvocationShare> = shares.iter().map(|share| self.known_share(share)).collect();
         for share in &shares {
             self.ownership.judge_start(invocation, owner, share, &mut found);
             let partition = self.partitions.entry(share.partition).or_default();
@@ -187,18 +188,18 @@ impl Checker {
             }
         }
         self.found_all(found);
-        let running = Running { owner, orphan: false, shares };
+        let running = RunningInvocation { owner, orphan: false, shares };
         self.ownership.running.insert(invocation, running);
     }
 
     /// What stands in the share of the log as it is now.
-    fn known_share(&mut self, share: &Share) -> Share {
+    fn known_share(&mut self, share: &InvocationShare) -> InvocationShare {
         let partition = self.partition(share.partition);
         let epochs = share.leader_epochs.iter().copied().chain(std::iter::repeat(i32::MAX));
         let known = share.offsets.iter().copied().zip(epochs);
         let offsets =
             known.filter(|(offset, epoch)| !partition.is_cut_off(*offset, *epoch)).map(|(offset, _)| offset);
-        Share { offsets: offsets.collect(), leader_epochs: Vec::new(), ..share.clone() }
+        InvocationShare { offsets: offsets.collect(), leader_epochs: Vec::new(), ..share.clone() }
     }
 
     fn ended(&mut self, invocation: u64, taken: bool, failed: &[(i32, i64)]) {
@@ -271,7 +272,7 @@ impl Checker {
         };
         let wrong = partition.first_in(first, end, |offset, record| match outcome {
             Outcome::Delivered => !record.taken,
-            Outcome::Absent | Outcome::Filtered => true,
+            Outcome::NoRecord | Outcome::Filtered => true,
             Outcome::DeadLettered => !record.arrived,
             Outcome::Expired => !rules.may_expire,
             Outcome::Oversized => !rules.may_be_too_large,
@@ -279,7 +280,9 @@ impl Checker {
             Outcome::Dropped => !record.refused,
             Outcome::Skipped => !record.skip_wished,
             Outcome::Lost => offset >= deleted_before,
-            Outcome::Earlier => !(record.taken || record.ended || record.arrived || record.skip_wished),
+            Outcome::ResolvedEarlier => {
+                !(record.taken || record.ended || record.arrived || record.skip_wished)
+            }
         });
         if outcome.is_notable() {
             for (offset, record) in partition.records.range_mut(first..end.max(first)) {
@@ -299,7 +302,7 @@ impl Checker {
         index: i32,
         offset: i64,
         leader_epoch: i32,
-        mark: impl FnOnce(&mut super::records::Record),
+        mark: impl FnOnce(&mut super::records::RecordHistory),
     ) {
         let partition = self.partitions.entry(index).or_default();
         if partition.is_cut_off(offset, leader_epoch) {
@@ -313,7 +316,7 @@ impl Checker {
         }
     }
 
-    fn drained(&mut self, owner: Owner, partition: i32, epoch: u64, frontier: i64) {
+    fn drained(&mut self, owner: OwnerProcess, partition: i32, epoch: u64, frontier: i64) {
         let mut found = Vec::new();
         self.ownership.judge_drain(owner, partition, epoch, &mut found);
         let committed = self.partition(partition).committed;
@@ -328,10 +331,10 @@ impl Checker {
         self.ownership.drained.insert((owner, partition, epoch));
     }
 
-    fn bound(&mut self, event: &Event) {
+    fn bound(&mut self, event: &HistoryEvent) {
         let rules = self.rules;
         match event {
-            Event::Sealed { records, payload_bytes, waited_micros } => {
+            HistoryEvent::Sealed { records, payload_bytes, waited_micros } => {
                 if *records > rules.records_max || *payload_bytes > rules.payload_bytes_max {
                     self.found(
                         Invariant::Lim1,
@@ -342,19 +345,19 @@ impl Checker {
                     self.found(Invariant::Lim1, format!("a record that could go waited {waited_micros} µs"));
                 }
             }
-            Event::SlotTaken { in_use, limit } if in_use > limit => {
+            HistoryEvent::SlotTaken { in_use, limit } if in_use > limit => {
                 self.found(Invariant::Slt1, format!("{in_use} invocations at once, the limit was {limit}"));
             }
-            Event::Leased { bytes } if *bytes > rules.leased_bytes_max => {
+            HistoryEvent::Leased { bytes } if *bytes > rules.leased_bytes_max => {
                 self.found(Invariant::Mem1, format!("{bytes} bytes leased of {}", rules.leased_bytes_max));
             }
-            Event::Stopped { bytes } if *bytes > 0 => {
+            HistoryEvent::Stopped { bytes } if *bytes > 0 => {
                 self.found(
                     Invariant::Mem1,
                     format!("{bytes} bytes are still leased when everything has stopped"),
                 );
             }
-            Event::WriteLost { what } => self.found(Invariant::Durable, what.clone()),
+            HistoryEvent::WriteLost { what } => self.found(Invariant::Durable, what.clone()),
             _ => {}
         }
     }

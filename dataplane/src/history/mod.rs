@@ -1,7 +1,7 @@
 //! What happened, as anyone outside could have seen it, and whether the invariants of the design held: one checker for the
 //! simulator, for runs on real Kafka, and for load tests.
 //!
-//! A recorder that does not know a fact leaves it out (`owner: None`, no [`Event::Accounted`]); the rules that need it then
+//! A recorder that does not know a fact leaves it out (`owner: None`, no [`HistoryEvent::Accounted`]); the rules that need it then
 //! say nothing. Two events that the recorder saw in one order must have happened in that order.
 
 pub mod checker;
@@ -12,20 +12,20 @@ use lighterman_proto::units::Moment;
 
 use crate::partition::ledger::Outcome;
 
-pub use checker::{Checker, check};
+pub use checker::{HistoryChecker, check};
 
 /// A process: which node, and which life of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Owner {
+pub struct OwnerProcess {
     /// Which node.
     pub node: u32,
     /// How often it had been started.
-    pub life: u32,
+    pub incarnation: u32,
 }
 
 /// A partition's share of an invocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct InvocationShare {
     /// Partition index.
     pub partition: i32,
     /// Under which ownership inside the process; 0 when the recorder does not know.
@@ -38,7 +38,7 @@ pub struct Share {
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum HistoryEvent {
     /// A record stands in the log that the function must see, or that must be accounted for.
     Produced {
         /// Where.
@@ -67,43 +67,43 @@ pub enum Event {
         /// Which.
         partition: i32,
         /// To whom.
-        owner: Owner,
+        owner: OwnerProcess,
     },
     /// A process died: what it started runs on, and nobody hears of its end.
     Gone {
         /// Which.
-        owner: Owner,
+        owner: OwnerProcess,
     },
     /// The group expelled a process: nothing is its own any more, and it may start nothing.
     Expelled {
         /// Which.
-        owner: Owner,
+        owner: OwnerProcess,
     },
     /// A process gave up what it owned, because it could not reach the group or the group said so. Until its session is
     /// over the group still keeps its partitions for it, and nobody may start what it has running.
     LetGo {
         /// Which.
-        owner: Owner,
+        owner: OwnerProcess,
     },
     /// The session of a process that let go is over, counted from the last thing it said that the group acknowledged.
     SessionOver {
         /// Which.
-        owner: Owner,
+        owner: OwnerProcess,
     },
     /// The function began to run.
     Started {
         /// Which invocation.
         invocation: u64,
         /// Who invoked it.
-        owner: Option<Owner>,
+        owner: Option<OwnerProcess>,
         /// What it was given.
-        shares: Vec<Share>,
+        shares: Vec<InvocationShare>,
     },
     /// The function is through with an invocation.
     Ended {
         /// Which invocation.
         invocation: u64,
-        /// Whether it takes the records, those in `failed` apart, and with [`Rules::ordered`] those behind.
+        /// Whether it takes the records, those in `failed` apart, and with [`HistoryRules::ordered`] those behind.
         taken: bool,
         /// Partition and offset of what it named as failed.
         failed: Vec<(i32, i64)>,
@@ -193,7 +193,7 @@ pub enum Event {
     /// A node says that a partition has drained.
     Drained {
         /// Who.
-        owner: Owner,
+        owner: OwnerProcess,
         /// Which partition.
         partition: i32,
         /// Under which ownership.
@@ -217,17 +217,17 @@ pub enum Event {
 
 /// When it happened, and what.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct HistoryEntry {
     /// When.
     pub at: Moment,
     /// What.
-    pub event: Event,
+    pub event: HistoryEvent,
 }
 
 /// What the recorded run promised to keep: facts that are independent of each other. The default promises what every run does.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
+pub struct HistoryRules {
     /// `BatchSize`.
     pub records_max: u32,
     /// Payload limit in bytes.
@@ -247,11 +247,11 @@ pub struct Rules {
     pub ordered: bool,
     /// Repeats are judged: only an unknown outcome may repeat a batch.
     pub repeats: bool,
-    /// Microseconds from [`Event::Quiet`] to the end, at most.
+    /// Microseconds from [`HistoryEvent::Quiet`] to the end, at most.
     pub quiet_micros_max: u64,
 }
 
-impl Default for Rules {
+impl Default for HistoryRules {
     fn default() -> Self {
         Self {
             records_max: u32::MAX,

@@ -2,37 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::records::Partition;
-use super::{Invariant, Owner, Share};
+use super::records::PartitionHistory;
+use super::{Invariant, InvocationShare, OwnerProcess};
 
 /// An invocation that runs.
 #[derive(Clone, Debug)]
-pub(super) struct Running {
-    pub owner: Option<Owner>,
+pub(super) struct RunningInvocation {
+    pub owner: Option<OwnerProcess>,
     /// Its owner died or was expelled while it ran: nobody can stop the function.
     pub orphan: bool,
-    pub shares: Vec<Share>,
+    pub shares: Vec<InvocationShare>,
 }
 
 /// What is known of ownership.
 #[derive(Debug, Default)]
-pub(super) struct Ownership {
-    pub running: BTreeMap<u64, Running>,
+pub(super) struct OwnershipHistory {
+    pub running: BTreeMap<u64, RunningInvocation>,
     /// Nobody's, when its owner was expelled and it was not given to another yet.
-    pub owner_of: BTreeMap<i32, Option<Owner>>,
-    pub drained: BTreeSet<(Owner, i32, u64)>,
+    pub owner_of: BTreeMap<i32, Option<OwnerProcess>>,
+    pub drained: BTreeSet<(OwnerProcess, i32, u64)>,
 }
 
-type Found = Vec<(Invariant, String)>;
+type OrderViolations = Vec<(Invariant, String)>;
 
-impl Ownership {
+impl OwnershipHistory {
     /// Whether `share` may start now.
     pub(super) fn judge_start(
         &self,
         invocation: u64,
-        owner: Option<Owner>,
-        share: &Share,
-        found: &mut Found,
+        owner: Option<OwnerProcess>,
+        share: &InvocationShare,
+        found: &mut OrderViolations,
     ) {
         let partition = share.partition;
         let others =
@@ -65,7 +65,13 @@ impl Ownership {
     }
 
     /// Whether partition may be called drained now.
-    pub(super) fn judge_drain(&self, owner: Owner, partition: i32, epoch: u64, found: &mut Found) {
+    pub(super) fn judge_drain(
+        &self,
+        owner: OwnerProcess,
+        partition: i32,
+        epoch: u64,
+        found: &mut OrderViolations,
+    ) {
         let runs = self.running.iter().find(|(_, running)| {
             running.owner == Some(owner)
                 && running.shares.iter().any(|share| share.partition == partition && share.epoch <= epoch)
@@ -77,7 +83,7 @@ impl Ownership {
     }
 
     /// The group has expelled a process.
-    pub(super) fn expel(&mut self, owner: Owner) {
+    pub(super) fn expel(&mut self, owner: OwnerProcess) {
         self.gone(owner);
         for current in self.owner_of.values_mut().filter(|current| **current == Some(owner)) {
             *current = None;
@@ -85,7 +91,7 @@ impl Ownership {
     }
 
     /// A process is gone: what it started may overlap with what comes.
-    pub(super) fn gone(&mut self, owner: Owner) {
+    pub(super) fn gone(&mut self, owner: OwnerProcess) {
         for running in self.running.values_mut().filter(|running| running.owner == Some(owner)) {
             running.orphan = true;
         }
@@ -100,12 +106,16 @@ impl Ownership {
     }
 }
 
-pub(super) fn name(owner: Owner) -> String {
-    format!("node {} in its life {}", owner.node, owner.life)
+pub(super) fn name(owner: OwnerProcess) -> String {
+    format!("node {} in its life {}", owner.node, owner.incarnation)
 }
 
 /// Whether the records of `share` may begin now: ascending, and none for the first time before an earlier one is resolved.
-pub(super) fn judge_order(partition: &Partition, share: &Share, found: &mut Found) {
+pub(super) fn judge_order(
+    partition: &PartitionHistory,
+    share: &InvocationShare,
+    found: &mut OrderViolations,
+) {
     let offsets = &share.offsets;
     if let Some(pair) = offsets.iter().zip(offsets.iter().skip(1)).find(|(one, next)| one >= next) {
         let text = format!("partition {}: {} stands before {}", share.partition, pair.0, pair.1);
@@ -124,7 +134,12 @@ pub(super) fn judge_order(partition: &Partition, share: &Share, found: &mut Foun
 }
 
 /// Counts what is started again although it was taken; an unknown outcome excuses one batch.
-pub(super) fn count_repeats(partition: &mut Partition, share: &Share, records_max: u32, found: &mut Found) {
+pub(super) fn count_repeats(
+    partition: &mut PartitionHistory,
+    share: &InvocationShare,
+    records_max: u32,
+    found: &mut OrderViolations,
+) {
     let excuses = partition.excuses;
     for offset in &share.offsets {
         let Some(record) = partition.records.get_mut(offset) else { continue };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One record: facts that are independent of each other.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default)]
-pub(super) struct Record {
+pub(super) struct RecordHistory {
     /// The function took it.
     pub taken: bool,
     /// It was taken beside an earlier record that failed, or failed after it was taken: it is asked for again.
@@ -28,8 +28,8 @@ pub(super) struct Record {
 
 /// One partition.
 #[derive(Debug, Default)]
-pub(super) struct Partition {
-    pub records: BTreeMap<i64, Record>,
+pub(super) struct PartitionHistory {
+    pub records: BTreeMap<i64, RecordHistory>,
     /// Offsets that ever held a record: one that was cut off may still be on its way.
     pub ever: BTreeSet<i64>,
     /// Offsets without an outcome.
@@ -49,9 +49,9 @@ pub(super) struct Partition {
     pub taken_again: u64,
 }
 
-impl Partition {
+impl PartitionHistory {
     pub(super) fn produce(&mut self, offset: i64) {
-        self.records.insert(offset, Record::default());
+        self.records.insert(offset, RecordHistory::default());
         self.ever.insert(offset);
         self.open.insert(offset);
     }
@@ -101,7 +101,12 @@ impl Partition {
     }
 
     /// The first record of `first..end` that `is` names.
-    pub(super) fn first_in(&self, first: i64, end: i64, is: impl Fn(i64, &Record) -> bool) -> Option<i64> {
+    pub(super) fn first_in(
+        &self,
+        first: i64,
+        end: i64,
+        is: impl Fn(i64, &RecordHistory) -> bool,
+    ) -> Option<i64> {
         if first >= end {
             return None;
         }

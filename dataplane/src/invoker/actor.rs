@@ -2,7 +2,7 @@
 
 use actix::{Actor, Context, Handler};
 
-use super::invoke::{Invoke, Invoker};
+use super::invoke::{InvokeRequest, Invoker};
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
@@ -27,10 +27,10 @@ impl Actor for InvokerActor {
     }
 }
 
-impl Handler<Invoke> for InvokerActor {
+impl Handler<InvokeRequest> for InvokerActor {
     type Result = ();
 
-    fn handle(&mut self, invoke: Invoke, _: &mut Self::Context) {
+    fn handle(&mut self, invoke: InvokeRequest, _: &mut Self::Context) {
         self.invoker.start(invoke);
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::port::{ANSWER_BYTES_MAX, ERROR_BYTES_MAX};
-use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
+use crate::credit::bytes::{MemoryBudget, MemoryLease, Overdraft};
 
 /// As much of every answer is read without a lease.
 const UNLEASED_BYTES_MAX: usize = ERROR_BYTES_MAX;
@@ -17,18 +17,18 @@ const UNLEASED_BYTES_MAX: usize = ERROR_BYTES_MAX;
 #[derive(Clone)]
 pub struct AnswerRoom {
     bytes_max: usize,
-    budget: ByteBudget,
-    lease: Arc<Mutex<Option<Lease>>>,
+    budget: MemoryBudget,
+    lease: Arc<Mutex<Option<MemoryLease>>>,
 }
 
 impl AnswerRoom {
     /// Room for `bytes_max` bytes of an answer, and never for more than Lambda's longest.
-    pub fn new(bytes_max: usize, budget: ByteBudget) -> Self {
+    pub fn new(bytes_max: usize, budget: MemoryBudget) -> Self {
         Self { bytes_max: bytes_max.min(ANSWER_BYTES_MAX), budget, lease: Arc::default() }
     }
 
     /// What the answer in it was lent, if that was anything: to be held as long as the answer.
-    pub fn take_lease(&self) -> Option<Lease> {
+    pub fn take_lease(&self) -> Option<MemoryLease> {
         self.lease.lock().take()
     }
 }
@@ -45,7 +45,7 @@ pub(super) struct AnswerBuffer<'r> {
     bytes: Vec<u8>,
     /// How long the answer says that it is.
     announced: Option<u64>,
-    lease: Option<Lease>,
+    lease: Option<MemoryLease>,
 }
 
 impl<'r> AnswerBuffer<'r> {

@@ -13,13 +13,13 @@ use parking_lot::Mutex;
 use super::answer_room::AnswerRoom;
 use super::context::ClientContext;
 use super::facts::FunctionTimeout;
-use super::patience::{Patience, ReplyWait, UNSENT_MAX};
+use super::patience::{ReplyWait, UNSENT_MAX, WaitDecision};
 use super::permit::SendPermit;
 use super::port::{FunctionPort, Invocation};
 use super::throttle::ThrottleControl;
-use super::verdict::{AnswerFacts, Reply, Verdict};
+use super::verdict::{AnswerFacts, InvocationOutcome, InvokeResponse};
 use crate::batcher::BatchId;
-use crate::credit::bytes::Lease;
+use crate::credit::bytes::MemoryLease;
 use crate::credit::slots::{Slot, Slots};
 use crate::kafka::group::OwnershipLease;
 use crate::runtime::clock;
@@ -28,11 +28,11 @@ use crate::runtime::outbox::post;
 /// A sealed batch, with everything that must be given back when it is answered.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Invoke {
+pub struct InvokeRequest {
     /// The event.
     pub payload: Bytes,
     /// Credit for the payload.
-    pub lease: Lease,
+    pub lease: MemoryLease,
     /// Credit for the invocation.
     pub slot: Slot,
     /// The right to start it, looked at whenever bytes of it leave: much may have been waited for since it was sealed (H1).
@@ -44,17 +44,17 @@ pub struct Invoke {
     /// Which batch.
     pub batch: BatchId,
     /// Where the answer goes.
-    pub reply: Recipient<Answered>,
+    pub reply: Recipient<InvocationFinished>,
 }
 
-/// What became of a batch on the wire. Posted exactly once for each [`Invoke`].
+/// What became of a batch on the wire. Posted exactly once for each [`InvokeRequest`].
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Answered {
+pub struct InvocationFinished {
     /// Which batch.
     pub batch: BatchId,
     /// What it means.
-    pub verdict: Verdict,
+    pub verdict: InvocationOutcome,
     /// What Lambda said of the invocation, if it said anything.
     pub facts: Option<AnswerFacts>,
     /// When its first byte left; when it was begun, if the rest did not follow.
@@ -64,17 +64,17 @@ pub struct Answered {
     /// The payload, to be written into again.
     pub payload_back: Option<Bytes>,
     /// Credit for what the verdict has of the answer, where that is much.
-    pub answer_lease: Option<Lease>,
+    pub answer_lease: Option<MemoryLease>,
 }
 
 /// How many invocations of a mapping there may be at once; clones share it, on whatever threads they invoke.
 #[derive(Clone)]
-pub struct Concurrency {
+pub struct ConcurrencyLimit {
     control: Arc<Mutex<ThrottleControl>>,
     slots: Slots,
 }
 
-impl Concurrency {
+impl ConcurrencyLimit {
     /// Moves the limit of `slots`.
     pub fn new(slots: Slots) -> Self {
         Self { control: Arc::new(Mutex::new(ThrottleControl::new(slots.limit(), clock::now()))), slots }
@@ -114,20 +114,24 @@ pub struct InvokedFunction {
 pub struct Invoker {
     port: Arc<dyn FunctionPort>,
     function: InvokedFunction,
-    concurrency: Concurrency,
+    concurrency: ConcurrencyLimit,
 }
 
 impl Invoker {
     /// An invoker of `function` through `port`.
-    pub fn new(port: Arc<dyn FunctionPort>, function: InvokedFunction, concurrency: Concurrency) -> Self {
+    pub fn new(
+        port: Arc<dyn FunctionPort>,
+        function: InvokedFunction,
+        concurrency: ConcurrencyLimit,
+    ) -> Self {
         Self { port, function, concurrency }
     }
 
     /// Starts an invocation on this thread.
-    pub fn start(&self, invoke: Invoke) {
+    pub fn start(&self, invoke: InvokeRequest) {
         let started = clock::now();
         let permit = SendPermit::new(invoke.ownership);
-        let answer = Answer {
+        let answer = ReplyGuard {
             batch: invoke.batch,
             started,
             permit: permit.clone(),
@@ -147,14 +151,14 @@ impl Invoker {
             let mut wait = ReplyWait::new(started);
             let reply = reply_within(sent, &mut wait, &permit, &function).await;
             let facts = reply.facts();
-            let verdict = Verdict::of(reply);
+            let verdict = InvocationOutcome::of(reply);
             let now = clock::now();
             let took = now.since(permit.sent_at().unwrap_or(started));
             metrics::counter!(crate::metrics::INVOCATIONS, "outcome" => verdict.label()).increment(1);
             metrics::histogram!(crate::metrics::INVOKE_DURATION_SECONDS).record(took.as_secs_f64());
-            concurrency.answered(now, matches!(verdict, Verdict::Throttled { .. }), took);
+            concurrency.answered(now, matches!(verdict, InvocationOutcome::Throttled { .. }), took);
             let mut payload = Some((payload, lease));
-            if matches!(verdict, Verdict::Unknown { .. }) {
+            if matches!(verdict, InvocationOutcome::Unknown { .. }) {
                 payload = None;
                 know_its_end(wait, permit.sent_at().unwrap_or(started), &function).await;
             }
@@ -167,28 +171,32 @@ impl Invoker {
 
 /// The reply, or why there is none. What waits before the first byte is dropped when the lease ends.
 pub(super) async fn reply_within(
-    sent: impl Future<Output = Reply>,
+    sent: impl Future<Output = InvokeResponse>,
     wait: &mut ReplyWait,
     permit: &SendPermit,
     function: &InvokedFunction,
-) -> Reply {
+) -> InvokeResponse {
     let mut sent = pin!(sent);
     loop {
         let now = clock::now();
         let until = match wait.look(now, permit.sent_at(), permit.is_good(now), &function.timeout) {
-            Patience::Until(until) => until,
-            Patience::Doubt => {
+            WaitDecision::Until(until) => until,
+            WaitDecision::Doubt => {
                 (function.doubt)();
                 continue;
             }
-            Patience::Withhold if permit.revoke() => return Reply::Withheld,
-            Patience::Unsent if permit.revoke() => {
+            WaitDecision::Withhold if permit.revoke() => return InvokeResponse::Withheld,
+            WaitDecision::Unsent if permit.revoke() => {
                 let seconds = UNSENT_MAX.as_secs();
-                return Reply::NotSent(format!("neither credentials nor a connection within {seconds} s"));
+                return InvokeResponse::NotSent(format!(
+                    "neither credentials nor a connection within {seconds} s"
+                ));
             }
             // The first byte has left at this very moment.
-            Patience::Withhold | Patience::Unsent => continue,
-            Patience::GiveUp => return Reply::Lost("no reply within the function's timeout".to_owned()),
+            WaitDecision::Withhold | WaitDecision::Unsent => continue,
+            WaitDecision::GiveUp => {
+                return InvokeResponse::Lost("no reply within the function's timeout".to_owned());
+            }
         };
         if let Ok(reply) = tokio::time::timeout(until.since(now), &mut sent).await {
             return reply;
@@ -201,49 +209,66 @@ async fn know_its_end(mut wait: ReplyWait, sent_at: Moment, function: &InvokedFu
     loop {
         let now = clock::now();
         match wait.look_after_loss(now, sent_at, &function.timeout) {
-            Patience::Doubt => (function.doubt)(),
-            Patience::Until(until) => tokio::time::sleep(until.since(now)).await,
-            Patience::Withhold | Patience::Unsent | Patience::GiveUp => return,
+            WaitDecision::Doubt => (function.doubt)(),
+            WaitDecision::Until(until) => tokio::time::sleep(until.since(now)).await,
+            WaitDecision::Withhold | WaitDecision::Unsent | WaitDecision::GiveUp => return,
         }
     }
 }
 
 /// Answers for a batch even when its task dies: the outcome is unknown then.
-struct Answer {
+struct ReplyGuard {
     batch: BatchId,
     started: Moment,
     permit: SendPermit,
     room: AnswerRoom,
-    reply: Option<Recipient<Answered>>,
+    reply: Option<Recipient<InvocationFinished>>,
 }
 
-impl Answer {
+impl ReplyGuard {
     fn sent_at(&self) -> Moment {
         self.permit.sent_at().unwrap_or(self.started)
     }
 
-    fn give(mut self, verdict: Verdict, facts: Option<AnswerFacts>, payload_back: Option<Bytes>) {
+    fn give(mut self, verdict: InvocationOutcome, facts: Option<AnswerFacts>, payload_back: Option<Bytes>) {
         if let Some(reply) = self.reply.take() {
             let (batch, sent_at) = (self.batch, self.sent_at());
             let (answered_at, answer_lease) = (clock::now(), self.room.take_lease());
             let _ = post(
                 &reply,
-                Answered { batch, verdict, facts, sent_at, answered_at, payload_back, answer_lease },
+                InvocationFinished {
+                    batch,
+                    verdict,
+                    facts,
+                    sent_at,
+                    answered_at,
+                    payload_back,
+                    answer_lease,
+                },
             );
         }
     }
 }
 
-impl Drop for Answer {
+impl Drop for ReplyGuard {
     fn drop(&mut self) {
         if let Some(reply) = self.reply.take() {
-            let verdict =
-                Verdict::Unknown { message: "the invocation's task ended without an answer".to_owned() };
+            let verdict = InvocationOutcome::Unknown {
+                message: "the invocation's task ended without an answer".to_owned(),
+            };
             let (batch, sent_at, answered_at) = (self.batch, self.sent_at(), clock::now());
             let (facts, payload_back, answer_lease) = (None, None, None);
             let _ = post(
                 &reply,
-                Answered { batch, verdict, facts, sent_at, answered_at, payload_back, answer_lease },
+                InvocationFinished {
+                    batch,
+                    verdict,
+                    facts,
+                    sent_at,
+                    answered_at,
+                    payload_back,
+                    answer_lease,
+                },
             );
         }
     }

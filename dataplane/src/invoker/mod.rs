@@ -15,7 +15,7 @@ pub mod throttle;
 pub mod verdict;
 
 pub use context::{ClientContext, batch_key};
-pub use verdict::Verdict;
+pub use verdict::InvocationOutcome;
 
 use std::sync::Arc;
 

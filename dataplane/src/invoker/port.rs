@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use super::answer_room::AnswerRoom;
 use super::context::ClientContext;
 use super::permit::SendPermit;
-use super::verdict::Reply;
+use super::verdict::InvokeResponse;
 
 /// Lambda's answers end at 6 MiB; an error's text may come on top.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
@@ -44,7 +44,7 @@ pub enum FunctionFacts {
     /// Lambda says that it does not exist.
     Missing,
     /// Lambda does not tell: no permission, no such call at this endpoint.
-    Untold,
+    Unknown,
     /// It has not answered: what was known before still stands, and it is asked again soon.
     Unanswered {
         /// It was asked too often: its control plane takes 15 calls a second of an account.
@@ -55,7 +55,7 @@ pub enum FunctionFacts {
 /// Sends invocations: exactly one wire attempt each.
 pub trait FunctionPort: Send + Sync {
     /// Sends one and waits for its reply, however long that takes. Dropped, it gives up.
-    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply>;
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, InvokeResponse>;
 
     /// Asks for a function's configuration.
     fn facts(&self, function: Arc<str>) -> BoxFuture<'static, FunctionFacts>;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
-use super::verdict::Verdict;
+use super::verdict::InvocationOutcome;
 
 /// How fast to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Default for RetryPolicy {
 
 /// The attempt that was judged.
 #[derive(Clone, Copy, Debug)]
-pub struct Sending {
+pub struct AttemptInfo {
     /// Which one, from 1.
     pub attempt: u32,
     /// How often in a row the batch has come back without its function's word, this time included.
@@ -37,7 +37,7 @@ pub struct Sending {
 /// How often in a row each partition's batches have come back without their function's word: throttled, refused, lost. A row is
 /// of one epoch: an answer to what an earlier one sent neither ends nor lengthens it.
 #[derive(Debug, Default)]
-pub struct Setbacks {
+pub struct SetbackCounts {
     rows: HashMap<i32, SetbackRow>,
 }
 
@@ -47,21 +47,23 @@ struct SetbackRow {
     count: u32,
 }
 
-impl Setbacks {
+impl SetbackCounts {
     /// Counts `verdict` for the partitions of its batch, each with the epoch that sent it, and returns the highest count among
     /// them; any word of the function ends a row.
-    pub fn after(&mut self, verdict: &Verdict, sent: impl Iterator<Item = (i32, Epoch)>) -> u32 {
+    pub fn after(&mut self, verdict: &InvocationOutcome, sent: impl Iterator<Item = (i32, Epoch)>) -> u32 {
         match verdict {
-            Verdict::Delivered { .. } | Verdict::FunctionError { .. } | Verdict::TooLarge => {
+            InvocationOutcome::Delivered { .. }
+            | InvocationOutcome::FunctionError { .. }
+            | InvocationOutcome::TooLarge => {
                 sent.for_each(|(partition, epoch)| self.forget(partition, epoch));
                 0
             }
             // It was ours to hold back: nobody has refused anything.
-            Verdict::Withheld => 0,
-            Verdict::Throttled { .. }
-            | Verdict::ServiceError { .. }
-            | Verdict::ConfigError { .. }
-            | Verdict::Unknown { .. } => {
+            InvocationOutcome::Withheld => 0,
+            InvocationOutcome::Throttled { .. }
+            | InvocationOutcome::ServiceError { .. }
+            | InvocationOutcome::ConfigError { .. }
+            | InvocationOutcome::Unknown { .. } => {
                 sent.filter_map(|(partition, epoch)| self.count(partition, epoch)).max().unwrap_or(1)
             }
         }
@@ -88,26 +90,28 @@ impl Setbacks {
 const CONFIG_ERROR_STEPS: u32 = 5;
 
 /// When the batch may be tried again after `verdict`. `random` spreads the waits (full jitter).
-pub fn again_at(
-    verdict: &Verdict,
-    sending: Sending,
+pub fn retry_at(
+    verdict: &InvocationOutcome,
+    sending: AttemptInfo,
     now: Moment,
     policy: RetryPolicy,
     random: u64,
 ) -> Moment {
-    let Sending { attempt, setbacks, may_run_until } = sending;
+    let AttemptInfo { attempt, setbacks, may_run_until } = sending;
     let wait = |step| now + jittered(policy, step, random);
     match verdict {
-        Verdict::Delivered { .. } | Verdict::FunctionError { .. } => wait(attempt),
+        InvocationOutcome::Delivered { .. } | InvocationOutcome::FunctionError { .. } => wait(attempt),
         // It is smaller the next time: nothing to wait for.
-        Verdict::TooLarge => now,
-        Verdict::Withheld => now,
-        Verdict::Throttled { retry_after, .. } => {
+        InvocationOutcome::TooLarge => now,
+        InvocationOutcome::Withheld => now,
+        InvocationOutcome::Throttled { retry_after, .. } => {
             wait(setbacks) + retry_after.unwrap_or_default().min(policy.cap)
         }
-        Verdict::ServiceError { .. } => wait(setbacks),
-        Verdict::ConfigError { .. } => wait(setbacks.saturating_add(CONFIG_ERROR_STEPS)),
-        Verdict::Unknown { .. } => may_run_until.unwrap_or(now).max(wait(setbacks)).max(now + policy.base),
+        InvocationOutcome::ServiceError { .. } => wait(setbacks),
+        InvocationOutcome::ConfigError { .. } => wait(setbacks.saturating_add(CONFIG_ERROR_STEPS)),
+        InvocationOutcome::Unknown { .. } => {
+            may_run_until.unwrap_or(now).max(wait(setbacks)).max(now + policy.base)
+        }
     }
 }
 
@@ -126,20 +130,20 @@ mod tests {
 
     const MILLIS: u64 = 1000;
 
-    fn sending(attempt: u32, setbacks: u32) -> Sending {
-        Sending { attempt, setbacks, may_run_until: None }
+    fn sending(attempt: u32, setbacks: u32) -> AttemptInfo {
+        AttemptInfo { attempt, setbacks, may_run_until: None }
     }
 
-    fn throttled() -> Verdict {
-        Verdict::Throttled { reason: String::new(), retry_after: None }
+    fn throttled() -> InvocationOutcome {
+        InvocationOutcome::Throttled { reason: String::new(), retry_after: None }
     }
 
-    fn refused() -> Verdict {
-        Verdict::ServiceError { message: String::new() }
+    fn refused() -> InvocationOutcome {
+        InvocationOutcome::ServiceError { message: String::new() }
     }
 
-    fn failed() -> Verdict {
-        Verdict::FunctionError { error_type: "E".into(), message: String::new() }
+    fn failed() -> InvocationOutcome {
+        InvocationOutcome::FunctionError { error_type: "E".into(), message: String::new() }
     }
 
     proptest! {
@@ -147,9 +151,9 @@ mod tests {
         fn waits_stay_under_the_cap(attempt in 1u32..5000, setbacks in 0u32..5000, random: u64) {
             let (now, policy) = (Moment::from_micros(7), RetryPolicy::default());
             let after = Some(Duration::from_secs(9999));
-            let asked_to_wait = Verdict::Throttled { reason: String::new(), retry_after: after };
+            let asked_to_wait = InvocationOutcome::Throttled { reason: String::new(), retry_after: after };
             for (verdict, most) in [(failed(), 1), (refused(), 1), (throttled(), 1), (asked_to_wait, 2)] {
-                let at = again_at(&verdict, sending(attempt, setbacks), now, policy, random);
+                let at = retry_at(&verdict, sending(attempt, setbacks), now, policy, random);
                 prop_assert!(at.since(now) <= policy.cap * most, "{:?}", verdict);
             }
         }
@@ -159,18 +163,18 @@ mod tests {
     fn liv_1_throttles_and_refusals_are_tried_at_doubled_waits_up_to_the_longest_and_any_word_ends_the_row() {
         let (now, policy) = (Moment::from_micros(0), RetryPolicy::default());
         for verdict in [throttled(), refused()] {
-            let mut setbacks = Setbacks::default();
-            let mut wait = |verdict: &Verdict, partition| {
+            let mut setbacks = SetbackCounts::default();
+            let mut wait = |verdict: &InvocationOutcome, partition| {
                 let step = setbacks.after(verdict, std::iter::once((partition, Epoch(1))));
                 // The longest that full jitter gives is one microsecond short of the step.
                 let step_micros = (policy.base.as_micros() as u64) << step.saturating_sub(1).min(20);
                 let random = step_micros.min(policy.cap.as_micros() as u64) - 1;
-                again_at(verdict, sending(1, step), now, policy, random).as_micros().div_ceil(MILLIS)
+                retry_at(verdict, sending(1, step), now, policy, random).as_micros().div_ceil(MILLIS)
             };
             let waits: Vec<u64> = (0..10).map(|_| wait(&verdict, 3)).collect();
             assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
             assert_eq!(wait(&verdict, 4), 200, "another partition's row is its own");
-            wait(&Verdict::Withheld, 3);
+            wait(&InvocationOutcome::Withheld, 3);
             assert_eq!(wait(&verdict, 3), 30_000, "what was held back is nobody's word");
             wait(&failed(), 3);
             assert_eq!(wait(&verdict, 3), 200);
@@ -179,9 +183,9 @@ mod tests {
 
     #[test]
     fn liv_1_an_answer_to_an_earlier_epoch_neither_ends_nor_lengthens_a_row() {
-        let mut setbacks = Setbacks::default();
+        let mut setbacks = SetbackCounts::default();
         let mut after =
-            |verdict: &Verdict, epoch| setbacks.after(verdict, std::iter::once((3, Epoch(epoch))));
+            |verdict: &InvocationOutcome, epoch| setbacks.after(verdict, std::iter::once((3, Epoch(epoch))));
         assert_eq!([after(&refused(), 1), after(&refused(), 1), after(&refused(), 1)], [1, 2, 3]);
         assert_eq!(after(&throttled(), 2), 1, "a new owner begins anew");
         assert_eq!(after(&refused(), 1), 1, "late: nobody's row");
@@ -197,11 +201,11 @@ mod tests {
     fn an_unknown_outcome_waits_for_the_functions_deadline_and_longer_each_time() {
         let now = Moment::from_micros(5);
         let until = Moment::from_micros(60_000_000);
-        let unknown = Verdict::Unknown { message: String::new() };
-        let lost = Sending { attempt: 1, setbacks: 1, may_run_until: Some(until) };
-        assert!(again_at(&unknown, lost, now, RetryPolicy::default(), 0) >= until);
-        let often = Sending { setbacks: 9, may_run_until: Some(now), ..lost };
-        let at = again_at(&unknown, often, now, RetryPolicy::default(), 29_000_000);
+        let unknown = InvocationOutcome::Unknown { message: String::new() };
+        let lost = AttemptInfo { attempt: 1, setbacks: 1, may_run_until: Some(until) };
+        assert!(retry_at(&unknown, lost, now, RetryPolicy::default(), 0) >= until);
+        let often = AttemptInfo { setbacks: 9, may_run_until: Some(now), ..lost };
+        let at = retry_at(&unknown, often, now, RetryPolicy::default(), 29_000_000);
         assert_eq!(at.since(now), Duration::from_secs(29));
     }
 }

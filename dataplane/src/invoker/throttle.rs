@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     /// A function model: `capacity` at once, each invocation 100 ms, `noise` of them throttled at random; closed loop.
-    struct Model {
+    struct FunctionModel {
         control: ThrottleControl,
         seed: u64,
         now_ms: u64,
@@ -91,7 +91,7 @@ mod tests {
         throttled: u64,
     }
 
-    impl Model {
+    impl FunctionModel {
         fn new(ceiling: u32) -> Self {
             let control = ThrottleControl::new(ceiling, Moment::default());
             Self { control, seed: 9, now_ms: 0, running: Vec::new(), delivered: 0, throttled: 0 }
@@ -136,14 +136,14 @@ mod tests {
 
     #[test]
     fn one_percent_of_random_throttles_costs_next_to_nothing() {
-        let mut model = Model::new(100);
+        let mut model = FunctionModel::new(100);
         model.run(120, 1000, 0.01);
         assert!(model.throughput(120) >= 0.95 * 1000.0, "{} of 1000 a second", model.throughput(120));
     }
 
     #[test]
     fn a_function_with_less_capacity_is_used_up_without_being_hammered_and_relief_is_felt() {
-        let mut model = Model::new(200);
+        let mut model = FunctionModel::new(200);
         model.run(60, 40, 0.0);
         model.run(120, 40, 0.0);
         let throttled = model.throttled as f64 / (model.throttled + model.delivered) as f64;

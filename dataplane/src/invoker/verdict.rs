@@ -7,14 +7,14 @@ use bytes::Bytes;
 use lighterman_proto::units::Moment;
 use serde::Deserialize;
 
-use crate::error::Class;
+use crate::error::ErrorClass;
 
 /// Longest part of a function's error message that we keep.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
 /// What came back on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub enum InvokeResponse {
     /// An HTTP answer.
     Answer {
         /// Status code.
@@ -55,7 +55,7 @@ pub struct AnswerFacts {
 
 /// What it means for the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum InvocationOutcome {
     /// The function has answered for the records.
     Delivered {
         /// Its response.
@@ -109,7 +109,7 @@ struct ErrorBody {
     reason: Option<String>,
 }
 
-impl Reply {
+impl InvokeResponse {
     /// What Lambda said of the invocation, if it said anything.
     pub fn facts(&self) -> Option<AnswerFacts> {
         let Self::Answer { status, function_error, executed_version, request_id, .. } = self else {
@@ -124,35 +124,35 @@ impl Reply {
     }
 }
 
-impl Verdict {
+impl InvocationOutcome {
     /// Judges a reply.
-    pub fn of(reply: Reply) -> Self {
+    pub fn of(reply: InvokeResponse) -> Self {
         match reply {
-            Reply::NotSent(message) => Self::ServiceError { message },
-            Reply::Lost(message) => {
+            InvokeResponse::NotSent(message) => Self::ServiceError { message },
+            InvokeResponse::Lost(message) => {
                 mutant!("lost-reply-is-not-sent", Self::Unknown { message }, Self::ServiceError { message })
             }
-            Reply::Withheld => Self::Withheld,
-            Reply::Answer { status: 200, function_error: None, body, .. } => {
+            InvokeResponse::Withheld => Self::Withheld,
+            InvokeResponse::Answer { status: 200, function_error: None, body, .. } => {
                 Self::Delivered { response: body }
             }
-            Reply::Answer { status, function_error, error_type, retry_after, body, .. } => {
+            InvokeResponse::Answer { status, function_error, error_type, retry_after, body, .. } => {
                 judge(status, function_error, error_type, retry_after, &body)
             }
         }
     }
 
     /// What to do about it, in one word.
-    pub fn class(&self) -> Option<Class> {
+    pub fn class(&self) -> Option<ErrorClass> {
         match self {
             Self::Delivered { .. } => None,
             Self::FunctionError { .. }
             | Self::Withheld
             | Self::ServiceError { .. }
-            | Self::Unknown { .. } => Some(Class::Retry),
-            Self::Throttled { .. } => Some(Class::Throttle),
-            Self::TooLarge => Some(Class::Poison),
-            Self::ConfigError { .. } => Some(Class::Fatal),
+            | Self::Unknown { .. } => Some(ErrorClass::Retry),
+            Self::Throttled { .. } => Some(ErrorClass::Throttle),
+            Self::TooLarge => Some(ErrorClass::Poison),
+            Self::ConfigError { .. } => Some(ErrorClass::Fatal),
         }
     }
 
@@ -208,7 +208,7 @@ fn judge(
     error_type: Option<String>,
     retry_after: Option<u64>,
     body: &[u8],
-) -> Verdict {
+) -> InvocationOutcome {
     let said: ErrorBody = serde_json::from_slice(body).unwrap_or_default();
     let is_aws = error_type.is_some();
     let kind = error_type.unwrap_or_default();
@@ -220,27 +220,27 @@ fn judge(
         shorten(format!("{status} {kind} {text}").trim())
     };
     match (status, function_error) {
-        (200..=299, Some(handling)) => Verdict::FunctionError {
+        (200..=299, Some(handling)) => InvocationOutcome::FunctionError {
             error_type: shorten(&said.error_type.unwrap_or(handling)),
             message: shorten(&said.error_message.unwrap_or_default()),
         },
-        (200..=299, None) => Verdict::Unknown { message: not_of_request_response(status) },
-        (413, _) => Verdict::TooLarge,
-        (429, _) => Verdict::Throttled {
+        (200..=299, None) => InvocationOutcome::Unknown { message: not_of_request_response(status) },
+        (413, _) => InvocationOutcome::TooLarge,
+        (429, _) => InvocationOutcome::Throttled {
             reason: shorten(&said.reason.unwrap_or_else(message)),
             retry_after: retry_after.map(Duration::from_secs),
         },
         (500..=599, _) if may_have_run(status, is_aws, body) => {
             mutant!(
                 "gateway-error-is-not-run",
-                Verdict::Unknown { message: message() },
-                Verdict::ServiceError { message: message() }
+                InvocationOutcome::Unknown { message: message() },
+                InvocationOutcome::ServiceError { message: message() }
             )
         }
         // 408: the request did not arrive as a whole, or the function's file system did not.
-        (408 | 500..=599, _) => Verdict::ServiceError { message: message() },
+        (408 | 500..=599, _) => InvocationOutcome::ServiceError { message: message() },
         // 1xx, 3xx, and the rest of 4xx: nothing that time alone mends.
-        _ => Verdict::ConfigError { message: message() },
+        _ => InvocationOutcome::ConfigError { message: message() },
     }
 }
 
@@ -288,12 +288,17 @@ fn shorten(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn answer(status: u16, function_error: Option<&str>, body: &str) -> Verdict {
+    fn answer(status: u16, function_error: Option<&str>, body: &str) -> InvocationOutcome {
         named(status, None, function_error, body)
     }
 
-    fn named(status: u16, error_type: Option<&str>, function_error: Option<&str>, body: &str) -> Verdict {
-        Verdict::of(Reply::Answer {
+    fn named(
+        status: u16,
+        error_type: Option<&str>,
+        function_error: Option<&str>,
+        body: &str,
+    ) -> InvocationOutcome {
+        InvocationOutcome::of(InvokeResponse::Answer {
             status,
             function_error: function_error.map(ToOwned::to_owned),
             error_type: error_type.map(ToOwned::to_owned),
@@ -307,9 +312,15 @@ mod tests {
     #[test]
     fn a_200_with_function_error_is_a_failure() {
         let verdict = answer(200, Some("Unhandled"), r#"{"errorType":"ValueError","errorMessage":"no"}"#);
-        assert_eq!(verdict, Verdict::FunctionError { error_type: "ValueError".into(), message: "no".into() });
-        assert!(matches!(answer(200, Some("Unhandled"), "not JSON"), Verdict::FunctionError { .. }));
-        assert!(matches!(answer(200, None, "null"), Verdict::Delivered { .. }));
+        assert_eq!(
+            verdict,
+            InvocationOutcome::FunctionError { error_type: "ValueError".into(), message: "no".into() }
+        );
+        assert!(matches!(
+            answer(200, Some("Unhandled"), "not JSON"),
+            InvocationOutcome::FunctionError { .. }
+        ));
+        assert!(matches!(answer(200, None, "null"), InvocationOutcome::Delivered { .. }));
     }
 
     #[test]
@@ -317,11 +328,14 @@ mod tests {
         let throttled =
             answer(429, None, r#"{"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded"}"#);
         let reason = "ReservedFunctionConcurrentInvocationLimitExceeded".to_owned();
-        assert_eq!(throttled, Verdict::Throttled { reason, retry_after: Some(Duration::from_secs(2)) });
+        assert_eq!(
+            throttled,
+            InvocationOutcome::Throttled { reason, retry_after: Some(Duration::from_secs(2)) }
+        );
         for status in [301, 400, 403, 404, 409] {
-            assert!(matches!(answer(status, None, "{}"), Verdict::ConfigError { .. }), "{status}");
+            assert!(matches!(answer(status, None, "{}"), InvocationOutcome::ConfigError { .. }), "{status}");
         }
-        assert_eq!(answer(413, None, ""), Verdict::TooLarge);
+        assert_eq!(answer(413, None, ""), InvocationOutcome::TooLarge);
     }
 
     #[test]
@@ -335,11 +349,11 @@ mod tests {
             (520, None),
         ] {
             let verdict = named(status, kind, None, "<html>");
-            assert!(matches!(verdict, Verdict::Unknown { .. }), "{status} {kind:?}: {verdict:?}");
+            assert!(matches!(verdict, InvocationOutcome::Unknown { .. }), "{status} {kind:?}: {verdict:?}");
         }
         let reset =
             "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
-        assert!(matches!(answer(503, None, reset), Verdict::Unknown { .. }));
+        assert!(matches!(answer(503, None, reset), InvocationOutcome::Unknown { .. }));
         let mut did_not_run = vec![(503, None), (503, Some("ServiceUnavailableException")), (408, None)];
         let kinds = [
             "EC2AccessDeniedException",
@@ -360,16 +374,24 @@ mod tests {
         did_not_run.extend(kinds.map(|kind| (502, Some(kind))));
         for (status, kind) in did_not_run {
             let verdict = named(status, kind, None, "{}");
-            assert!(matches!(verdict, Verdict::ServiceError { .. }), "{status} {kind:?}: {verdict:?}");
+            assert!(
+                matches!(verdict, InvocationOutcome::ServiceError { .. }),
+                "{status} {kind:?}: {verdict:?}"
+            );
         }
     }
 
     #[test]
     fn alo_1_only_200_delivers() {
         for status in [201, 202, 204, 299] {
-            let Verdict::Unknown { message } = answer(status, None, "null") else { panic!("{status}") };
+            let InvocationOutcome::Unknown { message } = answer(status, None, "null") else {
+                panic!("{status}")
+            };
             assert!(message.contains(&status.to_string()) && message.contains("AWS_ENDPOINT_URL_LAMBDA"));
-            assert!(matches!(answer(status, Some("Unhandled"), "{}"), Verdict::FunctionError { .. }));
+            assert!(matches!(
+                answer(status, Some("Unhandled"), "{}"),
+                InvocationOutcome::FunctionError { .. }
+            ));
         }
     }
 
@@ -377,16 +399,19 @@ mod tests {
     fn a_lost_reply_may_still_run() {
         let sent = Moment::from_micros(0);
         let minute = Duration::from_secs(60);
-        let lost = Verdict::of(Reply::Lost("cut".into()));
+        let lost = InvocationOutcome::of(InvokeResponse::Lost("cut".into()));
         assert!(lost.may_run_until(sent, minute) >= Some(sent + minute));
-        assert_eq!(Verdict::of(Reply::NotSent("refused".into())).may_run_until(sent, minute), None);
+        assert_eq!(
+            InvocationOutcome::of(InvokeResponse::NotSent("refused".into())).may_run_until(sent, minute),
+            None
+        );
     }
 
     #[test]
     fn long_messages_are_cut_at_a_character() {
         let text = "é".repeat(2000);
         let verdict = answer(200, Some("Unhandled"), &format!(r#"{{"errorMessage":"{text}"}}"#));
-        let Verdict::FunctionError { message, .. } = verdict else { panic!("{verdict:?}") };
+        let InvocationOutcome::FunctionError { message, .. } = verdict else { panic!("{verdict:?}") };
         assert_eq!(message.len(), MESSAGE_BYTES_MAX);
     }
 }

@@ -15,10 +15,10 @@ use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
-use super::connection::{Connection, versions};
+use super::connection::{BrokerConnection, versions};
 use super::dialing::{DialBook, dial_first};
-use super::error::{KafkaError, Unanswered};
-use super::transport::{BrokerAddress, Connector};
+use super::error::{KafkaError, ResponseMismatch};
+use super::transport::{BrokerAddress, BrokerConnector};
 use crate::runtime::clock;
 
 /// Every exchange that is not a long poll ends within this.
@@ -69,7 +69,7 @@ impl TopicView {
 
 /// Where a group's coordinator is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Coordinator {
+pub struct GroupCoordinator {
     /// Which broker.
     pub broker: BrokerId,
     /// Its address.
@@ -78,7 +78,7 @@ pub struct Coordinator {
 
 /// Where a partition's leader is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leader {
+pub struct PartitionLeader {
     /// Which broker.
     pub broker: BrokerId,
     /// Its address.
@@ -91,21 +91,21 @@ pub struct Leader {
 
 /// One Kafka cluster; clones share the cache.
 #[derive(Clone)]
-pub struct Cluster {
-    shared: Arc<Shared>,
+pub struct KafkaCluster {
+    shared: Arc<ClusterState>,
 }
 
-struct Shared {
+struct ClusterState {
     bootstrap: Vec<BrokerAddress>,
-    connector: Arc<dyn Connector>,
+    connector: Arc<dyn BrokerConnector>,
     client_id: String,
-    cache: Mutex<Cache>,
+    cache: Mutex<MetadataCache>,
     refreshing: tokio::sync::Mutex<()>,
     dials: Mutex<DialBook>,
 }
 
 #[derive(Default)]
-struct Cache {
+struct MetadataCache {
     brokers: HashMap<BrokerId, BrokerAddress>,
     topics: HashMap<Arc<str>, KnownTopic>,
 }
@@ -117,19 +117,19 @@ struct KnownTopic {
     former: VecDeque<(TopicId, Moment)>,
 }
 
-impl Cluster {
+impl KafkaCluster {
     /// A cluster behind `bootstrap`; nothing is dialled yet.
     pub fn new(
         bootstrap: Vec<BrokerAddress>,
-        connector: Arc<dyn Connector>,
+        connector: Arc<dyn BrokerConnector>,
         client_id: impl Into<String>,
     ) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(ClusterState {
                 bootstrap,
                 connector,
                 client_id: client_id.into(),
-                cache: Mutex::new(Cache::default()),
+                cache: Mutex::new(MetadataCache::default()),
                 refreshing: tokio::sync::Mutex::new(()),
                 dials: Mutex::default(),
             }),
@@ -147,21 +147,21 @@ impl Cluster {
     }
 
     /// A new connection to `address`, spaced from the last one to it.
-    pub async fn connect(&self, address: &BrokerAddress) -> Result<Connection, KafkaError> {
+    pub async fn connect(&self, address: &BrokerAddress) -> Result<BrokerConnection, KafkaError> {
         let shared = &self.shared;
         let wait = shared.dials.lock().begin(address, clock::now());
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
         let opened =
-            Connection::open(&*shared.connector, address, &shared.client_id, CONNECT_DEADLINE).await?;
+            BrokerConnection::open(&*shared.connector, address, &shared.client_id, CONNECT_DEADLINE).await?;
         shared.dials.lock().answered(address);
         Ok(opened)
     }
 
     /// A connection to whoever answers: brokers we know, then the bootstrap list, names resolved anew (H19). Those that did not
     /// answer the last time come last, and one that says nothing is not waited for.
-    pub async fn connect_any(&self) -> Result<Connection, KafkaError> {
+    pub async fn connect_any(&self) -> Result<BrokerConnection, KafkaError> {
         let mut candidates: Vec<BrokerAddress> = self.shared.cache.lock().brokers.values().cloned().collect();
         for address in &self.shared.bootstrap {
             if !candidates.contains(address) {
@@ -202,13 +202,13 @@ impl Cluster {
     }
 
     /// The leader of a partition, from the cache.
-    pub fn leader(&self, topic: &str, partition: i32) -> Option<Leader> {
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<PartitionLeader> {
         let cache = self.shared.cache.lock();
         let topic = &cache.topics.get(topic)?.view;
         let view = topic.partition(partition)?;
         let broker = view.leader?;
         let address = cache.brokers.get(&broker)?.clone();
-        Some(Leader { broker, address, epoch: view.leader_epoch, topic: topic.id })
+        Some(PartitionLeader { broker, address, epoch: view.leader_epoch, topic: topic.id })
     }
 
     /// The id of the topic of which the last metadata spoke.
@@ -217,23 +217,23 @@ impl Cluster {
     }
 
     /// The coordinator of a group.
-    pub async fn find_coordinator(&self, group: &str) -> Result<Coordinator, KafkaError> {
+    pub async fn find_coordinator(&self, group: &str) -> Result<GroupCoordinator, KafkaError> {
         self.ask_coordinator(&mut self.connect_any().await?, group).await
     }
 
     /// The coordinator of a group, by the broker at the other end of `connection`.
     pub async fn ask_coordinator(
         &self,
-        connection: &mut Connection,
+        connection: &mut BrokerConnection,
         group: &str,
-    ) -> Result<Coordinator, KafkaError> {
+    ) -> Result<GroupCoordinator, KafkaError> {
         let build = |_| FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
         let (reply, _) = connection.call(versions(0, 3), LOOK_UP_DEADLINE, build).await?;
         if let Some(code) = ResponseError::try_from_code(reply.error_code) {
             return Err(KafkaError::broker(ApiKey::FindCoordinator, format!("group `{group}`"), code));
         }
         let address = address_of(&reply.host, reply.port)?;
-        Ok(Coordinator { broker: BrokerId(*reply.node_id), address })
+        Ok(GroupCoordinator { broker: BrokerId(*reply.node_id), address })
     }
 
     fn cached(&self, topic: &str, age_max: Duration) -> Option<TopicView> {
@@ -252,7 +252,7 @@ impl Cluster {
         let former =
             cache.topics.get(topic).map_or_else(VecDeque::new, |known| known.replaced_by(view.id, at));
         if former.iter().any(|(id, since)| view.id == Some(*id) && at.since(*since) < OUTDATED_FOR) {
-            return Err(unanswered(format!("topic `{topic}`"), Unanswered::Outdated));
+            return Err(unanswered(format!("topic `{topic}`"), ResponseMismatch::Outdated));
         }
         cache.topics.insert(Arc::from(topic), KnownTopic { at, view: view.clone(), former });
         Ok(view)
@@ -278,7 +278,7 @@ impl Cluster {
         view.sort_by_key(|partition| partition.partition);
         // Their number is what partitions are shared out by.
         if !view.iter().map(|partition| partition.partition).eq(0..view.len() as i32) {
-            return Err(unanswered(format!("topic `{topic}`"), Unanswered::Gap));
+            return Err(unanswered(format!("topic `{topic}`"), ResponseMismatch::Gap));
         }
         Ok(TopicView { id: TopicId::of(answer.topic_id), partitions: view.into() })
     }
@@ -298,7 +298,7 @@ impl KnownTopic {
     }
 }
 
-fn unanswered(subject: String, what: Unanswered) -> KafkaError {
+fn unanswered(subject: String, what: ResponseMismatch) -> KafkaError {
     KafkaError::Unanswered { api: ApiKey::Metadata, subject, what }
 }
 
@@ -309,7 +309,7 @@ fn brokers_of(reply: &MetadataResponse) -> Result<HashMap<BrokerId, BrokerAddres
         let address = address_of(&broker.host, broker.port)?;
         let before = brokers.insert(BrokerId(*broker.node_id), address.clone());
         if before.is_some_and(|before| before != address) {
-            return Err(unanswered(format!("broker {}", *broker.node_id), Unanswered::Twice));
+            return Err(unanswered(format!("broker {}", *broker.node_id), ResponseMismatch::Duplicate));
         }
     }
     Ok(brokers)
@@ -325,7 +325,7 @@ fn answer_of(
     let answer = ours.next();
     match ours.next() {
         None => Ok(answer),
-        Some(_) => Err(unanswered(format!("topic `{topic}`"), Unanswered::Twice)),
+        Some(_) => Err(unanswered(format!("topic `{topic}`"), ResponseMismatch::Duplicate)),
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::error::KafkaError;
 use super::shape;
-use super::transport::{BrokerAddress, Connector, Transport};
+use super::transport::{BrokerAddress, BrokerConnector, ByteTransport};
 
 /// The versions of one API that we speak; the connection picks the highest the broker has too (KIP-896).
 pub const fn versions(min: i16, max: i16) -> VersionRange {
@@ -39,21 +39,21 @@ const FIRST_READ_BYTES_MAX: usize = 512;
 const DIAL_DEADLINE: Duration = Duration::from_secs(4);
 
 /// A negotiated connection.
-pub struct Connection {
+pub struct BrokerConnection {
     address: BrokerAddress,
-    home: ThreadId,
-    stream: Box<dyn Transport>,
+    dialing_thread: ThreadId,
+    stream: Box<dyn ByteTransport>,
     inbound: BytesMut,
     outbound: BytesMut,
     client_id: StrBytes,
     correlation: i32,
     offered: BTreeMap<i16, VersionRange>,
-    spoiled: bool,
+    poisoned: bool,
 }
 
 /// A request that was written and whose reply is awaited: what it takes to read it.
 #[must_use = "a request that was sent has a reply on its way"]
-pub struct Pending {
+pub struct PendingReply {
     api: ApiKey,
     version: i16,
     correlation: i32,
@@ -61,22 +61,22 @@ pub struct Pending {
 
 /// A reply of which the first bytes are here, and how long it is.
 #[must_use = "the rest of the reply is on its way"]
-pub struct Arriving {
-    pending: Pending,
+pub struct ArrivingReply {
+    pending: PendingReply,
     length: usize,
 }
 
-impl Arriving {
+impl ArrivingReply {
     /// Bytes that it takes to receive it.
     pub fn bytes(&self) -> usize {
         self.length
     }
 }
 
-impl Connection {
+impl BrokerConnection {
     /// Dials, negotiates versions; both within `deadline`.
     pub async fn open(
-        connector: &dyn Connector,
+        connector: &dyn BrokerConnector,
         address: &BrokerAddress,
         client_id: &str,
         deadline: Duration,
@@ -90,14 +90,14 @@ impl Connection {
             let stream = dialled.map_err(|_| expired())??;
             let mut connection = Self {
                 address: address.clone(),
-                home: thread::current().id(),
+                dialing_thread: thread::current().id(),
                 stream,
                 inbound: BytesMut::new(),
                 outbound: BytesMut::new(),
                 client_id: StrBytes::from_string(client_id.to_owned()),
                 correlation: 0,
                 offered: BTreeMap::new(),
-                spoiled: false,
+                poisoned: false,
             };
             connection.negotiate(deadline).await?;
             Ok(connection)
@@ -112,13 +112,13 @@ impl Connection {
     }
 
     /// True on the thread that dialled it, where a reply wakes nobody else.
-    pub fn is_at_home(&self) -> bool {
-        self.home == thread::current().id()
+    pub fn is_on_dialing_thread(&self) -> bool {
+        self.dialing_thread == thread::current().id()
     }
 
     /// True after an error: drop it and dial again.
     pub fn is_spoiled(&self) -> bool {
-        self.spoiled
+        self.poisoned
     }
 
     /// The version both sides speak, or the error that says why there is none.
@@ -147,66 +147,70 @@ impl Connection {
         Ok((body, version))
     }
 
-    /// Writes a request; its reply is read with [`Connection::receive`].
+    /// Writes a request; its reply is read with [`BrokerConnection::receive`].
     pub async fn send<R: Request>(
         &mut self,
         request: &R,
         version: i16,
         deadline: Duration,
-    ) -> Result<Pending, KafkaError> {
+    ) -> Result<PendingReply, KafkaError> {
         let api = api_of::<R>();
         self.correlation = self.correlation.wrapping_add(1);
         let correlation = self.correlation;
         self.encode(request, version, correlation)?;
         let address = self.address.clone();
-        self.spoiled = true;
+        self.poisoned = true;
         match timeout(deadline, self.stream.write_all(&self.outbound)).await {
             Err(_) => Err(KafkaError::Timeout { address, api, after: deadline }),
             Ok(Err(source)) => Err(KafkaError::Closed { address, api, source }),
-            Ok(Ok(())) => Ok(Pending { api, version, correlation }),
+            Ok(Ok(())) => Ok(PendingReply { api, version, correlation }),
         }
     }
 
     /// Reads the reply of `pending`. Records in it are slices of the received frame.
     pub async fn receive<R: Request>(
         &mut self,
-        pending: Pending,
+        pending: PendingReply,
         deadline: Duration,
     ) -> Result<R::Response, KafkaError> {
         let mut frame = self.receive_frame(&pending, deadline).await?;
         let body = self.decode::<R::Response>(&pending, &mut frame)?;
-        self.spoiled = false;
+        self.poisoned = false;
         Ok(body)
     }
 
     /// Waits for the reply of `pending`: no memory is taken for it yet. Whoever has found room for it goes on with
-    /// [`Connection::receive_rest`]; until then it stays where it is, and the broker's side of the connection is full.
+    /// [`BrokerConnection::receive_rest`]; until then it stays where it is, and the broker's side of the connection is full.
     pub async fn await_reply(
         &mut self,
-        pending: Pending,
+        pending: PendingReply,
         deadline: Duration,
-    ) -> Result<Arriving, KafkaError> {
+    ) -> Result<ArrivingReply, KafkaError> {
         let api = pending.api;
         let read = timeout(deadline, self.read_length(frame_bytes_max(api))).await;
         let length = self.came(api, deadline, read)?;
-        Ok(Arriving { pending, length })
+        Ok(ArrivingReply { pending, length })
     }
 
     /// Reads what is left of a reply. Records in it are slices of the received frame.
     pub async fn receive_rest<R: Request>(
         &mut self,
-        arriving: Arriving,
+        arriving: ArrivingReply,
         deadline: Duration,
     ) -> Result<R::Response, KafkaError> {
-        let Arriving { pending, length } = arriving;
+        let ArrivingReply { pending, length } = arriving;
         let read = timeout(deadline, self.read_rest(length)).await;
         let mut frame = self.came(pending.api, deadline, read)?;
         let body = self.decode::<R::Response>(&pending, &mut frame)?;
-        self.spoiled = false;
+        self.poisoned = false;
         Ok(body)
     }
 
-    async fn receive_frame(&mut self, pending: &Pending, deadline: Duration) -> Result<Bytes, KafkaError> {
+    async fn receive_frame(
+        &mut self,
+        pending: &PendingReply,
+        deadline: Duration,
+    ) -> Result<Bytes, KafkaError> {
         let api = pending.api;
         let read = timeout(deadline, async {
             let length = self.read_length(frame_bytes_max(api)).await?;
@@ -272,7 +276,7 @@ impl Connection {
 
     fn decode<B: Decodable + HeaderVersion>(
         &self,
-        pending: &Pending,
+        pending: &PendingReply,
         frame: &mut Bytes,
     ) -> Result<B, KafkaError> {
         let unreadable =
@@ -351,18 +355,18 @@ impl Connection {
         let frame = self.receive_frame(&pending, deadline).await?;
         let error_code = frame.get(4..6).map_or(0, |code| i16::from_be_bytes([code[0], code[1]]));
         let version = if error_code == UNSUPPORTED_VERSION { 0 } else { pending.version };
-        let body = self.decode(&Pending { version, ..pending }, &mut frame.clone())?;
-        self.spoiled = false;
+        let body = self.decode(&PendingReply { version, ..pending }, &mut frame.clone())?;
+        self.poisoned = false;
         Ok(body)
     }
 }
 
 /// Closed in the usual way, the kernel would go on for minutes to deliver a request that was given up, and a broker would serve
 /// it after newer ones (H6).
-impl Drop for Connection {
+impl Drop for BrokerConnection {
     fn drop(&mut self) {
-        if self.spoiled {
-            self.stream.forsake();
+        if self.poisoned {
+            self.stream.reset_on_close();
         }
     }
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::transport::BrokerAddress;
 use crate::egress::EgressDenied;
-use crate::error::Class;
+use crate::error::ErrorClass;
 
 /// One failed exchange with a broker.
 #[derive(Debug, Error)]
@@ -145,7 +145,7 @@ pub enum KafkaError {
         /// For which topic, partition or broker.
         subject: String,
         /// Why it is none.
-        what: Unanswered,
+        what: ResponseMismatch,
     },
     /// The broker answered with an error code.
     #[error("{api:?} of {subject}: {code} ({})", code.code())]
@@ -161,16 +161,16 @@ pub enum KafkaError {
 
 /// Why a reply is no answer to what was asked.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Unanswered {
+pub enum ResponseMismatch {
     /// Two answers to one question.
     #[error("names it twice")]
-    Twice,
+    Duplicate,
     /// Silence.
     #[error("leaves it out")]
-    LeftOut,
+    Missing,
     /// An answer to a question that was not put.
     #[error("names it, and it was not asked for")]
-    NotAsked,
+    Unexpected,
     /// An offset that there is in no log, and that says nothing else either.
     #[error("names an offset that cannot be")]
     NoOffset,
@@ -195,7 +195,7 @@ impl KafkaError {
 
     /// True when the request may have reached the broker and its outcome is not known: it may be served yet, and after one
     /// that is sent later.
-    pub fn may_be_served(&self) -> bool {
+    pub fn may_still_apply(&self) -> bool {
         matches!(
             self,
             Self::Timeout { .. }
@@ -207,7 +207,7 @@ impl KafkaError {
     }
 
     /// What to do about it.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> ErrorClass {
         match self {
             Self::Connect { .. }
             | Self::Timeout { .. }
@@ -218,25 +218,25 @@ impl KafkaError {
             | Self::CoordinatorSilent { .. }
             | Self::CoordinatorMoved { .. }
             | Self::LeaderSilent { .. }
-            | Self::Unanswered { .. } => Class::Retry,
-            Self::Decode { .. } => Class::Poison,
-            Self::Egress { .. } | Self::Version { .. } | Self::NoTopic { .. } => Class::Fatal,
+            | Self::Unanswered { .. } => ErrorClass::Retry,
+            Self::Decode { .. } => ErrorClass::Poison,
+            Self::Egress { .. } | Self::Version { .. } | Self::NoTopic { .. } => ErrorClass::Fatal,
             Self::Broker { code, .. } => code_class(*code),
         }
     }
 }
 
 /// What to do about a broker's code, whatever was asked.
-pub(super) fn code_class(code: ResponseError) -> Class {
+pub(super) fn code_class(code: ResponseError) -> ErrorClass {
     use ResponseError as E;
     match code {
         E::IllegalGeneration
         | E::UnknownMemberId
         | E::FencedInstanceId
         | E::FencedMemberEpoch
-        | E::StaleMemberEpoch => Class::Fenced,
-        E::ThrottlingQuotaExceeded => Class::Throttle,
-        E::CorruptMessage | E::UnsupportedCompressionType => Class::Poison,
+        | E::StaleMemberEpoch => ErrorClass::Fenced,
+        E::ThrottlingQuotaExceeded => ErrorClass::Throttle,
+        E::CorruptMessage | E::UnsupportedCompressionType => ErrorClass::Poison,
         E::TopicAuthorizationFailed
         | E::GroupAuthorizationFailed
         | E::ClusterAuthorizationFailed
@@ -246,7 +246,7 @@ pub(super) fn code_class(code: ResponseError) -> Class {
         | E::InvalidGroupId
         | E::InvalidSessionTimeout
         | E::GroupMaxSizeReached
-        | E::UnsupportedVersion => Class::Fatal,
-        _ => Class::Retry,
+        | E::UnsupportedVersion => ErrorClass::Fatal,
+        _ => ErrorClass::Retry,
     }
 }

@@ -19,19 +19,19 @@ use kafka_protocol::protocol::StrBytes;
 use lighterman_proto::ids::Offset;
 
 use super::cluster::REQUEST_DEADLINE;
-use super::connection::{Connection, versions};
-use super::error::{KafkaError, Unanswered};
+use super::connection::{BrokerConnection, versions};
+use super::error::{KafkaError, ResponseMismatch};
 use super::group::effects::GroupProtocol;
-use asked::Asked;
+use asked::PartitionQuery;
 
 pub use as_member::fetch_committed_as_member;
-pub use by_leader::{Learnt, Unlearnt};
+pub use by_leader::{FailedPartitions, LeaderResults};
 pub use log_ends::log_ends;
 pub use logs::{KnownEpoch, epoch_ends, epoch_ends_each, list_offsets, list_offsets_each};
 
 /// Which offset is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
+pub enum OffsetSpec {
     /// The oldest kept.
     Earliest,
     /// The one behind the newest.
@@ -40,7 +40,7 @@ pub enum At {
     Timestamp(i64),
 }
 
-impl At {
+impl OffsetSpec {
     /// As ListOffsets asks for it.
     pub fn timestamp(self) -> i64 {
         match self {
@@ -50,7 +50,7 @@ impl At {
         }
     }
 
-    /// The opposite of [`At::timestamp`]; `None` of what ListOffsets means otherwise.
+    /// The opposite of [`OffsetSpec::timestamp`]; `None` of what ListOffsets means otherwise.
     pub fn of_timestamp(timestamp: i64) -> Option<Self> {
         match timestamp {
             -2 => Some(Self::Earliest),
@@ -63,7 +63,7 @@ impl At {
 
 /// `read_committed` or `read_uncommitted`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Isolation {
+pub enum IsolationLevel {
     /// Only committed transactions.
     #[default]
     Committed,
@@ -71,7 +71,7 @@ pub enum Isolation {
     Uncommitted,
 }
 
-impl Isolation {
+impl IsolationLevel {
     /// As on the wire.
     pub fn level(self) -> i8 {
         match self {
@@ -107,7 +107,7 @@ pub struct CommitOffset {
 
 /// Who commits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommitAs {
+pub struct CommitIdentity {
     /// Group id.
     pub group: String,
     /// Generation the member is in, or its member epoch.
@@ -121,7 +121,7 @@ pub struct CommitAs {
 /// What `group` has committed for `partitions` of `topic`. Only `error == 0 ∧ offset == −1` is "none" (H11); offsets that
 /// an open transaction may still change are waited for (KIP-447).
 pub async fn fetch_committed(
-    connection: &mut Connection,
+    connection: &mut BrokerConnection,
     group: &str,
     topic: &str,
     partitions: &[i32],
@@ -137,7 +137,7 @@ pub async fn fetch_committed(
     let (reply, _) = connection.call(versions(1, 7), REQUEST_DEADLINE, build).await?;
     of_group(group, reply.error_code)?;
     let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
-    let stated = ours.flat_map(|topic| topic.partitions).map(|answer| Stated {
+    let stated = ours.flat_map(|topic| topic.partitions).map(|answer| StatedOffset {
         code: answer.error_code,
         partition: answer.partition_index,
         offset: answer.committed_offset,
@@ -147,10 +147,10 @@ pub async fn fetch_committed(
     gather(stated, group, topic, partitions)
 }
 
-type Found = BTreeMap<i32, Option<CommittedOffset>>;
+type FoundOffsets = BTreeMap<i32, Option<CommittedOffset>>;
 
 /// One partition's part of either layout.
-struct Stated {
+struct StatedOffset {
     code: i16,
     partition: i32,
     offset: i64,
@@ -161,20 +161,20 @@ struct Stated {
 /// What an `OffsetFetch` states of `partitions`. Two answers, silence, or an offset that there cannot be: none of them says that
 /// nothing is committed.
 fn gather(
-    stated: impl Iterator<Item = Stated>,
+    stated: impl Iterator<Item = StatedOffset>,
     group: &str,
     topic: &str,
     partitions: &[i32],
-) -> Result<Found, KafkaError> {
-    let asked = Asked { api: ApiKey::OffsetFetch, topic, partitions };
+) -> Result<FoundOffsets, KafkaError> {
+    let asked = PartitionQuery { api: ApiKey::OffsetFetch, topic, partitions };
     let parts = stated.map(|stated| (stated.partition, stated));
-    asked.sort(parts, |Stated { code, partition, offset, leader_epoch, metadata }| {
+    asked.match_response(parts, |StatedOffset { code, partition, offset, leader_epoch, metadata }| {
         of_group(group, code)?;
         let metadata = metadata.map(|text| text.to_string()).unwrap_or_default();
         match offset {
             -1 => Ok(None),
             0.. => Ok(Some(CommittedOffset { offset: Offset(offset), leader_epoch, metadata })),
-            _ => Err(asked.unanswered(partition, Unanswered::NoOffset)),
+            _ => Err(asked.unanswered(partition, ResponseMismatch::NoOffset)),
         }
     })
 }
@@ -187,8 +187,8 @@ fn of_group(group: &str, code: i16) -> Result<(), KafkaError> {
 
 /// Commits in one request; the answer holds the error of each partition that has one.
 pub async fn commit(
-    connection: &mut Connection,
-    who: &CommitAs,
+    connection: &mut BrokerConnection,
+    who: &CommitIdentity,
     topic: &str,
     offsets: &[CommitOffset],
 ) -> Result<BTreeMap<i32, Option<ResponseError>>, KafkaError> {

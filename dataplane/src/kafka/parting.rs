@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 /// Why a log ends before a reader's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parting {
+pub enum LogDivergence {
     /// An election has cost it its end: a new leader has a later epoch than all before it (KIP-101).
     CutOff,
     /// It has no leader later than one whose records were read, and leaders do not take back what they have shown: it is another
@@ -18,11 +18,11 @@ pub enum Parting {
 /// Why a log whose leader has `leader_epoch` (−1 when unknown) ends before the position of a reader who has read records up to the
 /// epoch `known`.
 #[must_use]
-pub fn parting(known: Option<i32>, leader_epoch: i32) -> Parting {
+pub fn parting(known: Option<i32>, leader_epoch: i32) -> LogDivergence {
     match known.map(|known| leader_epoch.cmp(&known)) {
-        None => Parting::Unfounded,
-        Some(Ordering::Greater) => Parting::CutOff,
-        Some(_) => Parting::Recreated,
+        None => LogDivergence::Unfounded,
+        Some(Ordering::Greater) => LogDivergence::CutOff,
+        Some(_) => LogDivergence::Recreated,
     }
 }
 
@@ -32,14 +32,14 @@ mod tests {
 
     #[test]
     fn alo_1_only_a_later_leader_cuts_a_log_off() {
-        assert_eq!(parting(Some(3), 4), Parting::CutOff);
-        assert_eq!(parting(Some(3), 3), Parting::Recreated);
-        assert_eq!(parting(Some(3), 0), Parting::Recreated);
+        assert_eq!(parting(Some(3), 4), LogDivergence::CutOff);
+        assert_eq!(parting(Some(3), 3), LogDivergence::Recreated);
+        assert_eq!(parting(Some(3), 0), LogDivergence::Recreated);
         assert_eq!(
             parting(Some(0), -1),
-            Parting::Recreated,
+            LogDivergence::Recreated,
             "a beginning costs repeats, an end would cost records"
         );
-        assert_eq!(parting(None, 7), Parting::Unfounded);
+        assert_eq!(parting(None, 7), LogDivergence::Unfounded);
     }
 }

@@ -18,7 +18,7 @@ const DECODED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What a field that nobody knows takes in the map of such fields.
 const TAG_BYTES: usize = 64;
 
-enum Kind {
+enum FieldType {
     /// So many bytes.
     Fixed(usize),
     /// A string or nothing.
@@ -26,52 +26,52 @@ enum Kind {
     /// Bytes or nothing.
     Blob,
     /// Entries of these fields, each so large once decoded, and what may stand behind each.
-    List(&'static [Field], usize, Tagged),
+    List(&'static [SchemaField], usize, TaggedFields),
     /// Fields, and behind them those that nobody knows.
-    Struct(&'static [Field]),
+    Struct(&'static [SchemaField]),
     /// A byte that is 1 for something, and then fields, and behind them those that nobody knows.
-    Option(&'static [Field]),
+    Option(&'static [SchemaField]),
     /// Four bytes each.
     Ints,
 }
 
 /// Fields that stand behind a struct under a number.
-type Tagged = &'static [(u32, &'static [Field])];
+type TaggedFields = &'static [(u32, &'static [SchemaField])];
 
-struct Field {
+struct SchemaField {
     since: i16,
     until: i16,
-    kind: Kind,
+    kind: FieldType,
 }
 
 /// A struct's fields, and those that stand behind it under a tag.
-struct Shape {
+struct MessageSchema {
     flexible_since: i16,
-    fields: &'static [Field],
-    tagged: Tagged,
+    fields: &'static [SchemaField],
+    tagged: TaggedFields,
 }
 
-const fn always(kind: Kind) -> Field {
-    Field { since: 0, until: i16::MAX, kind }
+const fn always(kind: FieldType) -> SchemaField {
+    SchemaField { since: 0, until: i16::MAX, kind }
 }
 
-const fn since(since: i16, kind: Kind) -> Field {
-    Field { since, until: i16::MAX, kind }
+const fn since(since: i16, kind: FieldType) -> SchemaField {
+    SchemaField { since, until: i16::MAX, kind }
 }
 
-const fn within(since: i16, until: i16, kind: Kind) -> Field {
-    Field { since, until, kind }
+const fn within(since: i16, until: i16, kind: FieldType) -> SchemaField {
+    SchemaField { since, until, kind }
 }
 
-const fn plain(flexible_since: i16, fields: &'static [Field]) -> Shape {
-    Shape { flexible_since, fields, tagged: &[] }
+const fn plain(flexible_since: i16, fields: &'static [SchemaField]) -> MessageSchema {
+    MessageSchema { flexible_since, fields, tagged: &[] }
 }
 
-const fn list(fields: &'static [Field], bytes: usize) -> Kind {
+const fn list(fields: &'static [SchemaField], bytes: usize) -> FieldType {
     List(fields, bytes, &[])
 }
 
-use Kind::{Blob, Fixed, Ints, List, Option as Maybe, Struct, Text};
+use FieldType::{Blob, Fixed, Ints, List, Option as Maybe, Struct, Text};
 
 /// Refuses a reply whose lists do not fit into its bytes, or whose entries would take too much; `body` begins behind the header.
 pub(super) fn check(api: ApiKey, version: i16, body: &Bytes) -> Result<(), String> {
@@ -83,22 +83,22 @@ pub(super) fn check_header(version: i16, frame: &Bytes) -> Result<(), String> {
     walk(&small::HEADER, version, frame)
 }
 
-fn walk(shape: &'static Shape, version: i16, body: &Bytes) -> Result<(), String> {
+fn walk(shape: &'static MessageSchema, version: i16, body: &Bytes) -> Result<(), String> {
     let flexible = version >= shape.flexible_since;
-    let mut walk = Walk { left: body, version, flexible, cost: 0 };
+    let mut walk = SchemaWalk { left: body, version, flexible, cost: 0 };
     walk.fields(shape.fields)?;
     if flexible { walk.tags(shape.tagged) } else { Ok(()) }
 }
 
-struct Walk<'b> {
+struct SchemaWalk<'b> {
     left: &'b [u8],
     version: i16,
     flexible: bool,
     cost: usize,
 }
 
-impl Walk<'_> {
-    fn fields(&mut self, fields: &'static [Field]) -> Result<(), String> {
+impl SchemaWalk<'_> {
+    fn fields(&mut self, fields: &'static [SchemaField]) -> Result<(), String> {
         let version = self.version;
         for field in fields.iter().filter(|field| (field.since..=field.until).contains(&version)) {
             match &field.kind {
@@ -113,7 +113,7 @@ impl Walk<'_> {
                 }
                 Ints => {
                     let entries = self.count()?;
-                    self.pay(entries, size_of::<i32>())?;
+                    self.charge(entries, size_of::<i32>())?;
                     self.skip(entries.saturating_mul(4))?;
                 }
                 List(of, bytes, tagged) => self.list(of, *bytes, tagged)?,
@@ -132,12 +132,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn list(&mut self, of: &'static [Field], bytes: usize, tagged: Tagged) -> Result<(), String> {
+    fn list(&mut self, of: &'static [SchemaField], bytes: usize, tagged: TaggedFields) -> Result<(), String> {
         let entries = self.count()?;
         if entries > self.left.len() {
             return Err(format!("{entries} entries in {} bytes", self.left.len()));
         }
-        self.pay(entries, bytes)?;
+        self.charge(entries, bytes)?;
         for _ in 0..entries {
             self.fields(of)?;
             if self.flexible {
@@ -148,14 +148,14 @@ impl Walk<'_> {
     }
 
     /// The fields behind a struct: the decoder reads those it knows by their shape, and keeps the others.
-    fn tags(&mut self, known: Tagged) -> Result<(), String> {
+    fn tags(&mut self, known: TaggedFields) -> Result<(), String> {
         let tags = self.varint()?;
         for _ in 0..tags {
             let (tag, bytes) = (self.varint()?, self.varint()?);
             match known.iter().find(|(known, _)| *known == tag) {
                 Some((_, fields)) => self.fields(fields)?,
                 None => {
-                    self.pay(1, TAG_BYTES)?;
+                    self.charge(1, TAG_BYTES)?;
                     self.skip(bytes as usize)?;
                 }
             }
@@ -163,7 +163,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn pay(&mut self, entries: usize, bytes: usize) -> Result<(), String> {
+    fn charge(&mut self, entries: usize, bytes: usize) -> Result<(), String> {
         self.cost = self.cost.saturating_add(entries.saturating_mul(bytes));
         if self.cost > DECODED_BYTES_MAX {
             return Err(format!("its entries would take more than {DECODED_BYTES_MAX} bytes"));

@@ -1,4 +1,4 @@
-//! How bytes reach a broker. TLS and SASL are other implementations of [`Connector`]; nothing above changes.
+//! How bytes reach a broker. TLS and SASL are other implementations of [`BrokerConnector`]; nothing above changes.
 
 use std::fmt;
 use std::io;
@@ -63,25 +63,25 @@ impl fmt::Display for BrokerAddress {
 }
 
 /// A byte stream to a broker.
-pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
+pub trait ByteTransport: AsyncRead + AsyncWrite + Unpin + Send {
     /// What was written and has not left yet shall not leave any more once this is dropped.
-    fn forsake(&self);
+    fn reset_on_close(&self);
 }
 
-impl Transport for TcpStream {
-    fn forsake(&self) {
+impl ByteTransport for TcpStream {
+    fn reset_on_close(&self) {
         // Refused of a socket that is closed already, which sends nothing either.
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 }
 
 /// Opens byte streams to brokers.
-pub trait Connector: Send + Sync {
+pub trait BrokerConnector: Send + Sync {
     /// Dials `address`; the caller sets the deadline.
     fn connect<'a>(
         &'a self,
         address: &'a BrokerAddress,
-    ) -> BoxFuture<'a, Result<Box<dyn Transport>, KafkaError>>;
+    ) -> BoxFuture<'a, Result<Box<dyn ByteTransport>, KafkaError>>;
 }
 
 /// TCP without TLS.
@@ -126,17 +126,17 @@ impl PlainTcp {
     }
 }
 
-impl Connector for PlainTcp {
+impl BrokerConnector for PlainTcp {
     fn connect<'a>(
         &'a self,
         address: &'a BrokerAddress,
-    ) -> BoxFuture<'a, Result<Box<dyn Transport>, KafkaError>> {
+    ) -> BoxFuture<'a, Result<Box<dyn ByteTransport>, KafkaError>> {
         Box::pin(async move {
             let stream = self.dial(address).await?;
             let unusable = |source| KafkaError::Connect { address: address.clone(), source };
             stream.set_nodelay(true).map_err(unusable)?;
             watch_peer(&stream).map_err(unusable)?;
-            Ok(Box::new(stream) as Box<dyn Transport>)
+            Ok(Box::new(stream) as Box<dyn ByteTransport>)
         })
     }
 }

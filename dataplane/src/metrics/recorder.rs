@@ -19,16 +19,16 @@ const OWNED_BY: &str = "mapping";
 
 /// Records what the `metrics` macros say; install it once.
 pub struct SeriesRecorder {
-    shared: Arc<Shared>,
+    shared: Arc<RecorderState>,
 }
 
 /// Renders what a [`SeriesRecorder`] has recorded; clones share it.
 #[derive(Clone)]
 pub struct MetricsHandle {
-    shared: Arc<Shared>,
+    shared: Arc<RecorderState>,
 }
 
-struct Shared {
+struct RecorderState {
     registry: Registry<Key, BoundedStorage>,
     sentences: RwLock<BTreeMap<String, SharedString>>,
 }
@@ -82,7 +82,7 @@ impl HistogramFn for BucketCounts {
 impl Default for SeriesRecorder {
     fn default() -> Self {
         let registry = Registry::new(BoundedStorage);
-        Self { shared: Arc::new(Shared { registry, sentences: RwLock::default() }) }
+        Self { shared: Arc::new(RecorderState { registry, sentences: RwLock::default() }) }
     }
 }
 
@@ -141,7 +141,7 @@ impl MetricsHandle {
     /// All series in Prometheus' text format, sorted. A gauge that is not a number is one that nobody knows now: it is left out.
     pub fn render(&self) -> String {
         self.sweep();
-        let mut page = Page::default();
+        let mut page = MetricsPage::default();
         let registry = &self.shared.registry;
         registry.visit_counters(|key, counter| {
             let (name, labels) = key_to_parts(key, None);
@@ -194,18 +194,19 @@ fn number(value: f64) -> String {
 
 /// Families of series by name; all lines of one stand together, as the format demands.
 #[derive(Default)]
-struct Page {
-    families: BTreeMap<String, Family>,
+struct MetricsPage {
+    families: BTreeMap<String, SeriesFamily>,
 }
 
-struct Family {
+struct SeriesFamily {
     kind: &'static str,
     series: BTreeMap<Vec<String>, String>,
 }
 
-impl Page {
+impl MetricsPage {
     fn add(&mut self, name: String, kind: &'static str, labels: Vec<String>, lines: &str) {
-        let family = self.families.entry(name).or_insert_with(|| Family { kind, series: BTreeMap::new() });
+        let family =
+            self.families.entry(name).or_insert_with(|| SeriesFamily { kind, series: BTreeMap::new() });
         family.series.insert(labels, lines.to_owned());
     }
 

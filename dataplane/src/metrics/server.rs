@@ -28,7 +28,7 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Says whether the node does its work: `Err` is the reason why not.
-pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+pub type ReadinessCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// Why metrics cannot be served.
 #[derive(Debug, Error)]
@@ -54,7 +54,7 @@ impl MetricsServer {
     pub fn start(
         listener: std::net::TcpListener,
         handle: MetricsHandle,
-        readiness: Readiness,
+        readiness: ReadinessCheck,
     ) -> Result<Self, MetricsServerError> {
         let (stop, stopped) = oneshot::channel();
         let (started, start) = mpsc::channel();
@@ -82,11 +82,11 @@ impl Drop for MetricsServer {
     }
 }
 
-type Started = mpsc::Sender<Result<SocketAddr, MetricsServerError>>;
+type ServerStart = mpsc::Sender<Result<SocketAddr, MetricsServerError>>;
 
 fn run<F: Future<Output = ()>>(
     listener: std::net::TcpListener,
-    started: &Started,
+    started: &ServerStart,
     serve: impl FnOnce(TcpListener) -> F,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -116,7 +116,7 @@ fn run<F: Future<Output = ()>>(
 
 fn serve_until(
     handle: MetricsHandle,
-    readiness: Readiness,
+    readiness: ReadinessCheck,
     stopped: oneshot::Receiver<()>,
 ) -> impl FnOnce(TcpListener) -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
     move |listener| {
@@ -140,7 +140,7 @@ async fn upkeep(handle: MetricsHandle) {
     }
 }
 
-async fn accept(listener: TcpListener, handle: MetricsHandle, readiness: Readiness) {
+async fn accept(listener: TcpListener, handle: MetricsHandle, readiness: ReadinessCheck) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -167,7 +167,7 @@ async fn accept(listener: TcpListener, handle: MetricsHandle, readiness: Readine
 fn answer(
     request: &Request<Incoming>,
     handle: &MetricsHandle,
-    readiness: &Readiness,
+    readiness: &ReadinessCheck,
 ) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
@@ -209,7 +209,7 @@ mod tests {
     fn the_three_pages_answer_and_readiness_gives_its_reason() {
         let recorder = crate::metrics::SeriesRecorder::default();
         metrics::with_local_recorder(&recorder, || metrics::gauge!(crate::metrics::CONSUMERS).set(2.0));
-        let readiness: Readiness = Arc::new(|| Err("control log not applied".into()));
+        let readiness: ReadinessCheck = Arc::new(|| Err("control log not applied".into()));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
         let server = MetricsServer::start(listener, recorder.handle(), readiness).expect("server");
         let address = server.address();

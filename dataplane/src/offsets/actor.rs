@@ -9,11 +9,11 @@ use std::time::Duration;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use lighterman_proto::ids::{Epoch, Offset};
 
-use super::committer::{CommitOutcome, CommitterCore, Frontier};
-use crate::consumer::status::StatusBoard;
+use super::committer::{CommitOutcome, CommitRequest, CommitterCore};
+use crate::consumer::status::MappingStatus;
 use crate::kafka::backoff::random;
 use crate::partition::actor::PartitionActor;
-use crate::partition::messages::{CommitGivenUp, Committed};
+use crate::partition::messages::{CommitAcknowledged, CommitGivenUp};
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
@@ -24,30 +24,30 @@ use crate::runtime::task::outcome;
 const READ_BACK_TICK: Duration = Duration::from_secs(5);
 
 /// The answer to one commit: an outcome for each partition index, or why there is none.
-pub type CommitAnswer = Result<HashMap<i32, CommitOutcome>, NoAnswer>;
+pub type CommitAnswer = Result<HashMap<i32, CommitOutcome>, CommitError>;
 
 /// No outcome of a commit is known.
 #[derive(Debug)]
-pub struct NoAnswer {
+pub struct CommitError {
     /// Why.
     pub why: String,
     /// True when the request may have reached the broker, and may be served yet.
-    pub may_be_served: bool,
+    pub may_still_apply: bool,
 }
 
 /// What a port answers with.
-pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub type CommitFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Where commits go: the group's member.
 pub trait CommitPort: Send + Sync {
     /// Commits all of `frontiers` in one request. The future may outlive the caller's interest.
-    fn commit(&self, frontiers: Vec<Frontier>) -> Boxed<CommitAnswer>;
+    fn commit(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<CommitAnswer>;
 
     /// In which partitions the group holds something else than `frontiers` say; nothing when that could not be learnt.
-    fn read_back(&self, frontiers: Vec<Frontier>) -> Boxed<Option<Vec<i32>>>;
+    fn read_back(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<Option<Vec<i32>>>;
 
     /// The group has refused `frontier` for good, and holds `acknowledged`: said where people look.
-    fn given_up(&self, frontier: &Frontier, acknowledged: Option<Offset>);
+    fn given_up(&self, frontier: &CommitRequest, acknowledged: Option<Offset>);
 }
 
 /// The member stops: commits that are refused for good are given up.
@@ -58,14 +58,14 @@ pub struct MemberStops;
 /// A partition's frontier has moved.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct FrontierMoved(pub Frontier);
+pub struct CommitRequested(pub CommitRequest);
 
 /// A partition has started: its acknowledgements go to `address`.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Follow {
+pub struct FollowPartition {
     /// Where it goes on.
-    pub beginning: Frontier,
+    pub beginning: CommitRequest,
     /// The partition.
     pub address: Addr<PartitionActor>,
 }
@@ -73,7 +73,7 @@ pub struct Follow {
 /// A partition has ended.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Unfollow {
+pub struct UnfollowPartition {
     /// Partition index.
     pub partition: i32,
     /// Which ownership.
@@ -97,7 +97,7 @@ pub struct CommitterActor {
     core: CommitterCore,
     port: Arc<dyn CommitPort>,
     partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
-    status: StatusBoard,
+    status: MappingStatus,
     resting: bool,
     ticks: Option<OwnedTask>,
     _watch: DeathWatch,
@@ -105,7 +105,7 @@ pub struct CommitterActor {
 
 impl CommitterActor {
     /// A committer that commits through `port`.
-    pub fn new(port: Arc<dyn CommitPort>, status: StatusBoard, watch: DeathWatch) -> Self {
+    pub fn new(port: Arc<dyn CommitPort>, status: MappingStatus, watch: DeathWatch) -> Self {
         Self {
             core: CommitterCore::default(),
             port,
@@ -129,7 +129,7 @@ impl CommitterActor {
         // Not broken off with the actor: a request that is on the wire is not made undone by that.
         actix_rt::spawn(async move {
             let panicked =
-                || Err(NoAnswer { why: "the commit's task panicked".to_owned(), may_be_served: true });
+                || Err(CommitError { why: "the commit's task panicked".to_owned(), may_still_apply: true });
             let answer = outcome("commit", answer).await.unwrap_or_else(panicked);
             if let Some(me) = me.upgrade() {
                 me.do_send(CommitAnswered(answer));
@@ -176,20 +176,20 @@ impl Handler<ReadBackDue> for CommitterActor {
     }
 }
 
-impl Handler<Follow> for CommitterActor {
+impl Handler<FollowPartition> for CommitterActor {
     type Result = ();
 
-    fn handle(&mut self, message: Follow, _: &mut Self::Context) {
-        let Follow { beginning, address } = message;
+    fn handle(&mut self, message: FollowPartition, _: &mut Self::Context) {
+        let FollowPartition { beginning, address } = message;
         self.partitions.insert(beginning.partition, (beginning.epoch, address));
         self.core.follow(beginning);
     }
 }
 
-impl Handler<Unfollow> for CommitterActor {
+impl Handler<UnfollowPartition> for CommitterActor {
     type Result = ();
 
-    fn handle(&mut self, message: Unfollow, _: &mut Self::Context) {
+    fn handle(&mut self, message: UnfollowPartition, _: &mut Self::Context) {
         if self.partitions.get(&message.partition).is_some_and(|(epoch, _)| *epoch == message.epoch) {
             self.partitions.remove(&message.partition);
             self.core.forget(message.partition);
@@ -197,10 +197,10 @@ impl Handler<Unfollow> for CommitterActor {
     }
 }
 
-impl Handler<FrontierMoved> for CommitterActor {
+impl Handler<CommitRequested> for CommitterActor {
     type Result = ();
 
-    fn handle(&mut self, FrontierMoved(frontier): FrontierMoved, ctx: &mut Self::Context) {
+    fn handle(&mut self, CommitRequested(frontier): CommitRequested, ctx: &mut Self::Context) {
         let owned =
             self.partitions.get(&frontier.partition).is_some_and(|(epoch, _)| *epoch == frontier.epoch);
         if owned {
@@ -224,7 +224,7 @@ impl Handler<CommitAnswered> for CommitterActor {
     fn handle(&mut self, CommitAnswered(answer): CommitAnswered, ctx: &mut Self::Context) {
         let outcome_of = |partition: i32| match &answer {
             Ok(outcomes) => outcomes.get(&partition).copied().unwrap_or(CommitOutcome::Again),
-            Err(none) if none.may_be_served => CommitOutcome::Unknown,
+            Err(none) if none.may_still_apply => CommitOutcome::Unknown,
             Err(_) => CommitOutcome::Again,
         };
         let done = self.core.answered(clock::now(), outcome_of);
@@ -238,7 +238,7 @@ impl Handler<CommitAnswered> for CommitterActor {
         for frontier in done {
             self.status.committed(&frontier);
             if let Some((_, address)) = self.partitions.get(&frontier.partition) {
-                address.do_send(Committed {
+                address.do_send(CommitAcknowledged {
                     epoch: frontier.epoch,
                     offset: frontier.offset,
                     seq: frontier.seq,

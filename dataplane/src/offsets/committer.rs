@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
+use lighterman_proto::commit_metadata::{CommitMetadata, CommittedProgress};
 use lighterman_proto::ids::{Epoch, Offset};
 use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
-use super::read_back::ReadBack;
-use crate::consumer::messages::Position;
+use super::read_back::CommitVerifier;
+use crate::consumer::messages::ResumePoint;
 use crate::kafka::backoff::Backoff;
 use crate::kafka::offsets::CommitOffset;
-use crate::partition::ledger::Passed;
+use crate::partition::ledger::ResolvedRange;
 
 /// One partition's offset to commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frontier {
+pub struct CommitRequest {
     /// Partition index.
     pub partition: i32,
     /// Of which topic of its name, where that is known.
@@ -31,15 +31,15 @@ pub struct Frontier {
     /// Grows with every commit of the partition.
     pub seq: u64,
     /// What goes beside the offset.
-    pub progress: Option<Progress>,
+    pub progress: Option<CommittedProgress>,
     /// What the frontier has passed, for the audit; told once.
-    pub passed: Vec<Passed>,
+    pub passed: Vec<ResolvedRange>,
 }
 
-impl Frontier {
+impl CommitRequest {
     /// Where `partition` goes on under `epoch`, before anything is committed under it.
-    pub fn beginning(partition: i32, epoch: Epoch, position: &Position) -> Self {
-        let Position { topic, committed: offset, leader_epoch, progress, failures: _ } = position.clone();
+    pub fn beginning(partition: i32, epoch: Epoch, position: &ResumePoint) -> Self {
+        let ResumePoint { topic, committed: offset, leader_epoch, progress, failures: _ } = position.clone();
         Self { partition, topic, epoch, offset, leader_epoch, seq: 0, progress, passed: Vec::new() }
     }
 
@@ -75,14 +75,14 @@ const REFUSALS_MAX: u32 = 8;
 /// Those of the topic that has the name now, and those of one that was deleted since: what is committed by name would stand for the
 /// new one. One that is sent while the topic is made anew carries the id beside it, and counts for nothing there.
 pub(crate) fn split_by_topic(
-    frontiers: Vec<Frontier>,
+    frontiers: Vec<CommitRequest>,
     now: Option<TopicId>,
-) -> (Vec<Frontier>, Vec<Frontier>) {
+) -> (Vec<CommitRequest>, Vec<CommitRequest>) {
     frontiers.into_iter().partition(|frontier| !is_another(frontier.topic, now))
 }
 
 /// `frontiers` as a request carries them.
-pub(crate) fn offsets_of(frontiers: Vec<Frontier>, partitions_at_activation: i32) -> Vec<CommitOffset> {
+pub(crate) fn offsets_of(frontiers: Vec<CommitRequest>, partitions_at_activation: i32) -> Vec<CommitOffset> {
     frontiers
         .into_iter()
         .map(|frontier| CommitOffset {
@@ -102,15 +102,15 @@ pub(crate) fn offsets_of(frontiers: Vec<Frontier>, partitions_at_activation: i32
 /// The committer of one member.
 #[derive(Debug)]
 pub struct CommitterCore {
-    pending: BTreeMap<i32, Frontier>,
+    pending: BTreeMap<i32, CommitRequest>,
     /// What is out and still ours.
-    in_flight: BTreeMap<i32, Frontier>,
+    in_flight: BTreeMap<i32, CommitRequest>,
     is_out: bool,
-    read_back: ReadBack,
+    read_back: CommitVerifier,
     backoff: Backoff,
     /// The member stops: how often each partition's commits were refused since.
     refusals: Option<BTreeMap<i32, u32>>,
-    given_up: Vec<Frontier>,
+    given_up: Vec<CommitRequest>,
 }
 
 impl Default for CommitterCore {
@@ -120,7 +120,7 @@ impl Default for CommitterCore {
             pending: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             is_out: false,
-            read_back: ReadBack::default(),
+            read_back: CommitVerifier::default(),
             backoff,
             refusals: None,
             given_up: Vec::new(),
@@ -131,7 +131,7 @@ impl Default for CommitterCore {
 impl CommitterCore {
     /// A partition's frontier has moved, or what goes beside it. An older epoch, or an older commit under the same, changes
     /// nothing (COM-1).
-    pub fn frontier(&mut self, mut frontier: Frontier) {
+    pub fn frontier(&mut self, mut frontier: CommitRequest) {
         let mut place = match self.pending.entry(frontier.partition) {
             Entry::Vacant(place) => {
                 place.insert(frontier);
@@ -153,18 +153,18 @@ impl CommitterCore {
 
     /// What to commit now; empty while a commit is in flight or nothing is pending. What the frontiers have passed goes with
     /// it; a commit that is tried again does not tell it again.
-    pub fn start(&mut self) -> Vec<Frontier> {
+    pub fn start(&mut self) -> Vec<CommitRequest> {
         if mutant!("two-commits-in-flight", self.is_out, false) {
             return Vec::new();
         }
-        let going: Vec<Frontier> = std::mem::take(&mut self.pending).into_values().collect();
+        let going: Vec<CommitRequest> = std::mem::take(&mut self.pending).into_values().collect();
         self.is_out = !going.is_empty();
         self.in_flight.extend(going.iter().map(|frontier| (frontier.partition, frontier.without_passed())));
         going
     }
 
     /// The commit in flight was answered, or was given up: returns the frontiers that stand and did not before.
-    pub fn answered(&mut self, now: Moment, outcome_of: impl Fn(i32) -> CommitOutcome) -> Vec<Frontier> {
+    pub fn answered(&mut self, now: Moment, outcome_of: impl Fn(i32) -> CommitOutcome) -> Vec<CommitRequest> {
         let mut done = Vec::new();
         self.is_out = false;
         for frontier in std::mem::take(&mut self.in_flight).into_values() {
@@ -180,7 +180,7 @@ impl CommitterCore {
                     continue;
                 }
                 CommitOutcome::Again | CommitOutcome::Refused => {}
-                CommitOutcome::Unknown => self.read_back.doubt(now),
+                CommitOutcome::Unknown => self.read_back.verify_soon(now),
             }
             mutant!(
                 "late-commit-retry-rewinds",
@@ -198,8 +198,8 @@ impl CommitterCore {
     }
 
     /// Frontiers given up since the last call, with the last offset of each that the group has acknowledged.
-    pub fn take_given_up(&mut self) -> Vec<(Frontier, Option<Offset>)> {
-        let held = |frontier: Frontier| {
+    pub fn take_given_up(&mut self) -> Vec<(CommitRequest, Option<Offset>)> {
+        let held = |frontier: CommitRequest| {
             let held = self.read_back.acknowledged_offset(frontier.partition);
             (frontier, held)
         };
@@ -214,7 +214,7 @@ impl CommitterCore {
     }
 
     /// What to read back from the group now; empty when it is not the time. [`CommitterCore::read_back`] must follow.
-    pub fn start_read_back(&mut self, now: Moment) -> Vec<Frontier> {
+    pub fn start_read_back(&mut self, now: Moment) -> Vec<CommitRequest> {
         let (pending, in_flight) = (&self.pending, &self.in_flight);
         let goes = |partition| pending.contains_key(&partition) || in_flight.contains_key(&partition);
         self.read_back.start(now, goes)
@@ -245,7 +245,7 @@ impl CommitterCore {
     }
 
     /// A partition is ours, and goes on at `beginning`. What an earlier ownership left behind is not committed under this one.
-    pub fn follow(&mut self, beginning: Frontier) {
+    pub fn follow(&mut self, beginning: CommitRequest) {
         self.forget(beginning.partition);
         self.read_back.begin(beginning);
     }
@@ -265,7 +265,7 @@ impl CommitterCore {
         self.pending.is_empty() && !self.is_out
     }
 
-    fn put_back(&mut self, frontier: Frontier) {
+    fn put_back(&mut self, frontier: CommitRequest) {
         self.pending.entry(frontier.partition).or_insert(frontier);
     }
 }
@@ -276,11 +276,11 @@ mod tests {
 
     const NOW: Moment = Moment::from_micros(1);
 
-    fn frontier(partition: i32, epoch: u64, offset: i64) -> Frontier {
+    fn frontier(partition: i32, epoch: u64, offset: i64) -> CommitRequest {
         let (epoch, offset) = (Epoch(epoch), Offset(offset));
         let seq = offset.0.cast_unsigned();
         let (topic, progress, passed) = (None, None, Vec::new());
-        Frontier { partition, topic, epoch, offset, leader_epoch: 0, seq, progress, passed }
+        CommitRequest { partition, topic, epoch, offset, leader_epoch: 0, seq, progress, passed }
     }
 
     #[test]
@@ -313,13 +313,13 @@ mod tests {
     #[test]
     fn alo_1_the_audit_is_told_everything_once() {
         use crate::partition::ledger::Outcome;
-        let passed = |first: i64, end: i64| Passed {
+        let passed = |first: i64, end: i64| ResolvedRange {
             range: lighterman_proto::ids::OffsetRange { first: Offset(first), end: Offset(end) },
             outcome: Outcome::Delivered,
         };
         let mut core = CommitterCore::default();
-        core.frontier(Frontier { passed: vec![passed(0, 5)], ..frontier(0, 1, 5) });
-        core.frontier(Frontier { passed: vec![passed(5, 9)], ..frontier(0, 1, 9) });
+        core.frontier(CommitRequest { passed: vec![passed(0, 5)], ..frontier(0, 1, 5) });
+        core.frontier(CommitRequest { passed: vec![passed(5, 9)], ..frontier(0, 1, 9) });
         assert_eq!(core.start()[0].passed, [passed(0, 5), passed(5, 9)], "coalesced, not lost");
         core.answered(NOW, |_| CommitOutcome::Again);
         assert_eq!(core.start()[0].passed, [], "tried again, not told again");

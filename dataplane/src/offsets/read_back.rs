@@ -14,7 +14,7 @@ use lighterman_proto::ids::{Epoch, Offset};
 use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
-use super::committer::{Frontier, offsets_of};
+use super::committer::{CommitRequest, offsets_of};
 use crate::kafka::offsets::{CommitOffset, CommittedOffset};
 
 /// How often everything that is idle is read back: one `OffsetFetch` of a mapping.
@@ -24,23 +24,23 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// What the group has acknowledged, and when to look whether it still says so.
 #[derive(Debug, Default)]
-pub struct ReadBack {
-    acknowledged: BTreeMap<i32, Frontier>,
+pub struct CommitVerifier {
+    acknowledged: BTreeMap<i32, CommitRequest>,
     /// What is being read back, by the commit that was acknowledged when it was asked for.
     asked: BTreeMap<i32, (Epoch, u64)>,
     at: Option<Moment>,
 }
 
-impl ReadBack {
+impl CommitVerifier {
     /// The group has acknowledged `frontier`. False when it had before.
-    pub fn acknowledged(&mut self, frontier: &Frontier) -> bool {
-        let key = |known: &Frontier| (known.epoch, known.seq);
+    pub fn acknowledged(&mut self, frontier: &CommitRequest) -> bool {
+        let key = |known: &CommitRequest| (known.epoch, known.seq);
         let before = self.acknowledged.insert(frontier.partition, frontier.clone());
         before.is_none_or(|before| key(&before) != key(frontier))
     }
 
     /// A partition is ours from here on.
-    pub fn begin(&mut self, beginning: Frontier) {
+    pub fn begin(&mut self, beginning: CommitRequest) {
         self.acknowledged.insert(beginning.partition, beginning);
     }
 
@@ -55,20 +55,20 @@ impl ReadBack {
     }
 
     /// A commit was sent and not answered: it may be served yet.
-    pub fn doubt(&mut self, now: Moment) {
+    pub fn verify_soon(&mut self, now: Moment) {
         let soon = now + SOON;
         self.at = Some(self.at.map_or(soon, |at| at.min(soon)));
     }
 
     /// What to read back now: nothing before its time, while a read is out, and of partitions that are `busy`, whose next
-    /// commit says everything. [`ReadBack::read`] must follow.
-    pub fn start(&mut self, now: Moment, busy: impl Fn(i32) -> bool) -> Vec<Frontier> {
+    /// commit says everything. [`CommitVerifier::read`] must follow.
+    pub fn start(&mut self, now: Moment, busy: impl Fn(i32) -> bool) -> Vec<CommitRequest> {
         let at = *self.at.get_or_insert(now + EVERY);
         if now < at || !self.asked.is_empty() {
             return Vec::new();
         }
         self.at = Some(now + EVERY);
-        let idle: Vec<Frontier> =
+        let idle: Vec<CommitRequest> =
             self.acknowledged.values().filter(|known| !busy(known.partition)).cloned().collect();
         self.asked = idle.iter().map(|known| (known.partition, (known.epoch, known.seq))).collect();
         idle
@@ -76,10 +76,10 @@ impl ReadBack {
 
     /// In which partitions the group says something else, or nothing when that could not be learnt. Returns what to commit
     /// again: a partition that has gone on meanwhile has said everything since.
-    pub fn read(&mut self, now: Moment, differing: Option<&[i32]>) -> Vec<Frontier> {
+    pub fn read(&mut self, now: Moment, differing: Option<&[i32]>) -> Vec<CommitRequest> {
         let asked = std::mem::take(&mut self.asked);
         let Some(differing) = mutant!("rewound-commit-stays", differing, Some(&[][..])) else {
-            self.doubt(now);
+            self.verify_soon(now);
             return Vec::new();
         };
         let unchanged = |partition: &i32| {
@@ -93,8 +93,8 @@ impl ReadBack {
 /// The partitions of `ours` of which the group holds something else. An answer that leaves one out says nothing of it. Of
 /// a beginning, under which nothing was committed yet, the offset alone counts, if it is of the same topic: what stands beside it
 /// may be another's words.
-pub fn differing(
-    ours: Vec<Frontier>,
+pub fn mismatched_partitions(
+    ours: Vec<CommitRequest>,
     partitions_at_activation: i32,
     theirs: &BTreeMap<i32, Option<CommittedOffset>>,
 ) -> Vec<i32> {
@@ -123,11 +123,11 @@ pub fn differing(
 mod tests {
     use super::*;
 
-    fn frontier(partition: i32, seq: u64) -> Frontier {
+    fn frontier(partition: i32, seq: u64) -> CommitRequest {
         let offset = Offset(seq.cast_signed());
         let (epoch, leader_epoch) = (Epoch(1), 0);
         let (topic, progress, passed) = (None, None, Vec::new());
-        Frontier { partition, topic, epoch, offset, leader_epoch, seq, progress, passed }
+        CommitRequest { partition, topic, epoch, offset, leader_epoch, seq, progress, passed }
     }
 
     fn at(seconds: u64) -> Moment {
@@ -139,8 +139,8 @@ mod tests {
     }
 
     /// With partition 0 acknowledged at 5, and 1 at 7.
-    fn read_back() -> ReadBack {
-        let mut core = ReadBack::default();
+    fn read_back() -> CommitVerifier {
+        let mut core = CommitVerifier::default();
         assert!(core.acknowledged(&frontier(0, 5)) && core.acknowledged(&frontier(1, 7)));
         assert_eq!(core.start(at(0), idle), []);
         core
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn a_commit_without_an_answer_and_a_read_that_failed_bring_the_next_one_forward() {
         let mut core = read_back();
-        core.doubt(at(2));
+        core.verify_soon(at(2));
         assert_eq!(core.start(at(6), idle), []);
         assert_eq!(core.start(at(7), idle).len(), 2);
         assert_eq!(core.read(at(8), None), []);
@@ -198,10 +198,10 @@ mod tests {
             (4, None),
             (5, stored(5, -1, "lighterman/1 n=2")),
         ]);
-        let ours: Vec<Frontier> = (0..7).map(|partition| frontier(partition, 5)).collect();
-        assert_eq!(differing(ours.clone(), 2, &theirs), [1, 2, 3, 4, 5], "of 6 nothing is known");
-        let beginnings = ours.into_iter().map(|ours| Frontier { seq: 0, ..ours }).collect();
-        assert_eq!(differing(beginnings, 2, &theirs), [1, 3, 4]);
+        let ours: Vec<CommitRequest> = (0..7).map(|partition| frontier(partition, 5)).collect();
+        assert_eq!(mismatched_partitions(ours.clone(), 2, &theirs), [1, 2, 3, 4, 5], "of 6 nothing is known");
+        let beginnings = ours.into_iter().map(|ours| CommitRequest { seq: 0, ..ours }).collect();
+        assert_eq!(mismatched_partitions(beginnings, 2, &theirs), [1, 3, 4]);
     }
 
     #[test]
@@ -211,9 +211,13 @@ mod tests {
             let metadata = CommitMetadata { partitions_at_activation: 2, topic, progress: None }.encode();
             Some(CommittedOffset { offset: Offset(0), leader_epoch: -1, metadata })
         };
-        let begun = |partition, topic| Frontier { topic, ..frontier(partition, 0) };
+        let begun = |partition, topic| CommitRequest { topic, ..frontier(partition, 0) };
         let ours = vec![begun(0, id(2)), begun(1, id(2)), begun(2, id(2)), begun(3, None)];
         let theirs = [(0, stored(id(1))), (1, stored(id(2))), (2, stored(None)), (3, stored(id(1)))];
-        assert_eq!(differing(ours, 2, &BTreeMap::from(theirs)), [0], "where one has no id nobody can tell");
+        assert_eq!(
+            mismatched_partitions(ours, 2, &BTreeMap::from(theirs)),
+            [0],
+            "where one has no id nobody can tell"
+        );
     }
 }

@@ -12,22 +12,22 @@ use lighterman_proto::commit_metadata::{self, CommitMetadata, with_open_start};
 use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::TimestampMs;
 
-use crate::kafka::offsets::{At, CommittedOffset};
+use crate::kafka::offsets::{CommittedOffset, OffsetSpec};
 
 /// What the group knows of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownCommit {
     /// Partition index.
     pub partition: i32,
     /// Its commit.
-    pub committed: Committed,
+    pub committed: GroupCommit,
     /// The offset says nothing: its leader could not be asked at activation, and is to be asked for this.
-    pub open: Option<At>,
+    pub open: Option<OffsetSpec>,
 }
 
 /// A group's commit for a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Committed {
+pub enum GroupCommit {
     /// Nothing.
     Nothing,
     /// An offset in this topic, and the number of partitions at activation that its metadata carries, if any.
@@ -40,7 +40,7 @@ pub enum Committed {
 #[derive(Debug, PartialEq, Eq)]
 pub enum StartPlan {
     /// Every wanted partition has a commit: go on from there.
-    GoOn {
+    Resume {
         /// But these, which had a commit once and have none now. A reset would lose or repeat everything: a person decides.
         alarmed: Vec<i32>,
     },
@@ -50,10 +50,10 @@ pub enum StartPlan {
         /// Every partition of the topic.
         partitions: Vec<i32>,
         /// The topic is read for the first time, or was made anew.
-        begins: Beginning,
+        begins: ActivationStart,
     },
     /// These are newer than the activation: commit their beginning.
-    BeginNew {
+    StartNew {
         /// The new ones.
         partitions: Vec<i32>,
         /// Partitions at activation: stays what it was. A newer count would take a partition that another member has not
@@ -63,7 +63,7 @@ pub enum StartPlan {
     /// The activation could not ask where these begin: find it, and commit it.
     Find {
         /// The offset to ask for.
-        at: At,
+        at: OffsetSpec,
         /// Their indexes.
         partitions: Vec<i32>,
         /// Partitions at activation.
@@ -75,30 +75,30 @@ pub enum StartPlan {
 
 /// Where an activation begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beginning {
+pub enum ActivationStart {
     /// As the mapping's starting position says.
     AsConfigured,
     /// At the beginning: what stands there was written while the mapping ran on the topic of that name before.
     OfRecreated,
 }
 
-impl Beginning {
+impl ActivationStart {
     /// The offset that is asked for, of a mapping that is to begin at `configured`.
-    pub fn at(self, configured: At) -> At {
+    pub fn at(self, configured: OffsetSpec) -> OffsetSpec {
         match self {
             Self::AsConfigured => configured,
-            Self::OfRecreated => At::Earliest,
+            Self::OfRecreated => OffsetSpec::Earliest,
         }
     }
 }
 
 /// Decides for the partitions we own, but for those of which nothing can be learnt now; `known` holds every partition of the
 /// topic.
-pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
+pub fn plan(known: &[KnownCommit], owned: &[i32]) -> StartPlan {
     let owned: BTreeSet<i32> = owned.iter().copied().collect();
-    let is_ours = |entry: &&Known| owned.contains(&entry.partition);
-    let is_here = |entry: &Known| matches!(entry.committed, Committed::Here(_));
-    let is_elsewhere = |entry: &Known| entry.committed == Committed::Elsewhere;
+    let is_ours = |entry: &&KnownCommit| owned.contains(&entry.partition);
+    let is_here = |entry: &KnownCommit| matches!(entry.committed, GroupCommit::Here(_));
+    let is_elsewhere = |entry: &KnownCommit| entry.committed == GroupCommit::Elsewhere;
     let missing: Vec<i32> =
         known.iter().filter(|entry| !is_here(entry) && is_ours(entry)).map(|entry| entry.partition).collect();
     if !missing.is_empty() && !known.iter().any(is_here) {
@@ -106,7 +106,7 @@ pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
             return StartPlan::Wait;
         }
         let recreated = known.iter().any(is_elsewhere);
-        let begins = if recreated { Beginning::OfRecreated } else { Beginning::AsConfigured };
+        let begins = if recreated { ActivationStart::OfRecreated } else { ActivationStart::AsConfigured };
         return StartPlan::Activate {
             partitions: known.iter().map(|entry| entry.partition).collect(),
             begins,
@@ -117,7 +117,7 @@ pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
     let elsewhere: Vec<i32> = elsewhere.map(|entry| entry.partition).collect();
     if !elsewhere.is_empty() {
         // A commit in the topic before was served after this one was begun: it takes nothing but the beginning away.
-        return StartPlan::BeginNew {
+        return StartPlan::StartNew {
             partitions: elsewhere,
             activated: activated.unwrap_or(known.len() as i32),
         };
@@ -125,18 +125,18 @@ pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
     let Some(activated) = activated else {
         // Another program's commits without ours: the starting position holds for what it left out.
         return if missing.is_empty() {
-            StartPlan::GoOn { alarmed: Vec::new() }
+            StartPlan::Resume { alarmed: Vec::new() }
         } else {
-            StartPlan::Activate { partitions: missing, begins: Beginning::AsConfigured }
+            StartPlan::Activate { partitions: missing, begins: ActivationStart::AsConfigured }
         };
     };
     let (alarmed, new): (Vec<i32>, Vec<i32>) =
         missing.into_iter().partition(|partition| *partition < activated);
     if !new.is_empty() {
-        return StartPlan::BeginNew { partitions: new, activated };
+        return StartPlan::StartNew { partitions: new, activated };
     }
     let mut open = known.iter().filter(is_ours).filter_map(|entry| Some((entry.open?, entry.partition)));
-    let Some((at, first)) = open.next() else { return StartPlan::GoOn { alarmed } };
+    let Some((at, first)) = open.next() else { return StartPlan::Resume { alarmed } };
     let alike = open.filter(|(other, _)| *other == at).map(|(_, partition)| partition);
     StartPlan::Find { at, partitions: std::iter::once(first).chain(alike).collect(), activated }
 }
@@ -145,31 +145,31 @@ pub fn plan(known: &[Known], owned: &[i32]) -> StartPlan {
 pub(crate) fn known_of(
     committed: &BTreeMap<i32, Option<CommittedOffset>>,
     topic: Option<TopicId>,
-) -> Vec<Known> {
+) -> Vec<KnownCommit> {
     let known = |(partition, offset): (&i32, &Option<CommittedOffset>)| {
         let metadata = offset.as_ref().map(|offset| offset.metadata.as_str());
-        let committed = metadata.map_or(Committed::Nothing, |metadata| committed_in(topic, metadata));
-        let open = metadata.filter(|_| committed != Committed::Elsewhere).and_then(open_start);
-        Known { partition: *partition, committed, open }
+        let committed = metadata.map_or(GroupCommit::Nothing, |metadata| committed_in(topic, metadata));
+        let open = metadata.filter(|_| committed != GroupCommit::Elsewhere).and_then(open_start);
+        KnownCommit { partition: *partition, committed, open }
     };
     committed.iter().map(known).collect()
 }
 
-fn committed_in(topic: Option<TopicId>, metadata: &str) -> Committed {
+fn committed_in(topic: Option<TopicId>, metadata: &str) -> GroupCommit {
     let metadata = CommitMetadata::parse(metadata);
     let of = metadata.as_ref().and_then(|metadata| metadata.topic);
     if is_another(of, topic) {
-        Committed::Elsewhere
+        GroupCommit::Elsewhere
     } else {
-        Committed::Here(metadata.map(|metadata| metadata.partitions_at_activation))
+        GroupCommit::Here(metadata.map(|metadata| metadata.partitions_at_activation))
     }
 }
 
 /// The number of partitions at activation that the commits of `topic` carry.
-pub(crate) fn activated(known: &[Known]) -> Option<i32> {
+pub(crate) fn activated(known: &[KnownCommit]) -> Option<i32> {
     known
         .iter()
-        .filter_map(|entry| if let Committed::Here(activated) = entry.committed { activated } else { None })
+        .filter_map(|entry| if let GroupCommit::Here(activated) = entry.committed { activated } else { None })
         .max()
 }
 
@@ -189,16 +189,16 @@ pub fn metadata(topic: Option<TopicId>, partitions_at_activation: i32) -> String
 pub fn open_metadata(
     topic: Option<TopicId>,
     partitions_at_activation: i32,
-    at: At,
+    at: OffsetSpec,
     now: TimestampMs,
 ) -> String {
-    let at = if at == At::Latest { At::Timestamp(now.0.max(0)) } else { at };
+    let at = if at == OffsetSpec::Latest { OffsetSpec::Timestamp(now.0.max(0)) } else { at };
     with_open_start(&metadata(topic, partitions_at_activation), at.timestamp())
 }
 
 /// Reads [`open_metadata`]; `None` of a commit whose offset stands.
-pub fn open_start(metadata: &str) -> Option<At> {
-    At::of_timestamp(commit_metadata::open_start(metadata)?)
+pub fn open_start(metadata: &str) -> Option<OffsetSpec> {
+    OffsetSpec::of_timestamp(commit_metadata::open_start(metadata)?)
 }
 
 #[cfg(test)]
@@ -207,8 +207,8 @@ mod tests {
 
     use super::*;
 
-    fn known(committed: &[Committed]) -> Vec<Known> {
-        let entry = |(partition, committed): (i32, &Committed)| Known {
+    fn known(committed: &[GroupCommit]) -> Vec<KnownCommit> {
+        let entry = |(partition, committed): (i32, &GroupCommit)| KnownCommit {
             partition,
             committed: *committed,
             open: None,
@@ -216,29 +216,29 @@ mod tests {
         (0..).zip(committed).map(entry).collect()
     }
 
-    use Committed::{Elsewhere, Here, Nothing};
+    use GroupCommit::{Elsewhere, Here, Nothing};
 
     fn go_on(alarmed: &[i32]) -> StartPlan {
-        StartPlan::GoOn { alarmed: alarmed.to_vec() }
+        StartPlan::Resume { alarmed: alarmed.to_vec() }
     }
 
-    fn activate(partitions: &[i32], begins: Beginning) -> StartPlan {
+    fn activate(partitions: &[i32], begins: ActivationStart) -> StartPlan {
         StartPlan::Activate { partitions: partitions.to_vec(), begins }
     }
 
     #[test]
     fn h18_committed_offsets_win_and_the_first_activation_covers_the_topic() {
         assert_eq!(plan(&known(&[Here(None), Here(None)]), &[0, 1]), go_on(&[]));
-        assert_eq!(plan(&known(&[Nothing, Nothing]), &[0]), activate(&[0, 1], Beginning::AsConfigured));
+        assert_eq!(plan(&known(&[Nothing, Nothing]), &[0]), activate(&[0, 1], ActivationStart::AsConfigured));
         assert_eq!(plan(&known(&[Nothing, Nothing]), &[1]), StartPlan::Wait);
         let others = known(&[Here(None), Nothing, Nothing]);
-        assert_eq!(plan(&others, &[0, 1]), activate(&[1], Beginning::AsConfigured));
+        assert_eq!(plan(&others, &[0, 1]), activate(&[1], ActivationStart::AsConfigured));
     }
 
     #[test]
     fn h18_a_partition_added_later_begins_at_its_beginning() {
         let topic = known(&[Here(Some(2)), Here(Some(2)), Nothing]);
-        assert_eq!(plan(&topic, &[1, 2]), StartPlan::BeginNew { partitions: vec![2], activated: 2 });
+        assert_eq!(plan(&topic, &[1, 2]), StartPlan::StartNew { partitions: vec![2], activated: 2 });
     }
 
     #[test]
@@ -246,19 +246,19 @@ mod tests {
         let topic = known(&[Here(Some(2)), Nothing, Nothing]);
         assert_eq!(plan(&topic, &[0, 1]), go_on(&[1]));
         assert_eq!(plan(&topic, &[0]), go_on(&[]), "not ours to judge");
-        let new = StartPlan::BeginNew { partitions: vec![2], activated: 2 };
+        let new = StartPlan::StartNew { partitions: vec![2], activated: 2 };
         assert_eq!(plan(&topic, &[0, 1, 2]), new, "a new one beside it begins");
     }
 
     #[test]
     fn h18_what_activation_could_not_ask_is_found_by_whoever_owns_it() {
-        let open = |partition, open| Known { partition, committed: Here(Some(4)), open };
-        let (early, late) = (Some(At::Earliest), Some(At::Timestamp(7)));
+        let open = |partition, open| KnownCommit { partition, committed: Here(Some(4)), open };
+        let (early, late) = (Some(OffsetSpec::Earliest), Some(OffsetSpec::Timestamp(7)));
         let topic = [open(0, None), open(1, early), open(2, late), open(3, early)];
         let find =
             |at, partitions: &[i32]| StartPlan::Find { at, partitions: partitions.to_vec(), activated: 4 };
-        assert_eq!(plan(&topic, &[0, 1, 2, 3]), find(At::Earliest, &[1, 3]));
-        assert_eq!(plan(&topic, &[0, 2]), find(At::Timestamp(7), &[2]));
+        assert_eq!(plan(&topic, &[0, 1, 2, 3]), find(OffsetSpec::Earliest, &[1, 3]));
+        assert_eq!(plan(&topic, &[0, 2]), find(OffsetSpec::Timestamp(7), &[2]));
         assert_eq!(plan(&topic, &[0]), go_on(&[]), "the others are another's");
     }
 
@@ -266,22 +266,22 @@ mod tests {
     fn h18_an_open_start_at_the_end_owes_what_comes_from_now_on() {
         let now = TimestampMs(1_700_000_000_123);
         let read = |at| open_start(&open_metadata(None, 4, at, now));
-        assert_eq!(read(At::Latest), Some(At::Timestamp(now.0)));
-        assert_eq!(read(At::Earliest), Some(At::Earliest));
-        assert_eq!(read(At::Timestamp(5)), Some(At::Timestamp(5)));
+        assert_eq!(read(OffsetSpec::Latest), Some(OffsetSpec::Timestamp(now.0)));
+        assert_eq!(read(OffsetSpec::Earliest), Some(OffsetSpec::Earliest));
+        assert_eq!(read(OffsetSpec::Timestamp(5)), Some(OffsetSpec::Timestamp(5)));
         assert_eq!(open_start(&metadata(None, 4)), None);
-        assert_eq!(committed_in(None, &open_metadata(None, 4, At::Latest, now)), Here(Some(4)));
+        assert_eq!(committed_in(None, &open_metadata(None, 4, OffsetSpec::Latest, now)), Here(Some(4)));
     }
 
     #[test]
     fn h17_a_topic_made_anew_begins_at_its_beginning_all_at_once() {
         let topic = known(&[Elsewhere, Nothing, Elsewhere]);
-        let (partitions, begins) = (vec![0, 1, 2], Beginning::OfRecreated);
+        let (partitions, begins) = (vec![0, 1, 2], ActivationStart::OfRecreated);
         assert_eq!(plan(&topic, &[0, 1]), StartPlan::Activate { partitions, begins });
         assert_eq!(plan(&topic, &[1, 2]), StartPlan::Wait);
         assert_eq!(
-            (begins.at(At::Latest), Beginning::AsConfigured.at(At::Latest)),
-            (At::Earliest, At::Latest)
+            (begins.at(OffsetSpec::Latest), ActivationStart::AsConfigured.at(OffsetSpec::Latest)),
+            (OffsetSpec::Earliest, OffsetSpec::Latest)
         );
     }
 
@@ -289,9 +289,9 @@ mod tests {
     fn h17_a_commit_of_the_topic_before_that_is_served_late_costs_repeats_and_no_record() {
         let topic = known(&[Here(Some(3)), Elsewhere, Elsewhere, Nothing]);
         assert_eq!(plan(&topic, &[0]), go_on(&[]));
-        assert_eq!(plan(&topic, &[1, 3]), StartPlan::BeginNew { partitions: vec![1], activated: 3 });
+        assert_eq!(plan(&topic, &[1, 3]), StartPlan::StartNew { partitions: vec![1], activated: 3 });
         let by_others = known(&[Here(None), Elsewhere]);
-        assert_eq!(plan(&by_others, &[1]), StartPlan::BeginNew { partitions: vec![1], activated: 2 });
+        assert_eq!(plan(&by_others, &[1]), StartPlan::StartNew { partitions: vec![1], activated: 2 });
     }
 
     #[test]

@@ -5,29 +5,31 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Recipient};
-use lighterman_proto::event::Envelope;
-use lighterman_proto::filter::Filters;
+use lighterman_proto::event::EventEnvelope;
+use lighterman_proto::filter::FilterSet;
 use lighterman_proto::ids::{Epoch, MappingId, Offset, TopicPartition};
-use lighterman_proto::records::{AbortedTransactions, Inflater};
+use lighterman_proto::records::{AbortedTransactions, BatchInflater};
 use lighterman_proto::topic_id::TopicId;
 use tokio::sync::oneshot;
 
 use super::core::{PartitionCore, is_for};
-use super::effects::{Effect, Effects, Frame, Start, Tools};
-use super::failing::{Burial, Load};
-use super::gauge::Gauge;
-use super::messages::{Committed, Drain, Fence, Resolved, Sealed, Withdrawn};
+use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
+use super::failing::{DeadLetterLoad, DeadLetterSink};
+use super::gauge::PartitionStats;
+use super::messages::{BatchResolved, CommitAcknowledged, Drain, Fence, OfferSealed, OfferWithdrawn};
 use super::pieces::PieceLimits;
-use super::shelf::{InLine, OnCredit, Shelf};
-use super::turns::Turns;
+use super::shelf::{ContextParts, CreditWait, LeasedDecompressor};
+use super::turns::ScheduledTurns;
 use crate::batcher::actor::BatcherActor;
-use crate::batcher::messages::{Offer, Unregister, Withdraw};
-use crate::consumer::messages::{PartitionReport, PartitionState, Position};
-use crate::consumer::status::StatusBoard;
-use crate::credit::bytes::{ByteBudget, Lease};
-use crate::kafka::fetch::{FetchRouter, Fetched, FetchedRecords, Forget, Want, Watermarks};
-use crate::offsets::actor::{CommitterActor, FrontierMoved, Unfollow};
-use crate::offsets::committer::Frontier;
+use crate::batcher::messages::{Offer, UnregisterPartition, WithdrawOffer};
+use crate::consumer::messages::{PartitionReport, PartitionState, ResumePoint};
+use crate::consumer::status::MappingStatus;
+use crate::credit::bytes::{MemoryBudget, MemoryLease};
+use crate::kafka::fetch::{
+    FetchAnswered, FetchCancelled, FetchRequested, FetchRouter, FetchedRecords, HighWatermarkSeen,
+};
+use crate::offsets::actor::{CommitRequested, CommitterActor, UnfollowPartition};
+use crate::offsets::committer::CommitRequest;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
@@ -44,19 +46,19 @@ pub struct PartitionParts {
     /// Which ownership.
     pub epoch: Epoch,
     /// Where it goes on, and its limits.
-    pub start: Start,
+    pub start: PartitionConfig,
     /// Exact sizes.
-    pub envelope: Arc<Envelope>,
+    pub envelope: Arc<EventEnvelope>,
     /// Which records are delivered.
-    pub filters: Arc<Filters>,
+    pub filters: Arc<FilterSet>,
     /// Inflates batches; shared by the partitions of one arbiter.
-    pub inflater: Rc<RefCell<Inflater>>,
+    pub inflater: Rc<RefCell<BatchInflater>>,
     /// The node's bytes.
-    pub budget: ByteBudget,
+    pub budget: MemoryBudget,
     /// What may still be running.
     pub in_flight: InFlight,
     /// Where records go that are given up.
-    pub burial: Option<Arc<dyn Burial>>,
+    pub burial: Option<Arc<dyn DeadLetterSink>>,
     /// Where records come from.
     pub router: Addr<FetchRouter>,
     /// Where offers go.
@@ -66,9 +68,9 @@ pub struct PartitionParts {
     /// Who is told about the end.
     pub consumer: Recipient<PartitionReport>,
     /// What is shown.
-    pub gauge: Arc<Gauge>,
+    pub gauge: Arc<PartitionStats>,
     /// The mapping's counters.
-    pub status: StatusBoard,
+    pub status: MappingStatus,
 }
 
 /// The actor.
@@ -78,18 +80,18 @@ pub struct PartitionActor {
     pub(super) mapping: MappingId,
     pub(super) topic: Option<TopicId>,
     pub(super) epoch: Epoch,
-    pub(super) tools: Shelf,
+    pub(super) tools: ContextParts,
     pub(super) in_flight: InFlight,
     router: Outbox<FetchRouter>,
     batcher: Outbox<BatcherActor>,
     committer: Outbox<CommitterActor>,
     pub(super) consumer: Recipient<PartitionReport>,
-    pub(super) gauge: Arc<Gauge>,
-    pub(super) status: StatusBoard,
-    pub(super) burial: Option<Arc<dyn Burial>>,
+    pub(super) gauge: Arc<PartitionStats>,
+    pub(super) status: MappingStatus,
+    pub(super) burial: Option<Arc<dyn DeadLetterSink>>,
     pub(super) errand: Option<(u64, oneshot::Sender<()>)>,
-    pub(super) in_line: Option<InLine>,
-    pub(super) turns: Turns,
+    pub(super) in_line: Option<CreditWait>,
+    pub(super) turns: ScheduledTurns,
     counted_frontier: Offset,
     _watch: DeathWatch,
 }
@@ -101,7 +103,7 @@ impl PartitionActor {
         parts.gauge.set_committed(counted_frontier);
         Self {
             core: PartitionCore::new(parts.start),
-            tools: Shelf {
+            tools: ContextParts {
                 envelope: parts.envelope,
                 filters: parts.filters,
                 id: parts.partition.clone(),
@@ -123,7 +125,7 @@ impl PartitionActor {
             burial: parts.burial,
             errand: None,
             in_line: None,
-            turns: Turns::default(),
+            turns: ScheduledTurns::default(),
             counted_frontier,
             _watch: watch,
         }
@@ -133,22 +135,27 @@ impl PartitionActor {
     pub(super) fn step(
         &mut self,
         ctx: &mut Context<Self>,
-        event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects,
+        event: impl FnOnce(&mut PartitionCore, &mut CoreContext<'_>) -> PartitionEffects,
     ) {
         self.step_with(None, ctx, event);
     }
 
     pub(super) fn step_with(
         &mut self,
-        granted: Option<Lease>,
+        granted: Option<MemoryLease>,
         ctx: &mut Context<Self>,
-        event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects,
+        event: impl FnOnce(&mut PartitionCore, &mut CoreContext<'_>) -> PartitionEffects,
     ) {
         let effects = {
             let (inflater, budget) = (&*self.tools.inflater, &self.tools.budget);
-            let mut opener = OnCredit { inflater, budget, limits: self.tools.limits, spent: 0, granted };
-            let mut tools =
-                Tools { opener: &mut opener, sizer: &self.tools, sieve: &self.tools, wall: clock::wall_ms() };
+            let mut opener =
+                LeasedDecompressor { inflater, budget, limits: self.tools.limits, spent: 0, granted };
+            let mut tools = CoreContext {
+                opener: &mut opener,
+                sizer: &self.tools,
+                sieve: &self.tools,
+                wall: clock::wall_ms(),
+            };
             event(&mut self.core, &mut tools)
         };
         for effect in effects {
@@ -158,63 +165,65 @@ impl PartitionActor {
             // There is nothing to inflate: credit that is waited for would be lent for nothing.
             self.in_line = None;
         }
-        self.show();
+        self.update_stats();
     }
 
-    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+    fn carry_out(&mut self, effect: PartitionEffect, ctx: &mut Context<Self>) {
         let (partition, epoch) = (self.id.partition, self.epoch);
         match effect {
-            Effect::Want { position, leader_epoch, bytes_max } => {
+            PartitionEffect::Fetch { position, leader_epoch, bytes_max } => {
                 self.want(position, leader_epoch, bytes_max, ctx);
             }
-            ref forgets @ (Effect::Forget | Effect::Pause) => {
-                let pauses = matches!(forgets, Effect::Pause);
-                let _ = self.router.send(Forget { partition: self.id.clone(), pauses });
+            ref forgets @ (PartitionEffect::CancelFetch | PartitionEffect::Pause) => {
+                let pauses = matches!(forgets, PartitionEffect::Pause);
+                let _ = self.router.send(FetchCancelled { partition: self.id.clone(), pauses });
             }
-            Effect::Offer { seq, cut, attempt, alone, expires } => {
+            PartitionEffect::Offer { seq, cut, attempt, alone, expires } => {
                 let _ = self.batcher.send(Offer { partition, epoch, seq, cut, attempt, alone, expires });
             }
-            Effect::Withdraw { seq } => {
-                let _ = self.batcher.send(Withdraw { partition, epoch, seq });
+            PartitionEffect::Withdraw { seq } => {
+                let _ = self.batcher.send(WithdrawOffer { partition, epoch, seq });
             }
-            Effect::Commit { seq, offset, leader_epoch, progress, passed } => {
+            PartitionEffect::Commit { seq, offset, leader_epoch, progress, passed } => {
                 self.status.resolved(self.counted_frontier.distance_to(offset), &self.gauge);
                 self.status.passed(&passed);
                 self.counted_frontier = offset;
                 let topic = self.topic;
                 let frontier =
-                    Frontier { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
-                let _ = self.committer.send(FrontierMoved(frontier));
+                    CommitRequest { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
+                let _ = self.committer.send(CommitRequested(frontier));
             }
-            Effect::Bury { ticket, work, condition } => {
-                self.bury(ticket, Load::Records { work, condition }, ctx);
+            PartitionEffect::DeadLetter { ticket, work, condition } => {
+                self.bury(ticket, DeadLetterLoad::Records { work, condition }, ctx);
             }
-            Effect::BuryRaw { ticket, batch } => self.bury(ticket, Load::Raw(batch), ctx),
-            Effect::StopBurying { ticket } => self.stop_burying(ticket),
-            Effect::WakeAt(when) => {
+            PartitionEffect::DeadLetterRaw { ticket, batch } => {
+                self.bury(ticket, DeadLetterLoad::Raw(batch), ctx);
+            }
+            PartitionEffect::CancelDeadLetter { ticket } => self.stop_burying(ticket),
+            PartitionEffect::WakeAt(when) => {
                 ctx.run_later(when.since(clock::now()), Self::wake);
             }
-            Effect::AwaitCredit(shortage) => self.await_credit(shortage, ctx),
-            Effect::GoOn => self.go_on(ctx),
-            Effect::LookAgain => self.look_again(ctx),
-            Effect::Drained => self.report_drained(ctx),
-            Effect::Rebuild { at, leader_epoch } => {
+            PartitionEffect::AwaitCredit(shortage) => self.await_credit(shortage, ctx),
+            PartitionEffect::ContinueSoon => self.go_on(ctx),
+            PartitionEffect::PollSoon => self.look_again(ctx),
+            PartitionEffect::Drained => self.report_drained(ctx),
+            PartitionEffect::Restart { at, leader_epoch } => {
                 self.unfollow();
                 let topic = self.topic;
                 let position =
-                    Position { topic, committed: at, leader_epoch, progress: None, failures: None };
+                    ResumePoint { topic, committed: at, leader_epoch, progress: None, failures: None };
                 self.report(PartitionState::Rebuild { position });
             }
-            Effect::BeginAnew => {
+            PartitionEffect::StartNewLog => {
                 self.unfollow();
                 self.report_parted(ctx);
             }
-            Effect::Note(note) => self.note(&note),
+            PartitionEffect::Log(note) => self.note(&note),
         }
     }
 
     fn want(&self, position: Offset, leader_epoch: i32, bytes_max: usize, ctx: &mut Context<Self>) {
-        let want = Want {
+        let want = FetchRequested {
             partition: self.id.clone(),
             topic: self.topic,
             epoch: self.epoch,
@@ -229,25 +238,25 @@ impl PartitionActor {
 
     /// Leaves the committer: a commit that the group has not acknowledged by now is not tried again.
     fn unfollow(&self) {
-        let _ = self.committer.send(Unfollow { partition: self.id.partition, epoch: self.epoch });
+        let _ = self.committer.send(UnfollowPartition { partition: self.id.partition, epoch: self.epoch });
     }
 
     pub(super) fn wake(&mut self, ctx: &mut Context<Self>) {
         self.step(ctx, |core, tools| core.wake(clock::now(), tools));
     }
 
-    fn show(&self) {
+    fn update_stats(&self) {
         self.gauge.set_position(self.core.position());
         self.gauge.set_buffered(self.core.buffered_bytes());
         self.gauge.set_oldest(self.core.oldest());
         self.show_failing();
     }
 
-    fn take_in(&mut self, position: Offset, fetched: FetchedRecords, ctx: &mut Context<Self>) {
+    fn on_fetched(&mut self, position: Offset, fetched: FetchedRecords, ctx: &mut Context<Self>) {
         self.gauge.set_log_end(Some(fetched.high_watermark));
         let (aborted, before) = (AbortedTransactions::new(fetched.aborted), self.core.position());
         self.step(ctx, |core, tools| {
-            let frame = Frame { position, records: &fetched.records, aborted, hold: &fetched.hold };
+            let frame = FetchedFrame { position, records: &fetched.records, aborted, hold: &fetched.hold };
             core.fetched(clock::now(), frame, tools)
         });
         self.status.polled(before.distance_to(self.core.position()));
@@ -264,40 +273,40 @@ impl Actor for PartitionActor {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         let (partition, epoch) = (self.id.partition, self.epoch);
-        let _ = self.router.send(Forget { partition: self.id.clone(), pauses: false });
-        let _ = self.batcher.send(Unregister { partition, epoch });
+        let _ = self.router.send(FetchCancelled { partition: self.id.clone(), pauses: false });
+        let _ = self.batcher.send(UnregisterPartition { partition, epoch });
         self.unfollow();
     }
 }
 
-impl Handler<Fetched> for PartitionActor {
+impl Handler<FetchAnswered> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, fetched: Fetched, ctx: &mut Self::Context) {
+    fn handle(&mut self, fetched: FetchAnswered, ctx: &mut Self::Context) {
         if !is_for(fetched.epoch, self.epoch) {
             return;
         }
         match fetched.outcome {
-            Ok(records) => self.take_in(fetched.position, records, ctx),
-            Err(trouble) => self.face(&trouble, ctx),
+            Ok(records) => self.on_fetched(fetched.position, records, ctx),
+            Err(trouble) => self.on_fetch_error(&trouble, ctx),
         }
     }
 }
 
-impl Handler<Watermarks> for PartitionActor {
+impl Handler<HighWatermarkSeen> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, watermarks: Watermarks, _: &mut Self::Context) {
+    fn handle(&mut self, watermarks: HighWatermarkSeen, _: &mut Self::Context) {
         if watermarks.epoch == self.epoch {
             self.gauge.set_log_end(watermarks.high_watermark);
         }
     }
 }
 
-impl Handler<Sealed> for PartitionActor {
+impl Handler<OfferSealed> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, sealed: Sealed, ctx: &mut Self::Context) {
+    fn handle(&mut self, sealed: OfferSealed, ctx: &mut Self::Context) {
         if !is_for(sealed.epoch, self.epoch) {
             return;
         }
@@ -306,25 +315,25 @@ impl Handler<Sealed> for PartitionActor {
             if core.sealed(sealed.seq, sealed.end, sealed.batch, tools) {
                 gauge.set_in_flight(true);
             }
-            Effects::new()
+            PartitionEffects::new()
         });
     }
 }
 
-impl Handler<Withdrawn> for PartitionActor {
+impl Handler<OfferWithdrawn> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, withdrawn: Withdrawn, ctx: &mut Self::Context) {
+    fn handle(&mut self, withdrawn: OfferWithdrawn, ctx: &mut Self::Context) {
         if is_for(withdrawn.epoch, self.epoch) {
             self.step(ctx, |core, tools| core.withdrawn(clock::now(), withdrawn.seq, tools));
         }
     }
 }
 
-impl Handler<Resolved> for PartitionActor {
+impl Handler<BatchResolved> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, resolved: Resolved, ctx: &mut Self::Context) {
+    fn handle(&mut self, resolved: BatchResolved, ctx: &mut Self::Context) {
         if is_for(resolved.epoch, self.epoch) {
             self.gauge.set_in_flight(false);
             self.gauge.set_last_error(resolved.error);
@@ -335,10 +344,10 @@ impl Handler<Resolved> for PartitionActor {
     }
 }
 
-impl Handler<Committed> for PartitionActor {
+impl Handler<CommitAcknowledged> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, committed: Committed, ctx: &mut Self::Context) {
+    fn handle(&mut self, committed: CommitAcknowledged, ctx: &mut Self::Context) {
         if is_for(committed.epoch, self.epoch) {
             self.gauge.set_committed(committed.offset);
             self.step(ctx, |core, tools| core.committed(clock::now(), committed.seq, tools));

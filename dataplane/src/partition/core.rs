@@ -7,53 +7,56 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lighterman_proto::commit_metadata::Progress;
+use lighterman_proto::commit_metadata::CommittedProgress;
 use lighterman_proto::ids::{Epoch, Offset, OffsetRange};
 use lighterman_proto::units::Moment;
 
-use super::effects::{Buried, Effect, Effects, Frame, Note, Resolution, Start, Tools};
+use super::effects::{
+    BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
+    PartitionEffects, PartitionEvent,
+};
 use super::fetch_buffer::FetchBuffer;
 use super::giving_up::LastCommit;
 use super::ledger::{Ledger, Outcome};
-use super::progress::{Inherited, restore};
-use super::unreadable::Unread;
-use super::work::Work;
+use super::progress::{InheritedProgress, restore};
+use super::unreadable::UnreadState;
+use super::work::RecordAttempt;
 use crate::batcher::BatchId;
 
 /// How long a partition that cannot be read rests before it is asked for again.
-pub const REST: Duration = Duration::from_secs(5);
+pub const READ_RETRY_DELAY: Duration = Duration::from_secs(5);
 const FETCH_BYTES_MIN: usize = 64 * 1024;
 
 #[derive(Debug)]
-pub(super) enum Flight {
+pub(super) enum AttemptState {
     Idle,
     /// The attempt is being put on record; it begins when the group has acknowledged it.
-    Recording,
+    AwaitingCommit,
     Offered {
         seq: u64,
     },
     Sealed {
         batch: BatchId,
     },
-    Waiting {
+    BackingOff {
         until: Moment,
     },
     /// The records are on their way to the on-failure destination.
-    Burying {
+    DeadLettering {
         ticket: u64,
     },
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum PartitionPhase {
     Running,
-    Resting {
+    Paused {
         until: Moment,
     },
     Draining,
     Drained,
     /// Waits to be rebuilt; does nothing any more.
-    Ended,
+    Stopped,
 }
 
 /// Whether a message that is meant for the ownership `meant` is for `ours`: what was sent under an earlier one finds its way
@@ -64,25 +67,25 @@ pub fn is_for(meant: Epoch, ours: Epoch) -> bool {
 
 /// The last commit that was asked for.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(super) struct SentCommit {
     pub seq: u64,
     pub offset: Offset,
-    pub progress: Option<Progress>,
+    pub progress: Option<CommittedProgress>,
 }
 
 /// The state machine of one partition under one epoch.
 pub struct PartitionCore {
-    pub(super) start: Start,
-    pub(super) phase: Phase,
-    pub(super) flight: Flight,
+    pub(super) start: PartitionConfig,
+    pub(super) phase: PartitionPhase,
+    pub(super) flight: AttemptState,
     pub(super) buffer: FetchBuffer,
     pub(super) ledger: Ledger,
     /// What is being filled, offered, invoked, retried or buried.
-    pub(super) work: Work,
+    pub(super) current: RecordAttempt,
     /// What lies behind it, cut from the same batch; the next one is the last.
-    pub(super) later: Vec<Work>,
+    pub(super) remaining: Vec<RecordAttempt>,
     /// What an owner before us left, behind all that.
-    pub(super) inherited: Inherited,
+    pub(super) inherited: InheritedProgress,
     pub(super) offer_seq: u64,
     pub(super) ticket: u64,
     /// Records of the attempt under way that a person wants skipped after it: no more than a batch holds.
@@ -92,7 +95,7 @@ pub struct PartitionCore {
     /// The next call for that reason that is arranged.
     pub(super) judged_at: Option<Moment>,
     pub(super) position: Offset,
-    pub(super) sent: Sent,
+    pub(super) sent: SentCommit,
     acknowledged_seq: u64,
     pub(super) last_commit: LastCommit,
     /// The last offset that the group is known to have.
@@ -101,19 +104,19 @@ pub struct PartitionCore {
     /// Others were short of bytes since.
     pub(super) gave_back: bool,
     pub(super) lost_before: Option<Offset>,
-    pub(super) unread: Unread,
+    pub(super) unread: UnreadState,
 }
 
 impl PartitionCore {
     /// A partition that goes on at `start.committed`.
-    pub fn new(start: Start) -> Self {
+    pub fn new(start: PartitionConfig) -> Self {
         Self {
-            phase: Phase::Running,
-            flight: Flight::Idle,
+            phase: PartitionPhase::Running,
+            flight: AttemptState::Idle,
             buffer: FetchBuffer::after(start.leader_epoch),
             ledger: Ledger::new(start.committed),
-            work: Work::none(start.committed),
-            later: Vec::new(),
+            current: RecordAttempt::none(start.committed),
+            remaining: Vec::new(),
             inherited: restore(&start),
             offer_seq: 0,
             ticket: 0,
@@ -121,14 +124,14 @@ impl PartitionCore {
             offered_until: None,
             judged_at: None,
             position: start.committed,
-            sent: Sent { seq: 0, offset: start.committed, progress: start.progress.clone() },
+            sent: SentCommit { seq: 0, offset: start.committed, progress: start.progress.clone() },
             acknowledged_seq: 0,
             last_commit: LastCommit::Awaited,
             acknowledged: start.committed,
             wanted: false,
             gave_back: false,
             lost_before: None,
-            unread: Unread::default(),
+            unread: UnreadState::default(),
             start,
         }
     }
@@ -150,7 +153,7 @@ impl PartitionCore {
 
     /// Arrival of the first record that is here and has no outcome; `None` without one.
     pub fn oldest(&self) -> Option<Moment> {
-        let mut cuts = std::iter::once(&self.work).chain(self.later.last()).map(|work| &work.cut);
+        let mut cuts = std::iter::once(&self.current).chain(self.remaining.last()).map(|work| &work.batch);
         let first = cuts.find(|cut| !cut.is_empty());
         first.map(|cut| cut.oldest).or_else(|| self.buffer.oldest())
     }
@@ -161,12 +164,12 @@ impl PartitionCore {
     }
 
     /// What is in work.
-    pub fn work(&self) -> &Work {
-        &self.work
+    pub fn work(&self) -> &RecordAttempt {
+        &self.current
     }
 
     pub(super) fn is_running(&self) -> bool {
-        self.phase == Phase::Running
+        self.phase == PartitionPhase::Running
     }
 
     /// Whether the group has acknowledged all that was decided.
@@ -175,10 +178,15 @@ impl PartitionCore {
     }
 
     /// A fetch has brought records; one that was asked for elsewhere changes nothing.
-    pub fn fetched(&mut self, now: Moment, frame: Frame<'_>, tools: &mut Tools<'_>) -> Effects {
-        let mut out = Effects::new();
+    pub fn fetched(
+        &mut self,
+        now: Moment,
+        frame: FetchedFrame<'_>,
+        tools: &mut CoreContext<'_>,
+    ) -> PartitionEffects {
+        let mut out = PartitionEffects::new();
         if mutant!("fetch-not-matched", frame.position != self.position, false)
-            || !matches!(self.phase, Phase::Running)
+            || !matches!(self.phase, PartitionPhase::Running)
         {
             return out;
         }
@@ -186,7 +194,7 @@ impl PartitionCore {
         if self.take_unreadable(&frame, &mut out) {
             return out;
         }
-        let Frame { position, records, aborted, hold } = frame;
+        let FetchedFrame { position, records, aborted, hold } = frame;
         let received = self.buffer.receive(records, position, aborted, hold, now);
         self.position = received.position;
         if let Some(damage) = received.damage {
@@ -201,23 +209,23 @@ impl PartitionCore {
         &mut self,
         now: Moment,
         batch: BatchId,
-        resolution: Resolution,
-        tools: &mut Tools<'_>,
-    ) -> Effects {
-        let mut out = Effects::new();
-        let awaited = matches!(self.flight, Flight::Sealed { batch: sealed } if sealed == batch);
+        resolution: BatchResolution,
+        tools: &mut CoreContext<'_>,
+    ) -> PartitionEffects {
+        let mut out = PartitionEffects::new();
+        let awaited = matches!(self.flight, AttemptState::Sealed { batch: sealed } if sealed == batch);
         if !mutant!("late-answer-not-matched", awaited, true) {
             return out;
         }
-        self.flight = Flight::Idle;
-        self.judge(resolution, tools, &mut out);
+        self.flight = AttemptState::Idle;
+        self.apply_resolution(resolution, tools, &mut out);
         self.advance(now, tools, &mut out);
         out
     }
 
     /// The group has acknowledged commit `seq`, and all before it.
-    pub fn committed(&mut self, now: Moment, seq: u64, tools: &mut Tools<'_>) -> Effects {
-        let mut out = Effects::new();
+    pub fn committed(&mut self, now: Moment, seq: u64, tools: &mut CoreContext<'_>) -> PartitionEffects {
+        let mut out = PartitionEffects::new();
         self.acknowledged_seq = self.acknowledged_seq.max(seq.min(self.sent.seq));
         if self.is_acknowledged() {
             self.acknowledged = self.sent.offset;
@@ -228,70 +236,80 @@ impl PartitionCore {
     }
 
     /// What became of the records that were sent to the destination under `ticket`.
-    pub fn buried(&mut self, now: Moment, ticket: u64, buried: Buried, tools: &mut Tools<'_>) -> Effects {
-        let mut out = Effects::new();
-        if !matches!(self.flight, Flight::Burying { ticket: sent } if sent == ticket) {
+    pub fn buried(
+        &mut self,
+        now: Moment,
+        ticket: u64,
+        buried: DeadLetterResult,
+        tools: &mut CoreContext<'_>,
+    ) -> PartitionEffects {
+        let mut out = PartitionEffects::new();
+        if !matches!(self.flight, AttemptState::DeadLettering { ticket: sent } if sent == ticket) {
             return out;
         }
-        self.flight = Flight::Idle;
+        self.flight = AttemptState::Idle;
         if self.raw_buried(now, buried, &mut out) {
             self.advance(now, tools, &mut out);
             return out;
         }
         match buried {
-            Buried::Acknowledged => self.resolve_work(Outcome::DeadLettered, &mut out),
-            Buried::Dropped => self.resolve_work(
+            DeadLetterResult::Acknowledged => self.resolve_work(Outcome::DeadLettered, &mut out),
+            DeadLetterResult::Dropped => self.resolve_work(
                 mutant!("dropped-counts-as-arrived", Outcome::Dropped, Outcome::DeadLettered),
                 &mut out,
             ),
-            Buried::Stopped => self.wait(now + REST, &mut out),
+            DeadLetterResult::Stopped => self.back_off(now + READ_RETRY_DELAY, &mut out),
         }
         self.advance(now, tools, &mut out);
         out
     }
 
     /// Time has passed, or credit may be there.
-    pub fn wake(&mut self, now: Moment, tools: &mut Tools<'_>) -> Effects {
-        let mut out = Effects::new();
+    pub fn wake(&mut self, now: Moment, tools: &mut CoreContext<'_>) -> PartitionEffects {
+        let mut out = PartitionEffects::new();
         self.advance(now, tools, &mut out);
         out
     }
 
     /// Finish what is in flight, then say so.
-    pub fn drain(&mut self, now: Moment, tools: &mut Tools<'_>) -> Effects {
-        let mut out = Effects::new();
-        if matches!(self.phase, Phase::Draining | Phase::Drained | Phase::Ended) {
+    pub fn drain(&mut self, now: Moment, tools: &mut CoreContext<'_>) -> PartitionEffects {
+        let mut out = PartitionEffects::new();
+        if matches!(self.phase, PartitionPhase::Draining | PartitionPhase::Drained | PartitionPhase::Stopped)
+        {
             return out;
         }
-        self.phase = Phase::Draining;
+        self.phase = PartitionPhase::Draining;
         self.wanted = false;
         self.buffer.clear();
-        out.push(Effect::Forget);
+        out.push(PartitionEffect::CancelFetch);
         self.call_back(&mut out);
         self.advance(now, tools, &mut out);
         out
     }
 
     /// Takes back what has not begun yet.
-    pub(super) fn call_back(&self, out: &mut Effects) {
+    pub(super) fn call_back(&self, out: &mut PartitionEffects) {
         match self.flight {
-            Flight::Offered { seq } => out.push(Effect::Withdraw { seq }),
-            Flight::Burying { ticket } => out.push(Effect::StopBurying { ticket }),
-            Flight::Idle | Flight::Recording | Flight::Waiting { .. } | Flight::Sealed { .. } => {}
+            AttemptState::Offered { seq } => out.push(PartitionEffect::Withdraw { seq }),
+            AttemptState::DeadLettering { ticket } => out.push(PartitionEffect::CancelDeadLetter { ticket }),
+            AttemptState::Idle
+            | AttemptState::AwaitingCommit
+            | AttemptState::BackingOff { .. }
+            | AttemptState::Sealed { .. } => {}
         }
     }
 
-    pub(super) fn advance(&mut self, now: Moment, tools: &mut Tools<'_>, out: &mut Effects) {
-        if let Phase::Resting { until } = self.phase
+    pub(super) fn advance(&mut self, now: Moment, tools: &mut CoreContext<'_>, out: &mut PartitionEffects) {
+        if let PartitionPhase::Paused { until } = self.phase
             && until <= now
         {
-            self.phase = Phase::Running;
+            self.phase = PartitionPhase::Running;
         }
         match self.phase {
-            Phase::Draining => self.finish_drain(tools, out),
-            Phase::Drained | Phase::Ended => {}
-            Phase::Running | Phase::Resting { .. } => {
-                self.go_on(now, tools, out);
+            PartitionPhase::Draining => self.finish_drain(tools, out),
+            PartitionPhase::Drained | PartitionPhase::Stopped => {}
+            PartitionPhase::Running | PartitionPhase::Paused { .. } => {
+                self.advance_attempt(now, tools, out);
                 self.pass_lost_records(out);
                 self.pass_unreadable(out);
                 self.want(out);
@@ -299,10 +317,13 @@ impl PartitionCore {
         }
     }
 
-    fn finish_drain(&mut self, tools: &Tools<'_>, out: &mut Effects) {
+    fn finish_drain(&mut self, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
         let nothing_runs = mutant!(
             "drain-does-not-wait",
-            matches!(self.flight, Flight::Idle | Flight::Waiting { .. } | Flight::Recording),
+            matches!(
+                self.flight,
+                AttemptState::Idle | AttemptState::BackingOff { .. } | AttemptState::AwaitingCommit
+            ),
             true
         );
         if !nothing_runs {
@@ -320,20 +341,20 @@ impl PartitionCore {
                 return;
             }
         }
-        self.phase = Phase::Drained;
-        out.push(Effect::Drained);
+        self.phase = PartitionPhase::Drained;
+        out.push(PartitionEffect::Drained);
     }
 
-    fn want(&mut self, out: &mut Effects) {
+    fn want(&mut self, out: &mut PartitionEffects) {
         let held = self.buffer.wire_bytes();
         let target = self.start.buffer_bytes_target;
         let must_wait = self.holds_back() || self.lost_before.is_some() || self.unread.is_under_way();
-        if self.wanted || self.phase != Phase::Running || must_wait || held >= target {
+        if self.wanted || self.phase != PartitionPhase::Running || must_wait || held >= target {
             return;
         }
         self.wanted = true;
         let bytes_max = (target - held).max(FETCH_BYTES_MIN);
-        out.push(Effect::Want {
+        out.push(PartitionEffect::Fetch {
             position: self.position,
             leader_epoch: self.buffer.leaders().before(self.position),
             bytes_max,
@@ -341,11 +362,11 @@ impl PartitionCore {
     }
 
     /// Gives every offset of `range` that has none an outcome.
-    pub(super) fn resolve(&mut self, range: OffsetRange, outcome: Outcome, out: &mut Effects) {
+    pub(super) fn resolve(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
         for open in self.ledger.open_in(range) {
             if let Err(refused) = self.ledger.resolve(open, outcome) {
-                self.phase = Phase::Ended;
-                out.push(Effect::Note(Note::LedgerRefused(refused)));
+                self.phase = PartitionPhase::Stopped;
+                out.push(PartitionEffect::Log(PartitionEvent::LedgerRefused(refused)));
                 return;
             }
         }

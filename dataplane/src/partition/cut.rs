@@ -7,16 +7,16 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{BatchHeader, Record, Records, records_at};
 use lighterman_proto::units::Moment;
 
-use super::fetch_buffer::Sizer;
+use super::fetch_buffer::RecordSizer;
 use super::ledger::Outcome;
-use crate::credit::bytes::Lease;
+use crate::credit::bytes::MemoryLease;
 
 /// Keeps the bytes of a frame, or of an inflated batch, on the budget for as long as a view of them lives.
-pub type Hold = Arc<Lease>;
+pub type SharedLease = Arc<MemoryLease>;
 
 /// Consecutive records of one record batch.
 #[derive(Clone, Debug)]
-pub struct Slice {
+pub struct RecordRun {
     /// The batch they stand in.
     pub header: BatchHeader,
     /// Its records section, plain.
@@ -28,12 +28,12 @@ pub struct Slice {
     /// How many records.
     pub records: u32,
     /// What keeps `plain` on the budget.
-    pub hold: Hold,
+    pub hold: SharedLease,
     /// Only the place and the time of its one record are known: it was too large to be held.
     pub unheld: bool,
 }
 
-impl Slice {
+impl RecordRun {
     /// Walks the slice.
     pub fn walk(&self) -> impl Iterator<Item = Record<'_>> {
         let walk: Records<'_> = records_at(&self.header, &self.plain, self.at, self.records);
@@ -44,7 +44,7 @@ impl Slice {
 
 /// What a batch may hold. Relates to one partition's share: envelope and partition key are counted in `payload_bytes_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CutLimits {
+pub struct PartitionBatchLimits {
     /// `BatchSize`.
     pub records_max: u32,
     /// Payload limit, in bytes of the finished JSON.
@@ -53,9 +53,9 @@ pub struct CutLimits {
 
 /// Records of one partition, cut for one batch.
 #[derive(Clone, Debug)]
-pub struct Cut {
+pub struct PartitionBatch {
     /// Where they are.
-    pub slices: Vec<Slice>,
+    pub slices: Vec<RecordRun>,
     /// Offsets that the batch resolves: also gaps and control records between and behind its records.
     pub range: OffsetRange,
     /// How many records.
@@ -67,10 +67,10 @@ pub struct Cut {
     /// No further record fits: count or bytes.
     pub full: bool,
     /// Runs of records that were left out while the cut grew, and why; the ledger takes them from here.
-    pub left_out: Vec<(OffsetRange, Outcome)>,
+    pub excluded: Vec<(OffsetRange, Outcome)>,
 }
 
-impl Cut {
+impl PartitionBatch {
     /// An empty cut at `first`.
     pub fn empty(first: Offset) -> Self {
         Self {
@@ -80,7 +80,7 @@ impl Cut {
             payload_bytes: 0,
             oldest: Moment::default(),
             full: false,
-            left_out: Vec::new(),
+            excluded: Vec::new(),
         }
     }
 
@@ -91,9 +91,9 @@ impl Cut {
 
     /// Leaves out the record at `offset`, the next behind what the cut has seen: it has this outcome already.
     pub fn leave_out(&mut self, offset: Offset, outcome: Outcome) {
-        match self.left_out.last_mut() {
+        match self.excluded.last_mut() {
             Some((last, why)) if last.end == offset && *why == outcome => last.end = offset.next(),
-            _ => self.left_out.push((OffsetRange { first: offset, end: offset.next() }, outcome)),
+            _ => self.excluded.push((OffsetRange { first: offset, end: offset.next() }, outcome)),
         }
         self.range.end = offset.next();
     }
@@ -105,7 +105,7 @@ impl Cut {
 
     /// Its records, in order.
     pub fn walk(&self) -> impl Iterator<Item = Record<'_>> {
-        self.slices.iter().flat_map(Slice::walk)
+        self.slices.iter().flat_map(RecordRun::walk)
     }
 
     /// The cut of those records of `range` that `keep` names; it resolves all of `range`, and never grows again.
@@ -113,7 +113,7 @@ impl Cut {
     pub fn select(
         &self,
         range: OffsetRange,
-        sizer: &dyn Sizer,
+        sizer: &dyn RecordSizer,
         mut keep: impl FnMut(&Record<'_>) -> bool,
     ) -> Self {
         let mut chosen = Self { range, oldest: self.oldest, full: true, ..Self::empty(range.first) };
@@ -126,7 +126,7 @@ impl Cut {
 
     /// Two cuts with half of the records each; together they resolve what this one does. `None` when there is nothing to
     /// halve.
-    pub fn halves(&self, sizer: &dyn Sizer) -> Option<(Self, Self)> {
+    pub fn halves(&self, sizer: &dyn RecordSizer) -> Option<(Self, Self)> {
         let middle = self.walk().nth(self.records as usize / 2)?.offset;
         if self.records < 2 {
             return None;
@@ -136,9 +136,14 @@ impl Cut {
     }
 }
 
-impl Slice {
+impl RecordRun {
     /// Appends what `keep` names to `into`, in runs of neighbours.
-    fn select_into(&self, into: &mut Cut, sizer: &dyn Sizer, keep: &mut dyn FnMut(&Record<'_>) -> bool) {
+    fn select_into(
+        &self,
+        into: &mut PartitionBatch,
+        sizer: &dyn RecordSizer,
+        keep: &mut dyn FnMut(&Record<'_>) -> bool,
+    ) {
         let mut walk = records_at(&self.header, &self.plain, self.at, self.records);
         let mut run = self.run_at(self.at);
         loop {
@@ -162,7 +167,7 @@ impl Slice {
     }
 
     fn run_at(&self, at: usize) -> Self {
-        let (plain, hold) = (self.plain.clone(), Hold::clone(&self.hold));
+        let (plain, hold) = (self.plain.clone(), SharedLease::clone(&self.hold));
         Self { header: self.header, plain, at, end: at, records: 0, hold, unheld: self.unheld }
     }
 }

@@ -4,44 +4,44 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lighterman_proto::commit_metadata::Progress;
-use lighterman_proto::failure::Condition;
+use lighterman_proto::commit_metadata::CommittedProgress;
+use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
 
-use super::cut::{Cut, CutLimits, Hold};
-use super::fetch_buffer::{Opener, Shortage, Sieve, Sizer};
-use super::ledger::{AlreadyResolved, Outcome, Passed};
-use super::unreadable::{BatchEnd, Damage, RawBatch};
-use super::work::{Failure, FailurePolicy, Failures, Work};
+use super::cut::{PartitionBatch, PartitionBatchLimits, SharedLease};
+use super::fetch_buffer::{BatchOpener, CreditShortage, RecordFilter, RecordSizer};
+use super::ledger::{AlreadyResolved, Outcome, ResolvedRange};
+use super::unreadable::{BatchDamage, BatchEnd, RawBatch};
+use super::work::{AttemptFailure, FailureHandling, KnownFailures, RecordAttempt};
 
 /// What a partition is given when it starts.
 #[derive(Clone, Debug)]
-pub struct Start {
+pub struct PartitionConfig {
     /// The committed offset: where it goes on.
     pub committed: Offset,
     /// Leader epoch of the record before it, −1 when unknown.
     pub leader_epoch: i32,
     /// What stands beside it: how far the owner before us got.
-    pub progress: Option<Progress>,
+    pub progress: Option<CommittedProgress>,
     /// What the owner before us knew of the failures that `progress` counts, if it was on this node.
-    pub failures: Option<Failures>,
+    pub failures: Option<KnownFailures>,
     /// What to do with records that fail.
-    pub policy: FailurePolicy,
+    pub policy: FailureHandling,
     /// Fingerprint of the mapping's filters.
     pub filters: u32,
     /// What a batch may hold.
-    pub limits: CutLimits,
+    pub limits: PartitionBatchLimits,
     /// How much to hold ahead, in bytes as fetched.
     pub buffer_bytes_target: usize,
 }
 
 /// What the shell must do.
 #[derive(Debug)]
-pub enum Effect {
+pub enum PartitionEffect {
     /// Ask for records from `position` on.
-    Want {
+    Fetch {
         /// First offset wanted.
         position: Offset,
         /// Leader epoch of the record before it, −1 when unknown.
@@ -50,7 +50,7 @@ pub enum Effect {
         bytes_max: usize,
     },
     /// Ask no more.
-    Forget,
+    CancelFetch,
     /// Ask no more for now; where the log ends is still of interest.
     Pause,
     /// Show `cut` to the batcher; it replaces what was shown under the same `seq`.
@@ -58,7 +58,7 @@ pub enum Effect {
         /// Which offer.
         seq: u64,
         /// What is offered.
-        cut: Cut,
+        cut: PartitionBatch,
         /// 1 for the first attempt.
         attempt: u32,
         /// It shares a batch with no other partition.
@@ -80,63 +80,63 @@ pub enum Effect {
         /// Leader epoch of the last record before it, −1 when unknown.
         leader_epoch: i32,
         /// What goes beside it.
-        progress: Option<Progress>,
+        progress: Option<CommittedProgress>,
         /// What the frontier has passed since the last commit.
-        passed: Vec<Passed>,
+        passed: Vec<ResolvedRange>,
     },
     /// Send the records to the on-failure destination until it acknowledges them. Answered with `buried`.
-    Bury {
+    DeadLetter {
         /// Which errand.
         ticket: u64,
         /// The records, and what was tried.
-        work: Box<Work>,
+        work: Box<RecordAttempt>,
         /// Why.
-        condition: Condition,
+        condition: FailureCondition,
     },
     /// Send bytes that cannot be read to the on-failure destination. Answered with `buried`.
-    BuryRaw {
+    DeadLetterRaw {
         /// Which errand.
         ticket: u64,
         /// The bytes.
         batch: RawBatch,
     },
     /// Leave off sending; answered with `buried`, whatever came first.
-    StopBurying {
+    CancelDeadLetter {
         /// Which errand.
         ticket: u64,
     },
     /// Call `wake` then.
     WakeAt(Moment),
     /// A batch must be inflated and there is no credit: call `wake` with so much in hand, as soon as it is lent.
-    AwaitCredit(Shortage),
+    AwaitCredit(CreditShortage),
     /// There is more to do at once: call `wake` when others on the thread have had their turn.
-    GoOn,
+    ContinueSoon,
     /// Others may come to be short of credit: call `wake` soon.
-    LookAgain,
+    PollSoon,
     /// Nothing is in flight, committed equals frontier (DRN-1).
     Drained,
     /// Start again under a new epoch at `at`: the log was truncated under us (KIP-320).
-    Rebuild {
+    Restart {
         /// Where to.
         at: Offset,
         /// Leader epoch of the record before it, −1 when unknown.
         leader_epoch: i32,
     },
     /// What was read is not in the log that is there: start again where the group, asked anew, and the log say.
-    BeginAnew,
+    StartNewLog,
     /// Worth a count, and a line in the log.
-    Note(Note),
+    Log(PartitionEvent),
 }
 
 /// What happened.
 #[derive(Debug)]
-pub enum Note {
+pub enum PartitionEvent {
     /// Records have ended without being delivered, and there is no destination.
     GivenUp {
         /// The records, and what was tried.
-        work: Box<Work>,
+        work: Box<RecordAttempt>,
         /// Why.
-        condition: Condition,
+        condition: FailureCondition,
     },
     /// A person had a record skipped.
     Skipped {
@@ -150,7 +150,7 @@ pub enum Note {
         /// Where.
         first: Offset,
         /// How far, and what is wrong.
-        damage: Damage,
+        damage: BatchDamage,
     },
     /// A person had offsets passed that cannot be read.
     Passed {
@@ -170,7 +170,7 @@ pub enum Note {
 
 /// What an answer means for the records of one partition. What there is to know of time and chance comes with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resolution {
+pub enum BatchResolution {
     /// The function answered for all of it.
     Delivered,
     /// The function named records that failed, and answered for the others.
@@ -178,7 +178,7 @@ pub enum Resolution {
         /// The named ones; all of them are in the cut.
         failed: BTreeSet<Offset>,
         /// What is known of it.
-        failure: Arc<Failure>,
+        failure: Arc<AttemptFailure>,
         /// When to try again, if it is to be.
         again_at: Moment,
     },
@@ -187,7 +187,7 @@ pub enum Resolution {
         /// Other partitions' records were in the batch.
         mixed: bool,
         /// What is known of it.
-        failure: Arc<Failure>,
+        failure: Arc<AttemptFailure>,
         /// When to try again, if it is to be.
         again_at: Moment,
     },
@@ -196,7 +196,7 @@ pub enum Resolution {
         /// Other partitions' records were in the batch.
         mixed: bool,
         /// What is known of it.
-        failure: Arc<Failure>,
+        failure: Arc<AttemptFailure>,
         /// When to try again.
         again_at: Moment,
     },
@@ -209,7 +209,7 @@ pub enum Resolution {
 
 /// What became of records on their way to the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Buried {
+pub enum DeadLetterResult {
     /// The destination has them.
     Acknowledged,
     /// It failed, and the mapping says to drop them then.
@@ -243,19 +243,19 @@ pub enum SkipAnswer {
 }
 
 /// Credit and sizes that the shell lends to the core for one event.
-pub struct Tools<'a> {
+pub struct CoreContext<'a> {
     /// Inflates on credit.
-    pub opener: &'a mut dyn Opener,
+    pub opener: &'a mut dyn BatchOpener,
     /// Exact sizes.
-    pub sizer: &'a dyn Sizer,
+    pub sizer: &'a dyn RecordSizer,
     /// The mapping's filters.
-    pub sieve: &'a dyn Sieve,
+    pub sieve: &'a dyn RecordFilter,
     /// The wall clock, for the age of records.
     pub wall: TimestampMs,
 }
 
 /// Records of one fetch.
-pub struct Frame<'f> {
+pub struct FetchedFrame<'f> {
     /// Where it was asked for.
     pub position: Offset,
     /// Record batches.
@@ -263,8 +263,8 @@ pub struct Frame<'f> {
     /// Aborted transactions in it.
     pub aborted: AbortedTransactions,
     /// What keeps it on the budget.
-    pub hold: &'f Hold,
+    pub hold: &'f SharedLease,
 }
 
 /// Effects of one event, in order.
-pub type Effects = Vec<Effect>;
+pub type PartitionEffects = Vec<PartitionEffect>;

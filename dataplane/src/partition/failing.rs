@@ -5,28 +5,28 @@ use std::sync::Arc;
 
 use actix::{AsyncContext, Context, Handler, Message};
 use futures::future::BoxFuture;
-use lighterman_proto::failure::Condition;
+use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::units::Moment;
 use tokio::sync::oneshot;
 
 use super::actor::PartitionActor;
-use super::effects::{Buried, SkipAnswer};
-use super::messages::Skip;
+use super::effects::{DeadLetterResult, SkipAnswer};
+use super::messages::SkipRecord;
 use super::unreadable::RawBatch;
-use super::work::{Failure, Work};
+use super::work::{AttemptFailure, RecordAttempt};
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
 /// What is on its way to the on-failure destination.
 #[derive(Debug)]
-pub enum Load {
+pub enum DeadLetterLoad {
     /// Records that failed.
     Records {
         /// The records, and what was tried.
-        work: Box<Work>,
+        work: Box<RecordAttempt>,
         /// Why.
-        condition: Condition,
+        condition: FailureCondition,
     },
     /// Bytes that cannot be read.
     Raw(RawBatch),
@@ -34,24 +34,24 @@ pub enum Load {
 
 /// Something on its way to the on-failure destination.
 #[derive(Debug)]
-pub struct Errand {
+pub struct DeadLetterRequest {
     /// Whose records.
     pub partition: TopicPartition,
     /// What is on its way.
-    pub load: Load,
+    pub load: DeadLetterLoad,
     /// Resolves, or breaks, when to leave off.
     pub stop: oneshot::Receiver<()>,
 }
 
 /// Whoever can bring records to a mapping's on-failure destination.
-pub trait Burial: Send + Sync {
+pub trait DeadLetterSink: Send + Sync {
     /// Sends until the destination has acknowledged all of them, the mapping's policy drops them, or it is told to stop.
-    fn bury(&self, errand: Errand) -> BoxFuture<'static, Buried>;
+    fn bury(&self, errand: DeadLetterRequest) -> BoxFuture<'static, DeadLetterResult>;
 }
 
 /// What fails, as it is shown.
 #[derive(Clone, Debug)]
-pub struct FailingShown {
+pub struct FailingView {
     /// The first record of what fails.
     pub offset: Offset,
     /// How many records fail together.
@@ -59,48 +59,49 @@ pub struct FailingShown {
     /// Attempts used up.
     pub attempts: u32,
     /// The first failure that this owner has seen.
-    pub first: Option<Arc<Failure>>,
+    pub first: Option<Arc<AttemptFailure>>,
     /// The last one.
-    pub last: Option<Arc<Failure>>,
+    pub last: Option<Arc<AttemptFailure>>,
     /// When the next attempt begins, if that is decided.
     pub next_attempt: Option<Moment>,
     /// On its way to the destination, and why.
-    pub condition: Option<Condition>,
+    pub condition: Option<FailureCondition>,
 }
 
 #[derive(Message)]
 #[rtype(result = "()")]
 struct ErrandEnded {
     ticket: u64,
-    buried: Buried,
+    buried: DeadLetterResult,
 }
 
 /// Answers for an errand even when its task dies.
-struct Answer {
+struct DeadLetterGuard {
     ticket: u64,
-    buried: Buried,
+    buried: DeadLetterResult,
     to: actix::Recipient<ErrandEnded>,
 }
 
-impl Answer {
-    fn give(mut self, buried: Buried) {
+impl DeadLetterGuard {
+    fn give(mut self, buried: DeadLetterResult) {
         self.buried = buried;
     }
 }
 
-impl Drop for Answer {
+impl Drop for DeadLetterGuard {
     fn drop(&mut self) {
         let _ = post(&self.to, ErrandEnded { ticket: self.ticket, buried: self.buried });
     }
 }
 
 impl PartitionActor {
-    pub(super) fn bury(&mut self, ticket: u64, load: Load, ctx: &mut Context<Self>) {
-        let answer = Answer { ticket, buried: Buried::Stopped, to: ctx.address().recipient() };
+    pub(super) fn bury(&mut self, ticket: u64, load: DeadLetterLoad, ctx: &mut Context<Self>) {
+        let answer =
+            DeadLetterGuard { ticket, buried: DeadLetterResult::Stopped, to: ctx.address().recipient() };
         let Some(burial) = self.burial.clone() else { return };
         let (stop, stopped) = oneshot::channel();
         self.errand = Some((ticket, stop));
-        let sent = burial.bury(Errand { partition: self.id.clone(), load, stop: stopped });
+        let sent = burial.bury(DeadLetterRequest { partition: self.id.clone(), load, stop: stopped });
         actix_rt::spawn(async move {
             answer.give(sent.await);
         });
@@ -115,14 +116,14 @@ impl PartitionActor {
         let failing = self.core.failing();
         self.gauge.set_attempt(failing.map_or(0, |failing| failing.attempts));
         let work = self.core.work();
-        self.gauge.set_failing(failing.map(|failing| FailingShown {
+        self.gauge.set_failing(failing.map(|failing| FailingView {
             offset: failing.offset,
             records: failing.records,
             attempts: failing.attempts,
             first: work.first.clone(),
             last: work.last.clone(),
             next_attempt: failing.next_attempt,
-            condition: work.fate,
+            condition: work.give_up_reason,
         }));
     }
 }
@@ -131,21 +132,21 @@ impl Handler<ErrandEnded> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, ended: ErrandEnded, ctx: &mut Self::Context) {
-        let records = u64::from(self.core.work().cut.records);
+        let records = u64::from(self.core.work().batch.records);
         match ended.buried {
-            Buried::Acknowledged => self.status.dead_lettered(records),
-            Buried::Dropped => self.status.dropped(records),
-            Buried::Stopped => {}
+            DeadLetterResult::Acknowledged => self.status.dead_lettered(records),
+            DeadLetterResult::Dropped => self.status.dropped(records),
+            DeadLetterResult::Stopped => {}
         }
         self.errand.take_if(|(sent, _)| *sent == ended.ticket);
         self.step(ctx, |core, tools| core.buried(clock::now(), ended.ticket, ended.buried, tools));
     }
 }
 
-impl Handler<Skip> for PartitionActor {
+impl Handler<SkipRecord> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, skip: Skip, ctx: &mut Self::Context) {
+    fn handle(&mut self, skip: SkipRecord, ctx: &mut Self::Context) {
         let mut answer = SkipAnswer::NotFailing;
         let log_end = self.gauge.log_end();
         if let Some(log_end) = log_end.filter(|log_end| skip.end.is_some_and(|end| end > *log_end)) {

@@ -10,16 +10,16 @@ use lighterman_proto::records::{
 };
 use lighterman_proto::units::Moment;
 
-use super::cut::{Cut, CutLimits, Hold, Slice};
+use super::cut::{PartitionBatch, PartitionBatchLimits, RecordRun, SharedLease};
 use super::leader_epochs::LeaderEpochs;
 use super::pieces::{NextPiece, PiecedBatch};
-use super::progress::Remembered;
-use super::segment::{Body, Front, Segment};
-use super::unreadable::{Damage, damage, next_batch};
+use super::progress::KnownLogEnd;
+use super::segment::{BufferSegment, SegmentBody, SegmentFront};
+use super::unreadable::{BatchDamage, damage, next_batch};
 use crate::credit::bytes::Overdraft;
 
 /// Inflates a batch on credit.
-pub trait Opener {
+pub trait BatchOpener {
     /// The plain records section of `packed`, which stands on `frame`. `known` is its size once credit for it was refused:
     /// it is inflated only when there is credit for it then.
     fn open(
@@ -27,29 +27,29 @@ pub trait Opener {
         header: &BatchHeader,
         packed: &Bytes,
         known: Option<PlainSize>,
-        frame: &Hold,
-    ) -> Result<Opening, RecordError>;
+        frame: &SharedLease,
+    ) -> Result<OpenedBatch, RecordError>;
 
     /// What comes next of a batch that is inflated in pieces.
     fn next_piece(&mut self, batch: &mut PiecedBatch) -> Result<NextPiece, RecordError>;
 
     /// Whether others wait for credit: what is held here may be what they wait for.
-    fn is_short(&self) -> bool;
+    fn has_waiters(&self) -> bool;
 
     /// Credit for `bytes` that are copied out of what was received; `None` when there is none.
-    fn lend(&mut self, bytes: usize) -> Option<Hold>;
+    fn lend(&mut self, bytes: usize) -> Option<SharedLease>;
 }
 
 /// What came of the wish to inflate a batch.
-pub enum Opening {
+pub enum OpenedBatch {
     /// Its records, and the credit they stand on.
-    Plain(Bytes, Hold),
+    Plain(Bytes, SharedLease),
     /// It is too large for that: its records come piece by piece.
     Pieced(Box<PiecedBatch>),
     /// Others have their turn first.
     Later,
     /// There is no credit now for what it takes, and this is its size.
-    NoCredit(Shortage, PlainSize),
+    NoCredit(CreditShortage, PlainSize),
 }
 
 /// What is known of a batch's size inflated.
@@ -63,7 +63,7 @@ pub enum PlainSize {
 
 /// Credit that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shortage {
+pub struct CreditShortage {
     /// How much.
     pub bytes: usize,
     /// What for.
@@ -71,22 +71,22 @@ pub struct Shortage {
 }
 
 /// The exact size of one record in the payload, in bytes; `first` when it stands first under its partition.
-pub trait Sizer {
+pub trait RecordSizer {
     /// Bytes of `record`, its comma included.
     fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize;
 }
 
 /// Which records are wanted.
-pub trait Sieve {
+pub trait RecordFilter {
     /// Whether the mapping's filters let `record` through.
     fn passes(&self, record: &Record<'_>) -> bool;
 }
 
 /// How far a cut may grow, and what it leaves out.
 #[derive(Clone, Copy)]
-pub struct Reach<'k> {
+pub struct FillLimits<'k> {
     /// What one batch may hold.
-    pub limits: CutLimits,
+    pub limits: PartitionBatchLimits,
     /// Where the cut ends at the latest: an owner before us cut there. `None`: anywhere.
     pub end_max: Option<Offset>,
     /// The frontier: whatever lies before it has its outcome, also when it is still in the buffer.
@@ -94,10 +94,10 @@ pub struct Reach<'k> {
     /// Ranges behind it, in order, whose records an owner before us has resolved.
     pub known: &'k [OffsetRange],
     /// How far that owner knew the log.
-    pub remembered: Option<Remembered>,
+    pub remembered: Option<KnownLogEnd>,
 }
 
-impl Reach<'_> {
+impl FillLimits<'_> {
     pub(super) fn knows(&self, offset: Offset) -> bool {
         let at = self.known.partition_point(|range| range.end <= offset);
         self.known.get(at).is_some_and(|range| range.contains(offset))
@@ -107,7 +107,7 @@ impl Reach<'_> {
 /// Segments in offset order.
 #[derive(Default)]
 pub struct FetchBuffer {
-    segments: VecDeque<Segment>,
+    segments: VecDeque<BufferSegment>,
     wire_bytes: usize,
     records: u64,
     leaders: LeaderEpochs,
@@ -115,22 +115,22 @@ pub struct FetchBuffer {
 
 /// What a frame held.
 #[derive(Debug)]
-pub struct Received {
+pub struct FrameReceived {
     /// Where the next fetch begins.
     pub position: Offset,
     /// Records received, those of aborted transactions not counted.
     pub records: u64,
     /// What is wrong with the batch at the position; everything before it is in the buffer.
-    pub damage: Option<Damage>,
+    pub damage: Option<BatchDamage>,
 }
 
 /// Why a cut could not grow any further.
 #[derive(Debug, PartialEq)]
-pub enum Stop {
+pub enum FillStop {
     /// It is full, or the buffer is used up.
     Done,
     /// The next batch must be inflated, and there is no credit for it.
-    NoCredit(Shortage),
+    NoCredit(CreditShortage),
     /// So much was inflated that others have their turn first.
     Later,
     /// The record at the front alone exceeds the payload limit: `bytes` of payload.
@@ -169,7 +169,7 @@ impl FetchBuffer {
 
     /// Arrival of the first of its records.
     pub fn oldest(&self) -> Option<Moment> {
-        let with_records = |segment: &&Segment| !matches!(segment.body, Body::Absent);
+        let with_records = |segment: &&BufferSegment| !matches!(segment.body, SegmentBody::Absent);
         self.segments.iter().find(with_records).map(|segment| segment.arrived)
     }
 
@@ -195,10 +195,10 @@ impl FetchBuffer {
         frame: &Bytes,
         position: Offset,
         mut aborted: AbortedTransactions,
-        hold: &Hold,
+        hold: &SharedLease,
         now: Moment,
-    ) -> Received {
-        let mut received = Received { position, records: 0, damage: None };
+    ) -> FrameReceived {
+        let mut received = FrameReceived { position, records: 0, damage: None };
         let mut walk = batches(frame);
         loop {
             let at = walk.at();
@@ -230,23 +230,27 @@ impl FetchBuffer {
                 || mutant!("aborted-delivered", is_aborted, false)
                 || header.record_count == 0
             {
-                Body::Absent
+                SegmentBody::Absent
             } else if header.compression == Compression::None {
-                Body::Plain { bytes: frame.slice(batch.body_range.clone()), at: 0, left: header.record_count }
+                SegmentBody::Plain {
+                    bytes: frame.slice(batch.body_range.clone()),
+                    at: 0,
+                    left: header.record_count,
+                }
             } else {
-                Body::Packed { bytes: frame.slice(batch.body_range.clone()), known: None }
+                SegmentBody::Compressed { bytes: frame.slice(batch.body_range.clone()), known: None }
             };
-            let count = if matches!(body, Body::Absent) { 0 } else { u64::from(header.record_count) };
+            let count = if matches!(body, SegmentBody::Absent) { 0 } else { u64::from(header.record_count) };
             received.records += count;
             self.records += count;
             let wire_bytes = batch.range.len();
             self.wire_bytes += wire_bytes;
-            self.segments.push_back(Segment {
+            self.segments.push_back(BufferSegment {
                 header,
                 body,
                 from: received.position,
                 wire_bytes,
-                hold: Hold::clone(hold),
+                hold: SharedLease::clone(hold),
                 arrived: now,
             });
             received.position = mutant!(
@@ -261,25 +265,25 @@ impl FetchBuffer {
     /// Grows `cut` from the front of the buffer, as far as `reach` allows.
     pub fn grow(
         &mut self,
-        cut: &mut Cut,
-        reach: Reach<'_>,
-        sizer: &dyn Sizer,
-        sieve: &dyn Sieve,
-        opener: &mut dyn Opener,
-    ) -> Stop {
+        cut: &mut PartitionBatch,
+        reach: FillLimits<'_>,
+        sizer: &dyn RecordSizer,
+        sieve: &dyn RecordFilter,
+        opener: &mut dyn BatchOpener,
+    ) -> FillStop {
         while !cut.full {
-            let Some(segment) = self.segments.front_mut() else { return Stop::Done };
+            let Some(segment) = self.segments.front_mut() else { return FillStop::Done };
             match segment.unpack(opener) {
                 Ok(None) => {}
                 Ok(Some(stop)) => return stop,
-                Err(error) => return Stop::Corrupt(error),
+                Err(error) => return FillStop::Corrupt(error),
             }
             if reach.remembered.is_some_and(|known| known.is_overwritten_by(&segment.header)) {
-                return Stop::Rewritten;
+                return FillStop::Rewritten;
             }
             let stop = match segment.grow(cut, reach, sizer, sieve, opener) {
                 Ok(stop) => stop,
-                Err(error) => return Stop::Corrupt(error),
+                Err(error) => return FillStop::Corrupt(error),
             };
             if let Some(stop) = stop {
                 return stop;
@@ -288,14 +292,19 @@ impl FetchBuffer {
                 self.drop_front(cut);
             }
         }
-        Stop::Done
+        FillStop::Done
     }
 
     /// Takes the record at the front, which is `offset`, whatever its size, as a cut that begins at `first`. Its batch stays
     /// until it is used up by `grow`, which then accounts for the offsets behind its last record.
-    pub fn take_one(&mut self, first: Offset, offset: Offset, payload_bytes: usize) -> Option<Cut> {
+    pub fn take_one(
+        &mut self,
+        first: Offset,
+        offset: Offset,
+        payload_bytes: usize,
+    ) -> Option<PartitionBatch> {
         let segment = self.segments.front_mut()?;
-        let Front { bytes, at, left, unheld, .. } = segment.body.front()?;
+        let SegmentFront { bytes, at, left, unheld, .. } = segment.body.front()?;
         let record_at = *at;
         let mut walk = records_at(&segment.header, bytes, *at, *left);
         if walk.next()?.ok()?.offset != offset {
@@ -304,9 +313,9 @@ impl FetchBuffer {
         (*at, *left) = (walk.at(), walk.left());
         let (plain, end, unheld) = (bytes.clone(), *at, unheld.is_some());
         segment.from = offset.next();
-        let hold = Hold::clone(&segment.hold);
-        let slice = Slice { header: segment.header, plain, at: record_at, end, records: 1, hold, unheld };
-        let mut cut = Cut::empty(first);
+        let hold = SharedLease::clone(&segment.hold);
+        let slice = RecordRun { header: segment.header, plain, at: record_at, end, records: 1, hold, unheld };
+        let mut cut = PartitionBatch::empty(first);
         cut.slices.push(slice);
         (cut.range.end, cut.records, cut.payload_bytes) = (offset.next(), 1, payload_bytes);
         (cut.oldest, cut.full) = (segment.arrived, true);
@@ -318,7 +327,7 @@ impl FetchBuffer {
         Some(self.segments.front()?.header.next_offset())
     }
 
-    fn drop_front(&mut self, cut: &mut Cut) {
+    fn drop_front(&mut self, cut: &mut PartitionBatch) {
         if let Some(done) = self.segments.pop_front() {
             cut.range.end = done.header.next_offset();
             self.wire_bytes -= done.wire_bytes;

@@ -6,12 +6,12 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
-use super::failing::FailingShown;
-use super::unreadable::Unreadable;
+use super::failing::FailingView;
+use super::unreadable::UnreadableRange;
 
 /// The live facts of one partition; −1 stands for unknown.
 #[derive(Debug)]
-pub struct Gauge {
+pub struct PartitionStats {
     committed: AtomicI64,
     log_end: AtomicI64,
     position: AtomicI64,
@@ -22,11 +22,11 @@ pub struct Gauge {
     attempt: AtomicU32,
     oldest_micros: AtomicU64,
     last_error: Mutex<Option<String>>,
-    failing: Mutex<Option<FailingShown>>,
-    unreadable: Mutex<Option<Unreadable>>,
+    failing: Mutex<Option<FailingView>>,
+    unreadable: Mutex<Option<UnreadableRange>>,
 }
 
-impl Default for Gauge {
+impl Default for PartitionStats {
     fn default() -> Self {
         Self {
             committed: AtomicI64::new(-1),
@@ -49,7 +49,7 @@ fn known(cell: &AtomicI64) -> Option<Offset> {
     (value >= 0).then_some(Offset(value))
 }
 
-impl Gauge {
+impl PartitionStats {
     /// The committed offset.
     pub fn committed(&self) -> Option<Offset> {
         known(&self.committed)
@@ -97,23 +97,23 @@ impl Gauge {
     }
 
     /// What fails, while something does.
-    pub fn failing(&self) -> Option<FailingShown> {
+    pub fn failing(&self) -> Option<FailingView> {
         self.failing.lock().clone()
     }
 
     /// What cannot be read, while something cannot.
-    pub fn unreadable(&self) -> Option<Unreadable> {
+    pub fn unreadable(&self) -> Option<UnreadableRange> {
         self.unreadable.lock().clone()
     }
 
-    pub(crate) fn set_unreadable(&self, unreadable: Option<&Unreadable>) {
+    pub(crate) fn set_unreadable(&self, unreadable: Option<&UnreadableRange>) {
         let mut shown = self.unreadable.lock();
         if shown.as_ref() != unreadable {
             *shown = unreadable.cloned();
         }
     }
 
-    pub(crate) fn set_failing(&self, failing: Option<FailingShown>) {
+    pub(crate) fn set_failing(&self, failing: Option<FailingView>) {
         *self.failing.lock() = failing;
     }
 

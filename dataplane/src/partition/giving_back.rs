@@ -4,28 +4,29 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::core::{Flight, PartitionCore, Phase};
-use super::cut::{Hold, Slice};
-use super::effects::{Effect, Effects, Tools};
-use super::fetch_buffer::Opener;
+use super::core::{AttemptState, PartitionCore, PartitionPhase};
+use super::cut::{RecordRun, SharedLease};
+use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
+use super::fetch_buffer::BatchOpener;
 use super::sparse::copy_to;
 
 impl PartitionCore {
     /// Others are short of bytes.
-    pub fn give_back(&mut self, tools: &mut Tools<'_>) -> Effects {
-        let mut out = Effects::new();
+    pub fn give_back(&mut self, tools: &mut CoreContext<'_>) -> PartitionEffects {
+        let mut out = PartitionEffects::new();
         if !self.is_running() || !self.is_held_up() || self.lost_before.is_some() {
             return out;
         }
         if self.wanted || !self.buffer.is_empty() {
-            self.position = self.later.first().unwrap_or(&self.work).cut.range.end;
+            self.position = self.remaining.first().unwrap_or(&self.current).batch.range.end;
             self.buffer.clear();
             self.wanted = false;
-            out.push(Effect::Pause);
+            out.push(PartitionEffect::Pause);
         }
         self.gave_back = true;
-        if matches!(self.flight, Flight::Waiting { .. }) {
-            let cuts = std::iter::once(&mut self.work).chain(&mut self.later).map(|work| &mut work.cut);
+        if matches!(self.flight, AttemptState::BackingOff { .. }) {
+            let cuts =
+                std::iter::once(&mut self.current).chain(&mut self.remaining).map(|work| &mut work.batch);
             keep_only(cuts.flat_map(|cut| &mut cut.slices), tools.opener);
         }
         out
@@ -34,24 +35,25 @@ impl PartitionCore {
     /// Whether what is in work has been tried, or given up, and is still here.
     fn is_held_up(&self) -> bool {
         match self.flight {
-            Flight::Waiting { .. } | Flight::Burying { .. } => true,
-            Flight::Idle | Flight::Recording | Flight::Offered { .. } | Flight::Sealed { .. } => {
-                self.work.held_up && !self.work.may_grow()
-            }
+            AttemptState::BackingOff { .. } | AttemptState::DeadLettering { .. } => true,
+            AttemptState::Idle
+            | AttemptState::AwaitingCommit
+            | AttemptState::Offered { .. }
+            | AttemptState::Sealed { .. } => self.current.held_up && !self.current.may_grow(),
         }
     }
 
     /// Whether records would only lie here: others have been short of bytes, and what is in work has not got through since.
     pub(super) fn holds_back(&mut self) -> bool {
-        self.gave_back &= !self.work.cut.is_empty() || !self.later.is_empty();
-        self.gave_back && self.phase == Phase::Running
+        self.gave_back &= !self.current.batch.is_empty() || !self.remaining.is_empty();
+        self.gave_back && self.phase == PartitionPhase::Running
     }
 }
 
 /// Slices that are less than half of what keeps them on the budget are copied out of it, so that the rest can go.
-fn keep_only<'s>(slices: impl Iterator<Item = &'s mut Slice>, opener: &mut dyn Opener) {
+fn keep_only<'s>(slices: impl Iterator<Item = &'s mut RecordRun>, opener: &mut dyn BatchOpener) {
     // As many as there are records may stand each on a hold of its own, or with others between those of one.
-    let (mut groups, mut known) = (Vec::<Vec<&mut Slice>>::new(), HashMap::new());
+    let (mut groups, mut known) = (Vec::<Vec<&mut RecordRun>>::new(), HashMap::new());
     for slice in slices {
         let at = *known.entry(Arc::as_ptr(&slice.hold)).or_insert(groups.len());
         match groups.get_mut(at) {
@@ -65,8 +67,8 @@ fn keep_only<'s>(slices: impl Iterator<Item = &'s mut Slice>, opener: &mut dyn O
 }
 
 /// The same for all slices of one hold.
-fn keep_of_hold(mut slices: Vec<&mut Slice>, opener: &mut dyn Opener) {
-    let Some(hold) = slices.first().map(|slice| Hold::clone(&slice.hold)) else { return };
+fn keep_of_hold(mut slices: Vec<&mut RecordRun>, opener: &mut dyn BatchOpener) {
+    let Some(hold) = slices.first().map(|slice| SharedLease::clone(&slice.hold)) else { return };
     let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
     if bytes.saturating_mul(2) > hold.bytes() {
         return;
@@ -84,7 +86,7 @@ fn keep_of_hold(mut slices: Vec<&mut Slice>, opener: &mut dyn Opener) {
     });
     let Some(kept) = kept else { return };
     for slice in slices {
-        slice.hold = Hold::clone(&kept);
+        slice.hold = SharedLease::clone(&kept);
     }
 }
 
@@ -93,29 +95,29 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::credit::bytes::ByteBudget;
-    use crate::partition::model_tests::{Plain, batch, cut_of};
+    use crate::credit::bytes::MemoryBudget;
+    use crate::partition::model_tests::{PlainTools, batch, cut_of};
 
     /// Between two plain batches of a frame may stand one that was inflated.
     #[test]
     fn mem_1_slices_of_one_hold_go_together_wherever_they_stand() {
-        let budget = ByteBudget::new(10_000);
-        let hold_of = |bytes| Hold::new(budget.try_lease(bytes).expect("room"));
+        let budget = MemoryBudget::new(10_000);
+        let hold_of = |bytes| SharedLease::new(budget.try_lease(bytes).expect("room"));
         let records: Bytes = batch(0, &[(0, 20), (1, 20), (2, 20), (3, 20)], 3, false);
-        let mut slices: Vec<Slice> = Vec::new();
+        let mut slices: Vec<RecordRun> = Vec::new();
         {
             let (frame, inflated) = (hold_of(4_000), hold_of(2_000));
             for hold in [&frame, &inflated, &frame, &inflated] {
                 let slice = cut_of(&records).slices.remove(0);
-                slices.push(Slice { hold: Hold::clone(hold), ..slice });
+                slices.push(RecordRun { hold: SharedLease::clone(hold), ..slice });
             }
         }
-        let offsets = |slices: &[Slice]| -> Vec<i64> {
-            slices.iter().flat_map(Slice::walk).map(|record| record.offset.0).collect()
+        let offsets = |slices: &[RecordRun]| -> Vec<i64> {
+            slices.iter().flat_map(RecordRun::walk).map(|record| record.offset.0).collect()
         };
         let before = offsets(&slices);
         let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
-        keep_only(slices.iter_mut(), &mut Plain);
+        keep_only(slices.iter_mut(), &mut PlainTools);
         assert_eq!((budget.leased(), offsets(&slices)), (bytes, before));
         drop(slices);
         assert_eq!(budget.leased(), 0);

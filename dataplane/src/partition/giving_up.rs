@@ -5,7 +5,7 @@ use lighterman_proto::units::Moment;
 
 use super::actor::PartitionActor;
 use super::core::{PartitionCore, is_for};
-use super::effects::{Effects, Tools};
+use super::effects::{CoreContext, PartitionEffects};
 use super::messages::CommitGivenUp;
 use crate::runtime::clock;
 
@@ -20,8 +20,8 @@ pub(super) enum LastCommit {
 
 impl PartitionCore {
     /// The group refuses the commits for good, and the member stops: the drain does not wait for them any more.
-    pub fn commit_given_up(&mut self, now: Moment, tools: &mut Tools<'_>) -> Effects {
-        let mut out = Effects::new();
+    pub fn commit_given_up(&mut self, now: Moment, tools: &mut CoreContext<'_>) -> PartitionEffects {
+        let mut out = PartitionEffects::new();
         self.last_commit = LastCommit::GivenUp;
         self.advance(now, tools, &mut out);
         out

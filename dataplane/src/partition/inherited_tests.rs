@@ -3,55 +3,66 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lighterman_proto::commit_metadata::{Piece, Progress};
+use lighterman_proto::commit_metadata::{CommittedProgress, ProgressPiece};
 use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{AbortedTransactions, BatchHeader, RecordError};
 use lighterman_proto::units::{Moment, TimestampMs};
 
 use super::core::PartitionCore;
-use super::cut::{CutLimits, Hold};
-use super::effects::{Buried, Effect, Effects, Frame, Resolution, Start, Tools};
-use super::fetch_buffer::{Opener, Opening, PlainSize};
+use super::cut::{PartitionBatchLimits, SharedLease};
+use super::effects::{
+    BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
+    PartitionEffects,
+};
+use super::fetch_buffer::{BatchOpener, OpenedBatch, PlainSize};
 use super::ledger::Outcome;
-use super::model_tests::{Plain, hold};
+use super::model_tests::{PlainTools, hold};
 use super::pieces::{NextPiece, PiecedBatch};
-use super::work::FailurePolicy;
+use super::work::FailureHandling;
 use crate::batcher::BatchId;
 
 const NOW: Moment = Moment::from_micros(1);
 
 /// The partition's next owner, which goes on at 0.
-struct Successor {
+struct NextOwner {
     core: PartitionCore,
-    opener: Box<dyn Opener>,
+    opener: Box<dyn BatchOpener>,
 }
 
-impl Successor {
-    fn of(left: Option<Progress>, policy: FailurePolicy) -> Self {
-        let core = PartitionCore::new(Start {
+impl NextOwner {
+    fn of(left: Option<CommittedProgress>, policy: FailureHandling) -> Self {
+        let core = PartitionCore::new(PartitionConfig {
             committed: Offset(0),
             leader_epoch: -1,
             progress: left,
             failures: None,
             policy,
             filters: 0,
-            limits: CutLimits { records_max: 8, payload_bytes_max: 4_000 },
+            limits: PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 },
             buffer_bytes_target: 600,
         });
-        let mut successor = Self { core, opener: Box::new(Plain) };
+        let mut successor = Self { core, opener: Box::new(PlainTools) };
         successor.step(|core, tools| core.wake(NOW, tools));
         successor
     }
 
-    fn step(&mut self, event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects) -> Effects {
+    fn step(
+        &mut self,
+        event: impl FnOnce(&mut PartitionCore, &mut CoreContext<'_>) -> PartitionEffects,
+    ) -> PartitionEffects {
         let opener = &mut *self.opener;
-        event(&mut self.core, &mut Tools { opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) })
+        event(
+            &mut self.core,
+            &mut CoreContext { opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) },
+        )
     }
 
-    fn fetch(&mut self, records: &Bytes) -> Effects {
+    fn fetch(&mut self, records: &Bytes) -> PartitionEffects {
         let (position, hold) = (self.core.position(), hold());
         let aborted = AbortedTransactions::default();
-        self.step(|core, tools| core.fetched(NOW, Frame { position, records, aborted, hold: &hold }, tools))
+        self.step(|core, tools| {
+            core.fetched(NOW, FetchedFrame { position, records, aborted, hold: &hold }, tools)
+        })
     }
 
     fn find_log_between(&mut self, start: i64, end: i64) {
@@ -63,7 +74,7 @@ impl Successor {
     }
 
     fn in_work(&self) -> Vec<i64> {
-        self.core.work().cut.walk().map(|record| record.offset.0).collect()
+        self.core.work().batch.walk().map(|record| record.offset.0).collect()
     }
 
     fn count(&self, outcome: Outcome) -> u64 {
@@ -79,13 +90,13 @@ fn batch(base: i64, count: i64, leader_epoch: i32) -> Vec<u8> {
     batch
 }
 
-fn failed_together(length: u64, attempts: u32) -> Progress {
-    let pieces = vec![Piece { length, attempts, alone: true }];
-    Progress { pieces, first_failure_ms: Some(5), ..Progress::default() }
+fn failed_together(length: u64, attempts: u32) -> CommittedProgress {
+    let pieces = vec![ProgressPiece { length, attempts, alone: true }];
+    CommittedProgress { pieces, first_failure_ms: Some(5), ..CommittedProgress::default() }
 }
 
-fn retrying(retries_max: u32) -> FailurePolicy {
-    FailurePolicy { retries_max: Some(retries_max), ..FailurePolicy::default() }
+fn retrying(retries_max: u32) -> FailureHandling {
+    FailureHandling { retries_max: Some(retries_max), ..FailureHandling::default() }
 }
 
 /// A log that was cut off and written again has a later leader epoch in its batches.
@@ -93,11 +104,11 @@ fn retrying(retries_max: u32) -> FailurePolicy {
 fn alo_1_what_is_remembered_of_records_that_were_cut_off_says_nothing_of_those_that_stand_there_now() {
     let first_offer = |leader_epoch: i32| {
         let resolved = vec![(1, 1), (1, 1)];
-        let left = Progress { leader_epoch: Some(3), resolved, ..failed_together(2, 2) };
-        let mut successor = Successor::of(Some(left), retrying(3));
+        let left = CommittedProgress { leader_epoch: Some(3), resolved, ..failed_together(2, 2) };
+        let mut successor = NextOwner::of(Some(left), retrying(3));
         successor.fetch(&batch(0, 5, leader_epoch).into());
         successor.acknowledge(1);
-        (successor.in_work(), successor.core.work().used, successor.count(Outcome::Earlier))
+        (successor.in_work(), successor.core.work().attempts_used, successor.count(Outcome::ResolvedEarlier))
     };
     assert_eq!(first_offer(3), (vec![0], 2, 1), "as they were left");
     assert_eq!(first_offer(4), (vec![0, 1, 2, 3, 4], 0, 0), "other records: nobody has tried them");
@@ -105,8 +116,8 @@ fn alo_1_what_is_remembered_of_records_that_were_cut_off_says_nothing_of_those_t
 
 #[test]
 fn alo_1_what_was_resolved_behind_records_that_retention_took_is_not_tried_or_given_up_again() {
-    let left = Progress { resolved: vec![(1, 4)], ..failed_together(5, 1) };
-    let mut successor = Successor::of(Some(left), retrying(0));
+    let left = CommittedProgress { resolved: vec![(1, 4)], ..failed_together(5, 1) };
+    let mut successor = NextOwner::of(Some(left), retrying(0));
     successor.find_log_between(3, 6);
     successor.acknowledge(1);
     successor.fetch(&batch(3, 3, 0).into());
@@ -114,36 +125,39 @@ fn alo_1_what_was_resolved_behind_records_that_retention_took_is_not_tried_or_gi
         successor.acknowledge(seq);
     }
     let counted =
-        [Outcome::Lost, Outcome::Earlier, Outcome::Exhausted].map(|outcome| successor.count(outcome));
+        [Outcome::Lost, Outcome::ResolvedEarlier, Outcome::Exhausted].map(|outcome| successor.count(outcome));
     assert_eq!(counted, [1, 4, 0], "only the first record is gone");
     assert_eq!(successor.in_work(), [5]);
 }
 
 #[test]
 fn liv_1_a_remembered_batch_whose_rest_retention_took_is_begun_with_what_is_left() {
-    let mut successor = Successor::of(Some(failed_together(5, 1)), FailurePolicy::default());
+    let mut successor = NextOwner::of(Some(failed_together(5, 1)), FailureHandling::default());
     successor.fetch(&batch(0, 2, 0).into());
-    assert!(!successor.core.work().alone, "the rest may come");
+    assert!(!successor.core.work().exclusive, "the rest may come");
     successor.find_log_between(9, 12);
     let work = successor.core.work();
-    assert_eq!((successor.in_work(), work.used, work.alone), (vec![0, 1], 1, true));
+    assert_eq!((successor.in_work(), work.attempts_used, work.exclusive), (vec![0, 1], 1, true));
 }
 
 /// A topic that was made anew: the records on offer are of another log.
 #[test]
 fn alo_1_h17_a_log_that_ends_before_the_position_is_begun_anew_once() {
-    let mut successor = Successor::of(None, FailurePolicy::default());
+    let mut successor = NextOwner::of(None, FailureHandling::default());
     successor.fetch(&batch(0, 9, 0).into());
     let effects = successor.step(|core, tools| core.out_of_range(NOW, Offset(0), Offset(4), tools));
     assert!(
-        matches!(effects[..], [Effect::Forget, Effect::Withdraw { .. }, Effect::BeginAnew]),
+        matches!(
+            effects[..],
+            [PartitionEffect::CancelFetch, PartitionEffect::Withdraw { .. }, PartitionEffect::StartNewLog]
+        ),
         "nothing is committed, nothing else is wanted: {effects:?}"
     );
     for late in [successor.step(|core, _| core.parted()), successor.step(|core, _| core.diverged(Offset(2)))]
     {
         assert!(late.is_empty(), "it has ended: {late:?}");
     }
-    let mut draining = Successor::of(None, FailurePolicy::default());
+    let mut draining = NextOwner::of(None, FailureHandling::default());
     draining.fetch(&batch(0, 9, 0).into());
     draining.step(|core, tools| core.drain(NOW, tools));
     for late in [draining.step(|core, _| core.parted()), draining.step(|core, _| core.diverged(Offset(2)))] {
@@ -152,7 +166,7 @@ fn alo_1_h17_a_log_that_ends_before_the_position_is_begun_anew_once() {
 }
 
 /// How a partition's log turns out to be another one.
-fn endings() -> [fn(&mut Successor) -> Effects; 3] {
+fn endings() -> [fn(&mut NextOwner) -> PartitionEffects; 3] {
     [
         |successor| successor.step(|core, _| core.parted()),
         |successor| successor.step(|core, _| core.diverged(Offset(4))),
@@ -164,28 +178,36 @@ fn endings() -> [fn(&mut Successor) -> Effects; 3] {
 #[test]
 fn com_1_mem_1_h17_an_answer_that_comes_after_the_end_commits_nothing_and_nothing_is_held_until_then() {
     for end in endings() {
-        let mut successor = Successor::of(None, FailurePolicy::default());
+        let mut successor = NextOwner::of(None, FailureHandling::default());
         let (records, hold) = (Bytes::from([batch(0, 9, 0), batch(9, 5, 0)].concat()), hold());
         let effects = successor.step(|core, tools| {
             let aborted = AbortedTransactions::default();
-            core.fetched(NOW, Frame { position: Offset(0), records: &records, aborted, hold: &hold }, tools)
+            core.fetched(
+                NOW,
+                FetchedFrame { position: Offset(0), records: &records, aborted, hold: &hold },
+                tools,
+            )
         });
         let seq = offered(&effects).expect("a batch");
         drop(effects);
         successor.step(|core, tools| {
             assert!(core.sealed(seq, Offset(8), BatchId(1), tools));
-            Effects::new()
+            PartitionEffects::new()
         });
         assert!(Arc::strong_count(&hold) > 1);
         let effects = end(&mut successor);
-        assert!(matches!(effects.last(), Some(Effect::BeginAnew | Effect::Rebuild { .. })), "{effects:?}");
+        assert!(
+            matches!(effects.last(), Some(PartitionEffect::StartNewLog | PartitionEffect::Restart { .. })),
+            "{effects:?}"
+        );
         assert_eq!(
             Arc::strong_count(&hold),
             1,
             "the function may run for long: nobody needs its records here"
         );
         assert_eq!(successor.core.buffered_bytes(), 0);
-        let late = successor.step(|core, tools| core.resolved(NOW, BatchId(1), Resolution::Delivered, tools));
+        let late =
+            successor.step(|core, tools| core.resolved(NOW, BatchId(1), BatchResolution::Delivered, tools));
         assert!(late.is_empty(), "{late:?}");
     }
 }
@@ -194,42 +216,45 @@ fn com_1_mem_1_h17_an_answer_that_comes_after_the_end_commits_nothing_and_nothin
 #[test]
 fn com_1_h17_records_that_arrive_at_the_destination_after_the_end_commit_nothing() {
     for end in endings() {
-        for buried in [Buried::Acknowledged, Buried::Dropped, Buried::Stopped] {
-            let policy = FailurePolicy { has_destination: true, ..retrying(0) };
-            let mut successor = Successor::of(Some(failed_together(5, 1)), policy);
+        for buried in [DeadLetterResult::Acknowledged, DeadLetterResult::Dropped, DeadLetterResult::Stopped] {
+            let policy = FailureHandling { has_destination: true, ..retrying(0) };
+            let mut successor = NextOwner::of(Some(failed_together(5, 1)), policy);
             successor.fetch(&batch(0, 5, 0).into());
             let effects = successor.step(|core, tools| core.committed(NOW, 1, tools));
             let sent = effects.iter().find_map(|effect| match effect {
-                Effect::Bury { ticket, .. } => Some(*ticket),
+                PartitionEffect::DeadLetter { ticket, .. } => Some(*ticket),
                 _ => None,
             });
             let ticket = sent.expect("its attempts are used up");
             let effects = end(&mut successor);
-            assert!(effects.iter().any(|effect| matches!(effect, Effect::StopBurying { .. })), "{effects:?}");
+            assert!(
+                effects.iter().any(|effect| matches!(effect, PartitionEffect::CancelDeadLetter { .. })),
+                "{effects:?}"
+            );
             let late = successor.step(|core, tools| core.buried(NOW, ticket, buried, tools));
             assert!(late.is_empty(), "{buried:?}: {late:?}");
         }
     }
 }
 
-fn offered(effects: &Effects) -> Option<u64> {
+fn offered(effects: &PartitionEffects) -> Option<u64> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Offer { seq, .. } => Some(*seq),
+        PartitionEffect::Offer { seq, .. } => Some(*seq),
         _ => None,
     })
 }
 
 /// Cannot inflate what it is given.
-struct Torn;
+struct FailingOpener;
 
-impl Opener for Torn {
+impl BatchOpener for FailingOpener {
     fn open(
         &mut self,
         _: &BatchHeader,
         _: &Bytes,
         _: Option<PlainSize>,
-        _: &Hold,
-    ) -> Result<Opening, RecordError> {
+        _: &SharedLease,
+    ) -> Result<OpenedBatch, RecordError> {
         Err(RecordError::TooLarge { bytes_max: 0 })
     }
 
@@ -237,11 +262,11 @@ impl Opener for Torn {
         Ok(NextPiece::Later)
     }
 
-    fn is_short(&self) -> bool {
+    fn has_waiters(&self) -> bool {
         false
     }
 
-    fn lend(&mut self, _: usize) -> Option<Hold> {
+    fn lend(&mut self, _: usize) -> Option<SharedLease> {
         Some(hold())
     }
 }
@@ -249,8 +274,8 @@ impl Opener for Torn {
 /// What lies behind the position was read once, under a later leader, and is to be read again.
 #[test]
 fn h13_a_fetch_names_the_leader_epoch_of_the_record_before_its_position() {
-    let mut successor = Successor::of(None, FailurePolicy::default());
-    successor.opener = Box::new(Torn);
+    let mut successor = NextOwner::of(None, FailureHandling::default());
+    successor.opener = Box::new(FailingOpener);
     let mut packed = batch(2, 2, 2);
     // Attributes: gzip.
     packed[22] = 1;
@@ -258,10 +283,10 @@ fn h13_a_fetch_names_the_leader_epoch_of_the_record_before_its_position() {
     packed[17..21].copy_from_slice(&checksum.to_be_bytes());
     successor.fetch(&[batch(0, 2, 1), packed].concat().into());
     assert_eq!(successor.core.position(), Offset(2), "the second batch cannot be read");
-    let later = NOW + super::core::REST;
+    let later = NOW + super::core::READ_RETRY_DELAY;
     let effects = successor.step(|core, tools| core.wake(later, tools));
     let asked = effects.iter().find_map(|effect| match effect {
-        Effect::Want { position, leader_epoch, .. } => Some((position.0, *leader_epoch)),
+        PartitionEffect::Fetch { position, leader_epoch, .. } => Some((position.0, *leader_epoch)),
         _ => None,
     });
     assert_eq!(asked, Some((2, 1)));

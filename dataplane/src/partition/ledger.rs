@@ -11,7 +11,7 @@ pub enum Outcome {
     /// The function answered for it. An offset without a record between delivered ones counts with them.
     Delivered,
     /// No record stands there: control record, aborted transaction, compaction gap.
-    Absent,
+    NoRecord,
     /// The mapping's filters do not let it through.
     Filtered,
     /// The on-failure destination has acknowledged it.
@@ -29,14 +29,14 @@ pub enum Outcome {
     /// Deleted by the topic's retention, or truncated by the broker, before we read it.
     Lost,
     /// An owner before us resolved it ahead of the frontier; its audit says how.
-    Earlier,
+    ResolvedEarlier,
 }
 
 impl Outcome {
     /// All of them, in the order of their counts.
     pub const ALL: [Self; 11] = [
         Self::Delivered,
-        Self::Absent,
+        Self::NoRecord,
         Self::Filtered,
         Self::DeadLettered,
         Self::Expired,
@@ -45,14 +45,14 @@ impl Outcome {
         Self::Dropped,
         Self::Skipped,
         Self::Lost,
-        Self::Earlier,
+        Self::ResolvedEarlier,
     ];
 
     /// As people and metrics read it.
     pub fn label(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
-            Self::Absent => "absent",
+            Self::NoRecord => "absent",
             Self::Filtered => "filtered",
             Self::DeadLettered => "dead_lettered",
             Self::Expired => "expired",
@@ -61,25 +61,25 @@ impl Outcome {
             Self::Dropped => "dropped",
             Self::Skipped => "skipped",
             Self::Lost => "lost",
-            Self::Earlier => "resolved_earlier",
+            Self::ResolvedEarlier => "resolved_earlier",
         }
     }
 
     /// False for what happens to records all day long; true for what a person may ask about later.
     pub fn is_notable(self) -> bool {
-        !matches!(self, Self::Delivered | Self::Absent | Self::Filtered)
+        !matches!(self, Self::Delivered | Self::NoRecord | Self::Filtered)
     }
 
     /// Whether another owner must not take the record up again when it finds it behind the frontier. What is filtered or
     /// absent it finds out by itself.
     pub fn is_worth_remembering(self) -> bool {
-        !matches!(self, Self::Absent | Self::Filtered)
+        !matches!(self, Self::NoRecord | Self::Filtered)
     }
 }
 
 /// A range that the frontier has passed, and what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passed {
+pub struct ResolvedRange {
     /// The offsets.
     pub range: OffsetRange,
     /// What became of all of them.
@@ -92,7 +92,7 @@ pub struct Ledger {
     frontier: Offset,
     /// Resolved ranges behind the frontier, disjoint, keyed by their first offset.
     ahead: BTreeMap<Offset, (Offset, Outcome)>,
-    passed: Vec<Passed>,
+    passed: Vec<ResolvedRange>,
     counts: [u64; Outcome::ALL.len()],
 }
 
@@ -133,8 +133,8 @@ impl Ledger {
     }
 
     /// What stands resolved ahead of the frontier, in order.
-    pub fn ahead(&self) -> impl Iterator<Item = Passed> {
-        let passed = |(first, (end, outcome)): (&Offset, &(Offset, Outcome))| Passed {
+    pub fn ahead(&self) -> impl Iterator<Item = ResolvedRange> {
+        let passed = |(first, (end, outcome)): (&Offset, &(Offset, Outcome))| ResolvedRange {
             range: OffsetRange { first: *first, end: *end },
             outcome: *outcome,
         };
@@ -142,7 +142,7 @@ impl Ledger {
     }
 
     /// What the frontier has passed since the last call, in order, neighbours of one outcome joined.
-    pub fn take_passed(&mut self) -> Vec<Passed> {
+    pub fn drain_resolved(&mut self) -> Vec<ResolvedRange> {
         std::mem::take(&mut self.passed)
     }
 
@@ -197,7 +197,7 @@ impl Ledger {
             Some(last) if last.outcome == outcome && last.range.end == range.first => {
                 last.range.end = range.end;
             }
-            _ => self.passed.push(Passed { range, outcome }),
+            _ => self.passed.push(ResolvedRange { range, outcome }),
         }
     }
 
@@ -242,10 +242,10 @@ mod tests {
         let mut ledger = Ledger::new(Offset(10));
         assert_eq!(ledger.resolve(range(12, 14), Outcome::Delivered), Ok(false));
         assert_eq!(ledger.frontier(), Offset(10));
-        assert_eq!(ledger.resolve(range(10, 12), Outcome::Absent), Ok(true));
+        assert_eq!(ledger.resolve(range(10, 12), Outcome::NoRecord), Ok(true));
         assert_eq!(ledger.frontier(), Offset(14));
         assert!(ledger.resolve(range(13, 15), Outcome::Delivered).is_err(), "resolved twice");
-        assert_eq!((ledger.count(Outcome::Delivered), ledger.count(Outcome::Absent)), (2, 2));
+        assert_eq!((ledger.count(Outcome::Delivered), ledger.count(Outcome::NoRecord)), (2, 2));
     }
 
     proptest! {
@@ -272,7 +272,7 @@ mod tests {
                     let count = naive.values().filter(|outcome| **outcome == known).count();
                     prop_assert_eq!(ledger.count(known), count as u64);
                 }
-                for passed in ledger.take_passed() {
+                for passed in ledger.drain_resolved() {
                     for offset in passed.range.first.0..passed.range.end.0 {
                         prop_assert_eq!(naive.get(&offset), Some(&passed.outcome));
                         prop_assert_eq!(offset, told);

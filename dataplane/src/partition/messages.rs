@@ -4,14 +4,14 @@ use actix::Message;
 use lighterman_proto::ids::{Epoch, Offset};
 use tokio::sync::oneshot;
 
-use super::effects::{Resolution, SkipAnswer};
+use super::effects::{BatchResolution, SkipAnswer};
 use crate::batcher::BatchId;
-use crate::credit::bytes::Lease;
+use crate::credit::bytes::MemoryLease;
 
 /// The batcher fixed an offer as a batch.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Sealed {
+pub struct OfferSealed {
     /// Which ownership.
     pub epoch: Epoch,
     /// Which offer.
@@ -25,7 +25,7 @@ pub struct Sealed {
 /// The batcher gave an offer back.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Withdrawn {
+pub struct OfferWithdrawn {
     /// Which ownership.
     pub epoch: Epoch,
     /// Which offer.
@@ -35,13 +35,13 @@ pub struct Withdrawn {
 /// What became of a batch.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Resolved {
+pub struct BatchResolved {
     /// Which ownership.
     pub epoch: Epoch,
     /// Which batch.
     pub batch: BatchId,
     /// What became of it.
-    pub resolution: Resolution,
+    pub resolution: BatchResolution,
     /// What went wrong, for people; nothing when all went well.
     pub error: Option<String>,
 }
@@ -57,7 +57,7 @@ pub struct CommitGivenUp {
 /// The group has acknowledged a commit.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Committed {
+pub struct CommitAcknowledged {
     /// Which ownership.
     pub epoch: Epoch,
     /// The offset that is committed.
@@ -69,7 +69,7 @@ pub struct Committed {
 /// Bytes that were waited for, to inflate the batch at the front.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct CreditGranted(pub Lease);
+pub struct CreditGranted(pub MemoryLease);
 
 /// Finish what is in flight, commit, then report `Drained`.
 #[derive(Debug, Message)]
@@ -89,7 +89,7 @@ pub struct GiveBack;
 /// A person wants a record that fails resolved as skipped.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Skip {
+pub struct SkipRecord {
     /// Partition index.
     pub partition: i32,
     /// Which record, or the first of what cannot be read.

@@ -11,52 +11,56 @@ use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
 use super::core::PartitionCore;
-use super::cut::{Cut, CutLimits, Hold};
-use super::effects::{Effect, Effects, Frame, Resolution, Start, Tools};
-use super::fetch_buffer::{FetchBuffer, Opener, Opening, PlainSize, Reach, Sieve, Sizer};
-use super::ledger::{Outcome, Passed};
+use super::cut::{PartitionBatch, PartitionBatchLimits, SharedLease};
+use super::effects::{
+    BatchResolution, CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
+};
+use super::fetch_buffer::{
+    BatchOpener, FetchBuffer, FillLimits, OpenedBatch, PlainSize, RecordFilter, RecordSizer,
+};
+use super::ledger::{Outcome, ResolvedRange};
 use super::pieces::{NextPiece, PiecedBatch};
-use super::work::{Failure, FailurePolicy};
+use super::work::{AttemptFailure, FailureHandling};
 use crate::batcher::BatchId;
-use crate::credit::bytes::ByteBudget;
+use crate::credit::bytes::MemoryBudget;
 
-const LIMITS: CutLimits = CutLimits { records_max: 7, payload_bytes_max: 400 };
+const LIMITS: PartitionBatchLimits = PartitionBatchLimits { records_max: 7, payload_bytes_max: 400 };
 
-pub(super) struct Plain;
+pub(super) struct PlainTools;
 
-impl Opener for Plain {
+impl BatchOpener for PlainTools {
     fn open(
         &mut self,
         _: &BatchHeader,
         packed: &Bytes,
         _: Option<PlainSize>,
-        _: &Hold,
-    ) -> Result<Opening, RecordError> {
-        Ok(Opening::Plain(packed.clone(), hold()))
+        _: &SharedLease,
+    ) -> Result<OpenedBatch, RecordError> {
+        Ok(OpenedBatch::Plain(packed.clone(), hold()))
     }
 
     fn next_piece(&mut self, _: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
         Ok(NextPiece::Later)
     }
 
-    fn is_short(&self) -> bool {
+    fn has_waiters(&self) -> bool {
         false
     }
 
-    fn lend(&mut self, _: usize) -> Option<Hold> {
+    fn lend(&mut self, _: usize) -> Option<SharedLease> {
         Some(hold())
     }
 }
 
 /// The value's length is the record's size: the test decides what is oversized.
-impl Sizer for Plain {
+impl RecordSizer for PlainTools {
     fn record_bytes(&self, record: &Record<'_>, _: bool) -> usize {
         record.value.map_or(0, <[u8]>::len)
     }
 }
 
 /// A value that begins with `f` is filtered out.
-impl Sieve for Plain {
+impl RecordFilter for PlainTools {
     fn passes(&self, record: &Record<'_>) -> bool {
         record.value.is_none_or(|value| !value.starts_with(b"f"))
     }
@@ -64,38 +68,43 @@ impl Sieve for Plain {
 
 /// Filters that refuse these offsets.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Refusing(pub(super) BTreeSet<i64>);
+pub(super) struct RefusingFilter(pub(super) BTreeSet<i64>);
 
-impl Sieve for Refusing {
+impl RecordFilter for RefusingFilter {
     fn passes(&self, record: &Record<'_>) -> bool {
         !self.0.contains(&record.offset.0)
     }
 }
 
 /// All records of one plain batch, as a cut.
-pub(crate) fn cut_of(records: &Bytes) -> Cut {
+pub(crate) fn cut_of(records: &Bytes) -> PartitionBatch {
     let mut buffer = FetchBuffer::default();
     let now = Moment::from_micros(1);
     let received = buffer.receive(records, Offset(0), AbortedTransactions::default(), &hold(), now);
     assert!(received.damage.is_none());
-    let limits = CutLimits { records_max: 100, payload_bytes_max: 10_000 };
-    let mut cut = Cut::empty(Offset(0));
+    let limits = PartitionBatchLimits { records_max: 100, payload_bytes_max: 10_000 };
+    let mut cut = PartitionBatch::empty(Offset(0));
     buffer.grow(
         &mut cut,
-        Reach { limits, end_max: None, frontier: Offset(0), known: &[], remembered: None },
-        &Plain,
-        &Plain,
-        &mut Plain,
+        FillLimits { limits, end_max: None, frontier: Offset(0), known: &[], remembered: None },
+        &PlainTools,
+        &PlainTools,
+        &mut PlainTools,
     );
     cut
 }
 
-pub(super) fn failure() -> Arc<Failure> {
-    Arc::new(Failure { at: TimestampMs(1), error_type: "E".into(), message: String::new(), answer: None })
+pub(super) fn failure() -> Arc<AttemptFailure> {
+    Arc::new(AttemptFailure {
+        at: TimestampMs(1),
+        error_type: "E".into(),
+        message: String::new(),
+        answer: None,
+    })
 }
 
-pub(crate) fn hold() -> Hold {
-    Arc::new(ByteBudget::new(1 << 30).try_lease(1).expect("room"))
+pub(crate) fn hold() -> SharedLease {
+    Arc::new(MemoryBudget::new(1 << 30).try_lease(1).expect("room"))
 }
 
 fn varint(value: i64, into: &mut Vec<u8>) {
@@ -154,18 +163,18 @@ pub(super) fn batch_at(
 
 /// A log: batches with gaps, control batches, emptied batches; the records that must be delivered, and those that must not.
 #[derive(Clone, Debug, Default)]
-struct Log {
+struct ModelLog {
     batches: Vec<(i64, i64, Bytes)>,
     records: BTreeMap<i64, usize>,
-    refused: Refusing,
+    refused: RefusingFilter,
     end: i64,
 }
 
-fn any_log() -> impl Strategy<Value = Log> {
+fn any_log() -> impl Strategy<Value = ModelLog> {
     let one =
         (prop::collection::vec((1i64..4, 1usize..90), 0..6), 0i64..3, prop::bool::weighted(0.15), 0u8..25);
     prop::collection::vec(one, 1..12).prop_map(|specs| {
-        let mut log = Log::default();
+        let mut log = ModelLog::default();
         for (records, tail, control, odd) in specs {
             let mut delta = -1;
             let mut deltas = Vec::new();
@@ -186,7 +195,7 @@ fn any_log() -> impl Strategy<Value = Log> {
 }
 
 /// The same with filters: none, some, or all of its records are refused.
-fn any_filtered_log() -> impl Strategy<Value = Log> {
+fn any_filtered_log() -> impl Strategy<Value = ModelLog> {
     let share = prop_oneof![2 => Just(0.0), 3 => 0.1..0.9, 1 => Just(1.0)];
     (any_log(), prop::collection::vec(0.0..1.0, 60), share).prop_map(|(mut log, dice, share)| {
         let records: Vec<i64> = log.records.keys().copied().collect();
@@ -197,14 +206,14 @@ fn any_filtered_log() -> impl Strategy<Value = Log> {
     })
 }
 
-struct World {
+struct PartitionModel {
     core: PartitionCore,
-    log: Log,
+    log: ModelLog,
     now: Moment,
     wanted: Option<Offset>,
-    offered: Option<(u64, Cut)>,
+    offered: Option<(u64, PartitionBatch)>,
     /// What the same offer showed before it grew: the seal may have crossed its growth.
-    earlier: Option<(u64, Cut)>,
+    earlier: Option<(u64, PartitionBatch)>,
     flying: Option<(BatchId, Vec<i64>)>,
     commits: Vec<(u64, Offset)>,
     committed: Offset,
@@ -215,14 +224,14 @@ struct World {
     drained: bool,
 }
 
-impl World {
-    fn new(log: Log) -> Self {
-        let start = Start {
+impl PartitionModel {
+    fn new(log: ModelLog) -> Self {
+        let start = PartitionConfig {
             committed: Offset(0),
             leader_epoch: -1,
             progress: None,
             failures: None,
-            policy: FailurePolicy::default(),
+            policy: FailureHandling::default(),
             filters: 0,
             limits: LIMITS,
             buffer_bytes_target: 600,
@@ -247,20 +256,23 @@ impl World {
         world
     }
 
-    fn step(&mut self, event: impl FnOnce(&mut PartitionCore, Moment, &mut Tools<'_>) -> Effects) {
-        let mut opener = Plain;
+    fn step(
+        &mut self,
+        event: impl FnOnce(&mut PartitionCore, Moment, &mut CoreContext<'_>) -> PartitionEffects,
+    ) {
+        let mut opener = PlainTools;
         let sieve = &self.log.refused;
-        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve, wall: TimestampMs(0) };
+        let mut tools = CoreContext { opener: &mut opener, sizer: &PlainTools, sieve, wall: TimestampMs(0) };
         let effects = event(&mut self.core, self.now, &mut tools);
         self.carry_out(effects);
     }
 
-    fn carry_out(&mut self, effects: Effects) {
+    fn carry_out(&mut self, effects: PartitionEffects) {
         for effect in effects {
             match effect {
-                Effect::Want { position, .. } => self.wanted = Some(position),
-                Effect::Forget | Effect::Pause => self.wanted = None,
-                Effect::Offer { seq, cut, .. } => {
+                PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
+                PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
+                PartitionEffect::Offer { seq, cut, .. } => {
                     assert!(self.flying.is_none(), "SLT-1: one invocation of a partition at a time");
                     assert!(
                         cut.records <= LIMITS.records_max && cut.payload_bytes <= LIMITS.payload_bytes_max,
@@ -269,12 +281,12 @@ impl World {
                     let before = self.offered.replace((seq, cut));
                     self.earlier = before.filter(|(before, _)| *before == seq);
                 }
-                Effect::Withdraw { seq } => {
+                PartitionEffect::Withdraw { seq } => {
                     if self.offered.take_if(|(offered, _)| *offered == seq).is_some() {
                         self.step(|core, now, tools| core.withdrawn(now, seq, tools));
                     }
                 }
-                Effect::Commit { seq, offset, passed, .. } => {
+                PartitionEffect::Commit { seq, offset, passed, .. } => {
                     assert!(offset >= self.committed, "COM-1: never backwards");
                     let undelivered = self.log.records.iter().find(|(at, size)| {
                         **size <= LIMITS.payload_bytes_max && !self.delivered.contains(at)
@@ -286,25 +298,32 @@ impl World {
                     self.note(&passed);
                     self.commits.push((seq, offset));
                 }
-                Effect::Drained => {
+                PartitionEffect::Drained => {
                     assert!(
                         self.flying.is_none() && self.committed == self.core.ledger().frontier(),
                         "DRN-1"
                     );
                     self.drained = true;
                 }
-                Effect::WakeAt(_) | Effect::AwaitCredit { .. } | Effect::LookAgain | Effect::Note(_) => {}
-                Effect::GoOn => panic!("nothing is inflated in turns"),
-                Effect::Bury { .. } | Effect::BuryRaw { .. } | Effect::StopBurying { .. } => {
+                PartitionEffect::WakeAt(_)
+                | PartitionEffect::AwaitCredit { .. }
+                | PartitionEffect::PollSoon
+                | PartitionEffect::Log(_) => {}
+                PartitionEffect::ContinueSoon => panic!("nothing is inflated in turns"),
+                PartitionEffect::DeadLetter { .. }
+                | PartitionEffect::DeadLetterRaw { .. }
+                | PartitionEffect::CancelDeadLetter { .. } => {
                     panic!("no destination")
                 }
-                Effect::Rebuild { .. } | Effect::BeginAnew => panic!("nothing was truncated"),
+                PartitionEffect::Restart { .. } | PartitionEffect::StartNewLog => {
+                    panic!("nothing was truncated")
+                }
             }
         }
     }
 
     /// ALO-1: every offset ends once, and as filtered exactly when the filters refuse its record.
-    fn note(&mut self, passed: &[Passed]) {
+    fn note(&mut self, passed: &[ResolvedRange]) {
         for passed in passed {
             for offset in passed.range.first.0..passed.range.end.0 {
                 assert_eq!(self.outcomes.insert(offset, passed.outcome), None, "{offset} ended twice");
@@ -323,8 +342,12 @@ impl World {
         self.wanted = None;
         let (frame, hold) = (Bytes::from(frame), hold());
         self.step(|core, now, tools| {
-            let frame =
-                Frame { position, records: &frame, aborted: AbortedTransactions::default(), hold: &hold };
+            let frame = FetchedFrame {
+                position,
+                records: &frame,
+                aborted: AbortedTransactions::default(),
+                hold: &hold,
+            };
             core.fetched(now, frame, tools)
         });
     }
@@ -342,13 +365,13 @@ impl World {
         }
     }
 
-    fn seal_as(&mut self, seq: u64, cut: Cut) {
+    fn seal_as(&mut self, seq: u64, cut: PartitionBatch) {
         let batch = BatchId(self.next_batch);
         self.next_batch += 1;
         let end = cut.range.end;
         self.step(|core, _, tools| {
             assert!(core.sealed(seq, end, batch, tools));
-            Effects::new()
+            PartitionEffects::new()
         });
         let offsets: Vec<i64> = cut
             .slices
@@ -375,8 +398,8 @@ impl World {
         }
         self.attempts.push((offsets, good));
         let again_at = self.now + Duration::from_secs(1);
-        let failed = Resolution::Failed { mixed: false, failure: failure(), again_at };
-        let resolution = if good { Resolution::Delivered } else { failed };
+        let failed = BatchResolution::Failed { mixed: false, failure: failure(), again_at };
+        let resolution = if good { BatchResolution::Delivered } else { failed };
         self.step(|core, now, tools| core.resolved(now, batch, resolution, tools));
     }
 
@@ -401,7 +424,7 @@ proptest! {
         log in any_filtered_log(),
         steps in prop::collection::vec((0u8..10, 1usize..4), 0..120),
     ) {
-        let mut world = World::new(log);
+        let mut world = PartitionModel::new(log);
         for (kind, amount) in steps {
             match kind {
                 8 => world.seal_earlier(),
@@ -444,7 +467,7 @@ proptest! {
         steps in prop::collection::vec((0u8..7, 1usize..4), 0..60),
         good in any::<bool>(),
     ) {
-        let mut world = World::new(log);
+        let mut world = PartitionModel::new(log);
         for (kind, amount) in steps {
             match kind {
                 0 | 1 => world.fetch(amount),
@@ -468,27 +491,27 @@ proptest! {
 
 #[test]
 fn own_1_an_answer_for_another_batch_changes_nothing() {
-    let log = Log {
+    let log = ModelLog {
         batches: vec![(0, 1, batch(0, &[(0, 5)], 0, false))],
         records: BTreeMap::from([(0, 5)]),
-        refused: Refusing::default(),
+        refused: RefusingFilter::default(),
         end: 1,
     };
-    let mut world = World::new(log);
+    let mut world = PartitionModel::new(log);
     world.fetch(1);
     world.seal();
-    world.step(|core, now, tools| core.resolved(now, BatchId(77), Resolution::Delivered, tools));
+    world.step(|core, now, tools| core.resolved(now, BatchId(77), BatchResolution::Delivered, tools));
     assert!(world.commits.is_empty());
     world.answer(true);
     assert_eq!(world.commits, [(1, Offset(1))]);
 }
 
 /// `count` records, one each batch; those of `delivered` pass the filters.
-fn sparse(count: i64, delivered: &[i64]) -> World {
-    World::new(Log {
+fn sparse(count: i64, delivered: &[i64]) -> PartitionModel {
+    PartitionModel::new(ModelLog {
         batches: (0..count).map(|at| (at, at + 1, batch(at, &[(0, 5)], 0, false))).collect(),
         records: delivered.iter().map(|at| (*at, 5)).collect(),
-        refused: Refusing((0..count).filter(|at| !delivered.contains(at)).collect()),
+        refused: RefusingFilter((0..count).filter(|at| !delivered.contains(at)).collect()),
         end: count,
     })
 }
@@ -540,13 +563,13 @@ fn a_refused_record_costs_no_allocation() {
         let frame = batch(0, &deltas, count - 1, false);
         let mut buffer = FetchBuffer::default();
         buffer.receive(&frame, Offset(0), AbortedTransactions::default(), &hold(), Moment::from_micros(1));
-        let (mut cut, refusing) = (Cut::empty(Offset(0)), Refusing((0..count).collect()));
+        let (mut cut, refusing) = (PartitionBatch::empty(Offset(0)), RefusingFilter((0..count).collect()));
         let reach =
-            Reach { limits: LIMITS, end_max: None, frontier: Offset(0), known: &[], remembered: None };
+            FillLimits { limits: LIMITS, end_max: None, frontier: Offset(0), known: &[], remembered: None };
         let counted = allocation_counter::measure(|| {
-            buffer.grow(&mut cut, reach, &Plain, &refusing, &mut Plain);
+            buffer.grow(&mut cut, reach, &PlainTools, &refusing, &mut PlainTools);
         });
-        assert_eq!((cut.left_out.len(), cut.range.end), (1, Offset(count)), "one range, whatever it holds");
+        assert_eq!((cut.excluded.len(), cut.range.end), (1, Offset(count)), "one range, whatever it holds");
         counted.count_total
     };
     assert_eq!(refuse(1_000), refuse(1));

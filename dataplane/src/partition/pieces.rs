@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lighterman_proto::records::{BatchHeader, BatchStream, RecordError};
 
-use super::cut::Hold;
-use crate::credit::bytes::Lease;
+use super::cut::SharedLease;
+use crate::credit::bytes::MemoryLease;
 
 const KIB: usize = 1024;
 
@@ -44,9 +44,9 @@ impl PieceLimits {
 #[derive(Debug)]
 pub struct PiecedBatch {
     stream: BatchStream,
-    memory: Hold,
+    memory: SharedLease,
     /// What keeps the bytes on the budget that the stream reads from.
-    _frame: Hold,
+    _frame: SharedLease,
 }
 
 /// What comes next of a batch.
@@ -59,7 +59,7 @@ pub enum NextPiece {
         /// How many.
         records: u32,
         /// What keeps them on the budget.
-        hold: Hold,
+        hold: SharedLease,
     },
     /// A record that was too large to be held.
     Unheld {
@@ -68,7 +68,7 @@ pub enum NextPiece {
         /// What it takes in the batch, in bytes.
         bytes: usize,
         /// What keeps the stub on the budget.
-        hold: Hold,
+        hold: SharedLease,
     },
     /// There is no credit now for this many bytes.
     NoCredit(usize),
@@ -90,11 +90,11 @@ impl PiecedBatch {
     pub fn new(
         header: &BatchHeader,
         packed: Bytes,
-        memory: Lease,
-        frame: &Hold,
+        memory: MemoryLease,
+        frame: &SharedLease,
     ) -> Result<Self, RecordError> {
         let stream = BatchStream::new(*header, packed, memory.bytes())?;
-        Ok(Self { stream, memory: Arc::new(memory), _frame: Hold::clone(frame) })
+        Ok(Self { stream, memory: Arc::new(memory), _frame: SharedLease::clone(frame) })
     }
 
     /// Records still to come.
@@ -103,7 +103,7 @@ impl PiecedBatch {
     }
 
     /// What stands on the budget as long as the batch does.
-    pub(super) fn memory(&self) -> &Hold {
+    pub(super) fn memory(&self) -> &SharedLease {
         &self.memory
     }
 
@@ -112,7 +112,7 @@ impl PiecedBatch {
         &mut self,
         limits: &PieceLimits,
         spent: &mut usize,
-        take: &mut dyn FnMut(usize) -> Option<Lease>,
+        take: &mut dyn FnMut(usize) -> Option<MemoryLease>,
     ) -> Result<NextPiece, RecordError> {
         let turn = limits.turn_bytes.saturating_sub(*spent);
         if turn == 0 {
@@ -127,7 +127,7 @@ impl PiecedBatch {
             }
         }
         *spent = limits.turn_bytes;
-        let hold = Hold::clone(&self.memory);
+        let hold = SharedLease::clone(&self.memory);
         Ok(match self.stream.pass_over(turn)? {
             Some(passed) => NextPiece::Unheld { stub: passed.stub.into(), bytes: passed.bytes, hold },
             None => NextPiece::Later,
@@ -136,7 +136,7 @@ impl PiecedBatch {
 
     fn records(
         &mut self,
-        mut lease: Lease,
+        mut lease: MemoryLease,
         bytes: usize,
         spent: &mut usize,
     ) -> Result<NextPiece, RecordError> {

@@ -7,21 +7,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::FutureExt;
 use lighterman_proto::ids::Offset;
-use lighterman_proto::records::{AbortedTransactions, Inflater};
+use lighterman_proto::records::{AbortedTransactions, BatchInflater};
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
 use super::core::PartitionCore;
-use super::cut::{Cut, CutLimits, Hold};
-use super::effects::{Buried, Effect, Effects, Frame, Note, Resolution, SkipAnswer, Start, Tools};
+use super::cut::{PartitionBatch, PartitionBatchLimits, SharedLease};
+use super::effects::{
+    BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
+    PartitionEffects, PartitionEvent, SkipAnswer,
+};
 use super::ledger::Outcome;
-use super::model_tests::{Plain, batch};
+use super::model_tests::{PlainTools, batch};
 use super::pieces::PieceLimits;
-use super::shelf::OnCredit;
+use super::shelf::LeasedDecompressor;
 use super::unreadable::RawBatch;
-use super::work::FailurePolicy;
+use super::work::FailureHandling;
 use crate::batcher::BatchId;
-use crate::credit::bytes::{ByteBudget, Lease};
+use crate::credit::bytes::{MemoryBudget, MemoryLease};
 
 pub(super) const MIB: usize = 1 << 20;
 const NOW: Moment = Moment::from_micros(1);
@@ -50,17 +53,17 @@ pub(super) fn values(base: i64, sizes: &[usize]) -> Vec<u8> {
 }
 
 /// A partition whose every wish is granted at once, and what became of its records.
-pub(super) struct Driver {
+pub(super) struct PieceDriver {
     pub(super) core: PartitionCore,
-    inflater: RefCell<Inflater>,
-    budget: ByteBudget,
+    inflater: RefCell<BatchInflater>,
+    budget: MemoryBudget,
     limits: PieceLimits,
     pub(super) log: Bytes,
     /// Offset behind its last batch.
     end: i64,
     pub(super) now: Moment,
-    queue: VecDeque<Effect>,
-    offer: Option<(u64, Cut)>,
+    queue: VecDeque<PartitionEffect>,
+    offer: Option<(u64, PartitionBatch)>,
     wanted: Option<Offset>,
     pub(super) delivered: BTreeMap<i64, usize>,
     unheld: Vec<i64>,
@@ -71,26 +74,26 @@ pub(super) struct Driver {
     batches: u64,
 }
 
-impl Driver {
+impl PieceDriver {
     pub(super) fn new(log: Vec<u8>, committed: i64, budget_bytes: usize, limits: PieceLimits) -> Self {
-        Self::under(FailurePolicy::default(), log, committed, budget_bytes, limits)
+        Self::under(FailureHandling::default(), log, committed, budget_bytes, limits)
     }
 
     pub(super) fn under(
-        policy: FailurePolicy,
+        policy: FailureHandling,
         log: Vec<u8>,
         committed: i64,
         budget_bytes: usize,
         limits: PieceLimits,
     ) -> Self {
-        let core = PartitionCore::new(Start {
+        let core = PartitionCore::new(PartitionConfig {
             committed: Offset(committed),
             leader_epoch: -1,
             progress: None,
             failures: None,
             policy,
             filters: 0,
-            limits: CutLimits { records_max: 100, payload_bytes_max: 6 * MIB },
+            limits: PartitionBatchLimits { records_max: 100, payload_bytes_max: 6 * MIB },
             buffer_bytes_target: MIB,
         });
         let mut at = 0;
@@ -107,7 +110,7 @@ impl Driver {
             end,
             core,
             inflater: RefCell::default(),
-            budget: ByteBudget::new(budget_bytes),
+            budget: MemoryBudget::new(budget_bytes),
             limits,
             log: log.into(),
             now: NOW,
@@ -126,13 +129,13 @@ impl Driver {
 
     pub(super) fn step(
         &mut self,
-        granted: Option<Lease>,
-        event: impl FnOnce(&mut PartitionCore, Moment, &mut Tools<'_>) -> Effects,
+        granted: Option<MemoryLease>,
+        event: impl FnOnce(&mut PartitionCore, Moment, &mut CoreContext<'_>) -> PartitionEffects,
     ) {
         let (inflater, budget, limits) = (&self.inflater, &self.budget, self.limits);
-        let mut opener = OnCredit { inflater, budget, limits, spent: 0, granted };
+        let mut opener = LeasedDecompressor { inflater, budget, limits, spent: 0, granted };
         let opener = &mut opener;
-        let mut tools = Tools { opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+        let mut tools = CoreContext { opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) };
         let effects = event(&mut self.core, self.now, &mut tools);
         self.queue.extend(effects);
         self.leased_max = self.leased_max.max(self.budget.leased());
@@ -157,7 +160,7 @@ impl Driver {
     }
 
     /// Goes on until records are offered.
-    pub(super) fn next_offer(&mut self) -> (u64, Cut) {
+    pub(super) fn next_offer(&mut self) -> (u64, PartitionBatch) {
         self.step(None, PartitionCore::wake);
         loop {
             while let Some(effect) = self.queue.pop_front() {
@@ -176,15 +179,15 @@ impl Driver {
     }
 
     fn fetch(&mut self, position: Offset) {
-        let hold: Hold = Arc::new(self.budget.try_lease(self.log.len()).expect("room"));
+        let hold: SharedLease = Arc::new(self.budget.try_lease(self.log.len()).expect("room"));
         let log = self.log.clone();
         self.step(None, |core, now, tools| {
             let aborted = AbortedTransactions::default();
-            core.fetched(now, Frame { position, records: &log, aborted, hold: &hold }, tools)
+            core.fetched(now, FetchedFrame { position, records: &log, aborted, hold: &hold }, tools)
         });
     }
 
-    fn deliver(&mut self, seq: u64, cut: &Cut) {
+    fn deliver(&mut self, seq: u64, cut: &PartitionBatch) {
         for record in cut.walk() {
             let size = record.value.map_or(0, <[u8]>::len);
             assert_eq!(self.delivered.insert(record.offset.0, size), None, "{} twice", record.offset);
@@ -193,21 +196,21 @@ impl Driver {
         self.batches += 1;
         self.step(None, |core, _, tools| {
             assert!(core.sealed(seq, end, batch, tools));
-            Effects::new()
+            PartitionEffects::new()
         });
-        self.step(None, |core, now, tools| core.resolved(now, batch, Resolution::Delivered, tools));
+        self.step(None, |core, now, tools| core.resolved(now, batch, BatchResolution::Delivered, tools));
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn carry_out(&mut self, effect: PartitionEffect) {
         match effect {
-            Effect::Want { position, .. } => self.wanted = Some(position),
-            Effect::Forget | Effect::Pause => self.wanted = None,
-            Effect::Offer { seq, cut, .. } => self.offer = Some((seq, cut)),
-            Effect::GoOn => {
+            PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
+            PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
+            PartitionEffect::Offer { seq, cut, .. } => self.offer = Some((seq, cut)),
+            PartitionEffect::ContinueSoon => {
                 self.turns += 1;
                 self.step(None, PartitionCore::wake);
             }
-            Effect::AwaitCredit(short) => {
+            PartitionEffect::AwaitCredit(short) => {
                 let budget = self.budget.clone();
                 let granted = budget.lease_or_overdraft(short.bytes, short.purpose).now_or_never();
                 // Without it whoever holds it must get on first.
@@ -215,7 +218,7 @@ impl Driver {
                     self.step(granted, PartitionCore::wake);
                 }
             }
-            Effect::Commit { seq, passed, .. } => {
+            PartitionEffect::Commit { seq, passed, .. } => {
                 for passed in passed {
                     for offset in passed.range.first.0..passed.range.end.0 {
                         assert_eq!(self.ends.insert(offset, passed.outcome), None, "{offset} ended twice");
@@ -223,24 +226,28 @@ impl Driver {
                 }
                 self.step(None, |core, now, tools| core.committed(now, seq, tools));
             }
-            Effect::Bury { ticket, work, .. } => {
-                assert!(work.cut.is_unheld());
-                self.unheld.extend(work.cut.walk().map(|record| record.offset.0));
-                self.step(None, |core, now, tools| core.buried(now, ticket, Buried::Acknowledged, tools));
+            PartitionEffect::DeadLetter { ticket, work, .. } => {
+                assert!(work.batch.is_unheld());
+                self.unheld.extend(work.batch.walk().map(|record| record.offset.0));
+                self.step(None, |core, now, tools| {
+                    core.buried(now, ticket, DeadLetterResult::Acknowledged, tools)
+                });
             }
-            Effect::BuryRaw { ticket, batch } => {
+            PartitionEffect::DeadLetterRaw { ticket, batch } => {
                 self.raw.push(batch);
-                self.step(None, |core, now, tools| core.buried(now, ticket, Buried::Acknowledged, tools));
+                self.step(None, |core, now, tools| {
+                    core.buried(now, ticket, DeadLetterResult::Acknowledged, tools)
+                });
             }
-            Effect::Note(Note::LedgerRefused(refused)) => panic!("{refused}"),
-            Effect::Withdraw { .. }
-            | Effect::StopBurying { .. }
-            | Effect::WakeAt(_)
-            | Effect::LookAgain
-            | Effect::Drained
-            | Effect::Rebuild { .. }
-            | Effect::BeginAnew
-            | Effect::Note(_) => {}
+            PartitionEffect::Log(PartitionEvent::LedgerRefused(refused)) => panic!("{refused}"),
+            PartitionEffect::Withdraw { .. }
+            | PartitionEffect::CancelDeadLetter { .. }
+            | PartitionEffect::WakeAt(_)
+            | PartitionEffect::PollSoon
+            | PartitionEffect::Drained
+            | PartitionEffect::Restart { .. }
+            | PartitionEffect::StartNewLog
+            | PartitionEffect::Log(_) => {}
         }
     }
 
@@ -265,7 +272,7 @@ impl Driver {
 fn mem_1_a_batch_larger_than_the_whole_budget_is_delivered_within_it() {
     let log = packed(&values(0, &[1_000_000; 70]), 0);
     assert!(log.len() < 100_000);
-    let mut driver = Driver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
+    let mut driver = PieceDriver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
     driver.run();
     assert!(driver.delivered.keys().copied().eq(0..70), "ALO-1: {:?}", driver.delivered.keys());
     assert!(driver.delivered.values().all(|size| *size == 1_000_000));
@@ -278,7 +285,7 @@ fn mem_1_a_batch_larger_than_the_whole_budget_is_delivered_within_it() {
 #[test]
 fn mem_1_a_batch_is_delivered_although_others_hold_the_whole_budget() {
     let log = packed(&values(0, &[300_000; 20]), 0);
-    let mut driver = Driver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
+    let mut driver = PieceDriver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
     let others = driver.budget.try_lease(16 * MIB - 40_000).expect("room");
     driver.run();
     assert!(driver.delivered.keys().copied().eq(0..20), "LIV-1: {:?}", driver.delivered.keys());
@@ -289,14 +296,14 @@ fn mem_1_a_batch_is_delivered_although_others_hold_the_whole_budget() {
 #[test]
 fn mem_1_alo_1_a_batch_given_back_between_its_pieces_is_inflated_anew_and_delivered_once() {
     let log = packed(&values(0, &[300_000; 40]), 0);
-    let mut driver = Driver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
+    let mut driver = PieceDriver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
     let (seq, cut) = driver.next_offer();
     let (end, again) = (cut.range.end, NOW + std::time::Duration::from_secs(5));
     assert!((1..40).contains(&end.0) && driver.core.buffered_bytes() > 0, "in the midst of it: {end}");
     drop(cut);
     driver.step(None, |core, now, tools| {
         assert!(core.sealed(seq, end, BatchId(1_000), tools));
-        core.resolved(now, BatchId(1_000), Resolution::Again { at: again }, tools)
+        core.resolved(now, BatchId(1_000), BatchResolution::Again { at: again }, tools)
     });
     driver.step(None, |core, _, tools| core.give_back(tools));
     assert_eq!((driver.core.position(), driver.core.buffered_bytes()), (end, 0));
@@ -310,7 +317,7 @@ fn mem_1_alo_1_a_batch_given_back_between_its_pieces_is_inflated_anew_and_delive
 #[test]
 fn liv_1_a_bomb_is_inflated_in_turns() {
     let log = packed(&values(0, &[2_000_000; 40]), 0);
-    let mut driver = Driver::new(log, 39, 16 * MIB, PieceLimits::of(16 * MIB));
+    let mut driver = PieceDriver::new(log, 39, 16 * MIB, PieceLimits::of(16 * MIB));
     driver.run();
     assert_eq!(driver.delivered.keys().copied().collect::<Vec<_>>(), [39]);
     assert!(driver.turns >= 8, "{}", driver.turns);
@@ -320,9 +327,9 @@ fn liv_1_a_bomb_is_inflated_in_turns() {
 fn alo_1_a_record_larger_than_may_be_held_is_given_up_without_being_held() {
     let sizes = [100, 30_000_000, 200];
     for has_destination in [false, true] {
-        let policy = FailurePolicy { has_destination, ..FailurePolicy::default() };
+        let policy = FailureHandling { has_destination, ..FailureHandling::default() };
         let log = packed(&values(0, &sizes), 0);
-        let mut driver = Driver::under(policy, log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
+        let mut driver = PieceDriver::under(policy, log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
         driver.run();
         assert_eq!(driver.delivered.keys().copied().collect::<Vec<_>>(), [0, 2]);
         let outcome = if has_destination { Outcome::DeadLettered } else { Outcome::Oversized };
@@ -350,8 +357,8 @@ proptest! {
         }
         let committed = committed.min(base);
         let small = PieceLimits { piece_bytes, turn_bytes, ..PieceLimits::of(MIB) };
-        let mut pieced = Driver::new(log.clone(), committed, MIB, small);
-        let mut whole = Driver::new(log, committed, MIB, PieceLimits::of(MIB));
+        let mut pieced = PieceDriver::new(log.clone(), committed, MIB, small);
+        let mut whole = PieceDriver::new(log, committed, MIB, PieceLimits::of(MIB));
         pieced.run();
         whole.run();
         prop_assert!(whole.delivered.keys().copied().eq(committed..base));

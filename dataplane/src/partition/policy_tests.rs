@@ -5,26 +5,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lighterman_proto::commit_metadata::{CommitMetadata, Progress};
+use lighterman_proto::commit_metadata::{CommitMetadata, CommittedProgress};
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
 use super::core::PartitionCore;
-use super::cut::{Cut, CutLimits};
-use super::effects::{Buried, Effect, Effects, Frame, Resolution, SkipAnswer, Start, Tools};
-use super::ledger::{Outcome, Passed};
-use super::model_tests::{Plain, Refusing, batch_at, failure, hold};
-use super::work::{FailurePolicy, Failures, is_expired};
+use super::cut::{PartitionBatch, PartitionBatchLimits};
+use super::effects::{
+    BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
+    PartitionEffects, SkipAnswer,
+};
+use super::ledger::{Outcome, ResolvedRange};
+use super::model_tests::{PlainTools, RefusingFilter, batch_at, failure, hold};
+use super::work::{FailureHandling, KnownFailures, is_expired};
 use crate::batcher::BatchId;
 
-const LIMITS: CutLimits = CutLimits { records_max: 8, payload_bytes_max: 4_000 };
+const LIMITS: PartitionBatchLimits = PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 };
 const RECORDS: i64 = 24;
 
 /// How the function says what failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Says {
+enum ResponseStyle {
     AllOrNothing,
     Names,
     /// It stops at its first failure, and names that one: AWS's checkpoint.
@@ -32,7 +35,7 @@ enum Says {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum PolicyStep {
     Fetch,
     Seal,
     /// The seal has crossed what was shown last.
@@ -42,7 +45,7 @@ enum Step {
     TooLarge,
     Acknowledge,
     Tick,
-    Bury(Buried),
+    Bury(DeadLetterResult),
     Die,
     HandOver,
     /// The mapping's filters change: a hand-over to an owner that refuses these.
@@ -54,33 +57,33 @@ enum Step {
 
 /// What the batcher has of an offer.
 #[derive(Debug)]
-struct Shown {
+struct ShownOffer {
     seq: u64,
-    cut: Cut,
+    cut: PartitionBatch,
     expires: Option<Moment>,
 }
 
-struct World {
-    policy: FailurePolicy,
-    says: Says,
+struct PolicyModel {
+    policy: FailureHandling,
+    says: ResponseStyle,
     core: PartitionCore,
     now: Moment,
     wall: TimestampMs,
     /// How often each record still fails; `u32::MAX`: always.
     fails: BTreeMap<i64, u32>,
     /// What the filters refuse now, and what they have refused.
-    refusing: Refusing,
+    refusing: RefusingFilter,
     filters: u32,
     refused: BTreeSet<i64>,
     wanted: Option<Offset>,
     /// Timestamp of a record, by its offset.
     timestamp: fn(i64) -> i64,
-    offered: Option<Shown>,
-    earlier: Option<Shown>,
-    flying: Option<(BatchId, Cut)>,
+    offered: Option<ShownOffer>,
+    earlier: Option<ShownOffer>,
+    flying: Option<(BatchId, PartitionBatch)>,
     errand: Option<(u64, Vec<i64>)>,
-    commits: Vec<(u64, Offset, Option<Progress>, Vec<Passed>)>,
-    committed: (Offset, Option<Progress>),
+    commits: Vec<(u64, Offset, Option<CommittedProgress>, Vec<ResolvedRange>)>,
+    committed: (Offset, Option<CommittedProgress>),
     outcomes: BTreeMap<i64, Outcome>,
     answered_for: BTreeSet<i64>,
     at_destination: BTreeSet<i64>,
@@ -94,8 +97,8 @@ struct World {
     drained: bool,
 }
 
-impl World {
-    fn new(policy: FailurePolicy, says: Says, fails: BTreeMap<i64, u32>) -> Self {
+impl PolicyModel {
+    fn new(policy: FailureHandling, says: ResponseStyle, fails: BTreeMap<i64, u32>) -> Self {
         let mut world = Self {
             policy,
             says,
@@ -103,7 +106,7 @@ impl World {
             now: Moment::from_micros(1),
             wall: TimestampMs(0),
             fails,
-            refusing: Refusing::default(),
+            refusing: RefusingFilter::default(),
             filters: 0,
             refused: BTreeSet::new(),
             wanted: None,
@@ -129,20 +132,24 @@ impl World {
         world
     }
 
-    fn step(&mut self, event: impl FnOnce(&mut PartitionCore, Moment, &mut Tools<'_>) -> Effects) {
-        let mut opener = Plain;
-        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &self.refusing, wall: self.wall };
+    fn step(
+        &mut self,
+        event: impl FnOnce(&mut PartitionCore, Moment, &mut CoreContext<'_>) -> PartitionEffects,
+    ) {
+        let mut opener = PlainTools;
+        let mut tools =
+            CoreContext { opener: &mut opener, sizer: &PlainTools, sieve: &self.refusing, wall: self.wall };
         let effects = event(&mut self.core, self.now, &mut tools);
         for effect in effects {
             self.carry_out(effect);
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn carry_out(&mut self, effect: PartitionEffect) {
         match effect {
-            Effect::Want { position, .. } => self.wanted = Some(position),
-            Effect::Forget | Effect::Pause => self.wanted = None,
-            Effect::Offer { seq, cut, expires, .. } => {
+            PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
+            PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
+            PartitionEffect::Offer { seq, cut, expires, .. } => {
                 assert!(self.flying.is_none() && self.errand.is_none(), "SLT-1: one thing at a time");
                 assert!(cut.records > 0 && cut.records <= LIMITS.records_max, "LIM-1");
                 let first = cut.walk().next().expect("a record").offset;
@@ -153,40 +160,43 @@ impl World {
                     assert_eq!(self.core.ledger().open_in(one), [one], "ALO-1: tried though it has ended");
                     assert!(!self.promised.contains(&offset.0), "{offset} was to be skipped before");
                 }
-                let before = self.offered.replace(Shown { seq, cut, expires });
+                let before = self.offered.replace(ShownOffer { seq, cut, expires });
                 self.earlier = before.filter(|before| before.seq == seq);
             }
-            Effect::Withdraw { seq } => {
+            PartitionEffect::Withdraw { seq } => {
                 if self.offered.take_if(|shown| shown.seq == seq).is_some() {
                     self.step(|core, now, tools| core.withdrawn(now, seq, tools));
                 }
             }
-            Effect::Commit { seq, offset, progress, passed, .. } => {
+            PartitionEffect::Commit { seq, offset, progress, passed, .. } => {
                 for passed in &passed {
                     self.check_passed(*passed);
                 }
                 self.commits.push((seq, offset, progress, passed));
             }
-            Effect::Bury { ticket, work, .. } => {
+            PartitionEffect::DeadLetter { ticket, work, .. } => {
                 assert!(self.policy.has_destination && self.errand.is_none());
-                self.errand = Some((ticket, offsets(&work.cut)));
+                self.errand = Some((ticket, offsets(&work.batch)));
             }
-            Effect::StopBurying { ticket } => {
+            PartitionEffect::CancelDeadLetter { ticket } => {
                 if self.errand.take_if(|(sent, _)| *sent == ticket).is_some() {
-                    self.step(|core, now, tools| core.buried(now, ticket, Buried::Stopped, tools));
+                    self.step(|core, now, tools| core.buried(now, ticket, DeadLetterResult::Stopped, tools));
                 }
             }
-            Effect::Drained => self.drained = true,
-            Effect::WakeAt(_) | Effect::AwaitCredit { .. } | Effect::LookAgain | Effect::Note(_) => {}
-            Effect::BuryRaw { .. } | Effect::GoOn => {
+            PartitionEffect::Drained => self.drained = true,
+            PartitionEffect::WakeAt(_)
+            | PartitionEffect::AwaitCredit { .. }
+            | PartitionEffect::PollSoon
+            | PartitionEffect::Log(_) => {}
+            PartitionEffect::DeadLetterRaw { .. } | PartitionEffect::ContinueSoon => {
                 panic!("all of it can be read, and is not inflated in turns")
             }
-            Effect::Rebuild { .. } | Effect::BeginAnew => panic!("nothing was truncated"),
+            PartitionEffect::Restart { .. } | PartitionEffect::StartNewLog => panic!("nothing was truncated"),
         }
     }
 
     /// COM-1: whatever is about to be committed has really ended that way.
-    fn check_passed(&self, passed: Passed) {
+    fn check_passed(&self, passed: ResolvedRange) {
         for offset in passed.range.first.0..passed.range.end.0 {
             let so = match passed.outcome {
                 Outcome::Delivered => self.answered_for.contains(&offset),
@@ -195,28 +205,30 @@ impl World {
                 Outcome::Exhausted => self.failures.contains_key(&offset) && !self.policy.has_destination,
                 Outcome::Oversized => !self.policy.has_destination,
                 Outcome::Dropped => self.policy.has_destination,
-                Outcome::Earlier => self.answered_for.contains(&offset) || self.skipped.contains(&offset),
+                Outcome::ResolvedEarlier => {
+                    self.answered_for.contains(&offset) || self.skipped.contains(&offset)
+                }
                 Outcome::Expired => {
                     let age_max = self.policy.record_age_max.map_or(i64::MAX, |age| age.as_millis() as i64);
                     self.wall.0 - (self.timestamp)(offset) > age_max && !self.policy.has_destination
                 }
                 Outcome::Filtered => self.refused.contains(&offset),
-                Outcome::Absent | Outcome::Lost => false,
+                Outcome::NoRecord | Outcome::Lost => false,
             };
             assert!(so, "{offset} did not end as {:?}", passed.outcome);
         }
     }
 
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: PolicyStep) {
         match step {
-            Step::Fetch => self.fetch(),
-            Step::Seal => {
+            PolicyStep::Fetch => self.fetch(),
+            PolicyStep::Seal => {
                 let shown = self.offered.take_if(|shown| shown.expires.is_none_or(|at| self.now < at));
                 self.seal(shown);
             }
-            Step::SealEarlier => {
+            PolicyStep::SealEarlier => {
                 let seq = self.offered.as_ref().map(|shown| shown.seq);
-                let may = |shown: &mut Shown| {
+                let may = |shown: &mut ShownOffer| {
                     Some(shown.seq) == seq && shown.expires.is_none_or(|at| self.now < at)
                 };
                 let shown = self.earlier.take_if(may);
@@ -225,32 +237,32 @@ impl World {
                 }
                 self.seal(shown);
             }
-            Step::Answer => self.answer(),
-            Step::Throttle => {
+            PolicyStep::Answer => self.answer(),
+            PolicyStep::Throttle => {
                 let at = self.now + Duration::from_secs(1);
-                self.resolve(|_, _| Resolution::Again { at });
+                self.resolve(|_, _| BatchResolution::Again { at });
             }
-            Step::TooLarge => {
+            PolicyStep::TooLarge => {
                 let again_at = self.now;
                 self.resolve(|world, cut| {
                     world.count_failure(cut);
-                    Resolution::TooLarge { mixed: false, failure: failure(), again_at }
+                    BatchResolution::TooLarge { mixed: false, failure: failure(), again_at }
                 });
             }
-            Step::Acknowledge => self.acknowledge(),
-            Step::GiveBack => self.step(|core, _, tools| core.give_back(tools)),
-            Step::Tick => {
+            PolicyStep::Acknowledge => self.acknowledge(),
+            PolicyStep::GiveBack => self.step(|core, _, tools| core.give_back(tools)),
+            PolicyStep::Tick => {
                 self.now = self.now + Duration::from_secs(2);
                 if self.policy.record_age_max.is_some() {
                     self.wall.0 += 2_000;
                 }
                 self.step(PartitionCore::wake);
             }
-            Step::Bury(buried) => self.bury(buried),
-            Step::Die => self.die(),
-            Step::HandOver => self.hand_over(None),
-            Step::Refilter(refusing) => self.hand_over(Some(refusing)),
-            Step::Skip(offset) => {
+            PolicyStep::Bury(buried) => self.bury(buried),
+            PolicyStep::Die => self.die(),
+            PolicyStep::HandOver => self.hand_over(None),
+            PolicyStep::Refilter(refusing) => self.hand_over(Some(refusing)),
+            PolicyStep::Skip(offset) => {
                 self.skipped.insert(offset);
                 self.skip(offset);
             }
@@ -278,12 +290,12 @@ impl World {
         let hold = hold();
         self.step(|core, now, tools| {
             let aborted = AbortedTransactions::default();
-            core.fetched(now, Frame { position, records: &frame, aborted, hold: &hold }, tools)
+            core.fetched(now, FetchedFrame { position, records: &frame, aborted, hold: &hold }, tools)
         });
     }
 
-    fn seal(&mut self, shown: Option<Shown>) {
-        let Some(Shown { seq, cut, .. }) = shown else { return };
+    fn seal(&mut self, shown: Option<ShownOffer>) {
+        let Some(ShownOffer { seq, cut, .. }) = shown else { return };
         let (batch, end) = (BatchId(self.next_batch), cut.range.end);
         self.next_batch += 1;
         if let Some(age_max) = self.policy.record_age_max {
@@ -292,18 +304,18 @@ impl World {
         }
         self.step(|core, _, tools| {
             assert!(core.sealed(seq, end, batch, tools));
-            Effects::new()
+            PartitionEffects::new()
         });
         self.flying = Some((batch, cut));
     }
 
-    fn resolve(&mut self, resolution: impl FnOnce(&mut Self, &Cut) -> Resolution) {
+    fn resolve(&mut self, resolution: impl FnOnce(&mut Self, &PartitionBatch) -> BatchResolution) {
         let Some((batch, cut)) = self.flying.take() else { return };
         let resolution = resolution(self, &cut);
         self.step(|core, now, tools| core.resolved(now, batch, resolution, tools));
     }
 
-    fn count_failure(&mut self, cut: &Cut) {
+    fn count_failure(&mut self, cut: &PartitionBatch) {
         for offset in offsets(cut) {
             *self.tries.entry(offset).or_default() += 1;
             *self.failures.entry(offset).or_default() += 1;
@@ -313,7 +325,7 @@ impl World {
     fn answer(&mut self) {
         self.resolve(|world, cut| {
             let all = offsets(cut);
-            let tried = if world.says == Says::StopsAtFirst { 1 } else { usize::MAX };
+            let tried = if world.says == ResponseStyle::StopsAtFirst { 1 } else { usize::MAX };
             let fails = |offset: &i64| world.fails.get(offset).is_some_and(|left| *left > 0);
             let bad: BTreeSet<i64> = all.iter().copied().filter(fails).take(tried).collect();
             for offset in &bad {
@@ -323,19 +335,21 @@ impl World {
             let again_at = world.now + Duration::from_secs(1);
             if bad.is_empty() {
                 world.answered_for.extend(all);
-                return Resolution::Delivered;
+                return BatchResolution::Delivered;
             }
             world.count_failure(cut);
             match world.says {
-                Says::AllOrNothing => Resolution::Failed { mixed: false, failure: failure(), again_at },
-                Says::Names | Says::StopsAtFirst => {
+                ResponseStyle::AllOrNothing => {
+                    BatchResolution::Failed { mixed: false, failure: failure(), again_at }
+                }
+                ResponseStyle::Names | ResponseStyle::StopsAtFirst => {
                     let answered_for = |offset: &&i64| match bad.first() {
                         Some(lowest) if !world.policy.named_only => *offset < lowest,
                         _ => !bad.contains(offset),
                     };
                     world.answered_for.extend(all.iter().filter(answered_for));
                     let failed = bad.into_iter().map(Offset).collect();
-                    Resolution::Partial { failed, failure: failure(), again_at }
+                    BatchResolution::Partial { failed, failure: failure(), again_at }
                 }
             }
         });
@@ -356,9 +370,9 @@ impl World {
         self.step(|core, now, tools| core.committed(now, seq, tools));
     }
 
-    fn bury(&mut self, buried: Buried) {
+    fn bury(&mut self, buried: DeadLetterResult) {
         let Some((ticket, records)) = self.errand.take() else { return };
-        if buried == Buried::Acknowledged {
+        if buried == DeadLetterResult::Acknowledged {
             self.at_destination.extend(records);
         }
         self.step(|core, now, tools| core.buried(now, ticket, buried, tools));
@@ -380,7 +394,7 @@ impl World {
         self.step(PartitionCore::wake);
     }
 
-    fn read_back(&self) -> Option<Progress> {
+    fn read_back(&self) -> Option<CommittedProgress> {
         let progress = self.committed.1.clone();
         let text = CommitMetadata { partitions_at_activation: 1, topic: None, progress: progress.clone() };
         let text = text.encode();
@@ -393,8 +407,8 @@ impl World {
     fn hand_over(&mut self, refusing: Option<BTreeSet<i64>>) {
         self.step(PartitionCore::drain);
         for _ in 0..4 {
-            self.take(Step::Answer);
-            self.take(Step::Acknowledge);
+            self.take(PolicyStep::Answer);
+            self.take(PolicyStep::Acknowledge);
         }
         assert!(self.drained, "DRN-1");
         assert_eq!(self.core.progress(), self.committed.1.as_ref());
@@ -406,7 +420,7 @@ impl World {
         self.drained = false;
         if let Some(refusing) = refusing {
             self.refused.extend(&refusing);
-            self.refusing = Refusing(refusing);
+            self.refusing = RefusingFilter(refusing);
             self.filters += 1;
         }
         let (progress, failures) = (self.read_back(), self.core.work().failures());
@@ -418,12 +432,12 @@ impl World {
     fn finish(&mut self) {
         for _ in 0..900 {
             for step in [
-                Step::Fetch,
-                Step::Seal,
-                Step::Answer,
-                Step::Bury(Buried::Acknowledged),
-                Step::Acknowledge,
-                Step::Tick,
+                PolicyStep::Fetch,
+                PolicyStep::Seal,
+                PolicyStep::Answer,
+                PolicyStep::Bury(DeadLetterResult::Acknowledged),
+                PolicyStep::Acknowledge,
+                PolicyStep::Tick,
             ] {
                 self.take(step);
             }
@@ -433,14 +447,14 @@ impl World {
 }
 
 fn core(
-    policy: FailurePolicy,
+    policy: FailureHandling,
     filters: u32,
     committed: Offset,
-    progress: Option<Progress>,
-    failures: Option<Failures>,
+    progress: Option<CommittedProgress>,
+    failures: Option<KnownFailures>,
 ) -> PartitionCore {
     let limits = LIMITS;
-    PartitionCore::new(Start {
+    PartitionCore::new(PartitionConfig {
         committed,
         leader_epoch: -1,
         progress,
@@ -452,35 +466,36 @@ fn core(
     })
 }
 
-fn offsets(cut: &Cut) -> Vec<i64> {
+fn offsets(cut: &PartitionBatch) -> Vec<i64> {
     cut.walk().map(|record| record.offset.0).collect()
 }
 
 /// Its age is shown: of what has ended it would grow for ever.
 #[test]
 fn the_oldest_record_is_the_first_that_is_here_without_an_outcome() {
-    let mut world = World::new(FailurePolicy::default(), Says::AllOrNothing, BTreeMap::new());
+    let mut world =
+        PolicyModel::new(FailureHandling::default(), ResponseStyle::AllOrNothing, BTreeMap::new());
     assert_eq!(world.core.oldest(), None);
-    world.take(Step::Fetch);
+    world.take(PolicyStep::Fetch);
     let first = world.now;
-    world.take(Step::Tick);
-    world.take(Step::Fetch);
+    world.take(PolicyStep::Tick);
+    world.take(PolicyStep::Fetch);
     let second = world.now;
     assert_eq!(world.core.oldest(), Some(first));
-    world.take(Step::Seal);
+    world.take(PolicyStep::Seal);
     assert_eq!(world.core.oldest(), Some(first));
-    world.take(Step::Answer);
+    world.take(PolicyStep::Answer);
     assert_eq!(world.core.oldest(), Some(second), "the first eight are delivered");
-    world.take(Step::Acknowledge);
+    world.take(PolicyStep::Acknowledge);
     assert_eq!(world.core.oldest(), Some(second), "in work now");
-    world.take(Step::Seal);
-    world.take(Step::Answer);
+    world.take(PolicyStep::Seal);
+    world.take(PolicyStep::Answer);
     assert_eq!(world.core.oldest(), None);
 }
 
-fn any_policy() -> impl Strategy<Value = FailurePolicy> {
+fn any_policy() -> impl Strategy<Value = FailureHandling> {
     (prop::option::of(0u32..4), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(retries_max, bisect, named_only, has_destination)| FailurePolicy {
+        |(retries_max, bisect, named_only, has_destination)| FailureHandling {
             retries_max,
             record_age_max: None,
             bisect,
@@ -490,28 +505,28 @@ fn any_policy() -> impl Strategy<Value = FailurePolicy> {
     )
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
+fn any_step() -> impl Strategy<Value = PolicyStep> {
     prop_oneof![
-        3 => Just(Step::Fetch),
-        4 => Just(Step::Seal),
-        1 => Just(Step::SealEarlier),
-        4 => Just(Step::Answer),
-        1 => Just(Step::Throttle),
-        1 => Just(Step::TooLarge),
-        5 => Just(Step::Acknowledge),
-        2 => Just(Step::Tick),
-        1 => Just(Step::Bury(Buried::Acknowledged)),
-        1 => Just(Step::Bury(Buried::Dropped)),
-        1 => Just(Step::Bury(Buried::Stopped)),
-        1 => Just(Step::Die),
-        1 => Just(Step::HandOver),
-        1 => prop::collection::btree_set(0..RECORDS, 0..10).prop_map(Step::Refilter),
-        1 => (0..RECORDS).prop_map(Step::Skip),
-        1 => Just(Step::GiveBack),
+        3 => Just(PolicyStep::Fetch),
+        4 => Just(PolicyStep::Seal),
+        1 => Just(PolicyStep::SealEarlier),
+        4 => Just(PolicyStep::Answer),
+        1 => Just(PolicyStep::Throttle),
+        1 => Just(PolicyStep::TooLarge),
+        5 => Just(PolicyStep::Acknowledge),
+        2 => Just(PolicyStep::Tick),
+        1 => Just(PolicyStep::Bury(DeadLetterResult::Acknowledged)),
+        1 => Just(PolicyStep::Bury(DeadLetterResult::Dropped)),
+        1 => Just(PolicyStep::Bury(DeadLetterResult::Stopped)),
+        1 => Just(PolicyStep::Die),
+        1 => Just(PolicyStep::HandOver),
+        1 => prop::collection::btree_set(0..RECORDS, 0..10).prop_map(PolicyStep::Refilter),
+        1 => (0..RECORDS).prop_map(PolicyStep::Skip),
+        1 => Just(PolicyStep::GiveBack),
     ]
 }
 
-fn any_failures(policy: FailurePolicy) -> impl Strategy<Value = BTreeMap<i64, u32>> {
+fn any_failures(policy: FailureHandling) -> impl Strategy<Value = BTreeMap<i64, u32>> {
     // Without a limit a record that always fails blocks for ever, as it should: then it fails for a while only.
     let most = if policy.retries_max.is_some() { u32::MAX } else { 4 };
     prop::collection::btree_map(0..RECORDS, prop_oneof![1u32..4, Just(most)], 0..6)
@@ -523,11 +538,11 @@ proptest! {
     #[test]
     fn ord_1_com_1_alo_1_liv_1_every_record_ends_once_within_its_attempts(
         (policy, fails) in any_policy().prop_flat_map(|policy| (Just(policy), any_failures(policy))),
-        says in prop_oneof![Just(Says::AllOrNothing), Just(Says::Names), Just(Says::StopsAtFirst)],
+        says in prop_oneof![Just(ResponseStyle::AllOrNothing), Just(ResponseStyle::Names), Just(ResponseStyle::StopsAtFirst)],
         steps in prop::collection::vec(any_step(), 0..160),
     ) {
-        let too_large = steps.iter().any(|step| matches!(step, Step::TooLarge));
-        let mut world = World::new(policy, says, fails.clone());
+        let too_large = steps.iter().any(|step| matches!(step, PolicyStep::TooLarge));
+        let mut world = PolicyModel::new(policy, says, fails.clone());
         for step in steps {
             world.take(step);
         }
@@ -536,9 +551,9 @@ proptest! {
             let ended = world.outcomes.get(&offset).copied();
             prop_assert!(ended.is_some(), "{} has no outcome", offset);
             let innocent = !world.refused.contains(&offset) && !fails.contains_key(&offset) && !too_large;
-            let apart = policy.bisect || (policy.named_only && says != Says::AllOrNothing);
+            let apart = policy.bisect || (policy.named_only && says != ResponseStyle::AllOrNothing);
             if innocent && (apart || policy.retries_max.is_none()) {
-                let fine = matches!(ended, Some(Outcome::Delivered | Outcome::Earlier | Outcome::Skipped));
+                let fine = matches!(ended, Some(Outcome::Delivered | Outcome::ResolvedEarlier | Outcome::Skipped));
                 prop_assert!(fine, "{} fell with others: {:?}", offset, ended);
             }
             let tries = world.tries.get(&offset).copied().unwrap_or(0);
@@ -573,8 +588,8 @@ proptest! {
         ],
         steps in prop::collection::vec(any_step(), 0..120),
     ) {
-        let policy = FailurePolicy { record_age_max: Some(Duration::from_secs(9)), ..policy };
-        let mut world = World::new(policy, Says::AllOrNothing, BTreeMap::new());
+        let policy = FailureHandling { record_age_max: Some(Duration::from_secs(9)), ..policy };
+        let mut world = PolicyModel::new(policy, ResponseStyle::AllOrNothing, BTreeMap::new());
         world.timestamp = timestamp;
         for step in steps {
             world.take(step);
@@ -588,20 +603,21 @@ proptest! {
 
 #[test]
 fn a_record_that_grows_too_old_while_its_offer_waits_is_judged_then_and_the_young_ones_go_on() {
-    let policy = FailurePolicy { record_age_max: Some(Duration::from_secs(9)), ..FailurePolicy::default() };
-    let mut world = World::new(policy, Says::AllOrNothing, BTreeMap::new());
+    let policy =
+        FailureHandling { record_age_max: Some(Duration::from_secs(9)), ..FailureHandling::default() };
+    let mut world = PolicyModel::new(policy, ResponseStyle::AllOrNothing, BTreeMap::new());
     world.timestamp = |offset| if offset < 2 { 0 } else { 60_000 };
-    world.take(Step::Fetch);
-    world.take(Step::Acknowledge);
+    world.take(PolicyStep::Fetch);
+    world.take(PolicyStep::Acknowledge);
     let expires = world.offered.as_ref().expect("offered").expires;
     assert_eq!(expires, Some(world.now + Duration::from_millis(9_001)), "not before");
     for _ in 0..5 {
-        world.take(Step::Tick);
+        world.take(PolicyStep::Tick);
     }
-    world.take(Step::Acknowledge);
+    world.take(PolicyStep::Acknowledge);
     assert_eq!(world.outcomes, BTreeMap::from([(0, Outcome::Expired), (1, Outcome::Expired)]));
-    world.take(Step::Acknowledge);
-    world.take(Step::Seal);
+    world.take(PolicyStep::Acknowledge);
+    world.take(PolicyStep::Seal);
     assert_eq!(offsets(&world.flying.as_ref().expect("the young ones").1), [2, 3, 4]);
 }
 
@@ -609,13 +625,14 @@ fn a_record_that_grows_too_old_while_its_offer_waits_is_judged_then_and_the_youn
 #[test]
 fn mem_1_offers_do_not_heap_up_calls_for_their_age() {
     let policy =
-        FailurePolicy { record_age_max: Some(Duration::from_secs(3_600)), ..FailurePolicy::default() };
+        FailureHandling { record_age_max: Some(Duration::from_secs(3_600)), ..FailureHandling::default() };
     let mut core = core(policy, 0, Offset(0), None, None);
-    let (mut calls, now, mut opener) = (0, Moment::from_micros(1), Plain);
+    let (mut calls, now, mut opener) = (0, Moment::from_micros(1), PlainTools);
     for round in 0..100i64 {
-        let mut tools = Tools { opener: &mut opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) };
+        let mut tools =
+            CoreContext { opener: &mut opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) };
         let (frame, hold) = (batch_at(round, &[(0, 10)], 0, false, |_| round), hold());
-        let frame = Frame {
+        let frame = FetchedFrame {
             position: Offset(round),
             records: &frame,
             aborted: AbortedTransactions::default(),
@@ -624,45 +641,53 @@ fn mem_1_offers_do_not_heap_up_calls_for_their_age() {
         let mut effects = core.fetched(now, frame, &mut tools);
         let batch = BatchId(round as u64);
         assert!(core.sealed(round as u64 + 1, Offset(round + 1), batch, &tools));
-        effects.extend(core.resolved(now, batch, Resolution::Delivered, &mut tools));
-        let mut commits = effects
-            .iter()
-            .filter_map(|effect| if let Effect::Commit { seq, .. } = effect { Some(*seq) } else { None });
+        effects.extend(core.resolved(now, batch, BatchResolution::Delivered, &mut tools));
+        let mut commits = effects.iter().filter_map(|effect| {
+            if let PartitionEffect::Commit { seq, .. } = effect { Some(*seq) } else { None }
+        });
         let seq = commits.next_back().expect("committed");
         effects.extend(core.committed(now, seq, &mut tools));
-        calls += effects.iter().filter(|effect| matches!(effect, Effect::WakeAt(_))).count();
+        calls += effects.iter().filter(|effect| matches!(effect, PartitionEffect::WakeAt(_))).count();
     }
     assert_eq!(calls, 1);
 }
 
 #[test]
 fn alo_1_what_was_shown_after_the_seal_is_not_taken_for_delivered() {
-    let mut world = World::new(FailurePolicy::default(), Says::AllOrNothing, BTreeMap::new());
-    world.take(Step::Fetch);
-    world.take(Step::Fetch);
+    let mut world =
+        PolicyModel::new(FailureHandling::default(), ResponseStyle::AllOrNothing, BTreeMap::new());
+    world.take(PolicyStep::Fetch);
+    world.take(PolicyStep::Fetch);
     assert_eq!(offsets(&world.offered.as_ref().expect("grown").cut), [0, 1, 2, 3, 4, 5, 6, 7]);
-    for step in [Step::SealEarlier, Step::Answer, Step::Acknowledge] {
+    for step in [PolicyStep::SealEarlier, PolicyStep::Answer, PolicyStep::Acknowledge] {
         world.take(step);
     }
     assert_eq!((world.committed.0, world.outcomes.len()), (Offset(5), 5), "what was sealed, and no more");
-    world.take(Step::Acknowledge);
-    world.take(Step::Seal);
+    world.take(PolicyStep::Acknowledge);
+    world.take(PolicyStep::Seal);
     assert_eq!(offsets(&world.flying.as_ref().expect("the rest").1), [5, 6, 7]);
 }
 
 #[test]
 fn a_record_with_three_retries_is_never_tried_a_fifth_time_because_a_node_died() {
-    let policy = FailurePolicy { retries_max: Some(3), ..FailurePolicy::default() };
+    let policy = FailureHandling { retries_max: Some(3), ..FailureHandling::default() };
     for dies_in in 1..=4 {
-        let mut world = World::new(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+        let mut world =
+            PolicyModel::new(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
         let mut attempt = 0;
         while world.committed.0 < Offset(5) {
-            for step in [Step::Fetch, Step::Acknowledge, Step::Tick, Step::Acknowledge, Step::Seal] {
+            for step in [
+                PolicyStep::Fetch,
+                PolicyStep::Acknowledge,
+                PolicyStep::Tick,
+                PolicyStep::Acknowledge,
+                PolicyStep::Seal,
+            ] {
                 world.take(step);
             }
             if world.flying.is_some() {
                 attempt += 1;
-                world.take(if attempt == dies_in { Step::Die } else { Step::Answer });
+                world.take(if attempt == dies_in { PolicyStep::Die } else { PolicyStep::Answer });
             }
         }
         assert_eq!(world.tries[&0], 4, "died in attempt {dies_in}");
@@ -671,9 +696,9 @@ fn a_record_with_three_retries_is_never_tried_a_fifth_time_because_a_node_died()
 }
 
 /// One batch of five records is offered, sealed and on its way.
-fn flying(policy: FailurePolicy, says: Says, fails: BTreeMap<i64, u32>) -> World {
-    let mut world = World::new(policy, says, fails);
-    for step in [Step::Fetch, Step::Acknowledge, Step::Seal] {
+fn flying(policy: FailureHandling, says: ResponseStyle, fails: BTreeMap<i64, u32>) -> PolicyModel {
+    let mut world = PolicyModel::new(policy, says, fails);
+    for step in [PolicyStep::Fetch, PolicyStep::Acknowledge, PolicyStep::Seal] {
         world.take(step);
     }
     assert!(world.flying.is_some());
@@ -682,13 +707,13 @@ fn flying(policy: FailurePolicy, says: Says, fails: BTreeMap<i64, u32>) -> World
 
 #[test]
 fn alo_1_a_neighbours_poison_gives_nobody_up_and_sends_everyone_alone() {
-    let policy = FailurePolicy { retries_max: Some(0), ..FailurePolicy::default() };
-    let mut world = flying(policy, Says::AllOrNothing, BTreeMap::new());
+    let policy = FailureHandling { retries_max: Some(0), ..FailureHandling::default() };
+    let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::new());
     let again_at = world.now;
-    world.resolve(|_, _| Resolution::Failed { mixed: true, failure: failure(), again_at });
-    world.take(Step::Acknowledge);
-    world.take(Step::Tick);
-    assert!(world.core.work().alone && world.offered.is_some(), "tried again, alone");
+    world.resolve(|_, _| BatchResolution::Failed { mixed: true, failure: failure(), again_at });
+    world.take(PolicyStep::Acknowledge);
+    world.take(PolicyStep::Tick);
+    assert!(world.core.work().exclusive && world.offered.is_some(), "tried again, alone");
     world.finish();
     assert!(world.outcomes.values().all(|outcome| *outcome == Outcome::Delivered), "{:?}", world.outcomes);
 }
@@ -697,9 +722,10 @@ fn alo_1_a_neighbours_poison_gives_nobody_up_and_sends_everyone_alone() {
 fn records_grow_too_old_before_the_first_attempt_and_between_attempts() {
     let age_max = Some(Duration::from_secs(60));
     for has_destination in [false, true] {
-        let policy = FailurePolicy { record_age_max: age_max, has_destination, ..FailurePolicy::default() };
-        let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
-        world.take(Step::Answer);
+        let policy =
+            FailureHandling { record_age_max: age_max, has_destination, ..FailureHandling::default() };
+        let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+        world.take(PolicyStep::Answer);
         assert_eq!(world.outcomes.len(), 0, "young: tried again without end");
         // Their timestamps are 0.
         world.wall = TimestampMs(60_001);
@@ -713,10 +739,15 @@ fn records_grow_too_old_before_the_first_attempt_and_between_attempts() {
 #[test]
 fn a_record_that_the_endpoint_finds_too_large_alone_goes_to_the_destination() {
     for (has_destination, expected) in [(false, Outcome::Oversized), (true, Outcome::DeadLettered)] {
-        let policy = FailurePolicy { has_destination, ..FailurePolicy::default() };
-        let mut world = flying(policy, Says::AllOrNothing, BTreeMap::new());
+        let policy = FailureHandling { has_destination, ..FailureHandling::default() };
+        let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::new());
         while !world.outcomes.contains_key(&0) {
-            for step in [Step::Seal, Step::TooLarge, Step::Bury(Buried::Acknowledged), Step::Acknowledge] {
+            for step in [
+                PolicyStep::Seal,
+                PolicyStep::TooLarge,
+                PolicyStep::Bury(DeadLetterResult::Acknowledged),
+                PolicyStep::Acknowledge,
+            ] {
                 world.take(step);
             }
         }
@@ -726,28 +757,30 @@ fn a_record_that_the_endpoint_finds_too_large_alone_goes_to_the_destination() {
 
 #[test]
 fn an_errand_that_ends_without_an_answer_rests_before_the_next() {
-    let policy = FailurePolicy { retries_max: Some(0), has_destination: true, ..FailurePolicy::default() };
-    let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
-    world.take(Step::Answer);
-    world.take(Step::Acknowledge);
+    let policy =
+        FailureHandling { retries_max: Some(0), has_destination: true, ..FailureHandling::default() };
+    let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+    world.take(PolicyStep::Answer);
+    world.take(PolicyStep::Acknowledge);
     assert!(world.errand.is_some());
-    world.take(Step::Bury(Buried::Stopped));
+    world.take(PolicyStep::Bury(DeadLetterResult::Stopped));
     world.step(PartitionCore::wake);
     assert!(world.errand.is_none(), "not at once: whatever ends it may end the next as fast");
-    world.now = world.now + super::core::REST;
+    world.now = world.now + super::core::READ_RETRY_DELAY;
     world.step(PartitionCore::wake);
     assert!(world.errand.is_some());
 }
 
 #[test]
 fn what_was_given_up_is_not_tried_again_because_a_node_died_before_the_destination_had_it() {
-    let policy = FailurePolicy { retries_max: Some(0), has_destination: true, ..FailurePolicy::default() };
-    let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
-    for step in [Step::Answer, Step::Acknowledge] {
+    let policy =
+        FailureHandling { retries_max: Some(0), has_destination: true, ..FailureHandling::default() };
+    let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+    for step in [PolicyStep::Answer, PolicyStep::Acknowledge] {
         world.take(step);
     }
     assert!(world.errand.is_some());
-    world.take(Step::Die);
+    world.take(PolicyStep::Die);
     world.finish();
     assert_eq!((world.tries[&0], world.outcomes[&0]), (1, Outcome::DeadLettered));
 }
@@ -755,30 +788,31 @@ fn what_was_given_up_is_not_tried_again_because_a_node_died_before_the_destinati
 /// A destination that is down makes lag, and lag makes consumers that partitions move to.
 #[test]
 fn what_was_given_up_keeps_its_error_when_the_partition_moves_on_the_node() {
-    let policy = FailurePolicy { retries_max: Some(0), has_destination: true, ..FailurePolicy::default() };
-    let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
-    world.take(Step::Answer);
-    world.take(Step::Acknowledge);
-    world.take(Step::HandOver);
-    world.take(Step::Fetch);
+    let policy =
+        FailureHandling { retries_max: Some(0), has_destination: true, ..FailureHandling::default() };
+    let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+    world.take(PolicyStep::Answer);
+    world.take(PolicyStep::Acknowledge);
+    world.take(PolicyStep::HandOver);
+    world.take(PolicyStep::Fetch);
     assert!(world.errand.is_some(), "on its way again");
     assert_eq!(world.core.work().last, Some(failure()));
 }
 
 #[test]
 fn a_skip_is_kept_when_the_attempt_under_way_cuts_the_batch_in_two() {
-    let policy = FailurePolicy { bisect: true, ..FailurePolicy::default() };
-    let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(4, 2), (3, 1)]));
+    let policy = FailureHandling { bisect: true, ..FailureHandling::default() };
+    let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(4, 2), (3, 1)]));
     // All of it fails and is cut in two; the first half succeeds.
     for _ in 0..2 {
-        world.take(Step::Answer);
+        world.take(PolicyStep::Answer);
         while world.flying.is_none() {
-            world.take(Step::Acknowledge);
-            world.take(Step::Seal);
+            world.take(PolicyStep::Acknowledge);
+            world.take(PolicyStep::Seal);
         }
     }
     assert_eq!(offsets(&world.flying.as_ref().expect("the second half").1), [2, 3, 4]);
-    world.take(Step::Skip(4));
+    world.take(PolicyStep::Skip(4));
     assert!(!world.outcomes.contains_key(&4), "the attempt under way comes first");
     world.fails.insert(3, 1);
     world.finish();
@@ -788,18 +822,26 @@ fn a_skip_is_kept_when_the_attempt_under_way_cuts_the_batch_in_two() {
 #[test]
 fn every_skip_that_was_accepted_during_one_attempt_is_carried_out_after_it_in_a_drain_too() {
     for is_drained in [false, true] {
-        let policy = FailurePolicy { named_only: true, ..FailurePolicy::default() };
-        let mut world = flying(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX), (3, u32::MAX)]));
-        for step in [Step::Answer, Step::Tick, Step::Acknowledge, Step::Seal, Step::Skip(3), Step::Skip(0)] {
+        let policy = FailureHandling { named_only: true, ..FailureHandling::default() };
+        let mut world =
+            flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX), (3, u32::MAX)]));
+        for step in [
+            PolicyStep::Answer,
+            PolicyStep::Tick,
+            PolicyStep::Acknowledge,
+            PolicyStep::Seal,
+            PolicyStep::Skip(3),
+            PolicyStep::Skip(0),
+        ] {
             world.take(step);
         }
         assert_eq!(world.promised, BTreeSet::from([0, 3]));
-        world.take(if is_drained { Step::HandOver } else { Step::Answer });
+        world.take(if is_drained { PolicyStep::HandOver } else { PolicyStep::Answer });
         world.finish();
         assert!(world.promised.is_empty() || !is_drained);
         let ended = [0, 1, 3].map(|offset| world.outcomes[&offset]);
         assert_eq!(ended[..2], [Outcome::Skipped, Outcome::Delivered], "in a drain: {is_drained}");
-        assert!(matches!(ended[2], Outcome::Skipped | Outcome::Earlier), "in a drain: {is_drained}");
+        assert!(matches!(ended[2], Outcome::Skipped | Outcome::ResolvedEarlier), "in a drain: {is_drained}");
         assert_eq!(world.tries[&3], 2, "in a drain: {is_drained}");
     }
 }
@@ -807,26 +849,33 @@ fn every_skip_that_was_accepted_during_one_attempt_is_carried_out_after_it_in_a_
 /// The frontier jumps over records that are still in the buffer.
 #[test]
 fn alo_1_what_an_earlier_owner_resolved_is_not_sent_again_from_the_buffer() {
-    let policy = FailurePolicy { named_only: true, ..FailurePolicy::default() };
-    let mut world = flying(policy, Says::Names, BTreeMap::from([(0, 1), (3, 1)]));
-    for step in [Step::Answer, Step::Tick, Step::Acknowledge, Step::Seal, Step::TooLarge, Step::HandOver] {
+    let policy = FailureHandling { named_only: true, ..FailureHandling::default() };
+    let mut world = flying(policy, ResponseStyle::Names, BTreeMap::from([(0, 1), (3, 1)]));
+    for step in [
+        PolicyStep::Answer,
+        PolicyStep::Tick,
+        PolicyStep::Acknowledge,
+        PolicyStep::Seal,
+        PolicyStep::TooLarge,
+        PolicyStep::HandOver,
+    ] {
         world.take(step);
     }
     world.finish();
     let ended = [0, 1, 2, 3, 4].map(|offset| world.outcomes[&offset]);
-    let (now, before) = (Outcome::Delivered, Outcome::Earlier);
+    let (now, before) = (Outcome::Delivered, Outcome::ResolvedEarlier);
     assert_eq!(ended, [now, before, before, now, before]);
 }
 
 #[test]
 fn a_record_that_other_filters_let_through_is_tried_though_its_neighbours_are_used_up() {
-    let policy = FailurePolicy { retries_max: Some(0), ..FailurePolicy::default() };
-    let mut world = World::new(policy, Says::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
-    world.take(Step::Refilter(BTreeSet::from([1])));
-    for step in [Step::Fetch, Step::Acknowledge, Step::Seal] {
+    let policy = FailureHandling { retries_max: Some(0), ..FailureHandling::default() };
+    let mut world = PolicyModel::new(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
+    world.take(PolicyStep::Refilter(BTreeSet::from([1])));
+    for step in [PolicyStep::Fetch, PolicyStep::Acknowledge, PolicyStep::Seal] {
         world.take(step);
     }
-    world.take(Step::Refilter(BTreeSet::new()));
+    world.take(PolicyStep::Refilter(BTreeSet::new()));
     world.finish();
     assert_eq!((world.outcomes[&0], world.outcomes[&1]), (Outcome::Exhausted, Outcome::Exhausted));
     assert_eq!(world.tries.get(&1), Some(&1), "not given up for what others did");
@@ -834,8 +883,8 @@ fn a_record_that_other_filters_let_through_is_tried_though_its_neighbours_are_us
 
 #[test]
 fn alo_1_what_lies_behind_a_named_record_is_given_up_with_it_and_never_called_delivered() {
-    let policy = FailurePolicy { retries_max: Some(1), ..FailurePolicy::default() };
-    for says in [Says::StopsAtFirst, Says::Names] {
+    let policy = FailureHandling { retries_max: Some(1), ..FailureHandling::default() };
+    for says in [ResponseStyle::StopsAtFirst, ResponseStyle::Names] {
         let mut world = flying(policy, says, BTreeMap::from([(2, u32::MAX)]));
         world.finish();
         let ended: Vec<Outcome> = (0..5).map(|offset| world.outcomes[&offset]).collect();
@@ -849,12 +898,18 @@ fn alo_1_what_lies_behind_a_named_record_is_given_up_with_it_and_never_called_de
 fn alo_1_the_next_owner_tries_all_from_the_lowest_named_record_on_again_as_this_one_would() {
     for owner_changes in [false, true] {
         let fails = BTreeMap::from([(2, 1)]);
-        let mut world = flying(FailurePolicy::default(), Says::StopsAtFirst, fails);
-        world.take(Step::Answer);
+        let mut world = flying(FailureHandling::default(), ResponseStyle::StopsAtFirst, fails);
+        world.take(PolicyStep::Answer);
         if owner_changes {
-            world.take(Step::HandOver);
+            world.take(PolicyStep::HandOver);
         }
-        for step in [Step::Tick, Step::Fetch, Step::Acknowledge, Step::Acknowledge, Step::Seal] {
+        for step in [
+            PolicyStep::Tick,
+            PolicyStep::Fetch,
+            PolicyStep::Acknowledge,
+            PolicyStep::Acknowledge,
+            PolicyStep::Seal,
+        ] {
             world.take(step);
         }
         let again = world.flying.as_ref().map(|(_, cut)| offsets(cut));
@@ -866,8 +921,9 @@ fn alo_1_the_next_owner_tries_all_from_the_lowest_named_record_on_again_as_this_
 
 #[test]
 fn alo_1_a_partial_failure_is_cut_in_halves_down_to_the_record_where_order_is_kept() {
-    let policy = FailurePolicy { retries_max: Some(0), bisect: true, ..FailurePolicy::default() };
-    let mut world = flying(policy, Says::StopsAtFirst, BTreeMap::from([(1, u32::MAX), (3, u32::MAX)]));
+    let policy = FailureHandling { retries_max: Some(0), bisect: true, ..FailureHandling::default() };
+    let mut world =
+        flying(policy, ResponseStyle::StopsAtFirst, BTreeMap::from([(1, u32::MAX), (3, u32::MAX)]));
     world.finish();
     let given_up: Vec<i64> = (0..RECORDS).filter(|at| world.outcomes[at] == Outcome::Exhausted).collect();
     assert_eq!(given_up, [1, 3]);

@@ -4,8 +4,8 @@ use actix::{AsyncContext, Context};
 
 use super::actor::PartitionActor;
 use super::turns::LOOK_AGAIN;
-use crate::consumer::messages::{PartitionReport, PartitionState, Position};
-use crate::kafka::fetch::FetchTrouble;
+use crate::consumer::messages::{PartitionReport, PartitionState, ResumePoint};
+use crate::kafka::fetch::FetchError;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
@@ -16,7 +16,7 @@ impl PartitionActor {
             let committed = self.core.ledger().frontier();
             let (progress, failures) = (self.core.progress().cloned(), self.core.work().failures());
             let leader_epoch = self.core.frontier_leader_epoch();
-            let position = Position { topic: self.topic, committed, leader_epoch, progress, failures };
+            let position = ResumePoint { topic: self.topic, committed, leader_epoch, progress, failures };
             self.report(PartitionState::Drained { position });
         } else {
             ctx.run_later(LOOK_AGAIN, Self::report_drained);
@@ -37,19 +37,19 @@ impl PartitionActor {
         let _ = post(&self.consumer, PartitionReport { partition, epoch, state });
     }
 
-    pub(super) fn face(&mut self, trouble: &FetchTrouble, ctx: &mut Context<Self>) {
+    pub(super) fn on_fetch_error(&mut self, trouble: &FetchError, ctx: &mut Context<Self>) {
         let now = clock::now();
         match trouble {
-            FetchTrouble::OutOfRange { log_start, log_end } => {
+            FetchError::OutOfRange { log_start, log_end } => {
                 let (start, end) = (*log_start, *log_end);
                 self.step(ctx, |core, tools| core.out_of_range(now, start, end, tools));
             }
-            FetchTrouble::Diverged { end, .. } => {
+            FetchError::Diverged { end, .. } => {
                 let end = *end;
                 tracing::warn!(partition = %self.id, end = end.0, "log truncated under us");
                 self.step(ctx, |core, _| core.diverged(end));
             }
-            FetchTrouble::Recreated => {
+            FetchError::Recreated => {
                 tracing::warn!(partition = %self.id, topic_id = self.topic.map(|id| id.to_string()), "{trouble}");
                 self.step(ctx, |core, _| core.parted());
             }

@@ -5,26 +5,28 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{BatchHeader, RecordError, records_at};
 use lighterman_proto::units::Moment;
 
-use super::cut::{Cut, Hold, Slice};
-use super::fetch_buffer::{Opener, Opening, PlainSize, Reach, Shortage, Sieve, Sizer, Stop};
+use super::cut::{PartitionBatch, RecordRun, SharedLease};
+use super::fetch_buffer::{
+    BatchOpener, CreditShortage, FillLimits, FillStop, OpenedBatch, PlainSize, RecordFilter, RecordSizer,
+};
 use super::ledger::Outcome;
 use super::pieces::{NextPiece, PiecedBatch};
 use super::sparse::copy_out;
 use crate::credit::bytes::Overdraft;
 
-pub(super) struct Segment {
+pub(super) struct BufferSegment {
     pub header: BatchHeader,
-    pub body: Body,
+    pub body: SegmentBody,
     pub from: Offset,
     pub wire_bytes: usize,
-    pub hold: Hold,
+    pub hold: SharedLease,
     pub arrived: Moment,
 }
 
-pub(super) enum Body {
+pub(super) enum SegmentBody {
     /// Nothing to deliver: control batch or aborted transaction.
     Absent,
-    Packed {
+    Compressed {
         bytes: Bytes,
         /// Its size inflated, once that was found out in vain.
         known: Option<PlainSize>,
@@ -46,7 +48,7 @@ pub(super) enum Body {
 }
 
 /// Plain records at the front of a batch.
-pub(super) struct Front<'s> {
+pub(super) struct SegmentFront<'s> {
     pub bytes: &'s Bytes,
     pub at: &'s mut usize,
     pub left: &'s mut u32,
@@ -55,64 +57,67 @@ pub(super) struct Front<'s> {
     pub unheld: Option<usize>,
 }
 
-impl Body {
-    pub(super) fn front(&mut self) -> Option<Front<'_>> {
+impl SegmentBody {
+    pub(super) fn front(&mut self) -> Option<SegmentFront<'_>> {
         match self {
-            Self::Absent | Self::Packed { .. } => None,
-            Self::Plain { bytes, at, left } => Some(Front { bytes, at, left, behind: 0, unheld: None }),
+            Self::Absent | Self::Compressed { .. } => None,
+            Self::Plain { bytes, at, left } => {
+                Some(SegmentFront { bytes, at, left, behind: 0, unheld: None })
+            }
             Self::Pieced { batch, bytes, at, left, unheld } => {
-                Some(Front { bytes, at, left, behind: batch.left(), unheld: *unheld })
+                Some(SegmentFront { bytes, at, left, behind: batch.left(), unheld: *unheld })
             }
         }
     }
 }
 
-impl Segment {
+impl BufferSegment {
     pub(super) fn is_used_up(&self) -> bool {
         match &self.body {
-            Body::Absent => true,
-            Body::Packed { .. } => false,
-            Body::Plain { left, .. } => *left == 0,
-            Body::Pieced { batch, left, .. } => *left == 0 && batch.left() == 0,
+            SegmentBody::Absent => true,
+            SegmentBody::Compressed { .. } => false,
+            SegmentBody::Plain { left, .. } => *left == 0,
+            SegmentBody::Pieced { batch, left, .. } => *left == 0 && batch.left() == 0,
         }
     }
 
     /// Inflates what is compressed, or the next piece of it; why not, when it could not be done now.
-    pub(super) fn unpack(&mut self, opener: &mut dyn Opener) -> Result<Option<Stop>, RecordError> {
-        if let Body::Packed { bytes, known } = &mut self.body {
+    pub(super) fn unpack(&mut self, opener: &mut dyn BatchOpener) -> Result<Option<FillStop>, RecordError> {
+        if let SegmentBody::Compressed { bytes, known } = &mut self.body {
             match opener.open(&self.header, bytes, *known, &self.hold)? {
-                Opening::NoCredit(shortage, size) => {
+                OpenedBatch::NoCredit(shortage, size) => {
                     *known = Some(size);
-                    return Ok(Some(Stop::NoCredit(shortage)));
+                    return Ok(Some(FillStop::NoCredit(shortage)));
                 }
-                Opening::Later => return Ok(Some(Stop::Later)),
-                Opening::Plain(bytes, hold) => {
-                    self.body = Body::Plain { bytes, at: 0, left: self.header.record_count };
+                OpenedBatch::Later => return Ok(Some(FillStop::Later)),
+                OpenedBatch::Plain(bytes, hold) => {
+                    self.body = SegmentBody::Plain { bytes, at: 0, left: self.header.record_count };
                     self.hold = hold;
                 }
-                Opening::Pieced(batch) => {
-                    self.hold = Hold::clone(batch.memory());
-                    self.body = Body::Pieced { batch, bytes: Bytes::new(), at: 0, left: 0, unheld: None };
+                OpenedBatch::Pieced(batch) => {
+                    self.hold = SharedLease::clone(batch.memory());
+                    self.body =
+                        SegmentBody::Pieced { batch, bytes: Bytes::new(), at: 0, left: 0, unheld: None };
                 }
             }
         }
         match &self.body {
-            Body::Pieced { batch, left: 0, .. } if batch.left() > 0 => self.unpack_next(opener),
+            SegmentBody::Pieced { batch, left: 0, .. } if batch.left() > 0 => self.unpack_next(opener),
             _ => Ok(None),
         }
     }
 
-    fn unpack_next(&mut self, opener: &mut dyn Opener) -> Result<Option<Stop>, RecordError> {
-        let Body::Pieced { batch, bytes, at, left, unheld } = &mut self.body else { return Ok(None) };
+    fn unpack_next(&mut self, opener: &mut dyn BatchOpener) -> Result<Option<FillStop>, RecordError> {
+        let SegmentBody::Pieced { batch, bytes, at, left, unheld } = &mut self.body else { return Ok(None) };
         // Whoever waits for a piece holds none: it might wait for itself.
         *bytes = Bytes::new();
-        self.hold = Hold::clone(batch.memory());
+        self.hold = SharedLease::clone(batch.memory());
         (*at, *left, *unheld) = (0, 0, None);
         match opener.next_piece(batch)? {
             NextPiece::NoCredit(bytes) => {
-                return Ok(Some(Stop::NoCredit(Shortage { bytes, purpose: Overdraft::Inflated })));
+                return Ok(Some(FillStop::NoCredit(CreditShortage { bytes, purpose: Overdraft::Inflated })));
             }
-            NextPiece::Later => return Ok(Some(Stop::Later)),
+            NextPiece::Later => return Ok(Some(FillStop::Later)),
             NextPiece::Records { plain, records, hold } => {
                 (*bytes, *left, self.hold) = (plain, records, hold);
             }
@@ -126,19 +131,21 @@ impl Segment {
     /// Moves records from its front into `cut`, as far as `reach` allows.
     pub(super) fn grow(
         &mut self,
-        cut: &mut Cut,
-        reach: Reach<'_>,
-        sizer: &dyn Sizer,
-        sieve: &dyn Sieve,
-        opener: &mut dyn Opener,
-    ) -> Result<Option<Stop>, RecordError> {
+        cut: &mut PartitionBatch,
+        reach: FillLimits<'_>,
+        sizer: &dyn RecordSizer,
+        sieve: &dyn RecordFilter,
+        opener: &mut dyn BatchOpener,
+    ) -> Result<Option<FillStop>, RecordError> {
         let slices_before = cut.slices.len();
-        let Some(Front { bytes, at, left, behind, unheld }) = self.body.front() else { return Ok(None) };
+        let Some(SegmentFront { bytes, at, left, behind, unheld }) = self.body.front() else {
+            return Ok(None);
+        };
         if let Some(unheld) = unheld {
             return self.meet_unheld(cut, reach, unheld);
         }
         let mut walk = records_at(&self.header, bytes, *at, *left);
-        let mut run = Run { at: *at, end: *at, records: 0 };
+        let mut run = RunBuilder { at: *at, end: *at, records: 0 };
         let mut stop = None;
         loop {
             if cut.records == reach.limits.records_max {
@@ -162,7 +169,7 @@ impl Segment {
             }
             if reach.knows(record.offset) {
                 run.close(cut, &self.header, bytes, &self.hold);
-                cut.leave_out(record.offset, Outcome::Earlier);
+                cut.leave_out(record.offset, Outcome::ResolvedEarlier);
                 continue;
             }
             if !sieve.passes(&record) {
@@ -174,7 +181,7 @@ impl Segment {
             if cut.payload_bytes + size > reach.limits.payload_bytes_max {
                 walk = records_at(&self.header, bytes, before.0, before.1);
                 if cut.is_empty() {
-                    stop = Some(Stop::Oversized { offset: record.offset, bytes: size });
+                    stop = Some(FillStop::Oversized { offset: record.offset, bytes: size });
                 } else {
                     cut.full = true;
                 }
@@ -203,11 +210,11 @@ impl Segment {
     /// The record at the front is too large to be held, and so for any payload. Filters cannot look at it.
     fn meet_unheld(
         &mut self,
-        cut: &mut Cut,
-        reach: Reach<'_>,
+        cut: &mut PartitionBatch,
+        reach: FillLimits<'_>,
         bytes: usize,
-    ) -> Result<Option<Stop>, RecordError> {
-        let Some(Front { bytes: stub, left, .. }) = self.body.front() else { return Ok(None) };
+    ) -> Result<Option<FillStop>, RecordError> {
+        let Some(SegmentFront { bytes: stub, left, .. }) = self.body.front() else { return Ok(None) };
         let Some(record) = records_at(&self.header, stub, 0, *left).next() else { return Ok(None) };
         let offset = record?.offset;
         if let Some(end) = reach.end_max.filter(|end| offset >= *end) {
@@ -217,9 +224,9 @@ impl Segment {
             cut.range.end = cut.range.end.max(offset.next());
         } else if reach.knows(offset) {
             *left = 0;
-            cut.leave_out(offset, Outcome::Earlier);
+            cut.leave_out(offset, Outcome::ResolvedEarlier);
         } else if cut.is_empty() {
-            return Ok(Some(Stop::Oversized {
+            return Ok(Some(FillStop::Oversized {
                 offset,
                 bytes: bytes.max(reach.limits.payload_bytes_max + 1),
             }));
@@ -231,18 +238,18 @@ impl Segment {
 }
 
 /// Neighbouring records that become one slice.
-struct Run {
+struct RunBuilder {
     at: usize,
     end: usize,
     records: u32,
 }
 
-impl Run {
-    fn close(&mut self, cut: &mut Cut, header: &BatchHeader, plain: &Bytes, hold: &Hold) {
+impl RunBuilder {
+    fn close(&mut self, cut: &mut PartitionBatch, header: &BatchHeader, plain: &Bytes, hold: &SharedLease) {
         if self.records > 0 {
-            let (plain, hold) = (plain.clone(), Hold::clone(hold));
+            let (plain, hold) = (plain.clone(), SharedLease::clone(hold));
             let (at, end, records) = (self.at, self.end, self.records);
-            cut.slices.push(Slice { header: *header, plain, at, end, records, hold, unheld: false });
+            cut.slices.push(RecordRun { header: *header, plain, at, end, records, hold, unheld: false });
             self.records = 0;
         }
     }

@@ -6,57 +6,57 @@ use std::sync::Arc;
 
 use actix::{Handler, Recipient};
 use bytes::Bytes;
-use lighterman_proto::event::Envelope;
-use lighterman_proto::filter::Filters;
+use lighterman_proto::event::EventEnvelope;
+use lighterman_proto::filter::FilterSet;
 use lighterman_proto::ids::TopicPartition;
-use lighterman_proto::records::{BatchHeader, Compression, Inflater, Record, RecordError};
+use lighterman_proto::records::{BatchHeader, BatchInflater, Compression, Record, RecordError};
 
 use super::actor::PartitionActor;
 use super::core::PartitionCore;
-use super::cut::Hold;
-use super::fetch_buffer::{Opener, Opening, PlainSize, Shortage, Sieve, Sizer};
+use super::cut::SharedLease;
+use super::fetch_buffer::{BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter, RecordSizer};
 use super::messages::{CreditGranted, GiveBack};
 use super::pieces::{NextPiece, PieceLimits, PiecedBatch};
-use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
+use crate::credit::bytes::{MemoryBudget, MemoryLease, Overdraft};
 use crate::runtime::outbox::post;
 use crate::runtime::owned_task::OwnedTask;
 
 /// What the core borrows for one event.
-pub(super) struct Shelf {
-    pub envelope: Arc<Envelope>,
-    pub filters: Arc<Filters>,
+pub(super) struct ContextParts {
+    pub envelope: Arc<EventEnvelope>,
+    pub filters: Arc<FilterSet>,
     pub id: TopicPartition,
-    pub inflater: Rc<RefCell<Inflater>>,
+    pub inflater: Rc<RefCell<BatchInflater>>,
     pub limits: PieceLimits,
-    pub budget: ByteBudget,
+    pub budget: MemoryBudget,
 }
 
-impl Sizer for Shelf {
+impl RecordSizer for ContextParts {
     fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
         self.envelope.record_bytes(self.id.partition, record, first)
     }
 }
 
-impl Sieve for Shelf {
+impl RecordFilter for ContextParts {
     fn passes(&self, record: &Record<'_>) -> bool {
         self.filters.passes(&self.id.topic, self.id.partition, record)
     }
 }
 
 /// Inflates when the node's budget lends the bytes.
-pub(super) struct OnCredit<'a, I = Inflater> {
+pub(super) struct LeasedDecompressor<'a, I = BatchInflater> {
     pub inflater: &'a RefCell<I>,
-    pub budget: &'a ByteBudget,
+    pub budget: &'a MemoryBudget,
     /// How much of a batch is held at once.
     pub limits: PieceLimits,
     /// Bytes inflated for this event so far.
     pub spent: usize,
     /// What was waited for; whatever is not used for this event goes to the next in line.
-    pub granted: Option<Lease>,
+    pub granted: Option<MemoryLease>,
 }
 
-impl<I: Inflate> OnCredit<'_, I> {
-    fn take(&mut self, bytes: usize, purpose: Overdraft) -> Option<Lease> {
+impl<I: BatchDecompressor> LeasedDecompressor<'_, I> {
+    fn take(&mut self, bytes: usize, purpose: Overdraft) -> Option<MemoryLease> {
         take(&mut self.granted, self.budget, bytes, purpose)
     }
 
@@ -76,23 +76,28 @@ impl<I: Inflate> OnCredit<'_, I> {
         &mut self,
         header: &BatchHeader,
         packed: &Bytes,
-        frame: &Hold,
-    ) -> Result<Opening, RecordError> {
+        frame: &SharedLease,
+    ) -> Result<OpenedBatch, RecordError> {
         let bytes = PiecedBatch::memory_bytes(header, packed, &self.limits)?;
         let Some(memory) = self.take(bytes, Overdraft::Decoder) else {
-            let shortage = Shortage { bytes, purpose: Overdraft::Decoder };
-            return Ok(Opening::NoCredit(shortage, PlainSize::Large));
+            let shortage = CreditShortage { bytes, purpose: Overdraft::Decoder };
+            return Ok(OpenedBatch::NoCredit(shortage, PlainSize::Large));
         };
-        Ok(Opening::Pieced(Box::new(PiecedBatch::new(header, packed.clone(), memory, frame)?)))
+        Ok(OpenedBatch::Pieced(Box::new(PiecedBatch::new(header, packed.clone(), memory, frame)?)))
     }
 }
 
-fn no_credit(bytes: usize) -> Opening {
-    Opening::NoCredit(Shortage { bytes, purpose: Overdraft::Inflated }, PlainSize::Bytes(bytes))
+fn no_credit(bytes: usize) -> OpenedBatch {
+    OpenedBatch::NoCredit(CreditShortage { bytes, purpose: Overdraft::Inflated }, PlainSize::Bytes(bytes))
 }
 
 /// What was waited for, or what is free now; over the limit if need be.
-fn take(granted: &mut Option<Lease>, budget: &ByteBudget, bytes: usize, purpose: Overdraft) -> Option<Lease> {
+fn take(
+    granted: &mut Option<MemoryLease>,
+    budget: &MemoryBudget,
+    bytes: usize,
+    purpose: Overdraft,
+) -> Option<MemoryLease> {
     match granted.take_if(|lease| lease.bytes() >= bytes && lease.serves(purpose)) {
         Some(mut lease) => {
             lease.shrink_to(bytes);
@@ -102,16 +107,16 @@ fn take(granted: &mut Option<Lease>, budget: &ByteBudget, bytes: usize, purpose:
     }
 }
 
-impl<I: Inflate> Opener for OnCredit<'_, I> {
+impl<I: BatchDecompressor> BatchOpener for LeasedDecompressor<'_, I> {
     fn open(
         &mut self,
         header: &BatchHeader,
         packed: &Bytes,
         known: Option<PlainSize>,
-        frame: &Hold,
-    ) -> Result<Opening, RecordError> {
+        frame: &SharedLease,
+    ) -> Result<OpenedBatch, RecordError> {
         if self.spent >= self.limits.turn_bytes {
-            return Ok(Opening::Later);
+            return Ok(OpenedBatch::Later);
         }
         let (packed_as, most) = (header.compression, self.limits.piece_bytes);
         let (plain, lease) = match known {
@@ -135,7 +140,7 @@ impl<I: Inflate> Opener for OnCredit<'_, I> {
                 (self.inflate(packed_as, packed, bytes)?, lease)
             }
         };
-        Ok(Opening::Plain(Bytes::from(plain), Arc::new(lease)))
+        Ok(OpenedBatch::Plain(Bytes::from(plain), Arc::new(lease)))
     }
 
     fn next_piece(&mut self, batch: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
@@ -145,18 +150,18 @@ impl<I: Inflate> Opener for OnCredit<'_, I> {
         })
     }
 
-    fn is_short(&self) -> bool {
-        self.budget.is_short()
+    fn has_waiters(&self) -> bool {
+        self.budget.has_waiters()
     }
 
-    fn lend(&mut self, bytes: usize) -> Option<Hold> {
+    fn lend(&mut self, bytes: usize) -> Option<SharedLease> {
         self.budget.try_lease(bytes).map(Arc::new)
     }
 }
 
 /// Decompresses; a seam, so that it can be counted how often.
-pub(super) trait Inflate {
-    /// [`Inflater::inflate`].
+pub(super) trait BatchDecompressor {
+    /// [`BatchInflater::inflate`].
     fn inflate(
         &mut self,
         compression: Compression,
@@ -166,7 +171,7 @@ pub(super) trait Inflate {
     ) -> Result<(), RecordError>;
 }
 
-impl Inflate for Inflater {
+impl BatchDecompressor for BatchInflater {
     fn inflate(
         &mut self,
         compression: Compression,
@@ -187,13 +192,17 @@ impl Handler<GiveBack> for PartitionActor {
 }
 
 /// A place in the budget's line; given up when it is dropped.
-pub(super) struct InLine {
+pub(super) struct CreditWait {
     _task: OwnedTask,
 }
 
-impl InLine {
+impl CreditWait {
     /// Waits for what is short, and posts it to `to`.
-    pub(super) fn for_credit(short: Shortage, budget: &ByteBudget, to: Recipient<CreditGranted>) -> Self {
+    pub(super) fn for_credit(
+        short: CreditShortage,
+        budget: &MemoryBudget,
+        to: Recipient<CreditGranted>,
+    ) -> Self {
         let budget = budget.clone();
         let task = OwnedTask::spawn(async move {
             let lease = budget.lease_or_overdraft(short.bytes, short.purpose).await;
@@ -207,28 +216,30 @@ impl InLine {
 mod tests {
     use actix::{Actor, Context, Handler};
     use futures::FutureExt;
-    use lighterman_proto::commit_metadata::{Piece, Progress};
+    use lighterman_proto::commit_metadata::{CommittedProgress, ProgressPiece};
     use lighterman_proto::ids::Offset;
     use lighterman_proto::records::AbortedTransactions;
     use lighterman_proto::units::{Moment, TimestampMs};
 
     use super::*;
     use crate::batcher::BatchId;
-    use crate::partition::cut::CutLimits;
-    use crate::partition::effects::{Effect, Effects, Frame, Resolution, Start, Tools};
-    use crate::partition::model_tests::{Plain, batch, hold};
-    use crate::partition::work::FailurePolicy;
+    use crate::partition::cut::PartitionBatchLimits;
+    use crate::partition::effects::{
+        BatchResolution, CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
+    };
+    use crate::partition::model_tests::{PlainTools, batch, hold};
+    use crate::partition::work::FailureHandling;
 
     const NOW: Moment = Moment::from_micros(1);
     const LIMIT: usize = 1_000;
 
     /// Batches that say they are compressed, and are not.
     #[derive(Default)]
-    struct Counting {
+    struct CountingDecompressor {
         inflations: u32,
     }
 
-    impl Inflate for Counting {
+    impl BatchDecompressor for CountingDecompressor {
         fn inflate(
             &mut self,
             _: Compression,
@@ -253,25 +264,25 @@ mod tests {
     }
 
     /// A partition on a budget, of which everything is lent to others but the overdraft.
-    struct Pressed {
+    struct PressedPartition {
         core: PartitionCore,
-        inflater: RefCell<Counting>,
-        budget: ByteBudget,
-        others: Lease,
+        inflater: RefCell<CountingDecompressor>,
+        budget: MemoryBudget,
+        others: MemoryLease,
     }
 
-    impl Pressed {
-        fn new(progress: Option<Progress>) -> Self {
-            let budget = ByteBudget::new(LIMIT);
+    impl PressedPartition {
+        fn new(progress: Option<CommittedProgress>) -> Self {
+            let budget = MemoryBudget::new(LIMIT);
             let others = budget.try_lease(LIMIT).expect("room");
-            let core = PartitionCore::new(Start {
+            let core = PartitionCore::new(PartitionConfig {
                 committed: Offset(0),
                 leader_epoch: -1,
                 progress,
                 failures: None,
-                policy: FailurePolicy::default(),
+                policy: FailureHandling::default(),
                 filters: 0,
-                limits: CutLimits { records_max: 8, payload_bytes_max: 4_000 },
+                limits: PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 },
                 buffer_bytes_target: 100,
             });
             Self { core, inflater: RefCell::default(), budget, others }
@@ -279,25 +290,28 @@ mod tests {
 
         fn step(
             &mut self,
-            granted: Option<Lease>,
-            event: impl FnOnce(&mut PartitionCore, &mut Tools<'_>) -> Effects,
-        ) -> Effects {
+            granted: Option<MemoryLease>,
+            event: impl FnOnce(&mut PartitionCore, &mut CoreContext<'_>) -> PartitionEffects,
+        ) -> PartitionEffects {
             let (inflater, budget) = (&self.inflater, &self.budget);
             let limits = PieceLimits::of(LIMIT);
-            let mut opener = OnCredit { inflater, budget, limits, spent: 0, granted };
+            let mut opener = LeasedDecompressor { inflater, budget, limits, spent: 0, granted };
             let opener = &mut opener;
-            event(&mut self.core, &mut Tools { opener, sizer: &Plain, sieve: &Plain, wall: TimestampMs(0) })
+            event(
+                &mut self.core,
+                &mut CoreContext { opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) },
+            )
         }
 
-        fn fetch(&mut self, records: &Bytes) -> Effects {
+        fn fetch(&mut self, records: &Bytes) -> PartitionEffects {
             let (position, hold) = (self.core.position(), hold());
             let aborted = AbortedTransactions::default();
             self.step(None, |core, tools| {
-                core.fetched(NOW, Frame { position, records, aborted, hold: &hold }, tools)
+                core.fetched(NOW, FetchedFrame { position, records, aborted, hold: &hold }, tools)
             })
         }
 
-        fn wake(&mut self, granted: Option<Lease>) -> Effects {
+        fn wake(&mut self, granted: Option<MemoryLease>) -> PartitionEffects {
             self.step(granted, |core, tools| core.wake(NOW, tools))
         }
 
@@ -306,20 +320,20 @@ mod tests {
         }
     }
 
-    fn awaited(effects: &Effects) -> Option<usize> {
+    fn awaited(effects: &PartitionEffects) -> Option<usize> {
         effects.iter().find_map(|effect| match effect {
-            Effect::AwaitCredit(short) => Some(short.bytes),
+            PartitionEffect::AwaitCredit(short) => Some(short.bytes),
             _ => None,
         })
     }
 
-    fn is_offered(effects: &Effects) -> bool {
-        effects.iter().any(|effect| matches!(effect, Effect::Offer { .. }))
+    fn is_offered(effects: &PartitionEffects) -> bool {
+        effects.iter().any(|effect| matches!(effect, PartitionEffect::Offer { .. }))
     }
 
     #[test]
     fn mem_1_a_batch_that_waits_for_credit_is_inflated_in_vain_once() {
-        let mut pressed = Pressed::new(None);
+        let mut pressed = PressedPartition::new(None);
         let over = pressed.budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
         let bytes = awaited(&pressed.fetch(&packed(0, 5).into())).expect("no credit");
         for _ in 0..50 {
@@ -342,7 +356,7 @@ mod tests {
 
     #[test]
     fn credit_that_is_too_little_or_not_needed_any_more_goes_to_the_next() {
-        let mut pressed = Pressed::new(None);
+        let mut pressed = PressedPartition::new(None);
         let over =
             pressed.budget.try_lease_or_overdraft(LIMIT / 2, Overdraft::Inflated).expect("the overdraft");
         let bytes = awaited(&pressed.fetch(&packed(0, 5).into())).expect("no credit");
@@ -356,25 +370,25 @@ mod tests {
         assert_eq!((pressed.inflations(), pressed.budget.leased()), (1, LIMIT - bytes));
     }
 
-    fn offered(effects: &Effects) -> Option<(u64, Offset, Vec<i64>)> {
+    fn offered(effects: &PartitionEffects) -> Option<(u64, Offset, Vec<i64>)> {
         effects.iter().find_map(|effect| match effect {
-            Effect::Offer { seq, cut, .. } => {
+            PartitionEffect::Offer { seq, cut, .. } => {
                 Some((*seq, cut.range.end, cut.walk().map(|record| record.offset.0).collect()))
             }
             _ => None,
         })
     }
 
-    fn wanted(effects: &Effects) -> Option<Offset> {
+    fn wanted(effects: &PartitionEffects) -> Option<Offset> {
         effects.iter().find_map(|effect| match effect {
-            Effect::Want { position, .. } => Some(*position),
+            PartitionEffect::Fetch { position, .. } => Some(*position),
             _ => None,
         })
     }
 
     /// A partition without room to spare that holds a frame, of which the first batch was offered.
-    fn stocked(buffer_bytes_target: usize) -> (Pressed, usize, (u64, Offset, Vec<i64>)) {
-        let mut pressed = Pressed::new(None);
+    fn stocked(buffer_bytes_target: usize) -> (PressedPartition, usize, (u64, Offset, Vec<i64>)) {
+        let mut pressed = PressedPartition::new(None);
         pressed.core.start.buffer_bytes_target = buffer_bytes_target;
         pressed.others.shrink_to(0);
         let deltas: Vec<(i64, usize)> = (0..8).map(|delta| (delta, 20)).collect();
@@ -382,7 +396,11 @@ mod tests {
         let hold = Arc::new(pressed.budget.try_lease(frame.len()).expect("room"));
         let effects = pressed.step(None, |core, tools| {
             let aborted = AbortedTransactions::default();
-            core.fetched(NOW, Frame { position: Offset(0), records: &frame, aborted, hold: &hold }, tools)
+            core.fetched(
+                NOW,
+                FetchedFrame { position: Offset(0), records: &frame, aborted, hold: &hold },
+                tools,
+            )
         });
         let offer = offered(&effects).expect("a batch");
         (pressed, frame.len(), offer)
@@ -395,15 +413,15 @@ mod tests {
             pressed.step(None, PartitionCore::give_back);
             assert_eq!(pressed.budget.leased(), frame_bytes, "what is offered is let alone");
             let until = NOW + std::time::Duration::from_secs(5);
-            let again = |pressed: &mut Pressed, seq, ticket| {
+            let again = |pressed: &mut PressedPartition, seq, ticket| {
                 pressed.step(None, |core, tools| {
                     core.sealed(seq, end, BatchId(ticket), tools);
-                    core.resolved(NOW, BatchId(ticket), Resolution::Again { at: until }, tools)
+                    core.resolved(NOW, BatchId(ticket), BatchResolution::Again { at: until }, tools)
                 })
             };
             again(&mut pressed, seq, 1);
             let effects = pressed.step(None, PartitionCore::give_back);
-            assert!(effects.iter().any(|effect| matches!(effect, Effect::Pause)), "{effects:?}");
+            assert!(effects.iter().any(|effect| matches!(effect, PartitionEffect::Pause)), "{effects:?}");
             assert_eq!((pressed.core.position(), pressed.core.buffered_bytes()), (Offset(8), 0));
             assert!(pressed.budget.leased() < frame_bytes / 2, "only what is tried again is held");
             for ticket in 2..5 {
@@ -417,7 +435,7 @@ mod tests {
                 offered(&pressed.step(None, |core, tools| core.wake(until, tools))).expect("again");
             let effects = pressed.step(None, |core, tools| {
                 core.sealed(seq, end, BatchId(9), tools);
-                core.resolved(NOW, BatchId(9), Resolution::Delivered, tools)
+                core.resolved(NOW, BatchId(9), BatchResolution::Delivered, tools)
             });
             assert_eq!(wanted(&effects), Some(Offset(8)), "ALO-1: now it can be used");
             assert_eq!(pressed.budget.leased(), 0);
@@ -427,11 +445,11 @@ mod tests {
     #[test]
     fn mem_1_a_frame_that_others_hold_too_is_left_when_there_is_room_for_a_copy() {
         let (mut pressed, frame_bytes, (seq, end, _)) = stocked(100);
-        let other = pressed.core.work.cut.slices[0].hold.clone();
+        let other = pressed.core.current.batch.slices[0].hold.clone();
         let until = NOW + std::time::Duration::from_secs(5);
         pressed.step(None, |core, tools| {
             core.sealed(seq, end, BatchId(1), tools);
-            core.resolved(NOW, BatchId(1), Resolution::Again { at: until }, tools)
+            core.resolved(NOW, BatchId(1), BatchResolution::Again { at: until }, tools)
         });
         pressed.step(None, PartitionCore::give_back);
         assert!(pressed.budget.leased() > frame_bytes, "the other's, and a copy");
@@ -439,17 +457,17 @@ mod tests {
         assert!(pressed.budget.leased() < frame_bytes / 2);
     }
 
-    fn short(bytes: usize) -> Shortage {
-        Shortage { bytes, purpose: Overdraft::Inflated }
+    fn short(bytes: usize) -> CreditShortage {
+        CreditShortage { bytes, purpose: Overdraft::Inflated }
     }
 
-    struct Receiving(tokio::sync::mpsc::UnboundedSender<Lease>);
+    struct ReceivingPartition(tokio::sync::mpsc::UnboundedSender<MemoryLease>);
 
-    impl Actor for Receiving {
+    impl Actor for ReceivingPartition {
         type Context = Context<Self>;
     }
 
-    impl Handler<CreditGranted> for Receiving {
+    impl Handler<CreditGranted> for ReceivingPartition {
         type Result = ();
 
         fn handle(&mut self, CreditGranted(lease): CreditGranted, _: &mut Self::Context) {
@@ -459,14 +477,14 @@ mod tests {
 
     #[actix::test]
     async fn liv_1_a_place_in_the_line_brings_the_credit_and_is_left_when_it_is_given_up() {
-        let budget = ByteBudget::new(LIMIT);
+        let budget = MemoryBudget::new(LIMIT);
         let others = budget.try_lease(LIMIT).expect("room");
         let over = budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
         let (sender, mut granted) = tokio::sync::mpsc::unbounded_channel();
-        let to = Receiving(sender).start().recipient();
-        let given_up = InLine::for_credit(short(5), &budget, to.clone());
-        let _waits = InLine::for_credit(short(6), &budget, to);
-        while !budget.is_short() {
+        let to = ReceivingPartition(sender).start().recipient();
+        let given_up = CreditWait::for_credit(short(5), &budget, to.clone());
+        let _waits = CreditWait::for_credit(short(6), &budget, to);
+        while !budget.has_waiters() {
             tokio::task::yield_now().await;
         }
         drop(given_up);
@@ -479,18 +497,23 @@ mod tests {
     /// Its rest is here, and only what it holds itself could be lent for it: it must not wait for that.
     #[test]
     fn liv_1_a_remembered_batch_whose_rest_cannot_be_inflated_is_begun_with_what_is_here() {
-        let pieces = vec![Piece { length: 4, attempts: 1, alone: true }];
-        let left = Progress { pieces, first_failure_ms: Some(5), ..Progress::default() };
-        let mut pressed = Pressed::new(Some(left));
+        let pieces = vec![ProgressPiece { length: 4, attempts: 1, alone: true }];
+        let left = CommittedProgress { pieces, first_failure_ms: Some(5), ..CommittedProgress::default() };
+        let mut pressed = PressedPartition::new(Some(left));
         let effects = pressed.fetch(&[packed(0, 2), packed(2, 2)].concat().into());
-        assert!(!is_offered(&effects) && !effects.iter().any(|effect| matches!(effect, Effect::Want { .. })));
+        assert!(
+            !is_offered(&effects)
+                && !effects.iter().any(|effect| matches!(effect, PartitionEffect::Fetch { .. }))
+        );
         let bytes = awaited(&effects).expect("the first has the overdraft");
         let budget = pressed.budget.clone();
         let mut line = Box::pin(budget.lease_or_overdraft(bytes, Overdraft::Inflated));
         assert!(line.as_mut().now_or_never().is_none());
         let effects = pressed.wake(None);
-        let begun = |effect: &Effect| matches!(effect, Effect::Commit { .. } | Effect::Offer { .. });
+        let begun = |effect: &PartitionEffect| {
+            matches!(effect, PartitionEffect::Commit { .. } | PartitionEffect::Offer { .. })
+        };
         assert!(effects.iter().any(begun), "{effects:?}");
-        assert_eq!(pressed.core.work().cut.records, 2);
+        assert_eq!(pressed.core.work().batch.records, 2);
     }
 }

@@ -3,14 +3,14 @@
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::units::Moment;
 
-use super::core::{Flight, PartitionCore, Phase};
-use super::effects::{Effect, Effects, Note, SkipAnswer, Tools};
+use super::core::{AttemptState, PartitionCore, PartitionPhase};
+use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent, SkipAnswer};
 use super::ledger::Outcome;
-use super::work::Work;
+use super::work::RecordAttempt;
 
 /// The record that is being tried again and again, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failing {
+pub struct FailingRecords {
     /// The first record of what fails.
     pub offset: Offset,
     /// How many records fail together.
@@ -23,20 +23,25 @@ pub struct Failing {
 
 impl PartitionCore {
     /// What fails, while something does.
-    pub fn failing(&self) -> Option<Failing> {
-        if !self.work.has_failed() && !matches!(self.flight, Flight::Burying { .. }) {
+    pub fn failing(&self) -> Option<FailingRecords> {
+        if !self.current.has_failed() && !matches!(self.flight, AttemptState::DeadLettering { .. }) {
             return None;
         }
         let next_attempt = match self.flight {
-            Flight::Waiting { until } => Some(until),
-            Flight::Idle
-            | Flight::Recording
-            | Flight::Offered { .. }
-            | Flight::Sealed { .. }
-            | Flight::Burying { .. } => None,
+            AttemptState::BackingOff { until } => Some(until),
+            AttemptState::Idle
+            | AttemptState::AwaitingCommit
+            | AttemptState::Offered { .. }
+            | AttemptState::Sealed { .. }
+            | AttemptState::DeadLettering { .. } => None,
         };
-        let offset = self.work.cut.walk().next()?.offset;
-        Some(Failing { offset, records: self.work.cut.records, attempts: self.work.used, next_attempt })
+        let offset = self.current.batch.walk().next()?.offset;
+        Some(FailingRecords {
+            offset,
+            records: self.current.batch.records,
+            attempts: self.current.attempts_used,
+            next_attempt,
+        })
     }
 
     /// A person wants the record at `offset` resolved as skipped, or, up to `end`, what cannot be read.
@@ -45,10 +50,10 @@ impl PartitionCore {
         now: Moment,
         offset: Offset,
         end: Option<Offset>,
-        tools: &mut Tools<'_>,
-    ) -> (SkipAnswer, Effects) {
-        let mut out = Effects::new();
-        let runs = matches!(self.phase, Phase::Running | Phase::Resting { .. });
+        tools: &mut CoreContext<'_>,
+    ) -> (SkipAnswer, PartitionEffects) {
+        let mut out = PartitionEffects::new();
+        let runs = matches!(self.phase, PartitionPhase::Running | PartitionPhase::Paused { .. });
         if let Some(answer) = runs.then(|| self.want_passed(offset, end, &mut out)).flatten() {
             self.advance(now, tools, &mut out);
             return (answer, out);
@@ -56,12 +61,12 @@ impl PartitionCore {
         if end.is_some_and(|end| end != offset.next()) {
             return (SkipAnswer::NotUnreadable, out);
         }
-        let ends = matches!(self.phase, Phase::Drained | Phase::Ended);
+        let ends = matches!(self.phase, PartitionPhase::Drained | PartitionPhase::Stopped);
         if self.failing().is_none() || ends {
             return (SkipAnswer::NotFailing, out);
         }
-        if !self.work.holds(offset) {
-            return (SkipAnswer::NotAmong(self.work.cut.range), out);
+        if !self.current.holds(offset) {
+            return (SkipAnswer::NotAmong(self.current.batch.range), out);
         }
         self.skips_wanted.insert(offset);
         self.call_back(&mut out);
@@ -72,7 +77,7 @@ impl PartitionCore {
 
     /// Resolves the records that a person wants skipped, now that no attempt is under way. What the attempt has resolved needs
     /// nothing more.
-    pub(super) fn skip_wanted(&mut self, tools: &Tools<'_>, out: &mut Effects) {
+    pub(super) fn skip_wanted(&mut self, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
         if self.skips_wanted.is_empty() {
             return;
         }
@@ -83,34 +88,40 @@ impl PartitionCore {
     }
 
     /// Since it was accepted, the batch may have been cut in two.
-    fn skip_record(&mut self, offset: Offset, tools: &Tools<'_>, out: &mut Effects) {
-        if self.work.holds(offset) {
-            let work = std::mem::replace(&mut self.work, Work::none(self.ledger.frontier()));
-            let end = work.cut.range.end;
+    fn skip_record(&mut self, offset: Offset, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
+        if self.current.holds(offset) {
+            let work = std::mem::replace(&mut self.current, RecordAttempt::none(self.ledger.frontier()));
+            let end = work.batch.range.end;
             match self.skip_in(work, offset, tools, out) {
-                Some(rest) => self.work = rest,
-                None => (self.work, self.flight) = (Work::none(end), Flight::Idle),
+                Some(rest) => self.current = rest,
+                None => (self.current, self.flight) = (RecordAttempt::none(end), AttemptState::Idle),
             }
-        } else if let Some(index) = self.later.iter().position(|work| work.holds(offset)) {
-            let work = self.later.remove(index);
+        } else if let Some(index) = self.remaining.iter().position(|work| work.holds(offset)) {
+            let work = self.remaining.remove(index);
             if let Some(rest) = self.skip_in(work, offset, tools, out) {
-                self.later.insert(index, rest);
+                self.remaining.insert(index, rest);
             }
         }
     }
 
     /// What is left of `work` without the record at `offset`, if anything is.
-    fn skip_in(&mut self, work: Work, offset: Offset, tools: &Tools<'_>, out: &mut Effects) -> Option<Work> {
-        let range = work.cut.range;
-        let rest = work.cut.select(range, tools.sizer, |record| record.offset != offset);
+    fn skip_in(
+        &mut self,
+        work: RecordAttempt,
+        offset: Offset,
+        tools: &CoreContext<'_>,
+        out: &mut PartitionEffects,
+    ) -> Option<RecordAttempt> {
+        let range = work.batch.range;
+        let rest = work.batch.select(range, tools.sizer, |record| record.offset != offset);
         self.resolve(OffsetRange { first: offset, end: offset.next() }, Outcome::Skipped, out);
-        out.push(Effect::Note(Note::Skipped { offset }));
+        out.push(PartitionEffect::Log(PartitionEvent::Skipped { offset }));
         if rest.is_empty() {
-            self.resolve(range, Outcome::Absent, out);
+            self.resolve(range, Outcome::NoRecord, out);
             return None;
         }
-        let mut work = work.over(rest);
-        work.cut.range.first = self.ledger.frontier().max(range.first).min(range.end);
+        let mut work = work.with_records(rest);
+        work.batch.range.first = self.ledger.frontier().max(range.first).min(range.end);
         Some(work)
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use actix::{AsyncContext, Context, Handler, Message};
 
 use super::actor::PartitionActor;
-use super::fetch_buffer::Shortage;
+use super::fetch_buffer::CreditShortage;
 use super::messages::CreditGranted;
-use super::shelf::InLine;
+use super::shelf::CreditWait;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
@@ -17,7 +17,7 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Calls that are arranged; one of each at a time.
 #[derive(Default)]
-pub(super) struct Turns {
+pub(super) struct ScheduledTurns {
     looking_again: bool,
     going_on: bool,
 }
@@ -28,9 +28,9 @@ struct NextTurn;
 
 impl PartitionActor {
     /// One place in the line at a time: who is lent too little asks again.
-    pub(super) fn await_credit(&mut self, shortage: Shortage, ctx: &mut Context<Self>) {
+    pub(super) fn await_credit(&mut self, shortage: CreditShortage, ctx: &mut Context<Self>) {
         let (budget, to) = (&self.tools.budget, ctx.address().recipient());
-        self.in_line.get_or_insert_with(|| InLine::for_credit(shortage, budget, to));
+        self.in_line.get_or_insert_with(|| CreditWait::for_credit(shortage, budget, to));
     }
 
     pub(super) fn look_again(&mut self, ctx: &mut Context<Self>) {

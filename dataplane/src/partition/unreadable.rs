@@ -4,14 +4,16 @@
 
 use bytes::Bytes;
 use lighterman_proto::ids::{Offset, OffsetRange};
-use lighterman_proto::records::{Batch, Batches, RecordError, batches_from, successor};
+use lighterman_proto::records::{RecordBatch, RecordBatches, RecordError, batches_from, successor};
 use lighterman_proto::units::Moment;
 
-use super::core::{Flight, PartitionCore, Phase, REST};
-use super::cut::Hold;
-use super::effects::{Buried, Effect, Effects, Frame, Note, SkipAnswer};
+use super::core::{AttemptState, PartitionCore, PartitionPhase, READ_RETRY_DELAY};
+use super::cut::SharedLease;
+use super::effects::{
+    DeadLetterResult, FetchedFrame, PartitionEffect, PartitionEffects, PartitionEvent, SkipAnswer,
+};
 use super::ledger::Outcome;
-use super::work::Work;
+use super::work::RecordAttempt;
 
 /// How far a batch goes that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,14 +26,14 @@ pub enum BatchEnd {
 
 /// A batch that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
+pub struct BatchDamage {
     /// How far it goes.
     pub end: BatchEnd,
     /// What is wrong.
     pub error: RecordError,
 }
 
-impl Damage {
+impl BatchDamage {
     /// What is wrong, and what a person can do about it.
     pub fn told(&self, partition: i32, first: Offset) -> String {
         let Self { end, error } = self;
@@ -47,33 +49,33 @@ impl Damage {
         format!(
             "{range} cannot be read: {error}; asked for again every {} s; to pass it: lighterman mapping skip UUID \
              {partition} {first} --end {end} --reason TEXT",
-            REST.as_secs()
+            READ_RETRY_DELAY.as_secs()
         )
     }
 }
 
 /// Offsets that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
+pub struct UnreadableRange {
     /// The first of them.
     pub first: Offset,
     /// How far they go, and why they cannot be read.
-    pub damage: Damage,
+    pub damage: BatchDamage,
     /// What is wrong lies inside the batch: its bytes are as they were written.
     pub is_intact: bool,
 }
 
 /// What cannot be read now, and what is to be done about it.
 #[derive(Debug, Default)]
-pub(super) struct Unread {
-    pub now: Option<Unreadable>,
+pub(super) struct UnreadState {
+    pub now: Option<UnreadableRange>,
     /// A person wants these offsets passed.
     wanted: Option<OffsetRange>,
     /// Their bytes are on their way to the destination.
     under_way: Option<OffsetRange>,
 }
 
-impl Unread {
+impl UnreadState {
     /// The partition has come this far.
     pub(super) fn forget_before(&mut self, end: Offset) {
         if self.now.as_ref().is_some_and(|now| now.first < end) {
@@ -89,7 +91,7 @@ impl Unread {
 
 impl PartitionCore {
     /// What cannot be read, while something cannot.
-    pub fn unreadable_now(&self) -> Option<&Unreadable> {
+    pub fn unreadable_now(&self) -> Option<&UnreadableRange> {
         self.unread.now.as_ref()
     }
 
@@ -98,12 +100,12 @@ impl PartitionCore {
         &mut self,
         now: Moment,
         first: Offset,
-        damage: Damage,
+        damage: BatchDamage,
         is_intact: bool,
-        out: &mut Effects,
+        out: &mut PartitionEffects,
     ) {
-        self.rest(now, Note::Corrupt { first, damage: damage.clone() }, out);
-        self.unread.now = Some(Unreadable { first, damage, is_intact });
+        self.rest(now, PartitionEvent::Corrupt { first, damage: damage.clone() }, out);
+        self.unread.now = Some(UnreadableRange { first, damage, is_intact });
     }
 
     /// A person wants `first` to `end` passed; `None` when that is no matter of what cannot be read.
@@ -111,7 +113,7 @@ impl PartitionCore {
         &mut self,
         first: Offset,
         end: Option<Offset>,
-        out: &mut Effects,
+        out: &mut PartitionEffects,
     ) -> Option<SkipAnswer> {
         let unreadable = self.unread.now.as_ref()?;
         if self.failing().is_some() && first < unreadable.first {
@@ -129,15 +131,15 @@ impl PartitionCore {
         if self.unread.wanted.is_none() {
             return Some(SkipAnswer::Skipped);
         }
-        if matches!(self.phase, Phase::Resting { .. }) {
-            self.phase = Phase::Running;
+        if matches!(self.phase, PartitionPhase::Paused { .. }) {
+            self.phase = PartitionPhase::Running;
         }
         Some(SkipAnswer::AfterThisAttempt)
     }
 
     /// Passes what a person wants passed, once all before it has its outcome. With a destination its bytes are fetched once
     /// more for that.
-    pub(super) fn pass_unreadable(&mut self, out: &mut Effects) {
+    pub(super) fn pass_unreadable(&mut self, out: &mut PartitionEffects) {
         if !self.start.policy.has_destination
             && let Some(range) = self.passable()
         {
@@ -148,59 +150,67 @@ impl PartitionCore {
     /// What is wanted passed, when its turn has come.
     fn passable(&self) -> Option<OffsetRange> {
         let wanted = self.unread.wanted.filter(|_| self.unread.under_way.is_none())?;
-        let is_next = self.work.cut.range.end == wanted.first;
+        let is_next = self.current.batch.range.end == wanted.first;
         (is_next && self.is_idle_and_empty()).then_some(wanted)
     }
 
     /// Takes the bytes that cannot be read out of `frame`, which came for them, and sends them to the destination.
-    pub(super) fn take_unreadable(&mut self, frame: &Frame<'_>, out: &mut Effects) -> bool {
+    pub(super) fn take_unreadable(&mut self, frame: &FetchedFrame<'_>, out: &mut PartitionEffects) -> bool {
         let Some(range) = self.passable().filter(|range| range.first == frame.position) else { return false };
         let is_intact = self.unread.now.as_ref().is_some_and(|now| now.is_intact);
         let Some(raw) = raw_bytes(frame.records, range, is_intact) else { return false };
         self.unread.under_way = Some(range);
         self.ticket += 1;
-        self.flight = Flight::Burying { ticket: self.ticket };
+        self.flight = AttemptState::DeadLettering { ticket: self.ticket };
         let why = self.unread.now.as_ref().map(|now| now.damage.error.to_string()).unwrap_or_default();
-        let hold = Hold::clone(frame.hold);
-        out.push(Effect::BuryRaw { ticket: self.ticket, batch: RawBatch { range, raw, why, hold } });
+        let hold = SharedLease::clone(frame.hold);
+        out.push(PartitionEffect::DeadLetterRaw {
+            ticket: self.ticket,
+            batch: RawBatch { range, raw, why, hold },
+        });
         true
     }
 
     /// What became of bytes that were sent to the destination; false when it was not these.
-    pub(super) fn raw_buried(&mut self, now: Moment, buried: Buried, out: &mut Effects) -> bool {
+    pub(super) fn raw_buried(
+        &mut self,
+        now: Moment,
+        buried: DeadLetterResult,
+        out: &mut PartitionEffects,
+    ) -> bool {
         let Some(range) = self.unread.under_way.take() else { return false };
         match buried {
-            Buried::Acknowledged => self.pass(range, Outcome::Skipped, out),
-            Buried::Dropped => self.pass(range, Outcome::Dropped, out),
-            Buried::Stopped if self.phase == Phase::Running => {
-                self.phase = Phase::Resting { until: now + REST };
-                out.push(Effect::WakeAt(now + REST));
+            DeadLetterResult::Acknowledged => self.pass(range, Outcome::Skipped, out),
+            DeadLetterResult::Dropped => self.pass(range, Outcome::Dropped, out),
+            DeadLetterResult::Stopped if self.phase == PartitionPhase::Running => {
+                self.phase = PartitionPhase::Paused { until: now + READ_RETRY_DELAY };
+                out.push(PartitionEffect::WakeAt(now + READ_RETRY_DELAY));
             }
-            Buried::Stopped => {}
+            DeadLetterResult::Stopped => {}
         }
         true
     }
 
-    fn pass(&mut self, range: OffsetRange, outcome: Outcome, out: &mut Effects) {
-        self.unread = Unread::default();
+    fn pass(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
+        self.unread = UnreadState::default();
         self.wanted = false;
-        out.push(Effect::Forget);
-        out.push(Effect::Note(Note::Passed { range, outcome }));
-        if matches!(self.phase, Phase::Resting { .. }) {
-            self.phase = Phase::Running;
+        out.push(PartitionEffect::CancelFetch);
+        out.push(PartitionEffect::Log(PartitionEvent::Passed { range, outcome }));
+        if matches!(self.phase, PartitionPhase::Paused { .. }) {
+            self.phase = PartitionPhase::Running;
         }
         self.go_behind(range, outcome, out);
     }
 
     /// Gives `range`, which begins where the next records would, an outcome that needs no records, and goes on behind it.
-    pub(super) fn go_behind(&mut self, range: OffsetRange, outcome: Outcome, out: &mut Effects) {
+    pub(super) fn go_behind(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
         self.position = range.end;
-        self.work = Work::none(range.end);
+        self.current = RecordAttempt::none(range.end);
         let frontier = self.ledger.frontier();
-        self.resolve(OffsetRange { first: frontier, end: range.first.max(frontier) }, Outcome::Absent, out);
+        self.resolve(OffsetRange { first: frontier, end: range.first.max(frontier) }, Outcome::NoRecord, out);
         for known in self.inherited.known.clone() {
             let end = known.end.min(range.end);
-            self.resolve(OffsetRange { first: known.first.min(end), end }, Outcome::Earlier, out);
+            self.resolve(OffsetRange { first: known.first.min(end), end }, Outcome::ResolvedEarlier, out);
         }
         self.resolve(range, outcome, out);
         self.commit_if_moved(out);
@@ -210,10 +220,10 @@ impl PartitionCore {
 /// The next batch of a frame that was fetched at `position`, its checksum compared. A frame that holds bytes and no whole batch
 /// at all is wrong too, as it is for Java's `FetchCollector`: its first batch is longer than it can be.
 pub(super) fn next_batch<'f>(
-    walk: &mut Batches<'f>,
+    walk: &mut RecordBatches<'f>,
     frame: &'f Bytes,
     position: Offset,
-) -> Option<Result<Batch<'f>, RecordError>> {
+) -> Option<Result<RecordBatch<'f>, RecordError>> {
     let at = walk.at();
     match walk.next() {
         None if at == 0 && !frame.is_empty() => Some(Err(RecordError::Header {
@@ -231,16 +241,16 @@ pub(super) fn damage(
     at: usize,
     error: RecordError,
     position: Offset,
-) -> Result<Damage, Batches<'_>> {
+) -> Result<BatchDamage, RecordBatches<'_>> {
     if let Some((next, header)) = successor(frame, at) {
         if header.base_offset <= position {
             return Err(batches_from(frame, next));
         }
-        return Ok(Damage { end: BatchEnd::Certain(header.base_offset), error });
+        return Ok(BatchDamage { end: BatchEnd::Certain(header.base_offset), error });
     }
     let header = batches_from(frame, at).next().and_then(Result::ok).map(|batch| batch.header);
     let claimed = header.map(|header| header.next_offset()).filter(|end| *end > position);
-    Ok(Damage { end: BatchEnd::Claimed(claimed), error })
+    Ok(BatchDamage { end: BatchEnd::Claimed(claimed), error })
 }
 
 /// Bytes of a batch that cannot be read, for the destination.
@@ -253,7 +263,7 @@ pub struct RawBatch {
     /// What is wrong with them.
     pub why: String,
     /// What keeps them on the budget.
-    pub hold: Hold,
+    pub hold: SharedLease,
 }
 
 /// The bytes of `range` in a frame that was fetched at its beginning; `None` when it can be read by now. Of a batch that `is_intact`

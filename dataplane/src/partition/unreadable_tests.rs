@@ -3,14 +3,14 @@
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{AbortedTransactions, RecordError};
 
-use super::core::{PartitionCore, REST};
-use super::effects::{Effects, Frame, Resolution, SkipAnswer};
+use super::core::{PartitionCore, READ_RETRY_DELAY};
+use super::effects::{BatchResolution, FetchedFrame, PartitionEffects, SkipAnswer};
 use super::ledger::Outcome;
 use super::model_tests::hold;
 use super::pieces::PieceLimits;
-use super::pieces_tests::{Driver, MIB, packed, sealed, values};
+use super::pieces_tests::{MIB, PieceDriver, packed, sealed, values};
 use super::unreadable::BatchEnd;
-use super::work::FailurePolicy;
+use super::work::FailureHandling;
 use crate::batcher::BatchId;
 
 /// One readable batch of two, one of three that `damage` makes unreadable, one of two again.
@@ -24,10 +24,10 @@ fn flipped(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
     bytes
 }
 
-type Damaging = fn(Vec<u8>) -> Vec<u8>;
+type DamageFn = fn(Vec<u8>) -> Vec<u8>;
 
 /// Checksum, codec, structure, magic: each in the middle of a log.
-const KINDS: [(&str, Damaging); 5] = [
+const KINDS: [(&str, DamageFn); 5] = [
     ("checksum", |bytes| flipped(bytes, 100)),
     ("codec", |bytes| packed(&bytes, 3)),
     ("no codec at all", |bytes| sealed(&bytes, 4)),
@@ -43,7 +43,7 @@ const KINDS: [(&str, Damaging); 5] = [
 fn alo_1_com_1_a_batch_that_cannot_be_read_is_passed_by_exactly_its_range() {
     for (kind, damage) in KINDS {
         let limits = PieceLimits::of(MIB);
-        let mut driver = Driver::new(damaged(damage), 0, MIB, limits);
+        let mut driver = PieceDriver::new(damaged(damage), 0, MIB, limits);
         driver.run();
         assert!(driver.delivered.keys().copied().eq(0..2), "{kind}: {:?}", driver.delivered);
         let shown = driver.core.unreadable_now().expect("shown").clone();
@@ -63,9 +63,9 @@ fn alo_1_com_1_a_batch_that_cannot_be_read_is_passed_by_exactly_its_range() {
 #[test]
 fn alo_1_with_a_destination_the_bytes_go_there_before_the_range_is_passed() {
     for (kind, damage) in KINDS {
-        let policy = FailurePolicy { has_destination: true, ..FailurePolicy::default() };
+        let policy = FailureHandling { has_destination: true, ..FailureHandling::default() };
         let log = damaged(damage);
-        let mut driver = Driver::under(policy, log.clone(), 0, MIB, PieceLimits::of(MIB));
+        let mut driver = PieceDriver::under(policy, log.clone(), 0, MIB, PieceLimits::of(MIB));
         driver.run();
         assert_eq!(driver.skip(2, Some(5)), SkipAnswer::AfterThisAttempt, "{kind}");
         let [raw] = &driver.raw[..] else { panic!("{kind}: {:?}", driver.raw) };
@@ -81,7 +81,7 @@ fn alo_1_with_a_destination_the_bytes_go_there_before_the_range_is_passed() {
 #[test]
 fn the_last_batch_of_a_log_is_passed_as_far_as_a_person_says() {
     let log = [values(0, &[10, 10]), flipped(values(2, &[50, 50, 50]), 100)].concat();
-    let mut driver = Driver::new(log, 0, MIB, PieceLimits::of(MIB));
+    let mut driver = PieceDriver::new(log, 0, MIB, PieceLimits::of(MIB));
     driver.run();
     let shown = driver.core.unreadable_now().expect("shown").clone();
     assert_eq!(shown.damage.end, BatchEnd::Claimed(Some(Offset(5))));
@@ -99,12 +99,12 @@ fn the_last_batch_of_a_log_is_passed_as_far_as_a_person_says() {
 fn a_batch_whose_length_is_a_lie_is_shown() {
     let mut lie = values(0, &[10, 10]);
     lie[8] = 1;
-    let mut driver = Driver::new(lie, 0, MIB, PieceLimits::of(MIB));
+    let mut driver = PieceDriver::new(lie, 0, MIB, PieceLimits::of(MIB));
     let log = driver.log.clone();
     driver.step(None, PartitionCore::wake);
     driver.step(None, |core, now, tools| {
         let (aborted, hold) = (AbortedTransactions::default(), hold());
-        core.fetched(now, Frame { position: Offset(0), records: &log, aborted, hold: &hold }, tools)
+        core.fetched(now, FetchedFrame { position: Offset(0), records: &log, aborted, hold: &hold }, tools)
     });
     let shown = driver.core.unreadable_now().expect("shown");
     assert!(matches!(shown.damage.error, RecordError::Header { .. }), "{shown:?}");
@@ -113,16 +113,16 @@ fn a_batch_whose_length_is_a_lie_is_shown() {
 
 #[test]
 fn what_is_to_be_passed_after_the_attempt_under_way_is_passed_in_a_drain_too() {
-    let mut driver = Driver::new(damaged(|bytes| flipped(bytes, 100)), 0, MIB, PieceLimits::of(MIB));
+    let mut driver = PieceDriver::new(damaged(|bytes| flipped(bytes, 100)), 0, MIB, PieceLimits::of(MIB));
     let (seq, cut) = driver.next_offer();
     let (end, batch) = (cut.range.end, BatchId(7));
     driver.step(None, |core, _, tools| {
         assert!(core.sealed(seq, end, batch, tools));
-        Effects::new()
+        PartitionEffects::new()
     });
     assert_eq!(driver.skip(2, Some(5)), SkipAnswer::AfterThisAttempt);
     driver.step(None, PartitionCore::drain);
-    driver.step(None, |core, now, tools| core.resolved(now, batch, Resolution::Delivered, tools));
+    driver.step(None, |core, now, tools| core.resolved(now, batch, BatchResolution::Delivered, tools));
     driver.run();
     assert_eq!(driver.ended(Outcome::Skipped), [2, 3, 4]);
 }
@@ -131,16 +131,16 @@ fn what_is_to_be_passed_after_the_attempt_under_way_is_passed_in_a_drain_too() {
 #[test]
 fn what_can_be_read_again_is_delivered_and_the_wish_to_pass_it_is_gone() {
     for has_destination in [false, true] {
-        let policy = FailurePolicy { has_destination, ..FailurePolicy::default() };
+        let policy = FailureHandling { has_destination, ..FailureHandling::default() };
         let log = damaged(|bytes| flipped(bytes, 100));
-        let mut driver = Driver::under(policy, log, 0, MIB, PieceLimits::of(MIB));
+        let mut driver = PieceDriver::under(policy, log, 0, MIB, PieceLimits::of(MIB));
         driver.run();
         assert!(driver.core.unreadable_now().is_some());
         driver.log = damaged(|bytes| bytes).into();
         if has_destination {
             assert_eq!(driver.skip(2, Some(5)), SkipAnswer::AfterThisAttempt);
         } else {
-            driver.now = driver.now + REST;
+            driver.now = driver.now + READ_RETRY_DELAY;
             driver.run();
         }
         assert!(driver.delivered.keys().copied().eq(0..7), "{:?}", driver.delivered);

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lighterman_proto::failure::Condition;
+use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::Offset;
 use lighterman_proto::records::Record;
 use lighterman_proto::units::TimestampMs;
 
-use super::cut::Cut;
+use super::cut::PartitionBatch;
 use crate::invoker::verdict::AnswerFacts;
 
 /// What a mapping wants done with records that fail.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FailurePolicy {
+pub struct FailureHandling {
     /// Attempts beyond the first, as they are in force; `None`: for ever.
     pub retries_max: Option<u32>,
     /// Records older than this are not tried (any more); `None`: however old.
@@ -29,7 +29,7 @@ pub struct FailurePolicy {
 
 /// An attempt that failed, as people and destinations read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct AttemptFailure {
     /// When, on the wall clock.
     pub at: TimestampMs,
     /// `errorType` of the function's answer, or what kind of failure it was.
@@ -43,65 +43,65 @@ pub struct Failure {
 /// What is known of the failures of records, for whoever takes them over on this node: beside a committed offset there is
 /// no room for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failures {
+pub struct KnownFailures {
     /// The first one.
-    pub first: Arc<Failure>,
+    pub first: Arc<AttemptFailure>,
     /// The last one.
-    pub last: Arc<Failure>,
+    pub last: Arc<AttemptFailure>,
 }
 
 /// Records that are tried together, and what has become of the tries.
 #[derive(Clone, Debug)]
-pub struct Work {
+pub struct RecordAttempt {
     /// The records.
-    pub cut: Cut,
+    pub batch: PartitionBatch,
     /// Attempts used up.
-    pub used: u32,
+    pub attempts_used: u32,
     /// The records never share a batch with other partitions, and no others are added.
-    pub alone: bool,
+    pub exclusive: bool,
     /// It failed while no other partition was in the batch.
     pub failed_alone: bool,
     /// When it failed first: milliseconds since the Unix epoch.
     pub first_failure_ms: Option<i64>,
     /// The first failure that this owner has seen.
-    pub first: Option<Arc<Failure>>,
+    pub first: Option<Arc<AttemptFailure>>,
     /// The last one.
-    pub last: Option<Arc<Failure>>,
+    pub last: Option<Arc<AttemptFailure>>,
     /// It is not tried any more, and why.
-    pub fate: Option<Condition>,
+    pub give_up_reason: Option<FailureCondition>,
     /// An attempt at it was made that did not resolve it.
     pub held_up: bool,
 }
 
-impl Work {
+impl RecordAttempt {
     /// Work that nobody has tried.
-    pub fn fresh(cut: Cut) -> Self {
+    pub fn fresh(cut: PartitionBatch) -> Self {
         Self {
-            cut,
-            used: 0,
-            alone: false,
+            batch: cut,
+            attempts_used: 0,
+            exclusive: false,
             failed_alone: false,
             first_failure_ms: None,
             first: None,
             last: None,
-            fate: None,
+            give_up_reason: None,
             held_up: false,
         }
     }
 
     /// Nothing, from `first` on.
     pub fn none(first: Offset) -> Self {
-        Self::fresh(Cut::empty(first))
+        Self::fresh(PartitionBatch::empty(first))
     }
 
     /// The attempt that comes next, from 1.
     pub fn attempt(&self) -> u32 {
-        self.used.saturating_add(1)
+        self.attempts_used.saturating_add(1)
     }
 
     /// Whether the record at `offset` is in it.
     pub fn holds(&self, offset: Offset) -> bool {
-        self.cut.range.contains(offset) && self.cut.walk().any(|record| record.offset == offset)
+        self.batch.range.contains(offset) && self.batch.walk().any(|record| record.offset == offset)
     }
 
     /// Whether an attempt is known to have failed.
@@ -110,42 +110,43 @@ impl Work {
     }
 
     /// What is known of its failures, if anything is.
-    pub fn failures(&self) -> Option<Failures> {
-        Some(Failures { first: self.first.clone()?, last: self.last.clone()? })
+    pub fn failures(&self) -> Option<KnownFailures> {
+        Some(KnownFailures { first: self.first.clone()?, last: self.last.clone()? })
     }
 
     /// What an owner before us knew of its failures.
-    pub fn remember(&mut self, known: &Failures) {
+    pub fn remember(&mut self, known: &KnownFailures) {
         (self.first, self.last) = (Some(Arc::clone(&known.first)), Some(Arc::clone(&known.last)));
     }
 
     /// Whether records may still be added.
     pub fn may_grow(&self) -> bool {
-        !self.alone && self.fate.is_none()
+        !self.exclusive && self.give_up_reason.is_none()
     }
 
     /// The same history over other records.
     #[must_use]
-    pub fn over(&self, cut: Cut) -> Self {
-        Self { cut, alone: true, ..self.clone() }
+    pub fn with_records(&self, cut: PartitionBatch) -> Self {
+        Self { batch: cut, exclusive: true, ..self.clone() }
     }
 
     /// Remembers a failure.
-    pub fn failed(&mut self, failure: Arc<Failure>) {
+    pub fn failed(&mut self, failure: Arc<AttemptFailure>) {
         self.first_failure_ms = self.first_failure_ms.or(Some(failure.at.0));
         self.first.get_or_insert_with(|| Arc::clone(&failure));
         self.last = Some(failure);
-        self.alone = true;
+        self.exclusive = true;
     }
 
     /// Whether the attempts are used up. Records are given up only when they are known to have failed, and failed without
     /// another partition's records beside them: a node that died, or a neighbour's poison, is not their fault.
-    pub fn is_exhausted(&self, policy: &FailurePolicy) -> bool {
+    pub fn is_exhausted(&self, policy: &FailureHandling) -> bool {
         let attempts_max = policy.retries_max.map(|retries| retries.saturating_add(1));
         self.has_failed()
             && self.failed_alone
-            && attempts_max
-                .is_some_and(|most| mutant!("retries-one-too-few", self.used >= most, self.used + 1 >= most))
+            && attempts_max.is_some_and(|most| {
+                mutant!("retries-one-too-few", self.attempts_used >= most, self.attempts_used + 1 >= most)
+            })
     }
 }
 
@@ -167,24 +168,29 @@ pub fn until_expired(record: &Record<'_>, age_max: Duration, wall: TimestampMs) 
 mod tests {
     use super::*;
 
-    fn failure() -> Arc<Failure> {
-        Arc::new(Failure { at: TimestampMs(5), error_type: "E".into(), message: String::new(), answer: None })
+    fn failure() -> Arc<AttemptFailure> {
+        Arc::new(AttemptFailure {
+            at: TimestampMs(5),
+            error_type: "E".into(),
+            message: String::new(),
+            answer: None,
+        })
     }
 
-    fn limited(retries_max: u32) -> FailurePolicy {
-        FailurePolicy { retries_max: Some(retries_max), ..FailurePolicy::default() }
+    fn limited(retries_max: u32) -> FailureHandling {
+        FailureHandling { retries_max: Some(retries_max), ..FailureHandling::default() }
     }
 
     #[test]
     fn records_are_given_up_for_what_they_did_themselves() {
-        let mut work = Work::none(Offset(0));
-        work.used = 9;
+        let mut work = RecordAttempt::none(Offset(0));
+        work.attempts_used = 9;
         assert!(!work.is_exhausted(&limited(3)), "nine owners died; nobody knows that it failed");
         work.failed(failure());
         assert!(!work.is_exhausted(&limited(3)), "it failed beside another partition's records");
         work.failed_alone = true;
         assert!(work.is_exhausted(&limited(3)));
         assert!(!work.is_exhausted(&limited(9)));
-        assert!(!work.is_exhausted(&FailurePolicy::default()), "without a limit, never");
+        assert!(!work.is_exhausted(&FailureHandling::default()), "without a limit, never");
     }
 }

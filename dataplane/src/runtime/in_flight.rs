@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::clock;
 
-type Key = (MappingId, TopicPartition);
+type InFlightKey = (MappingId, TopicPartition);
 
 /// The longest that an invocation may run which was sent at a moment, as far as is known when it is asked.
 pub type LongestRun = Arc<dyn Fn(Moment) -> Duration + Send + Sync>;
@@ -19,12 +19,12 @@ pub type LongestRun = Arc<dyn Fn(Moment) -> Duration + Send + Sync>;
 /// The registry; clones share it.
 #[derive(Clone, Default)]
 pub struct InFlight {
-    entries: Arc<Mutex<Entries>>,
+    entries: Arc<Mutex<InFlightEntries>>,
 }
 
 #[derive(Default)]
-struct Entries {
-    by_key: HashMap<Key, Entry>,
+struct InFlightEntries {
+    by_key: HashMap<InFlightKey, InFlightEntry>,
     /// Entries that have run out are forgotten when there are more than this: of a mapping that is gone nobody asks again.
     prune_above: usize,
 }
@@ -33,7 +33,7 @@ struct Entries {
 const PRUNE_ABOVE_MIN: usize = 64;
 
 #[derive(Clone, Copy)]
-enum Entry {
+enum InFlightEntry {
     Running,
     /// Nobody knows whether it runs; it cannot after this moment.
     Unknown {
@@ -44,9 +44,9 @@ enum Entry {
 /// One invocation over one partition. Dropped without an answer it leaves an entry behind until the function's deadline:
 /// whoever held it died, the function may not have.
 #[must_use = "dropping it says that the outcome is unknown"]
-pub struct Flight {
+pub struct InFlightGuard {
     registry: InFlight,
-    key: Option<Key>,
+    key: Option<InFlightKey>,
     entered: Moment,
     longest_run: LongestRun,
 }
@@ -59,15 +59,15 @@ impl InFlight {
         partition: &TopicPartition,
         longest_run: &LongestRun,
         now: Moment,
-    ) -> Option<Flight> {
+    ) -> Option<InFlightGuard> {
         let key = (mapping, partition.clone());
         let mut entries = self.entries.lock();
         if entries.by_key.get(&key).is_some_and(|entry| entry.is_live(now)) {
             return None;
         }
-        entries.insert(key.clone(), Entry::Running, now);
+        entries.insert(key.clone(), InFlightEntry::Running, now);
         let (registry, longest_run) = (self.clone(), Arc::clone(longest_run));
-        Some(Flight { registry, key: Some(key), entered: now, longest_run })
+        Some(InFlightGuard { registry, key: Some(key), entered: now, longest_run })
     }
 
     /// True when no invocation over `partition` can still run.
@@ -90,13 +90,13 @@ impl InFlight {
         running.map(|((_, key), _)| key.partition).collect()
     }
 
-    fn leave(&self, key: &Key) {
+    fn leave(&self, key: &InFlightKey) {
         self.entries.lock().by_key.remove(key);
     }
 
-    fn hold(&self, key: Key, until: Moment) {
+    fn hold(&self, key: InFlightKey, until: Moment) {
         // In the place of one that ran: the registry grows with entering only.
-        self.entries.lock().by_key.insert(key, Entry::Unknown { until });
+        self.entries.lock().by_key.insert(key, InFlightEntry::Unknown { until });
     }
 
     #[cfg(test)]
@@ -105,8 +105,8 @@ impl InFlight {
     }
 }
 
-impl Entries {
-    fn insert(&mut self, key: Key, entry: Entry, now: Moment) {
+impl InFlightEntries {
+    fn insert(&mut self, key: InFlightKey, entry: InFlightEntry, now: Moment) {
         self.by_key.insert(key, entry);
         if self.by_key.len() > self.prune_above.max(PRUNE_ABOVE_MIN) {
             self.prune(now);
@@ -119,7 +119,7 @@ impl Entries {
     }
 }
 
-impl Entry {
+impl InFlightEntry {
     fn is_live(self, now: Moment) -> bool {
         match self {
             Self::Running => true,
@@ -128,7 +128,7 @@ impl Entry {
     }
 }
 
-impl Flight {
+impl InFlightGuard {
     /// The function has answered, or the request never left: nothing runs.
     pub fn answered(mut self) {
         if let Some(key) = self.key.take() {
@@ -144,7 +144,7 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
             self.registry.hold(key, clock::now() + (self.longest_run)(self.entered));

@@ -27,14 +27,14 @@ impl<A: Actor> Outbox<A> {
 
     /// Sends, or says that the receiver has ended. A full mailbox is counted and the message still goes: losing an
     /// outcome would be worse than an overlong queue.
-    pub fn send<M>(&self, message: M) -> Result<(), Gone>
+    pub fn send<M>(&self, message: M) -> Result<(), ReceiverClosed>
     where
         M: Message + Send + 'static,
         M::Result: Send + MessageResponse<A, M>,
         A: Handler<M>,
         A::Context: ToEnvelope<A, M>,
     {
-        settle(self.to.try_send(message), |message| self.to.do_send(message))
+        deliver_or_force(self.to.try_send(message), |message| self.to.do_send(message))
     }
 
     /// The address, for those who must be given one.
@@ -45,21 +45,21 @@ impl<A: Actor> Outbox<A> {
 
 /// The receiver has ended.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Gone;
+pub struct ReceiverClosed;
 
 /// [`Outbox::send`] for a receiver known by its message alone.
-pub fn post<M>(to: &Recipient<M>, message: M) -> Result<(), Gone>
+pub fn post<M>(to: &Recipient<M>, message: M) -> Result<(), ReceiverClosed>
 where
     M: Message + Send + 'static,
     M::Result: Send,
 {
-    settle(to.try_send(message), |message| to.do_send(message))
+    deliver_or_force(to.try_send(message), |message| to.do_send(message))
 }
 
-fn settle<M>(sent: Result<(), SendError<M>>, force: impl FnOnce(M)) -> Result<(), Gone> {
+fn deliver_or_force<M>(sent: Result<(), SendError<M>>, force: impl FnOnce(M)) -> Result<(), ReceiverClosed> {
     match sent {
         Ok(()) => Ok(()),
-        Err(SendError::Closed(_)) => Err(Gone),
+        Err(SendError::Closed(_)) => Err(ReceiverClosed),
         Err(SendError::Full(message)) => {
             metrics::counter!(crate::metrics::MAILBOX_FULL).increment(1);
             tracing::error!(message = std::any::type_name::<M>(), "mailbox full");

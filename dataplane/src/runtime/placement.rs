@@ -35,20 +35,20 @@ impl SeatKind {
 
 /// A place on a data arbiter, free again when this is dropped.
 #[must_use = "a seat that is dropped is free again"]
-pub struct Seat {
+pub struct ArbiterSeat {
     arbiter: usize,
     kind: SeatKind,
     loads: Arc<Mutex<LoadTable>>,
 }
 
-impl Seat {
+impl ArbiterSeat {
     /// On which data arbiter.
     pub fn arbiter(&self) -> usize {
         self.arbiter
     }
 }
 
-impl Drop for Seat {
+impl Drop for ArbiterSeat {
     fn drop(&mut self) {
         self.loads.lock().leave(self.arbiter, self.kind);
     }
@@ -67,15 +67,15 @@ impl Placement {
     }
 
     /// A place on the data arbiter that carries least.
-    pub fn seat(&self, kind: SeatKind) -> Seat {
+    pub fn seat(&self, kind: SeatKind) -> ArbiterSeat {
         let arbiter = self.loads.lock().enter_lightest(kind);
-        Seat { arbiter, kind, loads: Arc::clone(&self.loads) }
+        ArbiterSeat { arbiter, kind, loads: Arc::clone(&self.loads) }
     }
 
     /// A place on data arbiter `arbiter`, whatever that carries.
-    pub fn seat_at(&self, arbiter: usize, kind: SeatKind) -> Seat {
+    pub fn seat_at(&self, arbiter: usize, kind: SeatKind) -> ArbiterSeat {
         self.loads.lock().enter(arbiter, kind);
-        Seat { arbiter, kind, loads: Arc::clone(&self.loads) }
+        ArbiterSeat { arbiter, kind, loads: Arc::clone(&self.loads) }
     }
 
     /// The data arbiter number `index`, modulo their count.
@@ -134,12 +134,12 @@ mod tests {
     const ARBITERS: usize = 8;
 
     /// As a floor takes them: a committer where there is least, its first consumer beside it, further ones where there is least.
-    struct Seated {
+    struct SeatedActors {
         committer: usize,
         consumers: Vec<usize>,
     }
 
-    impl Seated {
+    impl SeatedActors {
         fn enter(table: &mut LoadTable, consumers: usize) -> Self {
             let committer = table.enter_lightest(SeatKind::Committer);
             table.enter(committer, SeatKind::Consumer);
@@ -156,7 +156,7 @@ mod tests {
         }
     }
 
-    fn leave_all(seated: Vec<Seated>, table: &mut LoadTable) {
+    fn leave_all(seated: Vec<SeatedActors>, table: &mut LoadTable) {
         for one in seated {
             one.leave(table);
         }
@@ -177,8 +177,8 @@ mod tests {
     #[test]
     fn a_thousand_mappings_are_spread_evenly_and_again_after_half_of_them_were_made_anew() {
         let mut table = LoadTable::new(ARBITERS);
-        let mut seated: Vec<Seated> = (0..1_000).map(|_| Seated::enter(&mut table, 1)).collect();
-        let judge = |seated: &[Seated]| {
+        let mut seated: Vec<SeatedActors> = (0..1_000).map(|_| SeatedActors::enter(&mut table, 1)).collect();
+        let judge = |seated: &[SeatedActors]| {
             assert!(spread(&counts(seated.iter().flat_map(|seated| seated.consumers.clone()))) <= 1);
             assert!(spread(&counts(seated.iter().map(|seated| seated.committer))) <= 1);
         };
@@ -188,7 +188,7 @@ mod tests {
         leave_all(gone, &mut table);
         seated = kept;
         while seated.len() < 1_000 {
-            seated.push(Seated::enter(&mut table, 1));
+            seated.push(SeatedActors::enter(&mut table, 1));
         }
         judge(&seated);
         leave_all(seated, &mut table);
@@ -202,7 +202,7 @@ mod tests {
             let mut table = LoadTable::new(ARBITERS);
             let mut seated = Vec::new();
             for consumers in sizes {
-                seated.push(Seated::enter(&mut table, consumers));
+                seated.push(SeatedActors::enter(&mut table, consumers));
                 let (most, least) = (table.weights.iter().max(), table.weights.iter().min());
                 let together = SeatKind::Consumer.weight() + SeatKind::Committer.weight();
                 prop_assert!(most.expect("some") - least.expect("some") <= together, "{:?}", table.weights);

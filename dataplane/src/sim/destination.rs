@@ -1,18 +1,18 @@
 //! The on-failure destination. What is on its way when a node dies may have arrived or not.
 
-use super::node::Key;
-use super::outside::Outside;
-use crate::history::Event as Happened;
+use super::node::OwnershipKey;
+use super::outside::SimulatedEnvironment;
+use crate::history::HistoryEvent as Happened;
 
 /// What is on its way to it.
 #[derive(Debug, Default)]
-pub(super) struct Destination {
-    pub on_its_way: Vec<(u64, Key, i64, i32)>,
+pub(super) struct SimulatedDestination {
+    pub on_its_way: Vec<(u64, OwnershipKey, i64, i32)>,
 }
 
-impl Outside {
+impl SimulatedEnvironment {
     /// An errand has ended: its records are there, or they are not.
-    pub(super) fn arrive(&mut self, ticket: u64, key: Key, arrived: bool) {
+    pub(super) fn arrive(&mut self, ticket: u64, key: OwnershipKey, arrived: bool) {
         let mut there = Vec::new();
         self.destination.on_its_way.retain(|(sent, of, offset, leader_epoch)| {
             let ours = (*sent, *of) == (ticket, key);

@@ -2,79 +2,79 @@
 
 use std::time::Duration;
 
-use super::node::State;
-use super::outside::{Event, owner};
-use super::plan::{Happening, Kind};
-use super::world::World;
-use crate::history::Event as Happened;
+use super::node::NodeState;
+use super::outside::{EnvironmentEvent, owner};
+use super::plan::{FaultKind, ScheduledFault};
+use super::world::SimulatedRun;
+use crate::history::HistoryEvent as Happened;
 
-impl World {
+impl SimulatedRun {
     /// The time of a fault has come: it happens, or waits for its cue.
     pub(super) fn fault(&mut self, index: usize) {
         let Some(happening) = self.outside.plan.happenings.get(index).copied() else { return };
         match happening.cue {
             Some(cue) => self.outside.armed.push((cue, index)),
-            None => self.befall(index, (happening.target % self.nodes.len() as u64) as usize),
+            None => self.apply_fault(index, (happening.target % self.nodes.len() as u64) as usize),
         }
     }
 
-    pub(super) fn befall(&mut self, index: usize, node: usize) {
+    pub(super) fn apply_fault(&mut self, index: usize, node: usize) {
         let Some(happening) = self.outside.plan.happenings.get(index).copied() else { return };
         let partition = ((happening.target >> 8) % self.outside.cluster.logs.len() as u64) as i32;
         match happening.kind {
-            Kind::Crash => self.crash(node, happening.lasts),
-            Kind::Freeze => {
+            FaultKind::Crash => self.crash(node, happening.lasts),
+            FaultKind::Freeze => {
                 self.freeze(node, happening.lasts);
                 self.outside.cut_after(node, happening);
             }
-            Kind::Cut => self.outside.cut_until[node] = self.outside.now + happening.lasts,
-            Kind::Stall => self.outside.stall(node, happening),
-            Kind::Stranger => self.outside.stranger_comes(),
-            Kind::ClockJump => {
+            FaultKind::Cut => self.outside.cut_until[node] = self.outside.now + happening.lasts,
+            FaultKind::Stall => self.outside.stall(node, happening),
+            FaultKind::Stranger => self.outside.stranger_comes(),
+            FaultKind::ClockJump => {
                 let jump = (happening.target >> 16) % 120_000;
                 self.nodes[node].wall_jump_ms = jump as i64 - 60_000;
             }
-            Kind::Storm => self.leave_and_come_back(node, happening.lasts),
-            Kind::Failover => self.outside.fail_over(happening.lasts),
-            Kind::LeaderMove => self.outside.move_leader(partition),
-            Kind::Truncation => self.outside.truncate(partition, happening),
-            Kind::Retention => self.outside.delete(partition, happening),
-            Kind::PartitionsAdded => self.outside.add_partition(),
-            Kind::StoreCrash => self.registry.crash(&mut self.outside),
+            FaultKind::Storm => self.leave_and_come_back(node, happening.lasts),
+            FaultKind::Failover => self.outside.fail_over(happening.lasts),
+            FaultKind::LeaderMove => self.outside.move_leader(partition),
+            FaultKind::Truncation => self.outside.truncate(partition, happening),
+            FaultKind::Retention => self.outside.delete(partition, happening),
+            FaultKind::PartitionsAdded => self.outside.add_partition(),
+            FaultKind::StoreCrash => self.registry.crash(&mut self.outside),
             _ => {}
         }
     }
 
     fn crash(&mut self, index: usize, lasts: Duration) {
         let node = &mut self.nodes[index];
-        if matches!(node.state, State::Running | State::Frozen { .. }) {
-            node.state = State::Dead;
-            let gone = owner(index, node.life);
+        if matches!(node.state, NodeState::Running | NodeState::Frozen { .. }) {
+            node.state = NodeState::Dead;
+            let gone = owner(index, node.incarnation);
             self.outside.record(Happened::Gone { owner: gone });
-            self.outside.after(lasts, Event::Restart { node: index });
+            self.outside.after(lasts, EnvironmentEvent::Restart { node: index });
         }
     }
 
     fn freeze(&mut self, index: usize, lasts: Duration) {
         let node = &mut self.nodes[index];
-        if node.state == State::Running {
+        if node.state == NodeState::Running {
             let until = self.outside.now + lasts;
-            node.state = State::Frozen { until };
-            let life = node.life;
-            self.outside.queue.push(until, Event::Thaw { node: index, life });
+            node.state = NodeState::Frozen { until };
+            let life = node.incarnation;
+            self.outside.queue.push(until, EnvironmentEvent::Thaw { node: index, life });
         }
     }
 
     fn leave_and_come_back(&mut self, index: usize, lasts: Duration) {
         let node = &mut self.nodes[index];
-        if node.state == State::Running {
+        if node.state == NodeState::Running {
             node.stop(&mut self.outside);
-            self.outside.after(lasts, Event::ComeBack { node: index });
+            self.outside.after(lasts, EnvironmentEvent::ComeBack { node: index });
         }
     }
 }
 
-impl super::outside::Outside {
+impl super::outside::SimulatedEnvironment {
     fn fail_over(&mut self, lasts: Duration) {
         self.cluster.coordinator = (self.cluster.coordinator + 1) % super::cluster::BROKERS;
         self.cluster.loading_until = self.now + lasts;
@@ -91,7 +91,7 @@ impl super::outside::Outside {
     }
 
     /// An unclean election: the new leader lacks what stood at the end.
-    fn truncate(&mut self, partition: i32, happening: Happening) {
+    fn truncate(&mut self, partition: i32, happening: ScheduledFault) {
         let log = &mut self.cluster.logs[partition as usize];
         let back = ((happening.target >> 24) % 8) as i64;
         let from = log.truncate((log.end - back).max(log.start));
@@ -100,10 +100,10 @@ impl super::outside::Outside {
         self.record(Happened::Truncated { partition, from, leader_epoch });
         self.move_leader(partition);
         let left = self.plan.faults_until.saturating_sub(self.elapsed());
-        self.after(happening.lasts.min(left), Event::Append { partition });
+        self.after(happening.lasts.min(left), EnvironmentEvent::Append { partition });
     }
 
-    fn delete(&mut self, partition: i32, happening: Happening) {
+    fn delete(&mut self, partition: i32, happening: ScheduledFault) {
         let log = &mut self.cluster.logs[partition as usize];
         let stretch = (log.end - log.start).max(1) as u64;
         let before = log.delete(log.start + ((happening.target >> 24) % stretch) as i64);

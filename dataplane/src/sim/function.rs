@@ -6,31 +6,31 @@ use std::time::Duration;
 use bytes::Bytes;
 use lighterman_proto::units::Moment;
 
-use super::node::Inside;
-use super::outside::{Event, Outside, owner};
-use super::plan::{Cue, Kind};
+use super::node::NodeMessage;
+use super::outside::{EnvironmentEvent, SimulatedEnvironment, owner};
+use super::plan::{FaultKind, FaultTrigger};
 use crate::batcher::BatchId;
-use crate::history::{Event as Happened, Share};
-use crate::invoker::verdict::Reply;
+use crate::history::{HistoryEvent as Happened, InvocationShare};
+use crate::invoker::verdict::InvokeResponse;
 
 /// Payloads above this are refused in schedules with service errors.
 const RECORDS_TAKEN_MAX: usize = 5;
 
 /// An invocation on its way.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct SimulatedCall {
     pub node: usize,
     pub life: u32,
     pub consumer: u32,
     pub batch: BatchId,
-    pub shares: Vec<Share>,
+    pub shares: Vec<InvocationShare>,
     /// Nobody waits for its answer any more.
     pub orphaned: bool,
 }
 
 /// What the function does with one invocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum FunctionAct {
     Succeed,
     Fail,
     /// It names these.
@@ -40,22 +40,22 @@ pub(super) enum Act {
 }
 
 #[derive(Debug)]
-struct Running {
-    call: Call,
+struct RunningCall {
+    call: SimulatedCall,
     answers: bool,
 }
 
 /// What runs.
 #[derive(Debug, Default)]
-pub(super) struct Function {
-    running: BTreeMap<u64, Running>,
+pub(super) struct SimulatedFunction {
+    running: BTreeMap<u64, RunningCall>,
     next: u64,
     /// Records that fail, and how often still.
     pub poison: BTreeMap<(i32, i64), u32>,
 }
 
-pub(super) fn answer(status: u16, function_error: bool, body: Bytes) -> Reply {
-    Reply::Answer {
+pub(super) fn answer(status: u16, function_error: bool, body: Bytes) -> InvokeResponse {
+    InvokeResponse::Answer {
         status,
         function_error: function_error.then(|| "Unhandled".to_owned()),
         error_type: None,
@@ -66,29 +66,29 @@ pub(super) fn answer(status: u16, function_error: bool, body: Bytes) -> Reply {
     }
 }
 
-impl Outside {
+impl SimulatedEnvironment {
     /// Sends an invocation off; answered by exactly one `Invoked`.
-    pub(super) fn call(&mut self, call: Call) {
-        self.cue(call.node, Cue::InvocationSent);
+    pub(super) fn call(&mut self, call: SimulatedCall) {
+        self.cue(call.node, FaultTrigger::InvocationSent);
         let timeout = self.plan.function_timeout;
-        if self.strikes(Kind::LostInvocation, 25) {
+        if self.draws_fault(FaultKind::LostInvocation, 25) {
             let sent = self.random.chance(500);
             let text = "cut".to_owned();
-            let reply = if sent { Reply::Lost(text) } else { Reply::NotSent(text) };
-            let comes_late = matches!(reply, Reply::Lost(_)) && self.random.chance(400);
+            let reply = if sent { InvokeResponse::Lost(text) } else { InvokeResponse::NotSent(text) };
+            let comes_late = matches!(reply, InvokeResponse::Lost(_)) && self.random.chance(400);
             let wait = self.random.micros(300, timeout.as_micros() as u64);
             self.answered(call.node, call.life, call.consumer, call.batch, reply, wait);
             if comes_late {
                 let partitions = call.shares.iter().map(|share| share.partition).collect();
                 self.record(Happened::AnswerLost { partitions });
                 let way = self.late();
-                self.after(way, Event::Called(Box::new(Call { orphaned: true, ..call })));
+                self.after(way, EnvironmentEvent::Called(Box::new(SimulatedCall { orphaned: true, ..call })));
             }
             return;
         }
-        let slow = self.strikes(Kind::SlowInvocation, 80);
+        let slow = self.draws_fault(FaultKind::SlowInvocation, 80);
         let way = if slow { self.late() } else { self.way() };
-        self.after(way, Event::Called(Box::new(call)));
+        self.after(way, EnvironmentEvent::Called(Box::new(call)));
     }
 
     /// How long an invocation is on its way at most: the margin of a lease is for those.
@@ -103,21 +103,21 @@ impl Outside {
         life: u32,
         consumer: u32,
         batch: BatchId,
-        reply: Reply,
+        reply: InvokeResponse,
         wait: Duration,
     ) {
-        let what = Inside::Invoked { consumer, batch, reply: Box::new(reply) };
-        self.after(wait, Event::Inside { node, life, what });
+        let what = NodeMessage::Invoked { consumer, batch, reply: Box::new(reply) };
+        self.after(wait, EnvironmentEvent::Inside { node, life, what });
     }
 
     /// An invocation arrives.
-    pub(super) fn called(&mut self, call: Call) {
+    pub(super) fn called(&mut self, call: SimulatedCall) {
         let records: usize = call.shares.iter().map(|share| share.offsets.len()).sum();
-        let refused = if self.strikes(Kind::Throttling, 120) {
+        let refused = if self.draws_fault(FaultKind::Throttling, 120) {
             Some(429)
-        } else if self.strikes(Kind::ServiceErrors, 60) {
+        } else if self.draws_fault(FaultKind::ServiceErrors, 60) {
             Some(self.random.pick(&[500, 503, 403]))
-        } else if records > RECORDS_TAKEN_MAX && self.strikes(Kind::ServiceErrors, 300) {
+        } else if records > RECORDS_TAKEN_MAX && self.draws_fault(FaultKind::ServiceErrors, 300) {
             Some(413)
         } else {
             None
@@ -135,48 +135,48 @@ impl Outside {
         let invocation = self.function.next;
         let by = Some(owner(call.node, call.life));
         self.record(Happened::Started { invocation, owner: by, shares: call.shares.clone() });
-        self.cue(call.node, Cue::InvocationBegun);
+        self.cue(call.node, FaultTrigger::InvocationBegun);
         let (act, takes) = self.act(&call);
         // A gateway in front waits no longer, or breaks: it answers for itself while the function runs.
-        let gateway = (!call.orphaned && self.strikes(Kind::ServiceErrors, 40))
+        let gateway = (!call.orphaned && self.draws_fault(FaultKind::ServiceErrors, 40))
             .then(|| self.random.pick(&[500, 502, 504]))
             .map(|status| answer(status, false, Bytes::from_static(b"<html>")));
-        let lost = call.orphaned || gateway.is_some() || self.strikes(Kind::LostInvocationReply, 50);
+        let lost = call.orphaned || gateway.is_some() || self.draws_fault(FaultKind::LostInvocationReply, 50);
         if lost && !call.orphaned {
             let partitions = call.shares.iter().map(|share| share.partition).collect();
             self.record(Happened::AnswerLost { partitions });
             // The connection may break while the function runs, or after it.
             let wait = self.random.micros(500, takes.as_micros() as u64 + 2_000_000);
-            let reply = gateway.unwrap_or_else(|| Reply::Lost("cut".to_owned()));
+            let reply = gateway.unwrap_or_else(|| InvokeResponse::Lost("cut".to_owned()));
             self.answered(call.node, call.life, call.consumer, call.batch, reply, wait);
         }
-        self.function.running.insert(invocation, Running { call, answers: !lost });
-        self.after(takes, Event::CallEnds { invocation, act });
+        self.function.running.insert(invocation, RunningCall { call, answers: !lost });
+        self.after(takes, EnvironmentEvent::CallEnds { invocation, act });
     }
 
-    fn act(&mut self, call: &Call) -> (Act, Duration) {
+    fn act(&mut self, call: &SimulatedCall) -> (FunctionAct, Duration) {
         let timeout = self.plan.function_timeout;
-        let slow = self.strikes(Kind::SlowFunction, 150);
+        let slow = self.draws_fault(FaultKind::SlowFunction, 150);
         let takes = if slow {
             self.random.micros(50_000, timeout.as_micros() as u64)
         } else {
             self.random.micros(1_000, 40_000)
         };
-        if self.strikes(Kind::HangingFunction, 30) {
-            return (Act::TimeOut, timeout);
+        if self.draws_fault(FaultKind::HangingFunction, 30) {
+            return (FunctionAct::TimeOut, timeout);
         }
         let bad: Vec<(i32, i64)> = if self.quiet { Vec::new() } else { self.poisoned(call) };
         if !bad.is_empty() {
             let names = self.plan.partial_responses && self.random.chance(700);
-            return (if names { Act::Name(bad) } else { Act::Fail }, takes);
+            return (if names { FunctionAct::Name(bad) } else { FunctionAct::Fail }, takes);
         }
-        if self.strikes(Kind::FailingFunction, 80) {
-            return (Act::Fail, takes);
+        if self.draws_fault(FaultKind::FailingFunction, 80) {
+            return (FunctionAct::Fail, takes);
         }
-        (Act::Succeed, takes)
+        (FunctionAct::Succeed, takes)
     }
 
-    fn poisoned(&mut self, call: &Call) -> Vec<(i32, i64)> {
+    fn poisoned(&mut self, call: &SimulatedCall) -> Vec<(i32, i64)> {
         let stops = self.plan.stops_at_failure();
         let poison = &mut self.function.poison;
         let mut bad = Vec::new();
@@ -195,12 +195,12 @@ impl Outside {
     }
 
     /// The function is through.
-    pub(super) fn call_ends(&mut self, invocation: u64, act: &Act) {
+    pub(super) fn call_ends(&mut self, invocation: u64, act: &FunctionAct) {
         let Some(running) = self.function.running.remove(&invocation) else { return };
-        let failed = if let Act::Name(failed) = act { failed.clone() } else { Vec::new() };
-        let taken = matches!(act, Act::Succeed | Act::Name(_));
+        let failed = if let FunctionAct::Name(failed) = act { failed.clone() } else { Vec::new() };
+        let taken = matches!(act, FunctionAct::Succeed | FunctionAct::Name(_));
         let body = match act {
-            Act::Name(failed) => Bytes::from(named(failed, &self.topic)),
+            FunctionAct::Name(failed) => Bytes::from(named(failed, &self.topic)),
             _ => Bytes::from_static(b"null"),
         };
         self.record(Happened::Ended { invocation, taken, failed });

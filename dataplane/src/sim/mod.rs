@@ -25,5 +25,5 @@ mod registry_store;
 pub mod shrink;
 mod world;
 
-pub use plan::Plan;
-pub use world::{Outcome, run};
+pub use plan::FaultSchedule;
+pub use world::{RunOutcome, run};

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use lighterman_proto::topic_id::TopicId;
 
-use super::random::Random;
+use super::random::SeededRandom;
 use crate::kafka::group::GroupProtocol;
-use crate::partition::work::FailurePolicy;
+use crate::partition::work::FailureHandling;
 
 /// A kind of fault; each schedule leaves out a random half of them, or most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum FaultKind {
     /// A connection breaks before a request arrives.
     Loss,
     /// A connection breaks after a request was served, before its reply arrives.
@@ -74,7 +74,7 @@ pub enum Kind {
     Skips,
 }
 
-impl Kind {
+impl FaultKind {
     /// All of them.
     pub const ALL: [Self; 30] = [
         Self::Loss,
@@ -136,7 +136,7 @@ impl Kind {
 
 /// What a fault waits for: moments of microseconds that no clock would meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cue {
+pub enum FaultTrigger {
     /// A node has sent a heartbeat.
     HeartbeatSent,
     /// A heartbeat was acknowledged, and the reply is on its way.
@@ -161,7 +161,7 @@ pub enum Cue {
     OwnershipLost,
 }
 
-impl Cue {
+impl FaultTrigger {
     const ALL: [Self; 11] = [
         Self::HeartbeatSent,
         Self::HeartbeatServed,
@@ -179,13 +179,13 @@ impl Cue {
 
 /// Something that goes wrong at a given time, or at the first cue after it: then to the node that gives the cue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Happening {
+pub struct ScheduledFault {
     /// When, from the beginning.
     pub at: Duration,
     /// At which cue after that.
-    pub cue: Option<Cue>,
+    pub cue: Option<FaultTrigger>,
     /// What.
-    pub kind: Kind,
+    pub kind: FaultKind,
     /// Decides where.
     pub target: u64,
     /// How long.
@@ -204,7 +204,7 @@ fn topic_id(seed: u64) -> Option<TopicId> {
 
 /// A schedule.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct FaultSchedule {
     /// The seed that it was drawn from.
     pub seed: u64,
     /// Nodes.
@@ -214,11 +214,11 @@ pub struct Plan {
     /// Record batches for each partition.
     pub batches: u64,
     /// Kinds of faults that are on.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<FaultKind>,
     /// Those that strike much more often than they do elsewhere.
-    pub heavy: Vec<Kind>,
+    pub heavy: Vec<FaultKind>,
     /// What goes wrong when.
-    pub happenings: Vec<Happening>,
+    pub happenings: Vec<ScheduledFault>,
     /// Until when there are faults.
     pub faults_until: Duration,
     /// Protocol of the group.
@@ -240,7 +240,7 @@ pub struct Plan {
     /// Another mapping of each node takes all the bytes that it can have.
     pub has_neighbour: bool,
     /// What happens to records that fail.
-    pub policy: FailurePolicy,
+    pub policy: FailureHandling,
     /// `ReportBatchItemFailures`.
     pub partial_responses: bool,
     /// The mapping drops what the destination refuses.
@@ -251,25 +251,25 @@ pub struct Plan {
     pub poison_per_mille: u64,
 }
 
-impl Plan {
+impl FaultSchedule {
     /// The plan of `seed`.
     pub fn draw(seed: u64) -> Self {
-        let mut random = Random::new(seed);
+        let mut random = SeededRandom::new(seed);
         // Where little goes wrong, little is excused.
         let share = random.pick(&[500, 500, 200]);
-        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| random.chance(share)).collect();
+        let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(|_| random.chance(share)).collect();
         let has = |kind| kinds.contains(&kind);
         let faults_until = random.millis(4_000, 25_000);
         let function_timeout = random.millis(1_500, 4_000);
         let retries_max = random.chance(400).then(|| random.below(4) as u32);
-        let policy = FailurePolicy {
+        let policy = FailureHandling {
             retries_max,
             record_age_max: random.chance(120).then(|| Duration::from_secs(20)),
             bisect: random.chance(300),
             named_only: random.chance(300),
             has_destination: random.chance(400),
         };
-        let poison_per_mille = if has(Kind::FailingFunction) { random.pick(&[0, 10, 40]) } else { 0 };
+        let poison_per_mille = if has(FaultKind::FailingFunction) { random.pick(&[0, 10, 40]) } else { 0 };
         let mut plan = Self {
             seed,
             nodes: random.between(1, 3) as usize,
@@ -277,7 +277,7 @@ impl Plan {
             batches: random.between(1, 8),
             happenings: Vec::new(),
             faults_until,
-            protocol: if Random::new(!seed).chance(400) {
+            protocol: if SeededRandom::new(!seed).chance(400) {
                 GroupProtocol::Consumer
             } else {
                 GroupProtocol::Classic
@@ -289,7 +289,7 @@ impl Plan {
             payload_bytes_max: random.pick(&[1_500, 4_000, 100_000]),
             window: random.pick(&[Duration::ZERO, Duration::from_millis(50), Duration::from_millis(400)]),
             budget: random.pick(&[66_000, 140_000, 1 << 20]),
-            has_neighbour: Random::new(seed.rotate_left(20)).chance(250),
+            has_neighbour: SeededRandom::new(seed.rotate_left(20)).chance(250),
             policy,
             partial_responses: random.chance(400),
             drops: random.chance(500),
@@ -300,14 +300,14 @@ impl Plan {
         };
         if plan.protocol == GroupProtocol::Consumer {
             // It speaks the classic protocol.
-            plan.kinds.retain(|kind| *kind != Kind::Stranger);
+            plan.kinds.retain(|kind| *kind != FaultKind::Stranger);
         }
         plan.draw_happenings(&mut random);
         plan
     }
 
-    fn draw_happenings(&mut self, random: &mut Random) {
-        let kinds: Vec<Kind> = self.kinds.iter().copied().filter(|kind| kind.is_happening()).collect();
+    fn draw_happenings(&mut self, random: &mut SeededRandom) {
+        let kinds: Vec<FaultKind> = self.kinds.iter().copied().filter(|kind| kind.is_happening()).collect();
         if kinds.is_empty() {
             return;
         }
@@ -319,30 +319,30 @@ impl Plan {
             let at = if early { random.millis(0, 3_000) } else { random.micros(0, until) };
             let session = self.session.as_millis() as u64;
             let lasts = match kind {
-                Kind::Freeze | Kind::Cut => {
+                FaultKind::Freeze | FaultKind::Cut => {
                     let about_a_session = (session * 3 / 4, session * 21 / 20);
                     let (first, last) =
                         random.pick(&[(10, 500), (1_000, 5_000), (5_000, 15_000), about_a_session]);
                     random.millis(first, last)
                 }
-                Kind::Stall => {
+                FaultKind::Stall => {
                     // A heartbeat is given up after a third of the session.
                     let (first, last) = random.pick(&[(100, 4_000), (session / 5, session / 3)]);
                     random.millis(first, last)
                 }
-                Kind::Failover => random.millis(100, 4_000),
+                FaultKind::Failover => random.millis(100, 4_000),
                 _ => random.millis(50, 3_000),
             };
             let waits = kind.is_of_a_node() && random.chance(500);
             let cue = waits.then(|| match random.below(8) {
-                0 | 1 => Cue::HeartbeatServed,
+                0 | 1 => FaultTrigger::HeartbeatServed,
                 // To go while what was lost still runs.
-                2..6 if kind == Kind::Storm => Cue::OwnershipLost,
-                _ => random.pick(&Cue::ALL),
+                2..6 if kind == FaultKind::Storm => FaultTrigger::OwnershipLost,
+                _ => random.pick(&FaultTrigger::ALL),
             });
-            let stands_still = matches!(kind, Kind::Freeze | Kind::Stall);
+            let stands_still = matches!(kind, FaultKind::Freeze | FaultKind::Stall);
             let then_cut = (stands_still && random.chance(300)).then(|| random.millis(500, 9_000));
-            self.happenings.push(Happening { at, cue, kind, target: random.draw(), lasts, then_cut });
+            self.happenings.push(ScheduledFault { at, cue, kind, target: random.draw(), lasts, then_cut });
         }
         self.happenings.sort_by_key(|happening| happening.at);
     }
@@ -350,11 +350,11 @@ impl Plan {
     /// Whether the function stops at its first failure of each partition, and names that one alone.
     pub fn stops_at_failure(&self) -> bool {
         let may = self.partial_responses && !self.policy.named_only;
-        may && Random::new(self.seed.rotate_left(40)).chance(500)
+        may && SeededRandom::new(self.seed.rotate_left(40)).chance(500)
     }
 
     /// Whether faults of `kind` happen in this schedule.
-    pub fn has(&self, kind: Kind) -> bool {
+    pub fn has(&self, kind: FaultKind) -> bool {
         self.kinds.contains(&kind)
     }
 }

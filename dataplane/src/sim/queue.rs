@@ -6,20 +6,20 @@ use std::collections::BinaryHeap;
 use lighterman_proto::units::Moment;
 
 /// The queue.
-pub(super) struct Queue<E> {
+pub(super) struct EventQueue<E> {
     heap: BinaryHeap<Reverse<(Moment, u64, usize)>>,
     slab: Vec<Option<E>>,
     free: Vec<usize>,
     next: u64,
 }
 
-impl<E> Default for Queue<E> {
+impl<E> Default for EventQueue<E> {
     fn default() -> Self {
         Self { heap: BinaryHeap::new(), slab: Vec::new(), free: Vec::new(), next: 0 }
     }
 }
 
-impl<E> Queue<E> {
+impl<E> EventQueue<E> {
     /// `event` happens at `when`.
     pub(super) fn push(&mut self, when: Moment, event: E) {
         let at = match self.free.pop() {

@@ -2,35 +2,35 @@
 
 use std::collections::BTreeMap;
 
-use lighterman_proto::api::State;
+use lighterman_proto::api::MappingState;
 use lighterman_proto::ids::MappingId;
 
-use super::outside::Outside;
-use crate::control::registry::{Command, Registry};
-use crate::history::Event as Happened;
+use super::outside::SimulatedEnvironment;
+use crate::control::registry::{Registry, RegistryCommand};
+use crate::history::HistoryEvent as Happened;
 
 /// A store that keeps what it was told to keep, and perhaps a little more.
 #[derive(Default)]
 pub(super) struct RegistryStore {
     live: Registry,
     synced: Vec<String>,
-    unsynced: Option<(String, Command)>,
+    unsynced: Option<(String, RegistryCommand)>,
     acknowledged: Registry,
 }
 
 impl RegistryStore {
     /// Somebody writes a command: it is written now, and synced and acknowledged with the next one.
-    pub(super) fn write(&mut self, outside: &mut Outside) {
+    pub(super) fn write(&mut self, outside: &mut SimulatedEnvironment) {
         self.sync();
         let number = outside.random.below(3);
         let id = MappingId(uuid::Uuid::from_u128(u128::from(number)));
         let name = format!("K{number}");
         let command = match outside.random.below(5) {
-            0 => Command::PutKey { id: name, secret: outside.random.below(1000).to_string() },
-            1 => Command::RemoveKey { id: name },
-            2 => Command::Tag { id, tags: BTreeMap::from([("a".to_owned(), name)]) },
-            3 => Command::Move { id, state: State::Enabled, at: 1.0 },
-            _ => Command::Remove { id },
+            0 => RegistryCommand::PutKey { id: name, secret: outside.random.below(1000).to_string() },
+            1 => RegistryCommand::RemoveKey { id: name },
+            2 => RegistryCommand::Tag { id, tags: BTreeMap::from([("a".to_owned(), name)]) },
+            3 => RegistryCommand::Move { id, state: MappingState::Enabled, at: 1.0 },
+            _ => RegistryCommand::Remove { id },
         };
         if let Ok(text) = serde_json::to_string(&command) {
             self.unsynced = Some((text, command));
@@ -46,12 +46,12 @@ impl RegistryStore {
     }
 
     /// The process dies and opens its store again.
-    pub(super) fn crash(&mut self, outside: &mut Outside) {
+    pub(super) fn crash(&mut self, outside: &mut SimulatedEnvironment) {
         let written = self.unsynced.take();
         let kept = written.filter(|_| outside.random.chance(500));
         let mut again = Registry::default();
         for text in &self.synced {
-            if let Ok(command) = serde_json::from_str::<Command>(text) {
+            if let Ok(command) = serde_json::from_str::<RegistryCommand>(text) {
                 again.apply(&command);
             }
         }

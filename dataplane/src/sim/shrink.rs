@@ -5,14 +5,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::plan::{Kind, Plan};
+use super::plan::{FaultKind, FaultSchedule};
 use super::world::run;
 use crate::history::Invariant;
 
 /// What a smaller plan leaves out. As text it goes onto a command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Edits {
-    without: Vec<Kind>,
+pub struct ScheduleEdits {
+    without: Vec<FaultKind>,
     /// Faults by their place in the plan.
     spared: Vec<usize>,
     nodes: Option<usize>,
@@ -21,9 +21,9 @@ pub struct Edits {
     until_ms: Option<u64>,
 }
 
-impl Edits {
+impl ScheduleEdits {
     /// `plan` without what these leave out.
-    pub fn apply(&self, mut plan: Plan) -> Plan {
+    pub fn apply(&self, mut plan: FaultSchedule) -> FaultSchedule {
         plan.kinds.retain(|kind| !self.without.contains(kind));
         let mut at = 0;
         plan.happenings.retain(|happening| {
@@ -39,13 +39,13 @@ impl Edits {
 }
 
 /// The smallest plan found, as edits to the one of `seed`, that still breaks `invariant`.
-pub fn shrink(seed: u64, invariant: Invariant) -> Edits {
-    let whole = Plan::draw(seed);
-    let breaks = |edits: &Edits| {
+pub fn shrink(seed: u64, invariant: Invariant) -> ScheduleEdits {
+    let whole = FaultSchedule::draw(seed);
+    let breaks = |edits: &ScheduleEdits| {
         let outcome = run(&edits.apply(whole.clone()), false);
         outcome.violations.iter().any(|violation| violation.invariant == invariant)
     };
-    let mut best = Edits::default();
+    let mut best = ScheduleEdits::default();
     loop {
         let smaller = steps(&whole, &best).into_iter().find(|edits| breaks(edits));
         let Some(smaller) = smaller else { return best };
@@ -54,38 +54,38 @@ pub fn shrink(seed: u64, invariant: Invariant) -> Edits {
 }
 
 /// Every plan that is one step smaller.
-fn steps(whole: &Plan, edits: &Edits) -> Vec<Edits> {
+fn steps(whole: &FaultSchedule, edits: &ScheduleEdits) -> Vec<ScheduleEdits> {
     let mut steps = Vec::new();
     let plan = edits.apply(whole.clone());
     for index in (0..whole.happenings.len()).filter(|index| !edits.spared.contains(index)) {
         if !edits.without.contains(&whole.happenings[index].kind) {
             let mut spared = edits.spared.clone();
             spared.push(index);
-            steps.push(Edits { spared, ..edits.clone() });
+            steps.push(ScheduleEdits { spared, ..edits.clone() });
         }
     }
     for kind in &plan.kinds {
         let mut without = edits.without.clone();
         without.push(*kind);
-        steps.push(Edits { without, ..edits.clone() });
+        steps.push(ScheduleEdits { without, ..edits.clone() });
     }
     if plan.nodes > 1 {
-        steps.push(Edits { nodes: Some(plan.nodes - 1), ..edits.clone() });
+        steps.push(ScheduleEdits { nodes: Some(plan.nodes - 1), ..edits.clone() });
     }
     if plan.partitions > 1 {
-        steps.push(Edits { partitions: Some(plan.partitions - 1), ..edits.clone() });
+        steps.push(ScheduleEdits { partitions: Some(plan.partitions - 1), ..edits.clone() });
     }
     if plan.batches > 1 {
-        steps.push(Edits { batches: Some(plan.batches - 1), ..edits.clone() });
+        steps.push(ScheduleEdits { batches: Some(plan.batches - 1), ..edits.clone() });
     }
     let until = plan.faults_until.as_millis() as u64;
     if until > 1_000 {
-        steps.push(Edits { until_ms: Some(until * 3 / 4), ..edits.clone() });
+        steps.push(ScheduleEdits { until_ms: Some(until * 3 / 4), ..edits.clone() });
     }
     steps
 }
 
-impl fmt::Display for Edits {
+impl fmt::Display for ScheduleEdits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: Vec<String>| items.join(",");
         let mut fields = Vec::new();
@@ -106,7 +106,7 @@ impl fmt::Display for Edits {
     }
 }
 
-impl FromStr for Edits {
+impl FromStr for ScheduleEdits {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -116,7 +116,8 @@ impl FromStr for Edits {
             let (name, value) = field.split_once('=').ok_or_else(|| format!("{field} is not name=value"))?;
             match name {
                 "without" => {
-                    let kind = |name: &str| Kind::ALL.into_iter().find(|kind| format!("{kind:?}") == name);
+                    let kind =
+                        |name: &str| FaultKind::ALL.into_iter().find(|kind| format!("{kind:?}") == name);
                     edits.without = value.split(',').filter_map(kind).collect();
                 }
                 "spared" => {

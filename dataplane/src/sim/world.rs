@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use lighterman_proto::units::Moment;
 
-use super::node::{Inside, Node, State};
-use super::outside::{Event, Outside, WALL_MS, owner};
-use super::plan::{Kind, Plan};
+use super::node::{NodeMessage, NodeState, SimulatedNode};
+use super::outside::{EnvironmentEvent, SimulatedEnvironment, WALL_MS, owner};
+use super::plan::{FaultKind, FaultSchedule};
 use super::registry_store::RegistryStore;
-use crate::history::{Checker, Event as Happened, Invariant, Rules, Violation};
+use crate::history::{HistoryChecker, HistoryEvent as Happened, HistoryRules, Invariant, Violation};
 
 /// How long after the faults everything must be committed, and everybody gone.
 const QUIET_MAX: Duration = Duration::from_secs(120);
@@ -19,7 +19,7 @@ const COORDINATOR_TICK: Duration = Duration::from_millis(100);
 
 /// What became of a schedule.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub struct RunOutcome {
     /// What is wrong; empty when nothing is.
     pub violations: Vec<Violation>,
     /// Events.
@@ -31,41 +31,42 @@ pub struct Outcome {
     /// Every event, when it was asked for.
     pub trace: String,
     /// What happened, in a form for people, when it was asked for.
-    pub story: String,
+    pub timeline: String,
 }
 
-enum Stage {
+enum RunStage {
     Working,
     Leaving,
 }
 
-pub(super) struct World {
-    pub outside: Outside,
-    pub nodes: Vec<Node>,
+pub(super) struct SimulatedRun {
+    pub outside: SimulatedEnvironment,
+    pub nodes: Vec<SimulatedNode>,
     pub registry: RegistryStore,
-    stage: Stage,
+    stage: RunStage,
     leased_max: Vec<usize>,
     events: u64,
     trace: Option<String>,
 }
 
 /// Runs one schedule.
-pub fn run(plan: &Plan, with_trace: bool) -> Outcome {
-    let mut world = World::new(plan, with_trace);
+pub fn run(plan: &FaultSchedule, with_trace: bool) -> RunOutcome {
+    let mut world = SimulatedRun::new(plan, with_trace);
     let unfinished = world.run();
-    world.judge(unfinished)
+    world.check_history(unfinished)
 }
 
-impl World {
-    fn new(plan: &Plan, with_trace: bool) -> Self {
-        let mut outside = Outside::new(plan.clone());
-        let nodes: Vec<Node> = (0..plan.nodes).map(|id| Node::new(id, 0, &mut outside)).collect();
+impl SimulatedRun {
+    fn new(plan: &FaultSchedule, with_trace: bool) -> Self {
+        let mut outside = SimulatedEnvironment::new(plan.clone());
+        let nodes: Vec<SimulatedNode> =
+            (0..plan.nodes).map(|id| SimulatedNode::new(id, 0, &mut outside)).collect();
         let mut world = Self {
             outside,
             leased_max: vec![0; nodes.len()],
             nodes,
             registry: RegistryStore::default(),
-            stage: Stage::Working,
+            stage: RunStage::Working,
             events: 0,
             trace: with_trace.then(String::new),
         };
@@ -76,19 +77,19 @@ impl World {
     fn plan_events(&mut self) {
         let outside = &mut self.outside;
         for (index, happening) in outside.plan.happenings.clone().iter().enumerate() {
-            outside.after(happening.at, Event::Fault(index));
+            outside.after(happening.at, EnvironmentEvent::Fault(index));
         }
         for partition in 0..outside.plan.partitions {
             outside.plan_appends(partition);
         }
         let until = outside.plan.faults_until;
-        outside.after(until, Event::Quiet);
-        outside.after(COORDINATOR_TICK, Event::CoordinatorTick);
-        if outside.plan.has(Kind::Skips) {
-            outside.after(Duration::from_millis(700), Event::PersonLooks);
+        outside.after(until, EnvironmentEvent::Quiet);
+        outside.after(COORDINATOR_TICK, EnvironmentEvent::CoordinatorTick);
+        if outside.plan.has(FaultKind::Skips) {
+            outside.after(Duration::from_millis(700), EnvironmentEvent::PersonLooks);
         }
-        if outside.plan.has(Kind::StoreCrash) {
-            outside.after(Duration::from_millis(500), Event::RegistryWrite);
+        if outside.plan.has(FaultKind::StoreCrash) {
+            outside.after(Duration::from_millis(500), EnvironmentEvent::RegistryWrite);
         }
     }
 
@@ -101,7 +102,7 @@ impl World {
             if let Some(trace) = &mut self.trace {
                 let _ = writeln!(trace, "{} {event:?}", when.as_micros());
             }
-            let looks = self.outside.quiet && matches!(event, Event::CoordinatorTick);
+            let looks = self.outside.quiet && matches!(event, EnvironmentEvent::CoordinatorTick);
             self.happen(event);
             if looks && self.is_over() {
                 return None;
@@ -113,71 +114,72 @@ impl World {
         Some("nothing happens any more".to_owned())
     }
 
-    fn happen(&mut self, event: Event) {
+    fn happen(&mut self, event: EnvironmentEvent) {
         let outside = &mut self.outside;
         match event {
-            Event::Inside { node, life, what } => self.inside(node, life, what),
-            Event::Arrives(ask) => outside.serve(*ask),
-            Event::ArrivesLate(ask) => outside.commit_late(&ask),
-            Event::FetchWaited { ask } => outside.fetch_waited(ask),
-            Event::Called(call) => outside.called(*call),
-            Event::CallEnds { invocation, act } => outside.call_ends(invocation, &act),
-            Event::Append { partition } => outside.append(partition),
-            Event::Fault(index) => self.fault(index),
-            Event::Cued { index, node } => self.befall(index, node),
-            Event::CutOff { node, until } => {
+            EnvironmentEvent::Inside { node, life, what } => self.inside(node, life, what),
+            EnvironmentEvent::Arrives(ask) => outside.serve(*ask),
+            EnvironmentEvent::ArrivesLate(ask) => outside.commit_late(&ask),
+            EnvironmentEvent::FetchWaited { ask } => outside.fetch_waited(ask),
+            EnvironmentEvent::Called(call) => outside.called(*call),
+            EnvironmentEvent::CallEnds { invocation, act } => outside.call_ends(invocation, &act),
+            EnvironmentEvent::Append { partition } => outside.append(partition),
+            EnvironmentEvent::Fault(index) => self.fault(index),
+            EnvironmentEvent::Cued { index, node } => self.apply_fault(index, node),
+            EnvironmentEvent::CutOff { node, until } => {
                 if !outside.quiet {
                     outside.cut_until[node] = until.max(outside.cut_until[node]);
                 }
             }
-            Event::StrangerBeats => outside.stranger_beats(),
-            Event::StrangerSleeps { until } => outside.stranger_sleeps(until),
-            Event::SessionOver { node, life } => {
+            EnvironmentEvent::StrangerBeats => outside.stranger_beats(),
+            EnvironmentEvent::StrangerSleeps { until } => outside.stranger_sleeps(until),
+            EnvironmentEvent::SessionOver { node, life } => {
                 outside.record(Happened::SessionOver { owner: owner(node, life) });
             }
-            Event::Restart { node } => self.restart(node),
-            Event::ComeBack { node } => self.come_back(node),
-            Event::Thaw { node, life } => {
+            EnvironmentEvent::Restart { node } => self.restart(node),
+            EnvironmentEvent::ComeBack { node } => self.come_back(node),
+            EnvironmentEvent::Thaw { node, life } => {
                 let node = &mut self.nodes[node];
-                if node.life == life && matches!(node.state, State::Frozen { until } if until <= outside.now)
+                if node.incarnation == life
+                    && matches!(node.state, NodeState::Frozen { until } if until <= outside.now)
                 {
-                    node.state = State::Running;
+                    node.state = NodeState::Running;
                     node.awake_since = outside.now;
                 }
             }
-            Event::CoordinatorTick => {
+            EnvironmentEvent::CoordinatorTick => {
                 outside.coordinator_tick();
-                outside.after(COORDINATOR_TICK, Event::CoordinatorTick);
+                outside.after(COORDINATOR_TICK, EnvironmentEvent::CoordinatorTick);
             }
-            Event::PersonLooks => self.person_looks(),
-            Event::RegistryWrite => {
+            EnvironmentEvent::PersonLooks => self.person_looks(),
+            EnvironmentEvent::RegistryWrite => {
                 if !outside.quiet {
-                    outside.after(Duration::from_millis(900), Event::RegistryWrite);
+                    outside.after(Duration::from_millis(900), EnvironmentEvent::RegistryWrite);
                 }
                 self.registry.write(outside);
             }
-            Event::Quiet => self.quiet(),
+            EnvironmentEvent::Quiet => self.quiet(),
         }
     }
 
-    fn inside(&mut self, index: usize, life: u32, what: Inside) {
+    fn inside(&mut self, index: usize, life: u32, what: NodeMessage) {
         let node = &mut self.nodes[index];
-        if node.life != life {
+        if node.incarnation != life {
             return;
         }
         match node.state {
-            State::Dead | State::Left => {}
-            State::Frozen { until } => {
-                self.outside.queue.push(until, Event::Inside { node: index, life, what });
+            NodeState::Dead | NodeState::Left => {}
+            NodeState::Frozen { until } => {
+                self.outside.queue.push(until, EnvironmentEvent::Inside { node: index, life, what });
             }
-            State::Running => {
+            NodeState::Running => {
                 node.handle(&mut self.outside, what);
                 let bytes = node.budget.leased();
                 if bytes > self.leased_max[index] {
                     self.leased_max[index] = bytes;
                     self.outside.record(Happened::Leased { bytes });
                 }
-                if node.state == State::Left {
+                if node.state == NodeState::Left {
                     let bytes = node.empty();
                     self.outside.record(Happened::Stopped { bytes });
                 }
@@ -186,20 +188,20 @@ impl World {
     }
 
     pub(super) fn restart(&mut self, index: usize) {
-        if self.nodes[index].state == State::Dead {
-            let life = self.nodes[index].life + 1;
-            self.nodes[index] = Node::new(index, life, &mut self.outside);
+        if self.nodes[index].state == NodeState::Dead {
+            let life = self.nodes[index].incarnation + 1;
+            self.nodes[index] = SimulatedNode::new(index, life, &mut self.outside);
         }
     }
 
     fn come_back(&mut self, index: usize) {
         match self.nodes[index].state {
-            State::Left => {
-                let life = self.nodes[index].life + 1;
-                self.nodes[index] = Node::new(index, life, &mut self.outside);
+            NodeState::Left => {
+                let life = self.nodes[index].incarnation + 1;
+                self.nodes[index] = SimulatedNode::new(index, life, &mut self.outside);
             }
-            State::Running | State::Frozen { .. } if self.nodes[index].member.stopping => {
-                self.outside.after(Duration::from_millis(500), Event::ComeBack { node: index });
+            NodeState::Running | NodeState::Frozen { .. } if self.nodes[index].member.stopping => {
+                self.outside.after(Duration::from_millis(500), EnvironmentEvent::ComeBack { node: index });
             }
             _ => {}
         }
@@ -209,9 +211,9 @@ impl World {
         if self.outside.quiet {
             return;
         }
-        self.outside.after(Duration::from_millis(700), Event::PersonLooks);
+        self.outside.after(Duration::from_millis(700), EnvironmentEvent::PersonLooks);
         for node in &mut self.nodes {
-            if node.state != State::Running || !self.outside.random.chance(300) {
+            if node.state != NodeState::Running || !self.outside.random.chance(300) {
                 continue;
             }
             if let Some((key, offset)) = node.failing().first().copied() {
@@ -232,23 +234,23 @@ impl World {
     /// First everything is committed, then everybody leaves.
     fn is_over(&mut self) -> bool {
         match self.stage {
-            Stage::Working => {
+            RunStage::Working => {
                 if self.outside.late == 0 && self.outside.cluster.is_done(&self.outside.topic) {
-                    self.stage = Stage::Leaving;
+                    self.stage = RunStage::Leaving;
                     self.leave_all();
                 }
                 false
             }
-            Stage::Leaving => {
+            RunStage::Leaving => {
                 self.leave_all();
-                self.nodes.iter().all(|node| matches!(node.state, State::Left))
+                self.nodes.iter().all(|node| matches!(node.state, NodeState::Left))
             }
         }
     }
 
     fn leave_all(&mut self) {
         for node in &mut self.nodes {
-            if node.state == State::Running {
+            if node.state == NodeState::Running {
                 node.stop(&mut self.outside);
             }
         }
@@ -272,9 +274,9 @@ impl World {
         text
     }
 
-    fn judge(self, unfinished: Option<String>) -> Outcome {
+    fn check_history(self, unfinished: Option<String>) -> RunOutcome {
         let plan = &self.outside.plan;
-        let rules = Rules {
+        let rules = HistoryRules {
             records_max: plan.records_max,
             payload_bytes_max: plan.payload_bytes_max,
             wait_micros_max: plan.window.as_micros() as u64 + 60_000,
@@ -286,13 +288,14 @@ impl World {
             repeats: true,
             quiet_micros_max: QUIET_MAX.as_micros() as u64,
         };
-        let mut checker = Checker::new(rules);
-        let mut outcome = Outcome { events: self.events, took: self.outside.elapsed(), ..Outcome::default() };
+        let mut checker = HistoryChecker::new(rules);
+        let mut outcome =
+            RunOutcome { events: self.events, took: self.outside.elapsed(), ..RunOutcome::default() };
         for entry in &self.outside.history {
             outcome.invocations += u64::from(matches!(entry.event, Happened::Started { .. }));
             checker.take(entry.at, &entry.event);
             if self.trace.is_some() {
-                let _ = writeln!(outcome.story, "{:>9} {:?}", entry.at.as_micros() / 1000, entry.event);
+                let _ = writeln!(outcome.timeline, "{:>9} {:?}", entry.at.as_micros() / 1000, entry.event);
             }
         }
         if let Some(text) = unfinished {
@@ -305,7 +308,7 @@ impl World {
     }
 }
 
-impl Outside {
+impl SimulatedEnvironment {
     /// The core itself says that an invariant is broken.
     pub(super) fn violated(&mut self, invariant: Invariant, what: String) {
         self.direct.push(Violation { invariant, at: self.now, what });
@@ -316,7 +319,7 @@ impl Outside {
         for _ in 0..self.plan.batches {
             let early = self.random.chance(400);
             let wait = if early { Duration::ZERO } else { self.random.micros(0, until) };
-            self.after(wait, Event::Append { partition });
+            self.after(wait, EnvironmentEvent::Append { partition });
         }
     }
 

@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 /// documentation.
 const TEXT: &str = include_str!("botocore-1.44.8-lambda-event-source-mappings.json");
 
-pub(crate) struct Model(Value);
+pub(crate) struct ApiModel(Value);
 
 /// A value in place of a good one, which the API must refuse.
-pub(crate) struct Violation {
+pub(crate) struct BadValue {
     /// Members from the request on; `[]` an element, `{}` an entry of a map.
     pub(crate) path: String,
     /// The member that holds it, of the request.
@@ -20,7 +20,7 @@ pub(crate) struct Violation {
     pub(crate) typed: bool,
 }
 
-impl Model {
+impl ApiModel {
     pub(crate) fn read() -> Self {
         Self(serde_json::from_str(TEXT).expect("JSON"))
     }
@@ -103,12 +103,12 @@ impl Model {
     }
 
     /// Every way to break `value`, of `shape`, in one place.
-    pub(crate) fn violations(&self, shape: &str, value: &Value, path: &str) -> Vec<Violation> {
+    pub(crate) fn violations(&self, shape: &str, value: &Value, path: &str) -> Vec<BadValue> {
         let known = self.shape(shape);
         let number = |name: &str| known.get(name).and_then(Value::as_i64);
         let length = |name: &str| number(name).and_then(|length| usize::try_from(length).ok());
         let inner = |of: &str| known[of]["shape"].as_str().expect("a name");
-        let one = |value: Value, typed: bool| Violation { path: path.to_owned(), value, typed };
+        let one = |value: Value, typed: bool| BadValue { path: path.to_owned(), value, typed };
         let mut all = Vec::new();
         match self.kind(shape) {
             "structure" => {
@@ -117,7 +117,7 @@ impl Model {
                     for broken in self.violations(member, &value[name], &joined(path, name)) {
                         let mut around = value.clone();
                         around[name] = broken.value;
-                        all.push(Violation { value: around, ..broken });
+                        all.push(BadValue { value: around, ..broken });
                     }
                 }
             }
@@ -127,7 +127,7 @@ impl Model {
                 all.extend(length("max").map(|max| one(json!(vec![element; max + 1]), true)));
                 all.extend(length("min").filter(|min| *min > 0).map(|_| one(json!([]), true)));
                 for broken in self.violations(inner("member"), element, &format!("{path}[]")) {
-                    all.push(Violation { value: json!([broken.value]), ..broken });
+                    all.push(BadValue { value: json!([broken.value]), ..broken });
                 }
             }
             "map" => {
@@ -138,7 +138,7 @@ impl Model {
                     all.extend(key.map(|key| one(json!({ key: entry }), true)));
                 }
                 for broken in self.violations(inner("value"), entry, &format!("{path}{{}}")) {
-                    all.push(Violation { value: json!({ key: broken.value }), ..broken });
+                    all.push(BadValue { value: json!({ key: broken.value }), ..broken });
                 }
             }
             "boolean" => all.push(one(json!("yes"), false)),

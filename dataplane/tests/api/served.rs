@@ -10,28 +10,28 @@ use std::time::Duration;
 use lighterman::app::host::DataplaneHost;
 use lighterman::control::client::ApiClient;
 use lighterman::control::controller::Controller;
-use lighterman::control::http::{Api, ApiServer};
+use lighterman::control::http::{ApiContext, ApiServer};
 use lighterman::control::sigv4::SigV4;
 use lighterman::control::store::Store;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::scene::Scene;
+use super::scene::DataplaneScene;
 
 pub(crate) const MAPPINGS: &str = "/2015-03-31/event-source-mappings";
 const TAGS: &str = "/2017-03-31/tags";
 pub(crate) const REGION: &str = "eu-west-1";
 pub(crate) const KEY: (&str, &str) = ("LMANTEST", "a secret");
 
-pub(crate) struct Served {
+pub(crate) struct ServedApi {
     folder: TempDir,
     running: Option<(ApiServer, Controller)>,
     pub(crate) client: ApiClient,
     servers: String,
 }
 
-impl Served {
-    pub(crate) fn on(scene: &Scene) -> Self {
+impl ServedApi {
+    pub(crate) fn on(scene: &DataplaneScene) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let (server, controller, client) = start(scene, folder.path());
         let servers = scene.broker.address().to_string();
@@ -39,7 +39,7 @@ impl Served {
     }
 
     /// The store is closed and read again.
-    pub(crate) async fn restart(&mut self, scene: &Scene) {
+    pub(crate) async fn restart(&mut self, scene: &DataplaneScene) {
         if let Some((server, controller)) = self.running.take() {
             server.stop().await;
             drop(controller);
@@ -64,7 +64,7 @@ impl Served {
         self.running.as_ref().expect("it runs").0.address()
     }
 
-    pub(crate) async fn stop(mut self, scene: &Scene) {
+    pub(crate) async fn stop(mut self, scene: &DataplaneScene) {
         if let Some((server, _)) = self.running.take() {
             server.stop().await;
         }
@@ -146,13 +146,13 @@ impl Served {
     }
 }
 
-fn start(scene: &Scene, folder: &std::path::Path) -> (ApiServer, Controller, ApiClient) {
+fn start(scene: &DataplaneScene, folder: &std::path::Path) -> (ApiServer, Controller, ApiClient) {
     let (store, registry) = Store::open(folder).expect("opens");
     let host = Arc::new(DataplaneHost(Arc::clone(&scene.dataplane)));
     let controller = Controller::new(store, registry, host, REGION.to_owned(), "000000000000".to_owned());
     controller.put_key(KEY.0, KEY.1).expect("stored");
     let authenticator = Arc::new(SigV4 { region: REGION.to_owned() });
-    let api = Api { controller: controller.clone(), authenticator, node: "n".to_owned() };
+    let api = ApiContext { controller: controller.clone(), authenticator, node: "n".to_owned() };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let server = ApiServer::start(api, listener).expect("serves");
     let client = ApiClient::new(format!("http://{}", server.address()), REGION.to_owned(), KEY.0, KEY.1);

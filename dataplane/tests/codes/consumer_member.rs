@@ -5,8 +5,10 @@
 use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
-use lighterman::kafka::group::consumer::core::ConsumerCore;
-use lighterman::kafka::group::effects::{Beat, Effect, Failure, Identity, Share, Timing, Told};
+use lighterman::kafka::group::consumer::core::Kip848Member;
+use lighterman::kafka::group::effects::{
+    GroupEffect, Kip848Heartbeat, Kip848Response, MemberIdentity, MemberTiming, RequestError, TopicPartitions,
+};
 use lighterman_proto::units::Moment;
 use uuid::Uuid;
 
@@ -25,38 +27,38 @@ const EPOCH: i32 = 4;
 /// The longest session that can be in force, and its margin, after a loss at 103.
 const SESSION_ENDS: u64 = 175;
 
-fn share(partitions: &[i32]) -> Share {
-    Share { topic: Uuid::from_u128(7), partitions: partitions.iter().copied().collect() }
+fn share(partitions: &[i32]) -> TopicPartitions {
+    TopicPartitions { topic: Uuid::from_u128(7), partitions: partitions.iter().copied().collect() }
 }
 
-fn told(epoch: i32, assignment: Option<&[i32]>) -> Told {
+fn told(epoch: i32, assignment: Option<&[i32]>) -> Kip848Response {
     let assignment = assignment.map(|partitions| vec![share(partitions)]);
-    Told { member: String::new(), epoch, heartbeat_interval: Duration::from_secs(5), assignment }
+    Kip848Response { member: String::new(), epoch, heartbeat_interval: Duration::from_secs(5), assignment }
 }
 
-fn beat_in(effects: &[Effect]) -> Option<Beat> {
+fn beat_in(effects: &[GroupEffect]) -> Option<Kip848Heartbeat> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Beat(beat) => Some(beat.clone()),
+        GroupEffect::Beat(beat) => Some(beat.clone()),
         _ => None,
     })
 }
 
 /// Finds the coordinator; what it says then.
-fn comes_in(core: &mut ConsumerCore, now: Moment) -> Beat {
-    assert_eq!(core.tick(now), [Effect::FindCoordinator]);
+fn comes_in(core: &mut Kip848Member, now: Moment) -> Kip848Heartbeat {
+    assert_eq!(core.tick(now), [GroupEffect::FindCoordinator]);
     beat_in(&core.coordinator_found(now, Ok(None), 0)).expect("says that it is there")
 }
 
 /// Its first heartbeat is out.
-fn joining() -> (ConsumerCore, u64) {
-    let timing = Timing::new(Duration::from_secs(10), Duration::from_secs(70));
-    let mut core = ConsumerCore::new(timing, "me".to_owned(), at(100));
+fn joining() -> (Kip848Member, u64) {
+    let timing = MemberTiming::new(Duration::from_secs(10), Duration::from_secs(70));
+    let mut core = Kip848Member::new(timing, "me".to_owned(), at(100));
     let beat = comes_in(&mut core, at(100));
     (core, beat.seq)
 }
 
 /// Owns 0 and 1, and the coordinator knows it; a heartbeat is out.
-fn owning() -> (ConsumerCore, u64) {
+fn owning() -> (Kip848Member, u64) {
     let (mut core, seq) = joining();
     core.heartbeat_answered(at(100), seq, Ok(told(EPOCH, Some(&[0, 1]))), 0);
     let beat = beat_in(&core.tick(at(100))).expect("what it has taken is told at once");
@@ -66,45 +68,48 @@ fn owning() -> (ConsumerCore, u64) {
 }
 
 /// As [`owning`], and 1 is being drained.
-fn draining() -> (ConsumerCore, u64) {
+fn draining() -> (Kip848Member, u64) {
     let (mut core, seq) = owning();
     let effects = core.heartbeat_answered(at(103), seq, Ok(told(EPOCH, Some(&[0]))), 0);
-    assert!(effects.contains(&Effect::Revoke { partitions: vec![1] }));
+    assert!(effects.contains(&GroupEffect::Revoke { partitions: vec![1] }));
     let beat = beat_in(&core.tick(at(106))).expect("a heartbeat is due");
     (core, beat.seq)
 }
 
 /// Between two heartbeats.
-fn committing() -> ConsumerCore {
+fn committing() -> Kip848Member {
     let (mut core, seq) = owning();
     core.heartbeat_answered(at(103), seq, Ok(told(EPOCH, None)), 0);
     core
 }
 
 /// Everything is gone, and it comes back as nobody, when nothing of it can run any more.
-fn is_fenced(mut core: ConsumerCore, effects: &[Effect], now: u64, what: &str) {
-    let lost = |effect: &Effect| matches!(effect, Effect::Lost { partitions, reason } if *partitions == [0, 1] && !reason.is_empty());
+fn is_fenced(mut core: Kip848Member, effects: &[GroupEffect], now: u64, what: &str) {
+    let lost = |effect: &GroupEffect| matches!(effect, GroupEffect::Lost { partitions, reason } if *partitions == [0, 1] && !reason.is_empty());
     assert!(effects.iter().any(lost), "{what}: {effects:?}");
-    assert!(effects.contains(&Effect::EndLease), "{what}: the lease goes with them");
+    assert!(effects.contains(&GroupEffect::EndLease), "{what}: the lease goes with them");
     assert!(
-        !effects.iter().any(|effect| matches!(effect, Effect::Leave { .. })),
+        !effects.iter().any(|effect| matches!(effect, GroupEffect::Leave { .. })),
         "{what}: it is out already"
     );
     assert_eq!(core.commit_identity(), None, "{what}: it commits nothing");
     assert!(core.kept().is_empty(), "{what}");
     assert!(core.tick(at(SESSION_ENDS - 1)).is_empty(), "{what}: its own invocations may run (H5)");
-    core.quiesced();
+    core.all_invocations_ended();
     let beat = comes_in(&mut core, at(now + 1));
     assert_eq!((beat.member.as_str(), beat.epoch, beat.everything), ("me", 0, true), "{what}");
-    assert_eq!(beat.owned, Some(Share::default()), "{what}: nothing, and said so");
+    assert_eq!(beat.owned, Some(TopicPartitions::default()), "{what}: nothing, and said so");
 }
 
 /// Its epoch and what it owns stay, no longer than the lease; it finds the coordinator at `comes_back` and says everything.
-fn keeps(mut core: ConsumerCore, effects: &[Effect], comes_back: Moment, what: &str) {
-    let takes = |effect: &Effect| {
+fn keeps(mut core: Kip848Member, effects: &[GroupEffect], comes_back: Moment, what: &str) {
+    let takes = |effect: &GroupEffect| {
         matches!(
             effect,
-            Effect::Lost { .. } | Effect::EndLease | Effect::ExtendLease(_) | Effect::Revoke { .. }
+            GroupEffect::Lost { .. }
+                | GroupEffect::EndLease
+                | GroupEffect::ExtendLease(_)
+                | GroupEffect::Revoke { .. }
         )
     };
     assert!(!effects.iter().any(takes), "{what}: {effects:?}");
@@ -113,7 +118,7 @@ fn keeps(mut core: ConsumerCore, effects: &[Effect], comes_back: Moment, what: &
     if lease_ends < comes_back {
         let effects = core.tick(lease_ends);
         assert!(
-            effects.contains(&Effect::EndLease),
+            effects.contains(&GroupEffect::EndLease),
             "{what}: nobody has heard of it for so long: {effects:?}"
         );
         return;
@@ -123,8 +128,8 @@ fn keeps(mut core: ConsumerCore, effects: &[Effect], comes_back: Moment, what: &
     assert_eq!(beat.owned, Some(share(&[0, 1])), "{what}: that which is being drained too");
 }
 
-fn troubles(effects: &[Effect]) -> usize {
-    effects.iter().filter(|effect| matches!(effect, Effect::Trouble(text) if !text.is_empty())).count()
+fn troubles(effects: &[GroupEffect]) -> usize {
+    effects.iter().filter(|effect| matches!(effect, GroupEffect::Trouble(text) if !text.is_empty())).count()
 }
 
 /// The first time, with the shortest jitter.
@@ -141,7 +146,7 @@ fn h1_h10_every_code_of_a_heartbeat_of_a_member() {
     for (code, error) in all_codes() {
         for (phase, (mut core, seq), now) in [("owning", owning(), 103), ("draining", draining(), 106)] {
             let what = format!("{phase}: ConsumerGroupHeartbeat {code} {error}");
-            let effects = core.heartbeat_answered(at(now), seq, Err(Failure::Code(error)), 0);
+            let effects = core.heartbeat_answered(at(now), seq, Err(RequestError::Code(error)), 0);
             if OUT.contains(&code) {
                 is_fenced(core, &effects, now, &what);
                 continue;
@@ -158,23 +163,27 @@ fn h1_h10_every_code_of_a_heartbeat_that_joins() {
     for (code, error) in all_codes() {
         let what = format!("ConsumerGroupHeartbeat {code} {error}");
         let (mut core, seq) = joining();
-        let effects = core.heartbeat_answered(at(100), seq, Err(Failure::Code(error)), 0);
+        let effects = core.heartbeat_answered(at(100), seq, Err(RequestError::Code(error)), 0);
         let is_told = FOR_A_PERSON.contains(&code);
         if is_told {
-            assert!(matches!(&effects[..], [Effect::Trouble(_)]), "{what}: {effects:?}");
+            assert!(matches!(&effects[..], [GroupEffect::Trouble(_)]), "{what}: {effects:?}");
         } else if OUT.contains(&code) {
             // It knows us in an epoch that we have given up: only without us can we begin again.
-            assert_eq!(effects, [Effect::Leave { member: "me".into() }], "{what}");
+            assert_eq!(effects, [GroupEffect::Leave { member: "me".into() }], "{what}");
         } else {
             assert!(effects.is_empty(), "{what}: {effects:?}");
         }
         let again = if is_told { slowly(100) } else { soon(100) };
         assert!(core.tick(again - Duration::from_millis(1)).is_empty(), "{what}: not before");
         let beat = comes_in(&mut core, again);
-        assert_eq!((beat.epoch, beat.everything, beat.owned), (0, true, Some(Share::default())), "{what}");
+        assert_eq!(
+            (beat.epoch, beat.everything, beat.owned),
+            (0, true, Some(TopicPartitions::default())),
+            "{what}"
+        );
         let effects = core.heartbeat_answered(again, beat.seq, Ok(told(1, Some(&[0]))), 0);
-        assert_eq!(effects.contains(&Effect::Healthy), is_told, "{what}: {effects:?}");
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::Assigned { .. })), "{what}");
+        assert_eq!(effects.contains(&GroupEffect::Healthy), is_told, "{what}: {effects:?}");
+        assert!(effects.iter().any(|effect| matches!(effect, GroupEffect::Assigned { .. })), "{what}");
     }
 }
 
@@ -185,7 +194,7 @@ fn every_code_that_does_not_end_is_told_and_asked_after_ever_more_slowly() {
         let (mut core, mut seq) = joining();
         let (mut now, mut told_of) = (at(100), 0);
         for _ in 0..10 {
-            told_of += troubles(&core.heartbeat_answered(now, seq, Err(Failure::Code(error)), u64::MAX));
+            told_of += troubles(&core.heartbeat_answered(now, seq, Err(RequestError::Code(error)), u64::MAX));
             now = core.wake_at().expect("it comes back");
             seq = comes_in(&mut core, now).seq;
         }
@@ -196,8 +205,8 @@ fn every_code_that_does_not_end_is_told_and_asked_after_ever_more_slowly() {
     }
 }
 
-fn me_in(generation: i32) -> Identity {
-    Identity { member: "me".to_owned(), generation }
+fn me_in(generation: i32) -> MemberIdentity {
+    MemberIdentity { member: "me".to_owned(), generation }
 }
 
 #[test]
@@ -233,9 +242,15 @@ fn h1_every_code_of_a_commit_of_a_member() {
 fn h7_no_code_that_answers_an_earlier_heartbeat_says_anything() {
     for (code, error) in all_codes() {
         let (mut core, seq) = owning();
-        assert!(core.heartbeat_answered(at(103), seq - 1, Err(Failure::Code(error)), 0).is_empty(), "{code}");
+        assert!(
+            core.heartbeat_answered(at(103), seq - 1, Err(RequestError::Code(error)), 0).is_empty(),
+            "{code}"
+        );
         let effects = core.heartbeat_answered(at(103), seq, Ok(told(EPOCH, None)), 0);
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::ExtendLease(_))), "{code}: {effects:?}");
+        assert!(
+            effects.iter().any(|effect| matches!(effect, GroupEffect::ExtendLease(_))),
+            "{code}: {effects:?}"
+        );
     }
 }
 

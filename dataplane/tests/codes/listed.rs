@@ -5,18 +5,18 @@
 use kafka_protocol::messages::ApiKey;
 
 /// One API and its codes.
-pub(crate) struct Listed {
+pub(crate) struct ListedApi {
     pub(crate) api: ApiKey,
     /// The Java class that lists them.
     pub(crate) source: &'static str,
     pub(crate) codes: &'static [i16],
 }
 
-const fn listed(api: ApiKey, source: &'static str, codes: &'static [i16]) -> Listed {
-    Listed { api, source, codes }
+const fn listed(api: ApiKey, source: &'static str, codes: &'static [i16]) -> ListedApi {
+    ListedApi { api, source, codes }
 }
 
-pub(crate) const LISTED: &[Listed] = &[
+pub(crate) const LISTED: &[ListedApi] = &[
     listed(ApiKey::Fetch, "FetchResponse", &[-1, 1, 2, 3, 6, 9, 29, 56, 74, 75, 76, 100, 103, 106]),
     // A session's own codes, and an offset that the leader does not have yet.
     listed(ApiKey::Fetch, "FetchSession, FetchCollector", &[70, 71, 78]),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::Encodable;
-use lighterman::kafka::group::effects::Timing;
+use lighterman::kafka::group::effects::MemberTiming;
 use lighterman::kafka::group::{
     GroupEvent, GroupProtocol, GroupThread, MembershipSettings, RebalanceTimeout, wire,
 };
@@ -69,7 +69,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 async fn lost_by(code: i16) -> Option<(Vec<i32>, String)> {
     let events: Arc<Mutex<Vec<GroupEvent>>> = Arc::default();
     let heard = Arc::clone(&events);
-    let timing = Timing::new(Duration::from_secs(30), Duration::from_secs(60));
+    let timing = MemberTiming::new(Duration::from_secs(30), Duration::from_secs(60));
     let settings = MembershipSettings {
         group: "group".to_owned(),
         topic: TOPIC.to_owned(),

@@ -8,27 +8,27 @@ use lighterman::kafka::cluster::TopicView;
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::group::effects::GroupProtocol;
 use lighterman::kafka::offsets::{
-    At, CommitAs, CommitOffset, Isolation, KnownEpoch, commit, epoch_ends, fetch_committed,
-    fetch_committed_as_member, list_offsets,
+    CommitIdentity, CommitOffset, IsolationLevel, KnownEpoch, OffsetSpec, commit, epoch_ends,
+    fetch_committed, fetch_committed_as_member, list_offsets,
 };
 use lighterman_proto::ids::Offset;
 
-use super::{Class, Duration, TOPIC, answers, cluster, led, open, text};
+use super::{Duration, ErrorClass, TOPIC, answers, cluster, led, open, text};
 
 /// A topic, and of each of its partitions an offset.
-type Named = &'static [(&'static str, &'static [(i32, i64)])];
+type NamedOffsets = &'static [(&'static str, &'static [(i32, i64)])];
 
 /// What is asked for, of `orders`.
 const ASKED: [i32; 2] = [0, 1];
 /// Beside what was asked for there is more, which is passed over.
-const MORE: &[Named] = &[
+const MORE: &[NamedOffsets] = &[
     &[("orders", &[(0, 10), (1, 11)])],
     &[("other", &[(0, 20), (1, 21)]), ("orders", &[(0, 10), (1, 11)]), ("", &[(0, 30), (1, 31)])],
     &[("orders", &[(1, 11), (0, 10), (2, 12), (-1, 13)])],
     &[("orders", &[(0, 10)]), ("other", &[(0, 20)]), ("orders", &[(1, 11)])],
 ];
 /// What was asked for is not there, or is there twice.
-const LESS: &[Named] = &[
+const LESS: &[NamedOffsets] = &[
     &[],
     &[("orders", &[])],
     &[("orders", &[(0, 10)])],
@@ -42,9 +42,9 @@ fn offsets() -> Vec<(i32, Offset)> {
     vec![(0, Offset(10)), (1, Offset(11))]
 }
 
-fn is_asked_again<T: std::fmt::Debug>(outcome: Result<T, KafkaError>, named: Named) {
+fn is_asked_again<T: std::fmt::Debug>(outcome: Result<T, KafkaError>, named: NamedOffsets) {
     let failed = outcome.expect_err("no answer to what was asked");
-    assert_eq!((failed.class(), failed.code()), (Class::Retry, None), "{named:?}: {failed}");
+    assert_eq!((failed.class(), failed.code()), (ErrorClass::Retry, None), "{named:?}: {failed}");
     assert!(failed.to_string().contains("orders-"), "it says of which partition: {failed}");
 }
 
@@ -52,7 +52,7 @@ fn name(name: &str) -> TopicName {
     TopicName(text(name))
 }
 
-fn listed(named: Named) -> ListOffsetsResponse {
+fn listed(named: NamedOffsets) -> ListOffsetsResponse {
     use list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
     let part = |(index, offset): &(i32, i64)| {
         ListOffsetsPartitionResponse::default().with_partition_index(*index).with_offset(*offset)
@@ -69,25 +69,25 @@ fn listed(named: Named) -> ListOffsetsResponse {
 async fn h14_list_offsets_answers_what_was_asked() {
     let ask = async |named, at| {
         let cluster = led(ApiKey::ListOffsets, 7, &listed(named)).await;
-        list_offsets(&cluster, TOPIC, &ASKED, at, Isolation::Committed).await
+        list_offsets(&cluster, TOPIC, &ASKED, at, IsolationLevel::Committed).await
     };
     for named in MORE {
-        let found = ask(named, At::Earliest).await.expect("it is in it");
+        let found = ask(named, OffsetSpec::Earliest).await.expect("it is in it");
         assert_eq!(found.into_iter().collect::<Vec<_>>(), offsets(), "{named:?}");
     }
     for named in LESS {
-        is_asked_again(ask(named, At::Earliest).await, named);
+        is_asked_again(ask(named, OffsetSpec::Earliest).await, named);
     }
     // Every log has a beginning and an end.
-    const NOWHERE: Named = &[("orders", &[(0, 10), (1, -1)])];
-    is_asked_again(ask(NOWHERE, At::Earliest).await, NOWHERE);
-    is_asked_again(ask(NOWHERE, At::Latest).await, NOWHERE);
+    const NOWHERE: NamedOffsets = &[("orders", &[(0, 10), (1, -1)])];
+    is_asked_again(ask(NOWHERE, OffsetSpec::Earliest).await, NOWHERE);
+    is_asked_again(ask(NOWHERE, OffsetSpec::Latest).await, NOWHERE);
 }
 
 #[tokio::test]
 async fn h13_offset_for_leader_epoch_answers_what_was_asked() {
     use offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
-    let ask = async |named: Named| {
+    let ask = async |named: NamedOffsets| {
         let part = |(index, end): &(i32, i64)| {
             EpochEndOffset::default().with_partition(*index).with_leader_epoch(3).with_end_offset(*end)
         };
@@ -110,7 +110,7 @@ async fn h13_offset_for_leader_epoch_answers_what_was_asked() {
     }
 }
 
-fn committed(named: Named) -> OffsetFetchResponse {
+fn committed(named: NamedOffsets) -> OffsetFetchResponse {
     use offset_fetch_response::{OffsetFetchResponsePartition, OffsetFetchResponseTopic};
     let part = |(index, offset): &(i32, i64)| {
         OffsetFetchResponsePartition::default()
@@ -126,7 +126,7 @@ fn committed(named: Named) -> OffsetFetchResponse {
     OffsetFetchResponse::default().with_topics(topics.collect())
 }
 
-fn committed_of_groups(named: Named) -> OffsetFetchResponse {
+fn committed_of_groups(named: NamedOffsets) -> OffsetFetchResponse {
     use offset_fetch_response::{
         OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
     };
@@ -152,8 +152,8 @@ fn committed_of_groups(named: Named) -> OffsetFetchResponse {
     ])
 }
 
-fn who(protocol: GroupProtocol) -> CommitAs {
-    CommitAs { group: "group".to_owned(), generation: 3, member: "member".to_owned(), protocol }
+fn who(protocol: GroupProtocol) -> CommitIdentity {
+    CommitIdentity { group: "group".to_owned(), generation: 3, member: "member".to_owned(), protocol }
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn h11_offset_fetch_answers_what_was_asked() {
             fetch_committed_as_member(&mut open(&line).await, &who(protocol), TOPIC, &ASKED).await
         }
     };
-    const NOWHERE: Named = &[("orders", &[(0, 10), (1, -2)])];
+    const NOWHERE: NamedOffsets = &[("orders", &[(0, 10), (1, -2)])];
     for protocol in [GroupProtocol::Classic, GroupProtocol::Consumer] {
         for named in MORE {
             let found = ask(named, protocol).await.expect("it is in it");
@@ -192,7 +192,7 @@ async fn com_1_offset_commit_answers_what_was_asked() {
         leader_epoch: -1,
         metadata: String::new(),
     });
-    let ask = async |named: Named, protocol, version| {
+    let ask = async |named: NamedOffsets, protocol, version| {
         let part = |(index, _): &(i32, i64)| {
             OffsetCommitResponsePartition::default()
                 .with_partition_index(*index)
@@ -266,7 +266,7 @@ async fn h18_metadata_names_a_topic_once_and_each_of_its_partitions_once() {
     ];
     for named in bad {
         let failed = view(&described(named)).await.expect_err("no view");
-        assert_eq!((failed.class(), failed.code()), (Class::Retry, None), "{named:?}: {failed}");
+        assert_eq!((failed.class(), failed.code()), (ErrorClass::Retry, None), "{named:?}: {failed}");
         assert!(failed.to_string().contains(TOPIC), "{failed}");
     }
     let only_others = view(&described(&[("other", &[0, 1])])).await;
@@ -284,5 +284,5 @@ async fn n11_metadata_names_one_address_for_a_broker() {
     };
     assert!(with(["host", "host"]).await.is_ok());
     let failed = with(["host", "another"]).await.expect_err("nobody knows who leads");
-    assert_eq!(failed.class(), Class::Retry, "{failed}");
+    assert_eq!(failed.class(), ErrorClass::Retry, "{failed}");
 }

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 use lighterman::local::function_host::command::FunctionCommand;
 use lighterman::local::function_host::observer::LoggingObserver;
 use lighterman::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
@@ -44,8 +44,9 @@ pub(crate) fn run(program: &Path, arguments: &[&Path], variables: &[(&str, Strin
 }
 
 /// A broker that makes topics of one partition.
-pub(crate) fn broker() -> (Broker, String) {
-    let broker = Broker::start(BrokerSettings { auto_create_partitions: 1, ..BrokerSettings::default() });
+pub(crate) fn broker() -> (EmbeddedBroker, String) {
+    let broker =
+        EmbeddedBroker::start(BrokerSettings { auto_create_partitions: 1, ..BrokerSettings::default() });
     let broker = broker.expect("the embedded broker starts");
     let servers = broker.address().to_string();
     (broker, servers)
@@ -53,7 +54,7 @@ pub(crate) fn broker() -> (Broker, String) {
 
 /// All of it.
 pub(crate) struct DrivenNode {
-    _broker: Broker,
+    _broker: EmbeddedBroker,
     host: FunctionHost,
     node: tokio::process::Child,
     _data: tempfile::TempDir,

@@ -14,32 +14,32 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lighterman::app::Dataplane;
 use lighterman::config::Settings;
-use lighterman::consumer::member::floor::{FailureRun, MappingRun};
+use lighterman::consumer::member::floor::{FailureSpec, MappingSpec};
 use lighterman::egress::Egress;
 use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
-use lighterman::invoker::verdict::Reply;
-use lighterman::kafka::cluster::Cluster;
+use lighterman::invoker::verdict::InvokeResponse;
+use lighterman::kafka::cluster::KafkaCluster;
 use lighterman::kafka::group::GroupProtocol;
-use lighterman::kafka::offsets::{At, CommitAs, CommitOffset, commit};
+use lighterman::kafka::offsets::{CommitIdentity, CommitOffset, OffsetSpec, commit};
 use lighterman::kafka::transport::{BrokerAddress, PlainTcp};
-use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 use lighterman::local::sample_records::SampleProducer;
 use lighterman_proto::api::FilterCriteria;
 use lighterman_proto::event::EventSource;
 use lighterman_proto::ids::{MappingId, Offset};
-use lighterman_scaler::policy::Bounds;
+use lighterman_scaler::policy::PollerBounds;
 use parking_lot::Mutex;
 
 /// What a scripted function answers.
-pub(crate) type Script = fn(u32) -> Option<Reply>;
+pub(crate) type FunctionScript = fn(u32) -> Option<InvokeResponse>;
 
 /// Remembers the offsets of each partition in the order they came; always succeeds.
 #[derive(Default)]
-pub(crate) struct Memory {
+pub(crate) struct RecordingFunction {
     pub(crate) seen: Mutex<BTreeMap<i64, Vec<i64>>>,
     pub(crate) values: Mutex<Vec<String>>,
     /// What to answer the n-th invocation, from 0, instead of success; nothing of it is remembered then.
-    pub(crate) script: Mutex<Option<Script>>,
+    pub(crate) script: Mutex<Option<FunctionScript>>,
     /// Nothing is answered while it is set.
     pub(crate) held: Arc<AtomicBool>,
     /// The function's timeout from its first invocation on, in seconds; 0 leaves it at 1.
@@ -47,7 +47,7 @@ pub(crate) struct Memory {
     invocations: AtomicU32,
 }
 
-impl Memory {
+impl RecordingFunction {
     /// How often it was invoked.
     pub(crate) fn invocations(&self) -> u32 {
         self.invocations.load(Ordering::Relaxed)
@@ -60,10 +60,10 @@ impl Memory {
     }
 }
 
-impl FunctionPort for Memory {
-    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
+impl FunctionPort for RecordingFunction {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, InvokeResponse> {
         if invocation.permit.begin().is_err() {
-            return std::future::ready(Reply::Withheld).boxed();
+            return std::future::ready(InvokeResponse::Withheld).boxed();
         }
         let turn = self.invocations.fetch_add(1, Ordering::Relaxed);
         if let Some(reply) = self.script.lock().as_ref().and_then(|script| script(turn)) {
@@ -87,7 +87,7 @@ impl FunctionPort for Memory {
             while held.load(Ordering::Relaxed) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            Reply::Answer {
+            InvokeResponse::Answer {
                 status: 200,
                 function_error: None,
                 error_type: None,
@@ -108,63 +108,76 @@ impl FunctionPort for Memory {
 }
 
 /// An embedded broker, a dataplane on it, and what its function remembers.
-pub(crate) struct Scene {
-    pub(crate) broker: Broker,
+pub(crate) struct DataplaneScene {
+    pub(crate) broker: EmbeddedBroker,
     pub(crate) servers: String,
-    pub(crate) memory: Arc<Memory>,
+    pub(crate) memory: Arc<RecordingFunction>,
     pub(crate) dataplane: Arc<Dataplane>,
     pub(crate) id: MappingId,
 }
 
 /// Runs `test` in an actix system of its own.
-pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(Scene) -> F) {
+pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(DataplaneScene) -> F) {
     scene_on(2, test);
 }
 
 /// [`scene`] with threads for `cores` cores.
-pub(crate) fn scene_on<F: Future<Output = ()>>(cores: usize, test: impl FnOnce(Scene) -> F) {
+pub(crate) fn scene_on<F: Future<Output = ()>>(cores: usize, test: impl FnOnce(DataplaneScene) -> F) {
     scene_with(BrokerSettings::default(), cores, test);
 }
 
 /// [`scene`] on a broker with `settings`.
-pub(crate) fn scene_of<F: Future<Output = ()>>(settings: BrokerSettings, test: impl FnOnce(Scene) -> F) {
+pub(crate) fn scene_of<F: Future<Output = ()>>(
+    settings: BrokerSettings,
+    test: impl FnOnce(DataplaneScene) -> F,
+) {
     scene_with(settings, 2, test);
 }
 
-fn scene_with<F: Future<Output = ()>>(settings: BrokerSettings, cores: usize, test: impl FnOnce(Scene) -> F) {
+fn scene_with<F: Future<Output = ()>>(
+    settings: BrokerSettings,
+    cores: usize,
+    test: impl FnOnce(DataplaneScene) -> F,
+) {
     actix_rt::System::new().block_on(async {
-        let broker = Broker::start(settings).expect("starts");
-        let memory = Arc::new(Memory::default());
+        let broker = EmbeddedBroker::start(settings).expect("starts");
+        let memory = Arc::new(RecordingFunction::default());
         let data = tempfile::tempdir().expect("scratch");
         let dataplane = node_on(cores, &memory, data.path(), "6s");
         let servers = broker.address().to_string();
-        test(Scene { broker, servers, memory, dataplane, id: MappingId(uuid::Uuid::new_v4()) }).await;
+        test(DataplaneScene { broker, servers, memory, dataplane, id: MappingId(uuid::Uuid::new_v4()) })
+            .await;
     });
 }
 
 /// A node without a control API, which keeps its files in `data`.
-pub(crate) fn node(memory: &Arc<Memory>, data: &Path, session: &str) -> Arc<Dataplane> {
+pub(crate) fn node(memory: &Arc<RecordingFunction>, data: &Path, session: &str) -> Arc<Dataplane> {
     node_on(2, memory, data, session)
 }
 
 /// [`node`] with threads for `cores` cores.
-pub(crate) fn node_on(cores: usize, memory: &Arc<Memory>, data: &Path, session: &str) -> Arc<Dataplane> {
+pub(crate) fn node_on(
+    cores: usize,
+    memory: &Arc<RecordingFunction>,
+    data: &Path,
+    session: &str,
+) -> Arc<Dataplane> {
     let flags = [
         ("memory_budget", "32MiB".to_owned()),
         ("kafka.session_timeout", session.to_owned()),
         ("data_dir", data.display().to_string()),
     ];
     let settings = Settings::load(None, &flags).expect("settings");
-    let port: Arc<dyn FunctionPort> = Arc::<Memory>::clone(memory);
+    let port: Arc<dyn FunctionPort> = Arc::<RecordingFunction>::clone(memory);
     Dataplane::start_on(cores, &settings, port).expect("threads")
 }
 
-impl Scene {
-    pub(crate) fn run(&self, start: At) {
+impl DataplaneScene {
+    pub(crate) fn run(&self, start: OffsetSpec) {
         self.run_on(&self.servers, start, FilterCriteria::default());
     }
 
-    pub(crate) fn run_filtered(&self, start: At, filters: FilterCriteria) {
+    pub(crate) fn run_filtered(&self, start: OffsetSpec, filters: FilterCriteria) {
         self.run_on(&self.servers, start, filters);
     }
 
@@ -174,20 +187,20 @@ impl Scene {
         result.starts_with("PROBLEM: ").then_some(result)
     }
 
-    pub(crate) fn run_on(&self, servers: &str, start: At, filters: FilterCriteria) {
+    pub(crate) fn run_on(&self, servers: &str, start: OffsetSpec, filters: FilterCriteria) {
         self.dataplane.run(self.mapping(servers, start, filters));
     }
 
     /// The mapping of the scene, for whichever node runs it.
-    pub(crate) fn mapping(&self, servers: &str, start: At, filters: FilterCriteria) -> MappingRun {
+    pub(crate) fn mapping(&self, servers: &str, start: OffsetSpec, filters: FilterCriteria) -> MappingSpec {
         let bootstrap =
             servers.split(',').map(|server| BrokerAddress::parse(server).expect("address")).collect();
-        MappingRun { bootstrap, start, filters, ..self.mapping_run(self.id, "f", 50) }
+        MappingSpec { bootstrap, start, filters, ..self.mapping_run(self.id, "f", 50) }
     }
 
     /// A mapping on the scene's broker, from the earliest record on, with one consumer or more.
-    pub(crate) fn mapping_run(&self, id: MappingId, function: &str, batch_records_max: u32) -> MappingRun {
-        MappingRun {
+    pub(crate) fn mapping_run(&self, id: MappingId, function: &str, batch_records_max: u32) -> MappingSpec {
+        MappingSpec {
             id,
             topic: Arc::from("orders"),
             group: id.to_string(),
@@ -196,9 +209,9 @@ impl Scene {
             source: EventSource::SelfManaged,
             batch_records_max,
             window: Duration::ZERO,
-            start: At::Earliest,
-            bounds: Bounds { minimum: 1, maximum: 4 },
-            failure: FailureRun::default(),
+            start: OffsetSpec::Earliest,
+            bounds: PollerBounds { minimum: 1, maximum: 4 },
+            failure: FailureSpec::default(),
             filters: FilterCriteria::default(),
         }
     }
@@ -230,9 +243,9 @@ impl Scene {
     pub(crate) async fn commit_by_hand(&self, partition: i32, offset: i64) {
         let connector = Arc::new(PlainTcp::new(Arc::new(Egress::laptop())));
         let address = BrokerAddress::parse(&self.servers).expect("address");
-        let cluster = Cluster::new(vec![address.clone()], connector, "operator");
+        let cluster = KafkaCluster::new(vec![address.clone()], connector, "operator");
         let mut connection = cluster.connect(&address).await.expect("connects");
-        let who = CommitAs {
+        let who = CommitIdentity {
             group: self.id.to_string(),
             generation: -1,
             member: String::new(),

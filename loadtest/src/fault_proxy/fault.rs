@@ -7,10 +7,10 @@ use std::time::Duration;
 use kafka_protocol::messages::ApiKey;
 use parking_lot::Mutex;
 
-/// What happens to one exchange. All but [`Fault::CutRequest`], [`Fault::HoldRequest`], [`Fault::ServeLate`] and
-/// [`Fault::Refuse`] happen to the reply: the broker has done what it was asked.
+/// What happens to one exchange. All but [`ExchangeFault::CutRequest`], [`ExchangeFault::HoldRequest`], [`ExchangeFault::ServeLate`] and
+/// [`ExchangeFault::Refuse`] happen to the reply: the broker has done what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum ExchangeFault {
     /// The connection is cut before the broker sees the request.
     CutRequest,
     /// The reply comes this much later.
@@ -53,14 +53,14 @@ pub enum Fault {
     /// The connection is cut, and the broker sees the request so much later, over another.
     ServeLate(Duration),
     /// Bytes that are not Kafka, or that lie, instead of the reply.
-    Hostile(Hostility),
+    Hostile(HostileFrame),
     /// The reply answers something else than was asked; one that names no topics stays as it is.
-    Lie(Lie),
+    Lie(WrongAnswer),
 }
 
 /// How a good reply does not answer what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
+pub enum WrongAnswer {
     /// It names another topic in the place of each; metadata leaves the first partition out.
     Other,
     /// It names a partition twice, and says two things of it.
@@ -71,7 +71,7 @@ pub enum Lie {
 
 /// How a frame lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hostility {
+pub enum HostileFrame {
     /// A length of 2³¹−1, then bytes without end.
     HugeLength,
     /// A length of −1.
@@ -88,7 +88,7 @@ pub enum Hostility {
 
 /// When a fault happens.
 #[derive(Clone, Debug)]
-pub struct Rule {
+pub struct FaultCondition {
     /// To replies of these; of all when empty.
     pub apis: Vec<ApiKey>,
     /// How many more times; without end when `None`.
@@ -96,14 +96,14 @@ pub struct Rule {
     /// In how many of a thousand cases.
     pub per_mille: u32,
     /// What.
-    pub fault: Fault,
+    pub fault: ExchangeFault,
 }
 
 /// Splitmix64: the same seed, the same faults.
 #[derive(Clone, Copy, Debug)]
-pub struct Random(pub u64);
+pub struct FaultRandom(pub u64);
 
-impl Random {
+impl FaultRandom {
     /// The next number.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -120,31 +120,31 @@ impl Random {
 
 /// Faults in force; clones share them.
 #[derive(Clone)]
-pub struct Faults {
-    shared: Arc<Mutex<Plan>>,
+pub struct ActiveFaults {
+    shared: Arc<Mutex<FaultPlan>>,
 }
 
-struct Plan {
-    rules: Vec<Rule>,
-    random: Random,
+struct FaultPlan {
+    rules: Vec<FaultCondition>,
+    random: FaultRandom,
     met: BTreeMap<(i16, String), u64>,
 }
 
-impl Faults {
+impl ActiveFaults {
     /// No rules yet.
     pub fn seeded(seed: u64) -> Self {
-        let plan = Plan { rules: Vec::new(), random: Random(seed), met: BTreeMap::new() };
+        let plan = FaultPlan { rules: Vec::new(), random: FaultRandom(seed), met: BTreeMap::new() };
         Self { shared: Arc::new(Mutex::new(plan)) }
     }
 
     /// One more rule; of several that fit, the oldest decides.
-    pub fn add(&self, rule: Rule) {
+    pub fn add(&self, rule: FaultCondition) {
         self.shared.lock().rules.push(rule);
     }
 
     /// The next `times` exchanges of `api` meet `fault`.
-    pub fn next_of(&self, api: ApiKey, times: u32, fault: Fault) {
-        self.add(Rule { apis: vec![api], times: Some(times), per_mille: 1_000, fault });
+    pub fn next_of(&self, api: ApiKey, times: u32, fault: ExchangeFault) {
+        self.add(FaultCondition { apis: vec![api], times: Some(times), per_mille: 1_000, fault });
     }
 
     /// Forgets all rules.
@@ -158,9 +158,9 @@ impl Faults {
     }
 
     /// How many times this fault must still happen to this API.
-    pub fn left_of(&self, api: ApiKey, fault: Fault) -> u32 {
+    pub fn left_of(&self, api: ApiKey, fault: ExchangeFault) -> u32 {
         let plan = self.shared.lock();
-        let fits = |rule: &&Rule| rule.apis == [api] && rule.fault == fault;
+        let fits = |rule: &&FaultCondition| rule.apis == [api] && rule.fault == fault;
         plan.rules.iter().filter(fits).filter_map(|rule| rule.times).sum()
     }
 
@@ -174,11 +174,11 @@ impl Faults {
         self.shared.lock().random.below(end)
     }
 
-    pub(super) fn decide(&self, api: ApiKey) -> Option<Fault> {
+    pub(super) fn decide(&self, api: ApiKey) -> Option<ExchangeFault> {
         let mut plan = self.shared.lock();
         let plan = &mut *plan;
         let random = &mut plan.random;
-        let happens = |rule: &&mut Rule| {
+        let happens = |rule: &&mut FaultCondition| {
             let fits = rule.times != Some(0) && (rule.apis.is_empty() || rule.apis.contains(&api));
             fits && random.below(1_000) < u64::from(rule.per_mille)
         };

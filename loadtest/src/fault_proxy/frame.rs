@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// What a request says of itself.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestIdentity {
     pub api: ApiKey,
     pub version: i16,
     pub correlation: i32,
@@ -39,10 +39,10 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Op
 }
 
 /// Reads the beginning of a request frame.
-pub(super) fn asked(frame: &Bytes) -> Result<Asked> {
+pub(super) fn asked(frame: &Bytes) -> Result<RequestIdentity> {
     ensure!(frame.len() >= 12, "a request of {} bytes", frame.len());
     let key = i16::from_be_bytes([frame[4], frame[5]]);
-    Ok(Asked {
+    Ok(RequestIdentity {
         api: ApiKey::try_from(key).ok().with_context(|| format!("API key {key}"))?,
         version: i16::from_be_bytes([frame[6], frame[7]]),
         correlation: i32::from_be_bytes([frame[8], frame[9], frame[10], frame[11]]),
@@ -50,14 +50,14 @@ pub(super) fn asked(frame: &Bytes) -> Result<Asked> {
 }
 
 /// Decodes a reply frame.
-pub(super) fn open(asked: Asked, frame: &Bytes) -> Result<ResponseKind> {
+pub(super) fn open(asked: RequestIdentity, frame: &Bytes) -> Result<ResponseKind> {
     let mut body = frame.slice(4..);
     ResponseHeader::decode(&mut body, asked.api.response_header_version(asked.version))?;
     ResponseKind::decode(asked.api, &mut body, asked.version)
 }
 
 /// Decodes a request frame.
-pub(super) fn open_request(asked: Asked, frame: &Bytes) -> Result<RequestKind> {
+pub(super) fn open_request(asked: RequestIdentity, frame: &Bytes) -> Result<RequestKind> {
     let mut body = frame.slice(4..);
     RequestHeader::decode(&mut body, asked.api.request_header_version(asked.version))?;
     RequestKind::decode(asked.api, &mut body, asked.version)
@@ -65,13 +65,13 @@ pub(super) fn open_request(asked: Asked, frame: &Bytes) -> Result<RequestKind> {
 
 /// In which layout a reply with `code` stands: a version that a broker does not have is refused in the one that every client
 /// reads (KIP-511).
-pub(super) fn refused_in(asked: Asked, code: i16) -> Asked {
+pub(super) fn refused_in(asked: RequestIdentity, code: i16) -> RequestIdentity {
     let version = if asked.api == ApiKey::ApiVersions && code == 35 { 0 } else { asked.version };
-    Asked { version, ..asked }
+    RequestIdentity { version, ..asked }
 }
 
 /// Encodes a reply frame.
-pub(super) fn close(asked: Asked, reply: &ResponseKind) -> Result<Bytes> {
+pub(super) fn close(asked: RequestIdentity, reply: &ResponseKind) -> Result<Bytes> {
     let mut frame = BytesMut::new();
     frame.put_i32(0);
     let header = ResponseHeader::default().with_correlation_id(asked.correlation);

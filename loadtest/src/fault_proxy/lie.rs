@@ -3,7 +3,7 @@
 use kafka_protocol::messages::{ResponseKind, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
-use super::fault::Lie;
+use super::fault::WrongAnswer;
 
 /// Nobody asks for it.
 const FOREIGN_PARTITION: i32 = 99;
@@ -19,8 +19,8 @@ macro_rules! tell {
     ($how:expr, $topics:expr, $name:ident, $index:ident, $spoilt:expr) => {{
         let spoilt = $spoilt;
         match $how {
-            Lie::Other => $topics.iter_mut().for_each(|topic| topic.$name = other(&topic.$name)),
-            Lie::Twice => {
+            WrongAnswer::Other => $topics.iter_mut().for_each(|topic| topic.$name = other(&topic.$name)),
+            WrongAnswer::Twice => {
                 for topic in $topics.iter_mut() {
                     if let Some(mut again) = topic.partitions.first().cloned() {
                         spoilt(&mut again);
@@ -28,7 +28,7 @@ macro_rules! tell {
                     }
                 }
             }
-            Lie::More => {
+            WrongAnswer::More => {
                 let mut more = $topics.clone();
                 for (topic, foreign) in $topics.iter_mut().zip(&mut more) {
                     foreign.$name = other(&topic.$name);
@@ -45,7 +45,7 @@ macro_rules! tell {
 }
 
 /// Makes a lie of a reply that names topics; others stay as they are.
-pub(super) fn tell(reply: &mut ResponseKind, how: Lie) {
+pub(super) fn tell(reply: &mut ResponseKind, how: WrongAnswer) {
     use kafka_protocol::messages as of;
     match reply {
         ResponseKind::Fetch(reply) => {
@@ -72,7 +72,7 @@ pub(super) fn tell(reply: &mut ResponseKind, how: Lie) {
             type Part = of::offset_commit_response::OffsetCommitResponsePartition;
             tell!(how, reply.topics, name, partition_index, |part: &mut Part| {
                 // The one is nobody's business; of the other the worse word counts, and must not end the membership.
-                part.error_code = if how == Lie::More { 25 } else { 3 };
+                part.error_code = if how == WrongAnswer::More { 25 } else { 3 };
             });
         }
         ResponseKind::OffsetFetch(reply) => {
@@ -89,13 +89,13 @@ pub(super) fn tell(reply: &mut ResponseKind, how: Lie) {
 }
 
 /// Metadata lies in its own way: of its partitions a member of the group counts how many there are.
-pub(super) fn describe(reply: &mut ResponseKind, how: Lie) {
+pub(super) fn describe(reply: &mut ResponseKind, how: WrongAnswer) {
     let ResponseKind::Metadata(reply) = reply else { return };
     let Some(topic) = reply.topics.first_mut() else { return };
     match how {
-        Lie::Other => topic.partitions.retain(|part| part.partition_index > 0),
-        Lie::Twice => topic.partitions.extend(topic.partitions.first().cloned()),
-        Lie::More => {
+        WrongAnswer::Other => topic.partitions.retain(|part| part.partition_index > 0),
+        WrongAnswer::Twice => topic.partitions.extend(topic.partitions.first().cloned()),
+        WrongAnswer::More => {
             let mut foreign = topic.clone();
             foreign.name = topic.name.as_ref().map(other);
             foreign.partitions.iter_mut().for_each(|part| part.leader_id = (-1).into());

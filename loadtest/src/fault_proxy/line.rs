@@ -13,35 +13,36 @@ use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::fault::Fault;
-use super::frame::{self, Asked};
-use super::refusal::Refuser;
-use super::{Shared, lie, reply};
+use super::fault::ExchangeFault;
+use super::frame::{self, RequestIdentity};
+use super::refusal::RefusalBuilder;
+use super::{ProxyState, lie, reply};
 
 /// Requests that wait for their reply: a client that pipelines more is cut.
 const PIPELINED_MAX: usize = 1_000;
 
-type Exchange = (Asked, Option<Fault>);
-type Waiting = Arc<Mutex<VecDeque<Exchange>>>;
+type PendingExchange = (RequestIdentity, Option<ExchangeFault>);
+type WaitingExchanges = Arc<Mutex<VecDeque<PendingExchange>>>;
 
 /// What becomes of the line after a reply.
 #[derive(PartialEq, Eq)]
-enum Then {
+enum AfterReply {
     GoOn,
     Cut,
     HalfClose,
 }
 
 /// Carries frames until one side has enough.
-pub(super) async fn carry(client: TcpStream, broker: TcpStream, shared: Weak<Shared>) -> Result<()> {
+pub(super) async fn carry(client: TcpStream, broker: TcpStream, shared: Weak<ProxyState>) -> Result<()> {
     client.set_nodelay(true)?;
     broker.set_nodelay(true)?;
     let address = broker.peer_addr()?;
     let ((from_client, to_client), (from_broker, to_broker)) = (split(client), split(broker));
-    let waiting = Waiting::default();
+    let waiting = WaitingExchanges::default();
     let (refuse, refusals) = mpsc::channel(PIPELINED_MAX);
     let waiting_too = Arc::clone(&waiting);
-    let replies = Replies { shared: shared.clone(), waiting: waiting_too, to_client, behind: None, refusals };
+    let replies =
+        ReplyReader { shared: shared.clone(), waiting: waiting_too, to_client, behind: None, refusals };
     tokio::select! {
         ended = requests(from_client, (to_broker, address), shared, waiting, refuse) => ended,
         ended = replies.run(from_broker) => ended,
@@ -51,11 +52,11 @@ pub(super) async fn carry(client: TcpStream, broker: TcpStream, shared: Weak<Sha
 async fn requests(
     mut from: ReadHalf<TcpStream>,
     (mut to, broker): (WriteHalf<TcpStream>, SocketAddr),
-    shared: Weak<Shared>,
-    waiting: Waiting,
+    shared: Weak<ProxyState>,
+    waiting: WaitingExchanges,
     refuse: mpsc::Sender<Bytes>,
 ) -> Result<()> {
-    let mut refuser = Refuser::default();
+    let mut refuser = RefusalBuilder::default();
     while let Some(request) = frame::read(&mut from).await? {
         let asked = frame::asked(&request)?;
         refuser.note(asked, &request)?;
@@ -64,13 +65,13 @@ async fn requests(
             (shared.faults.decide(asked.api), shared.calm.subscribe())
         };
         match fault {
-            Some(Fault::CutRequest) => return Ok(()),
-            Some(Fault::ServeLate(wait)) => {
+            Some(ExchangeFault::CutRequest) => return Ok(()),
+            Some(ExchangeFault::ServeLate(wait)) => {
                 tokio::spawn(serve_late(broker, request, wait));
                 return Ok(());
             }
-            Some(Fault::HoldRequest) => drop(calm.changed().await),
-            Some(Fault::Refuse(code)) => {
+            Some(ExchangeFault::HoldRequest) => drop(calm.changed().await),
+            Some(ExchangeFault::Refuse(code)) => {
                 refuse.send(refuser.refusal(asked, &request, code)?).await?;
                 continue;
             }
@@ -95,9 +96,9 @@ async fn serve_late(broker: SocketAddr, request: Bytes, wait: Duration) -> Resul
     Ok(())
 }
 
-struct Replies {
-    shared: Weak<Shared>,
-    waiting: Waiting,
+struct ReplyReader {
+    shared: Weak<ProxyState>,
+    waiting: WaitingExchanges,
     to_client: WriteHalf<TcpStream>,
     /// A reply that lets the next one go first.
     behind: Option<(Bytes, Duration)>,
@@ -105,7 +106,7 @@ struct Replies {
     refusals: mpsc::Receiver<Bytes>,
 }
 
-impl Replies {
+impl ReplyReader {
     async fn run(mut self, mut from: ReadHalf<TcpStream>) -> Result<()> {
         loop {
             let mut reading = std::pin::pin!(frame::read(&mut from));
@@ -125,9 +126,9 @@ impl Replies {
             let Some(frame) = next else { return Ok(()) };
             let (asked, fault) = self.exchange(&frame)?;
             match self.pass(asked, fault, frame).await? {
-                Then::GoOn => {}
-                Then::Cut => return Ok(()),
-                Then::HalfClose => {
+                AfterReply::GoOn => {}
+                AfterReply::Cut => return Ok(()),
+                AfterReply::HalfClose => {
                     self.to_client.shutdown().await?;
                     return std::future::pending().await;
                 }
@@ -135,7 +136,7 @@ impl Replies {
         }
     }
 
-    fn exchange(&self, frame: &Bytes) -> Result<Exchange> {
+    fn exchange(&self, frame: &Bytes) -> Result<PendingExchange> {
         ensure!(frame.len() >= 8, "a reply of {} bytes", frame.len());
         let correlation = i32::from_be_bytes([frame[4], frame[5], frame[6], frame[7]]);
         let mut waiting = self.waiting.lock();
@@ -143,49 +144,55 @@ impl Replies {
         waiting.remove(at.context("an answer to nothing")?).context("just found")
     }
 
-    async fn pass(&mut self, asked: Asked, fault: Option<Fault>, frame: Bytes) -> Result<Then> {
+    async fn pass(
+        &mut self,
+        asked: RequestIdentity,
+        fault: Option<ExchangeFault>,
+        frame: Bytes,
+    ) -> Result<AfterReply> {
         let shared = self.shared.upgrade().context("stopped")?;
         let frame = rewritten(&shared, asked, fault, frame).await?;
         let mut calm = shared.calm.subscribe();
         calm.mark_unchanged();
         let jitter = |most: Duration| Duration::from_millis(shared.faults.below(most.as_millis() as u64));
-        let jitter = if let Some(Fault::Jitter(most)) = fault { jitter(most) } else { Duration::ZERO };
+        let jitter =
+            if let Some(ExchangeFault::Jitter(most)) = fault { jitter(most) } else { Duration::ZERO };
         drop(shared);
         match fault {
-            Some(Fault::Cut | Fault::CutRequest) => return Ok(Then::Cut),
-            Some(Fault::HalfClose) => return Ok(Then::HalfClose),
-            Some(Fault::Truncate) => {
+            Some(ExchangeFault::Cut | ExchangeFault::CutRequest) => return Ok(AfterReply::Cut),
+            Some(ExchangeFault::HalfClose) => return Ok(AfterReply::HalfClose),
+            Some(ExchangeFault::Truncate) => {
                 self.write(&frame[..frame.len() / 2]).await?;
-                return Ok(Then::Cut);
+                return Ok(AfterReply::Cut);
             }
-            Some(Fault::Stall) => {
+            Some(ExchangeFault::Stall) => {
                 self.write(&frame[..frame.len() / 2]).await?;
                 let _ = calm.changed().await;
-                return Ok(Then::Cut);
+                return Ok(AfterReply::Cut);
             }
-            Some(Fault::Reorder(wait)) if self.behind.is_none() => {
+            Some(ExchangeFault::Reorder(wait)) if self.behind.is_none() => {
                 self.behind = Some((frame, wait));
-                return Ok(Then::GoOn);
+                return Ok(AfterReply::GoOn);
             }
-            Some(Fault::Delay(wait)) => tokio::time::sleep(wait).await,
-            Some(Fault::Jitter(_)) => tokio::time::sleep(jitter).await,
-            Some(Fault::Hold) => drop(calm.changed().await),
+            Some(ExchangeFault::Delay(wait)) => tokio::time::sleep(wait).await,
+            Some(ExchangeFault::Jitter(_)) => tokio::time::sleep(jitter).await,
+            Some(ExchangeFault::Hold) => drop(calm.changed().await),
             _ => {}
         }
         match fault {
-            Some(Fault::Drip { bytes, pause }) => {
+            Some(ExchangeFault::Drip { bytes, pause }) => {
                 for some in frame.chunks(bytes.max(1)) {
                     self.write(some).await?;
                     tokio::time::sleep(pause).await;
                 }
             }
-            Some(Fault::Duplicate) => self.write(&[&frame[..], &frame[..]].concat()).await?,
+            Some(ExchangeFault::Duplicate) => self.write(&[&frame[..], &frame[..]].concat()).await?,
             _ => self.write(&frame).await?,
         }
         if let Some((held, _)) = self.behind.take() {
             self.write(&held).await?;
         }
-        Ok(Then::GoOn)
+        Ok(AfterReply::GoOn)
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -194,33 +201,38 @@ impl Replies {
 }
 
 /// The frame that leaves: untouched, unless it names addresses or the fault changes what it says.
-async fn rewritten(shared: &Arc<Shared>, asked: Asked, fault: Option<Fault>, frame: Bytes) -> Result<Bytes> {
+async fn rewritten(
+    shared: &Arc<ProxyState>,
+    asked: RequestIdentity,
+    fault: Option<ExchangeFault>,
+    frame: Bytes,
+) -> Result<Bytes> {
     let ours = shared.rewritten(asked, &frame).await?;
     let opened = |ours: Option<_>| ours.map_or_else(|| frame::open(asked, &frame), Ok);
     match fault {
-        Some(Fault::Hostile(how)) => Ok(reply::hostile(asked, how, &shared.faults)),
-        Some(Fault::WrongCorrelation) => {
+        Some(ExchangeFault::Hostile(how)) => Ok(reply::hostile(asked, how, &shared.faults)),
+        Some(ExchangeFault::WrongCorrelation) => {
             let mut other = BytesMut::from(&frame[..]);
             other[7] ^= 0x55;
             Ok(other.freeze())
         }
-        Some(Fault::Code(code)) => {
+        Some(ExchangeFault::Code(code)) => {
             let mut reply = opened(ours)?;
             reply::set_code(&mut reply, code);
             frame::close(frame::refused_in(asked, code), &reply)
         }
-        Some(Fault::Lie(how)) => {
+        Some(ExchangeFault::Lie(how)) => {
             let mut reply = opened(ours)?;
             lie::tell(&mut reply, how);
             lie::describe(&mut reply, how);
             frame::close(asked, &reply)
         }
-        Some(Fault::Throttle(wait)) => {
+        Some(ExchangeFault::Throttle(wait)) => {
             let mut reply = opened(ours)?;
             reply::set_throttle(&mut reply, wait.as_millis() as i32);
             frame::close(asked, &reply)
         }
-        Some(Fault::CorruptRecords) => {
+        Some(ExchangeFault::CorruptRecords) => {
             let mut reply = opened(ours)?;
             reply::corrupt_records(&mut reply, &shared.faults);
             frame::close(asked, &reply)

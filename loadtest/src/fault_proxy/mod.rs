@@ -1,5 +1,5 @@
 //! A proxy that understands Kafka's frames and spoils them on purpose. Clients stay behind it: it rewrites the addresses that
-//! brokers advertise, and listens for each of them. Everything else it passes untouched, unless a rule of [`Faults`] fits.
+//! brokers advertise, and listens for each of them. Everything else it passes untouched, unless a rule of [`ActiveFaults`] fits.
 
 mod fault;
 mod frame;
@@ -21,25 +21,25 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
-pub use fault::{Fault, Faults, Hostility, Lie, Random, Rule};
+pub use fault::{ActiveFaults, ExchangeFault, FaultCondition, FaultRandom, HostileFrame, WrongAnswer};
 
 /// A running proxy; dropping the last clone stops it, and cuts everything.
 #[derive(Clone)]
 pub struct FaultProxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
 }
 
-struct Shared {
-    faults: Faults,
+struct ProxyState {
+    faults: ActiveFaults,
     /// Where we listen for each broker.
-    routes: Mutex<Routes>,
+    routes: Mutex<ProxyRoutes>,
     /// Grows each time that held replies are let go.
     calm: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct Routes {
+struct ProxyRoutes {
     known: BTreeMap<(String, u16), SocketAddr>,
     tasks: JoinSet<()>,
 }
@@ -48,8 +48,8 @@ impl FaultProxy {
     /// A proxy before the cluster of `broker` (`host:port`), on loopback. The same `seed` makes the same choices.
     pub async fn start(broker: &str, seed: u64) -> Result<Self> {
         let (host, port) = broker.rsplit_once(':').context("host:port")?;
-        let shared = Arc::new(Shared {
-            faults: Faults::seeded(seed),
+        let shared = Arc::new(ProxyState {
+            faults: ActiveFaults::seeded(seed),
             routes: Mutex::default(),
             calm: watch::Sender::new(0),
         });
@@ -63,7 +63,7 @@ impl FaultProxy {
     }
 
     /// The faults in force.
-    pub fn faults(&self) -> &Faults {
+    pub fn faults(&self) -> &ActiveFaults {
         &self.shared.faults
     }
 
@@ -74,7 +74,7 @@ impl FaultProxy {
     }
 }
 
-impl Shared {
+impl ProxyState {
     /// Where a client finds the broker that advertises this address.
     async fn route(self: &Arc<Self>, host: &str, port: u16) -> Result<SocketAddr> {
         let mut routes = self.routes.lock().await;
@@ -91,7 +91,11 @@ impl Shared {
     }
 
     /// The reply with our addresses in it; `None` when it names none.
-    async fn rewritten(self: &Arc<Self>, asked: frame::Asked, frame: &Bytes) -> Result<Option<ResponseKind>> {
+    async fn rewritten(
+        self: &Arc<Self>,
+        asked: frame::RequestIdentity,
+        frame: &Bytes,
+    ) -> Result<Option<ResponseKind>> {
         if !matches!(asked.api, ApiKey::Metadata | ApiKey::FindCoordinator) {
             return Ok(None);
         }
@@ -125,7 +129,7 @@ impl Shared {
 fn listen(
     listener: TcpListener,
     broker: (String, u16),
-    shared: Weak<Shared>,
+    shared: Weak<ProxyState>,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         let mut lines = JoinSet::new();

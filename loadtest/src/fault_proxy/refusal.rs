@@ -26,19 +26,19 @@ use kafka_protocol::messages::{
     metadata_request,
 };
 
-use super::frame::{self, Asked};
+use super::frame::{self, RequestIdentity};
 use super::reply::set_code;
 
 /// What one client has asked for over one connection, as far as a refusal must name it.
 #[derive(Default)]
-pub(super) struct Refuser {
+pub(super) struct RefusalBuilder {
     /// Partitions of its fetch session: a poll names only those that have changed.
     fetched: BTreeSet<(TopicName, i32)>,
 }
 
-impl Refuser {
+impl RefusalBuilder {
     /// Sees a request go by.
-    pub(super) fn note(&mut self, asked: Asked, request: &Bytes) -> Result<()> {
+    pub(super) fn note(&mut self, asked: RequestIdentity, request: &Bytes) -> Result<()> {
         if asked.api != ApiKey::Fetch {
             return Ok(());
         }
@@ -58,7 +58,7 @@ impl Refuser {
     }
 
     /// The answer to `request` that has `code` wherever there is room for one, of all that was asked for.
-    pub(super) fn refusal(&self, asked: Asked, request: &Bytes, code: i16) -> Result<Bytes> {
+    pub(super) fn refusal(&self, asked: RequestIdentity, request: &Bytes, code: i16) -> Result<Bytes> {
         let mut reply = self.empty(frame::open_request(asked, request)?)?;
         set_code(&mut reply, code);
         if let ResponseKind::Metadata(reply) = &mut reply {

@@ -4,8 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ResponseKind;
 use lighterman_proto::units::FRAME_BYTES_MAX;
 
-use super::fault::{Faults, Hostility};
-use super::frame::Asked;
+use super::fault::{ActiveFaults, HostileFrame};
+use super::frame::RequestIdentity;
 
 /// Where a batch's checksum begins to count: what stands before it (offset, length, leader epoch, format, checksum) is not in it.
 const CHECKED_FROM: usize = 21;
@@ -132,7 +132,7 @@ pub(super) fn set_throttle(reply: &mut ResponseKind, millis: i32) {
 }
 
 /// Flips a bit that a checksum covers: elsewhere nobody can tell, short of TLS.
-pub(super) fn corrupt_records(reply: &mut ResponseKind, faults: &Faults) {
+pub(super) fn corrupt_records(reply: &mut ResponseKind, faults: &ActiveFaults) {
     let ResponseKind::Fetch(reply) = reply else { return };
     for part in reply.responses.iter_mut().flat_map(|topic| &mut topic.partitions) {
         let Some(records) = part.records.as_ref().filter(|records| records.len() > CHECKED_FROM) else {
@@ -151,32 +151,32 @@ pub(super) fn corrupt_records(reply: &mut ResponseKind, faults: &Faults) {
 }
 
 /// A frame that lies.
-pub(super) fn hostile(asked: Asked, how: Hostility, faults: &Faults) -> Bytes {
+pub(super) fn hostile(asked: RequestIdentity, how: HostileFrame, faults: &ActiveFaults) -> Bytes {
     let mut frame = BytesMut::new();
     match how {
-        Hostility::HugeLength => {
+        HostileFrame::HugeLength => {
             frame.put_i32(i32::MAX);
             frame.put_bytes(0x7f, ENDLESS_BYTES);
             return frame.freeze();
         }
-        Hostility::NegativeLength => {
+        HostileFrame::NegativeLength => {
             frame.put_i32(-1);
             return frame.freeze();
         }
-        Hostility::EmptyPromise => {
+        HostileFrame::EmptyPromise => {
             frame.put_i32(FRAME_BYTES_MAX as i32);
             return frame.freeze();
         }
-        Hostility::Garbage => {
+        HostileFrame::Garbage => {
             header(&mut frame, asked);
             let bytes = 16 + faults.below(500);
             frame.extend((0..bytes).map(|_| faults.below(256) as u8));
         }
-        Hostility::Entries(entries) => {
+        HostileFrame::Entries(entries) => {
             header(&mut frame, asked);
             array(&mut frame, asked, entries);
         }
-        Hostility::Stuffed(bytes) => {
+        HostileFrame::Stuffed(bytes) => {
             header(&mut frame, asked);
             array(&mut frame, asked, bytes as u32);
             // Zeros read as empty names, empty arrays, no tags: the smallest entry whatever its fields are.
@@ -188,14 +188,14 @@ pub(super) fn hostile(asked: Asked, how: Hostility, faults: &Faults) -> Bytes {
     frame.freeze()
 }
 
-fn header(frame: &mut BytesMut, asked: Asked) {
+fn header(frame: &mut BytesMut, asked: RequestIdentity) {
     frame.put_i32(0);
     frame.put_i32(asked.correlation);
     frame.put_bytes(0, usize::from(asked.api.response_header_version(asked.version) >= 1));
 }
 
 /// What stands before the first array of the reply, as zeros, and the array's count.
-fn array(frame: &mut BytesMut, asked: Asked, entries: u32) {
+fn array(frame: &mut BytesMut, asked: RequestIdentity, entries: u32) {
     use kafka_protocol::messages::ApiKey as K;
     let before = match asked.api {
         K::Fetch => 10,

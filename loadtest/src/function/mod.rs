@@ -24,12 +24,12 @@ use tokio::task::JoinSet;
 
 pub use self::reply::request_id;
 use self::reply::{function_in, plain, ran, refuse, report_of};
-use crate::fault_proxy::Random;
-use crate::latency::{self, Stopwatch};
+use crate::fault_proxy::FaultRandom;
+use crate::latency::{self, LatencyStopwatch};
 
 /// What the function does with one invocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum InvocationAction {
     /// Succeeds after this long.
     Succeed(Duration),
     /// 200 with `X-Amz-Function-Error`.
@@ -50,19 +50,24 @@ pub enum Act {
     CutBefore,
 }
 
-impl Act {
+impl InvocationAction {
     /// Whether the records were taken, as the function saw it.
     pub fn succeeds(self) -> bool {
         matches!(self, Self::Succeed(_) | Self::CutAfter | Self::Hang)
     }
+
+    /// Whether the function itself runs.
+    fn runs(self) -> bool {
+        self.succeeds() || matches!(self, Self::FunctionError | Self::Report)
+    }
 }
 
 /// Chooses what to do with invocation number `n`, from 0.
-pub type Script = Arc<dyn Fn(u64) -> Act + Send + Sync>;
+pub type InvocationScript = Arc<dyn Fn(u64) -> InvocationAction + Send + Sync>;
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub enum InvocationEvent {
     /// An invocation began.
     Start {
         /// Which.
@@ -75,7 +80,7 @@ pub enum Event {
         /// Which.
         id: u64,
         /// How.
-        act: Act,
+        act: InvocationAction,
         /// Records it named as failed, by partition and offset; it has taken the others.
         failed: BTreeSet<(i32, i64)>,
     },
@@ -83,18 +88,18 @@ pub enum Event {
 
 /// One thing that happened, when, and at whose wish.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct TimedEvent {
     /// When.
     pub at: Instant,
     /// Who invoked: the number given to [`FakeLambda::listen_for`], 0 at the first endpoint.
     pub caller: u32,
     /// What.
-    pub event: Event,
+    pub event: InvocationEvent,
 }
 
 /// Records that this function cannot process.
 #[derive(Clone, Debug, Default)]
-pub struct Poison {
+pub struct PoisonRecords {
     /// By partition and offset.
     pub records: BTreeSet<(i32, i64)>,
     /// It says which (`ReportBatchItemFailures`), rather than fail as a whole.
@@ -105,12 +110,12 @@ pub struct Poison {
 #[derive(Clone)]
 pub struct FakeLambda {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<LambdaState>,
 }
 
 /// What arrived since the last [`FakeLambda::clear`], of invocations that took their records.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
+pub struct ArrivalCount {
     /// Invocations.
     pub invocations: u64,
     /// Records in them.
@@ -121,14 +126,14 @@ pub struct Tally {
     pub between: Option<(Instant, Instant)>,
 }
 
-struct Shared {
-    events: Mutex<Vec<Told>>,
+struct LambdaState {
+    events: Mutex<Vec<TimedEvent>>,
     /// The same, by function.
-    of_functions: Mutex<BTreeMap<String, Vec<Event>>>,
-    tally: Mutex<Tally>,
-    stopwatch: Mutex<Option<Stopwatch>>,
-    script: Mutex<Script>,
-    poison: Mutex<Poison>,
+    of_functions: Mutex<BTreeMap<String, Vec<InvocationEvent>>>,
+    tally: Mutex<ArrivalCount>,
+    stopwatch: Mutex<Option<LatencyStopwatch>>,
+    script: Mutex<InvocationScript>,
+    poison: Mutex<PoisonRecords>,
     next: AtomicU64,
     timeout_seconds: AtomicU64,
     listeners: Mutex<JoinSet<()>>,
@@ -155,8 +160,8 @@ pub const FUNCTION_TIMEOUT_SECONDS: u64 = 1;
 impl FakeLambda {
     /// Listens on loopback; succeeds at once until told otherwise.
     pub async fn start() -> Result<Self> {
-        let succeed: Script = Arc::new(|_| Act::Succeed(Duration::ZERO));
-        let shared = Arc::new(Shared {
+        let succeed: InvocationScript = Arc::new(|_| InvocationAction::Succeed(Duration::ZERO));
+        let shared = Arc::new(LambdaState {
             events: Mutex::new(Vec::new()),
             of_functions: Mutex::default(),
             tally: Mutex::default(),
@@ -182,7 +187,7 @@ impl FakeLambda {
     }
 
     /// Decides from now on.
-    pub fn set_script(&self, script: impl Fn(u64) -> Act + Send + Sync + 'static) {
+    pub fn set_script(&self, script: impl Fn(u64) -> InvocationAction + Send + Sync + 'static) {
         *self.shared.script.lock() = Arc::new(script);
     }
 
@@ -192,7 +197,7 @@ impl FakeLambda {
     }
 
     /// Cannot process these from now on.
-    pub fn set_poison(&self, poison: Poison) {
+    pub fn set_poison(&self, poison: PoisonRecords) {
         *self.shared.poison.lock() = poison;
     }
 
@@ -202,32 +207,32 @@ impl FakeLambda {
     }
 
     /// Everything that happened so far.
-    pub fn events(&self) -> Vec<Event> {
+    pub fn events(&self) -> Vec<InvocationEvent> {
         self.shared.events.lock().iter().map(|told| told.event.clone()).collect()
     }
 
     /// Everything that happened so far, with who and when.
-    pub fn told(&self) -> Vec<Told> {
+    pub fn told(&self) -> Vec<TimedEvent> {
         self.shared.events.lock().clone()
     }
 
     /// Everything that happened so far in `function`, as the mapping names it.
-    pub fn events_of(&self, function: &str) -> Vec<Event> {
+    pub fn events_of(&self, function: &str) -> Vec<InvocationEvent> {
         self.shared.of_functions.lock().get(function).cloned().unwrap_or_default()
     }
 
     /// How much happened since it was told to forget.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> ArrivalCount {
         *self.shared.tally.lock()
     }
 
     /// Measures every record that carries its moment, from now on.
-    pub fn time_with(&self, stopwatch: Stopwatch) {
+    pub fn time_with(&self, stopwatch: LatencyStopwatch) {
         *self.shared.stopwatch.lock() = Some(stopwatch);
     }
 
     /// What was measured; measures no more.
-    pub fn take_times(&self) -> Option<Stopwatch> {
+    pub fn take_times(&self) -> Option<LatencyStopwatch> {
         self.shared.stopwatch.lock().take()
     }
 
@@ -235,11 +240,11 @@ impl FakeLambda {
     pub fn clear(&self) {
         self.shared.events.lock().clear();
         self.shared.of_functions.lock().clear();
-        *self.shared.tally.lock() = Tally::default();
+        *self.shared.tally.lock() = ArrivalCount::default();
     }
 }
 
-impl Shared {
+impl LambdaState {
     async fn listen(self: &Arc<Self>, caller: u32) -> Result<SocketAddr> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -259,11 +264,11 @@ impl Shared {
         Ok(address)
     }
 
-    fn happened(&self, function: &str, caller: u32, event: Event) {
+    fn happened(&self, function: &str, caller: u32, event: InvocationEvent) {
         // Both under the first lock: they agree on the order, and so does the time.
         let mut events = self.events.lock();
         self.of_functions.lock().entry(function.to_owned()).or_default().push(event.clone());
-        events.push(Told { at: Instant::now(), caller, event });
+        events.push(TimedEvent { at: Instant::now(), caller, event });
     }
 
     fn poisoned_in(&self, event: &KafkaEvent<'_>) -> (BTreeSet<(i32, i64)>, bool) {
@@ -292,28 +297,28 @@ impl Shared {
 
 /// How a connection is cut: its service fails.
 #[derive(Debug)]
-struct Cut;
+struct ConnectionCut;
 
-impl std::fmt::Display for Cut {
+impl std::fmt::Display for ConnectionCut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("connection cut on purpose")
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for ConnectionCut {}
 
 async fn serve(
-    shared: Arc<Shared>,
+    shared: Arc<LambdaState>,
     caller: u32,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Cut> {
+) -> Result<Response<Full<Bytes>>, ConnectionCut> {
     if request.uri().path().ends_with("/configuration") {
         let seconds = shared.timeout_seconds.load(Ordering::Relaxed);
         let body = format!(r#"{{"FunctionName":"f","Timeout":{seconds}}}"#);
         return Ok(Response::new(Full::from(body)));
     }
     let function = function_in(request.uri().path()).to_owned();
-    let body = request.into_body().collect().await.map_err(|_| Cut)?.to_bytes();
+    let body = request.into_body().collect().await.map_err(|_| ConnectionCut)?.to_bytes();
     let arrived = Instant::now();
     let Ok(event) = serde_json::from_slice::<KafkaEvent<'_>>(&body) else {
         return Ok(plain(400, r#"{"message":"not a Kafka event"}"#));
@@ -321,19 +326,17 @@ async fn serve(
     let id = shared.next.fetch_add(1, Ordering::Relaxed);
     let script = Arc::clone(&shared.script.lock());
     let (failed, names) = shared.poisoned_in(&event);
+    let failing = if names { InvocationAction::Report } else { InvocationAction::FunctionError };
     let act = match script(id) {
-        Act::Succeed(_) if !failed.is_empty() => {
-            if names {
-                Act::Report
-            } else {
-                Act::FunctionError
-            }
-        }
+        InvocationAction::Succeed(_) if !failed.is_empty() => failing,
         act => act,
     };
-    let (act, failed) =
-        if act == Act::ReportSome { (Act::Report, some_of(id, &event)) } else { (act, failed) };
-    if !matches!(act, Act::Succeed(_) | Act::FunctionError | Act::Report | Act::CutAfter | Act::Hang) {
+    let (act, failed) = if act == InvocationAction::ReportSome {
+        (InvocationAction::Report, some_of(id, &event))
+    } else {
+        (act, failed)
+    };
+    if !act.runs() {
         // The function itself never ran: nothing to remember of its records.
         return refuse(act);
     }
@@ -342,27 +345,28 @@ async fn serve(
     }
     let topic =
         event.records.keys().next().and_then(|key| key.rsplit_once('-')).map(|(topic, _)| topic.to_owned());
-    let report = (act == Act::Report).then(|| report_of(topic.as_deref().unwrap_or_default(), &failed));
+    let report =
+        (act == InvocationAction::Report).then(|| report_of(topic.as_deref().unwrap_or_default(), &failed));
     let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
     for record in event.records.into_values().flatten() {
         offsets.entry(record.partition).or_default().push(record.offset);
     }
     // As at AWS, a caller that goes away does not stop the function.
     let run = tokio::spawn(async move {
-        shared.happened(&function, caller, Event::Start { id, offsets });
-        if let Act::Succeed(wait) = act
+        shared.happened(&function, caller, InvocationEvent::Start { id, offsets });
+        if let InvocationAction::Succeed(wait) = act
             && !wait.is_zero()
         {
             tokio::time::sleep(wait).await;
         }
-        let failed = if act == Act::Report { failed } else { BTreeSet::new() };
-        shared.happened(&function, caller, Event::End { id, act, failed });
+        let failed = if act == InvocationAction::Report { failed } else { BTreeSet::new() };
+        shared.happened(&function, caller, InvocationEvent::End { id, act, failed });
     });
-    run.await.map_err(|_| Cut)?;
+    run.await.map_err(|_| ConnectionCut)?;
     match act {
-        Act::CutAfter => Err(Cut),
-        Act::Hang => std::future::pending().await,
-        Act::FunctionError => {
+        InvocationAction::CutAfter => Err(ConnectionCut),
+        InvocationAction::Hang => std::future::pending().await,
+        InvocationAction::FunctionError => {
             let mut response = ran(id, r#"{"errorType":"Boom","errorMessage":"on purpose"}"#);
             response
                 .headers_mut()
@@ -375,5 +379,5 @@ async fn serve(
 
 fn some_of(id: u64, event: &KafkaEvent<'_>) -> BTreeSet<(i32, i64)> {
     let places = event.records.values().flatten().map(|record| (record.partition, record.offset));
-    places.filter(|(_, offset)| Random(id ^ *offset as u64).below(4) == 0).collect()
+    places.filter(|(_, offset)| FaultRandom(id ^ *offset as u64).below(4) == 0).collect()
 }

@@ -7,7 +7,7 @@ use http::Response;
 use http_body_util::Full;
 use serde_json::json;
 
-use super::{Act, Cut};
+use super::{ConnectionCut, InvocationAction};
 
 /// `f` in `/2015-03-31/functions/f/invocations`, and of an ARN what stands last.
 pub(super) fn function_in(path: &str) -> &str {
@@ -32,13 +32,13 @@ pub(super) fn ran(id: u64, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     response
 }
 
-pub(super) fn refuse(act: Act) -> Result<Response<Full<Bytes>>, Cut> {
+pub(super) fn refuse(act: InvocationAction) -> Result<Response<Full<Bytes>>, ConnectionCut> {
     match act {
-        Act::Throttle => {
+        InvocationAction::Throttle => {
             Ok(plain(429, r#"{"Type":"User","message":"Rate Exceeded.","Reason":"CallerRateLimitExceeded"}"#))
         }
-        Act::Status(status) => Ok(plain(status, r#"{"message":"on purpose"}"#)),
-        _ => Err(Cut),
+        InvocationAction::Status(status) => Ok(plain(status, r#"{"message":"on purpose"}"#)),
+        _ => Err(ConnectionCut),
     }
 }
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::small_disk::SmallDisk;
 
 /// The data of one node.
-pub(super) enum Data {
+pub(super) enum NodeData {
     /// It fills up for the process alone: no write to a file succeeds, which is told as EFBIG. Why it is no disk.
     Folder(TempDir, String),
     /// It fills up.
@@ -26,7 +26,7 @@ pub(super) enum WritesMeanwhile {
     WithoutNewBlocks,
 }
 
-impl Data {
+impl NodeData {
     /// Data that has room.
     pub(super) fn with_room() -> Result<Self> {
         Ok(Self::Folder(tempfile::tempdir()?, String::new()))
@@ -71,7 +71,7 @@ impl Data {
     }
 }
 
-impl fmt::Display for Data {
+impl fmt::Display for NodeData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(_, why) => write!(f, "writes refused by prlimit (EFBIG), for {why}"),

@@ -1,7 +1,7 @@
 //! Ordeals: nodes on a real Kafka, to which is done what a seed says, while records flow. When it is over everything must have
 //! been delivered and committed; at no time may a commit have been ahead, an order broken, or a partition with two owners.
 //!
-//! [`Plan`] decides, [`Ordeal`] carries out, [`judge`] judges.
+//! [`ChaosPlan`] decides, [`ChaosRun`] carries out, [`judge`] judges.
 
 mod data;
 pub mod judge;
@@ -23,17 +23,17 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use data::Data;
-use judge::{Disturbance, Judgement, Story};
-use plan::{Failures, Fault, Kind, Plan, SESSION};
-use seat::{Orders, Seat};
+use data::NodeData;
+use judge::{FaultWindow, RunRecord, RunVerdict};
+use plan::{ChaosFault, ChaosFaultKind, ChaosPlan, PoisonHandling, SESSION};
+use seat::{ChaosNode, ChaosNodeSettings};
 use wall_clock::WallClock;
-use writer::{Otherwise, Writer};
+use writer::{ChaosWriter, NonRecordOffsets};
 
-use crate::function::{Act, FakeLambda};
+use crate::function::{FakeLambda, InvocationAction};
 use crate::kafka::RealKafka;
-use crate::produce::{Produced, Producer};
-use crate::watch::{Watch, Watched};
+use crate::produce::{ProducedOffsets, TestProducer};
+use crate::watch::{CommitWatch, WatchedTopic};
 
 /// LIV-1: when the faults are over, everything is delivered and committed within this.
 pub const SETTLES_WITHIN: Duration = Duration::from_secs(30);
@@ -46,9 +46,9 @@ const FUNCTION: &str = "f";
 
 /// One ordeal.
 #[derive(Clone, Debug)]
-pub struct Ordeal {
+pub struct ChaosRun {
     /// What is done.
-    pub plan: Plan,
+    pub plan: ChaosPlan,
     /// `kafka.group_protocol` of the nodes; not set when absent.
     pub group_protocol: Option<String>,
     /// What nodes say is left here, when something was wrong.
@@ -57,13 +57,13 @@ pub struct Ordeal {
 
 /// What came of it.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct ChaosReport {
     /// As the judge says.
-    pub judgement: Judgement,
+    pub judgement: RunVerdict,
     /// What else is wrong: a node that ended by itself, or could not be dealt with.
     pub problems: Vec<String>,
     /// How often each fault was done.
-    pub done: BTreeMap<Kind, u32>,
+    pub done: BTreeMap<ChaosFaultKind, u32>,
     /// Faults that this machine has no means for, and what is missing.
     pub skipped: Vec<String>,
     /// How a disk was full, when one was.
@@ -75,31 +75,31 @@ pub struct Report {
 }
 
 /// What is there while it lasts.
-struct Stage {
+struct ChaosEnv {
     servers: String,
     topic: String,
     lambda: FakeLambda,
-    otherwise: Otherwise,
-    seats: Vec<(Seat, Vec<Fault>)>,
-    watch: Watch,
+    otherwise: NonRecordOffsets,
+    seats: Vec<(ChaosNode, Vec<ChaosFault>)>,
+    watch: CommitWatch,
     skipped: Vec<String>,
     disks: BTreeSet<String>,
 }
 
-impl Ordeal {
+impl ChaosRun {
     /// Goes through it on a Kafka. Broken promises are in the report; an error is what kept it from being judged.
-    pub async fn undergo(&self, kafka: &mut RealKafka) -> Result<Report> {
+    pub async fn run(&self, kafka: &mut RealKafka) -> Result<ChaosReport> {
         let servers = kafka.servers();
         self.timed(&servers, Some(kafka)).await
     }
 
     /// The same on a Kafka that others use too: only for a plan that leaves the broker alone.
-    pub async fn undergo_beside_others(&self, servers: &str) -> Result<Report> {
+    pub async fn undergo_beside_others(&self, servers: &str) -> Result<ChaosReport> {
         anyhow::ensure!(!self.plan.needs_the_broker(), "this one needs a broker for itself");
         self.timed(servers, None).await
     }
 
-    async fn timed(&self, servers: &str, kafka: Option<&mut RealKafka>) -> Result<Report> {
+    async fn timed(&self, servers: &str, kafka: Option<&mut RealKafka>) -> Result<ChaosReport> {
         let begin = Instant::now();
         let whole = async { self.perform(self.stage(servers).await?, kafka).await };
         let report = tokio::time::timeout(ENDS_WITHIN, whole).await;
@@ -111,13 +111,13 @@ impl Ordeal {
         Ok(report)
     }
 
-    async fn stage(&self, servers: &str) -> Result<Stage> {
+    async fn stage(&self, servers: &str) -> Result<ChaosEnv> {
         let plan = &self.plan;
         let topic = format!("ordeal-{}-{}", plan.seed, lighterman::kafka::backoff::random() % 1_000_000);
-        let mut producer = Producer::connect(servers).await?;
+        let mut producer = TestProducer::connect(servers).await?;
         producer.create_topic(&topic, plan.partitions).await?;
         let lambda = FakeLambda::start().await?;
-        let (mood, failures, seed) = (plan.mood, plan.failures, plan.seed);
+        let (mood, failures, seed) = (plan.latency_profile, plan.failures, plan.seed);
         lambda.set_script(move |n| mood.act(seed, failures, n));
         lambda.set_timeout(mood.timeout());
         std::fs::create_dir_all(&self.logs)?;
@@ -125,23 +125,23 @@ impl Ordeal {
         let (mut skipped, mut disks) = (BTreeSet::new(), BTreeSet::new());
         let mut seats = Vec::new();
         for (index, faults) in self.seats() {
-            let jumps = faults.iter().any(|fault| fault.kind == Kind::ClockJumped);
+            let jumps = faults.iter().any(|fault| fault.kind == ChaosFaultKind::ClockJumped);
             let clock = if jumps { WallClock::find()? } else { None };
             if jumps && clock.is_none() {
                 skipped.insert("clock jumped: libfaketime is not installed (package faketime)".to_owned());
             }
-            let fills_up = faults.iter().any(|fault| fault.kind == Kind::DiskFull);
-            let data = if fills_up { Data::that_fills_up()? } else { Data::with_room()? };
+            let fills_up = faults.iter().any(|fault| fault.kind == ChaosFaultKind::DiskFull);
+            let data = if fills_up { NodeData::that_fills_up()? } else { NodeData::with_room()? };
             disks.extend(fills_up.then(|| data.to_string()));
-            let seat = Seat::new(&orders, index, servers, plan.seed, (data, clock)).await?;
+            let seat = ChaosNode::new(&orders, index, servers, plan.seed, (data, clock)).await?;
             seats.push((seat, faults));
         }
         for (seat, _) in seats.iter_mut().take(plan.nodes) {
-            seat.come().await?;
+            seat.start_node().await?;
         }
-        let otherwise = Otherwise::default();
-        let watch = Watch::over(Watched {
-            producer: Producer::connect(servers).await?,
+        let otherwise = NonRecordOffsets::default();
+        let watch = CommitWatch::over(WatchedTopic {
+            producer: TestProducer::connect(servers).await?,
             lambda: lambda.clone(),
             function: FUNCTION.to_owned(),
             group: group_of(&topic),
@@ -151,10 +151,10 @@ impl Ordeal {
             every: WATCHES_EVERY,
         });
         let (servers, skipped) = (servers.to_owned(), skipped.into_iter().collect());
-        Ok(Stage { servers, topic, lambda, otherwise, seats, watch, skipped, disks })
+        Ok(ChaosEnv { servers, topic, lambda, otherwise, seats, watch, skipped, disks })
     }
 
-    fn orders(&self, topic: &str, lambda: &FakeLambda) -> Orders {
+    fn orders(&self, topic: &str, lambda: &FakeLambda) -> ChaosNodeSettings {
         let plan = &self.plan;
         let mut settings = vec![
             ("LIGHTERMAN_KAFKA_SESSION_TIMEOUT".to_owned(), format!("{}s", SESSION.as_secs())),
@@ -173,16 +173,16 @@ impl Ordeal {
             "SelfManagedKafkaEventSourceConfig": {"ConsumerGroupId": group_of(topic)},
         });
         match plan.failures {
-            Failures::Whole => {}
-            Failures::Halves => mapping["BisectBatchOnFunctionError"] = true.into(),
-            Failures::FromTheFirst | Failures::Named => {
+            PoisonHandling::Whole => {}
+            PoisonHandling::Halves => mapping["BisectBatchOnFunctionError"] = true.into(),
+            PoisonHandling::FromTheFirst | PoisonHandling::Named => {
                 mapping["FunctionResponseTypes"] = json!(["ReportBatchItemFailures"]);
             }
         }
-        if plan.failures == Failures::Named {
+        if plan.failures == PoisonHandling::Named {
             mapping["Tags"] = json!({"lighterman:partial-batch-response": "named"});
         }
-        Orders {
+        ChaosNodeSettings {
             lambda: lambda.clone(),
             topic: topic.to_owned(),
             mapping,
@@ -194,30 +194,33 @@ impl Ordeal {
     }
 
     /// Every seat with what is done to it; those of nodes that join stand behind the others.
-    fn seats(&self) -> BTreeMap<usize, Vec<Fault>> {
-        let mut seats: BTreeMap<usize, Vec<Fault>> =
+    fn seats(&self) -> BTreeMap<usize, Vec<ChaosFault>> {
+        let mut seats: BTreeMap<usize, Vec<ChaosFault>> =
             (0..self.plan.nodes).map(|index| (index, vec![])).collect();
         for fault in self.plan.faults.iter().filter(|fault| !fault.kind.is_of_the_broker()) {
-            let index =
-                if fault.kind == Kind::Joined { seats.len().max(self.plan.nodes) } else { fault.node };
+            let index = if fault.kind == ChaosFaultKind::Joined {
+                seats.len().max(self.plan.nodes)
+            } else {
+                fault.node
+            };
             seats.entry(index).or_default().push(*fault);
         }
         seats
     }
 
-    async fn perform(&self, stage: Stage, kafka: Option<&mut RealKafka>) -> Result<Report> {
-        let Stage { servers, topic, lambda, otherwise, seats, watch, skipped, disks } = stage;
-        let mut report = Report { done: self.done(&skipped), skipped, disks, ..Report::default() };
+    async fn perform(&self, stage: ChaosEnv, kafka: Option<&mut RealKafka>) -> Result<ChaosReport> {
+        let ChaosEnv { servers, topic, lambda, otherwise, seats, watch, skipped, disks } = stage;
+        let mut report = ChaosReport { done: self.done(&skipped), skipped, disks, ..ChaosReport::default() };
         let start = Instant::now();
         let (stop, stopped) = oneshot::channel();
-        let writer = Writer {
+        let writer = ChaosWriter {
             plan: self.plan.clone(),
             servers: servers.clone(),
             topic: topic.clone(),
             otherwise: Arc::clone(&otherwise),
         };
         let writing = tokio::spawn(writer.run(stopped));
-        let mut at_work: JoinSet<Seat> = JoinSet::new();
+        let mut at_work: JoinSet<ChaosNode> = JoinSet::new();
         for (seat, faults) in seats {
             at_work.spawn(seat.go_through(faults, start));
         }
@@ -230,9 +233,9 @@ impl Ordeal {
         // A writer that is gone has failed, which its task tells.
         let _ = stop.send(());
         writing.await??;
-        lambda.set_script(|_| Act::Succeed(Duration::ZERO));
-        let ends = self.settle(&servers, &topic, &mut report).await?;
-        let mut leaving: JoinSet<Seat> = JoinSet::new();
+        lambda.set_script(|_| InvocationAction::Succeed(Duration::ZERO));
+        let ends = self.await_quiet(&servers, &topic, &mut report).await?;
+        let mut leaving: JoinSet<ChaosNode> = JoinSet::new();
         for seat in seats {
             leaving.spawn(seat.end());
         }
@@ -243,14 +246,20 @@ impl Ordeal {
         report.problems.extend(watch.was_clean().await.err().map(|error| format!("{error:#}")));
         let otherwise = otherwise.lock().clone();
         let (produced, told) = (records(&ends, &otherwise), lambda.told());
-        report.judgement = Story { produced, told, disturbances, batch: u64::from(self.plan.batch) }.judge();
+        report.judgement =
+            RunRecord { produced, told, disturbances, batch: u64::from(self.plan.batch) }.judge();
         Ok(report)
     }
 
     /// LIV-1, from now on; where each log ends.
-    async fn settle(&self, servers: &str, topic: &str, report: &mut Report) -> Result<BTreeMap<i32, i64>> {
+    async fn await_quiet(
+        &self,
+        servers: &str,
+        topic: &str,
+        report: &mut ChaosReport,
+    ) -> Result<BTreeMap<i32, i64>> {
         let quiet = Instant::now();
-        let mut producer = Producer::connect(servers).await?;
+        let mut producer = TestProducer::connect(servers).await?;
         let ends = producer.log_ends(topic, self.plan.partitions).await?;
         let settled = producer.await_committed(&group_of(topic), topic, &ends, SETTLES_WITHIN).await;
         report.settled_after = quiet.elapsed();
@@ -262,14 +271,14 @@ impl Ordeal {
     }
 
     /// Ends the broker and brings it back, as often as planned.
-    async fn at_the_broker(&self, kafka: &mut RealKafka, start: Instant) -> Result<Vec<Disturbance>> {
+    async fn at_the_broker(&self, kafka: &mut RealKafka, start: Instant) -> Result<Vec<FaultWindow>> {
         let mut disturbances = Vec::new();
         for fault in self.plan.faults.iter().filter(|fault| fault.kind.is_of_the_broker()) {
             tokio::time::sleep_until((start + fault.at).into()).await;
             let from = Instant::now();
             // Kafka is waited for by a thread.
             tokio::task::block_in_place(|| match fault.kind {
-                Kind::BrokerStopped => kafka.stop(),
+                ChaosFaultKind::BrokerStopped => kafka.stop(),
                 _ => {
                     kafka.kill();
                     Ok(())
@@ -278,21 +287,21 @@ impl Ordeal {
             tokio::time::sleep(fault.lasting).await;
             tokio::task::block_in_place(|| kafka.boot())?;
             tokio::time::sleep(BROKER_WAKES_FOR).await;
-            disturbances.push(Disturbance { caller: None, from, until: Instant::now(), deadly: false });
+            disturbances.push(FaultWindow { caller: None, from, until: Instant::now(), deadly: false });
         }
         Ok(disturbances)
     }
 
-    fn done(&self, skipped: &[String]) -> BTreeMap<Kind, u32> {
+    fn done(&self, skipped: &[String]) -> BTreeMap<ChaosFaultKind, u32> {
         let mut done = self.plan.kinds();
         if !skipped.is_empty() {
-            done.remove(&Kind::ClockJumped);
+            done.remove(&ChaosFaultKind::ClockJumped);
         }
         done
     }
 }
 
-impl Report {
+impl ChaosReport {
     /// Whether the promises were kept.
     pub fn is_clean(&self) -> bool {
         self.wrong().next().is_none()
@@ -304,9 +313,9 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ChaosReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Judgement { delivered, repeated, overlaps, .. } = self.judgement;
+        let RunVerdict { delivered, repeated, overlaps, .. } = self.judgement;
         write!(
             f,
             "{} in {:.1} s: {delivered} delivered, {repeated} again, {overlaps} overlaps allowed, settled after {:.1} s",
@@ -325,7 +334,7 @@ fn group_of(topic: &str) -> String {
 }
 
 /// Every offset below the ends is a record, but for these.
-fn records(ends: &BTreeMap<i32, i64>, otherwise: &BTreeSet<(i32, i64)>) -> Produced {
+fn records(ends: &BTreeMap<i32, i64>, otherwise: &BTreeSet<(i32, i64)>) -> ProducedOffsets {
     let of = |(partition, end): (&i32, &i64)| {
         let is_record = |offset: &i64| !otherwise.contains(&(*partition, *offset));
         (*partition, (0..*end).filter(is_record).collect())

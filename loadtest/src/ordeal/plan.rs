@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::fault_proxy::Random;
-use crate::function::{Act, FUNCTION_TIMEOUT_SECONDS};
+use crate::fault_proxy::FaultRandom;
+use crate::function::{FUNCTION_TIMEOUT_SECONDS, InvocationAction};
 use crate::produce::Compression;
 
 /// After so long without heartbeat a node's partitions go to others.
@@ -29,7 +29,7 @@ const REST: Duration = Duration::from_secs(1);
 
 /// The faults there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ChaosFaultKind {
     /// SIGKILL, and a start over the same data.
     Killed,
     /// SIGSTOP for less than the session.
@@ -60,7 +60,7 @@ pub enum Kind {
     ClockJumped,
 }
 
-impl Kind {
+impl ChaosFaultKind {
     /// All of them.
     pub const ALL: [Self; 14] = [
         Self::Killed,
@@ -107,7 +107,7 @@ impl Kind {
         matches!(self, Self::BrokerKilled | Self::BrokerStopped)
     }
 
-    fn lasting(self, random: &mut Random) -> Duration {
+    fn lasting(self, random: &mut FaultRandom) -> Duration {
         let (least, most) = match self {
             Self::Joined => (0, 1),
             Self::Killed => (0, 3_000),
@@ -124,18 +124,18 @@ impl Kind {
 
 /// One fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ChaosFault {
     /// Which node, from 0; of no meaning when the broker is meant.
     pub node: usize,
     /// What.
-    pub kind: Kind,
+    pub kind: ChaosFaultKind,
     /// When, from the first record on.
     pub at: Duration,
     /// For how long.
     pub lasting: Duration,
 }
 
-impl Fault {
+impl ChaosFault {
     fn until(&self) -> Duration {
         self.at + self.lasting
     }
@@ -149,7 +149,7 @@ impl Fault {
 
 /// What becomes of a batch of which the function cannot take a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failures {
+pub enum PoisonHandling {
     /// The function fails, and gets it again.
     Whole,
     /// It gets halves (`BisectBatchOnFunctionError`).
@@ -162,7 +162,7 @@ pub enum Failures {
 
 /// What the function does: how long it takes, and in how many of a thousand cases it does something else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mood {
+pub struct LatencyProfile {
     /// Longest time it takes, in milliseconds.
     pub slow_ms: u64,
     /// Fails.
@@ -176,8 +176,8 @@ pub struct Mood {
     pub long: u64,
 }
 
-impl Mood {
-    fn draw(random: &mut Random, with_losses: bool) -> Self {
+impl LatencyProfile {
+    fn draw(random: &mut FaultRandom, with_losses: bool) -> Self {
         let mut maybe = |most: u64| if random.below(2) == 0 { 1 + random.below(most) } else { 0 };
         let (slow_ms, failing, refused, lost) = (maybe(500), maybe(100), maybe(200), maybe(10));
         let long = if random.below(4) == 0 { 3 + random.below(20) } else { 0 };
@@ -192,27 +192,30 @@ impl Mood {
     }
 
     /// What it does with invocation `n`.
-    pub fn act(&self, seed: u64, failures: Failures, n: u64) -> Act {
-        let mut random = Random(seed ^ n.wrapping_mul(0xd134_2543_de82_ef95));
+    pub fn act(&self, seed: u64, failures: PoisonHandling, n: u64) -> InvocationAction {
+        let mut random = FaultRandom(seed ^ n.wrapping_mul(0xd134_2543_de82_ef95));
         let chance = random.below(1_000);
         let takes = Duration::from_millis(random.below(self.slow_ms + 1));
         let (failing, refused) = (self.failing, self.failing + self.refused);
         match chance {
-            _ if self.long > 0 && (n == self.long || n == self.long * 2) => Act::Succeed(LONG),
+            _ if self.long > 0 && (n == self.long || n == self.long * 2) => InvocationAction::Succeed(LONG),
             _ if chance < failing => match failures {
-                Failures::Whole | Failures::Halves => Act::FunctionError,
-                Failures::FromTheFirst | Failures::Named => Act::ReportSome,
+                PoisonHandling::Whole | PoisonHandling::Halves => InvocationAction::FunctionError,
+                PoisonHandling::FromTheFirst | PoisonHandling::Named => InvocationAction::ReportSome,
             },
-            _ if chance < refused => [Act::Status(503), Act::CutBefore, Act::Throttle][(chance % 3) as usize],
-            _ if chance < refused + self.lost => Act::CutAfter,
-            _ => Act::Succeed(takes),
+            _ if chance < refused => {
+                [InvocationAction::Status(503), InvocationAction::CutBefore, InvocationAction::Throttle]
+                    [(chance % 3) as usize]
+            }
+            _ if chance < refused + self.lost => InvocationAction::CutAfter,
+            _ => InvocationAction::Succeed(takes),
         }
     }
 }
 
 /// Everything that one ordeal does.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct ChaosPlan {
     /// What it was drawn from.
     pub seed: u64,
     /// Nodes from the beginning.
@@ -228,19 +231,19 @@ pub struct Plan {
     /// Some records are written in transactions, of which some are aborted.
     pub transactions: bool,
     /// The function, until the faults are over.
-    pub mood: Mood,
+    pub latency_profile: LatencyProfile,
     /// And what it does when it fails.
-    pub failures: Failures,
+    pub failures: PoisonHandling,
     /// Records a second, in each partition.
     pub records_per_second: u64,
     /// In the order in which they begin.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<ChaosFault>,
 }
 
-impl Plan {
+impl ChaosPlan {
     /// The plan of a seed.
     pub fn draw(seed: u64) -> Self {
-        let mut random = Random(seed);
+        let mut random = FaultRandom(seed);
         let gentle = random.below(6) == 0;
         let nodes = 1 + random.below(3) as usize;
         let partitions = 1 + random.below(6) as i32;
@@ -249,11 +252,16 @@ impl Plan {
         let codec =
             [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd]
                 [random.below(5) as usize];
-        let mood = Mood::draw(&mut random, !gentle);
+        let mood = LatencyProfile::draw(&mut random, !gentle);
         let faults = faults(&mut random, nodes, gentle);
         // Whether a transaction stands whose broker died is not known to who wrote it.
         let transactions = random.below(3) == 0 && !faults.iter().any(|fault| fault.kind.is_of_the_broker());
-        let failures = [Failures::Whole, Failures::Halves, Failures::FromTheFirst, Failures::Named];
+        let failures = [
+            PoisonHandling::Whole,
+            PoisonHandling::Halves,
+            PoisonHandling::FromTheFirst,
+            PoisonHandling::Named,
+        ];
         let failures = failures[random.below(4) as usize];
         let batches_per_second = 1_000 / (mood.slow_ms / 2 + AROUND_A_BATCH);
         let most = batches_per_second * u64::from(batch) * LOAD_PERCENT / 100;
@@ -266,7 +274,7 @@ impl Plan {
             window_seconds,
             codec,
             transactions,
-            mood,
+            latency_profile: mood,
             failures,
             records_per_second,
             faults,
@@ -275,11 +283,11 @@ impl Plan {
 
     /// Records are written for so long.
     pub fn writes_for(&self) -> Duration {
-        self.faults.iter().map(Fault::until).max().unwrap_or_default().max(WRITES_FOR)
+        self.faults.iter().map(ChaosFault::until).max().unwrap_or_default().max(WRITES_FOR)
     }
 
     /// How often each kind of fault happens.
-    pub fn kinds(&self) -> BTreeMap<Kind, u32> {
+    pub fn kinds(&self) -> BTreeMap<ChaosFaultKind, u32> {
         let mut kinds = BTreeMap::new();
         for fault in &self.faults {
             *kinds.entry(fault.kind).or_default() += 1;
@@ -294,24 +302,24 @@ impl Plan {
 }
 
 /// A few, of kinds of which a random half is left out: what never meets, hides less.
-fn faults(random: &mut Random, nodes: usize, gentle: bool) -> Vec<Fault> {
-    let kinds = if gentle { &Kind::HARMLESS[..] } else { &Kind::ALL[..] };
-    let mut kinds: Vec<Kind> = kinds.iter().copied().filter(|_| random.below(2) == 0).collect();
+fn faults(random: &mut FaultRandom, nodes: usize, gentle: bool) -> Vec<ChaosFault> {
+    let kinds = if gentle { &ChaosFaultKind::HARMLESS[..] } else { &ChaosFaultKind::ALL[..] };
+    let mut kinds: Vec<ChaosFaultKind> = kinds.iter().copied().filter(|_| random.below(2) == 0).collect();
     if kinds.is_empty() {
-        kinds = vec![Kind::Killed, Kind::Drained];
+        kinds = vec![ChaosFaultKind::Killed, ChaosFaultKind::Drained];
         kinds.remove(usize::from(!gentle));
     }
     let wanted = 1 + random.below(FAULTS_MAX);
-    let mut faults: Vec<Fault> = Vec::new();
+    let mut faults: Vec<ChaosFault> = Vec::new();
     // What does not fit beside the others is drawn again, a few times.
     for _ in 0..wanted * 4 {
         let kind = kinds[random.below(kinds.len() as u64) as usize];
         let at = Duration::from_millis(FIRST_AT + random.below(LAST_AT - FIRST_AT));
         let node = random.below(nodes as u64) as usize;
-        let fault = Fault { node, kind, at, lasting: kind.lasting(random) };
+        let fault = ChaosFault { node, kind, at, lasting: kind.lasting(random) };
         // A broker takes as long as all the rest to come back.
-        let again = |other: &Fault| match kind {
-            Kind::Joined => other.kind == kind,
+        let again = |other: &ChaosFault| match kind {
+            ChaosFaultKind::Joined => other.kind == kind,
             kind => kind.is_of_the_broker() && other.kind.is_of_the_broker(),
         };
         let fits = !faults.iter().any(|other| fault.meets(other) || again(other));
@@ -323,19 +331,19 @@ fn faults(random: &mut Random, nodes: usize, gentle: bool) -> Vec<Fault> {
     faults
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ChaosFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.1} s ", self.at.as_secs_f64())?;
         match self.kind {
             kind if kind.is_of_the_broker() => write!(f, "{}", kind.label())?,
-            Kind::Joined => return write!(f, "one more node joined"),
+            ChaosFaultKind::Joined => return write!(f, "one more node joined"),
             kind => write!(f, "n{} {}", self.node + 1, kind.label())?,
         }
         write!(f, " for {:.1} s", self.lasting.as_secs_f64())
     }
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for ChaosPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -348,7 +356,7 @@ impl fmt::Display for Plan {
             if self.transactions { " with transactions" } else { "" },
             self.records_per_second
         )?;
-        let Mood { slow_ms, failing, refused, lost, long } = self.mood;
+        let LatencyProfile { slow_ms, failing, refused, lost, long } = self.latency_profile;
         write!(f, "function ≤ {slow_ms} ms, ‰ {failing} fail ({:?}) ", self.failures)?;
         write!(f, "{refused} refused {lost} lost")?;
         if long > 0 {
@@ -364,21 +372,22 @@ mod tests {
 
     #[test]
     fn a_seed_draws_the_same_plan_and_every_kind_is_drawn() {
-        let mut kinds: BTreeMap<Kind, u32> = BTreeMap::new();
+        let mut kinds: BTreeMap<ChaosFaultKind, u32> = BTreeMap::new();
         let (mut gentle, mut transactions) = (0, 0);
         for seed in 0..500 {
-            let plan = Plan::draw(seed);
-            assert_eq!(plan, Plan::draw(seed));
+            let plan = ChaosPlan::draw(seed);
+            assert_eq!(plan, ChaosPlan::draw(seed));
             assert!(!plan.faults.is_empty() && plan.faults.is_sorted_by_key(|fault| fault.at), "{plan}");
             assert!(plan.writes_for() <= Duration::from_millis(LAST_AT + 10_000), "{plan}");
             for (kind, times) in plan.kinds() {
                 *kinds.entry(kind).or_default() += times;
             }
             transactions += u32::from(plan.transactions);
-            gentle += u32::from(plan.faults.iter().all(|fault| Kind::HARMLESS.contains(&fault.kind)));
+            gentle +=
+                u32::from(plan.faults.iter().all(|fault| ChaosFaultKind::HARMLESS.contains(&fault.kind)));
             assert!(!(plan.transactions && plan.needs_the_broker()), "{plan}");
         }
-        assert_eq!(kinds.len(), Kind::ALL.len(), "{kinds:?}");
+        assert_eq!(kinds.len(), ChaosFaultKind::ALL.len(), "{kinds:?}");
         assert!(kinds.values().all(|times| *times > 20), "{kinds:?}");
         assert!(gentle > 50 && transactions > 50, "{gentle} {transactions}");
     }
@@ -386,7 +395,7 @@ mod tests {
     #[test]
     fn faults_of_one_node_do_not_meet() {
         for seed in 0..500 {
-            let faults = Plan::draw(seed).faults;
+            let faults = ChaosPlan::draw(seed).faults;
             for (index, fault) in faults.iter().enumerate() {
                 assert!(!faults[index + 1..].iter().any(|other| fault.meets(other)), "{seed}");
             }
@@ -395,20 +404,25 @@ mod tests {
 
     #[test]
     fn a_mood_is_what_it_says() {
-        let mood = Mood { slow_ms: 50, failing: 100, refused: 200, lost: 10, long: 0 };
-        let acts: Vec<Act> = (0..10_000).map(|n| mood.act(7, Failures::Whole, n)).collect();
-        let count = |is: fn(&Act) -> bool| acts.iter().filter(|act| is(act)).count();
-        assert!((850..1_150).contains(&count(|act| *act == Act::FunctionError)));
-        let refused = count(|act| matches!(act, Act::Throttle | Act::Status(503) | Act::CutBefore));
+        let mood = LatencyProfile { slow_ms: 50, failing: 100, refused: 200, lost: 10, long: 0 };
+        let acts: Vec<InvocationAction> =
+            (0..10_000).map(|n| mood.act(7, PoisonHandling::Whole, n)).collect();
+        let count = |is: fn(&InvocationAction) -> bool| acts.iter().filter(|act| is(act)).count();
+        assert!((850..1_150).contains(&count(|act| *act == InvocationAction::FunctionError)));
+        let refused = count(|act| {
+            matches!(
+                act,
+                InvocationAction::Throttle | InvocationAction::Status(503) | InvocationAction::CutBefore
+            )
+        });
         assert!((1_800..2_200).contains(&refused), "{refused}");
-        assert!((60..140).contains(&count(|act| *act == Act::CutAfter)));
-        let long = Mood { long: 4, ..mood };
+        assert!((60..140).contains(&count(|act| *act == InvocationAction::CutAfter)));
+        let long = LatencyProfile { long: 4, ..mood };
         assert_eq!(
-            (long.act(7, Failures::Whole, 4), long.act(7, Failures::Whole, 8)),
-            (Act::Succeed(LONG), Act::Succeed(LONG))
+            (long.act(7, PoisonHandling::Whole, 4), long.act(7, PoisonHandling::Whole, 8)),
+            (InvocationAction::Succeed(LONG), InvocationAction::Succeed(LONG))
         );
-        assert!(
-            (0..1_000).all(|n| Mood::default().act(7, Failures::Named, n) == Act::Succeed(Duration::ZERO))
-        );
+        assert!((0..1_000).all(|n| LatencyProfile::default().act(7, PoisonHandling::Named, n)
+            == InvocationAction::Succeed(Duration::ZERO)));
     }
 }

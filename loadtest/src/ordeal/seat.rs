@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::data::{Data, WritesMeanwhile};
-use super::judge::Disturbance;
-use super::plan::{Fault, Kind};
+use super::data::{NodeData, WritesMeanwhile};
+use super::judge::FaultWindow;
+use super::plan::{ChaosFault, ChaosFaultKind};
 use super::wall_clock::WallClock;
-use crate::fault_proxy::{self, FaultProxy, Rule};
+use crate::fault_proxy::{self, FaultCondition, FaultProxy};
 use crate::function::FakeLambda;
-use crate::node::Node;
+use crate::node::NodeProcess;
 
 /// A drain takes no longer: the function's deadline is one second.
 const DRAINS_WITHIN: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ const HOURS_MAX: i64 = 48;
 const FIT_INTO_BLOCKS_MAX: u32 = 60;
 
 /// What every node of an ordeal is told.
-pub(super) struct Orders {
+pub(super) struct ChaosNodeSettings {
     pub(super) lambda: FakeLambda,
     pub(super) topic: String,
     pub(super) mapping: Value,
@@ -40,31 +40,31 @@ pub(super) struct Orders {
 }
 
 /// One node.
-pub(super) struct Seat {
-    orders: Arc<Orders>,
+pub(super) struct ChaosNode {
+    orders: Arc<ChaosNodeSettings>,
     index: usize,
-    data: Data,
+    data: NodeData,
     proxy: FaultProxy,
     clock: Option<WallClock>,
-    node: Option<Node>,
+    node: Option<NodeProcess>,
     /// When this life began.
     came: Instant,
     caller: u32,
     is_mapped: bool,
     /// Mappings that the API said it had.
     acknowledged: Vec<String>,
-    pub(super) disturbances: Vec<Disturbance>,
+    pub(super) disturbances: Vec<FaultWindow>,
     pub(super) problems: Vec<String>,
 }
 
-impl Seat {
+impl ChaosNode {
     /// An empty seat over its data; `clock` when its wall clock will jump.
     pub(super) async fn new(
-        orders: &Arc<Orders>,
+        orders: &Arc<ChaosNodeSettings>,
         index: usize,
         servers: &str,
         seed: u64,
-        (data, clock): (Data, Option<WallClock>),
+        (data, clock): (NodeData, Option<WallClock>),
     ) -> Result<Self> {
         Ok(Self {
             orders: Arc::clone(orders),
@@ -83,7 +83,7 @@ impl Seat {
     }
 
     /// Starts its node over its data; the first time with the mapping.
-    pub(super) async fn come(&mut self) -> Result<()> {
+    pub(super) async fn start_node(&mut self) -> Result<()> {
         self.came = Instant::now();
         self.caller = self.orders.callers.fetch_add(1, Ordering::Relaxed);
         let endpoint = self.orders.lambda.listen_for(self.caller).await?;
@@ -94,7 +94,7 @@ impl Seat {
             settings.extend(clock.environment());
         }
         let log = self.orders.logs.join(format!("node-{}.log", self.index + 1));
-        let node = Node::start_logged(self.data.path(), &endpoint, &settings, &log).await?;
+        let node = NodeProcess::start_logged(self.data.path(), &endpoint, &settings, &log).await?;
         if !self.is_mapped {
             let mapping = self.orders.mapping.clone();
             node.create_mapping(&self.proxy.address(), &self.orders.topic, mapping).await?;
@@ -105,50 +105,54 @@ impl Seat {
     }
 
     /// Goes through its faults, each at its time.
-    pub(super) async fn go_through(mut self, faults: Vec<Fault>, start: Instant) -> Self {
+    pub(super) async fn go_through(mut self, faults: Vec<ChaosFault>, start: Instant) -> Self {
         for fault in faults {
             tokio::time::sleep_until((start + fault.at).into()).await;
-            if let Err(error) = self.suffer(fault).await {
+            if let Err(error) = self.inject(fault).await {
                 self.problems.push(format!("node {}: {fault}: {error:#}", self.index + 1));
             }
         }
         self
     }
 
-    async fn suffer(&mut self, fault: Fault) -> Result<()> {
-        if fault.kind != Kind::Joined {
+    async fn inject(&mut self, fault: ChaosFault) -> Result<()> {
+        if fault.kind != ChaosFaultKind::Joined {
             self.is_there().await?;
         }
         let lasting = fault.lasting;
         match fault.kind {
-            Kind::Joined => self.come().await,
-            Kind::Killed => {
+            ChaosFaultKind::Joined => self.start_node().await,
+            ChaosFaultKind::Killed => {
                 let killed = Instant::now();
                 self.disturbed(killed, killed, true);
                 self.leave()?.kill().await?;
                 tokio::time::sleep(lasting).await;
-                self.come().await
+                self.start_node().await
             }
-            Kind::Drained => {
+            ChaosFaultKind::Drained => {
                 let code = self.leave()?.terminate(DRAINS_WITHIN).await?;
                 ensure!(code == Some(0), "DRN-1: it ended with {code:?}, not with 0");
                 tokio::time::sleep(lasting).await;
-                self.come().await
+                self.start_node().await
             }
-            Kind::FrozenBriefly | Kind::FrozenForLong => self.freeze(fault).await,
-            Kind::CutOff => self.spoil(fault_proxy::Fault::CutRequest, lasting).await,
-            Kind::RepliesHeld => self.spoil(fault_proxy::Fault::Hold, lasting).await,
-            Kind::RequestsHeld => self.spoil(fault_proxy::Fault::HoldRequest, lasting).await,
-            Kind::HalfClosed => self.spoil(fault_proxy::Fault::HalfClose, lasting).await,
-            Kind::Delayed => {
-                self.spoil(fault_proxy::Fault::Jitter(REPLIES_COME_AFTER), lasting).await?;
+            ChaosFaultKind::FrozenBriefly | ChaosFaultKind::FrozenForLong => self.freeze(fault).await,
+            ChaosFaultKind::CutOff => self.spoil(fault_proxy::ExchangeFault::CutRequest, lasting).await,
+            ChaosFaultKind::RepliesHeld => self.spoil(fault_proxy::ExchangeFault::Hold, lasting).await,
+            ChaosFaultKind::RequestsHeld => {
+                self.spoil(fault_proxy::ExchangeFault::HoldRequest, lasting).await
+            }
+            ChaosFaultKind::HalfClosed => self.spoil(fault_proxy::ExchangeFault::HalfClose, lasting).await,
+            ChaosFaultKind::Delayed => {
+                self.spoil(fault_proxy::ExchangeFault::Jitter(REPLIES_COME_AFTER), lasting).await?;
                 // They were late, and all of them came.
                 self.disturbances.pop();
                 Ok(())
             }
-            Kind::DiskFull => self.fill_disk(lasting).await,
-            Kind::ClockJumped => self.move_clock(fault).await,
-            Kind::BrokerKilled | Kind::BrokerStopped => bail!("that is not done to a node"),
+            ChaosFaultKind::DiskFull => self.fill_disk(lasting).await,
+            ChaosFaultKind::ClockJumped => self.move_clock(fault).await,
+            ChaosFaultKind::BrokerKilled | ChaosFaultKind::BrokerStopped => {
+                bail!("that is not done to a node")
+            }
         }
     }
 
@@ -170,7 +174,7 @@ impl Seat {
         if self.acknowledged.is_empty() {
             return Ok(());
         }
-        self.come().await?;
+        self.start_node().await?;
         let node = self.leave()?;
         for id in &self.acknowledged {
             let shown =
@@ -188,34 +192,34 @@ impl Seat {
         let since = self.disturbances.last().map_or(self.came, |last| last.until);
         self.disturbed(since, Instant::now(), false);
         self.node = None;
-        self.come().await?;
+        self.start_node().await?;
         bail!("it ended by itself, with {status}")
     }
 
-    fn leave(&mut self) -> Result<Node> {
+    fn leave(&mut self) -> Result<NodeProcess> {
         self.node.take().context("it is not there")
     }
 
     fn disturbed(&mut self, from: Instant, until: Instant, deadly: bool) {
-        self.disturbances.push(Disturbance { caller: Some(self.caller), from, until, deadly });
+        self.disturbances.push(FaultWindow { caller: Some(self.caller), from, until, deadly });
     }
 
-    async fn freeze(&mut self, fault: Fault) -> Result<()> {
+    async fn freeze(&mut self, fault: ChaosFault) -> Result<()> {
         let node = self.node.as_ref().context("it is not there")?;
         let from = Instant::now();
         node.signal("-STOP")?;
         tokio::time::sleep(fault.lasting).await;
         let until = Instant::now();
         node.signal("-CONT")?;
-        if fault.kind == Kind::FrozenForLong {
+        if fault.kind == ChaosFaultKind::FrozenForLong {
             self.disturbed(from, until, false);
         }
         Ok(())
     }
 
-    async fn spoil(&mut self, what: fault_proxy::Fault, lasting: Duration) -> Result<()> {
+    async fn spoil(&mut self, what: fault_proxy::ExchangeFault, lasting: Duration) -> Result<()> {
         let from = Instant::now();
-        let rule = Rule { apis: Vec::new(), times: None, per_mille: 1_000, fault: what };
+        let rule = FaultCondition { apis: Vec::new(), times: None, per_mille: 1_000, fault: what };
         self.proxy.faults().add(rule);
         tokio::time::sleep(lasting).await;
         let until = Instant::now();
@@ -229,7 +233,7 @@ impl Seat {
 
     /// There is no room for its data. What the API takes on meanwhile, and afterwards, is there after a start.
     async fn fill_disk(&mut self, lasting: Duration) -> Result<()> {
-        let pid = self.node.as_ref().and_then(Node::pid).context("it is not there")?;
+        let pid = self.node.as_ref().and_then(NodeProcess::pid).context("it is not there")?;
         self.data.fill(pid)?;
         let refused = self.mappings_until_refused().await;
         tokio::time::sleep(lasting).await;
@@ -277,7 +281,7 @@ impl Seat {
         tokio::time::timeout(API_ANSWERS_WITHIN, made).await.context("the API does not answer")?
     }
 
-    async fn move_clock(&mut self, fault: Fault) -> Result<()> {
+    async fn move_clock(&mut self, fault: ChaosFault) -> Result<()> {
         let Some(clock) = &self.clock else { return Ok(()) };
         let node = self.node.as_ref().context("it is not there")?;
         // A day and more in both directions, by the moment at which it happens.

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tokio::task::JoinSet;
 
-use super::plan::{Kind, Plan};
-use super::{Ordeal, Report};
+use super::plan::{ChaosFaultKind, ChaosPlan};
+use super::{ChaosReport, ChaosRun};
 use crate::kafka::RealKafka;
 
 /// Seeds, and how they are gone through.
 #[derive(Clone, Debug)]
-pub struct Series {
+pub struct ChaosSeries {
     /// Version of Kafka.
     pub version: String,
     /// One ordeal each.
@@ -31,13 +31,13 @@ pub struct Series {
 
 /// What came of all of them.
 #[derive(Clone, Debug, Default)]
-pub struct Totals {
+pub struct SeriesTotals {
     /// Ordeals.
     pub runs: u64,
     /// Seeds of those in which something was wrong.
     pub failed: Vec<u64>,
     /// Faults that were done.
-    pub done: BTreeMap<Kind, u32>,
+    pub done: BTreeMap<ChaosFaultKind, u32>,
     /// Records delivered.
     pub delivered: u64,
     /// Deliveries beyond the first.
@@ -50,15 +50,15 @@ pub struct Totals {
     pub took: Duration,
 }
 
-impl Series {
+impl ChaosSeries {
     /// Goes through all of them, and tells each on standard output.
-    pub async fn run(&self) -> Result<Totals> {
+    pub async fn run(&self) -> Result<SeriesTotals> {
         let begin = Instant::now();
-        let mut totals = Totals::default();
+        let mut totals = SeriesTotals::default();
         let mut kafka =
             tokio::task::block_in_place(|| RealKafka::start_with(&self.version, self.properties()))?;
-        let plans = self.seeds.iter().map(|seed| Plan::draw(*seed));
-        let (alone, beside): (Vec<Plan>, Vec<Plan>) =
+        let plans = self.seeds.iter().map(|seed| ChaosPlan::draw(*seed));
+        let (alone, beside): (Vec<ChaosPlan>, Vec<ChaosPlan>) =
             plans.partition(|plan| self.at_once < 2 || plan.needs_the_broker());
         let (mut left, mut running) = (beside.into_iter(), JoinSet::new());
         loop {
@@ -77,7 +77,7 @@ impl Series {
             totals.add(&plan, report);
         }
         for plan in alone {
-            let report = self.ordeal(plan.clone()).undergo(&mut kafka).await;
+            let report = self.ordeal(plan.clone()).run(&mut kafka).await;
             self.tell(&plan, &report);
             if report.is_err() {
                 // It may have left the broker away.
@@ -95,12 +95,12 @@ impl Series {
         if previews { &[("group.coordinator.rebalance.protocols", "classic,consumer")] } else { &[] }
     }
 
-    fn ordeal(&self, plan: Plan) -> Ordeal {
+    fn ordeal(&self, plan: ChaosPlan) -> ChaosRun {
         let logs = self.folder.join(format!("ordeal-{}-{}", self.version, plan.seed));
-        Ordeal { plan, group_protocol: self.group_protocol.clone(), logs }
+        ChaosRun { plan, group_protocol: self.group_protocol.clone(), logs }
     }
 
-    fn tell(&self, plan: &Plan, report: &Result<Report>) {
+    fn tell(&self, plan: &ChaosPlan, report: &Result<ChaosReport>) {
         println!("seed {} on {}: {plan}", plan.seed, self.version);
         let clean = match report {
             Ok(report) => {
@@ -119,8 +119,8 @@ impl Series {
     }
 }
 
-impl Totals {
-    fn add(&mut self, plan: &Plan, report: Result<Report>) {
+impl SeriesTotals {
+    fn add(&mut self, plan: &ChaosPlan, report: Result<ChaosReport>) {
         self.runs += 1;
         let Ok(report) = report else {
             self.failed.push(plan.seed);
@@ -139,7 +139,7 @@ impl Totals {
     }
 }
 
-impl fmt::Display for Totals {
+impl fmt::Display for SeriesTotals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::plan::Plan;
-use crate::fault_proxy::Random;
-use crate::produce::{Producer, batch};
-use crate::transactions::Transactions;
+use super::plan::ChaosPlan;
+use crate::fault_proxy::FaultRandom;
+use crate::produce::{TestProducer, batch};
+use crate::transactions::TransactionalProducer;
 
 const EVERY: Duration = Duration::from_millis(100);
 const VALUE_BYTES: usize = 60;
@@ -19,26 +19,26 @@ const VALUE_BYTES: usize = 60;
 const BROKER_AWAY_MAX: Duration = Duration::from_secs(60);
 
 /// Offsets that are no records for a function: markers, and what was aborted.
-pub(super) type Otherwise = Arc<Mutex<BTreeSet<(i32, i64)>>>;
+pub(super) type NonRecordOffsets = Arc<Mutex<BTreeSet<(i32, i64)>>>;
 
 /// What is written where.
-pub(super) struct Writer {
-    pub(super) plan: Plan,
+pub(super) struct ChaosWriter {
+    pub(super) plan: ChaosPlan,
     pub(super) servers: String,
     pub(super) topic: String,
-    pub(super) otherwise: Otherwise,
+    pub(super) otherwise: NonRecordOffsets,
 }
 
-impl Writer {
+impl ChaosWriter {
     /// Writes until it is told to stop.
     pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) -> Result<()> {
-        let mut producer = Producer::connect(&self.servers).await?;
-        let mut other = Producer::connect(&self.servers).await?;
+        let mut producer = TestProducer::connect(&self.servers).await?;
+        let mut other = TestProducer::connect(&self.servers).await?;
         let mut transactions = None;
         if self.plan.transactions {
-            transactions = Some(Transactions::begin(&mut other, &self.topic).await?);
+            transactions = Some(TransactionalProducer::begin(&mut other, &self.topic).await?);
         }
-        let mut random = Random(self.plan.seed ^ 0x7472_616e);
+        let mut random = FaultRandom(self.plan.seed ^ 0x7472_616e);
         let (begin, mut written) = (Instant::now(), 0);
         while stop.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty) {
             let due = begin.elapsed().as_millis() as u64 * self.plan.records_per_second / 1_000;
@@ -58,7 +58,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn write(&self, mut producer: Producer, partition: i32, count: usize) -> Result<Producer> {
+    async fn write(&self, mut producer: TestProducer, partition: i32, count: usize) -> Result<TestProducer> {
         let records = batch(count, VALUE_BYTES, self.plan.codec, -1, -1)?;
         let deadline = Instant::now() + BROKER_AWAY_MAX;
         loop {
@@ -68,7 +68,7 @@ impl Writer {
                 // What was sent before the broker died may stand there: the log says at the end what is in it.
                 Err(_) if self.plan.needs_the_broker() && Instant::now() < deadline => {
                     tokio::time::sleep(EVERY).await;
-                    if let Ok(anew) = Producer::connect(&self.servers).await {
+                    if let Ok(anew) = TestProducer::connect(&self.servers).await {
                         producer = anew;
                     }
                 }
@@ -79,7 +79,7 @@ impl Writer {
 
     async fn write_in_a_transaction(
         &self,
-        transactions: &mut Transactions<'_>,
+        transactions: &mut TransactionalProducer<'_>,
         partition: i32,
         count: usize,
         commit: bool,

@@ -5,15 +5,15 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use lighterman::kafka::transport::BrokerAddress;
-use lighterman::local::broker::{Broker, BrokerSettings};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 
 use crate::jars::{install, version};
 use crate::kafka::RealKafka;
-use crate::produce::Producer;
+use crate::produce::TestProducer;
 
 /// Which Kafka.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Kafka {
+pub enum KafkaChoice {
     /// The embedded broker, on a thread of this process.
     #[default]
     Embedded,
@@ -23,7 +23,7 @@ pub enum Kafka {
     At(String),
 }
 
-impl FromStr for Kafka {
+impl FromStr for KafkaChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -40,7 +40,7 @@ impl FromStr for Kafka {
     }
 }
 
-impl fmt::Display for Kafka {
+impl fmt::Display for KafkaChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embedded => f.write_str("embedded"),
@@ -50,29 +50,29 @@ impl fmt::Display for Kafka {
 }
 
 /// It runs; dropping it ends what was started.
-pub(super) enum Cluster {
-    Embedded(Broker),
+pub(super) enum RunningCluster {
+    Embedded(EmbeddedBroker),
     Real(RealKafka),
     Given(String),
 }
 
-impl Cluster {
+impl RunningCluster {
     /// Starts what has to be started.
-    pub(super) fn start(kafka: &Kafka) -> Result<Self> {
+    pub(super) fn start(kafka: &KafkaChoice) -> Result<Self> {
         Ok(match kafka {
-            Kafka::Embedded => Self::Embedded(Broker::start(BrokerSettings::default())?),
-            Kafka::Version(version) => {
+            KafkaChoice::Embedded => Self::Embedded(EmbeddedBroker::start(BrokerSettings::default())?),
+            KafkaChoice::Version(version) => {
                 install(version)?;
                 Self::Real(RealKafka::start(version)?)
             }
-            Kafka::At(address) => Self::Given(address.clone()),
+            KafkaChoice::At(address) => Self::Given(address.clone()),
         })
     }
 
     /// Leaves a Kafka that goes on as it was found; the others end with what is in them.
     pub(super) async fn sweep(&self, topic: &str) {
         let Self::Given(address) = self else { return };
-        let swept = async { Producer::connect(address).await?.delete_topic(topic).await };
+        let swept = async { TestProducer::connect(address).await?.delete_topic(topic).await };
         if let Err(error) = swept.await {
             println!("the topic {topic} stays on {address}: {error:#}");
         }
@@ -94,16 +94,16 @@ mod tests {
 
     #[test]
     fn a_version_is_no_address() {
-        assert_eq!("4.2.1".parse(), Ok(Kafka::Version("4.2.1".to_owned())));
-        assert_eq!("127.0.0.1:9092".parse(), Ok(Kafka::At("127.0.0.1:9092".to_owned())));
-        assert_eq!("embedded".parse(), Ok(Kafka::Embedded));
-        let address = "[::1]:9092".parse::<Kafka>();
-        assert_eq!(address, Ok(Kafka::At("[::1]:9092".to_owned())));
+        assert_eq!("4.2.1".parse(), Ok(KafkaChoice::Version("4.2.1".to_owned())));
+        assert_eq!("127.0.0.1:9092".parse(), Ok(KafkaChoice::At("127.0.0.1:9092".to_owned())));
+        assert_eq!("embedded".parse(), Ok(KafkaChoice::Embedded));
+        let address = "[::1]:9092".parse::<KafkaChoice>();
+        assert_eq!(address, Ok(KafkaChoice::At("[::1]:9092".to_owned())));
         for other in ["", "latest", "4.2.1-rc1", "../x", "127.0.0.1", "PLAINTEXT://a:9092", "a:9092,b:9092"] {
-            assert!(other.parse::<Kafka>().expect_err("neither").contains("is neither"), "{other}");
+            assert!(other.parse::<KafkaChoice>().expect_err("neither").contains("is neither"), "{other}");
         }
         for (wrong, why) in [("a:b", "no valid port"), ("a:65536", "no valid port"), (":9092", "no host")] {
-            assert!(wrong.parse::<Kafka>().expect_err("wrong").contains(why), "{wrong}");
+            assert!(wrong.parse::<KafkaChoice>().expect_err("wrong").contains(why), "{wrong}");
         }
     }
 }

@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::node::{Node, scrape, values};
-use crate::outcome::Mark;
-use crate::scenario::{Deed, NodeEvent, Scenario};
+use crate::node::{NodeProcess, scrape, values};
+use crate::outcome::PlotMark;
+use crate::scenario::{LoadScenario, NodeAction, NodeEvent};
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
 const ASSEMBLES_WITHIN: Duration = Duration::from_secs(30);
@@ -19,16 +19,16 @@ const ASKS_EVERY: Duration = Duration::from_millis(200);
 
 /// What a sampler needs of a node that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Watched {
+pub(super) struct WatchedNode {
     pub(super) metrics: u16,
     pub(super) pid: u32,
 }
 
 /// The nodes as samplers see them, by number; `None` while one is away.
-pub(super) type Shown = Arc<Mutex<Vec<Option<Watched>>>>;
+pub(super) type WatchedNodes = Arc<Mutex<Vec<Option<WatchedNode>>>>;
 
 /// What every node of a run is told.
-pub(super) struct Orders {
+pub(super) struct FleetNodeSettings {
     pub(super) servers: String,
     pub(super) topic: String,
     pub(super) group: String,
@@ -37,9 +37,9 @@ pub(super) struct Orders {
     mapping: serde_json::Value,
 }
 
-impl Orders {
+impl FleetNodeSettings {
     /// As the scenario says.
-    pub(super) fn of(scenario: &Scenario, servers: &str, topic: &str, endpoint: String) -> Self {
+    pub(super) fn of(scenario: &LoadScenario, servers: &str, topic: &str, endpoint: String) -> Self {
         let group = format!("{topic}-group");
         let mut mapping = json!({
             "BatchSize": scenario.batch,
@@ -61,29 +61,29 @@ impl Orders {
     }
 }
 
-struct Seat {
+struct NodeSlot {
     data: TempDir,
-    node: Option<Node>,
+    node: Option<NodeProcess>,
 }
 
 /// The nodes.
-pub(super) struct Fleet {
-    orders: Orders,
-    seats: Vec<Seat>,
-    shown: Shown,
+pub(super) struct NodeFleet {
+    orders: FleetNodeSettings,
+    seats: Vec<NodeSlot>,
+    shown: WatchedNodes,
 }
 
 /// What happened to nodes, and what should not have.
 #[derive(Debug, Default)]
-pub(super) struct Happened {
-    pub(super) marks: Vec<Mark>,
+pub(super) struct FleetEvents {
+    pub(super) marks: Vec<PlotMark>,
     pub(super) problems: Vec<String>,
 }
 
-impl Fleet {
+impl NodeFleet {
     /// Starts `count` nodes; each has the mapping.
-    pub(super) async fn start(orders: Orders, count: usize) -> Result<Self> {
-        let mut fleet = Self { orders, seats: Vec::new(), shown: Shown::default() };
+    pub(super) async fn start(orders: FleetNodeSettings, count: usize) -> Result<Self> {
+        let mut fleet = Self { orders, seats: Vec::new(), shown: WatchedNodes::default() };
         for _ in 0..count {
             fleet.join().await?;
         }
@@ -109,25 +109,25 @@ impl Fleet {
     }
 
     /// What samplers see.
-    pub(super) fn shown(&self) -> Shown {
+    pub(super) fn shown(&self) -> WatchedNodes {
         Arc::clone(&self.shown)
     }
 
     /// Does every event when its time has come, one after the other.
-    pub(super) async fn follow(&mut self, events: &[NodeEvent], start: Instant) -> Result<Happened> {
-        let mut happened = Happened::default();
+    pub(super) async fn follow(&mut self, events: &[NodeEvent], start: Instant) -> Result<FleetEvents> {
+        let mut happened = FleetEvents::default();
         for event in events {
             tokio::time::sleep_until((start + event.at).into()).await;
             happened.mark(start, event.deed.label());
             match event.deed {
-                Deed::Join => self.join().await?,
-                Deed::Kill { node, away } => {
+                NodeAction::Join => self.join().await?,
+                NodeAction::Kill { node, away } => {
                     self.leave(node)?.kill().await?;
                     tokio::time::sleep(away).await;
                     self.come_back(node).await?;
                     happened.mark(start, format!("node {} is back", node + 1));
                 }
-                Deed::Terminate { node, away } => {
+                NodeAction::Terminate { node, away } => {
                     let ended = self.leave(node)?;
                     happened.end(node, ended).await;
                     tokio::time::sleep(away).await;
@@ -141,7 +141,7 @@ impl Fleet {
 
     /// Ends all nodes, in order; what went wrong.
     pub(super) async fn end(mut self) -> Vec<String> {
-        let mut happened = Happened::default();
+        let mut happened = FleetEvents::default();
         for index in 0..self.seats.len() {
             if let Ok(node) = self.leave(index) {
                 happened.end(index, node).await;
@@ -152,7 +152,7 @@ impl Fleet {
 
     async fn join(&mut self) -> Result<()> {
         let data = tempfile::tempdir()?;
-        self.seats.push(Seat { data, node: None });
+        self.seats.push(NodeSlot { data, node: None });
         self.shown.lock().push(None);
         let index = self.seats.len() - 1;
         self.come_back(index).await?;
@@ -165,25 +165,26 @@ impl Fleet {
     async fn come_back(&mut self, index: usize) -> Result<()> {
         let settings: Vec<(&str, &str)> =
             self.orders.settings.iter().map(|(name, value)| (&**name, &**value)).collect();
-        let node = Node::start(self.seats[index].data.path(), &self.orders.endpoint, &settings).await?;
+        let node =
+            NodeProcess::start(self.seats[index].data.path(), &self.orders.endpoint, &settings).await?;
         let pid = node.pid().with_context(|| format!("node {} has ended at once", index + 1))?;
-        self.shown.lock()[index] = Some(Watched { metrics: node.metrics_port(), pid });
+        self.shown.lock()[index] = Some(WatchedNode { metrics: node.metrics_port(), pid });
         self.seats[index].node = Some(node);
         Ok(())
     }
 
-    fn leave(&mut self, index: usize) -> Result<Node> {
+    fn leave(&mut self, index: usize) -> Result<NodeProcess> {
         self.shown.lock()[index] = None;
         self.seats[index].node.take().with_context(|| format!("node {} is not there", index + 1))
     }
 }
 
-impl Happened {
+impl FleetEvents {
     fn mark(&mut self, start: Instant, label: String) {
-        self.marks.push(Mark { at: start.elapsed().as_secs_f64(), label });
+        self.marks.push(PlotMark { at: start.elapsed().as_secs_f64(), label });
     }
 
-    async fn end(&mut self, index: usize, node: Node) {
+    async fn end(&mut self, index: usize, node: NodeProcess) {
         match node.terminate(DRAIN_DEADLINE).await {
             Ok(Some(0)) => {}
             Ok(code) => self.problems.push(format!("node {} ended with {code:?}, not with 0", index + 1)),

@@ -11,18 +11,18 @@ use anyhow::{Context, Result};
 use lighterman::runtime::clock;
 use tokio::sync::oneshot;
 
-use cluster::Cluster;
-pub use cluster::Kafka;
-use fleet::{Fleet, Happened, Orders};
-use sampler::{Sampler, Seen};
+pub use cluster::KafkaChoice;
+use cluster::RunningCluster;
+use fleet::{FleetEvents, FleetNodeSettings, NodeFleet};
+use sampler::{RunSampler, SamplerResult};
 
-use crate::checker::{Verdict, check};
-use crate::function::{FakeLambda, Tally};
-use crate::latency::{Percentiles, Stopwatch};
-use crate::open_loop::{OpenLoop, Target, Written};
-use crate::outcome::{Milliseconds, Outcome, Sample};
-use crate::produce::{Compression, Produced, Producer, ends};
-use crate::scenario::Scenario;
+use crate::checker::{HistoryVerdict, check};
+use crate::function::{ArrivalCount, FakeLambda};
+use crate::latency::{LatencyPercentiles, LatencyStopwatch};
+use crate::open_loop::{OpenLoop, OpenLoopTarget, WrittenRecords};
+use crate::outcome::{PercentilesMs, RunFigures, SecondSample};
+use crate::produce::{Compression, ProducedOffsets, TestProducer, ends};
+use crate::scenario::LoadScenario;
 
 /// One record through every partition, before measuring begins.
 const GREET_DEADLINE: Duration = Duration::from_secs(90);
@@ -35,13 +35,13 @@ const AROUND: Duration = Duration::from_mins(5);
 const TOLD_MAX: usize = 5;
 
 /// What is run.
-pub struct Run<'r> {
+pub struct ScenarioRun<'r> {
     /// The scenario, scaled already.
-    pub scenario: &'r Scenario,
+    pub scenario: &'r LoadScenario,
     /// Share of the scenario's time that is run.
     pub scale: f64,
     /// Where.
-    pub kafka: &'r Kafka,
+    pub kafka: &'r KafkaChoice,
     /// Settings of the nodes, as their environment has them, over the scenario's.
     pub settings: &'r [(String, String)],
     /// Says on standard output how it goes.
@@ -49,38 +49,38 @@ pub struct Run<'r> {
 }
 
 /// What is there when the first record is due.
-struct Stage {
+struct RunEnv {
     topic: String,
     group: String,
-    producer: Producer,
+    producer: TestProducer,
     open_loop: OpenLoop,
     lambda: FakeLambda,
-    fleet: Fleet,
-    greeted: Produced,
+    fleet: NodeFleet,
+    greeted: ProducedOffsets,
 }
 
 /// What a run leaves behind to be judged.
-struct Left {
-    produced: Produced,
-    lateness: Percentiles,
-    stopwatch: Stopwatch,
-    tally: Tally,
-    verdict: Verdict,
-    seen: Seen,
-    happened: Happened,
+struct RunRemains {
+    produced: ProducedOffsets,
+    lateness: LatencyPercentiles,
+    stopwatch: LatencyStopwatch,
+    tally: ArrivalCount,
+    verdict: HistoryVerdict,
+    seen: SamplerResult,
+    happened: FleetEvents,
     start: Instant,
     settled_after: Duration,
 }
 
-impl Run<'_> {
+impl ScenarioRun<'_> {
     /// Runs it. Broken promises are in the outcome; an error is what kept it from being judged.
-    pub async fn go(&self) -> Result<Outcome> {
+    pub async fn go(&self) -> Result<RunFigures> {
         // Jars that have to come first take as long as they take.
-        let cluster = Cluster::start(self.kafka)?;
+        let cluster = RunningCluster::start(self.kafka)?;
         // A Kafka that is there may know an earlier run.
         let topic = format!("load-{}-{}", self.scenario.name, clock::wall_ms().0);
         let servers = cluster.servers();
-        let producer = Producer::connect(&servers).await?;
+        let producer = TestProducer::connect(&servers).await?;
         let limit = self.scenario.lasting() + self.scenario.settle + AROUND;
         let ran = async { self.perform(self.stage(&servers, &topic, producer).await?).await };
         let ended = tokio::time::timeout(limit, ran).await;
@@ -88,33 +88,33 @@ impl Run<'_> {
         ended.with_context(|| format!("it has not ended within {} s", limit.as_secs()))?
     }
 
-    async fn stage(&self, servers: &str, topic: &str, mut producer: Producer) -> Result<Stage> {
+    async fn stage(&self, servers: &str, topic: &str, mut producer: TestProducer) -> Result<RunEnv> {
         let scenario = self.scenario;
         producer.create_topic(topic, scenario.partitions).await?;
         let (partitions, value_bytes) = (scenario.partitions, scenario.value_bytes);
-        let target = Target { servers, topic, partitions, value_bytes };
+        let target = OpenLoopTarget { servers, topic, partitions, value_bytes };
         let open_loop = OpenLoop::connect(&target, scenario.schedule()).await?;
         let lambda = FakeLambda::start().await?;
-        let mut orders = Orders::of(scenario, servers, topic, lambda.endpoint_url());
+        let mut orders = FleetNodeSettings::of(scenario, servers, topic, lambda.endpoint_url());
         orders.settings.extend_from_slice(self.settings);
         let group = orders.group.clone();
-        let fleet = Fleet::start(orders, scenario.nodes.count).await?;
+        let fleet = NodeFleet::start(orders, scenario.nodes.count).await?;
         let consumers = scenario.nodes.count as u64 * u64::from(scenario.nodes.consumers);
         fleet.assemble(consumers.min(partitions as u64)).await;
         let count = partitions as usize;
         let greeted = producer.write(topic, partitions, count, GREETING_BYTES, Compression::None).await?;
         let all_are_read = producer.await_committed(&group, topic, &ends(&greeted), GREET_DEADLINE).await;
         all_are_read.context("the nodes do not read every partition")?;
-        Ok(Stage { topic: topic.to_owned(), group, producer, open_loop, lambda, fleet, greeted })
+        Ok(RunEnv { topic: topic.to_owned(), group, producer, open_loop, lambda, fleet, greeted })
     }
 
-    async fn perform(&self, mut stage: Stage) -> Result<Outcome> {
+    async fn perform(&self, mut stage: RunEnv) -> Result<RunFigures> {
         let (scenario, start) = (self.scenario, Instant::now() + LEAD);
         let greetings = stage.lambda.tally().records;
         let moods = scenario.moods();
         stage.lambda.set_script(move |n| moods.act(n, start.elapsed()));
-        stage.lambda.time_with(Stopwatch::new(start, Duration::ZERO));
-        let sampler = Sampler {
+        stage.lambda.time_with(LatencyStopwatch::new(start, Duration::ZERO));
+        let sampler = RunSampler {
             lambda: stage.lambda.clone(),
             shown: stage.fleet.shown(),
             schedule: scenario.schedule(),
@@ -125,7 +125,7 @@ impl Run<'_> {
         let sampling = tokio::spawn(sampler.run(stopped));
         let followed = stage.fleet.follow(&scenario.events, start);
         let (written, happened) = tokio::join!(stage.open_loop.run(start), followed);
-        let (Written { produced: mut all, lateness }, mut happened) = (written?, happened?);
+        let (WrittenRecords { produced: mut all, lateness }, mut happened) = (written?, happened?);
         for (partition, offsets) in stage.greeted {
             all.entry(partition).or_default().extend(offsets);
         }
@@ -145,22 +145,36 @@ impl Run<'_> {
         let mut tally = stage.lambda.tally();
         tally.records = tally.records.saturating_sub(greetings);
         let verdict = check(&all, &stage.lambda.events());
-        let left =
-            Left { produced: all, lateness, stopwatch, tally, verdict, seen, happened, start, settled_after };
+        let left = RunRemains {
+            produced: all,
+            lateness,
+            stopwatch,
+            tally,
+            verdict,
+            seen,
+            happened,
+            start,
+            settled_after,
+        };
         Ok(self.outcome(left))
     }
 
-    fn outcome(&self, left: Left) -> Outcome {
+    fn outcome(&self, left: RunRemains) -> RunFigures {
         let scenario = self.scenario;
-        let Left { seen: Seen { mut samples, cpu_us, resident_peak_mib }, happened, verdict, tally, .. } =
-            left;
+        let RunRemains {
+            seen: SamplerResult { mut samples, cpu_us, resident_peak_mib },
+            happened,
+            verdict,
+            tally,
+            ..
+        } = left;
         let mut problems = happened.problems;
         problems.extend(problems_of(&verdict, scenario.repeats_max()));
         with_latency(&mut samples, &left.stopwatch.by_second());
         let last =
             tally.between.map_or(Duration::ZERO, |(_, last)| last.saturating_duration_since(left.start));
-        let most = |of: fn(&Sample) -> Option<f64>| samples.iter().filter_map(of).fold(0.0, f64::max);
-        Outcome {
+        let most = |of: fn(&SecondSample) -> Option<f64>| samples.iter().filter_map(of).fold(0.0, f64::max);
+        RunFigures {
             scenario: scenario.name.clone(),
             kafka: self.kafka.to_string(),
             scale: self.scale,
@@ -195,7 +209,7 @@ fn machine() -> String {
 }
 
 /// Broken promises, in sentences.
-fn problems_of(verdict: &Verdict, repeats_max: u64) -> Vec<String> {
+fn problems_of(verdict: &HistoryVerdict, repeats_max: u64) -> Vec<String> {
     let all = verdict.violations.len();
     let mut problems: Vec<String> =
         verdict.violations.iter().take(TOLD_MAX).map(ToString::to_string).collect();
@@ -210,7 +224,7 @@ fn problems_of(verdict: &Verdict, repeats_max: u64) -> Vec<String> {
 }
 
 /// Each sample takes the records that were due in the second that it closes; the last one may close none.
-fn with_latency(samples: &mut [Sample], seconds: &BTreeMap<u64, Percentiles>) {
+fn with_latency(samples: &mut [SecondSample], seconds: &BTreeMap<u64, LatencyPercentiles>) {
     let mut taken = None;
     for sample in samples {
         let second = (sample.at.round() as u64).checked_sub(1).filter(|second| taken != Some(*second));
@@ -219,9 +233,9 @@ fn with_latency(samples: &mut [Sample], seconds: &BTreeMap<u64, Percentiles>) {
     }
 }
 
-fn milliseconds(of: &Percentiles) -> Milliseconds {
+fn milliseconds(of: &LatencyPercentiles) -> PercentilesMs {
     let at = |permille| of.at(permille).as_secs_f64() * 1e3;
-    Milliseconds { p50: at(500), p99: at(990), p999: at(999), max: at(1000) }
+    PercentilesMs { p50: at(500), p99: at(990), p999: at(999), max: at(1000) }
 }
 
 #[cfg(test)]
@@ -239,20 +253,22 @@ mod tests {
             what: format!("{offset} of partition 3 is missing"),
         };
         let violations = (0..8).map(missing).collect();
-        let verdict = Verdict { violations, repeated: BTreeMap::from([(0, 50), (1, 51)]), delivered: 1 };
+        let verdict =
+            HistoryVerdict { violations, repeated: BTreeMap::from([(0, 50), (1, 51)]), delivered: 1 };
         let problems = problems_of(&verdict, 50);
         assert_eq!(problems.len(), 7, "{problems:?}");
         assert_eq!(problems[0], "ALO-1 at 0 µs: 0 of partition 3 is missing");
         assert_eq!(problems[5], "and 3 more violations");
         assert!(problems[6].contains("partition 1: 51"), "{problems:?}");
-        let clean = Verdict { violations: Vec::new(), ..verdict };
+        let clean = HistoryVerdict { violations: Vec::new(), ..verdict };
         assert!(problems_of(&clean, 51).is_empty());
     }
 
     #[test]
     fn latency_stands_at_the_second_in_which_records_were_due() {
-        let mut samples = [0.3, 1.001, 1.999, 2.3, 4.0].map(|at| Sample { at, ..Sample::default() });
-        let took = |ms| Percentiles::of(vec![Duration::from_millis(ms)]);
+        let mut samples =
+            [0.3, 1.001, 1.999, 2.3, 4.0].map(|at| SecondSample { at, ..SecondSample::default() });
+        let took = |ms| LatencyPercentiles::of(vec![Duration::from_millis(ms)]);
         with_latency(&mut samples, &BTreeMap::from([(0, took(5)), (1, took(7))]));
         let medians = samples.map(|sample| sample.latency.map(|latency| latency.p50 as u64));
         assert_eq!(medians, [None, Some(5), Some(7), None, None], "told once");

@@ -8,12 +8,12 @@ use lighterman::metrics as names;
 use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
-use super::fleet::{Shown, Watched};
+use super::fleet::{WatchedNode, WatchedNodes};
 use crate::function::FakeLambda;
 use crate::node::{scrape, values};
-use crate::outcome::Sample;
+use crate::outcome::SecondSample;
 use crate::process::{cpu_us, resident_kib, resident_peak_kib};
-use crate::schedule::Schedule;
+use crate::schedule::RateSchedule;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Less than a second, so that a node that hangs costs its own value and not the sample.
@@ -22,18 +22,18 @@ const SCRAPE_DEADLINE: Duration = Duration::from_millis(800);
 const SECONDS_A_LINE: u64 = 5;
 
 /// What is watched.
-pub(super) struct Sampler {
+pub(super) struct RunSampler {
     pub(super) lambda: FakeLambda,
-    pub(super) shown: Shown,
-    pub(super) schedule: Schedule,
+    pub(super) shown: WatchedNodes,
+    pub(super) schedule: RateSchedule,
     pub(super) start: Instant,
     pub(super) progress: bool,
 }
 
 /// What was seen.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub(super) samples: Vec<Sample>,
+pub(super) struct SamplerResult {
+    pub(super) samples: Vec<SecondSample>,
     /// Of all nodes, while they were watched.
     pub(super) cpu_us: u64,
     /// Of one node at any moment, also between two samples.
@@ -42,13 +42,13 @@ pub(super) struct Seen {
 
 /// A counter of processes that come and go: what each has counted since it was first seen, together.
 #[derive(Debug, Default)]
-struct Rising {
+struct ProcessCounter {
     /// By process.
     last: BTreeMap<u32, f64>,
     total: f64,
 }
 
-impl Rising {
+impl ProcessCounter {
     /// `value` of process `pid`. One that is there from the beginning is counted from there, later ones from 0.
     fn saw(&mut self, pid: u32, value: f64, from_zero: bool) {
         let before = self.last.insert(pid, value);
@@ -58,7 +58,7 @@ impl Rising {
 
 /// What one look at all nodes gives.
 #[derive(Debug, Default)]
-struct Look {
+struct NodeSnapshot {
     lag: Option<f64>,
     consumers: Option<f64>,
     in_flight: Option<f64>,
@@ -67,7 +67,7 @@ struct Look {
     answered: bool,
 }
 
-impl Look {
+impl NodeSnapshot {
     fn add(&mut self, text: &str) {
         self.answered = true;
         let all = [
@@ -84,10 +84,11 @@ impl Look {
     }
 }
 
-impl Sampler {
+impl RunSampler {
     /// Looks once a second from the start until it is told to stop, and once more then.
-    pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) -> Seen {
-        let (mut seen, mut committed, mut cpu) = (Seen::default(), Rising::default(), Rising::default());
+    pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) -> SamplerResult {
+        let (mut seen, mut committed, mut cpu) =
+            (SamplerResult::default(), ProcessCounter::default(), ProcessCounter::default());
         let mut every = tokio::time::interval_at(self.start.into(), EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Skip);
         every.tick().await;
@@ -105,7 +106,7 @@ impl Sampler {
             let (records, lasting) = (self.lambda.tally().records, at.as_secs_f64() - at_before);
             // The last look comes at any moment; too close to the one before, its rates would be noise.
             if lasting > 0.25 {
-                let sample = Sample {
+                let sample = SecondSample {
                     at: at.as_secs_f64(),
                     due: self.schedule.rate_at(at.saturating_sub(Duration::from_secs_f64(lasting / 2.0))),
                     arrived: records.saturating_sub(records_before) as f64 / lasting,
@@ -128,11 +129,16 @@ impl Sampler {
         }
     }
 
-    async fn look(&self, committed: &mut Rising, cpu: &mut Rising, from_zero: bool) -> Look {
-        let nodes: Vec<Option<Watched>> = self.shown.lock().clone();
-        let mut look = Look::default();
+    async fn look(
+        &self,
+        committed: &mut ProcessCounter,
+        cpu: &mut ProcessCounter,
+        from_zero: bool,
+    ) -> NodeSnapshot {
+        let nodes: Vec<Option<WatchedNode>> = self.shown.lock().clone();
+        let mut look = NodeSnapshot::default();
         for node in nodes {
-            let Some(Watched { metrics, pid }) = node else {
+            let Some(WatchedNode { metrics, pid }) = node else {
                 look.resident_mib.push(None);
                 continue;
             };
@@ -151,7 +157,7 @@ impl Sampler {
         look
     }
 
-    fn tell(&self, sample: &Sample, last: bool) {
+    fn tell(&self, sample: &SecondSample, last: bool) {
         let mut out = std::io::stdout();
         let terminal = out.is_terminal();
         if !self.progress || !(terminal || last || (sample.at.round() as u64).is_multiple_of(SECONDS_A_LINE))
@@ -170,7 +176,7 @@ fn mib(kib: u64) -> f64 {
 }
 
 /// A sample in a line.
-fn told(sample: &Sample) -> String {
+fn told(sample: &SecondSample) -> String {
     let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
     let memory = sample.resident_mib.iter().map(|mib| shown(*mib)).collect::<Vec<_>>().join(" + ");
     format!(
@@ -191,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_counter_survives_the_processes_that_count() {
-        let mut rising = Rising::default();
+        let mut rising = ProcessCounter::default();
         rising.saw(1, 100.0, false);
         rising.saw(1, 130.0, true);
         // Killed; another one begins anew, and was seen late.
@@ -202,12 +208,16 @@ mod tests {
 
     #[test]
     fn nodes_add_up_and_what_nobody_tells_is_absent() {
-        let mut look = Look::default();
+        let mut look = NodeSnapshot::default();
         look.add("lighterman_offset_lag{m=\"a\"} 3\nlighterman_consumers{m=\"a\"} 2\n");
         look.add("lighterman_offset_lag{m=\"b\"} 4\n");
         assert_eq!((look.lag, look.consumers, look.in_flight), (Some(7.0), Some(2.0), None));
-        let sample =
-            Sample { at: 3.0, lag: look.lag, resident_mib: vec![Some(60.4), None], ..Sample::default() };
+        let sample = SecondSample {
+            at: 3.0,
+            lag: look.lag,
+            resident_mib: vec![Some(60.4), None],
+            ..SecondSample::default()
+        };
         let line = told(&sample);
         assert!(
             line.contains("lag 7") && line.contains("in flight -") && line.contains("60 + - MiB"),

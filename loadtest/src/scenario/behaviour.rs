@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::function::Act;
+use crate::function::InvocationAction;
 
 /// How long the function takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Curve {
+pub enum LatencyCurve {
     /// Always this long.
     Constant(Duration),
     /// These percentiles; between them it grows evenly, as logarithms go.
@@ -33,9 +33,9 @@ pub enum Curve {
 
 /// What the function does during a phase. Of a thousand invocations `throttle` are refused, `errors` fail.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Behaviour {
+pub struct FunctionBehaviour {
     /// How long those take that succeed.
-    pub latency: Curve,
+    pub latency: LatencyCurve,
     /// Share that is refused with 429, in thousandths.
     pub throttle: u32,
     /// Share that runs and fails, in thousandths.
@@ -48,11 +48,11 @@ const DRAW_LATENCY: u64 = 2;
 
 /// Behaviours, one after the other; the last one stays.
 #[derive(Clone, Debug)]
-pub struct Moods {
-    placed: Arc<[(Duration, Duration, Behaviour)]>,
+pub struct BehaviourSequence {
+    placed: Arc<[(Duration, Duration, FunctionBehaviour)]>,
 }
 
-impl Curve {
+impl LatencyCurve {
     /// The longest that it can be.
     pub fn max(self) -> Duration {
         match self {
@@ -82,23 +82,23 @@ impl Curve {
     }
 }
 
-impl Behaviour {
+impl FunctionBehaviour {
     /// What becomes of invocation `n`, when `share` of the phase has passed.
-    fn act(&self, n: u64, share: f64) -> Act {
+    fn act(&self, n: u64, share: f64) -> InvocationAction {
         let fate = draw(n, DRAW_FATE) * 1000.0;
         if fate < f64::from(self.throttle) {
-            Act::Throttle
+            InvocationAction::Throttle
         } else if fate < f64::from(self.throttle + self.errors) {
-            Act::FunctionError
+            InvocationAction::FunctionError
         } else {
-            Act::Succeed(self.latency.at(draw(n, DRAW_LATENCY), share))
+            InvocationAction::Succeed(self.latency.at(draw(n, DRAW_LATENCY), share))
         }
     }
 }
 
-impl Moods {
+impl BehaviourSequence {
     /// Each for this long.
-    pub fn new(each: impl IntoIterator<Item = (Duration, Behaviour)>) -> Self {
+    pub fn new(each: impl IntoIterator<Item = (Duration, FunctionBehaviour)>) -> Self {
         let mut begins = Duration::ZERO;
         let placed = each.into_iter().map(|(lasting, behaviour)| {
             let placed = (begins, lasting, behaviour);
@@ -109,10 +109,10 @@ impl Moods {
     }
 
     /// What becomes of invocation `n` at a moment.
-    pub fn act(&self, n: u64, moment: Duration) -> Act {
+    pub fn act(&self, n: u64, moment: Duration) -> InvocationAction {
         let behind = self.placed.partition_point(|(begins, ..)| *begins <= moment);
         let Some((begins, lasting, behaviour)) = self.placed.get(behind.saturating_sub(1)) else {
-            return Act::Succeed(Duration::ZERO);
+            return InvocationAction::Succeed(Duration::ZERO);
         };
         let share =
             moment.saturating_sub(*begins).as_secs_f64() / lasting.as_secs_f64().max(f64::MIN_POSITIVE);
@@ -131,23 +131,23 @@ fn draw(n: u64, which: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::latency::Percentiles;
+    use crate::latency::LatencyPercentiles;
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn constant(ms: u32, throttle: u32, errors: u32) -> Behaviour {
-        Behaviour { latency: Curve::Constant(MS * ms), throttle, errors }
+    fn constant(ms: u32, throttle: u32, errors: u32) -> FunctionBehaviour {
+        FunctionBehaviour { latency: LatencyCurve::Constant(MS * ms), throttle, errors }
     }
 
     #[test]
     fn percentiles_come_out_as_they_were_put_in() {
-        let latency = Curve::Percentiles { p50: MS * 20, p90: MS * 60, p99: MS * 200, max: MS * 800 };
-        let behaviour = Behaviour { latency, throttle: 0, errors: 0 };
+        let latency = LatencyCurve::Percentiles { p50: MS * 20, p90: MS * 60, p99: MS * 200, max: MS * 800 };
+        let behaviour = FunctionBehaviour { latency, throttle: 0, errors: 0 };
         let took = (0..20_000).map(|n| match behaviour.act(n, 0.0) {
-            Act::Succeed(took) => took,
+            InvocationAction::Succeed(took) => took,
             other => panic!("{other:?}"),
         });
-        let took = Percentiles::of(took.collect());
+        let took = LatencyPercentiles::of(took.collect());
         for (permille, expected) in [(500, 20.0), (900, 60.0), (990, 200.0)] {
             let ratio = took.at(permille).as_secs_f64() * 1e3 / expected;
             assert!((0.9..1.1).contains(&ratio), "{permille}: {ratio}");
@@ -158,21 +158,22 @@ mod tests {
     #[test]
     fn shares_are_kept_and_each_number_has_its_fate() {
         let behaviour = constant(1, 300, 50);
-        let acts: Vec<Act> = (0..10_000).map(|n| behaviour.act(n, 0.5)).collect();
-        let share = |wanted: &dyn Fn(&Act) -> bool| acts.iter().filter(|act| wanted(act)).count();
-        assert!(share(&|act| *act == Act::Throttle).abs_diff(3_000) < 200);
-        assert!(share(&|act| *act == Act::FunctionError).abs_diff(500) < 100);
+        let acts: Vec<InvocationAction> = (0..10_000).map(|n| behaviour.act(n, 0.5)).collect();
+        let share =
+            |wanted: &dyn Fn(&InvocationAction) -> bool| acts.iter().filter(|act| wanted(act)).count();
+        assert!(share(&|act| *act == InvocationAction::Throttle).abs_diff(3_000) < 200);
+        assert!(share(&|act| *act == InvocationAction::FunctionError).abs_diff(500) < 100);
         assert!((0..10_000).all(|n| behaviour.act(n, 0.9) == acts[n as usize]));
     }
 
     #[test]
     fn phases_follow_one_another_and_the_last_one_stays() {
-        let ramp = Curve::Ramp { from: MS * 10, to: MS * 30 };
-        let ramp = Behaviour { latency: ramp, throttle: 0, errors: 0 };
+        let ramp = LatencyCurve::Ramp { from: MS * 10, to: MS * 30 };
+        let ramp = FunctionBehaviour { latency: ramp, throttle: 0, errors: 0 };
         let second = Duration::from_secs(1);
-        let moods = Moods::new([(second, constant(5, 0, 0)), (second * 2, ramp)]);
+        let moods = BehaviourSequence::new([(second, constant(5, 0, 0)), (second * 2, ramp)]);
         let at = |ms: u32| match moods.act(0, MS * ms) {
-            Act::Succeed(took) => took.as_millis(),
+            InvocationAction::Succeed(took) => took.as_millis(),
             other => panic!("{other:?}"),
         };
         assert_eq!([0, 999, 1_000, 2_000, 3_000, 60_000].map(at), [5, 5, 10, 20, 30, 30]);

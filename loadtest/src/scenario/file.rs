@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::{Behaviour, Curve, Deed, NodeEvent, Nodes, Phase, Scenario};
+use super::{FunctionBehaviour, LatencyCurve, LoadPhase, LoadScenario, NodeAction, NodeEvent, NodeStart};
 use crate::latency::VALUE_BYTES_MIN;
-use crate::schedule::Stretch;
+use crate::schedule::RateRamp;
 
 const PARTITIONS_MAX: i32 = 10_000;
 const RATE_MAX: u64 = 200_000;
@@ -20,7 +20,7 @@ const AWAY_SECONDS: f64 = 1.0;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct ScenarioFile {
     about: String,
     partitions: i32,
     #[serde(default = "kib")]
@@ -28,7 +28,7 @@ struct File {
     #[serde(default = "hundred")]
     batch: u32,
     window: Option<u32>,
-    #[serde(default = "settle")]
+    #[serde(default = "settle_seconds")]
     settle_seconds: f64,
     #[serde(default)]
     nodes: NodesFile,
@@ -131,13 +131,13 @@ fn hundred() -> u32 {
     100
 }
 
-fn settle() -> f64 {
+fn settle_seconds() -> f64 {
     SETTLE_SECONDS
 }
 
 /// Reads the text of a scenario file.
-pub fn parse(name: &str, text: &str) -> Result<Scenario> {
-    let file: File = toml::from_str(text)?;
+pub fn parse(name: &str, text: &str) -> Result<LoadScenario> {
+    let file: ScenarioFile = toml::from_str(text)?;
     ensure!(
         (1..=PARTITIONS_MAX).contains(&file.partitions),
         "`partitions` is {}, not 1 to {PARTITIONS_MAX}",
@@ -156,7 +156,7 @@ pub fn parse(name: &str, text: &str) -> Result<Scenario> {
     let phases = numbered.map(|(phase, n)| of_phase(phase).with_context(|| format!("[[phase]] {n}")));
     let numbered = file.events.iter().zip(1..);
     let events = numbered.map(|(event, n)| of_event(event).with_context(|| format!("[[event]] {n}")));
-    let scenario = Scenario {
+    let scenario = LoadScenario {
         name: name.to_owned(),
         about: file.about,
         partitions: file.partitions,
@@ -174,7 +174,7 @@ pub fn parse(name: &str, text: &str) -> Result<Scenario> {
     Ok(scenario)
 }
 
-fn nodes(file: NodesFile) -> Result<Nodes> {
+fn nodes(file: NodesFile) -> Result<NodeStart> {
     ensure!((1..=NODES_MAX).contains(&file.count), "`nodes.count` is {}, not 1 to {NODES_MAX}", file.count);
     ensure!((1..=200).contains(&file.consumers), "`nodes.consumers` is {}, not 1 to 200", file.consumers);
     ensure!(
@@ -183,10 +183,10 @@ fn nodes(file: NodesFile) -> Result<Nodes> {
         file.session_seconds
     );
     let NodesFile { count, consumers, memory_budget, session_seconds } = file;
-    Ok(Nodes { count, consumers, memory_budget, session_seconds })
+    Ok(NodeStart { count, consumers, memory_budget, session_seconds })
 }
 
-fn of_phase(phase: &PhaseFile) -> Result<Phase> {
+fn of_phase(phase: &PhaseFile) -> Result<LoadPhase> {
     let (from, to) = match phase.rate {
         RateFile::Even(rate) => (rate, rate),
         RateFile::Ramp(RampFile { from, to }) => (from, to),
@@ -197,17 +197,20 @@ fn of_phase(phase: &PhaseFile) -> Result<Phase> {
     let lasting = seconds("seconds", phase.seconds)?;
     ensure!(!lasting.is_zero(), "`seconds` is 0");
     let latency = curve(&phase.latency)?;
-    Ok(Phase { stretch: Stretch { lasting, from, to }, behaviour: Behaviour { latency, throttle, errors } })
+    Ok(LoadPhase {
+        stretch: RateRamp { lasting, from, to },
+        behaviour: FunctionBehaviour { latency, throttle, errors },
+    })
 }
 
-fn curve(file: &CurveFile) -> Result<Curve> {
+fn curve(file: &CurveFile) -> Result<LatencyCurve> {
     let ms = Duration::from_millis;
     let curve = match file {
-        CurveFile::Constant(always) => Curve::Constant(ms(*always)),
-        CurveFile::Ramp(RampFile { from, to }) => Curve::Ramp { from: ms(*from), to: ms(*to) },
+        CurveFile::Constant(always) => LatencyCurve::Constant(ms(*always)),
+        CurveFile::Ramp(RampFile { from, to }) => LatencyCurve::Ramp { from: ms(*from), to: ms(*to) },
         CurveFile::Percentiles(PercentilesFile { p50, p90, p99, max }) => {
             ensure!([p50, p90, p99, max].is_sorted(), "`latency` falls from one percentile to the next");
-            Curve::Percentiles { p50: ms(*p50), p90: ms(*p90), p99: ms(*p99), max: ms(*max) }
+            LatencyCurve::Percentiles { p50: ms(*p50), p90: ms(*p90), p99: ms(*p99), max: ms(*max) }
         }
     };
     ensure!(curve.max() <= Duration::from_mins(15), "`latency` is longer than Lambda's 15 minutes");
@@ -218,25 +221,25 @@ fn of_event(event: &EventFile) -> Result<NodeEvent> {
     let node = event.node.unwrap_or(1).checked_sub(1).context("`node` is 0: nodes are counted from 1")?;
     let away = seconds("away", event.away.unwrap_or(AWAY_SECONDS))?;
     let deed = match event.deed {
-        DeedFile::Kill => Deed::Kill { node, away },
-        DeedFile::Terminate => Deed::Terminate { node, away },
+        DeedFile::Kill => NodeAction::Kill { node, away },
+        DeedFile::Terminate => NodeAction::Terminate { node, away },
         DeedFile::Join if event.node.is_some() || event.away.is_some() => {
             bail!("a node that joins has neither `node` nor `away`")
         }
-        DeedFile::Join => Deed::Join,
+        DeedFile::Join => NodeAction::Join,
     };
     Ok(NodeEvent { at: seconds("at", event.at)?, deed })
 }
 
 /// What events say of nodes that are there, in an order that can be kept.
-fn judge_events(scenario: &Scenario) -> Result<()> {
+fn judge_events(scenario: &LoadScenario) -> Result<()> {
     let mut there = scenario.nodes.count;
     ensure!(scenario.events.is_sorted_by_key(|event| event.at), "[[event]] are not in the order of `at`");
     for (event, n) in scenario.events.iter().zip(1..) {
         ensure!(event.at < scenario.lasting(), "[[event]] {n} is after the last [[phase]]");
         match event.deed {
-            Deed::Join => there += 1,
-            Deed::Kill { node, .. } | Deed::Terminate { node, .. } => {
+            NodeAction::Join => there += 1,
+            NodeAction::Kill { node, .. } | NodeAction::Terminate { node, .. } => {
                 ensure!(node < there, "[[event]] {n}: there is no node {} then", node + 1);
             }
         }
@@ -316,13 +319,13 @@ mod tests {
             (2, 4, 8)
         );
         let [first, second] = &scenario.phases[..] else { panic!("two") };
-        assert_eq!(first.stretch, Stretch { lasting: ms(2_500), from: 10, to: 30 });
+        assert_eq!(first.stretch, RateRamp { lasting: ms(2_500), from: 10, to: 30 });
         assert_eq!((first.behaviour.throttle, first.behaviour.errors), (250, 125));
-        assert_eq!(second.behaviour.latency, Curve::Ramp { from: ms(3), to: ms(1) });
-        let deeds: Vec<Deed> = scenario.events.iter().map(|event| event.deed).collect();
+        assert_eq!(second.behaviour.latency, LatencyCurve::Ramp { from: ms(3), to: ms(1) });
+        let deeds: Vec<NodeAction> = scenario.events.iter().map(|event| event.deed).collect();
         let (kill, end) =
-            (Deed::Kill { node: 1, away: ms(500) }, Deed::Terminate { node: 2, away: ms(1_000) });
-        assert_eq!(deeds, [kill, Deed::Join, end]);
+            (NodeAction::Kill { node: 1, away: ms(500) }, NodeAction::Terminate { node: 2, away: ms(1_000) });
+        assert_eq!(deeds, [kill, NodeAction::Join, end]);
     }
 
     #[test]

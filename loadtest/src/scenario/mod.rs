@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-pub use behaviour::{Behaviour, Curve, Moods};
+pub use behaviour::{BehaviourSequence, FunctionBehaviour, LatencyCurve};
 pub use file::parse;
 
-use crate::schedule::{Schedule, Stretch};
+use crate::schedule::{RateRamp, RateSchedule};
 
 /// A load, and what is to become of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Scenario {
+pub struct LoadScenario {
     /// The file's name without `.toml`.
     pub name: String,
     /// What it shows, in a line.
@@ -32,9 +32,9 @@ pub struct Scenario {
     /// How long the rest may take once everything is written.
     pub settle: Duration,
     /// The nodes.
-    pub nodes: Nodes,
+    pub nodes: NodeStart,
     /// One after the other.
-    pub phases: Vec<Phase>,
+    pub phases: Vec<LoadPhase>,
     /// In the order in which they happen.
     pub events: Vec<NodeEvent>,
     /// The file.
@@ -43,7 +43,7 @@ pub struct Scenario {
 
 /// How nodes start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nodes {
+pub struct NodeStart {
     /// How many are there from the start; they share a consumer group.
     pub count: usize,
     /// `MinimumPollers`: consumers of each from the start.
@@ -56,11 +56,11 @@ pub struct Nodes {
 
 /// A stretch of time with one rate and one behaviour of the function.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Phase {
+pub struct LoadPhase {
     /// What is written.
-    pub stretch: Stretch,
+    pub stretch: RateRamp,
     /// What the function does meanwhile.
-    pub behaviour: Behaviour,
+    pub behaviour: FunctionBehaviour,
 }
 
 /// Something that happens to a node.
@@ -69,12 +69,12 @@ pub struct NodeEvent {
     /// When, counted from the first record.
     pub at: Duration,
     /// What.
-    pub deed: Deed,
+    pub deed: NodeAction,
 }
 
 /// What happens to a node; nodes are counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum NodeAction {
     /// `kill -9`, and a start over the same data.
     Kill {
         /// Which.
@@ -93,7 +93,7 @@ pub enum Deed {
     Join,
 }
 
-impl Deed {
+impl NodeAction {
     /// As plots call it.
     pub fn label(self) -> String {
         match self {
@@ -104,15 +104,15 @@ impl Deed {
     }
 }
 
-impl Scenario {
+impl LoadScenario {
     /// When every record is due.
-    pub fn schedule(&self) -> Schedule {
-        Schedule::of(self.phases.iter().map(|phase| phase.stretch))
+    pub fn schedule(&self) -> RateSchedule {
+        RateSchedule::of(self.phases.iter().map(|phase| phase.stretch))
     }
 
     /// What the function does when.
-    pub fn moods(&self) -> Moods {
-        Moods::new(self.phases.iter().map(|phase| (phase.stretch.lasting, phase.behaviour)))
+    pub fn moods(&self) -> BehaviourSequence {
+        BehaviourSequence::new(self.phases.iter().map(|phase| (phase.stretch.lasting, phase.behaviour)))
     }
 
     /// How long it is written to.
@@ -122,7 +122,7 @@ impl Scenario {
 
     /// Deliveries beyond the first that the promise leaves room for, in each partition: a batch for each node that was killed.
     pub fn repeats_max(&self) -> u64 {
-        let kills = self.events.iter().filter(|event| matches!(event.deed, Deed::Kill { .. })).count();
+        let kills = self.events.iter().filter(|event| matches!(event.deed, NodeAction::Kill { .. })).count();
         kills as u64 * u64::from(self.batch)
     }
 
@@ -157,7 +157,7 @@ pub fn names() -> Result<Vec<String>> {
 }
 
 /// The scenario of a file (`….toml`), or one that comes with it by its name.
-pub fn read(given: &str) -> Result<Scenario> {
+pub fn read(given: &str) -> Result<LoadScenario> {
     let is_path = Path::new(given).extension().is_some_and(|extension| extension == "toml");
     let path = if is_path { PathBuf::from(given) } else { folder().join(format!("{given}.toml")) };
     if !is_path {
@@ -217,7 +217,10 @@ mod tests {
         let kept = kept.collect::<Vec<_>>().join("\n");
         let without = parse("readme", &kept).unwrap_or_else(|error| panic!("{error:#}"));
         assert!(without.text.lines().count() + 9 <= told.text.lines().count(), "{kept}");
-        assert_eq!(Scenario { text: String::new(), ..without }, Scenario { text: String::new(), ..told });
+        assert_eq!(
+            LoadScenario { text: String::new(), ..without },
+            LoadScenario { text: String::new(), ..told }
+        );
     }
 
     #[test]

@@ -4,35 +4,35 @@
 use anyhow::{Context, Result, ensure};
 use futures::future::{FutureExt, LocalBoxFuture};
 use kafka_protocol::messages::ApiKey;
-use loadtest::fault_proxy::{Fault, Rule};
+use loadtest::fault_proxy::{ExchangeFault, FaultCondition};
 use loadtest::kafka::{self, RealKafka};
 
 use super::late::a_beginning_served_late;
-use super::stage::{Cluster, DRAINS_WITHIN, Provoke, Stage};
-use super::{KAFKA, KINDS, SEED, Table, all_well, every_code_of, listed};
+use super::stage::{DRAINS_WITHIN, RequestTrigger, WireCluster, WireStage};
+use super::{ApiTable, KAFKA, KINDS, SEED, all_well, every_code_of, listed};
 
 /// The one code that says on a commit, too, that the member is none.
-const EXPELLED: Provoke = Provoke::With(ApiKey::OffsetCommit, 25);
+const EXPELLED: RequestTrigger = RequestTrigger::With(ApiKey::OffsetCommit, 25);
 
-const TABLES: &[Table] = &[
-    Table {
+const TABLES: &[ApiTable] = &[
+    ApiTable {
         name: "beat",
         api: ApiKey::ConsumerGroupHeartbeat,
-        provoke: Provoke::Nothing,
+        provoke: RequestTrigger::Nothing,
         more: &[7, 89],
         // What puts it out: it comes back as soon as nothing runs. What waits for a person: it comes back slowly.
         alone: &[&[25, 110], &[69, 113], &[22, 82], &[23], &[24], &[29], &[30], &[35], &[81], &[111], &[112]],
         times: 1,
     },
-    Table {
+    ApiTable {
         name: "beat-commit",
         api: ApiKey::OffsetCommit,
-        provoke: Provoke::Nothing,
+        provoke: RequestTrigger::Nothing,
         more: &[42],
         alone: &[&[25, 110], &[69, 82]],
         times: 2,
     },
-    Table {
+    ApiTable {
         name: "beat-committed",
         api: ApiKey::OffsetFetch,
         provoke: EXPELLED,
@@ -43,12 +43,17 @@ const TABLES: &[Table] = &[
 ];
 
 /// While it goes it hears nothing else; whoever comes next waits for the session at most.
-async fn codes_of_a_leave(stage: &Stage, name: String, codes: &[i16], kind: fn(i16) -> Fault) -> Result<()> {
+async fn codes_of_a_leave(
+    stage: &WireStage,
+    name: String,
+    codes: &[i16],
+    kind: fn(i16) -> ExchangeFault,
+) -> Result<()> {
     let scene = stage.scene(&name, SEED, |_| {}).await?;
     for code in codes {
         scene.flows().await.with_context(|| format!("before a leave with code {code}"))?;
         let (apis, fault) = (vec![ApiKey::ConsumerGroupHeartbeat], kind(*code));
-        scene.faults().add(Rule { apis, times: None, per_mille: 1_000, fault });
+        scene.faults().add(FaultCondition { apis, times: None, per_mille: 1_000, fault });
         scene.set_enabled(false).await?;
         let met = scene.faults().met();
         let key = (ApiKey::ConsumerGroupHeartbeat as i16, format!("{fault:?}"));
@@ -64,7 +69,7 @@ async fn codes_of_a_leave(stage: &Stage, name: String, codes: &[i16], kind: fn(i
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alo_1_ord_1_com_1_every_error_code_of_a_consumer_group() -> Result<()> {
     let Some(_turn) = kafka::turn(KAFKA).await? else { return Ok(()) };
-    let stage = Stage::before(Cluster::Real(RealKafka::start(KAFKA)?), "consumer").await?;
+    let stage = WireStage::before(WireCluster::Real(RealKafka::start(KAFKA)?), "consumer").await?;
     let leaves = listed::codes_of(ApiKey::ConsumerGroupHeartbeat);
     let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = vec![a_beginning_served_late(&stage).boxed_local()];
     for (when, kind) in KINDS {

@@ -3,12 +3,13 @@
 
 use anyhow::{Context, Result, ensure};
 use kafka_protocol::messages::ApiKey;
-use loadtest::fault_proxy::{Fault, Lie};
+use loadtest::fault_proxy::{ExchangeFault, WrongAnswer};
 
-use super::stage::{DRAINS_WITHIN, Stage};
+use super::stage::{DRAINS_WITHIN, WireStage};
 use super::{SEED, TABLES, all_well};
 
-const LIES: [(&str, Lie); 3] = [("other", Lie::Other), ("twice", Lie::Twice), ("more", Lie::More)];
+const LIES: [(&str, WrongAnswer); 3] =
+    [("other", WrongAnswer::Other), ("twice", WrongAnswer::Twice), ("more", WrongAnswer::More)];
 const LIARS: [ApiKey; 6] = [
     ApiKey::Fetch,
     ApiKey::ListOffsets,
@@ -18,12 +19,12 @@ const LIARS: [ApiKey; 6] = [
     ApiKey::OffsetFetch,
 ];
 
-async fn every_reply_lies(stage: &Stage, name: &str, lie: Lie) -> Result<()> {
+async fn every_reply_lies(stage: &WireStage, name: &str, lie: WrongAnswer) -> Result<()> {
     let name = format!("lie-{name}");
     let scene = stage.scene(&name, SEED, |_| {}).await?;
     scene.flows().await?;
     for table in TABLES.iter().filter(|table| LIARS.contains(&table.api)) {
-        scene.faults().next_of(table.api, 2 * table.times, Fault::Lie(lie));
+        scene.faults().next_of(table.api, 2 * table.times, ExchangeFault::Lie(lie));
         table.provoke.add_to(scene.faults());
         scene.met(&format!("{:?}", table.api), table.provoke).await?;
         scene.flows().await.with_context(|| format!("{name}: after {:?}", table.api))?;
@@ -34,7 +35,7 @@ async fn every_reply_lies(stage: &Stage, name: &str, lie: Lie) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alo_1_ord_1_com_1_replies_that_answer_something_else() -> Result<()> {
-    let stage = Stage::new().await?;
+    let stage = WireStage::new().await?;
     all_well(LIES.iter().map(|(name, lie)| every_reply_lies(&stage, name, *lie))).await?;
     ensure!(stage.node.terminate(DRAINS_WITHIN).await? == Some(0), "drains and exits 0");
     Ok(())

@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::future::{FutureExt, LocalBoxFuture};
 use kafka_protocol::messages::ApiKey;
-use loadtest::fault_proxy::{Fault, Hostility, Random, Rule};
+use loadtest::fault_proxy::{ExchangeFault, FaultCondition, FaultRandom, HostileFrame};
 use loadtest::kafka::{self, RealKafka};
 use loadtest::process::watch_resident_kib;
 
-use stage::{Cluster, DRAINS_WITHIN, Provoke, Stage};
+use stage::{DRAINS_WITHIN, RequestTrigger, WireCluster, WireStage};
 
 mod consumer_group;
 mod late;
@@ -28,10 +28,10 @@ const SEED: u64 = 7;
 const KAFKA: &str = "4.2.1";
 
 /// One API: what is injected, and what makes the node ask.
-struct Table {
+struct ApiTable {
     name: &'static str,
     api: ApiKey,
-    provoke: Provoke,
+    provoke: RequestTrigger,
     /// Beside what Kafka lists: codes that brokers have sent all the same.
     more: &'static [i16],
     /// Each of these puts the member out, or waits for a person: scenes of their own, side by side.
@@ -39,28 +39,28 @@ struct Table {
     times: u32,
 }
 
-const REJOIN: Provoke = Provoke::With(ApiKey::OffsetCommit, 27);
-const START_ANEW: Provoke = Provoke::With(ApiKey::OffsetCommit, 22);
-const OTHER_COORDINATOR: Provoke = Provoke::With(ApiKey::OffsetCommit, 16);
+const REJOIN: RequestTrigger = RequestTrigger::With(ApiKey::OffsetCommit, 27);
+const START_ANEW: RequestTrigger = RequestTrigger::With(ApiKey::OffsetCommit, 22);
+const OTHER_COORDINATOR: RequestTrigger = RequestTrigger::With(ApiKey::OffsetCommit, 16);
 
-const TABLES: &[Table] = &[
-    Table {
+const TABLES: &[ApiTable] = &[
+    ApiTable {
         name: "fetch",
         api: ApiKey::Fetch,
-        provoke: Provoke::Nothing,
+        provoke: RequestTrigger::Nothing,
         more: &[5, 8, 13, 31, 42, 72, 87, 109],
         alone: &[],
         times: 1,
     },
-    Table {
+    ApiTable {
         name: "list-offsets",
         api: ApiKey::ListOffsets,
-        provoke: Provoke::With(ApiKey::Fetch, 1),
+        provoke: RequestTrigger::With(ApiKey::Fetch, 1),
         more: &[7, 31, 35, 42, 100],
         alone: &[],
         times: 1,
     },
-    Table {
+    ApiTable {
         name: "leader-epoch",
         api: ApiKey::OffsetForLeaderEpoch,
         provoke: START_ANEW,
@@ -68,15 +68,15 @@ const TABLES: &[Table] = &[
         alone: &[],
         times: 1,
     },
-    Table {
+    ApiTable {
         name: "metadata",
         api: ApiKey::Metadata,
-        provoke: Provoke::With(ApiKey::Fetch, 6),
+        provoke: RequestTrigger::With(ApiKey::Fetch, 6),
         more: &[7, 31, 72, 100, 129],
         alone: &[],
         times: 2,
     },
-    Table {
+    ApiTable {
         name: "find-coordinator",
         api: ApiKey::FindCoordinator,
         provoke: OTHER_COORDINATOR,
@@ -84,15 +84,15 @@ const TABLES: &[Table] = &[
         alone: &[],
         times: 2,
     },
-    Table {
+    ApiTable {
         name: "offset-commit",
         api: ApiKey::OffsetCommit,
-        provoke: Provoke::Nothing,
+        provoke: RequestTrigger::Nothing,
         more: &[24, 42, 110],
         alone: &[&[25, 82]],
         times: 2,
     },
-    Table {
+    ApiTable {
         name: "offset-fetch",
         api: ApiKey::OffsetFetch,
         provoke: START_ANEW,
@@ -100,7 +100,7 @@ const TABLES: &[Table] = &[
         alone: &[],
         times: 1,
     },
-    Table {
+    ApiTable {
         name: "join-group",
         api: ApiKey::JoinGroup,
         provoke: REJOIN,
@@ -108,7 +108,7 @@ const TABLES: &[Table] = &[
         alone: &[&[23], &[24], &[25], &[26], &[30], &[81], &[82]],
         times: 1,
     },
-    Table {
+    ApiTable {
         name: "sync-group",
         api: ApiKey::SyncGroup,
         provoke: REJOIN,
@@ -116,18 +116,18 @@ const TABLES: &[Table] = &[
         alone: &[&[23], &[25], &[30], &[82]],
         times: 1,
     },
-    Table {
+    ApiTable {
         name: "heartbeat",
         api: ApiKey::Heartbeat,
-        provoke: Provoke::Nothing,
+        provoke: RequestTrigger::Nothing,
         more: &[7, 14, 42],
         alone: &[&[25, 82], &[30, 24]],
         times: 1,
     },
-    Table {
+    ApiTable {
         name: "api-versions",
         api: ApiKey::ApiVersions,
-        provoke: Provoke::Cut(ApiKey::Fetch),
+        provoke: RequestTrigger::Cut(ApiKey::Fetch),
         more: &[],
         alone: &[],
         times: 2,
@@ -135,9 +135,10 @@ const TABLES: &[Table] = &[
 ];
 
 /// How a code comes: instead of what the broker said, which stays done, or before it was asked.
-const KINDS: [(&str, fn(i16) -> Fault); 2] = [("after", Fault::Code), ("before", Fault::Refuse)];
+const KINDS: [(&str, fn(i16) -> ExchangeFault); 2] =
+    [("after", ExchangeFault::Code), ("before", ExchangeFault::Refuse)];
 
-impl Table {
+impl ApiTable {
     /// What Kafka lists, apart from what is injected alone.
     fn listed(&self) -> Vec<i16> {
         let is_alone = |code: &i16| self.alone.iter().any(|codes| codes.contains(code));
@@ -159,11 +160,11 @@ impl Table {
 /// Every code meets records that flow, and records flow again behind each: a code that stops a partition for good would not
 /// get to the next one.
 async fn every_code_of(
-    stage: &Stage,
-    table: &Table,
+    stage: &WireStage,
+    table: &ApiTable,
     name: String,
     codes: Vec<i16>,
-    kind: fn(i16) -> Fault,
+    kind: fn(i16) -> ExchangeFault,
 ) -> Result<()> {
     let scene = stage.scene(&name, SEED, |_| {}).await?;
     scene.flows().await?;
@@ -181,14 +182,18 @@ async fn every_code_of(
 const ENDS_A_LEAVE: &[i16] = &[25, 30, 82];
 
 /// A member that may not leave has left all the same: whoever comes next waits for the session at most.
-async fn every_code_of_a_leave(stage: &Stage, name: String, kind: fn(i16) -> Fault) -> Result<()> {
+async fn every_code_of_a_leave(
+    stage: &WireStage,
+    name: String,
+    kind: fn(i16) -> ExchangeFault,
+) -> Result<()> {
     let scene = stage.scene(&name, SEED, |_| {}).await?;
     for code in listed::codes_of(ApiKey::LeaveGroup) {
         scene.flows().await.with_context(|| format!("before LeaveGroup code {code}"))?;
         let times = if ENDS_A_LEAVE.contains(&code) { 1 } else { 2 };
         scene.faults().next_of(ApiKey::LeaveGroup, times, kind(code));
         scene.set_enabled(false).await?;
-        scene.met(&format!("LeaveGroup code {code}"), Provoke::Nothing).await?;
+        scene.met(&format!("LeaveGroup code {code}"), RequestTrigger::Nothing).await?;
         scene.set_enabled(true).await?;
     }
     scene.flows().await?;
@@ -207,7 +212,7 @@ async fn all_well(scenes: impl Iterator<Item = impl Future<Output = Result<()>>>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alo_1_ord_1_com_1_every_error_code_of_every_api() -> Result<()> {
-    let stage = Stage::new().await?;
+    let stage = WireStage::new().await?;
     let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = Vec::new();
     for (when, kind) in KINDS {
         for table in TABLES {
@@ -226,35 +231,35 @@ async fn alo_1_ord_1_com_1_every_error_code_of_every_api() -> Result<()> {
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
 /// Broken, slow and repeated, each in so many of a thousand replies; corrupt records only where a checksum can tell.
-fn wire_faults() -> Vec<(&'static str, u32, Fault)> {
+fn wire_faults() -> Vec<(&'static str, u32, ExchangeFault)> {
     vec![
-        ("cut-request", 100, Fault::CutRequest),
-        ("cut", 100, Fault::Cut),
-        ("half-close", 100, Fault::HalfClose),
-        ("truncate", 100, Fault::Truncate),
-        ("stall", 20, Fault::Stall),
-        ("hold", 20, Fault::Hold),
-        ("delay", 300, Fault::Delay(MS(150))),
-        ("jitter", 800, Fault::Jitter(MS(100))),
-        ("duplicate", 100, Fault::Duplicate),
-        ("reorder", 200, Fault::Reorder(MS(100))),
-        ("corrupt-records", 100, Fault::CorruptRecords),
-        ("wrong-correlation", 100, Fault::WrongCorrelation),
-        ("drip", 200, Fault::Drip { bytes: 20, pause: MS(4) }),
-        ("throttle", 300, Fault::Throttle(MS(150))),
+        ("cut-request", 100, ExchangeFault::CutRequest),
+        ("cut", 100, ExchangeFault::Cut),
+        ("half-close", 100, ExchangeFault::HalfClose),
+        ("truncate", 100, ExchangeFault::Truncate),
+        ("stall", 20, ExchangeFault::Stall),
+        ("hold", 20, ExchangeFault::Hold),
+        ("delay", 300, ExchangeFault::Delay(MS(150))),
+        ("jitter", 800, ExchangeFault::Jitter(MS(100))),
+        ("duplicate", 100, ExchangeFault::Duplicate),
+        ("reorder", 200, ExchangeFault::Reorder(MS(100))),
+        ("corrupt-records", 100, ExchangeFault::CorruptRecords),
+        ("wrong-correlation", 100, ExchangeFault::WrongCorrelation),
+        ("drip", 200, ExchangeFault::Drip { bytes: 20, pause: MS(4) }),
+        ("throttle", 300, ExchangeFault::Throttle(MS(150))),
     ]
 }
 
 /// For a while the wire is bad in one way; records must get through before or after.
 async fn one_wire_fault(
-    stage: &Stage,
+    stage: &WireStage,
     name: &str,
-    (per_mille, fault): (u32, Fault),
+    (per_mille, fault): (u32, ExchangeFault),
     lasting: Duration,
 ) -> Result<()> {
     let scene = stage.scene(name, SEED, |_| {}).await?;
     scene.flows().await?;
-    scene.faults().add(Rule { apis: Vec::new(), times: None, per_mille, fault });
+    scene.faults().add(FaultCondition { apis: Vec::new(), times: None, per_mille, fault });
     tokio::time::sleep(lasting).await;
     let met: u64 = scene.faults().met().values().sum();
     ensure!(met > 0, "{name}: it never happened");
@@ -265,7 +270,7 @@ async fn one_wire_fault(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alo_1_ord_1_com_1_every_way_in_which_a_wire_breaks() -> Result<()> {
-    let stage = Stage::new().await?;
+    let stage = WireStage::new().await?;
     let faults = wire_faults();
     all_well(faults.iter().map(|(name, per_mille, fault)| {
         one_wire_fault(&stage, name, (*per_mille, *fault), Duration::from_secs(8))
@@ -282,9 +287,9 @@ async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
     let seed = given.unwrap_or_else(lighterman::kafka::backoff::random);
     println!("faults by TEST_LIGHTERMAN_SEED={seed}");
     let mixed = async {
-        let stage = Stage::new().await?;
+        let stage = WireStage::new().await?;
         let scene = stage.scene("mix", seed, |_| {}).await?;
-        let mut random = Random(seed);
+        let mut random = FaultRandom(seed);
         for _ in 0..4 {
             let mut choices = wire_faults();
             for (_, kind) in KINDS {
@@ -294,7 +299,7 @@ async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
                 // Half of the kinds, each run another half.
                 if random.below(2) == 0 {
                     let per_mille = random.below(u64::from(per_mille) / 4 + 2) as u32;
-                    scene.faults().add(Rule { apis: Vec::new(), times: None, per_mille, fault });
+                    scene.faults().add(FaultCondition { apis: Vec::new(), times: None, per_mille, fault });
                 }
             }
             tokio::time::sleep(MS(2_000 + random.below(2_000))).await;
@@ -312,11 +317,11 @@ async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alo_1_ord_1_com_1_refusals_and_broken_wires_before_a_real_kafka() -> Result<()> {
     let Some(_turn) = kafka::turn(KAFKA).await? else { return Ok(()) };
-    let stage = Stage::before(Cluster::Real(RealKafka::start(KAFKA)?), "classic").await?;
+    let stage = WireStage::before(WireCluster::Real(RealKafka::start(KAFKA)?), "classic").await?;
     let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = Vec::new();
     for table in TABLES {
         let name = format!("{}-real", table.name);
-        scenes.push(every_code_of(&stage, table, name, table.listed(), Fault::Refuse).boxed_local());
+        scenes.push(every_code_of(&stage, table, name, table.listed(), ExchangeFault::Refuse).boxed_local());
     }
     scenes.push(every_wire_fault_at_once(&stage).boxed_local());
     scenes.push(late::a_commit_served_late(&stage).boxed_local());
@@ -325,26 +330,26 @@ async fn alo_1_ord_1_com_1_refusals_and_broken_wires_before_a_real_kafka() -> Re
     Ok(())
 }
 
-async fn every_wire_fault_at_once(stage: &Stage) -> Result<()> {
+async fn every_wire_fault_at_once(stage: &WireStage) -> Result<()> {
     let scene = stage.scene("wire-real", SEED, |_| {}).await?;
     scene.flows().await?;
     for (_, per_mille, fault) in wire_faults() {
-        scene.faults().add(Rule { apis: Vec::new(), times: Some(2), per_mille, fault });
+        scene.faults().add(FaultCondition { apis: Vec::new(), times: Some(2), per_mille, fault });
     }
-    scene.met("every way, twice", Provoke::Nothing).await?;
+    scene.met("every way, twice", RequestTrigger::Nothing).await?;
     scene.ends_well().await?;
     Ok(())
 }
 
-const HOSTILITIES: &[(&str, Hostility)] = &[
-    ("huge-length", Hostility::HugeLength),
-    ("negative-length", Hostility::NegativeLength),
-    ("empty-promise", Hostility::EmptyPromise),
-    ("garbage", Hostility::Garbage),
-    ("million-entries", Hostility::Entries(1_000_000)),
-    ("most-entries", Hostility::Entries(i32::MAX as u32 - 1)),
-    ("stuffed", Hostility::Stuffed(4 * 1024 * 1024)),
-    ("overstuffed", Hostility::Stuffed(64 * 1024 * 1024)),
+const HOSTILITIES: &[(&str, HostileFrame)] = &[
+    ("huge-length", HostileFrame::HugeLength),
+    ("negative-length", HostileFrame::NegativeLength),
+    ("empty-promise", HostileFrame::EmptyPromise),
+    ("garbage", HostileFrame::Garbage),
+    ("million-entries", HostileFrame::Entries(1_000_000)),
+    ("most-entries", HostileFrame::Entries(i32::MAX as u32 - 1)),
+    ("stuffed", HostileFrame::Stuffed(4 * 1024 * 1024)),
+    ("overstuffed", HostileFrame::Stuffed(64 * 1024 * 1024)),
 ];
 /// What a node of a memory budget of 64 MiB may hold in a debug build, whatever a broker sends.
 const HOSTILE_RESIDENT_MIB_MAX: u64 = 256;
@@ -352,11 +357,11 @@ const HOSTILE_RESIDENT_MIB_MAX: u64 = 256;
 /// A broker that lies costs neither the process nor its memory; when it stops lying, everything comes. Two lie at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mem_1_alo_1_frames_that_lie() -> Result<()> {
-    let stage = Stage::new().await?;
+    let stage = WireStage::new().await?;
     let peak = watch_resident_kib(stage.node.pid().context("runs")?);
     for pair in HOSTILITIES.chunks(2) {
         let lies = pair.iter().map(|(name, how)| {
-            one_wire_fault(&stage, name, (250, Fault::Hostile(*how)), Duration::from_secs(3))
+            one_wire_fault(&stage, name, (250, ExchangeFault::Hostile(*how)), Duration::from_secs(3))
         });
         all_well(lies).await?;
         let peak_mib = peak.load(Ordering::Relaxed) / 1024;

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kafka_protocol::messages::ApiKey;
-use lighterman::local::broker::{Broker, BrokerSettings};
-use loadtest::checker::{Verdict, check};
-use loadtest::fault_proxy::{Fault, FaultProxy, Faults};
-use loadtest::function::{Act, FakeLambda};
+use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
+use loadtest::checker::{HistoryVerdict, check};
+use loadtest::fault_proxy::{ActiveFaults, ExchangeFault, FaultProxy};
+use loadtest::function::{FakeLambda, InvocationAction};
 use loadtest::kafka::RealKafka;
-use loadtest::node::Node;
-use loadtest::produce::{Compression, Produced, Producer, ends};
-use loadtest::watch::{Watch, Watched};
+use loadtest::node::NodeProcess;
+use loadtest::produce::{Compression, ProducedOffsets, TestProducer, ends};
+use loadtest::watch::{CommitWatch, WatchedTopic};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
@@ -28,12 +28,12 @@ const FLOWS_WITHIN: Duration = Duration::from_secs(25);
 const BATCH_SIZE: u64 = 20;
 
 /// Whose frames are spoilt.
-pub(crate) enum Cluster {
-    Embedded(Broker),
+pub(crate) enum WireCluster {
+    Embedded(EmbeddedBroker),
     Real(RealKafka),
 }
 
-impl Cluster {
+impl WireCluster {
     pub(crate) fn servers(&self) -> String {
         match self {
             Self::Embedded(broker) => broker.address().to_string(),
@@ -43,29 +43,30 @@ impl Cluster {
 }
 
 /// One node before one broker; each scene has a proxy, a topic, a function and a mapping of its own.
-pub(crate) struct Stage {
-    cluster: Cluster,
+pub(crate) struct WireStage {
+    cluster: WireCluster,
     pub(crate) lambda: FakeLambda,
-    pub(crate) node: Node,
+    pub(crate) node: NodeProcess,
     _data: tempfile::TempDir,
 }
 
-impl Stage {
+impl WireStage {
     pub(crate) async fn new() -> Result<Self> {
-        Self::before(Cluster::Embedded(Broker::start(BrokerSettings::default())?), "classic").await
+        Self::before(WireCluster::Embedded(EmbeddedBroker::start(BrokerSettings::default())?), "classic")
+            .await
     }
 
     /// The node's groups speak `protocol`.
-    pub(crate) async fn before(cluster: Cluster, protocol: &str) -> Result<Self> {
+    pub(crate) async fn before(cluster: WireCluster, protocol: &str) -> Result<Self> {
         let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
-        lambda.set_script(|_| Act::Succeed(Duration::from_millis(2)));
+        lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(2)));
         let settings = [
             ("LIGHTERMAN_INVOKE_BACKOFF_MAX", "200ms"),
             ("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "6s"),
             ("LIGHTERMAN_KAFKA_GROUP_PROTOCOL", protocol),
             ("LIGHTERMAN_MEMORY_BUDGET", "64MiB"),
         ];
-        let node = Node::start(data.path(), &lambda.endpoint_url(), &settings).await?;
+        let node = NodeProcess::start(data.path(), &lambda.endpoint_url(), &settings).await?;
         Ok(Self { cluster, lambda, node, _data: data })
     }
 
@@ -73,19 +74,19 @@ impl Stage {
         &self,
         name: &str,
         seed: u64,
-        before: impl FnOnce(&Faults),
-    ) -> Result<Scene<'_>> {
+        before: impl FnOnce(&ActiveFaults),
+    ) -> Result<WireScene<'_>> {
         let real = self.cluster.servers();
-        let mut producer = Producer::connect(&real).await?;
+        let mut producer = TestProducer::connect(&real).await?;
         producer.create_topic(name, PARTITIONS).await?;
         let proxy = FaultProxy::start(&real, seed).await?;
         before(proxy.faults());
-        let writer = Writer::start(&real, name).await?;
+        let writer = TrickleWriter::start(&real, name).await?;
         let more =
             json!({"FunctionName": name, "BatchSize": BATCH_SIZE, "MaximumBatchingWindowInSeconds": 0});
         let group = self.node.create_mapping(&proxy.address(), name, more).await?;
-        let watched = Watched {
-            producer: Producer::connect(&real).await?,
+        let watched = WatchedTopic {
+            producer: TestProducer::connect(&real).await?,
             lambda: self.lambda.clone(),
             function: name.to_owned(),
             group: group.clone(),
@@ -94,24 +95,24 @@ impl Stage {
             ended_otherwise: Arc::default(),
             every: Duration::from_millis(100),
         };
-        let watch = Watch::over(watched);
-        Ok(Scene { stage: self, name: name.to_owned(), producer, proxy, group, writer, watch })
+        let watch = CommitWatch::over(watched);
+        Ok(WireScene { stage: self, name: name.to_owned(), producer, proxy, group, writer, watch })
     }
 }
 
 /// Writes a little all the time, so that every fault meets records on their way.
-pub(crate) struct Writer {
+pub(crate) struct TrickleWriter {
     stop: Arc<AtomicBool>,
-    task: JoinHandle<Result<Produced>>,
+    task: JoinHandle<Result<ProducedOffsets>>,
 }
 
-impl Writer {
+impl TrickleWriter {
     pub(crate) async fn start(servers: &str, topic: &str) -> Result<Self> {
-        let (mut producer, topic) = (Producer::connect(servers).await?, topic.to_owned());
+        let (mut producer, topic) = (TestProducer::connect(servers).await?, topic.to_owned());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
-            let mut produced = Produced::new();
+            let mut produced = ProducedOffsets::new();
             while !stopped.load(Ordering::Relaxed) {
                 for (partition, more) in producer.write(&topic, PARTITIONS, 6, 50, Compression::None).await? {
                     produced.entry(partition).or_default().extend(more);
@@ -123,29 +124,29 @@ impl Writer {
         Ok(Self { stop, task })
     }
 
-    pub(crate) async fn end(self) -> Result<Produced> {
+    pub(crate) async fn end(self) -> Result<ProducedOffsets> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await?
     }
 }
 
-pub(crate) struct Scene<'s> {
-    stage: &'s Stage,
+pub(crate) struct WireScene<'s> {
+    stage: &'s WireStage,
     name: String,
-    producer: Producer,
+    producer: TestProducer,
     pub(crate) proxy: FaultProxy,
     group: String,
-    writer: Writer,
-    watch: Watch,
+    writer: TrickleWriter,
+    watch: CommitWatch,
 }
 
-impl Scene<'_> {
-    pub(crate) fn faults(&self) -> &Faults {
+impl WireScene<'_> {
+    pub(crate) fn faults(&self) -> &ActiveFaults {
         self.proxy.faults()
     }
 
     /// Waits until every fault that was announced has happened, and provokes again what does not come by itself.
-    pub(crate) async fn met(&self, what: &str, provoke: Provoke) -> Result<()> {
+    pub(crate) async fn met(&self, what: &str, provoke: RequestTrigger) -> Result<()> {
         let met = async {
             let mut provoked = Instant::now();
             while self.faults().left() > 0 {
@@ -207,15 +208,15 @@ impl Scene<'_> {
     }
 
     /// Nothing is written any more, and all of it is delivered and committed.
-    pub(crate) async fn falls_idle(self) -> Result<Idle> {
+    pub(crate) async fn falls_idle(self) -> Result<IdleScene> {
         let Self { name: topic, producer, proxy, group, writer, .. } = self;
-        let mut idle = Idle { producer, group, topic, ends: ends(&writer.end().await?), _proxy: proxy };
+        let mut idle = IdleScene { producer, group, topic, ends: ends(&writer.end().await?), _proxy: proxy };
         idle.is_committed(DRAINS_WITHIN).await?;
         Ok(idle)
     }
 
     /// The wire is good from now on: everything comes, once or more, in order, and no commit was ahead.
-    pub(crate) async fn ends_well(mut self) -> Result<Verdict> {
+    pub(crate) async fn ends_well(mut self) -> Result<HistoryVerdict> {
         self.proxy.calm();
         let produced = self.writer.end().await?;
         let began = Instant::now();
@@ -240,15 +241,15 @@ impl Scene<'_> {
 }
 
 /// A scene in which nothing is written any more.
-pub(crate) struct Idle {
-    producer: Producer,
+pub(crate) struct IdleScene {
+    producer: TestProducer,
     group: String,
     topic: String,
     ends: BTreeMap<i32, i64>,
     _proxy: FaultProxy,
 }
 
-impl Idle {
+impl IdleScene {
     /// All of it is committed, or is so again.
     pub(crate) async fn is_committed(&mut self, within: Duration) -> Result<()> {
         let Self { producer, group, topic, ends, .. } = self;
@@ -273,7 +274,7 @@ impl Idle {
 
 /// What makes a node ask for something that it asks seldom.
 #[derive(Clone, Copy)]
-pub(crate) enum Provoke {
+pub(crate) enum RequestTrigger {
     /// It asks all the time.
     Nothing,
     /// Another reply with this code.
@@ -282,22 +283,22 @@ pub(crate) enum Provoke {
     Cut(ApiKey),
 }
 
-impl Provoke {
-    pub(crate) fn rule(self) -> Option<(ApiKey, Fault)> {
+impl RequestTrigger {
+    pub(crate) fn rule(self) -> Option<(ApiKey, ExchangeFault)> {
         match self {
             Self::Nothing => None,
-            Self::With(api, code) => Some((api, Fault::Code(code))),
-            Self::Cut(api) => Some((api, Fault::Cut)),
+            Self::With(api, code) => Some((api, ExchangeFault::Code(code))),
+            Self::Cut(api) => Some((api, ExchangeFault::Cut)),
         }
     }
 
-    pub(crate) fn add_to(self, faults: &Faults) {
+    pub(crate) fn add_to(self, faults: &ActiveFaults) {
         if let Some((api, fault)) = self.rule() {
             faults.next_of(api, 1, fault);
         }
     }
 
-    pub(crate) fn is_awaited(self, faults: &Faults) -> bool {
+    pub(crate) fn is_awaited(self, faults: &ActiveFaults) -> bool {
         self.rule().is_none_or(|(api, fault)| faults.left_of(api, fault) > 0)
     }
 }

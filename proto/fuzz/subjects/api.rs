@@ -1,11 +1,13 @@
 //! Bodies of create and update requests, any bytes: no panic, and what is accepted keeps the model's constraints, is stored
 //! and read back as it was, and makes the same mapping again when its own answer is sent as a request.
 
-use lighterman_proto::api::{Account, CreateRequest, Mapping, StartingPosition, State, UpdateRequest};
+use lighterman_proto::api::{
+    AccountScope, CreateRequest, Mapping, MappingState, StartingPosition, UpdateRequest,
+};
 use lighterman_proto::ids::MappingId;
 use serde_json::{Value, json};
 
-const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
+const ACCOUNT: AccountScope<'static> = AccountScope { region: "eu-west-1", id: "123456789012" };
 const NOW: f64 = 1_700_000_000.0;
 const PLAIN: &str = r#"{"FunctionName":"f","Topics":["topic"],
     "SelfManagedEventSource":{"Endpoints":{"KAFKA_BOOTSTRAP_SERVERS":["kafka:1000"]}},
@@ -16,7 +18,7 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     let created = create(bytes);
     if let Some(mapping) = &created {
         check(mapping);
-        let shown = mapping.shown(State::Creating, NOW, "No records processed");
+        let shown = mapping.shown(MappingState::Creating, NOW, "No records processed");
         assert_eq!(again(shown, mapping), *mapping, "its own answer, sent as a request");
     }
     let base = created.clone().or_else(|| create(PLAIN.as_bytes())).expect("the plain request is good");

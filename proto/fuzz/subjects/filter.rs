@@ -3,7 +3,7 @@
 
 use std::iter;
 
-use lighterman_proto::filter::{Filters, Format, Subject, Verdict};
+use lighterman_proto::filter::{DataFormat, FilterSet, FilterSubject, FilterVerdict};
 use lighterman_proto::records::Header;
 use lighterman_proto::units::TimestampMs;
 use serde::de::IgnoredAny;
@@ -15,7 +15,7 @@ const DEPTH_MAX: usize = 127;
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let at = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     let (pattern, value) = (String::from_utf8_lossy(&bytes[..at]), bytes.get(at + 1..));
-    let filters = match Filters::compile(&[&*pattern]) {
+    let filters = match FilterSet::compile(&[&*pattern]) {
         Ok(filters) => filters,
         Err(mistake) => {
             assert!(mistake.at <= pattern.len() && !mistake.path.is_empty() && !mistake.what.is_empty());
@@ -24,32 +24,32 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
         }
     };
     let verdict = judge(&filters, value);
-    assert!(matches!(verdict, Verdict::Refused | Verdict::Matched(0)));
+    assert!(matches!(verdict, FilterVerdict::Refused | FilterVerdict::Matched(0)));
     let other = r#"{"topic":["no such topic"]}"#;
-    let beside = Filters::compile(&[other, &*pattern, other]).expect("two good patterns beside each other");
-    let expected = if verdict.passes() { Verdict::Matched(1) } else { Verdict::Refused };
+    let beside = FilterSet::compile(&[other, &*pattern, other]).expect("two good patterns beside each other");
+    let expected = if verdict.passes() { FilterVerdict::Matched(1) } else { FilterVerdict::Refused };
     assert_eq!(judge(&beside, value), expected, "a pattern's verdict is its own");
     check_format(value);
     if pattern.starts_with(r#"{"value":{"#) && !pattern.contains("$or") && is_value_alone(&pattern) {
-        let unread = matches!(Format::of(value), Format::Plain | Format::Binary);
+        let unread = matches!(DataFormat::of(value), DataFormat::Plain | DataFormat::Binary);
         assert!(!unread || verdict.passes(), "what cannot be judged is delivered");
     }
     1
 }
 
-fn judge(filters: &Filters, value: Option<&[u8]>) -> Verdict {
+fn judge(filters: &FilterSet, value: Option<&[u8]>) -> FilterVerdict {
     let headers = iter::once(Header { name: b"h", value });
     let (topic, partition, timestamp) = ("orders", 3, TimestampMs(1_545_084_650_987));
-    filters.verdict(Subject { topic, partition, timestamp, key: value, value, headers })
+    filters.verdict(FilterSubject { topic, partition, timestamp, key: value, value, headers })
 }
 
 /// The scanner and `serde_json` agree on what is JSON, but for what is nested deeper than we read.
 fn check_format(value: Option<&[u8]>) {
     let Some(bytes) = value else { return };
     let text = str::from_utf8(bytes);
-    assert_eq!(Format::of(value) == Format::Binary, text.is_err());
+    assert_eq!(DataFormat::of(value) == DataFormat::Binary, text.is_err());
     let theirs = text.is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
-    let ours = matches!(Format::of(value), Format::Scalar | Format::Json);
+    let ours = matches!(DataFormat::of(value), DataFormat::Scalar | DataFormat::Json);
     let opened = bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
     assert!(ours == theirs || theirs && opened > DEPTH_MAX, "{}", bytes.escape_ascii());
 }

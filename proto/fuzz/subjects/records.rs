@@ -2,7 +2,7 @@
 
 use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{
-    AbortedTransactions, Batch, BatchStream, Inflater, batches, records, records_at,
+    AbortedTransactions, BatchInflater, BatchStream, RecordBatch, batches, records, records_at,
 };
 
 /// Small, so that a lie about a size is met soon.
@@ -12,7 +12,7 @@ const INFLATED_BYTES_MAX: usize = 1 << 20;
 /// something was read.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let mut aborted = AbortedTransactions::new(vec![(0, Offset(0)), (7, Offset(3))]);
-    let mut inflater = Inflater::default();
+    let mut inflater = BatchInflater::default();
     let mut found = 0;
     for batch in batches(bytes) {
         let Ok(batch) = batch else { break };
@@ -41,7 +41,7 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
 }
 
 /// Records of `batch` read in pieces, up to the first that is wrong; `None` when it was too much work to end, or cannot begin.
-fn walk_in_pieces(batch: &Batch<'_>) -> Option<u32> {
+fn walk_in_pieces(batch: &RecordBatch<'_>) -> Option<u32> {
     const PIECE_BYTES: usize = 4 << 10;
     const TURNS_MAX: usize = 2 * INFLATED_BYTES_MAX / PIECE_BYTES;
     let memory = BatchStream::memory_bytes(batch.header.compression, batch.body, INFLATED_BYTES_MAX).ok()?;

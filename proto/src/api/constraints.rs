@@ -5,9 +5,9 @@ use super::request::{ProvisionedPollers, SourceAccess};
 
 /// Collects violations of one request; AWS tells all of them at once.
 #[derive(Default)]
-pub(super) struct Violations(Vec<String>);
+pub(super) struct RequestViolations(Vec<String>);
 
-impl Violations {
+impl RequestViolations {
     pub(super) fn add(&mut self, value: &str, at: &str, constraint: &str) {
         self.0.push(format!("Value '{value}' at '{at}' failed to satisfy constraint: {constraint}"));
     }
@@ -88,7 +88,7 @@ pub(super) fn is_uri_text(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || " -/*:_+=.@".contains(c))
 }
 
-pub(super) fn topics(topics: Option<&[String]>, found: &mut Violations) {
+pub(super) fn topics(topics: Option<&[String]>, found: &mut RequestViolations) {
     let Some(topics) = topics else { return };
     if topics.len() != 1 {
         let shown = format!("[{}]", topics.join(", "));
@@ -103,7 +103,7 @@ pub(super) fn topics(topics: Option<&[String]>, found: &mut Violations) {
     }
 }
 
-pub(super) fn pollers(pollers: Option<&ProvisionedPollers>, found: &mut Violations) {
+pub(super) fn pollers(pollers: Option<&ProvisionedPollers>, found: &mut RequestViolations) {
     let Some(pollers) = pollers else { return };
     found.range(pollers.minimum_pollers, "provisionedPollerConfig.minimumPollers", 1, 200);
     found.range(pollers.maximum_pollers, "provisionedPollerConfig.maximumPollers", 1, 2000);
@@ -127,7 +127,7 @@ pub(super) fn poller_order(pollers: Option<&ProvisionedPollers>) -> Result<(), A
 }
 
 /// Access configurations by the model.
-pub(super) fn access(list: &[SourceAccess], found: &mut Violations) {
+pub(super) fn access(list: &[SourceAccess], found: &mut RequestViolations) {
     if list.len() > 23 {
         found.add(
             &format!("{} members", list.len()),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::constraints::{Violations, is_account, is_region};
+use super::constraints::{RequestViolations, is_account, is_region};
 
 const CHARACTERS_MAX: usize = 350;
 /// The model's, with the front end's `^`.
@@ -24,7 +24,7 @@ const BUCKET_NAME_BYTES: RangeInclusive<usize> = 3..=63;
 /// An on-failure destination; its text is the one the API has.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Destination {
+pub enum FailureDestination {
     /// `arn:aws:sqs:REGION:ACCOUNT:NAME`
     Queue(QueueArn),
     /// `arn:aws:sns:REGION:ACCOUNT:NAME`
@@ -37,18 +37,18 @@ pub enum Destination {
 
 /// A standard SQS queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct QueueArn(Parts);
+pub struct QueueArn(ArnParts);
 
 /// A standard SNS topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TopicArn(Parts);
+pub struct TopicArn(ArnParts);
 
 /// An S3 bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct BucketArn(Parts);
+pub struct BucketArn(ArnParts);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Parts {
+struct ArnParts {
     arn: Arc<str>,
     region: Arc<str>,
     account: Arc<str>,
@@ -119,7 +119,7 @@ pub enum DestinationError {
     Unsupported(String),
 }
 
-impl FromStr for Destination {
+impl FromStr for FailureDestination {
     type Err = DestinationError;
 
     fn from_str(text: &str) -> Result<Self, DestinationError> {
@@ -139,7 +139,7 @@ impl FromStr for Destination {
         }
         let placed = is_region(region) && is_account(account);
         let parts =
-            Parts { arn: text.into(), region: region.into(), account: account.into(), name: name.into() };
+            ArnParts { arn: text.into(), region: region.into(), account: account.into(), name: name.into() };
         match service {
             "sqs" if placed && is_name(name, QUEUE_NAME_BYTES) => Ok(Self::Queue(QueueArn(parts))),
             "sns" if placed && is_name(name, TOPIC_NAME_BYTES) => Ok(Self::Notification(TopicArn(parts))),
@@ -151,7 +151,7 @@ impl FromStr for Destination {
     }
 }
 
-impl fmt::Display for Destination {
+impl fmt::Display for FailureDestination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Queue(queue) => f.write_str(queue.arn()),
@@ -162,7 +162,7 @@ impl fmt::Display for Destination {
     }
 }
 
-impl TryFrom<String> for Destination {
+impl TryFrom<String> for FailureDestination {
     type Error = DestinationError;
 
     fn try_from(text: String) -> Result<Self, DestinationError> {
@@ -170,14 +170,14 @@ impl TryFrom<String> for Destination {
     }
 }
 
-impl From<Destination> for String {
-    fn from(destination: Destination) -> Self {
+impl From<FailureDestination> for String {
+    fn from(destination: FailureDestination) -> Self {
         destination.to_string()
     }
 }
 
 /// Length and pattern of the model.
-pub(super) fn check_model(given: &str, at: &str, found: &mut Violations) {
+pub(super) fn check_model(given: &str, at: &str, found: &mut RequestViolations) {
     found.length(given, at, 0, CHARACTERS_MAX);
     found.pattern(given, at, PATTERN, fits_pattern(given));
 }
@@ -243,7 +243,7 @@ mod tests {
     const TOPIC: &str = "kafka://failed.orders-1";
 
     fn fits(text: &str) -> bool {
-        let mut found = Violations::default();
+        let mut found = RequestViolations::default();
         check_model(text, "at", &mut found);
         found.into_result().is_ok()
     }
@@ -253,22 +253,22 @@ mod tests {
         for (text, kind) in
             [(QUEUE, "Queue"), (NOTIFICATION, "Notification"), (BUCKET, "Bucket"), (TOPIC, "Topic")]
         {
-            let read: Destination = text.parse().expect("a destination");
+            let read: FailureDestination = text.parse().expect("a destination");
             assert!(format!("{read:?}").starts_with(kind), "{read:?}");
             assert_eq!(read.to_string(), text);
             let json = serde_json::to_string(&read).expect("JSON");
             assert_eq!(json, format!("\"{text}\""));
-            assert_eq!(serde_json::from_str::<Destination>(&json).expect("a destination"), read);
+            assert_eq!(serde_json::from_str::<FailureDestination>(&json).expect("a destination"), read);
             assert!(fits(text));
         }
-        let Ok(Destination::Queue(queue)) = QUEUE.parse() else { panic!("a queue") };
+        let Ok(FailureDestination::Queue(queue)) = QUEUE.parse() else { panic!("a queue") };
         assert_eq!(
             (&**queue.region(), queue.account(), queue.name()),
             ("eu-west-1", "123456789012", "failed")
         );
-        let Ok(Destination::Bucket(bucket)) = BUCKET.parse() else { panic!("a bucket") };
+        let Ok(FailureDestination::Bucket(bucket)) = BUCKET.parse() else { panic!("a bucket") };
         assert_eq!(&**bucket.name(), "failed.records");
-        assert!(serde_json::from_str::<Destination>("\"elsewhere\"").is_err());
+        assert!(serde_json::from_str::<FailureDestination>("\"elsewhere\"").is_err());
     }
 
     #[test]
@@ -276,11 +276,14 @@ mod tests {
         for text in
             ["arn:aws:sqs:eu-west-1:123456789012:q.fifo", "arn:aws:sns:us-gov-west-1:123456789012:t.fifo"]
         {
-            let error = text.parse::<Destination>().expect_err("FIFO");
+            let error = text.parse::<FailureDestination>().expect_err("FIFO");
             assert_eq!(error, DestinationError::Fifo(text.to_owned()));
             assert!(error.to_string().contains(text) && error.to_string().contains("FIFO"), "{error}");
         }
-        assert!("arn:aws:s3:::bucket.fifo".parse::<Destination>().is_ok(), "a bucket may be called so");
+        assert!(
+            "arn:aws:s3:::bucket.fifo".parse::<FailureDestination>().is_ok(),
+            "a bucket may be called so"
+        );
     }
 
     #[test]
@@ -307,10 +310,13 @@ mod tests {
             "arn:aws:lambda:eu-west-1:123456789012:function:f",
             "arn:google:sqs:eu-west-1:123456789012:failed",
         ] {
-            assert_eq!(text.parse::<Destination>(), Err(DestinationError::Unsupported(text.to_owned())));
+            assert_eq!(
+                text.parse::<FailureDestination>(),
+                Err(DestinationError::Unsupported(text.to_owned()))
+            );
         }
-        assert!(format!("kafka://{}", "a".repeat(249)).parse::<Destination>().is_ok());
-        assert!(format!("kafka://{}", "a".repeat(250)).parse::<Destination>().is_err());
+        assert!(format!("kafka://{}", "a".repeat(249)).parse::<FailureDestination>().is_ok());
+        assert!(format!("kafka://{}", "a".repeat(250)).parse::<FailureDestination>().is_err());
     }
 
     #[test]

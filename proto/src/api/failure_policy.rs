@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::constraints::Violations;
-use super::destination::{self, Destination};
+use super::constraints::RequestViolations;
+use super::destination::{self, FailureDestination};
 use super::error::ApiError;
 use super::mapping::Mapping;
 
@@ -79,7 +79,7 @@ pub struct FailurePolicy {
     /// Whether the function reports which records failed.
     pub partial_responses: bool,
     /// Where records go that are given up.
-    pub destination: Option<Destination>,
+    pub destination: Option<FailureDestination>,
     /// Which limits the user has lifted by name.
     pub lifted: LiftedLimits,
 }
@@ -116,7 +116,7 @@ pub enum PartialOrder {
 
 impl FailureRequest {
     /// The model's constraints.
-    pub(super) fn check_model(&self, found: &mut Violations) {
+    pub(super) fn check_model(&self, found: &mut RequestViolations) {
         found.range(self.maximum_retry_attempts, "maximumRetryAttempts", UNLIMITED, RETRIES_MAX);
         found.range(
             self.maximum_record_age_in_seconds,
@@ -200,12 +200,13 @@ impl FailureRequest {
     }
 }
 
-fn destination_of(given: &str, source_topic: &str) -> Result<Option<Destination>, ApiError> {
+fn destination_of(given: &str, source_topic: &str) -> Result<Option<FailureDestination>, ApiError> {
     if given.is_empty() {
         return Ok(None);
     }
-    let destination: Destination = given.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
-    if matches!(&destination, Destination::Topic(topic) if **topic == *source_topic) {
+    let destination: FailureDestination =
+        given.parse().map_err(|error| ApiError::invalid(format!("{error}")))?;
+    if matches!(&destination, FailureDestination::Topic(topic) if **topic == *source_topic) {
         return Err(ApiError::invalid(format!(
             "The on-failure destination topic `{source_topic}` cannot be the source topic of the event source mapping."
         )));

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::constraints::Violations;
+use super::constraints::RequestViolations;
 use super::error::ApiError;
-use crate::filter::{FILTERS_MAX, Filters, PATTERN_CHARACTERS_MAX, PatternError};
+use crate::filter::{FILTERS_MAX, FilterSet, PATTERN_CHARACTERS_MAX, PatternError};
 
 /// What AWS says of a pattern it cannot use, and no more than that.
 const INVALID_PATTERN: &str = "Invalid filter pattern definition.";
@@ -20,13 +20,13 @@ const INVALID_PATTERN: &str = "Invalid filter pattern definition.";
 #[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
 pub struct FilterRequest {
     /// At most [`FILTERS_MAX`]; a record that one of them matches is delivered.
-    pub filters: Option<Vec<Filter>>,
+    pub filters: Option<Vec<FilterEntry>>,
 }
 
 /// One of `Filters`. A member that is misspelt is refused: to leave it out would deliver everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
-pub struct Filter {
+pub struct FilterEntry {
     /// JSON text.
     pub pattern: Option<String>,
 }
@@ -36,12 +36,12 @@ pub struct Filter {
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct FilterCriteria {
     patterns: Vec<String>,
-    compiled: Arc<Filters>,
+    compiled: Arc<FilterSet>,
 }
 
 impl FilterRequest {
     /// The model's constraints.
-    pub(super) fn check_model(&self, found: &mut Violations) {
+    pub(super) fn check_model(&self, found: &mut RequestViolations) {
         for (index, filter) in self.filters.iter().flatten().enumerate() {
             let at = format!("filterCriteria.filters.{}.member.pattern", index + 1);
             if let Some(pattern) = &filter.pattern {
@@ -59,7 +59,7 @@ impl FilterRequest {
                 filters.len()
             )));
         }
-        let pattern = |(index, filter): (usize, Filter)| {
+        let pattern = |(index, filter): (usize, FilterEntry)| {
             let missing =
                 || ApiError::invalid(format!("{INVALID_PATTERN} Filter {} has no Pattern.", index + 1));
             filter.pattern.ok_or_else(missing)
@@ -73,7 +73,7 @@ impl FilterRequest {
 impl FilterCriteria {
     /// Compiles `patterns`; without any, every record passes.
     pub fn new(patterns: Vec<String>) -> Result<Self, PatternError> {
-        let compiled = Arc::new(Filters::compile(&patterns)?);
+        let compiled = Arc::new(FilterSet::compile(&patterns)?);
         Ok(Self { patterns, compiled })
     }
 
@@ -83,7 +83,7 @@ impl FilterCriteria {
     }
 
     /// What judges records.
-    pub fn compiled(&self) -> &Arc<Filters> {
+    pub fn compiled(&self) -> &Arc<FilterSet> {
         &self.compiled
     }
 
@@ -123,7 +123,7 @@ impl From<FilterCriteria> for Vec<String> {
 mod tests {
     use super::*;
     use crate::api::test_requests::{self, update};
-    use crate::api::{ErrorKind, Mapping, State};
+    use crate::api::{ErrorKind, Mapping, MappingState};
 
     fn create(criteria: Value) -> Result<Mapping, ApiError> {
         test_requests::create(json!({ "FilterCriteria": criteria }))
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn shown(mapping: &Mapping) -> Value {
-        mapping.shown(State::Enabled, 1.0, "OK")["FilterCriteria"].clone()
+        mapping.shown(MappingState::Enabled, 1.0, "OK")["FilterCriteria"].clone()
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! A function's name as callers give it, and its ARN.
 
-use super::constraints::Violations;
+use super::constraints::RequestViolations;
 use super::error::ApiError;
-use super::mapping::Account;
+use super::mapping::AccountScope;
 
 /// `NamespacedFunctionName` of the model.
 const NAME_PATTERN: &str = "(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?\
      (function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?";
 
 /// A name, partial ARN or ARN, as full ARN; partition and qualifier stay. Shapes: `NamespacedFunctionName` of the model.
-pub(super) fn function_arn(given: &str, account: Account<'_>) -> Result<String, ApiError> {
+pub(super) fn function_arn(given: &str, account: AccountScope<'_>) -> Result<String, ApiError> {
     let parts: Vec<&str> = given.split(':').collect();
     let (partition, region, owner, name) = match &parts[..] {
         ["arn", partition, "lambda", region, owner, "function", name @ ..] => {
@@ -24,7 +24,7 @@ pub(super) fn function_arn(given: &str, account: Account<'_>) -> Result<String, 
     let somewhere = (1..=32).contains(&region.len()) && lower(region);
     let owned = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
     if !known || !somewhere || !owned || !is_name(name) {
-        let mut found = Violations::default();
+        let mut found = RequestViolations::default();
         found.pattern(given, "functionName", NAME_PATTERN, false);
         return Err(found.into_error());
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::constraints::{self, Violations};
+use super::constraints::{self, RequestViolations};
 use super::error::ApiError;
 use super::failure_policy::FailurePolicy;
 use super::filter_criteria::FilterCriteria;
@@ -20,7 +20,7 @@ use crate::units::{BATCH_RECORDS_DEFAULT, BATCH_RECORDS_MAX};
 
 /// AWS's states of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum State {
+pub enum MappingState {
     /// Accepted, not running yet.
     Creating,
     /// Being switched on.
@@ -37,7 +37,7 @@ pub enum State {
     Deleting,
 }
 
-impl State {
+impl MappingState {
     /// True when no operation is under way.
     pub fn is_settled(self) -> bool {
         matches!(self, Self::Enabled | Self::Disabled)
@@ -46,7 +46,7 @@ impl State {
 
 /// Where the account is.
 #[derive(Clone, Copy, Debug)]
-pub struct Account<'a> {
+pub struct AccountScope<'a> {
     /// Region.
     pub region: &'a str,
     /// Twelve digits.
@@ -102,10 +102,10 @@ impl Mapping {
     pub fn create(
         request: CreateRequest,
         id: MappingId,
-        account: Account<'_>,
+        account: AccountScope<'_>,
         now: f64,
     ) -> Result<Self, ApiError> {
-        let mut found = Violations::default();
+        let mut found = RequestViolations::default();
         check_model(&request, &mut found);
         found.into_result()?;
         constraints::poller_order(request.provisioned_poller_config.as_ref())?;
@@ -113,7 +113,7 @@ impl Mapping {
         unknown_members::refuse_in_create(&request.rest)?;
         let access = request.source_access_configurations.filter(|list| !list.is_empty());
         let access = access.ok_or_else(access_missing)?;
-        let mut found = Violations::default();
+        let mut found = RequestViolations::default();
         constraints::access(&access, &mut found);
         found.into_result()?;
         constraints::access_combination(&access)?;
@@ -153,8 +153,8 @@ impl Mapping {
     }
 
     /// Checks an update request; the mapping as it will be.
-    pub fn updated(&self, request: UpdateRequest, account: Account<'_>) -> Result<Self, ApiError> {
-        let mut found = Violations::default();
+    pub fn updated(&self, request: UpdateRequest, account: AccountScope<'_>) -> Result<Self, ApiError> {
+        let mut found = RequestViolations::default();
         if let Some(name) = request.function_name.as_deref() {
             found.length(name, "functionName", 1, 256);
         }
@@ -238,7 +238,7 @@ impl Mapping {
     }
 
     /// `EventSourceMappingConfiguration`. What is not set is absent.
-    pub fn shown(&self, state: State, last_modified: f64, last_result: &str) -> Value {
+    pub fn shown(&self, state: MappingState, last_modified: f64, last_result: &str) -> Value {
         let mut shown = Map::new();
         let mut put = |name: &str, value: Value| shown.insert(name.to_owned(), value);
         put("UUID", json!(self.id));
@@ -279,7 +279,7 @@ fn access_missing() -> ApiError {
     ApiError::invalid("Required 'sourceAccessConfigurations' parameter is missing.")
 }
 
-fn check_model(request: &CreateRequest, found: &mut Violations) {
+fn check_model(request: &CreateRequest, found: &mut RequestViolations) {
     match request.function_name.as_deref() {
         None => found.absent("functionName"),
         Some(name) => found.length(name, "functionName", 1, 256),

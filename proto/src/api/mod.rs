@@ -17,20 +17,21 @@ mod tags;
 mod test_requests;
 mod unknown_members;
 
-pub use destination::{BucketArn, Destination, DestinationError, QueueArn, TopicArn};
+pub use destination::{BucketArn, DestinationError, FailureDestination, QueueArn, TopicArn};
 pub use error::{ApiError, ErrorKind};
 pub use failure_policy::{
     DestinationConfig, DestinationTarget, FailurePolicy, FailureRequest, LiftedLimits,
     ON_DESTINATION_FAILURE_TAG, OnDestinationFailure, PARTIAL_RESPONSE_TAG, PartialOrder,
     RETRIES_WITH_DESTINATION,
 };
-pub use filter_criteria::{Filter, FilterCriteria, FilterRequest};
-pub use mapping::{Account, Mapping, State};
+pub use filter_criteria::{FilterCriteria, FilterEntry, FilterRequest};
+pub use mapping::{AccountScope, Mapping, MappingState};
 pub use paths::{PAGE_ENTRIES_MAX, check_uuid_length, page_size};
 pub use recorded_settings::{
     ConsumptionMode, LoggingConfig, MetricsConfig, RecordedRequest, RecordedSettings,
 };
 pub use request::{
-    CreateRequest, Endpoints, KafkaGroup, ProvisionedPollers, SourceAccess, StartingPosition, UpdateRequest,
+    CreateRequest, KafkaGroup, ProvisionedPollers, SourceAccess, SourceEndpoints, StartingPosition,
+    UpdateRequest,
 };
 pub use tags::{check_tag_resource, required_tag_keys, required_tags, tag_resource_not_found};

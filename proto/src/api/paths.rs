@@ -1,6 +1,6 @@
 //! What a request says in its path and its query, by the model.
 
-use super::constraints::Violations;
+use super::constraints::RequestViolations;
 use super::error::{ApiError, ErrorKind};
 
 /// Entries of a page, whatever is asked.
@@ -11,7 +11,7 @@ const MAX_ITEMS: i64 = 10_000;
 
 /// The model's constraint of `UUID`.
 pub fn check_uuid_length(text: &str) -> Result<(), ApiError> {
-    let mut found = Violations::default();
+    let mut found = RequestViolations::default();
     found.length(text, "uUID", UUID_CHARACTERS, UUID_CHARACTERS);
     found.into_result()
 }
@@ -21,7 +21,7 @@ pub fn page_size(text: &str) -> Result<usize, ApiError> {
     let asked: i64 = text
         .parse()
         .map_err(|_| ApiError::new(ErrorKind::Serialization, format!("MaxItems `{text}` is no integer.")))?;
-    let mut found = Violations::default();
+    let mut found = RequestViolations::default();
     found.range(Some(asked), "maxItems", 1, MAX_ITEMS);
     found.into_result()?;
     Ok(usize::try_from(asked).unwrap_or(PAGE_ENTRIES_MAX).min(PAGE_ENTRIES_MAX))

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::constraints::Violations;
+use super::constraints::RequestViolations;
 use super::error::ApiError;
 
 const KEY_BYTES_MAX: usize = 10_000;
@@ -67,7 +67,7 @@ pub struct RecordedSettings {
 
 impl RecordedRequest {
     /// The model's constraints.
-    pub(super) fn check_model(&self, found: &mut Violations) {
+    pub(super) fn check_model(&self, found: &mut RequestViolations) {
         if let Some(key) = &self.kms_key_arn {
             found.length(key, "kMSKeyArn", 0, KEY_BYTES_MAX);
             found.pattern(key, "kMSKeyArn", KEY_PATTERN, key.is_empty() || is_key_arn(key));
@@ -137,7 +137,7 @@ impl RecordedSettings {
 }
 
 /// The model's constraint of `ConsumptionMode`.
-pub(super) fn check_mode(mode: Option<&str>, found: &mut Violations) {
+pub(super) fn check_mode(mode: Option<&str>, found: &mut RequestViolations) {
     if let Some(mode) = mode {
         found.one_of(mode, "selfManagedKafkaEventSourceConfig.consumptionMode", MODES);
     }

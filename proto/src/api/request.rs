@@ -13,7 +13,7 @@ use super::recorded_settings::RecordedRequest;
 /// `Endpoints` of a self-managed source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Endpoints {
+pub struct SourceEndpoints {
     /// `{"KAFKA_BOOTSTRAP_SERVERS": […]}`.
     #[serde(rename = "Endpoints", default)]
     pub endpoints: BTreeMap<String, Vec<String>>,
@@ -100,7 +100,7 @@ pub struct CreateRequest {
     /// Amazon MSK.
     pub event_source_arn: Option<String>,
     /// Any other Kafka.
-    pub self_managed_event_source: Option<Endpoints>,
+    pub self_managed_event_source: Option<SourceEndpoints>,
     /// Exactly one.
     pub topics: Option<Vec<String>>,
     /// True when absent.

@@ -1,13 +1,13 @@
 //! Where a cluster is, as a request says it.
 
-use super::constraints::Violations;
+use super::constraints::RequestViolations;
 use super::error::ApiError;
-use super::request::{CreateRequest, Endpoints};
+use super::request::{CreateRequest, SourceEndpoints};
 
 const KEY: &str = "KAFKA_BOOTSTRAP_SERVERS";
 
 /// The endpoints' only key, as the front end checks it.
-pub(super) fn keys(source: Option<&Endpoints>, found: &mut Violations) {
+pub(super) fn keys(source: Option<&SourceEndpoints>, found: &mut RequestViolations) {
     let Some(source) = source else { return };
     for key in source.endpoints.keys().filter(|key| *key != KEY) {
         found.add(

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::constraints::{self, Violations};
+use super::constraints::{self, RequestViolations};
 use super::error::{ApiError, ErrorKind};
 use super::failure_policy::check_our_tags;
 use super::mapping::Mapping;
@@ -21,7 +21,7 @@ const RESOURCE_PATTERN: &str = "arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-go
 
 /// Whether `resource` is an ARN of something that can have tags; AWS's refusal, if it is none.
 pub fn check_tag_resource(resource: &str) -> Result<(), ApiError> {
-    let mut found = Violations::default();
+    let mut found = RequestViolations::default();
     found.length(resource, "resource", 1, RESOURCE_CHARACTERS_MAX);
     found.pattern(resource, "resource", RESOURCE_PATTERN, is_tag_resource(resource));
     found.into_result()
@@ -51,7 +51,7 @@ pub fn required_tag_keys(keys: Vec<String>) -> Result<Vec<String>, ApiError> {
 
 fn required<T>(given: Option<T>, at: &str) -> Result<T, ApiError> {
     given.ok_or_else(|| {
-        let mut found = Violations::default();
+        let mut found = RequestViolations::default();
         found.absent(at);
         found.into_error()
     })
@@ -59,7 +59,7 @@ fn required<T>(given: Option<T>, at: &str) -> Result<T, ApiError> {
 
 /// Lengths and characters by the model, the count, and the tags that mean something here.
 pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    let mut found = Violations::default();
+    let mut found = RequestViolations::default();
     let wrong = |text: &str, range: std::ops::RangeInclusive<usize>| {
         !range.contains(&text.chars().count()) || !text.chars().all(is_tag_character)
     };

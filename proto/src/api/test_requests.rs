@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::error::{ApiError, ErrorKind};
-use super::mapping::{Account, Mapping};
+use super::mapping::{AccountScope, Mapping};
 use crate::ids::MappingId;
 
-pub(super) const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
+pub(super) const ACCOUNT: AccountScope<'static> = AccountScope { region: "eu-west-1", id: "123456789012" };
 /// When they come, in seconds since the epoch.
 pub(super) const NOW: f64 = 1_700_000_000.0;
 

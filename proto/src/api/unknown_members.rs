@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
-use super::mapping::{Mapping, State};
+use super::mapping::{Mapping, MappingState};
 
 /// Of other event sources, refused in AWS's words.
 const OF_OTHER_SOURCES: &[&str] = &[
@@ -77,7 +77,7 @@ fn refuse(name: &str) -> Result<(), ApiError> {
 }
 
 fn as_created(mapping: &Mapping) -> Map<String, Value> {
-    let mut shown = match mapping.shown(State::Enabled, 0.0, "") {
+    let mut shown = match mapping.shown(MappingState::Enabled, 0.0, "") {
         Value::Object(shown) => shown,
         _ => Map::new(),
     };

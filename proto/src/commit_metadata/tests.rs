@@ -2,19 +2,19 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn of(partitions_at_activation: i32, progress: Progress) -> CommitMetadata {
+fn of(partitions_at_activation: i32, progress: CommittedProgress) -> CommitMetadata {
     CommitMetadata { partitions_at_activation, topic: None, progress: Some(progress) }
 }
 
-fn any_progress(items: usize, size: u64) -> impl Strategy<Value = Progress> {
+fn any_progress(items: usize, size: u64) -> impl Strategy<Value = CommittedProgress> {
     let piece = (1..=size, any::<u32>(), any::<bool>());
-    let piece = piece.prop_map(|(length, attempts, alone)| Piece { length, attempts, alone });
+    let piece = piece.prop_map(|(length, attempts, alone)| ProgressPiece { length, attempts, alone });
     let pieces = prop::collection::vec(piece, 0..items);
     let resolved = prop::collection::vec((0..=size, 1..=size), 0..items);
-    let some = |progress: &Progress| *progress != Progress::default();
+    let some = |progress: &CommittedProgress| *progress != CommittedProgress::default();
     let leader_epoch = prop::option::of(0..=i32::MAX);
     (pieces, any::<u32>(), leader_epoch, any::<Option<i64>>(), resolved)
-        .prop_map(|(pieces, filters, leader_epoch, first_failure_ms, resolved)| Progress {
+        .prop_map(|(pieces, filters, leader_epoch, first_failure_ms, resolved)| CommittedProgress {
             pieces,
             filters,
             leader_epoch,
@@ -26,10 +26,10 @@ fn any_progress(items: usize, size: u64) -> impl Strategy<Value = Progress> {
 
 #[test]
 fn the_text_as_documented() {
-    let progress = Progress {
+    let progress = CommittedProgress {
         pieces: vec![
-            Piece { length: 100, attempts: 3, alone: false },
-            Piece { length: 1, attempts: 7, alone: true },
+            ProgressPiece { length: 100, attempts: 3, alone: false },
+            ProgressPiece { length: 1, attempts: 7, alone: true },
         ],
         filters: 0,
         leader_epoch: None,
@@ -39,7 +39,7 @@ fn the_text_as_documented() {
     let metadata = of(8, progress.clone());
     assert_eq!(metadata.encode(), "lighterman/1 n=8 p=100x3,1x7! f=1700000000123 r=2+40,5+1");
     assert_eq!(CommitMetadata::parse(&metadata.encode()), Some(metadata));
-    let filtered = of(8, Progress { filters: 2_166_136_261, leader_epoch: Some(7), ..progress });
+    let filtered = of(8, CommittedProgress { filters: 2_166_136_261, leader_epoch: Some(7), ..progress });
     assert_eq!(
         filtered.encode(),
         "lighterman/1 n=8 h=2166136261 e=7 p=100x3,1x7! f=1700000000123 r=2+40,5+1"
@@ -62,7 +62,7 @@ fn texts_of_the_first_version_are_read_and_written_as_they_were() {
     let old = CommitMetadata { partitions_at_activation: 8, topic: None, progress: None };
     assert_eq!(CommitMetadata::parse("lighterman/1 n=8"), Some(old.clone()));
     assert_eq!(old.encode(), "lighterman/1 n=8");
-    assert_eq!(of(8, Progress::default()).encode(), "lighterman/1 n=8");
+    assert_eq!(of(8, CommittedProgress::default()).encode(), "lighterman/1 n=8");
     let newer =
         CommitMetadata::parse("lighterman/1 n=8 zz=anything:at,all").expect("skips what it does not know");
     assert_eq!(newer, old);
@@ -126,11 +126,11 @@ fn strangers_and_nonsense_are_refused() {
 
 #[test]
 fn mem_1_what_does_not_fit_is_left_out_from_the_far_end() {
-    let piece = |length| Piece { length, attempts: 1, alone: false };
+    let piece = |length| ProgressPiece { length, attempts: 1, alone: false };
     let resolved: Vec<(u64, u64)> = (0..1_000_000).map(|n| (n, 1)).collect();
     let full = of(
         8,
-        Progress {
+        CommittedProgress {
             pieces: vec![piece(10)],
             filters: 0,
             leader_epoch: None,
@@ -141,10 +141,15 @@ fn mem_1_what_does_not_fit_is_left_out_from_the_far_end() {
     let read = CommitMetadata::parse(&full.encode()).and_then(|read| read.progress).expect("ours");
     assert_eq!((read.pieces.as_slice(), read.first_failure_ms), (&[piece(10)][..], Some(5)));
     assert!(read.resolved.len() > 100 && resolved.starts_with(&read.resolved));
-    let pieces: Vec<Piece> = (1..1_000_000).map(piece).collect();
+    let pieces: Vec<ProgressPiece> = (1..1_000_000).map(piece).collect();
     let fuller = of(
         8,
-        Progress { pieces: pieces.clone(), first_failure_ms: Some(5), resolved, ..Progress::default() },
+        CommittedProgress {
+            pieces: pieces.clone(),
+            first_failure_ms: Some(5),
+            resolved,
+            ..CommittedProgress::default()
+        },
     );
     let read = CommitMetadata::parse(&fuller.encode()).and_then(|read| read.progress).expect("ours");
     assert!(read.pieces.len() > 100 && pieces.starts_with(&read.pieces));
@@ -153,11 +158,11 @@ fn mem_1_what_does_not_fit_is_left_out_from_the_far_end() {
 
 #[test]
 fn what_cannot_be_said_is_left_out() {
-    let progress = Progress {
+    let progress = CommittedProgress {
         pieces: vec![
-            Piece { length: 2, attempts: 1, alone: true },
-            Piece { length: u64::MAX, attempts: 1, alone: true },
-            Piece { length: 3, attempts: 1, alone: true },
+            ProgressPiece { length: 2, attempts: 1, alone: true },
+            ProgressPiece { length: u64::MAX, attempts: 1, alone: true },
+            ProgressPiece { length: 3, attempts: 1, alone: true },
         ],
         filters: 0,
         leader_epoch: None,
@@ -169,8 +174,8 @@ fn what_cannot_be_said_is_left_out() {
 
 #[test]
 fn a_piece_without_an_end_is_the_last() {
-    let piece = |length| Piece { length, attempts: 1, alone: false };
-    let progress = Progress {
+    let piece = |length| ProgressPiece { length, attempts: 1, alone: false };
+    let progress = CommittedProgress {
         pieces: vec![piece(3), piece(0), piece(4)],
         filters: 0,
         leader_epoch: None,

@@ -8,5 +8,5 @@ mod json;
 mod size;
 mod writer;
 
-pub use size::{Envelope, EventSource};
+pub use size::{EventEnvelope, EventSource};
 pub use writer::EventWriter;

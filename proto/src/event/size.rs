@@ -17,7 +17,7 @@ pub enum EventSource {
 
 /// What all events of one mapping share.
 #[derive(Clone, Debug)]
-pub struct Envelope {
+pub struct EventEnvelope {
     pub(super) head: Vec<u8>,
     /// The topic as an escaped JSON string without its quotes.
     pub(super) topic: Vec<u8>,
@@ -35,7 +35,7 @@ pub(super) const VALUE: &[u8] = b",\"value\":\"";
 pub(super) const HEADERS: &[u8] = b",\"headers\":[";
 pub(super) const RECORD_TAIL: &[u8] = b"]}";
 
-impl Envelope {
+impl EventEnvelope {
     /// The envelope of a mapping; `bootstrap_servers` joined by commas.
     pub fn new(source: &EventSource, bootstrap_servers: &str, topic: &str) -> Self {
         let quoted = |text: &str| {

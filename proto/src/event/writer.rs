@@ -2,13 +2,13 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::size::{Envelope, HEADERS, KEY, OFFSET, RECORD_TAIL, TAIL, TIMESTAMP, VALUE, timestamp_type};
+use super::size::{EventEnvelope, HEADERS, KEY, OFFSET, RECORD_TAIL, TAIL, TIMESTAMP, VALUE, timestamp_type};
 use super::{base64, json};
 use crate::records::Record;
 
-/// Writes one event into one buffer. Reserve what [`Envelope`] computes and nothing is ever allocated here.
+/// Writes one event into one buffer. Reserve what [`EventEnvelope`] computes and nothing is ever allocated here.
 pub struct EventWriter<'e> {
-    envelope: &'e Envelope,
+    envelope: &'e EventEnvelope,
     into: BytesMut,
     partition: i32,
     partitions: u32,
@@ -17,7 +17,7 @@ pub struct EventWriter<'e> {
 
 impl<'e> EventWriter<'e> {
     /// Begins an event behind what is in `into`.
-    pub fn new(envelope: &'e Envelope, mut into: BytesMut) -> Self {
+    pub fn new(envelope: &'e EventEnvelope, mut into: BytesMut) -> Self {
         into.put_slice(&envelope.head);
         Self { envelope, into, partition: 0, partitions: 0, records: 0 }
     }

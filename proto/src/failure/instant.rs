@@ -15,8 +15,8 @@ const DAYS_TO_EPOCH: i64 = 719_468;
 
 /// A calendar date and time of day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Civil {
-    year: Year,
+struct CivilTime {
+    year: IsoYear,
     month: u8,
     day: u8,
     hour: u8,
@@ -27,9 +27,9 @@ struct Civil {
 
 /// A year as ISO 8601 has it: four digits, with a sign when they do not suffice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Year(i64);
+struct IsoYear(i64);
 
-impl fmt::Display for Year {
+impl fmt::Display for IsoYear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(year) = self;
         match year {
@@ -40,7 +40,7 @@ impl fmt::Display for Year {
     }
 }
 
-fn civil(at: TimestampMs) -> Civil {
+fn civil(at: TimestampMs) -> CivilTime {
     let seconds = at.0.div_euclid(MS_PER_SECOND);
     let of_day = seconds.rem_euclid(SECONDS_PER_DAY);
     // Years begin in March here, so that the leap day is the last of its year and of its cycle of 4, 100 and 400 years.
@@ -53,8 +53,8 @@ fn civil(at: TimestampMs) -> Civil {
     let month_from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    Civil {
-        year: Year(cycle * 400 + year_of_cycle + i64::from(month <= 2)),
+    CivilTime {
+        year: IsoYear(cycle * 400 + year_of_cycle + i64::from(month <= 2)),
         month: month as u8,
         day: day as u8,
         hour: (of_day / 3600) as u8,
@@ -66,7 +66,7 @@ fn civil(at: TimestampMs) -> Civil {
 
 /// `2019-11-14T00:38:06.021Z`: always with milliseconds, in UTC.
 pub fn iso_8601(at: TimestampMs) -> String {
-    let Civil { year, month, day, hour, minute, second, millisecond } = civil(at);
+    let CivilTime { year, month, day, hour, minute, second, millisecond } = civil(at);
     format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
 }
 
@@ -75,7 +75,7 @@ pub fn iso_8601(at: TimestampMs) -> String {
 /// AWS documents no layout for Kafka; this is the one of Kinesis and `DynamoDB`, with the partition in the shard's place.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/kinesis-on-failure-destination.html>
 pub fn object_key(mapping: MappingId, topic: &str, partition: i32, at: TimestampMs, random: Uuid) -> String {
-    let Civil { year, month, day, hour, minute, second, .. } = civil(at);
+    let CivilTime { year, month, day, hour, minute, second, .. } = civil(at);
     format!(
         "aws/lambda/{mapping}/{topic}-{partition}/{year}/{month:02}/{day:02}/\
          {year}-{month:02}-{day:02}T{hour:02}.{minute:02}.{second:02}-{random}"

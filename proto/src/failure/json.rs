@@ -77,16 +77,16 @@ fn append(into: &mut String, value: impl Display) {
 }
 
 /// An object under construction.
-pub(super) struct Members<'s> {
+pub(super) struct ObjectMembers<'s> {
     into: &'s mut String,
     any: bool,
 }
 
-impl<'s> Members<'s> {
+impl<'s> ObjectMembers<'s> {
     /// Appends an object whose members `fill` writes.
-    pub(super) fn object(into: &'s mut String, fill: impl FnOnce(&mut Members<'_>)) {
+    pub(super) fn object(into: &'s mut String, fill: impl FnOnce(&mut ObjectMembers<'_>)) {
         into.push('{');
-        let mut members = Members { into, any: false };
+        let mut members = ObjectMembers { into, any: false };
         fill(&mut members);
         members.into.push('}');
     }
@@ -116,8 +116,8 @@ impl<'s> Members<'s> {
     }
 
     /// An object within.
-    pub(super) fn within(&mut self, name: &str, fill: impl FnOnce(&mut Members<'_>)) {
-        Members::object(self.value(name), fill);
+    pub(super) fn within(&mut self, name: &str, fill: impl FnOnce(&mut ObjectMembers<'_>)) {
+        ObjectMembers::object(self.value(name), fill);
     }
 
     /// The place for the value of a member.

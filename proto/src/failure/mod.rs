@@ -22,7 +22,7 @@ use crate::units::TimestampMs;
 
 /// Why records were given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Condition {
+pub enum FailureCondition {
     /// The function failed as often as `MaximumRetryAttempts` allows.
     RetryAttemptsExhausted,
     /// Older than `MaximumRecordAgeInSeconds`.
@@ -55,7 +55,7 @@ pub struct FunctionError {
 
 /// Where the records came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct RecordSource {
     /// The cluster's ARN; `None` for self-managed Kafka.
     pub arn: Option<Arc<str>>,
     /// Joined by commas, as in the event.
@@ -84,13 +84,13 @@ pub struct FailedPartition {
 
 /// Everything a destination is told, except the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct FailureDetails {
     /// Request id of the last invocation; our own when there was none.
     pub request_id: String,
     /// The function's ARN, as the mapping has it.
     pub function_arn: Arc<str>,
     /// Why.
-    pub condition: Condition,
+    pub condition: FailureCondition,
     /// Attempts so far.
     pub approximate_invoke_count: u32,
     /// The last answer, if there was one.
@@ -100,7 +100,7 @@ pub struct Failure {
     /// When it was given up.
     pub timestamp: TimestampMs,
     /// Where the records came from.
-    pub source: Source,
+    pub source: RecordSource,
     /// Their topic.
     pub topic: Arc<str>,
     /// How many they are.

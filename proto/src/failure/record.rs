@@ -1,7 +1,7 @@
 //! The three documents.
 
-use super::json::{Members, append_string, string_len};
-use super::{Condition, Failure, RecordPoint, iso_8601};
+use super::json::{ObjectMembers, append_string, string_len};
+use super::{FailureCondition, FailureDetails, RecordPoint, iso_8601};
 
 const ERROR_TYPE_BYTES_MAX: usize = 256;
 const ERROR_MESSAGE_BYTES_MAX: usize = 1024;
@@ -11,7 +11,7 @@ const PAYLOAD: &str = ",\"payload\":";
 ///
 /// `responseContext` is `null` when no answer is known and for what was too large to send, and absent for what was too old, as
 /// recorded from AWS with Kinesis. Its size grows with the number of partitions, by less than 600 bytes for each.
-pub fn queue_record(failure: &Failure) -> String {
+pub fn queue_record(failure: &FailureDetails) -> String {
     let mut text = facts(failure, None);
     append_ours(failure, None, &mut text);
     text.push('}');
@@ -19,7 +19,7 @@ pub fn queue_record(failure: &Failure) -> String {
 }
 
 /// The object for S3: the facts, and the whole event as an escaped string.
-pub fn object_record(failure: &Failure, payload: &[u8]) -> Vec<u8> {
+pub fn object_record(failure: &FailureDetails, payload: &[u8]) -> Vec<u8> {
     let facts = facts(failure, None);
     let mut ours = String::new();
     append_ours(failure, None, &mut ours);
@@ -39,12 +39,12 @@ pub fn object_record(failure: &Failure, payload: &[u8]) -> Vec<u8> {
 /// qualifier, and the record stands alone. `payloadSize` is the size of `payload`. Without one, for a record that the topic
 /// would refuse, the `lighterman` member says of which partition the record is, as `<topic>-<partition>`.
 pub fn topic_record(
-    failure: &Failure,
+    failure: &FailureDetails,
     partition: i32,
     record: RecordPoint,
     payload: Option<&[u8]>,
 ) -> Vec<u8> {
-    let alone = Alone {
+    let alone = SingleRecord {
         record,
         payload_bytes: payload.map_or(failure.payload_bytes, |payload| payload.len() as u64),
     };
@@ -66,15 +66,15 @@ pub fn topic_record(
 
 /// A record that has a message of its own.
 #[derive(Clone, Copy)]
-struct Alone {
+struct SingleRecord {
     record: RecordPoint,
     payload_bytes: u64,
 }
 
 /// The members up to `KafkaBatchInfo`, the object still open.
-fn facts(failure: &Failure, alone: Option<Alone>) -> String {
+fn facts(failure: &FailureDetails, alone: Option<SingleRecord>) -> String {
     let mut text = String::new();
-    Members::object(&mut text, |members| {
+    ObjectMembers::object(&mut text, |members| {
         members.within("requestContext", |context| request_context(failure, alone.is_some(), context));
         response_context(failure, members);
         members.text("version", "1.0");
@@ -85,7 +85,7 @@ fn facts(failure: &Failure, alone: Option<Alone>) -> String {
     text
 }
 
-fn request_context(failure: &Failure, alone: bool, context: &mut Members<'_>) {
+fn request_context(failure: &FailureDetails, alone: bool, context: &mut ObjectMembers<'_>) {
     context.text("requestId", &failure.request_id);
     if alone {
         context.text("functionArn", &qualified(&failure.function_arn));
@@ -103,24 +103,24 @@ fn qualified(arn: &str) -> String {
     if arn.split(':').count() > PARTS_UNQUALIFIED { arn.to_owned() } else { format!("{arn}:$LATEST") }
 }
 
-fn condition(condition: Condition, alone: bool) -> &'static str {
+fn condition(condition: FailureCondition, alone: bool) -> &'static str {
     match condition {
-        Condition::RetryAttemptsExhausted if alone => "RetriesExhausted",
-        Condition::RetryAttemptsExhausted => "RetryAttemptsExhausted",
-        Condition::RecordAgeExceeded => "RecordAgeExceeded",
-        Condition::MaximumPayloadSizeExceeded => "MaximumPayloadSizeExceeded",
-        Condition::BatchUnreadable => "BatchUnreadable",
+        FailureCondition::RetryAttemptsExhausted if alone => "RetriesExhausted",
+        FailureCondition::RetryAttemptsExhausted => "RetryAttemptsExhausted",
+        FailureCondition::RecordAgeExceeded => "RecordAgeExceeded",
+        FailureCondition::MaximumPayloadSizeExceeded => "MaximumPayloadSizeExceeded",
+        FailureCondition::BatchUnreadable => "BatchUnreadable",
     }
 }
 
-fn response_context(failure: &Failure, members: &mut Members<'_>) {
+fn response_context(failure: &FailureDetails, members: &mut ObjectMembers<'_>) {
     match (failure.condition, &failure.response) {
-        (Condition::RecordAgeExceeded, _) => {}
-        (Condition::MaximumPayloadSizeExceeded | Condition::BatchUnreadable, _)
-        | (Condition::RetryAttemptsExhausted, None) => {
+        (FailureCondition::RecordAgeExceeded, _) => {}
+        (FailureCondition::MaximumPayloadSizeExceeded | FailureCondition::BatchUnreadable, _)
+        | (FailureCondition::RetryAttemptsExhausted, None) => {
             members.null("responseContext");
         }
-        (Condition::RetryAttemptsExhausted, Some(response)) => {
+        (FailureCondition::RetryAttemptsExhausted, Some(response)) => {
             members.within("responseContext", |context| {
                 context.number("statusCode", response.status_code);
                 context.text("executedVersion", &response.executed_version);
@@ -130,7 +130,7 @@ fn response_context(failure: &Failure, members: &mut Members<'_>) {
     }
 }
 
-fn batch_info(failure: &Failure, alone: Option<Alone>, info: &mut Members<'_>) {
+fn batch_info(failure: &FailureDetails, alone: Option<SingleRecord>, info: &mut ObjectMembers<'_>) {
     info.number("batchSize", if alone.is_some() { 1 } else { failure.batch_size });
     if let Some(arn) = &failure.source.arn {
         info.text("eventSourceArn", arn);
@@ -157,12 +157,12 @@ fn batch_info(failure: &Failure, alone: Option<Alone>, info: &mut Members<'_>) {
 }
 
 /// Appends the member that AWS does not have, when there is something to say.
-fn append_ours(failure: &Failure, place: Option<&str>, into: &mut String) {
+fn append_ours(failure: &FailureDetails, place: Option<&str>, into: &mut String) {
     if place.is_none() && failure.error.is_none() {
         return;
     }
     into.push_str(",\"lighterman\":");
-    Members::object(into, |ours| {
+    ObjectMembers::object(into, |ours| {
         if let Some(place) = place {
             ours.text("partition", place);
         }

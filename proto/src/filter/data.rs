@@ -1,15 +1,15 @@
 //! A key or value in whatever format it comes: AWS's table of message and pattern formats.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/with-kafka-filtering.html>
 
-use super::json::{NotJson, Scanner};
-use super::level::{Answers, Field, Level};
-use super::operators::{List, Scalar};
-use super::text::Text;
+use super::json::{JsonScanner, NotJson};
+use super::level::{ConditionAnswers, LevelField, PatternLevel};
+use super::operators::{MatcherList, ScalarValue};
+use super::text::JsonText;
 use super::walk;
 
 /// What the bytes of a key or value are to a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum DataFormat {
     /// Null: a tombstone, or no key.
     Null,
     /// Not UTF-8: passes every pattern that looks into it.
@@ -22,7 +22,7 @@ pub enum Format {
     Json,
 }
 
-impl Format {
+impl DataFormat {
     /// As people read it.
     pub fn label(self) -> &'static str {
         match self {
@@ -36,67 +36,72 @@ impl Format {
 
     /// The format of `bytes`.
     pub fn of(bytes: Option<&[u8]>) -> Self {
-        let nothing = Field { name: "".into(), lists: Vec::new(), inside: Some(Default::default()) };
-        answer(bytes, &nothing, &Level::default(), &mut Answers::default())
+        let nothing = LevelField { name: "".into(), lists: Vec::new(), inside: Some(Default::default()) };
+        answer(bytes, &nothing, &PatternLevel::default(), &mut ConditionAnswers::default())
     }
 }
 
 /// Answers what the patterns ask of `bytes`, the data of `field`; nothing is dropped for a format that cannot be judged.
-pub(super) fn answer(bytes: Option<&[u8]>, field: &Field, outer: &Level, answers: &mut Answers) -> Format {
+pub(super) fn answer(
+    bytes: Option<&[u8]>,
+    field: &LevelField,
+    outer: &PatternLevel,
+    answers: &mut ConditionAnswers,
+) -> DataFormat {
     let Some(bytes) = bytes else {
-        lists(field, answers, List::matches_null);
+        lists(field, answers, MatcherList::matches_null);
         field.objects_absent(outer, answers);
-        return Format::Null;
+        return DataFormat::Null;
     };
     if str::from_utf8(bytes).is_err() {
         lists(field, answers, passes_unread);
         objects_pass(field, answers);
-        return Format::Binary;
+        return DataFormat::Binary;
     }
-    match Scanner::new(bytes).peek() {
+    match JsonScanner::new(bytes).peek() {
         Some(b'{' | b'[') => {
             if walk::whole(bytes, field, outer, answers).is_ok() {
                 lists(field, answers, passes_unread);
-                return Format::Json;
+                return DataFormat::Json;
             }
         }
         _ => {
             if let Ok(scalar) = scalar(bytes) {
                 lists(field, answers, |list| list.matches(scalar));
                 field.objects_absent(outer, answers);
-                return Format::Scalar;
+                return DataFormat::Scalar;
             }
         }
     }
-    let text = Scalar::text(Text::plain(bytes));
+    let text = ScalarValue::text(JsonText::plain(bytes));
     lists(field, answers, |list| list.matches(text));
     objects_pass(field, answers);
-    Format::Plain
+    DataFormat::Plain
 }
 
 /// A JSON string is the text it writes; anything else is the text as it stands, and a number, true, false or null.
-fn scalar(bytes: &[u8]) -> Result<Scalar<'_>, NotJson> {
-    let mut scanner = Scanner::new(bytes);
+fn scalar(bytes: &[u8]) -> Result<ScalarValue<'_>, NotJson> {
+    let mut scanner = JsonScanner::new(bytes);
     let scalar = if scanner.peek() == Some(b'"') {
-        Scalar::text(scanner.string()?)
+        ScalarValue::text(scanner.string()?)
     } else {
-        Scalar { text: Some(Text::plain(bytes)), token: Some(scanner.token()?) }
+        ScalarValue { text: Some(JsonText::plain(bytes)), token: Some(scanner.token()?) }
     };
     scanner.end().map(|()| scalar)
 }
 
 /// A list and data that it cannot look into: only a question about being there has an answer.
-fn passes_unread(list: &List) -> bool {
+fn passes_unread(list: &MatcherList) -> bool {
     !list.asks_presence_only() || list.matches_present()
 }
 
-fn lists(field: &Field, answers: &mut Answers, judge: impl Fn(&List) -> bool) {
+fn lists(field: &LevelField, answers: &mut ConditionAnswers, judge: impl Fn(&MatcherList) -> bool) {
     for (condition, list) in &field.lists {
         answers.set(*condition, judge(list));
     }
 }
 
-fn objects_pass(field: &Field, answers: &mut Answers) {
+fn objects_pass(field: &LevelField, answers: &mut ConditionAnswers) {
     for condition in field.inside.iter().flat_map(|inside| &inside.conditions) {
         answers.set(*condition, true);
     }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 /// Compares two JSON numbers as numbers: 300 equals 3.0e2. Exponents beyond ±10¹⁷ count as ±10¹⁷.
 pub(super) fn compare(left: &[u8], right: &[u8]) -> Ordering {
-    let (left, right) = (Decimal::read(left), Decimal::read(right));
+    let (left, right) = (DecimalNumber::read(left), DecimalNumber::read(right));
     match (left.sign(), right.sign()) {
         (1, 1) => left.compare_magnitude(&right),
         (-1, -1) => right.compare_magnitude(&left),
@@ -17,14 +17,14 @@ const DIGITS_MAX: usize = 20;
 const EXPONENT_MAX: i64 = 100_000_000_000_000_000;
 
 /// `0.whole fraction × 10^point` without the zeros in front.
-struct Decimal<'a> {
+struct DecimalNumber<'a> {
     negative: bool,
     whole: &'a [u8],
     fraction: &'a [u8],
     point: i64,
 }
 
-impl<'a> Decimal<'a> {
+impl<'a> DecimalNumber<'a> {
     fn read(text: &'a [u8]) -> Self {
         let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |rest| (true, rest));
         let exponent_at = text.iter().position(|byte| matches!(byte, b'e' | b'E')).unwrap_or(text.len());
@@ -62,12 +62,12 @@ impl<'a> Decimal<'a> {
 }
 
 /// An integer as JSON writes it, without an allocation.
-pub(super) struct Digits {
+pub(super) struct DecimalDigits {
     text: [u8; DIGITS_MAX],
     from: usize,
 }
 
-impl Digits {
+impl DecimalDigits {
     pub(super) fn of(value: i64) -> Self {
         let (mut text, mut from, mut left) = ([0; DIGITS_MAX], DIGITS_MAX, value.unsigned_abs());
         loop {
@@ -157,7 +157,7 @@ mod tests {
     proptest! {
         #[test]
         fn digits_are_what_display_writes(value: i64) {
-            let digits = Digits::of(value);
+            let digits = DecimalDigits::of(value);
             prop_assert_eq!(str::from_utf8(digits.as_bytes()), Ok(&*value.to_string()));
         }
 

@@ -18,14 +18,14 @@ pub struct PatternError {
 
 /// A mistake whose filter is not named yet.
 #[derive(Debug)]
-pub(super) struct Mistake {
+pub(super) struct PatternMistake {
     pub(super) at: usize,
     /// From the inside out.
     pub(super) path: Vec<String>,
     pub(super) what: String,
 }
 
-impl Mistake {
+impl PatternMistake {
     pub(super) fn new(at: usize, what: impl Into<String>) -> Self {
         Self { at, path: Vec::new(), what: what.into() }
     }

@@ -1,6 +1,6 @@
 //! A JSON scanner over borrowed text: holds to the grammar of RFC 8259 and builds nothing.
 
-use super::text::Text;
+use super::text::JsonText;
 
 /// Levels of objects and arrays that are read. `serde_json` stops at the same depth.
 pub(super) const DEPTH_MAX: u32 = 127;
@@ -15,13 +15,13 @@ pub(super) struct NotJson {
 }
 
 /// A place in a JSON text, and how deep it lies.
-pub(super) struct Scanner<'a> {
+pub(super) struct JsonScanner<'a> {
     text: &'a [u8],
     at: usize,
     depth: u32,
 }
 
-impl<'a> Scanner<'a> {
+impl<'a> JsonScanner<'a> {
     /// Stands before the first value of `text`, which is UTF-8.
     pub(super) fn new(text: &'a [u8]) -> Self {
         let mut scanner = Self { text, at: 0, depth: 0 };
@@ -90,7 +90,7 @@ impl<'a> Scanner<'a> {
 
     /// A member's name and its colon; then it stands before the member's value.
     #[inline]
-    pub(super) fn name(&mut self) -> Result<Text<'a>, NotJson> {
+    pub(super) fn name(&mut self) -> Result<JsonText<'a>, NotJson> {
         if self.peek() != Some(b'"') {
             return Err(self.wrong(&"expected a name in quotes"));
         }
@@ -132,24 +132,24 @@ impl<'a> Scanner<'a> {
 
     /// A string, at whose quote it stands.
     #[inline]
-    pub(super) fn string(&mut self) -> Result<Text<'a>, NotJson> {
+    pub(super) fn string(&mut self) -> Result<JsonText<'a>, NotJson> {
         let from = self.at + 1;
         let end = next_special(self.text, from);
         if self.text.get(end) == Some(&b'"') {
             self.at = end + 1;
-            return Ok(Text { raw: &self.text[from..end], escaped: false });
+            return Ok(JsonText { raw: &self.text[from..end], escaped: false });
         }
         self.rest_of_string(from, end)
     }
 
     /// From the first byte that is special and no quote: most strings have none.
     #[cold]
-    fn rest_of_string(&mut self, from: usize, mut at: usize) -> Result<Text<'a>, NotJson> {
+    fn rest_of_string(&mut self, from: usize, mut at: usize) -> Result<JsonText<'a>, NotJson> {
         loop {
             match self.text.get(at) {
                 Some(b'"') => {
                     self.at = at + 1;
-                    return Ok(Text { raw: &self.text[from..at], escaped: true });
+                    return Ok(JsonText { raw: &self.text[from..at], escaped: true });
                 }
                 Some(b'\\') => at += self.escape_len(at)?,
                 Some(_) => return Err(NotJson { at, what: &"a control character in a string" }),
@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     fn is_json(text: &[u8]) -> bool {
-        let mut scanner = Scanner::new(text);
+        let mut scanner = JsonScanner::new(text);
         scanner.skip().and_then(|()| scanner.end()).is_ok()
     }
 

@@ -38,14 +38,14 @@ mod pattern;
 mod text;
 mod walk;
 
-pub use data::Format;
+pub use data::DataFormat;
 pub use error::PatternError;
 
-use decimal::Digits;
-use error::Mistake;
-use level::{Answers, Field, Level};
-use operators::Scalar;
-use text::Text;
+use decimal::DecimalDigits;
+use error::PatternMistake;
+use level::{ConditionAnswers, LevelField, PatternLevel};
+use operators::ScalarValue;
+use text::JsonText;
 
 use crate::records::{Header, Record};
 use crate::units::TimestampMs;
@@ -57,14 +57,14 @@ pub const PATTERN_CHARACTERS_MAX: usize = 4096;
 
 /// The filters of a mapping, ready to judge. Without any, every record passes.
 #[derive(Clone, Debug, Default)]
-pub struct Filters {
-    record: Level,
+pub struct FilterSet {
+    record: PatternLevel,
     fingerprint: u32,
 }
 
 /// What a filter can ask about.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject<'a, H> {
+pub struct FilterSubject<'a, H> {
     /// Topic.
     pub topic: &'a str,
     /// Partition.
@@ -81,7 +81,7 @@ pub struct Subject<'a, H> {
 
 /// What becomes of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FilterVerdict {
     /// Delivered: there are no filters.
     Unfiltered,
     /// Delivered: this filter, from 0, is the first that matches.
@@ -90,24 +90,24 @@ pub enum Verdict {
     Refused,
 }
 
-impl Verdict {
+impl FilterVerdict {
     /// True when the record is delivered.
     pub fn passes(self) -> bool {
         self != Self::Refused
     }
 }
 
-impl Filters {
+impl FilterSet {
     /// Compiles patterns; the first mistake is told with its place.
     pub fn compile<P: AsRef<str>>(patterns: &[P]) -> Result<Self, PatternError> {
         if patterns.len() > FILTERS_MAX {
             let text = format!("more than {FILTERS_MAX} filters; join alternatives with $or");
-            return Err(Mistake::new(0, text).of_filter(FILTERS_MAX));
+            return Err(PatternMistake::new(0, text).of_filter(FILTERS_MAX));
         }
-        let mut record = Level::default();
+        let mut record = PatternLevel::default();
         for (filter, text) in patterns.iter().enumerate() {
-            let formula =
-                read(text.as_ref(), &mut record).map_err(|mistake: Mistake| mistake.of_filter(filter))?;
+            let formula = read(text.as_ref(), &mut record)
+                .map_err(|mistake: PatternMistake| mistake.of_filter(filter))?;
             record.objects.push(formula);
         }
         Ok(Self { record, fingerprint: fingerprint(patterns) })
@@ -132,56 +132,66 @@ impl Filters {
     #[inline]
     pub fn passes(&self, topic: &str, partition: i32, record: &Record<'_>) -> bool {
         let Record { offset: _, timestamp, timestamp_type: _, key, value, headers } = *record;
-        self.is_empty() || self.verdict(Subject { topic, partition, timestamp, key, value, headers }).passes()
+        self.is_empty()
+            || self.verdict(FilterSubject { topic, partition, timestamp, key, value, headers }).passes()
     }
 
     /// The same, and by which filter.
-    pub fn verdict<'a>(&self, subject: Subject<'a, impl Iterator<Item = Header<'a>>>) -> Verdict {
-        let Subject { topic, partition, timestamp, key, value, headers } = subject;
+    pub fn verdict<'a>(&self, subject: FilterSubject<'a, impl Iterator<Item = Header<'a>>>) -> FilterVerdict {
+        let FilterSubject { topic, partition, timestamp, key, value, headers } = subject;
         if self.is_empty() {
-            return Verdict::Unfiltered;
+            return FilterVerdict::Unfiltered;
         }
         // What is not known yet counts as yes: a formula that does not hold now never will, because nothing negates.
-        let mut answers = Answers::YES;
+        let mut answers = ConditionAnswers::YES;
         self.answer("topic", &mut answers, |field, answers| {
-            field.judge(answers, Scalar::text(Text::plain(topic.as_bytes())));
+            field.judge(answers, ScalarValue::text(JsonText::plain(topic.as_bytes())));
         });
         for (name, number) in [("partition", i64::from(partition)), ("timestamp", timestamp.0)] {
             self.answer(name, &mut answers, |field, answers| {
-                field.judge(answers, Scalar::token(Digits::of(number).as_bytes()));
+                field.judge(answers, ScalarValue::token(DecimalDigits::of(number).as_bytes()));
             });
         }
         self.answer("headers", &mut answers, |field, answers| judge_headers(field, headers, answers));
         for (name, bytes) in [("key", key), ("value", value)] {
             // The larger the part, the later it is read, and only while something can still match.
             if self.first_that_holds(&answers).is_none() {
-                return Verdict::Refused;
+                return FilterVerdict::Refused;
             }
             self.answer(name, &mut answers, |field, answers| {
                 data::answer(bytes, field, &self.record, answers);
             });
         }
-        self.first_that_holds(&answers).map_or(Verdict::Refused, Verdict::Matched)
+        self.first_that_holds(&answers).map_or(FilterVerdict::Refused, FilterVerdict::Matched)
     }
 
-    fn answer(&self, name: &str, answers: &mut Answers, judge: impl FnOnce(&Field, &mut Answers)) {
+    fn answer(
+        &self,
+        name: &str,
+        answers: &mut ConditionAnswers,
+        judge: impl FnOnce(&LevelField, &mut ConditionAnswers),
+    ) {
         if let Some(field) = self.record.field(name.as_bytes()) {
             judge(field, answers);
         }
     }
 
-    fn first_that_holds(&self, answers: &Answers) -> Option<usize> {
+    fn first_that_holds(&self, answers: &ConditionAnswers) -> Option<usize> {
         self.record.objects.iter().position(|formula| formula.holds(answers))
     }
 }
 
 /// Any of the values of a name may match.
-fn judge_headers<'a>(field: &Field, headers: impl Iterator<Item = Header<'a>>, answers: &mut Answers) {
+fn judge_headers<'a>(
+    field: &LevelField,
+    headers: impl Iterator<Item = Header<'a>>,
+    answers: &mut ConditionAnswers,
+) {
     let Some(inside) = &field.inside else { return };
-    let (mut found, mut seen) = (inside.level.absent, Answers::default());
+    let (mut found, mut seen) = (inside.level.absent, ConditionAnswers::default());
     for header in headers {
         let Some(field) = inside.level.field(header.name) else { continue };
-        let scalar = header.value.map_or(Scalar::token(b"null"), Scalar::plain);
+        let scalar = header.value.map_or(ScalarValue::token(b"null"), ScalarValue::plain);
         for (condition, list) in &field.lists {
             let before = seen.get(*condition) && found.get(*condition);
             found.set(*condition, before || list.matches(scalar));
@@ -200,11 +210,11 @@ fn fingerprint<P: AsRef<str>>(patterns: &[P]) -> u32 {
     if patterns.is_empty() { 0 } else { hash.max(1) }
 }
 
-fn read(text: &str, record: &mut Level) -> Result<level::Formula, Mistake> {
+fn read(text: &str, record: &mut PatternLevel) -> Result<level::ConditionFormula, PatternMistake> {
     let characters = text.chars().count();
     if characters > PATTERN_CHARACTERS_MAX {
         let text = format!("{characters} characters; {PATTERN_CHARACTERS_MAX} are allowed");
-        return Err(Mistake::new(0, text));
+        return Err(PatternMistake::new(0, text));
     }
     compile::pattern(record, &pattern::parse(text)?)
 }

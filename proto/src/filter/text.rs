@@ -2,14 +2,14 @@
 
 /// The inside of a JSON string, or plain text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Text<'a> {
+pub(super) struct JsonText<'a> {
     /// As it stands there, without quotes.
     pub(super) raw: &'a [u8],
     /// True when `raw` has JSON escapes; then it is UTF-8.
     pub(super) escaped: bool,
 }
 
-impl<'a> Text<'a> {
+impl<'a> JsonText<'a> {
     /// Text that stands for itself.
     pub(super) fn plain(raw: &'a [u8]) -> Self {
         Self { raw, escaped: false }
@@ -37,15 +37,15 @@ impl<'a> Text<'a> {
         self.code_points().is_some_and(|ours| ends(ours, points(end)))
     }
 
-    pub(super) fn equals_folded(self, other: &Folded) -> bool {
+    pub(super) fn equals_folded(self, other: &FoldedText) -> bool {
         self.code_points().is_some_and(|ours| ours.flat_map(fold).eq(points(&other.0)))
     }
 
-    pub(super) fn starts_with_folded(self, start: &Folded) -> bool {
+    pub(super) fn starts_with_folded(self, start: &FoldedText) -> bool {
         self.code_points().is_some_and(|ours| begins(ours.flat_map(fold), points(&start.0)))
     }
 
-    pub(super) fn ends_with_folded(self, end: &Folded) -> bool {
+    pub(super) fn ends_with_folded(self, end: &FoldedText) -> bool {
         self.code_points().is_some_and(|ours| ends(ours.flat_map(fold), points(&end.0)))
     }
 
@@ -63,9 +63,9 @@ impl<'a> Text<'a> {
 
 /// A pattern's text for comparisons that ignore case: lower case as Unicode has it, character by character.
 #[derive(Clone, Debug)]
-pub(super) struct Folded(Box<str>);
+pub(super) struct FoldedText(Box<str>);
 
-impl Folded {
+impl FoldedText {
     pub(super) fn new(text: &str) -> Self {
         Self(text.chars().flat_map(char::to_lowercase).collect())
     }
@@ -156,8 +156,8 @@ impl Iterator for CodePoints<'_> {
 mod tests {
     use super::*;
 
-    fn escaped(raw: &str) -> Text<'_> {
-        Text { raw: raw.as_bytes(), escaped: true }
+    fn escaped(raw: &str) -> JsonText<'_> {
+        JsonText { raw: raw.as_bytes(), escaped: true }
     }
 
     #[test]
@@ -178,9 +178,9 @@ mod tests {
 
     #[test]
     fn case_is_unicodes() {
-        assert!(Text::plain("STRASSE Ä".as_bytes()).equals_folded(&Folded::new("strasse ä")));
-        assert!(escaped(r"\u00c4b").starts_with_folded(&Folded::new("ä")));
-        assert!(Text::plain(b"photo.PNG").ends_with_folded(&Folded::new(".png")));
-        assert!(!Text::plain(b"\xffA").equals_folded(&Folded::new("a")), "not UTF-8");
+        assert!(JsonText::plain("STRASSE Ä".as_bytes()).equals_folded(&FoldedText::new("strasse ä")));
+        assert!(escaped(r"\u00c4b").starts_with_folded(&FoldedText::new("ä")));
+        assert!(JsonText::plain(b"photo.PNG").ends_with_folded(&FoldedText::new(".png")));
+        assert!(!JsonText::plain(b"\xffA").equals_folded(&FoldedText::new("a")), "not UTF-8");
     }
 }

@@ -3,33 +3,38 @@
 //! A name that stands twice counts as its last one, as in `serde_json` and Jackson. A list of a record matches when any of
 //! its elements does, lists within lists included; an object pattern must be met by one element as a whole.
 
-use super::json::{NotJson, Scanner};
-use super::level::{Answers, Field, Level};
-use super::operators::Scalar;
-use super::text::Text;
+use super::json::{JsonScanner, NotJson};
+use super::level::{ConditionAnswers, LevelField, PatternLevel};
+use super::operators::ScalarValue;
+use super::text::JsonText;
 
 /// Answers the conditions of `level` on the object or list of objects that is all of `text`, which is UTF-8; one answer for
 /// each of `level.objects`, through `answer`.
-pub(super) fn whole(text: &[u8], field: &Field, outer: &Level, answers: &mut Answers) -> Result<(), NotJson> {
-    let mut walk = Walk { scanner: Scanner::new(text) };
+pub(super) fn whole(
+    text: &[u8],
+    field: &LevelField,
+    outer: &PatternLevel,
+    answers: &mut ConditionAnswers,
+) -> Result<(), NotJson> {
+    let mut walk = RecordWalk { scanner: JsonScanner::new(text) };
     walk.value(field, outer, answers)?;
     walk.scanner.end()
 }
 
-struct Walk<'a> {
-    scanner: Scanner<'a>,
+struct RecordWalk<'a> {
+    scanner: JsonScanner<'a>,
 }
 
 /// What a list has shown so far.
 #[derive(Default)]
-struct Seen {
+struct SeenElements {
     scalar: bool,
     object: bool,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> RecordWalk<'a> {
     /// The answers of one object.
-    fn object(&mut self, level: &Level) -> Result<Answers, NotJson> {
+    fn object(&mut self, level: &PatternLevel) -> Result<ConditionAnswers, NotJson> {
         let mut answers = level.absent;
         let mut more = self.scanner.enter(b'}')?;
         while more {
@@ -44,7 +49,12 @@ impl<'a> Walk<'a> {
     }
 
     /// A field's value; what an earlier one of the same name answered is overwritten.
-    fn value(&mut self, field: &Field, level: &Level, answers: &mut Answers) -> Result<(), NotJson> {
+    fn value(
+        &mut self,
+        field: &LevelField,
+        level: &PatternLevel,
+        answers: &mut ConditionAnswers,
+    ) -> Result<(), NotJson> {
         match self.scanner.peek() {
             Some(b'{') => {
                 field.lists_absent(level, answers);
@@ -66,14 +76,19 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn list(&mut self, field: &Field, level: &Level, answers: &mut Answers) -> Result<(), NotJson> {
+    fn list(
+        &mut self,
+        field: &LevelField,
+        level: &PatternLevel,
+        answers: &mut ConditionAnswers,
+    ) -> Result<(), NotJson> {
         for (condition, _) in &field.lists {
             answers.set(*condition, false);
         }
         for condition in field.inside.iter().flat_map(|inside| &inside.conditions) {
             answers.set(*condition, false);
         }
-        let mut seen = Seen::default();
+        let mut seen = SeenElements::default();
         self.elements(field, answers, &mut seen)?;
         if !seen.scalar {
             field.lists_absent(level, answers);
@@ -85,7 +100,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Recursion ends where the scanner's depth does.
-    fn elements(&mut self, field: &Field, answers: &mut Answers, seen: &mut Seen) -> Result<(), NotJson> {
+    fn elements(
+        &mut self,
+        field: &LevelField,
+        answers: &mut ConditionAnswers,
+        seen: &mut SeenElements,
+    ) -> Result<(), NotJson> {
         let mut more = self.scanner.enter(b']')?;
         while more {
             match (self.scanner.peek(), &field.inside) {
@@ -111,15 +131,15 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn scalar(&mut self) -> Result<Scalar<'a>, NotJson> {
+    fn scalar(&mut self) -> Result<ScalarValue<'a>, NotJson> {
         if self.scanner.peek() == Some(b'"') {
-            return self.scanner.string().map(Scalar::text);
+            return self.scanner.string().map(ScalarValue::text);
         }
-        self.scanner.token().map(Scalar::token)
+        self.scanner.token().map(ScalarValue::token)
     }
 }
 
-fn field<'l>(level: &'l Level, name: Text<'_>) -> Option<&'l Field> {
+fn field<'l>(level: &'l PatternLevel, name: JsonText<'_>) -> Option<&'l LevelField> {
     if name.escaped {
         return level.fields().iter().find(|field| name.equals(&field.name));
     }

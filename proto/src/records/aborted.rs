@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::batch::{Batch, ControlType};
+use super::batch::{ControlType, RecordBatch};
 use crate::ids::Offset;
 
 /// The aborted transactions of one partition of one fetch reply, as Java's `CompletedFetch` applies them: one becomes
@@ -22,7 +22,7 @@ impl AbortedTransactions {
     }
 
     /// Whether the records of `batch` were aborted. Batches must be shown in order, control batches too.
-    pub fn is_aborted(&mut self, batch: &Batch<'_>) -> bool {
+    pub fn is_aborted(&mut self, batch: &RecordBatch<'_>) -> bool {
         let header = &batch.header;
         let last = header.next_offset();
         while let Some((producer, first)) = self.to_come.last().copied() {

@@ -87,7 +87,7 @@ impl BatchHeader {
 
 /// One batch of a frame.
 #[derive(Clone, Debug)]
-pub struct Batch<'a> {
+pub struct RecordBatch<'a> {
     /// Its header.
     pub header: BatchHeader,
     /// The whole batch within the frame.
@@ -99,7 +99,7 @@ pub struct Batch<'a> {
     checked: &'a [u8],
 }
 
-impl Batch<'_> {
+impl RecordBatch<'_> {
     /// Compares the checksum; needed once, before anything in the batch is believed.
     pub fn verify_crc(&self) -> Result<(), RecordError> {
         let computed = crc32c(self.checked);
@@ -126,13 +126,13 @@ impl Batch<'_> {
 
 /// The batches of a frame, in order. A partial batch at the end is what brokers send when the limit cuts one: it ends the
 /// iteration without an error.
-pub fn batches(frame: &[u8]) -> Batches<'_> {
-    Batches { frame, at: 0 }
+pub fn batches(frame: &[u8]) -> RecordBatches<'_> {
+    RecordBatches { frame, at: 0 }
 }
 
-/// The batches of a frame from byte `at` on, which [`Batches::at`] or [`successor`] told.
-pub fn batches_from(frame: &[u8], at: usize) -> Batches<'_> {
-    Batches { frame, at }
+/// The batches of a frame from byte `at` on, which [`RecordBatches::at`] or [`successor`] told.
+pub fn batches_from(frame: &[u8], at: usize) -> RecordBatches<'_> {
+    RecordBatches { frame, at }
 }
 
 /// The batch behind the one that begins at byte `at` and cannot be read, and where it begins; `None` unless the length of the
@@ -147,20 +147,20 @@ pub fn successor(frame: &[u8], at: usize) -> Option<(usize, BatchHeader)> {
 
 /// See [`batches`].
 #[derive(Clone, Debug)]
-pub struct Batches<'a> {
+pub struct RecordBatches<'a> {
     frame: &'a [u8],
     at: usize,
 }
 
-impl Batches<'_> {
+impl RecordBatches<'_> {
     /// Where the next batch begins.
     pub fn at(&self) -> usize {
         self.at
     }
 }
 
-impl<'a> Iterator for Batches<'a> {
-    type Item = Result<Batch<'a>, RecordError>;
+impl<'a> Iterator for RecordBatches<'a> {
+    type Item = Result<RecordBatch<'a>, RecordError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let rest = &self.frame[self.at..];
@@ -176,7 +176,7 @@ impl<'a> Iterator for Batches<'a> {
     }
 }
 
-fn parse(rest: &[u8], at: usize) -> Option<Result<Batch<'_>, RecordError>> {
+fn parse(rest: &[u8], at: usize) -> Option<Result<RecordBatch<'_>, RecordError>> {
     let offset = i64_at(rest, 0);
     let magic = rest[16] as i8;
     let bad = |what| Some(Err(RecordError::Header { offset, what }));
@@ -189,7 +189,7 @@ fn parse(rest: &[u8], at: usize) -> Option<Result<Batch<'_>, RecordError>> {
         return bad("length is shorter than a batch header");
     }
     let whole = rest.get(..end)?;
-    Some(header(whole).map(|header| Batch {
+    Some(header(whole).map(|header| RecordBatch {
         header,
         range: at..at + end,
         body: &whole[HEADER_BYTES..],

@@ -17,13 +17,13 @@ const CONTEXT_KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Decompresses batches; keeps what the codecs reuse between calls.
 #[derive(Default)]
-pub struct Inflater {
+pub struct BatchInflater {
     snappy: snap::raw::Decoder,
     zstd: Option<DCtx<'static>>,
     step: Vec<u8>,
 }
 
-impl Inflater {
+impl BatchInflater {
     /// Decompresses `body` behind what is in `into`, which never grows by more than `bytes_max` and takes no more memory
     /// than its length when this call made it grow: whoever leases the length has leased it all. After an error `into`
     /// is as it was.

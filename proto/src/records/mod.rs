@@ -17,10 +17,11 @@ mod varint;
 
 pub use aborted::AbortedTransactions;
 pub use batch::{
-    Batch, BatchHeader, Batches, Compression, ControlType, TimestampType, batches, batches_from, successor,
+    BatchHeader, Compression, ControlType, RecordBatch, RecordBatches, TimestampType, batches, batches_from,
+    successor,
 };
 pub use crc::crc32c;
 pub use error::RecordError;
-pub use inflate::Inflater;
+pub use inflate::BatchInflater;
 pub use record::{Header, Headers, Record, Records, records, records_at};
-pub use stream::{BatchStream, PassedRecord, Piece};
+pub use stream::{BatchStream, PassedRecord, RecordPiece};

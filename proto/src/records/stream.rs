@@ -31,12 +31,12 @@ pub struct BatchStream {
     /// The codec has failed behind what is at hand, and is not asked again.
     broken: Option<RecordError>,
     left: u32,
-    passing: Option<Passing>,
+    passing: Option<PassedHeader>,
     failed: Option<RecordError>,
 }
 
 /// A record that is passed over.
-struct Passing {
+struct PassedHeader {
     bytes: usize,
     left: usize,
     stub: Vec<u8>,
@@ -44,7 +44,7 @@ struct Passing {
 
 /// Whole records.
 #[derive(Debug)]
-pub struct Piece {
+pub struct RecordPiece {
     /// They stand in it as in a batch's records section.
     pub plain: Vec<u8>,
     /// How many.
@@ -113,8 +113,8 @@ impl BatchStream {
 
     /// The next records, as many as fit into `bytes_max`, which is at least what the next one takes. What is wrong behind
     /// whole records is told by the next call.
-    pub fn next_piece(&mut self, bytes_max: usize) -> Result<Piece, RecordError> {
-        let mut piece = Piece { plain: Vec::with_capacity(bytes_max), records: 0 };
+    pub fn next_piece(&mut self, bytes_max: usize) -> Result<RecordPiece, RecordError> {
+        let mut piece = RecordPiece { plain: Vec::with_capacity(bytes_max), records: 0 };
         while let Some(bytes) = self.next_in(&piece)? {
             let held = piece.plain.len();
             if held.saturating_add(bytes) > bytes_max {
@@ -149,7 +149,7 @@ impl BatchStream {
         self.passing.is_some()
     }
 
-    fn next_in(&mut self, piece: &Piece) -> Result<Option<usize>, RecordError> {
+    fn next_in(&mut self, piece: &RecordPiece) -> Result<Option<usize>, RecordError> {
         match self.next_record_bytes() {
             Err(_) if piece.records > 0 => Ok(None),
             other => other,
@@ -180,7 +180,7 @@ impl BatchStream {
         Ok(Some(PassedRecord { stub: passing.stub, bytes: passing.bytes }))
     }
 
-    fn begin_passing(&mut self) -> Result<Passing, RecordError> {
+    fn begin_passing(&mut self) -> Result<PassedHeader, RecordError> {
         let bytes = self.peek()?;
         self.need(FRONT_BYTES_MAX)?;
         let front = &self.step[self.at..];
@@ -204,7 +204,7 @@ impl BatchStream {
         let mut stub = Vec::with_capacity(inside.len() + 1);
         write_i64(inside.len() as i64, &mut stub);
         stub.extend_from_slice(&inside);
-        Ok(Passing { bytes, left: bytes, stub })
+        Ok(PassedHeader { bytes, left: bytes, stub })
     }
 
     /// Bytes of the next record.

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use flate2::write::GzEncoder;
-use lighterman_proto::records::{Compression, Inflater, RecordError};
+use lighterman_proto::records::{BatchInflater, Compression, RecordError};
 use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 use proptest::prelude::*;
 
@@ -73,7 +73,7 @@ fn text(bytes: usize) -> Vec<u8> {
 
 #[test]
 fn every_framing_inflates_behind_what_is_there_with_one_reused_inflater() {
-    let mut inflater = Inflater::default();
+    let mut inflater = BatchInflater::default();
     for bytes in [1, 700, 65_535, 65_536, 65_537, 400_000] {
         let plain = text(bytes);
         for (name, codec, packed) in framings(&plain) {
@@ -88,7 +88,7 @@ fn every_framing_inflates_behind_what_is_there_with_one_reused_inflater() {
 
 #[test]
 fn mem_1_an_inflated_batch_takes_no_more_memory_than_its_length() {
-    let mut inflater = Inflater::default();
+    let mut inflater = BatchInflater::default();
     for bytes in [10, 1_000, 70_000, 300_000] {
         for (name, codec, packed) in framings(&text(bytes)) {
             let mut into = Vec::new();
@@ -100,7 +100,7 @@ fn mem_1_an_inflated_batch_takes_no_more_memory_than_its_length() {
 
 #[test]
 fn the_limit_holds_to_the_byte_and_an_error_leaves_nothing_behind() {
-    let mut inflater = Inflater::default();
+    let mut inflater = BatchInflater::default();
     for bytes in [1_000, 65_536, 200_000] {
         for (name, codec, packed) in framings(&text(bytes)) {
             let mut into = b"before".to_vec();
@@ -117,7 +117,7 @@ fn the_limit_holds_to_the_byte_and_an_error_leaves_nothing_behind() {
 #[test]
 fn mem_1_bombs_stop_at_the_limit() {
     const LIMIT: usize = 1 << 20;
-    let mut inflater = Inflater::default();
+    let mut inflater = BatchInflater::default();
     for (name, codec, packed) in framings(&vec![0; 12 << 20]) {
         let mut into = Vec::new();
         let refused = inflater.inflate(codec, &packed, LIMIT, &mut into);
@@ -128,7 +128,7 @@ fn mem_1_bombs_stop_at_the_limit() {
 
 #[test]
 fn snappy_that_claims_what_it_cannot_hold() {
-    let mut inflater = Inflater::default();
+    let mut inflater = BatchInflater::default();
     let mut refuse = |body: &[u8]| {
         let mut into = Vec::new();
         let refused = inflater.inflate(Compression::Snappy, body, 64 << 20, &mut into);
@@ -152,7 +152,7 @@ fn snappy_that_claims_what_it_cannot_hold() {
 
 #[test]
 fn a_codec_that_failed_works_for_the_next_batch() {
-    let mut inflater = Inflater::default();
+    let mut inflater = BatchInflater::default();
     let plain = text(5_000);
     for (name, codec, packed) in framings(&plain) {
         let mut into = Vec::new();
@@ -178,7 +178,7 @@ proptest! {
         noise in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         const LIMIT: usize = 4_000;
-        let mut inflater = Inflater::default();
+        let mut inflater = BatchInflater::default();
         for (name, codec, mut packed) in framings(&plain) {
             for (at, value) in &flips {
                 let at = at.index(packed.len());

@@ -1,15 +1,15 @@
 //! Events of what encoders cannot write: doubled and broken header names, nulls, several partitions, extreme numbers.
 
 use bytes::BytesMut;
-use lighterman_proto::event::{Envelope, EventSource, EventWriter};
+use lighterman_proto::event::{EventEnvelope, EventSource, EventWriter};
 use lighterman_proto::records::{batches, records};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::forge::{Forge, LOG_APPEND_TIME, Rec};
+use super::forge::{BatchForge, LOG_APPEND_TIME, RecordForge};
 
 /// One event of these partitions; every size is told before it is written.
-fn event(envelope: &Envelope, parts: &[(i32, Forge)]) -> Vec<u8> {
+fn event(envelope: &EventEnvelope, parts: &[(i32, BatchForge)]) -> Vec<u8> {
     let frames: Vec<(i32, Vec<u8>)> =
         parts.iter().map(|(partition, batch)| (*partition, batch.bytes())).collect();
     let mut size = envelope.base_bytes();
@@ -42,21 +42,27 @@ fn read(bytes: &[u8]) -> Value {
 
 #[test]
 fn byte_for_byte_as_the_specification_shows_it() {
-    let envelope = Envelope::new(
+    let envelope = EventEnvelope::new(
         &EventSource::Msk { arn: "arn:aws:kafka:r:1:cluster/n/u".to_owned() },
         "b-2:9092,b-1:9092",
         "t",
     );
     let headers = vec![(&b"h"[..], Some(&b"\x00\x7f\x80\xff"[..])), (b"h", None), (b"e", Some(b""))];
     let recs = [
-        Rec { timestamp_delta: 1, key: Some(b"k"), value: Some(b"v"), headers, ..Rec::default() },
-        Rec { offset_delta: 4, ..Rec::default() },
+        RecordForge {
+            timestamp_delta: 1,
+            key: Some(b"k"),
+            value: Some(b"v"),
+            headers,
+            ..RecordForge::default()
+        },
+        RecordForge { offset_delta: 4, ..RecordForge::default() },
     ];
-    let late = Forge {
+    let late = BatchForge {
         attributes: LOG_APPEND_TIME,
-        ..Forge::new(0, &[Rec { key: Some(b""), ..Rec::value(0, b"") }])
+        ..BatchForge::new(0, &[RecordForge { key: Some(b""), ..RecordForge::value(0, b"") }])
     };
-    let ours = event(&envelope, &[(0, Forge::new(15, &recs)), (12, late)]);
+    let ours = event(&envelope, &[(0, BatchForge::new(15, &recs)), (12, late)]);
     let expected = concat!(
         r#"{"eventSource":"aws:kafka","eventSourceArn":"arn:aws:kafka:r:1:cluster/n/u","#,
         r#""bootstrapServers":"b-2:9092,b-1:9092","records":{"t-0":["#,
@@ -71,17 +77,18 @@ fn byte_for_byte_as_the_specification_shows_it() {
 
 #[test]
 fn an_event_without_records_and_a_partition_without_records_are_json() {
-    let envelope = Envelope::new(&EventSource::SelfManaged, "b:1", "t");
+    let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:1", "t");
     assert_eq!(read(&event(&envelope, &[]))["records"], json!({}));
-    let hollow = event(&envelope, &[(0, Forge::new(0, &[])), (1, Forge::new(0, &[]))]);
+    let hollow = event(&envelope, &[(0, BatchForge::new(0, &[])), (1, BatchForge::new(0, &[]))]);
     assert_eq!(read(&hollow)["records"], json!({ "t-0": [], "t-1": [] }));
 }
 
 #[test]
 fn header_names_that_are_not_utf_8_arrive_as_java_decodes_them() {
-    let envelope = Envelope::new(&EventSource::SelfManaged, "b:1", "t");
+    let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:1", "t");
     let headers = vec![(&b"a\xffb\xc3"[..], None), (b"\xf0\x9f\x9a\xa2\"\\\x00\x1f\x7f", None)];
-    let ours = event(&envelope, &[(0, Forge::new(0, &[Rec { headers, ..Rec::default() }]))]);
+    let ours =
+        event(&envelope, &[(0, BatchForge::new(0, &[RecordForge { headers, ..RecordForge::default() }]))]);
     let headers = &read(&ours)["records"]["t-0"][0]["headers"];
     assert_eq!(*headers, json!([{ "a\u{fffd}b\u{fffd}": [] }, { "\u{1f6a2}\"\\\u{0}\u{1f}\u{7f}": [] }]));
 }
@@ -99,11 +106,11 @@ proptest! {
         partitions in prop::collection::btree_set(0..i32::MAX, 0..4),
         topic in "[a-zA-Z0-9._-]{1,20}",
     ) {
-        let envelope = Envelope::new(&EventSource::SelfManaged, "b:1", &topic);
+        let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:1", &topic);
         let headers = names.iter().map(|name| (&name[..], Some(&name[..]))).collect();
-        let recs = [Rec { value: value.as_deref(), headers, ..Rec::default() }, Rec::value(1, b"x")];
-        let batch = Forge { base_timestamp, ..Forge::new(base_offset, &recs) };
-        let parts: Vec<(i32, Forge)> = partitions.iter().map(|partition| (*partition, batch.clone())).collect();
+        let recs = [RecordForge { value: value.as_deref(), headers, ..RecordForge::default() }, RecordForge::value(1, b"x")];
+        let batch = BatchForge { base_timestamp, ..BatchForge::new(base_offset, &recs) };
+        let parts: Vec<(i32, BatchForge)> = partitions.iter().map(|partition| (*partition, batch.clone())).collect();
         let event = read(&event(&envelope, &parts));
         prop_assert_eq!(event["records"].as_object().map(serde_json::Map::len), Some(partitions.len()));
         for partition in partitions {

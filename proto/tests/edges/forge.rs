@@ -6,7 +6,7 @@ pub(crate) const CONTROL: i16 = 1 << 5;
 
 /// A record to lay down.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rec<'a> {
+pub(crate) struct RecordForge<'a> {
     pub offset_delta: i64,
     pub timestamp_delta: i64,
     pub key: Option<&'a [u8]>,
@@ -14,7 +14,7 @@ pub(crate) struct Rec<'a> {
     pub headers: Vec<(&'a [u8], Option<&'a [u8]>)>,
 }
 
-impl<'a> Rec<'a> {
+impl<'a> RecordForge<'a> {
     pub(crate) fn value(offset_delta: i64, value: &'a [u8]) -> Self {
         Self { offset_delta, value: Some(value), ..Self::default() }
     }
@@ -22,7 +22,7 @@ impl<'a> Rec<'a> {
 
 /// A batch to lay down; fields as they stand on the wire.
 #[derive(Clone, Debug)]
-pub(crate) struct Forge {
+pub(crate) struct BatchForge {
     pub base_offset: i64,
     pub magic: i8,
     pub attributes: i16,
@@ -53,7 +53,7 @@ fn field(bytes: Option<&[u8]>) -> Vec<u8> {
 }
 
 /// A record without its length in front.
-pub(crate) fn inside(rec: &Rec<'_>) -> Vec<u8> {
+pub(crate) fn inside(rec: &RecordForge<'_>) -> Vec<u8> {
     let mut out = vec![0];
     out.extend(varint(rec.timestamp_delta));
     out.extend(varint(rec.offset_delta));
@@ -71,12 +71,12 @@ pub(crate) fn sized(inside: &[u8]) -> Vec<u8> {
     [&varint(inside.len() as i64)[..], inside].concat()
 }
 
-pub(crate) fn body(recs: &[Rec<'_>]) -> Vec<u8> {
+pub(crate) fn body(recs: &[RecordForge<'_>]) -> Vec<u8> {
     recs.iter().flat_map(|rec| sized(&inside(rec))).collect()
 }
 
-impl Forge {
-    pub(crate) fn new(base_offset: i64, recs: &[Rec<'_>]) -> Self {
+impl BatchForge {
+    pub(crate) fn new(base_offset: i64, recs: &[RecordForge<'_>]) -> Self {
         Self {
             base_offset,
             magic: 2,
@@ -93,13 +93,17 @@ impl Forge {
     /// A control batch of `producer_id`: 0 aborts, 1 commits.
     pub(crate) fn marker(base_offset: i64, producer_id: i64, kind: u8) -> Self {
         let key = [0, 0, 0, kind];
-        let rec = Rec { key: Some(&key), value: Some(&[0, 0, 0, 0, 0, 0]), ..Rec::default() };
+        let rec = RecordForge { key: Some(&key), value: Some(&[0, 0, 0, 0, 0, 0]), ..RecordForge::default() };
         Self { attributes: TRANSACTIONAL | CONTROL, producer_id, ..Self::new(base_offset, &[rec]) }
     }
 
     /// A transactional batch of one record.
     pub(crate) fn in_transaction(base_offset: i64, producer_id: i64) -> Self {
-        Self { attributes: TRANSACTIONAL, producer_id, ..Self::new(base_offset, &[Rec::value(0, b"v")]) }
+        Self {
+            attributes: TRANSACTIONAL,
+            producer_id,
+            ..Self::new(base_offset, &[RecordForge::value(0, b"v")])
+        }
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {

@@ -4,12 +4,12 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{Header, RecordError, TimestampType, batches, records, records_at};
 use proptest::prelude::*;
 
-use super::forge::{Forge, LOG_APPEND_TIME, Rec};
+use super::forge::{BatchForge, LOG_APPEND_TIME, RecordForge};
 
 #[test]
 fn a_frame_may_be_cut_anywhere_and_yields_its_whole_batches() {
-    let one = Forge::new(5, &[Rec::value(0, b"a"), Rec::value(1, b"b")]).bytes();
-    let two = [&one[..], &Forge::new(7, &[Rec::value(0, b"c")]).bytes()].concat();
+    let one = BatchForge::new(5, &[RecordForge::value(0, b"a"), RecordForge::value(1, b"b")]).bytes();
+    let two = [&one[..], &BatchForge::new(7, &[RecordForge::value(0, b"c")]).bytes()].concat();
     for cut in 0..=two.len() {
         let whole = usize::from(cut >= one.len()) + usize::from(cut == two.len());
         let found: Vec<_> = batches(&two[..cut]).collect();
@@ -22,7 +22,7 @@ fn a_frame_may_be_cut_anywhere_and_yields_its_whole_batches() {
 
 #[test]
 fn batches_know_where_they_stand_in_the_frame() {
-    let one = Forge::new(5, &[Rec::value(0, b"a")]).bytes();
+    let one = BatchForge::new(5, &[RecordForge::value(0, b"a")]).bytes();
     let frame = [&one[..], &one[..]].concat();
     let second = batches(&frame).nth(1).expect("two").expect("a batch");
     assert_eq!(second.range, one.len()..frame.len());
@@ -33,7 +33,7 @@ fn batches_know_where_they_stand_in_the_frame() {
 #[test]
 fn old_formats_are_named_with_their_offset() {
     for magic in [0, 1] {
-        let bytes = Forge { magic, ..Forge::new(41, &[Rec::value(0, b"a")]) }.bytes();
+        let bytes = BatchForge { magic, ..BatchForge::new(41, &[RecordForge::value(0, b"a")]) }.bytes();
         let mut walk = batches(&bytes);
         assert_eq!(walk.next().map(Result::err), Some(Some(RecordError::Magic { offset: 41, magic })));
         assert!(walk.next().is_none(), "nothing behind it can be trusted");
@@ -42,14 +42,14 @@ fn old_formats_are_named_with_their_offset() {
 
 #[test]
 fn com_1_the_next_offset_survives_compaction() {
-    let emptied = Forge { last_offset_delta: 9, ..Forge::new(100, &[]) }.bytes();
+    let emptied = BatchForge { last_offset_delta: 9, ..BatchForge::new(100, &[]) }.bytes();
     let batch = batches(&emptied).next().expect("one").expect("an emptied batch is a batch");
     batch.verify_crc().expect("whole");
     assert_eq!(batch.header.next_offset(), Offset(110));
     assert_eq!(records(&batch.header, batch.body).count(), 0);
 
-    let holes = [Rec::value(2, b"a"), Rec::value(5, b"b")];
-    let holed = Forge { last_offset_delta: 9, ..Forge::new(100, &holes) }.bytes();
+    let holes = [RecordForge::value(2, b"a"), RecordForge::value(5, b"b")];
+    let holed = BatchForge { last_offset_delta: 9, ..BatchForge::new(100, &holes) }.bytes();
     let batch = batches(&holed).next().expect("one").expect("a batch");
     let offsets: Vec<i64> =
         records(&batch.header, batch.body).map(|record| record.expect("a record").offset.0).collect();
@@ -58,12 +58,15 @@ fn com_1_the_next_offset_survives_compaction() {
 
 #[test]
 fn append_time_is_the_batchs_and_create_time_the_records() {
-    let recs = [Rec { timestamp_delta: 5, ..Rec::default() }, Rec { offset_delta: 1, ..Rec::default() }];
+    let recs = [
+        RecordForge { timestamp_delta: 5, ..RecordForge::default() },
+        RecordForge { offset_delta: 1, ..RecordForge::default() },
+    ];
     for (attributes, kind, times) in [
         (0, TimestampType::CreateTime, [1_005, 1_000]),
         (LOG_APPEND_TIME, TimestampType::LogAppendTime, [9_999; 2]),
     ] {
-        let bytes = Forge { attributes, ..Forge::new(0, &recs) }.bytes();
+        let bytes = BatchForge { attributes, ..BatchForge::new(0, &recs) }.bytes();
         let batch = batches(&bytes).next().expect("one").expect("a batch");
         for (record, time) in records(&batch.header, batch.body).zip(times) {
             let record = record.expect("a record");
@@ -82,10 +85,10 @@ fn null_is_not_empty_and_headers_keep_order_and_doubles() {
         (b"\xff\xfe", Some(b"3")),
     ];
     let recs = [
-        Rec { headers: headers.clone(), ..Rec::default() },
-        Rec { offset_delta: 1, key: Some(b""), value: Some(b""), ..Rec::default() },
+        RecordForge { headers: headers.clone(), ..RecordForge::default() },
+        RecordForge { offset_delta: 1, key: Some(b""), value: Some(b""), ..RecordForge::default() },
     ];
-    let bytes = Forge::new(0, &recs).bytes();
+    let bytes = BatchForge::new(0, &recs).bytes();
     let batch = batches(&bytes).next().expect("one").expect("a batch");
     let found: Vec<_> = records(&batch.header, batch.body).map(|record| record.expect("a record")).collect();
     assert_eq!((found[0].key, found[0].value), (None, None));
@@ -108,11 +111,11 @@ proptest! {
         base_timestamp in any::<i64>(),
         timestamp_delta in any::<i64>(),
     ) {
-        let recs: Vec<Rec<'_>> = (0..)
+        let recs: Vec<RecordForge<'_>> = (0..)
             .zip(&values)
-            .map(|(delta, value)| Rec { timestamp_delta, ..Rec::value(delta, value) })
+            .map(|(delta, value)| RecordForge { timestamp_delta, ..RecordForge::value(delta, value) })
             .collect();
-        let bytes = Forge { base_timestamp, ..Forge::new(3, &recs) }.bytes();
+        let bytes = BatchForge { base_timestamp, ..BatchForge::new(3, &recs) }.bytes();
         let batch = batches(&bytes).next().expect("one").expect("a batch");
         let seen = |walk: lighterman_proto::records::Records<'_>| -> Vec<(i64, i64, Vec<u8>)> {
             walk.map(|record| record.expect("a record"))

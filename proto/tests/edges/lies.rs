@@ -1,10 +1,10 @@
 //! What no broker should send: each field that can lie, does, under a valid checksum.
 
-use lighterman_proto::records::{Batch, RecordError, batches, records};
+use lighterman_proto::records::{RecordBatch, RecordError, batches, records};
 
-use super::forge::{Forge, Rec, inside, sized, varint};
+use super::forge::{BatchForge, RecordForge, inside, sized, varint};
 
-fn first(bytes: &[u8]) -> Result<Batch<'_>, RecordError> {
+fn first(bytes: &[u8]) -> Result<RecordBatch<'_>, RecordError> {
     batches(bytes).next().expect("something is there")
 }
 
@@ -19,7 +19,7 @@ fn header_error(bytes: &[u8]) -> &'static str {
 fn record_error(mut body: Vec<u8>) -> &'static str {
     // Enough bytes behind it that only the record's own length can stop a reader.
     body.extend([0; 16]);
-    let bytes = Forge { body, count: 1, ..Forge::new(0, &[]) }.bytes();
+    let bytes = BatchForge { body, count: 1, ..BatchForge::new(0, &[]) }.bytes();
     let batch = first(&bytes).expect("the header is fine");
     batch.verify_crc().expect("so is the checksum");
     let mut walk = records(&batch.header, batch.body);
@@ -33,14 +33,14 @@ fn record_error(mut body: Vec<u8>) -> &'static str {
 
 #[test]
 fn header_fields_that_cannot_be() {
-    let good = Forge::new(0, &[Rec::value(0, b"a")]);
-    let with = |change: fn(&mut Forge)| {
+    let good = BatchForge::new(0, &[RecordForge::value(0, b"a")]);
+    let with = |change: fn(&mut BatchForge)| {
         let mut forged = good.clone();
         change(&mut forged);
         header_error(&forged.bytes())
     };
     for codec in [5, 6, 7] {
-        let bytes = Forge { attributes: codec, ..good.clone() }.bytes();
+        let bytes = BatchForge { attributes: codec, ..good.clone() }.bytes();
         assert_eq!(header_error(&bytes), "unknown compression codec");
     }
     assert_eq!(with(|batch| batch.count = -1), "negative record count");
@@ -52,7 +52,7 @@ fn header_fields_that_cannot_be() {
 
 #[test]
 fn lengths_that_cannot_be() {
-    let mut bytes = Forge::new(0, &[Rec::value(0, b"a")]).bytes();
+    let mut bytes = BatchForge::new(0, &[RecordForge::value(0, b"a")]).bytes();
     let mut with = |length: i32| {
         bytes[8..12].copy_from_slice(&length.to_be_bytes());
         bytes.clone()
@@ -65,7 +65,7 @@ fn lengths_that_cannot_be() {
 
 #[test]
 fn every_flipped_bit_behind_the_checksum_is_found() {
-    let good = Forge::new(0, &[Rec::value(0, b"abc")]).bytes();
+    let good = BatchForge::new(0, &[RecordForge::value(0, b"abc")]).bytes();
     for bit in 21 * 8..good.len() * 8 {
         let mut bad = good.clone();
         bad[bit / 8] ^= 1 << (bit % 8);
@@ -76,7 +76,7 @@ fn every_flipped_bit_behind_the_checksum_is_found() {
 
 #[test]
 fn record_fields_that_cannot_be() {
-    let good = inside(&Rec::value(0, b"a"));
+    let good = inside(&RecordForge::value(0, b"a"));
     // Attributes, timestamp and offset delta, null key; what follows is each test's own.
     let start = [0, 0, 0, 1];
     let after = |tail: &[Vec<u8>]| sized(&[&start[..], &tail.concat()].concat());
@@ -86,7 +86,9 @@ fn record_fields_that_cannot_be() {
     assert_eq!(record_error([varint(1 << 20), good.clone()].concat()), "it is longer than its batch");
     assert_eq!(record_error([&varint(8)[..], &good, &[0]].concat()), "it is shorter than it says");
     assert_eq!(record_error([&[0xff; 11][..]].concat()), "its length cannot be read");
-    let stray = |delta| record_error(sized(&inside(&Rec { offset_delta: delta, ..Rec::value(0, b"a") })));
+    let stray = |delta| {
+        record_error(sized(&inside(&RecordForge { offset_delta: delta, ..RecordForge::value(0, b"a") })))
+    };
     assert_eq!(
         (stray(1), stray(-1)),
         ("its offset lies outside its batch", "its offset lies outside its batch")
@@ -106,8 +108,8 @@ fn record_fields_that_cannot_be() {
 #[test]
 fn a_count_beyond_the_records_ends_with_an_error_that_counts() {
     // 20 records' worth of bytes hold two: the count passes the header's check and fails at the third.
-    let recs = [Rec::value(0, &[b'x'; 70]), Rec::value(1, &[b'y'; 70])];
-    let bytes = Forge { count: 20, ..Forge::new(9, &recs) }.bytes();
+    let recs = [RecordForge::value(0, &[b'x'; 70]), RecordForge::value(1, &[b'y'; 70])];
+    let bytes = BatchForge { count: 20, ..BatchForge::new(9, &recs) }.bytes();
     let batch = first(&bytes).expect("a batch");
     let found: Vec<_> = records(&batch.header, batch.body).collect();
     assert_eq!(found.len(), 3);
@@ -117,12 +119,12 @@ fn a_count_beyond_the_records_ends_with_an_error_that_counts() {
 #[test]
 fn a_record_may_not_reach_into_the_next() {
     // The first value claims its own byte and the whole second record.
-    let second = sized(&inside(&Rec::value(1, b"b")));
+    let second = sized(&inside(&RecordForge::value(1, b"b")));
     let mut lying = vec![0, 0, 0, 1];
     lying.extend(varint(1 + second.len() as i64));
     lying.push(b'a');
     let body = [sized(&lying), second].concat();
-    let bytes = Forge { body, count: 2, last_offset_delta: 1, ..Forge::new(0, &[]) }.bytes();
+    let bytes = BatchForge { body, count: 2, last_offset_delta: 1, ..BatchForge::new(0, &[]) }.bytes();
     let batch = first(&bytes).expect("a batch");
     assert!(records(&batch.header, batch.body).next().expect("one").is_err());
 }

@@ -2,21 +2,21 @@
 
 use bytes::Bytes;
 use lighterman_proto::records::{
-    BatchHeader, BatchStream, Inflater, RecordError, batches, records, records_at,
+    BatchHeader, BatchInflater, BatchStream, RecordError, batches, records, records_at,
 };
 use proptest::prelude::*;
 
 use crate::codecs::framings;
-use crate::forge::{Forge, Rec, body};
+use crate::forge::{BatchForge, RecordForge, body};
 
 const WINDOW: usize = 8 << 20;
 
 /// The header of a batch of `recs`, and its records section in every framing.
-fn packed(recs: &[Rec<'_>]) -> Vec<(&'static str, BatchHeader, Vec<u8>)> {
+fn packed(recs: &[RecordForge<'_>]) -> Vec<(&'static str, BatchHeader, Vec<u8>)> {
     let plain = body(recs);
     let of = |(name, codec, packed): (&'static str, _, Vec<u8>)| {
         let attributes = codec as i16;
-        let forge = Forge { attributes, body: packed.clone(), ..Forge::new(40, recs) };
+        let forge = BatchForge { attributes, body: packed.clone(), ..BatchForge::new(40, recs) };
         let frame = forge.bytes();
         let header = batches(&frame).next().expect("one").expect("a batch").header;
         assert_eq!(header.compression, codec, "{name}");
@@ -31,7 +31,7 @@ fn stream(header: BatchHeader, packed: &[u8]) -> Result<BatchStream, RecordError
 }
 
 /// What was read of a batch: offset, time, and bytes of the value, or of the record when it was passed over.
-type Seen = Vec<(i64, i64, Option<Vec<u8>>)>;
+type SeenPiece = Vec<(i64, i64, Option<Vec<u8>>)>;
 
 /// Reads in pieces of `piece_bytes`; what takes more than `record_bytes_max` is passed over.
 fn walk(
@@ -39,8 +39,8 @@ fn walk(
     header: &BatchHeader,
     piece_bytes: usize,
     record_bytes_max: usize,
-) -> (Seen, Option<RecordError>) {
-    let mut seen = Seen::new();
+) -> (SeenPiece, Option<RecordError>) {
+    let mut seen = SeenPiece::new();
     loop {
         let step = (|| {
             let Some(bytes) = stream.next_record_bytes()? else { return Ok(false) };
@@ -75,9 +75,9 @@ fn walk(
     }
 }
 
-fn at_once(header: &BatchHeader, packed: &[u8]) -> Result<Seen, RecordError> {
+fn at_once(header: &BatchHeader, packed: &[u8]) -> Result<SeenPiece, RecordError> {
     let mut plain = Vec::new();
-    Inflater::default().inflate(header.compression, packed, 64 << 20, &mut plain)?;
+    BatchInflater::default().inflate(header.compression, packed, 64 << 20, &mut plain)?;
     records(header, &plain)
         .map(|record| record.map(|r| (r.offset.0, r.timestamp.0, r.value.map(<[u8]>::to_vec))))
         .collect()
@@ -94,13 +94,13 @@ fn values() -> impl Strategy<Value = Vec<Vec<u8>>> {
     prop::collection::vec(value, 1..30)
 }
 
-fn recs(values: &[Vec<u8>]) -> Vec<Rec<'_>> {
+fn recs(values: &[Vec<u8>]) -> Vec<RecordForge<'_>> {
     values
         .iter()
         .enumerate()
-        .map(|(index, value)| Rec {
+        .map(|(index, value)| RecordForge {
             timestamp_delta: index as i64 * 3,
-            ..Rec::value(index as i64 * 2, value)
+            ..RecordForge::value(index as i64 * 2, value)
         })
         .collect()
 }
@@ -153,7 +153,7 @@ proptest! {
 #[test]
 fn a_stream_takes_little_memory_and_hands_out_large_records_one_by_one() {
     let value = vec![b'x'; 1_000_000];
-    let recs: Vec<Rec<'_>> = (0..10).map(|delta| Rec::value(delta, &value)).collect();
+    let recs: Vec<RecordForge<'_>> = (0..10).map(|delta| RecordForge::value(delta, &value)).collect();
     for (name, header, packed) in packed(&recs).into_iter().filter(|(name, ..)| *name != "none") {
         let memory = BatchStream::memory_bytes(header.compression, &packed, WINDOW).expect("little");
         assert!(memory <= 14 << 20, "{name}: {memory}");
@@ -166,11 +166,11 @@ fn a_stream_takes_little_memory_and_hands_out_large_records_one_by_one() {
 /// What is behind the last record is not decompressed at all.
 #[test]
 fn a_tail_that_nobody_asked_for_costs_nothing() {
-    let recs = [Rec::value(0, b"v")];
+    let recs = [RecordForge::value(0, b"v")];
     let mut plain = body(&recs);
     plain.resize(200 << 20, 0);
     let packed = zstd::encode_all(&plain[..], 1).expect("memory");
-    let forge = Forge { attributes: 4, body: packed.clone(), ..Forge::new(0, &recs) };
+    let forge = BatchForge { attributes: 4, body: packed.clone(), ..BatchForge::new(0, &recs) };
     let frame = forge.bytes();
     let header = batches(&frame).next().expect("one").expect("a batch").header;
     let (seen, error) = walk(stream(header, &packed).expect("opens"), &header, 1 << 20, 8 << 20);

@@ -3,14 +3,14 @@
 use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{AbortedTransactions, ControlType, batches};
 
-use super::forge::{CONTROL, Forge, Rec, TRANSACTIONAL};
+use super::forge::{BatchForge, CONTROL, RecordForge, TRANSACTIONAL};
 
 const ABORT: u8 = 0;
 const COMMIT: u8 = 1;
 
 /// Base offsets of the data batches that a `read_committed` consumer sees.
-fn seen(log: &[Forge], aborted: &[(i64, i64)]) -> Vec<i64> {
-    let frame: Vec<u8> = log.iter().flat_map(Forge::bytes).collect();
+fn seen(log: &[BatchForge], aborted: &[(i64, i64)]) -> Vec<i64> {
+    let frame: Vec<u8> = log.iter().flat_map(BatchForge::bytes).collect();
     let list = aborted.iter().map(|(producer, first)| (*producer, Offset(*first))).collect();
     let mut aborted = AbortedTransactions::new(list);
     batches(&frame)
@@ -23,13 +23,13 @@ fn seen(log: &[Forge], aborted: &[(i64, i64)]) -> Vec<i64> {
 #[test]
 fn an_aborted_transaction_ends_at_its_producers_marker() {
     let log = [
-        Forge::in_transaction(0, 7),
-        Forge::in_transaction(1, 8),
-        Forge::marker(2, 7, ABORT),
-        Forge::in_transaction(3, 7),
-        Forge::in_transaction(4, 8),
-        Forge::marker(5, 8, COMMIT),
-        Forge::marker(6, 7, COMMIT),
+        BatchForge::in_transaction(0, 7),
+        BatchForge::in_transaction(1, 8),
+        BatchForge::marker(2, 7, ABORT),
+        BatchForge::in_transaction(3, 7),
+        BatchForge::in_transaction(4, 8),
+        BatchForge::marker(5, 8, COMMIT),
+        BatchForge::marker(6, 7, COMMIT),
     ];
     assert_eq!(seen(&log, &[(7, 0)]), [1, 3, 4]);
     assert_eq!(seen(&log, &[]), [0, 1, 3, 4], "the list decides, not the marker");
@@ -38,12 +38,12 @@ fn an_aborted_transaction_ends_at_its_producers_marker() {
 #[test]
 fn two_aborted_transactions_of_one_producer_in_any_order_of_the_list() {
     let log = [
-        Forge::in_transaction(0, 7),
-        Forge::marker(1, 7, ABORT),
-        Forge::in_transaction(2, 7),
-        Forge::marker(3, 7, COMMIT),
-        Forge::in_transaction(4, 7),
-        Forge::marker(5, 7, ABORT),
+        BatchForge::in_transaction(0, 7),
+        BatchForge::marker(1, 7, ABORT),
+        BatchForge::in_transaction(2, 7),
+        BatchForge::marker(3, 7, COMMIT),
+        BatchForge::in_transaction(4, 7),
+        BatchForge::marker(5, 7, ABORT),
     ];
     assert_eq!(seen(&log, &[(7, 0), (7, 4)]), [2]);
     assert_eq!(seen(&log, &[(7, 4), (7, 0)]), [2]);
@@ -51,25 +51,29 @@ fn two_aborted_transactions_of_one_producer_in_any_order_of_the_list() {
 
 #[test]
 fn a_transaction_that_began_before_the_fetch_is_dropped_from_its_first_batch() {
-    let log = [Forge::in_transaction(50, 7), Forge::marker(51, 7, ABORT), Forge::in_transaction(52, 7)];
+    let log = [
+        BatchForge::in_transaction(50, 7),
+        BatchForge::marker(51, 7, ABORT),
+        BatchForge::in_transaction(52, 7),
+    ];
     assert_eq!(seen(&log, &[(7, 3)]), [52]);
 }
 
 #[test]
 fn what_is_not_in_the_transaction_is_seen() {
     // Without the transactional bit, though the producer id is that of an aborted transaction.
-    let plain = Forge { producer_id: 7, ..Forge::new(1, &[Rec::value(0, b"v")]) };
-    let log = [Forge::in_transaction(0, 7), plain, Forge::in_transaction(2, 9)];
+    let plain = BatchForge { producer_id: 7, ..BatchForge::new(1, &[RecordForge::value(0, b"v")]) };
+    let log = [BatchForge::in_transaction(0, 7), plain, BatchForge::in_transaction(2, 9)];
     assert_eq!(seen(&log, &[(7, 0)]), [1, 2]);
 }
 
 #[test]
 fn a_batch_that_reaches_the_first_offset_is_within_it() {
     // Java compares with the batch's last offset.
-    let recs: Vec<Rec<'_>> = (0..4).map(|delta| Rec::value(delta, b"v")).collect();
+    let recs: Vec<RecordForge<'_>> = (0..4).map(|delta| RecordForge::value(delta, b"v")).collect();
     let log = [
-        Forge { attributes: TRANSACTIONAL, producer_id: 7, ..Forge::new(10, &recs) },
-        Forge::in_transaction(14, 7),
+        BatchForge { attributes: TRANSACTIONAL, producer_id: 7, ..BatchForge::new(10, &recs) },
+        BatchForge::in_transaction(14, 7),
     ];
     assert_eq!(seen(&log, &[(7, 13)]), [] as [i64; 0]);
     assert_eq!(seen(&log, &[(7, 14)]), [10]);
@@ -77,17 +81,17 @@ fn a_batch_that_reaches_the_first_offset_is_within_it() {
 
 #[test]
 fn control_batches_tell_their_kind() {
-    let kind = |batch: Forge| {
+    let kind = |batch: BatchForge| {
         let bytes = batch.bytes();
         let found = batches(&bytes).next().expect("one").expect("a batch");
         found.control_type()
     };
-    assert_eq!(kind(Forge::marker(0, 7, ABORT)), Some(ControlType::Abort));
-    assert_eq!(kind(Forge::marker(0, 7, COMMIT)), Some(ControlType::Commit));
-    assert_eq!(kind(Forge::marker(0, 7, 3)), Some(ControlType::Other));
-    assert_eq!(kind(Forge::in_transaction(0, 7)), None);
+    assert_eq!(kind(BatchForge::marker(0, 7, ABORT)), Some(ControlType::Abort));
+    assert_eq!(kind(BatchForge::marker(0, 7, COMMIT)), Some(ControlType::Commit));
+    assert_eq!(kind(BatchForge::marker(0, 7, 3)), Some(ControlType::Other));
+    assert_eq!(kind(BatchForge::in_transaction(0, 7)), None);
     // No key, and no record at all: nothing to act upon, nothing to fail for.
-    let keyless = Forge { attributes: CONTROL, ..Forge::new(0, &[Rec::value(0, b"v")]) };
+    let keyless = BatchForge { attributes: CONTROL, ..BatchForge::new(0, &[RecordForge::value(0, b"v")]) };
     assert_eq!(kind(keyless), Some(ControlType::Other));
-    assert_eq!(kind(Forge { attributes: CONTROL, ..Forge::new(0, &[]) }), Some(ControlType::Other));
+    assert_eq!(kind(BatchForge { attributes: CONTROL, ..BatchForge::new(0, &[]) }), Some(ControlType::Other));
 }

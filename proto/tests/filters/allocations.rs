@@ -1,12 +1,12 @@
 //! No allocation for a record, whatever it holds and whether it passes.
 
-use lighterman_proto::filter::{Filters, Subject};
+use lighterman_proto::filter::{FilterSet, FilterSubject};
 use lighterman_proto::records::Header;
 use lighterman_proto::units::TimestampMs;
 
 #[test]
 fn a_record_is_judged_without_an_allocation() {
-    let filters = Filters::compile(&[
+    let filters = FilterSet::compile(&[
         r#"{"value":{"order":{"state":["paid",{"prefix":"re"}],"lines":{"price":[{"numeric":[">",10,"<=",20]}]}}}}"#,
         r#"{"value":{"$or":[{"note":[{"equals-ignore-case":"Ünï"}]},{"note":[{"anything-but":{"suffix":"x"}}]}]},"key":["k"]}"#,
         r#"{"headers":{"h":[{"exists":false}]},"partition":[{"anything-but":[0,1]}],"timestamp":[{"numeric":["<",0]}]}"#,
@@ -26,7 +26,7 @@ fn a_record_is_judged_without_an_allocation() {
     let counted = allocation_counter::measure(|| {
         for value in values {
             for key in [Some(&b"k"[..]), None] {
-                let subject = Subject {
+                let subject = FilterSubject {
                     topic: "orders",
                     partition: 1,
                     timestamp: TimestampMs(i64::MIN),

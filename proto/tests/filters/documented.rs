@@ -1,13 +1,13 @@
 //! What AWS's documentation says of patterns and formats, case by case, and what is refused, with its place.
 
-use lighterman_proto::filter::{Filters, Subject};
+use lighterman_proto::filter::{FilterSet, FilterSubject};
 use lighterman_proto::records::Header;
 use lighterman_proto::units::TimestampMs;
 
 /// Whether a record with `value`, and something in all its other fields, passes.
 pub(crate) fn passes(patterns: &[&str], value: Option<&[u8]>) -> bool {
-    let filters = Filters::compile(patterns).expect("a pattern");
-    let subject = Subject {
+    let filters = FilterSet::compile(patterns).expect("a pattern");
+    let subject = FilterSubject {
         topic: "orders",
         partition: 3,
         timestamp: TimestampMs(1_545_084_650_987),
@@ -141,15 +141,15 @@ fn mistakes_and_their_places() {
         (r#"{"value":{"a":[{"exists":"yes"}]}}"#, "filter 1, value.a[0].exists (byte 25): exists takes"),
         (r#"{"value":{"a":["x"],"a":["y"]}}"#, "filter 1, pattern (byte 20): `a` stands twice"),
     ] {
-        let told = Filters::compile(&[pattern]).expect_err(pattern).to_string();
+        let told = FilterSet::compile(&[pattern]).expect_err(pattern).to_string();
         assert!(told.starts_with(expected), "{pattern}: {told}");
     }
-    let second = Filters::compile(&[r#"{"value":["a"]}"#, "{"]).expect_err("not JSON");
+    let second = FilterSet::compile(&[r#"{"value":["a"]}"#, "{"]).expect_err("not JSON");
     assert_eq!((second.filter, second.at), (1, 1));
     let long = format!(r#"{{"value":["{}"]}}"#, "é".repeat(4_096));
-    assert!(Filters::compile(&[long]).expect_err("long").to_string().contains("4110 characters; 4096"));
+    assert!(FilterSet::compile(&[long]).expect_err("long").to_string().contains("4110 characters; 4096"));
     let many = vec![r#"{"value":["a"]}"#; 11];
-    assert!(Filters::compile(&many).expect_err("many").to_string().contains("more than 10 filters"));
+    assert!(FilterSet::compile(&many).expect_err("many").to_string().contains("more than 10 filters"));
 }
 
 #[test]
@@ -176,13 +176,13 @@ fn many_fields_are_found_by_name() {
 #[test]
 fn the_deepest_and_widest_patterns_are_bounded() {
     let deep = |depth: usize| format!("{}[1]{}", "{\"value\":".repeat(depth), "}".repeat(depth));
-    assert!(Filters::compile(&[deep(126)]).is_ok());
-    assert!(Filters::compile(&[deep(127)]).is_err(), "as deep as JSON is read");
+    assert!(FilterSet::compile(&[deep(126)]).is_ok());
+    assert!(FilterSet::compile(&[deep(127)]).is_err(), "as deep as JSON is read");
     let wide = |names: usize| {
         let members: Vec<String> = (0..names).map(|name| format!(r#""{name:x}":[1]"#)).collect();
         format!(r#"{{"value":{{{}}}}}"#, members.join(","))
     };
-    assert!(Filters::compile(&[wide(300)]).is_ok());
-    let text = Filters::compile(&[wide(300), wide(300)]).expect_err("too many").to_string();
+    assert!(FilterSet::compile(&[wide(300)]).is_ok());
+    let text = FilterSet::compile(&[wide(300), wide(300)]).expect_err("too many").to_string();
     assert!(text.starts_with("filter 2, value.") && text.contains("more than 512 conditions"), "{text}");
 }

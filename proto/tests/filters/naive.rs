@@ -8,28 +8,28 @@ use serde_json::value::RawValue;
 
 /// A JSON text, its numbers as they are written.
 #[derive(Debug)]
-enum Tree {
-    Object(BTreeMap<String, Tree>),
-    List(Vec<Tree>),
+enum JsonTree {
+    Object(BTreeMap<String, JsonTree>),
+    List(Vec<JsonTree>),
     Text(String),
     Token(String),
 }
 
 /// What one header says, or one part of a record.
-pub(crate) type Part<'a> = Option<&'a [u8]>;
+pub(crate) type RecordPart<'a> = Option<&'a [u8]>;
 
 /// A record as a filter sees it.
-pub(crate) struct Sample<'a> {
+pub(crate) struct NaiveRecord<'a> {
     pub(crate) topic: &'a str,
     pub(crate) partition: i32,
     pub(crate) timestamp: i64,
-    pub(crate) key: Part<'a>,
-    pub(crate) value: Part<'a>,
+    pub(crate) key: RecordPart<'a>,
+    pub(crate) value: RecordPart<'a>,
     pub(crate) headers: &'a [(Vec<u8>, Option<Vec<u8>>)],
 }
 
 /// The first filter that matches, from 0.
-pub(crate) fn first_match(patterns: &[Value], sample: &Sample<'_>) -> Option<usize> {
+pub(crate) fn first_match(patterns: &[Value], sample: &NaiveRecord<'_>) -> Option<usize> {
     patterns.iter().position(|pattern| all(pattern, &|name, wanted| record(name, wanted, sample)))
 }
 
@@ -41,7 +41,7 @@ fn all(pattern: &Value, holds: &dyn Fn(&str, &Value) -> bool) -> bool {
     })
 }
 
-fn record(name: &str, wanted: &Value, sample: &Sample<'_>) -> bool {
+fn record(name: &str, wanted: &Value, sample: &NaiveRecord<'_>) -> bool {
     match name {
         "topic" => scalar(wanted, Some(sample.topic), None),
         "partition" => scalar(wanted, None, Some(&sample.partition.to_string())),
@@ -63,7 +63,7 @@ fn header(name: &str, list: &Value, headers: &[(Vec<u8>, Option<Vec<u8>>)]) -> b
         Some(bytes) => {
             let text = str::from_utf8(bytes).expect("the headers of these tests are UTF-8");
             let token = match read(text) {
-                Some(Tree::Token(token)) => Some(token),
+                Some(JsonTree::Token(token)) => Some(token),
                 _ => None,
             };
             scalar(list, Some(text), token.as_deref())
@@ -72,7 +72,7 @@ fn header(name: &str, list: &Value, headers: &[(Vec<u8>, Option<Vec<u8>>)]) -> b
 }
 
 /// The table of formats.
-fn data(wanted: &Value, bytes: Part<'_>) -> bool {
+fn data(wanted: &Value, bytes: RecordPart<'_>) -> bool {
     let presence_only = |list: &[Value]| list.iter().all(|one| one.is_null() || one.get("exists").is_some());
     let unread = |list: &[Value]| !presence_only(list) || list.iter().any(|one| one["exists"] == true);
     let Some(bytes) = bytes else {
@@ -84,9 +84,9 @@ fn data(wanted: &Value, bytes: Part<'_>) -> bool {
     let text = str::from_utf8(bytes).ok();
     match (wanted, text, text.and_then(read)) {
         (Value::Array(list), None, _) => unread(list),
-        (Value::Array(list), _, Some(Tree::Object(_) | Tree::List(_))) => unread(list),
-        (list @ Value::Array(_), _, Some(Tree::Text(text))) => scalar(list, Some(&text), None),
-        (list @ Value::Array(_), text, Some(Tree::Token(token))) => scalar(list, text, Some(&token)),
+        (Value::Array(list), _, Some(JsonTree::Object(_) | JsonTree::List(_))) => unread(list),
+        (list @ Value::Array(_), _, Some(JsonTree::Text(text))) => scalar(list, Some(&text), None),
+        (list @ Value::Array(_), text, Some(JsonTree::Token(token))) => scalar(list, text, Some(&token)),
         (list @ Value::Array(_), text, None) => scalar(list, text, None),
         (_, None, _) | (_, _, None) => true,
         (object, _, Some(tree)) => fits(object, &tree),
@@ -94,41 +94,41 @@ fn data(wanted: &Value, bytes: Part<'_>) -> bool {
 }
 
 /// A field's value against an object of the pattern: itself, or one element as a whole.
-fn fits(object: &Value, tree: &Tree) -> bool {
+fn fits(object: &Value, tree: &JsonTree) -> bool {
     match tree {
-        Tree::Object(members) => all(object, &|name, wanted| match (wanted, members.get(name)) {
+        JsonTree::Object(members) => all(object, &|name, wanted| match (wanted, members.get(name)) {
             (Value::Array(_), None) => absent_list(wanted),
             (_, None) => absent(wanted),
             (Value::Array(_), Some(found)) => list_fits(wanted, found),
             (_, Some(found)) => fits(wanted, found),
         }),
-        Tree::List(_) => {
+        JsonTree::List(_) => {
             let elements = flat(tree);
-            let mut objects = elements.iter().filter(|one| matches!(one, Tree::Object(_))).peekable();
+            let mut objects = elements.iter().filter(|one| matches!(one, JsonTree::Object(_))).peekable();
             if objects.peek().is_none() { absent(object) } else { objects.any(|one| fits(object, one)) }
         }
-        Tree::Text(_) | Tree::Token(_) => absent(object),
+        JsonTree::Text(_) | JsonTree::Token(_) => absent(object),
     }
 }
 
 /// A field's value against a list of the pattern: any leaf of it.
-fn list_fits(list: &Value, tree: &Tree) -> bool {
+fn list_fits(list: &Value, tree: &JsonTree) -> bool {
     let elements = flat(tree);
     let leaves: Vec<_> =
-        elements.into_iter().filter(|one| matches!(one, Tree::Text(_) | Tree::Token(_))).collect();
+        elements.into_iter().filter(|one| matches!(one, JsonTree::Text(_) | JsonTree::Token(_))).collect();
     if leaves.is_empty() {
         return absent_list(list);
     }
     leaves.into_iter().any(|leaf| match leaf {
-        Tree::Text(text) => scalar(list, Some(text), None),
-        Tree::Token(token) => scalar(list, None, Some(token)),
-        Tree::Object(_) | Tree::List(_) => unreachable!("a leaf"),
+        JsonTree::Text(text) => scalar(list, Some(text), None),
+        JsonTree::Token(token) => scalar(list, None, Some(token)),
+        JsonTree::Object(_) | JsonTree::List(_) => unreachable!("a leaf"),
     })
 }
 
-fn flat(tree: &Tree) -> Vec<&Tree> {
+fn flat(tree: &JsonTree) -> Vec<&JsonTree> {
     match tree {
-        Tree::List(elements) => elements.iter().flat_map(flat).collect(),
+        JsonTree::List(elements) => elements.iter().flat_map(flat).collect(),
         other => vec![other],
     }
 }
@@ -218,19 +218,19 @@ fn number(token: &str) -> Option<i128> {
     Some(if places < 0 { all / scale } else { all * scale })
 }
 
-fn read(text: &str) -> Option<Tree> {
+fn read(text: &str) -> Option<JsonTree> {
     let raw: &RawValue = serde_json::from_str(text).ok()?;
     Some(match raw.get().as_bytes()[0] {
         b'{' => {
             let members: BTreeMap<String, Box<RawValue>> = serde_json::from_str(raw.get()).ok()?;
             let each = |(name, raw): (String, Box<RawValue>)| Some((name, read(raw.get())?));
-            Tree::Object(members.into_iter().map(each).collect::<Option<_>>()?)
+            JsonTree::Object(members.into_iter().map(each).collect::<Option<_>>()?)
         }
         b'[' => {
             let elements: Vec<Box<RawValue>> = serde_json::from_str(raw.get()).ok()?;
-            Tree::List(elements.iter().map(|raw| read(raw.get())).collect::<Option<_>>()?)
+            JsonTree::List(elements.iter().map(|raw| read(raw.get())).collect::<Option<_>>()?)
         }
-        b'"' => Tree::Text(serde_json::from_str(raw.get()).ok()?),
-        _ => Tree::Token(raw.get().to_owned()),
+        b'"' => JsonTree::Text(serde_json::from_str(raw.get()).ok()?),
+        _ => JsonTree::Token(raw.get().to_owned()),
     })
 }

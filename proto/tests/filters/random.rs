@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use lighterman_proto::filter::{Filters, Subject, Verdict};
+use lighterman_proto::filter::{FilterSet, FilterSubject, FilterVerdict};
 use lighterman_proto::records::Header;
 use lighterman_proto::units::TimestampMs;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::naive::{self, Sample};
+use super::naive::{self, NaiveRecord};
 
 const NAMES: [&str; 3] = ["a", "b", "é"];
 const TEXTS: [&str; 8] = ["", "a", "ab", "AB", "x\"\\\n", "Ä", "😀", "1"];
@@ -190,13 +190,14 @@ fn headers() -> impl Strategy<Value = Vec<(Vec<u8>, Option<Vec<u8>>)>> {
     prop::collection::vec((name, prop::option::weighted(0.9, value)), 0..4)
 }
 
-fn agrees(patterns: &[Value], sample: &Sample<'_>) -> Result<(), TestCaseError> {
+fn agrees(patterns: &[Value], sample: &NaiveRecord<'_>) -> Result<(), TestCaseError> {
     prop_assume!(!has_half_a_pair(sample.value) && !has_half_a_pair(sample.key));
     let texts: Vec<String> = patterns.iter().map(ToString::to_string).collect();
     let filters =
-        Filters::compile(&texts).map_err(|error| TestCaseError::fail(format!("{error}: {texts:?}")))?;
-    let expected = naive::first_match(patterns, sample).map_or(Verdict::Refused, Verdict::Matched);
-    let subject = Subject {
+        FilterSet::compile(&texts).map_err(|error| TestCaseError::fail(format!("{error}: {texts:?}")))?;
+    let expected =
+        naive::first_match(patterns, sample).map_or(FilterVerdict::Refused, FilterVerdict::Matched);
+    let subject = FilterSubject {
         topic: sample.topic,
         partition: sample.partition,
         timestamp: TimestampMs(sample.timestamp),
@@ -223,7 +224,7 @@ proptest! {
         timestamp in -2i64..101,
     ) {
         let (key, value) = (key.as_deref(), value.as_deref());
-        agrees(&patterns, &Sample { topic: &topic, partition, timestamp, key, value, headers: &headers })?;
+        agrees(&patterns, &NaiveRecord { topic: &topic, partition, timestamp, key, value, headers: &headers })?;
     }
 
     /// One list on one field: whatever it holds shows in the verdict.
@@ -238,7 +239,7 @@ proptest! {
         for pattern in [json!({ "value": { "a": list } }), json!({ "headers": { "a": list } })] {
             let value = Some(value.as_bytes());
             let sample =
-                Sample { topic: "t", partition: 0, timestamp: 0, key: None, value, headers: &headers };
+                NaiveRecord { topic: "t", partition: 0, timestamp: 0, key: None, value, headers: &headers };
             agrees(&[pattern], &sample)?;
         }
     }
@@ -247,10 +248,10 @@ proptest! {
     #[test]
     fn numbers_beyond_a_float_are_compared_as_they_are_written(number in 9_007_199_254_740_000u64..9_007_199_254_750_000, by in 1u64..3) {
         let pattern = format!(r#"{{"value":{{"a":[{{"numeric":[">",{number}]}}]}}}}"#);
-        let filters = Filters::compile(&[pattern]).expect("a pattern");
+        let filters = FilterSet::compile(&[pattern]).expect("a pattern");
         for (found, expected) in [(number, false), (number + by, true), (number - by, false)] {
             let value = format!(r#"{{"a":{found}.0}}"#);
-            let subject = Subject {
+            let subject = FilterSubject {
                 topic: "t", partition: 0, timestamp: TimestampMs(0), key: None, value: Some(value.as_bytes()),
                 headers: std::iter::empty(),
             };

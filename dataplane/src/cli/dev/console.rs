@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::cli::print_line;
-use crate::local::function_host::observer::{FunctionError, FunctionObserver};
+use crate::local::function_host::observer::{FunctionObserver, HostedFunctionError};
 use crate::runtime::clock;
 use crate::telemetry::LineLimit;
 
@@ -22,7 +22,7 @@ pub(super) enum FunctionStart {
     /// It waits for its first invocation.
     Ready,
     /// It cannot start.
-    Failed(FunctionError),
+    Failed(HostedFunctionError),
 }
 
 /// Prints a function's lines with their request ids, and each new error once, with its stack trace.
@@ -37,7 +37,7 @@ pub(super) struct ConsoleObserver {
 struct ErrorNews {
     /// Apart from the function's lines, which may be many just before it fails.
     limit: LineLimit,
-    last: Mutex<Option<FunctionError>>,
+    last: Mutex<Option<HostedFunctionError>>,
 }
 
 impl ErrorNews {
@@ -46,7 +46,7 @@ impl ErrorNews {
     }
 
     /// True when `print` has told it.
-    fn tell(&self, error: &FunctionError, print: impl FnOnce(u64)) -> bool {
+    fn tell(&self, error: &HostedFunctionError, print: impl FnOnce(u64)) -> bool {
         let mut last = self.last.lock();
         if last.as_ref() == Some(error) {
             return false;
@@ -83,7 +83,7 @@ impl FunctionObserver for ConsoleObserver {
         self.start.send_replace(FunctionStart::Ready);
     }
 
-    fn initialization_failed(&self, _: &str, error: &FunctionError) {
+    fn initialization_failed(&self, _: &str, error: &HostedFunctionError) {
         let first = self.start.send_if_modified(|start| {
             let is_pending = matches!(start, FunctionStart::Pending);
             if is_pending {
@@ -105,7 +105,7 @@ impl FunctionObserver for ConsoleObserver {
         }
     }
 
-    fn failed(&self, _: &str, request: Uuid, error: &FunctionError) {
+    fn failed(&self, _: &str, request: Uuid, error: &HostedFunctionError) {
         let text = format!("{request} | function error {error}");
         self.errors.tell(error, |held_back| print(&text, held_back));
     }
@@ -118,7 +118,8 @@ mod tests {
     #[test]
     fn an_error_is_news_once_until_another_comes() {
         let (observer, started) = ConsoleObserver::new();
-        let error = |kind: &str| FunctionError { error_type: kind.into(), ..FunctionError::default() };
+        let error =
+            |kind: &str| HostedFunctionError { error_type: kind.into(), ..HostedFunctionError::default() };
         let is_news = |kind: &str| observer.errors.tell(&error(kind), |_| {});
         assert!(is_news("A") && !is_news("A"));
         assert!(is_news("B") && is_news("A"));
@@ -130,7 +131,8 @@ mod tests {
     #[test]
     fn an_error_that_could_not_be_told_is_still_news() {
         let news = ErrorNews { limit: LineLimit::new(1, Duration::from_secs(3_600)), last: Mutex::new(None) };
-        let error = |kind: &str| FunctionError { error_type: kind.into(), ..FunctionError::default() };
+        let error =
+            |kind: &str| HostedFunctionError { error_type: kind.into(), ..HostedFunctionError::default() };
         assert!(news.tell(&error("A"), |_| {}));
         assert!(!news.tell(&error("B"), |_| panic!("over the limit")));
         assert_eq!(news.last.lock().as_ref(), Some(&error("A")), "B is told when there is room");

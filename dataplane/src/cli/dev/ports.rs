@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use crate::app::node::{NodeListeners, listen_at};
 use crate::cli::print_line;
-use crate::config::{Settings, Source};
+use crate::config::{Settings, ValueSource};
 
 /// Listens for the control API and for metrics. An address that somebody chose is taken or refused; a default that is taken gives
 /// way to a free port, which is said.
@@ -24,7 +24,7 @@ fn bind(
     wanted: SocketAddr,
     user: &str,
 ) -> anyhow::Result<TcpListener> {
-    if settings.origin_of(key) != Source::Default {
+    if settings.origin_of(key) != ValueSource::Default {
         return listen_at(wanted, key, user);
     }
     match TcpListener::bind(wanted) {

@@ -3,21 +3,25 @@
 use std::sync::Arc;
 
 use lighterman_proto::api::OnDestinationFailure;
-use lighterman_proto::event::{Envelope, EventSource};
-use lighterman_proto::failure::Source;
+use lighterman_proto::event::{EventEnvelope, EventSource};
+use lighterman_proto::failure::RecordSource;
 use tokio::sync::Semaphore;
 
-use super::floor::Floor;
-use crate::destination::Destinations;
-use crate::destination::burial::{DestinationBurial, LETTERS_AT_ONCE};
+use super::floor::MappingActors;
+use crate::destination::DestinationRouter;
+use crate::destination::burial::{DestinationSink, LETTERS_AT_ONCE};
 use crate::destination::deliver::DeliveryWatch;
 use crate::destination::kafka::TopicDestinations;
-use crate::destination::letters::Sender;
-use crate::partition::failing::Burial;
+use crate::destination::letters::FailureEncoder;
+use crate::partition::failing::DeadLetterSink;
 
-impl Floor {
+impl MappingActors {
     /// Where records go that are given up, when the mapping says so.
-    pub(super) fn new_burial(&self, envelope: &Arc<Envelope>, servers: &str) -> Option<Arc<dyn Burial>> {
+    pub(super) fn new_burial(
+        &self,
+        envelope: &Arc<EventEnvelope>,
+        servers: &str,
+    ) -> Option<Arc<dyn DeadLetterSink>> {
         let run = &self.run;
         let destination = run.failure.destination.clone()?;
         let arn = match &run.source {
@@ -26,21 +30,21 @@ impl Floor {
         };
         let topics = TopicDestinations::new(run.bootstrap.clone(), Arc::clone(&self.node.egress));
         let drop = run.failure.on_destination_failure == OnDestinationFailure::Drop;
-        Some(Arc::new(DestinationBurial {
-            sender: Sender {
+        Some(Arc::new(DestinationSink {
+            sender: FailureEncoder {
                 mapping: run.id,
                 function_arn: Arc::clone(&run.function),
-                source: Source { arn, bootstrap_servers: servers.into() },
+                source: RecordSource { arn, bootstrap_servers: servers.into() },
                 topic: Arc::clone(&run.topic),
                 envelope: Arc::clone(envelope),
             },
             destination,
-            port: Arc::new(Destinations::new(self.node.aws.clone(), Some(topics))),
+            port: Arc::new(DestinationRouter::new(self.node.aws.clone(), Some(topics))),
             retry: self.node.retry,
-            on_failure: DestinationBurial::on_failure(drop),
+            on_failure: DestinationSink::on_failure(drop),
             observer: Arc::new(DeliveryWatch::new(run.id.to_string(), self.status.labels())),
             budget: self.budget.clone(),
-            turns: Arc::new(Semaphore::new(LETTERS_AT_ONCE)),
+            permits: Arc::new(Semaphore::new(LETTERS_AT_ONCE)),
         }))
     }
 }

@@ -8,13 +8,13 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::ids::{MappingId, Offset, OffsetRange};
 use lighterman_proto::topic_id::TopicId;
 
-use super::floor::Floor;
-use crate::audit::{AuditLog, Entry, What};
+use super::floor::MappingActors;
+use crate::audit::{AuditEntry, AuditLog, EntryKind};
 use crate::kafka::group::{CommitFailure, Membership};
-use crate::offsets::actor::{Boxed, CommitAnswer, CommitPort, MemberStops, NoAnswer};
-use crate::offsets::committer::{CommitOutcome, Frontier, offsets_of, split_by_topic};
-use crate::offsets::read_back::differing;
-use crate::partition::ledger::Passed;
+use crate::offsets::actor::{CommitAnswer, CommitError, CommitFuture, CommitPort, MemberStops};
+use crate::offsets::committer::{CommitOutcome, CommitRequest, offsets_of, split_by_topic};
+use crate::offsets::read_back::mismatched_partitions;
+use crate::partition::ledger::ResolvedRange;
 use crate::runtime::clock;
 
 /// Commits as our member, with the activation's partition count beside each offset.
@@ -38,7 +38,7 @@ impl GroupCommits {
 }
 
 impl CommitPort for GroupCommits {
-    fn commit(&self, frontiers: Vec<Frontier>) -> Boxed<CommitAnswer> {
+    fn commit(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<CommitAnswer> {
         let partitions_at_activation = self.activated.load(Ordering::Relaxed);
         let accounts = accounts(&frontiers);
         let (frontiers, outdated) = split_by_topic(frontiers, self.membership.topic_id());
@@ -60,7 +60,7 @@ impl CommitPort for GroupCommits {
         })
     }
 
-    fn read_back(&self, frontiers: Vec<Frontier>) -> Boxed<Option<Vec<i32>>> {
+    fn read_back(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<Option<Vec<i32>>> {
         let (membership, activated) = (self.membership.clone(), self.activated.load(Ordering::Relaxed));
         let (frontiers, _) = split_by_topic(frontiers, self.membership.topic_id());
         Box::pin(async move {
@@ -69,7 +69,7 @@ impl CommitPort for GroupCommits {
                 return Some(Vec::new());
             }
             match membership.read_back(&partitions).await {
-                Ok(theirs) => Some(differing(frontiers, activated, &theirs)),
+                Ok(theirs) => Some(mismatched_partitions(frontiers, activated, &theirs)),
                 Err(error) => {
                     tracing::debug!(%error, "what is committed could not be read back; trying again");
                     None
@@ -78,8 +78,8 @@ impl CommitPort for GroupCommits {
         })
     }
 
-    fn given_up(&self, frontier: &Frontier, acknowledged: Option<Offset>) {
-        let Frontier { partition, offset, .. } = *frontier;
+    fn given_up(&self, frontier: &CommitRequest, acknowledged: Option<Offset>) {
+        let CommitRequest { partition, offset, .. } = *frontier;
         let held = acknowledged.map(|held| held.0);
         tracing::error!(
             mapping = %self.mapping,
@@ -90,40 +90,40 @@ impl CommitPort for GroupCommits {
              topic is read again"
         );
         let range = OffsetRange { first: acknowledged.unwrap_or(offset), end: offset };
-        let entry = Entry { at: clock::wall_ms(), partition, range, what: What::Uncommitted };
+        let entry = AuditEntry { at: clock::wall_ms(), partition, range, what: EntryKind::Uncommitted };
         self.audit.note(self.mapping, vec![entry]);
     }
 }
 
-impl Floor {
+impl MappingActors {
     /// The member stops and hands nothing over.
     pub(super) fn stop_commits(&self) {
         self.committer.do_send(MemberStops);
     }
 }
 
-fn no_answer(failure: CommitFailure) -> NoAnswer {
+fn no_answer(failure: CommitFailure) -> CommitError {
     let may_be_served = match &failure {
         CommitFailure::NotAMember => false,
-        CommitFailure::Kafka(error) => error.may_be_served(),
+        CommitFailure::Kafka(error) => error.may_still_apply(),
     };
-    NoAnswer { why: failure.to_string(), may_be_served }
+    CommitError { why: failure.to_string(), may_still_apply: may_be_served }
 }
 
 /// The offsets that they have passed, by the topic that it is of: one, but while a topic is made anew.
-fn accounts(frontiers: &[Frontier]) -> BTreeMap<Option<TopicId>, Vec<Entry>> {
+fn accounts(frontiers: &[CommitRequest]) -> BTreeMap<Option<TopicId>, Vec<AuditEntry>> {
     let at = clock::wall_ms();
-    let of = |frontier: &Frontier| {
+    let of = |frontier: &CommitRequest| {
         let partition = frontier.partition;
-        let entry = move |passed: &Passed| Entry {
+        let entry = move |passed: &ResolvedRange| AuditEntry {
             at,
             partition,
             range: passed.range,
-            what: What::Ended(passed.outcome),
+            what: EntryKind::Ended(passed.outcome),
         };
         frontier.passed.iter().map(entry).collect::<Vec<_>>()
     };
-    let mut accounts: BTreeMap<Option<TopicId>, Vec<Entry>> = BTreeMap::new();
+    let mut accounts: BTreeMap<Option<TopicId>, Vec<AuditEntry>> = BTreeMap::new();
     for frontier in frontiers.iter().filter(|frontier| !frontier.passed.is_empty()) {
         accounts.entry(frontier.topic).or_default().extend(of(frontier));
     }

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Recipient};
-use lighterman_proto::api::{Destination, FilterCriteria, OnDestinationFailure};
-use lighterman_proto::event::{Envelope, EventSource};
+use lighterman_proto::api::{FailureDestination, FilterCriteria, OnDestinationFailure};
+use lighterman_proto::event::{EventEnvelope, EventSource};
 use lighterman_proto::ids::{ConsumerId, MappingId};
 use lighterman_proto::units::{PAYLOAD_BYTES_MAX, SLOTS_PER_CONSUMER};
-use lighterman_scaler::policy::Bounds;
+use lighterman_scaler::policy::PollerBounds;
 
 use super::commits::GroupCommits;
 use super::share::ArbiterShare;
@@ -20,37 +20,37 @@ use crate::batcher::core::BatchLimits;
 use crate::batcher::payload::PayloadPool;
 use crate::consumer::actor::{ConsumerActor, ConsumerParts};
 use crate::consumer::messages::{ConsumerReport, FencePartitions};
-use crate::consumer::status::StatusBoard;
-use crate::credit::bytes::ByteBudget;
+use crate::consumer::status::MappingStatus;
+use crate::credit::bytes::MemoryBudget;
 use crate::credit::slots::Slots;
 use crate::destination::aws::AwsDestinations;
 use crate::egress::Egress;
 use crate::invoker::facts::FactsDesk;
-use crate::invoker::invoke::{Concurrency, InvokedFunction, Invoker};
+use crate::invoker::invoke::{ConcurrencyLimit, InvokedFunction, Invoker};
 use crate::invoker::port::FunctionPort;
 use crate::invoker::retry::RetryPolicy;
-use crate::kafka::cluster::Cluster;
+use crate::kafka::cluster::KafkaCluster;
 use crate::kafka::fetch::FetchSettings;
 use crate::kafka::group::{GroupProtocol, GroupThread, Membership};
-use crate::kafka::offsets::At;
-use crate::kafka::transport::{BrokerAddress, Connector};
+use crate::kafka::offsets::OffsetSpec;
+use crate::kafka::transport::{BrokerAddress, BrokerConnector};
 use crate::offsets::actor::CommitterActor;
-use crate::partition::cut::CutLimits;
-use crate::partition::failing::Burial;
-use crate::partition::work::FailurePolicy;
+use crate::partition::cut::PartitionBatchLimits;
+use crate::partition::failing::DeadLetterSink;
+use crate::partition::work::FailureHandling;
 use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::{InFlight, LongestRun};
-use crate::runtime::placement::{Placement, Seat, SeatKind};
+use crate::runtime::placement::{ArbiterSeat, Placement, SeatKind};
 
 /// Bytes held ahead for each partition: two full batches of ordinary records, not less than one fetch.
 const BUFFER_BYTES_TARGET: usize = 512 * 1024;
 
 /// What all mappings of a node share.
 #[derive(Clone)]
-pub struct Node {
+pub struct NodeResources {
     /// Fetch buffers and payloads.
-    pub budget: ByteBudget,
+    pub budget: MemoryBudget,
     /// Payload buffers between two invocations.
     pub payloads: PayloadPool,
     /// What may still be running.
@@ -62,7 +62,7 @@ pub struct Node {
     /// The thread of the group memberships.
     pub groups: GroupThread,
     /// How brokers are dialled.
-    pub connector: Arc<dyn Connector>,
+    pub connector: Arc<dyn BrokerConnector>,
     /// How functions are invoked.
     pub port: Arc<dyn FunctionPort>,
     /// Facts of the functions, kept fresh.
@@ -83,7 +83,7 @@ pub struct Node {
 
 /// A mapping as the dataplane runs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MappingRun {
+pub struct MappingSpec {
     /// Which mapping.
     pub id: MappingId,
     /// The one topic.
@@ -101,24 +101,24 @@ pub struct MappingRun {
     /// `MaximumBatchingWindow`.
     pub window: Duration,
     /// Starting position.
-    pub start: At,
+    pub start: OffsetSpec,
     /// `MinimumPollers`, `MaximumPollers`.
-    pub bounds: Bounds,
+    pub bounds: PollerBounds,
     /// What to do with records that fail.
-    pub failure: FailureRun,
+    pub failure: FailureSpec,
     /// Which records are delivered.
     pub filters: FilterCriteria,
 }
 
 /// What a mapping does with records that fail, and where they go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FailureRun {
+pub struct FailureSpec {
     /// What the partitions decide by.
-    pub policy: FailurePolicy,
+    pub policy: FailureHandling,
     /// `ReportBatchItemFailures`.
     pub partial_responses: bool,
     /// `DestinationConfig.OnFailure`.
-    pub destination: Option<Destination>,
+    pub destination: Option<FailureDestination>,
     /// What happens while it refuses.
     pub on_destination_failure: OnDestinationFailure,
 }
@@ -126,48 +126,48 @@ pub struct FailureRun {
 /// A consumer, and its place.
 struct SeatedConsumer {
     address: Addr<ConsumerActor>,
-    seat: Seat,
+    seat: ArbiterSeat,
 }
 
 /// The actors of a member that has joined; they end when it is dropped.
-pub struct Floor {
-    pub(super) node: Node,
-    pub(super) budget: ByteBudget,
-    pub(super) run: MappingRun,
-    pub(super) cluster: Cluster,
+pub struct MappingActors {
+    pub(super) node: NodeResources,
+    pub(super) budget: MemoryBudget,
+    pub(super) run: MappingSpec,
+    pub(super) cluster: KafkaCluster,
     membership: Membership,
     function: InvokedFunction,
     epochs: CurrentEpochs,
-    pub(super) status: StatusBoard,
+    pub(super) status: MappingStatus,
     slots: Slots,
-    concurrency: Concurrency,
+    concurrency: ConcurrencyLimit,
     pub(super) invoker: Invoker,
     pub(super) committer: Addr<CommitterActor>,
     /// The committer's place, and that of the first consumer: what it commits costs no other thread a wake then.
-    home: Seat,
+    home: ArbiterSeat,
     /// The first consumer's place, until it comes.
-    reserved: Option<Seat>,
+    reserved: Option<ArbiterSeat>,
     pub(super) shares: HashMap<usize, ArbiterShare>,
     consumers: BTreeMap<ConsumerId, SeatedConsumer>,
     member: Recipient<ConsumerReport>,
     /// The next consumer's id; no floor of the member has given it.
     next_consumer: Arc<AtomicU32>,
-    burial: Option<Arc<dyn Burial>>,
+    burial: Option<Arc<dyn DeadLetterSink>>,
     fence: Arc<AtomicU64>,
     /// Called when an actor that all consumers share has died.
     pub(super) shared_death: Arc<dyn Fn(&'static str) + Send + Sync>,
 }
 
 /// What a floor is built from.
-pub struct FloorParts {
+pub struct WiringParts {
     /// The node.
-    pub node: Node,
+    pub node: NodeResources,
     /// The mapping's share of its bytes.
-    pub budget: ByteBudget,
+    pub budget: MemoryBudget,
     /// The mapping.
-    pub run: MappingRun,
+    pub run: MappingSpec,
     /// Its cluster.
-    pub cluster: Cluster,
+    pub cluster: KafkaCluster,
     /// Its group.
     pub membership: Membership,
     /// Its function.
@@ -180,17 +180,17 @@ pub struct FloorParts {
     /// Under which epochs its consumers may begin invocations.
     pub epochs: CurrentEpochs,
     /// What it shows.
-    pub status: StatusBoard,
+    pub status: MappingStatus,
     /// Who decides.
     pub member: Recipient<ConsumerReport>,
     /// Called when an actor that all consumers share has died.
     pub shared_death: Arc<dyn Fn(&'static str) + Send + Sync>,
 }
 
-impl Floor {
+impl MappingActors {
     /// A committer, no consumers yet.
-    pub fn new(parts: FloorParts) -> Self {
-        let FloorParts {
+    pub fn new(parts: WiringParts) -> Self {
+        let WiringParts {
             node,
             budget,
             run,
@@ -205,7 +205,7 @@ impl Floor {
             shared_death,
         } = parts;
         let slots = Slots::new(SLOTS_PER_CONSUMER);
-        let concurrency = Concurrency::new(slots.clone());
+        let concurrency = ConcurrencyLimit::new(slots.clone());
         let invoker = Invoker::new(Arc::clone(&node.port), function.clone(), concurrency.clone());
         let home = node.placement.seat(SeatKind::Committer);
         let reserved = node.placement.seat_at(home.arbiter(), SeatKind::Consumer);
@@ -290,7 +290,7 @@ impl Floor {
     }
 
     /// The first consumer is beside the committer; the others are where there is least.
-    fn next_seat(&mut self) -> Seat {
+    fn next_seat(&mut self) -> ArbiterSeat {
         if let Some(reserved) = self.reserved.take() {
             return reserved;
         }
@@ -310,7 +310,7 @@ impl Floor {
         let ArbiterShare { router, invoker } = self.share(arbiter);
         let (router, invoker_apart) = (router.clone(), invoker.clone().recipient());
         let servers = self.run.bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let envelope = Arc::new(Envelope::new(&self.run.source, &servers, &self.run.topic));
+        let envelope = Arc::new(EventEnvelope::new(&self.run.source, &servers, &self.run.topic));
         if self.burial.is_none() {
             self.burial = self.new_burial(&envelope, &servers);
         }
@@ -351,7 +351,7 @@ impl Floor {
             topic: Arc::clone(&self.run.topic),
             envelope,
             filters: Arc::clone(self.run.filters.compiled()),
-            limits: CutLimits {
+            limits: PartitionBatchLimits {
                 records_max,
                 payload_bytes_max: PAYLOAD_BYTES_MAX - envelope_bytes - key_bytes_max,
             },
@@ -369,7 +369,7 @@ impl Floor {
     }
 }
 
-impl Drop for Floor {
+impl Drop for MappingActors {
     /// A consumer and its partitions know each other's addresses: only being told ends them.
     fn drop(&mut self) {
         for consumer in self.consumers.values() {

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context, Handler, Message};
 
-use super::{GroupHappened, MemberActor};
+use super::{GroupHappened, MappingActor};
 use crate::invoker::facts::RUN_MAX;
 use crate::invoker::invoke::InvokedFunction;
 use crate::invoker::port::FunctionFacts;
-use crate::kafka::group::effects::{GroupProtocol, Timing};
+use crate::kafka::group::effects::{GroupProtocol, MemberTiming};
 use crate::kafka::group::{MembershipSettings, RebalanceTimeout};
 use crate::runtime::clock;
 
@@ -33,7 +33,7 @@ struct JoinUntold;
 #[rtype(result = "()")]
 struct JoinAgain;
 
-impl MemberActor {
+impl MappingActor {
     pub(super) fn watch_function(&mut self, ctx: &mut Context<Self>) {
         let me = ctx.address();
         let listener = Arc::new(move |facts| me.do_send(FunctionTold(facts)));
@@ -71,7 +71,7 @@ impl MemberActor {
         let me = ctx.address();
         let sink = Arc::new(move |event| me.do_send(GroupHappened(event)));
         let rebalance_timeout = rebalance_timeout(self.node.group_protocol, function.timeout.current());
-        let timing = Timing::new(self.node.session_timeout, rebalance_timeout);
+        let timing = MemberTiming::new(self.node.session_timeout, rebalance_timeout);
         let settings = MembershipSettings {
             group: self.run.group.clone(),
             topic: self.run.topic.to_string(),
@@ -106,7 +106,7 @@ fn rebalance_timeout(protocol: GroupProtocol, function_timeout: Duration) -> Dur
     run + DRAIN_MARGIN
 }
 
-impl Handler<FunctionTold> for MemberActor {
+impl Handler<FunctionTold> for MappingActor {
     type Result = ();
 
     fn handle(&mut self, FunctionTold(facts): FunctionTold, ctx: &mut Self::Context) {
@@ -115,8 +115,8 @@ impl Handler<FunctionTold> for MemberActor {
         }
         self.told = Some(facts);
         match facts {
-            FunctionFacts::Known { .. } | FunctionFacts::Untold if self.joined.is_none() => self.join(ctx),
-            FunctionFacts::Known { .. } | FunctionFacts::Untold => self.retime(),
+            FunctionFacts::Known { .. } | FunctionFacts::Unknown if self.joined.is_none() => self.join(ctx),
+            FunctionFacts::Known { .. } | FunctionFacts::Unknown => self.retime(),
             FunctionFacts::Missing if self.joined.is_none() => {
                 self.status.problem(&format!("function {} does not exist", self.run.function));
             }
@@ -125,7 +125,7 @@ impl Handler<FunctionTold> for MemberActor {
     }
 }
 
-impl Handler<JoinUntold> for MemberActor {
+impl Handler<JoinUntold> for MappingActor {
     type Result = ();
 
     fn handle(&mut self, _: JoinUntold, ctx: &mut Self::Context) {
@@ -136,7 +136,7 @@ impl Handler<JoinUntold> for MemberActor {
     }
 }
 
-impl Handler<JoinAgain> for MemberActor {
+impl Handler<JoinAgain> for MappingActor {
     type Result = ();
 
     fn handle(&mut self, _: JoinAgain, ctx: &mut Self::Context) {

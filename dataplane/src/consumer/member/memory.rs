@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::MemberActor;
+use super::MappingActor;
 use crate::partition::messages::GiveBack;
 use crate::runtime::clock;
 
 /// After how long it is told that a mapping waits for memory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-impl MemberActor {
+impl MappingActor {
     /// Shows a lack of memory, and has given back what is of no use now when others lack it.
     pub(super) fn mind_memory(&self) {
         let shortage = self.budget.shortage(PATIENCE, clock::now());

@@ -24,25 +24,25 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
 use lighterman_proto::units::Moment;
-use lighterman_scaler::assignment::Assignments;
-use lighterman_scaler::policy::Scaler;
+use lighterman_scaler::assignment::AssignmentTable;
+use lighterman_scaler::policy::ScalingPolicy;
 use tokio::sync::oneshot;
 
-use self::floor::{Floor, FloorParts, MappingRun, Node};
+use self::floor::{MappingActors, MappingSpec, NodeResources, WiringParts};
 use self::succession::MemberWatch;
 use self::topic_look::TopicLook;
-use self::turn::Turn;
+use self::turn::ResolveLock;
 use self::waiting::WaitingStarts;
-use super::messages::{ConsumerEvent, ConsumerReport, Position};
-use super::status::StatusBoard;
-use crate::credit::bytes::ByteBudget;
+use super::messages::{ConsumerEvent, ConsumerReport, ResumePoint};
+use super::status::MappingStatus;
+use crate::credit::bytes::MemoryBudget;
 use crate::invoker::facts::FunctionWatch;
 use crate::invoker::invoke::InvokedFunction;
 use crate::invoker::port::FunctionFacts;
-use crate::kafka::cluster::Cluster;
+use crate::kafka::cluster::KafkaCluster;
 use crate::kafka::group::{GroupEvent, Membership};
-use crate::partition::gauge::Gauge;
-use crate::partition::messages::Skip;
+use crate::partition::gauge::PartitionStats;
+use crate::partition::messages::SkipRecord;
 use crate::runtime::clock;
 use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
@@ -54,7 +54,7 @@ const MEMBERSHIP_ENDED: &str =
 /// Drain everything, commit, leave the group, then answer.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Stop(pub oneshot::Sender<()>);
+pub struct StopMapping(pub oneshot::Sender<()>);
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -69,14 +69,14 @@ struct SharedActorDied {
 }
 
 /// The actor.
-pub struct MemberActor {
-    node: Node,
+pub struct MappingActor {
+    node: NodeResources,
     /// The mapping's share of the node's bytes.
-    budget: ByteBudget,
-    run: MappingRun,
-    status: StatusBoard,
-    cluster: Cluster,
-    joined: Option<(Membership, Floor)>,
+    budget: MemoryBudget,
+    run: MappingSpec,
+    status: MappingStatus,
+    cluster: KafkaCluster,
+    joined: Option<(Membership, MappingActors)>,
     /// The facts of the function; nothing before the actor has started.
     watched: Option<Arc<FunctionWatch>>,
     /// Lambda's last word on it.
@@ -94,11 +94,11 @@ pub struct MemberActor {
     waiting: WaitingStarts,
     /// Held by whoever finds out where partitions begin.
     resolving: Arc<tokio::sync::Mutex<()>>,
-    scaler: Scaler,
-    table: Assignments,
+    scaler: ScalingPolicy,
+    table: AssignmentTable,
     /// Where each partition of the table goes on.
-    positions: BTreeMap<i32, Position>,
-    gauges: BTreeMap<i32, Arc<Gauge>>,
+    positions: BTreeMap<i32, ResumePoint>,
+    gauges: BTreeMap<i32, Arc<PartitionStats>>,
     resolved_before: BTreeMap<i32, u64>,
     /// The last generation that gave us a share.
     generation: i32,
@@ -114,7 +114,7 @@ pub struct MemberActor {
     held_back: BTreeSet<i32>,
     /// Under which epochs invocations may begin.
     epochs: CurrentEpochs,
-    turn: Turn,
+    turn: ResolveLock,
     desired: u32,
     lost_something: bool,
     stopping: Option<oneshot::Sender<()>>,
@@ -122,16 +122,16 @@ pub struct MemberActor {
     watch: MemberWatch,
 }
 
-impl MemberActor {
+impl MappingActor {
     /// A member that has not begun.
-    pub fn new(node: Node, run: MappingRun, status: StatusBoard, watch: MemberWatch) -> Self {
-        let cluster = Cluster::new(
+    pub fn new(node: NodeResources, run: MappingSpec, status: MappingStatus, watch: MemberWatch) -> Self {
+        let cluster = KafkaCluster::new(
             run.bootstrap.clone(),
             Arc::clone(&node.connector),
             format!("lighterman-{}", run.id),
         );
         Self {
-            scaler: Scaler::new(run.bounds),
+            scaler: ScalingPolicy::new(run.bounds),
             desired: run.bounds.minimum.max(1),
             budget: node.budget.share_for(&format!("mapping {}", run.id)),
             node,
@@ -149,7 +149,7 @@ impl MemberActor {
             owes_all: Arc::default(),
             waiting: WaitingStarts::default(),
             resolving: Arc::default(),
-            table: Assignments::default(),
+            table: AssignmentTable::default(),
             positions: BTreeMap::new(),
             gauges: BTreeMap::new(),
             resolved_before: BTreeMap::new(),
@@ -160,7 +160,7 @@ impl MemberActor {
             revoking: BTreeSet::new(),
             held_back: BTreeSet::new(),
             epochs: CurrentEpochs::default(),
-            turn: Turn::default(),
+            turn: ResolveLock::default(),
             lost_something: false,
             stopping: None,
             leaving: false,
@@ -168,10 +168,15 @@ impl MemberActor {
         }
     }
 
-    fn floor(&mut self, membership: Membership, function: InvokedFunction, ctx: &mut Context<Self>) -> Floor {
+    fn floor(
+        &mut self,
+        membership: Membership,
+        function: InvokedFunction,
+        ctx: &mut Context<Self>,
+    ) -> MappingActors {
         self.floors += 1;
         let (died, floor) = (ctx.address(), self.floors);
-        Floor::new(FloorParts {
+        MappingActors::new(WiringParts {
             node: self.node.clone(),
             budget: self.budget.clone(),
             run: self.run.clone(),
@@ -188,7 +193,7 @@ impl MemberActor {
     }
 
     /// What keeps us from running all that is ours.
-    fn missing(&self) -> Option<String> {
+    fn not_ready_reason(&self) -> Option<String> {
         if self.joined.is_none() {
             if self.floors > 0 {
                 return Some(MEMBERSHIP_ENDED.to_owned());
@@ -212,7 +217,7 @@ impl MemberActor {
             self.watch_join();
             self.resolve_waiting(ctx);
         }
-        self.status.set_missing(self.missing());
+        self.status.set_missing(self.not_ready_reason());
         self.mind_memory();
         self.turn.released.append(&mut self.held_back);
         self.end_turn(ctx);
@@ -220,7 +225,7 @@ impl MemberActor {
             && let Some((membership, _)) = &self.joined
             && self.node.in_flight.is_mapping_clear(self.run.id, now)
         {
-            membership.quiesced();
+            membership.all_invocations_ended();
             self.lost_something = false;
         }
         let sample = self.sample();
@@ -257,16 +262,16 @@ impl MemberActor {
             membership.leave().await;
             held.let_go();
             let _ = done.send(());
-            me.do_send(Gone);
+            me.do_send(MappingStopped);
         });
     }
 }
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Gone;
+struct MappingStopped;
 
-impl Actor for MemberActor {
+impl Actor for MappingActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -277,7 +282,7 @@ impl Actor for MemberActor {
     }
 }
 
-impl Handler<GroupHappened> for MemberActor {
+impl Handler<GroupHappened> for MappingActor {
     type Result = ();
 
     fn handle(&mut self, GroupHappened(event): GroupHappened, ctx: &mut Self::Context) {
@@ -286,7 +291,7 @@ impl Handler<GroupHappened> for MemberActor {
     }
 }
 
-impl Handler<ConsumerReport> for MemberActor {
+impl Handler<ConsumerReport> for MappingActor {
     type Result = ();
 
     fn handle(&mut self, report: ConsumerReport, ctx: &mut Self::Context) {
@@ -313,7 +318,7 @@ impl Handler<ConsumerReport> for MemberActor {
     }
 }
 
-impl Handler<SharedActorDied> for MemberActor {
+impl Handler<SharedActorDied> for MappingActor {
     type Result = ();
 
     fn handle(&mut self, SharedActorDied { what, floor }: SharedActorDied, ctx: &mut Self::Context) {
@@ -326,10 +331,10 @@ impl Handler<SharedActorDied> for MemberActor {
     }
 }
 
-impl Handler<Skip> for MemberActor {
+impl Handler<SkipRecord> for MappingActor {
     type Result = ();
 
-    fn handle(&mut self, skip: Skip, _: &mut Self::Context) {
+    fn handle(&mut self, skip: SkipRecord, _: &mut Self::Context) {
         let place = self.table.place(skip.partition).map(|(consumer, _)| consumer);
         let floor = self.joined.as_ref().map(|(_, floor)| floor);
         if let Some(address) = place.and_then(|consumer| floor?.consumer(consumer)) {
@@ -338,25 +343,25 @@ impl Handler<Skip> for MemberActor {
     }
 }
 
-impl Handler<Stop> for MemberActor {
+impl Handler<StopMapping> for MappingActor {
     type Result = ();
 
-    fn handle(&mut self, Stop(done): Stop, ctx: &mut Self::Context) {
+    fn handle(&mut self, StopMapping(done): StopMapping, ctx: &mut Self::Context) {
         self.stopping = Some(done);
         if let Some((_, floor)) = &self.joined {
             floor.stop_commits();
         }
         let partitions: Vec<i32> = self.table.partitions().collect();
-        self.give_up(&partitions);
+        self.revoke_partitions(&partitions);
         self.finish_stop(ctx);
         self.end_turn(ctx);
     }
 }
 
-impl Handler<Gone> for MemberActor {
+impl Handler<MappingStopped> for MappingActor {
     type Result = ();
 
-    fn handle(&mut self, _: Gone, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: MappingStopped, ctx: &mut Self::Context) {
         ctx.stop();
     }
 }

@@ -7,24 +7,24 @@ use std::time::Duration;
 
 use actix::Context;
 use lighterman_proto::ids::{Offset, OffsetRange};
-use lighterman_scaler::assignment::Move;
+use lighterman_scaler::assignment::AssignmentMove;
 
 use super::resolving::UNDECIDED;
-use super::unfounded::Remark;
-use super::{MEMBERSHIP_ENDED, MemberActor};
-use crate::audit::{Entry, What};
+use super::unfounded::StartRemark;
+use super::{MEMBERSHIP_ENDED, MappingActor};
+use crate::audit::{AuditEntry, EntryKind};
 use crate::consumer::messages::{
-    DrainPartition, FencePartitions, PartitionReport, PartitionState, Position, StartPartition,
+    DrainPartition, FencePartitions, PartitionReport, PartitionState, ResumePoint, StartPartition,
 };
 use crate::consumer::standing::StandingCause;
-use crate::consumer::status::Shown;
+use crate::consumer::status::PartitionRow;
 use crate::kafka::group::GroupEvent;
 use crate::runtime::clock;
 
 /// Partitions that a log line names.
 const NAMED_MAX: usize = 32;
 
-impl MemberActor {
+impl MappingActor {
     /// Brings consumers and partitions to where they should be.
     pub(super) fn balance(&mut self) {
         let Some((_, floor)) = &mut self.joined else { return };
@@ -55,29 +55,29 @@ impl MemberActor {
     }
 
     /// In one order, before any of them can commit.
-    fn note_beginnings(&self, moves: &[Move]) {
+    fn note_beginnings(&self, moves: &[AssignmentMove]) {
         let at = clock::wall_ms();
-        let beginning = |step: &Move| {
-            let Move::Assign { partition, .. } = *step else { return None };
+        let beginning = |step: &AssignmentMove| {
+            let AssignmentMove::Assign { partition, .. } = *step else { return None };
             let position = self.positions.get(&partition)?;
             let range = OffsetRange { first: position.committed, end: position.committed };
-            Some(Entry { at, partition, range, what: What::Began(position.topic) })
+            Some(AuditEntry { at, partition, range, what: EntryKind::Began(position.topic) })
         };
-        let began: Vec<Entry> = moves.iter().filter_map(beginning).collect();
+        let began: Vec<AuditEntry> = moves.iter().filter_map(beginning).collect();
         if !began.is_empty() {
             self.node.audit.note(self.run.id, began);
         }
     }
 
-    pub(super) fn carry_out(&mut self, step: Move) {
+    pub(super) fn carry_out(&mut self, step: AssignmentMove) {
         let Some((_, floor)) = &self.joined else { return };
         match step {
-            Move::Drain { partition, consumer, epoch } => {
+            AssignmentMove::Drain { partition, consumer, epoch } => {
                 if let Some(address) = floor.consumer(consumer) {
                     address.do_send(DrainPartition { partition, epoch });
                 }
             }
-            Move::Assign { partition, consumer, epoch } => {
+            AssignmentMove::Assign { partition, consumer, epoch } => {
                 let gauge = Arc::clone(self.gauges.entry(partition).or_default());
                 let (Some(position), Some(address)) =
                     (self.positions.get(&partition).cloned(), floor.consumer(consumer))
@@ -87,42 +87,42 @@ impl MemberActor {
                 // Of a topic that was made anew nothing is committed that the account before it speaks of.
                 gauge.set_committed(position.committed);
                 self.epochs.begin(partition, epoch);
-                self.status.show(partition, Shown { consumer, epoch, gauge: Arc::clone(&gauge) });
+                self.status.show(partition, PartitionRow { consumer, epoch, gauge: Arc::clone(&gauge) });
                 address.do_send(StartPartition { partition, epoch, position, gauge });
             }
         }
     }
 
-    fn note_beginning(&self, partition: i32, at: Offset, what: What) {
+    fn note_beginning(&self, partition: i32, at: Offset, what: EntryKind) {
         let range = OffsetRange { first: at, end: at };
-        self.node.audit.note(self.run.id, vec![Entry { at: clock::wall_ms(), partition, range, what }]);
+        self.node.audit.note(self.run.id, vec![AuditEntry { at: clock::wall_ms(), partition, range, what }]);
     }
 
     /// Tells people what they should know of where a partition begins.
-    pub(super) fn tell(&mut self, partition: i32, position: &Position, remark: Option<Remark>) {
+    pub(super) fn tell(&mut self, partition: i32, position: &ResumePoint, remark: Option<StartRemark>) {
         let anew = self.found_parted.remove(&partition) && position.topic.is_none();
         let topic = &self.run.topic;
-        match remark.or(anew.then_some(Remark::Recreated)) {
+        match remark.or(anew.then_some(StartRemark::Recreated)) {
             None => {}
-            Some(Remark::Recreated) => {
+            Some(StartRemark::Recreated) => {
                 let at = position.committed.0;
                 tracing::warn!(mapping = %self.run.id, partition, at, "topic recreated; reading it from its beginning");
-                self.note_beginning(partition, position.committed, What::Recreated(position.topic));
+                self.note_beginning(partition, position.committed, EntryKind::Recreated(position.topic));
             }
-            Some(Remark::BeyondEnd(held)) => {
+            Some(StartRemark::BeyondEnd(held)) => {
                 self.status.notice(&format!(
                     "the group's offset {held} of partition {topic}-{partition} lies beyond the log's end, and Lighterman did not \
                      commit it: begun at {} as StartingPosition says. Whoever set it should check that",
                     position.committed
                 ));
-                self.note_beginning(partition, position.committed, What::BeyondEnd(held));
+                self.note_beginning(partition, position.committed, EntryKind::BeyondEnd(held));
             }
         }
     }
 
-    pub(super) fn give_up(&mut self, partitions: &[i32]) {
+    pub(super) fn revoke_partitions(&mut self, partitions: &[i32]) {
         for partition in partitions {
-            if let Some(step) = self.table.give_up(*partition) {
+            if let Some(step) = self.table.revoke(*partition) {
                 self.carry_out(step);
             }
             self.forget_if_gone(*partition);
@@ -145,7 +145,7 @@ impl MemberActor {
         }
     }
 
-    pub(super) fn lose(&mut self, partitions: &[i32]) {
+    pub(super) fn lose_partitions(&mut self, partitions: &[i32]) {
         self.lost_something = true;
         if let Some((_, floor)) = &self.joined {
             let which: Arc<BTreeSet<i32>> = Arc::new(partitions.iter().copied().collect());
@@ -158,7 +158,7 @@ impl MemberActor {
         for partition in partitions {
             self.owned.remove(partition);
             self.revoking.remove(partition);
-            self.table.lose(*partition);
+            self.table.remove_consumer(*partition);
             self.forget_if_gone(*partition);
             self.turn.released.remove(partition);
             self.held_back.remove(partition);
@@ -171,7 +171,7 @@ impl MemberActor {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
         tracing::error!(mapping = %self.run.id, "the group membership ended; joining anew");
         let all: Vec<i32> = self.owned.iter().copied().chain(self.table.partitions()).collect();
-        self.lose(&all);
+        self.lose_partitions(&all);
         self.revoking.clear();
         self.turn.released.clear();
         self.held_back.clear();
@@ -188,7 +188,7 @@ impl MemberActor {
     pub(super) fn take_event(&mut self, event: GroupEvent, ctx: &mut Context<Self>) {
         match event {
             GroupEvent::Assigned { generation, owned, added } => {
-                tracing::info!(mapping = %self.run.id, generation, owned = %Named(&owned), added = %Named(&added), "partitions assigned");
+                tracing::info!(mapping = %self.run.id, generation, owned = %PartitionNames(&owned), added = %PartitionNames(&added), "partitions assigned");
                 if let Some((_, floor)) = &self.joined {
                     floor.set_fence(generation);
                 }
@@ -201,17 +201,17 @@ impl MemberActor {
                 }
             }
             GroupEvent::Revoke { partitions } => {
-                tracing::info!(mapping = %self.run.id, partitions = %Named(&partitions), "partitions revoked; draining them");
+                tracing::info!(mapping = %self.run.id, partitions = %PartitionNames(&partitions), "partitions revoked; draining them");
                 for partition in &partitions {
                     self.owned.remove(partition);
                     self.revoking.insert(*partition);
                 }
-                self.give_up(&partitions);
+                self.revoke_partitions(&partitions);
             }
             GroupEvent::Lost { partitions, reason } => {
-                tracing::warn!(mapping = %self.run.id, partitions = %Named(&partitions), reason, "partitions lost");
+                tracing::warn!(mapping = %self.run.id, partitions = %PartitionNames(&partitions), reason, "partitions lost");
                 (self.assigned, self.unassigned_since) = (false, clock::now());
-                self.lose(&partitions);
+                self.lose_partitions(&partitions);
             }
             GroupEvent::Ended => self.join_again(ctx),
             GroupEvent::Trouble(text) => self.status.stand(StandingCause::Group, Some(text)),
@@ -230,7 +230,7 @@ impl MemberActor {
         match state {
             PartitionState::Drained { position } => {
                 self.positions.insert(partition, position);
-                self.table.freed(partition, epoch);
+                self.table.released(partition, epoch);
                 self.forget_if_gone(partition);
                 self.turn.is_unbalanced = true;
             }
@@ -238,7 +238,7 @@ impl MemberActor {
                 let at = position.committed.0;
                 tracing::warn!(mapping = %self.run.id, partition, at, "going on where the log was truncated");
                 self.positions.insert(partition, position);
-                self.table.freed(partition, epoch);
+                self.table.released(partition, epoch);
                 self.forget_if_gone(partition);
                 self.turn.is_unbalanced = true;
             }
@@ -249,7 +249,7 @@ impl MemberActor {
 
     /// A topic that was made anew, or a log that is not what it was.
     fn begin_anew(&mut self, partition: i32) {
-        self.table.lose(partition);
+        self.table.remove_consumer(partition);
         self.forget_if_gone(partition);
         if self.stopping.is_none() && self.owned.contains(&partition) {
             self.found_parted.insert(partition);
@@ -262,7 +262,7 @@ impl MemberActor {
         for partition in partitions {
             metrics::counter!(crate::metrics::REBUILDS).increment(1);
             tracing::error!(mapping = %self.run.id, partition, panicking, "partition ended; rebuilding it");
-            self.table.lose(*partition);
+            self.table.remove_consumer(*partition);
             self.forget_if_gone(*partition);
         }
         self.resolve_again(partitions.iter().copied(), Duration::ZERO);
@@ -273,7 +273,7 @@ impl MemberActor {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
         let partitions: Vec<i32> = self.table.partitions().collect();
         for partition in &partitions {
-            self.table.lose(*partition);
+            self.table.remove_consumer(*partition);
             self.forget_if_gone(*partition);
         }
         if let Some((membership, floor)) = self.joined.take() {
@@ -286,9 +286,9 @@ impl MemberActor {
 }
 
 /// Partitions as a log line shows them.
-struct Named<'p>(&'p [i32]);
+struct PartitionNames<'p>(&'p [i32]);
 
-impl fmt::Display for Named<'_> {
+impl fmt::Display for PartitionNames<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = &self.0[..self.0.len().min(NAMED_MAX)];
         write!(f, "{named:?}")?;

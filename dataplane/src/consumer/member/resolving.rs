@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context, Handler, Message};
 
-use super::MemberActor;
-use super::starts::{Resolver, StartError, Starts};
+use super::MappingActor;
+use super::starts::{StartError, StartOffsets, StartResolver};
 use crate::consumer::standing::StandingCause;
 use crate::kafka::backoff::random;
 use crate::offsets::start::still_holds;
@@ -26,14 +26,14 @@ const PLACE_CHANGES: Duration = Duration::from_millis(100);
 pub(super) struct StartsFound {
     wanted: Vec<i32>,
     generation: i32,
-    starts: Result<Option<Starts>, StartError>,
+    starts: Result<Option<StartOffsets>, StartError>,
 }
 
-impl MemberActor {
+impl MappingActor {
     pub(super) fn resolve_starts(&self, wanted: Vec<i32>, wait: Duration, ctx: &mut Context<Self>) {
         let Some((membership, _)) = &self.joined else { return };
         let generation = self.generation;
-        let resolver = Resolver {
+        let resolver = StartResolver {
             membership: membership.clone(),
             generation,
             cluster: self.cluster.clone(),
@@ -83,7 +83,7 @@ impl MemberActor {
         &mut self,
         wanted: &[i32],
         generation: i32,
-        starts: Result<Option<Starts>, StartError>,
+        starts: Result<Option<StartOffsets>, StartError>,
         ctx: &mut Context<Self>,
     ) {
         let still: BTreeSet<i32> =
@@ -104,8 +104,8 @@ impl MemberActor {
             Err(error) => {
                 let why: Arc<str> = error.to_string().into();
                 self.status.poll_failed(&why);
-                if error.may_be_served() {
-                    self.start_over();
+                if error.may_still_apply() {
+                    self.restart_group();
                 }
                 let reasons = still.into_iter().map(|partition| (partition, Arc::clone(&why))).collect();
                 self.waiting.wait(reasons, clock::now(), random());
@@ -115,14 +115,14 @@ impl MemberActor {
         }
     }
 
-    fn take_found(&mut self, still: BTreeSet<i32>, starts: Starts) {
+    fn take_found(&mut self, still: BTreeSet<i32>, starts: StartOffsets) {
         self.waiting.blame(false);
         self.activated.store(starts.activated, Ordering::Relaxed);
         if !starts.positions.is_empty() {
             // What was owed is committed.
             self.owes_all.store(false, Ordering::Relaxed);
         }
-        let Starts { mut positions, mut waiting, remarks, .. } = starts;
+        let StartOffsets { mut positions, mut waiting, remarks, .. } = starts;
         waiting.retain(|partition, _| still.contains(partition));
         for partition in still {
             if let Some(position) = positions.remove(&partition)
@@ -142,14 +142,14 @@ impl MemberActor {
 
     /// The beginning of a topic, which was committed and not answered, may be served when others have begun by it: committed once
     /// more it would take back what they have delivered. It is decided anew in a generation in which the first is refused.
-    fn start_over(&mut self) {
+    fn restart_group(&mut self) {
         let Some((membership, _)) = self.joined.as_ref().filter(|_| self.table.is_empty()) else { return };
-        membership.start_over(self.generation);
+        membership.force_rejoin(self.generation);
         self.generation = UNDECIDED;
     }
 }
 
-impl Handler<StartsFound> for MemberActor {
+impl Handler<StartsFound> for MappingActor {
     type Result = ();
 
     fn handle(&mut self, found: StartsFound, ctx: &mut Self::Context) {

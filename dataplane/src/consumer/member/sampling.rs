@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lighterman_proto::control::{PartitionSample, Sample};
+use lighterman_proto::control::{MappingSample, PartitionSample};
 use lighterman_proto::ids::TopicPartition;
 
-use super::MemberActor;
+use super::MappingActor;
 use crate::consumer::status::MappingSight;
 use crate::runtime::clock;
 
-impl MemberActor {
-    pub(super) fn show(&self, sample: Option<&Sample>) {
+impl MappingActor {
+    pub(super) fn show(&self, sample: Option<&MappingSample>) {
         let (Some(sample), Some((_, floor))) = (sample, &self.joined) else { return };
         // What is ours and does not run, or is not known to be ours, has a lag that nobody has seen.
         let runs = self.assigned && self.owned.iter().all(|partition| self.table.holds(*partition));
@@ -27,7 +27,7 @@ impl MemberActor {
     }
 
     /// The facts that the scaler decides on.
-    pub(super) fn sample(&mut self) -> Option<Sample> {
+    pub(super) fn sample(&mut self) -> Option<MappingSample> {
         let (_, floor) = self.joined.as_ref()?;
         let topic = &self.run.topic;
         let mut partitions = Vec::with_capacity(self.gauges.len());
@@ -42,7 +42,7 @@ impl MemberActor {
             });
         }
         let answers = self.status.take_answers();
-        Some(Sample {
+        Some(MappingSample {
             at: clock::now(),
             partitions,
             slots_in_use: floor.slots().in_use(),

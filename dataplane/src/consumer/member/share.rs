@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use actix::{Actor, Addr};
 
-use super::floor::{Floor, watch};
-use crate::consumer::status::StatusBoard;
+use super::floor::{MappingActors, watch};
+use crate::consumer::status::MappingStatus;
 use crate::invoker::actor::InvokerActor;
 use crate::kafka::error::KafkaError;
 use crate::kafka::fetch::{FetchRouter, FetchStatus};
@@ -18,7 +18,7 @@ pub(super) struct ArbiterShare {
     pub(super) invoker: Addr<InvokerActor>,
 }
 
-impl Floor {
+impl MappingActors {
     /// The share of data arbiter `arbiter`, begun when it is the first time.
     pub(super) fn share(&mut self, arbiter: usize) -> &ArbiterShare {
         let placement = &self.node.placement;
@@ -40,7 +40,7 @@ impl Floor {
     }
 }
 
-struct ShownFetches(StatusBoard);
+struct ShownFetches(MappingStatus);
 
 impl FetchStatus for ShownFetches {
     fn reachable(&self) {

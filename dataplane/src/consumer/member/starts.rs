@@ -12,19 +12,19 @@ use lighterman_proto::topic_id::TopicId;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use super::unfounded::Remark;
+use super::unfounded::StartRemark;
 use crate::audit::AuditLog;
-use crate::consumer::messages::Position;
-use crate::error::Class;
-use crate::kafka::cluster::{Cluster, TopicView};
+use crate::consumer::messages::ResumePoint;
+use crate::error::ErrorClass;
+use crate::kafka::cluster::{KafkaCluster, TopicView};
 use crate::kafka::error::KafkaError;
-use crate::kafka::group::{Membership, Standing};
+use crate::kafka::group::{Membership, MembershipView};
 use crate::kafka::offsets::{
-    At, CommitOffset, CommittedOffset, Isolation, KnownEpoch, Learnt, Unlearnt, epoch_ends_each,
-    list_offsets_each,
+    CommitOffset, CommittedOffset, FailedPartitions, IsolationLevel, KnownEpoch, LeaderResults, OffsetSpec,
+    epoch_ends_each, list_offsets_each,
 };
-use crate::kafka::parting::{Parting, parting};
-use crate::offsets::start::{self, Beginning, Known, StartPlan};
+use crate::kafka::parting::{LogDivergence, parting};
+use crate::offsets::start::{self, ActivationStart, KnownCommit, StartPlan};
 use crate::runtime::clock;
 
 /// An assignment often follows a broker's death, and a leader of before costs its partitions a dial that nobody answers.
@@ -39,18 +39,18 @@ const COMMIT_GONE: &str = "the group's committed offset is gone (expired or dele
 
 /// Where the partitions of one assignment go on.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Starts {
+pub struct StartOffsets {
     /// Where each goes on.
-    pub positions: BTreeMap<i32, Position>,
+    pub positions: BTreeMap<i32, ResumePoint>,
     /// Those of which that cannot be known yet, and why.
     pub waiting: BTreeMap<i32, Arc<str>>,
     /// Number of partitions that the starting position was resolved for.
     pub activated: i32,
     /// Facts that a person should know of where some begin.
-    pub remarks: BTreeMap<i32, Remark>,
+    pub remarks: BTreeMap<i32, StartRemark>,
 }
 
-impl Starts {
+impl StartOffsets {
     /// Of these nothing can be known yet.
     pub(super) fn wait_for(&mut self, reasons: BTreeMap<i32, Arc<str>>) {
         for (partition, why) in reasons {
@@ -85,10 +85,10 @@ pub enum StartError {
 impl StartError {
     /// True when a beginning may have been committed and not answered: it may be served yet, and what is found meanwhile may
     /// change.
-    pub(super) fn may_be_served(&self) -> bool {
+    pub(super) fn may_still_apply(&self) -> bool {
         match self {
             Self::Kafka(_) => false,
-            Self::Commit(error) => error.may_be_served(),
+            Self::Commit(error) => error.may_still_apply(),
             Self::Panicked => true,
         }
     }
@@ -102,7 +102,8 @@ impl StartError {
     fn is_overtaken(&self) -> bool {
         match self {
             Self::Kafka(error) | Self::Commit(error) => {
-                error.class() == Class::Fenced || error.code() == Some(ResponseError::RebalanceInProgress)
+                error.class() == ErrorClass::Fenced
+                    || error.code() == Some(ResponseError::RebalanceInProgress)
             }
             Self::Panicked => false,
         }
@@ -110,14 +111,14 @@ impl StartError {
 }
 
 /// Everything that resolving needs.
-pub struct Resolver {
+pub struct StartResolver {
     /// Our membership.
     pub membership: Membership,
     /// The generation that gave us the partitions. A beginning is committed under no other: in the next one it may be
     /// another's, who has delivered since.
     pub generation: i32,
     /// The cluster.
-    pub cluster: Cluster,
+    pub cluster: KafkaCluster,
     /// The mapping's topic.
     pub topic: String,
     /// The mapping has run in this process.
@@ -127,20 +128,20 @@ pub struct Resolver {
     /// Knows on which topic it ran before this process.
     pub audit: AuditLog,
     /// The mapping's starting position.
-    pub at: At,
+    pub at: OffsetSpec,
     /// The topic was not there when this node looked: a start at its end is one at its beginning.
     pub owes_all: Arc<AtomicBool>,
     /// Isolation.
-    pub isolation: Isolation,
+    pub isolation: IsolationLevel,
     /// One looks and commits at a time: of two, the later would commit a beginning over what was delivered since. Nothing is
     /// released meanwhile: whoever gets it next must find what was committed here, and nothing committed after.
     pub turn: Arc<Mutex<()>>,
 }
 
-impl Resolver {
+impl StartResolver {
     /// The starts of `added`; commits what nobody has committed before it returns. `None` when our place in the group has
     /// changed meanwhile: then all is to be looked at anew.
-    pub async fn resolve(&self, added: &[i32]) -> Result<Option<Starts>, StartError> {
+    pub async fn resolve(&self, added: &[i32]) -> Result<Option<StartOffsets>, StartError> {
         let mut age_max = FIRST_METADATA_AGE_MAX;
         loop {
             let turn = self.turn.lock().await;
@@ -167,10 +168,10 @@ impl Resolver {
     /// The starts of `ours`; `None` while another must act first. Each partition waits for itself alone.
     async fn resolve_under(
         &self,
-        standing: &Standing,
+        standing: &MembershipView,
         ours: &[i32],
         age_max: Duration,
-    ) -> Result<Option<Starts>, StartError> {
+    ) -> Result<Option<StartOffsets>, StartError> {
         let mut view = self.cluster.topic(&self.topic, age_max).await?;
         let (mut is_fresh, mut remarks, mut begun) = (false, BTreeMap::new(), BTreeSet::new());
         let mut waiting = BTreeMap::new();
@@ -184,7 +185,7 @@ impl Resolver {
             // Before anything is begun: a group has nothing of a topic that was made anew since the view was taken, and of two ids
             // the one that was committed may be the newer.
             let only_waits = match &plan {
-                StartPlan::GoOn { alarmed } => alarmed.is_empty(),
+                StartPlan::Resume { alarmed } => alarmed.is_empty(),
                 plan => *plan == StartPlan::Wait,
             };
             if !only_waits && !std::mem::replace(&mut is_fresh, true) {
@@ -192,7 +193,7 @@ impl Resolver {
                 continue;
             }
             match plan {
-                StartPlan::GoOn { alarmed } => {
+                StartPlan::Resume { alarmed } => {
                     waiting.extend(alarmed.into_iter().map(|partition| (partition, COMMIT_GONE.into())));
                     let mut starts = starts(&committed, &known, &able, &view);
                     starts.waiting = std::mem::take(&mut waiting);
@@ -219,13 +220,14 @@ impl Resolver {
                 StartPlan::Activate { partitions, begins } => {
                     let begins = self.beginning(begins, view.id).await;
                     self.activate(standing, &partitions, begins, view.id, all.len() as i32).await?;
-                    if begins == Beginning::OfRecreated {
-                        remarks.extend(partitions.iter().map(|partition| (*partition, Remark::Recreated)));
+                    if begins == ActivationStart::OfRecreated {
+                        remarks
+                            .extend(partitions.iter().map(|partition| (*partition, StartRemark::Recreated)));
                     }
                     begun.extend(partitions);
                 }
-                StartPlan::BeginNew { partitions, activated } => {
-                    let at = At::Earliest;
+                StartPlan::StartNew { partitions, activated } => {
+                    let at = OffsetSpec::Earliest;
                     waiting.extend(self.commit_at(standing, &partitions, at, view.id, activated).await?);
                     begun.extend(partitions);
                 }
@@ -240,7 +242,7 @@ impl Resolver {
 
     /// A log that was cut off below a committed offset holds other records there now: they have never been read (H13). Where that
     /// cannot be asked the partition waits. Returns those whose log is another one.
-    async fn go_back_where_histories_part(&self, starts: &mut Starts) -> BTreeMap<i32, Remark> {
+    async fn go_back_where_histories_part(&self, starts: &mut StartOffsets) -> BTreeMap<i32, StartRemark> {
         let known = starts.positions.iter().filter_map(|(partition, position)| {
             let leader_epoch = position.leader_epoch_known()?;
             Some(KnownEpoch { partition: *partition, leader_epoch })
@@ -257,9 +259,9 @@ impl Resolver {
             let committed = position.committed.0;
             let leader_epoch = self.cluster.leader(&self.topic, partition).map_or(-1, |leader| leader.epoch);
             if position.reaches_beyond(end)
-                && parting(position.leader_epoch_known(), leader_epoch) == Parting::Recreated
+                && parting(position.leader_epoch_known(), leader_epoch) == LogDivergence::Recreated
             {
-                recreated.insert(partition, Remark::Recreated);
+                recreated.insert(partition, StartRemark::Recreated);
             } else if position.cut_off_at(end) {
                 metrics::counter!(crate::metrics::TRUNCATIONS).increment(1);
                 tracing::warn!(
@@ -278,15 +280,15 @@ impl Resolver {
     /// to be found: a partition that is left out would be taken for one whose commit was lost.
     async fn activate(
         &self,
-        standing: &Standing,
+        standing: &MembershipView,
         partitions: &[i32],
-        begins: Beginning,
+        begins: ActivationStart,
         topic: Option<TopicId>,
         activated: i32,
     ) -> Result<(), StartError> {
         let now = clock::wall_ms();
-        let owes_all = self.at == At::Latest && self.owes_all.load(Ordering::Relaxed);
-        let at = if owes_all { At::Earliest } else { begins.at(self.at) };
+        let owes_all = self.at == OffsetSpec::Latest && self.owes_all.load(Ordering::Relaxed);
+        let at = if owes_all { OffsetSpec::Earliest } else { begins.at(self.at) };
         let learnt = list_offsets_each(&self.cluster, &self.topic, partitions, at, self.isolation).await;
         let open = learnt.unknown.iter().flat_map(|unlearnt| &unlearnt.partitions);
         let open: Vec<CommitOffset> = open
@@ -302,9 +304,9 @@ impl Resolver {
     /// Commits where `partitions` begin; the others, and why that could not be found out.
     async fn commit_at(
         &self,
-        standing: &Standing,
+        standing: &MembershipView,
         partitions: &[i32],
-        at: At,
+        at: OffsetSpec,
         topic: Option<TopicId>,
         activated: i32,
     ) -> Result<BTreeMap<i32, Arc<str>>, StartError> {
@@ -314,7 +316,7 @@ impl Resolver {
         Ok(waiting)
     }
 
-    async fn commit(&self, standing: &Standing, commits: Vec<CommitOffset>) -> Result<(), StartError> {
+    async fn commit(&self, standing: &MembershipView, commits: Vec<CommitOffset>) -> Result<(), StartError> {
         if commits.is_empty() {
             return Ok(());
         }
@@ -329,7 +331,7 @@ impl Resolver {
 }
 
 /// The commits of what was found.
-fn found(learnt: Learnt<Offset>, topic: Option<TopicId>, activated: i32) -> Vec<CommitOffset> {
+fn found(learnt: LeaderResults<Offset>, topic: Option<TopicId>, activated: i32) -> Vec<CommitOffset> {
     let commit = |(partition, offset)| first_commit(partition, offset, start::metadata(topic, activated));
     learnt.known.into_iter().map(commit).collect()
 }
@@ -339,8 +341,8 @@ fn first_commit(partition: i32, offset: Offset, metadata: String) -> CommitOffse
 }
 
 /// Why each partition is unknown of which nothing was learnt.
-pub(super) fn reasons(learnt: &Learnt<Offset>) -> BTreeMap<i32, Arc<str>> {
-    let each = |unlearnt: &Unlearnt| {
+pub(super) fn reasons(learnt: &LeaderResults<Offset>) -> BTreeMap<i32, Arc<str>> {
+    let each = |unlearnt: &FailedPartitions| {
         let why: Arc<str> = unlearnt.error.to_string().into();
         unlearnt.partitions.iter().map(|partition| (*partition, Arc::clone(&why))).collect::<Vec<_>>()
     };
@@ -349,13 +351,13 @@ pub(super) fn reasons(learnt: &Learnt<Offset>) -> BTreeMap<i32, Arc<str>> {
 
 fn starts(
     committed: &BTreeMap<i32, Option<CommittedOffset>>,
-    known: &[Known],
+    known: &[KnownCommit],
     added: &[i32],
     view: &TopicView,
-) -> Starts {
+) -> StartOffsets {
     let position =
-        |partition: &i32| Some((*partition, Position::of(committed.get(partition)?.as_ref()?, view.id)));
-    Starts {
+        |partition: &i32| Some((*partition, ResumePoint::of(committed.get(partition)?.as_ref()?, view.id)));
+    StartOffsets {
         remarks: BTreeMap::new(),
         positions: added.iter().filter_map(position).collect(),
         waiting: BTreeMap::new(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::{AsyncContext, Context, Handler, Message};
 use lighterman_proto::units::Moment;
 
-use super::MemberActor;
+use super::MappingActor;
 use crate::consumer::standing::StandingCause;
 use crate::kafka::error::KafkaError;
 use crate::runtime::clock;
@@ -31,7 +31,7 @@ pub(super) struct TopicLook {
 #[rtype(result = "()")]
 struct TopicSeen(Option<Result<(), KafkaError>>);
 
-impl MemberActor {
+impl MappingActor {
     /// Looks when it is time to. What is ours tells by itself how its topic is.
     pub(super) fn look_at_topic(&mut self, ctx: &mut Context<Self>) {
         let now = clock::now();
@@ -86,7 +86,7 @@ impl MemberActor {
     }
 }
 
-impl Handler<TopicSeen> for MemberActor {
+impl Handler<TopicSeen> for MappingActor {
     type Result = ();
 
     fn handle(&mut self, TopicSeen(seen): TopicSeen, _: &mut Self::Context) {

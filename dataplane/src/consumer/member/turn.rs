@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use actix::{AsyncContext, Context, Handler, Message};
 
-use super::MemberActor;
+use super::MappingActor;
 use crate::runtime::clock;
 
 /// Work that the turn has left to its end.
 #[derive(Default)]
-pub(super) struct Turn {
+pub(super) struct ResolveLock {
     /// Gone from here, and awaited by the group.
     pub released: BTreeSet<i32>,
     /// Partitions are free to be placed.
@@ -24,13 +24,13 @@ pub(super) struct Turn {
 #[rtype(result = "()")]
 pub(super) struct TurnEnds;
 
-impl Turn {
+impl ResolveLock {
     fn has_work(&self) -> bool {
         self.is_unbalanced || !self.released.is_empty()
     }
 }
 
-impl MemberActor {
+impl MappingActor {
     /// To be called by whoever may have left something to the turn's end.
     pub(super) fn end_turn(&mut self, ctx: &mut Context<Self>) {
         if self.turn.has_work() && !std::mem::replace(&mut self.turn.is_ending, true) {
@@ -72,7 +72,7 @@ impl MemberActor {
     }
 }
 
-impl Handler<TurnEnds> for MemberActor {
+impl Handler<TurnEnds> for MappingActor {
     type Result = ();
 
     fn handle(&mut self, _: TurnEnds, _: &mut Self::Context) {

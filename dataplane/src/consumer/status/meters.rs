@@ -5,7 +5,7 @@ use metrics::{Counter, Gauge as MetricGauge, Histogram, Label, counter, gauge, h
 use crate::batcher::core::CloseReason;
 use crate::metrics as names;
 
-pub(super) struct Meters {
+pub(super) struct MappingMeters {
     pub(super) polled: Counter,
     pub(super) invoked: Counter,
     pub(super) failed: Counter,
@@ -34,7 +34,7 @@ pub(super) struct Meters {
     pub(super) fetch_throttle: MetricGauge,
 }
 
-impl Meters {
+impl MappingMeters {
     pub(super) fn new(labels: &[Label]) -> Self {
         let labels = || labels.iter();
         Self {

@@ -21,7 +21,7 @@ const ROOM_MAX: u64 = 1_000;
 
 /// When there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Full {
+enum FullDiskError {
     /// Whatever is asked of the file fails: quotas, network file systems, disks that copy on write.
     ForEverything,
     /// What has a place is written there, what needs one fails: most file systems.
@@ -30,14 +30,14 @@ enum Full {
 
 /// A disk with room for so much more, and the blocks that the file has.
 #[derive(Debug)]
-struct Disk {
-    full: Full,
+struct LimitedDisk {
+    full: FullDiskError,
     room: AtomicU64,
     blocks: Mutex<BTreeSet<u64>>,
 }
 
-impl Disk {
-    fn with_room(full: Full) -> Arc<Self> {
+impl LimitedDisk {
+    fn with_room(full: FullDiskError) -> Arc<Self> {
         Arc::new(Self { full, room: AtomicU64::new(u64::MAX), blocks: Mutex::default() })
     }
 
@@ -53,12 +53,12 @@ impl Disk {
 
     /// For what needs no block of its own.
     fn take_for_everything(&self) -> io::Result<()> {
-        if self.full == Full::ForEverything { self.take() } else { Ok(()) }
+        if self.full == FullDiskError::ForEverything { self.take() } else { Ok(()) }
     }
 
     /// How many of these bytes have room; all of them, or those before the first block that has none.
     fn place(&self, offset: u64, bytes: usize) -> (usize, io::Result<()>) {
-        if self.full == Full::ForEverything {
+        if self.full == FullDiskError::ForEverything {
             let taken = self.take();
             return (if taken.is_ok() { bytes } else { bytes / 2 }, taken);
         }
@@ -75,7 +75,7 @@ impl Disk {
         (bytes, Ok(()))
     }
 
-    fn opening(self: &Arc<Self>) -> Opening {
+    fn opening(self: &Arc<Self>) -> StoreOpener {
         let disk = Arc::clone(self);
         Box::new(move |path| {
             let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
@@ -90,7 +90,7 @@ impl Disk {
 
 #[derive(Debug)]
 struct OnDisk {
-    disk: Arc<Disk>,
+    disk: Arc<LimitedDisk>,
     file: File,
 }
 
@@ -123,16 +123,16 @@ impl StorageBackend for OnDisk {
 
 /// Keys that the store took, and those that it refused.
 #[derive(Default)]
-struct Told {
+struct StoredKeys {
     acknowledged: BTreeSet<String>,
     refused: BTreeSet<String>,
 }
 
-impl Told {
+impl StoredKeys {
     /// Whether it was taken.
     fn append(&mut self, store: &mut Store, context: &str) -> bool {
         let id = format!("K{:04}", self.acknowledged.len() + self.refused.len());
-        let put = Command::PutKey { id: id.clone(), secret: "s".repeat(SECRET_BYTES) };
+        let put = RegistryCommand::PutKey { id: id.clone(), secret: "s".repeat(SECRET_BYTES) };
         match store.append(&put) {
             Ok(()) => self.acknowledged.insert(id),
             Err(error) => {
@@ -159,8 +159,8 @@ impl Told {
 }
 
 /// Fills up after `room`, gets room again, fills up again, and meets a start while it is full. Whether it was full at any time.
-fn goes_through(full: Full, room: u64, folder: &Path) -> bool {
-    let (disk, mut told) = (Disk::with_room(full), Told::default());
+fn goes_through(full: FullDiskError, room: u64, folder: &Path) -> bool {
+    let (disk, mut told) = (LimitedDisk::with_room(full), StoredKeys::default());
     let context = format!("{full:?} after {room}");
     let (mut store, _) = Store::open_by(disk.opening(), folder).expect("opens");
     for _ in 0..3 {
@@ -204,19 +204,19 @@ fn least_room(meets: impl Fn(u64, &Path) -> bool) -> u64 {
 
 #[test]
 fn nothing_acknowledged_is_lost_on_a_disk_that_takes_nothing_from_any_write_on() {
-    let tried = least_room(|room, folder| goes_through(Full::ForEverything, room, folder));
+    let tried = least_room(|room, folder| goes_through(FullDiskError::ForEverything, room, folder));
     assert!(tried > APPENDS * 3, "{tried}");
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_on_a_disk_that_has_no_new_block_from_any_on() {
-    let tried = least_room(|room, folder| goes_through(Full::ForNewBlocks, room, folder));
+    let tried = least_room(|room, folder| goes_through(FullDiskError::ForNewBlocks, room, folder));
     assert!(tried > APPENDS, "{tried}");
 }
 
 /// Begins on a disk with so much room and no more; whether that was too little.
-fn begins(full: Full, room: u64, folder: &Path) -> bool {
-    let (disk, context) = (Disk::with_room(full), format!("{full:?} after {room}"));
+fn begins(full: FullDiskError, room: u64, folder: &Path) -> bool {
+    let (disk, context) = (LimitedDisk::with_room(full), format!("{full:?} after {room}"));
     disk.leave(room);
     let opened = Store::open_by(disk.opening(), folder);
     let was_full = opened.is_err();
@@ -228,13 +228,13 @@ fn begins(full: Full, room: u64, folder: &Path) -> bool {
     let (mut store, registry) =
         Store::open_by(disk.opening(), folder).unwrap_or_else(|error| panic!("{context}: {error}"));
     assert_eq!(registry, Registry::default(), "{context}");
-    assert!(Told::default().append(&mut store, &context), "{context}");
+    assert!(StoredKeys::default().append(&mut store, &context), "{context}");
     was_full
 }
 
 #[test]
 fn a_store_that_had_no_room_to_begin_begins_when_there_is() {
-    for full in [Full::ForEverything, Full::ForNewBlocks] {
+    for full in [FullDiskError::ForEverything, FullDiskError::ForNewBlocks] {
         let tried = least_room(|room, folder| begins(full, room, folder));
         assert!(tried > 3, "{full:?}: {tried}");
     }

@@ -6,27 +6,27 @@ use super::*;
 
 const NOW: Moment = Moment::from_micros(1);
 
-fn plain(bytes: usize) -> Ask {
-    Ask { least: bytes, most: bytes, is_new: false, purpose: None }
+fn plain(bytes: usize) -> LeaseRequest {
+    LeaseRequest { least: bytes, most: bytes, is_new: false, purpose: None }
 }
 
-fn over(bytes: usize, purpose: Overdraft) -> Ask {
-    Ask { purpose: Some(purpose), ..plain(bytes) }
+fn over(bytes: usize, purpose: Overdraft) -> LeaseRequest {
+    LeaseRequest { purpose: Some(purpose), ..plain(bytes) }
 }
 
 /// As much as there is, for new records.
-fn greedy(least: usize) -> Ask {
-    Ask { least, most: usize::MAX, is_new: true, purpose: None }
+fn greedy(least: usize) -> LeaseRequest {
+    LeaseRequest { least, most: usize::MAX, is_new: true, purpose: None }
 }
 
 /// The shares, and what their users hold and wait for.
-struct Users {
+struct ShareUsers {
     shares: ByteShares,
-    held: Vec<(ShareId, Grant)>,
-    waiting: Vec<(ShareId, TicketId, Ask)>,
+    held: Vec<(ShareId, LeaseGrant)>,
+    waiting: Vec<(ShareId, TicketId, LeaseRequest)>,
 }
 
-impl Users {
+impl ShareUsers {
     fn new(limit: usize) -> Self {
         Self { shares: ByteShares::new(limit), held: Vec::new(), waiting: Vec::new() }
     }
@@ -37,7 +37,7 @@ impl Users {
         id
     }
 
-    fn take(&mut self, served: Served) {
+    fn take(&mut self, served: ServedRequests) {
         for (ticket, grant) in served {
             let at = self.waiting.iter().position(|(_, waits, _)| *waits == ticket).expect("it waits");
             let (share, _, ask) = self.waiting.remove(at);
@@ -48,7 +48,7 @@ impl Users {
     }
 
     /// Whether it is served at once.
-    fn ask(&mut self, share: ShareId, ask: Ask) -> bool {
+    fn ask(&mut self, share: ShareId, ask: LeaseRequest) -> bool {
         let (ticket, served) = self.shares.ask(share, ask, NOW);
         self.waiting.push((share, ticket, ask));
         self.take(served);
@@ -82,7 +82,7 @@ impl Users {
         assert_eq!(shares.unheld_floors, unheld);
         assert_eq!(shares.places.len(), self.waiting.len());
         shares.no_use_below = None;
-        assert!(shares.serve().is_empty(), "somebody waits for what is there");
+        assert!(shares.grant_waiting().is_empty(), "somebody waits for what is there");
         for (at, loan) in shares.loans.iter().enumerate() {
             assert!(
                 loan.is_some() || shares.turns[at].is_empty(),
@@ -94,7 +94,7 @@ impl Users {
 
 #[test]
 fn mem_1_liv_1_a_floor_is_there_whatever_one_mapping_holds() {
-    let mut users = Users::new(16 << 20);
+    let mut users = ShareUsers::new(16 << 20);
     let (bad, good) = (users.open(), users.open());
     while users.ask(bad, greedy(64 * 1024)) {}
     for _ in 0..100 {
@@ -113,7 +113,7 @@ fn mem_1_liv_1_a_floor_is_there_whatever_one_mapping_holds() {
 
 #[test]
 fn liv_1_a_mapping_that_comes_when_all_is_held_has_its_floor_at_once() {
-    let mut users = Users::new(16 << 20);
+    let mut users = ShareUsers::new(16 << 20);
     let bad = users.open();
     while users.ask(bad, greedy(1)) {}
     let good = users.open();
@@ -131,7 +131,7 @@ fn liv_1_a_mapping_that_comes_when_all_is_held_has_its_floor_at_once() {
 
 #[test]
 fn liv_1_a_thousand_mappings_on_a_small_budget_all_have_something() {
-    let mut users = Users::new(16 << 20);
+    let mut users = ShareUsers::new(16 << 20);
     let all: Vec<ShareId> = (0..1_000).map(|_| users.open()).collect();
     let floor = users.shares.floor_of(all[0]);
     assert!(floor >= 8_000, "{floor}");
@@ -157,7 +157,7 @@ fn liv_1_a_thousand_mappings_on_a_small_budget_all_have_something() {
 
 #[test]
 fn liv_1_what_is_large_stands_in_nobodys_way_and_is_not_passed_by_for_ever() {
-    let mut users = Users::new(100 << 20);
+    let mut users = ShareUsers::new(100 << 20);
     let (small, large) = (users.open(), users.open());
     while users.ask(small, plain(4 << 20)) {}
     users.leave(0);
@@ -177,7 +177,7 @@ fn liv_1_what_is_large_stands_in_nobodys_way_and_is_not_passed_by_for_ever() {
 
 #[test]
 fn mem_1_what_is_over_the_limit_and_fits_again_is_over_it_no_longer() {
-    let mut users = Users::new(1_000);
+    let mut users = ShareUsers::new(1_000);
     let share = users.shares.open(false).0;
     assert!(users.ask(share, plain(900)));
     assert!(users.ask(share, over(500, Overdraft::Inflated)));
@@ -195,7 +195,7 @@ fn mem_1_what_is_over_the_limit_and_fits_again_is_over_it_no_longer() {
 
 #[test]
 fn liv_1_a_loan_is_asked_back_by_who_waits_for_it_and_by_nobody_else() {
-    let mut users = Users::new(16 << 20);
+    let mut users = ShareUsers::new(16 << 20);
     let (bad, holder, waits) = (users.open(), users.open(), users.open());
     while users.ask(bad, plain(64 * 1024)) {}
     users.leave(0);
@@ -219,7 +219,7 @@ fn liv_1_a_loan_is_asked_back_by_who_waits_for_it_and_by_nobody_else() {
 #[test]
 fn liv_1_what_is_in_flight_over_the_limit_is_not_asked_back() {
     for purpose in [Overdraft::Payload, Overdraft::Letter, Overdraft::Answer] {
-        let mut users = Users::new(16 << 20);
+        let mut users = ShareUsers::new(16 << 20);
         let (bad, holder, waits) = (users.open(), users.open(), users.open());
         while users.ask(bad, plain(64 * 1024)) {}
         assert!(users.ask(holder, over(4 << 20, purpose)));
@@ -237,7 +237,7 @@ proptest! {
         limit in 500usize..5_000,
         steps in prop::collection::vec((0u8..8, 1usize..700, 0usize..16, any::<bool>()), 1..120),
     ) {
-        let mut users = Users::new(limit);
+        let mut users = ShareUsers::new(limit);
         let mut open = vec![users.open()];
         for (kind, bytes, at, is_new) in steps {
             match kind {
@@ -254,7 +254,7 @@ proptest! {
                     let most = if is_new && purpose.is_none() { bytes * 3 } else { bytes };
                     // What has no other way is never larger than all there is.
                     let least = if purpose.is_none() { bytes.min(limit) } else { bytes };
-                    users.ask(open[at % open.len()], Ask { least, most: most.max(least), is_new, purpose });
+                    users.ask(open[at % open.len()], LeaseRequest { least, most: most.max(least), is_new, purpose });
                 }
             }
             users.check();

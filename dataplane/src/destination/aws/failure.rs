@@ -7,7 +7,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-use super::super::error::{DestinationError, bounded, causes};
+use super::super::error::{DeliveryError, bounded, causes};
 
 /// Codes of SQS, SNS, S3 and KMS, without their namespace.
 const THROTTLED: &[&str] = &[
@@ -52,7 +52,7 @@ pub(super) fn error_of<E>(
     bytes: usize,
     permission: &'static str,
     error: &SdkError<E, HttpResponse>,
-) -> DestinationError
+) -> DeliveryError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
@@ -65,8 +65,8 @@ where
         SdkError::ResponseError(answer) => {
             judged(to, bytes, permission, None, Some(&causes(error)), answer.raw().status().as_u16())
         }
-        SdkError::TimeoutError(_) => DestinationError::Silent { to },
-        _ => DestinationError::Unreachable { to, why: causes(error) },
+        SdkError::TimeoutError(_) => DeliveryError::Silent { to },
+        _ => DeliveryError::Unreachable { to, why: causes(error) },
     }
 }
 
@@ -77,7 +77,7 @@ fn judged(
     code: Option<&str>,
     message: Option<&str>,
     status: u16,
-) -> DestinationError {
+) -> DeliveryError {
     let (code, message) = (code.unwrap_or_default(), message.unwrap_or_default());
     let last = code.rsplit(['.', '#']).next().unwrap_or_default();
     let is = |codes: &[&str]| codes.contains(&last);
@@ -89,48 +89,48 @@ fn judged(
     };
     let why = bounded(&why).to_owned();
     if is(THROTTLED) || status == 429 {
-        DestinationError::Throttled { to, why }
+        DeliveryError::Throttled { to, why }
     } else if is(TOO_LARGE) || status == 413 || TOO_LARGE_WORDS.iter().any(|words| message.contains(words)) {
-        DestinationError::TooLarge { to, bytes, why }
+        DeliveryError::TooLarge { to, bytes, why }
     } else if is(MISSING) {
-        DestinationError::Missing { to, why }
+        DeliveryError::Missing { to, why }
     } else if is(NOT_ALLOWED) {
-        DestinationError::NotAllowed { to, why, permission }
+        DeliveryError::NotAllowed { to, why, permission }
     } else if is(PASSING) || status >= 500 || status == 408 {
-        DestinationError::Failed { to, why }
+        DeliveryError::Failed { to, why }
     } else if matches!(status, 401 | 403) {
-        DestinationError::NotAllowed { to, why, permission }
+        DeliveryError::NotAllowed { to, why, permission }
     } else if status == 404 {
-        DestinationError::Missing { to, why }
+        DeliveryError::Missing { to, why }
     } else {
-        DestinationError::Refused { to, why }
+        DeliveryError::Refused { to, why }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Class;
+    use crate::error::ErrorClass;
 
     #[test]
     fn answers_of_aws_have_their_class() {
         let answers = [
-            ("AWS.SimpleQueueService.NonExistentQueue", "", 400, Class::Fatal),
-            ("com.amazonaws.sqs#QueueDoesNotExist", "", 400, Class::Fatal),
-            ("RequestThrottled", "", 403, Class::Throttle),
-            ("Throttling", "Rate exceeded", 400, Class::Throttle),
-            ("SlowDown", "Please reduce your request rate.", 503, Class::Throttle),
-            ("", "", 429, Class::Throttle),
-            ("InvalidParameterValue", "Message must be shorter than 1024 bytes.", 400, Class::Poison),
-            ("InvalidParameter", "Invalid parameter: Message too long", 400, Class::Poison),
-            ("EntityTooLarge", "", 400, Class::Poison),
-            ("AccessDenied", "User is not authorized", 403, Class::Fatal),
-            ("NoSuchBucket", "", 404, Class::Fatal),
-            ("ExpiredToken", "", 400, Class::Retry),
-            ("InternalError", "", 500, Class::Retry),
-            ("ServiceUnavailable", "", 503, Class::Retry),
-            ("SomethingNew", "", 400, Class::Fatal),
-            ("", "", 502, Class::Retry),
+            ("AWS.SimpleQueueService.NonExistentQueue", "", 400, ErrorClass::Fatal),
+            ("com.amazonaws.sqs#QueueDoesNotExist", "", 400, ErrorClass::Fatal),
+            ("RequestThrottled", "", 403, ErrorClass::Throttle),
+            ("Throttling", "Rate exceeded", 400, ErrorClass::Throttle),
+            ("SlowDown", "Please reduce your request rate.", 503, ErrorClass::Throttle),
+            ("", "", 429, ErrorClass::Throttle),
+            ("InvalidParameterValue", "Message must be shorter than 1024 bytes.", 400, ErrorClass::Poison),
+            ("InvalidParameter", "Invalid parameter: Message too long", 400, ErrorClass::Poison),
+            ("EntityTooLarge", "", 400, ErrorClass::Poison),
+            ("AccessDenied", "User is not authorized", 403, ErrorClass::Fatal),
+            ("NoSuchBucket", "", 404, ErrorClass::Fatal),
+            ("ExpiredToken", "", 400, ErrorClass::Retry),
+            ("InternalError", "", 500, ErrorClass::Retry),
+            ("ServiceUnavailable", "", 503, ErrorClass::Retry),
+            ("SomethingNew", "", 400, ErrorClass::Fatal),
+            ("", "", 502, ErrorClass::Retry),
         ];
         for (code, message, status, class) in answers {
             let error = judged("arn".into(), 7, "p", Some(code), Some(message), status);

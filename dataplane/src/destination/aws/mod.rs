@@ -16,11 +16,11 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::service_config::ServiceConfigKey;
 use tokio::sync::OnceCell;
 
-use self::notification::Notifications;
-use self::object::Objects;
-use self::queue::Queues;
-use super::error::{CALL_DEADLINE, DestinationError};
-use super::letter::{Letter, Undelivered};
+use self::notification::SnsPublisher;
+use self::object::S3Writer;
+use self::queue::SqsSender;
+use super::error::{CALL_DEADLINE, DeliveryError};
+use super::letter::{FailureMessage, UndeliveredMessage};
 
 /// SQS's and SNS's limit of one message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
@@ -35,15 +35,15 @@ const CLIENTS_MAX: usize = 16;
 /// The destinations of one node at AWS; clones share clients.
 #[derive(Clone)]
 pub struct AwsDestinations {
-    shared: Arc<Shared>,
+    shared: Arc<AwsClients>,
 }
 
-struct Shared {
+struct AwsClients {
     region: Arc<str>,
     config: OnceCell<SdkConfig>,
-    queues: Queues,
-    notifications: Notifications,
-    objects: Objects,
+    queues: SqsSender,
+    notifications: SnsPublisher,
+    objects: S3Writer,
 }
 
 impl AwsDestinations {
@@ -60,35 +60,35 @@ impl AwsDestinations {
     }
 
     fn with(region: &str, config: OnceCell<SdkConfig>) -> Self {
-        let shared = Shared {
+        let shared = AwsClients {
             region: region.into(),
             config,
-            queues: Queues::new(),
-            notifications: Notifications::new(),
-            objects: Objects::new(),
+            queues: SqsSender::new(),
+            notifications: SnsPublisher::new(),
+            objects: S3Writer::new(),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    pub(super) async fn deliver(&self, letter: Letter) -> Result<(), Box<Undelivered>> {
+    pub(super) async fn deliver(&self, letter: FailureMessage) -> Result<(), Box<UndeliveredMessage>> {
         let delivered = match &letter {
-            Letter::Queue { queue, body } => self.queue(queue, body).await,
-            Letter::Notification { topic, body } => self.notification(topic, body).await,
-            Letter::Object { bucket, key, body } => self.object(bucket, key, body).await,
-            Letter::Topic { topic, .. } => Err(DestinationError::Refused {
+            FailureMessage::Queue { queue, body } => self.queue(queue, body).await,
+            FailureMessage::Notification { topic, body } => self.notification(topic, body).await,
+            FailureMessage::Object { bucket, key, body } => self.object(bucket, key, body).await,
+            FailureMessage::Topic { topic, .. } => Err(DeliveryError::Refused {
                 to: format!("kafka://{topic}").into(),
                 why: "it is no destination at AWS".to_owned(),
             }),
         };
-        delivered.map_err(|error| Box::new(Undelivered { error, rest: letter }))
+        delivered.map_err(|error| Box::new(UndeliveredMessage { error, rest: letter }))
     }
 
-    async fn config(&self, to: &Arc<str>) -> Result<&SdkConfig, DestinationError> {
+    async fn config(&self, to: &Arc<str>) -> Result<&SdkConfig, DeliveryError> {
         let region = Region::new(self.shared.region.to_string());
         let load = self.shared.config.get_or_init(|| async move {
             aws_config::defaults(BehaviorVersion::latest()).region(region).load().await
         });
-        tokio::time::timeout(CALL_DEADLINE, load).await.map_err(|_| DestinationError::Unreachable {
+        tokio::time::timeout(CALL_DEADLINE, load).await.map_err(|_| DeliveryError::Unreachable {
             to: Arc::clone(to),
             why: "the AWS configuration of this node was not read in time".to_owned(),
         })
@@ -98,11 +98,11 @@ impl AwsDestinations {
 /// One call, within its deadline.
 async fn call<T>(
     to: &Arc<str>,
-    sent: impl Future<Output = Result<T, DestinationError>>,
-) -> Result<T, DestinationError> {
+    sent: impl Future<Output = Result<T, DeliveryError>>,
+) -> Result<T, DeliveryError> {
     tokio::time::timeout(CALL_DEADLINE, sent)
         .await
-        .unwrap_or_else(|_| Err(DestinationError::Silent { to: Arc::clone(to) }))
+        .unwrap_or_else(|_| Err(DeliveryError::Silent { to: Arc::clone(to) }))
 }
 
 /// One wire attempt a call.
@@ -114,12 +114,12 @@ fn timeouts() -> TimeoutConfig {
     TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build()
 }
 
-fn fits(to: &Arc<str>, bytes: usize, most: usize) -> Result<(), DestinationError> {
+fn fits(to: &Arc<str>, bytes: usize, most: usize) -> Result<(), DeliveryError> {
     if bytes <= most {
         return Ok(());
     }
     let why = format!("at most {most} bytes are sent");
-    Err(DestinationError::TooLarge { to: Arc::clone(to), bytes, why })
+    Err(DeliveryError::TooLarge { to: Arc::clone(to), bytes, why })
 }
 
 /// Whether a person named an endpoint for `service`, or one for all of AWS.
@@ -137,21 +137,23 @@ fn has_own_endpoint(config: &SdkConfig, service: &'static str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Class;
-    use lighterman_proto::api::Destination;
+    use crate::error::ErrorClass;
+    use lighterman_proto::api::FailureDestination;
 
     #[tokio::test]
     async fn what_does_not_fit_is_refused_before_anything_is_dialled() {
         let port = AwsDestinations::from_sdk(SdkConfig::builder().build());
-        let Ok(Destination::Queue(queue)) = "arn:aws:sqs:eu-west-1:123456789012:q".parse() else {
+        let Ok(FailureDestination::Queue(queue)) = "arn:aws:sqs:eu-west-1:123456789012:q".parse() else {
             panic!("a queue");
         };
-        let Ok(Destination::Bucket(bucket)) = "arn:aws:s3:::bucket".parse() else { panic!("a bucket") };
+        let Ok(FailureDestination::Bucket(bucket)) = "arn:aws:s3:::bucket".parse() else {
+            panic!("a bucket")
+        };
         let body: Arc<str> = "x".repeat(MESSAGE_BYTES_MAX + 1).into();
         let long: Arc<str> = "k".repeat(KEY_BYTES_MAX + 1).into();
         let letters = [
-            (Letter::Queue { queue, body }, Class::Poison),
-            (Letter::Object { bucket, key: long, body: bytes::Bytes::new() }, Class::Fatal),
+            (FailureMessage::Queue { queue, body }, ErrorClass::Poison),
+            (FailureMessage::Object { bucket, key: long, body: bytes::Bytes::new() }, ErrorClass::Fatal),
         ];
         for (letter, class) in letters {
             let back = port.deliver(letter.clone()).await.expect_err("does not fit");

@@ -5,23 +5,23 @@ use std::sync::Arc;
 use aws_sdk_sns::Client;
 use lighterman_proto::api::TopicArn;
 
-use super::super::bounded::Bounded;
-use super::super::error::DestinationError;
+use super::super::bounded::BoundedMap;
+use super::super::error::DeliveryError;
 use super::failure::error_of;
 use super::{AwsDestinations, CLIENTS_MAX, MESSAGE_BYTES_MAX, call, fits, once, timeouts};
 
-pub(super) struct Notifications {
-    clients: Bounded<Arc<str>, Client>,
+pub(super) struct SnsPublisher {
+    clients: BoundedMap<Arc<str>, Client>,
 }
 
-impl Notifications {
+impl SnsPublisher {
     pub(super) fn new() -> Self {
-        Self { clients: Bounded::new(CLIENTS_MAX) }
+        Self { clients: BoundedMap::new(CLIENTS_MAX) }
     }
 }
 
 impl AwsDestinations {
-    pub(super) async fn notification(&self, topic: &TopicArn, body: &str) -> Result<(), DestinationError> {
+    pub(super) async fn notification(&self, topic: &TopicArn, body: &str) -> Result<(), DeliveryError> {
         let to = topic.arn();
         fits(to, body.len(), MESSAGE_BYTES_MAX)?;
         let client = self.notification_client(topic).await?;
@@ -31,7 +31,7 @@ impl AwsDestinations {
             .map(|_| ())
     }
 
-    async fn notification_client(&self, topic: &TopicArn) -> Result<Client, DestinationError> {
+    async fn notification_client(&self, topic: &TopicArn) -> Result<Client, DeliveryError> {
         let (region, clients) = (topic.region(), &self.shared.notifications.clients);
         if let Some(client) = clients.get(region) {
             return Ok(client);

@@ -9,8 +9,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use lighterman_proto::api::BucketArn;
 
-use super::super::bounded::Bounded;
-use super::super::error::{CALL_DEADLINE, DestinationError};
+use super::super::bounded::BoundedMap;
+use super::super::error::{CALL_DEADLINE, DeliveryError};
 use super::failure::error_of;
 use super::{
     AwsDestinations, CLIENTS_MAX, KEY_BYTES_MAX, OBJECT_BYTES_MAX, fits, has_own_endpoint, once, timeouts,
@@ -20,20 +20,20 @@ use super::{
 const REGIONS_MAX: usize = 256;
 const PERMISSION: &str = "s3:PutObject and s3:ListBucket";
 
-pub(super) struct Objects {
-    clients: Bounded<Arc<str>, Client>,
-    regions: Bounded<Arc<str>, Arc<str>>,
+pub(super) struct S3Writer {
+    clients: BoundedMap<Arc<str>, Client>,
+    regions: BoundedMap<Arc<str>, Arc<str>>,
 }
 
 /// An answer that is not "written".
-enum Refusal {
+enum WriteRefusal {
     Elsewhere(Arc<str>),
-    Failed(DestinationError),
+    Failed(DeliveryError),
 }
 
-impl Objects {
+impl S3Writer {
     pub(super) fn new() -> Self {
-        Self { clients: Bounded::new(CLIENTS_MAX), regions: Bounded::new(REGIONS_MAX) }
+        Self { clients: BoundedMap::new(CLIENTS_MAX), regions: BoundedMap::new(REGIONS_MAX) }
     }
 }
 
@@ -43,25 +43,25 @@ impl AwsDestinations {
         bucket: &BucketArn,
         key: &str,
         body: &Bytes,
-    ) -> Result<(), DestinationError> {
+    ) -> Result<(), DeliveryError> {
         let to = bucket.arn();
         fits(to, body.len(), OBJECT_BYTES_MAX)?;
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             let why = format!("a key has 1 to {KEY_BYTES_MAX} bytes, this one {}", key.len());
-            return Err(DestinationError::Refused { to: Arc::clone(to), why });
+            return Err(DeliveryError::Refused { to: Arc::clone(to), why });
         }
         let regions = &self.shared.objects.regions;
         let first = regions.get(bucket.name()).unwrap_or_else(|| Arc::clone(&self.shared.region));
         let region = match self.put(bucket, &first, key, body).await {
             Ok(()) => return Ok(()),
-            Err(Refusal::Failed(error)) => return Err(error),
-            Err(Refusal::Elsewhere(region)) => region,
+            Err(WriteRefusal::Failed(error)) => return Err(error),
+            Err(WriteRefusal::Elsewhere(region)) => region,
         };
         // Nothing was written: asking where the bucket is said to be is the first attempt.
         regions.insert(Arc::clone(bucket.name()), Arc::clone(&region));
         self.put(bucket, &region, key, body).await.map_err(|refusal| match refusal {
-            Refusal::Failed(error) => error,
-            Refusal::Elsewhere(other) => DestinationError::Failed {
+            WriteRefusal::Failed(error) => error,
+            WriteRefusal::Elsewhere(other) => DeliveryError::Failed {
                 to: Arc::clone(to),
                 why: format!("{region} says that the bucket is in {other}"),
             },
@@ -74,9 +74,9 @@ impl AwsDestinations {
         region: &Arc<str>,
         key: &str,
         body: &Bytes,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), WriteRefusal> {
         let to = bucket.arn();
-        let client = self.object_client(to, region).await.map_err(Refusal::Failed)?;
+        let client = self.object_client(to, region).await.map_err(WriteRefusal::Failed)?;
         let send = client
             .put_object()
             .bucket(&**bucket.name())
@@ -86,15 +86,15 @@ impl AwsDestinations {
             .send();
         let sent = tokio::time::timeout(CALL_DEADLINE, send)
             .await
-            .map_err(|_| Refusal::Failed(DestinationError::Silent { to: Arc::clone(to) }))?;
+            .map_err(|_| WriteRefusal::Failed(DeliveryError::Silent { to: Arc::clone(to) }))?;
         let Err(error) = sent else { return Ok(()) };
         Err(elsewhere(&error, region).map_or_else(
-            || Refusal::Failed(error_of(to, body.len(), PERMISSION, &error)),
-            Refusal::Elsewhere,
+            || WriteRefusal::Failed(error_of(to, body.len(), PERMISSION, &error)),
+            WriteRefusal::Elsewhere,
         ))
     }
 
-    async fn object_client(&self, to: &Arc<str>, region: &Arc<str>) -> Result<Client, DestinationError> {
+    async fn object_client(&self, to: &Arc<str>, region: &Arc<str>) -> Result<Client, DeliveryError> {
         let clients = &self.shared.objects.clients;
         if let Some(client) = clients.get(region) {
             return Ok(client);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use aws_sdk_sqs::Client;
 use lighterman_proto::api::QueueArn;
 
-use super::super::bounded::Bounded;
-use super::super::error::DestinationError;
+use super::super::bounded::BoundedMap;
+use super::super::error::DeliveryError;
 use super::failure::error_of;
 use super::{AwsDestinations, CLIENTS_MAX, MESSAGE_BYTES_MAX, call, fits, once, timeouts};
 
@@ -14,19 +14,19 @@ use super::{AwsDestinations, CLIENTS_MAX, MESSAGE_BYTES_MAX, call, fits, once, t
 const URLS_MAX: usize = 256;
 const PERMISSION: &str = "sqs:SendMessage and sqs:GetQueueUrl";
 
-pub(super) struct Queues {
-    clients: Bounded<Arc<str>, Client>,
-    urls: Bounded<Arc<str>, Arc<str>>,
+pub(super) struct SqsSender {
+    clients: BoundedMap<Arc<str>, Client>,
+    urls: BoundedMap<Arc<str>, Arc<str>>,
 }
 
-impl Queues {
+impl SqsSender {
     pub(super) fn new() -> Self {
-        Self { clients: Bounded::new(CLIENTS_MAX), urls: Bounded::new(URLS_MAX) }
+        Self { clients: BoundedMap::new(CLIENTS_MAX), urls: BoundedMap::new(URLS_MAX) }
     }
 }
 
 impl AwsDestinations {
-    pub(super) async fn queue(&self, queue: &QueueArn, body: &str) -> Result<(), DestinationError> {
+    pub(super) async fn queue(&self, queue: &QueueArn, body: &str) -> Result<(), DeliveryError> {
         let to = queue.arn();
         fits(to, body.len(), MESSAGE_BYTES_MAX)?;
         let client = self.queue_client(queue).await?;
@@ -35,13 +35,13 @@ impl AwsDestinations {
         let sent =
             call(to, async { send.await.map_err(|error| error_of(to, body.len(), PERMISSION, &error)) })
                 .await;
-        if matches!(sent, Err(DestinationError::Missing { .. })) {
+        if matches!(sent, Err(DeliveryError::Missing { .. })) {
             self.shared.queues.urls.remove(to);
         }
         sent.map(|_| ())
     }
 
-    async fn queue_url(&self, client: &Client, queue: &QueueArn) -> Result<Arc<str>, DestinationError> {
+    async fn queue_url(&self, client: &Client, queue: &QueueArn) -> Result<Arc<str>, DeliveryError> {
         let (to, urls) = (queue.arn(), &self.shared.queues.urls);
         if let Some(url) = urls.get(to) {
             return Ok(url);
@@ -59,7 +59,7 @@ impl AwsDestinations {
         Ok(url)
     }
 
-    async fn queue_client(&self, queue: &QueueArn) -> Result<Client, DestinationError> {
+    async fn queue_client(&self, queue: &QueueArn) -> Result<Client, DeliveryError> {
         let (region, clients) = (queue.region(), &self.shared.queues.clients);
         if let Some(client) = clients.get(region) {
             return Ok(client);

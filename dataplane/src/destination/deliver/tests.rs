@@ -12,23 +12,26 @@ const FAST: RetryPolicy = RetryPolicy { base: Duration::from_micros(50), cap: Du
 
 /// Answers by its script, then takes everything.
 #[derive(Default)]
-struct Scripted {
-    script: Mutex<VecDeque<DestinationError>>,
-    arrived: Mutex<Vec<Letter>>,
+struct ScriptedSender {
+    script: Mutex<VecDeque<DeliveryError>>,
+    arrived: Mutex<Vec<FailureMessage>>,
 }
 
-impl DestinationPort for Scripted {
-    fn deliver(&self, mut letter: Letter) -> BoxFuture<'static, Result<(), Box<Undelivered>>> {
+impl DestinationPort for ScriptedSender {
+    fn deliver(&self, mut letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
         let answer = match self.script.lock().pop_front() {
             Some(error) => {
                 // Of a topic's messages one arrives each time, unless they are too large.
-                if let Letter::Topic { topic, messages } = &mut letter
-                    && !matches!(error, DestinationError::TooLarge { .. })
+                if let FailureMessage::Topic { topic, messages } = &mut letter
+                    && !matches!(error, DeliveryError::TooLarge { .. })
                 {
-                    let one = Letter::Topic { topic: Arc::clone(topic), messages: vec![messages.remove(0)] };
+                    let one = FailureMessage::Topic {
+                        topic: Arc::clone(topic),
+                        messages: vec![messages.remove(0)],
+                    };
                     self.arrived.lock().push(one);
                 }
-                Err(Box::new(Undelivered { error, rest: letter }))
+                Err(Box::new(UndeliveredMessage { error, rest: letter }))
             }
             None => {
                 self.arrived.lock().push(letter);
@@ -39,36 +42,36 @@ impl DestinationPort for Scripted {
     }
 }
 
-fn down() -> DestinationError {
-    DestinationError::Unreachable { to: "kafka://dlq".into(), why: "refused".into() }
+fn down() -> DeliveryError {
+    DeliveryError::Unreachable { to: "kafka://dlq".into(), why: "refused".into() }
 }
 
-fn too_large() -> DestinationError {
-    DestinationError::TooLarge { to: "kafka://dlq".into(), bytes: 9, why: String::new() }
+fn too_large() -> DeliveryError {
+    DeliveryError::TooLarge { to: "kafka://dlq".into(), bytes: 9, why: String::new() }
 }
 
-fn letter(values: &[&'static str]) -> Letter {
+fn letter(values: &[&'static str]) -> FailureMessage {
     let messages = values.iter().map(|v| TopicMessage { key: None, value: Bytes::from_static(v.as_bytes()) });
-    Letter::Topic { topic: "dlq".into(), messages: messages.collect() }
+    FailureMessage::Topic { topic: "dlq".into(), messages: messages.collect() }
 }
 
-fn values(letters: &[Letter]) -> Vec<String> {
+fn values(letters: &[FailureMessage]) -> Vec<String> {
     let mut values = Vec::new();
     for letter in letters {
-        let Letter::Topic { messages, .. } = letter else { panic!("{letter:?}") };
+        let FailureMessage::Topic { messages, .. } = letter else { panic!("{letter:?}") };
         values.extend(messages.iter().map(|m| String::from_utf8_lossy(&m.value).into_owned()));
     }
     values
 }
 
 async fn run(
-    script: Vec<DestinationError>,
-    letters: Vec<Letter>,
+    script: Vec<DeliveryError>,
+    letters: Vec<FailureMessage>,
     on_failure: OnFailure,
-) -> (Delivery, Vec<String>, Arc<DeliveryWatch>) {
-    let port = Arc::new(Scripted { script: Mutex::new(script.into()), ..Scripted::default() });
+) -> (DeliveryResult, Vec<String>, Arc<DeliveryWatch>) {
+    let port = Arc::new(ScriptedSender { script: Mutex::new(script.into()), ..ScriptedSender::default() });
     let watch = Arc::new(DeliveryWatch::new("m", &[]));
-    let (to, seen) = (Arc::<Scripted>::clone(&port), Arc::<DeliveryWatch>::clone(&watch));
+    let (to, seen) = (Arc::<ScriptedSender>::clone(&port), Arc::<DeliveryWatch>::clone(&watch));
     let delivery = deliver(to, letters, FAST, on_failure, LetterForm::Whole, seen).await;
     let arrived = values(&port.arrived.lock());
     (delivery, arrived, watch)
@@ -92,7 +95,7 @@ async fn what_is_too_large_is_handed_back_and_holds_nobody() {
         let (delivery, arrived, _) =
             run(vec![too_large()], vec![letter(&["large"]), letter(&["small"])], on_failure).await;
         assert_eq!(arrived, ["small"]);
-        assert_eq!(delivery.too_large, [Undelivered { error: too_large(), rest: letter(&["large"]) }]);
+        assert_eq!(delivery.too_large, [UndeliveredMessage { error: too_large(), rest: letter(&["large"]) }]);
         assert!(delivery.dropped.is_empty());
     }
 }
@@ -103,17 +106,17 @@ async fn a_mapping_that_drops_gives_up_after_its_tries_and_says_what() {
     let drop = OnFailure::Drop { tries: DROP_TRIES };
     let (delivery, arrived, watch) = run(vec![down(); 3], letters, drop).await;
     assert_eq!(arrived, ["a", "b", "c", "e"]);
-    assert_eq!(delivery.dropped, [Undelivered { error: down(), rest: letter(&["d"]) }]);
+    assert_eq!(delivery.dropped, [UndeliveredMessage { error: down(), rest: letter(&["d"]) }]);
     assert!(delivery.too_large.is_empty() && watch.failing().is_none());
 }
 
 #[tokio::test]
 async fn a_delivery_that_is_dropped_stops_and_shows_its_last_failure() {
-    let port = Arc::new(Scripted::default());
+    let port = Arc::new(ScriptedSender::default());
     *port.script.lock() = std::iter::repeat_n(too_slow(), 1000).collect();
     let watch = Arc::new(DeliveryWatch::new("m", &[]));
     let slow = RetryPolicy { base: Duration::from_secs(3600), cap: Duration::from_secs(3600) };
-    let (to, seen) = (Arc::<Scripted>::clone(&port), Arc::<DeliveryWatch>::clone(&watch));
+    let (to, seen) = (Arc::<ScriptedSender>::clone(&port), Arc::<DeliveryWatch>::clone(&watch));
     let task = tokio::spawn(deliver(to, vec![queue()], slow, OnFailure::Hold, LetterForm::Smallest, seen));
     while watch.failing().is_none() {
         tokio::task::yield_now().await;
@@ -125,13 +128,15 @@ async fn a_delivery_that_is_dropped_stops_and_shows_its_last_failure() {
     assert_eq!(Arc::strong_count(&port), 1, "nothing runs on");
 }
 
-fn too_slow() -> DestinationError {
-    DestinationError::Throttled { to: "arn".into(), why: "slower".into() }
+fn too_slow() -> DeliveryError {
+    DeliveryError::Throttled { to: "arn".into(), why: "slower".into() }
 }
 
-fn queue() -> Letter {
+fn queue() -> FailureMessage {
     match "arn:aws:sqs:eu-west-1:123456789012:q".parse() {
-        Ok(lighterman_proto::api::Destination::Queue(queue)) => Letter::Queue { queue, body: "{}".into() },
+        Ok(lighterman_proto::api::FailureDestination::Queue(queue)) => {
+            FailureMessage::Queue { queue, body: "{}".into() }
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -26,11 +26,11 @@ use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
 use self::partitioner::partition_of;
-use self::writers::Session;
-use super::error::{CALL_DEADLINE, DestinationError};
-use super::letter::{Letter, TopicMessage, Undelivered};
+use self::writers::ProducerSession;
+use super::error::{CALL_DEADLINE, DeliveryError};
+use super::letter::{FailureMessage, TopicMessage, UndeliveredMessage};
 use crate::egress::Egress;
-use crate::kafka::cluster::Cluster;
+use crate::kafka::cluster::KafkaCluster;
 use crate::kafka::transport::{BrokerAddress, PlainTcp};
 use crate::runtime::clock;
 
@@ -49,30 +49,30 @@ const AT_ONCE: usize = 8;
 /// ends they are made anew.
 #[derive(Clone)]
 pub struct TopicDestinations {
-    shared: Arc<Shared>,
+    shared: Arc<ProducerState>,
 }
 
-struct Shared {
-    cluster: Cluster,
+struct ProducerState {
+    cluster: KafkaCluster,
     bootstrap: Vec<BrokerAddress>,
     egress: Arc<Egress>,
-    session: Mutex<Option<(Moment, Arc<Session>)>>,
+    session: Mutex<Option<(Moment, Arc<ProducerSession>)>>,
     opening: tokio::sync::Mutex<()>,
     turn: AtomicUsize,
 }
 
 /// What is left after a request.
-struct Left {
+struct UnsentMessages {
     messages: Vec<TopicMessage>,
-    error: DestinationError,
+    error: DeliveryError,
 }
 
 impl TopicDestinations {
     /// The cluster behind `bootstrap`. Nothing is dialled before the first letter.
     pub fn new(bootstrap: Vec<BrokerAddress>, egress: Arc<Egress>) -> Self {
         let connector = Arc::new(PlainTcp::new(Arc::clone(&egress)));
-        let cluster = Cluster::new(bootstrap.clone(), connector, "lighterman");
-        let shared = Shared {
+        let cluster = KafkaCluster::new(bootstrap.clone(), connector, "lighterman");
+        let shared = ProducerState {
             cluster,
             bootstrap,
             egress,
@@ -87,7 +87,7 @@ impl TopicDestinations {
         &self,
         topic: Arc<str>,
         messages: Vec<TopicMessage>,
-    ) -> Result<(), Box<Undelivered>> {
+    ) -> Result<(), Box<UndeliveredMessage>> {
         let to: Arc<str> = format!("kafka://{topic}").into();
         let (messages, oversized) = sizes_checked(&to, messages);
         let mut left = Vec::from_iter(oversized);
@@ -96,7 +96,7 @@ impl TopicDestinations {
                 Ok((session, partitions)) => {
                     left.extend(self.write(&to, &topic, &session, partitions, messages).await);
                 }
-                Err(error) => left.push(Left { messages, error }),
+                Err(error) => left.push(UnsentMessages { messages, error }),
             }
         }
         rest_of(topic, left)
@@ -107,7 +107,7 @@ impl TopicDestinations {
         &self,
         to: &Arc<str>,
         topic: &Arc<str>,
-    ) -> Result<(Arc<Session>, usize), DestinationError> {
+    ) -> Result<(Arc<ProducerSession>, usize), DeliveryError> {
         let open = async {
             let _one_at_a_time = self.shared.opening.lock().await;
             let kept = self.shared.session.lock().clone();
@@ -116,7 +116,7 @@ impl TopicDestinations {
             let view = self.shared.cluster.topic(topic, age_max).await;
             let partitions = view.map_err(|error| refusal::of_our_client(to, &error))?.partitions.len();
             if partitions == 0 {
-                return Err(DestinationError::Failed { to: Arc::clone(to), why: "no partitions yet".into() });
+                return Err(DeliveryError::Failed { to: Arc::clone(to), why: "no partitions yet".into() });
             }
             if let Some((_, session)) = kept {
                 return Ok((session, partitions));
@@ -124,11 +124,11 @@ impl TopicDestinations {
             let since = clock::now();
             let dialled = self.shared.bootstrap.iter().cloned().chain(self.shared.cluster.brokers());
             writers::check(to, dialled, &self.shared.egress).await?;
-            let session = Arc::new(Session::open(to, &self.shared.bootstrap).await?);
+            let session = Arc::new(ProducerSession::open(to, &self.shared.bootstrap).await?);
             *self.shared.session.lock() = Some((since, Arc::clone(&session)));
             Ok((session, partitions))
         };
-        let silent = |_| Err(DestinationError::Silent { to: Arc::clone(to) });
+        let silent = |_| Err(DeliveryError::Silent { to: Arc::clone(to) });
         tokio::time::timeout(CALL_DEADLINE, open).await.unwrap_or_else(silent)
     }
 
@@ -137,10 +137,10 @@ impl TopicDestinations {
         &self,
         to: &Arc<str>,
         topic: &Arc<str>,
-        session: &Arc<Session>,
+        session: &Arc<ProducerSession>,
         partitions: usize,
         messages: Vec<TopicMessage>,
-    ) -> Vec<Left> {
+    ) -> Vec<UnsentMessages> {
         let mut by_partition: BTreeMap<usize, Vec<TopicMessage>> = BTreeMap::new();
         for message in messages {
             let partition = match &message.key {
@@ -152,7 +152,7 @@ impl TopicDestinations {
         let writes = by_partition
             .into_iter()
             .map(|(partition, messages)| write_partition(to, topic, session, partition as i32, messages));
-        let left: Vec<Left> = futures::stream::iter(writes)
+        let left: Vec<UnsentMessages> = futures::stream::iter(writes)
             .buffer_unordered(AT_ONCE)
             .flat_map(futures::stream::iter)
             .collect()
@@ -163,7 +163,7 @@ impl TopicDestinations {
         left
     }
 
-    fn forget(&self, session: &Arc<Session>) {
+    fn forget(&self, session: &Arc<ProducerSession>) {
         let mut kept = self.shared.session.lock();
         if kept.as_ref().is_some_and(|(_, kept)| Arc::ptr_eq(kept, session)) {
             *kept = None;
@@ -176,10 +176,10 @@ impl TopicDestinations {
 async fn write_partition(
     to: &Arc<str>,
     topic: &Arc<str>,
-    session: &Session,
+    session: &ProducerSession,
     partition: i32,
     messages: Vec<TopicMessage>,
-) -> Vec<Left> {
+) -> Vec<UnsentMessages> {
     let mut requests = requests_of(messages);
     requests.reverse();
     let mut left = Vec::new();
@@ -191,10 +191,10 @@ async fn write_partition(
                 requests.push(second);
                 requests.push(messages);
             }
-            Err(error) if is_too_large(&error) => left.push(Left { messages, error }),
+            Err(error) if is_too_large(&error) => left.push(UnsentMessages { messages, error }),
             Err(error) => {
                 messages.extend(requests.into_iter().rev().flatten());
-                left.push(Left { messages, error });
+                left.push(UnsentMessages { messages, error });
                 break;
             }
         }
@@ -221,13 +221,13 @@ fn requests_of(messages: Vec<TopicMessage>) -> Vec<Vec<TopicMessage>> {
 }
 
 /// Those that may be sent, and those that may not.
-fn sizes_checked(to: &Arc<str>, messages: Vec<TopicMessage>) -> (Vec<TopicMessage>, Option<Left>) {
+fn sizes_checked(to: &Arc<str>, messages: Vec<TopicMessage>) -> (Vec<TopicMessage>, Option<UnsentMessages>) {
     let (fit, oversized): (Vec<_>, Vec<_>) =
         messages.into_iter().partition(|message| message.bytes() <= TOPIC_MESSAGE_BYTES_MAX);
     let bytes = oversized.iter().map(TopicMessage::bytes).max();
-    let left = bytes.map(|bytes| Left {
+    let left = bytes.map(|bytes| UnsentMessages {
         messages: oversized,
-        error: DestinationError::TooLarge {
+        error: DeliveryError::TooLarge {
             to: Arc::clone(to),
             bytes,
             why: format!("at most {TOPIC_MESSAGE_BYTES_MAX} bytes are sent"),
@@ -237,16 +237,16 @@ fn sizes_checked(to: &Arc<str>, messages: Vec<TopicMessage>) -> (Vec<TopicMessag
 }
 
 /// One error for all that is left. What may yet succeed goes first: it is tried again, what is too large with it.
-fn rest_of(topic: Arc<str>, left: Vec<Left>) -> Result<(), Box<Undelivered>> {
+fn rest_of(topic: Arc<str>, left: Vec<UnsentMessages>) -> Result<(), Box<UndeliveredMessage>> {
     let (too_large, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|left| is_too_large(&left.error));
     let mut all = others.into_iter().chain(too_large);
-    let Some(Left { mut messages, error }) = all.next() else { return Ok(()) };
+    let Some(UnsentMessages { mut messages, error }) = all.next() else { return Ok(()) };
     messages.extend(all.flat_map(|left| left.messages));
-    Err(Box::new(Undelivered { error, rest: Letter::Topic { topic, messages } }))
+    Err(Box::new(UndeliveredMessage { error, rest: FailureMessage::Topic { topic, messages } }))
 }
 
-fn is_too_large(error: &DestinationError) -> bool {
-    matches!(error, DestinationError::TooLarge { .. })
+fn is_too_large(error: &DeliveryError) -> bool {
+    matches!(error, DeliveryError::TooLarge { .. })
 }
 
 impl TopicMessage {

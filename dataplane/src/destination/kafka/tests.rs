@@ -25,21 +25,21 @@ proptest! {
 #[test]
 fn one_error_stands_for_all_that_is_left_and_none_of_it_is_lost() {
     let to: Arc<str> = "kafka://dlq".into();
-    let too_large = |n| Left {
+    let too_large = |n| UnsentMessages {
         messages: vec![message(n, 1)],
-        error: DestinationError::TooLarge { to: Arc::clone(&to), bytes: n, why: String::new() },
+        error: DeliveryError::TooLarge { to: Arc::clone(&to), bytes: n, why: String::new() },
     };
-    let down = |n| Left {
+    let down = |n| UnsentMessages {
         messages: vec![message(n, 1)],
-        error: DestinationError::Unreachable { to: Arc::clone(&to), why: String::new() },
+        error: DeliveryError::Unreachable { to: Arc::clone(&to), why: String::new() },
     };
     assert!(rest_of("dlq".into(), Vec::new()).is_ok());
-    let keys = |undelivered: &Undelivered| match &undelivered.rest {
-        Letter::Topic { messages, .. } => messages.iter().map(|m| m.key.clone()).collect::<Vec<_>>(),
+    let keys = |undelivered: &UndeliveredMessage| match &undelivered.rest {
+        FailureMessage::Topic { messages, .. } => messages.iter().map(|m| m.key.clone()).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
     let both = rest_of("dlq".into(), vec![too_large(1), down(2), too_large(3)]).expect_err("left");
-    assert!(matches!(both.error, DestinationError::Unreachable { .. }), "{}", both.error);
+    assert!(matches!(both.error, DeliveryError::Unreachable { .. }), "{}", both.error);
     assert_eq!(keys(&both).len(), 3);
     let only = rest_of("dlq".into(), vec![too_large(1), too_large(3)]).expect_err("left");
     assert!(is_too_large(&only.error) && keys(&only).len() == 2);
@@ -52,6 +52,6 @@ async fn an_address_that_may_not_be_dialled_is_not_dialled() {
     let bootstrap = vec![BrokerAddress::new("127.0.0.1", address.port())];
     let port = TopicDestinations::new(bootstrap, Arc::new(Egress::default()));
     let back = port.deliver("dlq".into(), vec![message(1, 1)]).await.expect_err("denied");
-    assert!(matches!(back.error, DestinationError::Egress { .. }), "{}", back.error);
+    assert!(matches!(back.error, DeliveryError::Egress { .. }), "{}", back.error);
     assert!(futures::poll!(Box::pin(listener.accept())).is_pending(), "nobody came");
 }

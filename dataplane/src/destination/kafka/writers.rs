@@ -11,8 +11,8 @@ use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandl
 use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
 
-use super::super::bounded::Bounded;
-use super::super::error::{CALL_DEADLINE, DestinationError};
+use super::super::bounded::BoundedMap;
+use super::super::error::{CALL_DEADLINE, DeliveryError};
 use super::super::letter::TopicMessage;
 use super::refusal;
 use crate::egress::Egress;
@@ -23,13 +23,13 @@ const PARTITIONS_MAX: usize = 64;
 /// Metadata of the whole cluster is the largest reply there is.
 const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-pub(super) struct Session {
+pub(super) struct ProducerSession {
     client: Client,
-    partitions: Bounded<(Arc<str>, i32), Arc<PartitionClient>>,
+    partitions: BoundedMap<(Arc<str>, i32), Arc<PartitionClient>>,
 }
 
-impl Session {
-    pub(super) async fn open(to: &Arc<str>, bootstrap: &[BrokerAddress]) -> Result<Self, DestinationError> {
+impl ProducerSession {
+    pub(super) async fn open(to: &Arc<str>, bootstrap: &[BrokerAddress]) -> Result<Self, DeliveryError> {
         // No time for a second attempt: those are ours, and counted.
         let once = BackoffConfig { deadline: Some(Duration::ZERO), ..BackoffConfig::default() };
         let build = ClientBuilder::new(bootstrap.iter().map(ToString::to_string).collect())
@@ -38,7 +38,7 @@ impl Session {
             .backoff_config(once)
             .build();
         let client = call(to, 0, build).await?;
-        Ok(Self { client, partitions: Bounded::new(PARTITIONS_MAX) })
+        Ok(Self { client, partitions: BoundedMap::new(PARTITIONS_MAX) })
     }
 
     /// Writes `messages` in one request, acknowledged by all in-sync replicas.
@@ -48,7 +48,7 @@ impl Session {
         topic: &Arc<str>,
         partition: i32,
         messages: &[TopicMessage],
-    ) -> Result<(), DestinationError> {
+    ) -> Result<(), DeliveryError> {
         let client = self.partition(to, topic, partition).await?;
         let now = chrono::Utc::now();
         let records = messages.iter().map(|message| Record {
@@ -66,7 +66,7 @@ impl Session {
         to: &Arc<str>,
         topic: &Arc<str>,
         partition: i32,
-    ) -> Result<Arc<PartitionClient>, DestinationError> {
+    ) -> Result<Arc<PartitionClient>, DeliveryError> {
         let key = (Arc::clone(topic), partition);
         if let Some(client) = self.partitions.get(&key) {
             return Ok(client);
@@ -82,10 +82,10 @@ async fn call<T>(
     to: &Arc<str>,
     bytes: usize,
     asked: impl Future<Output = Result<T, Error>>,
-) -> Result<T, DestinationError> {
+) -> Result<T, DeliveryError> {
     match tokio::time::timeout(CALL_DEADLINE, asked).await {
         Ok(answer) => answer.map_err(|error| refusal::of_rskafka(to, bytes, &error)),
-        Err(_) => Err(DestinationError::Silent { to: Arc::clone(to) }),
+        Err(_) => Err(DeliveryError::Silent { to: Arc::clone(to) }),
     }
 }
 
@@ -94,13 +94,11 @@ pub(super) async fn check(
     to: &Arc<str>,
     brokers: impl Iterator<Item = BrokerAddress>,
     egress: &Egress,
-) -> Result<(), DestinationError> {
+) -> Result<(), DeliveryError> {
     for broker in brokers {
         let resolved = tokio::net::lookup_host((&*broker.host, broker.port)).await;
         for address in resolved.into_iter().flatten() {
-            egress
-                .check(address)
-                .map_err(|source| DestinationError::Egress { to: Arc::clone(to), source })?;
+            egress.check(address).map_err(|source| DeliveryError::Egress { to: Arc::clone(to), source })?;
         }
     }
     Ok(())
@@ -116,7 +114,7 @@ mod tests {
         let brokers =
             ["10.0.0.1", "169.254.169.254", "no-such-name.invalid"].map(|h| BrokerAddress::new(h, 9092));
         let denied = check(&to, brokers.clone().into_iter(), &Egress::laptop()).await;
-        assert!(matches!(denied, Err(DestinationError::Egress { .. })), "{denied:?}");
+        assert!(matches!(denied, Err(DeliveryError::Egress { .. })), "{denied:?}");
         let [fine, _, nameless] = brokers;
         assert_eq!(check(&to, [fine, nameless].into_iter(), &Egress::laptop()).await, Ok(()));
     }

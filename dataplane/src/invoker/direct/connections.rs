@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::endpoint::Endpoint;
-use super::gate::{Gate, GatedBody, GatedStream};
+use super::endpoint::EndpointUrl;
+use super::gate::{GatedBody, GatedStream, SendGate};
 use super::idle::{IdleConnection, IdleConnections};
 use crate::keepalive;
 
@@ -27,52 +27,52 @@ const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// A connection that is ours until it is given back.
-pub(super) struct Connection {
+pub(super) struct PooledConnection {
     pub(super) sender: SendRequest<GatedBody>,
     /// Where its bytes leave.
-    pub(super) gate: Arc<Gate>,
+    pub(super) gate: Arc<SendGate>,
     /// It has carried a request before: the server may have closed it meanwhile.
     pub(super) used: bool,
 }
 
 /// The connections to one endpoint.
-pub(in crate::invoker) struct Connections {
-    endpoint: Endpoint,
+pub(in crate::invoker) struct ConnectionPool {
+    endpoint: EndpointUrl,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     idle: Arc<IdleConnections>,
 }
 
-impl Connections {
-    pub(in crate::invoker) fn new(endpoint: Endpoint) -> io::Result<Self> {
+impl ConnectionPool {
+    pub(in crate::invoker) fn new(endpoint: EndpointUrl) -> io::Result<Self> {
         let tls = if endpoint.tls { Some(tls(&endpoint.host)?) } else { None };
         Ok(Self { endpoint, tls, idle: Arc::default() })
     }
 
     /// An idle connection, or a new one.
-    pub(super) async fn take(&self) -> io::Result<Connection> {
+    pub(super) async fn take(&self) -> io::Result<PooledConnection> {
         while let Some(mut idle) = self.idle.take() {
             // One whose last request is still being written, though it is answered, is not waited for.
             if tokio::time::timeout(READY_WITHIN, idle.sender.ready()).await.is_ok_and(|ready| ready.is_ok())
             {
-                return Ok(Connection { sender: idle.sender, gate: idle.gate, used: true });
+                return Ok(PooledConnection { sender: idle.sender, gate: idle.gate, used: true });
             }
         }
         self.open().await
     }
 
     /// A new connection.
-    pub(super) async fn open(&self) -> io::Result<Connection> {
+    pub(super) async fn open(&self) -> io::Result<PooledConnection> {
         let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.dial()).await;
         let (sender, gate) = opened.unwrap_or_else(|_| {
             let what = format!("no connection to {} within 5 s", self.endpoint.authority);
             Err(io::Error::new(io::ErrorKind::TimedOut, what))
         })?;
-        Ok(Connection { sender, gate, used: false })
+        Ok(PooledConnection { sender, gate, used: false })
     }
 
     /// Takes a connection back whose answer was read to its end; `kept_open` is what the server says of how long it keeps it.
-    pub(super) fn give_back(&self, connection: Connection, kept_open: Option<Duration>) {
-        let Connection { sender, gate, .. } = connection;
+    pub(super) fn give_back(&self, connection: PooledConnection, kept_open: Option<Duration>) {
+        let PooledConnection { sender, gate, .. } = connection;
         if !gate.rest() || sender.is_closed() {
             return;
         }
@@ -95,7 +95,7 @@ impl Connections {
         Ok(stream)
     }
 
-    async fn dial(&self) -> io::Result<(SendRequest<GatedBody>, Arc<Gate>)> {
+    async fn dial(&self) -> io::Result<(SendRequest<GatedBody>, Arc<SendGate>)> {
         let stream = GatedStream::new(self.socket().await?);
         let gate = stream.gate();
         let sender = match &self.tls {

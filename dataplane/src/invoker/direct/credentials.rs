@@ -65,13 +65,13 @@ mod tests {
 
     /// Hands out credentials that last `lasting`, then fails.
     #[derive(Debug)]
-    struct Few {
+    struct ExpiringProvider {
         asked: Arc<AtomicU32>,
         most: u32,
         lasting: Duration,
     }
 
-    impl ProvideCredentials for Few {
+    impl ProvideCredentials for ExpiringProvider {
         fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
         where
             Self: 'a,
@@ -88,7 +88,7 @@ mod tests {
 
     fn kept(most: u32, lasting: Duration) -> (KeptCredentials, Arc<AtomicU32>) {
         let asked = Arc::new(AtomicU32::new(0));
-        let few = Few { asked: Arc::clone(&asked), most, lasting };
+        let few = ExpiringProvider { asked: Arc::clone(&asked), most, lasting };
         (KeptCredentials::new(SharedCredentialsProvider::new(few)), asked)
     }
 

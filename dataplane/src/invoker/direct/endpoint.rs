@@ -21,7 +21,7 @@ pub enum EndpointError {
 
 /// Scheme, authority and base path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::invoker) struct Endpoint {
+pub(in crate::invoker) struct EndpointUrl {
     pub(super) tls: bool,
     pub(super) host: Arc<str>,
     pub(super) port: u16,
@@ -31,7 +31,7 @@ pub(in crate::invoker) struct Endpoint {
     pub(super) base_path: String,
 }
 
-impl Endpoint {
+impl EndpointUrl {
     pub(in crate::invoker) fn parse(url: &str) -> Result<Self, EndpointError> {
         let wrong = || EndpointError::NotHttp(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong())?;
@@ -84,26 +84,26 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_host_port_and_base_path() {
-        let plain = Endpoint::parse("http://localhost:3001/base/").expect("parses");
+        let plain = EndpointUrl::parse("http://localhost:3001/base/").expect("parses");
         assert_eq!((plain.tls, plain.port, &*plain.authority), (false, 3001, "localhost:3001"));
         assert_eq!(plain.base_path, "/base");
-        let v6 = Endpoint::parse("http://[::1]:80").expect("parses");
+        let v6 = EndpointUrl::parse("http://[::1]:80").expect("parses");
         assert_eq!((&*v6.host, &*v6.authority, &*v6.base_path), ("::1", "[::1]", ""));
         for wrong in ["localhost:3001", "ftp://x", "http://", ""] {
-            assert!(Endpoint::parse(wrong).is_err(), "{wrong}");
+            assert!(EndpointUrl::parse(wrong).is_err(), "{wrong}");
         }
     }
 
     #[tokio::test]
     async fn a_region_has_its_own_endpoint_unless_one_is_named() {
         let config = SdkConfig::builder().region(Region::new("eu-west-1")).build();
-        let own = Endpoint::resolve(&config).await.expect("resolves");
+        let own = EndpointUrl::resolve(&config).await.expect("resolves");
         assert_eq!((own.tls, &*own.authority), (true, "lambda.eu-west-1.amazonaws.com"));
         let fips = config.to_builder().region(Region::new("us-east-1")).use_fips(true).build();
-        let fips = Endpoint::resolve(&fips).await.expect("resolves");
+        let fips = EndpointUrl::resolve(&fips).await.expect("resolves");
         assert_eq!(&*fips.host, "lambda-fips.us-east-1.amazonaws.com");
         let named = config.to_builder().endpoint_url("http://localhost:3001").build();
-        let named = Endpoint::resolve(&named).await.expect("resolves");
+        let named = EndpointUrl::resolve(&named).await.expect("resolves");
         assert_eq!((named.tls, &*named.authority), (false, "localhost:3001"));
     }
 }

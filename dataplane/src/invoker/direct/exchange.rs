@@ -9,8 +9,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use thiserror::Error;
 
-use super::connections::{Connection, Connections};
-use super::gate::Refusal;
+use super::connections::{ConnectionPool, PooledConnection};
+use super::gate::UnsentProof;
 use super::{ERROR_TYPE, FUNCTION_ERROR, causes};
 use crate::invoker::answer_room::{AnswerBuffer, AnswerRoom};
 use crate::invoker::permit::SendPermit;
@@ -39,7 +39,7 @@ pub(in crate::invoker) struct WireAnswer {
     pub(in crate::invoker) body: Bytes,
 }
 
-enum Refused {
+enum ExchangeRefusal {
     /// The connection is to blame: another may carry the request.
     Stale(String),
     Final(WireError),
@@ -47,7 +47,7 @@ enum Refused {
 
 /// What an exchange needs beside its request.
 #[derive(Clone, Copy)]
-pub(in crate::invoker) struct Terms<'t> {
+pub(in crate::invoker) struct ExchangeTerms<'t> {
     /// To be begun before the first byte, and to hold up to the last.
     pub(in crate::invoker) permit: &'t SendPermit,
     /// What of the answer is kept.
@@ -56,8 +56,8 @@ pub(in crate::invoker) struct Terms<'t> {
 
 /// Sends what `request` makes: once, or once more where a connection that had been idle took nothing of it.
 pub(in crate::invoker) async fn exchange(
-    connections: &Connections,
-    terms: Terms<'_>,
+    connections: &ConnectionPool,
+    terms: ExchangeTerms<'_>,
     request: impl Fn() -> Result<Request<Full<Bytes>>, http::Error>,
 ) -> Result<WireAnswer, WireError> {
     let not_sent = |error: &(dyn std::error::Error + 'static)| WireError::NotSent(causes(error));
@@ -65,47 +65,49 @@ pub(in crate::invoker) async fn exchange(
     let first = request().map_err(|error| not_sent(&error))?;
     match send(connections, connection, terms, first).await {
         Ok(answer) => return Ok(answer),
-        Err(Refused::Final(error)) => return Err(error),
-        Err(Refused::Stale(_)) => {}
+        Err(ExchangeRefusal::Final(error)) => return Err(error),
+        Err(ExchangeRefusal::Stale(_)) => {}
     }
     let fresh = connections.open().await.map_err(|error| not_sent(&error))?;
     let again = request().map_err(|error| not_sent(&error))?;
     send(connections, fresh, terms, again).await.map_err(|refused| match refused {
-        Refused::Stale(why) => WireError::NotSent(why),
-        Refused::Final(error) => error,
+        ExchangeRefusal::Stale(why) => WireError::NotSent(why),
+        ExchangeRefusal::Final(error) => error,
     })
 }
 
 async fn send(
-    connections: &Connections,
-    mut connection: Connection,
-    terms: Terms<'_>,
+    connections: &ConnectionPool,
+    mut connection: PooledConnection,
+    terms: ExchangeTerms<'_>,
     request: Request<Full<Bytes>>,
-) -> Result<WireAnswer, Refused> {
+) -> Result<WireAnswer, ExchangeRefusal> {
     let (gate, used) = (Arc::clone(&connection.gate), connection.used);
     let request = request.map(|body| gate.arm(terms.permit, used, body));
     match connection.sender.try_send_request(request).await {
         Ok(response) => {
-            read(connections, connection, response, terms.answer_room).await.map_err(Refused::Final)
+            read(connections, connection, response, terms.answer_room).await.map_err(ExchangeRefusal::Final)
         }
         Err(error) => Err(refused(&connection, &causes(error.error()))),
     }
 }
 
 /// The gate alone says how much has left: hyper hands a request back for other reasons, too.
-fn refused(connection: &Connection, why: &str) -> Refused {
+fn refused(connection: &PooledConnection, why: &str) -> ExchangeRefusal {
     match connection.gate.refusal() {
-        Some(Refusal::NoLease) => Refused::Final(WireError::Withheld),
-        Some(Refusal::Stale) => Refused::Stale("the server closed the connection".to_owned()),
-        Some(Refusal::Broken(broken)) if connection.used => Refused::Stale(broken),
-        Some(Refusal::Broken(broken)) => Refused::Final(WireError::NotSent(format!("{broken}: {why}"))),
-        None => Refused::Final(WireError::Lost(why.to_owned())),
+        Some(UnsentProof::NoLease) => ExchangeRefusal::Final(WireError::Withheld),
+        Some(UnsentProof::Stale) => ExchangeRefusal::Stale("the server closed the connection".to_owned()),
+        Some(UnsentProof::Broken(broken)) if connection.used => ExchangeRefusal::Stale(broken),
+        Some(UnsentProof::Broken(broken)) => {
+            ExchangeRefusal::Final(WireError::NotSent(format!("{broken}: {why}")))
+        }
+        None => ExchangeRefusal::Final(WireError::Lost(why.to_owned())),
     }
 }
 
 async fn read(
-    connections: &Connections,
-    connection: Connection,
+    connections: &ConnectionPool,
+    connection: PooledConnection,
     response: Response<Incoming>,
     room: &AnswerRoom,
 ) -> Result<WireAnswer, WireError> {
@@ -125,7 +127,7 @@ fn is_told_by_head(status: u16, headers: &HeaderMap) -> bool {
     verdict::is_told_by_head(status, failed, named)
 }
 
-struct Kept {
+struct KeptBody {
     bytes: Bytes,
     end: BodyEnd,
 }
@@ -140,24 +142,24 @@ enum BodyEnd {
 
 /// Keeps up to the limit, and reads up to the longest that there is: what goes on behind it is an answer all the same, for the
 /// function has ended, but nothing more is heard over that connection.
-async fn keep(mut body: Incoming, room: &AnswerRoom) -> Kept {
+async fn keep(mut body: Incoming, room: &AnswerRoom) -> KeptBody {
     let (mut kept, mut read) = (AnswerBuffer::new(room, body.size_hint().exact()), 0);
     while let Some(frame) = body.frame().await {
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
                 let why = format!("the answer broke off: {}", causes(&error));
-                return Kept { bytes: kept.finish(), end: BodyEnd::BrokenOff(why) };
+                return KeptBody { bytes: kept.finish(), end: BodyEnd::BrokenOff(why) };
             }
         };
         let Ok(data) = frame.into_data() else { continue };
         kept.extend(&data).await;
         read += data.len();
         if read > ANSWER_BYTES_MAX {
-            return Kept { bytes: kept.finish(), end: BodyEnd::TooLong };
+            return KeptBody { bytes: kept.finish(), end: BodyEnd::TooLong };
         }
     }
-    Kept { bytes: kept.finish(), end: BodyEnd::Whole }
+    KeptBody { bytes: kept.finish(), end: BodyEnd::Whole }
 }
 
 /// `Keep-Alive: timeout=5`: how long the server keeps the connection when nothing is said on it.

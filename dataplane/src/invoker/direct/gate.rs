@@ -24,9 +24,9 @@ use crate::runtime::clock;
 /// How often a request that the peer does not take is looked at: the lease may have ended.
 const LOOK_STALLED: Duration = Duration::from_millis(100);
 
-/// Proof that a request has not left as a whole, and why not. But for [`Refusal::NoLease`] no byte of it has.
+/// Proof that a request has not left as a whole, and why not. But for [`UnsentProof::NoLease`] no byte of it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum UnsentProof {
     /// The lease ran out, before it or in its middle, or the permission was taken back.
     NoLease,
     /// The server has closed the connection, or said something, while it was idle.
@@ -51,7 +51,7 @@ enum GateState {
     Sent,
     /// The server takes no more of it; what it said meanwhile is read.
     Deaf,
-    Refused(Refusal),
+    Refused(UnsentProof),
 }
 
 /// A request whose end is not with the kernel.
@@ -64,11 +64,11 @@ struct PassingRequest {
 
 /// What whoever sends a request shares with its socket.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(super) struct SendGate {
     state: Mutex<GateState>,
 }
 
-impl Gate {
+impl SendGate {
     /// A request comes next, with the body that is returned. `used`: the connection has carried one before.
     pub(super) fn arm(self: &Arc<Self>, permit: &SendPermit, used: bool, body: Full<Bytes>) -> GatedBody {
         let request = PassingRequest { permit: permit.clone(), is_taken: body.is_end_stream() };
@@ -84,17 +84,19 @@ impl Gate {
         *state = if is_sent {
             GateState::Idle
         } else {
-            GateState::Refused(Refusal::Broken("the server answered before it had the request".to_owned()))
+            GateState::Refused(UnsentProof::Broken(
+                "the server answered before it had the request".to_owned(),
+            ))
         };
         is_sent
     }
 
     /// Why the request has not left as a whole, if that is proven; from now on nothing of it will.
-    pub(super) fn refusal(&self) -> Option<Refusal> {
+    pub(super) fn refusal(&self) -> Option<UnsentProof> {
         let mut state = self.state.lock();
         if matches!(*state, GateState::Armed { .. }) {
             *state =
-                GateState::Refused(Refusal::Broken("the connection ended before a byte left".to_owned()));
+                GateState::Refused(UnsentProof::Broken("the connection ended before a byte left".to_owned()));
         }
         if let GateState::Refused(refusal) = &*state { Some(refusal.clone()) } else { None }
     }
@@ -118,7 +120,7 @@ impl Gate {
 /// socket only when they are empty, and so the next flush says that the kernel has the whole request.
 pub(super) struct GatedBody {
     body: Full<Bytes>,
-    gate: Arc<Gate>,
+    gate: Arc<SendGate>,
 }
 
 impl Body for GatedBody {
@@ -149,7 +151,7 @@ impl Body for GatedBody {
 /// The socket. It stands below TLS: what it takes is with the kernel, and what it refuses is not.
 pub(super) struct GatedStream {
     tcp: TcpStream,
-    gate: Arc<Gate>,
+    gate: Arc<SendGate>,
     /// Wakes whoever writes while the peer takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -159,7 +161,7 @@ impl GatedStream {
         Self { tcp, gate: Arc::default(), stalled: None }
     }
 
-    pub(super) fn gate(&self) -> Arc<Gate> {
+    pub(super) fn gate(&self) -> Arc<SendGate> {
         Arc::clone(&self.gate)
     }
 
@@ -186,7 +188,7 @@ impl GatedStream {
             }
             GateState::Sending(request) if !request.permit.is_good(clock::now()) => {
                 request.permit.did_not_send();
-                *state = GateState::Refused(Refusal::NoLease);
+                *state = GateState::Refused(UnsentProof::NoLease);
                 // What the kernel has not sent yet is forgotten when the socket closes, and the peer waits for nothing more.
                 let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
                 Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()))
@@ -222,13 +224,13 @@ fn first_bytes(
     permit: &SendPermit,
     used: bool,
     write: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<usize>>,
-) -> (Option<Refusal>, Poll<io::Result<usize>>) {
+) -> (Option<UnsentProof>, Poll<io::Result<usize>>) {
     let refuse = |refusal, error| (Some(refusal), Poll::Ready(Err(error)));
     if used && has_word(tcp) {
-        return refuse(Refusal::Stale, io::ErrorKind::BrokenPipe.into());
+        return refuse(UnsentProof::Stale, io::ErrorKind::BrokenPipe.into());
     }
     if permit.begin().is_err() {
-        return refuse(Refusal::NoLease, io::ErrorKind::PermissionDenied.into());
+        return refuse(UnsentProof::NoLease, io::ErrorKind::PermissionDenied.into());
     }
     let polled = write(Pin::new(tcp));
     if matches!(polled, Poll::Ready(Ok(_))) {
@@ -236,7 +238,7 @@ fn first_bytes(
     }
     permit.did_not_send();
     match polled {
-        Poll::Ready(Err(error)) => refuse(Refusal::Broken(error.to_string()), error),
+        Poll::Ready(Err(error)) => refuse(UnsentProof::Broken(error.to_string()), error),
         polled => (None, polled),
     }
 }

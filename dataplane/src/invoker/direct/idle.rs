@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
 
-use super::gate::{Gate, GatedBody};
+use super::gate::{GatedBody, SendGate};
 
 /// Between two looks of a thread at its idle connections.
 const LOOK_EACH: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const LOOK_EACH: Duration = Duration::from_secs(1);
 /// One, until it is taken or closed. Dropped, it closes.
 pub(super) struct IdleConnection {
     pub(super) sender: SendRequest<GatedBody>,
-    pub(super) gate: Arc<Gate>,
+    pub(super) gate: Arc<SendGate>,
     /// Not used any more from then on.
     pub(super) until: Instant,
 }

@@ -26,15 +26,15 @@ use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use thiserror::Error;
 
-use self::connections::Connections;
+use self::connections::ConnectionPool;
 use self::credentials::KeptCredentials;
-use self::endpoint::Endpoint;
 pub use self::endpoint::EndpointError;
-use self::exchange::{Terms, WireAnswer, WireError, exchange};
-use self::signer::{Signable, Signatory, Signer};
+use self::endpoint::EndpointUrl;
+use self::exchange::{ExchangeTerms, WireAnswer, WireError, exchange};
+use self::signer::{RequestSigner, SigningIdentity, UnsignedRequest};
 use super::port::{FunctionFacts, FunctionPort, Invocation};
 use super::sdk::SdkPort;
-use super::verdict::Reply;
+use super::verdict::InvokeResponse;
 
 /// What a path segment keeps as it is; the rest is percent-encoded, as the SDK does.
 pub(super) const LABEL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -63,16 +63,16 @@ pub enum DirectError {
 /// The port. Cheap to clone.
 #[derive(Clone)]
 pub struct DirectPort {
-    wire: Arc<Wire>,
+    wire: Arc<DirectState>,
     sdk: SdkPort,
 }
 
-struct Wire {
+struct DirectState {
     authority: String,
     base_path: String,
-    connections: Connections,
+    connections: ConnectionPool,
     credentials: KeptCredentials,
-    signer: Mutex<Signer>,
+    signer: Mutex<RequestSigner>,
 }
 
 impl DirectPort {
@@ -97,33 +97,35 @@ impl DirectPort {
 
     /// With what the SDK's configuration says.
     pub async fn from_sdk(shared: &SdkConfig) -> Result<Self, DirectError> {
-        let endpoint = Endpoint::resolve(shared).await?;
+        let endpoint = EndpointUrl::resolve(shared).await?;
         let provider = shared.credentials_provider().ok_or(DirectError::NoCredentials)?;
         let region = shared.region().map_or("us-east-1", |region| region.as_ref());
-        let wire = Wire {
+        let wire = DirectState {
             authority: endpoint.authority.clone(),
             base_path: endpoint.base_path.clone(),
-            connections: Connections::new(endpoint)?,
+            connections: ConnectionPool::new(endpoint)?,
             credentials: KeptCredentials::new(provider),
-            signer: Mutex::new(Signer::new(region)),
+            signer: Mutex::new(RequestSigner::new(region)),
         };
         Ok(Self { wire: Arc::new(wire), sdk: SdkPort::from_sdk(shared) })
     }
 }
 
 impl FunctionPort for DirectPort {
-    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, InvokeResponse> {
         let wire = Arc::clone(&self.wire);
         Box::pin(async move {
             let credentials = match wire.credentials.lasting(SystemTime::now()) {
                 Some(lasting) => lasting,
                 None => match wire.credentials.get().await {
                     Ok(fresh) => fresh,
-                    Err(error) => return Reply::NotSent(format!("no AWS credentials: {}", causes(&error))),
+                    Err(error) => {
+                        return InvokeResponse::NotSent(format!("no AWS credentials: {}", causes(&error)));
+                    }
                 },
             };
             let request = || wire.request(&invocation, &credentials, SystemTime::now());
-            let terms = Terms { permit: &invocation.permit, answer_room: &invocation.answer_room };
+            let terms = ExchangeTerms { permit: &invocation.permit, answer_room: &invocation.answer_room };
             exchange(&wire.connections, terms, request).await.into()
         })
     }
@@ -133,7 +135,7 @@ impl FunctionPort for DirectPort {
     }
 }
 
-impl Wire {
+impl DirectState {
     fn request(
         &self,
         invocation: &Invocation,
@@ -153,12 +155,17 @@ impl Wire {
             ("x-amz-security-token", token.unwrap_or_default()),
         ];
         let headers = &named[..named.len() - usize::from(token.is_none())];
-        let signatory = Signatory {
+        let signatory = SigningIdentity {
             access_key_id: credentials.access_key_id(),
             secret_access_key: credentials.secret_access_key(),
         };
-        let signable =
-            Signable { method: "POST", path: &path, headers, body: &invocation.payload, stamp: &stamp };
+        let signable = UnsignedRequest {
+            method: "POST",
+            path: &path,
+            headers,
+            body: &invocation.payload,
+            stamp: &stamp,
+        };
         let authorization = self.signer.lock().authorization(&signatory, &signable);
         let mut request = Request::builder()
             .method(Method::POST)
@@ -176,7 +183,7 @@ impl Wire {
     }
 }
 
-impl From<Result<WireAnswer, WireError>> for Reply {
+impl From<Result<WireAnswer, WireError>> for InvokeResponse {
     fn from(answered: Result<WireAnswer, WireError>) -> Self {
         match answered {
             Ok(WireAnswer { status, headers, body }) => answer_of(status, &headers, body),
@@ -187,9 +194,9 @@ impl From<Result<WireAnswer, WireError>> for Reply {
     }
 }
 
-fn answer_of(status: u16, headers: &HeaderMap, body: Bytes) -> Reply {
+fn answer_of(status: u16, headers: &HeaderMap, body: Bytes) -> InvokeResponse {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    Reply::Answer {
+    InvokeResponse::Answer {
         status,
         function_error: header(FUNCTION_ERROR.as_str()).map(ToOwned::to_owned),
         error_type: header(ERROR_TYPE.as_str()).map(ToOwned::to_owned),

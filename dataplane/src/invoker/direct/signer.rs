@@ -13,7 +13,7 @@ const SERVICE: &str = "lambda";
 const DAY_LEN: usize = 8;
 
 /// Who signs.
-pub struct Signatory<'c> {
+pub struct SigningIdentity<'c> {
     /// Access key id.
     pub access_key_id: &'c str,
     /// Its secret.
@@ -21,7 +21,7 @@ pub struct Signatory<'c> {
 }
 
 /// The parts of a request that are signed. It has no query.
-pub struct Signable<'r> {
+pub struct UnsignedRequest<'r> {
     /// Method.
     pub method: &'r str,
     /// Path as on the wire.
@@ -41,19 +41,23 @@ struct DayKey {
 }
 
 /// Signs for one region; keeps the key of the day.
-pub struct Signer {
+pub struct RequestSigner {
     region: String,
     day_key: Option<DayKey>,
 }
 
-impl Signer {
+impl RequestSigner {
     /// A signer for `region`.
     pub fn new(region: impl Into<String>) -> Self {
         Self { region: region.into(), day_key: None }
     }
 
     /// The value of the `Authorization` header.
-    pub fn authorization(&mut self, signatory: &Signatory<'_>, request: &Signable<'_>) -> String {
+    pub fn authorization(
+        &mut self,
+        signatory: &SigningIdentity<'_>,
+        request: &UnsignedRequest<'_>,
+    ) -> String {
         let day = &request.stamp[..request.stamp.len().min(DAY_LEN)];
         let canonical = canonical_request(request);
         let mut to_sign = String::with_capacity(160);
@@ -73,7 +77,7 @@ impl Signer {
         authorization
     }
 
-    fn key_of(&mut self, day: &str, signatory: &Signatory<'_>) -> &[u8; 32] {
+    fn key_of(&mut self, day: &str, signatory: &SigningIdentity<'_>) -> &[u8; 32] {
         let fits = |kept: &DayKey| kept.day == day && kept.access_key_id == signatory.access_key_id;
         let kept = self.day_key.take().filter(fits);
         let fresh = || DayKey {
@@ -99,7 +103,7 @@ fn hmac(key: &[u8], data: &[u8]) -> [u8; 32] {
         .unwrap_or_default()
 }
 
-fn canonical_request(request: &Signable<'_>) -> String {
+fn canonical_request(request: &UnsignedRequest<'_>) -> String {
     let mut canonical = String::with_capacity(640);
     canonical.push_str(request.method);
     canonical.push('\n');
@@ -197,7 +201,7 @@ mod tests {
         ) {
             let encoded = percent_encoding::utf8_percent_encode(&name, super::super::LABEL);
             let path = format!("/2015-03-31/functions/{encoded}/invocations");
-            let mut signer = Signer::new("eu-west-1");
+            let mut signer = RequestSigner::new("eu-west-1");
             for seconds in seconds {
                 let stamp = stamp(seconds);
                 let headers = [
@@ -207,8 +211,8 @@ mod tests {
                     ("x-amz-date", stamp.as_str()),
                 ];
                 let request =
-                    Signable { method: "POST", path: &path, headers: &headers, body: &body, stamp: &stamp };
-                let signatory = Signatory { access_key_id: "AKID", secret_access_key: &secrets };
+                    UnsignedRequest { method: "POST", path: &path, headers: &headers, body: &body, stamp: &stamp };
+                let signatory = SigningIdentity { access_key_id: "AKID", secret_access_key: &secrets };
                 let ours = signer.authorization(&signatory, &request);
                 prop_assert_eq!(ours, reference(&path, &headers, &body, &secrets, seconds));
             }

@@ -19,25 +19,25 @@ pub type FactsListener = Arc<dyn Fn(FunctionFacts) + Send + Sync>;
 /// One for a node; clones share it.
 #[derive(Clone)]
 pub struct FactsDesk {
-    shared: Arc<Shared>,
+    shared: Arc<AskingState>,
 }
 
-struct Shared {
+struct AskingState {
     port: Arc<dyn FunctionPort>,
-    files: Mutex<Files>,
+    files: Mutex<FunctionFiles>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct Files {
+struct FunctionFiles {
     book: QuestionBook,
-    functions: HashMap<Arc<str>, File>,
+    functions: HashMap<Arc<str>, FunctionFile>,
     next_watch: u64,
     /// The task runs.
     attended: bool,
 }
 
-struct File {
+struct FunctionFile {
     timeout: FunctionTimeout,
     listeners: HashMap<u64, FactsListener>,
 }
@@ -53,7 +53,7 @@ pub struct FunctionWatch {
 impl FactsDesk {
     /// A desk that asks through `port`.
     pub fn new(port: Arc<dyn FunctionPort>) -> Self {
-        let shared = Shared { port, files: Mutex::default(), changed: Notify::new() };
+        let shared = AskingState { port, files: Mutex::default(), changed: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -65,7 +65,8 @@ impl FactsDesk {
             files.next_watch += 1;
             let id = files.next_watch;
             files.book.watch(function, now);
-            let fresh = || File { timeout: FunctionTimeout::new(RUN_MAX, now), listeners: HashMap::new() };
+            let fresh =
+                || FunctionFile { timeout: FunctionTimeout::new(RUN_MAX, now), listeners: HashMap::new() };
             let file = files.functions.entry(Arc::clone(function)).or_insert_with(fresh);
             file.listeners.insert(id, listener);
             let timeout = file.timeout.clone();
@@ -103,7 +104,7 @@ impl FactsDesk {
 
     async fn ask(self, function: Arc<str>, asked: Moment) {
         let facts = FunctionFacts::Unanswered { throttled: false };
-        let mut answer = Answer { desk: self.clone(), function, asked, facts };
+        let mut answer = QuestionGuard { desk: self.clone(), function, asked, facts };
         answer.facts = self.shared.port.facts(Arc::clone(&answer.function)).await;
     }
 
@@ -147,7 +148,7 @@ impl FactsDesk {
 fn tell(timeout: &FunctionTimeout, facts: FunctionFacts, asked: Moment, now: Moment) {
     match facts {
         FunctionFacts::Known { timeout: known } => timeout.told(known, asked, now),
-        FunctionFacts::Untold => timeout.told(RUN_MAX, asked, now),
+        FunctionFacts::Unknown => timeout.told(RUN_MAX, asked, now),
         FunctionFacts::Missing => timeout.told(timeout.current(), asked, now),
         FunctionFacts::Unanswered { .. } => {}
     }
@@ -157,21 +158,21 @@ fn label(facts: FunctionFacts) -> &'static str {
     match facts {
         FunctionFacts::Known { .. } => "known",
         FunctionFacts::Missing => "missing",
-        FunctionFacts::Untold => "untold",
+        FunctionFacts::Unknown => "untold",
         FunctionFacts::Unanswered { throttled: true } => "throttled",
         FunctionFacts::Unanswered { throttled: false } => "unanswered",
     }
 }
 
 /// Answers for a question even when its task dies: it would be asked no more.
-struct Answer {
+struct QuestionGuard {
     desk: FactsDesk,
     function: Arc<str>,
     asked: Moment,
     facts: FunctionFacts,
 }
 
-impl Drop for Answer {
+impl Drop for QuestionGuard {
     fn drop(&mut self) {
         self.desk.answered(&self.function, self.asked, self.facts);
     }

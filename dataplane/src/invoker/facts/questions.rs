@@ -32,14 +32,14 @@ const LONGEST_DUE_EACH: u64 = 5;
 
 /// Who is asked for first: the order of the variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Urgency {
+enum QuestionUrgency {
     Doubted,
     NeverTold,
     Routine,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct QuestionEntry {
     watchers: usize,
     due: Moment,
     asked: Option<Moment>,
@@ -50,12 +50,12 @@ struct Entry {
     unanswered: u32,
 }
 
-impl Entry {
-    fn urgency(&self) -> Urgency {
+impl QuestionEntry {
+    fn urgency(&self) -> QuestionUrgency {
         match (self.doubted, self.told) {
-            (Some(_), _) => Urgency::Doubted,
-            (None, false) => Urgency::NeverTold,
-            (None, true) => Urgency::Routine,
+            (Some(_), _) => QuestionUrgency::Doubted,
+            (None, false) => QuestionUrgency::NeverTold,
+            (None, true) => QuestionUrgency::Routine,
         }
     }
 
@@ -86,7 +86,7 @@ pub enum NextQuestion {
 /// The functions of a node's mappings.
 #[derive(Debug, Default)]
 pub struct QuestionBook {
-    entries: BTreeMap<Arc<str>, Entry>,
+    entries: BTreeMap<Arc<str>, QuestionEntry>,
     next_turn: Moment,
     /// Questions so far.
     turns: u64,
@@ -95,7 +95,7 @@ pub struct QuestionBook {
 impl QuestionBook {
     /// One more wants to know of `function`.
     pub fn watch(&mut self, function: &Arc<str>, now: Moment) {
-        let fresh = Entry {
+        let fresh = QuestionEntry {
             watchers: 0,
             due: now,
             asked: None,
@@ -136,7 +136,7 @@ impl QuestionBook {
         let waiting = self.entries.iter().filter(|(_, entry)| !entry.asking);
         let due = waiting.clone().filter(|(_, entry)| entry.due <= now);
         let is_for_longest_due = self.turns % LONGEST_DUE_EACH == LONGEST_DUE_EACH - 1;
-        let rank = |entry: &Entry| (!is_for_longest_due).then(|| entry.urgency());
+        let rank = |entry: &QuestionEntry| (!is_for_longest_due).then(|| entry.urgency());
         let first = due.min_by_key(|(_, entry)| (rank(entry), entry.due));
         let Some((first, _)) = first else {
             let soonest = waiting.map(|(_, entry)| entry.due).min();
@@ -166,7 +166,7 @@ impl QuestionBook {
         if matches!(facts, FunctionFacts::Unanswered { throttled: true }) {
             self.next_turn = self.next_turn.max(now + THROTTLED_REST);
         }
-        let asking = |entry: &&mut Entry| entry.asking && entry.asked == Some(asked);
+        let asking = |entry: &&mut QuestionEntry| entry.asking && entry.asked == Some(asked);
         let Some(entry) = self.entries.get_mut(function).filter(asking) else { return false };
         entry.asking = false;
         if matches!(facts, FunctionFacts::Unanswered { .. }) {
@@ -187,7 +187,7 @@ impl QuestionBook {
 fn wait_after(facts: FunctionFacts, random: u64) -> Duration {
     let usual = match facts {
         FunctionFacts::Known { .. } | FunctionFacts::Unanswered { .. } => ROUTINE,
-        FunctionFacts::Untold => UNTOLD,
+        FunctionFacts::Unknown => UNTOLD,
         FunctionFacts::Missing => MISSING,
     };
     usual.saturating_sub((usual / 4).mul_f64((random % 1024) as f64 / 1024.0))
@@ -269,7 +269,7 @@ mod tests {
         assert!(waits.iter().all(|wait| *wait >= DOUBTED && *wait <= DOUBTED + AGAIN.cap), "{waits:?}");
         assert!(waits.iter().any(|wait| *wait > Duration::from_secs(10)), "{waits:?}");
         ask(&mut book, now);
-        book.answered("f", now, FunctionFacts::Untold, now, 0);
+        book.answered("f", now, FunctionFacts::Unknown, now, 0);
         assert_eq!(book.next(now), NextQuestion::At(now + UNTOLD));
     }
 
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[derive(Clone, Copy, Debug)]
-    enum Step {
+    enum QuestionStep {
         Wait(u64),
         Watch(u8),
         Unwatch(u8),
@@ -331,13 +331,13 @@ mod tests {
         Answer(u8, u8),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = QuestionStep> {
         prop_oneof![
-            (1u64..5000).prop_map(Step::Wait),
-            (0u8..4).prop_map(Step::Watch),
-            (0u8..4).prop_map(Step::Unwatch),
-            (0u8..4).prop_map(Step::Doubt),
-            (0u8..4, 0u8..4).prop_map(|(function, facts)| Step::Answer(function, facts)),
+            (1u64..5000).prop_map(QuestionStep::Wait),
+            (0u8..4).prop_map(QuestionStep::Watch),
+            (0u8..4).prop_map(QuestionStep::Unwatch),
+            (0u8..4).prop_map(QuestionStep::Doubt),
+            (0u8..4, 0u8..4).prop_map(|(function, facts)| QuestionStep::Answer(function, facts)),
         ]
     }
 
@@ -348,18 +348,18 @@ mod tests {
         fn liv_1_every_doubt_is_looked_into(steps in proptest::collection::vec(step(), 1..200)) {
             let mut book = QuestionBook::default();
             let (mut now, mut last, mut asking) = (0, None::<u64>, BTreeMap::<String, Moment>::new());
-            let all = [MINUTE, FunctionFacts::Untold, FunctionFacts::Missing, SILENCE];
+            let all = [MINUTE, FunctionFacts::Unknown, FunctionFacts::Missing, SILENCE];
             for step in steps {
                 match step {
-                    Step::Wait(millis) => now += millis,
-                    Step::Watch(function) => book.watch(&Arc::from(function.to_string()), at(now)),
-                    Step::Unwatch(function) => {
+                    QuestionStep::Wait(millis) => now += millis,
+                    QuestionStep::Watch(function) => book.watch(&Arc::from(function.to_string()), at(now)),
+                    QuestionStep::Unwatch(function) => {
                         if book.unwatch(&function.to_string()) {
                             asking.remove(&function.to_string());
                         }
                     }
-                    Step::Doubt(function) => book.doubt(&function.to_string(), at(now)),
-                    Step::Answer(function, facts) => {
+                    QuestionStep::Doubt(function) => book.doubt(&function.to_string(), at(now)),
+                    QuestionStep::Answer(function, facts) => {
                         if let Some(asked) = asking.remove(&function.to_string()) {
                             book.answered(&function.to_string(), asked, all[usize::from(facts)], at(now), 7);
                         }

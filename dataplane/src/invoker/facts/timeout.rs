@@ -18,11 +18,11 @@ const CHANGES_MAX: usize = 16;
 /// One function's; clones share it, on all threads.
 #[derive(Clone, Debug)]
 pub struct FunctionTimeout {
-    shared: Arc<Shared>,
+    shared: Arc<TimeoutState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct TimeoutState {
     /// Microseconds; what holds now.
     current: AtomicU64,
     /// When it last changed: who was sent later need not look further.
@@ -35,7 +35,7 @@ struct Shared {
 impl FunctionTimeout {
     /// `timeout` from `now` on.
     pub fn new(timeout: Duration, now: Moment) -> Self {
-        let shared = Shared {
+        let shared = TimeoutState {
             current: AtomicU64::new(micros(timeout)),
             changed: AtomicU64::new(now.as_micros()),
             confirmed: AtomicU64::new(0),

@@ -25,7 +25,7 @@ use super::direct::causes;
 use super::direct::exchange::WireError;
 use super::permit::SendPermit;
 use super::port::{FunctionFacts, FunctionPort, Invocation};
-use super::verdict::Reply;
+use super::verdict::InvokeResponse;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ impl SdkPort {
 }
 
 impl FunctionPort for SdkPort {
-    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, Reply> {
+    fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, InvokeResponse> {
         let permit = invocation.permit.clone();
         let send = self
             .invoking
@@ -100,7 +100,7 @@ impl FunctionPort for SdkPort {
                 Ok(Ok(answer)) => answer
                     .timeout()
                     .and_then(|seconds| u64::try_from(seconds).ok())
-                    .map_or(FunctionFacts::Untold, |seconds| FunctionFacts::Known {
+                    .map_or(FunctionFacts::Unknown, |seconds| FunctionFacts::Known {
                         timeout: Duration::from_secs(seconds),
                     }),
                 Ok(Err(SdkError::ServiceError(error))) => refused(
@@ -120,18 +120,21 @@ fn refused(is_missing: bool, raw: &HttpResponse) -> FunctionFacts {
     match raw.status().as_u16() {
         _ if is_missing => FunctionFacts::Missing,
         429 => FunctionFacts::Unanswered { throttled: true },
-        501 => FunctionFacts::Untold,
+        501 => FunctionFacts::Unknown,
         408 | 500..=599 => FunctionFacts::Unanswered { throttled: false },
         _ if raw.headers().get("x-amzn-errortype").is_some_and(|kind| kind.contains("Throttl")) => {
             FunctionFacts::Unanswered { throttled: true }
         }
-        _ => FunctionFacts::Untold,
+        _ => FunctionFacts::Unknown,
     }
 }
 
-fn reply_of(sent: Result<InvokeOutput, SdkError<InvokeError, HttpResponse>>, permit: &SendPermit) -> Reply {
+fn reply_of(
+    sent: Result<InvokeOutput, SdkError<InvokeError, HttpResponse>>,
+    permit: &SendPermit,
+) -> InvokeResponse {
     match sent {
-        Ok(output) => Reply::Answer {
+        Ok(output) => InvokeResponse::Answer {
             status: u16::try_from(output.status_code()).unwrap_or(200),
             function_error: output.function_error().map(ToOwned::to_owned),
             error_type: None,
@@ -140,17 +143,17 @@ fn reply_of(sent: Result<InvokeOutput, SdkError<InvokeError, HttpResponse>>, per
             request_id: aws_types::request_id::RequestId::request_id(&output).map(ToOwned::to_owned),
             body: output.payload.map(|blob| Bytes::from(blob.into_inner())).unwrap_or_default(),
         },
-        Err(SdkError::ConstructionFailure(failure)) => Reply::NotSent(format!("{failure:?}")),
+        Err(SdkError::ConstructionFailure(failure)) => InvokeResponse::NotSent(format!("{failure:?}")),
         Err(SdkError::DispatchFailure(failure)) => undispatched(&failure, permit),
         Err(SdkError::ResponseError(error)) => answer_of(error.raw()),
         Err(SdkError::ServiceError(error)) => answer_of(error.raw()),
-        Err(other) => Reply::Lost(other.to_string()),
+        Err(other) => InvokeResponse::Lost(other.to_string()),
     }
 }
 
-fn answer_of(raw: &HttpResponse) -> Reply {
+fn answer_of(raw: &HttpResponse) -> InvokeResponse {
     let header = |name: &str| raw.headers().get(name).map(ToOwned::to_owned);
-    Reply::Answer {
+    InvokeResponse::Answer {
         status: raw.status().as_u16(),
         function_error: header("x-amz-function-error"),
         error_type: header("x-amzn-errortype"),
@@ -162,12 +165,12 @@ fn answer_of(raw: &HttpResponse) -> Reply {
 }
 
 /// Credentials that are not to be had, or what the wire says.
-fn undispatched(failure: &DispatchFailure, permit: &SendPermit) -> Reply {
+fn undispatched(failure: &DispatchFailure, permit: &SendPermit) -> InvokeResponse {
     let text = failure.as_connector_error().map_or_else(|| format!("{failure:?}"), |error| causes(error));
     let source = failure.as_connector_error().and_then(std::error::Error::source);
     match source.and_then(|source| source.downcast_ref::<WireError>()) {
         Some(wire) => Err(wire.clone()).into(),
-        None if permit.revoke() => Reply::NotSent(text),
-        None => Reply::Lost(text),
+        None if permit.revoke() => InvokeResponse::NotSent(text),
+        None => InvokeResponse::Lost(text),
     }
 }

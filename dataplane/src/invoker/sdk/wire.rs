@@ -21,9 +21,9 @@ use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
 
 use crate::invoker::answer_room::AnswerRoom;
-use crate::invoker::direct::connections::Connections;
-use crate::invoker::direct::endpoint::Endpoint;
-use crate::invoker::direct::exchange::{Terms, WireAnswer, WireError, exchange};
+use crate::invoker::direct::connections::ConnectionPool;
+use crate::invoker::direct::endpoint::EndpointUrl;
+use crate::invoker::direct::exchange::{ExchangeTerms, WireAnswer, WireError, exchange};
 use crate::invoker::permit::SendPermit;
 
 /// Puts what an invocation is sent under beside its request, where the connector finds it.
@@ -54,16 +54,16 @@ impl Intercept for InvocationTerms {
 #[derive(Clone, Default)]
 pub(super) struct WireClient {
     /// Those to the endpoint that was asked for last: a client of one service has one.
-    connections: Arc<Mutex<Option<(String, Arc<Connections>)>>>,
+    connections: Arc<Mutex<Option<(String, Arc<ConnectionPool>)>>>,
 }
 
 impl WireClient {
-    fn connections(&self, origin: &str) -> Result<Arc<Connections>, BoxError> {
+    fn connections(&self, origin: &str) -> Result<Arc<ConnectionPool>, BoxError> {
         let mut kept = self.connections.lock();
         if let Some((_, connections)) = kept.as_ref().filter(|(of, _)| of == origin) {
             return Ok(Arc::clone(connections));
         }
-        let connections = Arc::new(Connections::new(Endpoint::parse(origin)?)?);
+        let connections = Arc::new(ConnectionPool::new(EndpointUrl::parse(origin)?)?);
         *kept = Some((origin.to_owned(), Arc::clone(&connections)));
         Ok(connections)
     }
@@ -73,9 +73,9 @@ impl WireClient {
         let set = request.extension::<InvocationTerms>().cloned().ok_or_else(|| {
             ConnectorError::user("a request without the terms of an invocation is not sent".into())
         })?;
-        let request = Sendable::of(request).await.map_err(ConnectorError::user)?;
+        let request = SendableRequest::of(request).await.map_err(ConnectorError::user)?;
         let connections = self.connections(&request.origin).map_err(ConnectorError::user)?;
-        let terms = Terms { permit: &set.permit, answer_room: &set.answer_room };
+        let terms = ExchangeTerms { permit: &set.permit, answer_room: &set.answer_room };
         let answered = exchange(&connections, terms, || Ok(request.make())).await;
         answered.and_then(response_of).map_err(|error| ConnectorError::other(Box::new(error), None))
     }
@@ -100,13 +100,13 @@ impl HttpConnector for WireClient {
 }
 
 /// A signed request as it can be made as often as it takes.
-struct Sendable {
+struct SendableRequest {
     origin: String,
     head: http::request::Parts,
     body: Bytes,
 }
 
-impl Sendable {
+impl SendableRequest {
     async fn of(request: HttpRequest) -> Result<Self, BoxError> {
         let (mut head, body) = request.try_into_http1x()?.into_parts();
         // A payload is one piece in memory: nothing is copied.

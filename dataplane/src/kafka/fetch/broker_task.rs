@@ -19,16 +19,16 @@ use lighterman_proto::topic_id::TopicId;
 use tokio::sync::Notify;
 
 use self::settling::UnsettledParts;
-use super::desk::{Desk, Holds, Wish, Word, begins_anew, word};
-use super::messages::{FetchTrouble, Fetched, FetchedRecords, Want, Watermarks};
+use super::desk::{FetchSpec, FrameLeases, PartitionReply, PendingFetches, classify_reply, is_session_lost};
+use super::messages::{FetchAnswered, FetchError, FetchRequested, FetchedRecords, HighWatermarkSeen};
 use super::places::{NumberedWant, ReturnedWant};
-use super::router::{FetchRouter, FetchSettings, FetchStatus, Misplaced};
-use super::session::Session;
-use super::wire::{self, Part, Poll, Refused};
-use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
+use super::router::{FetchRouter, FetchSettings, FetchStatus, LeaderMoved};
+use super::session::FetchSession;
+use super::wire::{self, ErrorAction, FetchParams, PartitionResponse};
+use crate::credit::bytes::{MemoryBudget, MemoryLease, Overdraft};
 use crate::kafka::backoff::{Backoff, random};
-use crate::kafka::cluster::{Cluster, REQUEST_DEADLINE};
-use crate::kafka::connection::Connection;
+use crate::kafka::cluster::{KafkaCluster, REQUEST_DEADLINE};
+use crate::kafka::connection::BrokerConnection;
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::log_ends;
 use crate::kafka::transport::BrokerAddress;
@@ -50,22 +50,22 @@ const TURNS_AFTER_DELIVERY: usize = 8;
 /// The desk and the bell on it; router and task live on one arbiter.
 #[derive(Clone, Default)]
 pub(super) struct SharedDesk {
-    pub desk: Rc<RefCell<Desk<NumberedWant<Want>>>>,
+    pub desk: Rc<RefCell<PendingFetches<NumberedWant<FetchRequested>>>>,
     pub changed: Rc<Notify>,
     /// The broker takes topics by their names: one that was made anew is read as if it were the one before.
     pub by_names: Rc<Cell<bool>>,
 }
 
 pub(super) struct BrokerTask {
-    pub cluster: Cluster,
+    pub cluster: KafkaCluster,
     pub address: BrokerAddress,
-    pub budget: ByteBudget,
+    pub budget: MemoryBudget,
     pub settings: FetchSettings,
     pub shared: SharedDesk,
     /// Its owner: held strongly, both would live for ever.
     pub router: WeakAddr<FetchRouter>,
     pub status: Arc<dyn FetchStatus>,
-    pub session: Session,
+    pub session: FetchSession,
     pub backoff: Backoff,
     pub _count: LiveCount,
 }
@@ -92,7 +92,7 @@ impl BrokerTask {
         }
     }
 
-    async fn wait_for_wants(&mut self, connection: &mut Option<Connection>) -> Result<(), KafkaError> {
+    async fn wait_for_wants(&mut self, connection: &mut Option<BrokerConnection>) -> Result<(), KafkaError> {
         let shared = self.shared.clone();
         while shared.desk.borrow().is_empty() {
             // Where somebody rests, log ends are asked for so often that the connection is never idle.
@@ -108,8 +108,8 @@ impl BrokerTask {
 
     async fn dial<'c>(
         &mut self,
-        connection: &'c mut Option<Connection>,
-    ) -> Result<&'c mut Connection, KafkaError> {
+        connection: &'c mut Option<BrokerConnection>,
+    ) -> Result<&'c mut BrokerConnection, KafkaError> {
         Ok(match connection {
             Some(open) => open,
             none => {
@@ -120,7 +120,10 @@ impl BrokerTask {
     }
 
     /// Room for what the next poll brings. `None`: nobody wants anything any more.
-    async fn lease(&mut self, connection: &mut Option<Connection>) -> Result<Option<Lease>, KafkaError> {
+    async fn lease(
+        &mut self,
+        connection: &mut Option<BrokerConnection>,
+    ) -> Result<Option<MemoryLease>, KafkaError> {
         let budget = self.budget.clone();
         let most = self.shared.desk.borrow().bytes_to_ask(budget.limit());
         let mut leased = pin!(budget.lease_for_records(budget.fetch_bytes_min().min(most), most));
@@ -138,7 +141,7 @@ impl BrokerTask {
 
     /// Log ends of partitions that no poll has told of for a while, because they have no room or there is no memory: one request
     /// for all of them. What the broker does not say is not known any more.
-    async fn tell_log_ends(&mut self, connection: &mut Option<Connection>) -> Result<(), KafkaError> {
+    async fn tell_log_ends(&mut self, connection: &mut Option<BrokerConnection>) -> Result<(), KafkaError> {
         let unheard = self.shared.desk.borrow_mut().take_unheard(clock::now());
         let Some(topic) = unheard.first().map(|partition| Arc::clone(&partition.topic)) else {
             return Ok(());
@@ -158,7 +161,7 @@ impl BrokerTask {
 
     async fn ask_log_ends(
         &mut self,
-        connection: &mut Option<Connection>,
+        connection: &mut Option<BrokerConnection>,
         topic: &str,
         partitions: &[i32],
     ) -> Result<BTreeMap<i32, Option<Offset>>, KafkaError> {
@@ -168,7 +171,7 @@ impl BrokerTask {
         Ok(ends)
     }
 
-    async fn poll(&mut self, connection: &mut Option<Connection>) -> Result<(), KafkaError> {
+    async fn poll(&mut self, connection: &mut Option<BrokerConnection>) -> Result<(), KafkaError> {
         self.tell_log_ends(connection).await?;
         let version = self.dial(connection).await?.pick(ApiKey::Fetch, wire::FETCH)?;
         let speaks_ids = version >= wire::BY_IDS;
@@ -184,7 +187,7 @@ impl BrokerTask {
             let step = desk.next(&mut self.session, speaks_ids);
             let version = wire::version_of(&step, version);
             let bytes_max = desk.record_bytes(lease.bytes());
-            let poll = Poll { wait, bytes_max, isolation: self.settings.isolation };
+            let poll = FetchParams { wait, bytes_max, isolation: self.settings.isolation };
             (wire::request(&step, &poll, version), version, wait)
         };
         let pending = connection.send(&request, version, REQUEST_DEADLINE).await?;
@@ -199,7 +202,7 @@ impl BrokerTask {
         let session = reply.session_id;
         match ResponseError::try_from_code(reply.error_code) {
             None => {}
-            Some(code) if begins_anew(code) => {
+            Some(code) if is_session_lost(code) => {
                 self.session.reset();
                 return Ok(());
             }
@@ -208,7 +211,8 @@ impl BrokerTask {
         let parts = wire::parts(reply, &self.session);
         // A client that is throttled is told nothing else (KIP-219).
         let is_put_off = parts.is_empty() && !throttle.is_zero();
-        let misfit = self.session.misfit(parts.iter().map(|part| &part.partition)).filter(|_| !is_put_off);
+        let misfit =
+            self.session.check_response(parts.iter().map(|part| &part.partition)).filter(|_| !is_put_off);
         if let Some((partition, what)) = misfit {
             let subject = format!("partition {partition}");
             return Err(KafkaError::Unanswered { api: ApiKey::Fetch, subject, what });
@@ -225,14 +229,14 @@ impl BrokerTask {
         Ok(())
     }
 
-    async fn deliver(&mut self, parts: Vec<Part>, lease: Lease) {
+    async fn deliver(&mut self, parts: Vec<PartitionResponse>, lease: MemoryLease) {
         let sizes = parts.iter().map(|part| part.records.len());
-        let mut holds = Holds::new(sizes, lease, &self.budget);
+        let mut holds = FrameLeases::new(sizes, lease, &self.budget);
         let apart = holds.are_apart();
         let mut unsettled = UnsettledParts::default();
         for part in parts {
             if let Some(hold) = holds.next(part.records.len()) {
-                self.settle(part, hold, apart, &mut unsettled);
+                self.answer_partition(part, hold, apart, &mut unsettled);
             }
         }
         drop(holds);
@@ -242,31 +246,39 @@ impl BrokerTask {
         }
     }
 
-    fn settle(&self, part: Part, hold: Arc<Lease>, apart: bool, unsettled: &mut UnsettledParts) {
+    fn answer_partition(
+        &self,
+        part: PartitionResponse,
+        hold: Arc<MemoryLease>,
+        apart: bool,
+        unsettled: &mut UnsettledParts,
+    ) {
         let code = ResponseError::try_from_code(part.error_code);
-        match word(code, part.diverging_end, part.records.is_empty()) {
-            Word::Nothing => self.show_watermarks(&part),
-            Word::Records => {
+        match classify_reply(code, part.diverging_end, part.records.is_empty()) {
+            PartitionReply::Nothing => self.show_watermarks(&part),
+            PartitionReply::Records => {
                 let records = if apart { Bytes::copy_from_slice(&part.records) } else { part.records };
                 let high_watermark = Offset(part.high_watermark);
                 let fetched = FetchedRecords { records, hold, high_watermark, aborted: part.aborted };
                 self.answer(&part.partition, Ok(fetched));
             }
-            Word::Diverged(end) => unsettled.diverged(part.partition, end),
-            Word::Refused(Refused::OutOfRange) => unsettled.out_of_range(part.partition),
-            Word::Refused(Refused::Trouble(trouble)) => self.answer(&part.partition, Err(trouble)),
-            Word::Refused(Refused::Misplaced) => self.hand_back(&[part.partition]),
+            PartitionReply::Diverged(end) => unsettled.diverged(part.partition, end),
+            PartitionReply::Refused(ErrorAction::OutOfRange) => unsettled.out_of_range(part.partition),
+            PartitionReply::Refused(ErrorAction::Trouble(trouble)) => {
+                self.answer(&part.partition, Err(trouble));
+            }
+            PartitionReply::Refused(ErrorAction::Misplaced) => self.release_unsent(&[part.partition]),
         }
     }
 
-    fn answer(&self, partition: &TopicPartition, outcome: Result<FetchedRecords, FetchTrouble>) {
+    fn answer(&self, partition: &TopicPartition, outcome: Result<FetchedRecords, FetchError>) {
         let want = self.shared.desk.borrow_mut().take(partition, &self.session, clock::now());
         if let Some(NumberedWant { want, .. }) = want {
-            let _ = post(&want.reply, Fetched { epoch: want.epoch, position: want.position, outcome });
+            let _ = post(&want.reply, FetchAnswered { epoch: want.epoch, position: want.position, outcome });
         }
     }
 
-    fn show_watermarks(&self, part: &Part) {
+    fn show_watermarks(&self, part: &PartitionResponse) {
         if part.high_watermark >= 0 {
             self.show_log_end(&part.partition, Some(Offset(part.high_watermark)));
         }
@@ -274,13 +286,13 @@ impl BrokerTask {
 
     fn show_log_end(&self, partition: &TopicPartition, high_watermark: Option<Offset>) {
         if let Some(NumberedWant { want, .. }) = self.shared.desk.borrow().last_want(partition) {
-            let _ = post(&want.watermarks, Watermarks { epoch: want.epoch, high_watermark });
+            let _ = post(&want.watermarks, HighWatermarkSeen { epoch: want.epoch, high_watermark });
         }
     }
 
-    fn hand_back(&self, partitions: &[TopicPartition]) {
+    fn release_unsent(&self, partitions: &[TopicPartition]) {
         let mut desk = self.shared.desk.borrow_mut();
-        let wants = partitions.iter().filter_map(|partition| desk.hand_back(partition));
+        let wants = partitions.iter().filter_map(|partition| desk.release(partition));
         let returned = wants.map(ReturnedWant::open).collect();
         drop(desk);
         self.bring_back(returned);
@@ -295,23 +307,23 @@ impl BrokerTask {
         self.bring_back(self.shared.take_all());
     }
 
-    fn bring_back(&self, returned: Vec<ReturnedWant<Want>>) {
+    fn bring_back(&self, returned: Vec<ReturnedWant<FetchRequested>>) {
         if let Some(router) = self.router.upgrade().filter(|_| !returned.is_empty()) {
-            router.do_send(Misplaced(returned));
+            router.do_send(LeaderMoved(returned));
         }
     }
 }
 
 impl SharedDesk {
     /// Everything is taken off the desk.
-    pub(super) fn take_all(&self) -> Vec<ReturnedWant<Want>> {
+    pub(super) fn take_all(&self) -> Vec<ReturnedWant<FetchRequested>> {
         let mut desk = self.desk.borrow_mut();
         let wants = desk.hand_back_all().into_iter().map(ReturnedWant::open);
         wants.chain(desk.take_resting(|_| true).into_iter().map(ReturnedWant::resting)).collect()
     }
 }
 
-impl Wish for Want {
+impl FetchSpec for FetchRequested {
     fn topic(&self) -> Option<TopicId> {
         self.topic
     }

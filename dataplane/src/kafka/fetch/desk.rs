@@ -10,9 +10,9 @@ use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
-use super::session::{Asked, Session, Step};
-use super::wire::{Refused, refused};
-use crate::credit::bytes::{ByteBudget, Lease};
+use super::session::{FetchPartition, FetchSession, SessionRequest};
+use super::wire::{ErrorAction, refused};
+use crate::credit::bytes::{MemoryBudget, MemoryLease};
 
 /// While a partition of the broker has no room, polls are shorter than usual: it is asked for only in the next one. They take this
 /// share of the time for which it had none, so that a poll holds up nobody for long who comes back soon, and a partition that
@@ -29,7 +29,7 @@ const BYTES_MAX: usize = 8 * 1024 * 1024;
 const HEAD_BYTES: usize = 256;
 
 /// What a partition asks for.
-pub(crate) trait Wish {
+pub(crate) trait FetchSpec {
     /// Of which topic of its name, where that is known.
     fn topic(&self) -> Option<TopicId>;
     /// First offset wanted.
@@ -41,16 +41,16 @@ pub(crate) trait Wish {
 }
 
 /// The desk.
-pub(crate) struct Desk<W> {
+pub(crate) struct PendingFetches<W> {
     /// Open wants.
-    wants: BTreeMap<TopicPartition, Open<W>>,
+    wants: BTreeMap<TopicPartition, OpenFetch<W>>,
     /// Partitions led by this broker that have no room now.
-    resting: BTreeMap<TopicPartition, Resting<W>>,
+    paused: BTreeMap<TopicPartition, PausedFetch<W>>,
     /// Bytes of records that were worth asking for.
     useful_bytes: usize,
 }
 
-struct Open<W> {
+struct OpenFetch<W> {
     want: W,
     /// As metadata knew it.
     leader_epoch: i32,
@@ -58,20 +58,20 @@ struct Open<W> {
     heard: Moment,
 }
 
-struct Resting<W> {
+struct PausedFetch<W> {
     /// The want that was answered last.
     answered: W,
     since: Moment,
     heard: Moment,
 }
 
-impl<W> Default for Desk<W> {
+impl<W> Default for PendingFetches<W> {
     fn default() -> Self {
-        Self { wants: BTreeMap::new(), resting: BTreeMap::new(), useful_bytes: BYTES_MIN }
+        Self { wants: BTreeMap::new(), paused: BTreeMap::new(), useful_bytes: BYTES_MIN }
     }
 }
 
-impl<W: Wish + Clone> Desk<W> {
+impl<W: FetchSpec + Clone> PendingFetches<W> {
     /// Nobody wants anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.wants.is_empty()
@@ -79,27 +79,27 @@ impl<W: Wish + Clone> Desk<W> {
 
     /// Nobody is known here.
     pub(crate) fn is_deserted(&self) -> bool {
-        self.wants.is_empty() && self.resting.is_empty()
+        self.wants.is_empty() && self.paused.is_empty()
     }
 
     /// Puts a want down, in the place of an earlier one of its partition.
     pub(crate) fn put(&mut self, partition: TopicPartition, want: W, leader_epoch: i32, now: Moment) {
-        let before = self.resting.remove(&partition).map(|resting| resting.heard);
+        let before = self.paused.remove(&partition).map(|resting| resting.heard);
         let heard = before.or(self.wants.get(&partition).map(|open| open.heard)).unwrap_or(now);
-        self.wants.insert(partition, Open { want, leader_epoch, heard });
+        self.wants.insert(partition, OpenFetch { want, leader_epoch, heard });
     }
 
     /// The partition wants nothing for now.
     pub(crate) fn pause(&mut self, partition: &TopicPartition, now: Moment) {
-        if let Some(Open { want, heard, .. }) = self.wants.remove(partition) {
-            self.resting.insert(partition.clone(), Resting { answered: want, since: now, heard });
+        if let Some(OpenFetch { want, heard, .. }) = self.wants.remove(partition) {
+            self.paused.insert(partition.clone(), PausedFetch { answered: want, since: now, heard });
         }
     }
 
     /// The partition has no room since `since`: `answered`, its last want, was put down on another desk. Where its log ends is
     /// asked for at once.
     pub(crate) fn rest(&mut self, partition: TopicPartition, answered: W, since: Moment) {
-        self.resting.insert(partition, Resting { answered, since, heard: NEVER });
+        self.paused.insert(partition, PausedFetch { answered, since, heard: NEVER });
     }
 
     /// Partitions without room that are no business of this broker: their last wants, and since when they have none.
@@ -107,14 +107,14 @@ impl<W: Wish + Clone> Desk<W> {
         &mut self,
         is_elsewhere: impl Fn(&TopicPartition) -> bool,
     ) -> Vec<(W, Moment)> {
-        let taken = self.resting.extract_if(.., |partition, _| is_elsewhere(partition));
+        let taken = self.paused.extract_if(.., |partition, _| is_elsewhere(partition));
         taken.map(|(_, resting)| (resting.answered, resting.since)).collect()
     }
 
     /// The partition wants nothing here any more.
     pub(crate) fn forget(&mut self, partition: &TopicPartition) {
         self.wants.remove(partition);
-        self.resting.remove(partition);
+        self.paused.remove(partition);
     }
 
     /// The partition's open want.
@@ -124,7 +124,7 @@ impl<W: Wish + Clone> Desk<W> {
 
     /// The want that a partition without room had last.
     pub(crate) fn last_want(&self, partition: &TopicPartition) -> Option<&W> {
-        self.want(partition).or(self.resting.get(partition).map(|resting| &resting.answered))
+        self.want(partition).or(self.paused.get(partition).map(|resting| &resting.answered))
     }
 
     /// Of which topic the partition's open want is, the leader epoch of what was read before it, and that of its leader.
@@ -163,7 +163,7 @@ impl<W: Wish + Clone> Desk<W> {
     /// Partitions whose log end nobody has told for a while; each is named once in that while.
     pub(crate) fn take_unheard(&mut self, now: Moment) -> Vec<TopicPartition> {
         let open = self.wants.iter_mut().map(|(partition, open)| (partition, &mut open.heard));
-        let resting = self.resting.iter_mut().map(|(partition, resting)| (partition, &mut resting.heard));
+        let resting = self.paused.iter_mut().map(|(partition, resting)| (partition, &mut resting.heard));
         let unheard = open.chain(resting).filter(|(_, heard)| now.since(**heard) >= UNHEARD_MAX);
         unheard
             .map(|(partition, heard)| {
@@ -174,9 +174,9 @@ impl<W: Wish + Clone> Desk<W> {
     }
 
     /// The next request of `session` to a broker that `speaks_ids` of topics, or does not.
-    pub(crate) fn next(&self, session: &mut Session, speaks_ids: bool) -> Step {
-        let asked = |(partition, open): (&TopicPartition, &Open<W>)| {
-            let asked = Asked {
+    pub(crate) fn next(&self, session: &mut FetchSession, speaks_ids: bool) -> SessionRequest {
+        let asked = |(partition, open): (&TopicPartition, &OpenFetch<W>)| {
+            let asked = FetchPartition {
                 topic: open.want.topic(),
                 position: open.want.position(),
                 bytes_max: open.want.bytes_max(),
@@ -190,13 +190,18 @@ impl<W: Wish + Clone> Desk<W> {
 
     /// How long the broker may wait for records, `longest` when nobody rests.
     pub(crate) fn wait(&self, longest: Duration, now: Moment) -> Duration {
-        let shortest = self.resting.values().map(|resting| now.since(resting.since)).min();
+        let shortest = self.paused.values().map(|resting| now.since(resting.since)).min();
         shortest.map_or(longest, |rest| (rest / WAIT_SHARE_OF_REST).max(WAIT_MIN).min(longest))
     }
 
     /// The want that the reply of `session` answers. One that was replaced while the poll was under way is not answered with
     /// what its predecessor asked for.
-    pub(crate) fn take(&mut self, partition: &TopicPartition, session: &Session, now: Moment) -> Option<W> {
+    pub(crate) fn take(
+        &mut self,
+        partition: &TopicPartition,
+        session: &FetchSession,
+        now: Moment,
+    ) -> Option<W> {
         let want = self.want(partition)?;
         let asked = session.asked_for(partition)?;
         let is_same = (asked.position, asked.topic) == (want.position(), want.topic());
@@ -204,20 +209,20 @@ impl<W: Wish + Clone> Desk<W> {
             return None;
         }
         let answered = want.clone();
-        self.resting.insert(partition.clone(), Resting { answered, since: now, heard: now });
-        self.hand_back(partition)
+        self.paused.insert(partition.clone(), PausedFetch { answered, since: now, heard: now });
+        self.release(partition)
     }
 
     /// Wants that are of another topic than the one that has the name `topic` now, by its id: they are taken off the desk.
     pub(crate) fn take_outdated(&mut self, topic: &str, now: Option<TopicId>) -> Vec<W> {
-        let is_outdated = |partition: &TopicPartition, open: &mut Open<W>| {
+        let is_outdated = |partition: &TopicPartition, open: &mut OpenFetch<W>| {
             &*partition.topic == topic && is_another(open.want.topic(), now)
         };
         self.wants.extract_if(.., is_outdated).map(|(_, open)| open.want).collect()
     }
 
     /// The broker does not lead the partition: its want goes elsewhere.
-    pub(crate) fn hand_back(&mut self, partition: &TopicPartition) -> Option<W> {
+    pub(crate) fn release(&mut self, partition: &TopicPartition) -> Option<W> {
         self.wants.remove(partition).map(|open| open.want)
     }
 
@@ -229,7 +234,7 @@ impl<W: Wish + Clone> Desk<W> {
 
 /// What a broker says of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum PartitionReply {
     /// Nothing new.
     Nothing,
     /// Records.
@@ -237,21 +242,25 @@ pub(crate) enum Word {
     /// Histories part there.
     Diverged(Offset),
     /// Why there are none.
-    Refused(Refused),
+    Refused(ErrorAction),
 }
 
 /// What `code`, a diverging end and the emptiness of the records mean.
-pub(crate) fn word(code: Option<ResponseError>, diverging_end: Option<Offset>, is_empty: bool) -> Word {
+pub(crate) fn classify_reply(
+    code: Option<ResponseError>,
+    diverging_end: Option<Offset>,
+    is_empty: bool,
+) -> PartitionReply {
     match (code, diverging_end) {
-        (None, Some(end)) => Word::Diverged(end),
-        (None, None) if is_empty => Word::Nothing,
-        (None, None) => Word::Records,
-        (Some(code), _) => Word::Refused(refused(code)),
+        (None, Some(end)) => PartitionReply::Diverged(end),
+        (None, None) if is_empty => PartitionReply::Nothing,
+        (None, None) => PartitionReply::Records,
+        (Some(code), _) => PartitionReply::Refused(refused(code)),
     }
 }
 
 /// Whether a reply's own code only says that the broker has forgotten the session.
-pub(crate) fn begins_anew(code: ResponseError) -> bool {
+pub(crate) fn is_session_lost(code: ResponseError) -> bool {
     matches!(
         code,
         ResponseError::FetchSessionIdNotFound
@@ -262,22 +271,22 @@ pub(crate) fn begins_anew(code: ResponseError) -> bool {
 
 /// What keeps the parts of one frame on the budget. A slow partition must not pin a large frame for the others while bytes
 /// are short: then each holds its own bytes, and its records are copied out.
-pub(crate) struct Holds {
-    shared: Option<Arc<Lease>>,
-    rest: Option<Lease>,
+pub(crate) struct FrameLeases {
+    shared: Option<Arc<MemoryLease>>,
+    rest: Option<MemoryLease>,
 }
 
-impl Holds {
+impl FrameLeases {
     /// Of a frame whose parts have `sizes` bytes of records; `lease` was taken from `budget` before it was received.
     pub(crate) fn new(
         sizes: impl Iterator<Item = usize> + Clone,
-        mut lease: Lease,
-        budget: &ByteBudget,
+        mut lease: MemoryLease,
+        budget: &MemoryBudget,
     ) -> Self {
         let held: usize = sizes.clone().sum();
         debug_assert!(lease.bytes() >= held, "nothing is received that nothing was lent for");
         lease.shrink_to(held);
-        if sizes.filter(|bytes| *bytes > 0).count() > 1 && budget.is_pressed() {
+        if sizes.filter(|bytes| *bytes > 0).count() > 1 && budget.is_half_used() {
             Self { shared: None, rest: Some(lease) }
         } else {
             Self { shared: Some(Arc::new(lease)), rest: None }
@@ -290,7 +299,7 @@ impl Holds {
     }
 
     /// The hold of the next part, of `bytes`.
-    pub(crate) fn next(&mut self, bytes: usize) -> Option<Arc<Lease>> {
+    pub(crate) fn next(&mut self, bytes: usize) -> Option<Arc<MemoryLease>> {
         match &mut self.rest {
             Some(rest) => Some(Arc::new(rest.split(bytes))),
             None => self.shared.clone(),
@@ -303,9 +312,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Debug)]
-    struct Asking(i64);
+    struct AskingBroker(i64);
 
-    impl Wish for Asking {
+    impl FetchSpec for AskingBroker {
         fn topic(&self) -> Option<TopicId> {
             None
         }
@@ -331,10 +340,10 @@ mod tests {
     }
 
     /// Two partitions, of which the first was answered at the beginning.
-    fn desk() -> (Desk<Asking>, Session) {
-        let (mut desk, mut session) = (Desk::default(), Session::default());
+    fn desk() -> (PendingFetches<AskingBroker>, FetchSession) {
+        let (mut desk, mut session) = (PendingFetches::default(), FetchSession::default());
         for partition in 0..2 {
-            desk.put(of(partition), Asking(5), 0, BEGAN);
+            desk.put(of(partition), AskingBroker(5), 0, BEGAN);
         }
         desk.next(&mut session, true);
         assert!(desk.take(&of(0), &session, BEGAN).is_some());
@@ -366,7 +375,7 @@ mod tests {
         assert_eq!(desk.take_unheard(later), [of(0)], "it rests, and polls do not ask for it");
         assert_eq!(desk.take_unheard(later), []);
         let much_later = later + UNHEARD_MAX;
-        desk.put(of(0), Asking(9), 0, much_later);
+        desk.put(of(0), AskingBroker(9), 0, much_later);
         assert_eq!(desk.take_unheard(much_later), [of(0), of(1)], "no poll has come back since");
         desk.forget(&of(1));
         assert_eq!(desk.take_unheard(much_later + UNHEARD_MAX), [of(0)]);
@@ -382,19 +391,19 @@ mod tests {
         assert_eq!((answered.0, *since), (5, BEGAN));
         assert!(!old.is_deserted(), "the other is still there");
         let now = BEGAN + UNHEARD_MAX;
-        let mut new = Desk::default();
+        let mut new = PendingFetches::default();
         new.rest(of(0), answered.clone(), *since);
         assert_eq!(new.take_unheard(now), [of(0)]);
         assert_eq!(new.take_unheard(now), []);
-        new.put(of(0), Asking(9), 0, now);
+        new.put(of(0), AskingBroker(9), 0, now);
         assert!(new.take_resting(|_| true).is_empty());
     }
 
     #[test]
     fn mem_1_a_poll_that_brings_nothing_holds_little() {
-        let mut desk = Desk::default();
+        let mut desk = PendingFetches::default();
         for partition in 0..64 {
-            desk.put(of(partition), Asking(5), 0, BEGAN);
+            desk.put(of(partition), AskingBroker(5), 0, BEGAN);
         }
         let mut asked = vec![records_asked_for(&desk, LIMIT)];
         for _ in 0..10 {
@@ -409,16 +418,16 @@ mod tests {
 
     const LIMIT: usize = 1 << 30;
 
-    fn records_asked_for(desk: &Desk<Asking>, limit: usize) -> usize {
+    fn records_asked_for(desk: &PendingFetches<AskingBroker>, limit: usize) -> usize {
         desk.record_bytes(desk.bytes_to_ask(limit))
     }
 
     #[test]
     fn liv_1_many_partitions_leave_room_for_records() {
         for partitions in [1, 127, 128, 1_000, 10_000] {
-            let mut desk = Desk::default();
+            let mut desk = PendingFetches::default();
             for partition in 0..partitions {
-                desk.put(of(partition), Asking(5), 0, BEGAN);
+                desk.put(of(partition), AskingBroker(5), 0, BEGAN);
             }
             let (mut polls, worth) = (0, BYTES_MAX.min(desk.wants.len() * 512 * 1024) / 2);
             while records_asked_for(&desk, LIMIT) < worth {

@@ -8,13 +8,13 @@ use lighterman_proto::ids::{Epoch, Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 use thiserror::Error;
 
-use crate::credit::bytes::Lease;
+use crate::credit::bytes::MemoryLease;
 
 /// A partition has room. At most one is outstanding for each partition; a new one replaces the old. Answered exactly once,
 /// with records or with trouble; empty polls and leader moves are nobody else's business.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
-pub struct Want {
+pub struct FetchRequested {
     /// Which partition.
     pub partition: TopicPartition,
     /// Of which topic of its name, where that is known: of another nothing is to be read.
@@ -28,31 +28,31 @@ pub struct Want {
     /// Room, in bytes.
     pub bytes_max: u32,
     /// Where the answer goes.
-    pub reply: Recipient<Fetched>,
+    pub reply: Recipient<FetchAnswered>,
     /// Where watermarks of empty polls go.
-    pub watermarks: Recipient<Watermarks>,
+    pub watermarks: Recipient<HighWatermarkSeen>,
 }
 
 /// A partition wants nothing any more, or not for now.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
-pub struct Forget {
+pub struct FetchCancelled {
     /// Which partition.
     pub partition: TopicPartition,
     /// It will want something again: where its log ends is still told.
     pub pauses: bool,
 }
 
-/// The answer to a [`Want`].
+/// The answer to a [`FetchRequested`].
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct Fetched {
+pub struct FetchAnswered {
     /// Which ownership asked.
     pub epoch: Epoch,
     /// The position it asked for.
     pub position: Offset,
     /// What came.
-    pub outcome: Result<FetchedRecords, FetchTrouble>,
+    pub outcome: Result<FetchedRecords, FetchError>,
 }
 
 /// Records of one partition.
@@ -61,7 +61,7 @@ pub struct FetchedRecords {
     /// Record batches: a slice of the received frame.
     pub records: Bytes,
     /// What keeps it on the budget.
-    pub hold: Arc<Lease>,
+    pub hold: Arc<MemoryLease>,
     /// Log end.
     pub high_watermark: Offset,
     /// Aborted transactions in it: producer id, first offset.
@@ -70,7 +70,7 @@ pub struct FetchedRecords {
 
 /// Why a partition cannot be read where it was asked for.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum FetchTrouble {
+pub enum FetchError {
     /// The position lies outside the log.
     #[error("offset out of range, the log holds {log_start}..{log_end}")]
     OutOfRange {
@@ -102,7 +102,7 @@ pub enum FetchTrouble {
 /// Log end of a partition, where no records came with it.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
-pub struct Watermarks {
+pub struct HighWatermarkSeen {
     /// Which ownership asked.
     pub epoch: Epoch,
     /// Log end; `None` when the broker was asked and did not tell.

@@ -9,5 +9,7 @@ pub mod session;
 mod setbacks;
 pub mod wire;
 
-pub use messages::{FetchTrouble, Fetched, FetchedRecords, Forget, Want, Watermarks};
+pub use messages::{
+    FetchAnswered, FetchCancelled, FetchError, FetchRequested, FetchedRecords, HighWatermarkSeen,
+};
 pub use router::{FetchRouter, FetchSettings, FetchStatus};

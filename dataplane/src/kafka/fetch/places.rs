@@ -7,7 +7,7 @@ use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::Moment;
 
-use super::desk::Wish;
+use super::desk::FetchSpec;
 use crate::kafka::transport::BrokerAddress;
 
 /// A want as it was put down: its number tells it from one that was put down before or after it.
@@ -56,13 +56,13 @@ struct DeskPlace {
 /// Those of all partitions of one router.
 pub(super) struct WantPlaces<W> {
     placed: HashMap<TopicPartition, DeskPlace>,
-    homeless: HashMap<TopicPartition, HomelessWant<W>>,
+    leaderless: HashMap<TopicPartition, HomelessWant<W>>,
     last_number: u64,
 }
 
 impl<W> Default for WantPlaces<W> {
     fn default() -> Self {
-        Self { placed: HashMap::new(), homeless: HashMap::new(), last_number: 0 }
+        Self { placed: HashMap::new(), leaderless: HashMap::new(), last_number: 0 }
     }
 }
 
@@ -75,7 +75,7 @@ impl<W> WantPlaces<W> {
         want: W,
         rests_since: Option<Moment>,
     ) -> NumberedWant<W> {
-        self.homeless.remove(&partition);
+        self.leaderless.remove(&partition);
         self.last_number += 1;
         let number = self.last_number;
         self.placed.insert(partition, DeskPlace { broker, number, rests_since });
@@ -85,7 +85,7 @@ impl<W> WantPlaces<W> {
     /// Nobody is known to whom `homeless` could go. Of an earlier want of its partition nothing is left.
     pub(super) fn keep(&mut self, partition: TopicPartition, homeless: HomelessWant<W>) {
         self.placed.remove(&partition);
-        self.homeless.insert(partition, homeless);
+        self.leaderless.insert(partition, homeless);
     }
 
     /// `returned` was taken off a desk: it is homeless. `None` when it was replaced or forgotten meanwhile.
@@ -100,18 +100,18 @@ impl<W> WantPlaces<W> {
         let rests_since = rests_since.or(place.rests_since);
         self.placed.remove(&partition);
         let homeless = HomelessWant { want, rests_since, since: now };
-        Some(self.homeless.entry(partition).insert_entry(homeless).into_mut())
+        Some(self.leaderless.entry(partition).insert_entry(homeless).into_mut())
     }
 
     /// The partition wants nothing any more. Returns on whose desk its last want was put.
     pub(super) fn forget(&mut self, partition: &TopicPartition) -> Option<BrokerAddress> {
-        self.homeless.remove(partition);
+        self.leaderless.remove(partition);
         Some(self.placed.remove(partition)?.broker)
     }
 
     /// The partition has no room now. Returns on whose desk its last want was put.
     pub(super) fn pause(&mut self, partition: &TopicPartition, now: Moment) -> Option<&BrokerAddress> {
-        if let Some(homeless) = self.homeless.get_mut(partition) {
+        if let Some(homeless) = self.leaderless.get_mut(partition) {
             homeless.rests_since.get_or_insert(now);
         }
         let place = self.placed.get_mut(partition)?;
@@ -125,22 +125,22 @@ impl<W> WantPlaces<W> {
     }
 
     /// Partitions whose wants were put on a desk.
-    pub(super) fn placed(&self) -> impl Iterator<Item = &TopicPartition> {
+    pub(super) fn assigned_broker(&self) -> impl Iterator<Item = &TopicPartition> {
         self.placed.keys()
     }
 
     /// Wants that lie on no desk.
-    pub(super) fn homeless(&self) -> impl Iterator<Item = (&TopicPartition, &HomelessWant<W>)> {
-        self.homeless.iter()
+    pub(super) fn leaderless(&self) -> impl Iterator<Item = (&TopicPartition, &HomelessWant<W>)> {
+        self.leaderless.iter()
     }
 
     /// The same, to be placed: nobody but the caller has them from now on.
     pub(super) fn take_homeless(&mut self) -> HashMap<TopicPartition, HomelessWant<W>> {
-        std::mem::take(&mut self.homeless)
+        std::mem::take(&mut self.leaderless)
     }
 }
 
-impl<W: Wish> Wish for NumberedWant<W> {
+impl<W: FetchSpec> FetchSpec for NumberedWant<W> {
     fn topic(&self) -> Option<TopicId> {
         self.want.topic()
     }

@@ -13,15 +13,15 @@ use lighterman_proto::units::Moment;
 
 use self::recreated::{LookAtTopic, answer_recreated};
 use super::broker_task::{BrokerTask, SharedDesk};
-use super::messages::{FetchTrouble, Fetched, Forget, Want, Watermarks};
+use super::messages::{FetchAnswered, FetchCancelled, FetchError, FetchRequested, HighWatermarkSeen};
 use super::places::{HomelessWant, ReturnedWant, WantPlaces};
-use super::session::Session;
-use super::setbacks::Setbacks;
-use crate::credit::bytes::ByteBudget;
+use super::session::FetchSession;
+use super::setbacks::FetchSetbacks;
+use crate::credit::bytes::MemoryBudget;
 use crate::kafka::backoff::{Backoff, random};
-use crate::kafka::cluster::{Cluster, Leader};
+use crate::kafka::cluster::{KafkaCluster, PartitionLeader};
 use crate::kafka::error::KafkaError;
-use crate::kafka::offsets::Isolation;
+use crate::kafka::offsets::IsolationLevel;
 use crate::kafka::transport::BrokerAddress;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
@@ -39,7 +39,7 @@ const WATCH: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default)]
 pub struct FetchSettings {
     /// `read_committed` unless the user says otherwise.
-    pub isolation: Isolation,
+    pub isolation: IsolationLevel,
 }
 
 /// Who is told how it goes.
@@ -66,26 +66,26 @@ struct LookUp {
 
 /// The actor; one for each mapping on each data arbiter. It ends with the last address of it, and the tasks with it.
 pub struct FetchRouter {
-    cluster: Cluster,
-    budget: ByteBudget,
+    cluster: KafkaCluster,
+    budget: MemoryBudget,
     settings: FetchSettings,
     status: Arc<dyn FetchStatus>,
     brokers: HashMap<BrokerAddress, PolledBroker>,
-    places: WantPlaces<Want>,
+    places: WantPlaces<FetchRequested>,
     look_up: Option<LookUp>,
     /// Asks whether the topic is still the same.
     asking: Option<OwnedTask>,
     beat: Option<OwnedTask>,
     /// Of look-ups that fail.
     backoff: Backoff,
-    setbacks: Setbacks,
+    setbacks: FetchSetbacks,
     _watch: DeathWatch,
 }
 
 /// Wants whose broker does not lead their partition any more, or is gone.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct Misplaced(pub Vec<ReturnedWant<Want>>);
+pub(super) struct LeaderMoved(pub Vec<ReturnedWant<FetchRequested>>);
 
 /// Nothing of a look-up that panicked.
 #[derive(Message)]
@@ -100,8 +100,8 @@ struct PollDied(BrokerAddress);
 impl FetchRouter {
     /// A router that has not dialled anybody.
     pub fn new(
-        cluster: Cluster,
-        budget: ByteBudget,
+        cluster: KafkaCluster,
+        budget: MemoryBudget,
         settings: FetchSettings,
         status: Arc<dyn FetchStatus>,
         watch: DeathWatch,
@@ -117,12 +117,12 @@ impl FetchRouter {
             asking: None,
             beat: None,
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
-            setbacks: Setbacks::default(),
+            setbacks: FetchSetbacks::default(),
             _watch: watch,
         }
     }
 
-    fn place(&mut self, want: Want, ctx: &mut Context<Self>) {
+    fn place(&mut self, want: FetchRequested, ctx: &mut Context<Self>) {
         match self.cluster.leader(&want.partition.topic, want.partition.partition) {
             Some(leader) if is_another(want.topic, leader.topic) => {
                 self.unplace(&want.partition);
@@ -138,7 +138,13 @@ impl FetchRouter {
         }
     }
 
-    fn put(&mut self, want: Want, rests_since: Option<Moment>, leader: Leader, ctx: &mut Context<Self>) {
+    fn put(
+        &mut self,
+        want: FetchRequested,
+        rests_since: Option<Moment>,
+        leader: PartitionLeader,
+        ctx: &mut Context<Self>,
+    ) {
         let partition = want.partition.clone();
         // When the partition's log end was last told stays known where its desk stays the same.
         if self.places.broker_of(&partition).is_some_and(|broker| *broker != leader.address) {
@@ -174,7 +180,7 @@ impl FetchRouter {
             shared: shared.clone(),
             router: ctx.address().downgrade(),
             status: Arc::clone(&self.status),
-            session: Session::default(),
+            session: FetchSession::default(),
             _count: LiveCount::of_task("fetch"),
             backoff: Backoff::new(BACKOFF_BASE, BACKOFF_MAX),
         };
@@ -191,7 +197,7 @@ impl FetchRouter {
     }
 
     fn look_up(&mut self, wait: Duration, ctx: &mut Context<Self>) {
-        let first = self.places.homeless().next();
+        let first = self.places.leaderless().next();
         let Some(topic) = first.map(|(partition, _)| Arc::clone(&partition.topic)) else {
             return;
         };
@@ -225,15 +231,15 @@ impl FetchRouter {
     /// How long nobody is to be looked for.
     fn shortest_wait(&self) -> Duration {
         let now = clock::now();
-        let waits = self.places.homeless().map(|(partition, _)| self.setbacks.wait(partition, now));
+        let waits = self.places.leaderless().map(|(partition, _)| self.setbacks.wait(partition, now));
         waits.min().unwrap_or_default()
     }
 
-    fn settle_homeless(&mut self, ctx: &mut Context<Self>) {
+    fn place_leaderless(&mut self, ctx: &mut Context<Self>) {
         for (partition, homeless) in self.places.take_homeless() {
             // Of a topic with fewer partitions than before one may have no leader for ever.
             if is_another(homeless.want.topic, self.cluster.topic_id(&partition.topic)) {
-                tell(&homeless, FetchTrouble::Recreated);
+                tell(&homeless, FetchError::Recreated);
                 continue;
             }
             let is_due = self.is_due(&partition);
@@ -246,30 +252,30 @@ impl FetchRouter {
 
     fn give_up(&mut self, text: &str) {
         for homeless in self.places.take_homeless().into_values() {
-            tell(&homeless, FetchTrouble::Gone(text.to_owned()));
+            tell(&homeless, FetchError::Gone(text.to_owned()));
         }
     }
 
     /// Of partitions that no broker has served for a while it is not known any more where their logs end.
     fn tell_unknown_ends(&self) {
         let now = clock::now();
-        let unserved = self.places.homeless().filter(|(_, homeless)| now.since(homeless.since) >= WATCH);
+        let unserved = self.places.leaderless().filter(|(_, homeless)| now.since(homeless.since) >= WATCH);
         unserved.for_each(|(_, homeless)| tell_unknown_end(&homeless.want));
     }
 }
 
 /// Answers a want; a partition that has no room waits for no answer.
-fn tell(homeless: &HomelessWant<Want>, trouble: FetchTrouble) {
+fn tell(homeless: &HomelessWant<FetchRequested>, trouble: FetchError) {
     let want = &homeless.want;
     if homeless.rests_since.is_some() {
         return tell_unknown_end(want);
     }
     let (epoch, position) = (want.epoch, want.position);
-    let _ = post(&want.reply, Fetched { epoch, position, outcome: Err(trouble) });
+    let _ = post(&want.reply, FetchAnswered { epoch, position, outcome: Err(trouble) });
 }
 
-fn tell_unknown_end(want: &Want) {
-    let _ = post(&want.watermarks, Watermarks { epoch: want.epoch, high_watermark: None });
+fn tell_unknown_end(want: &FetchRequested) {
+    let _ = post(&want.watermarks, HighWatermarkSeen { epoch: want.epoch, high_watermark: None });
 }
 
 impl Actor for FetchRouter {
@@ -289,20 +295,20 @@ impl Actor for FetchRouter {
     }
 }
 
-impl Handler<Want> for FetchRouter {
+impl Handler<FetchRequested> for FetchRouter {
     type Result = ();
 
-    fn handle(&mut self, want: Want, ctx: &mut Self::Context) {
+    fn handle(&mut self, want: FetchRequested, ctx: &mut Self::Context) {
         self.setbacks.forget(&want.partition);
         self.place(want, ctx);
     }
 }
 
-impl Handler<Forget> for FetchRouter {
+impl Handler<FetchCancelled> for FetchRouter {
     type Result = ();
 
-    fn handle(&mut self, forget: Forget, _: &mut Self::Context) {
-        let Forget { partition, pauses } = forget;
+    fn handle(&mut self, forget: FetchCancelled, _: &mut Self::Context) {
+        let FetchCancelled { partition, pauses } = forget;
         if !pauses {
             self.setbacks.forget(&partition);
             return self.unplace(&partition);
@@ -316,10 +322,10 @@ impl Handler<Forget> for FetchRouter {
     }
 }
 
-impl Handler<Misplaced> for FetchRouter {
+impl Handler<LeaderMoved> for FetchRouter {
     type Result = ();
 
-    fn handle(&mut self, Misplaced(wants): Misplaced, ctx: &mut Self::Context) {
+    fn handle(&mut self, LeaderMoved(wants): LeaderMoved, ctx: &mut Self::Context) {
         let now = clock::now();
         for returned in wants {
             let partition = returned.want.want.partition.clone();
@@ -337,7 +343,7 @@ impl Handler<PollDied> for FetchRouter {
 
     fn handle(&mut self, PollDied(broker): PollDied, ctx: &mut Self::Context) {
         if let Some(polled) = self.brokers.remove(&broker) {
-            self.handle(Misplaced(polled.shared.take_all()), ctx);
+            self.handle(LeaderMoved(polled.shared.take_all()), ctx);
         }
     }
 }
@@ -351,10 +357,10 @@ impl Handler<LookedUp> for FetchRouter {
             None => {}
             Some(Ok(())) => {
                 self.settle_outdated();
-                self.settle_homeless(ctx);
+                self.place_leaderless(ctx);
                 self.let_go_of_strangers();
                 // Whoever is due and still here has no leader.
-                if !self.places.homeless().any(|(partition, _)| self.is_due(partition)) {
+                if !self.places.leaderless().any(|(partition, _)| self.is_due(partition)) {
                     self.backoff.reset();
                     self.look_up(self.shortest_wait(), ctx);
                     return;
@@ -363,7 +369,7 @@ impl Handler<LookedUp> for FetchRouter {
             Some(Err(error @ KafkaError::NoTopic { .. })) => self.give_up(&error.to_string()),
             Some(Err(error)) => self.status.unreachable(&error),
         }
-        if self.places.homeless().next().is_some() {
+        if self.places.leaderless().next().is_some() {
             let wait = self.backoff.next(random());
             self.look_up(wait, ctx);
         }

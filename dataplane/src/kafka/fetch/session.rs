@@ -6,11 +6,11 @@ use std::sync::Arc;
 use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 
-use crate::kafka::error::Unanswered;
+use crate::kafka::error::ResponseMismatch;
 
 /// What is asked for one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct FetchPartition {
     /// Of which topic of its name, where that is known.
     pub topic: Option<TopicId>,
     /// First offset wanted.
@@ -25,7 +25,7 @@ pub struct Asked {
 
 /// The next request's part that belongs to the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct SessionRequest {
     /// Session id, 0 for a new one.
     pub id: i32,
     /// Session epoch, 0 for a full request.
@@ -33,23 +33,27 @@ pub struct Step {
     /// Topics are named by their ids, which all of `asked` and `forgotten` have (KIP-516).
     pub by_ids: bool,
     /// Partitions that are new or changed.
-    pub asked: Vec<(TopicPartition, Asked)>,
+    pub asked: Vec<(TopicPartition, FetchPartition)>,
     /// Partitions that the broker shall forget, as it was asked for them.
     pub forgotten: Vec<(TopicPartition, Option<TopicId>)>,
 }
 
 /// The client's side of one session.
 #[derive(Debug, Default)]
-pub struct Session {
+pub struct FetchSession {
     id: i32,
     epoch: i32,
     by_ids: bool,
-    known: BTreeMap<TopicPartition, Asked>,
+    known: BTreeMap<TopicPartition, FetchPartition>,
 }
 
-impl Session {
+impl FetchSession {
     /// The request that makes the broker's set equal to `wanted`; by ids where the broker speaks them and all of `wanted` has one.
-    pub fn next(&mut self, wanted: BTreeMap<TopicPartition, Asked>, speaks_ids: bool) -> Step {
+    pub fn next(
+        &mut self,
+        wanted: BTreeMap<TopicPartition, FetchPartition>,
+        speaks_ids: bool,
+    ) -> SessionRequest {
         let by_ids = speaks_ids && wanted.values().all(|asked| asked.topic.is_some());
         let is_kept = by_ids == self.by_ids && !self.is_of_other_topics(&wanted);
         self.by_ids = by_ids;
@@ -57,10 +61,11 @@ impl Session {
             self.epoch = 0;
             let asked = wanted.iter().map(|(partition, asked)| (partition.clone(), *asked)).collect();
             self.known = wanted;
-            return Step { id: self.id, epoch: 0, by_ids, asked, forgotten: Vec::new() };
+            return SessionRequest { id: self.id, epoch: 0, by_ids, asked, forgotten: Vec::new() };
         }
-        let changed =
-            |(partition, asked): &(&TopicPartition, &Asked)| self.known.get(*partition) != Some(*asked);
+        let changed = |(partition, asked): &(&TopicPartition, &FetchPartition)| {
+            self.known.get(*partition) != Some(*asked)
+        };
         let asked =
             wanted.iter().filter(changed).map(|(partition, asked)| (partition.clone(), *asked)).collect();
         let forgotten = self
@@ -70,12 +75,12 @@ impl Session {
             .map(|(partition, asked)| (partition.clone(), asked.topic))
             .collect();
         self.known = wanted;
-        Step { id: self.id, epoch: self.epoch, by_ids, asked, forgotten }
+        SessionRequest { id: self.id, epoch: self.epoch, by_ids, asked, forgotten }
     }
 
     /// A session of one topic says nothing of another of the same name.
-    fn is_of_other_topics(&self, wanted: &BTreeMap<TopicPartition, Asked>) -> bool {
-        let is_other = |(partition, asked): (&TopicPartition, &Asked)| {
+    fn is_of_other_topics(&self, wanted: &BTreeMap<TopicPartition, FetchPartition>) -> bool {
+        let is_other = |(partition, asked): (&TopicPartition, &FetchPartition)| {
             self.known.get(partition).is_some_and(|known| known.topic != asked.topic)
         };
         wanted.iter().any(is_other)
@@ -93,21 +98,21 @@ impl Session {
 
     /// What in the answer to the last request, which names these partitions, is no answer to it: a full request is answered for
     /// all of them, an increment for some. Java's `FetchSessionHandler` takes no such reply either.
-    pub fn misfit<'p>(
+    pub fn check_response<'p>(
         &self,
         named: impl Iterator<Item = &'p TopicPartition>,
-    ) -> Option<(TopicPartition, Unanswered)> {
+    ) -> Option<(TopicPartition, ResponseMismatch)> {
         let mut named: Vec<&TopicPartition> = named.collect();
         named.sort_unstable();
         if let Some(twice) = named.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Some((twice[0].clone(), Unanswered::Twice));
+            return Some((twice[0].clone(), ResponseMismatch::Duplicate));
         }
         if let Some(foreign) = named.iter().find(|partition| !self.known.contains_key(**partition)) {
-            return Some(((*foreign).clone(), Unanswered::NotAsked));
+            return Some(((*foreign).clone(), ResponseMismatch::Unexpected));
         }
         let is_silent = |partition: &&TopicPartition| named.binary_search(partition).is_err();
         let silent = if self.epoch == 0 { self.known.keys().find(is_silent) } else { None };
-        silent.map(|partition| (partition.clone(), Unanswered::LeftOut))
+        silent.map(|partition| (partition.clone(), ResponseMismatch::Missing))
     }
 
     /// Where the last request asked for `partition`.
@@ -116,7 +121,7 @@ impl Session {
     }
 
     /// The request for `partition` that the broker has, from the last request or one before it.
-    pub fn asked_for(&self, partition: &TopicPartition) -> Option<&Asked> {
+    pub fn asked_for(&self, partition: &TopicPartition) -> Option<&FetchPartition> {
         self.known.get(partition)
     }
 
@@ -139,15 +144,15 @@ mod tests {
 
     /// The broker's side, as `FetchSession.scala` keeps it.
     #[derive(Default)]
-    struct Model {
+    struct SessionModel {
         id: i32,
         epoch: i32,
         by_ids: bool,
-        cached: BTreeMap<TopicPartition, Asked>,
+        cached: BTreeMap<TopicPartition, FetchPartition>,
     }
 
-    impl Model {
-        fn serve(&mut self, step: Step) -> i32 {
+    impl SessionModel {
+        fn serve(&mut self, step: SessionRequest) -> i32 {
             if step.epoch == 0 {
                 self.id += 1;
                 self.cached.clear();
@@ -182,13 +187,13 @@ mod tests {
                 1..30,
             )
         ) {
-            let (mut session, mut broker) = (Session::default(), Model::default());
+            let (mut session, mut broker) = (FetchSession::default(), SessionModel::default());
             for (wants, fault, speaks_ids) in rounds {
                 let wanted: BTreeMap<_, _> = wants
                     .into_iter()
                     .map(|(partition, (position, topic))| {
                         let topic = TopicId::of(uuid::Uuid::from_u128(topic));
-                        let asked = Asked {
+                        let asked = FetchPartition {
                             topic, position: Offset(position), bytes_max: 1, current_leader_epoch: 0, last_fetched_epoch: -1,
                         };
                         (TopicPartition::new("t", partition), asked)
@@ -206,42 +211,53 @@ mod tests {
         }
     }
 
-    fn wanted(partitions: &[i32]) -> BTreeMap<TopicPartition, Asked> {
+    fn wanted(partitions: &[i32]) -> BTreeMap<TopicPartition, FetchPartition> {
         let (topic, position) = (None, Offset(1));
-        let asked = Asked { topic, position, bytes_max: 1, current_leader_epoch: 0, last_fetched_epoch: -1 };
+        let asked =
+            FetchPartition { topic, position, bytes_max: 1, current_leader_epoch: 0, last_fetched_epoch: -1 };
         partitions.iter().map(|partition| (TopicPartition::new("t", *partition), asked)).collect()
     }
 
     #[test]
     fn b16_an_answer_names_what_was_asked_for_once() {
-        let misfit = |session: &Session, named: &[(&str, i32)]| {
+        let misfit = |session: &FetchSession, named: &[(&str, i32)]| {
             let named: Vec<_> =
                 named.iter().map(|(topic, partition)| TopicPartition::new(*topic, *partition)).collect();
-            session.misfit(named.iter()).map(|(partition, what)| (partition.to_string(), what))
+            session.check_response(named.iter()).map(|(partition, what)| (partition.to_string(), what))
         };
         let is = |partition: &str, what| Some((partition.to_owned(), what));
-        let mut session = Session::default();
+        let mut session = FetchSession::default();
         session.next(wanted(&[0, 1]), false);
         assert_eq!(misfit(&session, &[("t", 1), ("t", 0)]), None);
-        assert_eq!(misfit(&session, &[("t", 1)]), is("t-0", Unanswered::LeftOut));
-        assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("t", 1)]), is("t-1", Unanswered::Twice));
-        assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("t", 2)]), is("t-2", Unanswered::NotAsked));
-        assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("u", 0)]), is("u-0", Unanswered::NotAsked));
+        assert_eq!(misfit(&session, &[("t", 1)]), is("t-0", ResponseMismatch::Missing));
+        assert_eq!(misfit(&session, &[("t", 1), ("t", 0), ("t", 1)]), is("t-1", ResponseMismatch::Duplicate));
+        assert_eq!(
+            misfit(&session, &[("t", 1), ("t", 0), ("t", 2)]),
+            is("t-2", ResponseMismatch::Unexpected)
+        );
+        assert_eq!(
+            misfit(&session, &[("t", 1), ("t", 0), ("u", 0)]),
+            is("u-0", ResponseMismatch::Unexpected)
+        );
         session.answered(7);
         session.next(wanted(&[1, 3]), false);
         assert_eq!(misfit(&session, &[]), None, "nothing is new");
         assert_eq!(misfit(&session, &[("t", 3)]), None);
-        assert_eq!(misfit(&session, &[("t", 0)]), is("t-0", Unanswered::NotAsked), "it was forgotten");
-        assert_eq!(misfit(&session, &[("t", 3), ("t", 3)]), is("t-3", Unanswered::Twice));
+        assert_eq!(
+            misfit(&session, &[("t", 0)]),
+            is("t-0", ResponseMismatch::Unexpected),
+            "it was forgotten"
+        );
+        assert_eq!(misfit(&session, &[("t", 3), ("t", 3)]), is("t-3", ResponseMismatch::Duplicate));
     }
 
     #[test]
     fn nothing_changed_is_nothing_said() {
         let wanted = wanted(&[0]);
-        let mut session = Session::default();
+        let mut session = FetchSession::default();
         session.next(wanted.clone(), false);
         session.answered(7);
-        let step = Step { id: 7, epoch: 1, by_ids: false, asked: vec![], forgotten: vec![] };
+        let step = SessionRequest { id: 7, epoch: 1, by_ids: false, asked: vec![], forgotten: vec![] };
         assert_eq!(session.next(wanted, false), step);
     }
 }

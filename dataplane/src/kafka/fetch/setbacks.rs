@@ -14,7 +14,7 @@ const MAX: Duration = Duration::from_secs(5);
 /// A partition that was read, without records, for so long has none any more.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
-struct Setback {
+struct FetchSetback {
     backoff: Backoff,
     until: Moment,
     since: Moment,
@@ -22,14 +22,14 @@ struct Setback {
 
 /// Those of the partitions of one router.
 #[derive(Default)]
-pub(super) struct Setbacks {
-    partitions: HashMap<TopicPartition, Setback>,
+pub(super) struct FetchSetbacks {
+    partitions: HashMap<TopicPartition, FetchSetback>,
 }
 
-impl Setbacks {
+impl FetchSetbacks {
     /// The want of `partition` came back. Returns since when it does.
     pub(super) fn met(&mut self, partition: &TopicPartition, now: Moment, random: u64) -> Moment {
-        let fresh = || Setback { backoff: Backoff::new(BASE, MAX), until: now, since: now };
+        let fresh = || FetchSetback { backoff: Backoff::new(BASE, MAX), until: now, since: now };
         let setback = self.partitions.entry(partition.clone()).or_insert_with(fresh);
         if now.since(setback.until) >= FORGOTTEN_AFTER {
             setback.backoff.reset();
@@ -54,7 +54,12 @@ impl Setbacks {
 mod tests {
     use super::*;
 
-    fn met_for(setbacks: &mut Setbacks, partition: &TopicPartition, length: Duration, from: Moment) -> u32 {
+    fn met_for(
+        setbacks: &mut FetchSetbacks,
+        partition: &TopicPartition,
+        length: Duration,
+        from: Moment,
+    ) -> u32 {
         let (mut now, mut times) = (from, 0);
         while now < from + length {
             setbacks.met(partition, now, u64::MAX);
@@ -67,7 +72,7 @@ mod tests {
     #[test]
     fn a_trouble_that_lasts_is_met_ever_less_often_and_keeps_nobody_else() {
         let (lasting, other) = (TopicPartition::new("t", 0), TopicPartition::new("t", 1));
-        let mut setbacks = Setbacks::default();
+        let mut setbacks = FetchSetbacks::default();
         let from = Moment::from_micros(1);
         let minute = Duration::from_secs(60);
         let times = met_for(&mut setbacks, &lasting, minute, from);

@@ -14,10 +14,10 @@ use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 use uuid::Uuid;
 
-use super::messages::FetchTrouble;
-use super::session::{Session, Step};
+use super::messages::FetchError;
+use super::session::{FetchSession, SessionRequest};
 use crate::kafka::connection::versions;
-use crate::kafka::offsets::Isolation;
+use crate::kafka::offsets::IsolationLevel;
 
 /// Versions of Fetch that we speak.
 pub const FETCH: VersionRange = versions(10, BY_IDS);
@@ -28,18 +28,18 @@ pub const BY_NAMES: i16 = 12;
 
 /// What does not change from poll to poll.
 #[derive(Clone, Debug)]
-pub struct Poll {
+pub struct FetchParams {
     /// How long the broker may wait for records.
     pub wait: Duration,
     /// At most this much in one reply.
     pub bytes_max: usize,
     /// Isolation.
-    pub isolation: Isolation,
+    pub isolation: IsolationLevel,
 }
 
 /// One partition of a reply.
 #[derive(Debug)]
-pub struct Part {
+pub struct PartitionResponse {
     /// Which partition.
     pub partition: TopicPartition,
     /// Error code, 0 for none.
@@ -56,38 +56,38 @@ pub struct Part {
 
 /// What a partition's error code asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum ErrorAction {
     /// The leader is asked where its log begins and ends (H14).
     OutOfRange,
     /// Whoever wants the partition is told.
-    Trouble(FetchTrouble),
+    Trouble(FetchError),
     /// Leader moves, elections, storage trouble: the leader is looked up again.
     Misplaced,
 }
 
 /// What to do about a partition's error code.
-pub fn refused(code: ResponseError) -> Refused {
+pub fn refused(code: ResponseError) -> ErrorAction {
     match code {
-        ResponseError::OffsetOutOfRange => Refused::OutOfRange,
+        ResponseError::OffsetOutOfRange => ErrorAction::OutOfRange,
         ResponseError::TopicAuthorizationFailed | ResponseError::ClusterAuthorizationFailed => {
-            Refused::Trouble(FetchTrouble::NotAuthorized(code.to_string()))
+            ErrorAction::Trouble(FetchError::NotAuthorized(code.to_string()))
         }
         ResponseError::CorruptMessage | ResponseError::UnsupportedCompressionType => {
-            Refused::Trouble(FetchTrouble::Corrupt(code.to_string()))
+            ErrorAction::Trouble(FetchError::Corrupt(code.to_string()))
         }
-        _ => Refused::Misplaced,
+        _ => ErrorAction::Misplaced,
     }
 }
 
 /// The version in which `step` is said, of a broker that has fetch up to `version`.
-pub fn version_of(step: &Step, version: i16) -> i16 {
+pub fn version_of(step: &SessionRequest, version: i16) -> i16 {
     if step.by_ids { version } else { version.min(BY_NAMES) }
 }
 
 /// How a request names a topic.
-type Named<'s> = (&'s str, Option<TopicId>);
+type TopicReference<'s> = (&'s str, Option<TopicId>);
 
-fn named(step: &Step, topic: Named<'_>) -> (TopicName, Uuid) {
+fn named(step: &SessionRequest, topic: TopicReference<'_>) -> (TopicName, Uuid) {
     match topic {
         (_, Some(id)) if step.by_ids => (TopicName::default(), id.uuid()),
         (name, _) => (TopicName(StrBytes::from_string(name.to_owned())), Uuid::nil()),
@@ -95,8 +95,8 @@ fn named(step: &Step, topic: Named<'_>) -> (TopicName, Uuid) {
 }
 
 /// Builds the request of one session step; `version` is [`version_of`] it.
-pub fn request(step: &Step, poll: &Poll, version: i16) -> FetchRequest {
-    let mut by_topic: BTreeMap<Named<'_>, Vec<FetchPartition>> = BTreeMap::new();
+pub fn request(step: &SessionRequest, poll: &FetchParams, version: i16) -> FetchRequest {
+    let mut by_topic: BTreeMap<TopicReference<'_>, Vec<FetchPartition>> = BTreeMap::new();
     for (partition, asked) in &step.asked {
         let mut wire = FetchPartition::default()
             .with_partition(partition.partition)
@@ -116,7 +116,7 @@ pub fn request(step: &Step, poll: &Poll, version: i16) -> FetchRequest {
             FetchTopic::default().with_topic(name).with_topic_id(id).with_partitions(partitions)
         })
         .collect();
-    let mut forgotten: BTreeMap<Named<'_>, Vec<i32>> = BTreeMap::new();
+    let mut forgotten: BTreeMap<TopicReference<'_>, Vec<i32>> = BTreeMap::new();
     for (partition, topic) in &step.forgotten {
         forgotten.entry((&partition.topic, *topic)).or_default().push(partition.partition);
     }
@@ -140,7 +140,7 @@ pub fn request(step: &Step, poll: &Poll, version: i16) -> FetchRequest {
 }
 
 /// The partitions of a reply to the last request of `session`. A topic whose id was not asked for has no name.
-pub fn parts(reply: FetchResponse, session: &Session) -> Vec<Part> {
+pub fn parts(reply: FetchResponse, session: &FetchSession) -> Vec<PartitionResponse> {
     let name_of = |topic: &FetchableTopicResponse| match TopicId::of(topic.topic_id) {
         Some(id) => session.name_of(id).cloned().unwrap_or_else(|| Arc::from("")),
         None => Arc::from(topic.topic.as_str()),
@@ -155,9 +155,9 @@ pub fn parts(reply: FetchResponse, session: &Session) -> Vec<Part> {
         .collect()
 }
 
-fn part(topic: Arc<str>, data: PartitionData) -> Part {
+fn part(topic: Arc<str>, data: PartitionData) -> PartitionResponse {
     let diverging = data.diverging_epoch;
-    Part {
+    PartitionResponse {
         partition: TopicPartition { topic, partition: data.partition_index },
         error_code: data.error_code,
         records: data.records.unwrap_or_default(),

@@ -12,7 +12,7 @@ pub const PROTOCOL: &str = "cooperative-sticky";
 
 /// A member as its subscription describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct MemberSubscription {
     /// Member id.
     pub id: String,
     /// Topics it wants.
@@ -24,10 +24,10 @@ pub struct Member {
 }
 
 /// Partitions of each member.
-pub type Plan = BTreeMap<String, Vec<TopicPartition>>;
+pub type GroupAssignment = BTreeMap<String, Vec<TopicPartition>>;
 
 /// Assigns every partition of `partition_counts` to a member that subscribes to its topic.
-pub fn assign(members: &[Member], partition_counts: &BTreeMap<String, i32>) -> Plan {
+pub fn assign(members: &[MemberSubscription], partition_counts: &BTreeMap<String, i32>) -> GroupAssignment {
     let owners = owners(members, partition_counts);
     let mut ideal = keep_owned(members, &owners);
     give_the_rest(members, partition_counts, &mut ideal);
@@ -36,8 +36,11 @@ pub fn assign(members: &[Member], partition_counts: &BTreeMap<String, i32>) -> P
 }
 
 /// Who owns what: the claim of the highest generation; two equal claims cancel each other.
-fn owners(members: &[Member], counts: &BTreeMap<String, i32>) -> BTreeMap<TopicPartition, String> {
-    let mut claims: BTreeMap<&TopicPartition, (i32, Option<&Member>)> = BTreeMap::new();
+fn owners(
+    members: &[MemberSubscription],
+    counts: &BTreeMap<String, i32>,
+) -> BTreeMap<TopicPartition, String> {
+    let mut claims: BTreeMap<&TopicPartition, (i32, Option<&MemberSubscription>)> = BTreeMap::new();
     for member in members {
         for partition in &member.owned {
             let exists =
@@ -53,14 +56,14 @@ fn owners(members: &[Member], counts: &BTreeMap<String, i32>) -> BTreeMap<TopicP
             }
         }
     }
-    let owner = |(partition, (_, member)): (&TopicPartition, (i32, Option<&Member>))| {
+    let owner = |(partition, (_, member)): (&TopicPartition, (i32, Option<&MemberSubscription>))| {
         member.map(|member| (partition.clone(), member.id.clone()))
     };
     claims.into_iter().filter_map(owner).collect()
 }
 
 fn keep_owned(
-    members: &[Member],
+    members: &[MemberSubscription],
     owners: &BTreeMap<TopicPartition, String>,
 ) -> BTreeMap<String, BTreeSet<TopicPartition>> {
     let mut ideal: BTreeMap<_, _> =
@@ -74,7 +77,7 @@ fn keep_owned(
 }
 
 fn give_the_rest(
-    members: &[Member],
+    members: &[MemberSubscription],
     counts: &BTreeMap<String, i32>,
     ideal: &mut BTreeMap<String, BTreeSet<TopicPartition>>,
 ) {
@@ -100,8 +103,9 @@ fn give_the_rest(
 }
 
 /// Moves one partition at a time from the heaviest to the lightest that can take it, until no move helps.
-fn balance(members: &[Member], ideal: &mut BTreeMap<String, BTreeSet<TopicPartition>>) {
-    let wants: BTreeMap<&str, &Member> = members.iter().map(|member| (member.id.as_str(), member)).collect();
+fn balance(members: &[MemberSubscription], ideal: &mut BTreeMap<String, BTreeSet<TopicPartition>>) {
+    let wants: BTreeMap<&str, &MemberSubscription> =
+        members.iter().map(|member| (member.id.as_str(), member)).collect();
     loop {
         let mut by_load: Vec<(usize, String)> =
             ideal.iter().map(|(id, set)| (set.len(), id.clone())).collect();
@@ -132,7 +136,7 @@ fn balance(members: &[Member], ideal: &mut BTreeMap<String, BTreeSet<TopicPartit
 fn withhold_moves(
     ideal: BTreeMap<String, BTreeSet<TopicPartition>>,
     owners: &BTreeMap<TopicPartition, String>,
-) -> Plan {
+) -> GroupAssignment {
     let keep = |id: &str, partition: &TopicPartition| {
         mutant!(
             "moves-are-not-withheld",
@@ -155,8 +159,8 @@ mod tests {
 
     use super::*;
 
-    fn member(id: usize, topics: &[&str]) -> Member {
-        Member {
+    fn member(id: usize, topics: &[&str]) -> MemberSubscription {
+        MemberSubscription {
             id: format!("m{id}"),
             topics: topics.iter().map(ToString::to_string).collect(),
             owned: Vec::new(),
@@ -165,7 +169,11 @@ mod tests {
     }
 
     /// Everybody takes what was assigned and joins again until nothing moves; returns the generations it took.
-    fn settle(members: &mut [Member], counts: &BTreeMap<String, i32>, generation: &mut i32) -> usize {
+    fn move_excess(
+        members: &mut [MemberSubscription],
+        counts: &BTreeMap<String, i32>,
+        generation: &mut i32,
+    ) -> usize {
         for round in 1..5 {
             let plan = assign(members, counts);
             *generation += 1;
@@ -190,7 +198,7 @@ mod tests {
             steps in prop::collection::vec((1usize..7, 0usize..3), 1..6),
         ) {
             let counts = BTreeMap::from([("t".to_owned(), partitions)]);
-            let mut members: Vec<Member> = Vec::new();
+            let mut members: Vec<MemberSubscription> = Vec::new();
             let (mut generation, mut next) = (0, 0);
             for (add, remove) in steps {
                 for _ in 0..remove.min(members.len()) {
@@ -210,7 +218,7 @@ mod tests {
                         prop_assert!(owner.is_none_or(|owner| *owner == id), "{} is taken before {:?} let go", partition, owner);
                     }
                 }
-                settle(&mut members, &counts, &mut generation);
+                move_excess(&mut members, &counts, &mut generation);
                 let loads: Vec<usize> = members.iter().map(|member| member.owned.len()).collect();
                 prop_assert!(loads.iter().max().unwrap_or(&0) - loads.iter().min().unwrap_or(&0) <= 1);
                 let all: BTreeSet<_> = members.iter().flat_map(|member| member.owned.clone()).collect();
@@ -223,8 +231,8 @@ mod tests {
     #[test]
     fn a_claim_of_an_older_generation_does_not_count() {
         let t0 = TopicPartition::new("t", 0);
-        let zombie = Member { owned: vec![t0.clone()], generation: 3, ..member(0, &["t"]) };
-        let owner = Member { owned: vec![t0.clone()], generation: 7, ..member(1, &["t"]) };
+        let zombie = MemberSubscription { owned: vec![t0.clone()], generation: 3, ..member(0, &["t"]) };
+        let owner = MemberSubscription { owned: vec![t0.clone()], generation: 7, ..member(1, &["t"]) };
         let plan = assign(&[zombie, owner], &BTreeMap::from([("t".to_owned(), 1)]));
         assert_eq!(plan["m1"], [t0]);
     }

@@ -12,38 +12,38 @@ use kafka_protocol::error::ResponseError;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use super::effects::Identity;
-use super::member::Standing;
+use super::effects::MemberIdentity;
+use super::member::MembershipView;
 use super::membership::CommittedReply;
 
-pub(super) enum Command {
+pub(super) enum GroupCommand {
     Released(Vec<i32>),
     Quiesced,
     StartOver(i32),
     /// Commits that were sent as these were refused so.
-    CommitsRefused(Vec<Refusal>),
-    Committed(Standing, Vec<i32>, oneshot::Sender<CommittedReply>),
+    CommitsRefused(Vec<CommandRefusal>),
+    Committed(MembershipView, Vec<i32>, oneshot::Sender<CommittedReply>),
     Leave(oneshot::Sender<()>),
 }
 
-pub(super) type Refusal = (Identity, ResponseError);
+pub(super) type CommandRefusal = (MemberIdentity, ResponseError);
 
 /// Held by whoever holds the membership.
 #[derive(Clone)]
 pub(super) struct CommandSender {
-    queue: mpsc::UnboundedSender<Command>,
-    refusals: Arc<Mutex<Vec<Refusal>>>,
+    queue: mpsc::UnboundedSender<GroupCommand>,
+    refusals: Arc<Mutex<Vec<CommandRefusal>>>,
 }
 
 /// Held by the member.
 pub(super) struct CommandReceiver {
-    queue: mpsc::UnboundedReceiver<Command>,
-    refusals: Arc<Mutex<Vec<Refusal>>>,
+    queue: mpsc::UnboundedReceiver<GroupCommand>,
+    refusals: Arc<Mutex<Vec<CommandRefusal>>>,
 }
 
 pub(super) fn channel() -> (CommandSender, CommandReceiver) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let refusals = Arc::<Mutex<Vec<Refusal>>>::default();
+    let refusals = Arc::<Mutex<Vec<CommandRefusal>>>::default();
     (
         CommandSender { queue: sender, refusals: Arc::clone(&refusals) },
         CommandReceiver { queue: receiver, refusals },
@@ -52,12 +52,12 @@ pub(super) fn channel() -> (CommandSender, CommandReceiver) {
 
 impl CommandSender {
     /// A member that has ended hears nothing, and whoever waits for a reply learns that the sender of it is gone.
-    pub(super) fn say(&self, command: Command) {
+    pub(super) fn send_command(&self, command: GroupCommand) {
         let _ = self.queue.send(command);
     }
 
     /// A commit that was sent as `who` was refused.
-    pub(super) fn refused(&self, who: Identity, code: ResponseError) {
+    pub(super) fn refused(&self, who: MemberIdentity, code: ResponseError) {
         let mut refusals = self.refusals.lock();
         let is_first = refusals.is_empty();
         if !refusals.contains(&(who.clone(), code)) {
@@ -65,17 +65,19 @@ impl CommandSender {
         }
         drop(refusals);
         if is_first {
-            self.say(Command::CommitsRefused(Vec::new()));
+            self.send_command(GroupCommand::CommitsRefused(Vec::new()));
         }
     }
 }
 
 impl CommandReceiver {
     /// The next one; `None` when nobody holds the membership any more.
-    pub(super) async fn next(&mut self) -> Option<Command> {
+    pub(super) async fn next(&mut self) -> Option<GroupCommand> {
         let command = self.queue.recv().await?;
         Some(match command {
-            Command::CommitsRefused(_) => Command::CommitsRefused(std::mem::take(&mut *self.refusals.lock())),
+            GroupCommand::CommitsRefused(_) => {
+                GroupCommand::CommitsRefused(std::mem::take(&mut *self.refusals.lock()))
+            }
             other => other,
         })
     }
@@ -87,18 +89,18 @@ mod tests {
 
     use super::*;
 
-    fn who(generation: i32) -> Identity {
-        Identity { member: "m".to_owned(), generation }
+    fn who(generation: i32) -> MemberIdentity {
+        MemberIdentity { member: "m".to_owned(), generation }
     }
 
     #[test]
     fn liv_1_no_command_is_lost_however_many_come_while_the_member_is_busy() {
         let (sender, mut receiver) = channel();
         for partition in 0..50_000 {
-            sender.say(Command::Released(vec![partition]));
+            sender.send_command(GroupCommand::Released(vec![partition]));
         }
         for expected in 0..50_000 {
-            let Some(Some(Command::Released(partitions))) = receiver.next().now_or_never() else {
+            let Some(Some(GroupCommand::Released(partitions))) = receiver.next().now_or_never() else {
                 panic!("partition {expected} is not released")
             };
             assert_eq!(partitions, [expected]);
@@ -112,18 +114,18 @@ mod tests {
             let code = [ResponseError::UnknownMemberId, ResponseError::RebalanceInProgress][turn % 2];
             sender.refused(who(3), code);
         }
-        sender.say(Command::Quiesced);
-        let Some(Some(Command::CommitsRefused(refusals))) = receiver.next().now_or_never() else {
+        sender.send_command(GroupCommand::Quiesced);
+        let Some(Some(GroupCommand::CommitsRefused(refusals))) = receiver.next().now_or_never() else {
             panic!("refusals come first, as they were said")
         };
         assert_eq!(
             refusals,
             [(who(3), ResponseError::UnknownMemberId), (who(3), ResponseError::RebalanceInProgress)]
         );
-        assert!(matches!(receiver.next().now_or_never(), Some(Some(Command::Quiesced))));
+        assert!(matches!(receiver.next().now_or_never(), Some(Some(GroupCommand::Quiesced))));
         sender.refused(who(4), ResponseError::UnknownMemberId);
         assert!(
-            matches!(receiver.next().now_or_never(), Some(Some(Command::CommitsRefused(all))) if all.len() == 1)
+            matches!(receiver.next().now_or_never(), Some(Some(GroupCommand::CommitsRefused(all))) if all.len() == 1)
         );
     }
 }

@@ -5,22 +5,24 @@ use std::collections::BTreeMap;
 use kafka_protocol::error::ResponseError;
 
 use super::GroupProtocol;
-use super::lines::{Line, Lines};
+use super::lines::{ConnectionKind, CoordinatorConnections};
 use super::membership::MembershipSettings;
 use super::requests::refused;
-use crate::kafka::connection::Connection;
+use crate::kafka::connection::BrokerConnection;
 use crate::kafka::error::KafkaError;
-use crate::kafka::offsets::{self, CommitAs, CommitOffset, CommittedOffset};
+use crate::kafka::offsets::{self, CommitIdentity, CommitOffset, CommittedOffset};
 
 /// Commits over a line of its own: a join that blocks must not hold up what is drained for it.
 pub(super) async fn commit(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
-    who: &CommitAs,
+    who: &CommitIdentity,
     commits: &[CommitOffset],
 ) -> Result<BTreeMap<i32, Option<ResponseError>>, KafkaError> {
-    let mut connection =
-        lines.take(Line::Commit, &settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
+    let mut connection = lines
+        .take(ConnectionKind::Commit, &settings.group)
+        .await
+        .inspect_err(|_| lines.forget_coordinator())?;
     let answer = offsets::commit(&mut connection, who, &settings.topic, commits).await;
     match &answer {
         Ok(codes) => {
@@ -36,9 +38,9 @@ pub(super) async fn commit(
 /// What the group has committed, over a connection of its own: the line of the commits belongs to another thread. The
 /// coordinator is looked up again when it has moved.
 pub(super) async fn committed(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
-    who: &CommitAs,
+    who: &CommitIdentity,
     partitions: &[i32],
 ) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
     let mut connection = lines.dial(&settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
@@ -47,21 +49,23 @@ pub(super) async fn committed(
 
 /// What the group has committed, over the line of the commits, on the thread that commits.
 pub(super) async fn read_back(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
-    who: &CommitAs,
+    who: &CommitIdentity,
     partitions: &[i32],
 ) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
-    let mut connection =
-        lines.take(Line::Commit, &settings.group).await.inspect_err(|_| lines.forget_coordinator())?;
+    let mut connection = lines
+        .take(ConnectionKind::Commit, &settings.group)
+        .await
+        .inspect_err(|_| lines.forget_coordinator())?;
     ask_committed(lines, settings, &mut connection, who, partitions).await
 }
 
 async fn ask_committed(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
-    connection: &mut Connection,
-    who: &CommitAs,
+    connection: &mut BrokerConnection,
+    who: &CommitIdentity,
     partitions: &[i32],
 ) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
     let answer = match who.protocol {

@@ -7,14 +7,14 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 use tokio::sync::mpsc;
 
-use super::commands::{Command, CommandReceiver};
+use super::commands::{CommandReceiver, GroupCommand};
 use super::commits;
-use super::effects::{Effect, Identity};
+use super::effects::{GroupEffect, MemberIdentity};
 use super::lease::OwnershipLease;
-use super::leave::leave_for_good;
-use super::lines::Lines;
-use super::member::{Event, MemberCore};
-use super::membership::{GroupEvent, Membership, MembershipSettings, Published, Sink, commit_as};
+use super::leave::leave_with_retries;
+use super::lines::CoordinatorConnections;
+use super::member::{GroupMember, MemberEvent};
+use super::membership::{EventSink, GroupEvent, Membership, MembershipSettings, SharedView, commit_as};
 use super::requests;
 use crate::kafka::backoff::random;
 use crate::kafka::error::KafkaError;
@@ -27,24 +27,24 @@ const METADATA_AGE_MAX: Duration = Duration::from_secs(30);
 const LOOK_SOON: Duration = Duration::from_secs(3);
 
 /// What comes back to the member.
-pub(super) enum Incoming {
+pub(super) enum DriverInput {
     /// The answer to a request.
-    Answer(Event),
+    Answer(MemberEvent),
     /// The answer to the shares that we handed out, and how many partitions the topic had then.
-    Assigned(Event, Option<usize>),
+    Assigned(MemberEvent, Option<usize>),
     /// How many partitions the topic has.
     TopicCounted(usize),
     /// What is committed was not told to whoever we were then.
-    CommittedRefused(Identity, ResponseError),
+    CommittedRefused(MemberIdentity, ResponseError),
     /// A request ended by a panic: its answer does not come.
     RequestDied,
 }
 
 /// Says that a member has ended, unless it has left: whatever ended it, nothing of it holds then.
 struct EndNotice {
-    sink: Sink,
+    sink: EventSink,
     lease: OwnershipLease,
-    published: Published,
+    published: SharedView,
     has_left: bool,
 }
 
@@ -58,28 +58,28 @@ impl Drop for EndNotice {
     }
 }
 
-pub(super) struct Member {
-    core: MemberCore,
+pub(super) struct MemberDriver {
+    core: GroupMember,
     settings: Arc<MembershipSettings>,
-    sink: Sink,
+    sink: EventSink,
     lease: OwnershipLease,
-    published: Published,
-    lines: Arc<Lines>,
+    published: SharedView,
+    lines: Arc<CoordinatorConnections>,
     /// No limit: the core has one request of a kind out at a time, and each is answered once.
-    events: mpsc::UnboundedSender<Incoming>,
-    incoming: mpsc::UnboundedReceiver<Incoming>,
+    events: mpsc::UnboundedSender<DriverInput>,
+    incoming: mpsc::UnboundedReceiver<DriverInput>,
     end: EndNotice,
     counted: Option<usize>,
     next_count: Moment,
 }
 
-impl Member {
-    pub(super) fn new(membership: &Membership, sink: Sink) -> Self {
+impl MemberDriver {
+    pub(super) fn new(membership: &Membership, sink: EventSink) -> Self {
         let (events, incoming) = mpsc::unbounded_channel();
         let now = clock::now();
         let MembershipSettings { protocol, timing, .. } = *membership.settings;
         Self {
-            core: MemberCore::new(protocol, timing, uuid::Uuid::new_v4().to_string(), now),
+            core: GroupMember::new(protocol, timing, uuid::Uuid::new_v4().to_string(), now),
             settings: Arc::clone(&membership.settings),
             end: EndNotice {
                 sink: Arc::clone(&sink),
@@ -110,16 +110,16 @@ impl Member {
                 // Answers first: what is known before what is asked.
                 biased;
                 Some(event) = self.incoming.recv() => match event {
-                    Incoming::RequestDied => return,
+                    DriverInput::RequestDied => return,
                     event => self.take(event),
                 },
                 command = commands.next() => match command {
-                    Some(Command::Leave(done)) => {
+                    Some(GroupCommand::Leave(done)) => {
                         self.leave().await;
                         let _ = done.send(());
                         return;
                     }
-                    Some(command) => self.obey(command),
+                    Some(command) => self.on_command(command),
                     None => {
                         self.leave().await;
                         return;
@@ -134,85 +134,87 @@ impl Member {
         *self.published.lock() = self.core.standing();
     }
 
-    fn take(&mut self, incoming: Incoming) {
+    fn take(&mut self, incoming: DriverInput) {
         let (now, random) = (clock::now(), random());
         let effects = match incoming {
-            Incoming::Answer(event) => self.core.take(now, event, random),
-            Incoming::Assigned(event, counted) => {
+            DriverInput::Answer(event) => self.core.take(now, event, random),
+            DriverInput::Assigned(event, counted) => {
                 // Growth is measured against what was assigned, not against what was seen first (H18).
                 self.counted = counted.or(self.counted);
                 self.core.take(now, event, random)
             }
-            Incoming::TopicCounted(partitions) => {
+            DriverInput::TopicCounted(partitions) => {
                 let grown = self.counted.replace(partitions).is_some_and(|before| before != partitions);
                 if grown { self.core.topic_changed(now) } else { Vec::new() }
             }
-            Incoming::CommittedRefused(who, code) => self.core.commit_refused(now, &who, code, random),
-            Incoming::RequestDied => Vec::new(),
+            DriverInput::CommittedRefused(who, code) => self.core.commit_refused(now, &who, code, random),
+            DriverInput::RequestDied => Vec::new(),
         };
         self.carry_out(effects);
     }
 
-    fn obey(&mut self, command: Command) {
+    fn on_command(&mut self, command: GroupCommand) {
         match command {
-            Command::Released(partitions) => {
+            GroupCommand::Released(partitions) => {
                 let effects = self.core.released(clock::now(), &partitions);
                 self.carry_out(effects);
             }
-            Command::Quiesced => self.core.quiesced(),
-            Command::StartOver(generation) => {
-                let effects = self.core.start_over(clock::now(), generation);
+            GroupCommand::Quiesced => self.core.all_invocations_ended(),
+            GroupCommand::StartOver(generation) => {
+                let effects = self.core.force_rejoin(clock::now(), generation);
                 self.carry_out(effects);
             }
-            Command::CommitsRefused(refusals) => {
+            GroupCommand::CommitsRefused(refusals) => {
                 for (who, code) in refusals {
                     let effects = self.core.commit_refused(clock::now(), &who, code, random());
                     self.carry_out(effects);
                 }
             }
-            Command::Committed(standing, partitions, reply) => {
+            GroupCommand::Committed(standing, partitions, reply) => {
                 let (lines, settings, events) =
                     (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
                 tokio::task::spawn_local(async move {
                     let who = commit_as(&settings, &standing);
                     let answer = commits::committed(&lines, &settings, &who, &partitions).await;
                     if let Some(code) = answer.as_ref().err().and_then(KafkaError::code) {
-                        let _ = events.send(Incoming::CommittedRefused(standing.identity(), code));
+                        let _ = events.send(DriverInput::CommittedRefused(standing.identity(), code));
                     }
                     let _ = reply.send(answer);
                 });
             }
-            Command::Leave(_) => {}
+            GroupCommand::Leave(_) => {}
         }
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>) {
+    fn carry_out(&mut self, effects: Vec<GroupEffect>) {
         // Who hears that a partition is ours, or is not any more, must find it so.
         self.publish();
         for effect in effects {
             match effect {
-                Effect::ExtendLease(until) => self.lease.extend(until),
-                Effect::EndLease => self.lease.end(),
-                Effect::Assigned { generation, owned, added, .. } => {
+                GroupEffect::ExtendLease(until) => self.lease.extend(until),
+                GroupEffect::EndLease => self.lease.end(),
+                GroupEffect::Assigned { generation, owned, added, .. } => {
                     metrics::counter!(crate::metrics::REBALANCES).increment(1);
                     tracing::debug!(group = self.settings.group, generation, "the group has given a share");
                     (self.sink)(GroupEvent::Assigned { generation, owned, added });
                 }
-                Effect::Revoke { partitions } => (self.sink)(GroupEvent::Revoke { partitions }),
-                Effect::Lost { partitions, reason } => (self.sink)(GroupEvent::Lost { partitions, reason }),
-                Effect::Trouble(text) => (self.sink)(GroupEvent::Trouble(text)),
-                Effect::Healthy => (self.sink)(GroupEvent::Healthy),
+                GroupEffect::Revoke { partitions } => (self.sink)(GroupEvent::Revoke { partitions }),
+                GroupEffect::Lost { partitions, reason } => {
+                    (self.sink)(GroupEvent::Lost { partitions, reason });
+                }
+                GroupEffect::Trouble(text) => (self.sink)(GroupEvent::Trouble(text)),
+                GroupEffect::Healthy => (self.sink)(GroupEvent::Healthy),
                 request => self.request(request),
             }
         }
     }
 
-    fn request(&self, effect: Effect) {
+    fn request(&self, effect: GroupEffect) {
         let (lines, settings, events) =
             (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
         tokio::task::spawn_local(async move {
             let answer = outcome("request of the group", requests::perform(&lines, &settings, effect)).await;
-            if let Some(answer) = answer.unwrap_or(Some(Incoming::RequestDied)) {
+            if let Some(answer) = answer.unwrap_or(Some(DriverInput::RequestDied)) {
                 let _ = events.send(answer);
             }
         });
@@ -228,7 +230,7 @@ impl Member {
             (Arc::clone(&self.lines), Arc::clone(&self.settings), self.events.clone());
         tokio::task::spawn_local(async move {
             if let Ok(view) = lines.cluster().refresh(&settings.topic).await {
-                let _ = events.send(Incoming::TopicCounted(view.partitions.len()));
+                let _ = events.send(DriverInput::TopicCounted(view.partitions.len()));
             }
         });
     }
@@ -239,8 +241,10 @@ impl Member {
         self.publish();
         for effect in effects {
             match effect {
-                Effect::EndLease => self.lease.end(),
-                Effect::Leave { member } => leave_for_good(&self.lines, &self.settings, &member).await,
+                GroupEffect::EndLease => self.lease.end(),
+                GroupEffect::Leave { member } => {
+                    leave_with_retries(&self.lines, &self.settings, &member).await;
+                }
                 _ => {}
             }
         }

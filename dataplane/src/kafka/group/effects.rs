@@ -8,7 +8,7 @@ use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 use uuid::Uuid;
 
-use crate::error::Class;
+use crate::error::ErrorClass;
 use crate::kafka::error::code_class;
 
 /// How often a member that cannot be in the group for a reason a person must mend tries again.
@@ -26,7 +26,7 @@ pub enum GroupProtocol {
 
 /// What a member is told about time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
+pub struct MemberTiming {
     /// The coordinator drops us after this long without a heartbeat.
     pub session_timeout: Duration,
     /// How often we say that we live.
@@ -35,7 +35,7 @@ pub struct Timing {
     pub rebalance_timeout: Duration,
 }
 
-impl Timing {
+impl MemberTiming {
     /// Timing that keeps the rules between its parts: a heartbeat each third of the session, rebalance ≥ session (H2).
     pub fn new(session_timeout: Duration, rebalance_timeout: Duration) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Timing {
 
 /// Who a request was sent as: what is answered to it is said to whom we were then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct MemberIdentity {
     /// Member id; empty before we have one.
     pub member: String,
     /// Generation, or member epoch; −1 and 0 before we are in one.
@@ -57,7 +57,7 @@ pub struct Identity {
 
 /// What the shell must do. Every request is answered by exactly one event, or by its transport error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum GroupEffect {
     /// Look the coordinator up.
     FindCoordinator,
     /// Send `JoinGroup`.
@@ -95,7 +95,7 @@ pub enum Effect {
         seq: u64,
     },
     /// Send a heartbeat of the consumer protocol; answered with the same `seq`.
-    Beat(Beat),
+    Beat(Kip848Heartbeat),
     /// Leave the group; nobody waits for the answer.
     Leave {
         /// Member id.
@@ -136,7 +136,7 @@ pub enum Effect {
 
 /// A heartbeat of the consumer protocol: what the member says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beat {
+pub struct Kip848Heartbeat {
     /// Member id.
     pub member: String,
     /// Member epoch; 0 to join.
@@ -148,19 +148,19 @@ pub struct Beat {
     /// How long it may take us to let go.
     pub rebalance_timeout: Duration,
     /// What we own, when the coordinator does not know it.
-    pub owned: Option<Share>,
+    pub owned: Option<TopicPartitions>,
 }
 
 /// Partitions of one topic, by its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Share {
+pub struct TopicPartitions {
     /// Topic id; nil of nothing.
     pub topic: Uuid,
     /// Partition indexes.
     pub partitions: BTreeSet<i32>,
 }
 
-impl Share {
+impl TopicPartitions {
     /// True without partitions.
     pub fn is_empty(&self) -> bool {
         self.partitions.is_empty()
@@ -169,7 +169,7 @@ impl Share {
 
 /// The good answer to a heartbeat of the consumer protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct Kip848Response {
     /// Our member id; empty when it is not said.
     pub member: String,
     /// Our member epoch, above 0.
@@ -177,12 +177,12 @@ pub struct Told {
     /// How often the broker wants to hear from us.
     pub heartbeat_interval: Duration,
     /// What is ours, when it was asked for or has changed.
-    pub assignment: Option<Vec<Share>>,
+    pub assignment: Option<Vec<TopicPartitions>>,
 }
 
 /// The good answer to a join.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Joined {
+pub struct JoinResult {
     /// The new generation.
     pub generation: i32,
     /// Our member id.
@@ -195,7 +195,7 @@ pub struct Joined {
 
 /// Why a group request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum RequestError {
     /// The coordinator said so.
     Code(ResponseError),
     /// It wants us to come back under this id (KIP-394).
@@ -204,7 +204,7 @@ pub enum Failure {
     Transport(String),
 }
 
-impl Failure {
+impl RequestError {
     /// Whether it says that we are no member at all, in whatever generation.
     pub fn expels(&self) -> bool {
         matches!(self, Self::Code(ResponseError::UnknownMemberId | ResponseError::FencedInstanceId))
@@ -225,7 +225,7 @@ pub fn is_fencing(code: ResponseError) -> bool {
 
 /// What a coordinator's answer makes of a member that leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaving {
+pub enum LeaveResult {
     /// It is gone, or it was gone before.
     Gone,
     /// The coordinator is another one, or is not ready: it is asked again.
@@ -236,18 +236,18 @@ pub enum Leaving {
 
 /// What `code` makes of a member that leaves, on `LeaveGroup` or on the last heartbeat of the consumer protocol. The member ids
 /// are nobody else's, so that leaving twice takes nobody out.
-pub fn leaving(code: Option<ResponseError>) -> Leaving {
+pub fn leaving(code: Option<ResponseError>) -> LeaveResult {
     let Some(code) = code.filter(|code| *code != ResponseError::GroupIdNotFound) else {
-        return Leaving::Gone;
+        return LeaveResult::Gone;
     };
     match code_class(code) {
-        Class::Fenced => Leaving::Gone,
-        Class::Retry | Class::Throttle => Leaving::Again,
-        Class::Poison | Class::Fatal => Leaving::Refused(code),
+        ErrorClass::Fenced => LeaveResult::Gone,
+        ErrorClass::Retry | ErrorClass::Throttle => LeaveResult::Again,
+        ErrorClass::Poison | ErrorClass::Fatal => LeaveResult::Refused(code),
     }
 }
 
-pub(super) fn is_for_a_person(code: ResponseError) -> bool {
+pub(super) fn needs_operator(code: ResponseError) -> bool {
     matches!(
         code,
         ResponseError::InconsistentGroupProtocol
@@ -258,7 +258,7 @@ pub(super) fn is_for_a_person(code: ResponseError) -> bool {
     )
 }
 
-pub(super) fn text_for(code: ResponseError) -> String {
+pub(super) fn operator_message(code: ResponseError) -> String {
     match code {
         ResponseError::InconsistentGroupProtocol => {
             "another program in the consumer group does not use the `cooperative-sticky` assignor, or the consumer \

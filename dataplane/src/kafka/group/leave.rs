@@ -6,8 +6,8 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::LeaveGroupRequest;
 
 use super::consumer::requests as consumer;
-use super::effects::{GroupProtocol, Leaving, leaving};
-use super::lines::{Line, Lines};
+use super::effects::{GroupProtocol, LeaveResult, leaving};
+use super::lines::{ConnectionKind, CoordinatorConnections};
 use super::membership::MembershipSettings;
 use super::requests::{group_id, refused, text};
 use crate::kafka::backoff::{Backoff, random};
@@ -21,11 +21,15 @@ const LEAVES_MAX: usize = 5;
 const LEAVE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Leaves, and asks again while that may help.
-pub(super) async fn leave_for_good(lines: &Lines, settings: &MembershipSettings, member: &str) {
+pub(super) async fn leave_with_retries(
+    lines: &CoordinatorConnections,
+    settings: &MembershipSettings,
+    member: &str,
+) {
     let leaves = async {
         let mut backoff = Backoff::new(LEAVE_AGAIN, LEAVE_AGAIN);
         for _ in 0..LEAVES_MAX {
-            if leave(lines, settings, member).await != Leaving::Again {
+            if leave(lines, settings, member).await != LeaveResult::Again {
                 return;
             }
             tokio::time::sleep(backoff.next(random())).await;
@@ -40,7 +44,11 @@ pub(super) async fn leave_for_good(lines: &Lines, settings: &MembershipSettings,
 }
 
 /// Leaves, once.
-pub(super) async fn leave(lines: &Lines, settings: &MembershipSettings, member: &str) -> Leaving {
+pub(super) async fn leave(
+    lines: &CoordinatorConnections,
+    settings: &MembershipSettings,
+    member: &str,
+) -> LeaveResult {
     let code = match settings.protocol {
         GroupProtocol::Classic => leave_classic(lines, settings, member).await,
         GroupProtocol::Consumer => consumer::leave(lines, settings, member).await,
@@ -50,7 +58,7 @@ pub(super) async fn leave(lines: &Lines, settings: &MembershipSettings, member: 
         Ok(code) => ResponseError::try_from_code(code),
         Err(error) => {
             tracing::debug!(group, %error, "left the group without its answer");
-            return Leaving::Again;
+            return LeaveResult::Again;
         }
     };
     if let Some(code) = code {
@@ -58,9 +66,9 @@ pub(super) async fn leave(lines: &Lines, settings: &MembershipSettings, member: 
     }
     let leaving = leaving(code);
     match leaving {
-        Leaving::Gone => {}
-        Leaving::Again => tracing::debug!(group, ?code, "the coordinator does not take the leave now"),
-        Leaving::Refused(code) => {
+        LeaveResult::Gone => {}
+        LeaveResult::Again => tracing::debug!(group, ?code, "the coordinator does not take the leave now"),
+        LeaveResult::Refused(code) => {
             tracing::warn!(group, %code, "the coordinator does not let the member go; its session ends by itself");
         }
     }
@@ -68,12 +76,13 @@ pub(super) async fn leave(lines: &Lines, settings: &MembershipSettings, member: 
 }
 
 async fn leave_classic(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
     member: &str,
 ) -> Result<i16, KafkaError> {
     let build =
         |_| LeaveGroupRequest::default().with_group_id(group_id(settings)).with_member_id(text(member));
-    let reply = lines.call(Line::Heartbeat, &settings.group, versions(0, 2), LEAVE_DEADLINE, build).await?;
+    let reply =
+        lines.call(ConnectionKind::Heartbeat, &settings.group, versions(0, 2), LEAVE_DEADLINE, build).await?;
     Ok(reply.error_code)
 }

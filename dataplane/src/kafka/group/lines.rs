@@ -9,8 +9,8 @@ use kafka_protocol::protocol::{Request, VersionRange};
 use tokio::sync::{MappedMutexGuard, MutexGuard, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::kafka::cluster::{Cluster, Coordinator, REQUEST_DEADLINE};
-use crate::kafka::connection::Connection;
+use crate::kafka::cluster::{GroupCoordinator, KafkaCluster, REQUEST_DEADLINE};
+use crate::kafka::connection::BrokerConnection;
 use crate::kafka::error::KafkaError;
 use crate::kafka::transport::BrokerAddress;
 
@@ -20,25 +20,25 @@ use crate::kafka::transport::BrokerAddress;
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// The connections, by what they carry; each is dialled when it is needed, on the thread that needs it.
-pub(super) struct Lines {
-    cluster: Cluster,
+pub(super) struct CoordinatorConnections {
+    cluster: KafkaCluster,
     coordinator: watch::Sender<Option<BrokerAddress>>,
-    heartbeat: tokio::sync::Mutex<Option<Connection>>,
-    join: tokio::sync::Mutex<Option<Connection>>,
-    commit: tokio::sync::Mutex<Option<Connection>>,
+    heartbeat: tokio::sync::Mutex<Option<BrokerConnection>>,
+    join: tokio::sync::Mutex<Option<BrokerConnection>>,
+    commit: tokio::sync::Mutex<Option<BrokerConnection>>,
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Line {
+pub(super) enum ConnectionKind {
     Heartbeat,
     Join,
     Commit,
 }
 
-pub(super) type Held<'l> = MappedMutexGuard<'l, Connection>;
+pub(super) type HeldConnection<'l> = MappedMutexGuard<'l, BrokerConnection>;
 
-impl Lines {
-    pub(super) fn new(cluster: Cluster) -> Self {
+impl CoordinatorConnections {
+    pub(super) fn new(cluster: KafkaCluster) -> Self {
         Self {
             cluster,
             coordinator: watch::Sender::new(None),
@@ -48,17 +48,21 @@ impl Lines {
         }
     }
 
-    pub(super) fn cluster(&self) -> &Cluster {
+    pub(super) fn cluster(&self) -> &KafkaCluster {
         &self.cluster
     }
 
     /// The line, open to the coordinator of now; whoever holds it has it alone.
-    pub(super) async fn take(&self, line: Line, group: &str) -> Result<Held<'_>, KafkaError> {
+    pub(super) async fn take(
+        &self,
+        line: ConnectionKind,
+        group: &str,
+    ) -> Result<HeldConnection<'_>, KafkaError> {
         within(REQUEST_DEADLINE, group, self.open(line, group)).await
     }
 
     /// A connection to the coordinator of now, for one question.
-    pub(super) async fn dial(&self, group: &str) -> Result<Connection, KafkaError> {
+    pub(super) async fn dial(&self, group: &str) -> Result<BrokerConnection, KafkaError> {
         let dialled = async {
             let address = self.coordinator(group).await?;
             self.cluster.connect(&address).await
@@ -66,7 +70,7 @@ impl Lines {
         within(REQUEST_DEADLINE, group, dialled).await
     }
 
-    pub(super) async fn find(&self, group: &str) -> Result<Coordinator, KafkaError> {
+    pub(super) async fn find(&self, group: &str) -> Result<GroupCoordinator, KafkaError> {
         let found = self.cluster.find_coordinator(group).await?;
         self.coordinator.send_replace(Some(found.address.clone()));
         Ok(found)
@@ -79,7 +83,7 @@ impl Lines {
     /// One exchange over `line`, which ends within `deadline`, whatever of it is slow.
     pub(super) async fn call<R: Request>(
         &self,
-        line: Line,
+        line: ConnectionKind,
         group: &str,
         versions: VersionRange,
         deadline: Duration,
@@ -92,8 +96,8 @@ impl Lines {
             let left = ends.saturating_duration_since(Instant::now());
             let exchange = self.exchange(&mut connection, versions, left, build);
             match line {
-                Line::Join => self.beside_looks(group, exchange).await,
-                Line::Heartbeat | Line::Commit => exchange.await,
+                ConnectionKind::Join => self.beside_looks(group, exchange).await,
+                ConnectionKind::Heartbeat | ConnectionKind::Commit => exchange.await,
             }
         };
         let answer = called.await;
@@ -122,7 +126,11 @@ impl Lines {
     }
 
     /// One look for the coordinator, over the connection of the last one if it lasts.
-    async fn look(&self, group: &str, asked: Option<Connection>) -> Result<Connection, KafkaError> {
+    async fn look(
+        &self,
+        group: &str,
+        asked: Option<BrokerConnection>,
+    ) -> Result<BrokerConnection, KafkaError> {
         let mut connection = match asked {
             Some(connection) => connection,
             None => self.cluster.connect_any().await?,
@@ -135,7 +143,7 @@ impl Lines {
     /// A join may be answered after as long as a function runs; from a broker that is not the coordinator any more it is not.
     async fn exchange<R: Request>(
         &self,
-        connection: &mut Connection,
+        connection: &mut BrokerConnection,
         versions: VersionRange,
         deadline: Duration,
         build: impl FnOnce(i16) -> R,
@@ -154,17 +162,17 @@ impl Lines {
         }
     }
 
-    async fn open(&self, line: Line, group: &str) -> Result<Held<'_>, KafkaError> {
+    async fn open(&self, line: ConnectionKind, group: &str) -> Result<HeldConnection<'_>, KafkaError> {
         let slot = match line {
-            Line::Heartbeat => &self.heartbeat,
-            Line::Join => &self.join,
-            Line::Commit => &self.commit,
+            ConnectionKind::Heartbeat => &self.heartbeat,
+            ConnectionKind::Join => &self.join,
+            ConnectionKind::Commit => &self.commit,
         };
         let mut held = slot.lock().await;
         // What was given up is reset before anybody is looked for (H6).
         held.take_if(|open| open.is_spoiled());
         let address = self.coordinator(group).await?;
-        let fits = |open: &Connection| *open.address() == address && open.is_at_home();
+        let fits = |open: &BrokerConnection| *open.address() == address && open.is_on_dialing_thread();
         let usable = held.as_ref().is_some_and(fits);
         if !usable {
             *held = Some(self.cluster.connect(&address).await?);
@@ -212,32 +220,32 @@ mod tests {
 
     use super::*;
     use crate::kafka::connection::versions;
-    use crate::kafka::transport::{Connector, Transport};
+    use crate::kafka::transport::{BrokerConnector, ByteTransport};
 
-    impl Transport for DuplexStream {
-        fn forsake(&self) {}
+    impl ByteTransport for DuplexStream {
+        fn reset_on_close(&self) {}
     }
 
     /// A cluster of one kind of broker: it says which versions it speaks, and nothing after that; or nothing at all.
     #[derive(Clone, Copy)]
-    enum Brokers {
+    enum CoordinatorDialer {
         Vanished,
         Frozen,
         /// As frozen ones, but they know the coordinator: broker `b`.
         Fenced,
     }
 
-    impl Connector for Brokers {
+    impl BrokerConnector for CoordinatorDialer {
         fn connect<'a>(
             &'a self,
             _: &'a BrokerAddress,
-        ) -> BoxFuture<'a, Result<Box<dyn Transport>, KafkaError>> {
+        ) -> BoxFuture<'a, Result<Box<dyn ByteTransport>, KafkaError>> {
             match self {
                 Self::Vanished => std::future::pending().boxed(),
                 Self::Frozen | Self::Fenced => {
                     let (ours, theirs) = duplex(64 * 1024);
                     tokio::spawn(speaks(theirs, matches!(self, Self::Fenced)));
-                    std::future::ready(Ok(Box::new(ours) as Box<dyn Transport>)).boxed()
+                    std::future::ready(Ok(Box::new(ours) as Box<dyn ByteTransport>)).boxed()
                 }
             }
         }
@@ -275,14 +283,18 @@ mod tests {
         ApiVersionsResponse::default().with_api_keys(keys)
     }
 
-    fn lines(brokers: Brokers, coordinator: Option<&str>) -> Lines {
+    fn lines(brokers: CoordinatorDialer, coordinator: Option<&str>) -> CoordinatorConnections {
         let bootstrap = vec![BrokerAddress::new("a", 9092), BrokerAddress::new("b", 9092)];
-        let lines = Lines::new(Cluster::new(bootstrap, Arc::new(brokers), "test"));
+        let lines = CoordinatorConnections::new(KafkaCluster::new(bootstrap, Arc::new(brokers), "test"));
         lines.coordinator.send_replace(coordinator.map(|host| BrokerAddress::new(host, 9092)));
         lines
     }
 
-    async fn join(lines: &Lines, line: Line, deadline: Duration) -> Result<(), KafkaError> {
+    async fn join(
+        lines: &CoordinatorConnections,
+        line: ConnectionKind,
+        deadline: Duration,
+    ) -> Result<(), KafkaError> {
         let request = |_| JoinGroupRequest::default();
         lines.call(line, "g", versions(0, 7), deadline, request).await.map(|_| ())
     }
@@ -294,25 +306,27 @@ mod tests {
     #[tokio::test]
     async fn own_1_a_heartbeats_deadline_covers_the_way_to_its_coordinator() {
         for coordinator in [None, Some("a")] {
-            let lines = lines(Brokers::Vanished, coordinator);
-            let answer = timeout(MUCH_LATER, join(&lines, Line::Heartbeat, SOON)).await.expect("it ends");
+            let lines = lines(CoordinatorDialer::Vanished, coordinator);
+            let answer =
+                timeout(MUCH_LATER, join(&lines, ConnectionKind::Heartbeat, SOON)).await.expect("it ends");
             assert!(matches!(answer, Err(KafkaError::CoordinatorSilent { .. })), "{answer:?}");
-            assert!(answer.is_err_and(|error| !error.may_be_served()), "nothing was sent");
+            assert!(answer.is_err_and(|error| !error.may_still_apply()), "nothing was sent");
             assert_eq!(*lines.coordinator.borrow(), None, "it is looked for anew");
         }
     }
 
     #[tokio::test]
     async fn own_1_what_was_sent_and_not_answered_in_time_may_be_served() {
-        let lines = lines(Brokers::Frozen, Some("a"));
+        let lines = lines(CoordinatorDialer::Frozen, Some("a"));
         let deadline = Duration::from_secs(2);
-        let answer = timeout(MUCH_LATER, join(&lines, Line::Heartbeat, deadline)).await.expect("it ends");
-        assert!(answer.is_err_and(|error| error.may_be_served()));
+        let answer =
+            timeout(MUCH_LATER, join(&lines, ConnectionKind::Heartbeat, deadline)).await.expect("it ends");
+        assert!(answer.is_err_and(|error| error.may_still_apply()));
     }
 
     #[tokio::test]
     async fn liv_1_a_join_is_not_awaited_from_who_is_not_the_coordinator_any_more() {
-        let lines = lines(Brokers::Frozen, Some("a"));
+        let lines = lines(CoordinatorDialer::Frozen, Some("a"));
         let moves = async {
             sleep(SOON).await;
             lines.forget_coordinator();
@@ -320,7 +334,7 @@ mod tests {
             sleep(SOON).await;
             lines.coordinator.send_replace(Some(BrokerAddress::new("b", 9092)));
         };
-        let joins = join(&lines, Line::Join, Duration::from_secs(960));
+        let joins = join(&lines, ConnectionKind::Join, Duration::from_secs(960));
         let both = async { tokio::join!(joins, moves) };
         let (answer, ()) = timeout(Duration::from_secs(60), both).await.expect("it ends");
         assert!(matches!(answer, Err(KafkaError::CoordinatorMoved { .. })), "{answer:?}");
@@ -328,8 +342,8 @@ mod tests {
 
     #[tokio::test]
     async fn liv_1_a_join_that_nobody_answers_looks_for_the_next_coordinator_itself() {
-        let lines = lines(Brokers::Fenced, Some("a"));
-        let joins = join(&lines, Line::Join, Duration::from_secs(960));
+        let lines = lines(CoordinatorDialer::Fenced, Some("a"));
+        let joins = join(&lines, ConnectionKind::Join, Duration::from_secs(960));
         let answer = timeout(Duration::from_secs(60), joins).await.expect("it ends");
         assert!(matches!(answer, Err(KafkaError::CoordinatorMoved { .. })), "{answer:?}");
     }

@@ -7,29 +7,31 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 
-use super::consumer::core::ConsumerCore;
+use super::consumer::core::Kip848Member;
 use super::consumer::session::SessionBounds;
-use super::core::GroupCore;
-use super::effects::{Effect, Failure, GroupProtocol, Identity, Joined, Timing, Told};
+use super::core::ClassicMember;
+use super::effects::{
+    GroupEffect, GroupProtocol, JoinResult, Kip848Response, MemberIdentity, MemberTiming, RequestError,
+};
 
 /// What happens to a member: the answers to what it asked for.
 #[derive(Debug)]
-pub enum Event {
+pub enum MemberEvent {
     /// The coordinator is known, and what its broker says of sessions.
     CoordinatorFound(Result<Option<SessionBounds>, String>),
     /// `JoinGroup` was answered.
-    Joined(Identity, Result<Joined, Failure>),
+    Joined(MemberIdentity, Result<JoinResult, RequestError>),
     /// `SyncGroup` was answered.
-    Synced(Identity, Result<Vec<i32>, Failure>),
+    Synced(MemberIdentity, Result<Vec<i32>, RequestError>),
     /// A heartbeat of the classic protocol was answered.
-    HeartbeatAnswered(u64, Result<(), Failure>),
+    HeartbeatAnswered(u64, Result<(), RequestError>),
     /// A heartbeat of the consumer protocol was answered.
-    Told(u64, Result<Told, Failure>),
+    Told(u64, Result<Kip848Response, RequestError>),
 }
 
 /// Who the member is to the group, and what is its own: what it commits as.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct MembershipView {
     /// Generation, or member epoch.
     pub generation: i32,
     /// Member id.
@@ -38,42 +40,42 @@ pub struct Standing {
     pub kept: Arc<BTreeSet<i32>>,
 }
 
-impl Standing {
+impl MembershipView {
     /// Who requests are sent as.
-    pub fn identity(&self) -> Identity {
-        Identity { member: self.member.clone(), generation: self.generation }
+    pub fn identity(&self) -> MemberIdentity {
+        MemberIdentity { member: self.member.clone(), generation: self.generation }
     }
 }
 
 /// The member's state machine.
 #[derive(Debug)]
-pub enum MemberCore {
+pub enum GroupMember {
     /// Classic protocol.
-    Classic(Box<GroupCore>),
+    Classic(Box<ClassicMember>),
     /// Consumer protocol.
-    Consumer(Box<ConsumerCore>),
+    Consumer(Box<Kip848Member>),
 }
 
-impl MemberCore {
+impl GroupMember {
     /// A member that has not joined; `id` is its own wherever the coordinator does not give it one.
-    pub fn new(protocol: GroupProtocol, timing: Timing, id: String, now: Moment) -> Self {
+    pub fn new(protocol: GroupProtocol, timing: MemberTiming, id: String, now: Moment) -> Self {
         match protocol {
-            GroupProtocol::Classic => Self::Classic(Box::new(GroupCore::new(timing, now))),
-            GroupProtocol::Consumer => Self::Consumer(Box::new(ConsumerCore::new(timing, id, now))),
+            GroupProtocol::Classic => Self::Classic(Box::new(ClassicMember::new(timing, now))),
+            GroupProtocol::Consumer => Self::Consumer(Box::new(Kip848Member::new(timing, id, now))),
         }
     }
 
     /// What it commits as, while it is a member.
-    pub fn standing(&self) -> Option<Standing> {
+    pub fn standing(&self) -> Option<MembershipView> {
         let (identity, kept) = match self {
             Self::Classic(core) => (core.commit_identity(), core.kept()),
             Self::Consumer(core) => (core.commit_identity(), core.kept()),
         };
         let (generation, member) = identity?;
-        Some(Standing { generation, member: member.to_owned(), kept })
+        Some(MembershipView { generation, member: member.to_owned(), kept })
     }
 
-    /// When [`MemberCore::tick`] has something to do next.
+    /// When [`GroupMember::tick`] has something to do next.
     pub fn wake_at(&self) -> Option<Moment> {
         match self {
             Self::Classic(core) => core.wake_at(),
@@ -91,7 +93,7 @@ impl MemberCore {
     }
 
     /// Time has passed.
-    pub fn tick(&mut self, now: Moment, random: u64) -> Vec<Effect> {
+    pub fn tick(&mut self, now: Moment, random: u64) -> Vec<GroupEffect> {
         match self {
             Self::Classic(core) => core.tick(now, random),
             Self::Consumer(core) => core.tick(now),
@@ -99,20 +101,20 @@ impl MemberCore {
     }
 
     /// An answer has come. One that belongs to the other protocol says nothing.
-    pub fn take(&mut self, now: Moment, event: Event, random: u64) -> Vec<Effect> {
+    pub fn take(&mut self, now: Moment, event: MemberEvent, random: u64) -> Vec<GroupEffect> {
         match (self, event) {
-            (Self::Classic(core), Event::CoordinatorFound(found)) => {
+            (Self::Classic(core), MemberEvent::CoordinatorFound(found)) => {
                 core.coordinator_found(now, found.map(|_| ()), random)
             }
-            (Self::Classic(core), Event::Joined(who, answer)) => core.joined(now, &who, answer, random),
-            (Self::Classic(core), Event::Synced(who, answer)) => core.synced(now, &who, answer, random),
-            (Self::Classic(core), Event::HeartbeatAnswered(seq, answer)) => {
+            (Self::Classic(core), MemberEvent::Joined(who, answer)) => core.joined(now, &who, answer, random),
+            (Self::Classic(core), MemberEvent::Synced(who, answer)) => core.synced(now, &who, answer, random),
+            (Self::Classic(core), MemberEvent::HeartbeatAnswered(seq, answer)) => {
                 core.heartbeat_answered(now, seq, answer, random)
             }
-            (Self::Consumer(core), Event::CoordinatorFound(found)) => {
+            (Self::Consumer(core), MemberEvent::CoordinatorFound(found)) => {
                 core.coordinator_found(now, found, random)
             }
-            (Self::Consumer(core), Event::Told(seq, answer)) => {
+            (Self::Consumer(core), MemberEvent::Told(seq, answer)) => {
                 core.heartbeat_answered(now, seq, answer, random)
             }
             _ => Vec::new(),
@@ -123,10 +125,10 @@ impl MemberCore {
     pub fn commit_refused(
         &mut self,
         now: Moment,
-        who: &Identity,
+        who: &MemberIdentity,
         code: ResponseError,
         random: u64,
-    ) -> Vec<Effect> {
+    ) -> Vec<GroupEffect> {
         match self {
             Self::Classic(core) => core.commit_refused(now, who, code, random),
             Self::Consumer(core) => core.commit_refused(now, who, code, random),
@@ -134,15 +136,15 @@ impl MemberCore {
     }
 
     /// What was sent under `generation` and not answered must not be served any more; nothing of ours runs.
-    pub fn start_over(&mut self, now: Moment, generation: i32) -> Vec<Effect> {
+    pub fn force_rejoin(&mut self, now: Moment, generation: i32) -> Vec<GroupEffect> {
         match self {
-            Self::Classic(core) => core.start_over(now, generation),
-            Self::Consumer(core) => core.start_over(now, generation),
+            Self::Classic(core) => core.force_rejoin(now, generation),
+            Self::Consumer(core) => core.force_rejoin(now, generation),
         }
     }
 
     /// These partitions are drained and committed.
-    pub fn released(&mut self, now: Moment, partitions: &[i32]) -> Vec<Effect> {
+    pub fn released(&mut self, now: Moment, partitions: &[i32]) -> Vec<GroupEffect> {
         match self {
             Self::Classic(core) => core.released(now, partitions),
             Self::Consumer(core) => core.released(now, partitions),
@@ -150,15 +152,15 @@ impl MemberCore {
     }
 
     /// Nothing of ours runs any more (H5).
-    pub fn quiesced(&mut self) {
+    pub fn all_invocations_ended(&mut self) {
         match self {
-            Self::Classic(core) => core.quiesced(),
-            Self::Consumer(core) => core.quiesced(),
+            Self::Classic(core) => core.all_invocations_ended(),
+            Self::Consumer(core) => core.all_invocations_ended(),
         }
     }
 
     /// Everything is released: go.
-    pub fn leave(&mut self) -> Vec<Effect> {
+    pub fn leave(&mut self) -> Vec<GroupEffect> {
         match self {
             Self::Classic(core) => core.leave(),
             Self::Consumer(core) => core.leave(),
@@ -171,7 +173,7 @@ impl MemberCore {
     }
 
     /// The topic has other partitions than when we led the assignment.
-    pub fn topic_changed(&mut self, now: Moment) -> Vec<Effect> {
+    pub fn topic_changed(&mut self, now: Moment) -> Vec<GroupEffect> {
         match self {
             Self::Classic(core) => core.topic_changed(now),
             Self::Consumer(_) => Vec::new(),

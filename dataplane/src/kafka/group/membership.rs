@@ -13,17 +13,17 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
-use super::commands::{self, Command, CommandSender};
+use super::commands::{self, CommandSender, GroupCommand};
 use super::commits;
-use super::driver::Member;
-use super::effects::{GroupProtocol, Identity, Timing};
+use super::driver::MemberDriver;
+use super::effects::{GroupProtocol, MemberIdentity, MemberTiming};
 use super::lease::OwnershipLease;
-use super::lines::Lines;
-use super::member::Standing;
+use super::lines::CoordinatorConnections;
+use super::member::MembershipView;
 use super::rebalance::RebalanceTimeout;
-use crate::kafka::cluster::Cluster;
+use crate::kafka::cluster::KafkaCluster;
 use crate::kafka::error::KafkaError;
-use crate::kafka::offsets::{CommitAs, CommitOffset, CommittedOffset};
+use crate::kafka::offsets::{CommitIdentity, CommitOffset, CommittedOffset};
 
 /// What a membership needs to know.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct MembershipSettings {
     /// How the members agree on who owns what.
     pub protocol: GroupProtocol,
     /// Session and rebalance timeouts, as they are at the start.
-    pub timing: Timing,
+    pub timing: MemberTiming,
     /// The rebalance timeout from then on.
     pub rebalance: RebalanceTimeout,
 }
@@ -73,10 +73,10 @@ pub enum GroupEvent {
 }
 
 /// Receives a membership's events; called on the group thread, must not block.
-pub type Sink = Arc<dyn Fn(GroupEvent) + Send + Sync>;
+pub type EventSink = Arc<dyn Fn(GroupEvent) + Send + Sync>;
 
 /// Each partition's error, if it has one.
-pub type Committed = Result<BTreeMap<i32, Option<ResponseError>>, KafkaError>;
+pub type CommitErrors = Result<BTreeMap<i32, Option<ResponseError>>, KafkaError>;
 
 /// Answer to a commit as whoever we are: each partition's error, if it has one.
 pub type CommitReply = Result<BTreeMap<i32, Option<ResponseError>>, CommitFailure>;
@@ -103,21 +103,21 @@ pub type ReadBackReply = Result<BTreeMap<i32, Option<CommittedOffset>>, CommitFa
 pub struct Membership {
     commands: CommandSender,
     pub(super) lease: OwnershipLease,
-    pub(super) published: Published,
+    pub(super) published: SharedView,
     pub(super) settings: Arc<MembershipSettings>,
-    pub(super) lines: Arc<Lines>,
+    pub(super) lines: Arc<CoordinatorConnections>,
 }
 
 /// What commits go under; nothing while the member is in no generation.
-pub(super) type Published = Arc<Mutex<Option<Standing>>>;
+pub(super) type SharedView = Arc<Mutex<Option<MembershipView>>>;
 
-type Start = Box<dyn FnOnce() + Send>;
+type MemberStart = Box<dyn FnOnce() + Send>;
 
 /// The thread of all memberships.
 #[derive(Clone)]
 pub struct GroupThread {
     /// As many wait here as there are mappings, each once.
-    starts: Arc<Mutex<mpsc::UnboundedSender<Start>>>,
+    starts: Arc<Mutex<mpsc::UnboundedSender<MemberStart>>>,
 }
 
 impl GroupThread {
@@ -127,17 +127,17 @@ impl GroupThread {
     }
 
     /// Joins a group; events go to `sink` from now on.
-    pub fn join(&self, cluster: Cluster, settings: MembershipSettings, sink: Sink) -> Membership {
+    pub fn join(&self, cluster: KafkaCluster, settings: MembershipSettings, sink: EventSink) -> Membership {
         let (commands, incoming) = commands::channel();
         let membership = Membership {
             commands,
             lease: OwnershipLease::default(),
-            published: Published::default(),
+            published: SharedView::default(),
             settings: Arc::new(settings),
-            lines: Arc::new(Lines::new(cluster)),
+            lines: Arc::new(CoordinatorConnections::new(cluster)),
         };
-        let member = Member::new(&membership, sink);
-        let start: Start = Box::new(move || {
+        let member = MemberDriver::new(&membership, sink);
+        let start: MemberStart = Box::new(move || {
             tokio::task::spawn_local(member.run(incoming));
         });
         self.begin(start);
@@ -146,7 +146,7 @@ impl GroupThread {
 
     /// A thread that has ended took its members with it, each of which has said so: those that come get another. Without one,
     /// `start` is dropped, and the member in it says that it has ended.
-    fn begin(&self, start: Start) {
+    fn begin(&self, start: MemberStart) {
         let mut starts = self.starts.lock();
         let Err(mpsc::error::SendError(start)) = starts.send(start) else { return };
         match start_thread() {
@@ -159,8 +159,8 @@ impl GroupThread {
     }
 }
 
-fn start_thread() -> std::io::Result<mpsc::UnboundedSender<Start>> {
-    let (starts, mut incoming) = mpsc::unbounded_channel::<Start>();
+fn start_thread() -> std::io::Result<mpsc::UnboundedSender<MemberStart>> {
+    let (starts, mut incoming) = mpsc::unbounded_channel::<MemberStart>();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("lighterman-group".to_owned()).spawn(move || {
         let local = LocalSet::new();
@@ -182,21 +182,21 @@ impl Membership {
 
     /// These partitions are drained and committed.
     pub fn released(&self, partitions: Vec<i32>) {
-        self.commands.say(Command::Released(partitions));
+        self.commands.send_command(GroupCommand::Released(partitions));
     }
 
     /// No invocation of ours can run any more (H5).
-    pub fn quiesced(&self) {
-        self.commands.say(Command::Quiesced);
+    pub fn all_invocations_ended(&self) {
+        self.commands.send_command(GroupCommand::Quiesced);
     }
 
     /// What was sent under `generation` and not answered must not be served any more. Nothing of ours may run.
-    pub fn start_over(&self, generation: i32) {
-        self.commands.say(Command::StartOver(generation));
+    pub fn force_rejoin(&self, generation: i32) {
+        self.commands.send_command(GroupCommand::StartOver(generation));
     }
 
     /// Who we are to the group now, and what is ours in it.
-    pub fn standing(&self) -> Option<Standing> {
+    pub fn standing(&self) -> Option<MembershipView> {
         self.published.lock().clone()
     }
 
@@ -208,14 +208,14 @@ impl Membership {
 
     /// Commits in one request, under `standing`: refused when the group has moved on since. What was decided under it may be
     /// another member's by now.
-    pub async fn commit_under(&self, standing: &Standing, offsets: Vec<CommitOffset>) -> Committed {
+    pub async fn commit_under(&self, standing: &MembershipView, offsets: Vec<CommitOffset>) -> CommitErrors {
         self.send_commit(commit_as(&self.settings, standing), offsets).await
     }
 
-    async fn send_commit(&self, who: CommitAs, offsets: Vec<CommitOffset>) -> Committed {
+    async fn send_commit(&self, who: CommitIdentity, offsets: Vec<CommitOffset>) -> CommitErrors {
         let codes = commits::commit(&self.lines, &self.settings, &who, &offsets).await?;
         if let Some(code) = codes.values().flatten().next() {
-            let sent_as = Identity { member: who.member, generation: who.generation };
+            let sent_as = MemberIdentity { member: who.member, generation: who.generation };
             self.commands.refused(sent_as, *code);
         }
         Ok(codes)
@@ -227,9 +227,9 @@ impl Membership {
     }
 
     /// What the group has committed for these partitions, as it tells it to `standing`.
-    pub async fn committed(&self, standing: &Standing, partitions: Vec<i32>) -> CommittedReply {
+    pub async fn committed(&self, standing: &MembershipView, partitions: Vec<i32>) -> CommittedReply {
         let (reply, answer) = oneshot::channel();
-        self.commands.say(Command::Committed(standing.clone(), partitions, reply));
+        self.commands.send_command(GroupCommand::Committed(standing.clone(), partitions, reply));
         answer.await.unwrap_or_else(|_| {
             Err(KafkaError::broker(
                 kafka_protocol::messages::ApiKey::OffsetFetch,
@@ -258,14 +258,14 @@ impl Membership {
     /// Leaves the group; everything must have been drained.
     pub async fn leave(&self) {
         let (reply, answer) = oneshot::channel();
-        self.commands.say(Command::Leave(reply));
+        self.commands.send_command(GroupCommand::Leave(reply));
         let _ = answer.await;
     }
 }
 
 /// The committer that a standing is.
-pub(super) fn commit_as(settings: &MembershipSettings, standing: &Standing) -> CommitAs {
-    CommitAs {
+pub(super) fn commit_as(settings: &MembershipSettings, standing: &MembershipView) -> CommitIdentity {
+    CommitIdentity {
         group: settings.group.clone(),
         generation: standing.generation,
         member: standing.member.clone(),

@@ -19,6 +19,6 @@ pub mod wire;
 
 pub use effects::GroupProtocol;
 pub use lease::OwnershipLease;
-pub use member::Standing;
+pub use member::MembershipView;
 pub use membership::{CommitFailure, GroupEvent, GroupThread, Membership, MembershipSettings};
 pub use rebalance::RebalanceTimeout;

@@ -12,14 +12,14 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::assignor::{self, Member, PROTOCOL};
+use super::assignor::{self, MemberSubscription, PROTOCOL};
 use super::consumer::requests as consumer;
 use super::consumer::session::SessionBounds;
-use super::driver::Incoming;
-use super::effects::{Effect, Failure, GroupProtocol, Identity, Joined};
+use super::driver::DriverInput;
+use super::effects::{GroupEffect, GroupProtocol, JoinResult, MemberIdentity, RequestError};
 use super::leave::leave;
-use super::lines::{Line, Lines};
-use super::member::Event;
+use super::lines::{ConnectionKind, CoordinatorConnections};
+use super::member::MemberEvent;
 use super::membership::MembershipSettings;
 use super::wire;
 use crate::kafka::cluster::REQUEST_DEADLINE;
@@ -30,40 +30,45 @@ const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// Sends the request of `effect`; the answer to it, if one is awaited.
 pub(super) async fn perform(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
-    effect: Effect,
-) -> Option<Incoming> {
+    effect: GroupEffect,
+) -> Option<DriverInput> {
     let event = match effect {
-        Effect::FindCoordinator => Event::CoordinatorFound(find(lines, settings).await),
-        Effect::Join { member, generation, owned } => {
-            let who = Identity { member, generation };
+        GroupEffect::FindCoordinator => MemberEvent::CoordinatorFound(find(lines, settings).await),
+        GroupEffect::Join { member, generation, owned } => {
+            let who = MemberIdentity { member, generation };
             let answer = join(lines, settings, &who, &owned).await;
-            Event::Joined(who, answer)
+            MemberEvent::Joined(who, answer)
         }
-        Effect::AssignAndSync { member, generation, members } => {
-            return Some(assign_and_sync(lines, settings, Identity { member, generation }, &members).await);
+        GroupEffect::AssignAndSync { member, generation, members } => {
+            return Some(
+                assign_and_sync(lines, settings, MemberIdentity { member, generation }, &members).await,
+            );
         }
-        Effect::Sync { member, generation } => {
-            let who = Identity { member, generation };
+        GroupEffect::Sync { member, generation } => {
+            let who = MemberIdentity { member, generation };
             let answer = sync(lines, settings, &who, Vec::new()).await;
-            Event::Synced(who, answer)
+            MemberEvent::Synced(who, answer)
         }
-        Effect::Heartbeat { member, generation, seq } => {
-            Event::HeartbeatAnswered(seq, heartbeat(lines, settings, &member, generation).await)
+        GroupEffect::Heartbeat { member, generation, seq } => {
+            MemberEvent::HeartbeatAnswered(seq, heartbeat(lines, settings, &member, generation).await)
         }
-        Effect::Beat(beat) => Event::Told(beat.seq, consumer::beat(lines, settings, beat).await),
-        Effect::Leave { member } => {
+        GroupEffect::Beat(beat) => MemberEvent::Told(beat.seq, consumer::beat(lines, settings, beat).await),
+        GroupEffect::Leave { member } => {
             // Once: asked again, it could put out who has joined under the same id since.
             leave(lines, settings, &member).await;
             return None;
         }
         _ => return None,
     };
-    Some(Incoming::Answer(event))
+    Some(DriverInput::Answer(event))
 }
 
-async fn find(lines: &Lines, settings: &MembershipSettings) -> Result<Option<SessionBounds>, String> {
+async fn find(
+    lines: &CoordinatorConnections,
+    settings: &MembershipSettings,
+) -> Result<Option<SessionBounds>, String> {
     let found = lines.find(&settings.group).await.map_err(|error| error.to_string())?;
     match settings.protocol {
         GroupProtocol::Classic => Ok(None),
@@ -72,29 +77,29 @@ async fn find(lines: &Lines, settings: &MembershipSettings) -> Result<Option<Ses
 }
 
 async fn assign_and_sync(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
-    who: Identity,
+    who: MemberIdentity,
     members: &[(String, Bytes)],
-) -> Incoming {
+) -> DriverInput {
     let (shares, counts) = match shares(lines, members).await {
         Ok(shared) => shared,
         Err(error) => {
-            let failure = Failure::Transport(error.to_string());
-            return Incoming::Answer(Event::Synced(who, Err(failure)));
+            let failure = RequestError::Transport(error.to_string());
+            return DriverInput::Answer(MemberEvent::Synced(who, Err(failure)));
         }
     };
     let counted = counts.get(&settings.topic).map(|count| *count as usize);
     let answer = sync(lines, settings, &who, shares).await;
-    Incoming::Assigned(Event::Synced(who, answer), counted)
+    DriverInput::Assigned(MemberEvent::Synced(who, answer), counted)
 }
 
 async fn join(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
-    who: &Identity,
+    who: &MemberIdentity,
     owned: &[i32],
-) -> Result<Joined, Failure> {
+) -> Result<JoinResult, RequestError> {
     let (timing, rebalance_timeout) = (settings.timing, settings.rebalance.get());
     let build = |_| {
         let metadata = wire::subscription(&settings.topic, owned, who.generation);
@@ -110,19 +115,22 @@ async fn join(
             .with_protocols(vec![protocol])
     };
     let deadline = rebalance_timeout + REQUEST_DEADLINE;
-    let reply = lines.call(Line::Join, &settings.group, versions(2, 7), deadline, build).await;
+    let reply = lines.call(ConnectionKind::Join, &settings.group, versions(2, 7), deadline, build).await;
     joined(lines, reply)
 }
 
-fn joined(lines: &Lines, reply: Result<JoinGroupResponse, KafkaError>) -> Result<Joined, Failure> {
-    let reply = reply.map_err(|error| Failure::Transport(error.to_string()))?;
+fn joined(
+    lines: &CoordinatorConnections,
+    reply: Result<JoinGroupResponse, KafkaError>,
+) -> Result<JoinResult, RequestError> {
+    let reply = reply.map_err(|error| RequestError::Transport(error.to_string()))?;
     let member = reply.member_id.to_string();
     match ResponseError::try_from_code(reply.error_code) {
         None => {}
-        Some(ResponseError::MemberIdRequired) => return Err(Failure::MemberIdRequired(member)),
+        Some(ResponseError::MemberIdRequired) => return Err(RequestError::MemberIdRequired(member)),
         Some(code) => return Err(refused(lines, code)),
     }
-    Ok(Joined {
+    Ok(JoinResult {
         generation: reply.generation_id,
         member,
         leader: reply.leader.to_string(),
@@ -134,13 +142,13 @@ fn joined(lines: &Lines, reply: Result<JoinGroupResponse, KafkaError>) -> Result
     })
 }
 
-type Shares = Vec<(String, Bytes)>;
+type TopicShares = Vec<(String, Bytes)>;
 
 /// Everybody's share, when we lead, and the number of partitions of each topic.
 async fn shares(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     members: &[(String, Bytes)],
-) -> Result<(Shares, BTreeMap<String, i32>), KafkaError> {
+) -> Result<(TopicShares, BTreeMap<String, i32>), KafkaError> {
     let read = |(id, metadata): &(String, Bytes)| match wire::read_subscription(id, metadata) {
         Ok(member) => Some(member),
         Err(error) => {
@@ -152,7 +160,7 @@ async fn shares(
             None
         }
     };
-    let readable: Vec<Member> = members.iter().filter_map(read).collect();
+    let readable: Vec<MemberSubscription> = members.iter().filter_map(read).collect();
     let topics: BTreeSet<&String> = readable.iter().flat_map(|member| &member.topics).collect();
     let mut counts = BTreeMap::new();
     for topic in topics {
@@ -171,11 +179,11 @@ async fn shares(
 }
 
 async fn sync(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
-    who: &Identity,
+    who: &MemberIdentity,
     shares: Vec<(String, Bytes)>,
-) -> Result<Vec<i32>, Failure> {
+) -> Result<Vec<i32>, RequestError> {
     let build = |_| {
         let assignments = shares
             .into_iter()
@@ -192,20 +200,20 @@ async fn sync(
             .with_assignments(assignments)
     };
     let deadline = settings.rebalance.get() + REQUEST_DEADLINE;
-    let reply = lines.call(Line::Join, &settings.group, versions(1, 4), deadline, build).await;
-    let reply = reply.map_err(|error| Failure::Transport(error.to_string()))?;
+    let reply = lines.call(ConnectionKind::Join, &settings.group, versions(1, 4), deadline, build).await;
+    let reply = reply.map_err(|error| RequestError::Transport(error.to_string()))?;
     if let Some(code) = ResponseError::try_from_code(reply.error_code) {
         return Err(refused(lines, code));
     }
-    wire::read_assignment(&settings.topic, &reply.assignment).map_err(Failure::Transport)
+    wire::read_assignment(&settings.topic, &reply.assignment).map_err(RequestError::Transport)
 }
 
 async fn heartbeat(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
     member: &str,
     generation: i32,
-) -> Result<(), Failure> {
+) -> Result<(), RequestError> {
     let build = |_| {
         HeartbeatRequest::default()
             .with_group_id(group_id(settings))
@@ -213,19 +221,19 @@ async fn heartbeat(
             .with_member_id(text(member))
     };
     let deadline = settings.timing.session_timeout / 3;
-    let reply = lines.call(Line::Heartbeat, &settings.group, versions(0, 4), deadline, build).await;
-    let reply = reply.map_err(|error| Failure::Transport(error.to_string()))?;
+    let reply = lines.call(ConnectionKind::Heartbeat, &settings.group, versions(0, 4), deadline, build).await;
+    let reply = reply.map_err(|error| RequestError::Transport(error.to_string()))?;
     match ResponseError::try_from_code(reply.error_code) {
         None => Ok(()),
         Some(code) => Err(refused(lines, code)),
     }
 }
 
-pub(super) fn refused(lines: &Lines, code: ResponseError) -> Failure {
+pub(super) fn refused(lines: &CoordinatorConnections, code: ResponseError) -> RequestError {
     if matches!(code, ResponseError::NotCoordinator | ResponseError::CoordinatorNotAvailable) {
         lines.forget_coordinator();
     }
-    Failure::Code(code)
+    RequestError::Code(code)
 }
 
 pub(super) fn group_id(settings: &MembershipSettings) -> GroupId {

@@ -10,7 +10,7 @@ use kafka_protocol::messages::{ConsumerProtocolAssignment, ConsumerProtocolSubsc
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use lighterman_proto::ids::TopicPartition;
 
-use super::assignor::Member;
+use super::assignor::MemberSubscription;
 use crate::kafka::shape;
 
 const SUBSCRIPTION_VERSION: i16 = 3;
@@ -29,7 +29,7 @@ pub fn subscription(topic: &str, owned: &[i32], generation: i32) -> Bytes {
 }
 
 /// A member's subscription, as the group's leader receives it.
-pub fn read_subscription(member: &str, metadata: &Bytes) -> Result<Member, String> {
+pub fn read_subscription(member: &str, metadata: &Bytes) -> Result<MemberSubscription, String> {
     let mut bytes = metadata.clone();
     let version = read_version(&mut bytes)?.clamp(0, SUBSCRIPTION_VERSION);
     shape::check_subscription(version, &bytes)?;
@@ -37,7 +37,7 @@ pub fn read_subscription(member: &str, metadata: &Bytes) -> Result<Member, Strin
         ConsumerProtocolSubscription::decode(&mut bytes, version).map_err(|error| error.to_string())?;
     let owned =
         wire.owned_partitions.iter().flat_map(|topic| spread(topic.topic.as_str(), &topic.partitions));
-    Ok(Member {
+    Ok(MemberSubscription {
         id: member.to_owned(),
         topics: wire.topics.iter().map(ToString::to_string).collect(),
         owned: owned.collect(),

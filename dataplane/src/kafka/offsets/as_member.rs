@@ -7,15 +7,15 @@ use kafka_protocol::messages::OffsetFetchRequest;
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{CommitAs, CommittedOffset, Stated, gather, group_id, name, of_group};
+use super::{CommitIdentity, CommittedOffset, StatedOffset, gather, group_id, name, of_group};
 use crate::kafka::cluster::REQUEST_DEADLINE;
-use crate::kafka::connection::{Connection, versions};
+use crate::kafka::connection::{BrokerConnection, versions};
 use crate::kafka::error::KafkaError;
 
 /// What the group of `who` has committed for `partitions` of `topic`, as [`super::fetch_committed`] says it.
 pub async fn fetch_committed_as_member(
-    connection: &mut Connection,
-    who: &CommitAs,
+    connection: &mut BrokerConnection,
+    who: &CommitIdentity,
     topic: &str,
     partitions: &[i32],
 ) -> Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError> {
@@ -35,7 +35,7 @@ pub async fn fetch_committed_as_member(
     for group in reply.groups.into_iter().filter(|group| &*group.group_id.0 == who.group.as_str()) {
         of_group(&who.group, group.error_code)?;
         let ours = group.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
-        stated.extend(ours.flat_map(|topic| topic.partitions).map(|answer| Stated {
+        stated.extend(ours.flat_map(|topic| topic.partitions).map(|answer| StatedOffset {
             code: answer.error_code,
             partition: answer.partition_index,
             offset: answer.committed_offset,

@@ -5,19 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
 
-use super::by_leader::{Learnt, Unlearnt};
-use crate::kafka::error::{KafkaError, Unanswered};
+use super::by_leader::{FailedPartitions, LeaderResults};
+use crate::kafka::error::{KafkaError, ResponseMismatch};
 
 /// One question to a broker: about these partitions of one topic.
-pub(super) struct Asked<'a> {
+pub(super) struct PartitionQuery<'a> {
     pub(super) api: ApiKey,
     pub(super) topic: &'a str,
     pub(super) partitions: &'a [i32],
 }
 
-impl Asked<'_> {
+impl PartitionQuery<'_> {
     /// The part of each partition that was asked for, read by `read`: exactly one, and of each.
-    pub(super) fn sort<P, T>(
+    pub(super) fn match_response<P, T>(
         &self,
         parts: impl Iterator<Item = (i32, P)>,
         read: impl FnMut(P) -> Result<T, KafkaError>,
@@ -30,30 +30,30 @@ impl Asked<'_> {
         &self,
         parts: impl Iterator<Item = (i32, P)>,
         mut read: impl FnMut(P) -> Result<T, KafkaError>,
-    ) -> Learnt<T> {
+    ) -> LeaderResults<T> {
         let asked: BTreeSet<i32> = self.partitions.iter().copied().collect();
         let mut answers: BTreeMap<i32, Result<T, KafkaError>> = BTreeMap::new();
         for (partition, part) in parts.filter(|(partition, _)| asked.contains(partition)) {
             let answer = if answers.contains_key(&partition) {
-                Err(self.unanswered(partition, Unanswered::Twice))
+                Err(self.unanswered(partition, ResponseMismatch::Duplicate))
             } else {
                 read(part)
             };
             answers.insert(partition, answer);
         }
-        let mut learnt = Learnt::default();
+        let mut learnt = LeaderResults::default();
         for partition in asked {
-            let left_out = || Err(self.unanswered(partition, Unanswered::LeftOut));
+            let left_out = || Err(self.unanswered(partition, ResponseMismatch::Missing));
             match answers.remove(&partition).unwrap_or_else(left_out) {
                 Ok(answer) => drop(learnt.known.insert(partition, answer)),
-                Err(error) => learnt.unknown.push(Unlearnt { partitions: vec![partition], error }),
+                Err(error) => learnt.unknown.push(FailedPartitions { partitions: vec![partition], error }),
             }
         }
         learnt
     }
 
     /// What the reply says of `partition` is no answer.
-    pub(super) fn unanswered(&self, partition: i32, what: Unanswered) -> KafkaError {
+    pub(super) fn unanswered(&self, partition: i32, what: ResponseMismatch) -> KafkaError {
         KafkaError::Unanswered { api: self.api, subject: self.subject(partition), what }
     }
 

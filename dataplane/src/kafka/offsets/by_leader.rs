@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::timeout;
 
-use crate::kafka::cluster::{Cluster, Leader};
-use crate::kafka::connection::Connection;
+use crate::kafka::cluster::{KafkaCluster, PartitionLeader};
+use crate::kafka::connection::BrokerConnection;
 use crate::kafka::error::KafkaError;
 use crate::kafka::transport::BrokerAddress;
 
@@ -17,36 +17,36 @@ const LEADER_DEADLINE: Duration = Duration::from_secs(6);
 
 /// Answers by partition, and the partitions without one.
 #[derive(Debug)]
-pub struct Learnt<T> {
+pub struct LeaderResults<T> {
     /// The answer for each partition that has one.
     pub known: BTreeMap<i32, T>,
     /// The others; each is named once.
-    pub unknown: Vec<Unlearnt>,
+    pub unknown: Vec<FailedPartitions>,
 }
 
 /// Partitions of which nothing was learnt.
 #[derive(Debug)]
-pub struct Unlearnt {
+pub struct FailedPartitions {
     /// Partition indexes.
     pub partitions: Vec<i32>,
     /// Why.
     pub error: KafkaError,
 }
 
-impl<T> Default for Learnt<T> {
+impl<T> Default for LeaderResults<T> {
     fn default() -> Self {
         Self { known: BTreeMap::new(), unknown: Vec::new() }
     }
 }
 
-impl<T> Learnt<T> {
+impl<T> LeaderResults<T> {
     /// Everything, or the first reason why it is not.
     pub fn whole(mut self) -> Result<BTreeMap<i32, T>, KafkaError> {
         if self.unknown.is_empty() { Ok(self.known) } else { Err(self.unknown.swap_remove(0).error) }
     }
 
     pub(super) fn of_none(partitions: Vec<i32>, error: KafkaError) -> Self {
-        Self { known: BTreeMap::new(), unknown: vec![Unlearnt { partitions, error }] }
+        Self { known: BTreeMap::new(), unknown: vec![FailedPartitions { partitions, error }] }
     }
 
     pub(super) fn join(&mut self, other: Self) {
@@ -58,21 +58,21 @@ impl<T> Learnt<T> {
 /// Puts `questions`, one about each partition, to the partitions' leaders, all leaders at once. `ask` gets the questions of one
 /// leader, each with the leader epoch that we know.
 pub(super) async fn ask_leaders<Q: Copy, T>(
-    cluster: &Cluster,
+    cluster: &KafkaCluster,
     topic: &str,
     questions: &[(i32, Q)],
-    ask: impl AsyncFn(&mut Connection, &[(i32, Q, i32)]) -> Learnt<T>,
-) -> Learnt<T> {
-    let mut learnt = Learnt::default();
+    ask: impl AsyncFn(&mut BrokerConnection, &[(i32, Q, i32)]) -> LeaderResults<T>,
+) -> LeaderResults<T> {
+    let mut learnt = LeaderResults::default();
     let mut by_leader: BTreeMap<BrokerAddress, Vec<(i32, Q, i32)>> = BTreeMap::new();
     for (partition, question) in questions {
         match cluster.leader(topic, *partition) {
-            Some(Leader { address, epoch, .. }) => {
+            Some(PartitionLeader { address, epoch, .. }) => {
                 by_leader.entry(address).or_default().push((*partition, *question, epoch));
             }
             None => {
                 let error = KafkaError::NoLeader { partition: format!("{topic}-{partition}") };
-                learnt.unknown.push(Unlearnt { partitions: vec![*partition], error });
+                learnt.unknown.push(FailedPartitions { partitions: vec![*partition], error });
             }
         }
     }
@@ -84,7 +84,7 @@ pub(super) async fn ask_leaders<Q: Copy, T>(
         let late = KafkaError::LeaderSilent { address: address.clone(), after: LEADER_DEADLINE };
         let answer = timeout(LEADER_DEADLINE, asked).await.unwrap_or(Err(late));
         let partitions = || questions.iter().map(|(partition, ..)| *partition).collect();
-        answer.unwrap_or_else(|error| Learnt::of_none(partitions(), error))
+        answer.unwrap_or_else(|error| LeaderResults::of_none(partitions(), error))
     };
     let answers = join_all(by_leader.iter().map(|(address, questions)| one(address, questions))).await;
     for answer in answers {

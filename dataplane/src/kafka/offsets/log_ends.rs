@@ -6,26 +6,26 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
 use lighterman_proto::ids::Offset;
 
-use super::asked::Asked;
+use super::asked::PartitionQuery;
 use super::logs::list_request;
-use super::{At, Isolation};
+use super::{IsolationLevel, OffsetSpec};
 use crate::kafka::cluster::REQUEST_DEADLINE;
-use crate::kafka::connection::{Connection, versions};
+use crate::kafka::connection::{BrokerConnection, versions};
 use crate::kafka::error::KafkaError;
 
 /// Where the logs of `partitions` end, as far as the broker at the other end leads them; behind an open transaction it does not
 /// end under `read_committed`. `None` where it says otherwise: never zero for unknown.
 pub async fn log_ends(
-    connection: &mut Connection,
+    connection: &mut BrokerConnection,
     topic: &str,
     partitions: &[i32],
-    isolation: Isolation,
+    isolation: IsolationLevel,
 ) -> Result<BTreeMap<i32, Option<Offset>>, KafkaError> {
-    let build = |version| list_request(topic, partitions, At::Latest, isolation, version);
+    let build = |version| list_request(topic, partitions, OffsetSpec::Latest, isolation, version);
     let (reply, _) = connection.call(versions(1, 7), REQUEST_DEADLINE, build).await?;
     let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
     let parts = ours.flat_map(|topic| topic.partitions).map(|answer| (answer.partition_index, answer));
-    Asked { api: ApiKey::ListOffsets, topic, partitions }.sort(parts, |answer| {
+    PartitionQuery { api: ApiKey::ListOffsets, topic, partitions }.match_response(parts, |answer| {
         let is_told = ResponseError::try_from_code(answer.error_code).is_none() && answer.offset >= 0;
         Ok(is_told.then_some(Offset(answer.offset)))
     })

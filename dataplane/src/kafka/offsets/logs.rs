@@ -12,32 +12,32 @@ use kafka_protocol::messages::{
 };
 use lighterman_proto::ids::Offset;
 
-use super::asked::Asked;
-use super::by_leader::{Learnt, Unlearnt, ask_leaders};
-use super::{At, Isolation, name};
-use crate::kafka::cluster::{Cluster, REQUEST_DEADLINE};
-use crate::kafka::connection::{Connection, versions};
-use crate::kafka::error::{KafkaError, Unanswered};
+use super::asked::PartitionQuery;
+use super::by_leader::{FailedPartitions, LeaderResults, ask_leaders};
+use super::{IsolationLevel, OffsetSpec, name};
+use crate::kafka::cluster::{KafkaCluster, REQUEST_DEADLINE};
+use crate::kafka::connection::{BrokerConnection, versions};
+use crate::kafka::error::{KafkaError, ResponseMismatch};
 
 /// Offsets of several partitions, one request per leader: all of them, or an error.
 pub async fn list_offsets(
-    cluster: &Cluster,
+    cluster: &KafkaCluster,
     topic: &str,
     partitions: &[i32],
-    at: At,
-    isolation: Isolation,
+    at: OffsetSpec,
+    isolation: IsolationLevel,
 ) -> Result<BTreeMap<i32, Offset>, KafkaError> {
     list_offsets_each(cluster, topic, partitions, at, isolation).await.whole()
 }
 
 /// Offsets of several partitions, one request per leader, as far as the leaders answer.
 pub async fn list_offsets_each(
-    cluster: &Cluster,
+    cluster: &KafkaCluster,
     topic: &str,
     partitions: &[i32],
-    at: At,
-    isolation: Isolation,
-) -> Learnt<Offset> {
+    at: OffsetSpec,
+    isolation: IsolationLevel,
+) -> LeaderResults<Offset> {
     let questions: Vec<(i32, ())> = partitions.iter().map(|partition| (*partition, ())).collect();
     ask_leaders(cluster, topic, &questions, async |connection, asked| {
         let partitions: Vec<i32> = asked.iter().map(|(partition, ..)| *partition).collect();
@@ -47,28 +47,28 @@ pub async fn list_offsets_each(
 }
 
 async fn list_at_leader(
-    connection: &mut Connection,
+    connection: &mut BrokerConnection,
     topic: &str,
     partitions: &[i32],
-    at: At,
-    isolation: Isolation,
-) -> Learnt<Offset> {
+    at: OffsetSpec,
+    isolation: IsolationLevel,
+) -> LeaderResults<Offset> {
     let mut learnt = list_once(connection, topic, partitions, at, isolation).await;
-    let none = |learnt: &Learnt<Offset>| -> Vec<i32> {
+    let none = |learnt: &LeaderResults<Offset>| -> Vec<i32> {
         learnt.known.iter().filter(|(_, offset)| offset.0 < 0).map(|(partition, _)| *partition).collect()
     };
     let no_record: Vec<i32> =
         none(&learnt).into_iter().filter(|partition| learnt.known[partition].0 == -1).collect();
-    if !no_record.is_empty() && matches!(at, At::Timestamp(_)) {
+    if !no_record.is_empty() && matches!(at, OffsetSpec::Timestamp(_)) {
         // No record is that young: the next one will be.
         learnt.known.retain(|partition, _| !no_record.contains(partition));
-        learnt.join(list_once(connection, topic, &no_record, At::Latest, isolation).await);
+        learnt.join(list_once(connection, topic, &no_record, OffsetSpec::Latest, isolation).await);
     }
-    let asked = Asked { api: ApiKey::ListOffsets, topic, partitions };
+    let asked = PartitionQuery { api: ApiKey::ListOffsets, topic, partitions };
     for partition in none(&learnt) {
         learnt.known.remove(&partition);
-        let error = asked.unanswered(partition, Unanswered::NoOffset);
-        learnt.unknown.push(Unlearnt { partitions: vec![partition], error });
+        let error = asked.unanswered(partition, ResponseMismatch::NoOffset);
+        learnt.unknown.push(FailedPartitions { partitions: vec![partition], error });
     }
     learnt
 }
@@ -77,8 +77,8 @@ async fn list_at_leader(
 pub(super) fn list_request(
     topic: &str,
     partitions: &[i32],
-    at: At,
-    isolation: Isolation,
+    at: OffsetSpec,
+    isolation: IsolationLevel,
     version: i16,
 ) -> ListOffsetsRequest {
     let timestamp = at.timestamp();
@@ -94,20 +94,20 @@ pub(super) fn list_request(
 }
 
 async fn list_once(
-    connection: &mut Connection,
+    connection: &mut BrokerConnection,
     topic: &str,
     partitions: &[i32],
-    at: At,
-    isolation: Isolation,
-) -> Learnt<Offset> {
+    at: OffsetSpec,
+    isolation: IsolationLevel,
+) -> LeaderResults<Offset> {
     let build = |version| list_request(topic, partitions, at, isolation, version);
     let reply = match connection.call(versions(1, 7), REQUEST_DEADLINE, build).await {
         Ok((reply, _)) => reply,
-        Err(error) => return Learnt::of_none(partitions.to_vec(), error),
+        Err(error) => return LeaderResults::of_none(partitions.to_vec(), error),
     };
     let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
     let parts = ours.flat_map(|topic| topic.partitions).map(|answer| (answer.partition_index, answer));
-    let asked = Asked { api: ApiKey::ListOffsets, topic, partitions };
+    let asked = PartitionQuery { api: ApiKey::ListOffsets, topic, partitions };
     asked.learn(parts, |answer| match ResponseError::try_from_code(answer.error_code) {
         Some(code) => Err(asked.refused(answer.partition_index, code)),
         None => Ok(Offset(answer.offset)),
@@ -125,7 +125,7 @@ pub struct KnownEpoch {
 
 /// Where each of these epochs ends in its leader's log (KIP-320): all that the leaders know, or an error.
 pub async fn epoch_ends(
-    cluster: &Cluster,
+    cluster: &KafkaCluster,
     topic: &str,
     known: &[KnownEpoch],
 ) -> Result<BTreeMap<i32, Offset>, KafkaError> {
@@ -135,7 +135,11 @@ pub async fn epoch_ends(
 /// Where each of these epochs ends in its leader's log (KIP-320), as far as the leaders answer. A partition whose leader does not
 /// know the epoch, and every one of a broker that does not speak the API, is in neither part. A reader beyond the end has read
 /// what is gone.
-pub async fn epoch_ends_each(cluster: &Cluster, topic: &str, known: &[KnownEpoch]) -> Learnt<Offset> {
+pub async fn epoch_ends_each(
+    cluster: &KafkaCluster,
+    topic: &str,
+    known: &[KnownEpoch],
+) -> LeaderResults<Offset> {
     let questions: Vec<(i32, i32)> =
         known.iter().map(|known| (known.partition, known.leader_epoch)).collect();
     ask_leaders(cluster, topic, &questions, async |connection, asked| {
@@ -146,10 +150,10 @@ pub async fn epoch_ends_each(cluster: &Cluster, topic: &str, known: &[KnownEpoch
 
 /// `known`: partition, leader epoch of the last record that was read, leader epoch of now.
 async fn epoch_ends_at_leader(
-    connection: &mut Connection,
+    connection: &mut BrokerConnection,
     topic: &str,
     known: &[(i32, i32, i32)],
-) -> Learnt<Offset> {
+) -> LeaderResults<Offset> {
     let build = |_| {
         let partitions = known
             .iter()
@@ -166,12 +170,12 @@ async fn epoch_ends_at_leader(
     let partitions: Vec<i32> = known.iter().map(|(partition, ..)| *partition).collect();
     let reply = match connection.call(versions(2, 4), REQUEST_DEADLINE, build).await {
         Ok((reply, _)) => reply,
-        Err(KafkaError::Version { .. }) => return Learnt::default(),
-        Err(error) => return Learnt::of_none(partitions, error),
+        Err(KafkaError::Version { .. }) => return LeaderResults::default(),
+        Err(error) => return LeaderResults::of_none(partitions, error),
     };
     let ours = reply.topics.into_iter().filter(|answer| &*answer.topic.0 == topic);
     let parts = ours.flat_map(|topic| topic.partitions).map(|answer| (answer.partition, answer));
-    let asked = Asked { api: ApiKey::OffsetForLeaderEpoch, topic, partitions: &partitions };
+    let asked = PartitionQuery { api: ApiKey::OffsetForLeaderEpoch, topic, partitions: &partitions };
     let mut learnt = asked.learn(parts, |answer| match ResponseError::try_from_code(answer.error_code) {
         Some(code) => Err(asked.refused(answer.partition, code)),
         None => Ok(Offset(answer.end_offset)),

@@ -9,11 +9,11 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Field, Kind, Walk, always, list, since};
+use super::{FieldType, SchemaField, SchemaWalk, always, list, since};
 
-use Kind::{Blob, Fixed, Ints, Text};
+use FieldType::{Blob, Fixed, Ints, Text};
 
-static SUBSCRIPTION: &[Field] = &[
+static SUBSCRIPTION: &[SchemaField] = &[
     always(list(&[always(Text)], size_of::<StrBytes>())),
     always(Blob),
     since(1, list(&[always(Text), always(Ints)], size_of::<subscription::TopicPartition>())),
@@ -21,7 +21,7 @@ static SUBSCRIPTION: &[Field] = &[
     since(3, Text),
 ];
 
-static ASSIGNMENT: &[Field] =
+static ASSIGNMENT: &[SchemaField] =
     &[always(list(&[always(Text), always(Ints)], size_of::<assignment::TopicPartition>())), always(Blob)];
 
 /// Refuses a subscription as [`super::check`] does a reply; `body` begins behind the version.
@@ -34,8 +34,8 @@ pub(in crate::kafka) fn check_assignment(version: i16, body: &Bytes) -> Result<(
     check(ASSIGNMENT, version, body)
 }
 
-fn check(fields: &'static [Field], version: i16, body: &Bytes) -> Result<(), String> {
-    Walk { left: body, version, flexible: false, cost: 0 }.fields(fields)
+fn check(fields: &'static [SchemaField], version: i16, body: &Bytes) -> Result<(), String> {
+    SchemaWalk { left: body, version, flexible: false, cost: 0 }.fields(fields)
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ use kafka_protocol::messages::{
     offset_fetch_response as offset_fetch, offset_for_leader_epoch_response as epochs,
 };
 
-use super::Kind::{Blob, Fixed, Ints, List, Option as Maybe, Struct, Text};
-use super::{Field, Shape, always, list, plain, since, small, within};
+use super::FieldType::{Blob, Fixed, Ints, List, Option as Maybe, Struct, Text};
+use super::{MessageSchema, SchemaField, always, list, plain, since, small, within};
 
-static FETCH: Shape = plain(
+static FETCH: MessageSchema = plain(
     12,
     &[
         since(1, Fixed(4)),
@@ -43,7 +43,7 @@ static FETCH: Shape = plain(
     ],
 );
 
-static LIST_OFFSETS: Shape = plain(
+static LIST_OFFSETS: MessageSchema = plain(
     6,
     &[
         since(2, Fixed(4)),
@@ -60,7 +60,7 @@ static LIST_OFFSETS: Shape = plain(
     ],
 );
 
-static METADATA: Shape = plain(
+static METADATA: MessageSchema = plain(
     9,
     &[
         since(3, Fixed(4)),
@@ -88,7 +88,7 @@ static METADATA: Shape = plain(
     ],
 );
 
-static OFFSET_COMMIT: Shape = plain(
+static OFFSET_COMMIT: MessageSchema = plain(
     8,
     &[
         since(3, Fixed(4)),
@@ -102,7 +102,7 @@ static OFFSET_COMMIT: Shape = plain(
     ],
 );
 
-static OFFSET_FETCH: Shape = plain(
+static OFFSET_FETCH: MessageSchema = plain(
     6,
     &[
         since(3, Fixed(4)),
@@ -138,9 +138,9 @@ static OFFSET_FETCH: Shape = plain(
     ],
 );
 
-const OFFSETS: &[Field] = &[always(Fixed(12)), since(5, Fixed(4)), always(Text), always(Fixed(2))];
+const OFFSETS: &[SchemaField] = &[always(Fixed(12)), since(5, Fixed(4)), always(Text), always(Fixed(2))];
 
-static CONSUMER_HEARTBEAT: Shape = plain(
+static CONSUMER_HEARTBEAT: MessageSchema = plain(
     0,
     &[
         always(Fixed(6)),
@@ -154,7 +154,7 @@ static CONSUMER_HEARTBEAT: Shape = plain(
     ],
 );
 
-static DESCRIBE_CONFIGS: Shape = plain(
+static DESCRIBE_CONFIGS: MessageSchema = plain(
     4,
     &[
         always(Fixed(4)),
@@ -187,7 +187,7 @@ static DESCRIBE_CONFIGS: Shape = plain(
     ],
 );
 
-static LEADER_EPOCHS: Shape = plain(
+static LEADER_EPOCHS: MessageSchema = plain(
     4,
     &[
         since(2, Fixed(4)),
@@ -204,7 +204,7 @@ static LEADER_EPOCHS: Shape = plain(
     ],
 );
 
-static JOIN_GROUP: Shape = plain(
+static JOIN_GROUP: MessageSchema = plain(
     6,
     &[
         since(2, Fixed(4)),
@@ -221,7 +221,7 @@ static JOIN_GROUP: Shape = plain(
     ],
 );
 
-static API_VERSIONS: Shape = Shape {
+static API_VERSIONS: MessageSchema = MessageSchema {
     flexible_since: 3,
     fields: &[
         always(Fixed(2)),
@@ -248,7 +248,7 @@ static API_VERSIONS: Shape = Shape {
     ],
 };
 
-pub(super) fn shape_of(api: ApiKey) -> Option<&'static Shape> {
+pub(super) fn shape_of(api: ApiKey) -> Option<&'static MessageSchema> {
     Some(match api {
         ApiKey::Fetch => &FETCH,
         ApiKey::ListOffsets => &LIST_OFFSETS,

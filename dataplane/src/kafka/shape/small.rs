@@ -1,20 +1,20 @@
 //! Replies without lists, and the header of all replies: only the fields that nobody knows can be many.
 
-use super::{Kind, Shape, always, plain, since, within};
+use super::{FieldType, MessageSchema, always, plain, since, within};
 
-use Kind::{Blob, Fixed, Text};
+use FieldType::{Blob, Fixed, Text};
 
-pub(super) static HEADER: Shape = plain(1, &[always(Fixed(4))]);
+pub(super) static HEADER: MessageSchema = plain(1, &[always(Fixed(4))]);
 
-pub(super) static FIND_COORDINATOR: Shape = plain(
+pub(super) static FIND_COORDINATOR: MessageSchema = plain(
     3,
     &[since(1, Fixed(4)), always(Fixed(2)), since(1, Text), always(Fixed(4)), always(Text), always(Fixed(4))],
 );
 
-pub(super) static SYNC_GROUP: Shape =
+pub(super) static SYNC_GROUP: MessageSchema =
     plain(4, &[since(1, Fixed(4)), always(Fixed(2)), since(5, Text), since(5, Text), always(Blob)]);
 
-pub(super) static HEARTBEAT: Shape = plain(4, &[since(1, Fixed(4)), always(Fixed(2))]);
+pub(super) static HEARTBEAT: MessageSchema = plain(4, &[since(1, Fixed(4)), always(Fixed(2))]);
 
 /// Names members from version 3 on, which we do not speak.
-pub(super) static LEAVE_GROUP: Shape = plain(4, &[since(1, Fixed(4)), within(0, 2, Fixed(2))]);
+pub(super) static LEAVE_GROUP: MessageSchema = plain(4, &[since(1, Fixed(4)), within(0, 2, Fixed(2))]);

@@ -9,7 +9,7 @@ use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::units::Moment;
 
 /// Names an answer that is given later.
-pub(crate) type Ticket = u64;
+pub(crate) type ResponseId = u64;
 
 /// The most groups a broker keeps.
 pub(crate) const GROUPS_MAX: usize = 10_000;
@@ -29,14 +29,14 @@ pub(crate) struct JoinAnswer {
 
 /// A given answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Given {
+pub(crate) enum DeferredResponse {
     Join(JoinAnswer),
     Sync(Result<Bytes, Code>),
 }
 
 /// What a member asks for when it joins.
 #[derive(Clone, Debug)]
-pub(crate) struct Joining {
+pub(crate) struct JoinRequest {
     pub member: String,
     pub instance: Option<String>,
     pub client: String,
@@ -49,14 +49,14 @@ pub(crate) struct Joining {
 
 /// A committed offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stored {
+pub(crate) struct StoredOffset {
     pub offset: i64,
     pub leader_epoch: i32,
     pub metadata: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+pub(crate) enum GroupPhase {
     Empty,
     Preparing { until: Moment },
     Completing,
@@ -64,37 +64,37 @@ pub(crate) enum Phase {
 }
 
 #[derive(Debug)]
-pub(crate) struct Member {
+pub(crate) struct BrokerMember {
     pub instance: Option<String>,
     pub client: String,
     session: Duration,
     rebalance: Duration,
     protocols: Vec<(String, Bytes)>,
     pub seen: Moment,
-    joining: Option<Ticket>,
-    syncing: Option<Ticket>,
+    joining: Option<ResponseId>,
+    syncing: Option<ResponseId>,
     pub assignment: Bytes,
 }
 
 /// One group.
 #[derive(Debug)]
-pub(crate) struct Group {
-    pub phase: Phase,
+pub(crate) struct BrokerGroup {
+    pub phase: GroupPhase,
     pub generation: i32,
     pub protocol: String,
     leader: String,
-    pub members: BTreeMap<String, Member>,
+    pub members: BTreeMap<String, BrokerMember>,
     promised: BTreeSet<String>,
-    pub offsets: HashMap<(String, i32), Stored>,
+    pub offsets: HashMap<(String, i32), StoredOffset>,
     next_member: u64,
 }
 
-type Out = Vec<(Ticket, Given)>;
+type DeferredResponses = Vec<(ResponseId, DeferredResponse)>;
 
-impl Default for Group {
+impl Default for BrokerGroup {
     fn default() -> Self {
         Self {
-            phase: Phase::Empty,
+            phase: GroupPhase::Empty,
             generation: 0,
             protocol: String::new(),
             leader: String::new(),
@@ -106,9 +106,15 @@ impl Default for Group {
     }
 }
 
-impl Group {
-    pub(crate) fn join(&mut self, now: Moment, ticket: Ticket, mut joining: Joining) -> Out {
-        let refuse = |code, member: String| vec![(ticket, Given::Join(JoinAnswer::refused(code, member)))];
+impl BrokerGroup {
+    pub(crate) fn join(
+        &mut self,
+        now: Moment,
+        ticket: ResponseId,
+        mut joining: JoinRequest,
+    ) -> DeferredResponses {
+        let refuse =
+            |code, member: String| vec![(ticket, DeferredResponse::Join(JoinAnswer::refused(code, member)))];
         if self.members.len() >= MEMBERS_MAX {
             return refuse(Code::GroupMaxSizeReached, joining.member);
         }
@@ -127,7 +133,7 @@ impl Group {
             return refuse(Code::InconsistentGroupProtocol, joining.member);
         }
         if let Some(answer) = self.unchanged(&joining) {
-            return vec![(ticket, Given::Join(answer))];
+            return vec![(ticket, DeferredResponse::Join(answer))];
         }
         let mut out = self.enter(now, ticket, joining);
         out.extend(self.prepare(now));
@@ -138,24 +144,24 @@ impl Group {
     pub(crate) fn sync(
         &mut self,
         now: Moment,
-        ticket: Ticket,
+        ticket: ResponseId,
         member: &str,
         generation: i32,
         shares: Vec<(String, Bytes)>,
-    ) -> Out {
-        let give = |answer| vec![(ticket, Given::Sync(answer))];
+    ) -> DeferredResponses {
+        let give = |answer| vec![(ticket, DeferredResponse::Sync(answer))];
         if let Err(code) = self.check(now, member, generation) {
             return give(Err(code));
         }
         match self.phase {
-            Phase::Empty => give(Err(Code::UnknownMemberId)),
-            Phase::Preparing { .. } => give(Err(Code::RebalanceInProgress)),
-            Phase::Stable => give(Ok(self.members[member].assignment.clone())),
-            Phase::Completing => {
+            GroupPhase::Empty => give(Err(Code::UnknownMemberId)),
+            GroupPhase::Preparing { .. } => give(Err(Code::RebalanceInProgress)),
+            GroupPhase::Stable => give(Ok(self.members[member].assignment.clone())),
+            GroupPhase::Completing => {
                 if let Some(entry) = self.members.get_mut(member) {
                     entry.syncing = Some(ticket);
                 }
-                if member == self.leader { self.settle(shares) } else { Vec::new() }
+                if member == self.leader { self.complete_rebalance(shares) } else { Vec::new() }
             }
         }
     }
@@ -164,10 +170,10 @@ impl Group {
         if let Err(code) = self.check(now, member, generation) {
             return Some(code);
         }
-        matches!(self.phase, Phase::Preparing { .. }).then_some(Code::RebalanceInProgress)
+        matches!(self.phase, GroupPhase::Preparing { .. }).then_some(Code::RebalanceInProgress)
     }
 
-    pub(crate) fn leave(&mut self, now: Moment, member: &str) -> (Option<Code>, Out) {
+    pub(crate) fn leave(&mut self, now: Moment, member: &str) -> (Option<Code>, DeferredResponses) {
         if self.members.remove(member).is_none() {
             return (Some(Code::UnknownMemberId), Vec::new());
         }
@@ -182,11 +188,11 @@ impl Group {
         if let Err(code) = self.check(now, member, generation) {
             return Some(code);
         }
-        (self.phase == Phase::Completing).then_some(Code::RebalanceInProgress)
+        (self.phase == GroupPhase::Completing).then_some(Code::RebalanceInProgress)
     }
 
     /// Time has passed: sessions end, barriers open.
-    pub(crate) fn tick(&mut self, now: Moment) -> Out {
+    pub(crate) fn tick(&mut self, now: Moment) -> DeferredResponses {
         let gone: Vec<String> = self
             .members
             .iter()
@@ -200,7 +206,7 @@ impl Group {
         if !gone.is_empty() {
             out.extend(self.after_loss(now));
         }
-        if let Phase::Preparing { until } = self.phase
+        if let GroupPhase::Preparing { until } = self.phase
             && until <= now
         {
             self.members.retain(|_, member| member.joining.is_some());
@@ -218,12 +224,12 @@ impl Group {
         Ok(())
     }
 
-    fn replace_static(&mut self, joining: &Joining) {
-        let same = |member: &Member| member.instance.is_some() && member.instance == joining.instance;
+    fn replace_static(&mut self, joining: &JoinRequest) {
+        let same = |member: &BrokerMember| member.instance.is_some() && member.instance == joining.instance;
         self.members.retain(|_, member| !same(member));
     }
 
-    fn speaks_with_all(&self, joining: &Joining) -> bool {
+    fn speaks_with_all(&self, joining: &JoinRequest) -> bool {
         let others = self.members.iter().filter(|(id, _)| **id != joining.member);
         let speaks = |name: &String| {
             others.clone().all(|(_, member)| member.protocols.iter().any(|(known, _)| known == name))
@@ -232,9 +238,9 @@ impl Group {
     }
 
     /// A follower that comes back as it was gets what it had; nobody else is disturbed.
-    fn unchanged(&self, joining: &Joining) -> Option<JoinAnswer> {
+    fn unchanged(&self, joining: &JoinRequest) -> Option<JoinAnswer> {
         let member = self.members.get(&joining.member)?;
-        let same = self.phase == Phase::Stable
+        let same = self.phase == GroupPhase::Stable
             && member.protocols == joining.protocols
             && self.leader != joining.member;
         same.then(|| JoinAnswer {
@@ -247,10 +253,10 @@ impl Group {
         })
     }
 
-    fn enter(&mut self, now: Moment, ticket: Ticket, joining: Joining) -> Out {
+    fn enter(&mut self, now: Moment, ticket: ResponseId, joining: JoinRequest) -> DeferredResponses {
         let before = self.members.remove(&joining.member);
         let assignment = before.as_ref().map(|member| member.assignment.clone()).unwrap_or_default();
-        let member = Member {
+        let member = BrokerMember {
             instance: joining.instance,
             client: joining.client,
             session: joining.session,
@@ -264,25 +270,27 @@ impl Group {
         let stale = before.and_then(|member| member.joining);
         self.members.insert(joining.member.clone(), member);
         stale
-            .map(|old| (old, Given::Join(JoinAnswer::refused(Code::UnknownMemberId, joining.member))))
+            .map(|old| {
+                (old, DeferredResponse::Join(JoinAnswer::refused(Code::UnknownMemberId, joining.member)))
+            })
             .into_iter()
             .collect()
     }
 
-    fn prepare(&mut self, now: Moment) -> Out {
-        if matches!(self.phase, Phase::Preparing { .. }) {
+    fn prepare(&mut self, now: Moment) -> DeferredResponses {
+        if matches!(self.phase, GroupPhase::Preparing { .. }) {
             return Vec::new();
         }
         let longest = self.members.values().map(|member| member.rebalance).max().unwrap_or_default();
-        self.phase = Phase::Preparing { until: now + longest };
-        let tell = |member: &mut Member| member.syncing.take();
+        self.phase = GroupPhase::Preparing { until: now + longest };
+        let tell = |member: &mut BrokerMember| member.syncing.take();
         let waiting = self.members.values_mut().filter_map(tell);
-        waiting.map(|ticket| (ticket, Given::Sync(Err(Code::RebalanceInProgress)))).collect()
+        waiting.map(|ticket| (ticket, DeferredResponse::Sync(Err(Code::RebalanceInProgress)))).collect()
     }
 
-    fn after_loss(&mut self, now: Moment) -> Out {
+    fn after_loss(&mut self, now: Moment) -> DeferredResponses {
         if self.members.is_empty() {
-            self.phase = Phase::Empty;
+            self.phase = GroupPhase::Empty;
             self.generation += 1;
             return Vec::new();
         }
@@ -291,13 +299,13 @@ impl Group {
         out
     }
 
-    fn complete_if_all_are_here(&mut self, now: Moment) -> Out {
+    fn complete_if_all_are_here(&mut self, now: Moment) -> DeferredResponses {
         let all = self.members.values().all(|member| member.joining.is_some());
-        if !all || self.members.is_empty() || !matches!(self.phase, Phase::Preparing { .. }) {
+        if !all || self.members.is_empty() || !matches!(self.phase, GroupPhase::Preparing { .. }) {
             return Vec::new();
         }
         self.generation += 1;
-        self.phase = Phase::Completing;
+        self.phase = GroupPhase::Completing;
         if !self.members.contains_key(&self.leader) {
             self.leader = self.members.keys().next().cloned().unwrap_or_default();
         }
@@ -315,14 +323,21 @@ impl Group {
             })
             .collect();
         let (generation, protocol, leader) = (self.generation, self.protocol.clone(), self.leader.clone());
-        let answer = |(id, member): (&String, &mut Member)| {
+        let answer = |(id, member): (&String, &mut BrokerMember)| {
             member.seen = now;
             let ticket = member.joining.take()?;
             let members = if *id == leader { list.clone() } else { Vec::new() };
             let (protocol, leader, member) = (protocol.clone(), leader.clone(), id.clone());
             Some((
                 ticket,
-                Given::Join(JoinAnswer { code: None, generation, protocol, leader, member, members }),
+                DeferredResponse::Join(JoinAnswer {
+                    code: None,
+                    generation,
+                    protocol,
+                    leader,
+                    member,
+                    members,
+                }),
             ))
         };
         self.members.iter_mut().filter_map(answer).collect()
@@ -338,14 +353,14 @@ impl Group {
         preferred.into_iter().map(|(name, _)| name).find(speaks).unwrap_or_default()
     }
 
-    fn settle(&mut self, shares: Vec<(String, Bytes)>) -> Out {
+    fn complete_rebalance(&mut self, shares: Vec<(String, Bytes)>) -> DeferredResponses {
         let shares: BTreeMap<String, Bytes> = shares.into_iter().collect();
-        self.phase = Phase::Stable;
+        self.phase = GroupPhase::Stable;
         let mut out = Vec::new();
         for (id, member) in &mut self.members {
             member.assignment = shares.get(id).cloned().unwrap_or_default();
             if let Some(ticket) = member.syncing.take() {
-                out.push((ticket, Given::Sync(Ok(member.assignment.clone()))));
+                out.push((ticket, DeferredResponse::Sync(Ok(member.assignment.clone()))));
             }
         }
         out
@@ -373,8 +388,8 @@ mod tests {
         Moment::from_micros(seconds * 1_000_000)
     }
 
-    fn joining(member: &str) -> Joining {
-        Joining {
+    fn joining(member: &str) -> JoinRequest {
+        JoinRequest {
             member: member.to_owned(),
             instance: None,
             client: "c".to_owned(),
@@ -385,8 +400,10 @@ mod tests {
         }
     }
 
-    fn enter(group: &mut Group, second: u64, ticket: Ticket) -> (String, Out) {
-        let Given::Join(answer) = group.join(at(second), ticket, joining(""))[0].1.clone() else { panic!() };
+    fn enter(group: &mut BrokerGroup, second: u64, ticket: ResponseId) -> (String, DeferredResponses) {
+        let DeferredResponse::Join(answer) = group.join(at(second), ticket, joining(""))[0].1.clone() else {
+            panic!()
+        };
         assert_eq!(answer.code, Some(Code::MemberIdRequired));
         let out = group.join(at(second), ticket, joining(&answer.member));
         (answer.member, out)
@@ -394,13 +411,13 @@ mod tests {
 
     #[test]
     fn a_second_member_waits_for_the_first_at_the_barrier() {
-        let mut group = Group::default();
+        let mut group = BrokerGroup::default();
         let (first, out) = enter(&mut group, 0, 1);
         assert!(
-            matches!(&out[..], [(1, Given::Join(answer))] if answer.generation == 1 && answer.leader == first)
+            matches!(&out[..], [(1, DeferredResponse::Join(answer))] if answer.generation == 1 && answer.leader == first)
         );
         let out = group.sync(at(0), 2, &first, 1, vec![(first.clone(), Bytes::from_static(b"all"))]);
-        assert_eq!(out, [(2, Given::Sync(Ok(Bytes::from_static(b"all"))))]);
+        assert_eq!(out, [(2, DeferredResponse::Sync(Ok(Bytes::from_static(b"all"))))]);
         let (_, out) = enter(&mut group, 1, 3);
         assert!(out.is_empty(), "the first has not joined yet");
         assert_eq!(group.heartbeat(at(2), &first, 1), Some(Code::RebalanceInProgress));
@@ -412,18 +429,21 @@ mod tests {
 
     #[test]
     fn a_silent_member_is_dropped_and_the_other_goes_on() {
-        let mut group = Group::default();
+        let mut group = BrokerGroup::default();
         let (first, _) = enter(&mut group, 0, 1);
         group.sync(at(0), 2, &first, 1, vec![]);
         enter(&mut group, 1, 3);
         let out = group.tick(at(12));
-        assert!(matches!(&out[..], [(3, Given::Join(answer))] if answer.code.is_none()), "{out:?}");
+        assert!(
+            matches!(&out[..], [(3, DeferredResponse::Join(answer))] if answer.code.is_none()),
+            "{out:?}"
+        );
         assert_eq!(group.heartbeat(at(12), &first, 2), Some(Code::UnknownMemberId));
     }
 
     #[test]
     fn commits_are_checked_by_member_and_generation() {
-        let mut group = Group::default();
+        let mut group = BrokerGroup::default();
         assert_eq!(group.may_commit(at(0), "", -1), None, "nobody is in it");
         let (first, _) = enter(&mut group, 0, 1);
         assert_eq!(group.may_commit(at(0), &first, 1), Some(Code::RebalanceInProgress));

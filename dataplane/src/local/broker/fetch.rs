@@ -21,17 +21,17 @@ use kafka_protocol::protocol::StrBytes;
 use lighterman_proto::ids::Offset;
 use tokio::time::Instant;
 
-use super::log::Log;
-use super::sessions::{Asked, Fit, Named, Session};
-use super::state::{Shared, State};
+use super::log::BrokerLog;
+use super::sessions::{ClientTopic, ServerSession, SessionFit, SessionPartition};
+use super::state::{BrokerState, SharedBroker};
 
 const BYTES_MAX: usize = 50 * 1024 * 1024;
 /// The version from which on topics are named by ids.
 const BY_IDS: i16 = 13;
 
 pub(super) async fn fetch(
-    shared: &Shared,
-    session: &mut Session,
+    shared: &SharedBroker,
+    session: &mut ServerSession,
     request: FetchRequest,
     version: i16,
 ) -> FetchResponse {
@@ -41,11 +41,11 @@ pub(super) async fn fetch(
         state.next_session
     };
     let full = match session.apply(&request, version >= BY_IDS, fresh) {
-        Fit::Full => true,
-        Fit::Increment => false,
-        Fit::NoSuchSession => return refused(Code::FetchSessionIdNotFound),
-        Fit::WrongEpoch => return refused(Code::InvalidFetchSessionEpoch),
-        Fit::OtherNames => return refused(Code::FetchSessionTopicIdError),
+        SessionFit::Full => true,
+        SessionFit::Increment => false,
+        SessionFit::NoSuchSession => return refused(Code::FetchSessionIdNotFound),
+        SessionFit::WrongEpoch => return refused(Code::InvalidFetchSessionEpoch),
+        SessionFit::OtherNames => return refused(Code::FetchSessionTopicIdError),
     };
     let deadline =
         Instant::now() + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or_default());
@@ -69,11 +69,11 @@ fn refused(code: Code) -> FetchResponse {
 
 /// Bytes found, whether something must be told at once, and what to tell.
 fn collect(
-    state: &State,
-    session: &Session,
+    state: &BrokerState,
+    session: &ServerSession,
     bytes_max: usize,
     full: bool,
-) -> (usize, bool, Vec<(Named, PartitionData)>) {
+) -> (usize, bool, Vec<(ClientTopic, PartitionData)>) {
     let (mut bytes, mut urgent, mut found) = (0, false, Vec::new());
     for ((topic, partition), asked) in &session.asked {
         let mut data =
@@ -117,7 +117,7 @@ fn collect(
 }
 
 /// Where the client's history and ours part, when they do (KIP-595).
-fn parting(log: &Log, asked: Asked) -> Option<DivergingEpoch> {
+fn parting(log: &BrokerLog, asked: SessionPartition) -> Option<DivergingEpoch> {
     if asked.last_epoch < 0 {
         return None;
     }
@@ -126,7 +126,10 @@ fn parting(log: &Log, asked: Asked) -> Option<DivergingEpoch> {
     parted.then(|| DivergingEpoch::default().with_epoch(epoch).with_end_offset(end.0))
 }
 
-fn finish(session: &mut Session, found: Vec<(Named, PartitionData)>) -> Vec<FetchableTopicResponse> {
+fn finish(
+    session: &mut ServerSession,
+    found: Vec<(ClientTopic, PartitionData)>,
+) -> Vec<FetchableTopicResponse> {
     let mut topics: Vec<FetchableTopicResponse> = Vec::new();
     for (topic, data) in found {
         if let Some(asked) = session.asked.get_mut(&(topic.clone(), data.partition_index)) {
@@ -146,7 +149,7 @@ fn finish(session: &mut Session, found: Vec<(Named, PartitionData)>) -> Vec<Fetc
 }
 
 pub(super) fn list_offsets(
-    shared: &Shared,
+    shared: &SharedBroker,
     request: ListOffsetsRequest,
     version: i16,
 ) -> ListOffsetsResponse {
@@ -174,7 +177,7 @@ pub(super) fn list_offsets(
 }
 
 pub(super) fn leader_epochs(
-    shared: &Shared,
+    shared: &SharedBroker,
     request: OffsetForLeaderEpochRequest,
 ) -> OffsetForLeaderEpochResponse {
     let state = shared.state.borrow();

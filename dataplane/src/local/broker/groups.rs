@@ -24,8 +24,8 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::coordinator::{GROUPS_MAX, Given, Group, Joining, Phase, Stored};
-use super::state::{NODE, Shared, State};
+use super::coordinator::{BrokerGroup, DeferredResponse, GROUPS_MAX, GroupPhase, JoinRequest, StoredOffset};
+use super::state::{BrokerState, NODE, SharedBroker};
 use crate::runtime::clock;
 
 /// Bytes of metadata that a commit may carry, as a broker's default has it.
@@ -43,7 +43,7 @@ fn code_of(code: Option<Code>) -> i16 {
     code.map_or(0, |code| code.code())
 }
 
-fn group<'s>(state: &'s mut State, id: &str) -> Option<&'s mut Group> {
+fn group<'s>(state: &'s mut BrokerState, id: &str) -> Option<&'s mut BrokerGroup> {
     if state.groups.len() >= GROUPS_MAX && !state.groups.contains_key(id) {
         return None;
     }
@@ -51,7 +51,7 @@ fn group<'s>(state: &'s mut State, id: &str) -> Option<&'s mut Group> {
 }
 
 pub(super) fn find_coordinator(
-    shared: &Shared,
+    shared: &SharedBroker,
     request: FindCoordinatorRequest,
     version: i16,
 ) -> FindCoordinatorResponse {
@@ -73,7 +73,7 @@ pub(super) fn find_coordinator(
 }
 
 pub(super) async fn join(
-    shared: &Shared,
+    shared: &SharedBroker,
     client: &str,
     request: JoinGroupRequest,
     version: i16,
@@ -84,7 +84,7 @@ pub(super) async fn join(
     if !(Duration::from_millis(100)..=Duration::from_secs(1800)).contains(&session) {
         return refused(Code::InvalidSessionTimeout);
     }
-    let joining = Joining {
+    let joining = JoinRequest {
         member: request.member_id.to_string(),
         instance: request.group_instance_id.map(|id| id.to_string()),
         client: client.to_owned(),
@@ -105,7 +105,7 @@ pub(super) async fn join(
         state.hand_out(answers);
         given
     };
-    let Ok(Given::Join(answer)) = given.await else { return refused(Code::UnknownServerError) };
+    let Ok(DeferredResponse::Join(answer)) = given.await else { return refused(Code::UnknownServerError) };
     let members = answer.members.into_iter().map(|(id, instance, metadata)| {
         let member = JoinGroupResponseMember::default().with_member_id(text(&id)).with_metadata(metadata);
         if version >= 5 { member.with_group_instance_id(instance.as_deref().map(text)) } else { member }
@@ -120,7 +120,11 @@ pub(super) async fn join(
     if version >= 7 { response.with_protocol_type(Some(request.protocol_type)) } else { response }
 }
 
-pub(super) async fn sync(shared: &Shared, request: SyncGroupRequest, version: i16) -> SyncGroupResponse {
+pub(super) async fn sync(
+    shared: &SharedBroker,
+    request: SyncGroupRequest,
+    version: i16,
+) -> SyncGroupResponse {
     let shares: Vec<(String, Bytes)> = request
         .assignments
         .into_iter()
@@ -137,7 +141,7 @@ pub(super) async fn sync(shared: &Shared, request: SyncGroupRequest, version: i1
         given
     };
     let answer = match given.await {
-        Ok(Given::Sync(answer)) => answer,
+        Ok(DeferredResponse::Sync(answer)) => answer,
         _ => Err(Code::UnknownServerError),
     };
     let response = match answer {
@@ -151,7 +155,7 @@ pub(super) async fn sync(shared: &Shared, request: SyncGroupRequest, version: i1
     }
 }
 
-pub(super) fn heartbeat(shared: &Shared, request: HeartbeatRequest) -> HeartbeatResponse {
+pub(super) fn heartbeat(shared: &SharedBroker, request: HeartbeatRequest) -> HeartbeatResponse {
     let mut state = shared.state.borrow_mut();
     let code = match state.groups.get_mut(request.group_id.as_str()) {
         Some(group) => group.heartbeat(clock::now(), &request.member_id, request.generation_id),
@@ -160,7 +164,7 @@ pub(super) fn heartbeat(shared: &Shared, request: HeartbeatRequest) -> Heartbeat
     HeartbeatResponse::default().with_error_code(code_of(code))
 }
 
-pub(super) fn leave(shared: &Shared, request: LeaveGroupRequest, version: i16) -> LeaveGroupResponse {
+pub(super) fn leave(shared: &SharedBroker, request: LeaveGroupRequest, version: i16) -> LeaveGroupResponse {
     let mut state = shared.state.borrow_mut();
     let Some(group) = state.groups.get_mut(request.group_id.as_str()) else {
         return LeaveGroupResponse::default().with_error_code(Code::UnknownMemberId.code());
@@ -185,7 +189,7 @@ pub(super) fn leave(shared: &Shared, request: LeaveGroupRequest, version: i16) -
     }
 }
 
-pub(super) fn commit(shared: &Shared, request: OffsetCommitRequest) -> OffsetCommitResponse {
+pub(super) fn commit(shared: &SharedBroker, request: OffsetCommitRequest) -> OffsetCommitResponse {
     let mut state = shared.state.borrow_mut();
     let known: Vec<String> = state.topics.keys().cloned().collect();
     let (member, generation) = (request.member_id.to_string(), request.generation_id_or_member_epoch);
@@ -203,7 +207,9 @@ pub(super) fn commit(shared: &Shared, request: OffsetCommitRequest) -> OffsetCom
             if code.is_none() {
                 let key = (topic.name.to_string(), sent.partition_index);
                 let leader_epoch = sent.committed_leader_epoch;
-                group.offsets.insert(key, Stored { offset: sent.committed_offset, leader_epoch, metadata });
+                group
+                    .offsets
+                    .insert(key, StoredOffset { offset: sent.committed_offset, leader_epoch, metadata });
             }
             OffsetCommitResponsePartition::default()
                 .with_partition_index(sent.partition_index)
@@ -216,12 +222,12 @@ pub(super) fn commit(shared: &Shared, request: OffsetCommitRequest) -> OffsetCom
     OffsetCommitResponse::default().with_topics(topics.collect())
 }
 
-fn stored(group: Option<&Group>, topic: &str, partition: i32) -> Stored {
+fn stored(group: Option<&BrokerGroup>, topic: &str, partition: i32) -> StoredOffset {
     let known = group.and_then(|group| group.offsets.get(&(topic.to_owned(), partition)).cloned());
-    known.unwrap_or(Stored { offset: -1, leader_epoch: -1, metadata: String::new() })
+    known.unwrap_or(StoredOffset { offset: -1, leader_epoch: -1, metadata: String::new() })
 }
 
-fn committed_topics(group: Option<&Group>) -> Vec<(String, Vec<i32>)> {
+fn committed_topics(group: Option<&BrokerGroup>) -> Vec<(String, Vec<i32>)> {
     let mut keys: Vec<&(String, i32)> = group.map(|group| group.offsets.keys().collect()).unwrap_or_default();
     keys.sort();
     let mut topics: Vec<(String, Vec<i32>)> = Vec::new();
@@ -234,7 +240,11 @@ fn committed_topics(group: Option<&Group>) -> Vec<(String, Vec<i32>)> {
     topics
 }
 
-pub(super) fn committed(shared: &Shared, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
+pub(super) fn committed(
+    shared: &SharedBroker,
+    request: OffsetFetchRequest,
+    version: i16,
+) -> OffsetFetchResponse {
     let state = shared.state.borrow();
     if version >= 8 {
         let groups = request.groups.into_iter().map(|asked| {
@@ -288,16 +298,16 @@ pub(super) fn committed(shared: &Shared, request: OffsetFetchRequest, version: i
     OffsetFetchResponse::default().with_topics(topics.collect())
 }
 
-fn phase_name(phase: Phase) -> StrBytes {
+fn phase_name(phase: GroupPhase) -> StrBytes {
     StrBytes::from_static_str(match phase {
-        Phase::Empty => "Empty",
-        Phase::Preparing { .. } => "PreparingRebalance",
-        Phase::Completing => "CompletingRebalance",
-        Phase::Stable => "Stable",
+        GroupPhase::Empty => "Empty",
+        GroupPhase::Preparing { .. } => "PreparingRebalance",
+        GroupPhase::Completing => "CompletingRebalance",
+        GroupPhase::Stable => "Stable",
     })
 }
 
-pub(super) fn list(shared: &Shared, version: i16) -> ListGroupsResponse {
+pub(super) fn list(shared: &SharedBroker, version: i16) -> ListGroupsResponse {
     let state = shared.state.borrow();
     let groups = state.groups.iter().map(|(id, group)| {
         let listed = ListedGroup::default()
@@ -308,7 +318,7 @@ pub(super) fn list(shared: &Shared, version: i16) -> ListGroupsResponse {
     ListGroupsResponse::default().with_groups(groups.collect())
 }
 
-pub(super) fn describe(shared: &Shared, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
+pub(super) fn describe(shared: &SharedBroker, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
     let state = shared.state.borrow();
     let groups = request.groups.into_iter().map(|id| {
         let described = DescribedGroup::default()

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 use lighterman_proto::ids::Offset;
-use lighterman_proto::records::{Inflater, RecordError, batches, records};
+use lighterman_proto::records::{BatchInflater, RecordError, batches, records};
 use lighterman_proto::units::INFLATED_BYTES_MAX;
 
 const LEADER_EPOCH_AT: usize = 12;
 
 #[derive(Clone, Debug)]
-struct Stored {
+struct StoredBatch {
     base: Offset,
     end: Offset,
     max_timestamp: i64,
@@ -19,8 +19,8 @@ struct Stored {
 
 /// One partition's log.
 #[derive(Clone, Debug)]
-pub(super) struct Log {
-    batches: VecDeque<Stored>,
+pub(super) struct BrokerLog {
+    batches: VecDeque<StoredBatch>,
     start: Offset,
     end: Offset,
     bytes: usize,
@@ -29,7 +29,7 @@ pub(super) struct Log {
     epochs: Vec<(i32, Offset)>,
 }
 
-impl Log {
+impl BrokerLog {
     pub(super) fn new(bytes_max: usize) -> Self {
         let epochs = vec![(0, Offset(0))];
         Self { batches: VecDeque::new(), start: Offset(0), end: Offset(0), bytes: 0, bytes_max, epochs }
@@ -79,7 +79,7 @@ impl Log {
             let end = Offset(self.end.0 + i64::from(header.last_offset_delta) + 1);
             self.bytes += bytes.len();
             let (base, max_timestamp) = (self.end, header.max_timestamp);
-            self.batches.push_back(Stored { base, end, max_timestamp, bytes: bytes.freeze() });
+            self.batches.push_back(StoredBatch { base, end, max_timestamp, bytes: bytes.freeze() });
             self.end = end;
         }
         self.retain();
@@ -93,7 +93,7 @@ impl Log {
         }
         let from = self.batches.partition_point(|stored| stored.end <= offset);
         let mut size = 0;
-        let chosen: Vec<&Stored> = self
+        let chosen: Vec<&StoredBatch> = self
             .batches
             .range(from..)
             .take_while(|stored| {
@@ -111,7 +111,7 @@ impl Log {
 
     /// The first record at or after `timestamp`, with its own timestamp.
     pub(super) fn at_time(&self, timestamp: i64) -> Option<(Offset, i64)> {
-        let mut inflater = Inflater::default();
+        let mut inflater = BatchInflater::default();
         for stored in self.batches.iter().filter(|stored| stored.max_timestamp >= timestamp) {
             let batch = batches(&stored.bytes).next()?.ok()?;
             let mut plain = Vec::new();

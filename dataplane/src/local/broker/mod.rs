@@ -60,7 +60,7 @@ impl Default for BrokerSettings {
 
 /// What goes wrong with requests of one API.
 #[derive(Clone, Debug)]
-pub enum Fault {
+pub enum RequestFault {
     /// The connection is cut before the request is handled.
     CutBefore,
     /// The request is handled, its reply never leaves.
@@ -72,25 +72,25 @@ pub enum Fault {
 }
 
 #[derive(Clone, Debug)]
-struct Rule {
+struct FaultRule {
     api: i16,
     left: u32,
-    fault: Fault,
+    fault: RequestFault,
 }
 
 /// Faults in force; clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Faults {
-    rules: Arc<Mutex<Vec<Rule>>>,
+pub struct RequestFaults {
+    rules: Arc<Mutex<Vec<FaultRule>>>,
 }
 
-impl Faults {
+impl RequestFaults {
     /// The next `times` requests of `api` (Kafka's key) meet `fault`.
-    pub fn add(&self, api: i16, times: u32, fault: Fault) {
-        self.rules.lock().push(Rule { api, left: times, fault });
+    pub fn add(&self, api: i16, times: u32, fault: RequestFault) {
+        self.rules.lock().push(FaultRule { api, left: times, fault });
     }
 
-    fn next(&self, api: i16) -> Option<Fault> {
+    fn next(&self, api: i16) -> Option<RequestFault> {
         let mut rules = self.rules.lock();
         let rule = rules.iter_mut().find(|rule| rule.api == api && rule.left > 0)?;
         rule.left -= 1;
@@ -100,7 +100,7 @@ impl Faults {
     }
 }
 
-enum Deed {
+enum AdminCommand {
     Truncate(String, i32, Offset),
     DeleteBefore(String, i32, Offset),
     AddPartitions(String, i32),
@@ -111,18 +111,18 @@ enum Deed {
 }
 
 /// A running broker; dropping it stops it.
-pub struct Broker {
+pub struct EmbeddedBroker {
     address: SocketAddr,
-    faults: Faults,
-    deeds: tokio::sync::mpsc::UnboundedSender<(Deed, oneshot::Sender<()>)>,
+    faults: RequestFaults,
+    deeds: tokio::sync::mpsc::UnboundedSender<(AdminCommand, oneshot::Sender<()>)>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Broker {
+impl EmbeddedBroker {
     /// Starts a broker on a thread of its own; returns once it listens.
     pub fn start(settings: BrokerSettings) -> io::Result<Self> {
-        let faults = Faults::default();
+        let faults = RequestFaults::default();
         let (stop, stopped) = oneshot::channel();
         let (deeds, orders) = tokio::sync::mpsc::unbounded_channel();
         let (started, start) = mpsc::channel();
@@ -141,46 +141,46 @@ impl Broker {
     }
 
     /// Faults for tests.
-    pub fn faults(&self) -> &Faults {
+    pub fn faults(&self) -> &RequestFaults {
         &self.faults
     }
 
     /// Cuts a partition's log off at `offset`, as an unclean election does.
     pub async fn truncate(&self, topic: &str, partition: i32, offset: Offset) {
-        self.order(Deed::Truncate(topic.to_owned(), partition, offset)).await;
+        self.order(AdminCommand::Truncate(topic.to_owned(), partition, offset)).await;
     }
 
     /// Drops a partition's records before `offset`, as retention does.
     pub async fn delete_before(&self, topic: &str, partition: i32, offset: Offset) {
-        self.order(Deed::DeleteBefore(topic.to_owned(), partition, offset)).await;
+        self.order(AdminCommand::DeleteBefore(topic.to_owned(), partition, offset)).await;
     }
 
     /// Puts `bytes` in the place of the batch that holds `offset`, as a bad disk does.
     pub async fn replace(&self, topic: &str, partition: i32, offset: Offset, bytes: Bytes) {
-        self.order(Deed::Replace(topic.to_owned(), partition, offset, bytes)).await;
+        self.order(AdminCommand::Replace(topic.to_owned(), partition, offset, bytes)).await;
     }
 
     /// Grows a topic to `partitions`.
     pub async fn add_partitions(&self, topic: &str, partitions: i32) {
-        self.order(Deed::AddPartitions(topic.to_owned(), partitions)).await;
+        self.order(AdminCommand::AddPartitions(topic.to_owned(), partitions)).await;
     }
 
     /// Takes the leader from a partition, or gives it back.
     pub async fn lead(&self, topic: &str, partition: i32, led: bool) {
-        self.order(Deed::Lead(topic.to_owned(), partition, led)).await;
+        self.order(AdminCommand::Lead(topic.to_owned(), partition, led)).await;
     }
 
     /// Drops what a group has committed for a partition, as expiry does.
     pub async fn forget_commit(&self, group: &str, topic: &str, partition: i32) {
-        self.order(Deed::ForgetCommit(group.to_owned(), topic.to_owned(), partition)).await;
+        self.order(AdminCommand::ForgetCommit(group.to_owned(), topic.to_owned(), partition)).await;
     }
 
     /// Deletes a topic, and what the groups have committed of it.
     pub async fn delete_topic(&self, topic: &str) {
-        self.order(Deed::DeleteTopic(topic.to_owned())).await;
+        self.order(AdminCommand::DeleteTopic(topic.to_owned())).await;
     }
 
-    async fn order(&self, deed: Deed) {
+    async fn order(&self, deed: AdminCommand) {
         let (done, ordered) = oneshot::channel();
         if self.deeds.send((deed, done)).is_ok() {
             let _ = ordered.await;
@@ -188,7 +188,7 @@ impl Broker {
     }
 }
 
-impl Drop for Broker {
+impl Drop for EmbeddedBroker {
     fn drop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {

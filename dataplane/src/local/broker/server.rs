@@ -19,9 +19,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::LocalSet;
 
-use super::sessions::Session;
-use super::state::{Shared, State};
-use super::{BrokerSettings, Deed, Fault, Faults, TopicIds, fetch, groups, topics};
+use super::sessions::ServerSession;
+use super::state::{BrokerState, SharedBroker};
+use super::{AdminCommand, BrokerSettings, RequestFault, RequestFaults, TopicIds, fetch, groups, topics};
 use crate::runtime::clock;
 
 const CONNECTIONS_MAX: usize = 4096;
@@ -51,13 +51,13 @@ const SPOKEN: &[(ApiKey, i16, i16)] = &[
     (ApiKey::DescribeConfigs, 1, 4),
 ];
 
-type Orders = tokio::sync::mpsc::UnboundedReceiver<(Deed, oneshot::Sender<()>)>;
+type AdminCommands = tokio::sync::mpsc::UnboundedReceiver<(AdminCommand, oneshot::Sender<()>)>;
 
 /// The broker's thread, from start to stop.
 pub(super) fn run(
     settings: &BrokerSettings,
-    faults: Faults,
-    orders: Orders,
+    faults: RequestFaults,
+    orders: AdminCommands,
     started: &mpsc::Sender<io::Result<SocketAddr>>,
     stopped: oneshot::Receiver<()>,
 ) {
@@ -78,21 +78,21 @@ pub(super) fn run(
         };
         let address = listener.local_addr().unwrap_or(settings.listen);
         let _ = started.send(Ok(address));
-        let shared = Shared {
-            state: Rc::new(RefCell::new(State::new(settings.clone(), address))),
+        let shared = SharedBroker {
+            state: Rc::new(RefCell::new(BrokerState::new(settings.clone(), address))),
             appended: Rc::new(Notify::new()),
             faults,
         };
         tokio::select! {
             () = accept(listener, shared.clone()) => {}
             () = tick_groups(shared.clone()) => {}
-            () = obey(shared, orders) => {}
+            () = apply_command(shared, orders) => {}
             _ = stopped => {}
         }
     }));
 }
 
-async fn accept(listener: TcpListener, shared: Shared) {
+async fn accept(listener: TcpListener, shared: SharedBroker) {
     let open = Rc::new(RefCell::new(0usize));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -113,7 +113,7 @@ async fn accept(listener: TcpListener, shared: Shared) {
     }
 }
 
-async fn tick_groups(shared: Shared) {
+async fn tick_groups(shared: SharedBroker) {
     let mut beat = tokio::time::interval(GROUP_TICK);
     loop {
         beat.tick().await;
@@ -124,7 +124,7 @@ async fn tick_groups(shared: Shared) {
     }
 }
 
-async fn obey(shared: Shared, mut orders: Orders) {
+async fn apply_command(shared: SharedBroker, mut orders: AdminCommands) {
     while let Some((deed, done)) = orders.recv().await {
         carry_out(&mut shared.state.borrow_mut(), deed);
         shared.appended.notify_waiters();
@@ -134,44 +134,44 @@ async fn obey(shared: Shared, mut orders: Orders) {
     std::future::pending::<()>().await;
 }
 
-fn carry_out(state: &mut State, deed: Deed) {
+fn carry_out(state: &mut BrokerState, deed: AdminCommand) {
     match deed {
-        Deed::Truncate(topic, partition, offset) => {
+        AdminCommand::Truncate(topic, partition, offset) => {
             if let Some(log) = state.log_mut(&topic, partition) {
                 log.truncate(offset);
             }
         }
-        Deed::DeleteBefore(topic, partition, offset) => {
+        AdminCommand::DeleteBefore(topic, partition, offset) => {
             if let Some(log) = state.log_mut(&topic, partition) {
                 log.delete_before(offset);
             }
         }
-        Deed::Replace(topic, partition, offset, bytes) => {
+        AdminCommand::Replace(topic, partition, offset, bytes) => {
             if let Some(log) = state.log_mut(&topic, partition) {
                 log.replace(offset, bytes);
             }
         }
-        Deed::AddPartitions(topic, partitions) => {
+        AdminCommand::AddPartitions(topic, partitions) => {
             state.grow_topic(&topic, partitions);
         }
-        Deed::Lead(topic, partition, led) => {
+        AdminCommand::Lead(topic, partition, led) => {
             let leaderless = state.leaderless.entry(topic).or_default();
             let _ = if led { leaderless.remove(&partition) } else { leaderless.insert(partition) };
         }
-        Deed::ForgetCommit(group, topic, partition) => {
+        AdminCommand::ForgetCommit(group, topic, partition) => {
             if let Some(group) = state.groups.get_mut(&group) {
                 group.offsets.remove(&(topic, partition));
             }
         }
-        Deed::DeleteTopic(topic) => {
+        AdminCommand::DeleteTopic(topic) => {
             state.delete_topic(&topic);
         }
     }
 }
 
-async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn serve(mut stream: TcpStream, shared: &SharedBroker) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut session = Session::default();
+    let mut session = ServerSession::default();
     let mut inbound = BytesMut::new();
     loop {
         let length = match stream.read_i32().await {
@@ -191,18 +191,18 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         let frame = inbound.split_to(length).freeze();
         let api = i16::from_be_bytes([frame[0], frame[1]]);
         let fault = shared.faults.next(api);
-        if matches!(fault, Some(Fault::CutBefore)) {
+        if matches!(fault, Some(RequestFault::CutBefore)) {
             return Ok(());
         }
         let reply = answer(frame, shared, &mut session).await?;
         match fault {
-            Some(Fault::CutAfter) => return Ok(()),
-            Some(Fault::Delay(wait)) => tokio::time::sleep(wait).await,
-            Some(Fault::Garbage) => {
+            Some(RequestFault::CutAfter) => return Ok(()),
+            Some(RequestFault::Delay(wait)) => tokio::time::sleep(wait).await,
+            Some(RequestFault::Garbage) => {
                 stream.write_all(&[0, 0, 0, 5, 0xde, 0xad, 0xbe, 0xef, 0xff]).await?;
                 continue;
             }
-            Some(Fault::CutBefore) | None => {}
+            Some(RequestFault::CutBefore) | None => {}
         }
         if let Some(reply) = reply {
             stream.write_all(&reply).await?;
@@ -210,7 +210,11 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-async fn answer(mut frame: Bytes, shared: &Shared, session: &mut Session) -> io::Result<Option<BytesMut>> {
+async fn answer(
+    mut frame: Bytes,
+    shared: &SharedBroker,
+    session: &mut ServerSession,
+) -> io::Result<Option<BytesMut>> {
     let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
     let (key, version) = (i16::from_be_bytes([frame[0], frame[1]]), i16::from_be_bytes([frame[2], frame[3]]));
     let correlation = i32::from_be_bytes([frame[4], frame[5], frame[6], frame[7]]);
@@ -243,8 +247,8 @@ async fn dispatch(
     request: RequestKind,
     client: &str,
     version: i16,
-    shared: &Shared,
-    session: &mut Session,
+    shared: &SharedBroker,
+    session: &mut ServerSession,
 ) -> Option<ResponseKind> {
     Some(match request {
         RequestKind::ApiVersions(_) => {

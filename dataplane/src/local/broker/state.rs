@@ -11,45 +11,45 @@ use kafka_protocol::protocol::StrBytes;
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use super::coordinator::{Given, Group, Ticket};
-use super::log::Log;
-use super::{BrokerSettings, Faults, TopicIds};
+use super::coordinator::{BrokerGroup, DeferredResponse, ResponseId};
+use super::log::BrokerLog;
+use super::{BrokerSettings, RequestFaults, TopicIds};
 
 /// The only broker's id.
 pub(super) const NODE: BrokerId = BrokerId(1);
 /// Partitions of all topics together.
 pub(super) const PARTITIONS_MAX: usize = 20_000;
 
-pub(super) struct Topic {
+pub(super) struct BrokerTopic {
     /// Zero where the broker knows no ids.
     pub id: Uuid,
-    pub partitions: Vec<Log>,
+    pub partitions: Vec<BrokerLog>,
 }
 
-pub(super) struct State {
+pub(super) struct BrokerState {
     pub settings: BrokerSettings,
     pub address: SocketAddr,
-    pub topics: BTreeMap<String, Topic>,
+    pub topics: BTreeMap<String, BrokerTopic>,
     /// Names by ids.
     pub names: HashMap<Uuid, String>,
     /// Partitions that have lost their leader.
     pub leaderless: BTreeMap<String, BTreeSet<i32>>,
-    pub groups: BTreeMap<String, Group>,
-    pub waiting: HashMap<Ticket, oneshot::Sender<Given>>,
-    pub next_ticket: Ticket,
+    pub groups: BTreeMap<String, BrokerGroup>,
+    pub waiting: HashMap<ResponseId, oneshot::Sender<DeferredResponse>>,
+    pub next_ticket: ResponseId,
     pub next_producer: i64,
     pub next_session: i32,
 }
 
 /// State and the bell that rings when records arrive.
 #[derive(Clone)]
-pub(super) struct Shared {
-    pub state: Rc<RefCell<State>>,
+pub(super) struct SharedBroker {
+    pub state: Rc<RefCell<BrokerState>>,
     pub appended: Rc<Notify>,
-    pub faults: Faults,
+    pub faults: RequestFaults,
 }
 
-impl State {
+impl BrokerState {
     pub(super) fn new(settings: BrokerSettings, address: SocketAddr) -> Self {
         Self {
             settings,
@@ -65,11 +65,11 @@ impl State {
         }
     }
 
-    pub(super) fn log(&self, topic: &str, partition: i32) -> Option<&Log> {
+    pub(super) fn log(&self, topic: &str, partition: i32) -> Option<&BrokerLog> {
         self.topics.get(topic)?.partitions.get(usize::try_from(partition).ok()?)
     }
 
-    pub(super) fn log_mut(&mut self, topic: &str, partition: i32) -> Option<&mut Log> {
+    pub(super) fn log_mut(&mut self, topic: &str, partition: i32) -> Option<&mut BrokerLog> {
         self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
     }
 
@@ -79,7 +79,7 @@ impl State {
     }
 
     /// The log of a partition that has its leader.
-    pub(super) fn led(&self, topic: &str, partition: i32) -> Result<&Log, Code> {
+    pub(super) fn led(&self, topic: &str, partition: i32) -> Result<&BrokerLog, Code> {
         if !self.leads(topic, partition) {
             return Err(Code::NotLeaderOrFollower);
         }
@@ -100,10 +100,10 @@ impl State {
             if !id.is_nil() {
                 self.names.insert(id, topic.to_owned());
             }
-            self.topics.insert(topic.to_owned(), Topic { id, partitions: Vec::new() });
+            self.topics.insert(topic.to_owned(), BrokerTopic { id, partitions: Vec::new() });
         }
         let Some(topic) = self.topics.get_mut(topic) else { return false };
-        topic.partitions.extend((0..missing).map(|_| Log::new(bytes_max)));
+        topic.partitions.extend((0..missing).map(|_| BrokerLog::new(bytes_max)));
         true
     }
 
@@ -118,14 +118,14 @@ impl State {
     }
 
     /// A place in line for an answer that is given later.
-    pub(super) fn ticket(&mut self) -> (Ticket, oneshot::Receiver<Given>) {
+    pub(super) fn ticket(&mut self) -> (ResponseId, oneshot::Receiver<DeferredResponse>) {
         self.next_ticket += 1;
         let (give, given) = oneshot::channel();
         self.waiting.insert(self.next_ticket, give);
         (self.next_ticket, given)
     }
 
-    pub(super) fn hand_out(&mut self, given: Vec<(Ticket, Given)>) {
+    pub(super) fn hand_out(&mut self, given: Vec<(ResponseId, DeferredResponse)>) {
         for (ticket, answer) in given {
             if let Some(waiter) = self.waiting.remove(&ticket) {
                 let _ = waiter.send(answer);

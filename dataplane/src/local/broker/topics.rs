@@ -16,9 +16,9 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
-use super::state::{NODE, Shared, State};
+use super::state::{BrokerState, NODE, SharedBroker};
 
-pub(super) fn metadata(shared: &Shared, request: MetadataRequest, version: i16) -> MetadataResponse {
+pub(super) fn metadata(shared: &SharedBroker, request: MetadataRequest, version: i16) -> MetadataResponse {
     let mut state = shared.state.borrow_mut();
     let all =
         request.topics.is_none() || (version == 0 && request.topics.as_ref().is_some_and(Vec::is_empty));
@@ -52,7 +52,7 @@ pub(super) fn metadata(shared: &Shared, request: MetadataRequest, version: i16) 
     }
 }
 
-fn describe(state: &State, name: &str, version: i16) -> MetadataResponseTopic {
+fn describe(state: &BrokerState, name: &str, version: i16) -> MetadataResponseTopic {
     let answer = MetadataResponseTopic::default().with_name(Some(topic_name(name)));
     let Some(topic) = state.topics.get(name) else {
         return answer.with_error_code(Code::UnknownTopicOrPartition.code());
@@ -71,7 +71,7 @@ fn describe(state: &State, name: &str, version: i16) -> MetadataResponseTopic {
     if version >= 10 { answer.with_topic_id(topic.id) } else { answer }
 }
 
-pub(super) fn produce(shared: &Shared, request: ProduceRequest) -> ProduceResponse {
+pub(super) fn produce(shared: &SharedBroker, request: ProduceRequest) -> ProduceResponse {
     let mut state = shared.state.borrow_mut();
     let topics = request.topic_data.into_iter().map(|topic| {
         let partitions = topic.partition_data.iter().map(|sent| {
@@ -95,7 +95,11 @@ pub(super) fn produce(shared: &Shared, request: ProduceRequest) -> ProduceRespon
     response
 }
 
-pub(super) fn create(shared: &Shared, request: CreateTopicsRequest, version: i16) -> CreateTopicsResponse {
+pub(super) fn create(
+    shared: &SharedBroker,
+    request: CreateTopicsRequest,
+    version: i16,
+) -> CreateTopicsResponse {
     let mut state = shared.state.borrow_mut();
     let topics = request.topics.into_iter().map(|topic| {
         let name = topic.name.to_string();
@@ -123,7 +127,7 @@ pub(super) fn create(shared: &Shared, request: CreateTopicsRequest, version: i16
     CreateTopicsResponse::default().with_topics(topics.collect())
 }
 
-pub(super) fn delete(shared: &Shared, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
+pub(super) fn delete(shared: &SharedBroker, request: DeleteTopicsRequest) -> DeleteTopicsResponse {
     let mut state = shared.state.borrow_mut();
     let answers = request.topic_names.into_iter().map(|name| {
         let code = if state.delete_topic(&name) { 0 } else { Code::UnknownTopicOrPartition.code() };
@@ -143,7 +147,7 @@ pub(super) fn configs(request: DescribeConfigsRequest) -> DescribeConfigsRespons
     DescribeConfigsResponse::default().with_results(results.collect())
 }
 
-pub(super) fn producer_id(shared: &Shared) -> InitProducerIdResponse {
+pub(super) fn producer_id(shared: &SharedBroker) -> InitProducerIdResponse {
     let mut state = shared.state.borrow_mut();
     state.next_producer += 1;
     InitProducerIdResponse::default().with_producer_id(ProducerId(state.next_producer)).with_producer_epoch(0)

@@ -6,13 +6,13 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::core::Failure;
+use super::core::HostFailure;
 
-pub(super) type Reply = Response<Full<Bytes>>;
+pub(super) type HostReply = Response<Full<Bytes>>;
 
 /// How an invocation ended.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Outcome {
+pub(super) enum HostOutcome {
     /// The function's own result.
     Success(Bytes),
     /// The function's error, or what became of it.
@@ -21,21 +21,21 @@ pub(super) enum Outcome {
     Throttled,
 }
 
-impl Outcome {
-    pub(super) fn of(failure: &Failure, request: Uuid) -> Self {
+impl HostOutcome {
+    pub(super) fn of(failure: &HostFailure, request: Uuid) -> Self {
         let (kind, message) = match failure {
-            Failure::TimedOut(limit) => {
+            HostFailure::TimedOut(limit) => {
                 let seconds = limit.as_secs_f64();
                 (
                     "Sandbox.Timedout",
                     format!("RequestId: {request} Error: Task timed out after {seconds:.2} seconds"),
                 )
             }
-            Failure::Exited(how) => {
+            HostFailure::Exited(how) => {
                 let text = format!("RequestId: {request} Error: Runtime exited with error: {how}");
                 ("Runtime.ExitError", text)
             }
-            Failure::NotStarted(how) => {
+            HostFailure::NotStarted(how) => {
                 let text =
                     format!("RequestId: {request} Error: Runtime exited before it asked for work: {how}");
                 ("Runtime.ExitError", text)
@@ -59,12 +59,12 @@ impl Outcome {
 }
 
 /// An answer with a JSON body.
-pub(super) fn json_reply(status: StatusCode, body: &Value) -> Reply {
+pub(super) fn json_reply(status: StatusCode, body: &Value) -> HostReply {
     bytes_reply(status, Bytes::from(body.to_string()))
 }
 
 /// An answer with these bytes, which are JSON.
-pub(super) fn bytes_reply(status: StatusCode, body: Bytes) -> Reply {
+pub(super) fn bytes_reply(status: StatusCode, body: Bytes) -> HostReply {
     let mut reply = Response::new(Full::new(body));
     *reply.status_mut() = status;
     reply.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -72,14 +72,14 @@ pub(super) fn bytes_reply(status: StatusCode, body: Bytes) -> Reply {
 }
 
 /// One of AWS's exceptions.
-pub(super) fn exception(status: StatusCode, kind: &'static str, message: &str) -> Reply {
+pub(super) fn exception(status: StatusCode, kind: &'static str, message: &str) -> HostReply {
     let mut reply = json_reply(status, &json!({ "Type": "User", "Message": message }));
     reply.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static(kind));
     reply
 }
 
 /// 429 as a function with reserved concurrency gives it.
-pub(super) fn throttled() -> Reply {
+pub(super) fn throttled() -> HostReply {
     let body = json!({
         "Type": "User",
         "message": "Rate Exceeded.",

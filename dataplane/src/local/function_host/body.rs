@@ -10,7 +10,7 @@ pub(super) const RESPONSE_BYTES_MAX: usize = 6_291_556;
 const DISCARD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A body that was read.
-pub(super) enum Body {
+pub(super) enum RequestBody {
     /// All of it.
     Whole(Bytes),
     /// Larger than the limit; how many bytes were seen.
@@ -18,7 +18,7 @@ pub(super) enum Body {
 }
 
 /// Reads at most `limit` bytes into memory. An error means that the sender went away.
-pub(super) async fn read(mut body: Incoming, limit: usize) -> Result<Body, hyper::Error> {
+pub(super) async fn read(mut body: Incoming, limit: usize) -> Result<RequestBody, hyper::Error> {
     let announced = usize::try_from(hyper::body::Body::size_hint(&body).lower()).unwrap_or(usize::MAX);
     let mut whole = BytesMut::with_capacity(announced.min(limit));
     let mut seen = 0;
@@ -34,5 +34,5 @@ pub(super) async fn read(mut body: Incoming, limit: usize) -> Result<Body, hyper
             break;
         }
     }
-    Ok(if seen <= limit { Body::Whole(whole.freeze()) } else { Body::TooLarge(seen) })
+    Ok(if seen <= limit { RequestBody::Whole(whole.freeze()) } else { RequestBody::TooLarge(seen) })
 }

@@ -27,14 +27,14 @@ pub struct FunctionCommand {
 
 /// Which interpreters run Python and Node functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interpreters {
+pub struct InterpreterPaths {
     /// A Python 3 that has `awslambdaric`.
     pub python: PathBuf,
     /// Node.
     pub node: PathBuf,
 }
 
-impl Default for Interpreters {
+impl Default for InterpreterPaths {
     fn default() -> Self {
         Self { python: "python3".into(), node: "node".into() }
     }
@@ -106,7 +106,7 @@ impl FunctionCommand {
     pub fn resolve(
         text: &str,
         project: &Path,
-        interpreters: &Interpreters,
+        interpreters: &InterpreterPaths,
     ) -> Result<Self, FunctionCommandError> {
         let path = project.join(text);
         if path.is_file() {
@@ -146,7 +146,7 @@ impl FunctionCommand {
         text: &str,
         folder: &Path,
         handler: String,
-        interpreters: &Interpreters,
+        interpreters: &InterpreterPaths,
     ) -> Result<Self, FunctionCommandError> {
         let program = interpreters.python.clone();
         let mut probe = Command::new(&program);
@@ -171,7 +171,7 @@ impl FunctionCommand {
         text: &str,
         folder: &Path,
         handler: String,
-        interpreters: &Interpreters,
+        interpreters: &InterpreterPaths,
     ) -> Result<Self, FunctionCommandError> {
         let absolute = folder.canonicalize().unwrap_or_else(|_| folder.into());
         let in_folder = |folder: &Path| folder.join("node_modules/aws-lambda-ric/bin/index.mjs");
@@ -230,9 +230,9 @@ mod tests {
         for name in ["app.py", "index.mjs", "plain"] {
             std::fs::write(folder.path().join(name), "").expect("file");
         }
-        let missing = Interpreters { python: "/nowhere/python".into(), node: "node".into() };
-        let without = Interpreters { python: "false".into(), node: "node".into() };
-        let said = |name: &str, with: &Interpreters| {
+        let missing = InterpreterPaths { python: "/nowhere/python".into(), node: "node".into() };
+        let without = InterpreterPaths { python: "false".into(), node: "node".into() };
+        let said = |name: &str, with: &InterpreterPaths| {
             FunctionCommand::resolve(name, folder.path(), with).expect_err("wrong").to_string()
         };
         assert!(said("other.handler", &missing).contains("there is no function"));
@@ -252,7 +252,7 @@ mod tests {
             std::fs::write(root.join(name), "").expect("file");
         }
         // `true` runs whatever it is asked, so that no Python is needed.
-        let any = Interpreters { python: "true".into(), node: "node".into() };
+        let any = InterpreterPaths { python: "true".into(), node: "node".into() };
         let found = |text: &str, project: &Path| {
             let command = FunctionCommand::resolve(text, project, &any).expect("found");
             (command.directory, command.handler)

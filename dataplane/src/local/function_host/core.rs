@@ -18,7 +18,7 @@ pub(super) type InstanceId = u64;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Event {
+pub(super) enum HostEvent {
     /// An instance is wanted before anybody invokes the function.
     Provisioned,
     /// Somebody invokes the function.
@@ -35,13 +35,13 @@ pub(super) enum Event {
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Effect {
+pub(super) enum HostEffect {
     /// Start a process.
     Start(InstanceId),
     /// Answer the instance's poll with this invocation, to be done by the moment.
     Deliver(InstanceId, Uuid, Moment),
     /// The invocation is over without an answer of the function.
-    Fail(Uuid, Failure),
+    Fail(Uuid, HostFailure),
     /// Too many at once.
     Throttle(Uuid),
     /// End this process.
@@ -50,7 +50,7 @@ pub(super) enum Effect {
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Failure {
+pub(super) enum HostFailure {
     /// It took longer than this.
     TimedOut(Duration),
     /// The process ended while it worked.
@@ -60,7 +60,7 @@ pub(super) enum Failure {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum State {
+enum InstanceState {
     Starting { until: Moment },
     Idle,
     Busy { request: Uuid, until: Moment },
@@ -69,17 +69,17 @@ enum State {
 
 /// The instances and the queue of one function.
 #[derive(Debug)]
-pub(super) struct Core {
+pub(super) struct HostCore {
     timeout: Duration,
     max_concurrency: usize,
     queue: VecDeque<Uuid>,
-    instances: BTreeMap<InstanceId, State>,
+    instances: BTreeMap<InstanceId, InstanceState>,
     next_instance: InstanceId,
     start_failures: u32,
     start_not_before: Moment,
 }
 
-impl Core {
+impl HostCore {
     pub(super) fn new(timeout: Duration, max_concurrency: u32) -> Self {
         Self {
             timeout,
@@ -92,15 +92,15 @@ impl Core {
         }
     }
 
-    pub(super) fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+    pub(super) fn step(&mut self, now: Moment, event: HostEvent) -> Vec<HostEffect> {
         let mut effects = Vec::new();
         match event {
-            Event::Provisioned => self.provision(now, &mut effects),
-            Event::Invoked(request) => self.invoked(request, &mut effects),
-            Event::Polled(instance) => self.polled(instance),
-            Event::Answered(instance, request) => self.answered(now, instance, request),
-            Event::Exited(instance, how) => self.exited(now, instance, how, &mut effects),
-            Event::Tick => self.expire(now, &mut effects),
+            HostEvent::Provisioned => self.provision(now, &mut effects),
+            HostEvent::Invoked(request) => self.invoked(request, &mut effects),
+            HostEvent::Polled(instance) => self.polled(instance),
+            HostEvent::Answered(instance, request) => self.answered(now, instance, request),
+            HostEvent::Exited(instance, how) => self.exited(now, instance, how, &mut effects),
+            HostEvent::Tick => self.expire(now, &mut effects),
         }
         self.dispatch(now, &mut effects);
         effects
@@ -108,29 +108,30 @@ impl Core {
 
     /// True when `instance` may answer `request` now.
     pub(super) fn is_working_on(&self, instance: InstanceId, request: Uuid) -> bool {
-        matches!(self.instances.get(&instance), Some(State::Busy { request: own, .. }) if *own == request)
+        matches!(self.instances.get(&instance), Some(InstanceState::Busy { request: own, .. }) if *own == request)
     }
 
     /// When to come back with a tick, if nothing happens before.
     pub(super) fn next_wake(&self) -> Option<Moment> {
         let deadlines = self.instances.values().filter_map(|state| match state {
-            State::Starting { until } | State::Busy { until, .. } | State::Finishing { until } => {
-                Some(*until)
-            }
-            State::Idle => None,
+            InstanceState::Starting { until }
+            | InstanceState::Busy { until, .. }
+            | InstanceState::Finishing { until } => Some(*until),
+            InstanceState::Idle => None,
         });
         let restart = (self.wants_start()).then_some(self.start_not_before);
         deadlines.chain(restart).min()
     }
 
     fn in_flight(&self) -> usize {
-        let busy = self.instances.values().filter(|state| matches!(state, State::Busy { .. })).count();
+        let busy =
+            self.instances.values().filter(|state| matches!(state, InstanceState::Busy { .. })).count();
         busy + self.queue.len()
     }
 
-    fn invoked(&mut self, request: Uuid, effects: &mut Vec<Effect>) {
+    fn invoked(&mut self, request: Uuid, effects: &mut Vec<HostEffect>) {
         if self.in_flight() >= self.max_concurrency {
-            effects.push(Effect::Throttle(request));
+            effects.push(HostEffect::Throttle(request));
         } else {
             self.queue.push_back(request);
         }
@@ -139,56 +140,58 @@ impl Core {
     fn polled(&mut self, instance: InstanceId) {
         let Some(state) = self.instances.get_mut(&instance) else { return };
         match state {
-            State::Starting { .. } => {
+            InstanceState::Starting { .. } => {
                 self.start_failures = 0;
-                *state = State::Idle;
+                *state = InstanceState::Idle;
             }
-            State::Finishing { .. } => *state = State::Idle,
+            InstanceState::Finishing { .. } => *state = InstanceState::Idle,
             // A runtime that polls again without an answer, after a broken connection, say: its invocation times out.
-            State::Idle | State::Busy { .. } => {}
+            InstanceState::Idle | InstanceState::Busy { .. } => {}
         }
     }
 
     fn answered(&mut self, now: Moment, instance: InstanceId, request: Uuid) {
         if self.is_working_on(instance, request) {
-            self.instances.insert(instance, State::Finishing { until: now + FINISH_MAX });
+            self.instances.insert(instance, InstanceState::Finishing { until: now + FINISH_MAX });
         }
     }
 
-    fn exited(&mut self, now: Moment, instance: InstanceId, how: String, effects: &mut Vec<Effect>) {
+    fn exited(&mut self, now: Moment, instance: InstanceId, how: String, effects: &mut Vec<HostEffect>) {
         match self.instances.remove(&instance) {
-            Some(State::Busy { request, .. }) => effects.push(Effect::Fail(request, Failure::Exited(how))),
-            Some(State::Starting { .. }) => self.not_started(now, how, effects),
-            Some(State::Idle | State::Finishing { .. }) | None => {}
+            Some(InstanceState::Busy { request, .. }) => {
+                effects.push(HostEffect::Fail(request, HostFailure::Exited(how)));
+            }
+            Some(InstanceState::Starting { .. }) => self.not_started(now, how, effects),
+            Some(InstanceState::Idle | InstanceState::Finishing { .. }) | None => {}
         }
     }
 
     /// The oldest caller is told why, so that a function that cannot start is heard of, and starting again waits.
-    fn not_started(&mut self, now: Moment, how: String, effects: &mut Vec<Effect>) {
+    fn not_started(&mut self, now: Moment, how: String, effects: &mut Vec<HostEffect>) {
         let doubled = BACKOFF_FIRST * 2u32.saturating_pow(self.start_failures.min(16));
         self.start_failures += 1;
         self.start_not_before = now + doubled.min(BACKOFF_MAX);
         if let Some(request) = self.queue.pop_front() {
-            effects.push(Effect::Fail(request, Failure::NotStarted(how)));
+            effects.push(HostEffect::Fail(request, HostFailure::NotStarted(how)));
         }
     }
 
-    fn expire(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let late = |state: &State| match state {
-            State::Starting { until } | State::Busy { until, .. } | State::Finishing { until } => {
-                *until <= now
-            }
-            State::Idle => false,
+    fn expire(&mut self, now: Moment, effects: &mut Vec<HostEffect>) {
+        let late = |state: &InstanceState| match state {
+            InstanceState::Starting { until }
+            | InstanceState::Busy { until, .. }
+            | InstanceState::Finishing { until } => *until <= now,
+            InstanceState::Idle => false,
         };
         let expired: Vec<_> =
             self.instances.iter().filter(|(_, state)| late(state)).map(|(id, _)| *id).collect();
         for instance in expired {
-            effects.push(Effect::Kill(instance));
+            effects.push(HostEffect::Kill(instance));
             match self.instances.remove(&instance) {
-                Some(State::Busy { request, .. }) => {
-                    effects.push(Effect::Fail(request, Failure::TimedOut(self.timeout)));
+                Some(InstanceState::Busy { request, .. }) => {
+                    effects.push(HostEffect::Fail(request, HostFailure::TimedOut(self.timeout)));
                 }
-                Some(State::Starting { .. }) => {
+                Some(InstanceState::Starting { .. }) => {
                     let how = format!("no poll within {} s of its start", self.init_max().as_secs());
                     self.not_started(now, how, effects);
                 }
@@ -197,41 +200,40 @@ impl Core {
         }
     }
 
-    fn dispatch(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+    fn dispatch(&mut self, now: Moment, effects: &mut Vec<HostEffect>) {
         while let Some(instance) = self.idle().filter(|_| !self.queue.is_empty()) {
             let Some(request) = self.queue.pop_front() else { break };
             let until = now + self.timeout;
-            self.instances.insert(instance, State::Busy { request, until });
-            effects.push(Effect::Deliver(instance, request, until));
+            self.instances.insert(instance, InstanceState::Busy { request, until });
+            effects.push(HostEffect::Deliver(instance, request, until));
         }
         while self.wants_start() && self.start_not_before <= now {
             self.start(now, effects);
         }
     }
 
-    fn provision(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+    fn provision(&mut self, now: Moment, effects: &mut Vec<HostEffect>) {
         if self.instances.is_empty() {
             self.start(now, effects);
         }
     }
 
-    fn start(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+    fn start(&mut self, now: Moment, effects: &mut Vec<HostEffect>) {
         let instance = self.next_instance;
         self.next_instance += 1;
-        self.instances.insert(instance, State::Starting { until: now + self.init_max() });
-        effects.push(Effect::Start(instance));
+        self.instances.insert(instance, InstanceState::Starting { until: now + self.init_max() });
+        effects.push(HostEffect::Start(instance));
     }
 
     fn wants_start(&self) -> bool {
-        let soon_free = self
-            .instances
-            .values()
-            .filter(|state| matches!(state, State::Starting { .. } | State::Finishing { .. }));
+        let soon_free = self.instances.values().filter(|state| {
+            matches!(state, InstanceState::Starting { .. } | InstanceState::Finishing { .. })
+        });
         self.queue.len() > soon_free.count() && self.instances.len() < self.max_concurrency
     }
 
     fn idle(&self) -> Option<InstanceId> {
-        self.instances.iter().find(|(_, state)| **state == State::Idle).map(|(id, _)| *id)
+        self.instances.iter().find(|(_, state)| **state == InstanceState::Idle).map(|(id, _)| *id)
     }
 
     /// How long an instance may take until it asks for work.

@@ -6,8 +6,8 @@ fn at(ms: u64) -> Moment {
     Moment::from_micros(ms * 1000)
 }
 
-fn core(max: u32) -> Core {
-    Core::new(Duration::from_secs(3), max)
+fn core(max: u32) -> HostCore {
+    HostCore::new(Duration::from_secs(3), max)
 }
 
 fn request(n: u128) -> Uuid {
@@ -17,49 +17,52 @@ fn request(n: u128) -> Uuid {
 #[test]
 fn an_instance_starts_polls_works_and_is_used_again() {
     let mut core = core(2);
-    assert_eq!(core.step(at(0), Event::Invoked(request(1))), [Effect::Start(0)]);
-    assert_eq!(core.step(at(5), Event::Polled(0)), [Effect::Deliver(0, request(1), at(3005))]);
+    assert_eq!(core.step(at(0), HostEvent::Invoked(request(1))), [HostEffect::Start(0)]);
+    assert_eq!(core.step(at(5), HostEvent::Polled(0)), [HostEffect::Deliver(0, request(1), at(3005))]);
     assert!(core.is_working_on(0, request(1)));
-    assert_eq!(core.step(at(6), Event::Answered(0, request(1))), []);
+    assert_eq!(core.step(at(6), HostEvent::Answered(0, request(1))), []);
     assert_eq!(
-        core.step(at(6), Event::Invoked(request(2))),
+        core.step(at(6), HostEvent::Invoked(request(2))),
         [],
         "waits for the instance that is about to poll"
     );
-    assert_eq!(core.step(at(7), Event::Polled(0)), [Effect::Deliver(0, request(2), at(3007))]);
+    assert_eq!(core.step(at(7), HostEvent::Polled(0)), [HostEffect::Deliver(0, request(2), at(3007))]);
 }
 
 #[test]
 fn a_provisioned_instance_is_used_by_the_first_invocation() {
     let mut core = core(2);
-    assert_eq!(core.step(at(0), Event::Provisioned), [Effect::Start(0)]);
-    assert_eq!(core.step(at(1), Event::Provisioned), []);
-    assert_eq!(core.step(at(2), Event::Invoked(request(1))), []);
-    assert_eq!(core.step(at(5), Event::Polled(0)), [Effect::Deliver(0, request(1), at(3005))]);
+    assert_eq!(core.step(at(0), HostEvent::Provisioned), [HostEffect::Start(0)]);
+    assert_eq!(core.step(at(1), HostEvent::Provisioned), []);
+    assert_eq!(core.step(at(2), HostEvent::Invoked(request(1))), []);
+    assert_eq!(core.step(at(5), HostEvent::Polled(0)), [HostEffect::Deliver(0, request(1), at(3005))]);
 }
 
 #[test]
 fn one_more_than_allowed_is_throttled() {
     let mut core = core(1);
-    core.step(at(0), Event::Invoked(request(1)));
-    assert_eq!(core.step(at(0), Event::Invoked(request(2))), [Effect::Throttle(request(2))]);
-    core.step(at(1), Event::Polled(0));
-    assert_eq!(core.step(at(1), Event::Invoked(request(3))), [Effect::Throttle(request(3))]);
-    core.step(at(2), Event::Answered(0, request(1)));
-    assert_eq!(core.step(at(2), Event::Invoked(request(4))), []);
+    core.step(at(0), HostEvent::Invoked(request(1)));
+    assert_eq!(core.step(at(0), HostEvent::Invoked(request(2))), [HostEffect::Throttle(request(2))]);
+    core.step(at(1), HostEvent::Polled(0));
+    assert_eq!(core.step(at(1), HostEvent::Invoked(request(3))), [HostEffect::Throttle(request(3))]);
+    core.step(at(2), HostEvent::Answered(0, request(1)));
+    assert_eq!(core.step(at(2), HostEvent::Invoked(request(4))), []);
 }
 
 #[test]
 fn late_work_is_killed_and_told() {
     let mut core = core(1);
-    core.step(at(0), Event::Invoked(request(1)));
-    core.step(at(0), Event::Polled(0));
+    core.step(at(0), HostEvent::Invoked(request(1)));
+    core.step(at(0), HostEvent::Polled(0));
     assert_eq!(core.next_wake(), Some(at(3000)));
-    assert_eq!(core.step(at(2999), Event::Tick), []);
-    let timed_out = Failure::TimedOut(Duration::from_secs(3));
-    assert_eq!(core.step(at(3000), Event::Tick), [Effect::Kill(0), Effect::Fail(request(1), timed_out)]);
-    assert_eq!(core.step(at(3001), Event::Exited(0, "signal: 9".into())), [], "already forgotten");
-    assert_eq!(core.step(at(3001), Event::Answered(0, request(1))), []);
+    assert_eq!(core.step(at(2999), HostEvent::Tick), []);
+    let timed_out = HostFailure::TimedOut(Duration::from_secs(3));
+    assert_eq!(
+        core.step(at(3000), HostEvent::Tick),
+        [HostEffect::Kill(0), HostEffect::Fail(request(1), timed_out)]
+    );
+    assert_eq!(core.step(at(3001), HostEvent::Exited(0, "signal: 9".into())), [], "already forgotten");
+    assert_eq!(core.step(at(3001), HostEvent::Answered(0, request(1))), []);
 }
 
 #[test]
@@ -68,19 +71,19 @@ fn a_process_that_does_not_start_fails_its_caller_and_backs_off() {
     let mut pause = 0;
     let mut now = 0;
     for n in 1..12 {
-        let effects = core.step(at(now), Event::Invoked(request(n)));
+        let effects = core.step(at(now), HostEvent::Invoked(request(n)));
         let instance = if effects.is_empty() {
             let wake = core.next_wake().expect("a restart is due");
             assert!(wake > at(now));
             assert_eq!(wake.since(at(now)).as_millis(), pause);
             now = wake.as_micros() / 1000;
-            core.step(wake, Event::Tick)
+            core.step(wake, HostEvent::Tick)
         } else {
             effects
         };
-        let [Effect::Start(instance)] = instance[..] else { panic!("{instance:?}") };
-        let told = core.step(at(now), Event::Exited(instance, "exit status 1".into()));
-        assert_eq!(told, [Effect::Fail(request(n), Failure::NotStarted("exit status 1".into()))]);
+        let [HostEffect::Start(instance)] = instance[..] else { panic!("{instance:?}") };
+        let told = core.step(at(now), HostEvent::Exited(instance, "exit status 1".into()));
+        assert_eq!(told, [HostEffect::Fail(request(n), HostFailure::NotStarted("exit status 1".into()))]);
         pause = if pause == 0 { 100 } else { (pause * 2).min(10_000) };
     }
 }
@@ -101,30 +104,30 @@ proptest! {
                 0 | 1 => {
                     n += 1;
                     open.insert(request(n));
-                    Event::Invoked(request(n))
+                    HostEvent::Invoked(request(n))
                 }
-                2 => Event::Polled(instance),
+                2 => HostEvent::Polled(instance),
                 3 => match busy.remove(&instance) {
                     Some(done) => {
                         prop_assert_eq!(core.is_working_on(instance, done), true);
                         open.remove(&done);
-                        Event::Answered(instance, done)
+                        HostEvent::Answered(instance, done)
                     }
-                    None => Event::Tick,
+                    None => HostEvent::Tick,
                 },
-                _ => Event::Exited(instance, "gone".into()),
+                _ => HostEvent::Exited(instance, "gone".into()),
             };
             for effect in core.step(at(now), event) {
                 match effect {
-                    Effect::Deliver(instance, request, _) => {
+                    HostEffect::Deliver(instance, request, _) => {
                         prop_assert!(open.contains(&request));
                         prop_assert!(busy.insert(instance, request).is_none(), "one at a time");
                     }
-                    Effect::Fail(request, _) | Effect::Throttle(request) => {
+                    HostEffect::Fail(request, _) | HostEffect::Throttle(request) => {
                         busy.retain(|_, running| *running != request);
                         prop_assert!(open.remove(&request), "ended twice");
                     }
-                    Effect::Start(_) | Effect::Kill(_) => {}
+                    HostEffect::Start(_) | HostEffect::Kill(_) => {}
                 }
             }
             prop_assert!(open.len() <= max as usize);

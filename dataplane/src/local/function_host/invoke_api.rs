@@ -11,11 +11,11 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::answer::{Outcome, Reply, bytes_reply, exception, json_reply, throttled};
-use super::body::{self, Body};
+use super::answer::{HostOutcome, HostReply, bytes_reply, exception, json_reply, throttled};
+use super::body::{self, RequestBody};
 use super::logs::InstanceOutput;
 use super::process::MEMORY_MB;
-use super::shell::{Function, Functions};
+use super::shell::{HostedFunction, HostedFunctions};
 
 /// A pipe has no mark where an invocation ends: its last lines get this long to arrive when the caller asks for them.
 const TAIL_SETTLE: Duration = Duration::from_millis(20);
@@ -24,7 +24,7 @@ const TAIL_SETTLE: Duration = Duration::from_millis(20);
 const CLIENT_CONTEXT_BYTES_MAX: usize = 3583;
 
 /// Answers one request.
-pub(super) async fn handle(functions: Rc<Functions>, request: Request<Incoming>) -> Reply {
+pub(super) async fn handle(functions: Rc<HostedFunctions>, request: Request<Incoming>) -> HostReply {
     let path = request.uri().path().to_owned();
     let rest = path.strip_prefix("/2015-03-31/functions/").unwrap_or_default().trim_end_matches('/');
     let (encoded, action) = rest.split_once('/').unwrap_or((rest, ""));
@@ -61,14 +61,14 @@ fn query_qualifier(query: &str) -> Option<String> {
     Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
 
-fn not_found(functions: &Functions, name: &str, qualifier: Option<&str>) -> Reply {
+fn not_found(functions: &HostedFunctions, name: &str, qualifier: Option<&str>) -> HostReply {
     let (region, account) = (&functions.region, &functions.account_id);
     let qualifier = qualifier.unwrap_or("$LATEST");
     let text = format!("Function not found: arn:aws:lambda:{region}:{account}:function:{name}:{qualifier}");
     exception(StatusCode::NOT_FOUND, "ResourceNotFoundException", &text)
 }
 
-fn configuration(function: &Function) -> Value {
+fn configuration(function: &HostedFunction) -> Value {
     json!({
         "FunctionName": function.spec.name,
         "FunctionArn": function.arn,
@@ -88,7 +88,7 @@ fn configuration(function: &Function) -> Value {
     })
 }
 
-async fn invoke(function: &Rc<Function>, request: Request<Incoming>) -> Reply {
+async fn invoke(function: &Rc<HostedFunction>, request: Request<Incoming>) -> HostReply {
     let header = |name| header_text(request.headers(), name);
     let kind = header("x-amz-invocation-type").unwrap_or_else(|| "RequestResponse".into());
     let client_context = match header("x-amz-client-context").map(|text| decoded_context(&text)).transpose() {
@@ -97,8 +97,8 @@ async fn invoke(function: &Rc<Function>, request: Request<Incoming>) -> Reply {
     };
     let wants_tail = header("x-amz-log-type").is_some_and(|value| value == "Tail");
     let payload = match body::read(request.into_body(), PAYLOAD_BYTES_MAX).await {
-        Ok(Body::Whole(payload)) => payload,
-        Ok(Body::TooLarge(seen)) => {
+        Ok(RequestBody::Whole(payload)) => payload,
+        Ok(RequestBody::TooLarge(seen)) => {
             let text = format!(
                 "{seen} byte payload is too large for the RequestResponse invocation type (limit {PAYLOAD_BYTES_MAX} bytes)"
             );
@@ -129,11 +129,11 @@ async fn invoke(function: &Rc<Function>, request: Request<Incoming>) -> Reply {
 }
 
 async fn wait(
-    function: &Rc<Function>,
+    function: &Rc<HostedFunction>,
     payload: Bytes,
     client_context: Option<String>,
     wants_tail: bool,
-) -> Reply {
+) -> HostReply {
     let request = Uuid::new_v4();
     let Ok((outcome, output)) = function.invoke(request, payload, client_context).await else {
         return exception(
@@ -143,9 +143,9 @@ async fn wait(
         );
     };
     let mut reply = match outcome {
-        Outcome::Throttled => return throttled(),
-        Outcome::Success(bytes) => bytes_reply(StatusCode::OK, bytes),
-        Outcome::Error(bytes) => {
+        HostOutcome::Throttled => return throttled(),
+        HostOutcome::Success(bytes) => bytes_reply(StatusCode::OK, bytes),
+        HostOutcome::Error(bytes) => {
             let mut reply = bytes_reply(StatusCode::OK, bytes);
             reply.headers_mut().insert("x-amz-function-error", HeaderValue::from_static("Unhandled"));
             reply
@@ -177,7 +177,7 @@ fn decoded_context(text: &str) -> Result<String, &'static str> {
     json.ok_or("Client context must be a valid Base64-encoded JSON object.")
 }
 
-fn empty(status: StatusCode) -> Reply {
+fn empty(status: StatusCode) -> HostReply {
     bytes_reply(status, Bytes::new())
 }
 

@@ -17,10 +17,10 @@ const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// What one instance prints, and for which invocation.
 #[derive(Clone, Debug, Default)]
-pub(super) struct InstanceOutput(Rc<State>);
+pub(super) struct InstanceOutput(Rc<LogState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct LogState {
     tail: RefCell<VecDeque<u8>>,
     request: Cell<Option<Uuid>>,
     has_reported: Cell<bool>,

@@ -16,14 +16,14 @@ pub trait FunctionObserver: Send + Sync {
     fn initialized(&self, function: &str);
 
     /// An instance ended, or reported an error, before it was ready.
-    fn initialization_failed(&self, function: &str, error: &FunctionError);
+    fn initialization_failed(&self, function: &str, error: &HostedFunctionError);
 
     /// A line that an instance printed, to standard output or error, without its end. `request` is the invocation that it worked
     /// on. A longer line comes in pieces of 8 KiB.
     fn printed(&self, function: &str, request: Option<Uuid>, line: &str);
 
     /// An invocation ended with an error: the function's own, or what became of its process.
-    fn failed(&self, function: &str, request: Uuid, error: &FunctionError);
+    fn failed(&self, function: &str, request: Uuid, error: &HostedFunctionError);
 }
 
 /// Writes to the log of this process.
@@ -35,7 +35,7 @@ impl FunctionObserver for LoggingObserver {
         tracing::debug!(target: "lighterman::function", function, "function is ready");
     }
 
-    fn initialization_failed(&self, function: &str, error: &FunctionError) {
+    fn initialization_failed(&self, function: &str, error: &HostedFunctionError) {
         tracing::warn!(target: "lighterman::function", function, %error, "function cannot start");
     }
 
@@ -44,14 +44,14 @@ impl FunctionObserver for LoggingObserver {
         tracing::info!(target: "lighterman::function", function, request, text = line, "function prints");
     }
 
-    fn failed(&self, function: &str, request: Uuid, error: &FunctionError) {
+    fn failed(&self, function: &str, request: Uuid, error: &HostedFunctionError) {
         tracing::warn!(target: "lighterman::function", function, %request, error = %error.summary(), "function fails");
     }
 }
 
 /// An error as Lambda's runtimes report it: `errorType`, `errorMessage`, `stackTrace`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FunctionError {
+pub struct HostedFunctionError {
     /// Its type, `Unknown` when the runtime names none.
     pub error_type: String,
     /// Its message, at most 2,000 characters of it.
@@ -70,7 +70,7 @@ struct ReportedError {
     stack_trace: Vec<String>,
 }
 
-impl FunctionError {
+impl HostedFunctionError {
     /// An error of the host's own.
     pub(super) fn new(error_type: &str, message: impl Into<String>) -> Self {
         Self { error_type: error_type.into(), message: message.into(), stack_trace: Vec::new() }
@@ -112,7 +112,7 @@ impl FunctionError {
     }
 }
 
-impl fmt::Display for FunctionError {
+impl fmt::Display for HostedFunctionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.summary())?;
         // Node repeats type and message as the first line of its trace.
@@ -131,22 +131,25 @@ mod tests {
     #[test]
     fn errors_of_python_and_node_are_read_and_others_are_their_own_message() {
         let python = br#"{"errorMessage":"as asked","errorType":"ValueError","requestId":"","stackTrace":["  File \"app.py\", line 12, in handler\n    raise ValueError(\"as asked\")\n"]}"#;
-        let error = FunctionError::parse(python);
+        let error = HostedFunctionError::parse(python);
         assert_eq!(error.summary(), "ValueError: as asked");
         assert_eq!(error.stack_trace.len(), 2);
         assert!(error.to_string().ends_with("\n      raise ValueError(\"as asked\")"), "{error}");
         let node = br#"{"errorType":"Error","errorMessage":"as asked","trace":["Error: as asked","    at handler (index.mjs:3:9)"]}"#;
-        assert_eq!(FunctionError::parse(node).to_string().lines().count(), 2);
-        assert_eq!(FunctionError::parse(b"<oops>").summary(), "Unknown: <oops>");
-        assert_eq!(FunctionError::parse(br#"{"errorType":1}"#).error_type, "Unknown");
+        assert_eq!(HostedFunctionError::parse(node).to_string().lines().count(), 2);
+        assert_eq!(HostedFunctionError::parse(b"<oops>").summary(), "Unknown: <oops>");
+        assert_eq!(HostedFunctionError::parse(br#"{"errorType":1}"#).error_type, "Unknown");
     }
 
     #[test]
     fn a_timeout_is_the_same_error_in_each_attempt() {
         let told = |number| {
             let request = Uuid::from_u128(number);
-            FunctionError::new("Sandbox.Timedout", format!("RequestId: {request} Error: Task timed out"))
-                .without(request)
+            HostedFunctionError::new(
+                "Sandbox.Timedout",
+                format!("RequestId: {request} Error: Task timed out"),
+            )
+            .without(request)
         };
         assert_eq!(told(1), told(2));
         assert_eq!(told(1).message, "Task timed out");
@@ -157,9 +160,9 @@ mod tests {
         let frames = vec!["at f\n".repeat(100); 100];
         let body =
             serde_json::json!({ "errorType": "E", "errorMessage": "m".repeat(5_000), "stackTrace": frames });
-        let error = FunctionError::parse(body.to_string().as_bytes());
+        let error = HostedFunctionError::parse(body.to_string().as_bytes());
         assert_eq!((error.message.len(), error.stack_trace.len()), (MESSAGE_CHARACTERS_MAX, STACK_LINES_MAX));
-        let long = FunctionError::parse(&vec![b'x'; ERROR_BYTES_MAX + 1]);
+        let long = HostedFunctionError::parse(&vec![b'x'; ERROR_BYTES_MAX + 1]);
         assert_eq!((long.error_type.as_str(), long.message.len()), ("Unknown", MESSAGE_CHARACTERS_MAX));
     }
 }

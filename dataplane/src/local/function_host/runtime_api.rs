@@ -8,19 +8,19 @@ use hyper::body::Incoming;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::answer::{Outcome, Reply, bytes_reply, json_reply};
-use super::body::{self, Body, RESPONSE_BYTES_MAX};
+use super::answer::{HostOutcome, HostReply, bytes_reply, json_reply};
+use super::body::{self, RESPONSE_BYTES_MAX, RequestBody};
 use super::core::InstanceId;
-use super::observer::{ERROR_BYTES_MAX, FunctionError};
-use super::shell::{Function, Work};
+use super::observer::{ERROR_BYTES_MAX, HostedFunctionError};
+use super::shell::{HostedFunction, InstanceWork};
 use crate::runtime::clock;
 
 /// Answers one request of the runtime in `instance`.
 pub(super) async fn handle(
-    function: Rc<Function>,
+    function: Rc<HostedFunction>,
     instance: InstanceId,
     request: Request<Incoming>,
-) -> Reply {
+) -> HostReply {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match (request.method(), parts.as_slice()) {
@@ -30,8 +30,8 @@ pub(super) async fn handle(
             answer(&function, instance, id, failed, request).await
         }
         (&Method::POST, ["2018-06-01", "runtime", "init", "error"]) => {
-            if let Ok(Body::Whole(error)) = body::read(request.into_body(), ERROR_BYTES_MAX).await {
-                function.initialization_failed(instance, &FunctionError::parse(&error));
+            if let Ok(RequestBody::Whole(error)) = body::read(request.into_body(), ERROR_BYTES_MAX).await {
+                function.initialization_failed(instance, &HostedFunctionError::parse(&error));
             }
             accepted()
         }
@@ -39,14 +39,14 @@ pub(super) async fn handle(
     }
 }
 
-async fn next(function: &Rc<Function>, instance: InstanceId) -> Reply {
+async fn next(function: &Rc<HostedFunction>, instance: InstanceId) -> HostReply {
     match function.poll(instance).await {
         Ok(work) => deliver(function, work),
         Err(_) => refused(StatusCode::GONE, "this instance is to end, or polls twice"),
     }
 }
 
-fn deliver(function: &Function, work: Work) -> Reply {
+fn deliver(function: &HostedFunction, work: InstanceWork) -> HostReply {
     let left = work.until.since(clock::now());
     let deadline = clock::wall_ms().0.saturating_add(i64::try_from(left.as_millis()).unwrap_or(i64::MAX));
     let request = work.request;
@@ -69,12 +69,12 @@ fn deliver(function: &Function, work: Work) -> Reply {
 }
 
 async fn answer(
-    function: &Rc<Function>,
+    function: &Rc<HostedFunction>,
     instance: InstanceId,
     id: &str,
     failed: bool,
     request: Request<Incoming>,
-) -> Reply {
+) -> HostReply {
     let Ok(id) = id.parse::<Uuid>() else {
         return refused(StatusCode::BAD_REQUEST, "InvalidRequestID");
     };
@@ -82,9 +82,9 @@ async fn answer(
         return refused(StatusCode::BAD_REQUEST, "the body ended early");
     };
     let (outcome, fits) = match body {
-        Body::Whole(bytes) if failed => (Outcome::Error(bytes), true),
-        Body::Whole(bytes) => (Outcome::Success(bytes), true),
-        Body::TooLarge(seen) => (Outcome::too_large(seen), false),
+        RequestBody::Whole(bytes) if failed => (HostOutcome::Error(bytes), true),
+        RequestBody::Whole(bytes) => (HostOutcome::Success(bytes), true),
+        RequestBody::TooLarge(seen) => (HostOutcome::too_large(seen), false),
     };
     if !function.answered(instance, id, outcome) {
         return refused(StatusCode::BAD_REQUEST, "InvalidRequestID");
@@ -92,10 +92,10 @@ async fn answer(
     if fits { accepted() } else { refused(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge") }
 }
 
-fn accepted() -> Reply {
+fn accepted() -> HostReply {
     bytes_reply(StatusCode::ACCEPTED, Bytes::from_static(br#"{"status":"OK"}"#))
 }
 
-fn refused(status: StatusCode, why: &str) -> Reply {
+fn refused(status: StatusCode, why: &str) -> HostReply {
     json_reply(status, &json!({ "errorType": why, "errorMessage": why }))
 }

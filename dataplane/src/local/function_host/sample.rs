@@ -11,13 +11,13 @@ use serde::Deserialize;
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Deserialize)]
-struct KafkaEvent {
+struct SampleEvent {
     #[serde(default)]
-    records: BTreeMap<String, Vec<Record>>,
+    records: BTreeMap<String, Vec<SampleRecord>>,
 }
 
 #[derive(Deserialize)]
-struct Record {
+struct SampleRecord {
     offset: i64,
 }
 
@@ -54,7 +54,7 @@ fn handle(event: &[u8]) -> Result<(), String> {
     let error = |kind: &str, message: String| {
         serde_json::json!({ "errorType": kind, "errorMessage": message }).to_string()
     };
-    let event: KafkaEvent = serde_json::from_slice(event)
+    let event: SampleEvent = serde_json::from_slice(event)
         .map_err(|cause| error("Sample.NotAKafkaEvent", format!("not a Kafka event: {cause}")))?;
     for (partition, records) in &event.records {
         for pair in records.windows(2) {

@@ -18,45 +18,45 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 use uuid::Uuid;
 
-use super::answer::{Outcome, Reply};
-use super::core::{Core, Effect, Event, InstanceId};
+use super::answer::{HostOutcome, HostReply};
+use super::core::{HostCore, HostEffect, HostEvent, InstanceId};
 use super::logs::InstanceOutput;
-use super::observer::{FunctionError, FunctionObserver};
+use super::observer::{FunctionObserver, HostedFunctionError};
 use super::{FunctionHostError, FunctionHostSettings, FunctionSpec, invoke_api, process, runtime_api};
 use crate::runtime::clock;
 
 /// What an instance gets for its poll.
-pub(super) struct Work {
+pub(super) struct InstanceWork {
     pub(super) request: Uuid,
     pub(super) payload: Bytes,
     pub(super) client_context: Option<String>,
     pub(super) until: Moment,
 }
 
-struct Pending {
+struct PendingInvocation {
     payload: Bytes,
     client_context: Option<String>,
-    reply: oneshot::Sender<(Outcome, Option<InstanceOutput>)>,
+    reply: oneshot::Sender<(HostOutcome, Option<InstanceOutput>)>,
     output: Option<InstanceOutput>,
 }
 
-struct Instance {
+struct FunctionInstance {
     output: InstanceOutput,
-    poll: Option<oneshot::Sender<Work>>,
+    poll: Option<oneshot::Sender<InstanceWork>>,
     /// Dropping it ends the process.
     _kill: oneshot::Sender<()>,
 }
 
 /// One function with everything that runs for it.
-pub(super) struct Function {
+pub(super) struct HostedFunction {
     pub(super) spec: FunctionSpec,
     pub(super) arn: String,
     pub(super) account_id: String,
     region: String,
     observer: Arc<dyn FunctionObserver>,
-    core: RefCell<Core>,
-    pending: RefCell<HashMap<Uuid, Pending>>,
-    instances: RefCell<BTreeMap<InstanceId, Instance>>,
+    core: RefCell<HostCore>,
+    pending: RefCell<HashMap<Uuid, PendingInvocation>>,
+    instances: RefCell<BTreeMap<InstanceId, FunctionInstance>>,
     processes: RefCell<JoinSet<()>>,
     armed: Cell<Option<Moment>>,
     rearm: Notify,
@@ -64,16 +64,16 @@ pub(super) struct Function {
 }
 
 /// All functions, by name.
-pub(super) struct Functions {
-    pub(super) by_name: BTreeMap<String, Rc<Function>>,
+pub(super) struct HostedFunctions {
+    pub(super) by_name: BTreeMap<String, Rc<HostedFunction>>,
     pub(super) region: String,
     pub(super) account_id: String,
 }
 
-type Started = mpsc::Sender<Result<SocketAddr, FunctionHostError>>;
+type HostStart = mpsc::Sender<Result<SocketAddr, FunctionHostError>>;
 
 /// Runs the host on this thread until `stopped` resolves.
-pub(super) fn run(settings: FunctionHostSettings, started: &Started, stopped: oneshot::Receiver<()>) {
+pub(super) fn run(settings: FunctionHostSettings, started: &HostStart, stopped: oneshot::Receiver<()>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -84,7 +84,11 @@ pub(super) fn run(settings: FunctionHostSettings, started: &Started, stopped: on
     LocalSet::new().block_on(&runtime, serve_functions(settings, started, stopped));
 }
 
-async fn serve_functions(settings: FunctionHostSettings, started: &Started, stopped: oneshot::Receiver<()>) {
+async fn serve_functions(
+    settings: FunctionHostSettings,
+    started: &HostStart,
+    stopped: oneshot::Receiver<()>,
+) {
     let address = settings.listen;
     let bound = async {
         let listener = TcpListener::bind(address).await?;
@@ -98,11 +102,11 @@ async fn serve_functions(settings: FunctionHostSettings, started: &Started, stop
             return;
         }
     };
-    let functions = Rc::new(Functions::new(settings));
+    let functions = Rc::new(HostedFunctions::new(settings));
     for function in functions.by_name.values() {
         tokio::task::spawn_local(keep_time(Rc::clone(function)));
         if function.spec.initialized_early {
-            Function::step(function, Event::Provisioned);
+            HostedFunction::step(function, HostEvent::Provisioned);
         }
     }
     let _ = started.send(Ok(local));
@@ -123,7 +127,7 @@ async fn serve_functions(settings: FunctionHostSettings, started: &Started, stop
 pub(super) async fn serve<H, F>(listener: TcpListener, handle: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + 'static,
-    F: Future<Output = Reply> + 'static,
+    F: Future<Output = HostReply> + 'static,
 {
     let mut connections = JoinSet::new();
     loop {
@@ -154,7 +158,7 @@ where
 }
 
 /// Ticks the core when its next deadline comes.
-async fn keep_time(function: Rc<Function>) {
+async fn keep_time(function: Rc<HostedFunction>) {
     loop {
         let wake = function.core.borrow().next_wake();
         function.armed.set(wake);
@@ -163,31 +167,31 @@ async fn keep_time(function: Rc<Function>) {
             continue;
         };
         tokio::select! {
-            () = tokio::time::sleep(wake.since(clock::now())) => Function::step(&function, Event::Tick),
+            () = tokio::time::sleep(wake.since(clock::now())) => HostedFunction::step(&function, HostEvent::Tick),
             () = function.rearm.notified() => {}
         }
     }
 }
 
-impl Functions {
+impl HostedFunctions {
     fn new(settings: FunctionHostSettings) -> Self {
         let FunctionHostSettings { region, account_id, functions, observer, .. } = settings;
         let by_name = functions.into_iter().map(|spec| {
-            let function = Function::new(spec, &region, &account_id, Arc::clone(&observer));
+            let function = HostedFunction::new(spec, &region, &account_id, Arc::clone(&observer));
             (function.spec.name.clone(), Rc::new(function))
         });
         Self { by_name: by_name.collect(), region, account_id }
     }
 }
 
-impl Function {
+impl HostedFunction {
     fn new(spec: FunctionSpec, region: &str, account_id: &str, observer: Arc<dyn FunctionObserver>) -> Self {
         Self {
             arn: format!("arn:aws:lambda:{region}:{account_id}:function:{}", spec.name),
             account_id: account_id.into(),
             region: region.into(),
             observer,
-            core: RefCell::new(Core::new(spec.timeout, spec.max_concurrency)),
+            core: RefCell::new(HostCore::new(spec.timeout, spec.max_concurrency)),
             pending: RefCell::default(),
             instances: RefCell::default(),
             processes: RefCell::default(),
@@ -204,15 +208,17 @@ impl Function {
         request: Uuid,
         payload: Bytes,
         client_context: Option<String>,
-    ) -> oneshot::Receiver<(Outcome, Option<InstanceOutput>)> {
+    ) -> oneshot::Receiver<(HostOutcome, Option<InstanceOutput>)> {
         let (reply, outcome) = oneshot::channel();
-        self.pending.borrow_mut().insert(request, Pending { payload, client_context, reply, output: None });
-        Self::step(self, Event::Invoked(request));
+        self.pending
+            .borrow_mut()
+            .insert(request, PendingInvocation { payload, client_context, reply, output: None });
+        Self::step(self, HostEvent::Invoked(request));
         outcome
     }
 
     /// An instance asks for work; the receiver gets it, or fails when the instance is to end.
-    pub(super) fn poll(self: &Rc<Self>, instance: InstanceId) -> oneshot::Receiver<Work> {
+    pub(super) fn poll(self: &Rc<Self>, instance: InstanceId) -> oneshot::Receiver<InstanceWork> {
         let (poll, work) = oneshot::channel();
         if let Some(instance) = self.instances.borrow_mut().get_mut(&instance) {
             instance.poll = Some(poll);
@@ -220,29 +226,34 @@ impl Function {
                 self.observer.initialized(&self.spec.name);
             }
         }
-        Self::step(self, Event::Polled(instance));
+        Self::step(self, HostEvent::Polled(instance));
         work
     }
 
     /// An instance answers. False when that invocation is not its own, or over.
-    pub(super) fn answered(self: &Rc<Self>, instance: InstanceId, request: Uuid, outcome: Outcome) -> bool {
+    pub(super) fn answered(
+        self: &Rc<Self>,
+        instance: InstanceId,
+        request: Uuid,
+        outcome: HostOutcome,
+    ) -> bool {
         if !self.core.borrow().is_working_on(instance, request) {
             return false;
         }
         self.resolve(request, outcome);
-        Self::step(self, Event::Answered(instance, request));
+        Self::step(self, HostEvent::Answered(instance, request));
         true
     }
 
     /// An instance says why it cannot start.
-    pub(super) fn initialization_failed(&self, instance: InstanceId, error: &FunctionError) {
+    pub(super) fn initialization_failed(&self, instance: InstanceId, error: &HostedFunctionError) {
         let instances = self.instances.borrow();
         if instances.get(&instance).is_some_and(|instance| instance.output.report_start()) {
             self.observer.initialization_failed(&self.spec.name, error);
         }
     }
 
-    fn step(function: &Rc<Self>, event: Event) {
+    fn step(function: &Rc<Self>, event: HostEvent) {
         let effects = function.core.borrow_mut().step(clock::now(), event);
         for effect in effects {
             Self::act(function, effect);
@@ -255,21 +266,21 @@ impl Function {
         }
     }
 
-    fn act(function: &Rc<Self>, effect: Effect) {
+    fn act(function: &Rc<Self>, effect: HostEffect) {
         match effect {
-            Effect::Start(_) if function.stopping.get() => {}
-            Effect::Start(instance) => {
+            HostEffect::Start(_) if function.stopping.get() => {}
+            HostEffect::Start(instance) => {
                 let run = Self::run_instance(Rc::clone(function), instance);
                 let mut processes = function.processes.borrow_mut();
                 while processes.try_join_next().is_some() {}
                 processes.spawn_local(run);
             }
-            Effect::Deliver(instance, request, until) => function.deliver(instance, request, until),
-            Effect::Fail(request, failure) => {
-                function.resolve(request, Outcome::of(&failure, request));
+            HostEffect::Deliver(instance, request, until) => function.deliver(instance, request, until),
+            HostEffect::Fail(request, failure) => {
+                function.resolve(request, HostOutcome::of(&failure, request));
             }
-            Effect::Throttle(request) => function.resolve(request, Outcome::Throttled),
-            Effect::Kill(instance) => function.kill(instance),
+            HostEffect::Throttle(request) => function.resolve(request, HostOutcome::Throttled),
+            HostEffect::Kill(instance) => function.kill(instance),
         }
     }
 
@@ -280,7 +291,7 @@ impl Function {
             let seconds = self.core.borrow().init_max().as_secs();
             let text = format!("it did not ask for work within {seconds} s of its start");
             self.observer
-                .initialization_failed(&self.spec.name, &FunctionError::new("Sandbox.Timedout", text));
+                .initialization_failed(&self.spec.name, &HostedFunctionError::new("Sandbox.Timedout", text));
         }
     }
 
@@ -293,7 +304,7 @@ impl Function {
         };
         instance.output.begin(request);
         pending.output = Some(instance.output.clone());
-        let work = Work {
+        let work = InstanceWork {
             request,
             payload: std::mem::take(&mut pending.payload),
             client_context: pending.client_context.take(),
@@ -305,10 +316,14 @@ impl Function {
         }
     }
 
-    fn resolve(&self, request: Uuid, outcome: Outcome) {
+    fn resolve(&self, request: Uuid, outcome: HostOutcome) {
         let Some(pending) = self.pending.borrow_mut().remove(&request) else { return };
-        if let Outcome::Error(body) = &outcome {
-            self.observer.failed(&self.spec.name, request, &FunctionError::parse(body).without(request));
+        if let HostOutcome::Error(body) = &outcome {
+            self.observer.failed(
+                &self.spec.name,
+                request,
+                &HostedFunctionError::parse(body).without(request),
+            );
         }
         let _ = pending.reply.send((outcome, pending.output));
     }
@@ -331,11 +346,11 @@ impl Function {
             Err(error) => format!("cannot run {}: {error}", function.spec.command.program.display()),
         };
         if output.report_start() && !function.stopping.get() {
-            let error = FunctionError::new("Runtime.ExitError", how.clone());
+            let error = HostedFunctionError::new("Runtime.ExitError", how.clone());
             function.observer.initialization_failed(&function.spec.name, &error);
         }
         function.instances.borrow_mut().remove(&instance);
-        Self::step(&function, Event::Exited(instance, how));
+        Self::step(&function, HostEvent::Exited(instance, how));
     }
 
     /// Each instance has a Runtime API on a port of its own: the protocol does not say who polls.
@@ -349,7 +364,7 @@ impl Function {
         let child = process::start(&function.spec, &function.region, api, output, &function.observer)?;
         let (kill, killed) = oneshot::channel();
         if !function.stopping.get() {
-            let started = Instance { output: output.clone(), poll: None, _kill: kill };
+            let started = FunctionInstance { output: output.clone(), poll: None, _kill: kill };
             function.instances.borrow_mut().insert(instance, started);
         }
         Ok((child, listener, killed))

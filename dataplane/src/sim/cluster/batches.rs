@@ -18,7 +18,7 @@ fn varint_len(value: i64) -> usize {
 
 /// One record of a batch: its offset delta, and its value as a letter and how often.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
+pub(super) struct RecordShape {
     pub delta: i64,
     pub letter: u8,
     pub size: usize,
@@ -26,7 +26,7 @@ pub(super) struct Shape {
 
 /// What a batch says of itself, beside its records.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stamp {
+pub(super) struct BatchStamp {
     pub epoch: i32,
     pub timestamp: i64,
     pub attributes: i16,
@@ -35,7 +35,7 @@ pub(super) struct Stamp {
 }
 
 /// A batch at `base` that ends `last_delta` behind it.
-pub(super) fn batch(base: i64, stamp: Stamp, shapes: &[Shape], last_delta: i64) -> Bytes {
+pub(super) fn batch(base: i64, stamp: BatchStamp, shapes: &[RecordShape], last_delta: i64) -> Bytes {
     let mut records = BytesMut::with_capacity(256);
     for shape in shapes {
         let size = shape.size as i64;
@@ -53,7 +53,7 @@ pub(super) fn batch(base: i64, stamp: Stamp, shapes: &[Shape], last_delta: i64) 
 }
 
 /// The end of a transaction: one record whose key says how it ended.
-pub(super) fn marker(base: i64, stamp: Stamp, aborts: bool) -> Bytes {
+pub(super) fn marker(base: i64, stamp: BatchStamp, aborts: bool) -> Bytes {
     let mut record = BytesMut::with_capacity(16);
     varint(10, &mut record);
     record.put_slice(&[0, 0, 0]);
@@ -65,7 +65,7 @@ pub(super) fn marker(base: i64, stamp: Stamp, aborts: bool) -> Bytes {
     whole(base, stamp, 1, 0, &record)
 }
 
-fn whole(base: i64, stamp: Stamp, count: i32, last_delta: i64, records: &[u8]) -> Bytes {
+fn whole(base: i64, stamp: BatchStamp, count: i32, last_delta: i64, records: &[u8]) -> Bytes {
     let mut checked = BytesMut::with_capacity(40 + records.len());
     checked.put_i16(stamp.attributes);
     checked.put_i32(last_delta as i32);

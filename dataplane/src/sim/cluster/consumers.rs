@@ -4,32 +4,32 @@ use std::collections::BTreeSet;
 
 use kafka_protocol::error::ResponseError as Code;
 
-use super::super::outside::Outside;
+use super::super::outside::SimulatedEnvironment;
 use super::group::owner_of;
-use super::{Ask, Reply, Request};
-use crate::history::Event as Happened;
+use super::{BrokerReply, BrokerRequest, RequestKind};
+use crate::history::HistoryEvent as Happened;
 use crate::kafka::group::GroupProtocol;
-use crate::kafka::group::consumer::coordinator::{Answered, Said};
+use crate::kafka::group::consumer::coordinator::{HeartbeatResponse, ReceivedHeartbeat};
 
 /// Member epoch that leaves.
 const LEAVES: i32 = -1;
 
-impl Outside {
+impl SimulatedEnvironment {
     pub(super) fn is_consumer_group(&self) -> bool {
         self.plan.protocol == GroupProtocol::Consumer
     }
 
-    pub(super) fn beat(&mut self, ask: &Ask) {
-        let Request::Beat(said) = &ask.request else { return };
+    pub(super) fn beat(&mut self, ask: &BrokerRequest) {
+        let RequestKind::Beat(said) = &ask.request else { return };
         let answer = match self.group_trouble(ask.broker) {
             Some(code) => Err(code),
             None => self.consumer_heartbeat(said),
         };
-        self.reply(ask.from, Reply::Told(answer));
+        self.reply(ask.from, BrokerReply::Told(answer));
     }
 
     pub(super) fn consumer_leaves(&mut self, member: &str) {
-        let said = Said {
+        let said = ReceivedHeartbeat {
             member: member.to_owned(),
             epoch: LEAVES,
             everything: false,
@@ -39,7 +39,7 @@ impl Outside {
         let _ = self.consumer_heartbeat(&said);
     }
 
-    fn consumer_heartbeat(&mut self, said: &Said) -> Result<Answered, Code> {
+    fn consumer_heartbeat(&mut self, said: &ReceivedHeartbeat) -> Result<HeartbeatResponse, Code> {
         let (now, known) = (self.now, self.members());
         let before = self.assigned(&said.member);
         self.cluster.consumers.set_partitions(self.cluster.logs.len() as i32);

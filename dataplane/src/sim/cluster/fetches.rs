@@ -6,10 +6,10 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::ids::Offset;
 
-use super::super::outside::{Event, Outside};
-use super::super::plan::Kind;
-use super::{Ask, Cluster, Part, Reply, Request, Wanted};
-use crate::kafka::fetch::session::{Asked, Step};
+use super::super::outside::{EnvironmentEvent, SimulatedEnvironment};
+use super::super::plan::FaultKind;
+use super::{BrokerReply, BrokerRequest, FetchedPart, RequestKind, SimulatedCluster, WantedPartitions};
+use crate::kafka::fetch::session::{FetchPartition, SessionRequest};
 
 /// Sessions that a broker keeps.
 const SESSIONS_MAX: usize = 64;
@@ -18,23 +18,23 @@ const SESSIONS_MAX: usize = 64;
 pub(crate) struct BrokerSession {
     epoch: i32,
     broker: usize,
-    wanted: Wanted,
+    wanted: WantedPartitions,
 }
 
-impl Outside {
-    pub(in crate::sim) fn fetch(&mut self, mut ask: Ask) {
-        let Request::Fetch { step, bytes_max, .. } = &mut ask.request else { return };
+impl SimulatedEnvironment {
+    pub(in crate::sim) fn fetch(&mut self, mut ask: BrokerRequest) {
+        let RequestKind::Fetch { step, bytes_max, .. } = &mut ask.request else { return };
         let (step, bytes_max) = (
             std::mem::replace(
                 step,
-                Step { id: 0, epoch: 0, by_ids: false, asked: Vec::new(), forgotten: Vec::new() },
+                SessionRequest { id: 0, epoch: 0, by_ids: false, asked: Vec::new(), forgotten: Vec::new() },
             ),
             *bytes_max,
         );
         match self.cluster.keep_session(&step, ask.broker) {
             Err(code) => self.answer_fetch(&ask, Some(code), 0, Vec::new()),
             Ok(session) => {
-                if let Request::Fetch { step, .. } = &mut ask.request {
+                if let RequestKind::Fetch { step, .. } = &mut ask.request {
                     step.id = session;
                 }
                 let parts = self.read_for(session, ask.broker, bytes_max);
@@ -47,15 +47,21 @@ impl Outside {
         }
     }
 
-    fn park(&mut self, ask: Ask) {
-        let Request::Fetch { wait, .. } = &ask.request else { return };
+    fn park(&mut self, ask: BrokerRequest) {
+        let RequestKind::Fetch { wait, .. } = &ask.request else { return };
         let (wait, id) = (*wait, ask.id);
         self.cluster.parked.insert(id, ask);
-        self.after(wait, Event::FetchWaited { ask: id });
+        self.after(wait, EnvironmentEvent::FetchWaited { ask: id });
     }
 
-    fn answer_fetch(&mut self, ask: &Ask, code: Option<Code>, session: i32, parts: Vec<Part>) {
-        self.reply(ask.from, Reply::Fetched { code, session, parts });
+    fn answer_fetch(
+        &mut self,
+        ask: &BrokerRequest,
+        code: Option<Code>,
+        session: i32,
+        parts: Vec<FetchedPart>,
+    ) {
+        self.reply(ask.from, BrokerReply::Fetched { code, session, parts });
     }
 
     pub(in crate::sim) fn fetch_waited(&mut self, ask: u64) {
@@ -67,7 +73,7 @@ impl Outside {
     /// Something has changed: whoever waits for it is answered.
     pub(in crate::sim) fn wake_fetches(&mut self) {
         for ask in std::mem::take(&mut self.cluster.parked).into_values() {
-            let Request::Fetch { step, bytes_max, .. } = &ask.request else { continue };
+            let RequestKind::Fetch { step, bytes_max, .. } = &ask.request else { continue };
             if self.read_for(step.id, ask.broker, *bytes_max).is_empty() {
                 self.cluster.parked.insert(ask.id, ask);
             } else {
@@ -76,14 +82,14 @@ impl Outside {
         }
     }
 
-    fn answer_parked(&mut self, ask: &Ask) {
-        let Request::Fetch { step, bytes_max, .. } = &ask.request else { return };
+    fn answer_parked(&mut self, ask: &BrokerRequest) {
+        let RequestKind::Fetch { step, bytes_max, .. } = &ask.request else { return };
         let parts = self.read_for(step.id, ask.broker, *bytes_max);
         self.answer_fetch(ask, None, step.id, parts);
     }
 
-    fn read_for(&mut self, session: i32, broker: usize, bytes_max: usize) -> Vec<Part> {
-        let trouble = self.strikes(Kind::ErrorCodes, 15);
+    fn read_for(&mut self, session: i32, broker: usize, bytes_max: usize) -> Vec<FetchedPart> {
+        let trouble = self.draws_fault(FaultKind::ErrorCodes, 15);
         let odd = trouble.then(|| {
             self.random.pick(&[
                 Code::NotLeaderOrFollower,
@@ -106,7 +112,7 @@ impl Outside {
             left = left.saturating_sub(records.len());
             if code.is_some() || diverging_end.is_some() || !records.is_empty() {
                 let log = self.cluster.log(partition.partition);
-                parts.push(Part {
+                parts.push(FetchedPart {
                     aborted: log.map(|log| log.aborted_from(asked.position.0)).unwrap_or_default(),
                     partition: partition.clone(),
                     code,
@@ -120,8 +126,8 @@ impl Outside {
     }
 }
 
-impl Cluster {
-    fn keep_session(&mut self, step: &Step, broker: usize) -> Result<i32, Code> {
+impl SimulatedCluster {
+    fn keep_session(&mut self, step: &SessionRequest, broker: usize) -> Result<i32, Code> {
         if step.epoch == 0 {
             while self.sessions.len() >= SESSIONS_MAX {
                 self.sessions.pop_first();
@@ -147,7 +153,7 @@ impl Cluster {
     fn read_one(
         &self,
         partition: i32,
-        asked: &Asked,
+        asked: &FetchPartition,
         broker: usize,
         left: usize,
         batches_max: usize,

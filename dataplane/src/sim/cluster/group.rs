@@ -7,21 +7,23 @@ use kafka_protocol::error::ResponseError as Code;
 
 use lighterman_proto::units::Moment;
 
-use super::super::outside::{Outside, owner};
-use super::super::plan::Kind;
+use super::super::outside::{SimulatedEnvironment, owner};
+use super::super::plan::FaultKind;
 use super::stranger::STRANGER;
-use super::{Ask, Reply, Request};
-use crate::history::{Event as Happened, Owner};
+use super::{BrokerReply, BrokerRequest, RequestKind};
+use crate::history::{HistoryEvent as Happened, OwnerProcess};
 use crate::kafka::group::wire;
 use crate::kafka::offsets::CommitOffset;
-use crate::local::broker::coordinator::{Given, Joining, Phase, Stored, Ticket};
+use crate::local::broker::coordinator::{
+    DeferredResponse, GroupPhase, JoinRequest, ResponseId, StoredOffset,
+};
 
 /// A member's id begins with its process.
 pub(in crate::sim) fn client_of(node: usize, life: u32) -> String {
     format!("{node}.{life}")
 }
 
-pub(super) fn owner_of(member: &str) -> Option<Owner> {
+pub(super) fn owner_of(member: &str) -> Option<OwnerProcess> {
     let (node, life) = member.split('-').next()?.split_once('.')?;
     Some(owner(node.parse().ok()?, life.parse().ok()?))
 }
@@ -29,7 +31,7 @@ pub(super) fn owner_of(member: &str) -> Option<Owner> {
 const LEAST: &[Code] =
     &[Code::CoordinatorLoadInProgress, Code::NotCoordinator, Code::CoordinatorNotAvailable];
 
-impl Outside {
+impl SimulatedEnvironment {
     /// A code that a coordinator answers now and then instead of serving.
     pub(super) fn group_trouble(&mut self, broker: usize) -> Option<Code> {
         if broker != self.cluster.coordinator {
@@ -38,17 +40,17 @@ impl Outside {
         if self.now < self.cluster.loading_until {
             return Some(Code::CoordinatorLoadInProgress);
         }
-        self.strikes(Kind::ErrorCodes, 12).then(|| self.random.pick(LEAST))
+        self.draws_fault(FaultKind::ErrorCodes, 12).then(|| self.random.pick(LEAST))
     }
 
-    pub(super) fn join(&mut self, ask: &Ask) {
-        let Request::Join { member, session, rebalance, subscription } = &ask.request else { return };
+    pub(super) fn join(&mut self, ask: &BrokerRequest) {
+        let RequestKind::Join { member, session, rebalance, subscription } = &ask.request else { return };
         if let Some(code) = self.group_trouble(ask.broker) {
             let answer = crate::local::broker::coordinator::JoinAnswer::refused(code, member.clone());
-            self.reply(ask.from, Reply::Joined(Box::new(answer)));
+            self.reply(ask.from, BrokerReply::Joined(Box::new(answer)));
             return;
         }
-        let joining = Joining {
+        let joining = JoinRequest {
             member: member.clone(),
             instance: None,
             client: client_of(ask.from.node, ask.from.life),
@@ -65,10 +67,10 @@ impl Outside {
         self.hand_out(given);
     }
 
-    pub(super) fn sync(&mut self, ask: &Ask) {
-        let Request::Sync { member, generation, shares } = &ask.request else { return };
+    pub(super) fn sync(&mut self, ask: &BrokerRequest) {
+        let RequestKind::Sync { member, generation, shares } = &ask.request else { return };
         if let Some(code) = self.group_trouble(ask.broker) {
-            self.reply(ask.from, Reply::Synced(Err(code)));
+            self.reply(ask.from, BrokerReply::Synced(Err(code)));
             return;
         }
         self.cluster.waiting.insert(ask.id, ask.from);
@@ -77,22 +79,22 @@ impl Outside {
 
     pub(super) fn sync_as(
         &mut self,
-        ticket: Ticket,
+        ticket: ResponseId,
         member: &str,
         generation: i32,
         shares: Vec<(String, Bytes)>,
     ) {
-        let was_completing = self.cluster.group.phase == Phase::Completing;
+        let was_completing = self.cluster.group.phase == GroupPhase::Completing;
         let now = self.now;
         let given = self.cluster.group.sync(now, ticket, member, generation, shares);
-        if was_completing && self.cluster.group.phase == Phase::Stable {
+        if was_completing && self.cluster.group.phase == GroupPhase::Stable {
             self.note_grants();
         }
         self.hand_out(given);
     }
 
     fn note_grants(&mut self) {
-        let shares: Vec<(Option<Owner>, Vec<i32>)> = self
+        let shares: Vec<(Option<OwnerProcess>, Vec<i32>)> = self
             .cluster
             .group
             .members
@@ -109,18 +111,18 @@ impl Outside {
         }
     }
 
-    pub(super) fn heartbeat(&mut self, ask: &Ask) {
-        let Request::Heartbeat { member, generation } = &ask.request else { return };
+    pub(super) fn heartbeat(&mut self, ask: &BrokerRequest) {
+        let RequestKind::Heartbeat { member, generation } = &ask.request else { return };
         let now = self.now;
         let code = match self.group_trouble(ask.broker) {
             Some(code) => Some(code),
             None => self.cluster.group.heartbeat(now, member, *generation),
         };
-        self.reply(ask.from, Reply::Heartbeat(code));
+        self.reply(ask.from, BrokerReply::Heartbeat(code));
     }
 
-    pub(super) fn leave(&mut self, ask: &Ask) {
-        let Request::Leave { member } = &ask.request else { return };
+    pub(super) fn leave(&mut self, ask: &BrokerRequest) {
+        let RequestKind::Leave { member } = &ask.request else { return };
         match self.group_trouble(ask.broker) {
             Some(_) => {}
             None if self.is_consumer_group() => self.consumer_leaves(member),
@@ -130,11 +132,11 @@ impl Outside {
                 self.hand_out(given);
             }
         }
-        self.reply(ask.from, Reply::Left);
+        self.reply(ask.from, BrokerReply::Left);
     }
 
-    pub(super) fn commit(&mut self, ask: &Ask) {
-        let Request::Commit { member, generation, commits } = &ask.request else { return };
+    pub(super) fn commit(&mut self, ask: &BrokerRequest) {
+        let RequestKind::Commit { member, generation, commits } = &ask.request else { return };
         let code = self.may_commit(ask.broker, member, *generation);
         if code.is_none() {
             for commit in commits {
@@ -145,13 +147,13 @@ impl Outside {
             }
         }
         let codes = commits.iter().map(|commit| (commit.partition, code)).collect();
-        self.reply(ask.from, Reply::Commit(codes));
+        self.reply(ask.from, BrokerReply::Commit(codes));
     }
 
     /// Serves a commit whose sender has gone on without it.
-    pub(in crate::sim) fn commit_late(&mut self, ask: &Ask) {
+    pub(in crate::sim) fn commit_late(&mut self, ask: &BrokerRequest) {
         self.late -= 1;
-        let Request::Commit { member, generation, commits } = &ask.request else { return };
+        let RequestKind::Commit { member, generation, commits } = &ask.request else { return };
         if self.may_commit(ask.broker, member, *generation).is_some() {
             return;
         }
@@ -172,7 +174,7 @@ impl Outside {
     }
 
     fn store(&mut self, commit: &CommitOffset) {
-        let stored = Stored {
+        let stored = StoredOffset {
             offset: commit.offset.0,
             leader_epoch: commit.leader_epoch,
             metadata: commit.metadata.clone(),
@@ -215,7 +217,7 @@ impl Outside {
     }
 
     pub(super) fn note_members(&mut self, before: &BTreeSet<String>) {
-        let gone: Vec<Owner> = before
+        let gone: Vec<OwnerProcess> = before
             .iter()
             .filter(|id| !self.cluster.group.members.contains_key(*id))
             .filter(|id| !self.cluster.consumers.members.contains_key(*id))
@@ -226,7 +228,7 @@ impl Outside {
         }
     }
 
-    pub(super) fn hand_out(&mut self, given: Vec<(Ticket, Given)>) {
+    pub(super) fn hand_out(&mut self, given: Vec<(ResponseId, DeferredResponse)>) {
         for (ticket, given) in given {
             let Some(from) = self.cluster.waiting.remove(&ticket) else { continue };
             if from.node == STRANGER {
@@ -234,8 +236,8 @@ impl Outside {
                 continue;
             }
             let reply = match given {
-                Given::Join(answer) => Reply::Joined(Box::new(answer)),
-                Given::Sync(answer) => Reply::Synced(answer),
+                DeferredResponse::Join(answer) => BrokerReply::Joined(Box::new(answer)),
+                DeferredResponse::Sync(answer) => BrokerReply::Synced(answer),
             };
             self.reply(from, reply);
         }

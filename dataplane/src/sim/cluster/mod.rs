@@ -18,19 +18,19 @@ use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::Moment;
 
 use self::fetches::BrokerSession;
-use self::partition_log::Log;
-use self::stranger::Stranger;
-use super::plan::Plan;
-use crate::kafka::fetch::session::{Asked, Step};
-use crate::kafka::group::consumer::coordinator::{Answered, ConsumerCoordinator, Said};
-use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
-use crate::local::broker::coordinator::{Group, JoinAnswer};
+use self::partition_log::PartitionLog;
+use self::stranger::ForeignMember;
+use super::plan::FaultSchedule;
+use crate::kafka::fetch::session::{FetchPartition, SessionRequest};
+use crate::kafka::group::consumer::coordinator::{ConsumerCoordinator, HeartbeatResponse, ReceivedHeartbeat};
+use crate::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
+use crate::local::broker::coordinator::{BrokerGroup, JoinAnswer};
 
 pub(super) const BROKERS: usize = 2;
 
 /// Who waits for a reply.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Caller {
+pub(super) struct ReplyReceiver {
     /// Nothing when nobody waits: the request is the twin of another, or its sender had given up before it arrived.
     pub ask: Option<u64>,
     pub node: usize,
@@ -41,16 +41,16 @@ pub(super) struct Caller {
 
 /// A request on its way.
 #[derive(Debug)]
-pub(super) struct Ask {
+pub(super) struct BrokerRequest {
     /// Names it at its broker.
     pub id: u64,
-    pub from: Caller,
+    pub from: ReplyReceiver,
     pub broker: usize,
-    pub request: Request,
+    pub request: RequestKind,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Request {
+pub(super) enum RequestKind {
     FindCoordinator,
     Metadata,
     Join {
@@ -81,15 +81,15 @@ pub(super) enum Request {
     },
     ListOffsets {
         partitions: Vec<i32>,
-        at: At,
+        at: OffsetSpec,
     },
     /// Partition, the epoch that is asked for, and the leader's as the asker knows it.
     EpochEnds {
         known: Vec<(i32, i32, i32)>,
     },
-    Beat(Said),
+    Beat(ReceivedHeartbeat),
     Fetch {
-        step: Step,
+        step: SessionRequest,
         bytes_max: usize,
         wait: Duration,
     },
@@ -97,7 +97,7 @@ pub(super) enum Request {
 
 /// What a broker says of one partition in a fetch.
 #[derive(Clone, Debug)]
-pub(super) struct Part {
+pub(super) struct FetchedPart {
     pub partition: TopicPartition,
     pub code: Option<Code>,
     pub diverging_end: Option<Offset>,
@@ -107,14 +107,14 @@ pub(super) struct Part {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Reply {
+pub(super) enum BrokerReply {
     Coordinator(Result<usize, Code>),
     /// Which topic of its name, and leader and its epoch by partition.
     Topic(Option<TopicId>, Vec<(usize, i32)>),
     Joined(Box<JoinAnswer>),
     Synced(Result<Bytes, Code>),
     Heartbeat(Option<Code>),
-    Told(Result<Answered, Code>),
+    Told(Result<HeartbeatResponse, Code>),
     Left,
     Commit(BTreeMap<i32, Option<Code>>),
     Committed(Result<BTreeMap<i32, Option<CommittedOffset>>, Code>),
@@ -123,40 +123,40 @@ pub(super) enum Reply {
     Fetched {
         code: Option<Code>,
         session: i32,
-        parts: Vec<Part>,
+        parts: Vec<FetchedPart>,
     },
 }
 
 /// The cluster.
-pub(super) struct Cluster {
+pub(super) struct SimulatedCluster {
     /// Which topic of its name the logs are of; brokers without ids have none.
     pub topic_id: Option<TopicId>,
-    pub logs: Vec<Log>,
-    pub group: Group,
+    pub logs: Vec<PartitionLog>,
+    pub group: BrokerGroup,
     /// The group in schedules of the consumer protocol; what is committed is in `group`.
     pub consumers: ConsumerCoordinator,
     pub coordinator: usize,
     /// A new coordinator reads its log until then.
     pub loading_until: Moment,
-    pub stranger: Stranger,
-    waiting: BTreeMap<u64, Caller>,
+    pub stranger: ForeignMember,
+    waiting: BTreeMap<u64, ReplyReceiver>,
     pub sessions: BTreeMap<i32, BrokerSession>,
     next_session: i32,
-    parked: BTreeMap<u64, Ask>,
+    parked: BTreeMap<u64, BrokerRequest>,
 }
 
-impl Cluster {
-    pub(super) fn new(plan: &Plan) -> Self {
+impl SimulatedCluster {
+    pub(super) fn new(plan: &FaultSchedule) -> Self {
         let partitions = plan.partitions;
-        let log = |partition: i32| Log::new(partition as usize % BROKERS);
+        let log = |partition: i32| PartitionLog::new(partition as usize % BROKERS);
         Self {
             topic_id: plan.topic_id,
             logs: (0..partitions).map(log).collect(),
-            group: Group::default(),
+            group: BrokerGroup::default(),
             consumers: ConsumerCoordinator::new(partitions, plan.session, plan.seed.is_multiple_of(2)),
             coordinator: 0,
             loading_until: Moment::default(),
-            stranger: Stranger::default(),
+            stranger: ForeignMember::default(),
             waiting: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_session: 1,
@@ -166,10 +166,10 @@ impl Cluster {
 
     pub(super) fn add_log(&mut self) {
         let leader = self.logs.len() % BROKERS;
-        self.logs.push(Log::new(leader));
+        self.logs.push(PartitionLog::new(leader));
     }
 
-    pub(super) fn log(&self, partition: i32) -> Option<&Log> {
+    pub(super) fn log(&self, partition: i32) -> Option<&PartitionLog> {
         self.logs.get(usize::try_from(partition).ok()?)
     }
 
@@ -188,4 +188,4 @@ impl Cluster {
 }
 
 /// What `asked` says of a fetch, for the session's model.
-pub(super) type Wanted = BTreeMap<TopicPartition, Asked>;
+pub(super) type WantedPartitions = BTreeMap<TopicPartition, FetchPartition>;

@@ -4,8 +4,8 @@
 use bytes::{Bytes, BytesMut};
 use lighterman_proto::ids::Offset;
 
-use super::super::random::Random;
-use super::batches::{Shape, Stamp, batch, marker};
+use super::super::random::SeededRandom;
+use super::batches::{BatchStamp, RecordShape, batch, marker};
 
 /// A value of this letter does not pass the mapping's filters.
 pub(crate) const FILTERED: u8 = b'f';
@@ -13,7 +13,7 @@ const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
 const LZ4: i16 = 3;
 
-pub(crate) struct Stored {
+pub(crate) struct LoggedBatch {
     pub base: i64,
     pub next: i64,
     pub epoch: i32,
@@ -23,31 +23,31 @@ pub(crate) struct Stored {
 }
 
 /// From its first offset to its marker's.
-struct Transaction {
+struct OpenTransaction {
     producer: i64,
     first: i64,
     marker: i64,
     aborted: bool,
 }
 
-pub(crate) struct Log {
+pub(crate) struct PartitionLog {
     pub leader: usize,
     pub epoch: i32,
     pub start: i64,
     pub end: i64,
-    pub batches: Vec<Stored>,
-    transactions: Vec<Transaction>,
+    pub batches: Vec<LoggedBatch>,
+    transactions: Vec<OpenTransaction>,
 }
 
-impl Log {
+impl PartitionLog {
     pub(crate) fn new(leader: usize) -> Self {
         let (batches, transactions) = (Vec::new(), Vec::new());
         Self { leader, epoch: 0, start: 0, end: 0, batches, transactions }
     }
 
     /// Writes a batch, or a transaction; the offsets of the records that must be delivered.
-    pub(crate) fn append(&mut self, random: &mut Random, timestamp: i64, size_max: u64) -> Vec<i64> {
-        let stamp = |attributes, producer| Stamp { epoch: 0, timestamp, attributes, producer };
+    pub(crate) fn append(&mut self, random: &mut SeededRandom, timestamp: i64, size_max: u64) -> Vec<i64> {
+        let stamp = |attributes, producer| BatchStamp { epoch: 0, timestamp, attributes, producer };
         if random.chance(120) {
             return self.append_transaction(random, timestamp, size_max);
         }
@@ -60,9 +60,9 @@ impl Log {
     }
 
     /// Records of a producer, another's in between, and how it ended. It is written at once: the last stable offset is the end.
-    fn append_transaction(&mut self, random: &mut Random, timestamp: i64, size_max: u64) -> Vec<i64> {
+    fn append_transaction(&mut self, random: &mut SeededRandom, timestamp: i64, size_max: u64) -> Vec<i64> {
         let (producer, aborted, first) = (random.pick(&[7, 8]), random.chance(600), self.end);
-        let of_producer = Stamp { epoch: 0, timestamp, attributes: TRANSACTIONAL, producer };
+        let of_producer = BatchStamp { epoch: 0, timestamp, attributes: TRANSACTIONAL, producer };
         let mut visible = self.append_batch(random, of_producer, size_max);
         if aborted {
             visible.clear();
@@ -71,23 +71,23 @@ impl Log {
             }
         }
         if random.chance(500) {
-            let of_another = Stamp { attributes: 0, producer: -1, ..of_producer };
+            let of_another = BatchStamp { attributes: 0, producer: -1, ..of_producer };
             visible.extend(self.append_batch(random, of_another, size_max));
         }
-        let ending = Stamp { epoch: self.epoch, attributes: TRANSACTIONAL | CONTROL, ..of_producer };
+        let ending = BatchStamp { epoch: self.epoch, attributes: TRANSACTIONAL | CONTROL, ..of_producer };
         let (marker_at, bytes) = (self.end, marker(self.end, ending, aborted));
-        self.transactions.push(Transaction { producer, first, marker: marker_at, aborted });
+        self.transactions.push(OpenTransaction { producer, first, marker: marker_at, aborted });
         self.push(marker_at + 1, bytes, false);
         visible
     }
 
-    fn append_batch(&mut self, random: &mut Random, stamp: Stamp, size_max: u64) -> Vec<i64> {
+    fn append_batch(&mut self, random: &mut SeededRandom, stamp: BatchStamp, size_max: u64) -> Vec<i64> {
         let mut shapes = Vec::new();
         let mut delta = -1;
         for _ in 0..random.between(1, 5) {
             delta += if random.chance(150) { 2 } else { 1 };
             let letter = if random.chance(80) { FILTERED } else { b'v' };
-            shapes.push(Shape { delta, letter, size: random.between(0, size_max) as usize });
+            shapes.push(RecordShape { delta, letter, size: random.between(0, size_max) as usize });
         }
         if random.chance(40) {
             // Compaction has emptied it.
@@ -97,21 +97,21 @@ impl Log {
         // The simulated opener knows that such a batch is plain.
         let packed = stamp.attributes & CONTROL == 0 && random.chance(200);
         let attributes = stamp.attributes | if packed { LZ4 } else { 0 };
-        let bytes = batch(self.end, Stamp { epoch: self.epoch, attributes, ..stamp }, &shapes, last);
-        let passes = |shape: &&Shape| shape.letter != FILTERED || shape.size == 0;
+        let bytes = batch(self.end, BatchStamp { epoch: self.epoch, attributes, ..stamp }, &shapes, last);
+        let passes = |shape: &&RecordShape| shape.letter != FILTERED || shape.size == 0;
         let visible: Vec<i64> = shapes.iter().filter(passes).map(|shape| self.end + shape.delta).collect();
         self.push(self.end + last + 1, bytes, stamp.attributes & CONTROL == 0 && !visible.is_empty());
         visible
     }
 
     fn push(&mut self, next: i64, bytes: Bytes, must_be_seen: bool) {
-        self.batches.push(Stored { base: self.end, next, epoch: self.epoch, bytes, must_be_seen });
+        self.batches.push(LoggedBatch { base: self.end, next, epoch: self.epoch, bytes, must_be_seen });
         self.end = next;
     }
 
     /// Aborted transactions that end at `position` or behind it: producer and first offset, as a broker tells them.
     pub(crate) fn aborted_from(&self, position: i64) -> Vec<(i64, Offset)> {
-        let ends_behind = |of: &&Transaction| of.aborted && of.marker >= position;
+        let ends_behind = |of: &&OpenTransaction| of.aborted && of.marker >= position;
         self.transactions.iter().filter(ends_behind).map(|of| (of.producer, Offset(of.first))).collect()
     }
 
@@ -121,7 +121,7 @@ impl Log {
         let mut some = self.batches[from..].iter().take(batches_max);
         let Some(first) = some.next() else { return Bytes::new() };
         let mut total = first.bytes.len();
-        let rest: Vec<&Stored> = some
+        let rest: Vec<&LoggedBatch> = some
             .take_while(|stored| {
                 total += stored.bytes.len();
                 total <= bytes_max

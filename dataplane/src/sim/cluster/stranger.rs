@@ -9,11 +9,11 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::units::Moment;
 
-use super::super::outside::{Event, Outside};
-use super::{Caller, group};
+use super::super::outside::{EnvironmentEvent, SimulatedEnvironment};
+use super::{ReplyReceiver, group};
 use crate::kafka::group::assignor::{self, PROTOCOL};
 use crate::kafka::group::wire;
-use crate::local::broker::coordinator::{Given, JoinAnswer, Joining};
+use crate::local::broker::coordinator::{DeferredResponse, JoinAnswer, JoinRequest};
 
 /// Its number among nodes, of which there are fewer.
 pub(in crate::sim) const STRANGER: usize = 9;
@@ -21,7 +21,7 @@ const BEAT: Duration = Duration::from_millis(700);
 const REBALANCE: Duration = Duration::from_secs(12);
 
 #[derive(Debug, Default, PartialEq, Eq)]
-enum State {
+enum ForeignState {
     #[default]
     Absent,
     Out,
@@ -31,8 +31,8 @@ enum State {
 
 /// What it knows.
 #[derive(Debug, Default)]
-pub(in crate::sim) struct Stranger {
-    state: State,
+pub(in crate::sim) struct ForeignMember {
+    state: ForeignState,
     sorts_first: bool,
     member: String,
     generation: i32,
@@ -43,19 +43,24 @@ pub(in crate::sim) struct Stranger {
     asleep_until: Moment,
 }
 
-impl Outside {
+impl SimulatedEnvironment {
     /// It joins the group, once in a schedule, and falls asleep after a while.
     pub(in crate::sim) fn stranger_comes(&mut self) {
-        if self.cluster.stranger.state != State::Absent || self.quiet {
+        if self.cluster.stranger.state != ForeignState::Absent || self.quiet {
             return;
         }
         let sorts_first = self.random.chance(500);
         let begins = self.now + self.random.millis(1_500, 5_000);
         let asleep_until = begins + self.plan.session + self.random.millis(500, 5_000);
-        self.cluster.stranger =
-            Stranger { state: State::Out, sorts_first, generation: -1, since: -1, ..Stranger::default() };
-        self.queue.push(begins, Event::StrangerSleeps { until: asleep_until });
-        self.after(Duration::ZERO, Event::StrangerBeats);
+        self.cluster.stranger = ForeignMember {
+            state: ForeignState::Out,
+            sorts_first,
+            generation: -1,
+            since: -1,
+            ..ForeignMember::default()
+        };
+        self.queue.push(begins, EnvironmentEvent::StrangerSleeps { until: asleep_until });
+        self.after(Duration::ZERO, EnvironmentEvent::StrangerBeats);
     }
 
     pub(in crate::sim) fn stranger_sleeps(&mut self, until: Moment) {
@@ -69,15 +74,15 @@ impl Outside {
             let (_, given) = self.cluster.group.leave(now, &member);
             return self.hand_out(given);
         }
-        self.after(BEAT, Event::StrangerBeats);
-        let Stranger { state, member, generation, lets_go, asleep_until, .. } = &self.cluster.stranger;
+        self.after(BEAT, EnvironmentEvent::StrangerBeats);
+        let ForeignMember { state, member, generation, lets_go, asleep_until, .. } = &self.cluster.stranger;
         if now < *asleep_until || now < self.cluster.loading_until {
             return;
         }
         match state {
-            State::Absent | State::Joining => {}
-            State::Out => self.stranger_joins(),
-            State::Member => {
+            ForeignState::Absent | ForeignState::Joining => {}
+            ForeignState::Out => self.stranger_joins(),
+            ForeignState::Member => {
                 let lets_go = *lets_go;
                 match self.cluster.group.heartbeat(now, member, *generation) {
                     None if !lets_go => {}
@@ -93,11 +98,11 @@ impl Outside {
 
     fn stranger_joins(&mut self) {
         let stranger = &mut self.cluster.stranger;
-        stranger.state = State::Joining;
+        stranger.state = ForeignState::Joining;
         stranger.lets_go = false;
         let subscription = wire::subscription(&self.topic, &stranger.owned, stranger.since);
         let sign = if stranger.sorts_first { "+" } else { "" };
-        let joining = Joining {
+        let joining = JoinRequest {
             member: stranger.member.clone(),
             instance: None,
             client: format!("{sign}{}", group::client_of(STRANGER, 0)),
@@ -114,32 +119,32 @@ impl Outside {
 
     fn stranger_waits(&mut self) -> u64 {
         let ticket = self.next_id();
-        let from = Caller { ask: None, node: STRANGER, life: 0, gives_up: self.now };
+        let from = ReplyReceiver { ask: None, node: STRANGER, life: 0, gives_up: self.now };
         self.cluster.waiting.insert(ticket, from);
         ticket
     }
 
-    pub(super) fn stranger_gets(&mut self, given: Given) {
-        if self.cluster.stranger.state != State::Joining {
+    pub(super) fn stranger_gets(&mut self, given: DeferredResponse) {
+        if self.cluster.stranger.state != ForeignState::Joining {
             return;
         }
         match given {
-            Given::Join(answer) if answer.code.is_none() => self.stranger_syncs(&answer),
-            Given::Join(answer) => {
+            DeferredResponse::Join(answer) if answer.code.is_none() => self.stranger_syncs(&answer),
+            DeferredResponse::Join(answer) => {
                 let stranger = &mut self.cluster.stranger;
-                stranger.state = State::Out;
+                stranger.state = ForeignState::Out;
                 if answer.code == Some(Code::UnknownMemberId) {
                     stranger.member.clear();
                 }
             }
-            Given::Sync(Ok(share)) => {
+            DeferredResponse::Sync(Ok(share)) => {
                 let share = wire::read_assignment(&self.topic, &share).unwrap_or_default();
                 let stranger = &mut self.cluster.stranger;
-                stranger.state = State::Member;
+                stranger.state = ForeignState::Member;
                 stranger.lets_go = stranger.owned.iter().any(|partition| !share.contains(partition));
                 (stranger.owned, stranger.since) = (share, stranger.generation);
             }
-            Given::Sync(Err(_)) => self.cluster.stranger.state = State::Out,
+            DeferredResponse::Sync(Err(_)) => self.cluster.stranger.state = ForeignState::Out,
         }
     }
 
@@ -156,7 +161,7 @@ impl Outside {
     fn shares(&self, answer: &JoinAnswer) -> Vec<(String, Bytes)> {
         let read =
             |(id, _, metadata): &(String, Option<String>, Bytes)| wire::read_subscription(id, metadata).ok();
-        let members: Vec<assignor::Member> = answer.members.iter().filter_map(read).collect();
+        let members: Vec<assignor::MemberSubscription> = answer.members.iter().filter_map(read).collect();
         let counts = BTreeMap::from([(self.topic.to_string(), self.cluster.logs.len() as i32)]);
         let plan = assignor::assign(&members, &counts);
         plan.into_iter().map(|(id, share)| (id, wire::assignment(&share))).collect()
@@ -164,8 +169,8 @@ impl Outside {
 
     /// The coordinator that it waited for has moved.
     pub(super) fn stranger_is_dropped(&mut self) {
-        if self.cluster.stranger.state == State::Joining {
-            self.cluster.stranger.state = State::Out;
+        if self.cluster.stranger.state == ForeignState::Joining {
+            self.cluster.stranger.state = ForeignState::Out;
         }
     }
 }

@@ -9,53 +9,51 @@ use futures::future::BoxFuture;
 use lighterman_proto::ids::{ConsumerId, Epoch, TopicPartition};
 use lighterman_proto::units::Moment;
 
-use super::super::outside::Outside;
-use super::invocations::Carried;
-use super::{Inside, Key, Mailbox, Node};
+use super::super::outside::SimulatedEnvironment;
+use super::invocations::CarriedInvocation;
+use super::{MessageMailbox, NodeMessage, OwnershipKey, SimulatedNode};
 use crate::batcher::BatchId;
-use crate::batcher::core::{BatchLimits, BatcherCore, Pending, Plan, Ready};
-use crate::batcher::settle::{Member, Settling, settle};
-use crate::credit::bytes::{Lease, Overdraft};
-use crate::credit::slots::{Grant, Slot};
-use crate::history::{Event as Happened, Share};
-use crate::invoker::Verdict;
-use crate::invoker::retry::{Sending, Setbacks, again_at};
-use crate::invoker::verdict::AnswerFacts;
-use crate::partition::cut::Slice;
-use crate::runtime::in_flight::{Flight, LongestRun};
+use crate::batcher::core::{BatchLimits, BatcherCore, PendingOffer, SealCondition, SealedBatch};
+use crate::batcher::settle::BatchShare;
+use crate::credit::bytes::{MemoryLease, Overdraft};
+use crate::credit::slots::{Slot, SlotReceiver};
+use crate::history::{HistoryEvent as Happened, InvocationShare};
+use crate::invoker::retry::SetbackCounts;
+use crate::partition::cut::RecordRun;
+use crate::runtime::in_flight::{InFlightGuard, LongestRun};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);
 
 /// A consumer: its batcher.
-pub(super) struct Consumer {
-    core: BatcherCore,
-    partitions: BTreeMap<i32, Epoch>,
-    sent: BTreeMap<BatchId, Sent>,
-    slot: Option<Slot>,
-    bytes: Option<Lease>,
+pub(super) struct SimulatedConsumer {
+    pub(super) core: BatcherCore,
+    pub(super) partitions: BTreeMap<i32, Epoch>,
+    pub(super) sent: BTreeMap<BatchId, SentBatch>,
+    pub(super) slot: Option<Slot>,
+    pub(super) bytes: Option<MemoryLease>,
     /// Bytes that were asked for and are not there yet.
-    asked: Option<BoxFuture<'static, Lease>>,
-    next_batch: u64,
-    setbacks: Setbacks,
-    timer: Option<Moment>,
+    pub(super) asked: Option<BoxFuture<'static, MemoryLease>>,
+    pub(super) next_batch: u64,
+    pub(super) setbacks: SetbackCounts,
+    pub(super) timer: Option<Moment>,
     /// When something last kept batches from going that was not their window.
-    blocked: Moment,
+    pub(super) blocked: Moment,
     /// It waits for a slot or for bytes.
-    stuck: bool,
+    pub(super) stuck: bool,
     /// Since when each partition's first record is offered.
-    offered: BTreeMap<i32, Moment>,
+    pub(super) offered: BTreeMap<i32, Moment>,
 }
 
-struct Sent {
-    members: Vec<Member>,
-    flights: Vec<Flight>,
-    records: u32,
-    attempt: u32,
+pub(super) struct SentBatch {
+    pub(super) members: Vec<BatchShare>,
+    pub(super) flights: Vec<InFlightGuard>,
+    pub(super) records: u32,
+    pub(super) attempt: u32,
 }
 
-impl Consumer {
-    pub(super) fn new(outside: &Outside) -> Self {
+impl SimulatedConsumer {
+    pub(super) fn new(outside: &SimulatedEnvironment) -> Self {
         let plan = &outside.plan;
         Self {
             core: BatcherCore::new(BatchLimits {
@@ -70,7 +68,7 @@ impl Consumer {
             bytes: None,
             asked: None,
             next_batch: 0,
-            setbacks: Setbacks::default(),
+            setbacks: SetbackCounts::default(),
             timer: None,
             blocked: Moment::default(),
             stuck: false,
@@ -78,13 +76,13 @@ impl Consumer {
         }
     }
 
-    fn knows(&self, key: Key) -> bool {
+    fn knows(&self, key: OwnershipKey) -> bool {
         self.partitions.get(&key.0) == Some(&key.1)
     }
 }
 
-impl Node {
-    pub(super) fn register(&mut self, consumer: u32, key: Key) {
+impl SimulatedNode {
+    pub(super) fn register(&mut self, consumer: u32, key: OwnershipKey) {
         if let Some(consumer) = self.consumers.get_mut(&ConsumerId(consumer)) {
             consumer.partitions.insert(key.0, key.1);
         }
@@ -104,20 +102,20 @@ impl Node {
         }
     }
 
-    pub(super) fn batcher_gets(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn batcher_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
         let id = match &what {
-            Inside::Offer { consumer, .. }
-            | Inside::Withdraw { consumer, .. }
-            | Inside::Unregister { consumer, .. }
-            | Inside::SlotGranted { consumer, .. }
-            | Inside::BatcherWake { consumer }
-            | Inside::Answered { consumer, .. } => *consumer,
+            NodeMessage::Offer { consumer, .. }
+            | NodeMessage::Withdraw { consumer, .. }
+            | NodeMessage::Unregister { consumer, .. }
+            | NodeMessage::SlotGranted { consumer, .. }
+            | NodeMessage::BatcherWake { consumer }
+            | NodeMessage::Answered { consumer, .. } => *consumer,
             _ => return,
         };
         let now = outside.now;
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
         match what {
-            Inside::Offer { pending, .. } => {
+            NodeMessage::Offer { pending, .. } => {
                 if !consumer.knows((pending.partition, pending.epoch)) {
                     return;
                 }
@@ -126,14 +124,18 @@ impl Node {
                     consumer.offered.entry(partition).or_insert(now);
                 }
             }
-            Inside::Withdraw { key, seq, .. } => {
+            NodeMessage::Withdraw { key, seq, .. } => {
                 if consumer.core.withdraw(key.0, key.1, seq) {
                     consumer.offered.remove(&key.0);
-                    self.post(outside, Mailbox::Partition(key.0, key.1.0), Inside::Withdrawn { key, seq });
+                    self.post(
+                        outside,
+                        MessageMailbox::Partition(key.0, key.1.0),
+                        NodeMessage::Withdrawn { key, seq },
+                    );
                 }
                 return;
             }
-            Inside::Unregister { key, .. } => {
+            NodeMessage::Unregister { key, .. } => {
                 if consumer.knows(key) {
                     consumer.partitions.remove(&key.0);
                     consumer.offered.remove(&key.0);
@@ -142,13 +144,13 @@ impl Node {
                 }
                 return;
             }
-            Inside::SlotGranted { slot, .. } => {
+            NodeMessage::SlotGranted { slot, .. } => {
                 if consumer.slot.is_none() {
                     consumer.slot = Some(slot);
                 }
             }
-            Inside::BatcherWake { .. } => consumer.timer = consumer.timer.filter(|at| *at > now),
-            Inside::Answered { batch, verdict, facts, sent_at, .. } => {
+            NodeMessage::BatcherWake { .. } => consumer.timer = consumer.timer.filter(|at| *at > now),
+            NodeMessage::Answered { batch, verdict, facts, sent_at, .. } => {
                 self.settle(outside, id, batch, &verdict, facts, sent_at);
             }
             _ => {}
@@ -156,7 +158,7 @@ impl Node {
         self.pump(outside, id);
     }
 
-    fn pump(&mut self, outside: &mut Outside, id: u32) {
+    fn pump(&mut self, outside: &mut SimulatedEnvironment, id: u32) {
         self.seal_what_is_due(outside, id);
         if self.consumers.get(&ConsumerId(id)).is_some_and(|consumer| consumer.asked.is_some()) {
             let when = outside.now + ASK_BYTES_AGAIN;
@@ -165,7 +167,7 @@ impl Node {
     }
 
     /// Seals as long as a batch is due and both credits are in hand.
-    fn seal_what_is_due(&mut self, outside: &mut Outside, id: u32) {
+    fn seal_what_is_due(&mut self, outside: &mut SimulatedEnvironment, id: u32) {
         self.take_granted_bytes(id);
         if let Some(consumer) = self.consumers.get_mut(&ConsumerId(id))
             && std::mem::take(&mut consumer.stuck)
@@ -175,9 +177,9 @@ impl Node {
         loop {
             let now = outside.now;
             let wake = match self.readiness(outside, id) {
-                Ready::Now => None,
-                Ready::At(when) => Some(Some(when)),
-                Ready::Never => Some(None),
+                SealCondition::Now => None,
+                SealCondition::At(when) => Some(Some(when)),
+                SealCondition::Never => Some(None),
             };
             let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
             if let Some(wake) = wake {
@@ -199,23 +201,23 @@ impl Node {
         }
     }
 
-    fn batcher_wake_at(&mut self, outside: &mut Outside, id: u32, when: Moment) {
+    fn batcher_wake_at(&mut self, outside: &mut SimulatedEnvironment, id: u32, when: Moment) {
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
         if consumer.timer.is_none_or(|set| when < set) {
             consumer.timer = Some(when);
             let wait = when.since(outside.now);
-            self.later(outside, wait, Inside::BatcherWake { consumer: id });
+            self.later(outside, wait, NodeMessage::BatcherWake { consumer: id });
         }
     }
 
-    fn readiness(&mut self, outside: &Outside, id: u32) -> Ready {
+    fn readiness(&mut self, outside: &SimulatedEnvironment, id: u32) -> SealCondition {
         let now = outside.now;
         let may_start = self.may_start(outside);
         let lease = &self.group.lease;
-        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return Ready::Never };
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return SealCondition::Never };
         if consumer.core.waiting() > 0 && !lease.is_good(now) {
             consumer.blocked = now;
-            return Ready::At(now + LOOK_AGAIN);
+            return SealCondition::At(now + LOOK_AGAIN);
         }
         if consumer.offered.keys().any(|partition| !may_start(*partition)) {
             consumer.blocked = now;
@@ -224,18 +226,18 @@ impl Node {
     }
 
     /// Whether nothing older can still run over a partition (H4).
-    fn may_start(&self, outside: &Outside) -> impl Fn(i32) -> bool + use<> {
+    fn may_start(&self, outside: &SimulatedEnvironment) -> impl Fn(i32) -> bool + use<> {
         let (in_flight, mapping, topic) =
             (self.in_flight.clone(), outside.mapping, Arc::clone(&outside.topic));
         let now = outside.now;
         move |partition| in_flight.is_clear(mapping, &TopicPartition::new(Arc::clone(&topic), partition), now)
     }
 
-    fn take_slot(&mut self, outside: &mut Outside, id: u32) -> bool {
+    fn take_slot(&mut self, outside: &mut SimulatedEnvironment, id: u32) -> bool {
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return false };
         if consumer.slot.is_none() {
             let granted = Arc::clone(&self.granted);
-            let grant: Grant = Arc::new(move |slot| granted.lock().push((id, slot)));
+            let grant: SlotReceiver = Arc::new(move |slot| granted.lock().push((id, slot)));
             consumer.slot = self.invoker.slots.take(u64::from(id), &grant);
             if consumer.slot.is_some() {
                 let (in_use, limit) = (self.invoker.slots.in_use(), self.invoker.slots.limit());
@@ -246,7 +248,7 @@ impl Node {
     }
 
     /// False when the payload's bytes are not to be had yet.
-    fn seal(&mut self, outside: &mut Outside, id: u32) -> bool {
+    fn seal(&mut self, outside: &mut SimulatedEnvironment, id: u32) -> bool {
         let may_start = self.may_start(outside);
         let now = outside.now;
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return false };
@@ -287,7 +289,14 @@ impl Node {
         }
     }
 
-    fn dispatch(&mut self, outside: &mut Outside, id: u32, plan: &Plan, slot: Slot, mut lease: Lease) {
+    fn dispatch(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        id: u32,
+        plan: &SealedBatch,
+        slot: Slot,
+        mut lease: MemoryLease,
+    ) {
         let now = outside.now;
         lease.shrink_to(plan.payload_bytes);
         let function_timeout = outside.plan.function_timeout;
@@ -296,9 +305,9 @@ impl Node {
             let key = TopicPartition::new(Arc::clone(&outside.topic), part.partition);
             self.in_flight.enter(outside.mapping, &key, &longest_run, now)
         });
-        let flights: Vec<Flight> = flights.collect();
+        let flights: Vec<InFlightGuard> = flights.collect();
         let partial = outside.plan.partial_responses;
-        let member = |part: &Pending| Member {
+        let member = |part: &PendingOffer| BatchShare {
             partition: part.partition,
             epoch: part.epoch,
             cut: partial.then(|| part.cut.clone()),
@@ -317,7 +326,7 @@ impl Node {
             })
             .min()
             .map_or(0, |since| now.since(since.max(consumer.blocked).max(awake_since)).as_micros() as u64);
-        consumer.sent.insert(batch, Sent { members, flights, records: plan.records(), attempt });
+        consumer.sent.insert(batch, SentBatch { members, flights, records: plan.records(), attempt });
         let (records, payload_bytes) = (plan.records(), plan.payload_bytes);
         outside.record(Happened::Sealed { records, payload_bytes, waited_micros: waited });
         let shares = plan.parts.iter().map(share).collect();
@@ -325,72 +334,18 @@ impl Node {
             let key = (part.partition, part.epoch);
             self.post(
                 outside,
-                Mailbox::Partition(key.0, key.1.0),
-                Inside::Sealed { key, seq: part.seq, end: part.cut.range.end, batch },
+                MessageMailbox::Partition(key.0, key.1.0),
+                NodeMessage::Sealed { key, seq: part.seq, end: part.cut.range.end, batch },
             );
         }
-        self.invoker.carry((id, batch), Carried { _credit: (slot, lease), shares, sent_at: now });
-        self.post(outside, Mailbox::Invoker, Inside::Invoke { consumer: id, batch });
-    }
-
-    fn settle(
-        &mut self,
-        outside: &mut Outside,
-        id: u32,
-        batch: BatchId,
-        verdict: &Verdict,
-        facts: Option<AnswerFacts>,
-        sent_at: Moment,
-    ) {
-        let wall = self.wall(outside);
-        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
-        let Some(sent) = consumer.sent.remove(&batch) else { return };
-        let function_timeout = outside.plan.function_timeout;
-        let may_run_until = verdict.may_run_until(sent_at, function_timeout);
-        let ours = |(partition, _): &(i32, Epoch)| consumer.partitions.contains_key(partition);
-        let shares = sent.members.iter().map(|member| (member.partition, member.epoch)).filter(ours);
-        let setbacks = consumer.setbacks.after(verdict, shares);
-        let sending = Sending { attempt: sent.attempt, setbacks, may_run_until };
-        let random = outside.random.draw();
-        let settling = Settling {
-            topic: &outside.topic,
-            partial_responses: outside.plan.partial_responses,
-            facts,
-            wall,
-            again_at: again_at(verdict, sending, outside.now, super::invocations::RETRY, random),
-        };
-        let settled = settle(verdict, &sent.members, sent.records, &settling);
-        for flight in sent.flights {
-            match may_run_until {
-                Some(until) => flight.unknown(until),
-                None => flight.answered(),
-            }
-        }
-        // Whoever has the partition now is told, and knows by the epoch whether it is meant.
-        let now_under = |member: &Member| consumer.partitions.get(&member.partition).copied();
-        let addresses: Vec<Option<Epoch>> = sent.members.iter().map(now_under).collect();
-        for ((member, resolution), under) in sent.members.into_iter().zip(settled.resolutions).zip(addresses)
-        {
-            if let Some(under) = under {
-                let (key, epoch) = ((member.partition, under), member.epoch);
-                let resolved = Inside::Resolved { key, epoch, batch, resolution: Box::new(resolution) };
-                self.post(outside, Mailbox::Partition(key.0, key.1.0), resolved);
-            }
-        }
-        self.end_consumer_if_leaving(ConsumerId(id));
-    }
-
-    fn end_consumer_if_leaving(&mut self, id: ConsumerId) {
-        let idle = self.consumers.get(&id).is_some_and(|consumer| consumer.sent.is_empty());
-        if idle && self.invoker.leaving.remove(&id) {
-            self.consumers.remove(&id);
-        }
+        self.invoker.carry((id, batch), CarriedInvocation { _credit: (slot, lease), shares, sent_at: now });
+        self.post(outside, MessageMailbox::Invoker, NodeMessage::Invoke { consumer: id, batch });
     }
 }
 
-fn share(part: &Pending) -> Share {
-    let epoch_of = |slice: &Slice| std::iter::repeat_n(slice.header.leader_epoch, slice.records as usize);
-    Share {
+fn share(part: &PendingOffer) -> InvocationShare {
+    let epoch_of = |slice: &RecordRun| std::iter::repeat_n(slice.header.leader_epoch, slice.records as usize);
+    InvocationShare {
         leader_epochs: part.cut.slices.iter().flat_map(epoch_of).collect(),
         partition: part.partition,
         epoch: part.epoch.0,

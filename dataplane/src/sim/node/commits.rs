@@ -6,55 +6,55 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::ids::Epoch;
 
-use super::super::cluster::{Reply, Request};
-use super::super::outside::Outside;
-use super::lines::{DEADLINE, Line, LinePurpose};
-use super::{Inside, Mailbox, Node};
+use super::super::cluster::{BrokerReply, RequestKind};
+use super::super::outside::SimulatedEnvironment;
+use super::lines::{DEADLINE, LinePurpose, SimulatedConnection};
+use super::{MessageMailbox, NodeMessage, SimulatedNode};
 use crate::consumer::member::commits::outcome_of;
-use crate::history::Event as Happened;
-use crate::kafka::group::effects::Identity;
-use crate::offsets::committer::{CommitOutcome, CommitterCore, Frontier, offsets_of};
-use crate::offsets::read_back::differing;
+use crate::history::HistoryEvent as Happened;
+use crate::kafka::group::effects::MemberIdentity;
+use crate::offsets::committer::{CommitOutcome, CommitRequest, CommitterCore, offsets_of};
+use crate::offsets::read_back::mismatched_partitions;
 
 pub(super) const READ_BACK_TICK: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
-pub(super) struct Committer {
+pub(super) struct SimulatedCommitter {
     core: CommitterCore,
     partitions: BTreeMap<i32, Epoch>,
     resting: bool,
 }
 
-impl Node {
-    pub(super) fn follow(&mut self, beginning: Frontier) {
+impl SimulatedNode {
+    pub(super) fn follow(&mut self, beginning: CommitRequest) {
         self.committer.partitions.insert(beginning.partition, beginning.epoch);
         self.committer.core.follow(beginning);
     }
 
-    pub(super) fn committer_gets(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn committer_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
-            Inside::Frontier(frontier) => {
+            NodeMessage::Frontier(frontier) => {
                 if self.committer.partitions.get(&frontier.partition) == Some(&frontier.epoch) {
                     self.committer.core.frontier(*frontier);
                     self.pump_commits(outside);
                 }
             }
-            Inside::Unfollow(key) => {
+            NodeMessage::Unfollow(key) => {
                 if self.committer.partitions.get(&key.0) == Some(&key.1) {
                     self.committer.partitions.remove(&key.0);
                     self.committer.core.forget(key.0);
                 }
             }
-            Inside::CommitterRested => {
+            NodeMessage::CommitterRested => {
                 self.committer.resting = false;
                 self.pump_commits(outside);
             }
-            Inside::ReadBackTick => self.read_back(outside),
+            NodeMessage::ReadBackTick => self.read_back(outside),
             _ => {}
         }
     }
 
-    fn pump_commits(&mut self, outside: &mut Outside) {
+    fn pump_commits(&mut self, outside: &mut SimulatedEnvironment) {
         if self.committer.resting {
             return;
         }
@@ -72,29 +72,42 @@ impl Node {
             }
         }
         let Some(who) = self.group.core.standing().map(|standing| standing.identity()) else {
-            let nobody = Identity { member: String::new(), generation: -1 };
+            let nobody = MemberIdentity { member: String::new(), generation: -1 };
             return self.commits_answered(outside, &nobody, None);
         };
         let partitions_at_activation = self.member.activated;
         let commits = offsets_of(frontiers, partitions_at_activation);
-        let request = Request::Commit { member: who.member.clone(), generation: who.generation, commits };
-        self.on_line(outside, Line::Commit, LinePurpose::Commits { who }, request, DEADLINE);
+        let request = RequestKind::Commit { member: who.member.clone(), generation: who.generation, commits };
+        self.on_line(outside, SimulatedConnection::Commit, LinePurpose::Commits { who }, request, DEADLINE);
     }
 
-    fn read_back(&mut self, outside: &mut Outside) {
-        self.later(outside, READ_BACK_TICK, Inside::ReadBackTick);
+    fn read_back(&mut self, outside: &mut SimulatedEnvironment) {
+        self.later(outside, READ_BACK_TICK, NodeMessage::ReadBackTick);
         let frontiers = self.committer.core.start_read_back(outside.now);
         if frontiers.is_empty() {
             return;
         }
         let partitions = frontiers.iter().map(|frontier| frontier.partition).collect();
-        let request = Request::Committed { partitions };
-        self.on_line(outside, Line::Commit, LinePurpose::ReadBack { frontiers }, request, DEADLINE);
+        let request = RequestKind::Committed { partitions };
+        self.on_line(
+            outside,
+            SimulatedConnection::Commit,
+            LinePurpose::ReadBack { frontiers },
+            request,
+            DEADLINE,
+        );
     }
 
-    pub(super) fn has_read_back(&mut self, outside: &mut Outside, ours: Vec<Frontier>, reply: Option<Reply>) {
+    pub(super) fn has_read_back(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        ours: Vec<CommitRequest>,
+        reply: Option<BrokerReply>,
+    ) {
         let differing = match &reply {
-            Some(Reply::Committed(Ok(theirs))) => Some(differing(ours, self.member.activated, theirs)),
+            Some(BrokerReply::Committed(Ok(theirs))) => {
+                Some(mismatched_partitions(ours, self.member.activated, theirs))
+            }
             _ => None,
         };
         if self.committer.core.read_back(outside.now, differing.as_deref()) > 0 {
@@ -102,8 +115,13 @@ impl Node {
         }
     }
 
-    pub(super) fn commits_answered(&mut self, outside: &mut Outside, who: &Identity, reply: Option<Reply>) {
-        let codes = if let Some(Reply::Commit(codes)) = reply { Some(codes) } else { None };
+    pub(super) fn commits_answered(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        who: &MemberIdentity,
+        reply: Option<BrokerReply>,
+    ) {
+        let codes = if let Some(BrokerReply::Commit(codes)) = reply { Some(codes) } else { None };
         if let Some(code) = codes.iter().flat_map(BTreeMap::values).flatten().next().copied() {
             self.refused(code);
             self.group_step(outside, |core, now, random| core.commit_refused(now, who, code, random));
@@ -122,14 +140,14 @@ impl Node {
         for frontier in done {
             if self.committer.partitions.contains_key(&frontier.partition) {
                 let key = (frontier.partition, frontier.epoch);
-                let committed = Inside::Committed { key, offset: frontier.offset, seq: frontier.seq };
-                self.post(outside, Mailbox::Partition(key.0, key.1.0), committed);
+                let committed = NodeMessage::Committed { key, offset: frontier.offset, seq: frontier.seq };
+                self.post(outside, MessageMailbox::Partition(key.0, key.1.0), committed);
             }
         }
         let random = outside.random.draw();
         if let Some(rest) = self.committer.core.rest(again, random) {
             self.committer.resting = true;
-            self.later(outside, rest, Inside::CommitterRested);
+            self.later(outside, rest, NodeMessage::CommitterRested);
         }
         self.pump_commits(outside);
     }

@@ -4,22 +4,22 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::super::cluster::{Reply, Request};
-use super::super::outside::Outside;
-use super::Node;
-use super::lines::{Line, LinePurpose};
-use crate::kafka::group::consumer::coordinator::{Answered, Said};
-use crate::kafka::group::effects::{Beat, Failure, Share, Told};
-use crate::kafka::group::member::Event;
+use super::super::cluster::{BrokerReply, RequestKind};
+use super::super::outside::SimulatedEnvironment;
+use super::SimulatedNode;
+use super::lines::{LinePurpose, SimulatedConnection};
+use crate::kafka::group::consumer::coordinator::{HeartbeatResponse, ReceivedHeartbeat};
+use crate::kafka::group::effects::{Kip848Heartbeat, Kip848Response, RequestError, TopicPartitions};
+use crate::kafka::group::member::MemberEvent;
 
 /// How often the broker wants to hear from members.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// The one topic.
 const TOPIC: Uuid = Uuid::from_u128(1);
 
-impl Node {
-    pub(super) fn beat(&mut self, outside: &mut Outside, beat: Beat) {
-        let said = Said {
+impl SimulatedNode {
+    pub(super) fn beat(&mut self, outside: &mut SimulatedEnvironment, beat: Kip848Heartbeat) {
+        let said = ReceivedHeartbeat {
             member: beat.member,
             epoch: beat.epoch,
             everything: beat.everything,
@@ -27,24 +27,30 @@ impl Node {
             owned: beat.owned.map(|share| share.partitions),
         };
         let deadline = outside.plan.session / 3;
-        self.on_line(outside, Line::Heartbeat, LinePurpose::Beat(beat.seq), Request::Beat(said), deadline);
+        self.on_line(
+            outside,
+            SimulatedConnection::Heartbeat,
+            LinePurpose::Beat(beat.seq),
+            RequestKind::Beat(said),
+            deadline,
+        );
     }
 
-    pub(super) fn told(&mut self, outside: &mut Outside, seq: u64, reply: Option<Reply>) {
+    pub(super) fn told(&mut self, outside: &mut SimulatedEnvironment, seq: u64, reply: Option<BrokerReply>) {
         let answer = match reply {
-            Some(Reply::Told(Ok(answered))) => Ok(told(answered)),
-            Some(Reply::Told(Err(code))) => Err(self.refused(code)),
-            _ => Err(Failure::Transport("no answer".to_owned())),
+            Some(BrokerReply::Told(Ok(answered))) => Ok(told(answered)),
+            Some(BrokerReply::Told(Err(code))) => Err(self.refused(code)),
+            _ => Err(RequestError::Transport("no answer".to_owned())),
         };
-        self.group_step(outside, |core, now, random| core.take(now, Event::Told(seq, answer), random));
+        self.group_step(outside, |core, now, random| core.take(now, MemberEvent::Told(seq, answer), random));
     }
 }
 
-fn told(answered: Answered) -> Told {
+fn told(answered: HeartbeatResponse) -> Kip848Response {
     let share = |partitions: std::collections::BTreeSet<i32>| {
-        if partitions.is_empty() { Vec::new() } else { vec![Share { topic: TOPIC, partitions }] }
+        if partitions.is_empty() { Vec::new() } else { vec![TopicPartitions { topic: TOPIC, partitions }] }
     };
-    Told {
+    Kip848Response {
         member: String::new(),
         epoch: answered.epoch,
         heartbeat_interval: INTERVAL,

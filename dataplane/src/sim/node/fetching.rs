@@ -10,16 +10,18 @@ use futures::future::BoxFuture;
 use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 
-use super::super::cluster::{BROKERS, Part, Reply, Request};
-use super::super::outside::Outside;
-use super::lines::Purpose;
-use super::{Inside, Key, Mailbox, Node};
-use crate::credit::bytes::{Lease, Overdraft};
+use super::super::cluster::{BROKERS, BrokerReply, FetchedPart, RequestKind};
+use super::super::outside::SimulatedEnvironment;
+use super::lines::RequestPurpose;
+use super::{MessageMailbox, NodeMessage, OwnershipKey, SimulatedNode};
+use crate::credit::bytes::{MemoryLease, Overdraft};
 use crate::kafka::backoff::Backoff;
-use crate::kafka::fetch::desk::{Desk, Holds, Wish, Word, begins_anew, word};
-use crate::kafka::fetch::session::Session;
-use crate::kafka::fetch::wire::Refused;
-use crate::kafka::offsets::At;
+use crate::kafka::fetch::desk::{
+    FetchSpec, FrameLeases, PartitionReply, PendingFetches, classify_reply, is_session_lost,
+};
+use crate::kafka::fetch::session::FetchSession;
+use crate::kafka::fetch::wire::ErrorAction;
+use crate::kafka::offsets::OffsetSpec;
 
 /// Longer than in production, where a poll costs nothing.
 const WAIT: Duration = Duration::from_secs(2);
@@ -27,15 +29,15 @@ const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);
 
 /// A partition has room.
 #[derive(Clone, Debug)]
-pub(in crate::sim) struct Want {
-    pub key: Key,
+pub(in crate::sim) struct SimulatedFetch {
+    pub key: OwnershipKey,
     pub topic: Option<TopicId>,
     pub position: Offset,
     pub leader_epoch: Option<i32>,
     pub bytes_max: usize,
 }
 
-impl Wish for Want {
+impl FetchSpec for SimulatedFetch {
     fn topic(&self) -> Option<TopicId> {
         self.topic
     }
@@ -55,23 +57,23 @@ impl Wish for Want {
 
 /// A broker's desk and the task that polls for it.
 #[derive(Default)]
-pub(super) struct Poller {
-    desk: Desk<Want>,
-    session: Session,
-    polling: Polling,
-    lease: Option<Lease>,
+pub(super) struct SimulatedPoller {
+    desk: PendingFetches<SimulatedFetch>,
+    session: FetchSession,
+    polling: PollState,
+    lease: Option<MemoryLease>,
     /// Bytes for what came beyond what was asked for.
-    rest: Option<BoxFuture<'static, Lease>>,
-    arrived: Option<(i32, Vec<Part>)>,
+    rest: Option<BoxFuture<'static, MemoryLease>>,
+    arrived: Option<(i32, Vec<FetchedPart>)>,
     backoff: Option<Backoff>,
 }
 
 #[derive(Default)]
-enum Polling {
+enum PollState {
     #[default]
     Idle,
     /// Bytes that were asked for and are not there yet.
-    ForBytes(BoxFuture<'static, Lease>),
+    ForBytes(BoxFuture<'static, MemoryLease>),
     Out,
     BackingOff,
 }
@@ -80,33 +82,34 @@ pub(super) fn backoff() -> Backoff {
     Backoff::new(Duration::from_millis(50), Duration::from_secs(5))
 }
 
-impl Node {
-    pub(super) fn router_gets(&mut self, outside: &mut Outside, what: Inside) {
+impl SimulatedNode {
+    pub(super) fn router_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
-            Inside::Want(want) => {
-                self.homeless.remove(&want.key.0);
+            NodeMessage::Want(want) => {
+                self.leaderless.remove(&want.key.0);
                 if self.partitions.contains_key(&want.key) {
                     self.place(outside, want);
                 }
             }
-            Inside::Forget { partition } => self.forget_want(outside, partition),
-            Inside::Poll { broker } => self.poll(outside, broker),
-            Inside::BackedOff { broker } => {
-                self.desks[broker].polling = Polling::Idle;
+            NodeMessage::Forget { partition } => self.forget_want(outside, partition),
+            NodeMessage::Poll { broker } => self.poll(outside, broker),
+            NodeMessage::BackedOff { broker } => {
+                self.desks[broker].polling = PollState::Idle;
                 let wants = self.desks[broker].desk.hand_back_all();
                 self.misplaced(outside, wants);
             }
-            Inside::LookUp => {
+            NodeMessage::LookUp => {
                 let broker = outside.random.below(BROKERS as u64) as usize;
-                self.ask(outside, broker, Request::Metadata, Purpose::LookUp);
+                self.ask(outside, broker, RequestKind::Metadata, RequestPurpose::LookUp);
             }
-            Inside::AskBounds { broker, partition, position } => {
-                let request = Request::ListOffsets { partitions: vec![partition], at: At::Earliest };
+            NodeMessage::AskBounds { broker, partition, position } => {
+                let request =
+                    RequestKind::ListOffsets { partitions: vec![partition], at: OffsetSpec::Earliest };
                 self.ask(
                     outside,
                     broker,
                     request,
-                    Purpose::Bounds { broker, partition, position, start: None },
+                    RequestPurpose::Bounds { broker, partition, position, start: None },
                 );
             }
             _ => {}
@@ -117,10 +120,10 @@ impl Node {
         self.leaders.as_ref()?.get(usize::try_from(partition).ok()?).copied()
     }
 
-    fn place(&mut self, outside: &mut Outside, want: Want) {
+    fn place(&mut self, outside: &mut SimulatedEnvironment, want: SimulatedFetch) {
         let partition = want.key.0;
         let Some((broker, epoch)) = self.leader(partition) else {
-            self.homeless.insert(partition, want);
+            self.leaderless.insert(partition, want);
             self.look_up(outside, Duration::ZERO);
             return;
         };
@@ -131,104 +134,114 @@ impl Node {
         self.poll(outside, broker);
     }
 
-    fn unplace(&mut self, outside: &Outside, partition: i32) {
+    fn unplace(&mut self, outside: &SimulatedEnvironment, partition: i32) {
         if let Some(broker) = self.placed.remove(&partition) {
             self.desks[broker].desk.forget(&id_of(outside, partition));
         }
     }
 
-    pub(super) fn forget_want(&mut self, outside: &Outside, partition: i32) {
-        self.homeless.remove(&partition);
+    pub(super) fn forget_want(&mut self, outside: &SimulatedEnvironment, partition: i32) {
+        self.leaderless.remove(&partition);
         self.unplace(outside, partition);
     }
 
-    fn look_up(&mut self, outside: &mut Outside, wait: Duration) {
-        if !self.homeless.is_empty() && !std::mem::replace(&mut self.looking, true) {
-            self.later(outside, wait, Inside::LookUp);
+    fn look_up(&mut self, outside: &mut SimulatedEnvironment, wait: Duration) {
+        if !self.leaderless.is_empty() && !std::mem::replace(&mut self.looking, true) {
+            self.later(outside, wait, NodeMessage::LookUp);
         }
     }
 
-    pub(super) fn looked_up(&mut self, outside: &mut Outside, reply: Option<Reply>) {
+    pub(super) fn looked_up(&mut self, outside: &mut SimulatedEnvironment, reply: Option<BrokerReply>) {
         self.looking = false;
-        if let Some(Reply::Topic(_, leaders)) = reply {
+        if let Some(BrokerReply::Topic(_, leaders)) = reply {
             self.leaders = Some(leaders);
-            for want in std::mem::take(&mut self.homeless).into_values() {
+            for want in std::mem::take(&mut self.leaderless).into_values() {
                 self.place(outside, want);
             }
-            if self.homeless.is_empty() {
+            if self.leaderless.is_empty() {
                 self.router_backoff.reset();
             }
         }
-        if !self.homeless.is_empty() {
+        if !self.leaderless.is_empty() {
             let wait = self.router_backoff.next(outside.random.draw());
             self.look_up(outside, wait);
         }
     }
 
-    fn misplaced(&mut self, outside: &mut Outside, wants: Vec<Want>) {
+    fn misplaced(&mut self, outside: &mut SimulatedEnvironment, wants: Vec<SimulatedFetch>) {
         for want in wants {
             if self.placed.remove(&want.key.0).is_some() {
-                self.homeless.insert(want.key.0, want);
+                self.leaderless.insert(want.key.0, want);
             }
         }
         let wait = self.router_backoff.next(outside.random.draw());
         self.look_up(outside, wait);
     }
 
-    fn poll(&mut self, outside: &mut Outside, broker: usize) {
+    fn poll(&mut self, outside: &mut SimulatedEnvironment, broker: usize) {
         let budget = self.budget.clone();
         let poller = &mut self.desks[broker];
         if poller.arrived.is_some() {
             return self.receive(outside, broker);
         }
         if poller.desk.is_empty() {
-            if matches!(poller.polling, Polling::ForBytes(_)) {
-                poller.polling = Polling::Idle;
+            if matches!(poller.polling, PollState::ForBytes(_)) {
+                poller.polling = PollState::Idle;
             }
             return;
         }
-        if matches!(poller.polling, Polling::Idle) {
+        if matches!(poller.polling, PollState::Idle) {
             let most = poller.desk.bytes_to_ask(budget.limit());
             let least = budget.fetch_bytes_min().min(most);
             let leased = async move { budget.lease_for_records(least, most).await };
-            poller.polling = Polling::ForBytes(leased.boxed());
+            poller.polling = PollState::ForBytes(leased.boxed());
         }
-        let Polling::ForBytes(asked) = &mut poller.polling else { return };
+        let PollState::ForBytes(asked) = &mut poller.polling else { return };
         let Some(lease) = asked.now_or_never() else {
-            self.later(outside, ASK_BYTES_AGAIN, Inside::Poll { broker });
+            self.later(outside, ASK_BYTES_AGAIN, NodeMessage::Poll { broker });
             return;
         };
         let step = poller.desk.next(&mut poller.session, true);
         let wait = poller.desk.wait(WAIT, outside.now);
         let bytes_max = poller.desk.record_bytes(lease.bytes());
-        (poller.polling, poller.lease) = (Polling::Out, Some(lease));
-        self.ask(outside, broker, Request::Fetch { step, bytes_max, wait }, Purpose::Fetch { broker });
+        (poller.polling, poller.lease) = (PollState::Out, Some(lease));
+        self.ask(
+            outside,
+            broker,
+            RequestKind::Fetch { step, bytes_max, wait },
+            RequestPurpose::Fetch { broker },
+        );
     }
 
-    pub(super) fn polled(&mut self, outside: &mut Outside, broker: usize, reply: Option<Reply>) {
+    pub(super) fn polled(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        broker: usize,
+        reply: Option<BrokerReply>,
+    ) {
         let desk = &mut self.desks[broker];
         match reply {
-            Some(Reply::Fetched { code: None, session, parts }) => {
+            Some(BrokerReply::Fetched { code: None, session, parts }) => {
                 desk.arrived = Some((session, parts));
                 self.receive(outside, broker);
             }
-            Some(Reply::Fetched { code: Some(code), .. }) if begins_anew(code) => {
-                (desk.polling, desk.lease) = (Polling::Idle, None);
+            Some(BrokerReply::Fetched { code: Some(code), .. }) if is_session_lost(code) => {
+                (desk.polling, desk.lease) = (PollState::Idle, None);
                 desk.session.reset();
                 self.poll(outside, broker);
             }
             _ => {
                 desk.lease = None;
                 desk.session.reset();
-                desk.polling = Polling::BackingOff;
+                desk.polling = PollState::BackingOff;
                 let wait = desk.backoff.get_or_insert_with(backoff).next(outside.random.draw());
-                self.later(outside, wait, Inside::BackedOff { broker });
+                self.later(outside, wait, NodeMessage::BackedOff { broker });
             }
         }
     }
 
     /// Takes in what has arrived, once there is room for all of it: a broker sends a first batch whole (KIP-74).
-    fn receive(&mut self, outside: &mut Outside, broker: usize) {
+    fn receive(&mut self, outside: &mut SimulatedEnvironment, broker: usize) {
         let budget = self.budget.clone();
         let poller = &mut self.desks[broker];
         let (Some((session, parts)), Some(mut lease)) = (poller.arrived.take(), poller.lease.take()) else {
@@ -241,21 +254,27 @@ impl Node {
             let rest = poller.rest.get_or_insert_with(|| ask.boxed()).now_or_never();
             let Some(rest) = rest else {
                 (poller.arrived, poller.lease) = (Some((session, parts)), Some(lease));
-                return self.later(outside, ASK_BYTES_AGAIN, Inside::Poll { broker });
+                return self.later(outside, ASK_BYTES_AGAIN, NodeMessage::Poll { broker });
             };
             poller.rest = None;
             lease.join(rest);
         }
-        (poller.polling, poller.backoff) = (Polling::Idle, None);
+        (poller.polling, poller.backoff) = (PollState::Idle, None);
         poller.session.answered(session);
         poller.desk.answered(brought, outside.now);
         self.deliver(outside, broker, parts, lease);
         // Turns are given to partitions first, so that their next wants are in the next poll.
-        self.later(outside, Duration::from_micros(200), Inside::Poll { broker });
+        self.later(outside, Duration::from_micros(200), NodeMessage::Poll { broker });
     }
 
-    fn deliver(&mut self, outside: &mut Outside, broker: usize, parts: Vec<Part>, lease: Lease) {
-        let mut holds = Holds::new(parts.iter().map(|part| part.records.len()), lease, &self.budget);
+    fn deliver(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        broker: usize,
+        parts: Vec<FetchedPart>,
+        lease: MemoryLease,
+    ) {
+        let mut holds = FrameLeases::new(parts.iter().map(|part| part.records.len()), lease, &self.budget);
         let apart = holds.are_apart();
         for mut part in parts {
             let Some(hold) = holds.next(part.records.len()) else { continue };
@@ -266,65 +285,75 @@ impl Node {
         }
     }
 
-    fn settle_part(&mut self, outside: &mut Outside, broker: usize, part: Part, hold: Arc<Lease>) {
+    fn settle_part(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        broker: usize,
+        part: FetchedPart,
+        hold: Arc<MemoryLease>,
+    ) {
         let partition = part.partition.partition;
-        let Poller { desk, session, .. } = &mut self.desks[broker];
-        match word(part.code, part.diverging_end, part.records.is_empty()) {
-            Word::Records | Word::Diverged(_) | Word::Refused(Refused::Trouble(_)) => {
+        let SimulatedPoller { desk, session, .. } = &mut self.desks[broker];
+        match classify_reply(part.code, part.diverging_end, part.records.is_empty()) {
+            PartitionReply::Records
+            | PartitionReply::Diverged(_)
+            | PartitionReply::Refused(ErrorAction::Trouble(_)) => {
                 if let Some(want) = desk.take(&part.partition, session, outside.now) {
                     let (key, position) = (want.key, want.position);
-                    let fetched = Inside::Fetched { key, position, part: Box::new(part), hold };
-                    self.post(outside, Mailbox::Partition(key.0, key.1.0), fetched);
+                    let fetched = NodeMessage::Fetched { key, position, part: Box::new(part), hold };
+                    self.post(outside, MessageMailbox::Partition(key.0, key.1.0), fetched);
                 }
             }
-            Word::Refused(Refused::OutOfRange) => {
+            PartitionReply::Refused(ErrorAction::OutOfRange) => {
                 if let Some(position) = session.position_of(&part.partition) {
-                    let ask = Inside::AskBounds { broker, partition, position };
+                    let ask = NodeMessage::AskBounds { broker, partition, position };
                     self.later(outside, Duration::ZERO, ask);
                 }
             }
-            Word::Refused(Refused::Misplaced) => self.hand_back(outside, broker, partition),
-            Word::Nothing => {}
+            PartitionReply::Refused(ErrorAction::Misplaced) => {
+                self.release_unsent(outside, broker, partition);
+            }
+            PartitionReply::Nothing => {}
         }
     }
 
-    fn hand_back(&mut self, outside: &mut Outside, broker: usize, partition: i32) {
-        if let Some(want) = self.desks[broker].desk.hand_back(&id_of(outside, partition)) {
+    fn release_unsent(&mut self, outside: &mut SimulatedEnvironment, broker: usize, partition: i32) {
+        if let Some(want) = self.desks[broker].desk.release(&id_of(outside, partition)) {
             self.misplaced(outside, vec![want]);
         }
     }
 
     pub(super) fn bounds(
         &mut self,
-        outside: &mut Outside,
+        outside: &mut SimulatedEnvironment,
         broker: usize,
         (partition, position): (i32, Offset),
         start: Option<Offset>,
-        reply: Option<Reply>,
+        reply: Option<BrokerReply>,
     ) {
         let found = match reply {
-            Some(Reply::Offsets(Ok(found))) => found.get(&partition).copied(),
+            Some(BrokerReply::Offsets(Ok(found))) => found.get(&partition).copied(),
             _ => None,
         };
         let Some(found) = found else {
-            return self.hand_back(outside, broker, partition);
+            return self.release_unsent(outside, broker, partition);
         };
         let Some(log_start) = start else {
-            let request = Request::ListOffsets { partitions: vec![partition], at: At::Latest };
-            let purpose = Purpose::Bounds { broker, partition, position, start: Some(found) };
+            let request = RequestKind::ListOffsets { partitions: vec![partition], at: OffsetSpec::Latest };
+            let purpose = RequestPurpose::Bounds { broker, partition, position, start: Some(found) };
             return self.ask(outside, broker, request, purpose);
         };
         let id = id_of(outside, partition);
-        let Poller { desk, session, .. } = &mut self.desks[broker];
+        let SimulatedPoller { desk, session, .. } = &mut self.desks[broker];
         let is_same = desk.want(&id).is_some_and(|want| want.position == position);
         if is_same && let Some(want) = desk.take(&id, session, outside.now) {
             let key = want.key;
-            let told = Inside::OutOfRange { key, log_start, log_end: found };
-            self.post(outside, Mailbox::Partition(key.0, key.1.0), told);
+            let told = NodeMessage::OutOfRange { key, log_start, log_end: found };
+            self.post(outside, MessageMailbox::Partition(key.0, key.1.0), told);
         }
     }
 }
 
-fn id_of(outside: &Outside, partition: i32) -> TopicPartition {
+fn id_of(outside: &SimulatedEnvironment, partition: i32) -> TopicPartition {
     TopicPartition::new(Arc::clone(&outside.topic), partition)
 }

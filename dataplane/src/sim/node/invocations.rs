@@ -6,39 +6,39 @@ use std::time::Duration;
 use lighterman_proto::ids::ConsumerId;
 use lighterman_proto::units::{Moment, SLOTS_PER_CONSUMER};
 
-use super::super::function::Call;
-use super::super::outside::Outside;
-use super::{Inside, Mailbox, Node};
+use super::super::function::SimulatedCall;
+use super::super::outside::SimulatedEnvironment;
+use super::{MessageMailbox, NodeMessage, SimulatedNode};
 use crate::batcher::BatchId;
-use crate::credit::bytes::Lease;
+use crate::credit::bytes::MemoryLease;
 use crate::credit::slots::{Slot, Slots};
-use crate::history::Share;
-use crate::invoker::Verdict;
+use crate::history::InvocationShare;
+use crate::invoker::InvocationOutcome;
 use crate::invoker::retry::RetryPolicy;
 use crate::invoker::throttle::ThrottleControl;
-use crate::invoker::verdict::Reply;
+use crate::invoker::verdict::InvokeResponse;
 
 /// Shorter than in production: so are schedules.
 pub(super) const RETRY: RetryPolicy =
     RetryPolicy { base: Duration::from_millis(50), cap: Duration::from_secs(2) };
 
 /// What an invocation holds while it is out.
-pub(super) struct Carried {
+pub(super) struct CarriedInvocation {
     /// Given back when it is answered.
-    pub _credit: (Slot, Lease),
-    pub shares: Vec<Share>,
+    pub _credit: (Slot, MemoryLease),
+    pub shares: Vec<InvocationShare>,
     pub sent_at: Moment,
 }
 
-pub(super) struct Invoker {
+pub(super) struct SimulatedInvoker {
     pub slots: Slots,
     throttle: ThrottleControl,
-    carried: BTreeMap<(u32, BatchId), Carried>,
+    carried: BTreeMap<(u32, BatchId), CarriedInvocation>,
     /// Consumers that end when their last batch is answered.
     pub leaving: BTreeSet<ConsumerId>,
 }
 
-impl Invoker {
+impl SimulatedInvoker {
     pub(super) fn new(now: Moment) -> Self {
         Self {
             slots: Slots::new(SLOTS_PER_CONSUMER),
@@ -48,40 +48,53 @@ impl Invoker {
         }
     }
 
-    pub(super) fn carry(&mut self, key: (u32, BatchId), carried: Carried) {
+    pub(super) fn carry(&mut self, key: (u32, BatchId), carried: CarriedInvocation) {
         self.carried.insert(key, carried);
     }
 }
 
-impl Node {
+impl SimulatedNode {
     pub(super) fn set_ceiling(&mut self) {
         let consumers = self.floor.len().max(1) as u32;
         self.invoker.throttle.set_ceiling(consumers * SLOTS_PER_CONSUMER);
         self.invoker.slots.set_limit(self.invoker.throttle.limit());
     }
 
-    pub(super) fn invoke(&mut self, outside: &mut Outside, consumer: u32, batch: BatchId) {
+    pub(super) fn invoke(&mut self, outside: &mut SimulatedEnvironment, consumer: u32, batch: BatchId) {
         let Some(carried) = self.invoker.carried.get_mut(&(consumer, batch)) else { return };
         carried.sent_at = outside.now;
         if !self.group.lease.is_good(outside.now) {
-            return self.invoked(outside, consumer, batch, Reply::Withheld);
+            return self.invoked(outside, consumer, batch, InvokeResponse::Withheld);
         }
         let shares = carried.shares.clone();
-        outside.call(Call { node: self.id, life: self.life, consumer, batch, shares, orphaned: false });
+        outside.call(SimulatedCall {
+            node: self.id,
+            life: self.incarnation,
+            consumer,
+            batch,
+            shares,
+            orphaned: false,
+        });
     }
 
-    pub(super) fn invoked(&mut self, outside: &mut Outside, consumer: u32, batch: BatchId, reply: Reply) {
+    pub(super) fn invoked(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        consumer: u32,
+        batch: BatchId,
+        reply: InvokeResponse,
+    ) {
         let Some(carried) = self.invoker.carried.remove(&(consumer, batch)) else { return };
         let facts = reply.facts();
-        let verdict = Verdict::of(reply);
-        let throttled = matches!(verdict, Verdict::Throttled { .. });
+        let verdict = InvocationOutcome::of(reply);
+        let throttled = matches!(verdict, InvocationOutcome::Throttled { .. });
         self.member.answered += 1;
         self.member.throttled += u64::from(throttled);
         let sent_at = carried.sent_at;
         let limit = self.invoker.throttle.answered(outside.now, throttled, outside.now.since(sent_at));
         let verdict = Box::new(verdict);
-        let answered = Inside::Answered { consumer, batch, verdict, facts, sent_at };
-        self.post(outside, Mailbox::Batcher(consumer), answered);
+        let answered = NodeMessage::Answered { consumer, batch, verdict, facts, sent_at };
+        self.post(outside, MessageMailbox::Batcher(consumer), answered);
         if limit != self.invoker.slots.limit() {
             self.invoker.slots.set_limit(limit);
         }

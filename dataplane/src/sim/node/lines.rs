@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use lighterman_proto::ids::Offset;
 
-use super::super::cluster::{Reply, Request};
-use super::super::outside::Outside;
-use super::Node;
-use crate::kafka::group::effects::{Effect, Identity};
-use crate::offsets::committer::Frontier;
+use super::super::cluster::{BrokerReply, RequestKind};
+use super::super::outside::SimulatedEnvironment;
+use super::SimulatedNode;
+use crate::kafka::group::effects::{GroupEffect, MemberIdentity};
+use crate::offsets::committer::CommitRequest;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum SimulatedConnection {
     Heartbeat,
     Join,
     Commit,
@@ -24,37 +24,37 @@ pub(super) enum Line {
 /// What a request on a line is for.
 #[derive(Debug)]
 pub(super) enum LinePurpose {
-    Join(Identity),
-    Sync(Identity),
+    Join(MemberIdentity),
+    Sync(MemberIdentity),
     Heartbeat(u64),
     Beat(u64),
     Leave,
-    Commits { who: Identity },
-    StartCommit { resolve: u64, who: Identity },
+    Commits { who: MemberIdentity },
+    StartCommit { resolve: u64, who: MemberIdentity },
     Committed { resolve: u64 },
-    ReadBack { frontiers: Vec<Frontier> },
+    ReadBack { frontiers: Vec<CommitRequest> },
 }
 
 #[derive(Debug)]
-pub(super) struct Queued {
+pub(super) struct QueuedRequest {
     purpose: LinePurpose,
-    request: Request,
+    request: RequestKind,
     deadline: Duration,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct LineState {
     busy: bool,
-    waiting: VecDeque<Queued>,
+    waiting: VecDeque<QueuedRequest>,
 }
 
 /// What a request was for.
 #[derive(Debug)]
-pub(super) enum Purpose {
+pub(super) enum RequestPurpose {
     FindCoordinator,
-    FindFor(Line, Box<Queued>),
-    OnLine(Line, LinePurpose),
-    Shares { effect: Box<Effect> },
+    FindFor(SimulatedConnection, Box<QueuedRequest>),
+    OnLine(SimulatedConnection, LinePurpose),
+    Shares { effect: Box<GroupEffect> },
     CountTopic,
     View { resolve: u64 },
     Offsets { resolve: u64 },
@@ -65,26 +65,32 @@ pub(super) enum Purpose {
     Fetch { broker: usize },
 }
 
-impl Node {
-    pub(super) fn ask(&mut self, outside: &mut Outside, broker: usize, request: Request, purpose: Purpose) {
-        let wait = if let Request::Fetch { wait, .. } = &request { *wait } else { Duration::ZERO };
-        let id = outside.ask(self.id, self.life, broker, request, DEADLINE + wait);
+impl SimulatedNode {
+    pub(super) fn ask(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        broker: usize,
+        request: RequestKind,
+        purpose: RequestPurpose,
+    ) {
+        let wait = if let RequestKind::Fetch { wait, .. } = &request { *wait } else { Duration::ZERO };
+        let id = outside.ask(self.id, self.incarnation, broker, request, DEADLINE + wait);
         self.purposes.insert(id, purpose);
     }
 
     pub(super) fn on_line(
         &mut self,
-        outside: &mut Outside,
-        line: Line,
+        outside: &mut SimulatedEnvironment,
+        line: SimulatedConnection,
         purpose: LinePurpose,
-        request: Request,
+        request: RequestKind,
         deadline: Duration,
     ) {
-        self.lines[line as usize].waiting.push_back(Queued { purpose, request, deadline });
+        self.lines[line as usize].waiting.push_back(QueuedRequest { purpose, request, deadline });
         self.pump_line(outside, line);
     }
 
-    fn pump_line(&mut self, outside: &mut Outside, line: Line) {
+    fn pump_line(&mut self, outside: &mut SimulatedEnvironment, line: SimulatedConnection) {
         let state = &mut self.lines[line as usize];
         if state.busy {
             return;
@@ -95,48 +101,64 @@ impl Node {
             Some(broker) => self.send_on_line(outside, line, broker, next),
             None => {
                 let broker = outside.random.below(2) as usize;
-                self.ask(outside, broker, Request::FindCoordinator, Purpose::FindFor(line, Box::new(next)));
+                self.ask(
+                    outside,
+                    broker,
+                    RequestKind::FindCoordinator,
+                    RequestPurpose::FindFor(line, Box::new(next)),
+                );
             }
         }
     }
 
-    fn send_on_line(&mut self, outside: &mut Outside, line: Line, broker: usize, queued: Queued) {
-        let Queued { purpose, request, deadline } = queued;
-        let id = outside.ask(self.id, self.life, broker, request, deadline);
-        self.purposes.insert(id, Purpose::OnLine(line, purpose));
+    fn send_on_line(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        line: SimulatedConnection,
+        broker: usize,
+        queued: QueuedRequest,
+    ) {
+        let QueuedRequest { purpose, request, deadline } = queued;
+        let id = outside.ask(self.id, self.incarnation, broker, request, deadline);
+        self.purposes.insert(id, RequestPurpose::OnLine(line, purpose));
     }
 
-    pub(super) fn answer(&mut self, outside: &mut Outside, purpose: Purpose, reply: Option<Reply>) {
+    pub(super) fn answer(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        purpose: RequestPurpose,
+        reply: Option<BrokerReply>,
+    ) {
         match purpose {
-            Purpose::FindCoordinator => self.coordinator_found(outside, reply),
-            Purpose::FindFor(line, queued) => match reply {
-                Some(Reply::Coordinator(Ok(broker))) => {
+            RequestPurpose::FindCoordinator => self.coordinator_found(outside, reply),
+            RequestPurpose::FindFor(line, queued) => match reply {
+                Some(BrokerReply::Coordinator(Ok(broker))) => {
                     self.group.coordinator = Some(broker);
                     self.send_on_line(outside, line, broker, *queued);
                 }
                 _ => self.line_answered(outside, line, queued.purpose, None),
             },
-            Purpose::OnLine(line, purpose) => self.line_answered(outside, line, purpose, reply),
-            Purpose::Shares { effect } => self.share_out(outside, *effect, reply),
-            Purpose::CountTopic => self.topic_counted(outside, reply),
-            Purpose::View { resolve } => self.resolve_view(outside, resolve, reply),
-            Purpose::Offsets { resolve } => self.resolve_offsets(outside, resolve, reply),
-            Purpose::Ends { resolve } => self.resolve_ends(outside, resolve, reply),
-            Purpose::LogEnds { resolve } => self.resolve_log_ends(outside, resolve, reply),
-            Purpose::LookUp => self.looked_up(outside, reply),
-            Purpose::Bounds { broker, partition, position, start } => {
+            RequestPurpose::OnLine(line, purpose) => self.line_answered(outside, line, purpose, reply),
+            RequestPurpose::Shares { effect } => self.share_out(outside, *effect, reply),
+            RequestPurpose::CountTopic => self.topic_counted(outside, reply),
+            RequestPurpose::View { resolve } => self.resolve_view(outside, resolve, reply),
+            RequestPurpose::Offsets { resolve } => self.resolve_offsets(outside, resolve, reply),
+            RequestPurpose::Ends { resolve } => self.resolve_ends(outside, resolve, reply),
+            RequestPurpose::LogEnds { resolve } => self.resolve_log_ends(outside, resolve, reply),
+            RequestPurpose::LookUp => self.looked_up(outside, reply),
+            RequestPurpose::Bounds { broker, partition, position, start } => {
                 self.bounds(outside, broker, (partition, position), start, reply);
             }
-            Purpose::Fetch { broker } => self.polled(outside, broker, reply),
+            RequestPurpose::Fetch { broker } => self.polled(outside, broker, reply),
         }
     }
 
     fn line_answered(
         &mut self,
-        outside: &mut Outside,
-        line: Line,
+        outside: &mut SimulatedEnvironment,
+        line: SimulatedConnection,
         purpose: LinePurpose,
-        reply: Option<Reply>,
+        reply: Option<BrokerReply>,
     ) {
         self.lines[line as usize].busy = false;
         if reply.is_none() {

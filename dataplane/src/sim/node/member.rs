@@ -4,23 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lighterman_proto::control::{PartitionSample, Sample};
+use lighterman_proto::control::{MappingSample, PartitionSample};
 use lighterman_proto::ids::{Epoch, Offset, TopicPartition};
-use lighterman_scaler::assignment::Assignments;
-use lighterman_scaler::policy::{Bounds, Scaler};
+use lighterman_scaler::assignment::AssignmentTable;
+use lighterman_scaler::policy::{PollerBounds, ScalingPolicy};
 
-use super::super::outside::Outside;
-use super::{Inside, Mailbox, Node};
-use crate::consumer::messages::Position;
+use super::super::outside::SimulatedEnvironment;
+use super::{MessageMailbox, NodeMessage, SimulatedNode};
+use crate::consumer::messages::ResumePoint;
 
 const TICK: Duration = Duration::from_secs(1);
 
 /// What is ours.
-pub(in crate::sim) struct Member {
-    scaler: Scaler,
-    pub bounds: Bounds,
-    pub table: Assignments,
-    pub positions: BTreeMap<i32, Position>,
+pub(in crate::sim) struct SimulatedMember {
+    scaler: ScalingPolicy,
+    pub bounds: PollerBounds,
+    pub table: AssignmentTable,
+    pub positions: BTreeMap<i32, ResumePoint>,
     pub owned: BTreeSet<i32>,
     pub revoking: BTreeSet<i32>,
     /// Drained, and not released before what is being begun is committed.
@@ -41,13 +41,13 @@ pub(in crate::sim) struct Member {
     pub answered: u64,
 }
 
-impl Member {
-    pub(super) fn new(outside: &Outside) -> Self {
-        let bounds = Bounds { minimum: 1, maximum: outside.plan.consumers_max };
+impl SimulatedMember {
+    pub(super) fn new(outside: &SimulatedEnvironment) -> Self {
+        let bounds = PollerBounds { minimum: 1, maximum: outside.plan.consumers_max };
         Self {
-            scaler: Scaler::new(bounds),
+            scaler: ScalingPolicy::new(bounds),
             bounds,
-            table: Assignments::default(),
+            table: AssignmentTable::default(),
             positions: BTreeMap::new(),
             owned: BTreeSet::new(),
             revoking: BTreeSet::new(),
@@ -68,16 +68,16 @@ impl Member {
     }
 }
 
-impl Node {
-    pub(super) fn member_gets(&mut self, outside: &mut Outside, what: Inside) {
+impl SimulatedNode {
+    pub(super) fn member_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
-            Inside::MemberTick => {
-                self.later(outside, TICK, Inside::MemberTick);
+            NodeMessage::MemberTick => {
+                self.later(outside, TICK, NodeMessage::MemberTick);
                 self.member_tick(outside);
             }
-            Inside::Group(event) => self.take_event(outside, event),
-            Inside::StartAgain { wanted, generation } => self.resolve_under(outside, wanted, generation),
-            Inside::Report(report) => {
+            NodeMessage::Group(event) => self.take_event(outside, event),
+            NodeMessage::StartAgain { wanted, generation } => self.resolve_under(outside, wanted, generation),
+            NodeMessage::Report(report) => {
                 self.take_report(outside, *report);
                 if self.member.stopping {
                     self.finish_stop(outside);
@@ -87,9 +87,9 @@ impl Node {
         }
     }
 
-    fn member_tick(&mut self, outside: &mut Outside) {
+    fn member_tick(&mut self, outside: &mut SimulatedEnvironment) {
         if self.member.lost_something && self.in_flight.is_mapping_clear(outside.mapping, outside.now) {
-            self.post(outside, Mailbox::Group, Inside::Quiesced);
+            self.post(outside, MessageMailbox::Group, NodeMessage::Quiesced);
             self.member.lost_something = false;
         }
         if self.member.stopping {
@@ -99,19 +99,19 @@ impl Node {
         let sample = self.sample(outside);
         self.member.desired = self.member.scaler.decide(&sample).desired;
         // The policy reacts in seconds; schedules are too short for it to move often.
-        if outside.strikes(super::super::plan::Kind::Storm, 60) {
+        if outside.draws_fault(super::super::plan::FaultKind::Storm, 60) {
             self.member.desired = outside.random.between(1, u64::from(self.member.bounds.maximum)) as u32;
         }
         self.balance(outside);
         if self.budget.is_asked_back() {
             let keys: Vec<_> = self.partitions.keys().copied().collect();
             for key in keys {
-                self.post(outside, Mailbox::Partition(key.0, key.1.0), Inside::GiveBack(key));
+                self.post(outside, MessageMailbox::Partition(key.0, key.1.0), NodeMessage::GiveBack(key));
             }
         }
     }
 
-    fn sample(&mut self, outside: &Outside) -> Sample {
+    fn sample(&mut self, outside: &SimulatedEnvironment) -> MappingSample {
         let member = &mut self.member;
         let partition = |index: i32| {
             let lag = member.committed.get(&index).zip(member.log_end.get(&index));
@@ -122,7 +122,7 @@ impl Node {
                 resolved: member.resolved.get(&index).copied().unwrap_or_default(),
             }
         };
-        let sample = Sample {
+        let sample = MappingSample {
             at: outside.now,
             partitions: member.table.partitions().map(partition).collect(),
             slots_in_use: self.invoker.slots.in_use(),
@@ -135,22 +135,22 @@ impl Node {
     }
 
     /// Somebody wants the node to drain and go.
-    pub(in crate::sim) fn stop(&mut self, outside: &mut Outside) {
+    pub(in crate::sim) fn stop(&mut self, outside: &mut SimulatedEnvironment) {
         if std::mem::replace(&mut self.member.stopping, true) {
             return;
         }
         let partitions: Vec<i32> = self.member.table.partitions().collect();
-        self.give_up(outside, &partitions);
+        self.revoke_partitions(outside, &partitions);
         self.finish_stop(outside);
     }
 
-    pub(super) fn finish_stop(&mut self, outside: &mut Outside) {
+    pub(super) fn finish_stop(&mut self, outside: &mut SimulatedEnvironment) {
         if !self.member.table.is_empty() || self.member.leaving {
             return;
         }
         self.member.leaving = true;
         self.clear_floor(outside);
-        self.post(outside, Mailbox::Group, Inside::Leave);
+        self.post(outside, MessageMailbox::Group, NodeMessage::Leave);
     }
 
     /// What a partition shows of itself.

@@ -7,27 +7,27 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::units::Moment;
 
-use super::super::cluster::{Reply, Request};
-use super::super::outside::{Event, Outside, owner};
-use super::super::plan::Cue;
-use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
-use super::{Inside, Mailbox, Node, State};
-use crate::history::{Event as Happened, Invariant};
-use crate::kafka::group::assignor::{self, Member};
+use super::super::cluster::{BrokerReply, RequestKind};
+use super::super::outside::{EnvironmentEvent, SimulatedEnvironment, owner};
+use super::super::plan::FaultTrigger;
+use super::lines::{DEADLINE, LinePurpose, RequestPurpose, SimulatedConnection};
+use super::{MessageMailbox, NodeMessage, NodeState, SimulatedNode};
+use crate::history::{HistoryEvent as Happened, Invariant};
+use crate::kafka::group::assignor::{self, MemberSubscription};
 use crate::kafka::group::consumer::session::SessionBounds;
-use crate::kafka::group::effects::{Effect, Failure, Identity, Joined, Timing};
+use crate::kafka::group::effects::{GroupEffect, JoinResult, MemberIdentity, MemberTiming, RequestError};
 use crate::kafka::group::lease::margin;
-use crate::kafka::group::member::{Event as Answer, MemberCore};
+use crate::kafka::group::member::{GroupMember, MemberEvent as Answer};
 use crate::kafka::group::{GroupEvent, OwnershipLease, wire};
 
 /// A tenth of the real interval: schedules are short.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(3);
 
-pub(super) struct GroupThread {
-    pub core: MemberCore,
+pub(super) struct SimulatedGroupThread {
+    pub core: GroupMember,
     pub lease: OwnershipLease,
     pub coordinator: Option<usize>,
-    timing: Timing,
+    timing: MemberTiming,
     /// Until when the lease holds, or would have held.
     lease_until: Moment,
     timer: Option<Moment>,
@@ -35,12 +35,12 @@ pub(super) struct GroupThread {
     next_count: Moment,
 }
 
-impl GroupThread {
-    pub(super) fn new((node, life): (usize, u32), outside: &Outside) -> Self {
+impl SimulatedGroupThread {
+    pub(super) fn new((node, life): (usize, u32), outside: &SimulatedEnvironment) -> Self {
         let plan = &outside.plan;
-        let timing = Timing::new(plan.session, plan.function_timeout + Duration::from_secs(10));
+        let timing = MemberTiming::new(plan.session, plan.function_timeout + Duration::from_secs(10));
         Self {
-            core: MemberCore::new(plan.protocol, timing, format!("{node}.{life}-c"), outside.now),
+            core: GroupMember::new(plan.protocol, timing, format!("{node}.{life}-c"), outside.now),
             lease: OwnershipLease::default(),
             coordinator: None,
             timing,
@@ -52,27 +52,27 @@ impl GroupThread {
     }
 }
 
-impl Node {
-    pub(super) fn group_gets(&mut self, outside: &mut Outside, what: Inside) {
+impl SimulatedNode {
+    pub(super) fn group_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
-            Inside::GroupWake => {
+            NodeMessage::GroupWake => {
                 self.group.timer = self.group.timer.filter(|at| *at > outside.now);
                 self.group_step(outside, |_, _, _| Vec::new());
             }
-            Inside::Released(partitions) => {
+            NodeMessage::Released(partitions) => {
                 self.group_step(outside, |core, now, _| core.released(now, &partitions));
             }
-            Inside::Quiesced => self.group_step(outside, |core, _, _| {
-                core.quiesced();
+            NodeMessage::Quiesced => self.group_step(outside, |core, _, _| {
+                core.all_invocations_ended();
                 Vec::new()
             }),
-            Inside::HasLeft => self.has_left(),
-            Inside::Leave => {
+            NodeMessage::HasLeft => self.has_left(),
+            NodeMessage::Leave => {
                 let effects = self.group.core.leave();
-                let says_so = effects.iter().any(|effect| matches!(effect, Effect::Leave { .. }));
+                let says_so = effects.iter().any(|effect| matches!(effect, GroupEffect::Leave { .. }));
                 self.carry_out_group(outside, effects);
                 if !says_so {
-                    self.later(outside, Duration::from_secs(1), Inside::HasLeft);
+                    self.later(outside, Duration::from_secs(1), NodeMessage::HasLeft);
                 }
             }
             _ => {}
@@ -82,8 +82,8 @@ impl Node {
     /// One event through the core, and the tick that follows.
     pub(super) fn group_step(
         &mut self,
-        outside: &mut Outside,
-        event: impl FnOnce(&mut MemberCore, Moment, u64) -> Vec<Effect>,
+        outside: &mut SimulatedEnvironment,
+        event: impl FnOnce(&mut GroupMember, Moment, u64) -> Vec<GroupEffect>,
     ) {
         let (now, random) = (outside.now, outside.random.draw());
         let effects = event(&mut self.group.core, now, random);
@@ -96,40 +96,42 @@ impl Node {
         {
             let at = at.max(now);
             self.group.timer = Some(at);
-            self.later(outside, at.since(now), Inside::GroupWake);
+            self.later(outside, at.since(now), NodeMessage::GroupWake);
         }
     }
 
-    fn carry_out_group(&mut self, outside: &mut Outside, effects: Vec<Effect>) {
+    fn carry_out_group(&mut self, outside: &mut SimulatedEnvironment, effects: Vec<GroupEffect>) {
         for effect in effects {
             match effect {
-                Effect::ExtendLease(until) => {
+                GroupEffect::ExtendLease(until) => {
                     self.judge_lease(outside, until);
                     self.group.lease.extend(until);
                     self.group.lease_until = until;
                 }
-                Effect::EndLease => self.group.lease.end(),
-                Effect::Assigned { generation, owned, added, .. } => {
+                GroupEffect::EndLease => self.group.lease.end(),
+                GroupEffect::Assigned { generation, owned, added, .. } => {
                     self.tell_member(outside, GroupEvent::Assigned { generation, owned, added });
                 }
-                Effect::Revoke { partitions } => self.tell_member(outside, GroupEvent::Revoke { partitions }),
-                Effect::Lost { partitions, reason } => {
-                    outside.cue(self.id, Cue::OwnershipLost);
-                    outside.record(Happened::LetGo { owner: owner(self.id, self.life) });
+                GroupEffect::Revoke { partitions } => {
+                    self.tell_member(outside, GroupEvent::Revoke { partitions });
+                }
+                GroupEffect::Lost { partitions, reason } => {
+                    outside.cue(self.id, FaultTrigger::OwnershipLost);
+                    outside.record(Happened::LetGo { owner: owner(self.id, self.incarnation) });
                     let over =
                         self.group.lease_until.max(outside.now) + margin(self.group.timing.session_timeout);
-                    let (node, life) = (self.id, self.life);
-                    outside.queue.push(over, Event::SessionOver { node, life });
+                    let (node, life) = (self.id, self.incarnation);
+                    outside.queue.push(over, EnvironmentEvent::SessionOver { node, life });
                     self.tell_member(outside, GroupEvent::Lost { partitions, reason });
                 }
-                Effect::Trouble(_) | Effect::Healthy => {}
+                GroupEffect::Trouble(_) | GroupEffect::Healthy => {}
                 request => self.request(outside, request),
             }
         }
     }
 
     /// No lease outlives the session that the coordinator counts.
-    fn judge_lease(&self, outside: &mut Outside, until: Moment) {
+    fn judge_lease(&self, outside: &mut SimulatedEnvironment, until: Moment) {
         let standing = self.group.core.standing();
         if let Some(ends) =
             standing.and_then(|standing| outside.session_ends(&standing.member)).filter(|ends| until > *ends)
@@ -140,60 +142,82 @@ impl Node {
         }
     }
 
-    fn tell_member(&mut self, outside: &mut Outside, event: GroupEvent) {
-        self.post(outside, Mailbox::Member, Inside::Group(event));
+    fn tell_member(&mut self, outside: &mut SimulatedEnvironment, event: GroupEvent) {
+        self.post(outside, MessageMailbox::Member, NodeMessage::Group(event));
     }
 
-    fn request(&mut self, outside: &mut Outside, effect: Effect) {
+    fn request(&mut self, outside: &mut SimulatedEnvironment, effect: GroupEffect) {
         let timing = self.group.timing;
         let blocks_for = timing.rebalance_timeout + DEADLINE;
         match effect {
-            Effect::FindCoordinator => {
+            GroupEffect::FindCoordinator => {
                 let broker = outside.random.below(2) as usize;
-                self.ask(outside, broker, Request::FindCoordinator, Purpose::FindCoordinator);
+                self.ask(outside, broker, RequestKind::FindCoordinator, RequestPurpose::FindCoordinator);
             }
-            Effect::Join { member, generation, owned } => {
+            GroupEffect::Join { member, generation, owned } => {
                 let subscription = wire::subscription(&outside.topic, &owned, generation);
                 let (session, rebalance) = (timing.session_timeout, timing.rebalance_timeout);
-                let who = Identity { member: member.clone(), generation };
-                let request = Request::Join { member, session, rebalance, subscription };
-                self.on_line(outside, Line::Join, LinePurpose::Join(who), request, blocks_for);
+                let who = MemberIdentity { member: member.clone(), generation };
+                let request = RequestKind::Join { member, session, rebalance, subscription };
+                self.on_line(outside, SimulatedConnection::Join, LinePurpose::Join(who), request, blocks_for);
             }
-            Effect::AssignAndSync { .. } => {
+            GroupEffect::AssignAndSync { .. } => {
                 let broker = outside.random.below(2) as usize;
-                self.ask(outside, broker, Request::Metadata, Purpose::Shares { effect: Box::new(effect) });
+                self.ask(
+                    outside,
+                    broker,
+                    RequestKind::Metadata,
+                    RequestPurpose::Shares { effect: Box::new(effect) },
+                );
             }
-            Effect::Sync { member, generation } => {
-                let who = Identity { member: member.clone(), generation };
-                let request = Request::Sync { member, generation, shares: Vec::new() };
-                self.on_line(outside, Line::Join, LinePurpose::Sync(who), request, blocks_for);
+            GroupEffect::Sync { member, generation } => {
+                let who = MemberIdentity { member: member.clone(), generation };
+                let request = RequestKind::Sync { member, generation, shares: Vec::new() };
+                self.on_line(outside, SimulatedConnection::Join, LinePurpose::Sync(who), request, blocks_for);
             }
-            Effect::Heartbeat { member, generation, seq } => {
-                let request = Request::Heartbeat { member, generation };
+            GroupEffect::Heartbeat { member, generation, seq } => {
+                let request = RequestKind::Heartbeat { member, generation };
                 let deadline = timing.session_timeout / 3;
-                self.on_line(outside, Line::Heartbeat, LinePurpose::Heartbeat(seq), request, deadline);
+                self.on_line(
+                    outside,
+                    SimulatedConnection::Heartbeat,
+                    LinePurpose::Heartbeat(seq),
+                    request,
+                    deadline,
+                );
             }
-            Effect::Beat(beat) => self.beat(outside, beat),
-            Effect::Leave { member } => {
-                let request = Request::Leave { member };
-                self.on_line(outside, Line::Heartbeat, LinePurpose::Leave, request, Duration::from_secs(3));
+            GroupEffect::Beat(beat) => self.beat(outside, beat),
+            GroupEffect::Leave { member } => {
+                let request = RequestKind::Leave { member };
+                self.on_line(
+                    outside,
+                    SimulatedConnection::Heartbeat,
+                    LinePurpose::Leave,
+                    request,
+                    Duration::from_secs(3),
+                );
             }
             _ => {}
         }
     }
 
     /// We lead: everybody's share.
-    pub(super) fn share_out(&mut self, outside: &mut Outside, effect: Effect, reply: Option<Reply>) {
-        let Effect::AssignAndSync { member, generation, members } = effect else { return };
-        let who = Identity { member: member.clone(), generation };
-        let Some(Reply::Topic(_, view)) = reply else {
-            let failure = Err(Failure::Transport("metadata".to_owned()));
+    pub(super) fn share_out(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        effect: GroupEffect,
+        reply: Option<BrokerReply>,
+    ) {
+        let GroupEffect::AssignAndSync { member, generation, members } = effect else { return };
+        let who = MemberIdentity { member: member.clone(), generation };
+        let Some(BrokerReply::Topic(_, view)) = reply else {
+            let failure = Err(RequestError::Transport("metadata".to_owned()));
             self.group_step(outside, |core, now, random| {
                 core.take(now, Answer::Synced(who, failure), random)
             });
             return;
         };
-        let readable: Vec<Member> =
+        let readable: Vec<MemberSubscription> =
             members.iter().filter_map(|(id, metadata)| wire::read_subscription(id, metadata).ok()).collect();
         self.group.counted = Some(view.len());
         let counts = BTreeMap::from([(outside.topic.to_string(), view.len() as i32)]);
@@ -204,14 +228,18 @@ impl Node {
                 (id.clone(), wire::assignment(plan.get(id).map(Vec::as_slice).unwrap_or_default()))
             })
             .collect();
-        let request = Request::Sync { member, generation, shares };
+        let request = RequestKind::Sync { member, generation, shares };
         let deadline = self.group.timing.rebalance_timeout + DEADLINE;
-        self.on_line(outside, Line::Join, LinePurpose::Sync(who), request, deadline);
+        self.on_line(outside, SimulatedConnection::Join, LinePurpose::Sync(who), request, deadline);
     }
 
-    pub(super) fn coordinator_found(&mut self, outside: &mut Outside, reply: Option<Reply>) {
+    pub(super) fn coordinator_found(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        reply: Option<BrokerReply>,
+    ) {
         let found = match reply {
-            Some(Reply::Coordinator(Ok(broker))) => {
+            Some(BrokerReply::Coordinator(Ok(broker))) => {
                 self.group.coordinator = Some(broker);
                 let session = outside.plan.session;
                 Ok(Some(SessionBounds { shortest: session, longest: session }))
@@ -221,62 +249,77 @@ impl Node {
         self.group_step(outside, |core, now, random| core.take(now, Answer::CoordinatorFound(found), random));
     }
 
-    pub(super) fn joined(&mut self, outside: &mut Outside, who: Identity, reply: Option<Reply>) {
+    pub(super) fn joined(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        who: MemberIdentity,
+        reply: Option<BrokerReply>,
+    ) {
         let answer = match reply {
-            Some(Reply::Joined(answer)) => match answer.code {
-                None => Ok(Joined {
+            Some(BrokerReply::Joined(answer)) => match answer.code {
+                None => Ok(JoinResult {
                     generation: answer.generation,
                     member: answer.member,
                     leader: answer.leader,
                     members: answer.members.into_iter().map(|(id, _, metadata)| (id, metadata)).collect(),
                 }),
-                Some(Code::MemberIdRequired) => Err(Failure::MemberIdRequired(answer.member)),
+                Some(Code::MemberIdRequired) => Err(RequestError::MemberIdRequired(answer.member)),
                 Some(code) => Err(self.refused(code)),
             },
-            _ => Err(Failure::Transport("no answer".to_owned())),
+            _ => Err(RequestError::Transport("no answer".to_owned())),
         };
         self.group_step(outside, |core, now, random| core.take(now, Answer::Joined(who, answer), random));
     }
 
-    pub(super) fn synced(&mut self, outside: &mut Outside, who: Identity, reply: Option<Reply>) {
+    pub(super) fn synced(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        who: MemberIdentity,
+        reply: Option<BrokerReply>,
+    ) {
         let answer = match reply {
-            Some(Reply::Synced(Ok(share))) => {
-                wire::read_assignment(&outside.topic, &share).map_err(Failure::Transport)
+            Some(BrokerReply::Synced(Ok(share))) => {
+                wire::read_assignment(&outside.topic, &share).map_err(RequestError::Transport)
             }
-            Some(Reply::Synced(Err(code))) => Err(self.refused(code)),
-            _ => Err(Failure::Transport("no answer".to_owned())),
+            Some(BrokerReply::Synced(Err(code))) => Err(self.refused(code)),
+            _ => Err(RequestError::Transport("no answer".to_owned())),
         };
         self.group_step(outside, |core, now, random| core.take(now, Answer::Synced(who, answer), random));
     }
 
-    pub(super) fn heartbeat_answered(&mut self, outside: &mut Outside, seq: u64, reply: Option<Reply>) {
+    pub(super) fn heartbeat_answered(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        seq: u64,
+        reply: Option<BrokerReply>,
+    ) {
         let answer = match reply {
-            Some(Reply::Heartbeat(None)) => Ok(()),
-            Some(Reply::Heartbeat(Some(code))) => Err(self.refused(code)),
-            _ => Err(Failure::Transport("no answer".to_owned())),
+            Some(BrokerReply::Heartbeat(None)) => Ok(()),
+            Some(BrokerReply::Heartbeat(Some(code))) => Err(self.refused(code)),
+            _ => Err(RequestError::Transport("no answer".to_owned())),
         };
         self.group_step(outside, |core, now, random| {
             core.take(now, Answer::HeartbeatAnswered(seq, answer), random)
         });
     }
 
-    pub(super) fn refused(&mut self, code: Code) -> Failure {
+    pub(super) fn refused(&mut self, code: Code) -> RequestError {
         if matches!(code, Code::NotCoordinator | Code::CoordinatorNotAvailable) {
             self.group.coordinator = None;
         }
-        Failure::Code(code)
+        RequestError::Code(code)
     }
 
-    fn count_topic(&mut self, outside: &mut Outside) {
+    fn count_topic(&mut self, outside: &mut SimulatedEnvironment) {
         if self.group.core.leads() && outside.now >= self.group.next_count {
             self.group.next_count = outside.now + METADATA_AGE_MAX;
             let broker = outside.random.below(2) as usize;
-            self.ask(outside, broker, Request::Metadata, Purpose::CountTopic);
+            self.ask(outside, broker, RequestKind::Metadata, RequestPurpose::CountTopic);
         }
     }
 
-    pub(super) fn topic_counted(&mut self, outside: &mut Outside, reply: Option<Reply>) {
-        let Some(Reply::Topic(_, leaders)) = reply else { return };
+    pub(super) fn topic_counted(&mut self, outside: &mut SimulatedEnvironment, reply: Option<BrokerReply>) {
+        let Some(BrokerReply::Topic(_, leaders)) = reply else { return };
         let partitions = leaders.len();
         self.leaders = Some(leaders);
         let grown = self.group.counted.replace(partitions).is_some_and(|before| before != partitions);
@@ -288,7 +331,7 @@ impl Node {
     pub(super) fn has_left(&mut self) {
         // A member that is fenced where it joins says that it leaves, and comes back.
         if self.member.leaving {
-            self.state = State::Left;
+            self.state = NodeState::Left;
         }
     }
 }

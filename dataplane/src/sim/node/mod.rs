@@ -12,6 +12,7 @@ mod membership;
 mod neighbour;
 mod ownership;
 mod partitions;
+mod results;
 mod shelf;
 mod starts;
 
@@ -23,36 +24,36 @@ use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
-use self::batches::Consumer;
-use self::commits::Committer;
-use self::fetching::{Poller, Want};
-use self::invocations::Invoker;
-use self::lines::{LineState, Purpose};
-use self::member::Member;
-use self::membership::GroupThread;
-use self::neighbour::Neighbour;
-use self::partitions::Running;
-use self::starts::Resolve;
-use super::cluster::{BROKERS, Part, Reply};
-use super::outside::{Event, Outside};
+use self::batches::SimulatedConsumer;
+use self::commits::SimulatedCommitter;
+use self::fetching::{SimulatedFetch, SimulatedPoller};
+use self::invocations::SimulatedInvoker;
+use self::lines::{LineState, RequestPurpose};
+use self::member::SimulatedMember;
+use self::membership::SimulatedGroupThread;
+use self::neighbour::NeighbourMapping;
+use self::partitions::RunningPartition;
+use self::starts::StartResolution;
+use super::cluster::{BROKERS, BrokerReply, FetchedPart};
+use super::outside::{EnvironmentEvent, SimulatedEnvironment};
 use crate::batcher::BatchId;
-use crate::batcher::core::Pending;
-use crate::consumer::messages::{PartitionReport, Position};
-use crate::credit::bytes::ByteBudget;
+use crate::batcher::core::PendingOffer;
+use crate::consumer::messages::{PartitionReport, ResumePoint};
+use crate::credit::bytes::MemoryBudget;
 use crate::credit::slots::Slot;
-use crate::invoker::verdict::{AnswerFacts, Reply as FunctionReply, Verdict};
+use crate::invoker::verdict::{AnswerFacts, InvocationOutcome, InvokeResponse as FunctionReply};
 use crate::kafka::group::GroupEvent;
-use crate::offsets::committer::Frontier;
-use crate::partition::cut::Hold;
-use crate::partition::effects::{Buried, Resolution};
+use crate::offsets::committer::CommitRequest;
+use crate::partition::cut::SharedLease;
+use crate::partition::effects::{BatchResolution, DeadLetterResult};
 use crate::runtime::in_flight::InFlight;
 
 /// A partition under one ownership.
-pub(super) type Key = (i32, Epoch);
+pub(super) type OwnershipKey = (i32, Epoch);
 
 /// Where a message goes; each mailbox keeps its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Mailbox {
+pub(super) enum MessageMailbox {
     Member,
     Group,
     Consumer(u32),
@@ -65,12 +66,12 @@ pub(super) enum Mailbox {
 
 /// What happens inside a process.
 #[derive(Debug)]
-pub(super) enum Inside {
+pub(super) enum NodeMessage {
     GroupWake,
     MemberTick,
     Replied {
         ask: u64,
-        reply: Option<Box<Reply>>,
+        reply: Option<Box<BrokerReply>>,
     },
     Group(GroupEvent),
     Released(Vec<i32>),
@@ -89,7 +90,7 @@ pub(super) enum Inside {
         consumer: u32,
         partition: i32,
         epoch: Epoch,
-        position: Box<Position>,
+        position: Box<ResumePoint>,
     },
     DrainPartition {
         partition: i32,
@@ -101,63 +102,63 @@ pub(super) enum Inside {
     },
     Report(Box<PartitionReport>),
     // to a partition
-    Wake(Key),
+    Wake(OwnershipKey),
     Fetched {
-        key: Key,
+        key: OwnershipKey,
         position: Offset,
-        part: Box<Part>,
-        hold: Hold,
+        part: Box<FetchedPart>,
+        hold: SharedLease,
     },
     OutOfRange {
-        key: Key,
+        key: OwnershipKey,
         log_start: Offset,
         log_end: Offset,
     },
     Sealed {
-        key: Key,
+        key: OwnershipKey,
         seq: u64,
         end: Offset,
         batch: BatchId,
     },
     Withdrawn {
-        key: Key,
+        key: OwnershipKey,
         seq: u64,
     },
     Resolved {
-        key: Key,
+        key: OwnershipKey,
         epoch: Epoch,
         batch: BatchId,
-        resolution: Box<Resolution>,
+        resolution: Box<BatchResolution>,
     },
     Committed {
-        key: Key,
+        key: OwnershipKey,
         offset: Offset,
         seq: u64,
     },
-    Drain(Key),
-    GiveBack(Key),
+    Drain(OwnershipKey),
+    GiveBack(OwnershipKey),
     Buried {
-        key: Key,
+        key: OwnershipKey,
         ticket: u64,
-        buried: Buried,
+        buried: DeadLetterResult,
     },
-    TellDrained(Key),
-    TellParted(Key),
+    TellDrained(OwnershipKey),
+    TellParted(OwnershipKey),
     // to a mapping beside this one
     NeighbourGrabs,
     // to a batcher
     Offer {
         consumer: u32,
-        pending: Box<Pending>,
+        pending: Box<PendingOffer>,
     },
     Withdraw {
         consumer: u32,
-        key: Key,
+        key: OwnershipKey,
         seq: u64,
     },
     Unregister {
         consumer: u32,
-        key: Key,
+        key: OwnershipKey,
     },
     SlotGranted {
         consumer: u32,
@@ -169,7 +170,7 @@ pub(super) enum Inside {
     Answered {
         consumer: u32,
         batch: BatchId,
-        verdict: Box<Verdict>,
+        verdict: Box<InvocationOutcome>,
         facts: Option<AnswerFacts>,
         sent_at: Moment,
     },
@@ -184,12 +185,12 @@ pub(super) enum Inside {
         reply: Box<FunctionReply>,
     },
     // to the committer
-    Frontier(Box<Frontier>),
-    Unfollow(Key),
+    Frontier(Box<CommitRequest>),
+    Unfollow(OwnershipKey),
     CommitterRested,
     ReadBackTick,
     // to the fetch router
-    Want(Want),
+    Want(SimulatedFetch),
     Forget {
         partition: i32,
     },
@@ -208,7 +209,7 @@ pub(super) enum Inside {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum NodeState {
     Running,
     Frozen {
         until: Moment,
@@ -219,149 +220,163 @@ pub(super) enum State {
 }
 
 /// One process.
-pub(super) struct Node {
+pub(super) struct SimulatedNode {
     pub id: usize,
-    pub life: u32,
-    pub state: State,
+    pub incarnation: u32,
+    pub state: NodeState,
     pub wall_jump_ms: i64,
     /// Since when it has run without standing still.
     pub awake_since: Moment,
     /// The mapping's share of the node's bytes.
-    pub budget: ByteBudget,
+    pub budget: MemoryBudget,
     /// What another mapping of the node holds.
-    neighbour: Neighbour,
+    neighbour: NeighbourMapping,
     in_flight: InFlight,
-    mail: BTreeMap<Mailbox, Moment>,
-    group: GroupThread,
+    mail: BTreeMap<MessageMailbox, Moment>,
+    group: SimulatedGroupThread,
     lines: [LineState; 3],
-    purposes: BTreeMap<u64, Purpose>,
+    purposes: BTreeMap<u64, RequestPurpose>,
     /// Leader and its epoch by partition, as metadata has told last.
     leaders: Option<Vec<(usize, i32)>>,
-    pub member: Member,
-    resolves: BTreeMap<u64, Resolve>,
+    pub member: SimulatedMember,
+    resolves: BTreeMap<u64, StartResolution>,
     /// Who finds out where partitions begin, and who waits for it.
     turn: Option<u64>,
     turns: VecDeque<u64>,
-    consumers: BTreeMap<ConsumerId, Consumer>,
+    consumers: BTreeMap<ConsumerId, SimulatedConsumer>,
     /// Those that the member counts.
     floor: BTreeSet<ConsumerId>,
-    pub partitions: BTreeMap<Key, Running>,
-    committer: Committer,
-    invoker: Invoker,
-    desks: [Poller; BROKERS],
+    pub partitions: BTreeMap<OwnershipKey, RunningPartition>,
+    committer: SimulatedCommitter,
+    invoker: SimulatedInvoker,
+    desks: [SimulatedPoller; BROKERS],
     placed: BTreeMap<i32, usize>,
-    homeless: BTreeMap<i32, Want>,
+    leaderless: BTreeMap<i32, SimulatedFetch>,
     looking: bool,
     router_backoff: crate::kafka::backoff::Backoff,
     granted: Arc<Mutex<Vec<(u32, Slot)>>>,
 }
 
-impl Node {
-    pub(super) fn new(id: usize, life: u32, outside: &mut Outside) -> Self {
+impl SimulatedNode {
+    pub(super) fn new(id: usize, life: u32, outside: &mut SimulatedEnvironment) -> Self {
         let now = outside.now;
-        let (budget, neighbour) = Neighbour::beside(outside);
+        let (budget, neighbour) = NeighbourMapping::beside(outside);
         let mut node = Self {
             id,
-            life,
-            state: State::Running,
+            incarnation: life,
+            state: NodeState::Running,
             wall_jump_ms: 0,
             awake_since: now,
             budget,
             neighbour,
             in_flight: InFlight::default(),
             mail: BTreeMap::new(),
-            group: GroupThread::new((id, life), outside),
+            group: SimulatedGroupThread::new((id, life), outside),
             lines: [LineState::default(), LineState::default(), LineState::default()],
             purposes: BTreeMap::new(),
             leaders: None,
-            member: Member::new(outside),
+            member: SimulatedMember::new(outside),
             resolves: BTreeMap::new(),
             turn: None,
             turns: VecDeque::new(),
             consumers: BTreeMap::new(),
             floor: BTreeSet::new(),
             partitions: BTreeMap::new(),
-            committer: Committer::default(),
-            invoker: Invoker::new(now),
+            committer: SimulatedCommitter::default(),
+            invoker: SimulatedInvoker::new(now),
             desks: Default::default(),
             placed: BTreeMap::new(),
-            homeless: BTreeMap::new(),
+            leaderless: BTreeMap::new(),
             looking: false,
             router_backoff: fetching::backoff(),
             granted: Arc::default(),
         };
         node.group_step(outside, |_, _, _| Vec::new());
-        node.later(outside, Duration::from_secs(1), Inside::MemberTick);
-        node.later(outside, commits::READ_BACK_TICK, Inside::ReadBackTick);
+        node.later(outside, Duration::from_secs(1), NodeMessage::MemberTick);
+        node.later(outside, commits::READ_BACK_TICK, NodeMessage::ReadBackTick);
         if node.neighbour.is_there() {
-            node.later(outside, Duration::ZERO, Inside::NeighbourGrabs);
+            node.later(outside, Duration::ZERO, NodeMessage::NeighbourGrabs);
         }
         node
     }
 
     /// A message between two actors of the process.
-    fn post(&mut self, outside: &mut Outside, to: Mailbox, what: Inside) {
+    fn post(&mut self, outside: &mut SimulatedEnvironment, to: MessageMailbox, what: NodeMessage) {
         let soon = outside.now + outside.random.micros(2, 60);
         let last = self.mail.entry(to).or_default();
         *last = soon.max(*last);
         let when = *last;
-        outside.queue.push(when, Event::Inside { node: self.id, life: self.life, what });
+        outside.queue.push(when, EnvironmentEvent::Inside { node: self.id, life: self.incarnation, what });
     }
 
-    fn later(&self, outside: &mut Outside, wait: Duration, what: Inside) {
-        outside.after(wait, Event::Inside { node: self.id, life: self.life, what });
+    fn later(&self, outside: &mut SimulatedEnvironment, wait: Duration, what: NodeMessage) {
+        outside.after(wait, EnvironmentEvent::Inside { node: self.id, life: self.incarnation, what });
     }
 
     /// Something happens inside.
-    pub(super) fn handle(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn handle(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
-            Inside::GroupWake | Inside::Released(_) | Inside::Quiesced | Inside::Leave | Inside::HasLeft => {
+            NodeMessage::GroupWake
+            | NodeMessage::Released(_)
+            | NodeMessage::Quiesced
+            | NodeMessage::Leave
+            | NodeMessage::HasLeft => {
                 self.group_gets(outside, what);
             }
-            Inside::Replied { ask, reply } => self.replied(outside, ask, reply.map(|reply| *reply)),
-            Inside::MemberTick | Inside::Group(_) | Inside::StartAgain { .. } | Inside::Report(_) => {
+            NodeMessage::Replied { ask, reply } => self.replied(outside, ask, reply.map(|reply| *reply)),
+            NodeMessage::MemberTick
+            | NodeMessage::Group(_)
+            | NodeMessage::StartAgain { .. }
+            | NodeMessage::Report(_) => {
                 self.member_gets(outside, what);
             }
-            Inside::ResolveAgain { resolve } => self.resolve_step(outside, resolve),
-            Inside::StartPartition { .. }
-            | Inside::DrainPartition { .. }
-            | Inside::FencePartitions { .. } => {
+            NodeMessage::ResolveAgain { resolve } => self.resolve_step(outside, resolve),
+            NodeMessage::StartPartition { .. }
+            | NodeMessage::DrainPartition { .. }
+            | NodeMessage::FencePartitions { .. } => {
                 self.consumer_gets(outside, what);
             }
-            Inside::Frontier(_) | Inside::Unfollow(_) | Inside::CommitterRested | Inside::ReadBackTick => {
+            NodeMessage::Frontier(_)
+            | NodeMessage::Unfollow(_)
+            | NodeMessage::CommitterRested
+            | NodeMessage::ReadBackTick => {
                 self.committer_gets(outside, what);
             }
-            Inside::NeighbourGrabs => {
+            NodeMessage::NeighbourGrabs => {
                 let wait = self.neighbour.grab();
-                self.later(outside, wait, Inside::NeighbourGrabs);
+                self.later(outside, wait, NodeMessage::NeighbourGrabs);
             }
-            Inside::Invoke { consumer, batch } => self.invoke(outside, consumer, batch),
-            Inside::Invoked { consumer, batch, reply } => self.invoked(outside, consumer, batch, *reply),
-            Inside::Want(_)
-            | Inside::Forget { .. }
-            | Inside::Poll { .. }
-            | Inside::BackedOff { .. }
-            | Inside::LookUp
-            | Inside::AskBounds { .. } => self.router_gets(outside, what),
-            Inside::Offer { .. }
-            | Inside::Withdraw { .. }
-            | Inside::Unregister { .. }
-            | Inside::SlotGranted { .. }
-            | Inside::BatcherWake { .. }
-            | Inside::Answered { .. } => self.batcher_gets(outside, what),
+            NodeMessage::Invoke { consumer, batch } => self.invoke(outside, consumer, batch),
+            NodeMessage::Invoked { consumer, batch, reply } => self.invoked(outside, consumer, batch, *reply),
+            NodeMessage::Want(_)
+            | NodeMessage::Forget { .. }
+            | NodeMessage::Poll { .. }
+            | NodeMessage::BackedOff { .. }
+            | NodeMessage::LookUp
+            | NodeMessage::AskBounds { .. } => self.router_gets(outside, what),
+            NodeMessage::Offer { .. }
+            | NodeMessage::Withdraw { .. }
+            | NodeMessage::Unregister { .. }
+            | NodeMessage::SlotGranted { .. }
+            | NodeMessage::BatcherWake { .. }
+            | NodeMessage::Answered { .. } => self.batcher_gets(outside, what),
             _ => self.partition_gets(outside, what),
         }
         self.deliver_grants(outside);
     }
 
-    fn deliver_grants(&mut self, outside: &mut Outside) {
+    fn deliver_grants(&mut self, outside: &mut SimulatedEnvironment) {
         let granted = std::mem::take(&mut *self.granted.lock());
         for (consumer, slot) in granted {
-            self.post(outside, Mailbox::Batcher(consumer), Inside::SlotGranted { consumer, slot });
+            self.post(
+                outside,
+                MessageMailbox::Batcher(consumer),
+                NodeMessage::SlotGranted { consumer, slot },
+            );
         }
     }
 
-    fn replied(&mut self, outside: &mut Outside, ask: u64, reply: Option<Reply>) {
+    fn replied(&mut self, outside: &mut SimulatedEnvironment, ask: u64, reply: Option<BrokerReply>) {
         let Some(purpose) = self.purposes.remove(&ask) else { return };
         self.answer(outside, purpose, reply);
     }
@@ -371,13 +386,13 @@ impl Node {
         self.desks = Default::default();
         self.partitions.clear();
         self.consumers.clear();
-        self.invoker = Invoker::new(Moment::default());
+        self.invoker = SimulatedInvoker::new(Moment::default());
         self.neighbour.let_go();
         self.budget.leased()
     }
 
     /// The wall clock of the machine.
-    fn wall(&self, outside: &Outside) -> lighterman_proto::units::TimestampMs {
+    fn wall(&self, outside: &SimulatedEnvironment) -> lighterman_proto::units::TimestampMs {
         let elapsed = outside.elapsed().as_millis() as i64;
         lighterman_proto::units::TimestampMs(super::outside::WALL_MS + elapsed + self.wall_jump_ms)
     }

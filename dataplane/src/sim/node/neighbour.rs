@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::super::outside::Outside;
-use crate::credit::bytes::{ByteBudget, Lease};
+use super::super::outside::SimulatedEnvironment;
+use crate::credit::bytes::{MemoryBudget, MemoryLease};
 
 const AGAIN: Duration = Duration::from_millis(700);
 /// Far more than there is to take, where a budget has its limit.
@@ -14,16 +14,16 @@ const LEASES_MAX: usize = 200;
 
 /// What it holds, and waits for.
 #[derive(Default)]
-pub(super) struct Neighbour {
-    budget: Option<ByteBudget>,
-    held: Vec<Lease>,
-    asked: Option<BoxFuture<'static, Lease>>,
+pub(super) struct NeighbourMapping {
+    budget: Option<MemoryBudget>,
+    held: Vec<MemoryLease>,
+    asked: Option<BoxFuture<'static, MemoryLease>>,
 }
 
-impl Neighbour {
+impl NeighbourMapping {
     /// The share of the simulated mapping, and the neighbour if the plan has one.
-    pub(super) fn beside(outside: &Outside) -> (ByteBudget, Self) {
-        let node = ByteBudget::new(outside.plan.budget);
+    pub(super) fn beside(outside: &SimulatedEnvironment) -> (MemoryBudget, Self) {
+        let node = MemoryBudget::new(outside.plan.budget);
         if !outside.plan.has_neighbour {
             return (node, Self::default());
         }

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use lighterman_proto::ids::{ConsumerId, Epoch};
-use lighterman_scaler::assignment::Move;
+use lighterman_scaler::assignment::AssignmentMove;
 
-use super::super::outside::{Outside, owner};
-use super::batches::Consumer;
-use super::{Inside, Mailbox, Node};
+use super::super::outside::{SimulatedEnvironment, owner};
+use super::batches::SimulatedConsumer;
+use super::{MessageMailbox, NodeMessage, SimulatedNode};
 use crate::consumer::messages::{PartitionReport, PartitionState};
-use crate::history::Event as Happened;
+use crate::history::HistoryEvent as Happened;
 use crate::kafka::group::GroupEvent;
 
 const BEGIN_ANEW_TOGETHER: Duration = Duration::from_millis(200);
 
-impl Node {
-    pub(super) fn balance(&mut self, outside: &mut Outside) {
+impl SimulatedNode {
+    pub(super) fn balance(&mut self, outside: &mut SimulatedEnvironment) {
         if self.member.stopping {
             return;
         }
@@ -35,56 +35,60 @@ impl Node {
         }
     }
 
-    fn add_consumer(&mut self, outside: &Outside) {
+    fn add_consumer(&mut self, outside: &SimulatedEnvironment) {
         let id = ConsumerId(self.member.next_consumer);
         self.member.next_consumer += 1;
-        self.consumers.insert(id, Consumer::new(outside));
+        self.consumers.insert(id, SimulatedConsumer::new(outside));
         self.floor.insert(id);
         self.set_ceiling();
     }
 
-    fn remove_consumer(&mut self, outside: &mut Outside, id: ConsumerId) {
+    fn remove_consumer(&mut self, outside: &mut SimulatedEnvironment, id: ConsumerId) {
         self.floor.remove(&id);
         self.set_ceiling();
-        self.post(outside, Mailbox::Consumer(id.0), Inside::FencePartitions { consumer: id.0, which: None });
+        self.post(
+            outside,
+            MessageMailbox::Consumer(id.0),
+            NodeMessage::FencePartitions { consumer: id.0, which: None },
+        );
     }
 
-    pub(super) fn clear_floor(&mut self, outside: &mut Outside) {
+    pub(super) fn clear_floor(&mut self, outside: &mut SimulatedEnvironment) {
         let all: Vec<ConsumerId> = self.floor.iter().copied().collect();
         for id in all {
             self.remove_consumer(outside, id);
         }
     }
 
-    fn carry_out_move(&mut self, outside: &mut Outside, step: Move) {
+    fn carry_out_move(&mut self, outside: &mut SimulatedEnvironment, step: AssignmentMove) {
         match step {
-            Move::Drain { partition, consumer, epoch } => {
+            AssignmentMove::Drain { partition, consumer, epoch } => {
                 self.post(
                     outside,
-                    Mailbox::Consumer(consumer.0),
-                    Inside::DrainPartition { partition, epoch },
+                    MessageMailbox::Consumer(consumer.0),
+                    NodeMessage::DrainPartition { partition, epoch },
                 );
             }
-            Move::Assign { partition, consumer, epoch } => {
+            AssignmentMove::Assign { partition, consumer, epoch } => {
                 let Some(position) = self.member.positions.get(&partition).cloned() else { return };
                 let consumer = consumer.0;
                 let position = Box::new(position);
-                let start = Inside::StartPartition { consumer, partition, epoch, position };
-                self.post(outside, Mailbox::Consumer(consumer), start);
+                let start = NodeMessage::StartPartition { consumer, partition, epoch, position };
+                self.post(outside, MessageMailbox::Consumer(consumer), start);
             }
         }
     }
 
-    pub(super) fn give_up(&mut self, outside: &mut Outside, partitions: &[i32]) {
+    pub(super) fn revoke_partitions(&mut self, outside: &mut SimulatedEnvironment, partitions: &[i32]) {
         for partition in partitions {
-            if let Some(step) = self.member.table.give_up(*partition) {
+            if let Some(step) = self.member.table.revoke(*partition) {
                 self.carry_out_move(outside, step);
             }
             self.forget_if_gone(outside, *partition);
         }
     }
 
-    fn forget_if_gone(&mut self, outside: &mut Outside, partition: i32) {
+    fn forget_if_gone(&mut self, outside: &mut SimulatedEnvironment, partition: i32) {
         if self.member.table.holds(partition) {
             return;
         }
@@ -95,27 +99,31 @@ impl Node {
             if self.is_resolving() {
                 self.member.lets_go.push(partition);
             } else {
-                self.post(outside, Mailbox::Group, Inside::Released(vec![partition]));
+                self.post(outside, MessageMailbox::Group, NodeMessage::Released(vec![partition]));
             }
         }
     }
 
-    fn lose(&mut self, outside: &mut Outside, partitions: &[i32]) {
+    fn lose_partitions(&mut self, outside: &mut SimulatedEnvironment, partitions: &[i32]) {
         self.member.lost_something = true;
         let all: Vec<u32> = self.floor.iter().map(|id| id.0).collect();
         for consumer in all {
             let which = Some(partitions.to_vec());
-            self.post(outside, Mailbox::Consumer(consumer), Inside::FencePartitions { consumer, which });
+            self.post(
+                outside,
+                MessageMailbox::Consumer(consumer),
+                NodeMessage::FencePartitions { consumer, which },
+            );
         }
         for partition in partitions {
             self.member.owned.remove(partition);
             self.member.revoking.remove(partition);
-            self.member.table.lose(*partition);
+            self.member.table.remove_consumer(*partition);
             self.forget_if_gone(outside, *partition);
         }
     }
 
-    pub(super) fn take_event(&mut self, outside: &mut Outside, event: GroupEvent) {
+    pub(super) fn take_event(&mut self, outside: &mut SimulatedEnvironment, event: GroupEvent) {
         match event {
             GroupEvent::Assigned { generation, owned, added } => {
                 self.member.generation = generation;
@@ -129,14 +137,14 @@ impl Node {
                     self.member.owned.remove(partition);
                     self.member.revoking.insert(*partition);
                 }
-                self.give_up(outside, &partitions);
+                self.revoke_partitions(outside, &partitions);
             }
-            GroupEvent::Lost { partitions, .. } => self.lose(outside, &partitions),
+            GroupEvent::Lost { partitions, .. } => self.lose_partitions(outside, &partitions),
             GroupEvent::Trouble(_) | GroupEvent::Healthy | GroupEvent::Ended => {}
         }
     }
 
-    pub(super) fn take_report(&mut self, outside: &mut Outside, report: PartitionReport) {
+    pub(super) fn take_report(&mut self, outside: &mut SimulatedEnvironment, report: PartitionReport) {
         let PartitionReport { partition, epoch, state } = report;
         if self.member.table.place(partition).is_none_or(|(_, current)| current != epoch) {
             return;
@@ -144,7 +152,7 @@ impl Node {
         match state {
             PartitionState::Drained { position } => {
                 let frontier = position.committed.0;
-                let owner = owner(self.id, self.life);
+                let owner = owner(self.id, self.incarnation);
                 outside.record(Happened::Drained { owner, partition, epoch: epoch.0, frontier });
                 self.member.positions.insert(partition, position);
             }
@@ -154,33 +162,37 @@ impl Node {
             PartitionState::BeginAnew => return self.begin_anew(outside, partition),
             PartitionState::Exited { .. } => return,
         }
-        self.member.table.freed(partition, epoch);
+        self.member.table.released(partition, epoch);
         self.forget_if_gone(outside, partition);
         self.balance(outside);
     }
 
-    fn begin_anew(&mut self, outside: &mut Outside, partition: i32) {
-        self.member.table.lose(partition);
+    fn begin_anew(&mut self, outside: &mut SimulatedEnvironment, partition: i32) {
+        self.member.table.remove_consumer(partition);
         self.forget_if_gone(outside, partition);
         if self.member.owned.contains(&partition) && !self.member.stopping {
             self.resolve_starts(outside, vec![partition], BEGIN_ANEW_TOGETHER);
         }
     }
 
-    pub(super) fn consumer_gets(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn consumer_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
-            Inside::StartPartition { consumer, partition, epoch, position } => {
+            NodeMessage::StartPartition { consumer, partition, epoch, position } => {
                 if self.consumers.contains_key(&ConsumerId(consumer)) {
                     self.start_partition(outside, consumer, (partition, epoch), *position);
                 }
             }
-            Inside::DrainPartition { partition, epoch } => {
+            NodeMessage::DrainPartition { partition, epoch } => {
                 if self.partitions.contains_key(&(partition, epoch)) {
                     let key = (partition, epoch);
-                    self.post(outside, Mailbox::Partition(partition, epoch.0), Inside::Drain(key));
+                    self.post(
+                        outside,
+                        MessageMailbox::Partition(partition, epoch.0),
+                        NodeMessage::Drain(key),
+                    );
                 }
             }
-            Inside::FencePartitions { consumer, which } => {
+            NodeMessage::FencePartitions { consumer, which } => {
                 let gone: Vec<(i32, Epoch)> = self
                     .partitions
                     .iter()

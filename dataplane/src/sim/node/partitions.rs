@@ -5,30 +5,33 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lighterman_proto::failure::Condition;
+use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::topic_id::TopicId;
 
-use super::super::outside::Outside;
-use super::super::plan::Kind;
-use super::shelf::{OnCredit, Shelf};
-use super::{Inside, Key, Mailbox, Node, Want};
-use crate::batcher::core::Pending;
-use crate::consumer::messages::{PartitionReport, PartitionState, Position};
-use crate::credit::bytes::Lease;
-use crate::history::Event as Happened;
-use crate::offsets::committer::Frontier;
+use super::super::outside::SimulatedEnvironment;
+use super::super::plan::FaultKind;
+use super::shelf::{OnCredit, SimulatedContext};
+use super::{MessageMailbox, NodeMessage, OwnershipKey, SimulatedFetch, SimulatedNode};
+use crate::batcher::core::PendingOffer;
+use crate::consumer::messages::{PartitionReport, PartitionState, ResumePoint};
+use crate::credit::bytes::MemoryLease;
+use crate::history::HistoryEvent as Happened;
+use crate::offsets::committer::CommitRequest;
 use crate::partition::core::{PartitionCore, is_for};
-use crate::partition::cut::CutLimits;
-use crate::partition::effects::{Buried, Effect, Effects, Frame, Note, Start, Tools};
-use crate::partition::work::Work;
+use crate::partition::cut::PartitionBatchLimits;
+use crate::partition::effects::{
+    CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
+    PartitionEvent,
+};
+use crate::partition::work::RecordAttempt;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const BUFFER_BYTES_TARGET: usize = 1_500;
 
 /// A partition that runs.
-pub(in crate::sim) struct Running {
+pub(in crate::sim) struct RunningPartition {
     pub core: PartitionCore,
     /// Of which topic of its name.
     topic: Option<TopicId>,
@@ -37,38 +40,38 @@ pub(in crate::sim) struct Running {
     pub log_end: Option<Offset>,
     counted: Offset,
     /// A place in the budget's line.
-    in_line: Option<BoxFuture<'static, Lease>>,
+    in_line: Option<BoxFuture<'static, MemoryLease>>,
     looking_again: bool,
     /// What is on its way to the destination.
     errand: Option<u64>,
 }
 
-impl Node {
+impl SimulatedNode {
     pub(super) fn start_partition(
         &mut self,
-        outside: &mut Outside,
+        outside: &mut SimulatedEnvironment,
         consumer: u32,
-        key: Key,
-        position: Position,
+        key: OwnershipKey,
+        position: ResumePoint,
     ) {
         let plan = &outside.plan;
         let key_bytes = outside.envelope.partition_bytes(i32::MAX, false);
         let committed = Self::first_of(&position);
-        let beginning = Frontier::beginning(key.0, key.1, &position);
-        let start = Start {
+        let beginning = CommitRequest::beginning(key.0, key.1, &position);
+        let start = PartitionConfig {
             committed,
             leader_epoch: position.leader_epoch,
             progress: position.progress,
             failures: position.failures,
             filters: 0,
             policy: plan.policy,
-            limits: CutLimits {
+            limits: PartitionBatchLimits {
                 records_max: plan.records_max,
                 payload_bytes_max: plan.payload_bytes_max - outside.envelope.base_bytes() - key_bytes,
             },
             buffer_bytes_target: BUFFER_BYTES_TARGET,
         };
-        let running = Running {
+        let running = RunningPartition {
             core: PartitionCore::new(start),
             topic: position.topic,
             consumer,
@@ -88,20 +91,27 @@ impl Node {
 
     pub(super) fn step(
         &mut self,
-        outside: &mut Outside,
-        key: Key,
-        event: impl FnOnce(&mut PartitionCore, lighterman_proto::units::Moment, &mut Tools<'_>) -> Effects,
+        outside: &mut SimulatedEnvironment,
+        key: OwnershipKey,
+        event: impl FnOnce(
+            &mut PartitionCore,
+            lighterman_proto::units::Moment,
+            &mut CoreContext<'_>,
+        ) -> PartitionEffects,
     ) {
         let wall = self.wall(outside);
         let Some(running) = self.partitions.get_mut(&key) else { return };
-        let shelf =
-            Shelf { envelope: Arc::clone(&outside.envelope), partition: key.0, budget: self.budget.clone() };
+        let shelf = SimulatedContext {
+            envelope: Arc::clone(&outside.envelope),
+            partition: key.0,
+            budget: self.budget.clone(),
+        };
         let granted = running.in_line.as_mut().and_then(FutureExt::now_or_never);
         if granted.is_some() {
             running.in_line = None;
         }
         let mut opener = OnCredit { budget: &shelf.budget, granted, spent: 0 };
-        let mut tools = Tools { opener: &mut opener, sizer: &shelf, sieve: &shelf, wall };
+        let mut tools = CoreContext { opener: &mut opener, sizer: &shelf, sieve: &shelf, wall };
         let effects = event(&mut running.core, outside.now, &mut tools);
         drop(opener);
         for effect in effects {
@@ -114,47 +124,50 @@ impl Node {
         self.show(key.0, key.1);
     }
 
-    fn carry_out(&mut self, outside: &mut Outside, key: Key, effect: Effect) {
+    fn carry_out(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey, effect: PartitionEffect) {
         let (partition, epoch) = key;
         let Some(running) = self.partitions.get_mut(&key) else { return };
         let consumer = running.consumer;
+        let batcher = MessageMailbox::Batcher(consumer);
         match effect {
-            Effect::Want { position, leader_epoch, bytes_max } => {
+            PartitionEffect::Fetch { position, leader_epoch, bytes_max } => {
                 let leader_epoch = (leader_epoch >= 0).then_some(leader_epoch);
                 let topic = running.topic;
-                let want = Want { key, topic, position, leader_epoch, bytes_max };
-                self.post(outside, Mailbox::Router, Inside::Want(want));
+                let want = SimulatedFetch { key, topic, position, leader_epoch, bytes_max };
+                self.post(outside, MessageMailbox::Router, NodeMessage::Want(want));
             }
-            Effect::Forget | Effect::Pause => {
-                self.post(outside, Mailbox::Router, Inside::Forget { partition });
+            PartitionEffect::CancelFetch | PartitionEffect::Pause => {
+                self.post(outside, MessageMailbox::Router, NodeMessage::Forget { partition });
             }
-            Effect::Offer { seq, cut, attempt, alone, expires } => {
+            PartitionEffect::Offer { seq, cut, attempt, alone, expires } => {
                 let key_bytes = outside.envelope.partition_bytes(partition, false);
                 let pending =
-                    Box::new(Pending { partition, epoch, seq, cut, attempt, alone, key_bytes, expires });
-                self.post(outside, Mailbox::Batcher(consumer), Inside::Offer { consumer, pending });
+                    Box::new(PendingOffer { partition, epoch, seq, cut, attempt, alone, key_bytes, expires });
+                self.post(outside, batcher, NodeMessage::Offer { consumer, pending });
             }
-            Effect::Withdraw { seq } => {
-                self.post(outside, Mailbox::Batcher(consumer), Inside::Withdraw { consumer, key, seq });
+            PartitionEffect::Withdraw { seq } => {
+                self.post(outside, batcher, NodeMessage::Withdraw { consumer, key, seq });
             }
-            Effect::Commit { seq, offset, leader_epoch, progress, passed } => {
+            PartitionEffect::Commit { seq, offset, leader_epoch, progress, passed } => {
                 let moved = running.counted.distance_to(offset);
                 running.counted = offset;
                 *self.member.resolved.entry(partition).or_default() += moved;
                 let topic = running.topic;
                 let frontier =
-                    Frontier { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
-                self.post(outside, Mailbox::Committer, Inside::Frontier(Box::new(frontier)));
+                    CommitRequest { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
+                self.post(outside, MessageMailbox::Committer, NodeMessage::Frontier(Box::new(frontier)));
             }
-            Effect::Bury { ticket, work, condition } => self.bury(outside, key, ticket, &work, condition),
+            PartitionEffect::DeadLetter { ticket, work, condition } => {
+                self.bury(outside, key, ticket, &work, condition);
+            }
             // Nobody has unreadable batches passed here.
-            Effect::BuryRaw { .. } => {}
-            Effect::StopBurying { ticket } => self.stop_burying(outside, key, ticket),
-            Effect::WakeAt(when) => {
+            PartitionEffect::DeadLetterRaw { .. } => {}
+            PartitionEffect::CancelDeadLetter { ticket } => self.stop_burying(outside, key, ticket),
+            PartitionEffect::WakeAt(when) => {
                 let wait = when.since(outside.now);
-                self.later(outside, wait, Inside::Wake(key));
+                self.later(outside, wait, NodeMessage::Wake(key));
             }
-            Effect::AwaitCredit(short) => {
+            PartitionEffect::AwaitCredit(short) => {
                 if running.in_line.is_none() {
                     let budget = self.budget.clone();
                     let lease = async move { budget.lease_or_overdraft(short.bytes, short.purpose).await };
@@ -162,37 +175,39 @@ impl Node {
                 }
                 self.look_again(outside, key);
             }
-            Effect::LookAgain => self.look_again(outside, key),
-            Effect::GoOn => self.post(outside, Mailbox::Partition(key.0, key.1.0), Inside::Wake(key)),
-            Effect::Drained => self.tell_drained(outside, key),
-            Effect::Rebuild { at, leader_epoch } => {
+            PartitionEffect::PollSoon => self.look_again(outside, key),
+            PartitionEffect::ContinueSoon => {
+                self.post(outside, MessageMailbox::Partition(key.0, key.1.0), NodeMessage::Wake(key));
+            }
+            PartitionEffect::Drained => self.tell_drained(outside, key),
+            PartitionEffect::Restart { at, leader_epoch } => {
                 let topic = running.topic;
                 let position =
-                    Position { topic, committed: at, leader_epoch, progress: None, failures: None };
+                    ResumePoint { topic, committed: at, leader_epoch, progress: None, failures: None };
                 self.report(outside, key, PartitionState::Rebuild { position });
             }
-            Effect::BeginAnew => {
-                self.post(outside, Mailbox::Committer, Inside::Unfollow(key));
+            PartitionEffect::StartNewLog => {
+                self.post(outside, MessageMailbox::Committer, NodeMessage::Unfollow(key));
                 self.tell_parted(outside, key);
             }
-            Effect::Note(Note::LedgerRefused(refused)) => {
+            PartitionEffect::Log(PartitionEvent::LedgerRefused(refused)) => {
                 // The production node counts this as a violation of COM-1 and stops the partition.
                 outside.violated(crate::history::Invariant::Com1, refused.to_string());
             }
-            Effect::Note(_) => {}
+            PartitionEffect::Log(_) => {}
         }
     }
 
     /// Looks whether credit that is waited for is there, which in the production node arrives as a message, or whether others
     /// wait for some.
-    fn look_again(&mut self, outside: &mut Outside, key: Key) {
+    fn look_again(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey) {
         let Some(running) = self.partitions.get_mut(&key) else { return };
         if !std::mem::replace(&mut running.looking_again, true) {
-            self.later(outside, LOOK_AGAIN, Inside::Wake(key));
+            self.later(outside, LOOK_AGAIN, NodeMessage::Wake(key));
         }
     }
 
-    fn report(&mut self, outside: &mut Outside, key: Key, state: PartitionState) {
+    fn report(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey, state: PartitionState) {
         let (partition, epoch) = key;
         let consumer = self.partitions.get(&key).map(|running| running.consumer);
         let ends = !matches!(state, PartitionState::Exited { .. });
@@ -200,11 +215,11 @@ impl Node {
             self.fence(outside, key);
         }
         let report = Box::new(PartitionReport { partition, epoch, state });
-        self.post(outside, Mailbox::Member, Inside::Report(report));
+        self.post(outside, MessageMailbox::Member, NodeMessage::Report(report));
     }
 
     /// Drained is said only when no invocation of ours can still have an effect (DRN-1, H4).
-    fn tell_drained(&mut self, outside: &mut Outside, key: Key) {
+    fn tell_drained(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey) {
         let Some(running) = self.partitions.get(&key) else { return };
         let id = TopicPartition::new(Arc::clone(&outside.topic), key.0);
         if self.in_flight.is_clear(outside.mapping, &id, outside.now) {
@@ -213,15 +228,15 @@ impl Node {
                 (running.core.frontier_leader_epoch(), running.core.progress().cloned());
             let failures = running.core.work().failures();
             let topic = running.topic;
-            let position = Position { topic, committed, leader_epoch, progress, failures };
+            let position = ResumePoint { topic, committed, leader_epoch, progress, failures };
             self.report(outside, key, PartitionState::Drained { position });
         } else {
-            self.later(outside, LOOK_AGAIN, Inside::TellDrained(key));
+            self.later(outside, LOOK_AGAIN, NodeMessage::TellDrained(key));
         }
     }
 
     /// A partition whose log is another one begins anew when no invocation of the old one can still run (OWN-1).
-    fn tell_parted(&mut self, outside: &mut Outside, key: Key) {
+    fn tell_parted(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey) {
         if !self.partitions.contains_key(&key) {
             return;
         }
@@ -229,22 +244,22 @@ impl Node {
         if self.in_flight.is_clear(outside.mapping, &id, outside.now) {
             self.report(outside, key, PartitionState::BeginAnew);
         } else {
-            self.later(outside, LOOK_AGAIN, Inside::TellParted(key));
+            self.later(outside, LOOK_AGAIN, NodeMessage::TellParted(key));
         }
     }
 
     /// Ownership is gone: the actor stops.
-    pub(super) fn fence(&mut self, outside: &mut Outside, key: Key) {
+    pub(super) fn fence(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey) {
         let Some(running) = self.partitions.remove(&key) else { return };
         let consumer = running.consumer;
         self.forget_want(outside, key.0);
-        self.post(outside, Mailbox::Batcher(consumer), Inside::Unregister { consumer, key });
-        self.post(outside, Mailbox::Committer, Inside::Unfollow(key));
+        self.post(outside, MessageMailbox::Batcher(consumer), NodeMessage::Unregister { consumer, key });
+        self.post(outside, MessageMailbox::Committer, NodeMessage::Unfollow(key));
     }
 
-    pub(super) fn partition_gets(&mut self, outside: &mut Outside, what: Inside) {
+    pub(super) fn partition_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
-            Inside::Wake(key) => {
+            NodeMessage::Wake(key) => {
                 if let Some(running) = self.partitions.get_mut(&key) {
                     running.looking_again = false;
                 }
@@ -253,7 +268,7 @@ impl Node {
                     self.look_again(outside, key);
                 }
             }
-            Inside::Fetched { key, position, part, hold } => {
+            NodeMessage::Fetched { key, position, part, hold } => {
                 if let Some(running) = self.partitions.get_mut(&key) {
                     running.log_end = Some(part.high_watermark);
                 }
@@ -262,7 +277,7 @@ impl Node {
                         let aborted = AbortedTransactions::new(part.aborted);
                         core.fetched(
                             now,
-                            Frame { position, records: &part.records, aborted, hold: &hold },
+                            FetchedFrame { position, records: &part.records, aborted, hold: &hold },
                             tools,
                         )
                     }
@@ -270,48 +285,55 @@ impl Node {
                     (Some(_), _) => core.unreadable(now),
                 });
             }
-            Inside::OutOfRange { key, log_start, log_end } => {
+            NodeMessage::OutOfRange { key, log_start, log_end } => {
                 self.step(outside, key, |core, now, tools| core.out_of_range(now, log_start, log_end, tools));
             }
-            Inside::Sealed { key, seq, end, batch } => {
+            NodeMessage::Sealed { key, seq, end, batch } => {
                 self.step(outside, key, |core, _, tools| {
                     core.sealed(seq, end, batch, tools);
-                    Effects::new()
+                    PartitionEffects::new()
                 });
             }
-            Inside::Withdrawn { key, seq } => {
+            NodeMessage::Withdrawn { key, seq } => {
                 self.step(outside, key, |core, now, tools| core.withdrawn(now, seq, tools));
             }
-            Inside::Resolved { key, epoch, batch, resolution } => {
+            NodeMessage::Resolved { key, epoch, batch, resolution } => {
                 if is_for(epoch, key.1) {
                     self.step(outside, key, |core, now, tools| core.resolved(now, batch, *resolution, tools));
                 }
             }
-            Inside::Committed { key, offset, seq } => {
+            NodeMessage::Committed { key, offset, seq } => {
                 if let Some(running) = self.partitions.get_mut(&key) {
                     running.committed = offset;
                 }
                 self.step(outside, key, |core, now, tools| core.committed(now, seq, tools));
             }
-            Inside::GiveBack(key) => self.step(outside, key, |core, _, tools| core.give_back(tools)),
-            Inside::Drain(key) => self.step(outside, key, |core, now, tools| core.drain(now, tools)),
-            Inside::Buried { key, ticket, buried } => self.errand_ended(outside, key, ticket, buried),
-            Inside::TellDrained(key) => self.tell_drained(outside, key),
-            Inside::TellParted(key) => self.tell_parted(outside, key),
+            NodeMessage::GiveBack(key) => self.step(outside, key, |core, _, tools| core.give_back(tools)),
+            NodeMessage::Drain(key) => self.step(outside, key, |core, now, tools| core.drain(now, tools)),
+            NodeMessage::Buried { key, ticket, buried } => self.errand_ended(outside, key, ticket, buried),
+            NodeMessage::TellDrained(key) => self.tell_drained(outside, key),
+            NodeMessage::TellParted(key) => self.tell_parted(outside, key),
             _ => {}
         }
     }
 
     /// The destination takes the records after a while, or refuses them for good.
-    fn bury(&mut self, outside: &mut Outside, key: Key, ticket: u64, work: &Work, _: Condition) {
+    fn bury(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        key: OwnershipKey,
+        ticket: u64,
+        work: &RecordAttempt,
+        _: FailureCondition,
+    ) {
         if let Some(running) = self.partitions.get_mut(&key) {
             running.errand = Some(ticket);
         }
-        let troubled = outside.strikes(Kind::DestinationTrouble, 400);
+        let troubled = outside.draws_fault(FaultKind::DestinationTrouble, 400);
         let wait = if troubled { outside.random.millis(200, 6_000) } else { outside.random.millis(1, 60) };
         let refused = troubled && outside.plan.drops && outside.random.chance(500);
         let partition = key.0;
-        for slice in &work.cut.slices {
+        for slice in &work.batch.slices {
             let leader_epoch = slice.header.leader_epoch;
             for offset in slice.walk().map(|record| record.offset.0) {
                 if refused {
@@ -321,34 +343,50 @@ impl Node {
                 }
             }
         }
-        let buried = if refused { Buried::Dropped } else { Buried::Acknowledged };
-        self.later(outside, wait, Inside::Buried { key, ticket, buried });
+        let buried = if refused { DeadLetterResult::Dropped } else { DeadLetterResult::Acknowledged };
+        self.later(outside, wait, NodeMessage::Buried { key, ticket, buried });
     }
 
-    fn stop_burying(&mut self, outside: &mut Outside, key: Key, ticket: u64) {
+    fn stop_burying(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey, ticket: u64) {
         let Some(running) = self.partitions.get_mut(&key) else { return };
         if running.errand.take_if(|sent| *sent == ticket).is_some() {
-            let buried = Buried::Stopped;
-            self.post(outside, Mailbox::Partition(key.0, key.1.0), Inside::Buried { key, ticket, buried });
+            let buried = DeadLetterResult::Stopped;
+            self.post(
+                outside,
+                MessageMailbox::Partition(key.0, key.1.0),
+                NodeMessage::Buried { key, ticket, buried },
+            );
         }
     }
 
-    fn errand_ended(&mut self, outside: &mut Outside, key: Key, ticket: u64, buried: Buried) {
+    fn errand_ended(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        key: OwnershipKey,
+        ticket: u64,
+        buried: DeadLetterResult,
+    ) {
         if let Some(running) = self.partitions.get_mut(&key) {
             running.errand.take_if(|sent| *sent == ticket);
         }
-        outside.arrive(ticket, key, buried == Buried::Acknowledged);
+        outside.arrive(ticket, key, buried == DeadLetterResult::Acknowledged);
         self.step(outside, key, |core, now, tools| core.buried(now, ticket, buried, tools));
     }
 
     /// What fails here, for a person.
-    pub(in crate::sim) fn failing(&self) -> Vec<(Key, Offset)> {
-        let of = |(key, running): (&Key, &Running)| Some((*key, running.core.failing()?.offset));
+    pub(in crate::sim) fn failing(&self) -> Vec<(OwnershipKey, Offset)> {
+        let of =
+            |(key, running): (&OwnershipKey, &RunningPartition)| Some((*key, running.core.failing()?.offset));
         self.partitions.iter().filter_map(of).collect()
     }
 
     /// A person skips a record.
-    pub(in crate::sim) fn skip(&mut self, outside: &mut Outside, key: Key, offset: Offset) {
+    pub(in crate::sim) fn skip(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        key: OwnershipKey,
+        offset: Offset,
+    ) {
         self.step(outside, key, |core, now, tools| core.skip(now, offset, None, tools).1);
     }
 }

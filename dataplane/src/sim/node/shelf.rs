@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lighterman_proto::event::Envelope;
+use lighterman_proto::event::EventEnvelope;
 use lighterman_proto::records::{BatchHeader, Compression, Record, RecordError};
 
-use crate::credit::bytes::{ByteBudget, Lease, Overdraft};
-use crate::partition::cut::Hold;
-use crate::partition::fetch_buffer::{Opener, Opening, PlainSize, Shortage, Sieve, Sizer};
+use crate::credit::bytes::{MemoryBudget, MemoryLease, Overdraft};
+use crate::partition::cut::SharedLease;
+use crate::partition::fetch_buffer::{
+    BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter, RecordSizer,
+};
 use crate::partition::pieces::{NextPiece, PieceLimits, PiecedBatch};
 
 /// Small, so that batches have several pieces.
@@ -17,19 +19,19 @@ const PIECES: PieceLimits =
 const DECODER_BYTES: usize = 20;
 
 /// What the core borrows for one event.
-pub(super) struct Shelf {
-    pub envelope: Arc<Envelope>,
+pub(super) struct SimulatedContext {
+    pub envelope: Arc<EventEnvelope>,
     pub partition: i32,
-    pub budget: ByteBudget,
+    pub budget: MemoryBudget,
 }
 
-impl Sizer for Shelf {
+impl RecordSizer for SimulatedContext {
     fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
         self.envelope.record_bytes(self.partition, record, first)
     }
 }
 
-impl Sieve for Shelf {
+impl RecordFilter for SimulatedContext {
     fn passes(&self, record: &Record<'_>) -> bool {
         record.value.is_none_or(|value| value.first() != Some(&b'f'))
     }
@@ -37,26 +39,31 @@ impl Sieve for Shelf {
 
 /// Simulated batches say that they are compressed, and are not: only the credit is real.
 pub(super) struct OnCredit<'a> {
-    pub budget: &'a ByteBudget,
-    pub granted: Option<Lease>,
+    pub budget: &'a MemoryBudget,
+    pub granted: Option<MemoryLease>,
     pub spent: usize,
 }
 
-fn take(granted: &mut Option<Lease>, budget: &ByteBudget, bytes: usize, purpose: Overdraft) -> Option<Lease> {
+fn take(
+    granted: &mut Option<MemoryLease>,
+    budget: &MemoryBudget,
+    bytes: usize,
+    purpose: Overdraft,
+) -> Option<MemoryLease> {
     let granted = granted.take_if(|lease| lease.bytes() >= bytes && lease.serves(purpose));
     let mut lease = granted.or_else(|| budget.try_lease_or_overdraft(bytes, purpose))?;
     lease.shrink_to(bytes);
     Some(lease)
 }
 
-impl Opener for OnCredit<'_> {
+impl BatchOpener for OnCredit<'_> {
     fn open(
         &mut self,
         header: &BatchHeader,
         packed: &Bytes,
         _: Option<PlainSize>,
-        frame: &Hold,
-    ) -> Result<Opening, RecordError> {
+        frame: &SharedLease,
+    ) -> Result<OpenedBatch, RecordError> {
         let (is_large, size) = (packed.len() > PIECES.piece_bytes, packed.len());
         let (bytes, purpose, known) = if is_large {
             (DECODER_BYTES, Overdraft::Decoder, PlainSize::Large)
@@ -64,14 +71,14 @@ impl Opener for OnCredit<'_> {
             (size, Overdraft::Inflated, PlainSize::Bytes(size))
         };
         let Some(lease) = take(&mut self.granted, self.budget, bytes, purpose) else {
-            return Ok(Opening::NoCredit(Shortage { bytes, purpose }, known));
+            return Ok(OpenedBatch::NoCredit(CreditShortage { bytes, purpose }, known));
         };
         if !is_large {
-            return Ok(Opening::Plain(packed.clone(), Arc::new(lease)));
+            return Ok(OpenedBatch::Plain(packed.clone(), Arc::new(lease)));
         }
         let mut plain = *header;
         plain.compression = Compression::None;
-        Ok(Opening::Pieced(Box::new(PiecedBatch::new(&plain, packed.clone(), lease, frame)?)))
+        Ok(OpenedBatch::Pieced(Box::new(PiecedBatch::new(&plain, packed.clone(), lease, frame)?)))
     }
 
     fn next_piece(&mut self, batch: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
@@ -79,11 +86,11 @@ impl Opener for OnCredit<'_> {
         batch.next(&PIECES, &mut self.spent, &mut |bytes| take(granted, budget, bytes, Overdraft::Inflated))
     }
 
-    fn is_short(&self) -> bool {
-        self.budget.is_short()
+    fn has_waiters(&self) -> bool {
+        self.budget.has_waiters()
     }
 
-    fn lend(&mut self, bytes: usize) -> Option<Hold> {
+    fn lend(&mut self, bytes: usize) -> Option<SharedLease> {
         self.budget.try_lease(bytes).map(Arc::new)
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use lighterman_proto::ids::Offset;
 use lighterman_proto::topic_id::TopicId;
 
-use super::super::cluster::{Reply, Request};
-use super::super::outside::Outside;
-use super::lines::{DEADLINE, Line, LinePurpose, Purpose};
-use super::{Inside, Mailbox, Node};
-use crate::consumer::messages::Position;
-use crate::kafka::group::effects::Identity;
-use crate::kafka::offsets::{At, CommitOffset, CommittedOffset};
+use super::super::cluster::{BrokerReply, RequestKind};
+use super::super::outside::SimulatedEnvironment;
+use super::lines::{DEADLINE, LinePurpose, RequestPurpose, SimulatedConnection};
+use super::{MessageMailbox, NodeMessage, SimulatedNode};
+use crate::consumer::messages::ResumePoint;
+use crate::kafka::group::effects::MemberIdentity;
+use crate::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
 use crate::offsets::start::{self, StartPlan};
 
 const START_AGAIN: Duration = Duration::from_secs(2);
@@ -20,7 +20,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// One assignment's starts, being found out.
 #[derive(Debug)]
-pub(super) struct Resolve {
+pub(super) struct StartResolution {
     /// The generation that gave us the partitions.
     generation: i32,
     wanted: Vec<i32>,
@@ -29,23 +29,33 @@ pub(super) struct Resolve {
     /// What a first commit says of the activation.
     activates: i32,
     committed: BTreeMap<i32, Option<CommittedOffset>>,
-    positions: BTreeMap<i32, Position>,
+    positions: BTreeMap<i32, ResumePoint>,
 }
 
-impl Node {
-    pub(super) fn resolve_starts(&mut self, outside: &mut Outside, wanted: Vec<i32>, wait: Duration) {
+impl SimulatedNode {
+    pub(super) fn resolve_starts(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        wanted: Vec<i32>,
+        wait: Duration,
+    ) {
         let generation = self.member.generation;
         if wait.is_zero() {
             self.resolve_under(outside, wanted, generation);
         } else {
-            self.later(outside, wait, Inside::StartAgain { wanted, generation });
+            self.later(outside, wait, NodeMessage::StartAgain { wanted, generation });
         }
     }
 
     /// What waits for its turn keeps the generation that it began under.
-    pub(super) fn resolve_under(&mut self, outside: &mut Outside, wanted: Vec<i32>, generation: i32) {
+    pub(super) fn resolve_under(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        wanted: Vec<i32>,
+        generation: i32,
+    ) {
         let id = outside.next_id();
-        let resolve = Resolve {
+        let resolve = StartResolution {
             generation,
             wanted,
             topic: None,
@@ -63,18 +73,18 @@ impl Node {
     }
 
     /// Whoever waits for its turn gets it.
-    fn next_turn(&mut self, outside: &mut Outside) {
+    fn next_turn(&mut self, outside: &mut SimulatedEnvironment) {
         self.turn = None;
         // Whoever waited to let go until what was begun is committed, does.
         for partition in std::mem::take(&mut self.member.lets_go) {
-            self.post(outside, Mailbox::Group, Inside::Released(vec![partition]));
+            self.post(outside, MessageMailbox::Group, NodeMessage::Released(vec![partition]));
         }
         if let Some(next) = self.turns.pop_front() {
             self.resolve_step(outside, next);
         }
     }
 
-    pub(super) fn resolve_step(&mut self, outside: &mut Outside, resolve: u64) {
+    pub(super) fn resolve_step(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
         if !self.resolves.contains_key(&resolve) {
             return self.next_turn(outside);
         }
@@ -83,7 +93,7 @@ impl Node {
                 return self.resolve_failed(outside, resolve);
             }
             let broker = outside.random.below(2) as usize;
-            self.ask(outside, broker, Request::Metadata, Purpose::View { resolve });
+            self.ask(outside, broker, RequestKind::Metadata, RequestPurpose::View { resolve });
         } else {
             self.turns.push_back(resolve);
         }
@@ -97,14 +107,14 @@ impl Node {
             && state.wanted.iter().all(|partition| standing.kept.contains(partition))
     }
 
-    fn resolve_failed(&mut self, outside: &mut Outside, resolve: u64) {
-        let Some(Resolve { wanted, generation, .. }) = self.resolves.remove(&resolve) else { return };
+    fn resolve_failed(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
+        let Some(StartResolution { wanted, generation, .. }) = self.resolves.remove(&resolve) else { return };
         self.next_turn(outside);
         let is_current = generation == self.member.generation;
         self.resolve_anew(outside, wanted, if is_current { START_AGAIN } else { Duration::ZERO });
     }
 
-    fn resolve_anew(&mut self, outside: &mut Outside, wanted: Vec<i32>, wait: Duration) {
+    fn resolve_anew(&mut self, outside: &mut SimulatedEnvironment, wanted: Vec<i32>, wait: Duration) {
         let still: Vec<i32> =
             wanted.into_iter().filter(|partition| self.member.owned.contains(partition)).collect();
         if !still.is_empty() && !self.member.stopping {
@@ -112,21 +122,39 @@ impl Node {
         }
     }
 
-    pub(super) fn resolve_view(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
-        let Some(Reply::Topic(id, leaders)) = reply else { return self.resolve_failed(outside, resolve) };
+    pub(super) fn resolve_view(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        resolve: u64,
+        reply: Option<BrokerReply>,
+    ) {
+        let Some(BrokerReply::Topic(id, leaders)) = reply else {
+            return self.resolve_failed(outside, resolve);
+        };
         let partitions: Vec<i32> = (0..leaders.len() as i32).collect();
         self.leaders = Some(leaders);
         if let Some(state) = self.resolves.get_mut(&resolve) {
             (state.topic, state.partitions) = (id, partitions.len());
         }
-        let request = Request::Committed { partitions };
-        self.on_line(outside, Line::Commit, LinePurpose::Committed { resolve }, request, DEADLINE);
+        let request = RequestKind::Committed { partitions };
+        self.on_line(
+            outside,
+            SimulatedConnection::Commit,
+            LinePurpose::Committed { resolve },
+            request,
+            DEADLINE,
+        );
     }
 
-    pub(super) fn resolve_committed(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
+    pub(super) fn resolve_committed(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        resolve: u64,
+        reply: Option<BrokerReply>,
+    ) {
         let committed = match reply {
-            Some(Reply::Committed(Ok(committed))) => committed,
-            Some(Reply::Committed(Err(code))) => {
+            Some(BrokerReply::Committed(Ok(committed))) => committed,
+            Some(BrokerReply::Committed(Err(code))) => {
                 self.refused(code);
                 return self.resolve_failed(outside, resolve);
             }
@@ -135,7 +163,7 @@ impl Node {
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         let known = start::known_of(&committed, state.topic);
         match start::plan(&known, &state.wanted) {
-            StartPlan::GoOn { alarmed } if alarmed.is_empty() => {
+            StartPlan::Resume { alarmed } if alarmed.is_empty() => {
                 self.resolve_positions(outside, resolve, committed);
             }
             // The simulated mapping begins at TRIM_HORIZON.
@@ -143,27 +171,34 @@ impl Node {
                 state.activates = state.partitions as i32;
                 self.list_earliest(outside, resolve, partitions);
             }
-            StartPlan::BeginNew { partitions, activated } => {
+            StartPlan::StartNew { partitions, activated } => {
                 state.activates = activated;
                 self.list_earliest(outside, resolve, partitions);
             }
             StartPlan::Wait => {
-                self.later(outside, ASK_AGAIN, Inside::ResolveAgain { resolve });
+                self.later(outside, ASK_AGAIN, NodeMessage::ResolveAgain { resolve });
                 self.next_turn(outside);
             }
             // No modelled commit is lost, and every leader that is asked answers for all that it is asked.
-            StartPlan::GoOn { .. } | StartPlan::Find { .. } => self.resolve_failed(outside, resolve),
+            StartPlan::Resume { .. } | StartPlan::Find { .. } => self.resolve_failed(outside, resolve),
         }
     }
 
-    fn list_earliest(&mut self, outside: &mut Outside, resolve: u64, partitions: Vec<i32>) {
+    fn list_earliest(&mut self, outside: &mut SimulatedEnvironment, resolve: u64, partitions: Vec<i32>) {
         let broker = outside.random.below(2) as usize;
-        let request = Request::ListOffsets { partitions, at: At::Earliest };
-        self.ask(outside, broker, request, Purpose::Offsets { resolve });
+        let request = RequestKind::ListOffsets { partitions, at: OffsetSpec::Earliest };
+        self.ask(outside, broker, request, RequestPurpose::Offsets { resolve });
     }
 
-    pub(super) fn resolve_offsets(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
-        let Some(Reply::Offsets(Ok(found))) = reply else { return self.resolve_failed(outside, resolve) };
+    pub(super) fn resolve_offsets(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        resolve: u64,
+        reply: Option<BrokerReply>,
+    ) {
+        let Some(BrokerReply::Offsets(Ok(found))) = reply else {
+            return self.resolve_failed(outside, resolve);
+        };
         let Some(state) = self.resolves.get(&resolve) else { return };
         let metadata = start::metadata(state.topic, state.activates);
         let commits = found
@@ -181,19 +216,25 @@ impl Node {
         let Some(who) = standing.map(|standing| standing.identity()) else {
             return self.resolve_failed(outside, resolve);
         };
-        let request = Request::Commit { member: who.member.clone(), generation: who.generation, commits };
-        self.on_line(outside, Line::Commit, LinePurpose::StartCommit { resolve, who }, request, DEADLINE);
+        let request = RequestKind::Commit { member: who.member.clone(), generation: who.generation, commits };
+        self.on_line(
+            outside,
+            SimulatedConnection::Commit,
+            LinePurpose::StartCommit { resolve, who },
+            request,
+            DEADLINE,
+        );
     }
 
     pub(super) fn start_committed(
         &mut self,
-        outside: &mut Outside,
+        outside: &mut SimulatedEnvironment,
         resolve: u64,
-        who: &Identity,
-        reply: Option<Reply>,
+        who: &MemberIdentity,
+        reply: Option<BrokerReply>,
     ) {
         match reply {
-            Some(Reply::Commit(codes)) => match codes.values().flatten().next().copied() {
+            Some(BrokerReply::Commit(codes)) => match codes.values().flatten().next().copied() {
                 None => self.resolve_step(outside, resolve),
                 Some(code) => {
                     self.refused(code);
@@ -202,33 +243,33 @@ impl Node {
                 }
             },
             _ => {
-                self.start_over(outside, resolve);
+                self.restart_group(outside, resolve);
                 self.resolve_failed(outside, resolve);
             }
         }
     }
 
-    fn start_over(&mut self, outside: &mut Outside, resolve: u64) {
+    fn restart_group(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
         let under = self.resolves.get(&resolve).map(|state| state.generation);
         if under == Some(self.member.generation) && self.member.table.is_empty() {
             let under = std::mem::replace(&mut self.member.generation, -1);
-            self.group_step(outside, |core, now, _| core.start_over(now, under));
+            self.group_step(outside, |core, now, _| core.force_rejoin(now, under));
         }
     }
 
     fn resolve_positions(
         &mut self,
-        outside: &mut Outside,
+        outside: &mut SimulatedEnvironment,
         resolve: u64,
         committed: BTreeMap<i32, Option<CommittedOffset>>,
     ) {
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         let position = |partition: &i32| {
-            Some((*partition, Position::of(committed.get(partition)?.as_ref()?, state.topic)))
+            Some((*partition, ResumePoint::of(committed.get(partition)?.as_ref()?, state.topic)))
         };
         state.positions = state.wanted.iter().filter_map(position).collect();
         let leaders = self.leaders.as_deref().unwrap_or_default();
-        let epoch = |(partition, position): (&i32, &Position)| {
+        let epoch = |(partition, position): (&i32, &ResumePoint)| {
             let (_, leader_epoch) = leaders.get(usize::try_from(*partition).ok()?)?;
             Some((*partition, position.leader_epoch_known()?, *leader_epoch))
         };
@@ -238,12 +279,19 @@ impl Node {
             self.resolve_unread(outside, resolve);
         } else {
             let broker = outside.random.below(2) as usize;
-            self.ask(outside, broker, Request::EpochEnds { known }, Purpose::Ends { resolve });
+            self.ask(outside, broker, RequestKind::EpochEnds { known }, RequestPurpose::Ends { resolve });
         }
     }
 
-    pub(super) fn resolve_ends(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
-        let Some(Reply::EpochEnds(Ok(ends))) = reply else { return self.resolve_failed(outside, resolve) };
+    pub(super) fn resolve_ends(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        resolve: u64,
+        reply: Option<BrokerReply>,
+    ) {
+        let Some(BrokerReply::EpochEnds(Ok(ends))) = reply else {
+            return self.resolve_failed(outside, resolve);
+        };
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         for (partition, end) in ends {
             if let Some(position) = state.positions.get_mut(&partition) {
@@ -255,22 +303,30 @@ impl Node {
     }
 
     /// What begins where nothing was read of it may lie beyond the log's end by now.
-    fn resolve_unread(&mut self, outside: &mut Outside, resolve: u64) {
+    fn resolve_unread(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
         let Some(state) = self.resolves.get(&resolve) else { return };
-        let is_unread =
-            |position: &Position| position.leader_epoch_known().is_none() && position.committed > Offset(0);
+        let is_unread = |position: &ResumePoint| {
+            position.leader_epoch_known().is_none() && position.committed > Offset(0)
+        };
         let unread = state.positions.iter().filter(|(_, position)| is_unread(position));
         let partitions: Vec<i32> = unread.map(|(partition, _)| *partition).collect();
         if partitions.is_empty() {
             return self.take_starts(outside, resolve);
         }
         let broker = outside.random.below(2) as usize;
-        let request = Request::ListOffsets { partitions, at: At::Latest };
-        self.ask(outside, broker, request, Purpose::LogEnds { resolve });
+        let request = RequestKind::ListOffsets { partitions, at: OffsetSpec::Latest };
+        self.ask(outside, broker, request, RequestPurpose::LogEnds { resolve });
     }
 
-    pub(super) fn resolve_log_ends(&mut self, outside: &mut Outside, resolve: u64, reply: Option<Reply>) {
-        let Some(Reply::Offsets(Ok(ends))) = reply else { return self.resolve_failed(outside, resolve) };
+    pub(super) fn resolve_log_ends(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        resolve: u64,
+        reply: Option<BrokerReply>,
+    ) {
+        let Some(BrokerReply::Offsets(Ok(ends))) = reply else {
+            return self.resolve_failed(outside, resolve);
+        };
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         let is_beyond = |(partition, end): &(i32, Offset)| {
             state.positions.get(partition).is_some_and(|position| position.committed > *end)
@@ -284,7 +340,7 @@ impl Node {
         self.list_earliest(outside, resolve, anew);
     }
 
-    fn take_starts(&mut self, outside: &mut Outside, resolve: u64) {
+    fn take_starts(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
         let Some(state) = self.resolves.remove(&resolve) else { return };
         self.next_turn(outside);
         if self.member.stopping {
@@ -308,7 +364,7 @@ impl Node {
     }
 
     /// A partition's first offset, for its ledger.
-    pub(super) fn first_of(position: &Position) -> Offset {
+    pub(super) fn first_of(position: &ResumePoint) -> Offset {
         position.committed
     }
 }

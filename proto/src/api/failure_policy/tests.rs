@@ -1,11 +1,11 @@
 use super::*;
 use crate::api::test_requests::{create, update};
-use crate::api::{ErrorKind, State};
+use crate::api::{ErrorKind, MappingState};
 
 const QUEUE: &str = "arn:aws:sqs:eu-west-1:123456789012:failed";
 
 fn shown(mapping: &Mapping) -> Value {
-    let mut shown = mapping.shown(State::Enabled, 1.0, "OK");
+    let mut shown = mapping.shown(MappingState::Enabled, 1.0, "OK");
     let ours = [
         "MaximumRetryAttempts",
         "MaximumRecordAgeInSeconds",

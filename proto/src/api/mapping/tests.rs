@@ -1,7 +1,7 @@
 use super::*;
 use crate::api::ErrorKind;
 
-const ACCOUNT: Account<'static> = Account { region: "eu-west-1", id: "123456789012" };
+const ACCOUNT: AccountScope<'static> = AccountScope { region: "eu-west-1", id: "123456789012" };
 const VPC: &str = r#"[{"Type":"VPC_SUBNET","URI":"subnet:subnet-0"},{"Type":"VPC_SECURITY_GROUP","URI":"security_group:sg-0"}]"#;
 
 fn id() -> MappingId {
@@ -32,7 +32,7 @@ fn refused(changes: &str) -> (ErrorKind, String) {
 
 #[test]
 fn the_recorded_first_answer() {
-    let shown = create("{}").expect("valid").shown(State::Creating, 1.0, "No records processed");
+    let shown = create("{}").expect("valid").shown(MappingState::Creating, 1.0, "No records processed");
     let expected = json!({
         "UUID": id(), "BatchSize": 100, "FunctionArn": "arn:aws:lambda:eu-west-1:123456789012:function:f",
         "EventSourceMappingArn": format!("arn:aws:lambda:eu-west-1:123456789012:event-source-mapping:{}", id()),

@@ -1,11 +1,11 @@
 use super::*;
 use crate::api::test_requests::{create, update};
-use crate::api::{ErrorKind, Mapping, State};
+use crate::api::{ErrorKind, Mapping, MappingState};
 
 const KEY: &str = "arn:aws:kms:eu-west-1:123456789012:key/1";
 
 fn shown(mapping: &Mapping) -> Value {
-    let mut shown = mapping.shown(State::Enabled, 1.0, "OK");
+    let mut shown = mapping.shown(MappingState::Enabled, 1.0, "OK");
     let members = shown.as_object_mut().expect("object");
     members.retain(|name, _| ["KMSKeyArn", "MetricsConfig", "LoggingConfig"].contains(&name.as_str()));
     shown
@@ -53,7 +53,7 @@ fn mappings_stored_before_anything_was_recorded_still_load() {
 fn the_mode_is_kept_as_it_was_named_and_queue_is_refused() {
     let config = |mode: &str| json!({ "SelfManagedKafkaEventSourceConfig": { "ConsumptionMode": mode } });
     let kafka = |mapping: &Mapping| {
-        mapping.shown(State::Enabled, 1.0, "OK")["SelfManagedKafkaEventSourceConfig"].clone()
+        mapping.shown(MappingState::Enabled, 1.0, "OK")["SelfManagedKafkaEventSourceConfig"].clone()
     };
     let plain = create(json!({})).expect("valid");
     assert_eq!(kafka(&plain), json!({ "ConsumerGroupId": plain.group }));

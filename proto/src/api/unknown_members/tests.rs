@@ -63,7 +63,7 @@ fn members_of_other_sources_are_refused_in_aws_s_words() {
 #[test]
 fn an_answer_can_be_sent_back_and_changes_nothing_that_stays() {
     let mapping = create(json!({})).expect("valid");
-    let mut answer = mapping.shown(State::Enabled, 1.0, "OK");
+    let mut answer = mapping.shown(MappingState::Enabled, 1.0, "OK");
     answer["Tags"] = json!(mapping.tags);
     assert_eq!(update(&mapping, answer.clone()).expect("as it is"), mapping);
     answer["BatchSize"] = json!(7);

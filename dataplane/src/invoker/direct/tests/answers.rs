@@ -6,9 +6,9 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::batcher::BatchId;
 use crate::credit::bytes::Overdraft;
-use crate::credit::slots::{Grant, Slots};
+use crate::credit::slots::{SlotReceiver, Slots};
 use crate::invoker::facts::FunctionTimeout;
-use crate::invoker::invoke::{Answered, Concurrency, Invoke, InvokedFunction, Invoker};
+use crate::invoker::invoke::{ConcurrencyLimit, InvocationFinished, InvokeRequest, InvokedFunction, Invoker};
 
 const LONG: usize = 300_000;
 const BUDGET: usize = 1_000_000;
@@ -43,19 +43,21 @@ async fn mem_1_a_long_answer_is_read_when_there_is_memory_for_it_and_held_on_the
         let direct = DirectPort::from_sdk(&shared(&long_answer(is_chunked).await)).await.expect("a port");
         for of_sdk in [false, true] {
             let port: &dyn FunctionPort = if of_sdk { &direct.sdk } else { &direct };
-            let budget = ByteBudget::new(BUDGET);
+            let budget = MemoryBudget::new(BUDGET);
             let others = budget.try_lease(BUDGET).expect("room");
             let another = budget.try_lease_or_overdraft(1, Overdraft::Answer).expect("the overdraft");
             let answer_room = AnswerRoom::new(ANSWER_BYTES_MAX, budget.clone());
             let invocation = Invocation { answer_room: answer_room.clone(), ..invocation() };
             let reply = tokio::spawn(port.invoke(invocation));
-            while !budget.is_short() {
+            while !budget.has_waiters() {
                 assert!(!reply.is_finished(), "{is_chunked} {of_sdk}: nothing is free");
                 tokio::task::yield_now().await;
             }
             drop(another);
             let reply = reply.await.expect("it runs");
-            let Reply::Answer { status: 200, body, .. } = reply else { panic!("{is_chunked} {of_sdk}") };
+            let InvokeResponse::Answer { status: 200, body, .. } = reply else {
+                panic!("{is_chunked} {of_sdk}")
+            };
             assert_eq!((body.len(), budget.leased() - others.bytes()), (LONG, LONG), "{is_chunked} {of_sdk}");
             drop(answer_room);
             assert_eq!(budget.leased(), others.bytes());
@@ -64,24 +66,24 @@ async fn mem_1_a_long_answer_is_read_when_there_is_memory_for_it_and_held_on_the
 }
 
 /// Passes on what it is told.
-struct Listener(mpsc::UnboundedSender<Answered>);
+struct AnswerListener(mpsc::UnboundedSender<InvocationFinished>);
 
-impl Actor for Listener {
+impl Actor for AnswerListener {
     type Context = Context<Self>;
 }
 
-impl Handler<Answered> for Listener {
+impl Handler<InvocationFinished> for AnswerListener {
     type Result = ();
 
-    fn handle(&mut self, answered: Answered, _: &mut Self::Context) {
+    fn handle(&mut self, answered: InvocationFinished, _: &mut Self::Context) {
         self.0.send(answered).expect("somebody listens");
     }
 }
 
-fn invoke(budget: &ByteBudget, slots: &Slots, reply: Recipient<Answered>) -> Invoke {
+fn invoke(budget: &MemoryBudget, slots: &Slots, reply: Recipient<InvocationFinished>) -> InvokeRequest {
     let Invocation { payload, context, .. } = invocation();
-    let grant: Grant = Arc::new(drop);
-    Invoke {
+    let grant: SlotReceiver = Arc::new(drop);
+    InvokeRequest {
         lease: budget.try_lease(payload.len()).expect("room"),
         payload,
         slot: slots.take(0, &grant).expect("free"),
@@ -101,13 +103,13 @@ async fn mem_1_a_long_answer_stays_on_the_budget_until_the_batcher_has_judged_it
         timeout: FunctionTimeout::new(MINUTE, clock::now()),
         doubt: Arc::new(|| ()),
     };
-    let (slots, budget) = (Slots::new(1), ByteBudget::new(BUDGET));
-    let invoker = Invoker::new(Arc::new(port), function, Concurrency::new(slots.clone()));
+    let (slots, budget) = (Slots::new(1), MemoryBudget::new(BUDGET));
+    let invoker = Invoker::new(Arc::new(port), function, ConcurrencyLimit::new(slots.clone()));
     let (tell, mut told) = mpsc::unbounded_channel();
-    invoker.start(invoke(&budget, &slots, Listener(tell).start().recipient()));
+    invoker.start(invoke(&budget, &slots, AnswerListener(tell).start().recipient()));
     let answered = told.recv().await.expect("an answer");
-    assert!(matches!(&answered.verdict, Verdict::Delivered { response } if response.len() == LONG));
-    while slots.take(0, &(Arc::new(drop) as Grant)).is_none() {
+    assert!(matches!(&answered.verdict, InvocationOutcome::Delivered { response } if response.len() == LONG));
+    while slots.take(0, &(Arc::new(drop) as SlotReceiver)).is_none() {
         tokio::task::yield_now().await;
     }
     assert_eq!(budget.leased(), LONG, "its task has ended");

@@ -7,12 +7,12 @@ use crate::invoker::patience::ReplyWait;
 
 /// Credentials that take longer than the lease holds.
 #[derive(Debug)]
-struct Slow {
+struct SlowProvider {
     takes: Duration,
     lease: OwnershipLease,
 }
 
-impl aws_credential_types::provider::ProvideCredentials for Slow {
+impl aws_credential_types::provider::ProvideCredentials for SlowProvider {
     fn provide_credentials<'a>(&'a self) -> aws_credential_types::provider::future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -27,13 +27,13 @@ impl aws_credential_types::provider::ProvideCredentials for Slow {
 }
 
 fn slow(url: &str, takes: Duration, lease: &OwnershipLease) -> SdkConfig {
-    let provider = Slow { takes, lease: lease.clone() };
+    let provider = SlowProvider { takes, lease: lease.clone() };
     shared(url).to_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
 }
 
 #[tokio::test]
 async fn own_1_a_lease_that_ends_while_credentials_are_waited_for_lets_no_request_out() {
-    let server = Server::start(&[Then::Answer(FINE)]).await;
+    let server = ScriptedServer::start(&[ServerAction::Answer(FINE)]).await;
     for of_sdk in [false, true] {
         let ours = lease(MINUTE);
         let config = slow(&server.url, Duration::from_millis(50), &ours);
@@ -41,13 +41,13 @@ async fn own_1_a_lease_that_ends_while_credentials_are_waited_for_lets_no_reques
         let port: &dyn FunctionPort = if of_sdk { &direct.sdk } else { &direct };
         let asked = invocation_under(ours, Bytes::from_static(b"{}"));
         let permit = asked.permit.clone();
-        assert_eq!(port.invoke(asked).await, Reply::Withheld, "of the SDK: {of_sdk}");
+        assert_eq!(port.invoke(asked).await, InvokeResponse::Withheld, "of the SDK: {of_sdk}");
         assert!(permit.sent_at().is_none() && server.heard().is_empty());
     }
 }
 
 /// As the invoker waits.
-async fn waited(port: &dyn FunctionPort, asked: Invocation) -> Reply {
+async fn waited(port: &dyn FunctionPort, asked: Invocation) -> InvokeResponse {
     let permit = asked.permit.clone();
     let function = InvokedFunction {
         name: Arc::from(FUNCTION),
@@ -71,7 +71,7 @@ async fn own_1_waiting_for_credentials_or_a_connection_ends_with_the_lease() {
         let direct = DirectPort::from_sdk(&config).await.expect("a port");
         for port in [&direct as &dyn FunctionPort, &direct.sdk] {
             let asked = invocation_under(lease(Duration::from_millis(150)), Bytes::from_static(b"{}"));
-            assert_eq!(waited(port, asked).await, Reply::Withheld);
+            assert_eq!(waited(port, asked).await, InvokeResponse::Withheld);
         }
     }
 }
@@ -138,7 +138,11 @@ async fn own_1_a_lease_that_ends_in_mid_request_lets_the_rest_of_it_not_out() {
         let direct = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
         let asked = invocation_under(ours, Bytes::from(vec![b' '; LONG]));
         let permit = asked.permit.clone();
-        assert_eq!(waited(port_of(&direct, of_sdk), asked).await, Reply::Withheld, "of the SDK: {of_sdk}");
+        assert_eq!(
+            waited(port_of(&direct, of_sdk), asked).await,
+            InvokeResponse::Withheld,
+            "of the SDK: {of_sdk}"
+        );
         assert!(permit.sent_at().is_none(), "nothing runs");
         let ended = SlowServer::ended(body_bytes).await;
         assert_eq!(ended.expect_err("cut off").kind(), io::ErrorKind::ConnectionReset);
@@ -153,7 +157,7 @@ async fn own_1_a_lease_that_ends_while_the_peer_takes_no_more_of_a_request_ends_
         let direct = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
         let asked = invocation_under(ours, Bytes::from(vec![b' '; LONG]));
         let reply = tokio::time::timeout(MINUTE, waited(port_of(&direct, of_sdk), asked)).await;
-        assert_eq!(reply.expect("it ends with the lease"), Reply::Withheld, "of the SDK: {of_sdk}");
+        assert_eq!(reply.expect("it ends with the lease"), InvokeResponse::Withheld, "of the SDK: {of_sdk}");
         read_on.send(()).expect("it reads on");
         let ended = SlowServer::ended(body_bytes).await;
         assert_eq!(ended.expect_err("cut off").kind(), io::ErrorKind::ConnectionReset);
@@ -178,7 +182,7 @@ async fn own_1_what_has_left_as_a_whole_is_answered_though_the_lease_ends_and_it
     for payload in [Bytes::from(vec![b' '; 1024 * 1024]), Bytes::new(), Bytes::from_static(b"{}")] {
         ours.extend(clock::now() + MINUTE);
         let reply = waited(&direct, invocation_under(ours.clone(), payload)).await;
-        assert!(matches!(reply, Reply::Answer { status: 200, .. }), "{reply:?}");
+        assert!(matches!(reply, InvokeResponse::Answer { status: 200, .. }), "{reply:?}");
         assert_eq!(direct.wire.connections.idle_open(), 1);
     }
 }

@@ -11,12 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::credit::bytes::ByteBudget;
+use crate::credit::bytes::MemoryBudget;
 use crate::invoker::ClientContext;
 use crate::invoker::answer_room::AnswerRoom;
 use crate::invoker::permit::SendPermit;
 use crate::invoker::port::ANSWER_BYTES_MAX;
-use crate::invoker::verdict::Verdict;
+use crate::invoker::verdict::InvocationOutcome;
 use crate::kafka::group::OwnershipLease;
 use crate::runtime::clock;
 
@@ -24,7 +24,7 @@ const FUNCTION: &str = "arn:aws:lambda:eu-west-1:123456789012:function:boats:liv
 
 /// What the scripted server does with a request that it has read.
 #[derive(Clone, Copy)]
-enum Then {
+enum ServerAction {
     Answer(&'static str),
     /// Answers, and closes the connection without having said so.
     AnswerAndClose(&'static str),
@@ -38,24 +38,25 @@ const FINE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull";
 
 /// A request as it was on the wire.
 #[derive(Clone, Debug)]
-struct Heard {
+struct ReceivedRequest {
     line: String,
     headers: BTreeMap<String, String>,
     body: Vec<u8>,
 }
 
-struct Server {
+struct ScriptedServer {
     url: String,
-    heard: Arc<Mutex<Vec<Heard>>>,
+    heard: Arc<Mutex<Vec<ReceivedRequest>>>,
     connections: Arc<AtomicU32>,
 }
 
-impl Server {
+impl ScriptedServer {
     /// Does with the n-th request what the script says; the last line for all that follow.
-    async fn start(script: &'static [Then]) -> Self {
+    async fn start(script: &'static [ServerAction]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", listener.local_addr().expect("address"));
-        let (heard, connections) = (Arc::<Mutex<Vec<Heard>>>::default(), Arc::new(AtomicU32::new(0)));
+        let (heard, connections) =
+            (Arc::<Mutex<Vec<ReceivedRequest>>>::default(), Arc::new(AtomicU32::new(0)));
         let server = Self { url, heard: Arc::clone(&heard), connections: Arc::clone(&connections) };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -66,7 +67,7 @@ impl Server {
         server
     }
 
-    fn heard(&self) -> Vec<Heard> {
+    fn heard(&self) -> Vec<ReceivedRequest> {
         self.heard.lock().clone()
     }
 
@@ -75,8 +76,12 @@ impl Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, script: &'static [Then], heard: Arc<Mutex<Vec<Heard>>>) {
-    if let [Then::RefuseUnread(text)] = script {
+async fn serve(
+    mut stream: TcpStream,
+    script: &'static [ServerAction],
+    heard: Arc<Mutex<Vec<ReceivedRequest>>>,
+) {
+    if let [ServerAction::RefuseUnread(text)] = script {
         return refuse_unread(stream, text).await;
     }
     while let Some(request) = read_request(&mut stream).await {
@@ -86,10 +91,12 @@ async fn serve(mut stream: TcpStream, script: &'static [Then], heard: Arc<Mutex<
             heard.len() - 1
         };
         match script[turn.min(script.len() - 1)] {
-            Then::Answer(text) => stream.write_all(text.as_bytes()).await.expect("writes"),
-            Then::AnswerAndClose(text) => return stream.write_all(text.as_bytes()).await.expect("writes"),
-            Then::Close => return,
-            Then::Hang | Then::RefuseUnread(_) => std::future::pending().await,
+            ServerAction::Answer(text) => stream.write_all(text.as_bytes()).await.expect("writes"),
+            ServerAction::AnswerAndClose(text) => {
+                return stream.write_all(text.as_bytes()).await.expect("writes");
+            }
+            ServerAction::Close => return,
+            ServerAction::Hang | ServerAction::RefuseUnread(_) => std::future::pending().await,
         }
     }
 }
@@ -103,7 +110,7 @@ async fn refuse_unread(mut stream: TcpStream, text: &str) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a reset when it is dropped");
 }
 
-async fn read_request(stream: &mut TcpStream) -> Option<Heard> {
+async fn read_request(stream: &mut TcpStream) -> Option<ReceivedRequest> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -118,7 +125,7 @@ async fn read_request(stream: &mut TcpStream) -> Option<Heard> {
     let length = headers.get("content-length").map_or(0, |length| length.parse().expect("a length"));
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Heard { line: line.to_owned(), headers, body })
+    Some(ReceivedRequest { line: line.to_owned(), headers, body })
 }
 
 fn shared(url: &str) -> SdkConfig {
@@ -143,7 +150,7 @@ fn invocation_under(ownership: OwnershipLease, payload: Bytes) -> Invocation {
         function: Arc::from(FUNCTION),
         payload,
         context: ClientContext { mapping, batch: "k".into(), attempt: 1, fence: 7 },
-        answer_room: AnswerRoom::new(ANSWER_BYTES_MAX, ByteBudget::new(2 * ANSWER_BYTES_MAX)),
+        answer_room: AnswerRoom::new(ANSWER_BYTES_MAX, MemoryBudget::new(2 * ANSWER_BYTES_MAX)),
         permit: SendPermit::new(ownership),
     }
 }
@@ -155,26 +162,26 @@ fn invocation() -> Invocation {
 const MINUTE: Duration = Duration::from_mins(1);
 
 /// Signs again what was heard, the headers that it says are signed.
-fn signed_again(heard: &Heard) -> String {
+fn signed_again(heard: &ReceivedRequest) -> String {
     let authorization = &heard.headers["authorization"];
     let names = authorization.split("SignedHeaders=").nth(1).and_then(|rest| rest.split(',').next());
     let headers: Vec<_> =
         names.expect("signed headers").split(';').map(|name| (name, heard.headers[name].as_str())).collect();
     let path = heard.line.split(' ').nth(1).expect("a path");
-    let request = Signable {
+    let request = UnsignedRequest {
         method: "POST",
         path,
         headers: &headers,
         body: &heard.body,
         stamp: &heard.headers["x-amz-date"],
     };
-    Signer::new("eu-west-1")
-        .authorization(&Signatory { access_key_id: "AKID", secret_access_key: "se/cret+" }, &request)
+    RequestSigner::new("eu-west-1")
+        .authorization(&SigningIdentity { access_key_id: "AKID", secret_access_key: "se/cret+" }, &request)
 }
 
 #[tokio::test]
 async fn the_sdk_and_we_put_the_same_bytes_and_an_equal_signature_on_the_wire() {
-    let server = Server::start(&[Then::Answer(FINE)]).await;
+    let server = ScriptedServer::start(&[ServerAction::Answer(FINE)]).await;
     let sdk = SdkPort::from_sdk(&shared(&server.url));
     let (by_sdk, by_us) = (sdk.invoke(invocation()).await, server.port().await.invoke(invocation()).await);
     assert_eq!(by_sdk, by_us);
@@ -190,11 +197,11 @@ async fn the_sdk_and_we_put_the_same_bytes_and_an_equal_signature_on_the_wire() 
 
 #[tokio::test]
 async fn answers_are_what_the_headers_say() {
-    let server = Server::start(&[
-        Then::Answer(
+    let server = ScriptedServer::start(&[
+        ServerAction::Answer(
             "HTTP/1.1 200 OK\r\nX-Amz-Function-Error: Unhandled\r\ncontent-length: 2\r\n\r\n{}",
         ),
-        Then::Answer(
+        ServerAction::Answer(
             "HTTP/1.1 429 Slow\r\nx-amzn-ErrorType: TooManyRequestsException\r\nRetry-After: 3\r\ncontent-length: 0\r\n\r\n",
         ),
     ])
@@ -202,10 +209,11 @@ async fn answers_are_what_the_headers_say() {
     let port = server.port().await;
     let failed = port.invoke(invocation()).await;
     assert!(
-        matches!(failed, Reply::Answer { status: 200, function_error: Some(kind), .. } if kind == "Unhandled")
+        matches!(failed, InvokeResponse::Answer { status: 200, function_error: Some(kind), .. } if kind == "Unhandled")
     );
     let throttled = port.invoke(invocation()).await;
-    let Reply::Answer { status: 429, error_type: Some(kind), retry_after: Some(3), .. } = throttled else {
+    let InvokeResponse::Answer { status: 429, error_type: Some(kind), retry_after: Some(3), .. } = throttled
+    else {
         panic!("{throttled:?}")
     };
     assert_eq!(kind, "TooManyRequestsException");
@@ -214,21 +222,21 @@ async fn answers_are_what_the_headers_say() {
 
 #[tokio::test]
 async fn alo_1_a_request_that_was_sent_is_never_sent_again() {
-    let server = Server::start(&[Then::Answer(FINE), Then::Close]).await;
+    let server = ScriptedServer::start(&[ServerAction::Answer(FINE), ServerAction::Close]).await;
     let port = server.port().await;
-    assert!(matches!(port.invoke(invocation()).await, Reply::Answer { status: 200, .. }));
+    assert!(matches!(port.invoke(invocation()).await, InvokeResponse::Answer { status: 200, .. }));
     let lost = port.invoke(invocation()).await;
-    assert!(matches!(lost, Reply::Lost(_)), "{lost:?}");
+    assert!(matches!(lost, InvokeResponse::Lost(_)), "{lost:?}");
     assert_eq!(server.heard().len(), 2);
 }
 
 #[tokio::test]
 async fn a_connection_that_the_server_closed_while_idle_is_replaced() {
-    let server = Server::start(&[Then::AnswerAndClose(FINE)]).await;
+    let server = ScriptedServer::start(&[ServerAction::AnswerAndClose(FINE)]).await;
     let port = server.port().await;
     for turn in 1..=5 {
         let reply = port.invoke(invocation()).await;
-        assert!(matches!(reply, Reply::Answer { status: 200, .. }), "{reply:?}");
+        assert!(matches!(reply, InvokeResponse::Answer { status: 200, .. }), "{reply:?}");
         assert_eq!(server.heard().len(), turn);
         // The close has to be seen before the next request: that is what idle means.
         while port.wire.connections.idle_open() > 0 {
@@ -243,9 +251,9 @@ async fn no_connection_is_not_sent_and_no_answer_is_lost() {
     let url = format!("http://{}", refused.local_addr().expect("address"));
     drop(refused);
     let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
-    assert!(matches!(port.invoke(invocation()).await, Reply::NotSent(_)));
+    assert!(matches!(port.invoke(invocation()).await, InvokeResponse::NotSent(_)));
 
-    let hanging = Server::start(&[Then::Hang]).await;
+    let hanging = ScriptedServer::start(&[ServerAction::Hang]).await;
     let port = hanging.port().await;
     let asked = invocation();
     let permit = asked.permit.clone();
@@ -256,10 +264,12 @@ async fn no_connection_is_not_sent_and_no_answer_is_lost() {
     }
     assert!(permit.sent_at().is_some() && !permit.revoke(), "it has left");
 
-    let broken =
-        Server::start(&[Then::AnswerAndClose("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nnull")]).await;
+    let broken = ScriptedServer::start(&[ServerAction::AnswerAndClose(
+        "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nnull",
+    )])
+    .await;
     let reply = broken.port().await.invoke(invocation()).await;
-    assert!(matches!(reply, Reply::Lost(_)), "{reply:?}");
+    assert!(matches!(reply, InvokeResponse::Lost(_)), "{reply:?}");
 }
 
 #[tokio::test]
@@ -271,18 +281,18 @@ async fn an_error_that_breaks_off_is_the_error_that_its_head_names_unless_only_t
     const OF_AWS: &str =
         "HTTP/1.1 503 No\r\nx-amzn-ErrorType: ServiceUnavailableException\r\ncontent-length: 9\r\n\r\n{";
     const OF_A_PROXY: &str = "HTTP/1.1 503 No\r\ncontent-length: 90\r\n\r\nupstream connect error or";
-    let scripts: [(&'static [Then], &str); 5] = [
-        (&[Then::AnswerAndClose(FAILED)], "function_error"),
-        (&[Then::AnswerAndClose(THROTTLED)], "throttled"),
-        (&[Then::AnswerAndClose(DENIED)], "config_error"),
-        (&[Then::AnswerAndClose(OF_AWS)], "service_error"),
-        (&[Then::AnswerAndClose(OF_A_PROXY)], "unknown"),
+    let scripts: [(&'static [ServerAction], &str); 5] = [
+        (&[ServerAction::AnswerAndClose(FAILED)], "function_error"),
+        (&[ServerAction::AnswerAndClose(THROTTLED)], "throttled"),
+        (&[ServerAction::AnswerAndClose(DENIED)], "config_error"),
+        (&[ServerAction::AnswerAndClose(OF_AWS)], "service_error"),
+        (&[ServerAction::AnswerAndClose(OF_A_PROXY)], "unknown"),
     ];
     for (script, expected) in scripts {
-        let server = Server::start(script).await;
+        let server = ScriptedServer::start(script).await;
         let direct = server.port().await;
         for port in [&direct as &dyn FunctionPort, &direct.sdk] {
-            let verdict = Verdict::of(port.invoke(invocation()).await);
+            let verdict = InvocationOutcome::of(port.invoke(invocation()).await);
             assert_eq!(verdict.label(), expected, "{verdict:?}");
         }
         assert_eq!(direct.wire.connections.idle_open(), 0, "nothing else goes over a broken connection");
@@ -301,7 +311,7 @@ async fn mem_1_an_endless_answer_is_cut_and_is_an_answer() {
     });
     let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
     let reply = port.invoke(invocation()).await;
-    let Reply::Answer { status: 200, body, .. } = reply else { panic!("{reply:?}") };
+    let InvokeResponse::Answer { status: 200, body, .. } = reply else { panic!("{reply:?}") };
     assert_eq!(body.len(), ANSWER_BYTES_MAX);
     assert_eq!(port.wire.connections.idle_open(), 0, "nothing else goes over that connection");
 }
@@ -321,9 +331,12 @@ async fn mem_1_of_an_answer_that_nobody_reads_little_is_kept_and_its_connection_
     });
     let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
     for _ in 0..2 {
-        let answer_room = AnswerRoom::new(1000, ByteBudget::new(0));
+        let answer_room = AnswerRoom::new(1000, MemoryBudget::new(0));
         let reply = port.invoke(Invocation { answer_room, ..invocation() }).await;
-        assert!(matches!(&reply, Reply::Answer { status: 200, body, .. } if body.len() == 1000), "{reply:?}");
+        assert!(
+            matches!(&reply, InvokeResponse::Answer { status: 200, body, .. } if body.len() == 1000),
+            "{reply:?}"
+        );
     }
 }
 
@@ -332,27 +345,27 @@ async fn a_payload_that_is_refused_before_it_is_read_is_too_large_and_not_lost()
     const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let payload = Bytes::from(vec![b' '; 5 * 1024 * 1024]);
     for _ in 0..20 {
-        let server = Server::start(&[Then::RefuseUnread(REFUSAL)]).await;
+        let server = ScriptedServer::start(&[ServerAction::RefuseUnread(REFUSAL)]).await;
         for reply in [
             server.port().await.invoke(invocation_under(lease(MINUTE), payload.clone())).await,
             SdkPort::from_sdk(&shared(&server.url))
                 .invoke(invocation_under(lease(MINUTE), payload.clone()))
                 .await,
         ] {
-            assert!(matches!(reply, Reply::Answer { status: 413, .. }), "{reply:?}");
+            assert!(matches!(reply, InvokeResponse::Answer { status: 413, .. }), "{reply:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn alo_1_what_a_closing_server_took_nothing_of_goes_over_another_connection() {
-    let server = Server::start(&[Then::AnswerAndClose(FINE)]).await;
+    let server = ScriptedServer::start(&[ServerAction::AnswerAndClose(FINE)]).await;
     let port = server.port().await;
     for turn in 1..=50 {
         // The close is with the kernel by now or comes a little later; the reactor has not been asked for it.
         std::thread::sleep(Duration::from_millis(2));
         let reply = port.invoke(invocation()).await;
-        assert!(matches!(reply, Reply::Answer { status: 200, .. }), "{turn}: {reply:?}");
+        assert!(matches!(reply, InvokeResponse::Answer { status: 200, .. }), "{turn}: {reply:?}");
         assert_eq!(server.heard().len(), turn);
     }
 }
@@ -360,10 +373,10 @@ async fn alo_1_what_a_closing_server_took_nothing_of_goes_over_another_connectio
 #[tokio::test]
 async fn a_connection_is_not_used_longer_than_its_server_says_that_it_keeps_it() {
     const SHORT: &str = "HTTP/1.1 200 OK\r\nkeep-alive: max=9, timeout=1\r\ncontent-length: 4\r\n\r\nnull";
-    let server = Server::start(&[Then::Answer(SHORT)]).await;
+    let server = ScriptedServer::start(&[ServerAction::Answer(SHORT)]).await;
     let port = server.port().await;
     for _ in 0..3 {
-        assert!(matches!(port.invoke(invocation()).await, Reply::Answer { status: 200, .. }));
+        assert!(matches!(port.invoke(invocation()).await, InvokeResponse::Answer { status: 200, .. }));
     }
     assert_eq!(server.connections.load(Ordering::Relaxed), 3);
 }
@@ -380,7 +393,7 @@ async fn a_connection_that_nobody_comes_for_is_closed_when_its_time_is_over() {
         stream.read_u8().await.expect_err("nothing more").kind()
     });
     let port = DirectPort::from_sdk(&shared(&url)).await.expect("a port");
-    assert!(matches!(port.invoke(invocation()).await, Reply::Answer { status: 200, .. }));
+    assert!(matches!(port.invoke(invocation()).await, InvokeResponse::Answer { status: 200, .. }));
     assert_eq!(port.wire.connections.idle_open(), 1);
     let closed = tokio::time::timeout(MINUTE, closed).await.expect("closed while the port lives on");
     assert_eq!(closed.expect("no panic"), io::ErrorKind::UnexpectedEof);
@@ -393,7 +406,7 @@ async fn an_invocations_socket_stays_alive_while_the_function_runs_and_ends_when
 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
-    let connections = Connections::new(Endpoint::parse(&url).expect("parses")).expect("no TLS");
+    let connections = ConnectionPool::new(EndpointUrl::parse(&url).expect("parses")).expect("no TLS");
     let socket = connections.socket().await.expect("dialled");
     assert!(socket2::SockRef::from(&socket).keepalive().expect("an option"));
     let idle = sockopt::tcp_keepidle(&socket).expect("an option");

@@ -9,13 +9,13 @@ use lighterman_proto::topic_id::is_another;
 
 use super::BrokerTask;
 use crate::kafka::cluster::TopicView;
-use crate::kafka::fetch::messages::FetchTrouble;
-use crate::kafka::offsets::{At, KnownEpoch, Unlearnt, epoch_ends_each, list_offsets_each};
-use crate::kafka::parting::{Parting, parting};
+use crate::kafka::fetch::messages::FetchError;
+use crate::kafka::offsets::{FailedPartitions, KnownEpoch, OffsetSpec, epoch_ends_each, list_offsets_each};
+use crate::kafka::parting::{LogDivergence, parting};
 
 /// How a log shows that it ends before what was wanted of it.
 #[derive(Clone, Copy)]
-enum Parted {
+enum DivergenceSign {
     /// The broker says where what we have read ends in it.
     Known(Offset),
     /// The position lies beyond this, its end.
@@ -31,7 +31,7 @@ pub(super) struct UnsettledParts {
 #[derive(Default)]
 struct UnsettledTopic {
     out_of_range: Vec<i32>,
-    parted: Vec<(i32, Parted)>,
+    parted: Vec<(i32, DivergenceSign)>,
 }
 
 /// A log that was cut off somewhere.
@@ -50,7 +50,7 @@ impl UnsettledParts {
 
     /// Histories part at `end`.
     pub(super) fn diverged(&mut self, partition: TopicPartition, end: Offset) {
-        let parted = (partition.partition, Parted::Known(end));
+        let parted = (partition.partition, DivergenceSign::Known(end));
         self.topics.entry(partition.topic).or_default().parted.push(parted);
     }
 }
@@ -68,11 +68,12 @@ impl BrokerTask {
     }
 
     /// Tells who lies before its log where that begins; returns those who lie behind its end.
-    async fn settle_out_of_range(&self, topic: &Arc<str>, partitions: &[i32]) -> Vec<(i32, Parted)> {
+    async fn settle_out_of_range(&self, topic: &Arc<str>, partitions: &[i32]) -> Vec<(i32, DivergenceSign)> {
         let isolation = self.settings.isolation;
-        let starts = list_offsets_each(&self.cluster, topic, partitions, At::Earliest, isolation).await;
+        let starts =
+            list_offsets_each(&self.cluster, topic, partitions, OffsetSpec::Earliest, isolation).await;
         let within: Vec<i32> = starts.known.keys().copied().collect();
-        let ends = list_offsets_each(&self.cluster, topic, &within, At::Latest, isolation).await;
+        let ends = list_offsets_each(&self.cluster, topic, &within, OffsetSpec::Latest, isolation).await;
         self.hand_back_unlearnt(topic, &starts.unknown);
         self.hand_back_unlearnt(topic, &ends.unknown);
         let mut beyond = Vec::new();
@@ -81,32 +82,32 @@ impl BrokerTask {
             let Some(&log_start) = starts.known.get(&index) else { continue };
             let partition = TopicPartition { topic: Arc::clone(topic), partition: index };
             if self.session.position_of(&partition).is_some_and(|position| position > log_end) {
-                beyond.push((index, Parted::Beyond(log_end)));
+                beyond.push((index, DivergenceSign::Beyond(log_end)));
             } else {
-                self.answer(&partition, Err(FetchTrouble::OutOfRange { log_start, log_end }));
+                self.answer(&partition, Err(FetchError::OutOfRange { log_start, log_end }));
             }
         }
         beyond
     }
 
     /// Logs that end before what was wanted of them.
-    async fn settle_parted(&self, topic: &Arc<str>, parted: &[(i32, Parted)]) {
+    async fn settle_parted(&self, topic: &Arc<str>, parted: &[(i32, DivergenceSign)]) {
         let view = match self.cluster.refresh(topic).await {
             Ok(view) => view,
             Err(error) => {
                 let partitions = parted.iter().map(|(partition, _)| *partition).collect();
-                return self.hand_back_unlearnt(topic, &[Unlearnt { partitions, error }]);
+                return self.hand_back_unlearnt(topic, &[FailedPartitions { partitions, error }]);
             }
         };
         let mut cut = Vec::new();
         for (index, parted) in parted {
             let partition = TopicPartition { topic: Arc::clone(topic), partition: *index };
             match (self.epoch_read(&partition, &view), parted) {
-                (None, _) => self.answer(&partition, Err(FetchTrouble::Recreated)),
-                (Some(_), Parted::Known(end)) => {
-                    self.answer(&partition, Err(FetchTrouble::Diverged { end: *end }));
+                (None, _) => self.answer(&partition, Err(FetchError::Recreated)),
+                (Some(_), DivergenceSign::Known(end)) => {
+                    self.answer(&partition, Err(FetchError::Diverged { end: *end }));
                 }
-                (Some(leader_epoch), Parted::Beyond(log_end)) => {
+                (Some(leader_epoch), DivergenceSign::Beyond(log_end)) => {
                     let read = KnownEpoch { partition: *index, leader_epoch };
                     cut.push(CutLog { read, log_end: *log_end });
                 }
@@ -123,7 +124,7 @@ impl BrokerTask {
         let (topic, read, asked_under) = self.shared.desk.borrow().known(partition)?;
         let shown = view.partition(partition.partition);
         let leader_epoch = shown.map_or(asked_under, |shown| shown.leader_epoch.max(asked_under));
-        read.filter(|_| !is_another(topic, view.id) && parting(read, leader_epoch) == Parting::CutOff)
+        read.filter(|_| !is_another(topic, view.id) && parting(read, leader_epoch) == LogDivergence::CutOff)
     }
 
     /// More may have been written to these logs since than the cut has cost: only the epoch tells where that began.
@@ -134,17 +135,17 @@ impl BrokerTask {
         for CutLog { read, log_end } in cut {
             let partition = TopicPartition { topic: Arc::clone(topic), partition: read.partition };
             let end = ends.known.get(&read.partition).map_or(*log_end, |end| *end.min(log_end));
-            self.answer(&partition, Err(FetchTrouble::Diverged { end }));
+            self.answer(&partition, Err(FetchError::Diverged { end }));
         }
     }
 
-    fn hand_back_unlearnt(&self, topic: &Arc<str>, unlearnt: &[Unlearnt]) {
+    fn hand_back_unlearnt(&self, topic: &Arc<str>, unlearnt: &[FailedPartitions]) {
         let mut partitions = Vec::new();
-        for Unlearnt { partitions: indexes, error } in unlearnt {
+        for FailedPartitions { partitions: indexes, error } in unlearnt {
             tracing::debug!(%topic, partitions = ?indexes, %error, "their logs are not known yet");
             let of = |index: &i32| TopicPartition { topic: Arc::clone(topic), partition: *index };
             partitions.extend(indexes.iter().map(of));
         }
-        self.hand_back(&partitions);
+        self.release_unsent(&partitions);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::{AsyncContext, Context, Handler, Message};
 
 use super::FetchRouter;
-use crate::kafka::fetch::messages::{FetchTrouble, Fetched, Want};
+use crate::kafka::fetch::messages::{FetchAnswered, FetchError, FetchRequested};
 use crate::kafka::fetch::places::NumberedWant;
 use crate::runtime::outbox::post;
 use crate::runtime::owned_task::OwnedTask;
@@ -18,16 +18,16 @@ const ASK_AFTER: Duration = Duration::from_secs(30);
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Asked;
+struct TopicQuestion;
 
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct LookAtTopic;
 
 /// Another topic has its name by now.
-pub(super) fn answer_recreated(want: &Want) {
+pub(super) fn answer_recreated(want: &FetchRequested) {
     let (epoch, position) = (want.epoch, want.position);
-    let _ = post(&want.reply, Fetched { epoch, position, outcome: Err(FetchTrouble::Recreated) });
+    let _ = post(&want.reply, FetchAnswered { epoch, position, outcome: Err(FetchError::Recreated) });
 }
 
 impl FetchRouter {
@@ -35,7 +35,7 @@ impl FetchRouter {
     /// read the new one for it.
     pub(super) fn settle_outdated(&mut self) {
         let topics: BTreeSet<Arc<str>> =
-            self.places.placed().map(|placed| Arc::clone(&placed.topic)).collect();
+            self.places.assigned_broker().map(|placed| Arc::clone(&placed.topic)).collect();
         for topic in topics {
             let now = self.cluster.topic_id(&topic);
             for broker in self.brokers.values() {
@@ -52,7 +52,7 @@ impl FetchRouter {
         self.settle_outdated();
         let by_names = self.brokers.values().any(|broker| broker.shared.by_names.get());
         let Some(topic) =
-            self.places.placed().next().filter(|_| by_names).map(|placed| Arc::clone(&placed.topic))
+            self.places.assigned_broker().next().filter(|_| by_names).map(|placed| Arc::clone(&placed.topic))
         else {
             return;
         };
@@ -64,7 +64,7 @@ impl FetchRouter {
             // Whether it succeeds shows in what is known then.
             let _ = outcome("look at the topic", cluster.topic(&topic, ASK_AFTER)).await;
             if let Some(me) = me.upgrade() {
-                me.do_send(Asked);
+                me.do_send(TopicQuestion);
             }
         }));
     }
@@ -79,10 +79,10 @@ impl Handler<LookAtTopic> for FetchRouter {
     }
 }
 
-impl Handler<Asked> for FetchRouter {
+impl Handler<TopicQuestion> for FetchRouter {
     type Result = ();
 
-    fn handle(&mut self, _: Asked, _: &mut Self::Context) {
+    fn handle(&mut self, _: TopicQuestion, _: &mut Self::Context) {
         self.asking = None;
         self.settle_outdated();
     }

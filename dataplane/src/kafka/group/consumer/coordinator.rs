@@ -9,7 +9,7 @@ use lighterman_proto::units::Moment;
 
 /// A heartbeat as it arrives.
 #[derive(Clone, Debug)]
-pub(crate) struct Said {
+pub(crate) struct ReceivedHeartbeat {
     pub member: String,
     pub epoch: i32,
     pub everything: bool,
@@ -19,23 +19,23 @@ pub(crate) struct Said {
 
 /// The good answer to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Answered {
+pub(crate) struct HeartbeatResponse {
     pub epoch: i32,
     pub assignment: Option<BTreeSet<i32>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum ModelPhase {
     Stable,
     Unrevoked,
     Unreleased,
 }
 
 #[derive(Debug)]
-pub(crate) struct Member {
+pub(crate) struct ModelMember {
     epoch: i32,
     previous_epoch: i32,
-    phase: Phase,
+    phase: ModelPhase,
     pub assigned: BTreeSet<i32>,
     pub pending_revocation: BTreeSet<i32>,
     rebalance_timeout: Duration,
@@ -47,7 +47,7 @@ pub(crate) struct Member {
 /// One group that reads one topic.
 #[derive(Debug)]
 pub(crate) struct ConsumerCoordinator {
-    pub members: BTreeMap<String, Member>,
+    pub members: BTreeMap<String, ModelMember>,
     partitions: i32,
     session: Duration,
     epoch: i32,
@@ -61,11 +61,15 @@ impl ConsumerCoordinator {
         Self { members: BTreeMap::new(), partitions, session, epoch: 0, target: BTreeMap::new(), lenient }
     }
 
-    pub(crate) fn heartbeat(&mut self, now: Moment, said: &Said) -> Result<Answered, Code> {
+    pub(crate) fn heartbeat(
+        &mut self,
+        now: Moment,
+        said: &ReceivedHeartbeat,
+    ) -> Result<HeartbeatResponse, Code> {
         self.tick(now);
         if said.epoch == -1 {
             self.remove(&said.member).ok_or(Code::UnknownMemberId)?;
-            return Ok(Answered { epoch: -1, assignment: None });
+            return Ok(HeartbeatResponse { epoch: -1, assignment: None });
         }
         let joins = said.epoch == 0;
         if joins && !(said.everything && said.owned.as_ref().is_some_and(BTreeSet::is_empty)) {
@@ -83,7 +87,7 @@ impl ConsumerCoordinator {
         member.session_ends = session_ends;
         let changed = before.as_ref() != Some(&member.assigned);
         let assignment = (said.everything || changed).then(|| member.assigned.clone());
-        Ok(Answered { epoch: member.epoch, assignment })
+        Ok(HeartbeatResponse { epoch: member.epoch, assignment })
     }
 
     /// Why this member may not commit; nothing when it may.
@@ -106,7 +110,7 @@ impl ConsumerCoordinator {
 
     /// Sessions end, and barriers.
     pub(crate) fn tick(&mut self, now: Moment) {
-        let over = |member: &Member| {
+        let over = |member: &ModelMember| {
             now >= member.session_ends || member.barrier_ends.is_some_and(|barrier| now >= barrier)
         };
         let gone: Vec<String> =
@@ -121,11 +125,11 @@ impl ConsumerCoordinator {
         for member in self.members.values_mut() {
             member.session_ends = now + self.session;
             member.barrier_ends =
-                (member.phase == Phase::Unrevoked).then_some(now + member.rebalance_timeout);
+                (member.phase == ModelPhase::Unrevoked).then_some(now + member.rebalance_timeout);
         }
     }
 
-    fn check_epoch(&self, known: &Member, said: &Said) -> Result<(), Code> {
+    fn check_epoch(&self, known: &ModelMember, said: &ReceivedHeartbeat) -> Result<(), Code> {
         if said.epoch == known.epoch || (said.epoch == 0 && self.lenient) {
             return Ok(());
         }
@@ -135,11 +139,11 @@ impl ConsumerCoordinator {
         if behind { Ok(()) } else { Err(Code::FencedMemberEpoch) }
     }
 
-    fn add(&mut self, now: Moment, said: &Said) {
-        let member = Member {
+    fn add(&mut self, now: Moment, said: &ReceivedHeartbeat) {
+        let member = ModelMember {
             epoch: 0,
             previous_epoch: 0,
-            phase: Phase::Stable,
+            phase: ModelPhase::Stable,
             assigned: BTreeSet::new(),
             pending_revocation: BTreeSet::new(),
             rebalance_timeout: said.rebalance_timeout,
@@ -150,7 +154,7 @@ impl ConsumerCoordinator {
         self.assign();
     }
 
-    fn remove(&mut self, id: &str) -> Option<Member> {
+    fn remove(&mut self, id: &str) -> Option<ModelMember> {
         let gone = self.members.remove(id)?;
         self.assign();
         Some(gone)
@@ -191,19 +195,19 @@ impl ConsumerCoordinator {
         let Some(member) = self.members.get_mut(id) else { return };
         let owns = |revoked: &BTreeSet<i32>| owned.is_none_or(|owned| !owned.is_disjoint(revoked));
         match member.phase {
-            Phase::Stable if member.epoch == target_epoch => {}
-            Phase::Unrevoked if owns(&member.pending_revocation) => {}
+            ModelPhase::Stable if member.epoch == target_epoch => {}
+            ModelPhase::Unrevoked if owns(&member.pending_revocation) => {}
             phase => {
-                let next = member.epoch + i32::from(phase == Phase::Unrevoked);
+                let next = member.epoch + i32::from(phase == ModelPhase::Unrevoked);
                 member.next(next.min(target_epoch), &target, target_epoch, &taken, owns);
                 member.barrier_ends =
-                    (member.phase == Phase::Unrevoked).then_some(now + member.rebalance_timeout);
+                    (member.phase == ModelPhase::Unrevoked).then_some(now + member.rebalance_timeout);
             }
         }
     }
 }
 
-impl Member {
+impl ModelMember {
     fn next(
         &mut self,
         epoch: i32,
@@ -216,12 +220,12 @@ impl Member {
         let kept: BTreeSet<i32> = self.assigned.intersection(target).copied().collect();
         self.previous_epoch = self.epoch;
         if !revoked.is_empty() && owns(&revoked) {
-            (self.phase, self.epoch) = (Phase::Unrevoked, epoch);
+            (self.phase, self.epoch) = (ModelPhase::Unrevoked, epoch);
             (self.assigned, self.pending_revocation) = (kept, revoked);
             return;
         }
         let waits = target.iter().any(|partition| !kept.contains(partition) && taken.contains(partition));
-        self.phase = if waits { Phase::Unreleased } else { Phase::Stable };
+        self.phase = if waits { ModelPhase::Unreleased } else { ModelPhase::Stable };
         self.epoch = target_epoch;
         self.pending_revocation.clear();
         self.assigned = target.iter().filter(|p| kept.contains(p) || !taken.contains(p)).copied().collect();

@@ -13,7 +13,9 @@ use lighterman_proto::units::Moment;
 
 use super::session::SessionBounds;
 use crate::kafka::backoff::Backoff;
-use crate::kafka::group::effects::{Beat, Effect, Failure, Share, Timing, Told};
+use crate::kafka::group::effects::{
+    GroupEffect, Kip848Heartbeat, Kip848Response, MemberTiming, RequestError, TopicPartitions,
+};
 use crate::kafka::group::lease;
 
 /// How often everything is said, and asked for, without a reason: an assignment goes out with one answer only, and one that a
@@ -23,7 +25,7 @@ const SAY_ALL_AFTER: Duration = Duration::from_secs(30);
 const REBALANCE_SHARES: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Kip848State {
     /// Waits until it may look for the coordinator.
     Out,
     Finding,
@@ -34,10 +36,10 @@ enum State {
 
 /// What we know of a heartbeat that is out.
 #[derive(Debug)]
-struct Sent {
+struct SentHeartbeat {
     seq: u64,
     at: Moment,
-    share: Share,
+    share: TopicPartitions,
     everything: bool,
     /// Something was being drained.
     draining: bool,
@@ -46,74 +48,74 @@ struct Sent {
 
 /// The member.
 #[derive(Debug)]
-pub struct ConsumerCore {
-    timing: Timing,
+pub struct Kip848Member {
+    timing: MemberTiming,
     /// The rebalance timeout that the coordinator is known to count with.
     counted: Duration,
     session: SessionBounds,
-    state: State,
+    state: Kip848State,
     member: String,
     /// Member epoch; 0 while we are no member.
     epoch: i32,
     /// What we own, that which is being drained too.
-    owned: Share,
+    owned: TopicPartitions,
     revoking: BTreeSet<i32>,
     /// What we own without what is being drained: asked for at every turn, changed at few.
     kept: Arc<BTreeSet<i32>>,
     /// What the coordinator says is ours.
-    assigned: Share,
+    assigned: TopicPartitions,
     /// What the coordinator knows that we own; nothing: it must be told everything.
-    reported: Option<Share>,
+    reported: Option<TopicPartitions>,
     /// When everything was last said and answered.
-    all_said: Moment,
+    last_full_heartbeat: Moment,
     lease_until: Moment,
     /// No revocation that is open now was asked for before this.
-    settled: Moment,
+    stable_since: Moment,
     /// When the last revocation was drained whose end the coordinator does not know yet.
     released_at: Option<Moment>,
     retry_at: Moment,
     /// After a loss: the earliest rejoin while our own invocations may still run (H5).
-    hold_until: Option<Moment>,
-    heartbeat: Option<Sent>,
+    rejoin_not_before: Option<Moment>,
+    heartbeat: Option<SentHeartbeat>,
     heartbeat_seq: u64,
     heartbeat_interval: Duration,
     next_heartbeat: Moment,
     /// The coordinator may know our id.
-    introduced: bool,
+    known_to_coordinator: bool,
     backoff: Backoff,
-    in_trouble: bool,
+    degraded: bool,
 }
 
-type Effects = Vec<Effect>;
+type Kip848Effects = Vec<GroupEffect>;
 
-impl ConsumerCore {
+impl Kip848Member {
     /// A member that has not joined; `member` is the id that it keeps for as long as it lives.
-    pub fn new(timing: Timing, member: String, now: Moment) -> Self {
+    pub fn new(timing: MemberTiming, member: String, now: Moment) -> Self {
         Self {
             timing,
             counted: timing.rebalance_timeout,
             session: SessionBounds::assumed(timing.session_timeout),
-            state: State::Out,
+            state: Kip848State::Out,
             member,
             epoch: 0,
-            owned: Share::default(),
+            owned: TopicPartitions::default(),
             revoking: BTreeSet::new(),
             kept: Arc::default(),
-            assigned: Share::default(),
+            assigned: TopicPartitions::default(),
             reported: None,
-            all_said: now,
+            last_full_heartbeat: now,
             lease_until: Moment::default(),
-            settled: now,
+            stable_since: now,
             released_at: None,
             retry_at: now,
-            hold_until: None,
+            rejoin_not_before: None,
             heartbeat: None,
             heartbeat_seq: 0,
             heartbeat_interval: timing.heartbeat_interval,
             next_heartbeat: now,
-            introduced: false,
+            known_to_coordinator: false,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
-            in_trouble: false,
+            degraded: false,
         }
     }
 
@@ -128,7 +130,7 @@ impl ConsumerCore {
 
     /// Epoch and member id to commit with, when we have them.
     pub fn commit_identity(&self) -> Option<(i32, &str)> {
-        (self.epoch > 0 && self.state != State::Left).then_some((self.epoch, self.member.as_str()))
+        (self.epoch > 0 && self.state != Kip848State::Left).then_some((self.epoch, self.member.as_str()))
     }
 
     /// What is ours and not being drained.
@@ -140,28 +142,28 @@ impl ConsumerCore {
         Arc::clone(&self.kept)
     }
 
-    /// When [`ConsumerCore::tick`] has something to do next.
+    /// When [`Kip848Member::tick`] has something to do next.
     pub fn wake_at(&self) -> Option<Moment> {
-        let start =
-            (self.state == State::Out).then(|| self.hold_until.unwrap_or(self.retry_at).max(self.retry_at));
-        let beat = (self.state == State::In && self.heartbeat.is_none()).then_some(self.next_heartbeat);
+        let start = (self.state == Kip848State::Out)
+            .then(|| self.rejoin_not_before.unwrap_or(self.retry_at).max(self.retry_at));
+        let beat = (self.state == Kip848State::In && self.heartbeat.is_none()).then_some(self.next_heartbeat);
         let fence = (!self.owned.is_empty()).then_some(self.lease_until);
         [start, beat, fence].into_iter().flatten().min()
     }
 
     /// Time has passed.
-    pub fn tick(&mut self, now: Moment) -> Effects {
-        let mut out = Effects::new();
+    pub fn tick(&mut self, now: Moment) -> Kip848Effects {
+        let mut out = Kip848Effects::new();
         if !self.owned.is_empty() && now >= self.lease_until {
-            self.lose_all("no heartbeat was acknowledged in time", now, &mut out);
-            self.go_out(now, Duration::ZERO);
+            self.drop_all_partitions("no heartbeat was acknowledged in time", now, &mut out);
+            self.disconnect(now, Duration::ZERO);
         }
-        self.hold_until = self.hold_until.filter(|until| now < *until);
-        if self.state == State::Out && now >= self.retry_at && self.hold_until.is_none() {
-            self.state = State::Finding;
-            out.push(Effect::FindCoordinator);
+        self.rejoin_not_before = self.rejoin_not_before.filter(|until| now < *until);
+        if self.state == Kip848State::Out && now >= self.retry_at && self.rejoin_not_before.is_none() {
+            self.state = Kip848State::Finding;
+            out.push(GroupEffect::FindCoordinator);
         }
-        if self.state == State::In && self.heartbeat.is_none() && now >= self.next_heartbeat {
+        if self.state == Kip848State::In && self.heartbeat.is_none() && now >= self.next_heartbeat {
             self.beat(now, &mut out);
         }
         out
@@ -173,15 +175,15 @@ impl ConsumerCore {
         now: Moment,
         found: Result<Option<SessionBounds>, String>,
         random: u64,
-    ) -> Effects {
-        let mut out = Effects::new();
-        if self.state != State::Finding {
+    ) -> Kip848Effects {
+        let mut out = Kip848Effects::new();
+        if self.state != Kip848State::Finding {
             return out;
         }
         match found {
             Ok(session) => {
                 self.session = session.unwrap_or(SessionBounds::assumed(self.timing.session_timeout));
-                self.state = State::In;
+                self.state = Kip848State::In;
                 self.reported = None;
                 self.beat(now, &mut out);
             }
@@ -195,10 +197,10 @@ impl ConsumerCore {
         &mut self,
         now: Moment,
         seq: u64,
-        answer: Result<Told, Failure>,
+        answer: Result<Kip848Response, RequestError>,
         random: u64,
-    ) -> Effects {
-        let mut out = Effects::new();
+    ) -> Kip848Effects {
+        let mut out = Kip848Effects::new();
         // An answer to what was said before the last change of state says nothing about now (H7).
         let Some(sent) =
             self.heartbeat.take_if(|sent| mutant!("late-heartbeat-answer", sent.seq == seq, true))
@@ -213,8 +215,8 @@ impl ConsumerCore {
     }
 
     /// These partitions are drained and committed.
-    pub fn released(&mut self, now: Moment, partitions: &[i32]) -> Effects {
-        let mut out = Effects::new();
+    pub fn released(&mut self, now: Moment, partitions: &[i32]) -> Kip848Effects {
+        let mut out = Kip848Effects::new();
         let drained: Vec<i32> =
             partitions.iter().copied().filter(|partition| self.revoking.remove(partition)).collect();
         if drained.is_empty() {
@@ -234,35 +236,35 @@ impl ConsumerCore {
     }
 
     /// Nothing of ours runs any more: a member that lost everything may come back (H5).
-    pub fn quiesced(&mut self) {
-        self.hold_until = None;
+    pub fn all_invocations_ended(&mut self) {
+        self.rejoin_not_before = None;
     }
 
     /// Everything is released: go.
-    pub fn leave(&mut self) -> Effects {
-        let mut out = Effects::new();
+    pub fn leave(&mut self) -> Kip848Effects {
+        let mut out = Kip848Effects::new();
         // What was lost may still run: whoever says nothing gives it away only when the session is over (H5).
-        let may_run = mutant!("leaves-over-running-invocations", self.hold_until.is_some(), false);
-        if self.introduced && self.state != State::Left && !may_run {
-            out.push(Effect::Leave { member: self.member.clone() });
+        let may_run = mutant!("leaves-over-running-invocations", self.rejoin_not_before.is_some(), false);
+        if self.known_to_coordinator && self.state != Kip848State::Left && !may_run {
+            out.push(GroupEffect::Leave { member: self.member.clone() });
         }
-        self.state = State::Left;
-        self.owned = Share::default();
+        self.state = Kip848State::Left;
+        self.owned = TopicPartitions::default();
         self.count_kept();
-        out.push(Effect::EndLease);
+        out.push(GroupEffect::EndLease);
         out
     }
 
-    fn beat(&mut self, now: Moment, out: &mut Effects) {
+    fn beat(&mut self, now: Moment, out: &mut Kip848Effects) {
         self.heartbeat_seq += 1;
         let share = mutant!(
             "revoked-is-let-go-at-once",
             self.owned.clone(),
-            Share { topic: self.owned.topic, partitions: (*self.kept).clone() }
+            TopicPartitions { topic: self.owned.topic, partitions: (*self.kept).clone() }
         );
-        let everything = self.reported.is_none() || now >= self.all_said + self.say_all_after();
+        let everything = self.reported.is_none() || now >= self.last_full_heartbeat + self.say_all_after();
         let changed = self.reported.as_ref() != Some(&share);
-        self.heartbeat = Some(Sent {
+        self.heartbeat = Some(SentHeartbeat {
             seq: self.heartbeat_seq,
             at: now,
             share: share.clone(),
@@ -270,8 +272,8 @@ impl ConsumerCore {
             draining: !self.revoking.is_empty(),
             rebalance_timeout: self.rebalance_timeout(),
         });
-        self.introduced = true;
-        out.push(Effect::Beat(Beat {
+        self.known_to_coordinator = true;
+        out.push(GroupEffect::Beat(Kip848Heartbeat {
             member: self.member.clone(),
             epoch: self.epoch,
             seq: self.heartbeat_seq,
@@ -281,10 +283,16 @@ impl ConsumerCore {
         }));
     }
 
-    fn acknowledged(&mut self, now: Moment, sent: &Sent, told: Told, out: &mut Effects) {
+    fn acknowledged(
+        &mut self,
+        now: Moment,
+        sent: &SentHeartbeat,
+        told: Kip848Response,
+        out: &mut Kip848Effects,
+    ) {
         self.backoff.reset();
-        if std::mem::take(&mut self.in_trouble) {
-            out.push(Effect::Healthy);
+        if std::mem::take(&mut self.degraded) {
+            out.push(GroupEffect::Healthy);
         }
         let moved = std::mem::replace(&mut self.epoch, told.epoch) != told.epoch;
         if !told.member.is_empty() {
@@ -302,15 +310,15 @@ impl ConsumerCore {
                 self.assigned = self.chosen(shares);
                 self.reconcile(out);
                 if sent.everything {
-                    self.all_said = sent.at;
+                    self.last_full_heartbeat = sent.at;
                 }
             }
             None => {}
         }
-        if moved && !out.iter().any(|effect| matches!(effect, Effect::Assigned { .. })) {
+        if moved && !out.iter().any(|effect| matches!(effect, GroupEffect::Assigned { .. })) {
             self.announce(Vec::new(), out);
         }
-        self.settle(sent, drains_before);
+        self.check_stable(sent, drains_before);
         if sent.everything {
             // A drain that is open goes on under what it began with.
             let open = drains_before || !self.revoking.is_empty();
@@ -321,7 +329,7 @@ impl ConsumerCore {
         // the coordinator counts with.
         let counted = self.counted.max(self.session.longest).min(self.rebalance_timeout());
         let barrier = counted.saturating_sub(self.session.shortest);
-        let said = mutant!("barrier-not-minded", sent.at.min(self.settled + barrier), sent.at);
+        let said = mutant!("barrier-not-minded", sent.at.min(self.stable_since + barrier), sent.at);
         self.extend_lease(mutant!("lease-counts-from-the-reply", said, now), out);
         if self.reported.as_ref() != Some(&self.owned) {
             self.next_heartbeat = now;
@@ -330,14 +338,14 @@ impl ConsumerCore {
 
     /// The coordinator counts a drain from the answer that asked for it, which may have reached nobody: from no earlier than the
     /// last time that it said everything, and nothing was to be drained.
-    fn settle(&mut self, sent: &Sent, drains_before: bool) {
+    fn check_stable(&mut self, sent: &SentHeartbeat, drains_before: bool) {
         if drains_before {
             return;
         }
         if sent.everything && self.revoking.is_empty() {
-            self.settled = sent.at;
+            self.stable_since = sent.at;
         } else if let Some(released) = self.released_at {
-            self.settled = self.settled.max(released);
+            self.stable_since = self.stable_since.max(released);
         }
         self.released_at = None;
     }
@@ -350,11 +358,11 @@ impl ConsumerCore {
         self.timing.rebalance_timeout.max(self.session.longest)
     }
 
-    fn extend_lease(&mut self, acknowledged_send: Moment, out: &mut Effects) {
+    fn extend_lease(&mut self, acknowledged_send: Moment, out: &mut Kip848Effects) {
         let until = lease::ends(acknowledged_send, self.session.shortest);
         if until > self.lease_until {
             self.lease_until = until;
-            out.push(Effect::ExtendLease(until));
+            out.push(GroupEffect::ExtendLease(until));
         }
     }
 }

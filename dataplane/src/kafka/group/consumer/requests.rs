@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
+use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions as WireTopicPartitions;
 use kafka_protocol::messages::consumer_group_heartbeat_response::Assignment;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::{
@@ -13,13 +13,13 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::session::{BROKER_KEYS, GROUP_KEYS, SessionBounds};
-use crate::error::Class;
+use crate::error::ErrorClass;
 use crate::kafka::cluster::{BrokerId, REQUEST_DEADLINE};
 use crate::kafka::connection::versions;
 use crate::kafka::error::KafkaError;
-use crate::kafka::group::effects::{Beat, Failure, Share, Told};
+use crate::kafka::group::effects::{Kip848Heartbeat, Kip848Response, RequestError, TopicPartitions};
 use crate::kafka::group::leave::LEAVE_DEADLINE;
-use crate::kafka::group::lines::{Line, Lines};
+use crate::kafka::group::lines::{ConnectionKind, CoordinatorConnections};
 use crate::kafka::group::membership::MembershipSettings;
 use crate::kafka::group::requests::{group_id, refused, text};
 
@@ -30,24 +30,24 @@ const GROUP: i8 = 32;
 const LEAVES: i32 = -1;
 
 pub(in crate::kafka::group) async fn beat(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
-    beat: Beat,
-) -> Result<Told, Failure> {
+    beat: Kip848Heartbeat,
+) -> Result<Kip848Response, RequestError> {
     let timing = settings.timing;
     let build = |_| request(settings, beat);
     let deadline = timing.session_timeout / 3;
-    let reply = lines.call(Line::Heartbeat, &settings.group, versions(0, 1), deadline, build).await;
+    let reply = lines.call(ConnectionKind::Heartbeat, &settings.group, versions(0, 1), deadline, build).await;
     told(lines, reply, timing.heartbeat_interval)
 }
 
-fn request(settings: &MembershipSettings, beat: Beat) -> ConsumerGroupHeartbeatRequest {
-    let owned = |share: Share| {
+fn request(settings: &MembershipSettings, beat: Kip848Heartbeat) -> ConsumerGroupHeartbeatRequest {
+    let owned = |share: TopicPartitions| {
         if share.is_empty() {
             return Vec::new();
         }
         let partitions = share.partitions.into_iter().collect();
-        vec![TopicPartitions::default().with_topic_id(share.topic).with_partitions(partitions)]
+        vec![WireTopicPartitions::default().with_topic_id(share.topic).with_partitions(partitions)]
     };
     let request = ConsumerGroupHeartbeatRequest::default()
         .with_group_id(group_id(settings))
@@ -64,24 +64,26 @@ fn request(settings: &MembershipSettings, beat: Beat) -> ConsumerGroupHeartbeatR
 }
 
 fn told(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     reply: Result<ConsumerGroupHeartbeatResponse, KafkaError>,
     usual_interval: Duration,
-) -> Result<Told, Failure> {
+) -> Result<Kip848Response, RequestError> {
     let reply = match reply {
         Ok(reply) => reply,
-        Err(KafkaError::Version { .. }) => return Err(Failure::Code(ResponseError::UnsupportedVersion)),
-        Err(error) => return Err(Failure::Transport(error.to_string())),
+        Err(KafkaError::Version { .. }) => return Err(RequestError::Code(ResponseError::UnsupportedVersion)),
+        Err(error) => return Err(RequestError::Transport(error.to_string())),
     };
     if let Some(code) = ResponseError::try_from_code(reply.error_code) {
         return Err(refused(lines, code));
     }
     if reply.member_epoch <= 0 {
         let epoch = reply.member_epoch;
-        return Err(Failure::Transport(format!("the group's coordinator answers with member epoch {epoch}")));
+        return Err(RequestError::Transport(format!(
+            "the group's coordinator answers with member epoch {epoch}"
+        )));
     }
     let interval = u64::try_from(reply.heartbeat_interval_ms).ok().filter(|ms| *ms > 0);
-    Ok(Told {
+    Ok(Kip848Response {
         member: reply.member_id.map(|id| id.to_string()).unwrap_or_default(),
         epoch: reply.member_epoch,
         heartbeat_interval: interval.map_or(usual_interval, Duration::from_millis),
@@ -89,8 +91,8 @@ fn told(
     })
 }
 
-fn shares(assignment: Assignment) -> Vec<Share> {
-    let mut by_topic: BTreeMap<_, Share> = BTreeMap::new();
+fn shares(assignment: Assignment) -> Vec<TopicPartitions> {
+    let mut by_topic: BTreeMap<_, TopicPartitions> = BTreeMap::new();
     for topic in assignment.topic_partitions {
         let share = by_topic.entry(topic.topic_id).or_default();
         share.topic = topic.topic_id;
@@ -100,7 +102,7 @@ fn shares(assignment: Assignment) -> Vec<Share> {
 }
 
 pub(in crate::kafka::group) async fn leave(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
     member: &str,
 ) -> Result<i16, KafkaError> {
@@ -113,14 +115,15 @@ pub(in crate::kafka::group) async fn leave(
             .with_subscribed_topic_names(None)
             .with_topic_partitions(None)
     };
-    let reply = lines.call(Line::Heartbeat, &settings.group, versions(0, 1), LEAVE_DEADLINE, build).await?;
+    let reply =
+        lines.call(ConnectionKind::Heartbeat, &settings.group, versions(0, 1), LEAVE_DEADLINE, build).await?;
     Ok(reply.error_code)
 }
 
 /// What the coordinator's broker says of sessions; `None` when it does not say, or not to us. A broker that knows no settings
 /// of groups would refuse a request that asks for both.
 pub(in crate::kafka::group) async fn session(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
     coordinator: BrokerId,
 ) -> Option<SessionBounds> {
@@ -141,7 +144,7 @@ pub(in crate::kafka::group) async fn session(
 
 /// The values of `keys` of one resource, as far as we are told.
 async fn configs(
-    lines: &Lines,
+    lines: &CoordinatorConnections,
     settings: &MembershipSettings,
     (kind, name): (i8, String),
     keys: &[&'static str],
@@ -153,10 +156,10 @@ async fn configs(
             .with_resource_name(StrBytes::from_string(name.clone()))
             .with_configuration_keys(Some(asked));
         let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
-        lines.call(Line::Heartbeat, &settings.group, versions(1, 4), REQUEST_DEADLINE, |_| request)
+        lines.call(ConnectionKind::Heartbeat, &settings.group, versions(1, 4), REQUEST_DEADLINE, |_| request)
     };
     let mut reply = ask().await;
-    if reply.as_ref().is_err_and(|error| error.class() == Class::Retry) {
+    if reply.as_ref().is_err_and(|error| error.class() == ErrorClass::Retry) {
         // The connection may be one that a broker kept no more when it went.
         reply = ask().await;
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{ConsumerCore, Effects};
-use crate::kafka::group::effects::{Effect, Share};
+use super::{Kip848Effects, Kip848Member};
+use crate::kafka::group::effects::{GroupEffect, TopicPartitions};
 
-impl ConsumerCore {
+impl Kip848Member {
     /// One topic is subscribed to, so all that is given is of it; of two ids, one is of a topic that was deleted.
-    pub(super) fn chosen(&self, shares: Vec<Share>) -> Share {
+    pub(super) fn chosen(&self, shares: Vec<TopicPartitions>) -> TopicPartitions {
         let known = shares.iter().position(|share| share.topic == self.owned.topic);
         let mut shares = shares;
         match known {
@@ -18,7 +18,7 @@ impl ConsumerCore {
     }
 
     /// Brings what is ours to what was assigned: takes what is new, and begins to drain what is not there any more.
-    pub(super) fn reconcile(&mut self, out: &mut Effects) {
+    pub(super) fn reconcile(&mut self, out: &mut Kip848Effects) {
         if self.owned.is_empty() {
             self.owned.topic = self.assigned.topic;
         }
@@ -45,15 +45,15 @@ impl ConsumerCore {
             self.announce(added, out);
         }
         if !revoked.is_empty() {
-            out.push(Effect::Revoke { partitions: revoked });
+            out.push(GroupEffect::Revoke { partitions: revoked });
         }
     }
 
     /// Says what is ours in this epoch: without anything new too, for what is found out is found out for one epoch.
-    pub(super) fn announce(&self, added: Vec<i32>, out: &mut Effects) {
+    pub(super) fn announce(&self, added: Vec<i32>, out: &mut Kip848Effects) {
         let owned = self.kept.iter().copied().collect();
         let (generation, member) = (self.epoch, self.member.clone());
-        out.push(Effect::Assigned { generation, member, owned, added });
+        out.push(GroupEffect::Assigned { generation, member, owned, added });
     }
 
     pub(super) fn count_kept(&mut self) {

@@ -5,22 +5,24 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 
-use super::{ConsumerCore, Effects, State};
-use crate::kafka::group::effects::{Effect, FATAL_RETRY, Failure, Identity, Share, is_fencing};
+use super::{Kip848Effects, Kip848Member, Kip848State};
+use crate::kafka::group::effects::{
+    FATAL_RETRY, GroupEffect, MemberIdentity, RequestError, TopicPartitions, is_fencing,
+};
 use crate::kafka::group::lease::margin;
 
-impl ConsumerCore {
+impl Kip848Member {
     /// A commit that was sent as `who`, or the question what is committed, was refused. Of an earlier epoch it says nothing: the
     /// next is in force already.
     pub fn commit_refused(
         &mut self,
         now: Moment,
-        who: &Identity,
+        who: &MemberIdentity,
         code: ResponseError,
         random: u64,
-    ) -> Effects {
-        let mut out = Effects::new();
-        if self.state != State::In || who.generation != self.epoch || who.member != self.member {
+    ) -> Kip848Effects {
+        let mut out = Kip848Effects::new();
+        if self.state != Kip848State::In || who.generation != self.epoch || who.member != self.member {
             return out;
         }
         match code {
@@ -29,22 +31,22 @@ impl ConsumerCore {
                 self.reported = None;
                 self.next_heartbeat = now;
             }
-            code if self.is_out(code) => self.failed(Failure::Code(code), now, random, &mut out),
+            code if self.is_out(code) => self.failed(RequestError::Code(code), now, random, &mut out),
             _ => {}
         }
         out
     }
 
     /// What was sent under `epoch` and not answered may be served yet: whoever has left is refused. For one that runs nothing.
-    pub fn start_over(&mut self, now: Moment, epoch: i32) -> Effects {
-        let mut out = Effects::new();
-        let is_member = self.state != State::Left && self.epoch == epoch;
+    pub fn force_rejoin(&mut self, now: Moment, epoch: i32) -> Kip848Effects {
+        let mut out = Kip848Effects::new();
+        let is_member = self.state != Kip848State::Left && self.epoch == epoch;
         if mutant!("beginning-committed-twice", is_member, false) {
-            if self.hold_until.is_none() {
-                out.push(Effect::Leave { member: self.member.clone() });
+            if self.rejoin_not_before.is_none() {
+                out.push(GroupEffect::Leave { member: self.member.clone() });
             }
-            self.lose_all("what was committed first may be served yet", now, &mut out);
-            self.go_out(now, Duration::ZERO);
+            self.drop_all_partitions("what was committed first may be served yet", now, &mut out);
+            self.disconnect(now, Duration::ZERO);
         }
         out
     }
@@ -54,67 +56,73 @@ impl ConsumerCore {
         is_fencing(code) || (self.epoch > 0 && code == ResponseError::GroupIdNotFound)
     }
 
-    pub(super) fn failed(&mut self, failure: Failure, now: Moment, random: u64, out: &mut Effects) {
+    pub(super) fn failed(
+        &mut self,
+        failure: RequestError,
+        now: Moment,
+        random: u64,
+        out: &mut Kip848Effects,
+    ) {
         match failure {
-            Failure::Code(code) if self.is_out(code) => self.fenced(code, now, random, out),
-            Failure::Code(code) if is_for_a_person(code) => {
-                self.in_trouble = true;
-                out.push(Effect::Trouble(text_for(code)));
-                self.go_out(now, FATAL_RETRY);
+            RequestError::Code(code) if self.is_out(code) => self.fenced(code, now, random, out),
+            RequestError::Code(code) if needs_operator(code) => {
+                self.degraded = true;
+                out.push(GroupEffect::Trouble(operator_message(code)));
+                self.disconnect(now, FATAL_RETRY);
             }
-            Failure::Code(code) => self.retry(format!("group coordinator: {code}"), now, random, out),
-            Failure::Transport(error) => self.retry(error, now, random, out),
-            Failure::MemberIdRequired(_) => self.go_out(now, Duration::ZERO),
+            RequestError::Code(code) => self.retry(format!("group coordinator: {code}"), now, random, out),
+            RequestError::Transport(error) => self.retry(error, now, random, out),
+            RequestError::MemberIdRequired(_) => self.disconnect(now, Duration::ZERO),
         }
     }
 
-    fn fenced(&mut self, code: ResponseError, now: Moment, random: u64, out: &mut Effects) {
+    fn fenced(&mut self, code: ResponseError, now: Moment, random: u64, out: &mut Kip848Effects) {
         if self.epoch == 0 {
             // It still knows us in the epoch that we have given up: only without us can we begin again.
-            out.push(Effect::Leave { member: self.member.clone() });
+            out.push(GroupEffect::Leave { member: self.member.clone() });
             self.retry(format!("group coordinator: {code}"), now, random, out);
             return;
         }
-        self.lose_all(&format!("the group's coordinator says {code}"), now, out);
-        self.go_out(now, Duration::ZERO);
+        self.drop_all_partitions(&format!("the group's coordinator says {code}"), now, out);
+        self.disconnect(now, Duration::ZERO);
     }
 
-    pub(super) fn retry(&mut self, error: String, now: Moment, random: u64, out: &mut Effects) {
+    pub(super) fn retry(&mut self, error: String, now: Moment, random: u64, out: &mut Kip848Effects) {
         let wait = self.backoff.next(random);
         if self.backoff.failures() > 1 {
-            self.in_trouble = true;
-            out.push(Effect::Trouble(error));
+            self.degraded = true;
+            out.push(GroupEffect::Trouble(error));
         }
-        self.go_out(now, wait);
+        self.disconnect(now, wait);
     }
 
     /// What we own stays ours until the lease ends: only the conversation begins anew.
-    pub(super) fn go_out(&mut self, now: Moment, wait: Duration) {
-        self.state = State::Out;
+    pub(super) fn disconnect(&mut self, now: Moment, wait: Duration) {
+        self.state = Kip848State::Out;
         self.retry_at = now + wait;
         self.heartbeat = None;
         // Without all that we own, an epoch that is behind would be fenced.
         self.reported = None;
     }
 
-    pub(super) fn lose_all(&mut self, reason: &str, now: Moment, out: &mut Effects) {
+    pub(super) fn drop_all_partitions(&mut self, reason: &str, now: Moment, out: &mut Kip848Effects) {
         let session_ends = now + self.session.longest + margin(self.session.longest);
         let partitions: Vec<i32> = std::mem::take(&mut self.owned).partitions.into_iter().collect();
         self.revoking.clear();
         self.count_kept();
-        self.assigned = Share::default();
+        self.assigned = TopicPartitions::default();
         self.epoch = 0;
         self.released_at = None;
         self.lease_until = Moment::default();
-        out.push(Effect::EndLease);
+        out.push(GroupEffect::EndLease);
         if !partitions.is_empty() {
-            self.hold_until = mutant!("rejoins-over-running-invocations", Some(session_ends), None);
-            out.push(Effect::Lost { partitions, reason: reason.to_owned() });
+            self.rejoin_not_before = mutant!("rejoins-over-running-invocations", Some(session_ends), None);
+            out.push(GroupEffect::Lost { partitions, reason: reason.to_owned() });
         }
     }
 }
 
-fn is_for_a_person(code: ResponseError) -> bool {
+fn needs_operator(code: ResponseError) -> bool {
     matches!(
         code,
         ResponseError::UnsupportedVersion
@@ -129,7 +137,7 @@ fn is_for_a_person(code: ResponseError) -> bool {
     )
 }
 
-fn text_for(code: ResponseError) -> String {
+fn operator_message(code: ResponseError) -> String {
     match code {
         ResponseError::UnsupportedVersion => {
             "the broker does not offer the consumer group protocol (KIP-848): it needs Kafka 4.0 or newer with \

@@ -4,7 +4,7 @@ use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
 use super::*;
-use crate::kafka::group::effects::Identity;
+use crate::kafka::group::effects::MemberIdentity;
 
 mod kept;
 mod model;
@@ -19,43 +19,43 @@ fn topic() -> Uuid {
     Uuid::from_u128(7)
 }
 
-fn share(partitions: &[i32]) -> Share {
-    Share { topic: topic(), partitions: partitions.iter().copied().collect() }
+fn share(partitions: &[i32]) -> TopicPartitions {
+    TopicPartitions { topic: topic(), partitions: partitions.iter().copied().collect() }
 }
 
-fn told(epoch: i32, assignment: Option<&[i32]>) -> Told {
+fn told(epoch: i32, assignment: Option<&[i32]>) -> Kip848Response {
     let assignment = assignment.map(|partitions| vec![share(partitions)]);
     let heartbeat_interval = Duration::from_secs(5);
-    Told { member: String::new(), epoch, heartbeat_interval, assignment }
+    Kip848Response { member: String::new(), epoch, heartbeat_interval, assignment }
 }
 
-fn timing() -> Timing {
-    Timing::new(Duration::from_secs(10), Duration::from_secs(70))
+fn timing() -> MemberTiming {
+    MemberTiming::new(Duration::from_secs(10), Duration::from_secs(70))
 }
 
-fn beat_in(effects: &[Effect]) -> Option<Beat> {
+fn beat_in(effects: &[GroupEffect]) -> Option<Kip848Heartbeat> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Beat(beat) => Some(beat.clone()),
+        GroupEffect::Beat(beat) => Some(beat.clone()),
         _ => None,
     })
 }
 
-fn lost(effects: &[Effect]) -> Vec<i32> {
+fn lost(effects: &[GroupEffect]) -> Vec<i32> {
     let lost = effects.iter().find_map(|effect| match effect {
-        Effect::Lost { partitions, .. } => Some(partitions.clone()),
+        GroupEffect::Lost { partitions, .. } => Some(partitions.clone()),
         _ => None,
     });
     lost.unwrap_or_default()
 }
 
-fn come_in(core: &mut ConsumerCore, second: u64) -> Beat {
-    assert_eq!(core.tick(at(second)), [Effect::FindCoordinator]);
+fn come_in(core: &mut Kip848Member, second: u64) -> Kip848Heartbeat {
+    assert_eq!(core.tick(at(second)), [GroupEffect::FindCoordinator]);
     beat_in(&core.coordinator_found(at(second), Ok(None), 0)).expect("says that it is there")
 }
 
 /// A member in epoch `epoch` that owns `partitions`, joined at second 100.
-fn stable(epoch: i32, partitions: &[i32]) -> ConsumerCore {
-    let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+fn stable(epoch: i32, partitions: &[i32]) -> Kip848Member {
+    let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
     let beat = come_in(&mut core, 100);
     core.heartbeat_answered(at(100), beat.seq, Ok(told(epoch, Some(partitions))), 0);
     let beat = say(&mut core, 100);
@@ -64,28 +64,28 @@ fn stable(epoch: i32, partitions: &[i32]) -> ConsumerCore {
     core
 }
 
-fn say(core: &mut ConsumerCore, second: u64) -> Beat {
+fn say(core: &mut Kip848Member, second: u64) -> Kip848Heartbeat {
     beat_in(&core.tick(at(second))).expect("a heartbeat is due")
 }
 
-fn who(generation: i32) -> Identity {
-    Identity { member: "me".to_owned(), generation }
+fn who(generation: i32) -> MemberIdentity {
+    MemberIdentity { member: "me".to_owned(), generation }
 }
 
-fn refuse(core: &mut ConsumerCore, second: u64, code: ResponseError) -> Vec<Effect> {
+fn refuse(core: &mut Kip848Member, second: u64, code: ResponseError) -> Vec<GroupEffect> {
     let beat = say(core, second);
-    core.heartbeat_answered(at(second), beat.seq, Err(Failure::Code(code)), 0)
+    core.heartbeat_answered(at(second), beat.seq, Err(RequestError::Code(code)), 0)
 }
 
 #[test]
 fn com_1_what_was_not_answered_is_refused_of_whoever_has_left() {
     let mut core = stable(4, &[0, 1]);
-    assert!(core.start_over(at(101), 3).is_empty(), "of an epoch that is over");
-    let effects = core.start_over(at(101), 4);
-    assert_eq!(effects[0], Effect::Leave { member: "me".to_owned() });
+    assert!(core.force_rejoin(at(101), 3).is_empty(), "of an epoch that is over");
+    let effects = core.force_rejoin(at(101), 4);
+    assert_eq!(effects[0], GroupEffect::Leave { member: "me".to_owned() });
     assert_eq!(lost(&effects), [0, 1]);
-    assert!(core.start_over(at(101), 4).is_empty(), "once");
-    core.quiesced();
+    assert!(core.force_rejoin(at(101), 4).is_empty(), "once");
+    core.all_invocations_ended();
     let beat = come_in(&mut core, 101);
     assert_eq!((beat.epoch, beat.everything), (0, true));
 }
@@ -93,18 +93,18 @@ fn com_1_what_was_not_answered_is_refused_of_whoever_has_left() {
 #[test]
 fn h5_whoever_may_still_run_something_starts_over_without_leaving() {
     let mut core = stable(4, &[0, 1]);
-    core.go_out(at(101), Duration::ZERO);
-    core.hold_until = Some(at(150));
-    assert!(!core.start_over(at(101), 4).contains(&Effect::Leave { member: "me".to_owned() }));
+    core.disconnect(at(101), Duration::ZERO);
+    core.rejoin_not_before = Some(at(150));
+    assert!(!core.force_rejoin(at(101), 4).contains(&GroupEffect::Leave { member: "me".to_owned() }));
     assert!(core.tick(at(102)).is_empty(), "until nothing runs");
 }
 
 #[test]
 fn it_joins_with_epoch_0_its_own_id_and_everything() {
-    let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+    let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
     let beat = come_in(&mut core, 100);
     assert_eq!((beat.member.as_str(), beat.epoch, beat.everything), ("me", 0, true));
-    assert_eq!(beat.owned, Some(Share::default()), "nothing, and said so");
+    assert_eq!(beat.owned, Some(TopicPartitions::default()), "nothing, and said so");
     assert_eq!(beat.rebalance_timeout, Duration::from_secs(70));
 }
 
@@ -120,7 +120,7 @@ fn h1_the_lease_counts_from_the_send_of_the_last_acknowledged_heartbeat() {
     let mut core = stable(1, &[0]);
     let beat = say(&mut core, 103);
     let effects = core.heartbeat_answered(at(106), beat.seq, Ok(told(1, None)), 0);
-    assert_eq!(effects, [Effect::ExtendLease(at(103) + LEASE)]);
+    assert_eq!(effects, [GroupEffect::ExtendLease(at(103) + LEASE)]);
     core.tick(at(106));
     assert!(lost(&core.tick(at(110))).is_empty());
     assert_eq!(lost(&core.tick(at(111))), [0], "nothing acknowledged since");
@@ -132,19 +132,20 @@ fn h18_a_new_epoch_is_told_without_anything_new_too() {
     let mut core = stable(1, &[0]);
     let beat = say(&mut core, 103);
     let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(2, None)), 0);
-    let news = Effect::Assigned { generation: 2, member: "me".to_owned(), owned: vec![0], added: Vec::new() };
+    let news =
+        GroupEffect::Assigned { generation: 2, member: "me".to_owned(), owned: vec![0], added: Vec::new() };
     assert_eq!(effects.first(), Some(&news));
 }
 
 #[test]
 fn h1_the_broker_tells_how_long_its_session_is() {
-    let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+    let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
     core.tick(at(100));
     let session = SessionBounds { shortest: Duration::from_secs(45), longest: Duration::from_secs(90) };
     let beat = beat_in(&core.coordinator_found(at(100), Ok(Some(session)), 0)).expect("beats");
     assert_eq!(beat.rebalance_timeout, Duration::from_secs(90), "never below the session (H2)");
     let effects = core.heartbeat_answered(at(101), beat.seq, Ok(told(1, Some(&[0]))), 0);
-    assert!(effects.contains(&Effect::ExtendLease(at(136))), "{effects:?}");
+    assert!(effects.contains(&GroupEffect::ExtendLease(at(136))), "{effects:?}");
 }
 
 #[test]
@@ -153,10 +154,13 @@ fn h1_a_fencing_code_loses_everything_at_once_and_it_joins_anew_with_the_same_id
         let mut core = stable(4, &[0, 1]);
         let effects = refuse(&mut core, 103, code);
         assert_eq!(lost(&effects), [0, 1]);
-        assert!(effects.contains(&Effect::EndLease));
-        core.quiesced();
+        assert!(effects.contains(&GroupEffect::EndLease));
+        core.all_invocations_ended();
         let beat = come_in(&mut core, 104);
-        assert_eq!((beat.member.as_str(), beat.epoch, beat.owned), ("me", 0, Some(Share::default())));
+        assert_eq!(
+            (beat.member.as_str(), beat.epoch, beat.owned),
+            ("me", 0, Some(TopicPartitions::default()))
+        );
         let mut by_commit = stable(4, &[0, 1]);
         assert_eq!(lost(&by_commit.commit_refused(at(103), &who(4), code, 0)), [0, 1]);
         assert!(stable(4, &[0]).commit_refused(at(103), &who(3), code, 0).is_empty(), "of the epoch before");
@@ -173,7 +177,7 @@ fn drn_1_a_refusal_of_the_member_that_we_were_takes_nothing_away() {
     ] {
         for (member, generation) in [("before", 4), ("me", 3), ("me", 5)] {
             let mut core = stable(4, &[0]);
-            let sent_as = Identity { member: member.to_owned(), generation };
+            let sent_as = MemberIdentity { member: member.to_owned(), generation };
             assert!(core.commit_refused(at(101), &sent_as, code, 0).is_empty());
             assert!(core.tick(at(101)).is_empty(), "nothing to ask after");
             assert_eq!(*core.kept(), BTreeSet::from([0]));
@@ -204,7 +208,7 @@ fn h2_while_it_drains_the_lease_ends_with_the_rebalance_timeout() {
     for second in (109..166).step_by(3) {
         let beat = say(&mut core, second);
         for effect in core.heartbeat_answered(at(second), beat.seq, Ok(told(1, None)), 0) {
-            if let Effect::ExtendLease(until) = effect {
+            if let GroupEffect::ExtendLease(until) = effect {
                 last = until;
             }
         }
@@ -217,7 +221,7 @@ fn h2_while_it_drains_the_lease_ends_with_the_rebalance_timeout() {
     assert!(effects.is_empty(), "it was said before the release: {effects:?}");
     let beat = say(&mut core, 166);
     let effects = core.heartbeat_answered(at(166), beat.seq, Ok(told(2, None)), 0);
-    let extended = Effect::ExtendLease(at(166) + LEASE);
+    let extended = GroupEffect::ExtendLease(at(166) + LEASE);
     assert!(effects.contains(&extended), "the coordinator knows that it let go: {effects:?}");
 }
 
@@ -239,14 +243,14 @@ fn h2_a_longer_rebalance_timeout_is_told_at_once_and_counts_for_drains_that_begi
         for second in (107..165).step_by(3) {
             let beat = say(&mut core, second);
             for effect in core.heartbeat_answered(at(second), beat.seq, Ok(told(1, Some(&[1]))), 0) {
-                if let Effect::ExtendLease(until) = effect {
+                if let GroupEffect::ExtendLease(until) = effect {
                     last = until;
                 }
             }
         }
         let beat = say(&mut core, 167);
         let effects = core.heartbeat_answered(at(167), beat.seq, Ok(told(1, Some(&[1]))), 0);
-        let goes_on = effects.iter().any(|effect| matches!(effect, Effect::ExtendLease(_)));
+        let goes_on = effects.iter().any(|effect| matches!(effect, GroupEffect::ExtendLease(_)));
         assert_eq!(goes_on, raised_before, "a drain that began before goes on under 70 s: {last:?}");
     }
 }
@@ -256,7 +260,7 @@ fn h3_a_revoked_partition_is_named_until_it_is_drained_and_the_others_flow() {
     let mut core = stable(1, &[0, 1]);
     let beat = say(&mut core, 103);
     let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(1, Some(&[1]))), 0);
-    assert!(effects.contains(&Effect::Revoke { partitions: vec![0] }));
+    assert!(effects.contains(&GroupEffect::Revoke { partitions: vec![0] }));
     assert!(lost(&effects).is_empty());
     assert_eq!(say(&mut core, 106).owned, None, "both, as the coordinator knows");
     assert!(core.released(at(107), &[0]).is_empty());
@@ -270,7 +274,7 @@ fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
     core.commit_refused(at(103), &who(1), ResponseError::UnknownMemberId, 0);
     assert!(core.tick(at(104)).is_empty());
     assert!(core.tick(at(162)).is_empty(), "the longest session may still run");
-    assert_eq!(core.tick(at(176)), [Effect::FindCoordinator]);
+    assert_eq!(core.tick(at(176)), [GroupEffect::FindCoordinator]);
 }
 
 #[test]
@@ -292,7 +296,7 @@ fn h7_an_assignment_from_before_a_release_is_asked_for_again() {
     let beat = say(&mut core, 106);
     core.released(at(106), &[0]);
     let effects = core.heartbeat_answered(at(107), beat.seq, Ok(told(1, Some(&[0, 1]))), 0);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Assigned { .. })), "{effects:?}");
+    assert!(!effects.iter().any(|effect| matches!(effect, GroupEffect::Assigned { .. })), "{effects:?}");
     let beat = say(&mut core, 107);
     assert_eq!((beat.everything, beat.owned), (true, Some(share(&[1]))));
 }
@@ -315,7 +319,9 @@ fn h10_a_coordinator_that_moves_takes_nothing_away() {
 fn an_answer_that_was_lost_is_made_up_for_by_saying_everything() {
     let mut core = stable(3, &[0]);
     let beat = say(&mut core, 103);
-    assert!(core.heartbeat_answered(at(104), beat.seq, Err(Failure::Transport("cut".into())), 0).is_empty());
+    assert!(
+        core.heartbeat_answered(at(104), beat.seq, Err(RequestError::Transport("cut".into())), 0).is_empty()
+    );
     let beat = come_in(&mut core, 105);
     assert_eq!((beat.epoch, beat.everything, beat.owned), (3, true, Some(share(&[0]))));
 }
@@ -331,16 +337,16 @@ fn everything_is_said_now_and_then_without_a_reason() {
     let beat = say(&mut core, 121);
     assert!(!beat.everything);
     let effects = core.heartbeat_answered(at(121), beat.seq, Ok(told(3, Some(&[0, 1]))), 0);
-    assert!(matches!(&effects[0], Effect::Assigned { added, .. } if added == &[1]));
+    assert!(matches!(&effects[0], GroupEffect::Assigned { added, .. } if added == &[1]));
 }
 
 #[test]
 fn a_join_that_is_fenced_leaves_first() {
-    let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+    let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
     let beat = come_in(&mut core, 100);
-    let fenced = Err(Failure::Code(ResponseError::FencedMemberEpoch));
+    let fenced = Err(RequestError::Code(ResponseError::FencedMemberEpoch));
     let effects = core.heartbeat_answered(at(100), beat.seq, fenced, 0);
-    assert_eq!(effects, [Effect::Leave { member: "me".into() }]);
+    assert_eq!(effects, [GroupEffect::Leave { member: "me".into() }]);
     assert_eq!(come_in(&mut core, 101).epoch, 0);
 }
 
@@ -348,15 +354,15 @@ fn a_join_that_is_fenced_leaves_first() {
 fn a_topic_that_was_made_anew_waits_until_the_old_one_is_let_go() {
     let mut core = stable(3, &[0, 1]);
     let beat = say(&mut core, 103);
-    let anew = Share { topic: Uuid::from_u128(8), partitions: [0].into() };
+    let anew = TopicPartitions { topic: Uuid::from_u128(8), partitions: [0].into() };
     let heartbeat_interval = Duration::from_secs(5);
     let assignment = Some(vec![anew.clone()]);
-    let answer = Ok(Told { member: String::new(), epoch: 4, heartbeat_interval, assignment });
+    let answer = Ok(Kip848Response { member: String::new(), epoch: 4, heartbeat_interval, assignment });
     let effects = core.heartbeat_answered(at(103), beat.seq, answer, 0);
-    assert!(effects.contains(&Effect::Revoke { partitions: vec![0, 1] }), "{effects:?}");
+    assert!(effects.contains(&GroupEffect::Revoke { partitions: vec![0, 1] }), "{effects:?}");
     assert!(core.released(at(104), &[0]).is_empty());
     let effects = core.released(at(104), &[1]);
-    assert!(matches!(&effects[..], [Effect::Assigned { added, .. }] if added == &[0]), "{effects:?}");
+    assert!(matches!(&effects[..], [GroupEffect::Assigned { added, .. }] if added == &[0]), "{effects:?}");
     assert_eq!(say(&mut core, 106).owned, Some(anew));
 }
 
@@ -368,21 +374,21 @@ fn what_a_person_must_mend_is_told_in_words_and_tried_slowly() {
         (ResponseError::UnreleasedInstanceId, "group.instance.id"),
         (ResponseError::GroupMaxSizeReached, "group.consumer.max.size"),
     ] {
-        let mut core = ConsumerCore::new(timing(), "me".to_owned(), at(100));
+        let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
         let beat = come_in(&mut core, 100);
-        let effects = core.heartbeat_answered(at(100), beat.seq, Err(Failure::Code(code)), 0);
-        assert!(matches!(&effects[..], [Effect::Trouble(text)] if text.contains(word)), "{effects:?}");
+        let effects = core.heartbeat_answered(at(100), beat.seq, Err(RequestError::Code(code)), 0);
+        assert!(matches!(&effects[..], [GroupEffect::Trouble(text)] if text.contains(word)), "{effects:?}");
         assert!(core.tick(at(110)).is_empty());
         let beat = come_in(&mut core, 115);
         let effects = core.heartbeat_answered(at(115), beat.seq, Ok(told(1, Some(&[]))), 0);
-        assert_eq!(effects.first(), Some(&Effect::Healthy));
+        assert_eq!(effects.first(), Some(&GroupEffect::Healthy));
     }
 }
 
 #[test]
 fn drn_1_it_leaves_by_its_id_and_the_lease_ends() {
     let mut core = stable(1, &[]);
-    assert_eq!(core.leave(), [Effect::Leave { member: "me".into() }, Effect::EndLease]);
-    let mut silent = ConsumerCore::new(timing(), "me".to_owned(), at(100));
-    assert_eq!(silent.leave(), [Effect::EndLease], "nobody knows it");
+    assert_eq!(core.leave(), [GroupEffect::Leave { member: "me".into() }, GroupEffect::EndLease]);
+    let mut silent = Kip848Member::new(timing(), "me".to_owned(), at(100));
+    assert_eq!(silent.leave(), [GroupEffect::EndLease], "nobody knows it");
 }

@@ -11,7 +11,7 @@ fn own_1_ten_thousand_partitions_are_kept_counted_and_let_go_as_a_set() {
     assert!(Arc::ptr_eq(&kept, &core.kept()), "asked for at every turn, and not made anew");
     let beat = say(&mut core, 103);
     let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(4, Some(left))), 0);
-    assert!(effects.contains(&Effect::Revoke { partitions: gone.to_vec() }));
+    assert!(effects.contains(&GroupEffect::Revoke { partitions: gone.to_vec() }));
     assert!(core.kept().iter().eq(left));
     assert_eq!(say(&mut core, 106).owned, None, "all of it is ours until it has drained");
     core.released(at(107), gone);

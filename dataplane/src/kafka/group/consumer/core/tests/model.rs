@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::kafka::group::consumer::coordinator::{Answered, ConsumerCoordinator, Said};
+use crate::kafka::group::consumer::coordinator::{ConsumerCoordinator, HeartbeatResponse, ReceivedHeartbeat};
 
 const SESSION: Duration = Duration::from_secs(45);
 const REBALANCE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(250);
 
-struct Dice(u64);
+struct ModelRandom(u64);
 
-impl Dice {
+impl ModelRandom {
     fn roll(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -30,17 +30,17 @@ impl Dice {
     }
 }
 
-enum Mail {
+enum ModelMessage {
     Found,
-    Request(Said, Option<u64>),
-    Reply(u64, Result<Answered, ResponseError>),
+    Request(ReceivedHeartbeat, Option<u64>),
+    Reply(u64, Result<HeartbeatResponse, ResponseError>),
     Silence(u64),
     Drained(i32),
     Quiet,
 }
 
-struct Node {
-    core: ConsumerCore,
+struct ModelNode {
+    core: Kip848Member,
     /// What it may begin invocations on while its lease holds.
     runs: BTreeSet<i32>,
     lease: Moment,
@@ -49,19 +49,19 @@ struct Node {
     cut_until: Moment,
 }
 
-struct World {
+struct GroupModel {
     now: Moment,
-    dice: Dice,
+    dice: ModelRandom,
     faults: bool,
     coordinator: ConsumerCoordinator,
-    nodes: Vec<Node>,
-    mail: BTreeMap<(Moment, u64), (usize, Mail)>,
+    nodes: Vec<ModelNode>,
+    mail: BTreeMap<(Moment, u64), (usize, ModelMessage)>,
     posted: u64,
 }
 
-impl World {
+impl GroupModel {
     fn new(seed: u64, nodes: usize, partitions: i32) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = ModelRandom(seed);
         let lenient = dice.once_in(2);
         let coordinator = ConsumerCoordinator::new(partitions, SESSION, lenient);
         let mut world = Self {
@@ -80,48 +80,48 @@ impl World {
     }
 
     fn start(&mut self) {
-        let timing = Timing::new(Duration::from_secs(10), REBALANCE);
-        let core = ConsumerCore::new(timing, format!("m{}", self.nodes.len()), self.now);
+        let timing = MemberTiming::new(Duration::from_secs(10), REBALANCE);
+        let core = Kip848Member::new(timing, format!("m{}", self.nodes.len()), self.now);
         let (lease, cut_until) = (Moment::default(), Moment::default());
-        self.nodes.push(Node { core, runs: BTreeSet::new(), lease, gone: false, cut_until });
+        self.nodes.push(ModelNode { core, runs: BTreeSet::new(), lease, gone: false, cut_until });
     }
 
-    fn post(&mut self, wait: Duration, node: usize, mail: Mail) {
+    fn post(&mut self, wait: Duration, node: usize, mail: ModelMessage) {
         self.posted += 1;
         self.mail.insert((self.now + wait, self.posted), (node, mail));
     }
 
-    fn carry_out(&mut self, index: usize, effects: Vec<Effect>) {
+    fn carry_out(&mut self, index: usize, effects: Vec<GroupEffect>) {
         for effect in effects {
             match effect {
-                Effect::FindCoordinator => {
+                GroupEffect::FindCoordinator => {
                     let wait = self.dice.wait(300);
-                    self.post(wait, index, Mail::Found);
+                    self.post(wait, index, ModelMessage::Found);
                 }
-                Effect::Beat(beat) => self.send(index, beat),
-                Effect::Leave { member } => self.say_goodbye(index, member),
-                Effect::ExtendLease(until) => self.nodes[index].lease = until,
-                Effect::EndLease => self.nodes[index].lease = Moment::default(),
-                Effect::Assigned { added, .. } => self.nodes[index].runs.extend(added),
-                Effect::Revoke { partitions } => {
+                GroupEffect::Beat(beat) => self.send(index, beat),
+                GroupEffect::Leave { member } => self.say_goodbye(index, member),
+                GroupEffect::ExtendLease(until) => self.nodes[index].lease = until,
+                GroupEffect::EndLease => self.nodes[index].lease = Moment::default(),
+                GroupEffect::Assigned { added, .. } => self.nodes[index].runs.extend(added),
+                GroupEffect::Revoke { partitions } => {
                     for partition in partitions {
                         let most = if self.faults && self.dice.once_in(3) { 120_000 } else { 4_000 };
                         let wait = self.dice.wait(most);
-                        self.post(wait, index, Mail::Drained(partition));
+                        self.post(wait, index, ModelMessage::Drained(partition));
                     }
                 }
-                Effect::Lost { partitions, .. } => {
+                GroupEffect::Lost { partitions, .. } => {
                     self.nodes[index].runs.retain(|partition| !partitions.contains(partition));
                     let wait = self.dice.wait(20_000);
-                    self.post(wait, index, Mail::Quiet);
+                    self.post(wait, index, ModelMessage::Quiet);
                 }
                 _ => {}
             }
         }
     }
 
-    fn send(&mut self, index: usize, beat: Beat) {
-        let said = Said {
+    fn send(&mut self, index: usize, beat: Kip848Heartbeat) {
+        let said = ReceivedHeartbeat {
             member: beat.member,
             epoch: beat.epoch,
             everything: beat.everything,
@@ -131,29 +131,35 @@ impl World {
         let lost = self.faults && self.dice.once_in(12);
         let silent = Duration::from_secs(3);
         if self.now < self.nodes[index].cut_until || lost && self.dice.once_in(2) {
-            self.post(silent, index, Mail::Silence(beat.seq));
+            self.post(silent, index, ModelMessage::Silence(beat.seq));
             return;
         }
         let most = if self.faults && self.dice.once_in(10) { 2_500 } else { 50 };
         let wait = self.dice.wait(most);
         if lost {
-            self.post(wait, index, Mail::Request(said, None));
-            self.post(silent, index, Mail::Silence(beat.seq));
+            self.post(wait, index, ModelMessage::Request(said, None));
+            self.post(silent, index, ModelMessage::Silence(beat.seq));
         } else {
-            self.post(wait, index, Mail::Request(said, Some(beat.seq)));
+            self.post(wait, index, ModelMessage::Request(said, Some(beat.seq)));
         }
     }
 
     fn say_goodbye(&mut self, index: usize, member: String) {
-        let said = Said { member, epoch: -1, everything: false, rebalance_timeout: REBALANCE, owned: None };
+        let said = ReceivedHeartbeat {
+            member,
+            epoch: -1,
+            everything: false,
+            rebalance_timeout: REBALANCE,
+            owned: None,
+        };
         if !(self.faults && self.dice.once_in(6)) {
-            self.post(Duration::from_millis(1), index, Mail::Request(said, None));
+            self.post(Duration::from_millis(1), index, ModelMessage::Request(said, None));
         }
     }
 
-    fn deliver(&mut self, index: usize, mail: Mail) {
+    fn deliver(&mut self, index: usize, mail: ModelMessage) {
         let (now, roll) = (self.now, self.dice.roll(1 << 30));
-        if let Mail::Request(said, seq) = mail {
+        if let ModelMessage::Request(said, seq) = mail {
             let answer = if self.faults && self.dice.once_in(40) {
                 Err(ResponseError::NotCoordinator)
             } else {
@@ -161,7 +167,7 @@ impl World {
             };
             if let Some(seq) = seq {
                 let wait = self.dice.wait(50);
-                self.post(wait, index, Mail::Reply(seq, answer));
+                self.post(wait, index, ModelMessage::Reply(seq, answer));
             }
             return;
         }
@@ -170,25 +176,25 @@ impl World {
             return;
         }
         let effects = match mail {
-            Mail::Found => {
+            ModelMessage::Found => {
                 let session = SessionBounds { shortest: SESSION, longest: SESSION };
                 node.core.coordinator_found(now, Ok(Some(session)), roll)
             }
-            Mail::Reply(seq, answer) => {
-                let answer = answer.map_err(Failure::Code).map(|answered| Told {
+            ModelMessage::Reply(seq, answer) => {
+                let answer = answer.map_err(RequestError::Code).map(|answered| Kip848Response {
                     member: String::new(),
                     epoch: answered.epoch,
                     heartbeat_interval: Duration::from_secs(5),
                     assignment: answered
                         .assignment
-                        .map(|partitions| vec![Share { topic: topic(), partitions }]),
+                        .map(|partitions| vec![TopicPartitions { topic: topic(), partitions }]),
                 });
                 node.core.heartbeat_answered(now, seq, answer, roll)
             }
-            Mail::Silence(seq) => {
-                node.core.heartbeat_answered(now, seq, Err(Failure::Transport("cut".into())), roll)
+            ModelMessage::Silence(seq) => {
+                node.core.heartbeat_answered(now, seq, Err(RequestError::Transport("cut".into())), roll)
             }
-            Mail::Drained(partition) => {
+            ModelMessage::Drained(partition) => {
                 // A drain that a loss has overtaken releases nothing.
                 if !node.core.revoking.contains(&partition) {
                     return;
@@ -196,11 +202,11 @@ impl World {
                 node.runs.remove(&partition);
                 node.core.released(now, &[partition])
             }
-            Mail::Quiet => {
-                node.core.quiesced();
+            ModelMessage::Quiet => {
+                node.core.all_invocations_ended();
                 Vec::new()
             }
-            Mail::Request(..) => return,
+            ModelMessage::Request(..) => return,
         };
         self.carry_out(index, effects);
     }
@@ -267,7 +273,7 @@ proptest! {
         nodes in 1usize..4,
         partitions in 1i32..7,
     ) {
-        let mut world = World::new(seed, nodes, partitions);
+        let mut world = GroupModel::new(seed, nodes, partitions);
         for _ in 0..1_200 {
             world.step();
             world.trouble();

@@ -1,0 +1,68 @@
+//! What a consumer's batcher does with an answer, as `batcher/answers.rs` does it.
+
+use lighterman_proto::ids::{ConsumerId, Epoch};
+use lighterman_proto::units::Moment;
+
+use super::super::outside::SimulatedEnvironment;
+use super::{MessageMailbox, NodeMessage, SimulatedNode};
+use crate::batcher::BatchId;
+use crate::batcher::settle::{BatchShare, ResultContext, partition_results};
+use crate::invoker::InvocationOutcome;
+use crate::invoker::retry::{AttemptInfo, retry_at};
+use crate::invoker::verdict::AnswerFacts;
+
+impl SimulatedNode {
+    pub(super) fn settle(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        id: u32,
+        batch: BatchId,
+        verdict: &InvocationOutcome,
+        facts: Option<AnswerFacts>,
+        sent_at: Moment,
+    ) {
+        let wall = self.wall(outside);
+        let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
+        let Some(sent) = consumer.sent.remove(&batch) else { return };
+        let function_timeout = outside.plan.function_timeout;
+        let may_run_until = verdict.may_run_until(sent_at, function_timeout);
+        let ours = |(partition, _): &(i32, Epoch)| consumer.partitions.contains_key(partition);
+        let shares = sent.members.iter().map(|member| (member.partition, member.epoch)).filter(ours);
+        let setbacks = consumer.setbacks.after(verdict, shares);
+        let sending = AttemptInfo { attempt: sent.attempt, setbacks, may_run_until };
+        let random = outside.random.draw();
+        let settling = ResultContext {
+            topic: &outside.topic,
+            partial_responses: outside.plan.partial_responses,
+            facts,
+            wall,
+            again_at: retry_at(verdict, sending, outside.now, super::invocations::RETRY, random),
+        };
+        let settled = partition_results(verdict, &sent.members, sent.records, &settling);
+        for flight in sent.flights {
+            match may_run_until {
+                Some(until) => flight.unknown(until),
+                None => flight.answered(),
+            }
+        }
+        // Whoever has the partition now is told, and knows by the epoch whether it is meant.
+        let now_under = |member: &BatchShare| consumer.partitions.get(&member.partition).copied();
+        let addresses: Vec<Option<Epoch>> = sent.members.iter().map(now_under).collect();
+        for ((member, resolution), under) in sent.members.into_iter().zip(settled.resolutions).zip(addresses)
+        {
+            if let Some(under) = under {
+                let (key, epoch) = ((member.partition, under), member.epoch);
+                let resolved = NodeMessage::Resolved { key, epoch, batch, resolution: Box::new(resolution) };
+                self.post(outside, MessageMailbox::Partition(key.0, key.1.0), resolved);
+            }
+        }
+        self.end_consumer_if_leaving(ConsumerId(id));
+    }
+
+    fn end_consumer_if_leaving(&mut self, id: ConsumerId) {
+        let idle = self.consumers.get(&id).is_some_and(|consumer| consumer.sent.is_empty());
+        if idle && self.invoker.leaving.remove(&id) {
+            self.consumers.remove(&id);
+        }
+    }
+}
