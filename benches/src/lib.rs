@@ -5,7 +5,7 @@ use std::hint::black_box;
 use bytes::{Bytes, BytesMut};
 use indexmap::IndexMap;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
-use lighterman::offsets::start::{self, GroupCommit, KnownCommit};
+use lighterman::commits::start_plan::{self, GroupCommit, KnownCommit};
 use lighterman::partition::ledger::{Ledger, Outcome};
 use lighterman_proto::event::{EventEnvelope, EventSource, EventWriter};
 use lighterman_proto::filter::FilterSet;
@@ -216,6 +216,6 @@ pub fn committed(partitions: i32) -> Vec<KnownCommit> {
 
 /// Decides where all of `known` begin. Returns how many there are.
 pub fn start_plan(known: &[KnownCommit], owned: &[i32]) -> usize {
-    black_box(start::plan(known, owned));
+    black_box(start_plan::plan(known, owned));
     owned.len()
 }

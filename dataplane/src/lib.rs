@@ -29,6 +29,7 @@ pub mod app;
 pub mod audit;
 pub mod batcher;
 pub mod cli;
+pub mod commits;
 pub mod config;
 pub mod consumer;
 pub mod control;
@@ -42,8 +43,8 @@ pub mod invoker;
 pub mod kafka;
 pub mod keepalive;
 pub mod local;
+pub mod mapping;
 pub mod metrics;
-pub mod offsets;
 pub mod partition;
 pub mod runtime;
 #[cfg(feature = "sim")]

@@ -15,7 +15,7 @@ use lighterman::kafka::connection::BrokerConnection;
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::fetch::FetchError;
 use lighterman::kafka::fetch::wire::{ErrorAction, refused};
-use lighterman::kafka::group::core::ClassicMember;
+use lighterman::kafka::group::classic::ClassicMember;
 use lighterman::kafka::group::effects::{
     GroupEffect, GroupProtocol, JoinResult, LeaveResult, MemberIdentity, MemberTiming, RequestError, leaving,
 };

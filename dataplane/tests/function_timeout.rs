@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use lighterman::invoker::facts::FactsDesk;
+use lighterman::invoker::outcome::InvokeResponse;
 use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
-use lighterman::invoker::verdict::InvokeResponse;
 use lighterman::kafka::offsets::OffsetSpec;
 use parking_lot::Mutex;
 

@@ -7,9 +7,9 @@ use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lighterman::consumer::member::floor::MappingSpec;
-use lighterman::invoker::verdict::InvokeResponse;
+use lighterman::invoker::outcome::InvokeResponse;
 use lighterman::kafka::offsets::OffsetSpec;
+use lighterman::mapping::wiring::MappingSpec;
 use lighterman::metrics::{self, MetricsHandle};
 use lighterman::runtime::open_files::open_files;
 use lighterman_proto::api::FilterCriteria;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::ApiKey;
 use lighterman::app::Dataplane;
 use lighterman::app::readiness::NodePhase;
-use lighterman::invoker::verdict::InvokeResponse;
+use lighterman::invoker::outcome::InvokeResponse;
 use lighterman::kafka::offsets::OffsetSpec;
 use lighterman::local::broker::RequestFault;
 use lighterman_proto::api::FilterCriteria;

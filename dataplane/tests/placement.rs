@@ -11,8 +11,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use lighterman::app::Dataplane;
 use lighterman::config::Settings;
+use lighterman::invoker::outcome::InvokeResponse;
 use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
-use lighterman::invoker::verdict::InvokeResponse;
 use lighterman_proto::ids::MappingId;
 use parking_lot::Mutex;
 

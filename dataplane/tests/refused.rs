@@ -5,7 +5,7 @@ mod scene;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lighterman::invoker::verdict::InvokeResponse;
+use lighterman::invoker::outcome::InvokeResponse;
 use lighterman::kafka::offsets::OffsetSpec;
 
 use self::scene::scene;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use loadtest::jars::version;
+use loadtest::kafka_dist::version;
 use loadtest::latency::VALUE_BYTES_MIN;
 
-use crate::{ordeals, scenarios};
+use crate::{chaos_runs, scenarios};
 
 const DRAIN_SECONDS_MAX: u64 = 300;
 const STEADY_SECONDS: u64 = 20;
@@ -49,7 +49,9 @@ pub(crate) enum LoadtestCommand {
     /// The scenarios that come with it
     List,
     /// Faults by seed on a real Kafka, judged
-    Ordeal(ordeals::ChaosArguments),
+    // The alias goes with the next release.
+    #[command(alias = "ordeal")]
+    Chaos(chaos_runs::ChaosArguments),
     /// The name of a scenario, and what `run` takes
     #[command(external_subcommand)]
     Named(Vec<String>),
@@ -277,7 +279,7 @@ mod tests {
             "loadtest --rounds 0",
             "loadtest --window 301",
             "loadtest --kafka 127.0.0.1:9092",
-            "loadtest ordeal --kafka ../4.2.1",
+            "loadtest chaos --kafka ../4.2.1",
         ] {
             assert!(loads(line).is_err(), "{line}");
         }
@@ -293,6 +295,12 @@ mod tests {
         let named = scenarios::ScenarioArguments::try_parse_from(crate::named(words)).expect("parses");
         assert_eq!(format!("{run:?}"), format!("{named:?}"));
         assert!(matches!(parse("loadtest list"), Ok(Some(LoadtestCommand::List))));
+        for word in ["chaos", "ordeal"] {
+            assert!(
+                matches!(parse(&format!("loadtest {word}")), Ok(Some(LoadtestCommand::Chaos(_)))),
+                "{word}"
+            );
+        }
         assert!(matches!(parse("loadtest --records 5"), Ok(None)));
         assert!(parse("loadtest --records 5 run steady").is_err(), "they do not mix");
         for wrong in ["--scale 0", "--scale 1.5", "--kafka latest", "--records 5", "--set A=b"] {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::outcome::{BetterWhen, FigureRow, MEASURES, RunFigures};
+use crate::figures::{BetterWhen, FigureRow, MEASURES, RunFigures};
 
 /// What a figure may lose before it is a regression; noise comes on top.
 const TOLERANCE: f64 = 0.2;
@@ -121,7 +121,7 @@ fn went(measure: &FigureRow, old: f64, new: f64) -> Trend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::PercentilesMs;
+    use crate::figures::PercentilesMs;
 
     fn run() -> RunFigures {
         RunFigures {

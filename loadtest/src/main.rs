@@ -3,7 +3,7 @@
 //! hand.
 
 mod arguments;
-mod ordeals;
+mod chaos_runs;
 mod scenarios;
 
 use std::process::ExitCode;
@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use loadtest::benchmark_run::BenchEnv;
 use loadtest::contender::{Contender, ContenderSetup};
 use loadtest::function::{FakeLambda, InvocationAction};
-use loadtest::jars;
 use loadtest::kafka::RealKafka;
+use loadtest::kafka_dist;
 use loadtest::produce::{Compression, ProducedOffsets, TestProducer};
 use loadtest::report::{self, ScenarioRuns};
-use loadtest::round::BenchEnv;
 
 use crate::arguments::{ArrivalKind, CommandLine, ContenderLoad, LoadArguments, LoadtestCommand};
 
@@ -28,7 +28,7 @@ async fn main() -> Result<ExitCode> {
     match line.command {
         None => drain_or_pace(line.arguments).await.map(|()| ExitCode::SUCCESS),
         Some(LoadtestCommand::List) => scenarios::list().map(|()| ExitCode::SUCCESS),
-        Some(LoadtestCommand::Ordeal(ordeal)) => ordeals::run(ordeal).await,
+        Some(LoadtestCommand::Chaos(arguments)) => chaos_runs::run(arguments).await,
         Some(LoadtestCommand::Run(run)) => scenarios::run(run).await,
         Some(LoadtestCommand::Named(words)) => {
             scenarios::run(scenarios::ScenarioArguments::parse_from(named(words))).await
@@ -42,7 +42,7 @@ fn named(words: Vec<String>) -> impl Iterator<Item = String> {
 }
 
 async fn drain_or_pace(arguments: LoadArguments) -> Result<()> {
-    jars::install(&arguments.kafka)?;
+    kafka_dist::install(&arguments.kafka)?;
     let kafka = RealKafka::start(&arguments.kafka)?;
     let mut producer = TestProducer::connect(&kafka.servers()).await?;
     let lambda = FakeLambda::start().await?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::outcome::PlotMark;
+use crate::figures::PlotMark;
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 220.0;

@@ -4,8 +4,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::benchmark_run::BenchFigures;
 use crate::contender::Contender;
-use crate::round::BenchFigures;
 
 const NAME_WIDTH: usize = 34;
 const FIGURE_WIDTH: usize = 28;

@@ -7,8 +7,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use loadtest::compare::RunComparison;
-use loadtest::outcome::{MEASURES, RunFigures};
-use loadtest::page::page;
+use loadtest::figures::{MEASURES, RunFigures};
+use loadtest::html_report::page;
 use loadtest::run::{KafkaChoice, ScenarioRun};
 use loadtest::scenario::{LoadScenario, names, read};
 

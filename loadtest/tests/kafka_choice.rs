@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use kafka_protocol::messages::MetadataRequest;
 use lighterman::kafka::connection::versions;
+use loadtest::figures::RunFigures;
 use loadtest::kafka::{self, RealKafka};
 use loadtest::node;
-use loadtest::outcome::RunFigures;
 use loadtest::produce::{Compression, TestProducer};
 
 const VERSION: &str = "4.2.1";
@@ -141,7 +141,7 @@ async fn a_broker_that_is_not_there_or_says_nothing_is_an_error_soon() -> Result
 async fn without_java_or_maven_it_says_what_to_install() -> Result<()> {
     let path = tempfile::tempdir()?;
     // No such version will be there by chance.
-    for words in [&["steady", "--kafka", "0.0.1"][..], &["--kafka", "0.0.1"], &["ordeal", "--kafka", "0.0.1"]]
+    for words in [&["steady", "--kafka", "0.0.1"][..], &["--kafka", "0.0.1"], &["chaos", "--kafka", "0.0.1"]]
     {
         let (output, _) = loadtest(words, Some(path.path())).await?;
         let said = String::from_utf8_lossy(&output.stderr);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use loadtest::compare::RunComparison;
-use loadtest::outcome::RunFigures;
-use loadtest::page::page;
+use loadtest::figures::RunFigures;
+use loadtest::html_report::page;
 use loadtest::run::{KafkaChoice, ScenarioRun};
 use loadtest::scenario::{LoadScenario, parse, read};
 

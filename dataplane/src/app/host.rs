@@ -12,15 +12,15 @@ use lighterman_proto::units::WINDOW_DEFAULT;
 use lighterman_scaler::policy::PollerBounds;
 use serde_json::Value;
 
-use super::{Dataplane, shown};
+use super::{Dataplane, views};
 use crate::audit::{AuditEntry, EntryKind};
-use crate::consumer::member::floor::{FailureSpec, MappingSpec};
 use crate::control::controller::{MappingHost, SkipWish};
 use crate::invoker::port::FunctionFacts;
 use crate::kafka::offsets::OffsetSpec;
 use crate::kafka::transport::BrokerAddress;
+use crate::mapping::wiring::{FailureSpec, MappingSpec};
+use crate::partition::attempt::FailureHandling;
 use crate::partition::effects::SkipAnswer;
-use crate::partition::work::FailureHandling;
 use crate::runtime::clock;
 use crate::runtime::outbox::ReceiverClosed;
 
@@ -46,7 +46,7 @@ impl MappingHost for DataplaneHost {
         let now = clock::now();
         let shown = self.0.board(id)?.partitions();
         let wall = clock::wall_ms();
-        Some(shown.iter().map(|(partition, shown)| shown::partition(*partition, shown, now, wall)).collect())
+        Some(shown.iter().map(|(partition, shown)| views::partition(*partition, shown, now, wall)).collect())
     }
 
     fn audit(&self, id: MappingId) -> BoxFuture<'static, Value> {
@@ -55,7 +55,7 @@ impl MappingHost for DataplaneHost {
             let running = board.map(|board| board.partitions()).unwrap_or_default();
             let committed =
                 running.into_iter().map(|(partition, shown)| (partition, shown.gauge.committed())).collect();
-            shown::audit(log.read(id).await, &committed)
+            views::audit(log.read(id).await, &committed)
         }
         .boxed()
     }

@@ -1,11 +1,11 @@
 //! Wires the node together: the only place that knows everybody.
 
 pub mod host;
-mod lanes;
+mod mapping_locks;
 pub mod node;
 pub mod readiness;
 mod revival;
-pub mod shown;
+pub mod views;
 
 use std::io;
 use std::sync::Arc;
@@ -16,16 +16,13 @@ use lighterman_proto::ids::MappingId;
 use metrics::Label;
 use tokio::sync::oneshot;
 
-use self::lanes::{LaneTurn, LaneVisit, MappingLocks};
+use self::mapping_locks::{LaneTurn, LaneVisit, MappingLocks};
 use crate::audit::AuditLog;
 use crate::batcher::payload::PayloadPool;
 use crate::config::{self, Settings};
-use crate::consumer::member::floor::{MappingSpec, NodeResources};
-use crate::consumer::member::succession::HeldMembership;
-use crate::consumer::member::{MappingActor, StopMapping};
 use crate::consumer::status::MappingStatus;
 use crate::control::controller::SkipWish;
-use crate::credit::bytes::MemoryBudget;
+use crate::credit::memory::MemoryBudget;
 use crate::destination::aws::AwsDestinations;
 use crate::invoker::facts::FactsDesk;
 use crate::invoker::port::FunctionPort;
@@ -34,6 +31,9 @@ use crate::kafka::fetch::FetchSettings;
 use crate::kafka::group::GroupThread;
 use crate::kafka::offsets::IsolationLevel;
 use crate::kafka::transport::PlainTcp;
+use crate::mapping::succession::HeldMembership;
+use crate::mapping::wiring::{MappingSpec, NodeResources};
+use crate::mapping::{MappingActor, StopMapping};
 use crate::partition::effects::SkipAnswer;
 use crate::partition::messages::SkipRecord;
 use crate::runtime::in_flight::InFlight;

@@ -8,8 +8,8 @@ use lighterman_proto::ids::MappingId;
 use lighterman_proto::units::Moment;
 
 use super::{Dataplane, RunningMapping};
-use crate::consumer::member::succession::{HeldMembership, MemberWatch};
 use crate::consumer::status::MappingStatus;
+use crate::mapping::succession::{HeldMembership, MemberWatch};
 use crate::runtime::clock;
 
 const REVIVE_BASE: Duration = Duration::from_secs(1);

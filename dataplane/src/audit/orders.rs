@@ -9,8 +9,8 @@ use lighterman_proto::ids::MappingId;
 use lighterman_proto::topic_id::TopicId;
 use tokio::sync::{Notify, oneshot};
 
-use super::book::AuditReport;
 use super::entry::AuditEntry;
+use super::partition_audit::AuditReport;
 
 /// Entries that wait, of about a hundred bytes each; those of one order more, and where all partitions of one mapping begin.
 const WAITING_MAX: usize = 128 * 1024;

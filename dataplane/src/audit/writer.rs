@@ -16,9 +16,9 @@ use lighterman_proto::ids::MappingId;
 use lighterman_proto::topic_id::TopicId;
 use tokio::sync::oneshot;
 
-use super::book::{AuditReport, PartitionAudit};
 use super::entry::AuditEntry;
 use super::orders::{OrderSender, WriterCommand, channel};
+use super::partition_audit::{AuditReport, PartitionAudit};
 
 /// A file longer than this, and twice as long as its books' shortest form, is rewritten as that.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;

@@ -20,9 +20,9 @@ use super::messages::{
 use super::payload::PayloadPool;
 use crate::consumer::status::MappingStatus;
 use crate::consumer::waiting::WaitingOffers;
-use crate::credit::bytes::{MemoryBudget, MemoryLease, Overdraft};
+use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
 use crate::credit::slots::{Slot, SlotReceiver, Slots};
-use crate::invoker::invoke::{InvokeRequest, Invoker};
+use crate::invoker::invocation::{InvokeRequest, Invoker};
 use crate::invoker::retry::{RetryPolicy, SetbackCounts};
 use crate::kafka::group::lease::OwnershipLease;
 use crate::partition::actor::PartitionActor;
@@ -307,9 +307,9 @@ mod tests {
 
     use super::*;
     use crate::invoker::facts::timeout::FunctionTimeout;
-    use crate::invoker::invoke::{ConcurrencyLimit, InvokedFunction};
+    use crate::invoker::invocation::{ConcurrencyLimit, InvokedFunction};
+    use crate::invoker::outcome::InvokeResponse;
     use crate::invoker::port::{FunctionFacts, FunctionPort, Invocation};
-    use crate::invoker::verdict::InvokeResponse;
     use crate::partition::model_tests::{batch, cut_of};
 
     /// Never answers.

@@ -4,8 +4,8 @@ use actix::Handler;
 use lighterman_proto::ids::Epoch;
 
 use super::actor::BatcherActor;
-use super::settle::{ResultContext, partition_results};
-use crate::invoker::invoke::InvocationFinished;
+use super::results::{ResultContext, partition_results};
+use crate::invoker::invocation::InvocationFinished;
 use crate::invoker::retry::{AttemptInfo, retry_at};
 use crate::kafka::backoff::random;
 use crate::partition::messages::BatchResolved;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
-use crate::partition::cut::PartitionBatch;
+use crate::partition::batch::PartitionBatch;
 
 /// What a batch may hold, and how long its first record waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use actix::{Addr, Message};
 use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
-use crate::credit::bytes::MemoryLease;
+use crate::credit::memory::MemoryLease;
 use crate::credit::slots::Slot;
 use crate::partition::actor::PartitionActor;
-use crate::partition::cut::PartitionBatch;
+use crate::partition::batch::PartitionBatch;
 
 /// A partition of this consumer has started.
 #[derive(Message)]

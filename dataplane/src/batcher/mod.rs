@@ -6,7 +6,7 @@ pub mod core;
 mod dispatch;
 pub mod messages;
 pub mod payload;
-pub mod settle;
+pub mod results;
 
 /// A batch of this process: matches answers to what was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,7 +12,7 @@ use lighterman_proto::filter::{FILTERS_MAX, PatternError};
 use serde_json::json;
 
 use super::{EXIT_FAILED, EXIT_FINE, EXIT_USAGE, OutputFormat, print_line, print_problem};
-use crate::control::trial::{FilterSample, FilterTest};
+use crate::control::filter_test::{FilterSample, FilterTest};
 
 /// Shown under `--help`.
 pub const EXAMPLES: &str = "Examples:

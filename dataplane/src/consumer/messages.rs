@@ -9,8 +9,8 @@ use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
 use lighterman_proto::topic_id::TopicId;
 
 use crate::kafka::offsets::CommittedOffset;
-use crate::partition::gauge::PartitionStats;
-use crate::partition::work::KnownFailures;
+use crate::partition::attempt::KnownFailures;
+use crate::partition::stats::PartitionStats;
 
 /// Run a partition.
 #[derive(Debug, Message)]

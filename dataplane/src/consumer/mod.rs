@@ -1,7 +1,6 @@
 //! What the scaler adds and removes: owns some of the member's partitions on one data arbiter.
 
 pub mod actor;
-pub mod member;
 pub mod messages;
 pub mod standing;
 pub mod status;

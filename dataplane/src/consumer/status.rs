@@ -15,11 +15,11 @@ use self::meters::MappingMeters;
 use super::standing::{StandingCause, StandingTroubles};
 use super::waiting::WaitingOffers;
 use crate::batcher::core::SealedBatch;
-use crate::credit::bytes::ByteShortage;
+use crate::commits::core::CommitRequest;
+use crate::credit::memory::ByteShortage;
 use crate::invoker::InvocationOutcome;
-use crate::offsets::committer::CommitRequest;
-use crate::partition::gauge::PartitionStats;
 use crate::partition::ledger::{Outcome, ResolvedRange};
+use crate::partition::stats::PartitionStats;
 use crate::runtime::clock;
 use crate::telemetry::LineLimit;
 

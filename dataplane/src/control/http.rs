@@ -19,8 +19,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::controller::Controller;
+use super::filter_test::TrialRequest;
 use super::sigv4::{RequestAuthenticator, SignedRequest};
-use super::trial::TrialRequest;
 use crate::runtime::clock;
 
 const BODY_BYTES_MAX: usize = 1024 * 1024;

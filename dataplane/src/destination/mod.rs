@@ -4,15 +4,15 @@
 //! never gives up, and the partition waits: nothing is dropped silently.
 
 pub mod aws;
-mod bounded;
-pub mod burial;
-pub mod core;
-pub mod deliver;
+mod bounded_map;
+pub mod delivery;
+pub mod encode;
 pub mod error;
 pub mod kafka;
-pub mod letter;
-pub mod letters;
+pub mod message;
 pub mod raw;
+pub mod retry;
 mod router;
+pub mod sender;
 
 pub use self::router::DestinationRouter;

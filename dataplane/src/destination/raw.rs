@@ -12,9 +12,9 @@ use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::units::TimestampMs;
 use uuid::Uuid;
 
-use super::core::LetterForm;
-use super::letter::{FailureMessage, TopicMessage};
-use super::letters::FailureEncoder;
+use super::encode::FailureEncoder;
+use super::message::{FailureMessage, TopicMessage};
+use super::retry::LetterForm;
 use crate::partition::unreadable::RawBatch;
 
 const FACTS_BYTES: usize = 4 * 1024;

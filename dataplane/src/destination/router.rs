@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use super::aws::AwsDestinations;
 use super::error::DeliveryError;
 use super::kafka::TopicDestinations;
-use super::letter::{DestinationPort, FailureMessage, UndeliveredMessage};
+use super::message::{DestinationPort, FailureMessage, UndeliveredMessage};
 
 /// Every kind of destination behind one port. Cheap to clone.
 #[derive(Clone)]
@@ -40,7 +40,7 @@ impl DestinationPort for DestinationRouter {
     }
 }
 
-fn no_cluster(topic: Arc<str>, messages: Vec<super::letter::TopicMessage>) -> UndeliveredMessage {
+fn no_cluster(topic: Arc<str>, messages: Vec<super::message::TopicMessage>) -> UndeliveredMessage {
     let error = DeliveryError::Refused {
         to: format!("kafka://{topic}").into(),
         why: "this mapping has no Kafka cluster for failed records".to_owned(),

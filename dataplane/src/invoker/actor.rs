@@ -2,7 +2,7 @@
 
 use actix::{Actor, Context, Handler};
 
-use super::invoke::{InvokeRequest, Invoker};
+use super::invocation::{InvokeRequest, Invoker};
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::port::{ANSWER_BYTES_MAX, ERROR_BYTES_MAX};
-use crate::credit::bytes::{MemoryBudget, MemoryLease, Overdraft};
+use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
 
 /// As much of every answer is read without a lease.
 const UNLEASED_BYTES_MAX: usize = ERROR_BYTES_MAX;

@@ -2,20 +2,20 @@
 
 pub mod actor;
 pub mod answer_room;
-pub mod context;
+pub mod client_context;
 pub mod direct;
 pub mod facts;
-pub mod invoke;
+pub mod invocation;
+pub mod outcome;
 pub mod patience;
 pub mod permit;
 pub mod port;
 pub mod retry;
 pub mod sdk;
 pub mod throttle;
-pub mod verdict;
 
-pub use context::{ClientContext, batch_key};
-pub use verdict::InvocationOutcome;
+pub use client_context::{ClientContext, batch_key};
+pub use outcome::InvocationOutcome;
 
 use std::sync::Arc;
 

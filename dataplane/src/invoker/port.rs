@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::answer_room::AnswerRoom;
-use super::context::ClientContext;
+use super::client_context::ClientContext;
+use super::outcome::InvokeResponse;
 use super::permit::SendPermit;
-use super::verdict::InvokeResponse;
 
 /// Lambda's answers end at 6 MiB; an error's text may come on top.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>

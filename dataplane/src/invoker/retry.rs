@@ -6,7 +6,7 @@ use std::time::Duration;
 use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
-use super::verdict::InvocationOutcome;
+use super::outcome::InvocationOutcome;
 
 /// How fast to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::error::KafkaError;
-use super::shape;
+use super::schema;
 use super::transport::{BrokerAddress, BrokerConnector, ByteTransport};
 
 /// The versions of one API that we speak; the connection picks the highest the broker has too (KIP-896).
@@ -282,7 +282,7 @@ impl BrokerConnection {
         let unreadable =
             |what: String| KafkaError::Decode { address: self.address.clone(), api: pending.api, what };
         let header_version = B::header_version(pending.version);
-        shape::check_header(header_version, frame).map_err(unreadable)?;
+        schema::check_header(header_version, frame).map_err(unreadable)?;
         let header =
             ResponseHeader::decode(frame, header_version).map_err(|error| unreadable(error.to_string()))?;
         if header.correlation_id != pending.correlation {
@@ -291,7 +291,7 @@ impl BrokerConnection {
                 header.correlation_id, pending.correlation
             )));
         }
-        shape::check(pending.api, pending.version, frame).map_err(unreadable)?;
+        schema::check(pending.api, pending.version, frame).map_err(unreadable)?;
         let body = B::decode(frame, pending.version).map_err(|error| unreadable(error.to_string()))?;
         if frame.has_remaining() {
             return Err(unreadable(format!("{} bytes are left over", frame.remaining())));

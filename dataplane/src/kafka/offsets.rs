@@ -2,10 +2,10 @@
 //! for others.
 
 mod as_member;
-mod asked;
 mod by_leader;
 mod log_ends;
 mod logs;
+mod response;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ use super::cluster::REQUEST_DEADLINE;
 use super::connection::{BrokerConnection, versions};
 use super::error::{KafkaError, ResponseMismatch};
 use super::group::effects::GroupProtocol;
-use asked::PartitionQuery;
+use response::PartitionQuery;
 
 pub use as_member::fetch_committed_as_member;
 pub use by_leader::{FailedPartitions, LeaderResults};

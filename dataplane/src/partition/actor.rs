@@ -13,23 +13,23 @@ use lighterman_proto::topic_id::TopicId;
 use tokio::sync::oneshot;
 
 use super::core::{PartitionCore, is_for};
+use super::dead_letter::{DeadLetterLoad, DeadLetterSink};
+use super::decompress::{ContextParts, CreditWait, LeasedDecompressor};
 use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
-use super::failing::{DeadLetterLoad, DeadLetterSink};
-use super::gauge::PartitionStats;
 use super::messages::{BatchResolved, CommitAcknowledged, Drain, Fence, OfferSealed, OfferWithdrawn};
 use super::pieces::PieceLimits;
-use super::shelf::{ContextParts, CreditWait, LeasedDecompressor};
+use super::stats::PartitionStats;
 use super::turns::ScheduledTurns;
 use crate::batcher::actor::BatcherActor;
 use crate::batcher::messages::{Offer, UnregisterPartition, WithdrawOffer};
+use crate::commits::actor::{CommitRequested, CommitterActor, UnfollowPartition};
+use crate::commits::core::CommitRequest;
 use crate::consumer::messages::{PartitionReport, PartitionState, ResumePoint};
 use crate::consumer::status::MappingStatus;
-use crate::credit::bytes::{MemoryBudget, MemoryLease};
+use crate::credit::memory::{MemoryBudget, MemoryLease};
 use crate::kafka::fetch::{
     FetchAnswered, FetchCancelled, FetchRequested, FetchRouter, FetchedRecords, HighWatermarkSeen,
 };
-use crate::offsets::actor::{CommitRequested, CommitterActor, UnfollowPartition};
-use crate::offsets::committer::CommitRequest;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;

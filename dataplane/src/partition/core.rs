@@ -11,16 +11,16 @@ use lighterman_proto::commit_metadata::CommittedProgress;
 use lighterman_proto::ids::{Epoch, Offset, OffsetRange};
 use lighterman_proto::units::Moment;
 
+use super::attempt::RecordAttempt;
 use super::effects::{
     BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
     PartitionEffects, PartitionEvent,
 };
 use super::fetch_buffer::FetchBuffer;
-use super::giving_up::LastCommit;
+use super::last_commit::LastCommit;
 use super::ledger::{Ledger, Outcome};
 use super::progress::{InheritedProgress, restore};
 use super::unreadable::UnreadState;
-use super::work::RecordAttempt;
 use crate::batcher::BatchId;
 
 /// How long a partition that cannot be read rests before it is asked for again.

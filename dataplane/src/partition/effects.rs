@@ -10,11 +10,11 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
 
-use super::cut::{PartitionBatch, PartitionBatchLimits, SharedLease};
+use super::attempt::{AttemptFailure, FailureHandling, KnownFailures, RecordAttempt};
+use super::batch::{PartitionBatch, PartitionBatchLimits, SharedLease};
 use super::fetch_buffer::{BatchOpener, CreditShortage, RecordFilter, RecordSizer};
 use super::ledger::{AlreadyResolved, Outcome, ResolvedRange};
 use super::unreadable::{BatchDamage, BatchEnd, RawBatch};
-use super::work::{AttemptFailure, FailureHandling, KnownFailures, RecordAttempt};
 
 /// What a partition is given when it starts.
 #[derive(Clone, Debug)]

@@ -10,13 +10,13 @@ use lighterman_proto::records::{
 };
 use lighterman_proto::units::Moment;
 
-use super::cut::{PartitionBatch, PartitionBatchLimits, RecordRun, SharedLease};
+use super::batch::{PartitionBatch, PartitionBatchLimits, RecordRun, SharedLease};
 use super::leader_epochs::LeaderEpochs;
 use super::pieces::{NextPiece, PiecedBatch};
 use super::progress::KnownLogEnd;
 use super::segment::{BufferSegment, SegmentBody, SegmentFront};
 use super::unreadable::{BatchDamage, damage, next_batch};
-use crate::credit::bytes::Overdraft;
+use crate::credit::memory::Overdraft;
 
 /// Inflates a batch on credit.
 pub trait BatchOpener {

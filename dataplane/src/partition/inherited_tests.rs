@@ -8,8 +8,9 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{AbortedTransactions, BatchHeader, RecordError};
 use lighterman_proto::units::{Moment, TimestampMs};
 
+use super::attempt::FailureHandling;
+use super::batch::{PartitionBatchLimits, SharedLease};
 use super::core::PartitionCore;
-use super::cut::{PartitionBatchLimits, SharedLease};
 use super::effects::{
     BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
     PartitionEffects,
@@ -18,7 +19,6 @@ use super::fetch_buffer::{BatchOpener, OpenedBatch, PlainSize};
 use super::ledger::Outcome;
 use super::model_tests::{PlainTools, hold};
 use super::pieces::{NextPiece, PiecedBatch};
-use super::work::FailureHandling;
 use crate::batcher::BatchId;
 
 const NOW: Moment = Moment::from_micros(1);

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::effects::{BatchResolution, SkipAnswer};
 use crate::batcher::BatchId;
-use crate::credit::bytes::MemoryLease;
+use crate::credit::memory::MemoryLease;
 
 /// The batcher fixed an offer as a batch.
 #[derive(Debug, Message)]

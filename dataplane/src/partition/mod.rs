@@ -1,32 +1,32 @@
 //! One topic-partition under one epoch: fetch buffer, ledger, state machine, and the actor around them.
 
 pub mod actor;
-mod begin;
+pub mod attempt;
+pub mod batch;
+mod compact;
 pub mod core;
-pub mod cut;
+pub mod dead_letter;
+mod decompress;
 pub mod effects;
-pub mod failing;
 pub mod fetch_buffer;
-pub mod gauge;
-mod giving_back;
-mod giving_up;
+mod last_commit;
 pub mod leader_epochs;
 pub mod ledger;
+mod log_events;
 pub mod messages;
-mod notes;
-mod offered;
+mod offer;
 pub mod pieces;
 mod progress;
+mod release;
 mod reports;
+mod resolve;
 mod segment;
-mod shelf;
-pub mod skipping;
-mod sparse;
+pub mod skip;
+mod start;
+pub mod stats;
 mod trouble;
 mod turns;
 pub mod unreadable;
-mod verdicts;
-pub mod work;
 
 #[cfg(test)]
 mod inherited_tests;

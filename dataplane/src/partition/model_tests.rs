@@ -10,8 +10,9 @@ use lighterman_proto::records::{AbortedTransactions, BatchHeader, Record, Record
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
+use super::attempt::{AttemptFailure, FailureHandling};
+use super::batch::{PartitionBatch, PartitionBatchLimits, SharedLease};
 use super::core::PartitionCore;
-use super::cut::{PartitionBatch, PartitionBatchLimits, SharedLease};
 use super::effects::{
     BatchResolution, CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
 };
@@ -20,9 +21,8 @@ use super::fetch_buffer::{
 };
 use super::ledger::{Outcome, ResolvedRange};
 use super::pieces::{NextPiece, PiecedBatch};
-use super::work::{AttemptFailure, FailureHandling};
 use crate::batcher::BatchId;
-use crate::credit::bytes::MemoryBudget;
+use crate::credit::memory::MemoryBudget;
 
 const LIMITS: PartitionBatchLimits = PartitionBatchLimits { records_max: 7, payload_bytes_max: 400 };
 

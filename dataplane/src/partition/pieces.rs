@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lighterman_proto::records::{BatchHeader, BatchStream, RecordError};
 
-use super::cut::SharedLease;
-use crate::credit::bytes::MemoryLease;
+use super::batch::SharedLease;
+use crate::credit::memory::MemoryLease;
 
 const KIB: usize = 1024;
 

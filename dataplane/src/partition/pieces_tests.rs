@@ -11,8 +11,10 @@ use lighterman_proto::records::{AbortedTransactions, BatchInflater};
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
+use super::attempt::FailureHandling;
+use super::batch::{PartitionBatch, PartitionBatchLimits, SharedLease};
 use super::core::PartitionCore;
-use super::cut::{PartitionBatch, PartitionBatchLimits, SharedLease};
+use super::decompress::LeasedDecompressor;
 use super::effects::{
     BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
     PartitionEffects, PartitionEvent, SkipAnswer,
@@ -20,11 +22,9 @@ use super::effects::{
 use super::ledger::Outcome;
 use super::model_tests::{PlainTools, batch};
 use super::pieces::PieceLimits;
-use super::shelf::LeasedDecompressor;
 use super::unreadable::RawBatch;
-use super::work::FailureHandling;
 use crate::batcher::BatchId;
-use crate::credit::bytes::{MemoryBudget, MemoryLease};
+use crate::credit::memory::{MemoryBudget, MemoryLease};
 
 pub(super) const MIB: usize = 1 << 20;
 const NOW: Moment = Moment::from_micros(1);

@@ -11,15 +11,15 @@ use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
+use super::attempt::{FailureHandling, KnownFailures, is_expired};
+use super::batch::{PartitionBatch, PartitionBatchLimits};
 use super::core::PartitionCore;
-use super::cut::{PartitionBatch, PartitionBatchLimits};
 use super::effects::{
     BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
     PartitionEffects, SkipAnswer,
 };
 use super::ledger::{Outcome, ResolvedRange};
 use super::model_tests::{PlainTools, RefusingFilter, batch_at, failure, hold};
-use super::work::{FailureHandling, KnownFailures, is_expired};
 use crate::batcher::BatchId;
 
 const LIMITS: PartitionBatchLimits = PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 };

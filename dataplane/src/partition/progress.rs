@@ -10,9 +10,9 @@ use lighterman_proto::commit_metadata::{CommittedProgress, ProgressPiece};
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::BatchHeader;
 
+use super::attempt::RecordAttempt;
 use super::core::PartitionCore;
 use super::effects::{PartitionConfig, PartitionEffect, PartitionEffects};
-use super::work::RecordAttempt;
 
 /// A piece that an owner before us has cut, to be cut again at the same place.
 #[derive(Clone, Copy, Debug)]

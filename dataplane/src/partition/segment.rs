@@ -5,14 +5,14 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{BatchHeader, RecordError, records_at};
 use lighterman_proto::units::Moment;
 
-use super::cut::{PartitionBatch, RecordRun, SharedLease};
+use super::batch::{PartitionBatch, RecordRun, SharedLease};
+use super::compact::copy_out;
 use super::fetch_buffer::{
     BatchOpener, CreditShortage, FillLimits, FillStop, OpenedBatch, PlainSize, RecordFilter, RecordSizer,
 };
 use super::ledger::Outcome;
 use super::pieces::{NextPiece, PiecedBatch};
-use super::sparse::copy_out;
-use crate::credit::bytes::Overdraft;
+use crate::credit::memory::Overdraft;
 
 pub(super) struct BufferSegment {
     pub header: BatchHeader,

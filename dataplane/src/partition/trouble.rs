@@ -4,12 +4,12 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::RecordError;
 use lighterman_proto::units::Moment;
 
+use super::attempt::RecordAttempt;
 use super::core::{AttemptState, PartitionCore, PartitionPhase, READ_RETRY_DELAY};
 use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
 use super::ledger::Outcome;
 use super::progress::InheritedProgress;
 use super::unreadable::{BatchDamage, BatchEnd, UnreadState};
-use super::work::RecordAttempt;
 
 impl PartitionCore {
     /// The position lies outside the log; beyond its end nobody knows why.

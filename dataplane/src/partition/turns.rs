@@ -6,9 +6,9 @@ use std::time::Duration;
 use actix::{AsyncContext, Context, Handler, Message};
 
 use super::actor::PartitionActor;
+use super::decompress::CreditWait;
 use super::fetch_buffer::CreditShortage;
 use super::messages::CreditGranted;
-use super::shelf::CreditWait;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 

@@ -7,13 +7,13 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{RecordBatch, RecordBatches, RecordError, batches_from, successor};
 use lighterman_proto::units::Moment;
 
+use super::attempt::RecordAttempt;
+use super::batch::SharedLease;
 use super::core::{AttemptState, PartitionCore, PartitionPhase, READ_RETRY_DELAY};
-use super::cut::SharedLease;
 use super::effects::{
     DeadLetterResult, FetchedFrame, PartitionEffect, PartitionEffects, PartitionEvent, SkipAnswer,
 };
 use super::ledger::Outcome;
-use super::work::RecordAttempt;
 
 /// How far a batch goes that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{AbortedTransactions, RecordError};
 
+use super::attempt::FailureHandling;
 use super::core::{PartitionCore, READ_RETRY_DELAY};
 use super::effects::{BatchResolution, FetchedFrame, PartitionEffects, SkipAnswer};
 use super::ledger::Outcome;
@@ -10,7 +11,6 @@ use super::model_tests::hold;
 use super::pieces::PieceLimits;
 use super::pieces_tests::{MIB, PieceDriver, packed, sealed, values};
 use super::unreadable::BatchEnd;
-use super::work::FailureHandling;
 use crate::batcher::BatchId;
 
 /// One readable batch of two, one of three that `damage` makes unreadable, one of two again.

@@ -1,7 +1,7 @@
 //! The on-failure destination. What is on its way when a node dies may have arrived or not.
 
+use super::environment::SimulatedEnvironment;
 use super::node::OwnershipKey;
-use super::outside::SimulatedEnvironment;
 use crate::history::HistoryEvent as Happened;
 
 /// What is on its way to it.

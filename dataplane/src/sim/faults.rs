@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::environment::{EnvironmentEvent, owner};
 use super::node::NodeState;
-use super::outside::{EnvironmentEvent, owner};
-use super::plan::{FaultKind, ScheduledFault};
-use super::world::SimulatedRun;
+use super::schedule::{FaultKind, ScheduledFault};
+use super::simulation::SimulatedRun;
 use crate::history::HistoryEvent as Happened;
 
 impl SimulatedRun {
@@ -74,7 +74,7 @@ impl SimulatedRun {
     }
 }
 
-impl super::outside::SimulatedEnvironment {
+impl super::environment::SimulatedEnvironment {
     fn fail_over(&mut self, lasts: Duration) {
         self.cluster.coordinator = (self.cluster.coordinator + 1) % super::cluster::BROKERS;
         self.cluster.loading_until = self.now + lasts;

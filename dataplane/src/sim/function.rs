@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use lighterman_proto::units::Moment;
 
+use super::environment::{EnvironmentEvent, SimulatedEnvironment, owner};
 use super::node::NodeMessage;
-use super::outside::{EnvironmentEvent, SimulatedEnvironment, owner};
-use super::plan::{FaultKind, FaultTrigger};
+use super::schedule::{FaultKind, FaultTrigger};
 use crate::batcher::BatchId;
 use crate::history::{HistoryEvent as Happened, InvocationShare};
-use crate::invoker::verdict::InvokeResponse;
+use crate::invoker::outcome::InvokeResponse;
 
 /// Payloads above this are refused in schedules with service errors.
 const RECORDS_TAKEN_MAX: usize = 5;

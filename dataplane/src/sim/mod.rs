@@ -13,17 +13,17 @@
 
 mod cluster;
 mod destination;
+mod environment;
 mod faults;
 mod function;
 pub mod mutants;
 mod node;
-mod outside;
-pub mod plan;
 mod queue;
 pub mod random;
 mod registry_store;
+pub mod schedule;
 pub mod shrink;
-mod world;
+mod simulation;
 
-pub use plan::FaultSchedule;
-pub use world::{RunOutcome, run};
+pub use schedule::FaultSchedule;
+pub use simulation::{RunOutcome, run};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lighterman_proto::api::MappingState;
 use lighterman_proto::ids::MappingId;
 
-use super::outside::SimulatedEnvironment;
+use super::environment::SimulatedEnvironment;
 use crate::control::registry::{Registry, RegistryCommand};
 use crate::history::HistoryEvent as Happened;
 

@@ -5,8 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::plan::{FaultKind, FaultSchedule};
-use super::world::run;
+use super::schedule::{FaultKind, FaultSchedule};
+use super::simulation::run;
 use crate::history::Invariant;
 
 /// What a smaller plan leaves out. As text it goes onto a command line.

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
-use lighterman::kafka::group::consumer::core::Kip848Member;
 use lighterman::kafka::group::effects::{
     GroupEffect, Kip848Heartbeat, Kip848Response, MemberIdentity, MemberTiming, RequestError, TopicPartitions,
 };
+use lighterman::kafka::group::kip848::member::Kip848Member;
 use lighterman_proto::units::Moment;
 use uuid::Uuid;
 

@@ -1,12 +1,12 @@
 //! A proxy that understands Kafka's frames and spoils them on purpose. Clients stay behind it: it rewrites the addresses that
 //! brokers advertise, and listens for each of them. Everything else it passes untouched, unless a rule of [`ActiveFaults`] fits.
 
+mod connection;
 mod fault;
 mod frame;
-mod lie;
-mod line;
 mod refusal;
 mod reply;
+mod wrong_answer;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -138,7 +138,7 @@ fn listen(
             lines.spawn(async move {
                 let Ok(upstream) = TcpStream::connect((broker.0.as_str(), broker.1)).await else { return };
                 // A line ends as it ends: with the client, with the broker, or by a fault.
-                let _ = line::carry(client, upstream, shared).await;
+                let _ = connection::carry(client, upstream, shared).await;
             });
             while lines.try_join_next().is_some() {}
         }

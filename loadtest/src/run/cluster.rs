@@ -7,8 +7,8 @@ use anyhow::Result;
 use lighterman::kafka::transport::BrokerAddress;
 use lighterman::local::broker::{BrokerSettings, EmbeddedBroker};
 
-use crate::jars::{install, version};
 use crate::kafka::RealKafka;
+use crate::kafka_dist::{install, version};
 use crate::produce::TestProducer;
 
 /// Which Kafka.

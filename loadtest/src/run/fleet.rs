@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::figures::PlotMark;
 use crate::node::{NodeProcess, scrape, values};
-use crate::outcome::PlotMark;
 use crate::scenario::{LoadScenario, NodeAction, NodeEvent};
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);

@@ -17,10 +17,10 @@ use fleet::{FleetEvents, FleetNodeSettings, NodeFleet};
 use sampler::{RunSampler, SamplerResult};
 
 use crate::checker::{HistoryVerdict, check};
+use crate::figures::{PercentilesMs, RunFigures, SecondSample};
 use crate::function::{ArrivalCount, FakeLambda};
 use crate::latency::{LatencyPercentiles, LatencyStopwatch};
 use crate::open_loop::{OpenLoop, OpenLoopTarget, WrittenRecords};
-use crate::outcome::{PercentilesMs, RunFigures, SecondSample};
 use crate::produce::{Compression, ProducedOffsets, TestProducer, ends};
 use crate::scenario::LoadScenario;
 

@@ -9,9 +9,9 @@ use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use super::fleet::{WatchedNode, WatchedNodes};
+use crate::figures::SecondSample;
 use crate::function::FakeLambda;
 use crate::node::{scrape, values};
-use crate::outcome::SecondSample;
 use crate::process::{cpu_us, resident_kib, resident_peak_kib};
 use crate::schedule::RateSchedule;
 

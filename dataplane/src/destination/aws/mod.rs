@@ -20,7 +20,7 @@ use self::notification::SnsPublisher;
 use self::object::S3Writer;
 use self::queue::SqsSender;
 use super::error::{CALL_DEADLINE, DeliveryError};
-use super::letter::{FailureMessage, UndeliveredMessage};
+use super::message::{FailureMessage, UndeliveredMessage};
 
 /// SQS's and SNS's limit of one message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;

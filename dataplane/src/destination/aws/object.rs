@@ -9,7 +9,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use lighterman_proto::api::BucketArn;
 
-use super::super::bounded::BoundedMap;
+use super::super::bounded_map::BoundedMap;
 use super::super::error::{CALL_DEADLINE, DeliveryError};
 use super::failure::error_of;
 use super::{

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aws_sdk_sqs::Client;
 use lighterman_proto::api::QueueArn;
 
-use super::super::bounded::BoundedMap;
+use super::super::bounded_map::BoundedMap;
 use super::super::error::DeliveryError;
 use super::failure::error_of;
 use super::{AwsDestinations, CLIENTS_MAX, MESSAGE_BYTES_MAX, call, fits, once, timeouts};

@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use self::partitioner::partition_of;
 use self::writers::ProducerSession;
 use super::error::{CALL_DEADLINE, DeliveryError};
-use super::letter::{FailureMessage, TopicMessage, UndeliveredMessage};
+use super::message::{FailureMessage, TopicMessage, UndeliveredMessage};
 use crate::egress::Egress;
 use crate::kafka::cluster::KafkaCluster;
 use crate::kafka::transport::{BrokerAddress, PlainTcp};

@@ -11,9 +11,9 @@ use rskafka::client::partition::{Compression, PartitionClient, UnknownTopicHandl
 use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
 
-use super::super::bounded::BoundedMap;
+use super::super::bounded_map::BoundedMap;
 use super::super::error::{CALL_DEADLINE, DeliveryError};
-use super::super::letter::TopicMessage;
+use super::super::message::TopicMessage;
 use super::refusal;
 use crate::egress::Egress;
 use crate::kafka::transport::BrokerAddress;

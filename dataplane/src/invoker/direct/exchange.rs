@@ -13,9 +13,9 @@ use super::connections::{ConnectionPool, PooledConnection};
 use super::gate::UnsentProof;
 use super::{ERROR_TYPE, FUNCTION_ERROR, causes};
 use crate::invoker::answer_room::{AnswerBuffer, AnswerRoom};
+use crate::invoker::outcome;
 use crate::invoker::permit::SendPermit;
 use crate::invoker::port::ANSWER_BYTES_MAX;
-use crate::invoker::verdict;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -124,7 +124,7 @@ async fn read(
 
 fn is_told_by_head(status: u16, headers: &HeaderMap) -> bool {
     let (failed, named) = (headers.contains_key(FUNCTION_ERROR), headers.contains_key(ERROR_TYPE));
-    verdict::is_told_by_head(status, failed, named)
+    outcome::is_told_by_head(status, failed, named)
 }
 
 struct KeptBody {

@@ -32,9 +32,9 @@ pub use self::endpoint::EndpointError;
 use self::endpoint::EndpointUrl;
 use self::exchange::{ExchangeTerms, WireAnswer, WireError, exchange};
 use self::signer::{RequestSigner, SigningIdentity, UnsignedRequest};
+use super::outcome::InvokeResponse;
 use super::port::{FunctionFacts, FunctionPort, Invocation};
 use super::sdk::SdkPort;
-use super::verdict::InvokeResponse;
 
 /// What a path segment keeps as it is; the rest is percent-encoded, as the SDK does.
 pub(super) const LABEL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

@@ -23,9 +23,9 @@ use futures::future::BoxFuture;
 use self::wire::{InvocationTerms, WireClient};
 use super::direct::causes;
 use super::direct::exchange::WireError;
+use super::outcome::InvokeResponse;
 use super::permit::SendPermit;
 use super::port::{FunctionFacts, FunctionPort, Invocation};
-use super::verdict::InvokeResponse;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const FACTS_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! The task that polls one broker for one router: one session, one request in flight, bytes leased before they are asked
 //! for. What it cannot settle itself goes back to the router, with which it ends.
 
-mod settling;
+mod responses;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,14 +18,16 @@ use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 use tokio::sync::Notify;
 
-use self::settling::UnsettledParts;
-use super::desk::{FetchSpec, FrameLeases, PartitionReply, PendingFetches, classify_reply, is_session_lost};
+use self::responses::UnsettledParts;
 use super::messages::{FetchAnswered, FetchError, FetchRequested, FetchedRecords, HighWatermarkSeen};
+use super::pending::{
+    FetchSpec, FrameLeases, PartitionReply, PendingFetches, classify_reply, is_session_lost,
+};
 use super::places::{NumberedWant, ReturnedWant};
 use super::router::{FetchRouter, FetchSettings, FetchStatus, LeaderMoved};
 use super::session::FetchSession;
 use super::wire::{self, ErrorAction, FetchParams, PartitionResponse};
-use crate::credit::bytes::{MemoryBudget, MemoryLease, Overdraft};
+use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
 use crate::kafka::backoff::{Backoff, random};
 use crate::kafka::cluster::{KafkaCluster, REQUEST_DEADLINE};
 use crate::kafka::connection::BrokerConnection;

@@ -8,7 +8,7 @@ use lighterman_proto::ids::{Epoch, Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 use thiserror::Error;
 
-use crate::credit::bytes::MemoryLease;
+use crate::credit::memory::MemoryLease;
 
 /// A partition has room. At most one is outstanding for each partition; a new one replaces the old. Answered exactly once,
 /// with records or with trouble; empty polls and leader moves are nobody else's business.

@@ -1,8 +1,8 @@
 //! Fetch sessions (KIP-227) over all partitions of one broker, routed by partition leader.
 
 mod broker_task;
-pub(crate) mod desk;
 mod messages;
+pub(crate) mod pending;
 mod places;
 mod router;
 pub mod session;

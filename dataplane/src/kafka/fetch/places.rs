@@ -7,7 +7,7 @@ use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::Moment;
 
-use super::desk::FetchSpec;
+use super::pending::FetchSpec;
 use crate::kafka::transport::BrokerAddress;
 
 /// A want as it was put down: its number tells it from one that was put down before or after it.

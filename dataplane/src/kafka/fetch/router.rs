@@ -17,7 +17,7 @@ use super::messages::{FetchAnswered, FetchCancelled, FetchError, FetchRequested,
 use super::places::{HomelessWant, ReturnedWant, WantPlaces};
 use super::session::FetchSession;
 use super::setbacks::FetchSetbacks;
-use crate::credit::bytes::MemoryBudget;
+use crate::credit::memory::MemoryBudget;
 use crate::kafka::backoff::{Backoff, random};
 use crate::kafka::cluster::{KafkaCluster, PartitionLeader};
 use crate::kafka::error::KafkaError;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kafka_protocol::error::ResponseError;
 
 use super::GroupProtocol;
-use super::lines::{ConnectionKind, CoordinatorConnections};
+use super::connections::{ConnectionKind, CoordinatorConnections};
 use super::membership::MembershipSettings;
 use super::requests::refused;
 use crate::kafka::connection::BrokerConnection;

@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 
 use super::commands::{CommandReceiver, GroupCommand};
 use super::commits;
+use super::connections::CoordinatorConnections;
 use super::effects::{GroupEffect, MemberIdentity};
 use super::lease::OwnershipLease;
 use super::leave::leave_with_retries;
-use super::lines::CoordinatorConnections;
 use super::member::{GroupMember, MemberEvent};
 use super::membership::{EventSink, GroupEvent, Membership, MembershipSettings, SharedView, commit_as};
 use super::requests;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::LeaveGroupRequest;
 
-use super::consumer::requests as consumer;
+use super::connections::{ConnectionKind, CoordinatorConnections};
 use super::effects::{GroupProtocol, LeaveResult, leaving};
-use super::lines::{ConnectionKind, CoordinatorConnections};
+use super::kip848::requests as consumer;
 use super::membership::MembershipSettings;
 use super::requests::{group_id, refused, text};
 use crate::kafka::backoff::{Backoff, random};

@@ -7,12 +7,12 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError;
 use lighterman_proto::units::Moment;
 
-use super::consumer::core::Kip848Member;
-use super::consumer::session::SessionBounds;
-use super::core::ClassicMember;
+use super::classic::ClassicMember;
 use super::effects::{
     GroupEffect, GroupProtocol, JoinResult, Kip848Response, MemberIdentity, MemberTiming, RequestError,
 };
+use super::kip848::member::Kip848Member;
+use super::kip848::session::SessionBounds;
 
 /// What happens to a member: the answers to what it asked for.
 #[derive(Debug)]

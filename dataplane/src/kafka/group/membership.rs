@@ -15,10 +15,10 @@ use tokio::task::LocalSet;
 
 use super::commands::{self, CommandSender, GroupCommand};
 use super::commits;
+use super::connections::CoordinatorConnections;
 use super::driver::MemberDriver;
 use super::effects::{GroupProtocol, MemberIdentity, MemberTiming};
 use super::lease::OwnershipLease;
-use super::lines::CoordinatorConnections;
 use super::member::MembershipView;
 use super::rebalance::RebalanceTimeout;
 use crate::kafka::cluster::KafkaCluster;

@@ -2,15 +2,15 @@
 //! state machine; heartbeats and lease.
 
 pub mod assignor;
+pub mod classic;
 mod commands;
 mod commits;
-pub mod consumer;
-pub mod core;
+mod connections;
 mod driver;
 pub mod effects;
+pub mod kip848;
 pub mod lease;
 mod leave;
-mod lines;
 pub mod member;
 pub mod membership;
 mod rebalance;

@@ -13,12 +13,12 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::assignor::{self, MemberSubscription, PROTOCOL};
-use super::consumer::requests as consumer;
-use super::consumer::session::SessionBounds;
+use super::connections::{ConnectionKind, CoordinatorConnections};
 use super::driver::DriverInput;
 use super::effects::{GroupEffect, GroupProtocol, JoinResult, MemberIdentity, RequestError};
+use super::kip848::requests as consumer;
+use super::kip848::session::SessionBounds;
 use super::leave::leave;
-use super::lines::{ConnectionKind, CoordinatorConnections};
 use super::member::MemberEvent;
 use super::membership::MembershipSettings;
 use super::wire;

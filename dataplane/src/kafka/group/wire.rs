@@ -11,7 +11,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use lighterman_proto::ids::TopicPartition;
 
 use super::assignor::MemberSubscription;
-use crate::kafka::shape;
+use crate::kafka::schema;
 
 const SUBSCRIPTION_VERSION: i16 = 3;
 const ASSIGNMENT_VERSION: i16 = 1;
@@ -32,7 +32,7 @@ pub fn subscription(topic: &str, owned: &[i32], generation: i32) -> Bytes {
 pub fn read_subscription(member: &str, metadata: &Bytes) -> Result<MemberSubscription, String> {
     let mut bytes = metadata.clone();
     let version = read_version(&mut bytes)?.clamp(0, SUBSCRIPTION_VERSION);
-    shape::check_subscription(version, &bytes)?;
+    schema::check_subscription(version, &bytes)?;
     let wire =
         ConsumerProtocolSubscription::decode(&mut bytes, version).map_err(|error| error.to_string())?;
     let owned =
@@ -67,7 +67,7 @@ pub fn read_assignment(topic: &str, assignment: &Bytes) -> Result<Vec<i32>, Stri
     }
     let mut bytes = assignment.clone();
     let version = read_version(&mut bytes)?.clamp(0, SUBSCRIPTION_VERSION);
-    shape::check_assignment(version, &bytes)?;
+    schema::check_assignment(version, &bytes)?;
     let wire = ConsumerProtocolAssignment::decode(&mut bytes, version).map_err(|error| error.to_string())?;
     let ours = wire.assigned_partitions.into_iter().filter(|assigned| assigned.topic.as_str() == topic);
     let mut partitions: Vec<i32> = ours.flat_map(|assigned| assigned.partitions).collect();

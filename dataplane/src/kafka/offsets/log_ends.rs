@@ -6,8 +6,8 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
 use lighterman_proto::ids::Offset;
 
-use super::asked::PartitionQuery;
 use super::logs::list_request;
+use super::response::PartitionQuery;
 use super::{IsolationLevel, OffsetSpec};
 use crate::kafka::cluster::REQUEST_DEADLINE;
 use crate::kafka::connection::{BrokerConnection, versions};

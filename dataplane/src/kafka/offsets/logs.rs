@@ -12,8 +12,8 @@ use kafka_protocol::messages::{
 };
 use lighterman_proto::ids::Offset;
 
-use super::asked::PartitionQuery;
 use super::by_leader::{FailedPartitions, LeaderResults, ask_leaders};
+use super::response::PartitionQuery;
 use super::{IsolationLevel, OffsetSpec, name};
 use crate::kafka::cluster::{KafkaCluster, REQUEST_DEADLINE};
 use crate::kafka::connection::{BrokerConnection, versions};

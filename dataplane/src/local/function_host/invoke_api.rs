@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use super::answer::{HostOutcome, HostReply, bytes_reply, exception, json_reply, throttled};
 use super::body::{self, RequestBody};
+use super::host::{HostedFunction, HostedFunctions};
 use super::logs::InstanceOutput;
 use super::process::MEMORY_MB;
-use super::shell::{HostedFunction, HostedFunctions};
 
 /// A pipe has no mark where an invocation ends: its last lines get this long to arrive when the caller asks for them.
 const TAIL_SETTLE: Duration = Duration::from_millis(20);

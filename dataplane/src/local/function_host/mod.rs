@@ -9,13 +9,13 @@ mod answer;
 mod body;
 pub mod command;
 mod core;
+mod host;
 mod invoke_api;
 mod logs;
 pub mod observer;
 mod process;
 mod runtime_api;
 pub mod sample;
-mod shell;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -109,7 +109,7 @@ impl FunctionHost {
         let (started, start) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("function-host".into())
-            .spawn(move || shell::run(settings, &started, stopped))
+            .spawn(move || host::run(settings, &started, stopped))
             .map_err(FunctionHostError::Thread)?;
         let died = || FunctionHostError::Thread(io::Error::other("it ended while starting"));
         let address = start.recv().map_err(|_| died())??;

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::answer::{HostOutcome, HostReply, bytes_reply, json_reply};
 use super::body::{self, RESPONSE_BYTES_MAX, RequestBody};
 use super::core::InstanceId;
+use super::host::{HostedFunction, InstanceWork};
 use super::observer::{ERROR_BYTES_MAX, HostedFunctionError};
-use super::shell::{HostedFunction, InstanceWork};
 use crate::runtime::clock;
 
 /// Answers one request of the runtime in `instance`.

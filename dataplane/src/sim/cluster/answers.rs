@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::ids::Offset;
 
-use super::super::outside::SimulatedEnvironment;
-use super::super::plan::FaultKind;
+use super::super::environment::SimulatedEnvironment;
+use super::super::schedule::FaultKind;
 use super::{BrokerReply, BrokerRequest, RequestKind};
 use crate::kafka::offsets::{CommittedOffset, OffsetSpec};
 

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use kafka_protocol::error::ResponseError as Code;
 
-use super::super::outside::SimulatedEnvironment;
+use super::super::environment::SimulatedEnvironment;
 use super::group::owner_of;
 use super::{BrokerReply, BrokerRequest, RequestKind};
 use crate::history::HistoryEvent as Happened;
 use crate::kafka::group::GroupProtocol;
-use crate::kafka::group::consumer::coordinator::{HeartbeatResponse, ReceivedHeartbeat};
+use crate::kafka::group::kip848::coordinator_model::{HeartbeatResponse, ReceivedHeartbeat};
 
 /// Member epoch that leaves.
 const LEAVES: i32 = -1;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::ids::Offset;
 
-use super::super::outside::{EnvironmentEvent, SimulatedEnvironment};
-use super::super::plan::FaultKind;
+use super::super::environment::{EnvironmentEvent, SimulatedEnvironment};
+use super::super::schedule::FaultKind;
 use super::{BrokerReply, BrokerRequest, FetchedPart, RequestKind, SimulatedCluster, WantedPartitions};
 use crate::kafka::fetch::session::{FetchPartition, SessionRequest};
 

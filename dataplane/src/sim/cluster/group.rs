@@ -7,9 +7,9 @@ use kafka_protocol::error::ResponseError as Code;
 
 use lighterman_proto::units::Moment;
 
-use super::super::outside::{SimulatedEnvironment, owner};
-use super::super::plan::FaultKind;
-use super::stranger::STRANGER;
+use super::super::environment::{SimulatedEnvironment, owner};
+use super::super::schedule::FaultKind;
+use super::foreign_member::STRANGER;
 use super::{BrokerReply, BrokerRequest, RequestKind};
 use crate::history::{HistoryEvent as Happened, OwnerProcess};
 use crate::kafka::group::wire;

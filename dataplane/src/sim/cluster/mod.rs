@@ -4,9 +4,9 @@ mod answers;
 mod batches;
 mod consumers;
 mod fetches;
+mod foreign_member;
 mod group;
 mod partition_log;
-mod stranger;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,11 +18,13 @@ use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::Moment;
 
 use self::fetches::BrokerSession;
+use self::foreign_member::ForeignMember;
 use self::partition_log::PartitionLog;
-use self::stranger::ForeignMember;
-use super::plan::FaultSchedule;
+use super::schedule::FaultSchedule;
 use crate::kafka::fetch::session::{FetchPartition, SessionRequest};
-use crate::kafka::group::consumer::coordinator::{ConsumerCoordinator, HeartbeatResponse, ReceivedHeartbeat};
+use crate::kafka::group::kip848::coordinator_model::{
+    ConsumerCoordinator, HeartbeatResponse, ReceivedHeartbeat,
+};
 use crate::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
 use crate::local::broker::coordinator::{BrokerGroup, JoinAnswer};
 

@@ -9,17 +9,17 @@ use futures::future::BoxFuture;
 use lighterman_proto::ids::{ConsumerId, Epoch, TopicPartition};
 use lighterman_proto::units::Moment;
 
-use super::super::outside::SimulatedEnvironment;
+use super::super::environment::SimulatedEnvironment;
 use super::invocations::CarriedInvocation;
 use super::{MessageMailbox, NodeMessage, OwnershipKey, SimulatedNode};
 use crate::batcher::BatchId;
 use crate::batcher::core::{BatchLimits, BatcherCore, PendingOffer, SealCondition, SealedBatch};
-use crate::batcher::settle::BatchShare;
-use crate::credit::bytes::{MemoryLease, Overdraft};
+use crate::batcher::results::BatchShare;
+use crate::credit::memory::{MemoryLease, Overdraft};
 use crate::credit::slots::{Slot, SlotReceiver};
 use crate::history::{HistoryEvent as Happened, InvocationShare};
 use crate::invoker::retry::SetbackCounts;
-use crate::partition::cut::RecordRun;
+use crate::partition::batch::RecordRun;
 use crate::runtime::in_flight::{InFlightGuard, LongestRun};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! The committer, as `offsets/actor.rs` and `consumer/member/commits.rs` are one.
+//! The committer, as `commits/actor.rs` and `mapping/commit_port.rs` are one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::ids::Epoch;
 
 use super::super::cluster::{BrokerReply, RequestKind};
-use super::super::outside::SimulatedEnvironment;
-use super::lines::{DEADLINE, LinePurpose, SimulatedConnection};
+use super::super::environment::SimulatedEnvironment;
+use super::connections::{DEADLINE, LinePurpose, SimulatedConnection};
 use super::{MessageMailbox, NodeMessage, SimulatedNode};
-use crate::consumer::member::commits::outcome_of;
+use crate::commits::core::{CommitOutcome, CommitRequest, CommitterCore, offsets_of};
+use crate::commits::verify::mismatched_partitions;
 use crate::history::HistoryEvent as Happened;
 use crate::kafka::group::effects::MemberIdentity;
-use crate::offsets::committer::{CommitOutcome, CommitRequest, CommitterCore, offsets_of};
-use crate::offsets::read_back::mismatched_partitions;
+use crate::mapping::commit_port::outcome_of;
 
 pub(super) const READ_BACK_TICK: Duration = Duration::from_secs(5);
 

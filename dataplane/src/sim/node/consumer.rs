@@ -1,15 +1,15 @@
-//! Heartbeats of the consumer protocol, as `kafka/group/consumer/requests.rs` sends them.
+//! Heartbeats of the consumer protocol, as `kafka/group/kip848/requests.rs` sends them.
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::super::cluster::{BrokerReply, RequestKind};
-use super::super::outside::SimulatedEnvironment;
+use super::super::environment::SimulatedEnvironment;
 use super::SimulatedNode;
-use super::lines::{LinePurpose, SimulatedConnection};
-use crate::kafka::group::consumer::coordinator::{HeartbeatResponse, ReceivedHeartbeat};
+use super::connections::{LinePurpose, SimulatedConnection};
 use crate::kafka::group::effects::{Kip848Heartbeat, Kip848Response, RequestError, TopicPartitions};
+use crate::kafka::group::kip848::coordinator_model::{HeartbeatResponse, ReceivedHeartbeat};
 use crate::kafka::group::member::MemberEvent;
 
 /// How often the broker wants to hear from members.

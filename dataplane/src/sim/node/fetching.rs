@@ -11,12 +11,12 @@ use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 
 use super::super::cluster::{BROKERS, BrokerReply, FetchedPart, RequestKind};
-use super::super::outside::SimulatedEnvironment;
-use super::lines::RequestPurpose;
+use super::super::environment::SimulatedEnvironment;
+use super::connections::RequestPurpose;
 use super::{MessageMailbox, NodeMessage, OwnershipKey, SimulatedNode};
-use crate::credit::bytes::{MemoryLease, Overdraft};
+use crate::credit::memory::{MemoryLease, Overdraft};
 use crate::kafka::backoff::Backoff;
-use crate::kafka::fetch::desk::{
+use crate::kafka::fetch::pending::{
     FetchSpec, FrameLeases, PartitionReply, PendingFetches, classify_reply, is_session_lost,
 };
 use crate::kafka::fetch::session::FetchSession;

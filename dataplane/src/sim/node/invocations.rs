@@ -6,17 +6,17 @@ use std::time::Duration;
 use lighterman_proto::ids::ConsumerId;
 use lighterman_proto::units::{Moment, SLOTS_PER_CONSUMER};
 
+use super::super::environment::SimulatedEnvironment;
 use super::super::function::SimulatedCall;
-use super::super::outside::SimulatedEnvironment;
 use super::{MessageMailbox, NodeMessage, SimulatedNode};
 use crate::batcher::BatchId;
-use crate::credit::bytes::MemoryLease;
+use crate::credit::memory::MemoryLease;
 use crate::credit::slots::{Slot, Slots};
 use crate::history::InvocationShare;
 use crate::invoker::InvocationOutcome;
+use crate::invoker::outcome::InvokeResponse;
 use crate::invoker::retry::RetryPolicy;
 use crate::invoker::throttle::ThrottleControl;
-use crate::invoker::verdict::InvokeResponse;
 
 /// Shorter than in production: so are schedules.
 pub(super) const RETRY: RetryPolicy =

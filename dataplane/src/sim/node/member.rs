@@ -1,4 +1,4 @@
-//! The member of the group, as `consumer/member` runs it: what is ours, who has it, how many consumers.
+//! The member of the group, as `mapping` runs it: what is ours, who has it, how many consumers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use lighterman_proto::ids::{Epoch, Offset, TopicPartition};
 use lighterman_scaler::assignment::AssignmentTable;
 use lighterman_scaler::policy::{PollerBounds, ScalingPolicy};
 
-use super::super::outside::SimulatedEnvironment;
+use super::super::environment::SimulatedEnvironment;
 use super::{MessageMailbox, NodeMessage, SimulatedNode};
 use crate::consumer::messages::ResumePoint;
 
@@ -99,7 +99,7 @@ impl SimulatedNode {
         let sample = self.sample(outside);
         self.member.desired = self.member.scaler.decide(&sample).desired;
         // The policy reacts in seconds; schedules are too short for it to move often.
-        if outside.draws_fault(super::super::plan::FaultKind::Storm, 60) {
+        if outside.draws_fault(super::super::schedule::FaultKind::Storm, 60) {
             self.member.desired = outside.random.between(1, u64::from(self.member.bounds.maximum)) as u32;
         }
         self.balance(outside);

@@ -8,14 +8,14 @@ use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::units::Moment;
 
 use super::super::cluster::{BrokerReply, RequestKind};
-use super::super::outside::{EnvironmentEvent, SimulatedEnvironment, owner};
-use super::super::plan::FaultTrigger;
-use super::lines::{DEADLINE, LinePurpose, RequestPurpose, SimulatedConnection};
+use super::super::environment::{EnvironmentEvent, SimulatedEnvironment, owner};
+use super::super::schedule::FaultTrigger;
+use super::connections::{DEADLINE, LinePurpose, RequestPurpose, SimulatedConnection};
 use super::{MessageMailbox, NodeMessage, NodeState, SimulatedNode};
 use crate::history::{HistoryEvent as Happened, Invariant};
 use crate::kafka::group::assignor::{self, MemberSubscription};
-use crate::kafka::group::consumer::session::SessionBounds;
 use crate::kafka::group::effects::{GroupEffect, JoinResult, MemberIdentity, MemberTiming, RequestError};
+use crate::kafka::group::kip848::session::SessionBounds;
 use crate::kafka::group::lease::margin;
 use crate::kafka::group::member::{GroupMember, MemberEvent as Answer};
 use crate::kafka::group::{GroupEvent, OwnershipLease, wire};

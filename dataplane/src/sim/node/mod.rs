@@ -3,10 +3,10 @@
 
 mod batches;
 mod commits;
+mod connections;
 mod consumer;
 mod fetching;
 mod invocations;
-mod lines;
 mod member;
 mod membership;
 mod neighbour;
@@ -26,25 +26,25 @@ use parking_lot::Mutex;
 
 use self::batches::SimulatedConsumer;
 use self::commits::SimulatedCommitter;
+use self::connections::{LineState, RequestPurpose};
 use self::fetching::{SimulatedFetch, SimulatedPoller};
 use self::invocations::SimulatedInvoker;
-use self::lines::{LineState, RequestPurpose};
 use self::member::SimulatedMember;
 use self::membership::SimulatedGroupThread;
 use self::neighbour::NeighbourMapping;
 use self::partitions::RunningPartition;
 use self::starts::StartResolution;
 use super::cluster::{BROKERS, BrokerReply, FetchedPart};
-use super::outside::{EnvironmentEvent, SimulatedEnvironment};
+use super::environment::{EnvironmentEvent, SimulatedEnvironment};
 use crate::batcher::BatchId;
 use crate::batcher::core::PendingOffer;
+use crate::commits::core::CommitRequest;
 use crate::consumer::messages::{PartitionReport, ResumePoint};
-use crate::credit::bytes::MemoryBudget;
+use crate::credit::memory::MemoryBudget;
 use crate::credit::slots::Slot;
-use crate::invoker::verdict::{AnswerFacts, InvocationOutcome, InvokeResponse as FunctionReply};
+use crate::invoker::outcome::{AnswerFacts, InvocationOutcome, InvokeResponse as FunctionReply};
 use crate::kafka::group::GroupEvent;
-use crate::offsets::committer::CommitRequest;
-use crate::partition::cut::SharedLease;
+use crate::partition::batch::SharedLease;
 use crate::partition::effects::{BatchResolution, DeadLetterResult};
 use crate::runtime::in_flight::InFlight;
 
@@ -394,6 +394,6 @@ impl SimulatedNode {
     /// The wall clock of the machine.
     fn wall(&self, outside: &SimulatedEnvironment) -> lighterman_proto::units::TimestampMs {
         let elapsed = outside.elapsed().as_millis() as i64;
-        lighterman_proto::units::TimestampMs(super::outside::WALL_MS + elapsed + self.wall_jump_ms)
+        lighterman_proto::units::TimestampMs(super::environment::WALL_MS + elapsed + self.wall_jump_ms)
     }
 }

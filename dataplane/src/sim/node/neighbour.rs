@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::super::outside::SimulatedEnvironment;
-use crate::credit::bytes::{MemoryBudget, MemoryLease};
+use super::super::environment::SimulatedEnvironment;
+use crate::credit::memory::{MemoryBudget, MemoryLease};
 
 const AGAIN: Duration = Duration::from_millis(700);
 /// Far more than there is to take, where a budget has its limit.

@@ -1,11 +1,11 @@
-//! Who owns what, carried out, as `consumer/member/ownership.rs` and `consumer/actor.rs` do.
+//! Who owns what, carried out, as `mapping/assignments.rs` and `consumer/actor.rs` do.
 
 use std::time::Duration;
 
 use lighterman_proto::ids::{ConsumerId, Epoch};
 use lighterman_scaler::assignment::AssignmentMove;
 
-use super::super::outside::{SimulatedEnvironment, owner};
+use super::super::environment::{SimulatedEnvironment, owner};
 use super::batches::SimulatedConsumer;
 use super::{MessageMailbox, NodeMessage, SimulatedNode};
 use crate::consumer::messages::{PartitionReport, PartitionState};

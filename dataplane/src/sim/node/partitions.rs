@@ -10,22 +10,22 @@ use lighterman_proto::ids::{Offset, TopicPartition};
 use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::topic_id::TopicId;
 
-use super::super::outside::SimulatedEnvironment;
-use super::super::plan::FaultKind;
+use super::super::environment::SimulatedEnvironment;
+use super::super::schedule::FaultKind;
 use super::shelf::{OnCredit, SimulatedContext};
 use super::{MessageMailbox, NodeMessage, OwnershipKey, SimulatedFetch, SimulatedNode};
 use crate::batcher::core::PendingOffer;
+use crate::commits::core::CommitRequest;
 use crate::consumer::messages::{PartitionReport, PartitionState, ResumePoint};
-use crate::credit::bytes::MemoryLease;
+use crate::credit::memory::MemoryLease;
 use crate::history::HistoryEvent as Happened;
-use crate::offsets::committer::CommitRequest;
+use crate::partition::attempt::RecordAttempt;
+use crate::partition::batch::PartitionBatchLimits;
 use crate::partition::core::{PartitionCore, is_for};
-use crate::partition::cut::PartitionBatchLimits;
 use crate::partition::effects::{
     CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
     PartitionEvent,
 };
-use crate::partition::work::RecordAttempt;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const BUFFER_BYTES_TARGET: usize = 1_500;

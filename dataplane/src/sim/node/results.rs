@@ -3,13 +3,13 @@
 use lighterman_proto::ids::{ConsumerId, Epoch};
 use lighterman_proto::units::Moment;
 
-use super::super::outside::SimulatedEnvironment;
+use super::super::environment::SimulatedEnvironment;
 use super::{MessageMailbox, NodeMessage, SimulatedNode};
 use crate::batcher::BatchId;
-use crate::batcher::settle::{BatchShare, ResultContext, partition_results};
+use crate::batcher::results::{BatchShare, ResultContext, partition_results};
 use crate::invoker::InvocationOutcome;
+use crate::invoker::outcome::AnswerFacts;
 use crate::invoker::retry::{AttemptInfo, retry_at};
-use crate::invoker::verdict::AnswerFacts;
 
 impl SimulatedNode {
     pub(super) fn settle(

@@ -1,4 +1,4 @@
-//! What a simulated partition's core borrows from its shell, as `partition/shelf.rs` lends it.
+//! What a simulated partition's core borrows from its shell, as `partition/decompress.rs` lends it.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use bytes::Bytes;
 use lighterman_proto::event::EventEnvelope;
 use lighterman_proto::records::{BatchHeader, Compression, Record, RecordError};
 
-use crate::credit::bytes::{MemoryBudget, MemoryLease, Overdraft};
-use crate::partition::cut::SharedLease;
+use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
+use crate::partition::batch::SharedLease;
 use crate::partition::fetch_buffer::{
     BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter, RecordSizer,
 };

@@ -1,4 +1,4 @@
-//! Where partitions begin, as `consumer/member/starts.rs` finds out.
+//! Where partitions begin, as `mapping/start_offsets.rs` finds out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::topic_id::TopicId;
 
 use super::super::cluster::{BrokerReply, RequestKind};
-use super::super::outside::SimulatedEnvironment;
-use super::lines::{DEADLINE, LinePurpose, RequestPurpose, SimulatedConnection};
+use super::super::environment::SimulatedEnvironment;
+use super::connections::{DEADLINE, LinePurpose, RequestPurpose, SimulatedConnection};
 use super::{MessageMailbox, NodeMessage, SimulatedNode};
+use crate::commits::start_plan::{self, StartPlan};
 use crate::consumer::messages::ResumePoint;
 use crate::kafka::group::effects::MemberIdentity;
 use crate::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
-use crate::offsets::start::{self, StartPlan};
 
 const START_AGAIN: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -103,7 +103,7 @@ impl SimulatedNode {
         let (Some(state), Some(standing)) = (self.resolves.get(&resolve), self.group.core.standing()) else {
             return false;
         };
-        start::still_holds(state.generation, standing.generation)
+        start_plan::still_holds(state.generation, standing.generation)
             && state.wanted.iter().all(|partition| standing.kept.contains(partition))
     }
 
@@ -161,8 +161,8 @@ impl SimulatedNode {
             _ => return self.resolve_failed(outside, resolve),
         };
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
-        let known = start::known_of(&committed, state.topic);
-        match start::plan(&known, &state.wanted) {
+        let known = start_plan::known_of(&committed, state.topic);
+        match start_plan::plan(&known, &state.wanted) {
             StartPlan::Resume { alarmed } if alarmed.is_empty() => {
                 self.resolve_positions(outside, resolve, committed);
             }
@@ -200,7 +200,7 @@ impl SimulatedNode {
             return self.resolve_failed(outside, resolve);
         };
         let Some(state) = self.resolves.get(&resolve) else { return };
-        let metadata = start::metadata(state.topic, state.activates);
+        let metadata = start_plan::metadata(state.topic, state.activates);
         let commits = found
             .into_iter()
             .map(|(partition, offset)| CommitOffset {
@@ -212,7 +212,7 @@ impl SimulatedNode {
             .collect();
         let under = state.generation;
         let standing = self.group.core.standing();
-        let standing = standing.filter(|now| start::still_holds(under, now.generation));
+        let standing = standing.filter(|now| start_plan::still_holds(under, now.generation));
         let Some(who) = standing.map(|standing| standing.identity()) else {
             return self.resolve_failed(outside, resolve);
         };
@@ -335,8 +335,8 @@ impl SimulatedNode {
         if anew.is_empty() {
             return self.take_starts(outside, resolve);
         }
-        let known = start::known_of(&state.committed, state.topic);
-        state.activates = start::activated(&known).unwrap_or(state.partitions as i32);
+        let known = start_plan::known_of(&state.committed, state.topic);
+        state.activates = start_plan::activated(&known).unwrap_or(state.partitions as i32);
         self.list_earliest(outside, resolve, anew);
     }
 
@@ -346,10 +346,10 @@ impl SimulatedNode {
         if self.member.stopping {
             return;
         }
-        if !start::still_holds(state.generation, self.member.generation) {
+        if !start_plan::still_holds(state.generation, self.member.generation) {
             return self.resolve_anew(outside, state.wanted, Duration::ZERO);
         }
-        let activated = start::activated(&start::known_of(&state.committed, state.topic));
+        let activated = start_plan::activated(&start_plan::known_of(&state.committed, state.topic));
         self.member.activated = activated.unwrap_or(state.partitions as i32);
         for partition in state.wanted {
             if !self.member.owned.contains(&partition) || self.member.table.holds(partition) {

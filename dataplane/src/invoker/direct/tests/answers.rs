@@ -5,10 +5,12 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::batcher::BatchId;
-use crate::credit::bytes::Overdraft;
+use crate::credit::memory::Overdraft;
 use crate::credit::slots::{SlotReceiver, Slots};
 use crate::invoker::facts::FunctionTimeout;
-use crate::invoker::invoke::{ConcurrencyLimit, InvocationFinished, InvokeRequest, InvokedFunction, Invoker};
+use crate::invoker::invocation::{
+    ConcurrencyLimit, InvocationFinished, InvokeRequest, InvokedFunction, Invoker,
+};
 
 const LONG: usize = 300_000;
 const BUDGET: usize = 1_000_000;

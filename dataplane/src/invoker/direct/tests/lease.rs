@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::invoker::facts::FunctionTimeout;
-use crate::invoker::invoke::{InvokedFunction, reply_within};
+use crate::invoker::invocation::{InvokedFunction, reply_within};
 use crate::invoker::patience::ReplyWait;
 
 /// Credentials that take longer than the lease holds.

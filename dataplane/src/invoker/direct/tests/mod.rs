@@ -11,12 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::credit::bytes::MemoryBudget;
+use crate::credit::memory::MemoryBudget;
 use crate::invoker::ClientContext;
 use crate::invoker::answer_room::AnswerRoom;
+use crate::invoker::outcome::InvocationOutcome;
 use crate::invoker::permit::SendPermit;
 use crate::invoker::port::ANSWER_BYTES_MAX;
-use crate::invoker::verdict::InvocationOutcome;
 use crate::kafka::group::OwnershipLease;
 use crate::runtime::clock;
 

@@ -1,0 +1,275 @@
+//! The committer's shell: one `OffsetCommit` in flight, acknowledgements back to each partition.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use lighterman_proto::ids::{Epoch, Offset};
+
+use super::core::{CommitOutcome, CommitRequest, CommitterCore};
+use crate::consumer::status::MappingStatus;
+use crate::kafka::backoff::random;
+use crate::partition::actor::PartitionActor;
+use crate::partition::messages::{CommitAcknowledged, CommitGivenUp};
+use crate::runtime::clock;
+use crate::runtime::death_watch::DeathWatch;
+use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
+use crate::runtime::owned_task::OwnedTask;
+use crate::runtime::task::outcome;
+
+/// How often to ask whether it is time to read back what the group holds.
+const READ_BACK_TICK: Duration = Duration::from_secs(5);
+
+/// The answer to one commit: an outcome for each partition index, or why there is none.
+pub type CommitAnswer = Result<HashMap<i32, CommitOutcome>, CommitError>;
+
+/// No outcome of a commit is known.
+#[derive(Debug)]
+pub struct CommitError {
+    /// Why.
+    pub why: String,
+    /// True when the request may have reached the broker, and may be served yet.
+    pub may_still_apply: bool,
+}
+
+/// What a port answers with.
+pub type CommitFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Where commits go: the group's member.
+pub trait CommitPort: Send + Sync {
+    /// Commits all of `frontiers` in one request. The future may outlive the caller's interest.
+    fn commit(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<CommitAnswer>;
+
+    /// In which partitions the group holds something else than `frontiers` say; nothing when that could not be learnt.
+    fn read_back(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<Option<Vec<i32>>>;
+
+    /// The group has refused `frontier` for good, and holds `acknowledged`: said where people look.
+    fn given_up(&self, frontier: &CommitRequest, acknowledged: Option<Offset>);
+}
+
+/// The member stops: commits that are refused for good are given up.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct MemberStops;
+
+/// A partition's frontier has moved.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CommitRequested(pub CommitRequest);
+
+/// A partition has started: its acknowledgements go to `address`.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FollowPartition {
+    /// Where it goes on.
+    pub beginning: CommitRequest,
+    /// The partition.
+    pub address: Addr<PartitionActor>,
+}
+
+/// A partition has ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct UnfollowPartition {
+    /// Partition index.
+    pub partition: i32,
+    /// Which ownership.
+    pub epoch: Epoch,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct CommitAnswered(CommitAnswer);
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct ReadBackDue;
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct HasReadBack(Option<Vec<i32>>);
+
+/// The actor. It ends with the last address of it: an interval of its context would keep it alive for ever.
+pub struct CommitterActor {
+    core: CommitterCore,
+    port: Arc<dyn CommitPort>,
+    partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
+    status: MappingStatus,
+    resting: bool,
+    ticks: Option<OwnedTask>,
+    _watch: DeathWatch,
+}
+
+impl CommitterActor {
+    /// A committer that commits through `port`.
+    pub fn new(port: Arc<dyn CommitPort>, status: MappingStatus, watch: DeathWatch) -> Self {
+        Self {
+            core: CommitterCore::default(),
+            port,
+            partitions: HashMap::new(),
+            status,
+            resting: false,
+            ticks: None,
+            _watch: watch,
+        }
+    }
+
+    fn pump(&mut self, ctx: &mut Context<Self>) {
+        if self.resting {
+            return;
+        }
+        let frontiers = self.core.start();
+        if frontiers.is_empty() {
+            return;
+        }
+        let (answer, me) = (self.port.commit(frontiers), ctx.address().downgrade());
+        // Not broken off with the actor: a request that is on the wire is not made undone by that.
+        actix_rt::spawn(async move {
+            let panicked =
+                || Err(CommitError { why: "the commit's task panicked".to_owned(), may_still_apply: true });
+            let answer = outcome("commit", answer).await.unwrap_or_else(panicked);
+            if let Some(me) = me.upgrade() {
+                me.do_send(CommitAnswered(answer));
+            }
+        });
+    }
+
+    fn read_back(&mut self, ctx: &mut Context<Self>) {
+        let frontiers = self.core.start_read_back(clock::now());
+        if frontiers.is_empty() {
+            return;
+        }
+        let (read, me) = (self.port.read_back(frontiers), ctx.address().downgrade());
+        actix_rt::spawn(async move {
+            let read = outcome("read-back", read).await.flatten();
+            if let Some(me) = me.upgrade() {
+                me.do_send(HasReadBack(read));
+            }
+        });
+    }
+}
+
+impl Actor for CommitterActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX_MESSAGES_MAX);
+        let me = ctx.address().downgrade();
+        self.ticks = Some(OwnedTask::spawn(async move {
+            loop {
+                tokio::time::sleep(READ_BACK_TICK).await;
+                let Some(me) = me.upgrade() else { return };
+                me.do_send(ReadBackDue);
+            }
+        }));
+    }
+}
+
+impl Handler<ReadBackDue> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: ReadBackDue, ctx: &mut Self::Context) {
+        self.read_back(ctx);
+    }
+}
+
+impl Handler<FollowPartition> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, message: FollowPartition, _: &mut Self::Context) {
+        let FollowPartition { beginning, address } = message;
+        self.partitions.insert(beginning.partition, (beginning.epoch, address));
+        self.core.follow(beginning);
+    }
+}
+
+impl Handler<UnfollowPartition> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, message: UnfollowPartition, _: &mut Self::Context) {
+        if self.partitions.get(&message.partition).is_some_and(|(epoch, _)| *epoch == message.epoch) {
+            self.partitions.remove(&message.partition);
+            self.core.forget(message.partition);
+        }
+    }
+}
+
+impl Handler<CommitRequested> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, CommitRequested(frontier): CommitRequested, ctx: &mut Self::Context) {
+        let owned =
+            self.partitions.get(&frontier.partition).is_some_and(|(epoch, _)| *epoch == frontier.epoch);
+        if owned {
+            self.core.frontier(frontier);
+            self.pump(ctx);
+        }
+    }
+}
+
+impl Handler<MemberStops> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, _: MemberStops, _: &mut Self::Context) {
+        self.core.stop();
+    }
+}
+
+impl Handler<CommitAnswered> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, CommitAnswered(answer): CommitAnswered, ctx: &mut Self::Context) {
+        let outcome_of = |partition: i32| match &answer {
+            Ok(outcomes) => outcomes.get(&partition).copied().unwrap_or(CommitOutcome::Again),
+            Err(none) if none.may_still_apply => CommitOutcome::Unknown,
+            Err(_) => CommitOutcome::Again,
+        };
+        let done = self.core.answered(clock::now(), outcome_of);
+        let again = match &answer {
+            Ok(outcomes) => outcomes.values().any(|outcome| *outcome != CommitOutcome::Done),
+            Err(_) => true,
+        };
+        if let Err(none) = &answer {
+            self.status.commit_failed(&none.why);
+        }
+        for frontier in done {
+            self.status.committed(&frontier);
+            if let Some((_, address)) = self.partitions.get(&frontier.partition) {
+                address.do_send(CommitAcknowledged {
+                    epoch: frontier.epoch,
+                    offset: frontier.offset,
+                    seq: frontier.seq,
+                });
+            }
+        }
+        for (frontier, acknowledged) in self.core.take_given_up() {
+            self.port.given_up(&frontier, acknowledged);
+            if let Some((_, address)) = self.partitions.get(&frontier.partition) {
+                address.do_send(CommitGivenUp { epoch: frontier.epoch });
+            }
+        }
+        if let Some(rest) = self.core.rest(again, random()) {
+            self.resting = true;
+            ctx.run_later(rest, |actor, ctx| {
+                actor.resting = false;
+                actor.pump(ctx);
+            });
+        }
+        self.pump(ctx);
+    }
+}
+
+impl Handler<HasReadBack> for CommitterActor {
+    type Result = ();
+
+    fn handle(&mut self, HasReadBack(differing): HasReadBack, ctx: &mut Self::Context) {
+        let again = self.core.read_back(clock::now(), differing.as_deref());
+        if again > 0 {
+            self.status.commits_rewound(again);
+            self.pump(ctx);
+        }
+    }
+}

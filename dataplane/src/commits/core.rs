@@ -1,0 +1,405 @@
+//! Which offsets to commit next. One commit is in flight at a time; what arrives meanwhile is coalesced into the next (H6).
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::time::Duration;
+
+use lighterman_proto::commit_metadata::{CommitMetadata, CommittedProgress};
+use lighterman_proto::ids::{Epoch, Offset};
+use lighterman_proto::topic_id::{TopicId, is_another};
+use lighterman_proto::units::Moment;
+
+use super::verify::CommitVerifier;
+use crate::consumer::messages::ResumePoint;
+use crate::kafka::backoff::Backoff;
+use crate::kafka::offsets::CommitOffset;
+use crate::partition::ledger::ResolvedRange;
+
+/// One partition's offset to commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitRequest {
+    /// Partition index.
+    pub partition: i32,
+    /// Of which topic of its name, where that is known.
+    pub topic: Option<TopicId>,
+    /// Which ownership.
+    pub epoch: Epoch,
+    /// Everything before it has an outcome.
+    pub offset: Offset,
+    /// Leader epoch of the last record before it, −1 when unknown.
+    pub leader_epoch: i32,
+    /// Grows with every commit of the partition.
+    pub seq: u64,
+    /// What goes beside the offset.
+    pub progress: Option<CommittedProgress>,
+    /// What the frontier has passed, for the audit; told once.
+    pub passed: Vec<ResolvedRange>,
+}
+
+impl CommitRequest {
+    /// Where `partition` goes on under `epoch`, before anything is committed under it.
+    pub fn beginning(partition: i32, epoch: Epoch, position: &ResumePoint) -> Self {
+        let ResumePoint { topic, committed: offset, leader_epoch, progress, failures: _ } = position.clone();
+        Self { partition, topic, epoch, offset, leader_epoch, seq: 0, progress, passed: Vec::new() }
+    }
+
+    fn without_passed(&self) -> Self {
+        let Self { partition, topic, epoch, offset, leader_epoch, seq, ref progress, passed: _ } = *self;
+        let progress = progress.clone();
+        Self { partition, topic, epoch, offset, leader_epoch, seq, progress, passed: Vec::new() }
+    }
+}
+
+/// What the group said of one partition's commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// It stands.
+    Done,
+    /// It is tried again, for as long as the partition is ours: a refusal may speak of the generation before.
+    Again,
+    /// It is tried again, and will be refused until a person, or nobody, changes something: the topic is gone, or may not be read.
+    /// A member that stops gives it up after a while.
+    Refused,
+    /// Nobody answered: it is tried again, and may be served yet.
+    Unknown,
+}
+
+/// The first rest after a commit that failed.
+const REST_MIN: Duration = Duration::from_millis(100);
+/// The longest: partitions begin nothing new while their commits wait.
+const REST_MAX: Duration = Duration::from_secs(2);
+
+/// How often a commit is refused, in a member that stops, before it is given up: about ten seconds.
+const REFUSALS_MAX: u32 = 8;
+
+/// Those of the topic that has the name now, and those of one that was deleted since: what is committed by name would stand for the
+/// new one. One that is sent while the topic is made anew carries the id beside it, and counts for nothing there.
+pub(crate) fn split_by_topic(
+    frontiers: Vec<CommitRequest>,
+    now: Option<TopicId>,
+) -> (Vec<CommitRequest>, Vec<CommitRequest>) {
+    frontiers.into_iter().partition(|frontier| !is_another(frontier.topic, now))
+}
+
+/// `frontiers` as a request carries them.
+pub(crate) fn offsets_of(frontiers: Vec<CommitRequest>, partitions_at_activation: i32) -> Vec<CommitOffset> {
+    frontiers
+        .into_iter()
+        .map(|frontier| CommitOffset {
+            partition: frontier.partition,
+            offset: frontier.offset,
+            leader_epoch: frontier.leader_epoch,
+            metadata: CommitMetadata {
+                partitions_at_activation,
+                topic: frontier.topic,
+                progress: frontier.progress,
+            }
+            .encode(),
+        })
+        .collect()
+}
+
+/// The committer of one member.
+#[derive(Debug)]
+pub struct CommitterCore {
+    pending: BTreeMap<i32, CommitRequest>,
+    /// What is out and still ours.
+    in_flight: BTreeMap<i32, CommitRequest>,
+    is_out: bool,
+    read_back: CommitVerifier,
+    backoff: Backoff,
+    /// The member stops: how often each partition's commits were refused since.
+    refusals: Option<BTreeMap<i32, u32>>,
+    given_up: Vec<CommitRequest>,
+}
+
+impl Default for CommitterCore {
+    fn default() -> Self {
+        let backoff = Backoff::new(REST_MIN, REST_MAX);
+        Self {
+            pending: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            is_out: false,
+            read_back: CommitVerifier::default(),
+            backoff,
+            refusals: None,
+            given_up: Vec::new(),
+        }
+    }
+}
+
+impl CommitterCore {
+    /// A partition's frontier has moved, or what goes beside it. An older epoch, or an older commit under the same, changes
+    /// nothing (COM-1).
+    pub fn frontier(&mut self, mut frontier: CommitRequest) {
+        let mut place = match self.pending.entry(frontier.partition) {
+            Entry::Vacant(place) => {
+                place.insert(frontier);
+                return;
+            }
+            Entry::Occupied(place) => place,
+        };
+        let known = place.get_mut();
+        if (known.epoch, known.seq, known.offset) > (frontier.epoch, frontier.seq, frontier.offset) {
+            return;
+        }
+        if known.epoch == frontier.epoch {
+            // The longer part stays where it is, however often the partition moves on before the next commit.
+            known.passed.append(&mut frontier.passed);
+            frontier.passed = std::mem::take(&mut known.passed);
+        }
+        *known = frontier;
+    }
+
+    /// What to commit now; empty while a commit is in flight or nothing is pending. What the frontiers have passed goes with
+    /// it; a commit that is tried again does not tell it again.
+    pub fn start(&mut self) -> Vec<CommitRequest> {
+        if mutant!("two-commits-in-flight", self.is_out, false) {
+            return Vec::new();
+        }
+        let going: Vec<CommitRequest> = std::mem::take(&mut self.pending).into_values().collect();
+        self.is_out = !going.is_empty();
+        self.in_flight.extend(going.iter().map(|frontier| (frontier.partition, frontier.without_passed())));
+        going
+    }
+
+    /// The commit in flight was answered, or was given up: returns the frontiers that stand and did not before.
+    pub fn answered(&mut self, now: Moment, outcome_of: impl Fn(i32) -> CommitOutcome) -> Vec<CommitRequest> {
+        let mut done = Vec::new();
+        self.is_out = false;
+        for frontier in std::mem::take(&mut self.in_flight).into_values() {
+            match outcome_of(frontier.partition) {
+                CommitOutcome::Done => {
+                    if self.read_back.acknowledged(&frontier) {
+                        done.push(frontier);
+                    }
+                    continue;
+                }
+                CommitOutcome::Refused if self.is_hopeless(frontier.partition) => {
+                    self.given_up.push(frontier);
+                    continue;
+                }
+                CommitOutcome::Again | CommitOutcome::Refused => {}
+                CommitOutcome::Unknown => self.read_back.verify_soon(now),
+            }
+            mutant!(
+                "late-commit-retry-rewinds",
+                self.put_back(frontier),
+                drop(self.pending.insert(frontier.partition, frontier))
+            );
+        }
+        done
+    }
+
+    /// The member stops, and hands nothing over: what is refused again and again is given up from now on. The group tells
+    /// whoever comes next what it holds, and records that were delivered behind it are delivered again.
+    pub fn stop(&mut self) {
+        self.refusals.get_or_insert_default();
+    }
+
+    /// Frontiers given up since the last call, with the last offset of each that the group has acknowledged.
+    pub fn take_given_up(&mut self) -> Vec<(CommitRequest, Option<Offset>)> {
+        let held = |frontier: CommitRequest| {
+            let held = self.read_back.acknowledged_offset(frontier.partition);
+            (frontier, held)
+        };
+        std::mem::take(&mut self.given_up).into_iter().map(held).collect()
+    }
+
+    fn is_hopeless(&mut self, partition: i32) -> bool {
+        let Some(refusals) = &mut self.refusals else { return false };
+        let refused = refusals.entry(partition).or_default();
+        *refused += 1;
+        *refused >= REFUSALS_MAX
+    }
+
+    /// What to read back from the group now; empty when it is not the time. [`CommitterCore::read_back`] must follow.
+    pub fn start_read_back(&mut self, now: Moment) -> Vec<CommitRequest> {
+        let (pending, in_flight) = (&self.pending, &self.in_flight);
+        let goes = |partition| pending.contains_key(&partition) || in_flight.contains_key(&partition);
+        self.read_back.start(now, goes)
+    }
+
+    /// In which partitions the group says something else than it acknowledged; nothing when that could not be learnt. Returns
+    /// how many are committed again.
+    pub fn read_back(&mut self, now: Moment, differing: Option<&[i32]>) -> usize {
+        let again = self.read_back.read(now, differing);
+        let mut count = 0;
+        for frontier in again {
+            if !self.in_flight.contains_key(&frontier.partition) {
+                self.put_back(frontier);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// How long to rest before the next commit, when some of this answer must be tried `again`; longer each time, until one
+    /// stands. `random` spreads the members of a fleet whose coordinator has gone.
+    pub fn rest(&mut self, again: bool, random: u64) -> Option<Duration> {
+        if again {
+            return Some(self.backoff.next(random));
+        }
+        self.backoff.reset();
+        None
+    }
+
+    /// A partition is ours, and goes on at `beginning`. What an earlier ownership left behind is not committed under this one.
+    pub fn follow(&mut self, beginning: CommitRequest) {
+        self.forget(beginning.partition);
+        self.read_back.begin(beginning);
+    }
+
+    /// Forgets a partition: it is not ours any more, or ours anew. A commit of it that is out is not tried again: the group
+    /// checks member and generation only, and would take an old offset from us while another owns the partition (COM-1).
+    pub fn forget(&mut self, partition: i32) {
+        self.pending.remove(&partition);
+        self.read_back.forget(partition);
+        if mutant!("lost-commit-tried-again", true, false) {
+            self.in_flight.remove(&partition);
+        }
+    }
+
+    /// True when nothing is pending or in flight.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty() && !self.is_out
+    }
+
+    fn put_back(&mut self, frontier: CommitRequest) {
+        self.pending.entry(frontier.partition).or_insert(frontier);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Moment = Moment::from_micros(1);
+
+    fn frontier(partition: i32, epoch: u64, offset: i64) -> CommitRequest {
+        let (epoch, offset) = (Epoch(epoch), Offset(offset));
+        let seq = offset.0.cast_unsigned();
+        let (topic, progress, passed) = (None, None, Vec::new());
+        CommitRequest { partition, topic, epoch, offset, leader_epoch: 0, seq, progress, passed }
+    }
+
+    #[test]
+    fn one_commit_in_flight_and_the_rest_coalesced() {
+        let mut core = CommitterCore::default();
+        core.frontier(frontier(0, 1, 5));
+        assert_eq!(core.start().len(), 1);
+        core.frontier(frontier(0, 1, 6));
+        core.frontier(frontier(0, 1, 7));
+        core.frontier(frontier(1, 1, 2));
+        assert!(core.start().is_empty());
+        assert_eq!(core.answered(NOW, |_| CommitOutcome::Done), [frontier(0, 1, 5)]);
+        assert_eq!(core.start(), [frontier(0, 1, 7), frontier(1, 1, 2)]);
+    }
+
+    #[test]
+    fn com_1_a_late_retry_never_rewinds() {
+        let mut core = CommitterCore::default();
+        core.frontier(frontier(0, 1, 5));
+        core.start();
+        core.frontier(frontier(0, 1, 9));
+        core.answered(NOW, |_| CommitOutcome::Again);
+        assert_eq!(core.start(), [frontier(0, 1, 9)], "the newer one, not the one that failed");
+        core.answered(NOW, |_| CommitOutcome::Done);
+        core.frontier(frontier(0, 2, 3));
+        core.frontier(frontier(0, 1, 11));
+        assert_eq!(core.start(), [frontier(0, 2, 3)], "an older epoch changes nothing");
+    }
+
+    #[test]
+    fn alo_1_the_audit_is_told_everything_once() {
+        use crate::partition::ledger::Outcome;
+        let passed = |first: i64, end: i64| ResolvedRange {
+            range: lighterman_proto::ids::OffsetRange { first: Offset(first), end: Offset(end) },
+            outcome: Outcome::Delivered,
+        };
+        let mut core = CommitterCore::default();
+        core.frontier(CommitRequest { passed: vec![passed(0, 5)], ..frontier(0, 1, 5) });
+        core.frontier(CommitRequest { passed: vec![passed(5, 9)], ..frontier(0, 1, 9) });
+        assert_eq!(core.start()[0].passed, [passed(0, 5), passed(5, 9)], "coalesced, not lost");
+        core.answered(NOW, |_| CommitOutcome::Again);
+        assert_eq!(core.start()[0].passed, [], "tried again, not told again");
+    }
+
+    #[test]
+    fn drn_1_what_is_refused_for_good_is_given_up_by_a_member_that_stops_and_by_no_other() {
+        let mut core = CommitterCore::default();
+        core.frontier(frontier(0, 1, 5));
+        core.start();
+        assert_eq!(core.answered(NOW, |_| CommitOutcome::Done).len(), 1);
+        core.frontier(frontier(0, 1, 6));
+        core.frontier(frontier(1, 1, 7));
+        for _ in 0..5 * REFUSALS_MAX {
+            assert_eq!(core.start().len(), 2, "tried again for as long as it is ours");
+            core.answered(NOW, |_| CommitOutcome::Refused);
+            assert_eq!(core.take_given_up(), []);
+        }
+        core.stop();
+        for _ in 1..REFUSALS_MAX {
+            assert_eq!(core.start().len(), 2);
+            core.answered(NOW, |partition| {
+                [CommitOutcome::Refused, CommitOutcome::Again][partition as usize]
+            });
+            assert_eq!(core.take_given_up(), []);
+        }
+        core.start();
+        core.answered(NOW, |partition| [CommitOutcome::Refused, CommitOutcome::Again][partition as usize]);
+        assert_eq!(core.take_given_up(), [(frontier(0, 1, 6), Some(Offset(5)))]);
+        assert_eq!(core.start(), [frontier(1, 1, 7)], "what may stand yet is tried on");
+    }
+
+    #[test]
+    fn com_1_a_rewound_commit_is_sent_again_unless_a_newer_one_goes() {
+        let later = |seconds| NOW + Duration::from_secs(seconds);
+        let mut core = CommitterCore::default();
+        core.frontier(frontier(0, 1, 5));
+        core.frontier(frontier(1, 1, 7));
+        core.start();
+        core.answered(NOW, |_| CommitOutcome::Unknown);
+        core.start();
+        assert_eq!(core.answered(NOW, |_| CommitOutcome::Done).len(), 2);
+        core.frontier(frontier(2, 1, 1));
+        core.start();
+        assert_eq!(core.start_read_back(later(5)), [frontier(0, 1, 5), frontier(1, 1, 7)], "2 is out");
+        core.frontier(frontier(1, 1, 8));
+        assert_eq!(core.read_back(later(5), Some(&[0, 1, 2])), 2);
+        core.answered(NOW, |_| CommitOutcome::Done);
+        assert_eq!(core.start(), [frontier(0, 1, 5), frontier(1, 1, 8)], "as it stands, or as it goes on");
+        assert_eq!(core.answered(NOW, |_| CommitOutcome::Done), [frontier(1, 1, 8)]);
+    }
+
+    #[test]
+    fn commits_that_fail_rest_longer_up_to_a_bound_until_one_stands() {
+        let mut core = CommitterCore::default();
+        let longest = |rest: Option<Duration>| rest.expect("a rest");
+        // The largest number is the longest wait of its step.
+        let step = |core: &mut CommitterCore, most: Duration| {
+            let rest = longest(core.rest(true, most.as_micros() as u64 / 2));
+            assert!(rest <= most && rest * 2 >= most, "{rest:?} of {most:?}");
+        };
+        for most in [100, 200, 400, 800, 1_600, 2_000, 2_000] {
+            step(&mut core, Duration::from_millis(most));
+        }
+        assert_eq!(core.rest(false, 7), None);
+        step(&mut core, REST_MIN);
+    }
+
+    #[test]
+    fn com_1_a_commit_of_a_partition_that_is_gone_is_not_tried_again() {
+        let mut core = CommitterCore::default();
+        core.frontier(frontier(0, 1, 5));
+        core.frontier(frontier(1, 1, 7));
+        core.start();
+        core.forget(0);
+        core.frontier(frontier(2, 1, 1));
+        assert!(core.start().is_empty(), "one at a time, also when what is out is forgotten");
+        assert!(core.answered(NOW, |_| CommitOutcome::Again).is_empty());
+        assert_eq!(core.start(), [frontier(1, 1, 7), frontier(2, 1, 1)]);
+        assert_eq!(core.answered(NOW, |_| CommitOutcome::Done).len(), 2);
+        assert!(core.is_idle());
+    }
+}

@@ -1,0 +1,223 @@
+//! Whether the group still holds what it has acknowledged (H6).
+//!
+//! A commit whose sender has given it up may be served after a newer one, over a connection that is gone by then, and takes
+//! the offset back; so may a beginning that another member gave up. Nothing would put it right while the partition is idle: it
+//! shows a lag that is none, and whoever owns it next delivers again. So what was acknowledged is read back now and then, and
+//! committed again where the group says something else. That is safe: while a group has members Kafka takes commits from them
+//! alone, and ours is refused like any other once the partition is another's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use lighterman_proto::commit_metadata::CommitMetadata;
+use lighterman_proto::ids::{Epoch, Offset};
+use lighterman_proto::topic_id::{TopicId, is_another};
+use lighterman_proto::units::Moment;
+
+use super::core::{CommitRequest, offsets_of};
+use crate::kafka::offsets::{CommitOffset, CommittedOffset};
+
+/// How often everything that is idle is read back: one `OffsetFetch` of a mapping.
+const EVERY: Duration = Duration::from_secs(30);
+/// How soon after a commit that was given up, and after a read that failed.
+const SOON: Duration = Duration::from_secs(5);
+
+/// What the group has acknowledged, and when to look whether it still says so.
+#[derive(Debug, Default)]
+pub struct CommitVerifier {
+    acknowledged: BTreeMap<i32, CommitRequest>,
+    /// What is being read back, by the commit that was acknowledged when it was asked for.
+    asked: BTreeMap<i32, (Epoch, u64)>,
+    at: Option<Moment>,
+}
+
+impl CommitVerifier {
+    /// The group has acknowledged `frontier`. False when it had before.
+    pub fn acknowledged(&mut self, frontier: &CommitRequest) -> bool {
+        let key = |known: &CommitRequest| (known.epoch, known.seq);
+        let before = self.acknowledged.insert(frontier.partition, frontier.clone());
+        before.is_none_or(|before| key(&before) != key(frontier))
+    }
+
+    /// A partition is ours from here on.
+    pub fn begin(&mut self, beginning: CommitRequest) {
+        self.acknowledged.insert(beginning.partition, beginning);
+    }
+
+    /// The last offset of a partition that is ours that the group has acknowledged.
+    pub fn acknowledged_offset(&self, partition: i32) -> Option<Offset> {
+        self.acknowledged.get(&partition).map(|known| known.offset)
+    }
+
+    /// A partition is not ours any more, or ours anew.
+    pub fn forget(&mut self, partition: i32) {
+        self.acknowledged.remove(&partition);
+    }
+
+    /// A commit was sent and not answered: it may be served yet.
+    pub fn verify_soon(&mut self, now: Moment) {
+        let soon = now + SOON;
+        self.at = Some(self.at.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// What to read back now: nothing before its time, while a read is out, and of partitions that are `busy`, whose next
+    /// commit says everything. [`CommitVerifier::read`] must follow.
+    pub fn start(&mut self, now: Moment, busy: impl Fn(i32) -> bool) -> Vec<CommitRequest> {
+        let at = *self.at.get_or_insert(now + EVERY);
+        if now < at || !self.asked.is_empty() {
+            return Vec::new();
+        }
+        self.at = Some(now + EVERY);
+        let idle: Vec<CommitRequest> =
+            self.acknowledged.values().filter(|known| !busy(known.partition)).cloned().collect();
+        self.asked = idle.iter().map(|known| (known.partition, (known.epoch, known.seq))).collect();
+        idle
+    }
+
+    /// In which partitions the group says something else, or nothing when that could not be learnt. Returns what to commit
+    /// again: a partition that has gone on meanwhile has said everything since.
+    pub fn read(&mut self, now: Moment, differing: Option<&[i32]>) -> Vec<CommitRequest> {
+        let asked = std::mem::take(&mut self.asked);
+        let Some(differing) = mutant!("rewound-commit-stays", differing, Some(&[][..])) else {
+            self.verify_soon(now);
+            return Vec::new();
+        };
+        let unchanged = |partition: &i32| {
+            let known = self.acknowledged.get(partition)?;
+            (asked.get(partition) == Some(&(known.epoch, known.seq))).then(|| known.clone())
+        };
+        differing.iter().filter_map(unchanged).collect()
+    }
+}
+
+/// The partitions of `ours` of which the group holds something else. An answer that leaves one out says nothing of it. Of
+/// a beginning, under which nothing was committed yet, the offset alone counts, if it is of the same topic: what stands beside it
+/// may be another's words.
+pub fn mismatched_partitions(
+    ours: Vec<CommitRequest>,
+    partitions_at_activation: i32,
+    theirs: &BTreeMap<i32, Option<CommittedOffset>>,
+) -> Vec<i32> {
+    let begins: BTreeSet<i32> = ours.iter().filter(|ours| ours.seq == 0).map(|ours| ours.partition).collect();
+    let topics: BTreeMap<i32, TopicId> =
+        ours.iter().filter_map(|ours| Some((ours.partition, ours.topic?))).collect();
+    let ours = offsets_of(ours, partitions_at_activation);
+    let differs = |ours: &&CommitOffset| match theirs.get(&ours.partition) {
+        Some(Some(theirs)) if begins.contains(&ours.partition) => {
+            let theirs_topic = CommitMetadata::parse(&theirs.metadata).and_then(|metadata| metadata.topic);
+            theirs.offset != ours.offset || is_another(theirs_topic, topics.get(&ours.partition).copied())
+        }
+        // The same offset of a history that was cut off since has another leader epoch.
+        Some(Some(theirs)) => {
+            theirs.offset != ours.offset
+                || theirs.leader_epoch != ours.leader_epoch
+                || theirs.metadata != ours.metadata
+        }
+        Some(None) => true,
+        None => false,
+    };
+    ours.iter().filter(differs).map(|ours| ours.partition).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frontier(partition: i32, seq: u64) -> CommitRequest {
+        let offset = Offset(seq.cast_signed());
+        let (epoch, leader_epoch) = (Epoch(1), 0);
+        let (topic, progress, passed) = (None, None, Vec::new());
+        CommitRequest { partition, topic, epoch, offset, leader_epoch, seq, progress, passed }
+    }
+
+    fn at(seconds: u64) -> Moment {
+        Moment::from_micros(seconds * 1_000_000)
+    }
+
+    fn idle(_: i32) -> bool {
+        false
+    }
+
+    /// With partition 0 acknowledged at 5, and 1 at 7.
+    fn read_back() -> CommitVerifier {
+        let mut core = CommitVerifier::default();
+        assert!(core.acknowledged(&frontier(0, 5)) && core.acknowledged(&frontier(1, 7)));
+        assert_eq!(core.start(at(0), idle), []);
+        core
+    }
+
+    #[test]
+    fn com_1_what_the_group_lost_is_committed_again() {
+        let mut core = read_back();
+        assert_eq!(core.start(at(29), idle), [], "before its time");
+        assert_eq!(core.start(at(30), idle), [frontier(0, 5), frontier(1, 7)]);
+        assert_eq!(core.start(at(90), idle), [], "one read at a time");
+        assert_eq!(core.read(at(90), Some(&[1])), [frontier(1, 7)]);
+        assert!(!core.acknowledged(&frontier(1, 7)), "nobody hears of it twice");
+        assert_eq!(core.start(at(90), idle).len(), 2);
+    }
+
+    #[test]
+    fn com_1_what_has_gone_on_is_not_taken_back() {
+        let mut core = read_back();
+        assert_eq!(core.start(at(30), |partition| partition == 1), [frontier(0, 5)]);
+        core.acknowledged(&frontier(0, 6));
+        assert_eq!(core.read(at(31), Some(&[0, 1])), [], "neither newer commits nor what was not asked for");
+        core.forget(0);
+        core.acknowledged(&frontier(0, 6));
+        core.start(at(60), idle);
+        core.forget(0);
+        assert_eq!(core.read(at(61), Some(&[0])), [], "it is not ours any more");
+    }
+
+    #[test]
+    fn a_commit_without_an_answer_and_a_read_that_failed_bring_the_next_one_forward() {
+        let mut core = read_back();
+        core.verify_soon(at(2));
+        assert_eq!(core.start(at(6), idle), []);
+        assert_eq!(core.start(at(7), idle).len(), 2);
+        assert_eq!(core.read(at(8), None), []);
+        assert_eq!(core.start(at(13), idle).len(), 2);
+        core.read(at(13), Some(&[]));
+        assert_eq!(core.start(at(42), idle), []);
+        assert_eq!(core.start(at(43), idle).len(), 2);
+    }
+
+    #[test]
+    fn the_group_differs_in_offset_or_leader_epoch_or_in_what_stands_beside_it_or_has_nothing() {
+        let stored = |offset: i64, leader_epoch: i32, metadata: &str| {
+            let (offset, metadata) = (Offset(offset), metadata.to_owned());
+            Some(CommittedOffset { offset, leader_epoch, metadata })
+        };
+        let theirs = |offset: i64, metadata: &str| stored(offset, 0, metadata);
+        let theirs = BTreeMap::from([
+            (0, theirs(5, "lighterman/1 n=2")),
+            (1, theirs(4, "lighterman/1 n=2")),
+            (2, theirs(5, "lighterman/1 n=2 r=1+1")),
+            (3, theirs(6, "lighterman/1 n=2")), // of a history that was cut off since
+            (4, None),
+            (5, stored(5, -1, "lighterman/1 n=2")),
+        ]);
+        let ours: Vec<CommitRequest> = (0..7).map(|partition| frontier(partition, 5)).collect();
+        assert_eq!(mismatched_partitions(ours.clone(), 2, &theirs), [1, 2, 3, 4, 5], "of 6 nothing is known");
+        let beginnings = ours.into_iter().map(|ours| CommitRequest { seq: 0, ..ours }).collect();
+        assert_eq!(mismatched_partitions(beginnings, 2, &theirs), [1, 3, 4]);
+    }
+
+    #[test]
+    fn com_1_h17_a_beginning_differs_from_one_in_another_topic_of_the_name() {
+        let id = |number| TopicId::of(uuid::Uuid::from_u128(number));
+        let stored = |topic| {
+            let metadata = CommitMetadata { partitions_at_activation: 2, topic, progress: None }.encode();
+            Some(CommittedOffset { offset: Offset(0), leader_epoch: -1, metadata })
+        };
+        let begun = |partition, topic| CommitRequest { topic, ..frontier(partition, 0) };
+        let ours = vec![begun(0, id(2)), begun(1, id(2)), begun(2, id(2)), begun(3, None)];
+        let theirs = [(0, stored(id(1))), (1, stored(id(2))), (2, stored(None)), (3, stored(id(1)))];
+        assert_eq!(
+            mismatched_partitions(ours, 2, &BTreeMap::from(theirs)),
+            [0],
+            "where one has no id nobody can tell"
+        );
+    }
+}

@@ -1,0 +1,156 @@
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::*;
+use crate::destination::message::TopicMessage;
+use crate::destination::retry::{DROP_TRIES, LetterForm};
+
+const FAST: RetryPolicy = RetryPolicy { base: Duration::from_micros(50), cap: Duration::from_micros(100) };
+
+/// Answers by its script, then takes everything.
+#[derive(Default)]
+struct ScriptedSender {
+    script: Mutex<VecDeque<DeliveryError>>,
+    arrived: Mutex<Vec<FailureMessage>>,
+}
+
+impl DestinationPort for ScriptedSender {
+    fn deliver(&self, mut letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
+        let answer = match self.script.lock().pop_front() {
+            Some(error) => {
+                // Of a topic's messages one arrives each time, unless they are too large.
+                if let FailureMessage::Topic { topic, messages } = &mut letter
+                    && !matches!(error, DeliveryError::TooLarge { .. })
+                {
+                    let one = FailureMessage::Topic {
+                        topic: Arc::clone(topic),
+                        messages: vec![messages.remove(0)],
+                    };
+                    self.arrived.lock().push(one);
+                }
+                Err(Box::new(UndeliveredMessage { error, rest: letter }))
+            }
+            None => {
+                self.arrived.lock().push(letter);
+                Ok(())
+            }
+        };
+        std::future::ready(answer).boxed()
+    }
+}
+
+fn down() -> DeliveryError {
+    DeliveryError::Unreachable { to: "kafka://dlq".into(), why: "refused".into() }
+}
+
+fn too_large() -> DeliveryError {
+    DeliveryError::TooLarge { to: "kafka://dlq".into(), bytes: 9, why: String::new() }
+}
+
+fn letter(values: &[&'static str]) -> FailureMessage {
+    let messages = values.iter().map(|v| TopicMessage { key: None, value: Bytes::from_static(v.as_bytes()) });
+    FailureMessage::Topic { topic: "dlq".into(), messages: messages.collect() }
+}
+
+fn values(letters: &[FailureMessage]) -> Vec<String> {
+    let mut values = Vec::new();
+    for letter in letters {
+        let FailureMessage::Topic { messages, .. } = letter else { panic!("{letter:?}") };
+        values.extend(messages.iter().map(|m| String::from_utf8_lossy(&m.value).into_owned()));
+    }
+    values
+}
+
+async fn run(
+    script: Vec<DeliveryError>,
+    letters: Vec<FailureMessage>,
+    on_failure: OnFailure,
+) -> (DeliveryResult, Vec<String>, Arc<DeliveryWatch>) {
+    let port = Arc::new(ScriptedSender { script: Mutex::new(script.into()), ..ScriptedSender::default() });
+    let watch = Arc::new(DeliveryWatch::new("m", &[]));
+    let (to, seen) = (Arc::<ScriptedSender>::clone(&port), Arc::<DeliveryWatch>::clone(&watch));
+    let delivery = deliver(to, letters, FAST, on_failure, LetterForm::Whole, seen).await;
+    let arrived = values(&port.arrived.lock());
+    (delivery, arrived, watch)
+}
+
+#[tokio::test]
+async fn alo_1_a_destination_that_was_down_for_long_has_everything_once_and_in_order() {
+    let letters = vec![letter(&["a"]), letter(&["b"])];
+    let (delivery, arrived, watch) = run(Vec::new(), letters.clone(), OnFailure::Hold).await;
+    assert!(delivery.is_complete() && arrived == ["a", "b"] && watch.failing().is_none());
+    let mut long = vec![letter(&["a", "b", "c", "d"])];
+    long.extend(letters);
+    let (delivery, arrived, watch) = run(vec![down(); 3], long, OnFailure::Hold).await;
+    assert!(delivery.is_complete() && watch.failing().is_none());
+    assert_eq!(arrived, ["a", "b", "c", "d", "a", "b"], "what arrived is not sent again");
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_handed_back_and_holds_nobody() {
+    for on_failure in [OnFailure::Hold, OnFailure::Drop { tries: DROP_TRIES }] {
+        let (delivery, arrived, _) =
+            run(vec![too_large()], vec![letter(&["large"]), letter(&["small"])], on_failure).await;
+        assert_eq!(arrived, ["small"]);
+        assert_eq!(delivery.too_large, [UndeliveredMessage { error: too_large(), rest: letter(&["large"]) }]);
+        assert!(delivery.dropped.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_mapping_that_drops_gives_up_after_its_tries_and_says_what() {
+    let letters = vec![letter(&["a", "b", "c", "d"]), letter(&["e"])];
+    let drop = OnFailure::Drop { tries: DROP_TRIES };
+    let (delivery, arrived, watch) = run(vec![down(); 3], letters, drop).await;
+    assert_eq!(arrived, ["a", "b", "c", "e"]);
+    assert_eq!(delivery.dropped, [UndeliveredMessage { error: down(), rest: letter(&["d"]) }]);
+    assert!(delivery.too_large.is_empty() && watch.failing().is_none());
+}
+
+#[tokio::test]
+async fn a_delivery_that_is_dropped_stops_and_shows_its_last_failure() {
+    let port = Arc::new(ScriptedSender::default());
+    *port.script.lock() = std::iter::repeat_n(too_slow(), 1000).collect();
+    let watch = Arc::new(DeliveryWatch::new("m", &[]));
+    let slow = RetryPolicy { base: Duration::from_secs(3600), cap: Duration::from_secs(3600) };
+    let (to, seen) = (Arc::<ScriptedSender>::clone(&port), Arc::<DeliveryWatch>::clone(&watch));
+    let task = tokio::spawn(deliver(to, vec![queue()], slow, OnFailure::Hold, LetterForm::Smallest, seen));
+    while watch.failing().is_none() {
+        tokio::task::yield_now().await;
+    }
+    task.abort();
+    assert!(task.await.expect_err("aborted").is_cancelled());
+    let failing = watch.failing().expect("shown");
+    assert!(failing.tries >= 1 && failing.next_at.is_some() && failing.error == too_slow());
+    assert_eq!(Arc::strong_count(&port), 1, "nothing runs on");
+}
+
+fn too_slow() -> DeliveryError {
+    DeliveryError::Throttled { to: "arn".into(), why: "slower".into() }
+}
+
+fn queue() -> FailureMessage {
+    match "arn:aws:sqs:eu-west-1:123456789012:q".parse() {
+        Ok(lighterman_proto::api::FailureDestination::Queue(queue)) => {
+            FailureMessage::Queue { queue, body: "{}".into() }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn each_failed_try_counts_and_lines_do_not_grow_with_them() {
+    let recorder = names::SeriesRecorder::default();
+    let handle = recorder.handle();
+    let watch =
+        metrics::with_local_recorder(&recorder, || DeliveryWatch::new("m", &[Label::new("mapping", "m")]));
+    for tries in 1..=250 {
+        watch.failed(FailedTry { error: down(), tries, next_at: None });
+    }
+    let text = handle.render();
+    assert!(text.contains("lighterman_destination_errors_total{mapping=\"m\"} 250"), "{text}");
+    assert_eq!(watch.lines.pass(clock::now()), None, "one line so far, the next in a minute");
+}

@@ -1,0 +1,198 @@
+//! Failed records in the form that their destination takes.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use lighterman_proto::api::FailureDestination;
+use lighterman_proto::event::{EventEnvelope, EventWriter};
+use lighterman_proto::failure::{
+    FailedPartition, FailureCondition, FailureDetails, FunctionError, RecordPoint, RecordSource,
+    ResponseContext, object_key, object_record, queue_record, topic_record,
+};
+use lighterman_proto::ids::MappingId;
+use lighterman_proto::records::Record;
+use lighterman_proto::units::TimestampMs;
+use uuid::Uuid;
+
+use super::message::{FailureMessage, TopicMessage};
+use super::retry::LetterForm;
+use crate::partition::attempt::RecordAttempt;
+
+/// What all failure records of a mapping share.
+#[derive(Clone, Debug)]
+pub struct FailureEncoder {
+    /// UUID of the mapping.
+    pub mapping: MappingId,
+    /// The function, as the mapping names it.
+    pub function_arn: Arc<str>,
+    /// Where records come from.
+    pub source: RecordSource,
+    /// Their topic.
+    pub topic: Arc<str>,
+    /// The JSON around records.
+    pub envelope: Arc<EventEnvelope>,
+}
+
+/// One errand's facts. `random` names it where it has no other name.
+#[derive(Debug)]
+pub struct FailureContext<'w> {
+    /// Whose records.
+    pub partition: i32,
+    /// The records, and what was tried.
+    pub work: &'w RecordAttempt,
+    /// Why.
+    pub condition: FailureCondition,
+    /// When it was given up.
+    pub at: TimestampMs,
+    /// A random name.
+    pub random: Uuid,
+}
+
+impl FailureEncoder {
+    /// The letter that brings all records of `facts` to `destination`; `None` when there is no record.
+    pub fn letter(
+        &self,
+        destination: &FailureDestination,
+        facts: &FailureContext<'_>,
+    ) -> Option<FailureMessage> {
+        let failure = self.failure(facts)?;
+        let has_content = !facts.work.batch.is_unheld();
+        Some(match destination {
+            FailureDestination::Queue(queue) => {
+                FailureMessage::Queue { queue: queue.clone(), body: queue_record(&failure).into() }
+            }
+            FailureDestination::Notification(topic) => {
+                FailureMessage::Notification { topic: topic.clone(), body: queue_record(&failure).into() }
+            }
+            FailureDestination::Bucket(bucket) => {
+                let key = object_key(self.mapping, &self.topic, facts.partition, facts.at, facts.random);
+                let body = if has_content {
+                    let cut = &facts.work.batch;
+                    object_record(&failure, &self.event(facts.partition, cut.payload_bytes, cut.walk()))
+                } else {
+                    queue_record(&failure).into_bytes()
+                };
+                let body = Bytes::from(body);
+                FailureMessage::Object { bucket: bucket.clone(), key: key.into(), body }
+            }
+            FailureDestination::Topic(topic) => {
+                let messages = facts
+                    .work
+                    .batch
+                    .walk()
+                    .map(|record| self.message(&failure, facts.partition, &record, has_content))
+                    .collect();
+                FailureMessage::Topic { topic: Arc::clone(topic), messages }
+            }
+        })
+    }
+
+    /// The form of the letters of `work`: a topic's messages have a payload that can be left out, unless it was never held. SQS and
+    /// SNS have the facts alone, and an object stands for the whole.
+    pub fn form(destination: &FailureDestination, work: &RecordAttempt) -> LetterForm {
+        match destination {
+            FailureDestination::Topic(_) if !work.batch.is_unheld() => LetterForm::Whole,
+            _ => LetterForm::Smallest,
+        }
+    }
+
+    /// Those of `messages` that were too large, without their payload: where the record lies is in them.
+    pub fn without_payload(
+        &self,
+        topic: &Arc<str>,
+        facts: &FailureContext<'_>,
+        messages: &[TopicMessage],
+    ) -> Option<FailureMessage> {
+        let failure = self.failure(facts)?;
+        let too_large = |record: &Record<'_>| {
+            let whole = self.message(&failure, facts.partition, record, true);
+            messages.contains(&whole)
+        };
+        let messages = facts
+            .work
+            .batch
+            .walk()
+            .filter(too_large)
+            .map(|record| self.message(&failure, facts.partition, &record, false))
+            .collect();
+        Some(FailureMessage::Topic { topic: Arc::clone(topic), messages })
+    }
+
+    /// Bytes of the letter, roughly and not less: what its lease is for.
+    pub fn bytes_max(destination: &FailureDestination, work: &RecordAttempt) -> usize {
+        const FACTS_BYTES: usize = 4 * 1024;
+        let payload = if work.batch.is_unheld() { 0 } else { work.batch.payload_bytes };
+        let records = work.batch.records as usize;
+        match destination {
+            FailureDestination::Queue(_) | FailureDestination::Notification(_) => FACTS_BYTES,
+            // The event, and the event again with its quotes escaped.
+            FailureDestination::Bucket(_) => FACTS_BYTES + payload * 2 + payload / 4,
+            FailureDestination::Topic(_) => payload + records * FACTS_BYTES,
+        }
+    }
+
+    fn message(
+        &self,
+        failure: &FailureDetails,
+        partition: i32,
+        record: &Record<'_>,
+        payload: bool,
+    ) -> TopicMessage {
+        let event = payload.then(|| {
+            let bytes = self.envelope.record_bytes(partition, record, true);
+            self.event(partition, bytes, std::iter::once(*record))
+        });
+        let value = topic_record(failure, partition, point(record), event.as_deref());
+        TopicMessage { key: record.key.map(Bytes::copy_from_slice), value: value.into() }
+    }
+
+    fn event<'r>(
+        &self,
+        partition: i32,
+        records_bytes: usize,
+        records: impl Iterator<Item = Record<'r>>,
+    ) -> BytesMut {
+        let bytes =
+            self.envelope.base_bytes() + self.envelope.partition_bytes(partition, true) + records_bytes;
+        let mut writer = EventWriter::new(&self.envelope, BytesMut::with_capacity(bytes));
+        writer.begin_partition(partition);
+        for record in records {
+            writer.record(&record);
+        }
+        writer.finish()
+    }
+
+    fn failure(&self, facts: &FailureContext<'_>) -> Option<FailureDetails> {
+        let (work, cut) = (facts.work, &facts.work.batch);
+        let first = point(&cut.walk().next()?);
+        let last = cut.walk().last().map_or(first, |record| point(&record));
+        let answer = work.last.as_ref().and_then(|failure| failure.answer.clone());
+        let request_id = answer.as_ref().and_then(|answer| answer.request_id.clone());
+        let base = self.envelope.base_bytes() + self.envelope.partition_bytes(facts.partition, true);
+        Some(FailureDetails {
+            request_id: request_id.unwrap_or_else(|| facts.random.to_string()),
+            function_arn: Arc::clone(&self.function_arn),
+            condition: facts.condition,
+            approximate_invoke_count: work.attempts_used,
+            response: answer.map(|answer| ResponseContext {
+                status_code: answer.status,
+                executed_version: answer.executed_version.unwrap_or_else(|| "$LATEST".to_owned()),
+                function_error: answer.function_error,
+            }),
+            error: work.last.as_ref().map(|failure| FunctionError {
+                kind: failure.error_type.clone(),
+                message: failure.message.clone(),
+            }),
+            timestamp: facts.at,
+            source: self.source.clone(),
+            topic: Arc::clone(&self.topic),
+            batch_size: cut.records,
+            payload_bytes: (base + cut.payload_bytes) as u64,
+            partitions: vec![FailedPartition { partition: facts.partition, first, last }],
+        })
+    }
+}
+
+fn point(record: &Record<'_>) -> RecordPoint {
+    RecordPoint { offset: record.offset, timestamp: record.timestamp }
+}

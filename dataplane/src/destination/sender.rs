@@ -1,0 +1,436 @@
+//! The errand of a partition: its failed records to the mapping's destination, until they are there.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use lighterman_proto::api::FailureDestination;
+use lighterman_proto::failure::FailureCondition;
+use lighterman_proto::ids::TopicPartition;
+use tokio::sync::{Mutex, Semaphore};
+use uuid::Uuid;
+
+use super::delivery::{DeliveryObserver, DeliveryResult, deliver};
+use super::encode::{FailureContext, FailureEncoder};
+use super::message::{DestinationPort, FailureMessage, UndeliveredMessage};
+use super::raw::RawFacts;
+use super::retry::{DROP_TRIES, LetterForm, OnFailure};
+use crate::credit::memory::{MemoryBudget, Overdraft};
+use crate::invoker::retry::RetryPolicy;
+use crate::partition::attempt::RecordAttempt;
+use crate::partition::dead_letter::{DeadLetterLoad, DeadLetterRequest, DeadLetterSink};
+use crate::partition::effects::DeadLetterResult;
+use crate::partition::unreadable::RawBatch;
+use crate::runtime::clock;
+
+/// Buries at one destination.
+#[derive(Clone)]
+pub struct DestinationSink {
+    /// Who sends.
+    pub sender: FailureEncoder,
+    /// Where to.
+    pub destination: FailureDestination,
+    /// How.
+    pub port: Arc<dyn DestinationPort>,
+    /// How fast to try again.
+    pub retry: RetryPolicy,
+    /// Whether to hold or to drop while it fails.
+    pub on_failure: OnFailure,
+    /// Who is told.
+    pub observer: Arc<dyn DeliveryObserver>,
+    /// The node's bytes: letters are on it.
+    pub budget: MemoryBudget,
+    /// Letters of one mapping that are in memory at once: while its destination is down, the other partitions wait without.
+    pub permits: Arc<Semaphore>,
+}
+
+/// Permits of [`DestinationSink::permits`].
+pub const LETTERS_AT_ONCE: usize = 2;
+
+impl DestinationSink {
+    /// AWS's way to drop, or ours to hold.
+    pub fn on_failure(drop: bool) -> OnFailure {
+        if drop { OnFailure::Drop { tries: DROP_TRIES } } else { OnFailure::Hold }
+    }
+
+    async fn send(self, errand: &DeadLetterRequest) -> DeadLetterResult {
+        let Ok(_turn) = self.permits.acquire().await else { return DeadLetterResult::Stopped };
+        match &errand.load {
+            DeadLetterLoad::Records { work, condition } => {
+                self.send_records(&errand.partition, work, *condition).await
+            }
+            DeadLetterLoad::Raw(batch) => self.send_raw(&errand.partition, batch).await,
+        }
+    }
+
+    async fn send_raw(&self, partition: &TopicPartition, batch: &RawBatch) -> DeadLetterResult {
+        let bytes = FailureEncoder::raw_bytes_max(&self.destination, batch);
+        let _lease = self.budget.lease_or_overdraft(bytes, Overdraft::Letter).await;
+        let facts = RawFacts { partition, batch, at: clock::wall_ms(), random: Uuid::new_v4() };
+        let letter = self.sender.raw_letter(&self.destination, &facts);
+        let delivery = self.deliver(vec![letter], FailureEncoder::raw_form(&self.destination)).await;
+        let (false, FailureDestination::Topic(topic)) = (delivery.too_large.is_empty(), &self.destination)
+        else {
+            return buried(&delivery);
+        };
+        let smaller = self.sender.raw_letter_without_bytes(topic, &facts);
+        buried(&self.deliver(vec![smaller], LetterForm::Smallest).await)
+    }
+
+    async fn send_records(
+        &self,
+        partition: &TopicPartition,
+        work: &RecordAttempt,
+        condition: FailureCondition,
+    ) -> DeadLetterResult {
+        let bytes = FailureEncoder::bytes_max(&self.destination, work);
+        let _lease = self.budget.lease_or_overdraft(bytes, Overdraft::Letter).await;
+        let facts = FailureContext {
+            partition: partition.partition,
+            work,
+            condition,
+            at: clock::wall_ms(),
+            random: Uuid::new_v4(),
+        };
+        let Some(letter) = self.sender.letter(&self.destination, &facts) else {
+            return DeadLetterResult::Acknowledged;
+        };
+        let delivery = self.deliver(vec![letter], FailureEncoder::form(&self.destination, work)).await;
+        if delivery.too_large.is_empty() || !delivery.dropped.is_empty() {
+            return buried(&delivery);
+        }
+        let smaller: Option<Vec<FailureMessage>> =
+            delivery.too_large.iter().map(|undelivered| self.smaller(&facts, undelivered)).collect();
+        match smaller {
+            Some(smaller) => buried(&self.deliver(smaller, LetterForm::Smallest).await),
+            None => DeadLetterResult::Dropped,
+        }
+    }
+
+    fn smaller(
+        &self,
+        facts: &FailureContext<'_>,
+        undelivered: &UndeliveredMessage,
+    ) -> Option<FailureMessage> {
+        let FailureMessage::Topic { topic, messages } = &undelivered.rest else { return None };
+        self.sender.without_payload(topic, facts, messages)
+    }
+
+    async fn deliver(&self, letters: Vec<FailureMessage>, form: LetterForm) -> DeliveryResult {
+        let (port, observer) = (Arc::clone(&self.port), Arc::clone(&self.observer));
+        deliver(port, letters, self.retry, self.on_failure, form, observer).await
+    }
+}
+
+/// Acknowledged is only what has arrived as a whole.
+fn buried(delivery: &DeliveryResult) -> DeadLetterResult {
+    if delivery.is_complete() { DeadLetterResult::Acknowledged } else { DeadLetterResult::Dropped }
+}
+
+impl DeadLetterSink for DestinationSink {
+    fn bury(&self, mut errand: DeadLetterRequest) -> BoxFuture<'static, DeadLetterResult> {
+        let wire = Arc::new(Mutex::new(()));
+        let port = Arc::new(OnTheWire { port: Arc::clone(&self.port), wire: Arc::clone(&wire) });
+        let me = Self { port, ..self.clone() };
+        Box::pin(async move {
+            let (_open, closed) = tokio::sync::oneshot::channel();
+            let stop = std::mem::replace(&mut errand.stop, closed);
+            // A call that is on the wire is not broken off: it may have arrived, and the next owner would send it again.
+            let stopped = async {
+                let _ = stop.await;
+                wire.lock().await
+            };
+            tokio::select! {
+                biased;
+                buried = me.send(&errand) => buried,
+                _wire = stopped => DeadLetterResult::Stopped,
+            }
+        })
+    }
+}
+
+/// A port that tells when a call is under way: who holds the lock is alone.
+struct OnTheWire {
+    port: Arc<dyn DestinationPort>,
+    wire: Arc<Mutex<()>>,
+}
+
+impl DestinationPort for OnTheWire {
+    fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
+        let (port, wire) = (Arc::clone(&self.port), Arc::clone(&self.wire));
+        Box::pin(async move {
+            let _call = wire.lock().await;
+            port.deliver(letter).await
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    use lighterman_proto::event::{EventEnvelope, EventSource};
+    use lighterman_proto::failure::RecordSource;
+    use lighterman_proto::ids::{MappingId, Offset, OffsetRange};
+    use serde_json::Value;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::destination::delivery::FailedTry;
+    use crate::destination::error::DeliveryError;
+    use crate::partition::model_tests::{batch, cut_of};
+
+    /// Answers as told, then takes everything.
+    #[derive(Default)]
+    struct ScriptedPost {
+        refusals: parking_lot::Mutex<VecDeque<DeliveryError>>,
+        taken: parking_lot::Mutex<Vec<FailureMessage>>,
+    }
+
+    impl DestinationPort for ScriptedPost {
+        fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
+            let refused = self.refusals.lock().pop_front();
+            let answer = match refused {
+                Some(error) => Err(Box::new(UndeliveredMessage { error, rest: letter })),
+                None => {
+                    self.taken.lock().push(letter);
+                    Ok(())
+                }
+            };
+            Box::pin(std::future::ready(answer))
+        }
+    }
+
+    struct AbsentDestination;
+
+    impl DeliveryObserver for AbsentDestination {
+        fn failed(&self, _: FailedTry) {}
+        fn arrived(&self) {}
+    }
+
+    fn burial(post: &Arc<ScriptedPost>, destination: &str, drop: bool) -> DestinationSink {
+        let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:9092", "t");
+        DestinationSink {
+            sender: FailureEncoder {
+                mapping: MappingId(Uuid::nil()),
+                function_arn: "arn:aws:lambda:eu-west-1:000000000000:function:f".into(),
+                source: RecordSource { arn: None, bootstrap_servers: "b:9092".into() },
+                topic: "t".into(),
+                envelope: Arc::new(envelope),
+            },
+            destination: destination.parse().expect("a destination"),
+            port: Arc::<ScriptedPost>::clone(post),
+            retry: RetryPolicy { base: Duration::from_millis(1), cap: Duration::from_millis(2) },
+            on_failure: DestinationSink::on_failure(drop),
+            observer: Arc::new(AbsentDestination),
+            budget: MemoryBudget::new(1 << 20),
+            permits: Arc::new(Semaphore::new(LETTERS_AT_ONCE)),
+        }
+    }
+
+    fn errand() -> (DeadLetterRequest, oneshot::Sender<()>) {
+        let (keep, stop) = oneshot::channel();
+        let work = RecordAttempt::fresh(cut_of(&batch(10, &[(0, 5), (1, 5)], 1, false)));
+        let load = DeadLetterLoad::Records {
+            work: Box::new(work),
+            condition: FailureCondition::RetryAttemptsExhausted,
+        };
+        (DeadLetterRequest { partition: TopicPartition::new("t", 3), load, stop }, keep)
+    }
+
+    fn unreadable() -> (DeadLetterRequest, oneshot::Sender<()>) {
+        let (keep, stop) = oneshot::channel();
+        let range = OffsetRange { first: Offset(40), end: Offset(140) };
+        let hold = crate::partition::model_tests::hold();
+        let batch = RawBatch { range, raw: "\0raw".into(), why: "CRC".into(), hold };
+        (
+            DeadLetterRequest {
+                partition: TopicPartition::new("t", 3),
+                load: DeadLetterLoad::Raw(batch),
+                stop,
+            },
+            keep,
+        )
+    }
+
+    #[tokio::test]
+    async fn alo_1_bytes_that_cannot_be_read_go_where_they_fit_and_the_facts_elsewhere() {
+        let post = Arc::new(ScriptedPost::default());
+        for destination in
+            ["arn:aws:sqs:eu-west-1:000000000000:q", "arn:aws:s3:::failed-records", "kafka://failed"]
+        {
+            let (errand, _keep) = unreadable();
+            assert_eq!(burial(&post, destination, false).bury(errand).await, DeadLetterResult::Acknowledged);
+        }
+        post.refusals.lock().push_back(too_large());
+        let (errand, _keep) = unreadable();
+        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, DeadLetterResult::Acknowledged);
+        let taken = post.taken.lock();
+        let [
+            FailureMessage::Queue { body: queued, .. },
+            FailureMessage::Object { key, body, .. },
+            FailureMessage::Topic { messages: whole, .. },
+            FailureMessage::Topic { messages: facts, .. },
+        ] = &taken[..]
+        else {
+            panic!("{taken:?}")
+        };
+        assert!(key.ends_with("-40-140.batch"), "{key}");
+        assert_eq!((&body[..], &whole[0].value[..]), (&b"\0raw"[..], &b"\0raw"[..]));
+        assert_eq!(whole[0].key.as_deref(), Some(&b"t-3:40-140"[..]));
+        for text in [queued.as_bytes(), &facts[0].value] {
+            let told: Value = serde_json::from_slice(text).expect("JSON");
+            assert_eq!(told["requestContext"]["condition"], "BatchUnreadable");
+            let of_partition = &told["KafkaBatchInfo"]["recordsInfo"]["t-3"];
+            assert_eq!(of_partition["firstRecordOffset"], "40");
+            assert_eq!(of_partition["lastRecordOffset"], "139");
+        }
+    }
+
+    fn down() -> DeliveryError {
+        DeliveryError::Failed { to: "d".into(), why: "on purpose".into() }
+    }
+
+    #[tokio::test]
+    async fn alo_1_a_destination_that_fails_holds_until_it_has_the_records() {
+        let post = Arc::new(ScriptedPost::default());
+        post.refusals.lock().extend(std::iter::repeat_n(down(), 20));
+        let (errand, _keep) = errand();
+        let burial = burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false);
+        assert_eq!(burial.bury(errand).await, DeadLetterResult::Acknowledged);
+        let taken = post.taken.lock();
+        let [FailureMessage::Queue { body, .. }] = &taken[..] else { panic!("{taken:?}") };
+        let record: Value = serde_json::from_str(body).expect("JSON");
+        let info = &record["KafkaBatchInfo"]["recordsInfo"]["t-3"];
+        assert_eq!((&info["firstRecordOffset"], &info["lastRecordOffset"]), (&"10".into(), &"11".into()));
+        assert_eq!(burial.budget.leased(), 0, "MEM-1: the letter's lease is back");
+    }
+
+    #[tokio::test]
+    async fn a_mapping_that_drops_drops() {
+        let post = Arc::new(ScriptedPost::default());
+        post.refusals.lock().extend(std::iter::repeat_n(down(), 20));
+        let (errand, _keep) = errand();
+        let buried = burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", true).bury(errand).await;
+        assert_eq!((buried, post.taken.lock().len()), (DeadLetterResult::Dropped, 0));
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_large_goes_without_its_payload() {
+        let post = Arc::new(ScriptedPost::default());
+        post.refusals.lock().push_back(too_large());
+        let (errand, _keep) = errand();
+        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, DeadLetterResult::Acknowledged);
+        let taken = post.taken.lock();
+        let [FailureMessage::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
+        assert_eq!(messages.len(), 2);
+        for message in messages {
+            let record: Value = serde_json::from_slice(&message.value).expect("JSON");
+            assert_eq!(record.get("payload"), None, "{record}");
+        }
+    }
+
+    fn too_large() -> DeliveryError {
+        DeliveryError::TooLarge { to: "d".into(), bytes: 9, why: "limit".into() }
+    }
+
+    #[tokio::test]
+    async fn alo_1_what_no_smaller_letter_can_stand_for_is_held_until_it_is_taken_or_dropped_and_said_so() {
+        let refusals = [
+            ("arn:aws:sqs:eu-west-1:000000000000:q", 5),
+            ("arn:aws:sns:eu-west-1:000000000000:n", 5),
+            ("arn:aws:s3:::failed-records", 5),
+            // The whole first, then what is left of it.
+            ("kafka://failed", 6),
+        ];
+        for (destination, refused) in refusals {
+            for (make, what) in [(errand as fn() -> _, "records"), (unreadable, "a raw batch")] {
+                let post = Arc::new(ScriptedPost::default());
+                post.refusals.lock().extend(std::iter::repeat_n(too_large(), refused));
+                let (errand, _keep) = make();
+                let buried = burial(&post, destination, false).bury(errand).await;
+                assert_eq!(buried, DeadLetterResult::Acknowledged, "{what} to {destination}");
+                assert_eq!(
+                    post.taken.lock().len(),
+                    1,
+                    "{what} to {destination}: acknowledged is what arrived"
+                );
+
+                post.refusals.lock().extend(std::iter::repeat_n(too_large(), refused));
+                let (errand, _keep) = make();
+                let buried = burial(&post, destination, true).bury(errand).await;
+                assert_eq!(buried, DeadLetterResult::Dropped, "{what} to {destination}");
+                assert_eq!(post.taken.lock().len(), 1, "{what} to {destination}: nothing more has arrived");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn alo_1_a_message_of_a_record_that_was_never_held_has_nothing_to_leave_out() {
+        let post = Arc::new(ScriptedPost::default());
+        post.refusals.lock().extend(std::iter::repeat_n(too_large(), 2));
+        let (mut errand, _keep) = errand();
+        let DeadLetterLoad::Records { work, .. } = &mut errand.load else { panic!("records") };
+        work.batch.slices[0].unheld = true;
+        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, DeadLetterResult::Acknowledged);
+        let taken = post.taken.lock();
+        let [FailureMessage::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
+        assert_eq!(messages.len(), 2, "all of them, not none");
+    }
+
+    #[tokio::test]
+    async fn an_object_holds_the_whole_event_and_an_errand_can_be_stopped() {
+        let post = Arc::new(ScriptedPost::default());
+        let bucket = burial(&post, "arn:aws:s3:::failed-records", false);
+        let (one, _keep) = errand();
+        assert_eq!(bucket.bury(one).await, DeadLetterResult::Acknowledged);
+        {
+            let taken = post.taken.lock();
+            let [FailureMessage::Object { body, .. }] = &taken[..] else { panic!("{taken:?}") };
+            let record: Value = serde_json::from_slice(body).expect("JSON");
+            let event: Value = serde_json::from_str(record["payload"].as_str().expect("text")).expect("JSON");
+            assert_eq!(event["records"]["t-3"].as_array().map(Vec::len), Some(2));
+        }
+        post.refusals.lock().extend(std::iter::repeat_n(down(), 1_000_000));
+        let (two, keep) = errand();
+        drop(keep);
+        assert_eq!(bucket.bury(two).await, DeadLetterResult::Stopped);
+    }
+
+    /// Answers when it is told to.
+    struct SlowDestination {
+        calls: parking_lot::Mutex<VecDeque<oneshot::Receiver<Option<DeliveryError>>>>,
+    }
+
+    impl DestinationPort for SlowDestination {
+        fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
+            let call = self.calls.lock().pop_front().expect("no call after it was stopped");
+            Box::pin(async move {
+                match call.await.expect("an answer") {
+                    Some(error) => Err(Box::new(UndeliveredMessage { error, rest: letter })),
+                    None => Ok(()),
+                }
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn drn_1_a_letter_on_the_wire_is_waited_for_when_the_errand_is_stopped() {
+        for (answer, expected) in
+            [(None, DeadLetterResult::Acknowledged), (Some(down()), DeadLetterResult::Stopped)]
+        {
+            let (reply, call) = oneshot::channel();
+            let port = Arc::new(SlowDestination { calls: parking_lot::Mutex::new(VecDeque::from([call])) });
+            let post = Arc::new(ScriptedPost::default());
+            let burial =
+                DestinationSink { port, ..burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false) };
+            let (errand, keep) = errand();
+            let mut buried = burial.bury(errand);
+            assert!(futures::poll!(&mut buried).is_pending());
+            drop(keep);
+            assert!(futures::poll!(&mut buried).is_pending(), "it may have arrived");
+            reply.send(answer).expect("the call is there");
+            assert_eq!(buried.await, expected);
+        }
+    }
+}

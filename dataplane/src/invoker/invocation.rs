@@ -1,0 +1,275 @@
+//! One invocation: a task of its own on the thread that starts it, which posts its answer back exactly once, whatever
+//! happens.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Message, Recipient};
+use bytes::Bytes;
+use lighterman_proto::units::Moment;
+use parking_lot::Mutex;
+
+use super::answer_room::AnswerRoom;
+use super::client_context::ClientContext;
+use super::facts::FunctionTimeout;
+use super::outcome::{AnswerFacts, InvocationOutcome, InvokeResponse};
+use super::patience::{ReplyWait, UNSENT_MAX, WaitDecision};
+use super::permit::SendPermit;
+use super::port::{FunctionPort, Invocation};
+use super::throttle::ThrottleControl;
+use crate::batcher::BatchId;
+use crate::credit::memory::MemoryLease;
+use crate::credit::slots::{Slot, Slots};
+use crate::kafka::group::OwnershipLease;
+use crate::runtime::clock;
+use crate::runtime::outbox::post;
+
+/// A sealed batch, with everything that must be given back when it is answered.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct InvokeRequest {
+    /// The event.
+    pub payload: Bytes,
+    /// Credit for the payload.
+    pub lease: MemoryLease,
+    /// Credit for the invocation.
+    pub slot: Slot,
+    /// The right to start it, looked at whenever bytes of it leave: much may have been waited for since it was sealed (H1).
+    pub ownership: OwnershipLease,
+    /// What it says of itself.
+    pub context: ClientContext,
+    /// What of the answer is kept.
+    pub answer_room: AnswerRoom,
+    /// Which batch.
+    pub batch: BatchId,
+    /// Where the answer goes.
+    pub reply: Recipient<InvocationFinished>,
+}
+
+/// What became of a batch on the wire. Posted exactly once for each [`InvokeRequest`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct InvocationFinished {
+    /// Which batch.
+    pub batch: BatchId,
+    /// What it means.
+    pub verdict: InvocationOutcome,
+    /// What Lambda said of the invocation, if it said anything.
+    pub facts: Option<AnswerFacts>,
+    /// When its first byte left; when it was begun, if the rest did not follow.
+    pub sent_at: Moment,
+    /// When the answer came.
+    pub answered_at: Moment,
+    /// The payload, to be written into again.
+    pub payload_back: Option<Bytes>,
+    /// Credit for what the verdict has of the answer, where that is much.
+    pub answer_lease: Option<MemoryLease>,
+}
+
+/// How many invocations of a mapping there may be at once; clones share it, on whatever threads they invoke.
+#[derive(Clone)]
+pub struct ConcurrencyLimit {
+    control: Arc<Mutex<ThrottleControl>>,
+    slots: Slots,
+}
+
+impl ConcurrencyLimit {
+    /// Moves the limit of `slots`.
+    pub fn new(slots: Slots) -> Self {
+        Self { control: Arc::new(Mutex::new(ThrottleControl::new(slots.limit(), clock::now()))), slots }
+    }
+
+    /// The most there may be: five for each consumer.
+    pub fn set_ceiling(&self, ceiling: u32) {
+        let limit = {
+            let mut control = self.control.lock();
+            control.set_ceiling(ceiling);
+            control.limit()
+        };
+        self.slots.set_limit(limit);
+    }
+
+    fn answered(&self, now: Moment, throttled: bool, took: Duration) {
+        let limit = self.control.lock().answered(now, throttled, took);
+        if limit != self.slots.limit() {
+            self.slots.set_limit(limit);
+        }
+    }
+}
+
+/// A function as its invoker knows it.
+#[derive(Clone)]
+pub struct InvokedFunction {
+    /// Name or ARN, with its qualifier, as the mapping has it.
+    pub name: Arc<str>,
+    /// How long it may run.
+    pub timeout: FunctionTimeout,
+    /// Called when that may be wrong.
+    pub doubt: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// Invokes one mapping's function.
+#[derive(Clone)]
+pub struct Invoker {
+    port: Arc<dyn FunctionPort>,
+    function: InvokedFunction,
+    concurrency: ConcurrencyLimit,
+}
+
+impl Invoker {
+    /// An invoker of `function` through `port`.
+    pub fn new(
+        port: Arc<dyn FunctionPort>,
+        function: InvokedFunction,
+        concurrency: ConcurrencyLimit,
+    ) -> Self {
+        Self { port, function, concurrency }
+    }
+
+    /// Starts an invocation on this thread.
+    pub fn start(&self, invoke: InvokeRequest) {
+        let started = clock::now();
+        let permit = SendPermit::new(invoke.ownership);
+        let answer = ReplyGuard {
+            batch: invoke.batch,
+            started,
+            permit: permit.clone(),
+            room: invoke.answer_room.clone(),
+            reply: Some(invoke.reply),
+        };
+        let sent = self.port.invoke(Invocation {
+            function: Arc::clone(&self.function.name),
+            payload: invoke.payload.clone(),
+            context: invoke.context,
+            answer_room: invoke.answer_room.clone(),
+            permit: permit.clone(),
+        });
+        let (payload, slot, lease) = (invoke.payload, invoke.slot, invoke.lease);
+        let (concurrency, function) = (self.concurrency.clone(), self.function.clone());
+        actix_rt::spawn(async move {
+            let mut wait = ReplyWait::new(started);
+            let reply = reply_within(sent, &mut wait, &permit, &function).await;
+            let facts = reply.facts();
+            let verdict = InvocationOutcome::of(reply);
+            let now = clock::now();
+            let took = now.since(permit.sent_at().unwrap_or(started));
+            metrics::counter!(crate::metrics::INVOCATIONS, "outcome" => verdict.label()).increment(1);
+            metrics::histogram!(crate::metrics::INVOKE_DURATION_SECONDS).record(took.as_secs_f64());
+            concurrency.answered(now, matches!(verdict, InvocationOutcome::Throttled { .. }), took);
+            let mut payload = Some((payload, lease));
+            if matches!(verdict, InvocationOutcome::Unknown { .. }) {
+                payload = None;
+                know_its_end(wait, permit.sent_at().unwrap_or(started), &function).await;
+            }
+            let (payload, _lease) = payload.unzip();
+            answer.give(verdict, facts, payload);
+            drop(slot);
+        });
+    }
+}
+
+/// The reply, or why there is none. What waits before the first byte is dropped when the lease ends.
+pub(super) async fn reply_within(
+    sent: impl Future<Output = InvokeResponse>,
+    wait: &mut ReplyWait,
+    permit: &SendPermit,
+    function: &InvokedFunction,
+) -> InvokeResponse {
+    let mut sent = pin!(sent);
+    loop {
+        let now = clock::now();
+        let until = match wait.look(now, permit.sent_at(), permit.is_good(now), &function.timeout) {
+            WaitDecision::Until(until) => until,
+            WaitDecision::Doubt => {
+                (function.doubt)();
+                continue;
+            }
+            WaitDecision::Withhold if permit.revoke() => return InvokeResponse::Withheld,
+            WaitDecision::Unsent if permit.revoke() => {
+                let seconds = UNSENT_MAX.as_secs();
+                return InvokeResponse::NotSent(format!(
+                    "neither credentials nor a connection within {seconds} s"
+                ));
+            }
+            // The first byte has left at this very moment.
+            WaitDecision::Withhold | WaitDecision::Unsent => continue,
+            WaitDecision::GiveUp => {
+                return InvokeResponse::Lost("no reply within the function's timeout".to_owned());
+            }
+        };
+        if let Ok(reply) = tokio::time::timeout(until.since(now), &mut sent).await {
+            return reply;
+        }
+    }
+}
+
+/// Nobody starts over a function whose timeout may have been raised: it is asked for first.
+async fn know_its_end(mut wait: ReplyWait, sent_at: Moment, function: &InvokedFunction) {
+    loop {
+        let now = clock::now();
+        match wait.look_after_loss(now, sent_at, &function.timeout) {
+            WaitDecision::Doubt => (function.doubt)(),
+            WaitDecision::Until(until) => tokio::time::sleep(until.since(now)).await,
+            WaitDecision::Withhold | WaitDecision::Unsent | WaitDecision::GiveUp => return,
+        }
+    }
+}
+
+/// Answers for a batch even when its task dies: the outcome is unknown then.
+struct ReplyGuard {
+    batch: BatchId,
+    started: Moment,
+    permit: SendPermit,
+    room: AnswerRoom,
+    reply: Option<Recipient<InvocationFinished>>,
+}
+
+impl ReplyGuard {
+    fn sent_at(&self) -> Moment {
+        self.permit.sent_at().unwrap_or(self.started)
+    }
+
+    fn give(mut self, verdict: InvocationOutcome, facts: Option<AnswerFacts>, payload_back: Option<Bytes>) {
+        if let Some(reply) = self.reply.take() {
+            let (batch, sent_at) = (self.batch, self.sent_at());
+            let (answered_at, answer_lease) = (clock::now(), self.room.take_lease());
+            let _ = post(
+                &reply,
+                InvocationFinished {
+                    batch,
+                    verdict,
+                    facts,
+                    sent_at,
+                    answered_at,
+                    payload_back,
+                    answer_lease,
+                },
+            );
+        }
+    }
+}
+
+impl Drop for ReplyGuard {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            let verdict = InvocationOutcome::Unknown {
+                message: "the invocation's task ended without an answer".to_owned(),
+            };
+            let (batch, sent_at, answered_at) = (self.batch, self.sent_at(), clock::now());
+            let (facts, payload_back, answer_lease) = (None, None, None);
+            let _ = post(
+                &reply,
+                InvocationFinished {
+                    batch,
+                    verdict,
+                    facts,
+                    sent_at,
+                    answered_at,
+                    payload_back,
+                    answer_lease,
+                },
+            );
+        }
+    }
+}

@@ -1,7 +1,0 @@
-//! The consumer protocol (KIP-848): the coordinator assigns, and a heartbeat says and tells everything.
-
-#[cfg(any(test, feature = "sim"))]
-pub(crate) mod coordinator;
-pub mod core;
-pub(super) mod requests;
-pub mod session;

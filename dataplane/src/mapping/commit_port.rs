@@ -1,0 +1,150 @@
+//! The committer's port onto the group.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use kafka_protocol::error::ResponseError;
+use lighterman_proto::ids::{MappingId, Offset, OffsetRange};
+use lighterman_proto::topic_id::TopicId;
+
+use super::wiring::MappingActors;
+use crate::audit::{AuditEntry, AuditLog, EntryKind};
+use crate::commits::actor::{CommitAnswer, CommitError, CommitFuture, CommitPort, MemberStops};
+use crate::commits::core::{CommitOutcome, CommitRequest, offsets_of, split_by_topic};
+use crate::commits::verify::mismatched_partitions;
+use crate::kafka::group::{CommitFailure, Membership};
+use crate::partition::ledger::ResolvedRange;
+use crate::runtime::clock;
+
+/// Commits as our member, with the activation's partition count beside each offset.
+pub struct GroupCommits {
+    mapping: MappingId,
+    membership: Membership,
+    activated: Arc<AtomicI32>,
+    audit: AuditLog,
+}
+
+impl GroupCommits {
+    /// Commits through `membership`; `activated` is filled in when the first starts are known.
+    pub fn new(
+        mapping: MappingId,
+        membership: Membership,
+        activated: Arc<AtomicI32>,
+        audit: AuditLog,
+    ) -> Self {
+        Self { mapping, membership, activated, audit }
+    }
+}
+
+impl CommitPort for GroupCommits {
+    fn commit(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<CommitAnswer> {
+        let partitions_at_activation = self.activated.load(Ordering::Relaxed);
+        let accounts = accounts(&frontiers);
+        let (frontiers, outdated) = split_by_topic(frontiers, self.membership.topic_id());
+        // The log that they speak of is gone, and with it whatever there was to remember of it.
+        let outdated = outdated.into_iter().map(|frontier| (frontier.partition, CommitOutcome::Done));
+        let offsets = offsets_of(frontiers, partitions_at_activation);
+        let (membership, audit, mapping) = (self.membership.clone(), self.audit.clone(), self.mapping);
+        let mut outcomes: HashMap<i32, CommitOutcome> = outdated.collect();
+        Box::pin(async move {
+            // Before the commit: what is committed has its outcome on record, whenever the process dies.
+            for (topic, entries) in accounts {
+                audit.append_of(mapping, topic, entries).await;
+            }
+            if !offsets.is_empty() {
+                let codes = membership.commit(offsets).await.map_err(no_answer)?;
+                outcomes.extend(codes.into_iter().map(|(partition, code)| (partition, outcome_of(code))));
+            }
+            Ok(outcomes)
+        })
+    }
+
+    fn read_back(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<Option<Vec<i32>>> {
+        let (membership, activated) = (self.membership.clone(), self.activated.load(Ordering::Relaxed));
+        let (frontiers, _) = split_by_topic(frontiers, self.membership.topic_id());
+        Box::pin(async move {
+            let partitions: Vec<i32> = frontiers.iter().map(|frontier| frontier.partition).collect();
+            if partitions.is_empty() {
+                return Some(Vec::new());
+            }
+            match membership.read_back(&partitions).await {
+                Ok(theirs) => Some(mismatched_partitions(frontiers, activated, &theirs)),
+                Err(error) => {
+                    tracing::debug!(%error, "what is committed could not be read back; trying again");
+                    None
+                }
+            }
+        })
+    }
+
+    fn given_up(&self, frontier: &CommitRequest, acknowledged: Option<Offset>) {
+        let CommitRequest { partition, offset, .. } = *frontier;
+        let held = acknowledged.map(|held| held.0);
+        tracing::error!(
+            mapping = %self.mapping,
+            partition,
+            offset = offset.0,
+            ?held,
+            "the mapping stops without its last commit, which the cluster refuses: what is behind it is delivered again if the \
+             topic is read again"
+        );
+        let range = OffsetRange { first: acknowledged.unwrap_or(offset), end: offset };
+        let entry = AuditEntry { at: clock::wall_ms(), partition, range, what: EntryKind::Uncommitted };
+        self.audit.note(self.mapping, vec![entry]);
+    }
+}
+
+impl MappingActors {
+    /// The member stops and hands nothing over.
+    pub(super) fn stop_commits(&self) {
+        self.committer.do_send(MemberStops);
+    }
+}
+
+fn no_answer(failure: CommitFailure) -> CommitError {
+    let may_be_served = match &failure {
+        CommitFailure::NotAMember => false,
+        CommitFailure::Kafka(error) => error.may_still_apply(),
+    };
+    CommitError { why: failure.to_string(), may_still_apply: may_be_served }
+}
+
+/// The offsets that they have passed, by the topic that it is of: one, but while a topic is made anew.
+fn accounts(frontiers: &[CommitRequest]) -> BTreeMap<Option<TopicId>, Vec<AuditEntry>> {
+    let at = clock::wall_ms();
+    let of = |frontier: &CommitRequest| {
+        let partition = frontier.partition;
+        let entry = move |passed: &ResolvedRange| AuditEntry {
+            at,
+            partition,
+            range: passed.range,
+            what: EntryKind::Ended(passed.outcome),
+        };
+        frontier.passed.iter().map(entry).collect::<Vec<_>>()
+    };
+    let mut accounts: BTreeMap<Option<TopicId>, Vec<AuditEntry>> = BTreeMap::new();
+    for frontier in frontiers.iter().filter(|frontier| !frontier.passed.is_empty()) {
+        accounts.entry(frontier.topic).or_default().extend(of(frontier));
+    }
+    accounts
+}
+
+/// Rebalancing, loading, moved, timed out: the offsets are as true in a moment. A code that fences may speak of the generation
+/// before, while the next is being joined; when it does not, the group takes the partitions away, and their commits with them.
+/// That the topic is gone, or may not be read, or that the commit is too long, no waiting changes.
+pub(crate) fn outcome_of(code: Option<ResponseError>) -> CommitOutcome {
+    use ResponseError as E;
+    match code {
+        None => CommitOutcome::Done,
+        Some(
+            E::UnknownTopicOrPartition
+            | E::UnknownTopicId
+            | E::TopicAuthorizationFailed
+            | E::GroupAuthorizationFailed
+            | E::OffsetMetadataTooLarge
+            | E::InvalidCommitOffsetSize,
+        ) => CommitOutcome::Refused,
+        Some(_) => CommitOutcome::Again,
+    }
+}

@@ -1,0 +1,57 @@
+//! The actors that the consumers of a mapping on one data arbiter have together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr};
+
+use super::wiring::{MappingActors, watch};
+use crate::consumer::status::MappingStatus;
+use crate::invoker::actor::InvokerActor;
+use crate::kafka::error::KafkaError;
+use crate::kafka::fetch::{FetchRouter, FetchStatus};
+
+/// The actors that the consumers of one data arbiter share; there for as long as one of them is.
+pub(super) struct ArbiterShare {
+    pub(super) router: Addr<FetchRouter>,
+    /// Signs large payloads on the invoker arbiter beside.
+    pub(super) invoker: Addr<InvokerActor>,
+}
+
+impl MappingActors {
+    /// The share of data arbiter `arbiter`, begun when it is the first time.
+    pub(super) fn share(&mut self, arbiter: usize) -> &ArbiterShare {
+        let placement = &self.node.placement;
+        let start = || {
+            let (cluster, budget, settings) =
+                (self.cluster.clone(), self.budget.clone(), self.node.fetch.clone());
+            let status: Arc<dyn FetchStatus> = Arc::new(ShownFetches(self.status.clone()));
+            let died = watch(&self.shared_death, "fetch router");
+            let router = FetchRouter::start_in_arbiter(&placement.data(arbiter), move |_| {
+                FetchRouter::new(cluster, budget, settings, status, died)
+            });
+            let (invoker, died) = (self.invoker.clone(), watch(&self.shared_death, "invoker"));
+            let invoker = InvokerActor::start_in_arbiter(&placement.invoker(arbiter), move |_| {
+                InvokerActor::new(invoker, died)
+            });
+            ArbiterShare { router, invoker }
+        };
+        self.shares.entry(arbiter).or_insert_with(start)
+    }
+}
+
+struct ShownFetches(MappingStatus);
+
+impl FetchStatus for ShownFetches {
+    fn reachable(&self) {
+        self.0.reachable();
+    }
+
+    fn unreachable(&self, error: &KafkaError) {
+        self.0.poll_failed(&error.to_string());
+    }
+
+    fn throttled(&self, wait: Duration) {
+        self.0.fetch_throttled(wait);
+    }
+}

@@ -1,0 +1,367 @@
+//! Finds out where partitions begin, and commits it where nobody has (H11, H18).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ApiKey;
+use lighterman_proto::ids::{MappingId, Offset};
+use lighterman_proto::topic_id::TopicId;
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+use super::out_of_range::StartRemark;
+use crate::audit::AuditLog;
+use crate::commits::start_plan::{self, ActivationStart, KnownCommit, StartPlan};
+use crate::consumer::messages::ResumePoint;
+use crate::error::ErrorClass;
+use crate::kafka::cluster::{KafkaCluster, TopicView};
+use crate::kafka::divergence::{LogDivergence, parting};
+use crate::kafka::error::KafkaError;
+use crate::kafka::group::{Membership, MembershipView};
+use crate::kafka::offsets::{
+    CommitOffset, CommittedOffset, FailedPartitions, IsolationLevel, KnownEpoch, LeaderResults, OffsetSpec,
+    epoch_ends_each, list_offsets_each,
+};
+use crate::runtime::clock;
+
+/// An assignment often follows a broker's death, and a leader of before costs its partitions a dial that nobody answers.
+const FIRST_METADATA_AGE_MAX: Duration = Duration::from_secs(1);
+/// While another must act first nobody is asked more often than this.
+const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Why a partition whose commit is gone does not begin.
+const NOT_THERE: &str = "the cluster does not name it among the topic's partitions";
+const COMMIT_GONE: &str = "the group's committed offset is gone (expired or deleted): starting anywhere could lose or repeat \
+     records. Set it with kafka-consumer-groups --reset-offsets";
+
+/// Where the partitions of one assignment go on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StartOffsets {
+    /// Where each goes on.
+    pub positions: BTreeMap<i32, ResumePoint>,
+    /// Those of which that cannot be known yet, and why.
+    pub waiting: BTreeMap<i32, Arc<str>>,
+    /// Number of partitions that the starting position was resolved for.
+    pub activated: i32,
+    /// Facts that a person should know of where some begin.
+    pub remarks: BTreeMap<i32, StartRemark>,
+}
+
+impl StartOffsets {
+    /// Of these nothing can be known yet.
+    pub(super) fn wait_for(&mut self, reasons: BTreeMap<i32, Arc<str>>) {
+        for (partition, why) in reasons {
+            self.positions.remove(&partition);
+            self.waiting.insert(partition, why);
+        }
+    }
+
+    /// A partition that there is no word of would never be asked after again.
+    fn wait_for_the_rest_of(&mut self, wanted: &[i32]) {
+        let is_told =
+            |partition: &i32| self.positions.contains_key(partition) || self.waiting.contains_key(partition);
+        let untold: Vec<i32> = wanted.iter().filter(|partition| !is_told(partition)).copied().collect();
+        self.waiting.extend(untold.into_iter().map(|partition| (partition, NOT_THERE.into())));
+    }
+}
+
+/// Why partitions cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The broker did not answer as it should.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+    /// The resolved offsets could not be committed.
+    #[error("the starting position could not be committed: {0}")]
+    Commit(KafkaError),
+    /// The task that looked for them panicked.
+    #[error("finding out where partitions begin ended by a fault of this node; see the log")]
+    Panicked,
+}
+
+impl StartError {
+    /// True when a beginning may have been committed and not answered: it may be served yet, and what is found meanwhile may
+    /// change.
+    pub(super) fn may_still_apply(&self) -> bool {
+        match self {
+            Self::Kafka(_) => false,
+            Self::Commit(error) => error.may_still_apply(),
+            Self::Panicked => true,
+        }
+    }
+
+    /// True when neither the cluster nor the group is to blame.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(self, Self::Panicked)
+    }
+
+    /// True when only our place in the group has changed since we looked.
+    fn is_overtaken(&self) -> bool {
+        match self {
+            Self::Kafka(error) | Self::Commit(error) => {
+                error.class() == ErrorClass::Fenced
+                    || error.code() == Some(ResponseError::RebalanceInProgress)
+            }
+            Self::Panicked => false,
+        }
+    }
+}
+
+/// Everything that resolving needs.
+pub struct StartResolver {
+    /// Our membership.
+    pub membership: Membership,
+    /// The generation that gave us the partitions. A beginning is committed under no other: in the next one it may be
+    /// another's, who has delivered since.
+    pub generation: i32,
+    /// The cluster.
+    pub cluster: KafkaCluster,
+    /// The mapping's topic.
+    pub topic: String,
+    /// The mapping has run in this process.
+    pub has_run: bool,
+    /// The mapping.
+    pub mapping: MappingId,
+    /// Knows on which topic it ran before this process.
+    pub audit: AuditLog,
+    /// The mapping's starting position.
+    pub at: OffsetSpec,
+    /// The topic was not there when this node looked: a start at its end is one at its beginning.
+    pub owes_all: Arc<AtomicBool>,
+    /// Isolation.
+    pub isolation: IsolationLevel,
+    /// One looks and commits at a time: of two, the later would commit a beginning over what was delivered since. Nothing is
+    /// released meanwhile: whoever gets it next must find what was committed here, and nothing committed after.
+    pub turn: Arc<Mutex<()>>,
+}
+
+impl StartResolver {
+    /// The starts of `added`; commits what nobody has committed before it returns. `None` when our place in the group has
+    /// changed meanwhile: then all is to be looked at anew.
+    pub async fn resolve(&self, added: &[i32]) -> Result<Option<StartOffsets>, StartError> {
+        let mut age_max = FIRST_METADATA_AGE_MAX;
+        loop {
+            let turn = self.turn.lock().await;
+            let standing = self.membership.standing();
+            let standing = standing.filter(|now| start_plan::still_holds(self.generation, now.generation));
+            let Some(standing) = standing else { return Ok(None) };
+            if !added.iter().all(|partition| standing.kept.contains(partition)) {
+                return Ok(None);
+            }
+            match self
+                .resolve_under(&standing, added, std::mem::replace(&mut age_max, METADATA_AGE_MAX))
+                .await
+            {
+                Ok(Some(starts)) => return Ok(Some(starts)),
+                Ok(None) => {}
+                Err(error) if error.is_overtaken() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+            drop(turn);
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// The starts of `ours`; `None` while another must act first. Each partition waits for itself alone.
+    async fn resolve_under(
+        &self,
+        standing: &MembershipView,
+        ours: &[i32],
+        age_max: Duration,
+    ) -> Result<Option<StartOffsets>, StartError> {
+        let mut view = self.cluster.topic(&self.topic, age_max).await?;
+        let (mut is_fresh, mut remarks, mut begun) = (false, BTreeMap::new(), BTreeSet::new());
+        let mut waiting = BTreeMap::new();
+        loop {
+            let all: Vec<i32> = view.partitions.iter().map(|partition| partition.partition).collect();
+            let committed = self.membership.committed(standing, all.clone()).await?;
+            let known = start_plan::known_of(&committed, view.id);
+            let able = |partition: &&i32| !waiting.contains_key(*partition);
+            let able: Vec<i32> = ours.iter().filter(able).copied().collect();
+            let plan = start_plan::plan(&known, &able);
+            // Before anything is begun: a group has nothing of a topic that was made anew since the view was taken, and of two ids
+            // the one that was committed may be the newer.
+            let only_waits = match &plan {
+                StartPlan::Resume { alarmed } => alarmed.is_empty(),
+                plan => *plan == StartPlan::Wait,
+            };
+            if !only_waits && !std::mem::replace(&mut is_fresh, true) {
+                view = self.cluster.refresh(&self.topic).await?;
+                continue;
+            }
+            match plan {
+                StartPlan::Resume { alarmed } => {
+                    waiting.extend(alarmed.into_iter().map(|partition| (partition, COMMIT_GONE.into())));
+                    let mut starts = starts(&committed, &known, &able, &view);
+                    starts.waiting = std::mem::take(&mut waiting);
+                    starts.wait_for_the_rest_of(&able);
+                    let mut found = self.go_back_where_histories_part(&mut starts).await;
+                    found.extend(self.unfounded(&mut starts, &committed, &begun).await);
+                    if found.is_empty() {
+                        starts.remarks = remarks;
+                        return Ok(Some(starts));
+                    }
+                    waiting = starts.waiting;
+                    if !std::mem::replace(&mut is_fresh, true) {
+                        view = self.cluster.refresh(&self.topic).await?;
+                        continue;
+                    }
+                    for (at, partitions) in self.beginnings(&found) {
+                        waiting.extend(
+                            self.commit_at(standing, &partitions, at, view.id, starts.activated).await?,
+                        );
+                        begun.extend(partitions);
+                    }
+                    remarks.extend(found);
+                }
+                StartPlan::Activate { partitions, begins } => {
+                    let begins = self.beginning(begins, view.id).await;
+                    self.activate(standing, &partitions, begins, view.id, all.len() as i32).await?;
+                    if begins == ActivationStart::OfRecreated {
+                        remarks
+                            .extend(partitions.iter().map(|partition| (*partition, StartRemark::Recreated)));
+                    }
+                    begun.extend(partitions);
+                }
+                StartPlan::StartNew { partitions, activated } => {
+                    let at = OffsetSpec::Earliest;
+                    waiting.extend(self.commit_at(standing, &partitions, at, view.id, activated).await?);
+                    begun.extend(partitions);
+                }
+                StartPlan::Find { at, partitions, activated } => {
+                    waiting.extend(self.commit_at(standing, &partitions, at, view.id, activated).await?);
+                    begun.extend(partitions);
+                }
+                StartPlan::Wait => return Ok(None),
+            }
+        }
+    }
+
+    /// A log that was cut off below a committed offset holds other records there now: they have never been read (H13). Where that
+    /// cannot be asked the partition waits. Returns those whose log is another one.
+    async fn go_back_where_histories_part(&self, starts: &mut StartOffsets) -> BTreeMap<i32, StartRemark> {
+        let known = starts.positions.iter().filter_map(|(partition, position)| {
+            let leader_epoch = position.leader_epoch_known()?;
+            Some(KnownEpoch { partition: *partition, leader_epoch })
+        });
+        let known: Vec<KnownEpoch> = known.collect();
+        if known.is_empty() {
+            return BTreeMap::new();
+        }
+        let learnt = epoch_ends_each(&self.cluster, &self.topic, &known).await;
+        starts.wait_for(reasons(&learnt));
+        let mut recreated = BTreeMap::new();
+        for (partition, end) in learnt.known {
+            let Some(position) = starts.positions.get_mut(&partition) else { continue };
+            let committed = position.committed.0;
+            let leader_epoch = self.cluster.leader(&self.topic, partition).map_or(-1, |leader| leader.epoch);
+            if position.reaches_beyond(end)
+                && parting(position.leader_epoch_known(), leader_epoch) == LogDivergence::Recreated
+            {
+                recreated.insert(partition, StartRemark::Recreated);
+            } else if position.cut_off_at(end) {
+                metrics::counter!(crate::metrics::TRUNCATIONS).increment(1);
+                tracing::warn!(
+                    topic = self.topic,
+                    partition,
+                    committed,
+                    end = end.0,
+                    "the log was cut off below the committed offset; reading what stands there now"
+                );
+            }
+        }
+        recreated
+    }
+
+    /// Commits the starting position of all `partitions` at once. Where a leader cannot be asked, it is committed that it is still
+    /// to be found: a partition that is left out would be taken for one whose commit was lost.
+    async fn activate(
+        &self,
+        standing: &MembershipView,
+        partitions: &[i32],
+        begins: ActivationStart,
+        topic: Option<TopicId>,
+        activated: i32,
+    ) -> Result<(), StartError> {
+        let now = clock::wall_ms();
+        let owes_all = self.at == OffsetSpec::Latest && self.owes_all.load(Ordering::Relaxed);
+        let at = if owes_all { OffsetSpec::Earliest } else { begins.at(self.at) };
+        let learnt = list_offsets_each(&self.cluster, &self.topic, partitions, at, self.isolation).await;
+        let open = learnt.unknown.iter().flat_map(|unlearnt| &unlearnt.partitions);
+        let open: Vec<CommitOffset> = open
+            .map(|partition| {
+                first_commit(*partition, Offset(0), start_plan::open_metadata(topic, activated, at, now))
+            })
+            .collect();
+        let mut commits = found(learnt, topic, activated);
+        commits.extend(open);
+        self.commit(standing, commits).await
+    }
+
+    /// Commits where `partitions` begin; the others, and why that could not be found out.
+    async fn commit_at(
+        &self,
+        standing: &MembershipView,
+        partitions: &[i32],
+        at: OffsetSpec,
+        topic: Option<TopicId>,
+        activated: i32,
+    ) -> Result<BTreeMap<i32, Arc<str>>, StartError> {
+        let learnt = list_offsets_each(&self.cluster, &self.topic, partitions, at, self.isolation).await;
+        let waiting = reasons(&learnt);
+        self.commit(standing, found(learnt, topic, activated)).await?;
+        Ok(waiting)
+    }
+
+    async fn commit(&self, standing: &MembershipView, commits: Vec<CommitOffset>) -> Result<(), StartError> {
+        if commits.is_empty() {
+            return Ok(());
+        }
+        let answer = self.membership.commit_under(standing, commits).await.map_err(StartError::Commit)?;
+        match answer.values().flatten().next() {
+            None => Ok(()),
+            Some(code) => {
+                Err(StartError::Commit(KafkaError::broker(ApiKey::OffsetCommit, self.topic.as_str(), *code)))
+            }
+        }
+    }
+}
+
+/// The commits of what was found.
+fn found(learnt: LeaderResults<Offset>, topic: Option<TopicId>, activated: i32) -> Vec<CommitOffset> {
+    let commit =
+        |(partition, offset)| first_commit(partition, offset, start_plan::metadata(topic, activated));
+    learnt.known.into_iter().map(commit).collect()
+}
+
+fn first_commit(partition: i32, offset: Offset, metadata: String) -> CommitOffset {
+    CommitOffset { partition, offset, leader_epoch: -1, metadata }
+}
+
+/// Why each partition is unknown of which nothing was learnt.
+pub(super) fn reasons(learnt: &LeaderResults<Offset>) -> BTreeMap<i32, Arc<str>> {
+    let each = |unlearnt: &FailedPartitions| {
+        let why: Arc<str> = unlearnt.error.to_string().into();
+        unlearnt.partitions.iter().map(|partition| (*partition, Arc::clone(&why))).collect::<Vec<_>>()
+    };
+    learnt.unknown.iter().flat_map(each).collect()
+}
+
+fn starts(
+    committed: &BTreeMap<i32, Option<CommittedOffset>>,
+    known: &[KnownCommit],
+    added: &[i32],
+    view: &TopicView,
+) -> StartOffsets {
+    let position =
+        |partition: &i32| Some((*partition, ResumePoint::of(committed.get(partition)?.as_ref()?, view.id)));
+    StartOffsets {
+        remarks: BTreeMap::new(),
+        positions: added.iter().filter_map(position).collect(),
+        waiting: BTreeMap::new(),
+        activated: start_plan::activated(known).unwrap_or(view.partitions.len() as i32),
+    }
+}

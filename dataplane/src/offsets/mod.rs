@@ -1,6 +1,0 @@
-//! Coalesced commits: one `OffsetCommit` in flight per member, each partition's offset only ever growing under one epoch.
-
-pub mod actor;
-pub mod committer;
-pub mod read_back;
-pub mod start;

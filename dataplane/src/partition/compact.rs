@@ -1,0 +1,142 @@
+//! Few records of a large batch, copied out of it.
+
+use bytes::BytesMut;
+
+use super::batch::{RecordRun, SharedLease};
+use super::fetch_buffer::BatchOpener;
+
+/// Slices that are less than this share of their batch are copied.
+const SPARSE: usize = 8;
+
+/// Copies slices of one batch of `batch_bytes` out of it, when they are a small part of it: as views they would keep all that
+/// was left out between them on the budget until they are answered for, which under a long window is long. One allocation,
+/// when there is credit for it; without credit they stay views.
+pub(super) fn copy_out(slices: &mut [RecordRun], batch_bytes: usize, opener: &mut dyn BatchOpener) {
+    let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
+    if bytes == 0 || bytes.saturating_mul(SPARSE) > batch_bytes {
+        return;
+    }
+    let Some(hold) = opener.lend(bytes) else { return };
+    copy_to(&hold, bytes, slices);
+}
+
+/// Copies slices into one allocation of `bytes`, all that they have, which stands on `hold`.
+pub(super) fn copy_to<'s>(
+    hold: &SharedLease,
+    bytes: usize,
+    slices: impl IntoIterator<Item = &'s mut RecordRun>,
+) {
+    let mut copy = BytesMut::with_capacity(bytes);
+    for slice in slices {
+        copy.extend_from_slice(&slice.plain[slice.at..slice.end]);
+        slice.plain = copy.split().freeze();
+        (slice.at, slice.end) = (0, slice.plain.len());
+        slice.hold = SharedLease::clone(hold);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use lighterman_proto::ids::Offset;
+    use lighterman_proto::records::{AbortedTransactions, BatchHeader, RecordError};
+    use lighterman_proto::units::Moment;
+
+    use super::*;
+    use crate::credit::memory::Overdraft;
+    use crate::partition::batch::{PartitionBatch, PartitionBatchLimits};
+    use crate::partition::fetch_buffer::{
+        CreditShortage, FetchBuffer, FillLimits, FillStop, OpenedBatch, PlainSize,
+    };
+    use crate::partition::model_tests::{PlainTools, RefusingFilter, batch, hold};
+    use crate::partition::pieces::{NextPiece, PiecedBatch};
+
+    /// Lends nothing.
+    struct CreditlessOpener;
+
+    impl BatchOpener for CreditlessOpener {
+        fn open(
+            &mut self,
+            _: &BatchHeader,
+            packed: &Bytes,
+            _: Option<PlainSize>,
+            _: &SharedLease,
+        ) -> Result<OpenedBatch, RecordError> {
+            let shortage = CreditShortage { bytes: packed.len(), purpose: Overdraft::Inflated };
+            Ok(OpenedBatch::NoCredit(shortage, PlainSize::Bytes(packed.len())))
+        }
+
+        fn next_piece(&mut self, _: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
+            Ok(NextPiece::Later)
+        }
+
+        fn has_waiters(&self) -> bool {
+            false
+        }
+
+        fn lend(&mut self, _: usize) -> Option<SharedLease> {
+            None
+        }
+    }
+
+    /// What is left of 64 records when all but `passing` are refused, and how many still hold the frame.
+    fn cut_of(passing: &[i64], opener: &mut dyn BatchOpener) -> (PartitionBatch, usize) {
+        let deltas: Vec<(i64, usize)> = (0..64).map(|delta| (delta, 20)).collect();
+        let (frame, frame_hold) = (batch(0, &deltas, 63, false), hold());
+        let mut buffer = FetchBuffer::default();
+        let aborted = AbortedTransactions::default();
+        buffer.receive(&frame, Offset(0), aborted, &frame_hold, Moment::from_micros(1));
+        let refusing =
+            RefusingFilter((0..64).filter(|offset| !passing.contains(offset)).collect::<BTreeSet<i64>>());
+        let limits = PartitionBatchLimits { records_max: 1_000, payload_bytes_max: 1 << 20 };
+        let reach = FillLimits { limits, end_max: None, frontier: Offset(0), known: &[], remembered: None };
+        let mut cut = PartitionBatch::empty(Offset(0));
+        assert!(matches!(buffer.grow(&mut cut, reach, &PlainTools, &refusing, opener), FillStop::Done));
+        assert!(buffer.is_empty());
+        let offsets: Vec<i64> = cut.walk().map(|record| record.offset.0).collect();
+        assert_eq!(offsets, passing, "the same records, copied or not");
+        (cut, Arc::strong_count(&frame_hold) - 1)
+    }
+
+    /// A small batch size: what is still to be cut keeps the frame here anyway.
+    #[test]
+    fn records_are_not_copied_while_more_of_their_frame_is_to_be_cut() {
+        let deltas: Vec<(i64, usize)> = (0..64).map(|delta| (delta, 20)).collect();
+        let (frame, frame_hold) = (batch(0, &deltas, 63, false), hold());
+        let mut buffer = FetchBuffer::default();
+        let aborted = AbortedTransactions::default();
+        buffer.receive(&frame, Offset(0), aborted, &frame_hold, Moment::from_micros(1));
+        let limits = PartitionBatchLimits { records_max: 4, payload_bytes_max: 1 << 20 };
+        for first in (0..64).step_by(4).map(Offset) {
+            let reach = FillLimits { limits, end_max: None, frontier: first, known: &[], remembered: None };
+            let mut cut = PartitionBatch::empty(first);
+            buffer.grow(&mut cut, reach, &PlainTools, &PlainTools, &mut PlainTools);
+            assert_eq!((cut.records, cut.slices.len()), (4, 1));
+            let is_view = Arc::ptr_eq(&cut.slices[0].hold, &frame_hold);
+            assert_eq!(
+                is_view,
+                !buffer.is_empty(),
+                "from {first} on: only the last would keep the frame alone"
+            );
+        }
+        assert_eq!(Arc::strong_count(&frame_hold), 1);
+    }
+
+    #[test]
+    fn mem_1_a_few_records_do_not_hold_their_frame() {
+        let (cut, holders) = cut_of(&[3, 4, 40, 63], &mut PlainTools);
+        assert_eq!((cut.slices.len(), holders), (3, 0));
+        let halves = cut.halves(&PlainTools).expect("four records");
+        assert_eq!(halves.1.walk().map(|record| record.offset.0).collect::<Vec<_>>(), [40, 63]);
+    }
+
+    #[test]
+    fn what_is_most_of_its_frame_and_what_there_is_no_credit_for_is_not_copied() {
+        let most: Vec<i64> = (0..60).collect();
+        assert!(cut_of(&most, &mut PlainTools).1 > 0);
+        assert!(cut_of(&[3, 40], &mut CreditlessOpener).1 > 0);
+    }
+}

@@ -1,0 +1,519 @@
+//! What the partition's core borrows from its shell: exact sizes, and inflating on credit.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::{Handler, Recipient};
+use bytes::Bytes;
+use lighterman_proto::event::EventEnvelope;
+use lighterman_proto::filter::FilterSet;
+use lighterman_proto::ids::TopicPartition;
+use lighterman_proto::records::{BatchHeader, BatchInflater, Compression, Record, RecordError};
+
+use super::actor::PartitionActor;
+use super::batch::SharedLease;
+use super::core::PartitionCore;
+use super::fetch_buffer::{BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter, RecordSizer};
+use super::messages::{CreditGranted, GiveBack};
+use super::pieces::{NextPiece, PieceLimits, PiecedBatch};
+use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
+use crate::runtime::outbox::post;
+use crate::runtime::owned_task::OwnedTask;
+
+/// What the core borrows for one event.
+pub(super) struct ContextParts {
+    pub envelope: Arc<EventEnvelope>,
+    pub filters: Arc<FilterSet>,
+    pub id: TopicPartition,
+    pub inflater: Rc<RefCell<BatchInflater>>,
+    pub limits: PieceLimits,
+    pub budget: MemoryBudget,
+}
+
+impl RecordSizer for ContextParts {
+    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize {
+        self.envelope.record_bytes(self.id.partition, record, first)
+    }
+}
+
+impl RecordFilter for ContextParts {
+    fn passes(&self, record: &Record<'_>) -> bool {
+        self.filters.passes(&self.id.topic, self.id.partition, record)
+    }
+}
+
+/// Inflates when the node's budget lends the bytes.
+pub(super) struct LeasedDecompressor<'a, I = BatchInflater> {
+    pub inflater: &'a RefCell<I>,
+    pub budget: &'a MemoryBudget,
+    /// How much of a batch is held at once.
+    pub limits: PieceLimits,
+    /// Bytes inflated for this event so far.
+    pub spent: usize,
+    /// What was waited for; whatever is not used for this event goes to the next in line.
+    pub granted: Option<MemoryLease>,
+}
+
+impl<I: BatchDecompressor> LeasedDecompressor<'_, I> {
+    fn take(&mut self, bytes: usize, purpose: Overdraft) -> Option<MemoryLease> {
+        take(&mut self.granted, self.budget, bytes, purpose)
+    }
+
+    fn inflate(
+        &mut self,
+        compression: Compression,
+        packed: &[u8],
+        most: usize,
+    ) -> Result<Vec<u8>, RecordError> {
+        let mut plain = Vec::new();
+        self.inflater.borrow_mut().inflate(compression, packed, most, &mut plain)?;
+        self.spent += plain.len();
+        Ok(plain)
+    }
+
+    fn open_pieced(
+        &mut self,
+        header: &BatchHeader,
+        packed: &Bytes,
+        frame: &SharedLease,
+    ) -> Result<OpenedBatch, RecordError> {
+        let bytes = PiecedBatch::memory_bytes(header, packed, &self.limits)?;
+        let Some(memory) = self.take(bytes, Overdraft::Decoder) else {
+            let shortage = CreditShortage { bytes, purpose: Overdraft::Decoder };
+            return Ok(OpenedBatch::NoCredit(shortage, PlainSize::Large));
+        };
+        Ok(OpenedBatch::Pieced(Box::new(PiecedBatch::new(header, packed.clone(), memory, frame)?)))
+    }
+}
+
+fn no_credit(bytes: usize) -> OpenedBatch {
+    OpenedBatch::NoCredit(CreditShortage { bytes, purpose: Overdraft::Inflated }, PlainSize::Bytes(bytes))
+}
+
+/// What was waited for, or what is free now; over the limit if need be.
+fn take(
+    granted: &mut Option<MemoryLease>,
+    budget: &MemoryBudget,
+    bytes: usize,
+    purpose: Overdraft,
+) -> Option<MemoryLease> {
+    match granted.take_if(|lease| lease.bytes() >= bytes && lease.serves(purpose)) {
+        Some(mut lease) => {
+            lease.shrink_to(bytes);
+            Some(lease)
+        }
+        None => budget.try_lease_or_overdraft(bytes, purpose),
+    }
+}
+
+impl<I: BatchDecompressor> BatchOpener for LeasedDecompressor<'_, I> {
+    fn open(
+        &mut self,
+        header: &BatchHeader,
+        packed: &Bytes,
+        known: Option<PlainSize>,
+        frame: &SharedLease,
+    ) -> Result<OpenedBatch, RecordError> {
+        if self.spent >= self.limits.turn_bytes {
+            return Ok(OpenedBatch::Later);
+        }
+        let (packed_as, most) = (header.compression, self.limits.piece_bytes);
+        let (plain, lease) = match known {
+            Some(PlainSize::Large) => return self.open_pieced(header, packed, frame),
+            // How large it is only inflating tells: once for that, and once more when there is credit.
+            None => {
+                let plain = match self.inflate(packed_as, packed, most) {
+                    Err(RecordError::TooLarge { .. }) => {
+                        self.spent += most;
+                        return self.open_pieced(header, packed, frame);
+                    }
+                    other => other?,
+                };
+                let Some(lease) = self.take(plain.len(), Overdraft::Inflated) else {
+                    return Ok(no_credit(plain.len()));
+                };
+                (plain, lease)
+            }
+            Some(PlainSize::Bytes(bytes)) => {
+                let Some(lease) = self.take(bytes, Overdraft::Inflated) else { return Ok(no_credit(bytes)) };
+                (self.inflate(packed_as, packed, bytes)?, lease)
+            }
+        };
+        Ok(OpenedBatch::Plain(Bytes::from(plain), Arc::new(lease)))
+    }
+
+    fn next_piece(&mut self, batch: &mut PiecedBatch) -> Result<NextPiece, RecordError> {
+        let (granted, budget) = (&mut self.granted, self.budget);
+        batch.next(&self.limits, &mut self.spent, &mut |bytes| {
+            take(granted, budget, bytes, Overdraft::Inflated)
+        })
+    }
+
+    fn has_waiters(&self) -> bool {
+        self.budget.has_waiters()
+    }
+
+    fn lend(&mut self, bytes: usize) -> Option<SharedLease> {
+        self.budget.try_lease(bytes).map(Arc::new)
+    }
+}
+
+/// Decompresses; a seam, so that it can be counted how often.
+pub(super) trait BatchDecompressor {
+    /// [`BatchInflater::inflate`].
+    fn inflate(
+        &mut self,
+        compression: Compression,
+        body: &[u8],
+        bytes_max: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), RecordError>;
+}
+
+impl BatchDecompressor for BatchInflater {
+    fn inflate(
+        &mut self,
+        compression: Compression,
+        body: &[u8],
+        bytes_max: usize,
+        into: &mut Vec<u8>,
+    ) -> Result<(), RecordError> {
+        Self::inflate(self, compression, body, bytes_max, into)
+    }
+}
+
+impl Handler<GiveBack> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, _: GiveBack, ctx: &mut Self::Context) {
+        self.step(ctx, PartitionCore::give_back);
+    }
+}
+
+/// A place in the budget's line; given up when it is dropped.
+pub(super) struct CreditWait {
+    _task: OwnedTask,
+}
+
+impl CreditWait {
+    /// Waits for what is short, and posts it to `to`.
+    pub(super) fn for_credit(
+        short: CreditShortage,
+        budget: &MemoryBudget,
+        to: Recipient<CreditGranted>,
+    ) -> Self {
+        let budget = budget.clone();
+        let task = OwnedTask::spawn(async move {
+            let lease = budget.lease_or_overdraft(short.bytes, short.purpose).await;
+            let _ = post(&to, CreditGranted(lease));
+        });
+        Self { _task: task }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::{Actor, Context, Handler};
+    use futures::FutureExt;
+    use lighterman_proto::commit_metadata::{CommittedProgress, ProgressPiece};
+    use lighterman_proto::ids::Offset;
+    use lighterman_proto::records::AbortedTransactions;
+    use lighterman_proto::units::{Moment, TimestampMs};
+
+    use super::*;
+    use crate::batcher::BatchId;
+    use crate::partition::attempt::FailureHandling;
+    use crate::partition::batch::PartitionBatchLimits;
+    use crate::partition::effects::{
+        BatchResolution, CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
+    };
+    use crate::partition::model_tests::{PlainTools, batch, hold};
+
+    const NOW: Moment = Moment::from_micros(1);
+    const LIMIT: usize = 1_000;
+
+    /// Batches that say they are compressed, and are not.
+    #[derive(Default)]
+    struct CountingDecompressor {
+        inflations: u32,
+    }
+
+    impl BatchDecompressor for CountingDecompressor {
+        fn inflate(
+            &mut self,
+            _: Compression,
+            body: &[u8],
+            _: usize,
+            into: &mut Vec<u8>,
+        ) -> Result<(), RecordError> {
+            self.inflations += 1;
+            into.extend_from_slice(body);
+            Ok(())
+        }
+    }
+
+    fn packed(base: i64, count: i64) -> Vec<u8> {
+        let deltas: Vec<(i64, usize)> = (0..count).map(|delta| (delta, 20)).collect();
+        let mut packed = batch(base, &deltas, count - 1, false).to_vec();
+        // Attributes: gzip.
+        packed[22] = 1;
+        let checksum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &packed[21..]) as u32;
+        packed[17..21].copy_from_slice(&checksum.to_be_bytes());
+        packed
+    }
+
+    /// A partition on a budget, of which everything is lent to others but the overdraft.
+    struct PressedPartition {
+        core: PartitionCore,
+        inflater: RefCell<CountingDecompressor>,
+        budget: MemoryBudget,
+        others: MemoryLease,
+    }
+
+    impl PressedPartition {
+        fn new(progress: Option<CommittedProgress>) -> Self {
+            let budget = MemoryBudget::new(LIMIT);
+            let others = budget.try_lease(LIMIT).expect("room");
+            let core = PartitionCore::new(PartitionConfig {
+                committed: Offset(0),
+                leader_epoch: -1,
+                progress,
+                failures: None,
+                policy: FailureHandling::default(),
+                filters: 0,
+                limits: PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 },
+                buffer_bytes_target: 100,
+            });
+            Self { core, inflater: RefCell::default(), budget, others }
+        }
+
+        fn step(
+            &mut self,
+            granted: Option<MemoryLease>,
+            event: impl FnOnce(&mut PartitionCore, &mut CoreContext<'_>) -> PartitionEffects,
+        ) -> PartitionEffects {
+            let (inflater, budget) = (&self.inflater, &self.budget);
+            let limits = PieceLimits::of(LIMIT);
+            let mut opener = LeasedDecompressor { inflater, budget, limits, spent: 0, granted };
+            let opener = &mut opener;
+            event(
+                &mut self.core,
+                &mut CoreContext { opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) },
+            )
+        }
+
+        fn fetch(&mut self, records: &Bytes) -> PartitionEffects {
+            let (position, hold) = (self.core.position(), hold());
+            let aborted = AbortedTransactions::default();
+            self.step(None, |core, tools| {
+                core.fetched(NOW, FetchedFrame { position, records, aborted, hold: &hold }, tools)
+            })
+        }
+
+        fn wake(&mut self, granted: Option<MemoryLease>) -> PartitionEffects {
+            self.step(granted, |core, tools| core.wake(NOW, tools))
+        }
+
+        fn inflations(&self) -> u32 {
+            self.inflater.borrow().inflations
+        }
+    }
+
+    fn awaited(effects: &PartitionEffects) -> Option<usize> {
+        effects.iter().find_map(|effect| match effect {
+            PartitionEffect::AwaitCredit(short) => Some(short.bytes),
+            _ => None,
+        })
+    }
+
+    fn is_offered(effects: &PartitionEffects) -> bool {
+        effects.iter().any(|effect| matches!(effect, PartitionEffect::Offer { .. }))
+    }
+
+    #[test]
+    fn mem_1_a_batch_that_waits_for_credit_is_inflated_in_vain_once() {
+        let mut pressed = PressedPartition::new(None);
+        let over = pressed.budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
+        let bytes = awaited(&pressed.fetch(&packed(0, 5).into())).expect("no credit");
+        for _ in 0..50 {
+            assert_eq!(awaited(&pressed.wake(None)), Some(bytes));
+        }
+        assert_eq!(pressed.inflations(), 1, "to know its size");
+        let budget = pressed.budget.clone();
+        let mut line = Box::pin(budget.lease_or_overdraft(bytes, Overdraft::Inflated));
+        assert!(line.as_mut().now_or_never().is_none());
+        drop(over);
+        let granted = line.now_or_never().expect("woken by what came back");
+        assert!(is_offered(&pressed.wake(Some(granted))));
+        assert_eq!(pressed.inflations(), 2);
+        assert_eq!(pressed.budget.leased(), LIMIT + bytes);
+        for _ in 0..50 {
+            pressed.wake(None);
+        }
+        assert_eq!(pressed.inflations(), 2);
+    }
+
+    #[test]
+    fn credit_that_is_too_little_or_not_needed_any_more_goes_to_the_next() {
+        let mut pressed = PressedPartition::new(None);
+        let over =
+            pressed.budget.try_lease_or_overdraft(LIMIT / 2, Overdraft::Inflated).expect("the overdraft");
+        let bytes = awaited(&pressed.fetch(&packed(0, 5).into())).expect("no credit");
+        pressed.others.shrink_to(LIMIT - bytes);
+        let little = pressed.budget.try_lease(bytes - 1).expect("room");
+        assert_eq!(awaited(&pressed.wake(Some(little))), Some(bytes), "asks again");
+        drop(over);
+        pressed.step(None, |core, tools| core.drain(NOW, tools));
+        let late = pressed.budget.try_lease(bytes).expect("room");
+        pressed.wake(Some(late));
+        assert_eq!((pressed.inflations(), pressed.budget.leased()), (1, LIMIT - bytes));
+    }
+
+    fn offered(effects: &PartitionEffects) -> Option<(u64, Offset, Vec<i64>)> {
+        effects.iter().find_map(|effect| match effect {
+            PartitionEffect::Offer { seq, cut, .. } => {
+                Some((*seq, cut.range.end, cut.walk().map(|record| record.offset.0).collect()))
+            }
+            _ => None,
+        })
+    }
+
+    fn wanted(effects: &PartitionEffects) -> Option<Offset> {
+        effects.iter().find_map(|effect| match effect {
+            PartitionEffect::Fetch { position, .. } => Some(*position),
+            _ => None,
+        })
+    }
+
+    /// A partition without room to spare that holds a frame, of which the first batch was offered.
+    fn stocked(buffer_bytes_target: usize) -> (PressedPartition, usize, (u64, Offset, Vec<i64>)) {
+        let mut pressed = PressedPartition::new(None);
+        pressed.core.start.buffer_bytes_target = buffer_bytes_target;
+        pressed.others.shrink_to(0);
+        let deltas: Vec<(i64, usize)> = (0..8).map(|delta| (delta, 20)).collect();
+        let frame = Bytes::from([batch(0, &deltas, 7, false), batch(8, &deltas, 7, false)].concat());
+        let hold = Arc::new(pressed.budget.try_lease(frame.len()).expect("room"));
+        let effects = pressed.step(None, |core, tools| {
+            let aborted = AbortedTransactions::default();
+            core.fetched(
+                NOW,
+                FetchedFrame { position: Offset(0), records: &frame, aborted, hold: &hold },
+                tools,
+            )
+        });
+        let offer = offered(&effects).expect("a batch");
+        (pressed, frame.len(), offer)
+    }
+
+    #[test]
+    fn mem_1_ord_1_what_lies_behind_a_retry_is_given_back_and_fetched_when_it_can_be_used() {
+        for target in [100, 100_000] {
+            let (mut pressed, frame_bytes, (seq, end, records)) = stocked(target);
+            pressed.step(None, PartitionCore::give_back);
+            assert_eq!(pressed.budget.leased(), frame_bytes, "what is offered is let alone");
+            let until = NOW + std::time::Duration::from_secs(5);
+            let again = |pressed: &mut PressedPartition, seq, ticket| {
+                pressed.step(None, |core, tools| {
+                    core.sealed(seq, end, BatchId(ticket), tools);
+                    core.resolved(NOW, BatchId(ticket), BatchResolution::Again { at: until }, tools)
+                })
+            };
+            again(&mut pressed, seq, 1);
+            let effects = pressed.step(None, PartitionCore::give_back);
+            assert!(effects.iter().any(|effect| matches!(effect, PartitionEffect::Pause)), "{effects:?}");
+            assert_eq!((pressed.core.position(), pressed.core.buffered_bytes()), (Offset(8), 0));
+            assert!(pressed.budget.leased() < frame_bytes / 2, "only what is tried again is held");
+            for ticket in 2..5 {
+                let effects = pressed.step(None, |core, tools| core.wake(until, tools));
+                let (seq, _, same) = offered(&effects).expect("the same again");
+                assert_eq!((&same, wanted(&effects)), (&records, None), "nothing is fetched to lie there");
+                let effects = again(&mut pressed, seq, ticket);
+                assert_eq!(wanted(&effects), None);
+            }
+            let (seq, ..) =
+                offered(&pressed.step(None, |core, tools| core.wake(until, tools))).expect("again");
+            let effects = pressed.step(None, |core, tools| {
+                core.sealed(seq, end, BatchId(9), tools);
+                core.resolved(NOW, BatchId(9), BatchResolution::Delivered, tools)
+            });
+            assert_eq!(wanted(&effects), Some(Offset(8)), "ALO-1: now it can be used");
+            assert_eq!(pressed.budget.leased(), 0);
+        }
+    }
+
+    #[test]
+    fn mem_1_a_frame_that_others_hold_too_is_left_when_there_is_room_for_a_copy() {
+        let (mut pressed, frame_bytes, (seq, end, _)) = stocked(100);
+        let other = pressed.core.current.batch.slices[0].hold.clone();
+        let until = NOW + std::time::Duration::from_secs(5);
+        pressed.step(None, |core, tools| {
+            core.sealed(seq, end, BatchId(1), tools);
+            core.resolved(NOW, BatchId(1), BatchResolution::Again { at: until }, tools)
+        });
+        pressed.step(None, PartitionCore::give_back);
+        assert!(pressed.budget.leased() > frame_bytes, "the other's, and a copy");
+        drop(other);
+        assert!(pressed.budget.leased() < frame_bytes / 2);
+    }
+
+    fn short(bytes: usize) -> CreditShortage {
+        CreditShortage { bytes, purpose: Overdraft::Inflated }
+    }
+
+    struct ReceivingPartition(tokio::sync::mpsc::UnboundedSender<MemoryLease>);
+
+    impl Actor for ReceivingPartition {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<CreditGranted> for ReceivingPartition {
+        type Result = ();
+
+        fn handle(&mut self, CreditGranted(lease): CreditGranted, _: &mut Self::Context) {
+            let _ = self.0.send(lease);
+        }
+    }
+
+    #[actix::test]
+    async fn liv_1_a_place_in_the_line_brings_the_credit_and_is_left_when_it_is_given_up() {
+        let budget = MemoryBudget::new(LIMIT);
+        let others = budget.try_lease(LIMIT).expect("room");
+        let over = budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
+        let (sender, mut granted) = tokio::sync::mpsc::unbounded_channel();
+        let to = ReceivingPartition(sender).start().recipient();
+        let given_up = CreditWait::for_credit(short(5), &budget, to.clone());
+        let _waits = CreditWait::for_credit(short(6), &budget, to);
+        while !budget.has_waiters() {
+            tokio::task::yield_now().await;
+        }
+        drop(given_up);
+        tokio::task::yield_now().await;
+        drop(over);
+        assert_eq!(granted.recv().await.expect("there").bytes(), 6);
+        assert_eq!(others.bytes(), budget.leased());
+    }
+
+    /// Its rest is here, and only what it holds itself could be lent for it: it must not wait for that.
+    #[test]
+    fn liv_1_a_remembered_batch_whose_rest_cannot_be_inflated_is_begun_with_what_is_here() {
+        let pieces = vec![ProgressPiece { length: 4, attempts: 1, alone: true }];
+        let left = CommittedProgress { pieces, first_failure_ms: Some(5), ..CommittedProgress::default() };
+        let mut pressed = PressedPartition::new(Some(left));
+        let effects = pressed.fetch(&[packed(0, 2), packed(2, 2)].concat().into());
+        assert!(
+            !is_offered(&effects)
+                && !effects.iter().any(|effect| matches!(effect, PartitionEffect::Fetch { .. }))
+        );
+        let bytes = awaited(&effects).expect("the first has the overdraft");
+        let budget = pressed.budget.clone();
+        let mut line = Box::pin(budget.lease_or_overdraft(bytes, Overdraft::Inflated));
+        assert!(line.as_mut().now_or_never().is_none());
+        let effects = pressed.wake(None);
+        let begun = |effect: &PartitionEffect| {
+            matches!(effect, PartitionEffect::Commit { .. } | PartitionEffect::Offer { .. })
+        };
+        assert!(effects.iter().any(begun), "{effects:?}");
+        assert_eq!(pressed.core.work().batch.records, 2);
+    }
+}

@@ -1,0 +1,125 @@
+//! What a partition gives back when others are short of bytes. Records behind those that are not getting through are of no use
+//! before these are resolved: they are fetched again then, and not sooner. What is offered or in flight is never touched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::batch::{RecordRun, SharedLease};
+use super::compact::copy_to;
+use super::core::{AttemptState, PartitionCore, PartitionPhase};
+use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
+use super::fetch_buffer::BatchOpener;
+
+impl PartitionCore {
+    /// Others are short of bytes.
+    pub fn give_back(&mut self, tools: &mut CoreContext<'_>) -> PartitionEffects {
+        let mut out = PartitionEffects::new();
+        if !self.is_running() || !self.is_held_up() || self.lost_before.is_some() {
+            return out;
+        }
+        if self.wanted || !self.buffer.is_empty() {
+            self.position = self.remaining.first().unwrap_or(&self.current).batch.range.end;
+            self.buffer.clear();
+            self.wanted = false;
+            out.push(PartitionEffect::Pause);
+        }
+        self.gave_back = true;
+        if matches!(self.flight, AttemptState::BackingOff { .. }) {
+            let cuts =
+                std::iter::once(&mut self.current).chain(&mut self.remaining).map(|work| &mut work.batch);
+            keep_only(cuts.flat_map(|cut| &mut cut.slices), tools.opener);
+        }
+        out
+    }
+
+    /// Whether what is in work has been tried, or given up, and is still here.
+    fn is_held_up(&self) -> bool {
+        match self.flight {
+            AttemptState::BackingOff { .. } | AttemptState::DeadLettering { .. } => true,
+            AttemptState::Idle
+            | AttemptState::AwaitingCommit
+            | AttemptState::Offered { .. }
+            | AttemptState::Sealed { .. } => self.current.held_up && !self.current.may_grow(),
+        }
+    }
+
+    /// Whether records would only lie here: others have been short of bytes, and what is in work has not got through since.
+    pub(super) fn holds_back(&mut self) -> bool {
+        self.gave_back &= !self.current.batch.is_empty() || !self.remaining.is_empty();
+        self.gave_back && self.phase == PartitionPhase::Running
+    }
+}
+
+/// Slices that are less than half of what keeps them on the budget are copied out of it, so that the rest can go.
+fn keep_only<'s>(slices: impl Iterator<Item = &'s mut RecordRun>, opener: &mut dyn BatchOpener) {
+    // As many as there are records may stand each on a hold of its own, or with others between those of one.
+    let (mut groups, mut known) = (Vec::<Vec<&mut RecordRun>>::new(), HashMap::new());
+    for slice in slices {
+        let at = *known.entry(Arc::as_ptr(&slice.hold)).or_insert(groups.len());
+        match groups.get_mut(at) {
+            Some(group) => group.push(slice),
+            None => groups.push(vec![slice]),
+        }
+    }
+    for group in groups.into_iter().rev() {
+        keep_of_hold(group, opener);
+    }
+}
+
+/// The same for all slices of one hold.
+fn keep_of_hold(mut slices: Vec<&mut RecordRun>, opener: &mut dyn BatchOpener) {
+    let Some(hold) = slices.first().map(|slice| SharedLease::clone(&slice.hold)) else { return };
+    let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
+    if bytes.saturating_mul(2) > hold.bytes() {
+        return;
+    }
+    let is_all_ours = Arc::strong_count(&hold) == slices.len() + 1;
+    let lent = if is_all_ours { None } else { opener.lend(bytes) };
+    if !is_all_ours && lent.is_none() {
+        return;
+    }
+    copy_to(&Arc::new(hold.nothing()), bytes, slices.iter_mut().map(|slice| &mut **slice));
+    let kept = lent.or_else(|| {
+        let mut lease = Arc::into_inner(hold)?;
+        lease.shrink_to(bytes);
+        Some(Arc::new(lease))
+    });
+    let Some(kept) = kept else { return };
+    for slice in slices {
+        slice.hold = SharedLease::clone(&kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::credit::memory::MemoryBudget;
+    use crate::partition::model_tests::{PlainTools, batch, cut_of};
+
+    /// Between two plain batches of a frame may stand one that was inflated.
+    #[test]
+    fn mem_1_slices_of_one_hold_go_together_wherever_they_stand() {
+        let budget = MemoryBudget::new(10_000);
+        let hold_of = |bytes| SharedLease::new(budget.try_lease(bytes).expect("room"));
+        let records: Bytes = batch(0, &[(0, 20), (1, 20), (2, 20), (3, 20)], 3, false);
+        let mut slices: Vec<RecordRun> = Vec::new();
+        {
+            let (frame, inflated) = (hold_of(4_000), hold_of(2_000));
+            for hold in [&frame, &inflated, &frame, &inflated] {
+                let slice = cut_of(&records).slices.remove(0);
+                slices.push(RecordRun { hold: SharedLease::clone(hold), ..slice });
+            }
+        }
+        let offsets = |slices: &[RecordRun]| -> Vec<i64> {
+            slices.iter().flat_map(RecordRun::walk).map(|record| record.offset.0).collect()
+        };
+        let before = offsets(&slices);
+        let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
+        keep_only(slices.iter_mut(), &mut PlainTools);
+        assert_eq!((budget.leased(), offsets(&slices)), (bytes, before));
+        drop(slices);
+        assert_eq!(budget.leased(), 0);
+    }
+}

@@ -1,0 +1,161 @@
+//! What an answer makes of the records in work: resolved, tried again, cut smaller, given up. Order is kept: what lies behind
+//! waits until what lies before is resolved.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use lighterman_proto::failure::FailureCondition;
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::records::Record;
+use lighterman_proto::units::Moment;
+
+use super::attempt::AttemptFailure;
+use super::core::{AttemptState, PartitionCore};
+use super::effects::{BatchResolution, CoreContext, PartitionEffect, PartitionEffects};
+use super::ledger::Outcome;
+
+impl PartitionCore {
+    pub(super) fn apply_resolution(
+        &mut self,
+        resolution: BatchResolution,
+        tools: &CoreContext<'_>,
+        out: &mut PartitionEffects,
+    ) {
+        match resolution {
+            BatchResolution::Delivered => self.resolve_work(Outcome::Delivered, out),
+            BatchResolution::Partial { failed, failure, again_at } => {
+                self.on_partial_failure(&failed, failure, again_at, tools, out);
+            }
+            BatchResolution::Failed { mixed, failure, again_at } => {
+                self.on_failure(mixed, failure, again_at, tools, out);
+            }
+            BatchResolution::TooLarge { mixed, failure, again_at } => {
+                self.on_too_large(mixed, failure, again_at, tools, out);
+            }
+            BatchResolution::Again { at } => {
+                mutant!(
+                    "unknown-is-success",
+                    self.back_off(at, out),
+                    self.resolve_work(Outcome::Delivered, out)
+                );
+            }
+        }
+    }
+
+    pub(super) fn back_off(&mut self, until: Moment, out: &mut PartitionEffects) {
+        self.flight = AttemptState::BackingOff { until };
+        self.current.held_up = true;
+        out.push(PartitionEffect::WakeAt(until));
+    }
+
+    /// All of it failed. Beside other partitions' records that says nothing of these: they are tried alone. A batch that is
+    /// cut in two uses up no attempt, as for Kinesis.
+    fn on_failure(
+        &mut self,
+        mixed: bool,
+        failure: Arc<AttemptFailure>,
+        again_at: Moment,
+        tools: &CoreContext<'_>,
+        out: &mut PartitionEffects,
+    ) {
+        self.current.failed(failure);
+        if !mixed && self.start.policy.bisect && self.split_in_half(tools) {
+            return;
+        }
+        self.current.attempts_used = self.current.attempts_used.saturating_add(1);
+        self.current.failed_alone |= !mixed;
+        self.back_off_unless_exhausted(again_at, out);
+    }
+
+    fn back_off_unless_exhausted(&mut self, again_at: Moment, out: &mut PartitionEffects) {
+        if !self.current.is_exhausted(&self.start.policy) {
+            self.back_off(again_at, out);
+        }
+    }
+
+    fn split_in_half(&mut self, tools: &CoreContext<'_>) -> bool {
+        let Some((front, back)) = self.current.batch.halves(tools.sizer) else { return false };
+        self.remaining.push(mutant!(
+            "bisecting-loses-a-half",
+            self.current.with_records(back),
+            self.current.with_records(super::batch::PartitionBatch::empty(back.range.first))
+        ));
+        self.current = self.current.with_records(front);
+        true
+    }
+
+    /// The endpoint takes less than we may send: half of it, then, down to the single record.
+    fn on_too_large(
+        &mut self,
+        mixed: bool,
+        failure: Arc<AttemptFailure>,
+        again_at: Moment,
+        tools: &CoreContext<'_>,
+        out: &mut PartitionEffects,
+    ) {
+        self.current.failed(failure);
+        if mixed {
+            self.back_off(again_at, out);
+        } else if !self.split_in_half(tools) {
+            self.current.give_up_reason = Some(FailureCondition::MaximumPayloadSizeExceeded);
+        }
+    }
+
+    /// The function named `failed` of the records. It has answered for the others where only the named ones are tried again.
+    /// Where order is kept it may have stopped at its first failure: then nothing behind the lowest is answered for.
+    fn on_partial_failure(
+        &mut self,
+        failed: &BTreeSet<Offset>,
+        failure: Arc<AttemptFailure>,
+        again_at: Moment,
+        tools: &CoreContext<'_>,
+        out: &mut PartitionEffects,
+    ) {
+        let Some(lowest) = failed.first().copied() else {
+            self.resolve_work(Outcome::Delivered, out);
+            return;
+        };
+        self.current.failed(failure);
+        let (good, rest) =
+            self.current.batch.range.split_at(mutant!("named-record-counts-as-good", lowest, lowest.next()));
+        self.resolve(good, Outcome::Delivered, out);
+        let named_only = self.start.policy.named_only;
+        if named_only {
+            for range in between(failed, rest) {
+                self.resolve(range, Outcome::Delivered, out);
+            }
+        }
+        let keep = |record: &Record<'_>| !named_only || failed.contains(&record.offset);
+        self.current = self.current.with_records(self.current.batch.select(rest, tools.sizer, keep));
+        let halved = !named_only && self.start.policy.bisect && self.split_in_half(tools);
+        if !halved {
+            self.current.attempts_used = self.current.attempts_used.saturating_add(1);
+            self.current.failed_alone = true;
+        }
+        self.commit_at_rest_if_moved(out);
+        if !halved {
+            self.back_off_unless_exhausted(again_at, out);
+        }
+    }
+
+    /// The progress beside it names the attempts that are used up, not the next one: nobody has begun it.
+    pub(super) fn commit_at_rest_if_moved(&mut self, out: &mut PartitionEffects) {
+        if self.sent.offset != self.ledger.frontier() {
+            let progress = self.progress_at_rest();
+            self.commit(progress, out);
+        }
+    }
+}
+
+/// What lies between and behind the named offsets of `range`.
+fn between(named: &BTreeSet<Offset>, range: OffsetRange) -> Vec<OffsetRange> {
+    let mut from = range.first;
+    let mut ranges = Vec::new();
+    for offset in named {
+        ranges.push(OffsetRange { first: from, end: *offset });
+        from = offset.next();
+    }
+    ranges.push(OffsetRange { first: from, end: range.end });
+    ranges.retain(|range| !range.is_empty());
+    ranges
+}

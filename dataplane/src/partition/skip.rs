@@ -1,0 +1,127 @@
+//! What fails, for a person to see; and the record that a person gives up by hand.
+
+use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::units::Moment;
+
+use super::attempt::RecordAttempt;
+use super::core::{AttemptState, PartitionCore, PartitionPhase};
+use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent, SkipAnswer};
+use super::ledger::Outcome;
+
+/// The record that is being tried again and again, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailingRecords {
+    /// The first record of what fails.
+    pub offset: Offset,
+    /// How many records fail together.
+    pub records: u32,
+    /// Attempts used up.
+    pub attempts: u32,
+    /// When the next one begins, if that is decided.
+    pub next_attempt: Option<Moment>,
+}
+
+impl PartitionCore {
+    /// What fails, while something does.
+    pub fn failing(&self) -> Option<FailingRecords> {
+        if !self.current.has_failed() && !matches!(self.flight, AttemptState::DeadLettering { .. }) {
+            return None;
+        }
+        let next_attempt = match self.flight {
+            AttemptState::BackingOff { until } => Some(until),
+            AttemptState::Idle
+            | AttemptState::AwaitingCommit
+            | AttemptState::Offered { .. }
+            | AttemptState::Sealed { .. }
+            | AttemptState::DeadLettering { .. } => None,
+        };
+        let offset = self.current.batch.walk().next()?.offset;
+        Some(FailingRecords {
+            offset,
+            records: self.current.batch.records,
+            attempts: self.current.attempts_used,
+            next_attempt,
+        })
+    }
+
+    /// A person wants the record at `offset` resolved as skipped, or, up to `end`, what cannot be read.
+    pub fn skip(
+        &mut self,
+        now: Moment,
+        offset: Offset,
+        end: Option<Offset>,
+        tools: &mut CoreContext<'_>,
+    ) -> (SkipAnswer, PartitionEffects) {
+        let mut out = PartitionEffects::new();
+        let runs = matches!(self.phase, PartitionPhase::Running | PartitionPhase::Paused { .. });
+        if let Some(answer) = runs.then(|| self.want_passed(offset, end, &mut out)).flatten() {
+            self.advance(now, tools, &mut out);
+            return (answer, out);
+        }
+        if end.is_some_and(|end| end != offset.next()) {
+            return (SkipAnswer::NotUnreadable, out);
+        }
+        let ends = matches!(self.phase, PartitionPhase::Drained | PartitionPhase::Stopped);
+        if self.failing().is_none() || ends {
+            return (SkipAnswer::NotFailing, out);
+        }
+        if !self.current.holds(offset) {
+            return (SkipAnswer::NotAmong(self.current.batch.range), out);
+        }
+        self.skips_wanted.insert(offset);
+        self.call_back(&mut out);
+        self.advance(now, tools, &mut out);
+        let waits = self.skips_wanted.contains(&offset);
+        (if waits { SkipAnswer::AfterThisAttempt } else { SkipAnswer::Skipped }, out)
+    }
+
+    /// Resolves the records that a person wants skipped, now that no attempt is under way. What the attempt has resolved needs
+    /// nothing more.
+    pub(super) fn skip_wanted(&mut self, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
+        if self.skips_wanted.is_empty() {
+            return;
+        }
+        for offset in std::mem::take(&mut self.skips_wanted) {
+            self.skip_record(offset, tools, out);
+        }
+        self.commit_at_rest_if_moved(out);
+    }
+
+    /// Since it was accepted, the batch may have been cut in two.
+    fn skip_record(&mut self, offset: Offset, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
+        if self.current.holds(offset) {
+            let work = std::mem::replace(&mut self.current, RecordAttempt::none(self.ledger.frontier()));
+            let end = work.batch.range.end;
+            match self.skip_in(work, offset, tools, out) {
+                Some(rest) => self.current = rest,
+                None => (self.current, self.flight) = (RecordAttempt::none(end), AttemptState::Idle),
+            }
+        } else if let Some(index) = self.remaining.iter().position(|work| work.holds(offset)) {
+            let work = self.remaining.remove(index);
+            if let Some(rest) = self.skip_in(work, offset, tools, out) {
+                self.remaining.insert(index, rest);
+            }
+        }
+    }
+
+    /// What is left of `work` without the record at `offset`, if anything is.
+    fn skip_in(
+        &mut self,
+        work: RecordAttempt,
+        offset: Offset,
+        tools: &CoreContext<'_>,
+        out: &mut PartitionEffects,
+    ) -> Option<RecordAttempt> {
+        let range = work.batch.range;
+        let rest = work.batch.select(range, tools.sizer, |record| record.offset != offset);
+        self.resolve(OffsetRange { first: offset, end: offset.next() }, Outcome::Skipped, out);
+        out.push(PartitionEffect::Log(PartitionEvent::Skipped { offset }));
+        if rest.is_empty() {
+            self.resolve(range, Outcome::NoRecord, out);
+            return None;
+        }
+        let mut work = work.with_records(rest);
+        work.batch.range.first = self.ledger.frontier().max(range.first).min(range.end);
+        Some(work)
+    }
+}

@@ -1,0 +1,264 @@
+//! How an attempt begins: the next records are cut, what is too old or given up is set apart, the attempt is put on record,
+//! and the records are offered.
+
+use lighterman_proto::failure::FailureCondition;
+use lighterman_proto::ids::OffsetRange;
+use lighterman_proto::units::Moment;
+
+use super::attempt::{RecordAttempt, is_expired};
+use super::batch::PartitionBatch;
+use super::core::{AttemptState, PartitionCore, PartitionPhase};
+use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
+use super::fetch_buffer::{FillLimits, FillStop};
+use super::ledger::Outcome;
+
+impl PartitionCore {
+    /// Takes the next step towards an attempt, if one can be taken now.
+    pub(super) fn advance_attempt(
+        &mut self,
+        now: Moment,
+        tools: &mut CoreContext<'_>,
+        out: &mut PartitionEffects,
+    ) {
+        match self.flight {
+            AttemptState::Sealed { .. } | AttemptState::DeadLettering { .. } => {}
+            AttemptState::Offered { .. } => self.grow_offer(now, tools, out),
+            AttemptState::Idle | AttemptState::AwaitingCommit | AttemptState::BackingOff { .. } => {
+                self.skip_wanted(tools, out);
+                let waits = matches!(self.flight, AttemptState::BackingOff { until } if until > now);
+                if !waits && self.is_acknowledged() {
+                    self.flight = AttemptState::Idle;
+                    self.start_attempt(now, tools, out);
+                }
+            }
+        }
+    }
+
+    fn start_attempt(&mut self, now: Moment, tools: &mut CoreContext<'_>, out: &mut PartitionEffects) {
+        // Each round sets something apart or gives it an outcome; nothing begins over a commit that is under way.
+        while self.phase != PartitionPhase::Stopped && self.is_acknowledged() {
+            if self.current.batch.is_empty() || self.is_refilling() {
+                self.next_attempt(now, tools, out);
+            }
+            if self.current.batch.is_empty() || self.is_refilling() || !self.is_acknowledged() {
+                return;
+            }
+            if let Some(condition) = self.give_up_condition() {
+                self.dead_letter_or_drop(condition, out);
+                if !matches!(self.flight, AttemptState::Idle) {
+                    return;
+                }
+                continue;
+            }
+            if self.split_by_age(tools) {
+                continue;
+            }
+            let wanted = self.progress_for_attempt();
+            if wanted.is_some() && !self.is_on_record(wanted.as_ref()) {
+                self.flight = AttemptState::AwaitingCommit;
+                self.commit(wanted, out);
+                return;
+            }
+            self.publish_offer(now, tools, out);
+            return;
+        }
+    }
+
+    /// Pieces of a failed batch first, then what an owner before us cut, then new records.
+    fn next_attempt(&mut self, now: Moment, tools: &mut CoreContext<'_>, out: &mut PartitionEffects) {
+        if let Some(next) = mutant!(
+            "retry-reorders",
+            self.remaining.pop(),
+            (!self.remaining.is_empty()).then(|| self.remaining.remove(0))
+        ) {
+            self.current = next;
+            return;
+        }
+        let goes_on = self.fill(now, tools, out);
+        let cut = &self.current.batch;
+        let Some(piece) = self.inherited.pieces.front_mut().filter(|_| !cut.is_empty()) else { return };
+        piece.records_left = piece.records_left.saturating_sub(cut.records);
+        let reached = piece.end.map_or(piece.records_left == 0, |end| cut.range.end >= end);
+        let rest_is_gone = self.lost_before.is_some() || self.unread.now.is_some();
+        let is_whole = reached || piece.end.is_none() || cut.full || rest_is_gone;
+        if !is_whole && goes_on {
+            return;
+        }
+        // What is here may be what keeps the rest from being fetched.
+        if !is_whole && !mutant!("regrowing-starves-others", tools.opener.has_waiters(), false) {
+            out.push(PartitionEffect::PollSoon);
+            return;
+        }
+        let piece = *piece;
+        if reached {
+            self.inherited.pieces.pop_front();
+        }
+        self.current.attempts_used = piece.attempts_used;
+        self.current.failed_alone = piece.failed_alone;
+        self.current.first_failure_ms = piece.first_failure_ms;
+        self.current.exclusive = true;
+        if let Some(known) = self.start.failures.as_ref().filter(|_| piece.first_failure_ms.is_some()) {
+            self.current.remember(known);
+        }
+    }
+
+    /// True while the records of an earlier owner's piece are not all here.
+    pub(super) fn is_refilling(&self) -> bool {
+        let bounded = self.inherited.pieces.front().is_some_and(|piece| piece.end.is_some());
+        bounded && self.remaining.is_empty() && self.current.may_grow()
+    }
+
+    /// Why the records in work are not to be tried any more.
+    fn give_up_condition(&self) -> Option<FailureCondition> {
+        let exhausted = self.current.is_exhausted(&self.start.policy);
+        self.current.give_up_reason.or(exhausted.then_some(FailureCondition::RetryAttemptsExhausted))
+    }
+
+    /// Leaves in work only records that are all too old, or all young enough; true when it changed something.
+    fn split_by_age(&mut self, tools: &CoreContext<'_>) -> bool {
+        let Some(age_max) = self.start.policy.record_age_max else { return false };
+        let mut first_is_expired = None;
+        let mut split_at = None;
+        for record in self.current.batch.walk() {
+            let expired = is_expired(&record, age_max, tools.wall);
+            if *first_is_expired.get_or_insert(expired) != expired {
+                split_at = Some(record.offset);
+                break;
+            }
+        }
+        if let Some(offset) = split_at {
+            let (front, back) = self.current.batch.range.split_at(offset);
+            let back = self.current.with_records(self.current.batch.select(back, tools.sizer, |_| true));
+            self.current = self.current.with_records(self.current.batch.select(front, tools.sizer, |_| true));
+            self.remaining.push(back);
+        }
+        if first_is_expired == Some(true) {
+            self.current.give_up_reason = Some(FailureCondition::RecordAgeExceeded);
+            return true;
+        }
+        false
+    }
+
+    /// Sends the records in work to the destination, once it is on record why; without one they end here and now.
+    fn dead_letter_or_drop(&mut self, condition: FailureCondition, out: &mut PartitionEffects) {
+        self.current.give_up_reason = Some(condition);
+        if !self.start.policy.has_destination {
+            let outcome = match condition {
+                FailureCondition::RecordAgeExceeded => Outcome::Expired,
+                FailureCondition::RetryAttemptsExhausted => Outcome::Exhausted,
+                FailureCondition::MaximumPayloadSizeExceeded => Outcome::Oversized,
+                FailureCondition::BatchUnreadable => Outcome::Dropped,
+            };
+            out.push(PartitionEffect::Log(PartitionEvent::GivenUp {
+                work: Box::new(self.current.clone()),
+                condition,
+            }));
+            self.resolve_work(outcome, out);
+            return;
+        }
+        let at_rest = self.progress_at_rest();
+        if self.current.has_failed() && !self.is_on_record(at_rest.as_ref()) {
+            self.flight = AttemptState::AwaitingCommit;
+            self.commit(at_rest, out);
+            return;
+        }
+        self.ticket += 1;
+        self.flight = AttemptState::DeadLettering { ticket: self.ticket };
+        out.push(PartitionEffect::DeadLetter {
+            ticket: self.ticket,
+            work: Box::new(self.current.clone()),
+            condition,
+        });
+    }
+
+    /// Grows the cut in work from the buffer; true when it goes on growing as soon as others have had their turn.
+    pub(super) fn fill(
+        &mut self,
+        now: Moment,
+        tools: &mut CoreContext<'_>,
+        out: &mut PartitionEffects,
+    ) -> bool {
+        let reach = FillLimits {
+            limits: self.start.limits,
+            end_max: self.inherited.pieces.front().and_then(|piece| piece.end),
+            frontier: self.ledger.frontier(),
+            known: &self.inherited.known,
+            remembered: self.inherited.remembered,
+        };
+        let stop = self.buffer.grow(&mut self.current.batch, reach, tools.sizer, tools.sieve, tools.opener);
+        self.resolve_excluded(out);
+        self.unread.forget_before(self.current.batch.range.end);
+        let goes_on = stop == FillStop::Later;
+        match stop {
+            FillStop::Done => {}
+            FillStop::NoCredit(shortage) => out.push(PartitionEffect::AwaitCredit(shortage)),
+            FillStop::Later => out.push(PartitionEffect::ContinueSoon),
+            FillStop::Oversized { offset, bytes } => {
+                if let Some(cut) = self.buffer.take_one(self.current.batch.range.first, offset, bytes) {
+                    self.current = self.current.with_records(cut);
+                    self.current.give_up_reason = Some(FailureCondition::MaximumPayloadSizeExceeded);
+                    return false;
+                }
+            }
+            FillStop::Corrupt(error) => {
+                self.reread(now, error, out);
+            }
+            FillStop::Rewritten => {
+                self.discard_inherited(out);
+                return self.fill(now, tools, out);
+            }
+        }
+        if self.current.batch.is_empty() {
+            self.resolve_without_records(out);
+        }
+        goes_on
+    }
+
+    /// No record in it: all of it was filtered, or nothing stands there. What comes next begins behind it.
+    fn resolve_without_records(&mut self, out: &mut PartitionEffects) {
+        let range = self.current.batch.range;
+        self.current.batch = PartitionBatch::empty(range.end);
+        self.resolve(range, Outcome::NoRecord, out);
+        mutant!("filtered-tail-not-committed", self.commit_if_moved(out), {
+            if !range.is_empty() {
+                self.commit_if_moved(out);
+            }
+        });
+    }
+
+    fn resolve_excluded(&mut self, out: &mut PartitionEffects) {
+        for (range, outcome) in std::mem::take(&mut self.current.batch.excluded) {
+            self.resolve(range, outcome, out);
+        }
+        let first = self.current.batch.range.first.max(self.ledger.frontier());
+        self.current.batch.range.first = first.min(self.current.batch.range.end);
+    }
+
+    /// Gives what is in work an outcome, and begins behind it.
+    pub(super) fn resolve_work(&mut self, outcome: Outcome, out: &mut PartitionEffects) {
+        let range = self.current.batch.range;
+        let done = std::mem::replace(&mut self.current, RecordAttempt::none(range.end));
+        if outcome.is_notable() {
+            // What stood between the records has nothing to do with it.
+            for run in runs(&done.batch) {
+                self.resolve(run, outcome, out);
+            }
+            self.resolve(range, Outcome::NoRecord, out);
+        } else {
+            self.resolve(range, outcome, out);
+        }
+        self.commit_if_moved(out);
+    }
+}
+
+/// The offsets of a cut's records, neighbours joined.
+fn runs(cut: &PartitionBatch) -> Vec<OffsetRange> {
+    let mut runs: Vec<OffsetRange> = Vec::new();
+    for record in cut.walk() {
+        match runs.last_mut() {
+            Some(last) if last.end == record.offset => last.end = record.offset.next(),
+            _ => runs.push(OffsetRange { first: record.offset, end: record.offset.next() }),
+        }
+    }
+    runs
+}

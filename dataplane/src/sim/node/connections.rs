@@ -1,0 +1,181 @@
+//! The connections of a membership, as `kafka/group/requests.rs` keeps them: one request on each line at a time, the
+//! coordinator looked up where it is not known.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use lighterman_proto::ids::Offset;
+
+use super::super::cluster::{BrokerReply, RequestKind};
+use super::super::environment::SimulatedEnvironment;
+use super::SimulatedNode;
+use crate::commits::core::CommitRequest;
+use crate::kafka::group::effects::{GroupEffect, MemberIdentity};
+
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SimulatedConnection {
+    Heartbeat,
+    Join,
+    Commit,
+}
+
+/// What a request on a line is for.
+#[derive(Debug)]
+pub(super) enum LinePurpose {
+    Join(MemberIdentity),
+    Sync(MemberIdentity),
+    Heartbeat(u64),
+    Beat(u64),
+    Leave,
+    Commits { who: MemberIdentity },
+    StartCommit { resolve: u64, who: MemberIdentity },
+    Committed { resolve: u64 },
+    ReadBack { frontiers: Vec<CommitRequest> },
+}
+
+#[derive(Debug)]
+pub(super) struct QueuedRequest {
+    purpose: LinePurpose,
+    request: RequestKind,
+    deadline: Duration,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct LineState {
+    busy: bool,
+    waiting: VecDeque<QueuedRequest>,
+}
+
+/// What a request was for.
+#[derive(Debug)]
+pub(super) enum RequestPurpose {
+    FindCoordinator,
+    FindFor(SimulatedConnection, Box<QueuedRequest>),
+    OnLine(SimulatedConnection, LinePurpose),
+    Shares { effect: Box<GroupEffect> },
+    CountTopic,
+    View { resolve: u64 },
+    Offsets { resolve: u64 },
+    Ends { resolve: u64 },
+    LogEnds { resolve: u64 },
+    LookUp,
+    Bounds { broker: usize, partition: i32, position: Offset, start: Option<Offset> },
+    Fetch { broker: usize },
+}
+
+impl SimulatedNode {
+    pub(super) fn ask(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        broker: usize,
+        request: RequestKind,
+        purpose: RequestPurpose,
+    ) {
+        let wait = if let RequestKind::Fetch { wait, .. } = &request { *wait } else { Duration::ZERO };
+        let id = outside.ask(self.id, self.incarnation, broker, request, DEADLINE + wait);
+        self.purposes.insert(id, purpose);
+    }
+
+    pub(super) fn on_line(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        line: SimulatedConnection,
+        purpose: LinePurpose,
+        request: RequestKind,
+        deadline: Duration,
+    ) {
+        self.lines[line as usize].waiting.push_back(QueuedRequest { purpose, request, deadline });
+        self.pump_line(outside, line);
+    }
+
+    fn pump_line(&mut self, outside: &mut SimulatedEnvironment, line: SimulatedConnection) {
+        let state = &mut self.lines[line as usize];
+        if state.busy {
+            return;
+        }
+        let Some(next) = state.waiting.pop_front() else { return };
+        state.busy = true;
+        match self.group.coordinator {
+            Some(broker) => self.send_on_line(outside, line, broker, next),
+            None => {
+                let broker = outside.random.below(2) as usize;
+                self.ask(
+                    outside,
+                    broker,
+                    RequestKind::FindCoordinator,
+                    RequestPurpose::FindFor(line, Box::new(next)),
+                );
+            }
+        }
+    }
+
+    fn send_on_line(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        line: SimulatedConnection,
+        broker: usize,
+        queued: QueuedRequest,
+    ) {
+        let QueuedRequest { purpose, request, deadline } = queued;
+        let id = outside.ask(self.id, self.incarnation, broker, request, deadline);
+        self.purposes.insert(id, RequestPurpose::OnLine(line, purpose));
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        purpose: RequestPurpose,
+        reply: Option<BrokerReply>,
+    ) {
+        match purpose {
+            RequestPurpose::FindCoordinator => self.coordinator_found(outside, reply),
+            RequestPurpose::FindFor(line, queued) => match reply {
+                Some(BrokerReply::Coordinator(Ok(broker))) => {
+                    self.group.coordinator = Some(broker);
+                    self.send_on_line(outside, line, broker, *queued);
+                }
+                _ => self.line_answered(outside, line, queued.purpose, None),
+            },
+            RequestPurpose::OnLine(line, purpose) => self.line_answered(outside, line, purpose, reply),
+            RequestPurpose::Shares { effect } => self.share_out(outside, *effect, reply),
+            RequestPurpose::CountTopic => self.topic_counted(outside, reply),
+            RequestPurpose::View { resolve } => self.resolve_view(outside, resolve, reply),
+            RequestPurpose::Offsets { resolve } => self.resolve_offsets(outside, resolve, reply),
+            RequestPurpose::Ends { resolve } => self.resolve_ends(outside, resolve, reply),
+            RequestPurpose::LogEnds { resolve } => self.resolve_log_ends(outside, resolve, reply),
+            RequestPurpose::LookUp => self.looked_up(outside, reply),
+            RequestPurpose::Bounds { broker, partition, position, start } => {
+                self.bounds(outside, broker, (partition, position), start, reply);
+            }
+            RequestPurpose::Fetch { broker } => self.polled(outside, broker, reply),
+        }
+    }
+
+    fn line_answered(
+        &mut self,
+        outside: &mut SimulatedEnvironment,
+        line: SimulatedConnection,
+        purpose: LinePurpose,
+        reply: Option<BrokerReply>,
+    ) {
+        self.lines[line as usize].busy = false;
+        if reply.is_none() {
+            // Whoever does not answer may not be the coordinator any more.
+            self.group.coordinator = None;
+        }
+        match purpose {
+            LinePurpose::Join(who) => self.joined(outside, who, reply),
+            LinePurpose::Sync(who) => self.synced(outside, who, reply),
+            LinePurpose::Heartbeat(seq) => self.heartbeat_answered(outside, seq, reply),
+            LinePurpose::Beat(seq) => self.told(outside, seq, reply),
+            LinePurpose::Leave => self.has_left(),
+            LinePurpose::Commits { who } => self.commits_answered(outside, &who, reply),
+            LinePurpose::StartCommit { resolve, who } => self.start_committed(outside, resolve, &who, reply),
+            LinePurpose::ReadBack { frontiers } => self.has_read_back(outside, frontiers, reply),
+            LinePurpose::Committed { resolve } => self.resolve_committed(outside, resolve, reply),
+        }
+        self.pump_line(outside, line);
+    }
+}

@@ -1,0 +1,341 @@
+//! The loop: what is due happens, one thing at a time, until everything is committed and everybody has left.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use lighterman_proto::units::Moment;
+
+use super::environment::{EnvironmentEvent, SimulatedEnvironment, WALL_MS, owner};
+use super::node::{NodeMessage, NodeState, SimulatedNode};
+use super::registry_store::RegistryStore;
+use super::schedule::{FaultKind, FaultSchedule};
+use crate::history::{HistoryChecker, HistoryEvent as Happened, HistoryRules, Invariant, Violation};
+
+/// How long after the faults everything must be committed, and everybody gone.
+const QUIET_MAX: Duration = Duration::from_secs(120);
+/// A schedule that makes more events than this goes in circles.
+const EVENTS_MAX: u64 = 300_000;
+const COORDINATOR_TICK: Duration = Duration::from_millis(100);
+
+/// What became of a schedule.
+#[derive(Debug, Default)]
+pub struct RunOutcome {
+    /// What is wrong; empty when nothing is.
+    pub violations: Vec<Violation>,
+    /// Events.
+    pub events: u64,
+    /// Invocations.
+    pub invocations: u64,
+    /// Simulated time.
+    pub took: Duration,
+    /// Every event, when it was asked for.
+    pub trace: String,
+    /// What happened, in a form for people, when it was asked for.
+    pub timeline: String,
+}
+
+enum RunStage {
+    Working,
+    Leaving,
+}
+
+pub(super) struct SimulatedRun {
+    pub outside: SimulatedEnvironment,
+    pub nodes: Vec<SimulatedNode>,
+    pub registry: RegistryStore,
+    stage: RunStage,
+    leased_max: Vec<usize>,
+    events: u64,
+    trace: Option<String>,
+}
+
+/// Runs one schedule.
+pub fn run(plan: &FaultSchedule, with_trace: bool) -> RunOutcome {
+    let mut world = SimulatedRun::new(plan, with_trace);
+    let unfinished = world.run();
+    world.check_history(unfinished)
+}
+
+impl SimulatedRun {
+    fn new(plan: &FaultSchedule, with_trace: bool) -> Self {
+        let mut outside = SimulatedEnvironment::new(plan.clone());
+        let nodes: Vec<SimulatedNode> =
+            (0..plan.nodes).map(|id| SimulatedNode::new(id, 0, &mut outside)).collect();
+        let mut world = Self {
+            outside,
+            leased_max: vec![0; nodes.len()],
+            nodes,
+            registry: RegistryStore::default(),
+            stage: RunStage::Working,
+            events: 0,
+            trace: with_trace.then(String::new),
+        };
+        world.plan_events();
+        world
+    }
+
+    fn plan_events(&mut self) {
+        let outside = &mut self.outside;
+        for (index, happening) in outside.plan.happenings.clone().iter().enumerate() {
+            outside.after(happening.at, EnvironmentEvent::Fault(index));
+        }
+        for partition in 0..outside.plan.partitions {
+            outside.plan_appends(partition);
+        }
+        let until = outside.plan.faults_until;
+        outside.after(until, EnvironmentEvent::Quiet);
+        outside.after(COORDINATOR_TICK, EnvironmentEvent::CoordinatorTick);
+        if outside.plan.has(FaultKind::Skips) {
+            outside.after(Duration::from_millis(700), EnvironmentEvent::PersonLooks);
+        }
+        if outside.plan.has(FaultKind::StoreCrash) {
+            outside.after(Duration::from_millis(500), EnvironmentEvent::RegistryWrite);
+        }
+    }
+
+    /// What it waits for, when it does not end.
+    fn run(&mut self) -> Option<String> {
+        let end = self.outside.now + self.outside.plan.faults_until + QUIET_MAX;
+        while let Some((when, event)) = self.outside.queue.pop() {
+            self.outside.now = when.max(self.outside.now);
+            self.events += 1;
+            if let Some(trace) = &mut self.trace {
+                let _ = writeln!(trace, "{} {event:?}", when.as_micros());
+            }
+            let looks = self.outside.quiet && matches!(event, EnvironmentEvent::CoordinatorTick);
+            self.happen(event);
+            if looks && self.is_over() {
+                return None;
+            }
+            if when > end || self.events > EVENTS_MAX {
+                return Some(self.waits_for());
+            }
+        }
+        Some("nothing happens any more".to_owned())
+    }
+
+    fn happen(&mut self, event: EnvironmentEvent) {
+        let outside = &mut self.outside;
+        match event {
+            EnvironmentEvent::Inside { node, life, what } => self.inside(node, life, what),
+            EnvironmentEvent::Arrives(ask) => outside.serve(*ask),
+            EnvironmentEvent::ArrivesLate(ask) => outside.commit_late(&ask),
+            EnvironmentEvent::FetchWaited { ask } => outside.fetch_waited(ask),
+            EnvironmentEvent::Called(call) => outside.called(*call),
+            EnvironmentEvent::CallEnds { invocation, act } => outside.call_ends(invocation, &act),
+            EnvironmentEvent::Append { partition } => outside.append(partition),
+            EnvironmentEvent::Fault(index) => self.fault(index),
+            EnvironmentEvent::Cued { index, node } => self.apply_fault(index, node),
+            EnvironmentEvent::CutOff { node, until } => {
+                if !outside.quiet {
+                    outside.cut_until[node] = until.max(outside.cut_until[node]);
+                }
+            }
+            EnvironmentEvent::StrangerBeats => outside.stranger_beats(),
+            EnvironmentEvent::StrangerSleeps { until } => outside.stranger_sleeps(until),
+            EnvironmentEvent::SessionOver { node, life } => {
+                outside.record(Happened::SessionOver { owner: owner(node, life) });
+            }
+            EnvironmentEvent::Restart { node } => self.restart(node),
+            EnvironmentEvent::ComeBack { node } => self.come_back(node),
+            EnvironmentEvent::Thaw { node, life } => {
+                let node = &mut self.nodes[node];
+                if node.incarnation == life
+                    && matches!(node.state, NodeState::Frozen { until } if until <= outside.now)
+                {
+                    node.state = NodeState::Running;
+                    node.awake_since = outside.now;
+                }
+            }
+            EnvironmentEvent::CoordinatorTick => {
+                outside.coordinator_tick();
+                outside.after(COORDINATOR_TICK, EnvironmentEvent::CoordinatorTick);
+            }
+            EnvironmentEvent::PersonLooks => self.person_looks(),
+            EnvironmentEvent::RegistryWrite => {
+                if !outside.quiet {
+                    outside.after(Duration::from_millis(900), EnvironmentEvent::RegistryWrite);
+                }
+                self.registry.write(outside);
+            }
+            EnvironmentEvent::Quiet => self.quiet(),
+        }
+    }
+
+    fn inside(&mut self, index: usize, life: u32, what: NodeMessage) {
+        let node = &mut self.nodes[index];
+        if node.incarnation != life {
+            return;
+        }
+        match node.state {
+            NodeState::Dead | NodeState::Left => {}
+            NodeState::Frozen { until } => {
+                self.outside.queue.push(until, EnvironmentEvent::Inside { node: index, life, what });
+            }
+            NodeState::Running => {
+                node.handle(&mut self.outside, what);
+                let bytes = node.budget.leased();
+                if bytes > self.leased_max[index] {
+                    self.leased_max[index] = bytes;
+                    self.outside.record(Happened::Leased { bytes });
+                }
+                if node.state == NodeState::Left {
+                    let bytes = node.empty();
+                    self.outside.record(Happened::Stopped { bytes });
+                }
+            }
+        }
+    }
+
+    pub(super) fn restart(&mut self, index: usize) {
+        if self.nodes[index].state == NodeState::Dead {
+            let life = self.nodes[index].incarnation + 1;
+            self.nodes[index] = SimulatedNode::new(index, life, &mut self.outside);
+        }
+    }
+
+    fn come_back(&mut self, index: usize) {
+        match self.nodes[index].state {
+            NodeState::Left => {
+                let life = self.nodes[index].incarnation + 1;
+                self.nodes[index] = SimulatedNode::new(index, life, &mut self.outside);
+            }
+            NodeState::Running | NodeState::Frozen { .. } if self.nodes[index].member.stopping => {
+                self.outside.after(Duration::from_millis(500), EnvironmentEvent::ComeBack { node: index });
+            }
+            _ => {}
+        }
+    }
+
+    fn person_looks(&mut self) {
+        if self.outside.quiet {
+            return;
+        }
+        self.outside.after(Duration::from_millis(700), EnvironmentEvent::PersonLooks);
+        for node in &mut self.nodes {
+            if node.state != NodeState::Running || !self.outside.random.chance(300) {
+                continue;
+            }
+            if let Some((key, offset)) = node.failing().first().copied() {
+                self.outside.record(Happened::SkipWished { partition: key.0, offset: offset.0 });
+                node.skip(&mut self.outside, key, offset);
+            }
+        }
+    }
+
+    fn quiet(&mut self) {
+        self.outside.quiet = true;
+        self.outside.armed.clear();
+        self.outside.cut_until.fill(Moment::default());
+        self.outside.stalled_until.fill(Moment::default());
+        self.outside.record(Happened::Quiet);
+    }
+
+    /// First everything is committed, then everybody leaves.
+    fn is_over(&mut self) -> bool {
+        match self.stage {
+            RunStage::Working => {
+                if self.outside.late == 0 && self.outside.cluster.is_done(&self.outside.topic) {
+                    self.stage = RunStage::Leaving;
+                    self.leave_all();
+                }
+                false
+            }
+            RunStage::Leaving => {
+                self.leave_all();
+                self.nodes.iter().all(|node| matches!(node.state, NodeState::Left))
+            }
+        }
+    }
+
+    fn leave_all(&mut self) {
+        for node in &mut self.nodes {
+            if node.state == NodeState::Running {
+                node.stop(&mut self.outside);
+            }
+        }
+    }
+
+    fn waits_for(&self) -> String {
+        let mut text = String::new();
+        for (partition, log) in (0..).zip(&self.outside.cluster.logs) {
+            let committed = self.outside.cluster.committed(&self.outside.topic, partition);
+            if committed != Some(log.end) {
+                let _ = write!(
+                    text,
+                    "partition {partition}: committed {committed:?} of {}..{}; ",
+                    log.start, log.end
+                );
+            }
+        }
+        for node in &self.nodes {
+            let _ = write!(text, "node {} is {:?}; ", node.id, node.state);
+        }
+        text
+    }
+
+    fn check_history(self, unfinished: Option<String>) -> RunOutcome {
+        let plan = &self.outside.plan;
+        let rules = HistoryRules {
+            records_max: plan.records_max,
+            payload_bytes_max: plan.payload_bytes_max,
+            wait_micros_max: plan.window.as_micros() as u64 + 60_000,
+            leased_bytes_max: plan.budget + plan.payload_bytes_max + 6_000,
+            retries_max: plan.policy.retries_max,
+            may_expire: plan.policy.record_age_max.is_some(),
+            may_be_too_large: true,
+            ordered: !plan.policy.named_only,
+            repeats: true,
+            quiet_micros_max: QUIET_MAX.as_micros() as u64,
+        };
+        let mut checker = HistoryChecker::new(rules);
+        let mut outcome =
+            RunOutcome { events: self.events, took: self.outside.elapsed(), ..RunOutcome::default() };
+        for entry in &self.outside.history {
+            outcome.invocations += u64::from(matches!(entry.event, Happened::Started { .. }));
+            checker.take(entry.at, &entry.event);
+            if self.trace.is_some() {
+                let _ = writeln!(outcome.timeline, "{:>9} {:?}", entry.at.as_micros() / 1000, entry.event);
+            }
+        }
+        if let Some(text) = unfinished {
+            checker.note_unfinished(text);
+        }
+        outcome.violations = self.outside.direct;
+        outcome.violations.extend(checker.finish(self.outside.now));
+        outcome.trace = self.trace.unwrap_or_default();
+        outcome
+    }
+}
+
+impl SimulatedEnvironment {
+    /// The core itself says that an invariant is broken.
+    pub(super) fn violated(&mut self, invariant: Invariant, what: String) {
+        self.direct.push(Violation { invariant, at: self.now, what });
+    }
+
+    pub(super) fn plan_appends(&mut self, partition: i32) {
+        let until = self.plan.faults_until.saturating_sub(self.elapsed()).as_micros() as u64;
+        for _ in 0..self.plan.batches {
+            let early = self.random.chance(400);
+            let wait = if early { Duration::ZERO } else { self.random.micros(0, until) };
+            self.after(wait, EnvironmentEvent::Append { partition });
+        }
+    }
+
+    fn append(&mut self, partition: i32) {
+        let wall = WALL_MS + self.elapsed().as_millis() as i64;
+        let size_max = if self.random.chance(100) { 1_000 } else { 60 };
+        let Some(log) = self.cluster.logs.get_mut(partition as usize) else { return };
+        let visible = log.append(&mut self.random, wall, size_max);
+        let poison_per_mille = self.plan.poison_per_mille;
+        for offset in visible {
+            self.record(Happened::Produced { partition, offset });
+            if self.random.chance(poison_per_mille) {
+                let times = if self.random.chance(400) { u32::MAX } else { self.random.between(1, 4) as u32 };
+                self.function.poison.insert((partition, offset), times);
+            }
+        }
+        self.wake_fetches();
+    }
+}
