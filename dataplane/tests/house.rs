@@ -1,7 +1,7 @@
 //! The house keeps itself in order: what stands at the top, which way the arrows point, how large a file may be, and that
 //! cores know nothing of threads, sockets, clocks and chance.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -210,4 +210,118 @@ fn every_fault_of_the_simulator_stands_in_a_source_and_on_the_page() {
     assert!(listed.len() > 40, "the list is found: {listed:?}");
     assert_eq!(listed, placed, "`ALL` of mutants.rs, and `mutant!` in the sources");
     assert_eq!(listed, names_after(&page, "\n|", '`'), "`ALL` of mutants.rs, and the rows of MUTANTS.md");
+}
+
+/// Pages of the repository.
+fn markdown() -> Vec<PathBuf> {
+    let mut pages = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let is_ours = !name.starts_with('.') && name != "target" && name != "node_modules";
+            if path.is_dir() && is_ours {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages
+}
+
+#[test]
+fn links_of_pages_lead_to_files() {
+    let pages = markdown();
+    assert!(pages.len() > 5, "{pages:?}");
+    for page in pages {
+        let text = fs::read_to_string(&page).expect("readable");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let is_elsewhere = link.is_empty() || link.contains("://");
+            let there = page.parent().expect("a folder").join(link);
+            assert!(is_elsewhere || there.exists(), "{} links to {link}", page.display());
+        }
+    }
+}
+
+/// Ids of hazards in `text`: a letter and a number, as words of their own.
+fn hazard_ids(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let is_id = |word: &&str| {
+        let digits = word.strip_prefix(['H', 'D']).unwrap_or_default();
+        (1..=2).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    words.filter(is_id).collect()
+}
+
+#[test]
+fn hazards_in_sources_are_explained_and_held_by_files() {
+    let page = fs::read_to_string(root().join("dataplane/HAZARDS.md")).expect("readable");
+    let rows: Vec<&str> =
+        page.lines().filter(|line| line.starts_with("| H") || line.starts_with("| D")).collect();
+    let explained: BTreeSet<&str> =
+        rows.iter().filter_map(|row| row.split('|').nth(1)).map(str::trim).collect();
+    let texts: Vec<(PathBuf, String)> = all_rust_files()
+        .into_iter()
+        .map(|path| (path.clone(), fs::read_to_string(path).expect("readable")))
+        .collect();
+    for (path, text) in &texts {
+        let comments = text.lines().filter_map(|line| line.split_once("//")).map(|(_, comment)| comment);
+        for id in comments.flat_map(hazard_ids) {
+            assert!(
+                explained.contains(id),
+                "{} names {id}, which HAZARDS.md does not explain",
+                path.display()
+            );
+        }
+    }
+    for row in &rows {
+        let files: Vec<&str> =
+            row.rsplit('|').nth(1).into_iter().flat_map(|cell| cell.split('`')).skip(1).step_by(2).collect();
+        assert!(!files.is_empty(), "no file holds {row}");
+        for file in files {
+            assert!(root().join("dataplane").join(file).is_file(), "{file} is not there: {row}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_of_the_dataplane_lists_each_folder_once() {
+    let page = fs::read_to_string(root().join("dataplane/README.md")).expect("readable");
+    for entry in fs::read_dir(root().join("dataplane/src")).expect("readable").flatten() {
+        if entry.path().is_dir() {
+            let row = format!("\n| `{}/` |", entry.file_name().to_string_lossy());
+            assert_eq!(page.matches(&row).count(), 1, "{row}");
+        }
+    }
+}
+
+/// Names that crates of ours may share: what each means is plain where it stands.
+const SHARED_NAMES: &[&str] = &["Result", "State"];
+
+#[test]
+fn a_type_name_has_one_meaning() {
+    let mut defined: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let sources = ["proto/src", "scaler/src", "dataplane/src", "loadtest/src"];
+    let mut files = Vec::new();
+    sources.iter().for_each(|folder| rust_files(&root().join(folder), &mut files));
+    for path in files {
+        let is_test = path.to_string_lossy().contains("tests");
+        let text = if is_test { String::new() } else { production(&path) };
+        for line in text.lines().filter(|line| !line.starts_with(' ')) {
+            let line = line.trim_start_matches(|c: char| c != ' ' && line.starts_with("pub")).trim_start();
+            let Some(name) =
+                ["struct ", "enum ", "trait ", "type "].iter().find_map(|word| line.strip_prefix(word))
+            else {
+                continue;
+            };
+            let name: String = name.chars().take_while(|c| c.is_alphanumeric()).collect();
+            if let Some(before) = defined.insert(name.clone(), path.clone())
+                && !SHARED_NAMES.contains(&name.as_str())
+            {
+                panic!("{name} is a type in {} and in {}", before.display(), path.display());
+            }
+        }
+    }
+    assert!(defined.len() > 500, "{} types", defined.len());
 }
