@@ -1,9 +1,10 @@
-//! Exponential backoff with full jitter. The random number is handed in, so that cores stay deterministic.
+//! Exponential backoff with equal jitter. The caller passes the random number, so that the state machines stay
+//! deterministic.
 
 use std::cell::Cell;
 use std::time::Duration;
 
-/// Grows from `base` to `cap`; reset by success.
+/// Backoff that grows from `base` to `cap` with each failure and is reset by a success.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     base: Duration,
@@ -12,12 +13,12 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A backoff that has seen no failure.
+    /// Creates a backoff without failures.
     pub const fn new(base: Duration, cap: Duration) -> Self {
         Self { base, cap, failures: 0 }
     }
 
-    /// The wait after another failure: between half and all of the current step, by `random`.
+    /// Returns the wait after another failure: between half and all of the current step, by `random`.
     pub fn next(&mut self, random: u64) -> Duration {
         let step = self.base.saturating_mul(1 << self.failures.min(16)).min(self.cap);
         self.failures = self.failures.saturating_add(1);
@@ -25,12 +26,12 @@ impl Backoff {
         Duration::from_micros(micros / 2 + random % (micros / 2 + 1))
     }
 
-    /// Success: begin again.
+    /// Resets the backoff after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// Failures since the last success.
+    /// Returns the number of failures since the last success.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -44,7 +45,7 @@ thread_local! {
     static STATE: Cell<u64> = Cell::new(getrandom::u64().unwrap_or_default());
 }
 
-/// A random number for jitter; each thread is seeded once by the operating system. Not for secrets.
+/// Returns a random number for jitter, not for secrets. The operating system seeds each thread once.
 pub fn random() -> u64 {
     let mut z = STATE.get().wrapping_add(WEYL);
     STATE.set(z);
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_and_calls_differ() {
+    fn random_differs_between_threads_and_calls() {
         let here: Vec<u64> = (0..4).map(|_| random()).collect();
         let there =
             std::thread::spawn(|| (0..4).map(|_| random()).collect::<Vec<u64>>()).join().expect("joins");

@@ -1,4 +1,4 @@
-//! Brokers, leaders and epochs: the metadata cache, and the way to a connection.
+//! Metadata cache of brokers, leaders and epochs, and the connections to brokers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -21,71 +21,71 @@ use super::error::{KafkaError, ResponseMismatch};
 use super::transport::{BrokerAddress, BrokerConnector};
 use crate::runtime::clock;
 
-/// Every exchange that is not a long poll ends within this.
+/// Deadline of every exchange that is not a long poll.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
-/// A broker answers who coordinates a group out of its memory.
+/// Deadline of `FindCoordinator`. A broker answers it from memory.
 const LOOK_UP_DEADLINE: Duration = Duration::from_secs(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// How long whoever answers has to itself before another is asked beside it.
+/// Head start of one broker before the next is dialled in parallel.
 const DIAL_PATIENCE: Duration = Duration::from_millis(500);
-/// Refreshes closer together than this are one.
+/// Minimum interval between metadata refreshes; requests closer together share one.
 const REFRESH_SPACING: Duration = Duration::from_millis(100);
-/// How long after a topic was made anew a broker may still tell of the one before. An older id that comes back later is another
-/// cluster's behind the same name.
+/// Time after a topic's recreation in which a broker may still report the previous topic id. An older id that
+/// returns later belongs to another cluster behind the same name.
 const OUTDATED_FOR: Duration = Duration::from_secs(60);
-/// Former ids kept of a topic.
+/// Number of former ids kept per topic.
 const FORMER_IDS_MAX: usize = 8;
 
 /// Id of a broker in its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BrokerId(pub i32);
 
-/// A partition as metadata shows it.
+/// Partition as metadata shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionView {
     /// Partition index.
     pub partition: i32,
-    /// Who leads it.
+    /// Current leader, if there is one.
     pub leader: Option<BrokerId>,
-    /// Under which leader epoch, −1 when unknown.
+    /// Leader epoch, −1 when unknown.
     pub leader_epoch: i32,
 }
 
-/// A topic as metadata shows it; clones share it.
+/// Topic as metadata shows it; clones share the partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicView {
-    /// Tells it from another topic of its name. `None`: its brokers have no ids (before 2.8).
+    /// Topic id, which distinguishes topics of the same name. `None` if the brokers have no topic ids (before 2.8).
     pub id: Option<TopicId>,
-    /// Its partitions, from 0 on: each stands at its index.
+    /// Partitions from 0 on, each at its index.
     pub partitions: Arc<[PartitionView]>,
 }
 
 impl TopicView {
-    /// The partition of this index.
+    /// Returns the partition with this index.
     pub fn partition(&self, index: i32) -> Option<&PartitionView> {
         self.partitions.get(usize::try_from(index).ok()?)
     }
 }
 
-/// Where a group's coordinator is.
+/// Broker that coordinates a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupCoordinator {
-    /// Which broker.
+    /// Broker id.
     pub broker: BrokerId,
-    /// Its address.
+    /// Broker address.
     pub address: BrokerAddress,
 }
 
-/// Where a partition's leader is.
+/// Broker that leads a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionLeader {
-    /// Which broker.
+    /// Broker id.
     pub broker: BrokerId,
-    /// Its address.
+    /// Broker address.
     pub address: BrokerAddress,
     /// Leader epoch, −1 when unknown.
     pub epoch: i32,
-    /// Of which topic of its name.
+    /// Id of the topic that the partition belongs to, if known.
     pub topic: Option<TopicId>,
 }
 
@@ -113,12 +113,12 @@ struct MetadataCache {
 struct KnownTopic {
     at: Moment,
     view: TopicView,
-    /// Ids that it had before, and when another was first told.
+    /// Former topic ids, each with the moment at which its successor was first reported.
     former: VecDeque<(TopicId, Moment)>,
 }
 
 impl KafkaCluster {
-    /// A cluster behind `bootstrap`; nothing is dialled yet.
+    /// Creates a client of the cluster behind `bootstrap`, without dialling.
     pub fn new(
         bootstrap: Vec<BrokerAddress>,
         connector: Arc<dyn BrokerConnector>,
@@ -136,17 +136,17 @@ impl KafkaCluster {
         }
     }
 
-    /// The bootstrap servers, as people write them.
+    /// Returns the bootstrap servers as a comma-separated list.
     pub fn servers(&self) -> String {
         self.shared.bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 
-    /// The brokers that the last metadata named.
+    /// Returns the brokers of the latest metadata.
     pub fn brokers(&self) -> Vec<BrokerAddress> {
         self.shared.cache.lock().brokers.values().cloned().collect()
     }
 
-    /// A new connection to `address`, spaced from the last one to it.
+    /// Opens a connection to `address`, at least the dial spacing after the previous one.
     pub async fn connect(&self, address: &BrokerAddress) -> Result<BrokerConnection, KafkaError> {
         let shared = &self.shared;
         let wait = shared.dials.lock().begin(address, clock::now());
@@ -159,8 +159,8 @@ impl KafkaCluster {
         Ok(opened)
     }
 
-    /// A connection to whoever answers: brokers we know, then the bootstrap list, names resolved anew (H19). Those that did not
-    /// answer the last time come last, and one that says nothing is not waited for.
+    /// Connects to any broker: the known brokers first, then the bootstrap list, with names resolved again (H19).
+    /// Brokers that did not answer their last dial are tried last. A silent broker does not delay the others.
     pub async fn connect_any(&self) -> Result<BrokerConnection, KafkaError> {
         let mut candidates: Vec<BrokerAddress> = self.shared.cache.lock().brokers.values().cloned().collect();
         for address in &self.shared.bootstrap {
@@ -181,7 +181,7 @@ impl KafkaCluster {
         Err(KafkaError::NoBootstrap { servers: self.servers(), last: Box::new(last) })
     }
 
-    /// The partitions of `topic`, not older than `age_max`. Callers that come together share one refresh.
+    /// Returns the partitions of `topic`, at most `age_max` old. Concurrent callers share one refresh.
     pub async fn topic(&self, topic: &str, age_max: Duration) -> Result<TopicView, KafkaError> {
         if let Some(view) = self.cached(topic, age_max) {
             return Ok(view);
@@ -196,12 +196,12 @@ impl KafkaCluster {
         self.learn(topic, reply)
     }
 
-    /// The partitions of `topic` as they are now.
+    /// Refreshes and returns the partitions of `topic`.
     pub async fn refresh(&self, topic: &str) -> Result<TopicView, KafkaError> {
         self.topic(topic, Duration::ZERO).await
     }
 
-    /// The leader of a partition, from the cache.
+    /// Returns the leader of a partition from the cache.
     pub fn leader(&self, topic: &str, partition: i32) -> Option<PartitionLeader> {
         let cache = self.shared.cache.lock();
         let topic = &cache.topics.get(topic)?.view;
@@ -211,17 +211,17 @@ impl KafkaCluster {
         Some(PartitionLeader { broker, address, epoch: view.leader_epoch, topic: topic.id })
     }
 
-    /// The id of the topic of which the last metadata spoke.
+    /// Returns the topic id of the latest metadata.
     pub fn topic_id(&self, topic: &str) -> Option<TopicId> {
         self.shared.cache.lock().topics.get(topic)?.view.id
     }
 
-    /// The coordinator of a group.
+    /// Finds the coordinator of a group through any broker.
     pub async fn find_coordinator(&self, group: &str) -> Result<GroupCoordinator, KafkaError> {
         self.ask_coordinator(&mut self.connect_any().await?, group).await
     }
 
-    /// The coordinator of a group, by the broker at the other end of `connection`.
+    /// Finds the coordinator of a group through the broker at the other end of `connection`.
     pub async fn ask_coordinator(
         &self,
         connection: &mut BrokerConnection,
@@ -276,7 +276,7 @@ impl KafkaCluster {
             })
             .collect();
         view.sort_by_key(|partition| partition.partition);
-        // Their number is what partitions are shared out by.
+        // The partition count is the input of the assignment.
         if !view.iter().map(|partition| partition.partition).eq(0..view.len() as i32) {
             return Err(unanswered(format!("topic `{topic}`"), ResponseMismatch::Gap));
         }
@@ -285,7 +285,7 @@ impl KafkaCluster {
 }
 
 impl KnownTopic {
-    /// The ids that the topic had before it had `next`, the one of now among them if it is another.
+    /// Returns the topic ids that precede `next`, including the current one if `next` differs from it.
     fn replaced_by(&self, next: Option<TopicId>, at: Moment) -> VecDeque<(TopicId, Moment)> {
         let mut former = self.former.clone();
         if let Some(now) = self.view.id.filter(|_| is_another(self.view.id, next)) {
@@ -302,7 +302,7 @@ fn unanswered(subject: String, what: ResponseMismatch) -> KafkaError {
     KafkaError::Unanswered { api: ApiKey::Metadata, subject, what }
 }
 
-/// The brokers that a reply names, each at one address.
+/// Returns the brokers that a response names. A broker with two addresses is an error.
 fn brokers_of(reply: &MetadataResponse) -> Result<HashMap<BrokerId, BrokerAddress>, KafkaError> {
     let mut brokers = HashMap::with_capacity(reply.brokers.len());
     for broker in &reply.brokers {
@@ -315,7 +315,7 @@ fn brokers_of(reply: &MetadataResponse) -> Result<HashMap<BrokerId, BrokerAddres
     Ok(brokers)
 }
 
-/// What a reply says of `topic`.
+/// Returns the part of a response that describes `topic`. Two such parts are an error.
 fn answer_of(
     topic: &str,
     answers: Vec<MetadataResponseTopic>,
@@ -332,7 +332,7 @@ fn answer_of(
 fn metadata_request(topic: &str) -> MetadataRequest {
     let name = TopicName(StrBytes::from_string(topic.to_owned()));
     let topic = MetadataRequestTopic::default().with_name(Some(name));
-    // Looking must not create.
+    // A look-up must not create the topic.
     MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(false)
 }
 

@@ -1,7 +1,7 @@
-//! One connection to one broker: framing, correlation, version negotiation, deadlines.
+//! Connection to one broker: framing, correlation, version negotiation, deadlines.
 //!
-//! A connection carries one exchange at a time. Any error spoils it: a reply that may still come belongs to nobody, so the
-//! connection is dropped and dialled again (H6, H7).
+//! A connection carries one exchange at a time. After an error, a late response could not be matched to a request,
+//! so the connection is dropped and dialled again (H6, H7).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,7 +23,8 @@ use super::error::KafkaError;
 use super::schema;
 use super::transport::{BrokerAddress, BrokerConnector, ByteTransport};
 
-/// The versions of one API that we speak; the connection picks the highest the broker has too (KIP-896).
+/// Returns the range of versions of one API that the client supports. A connection picks the highest version that
+/// the broker supports too (KIP-896).
 pub const fn versions(min: i16, max: i16) -> VersionRange {
     VersionRange { min, max }
 }
@@ -31,14 +32,17 @@ pub const fn versions(min: i16, max: i16) -> VersionRange {
 const UNSUPPORTED_VERSION: i16 = 35;
 const WRITE_BUFFER_KEEP_MAX: usize = 64 * 1024;
 const LENGTH_BYTES: usize = 4;
-/// Only a fetch brings records; what else a broker says of one topic and one group is far shorter, and no budget counts it.
+/// Limit on the frame of a response without records. Only Fetch returns records. Other responses cover one topic and
+/// one group and are far shorter, and no budget accounts for them.
 const FRAME_BYTES_MAX_WITHOUT_RECORDS: usize = 16 * 1024 * 1024;
-/// A commit's or a heartbeat's answer is shorter; of a fetch's answer so much is moved once more.
+/// Limit of the first read. Commit and heartbeat responses are shorter; for a fetch response, this many bytes are
+/// copied once more.
 const FIRST_READ_BYTES_MAX: usize = 512;
-/// A host that is there answers a dial within this, names and two lost SYNs included; what then has to be agreed may take longer.
+/// Deadline of a dial. A reachable host answers within it, including name resolution and two lost SYNs. The
+/// negotiation after it may take longer.
 const DIAL_DEADLINE: Duration = Duration::from_secs(4);
 
-/// A negotiated connection.
+/// Connection with negotiated API versions.
 pub struct BrokerConnection {
     address: BrokerAddress,
     dialing_thread: ThreadId,
@@ -51,7 +55,7 @@ pub struct BrokerConnection {
     poisoned: bool,
 }
 
-/// A request that was written and whose reply is awaited: what it takes to read it.
+/// Request that was sent and awaits its response, with the parameters needed to decode that response.
 #[must_use = "a request that was sent has a reply on its way"]
 pub struct PendingReply {
     api: ApiKey,
@@ -59,7 +63,7 @@ pub struct PendingReply {
     correlation: i32,
 }
 
-/// A reply of which the first bytes are here, and how long it is.
+/// Response whose first bytes have arrived, with its length.
 #[must_use = "the rest of the reply is on its way"]
 pub struct ArrivingReply {
     pending: PendingReply,
@@ -67,14 +71,14 @@ pub struct ArrivingReply {
 }
 
 impl ArrivingReply {
-    /// Bytes that it takes to receive it.
+    /// Returns the length of the response, in bytes.
     pub fn bytes(&self) -> usize {
         self.length
     }
 }
 
 impl BrokerConnection {
-    /// Dials, negotiates versions; both within `deadline`.
+    /// Dials the broker and negotiates API versions, both within `deadline`.
     pub async fn open(
         connector: &dyn BrokerConnector,
         address: &BrokerAddress,
@@ -106,22 +110,22 @@ impl BrokerConnection {
         .map_err(|_| expired())?
     }
 
-    /// Who is at the other end.
+    /// Returns the address of the broker.
     pub fn address(&self) -> &BrokerAddress {
         &self.address
     }
 
-    /// True on the thread that dialled it, where a reply wakes nobody else.
+    /// True on the thread that dialled the connection, where a response wakes no other thread.
     pub fn is_on_dialing_thread(&self) -> bool {
         self.dialing_thread == thread::current().id()
     }
 
-    /// True after an error: drop it and dial again.
+    /// True after an error: the connection must be dropped and dialled again.
     pub fn is_spoiled(&self) -> bool {
         self.poisoned
     }
 
-    /// The version both sides speak, or the error that says why there is none.
+    /// Returns the highest version of `api` that both sides support, or the error that names both ranges.
     pub fn pick(&self, api: ApiKey, ours: VersionRange) -> Result<i16, KafkaError> {
         let theirs = self.offered.get(&(api as i16)).copied();
         let shared = theirs.map(|range| range.intersect(&ours)).filter(|shared| !shared.is_empty());
@@ -133,8 +137,9 @@ impl BrokerConnection {
         })
     }
 
-    /// Sends `request` in the highest version of `ours` that the broker has, and awaits the reply within `deadline`.
-    /// The request is built for the version that was picked: fields that a version lacks must stay at their defaults.
+    /// Sends a request in the highest version of `ours` that the broker supports, and awaits the response. Sending
+    /// and receiving each have `deadline`. `build` gets the version that was picked: fields that a version lacks
+    /// must stay at their defaults.
     pub async fn call<R: Request>(
         &mut self,
         ours: VersionRange,
@@ -147,7 +152,7 @@ impl BrokerConnection {
         Ok((body, version))
     }
 
-    /// Writes a request; its reply is read with [`BrokerConnection::receive`].
+    /// Sends a request; [`BrokerConnection::receive`] reads its response.
     pub async fn send<R: Request>(
         &mut self,
         request: &R,
@@ -167,7 +172,7 @@ impl BrokerConnection {
         }
     }
 
-    /// Reads the reply of `pending`. Records in it are slices of the received frame.
+    /// Reads the response of `pending`. Its records are slices of the received frame.
     pub async fn receive<R: Request>(
         &mut self,
         pending: PendingReply,
@@ -179,8 +184,9 @@ impl BrokerConnection {
         Ok(body)
     }
 
-    /// Waits for the reply of `pending`: no memory is taken for it yet. Whoever has found room for it goes on with
-    /// [`BrokerConnection::receive_rest`]; until then it stays where it is, and the broker's side of the connection is full.
+    /// Waits for the response of `pending` without allocating memory for its body. The caller reserves memory and
+    /// continues with [`BrokerConnection::receive_rest`]. Until then the body stays in the socket, and the broker's
+    /// side of the connection is full.
     pub async fn await_reply(
         &mut self,
         pending: PendingReply,
@@ -192,7 +198,7 @@ impl BrokerConnection {
         Ok(ArrivingReply { pending, length })
     }
 
-    /// Reads what is left of a reply. Records in it are slices of the received frame.
+    /// Reads the rest of a response. Its records are slices of the received frame.
     pub async fn receive_rest<R: Request>(
         &mut self,
         arriving: ArrivingReply,
@@ -237,8 +243,8 @@ impl BrokerConnection {
         }
     }
 
-    /// One exchange at a time: no byte of another frame can lie behind this one, so the first read asks for more than the
-    /// length, and a short answer comes whole.
+    /// Reads the length of a frame. Only one exchange is in flight, so no byte of another frame can follow this one.
+    /// The first read can therefore ask for more than the length, and a short response arrives whole.
     async fn read_length(&mut self, bytes_max: usize) -> io::Result<usize> {
         self.inbound.clear();
         self.inbound.reserve(FIRST_READ_BYTES_MAX);
@@ -263,7 +269,7 @@ impl BrokerConnection {
         Err(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 
-    /// Reads until `enough` bytes are there, and not beyond `bytes_max`.
+    /// Reads until at least `enough` bytes are buffered, and at most `bytes_max`.
     async fn read_until(&mut self, enough: usize, bytes_max: usize) -> io::Result<()> {
         while self.inbound.len() < enough {
             let room = bytes_max - self.inbound.len();
@@ -324,7 +330,8 @@ impl BrokerConnection {
         Ok(())
     }
 
-    /// A broker that lacks our ApiVersions version answers in version 0 with error 35: asked again in version 0 (KIP-511).
+    /// Negotiates API versions. A broker that does not support the client's ApiVersions version responds in version
+    /// 0 with error 35; the request is then repeated in version 0 (KIP-511).
     async fn negotiate(&mut self, deadline: Duration) -> Result<(), KafkaError> {
         let flexible = ApiVersionsRequest::default()
             .with_client_software_name(StrBytes::from_static_str("lighterman"))
@@ -333,7 +340,8 @@ impl BrokerConnection {
         if answer.error_code == UNSUPPORTED_VERSION {
             answer = self.ask_versions(&ApiVersionsRequest::default(), 0, deadline).await?;
         }
-        // A refusal names no versions: to keep the connection would be to hold that the broker offers nothing, for good.
+        // An error response lists no versions. A connection kept after it would treat the broker as one that
+        // supports nothing.
         if let Some(code) = ResponseError::try_from_code(answer.error_code) {
             return Err(KafkaError::broker(ApiKey::ApiVersions, self.address.to_string(), code));
         }
@@ -361,8 +369,8 @@ impl BrokerConnection {
     }
 }
 
-/// Closed in the usual way, the kernel would go on for minutes to deliver a request that was given up, and a broker would serve
-/// it after newer ones (H6).
+/// Resets the connection after an error. After a normal close, the kernel would try for minutes to deliver the
+/// abandoned request, and a broker would serve it after newer ones (H6).
 impl Drop for BrokerConnection {
     fn drop(&mut self) {
         if self.poisoned {

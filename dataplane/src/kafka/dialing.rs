@@ -1,4 +1,4 @@
-//! Whom to dial first, and whom beside the first: one that says nothing must not stand before those that answer.
+//! Order and spacing of dials. A broker that does not respond must not block those that do.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -11,27 +11,28 @@ use tokio::time::timeout;
 
 use super::transport::BrokerAddress;
 
-/// At most one new connection per broker in this time (H19).
+/// Minimum interval between new connections to one broker (H19).
 const DIAL_SPACING: Duration = Duration::from_millis(100);
-/// Brokers that are remembered; those that were not dialled for the longest time go first.
+/// Number of brokers remembered; the least recently dialled are dropped first.
 const REMEMBERED_MAX: usize = 1024;
 
-/// What is known of one broker's dials.
+/// Dial history of one broker.
 #[derive(Clone, Copy, Debug, Default)]
 struct DialRecord {
     last: Option<Moment>,
-    /// Since when it has not answered; a dial that nobody waits for any more counts as not answered.
+    /// Moment of the last dial, while it is unanswered. A dial that was abandoned counts as unanswered.
     silent_since: Option<Moment>,
 }
 
-/// The dials of a cluster: when each broker was dialled, and which did not answer.
+/// Dial history of a cluster: the last dial of each broker, and the brokers that did not answer.
 #[derive(Debug, Default)]
 pub(super) struct DialBook {
     records: HashMap<BrokerAddress, DialRecord>,
 }
 
 impl DialBook {
-    /// How long to wait before `address` may be dialled; the dial counts as made then.
+    /// Records a dial of `address` and returns the wait before it may start. The dial counts as made at the end of
+    /// that wait.
     pub(super) fn begin(&mut self, address: &BrokerAddress, now: Moment) -> Duration {
         self.make_room(address);
         let record = self.records.entry(address.clone()).or_default();
@@ -41,14 +42,15 @@ impl DialBook {
         at.since(now)
     }
 
-    /// A dial was answered.
+    /// Records that a dial was answered.
     pub(super) fn answered(&mut self, address: &BrokerAddress) {
         if let Some(record) = self.records.get_mut(address) {
             record.silent_since = None;
         }
     }
 
-    /// Those that have answered, or were not dialled yet, in their order; then the others, the longest ago first.
+    /// Sorts brokers that have answered or were never dialled first, in their given order. The others follow, the
+    /// least recently dialled first.
     pub(super) fn sort(&self, candidates: &mut [BrokerAddress]) {
         candidates.sort_by_key(|address| self.records.get(address).and_then(|record| record.silent_since));
     }
@@ -64,8 +66,9 @@ impl DialBook {
     }
 }
 
-/// Dials `candidates` in their order: the next one when one has failed, or has said nothing for `patience`, and without giving
-/// that one up. The first connection counts (RFC 8305). The error is the last one; none without a candidate.
+/// Dials `candidates` in order and returns the first connection (RFC 8305). The next candidate is dialled after a
+/// failure, or in parallel after `patience` without a response. Returns the last error, or `None` if there is no
+/// candidate.
 pub(super) async fn dial_first<C, T, E, F>(
     candidates: impl IntoIterator<Item = C>,
     patience: Duration,
@@ -118,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn who_did_not_answer_comes_last_until_it_answers() {
+    fn silent_broker_sorts_last_until_it_answers() {
         let mut book = DialBook::default();
         let mut order = ["a", "b", "c", "d"].map(broker);
         book.begin(&broker("b"), at(10));
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_book_is_bounded() {
+    fn dial_book_is_bounded() {
         let mut book = DialBook::default();
         for number in 0..2 * REMEMBERED_MAX {
             book.begin(&broker(&number.to_string()), at(number as u64));
@@ -142,7 +145,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(20);
 
-    /// Dials by name: `silent` never answers, `refuses` does at once, others after so many times the patience.
+    /// Dials by name: `silent` never answers, `refuses` fails at once, a number answers after that many times
+    /// `PATIENCE`.
     async fn dial(name: &'static str) -> Result<&'static str, &'static str> {
         match name {
             "silent" => std::future::pending().await,
@@ -160,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_says_nothing_holds_nobody_up() {
+    async fn silent_candidate_does_not_block_others() {
         assert_eq!(first(&["silent", "silent", "0"]).await, Ok("0"));
         assert_eq!(first(&["silent", "refuses", "1"]).await, Ok("1"));
         assert_eq!(first(&["5", "silent"]).await, Ok("5"), "one that is slow may still win");
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_is_dialled_beside_one_that_answers_in_time() {
+    async fn prompt_candidate_starts_no_parallel_dial() {
         let dialled = RefCell::new(Vec::new());
         let noted = |name: &'static str| {
             dialled.borrow_mut().push(name);

@@ -1,22 +1,23 @@
-//! Why a log ends before what was read of it. It was cut off, or it is not the log that was read: a topic that was deleted and
-//! made anew, which shows by its id where brokers have ids. Where they have none, before 2.8, the leader epoch tells.
+//! Classification of logs that end before a reader's position. Such a log was truncated, or its topic was deleted
+//! and recreated. A recreation shows by the topic id; brokers before 2.8 have no topic ids, and there the leader
+//! epoch decides.
 
 use std::cmp::Ordering;
 
-/// Why a log ends before a reader's position.
+/// Reason why a log ends before a reader's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogDivergence {
-    /// An election has cost it its end: a new leader has a later epoch than all before it (KIP-101).
+    /// The log was truncated by an election: a new leader has a later epoch than all before it (KIP-101).
     CutOff,
-    /// It has no leader later than one whose records were read, and leaders do not take back what they have shown: it is another
-    /// log, which begins at its own beginning.
+    /// The topic was recreated. No leader is later than the one whose records were read, and a leader does not take
+    /// back records that it has shown. It is therefore another log, with its own beginning.
     Recreated,
-    /// Nothing is known of what was read: the position was set by somebody.
+    /// The position was set externally, so nothing is known of the records before it.
     Unfounded,
 }
 
-/// Why a log whose leader has `leader_epoch` (−1 when unknown) ends before the position of a reader who has read records up to the
-/// epoch `known`.
+/// Classifies a log that ends before the position of a reader. `known` is the leader epoch of the last record read,
+/// `leader_epoch` that of the current leader (−1 when unknown).
 #[must_use]
 pub fn parting(known: Option<i32>, leader_epoch: i32) -> LogDivergence {
     match known.map(|known| leader_epoch.cmp(&known)) {
@@ -31,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alo_1_only_a_later_leader_cuts_a_log_off() {
+    fn alo_1_only_later_leader_truncates_log() {
         assert_eq!(parting(Some(3), 4), LogDivergence::CutOff);
         assert_eq!(parting(Some(3), 3), LogDivergence::Recreated);
         assert_eq!(parting(Some(3), 0), LogDivergence::Recreated);

@@ -1,4 +1,4 @@
-//! What can go wrong with a broker, typed and classed.
+//! Errors of exchanges with brokers, and their classes.
 
 use std::io;
 use std::time::Duration;
@@ -11,190 +11,190 @@ use super::transport::BrokerAddress;
 use crate::egress::EgressDenied;
 use crate::error::ErrorClass;
 
-/// One failed exchange with a broker.
+/// Failed exchange with a broker.
 #[derive(Debug, Error)]
 pub enum KafkaError {
     /// The address may not be dialled.
     #[error("broker {address}: {source}")]
     Egress {
-        /// Where to.
+        /// Address of the broker.
         address: BrokerAddress,
-        /// Which rule.
+        /// Egress rule that denies it.
         source: EgressDenied,
     },
-    /// No connection.
+    /// The connection could not be opened.
     #[error(
         "broker {address} cannot be reached: {source}. Check that it runs and that its advertised listener can be reached from here"
     )]
     Connect {
-        /// Where to.
+        /// Address of the broker.
         address: BrokerAddress,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// No answer in time.
+    /// The request timed out.
     #[error("broker {address} did not answer {api:?} within {} ms", after.as_millis())]
     Timeout {
-        /// Who.
+        /// Address of the broker.
         address: BrokerAddress,
-        /// What was asked.
+        /// API of the request.
         api: ApiKey,
-        /// How long we waited.
+        /// Deadline that has passed.
         after: Duration,
     },
-    /// The connection ended in the middle of an exchange.
+    /// The connection closed during an exchange.
     #[error("broker {address} closed the connection during {api:?}: {source}")]
     Closed {
-        /// Who.
+        /// Address of the broker.
         address: BrokerAddress,
-        /// What was asked.
+        /// API of the request.
         api: ApiKey,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A frame that is not Kafka, or larger than the limit.
+    /// The frame is not Kafka's, or exceeds the limit.
     #[error("{address} does not speak Kafka: {what}")]
     Frame {
-        /// Who.
+        /// Address of the broker.
         address: BrokerAddress,
-        /// What is wrong with it.
+        /// Description of the defect.
         what: String,
     },
-    /// A reply whose body cannot be read.
+    /// The response cannot be decoded.
     #[error("broker {address} sent a {api:?} reply that cannot be read: {what}")]
     Decode {
-        /// Who.
+        /// Address of the broker.
         address: BrokerAddress,
-        /// What was asked.
+        /// API of the request.
         api: ApiKey,
-        /// What is wrong with it.
+        /// Description of the defect.
         what: String,
     },
-    /// Broker and we have no version of an API in common.
+    /// The broker and the client have no version of an API in common.
     #[error(
         "broker {address} offers {api:?} {theirs}, Lighterman needs {ours}: brokers 2.8 to 4.2 are supported"
     )]
     Version {
-        /// Who.
+        /// Address of the broker.
         address: BrokerAddress,
-        /// Which API.
+        /// API of the request.
         api: ApiKey,
-        /// What the broker offers.
+        /// Versions that the broker supports.
         theirs: String,
-        /// What we speak.
+        /// Versions that the client supports.
         ours: String,
     },
-    /// No bootstrap server answers.
+    /// No bootstrap server could be reached.
     #[error(
         "none of the bootstrap servers {servers} can be reached. Check the addresses and that the brokers run. The last error: {last}"
     )]
     NoBootstrap {
-        /// All of them.
+        /// Addresses of all bootstrap servers.
         servers: String,
-        /// What the last one did.
+        /// Error of the last server tried.
         last: Box<KafkaError>,
     },
     /// The cluster does not have the topic.
     #[error("topic `{topic}` does not exist on {servers}: create it, or correct `Topics` of the mapping")]
     NoTopic {
-        /// Which topic.
+        /// Name of the topic.
         topic: String,
-        /// Where we looked.
+        /// Bootstrap servers of the cluster.
         servers: String,
     },
-    /// A partition has no leader now.
+    /// The partition has no leader at present.
     #[error("partition {partition} has no leader now; its brokers are down or electing one")]
     NoLeader {
-        /// Which partition.
+        /// Topic and partition.
         partition: String,
     },
-    /// No connection to a group's coordinator in time: nothing was asked.
+    /// No connection to a group's coordinator was opened in time, so nothing was requested.
     #[error(
         "the coordinator of group `{group}` was not reached within {} ms: its broker is down, or not to be dialled from here",
         after.as_millis()
     )]
     CoordinatorSilent {
-        /// Which group.
+        /// Group id.
         group: String,
-        /// How long we tried.
+        /// Deadline that has passed.
         after: Duration,
     },
-    /// A leader took its time: others wait for what is known.
+    /// A leader exceeded its deadline, while the results of other leaders waited for it.
     #[error("broker {address} said nothing of its partitions within {} ms", after.as_millis())]
     LeaderSilent {
-        /// Who.
+        /// Address of the broker.
         address: BrokerAddress,
-        /// How long we waited.
+        /// Deadline that has passed.
         after: Duration,
     },
-    /// The group's coordinator is another broker by now than the one that was asked.
+    /// The broker that got the request has stopped being the group's coordinator.
     #[error("broker {address} was asked {api:?}, and is not the group's coordinator any more")]
     CoordinatorMoved {
-        /// Who was asked.
+        /// Address of the broker that got the request.
         address: BrokerAddress,
-        /// What was asked.
+        /// API of the request.
         api: ApiKey,
     },
-    /// The reply is a good one, and does not answer what was asked.
+    /// The response is well-formed and does not answer the request.
     #[error(
         "{api:?} of {subject}: the broker's reply {what}. It is asked again; a proxy in between must not change replies"
     )]
     Unanswered {
-        /// What was asked.
+        /// API of the request.
         api: ApiKey,
-        /// For which topic, partition or broker.
+        /// Topic, partition or broker of the request.
         subject: String,
-        /// Why it is none.
+        /// Mismatch between request and response.
         what: ResponseMismatch,
     },
-    /// The broker answered with an error code.
+    /// The broker responded with an error code.
     #[error("{api:?} of {subject}: {code} ({})", code.code())]
     Broker {
-        /// What was asked.
+        /// API of the request.
         api: ApiKey,
-        /// For which topic, partition or group.
+        /// Topic, partition or group of the request.
         subject: String,
-        /// What it said.
+        /// Error code of the response.
         code: ResponseError,
     },
 }
 
-/// Why a reply is no answer to what was asked.
+/// Reason why a response does not answer its request.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum ResponseMismatch {
-    /// Two answers to one question.
+    /// The response has two answers to one question.
     #[error("names it twice")]
     Duplicate,
-    /// Silence.
+    /// The response has no answer.
     #[error("leaves it out")]
     Missing,
-    /// An answer to a question that was not put.
+    /// The response answers a question that was not asked.
     #[error("names it, and it was not asked for")]
     Unexpected,
-    /// An offset that there is in no log, and that says nothing else either.
+    /// The offset is one that no log has, and has no special meaning either.
     #[error("names an offset that cannot be")]
     NoOffset,
-    /// A topic's partitions are counted from 0.
+    /// The partitions of the topic are not numbered from 0 without a gap.
     #[error("does not name its partitions from 0 on without a gap")]
     Gap,
-    /// The broker has not heard yet that the topic was deleted and made anew.
+    /// The broker has not learned yet that the topic was deleted and recreated.
     #[error("speaks of the topic of that name that was deleted since")]
     Outdated,
 }
 
 impl KafkaError {
-    /// An error code for `subject` (a topic, partition or group).
+    /// Creates an error from a broker's code for `subject` (a topic, partition or group).
     pub fn broker(api: ApiKey, subject: impl Into<String>, code: ResponseError) -> Self {
         Self::Broker { api, subject: subject.into(), code }
     }
 
-    /// The broker's code, when it is one.
+    /// Returns the broker's error code, if the error has one.
     pub fn code(&self) -> Option<ResponseError> {
         if let Self::Broker { code, .. } = self { Some(*code) } else { None }
     }
 
-    /// True when the request may have reached the broker and its outcome is not known: it may be served yet, and after one
-    /// that is sent later.
+    /// True when the request may have reached the broker and its outcome is unknown. The broker may still apply it,
+    /// even after a request that is sent later.
     pub fn may_still_apply(&self) -> bool {
         matches!(
             self,
@@ -206,7 +206,7 @@ impl KafkaError {
         )
     }
 
-    /// What to do about it.
+    /// Returns the class of the error, which decides how it is handled.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Connect { .. }
@@ -226,7 +226,7 @@ impl KafkaError {
     }
 }
 
-/// What to do about a broker's code, whatever was asked.
+/// Returns the class of a broker's error code, for any API.
 pub(super) fn code_class(code: ResponseError) -> ErrorClass {
     use ResponseError as E;
     match code {

@@ -1,4 +1,5 @@
-//! The Kafka client: connections, metadata, fetch sessions, group membership, offsets. The only place that dials brokers.
+//! Kafka client: connections, metadata, fetch sessions, group membership, offsets. The only module that dials
+//! brokers.
 
 pub mod backoff;
 pub mod cluster;

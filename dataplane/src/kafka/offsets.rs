@@ -1,5 +1,5 @@
-//! ListOffsets, `OffsetForLeaderEpoch`, OffsetFetch, OffsetCommit: requests and their replies, typed. Deciding what to do is
-//! for others.
+//! Typed requests and responses of ListOffsets, `OffsetForLeaderEpoch`, OffsetFetch and OffsetCommit. Decisions on
+//! their results are made by the callers.
 
 mod as_member;
 mod by_leader;
@@ -29,19 +29,19 @@ pub use by_leader::{FailedPartitions, LeaderResults};
 pub use log_ends::log_ends;
 pub use logs::{KnownEpoch, epoch_ends, epoch_ends_each, list_offsets, list_offsets_each};
 
-/// Which offset is asked for.
+/// Offset to look up in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetSpec {
-    /// The oldest kept.
+    /// Oldest offset kept.
     Earliest,
-    /// The one behind the newest.
+    /// Offset after the newest record.
     Latest,
-    /// The first at or after this time (ms); the end when there is none.
+    /// First offset at or after this timestamp (ms), or the log end if there is none.
     Timestamp(i64),
 }
 
 impl OffsetSpec {
-    /// As ListOffsets asks for it.
+    /// Returns the timestamp that ListOffsets uses for it.
     pub fn timestamp(self) -> i64 {
         match self {
             Self::Earliest => -2,
@@ -50,7 +50,8 @@ impl OffsetSpec {
         }
     }
 
-    /// The opposite of [`OffsetSpec::timestamp`]; `None` of what ListOffsets means otherwise.
+    /// Converts a ListOffsets timestamp, the inverse of [`OffsetSpec::timestamp`]. Returns `None` for other special
+    /// values.
     pub fn of_timestamp(timestamp: i64) -> Option<Self> {
         match timestamp {
             -2 => Some(Self::Earliest),
@@ -61,18 +62,18 @@ impl OffsetSpec {
     }
 }
 
-/// `read_committed` or `read_uncommitted`.
+/// Isolation level of reads: `read_committed` or `read_uncommitted`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IsolationLevel {
-    /// Only committed transactions.
+    /// Records of committed transactions only.
     #[default]
     Committed,
-    /// Everything.
+    /// All records.
     Uncommitted,
 }
 
 impl IsolationLevel {
-    /// As on the wire.
+    /// Returns the value on the wire.
     pub fn level(self) -> i8 {
         match self {
             Self::Uncommitted => 0,
@@ -81,45 +82,46 @@ impl IsolationLevel {
     }
 }
 
-/// A group's commit for a partition.
+/// Offset that a group has committed for a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommittedOffset {
-    /// The next offset to read.
+    /// Next offset to read.
     pub offset: Offset,
     /// Leader epoch of the record before it, −1 when unknown.
     pub leader_epoch: i32,
-    /// What the committer wrote beside it.
+    /// Metadata that the committer attached.
     pub metadata: String,
 }
 
-/// One partition of a commit.
+/// Offset to commit for a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitOffset {
     /// Partition index.
     pub partition: i32,
-    /// The next offset to read.
+    /// Next offset to read.
     pub offset: Offset,
     /// Leader epoch of the record before it, −1 when unknown.
     pub leader_epoch: i32,
-    /// What is written beside it.
+    /// Metadata to attach.
     pub metadata: String,
 }
 
-/// Who commits.
+/// Identity of the committing group member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitIdentity {
     /// Group id.
     pub group: String,
-    /// Generation the member is in, or its member epoch.
+    /// Generation of the member, or its member epoch.
     pub generation: i32,
     /// Member id.
     pub member: String,
-    /// Protocol of the group: from version 9 on, a member epoch can be refused as stale.
+    /// Protocol of the group. From version 9 on, a member epoch can be rejected as stale.
     pub protocol: GroupProtocol,
 }
 
-/// What `group` has committed for `partitions` of `topic`. Only `error == 0 ∧ offset == −1` is "none" (H11); offsets that
-/// an open transaction may still change are waited for (KIP-447).
+/// Fetches the offsets that `group` has committed for `partitions` of `topic`. Only `error == 0 ∧ offset == −1`
+/// means that nothing is committed (H11). Offsets that an open transaction may still change are waited for
+/// (KIP-447).
 pub async fn fetch_committed(
     connection: &mut BrokerConnection,
     group: &str,
@@ -149,7 +151,7 @@ pub async fn fetch_committed(
 
 type FoundOffsets = BTreeMap<i32, Option<CommittedOffset>>;
 
-/// One partition's part of either layout.
+/// Result for one partition, from either response layout.
 struct StatedOffset {
     code: i16,
     partition: i32,
@@ -158,8 +160,8 @@ struct StatedOffset {
     metadata: Option<StrBytes>,
 }
 
-/// What an `OffsetFetch` states of `partitions`. Two answers, silence, or an offset that there cannot be: none of them says that
-/// nothing is committed.
+/// Collects the offsets that an OffsetFetch response states for `partitions`. A duplicate, missing or impossible
+/// offset is an error and does not mean that nothing is committed.
 fn gather(
     stated: impl Iterator<Item = StatedOffset>,
     group: &str,
@@ -179,13 +181,13 @@ fn gather(
     })
 }
 
-/// The error of an `OffsetFetch` of `group`, if `code` is one.
+/// Returns an error if `code` is an error code of an OffsetFetch of `group`.
 fn of_group(group: &str, code: i16) -> Result<(), KafkaError> {
     let failed = |code| KafkaError::broker(ApiKey::OffsetFetch, format!("group `{group}`"), code);
     ResponseError::try_from_code(code).map_or(Ok(()), |code| Err(failed(code)))
 }
 
-/// Commits in one request; the answer holds the error of each partition that has one.
+/// Commits `offsets` in one request. The result holds the error code of each partition, or `None` on success.
 pub async fn commit(
     connection: &mut BrokerConnection,
     who: &CommitIdentity,
@@ -220,14 +222,14 @@ pub async fn commit(
     };
     let (reply, _) = connection.call(spoken, REQUEST_DEADLINE, build).await?;
     let ours = reply.topics.into_iter().filter(|answer| &*answer.name.0 == topic);
-    // What the broker does not speak of is not committed.
+    // A partition that the response omits is not committed.
     let silence = |offset: &CommitOffset| (offset.partition, Some(ResponseError::UnknownServerError));
     let mut codes: BTreeMap<i32, Option<ResponseError>> = offsets.iter().map(silence).collect();
     let mut spoken_of = BTreeSet::new();
     for answer in ours.flat_map(|topic| topic.partitions) {
         let Some(said) = codes.get_mut(&answer.partition_index) else { continue };
         let code = ResponseError::try_from_code(answer.error_code);
-        // Of two words about one partition the bad one counts.
+        // Of two results for one partition, the error counts.
         *said = if spoken_of.insert(answer.partition_index) { code } else { said.or(code) };
     }
     Ok(codes)

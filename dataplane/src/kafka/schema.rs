@@ -1,6 +1,6 @@
-//! What a reply may cost before it is decoded. The decoder trusts each array's count and takes memory for it at once: a count of
-//! 2³¹−1 in a frame of forty bytes asks for hundreds of gigabytes, and a frame stuffed with the smallest entries becomes thirty
-//! times its size. A walk over the reply's shape refuses both (D1).
+//! Size check of responses before they are decoded. The decoder trusts each array's count and allocates for it at
+//! once. A count of 2³¹−1 in a frame of forty bytes requests hundreds of gigabytes. A frame filled with the smallest
+//! entries grows to thirty times its size. A walk over the response's schema rejects both (D1).
 
 mod consumer_protocol;
 mod responses;
@@ -13,29 +13,30 @@ use kafka_protocol::messages::ApiKey;
 
 pub(super) use consumer_protocol::{check_assignment, check_subscription};
 
-/// What the structs of one reply may take, records and texts aside: those are slices of the frame.
+/// Limit on the decoded structs of one response, in bytes. Records and strings do not count, as they are slices of
+/// the frame.
 const DECODED_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// What a field that nobody knows takes in the map of such fields.
+/// Decoded size of one unknown tagged field, in bytes.
 const TAG_BYTES: usize = 64;
 
 enum FieldType {
-    /// So many bytes.
+    /// Fixed number of bytes.
     Fixed(usize),
-    /// A string or nothing.
+    /// Nullable string.
     Text,
-    /// Bytes or nothing.
+    /// Nullable bytes.
     Blob,
-    /// Entries of these fields, each so large once decoded, and what may stand behind each.
+    /// Array: the fields of an entry, its decoded size in bytes, and its known tagged fields.
     List(&'static [SchemaField], usize, TaggedFields),
-    /// Fields, and behind them those that nobody knows.
+    /// Struct, followed by unknown tagged fields.
     Struct(&'static [SchemaField]),
-    /// A byte that is 1 for something, and then fields, and behind them those that nobody knows.
+    /// Nullable struct: a byte that is 1 if the struct follows, its fields, then unknown tagged fields.
     Option(&'static [SchemaField]),
-    /// Four bytes each.
+    /// Array of four-byte integers.
     Ints,
 }
 
-/// Fields that stand behind a struct under a number.
+/// Known tagged fields of a struct, by tag.
 type TaggedFields = &'static [(u32, &'static [SchemaField])];
 
 struct SchemaField {
@@ -44,7 +45,7 @@ struct SchemaField {
     kind: FieldType,
 }
 
-/// A struct's fields, and those that stand behind it under a tag.
+/// Fields of a message and its known tagged fields.
 struct MessageSchema {
     flexible_since: i16,
     fields: &'static [SchemaField],
@@ -73,12 +74,13 @@ const fn list(fields: &'static [SchemaField], bytes: usize) -> FieldType {
 
 use FieldType::{Blob, Fixed, Ints, List, Option as Maybe, Struct, Text};
 
-/// Refuses a reply whose lists do not fit into its bytes, or whose entries would take too much; `body` begins behind the header.
+/// Rejects a response whose array counts exceed its bytes or whose decoded entries would take too much memory.
+/// `body` starts after the header.
 pub(super) fn check(api: ApiKey, version: i16, body: &Bytes) -> Result<(), String> {
     responses::shape_of(api).map_or(Ok(()), |shape| walk(shape, version, body))
 }
 
-/// The same of the header before it; `frame` begins with the header.
+/// Applies the same check to the response header; `frame` starts with the header.
 pub(super) fn check_header(version: i16, frame: &Bytes) -> Result<(), String> {
     walk(&small::HEADER, version, frame)
 }
@@ -147,7 +149,7 @@ impl SchemaWalk<'_> {
         Ok(())
     }
 
-    /// The fields behind a struct: the decoder reads those it knows by their shape, and keeps the others.
+    /// Walks the tagged fields after a struct. The decoder parses those that it knows and keeps the others.
     fn tags(&mut self, known: TaggedFields) -> Result<(), String> {
         let tags = self.varint()?;
         for _ in 0..tags {
@@ -278,7 +280,7 @@ mod tests {
         ResponseKind::DescribeConfigs(DescribeConfigsResponse::default().with_results(vec![result; 2]))
     }
 
-    /// A reply with two of everything.
+    /// Builds a response with two of everything.
     fn reply(api: ApiKey, version: i16) -> ResponseKind {
         let name = || TopicName(text("orders"));
         match api {
@@ -353,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_brokers_send_passes_in_every_version_and_a_cut_of_it_does_not() {
+    fn response_of_every_version_passes_and_truncated_fails() {
         for (api, min, max) in SPOKEN {
             for version in *min..=*max {
                 let bytes = encoded(&reply(*api, version), version);
@@ -371,8 +373,8 @@ mod tests {
     }
 
     #[test]
-    fn d1_no_count_is_believed_beyond_its_bytes() {
-        // Behind the throttle time, the list of topics.
+    fn d1_count_beyond_bytes_is_rejected() {
+        // The topic array follows the throttle time.
         let mut lie = BytesMut::new();
         lie.put_i32(0);
         lie.put_i32(i32::MAX);
@@ -384,12 +386,12 @@ mod tests {
     }
 
     #[test]
-    fn d1_a_header_stuffed_with_fields_that_nobody_knows_is_refused() {
+    fn d1_header_with_many_unknown_tags_is_rejected() {
         const TAGS: u32 = 1024 * 1024;
         let stuffed = |tags: u32| {
             let mut frame = BytesMut::new();
             frame.put_i32(7);
-            // A count of three bytes; then numbers of one byte each and nothing in them.
+            // A count of three bytes, then one-byte tags with empty values.
             frame.put_slice(&[tags as u8 | 0x80, (tags >> 7) as u8 | 0x80, (tags >> 14) as u8]);
             frame.put_bytes(0, tags as usize * 2);
             frame.freeze()
@@ -401,12 +403,12 @@ mod tests {
     }
 
     #[test]
-    fn d1_a_frame_stuffed_with_the_smallest_entries_is_refused() {
+    fn d1_frame_full_of_smallest_entries_is_rejected() {
         const ENTRIES: usize = 1024 * 1024;
         let mut stuffed = BytesMut::new();
         stuffed.put_i32(0);
         stuffed.put_i32(ENTRIES as i32);
-        // No name, no partitions.
+        // Entries without name and partitions.
         stuffed.put_bytes(0, ENTRIES * 6);
         let error = check(ApiKey::OffsetCommit, 7, &stuffed.freeze()).expect_err("too much");
         assert!(error.contains("would take more"), "{error}");
@@ -415,9 +417,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// Whatever passes is decoded without a panic, and without more memory than was paid for.
+        /// A response that passes is decoded without a panic, and within the memory that was charged for it.
         #[test]
-        fn neighbours_of_good_replies_are_refused_or_read(
+        fn mutated_response_is_rejected_or_decoded(
             which in 0..SPOKEN.len(),
             at_version: prop::sample::Index,
             changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 1..5),

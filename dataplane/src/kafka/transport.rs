@@ -1,4 +1,5 @@
-//! How bytes reach a broker. TLS and SASL are other implementations of [`BrokerConnector`]; nothing above changes.
+//! Byte streams to brokers. TLS and SASL are other implementations of [`BrokerConnector`]; the layers above do not
+//! change.
 
 use std::fmt;
 use std::io;
@@ -16,30 +17,32 @@ use super::dialing::dial_first;
 use super::error::KafkaError;
 use crate::egress::Egress;
 
-/// How long one address of a name has to itself before the next is dialled beside it.
+/// Head start of one address of a name before the next is dialled in parallel.
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
-/// A peer that is gone without a word is found out within a minute: a join may otherwise be awaited for as long as a function runs.
+/// Idle time before the first keepalive probe. A peer that disappears silently is detected within a minute; a join
+/// may otherwise be awaited for as long as a function runs.
 const QUIET_BEFORE_PROBE: Duration = Duration::from_secs(10);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
-/// Nobody probes while bytes wait for their acknowledgement: they have a limit of their own.
+/// Limit on the time that sent bytes stay unacknowledged (`TCP_USER_TIMEOUT`). Keepalive sends no probes during that
+/// time.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(55);
 
-/// `host:port` of a broker, as bootstrap lists and Metadata name it.
+/// `host:port` of a broker, as in bootstrap lists and metadata.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BrokerAddress {
-    /// Name or address; resolved anew for each connection (KIP-899).
+    /// Name or IP address, resolved again for each connection (KIP-899).
     pub host: Arc<str>,
-    /// Port.
+    /// TCP port.
     pub port: u16,
 }
 
 impl BrokerAddress {
-    /// An address from its two parts.
+    /// Creates an address from its two parts.
     pub fn new(host: impl Into<Arc<str>>, port: u16) -> Self {
         Self { host: host.into(), port }
     }
 
-    /// Parses `host:port`; IPv6 hosts stand in brackets. The error says what a right one looks like.
+    /// Parses `host:port`, with IPv6 hosts in brackets. The error names the expected format.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (host, port) =
             text.rsplit_once(':').ok_or_else(|| format!("`{text}` has no port: write host:port"))?;
@@ -62,40 +65,40 @@ impl fmt::Display for BrokerAddress {
     }
 }
 
-/// A byte stream to a broker.
+/// Byte stream to a broker.
 pub trait ByteTransport: AsyncRead + AsyncWrite + Unpin + Send {
-    /// What was written and has not left yet shall not leave any more once this is dropped.
+    /// Makes the next close a reset (`SO_LINGER` 0), so that unsent bytes are discarded.
     fn reset_on_close(&self);
 }
 
 impl ByteTransport for TcpStream {
     fn reset_on_close(&self) {
-        // Refused of a socket that is closed already, which sends nothing either.
+        // This fails on a closed socket, which sends nothing either.
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// Opens byte streams to brokers.
+/// Opener of byte streams to brokers.
 pub trait BrokerConnector: Send + Sync {
-    /// Dials `address`; the caller sets the deadline.
+    /// Dials `address`. The caller sets the deadline.
     fn connect<'a>(
         &'a self,
         address: &'a BrokerAddress,
     ) -> BoxFuture<'a, Result<Box<dyn ByteTransport>, KafkaError>>;
 }
 
-/// TCP without TLS.
+/// Connector for TCP without TLS.
 pub struct PlainTcp {
     egress: Arc<Egress>,
 }
 
 impl PlainTcp {
-    /// Dials what `egress` allows.
+    /// Creates a connector that dials only addresses that `egress` allows.
     pub fn new(egress: Arc<Egress>) -> Self {
         Self { egress }
     }
 
-    /// Dials the addresses of the name that may be dialled; one that says nothing does not stand before the others (RFC 8305).
+    /// Dials the allowed addresses of the name. A silent address does not delay the others (RFC 8305).
     async fn dial(&self, address: &BrokerAddress) -> Result<TcpStream, KafkaError> {
         let unreachable = |source| KafkaError::Connect { address: address.clone(), source };
         let resolved = tokio::net::lookup_host((&*address.host, address.port)).await.map_err(unreachable)?;
@@ -105,7 +108,7 @@ impl PlainTcp {
         dialled.map_err(|last| unreachable(last.unwrap_or_else(nameless)))
     }
 
-    /// Which of the addresses of a name may be dialled; the error when that is none of them.
+    /// Returns the addresses of a name that may be dialled, or an error if all of them are denied.
     fn allowed(
         &self,
         address: &BrokerAddress,
@@ -141,7 +144,7 @@ impl BrokerConnector for PlainTcp {
     }
 }
 
-/// Lets the kernel find out that the peer is gone.
+/// Configures the kernel to detect the loss of the peer.
 fn watch_peer(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(QUIET_BEFORE_PROBE).with_interval(PROBE_EVERY);
@@ -156,7 +159,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn liv_1_a_peer_that_is_gone_without_a_word_is_found_out_within_a_minute() {
+    async fn liv_1_silent_peer_loss_is_detected_within_minute() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let stream = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connects");
         watch_peer(&stream).expect("Linux can");
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_address_of_a_name_leaves_its_others() {
+    fn denied_address_of_name_leaves_others() {
         let connector = PlainTcp::new(Arc::new(Egress::laptop()));
         let broker = BrokerAddress::new("broker", 9092);
         let at = |text: &str| text.parse::<SocketAddr>().expect("address");

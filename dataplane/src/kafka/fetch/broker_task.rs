@@ -1,5 +1,5 @@
-//! The task that polls one broker for one router: one session, one request in flight, bytes leased before they are asked
-//! for. What it cannot settle itself goes back to the router, with which it ends.
+//! Task that polls one broker for one router. It has one session and one request in flight, and leases bytes before
+//! it requests them. Fetches that it cannot settle go back to the router. The task ends with the router.
 
 mod responses;
 
@@ -39,22 +39,23 @@ use crate::runtime::live_count::LiveCount;
 use crate::runtime::outbox::post;
 
 const WAIT: Duration = Duration::from_millis(500);
-/// A connection that carries nothing for so long is closed, as by Java's client (`connections.max.idle.ms`), before the broker
-/// does it at its ten minutes.
+/// Idle time after which the connection is closed, as by Java's client (`connections.max.idle.ms`). A broker closes
+/// idle connections later, after ten minutes.
 const IDLE_MAX: Duration = Duration::from_secs(9 * 60);
-/// How often a task that waits looks whether log ends are to be asked for, and whether anybody wants anything still.
+/// Interval at which a waiting task checks for log ends to request and for fetches still pending.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
-/// Kafka's quotas hold a client back for some seconds at most (`quota.window.num` windows of a second).
+/// Limit on a throttle. Kafka's quotas delay a client by some seconds at most (`quota.window.num` windows of a
+/// second).
 const THROTTLE_MAX: Duration = Duration::from_secs(30);
-/// Turns given to partitions between a delivery and the next request, so that their next wants are in it.
+/// Yields between a delivery and the next request, so that it includes the partitions' next fetches.
 const TURNS_AFTER_DELIVERY: usize = 8;
 
-/// The desk and the bell on it; router and task live on one arbiter.
+/// Pending fetches of a broker and the notification of changes to them. Router and task share them on one arbiter.
 #[derive(Clone, Default)]
 pub(super) struct SharedDesk {
     pub desk: Rc<RefCell<PendingFetches<NumberedWant<FetchRequested>>>>,
     pub changed: Rc<Notify>,
-    /// The broker takes topics by their names: one that was made anew is read as if it were the one before.
+    /// True if the broker addresses topics by name. It serves a recreated topic as if it were the previous one.
     pub by_names: Rc<Cell<bool>>,
 }
 
@@ -64,7 +65,7 @@ pub(super) struct BrokerTask {
     pub budget: MemoryBudget,
     pub settings: FetchSettings,
     pub shared: SharedDesk,
-    /// Its owner: held strongly, both would live for ever.
+    /// Router that owns the task. With a strong address, both would live forever.
     pub router: WeakAddr<FetchRouter>,
     pub status: Arc<dyn FetchStatus>,
     pub session: FetchSession,
@@ -97,7 +98,7 @@ impl BrokerTask {
     async fn wait_for_wants(&mut self, connection: &mut Option<BrokerConnection>) -> Result<(), KafkaError> {
         let shared = self.shared.clone();
         while shared.desk.borrow().is_empty() {
-            // Where somebody rests, log ends are asked for so often that the connection is never idle.
+            // While a partition is paused, log ends are requested so often that the connection is never idle.
             let is_deserted = shared.desk.borrow().is_deserted();
             tokio::select! {
                 () = shared.changed.notified() => {}
@@ -121,7 +122,7 @@ impl BrokerTask {
         })
     }
 
-    /// Room for what the next poll brings. `None`: nobody wants anything any more.
+    /// Leases memory for the next poll. Returns `None` if no fetch is pending any more.
     async fn lease(
         &mut self,
         connection: &mut Option<BrokerConnection>,
@@ -141,8 +142,8 @@ impl BrokerTask {
         }
     }
 
-    /// Log ends of partitions that no poll has told of for a while, because they have no room or there is no memory: one request
-    /// for all of them. What the broker does not say is not known any more.
+    /// Reports log ends that no poll has reported for a while, because their partitions are paused or memory is
+    /// short. One request covers all of them. A log end that the broker does not return is reported as unknown.
     async fn tell_log_ends(&mut self, connection: &mut Option<BrokerConnection>) -> Result<(), KafkaError> {
         let unheard = self.shared.desk.borrow_mut().take_unheard(clock::now());
         let Some(topic) = unheard.first().map(|partition| Arc::clone(&partition.topic)) else {
@@ -154,7 +155,7 @@ impl BrokerTask {
         for partition in &unheard {
             self.show_log_end(partition, end_of(partition));
         }
-        // The broker may not lead them any more: of partitions without room no poll would say so.
+        // The broker may have stopped leading these partitions. No poll would show that for paused partitions.
         let untold: BTreeSet<&TopicPartition> =
             unheard.iter().filter(|partition| end_of(partition).is_none()).collect();
         self.hand_back_resting(|partition| untold.contains(partition));
@@ -194,7 +195,7 @@ impl BrokerTask {
         };
         let pending = connection.send(&request, version, REQUEST_DEADLINE).await?;
         let arriving = connection.await_reply(pending, wait + REQUEST_DEADLINE).await?;
-        // A broker sends a first batch whole, however little was asked for (KIP-74).
+        // A broker sends the first batch whole, even if it exceeds the requested size (KIP-74).
         let missing = arriving.bytes().saturating_sub(lease.bytes());
         if missing > 0 {
             lease.join(self.budget.lease_or_overdraft(missing, Overdraft::Fetched).await);
@@ -211,7 +212,7 @@ impl BrokerTask {
             Some(code) => return Err(KafkaError::broker(ApiKey::Fetch, self.address.to_string(), code)),
         }
         let parts = wire::parts(reply, &self.session);
-        // A client that is throttled is told nothing else (KIP-219).
+        // A response to a throttled client carries nothing else (KIP-219).
         let is_put_off = parts.is_empty() && !throttle.is_zero();
         let misfit =
             self.session.check_response(parts.iter().map(|part| &part.partition)).filter(|_| !is_put_off);
@@ -317,7 +318,7 @@ impl BrokerTask {
 }
 
 impl SharedDesk {
-    /// Everything is taken off the desk.
+    /// Removes and returns all fetches, pending and paused.
     pub(super) fn take_all(&self) -> Vec<ReturnedWant<FetchRequested>> {
         let mut desk = self.desk.borrow_mut();
         let wants = desk.hand_back_all().into_iter().map(ReturnedWant::open);

@@ -1,4 +1,4 @@
-//! What the fetch router accepts and what it answers.
+//! Messages that the fetch router accepts and sends.
 
 use std::sync::Arc;
 
@@ -10,101 +10,102 @@ use thiserror::Error;
 
 use crate::credit::memory::MemoryLease;
 
-/// A partition has room. At most one is outstanding for each partition; a new one replaces the old. Answered exactly once,
-/// with records or with trouble; empty polls and leader moves are nobody else's business.
+/// Request for records of a partition that has buffer space. Each partition has at most one outstanding; a new one
+/// replaces the old. It is answered exactly once, with records or an error. Empty polls and leader moves are handled
+/// by the router alone.
 #[derive(Clone, Message)]
 #[rtype(result = "()")]
 pub struct FetchRequested {
-    /// Which partition.
+    /// Partition to fetch.
     pub partition: TopicPartition,
-    /// Of which topic of its name, where that is known: of another nothing is to be read.
+    /// Id of the topic, if known. Records of another topic of the same name must not be read.
     pub topic: Option<TopicId>,
-    /// Which ownership.
+    /// Ownership epoch of the requester.
     pub epoch: Epoch,
-    /// First offset wanted.
+    /// Offset of the first record to fetch.
     pub position: Offset,
     /// Leader epoch of the record before it, when known.
     pub leader_epoch: Option<i32>,
-    /// Room, in bytes.
+    /// Buffer space, in bytes.
     pub bytes_max: u32,
-    /// Where the answer goes.
+    /// Recipient of the answer.
     pub reply: Recipient<FetchAnswered>,
-    /// Where watermarks of empty polls go.
+    /// Recipient of high watermarks from empty polls.
     pub watermarks: Recipient<HighWatermarkSeen>,
 }
 
-/// A partition wants nothing any more, or not for now.
+/// Cancellation of a partition's fetch, for good or until it has buffer space again.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct FetchCancelled {
-    /// Which partition.
+    /// Partition to cancel.
     pub partition: TopicPartition,
-    /// It will want something again: where its log ends is still told.
+    /// True if the partition will fetch again. Its log end is reported meanwhile.
     pub pauses: bool,
 }
 
-/// The answer to a [`FetchRequested`].
+/// Answer to a [`FetchRequested`].
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FetchAnswered {
-    /// Which ownership asked.
+    /// Ownership epoch of the requester.
     pub epoch: Epoch,
-    /// The position it asked for.
+    /// Position of the request.
     pub position: Offset,
-    /// What came.
+    /// Fetched records, or the reason why there are none.
     pub outcome: Result<FetchedRecords, FetchError>,
 }
 
 /// Records of one partition.
 #[derive(Debug)]
 pub struct FetchedRecords {
-    /// Record batches: a slice of the received frame.
+    /// Record batches, as a slice of the received frame.
     pub records: Bytes,
-    /// What keeps it on the budget.
+    /// Lease that accounts for the records in the memory budget.
     pub hold: Arc<MemoryLease>,
-    /// Log end.
+    /// End of the log.
     pub high_watermark: Offset,
-    /// Aborted transactions in it: producer id, first offset.
+    /// Aborted transactions within the records: producer id, first offset.
     pub aborted: Vec<(i64, Offset)>,
 }
 
-/// Why a partition cannot be read where it was asked for.
+/// Reason why a partition cannot be read at the requested position.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum FetchError {
-    /// The position lies outside the log.
+    /// The position is outside the log.
     #[error("offset out of range, the log holds {log_start}..{log_end}")]
     OutOfRange {
-        /// First offset kept.
+        /// Offset of the first record kept.
         log_start: Offset,
-        /// Offset behind the last.
+        /// Offset after the last record.
         log_end: Offset,
     },
-    /// The leader's log has another history from `end` on (KIP-320).
+    /// The leader's log has a different history from `end` on (KIP-320).
     #[error("the log was truncated at {end}")]
     Diverged {
-        /// Where histories part.
+        /// Offset at which the histories diverge.
         end: Offset,
     },
-    /// The topic was deleted and made anew: whatever is known of the partition is not of this one.
+    /// The topic was deleted and recreated. Nothing known of the partition applies to the new topic.
     #[error("the topic was deleted and made anew")]
     Recreated,
-    /// The topic is not there any more.
+    /// The topic does not exist any more.
     #[error("{0}")]
     Gone(String),
-    /// The cluster refuses us.
+    /// The cluster denies access to the topic.
     #[error("the cluster refuses to let Lighterman read it: {0}. Grant Read and Describe on the topic")]
     NotAuthorized(String),
-    /// Its bytes are broken at the broker.
+    /// The records are corrupt at the broker, or it does not support their compression.
     #[error("the broker cannot read it: {0}")]
     Corrupt(String),
 }
 
-/// Log end of a partition, where no records came with it.
+/// Log end of a partition, reported without records.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub struct HighWatermarkSeen {
-    /// Which ownership asked.
+    /// Ownership epoch of the requester.
     pub epoch: Epoch,
-    /// Log end; `None` when the broker was asked and did not tell.
+    /// End of the log; `None` if the broker did not report it or no broker serves the partition.
     pub high_watermark: Option<Offset>,
 }

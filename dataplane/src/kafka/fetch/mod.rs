@@ -1,4 +1,4 @@
-//! Fetch sessions (KIP-227) over all partitions of one broker, routed by partition leader.
+//! Fetch sessions (KIP-227), each over all partitions of one broker, with fetches routed to the partition leaders.
 
 mod broker_task;
 mod messages;

@@ -1,5 +1,5 @@
-//! What lies on a broker's desk: the wants of the partitions that it leads, what the next poll asks for, and what a reply
-//! means to each of them. The shell polls and posts.
+//! Pending fetches of one broker: the fetches of the partitions that it leads, the contents of the next poll, and
+//! the effect of a response on each fetch. The code here does no I/O; the broker task polls and posts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,52 +14,52 @@ use super::session::{FetchPartition, FetchSession, SessionRequest};
 use super::wire::{ErrorAction, refused};
 use crate::credit::memory::{MemoryBudget, MemoryLease};
 
-/// While a partition of the broker has no room, polls are shorter than usual: it is asked for only in the next one. They take this
-/// share of the time for which it had none, so that a poll holds up nobody for long who comes back soon, and a partition that
-/// does not come back costs few polls.
+/// Divisor of the poll wait while a partition of the broker is paused. Only the next poll can include a partition
+/// that resumes, so a poll waits for this share of the pause so far. A partition that resumes soon is then not
+/// delayed for long, and one that does not costs few polls.
 const WAIT_SHARE_OF_REST: u32 = 8;
 const WAIT_MIN: Duration = Duration::from_millis(20);
-/// How long a partition's log end is believed that no poll has confirmed.
+/// Age at which a log end that no poll has confirmed is requested.
 const UNHEARD_MAX: Duration = Duration::from_secs(5);
-/// Longer ago than that.
+/// Moment longer ago than `UNHEARD_MAX`, for a log end that was never known here.
 const NEVER: Moment = Moment::from_micros(0);
 const BYTES_MIN: usize = 64 * 1024;
 const BYTES_MAX: usize = 8 * 1024 * 1024;
-/// A frame holds so much beside records, and again for each partition that was asked for.
+/// Bytes of a frame in addition to records, once per frame and once per requested partition.
 const HEAD_BYTES: usize = 256;
 
-/// What a partition asks for.
+/// Parameters of a partition's fetch.
 pub(crate) trait FetchSpec {
-    /// Of which topic of its name, where that is known.
+    /// Returns the id of the topic, if known.
     fn topic(&self) -> Option<TopicId>;
-    /// First offset wanted.
+    /// Returns the offset of the first record to fetch.
     fn position(&self) -> Offset;
-    /// Leader epoch of the record before it, when known.
+    /// Returns the leader epoch of the record before the position, when known.
     fn leader_epoch(&self) -> Option<i32>;
-    /// Room, in bytes.
+    /// Returns the partition's buffer space, in bytes.
     fn bytes_max(&self) -> u32;
 }
 
-/// The desk.
+/// Fetches of the partitions that one broker leads.
 pub(crate) struct PendingFetches<W> {
-    /// Open wants.
+    /// Fetches without an answer.
     wants: BTreeMap<TopicPartition, OpenFetch<W>>,
-    /// Partitions led by this broker that have no room now.
+    /// Partitions of this broker that have no buffer space at present.
     paused: BTreeMap<TopicPartition, PausedFetch<W>>,
-    /// Bytes of records that were worth asking for.
+    /// Record bytes worth requesting, twice as many as the last poll returned.
     useful_bytes: usize,
 }
 
 struct OpenFetch<W> {
     want: W,
-    /// As metadata knew it.
+    /// Leader epoch from metadata.
     leader_epoch: i32,
-    /// When its log end was last known.
+    /// Moment at which the log end was last known.
     heard: Moment,
 }
 
 struct PausedFetch<W> {
-    /// The want that was answered last.
+    /// Last fetch of the partition.
     answered: W,
     since: Moment,
     heard: Moment,
@@ -72,37 +72,38 @@ impl<W> Default for PendingFetches<W> {
 }
 
 impl<W: FetchSpec + Clone> PendingFetches<W> {
-    /// Nobody wants anything.
+    /// True if no fetch is pending.
     pub(crate) fn is_empty(&self) -> bool {
         self.wants.is_empty()
     }
 
-    /// Nobody is known here.
+    /// True if no partition is pending or paused.
     pub(crate) fn is_deserted(&self) -> bool {
         self.wants.is_empty() && self.paused.is_empty()
     }
 
-    /// Puts a want down, in the place of an earlier one of its partition.
+    /// Adds a fetch, which replaces an earlier one of its partition.
     pub(crate) fn put(&mut self, partition: TopicPartition, want: W, leader_epoch: i32, now: Moment) {
         let before = self.paused.remove(&partition).map(|resting| resting.heard);
         let heard = before.or(self.wants.get(&partition).map(|open| open.heard)).unwrap_or(now);
         self.wants.insert(partition, OpenFetch { want, leader_epoch, heard });
     }
 
-    /// The partition wants nothing for now.
+    /// Pauses a partition with a pending fetch.
     pub(crate) fn pause(&mut self, partition: &TopicPartition, now: Moment) {
         if let Some(OpenFetch { want, heard, .. }) = self.wants.remove(partition) {
             self.paused.insert(partition.clone(), PausedFetch { answered: want, since: now, heard });
         }
     }
 
-    /// The partition has no room since `since`: `answered`, its last want, was put down on another desk. Where its log ends is
-    /// asked for at once.
+    /// Adds a partition that has been paused since `since`. Its last fetch, `answered`, was sent to another broker.
+    /// Its log end is requested at once.
     pub(crate) fn rest(&mut self, partition: TopicPartition, answered: W, since: Moment) {
         self.paused.insert(partition, PausedFetch { answered, since, heard: NEVER });
     }
 
-    /// Partitions without room that are no business of this broker: their last wants, and since when they have none.
+    /// Removes the paused partitions for which `is_elsewhere` returns true. Returns their last fetches and the start
+    /// of each pause.
     pub(crate) fn take_resting(
         &mut self,
         is_elsewhere: impl Fn(&TopicPartition) -> bool,
@@ -111,39 +112,41 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
         taken.map(|(_, resting)| (resting.answered, resting.since)).collect()
     }
 
-    /// The partition wants nothing here any more.
+    /// Removes the partition, pending or paused.
     pub(crate) fn forget(&mut self, partition: &TopicPartition) {
         self.wants.remove(partition);
         self.paused.remove(partition);
     }
 
-    /// The partition's open want.
+    /// Returns the partition's pending fetch.
     pub(crate) fn want(&self, partition: &TopicPartition) -> Option<&W> {
         self.wants.get(partition).map(|open| &open.want)
     }
 
-    /// The want that a partition without room had last.
+    /// Returns the partition's pending fetch, or its last one while it is paused.
     pub(crate) fn last_want(&self, partition: &TopicPartition) -> Option<&W> {
         self.want(partition).or(self.paused.get(partition).map(|resting| &resting.answered))
     }
 
-    /// Of which topic the partition's open want is, the leader epoch of what was read before it, and that of its leader.
+    /// Returns the topic id of the partition's pending fetch, the leader epoch of the record before its position,
+    /// and the leader epoch from metadata.
     pub(crate) fn known(&self, partition: &TopicPartition) -> Option<(Option<TopicId>, Option<i32>, i32)> {
         let open = self.wants.get(partition)?;
         Some((open.want.topic(), open.want.leader_epoch(), open.leader_epoch))
     }
 
-    /// Bytes to lease for the next poll at most, of a budget of `limit`. For records twice of what came, so that a poll which
-    /// brings nothing keeps little from others while it waits; what the frame holds beside them comes on top, for otherwise that
-    /// doubling ends where as much is beside them.
+    /// Returns the maximum of bytes to lease for the next poll, from a budget of `limit`. Record bytes are twice
+    /// those of the last poll, so a poll without records keeps little memory from others while it waits. The frame's
+    /// other bytes are added on top. Otherwise the doubling would stop once they equal the record bytes.
     pub(crate) fn bytes_to_ask(&self, limit: usize) -> usize {
         let room: usize = self.wants.values().map(|open| open.want.bytes_max() as usize).sum();
         let records = room.min(self.useful_bytes).clamp(BYTES_MIN, BYTES_MAX);
         (records + self.head_bytes()).min((limit / 4).max(BYTES_MIN))
     }
 
-    /// Bytes of records to ask for in the next poll, for which `leased` are there. Half of them is for records, however many
-    /// partitions are asked for: a broker tells only of those that have something to tell.
+    /// Returns the record bytes to request in the next poll, for which `leased` bytes are available. At least half
+    /// of them are for records, for any number of partitions: a broker responds only with partitions that have
+    /// something to report.
     pub(crate) fn record_bytes(&self, leased: usize) -> usize {
         (leased - self.head_bytes().min(leased / 2)).max(1)
     }
@@ -152,7 +155,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
         HEAD_BYTES * (1 + self.wants.len())
     }
 
-    /// The last poll asked for the partitions on the desk, and brought `bytes`.
+    /// Records that the last poll covered the pending fetches and returned `bytes` of records.
     pub(crate) fn answered(&mut self, bytes: usize, now: Moment) {
         self.useful_bytes = bytes.saturating_mul(2).clamp(BYTES_MIN, BYTES_MAX);
         for open in self.wants.values_mut() {
@@ -160,7 +163,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
         }
     }
 
-    /// Partitions whose log end nobody has told for a while; each is named once in that while.
+    /// Returns the partitions whose log end has been unconfirmed for a while, each once in that time.
     pub(crate) fn take_unheard(&mut self, now: Moment) -> Vec<TopicPartition> {
         let open = self.wants.iter_mut().map(|(partition, open)| (partition, &mut open.heard));
         let resting = self.paused.iter_mut().map(|(partition, resting)| (partition, &mut resting.heard));
@@ -173,7 +176,7 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
             .collect()
     }
 
-    /// The next request of `session` to a broker that `speaks_ids` of topics, or does not.
+    /// Builds the next request of `session`. `speaks_ids` is true if the broker supports topic ids.
     pub(crate) fn next(&self, session: &mut FetchSession, speaks_ids: bool) -> SessionRequest {
         let asked = |(partition, open): (&TopicPartition, &OpenFetch<W>)| {
             let asked = FetchPartition {
@@ -188,14 +191,14 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
         session.next(self.wants.iter().map(asked).collect(), speaks_ids)
     }
 
-    /// How long the broker may wait for records, `longest` when nobody rests.
+    /// Returns the time that the broker may wait for records, `longest` if no partition is paused.
     pub(crate) fn wait(&self, longest: Duration, now: Moment) -> Duration {
         let shortest = self.paused.values().map(|resting| now.since(resting.since)).min();
         shortest.map_or(longest, |rest| (rest / WAIT_SHARE_OF_REST).max(WAIT_MIN).min(longest))
     }
 
-    /// The want that the reply of `session` answers. One that was replaced while the poll was under way is not answered with
-    /// what its predecessor asked for.
+    /// Removes and returns the fetch that the response in `session` answers, and pauses its partition. A fetch that
+    /// replaced another during the poll is not answered with its predecessor's records.
     pub(crate) fn take(
         &mut self,
         partition: &TopicPartition,
@@ -213,7 +216,8 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
         self.release(partition)
     }
 
-    /// Wants that are of another topic than the one that has the name `topic` now, by its id: they are taken off the desk.
+    /// Removes and returns the fetches of the topic named `topic` whose topic id differs from the current one,
+    /// `now`.
     pub(crate) fn take_outdated(&mut self, topic: &str, now: Option<TopicId>) -> Vec<W> {
         let is_outdated = |partition: &TopicPartition, open: &mut OpenFetch<W>| {
             &*partition.topic == topic && is_another(open.want.topic(), now)
@@ -221,31 +225,31 @@ impl<W: FetchSpec + Clone> PendingFetches<W> {
         self.wants.extract_if(.., is_outdated).map(|(_, open)| open.want).collect()
     }
 
-    /// The broker does not lead the partition: its want goes elsewhere.
+    /// Removes and returns the pending fetch of a partition that the broker does not lead.
     pub(crate) fn release(&mut self, partition: &TopicPartition) -> Option<W> {
         self.wants.remove(partition).map(|open| open.want)
     }
 
-    /// The broker is gone: all wants go elsewhere.
+    /// Removes and returns all pending fetches of a broker that is gone.
     pub(crate) fn hand_back_all(&mut self) -> Vec<W> {
         std::mem::take(&mut self.wants).into_values().map(|open| open.want).collect()
     }
 }
 
-/// What a broker says of one partition.
+/// Result for one partition in a fetch response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PartitionReply {
-    /// Nothing new.
+    /// No records and no error.
     Nothing,
-    /// Records.
+    /// Records to deliver.
     Records,
-    /// Histories part there.
+    /// The histories diverge at this offset.
     Diverged(Offset),
-    /// Why there are none.
+    /// Action that the error code requires.
     Refused(ErrorAction),
 }
 
-/// What `code`, a diverging end and the emptiness of the records mean.
+/// Classifies the result of one partition by its error code, its diverging end and the absence of records.
 pub(crate) fn classify_reply(
     code: Option<ResponseError>,
     diverging_end: Option<Offset>,
@@ -259,7 +263,7 @@ pub(crate) fn classify_reply(
     }
 }
 
-/// Whether a reply's own code only says that the broker has forgotten the session.
+/// True if a response's top-level error code means only that the broker has lost the session.
 pub(crate) fn is_session_lost(code: ResponseError) -> bool {
     matches!(
         code,
@@ -269,15 +273,16 @@ pub(crate) fn is_session_lost(code: ResponseError) -> bool {
     )
 }
 
-/// What keeps the parts of one frame on the budget. A slow partition must not pin a large frame for the others while bytes
-/// are short: then each holds its own bytes, and its records are copied out.
+/// Leases of the memory budget for the parts of one frame. A slow partition must not pin a large frame for the
+/// others while memory is short. Each part then holds its own bytes, and its records are copied out.
 pub(crate) struct FrameLeases {
     shared: Option<Arc<MemoryLease>>,
     rest: Option<MemoryLease>,
 }
 
 impl FrameLeases {
-    /// Of a frame whose parts have `sizes` bytes of records; `lease` was taken from `budget` before it was received.
+    /// Creates the leases of a frame whose parts have `sizes` bytes of records. `lease` was taken from `budget`
+    /// before the frame was received.
     pub(crate) fn new(
         sizes: impl Iterator<Item = usize> + Clone,
         mut lease: MemoryLease,
@@ -293,12 +298,12 @@ impl FrameLeases {
         }
     }
 
-    /// Whether records are to be copied out of the frame.
+    /// True if records must be copied out of the frame.
     pub(crate) fn are_apart(&self) -> bool {
         self.rest.is_some()
     }
 
-    /// The hold of the next part, of `bytes`.
+    /// Returns the lease of the next part, which has `bytes` bytes of records.
     pub(crate) fn next(&mut self, bytes: usize) -> Option<Arc<MemoryLease>> {
         match &mut self.rest {
             Some(rest) => Some(Arc::new(rest.split(bytes))),
@@ -339,7 +344,7 @@ mod tests {
         TopicPartition::new("t", partition)
     }
 
-    /// Two partitions, of which the first was answered at the beginning.
+    /// Creates two partitions, of which the first is answered at the beginning.
     fn desk() -> (PendingFetches<AskingBroker>, FetchSession) {
         let (mut desk, mut session) = (PendingFetches::default(), FetchSession::default());
         for partition in 0..2 {
@@ -351,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_stays_without_room_costs_few_polls_and_leaves_the_session() {
+    fn paused_partition_costs_few_polls_and_leaves_session() {
         let (desk, mut session) = desk();
         let (mut now, mut polls) = (BEGAN, 0);
         assert_eq!(desk.wait(LONGEST, now), WAIT_MIN, "it may be back at once");
@@ -367,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn log_ends_that_no_poll_tells_are_asked_for_once_in_a_while() {
+    fn unconfirmed_log_ends_are_requested_once_per_interval() {
         let (mut desk, _) = desk();
         let later = BEGAN + UNHEARD_MAX;
         desk.answered(10, BEGAN + UNHEARD_MAX / 2);
@@ -382,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_rests_elsewhere_is_asked_about_at_once_and_for_no_longer_than_it_rests() {
+    fn partition_paused_elsewhere_gets_log_end_at_once() {
         let (mut old, _) = desk();
         old.pause(&of(1), BEGAN + Duration::from_secs(1));
         assert!(old.take_resting(|_| false).is_empty());
@@ -400,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_a_poll_that_brings_nothing_holds_little() {
+    fn mem_1_empty_poll_holds_little_memory() {
         let mut desk = PendingFetches::default();
         for partition in 0..64 {
             desk.put(of(partition), AskingBroker(5), 0, BEGAN);
@@ -439,7 +444,7 @@ mod tests {
                 desk.answered(records_asked_for(&desk, LIMIT), BEGAN);
                 polls += 1;
             }
-            // As little memory as there may be.
+            // Leases as small as they can be.
             for leased in [BYTES_MIN, BYTES_MIN / 4, 1] {
                 assert!(
                     desk.record_bytes(leased) >= (leased / 2).max(1),

@@ -1,5 +1,5 @@
-//! Where the want of each partition lies: on the desk of a broker, or on none, because nobody is known to lead the partition. One
-//! that is brought back from a desk comes through a mailbox: meanwhile another may have taken its place.
+//! Locations of the fetches of each partition: at a broker, or at none while no leader is known. A fetch that a
+//! broker task returns comes through a mailbox, and a newer one may have replaced it meanwhile.
 
 use std::collections::HashMap;
 
@@ -10,50 +10,50 @@ use lighterman_proto::units::Moment;
 use super::pending::FetchSpec;
 use crate::kafka::transport::BrokerAddress;
 
-/// A want as it was put down: its number tells it from one that was put down before or after it.
+/// Fetch with a number that distinguishes it from earlier and later fetches of its partition.
 #[derive(Clone)]
 pub(super) struct NumberedWant<W> {
     pub(super) want: W,
     number: u64,
 }
 
-/// A want that was taken off a desk because it cannot be served there.
+/// Fetch that a broker task returned because its broker cannot serve it.
 pub(super) struct ReturnedWant<W> {
     pub(super) want: NumberedWant<W>,
-    /// Since when its partition has no room: it is to be told where its log ends, and nothing else.
+    /// Start of the pause, if the partition has no buffer space. Only its log end is reported then.
     pub(super) rests_since: Option<Moment>,
 }
 
 impl<W> ReturnedWant<W> {
-    /// A want that was not answered.
+    /// Wraps a fetch that was not answered.
     pub(super) fn open(want: NumberedWant<W>) -> Self {
         Self { want, rests_since: None }
     }
 
-    /// The last want of a partition that has no room since then.
+    /// Wraps the last fetch of a partition that has been paused since that moment.
     pub(super) fn resting((want, since): (NumberedWant<W>, Moment)) -> Self {
         Self { want, rests_since: Some(since) }
     }
 }
 
-/// A want that lies on no desk.
+/// Fetch without a broker.
 pub(super) struct HomelessWant<W> {
     pub(super) want: W,
-    /// As in [`ReturnedWant`].
+    /// Start of the pause, as in [`ReturnedWant`].
     pub(super) rests_since: Option<Moment>,
-    /// Since when no broker has served it.
+    /// Moment since which no broker has served it.
     pub(super) since: Moment,
 }
 
-/// The place of the want that was put down last for a partition; it is kept when that is answered, for where the partition rests.
+/// Broker of a partition's last fetch. It is kept after the answer, because a paused partition stays at that broker.
 struct DeskPlace {
     broker: BrokerAddress,
     number: u64,
-    /// Since when the partition has no room, where it said so.
+    /// Start of the pause, if the partition has reported one.
     rests_since: Option<Moment>,
 }
 
-/// Those of all partitions of one router.
+/// Locations of the fetches of all partitions of one router.
 pub(super) struct WantPlaces<W> {
     placed: HashMap<TopicPartition, DeskPlace>,
     leaderless: HashMap<TopicPartition, HomelessWant<W>>,
@@ -67,7 +67,7 @@ impl<W> Default for WantPlaces<W> {
 }
 
 impl<W> WantPlaces<W> {
-    /// `want` goes to the desk of `broker`.
+    /// Assigns `want` to `broker` and numbers it.
     pub(super) fn put_down(
         &mut self,
         partition: TopicPartition,
@@ -82,13 +82,14 @@ impl<W> WantPlaces<W> {
         NumberedWant { want, number }
     }
 
-    /// Nobody is known to whom `homeless` could go. Of an earlier want of its partition nothing is left.
+    /// Keeps a fetch whose leader is unknown. It replaces any earlier fetch of its partition.
     pub(super) fn keep(&mut self, partition: TopicPartition, homeless: HomelessWant<W>) {
         self.placed.remove(&partition);
         self.leaderless.insert(partition, homeless);
     }
 
-    /// `returned` was taken off a desk: it is homeless. `None` when it was replaced or forgotten meanwhile.
+    /// Takes back a fetch that a broker task returned, as one without a broker. Returns `None` if it was replaced or
+    /// forgotten meanwhile.
     pub(super) fn take_back(
         &mut self,
         partition: TopicPartition,
@@ -103,13 +104,13 @@ impl<W> WantPlaces<W> {
         Some(self.leaderless.entry(partition).insert_entry(homeless).into_mut())
     }
 
-    /// The partition wants nothing any more. Returns on whose desk its last want was put.
+    /// Forgets a partition that has cancelled its fetch. Returns the broker of its last fetch.
     pub(super) fn forget(&mut self, partition: &TopicPartition) -> Option<BrokerAddress> {
         self.leaderless.remove(partition);
         Some(self.placed.remove(partition)?.broker)
     }
 
-    /// The partition has no room now. Returns on whose desk its last want was put.
+    /// Marks a partition without buffer space as paused. Returns the broker of its last fetch.
     pub(super) fn pause(&mut self, partition: &TopicPartition, now: Moment) -> Option<&BrokerAddress> {
         if let Some(homeless) = self.leaderless.get_mut(partition) {
             homeless.rests_since.get_or_insert(now);
@@ -119,22 +120,22 @@ impl<W> WantPlaces<W> {
         Some(&place.broker)
     }
 
-    /// On whose desk the partition's last want was put.
+    /// Returns the broker of the partition's last fetch.
     pub(super) fn broker_of(&self, partition: &TopicPartition) -> Option<&BrokerAddress> {
         self.placed.get(partition).map(|place| &place.broker)
     }
 
-    /// Partitions whose wants were put on a desk.
+    /// Returns the partitions whose fetches were assigned to a broker.
     pub(super) fn assigned_broker(&self) -> impl Iterator<Item = &TopicPartition> {
         self.placed.keys()
     }
 
-    /// Wants that lie on no desk.
+    /// Returns the fetches without a broker.
     pub(super) fn leaderless(&self) -> impl Iterator<Item = (&TopicPartition, &HomelessWant<W>)> {
         self.leaderless.iter()
     }
 
-    /// The same, to be placed: nobody but the caller has them from now on.
+    /// Removes and returns the fetches without a broker.
     pub(super) fn take_homeless(&mut self) -> HashMap<TopicPartition, HomelessWant<W>> {
         std::mem::take(&mut self.leaderless)
     }
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_a_want_that_comes_back_late_displaces_no_newer_one() {
+    fn own_1_late_return_does_not_displace_newer_fetch() {
         let mut places = WantPlaces::default();
         let first = places.put_down(partition(), broker(1), 10, None);
         let second = places.put_down(partition(), broker(1), 20, None);
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_pauses_while_its_want_has_no_home_rests_where_it_goes() {
+    fn partition_paused_without_broker_stays_paused() {
         let mut places = WantPlaces::default();
         let on_its_way = places.put_down(partition(), broker(1), 10, None);
         assert_eq!(places.pause(&partition(), NOW), Some(&broker(1)));

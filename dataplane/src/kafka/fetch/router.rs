@@ -1,4 +1,4 @@
-//! Brings each want to the desk of its partition's leader, and finds the leader again when it has moved.
+//! Actor that routes each fetch to its partition's leader and looks the leader up again when it has moved.
 
 mod recreated;
 
@@ -32,39 +32,41 @@ use crate::runtime::task::outcome;
 
 const BACKOFF_BASE: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// How often to look whether a topic is still the same.
+/// Interval of checks whether a topic is still the same.
 const WATCH: Duration = Duration::from_secs(5);
 
-/// How to fetch.
+/// Settings of fetches.
 #[derive(Clone, Debug, Default)]
 pub struct FetchSettings {
-    /// `read_committed` unless the user says otherwise.
+    /// Isolation level, `read_committed` unless configured otherwise.
     pub isolation: IsolationLevel,
 }
 
-/// Who is told how it goes.
+/// Observer of the cluster's reachability and throttling.
 pub trait FetchStatus: Send + Sync {
-    /// A poll was answered.
+    /// Called when a poll was answered.
     fn reachable(&self);
-    /// A broker, or the whole cluster, did not answer.
+    /// Called when a broker or the whole cluster did not answer.
     fn unreachable(&self, error: &KafkaError);
-    /// For so long the broker's quota wants no further poll; zero for none.
+    /// Called with the time for which the broker's quota allows no further poll, zero for none.
     fn throttled(&self, wait: Duration);
 }
 
-/// A broker that is polled for us.
+/// Broker that a task polls.
 struct PolledBroker {
     shared: SharedDesk,
     _task: OwnedTask,
 }
 
-/// The next look-up, or the one under way. A timer of the actor would keep it alive: the task has its own.
+/// Next or running metadata look-up. It has a task of its own, because a timer of the actor would keep the actor
+/// alive.
 struct LookUp {
     at: Moment,
     _task: OwnedTask,
 }
 
-/// The actor; one for each mapping on each data arbiter. It ends with the last address of it, and the tasks with it.
+/// Actor that routes fetches, one for each mapping on each data arbiter. It stops with its last address, and its
+/// tasks stop with it.
 pub struct FetchRouter {
     cluster: KafkaCluster,
     budget: MemoryBudget,
@@ -73,32 +75,32 @@ pub struct FetchRouter {
     brokers: HashMap<BrokerAddress, PolledBroker>,
     places: WantPlaces<FetchRequested>,
     look_up: Option<LookUp>,
-    /// Asks whether the topic is still the same.
+    /// Running query whether the topic is still the same.
     asking: Option<OwnedTask>,
     beat: Option<OwnedTask>,
-    /// Of look-ups that fail.
+    /// Backoff of failed look-ups.
     backoff: Backoff,
     setbacks: FetchSetbacks,
     _watch: DeathWatch,
 }
 
-/// Wants whose broker does not lead their partition any more, or is gone.
+/// Fetches whose broker is gone or has stopped leading their partition.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct LeaderMoved(pub Vec<ReturnedWant<FetchRequested>>);
 
-/// Nothing of a look-up that panicked.
+/// Result of a look-up, `None` if it panicked.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct LookedUp(Option<Result<(), KafkaError>>);
 
-/// The task of a broker has panicked.
+/// Notice that the task of a broker has panicked.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct PollDied(BrokerAddress);
 
 impl FetchRouter {
-    /// A router that has not dialled anybody.
+    /// Creates a router without connections.
     pub fn new(
         cluster: KafkaCluster,
         budget: MemoryBudget,
@@ -146,7 +148,7 @@ impl FetchRouter {
         ctx: &mut Context<Self>,
     ) {
         let partition = want.partition.clone();
-        // When the partition's log end was last told stays known where its desk stays the same.
+        // A partition that stays at its broker keeps the moment at which its log end was last known.
         if self.places.broker_of(&partition).is_some_and(|broker| *broker != leader.address) {
             self.unplace(&partition);
         }
@@ -202,7 +204,7 @@ impl FetchRouter {
             return;
         };
         let at = clock::now() + wait;
-        // One under way was due before now.
+        // A running look-up was due in the past, so this holds for it too.
         if self.look_up.as_ref().is_some_and(|earlier| earlier.at <= at) {
             return;
         }
@@ -217,7 +219,7 @@ impl FetchRouter {
         self.look_up = Some(LookUp { at, _task: task });
     }
 
-    /// A broker that has left the cluster, or has another address now, is polled no more.
+    /// Stops polling brokers that have left the cluster or changed their address, once they have no fetches.
     fn let_go_of_strangers(&mut self) {
         let known = self.cluster.brokers();
         self.brokers
@@ -228,7 +230,7 @@ impl FetchRouter {
         self.setbacks.wait(partition, clock::now()).is_zero()
     }
 
-    /// How long nobody is to be looked for.
+    /// Returns the time until the first leaderless partition is due.
     fn shortest_wait(&self) -> Duration {
         let now = clock::now();
         let waits = self.places.leaderless().map(|(partition, _)| self.setbacks.wait(partition, now));
@@ -237,7 +239,7 @@ impl FetchRouter {
 
     fn place_leaderless(&mut self, ctx: &mut Context<Self>) {
         for (partition, homeless) in self.places.take_homeless() {
-            // Of a topic with fewer partitions than before one may have no leader for ever.
+            // If a topic was recreated with fewer partitions, a removed partition never has a leader again.
             if is_another(homeless.want.topic, self.cluster.topic_id(&partition.topic)) {
                 tell(&homeless, FetchError::Recreated);
                 continue;
@@ -256,7 +258,7 @@ impl FetchRouter {
         }
     }
 
-    /// Of partitions that no broker has served for a while it is not known any more where their logs end.
+    /// Reports unknown log ends for partitions that no broker has served for a while.
     fn tell_unknown_ends(&self) {
         let now = clock::now();
         let unserved = self.places.leaderless().filter(|(_, homeless)| now.since(homeless.since) >= WATCH);
@@ -264,7 +266,7 @@ impl FetchRouter {
     }
 }
 
-/// Answers a want; a partition that has no room waits for no answer.
+/// Answers a fetch with an error. A paused partition expects no answer, so its log end is reported as unknown.
 fn tell(homeless: &HomelessWant<FetchRequested>, trouble: FetchError) {
     let want = &homeless.want;
     if homeless.rests_since.is_some() {
@@ -329,7 +331,7 @@ impl Handler<LeaderMoved> for FetchRouter {
         let now = clock::now();
         for returned in wants {
             let partition = returned.want.want.partition.clone();
-            // A want that was replaced or forgotten meanwhile is not brought back.
+            // A fetch that was replaced or forgotten meanwhile is dropped.
             if let Some(homeless) = self.places.take_back(partition.clone(), returned, now) {
                 homeless.since = self.setbacks.met(&partition, now, random());
             }
@@ -359,7 +361,7 @@ impl Handler<LookedUp> for FetchRouter {
                 self.settle_outdated();
                 self.place_leaderless(ctx);
                 self.let_go_of_strangers();
-                // Whoever is due and still here has no leader.
+                // A partition that is due and still here has no leader.
                 if !self.places.leaderless().any(|(partition, _)| self.is_due(partition)) {
                     self.backoff.reset();
                     self.look_up(self.shortest_wait(), ctx);

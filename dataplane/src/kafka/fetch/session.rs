@@ -1,4 +1,4 @@
-//! One incremental fetch session (KIP-227): what the broker already knows is not said again.
+//! Incremental fetch session (KIP-227): a request repeats nothing that the broker already knows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,37 +8,37 @@ use lighterman_proto::topic_id::TopicId;
 
 use crate::kafka::error::ResponseMismatch;
 
-/// What is asked for one partition.
+/// Parameters of one partition's fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FetchPartition {
-    /// Of which topic of its name, where that is known.
+    /// Id of the topic, if known.
     pub topic: Option<TopicId>,
-    /// First offset wanted.
+    /// Offset of the first record to fetch.
     pub position: Offset,
-    /// At most this much.
+    /// Maximum of bytes to return.
     pub bytes_max: u32,
     /// Leader epoch that metadata knows, −1 when unknown.
     pub current_leader_epoch: i32,
-    /// Leader epoch of the record before, −1 when unknown.
+    /// Leader epoch of the record before the position, −1 when unknown.
     pub last_fetched_epoch: i32,
 }
 
-/// The next request's part that belongs to the session.
+/// Session part of the next request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRequest {
     /// Session id, 0 for a new one.
     pub id: i32,
     /// Session epoch, 0 for a full request.
     pub epoch: i32,
-    /// Topics are named by their ids, which all of `asked` and `forgotten` have (KIP-516).
+    /// True if topics are addressed by their ids, which all of `asked` and `forgotten` have (KIP-516).
     pub by_ids: bool,
     /// Partitions that are new or changed.
     pub asked: Vec<(TopicPartition, FetchPartition)>,
-    /// Partitions that the broker shall forget, as it was asked for them.
+    /// Partitions that the broker must forget, with the topic ids of their earlier requests.
     pub forgotten: Vec<(TopicPartition, Option<TopicId>)>,
 }
 
-/// The client's side of one session.
+/// Client side of one session.
 #[derive(Debug, Default)]
 pub struct FetchSession {
     id: i32,
@@ -48,7 +48,8 @@ pub struct FetchSession {
 }
 
 impl FetchSession {
-    /// The request that makes the broker's set equal to `wanted`; by ids where the broker speaks them and all of `wanted` has one.
+    /// Builds the request that makes the broker's set equal to `wanted`. Topics are addressed by id if the broker
+    /// supports it and all of `wanted` have one.
     pub fn next(
         &mut self,
         wanted: BTreeMap<TopicPartition, FetchPartition>,
@@ -78,7 +79,8 @@ impl FetchSession {
         SessionRequest { id: self.id, epoch: self.epoch, by_ids, asked, forgotten }
     }
 
-    /// A session of one topic says nothing of another of the same name.
+    /// True if the session knows another topic under a name of `wanted`. A session of one topic does not apply to
+    /// another of the same name.
     fn is_of_other_topics(&self, wanted: &BTreeMap<TopicPartition, FetchPartition>) -> bool {
         let is_other = |(partition, asked): (&TopicPartition, &FetchPartition)| {
             self.known.get(partition).is_some_and(|known| known.topic != asked.topic)
@@ -86,7 +88,7 @@ impl FetchSession {
         wanted.iter().any(is_other)
     }
 
-    /// The broker answered the request under session `id`; 0 means that it keeps none.
+    /// Records that the broker answered the request under session `id`; 0 means that it keeps no session.
     pub fn answered(&mut self, id: i32) {
         self.epoch = match (id, self.epoch) {
             (0, _) => 0,
@@ -96,8 +98,9 @@ impl FetchSession {
         self.id = id;
     }
 
-    /// What in the answer to the last request, which names these partitions, is no answer to it: a full request is answered for
-    /// all of them, an increment for some. Java's `FetchSessionHandler` takes no such reply either.
+    /// Checks the partitions that the response to the last request names, and returns a mismatch if there is one. A
+    /// full request is answered for all of its partitions, an incremental one for some. Java's `FetchSessionHandler`
+    /// rejects such responses too.
     pub fn check_response<'p>(
         &self,
         named: impl Iterator<Item = &'p TopicPartition>,
@@ -115,22 +118,22 @@ impl FetchSession {
         silent.map(|partition| (partition.clone(), ResponseMismatch::Missing))
     }
 
-    /// Where the last request asked for `partition`.
+    /// Returns the position at which the last request fetches `partition`.
     pub fn position_of(&self, partition: &TopicPartition) -> Option<Offset> {
         Some(self.asked_for(partition)?.position)
     }
 
-    /// The request for `partition` that the broker has, from the last request or one before it.
+    /// Returns the parameters of `partition` that the broker has, from the last request or an earlier one.
     pub fn asked_for(&self, partition: &TopicPartition) -> Option<&FetchPartition> {
         self.known.get(partition)
     }
 
-    /// The name of the topic `id` in the last request.
+    /// Returns the name of the topic `id` in the last request.
     pub fn name_of(&self, id: TopicId) -> Option<&Arc<str>> {
         self.known.iter().find(|(_, asked)| asked.topic == Some(id)).map(|(partition, _)| &partition.topic)
     }
 
-    /// Begin anew: the connection or the session is gone.
+    /// Resets the session after the connection or the session was lost.
     pub fn reset(&mut self) {
         *self = Self::default();
     }
@@ -142,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// The broker's side, as `FetchSession.scala` keeps it.
+    /// Broker side of a session, as in `FetchSession.scala`.
     #[derive(Default)]
     struct SessionModel {
         id: i32,
@@ -160,7 +163,7 @@ mod tests {
                 assert_eq!((step.id, step.epoch), (self.id, self.epoch + 1));
             }
             let is_named = |topic: Option<TopicId>| !step.by_ids || topic.is_some();
-            // A broker refuses to change how a session names its topics (`FETCH_SESSION_TOPIC_ID_ERROR`).
+            // A broker rejects a change in how a session addresses topics (`FETCH_SESSION_TOPIC_ID_ERROR`).
             assert!(step.epoch == 0 || self.by_ids == step.by_ids);
             (self.epoch, self.by_ids) = (step.epoch, step.by_ids);
             for (partition, asked) in step.asked {
@@ -181,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_broker_always_knows_exactly_what_is_wanted(
+        fn broker_state_always_equals_wanted_partitions(
             rounds in prop::collection::vec(
                 (prop::collection::btree_map(0i32..6, (0i64..4, 1u128..3), 0..6), 0u8..8, prop::bool::weighted(0.8)),
                 1..30,
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn b16_an_answer_names_what_was_asked_for_once() {
+    fn b16_response_names_each_requested_partition_once() {
         let misfit = |session: &FetchSession, named: &[(&str, i32)]| {
             let named: Vec<_> =
                 named.iter().map(|(topic, partition)| TopicPartition::new(*topic, *partition)).collect();
@@ -252,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_changed_is_nothing_said() {
+    fn unchanged_partitions_are_not_sent_again() {
         let wanted = wanted(&[0]);
         let mut session = FetchSession::default();
         session.next(wanted.clone(), false);

@@ -1,5 +1,6 @@
-//! How long a partition whose broker sent its want back waits before it is asked for again: each for itself, longer each time,
-//! until a fetch of it is answered. A trouble that lasts for one of them costs the others nothing, and the cluster little.
+//! Backoff of partitions whose broker has returned their fetch. Each partition has its own, which grows until one of
+//! its fetches is answered. A lasting failure of one partition does not delay the others and costs the cluster
+//! little.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::kafka::backoff::Backoff;
 
 const BASE: Duration = Duration::from_millis(50);
 const MAX: Duration = Duration::from_secs(5);
-/// A partition that was read, without records, for so long has none any more.
+/// Time without a setback after which a partition has recovered, even if it was read without records.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 struct FetchSetback {
@@ -20,14 +21,14 @@ struct FetchSetback {
     since: Moment,
 }
 
-/// Those of the partitions of one router.
+/// Setbacks of the partitions of one router.
 #[derive(Default)]
 pub(super) struct FetchSetbacks {
     partitions: HashMap<TopicPartition, FetchSetback>,
 }
 
 impl FetchSetbacks {
-    /// The want of `partition` came back. Returns since when it does.
+    /// Records that the fetch of `partition` was returned. Returns the moment since which its fetches are returned.
     pub(super) fn met(&mut self, partition: &TopicPartition, now: Moment, random: u64) -> Moment {
         let fresh = || FetchSetback { backoff: Backoff::new(BASE, MAX), until: now, since: now };
         let setback = self.partitions.entry(partition.clone()).or_insert_with(fresh);
@@ -39,12 +40,12 @@ impl FetchSetbacks {
         setback.since
     }
 
-    /// A fetch of `partition` was answered, or nobody wants it any more.
+    /// Forgets a partition whose fetch was answered or cancelled.
     pub(super) fn forget(&mut self, partition: &TopicPartition) {
         self.partitions.remove(partition);
     }
 
-    /// How long `partition` is still to be left alone.
+    /// Returns the time until `partition` may be fetched again.
     pub(super) fn wait(&self, partition: &TopicPartition, now: Moment) -> Duration {
         self.partitions.get(partition).map_or(Duration::ZERO, |setback| setback.until.since(now))
     }
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trouble_that_lasts_is_met_ever_less_often_and_keeps_nobody_else() {
+    fn lasting_failure_backs_off_without_delaying_others() {
         let (lasting, other) = (TopicPartition::new("t", 0), TopicPartition::new("t", 1));
         let mut setbacks = FetchSetbacks::default();
         let from = Moment::from_micros(1);

@@ -1,4 +1,5 @@
-//! Fetch requests and replies, version 10 to 13: zstd from 10, diverging epochs from 12, topics by their ids at 13.
+//! Fetch requests and responses, versions 10 to 13. Zstd is supported from 10 on, diverging epochs from 12 on, and
+//! 13 addresses topics by id.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,28 +20,28 @@ use super::session::{FetchSession, SessionRequest};
 use crate::kafka::connection::versions;
 use crate::kafka::offsets::IsolationLevel;
 
-/// Versions of Fetch that we speak.
+/// Versions of Fetch that the client supports.
 pub const FETCH: VersionRange = versions(10, BY_IDS);
-/// From this version on a topic is named by its id, and a broker refuses one that was deleted since (KIP-516).
+/// First version that addresses topics by id. A broker then rejects a topic that was deleted since (KIP-516).
 pub const BY_IDS: i16 = 13;
-/// The last that names a topic by its name.
+/// Last version that addresses topics by name.
 pub const BY_NAMES: i16 = 12;
 
-/// What does not change from poll to poll.
+/// Parameters of a poll that apply to all of its partitions.
 #[derive(Clone, Debug)]
 pub struct FetchParams {
-    /// How long the broker may wait for records.
+    /// Time that the broker may wait for records.
     pub wait: Duration,
-    /// At most this much in one reply.
+    /// Maximum of record bytes in one response.
     pub bytes_max: usize,
-    /// Isolation.
+    /// Isolation level.
     pub isolation: IsolationLevel,
 }
 
-/// One partition of a reply.
+/// Result for one partition in a response.
 #[derive(Debug)]
 pub struct PartitionResponse {
-    /// Which partition.
+    /// Topic and partition.
     pub partition: TopicPartition,
     /// Error code, 0 for none.
     pub error_code: i16,
@@ -48,24 +49,24 @@ pub struct PartitionResponse {
     pub records: Bytes,
     /// Log end, −1 when unknown.
     pub high_watermark: i64,
-    /// Where histories part, when they do.
+    /// Offset at which the histories diverge, if they do.
     pub diverging_end: Option<Offset>,
     /// Aborted transactions: producer id, first offset.
     pub aborted: Vec<(i64, Offset)>,
 }
 
-/// What a partition's error code asks for.
+/// Action that a partition's error code requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ErrorAction {
-    /// The leader is asked where its log begins and ends (H14).
+    /// Query the leader for its log start and log end (H14).
     OutOfRange,
-    /// Whoever wants the partition is told.
+    /// Report the error to the requester.
     Trouble(FetchError),
-    /// Leader moves, elections, storage trouble: the leader is looked up again.
+    /// Look up the leader again, after leader moves, elections and storage errors.
     Misplaced,
 }
 
-/// What to do about a partition's error code.
+/// Returns the action for a partition's error code.
 pub fn refused(code: ResponseError) -> ErrorAction {
     match code {
         ResponseError::OffsetOutOfRange => ErrorAction::OutOfRange,
@@ -79,12 +80,12 @@ pub fn refused(code: ResponseError) -> ErrorAction {
     }
 }
 
-/// The version in which `step` is said, of a broker that has fetch up to `version`.
+/// Returns the version of the request for `step` to a broker that supports Fetch up to `version`.
 pub fn version_of(step: &SessionRequest, version: i16) -> i16 {
     if step.by_ids { version } else { version.min(BY_NAMES) }
 }
 
-/// How a request names a topic.
+/// Topic name and id, by which a request addresses a topic.
 type TopicReference<'s> = (&'s str, Option<TopicId>);
 
 fn named(step: &SessionRequest, topic: TopicReference<'_>) -> (TopicName, Uuid) {
@@ -94,7 +95,7 @@ fn named(step: &SessionRequest, topic: TopicReference<'_>) -> (TopicName, Uuid) 
     }
 }
 
-/// Builds the request of one session step; `version` is [`version_of`] it.
+/// Builds the request of one session step; `version` is the result of [`version_of`].
 pub fn request(step: &SessionRequest, poll: &FetchParams, version: i16) -> FetchRequest {
     let mut by_topic: BTreeMap<TopicReference<'_>, Vec<FetchPartition>> = BTreeMap::new();
     for (partition, asked) in &step.asked {
@@ -139,7 +140,8 @@ pub fn request(step: &SessionRequest, poll: &FetchParams, version: i16) -> Fetch
         .with_forgotten_topics_data(forgotten)
 }
 
-/// The partitions of a reply to the last request of `session`. A topic whose id was not asked for has no name.
+/// Returns the partitions of a response to the last request of `session`. A topic whose id was not requested has an
+/// empty name.
 pub fn parts(reply: FetchResponse, session: &FetchSession) -> Vec<PartitionResponse> {
     let name_of = |topic: &FetchableTopicResponse| match TopicId::of(topic.topic_id) {
         Some(id) => session.name_of(id).cloned().unwrap_or_else(|| Arc::from("")),

@@ -1,5 +1,5 @@
-//! `OffsetFetch` of a member of the consumer protocol, which says who it is: one that has lost its place is refused, and does not
-//! begin where another has gone on (KIP-848).
+//! OffsetFetch of a member of the consumer protocol. The request names the member and its epoch: a member that was
+//! fenced is rejected, and does not start where another member has continued (KIP-848).
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use crate::kafka::cluster::REQUEST_DEADLINE;
 use crate::kafka::connection::{BrokerConnection, versions};
 use crate::kafka::error::KafkaError;
 
-/// What the group of `who` has committed for `partitions` of `topic`, as [`super::fetch_committed`] says it.
+/// Fetches the offsets that the group of `who` has committed for `partitions` of `topic`, with the same result as
+/// [`super::fetch_committed`].
 pub async fn fetch_committed_as_member(
     connection: &mut BrokerConnection,
     who: &CommitIdentity,

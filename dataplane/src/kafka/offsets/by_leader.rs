@@ -1,5 +1,5 @@
-//! One question to the leaders of many partitions. A partition without a leader, and a leader that is out of reach, silent or
-//! unwilling, say nothing of the others.
+//! Queries of many partitions, sent to their leaders. A missing, unreachable, silent or rejecting leader does not
+//! affect the other partitions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,24 +12,24 @@ use crate::kafka::connection::BrokerConnection;
 use crate::kafka::error::KafkaError;
 use crate::kafka::transport::BrokerAddress;
 
-/// How long the others wait for one leader that neither answers nor refuses.
+/// Deadline of one leader, so that a silent one does not delay the results of the others for longer.
 const LEADER_DEADLINE: Duration = Duration::from_secs(6);
 
-/// Answers by partition, and the partitions without one.
+/// Results by partition, and the partitions without one.
 #[derive(Debug)]
 pub struct LeaderResults<T> {
-    /// The answer for each partition that has one.
+    /// Result of each partition that has one.
     pub known: BTreeMap<i32, T>,
-    /// The others; each is named once.
+    /// Partitions without a result, each listed once.
     pub unknown: Vec<FailedPartitions>,
 }
 
-/// Partitions of which nothing was learnt.
+/// Partitions whose query failed.
 #[derive(Debug)]
 pub struct FailedPartitions {
     /// Partition indexes.
     pub partitions: Vec<i32>,
-    /// Why.
+    /// Common cause of the failure.
     pub error: KafkaError,
 }
 
@@ -40,7 +40,7 @@ impl<T> Default for LeaderResults<T> {
 }
 
 impl<T> LeaderResults<T> {
-    /// Everything, or the first reason why it is not.
+    /// Returns all results, or the first error if any partition failed.
     pub fn whole(mut self) -> Result<BTreeMap<i32, T>, KafkaError> {
         if self.unknown.is_empty() { Ok(self.known) } else { Err(self.unknown.swap_remove(0).error) }
     }
@@ -55,8 +55,8 @@ impl<T> LeaderResults<T> {
     }
 }
 
-/// Puts `questions`, one about each partition, to the partitions' leaders, all leaders at once. `ask` gets the questions of one
-/// leader, each with the leader epoch that we know.
+/// Sends `questions`, one for each partition, to the partitions' leaders, to all leaders concurrently. `ask` gets
+/// the questions of one leader, each with the leader epoch from metadata.
 pub(super) async fn ask_leaders<Q: Copy, T>(
     cluster: &KafkaCluster,
     topic: &str,

@@ -1,4 +1,4 @@
-//! Where logs end, for those who only show it: what is not known of one partition is unknown, and says nothing of the others.
+//! Log ends for display. A partition with an unknown log end does not affect the others.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,9 @@ use crate::kafka::cluster::REQUEST_DEADLINE;
 use crate::kafka::connection::{BrokerConnection, versions};
 use crate::kafka::error::KafkaError;
 
-/// Where the logs of `partitions` end, as far as the broker at the other end leads them; behind an open transaction it does not
-/// end under `read_committed`. `None` where it says otherwise: never zero for unknown.
+/// Returns the log ends of those `partitions` that the broker leads. Under `read_committed`, a log ends before its
+/// first open transaction. The end is `None` if the broker responds with an error or without an offset; an unknown
+/// end is never shown as zero.
 pub async fn log_ends(
     connection: &mut BrokerConnection,
     topic: &str,

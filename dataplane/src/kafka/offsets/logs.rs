@@ -1,4 +1,4 @@
-//! Questions to leaders about their logs: ListOffsets, `OffsetForLeaderEpoch`.
+//! Queries of leaders about their logs: ListOffsets and `OffsetForLeaderEpoch`.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::kafka::cluster::{KafkaCluster, REQUEST_DEADLINE};
 use crate::kafka::connection::{BrokerConnection, versions};
 use crate::kafka::error::{KafkaError, ResponseMismatch};
 
-/// Offsets of several partitions, one request per leader: all of them, or an error.
+/// Looks up offsets of several partitions with one request per leader. Returns all of them, or an error.
 pub async fn list_offsets(
     cluster: &KafkaCluster,
     topic: &str,
@@ -30,7 +30,7 @@ pub async fn list_offsets(
     list_offsets_each(cluster, topic, partitions, at, isolation).await.whole()
 }
 
-/// Offsets of several partitions, one request per leader, as far as the leaders answer.
+/// Looks up offsets of several partitions with one request per leader, as far as the leaders answer.
 pub async fn list_offsets_each(
     cluster: &KafkaCluster,
     topic: &str,
@@ -60,7 +60,7 @@ async fn list_at_leader(
     let no_record: Vec<i32> =
         none(&learnt).into_iter().filter(|partition| learnt.known[partition].0 == -1).collect();
     if !no_record.is_empty() && matches!(at, OffsetSpec::Timestamp(_)) {
-        // No record is that young: the next one will be.
+        // No record is that recent, so the next record will be the first one.
         learnt.known.retain(|partition, _| !no_record.contains(partition));
         learnt.join(list_once(connection, topic, &no_record, OffsetSpec::Latest, isolation).await);
     }
@@ -73,7 +73,7 @@ async fn list_at_leader(
     learnt
 }
 
-/// Asks where the logs of `partitions` have `at`.
+/// Builds the request that looks up `at` in the logs of `partitions`.
 pub(super) fn list_request(
     topic: &str,
     partitions: &[i32],
@@ -114,16 +114,17 @@ async fn list_once(
     })
 }
 
-/// How far the leader of a partition has the history that a reader knows.
+/// Leader epoch up to which a reader knows the history of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownEpoch {
     /// Partition index.
     pub partition: i32,
-    /// Leader epoch of the last record that was read.
+    /// Leader epoch of the last record read.
     pub leader_epoch: i32,
 }
 
-/// Where each of these epochs ends in its leader's log (KIP-320): all that the leaders know, or an error.
+/// Looks up the end offset of each epoch in its leader's log (KIP-320). Returns the ends that the leaders know, or
+/// an error.
 pub async fn epoch_ends(
     cluster: &KafkaCluster,
     topic: &str,
@@ -132,9 +133,9 @@ pub async fn epoch_ends(
     epoch_ends_each(cluster, topic, known).await.whole()
 }
 
-/// Where each of these epochs ends in its leader's log (KIP-320), as far as the leaders answer. A partition whose leader does not
-/// know the epoch, and every one of a broker that does not speak the API, is in neither part. A reader beyond the end has read
-/// what is gone.
+/// Looks up the end offset of each epoch in its leader's log (KIP-320), as far as the leaders answer. A partition is
+/// in neither part of the result if its leader does not know the epoch or does not support the API. A reader beyond
+/// the end has read records that the log has lost.
 pub async fn epoch_ends_each(
     cluster: &KafkaCluster,
     topic: &str,
@@ -148,7 +149,8 @@ pub async fn epoch_ends_each(
     .await
 }
 
-/// `known`: partition, leader epoch of the last record that was read, leader epoch of now.
+/// Looks up epoch ends at one leader. Each entry of `known` holds the partition, the leader epoch of the last record
+/// read, and the current leader epoch.
 async fn epoch_ends_at_leader(
     connection: &mut BrokerConnection,
     topic: &str,
@@ -180,7 +182,7 @@ async fn epoch_ends_at_leader(
         Some(code) => Err(asked.refused(answer.partition, code)),
         None => Ok(Offset(answer.end_offset)),
     });
-    // Of an epoch that it does not know.
+    // A negative end means that the leader does not know the epoch.
     learnt.known.retain(|_, end| end.0 >= 0);
     learnt
 }

@@ -1,4 +1,4 @@
-//! What a reply says of the partitions that were asked for. Whatever else is in it was asked by nobody here.
+//! Matching of a response to the partitions of its request. Partitions that were not requested are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use kafka_protocol::messages::ApiKey;
 use super::by_leader::{FailedPartitions, LeaderResults};
 use crate::kafka::error::{KafkaError, ResponseMismatch};
 
-/// One question to a broker: about these partitions of one topic.
+/// Query of some partitions of one topic.
 pub(super) struct PartitionQuery<'a> {
     pub(super) api: ApiKey,
     pub(super) topic: &'a str,
@@ -16,7 +16,8 @@ pub(super) struct PartitionQuery<'a> {
 }
 
 impl PartitionQuery<'_> {
-    /// The part of each partition that was asked for, read by `read`: exactly one, and of each.
+    /// Reads the part of each requested partition with `read`. Returns an error unless each partition has exactly
+    /// one part.
     pub(super) fn match_response<P, T>(
         &self,
         parts: impl Iterator<Item = (i32, P)>,
@@ -25,7 +26,7 @@ impl PartitionQuery<'_> {
         self.learn(parts, read).whole()
     }
 
-    /// The part of each partition that was asked for, read by `read`: exactly one.
+    /// Reads the part of each requested partition with `read`. A partition without exactly one part is in `unknown`.
     pub(super) fn learn<P, T>(
         &self,
         parts: impl Iterator<Item = (i32, P)>,
@@ -52,12 +53,12 @@ impl PartitionQuery<'_> {
         learnt
     }
 
-    /// What the reply says of `partition` is no answer.
+    /// Creates the error of a response that does not answer the query of `partition`.
     pub(super) fn unanswered(&self, partition: i32, what: ResponseMismatch) -> KafkaError {
         KafkaError::Unanswered { api: self.api, subject: self.subject(partition), what }
     }
 
-    /// The broker says no.
+    /// Creates the error of a broker's error code for `partition`.
     pub(super) fn refused(&self, partition: i32, code: ResponseError) -> KafkaError {
         KafkaError::broker(self.api, self.subject(partition), code)
     }

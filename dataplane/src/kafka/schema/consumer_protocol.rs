@@ -1,5 +1,5 @@
-//! What members of a group write to each other inside JoinGroup and SyncGroup. Brokers pass it on unread: any client that may join
-//! the group can put a lying count before us.
+//! Schemas of the messages that group members exchange inside JoinGroup and SyncGroup. Brokers pass them on unread,
+//! so any client that may join the group can send a forged count.
 
 use std::mem::size_of;
 
@@ -24,12 +24,12 @@ static SUBSCRIPTION: &[SchemaField] = &[
 static ASSIGNMENT: &[SchemaField] =
     &[always(list(&[always(Text), always(Ints)], size_of::<assignment::TopicPartition>())), always(Blob)];
 
-/// Refuses a subscription as [`super::check`] does a reply; `body` begins behind the version.
+/// Rejects a subscription as [`super::check`] rejects a response; `body` starts after the version.
 pub(in crate::kafka) fn check_subscription(version: i16, body: &Bytes) -> Result<(), String> {
     check(SUBSCRIPTION, version, body)
 }
 
-/// Refuses an assignment as [`super::check`] does a reply; `body` begins behind the version.
+/// Rejects an assignment as [`super::check`] rejects a response; `body` starts after the version.
 pub(in crate::kafka) fn check_assignment(version: i16, body: &Bytes) -> Result<(), String> {
     check(ASSIGNMENT, version, body)
 }
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn d1_no_count_of_a_member_is_believed_beyond_its_bytes() {
+    fn d1_member_count_beyond_bytes_is_rejected() {
         for version in 0..=3 {
             let mut lie = BytesMut::new();
             lie.put_i32(i32::MAX);

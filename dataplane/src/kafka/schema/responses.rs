@@ -1,4 +1,4 @@
-//! The shapes of the replies that hold lists, in the versions that we speak.
+//! Schemas of the responses that contain arrays, in the versions that the client uses.
 
 use std::mem::size_of;
 
@@ -264,7 +264,7 @@ pub(super) fn shape_of(api: ApiKey) -> Option<&'static MessageSchema> {
         ApiKey::SyncGroup => &small::SYNC_GROUP,
         ApiKey::Heartbeat => &small::HEARTBEAT,
         ApiKey::LeaveGroup => &small::LEAVE_GROUP,
-        // We do not ask for others.
+        // The client sends no other requests.
         _ => return None,
     })
 }

@@ -1,4 +1,5 @@
-//! Replies without lists, and the header of all replies: only the fields that nobody knows can be many.
+//! Schemas of the responses without arrays, and of the response header. Only their unknown tagged fields can be
+//! many.
 
 use super::{FieldType, MessageSchema, always, plain, since, within};
 
@@ -16,5 +17,5 @@ pub(super) static SYNC_GROUP: MessageSchema =
 
 pub(super) static HEARTBEAT: MessageSchema = plain(4, &[since(1, Fixed(4)), always(Fixed(2))]);
 
-/// Names members from version 3 on, which we do not speak.
+/// `LeaveGroup` lists members from version 3 on, which the client does not use.
 pub(super) static LEAVE_GROUP: MessageSchema = plain(4, &[since(1, Fixed(4)), within(0, 2, Fixed(2))]);

@@ -1,5 +1,5 @@
-//! Positions that a leader does not have. Why not is asked once for all partitions of a reply, each leader once for its own; of
-//! them each goes by what is learnt of it.
+//! Handling of positions that a leader does not have. The reason is queried once for all partitions of a response,
+//! with one request to each leader. Each partition is settled by its own result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use crate::kafka::divergence::{LogDivergence, parting};
 use crate::kafka::fetch::messages::FetchError;
 use crate::kafka::offsets::{FailedPartitions, KnownEpoch, OffsetSpec, epoch_ends_each, list_offsets_each};
 
-/// How a log shows that it ends before what was wanted of it.
+/// Evidence that a log ends before the requested position.
 #[derive(Clone, Copy)]
 enum DivergenceSign {
-    /// The broker says where what we have read ends in it.
+    /// End that the broker reports for the history read so far.
     Known(Offset),
-    /// The position lies beyond this, its end.
+    /// End of the log, which the position exceeds.
     Beyond(Offset),
 }
 
-/// Partitions of one reply whose logs are to be asked about.
+/// Partitions of one response whose logs must be queried.
 #[derive(Default)]
 pub(super) struct UnsettledParts {
     topics: BTreeMap<Arc<str>, UnsettledTopic>,
@@ -34,21 +34,21 @@ struct UnsettledTopic {
     parted: Vec<(i32, DivergenceSign)>,
 }
 
-/// A log that was cut off somewhere.
+/// Log that was truncated.
 struct CutLog {
-    /// Leader epoch of the last record that was read.
+    /// Leader epoch of the last record read.
     read: KnownEpoch,
-    /// Its end.
+    /// End of the log.
     log_end: Offset,
 }
 
 impl UnsettledParts {
-    /// The position wanted of `partition` is not in the log.
+    /// Adds a partition whose requested position is not in the log.
     pub(super) fn out_of_range(&mut self, partition: TopicPartition) {
         self.topics.entry(partition.topic).or_default().out_of_range.push(partition.partition);
     }
 
-    /// Histories part at `end`.
+    /// Adds a partition whose history diverges at `end`.
     pub(super) fn diverged(&mut self, partition: TopicPartition, end: Offset) {
         let parted = (partition.partition, DivergenceSign::Known(end));
         self.topics.entry(partition.topic).or_default().parted.push(parted);
@@ -67,7 +67,8 @@ impl BrokerTask {
         }
     }
 
-    /// Tells who lies before its log where that begins; returns those who lie behind its end.
+    /// Answers partitions whose position is before their log with the range of the log. Returns those whose position
+    /// is beyond its end.
     async fn settle_out_of_range(&self, topic: &Arc<str>, partitions: &[i32]) -> Vec<(i32, DivergenceSign)> {
         let isolation = self.settings.isolation;
         let starts =
@@ -78,7 +79,7 @@ impl BrokerTask {
         self.hand_back_unlearnt(topic, &ends.unknown);
         let mut beyond = Vec::new();
         for (index, log_end) in ends.known {
-            // Without one it stays wanted, and the next poll asks for it again.
+            // Without a log start, the fetch stays pending and the next poll repeats it.
             let Some(&log_start) = starts.known.get(&index) else { continue };
             let partition = TopicPartition { topic: Arc::clone(topic), partition: index };
             if self.session.position_of(&partition).is_some_and(|position| position > log_end) {
@@ -90,7 +91,7 @@ impl BrokerTask {
         beyond
     }
 
-    /// Logs that end before what was wanted of them.
+    /// Settles partitions whose log ends before their position.
     async fn settle_parted(&self, topic: &Arc<str>, parted: &[(i32, DivergenceSign)]) {
         let view = match self.cluster.refresh(topic).await {
             Ok(view) => view,
@@ -118,8 +119,8 @@ impl BrokerTask {
         }
     }
 
-    /// The leader epoch of the last record that was read of the log that `view` shows; `None` of another log, or when nothing was
-    /// read of it.
+    /// Returns the leader epoch of the last record read from the log that `view` shows. Returns `None` if `view`
+    /// shows another log or nothing was read from it.
     fn epoch_read(&self, partition: &TopicPartition, view: &TopicView) -> Option<i32> {
         let (topic, read, asked_under) = self.shared.desk.borrow().known(partition)?;
         let shown = view.partition(partition.partition);
@@ -127,7 +128,8 @@ impl BrokerTask {
         read.filter(|_| !is_another(topic, view.id) && parting(read, leader_epoch) == LogDivergence::CutOff)
     }
 
-    /// More may have been written to these logs since than the cut has cost: only the epoch tells where that began.
+    /// Settles truncated logs. More records may have been written since than the truncation removed, so only the
+    /// epoch shows where it began.
     async fn settle_cut(&self, topic: &Arc<str>, cut: &[CutLog]) {
         let read: Vec<KnownEpoch> = cut.iter().map(|cut| cut.read).collect();
         let ends = epoch_ends_each(&self.cluster, topic, &read).await;

@@ -1,4 +1,5 @@
-//! Topics that are deleted and made anew while they are read: whoever wants records of the old one is told.
+//! Detection of topics that are deleted and recreated while they are read. Fetches of the old topic are answered
+//! with an error.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::runtime::outbox::post;
 use crate::runtime::owned_task::OwnedTask;
 use crate::runtime::task::outcome;
 
-/// How often to ask for a topic, where its brokers do not say so themselves.
+/// Interval of metadata queries for a topic whose brokers do not report a recreation themselves.
 const ASK_AFTER: Duration = Duration::from_secs(30);
 
 #[derive(Message)]
@@ -24,15 +25,15 @@ struct TopicQuestion;
 #[rtype(result = "()")]
 pub(super) struct LookAtTopic;
 
-/// Another topic has its name by now.
+/// Answers a fetch whose topic name belongs to another topic.
 pub(super) fn answer_recreated(want: &FetchRequested) {
     let (epoch, position) = (want.epoch, want.position);
     let _ = post(&want.reply, FetchAnswered { epoch, position, outcome: Err(FetchError::Recreated) });
 }
 
 impl FetchRouter {
-    /// A want on a desk that is of a topic which was deleted since is answered: a broker that takes topics by their names would
-    /// read the new one for it.
+    /// Answers pending fetches of a topic that was deleted since. A broker that addresses topics by name would serve
+    /// them records of the new topic.
     pub(super) fn settle_outdated(&mut self) {
         let topics: BTreeSet<Arc<str>> =
             self.places.assigned_broker().map(|placed| Arc::clone(&placed.topic)).collect();
@@ -47,7 +48,7 @@ impl FetchRouter {
         }
     }
 
-    /// Brokers that take topics by their names do not say that one was made anew: metadata does.
+    /// Checks the topic id in metadata, because brokers that address topics by name do not report a recreation.
     fn look_at_topic(&mut self, ctx: &mut Context<Self>) {
         self.settle_outdated();
         let by_names = self.brokers.values().any(|broker| broker.shared.by_names.get());
@@ -61,7 +62,7 @@ impl FetchRouter {
         }
         let (cluster, me) = (self.cluster.clone(), ctx.address().downgrade());
         self.asking = Some(OwnedTask::spawn(async move {
-            // Whether it succeeds shows in what is known then.
+            // A failure needs no handling, because `settle_outdated` uses the cached topic id.
             let _ = outcome("look at the topic", cluster.topic(&topic, ASK_AFTER)).await;
             if let Some(me) = me.upgrade() {
                 me.do_send(TopicQuestion);
