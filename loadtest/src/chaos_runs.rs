@@ -37,7 +37,7 @@ pub(crate) async fn run(arguments: ChaosArguments) -> Result<ExitCode> {
     kafka_dist::install(&version)?;
     build_node()?;
     // Short enough to be typed again.
-    let from = from.unwrap_or_else(|| lighterman::kafka::backoff::random() % 1_000_000_000);
+    let from = from.unwrap_or_else(|| lighterman::runtime::backoff::random() % 1_000_000_000);
     let profile = if cfg!(debug_assertions) { "" } else { " --release" };
     let protocol = group_protocol.as_ref().map_or_else(String::new, |one| format!(" --group-protocol {one}"));
     let repeat = format!("cargo run{profile} -p loadtest -- chaos --kafka {version}{protocol} --from ");

@@ -459,7 +459,7 @@ on_the_embedded_broker! {
 async fn all_traps_with_kills(version: &str) -> Result<()> {
     let Some(_turn) = kafka::turn(version).await? else { return Ok(()) };
     let given = std::env::var("TEST_LIGHTERMAN_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(lighterman::kafka::backoff::random);
+    let seed = given.unwrap_or_else(lighterman::runtime::backoff::random);
     println!("kills on {version} by TEST_LIGHTERMAN_SEED={seed}");
     let mut cluster = TrapCluster::Real(RealKafka::start(version)?, seed);
     all_traps(&mut cluster).await.with_context(|| format!("{version}, TEST_LIGHTERMAN_SEED={seed}"))

@@ -7,8 +7,8 @@ use super::actor::BatcherActor;
 use super::results::{ResultContext, partition_results};
 use crate::invoker::invocation::InvocationFinished;
 use crate::invoker::retry::{AttemptInfo, retry_at};
-use crate::kafka::backoff::random;
 use crate::partition::messages::BatchResolved;
+use crate::runtime::backoff::random;
 use crate::runtime::clock;
 
 impl BatcherActor {

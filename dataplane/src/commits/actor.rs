@@ -11,9 +11,9 @@ use lighterman_proto::ids::{Epoch, Offset};
 
 use super::core::{CommitOutcome, CommitRequest, CommitterCore};
 use crate::consumer::status::MappingStatus;
-use crate::kafka::backoff::random;
 use crate::partition::actor::PartitionActor;
 use crate::partition::messages::{CommitAcknowledged, CommitGivenUp};
+use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;

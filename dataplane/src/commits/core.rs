@@ -11,9 +11,9 @@ use lighterman_proto::units::Moment;
 
 use super::verify::CommitVerifier;
 use crate::consumer::messages::ResumePoint;
-use crate::kafka::backoff::Backoff;
 use crate::kafka::offsets::CommitOffset;
 use crate::partition::ledger::ResolvedRange;
+use crate::runtime::backoff::Backoff;
 
 /// One partition's offset to commit.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use super::error::DeliveryError;
 use super::message::{DestinationPort, FailureMessage, UndeliveredMessage};
 use super::retry::{DeliveryCore, LetterForm, NextTry, OnFailure};
 use crate::invoker::retry::RetryPolicy;
-use crate::kafka::backoff::random;
 use crate::metrics as names;
+use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::telemetry::LineLimit;
 

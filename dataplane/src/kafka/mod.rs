@@ -1,7 +1,6 @@
 //! Kafka client: connections, metadata, fetch sessions, group membership, offsets. The only module that dials
 //! brokers.
 
-pub mod backoff;
 pub mod cluster;
 pub mod connection;
 mod dialing;

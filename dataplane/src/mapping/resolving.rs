@@ -12,7 +12,7 @@ use super::MappingActor;
 use super::start_offsets::{StartError, StartOffsets, StartResolver};
 use crate::commits::start_plan::still_holds;
 use crate::consumer::standing::StandingCause;
-use crate::kafka::backoff::random;
+use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::runtime::task::outcome;
 

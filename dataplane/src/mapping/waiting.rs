@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lighterman_proto::units::Moment;
 
-use crate::kafka::backoff::Backoff;
+use crate::runtime::backoff::Backoff;
 
 const AGAIN_MIN: Duration = Duration::from_secs(2);
 const AGAIN_MAX: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
 //! The only folder that knows actix threads: placement, outbox, death watch, owned tasks, in-flight registry and
 //! the epochs that may enter it, clock.
 
+pub mod backoff;
 pub mod clock;
 pub mod current_epochs;
 pub mod death_watch;

@@ -113,7 +113,7 @@ impl ChaosRun {
 
     async fn stage(&self, servers: &str) -> Result<ChaosEnv> {
         let plan = &self.plan;
-        let topic = format!("chaos-{}-{}", plan.seed, lighterman::kafka::backoff::random() % 1_000_000);
+        let topic = format!("chaos-{}-{}", plan.seed, lighterman::runtime::backoff::random() % 1_000_000);
         let mut producer = TestProducer::connect(servers).await?;
         producer.create_topic(&topic, plan.partitions).await?;
         let lambda = FakeLambda::start().await?;

@@ -284,7 +284,7 @@ async fn alo_1_ord_1_com_1_every_way_in_which_a_wire_breaks() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
     let given = std::env::var("TEST_LIGHTERMAN_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(lighterman::kafka::backoff::random);
+    let seed = given.unwrap_or_else(lighterman::runtime::backoff::random);
     println!("faults by TEST_LIGHTERMAN_SEED={seed}");
     let mixed = async {
         let stage = WireStage::new().await?;

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::questions::{NextQuestion, QuestionBook};
 use super::timeout::{FunctionTimeout, RUN_MAX};
 use crate::invoker::port::{FunctionFacts, FunctionPort};
-use crate::kafka::backoff::random;
+use crate::runtime::backoff::random;
 use crate::runtime::clock;
 
 /// Called with each answer, on the thread of the desk.

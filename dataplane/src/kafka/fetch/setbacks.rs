@@ -8,7 +8,7 @@ use std::time::Duration;
 use lighterman_proto::ids::TopicPartition;
 use lighterman_proto::units::Moment;
 
-use crate::kafka::backoff::Backoff;
+use crate::runtime::backoff::Backoff;
 
 const BASE: Duration = Duration::from_millis(50);
 const MAX: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use lighterman_proto::units::Moment;
 
 use super::effects::{GroupEffect, JoinResult, MemberIdentity, MemberTiming, RequestError};
 use super::lease;
-use crate::kafka::backoff::Backoff;
+use crate::runtime::backoff::Backoff;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClassicState {

@@ -16,8 +16,8 @@ use super::leave::leave_with_retries;
 use super::member::{GroupMember, MemberEvent};
 use super::membership::{EventSink, GroupEvent, Membership, MembershipSettings, SharedView, commit_as};
 use super::requests;
-use crate::kafka::backoff::random;
 use crate::kafka::error::KafkaError;
+use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::runtime::task::outcome;
 

@@ -10,9 +10,9 @@ use super::effects::{GroupProtocol, LeaveResult, leaving};
 use super::kip848::requests as consumer;
 use super::membership::MembershipSettings;
 use super::requests::{group_id, refused, text};
-use crate::kafka::backoff::{Backoff, random};
 use crate::kafka::connection::versions;
 use crate::kafka::error::KafkaError;
+use crate::runtime::backoff::{Backoff, random};
 
 /// One request to leave is answered within this, and all of them together end within the other.
 pub(super) const LEAVE_DEADLINE: Duration = Duration::from_secs(3);

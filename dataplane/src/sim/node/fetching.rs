@@ -15,13 +15,13 @@ use super::super::environment::SimulatedEnvironment;
 use super::connections::RequestPurpose;
 use super::{MessageMailbox, NodeMessage, OwnershipKey, SimulatedNode};
 use crate::credit::memory::{MemoryLease, Overdraft};
-use crate::kafka::backoff::Backoff;
 use crate::kafka::fetch::pending::{
     FetchSpec, FrameLeases, PartitionReply, PendingFetches, classify_reply, is_session_lost,
 };
 use crate::kafka::fetch::session::FetchSession;
 use crate::kafka::fetch::wire::ErrorAction;
 use crate::kafka::offsets::OffsetSpec;
+use crate::runtime::backoff::Backoff;
 
 /// Longer than in production, where a poll costs nothing.
 const WAIT: Duration = Duration::from_secs(2);

@@ -253,7 +253,7 @@ pub(super) struct SimulatedNode {
     placed: BTreeMap<i32, usize>,
     leaderless: BTreeMap<i32, SimulatedFetch>,
     looking: bool,
-    router_backoff: crate::kafka::backoff::Backoff,
+    router_backoff: crate::runtime::backoff::Backoff,
     granted: Arc<Mutex<Vec<(u32, Slot)>>>,
 }
 

@@ -12,11 +12,11 @@ use std::time::Duration;
 use lighterman_proto::units::Moment;
 
 use super::session::SessionBounds;
-use crate::kafka::backoff::Backoff;
 use crate::kafka::group::effects::{
     GroupEffect, Kip848Heartbeat, Kip848Response, MemberTiming, RequestError, TopicPartitions,
 };
 use crate::kafka::group::lease;
+use crate::runtime::backoff::Backoff;
 
 /// How often everything is said, and asked for, without a reason: an assignment goes out with one answer only, and one that a
 /// request of an earlier connection got, served late, has reached nobody. The time for a drain that it asked for runs.
