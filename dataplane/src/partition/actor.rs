@@ -1,4 +1,4 @@
-//! The partition's shell: messages in, effects out.
+//! Actor of a partition: passes messages to the state machine and carries out its effects.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -35,45 +35,45 @@ use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, Outbox};
 
-/// What a partition is built from.
+/// Dependencies and configuration of a partition actor.
 pub struct PartitionParts {
-    /// Whose partition.
+    /// Mapping that the partition belongs to.
     pub mapping: MappingId,
-    /// Which one.
+    /// The topic-partition.
     pub partition: TopicPartition,
-    /// Of which topic of its name, where that is known.
+    /// Id of the topic, if known; a recreated topic has the same name and another id.
     pub topic: Option<TopicId>,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Where it goes on, and its limits.
+    /// Start position and limits.
     pub start: PartitionConfig,
-    /// Exact sizes.
+    /// Event envelope, which gives exact record sizes.
     pub envelope: Arc<EventEnvelope>,
-    /// Which records are delivered.
+    /// Filters that select the records to deliver.
     pub filters: Arc<FilterSet>,
-    /// Inflates batches; shared by the partitions of one arbiter.
+    /// Decompressor, shared by the partitions of one arbiter.
     pub inflater: Rc<RefCell<BatchInflater>>,
-    /// The node's bytes.
+    /// Memory budget of the node.
     pub budget: MemoryBudget,
-    /// What may still be running.
+    /// Registry of invocations that may still be running.
     pub in_flight: InFlight,
-    /// Where records go that are given up.
+    /// Sink for dead letters, if the mapping has an on-failure destination.
     pub burial: Option<Arc<dyn DeadLetterSink>>,
-    /// Where records come from.
+    /// Router of fetch requests.
     pub router: Addr<FetchRouter>,
-    /// Where offers go.
+    /// Batcher that receives offers.
     pub batcher: Addr<BatcherActor>,
-    /// Where the frontier goes.
+    /// Committer that receives the frontier.
     pub committer: Addr<CommitterActor>,
-    /// Who is told about the end.
+    /// Recipient of reports about the partition's state.
     pub consumer: Recipient<PartitionReport>,
-    /// What is shown.
+    /// Statistics shown by the API and the metrics.
     pub gauge: Arc<PartitionStats>,
-    /// The mapping's counters.
+    /// Counters of the mapping.
     pub status: MappingStatus,
 }
 
-/// The actor.
+/// Actor of one partition.
 pub struct PartitionActor {
     pub(super) core: PartitionCore,
     pub(super) id: TopicPartition,
@@ -97,7 +97,7 @@ pub struct PartitionActor {
 }
 
 impl PartitionActor {
-    /// A partition that has not asked for anything yet; `watch` tells the consumer when it ends.
+    /// Creates a partition that has not fetched yet; `watch` notifies the consumer when it ends.
     pub fn new(parts: PartitionParts, watch: DeathWatch) -> Self {
         let counted_frontier = parts.start.committed;
         parts.gauge.set_committed(counted_frontier);
@@ -131,7 +131,7 @@ impl PartitionActor {
         }
     }
 
-    /// Runs one event through the core and carries out what it decided.
+    /// Runs one event through the core and carries out the effects.
     pub(super) fn step(
         &mut self,
         ctx: &mut Context<Self>,
@@ -162,7 +162,7 @@ impl PartitionActor {
             self.carry_out(effect, ctx);
         }
         if self.core.is_buffer_empty() {
-            // There is nothing to inflate: credit that is waited for would be lent for nothing.
+            // No batch is left to decompress, so granted memory would go unused.
             self.in_line = None;
         }
         self.update_stats();
@@ -236,7 +236,7 @@ impl PartitionActor {
         let _ = self.router.send(want);
     }
 
-    /// Leaves the committer: a commit that the group has not acknowledged by now is not tried again.
+    /// Unregisters from the committer, which then stops retrying a commit that the group has not acknowledged.
     fn unfollow(&self) {
         let _ = self.committer.send(UnfollowPartition { partition: self.id.partition, epoch: self.epoch });
     }

@@ -1,4 +1,4 @@
-//! A piece of work: a cut with what has been tried on it. What a failure makes of it is decided here.
+//! Attempts at a batch of records, and the rules for records that fail.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,70 +11,69 @@ use lighterman_proto::units::TimestampMs;
 use super::batch::PartitionBatch;
 use crate::invoker::outcome::AnswerFacts;
 
-/// What a mapping wants done with records that fail.
+/// Handling of records that fail, as configured for a mapping.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FailureHandling {
-    /// Attempts beyond the first, as they are in force; `None`: for ever.
+    /// Effective limit of attempts beyond the first; `None`: unlimited.
     pub retries_max: Option<u32>,
-    /// Records older than this are not tried (any more); `None`: however old.
+    /// Maximum age of a record; older ones are not attempted. `None`: unlimited.
     pub record_age_max: Option<Duration>,
     /// `BisectBatchOnFunctionError`.
     pub bisect: bool,
-    /// After a partial failure only the records that were named are tried again, not those behind them.
+    /// Set if a partial failure retries only the reported records, and not the ones after them.
     pub named_only: bool,
-    /// There is an on-failure destination.
+    /// Set if there is an on-failure destination.
     pub has_destination: bool,
 }
 
-/// An attempt that failed, as people and destinations read it.
+/// A failed attempt, as operators and destinations see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptFailure {
-    /// When, on the wall clock.
+    /// Wall clock time of the failure.
     pub at: TimestampMs,
-    /// `errorType` of the function's answer, or what kind of failure it was.
+    /// `errorType` of the function's response, or the kind of failure.
     pub error_type: String,
-    /// At most 1 KiB.
+    /// Error message, at most 1 KiB.
     pub message: String,
-    /// What Lambda answered, when it did.
+    /// Lambda's response, if there was one.
     pub answer: Option<AnswerFacts>,
 }
 
-/// What is known of the failures of records, for whoever takes them over on this node: beside a committed offset there is
-/// no room for it.
+/// Failures known for records, passed to their next owner on this node. The commit metadata has no room for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownFailures {
-    /// The first one.
+    /// The first failure.
     pub first: Arc<AttemptFailure>,
-    /// The last one.
+    /// The last failure.
     pub last: Arc<AttemptFailure>,
 }
 
-/// Records that are tried together, and what has become of the tries.
+/// Records that are attempted together, with the history of their attempts.
 #[derive(Clone, Debug)]
 pub struct RecordAttempt {
     /// The records.
     pub batch: PartitionBatch,
-    /// Attempts used up.
+    /// Number of attempts used up.
     pub attempts_used: u32,
-    /// The records never share a batch with other partitions, and no others are added.
+    /// Set if the records must not share a batch with other partitions, and no records may be added.
     pub exclusive: bool,
-    /// It failed while no other partition was in the batch.
+    /// Set once an attempt failed without another partition's records in the batch.
     pub failed_alone: bool,
-    /// When it failed first: milliseconds since the Unix epoch.
+    /// Time of the first failure, in milliseconds since the Unix epoch.
     pub first_failure_ms: Option<i64>,
     /// The first failure that this owner has seen.
     pub first: Option<Arc<AttemptFailure>>,
-    /// The last one.
+    /// The last failure that this owner has seen.
     pub last: Option<Arc<AttemptFailure>>,
-    /// It is not tried any more, and why.
+    /// Reason that the records are not attempted; `None` while they are.
     pub give_up_reason: Option<FailureCondition>,
-    /// An attempt at it was made that did not resolve it.
+    /// Set after an attempt that did not resolve the records.
     pub held_up: bool,
 }
 
 impl RecordAttempt {
-    /// Work that nobody has tried.
+    /// Creates an attempt at records that have not been tried.
     pub fn fresh(cut: PartitionBatch) -> Self {
         Self {
             batch: cut,
@@ -89,48 +88,48 @@ impl RecordAttempt {
         }
     }
 
-    /// Nothing, from `first` on.
+    /// Creates an attempt without records, at `first`.
     pub fn none(first: Offset) -> Self {
         Self::fresh(PartitionBatch::empty(first))
     }
 
-    /// The attempt that comes next, from 1.
+    /// Number of the next attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.attempts_used.saturating_add(1)
     }
 
-    /// Whether the record at `offset` is in it.
+    /// True if the record at `offset` is part of the attempt.
     pub fn holds(&self, offset: Offset) -> bool {
         self.batch.range.contains(offset) && self.batch.walk().any(|record| record.offset == offset)
     }
 
-    /// Whether an attempt is known to have failed.
+    /// True if an attempt is known to have failed.
     pub fn has_failed(&self) -> bool {
         self.first_failure_ms.is_some()
     }
 
-    /// What is known of its failures, if anything is.
+    /// Returns the known failures, if there are any.
     pub fn failures(&self) -> Option<KnownFailures> {
         Some(KnownFailures { first: self.first.clone()?, last: self.last.clone()? })
     }
 
-    /// What an owner before us knew of its failures.
+    /// Takes over the failures known to an earlier owner.
     pub fn remember(&mut self, known: &KnownFailures) {
         (self.first, self.last) = (Some(Arc::clone(&known.first)), Some(Arc::clone(&known.last)));
     }
 
-    /// Whether records may still be added.
+    /// True if records may still be added.
     pub fn may_grow(&self) -> bool {
         !self.exclusive && self.give_up_reason.is_none()
     }
 
-    /// The same history over other records.
+    /// Returns the same history for other records.
     #[must_use]
     pub fn with_records(&self, cut: PartitionBatch) -> Self {
         Self { batch: cut, exclusive: true, ..self.clone() }
     }
 
-    /// Remembers a failure.
+    /// Stores a failure.
     pub fn failed(&mut self, failure: Arc<AttemptFailure>) {
         self.first_failure_ms = self.first_failure_ms.or(Some(failure.at.0));
         self.first.get_or_insert_with(|| Arc::clone(&failure));
@@ -138,8 +137,9 @@ impl RecordAttempt {
         self.exclusive = true;
     }
 
-    /// Whether the attempts are used up. Records are given up only when they are known to have failed, and failed without
-    /// another partition's records beside them: a node that died, or a neighbour's poison, is not their fault.
+    /// True if the attempts are used up. Records count as exhausted only after a known failure in a batch without
+    /// other partitions' records: they are not to blame for a node that died, nor for another partition's poison
+    /// record.
     pub fn is_exhausted(&self, policy: &FailureHandling) -> bool {
         let attempts_max = policy.retries_max.map(|retries| retries.saturating_add(1));
         self.has_failed()
@@ -150,13 +150,13 @@ impl RecordAttempt {
     }
 }
 
-/// Whether a record is too old to be tried.
+/// True if a record is too old to be attempted.
 pub fn is_expired(record: &Record<'_>, age_max: Duration, wall: TimestampMs) -> bool {
     until_expired(record, age_max, wall).is_some_and(|left| left.is_zero())
 }
 
-/// How long until a record is too old to be tried. Age is now − timestamp, and what it may be at most is not too old; a
-/// record without a timestamp has no age.
+/// Returns the time until a record is too old to be attempted. Its age is now − timestamp, and an age of exactly
+/// `age_max` is still allowed. A record without a timestamp has no age.
 pub fn until_expired(record: &Record<'_>, age_max: Duration, wall: TimestampMs) -> Option<Duration> {
     let timestamp = record.timestamp.0;
     let from = i128::from(timestamp) + age_max.as_millis() as i128 + 1;
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_given_up_for_what_they_did_themselves() {
+    fn exhausted_only_after_known_failure_alone() {
         let mut work = RecordAttempt::none(Offset(0));
         work.attempts_used = 9;
         assert!(!work.is_exhausted(&limited(3)), "nine owners died; nobody knows that it failed");

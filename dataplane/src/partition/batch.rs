@@ -1,4 +1,4 @@
-//! A cut: the consecutive records of one partition that one batch will carry, as views over shared bytes.
+//! Partition batch: the consecutive records of one partition that one invocation carries, as views of shared bytes.
 
 use std::sync::Arc;
 
@@ -11,38 +11,40 @@ use super::fetch_buffer::RecordSizer;
 use super::ledger::Outcome;
 use crate::credit::memory::MemoryLease;
 
-/// Keeps the bytes of a frame, or of an inflated batch, on the budget for as long as a view of them lives.
+/// Lease that keeps the bytes of a frame or of a decompressed batch on the budget for as long as a view of them
+/// lives.
 pub type SharedLease = Arc<MemoryLease>;
 
 /// Consecutive records of one record batch.
 #[derive(Clone, Debug)]
 pub struct RecordRun {
-    /// The batch they stand in.
+    /// Header of the record batch.
     pub header: BatchHeader,
-    /// Its records section, plain.
+    /// Decompressed records section of the record batch.
     pub plain: Bytes,
-    /// Where the first record of the slice begins.
+    /// Byte position of the first record's start.
     pub at: usize,
-    /// Where the last one ends.
+    /// Byte position of the last record's end.
     pub end: usize,
-    /// How many records.
+    /// Number of records.
     pub records: u32,
-    /// What keeps `plain` on the budget.
+    /// Lease on the memory of `plain`.
     pub hold: SharedLease,
-    /// Only the place and the time of its one record are known: it was too large to be held.
+    /// Set if the run's only record was too large to hold; only its offset and timestamp are known.
     pub unheld: bool,
 }
 
 impl RecordRun {
-    /// Walks the slice.
+    /// Iterates over the records.
     pub fn walk(&self) -> impl Iterator<Item = Record<'_>> {
         let walk: Records<'_> = records_at(&self.header, &self.plain, self.at, self.records);
-        // Every record was walked without error before it got into a slice.
+        // Every record was parsed without error before it was added to a slice.
         walk.map_while(Result::ok)
     }
 }
 
-/// What a batch may hold. Relates to one partition's share: envelope and partition key are counted in `payload_bytes_max`.
+/// Limits of a batch, for one partition's share. Envelope and partition key are already deducted from
+/// `payload_bytes_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionBatchLimits {
     /// `BatchSize`.
@@ -51,27 +53,27 @@ pub struct PartitionBatchLimits {
     pub payload_bytes_max: usize,
 }
 
-/// Records of one partition, cut for one batch.
+/// Records of one partition that are invoked together.
 #[derive(Clone, Debug)]
 pub struct PartitionBatch {
-    /// Where they are.
+    /// The records, as views.
     pub slices: Vec<RecordRun>,
-    /// Offsets that the batch resolves: also gaps and control records between and behind its records.
+    /// Offsets that the batch resolves, including gaps and control records between and after its records.
     pub range: OffsetRange,
-    /// How many records.
+    /// Number of records.
     pub records: u32,
-    /// Their exact share of the payload, in bytes, without envelope and partition key.
+    /// Exact size of the records in the payload, in bytes, without envelope and partition key.
     pub payload_bytes: usize,
-    /// When the first of them arrived here.
+    /// Arrival time of the first of the records.
     pub oldest: Moment,
-    /// No further record fits: count or bytes.
+    /// Set when no further record fits, by count or by bytes.
     pub full: bool,
-    /// Runs of records that were left out while the cut grew, and why; the ledger takes them from here.
+    /// Ranges of records left out while the batch grew, with their outcomes; the ledger takes them from here.
     pub excluded: Vec<(OffsetRange, Outcome)>,
 }
 
 impl PartitionBatch {
-    /// An empty cut at `first`.
+    /// Creates an empty batch at `first`.
     pub fn empty(first: Offset) -> Self {
         Self {
             slices: Vec::new(),
@@ -84,12 +86,12 @@ impl PartitionBatch {
         }
     }
 
-    /// True when it holds no record (its range may still hold offsets without one).
+    /// True if there are no records; the range may still hold offsets without one.
     pub fn is_empty(&self) -> bool {
         self.records == 0
     }
 
-    /// Leaves out the record at `offset`, the next behind what the cut has seen: it has this outcome already.
+    /// Leaves out the record at `offset`, the next one after the range, because it has `outcome` already.
     pub fn leave_out(&mut self, offset: Offset, outcome: Outcome) {
         match self.excluded.last_mut() {
             Some((last, why)) if last.end == offset && *why == outcome => last.end = offset.next(),
@@ -98,17 +100,18 @@ impl PartitionBatch {
         self.range.end = offset.next();
     }
 
-    /// Whether a record of it was too large to be held: then it is the only one, and without its content.
+    /// True if a record was too large to hold. It is then the only record, and has no content.
     pub fn is_unheld(&self) -> bool {
         self.slices.iter().any(|slice| slice.unheld)
     }
 
-    /// Its records, in order.
+    /// Iterates over the records in order.
     pub fn walk(&self) -> impl Iterator<Item = Record<'_>> {
         self.slices.iter().flat_map(RecordRun::walk)
     }
 
-    /// The cut of those records of `range` that `keep` names; it resolves all of `range`, and never grows again.
+    /// Returns a batch of those records of `range` that `keep` accepts. It resolves all of `range` and never grows
+    /// again.
     #[must_use]
     pub fn select(
         &self,
@@ -124,8 +127,8 @@ impl PartitionBatch {
         chosen
     }
 
-    /// Two cuts with half of the records each; together they resolve what this one does. `None` when there is nothing to
-    /// halve.
+    /// Splits the batch in two with half of the records each, which together resolve the same range. Returns `None`
+    /// for fewer than two records.
     pub fn halves(&self, sizer: &dyn RecordSizer) -> Option<(Self, Self)> {
         let middle = self.walk().nth(self.records as usize / 2)?.offset;
         if self.records < 2 {
@@ -137,7 +140,7 @@ impl PartitionBatch {
 }
 
 impl RecordRun {
-    /// Appends what `keep` names to `into`, in runs of neighbours.
+    /// Appends the records that `keep` accepts to `into`, in runs of adjacent ones.
     fn select_into(
         &self,
         into: &mut PartitionBatch,

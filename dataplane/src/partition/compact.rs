@@ -1,16 +1,16 @@
-//! Few records of a large batch, copied out of it.
+//! Copying of a few records out of a large batch.
 
 use bytes::BytesMut;
 
 use super::batch::{RecordRun, SharedLease};
 use super::fetch_buffer::BatchOpener;
 
-/// Slices that are less than this share of their batch are copied.
+/// Divisor of the batch size: slices smaller than this fraction of their batch are copied.
 const SPARSE: usize = 8;
 
-/// Copies slices of one batch of `batch_bytes` out of it, when they are a small part of it: as views they would keep all that
-/// was left out between them on the budget until they are answered for, which under a long window is long. One allocation,
-/// when there is credit for it; without credit they stay views.
+/// Copies slices of one batch of `batch_bytes` out of it if they are a small part of it. As views they would keep the
+/// whole batch on the budget until they are resolved, which can take long with a long batching window. The copy is
+/// one allocation. If memory for it is not available, the slices stay views.
 pub(super) fn copy_out(slices: &mut [RecordRun], batch_bytes: usize, opener: &mut dyn BatchOpener) {
     let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
     if bytes == 0 || bytes.saturating_mul(SPARSE) > batch_bytes {
@@ -20,7 +20,7 @@ pub(super) fn copy_out(slices: &mut [RecordRun], batch_bytes: usize, opener: &mu
     copy_to(&hold, bytes, slices);
 }
 
-/// Copies slices into one allocation of `bytes`, all that they have, which stands on `hold`.
+/// Copies slices into one allocation of `bytes`, their total size, on the lease `hold`.
 pub(super) fn copy_to<'s>(
     hold: &SharedLease,
     bytes: usize,
@@ -54,7 +54,7 @@ mod tests {
     use crate::partition::model_tests::{PlainTools, RefusingFilter, batch, hold};
     use crate::partition::pieces::{NextPiece, PiecedBatch};
 
-    /// Lends nothing.
+    /// Opener without memory to lend.
     struct CreditlessOpener;
 
     impl BatchOpener for CreditlessOpener {
@@ -82,7 +82,8 @@ mod tests {
         }
     }
 
-    /// What is left of 64 records when all but `passing` are refused, and how many still hold the frame.
+    /// Takes a batch from a frame of 64 records of which only `passing` pass the filter. Also returns how many slices
+    /// still hold the frame.
     fn cut_of(passing: &[i64], opener: &mut dyn BatchOpener) -> (PartitionBatch, usize) {
         let deltas: Vec<(i64, usize)> = (0..64).map(|delta| (delta, 20)).collect();
         let (frame, frame_hold) = (batch(0, &deltas, 63, false), hold());
@@ -101,9 +102,9 @@ mod tests {
         (cut, Arc::strong_count(&frame_hold) - 1)
     }
 
-    /// A small batch size: what is still to be cut keeps the frame here anyway.
+    /// With a small batch size, the records still to be taken keep the frame in memory anyway.
     #[test]
-    fn records_are_not_copied_while_more_of_their_frame_is_to_be_cut() {
+    fn slices_not_copied_while_frame_has_more_records() {
         let deltas: Vec<(i64, usize)> = (0..64).map(|delta| (delta, 20)).collect();
         let (frame, frame_hold) = (batch(0, &deltas, 63, false), hold());
         let mut buffer = FetchBuffer::default();
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_a_few_records_do_not_hold_their_frame() {
+    fn mem_1_sparse_records_release_their_frame() {
         let (cut, holders) = cut_of(&[3, 4, 40, 63], &mut PlainTools);
         assert_eq!((cut.slices.len(), holders), (3, 0));
         let halves = cut.halves(&PlainTools).expect("four records");
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_most_of_its_frame_and_what_there_is_no_credit_for_is_not_copied() {
+    fn dense_or_creditless_slices_stay_views() {
         let most: Vec<i64> = (0..60).collect();
         assert!(cut_of(&most, &mut PlainTools).1 > 0);
         assert!(cut_of(&[3, 40], &mut CreditlessOpener).1 > 0);

@@ -1,8 +1,9 @@
-//! What a partition does, decided: when to ask for records, what to offer, when an offset counts, when it has drained.
+//! State machine of a partition: decides when to fetch, what to offer, when an offset has an outcome, and when the
+//! partition has drained.
 //!
-//! Two rules carry the promises. The next attempt begins only when the last one is resolved (ORD-1) *and what was decided is
-//! acknowledged by the group*: a process that dies can therefore repeat at most one batch of each partition. And the
-//! ledger's frontier is the only thing ever committed (COM-1).
+//! Two rules carry the guarantees. The next attempt starts only when the previous one is resolved (ORD-1) *and the
+//! group has acknowledged its outcome*. A process that dies therefore repeats at most one batch of each partition.
+//! Only the ledger's frontier is ever committed (COM-1).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,14 +24,14 @@ use super::progress::{InheritedProgress, restore};
 use super::unreadable::UnreadState;
 use crate::batcher::BatchId;
 
-/// How long a partition that cannot be read rests before it is asked for again.
+/// Pause before a partition that cannot be read is fetched again.
 pub const READ_RETRY_DELAY: Duration = Duration::from_secs(5);
 const FETCH_BYTES_MIN: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) enum AttemptState {
     Idle,
-    /// The attempt is being put on record; it begins when the group has acknowledged it.
+    /// The progress of the attempt is being committed; the attempt starts once the group has acknowledged it.
     AwaitingCommit,
     Offered {
         seq: u64,
@@ -41,7 +42,7 @@ pub(super) enum AttemptState {
     BackingOff {
         until: Moment,
     },
-    /// The records are on their way to the on-failure destination.
+    /// The records are being sent to the on-failure destination.
     DeadLettering {
         ticket: u64,
     },
@@ -55,17 +56,17 @@ pub(super) enum PartitionPhase {
     },
     Draining,
     Drained,
-    /// Waits to be rebuilt; does nothing any more.
+    /// Waits to be replaced, and handles no further events.
     Stopped,
 }
 
-/// Whether a message that is meant for the ownership `meant` is for `ours`: what was sent under an earlier one finds its way
-/// to the partition as it is now (OWN-1).
+/// Returns true if a message for the ownership epoch `meant` applies to the current epoch `ours`. Messages of an
+/// earlier epoch still reach the partition's current actor and must be ignored (OWN-1).
 pub fn is_for(meant: Epoch, ours: Epoch) -> bool {
     mutant!("late-answer-not-matched", meant == ours, true)
 }
 
-/// The last commit that was asked for.
+/// The last commit that was requested.
 #[derive(Debug)]
 pub(super) struct SentCommit {
     pub seq: u64,
@@ -73,42 +74,44 @@ pub(super) struct SentCommit {
     pub progress: Option<CommittedProgress>,
 }
 
-/// The state machine of one partition under one epoch.
+/// State machine of one partition under one ownership epoch.
 pub struct PartitionCore {
     pub(super) start: PartitionConfig,
     pub(super) phase: PartitionPhase,
     pub(super) flight: AttemptState,
     pub(super) buffer: FetchBuffer,
     pub(super) ledger: Ledger,
-    /// What is being filled, offered, invoked, retried or buried.
+    /// Records being filled, offered, invoked, retried or sent to the destination.
     pub(super) current: RecordAttempt,
-    /// What lies behind it, cut from the same batch; the next one is the last.
+    /// Attempts after `current`, split from the same batch, in reverse order: the next one is the last element.
     pub(super) remaining: Vec<RecordAttempt>,
-    /// What an owner before us left, behind all that.
+    /// Progress left by an earlier owner for the records after those.
     pub(super) inherited: InheritedProgress,
     pub(super) offer_seq: u64,
     pub(super) ticket: u64,
-    /// Records of the attempt under way that a person wants skipped after it: no more than a batch holds.
+    /// Records of the current attempt to be skipped once it ends, as requested by an operator; at most one batch of
+    /// them.
     pub(super) skips_wanted: BTreeSet<Offset>,
-    /// When the first record of what is offered grows too old.
+    /// Time at which the first of the offered records exceeds the maximum age.
     pub(super) offered_until: Option<Moment>,
-    /// The next call for that reason that is arranged.
+    /// Time of the next wake-up scheduled for that expiry.
     pub(super) judged_at: Option<Moment>,
     pub(super) position: Offset,
     pub(super) sent: SentCommit,
     acknowledged_seq: u64,
     pub(super) last_commit: LastCommit,
-    /// The last offset that the group is known to have.
+    /// The last committed offset that the group has acknowledged.
     pub(super) acknowledged: Offset,
     pub(super) wanted: bool,
-    /// Others were short of bytes since.
+    /// Set when records were released because other partitions were short of memory; cleared once the current batch
+    /// is resolved.
     pub(super) gave_back: bool,
     pub(super) lost_before: Option<Offset>,
     pub(super) unread: UnreadState,
 }
 
 impl PartitionCore {
-    /// A partition that goes on at `start.committed`.
+    /// Creates a partition that resumes at `start.committed`.
     pub fn new(start: PartitionConfig) -> Self {
         Self {
             phase: PartitionPhase::Running,
@@ -136,34 +139,34 @@ impl PartitionCore {
         }
     }
 
-    /// Where the next fetch begins.
+    /// Offset of the next fetch.
     pub fn position(&self) -> Offset {
         self.position
     }
 
-    /// Bytes received and not yet cut.
+    /// Bytes received and not yet taken into a batch.
     pub fn buffered_bytes(&self) -> usize {
         self.buffer.wire_bytes()
     }
 
-    /// True when all that was received is cut.
+    /// True if all received records were taken into batches.
     pub fn is_buffer_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// Arrival of the first record that is here and has no outcome; `None` without one.
+    /// Arrival time of the first held record without an outcome; `None` if no record is held.
     pub fn oldest(&self) -> Option<Moment> {
         let mut cuts = std::iter::once(&self.current).chain(self.remaining.last()).map(|work| &work.batch);
         let first = cuts.find(|cut| !cut.is_empty());
         first.map(|cut| cut.oldest).or_else(|| self.buffer.oldest())
     }
 
-    /// The ledger.
+    /// Ledger of the partition's offsets.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// What is in work.
+    /// The current attempt.
     pub fn work(&self) -> &RecordAttempt {
         &self.current
     }
@@ -172,12 +175,12 @@ impl PartitionCore {
         self.phase == PartitionPhase::Running
     }
 
-    /// Whether the group has acknowledged all that was decided.
+    /// True if the group has acknowledged the last requested commit.
     pub(super) fn is_acknowledged(&self) -> bool {
         mutant!("acknowledgement-not-awaited", self.acknowledged_seq == self.sent.seq, true)
     }
 
-    /// A fetch has brought records; one that was asked for elsewhere changes nothing.
+    /// Handles fetched records; a response for another position is ignored.
     pub fn fetched(
         &mut self,
         now: Moment,
@@ -204,7 +207,7 @@ impl PartitionCore {
         out
     }
 
-    /// What became of `batch`. A batch that is not ours any more changes nothing (OWN-1).
+    /// Handles the result of `batch`. A batch other than the sealed one is ignored (OWN-1).
     pub fn resolved(
         &mut self,
         now: Moment,
@@ -223,7 +226,7 @@ impl PartitionCore {
         out
     }
 
-    /// The group has acknowledged commit `seq`, and all before it.
+    /// Handles the group's acknowledgement of commit `seq` and of all commits before it.
     pub fn committed(&mut self, now: Moment, seq: u64, tools: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         self.acknowledged_seq = self.acknowledged_seq.max(seq.min(self.sent.seq));
@@ -235,7 +238,7 @@ impl PartitionCore {
         out
     }
 
-    /// What became of the records that were sent to the destination under `ticket`.
+    /// Handles the result of sending the records of `ticket` to the destination.
     pub fn buried(
         &mut self,
         now: Moment,
@@ -264,14 +267,14 @@ impl PartitionCore {
         out
     }
 
-    /// Time has passed, or credit may be there.
+    /// Handles the passing of time, and memory that may have become available.
     pub fn wake(&mut self, now: Moment, tools: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         self.advance(now, tools, &mut out);
         out
     }
 
-    /// Finish what is in flight, then say so.
+    /// Finishes the current attempt, commits, then reports `Drained`.
     pub fn drain(&mut self, now: Moment, tools: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         if matches!(self.phase, PartitionPhase::Draining | PartitionPhase::Drained | PartitionPhase::Stopped)
@@ -287,7 +290,7 @@ impl PartitionCore {
         out
     }
 
-    /// Takes back what has not begun yet.
+    /// Withdraws an offer or stops a dead letter that is under way.
     pub(super) fn call_back(&self, out: &mut PartitionEffects) {
         match self.flight {
             AttemptState::Offered { seq } => out.push(PartitionEffect::Withdraw { seq }),
@@ -361,7 +364,7 @@ impl PartitionCore {
         });
     }
 
-    /// Gives every offset of `range` that has none an outcome.
+    /// Records `outcome` for every offset of `range` that has none.
     pub(super) fn resolve(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
         for open in self.ledger.open_in(range) {
             if let Err(refused) = self.ledger.resolve(open, outcome) {

@@ -1,5 +1,5 @@
-//! What the partition's shell does about records that fail: send them to the destination, show them to people, skip one when
-//! a person says so.
+//! Handling of failing records by the partition actor: sends them to the destination, shows them to operators, and
+//! skips one on an operator's request.
 
 use std::sync::Arc;
 
@@ -18,53 +18,54 @@ use super::unreadable::RawBatch;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
-/// What is on its way to the on-failure destination.
+/// Content of a dead letter.
 #[derive(Debug)]
 pub enum DeadLetterLoad {
     /// Records that failed.
     Records {
-        /// The records, and what was tried.
+        /// The records and their attempts.
         work: Box<RecordAttempt>,
-        /// Why.
+        /// Reason that they are not retried.
         condition: FailureCondition,
     },
     /// Bytes that cannot be read.
     Raw(RawBatch),
 }
 
-/// Something on its way to the on-failure destination.
+/// Request to send a dead letter.
 #[derive(Debug)]
 pub struct DeadLetterRequest {
-    /// Whose records.
+    /// Partition of the records.
     pub partition: TopicPartition,
-    /// What is on its way.
+    /// Content of the dead letter.
     pub load: DeadLetterLoad,
-    /// Resolves, or breaks, when to leave off.
+    /// Resolves, or loses its sender, when sending must stop.
     pub stop: oneshot::Receiver<()>,
 }
 
-/// Whoever can bring records to a mapping's on-failure destination.
+/// Sender of dead letters to a mapping's on-failure destination.
 pub trait DeadLetterSink: Send + Sync {
-    /// Sends until the destination has acknowledged all of them, the mapping's policy drops them, or it is told to stop.
+    /// Sends until the destination has acknowledged all records, the mapping's policy drops them, or the request is
+    /// stopped.
     fn bury(&self, errand: DeadLetterRequest) -> BoxFuture<'static, DeadLetterResult>;
 }
 
-/// What fails, as it is shown.
+/// Failing records, as shown to operators.
 #[derive(Clone, Debug)]
 pub struct FailingView {
-    /// The first record of what fails.
+    /// Offset of the first failing record.
     pub offset: Offset,
-    /// How many records fail together.
+    /// Number of records that fail together.
     pub records: u32,
-    /// Attempts used up.
+    /// Number of attempts used up.
     pub attempts: u32,
     /// The first failure that this owner has seen.
     pub first: Option<Arc<AttemptFailure>>,
-    /// The last one.
+    /// The last failure that this owner has seen.
     pub last: Option<Arc<AttemptFailure>>,
-    /// When the next attempt begins, if that is decided.
+    /// Time of the next attempt, if it is known.
     pub next_attempt: Option<Moment>,
-    /// On its way to the destination, and why.
+    /// Reason that the records are sent to the destination; `None` while they are retried.
     pub condition: Option<FailureCondition>,
 }
 
@@ -75,7 +76,7 @@ struct ErrandEnded {
     buried: DeadLetterResult,
 }
 
-/// Answers for an errand even when its task dies.
+/// Reports the end of a dead letter, even if its task dies.
 struct DeadLetterGuard {
     ticket: u64,
     buried: DeadLetterResult,

@@ -1,4 +1,5 @@
-//! What the partition's core borrows from its shell: exact sizes, and inflating on credit.
+//! Resources that the actor lends to the core: exact record sizes, filters, and decompression within the memory
+//! budget.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,7 +22,7 @@ use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
 use crate::runtime::outbox::post;
 use crate::runtime::owned_task::OwnedTask;
 
-/// What the core borrows for one event.
+/// Resources that the core borrows for one event.
 pub(super) struct ContextParts {
     pub envelope: Arc<EventEnvelope>,
     pub filters: Arc<FilterSet>,
@@ -43,15 +44,15 @@ impl RecordFilter for ContextParts {
     }
 }
 
-/// Inflates when the node's budget lends the bytes.
+/// Decompressor that leases the memory from the node's budget.
 pub(super) struct LeasedDecompressor<'a, I = BatchInflater> {
     pub inflater: &'a RefCell<I>,
     pub budget: &'a MemoryBudget,
-    /// How much of a batch is held at once.
+    /// Limits on how much of a batch is held at once.
     pub limits: PieceLimits,
-    /// Bytes inflated for this event so far.
+    /// Bytes decompressed for this event.
     pub spent: usize,
-    /// What was waited for; whatever is not used for this event goes to the next in line.
+    /// Lease granted after waiting. Any part that this event does not use is returned to the budget.
     pub granted: Option<MemoryLease>,
 }
 
@@ -91,7 +92,7 @@ fn no_credit(bytes: usize) -> OpenedBatch {
     OpenedBatch::NoCredit(CreditShortage { bytes, purpose: Overdraft::Inflated }, PlainSize::Bytes(bytes))
 }
 
-/// What was waited for, or what is free now; over the limit if need be.
+/// Takes the granted lease if it is sufficient, or else a new one, over the limit if needed.
 fn take(
     granted: &mut Option<MemoryLease>,
     budget: &MemoryBudget,
@@ -121,7 +122,7 @@ impl<I: BatchDecompressor> BatchOpener for LeasedDecompressor<'_, I> {
         let (packed_as, most) = (header.compression, self.limits.piece_bytes);
         let (plain, lease) = match known {
             Some(PlainSize::Large) => return self.open_pieced(header, packed, frame),
-            // How large it is only inflating tells: once for that, and once more when there is credit.
+            // Only decompression reveals the size: it is done once to learn it, and again when memory is available.
             None => {
                 let plain = match self.inflate(packed_as, packed, most) {
                     Err(RecordError::TooLarge { .. }) => {
@@ -159,9 +160,9 @@ impl<I: BatchDecompressor> BatchOpener for LeasedDecompressor<'_, I> {
     }
 }
 
-/// Decompresses; a seam, so that it can be counted how often.
+/// Decompressor; a trait, so that tests can count the calls.
 pub(super) trait BatchDecompressor {
-    /// [`BatchInflater::inflate`].
+    /// See [`BatchInflater::inflate`].
     fn inflate(
         &mut self,
         compression: Compression,
@@ -191,13 +192,13 @@ impl Handler<GiveBack> for PartitionActor {
     }
 }
 
-/// A place in the budget's line; given up when it is dropped.
+/// Place in the budget's queue; dropping it leaves the queue.
 pub(super) struct CreditWait {
     _task: OwnedTask,
 }
 
 impl CreditWait {
-    /// Waits for what is short, and posts it to `to`.
+    /// Waits for the missing memory, and posts it to `to`.
     pub(super) fn for_credit(
         short: CreditShortage,
         budget: &MemoryBudget,
@@ -233,7 +234,7 @@ mod tests {
     const NOW: Moment = Moment::from_micros(1);
     const LIMIT: usize = 1_000;
 
-    /// Batches that say they are compressed, and are not.
+    /// Decompressor for batches that are only marked as compressed; counts the calls.
     #[derive(Default)]
     struct CountingDecompressor {
         inflations: u32,
@@ -263,7 +264,7 @@ mod tests {
         packed
     }
 
-    /// A partition on a budget, of which everything is lent to others but the overdraft.
+    /// Partition on a budget that is leased to others entirely, except for the overdrafts.
     struct PressedPartition {
         core: PartitionCore,
         inflater: RefCell<CountingDecompressor>,
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_a_batch_that_waits_for_credit_is_inflated_in_vain_once() {
+    fn mem_1_batch_awaiting_credit_decompressed_in_vain_once() {
         let mut pressed = PressedPartition::new(None);
         let over = pressed.budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
         let bytes = awaited(&pressed.fetch(&packed(0, 5).into())).expect("no credit");
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn credit_that_is_too_little_or_not_needed_any_more_goes_to_the_next() {
+    fn insufficient_or_unneeded_grant_returns_to_budget() {
         let mut pressed = PressedPartition::new(None);
         let over =
             pressed.budget.try_lease_or_overdraft(LIMIT / 2, Overdraft::Inflated).expect("the overdraft");
@@ -386,7 +387,7 @@ mod tests {
         })
     }
 
-    /// A partition without room to spare that holds a frame, of which the first batch was offered.
+    /// Partition that alone uses the budget and holds a frame, whose first batch is offered.
     fn stocked(buffer_bytes_target: usize) -> (PressedPartition, usize, (u64, Offset, Vec<i64>)) {
         let mut pressed = PressedPartition::new(None);
         pressed.core.start.buffer_bytes_target = buffer_bytes_target;
@@ -407,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_ord_1_what_lies_behind_a_retry_is_given_back_and_fetched_when_it_can_be_used() {
+    fn mem_1_ord_1_records_after_retry_released_and_refetched_later() {
         for target in [100, 100_000] {
             let (mut pressed, frame_bytes, (seq, end, records)) = stocked(target);
             pressed.step(None, PartitionCore::give_back);
@@ -443,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_a_frame_that_others_hold_too_is_left_when_there_is_room_for_a_copy() {
+    fn mem_1_shared_frame_released_when_copy_fits() {
         let (mut pressed, frame_bytes, (seq, end, _)) = stocked(100);
         let other = pressed.core.current.batch.slices[0].hold.clone();
         let until = NOW + std::time::Duration::from_secs(5);
@@ -476,7 +477,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn liv_1_a_place_in_the_line_brings_the_credit_and_is_left_when_it_is_given_up() {
+    async fn liv_1_credit_wait_posts_lease_unless_dropped() {
         let budget = MemoryBudget::new(LIMIT);
         let others = budget.try_lease(LIMIT).expect("room");
         let over = budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
@@ -494,9 +495,10 @@ mod tests {
         assert_eq!(others.bytes(), budget.leased());
     }
 
-    /// Its rest is here, and only what it holds itself could be lent for it: it must not wait for that.
+    /// The rest of the batch has arrived, and only memory that the partition holds itself could be lent to decompress
+    /// it: it must not wait for that.
     #[test]
-    fn liv_1_a_remembered_batch_whose_rest_cannot_be_inflated_is_begun_with_what_is_here() {
+    fn liv_1_inherited_batch_starts_partial_when_rest_lacks_credit() {
         let pieces = vec![ProgressPiece { length: 4, attempts: 1, alone: true }];
         let left = CommittedProgress { pieces, first_failure_ms: Some(5), ..CommittedProgress::default() };
         let mut pressed = PressedPartition::new(Some(left));

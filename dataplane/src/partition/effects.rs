@@ -1,4 +1,4 @@
-//! What the partition's state machine is told, and what it asks its shell to do.
+//! Inputs of the partition's state machine, and the effects that it asks its actor to carry out.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,253 +16,255 @@ use super::fetch_buffer::{BatchOpener, CreditShortage, RecordFilter, RecordSizer
 use super::ledger::{AlreadyResolved, Outcome, ResolvedRange};
 use super::unreadable::{BatchDamage, BatchEnd, RawBatch};
 
-/// What a partition is given when it starts.
+/// Configuration of a partition at its start.
 #[derive(Clone, Debug)]
 pub struct PartitionConfig {
-    /// The committed offset: where it goes on.
+    /// Committed offset, at which the partition resumes.
     pub committed: Offset,
-    /// Leader epoch of the record before it, −1 when unknown.
+    /// Leader epoch of the record before it; −1 if unknown.
     pub leader_epoch: i32,
-    /// What stands beside it: how far the owner before us got.
+    /// Progress committed with the offset by the previous owner.
     pub progress: Option<CommittedProgress>,
-    /// What the owner before us knew of the failures that `progress` counts, if it was on this node.
+    /// Failures counted in `progress` as the previous owner saw them, if that owner was on this node.
     pub failures: Option<KnownFailures>,
-    /// What to do with records that fail.
+    /// Handling of records that fail.
     pub policy: FailureHandling,
     /// Fingerprint of the mapping's filters.
     pub filters: u32,
-    /// What a batch may hold.
+    /// Limits of a batch.
     pub limits: PartitionBatchLimits,
-    /// How much to hold ahead, in bytes as fetched.
+    /// Target size of the fetch buffer, in bytes as fetched.
     pub buffer_bytes_target: usize,
 }
 
-/// What the shell must do.
+/// Effect for the actor to carry out.
 #[derive(Debug)]
 pub enum PartitionEffect {
-    /// Ask for records from `position` on.
+    /// Fetch records from `position` on.
     Fetch {
-        /// First offset wanted.
+        /// First offset to fetch.
         position: Offset,
-        /// Leader epoch of the record before it, −1 when unknown.
+        /// Leader epoch of the record before it; −1 if unknown.
         leader_epoch: i32,
-        /// At most this much.
+        /// Maximum number of bytes.
         bytes_max: usize,
     },
-    /// Ask no more.
+    /// Stop fetching.
     CancelFetch,
-    /// Ask no more for now; where the log ends is still of interest.
+    /// Stop fetching for now, but keep watching the log end.
     Pause,
-    /// Show `cut` to the batcher; it replaces what was shown under the same `seq`.
+    /// Show `cut` to the batcher, replacing an earlier version of the offer `seq`.
     Offer {
-        /// Which offer.
+        /// Sequence number of the offer.
         seq: u64,
-        /// What is offered.
+        /// The offered records.
         cut: PartitionBatch,
-        /// 1 for the first attempt.
+        /// Attempt number, from 1.
         attempt: u32,
-        /// It shares a batch with no other partition.
+        /// Set if the offer must not share a batch with other partitions.
         alone: bool,
-        /// When the first record of it grows too old: it must not be sealed then any more.
+        /// Time at which the first of the records exceeds the maximum age; the offer must not be sealed from then on.
         expires: Option<Moment>,
     },
-    /// Take the offer back; answered with `withdrawn` or crossed by `sealed`.
+    /// Withdraw the offer. Completed by `withdrawn`, unless `sealed` crosses it.
     Withdraw {
-        /// Which offer.
+        /// Sequence number of the offer.
         seq: u64,
     },
-    /// Everything before `offset` has an outcome. Answered with `committed`.
+    /// Commit `offset`: every offset before it has an outcome. Completed by `committed`.
     Commit {
-        /// Grows with every commit.
+        /// Sequence number, increased with every commit.
         seq: u64,
         /// The frontier.
         offset: Offset,
-        /// Leader epoch of the last record before it, −1 when unknown.
+        /// Leader epoch of the last record before it; −1 if unknown.
         leader_epoch: i32,
-        /// What goes beside it.
+        /// Progress to store in the commit metadata.
         progress: Option<CommittedProgress>,
-        /// What the frontier has passed since the last commit.
+        /// Ranges that the frontier has passed since the last commit.
         passed: Vec<ResolvedRange>,
     },
-    /// Send the records to the on-failure destination until it acknowledges them. Answered with `buried`.
+    /// Send the records to the on-failure destination until it acknowledges them. Completed by `buried`.
     DeadLetter {
-        /// Which errand.
+        /// Number that identifies the dead letter.
         ticket: u64,
-        /// The records, and what was tried.
+        /// The records and their attempts.
         work: Box<RecordAttempt>,
-        /// Why.
+        /// Reason that they are not retried.
         condition: FailureCondition,
     },
-    /// Send bytes that cannot be read to the on-failure destination. Answered with `buried`.
+    /// Send the bytes of an unreadable batch to the on-failure destination. Completed by `buried`.
     DeadLetterRaw {
-        /// Which errand.
+        /// Number that identifies the dead letter.
         ticket: u64,
         /// The bytes.
         batch: RawBatch,
     },
-    /// Leave off sending; answered with `buried`, whatever came first.
+    /// Stop sending. Completed by `buried`, whose result is whichever came first.
     CancelDeadLetter {
-        /// Which errand.
+        /// Number that identifies the dead letter.
         ticket: u64,
     },
-    /// Call `wake` then.
+    /// Call `wake` at this time.
     WakeAt(Moment),
-    /// A batch must be inflated and there is no credit: call `wake` with so much in hand, as soon as it is lent.
+    /// Wait for memory to decompress a batch, then call `wake` with the lease.
     AwaitCredit(CreditShortage),
-    /// There is more to do at once: call `wake` when others on the thread have had their turn.
+    /// Call `wake` after the other tasks on the thread have run: more can be done at once.
     ContinueSoon,
-    /// Others may come to be short of credit: call `wake` soon.
+    /// Call `wake` soon: other partitions may have become short of memory.
     PollSoon,
-    /// Nothing is in flight, committed equals frontier (DRN-1).
+    /// Nothing is in flight, and the committed offset equals the frontier (DRN-1).
     Drained,
-    /// Start again under a new epoch at `at`: the log was truncated under us (KIP-320).
+    /// Restart at `at` under a new epoch, because the log was truncated (KIP-320).
     Restart {
-        /// Where to.
+        /// Offset to restart at.
         at: Offset,
-        /// Leader epoch of the record before it, −1 when unknown.
+        /// Leader epoch of the record before it; −1 if unknown.
         leader_epoch: i32,
     },
-    /// What was read is not in the log that is there: start again where the group, asked anew, and the log say.
+    /// Restart, because the log is not the one that was read. The new position depends on that log and on the
+    /// committed offset, which is read again.
     StartNewLog,
-    /// Worth a count, and a line in the log.
+    /// Count and log an event.
     Log(PartitionEvent),
 }
 
-/// What happened.
+/// Event to be counted and logged.
 #[derive(Debug)]
 pub enum PartitionEvent {
-    /// Records have ended without being delivered, and there is no destination.
+    /// Records were dropped without being delivered, as there is no destination.
     GivenUp {
-        /// The records, and what was tried.
+        /// The records and their attempts.
         work: Box<RecordAttempt>,
-        /// Why.
+        /// Reason that they are not retried.
         condition: FailureCondition,
     },
-    /// A person had a record skipped.
+    /// A record was skipped by an operator.
     Skipped {
-        /// Which record.
+        /// Offset of the record.
         offset: Offset,
     },
-    /// Records were deleted before we read them.
+    /// Records were deleted before they were read.
     Lost(OffsetRange),
-    /// A batch cannot be read; the partition rests and asks again.
+    /// A batch cannot be read; the partition pauses and fetches it again.
     Corrupt {
-        /// Where.
+        /// First offset that cannot be read.
         first: Offset,
-        /// How far, and what is wrong.
+        /// Extent and cause of the damage.
         damage: BatchDamage,
     },
-    /// A person had offsets passed that cannot be read.
+    /// Unreadable offsets were skipped by an operator.
     Passed {
-        /// Which.
+        /// The offsets.
         range: OffsetRange,
-        /// How they ended.
+        /// Their outcome.
         outcome: Outcome,
     },
-    /// The log was cut off and written again: what an owner before us left beside the committed offset is of other records.
+    /// The log was truncated and rewritten: the committed progress of an earlier owner refers to other records.
     Rewritten {
         /// The first offset without an outcome.
         from: Offset,
     },
-    /// An outcome came for offsets that have one: the partition stops rather than commit.
+    /// Offsets got an outcome twice: the partition stops rather than commit.
     LedgerRefused(AlreadyResolved),
 }
 
-/// What an answer means for the records of one partition. What there is to know of time and chance comes with it.
+/// Result of a batch for the records of one partition. Any retry time is decided by the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BatchResolution {
-    /// The function answered for all of it.
+    /// The function succeeded for all of them.
     Delivered,
-    /// The function named records that failed, and answered for the others.
+    /// The function reported some records as failed and succeeded for the others.
     Partial {
-        /// The named ones; all of them are in the cut.
+        /// The failed records, all of which are in the offered batch.
         failed: BTreeSet<Offset>,
-        /// What is known of it.
+        /// Details of the failure.
         failure: Arc<AttemptFailure>,
-        /// When to try again, if it is to be.
+        /// Time of the next attempt, if there is one.
         again_at: Moment,
     },
     /// The function failed.
     Failed {
-        /// Other partitions' records were in the batch.
+        /// Set if the batch also held records of other partitions.
         mixed: bool,
-        /// What is known of it.
+        /// Details of the failure.
         failure: Arc<AttemptFailure>,
-        /// When to try again, if it is to be.
+        /// Time of the next attempt, if there is one.
         again_at: Moment,
     },
-    /// The endpoint does not take so much.
+    /// The endpoint rejected the payload as too large.
     TooLarge {
-        /// Other partitions' records were in the batch.
+        /// Set if the batch also held records of other partitions.
         mixed: bool,
-        /// What is known of it.
+        /// Details of the failure.
         failure: Arc<AttemptFailure>,
-        /// When to try again.
+        /// Time of the next attempt.
         again_at: Moment,
     },
-    /// The function did not run, or nobody knows whether it did: the same again, and no attempt is used up.
+    /// The function did not run, or it is unknown whether it did. The same records are retried, and no attempt is
+    /// used up.
     Again {
-        /// Not before.
+        /// Earliest time of the retry.
         at: Moment,
     },
 }
 
-/// What became of records on their way to the destination.
+/// Result of sending records to the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeadLetterResult {
-    /// The destination has them.
+    /// The destination has acknowledged them.
     Acknowledged,
-    /// It failed, and the mapping says to drop them then.
+    /// The destination failed, and the mapping drops records in that case.
     Dropped,
-    /// We left off; whether some have arrived is unknown.
+    /// Sending was stopped; some records may have arrived.
     Stopped,
 }
 
-/// What became of a person's wish to skip a record.
+/// Result of an operator's request to skip a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipAnswer {
-    /// It is skipped.
+    /// The record is skipped.
     Skipped,
-    /// It will be, unless the attempt under way succeeds.
+    /// The record will be skipped, unless the current attempt succeeds.
     AfterThisAttempt,
-    /// Nothing fails here.
+    /// No record is failing.
     NotFailing,
-    /// The record is not among those that fail; these offsets are in work.
+    /// The record is not among the failing ones, which have these offsets.
     NotAmong(OffsetRange),
-    /// These cannot be read, and must be named as they are to be passed.
+    /// These offsets cannot be read. A request must name exactly this range to skip them.
     Unreadable {
         /// The first of them.
         first: Offset,
-        /// How far they go.
+        /// End of the range.
         end: BatchEnd,
     },
-    /// More than one offset was named, and none of them is unreadable.
+    /// The request names more than one offset, and none of them is unreadable.
     NotUnreadable,
-    /// The log does not go so far.
+    /// The range ends beyond the log end, which is this offset.
     BeyondEnd(Offset),
 }
 
-/// Credit and sizes that the shell lends to the core for one event.
+/// Resources that the actor lends to the core for one event.
 pub struct CoreContext<'a> {
-    /// Inflates on credit.
+    /// Decompresses batches within the memory budget.
     pub opener: &'a mut dyn BatchOpener,
-    /// Exact sizes.
+    /// Gives exact record sizes.
     pub sizer: &'a dyn RecordSizer,
-    /// The mapping's filters.
+    /// Applies the mapping's filters.
     pub sieve: &'a dyn RecordFilter,
-    /// The wall clock, for the age of records.
+    /// Wall clock time, for the age of records.
     pub wall: TimestampMs,
 }
 
 /// Records of one fetch.
 pub struct FetchedFrame<'f> {
-    /// Where it was asked for.
+    /// Offset that was fetched.
     pub position: Offset,
     /// Record batches.
     pub records: &'f Bytes,
-    /// Aborted transactions in it.
+    /// Transactions aborted within the records.
     pub aborted: AbortedTransactions,
-    /// What keeps it on the budget.
+    /// Lease on the memory of the records.
     pub hold: &'f SharedLease,
 }
 

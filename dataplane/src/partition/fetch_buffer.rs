@@ -1,5 +1,6 @@
-//! The fetch buffer: ordered, leased segments of one partition, one for each record batch received. Compressed batches
-//! stay compressed until the batch at the front needs them, so a small frame cannot inflate into the whole budget.
+//! Fetch buffer of one partition: ordered, leased segments, one for each record batch received. Compressed batches
+//! stay compressed until they are at the front and needed, so that decompressing a small frame cannot use up the
+//! budget.
 
 use std::collections::VecDeque;
 
@@ -18,10 +19,10 @@ use super::segment::{BufferSegment, SegmentBody, SegmentFront};
 use super::unreadable::{BatchDamage, damage, next_batch};
 use crate::credit::memory::Overdraft;
 
-/// Inflates a batch on credit.
+/// Decompressor that works within the memory budget.
 pub trait BatchOpener {
-    /// The plain records section of `packed`, which stands on `frame`. `known` is its size once credit for it was refused:
-    /// it is inflated only when there is credit for it then.
+    /// Returns the decompressed records section of `packed`, whose memory `frame` leases. `known` is its size if a
+    /// lease for it was refused before; it is then decompressed only if that size can be leased.
     fn open(
         &mut self,
         header: &BatchHeader,
@@ -30,70 +31,71 @@ pub trait BatchOpener {
         frame: &SharedLease,
     ) -> Result<OpenedBatch, RecordError>;
 
-    /// What comes next of a batch that is inflated in pieces.
+    /// Returns the next part of a batch that is decompressed in pieces.
     fn next_piece(&mut self, batch: &mut PiecedBatch) -> Result<NextPiece, RecordError>;
 
-    /// Whether others wait for credit: what is held here may be what they wait for.
+    /// True if others wait for memory, possibly for what is held here.
     fn has_waiters(&self) -> bool;
 
-    /// Credit for `bytes` that are copied out of what was received; `None` when there is none.
+    /// Leases `bytes` for a copy of received records; `None` if they are not available.
     fn lend(&mut self, bytes: usize) -> Option<SharedLease>;
 }
 
-/// What came of the wish to inflate a batch.
+/// Result of opening a compressed batch.
 pub enum OpenedBatch {
-    /// Its records, and the credit they stand on.
+    /// Records section, with the lease on its memory.
     Plain(Bytes, SharedLease),
-    /// It is too large for that: its records come piece by piece.
+    /// The batch is too large to decompress at once: its records come in pieces.
     Pieced(Box<PiecedBatch>),
-    /// Others have their turn first.
+    /// Other tasks on the thread run first.
     Later,
-    /// There is no credit now for what it takes, and this is its size.
+    /// The memory is not available; includes the size of the batch.
     NoCredit(CreditShortage, PlainSize),
 }
 
-/// What is known of a batch's size inflated.
+/// Decompressed size of a batch, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlainSize {
-    /// So many bytes, which are inflated at once.
+    /// Size in bytes, small enough to decompress at once.
     Bytes(usize),
-    /// More than is inflated at once.
+    /// Too large to decompress at once.
     Large,
 }
 
-/// Credit that is not there.
+/// Memory that could not be leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CreditShortage {
-    /// How much.
+    /// Number of bytes.
     pub bytes: usize,
-    /// What for.
+    /// Purpose for which an overdraft may be used.
     pub purpose: Overdraft,
 }
 
-/// The exact size of one record in the payload, in bytes; `first` when it stands first under its partition.
+/// Source of exact record sizes.
 pub trait RecordSizer {
-    /// Bytes of `record`, its comma included.
+    /// Returns the size of `record` in the payload, in bytes, including its comma; `first` if it is the first of its
+    /// partition.
     fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize;
 }
 
-/// Which records are wanted.
+/// Filter of records.
 pub trait RecordFilter {
-    /// Whether the mapping's filters let `record` through.
+    /// True if the mapping's filters accept `record`.
     fn passes(&self, record: &Record<'_>) -> bool;
 }
 
-/// How far a cut may grow, and what it leaves out.
+/// Limits on how far a batch may grow, and records to leave out.
 #[derive(Clone, Copy)]
 pub struct FillLimits<'k> {
-    /// What one batch may hold.
+    /// Limits of one batch.
     pub limits: PartitionBatchLimits,
-    /// Where the cut ends at the latest: an owner before us cut there. `None`: anywhere.
+    /// Latest end of the batch, where an earlier owner ended it; `None`: no limit.
     pub end_max: Option<Offset>,
-    /// The frontier: whatever lies before it has its outcome, also when it is still in the buffer.
+    /// The frontier: every offset before it has an outcome, even if its record is still in the buffer.
     pub frontier: Offset,
-    /// Ranges behind it, in order, whose records an owner before us has resolved.
+    /// Ranges after the frontier, in order, whose records an earlier owner has resolved.
     pub known: &'k [OffsetRange],
-    /// How far that owner knew the log.
+    /// End of the log as that owner knew it.
     pub remembered: Option<KnownLogEnd>,
 }
 
@@ -104,7 +106,7 @@ impl FillLimits<'_> {
     }
 }
 
-/// Segments in offset order.
+/// Fetched record batches in offset order.
 #[derive(Default)]
 pub struct FetchBuffer {
     segments: VecDeque<BufferSegment>,
@@ -113,83 +115,83 @@ pub struct FetchBuffer {
     leaders: LeaderEpochs,
 }
 
-/// What a frame held.
+/// Result of adding a frame to the buffer.
 #[derive(Debug)]
 pub struct FrameReceived {
-    /// Where the next fetch begins.
+    /// Offset of the next fetch.
     pub position: Offset,
-    /// Records received, those of aborted transactions not counted.
+    /// Number of records received, without those of aborted transactions.
     pub records: u64,
-    /// What is wrong with the batch at the position; everything before it is in the buffer.
+    /// Damage of the batch at `position`; everything before it is in the buffer.
     pub damage: Option<BatchDamage>,
 }
 
-/// Why a cut could not grow any further.
+/// Reason why a batch could not grow further.
 #[derive(Debug, PartialEq)]
 pub enum FillStop {
-    /// It is full, or the buffer is used up.
+    /// The batch is full, or the buffer is empty.
     Done,
-    /// The next batch must be inflated, and there is no credit for it.
+    /// The next record batch must be decompressed, and the memory for it is not available.
     NoCredit(CreditShortage),
-    /// So much was inflated that others have their turn first.
+    /// The limit of decompression in one turn is reached: other tasks on the thread run first.
     Later,
-    /// The record at the front alone exceeds the payload limit: `bytes` of payload.
+    /// The record at the front alone exceeds the payload limit.
     Oversized {
-        /// Which record.
+        /// Offset of the record.
         offset: Offset,
-        /// What the payload would have been.
+        /// Size of its payload, in bytes.
         bytes: usize,
     },
-    /// The batch at the front cannot be read.
+    /// The record batch at the front cannot be read.
     Corrupt(RecordError),
-    /// The log was cut off since an owner before us knew it: other records stand there now.
+    /// The log was truncated and rewritten since an earlier owner read it.
     Rewritten,
 }
 
 impl FetchBuffer {
-    /// An empty one, behind a record of `leader_epoch`, −1 when that is unknown.
+    /// Creates an empty buffer after a record of `leader_epoch`, −1 if unknown.
     pub fn after(leader_epoch: i32) -> Self {
         Self { leaders: LeaderEpochs::after(leader_epoch), ..Self::default() }
     }
 
-    /// Bytes received and not yet cut.
+    /// Returns the bytes received and not yet taken into a batch.
     pub fn wire_bytes(&self) -> usize {
         self.wire_bytes
     }
 
-    /// Records received and not yet cut, as the batch headers count them.
+    /// Returns the number of records received and not yet taken into a batch, as counted by the batch headers.
     pub fn records(&self) -> u64 {
         self.records
     }
 
-    /// True when there is nothing to cut from.
+    /// True if the buffer is empty.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
-    /// Arrival of the first of its records.
+    /// Returns the arrival time of the first buffered record.
     pub fn oldest(&self) -> Option<Moment> {
         let with_records = |segment: &&BufferSegment| !matches!(segment.body, SegmentBody::Absent);
         self.segments.iter().find(with_records).map(|segment| segment.arrived)
     }
 
-    /// Forgets the records that are in it.
+    /// Discards the buffered records, but keeps the leader epochs.
     pub fn clear(&mut self) {
         *self = Self { leaders: std::mem::take(&mut self.leaders), ..Self::default() };
     }
 
-    /// Under which leaders was written what came through it.
+    /// Returns the leader epochs of the records that were received.
     pub fn leaders(&self) -> &LeaderEpochs {
         &self.leaders
     }
 
-    /// Nobody asks for what lies before `offset` any more.
+    /// Forgets the leader epochs of records before `offset`.
     pub fn forget_leaders_before(&mut self, offset: Offset) {
         self.leaders.forget_before(offset);
     }
 
-    /// Takes in the records section of a fetch reply that was asked for at `position`. Records before it are skipped,
-    /// a partial last batch is ignored, the next position comes from the last batch's header (H15).
+    /// Adds the records section of a fetch response for `position`. Records before the position are skipped, and a
+    /// partial last batch is ignored. The next position comes from the last batch's header (H15).
     pub fn receive(
         &mut self,
         frame: &Bytes,
@@ -295,8 +297,8 @@ impl FetchBuffer {
         FillStop::Done
     }
 
-    /// Takes the record at the front, which is `offset`, whatever its size, as a cut that begins at `first`. Its batch stays
-    /// until it is used up by `grow`, which then accounts for the offsets behind its last record.
+    /// Takes the front record, if it is at `offset`, as a batch that starts at `first`, regardless of its size. Its
+    /// record batch stays until `grow` has used it up, which then resolves the offsets after its last record.
     pub fn take_one(
         &mut self,
         first: Offset,
@@ -322,7 +324,7 @@ impl FetchBuffer {
         Some(cut)
     }
 
-    /// The offset behind the batch at the front.
+    /// Returns the offset after the record batch at the front.
     pub(super) fn front_end(&self) -> Option<Offset> {
         Some(self.segments.front()?.header.next_offset())
     }

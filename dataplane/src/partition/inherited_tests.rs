@@ -1,4 +1,5 @@
-//! What an owner before us left, over a log that has changed since: cut off and written again, or taken by retention.
+//! Tests of an earlier owner's progress on a log that has changed since: truncated and rewritten, or deleted by
+//! retention.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::batcher::BatchId;
 
 const NOW: Moment = Moment::from_micros(1);
 
-/// The partition's next owner, which goes on at 0.
+/// Next owner of the partition, which resumes at 0.
 struct NextOwner {
     core: PartitionCore,
     opener: Box<dyn BatchOpener>,
@@ -82,7 +83,7 @@ impl NextOwner {
     }
 }
 
-/// A batch of `count` records. Its leader epoch is not covered by its checksum.
+/// Returns a batch of `count` records. The checksum does not cover the leader epoch.
 fn batch(base: i64, count: i64, leader_epoch: i32) -> Vec<u8> {
     let deltas: Vec<(i64, usize)> = (0..count).map(|delta| (delta, 20)).collect();
     let mut batch = super::model_tests::batch(base, &deltas, count - 1, false).to_vec();
@@ -99,9 +100,9 @@ fn retrying(retries_max: u32) -> FailureHandling {
     FailureHandling { retries_max: Some(retries_max), ..FailureHandling::default() }
 }
 
-/// A log that was cut off and written again has a later leader epoch in its batches.
+/// A log that was truncated and rewritten has a later leader epoch in its batches.
 #[test]
-fn alo_1_what_is_remembered_of_records_that_were_cut_off_says_nothing_of_those_that_stand_there_now() {
+fn alo_1_progress_of_truncated_records_not_applied_to_replacements() {
     let first_offer = |leader_epoch: i32| {
         let resolved = vec![(1, 1), (1, 1)];
         let left = CommittedProgress { leader_epoch: Some(3), resolved, ..failed_together(2, 2) };
@@ -115,7 +116,7 @@ fn alo_1_what_is_remembered_of_records_that_were_cut_off_says_nothing_of_those_t
 }
 
 #[test]
-fn alo_1_what_was_resolved_behind_records_that_retention_took_is_not_tried_or_given_up_again() {
+fn alo_1_records_resolved_beyond_retention_loss_not_retried() {
     let left = CommittedProgress { resolved: vec![(1, 4)], ..failed_together(5, 1) };
     let mut successor = NextOwner::of(Some(left), retrying(0));
     successor.find_log_between(3, 6);
@@ -131,7 +132,7 @@ fn alo_1_what_was_resolved_behind_records_that_retention_took_is_not_tried_or_gi
 }
 
 #[test]
-fn liv_1_a_remembered_batch_whose_rest_retention_took_is_begun_with_what_is_left() {
+fn liv_1_inherited_batch_starts_partial_when_rest_lost() {
     let mut successor = NextOwner::of(Some(failed_together(5, 1)), FailureHandling::default());
     successor.fetch(&batch(0, 2, 0).into());
     assert!(!successor.core.work().exclusive, "the rest may come");
@@ -140,9 +141,9 @@ fn liv_1_a_remembered_batch_whose_rest_retention_took_is_begun_with_what_is_left
     assert_eq!((successor.in_work(), work.attempts_used, work.exclusive), (vec![0, 1], 1, true));
 }
 
-/// A topic that was made anew: the records on offer are of another log.
+/// A recreated topic: the offered records belong to another log.
 #[test]
-fn alo_1_h17_a_log_that_ends_before_the_position_is_begun_anew_once() {
+fn alo_1_h17_log_ending_before_position_restarts_once() {
     let mut successor = NextOwner::of(None, FailureHandling::default());
     successor.fetch(&batch(0, 9, 0).into());
     let effects = successor.step(|core, tools| core.out_of_range(NOW, Offset(0), Offset(4), tools));
@@ -165,7 +166,7 @@ fn alo_1_h17_a_log_that_ends_before_the_position_is_begun_anew_once() {
     }
 }
 
-/// How a partition's log turns out to be another one.
+/// Returns the ways in which a partition's log is found to be another one.
 fn endings() -> [fn(&mut NextOwner) -> PartitionEffects; 3] {
     [
         |successor| successor.step(|core, _| core.parted()),
@@ -174,9 +175,9 @@ fn endings() -> [fn(&mut NextOwner) -> PartitionEffects; 3] {
     ]
 }
 
-/// A batch is with the function, and more lies behind it, when the log turns out to be another one.
+/// The log is found to be another one while a batch is in flight and later records are held.
 #[test]
-fn com_1_mem_1_h17_an_answer_that_comes_after_the_end_commits_nothing_and_nothing_is_held_until_then() {
+fn com_1_mem_1_h17_late_result_after_log_replacement_commits_nothing() {
     for end in endings() {
         let mut successor = NextOwner::of(None, FailureHandling::default());
         let (records, hold) = (Bytes::from([batch(0, 9, 0), batch(9, 5, 0)].concat()), hold());
@@ -212,9 +213,9 @@ fn com_1_mem_1_h17_an_answer_that_comes_after_the_end_commits_nothing_and_nothin
     }
 }
 
-/// Records are on their way to the destination, which may have taken them before it is told to leave off.
+/// The destination may have accepted the records before the request to stop.
 #[test]
-fn com_1_h17_records_that_arrive_at_the_destination_after_the_end_commit_nothing() {
+fn com_1_h17_late_dead_letter_after_log_replacement_commits_nothing() {
     for end in endings() {
         for buried in [DeadLetterResult::Acknowledged, DeadLetterResult::Dropped, DeadLetterResult::Stopped] {
             let policy = FailureHandling { has_destination: true, ..retrying(0) };
@@ -244,7 +245,7 @@ fn offered(effects: &PartitionEffects) -> Option<u64> {
     })
 }
 
-/// Cannot inflate what it is given.
+/// Opener that fails to decompress any batch.
 struct FailingOpener;
 
 impl BatchOpener for FailingOpener {
@@ -271,9 +272,9 @@ impl BatchOpener for FailingOpener {
     }
 }
 
-/// What lies behind the position was read once, under a later leader, and is to be read again.
+/// The records after the position were read once, under a later leader, and are read again.
 #[test]
-fn h13_a_fetch_names_the_leader_epoch_of_the_record_before_its_position() {
+fn h13_fetch_carries_leader_epoch_of_preceding_record() {
     let mut successor = NextOwner::of(None, FailureHandling::default());
     successor.opener = Box::new(FailingOpener);
     let mut packed = batch(2, 2, 2);

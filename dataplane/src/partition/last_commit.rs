@@ -1,4 +1,4 @@
-//! A drain whose last commit the cluster refuses for good: nobody here goes on, and the member stops without it.
+//! Drain whose last commit the group permanently rejects: the member stops without it.
 
 use actix::{Context, Handler};
 use lighterman_proto::units::Moment;
@@ -9,17 +9,17 @@ use super::effects::{CoreContext, PartitionEffects};
 use super::messages::CommitGivenUp;
 use crate::runtime::clock;
 
-/// What becomes of a drain's last commit.
+/// State of a drain's last commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LastCommit {
-    /// The group takes it, sooner or later.
+    /// The group is expected to acknowledge it.
     Awaited,
-    /// The group refuses it for good, and nobody here goes on.
+    /// The group permanently rejects it, and this member stops.
     GivenUp,
 }
 
 impl PartitionCore {
-    /// The group refuses the commits for good, and the member stops: the drain does not wait for them any more.
+    /// Handles the permanent rejection of commits: the member stops, and the drain does not wait for them.
     pub fn commit_given_up(&mut self, now: Moment, tools: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         self.last_commit = LastCommit::GivenUp;

@@ -1,16 +1,17 @@
-//! Under which leader the records of a partition were written, as far as they were read: what Kafka's own client keeps beside
-//! its position, and a broker beside its log (`LeaderEpochFileCache`). An entry for each change of leader, not for each batch.
+//! Leader epochs under which the records of a partition were written, as far as they were read. Kafka's own client
+//! keeps them with its position, and a broker with its log (`LeaderEpochFileCache`). There is an entry for each
+//! change of leader, not for each batch.
 
 use std::collections::VecDeque;
 
 use lighterman_proto::ids::Offset;
 
-/// The leader epochs of a stretch of the log.
+/// Leader epochs of a range of the log.
 #[derive(Debug)]
 pub struct LeaderEpochs {
-    /// Of what lies before the first change; −1 when unknown.
+    /// Leader epoch before the first change; −1 if unknown.
     before: i32,
-    /// Where another leader's records begin. Never more than there are batches in the buffer and in work.
+    /// First offset and epoch of each later leader. Never more entries than batches in the buffer and in work.
     changes: VecDeque<(Offset, i32)>,
 }
 
@@ -21,12 +22,13 @@ impl Default for LeaderEpochs {
 }
 
 impl LeaderEpochs {
-    /// Nothing is read yet; the record before has `leader_epoch`, −1 when that is unknown.
+    /// Creates an empty cache; the preceding record has `leader_epoch`, −1 if unknown.
     pub fn after(leader_epoch: i32) -> Self {
         Self { before: leader_epoch, changes: VecDeque::new() }
     }
 
-    /// A batch of `leader_epoch` begins at `from`. What was known from there on is forgotten: it was read again.
+    /// Adds a batch of `leader_epoch` that starts at `from`. Entries from there on are replaced, as the log was read
+    /// again.
     pub fn note(&mut self, from: Offset, leader_epoch: i32) {
         while self.changes.back().is_some_and(|(known, _)| *known >= from) {
             self.changes.pop_back();
@@ -36,18 +38,18 @@ impl LeaderEpochs {
         }
     }
 
-    /// The leader epoch of the last record before `offset`; −1 when it is unknown.
+    /// Returns the leader epoch of the last record before `offset`; −1 if unknown.
     pub fn before(&self, offset: Offset) -> i32 {
         let change = self.changes.iter().rev().find(|(from, _)| *from < offset);
         change.map_or(self.before, |(_, leader_epoch)| *leader_epoch)
     }
 
-    /// The leader epoch of the last record read; −1 when it is unknown.
+    /// Returns the leader epoch of the last record read; −1 if unknown.
     fn last(&self) -> i32 {
         self.changes.back().map_or(self.before, |(_, leader_epoch)| *leader_epoch)
     }
 
-    /// Nobody asks for what lies before `offset` any more.
+    /// Forgets the entries before `offset`, except the last of their epochs.
     pub fn forget_before(&mut self, offset: Offset) {
         while let Some((_, leader_epoch)) = self.changes.pop_front_if(|(from, _)| *from < offset) {
             self.before = leader_epoch;
@@ -62,7 +64,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Against a list of every single offset. Reading begins again somewhere behind what was forgotten now and then.
+        /// Compares with a list of every offset. Reading sometimes restarts at an offset that is not forgotten.
         #[test]
         fn agrees_with_a_naive_list(steps in prop::collection::vec((1i64..6, -1i32..4, 0i64..8, 0i64..8), 1..40)) {
             let mut epochs = LeaderEpochs::after(-1);
@@ -71,7 +73,7 @@ mod tests {
                 let from = (naive.len() as i64 - (back - 4).max(0)).max(forgotten);
                 naive.truncate(usize::try_from(from)?);
                 let known = naive.last().copied().unwrap_or(-1);
-                // A batch that does not say counts as its leader's before.
+                // A batch without a leader epoch counts as written by the previous leader.
                 let leader_epoch = if raise < 0 { -1 } else { known.max(0) + raise };
                 epochs.note(Offset(from), leader_epoch);
                 naive.extend(std::iter::repeat_n(if leader_epoch < 0 { known } else { leader_epoch }, length as usize));

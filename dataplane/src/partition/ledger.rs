@@ -1,20 +1,20 @@
-//! What became of every offset, in O(ranges). The frontier, the end of the contiguous run of outcomes, is the only source
-//! of commits (COM-1).
+//! Ledger of the outcome of every offset, in O(ranges). The frontier, the end of the contiguous resolved offsets, is
+//! the only source of commits (COM-1).
 
 use std::collections::BTreeMap;
 
 use lighterman_proto::ids::{Offset, OffsetRange};
 
-/// What became of an offset. Every offset ends as one of these (ALO-1); a new way to end is a new variant here.
+/// Outcome of an offset. Every offset ends with exactly one (ALO-1); a new way to end is a new variant here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// The function answered for it. An offset without a record between delivered ones counts with them.
+    /// The function succeeded for it. An offset without a record between delivered ones counts with them.
     Delivered,
-    /// No record stands there: control record, aborted transaction, compaction gap.
+    /// There is no record at the offset: control record, aborted transaction, compaction gap.
     NoRecord,
-    /// The mapping's filters do not let it through.
+    /// Rejected by the mapping's filters.
     Filtered,
-    /// The on-failure destination has acknowledged it.
+    /// Acknowledged by the on-failure destination.
     DeadLettered,
     /// Older than `MaximumRecordAgeInSeconds`, and there is no destination.
     Expired,
@@ -22,18 +22,18 @@ pub enum Outcome {
     Exhausted,
     /// Its payload alone exceeds the invocation limit, and there is no destination.
     Oversized,
-    /// The destination failed, and the mapping says to drop rather than to hold.
+    /// The destination failed, and the mapping is configured to drop the record rather than hold it.
     Dropped,
-    /// A person said so while it was failing.
+    /// Skipped by an operator while it was failing.
     Skipped,
-    /// Deleted by the topic's retention, or truncated by the broker, before we read it.
+    /// Deleted by the topic's retention, or truncated by the broker, before it was read.
     Lost,
-    /// An owner before us resolved it ahead of the frontier; its audit says how.
+    /// Resolved beyond the frontier by an earlier owner, whose audit has the actual outcome.
     ResolvedEarlier,
 }
 
 impl Outcome {
-    /// All of them, in the order of their counts.
+    /// All outcomes, in the order of their counts.
     pub const ALL: [Self; 11] = [
         Self::Delivered,
         Self::NoRecord,
@@ -48,7 +48,7 @@ impl Outcome {
         Self::ResolvedEarlier,
     ];
 
-    /// As people and metrics read it.
+    /// Returns the name used in metrics and messages.
     pub fn label(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -65,49 +65,50 @@ impl Outcome {
         }
     }
 
-    /// False for what happens to records all day long; true for what a person may ask about later.
+    /// True if an operator may ask about the outcome later; false for outcomes of ordinary operation.
     pub fn is_notable(self) -> bool {
         !matches!(self, Self::Delivered | Self::NoRecord | Self::Filtered)
     }
 
-    /// Whether another owner must not take the record up again when it finds it behind the frontier. What is filtered or
-    /// absent it finds out by itself.
+    /// True if the next owner must not process the record again when it finds it beyond the frontier. It recognizes
+    /// filtered and absent offsets itself.
     pub fn is_worth_remembering(self) -> bool {
         !matches!(self, Self::NoRecord | Self::Filtered)
     }
 }
 
-/// A range that the frontier has passed, and what became of it.
+/// Range that the frontier has passed, with its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResolvedRange {
     /// The offsets.
     pub range: OffsetRange,
-    /// What became of all of them.
+    /// Outcome of all of them.
     pub outcome: Outcome,
 }
 
-/// The ledger of one partition under one epoch.
+/// Ledger of one partition under one ownership epoch.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     frontier: Offset,
-    /// Resolved ranges behind the frontier, disjoint, keyed by their first offset.
+    /// Resolved ranges beyond the frontier, disjoint, keyed by their first offset.
     ahead: BTreeMap<Offset, (Offset, Outcome)>,
     passed: Vec<ResolvedRange>,
     counts: [u64; Outcome::ALL.len()],
 }
 
-/// An outcome for offsets that have one already, or from before this epoch: a bug that must not reach a commit.
+/// Error for an outcome of offsets that already have one or that precede this epoch: a bug that must not reach a
+/// commit.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{range} has an outcome already (frontier {frontier})")]
 pub struct AlreadyResolved {
-    /// The offending range.
+    /// The rejected range.
     pub range: OffsetRange,
-    /// Where the frontier stood.
+    /// Frontier at the time.
     pub frontier: Offset,
 }
 
 impl Ledger {
-    /// A ledger that starts at the committed offset.
+    /// Creates a ledger that starts at the committed offset.
     pub fn new(committed: Offset) -> Self {
         Self {
             frontier: committed,
@@ -117,22 +118,22 @@ impl Ledger {
         }
     }
 
-    /// What may be committed: every offset before it has an outcome.
+    /// Returns the offset that may be committed: every offset before it has an outcome.
     pub fn frontier(&self) -> Offset {
         self.frontier
     }
 
-    /// Offsets resolved as `outcome` since the ledger began.
+    /// Returns the number of offsets resolved as `outcome` since the ledger was created.
     pub fn count(&self, outcome: Outcome) -> u64 {
         self.counts[outcome as usize]
     }
 
-    /// Ranges held ahead of the frontier.
+    /// Returns the number of ranges held ahead of the frontier.
     pub fn ranges_ahead(&self) -> usize {
         self.ahead.len()
     }
 
-    /// What stands resolved ahead of the frontier, in order.
+    /// Returns the ranges resolved ahead of the frontier, in order.
     pub fn ahead(&self) -> impl Iterator<Item = ResolvedRange> {
         let passed = |(first, (end, outcome)): (&Offset, &(Offset, Outcome))| ResolvedRange {
             range: OffsetRange { first: *first, end: *end },
@@ -141,12 +142,13 @@ impl Ledger {
         self.ahead.iter().map(passed)
     }
 
-    /// What the frontier has passed since the last call, in order, neighbours of one outcome joined.
+    /// Returns the ranges that the frontier has passed since the last call, in order, with adjacent ranges of one
+    /// outcome joined.
     pub fn drain_resolved(&mut self) -> Vec<ResolvedRange> {
         std::mem::take(&mut self.passed)
     }
 
-    /// Records the outcome of `range`; returns whether the frontier moved.
+    /// Records the outcome of `range`; returns true if the frontier moved.
     pub fn resolve(&mut self, range: OffsetRange, outcome: Outcome) -> Result<bool, AlreadyResolved> {
         if range.is_empty() {
             return Ok(false);
@@ -168,7 +170,7 @@ impl Ledger {
         Ok(true)
     }
 
-    /// The parts of `range` that have no outcome yet, in order.
+    /// Returns the parts of `range` that have no outcome, in order.
     pub fn open_in(&self, range: OffsetRange) -> Vec<OffsetRange> {
         let mut open = Vec::new();
         let mut from = range.first.max(self.frontier);
@@ -249,7 +251,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a map of every single offset.
+        /// Compares with a map of every offset.
         #[test]
         fn com_1_alo_1_agrees_with_a_naive_map(steps in prop::collection::vec((0i64..60, 1i64..8, 0usize..11), 1..60)) {
             const ALL: [Outcome; 11] = Outcome::ALL;

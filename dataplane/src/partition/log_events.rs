@@ -1,4 +1,4 @@
-//! What a partition tells people, in its log, its status and its counters.
+//! Log messages, status and counters for the events of a partition.
 
 use lighterman_proto::failure::FailureCondition;
 

@@ -1,4 +1,4 @@
-//! What a partition accepts.
+//! Messages that a partition accepts.
 
 use actix::Message;
 use lighterman_proto::ids::{Epoch, Offset};
@@ -8,49 +8,49 @@ use super::effects::{BatchResolution, SkipAnswer};
 use crate::batcher::BatchId;
 use crate::credit::memory::MemoryLease;
 
-/// The batcher fixed an offer as a batch.
+/// The batcher sealed an offer as a batch.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct OfferSealed {
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Which offer.
+    /// Sequence number of the offer.
     pub seq: u64,
-    /// The offset behind what is in the batch of it.
+    /// Offset after the last one that the batch takes from the offer.
     pub end: Offset,
-    /// As which batch.
+    /// The batch.
     pub batch: BatchId,
 }
 
-/// The batcher gave an offer back.
+/// The batcher returned an offer.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct OfferWithdrawn {
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Which offer.
+    /// Sequence number of the offer.
     pub seq: u64,
 }
 
-/// What became of a batch.
+/// Result of a batch.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct BatchResolved {
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Which batch.
+    /// The batch.
     pub batch: BatchId,
-    /// What became of it.
+    /// Result for the records of this partition.
     pub resolution: BatchResolution,
-    /// What went wrong, for people; nothing when all went well.
+    /// Error message for operators; `None` on success.
     pub error: Option<String>,
 }
 
-/// The group refuses the commits for good, and the member stops: the drain does not wait for them.
+/// The group permanently rejects the commits, and the member stops: the drain does not wait for them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CommitGivenUp {
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
 }
 
@@ -58,15 +58,15 @@ pub struct CommitGivenUp {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CommitAcknowledged {
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// The offset that is committed.
+    /// The committed offset.
     pub offset: Offset,
-    /// Which commit.
+    /// Sequence number of the commit.
     pub seq: u64,
 }
 
-/// Bytes that were waited for, to inflate the batch at the front.
+/// Memory that was waited for, to decompress the batch at the front.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CreditGranted(pub MemoryLease);
@@ -76,28 +76,28 @@ pub struct CreditGranted(pub MemoryLease);
 #[rtype(result = "()")]
 pub struct Drain;
 
-/// Ownership is gone: touch nothing any more.
+/// Ownership has ended: stop without any further effect.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Fence;
 
-/// Others are short of bytes: give back what is of no use now.
+/// Other partitions are short of memory: release the records that cannot be used yet.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct GiveBack;
 
-/// A person wants a record that fails resolved as skipped.
+/// Request of an operator to skip a failing record or an unreadable range.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct SkipRecord {
     /// Partition index.
     pub partition: i32,
-    /// Which record, or the first of what cannot be read.
+    /// Offset of the record, or the first offset of the unreadable range.
     pub offset: Offset,
-    /// The offset behind what cannot be read.
+    /// Offset after the unreadable range.
     pub end: Option<Offset>,
-    /// Why, for the log and the audit.
+    /// Reason, for the log and the audit.
     pub reason: String,
-    /// Dropped when nobody here owns the partition.
+    /// Sender of the reply; dropped if the partition is not owned here.
     pub reply: oneshot::Sender<SkipAnswer>,
 }

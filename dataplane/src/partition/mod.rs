@@ -1,4 +1,5 @@
-//! One topic-partition under one epoch: fetch buffer, ledger, state machine, and the actor around them.
+//! Processing of one topic-partition under one ownership epoch: fetch buffer, ledger, state machine, and the actor
+//! around them.
 
 pub mod actor;
 pub mod attempt;

@@ -1,4 +1,4 @@
-//! The partition core against a model of broker, batcher, function and group that do everything in any order.
+//! Tests of the partition core against a model of broker, batcher, function and group that act in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -52,21 +52,21 @@ impl BatchOpener for PlainTools {
     }
 }
 
-/// The value's length is the record's size: the test decides what is oversized.
+/// Takes the value's length as the record's size, so that a test decides which records are oversized.
 impl RecordSizer for PlainTools {
     fn record_bytes(&self, record: &Record<'_>, _: bool) -> usize {
         record.value.map_or(0, <[u8]>::len)
     }
 }
 
-/// A value that begins with `f` is filtered out.
+/// Filters out values that start with `f`.
 impl RecordFilter for PlainTools {
     fn passes(&self, record: &Record<'_>) -> bool {
         record.value.is_none_or(|value| !value.starts_with(b"f"))
     }
 }
 
-/// Filters that refuse these offsets.
+/// Filter that rejects these offsets.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RefusingFilter(pub(super) BTreeSet<i64>);
 
@@ -76,7 +76,7 @@ impl RecordFilter for RefusingFilter {
     }
 }
 
-/// All records of one plain batch, as a cut.
+/// Returns all records of one uncompressed batch as a partition batch.
 pub(crate) fn cut_of(records: &Bytes) -> PartitionBatch {
     let mut buffer = FetchBuffer::default();
     let now = Moment::from_micros(1);
@@ -116,12 +116,12 @@ fn varint(value: i64, into: &mut Vec<u8>) {
     into.push(left as u8);
 }
 
-/// One batch of records at `deltas` (offset delta, value bytes), ending `tail` offsets behind the last.
+/// Returns one batch of records at `deltas` (offset delta, value bytes), whose last offset is `base` + `last_delta`.
 pub(crate) fn batch(base: i64, deltas: &[(i64, usize)], last_delta: i64, control: bool) -> Bytes {
     batch_at(base, deltas, last_delta, control, |_| 0)
 }
 
-/// The same, with a timestamp for each offset delta.
+/// Same as [`batch`], with a timestamp for each offset delta.
 pub(super) fn batch_at(
     base: i64,
     deltas: &[(i64, usize)],
@@ -161,7 +161,8 @@ pub(super) fn batch_at(
     whole.freeze()
 }
 
-/// A log: batches with gaps, control batches, emptied batches; the records that must be delivered, and those that must not.
+/// Log of batches with gaps, control batches and emptied batches, with the records that must be delivered and those
+/// that the filters reject.
 #[derive(Clone, Debug, Default)]
 struct ModelLog {
     batches: Vec<(i64, i64, Bytes)>,
@@ -194,7 +195,7 @@ fn any_log() -> impl Strategy<Value = ModelLog> {
     })
 }
 
-/// The same with filters: none, some, or all of its records are refused.
+/// Same as [`any_log`], with filters that reject none, some, or all of the records.
 fn any_filtered_log() -> impl Strategy<Value = ModelLog> {
     let share = prop_oneof![2 => Just(0.0), 3 => 0.1..0.9, 1 => Just(1.0)];
     (any_log(), prop::collection::vec(0.0..1.0, 60), share).prop_map(|(mut log, dice, share)| {
@@ -212,7 +213,7 @@ struct PartitionModel {
     now: Moment,
     wanted: Option<Offset>,
     offered: Option<(u64, PartitionBatch)>,
-    /// What the same offer showed before it grew: the seal may have crossed its growth.
+    /// The same offer before it grew: a seal may have crossed its growth.
     earlier: Option<(u64, PartitionBatch)>,
     flying: Option<(BatchId, Vec<i64>)>,
     commits: Vec<(u64, Offset)>,
@@ -322,7 +323,7 @@ impl PartitionModel {
         }
     }
 
-    /// ALO-1: every offset ends once, and as filtered exactly when the filters refuse its record.
+    /// ALO-1: every offset ends once, and as filtered exactly if the filters reject its record.
     fn note(&mut self, passed: &[ResolvedRange]) {
         for passed in passed {
             for offset in passed.range.first.0..passed.range.end.0 {
@@ -357,7 +358,7 @@ impl PartitionModel {
         self.seal_as(seq, cut);
     }
 
-    /// The batcher had sealed what was shown first when it was told of the rest.
+    /// Seals the offer as it was before it grew: the batcher had not received the growth.
     fn seal_earlier(&mut self) {
         let Some((seq, cut)) = self.earlier.take() else { return };
         if self.offered.take_if(|(offered, _)| *offered == seq).is_some() {
@@ -420,7 +421,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn ord_1_com_1_alo_1_liv_1_whatever_happens_in_whatever_order(
+    fn ord_1_com_1_alo_1_liv_1_events_in_any_order_deliver_everything(
         log in any_filtered_log(),
         steps in prop::collection::vec((0u8..10, 1usize..4), 0..120),
     ) {
@@ -437,7 +438,7 @@ proptest! {
                 _ => world.tick(),
             }
         }
-        // The faults are over: everything arrives, everything is committed (LIV-1).
+        // The faults are over: everything is delivered and committed (LIV-1).
         for _ in 0..400 {
             world.fetch(3);
             world.seal();
@@ -453,7 +454,7 @@ proptest! {
         let filtered = world.log.refused.0.len();
         prop_assert_eq!(world.core.ledger().count(Outcome::Filtered), filtered as u64);
         prop_assert_eq!(world.outcomes.len() as i64, world.log.end, "every offset was told");
-        // The same records again after a failure, none less and none more.
+        // After a failure exactly the same records are retried.
         for pair in world.attempts.windows(2) {
             if !pair[0].1 {
                 prop_assert_eq!(&pair[0].0, &pair[1].0);
@@ -490,7 +491,7 @@ proptest! {
 }
 
 #[test]
-fn own_1_an_answer_for_another_batch_changes_nothing() {
+fn own_1_result_for_other_batch_is_ignored() {
     let log = ModelLog {
         batches: vec![(0, 1, batch(0, &[(0, 5)], 0, false))],
         records: BTreeMap::from([(0, 5)]),
@@ -506,7 +507,7 @@ fn own_1_an_answer_for_another_batch_changes_nothing() {
     assert_eq!(world.commits, [(1, Offset(1))]);
 }
 
-/// `count` records, one each batch; those of `delivered` pass the filters.
+/// Model with `count` batches of one record each, of which those in `delivered` pass the filters.
 fn sparse(count: i64, delivered: &[i64]) -> PartitionModel {
     PartitionModel::new(ModelLog {
         batches: (0..count).map(|at| (at, at + 1, batch(at, &[(0, 5)], 0, false))).collect(),
@@ -517,7 +518,7 @@ fn sparse(count: i64, delivered: &[i64]) -> PartitionModel {
 }
 
 #[test]
-fn liv_1_a_stretch_in_which_everything_is_filtered_is_committed_without_an_invocation() {
+fn liv_1_filtered_range_committed_without_invocation() {
     let mut world = sparse(40, &[]);
     let mut before = Offset(0);
     while world.committed < Offset(40) {
@@ -532,7 +533,7 @@ fn liv_1_a_stretch_in_which_everything_is_filtered_is_committed_without_an_invoc
 }
 
 #[test]
-fn com_1_records_filtered_behind_an_undelivered_one_wait_for_it() {
+fn com_1_filtered_records_after_undelivered_one_wait() {
     let mut world = sparse(9, &[2, 6]);
     world.fetch(9);
     assert_eq!(
@@ -557,7 +558,7 @@ fn com_1_records_filtered_behind_an_undelivered_one_wait_for_it() {
 }
 
 #[test]
-fn a_refused_record_costs_no_allocation() {
+fn filtered_record_costs_no_allocation() {
     let refuse = |count: i64| {
         let deltas: Vec<(i64, usize)> = (0..count).map(|delta| (delta, 20)).collect();
         let frame = batch(0, &deltas, count - 1, false);

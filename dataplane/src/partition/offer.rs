@@ -1,5 +1,5 @@
-//! An offer while it is out: it takes in what arrives, is taken back when a record in it grows too old, and is fixed as a
-//! batch. A seal may cross what was shown after it on its way: only what was sealed is in the batch.
+//! Life of an offer: it grows as records arrive, is withdrawn when one of its records becomes too old, and is sealed
+//! as a batch. A seal may cross an update of the offer: the batch holds only the sealed records.
 
 use lighterman_proto::ids::Offset;
 use lighterman_proto::units::{Moment, TimestampMs};
@@ -10,7 +10,7 @@ use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
 use crate::batcher::BatchId;
 
 impl PartitionCore {
-    /// The batcher fixed what offer `seq` had up to `end` as `batch`; false when that offer is not out any more.
+    /// Handles the sealing of offer `seq` up to `end` as `batch`; returns false if that offer is not the current one.
     pub fn sealed(&mut self, seq: u64, end: Offset, batch: BatchId, tools: &CoreContext<'_>) -> bool {
         let ours = matches!(self.flight, AttemptState::Offered { seq: offered } if offered == seq);
         if ours {
@@ -20,7 +20,7 @@ impl PartitionCore {
         ours
     }
 
-    /// The batcher gave offer `seq` back.
+    /// Handles the withdrawal of offer `seq`.
     pub fn withdrawn(&mut self, now: Moment, seq: u64, tools: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         if matches!(self.flight, AttemptState::Offered { seq: offered } if offered == seq) {
@@ -30,7 +30,7 @@ impl PartitionCore {
         out
     }
 
-    /// An offer that nobody has sealed takes in what has arrived since. A retry never does: the same records under the
+    /// Adds records that have arrived to an unsealed offer. A retry never grows: it sends the same records under the
     /// same key.
     pub(super) fn grow_offer(
         &mut self,
@@ -46,12 +46,13 @@ impl PartitionCore {
         if self.current.batch.records > before || is_time {
             self.publish_offer(now, tools, out);
         } else {
-            // The call that was arranged may have been for an offer before this one.
+            // The scheduled wake-up may have been for an earlier offer.
             self.schedule_wake(self.offered_until, now, out);
         }
     }
 
-    /// Offers what is in work. What has grown too old while it was offered is taken back instead, and judged then.
+    /// Offers the current batch. If a record has become too old while offered, the offer is withdrawn instead, and
+    /// its age is judged after that.
     pub(super) fn publish_offer(&mut self, now: Moment, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
         let expires = self.first_expiry(now, tools.wall);
         if let AttemptState::Offered { seq } = self.flight {
@@ -71,7 +72,7 @@ impl PartitionCore {
         self.schedule_wake(expires, now, out);
     }
 
-    /// One call is arranged at a time: an earlier one looks again, and arranges the next.
+    /// Schedules a wake-up, at most one at a time: an earlier one checks again and schedules the next.
     fn schedule_wake(&mut self, expires: Option<Moment>, now: Moment, out: &mut PartitionEffects) {
         let Some(at) = expires else { return };
         if self.judged_at.is_none_or(|arranged| arranged <= now || at < arranged) {
@@ -80,14 +81,14 @@ impl PartitionCore {
         }
     }
 
-    /// When the first record in work grows too old.
+    /// Returns the time at which the first of the current records becomes too old.
     fn first_expiry(&self, now: Moment, wall: TimestampMs) -> Option<Moment> {
         let age_max = self.start.policy.record_age_max?;
         let left = self.current.batch.walk().filter_map(|record| until_expired(&record, age_max, wall)).min();
         left.map(|left| now + left)
     }
 
-    /// What was shown only after the batch had been fixed is not in it, and comes next.
+    /// Splits off the records that were offered only after the batch was sealed; they form the next attempt.
     fn split_unsealed(&mut self, end: Offset, tools: &CoreContext<'_>) {
         let range = self.current.batch.range;
         if mutant!("seal-takes-in-what-came-later", end >= range.end, true) {

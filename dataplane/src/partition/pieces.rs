@@ -1,7 +1,9 @@
-//! A batch too large to be inflated at once: its records are inflated piece by piece, each piece on credit of its own.
+//! Record batches too large to be decompressed at once: their records are decompressed piece by piece, each piece on
+//! its own lease.
 //!
-//! The decoder stays where it is between pieces, on credit too, so that each byte is inflated once. A batch that is given back
-//! meanwhile is fetched again and inflated from its beginning: its decoder cannot begin in the middle.
+//! Between pieces the decoder keeps its state, on a lease too, so that each byte is decompressed once. A batch that
+//! is released in the meantime is fetched again and decompressed from its start, as its decoder cannot start in the
+//! middle.
 
 use std::sync::Arc;
 
@@ -13,71 +15,73 @@ use crate::credit::memory::MemoryLease;
 
 const KIB: usize = 1024;
 
-/// How much of a batch is held at once.
+/// Limits on how much of a batch is held at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PieceLimits {
-    /// One piece; what is not larger inflated is inflated at once.
+    /// Size of a piece, in bytes; a batch up to this size is decompressed at once.
     pub piece_bytes: usize,
-    /// The largest record that is held; a larger one is passed over, and only its place and time are known.
+    /// Size of the largest record that is held, in bytes. A larger one is skipped over, and only its offset and
+    /// timestamp are known.
     pub record_bytes_max: usize,
-    /// How far a decoder may look back, in bytes, which takes so much memory.
+    /// Largest decoder window, in bytes; the decoder takes as much memory.
     pub window_bytes_max: usize,
-    /// What is inflated before others on the thread have their turn.
+    /// Bytes decompressed before other tasks on the thread run.
     pub turn_bytes: usize,
 }
 
 impl PieceLimits {
-    /// What suits a budget of so many bytes. A piece is a sixteenth of it, so that several partitions get on beside each
-    /// other; a record may be as large as all of it, which is the one oversized record of MEM-1.
+    /// Returns the limits for a budget of `budget_bytes`. A piece is a sixteenth of the budget, so that several
+    /// partitions can make progress at once. A record may take the whole budget, as the one oversized record of
+    /// MEM-1.
     pub fn of(budget_bytes: usize) -> Self {
         Self {
             piece_bytes: (budget_bytes / 16).clamp(64 * KIB, 4 * KIB * KIB),
             record_bytes_max: budget_bytes.clamp(8 * KIB * KIB, 64 * KIB * KIB),
             window_bytes_max: budget_bytes.clamp(8 * KIB * KIB, 128 * KIB * KIB),
-            // Enough for one payload, so that a batch is cut in one turn as a rule.
+            // Enough for one payload, so that a batch is usually filled in one turn.
             turn_bytes: 8 * KIB * KIB,
         }
     }
 }
 
-/// A batch that is inflated in pieces.
+/// Record batch that is decompressed in pieces.
 #[derive(Debug)]
 pub struct PiecedBatch {
     stream: BatchStream,
     memory: SharedLease,
-    /// What keeps the bytes on the budget that the stream reads from.
+    /// Lease on the compressed bytes that the stream reads.
     _frame: SharedLease,
 }
 
-/// What comes next of a batch.
+/// Next part of a batch.
 #[derive(Debug)]
 pub enum NextPiece {
-    /// Whole records, and the credit they stand on.
+    /// Whole records, with the lease on their memory.
     Records {
-        /// They stand in it as in a batch's records section.
+        /// The records, in the format of a batch's records section.
         plain: Bytes,
-        /// How many.
+        /// Number of records.
         records: u32,
-        /// What keeps them on the budget.
+        /// Lease on the memory of the records.
         hold: SharedLease,
     },
-    /// A record that was too large to be held.
+    /// A record that was too large to hold.
     Unheld {
-        /// Its place and time, as a record without content.
+        /// The record's offset and timestamp, as a record without content.
         stub: Bytes,
-        /// What it takes in the batch, in bytes.
+        /// Size of the record in the batch, in bytes.
         bytes: usize,
-        /// What keeps the stub on the budget.
+        /// Lease on the memory of the stub.
         hold: SharedLease,
     },
-    /// There is no credit now for this many bytes.
+    /// The memory for this many bytes is not available.
     NoCredit(usize),
-    /// Others have their turn first.
+    /// Other tasks on the thread run first.
     Later,
 }
 
 impl PiecedBatch {
-    /// Bytes that a batch takes besides its pieces.
+    /// Returns the memory that a batch takes besides its pieces, in bytes.
     pub fn memory_bytes(
         header: &BatchHeader,
         packed: &[u8],
@@ -86,7 +90,8 @@ impl PiecedBatch {
         BatchStream::memory_bytes(header.compression, packed, limits.window_bytes_max)
     }
 
-    /// A batch whose records section `packed` stands on `frame`; `memory` is at least [`Self::memory_bytes`].
+    /// Creates a batch from its records section `packed`, whose memory `frame` leases; `memory` is at least
+    /// [`Self::memory_bytes`].
     pub fn new(
         header: &BatchHeader,
         packed: Bytes,
@@ -97,17 +102,18 @@ impl PiecedBatch {
         Ok(Self { stream, memory: Arc::new(memory), _frame: SharedLease::clone(frame) })
     }
 
-    /// Records still to come.
+    /// Number of records still to come.
     pub fn left(&self) -> u32 {
         self.stream.left()
     }
 
-    /// What stands on the budget as long as the batch does.
+    /// Returns the lease that lives as long as the batch.
     pub(super) fn memory(&self) -> &SharedLease {
         &self.memory
     }
 
-    /// What comes next. `spent` are the bytes inflated in this turn so far; `take` lends bytes, or not.
+    /// Returns the next part. `spent` counts the bytes decompressed in this turn; `take` leases bytes, if they are
+    /// available.
     pub fn next(
         &mut self,
         limits: &PieceLimits,

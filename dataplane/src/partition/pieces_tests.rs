@@ -1,4 +1,4 @@
-//! The partition core on real codecs and a real budget: batches in pieces.
+//! Tests of the partition core with real codecs and a real budget: batches in pieces.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -29,14 +29,14 @@ use crate::credit::memory::{MemoryBudget, MemoryLease};
 pub(super) const MIB: usize = 1 << 20;
 const NOW: Moment = Moment::from_micros(1);
 
-/// `plain`, a batch as it is, in zstd; `cut` bytes of it are missing at the end, under a checksum that is right.
+/// Compresses the uncompressed batch `plain` with zstd and removes `cut` bytes at its end; the checksum is valid.
 pub(super) fn packed(plain: &[u8], cut: usize) -> Vec<u8> {
     let mut body = zstd::encode_all(&plain[61..], 1).expect("memory");
     body.truncate(body.len() - cut);
     sealed(&[&plain[..61], &body].concat(), 4)
 }
 
-/// A batch whose length and checksum are right again, in `codec`.
+/// Returns the batch with `codec` set, and with its length and checksum recomputed.
 pub(super) fn sealed(bytes: &[u8], codec: u8) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let length = bytes.len() as u32 - 12;
@@ -52,14 +52,14 @@ pub(super) fn values(base: i64, sizes: &[usize]) -> Vec<u8> {
     batch(base, &deltas, sizes.len() as i64 - 1, false).to_vec()
 }
 
-/// A partition whose every wish is granted at once, and what became of its records.
+/// Partition whose effects are carried out at once, with the outcomes of its records.
 pub(super) struct PieceDriver {
     pub(super) core: PartitionCore,
     inflater: RefCell<BatchInflater>,
     budget: MemoryBudget,
     limits: PieceLimits,
     pub(super) log: Bytes,
-    /// Offset behind its last batch.
+    /// Offset after the last batch.
     end: i64,
     pub(super) now: Moment,
     queue: VecDeque<PartitionEffect>,
@@ -99,7 +99,7 @@ impl PieceDriver {
         let mut at = 0;
         let mut end = 0;
         while let Some(header) = log.get(at..at + 27) {
-            // By its lengths alone: batches that cannot be read have an end too.
+            // By lengths alone: batches that cannot be read have an end too.
             let number = |from: usize, bytes: usize| {
                 header[from..from + bytes].iter().fold(0i64, |number, byte| number << 8 | i64::from(*byte))
             };
@@ -141,7 +141,7 @@ impl PieceDriver {
         self.leased_max = self.leased_max.max(self.budget.leased());
     }
 
-    /// Goes on until nothing is left to do at once.
+    /// Runs until nothing can be done at once.
     pub(super) fn run(&mut self) {
         self.step(None, PartitionCore::wake);
         loop {
@@ -159,7 +159,7 @@ impl PieceDriver {
         }
     }
 
-    /// Goes on until records are offered.
+    /// Runs until records are offered.
     pub(super) fn next_offer(&mut self) -> (u64, PartitionBatch) {
         self.step(None, PartitionCore::wake);
         loop {
@@ -213,7 +213,7 @@ impl PieceDriver {
             PartitionEffect::AwaitCredit(short) => {
                 let budget = self.budget.clone();
                 let granted = budget.lease_or_overdraft(short.bytes, short.purpose).now_or_never();
-                // Without it whoever holds it must get on first.
+                // Without the lease, its current holder must make progress first.
                 if granted.is_some() {
                     self.step(granted, PartitionCore::wake);
                 }
@@ -267,9 +267,9 @@ impl PieceDriver {
     }
 }
 
-/// 70 MB in a batch of some kB, which was "inflates to more than 67108864 bytes" and stood for ever.
+/// Batch of less than 100 kB that decompresses to 70 MB, which is more than 67108864 bytes.
 #[test]
-fn mem_1_a_batch_larger_than_the_whole_budget_is_delivered_within_it() {
+fn mem_1_batch_larger_than_budget_delivered_within_it() {
     let log = packed(&values(0, &[1_000_000; 70]), 0);
     assert!(log.len() < 100_000);
     let mut driver = PieceDriver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
@@ -283,7 +283,7 @@ fn mem_1_a_batch_larger_than_the_whole_budget_is_delivered_within_it() {
 }
 
 #[test]
-fn mem_1_a_batch_is_delivered_although_others_hold_the_whole_budget() {
+fn mem_1_batch_delivered_while_others_hold_budget() {
     let log = packed(&values(0, &[300_000; 20]), 0);
     let mut driver = PieceDriver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
     let others = driver.budget.try_lease(16 * MIB - 40_000).expect("room");
@@ -292,9 +292,9 @@ fn mem_1_a_batch_is_delivered_although_others_hold_the_whole_budget() {
     assert_eq!(driver.budget.leased(), others.bytes());
 }
 
-/// Its decoder goes with it, since it cannot begin in the middle.
+/// The decoder is dropped with the batch, as it cannot start in the middle.
 #[test]
-fn mem_1_alo_1_a_batch_given_back_between_its_pieces_is_inflated_anew_and_delivered_once() {
+fn mem_1_alo_1_batch_released_between_pieces_delivered_once() {
     let log = packed(&values(0, &[300_000; 40]), 0);
     let mut driver = PieceDriver::new(log, 0, 16 * MIB, PieceLimits::of(16 * MIB));
     let (seq, cut) = driver.next_offer();
@@ -313,9 +313,10 @@ fn mem_1_alo_1_a_batch_given_back_between_its_pieces_is_inflated_anew_and_delive
     assert_eq!(driver.budget.leased(), 0);
 }
 
-/// A bomb is taken in turns, whether its records are wanted, were delivered before, or are too large for anything.
+/// A decompression bomb is processed in turns, whether its records are wanted, were delivered before, or are too
+/// large.
 #[test]
-fn liv_1_a_bomb_is_inflated_in_turns() {
+fn liv_1_decompression_bomb_processed_in_turns() {
     let log = packed(&values(0, &[2_000_000; 40]), 0);
     let mut driver = PieceDriver::new(log, 39, 16 * MIB, PieceLimits::of(16 * MIB));
     driver.run();
@@ -324,7 +325,7 @@ fn liv_1_a_bomb_is_inflated_in_turns() {
 }
 
 #[test]
-fn alo_1_a_record_larger_than_may_be_held_is_given_up_without_being_held() {
+fn alo_1_record_too_large_to_hold_is_given_up() {
     let sizes = [100, 30_000_000, 200];
     for has_destination in [false, true] {
         let policy = FailureHandling { has_destination, ..FailureHandling::default() };
@@ -343,9 +344,9 @@ fn alo_1_a_record_larger_than_may_be_held_is_given_up_without_being_held() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// The same records with the same ends, whatever the pieces, and from whatever offset on.
+    /// The same records have the same outcomes, for any piece size and start offset.
     #[test]
-    fn pieces_change_nothing(
+    fn pieced_and_whole_batches_end_the_same(
         batches in prop::collection::vec(prop::collection::vec(0usize..400, 1..20), 1..5),
         piece_bytes in 1usize..500, turn_bytes in 1usize..2_000, committed in 0i64..30,
     ) {

@@ -1,5 +1,6 @@
-//! The failure policy against a model of a function whose records fail as often as the test says, of owners that die, of a
-//! destination that fails, and of a person who skips: every record ends once, attempts stay within the limit, order holds.
+//! Tests of the failure policy against a model. Records fail as often as the test requires, owners die, the
+//! destination fails, and an operator skips records. Every record ends once, attempts stay within the limit, and
+//! order is kept.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,12 +26,12 @@ use crate::batcher::BatchId;
 const LIMITS: PartitionBatchLimits = PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 };
 const RECORDS: i64 = 24;
 
-/// How the function says what failed.
+/// How the function reports failed records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ResponseStyle {
     AllOrNothing,
     Names,
-    /// It stops at its first failure, and names that one: AWS's checkpoint.
+    /// Stops at its first failure and reports that record, as with AWS's checkpoint.
     StopsAtFirst,
 }
 
@@ -38,7 +39,7 @@ enum ResponseStyle {
 enum PolicyStep {
     Fetch,
     Seal,
-    /// The seal has crossed what was shown last.
+    /// The seal has crossed the latest version of the offer.
     SealEarlier,
     Answer,
     Throttle,
@@ -48,14 +49,14 @@ enum PolicyStep {
     Bury(DeadLetterResult),
     Die,
     HandOver,
-    /// The mapping's filters change: a hand-over to an owner that refuses these.
+    /// The mapping's filters change: a hand-over to an owner that rejects these offsets.
     Refilter(BTreeSet<i64>),
     Skip(i64),
-    /// Others are short of bytes.
+    /// Other partitions are short of memory.
     GiveBack,
 }
 
-/// What the batcher has of an offer.
+/// Offer as the batcher has it.
 #[derive(Debug)]
 struct ShownOffer {
     seq: u64,
@@ -69,9 +70,9 @@ struct PolicyModel {
     core: PartitionCore,
     now: Moment,
     wall: TimestampMs,
-    /// How often each record still fails; `u32::MAX`: always.
+    /// Number of times that each record still fails; `u32::MAX`: always.
     fails: BTreeMap<i64, u32>,
-    /// What the filters refuse now, and what they have refused.
+    /// Offsets that the current filters reject. `refused` holds those that any filters have rejected.
     refusing: RefusingFilter,
     filters: u32,
     refused: BTreeSet<i64>,
@@ -88,7 +89,7 @@ struct PolicyModel {
     answered_for: BTreeSet<i64>,
     at_destination: BTreeSet<i64>,
     skipped: BTreeSet<i64>,
-    /// What this owner has promised to skip.
+    /// Offsets that this owner has accepted to skip.
     promised: BTreeSet<i64>,
     tries: BTreeMap<i64, u32>,
     failures: BTreeMap<i64, u32>,
@@ -195,7 +196,7 @@ impl PolicyModel {
         }
     }
 
-    /// COM-1: whatever is about to be committed has really ended that way.
+    /// COM-1: offsets that are about to be committed have ended with the given outcome.
     fn check_passed(&self, passed: ResolvedRange) {
         for offset in passed.range.first.0..passed.range.end.0 {
             let so = match passed.outcome {
@@ -378,7 +379,7 @@ impl PolicyModel {
         self.step(|core, now, tools| core.buried(now, ticket, buried, tools));
     }
 
-    /// kill −9: what was committed is all that is left, as text.
+    /// Simulates `kill -9`: only the committed progress survives, as text.
     fn die(&mut self) {
         if let Some((_, cut)) = self.flying.take() {
             for offset in offsets(&cut) {
@@ -403,7 +404,7 @@ impl PolicyModel {
         read
     }
 
-    /// A drain, and the next owner, perhaps with other filters: nothing is tried twice for it.
+    /// Drains, then starts the next owner, possibly with other filters; no record is attempted twice for it.
     fn hand_over(&mut self, refusing: Option<BTreeSet<i64>>) {
         self.step(PartitionCore::drain);
         for _ in 0..4 {
@@ -428,7 +429,7 @@ impl PolicyModel {
         self.step(PartitionCore::wake);
     }
 
-    /// Faults over: everything ends (LIV-1).
+    /// Runs without faults until everything has ended (LIV-1).
     fn finish(&mut self) {
         for _ in 0..900 {
             for step in [
@@ -470,9 +471,9 @@ fn offsets(cut: &PartitionBatch) -> Vec<i64> {
     cut.walk().map(|record| record.offset.0).collect()
 }
 
-/// Its age is shown: of what has ended it would grow for ever.
+/// The age of the oldest record is shown. If resolved records counted, it would grow forever.
 #[test]
-fn the_oldest_record_is_the_first_that_is_here_without_an_outcome() {
+fn oldest_is_first_held_record_without_outcome() {
     let mut world =
         PolicyModel::new(FailureHandling::default(), ResponseStyle::AllOrNothing, BTreeMap::new());
     assert_eq!(world.core.oldest(), None);
@@ -527,7 +528,8 @@ fn any_step() -> impl Strategy<Value = PolicyStep> {
 }
 
 fn any_failures(policy: FailureHandling) -> impl Strategy<Value = BTreeMap<i64, u32>> {
-    // Without a limit a record that always fails blocks for ever, as it should: then it fails for a while only.
+    // Without a limit, a record that always fails blocks its partition forever, as intended. Such records fail only a
+    // few times here.
     let most = if policy.retries_max.is_some() { u32::MAX } else { 4 };
     prop::collection::btree_map(0..RECORDS, prop_oneof![1u32..4, Just(most)], 0..6)
 }
@@ -559,10 +561,11 @@ proptest! {
             let tries = world.tries.get(&offset).copied().unwrap_or(0);
             let known = world.failures.get(&offset).copied().unwrap_or(0);
             if let Some(retries) = policy.retries_max && !too_large {
-                // Cutting a batch in two uses up no attempt; a batch of eight is cut three times. Attempts are counted anew under
-                // other filters.
+                // Splitting a batch uses up no attempt, and a batch of eight is split three times. Other filters
+                // reset the count of attempts.
                 let cuts = if policy.bisect { 3 * (1 + world.deaths + world.filters) } else { 0 };
-                // With a single attempt nothing is on record before its outcome is: an owner that dies between repeats it.
+                // With a single attempt nothing is committed before its outcome, so an owner that dies before that
+                // repeats it.
                 let unrecorded = if retries == 0 { world.deaths } else { 0 };
                 prop_assert!(
                     tries <= (retries + 1) * (world.filters + 1) + cuts + unrecorded || known <= 1,
@@ -576,9 +579,9 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
-    /// Records wait in an offer as long as a window is: that none is sealed when it is too old is asserted at every seal.
+    /// Records wait in an offer for up to a batching window. Every seal asserts that none of them is too old.
     #[test]
-    fn a_record_that_grows_too_old_in_an_offer_is_not_sent(
+    fn record_expired_while_offered_is_not_sent(
         policy in any_policy(),
         timestamp in prop_oneof![
             Just((|_| 0) as fn(i64) -> i64),
@@ -602,7 +605,7 @@ proptest! {
 }
 
 #[test]
-fn a_record_that_grows_too_old_while_its_offer_waits_is_judged_then_and_the_young_ones_go_on() {
+fn expiry_while_offered_leaves_younger_records() {
     let policy =
         FailureHandling { record_age_max: Some(Duration::from_secs(9)), ..FailureHandling::default() };
     let mut world = PolicyModel::new(policy, ResponseStyle::AllOrNothing, BTreeMap::new());
@@ -621,9 +624,9 @@ fn a_record_that_grows_too_old_while_its_offer_waits_is_judged_then_and_the_youn
     assert_eq!(offsets(&world.flying.as_ref().expect("the young ones").1), [2, 3, 4]);
 }
 
-/// One call is arranged at a time, however many offers come and go before it.
+/// One wake-up is scheduled at a time, however many offers are made before it.
 #[test]
-fn mem_1_offers_do_not_heap_up_calls_for_their_age() {
+fn mem_1_offers_schedule_one_expiry_wakeup() {
     let policy =
         FailureHandling { record_age_max: Some(Duration::from_secs(3_600)), ..FailureHandling::default() };
     let mut core = core(policy, 0, Offset(0), None, None);
@@ -653,7 +656,7 @@ fn mem_1_offers_do_not_heap_up_calls_for_their_age() {
 }
 
 #[test]
-fn alo_1_what_was_shown_after_the_seal_is_not_taken_for_delivered() {
+fn alo_1_offer_grown_after_seal_is_not_delivered() {
     let mut world =
         PolicyModel::new(FailureHandling::default(), ResponseStyle::AllOrNothing, BTreeMap::new());
     world.take(PolicyStep::Fetch);
@@ -669,7 +672,7 @@ fn alo_1_what_was_shown_after_the_seal_is_not_taken_for_delivered() {
 }
 
 #[test]
-fn a_record_with_three_retries_is_never_tried_a_fifth_time_because_a_node_died() {
+fn retry_limit_holds_when_owner_dies() {
     let policy = FailureHandling { retries_max: Some(3), ..FailureHandling::default() };
     for dies_in in 1..=4 {
         let mut world =
@@ -695,7 +698,7 @@ fn a_record_with_three_retries_is_never_tried_a_fifth_time_because_a_node_died()
     }
 }
 
-/// One batch of five records is offered, sealed and on its way.
+/// Returns a model with one batch of five records in flight.
 fn flying(policy: FailureHandling, says: ResponseStyle, fails: BTreeMap<i64, u32>) -> PolicyModel {
     let mut world = PolicyModel::new(policy, says, fails);
     for step in [PolicyStep::Fetch, PolicyStep::Acknowledge, PolicyStep::Seal] {
@@ -706,7 +709,7 @@ fn flying(policy: FailureHandling, says: ResponseStyle, fails: BTreeMap<i64, u32
 }
 
 #[test]
-fn alo_1_a_neighbours_poison_gives_nobody_up_and_sends_everyone_alone() {
+fn alo_1_mixed_batch_failure_retries_records_alone() {
     let policy = FailureHandling { retries_max: Some(0), ..FailureHandling::default() };
     let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::new());
     let again_at = world.now;
@@ -719,7 +722,7 @@ fn alo_1_a_neighbours_poison_gives_nobody_up_and_sends_everyone_alone() {
 }
 
 #[test]
-fn records_grow_too_old_before_the_first_attempt_and_between_attempts() {
+fn records_expire_before_and_between_attempts() {
     let age_max = Some(Duration::from_secs(60));
     for has_destination in [false, true] {
         let policy =
@@ -737,7 +740,7 @@ fn records_grow_too_old_before_the_first_attempt_and_between_attempts() {
 }
 
 #[test]
-fn a_record_that_the_endpoint_finds_too_large_alone_goes_to_the_destination() {
+fn single_record_too_large_for_endpoint_given_up() {
     for (has_destination, expected) in [(false, Outcome::Oversized), (true, Outcome::DeadLettered)] {
         let policy = FailureHandling { has_destination, ..FailureHandling::default() };
         let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::new());
@@ -756,7 +759,7 @@ fn a_record_that_the_endpoint_finds_too_large_alone_goes_to_the_destination() {
 }
 
 #[test]
-fn an_errand_that_ends_without_an_answer_rests_before_the_next() {
+fn stopped_dead_letter_backs_off_before_resending() {
     let policy =
         FailureHandling { retries_max: Some(0), has_destination: true, ..FailureHandling::default() };
     let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
@@ -772,7 +775,7 @@ fn an_errand_that_ends_without_an_answer_rests_before_the_next() {
 }
 
 #[test]
-fn what_was_given_up_is_not_tried_again_because_a_node_died_before_the_destination_had_it() {
+fn given_up_records_not_retried_after_owner_dies() {
     let policy =
         FailureHandling { retries_max: Some(0), has_destination: true, ..FailureHandling::default() };
     let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
@@ -785,9 +788,9 @@ fn what_was_given_up_is_not_tried_again_because_a_node_died_before_the_destinati
     assert_eq!((world.tries[&0], world.outcomes[&0]), (1, Outcome::DeadLettered));
 }
 
-/// A destination that is down makes lag, and lag makes consumers that partitions move to.
+/// A destination that is down causes lag, and lag causes more consumers, to which partitions move.
 #[test]
-fn what_was_given_up_keeps_its_error_when_the_partition_moves_on_the_node() {
+fn given_up_records_keep_error_across_handover() {
     let policy =
         FailureHandling { retries_max: Some(0), has_destination: true, ..FailureHandling::default() };
     let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
@@ -800,10 +803,10 @@ fn what_was_given_up_keeps_its_error_when_the_partition_moves_on_the_node() {
 }
 
 #[test]
-fn a_skip_is_kept_when_the_attempt_under_way_cuts_the_batch_in_two() {
+fn skip_kept_when_attempt_splits_batch() {
     let policy = FailureHandling { bisect: true, ..FailureHandling::default() };
     let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(4, 2), (3, 1)]));
-    // All of it fails and is cut in two; the first half succeeds.
+    // All records fail and are split in two; the first half succeeds.
     for _ in 0..2 {
         world.take(PolicyStep::Answer);
         while world.flying.is_none() {
@@ -820,7 +823,7 @@ fn a_skip_is_kept_when_the_attempt_under_way_cuts_the_batch_in_two() {
 }
 
 #[test]
-fn every_skip_that_was_accepted_during_one_attempt_is_carried_out_after_it_in_a_drain_too() {
+fn accepted_skips_carried_out_after_attempt_or_drain() {
     for is_drained in [false, true] {
         let policy = FailureHandling { named_only: true, ..FailureHandling::default() };
         let mut world =
@@ -848,7 +851,7 @@ fn every_skip_that_was_accepted_during_one_attempt_is_carried_out_after_it_in_a_
 
 /// The frontier jumps over records that are still in the buffer.
 #[test]
-fn alo_1_what_an_earlier_owner_resolved_is_not_sent_again_from_the_buffer() {
+fn alo_1_buffered_records_resolved_earlier_not_resent() {
     let policy = FailureHandling { named_only: true, ..FailureHandling::default() };
     let mut world = flying(policy, ResponseStyle::Names, BTreeMap::from([(0, 1), (3, 1)]));
     for step in [
@@ -868,7 +871,7 @@ fn alo_1_what_an_earlier_owner_resolved_is_not_sent_again_from_the_buffer() {
 }
 
 #[test]
-fn a_record_that_other_filters_let_through_is_tried_though_its_neighbours_are_used_up() {
+fn newly_passing_record_tried_despite_exhausted_neighbours() {
     let policy = FailureHandling { retries_max: Some(0), ..FailureHandling::default() };
     let mut world = PolicyModel::new(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
     world.take(PolicyStep::Refilter(BTreeSet::from([1])));
@@ -882,7 +885,7 @@ fn a_record_that_other_filters_let_through_is_tried_though_its_neighbours_are_us
 }
 
 #[test]
-fn alo_1_what_lies_behind_a_named_record_is_given_up_with_it_and_never_called_delivered() {
+fn alo_1_records_after_reported_one_never_count_delivered() {
     let policy = FailureHandling { retries_max: Some(1), ..FailureHandling::default() };
     for says in [ResponseStyle::StopsAtFirst, ResponseStyle::Names] {
         let mut world = flying(policy, says, BTreeMap::from([(2, u32::MAX)]));
@@ -895,7 +898,7 @@ fn alo_1_what_lies_behind_a_named_record_is_given_up_with_it_and_never_called_de
 }
 
 #[test]
-fn alo_1_the_next_owner_tries_all_from_the_lowest_named_record_on_again_as_this_one_would() {
+fn alo_1_next_owner_retries_from_lowest_reported_record() {
     for owner_changes in [false, true] {
         let fails = BTreeMap::from([(2, 1)]);
         let mut world = flying(FailureHandling::default(), ResponseStyle::StopsAtFirst, fails);
@@ -920,7 +923,7 @@ fn alo_1_the_next_owner_tries_all_from_the_lowest_named_record_on_again_as_this_
 }
 
 #[test]
-fn alo_1_a_partial_failure_is_cut_in_halves_down_to_the_record_where_order_is_kept() {
+fn alo_1_ordered_partial_failure_bisected_to_single_record() {
     let policy = FailureHandling { retries_max: Some(0), bisect: true, ..FailureHandling::default() };
     let mut world =
         flying(policy, ResponseStyle::StopsAtFirst, BTreeMap::from([(1, u32::MAX), (3, u32::MAX)]));

@@ -1,8 +1,8 @@
-//! What stands beside the committed offset, so that the next owner goes on where this one was: attempts, the pieces a batch
-//! was cut into, what is resolved behind the frontier.
+//! Progress committed with the offset, so that the next owner resumes where this one stopped: attempts, the pieces of
+//! a split batch, and the ranges resolved beyond the frontier.
 //!
-//! An attempt is on record before it begins when attempts are limited: a record whose limit is 3 retries is never tried a
-//! fifth time because a node died.
+//! If attempts are limited, an attempt is committed before it starts: a record with a limit of 3 retries is never
+//! tried a fifth time because a node died.
 
 use std::collections::VecDeque;
 
@@ -14,22 +14,22 @@ use super::attempt::RecordAttempt;
 use super::core::PartitionCore;
 use super::effects::{PartitionConfig, PartitionEffect, PartitionEffects};
 
-/// A piece that an owner before us has cut, to be cut again at the same place.
+/// Piece of a batch that an earlier owner has split, to be restored with the same end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InheritedPiece {
-    /// Where it ends; `None`: nobody had decided.
+    /// End of the piece; `None`: not decided by that owner.
     pub end: Option<Offset>,
-    /// Records that it may have held, where its end is not known: as many as a batch holds.
+    /// Maximum number of records in the piece if its end is unknown: as many as a batch holds.
     pub records_left: u32,
-    /// Attempts used up.
+    /// Number of attempts used up.
     pub attempts_used: u32,
-    /// Whether it failed alone.
+    /// True if the piece has failed without other partitions' records in the batch.
     pub failed_alone: bool,
-    /// When it failed first.
+    /// Time of the first failure, in milliseconds since the Unix epoch.
     pub first_failure_ms: Option<i64>,
 }
 
-/// How far an owner before us knew the log.
+/// End of the log as an earlier owner knew it.
 #[derive(Clone, Copy, Debug)]
 pub struct KnownLogEnd {
     end: Offset,
@@ -37,26 +37,26 @@ pub struct KnownLogEnd {
 }
 
 impl KnownLogEnd {
-    /// Whether a batch stands where that owner knew another one. A log that was cut off and written again carries a later
-    /// leader epoch there than any that was known before (KIP-101).
+    /// True if the batch has replaced one known to that owner. A log that was truncated and rewritten has a later
+    /// leader epoch there than any known before (KIP-101).
     pub fn is_overwritten_by(&self, header: &BatchHeader) -> bool {
         header.base_offset < self.end && header.leader_epoch > self.leader_epoch
     }
 }
 
-/// What an owner before us left.
+/// Progress left by an earlier owner.
 #[derive(Debug, Default)]
 pub(super) struct InheritedProgress {
-    /// What it cut, in order.
+    /// Pieces, in order.
     pub pieces: VecDeque<InheritedPiece>,
-    /// Ranges that it resolved behind the frontier, in order, as far as they were not met yet.
+    /// Ranges resolved beyond the frontier, in order, until the frontier passes them.
     pub known: Vec<OffsetRange>,
-    /// How far both are to be believed; `None`: whatever stands there.
+    /// Log end up to which both apply; `None`: they apply unconditionally.
     pub remembered: Option<KnownLogEnd>,
 }
 
 impl InheritedProgress {
-    /// The frontier has come this far: forgets what lies behind it, and pieces of which no record is left.
+    /// Forgets the ranges and pieces that end at or before `frontier`.
     pub(super) fn forget_before(&mut self, frontier: Offset) {
         self.known.retain(|known| known.end > frontier);
         while self.pieces.front().is_some_and(|piece| piece.end.is_some_and(|end| end <= frontier)) {
@@ -66,8 +66,8 @@ impl InheritedProgress {
     }
 }
 
-/// Reads an earlier owner's progress. What was cut under other filters is cut anew: it may have records by now that were
-/// never tried.
+/// Restores an earlier owner's progress. Pieces made under other filters are not restored: they may include records
+/// that were never tried.
 pub(super) fn restore(start: &PartitionConfig) -> InheritedProgress {
     let Some(progress) = &start.progress else { return InheritedProgress::default() };
     let committed = start.committed;
@@ -99,17 +99,17 @@ pub(super) fn restore(start: &PartitionConfig) -> InheritedProgress {
 }
 
 impl PartitionCore {
-    /// Leader epoch of the last record before the frontier, −1 when unknown.
+    /// Returns the leader epoch of the last record before the frontier; −1 if unknown.
     pub fn frontier_leader_epoch(&self) -> i32 {
         mutant!("leader-epoch-forgotten", self.buffer.leaders().before(self.ledger.frontier()), -1)
     }
 
-    /// What stands beside the committed offset.
+    /// Returns the progress committed with the offset.
     pub fn progress(&self) -> Option<&CommittedProgress> {
         self.sent.progress.as_ref()
     }
 
-    /// What must be on record before the next attempt begins.
+    /// Returns the progress that must be committed before the next attempt starts.
     pub(super) fn progress_for_attempt(&self) -> Option<CommittedProgress> {
         let ahead = self.remembered_ahead();
         let limited = self.start.policy.retries_max.is_some();
@@ -124,7 +124,7 @@ impl PartitionCore {
         Some(self.progress_of(pieces, self.current.first_failure_ms, ahead))
     }
 
-    /// What is to be on record while nothing is being tried.
+    /// Returns the progress to commit while no attempt is made.
     pub(super) fn progress_at_rest(&self) -> Option<CommittedProgress> {
         let resolved = self.remembered_ahead();
         let mut pieces = Vec::new();
@@ -147,7 +147,7 @@ impl PartitionCore {
         Some(self.progress_of(pieces, first_failure_ms, resolved))
     }
 
-    /// What is on record when the next batch will begin at once: one commit then serves for both.
+    /// Returns the progress to commit if the next batch starts at once, so that one commit serves both.
     pub(super) fn progress_going_on(&self) -> Option<CommittedProgress> {
         let fresh = self.remaining.is_empty()
             && self.inherited.pieces.is_empty()
@@ -176,12 +176,12 @@ impl PartitionCore {
         progress
     }
 
-    /// Whether the last commit says `progress` of the frontier as it stands.
+    /// True if the last commit holds the current frontier with `progress`.
     pub(super) fn is_on_record(&self, progress: Option<&CommittedProgress>) -> bool {
         self.sent.offset == self.ledger.frontier() && self.sent.progress.as_ref() == progress
     }
 
-    /// Commits the frontier with `progress` beside it.
+    /// Commits the frontier with `progress`.
     pub(super) fn commit(&mut self, progress: Option<CommittedProgress>, out: &mut PartitionEffects) {
         self.sent.seq += 1;
         self.sent.offset = self.ledger.frontier();
@@ -224,7 +224,7 @@ impl PartitionCore {
         self.remaining.iter().rev().map(|work| self.piece_of(work, work.attempts_used)).chain(restored)
     }
 
-    /// Ranges behind the frontier that the next owner must not take up again, as distances.
+    /// Returns the ranges beyond the frontier that the next owner must not process again, as distances.
     fn remembered_ahead(&self) -> Vec<(u64, u64)> {
         let resolved = self.ledger.ahead().filter(|passed| passed.outcome.is_worth_remembering());
         let open = self.inherited.known.iter().flat_map(|range| self.ledger.open_in(*range));

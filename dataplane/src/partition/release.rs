@@ -1,5 +1,6 @@
-//! What a partition gives back when others are short of bytes. Records behind those that are not getting through are of no use
-//! before these are resolved: they are fetched again then, and not sooner. What is offered or in flight is never touched.
+//! Release of memory when other partitions are short of it. Records after those that are being retried cannot be used
+//! before these are resolved, so they are released and fetched again then. Records that are offered or in flight are
+//! never released.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
 use super::fetch_buffer::BatchOpener;
 
 impl PartitionCore {
-    /// Others are short of bytes.
+    /// Releases records because other partitions are short of memory.
     pub fn give_back(&mut self, tools: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         if !self.is_running() || !self.is_held_up() || self.lost_before.is_some() {
@@ -32,7 +33,8 @@ impl PartitionCore {
         out
     }
 
-    /// Whether what is in work has been tried, or given up, and is still here.
+    /// True if the current records have been attempted or are on their way to the destination, and are still
+    /// unresolved.
     fn is_held_up(&self) -> bool {
         match self.flight {
             AttemptState::BackingOff { .. } | AttemptState::DeadLettering { .. } => true,
@@ -43,16 +45,17 @@ impl PartitionCore {
         }
     }
 
-    /// Whether records would only lie here: others have been short of bytes, and what is in work has not got through since.
+    /// True if further records could not be used yet: other partitions were short of memory, and the records that
+    /// were current at that time are still unresolved.
     pub(super) fn holds_back(&mut self) -> bool {
         self.gave_back &= !self.current.batch.is_empty() || !self.remaining.is_empty();
         self.gave_back && self.phase == PartitionPhase::Running
     }
 }
 
-/// Slices that are less than half of what keeps them on the budget are copied out of it, so that the rest can go.
+/// Copies slices that are less than half of the memory they keep on the budget, so that the rest can be released.
 fn keep_only<'s>(slices: impl Iterator<Item = &'s mut RecordRun>, opener: &mut dyn BatchOpener) {
-    // As many as there are records may stand each on a hold of its own, or with others between those of one.
+    // There may be as many leases as records, and the slices of one lease need not be adjacent.
     let (mut groups, mut known) = (Vec::<Vec<&mut RecordRun>>::new(), HashMap::new());
     for slice in slices {
         let at = *known.entry(Arc::as_ptr(&slice.hold)).or_insert(groups.len());
@@ -66,7 +69,7 @@ fn keep_only<'s>(slices: impl Iterator<Item = &'s mut RecordRun>, opener: &mut d
     }
 }
 
-/// The same for all slices of one hold.
+/// Does the same for all slices of one lease.
 fn keep_of_hold(mut slices: Vec<&mut RecordRun>, opener: &mut dyn BatchOpener) {
     let Some(hold) = slices.first().map(|slice| SharedLease::clone(&slice.hold)) else { return };
     let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
@@ -98,9 +101,9 @@ mod tests {
     use crate::credit::memory::MemoryBudget;
     use crate::partition::model_tests::{PlainTools, batch, cut_of};
 
-    /// Between two plain batches of a frame may stand one that was inflated.
+    /// A frame's two plain batches may have a compressed one between them.
     #[test]
-    fn mem_1_slices_of_one_hold_go_together_wherever_they_stand() {
+    fn mem_1_nonadjacent_slices_of_one_lease_copied_together() {
         let budget = MemoryBudget::new(10_000);
         let hold_of = |bytes| SharedLease::new(budget.try_lease(bytes).expect("room"));
         let records: Bytes = batch(0, &[(0, 20), (1, 20), (2, 20), (3, 20)], 3, false);

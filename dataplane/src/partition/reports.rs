@@ -1,4 +1,4 @@
-//! What a partition tells whoever started it, and what it makes of a log that cannot be read.
+//! Reports from a partition to its consumer, and the handling of fetch errors.
 
 use actix::{AsyncContext, Context};
 
@@ -10,7 +10,7 @@ use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
 impl PartitionActor {
-    /// Drained is said only when no invocation of ours can still have an effect (DRN-1, H4).
+    /// Reports `Drained` once no invocation of this partition can still have an effect (DRN-1, H4).
     pub(super) fn report_drained(&mut self, ctx: &mut Context<Self>) {
         if self.in_flight.is_clear(self.mapping, &self.id, clock::now()) {
             let committed = self.core.ledger().frontier();
@@ -23,7 +23,8 @@ impl PartitionActor {
         }
     }
 
-    /// A partition whose log is another one begins anew, here or elsewhere, when no invocation of the old one can still run (OWN-1).
+    /// Reports that the log was replaced, once no invocation of the old log can still run (OWN-1). The partition then
+    /// restarts, on this node or another.
     pub(super) fn report_parted(&mut self, ctx: &mut Context<Self>) {
         if self.in_flight.is_clear(self.mapping, &self.id, clock::now()) {
             self.report(PartitionState::BeginAnew);

@@ -1,5 +1,5 @@
-//! What an answer makes of the records in work: resolved, tried again, cut smaller, given up. Order is kept: what lies behind
-//! waits until what lies before is resolved.
+//! Effect of a batch result on the current records: resolved, retried, split, or excluded from further attempts.
+//! Order is kept: later records wait until the earlier ones are resolved.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,8 +48,8 @@ impl PartitionCore {
         out.push(PartitionEffect::WakeAt(until));
     }
 
-    /// All of it failed. Beside other partitions' records that says nothing of these: they are tried alone. A batch that is
-    /// cut in two uses up no attempt, as for Kinesis.
+    /// Handles the failure of all records. In a batch with other partitions' records these may not be to blame, so
+    /// they are retried alone. Splitting a batch uses up no attempt, as for Kinesis.
     fn on_failure(
         &mut self,
         mixed: bool,
@@ -84,7 +84,7 @@ impl PartitionCore {
         true
     }
 
-    /// The endpoint takes less than we may send: half of it, then, down to the single record.
+    /// Handles a payload too large for the endpoint: the records are split in half, down to a single record.
     fn on_too_large(
         &mut self,
         mixed: bool,
@@ -101,8 +101,9 @@ impl PartitionCore {
         }
     }
 
-    /// The function named `failed` of the records. It has answered for the others where only the named ones are tried again.
-    /// Where order is kept it may have stopped at its first failure: then nothing behind the lowest is answered for.
+    /// Handles a failure of the records in `failed`, as reported by the function. If only reported records are
+    /// retried, the function has succeeded for all others. If order is kept, it may have stopped at its first
+    /// failure, so no record after the lowest reported one counts as delivered.
     fn on_partial_failure(
         &mut self,
         failed: &BTreeSet<Offset>,
@@ -138,7 +139,8 @@ impl PartitionCore {
         }
     }
 
-    /// The progress beside it names the attempts that are used up, not the next one: nobody has begun it.
+    /// Commits the frontier if it has moved. The progress holds the attempts used up, not the next one, which has not
+    /// started.
     pub(super) fn commit_at_rest_if_moved(&mut self, out: &mut PartitionEffects) {
         if self.sent.offset != self.ledger.frontier() {
             let progress = self.progress_at_rest();
@@ -147,7 +149,7 @@ impl PartitionCore {
     }
 }
 
-/// What lies between and behind the named offsets of `range`.
+/// Returns the ranges between and after the named offsets of `range`.
 fn between(named: &BTreeSet<Offset>, range: OffsetRange) -> Vec<OffsetRange> {
     let mut from = range.first;
     let mut ranges = Vec::new();

@@ -1,4 +1,5 @@
-//! One record batch in the fetch buffer: inflated when it is needed, then walked record by record into cuts.
+//! One record batch in the fetch buffer: decompressed when it is needed, then read record by record into partition
+//! batches.
 
 use bytes::Bytes;
 use lighterman_proto::ids::Offset;
@@ -28,7 +29,7 @@ pub(super) enum SegmentBody {
     Absent,
     Compressed {
         bytes: Bytes,
-        /// Its size inflated, once that was found out in vain.
+        /// Decompressed size, if an earlier attempt determined it but could not lease the memory.
         known: Option<PlainSize>,
     },
     Plain {
@@ -36,23 +37,23 @@ pub(super) enum SegmentBody {
         at: usize,
         left: u32,
     },
-    /// Inflated in pieces, of which `bytes` is one.
+    /// Decompressed in pieces, of which `bytes` is the current one.
     Pieced {
         batch: Box<PiecedBatch>,
         bytes: Bytes,
         at: usize,
         left: u32,
-        /// The one record in `bytes` is a stub of a record that takes so much.
+        /// Size in bytes of the record whose stub is in `bytes`, if it was too large to hold.
         unheld: Option<usize>,
     },
 }
 
-/// Plain records at the front of a batch.
+/// Decompressed records at the front of a batch.
 pub(super) struct SegmentFront<'s> {
     pub bytes: &'s Bytes,
     pub at: &'s mut usize,
     pub left: &'s mut u32,
-    /// Records of the batch behind them.
+    /// Number of records of the batch after these.
     pub behind: u32,
     pub unheld: Option<usize>,
 }
@@ -81,7 +82,7 @@ impl BufferSegment {
         }
     }
 
-    /// Inflates what is compressed, or the next piece of it; why not, when it could not be done now.
+    /// Decompresses the batch, or its next piece; returns the reason if that is not possible yet.
     pub(super) fn unpack(&mut self, opener: &mut dyn BatchOpener) -> Result<Option<FillStop>, RecordError> {
         if let SegmentBody::Compressed { bytes, known } = &mut self.body {
             match opener.open(&self.header, bytes, *known, &self.hold)? {
@@ -109,7 +110,7 @@ impl BufferSegment {
 
     fn unpack_next(&mut self, opener: &mut dyn BatchOpener) -> Result<Option<FillStop>, RecordError> {
         let SegmentBody::Pieced { batch, bytes, at, left, unheld } = &mut self.body else { return Ok(None) };
-        // Whoever waits for a piece holds none: it might wait for itself.
+        // Release the current piece before waiting for the next one: the memory that is waited for may be its own.
         *bytes = Bytes::new();
         self.hold = SharedLease::clone(batch.memory());
         (*at, *left, *unheld) = (0, 0, None);
@@ -128,7 +129,7 @@ impl BufferSegment {
         Ok(None)
     }
 
-    /// Moves records from its front into `cut`, as far as `reach` allows.
+    /// Moves records from the front into `cut`, as far as `reach` allows.
     pub(super) fn grow(
         &mut self,
         cut: &mut PartitionBatch,
@@ -207,7 +208,7 @@ impl BufferSegment {
         Ok(stop)
     }
 
-    /// The record at the front is too large to be held, and so for any payload. Filters cannot look at it.
+    /// Handles a front record that is too large to hold, and so too large for any payload. Filters cannot examine it.
     fn meet_unheld(
         &mut self,
         cut: &mut PartitionBatch,
@@ -237,7 +238,7 @@ impl BufferSegment {
     }
 }
 
-/// Neighbouring records that become one slice.
+/// Run of adjacent records that become one slice.
 struct RunBuilder {
     at: usize,
     end: usize,

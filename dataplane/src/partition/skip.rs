@@ -1,4 +1,4 @@
-//! What fails, for a person to see; and the record that a person gives up by hand.
+//! View of failing records for operators, and the skipping of a record on an operator's request.
 
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::units::Moment;
@@ -8,21 +8,21 @@ use super::core::{AttemptState, PartitionCore, PartitionPhase};
 use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent, SkipAnswer};
 use super::ledger::Outcome;
 
-/// The record that is being tried again and again, for people.
+/// Records that are being retried, as shown to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailingRecords {
-    /// The first record of what fails.
+    /// Offset of the first failing record.
     pub offset: Offset,
-    /// How many records fail together.
+    /// Number of records that fail together.
     pub records: u32,
-    /// Attempts used up.
+    /// Number of attempts used up.
     pub attempts: u32,
-    /// When the next one begins, if that is decided.
+    /// Time of the next attempt, if it is known.
     pub next_attempt: Option<Moment>,
 }
 
 impl PartitionCore {
-    /// What fails, while something does.
+    /// Returns the failing records, if there are any.
     pub fn failing(&self) -> Option<FailingRecords> {
         if !self.current.has_failed() && !matches!(self.flight, AttemptState::DeadLettering { .. }) {
             return None;
@@ -44,7 +44,7 @@ impl PartitionCore {
         })
     }
 
-    /// A person wants the record at `offset` resolved as skipped, or, up to `end`, what cannot be read.
+    /// Handles an operator's request to skip the record at `offset`, or the unreadable offsets from there to `end`.
     pub fn skip(
         &mut self,
         now: Moment,
@@ -75,8 +75,8 @@ impl PartitionCore {
         (if waits { SkipAnswer::AfterThisAttempt } else { SkipAnswer::Skipped }, out)
     }
 
-    /// Resolves the records that a person wants skipped, now that no attempt is under way. What the attempt has resolved needs
-    /// nothing more.
+    /// Skips the requested records once no attempt is being made. Records that the attempt has resolved are left as
+    /// they are.
     pub(super) fn skip_wanted(&mut self, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
         if self.skips_wanted.is_empty() {
             return;
@@ -87,7 +87,7 @@ impl PartitionCore {
         self.commit_at_rest_if_moved(out);
     }
 
-    /// Since it was accepted, the batch may have been cut in two.
+    /// Skips the record at `offset`, whose batch may have been split since the request was accepted.
     fn skip_record(&mut self, offset: Offset, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
         if self.current.holds(offset) {
             let work = std::mem::replace(&mut self.current, RecordAttempt::none(self.ledger.frontier()));
@@ -104,7 +104,7 @@ impl PartitionCore {
         }
     }
 
-    /// What is left of `work` without the record at `offset`, if anything is.
+    /// Returns `work` without the record at `offset`, or `None` if no record is left.
     fn skip_in(
         &mut self,
         work: RecordAttempt,

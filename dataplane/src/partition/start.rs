@@ -1,5 +1,5 @@
-//! How an attempt begins: the next records are cut, what is too old or given up is set apart, the attempt is put on record,
-//! and the records are offered.
+//! Start of an attempt: takes the next records into a batch, separates records that are not to be attempted, such as
+//! expired ones, commits the attempt's progress, and offers the records.
 
 use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::OffsetRange;
@@ -13,7 +13,7 @@ use super::fetch_buffer::{FillLimits, FillStop};
 use super::ledger::Outcome;
 
 impl PartitionCore {
-    /// Takes the next step towards an attempt, if one can be taken now.
+    /// Takes the next step towards an attempt, if one is possible.
     pub(super) fn advance_attempt(
         &mut self,
         now: Moment,
@@ -35,7 +35,7 @@ impl PartitionCore {
     }
 
     fn start_attempt(&mut self, now: Moment, tools: &mut CoreContext<'_>, out: &mut PartitionEffects) {
-        // Each round sets something apart or gives it an outcome; nothing begins over a commit that is under way.
+        // Each iteration separates some records or resolves them. No attempt starts while a commit is unacknowledged.
         while self.phase != PartitionPhase::Stopped && self.is_acknowledged() {
             if self.current.batch.is_empty() || self.is_refilling() {
                 self.next_attempt(now, tools, out);
@@ -64,7 +64,7 @@ impl PartitionCore {
         }
     }
 
-    /// Pieces of a failed batch first, then what an owner before us cut, then new records.
+    /// Takes the remaining pieces of a failed batch first, then the pieces of an earlier owner, then new records.
     fn next_attempt(&mut self, now: Moment, tools: &mut CoreContext<'_>, out: &mut PartitionEffects) {
         if let Some(next) = mutant!(
             "retry-reorders",
@@ -84,7 +84,7 @@ impl PartitionCore {
         if !is_whole && goes_on {
             return;
         }
-        // What is here may be what keeps the rest from being fetched.
+        // The records held here may occupy the memory that fetching the rest needs.
         if !is_whole && !mutant!("regrowing-starves-others", tools.opener.has_waiters(), false) {
             out.push(PartitionEffect::PollSoon);
             return;
@@ -102,19 +102,20 @@ impl PartitionCore {
         }
     }
 
-    /// True while the records of an earlier owner's piece are not all here.
+    /// True while some records of an earlier owner's piece have not arrived.
     pub(super) fn is_refilling(&self) -> bool {
         let bounded = self.inherited.pieces.front().is_some_and(|piece| piece.end.is_some());
         bounded && self.remaining.is_empty() && self.current.may_grow()
     }
 
-    /// Why the records in work are not to be tried any more.
+    /// Returns the reason not to attempt the current records, if there is one.
     fn give_up_condition(&self) -> Option<FailureCondition> {
         let exhausted = self.current.is_exhausted(&self.start.policy);
         self.current.give_up_reason.or(exhausted.then_some(FailureCondition::RetryAttemptsExhausted))
     }
 
-    /// Leaves in work only records that are all too old, or all young enough; true when it changed something.
+    /// Reduces the current batch to records that are all expired or all unexpired; returns true if it changed
+    /// anything.
     fn split_by_age(&mut self, tools: &CoreContext<'_>) -> bool {
         let Some(age_max) = self.start.policy.record_age_max else { return false };
         let mut first_is_expired = None;
@@ -139,7 +140,8 @@ impl PartitionCore {
         false
     }
 
-    /// Sends the records in work to the destination, once it is on record why; without one they end here and now.
+    /// Sends the current records to the destination, once their progress is committed. Without a destination they are
+    /// dropped at once.
     fn dead_letter_or_drop(&mut self, condition: FailureCondition, out: &mut PartitionEffects) {
         self.current.give_up_reason = Some(condition);
         if !self.start.policy.has_destination {
@@ -171,7 +173,8 @@ impl PartitionCore {
         });
     }
 
-    /// Grows the cut in work from the buffer; true when it goes on growing as soon as others have had their turn.
+    /// Fills the current batch from the buffer; returns true if filling continues after other tasks on the thread
+    /// have run.
     pub(super) fn fill(
         &mut self,
         now: Moment,
@@ -214,7 +217,8 @@ impl PartitionCore {
         goes_on
     }
 
-    /// No record in it: all of it was filtered, or nothing stands there. What comes next begins behind it.
+    /// Resolves the range of a batch without records (all filtered, or no record at these offsets); the next batch
+    /// starts after it.
     fn resolve_without_records(&mut self, out: &mut PartitionEffects) {
         let range = self.current.batch.range;
         self.current.batch = PartitionBatch::empty(range.end);
@@ -234,12 +238,12 @@ impl PartitionCore {
         self.current.batch.range.first = first.min(self.current.batch.range.end);
     }
 
-    /// Gives what is in work an outcome, and begins behind it.
+    /// Records `outcome` for the current batch; the next batch starts after it.
     pub(super) fn resolve_work(&mut self, outcome: Outcome, out: &mut PartitionEffects) {
         let range = self.current.batch.range;
         let done = std::mem::replace(&mut self.current, RecordAttempt::none(range.end));
         if outcome.is_notable() {
-            // What stood between the records has nothing to do with it.
+            // Offsets between the records do not get their outcome.
             for run in runs(&done.batch) {
                 self.resolve(run, outcome, out);
             }
@@ -251,7 +255,7 @@ impl PartitionCore {
     }
 }
 
-/// The offsets of a cut's records, neighbours joined.
+/// Returns the offsets of a batch's records, with adjacent ones joined.
 fn runs(cut: &PartitionBatch) -> Vec<OffsetRange> {
     let mut runs: Vec<OffsetRange> = Vec::new();
     for record in cut.walk() {

@@ -1,4 +1,5 @@
-//! What a partition shows to the API, the scaler and the metrics: facts as atomics, read without asking the actor.
+//! Statistics of a partition for the API, the scaler and the metrics: atomics that are read without a message to the
+//! actor.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 use super::dead_letter::FailingView;
 use super::unreadable::UnreadableRange;
 
-/// The live facts of one partition; −1 stands for unknown.
+/// Current statistics of one partition. In the atomics, −1 represents an unknown offset.
 #[derive(Debug)]
 pub struct PartitionStats {
     committed: AtomicI64,
@@ -50,58 +51,58 @@ fn known(cell: &AtomicI64) -> Option<Offset> {
 }
 
 impl PartitionStats {
-    /// The committed offset.
+    /// Returns the committed offset.
     pub fn committed(&self) -> Option<Offset> {
         known(&self.committed)
     }
 
-    /// The end of the log, as its leader said last.
+    /// Returns the end of the log, as last reported by its leader.
     pub fn log_end(&self) -> Option<Offset> {
         known(&self.log_end)
     }
 
-    /// Where the next fetch begins.
+    /// Returns the offset of the next fetch.
     pub fn position(&self) -> Option<Offset> {
         known(&self.position)
     }
 
-    /// Log end − committed; unknown is never zero.
+    /// Returns log end − committed; `None` if either is unknown, never zero.
     pub fn lag(&self) -> Option<u64> {
         Some(self.committed()?.distance_to(self.log_end()?))
     }
 
-    /// Arrival of the oldest record that is held and has no outcome; nothing while none is held.
+    /// Returns the arrival time of the oldest held record without an outcome; `None` if no record is held.
     pub fn oldest(&self) -> Option<Moment> {
         let micros = self.oldest_micros.load(Ordering::Relaxed);
         (micros > 0).then_some(Moment::from_micros(micros))
     }
 
-    /// The last error, as a person should read it.
+    /// Returns the last error, as a message for operators.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
     }
 
-    /// Bytes held in the fetch buffer.
+    /// Returns the bytes held in the fetch buffer.
     pub fn buffered_bytes(&self) -> u64 {
         self.buffered_bytes.load(Ordering::Relaxed)
     }
 
-    /// True while an invocation over the partition runs.
+    /// True while an invocation with records of the partition runs.
     pub fn is_in_flight(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Attempt of the batch that is being tried again, 0 when none failed.
+    /// Returns the attempts used up by the batch that is being retried; 0 if none has failed.
     pub fn attempt(&self) -> u32 {
         self.attempt.load(Ordering::Relaxed)
     }
 
-    /// What fails, while something does.
+    /// Returns the failing records, if there are any.
     pub fn failing(&self) -> Option<FailingView> {
         self.failing.lock().clone()
     }
 
-    /// What cannot be read, while something cannot.
+    /// Returns the unreadable range, if there is one.
     pub fn unreadable(&self) -> Option<UnreadableRange> {
         self.unreadable.lock().clone()
     }

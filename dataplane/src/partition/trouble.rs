@@ -1,4 +1,4 @@
-//! What a partition does when its log cannot be read, or is not the log that it was.
+//! Handling of a log that cannot be read, or that was replaced by another one.
 
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::RecordError;
@@ -12,7 +12,8 @@ use super::progress::InheritedProgress;
 use super::unreadable::{BatchDamage, BatchEnd, UnreadState};
 
 impl PartitionCore {
-    /// The position lies outside the log; beyond its end nobody knows why.
+    /// Handles a position outside the log. If it is beyond the log end, the cause is unknown and the log is treated
+    /// as replaced.
     pub fn out_of_range(
         &mut self,
         now: Moment,
@@ -32,7 +33,7 @@ impl PartitionCore {
         out
     }
 
-    /// The leader's log has another history from `end` on (KIP-320).
+    /// Handles a divergence: the leader's log has another history from `end` on (KIP-320).
     pub fn diverged(&mut self, end: Offset) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         if matches!(self.phase, PartitionPhase::Running | PartitionPhase::Paused { .. }) {
@@ -41,11 +42,12 @@ impl PartitionCore {
         out
     }
 
-    /// The log is not the one that was read: nothing that is known of it holds, and no answer that is still to come counts.
+    /// Handles the replacement of the log: everything known of the old one is discarded, and late responses are
+    /// ignored.
     pub fn parted(&mut self) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         if !matches!(self.phase, PartitionPhase::Running | PartitionPhase::Paused { .. }) {
-            // What is being drained is let go as it is: whoever gets it next finds out.
+            // A draining partition is handed over as it is; its next owner detects the new log.
             return out;
         }
         self.end(&mut out);
@@ -53,8 +55,8 @@ impl PartitionCore {
         out
     }
 
-    /// Nothing is decided any more: an answer, or a destination's word, that is still to come finds nothing that it is for. What
-    /// was read is let go at once, since an invocation of it may run for as long as the function is allowed to.
+    /// Stops the partition, so that a late response or dead-letter result matches nothing. Records are released at
+    /// once, since their invocation may run until the function's timeout.
     fn end(&mut self, out: &mut PartitionEffects) {
         self.phase = PartitionPhase::Stopped;
         out.push(PartitionEffect::CancelFetch);
@@ -65,7 +67,7 @@ impl PartitionCore {
         self.current = RecordAttempt::none(self.ledger.frontier());
     }
 
-    /// The partition cannot be read for a reason that is not in its bytes.
+    /// Handles a fetch error that is not in the partition's bytes: pauses, then fetches again.
     pub fn unreadable(&mut self, now: Moment) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         self.wanted = false;
@@ -76,7 +78,7 @@ impl PartitionCore {
         out
     }
 
-    /// Records that retention took are accounted once everything before them is.
+    /// Resolves records deleted by retention as lost, once all earlier ones are resolved.
     pub(super) fn pass_lost_records(&mut self, out: &mut PartitionEffects) {
         let idle = self.is_idle_and_empty();
         if let Some(log_start) = self.lost_before.take_if(|_| idle) {
@@ -87,7 +89,7 @@ impl PartitionCore {
         }
     }
 
-    /// Whether nothing is being tried, and nothing is here that could be.
+    /// True if no attempt is being made and there is nothing to attempt.
     pub(super) fn is_idle_and_empty(&self) -> bool {
         matches!(self.flight, AttemptState::Idle)
             && self.buffer.is_empty()
@@ -95,7 +97,8 @@ impl PartitionCore {
             && self.remaining.is_empty()
     }
 
-    /// The front of the buffer cannot be read: everything from there on is fetched again after a rest.
+    /// Handles an unreadable batch at the front of the buffer: everything from there on is fetched again after a
+    /// pause.
     pub(super) fn reread(&mut self, now: Moment, error: RecordError, out: &mut PartitionEffects) {
         self.position = self.current.batch.range.end;
         let end = self.buffer.front_end().unwrap_or(self.position.next());
@@ -104,7 +107,7 @@ impl PartitionCore {
         self.cannot_read(now, self.position, damage, true, out);
     }
 
-    /// The log was cut off since an owner before us knew it: what that one tried and resolved are not these records.
+    /// Discards an earlier owner's progress, as the log was truncated since: it refers to other records.
     pub(super) fn discard_inherited(&mut self, out: &mut PartitionEffects) {
         self.inherited = InheritedProgress::default();
         out.push(PartitionEffect::Log(PartitionEvent::Rewritten { from: self.ledger.frontier() }));
@@ -112,7 +115,8 @@ impl PartitionCore {
 
     fn diverged_into(&mut self, end: Offset, out: &mut PartitionEffects) {
         self.end(out);
-        // What is decided and not acknowledged is decided again: its account would be lost with this ownership.
+        // Offsets resolved but not acknowledged are processed again: the account of their outcomes is lost with this
+        // ownership.
         let at = mutant!("truncation-not-gone-back-for", end.min(self.acknowledged), self.position);
         let leader_epoch = self.buffer.leaders().before(at);
         out.push(PartitionEffect::Restart { at, leader_epoch });

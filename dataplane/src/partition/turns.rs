@@ -1,5 +1,5 @@
-//! When a partition's shell goes on with what it could not finish: when credit is lent, when others have had their turn, or
-//! after a moment.
+//! Scheduled wake-ups of a partition actor that has more to do: when memory is granted, after other tasks on the
+//! thread, or after a short delay.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use super::messages::CreditGranted;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
-/// How soon to look again whether others are short of credit, or whether an older invocation has ended.
+/// Interval of checks for other partitions short of memory, or for the end of an earlier invocation.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Calls that are arranged; one of each at a time.
+/// Scheduled wake-ups, at most one of each kind.
 #[derive(Default)]
 pub(super) struct ScheduledTurns {
     looking_again: bool,
@@ -27,7 +27,8 @@ pub(super) struct ScheduledTurns {
 struct NextTurn;
 
 impl PartitionActor {
-    /// One place in the line at a time: who is lent too little asks again.
+    /// Waits for memory, with one place in the budget's queue at a time. If the granted lease is too small, the core
+    /// asks again.
     pub(super) fn await_credit(&mut self, shortage: CreditShortage, ctx: &mut Context<Self>) {
         let (budget, to) = (&self.tools.budget, ctx.address().recipient());
         self.in_line.get_or_insert_with(|| CreditWait::for_credit(shortage, budget, to));
@@ -42,7 +43,8 @@ impl PartitionActor {
         }
     }
 
-    /// A task of its own, behind all that are ready on the thread now: a message to oneself would be handled before them.
+    /// Spawns a task that runs after all tasks already ready on the thread. A message to self would be handled before
+    /// them.
     pub(super) fn go_on(&mut self, ctx: &mut Context<Self>) {
         if !std::mem::replace(&mut self.turns.going_on, true) {
             let to = ctx.address().recipient();

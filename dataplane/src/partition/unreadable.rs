@@ -1,6 +1,6 @@
-//! Offsets that cannot be read: a checksum that is wrong, a codec that refuses, records that do not fit their batch. The
-//! partition rests and asks again; a person may have exactly these offsets passed, and where there is a destination the bytes
-//! go there first.
+//! Offsets that cannot be read: a wrong checksum, a failing codec, or records that do not fit their batch. The
+//! partition pauses and fetches again. An operator may skip exactly these offsets; if there is a destination, their
+//! bytes are sent there first.
 
 use bytes::Bytes;
 use lighterman_proto::ids::{Offset, OffsetRange};
@@ -15,26 +15,26 @@ use super::effects::{
 };
 use super::ledger::Outcome;
 
-/// How far a batch goes that cannot be read.
+/// End of a batch that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchEnd {
-    /// The offset behind it: its header is under a right checksum, or the batch behind it can be read.
+    /// Offset after the batch, known because its header has a valid checksum or the next batch can be read.
     Certain(Offset),
-    /// What its header says, where that is not before its beginning; nothing vouches for it.
+    /// Offset given by the batch's header, if that is after the start of the batch; not verified.
     Claimed(Option<Offset>),
 }
 
-/// A batch that cannot be read.
+/// Damage of a batch that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchDamage {
-    /// How far it goes.
+    /// End of the batch.
     pub end: BatchEnd,
-    /// What is wrong.
+    /// Cause of the damage.
     pub error: RecordError,
 }
 
 impl BatchDamage {
-    /// What is wrong, and what a person can do about it.
+    /// Returns a message for operators with the cause, and the command that skips the batch.
     pub fn told(&self, partition: i32, first: Offset) -> String {
         let Self { end, error } = self;
         let range = match end {
@@ -54,48 +54,48 @@ impl BatchDamage {
     }
 }
 
-/// Offsets that cannot be read.
+/// Range of offsets that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableRange {
     /// The first of them.
     pub first: Offset,
-    /// How far they go, and why they cannot be read.
+    /// End of the range, and the cause.
     pub damage: BatchDamage,
-    /// What is wrong lies inside the batch: its bytes are as they were written.
+    /// Set if the damage is inside the batch, whose bytes are as they were written.
     pub is_intact: bool,
 }
 
-/// What cannot be read now, and what is to be done about it.
+/// Unreadable range of a partition, and the state of skipping it.
 #[derive(Debug, Default)]
 pub(super) struct UnreadState {
     pub now: Option<UnreadableRange>,
-    /// A person wants these offsets passed.
+    /// Offsets that an operator has asked to skip.
     wanted: Option<OffsetRange>,
-    /// Their bytes are on their way to the destination.
+    /// Offsets whose bytes are being sent to the destination.
     under_way: Option<OffsetRange>,
 }
 
 impl UnreadState {
-    /// The partition has come this far.
+    /// Forgets an unreadable range that starts before `end`, which the partition has reached.
     pub(super) fn forget_before(&mut self, end: Offset) {
         if self.now.as_ref().is_some_and(|now| now.first < end) {
             (self.now, self.wanted) = (None, None);
         }
     }
 
-    /// Whether bytes are on their way to the destination: nothing is fetched meanwhile.
+    /// True while bytes are being sent to the destination; nothing is fetched during that time.
     pub(super) fn is_under_way(&self) -> bool {
         self.under_way.is_some()
     }
 }
 
 impl PartitionCore {
-    /// What cannot be read, while something cannot.
+    /// Returns the unreadable range, if there is one.
     pub fn unreadable_now(&self) -> Option<&UnreadableRange> {
         self.unread.now.as_ref()
     }
 
-    /// The batch at `first` cannot be read: the partition rests, and asks again.
+    /// Handles an unreadable batch at `first`: the partition pauses and fetches again.
     pub(super) fn cannot_read(
         &mut self,
         now: Moment,
@@ -108,7 +108,7 @@ impl PartitionCore {
         self.unread.now = Some(UnreadableRange { first, damage, is_intact });
     }
 
-    /// A person wants `first` to `end` passed; `None` when that is no matter of what cannot be read.
+    /// Handles a request to skip `first` to `end`; returns `None` if it does not concern the unreadable range.
     pub(super) fn want_passed(
         &mut self,
         first: Offset,
@@ -137,8 +137,8 @@ impl PartitionCore {
         Some(SkipAnswer::AfterThisAttempt)
     }
 
-    /// Passes what a person wants passed, once all before it has its outcome. With a destination its bytes are fetched once
-    /// more for that.
+    /// Skips the range that an operator has asked to skip, once all earlier offsets are resolved. If there is a
+    /// destination, the bytes are fetched again first.
     pub(super) fn pass_unreadable(&mut self, out: &mut PartitionEffects) {
         if !self.start.policy.has_destination
             && let Some(range) = self.passable()
@@ -147,14 +147,14 @@ impl PartitionCore {
         }
     }
 
-    /// What is wanted passed, when its turn has come.
+    /// Returns the range to skip, once everything before it is resolved.
     fn passable(&self) -> Option<OffsetRange> {
         let wanted = self.unread.wanted.filter(|_| self.unread.under_way.is_none())?;
         let is_next = self.current.batch.range.end == wanted.first;
         (is_next && self.is_idle_and_empty()).then_some(wanted)
     }
 
-    /// Takes the bytes that cannot be read out of `frame`, which came for them, and sends them to the destination.
+    /// Takes the unreadable bytes from `frame`, if it was fetched for them, and sends them to the destination.
     pub(super) fn take_unreadable(&mut self, frame: &FetchedFrame<'_>, out: &mut PartitionEffects) -> bool {
         let Some(range) = self.passable().filter(|range| range.first == frame.position) else { return false };
         let is_intact = self.unread.now.as_ref().is_some_and(|now| now.is_intact);
@@ -171,7 +171,7 @@ impl PartitionCore {
         true
     }
 
-    /// What became of bytes that were sent to the destination; false when it was not these.
+    /// Handles the result of sending unreadable bytes; returns false if none were being sent.
     pub(super) fn raw_buried(
         &mut self,
         now: Moment,
@@ -202,7 +202,8 @@ impl PartitionCore {
         self.go_behind(range, outcome, out);
     }
 
-    /// Gives `range`, which begins where the next records would, an outcome that needs no records, and goes on behind it.
+    /// Records `outcome` for `range`, which starts where the next records would, and continues after it. The outcome
+    /// needs no records.
     pub(super) fn go_behind(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
         self.position = range.end;
         self.current = RecordAttempt::none(range.end);
@@ -217,8 +218,8 @@ impl PartitionCore {
     }
 }
 
-/// The next batch of a frame that was fetched at `position`, its checksum compared. A frame that holds bytes and no whole batch
-/// at all is wrong too, as it is for Java's `FetchCollector`: its first batch is longer than it can be.
+/// Returns the next batch of a frame that was fetched at `position`, with its checksum verified. A frame that holds
+/// bytes but no whole batch is an error, as in Java's `FetchCollector`: its first batch is longer than it can be.
 pub(super) fn next_batch<'f>(
     walk: &mut RecordBatches<'f>,
     frame: &'f Bytes,
@@ -235,7 +236,8 @@ pub(super) fn next_batch<'f>(
     }
 }
 
-/// What is wrong with the batch at byte `at`, or, when it lies wholly before `position`, the batches behind it.
+/// Returns the damage of the batch at byte `at`. If the batch lies wholly before `position`, returns the batches
+/// after it instead.
 pub(super) fn damage(
     frame: &Bytes,
     at: usize,
@@ -253,21 +255,21 @@ pub(super) fn damage(
     Ok(BatchDamage { end: BatchEnd::Claimed(claimed), error })
 }
 
-/// Bytes of a batch that cannot be read, for the destination.
+/// Bytes of an unreadable batch, for the destination.
 #[derive(Clone, Debug)]
 pub struct RawBatch {
-    /// The offsets that they stand for.
+    /// Offsets that the bytes represent.
     pub range: OffsetRange,
-    /// As they came: from the batch's header on, to the first batch behind the range that can be read.
+    /// Bytes as fetched: from the batch's header to the first readable batch after the range.
     pub raw: Bytes,
-    /// What is wrong with them.
+    /// Cause of the damage.
     pub why: String,
-    /// What keeps them on the budget.
+    /// Lease on the memory of the bytes.
     pub hold: SharedLease,
 }
 
-/// The bytes of `range` in a frame that was fetched at its beginning; `None` when it can be read by now. Of a batch that `is_intact`
-/// that is not asked: what is wrong lies inside it.
+/// Returns the bytes of `range` in a frame that was fetched at its start, or `None` if the range can be read by now.
+/// A batch that `is_intact` is not checked for that, as its damage is inside it.
 fn raw_bytes(frame: &Bytes, range: OffsetRange, is_intact: bool) -> Option<Bytes> {
     let (mut begin, mut walk) = (None, batches_from(frame, 0));
     loop {

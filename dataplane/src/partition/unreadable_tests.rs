@@ -1,4 +1,5 @@
-//! Batches that cannot be read: shown as they are, asked for again, and passed by exactly the range that a person names.
+//! Tests of batches that cannot be read: they are shown with their range, fetched again, and skipped only by the
+//! exact range.
 
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{AbortedTransactions, RecordError};
@@ -13,7 +14,8 @@ use super::pieces_tests::{MIB, PieceDriver, packed, sealed, values};
 use super::unreadable::BatchEnd;
 use crate::batcher::BatchId;
 
-/// One readable batch of two, one of three that `damage` makes unreadable, one of two again.
+/// Log with a readable batch of two records, a batch of three that `damage` makes unreadable, and another readable
+/// one of two.
 fn damaged(damage: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
     let middle = damage(values(2, &[50, 50, 50]));
     [values(0, &[10, 10]), middle, values(5, &[10, 10])].concat()
@@ -26,7 +28,7 @@ fn flipped(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
 
 type DamageFn = fn(Vec<u8>) -> Vec<u8>;
 
-/// Checksum, codec, structure, magic: each in the middle of a log.
+/// Kinds of damage in the middle of a log: checksum, codec, structure, magic.
 const KINDS: [(&str, DamageFn); 5] = [
     ("checksum", |bytes| flipped(bytes, 100)),
     ("codec", |bytes| packed(&bytes, 3)),
@@ -40,7 +42,7 @@ const KINDS: [(&str, DamageFn); 5] = [
 ];
 
 #[test]
-fn alo_1_com_1_a_batch_that_cannot_be_read_is_passed_by_exactly_its_range() {
+fn alo_1_com_1_unreadable_batch_skipped_only_by_exact_range() {
     for (kind, damage) in KINDS {
         let limits = PieceLimits::of(MIB);
         let mut driver = PieceDriver::new(damaged(damage), 0, MIB, limits);
@@ -61,7 +63,7 @@ fn alo_1_com_1_a_batch_that_cannot_be_read_is_passed_by_exactly_its_range() {
 }
 
 #[test]
-fn alo_1_with_a_destination_the_bytes_go_there_before_the_range_is_passed() {
+fn alo_1_unreadable_bytes_reach_destination_before_skip() {
     for (kind, damage) in KINDS {
         let policy = FailureHandling { has_destination: true, ..FailureHandling::default() };
         let log = damaged(damage);
@@ -77,9 +79,9 @@ fn alo_1_with_a_destination_the_bytes_go_there_before_the_range_is_passed() {
     }
 }
 
-/// Nothing behind it vouches for how far it goes: a person says where to go on.
+/// No later batch confirms the end of the range, so the operator decides where to resume.
 #[test]
-fn the_last_batch_of_a_log_is_passed_as_far_as_a_person_says() {
+fn unreadable_last_batch_skipped_to_requested_end() {
     let log = [values(0, &[10, 10]), flipped(values(2, &[50, 50, 50]), 100)].concat();
     let mut driver = PieceDriver::new(log, 0, MIB, PieceLimits::of(MIB));
     driver.run();
@@ -88,15 +90,16 @@ fn the_last_batch_of_a_log_is_passed_as_far_as_a_person_says() {
     assert!(matches!(driver.skip(2, None), SkipAnswer::Unreadable { .. }));
     assert_eq!(driver.skip(2, Some(4)), SkipAnswer::Skipped);
     assert_eq!(driver.ended(Outcome::Skipped), [2, 3]);
-    // The broker still answers with the same batch.
+    // The broker still returns the same batch.
     assert_eq!(driver.core.unreadable_now().expect("shown").first, Offset(4));
     assert_eq!(driver.skip(4, Some(5)), SkipAnswer::Skipped);
     assert_eq!(driver.ended(Outcome::Skipped), [2, 3, 4]);
 }
 
-/// A length beyond what was sent looked like a batch that a limit has cut: the partition asked for ever, and said nothing.
+/// A batch longer than the response looks like one truncated by a fetch limit. It must not be fetched forever without
+/// an error.
 #[test]
-fn a_batch_whose_length_is_a_lie_is_shown() {
+fn batch_with_false_length_is_shown() {
     let mut lie = values(0, &[10, 10]);
     lie[8] = 1;
     let mut driver = PieceDriver::new(lie, 0, MIB, PieceLimits::of(MIB));
@@ -112,7 +115,7 @@ fn a_batch_whose_length_is_a_lie_is_shown() {
 }
 
 #[test]
-fn what_is_to_be_passed_after_the_attempt_under_way_is_passed_in_a_drain_too() {
+fn accepted_skip_of_unreadable_carried_out_during_drain() {
     let mut driver = PieceDriver::new(damaged(|bytes| flipped(bytes, 100)), 0, MIB, PieceLimits::of(MIB));
     let (seq, cut) = driver.next_offer();
     let (end, batch) = (cut.range.end, BatchId(7));
@@ -127,9 +130,9 @@ fn what_is_to_be_passed_after_the_attempt_under_way_is_passed_in_a_drain_too() {
     assert_eq!(driver.ended(Outcome::Skipped), [2, 3, 4]);
 }
 
-/// The bytes were bad on the way, and are good when they come again.
+/// The bytes were damaged on the way, and are valid when fetched again.
 #[test]
-fn what_can_be_read_again_is_delivered_and_the_wish_to_pass_it_is_gone() {
+fn batch_readable_again_delivered_and_skip_dropped() {
     for has_destination in [false, true] {
         let policy = FailureHandling { has_destination, ..FailureHandling::default() };
         let log = damaged(|bytes| flipped(bytes, 100));
