@@ -1,4 +1,4 @@
-//! How the commands talk to a running node: with the root key of the settings, or AWS's own variables.
+//! API client of the commands: with the root key of the settings, or AWS's own variables.
 
 use anyhow::Context;
 use secrecy::ExposeSecret;
@@ -19,7 +19,7 @@ pub(super) fn client(settings: &Settings) -> anyhow::Result<ApiClient> {
     Ok(ApiClient::new(format!("http://{}", settings.listen), settings.region.clone(), &id, &secret))
 }
 
-/// Rows for people, or the reply as it is for programs.
+/// Prints rows as a table, or the reply as JSON.
 pub(super) fn print(output: OutputFormat, reply: &Value, rows: &[Vec<String>]) {
     match output {
         OutputFormat::Json => print_line(&format!("{reply:#}")),
@@ -38,7 +38,7 @@ pub(super) fn print(output: OutputFormat, reply: &Value, rows: &[Vec<String>]) {
     }
 }
 
-/// A member of a reply, as a cell.
+/// Returns a member of a reply as a table cell.
 pub(super) fn cell(reply: &Value, name: &str) -> String {
     match &reply[name] {
         Value::Null => "-".to_owned(),

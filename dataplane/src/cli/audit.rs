@@ -1,4 +1,4 @@
-//! `lighterman audit`: what became of every record of a mapping, and whether anything is committed without an outcome.
+//! `lighterman audit`: outcomes of every record of a mapping, and a check for committed offsets without an outcome.
 
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::run::with_settings;
 use super::{OutputFormat, SettingsArgs, api, print_line};
 
-/// Shown under `--help`.
+/// Examples that `--help` prints.
 pub const EXAMPLES: &str = "Examples:
   lighterman audit 14e0db71-5d35-4eb5-b481-8945cf9d10c2    # exit code 1: offsets are committed that have no outcome
   lighterman audit 14e0db71-5d35-4eb5-b481-8945cf9d10c2 --output json";
@@ -26,7 +26,7 @@ pub struct AuditArgs {
     pub settings: SettingsArgs,
 }
 
-/// Shows the audit; fails when it has a hole.
+/// Shows the audit; fails if offsets are committed without an outcome.
 pub fn run(args: &AuditArgs) -> ExitCode {
     with_settings(&args.settings, |settings| async move {
         let client = api::client(&settings)?;
@@ -49,7 +49,7 @@ pub fn run(args: &AuditArgs) -> ExitCode {
     })
 }
 
-/// A row for each range.
+/// Returns a row for each range.
 fn rows(partitions: &[Value]) -> Vec<Vec<String>> {
     const HEAD: [&str; 5] = ["PARTITION", "OFFSETS", "OUTCOMES", "UNTIL", "REASONS"];
     let mut rows = vec![HEAD.map(ToOwned::to_owned).to_vec()];
@@ -70,7 +70,8 @@ fn rows(partitions: &[Value]) -> Vec<Vec<String>> {
     rows
 }
 
-/// What is to be known beside the verdict: topics of the name that were deleted, offsets that somebody set.
+/// Returns remarks to a partition's verdict: earlier topics of the same name, and offsets that another client
+/// committed.
 fn remarks(partition: &Value) -> Vec<String> {
     let index = &partition["partition"];
     let of = |name: &str| partition[name].as_array().cloned().unwrap_or_default();
@@ -92,7 +93,7 @@ fn remarks(partition: &Value) -> Vec<String> {
     recreated.chain(beyond).collect()
 }
 
-/// One line: verified, or what is missing; and what the mapping last stopped without.
+/// Returns the verdict in one line: verified, or the missing range, and any commit that was missing at the last stop.
 fn verdict(partition: &Value) -> String {
     let held = held_against_the_group(partition);
     match &partition["uncommitted"] {
@@ -125,11 +126,11 @@ fn held_against_the_group(partition: &Value) -> String {
     }
 }
 
-/// `5 delivered, 1 skipped` with a name behind each number, or `12: why` with it before; a text is shown as it is.
+/// Formats counts as `5 delivered, 1 skipped`, and texts as `12: why`. A bare string is returned unchanged.
 fn counts(shown: &Value, between: &str) -> String {
     let Value::Object(members) = shown else { return shown.as_str().unwrap_or("-").to_owned() };
     let one = |(name, value): (&String, &Value)| match value {
-        // Somebody else's words must not steer the terminal.
+        // Control characters of foreign text must not reach the terminal.
         Value::String(text) => format!("{name}{between}{}", text.replace(char::is_control, " ")),
         number => format!("{number}{between}{name}"),
     };
@@ -144,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hole_is_named_and_what_is_whole_says_so() {
+    fn verdict_names_missing_range_or_verified() {
         let whole = json!({
             "partition": 3, "began": 0, "committed": 20, "verdict": "accounted", "missing": null,
             "totals": {"delivered": 19, "skipped": 1},

@@ -1,4 +1,4 @@
-//! `lighterman check`.
+//! `lighterman check`: validation of the configuration.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{EXIT_FINE, EXIT_USAGE, SettingsArgs, print_line, print_problem};
 
-/// Shown under `--help`.
+/// Examples that `--help` prints.
 pub const EXAMPLES: &str = "Examples:
   lighterman check
   lighterman check --config /etc/lighterman.toml --log-level debug
@@ -21,7 +21,7 @@ pub struct CheckArgs {
     pub settings: SettingsArgs,
 }
 
-/// Prints the configuration in force, or what is wrong with it.
+/// Prints the effective configuration, or its error.
 pub fn run(args: &CheckArgs) -> ExitCode {
     match args.settings.load() {
         Ok(settings) => {

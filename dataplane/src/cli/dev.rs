@@ -1,4 +1,4 @@
-//! `lighterman dev`: everything on this laptop.
+//! `lighterman dev`: broker, function host and node on one laptop.
 
 mod console;
 mod ports;
@@ -27,7 +27,7 @@ use crate::local::function_host::observer::FunctionObserver;
 use crate::local::function_host::{FunctionHost, FunctionHostSettings, FunctionSpec};
 use crate::local::sample_records::{SampleError, SampleProducer};
 
-/// Shown under `--help`.
+/// Examples that `--help` prints.
 pub const EXAMPLES: &str = "Examples:
   lighterman dev
   lighterman dev --function app.handler                    # handler() of app.py
@@ -70,10 +70,10 @@ const FUNCTION: &str = "sample";
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(30);
 const FUNCTION_CONCURRENCY: u32 = 16;
 const TICK: Duration = Duration::from_secs(1);
-/// Records without any progress for this long: a script should not wait for ever.
+/// Maximum time without progress: a script must not wait forever.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
-/// Runs the laptop until Ctrl-C, or until the records are drained.
+/// Runs until Ctrl-C, or until the records are drained.
 pub fn run(args: &DevArgs) -> ExitCode {
     let folder = match args.settings.data_dir {
         Some(_) => None,
@@ -97,7 +97,7 @@ pub fn run(args: &DevArgs) -> ExitCode {
     code
 }
 
-/// A laptop's state ends with it.
+/// Creates the scratch folder, which is removed at the end.
 fn tempdir() -> std::io::Result<PathBuf> {
     let folder = std::env::temp_dir().join(format!("lighterman-dev-{}", uuid::Uuid::new_v4()));
     std::fs::create_dir_all(&folder)?;
@@ -120,12 +120,12 @@ async fn dev(args: &DevArgs, settings: Settings) -> anyhow::Result<()> {
     let host = host_function(args, &settings, Arc::new(observer))?;
     let setup = DevSetup { args, settings: &settings, servers: &servers, functions: host.endpoint_url() };
     let ended = setup.run(listeners, started, signals).await;
-    // However it ended: the function's processes are in groups of their own, which no Ctrl-C reaches.
+    // The function's processes are in their own process groups, which Ctrl-C does not reach.
     host.stop().await;
     ended
 }
 
-/// The parts that a node of `dev` needs, and that outlive it.
+/// Parts that a node of `dev` needs, and that outlive it.
 struct DevSetup<'a> {
     args: &'a DevArgs,
     settings: &'a Settings,
@@ -133,7 +133,7 @@ struct DevSetup<'a> {
     functions: String,
 }
 
-/// A node with its mapping, and the producer of the sample records.
+/// Node with its mapping, and the producer of sample records.
 struct StartedNode {
     producer: SampleProducer,
     node: RunningNode,
@@ -184,8 +184,8 @@ impl DevSetup<'_> {
     }
 }
 
-/// Waits until the function's first instance is ready. The host ends an instance whose initialization takes too long, so this
-/// ends too.
+/// Waits until the function's first instance is ready or fails. It returns eventually, because the host kills an
+/// instance whose initialization takes too long.
 async fn await_function(args: &DevArgs, mut started: watch::Receiver<FunctionStart>) -> anyhow::Result<()> {
     let known = started.wait_for(|start| !matches!(start, FunctionStart::Pending)).await;
     let known = known.context("the function host ended")?.clone();
@@ -239,7 +239,7 @@ fn introduce(args: &DevArgs, settings: &Settings, node: &RunningNode, servers: &
     print_line(&lines);
 }
 
-/// Writes records and shows them arriving; true when all of `--records` are delivered and committed.
+/// Writes records and prints progress. Returns true once all of `--records` are delivered and committed.
 async fn flow(
     args: &DevArgs,
     producer: &mut SampleProducer,
@@ -253,7 +253,7 @@ async fn flow(
             None if args.rate > 0 => producer.write_steadily(args.rate).await?,
             None => {}
         }
-        // Watching goes on until it has seen enough.
+        // Leaves the end of the run to `watch`.
         std::future::pending::<Result<(), SampleError>>().await
     };
     tokio::select! {
@@ -302,7 +302,7 @@ async fn watch(
     }
 }
 
-/// Records that were resolved since the beginning; a mapping that is changed or resumed counts from zero again.
+/// Count of resolved records since the start. The board of a changed or resumed mapping counts from zero again.
 #[derive(Default)]
 struct ResolvedCount {
     earlier: u64,
@@ -310,7 +310,7 @@ struct ResolvedCount {
 }
 
 impl ResolvedCount {
-    /// The count of all runs, when the last one shows `shown`.
+    /// Returns the total count when the current board shows `shown`.
     fn go_on(&mut self, shown: u64) -> u64 {
         if shown < self.shown {
             self.earlier += self.shown;
@@ -320,7 +320,7 @@ impl ResolvedCount {
     }
 }
 
-/// The embedded broker, on Kafka's port when it is free.
+/// Starts the embedded broker, on Kafka's port if it is free.
 fn start_broker() -> anyhow::Result<EmbeddedBroker> {
     let wanted = SocketAddr::from(([127, 0, 0, 1], KAFKA_PORT));
     let start = |listen| {
@@ -374,7 +374,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_count_goes_on_when_the_mapping_is_changed() {
+    fn count_continues_after_mapping_change() {
         let mut count = ResolvedCount::default();
         let shown = [0, 10, 10, 0, 5, 20, 3];
         assert_eq!(shown.map(|shown| count.go_on(shown)), [0, 10, 10, 10, 15, 30, 33]);

@@ -1,4 +1,4 @@
-//! `lighterman filter`: patterns tried on sample records, without a node.
+//! `lighterman filter`: test of filter patterns on sample records, without a node.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, stdin};
@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{EXIT_FAILED, EXIT_FINE, EXIT_USAGE, OutputFormat, print_line, print_problem};
 use crate::control::filter_test::{FilterSample, FilterTest};
 
-/// Shown under `--help`.
+/// Examples that `--help` prints.
 pub const EXAMPLES: &str = "Examples:
   lighterman filter test --pattern '{\"value\":{\"state\":[\"paid\"]}}' orders.jsonl
   lighterman filter test --filter-criteria @filters.json --records-are records samples.jsonl
@@ -24,7 +24,7 @@ A line is one record: its value, or with --records-are records a JSON object wit
 Where a value's format is not that of the pattern (text, JSON), or it is not UTF-8, the record passes.
 Exit code 0: tried. 1: records that cannot be read. 2: a pattern that cannot be used, with the place of the mistake.";
 
-/// Characters of a record that a table shows.
+/// Maximum characters of a record in a table.
 const SHOWN_CHARACTERS: usize = 60;
 
 /// Arguments of `filter`.
@@ -71,7 +71,7 @@ pub enum PatternLine {
     Records,
 }
 
-/// Tries the filters.
+/// Runs `lighterman filter`.
 pub fn run(args: &FilterArgs) -> ExitCode {
     let FilterAction::Test(test) = &args.action;
     let criteria = match criteria(test) {
@@ -117,7 +117,7 @@ fn patterns_of(given: &str) -> Result<Vec<String>, String> {
         .collect()
 }
 
-/// The mistake, and under it the line of the pattern with a mark where it stands.
+/// Returns the error, and below it the pattern's line with a mark at the error's position.
 fn with_place(error: &PatternError, patterns: &[String]) -> String {
     let pattern = patterns.get(error.filter).map_or("", String::as_str);
     let (before, behind) = pattern.split_at_checked(error.at).unwrap_or((pattern, ""));
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_place_of_a_mistake_is_marked_in_its_line() {
+    fn error_position_is_marked_in_its_line() {
         let patterns = vec!["{\n \"value\": {\"é\": [1, {\"prefx\": 1}]}}".to_owned()];
         let error = FilterCriteria::new(patterns.clone()).expect_err("a mistake");
         let told = with_place(&error, &patterns);

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::run::with_settings;
 use super::{OutputFormat, SettingsArgs, api};
 
-/// Shown under `--help`.
+/// Examples that `--help` prints.
 pub const EXAMPLES: &str = "Examples:
   lighterman keys create
   lighterman keys list --output json
@@ -41,7 +41,7 @@ pub enum KeysAction {
     },
 }
 
-/// Calls the node.
+/// Runs `lighterman keys` against the node.
 pub fn run(args: &KeysArgs) -> ExitCode {
     with_settings(&args.settings, |settings| async move {
         let client = api::client(&settings)?;

@@ -1,4 +1,4 @@
-//! `lighterman mapping`: the API from the terminal.
+//! `lighterman mapping`: event source mappings from the terminal.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use super::run::with_settings;
 use super::{OutputFormat, SettingsArgs, api};
 use crate::control::client::ApiClient;
 
-/// Shown under `--help`.
+/// Examples that `--help` prints.
 pub const EXAMPLES: &str = "Examples:
   lighterman mapping create --function fn --bootstrap localhost:9092 --topic orders --starting-position trim-horizon
   lighterman mapping list --output json
@@ -170,7 +170,7 @@ pub enum PositionChoice {
 
 const PATH: &str = "/2015-03-31/event-source-mappings";
 
-/// Calls the node.
+/// Runs `lighterman mapping` against the node.
 pub fn run(args: &MappingArgs) -> ExitCode {
     with_settings(&args.settings, |settings| async move {
         let client = api::client(&settings)?;
@@ -252,7 +252,7 @@ fn create_body(create: &CreateArgs) -> Value {
         "StartingPosition": position,
         "Enabled": !create.disabled,
         "SelfManagedEventSource": { "Endpoints": { "KAFKA_BOOTSTRAP_SERVERS": create.bootstrap } },
-        // AWS asks for access configurations; these two say: no authentication. Recorded, not used.
+        // AWS requires access configurations; these two mean no authentication. They are stored, not used.
         "SourceAccessConfigurations": [
             { "Type": "VPC_SUBNET", "URI": "subnet:none" },
             { "Type": "VPC_SECURITY_GROUP", "URI": "security_group:none" },
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn all_arguments_are_well_formed_and_examples_parse() {
+    fn command_arguments_are_valid_and_examples_parse() {
         PositionArgument::command().debug_assert();
         for examples in [
             EXAMPLES,

@@ -1,4 +1,4 @@
-//! The command line: what people type, and the exit code they get. The bodies of the commands are in files of their names.
+//! Command line: arguments and exit codes. Each command is in the module of its name.
 
 mod api;
 pub mod audit;
@@ -21,9 +21,9 @@ pub use output::{OutputFormat, print_line, print_problem};
 use crate::config::{ConfigError, Settings};
 use crate::local::function_host::{command, sample};
 
-/// Everything went well.
+/// Success.
 pub const EXIT_FINE: u8 = 0;
-/// It failed while running.
+/// Failure at run time.
 pub const EXIT_FAILED: u8 = 1;
 /// Wrong usage or configuration.
 pub const EXIT_USAGE: u8 = 2;
@@ -105,7 +105,7 @@ pub struct SettingsArgs {
 }
 
 impl SettingsArgs {
-    /// The settings that file, environment and these flags make together.
+    /// Loads the settings from file, environment and these flags.
     pub fn load(&self) -> Result<Settings, ConfigError> {
         Settings::load(self.config.as_deref(), &self.flags())
     }
@@ -124,13 +124,13 @@ impl SettingsArgs {
     }
 }
 
-/// Runs what the arguments say and returns the exit code.
+/// Runs the command in the arguments. Returns the exit code.
 pub fn main() -> ExitCode {
-    // Before anything is parsed: a function starts with each cold instance, and this is not for people.
+    // Checked before parsing, because the sample starts with each cold instance and is not for users.
     if std::env::args_os().nth(1).is_some_and(|first| first == command::SAMPLE_SUBCOMMAND) {
         return run_sample();
     }
-    // clap prints usage errors itself and ends with 2, as interface and shells expect.
+    // clap prints usage errors itself and exits with 2, which is also `EXIT_USAGE`.
     match Cli::parse().command {
         CliCommand::Check(args) => check::run(&args),
         CliCommand::Dev(args) => dev::run(&args),
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn command_line_is_valid() {
         Cli::command().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! What goes to the terminal. A reader that has gone (`| head`) is no failure.
+//! Terminal output. A closed pipe (`| head`) is no failure.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
@@ -15,12 +15,12 @@ pub enum OutputFormat {
     Json,
 }
 
-/// One line to standard output.
+/// Prints a line to standard output.
 pub fn print_line(line: &dyn Display) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
-/// One line to standard error: what is wrong.
+/// Prints an error to standard error.
 pub fn print_problem(problem: &dyn Display) {
     let mut stderr = std::io::stderr().lock();
     let _ = if stderr.is_terminal() {

@@ -9,7 +9,7 @@ use super::{EXIT_FAILED, EXIT_FINE, EXIT_USAGE, SettingsArgs, print_line, print_
 use crate::app::node::{NodeListeners, RunningNode};
 use crate::config::Settings;
 
-/// Shown under `--help`.
+/// Examples that `--help` prints.
 pub const EXAMPLES: &str = "Examples:
   lighterman run
   lighterman run --config /etc/lighterman.toml
@@ -23,7 +23,7 @@ pub struct RunArgs {
     pub settings: SettingsArgs,
 }
 
-/// Runs the node until it is told to drain.
+/// Runs the node until a signal tells it to drain.
 pub fn run(args: &RunArgs) -> ExitCode {
     with_settings(&args.settings, |settings| async move { node(settings).await })
 }
@@ -33,7 +33,7 @@ async fn node(settings: Settings) -> anyhow::Result<()> {
         settings.control.is_none(),
         "`control.bootstrap` is set, but this version of Lighterman runs a node alone: remove it"
     );
-    // Before anything begins: what is told to go while it starts drains, too.
+    // Installed first, so that a signal during the start drains, too.
     let mut signals = StopSignals::listen()?;
     let listeners = NodeListeners::bind(&settings)?;
     let settings = settings.listening_on(listeners.api.local_addr()?, listeners.metrics.local_addr()?);
@@ -59,7 +59,7 @@ async fn node(settings: Settings) -> anyhow::Result<()> {
     drain(node, &mut signals).await
 }
 
-/// Drains `node`; a second signal, or the deadline, ends it as a kill would.
+/// Drains `node`. A second signal, or the deadline, ends it as a kill would.
 pub(super) async fn drain(node: RunningNode, signals: &mut StopSignals) -> anyhow::Result<()> {
     tokio::select! {
         drained = node.drain() => {
@@ -89,7 +89,7 @@ impl StopSignals {
     }
 }
 
-/// Loads the settings, then runs `body` in an actix system; exit code as the interface has it.
+/// Loads the settings, then runs `body` in an actix system. Returns the exit code.
 pub(super) fn with_settings<F>(args: &SettingsArgs, body: impl FnOnce(Settings) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,

@@ -11,7 +11,7 @@ use super::run::{StopSignals, with_settings};
 use super::{OutputFormat, SettingsArgs, api, print_line};
 use crate::control::client::ApiClient;
 
-/// Shown under `--help`.
+/// Examples that `--help` prints.
 pub const EXAMPLES: &str = "Examples:
   lighterman top
   lighterman top 14e0db71-5d35-4eb5-b481-8945cf9d10c2 --output json";
@@ -31,7 +31,7 @@ pub struct TopArgs {
 
 const REFRESH: Duration = Duration::from_secs(1);
 
-/// Shows the map, again and again on a terminal, once elsewhere.
+/// Shows the map, repeatedly on a terminal, once elsewhere.
 pub fn run(args: &TopArgs) -> ExitCode {
     let live = args.output == OutputFormat::Table && std::io::stdout().is_terminal();
     with_settings(&args.settings, |settings| async move {

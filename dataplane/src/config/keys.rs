@@ -1,15 +1,15 @@
-//! Every key once, and what is closest to a wrong one.
+//! Table of the configuration keys, and the nearest key to a misspelt one.
 
-/// One thing that can be configured.
+/// Configuration key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigKey {
-    /// Its path in the file, dots between tables.
+    /// Path in the file, with dots between tables.
     pub path: &'static str,
-    /// Its value when nobody sets it; empty: none, or found out at start.
+    /// Value when the key is not set. Empty if there is none, or if it is determined at start.
     pub default: &'static str,
-    /// What it is, in one sentence.
+    /// Description in one sentence.
     pub about: &'static str,
-    /// Never shown.
+    /// True if the value must never be shown.
     pub secret: bool,
 }
 
@@ -17,7 +17,7 @@ const fn key(path: &'static str, default: &'static str, about: &'static str) -> 
     ConfigKey { path, default, about, secret: false }
 }
 
-/// All keys, in the order in which they are shown.
+/// All keys, in display order.
 pub const KEYS: &[ConfigKey] = &[
     key("listen", "127.0.0.1:9010", "address of the control API"),
     key("metrics_listen", "127.0.0.1:9011", "address of /metrics, /healthz and /readyz"),
@@ -67,12 +67,12 @@ pub const KEYS: &[ConfigKey] = &[
     key("log.level", "info", "error, warn, info, debug, trace, or tracing directives"),
 ];
 
-/// The key with this path.
+/// Returns the key with this path.
 pub(super) fn by_path(path: &str) -> Option<&'static ConfigKey> {
     KEYS.iter().find(|key| key.path == path)
 }
 
-/// The known path most like `path`.
+/// Returns the known path most similar to `path`.
 pub(super) fn nearest_path(path: &str) -> &'static str {
     let likeness = |key: &&ConfigKey| (strsim::jaro_winkler(key.path, path) * 1e6) as u64;
     KEYS.iter().max_by_key(likeness).map_or("", |key| key.path)

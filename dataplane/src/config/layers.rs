@@ -1,4 +1,4 @@
-//! File, environment and flags laid over each other, still as text; each value remembers where it comes from.
+//! Layers of configuration, as text: file, environment and flags. Each value keeps its source.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,16 +9,16 @@ use thiserror::Error;
 use super::keys::{self, ConfigKey};
 use super::variables::{VariableMeaning, meaning_of};
 
-/// Where a value comes from; later ones win.
+/// Source of a value, in ascending precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ValueSource {
-    /// Nobody set it.
+    /// Not set.
     Default,
-    /// The file.
+    /// Configuration file.
     File,
-    /// The environment.
+    /// Environment variable.
     Environment,
-    /// The command line.
+    /// Command-line flag.
     Flag,
 }
 
@@ -33,56 +33,56 @@ impl fmt::Display for ValueSource {
     }
 }
 
-/// What is wrong with the configuration. Values of secret keys never appear in it.
+/// Configuration error. Values of secret keys never appear in it.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// No such file, or not ours to read.
+    /// File is missing or cannot be read.
     #[error("the configuration file {path} cannot be read: {source}")]
     Unreadable {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// Not TOML. The line itself is not shown: it may hold a secret.
+    /// File is not TOML. The line itself is not shown, as it may hold a secret.
     #[error("the configuration file {path} is not TOML, line {line}: {message}")]
     Syntax {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Where, from 1.
+        /// Line number, from 1.
         line: usize,
-        /// What the parser said.
+        /// Message of the parser.
         message: String,
     },
-    /// A key nobody knows.
+    /// Unknown key in the file.
     #[error("unknown key `{key}` in {path}. Did you mean `{nearest}`?")]
     UnknownKey {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is written there.
+        /// Key as it was written.
         key: String,
-        /// The known one most like it.
+        /// Known key most similar to it.
         nearest: &'static str,
     },
-    /// A variable with our prefix that is almost a key.
+    /// Variable with the prefix `LIGHTERMAN_` that is almost a key.
     #[error("unknown environment variable `{variable}`. Did you mean `{nearest}`?")]
     UnknownVariable {
-        /// Its name.
+        /// Name of the variable.
         variable: String,
-        /// The known one most like it.
+        /// Known variable most similar to it.
         nearest: String,
     },
-    /// A variable that is not text.
+    /// Variable that is not UTF-8.
     #[error("environment variable `{0}` is not UTF-8")]
     NotText(String),
-    /// A value that cannot be.
+    /// Invalid value.
     #[error("`{key}` (from {origin}) is wrong: {why}")]
     Value {
-        /// Which key.
+        /// Path of the key.
         key: &'static str,
-        /// Who set it.
+        /// Source of the value.
         origin: ValueSource,
-        /// What is wrong and what would be right.
+        /// Reason, with an example of a valid value.
         why: String,
     },
 }
@@ -102,12 +102,12 @@ impl ConfigLayers {
         }
     }
 
-    /// Who set each key that somebody set.
+    /// Returns the source of each key that is set.
     pub(super) fn origins(&self) -> BTreeMap<&'static str, ValueSource> {
         self.values.iter().map(|(path, (source, _))| (*path, *source)).collect()
     }
 
-    /// Names of variables with our prefix that other programs set, in order.
+    /// Returns the names of variables with the prefix `LIGHTERMAN_` that other programs set, in order.
     pub(super) fn foreign_variables(&self) -> &[String] {
         &self.foreign
     }

@@ -1,8 +1,8 @@
-//! How much memory there is: the machine's, or less when a cgroup says so.
+//! Memory size of the machine, or of the process's cgroup if that is lower.
 
 use std::path::{Path, PathBuf};
 
-/// Bytes this process may count on.
+/// Returns the bytes available to this process.
 pub(super) fn memory_bytes() -> u64 {
     let system = rustix::system::sysinfo();
     let machine = (system.totalram as u64).saturating_mul(u64::from(system.mem_unit));
@@ -10,7 +10,8 @@ pub(super) fn memory_bytes() -> u64 {
     cgroup_limit(Path::new("/sys/fs/cgroup"), &groups).map_or(machine, |limit| limit.min(machine))
 }
 
-/// The lowest limit on the way from our group to the root; a container's own root may hide the groups above.
+/// Returns the lowest limit on the path from the process's cgroup to the root. A container's own root may hide the
+/// groups above it.
 fn cgroup_limit(root: &Path, groups: &str) -> Option<u64> {
     let files = groups.lines().flat_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -22,7 +23,7 @@ fn cgroup_limit(root: &Path, groups: &str) -> Option<u64> {
         };
         limit_files(&base, path, name)
     });
-    // "max", and a missing file, mean no limit.
+    // "max" and a missing file both mean no limit.
     files.filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok()).min()
 }
 
@@ -31,7 +32,7 @@ fn limit_files(base: &Path, group: &str, name: &str) -> Vec<PathBuf> {
     group.ancestors().map(|ancestor| base.join(ancestor).join(name)).collect()
 }
 
-/// The host's name, for the node's id.
+/// Returns the host name, the default of the node's id.
 pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
@@ -46,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_limit_above_us_counts_in_both_versions() {
+    fn lowest_ancestor_limit_applies_in_both_cgroup_versions() {
         let folder = tempfile::tempdir().expect("folder");
         let root = folder.path();
         write(root.join("a/memory.max"), "1000\n");
@@ -59,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_memory_and_a_name() {
+    fn memory_and_host_name_are_known() {
         assert!(memory_bytes() > 1024 * 1024);
         assert!(!host_name().is_empty());
     }

@@ -1,4 +1,4 @@
-//! Configuration: file, environment and flags into validated settings.
+//! Configuration: validated settings from file, environment and flags.
 
 mod keys;
 mod layers;

@@ -1,4 +1,4 @@
-//! The validated settings of a node.
+//! Validated settings of a node.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,133 +17,134 @@ use super::{machine, values};
 use crate::egress::Egress;
 use crate::kafka::group::GroupProtocol;
 
-/// Below this, one largest payload and the frame it comes from would not fit.
+/// Minimum memory budget: below it, a maximum payload and the frame it comes from would not fit.
 const MEMORY_BUDGET_MIN: u64 = 16 * 1024 * 1024;
-/// A namespace may inject hundreds.
+/// Maximum number of foreign variables to name. A namespace may inject hundreds.
 const FOREIGN_VARIABLES_NAMED_MAX: usize = 10;
-/// Of a name that is longer only the beginning is shown.
+/// Maximum characters of a variable's name that are shown.
 const FOREIGN_NAME_CHARACTERS_MAX: usize = 64;
 
-/// Everything a node is told, checked.
+/// Validated settings of a node.
 #[derive(Debug)]
 pub struct Settings {
-    /// Control API.
+    /// Address of the control API.
     pub listen: SocketAddr,
-    /// `/metrics`, `/healthz`, `/readyz`.
+    /// Address of `/metrics`, `/healthz` and `/readyz`.
     pub metrics_listen: SocketAddr,
     /// Folder of the embedded store.
     pub data_dir: PathBuf,
-    /// First API key; set together with its secret, or neither.
+    /// First API key; set together with its secret, or not at all.
     pub root_access_key_id: Option<String>,
-    /// Its secret.
+    /// Secret of the first API key.
     pub root_secret_access_key: Option<SecretString>,
-    /// The control log's Kafka; `None` on a node alone.
+    /// Control log of the fleet; `None` for a standalone node.
     pub control: Option<ControlSettings>,
-    /// For ARNs.
+    /// Region in ARNs.
     pub region: String,
-    /// For ARNs, twelve digits.
+    /// Account id in ARNs, twelve digits.
     pub account_id: String,
-    /// Who we are.
+    /// Identity of this node.
     pub node: NodeSettings,
-    /// Fetch buffers and payloads together, in bytes.
+    /// Budget of fetch buffers and payloads together, in bytes.
     pub memory_budget: usize,
-    /// How long a drain may take; `None`: 960 s, the longest timeout of a function and a minute.
+    /// Maximum duration of a drain; `None` means 960 s, the longest timeout of a function and a minute.
     pub drain_deadline: Option<Duration>,
-    /// What may be dialled; our own listeners are in it.
+    /// Addresses that may be dialled; the node's own listeners are denied.
     pub egress: Egress,
-    /// Kafka.
+    /// Kafka settings.
     pub kafka: KafkaSettings,
-    /// Invocations.
+    /// Invocation settings.
     pub invoke: InvokeSettings,
-    /// Log.
+    /// Log settings.
     pub log: LogSettings,
-    /// Environment variables that have our prefix and are another program's; they set nothing.
+    /// Environment variables with the prefix `LIGHTERMAN_` that belong to other programs; they set nothing.
     pub foreign_variables: Vec<String>,
     origins: BTreeMap<&'static str, ValueSource>,
     shown: String,
 }
 
-/// The control log of a fleet.
+/// Settings of a fleet's control log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlSettings {
-    /// Brokers, `HOST:PORT`.
+    /// Bootstrap servers, `HOST:PORT`.
     pub bootstrap: Vec<String>,
-    /// Topic.
+    /// Topic of the control log.
     pub topic: String,
 }
 
-/// This node.
+/// Identity of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSettings {
-    /// Name, in logs and group membership.
+    /// Name in logs and group membership.
     pub id: String,
 }
 
-/// How sources are read.
+/// Settings of Kafka sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaSettings {
-    /// How the members of the consumer groups agree on who owns what.
+    /// Group protocol of the consumer groups.
     pub group_protocol: GroupProtocol,
-    /// Session timeout of the consumer groups; of the consumer protocol, where the broker does not tell its own.
+    /// Session timeout of the consumer groups. With the consumer protocol it applies where the broker does not return
+    /// its own.
     pub session_timeout: Duration,
-    /// Whether records of open and aborted transactions are seen.
+    /// Visibility of records of open and aborted transactions.
     pub isolation: IsolationSetting,
 }
 
 /// Kafka's isolation level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IsolationSetting {
-    /// Only what was committed.
+    /// Committed records only.
     ReadCommitted,
-    /// Everything that was written.
+    /// All records.
     ReadUncommitted,
 }
 
-/// How functions are invoked.
+/// Settings of invocations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvokeSettings {
-    /// First pause between two attempts of one batch; anything from nothing to all of it (full jitter).
+    /// Upper bound of the first backoff between two attempts of one batch (full jitter: between zero and this).
     pub backoff_base: Duration,
-    /// Longest pause between two attempts of one batch.
+    /// Maximum backoff between two attempts of one batch.
     pub backoff_max: Duration,
-    /// What sends them.
+    /// Client that sends the invocations.
     pub client: InvokeClient,
 }
 
-/// What puts invocations on the wire.
+/// Client of the Invoke API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvokeClient {
-    /// Our own short path over hyper.
+    /// Built-in client on hyper, with its own signer.
     Direct,
-    /// The AWS SDK's Lambda client.
+    /// Lambda client of the AWS SDK.
     Sdk,
 }
 
-/// The log.
+/// Log settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
-    /// Its form.
+    /// Format of log lines.
     pub format: LogFormat,
-    /// A level, or tracing directives.
+    /// Level, or tracing directives.
     pub level: String,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// For machines, one object a line.
+    /// JSON, one object a line.
     Json,
 }
 
 impl Settings {
-    /// Reads `file`, this process's environment and `flags` (key path, value); later ones win.
+    /// Loads `file`, this process's environment and `flags` (key path, value), in ascending precedence.
     pub fn load(file: Option<&Path>, flags: &[(&'static str, String)]) -> Result<Self, ConfigError> {
         Self::load_with(file, std::env::vars_os(), flags)
     }
 
-    /// As [`Settings::load`], with an environment that is given.
+    /// Loads as [`Settings::load`] does, with the given environment.
     pub fn load_with(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -215,13 +216,12 @@ impl Settings {
         Ok(())
     }
 
-    /// Who set the key at `path`.
+    /// Returns the source of the key at `path`.
     pub fn origin_of(&self, path: &'static str) -> ValueSource {
         self.origins.get(path).copied().unwrap_or(ValueSource::Default)
     }
 
-    /// These are the addresses that are listened on, whatever was asked for: a port 0 has become a port, which must not be
-    /// dialled either.
+    /// Sets the addresses actually listened on. A port 0 has become a real port, which must not be dialled either.
     #[must_use]
     pub fn listening_on(mut self, api: SocketAddr, metrics: SocketAddr) -> Self {
         (self.listen, self.metrics_listen) = (api, metrics);
@@ -229,7 +229,7 @@ impl Settings {
         self
     }
 
-    /// The effective configuration as TOML, each line with its origin; secrets are hidden.
+    /// Returns the effective configuration as TOML, each line with its source; secrets are hidden.
     pub fn effective(&self) -> &str {
         &self.shown
     }
@@ -256,8 +256,8 @@ impl Settings {
         shown
     }
 
-    /// The names of the variables that have our prefix and set nothing, the first ten of them, each cut and escaped so that it
-    /// stays in its line; `None` without any.
+    /// Returns the names of foreign variables, the first ten of them, each truncated and escaped to stay within its
+    /// line. `None` if there are none.
     pub fn foreign_variables_text(&self) -> Option<String> {
         let named = self.foreign_variables.iter().take(FOREIGN_VARIABLES_NAMED_MAX);
         let shown = |name: &String| -> String {
@@ -271,7 +271,7 @@ impl Settings {
         }
     }
 
-    /// The value in force as text; what was found out at start instead of an empty default.
+    /// Returns the effective value as text, including one determined at start.
     fn value_of(&self, path: &'static str, layers: &ConfigLayers) -> Option<String> {
         let found = match path {
             "region" => self.region.clone(),
@@ -301,7 +301,7 @@ fn egress(layers: &ConfigLayers, listen: SocketAddr, metrics: SocketAddr) -> Res
 }
 
 fn kafka(layers: &ConfigLayers) -> Result<KafkaSettings, ConfigError> {
-    // Brokers refuse other session timeouts: `group.min.session.timeout.ms` and `group.max.session.timeout.ms`.
+    // Brokers reject other session timeouts: `group.min.session.timeout.ms` and `group.max.session.timeout.ms`.
     let (least, most) = (Duration::from_secs(6), Duration::from_mins(30));
     let levels = [
         ("read_committed", IsolationSetting::ReadCommitted),
@@ -338,7 +338,8 @@ fn log(layers: &ConfigLayers) -> Result<LogSettings, ConfigError> {
     let format = values::optional(layers, "log.format", |text| values::one_of(text, &formats))?;
     let usual = || if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     let level = |text: &str| {
-        // No directives at all would be read as "errors alone", and a word that is no level as a target, which silences all others.
+        // `EnvFilter` reads an empty filter as errors only. It reads a word that is no level as a target, which
+        // silences all others.
         let is_level = |part: &str| !part.trim().is_empty() && part.trim().parse::<LevelFilter>().is_ok();
         let is_meant = text.split(',').all(|part| part.contains(['=', '[']) || is_level(part));
         let parsed = tracing_subscriber::EnvFilter::try_new(text).ok().filter(|_| is_meant);

@@ -23,7 +23,7 @@ fn wrong(file: &str, environment: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn defaults_are_those_of_the_table() {
+fn defaults_match_key_table() {
     let settings = load("", &[], &[]).expect("settings");
     assert_eq!(settings.listen.to_string(), "127.0.0.1:9010");
     assert_eq!(settings.metrics_listen.to_string(), "127.0.0.1:9011");
@@ -56,7 +56,7 @@ fn flags_win_over_environment_over_file() {
 }
 
 #[test]
-fn unknown_keys_and_variables_name_the_nearest() {
+fn unknown_key_error_names_nearest_key() {
     assert!(wrong("lissten = 'x'", &[]).contains("unknown key `lissten`"));
     assert!(wrong("lissten = 'x'", &[]).ends_with("Did you mean `listen`?"));
     assert!(wrong("[nodes]\nid = 'x'", &[]).contains("Did you mean `node."));
@@ -87,7 +87,7 @@ fn variables_of_other_programs_are_ignored_and_named() {
 }
 
 #[test]
-fn wrong_values_name_key_origin_and_mend() {
+fn invalid_value_error_names_key_source_and_fix() {
     for (file, said) in [
         ("listen = 'here'", "`listen` (from file) is wrong: `here` is no address: write IP:PORT"),
         ("listen = true", "it takes a string"),
@@ -130,7 +130,7 @@ fn secrets_are_used_but_never_shown() {
 }
 
 #[test]
-fn what_is_shown_can_be_read_again() {
+fn effective_configuration_can_be_loaded() {
     let file = "[egress]\nallow = ['10.0.0.0/8', '127.0.0.1']\n[control]\nbootstrap = 'a:1,b:2'\n";
     let first = load(file, &[], &[]).expect("settings");
     let again = load(first.effective(), &[], &[]).expect("readable");
@@ -140,7 +140,7 @@ fn what_is_shown_can_be_read_again() {
 }
 
 #[test]
-fn loopback_is_denied_when_the_world_may_configure_us() {
+fn loopback_is_denied_when_api_is_public() {
     let settings = load("listen = '0.0.0.0:9010'", &[], &[]).expect("settings");
     assert!(settings.egress.check("127.0.0.1:9092".parse().expect("address")).is_err());
 }

@@ -1,4 +1,4 @@
-//! Text into typed values, with errors that say what would be right.
+//! Parsers of values, with errors that show a valid value.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::layers::{ConfigError, ConfigLayers};
 
-/// `path` as `T`, by `parse`, whose error is the reason.
+/// Returns the value at `path` as `T`, parsed by `parse`, whose error is the reason.
 pub(super) fn typed<T>(
     layers: &ConfigLayers,
     path: &'static str,
@@ -17,7 +17,7 @@ pub(super) fn typed<T>(
     parse(text).map_err(|why| ConfigError::Value { key: path, origin, why })
 }
 
-/// `path` as `T`, absent when empty.
+/// Returns the value at `path` as `T`, or `None` if it is empty.
 pub(super) fn optional<T>(
     layers: &ConfigLayers,
     path: &'static str,
@@ -54,7 +54,7 @@ pub(super) fn duration_within(text: &str, least: Duration, most: Duration) -> Re
     Err(format!("`{text}` must lie between {least} and {most}"))
 }
 
-/// A size, or a share of `whole` such as `25%`.
+/// Parses a size, or a share of `whole` such as `25%`.
 pub(super) fn bytes_or_share(text: &str, whole: u64, least: u64) -> Result<usize, String> {
     let mend = || format!("`{text}` is no size: write 512MiB, 2GiB, or a share such as 25%");
     let bytes = match text.strip_suffix('%') {

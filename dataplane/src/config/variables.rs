@@ -1,39 +1,40 @@
-//! Environment variables with our prefix: keys, near misses of keys, and those that other programs set.
+//! Environment variables with the prefix `LIGHTERMAN_`: keys, misspelt keys, and variables of other programs.
 //!
-//! Kubernetes injects `{SERVICE}_SERVICE_HOST`, `{SERVICE}_PORT=tcp://…` and the like into every pod of a namespace that has a
-//! Service (<https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>), Docker's links do the
-//! same. A Service called `lighterman`, or `lighterman-…`, gives them our prefix.
+//! Kubernetes injects `{SERVICE}_SERVICE_HOST`, `{SERVICE}_PORT=tcp://…` and similar variables into every pod of a
+//! namespace with a Service
+//! (<https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>). Docker's links do the
+//! same. A Service named `lighterman`, or `lighterman-…`, gives them this prefix.
 
 use super::keys::{ConfigKey, KEYS};
 
-/// How every variable of ours starts.
+/// Prefix of the environment variables that set keys.
 pub const ENVIRONMENT_PREFIX: &str = "LIGHTERMAN_";
-/// Variables with our prefix that are not keys: the command line reads them.
+/// Variables with the prefix that are not keys, but read by the command line.
 const COMMAND_LINE_VARIABLES: [&str; 1] = ["LIGHTERMAN_CONFIG"];
-/// A name that differs from a key's in so many letters or fewer is taken for that key, misspelt.
+/// Maximum edit distance at which a name counts as a misspelt key.
 const NEAR_MISS_LETTERS_MAX: usize = 2;
-/// Of a name shorter than this two letters are too large a share.
+/// Minimum length of a name for that distance; shorter names may differ in one letter only.
 const SHORT_NAME_LETTERS: usize = 5;
 
-/// How a variable with our prefix is to be understood.
+/// Meaning of a variable with the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum VariableMeaning {
-    /// It sets this key.
+    /// Sets this key.
     Key(&'static ConfigKey),
-    /// The command line reads it.
+    /// Read by the command line.
     CommandLine,
-    /// A key that is misspelt, most likely this one.
+    /// Misspelt key, most likely this variable.
     NearMiss(String),
-    /// Another program's.
+    /// Variable of another program.
     Foreign,
 }
 
-/// The variable that sets `path`.
+/// Returns the variable that sets `path`.
 pub fn environment_variable(path: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", path.replace('.', "_").to_ascii_uppercase())
 }
 
-/// How `name` is to be understood; `None` without our prefix.
+/// Returns the meaning of `name`; `None` if it lacks the prefix.
 pub(super) fn meaning_of(name: &str) -> Option<VariableMeaning> {
     let rest = name.strip_prefix(ENVIRONMENT_PREFIX)?;
     if let Some(key) = KEYS.iter().find(|key| environment_variable(key.path) == name) {
@@ -48,7 +49,8 @@ pub(super) fn meaning_of(name: &str) -> Option<VariableMeaning> {
     Some(near_miss(rest).map_or(VariableMeaning::Foreign, VariableMeaning::NearMiss))
 }
 
-/// The forms in which Kubernetes and Docker tell where a service is; `rest` is the name behind our prefix.
+/// Returns true for the forms in which Kubernetes and Docker pass a service's address. `rest` is the name after the
+/// prefix.
 fn is_service_variable(rest: &str) -> bool {
     let words: Vec<&str> = rest.split('_').collect();
     let ends_as_port = |words: &[&str]| {
@@ -65,7 +67,7 @@ fn is_service_variable(rest: &str) -> bool {
     })
 }
 
-/// The key that `rest`, a name behind our prefix, is a misspelling of: a few letters differ, or the table is left out.
+/// Returns the variable that `rest`, a name after the prefix, misspells: few letters differ, or the table is missing.
 fn near_miss(rest: &str) -> Option<String> {
     let of_key = |key: &ConfigKey| {
         let table_left_out =
@@ -80,7 +82,7 @@ fn near_miss(rest: &str) -> Option<String> {
     nearest.filter(|(distance, _)| *distance <= letters_max).map(|(_, name)| name)
 }
 
-/// Letters in which a variable of ours differs from our prefix and `rest`.
+/// Returns the edit distance between `rest` and the variable `name` without its prefix.
 fn distance(name: &str, rest: &str) -> usize {
     strsim::osa_distance(&name[ENVIRONMENT_PREFIX.len()..], rest)
 }
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_key_is_never_foreign() {
+    fn misspelt_key_is_never_foreign() {
         for key in KEYS {
             let name = environment_variable(key.path);
             assert_eq!(meaning_of(&name), Some(VariableMeaning::Key(key)), "{name}");

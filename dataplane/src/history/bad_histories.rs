@@ -1,4 +1,4 @@
-//! Hand-made histories: a good one, and for each invariant some that the checker must reject.
+//! Hand-made histories: a valid one, and for each invariant some that the checker must reject.
 
 use super::*;
 
@@ -48,7 +48,7 @@ fn drained(frontier: i64) -> HistoryEvent {
     HistoryEvent::Drained { owner: ONE, partition: 0, epoch: 1, frontier }
 }
 
-/// The invariants that a history breaks.
+/// Returns the invariants that a history violates.
 fn broken(events: &[HistoryEvent]) -> Vec<Invariant> {
     broken_until(events, 100)
 }
@@ -71,7 +71,7 @@ fn broken_under(rules: HistoryRules, events: &[HistoryEvent], end: u64) -> Vec<I
     found
 }
 
-/// `before`, then what is judged, then both records delivered and committed.
+/// Returns a history that produces records 0 and 1, grants the partition to `ONE`, and continues with `middle`.
 fn with(middle: &[HistoryEvent]) -> Vec<HistoryEvent> {
     let mut events = vec![produced(0), produced(1), granted(ONE)];
     events.extend_from_slice(middle);
@@ -79,7 +79,7 @@ fn with(middle: &[HistoryEvent]) -> Vec<HistoryEvent> {
 }
 
 #[test]
-fn com_1_a_commit_served_late_may_take_back_and_may_not_pass_an_open_record() {
+fn com_1_late_commit_may_rewind_but_not_pass_open() {
     let late = |offset| HistoryEvent::CommittedLate { partition: 0, offset, leader_epoch: 0 };
     let delivered =
         [started(1, ONE, &[0, 1]), ended(1, true), accounted(0, 2, Outcome::Delivered), committed(2)];
@@ -92,7 +92,7 @@ fn com_1_a_commit_served_late_may_take_back_and_may_not_pass_an_open_record() {
 }
 
 #[test]
-fn a_good_history_is_clean() {
+fn valid_history_has_no_violations() {
     let events = with(&[
         started(1, ONE, &[0]),
         ended(1, false),
@@ -107,7 +107,7 @@ fn a_good_history_is_clean() {
 }
 
 #[test]
-fn own_1_two_at_once_by_one_process() {
+fn own_1_concurrent_invocations_of_one_process_are_reported() {
     let events = with(&[
         started(1, ONE, &[0]),
         started(2, ONE, &[0, 1]),
@@ -119,13 +119,13 @@ fn own_1_two_at_once_by_one_process() {
 }
 
 #[test]
-fn own_1_whoever_lost_the_partition_starts_nothing() {
+fn own_1_start_by_previous_owner_is_reported() {
     let events = with(&[granted(TWO), started(1, ONE, &[0, 1]), ended(1, true), committed(2)]);
     assert_eq!(broken(&events), [Invariant::Own1]);
 }
 
 #[test]
-fn own_1_a_new_owner_starts_beside_one_that_is_neither_dead_nor_expelled() {
+fn own_1_overlap_with_live_previous_owner_is_reported() {
     let over = [granted(TWO), started(2, TWO, &[0]), ended(1, true), ended(2, true)];
     let events = with(&[&[started(1, ONE, &[0, 1])][..], &over[..]].concat());
     assert_eq!(broken(&events), [Invariant::Own1]);
@@ -135,7 +135,7 @@ fn own_1_a_new_owner_starts_beside_one_that_is_neither_dead_nor_expelled() {
 }
 
 #[test]
-fn own_1_an_expelled_process_starts_nothing() {
+fn own_1_start_by_expelled_process_is_reported() {
     let late =
         [HistoryEvent::Expelled { owner: ONE }, started(1, ONE, &[0, 1]), ended(1, true), committed(2)];
     assert_eq!(broken(&with(&late)), [Invariant::Own1]);
@@ -144,7 +144,7 @@ fn own_1_an_expelled_process_starts_nothing() {
 }
 
 #[test]
-fn own_1_beside_what_a_process_has_running_that_let_go_before_its_session_is_over() {
+fn own_1_overlap_before_session_expiry_is_reported() {
     let over = [granted(TWO), started(2, TWO, &[0]), ended(1, true), ended(2, true)];
     let let_go = [started(1, ONE, &[0, 1]), HistoryEvent::LetGo { owner: ONE }];
     assert_eq!(broken(&with(&[&let_go[..], &over[..]].concat())), [Invariant::Own1]);
@@ -153,7 +153,7 @@ fn own_1_beside_what_a_process_has_running_that_let_go_before_its_session_is_ove
 }
 
 #[test]
-fn ord_1_overtaking_and_backwards() {
+fn ord_1_overtaking_and_descending_offsets_are_reported() {
     let overtaking = with(&[started(1, ONE, &[1]), ended(1, true), started(2, ONE, &[0]), ended(2, true)]);
     assert_eq!(broken(&overtaking), [Invariant::Ord1]);
     let backwards = with(&[started(1, ONE, &[1, 0]), ended(1, true)]);
@@ -161,7 +161,7 @@ fn ord_1_overtaking_and_backwards() {
 }
 
 #[test]
-fn com_1_ahead_of_an_outcome_and_backwards() {
+fn com_1_early_and_backward_commits_are_reported() {
     let ahead =
         with(&[started(1, ONE, &[0]), committed(2), ended(1, true), started(2, ONE, &[1]), ended(2, true)]);
     assert_eq!(broken(&ahead), [Invariant::Com1]);
@@ -170,7 +170,7 @@ fn com_1_ahead_of_an_outcome_and_backwards() {
 }
 
 #[test]
-fn alo_1_lost_unproduced_repeated_and_falsely_accounted() {
+fn alo_1_lost_unproduced_repeated_misaccounted_are_reported() {
     let lost = with(&[started(1, ONE, &[0]), ended(1, true)]);
     assert_eq!(broken(&lost), [Invariant::Alo1]);
     let unproduced = with(&[started(1, ONE, &[0, 1]), ended(1, true), started(2, ONE, &[7]), ended(2, true)]);
@@ -194,7 +194,7 @@ fn alo_1_lost_unproduced_repeated_and_falsely_accounted() {
 }
 
 #[test]
-fn alo_1_given_up_before_the_retries_are_used_up() {
+fn alo_1_exhausted_before_last_retry_is_reported() {
     let early = with(&[
         started(1, ONE, &[0]),
         ended(1, false),
@@ -210,13 +210,13 @@ fn whole(event: HistoryEvent) -> Vec<HistoryEvent> {
 }
 
 #[test]
-fn mem_1_over_the_budget_and_never_given_back() {
+fn mem_1_excess_and_leaked_bytes_are_reported() {
     assert_eq!(broken(&whole(HistoryEvent::Leased { bytes: 51 })), [Invariant::Mem1]);
     assert_eq!(broken(&whole(HistoryEvent::Stopped { bytes: 1 })), [Invariant::Mem1]);
 }
 
 #[test]
-fn lim_1_too_many_too_large_too_late() {
+fn lim_1_excess_records_bytes_and_wait_are_reported() {
     for (records, payload_bytes, waited_micros) in [(3, 1, 0), (1, 101, 0), (1, 1, 11)] {
         let sealed = HistoryEvent::Sealed { records, payload_bytes, waited_micros };
         assert_eq!(broken(&whole(sealed)), [Invariant::Lim1]);
@@ -224,12 +224,12 @@ fn lim_1_too_many_too_large_too_late() {
 }
 
 #[test]
-fn slt_1_more_than_the_limit() {
+fn slt_1_slots_over_limit_are_reported() {
     assert_eq!(broken(&whole(HistoryEvent::SlotTaken { in_use: 3, limit: 2 })), [Invariant::Slt1]);
 }
 
 #[test]
-fn drn_1_while_something_runs_before_it_is_committed_and_not_for_good() {
+fn drn_1_running_uncommitted_and_restarted_are_reported() {
     let running = with(&[started(1, ONE, &[0, 1]), committed(0), drained(0), ended(1, true)]);
     assert_eq!(broken(&running), [Invariant::Drn1]);
     let uncommitted = with(&[started(1, ONE, &[0, 1]), ended(1, true), committed(1), drained(2)]);
@@ -239,18 +239,18 @@ fn drn_1_while_something_runs_before_it_is_committed_and_not_for_good() {
 }
 
 #[test]
-fn liv_1_too_long_after_the_faults() {
+fn liv_1_late_finish_after_faults_is_reported() {
     assert_eq!(broken_until(&whole(HistoryEvent::Quiet), 1000), []);
     assert_eq!(broken_until(&whole(HistoryEvent::Quiet), 5000), [Invariant::Liv1]);
 }
 
 #[test]
-fn an_acknowledged_write_that_is_gone() {
+fn lost_acknowledged_write_is_reported() {
     assert_eq!(broken(&whole(HistoryEvent::WriteLost { what: "key".into() })), [Invariant::Durable]);
 }
 
 #[test]
-fn alo_1_what_stood_beside_a_failed_record_may_come_again_though_retention_has_taken_that_one() {
+fn alo_1_record_may_repeat_when_failed_neighbour_is_deleted() {
     let failed = HistoryEvent::Ended { invocation: 1, taken: true, failed: vec![(0, 0)] };
     let gone = HistoryEvent::Deleted { partition: 0, before: 1 };
     let again = [
@@ -265,9 +265,9 @@ fn alo_1_what_stood_beside_a_failed_record_may_come_again_though_retention_has_t
     assert_eq!(broken(&with(&again)), []);
 }
 
-/// The function names 0 of 0 and 1, and is asked for 0 alone from then on.
+/// In these histories the function names 0 of the batch 0 and 1 as failed, and then gets 0 alone.
 #[test]
-fn alo_1_a_record_behind_a_named_one_is_not_taken_where_order_is_kept() {
+fn alo_1_record_after_failed_is_not_taken_when_ordered() {
     let named = |invocation| HistoryEvent::Ended { invocation, taken: true, failed: vec![(0, 0)] };
     let alone = [started(1, ONE, &[0, 1]), named(1), started(2, ONE, &[0])];
     let outcomes = |first: Outcome, second: Outcome| [accounted(0, 1, first), accounted(1, 2, second)];

@@ -1,4 +1,4 @@
-//! The checker: one pass over a history.
+//! Checker: one pass over a history.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use super::records::PartitionHistory;
 use super::{HistoryEntry, HistoryEvent, HistoryRules, Invariant, InvocationShare, OwnerProcess, Violation};
 use crate::partition::ledger::Outcome;
 
-/// Violations beyond these are not told.
+/// Maximum number of reported violations.
 const VIOLATIONS_MAX: usize = 1000;
 
-/// Takes a history in, event by event.
+/// Checker that takes a history event by event.
 #[derive(Debug)]
 pub struct HistoryChecker {
     rules: HistoryRules,
@@ -23,7 +23,7 @@ pub struct HistoryChecker {
     violations: Vec<Violation>,
 }
 
-/// Judges a whole history that ended at `end`.
+/// Checks a whole history that ended at `end`.
 pub fn check(rules: HistoryRules, history: &[HistoryEntry], end: Moment) -> Vec<Violation> {
     let mut checker = HistoryChecker::new(rules);
     for entry in history {
@@ -33,7 +33,7 @@ pub fn check(rules: HistoryRules, history: &[HistoryEntry], end: Moment) -> Vec<
 }
 
 impl HistoryChecker {
-    /// A checker that has seen nothing.
+    /// Creates a checker for an empty history.
     pub fn new(rules: HistoryRules) -> Self {
         Self {
             rules,
@@ -45,20 +45,21 @@ impl HistoryChecker {
         }
     }
 
-    /// Records that the function took again, by partition; those without any are left out.
+    /// Returns the number of records that the function took more than once, by partition; partitions without any are
+    /// left out.
     pub fn taken_again(&self) -> BTreeMap<i32, u64> {
         let again = self.partitions.iter().map(|(index, partition)| (*index, partition.taken_again));
         again.filter(|(_, again)| *again > 0).collect()
     }
 
-    /// Records that the function has taken.
+    /// Returns the number of records that the function has taken.
     pub fn taken(&self) -> u64 {
         let taken =
             |partition: &PartitionHistory| partition.records.values().filter(|record| record.taken).count();
         self.partitions.values().map(|partition| taken(partition) as u64).sum()
     }
 
-    /// The next event.
+    /// Takes the next event.
     pub fn take(&mut self, at: Moment, event: &HistoryEvent) {
         self.at = at;
         match event {
@@ -96,7 +97,7 @@ impl HistoryChecker {
             }
             HistoryEvent::Accounted { partition, first, end, outcome, leader_epoch } => {
                 let known = self.partition(*partition).known_end(*end, *leader_epoch);
-                // What retention took, nobody has read: that says nothing of a history.
+                // A range deleted by retention was read by nobody, so its account depends on no leader epoch.
                 let end = if *outcome == Outcome::Lost { *end } else { known };
                 self.accounted(*partition, *first, end, *outcome);
             }
@@ -117,7 +118,7 @@ impl HistoryChecker {
         }
     }
 
-    /// The history is over.
+    /// Ends the history and returns the violations found.
     pub fn finish(mut self, end: Moment) -> Vec<Violation> {
         self.at = end;
         let open: Vec<(i32, i64, usize)> = self
@@ -139,7 +140,7 @@ impl HistoryChecker {
         self.violations
     }
 
-    /// A run that is not done: what it waits for.
+    /// Reports a run that did not finish, with the reason, as a LIV-1 violation.
     pub fn note_unfinished(&mut self, what: String) {
         self.found(Invariant::Liv1, what);
     }
@@ -160,7 +161,8 @@ impl HistoryChecker {
         }
     }
 
-    /// What was under way over the partitions of `owner` may be started again, once.
+    /// Excuses one more repeat in each partition that may belong to `owner`: an invocation in flight may be started
+    /// again.
     fn excuse(&mut self, owner: OwnerProcess) {
         for (index, partition) in &mut self.partitions {
             let may_be_its = self.ownership.owner_of.get(index).is_none_or(|current| *current == Some(owner));
@@ -192,7 +194,7 @@ impl HistoryChecker {
         self.ownership.running.insert(invocation, running);
     }
 
-    /// What stands in the share of the log as it is now.
+    /// Returns the share without records that have been truncated.
     fn known_share(&mut self, share: &InvocationShare) -> InvocationShare {
         let partition = self.partition(share.partition);
         let epochs = share.leader_epochs.iter().copied().chain(std::iter::repeat(i32::MAX));
@@ -209,7 +211,7 @@ impl HistoryChecker {
             let is_named = |offset: i64| !taken || failed.contains(&(share.partition, offset));
             let mut beside_failed = false;
             for offset in share.offsets {
-                // Also beside one that retention has taken meanwhile.
+                // Also applies if retention has deleted the failed record meanwhile.
                 let is_failed = is_named(offset) || (self.rules.ordered && beside_failed);
                 beside_failed |= is_failed;
                 let Some(record) = partition.records.get_mut(&offset) else { continue };
@@ -230,7 +232,7 @@ impl HistoryChecker {
         let partition = self.partition(index);
         let (before, open) = (partition.committed.replace(offset), partition.lowest_open());
         if partition.is_of_a_cut_history(offset, leader_epoch) {
-            // Who commits does not know yet that the log was cut off; finding out takes it back.
+            // The committer has not detected the truncation yet; detecting it rewinds the commit.
             return;
         }
         if let Some(open) = open.filter(|open| *open < offset) {
@@ -249,7 +251,8 @@ impl HistoryChecker {
         }
     }
 
-    /// What it takes back is committed again later, and may be delivered again until then.
+    /// Applies a late commit. The records that it rewinds are committed again later, and may be delivered again until
+    /// then.
     fn committed_late(&mut self, index: i32, offset: i64, leader_epoch: i32) {
         let records_max = self.rules.records_max.max(1);
         let partition = self.partition(index);
@@ -261,7 +264,7 @@ impl HistoryChecker {
         }
     }
 
-    /// What a node says of a range must be what happened.
+    /// Checks that a node's account of a range matches the recorded events.
     fn accounted(&mut self, index: i32, first: i64, end: i64, outcome: Outcome) {
         let rules = self.rules;
         let partition = self.partitions.entry(index).or_default();

@@ -1,8 +1,8 @@
-//! What happened, as anyone outside could have seen it, and whether the invariants of the design held: one checker for the
-//! simulator, for runs on real Kafka, and for load tests.
+//! Histories of runs, as recorded from the outside, and a checker of the design's invariants. The simulator, runs on
+//! real Kafka and load tests share the checker.
 //!
-//! A recorder that does not know a fact leaves it out (`owner: None`, no [`HistoryEvent::Accounted`]); the rules that need it then
-//! say nothing. Two events that the recorder saw in one order must have happened in that order.
+//! A recorder omits a fact that it does not know (`owner: None`, no [`HistoryEvent::Accounted`]); the rules that need
+//! it then report nothing. Two events recorded in one order must have happened in that order.
 
 pub mod checker;
 mod order;
@@ -14,240 +14,241 @@ use crate::partition::ledger::Outcome;
 
 pub use checker::{HistoryChecker, check};
 
-/// A process: which node, and which life of it.
+/// Process of a node: the node and its incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnerProcess {
-    /// Which node.
+    /// Number of the node.
     pub node: u32,
-    /// How often it had been started.
+    /// Number of earlier starts of the node.
     pub incarnation: u32,
 }
 
-/// A partition's share of an invocation.
+/// Records of one partition in an invocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvocationShare {
     /// Partition index.
     pub partition: i32,
-    /// Under which ownership inside the process; 0 when the recorder does not know.
+    /// Epoch of the ownership inside the process; 0 if the recorder does not know it.
     pub epoch: u64,
     /// Offsets, in the order of the event.
     pub offsets: Vec<i64>,
-    /// Leader epoch of each; empty when the recorder does not know.
+    /// Leader epoch of each record; empty if the recorder does not know them.
     pub leader_epochs: Vec<i32>,
 }
 
-/// One thing that happened.
+/// Recorded event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HistoryEvent {
-    /// A record stands in the log that the function must see, or that must be accounted for.
+    /// A record was written that must be delivered to the function or accounted for.
     Produced {
-        /// Where.
+        /// Partition index.
         partition: i32,
-        /// Which.
+        /// Offset of the record.
         offset: i64,
     },
-    /// The log was cut off: what stood from here on never was.
+    /// The log was truncated: its records from `from` on are lost.
     Truncated {
-        /// Where.
+        /// Partition index.
         partition: i32,
-        /// From here on.
+        /// First truncated offset.
         from: i64,
-        /// Leader epoch of what will stand there.
+        /// Leader epoch of the records that replace them.
         leader_epoch: i32,
     },
-    /// Retention took what lies before.
+    /// Retention deleted the records before an offset.
     Deleted {
-        /// Where.
+        /// Partition index.
         partition: i32,
-        /// First offset that is left.
+        /// First offset that remains.
         before: i64,
     },
-    /// The group gave a partition to a process.
+    /// The group assigned a partition to a process.
     Granted {
-        /// Which.
+        /// Partition index.
         partition: i32,
-        /// To whom.
+        /// Process that owns it.
         owner: OwnerProcess,
     },
-    /// A process died: what it started runs on, and nobody hears of its end.
+    /// A process died: its invocations continue, but their responses reach nobody.
     Gone {
-        /// Which.
+        /// Process that died.
         owner: OwnerProcess,
     },
-    /// The group expelled a process: nothing is its own any more, and it may start nothing.
+    /// The group expelled a process: it owns nothing and may start nothing.
     Expelled {
-        /// Which.
+        /// Process that was expelled.
         owner: OwnerProcess,
     },
-    /// A process gave up what it owned, because it could not reach the group or the group said so. Until its session is
-    /// over the group still keeps its partitions for it, and nobody may start what it has running.
+    /// A process released its partitions, because it could not reach the group or the group fenced it. Until its
+    /// session expires the group keeps the partitions assigned to it, and nobody may start what it has running.
     LetGo {
-        /// Which.
+        /// Process that released them.
         owner: OwnerProcess,
     },
-    /// The session of a process that let go is over, counted from the last thing it said that the group acknowledged.
+    /// The session of a process that released its partitions expired, counted from its last acknowledged request.
     SessionOver {
-        /// Which.
+        /// Process with the expired session.
         owner: OwnerProcess,
     },
-    /// The function began to run.
+    /// The function started an invocation.
     Started {
-        /// Which invocation.
+        /// Number of the invocation.
         invocation: u64,
-        /// Who invoked it.
+        /// Process that invoked it.
         owner: Option<OwnerProcess>,
-        /// What it was given.
+        /// Records of the invocation.
         shares: Vec<InvocationShare>,
     },
-    /// The function is through with an invocation.
+    /// The function finished an invocation.
     Ended {
-        /// Which invocation.
+        /// Number of the invocation.
         invocation: u64,
-        /// Whether it takes the records, those in `failed` apart, and with [`HistoryRules::ordered`] those behind.
+        /// True if the function takes the records, except those in `failed` and, with [`HistoryRules::ordered`], the
+        /// ones after them.
         taken: bool,
-        /// Partition and offset of what it named as failed.
+        /// Partition and offset of each record reported as failed.
         failed: Vec<(i32, i64)>,
     },
-    /// An invocation or its answer was lost on its way: nobody but the function knows, and it may begin late.
+    /// An invocation or its response was lost: only the function knows of it, and it may start late.
     AnswerLost {
-        /// Its partitions.
+        /// Partitions of the invocation.
         partitions: Vec<i32>,
     },
-    /// The group took a commit.
+    /// The group accepted a commit.
     Committed {
-        /// Which partition.
+        /// Partition index.
         partition: i32,
-        /// The offset.
+        /// Committed offset.
         offset: i64,
         /// Leader epoch of the record before it, −1 when unknown.
         leader_epoch: i32,
     },
-    /// The group took a commit whose sender had given it up, and may have been answered for a newer one since.
+    /// The group accepted a commit that its sender had timed out, perhaps after a newer one.
     CommittedLate {
-        /// Which partition.
+        /// Partition index.
         partition: i32,
-        /// The offset.
+        /// Committed offset.
         offset: i64,
         /// Leader epoch of the record before it, −1 when unknown.
         leader_epoch: i32,
     },
-    /// A node put on record what became of a range.
+    /// A node recorded the outcome of a range.
     Accounted {
-        /// Which partition.
+        /// Partition index.
         partition: i32,
         /// First offset.
         first: i64,
-        /// Offset behind the last.
+        /// Offset after the last.
         end: i64,
-        /// What.
+        /// Outcome of the range.
         outcome: Outcome,
         /// Leader epoch of the last record before `end`, −1 when unknown.
         leader_epoch: i32,
     },
-    /// A record has arrived at the on-failure destination.
+    /// A record arrived at the on-failure destination.
     Arrived {
-        /// Which partition.
+        /// Partition index.
         partition: i32,
-        /// Which record.
+        /// Offset of the record.
         offset: i64,
-        /// Its leader epoch.
+        /// Leader epoch of the record.
         leader_epoch: i32,
     },
-    /// The destination refused for good, and the mapping says to drop.
+    /// The destination rejected a record permanently, and the mapping drops such records.
     Refused {
-        /// Which partition.
+        /// Partition index.
         partition: i32,
-        /// Which record.
+        /// Offset of the record.
         offset: i64,
-        /// Its leader epoch.
+        /// Leader epoch of the record.
         leader_epoch: i32,
     },
-    /// A person wished a record skipped.
+    /// An operator requested that a record be skipped.
     SkipWished {
-        /// Which partition.
+        /// Partition index.
         partition: i32,
-        /// Which record.
+        /// Offset of the record.
         offset: i64,
     },
-    /// A batch was fixed.
+    /// A batch was sealed.
     Sealed {
-        /// Records in it.
+        /// Records of the batch.
         records: u32,
-        /// Bytes of its payload.
+        /// Payload bytes of the batch.
         payload_bytes: usize,
-        /// Microseconds that its oldest record waited while it could have gone.
+        /// Microseconds that the oldest record waited while nothing but the window held the batch back.
         waited_micros: u64,
     },
-    /// A slot was taken.
+    /// An invocation slot was taken.
     SlotTaken {
-        /// Slots in use with it.
+        /// Slots in use, this one included.
         in_use: u32,
-        /// The limit at that moment.
+        /// Slot limit at that moment.
         limit: u32,
     },
-    /// Bytes on a node's budget.
+    /// Usage of a node's memory budget.
     Leased {
-        /// Leased now.
+        /// Bytes leased at that moment.
         bytes: usize,
     },
-    /// A node says that a partition has drained.
+    /// A node reported a partition as drained.
     Drained {
-        /// Who.
+        /// Process that reported it.
         owner: OwnerProcess,
-        /// Which partition.
+        /// Partition index.
         partition: i32,
-        /// Under which ownership.
+        /// Epoch of the ownership.
         epoch: u64,
-        /// Its frontier.
+        /// Frontier of the partition.
         frontier: i64,
     },
-    /// A process has stopped in good order: these bytes are still leased.
+    /// A process stopped gracefully.
     Stopped {
-        /// Bytes that never came back.
+        /// Bytes still leased.
         bytes: usize,
     },
-    /// An acknowledged write to the registry is not there after a restart.
+    /// An acknowledged write to the registry was missing after a restart.
     WriteLost {
-        /// What it was.
+        /// Description of the write.
         what: String,
     },
-    /// Faults are over.
+    /// Fault injection ended.
     Quiet,
 }
 
-/// When it happened, and what.
+/// Recorded event with its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryEntry {
-    /// When.
+    /// Time of the event.
     pub at: Moment,
-    /// What.
+    /// The event.
     pub event: HistoryEvent,
 }
 
-/// What the recorded run promised to keep: facts that are independent of each other. The default promises what every run does.
+/// Properties that the recorded run must have, independent of each other. The default has only those of every run.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryRules {
     /// `BatchSize`.
     pub records_max: u32,
-    /// Payload limit in bytes.
+    /// Payload limit, in bytes.
     pub payload_bytes_max: usize,
-    /// Microseconds that a record may wait while it could go: window and one tick.
+    /// Maximum microseconds that a record may wait while its batch could be sent: the window and one tick.
     pub wait_micros_max: u64,
-    /// Bytes that may be leased on one node.
+    /// Maximum bytes leased on one node.
     pub leased_bytes_max: usize,
     /// `MaximumRetryAttempts`.
     pub retries_max: Option<u32>,
-    /// Records may expire.
+    /// True if records may expire.
     pub may_expire: bool,
-    /// Records may be found too large.
+    /// True if records may be too large.
     pub may_be_too_large: bool,
-    /// After a partial answer everything of a partition from the first named record on is asked for again: nothing behind it
-    /// is taken.
+    /// True if a partial response makes a partition retry everything from the first failed record on; no record after
+    /// it counts as taken.
     pub ordered: bool,
-    /// Repeats are judged: only an unknown outcome may repeat a batch.
+    /// True if repeats are checked: only an unknown outcome may repeat a batch.
     pub repeats: bool,
-    /// Microseconds from [`HistoryEvent::Quiet`] to the end, at most.
+    /// Maximum microseconds from [`HistoryEvent::Quiet`] to the end.
     pub quiet_micros_max: u64,
 }
 
@@ -268,33 +269,33 @@ impl Default for HistoryRules {
     }
 }
 
-/// The invariants, by the ids of the design.
+/// Invariants of the design.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Invariant {
-    /// One owner at any instant.
+    /// A partition has at most one owner at any instant.
     Own1,
-    /// Offset order.
+    /// Records of a partition are delivered in offset order.
     Ord1,
-    /// Commits.
+    /// Commits cover only resolved records and do not move back.
     Com1,
-    /// Every record has an outcome, and only an unknown outcome repeats one.
+    /// Every record has an outcome, and only an unknown outcome repeats a record.
     Alo1,
-    /// Bytes.
+    /// Leased bytes stay within the budget and are returned.
     Mem1,
-    /// What a batch holds, and how long it waits.
+    /// A batch stays within its record, byte and time limits.
     Lim1,
-    /// Slots.
+    /// Invocations stay within the slot limit.
     Slt1,
-    /// Drains.
+    /// A drained partition is committed and runs nothing.
     Drn1,
-    /// It ends.
+    /// The run finishes after the faults.
     Liv1,
-    /// An acknowledged write survives.
+    /// An acknowledged registry write survives a restart.
     Durable,
 }
 
 impl Invariant {
-    /// Its id.
+    /// Returns the invariant's id.
     pub fn id(self) -> &'static str {
         match self {
             Self::Own1 => "OWN-1",
@@ -311,14 +312,14 @@ impl Invariant {
     }
 }
 
-/// What is wrong with a history.
+/// Violation of an invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which invariant was broken.
+    /// Violated invariant.
     pub invariant: Invariant,
-    /// When.
+    /// Time of the violation.
     pub at: Moment,
-    /// How, for people.
+    /// Description of the violation.
     pub what: String,
 }
 

@@ -1,24 +1,24 @@
-//! Who may start an invocation over a partition, and with which records: OWN-1, ORD-1, DRN-1 and repeats.
+//! Ownership and order of invocations: OWN-1, ORD-1, DRN-1 and repeats.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::records::PartitionHistory;
 use super::{Invariant, InvocationShare, OwnerProcess};
 
-/// An invocation that runs.
+/// Running invocation.
 #[derive(Clone, Debug)]
 pub(super) struct RunningInvocation {
     pub owner: Option<OwnerProcess>,
-    /// Its owner died or was expelled while it ran: nobody can stop the function.
+    /// Set after its owner died or was expelled: nobody can stop the function.
     pub orphan: bool,
     pub shares: Vec<InvocationShare>,
 }
 
-/// What is known of ownership.
+/// Ownership as recorded, with running invocations.
 #[derive(Debug, Default)]
 pub(super) struct OwnershipHistory {
     pub running: BTreeMap<u64, RunningInvocation>,
-    /// Nobody's, when its owner was expelled and it was not given to another yet.
+    /// `None` after the owner was expelled, until the partition is granted again.
     pub owner_of: BTreeMap<i32, Option<OwnerProcess>>,
     pub drained: BTreeSet<(OwnerProcess, i32, u64)>,
 }
@@ -26,7 +26,7 @@ pub(super) struct OwnershipHistory {
 type OrderViolations = Vec<(Invariant, String)>;
 
 impl OwnershipHistory {
-    /// Whether `share` may start now.
+    /// Checks that `share` may start.
     pub(super) fn judge_start(
         &self,
         invocation: u64,
@@ -64,7 +64,7 @@ impl OwnershipHistory {
         }
     }
 
-    /// Whether partition may be called drained now.
+    /// Checks that the partition may be reported as drained.
     pub(super) fn judge_drain(
         &self,
         owner: OwnerProcess,
@@ -82,7 +82,7 @@ impl OwnershipHistory {
         }
     }
 
-    /// The group has expelled a process.
+    /// Records that the group expelled a process.
     pub(super) fn expel(&mut self, owner: OwnerProcess) {
         self.gone(owner);
         for current in self.owner_of.values_mut().filter(|current| **current == Some(owner)) {
@@ -90,14 +90,14 @@ impl OwnershipHistory {
         }
     }
 
-    /// A process is gone: what it started may overlap with what comes.
+    /// Records that a process died: its invocations may overlap with later ones.
     pub(super) fn gone(&mut self, owner: OwnerProcess) {
         for running in self.running.values_mut().filter(|running| running.owner == Some(owner)) {
             running.orphan = true;
         }
     }
 
-    /// What stood behind `from` never was: an answer for it says nothing of what stands there now.
+    /// Removes the truncated records from running invocations: an outcome does not apply to their replacements.
     pub(super) fn truncate(&mut self, partition: i32, from: i64) {
         let shares = self.running.values_mut().flat_map(|running| &mut running.shares);
         for share in shares.filter(|share| share.partition == partition) {
@@ -110,7 +110,7 @@ pub(super) fn name(owner: OwnerProcess) -> String {
     format!("node {} in its life {}", owner.node, owner.incarnation)
 }
 
-/// Whether the records of `share` may begin now: ascending, and none for the first time before an earlier one is resolved.
+/// Checks the order of `share`: offsets ascend, and no record starts before an earlier one is resolved.
 pub(super) fn judge_order(
     partition: &PartitionHistory,
     share: &InvocationShare,
@@ -122,7 +122,7 @@ pub(super) fn judge_order(
         found.push((Invariant::Ord1, text));
     }
     let inside: BTreeSet<i64> = offsets.iter().copied().collect();
-    // A record that a person skips is resolved before the frontier tells of it.
+    // A record skipped by an operator is resolved before the frontier shows it.
     let waits = |offset: &&i64| {
         !inside.contains(offset) && !partition.records.get(offset).is_some_and(|record| record.skip_wished)
     };
@@ -133,7 +133,7 @@ pub(super) fn judge_order(
     }
 }
 
-/// Counts what is started again although it was taken; an unknown outcome excuses one batch.
+/// Counts starts of records that were already taken. An unknown outcome excuses one batch.
 pub(super) fn count_repeats(
     partition: &mut PartitionHistory,
     share: &InvocationShare,

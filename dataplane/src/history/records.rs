@@ -1,51 +1,52 @@
-//! What is known of the records of one partition.
+//! Recorded facts of one partition's records.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One record: facts that are independent of each other.
+/// Facts of one record, independent of each other.
 #[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default)]
 pub(super) struct RecordHistory {
-    /// The function took it.
+    /// Set once the function took it.
     pub taken: bool,
-    /// It was taken beside an earlier record that failed, or failed after it was taken: it is asked for again.
+    /// Set while it will be retried although it was taken: it was taken together with an earlier record that failed,
+    /// or failed after it was taken.
     pub may_repeat: bool,
-    /// The destination has it.
+    /// Set once the destination has it.
     pub arrived: bool,
-    /// The destination refused it, and the mapping drops.
+    /// Set once the destination rejected it and the mapping drops such records.
     pub refused: bool,
-    /// A person wished it skipped.
+    /// Set once an operator requested that it be skipped.
     pub skip_wished: bool,
-    /// It is accounted for as something that is not a delivery.
+    /// Set once it is accounted for with an outcome other than delivery.
     pub ended: bool,
-    /// Invocations that began with it.
+    /// Invocations started with it.
     pub started: u32,
     /// Invocations that failed with it.
     pub failed: u32,
-    /// Times it was started again after it had been taken.
+    /// Starts after it had been taken.
     pub repeated: u32,
 }
 
-/// One partition.
+/// Facts of one partition.
 #[derive(Debug, Default)]
 pub(super) struct PartitionHistory {
     pub records: BTreeMap<i64, RecordHistory>,
-    /// Offsets that ever held a record: one that was cut off may still be on its way.
+    /// Offsets that ever held a record: a truncated one may still be in flight.
     pub ever: BTreeSet<i64>,
     /// Offsets without an outcome.
     pub open: BTreeSet<i64>,
-    /// First offset that retention has left.
+    /// First offset that retention left.
     pub deleted_before: i64,
     pub committed: Option<i64>,
-    /// Where the log was cut off each time, and the leader epoch of what came to stand there.
+    /// Start of each truncation, and the leader epoch of the records that replaced the truncated ones.
     pub cuts: Vec<(i64, i32)>,
-    /// Commits may go back this often: the log was cut off below them.
+    /// Number of commits that may still move back: the log was truncated below them.
     pub rewinds: u32,
-    /// Deaths, losses of ownership, lost answers: each may repeat one batch.
+    /// Deaths, losses of ownership, lost responses: each may repeat one batch.
     pub excuses: u32,
-    /// Records started again after they had been taken.
+    /// Starts of records that had already been taken.
     pub repeats: u64,
-    /// Records taken again.
+    /// Records taken more than once.
     pub taken_again: u64,
 }
 
@@ -59,23 +60,23 @@ impl PartitionHistory {
     pub(super) fn truncate(&mut self, from: i64, leader_epoch: i32) {
         self.records.split_off(&from);
         self.open.split_off(&from);
-        // What is read again from before the cut may have been taken, and not committed.
+        // Records before the cut may have been taken without being committed; they are read again.
         self.excuses += 1;
         self.rewinds += 1;
         self.cuts.push((from, leader_epoch));
     }
 
-    /// Whether a commit speaks of records that were cut off since.
+    /// Returns true if a commit refers to records that have been truncated since.
     pub(super) fn is_of_a_cut_history(&self, offset: i64, leader_epoch: i32) -> bool {
         self.cuts.iter().any(|(from, since)| offset > *from && leader_epoch < *since)
     }
 
-    /// Whether a record was cut off.
+    /// Returns true if a record has been truncated.
     pub(super) fn is_cut_off(&self, offset: i64, leader_epoch: i32) -> bool {
         self.cuts.iter().any(|(from, since)| offset >= *from && leader_epoch < *since)
     }
 
-    /// Where an account of a range ends in the log as it is now.
+    /// Returns the end of an accounted range in the current log.
     pub(super) fn known_end(&self, end: i64, leader_epoch: i32) -> i64 {
         let since = self.cuts.iter().filter(|(_, since)| leader_epoch < *since);
         since.map(|(from, _)| *from).fold(end, i64::min)
@@ -84,14 +85,14 @@ impl PartitionHistory {
     pub(super) fn delete(&mut self, before: i64) {
         self.deleted_before = before;
         if self.committed.is_none() || !self.cuts.is_empty() {
-            // Nobody had begun: the mapping begins behind it. Or an owner goes back to where the log was cut off, and that is
-            // where the log begins now.
+            // Without a commit the mapping starts after the deletion. After a truncation, an owner returns to the
+            // cut, where the log now starts.
             self.records = self.records.split_off(&before);
             self.open = self.open.split_off(&before);
         }
     }
 
-    /// The lowest offset without an outcome.
+    /// Returns the lowest offset without an outcome.
     pub(super) fn lowest_open(&self) -> Option<i64> {
         self.open.first().copied()
     }
@@ -100,7 +101,7 @@ impl PartitionHistory {
         self.open.remove(&offset);
     }
 
-    /// The first record of `first..end` that `is` names.
+    /// Returns the first record in `first..end` that matches `is`.
     pub(super) fn first_in(
         &self,
         first: i64,

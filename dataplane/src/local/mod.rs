@@ -1,4 +1,4 @@
-//! The embedded broker and the function host: what runs when there is no Kafka and no AWS.
+//! Local substitutes for Kafka and AWS: the embedded broker, the function host and sample records.
 
 pub mod broker;
 pub mod function_host;

@@ -1,4 +1,4 @@
-//! Records for a topic that has none yet: what `lighterman dev` shows flowing.
+//! Sample records that `lighterman dev` writes to an empty topic.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,23 +14,23 @@ const BATCH_RECORDS_MAX: u64 = 500;
 const BEATS_PER_SECOND: u32 = 10;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
 
-/// Why there are no sample records.
+/// Reason that sample records cannot be written.
 #[derive(Debug, Error)]
 pub enum SampleError {
-    /// The broker does not do what it should.
+    /// The broker returned an error.
     #[error("sample records cannot be written to {servers}: {source}")]
     Kafka {
-        /// Where to.
+        /// Bootstrap servers.
         servers: String,
-        /// What it said.
+        /// Error of the Kafka client.
         source: rskafka::client::error::Error,
     },
-    /// It does not answer.
+    /// The broker did not respond.
     #[error("{0} did not answer within 15 s. Check that a Kafka broker runs there")]
     Silent(String),
 }
 
-/// Writes numbered JSON records, round-robin over the partitions of one topic.
+/// Producer of numbered JSON records, round-robin over the partitions of one topic.
 pub struct SampleProducer {
     servers: String,
     partitions: Vec<PartitionClient>,
@@ -38,7 +38,7 @@ pub struct SampleProducer {
 }
 
 impl SampleProducer {
-    /// Connects, and creates `topic` with `partitions` partitions when it is not there.
+    /// Connects, and creates `topic` with `partitions` partitions if it does not exist.
     pub async fn connect(servers: &str, topic: &str, partitions: i32) -> Result<Self, SampleError> {
         let silent = |_| SampleError::Silent(servers.to_owned());
         let failed = |source| SampleError::Kafka { servers: servers.to_owned(), source };
@@ -58,7 +58,7 @@ impl SampleProducer {
         Ok(Self { servers: servers.to_owned(), partitions, next: 0 })
     }
 
-    /// Writes `count` records as fast as the broker takes them.
+    /// Writes `count` records as fast as the broker accepts them.
     pub async fn write(&mut self, count: u64) -> Result<(), SampleError> {
         let mut left = count;
         while left > 0 {
@@ -69,7 +69,7 @@ impl SampleProducer {
         Ok(())
     }
 
-    /// Writes `per_second` records a second for as long as it is polled.
+    /// Writes `per_second` records a second, for as long as it is polled.
     pub async fn write_steadily(&mut self, per_second: u32) -> Result<(), SampleError> {
         let mut beat = tokio::time::interval(Duration::from_secs(1) / BEATS_PER_SECOND);
         let mut owed = 0;

@@ -1,17 +1,17 @@
-//! The on-failure destination. What is on its way when a node dies may have arrived or not.
+//! On-failure destination. Records in transit when a node dies may have arrived or not.
 
 use super::environment::SimulatedEnvironment;
 use super::node::OwnershipKey;
 use crate::history::HistoryEvent as Happened;
 
-/// What is on its way to it.
+/// Failure messages in transit.
 #[derive(Debug, Default)]
 pub(super) struct SimulatedDestination {
     pub on_its_way: Vec<(u64, OwnershipKey, i64, i32)>,
 }
 
 impl SimulatedEnvironment {
-    /// An errand has ended: its records are there, or they are not.
+    /// Completes a failure message: its records have arrived if `arrived` is true.
     pub(super) fn arrive(&mut self, ticket: u64, key: OwnershipKey, arrived: bool) {
         let mut there = Vec::new();
         self.destination.on_its_way.retain(|(sent, of, offset, leader_epoch)| {

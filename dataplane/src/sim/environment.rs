@@ -1,4 +1,4 @@
-//! Everything around the nodes: time, chance, the queue of what will happen, the cluster, the function, the recorder.
+//! Environment of the nodes: time, randomness, event queue, cluster, function and history.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,57 +17,57 @@ use super::random::SeededRandom;
 use super::schedule::{FaultKind, FaultSchedule, FaultTrigger, ScheduledFault};
 use crate::history::{HistoryEntry, HistoryEvent as Happened, OwnerProcess};
 
-/// The wall clock when a schedule begins.
+/// Wall clock at the start of a schedule.
 pub(super) const WALL_MS: i64 = 1_700_000_000_000;
-/// The node's clock when a schedule begins; not zero, which means "never" in places.
+/// Monotonic clock at the start of a schedule. Zero means "never" in places.
 const BEGIN: Moment = Moment::from_micros(1_000_000);
 
-/// What will happen.
+/// Scheduled event.
 #[derive(Debug)]
 pub(super) enum EnvironmentEvent {
-    /// Something inside a process; lost when it has died since.
+    /// A message reaches an actor of a process; lost if the process has died since.
     Inside { node: usize, life: u32, what: NodeMessage },
     /// A request arrives at a broker.
     Arrives(Box<BrokerRequest>),
-    /// A commit arrives that nobody waits for any more.
+    /// A commit arrives after its sender has timed out.
     ArrivesLate(Box<BrokerRequest>),
-    /// A fetch has waited long enough for records.
+    /// A parked fetch has waited its maximum time.
     FetchWaited { ask: u64 },
     /// An invocation arrives at the function.
     Called(Box<SimulatedCall>),
-    /// The function is through with one.
+    /// The function finishes an invocation.
     CallEnds { invocation: u64, act: FunctionAct },
-    /// Records are written to a partition.
+    /// Records are appended to a partition.
     Append { partition: i32 },
-    /// The time of a fault of the plan.
+    /// The time of a scheduled fault has come.
     Fault(usize),
-    /// A fault's cue was given by a node.
+    /// A node triggered a fault.
     Cued { index: usize, node: usize },
-    /// A link that stood still is gone.
+    /// The network of a stalled or frozen node is cut.
     CutOff { node: usize, until: Moment },
-    /// The stranger in the group lives.
+    /// The foreign member's heartbeat timer expires.
     StrangerBeats,
-    /// It stands still.
+    /// The foreign member pauses.
     StrangerSleeps { until: Moment },
-    /// The session of a process that let go is over.
+    /// The session of a process that released its partitions expires.
     SessionOver { node: usize, life: u32 },
-    /// A dead node starts again.
+    /// A dead node restarts.
     Restart { node: usize },
-    /// A node that has left in good order comes back.
+    /// A node that left the group rejoins.
     ComeBack { node: usize },
-    /// A frozen process goes on.
+    /// A frozen process resumes.
     Thaw { node: usize, life: u32 },
-    /// The coordinator looks at its clock.
+    /// The coordinator's timer expires.
     CoordinatorTick,
-    /// A person looks at what fails.
+    /// An operator looks for failing records to skip.
     PersonLooks,
-    /// Somebody writes to the registry.
+    /// A client writes to the registry.
     RegistryWrite,
-    /// Faults are over.
+    /// Fault injection ends.
     Quiet,
 }
 
-/// The world without its nodes.
+/// Simulated world without its nodes.
 pub(super) struct SimulatedEnvironment {
     pub now: Moment,
     pub random: SeededRandom,
@@ -81,15 +81,15 @@ pub(super) struct SimulatedEnvironment {
     pub topic: Arc<str>,
     pub mapping: MappingId,
     pub quiet: bool,
-    /// Until when each node reaches no broker.
+    /// End of each node's network cut.
     pub cut_until: Vec<Moment>,
-    /// Until when nothing passes between each node and the brokers.
+    /// End of the stall between each node and the brokers.
     pub stalled_until: Vec<Moment>,
-    /// Faults whose time has come, by the cue that they wait for.
+    /// Faults that are due and wait for their trigger.
     pub armed: Vec<(FaultTrigger, usize)>,
-    /// What a core itself called a violation.
+    /// Violations that a core reported itself.
     pub direct: Vec<crate::history::Violation>,
-    /// Commits that will still arrive late.
+    /// Commits in transit that will be served late.
     pub late: u32,
     next_id: u64,
 }
@@ -134,7 +134,7 @@ impl SimulatedEnvironment {
         self.queue.push(when, event);
     }
 
-    /// True in `per_mille` of a thousand cases while faults of `kind` happen.
+    /// Draws a fault of `kind` with probability `per_mille`/1000. Never true if the kind is off or after the faults.
     pub(super) fn draws_fault(&mut self, kind: FaultKind, per_mille: u64) -> bool {
         if self.quiet || !self.plan.has(kind) {
             return false;
@@ -143,13 +143,13 @@ impl SimulatedEnvironment {
         self.random.chance(if often { (per_mille * 6).min(700) } else { per_mille })
     }
 
-    /// `node` has come to where a fault may wait for it.
+    /// Triggers the first fault that waits for `cue`, at `node`.
     pub(super) fn cue(&mut self, node: usize, cue: FaultTrigger) {
         if let Some(at) = self.armed.iter().position(|(armed, _)| *armed == cue) {
             let (_, index) = self.armed.remove(at);
             let happening = self.plan.happenings[index];
             if happening.kind == FaultKind::Stall {
-                // The message that gives the cue is held up with the others.
+                // The stall also holds up the message that triggered it.
                 self.stall(node, happening);
             } else {
                 self.after(Duration::ZERO, EnvironmentEvent::Cued { index, node });
@@ -163,7 +163,7 @@ impl SimulatedEnvironment {
         self.cut_after(node, happening);
     }
 
-    /// What stood still comes back without its network, where the plan says so.
+    /// Cuts the network of a node after its pause, if the plan says so.
     pub(super) fn cut_after(&mut self, node: usize, happening: ScheduledFault) {
         if let Some(then_cut) = happening.then_cut {
             let from = self.now + happening.lasts;
@@ -171,7 +171,7 @@ impl SimulatedEnvironment {
         }
     }
 
-    /// How long a message is on its way.
+    /// Draws the latency of a message.
     pub(super) fn way(&mut self) -> Duration {
         if self.draws_fault(FaultKind::Delay, 20) {
             self.random.millis(20, 1_000)
@@ -184,13 +184,13 @@ impl SimulatedEnvironment {
         self.now < self.cut_until[node]
     }
 
-    /// How long a message between `node` and a broker is on its way.
+    /// Draws the latency of a message between `node` and a broker.
     fn way_of(&mut self, node: usize) -> Duration {
         let way = self.way();
         way.max(self.stalled_until[node].since(self.now) + way / 8)
     }
 
-    /// Sends a request; answered by exactly one `Replied` that counts, with its reply or with none.
+    /// Sends a request. Exactly one `Replied` answers it, with the response or without one.
     pub(super) fn ask(
         &mut self,
         node: usize,
@@ -214,7 +214,7 @@ impl SimulatedEnvironment {
         if matches!(request, RequestKind::Commit { .. }) && self.draws_fault(FaultKind::LateService, 20) {
             let wait = self.random.micros(200, 400_000).min(deadline);
             self.no_reply(from, wait);
-            // Nobody waits for it: it needs no name of its own.
+            // The response has no receiver, so the id can be reused.
             self.serve_late(BrokerRequest { id, from: ReplyReceiver { ask: None, ..from }, broker, request });
             return id;
         }
@@ -225,7 +225,7 @@ impl SimulatedEnvironment {
             _ => {}
         }
         let way = self.way_of(node);
-        // What can block for long is given up at its deadline, whatever its broker does.
+        // A blocking request times out at its deadline, whatever its broker does.
         let blocks = matches!(request, RequestKind::Join { .. } | RequestKind::Sync { .. });
         if blocks {
             self.no_reply(from, deadline);
@@ -233,7 +233,7 @@ impl SimulatedEnvironment {
             self.no_reply(from, deadline);
             from.ask = None;
         }
-        // What a broker says once in answer to what it heard is not for a request that nobody waits for.
+        // A broker sends some state once, in the next response. A duplicate without a receiver would lose it.
         let tells_once = matches!(request, RequestKind::Fetch { .. } | RequestKind::Beat(_));
         if self.draws_fault(FaultKind::Duplicate, 10) && !blocks && !tells_once {
             let from = ReplyReceiver { ask: None, ..from };
@@ -251,7 +251,7 @@ impl SimulatedEnvironment {
         self.after(wait, EnvironmentEvent::ArrivesLate(Box::new(ask)));
     }
 
-    /// Whoever waits learns after `wait` that there is no reply.
+    /// Reports after `wait` that there is no response.
     pub(super) fn no_reply(&mut self, from: ReplyReceiver, wait: Duration) {
         if let Some(ask) = from.ask {
             let what = NodeMessage::Replied { ask, reply: None };
@@ -259,7 +259,7 @@ impl SimulatedEnvironment {
         }
     }
 
-    /// Sends a reply on its way.
+    /// Sends a response.
     pub(super) fn reply(&mut self, from: ReplyReceiver, reply: BrokerReply) {
         let Some(ask) = from.ask else { return };
         if self.is_cut(from.node) || self.draws_fault(FaultKind::ReplyLoss, 12) {
@@ -267,7 +267,7 @@ impl SimulatedEnvironment {
             return self.no_reply(from, wait);
         }
         self.cue_of(from.node, &reply);
-        // An offset is looked up in the log itself: it takes longest.
+        // An offset lookup reads the log itself, which takes longest.
         let (per_mille, longest) =
             if matches!(reply, BrokerReply::Offsets(_)) { (120, 9_000) } else { (15, 4_000) };
         let slow = self.draws_fault(FaultKind::SlowReplies, per_mille);
@@ -294,7 +294,7 @@ impl SimulatedEnvironment {
     }
 }
 
-/// A node in a life, as the history names it.
+/// Returns the process of a node and incarnation, as the history names it.
 pub(super) fn owner(node: usize, life: u32) -> OwnerProcess {
     OwnerProcess { node: node as u32, incarnation: life }
 }

@@ -1,4 +1,4 @@
-//! Faults of the plan, carried out.
+//! Execution of scheduled faults.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::simulation::SimulatedRun;
 use crate::history::HistoryEvent as Happened;
 
 impl SimulatedRun {
-    /// The time of a fault has come: it happens, or waits for its cue.
+    /// Applies a fault that is due, or arms it if it waits for a trigger.
     pub(super) fn fault(&mut self, index: usize) {
         let Some(happening) = self.outside.plan.happenings.get(index).copied() else { return };
         match happening.cue {
@@ -90,7 +90,7 @@ impl super::environment::SimulatedEnvironment {
         self.wake_fetches();
     }
 
-    /// An unclean election: the new leader lacks what stood at the end.
+    /// Truncates a log as an unclean election does: the new leader lacks the last records.
     fn truncate(&mut self, partition: i32, happening: ScheduledFault) {
         let log = &mut self.cluster.logs[partition as usize];
         let back = ((happening.target >> 24) % 8) as i64;

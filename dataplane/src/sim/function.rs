@@ -1,4 +1,4 @@
-//! The function, as Lambda runs it: takes records, fails, hangs, is throttled, is cut off.
+//! Function behind Lambda: accepts records, fails, hangs, is throttled, loses its connection.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::batcher::BatchId;
 use crate::history::{HistoryEvent as Happened, InvocationShare};
 use crate::invoker::outcome::InvokeResponse;
 
-/// Payloads above this are refused in schedules with service errors.
+/// Records of an event above which schedules with service errors may reject it.
 const RECORDS_TAKEN_MAX: usize = 5;
 
-/// An invocation on its way.
+/// Invocation in transit.
 #[derive(Debug)]
 pub(super) struct SimulatedCall {
     pub node: usize,
@@ -24,18 +24,18 @@ pub(super) struct SimulatedCall {
     pub consumer: u32,
     pub batch: BatchId,
     pub shares: Vec<InvocationShare>,
-    /// Nobody waits for its answer any more.
+    /// Set if nobody waits for the response.
     pub orphaned: bool,
 }
 
-/// What the function does with one invocation.
+/// Behaviour of the function in one invocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FunctionAct {
     Succeed,
     Fail,
-    /// It names these.
+    /// Reports these records as failed.
     Name(Vec<(i32, i64)>),
-    /// Killed at its timeout.
+    /// Is killed at its timeout.
     TimeOut,
 }
 
@@ -45,12 +45,12 @@ struct RunningCall {
     answers: bool,
 }
 
-/// What runs.
+/// Running invocations.
 #[derive(Debug, Default)]
 pub(super) struct SimulatedFunction {
     running: BTreeMap<u64, RunningCall>,
     next: u64,
-    /// Records that fail, and how often still.
+    /// Records that fail, with the number of remaining failures.
     pub poison: BTreeMap<(i32, i64), u32>,
 }
 
@@ -67,7 +67,7 @@ pub(super) fn answer(status: u16, function_error: bool, body: Bytes) -> InvokeRe
 }
 
 impl SimulatedEnvironment {
-    /// Sends an invocation off; answered by exactly one `Invoked`.
+    /// Sends an invocation. Exactly one `Invoked` answers it.
     pub(super) fn call(&mut self, call: SimulatedCall) {
         self.cue(call.node, FaultTrigger::InvocationSent);
         let timeout = self.plan.function_timeout;
@@ -91,7 +91,7 @@ impl SimulatedEnvironment {
         self.after(way, EnvironmentEvent::Called(Box::new(call)));
     }
 
-    /// How long an invocation is on its way at most: the margin of a lease is for those.
+    /// Draws a long latency of an invocation, within the margin of a lease.
     fn late(&mut self) -> Duration {
         let longest = (self.plan.session / 5).as_millis() as u64 - 50;
         self.random.millis(1, longest)
@@ -110,7 +110,7 @@ impl SimulatedEnvironment {
         self.after(wait, EnvironmentEvent::Inside { node, life, what });
     }
 
-    /// An invocation arrives.
+    /// Receives an invocation.
     pub(super) fn called(&mut self, call: SimulatedCall) {
         let records: usize = call.shares.iter().map(|share| share.offsets.len()).sum();
         let refused = if self.draws_fault(FaultKind::Throttling, 120) {
@@ -137,7 +137,7 @@ impl SimulatedEnvironment {
         self.record(Happened::Started { invocation, owner: by, shares: call.shares.clone() });
         self.cue(call.node, FaultTrigger::InvocationBegun);
         let (act, takes) = self.act(&call);
-        // A gateway in front waits no longer, or breaks: it answers for itself while the function runs.
+        // A gateway in front may time out or fail: it responds on its own while the function runs.
         let gateway = (!call.orphaned && self.draws_fault(FaultKind::ServiceErrors, 40))
             .then(|| self.random.pick(&[500, 502, 504]))
             .map(|status| answer(status, false, Bytes::from_static(b"<html>")));
@@ -194,7 +194,7 @@ impl SimulatedEnvironment {
         bad
     }
 
-    /// The function is through.
+    /// Finishes an invocation.
     pub(super) fn call_ends(&mut self, invocation: u64, act: &FunctionAct) {
         let Some(running) = self.function.running.remove(&invocation) else { return };
         let failed = if let FunctionAct::Name(failed) = act { failed.clone() } else { Vec::new() };
@@ -212,7 +212,7 @@ impl SimulatedEnvironment {
         }
     }
 
-    /// Microseconds since the schedule began.
+    /// Returns the time since the schedule began.
     pub(super) fn elapsed(&self) -> Duration {
         self.now.since(Moment::from_micros(1_000_000))
     }

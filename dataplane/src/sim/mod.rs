@@ -1,14 +1,14 @@
-//! The deterministic simulator: the cores of production against modelled coordinator, logs, function, destination, store and
-//! clock. One thread, one seed, virtual time; a seed decides everything.
+//! Deterministic simulator: the production cores run against a modelled coordinator, logs, function, destination,
+//! store and clock. It has one thread and virtual time, and its seed determines everything.
 //!
 //! ```text
-//!   plan ──▶ world ──▶ node: the cores, wired as their actors wire them ──▶ cluster, function, destination
-//!              │                     (mutants: single-line faults of them)
-//!              └──▶ history ──▶ checker ──▶ violations ──▶ shrink
+//!   schedule ──▶ environment ──▶ nodes: the cores, connected as their actors connect them ──▶ cluster, function
+//!                     │                 (mutants: single-line faults of them)                 and destination
+//!                     └──▶ history ──▶ checker ──▶ violations ──▶ shrink
 //! ```
-//! Behind the feature `sim`, which no build for production has. `tests/sim.rs` is its command line.
+//! It is behind the feature `sim`, which no production build enables. `tests/sim.rs` is its command line.
 
-// Events carry much, and each is one arm that says under which condition it counts.
+// Events carry many fields, and each match arm states the condition under which its event applies.
 #![allow(clippy::collapsible_match, clippy::too_many_arguments, clippy::redundant_closure_for_method_calls)]
 
 mod cluster;

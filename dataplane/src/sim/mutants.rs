@@ -1,8 +1,8 @@
-//! Single-line faults of production code, one at a time, so that the simulator can be judged: each must be caught.
+//! Mutants: single-line faults of production code, enabled one at a time. The simulator must catch each.
 
 use std::cell::Cell;
 
-/// All of them, by name: the places are found by searching for it.
+/// Names of all mutants, by which their places in the code are found.
 pub const ALL: &[&str] = &[
     "frontier-skips-a-gap",
     "drain-does-not-wait",
@@ -63,13 +63,13 @@ thread_local! {
     static ON: Cell<&'static str> = const { Cell::new("") };
 }
 
-/// Whether the fault `name` is switched on, on this thread.
+/// Returns true if the mutant `name` is enabled on this thread.
 #[inline]
 pub fn is_on(name: &str) -> bool {
     ON.with(|on| on.get() == name)
 }
 
-/// Switches one fault on, on this thread, and all others off; `""` switches all off.
+/// Enables one mutant on this thread and disables all others; `""` disables all.
 pub fn switch_on(name: &'static str) {
     ON.with(|on| on.set(name));
 }

@@ -1,11 +1,11 @@
-//! What will happen, by time; what is due at the same time happens in the order in which it was decided.
+//! Event queue ordered by time. Events of the same time keep the order in which they were pushed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use lighterman_proto::units::Moment;
 
-/// The queue.
+/// Event queue.
 pub(super) struct EventQueue<E> {
     heap: BinaryHeap<Reverse<(Moment, u64, usize)>>,
     slab: Vec<Option<E>>,
@@ -20,7 +20,7 @@ impl<E> Default for EventQueue<E> {
 }
 
 impl<E> EventQueue<E> {
-    /// `event` happens at `when`.
+    /// Schedules `event` at `when`.
     pub(super) fn push(&mut self, when: Moment, event: E) {
         let at = match self.free.pop() {
             Some(at) => {
@@ -36,7 +36,7 @@ impl<E> EventQueue<E> {
         self.next += 1;
     }
 
-    /// The next event and its time.
+    /// Returns the next event with its time.
     pub(super) fn pop(&mut self) -> Option<(Moment, E)> {
         let Reverse((when, _, at)) = self.heap.pop()?;
         self.free.push(at);

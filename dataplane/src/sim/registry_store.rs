@@ -1,4 +1,4 @@
-//! The registry and its store: what is written, what is synced, and what a crash between the two leaves.
+//! Registry and its store: written and synced commands, and the state that a crash between the two leaves.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::environment::SimulatedEnvironment;
 use crate::control::registry::{Registry, RegistryCommand};
 use crate::history::HistoryEvent as Happened;
 
-/// A store that keeps what it was told to keep, and perhaps a little more.
+/// Store that keeps what was synced, and perhaps the last unsynced write.
 #[derive(Default)]
 pub(super) struct RegistryStore {
     live: Registry,
@@ -19,7 +19,7 @@ pub(super) struct RegistryStore {
 }
 
 impl RegistryStore {
-    /// Somebody writes a command: it is written now, and synced and acknowledged with the next one.
+    /// Writes a command. It is synced and acknowledged with the next one.
     pub(super) fn write(&mut self, outside: &mut SimulatedEnvironment) {
         self.sync();
         let number = outside.random.below(3);
@@ -45,7 +45,7 @@ impl RegistryStore {
         }
     }
 
-    /// The process dies and opens its store again.
+    /// Restarts the process, which reopens its store.
     pub(super) fn crash(&mut self, outside: &mut SimulatedEnvironment) {
         let written = self.unsynced.take();
         let kept = written.filter(|_| outside.random.chance(500));

@@ -1,5 +1,5 @@
-//! One schedule, drawn from its seed: how large, how configured, what goes wrong and when. A plan can be made smaller without
-//! drawing again, so that a failing one shrinks.
+//! Fault schedules, drawn from a seed: sizes, configuration, faults with their times. A schedule can be reduced
+//! without another draw, so that a failing one shrinks.
 
 use std::time::Duration;
 
@@ -9,44 +9,44 @@ use super::random::SeededRandom;
 use crate::kafka::group::GroupProtocol;
 use crate::partition::attempt::FailureHandling;
 
-/// A kind of fault; each schedule leaves out a random half of them, or most.
+/// Kind of a fault; each schedule omits a random half of them, or most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
     /// A connection breaks before a request arrives.
     Loss,
-    /// A connection breaks after a request was served, before its reply arrives.
+    /// A connection breaks after a request was served, before its response arrives.
     ReplyLoss,
-    /// Messages take long.
+    /// Messages are delayed.
     Delay,
     /// A request arrives twice.
     Duplicate,
-    /// A commit whose sender has given it up is served long after.
+    /// A commit is served long after its sender has timed out.
     LateService,
-    /// kill −9 and a restart.
+    /// A process is killed with SIGKILL and restarted.
     Crash,
-    /// A process stands still.
+    /// A process is frozen.
     Freeze,
     /// A node reaches neither coordinator nor brokers.
     Cut,
-    /// What a node and the brokers say to each other stands still for a while, and arrives then.
+    /// Messages between a node and the brokers are held up for a while, and then arrive.
     Stall,
-    /// Brokers take long to answer.
+    /// Brokers respond slowly.
     SlowReplies,
     /// A node's wall clock jumps.
     ClockJump,
     /// The coordinator moves.
     Failover,
-    /// Nodes leave in good order and come back.
+    /// Nodes leave gracefully and rejoin.
     Storm,
-    /// Another program joins the group, and once does not notice that it was expelled.
+    /// Another program joins the group, and once does not notice its expulsion.
     Stranger,
     /// Leaders move.
     LeaderMove,
-    /// Leaders move and the log is cut off.
+    /// Leaders move and the log is truncated.
     Truncation,
-    /// Brokers answer with error codes.
+    /// Brokers respond with error codes.
     ErrorCodes,
-    /// The function takes long.
+    /// The function is slow.
     SlowFunction,
     /// The function fails.
     FailingFunction,
@@ -54,28 +54,28 @@ pub enum FaultKind {
     HangingFunction,
     /// Invocations are throttled.
     Throttling,
-    /// The service fails, or refuses as too large.
+    /// The service fails, or rejects events as too large.
     ServiceErrors,
-    /// The function runs, and its reply is lost.
+    /// The function runs, but its response is lost.
     LostInvocationReply,
-    /// The invocation is lost on its way.
+    /// The invocation is lost before it reaches the function.
     LostInvocation,
-    /// Invocations are long on their way, shorter than the margin of a lease.
+    /// Invocations arrive late, but within the margin of a lease.
     SlowInvocation,
     /// The destination fails.
     DestinationTrouble,
-    /// The registry's store loses what it was not told to keep.
+    /// The registry's store crashes and loses what was not synced.
     StoreCrash,
-    /// The topic grows.
+    /// The topic gets more partitions.
     PartitionsAdded,
-    /// Retention deletes what was not read yet.
+    /// Retention deletes unread records.
     Retention,
-    /// A person skips what fails.
+    /// An operator skips failing records.
     Skips,
 }
 
 impl FaultKind {
-    /// All of them.
+    /// Every kind.
     pub const ALL: [Self; 30] = [
         Self::Loss,
         Self::ReplyLoss,
@@ -109,7 +109,7 @@ impl FaultKind {
         Self::Skips,
     ];
 
-    /// It befalls one node, or the coordinator in the middle of what it does.
+    /// Returns true for faults of one node or of the coordinator, which may wait for a trigger.
     fn is_of_a_node(self) -> bool {
         matches!(self, Self::Crash | Self::Freeze | Self::Cut | Self::Stall | Self::Storm | Self::Failover)
     }
@@ -134,30 +134,30 @@ impl FaultKind {
     }
 }
 
-/// What a fault waits for: moments of microseconds that no clock would meet.
+/// Trigger of a fault: a window of microseconds that a scheduled time would miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultTrigger {
-    /// A node has sent a heartbeat.
+    /// A node sent a heartbeat.
     HeartbeatSent,
-    /// A heartbeat was acknowledged, and the reply is on its way.
+    /// A heartbeat was acknowledged; the response is in transit.
     HeartbeatServed,
-    /// A member was let in, and the reply is on its way.
+    /// A join was accepted; the response is in transit.
     JoinServed,
-    /// A member's share is on its way.
+    /// A sync was served; the member's assignment is in transit.
     SyncServed,
     /// A commit was sent.
     CommitSent,
-    /// A commit stands, and the reply is on its way.
+    /// A commit was stored; the response is in transit.
     CommitServed,
-    /// Records are on their way.
+    /// Fetched records are in transit.
     FetchServed,
     /// An invocation was sent.
     InvocationSent,
-    /// The function has begun.
+    /// The function started.
     InvocationBegun,
-    /// A node asks where the log begins, to begin there.
+    /// A node asked for the log start, to start there.
     BeginningAsked,
-    /// A node has given up what it owned.
+    /// A node released the partitions it owned.
     OwnershipLost,
 }
 
@@ -177,85 +177,85 @@ impl FaultTrigger {
     ];
 }
 
-/// Something that goes wrong at a given time, or at the first cue after it: then to the node that gives the cue.
+/// Fault at a given time, or at its trigger's first occurrence after it. A trigger selects the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScheduledFault {
-    /// When, from the beginning.
+    /// Time since the start of the schedule.
     pub at: Duration,
-    /// At which cue after that.
+    /// Trigger to wait for after that time.
     pub cue: Option<FaultTrigger>,
-    /// What.
+    /// Kind of the fault.
     pub kind: FaultKind,
-    /// Decides where.
+    /// Random bits that select the node, partition or offset.
     pub target: u64,
-    /// How long.
+    /// Duration of the fault.
     pub lasts: Duration,
-    /// What stood still reaches no broker afterwards, for so long.
+    /// Duration of a network cut that follows a freeze or stall.
     pub then_cut: Option<Duration>,
 }
 
-/// How many of a thousand kinds strike often in a schedule that has them.
+/// Probability, in thousandths, that a kind of fault is frequent in a schedule that has it.
 const HEAVY_PER_MILLE: u64 = 80;
 
-/// A quarter of the clusters are older than topic ids.
+/// Returns the topic's id. A quarter of the clusters predate topic ids.
 fn topic_id(seed: u64) -> Option<TopicId> {
     if seed % 4 == 3 { None } else { TopicId::of(uuid::Uuid::from_u64_pair(seed | 1, 0)) }
 }
 
-/// A schedule.
+/// Fault schedule.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultSchedule {
-    /// The seed that it was drawn from.
+    /// Seed that it was drawn from.
     pub seed: u64,
-    /// Nodes.
+    /// Number of nodes.
     pub nodes: usize,
-    /// Partitions at the beginning.
+    /// Partitions at the start.
     pub partitions: i32,
-    /// Record batches for each partition.
+    /// Record batches of each partition.
     pub batches: u64,
-    /// Kinds of faults that are on.
+    /// Enabled kinds of faults.
     pub kinds: Vec<FaultKind>,
-    /// Those that strike much more often than they do elsewhere.
+    /// Kinds that are much more frequent than usual.
     pub heavy: Vec<FaultKind>,
-    /// What goes wrong when.
+    /// Scheduled faults.
     pub happenings: Vec<ScheduledFault>,
-    /// Until when there are faults.
+    /// End of the faults.
     pub faults_until: Duration,
-    /// Protocol of the group.
+    /// Group protocol.
     pub protocol: GroupProtocol,
-    /// The topic's id, where brokers give topics ids, and fetch by them.
+    /// Topic id, for brokers with topic ids, which fetch by them.
     pub topic_id: Option<TopicId>,
     /// Session timeout.
     pub session: Duration,
-    /// How long the function may run.
+    /// Function timeout.
     pub function_timeout: Duration,
     /// `BatchSize`.
     pub records_max: u32,
-    /// Payload limit in bytes.
+    /// Payload limit, in bytes.
     pub payload_bytes_max: usize,
     /// Batching window.
     pub window: Duration,
-    /// Byte budget of a node.
+    /// Memory budget of a node, in bytes.
     pub budget: usize,
-    /// Another mapping of each node takes all the bytes that it can have.
+    /// True if another mapping of each node takes all the bytes it can get.
     pub has_neighbour: bool,
-    /// What happens to records that fail.
+    /// Handling of failed records.
     pub policy: FailureHandling,
     /// `ReportBatchItemFailures`.
     pub partial_responses: bool,
-    /// The mapping drops what the destination refuses.
+    /// True if the mapping drops records that the destination rejects.
     pub drops: bool,
-    /// Consumers on a node at most.
+    /// Maximum consumers on a node.
     pub consumers_max: u32,
-    /// Records that always fail (of 1000).
+    /// Records that fail, in thousandths.
     pub poison_per_mille: u64,
 }
 
 impl FaultSchedule {
-    /// The plan of `seed`.
+    /// Draws the schedule of `seed`.
     pub fn draw(seed: u64) -> Self {
         let mut random = SeededRandom::new(seed);
-        // Where little goes wrong, little is excused.
+        // With few faults, few repeats are excused.
         let share = random.pick(&[500, 500, 200]);
         let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(|_| random.chance(share)).collect();
         let has = |kind| kinds.contains(&kind);
@@ -299,7 +299,7 @@ impl FaultSchedule {
             kinds,
         };
         if plan.protocol == GroupProtocol::Consumer {
-            // It speaks the classic protocol.
+            // The foreign member supports only the classic protocol.
             plan.kinds.retain(|kind| *kind != FaultKind::Stranger);
         }
         plan.draw_happenings(&mut random);
@@ -314,7 +314,7 @@ impl FaultSchedule {
         let until = self.faults_until.as_micros() as u64;
         for _ in 0..random.between(0, 8) {
             let kind = random.pick(&kinds);
-            // Much is decided once, when the group is new.
+            // Many decisions are made once, while the group is new.
             let early = random.chance(200);
             let at = if early { random.millis(0, 3_000) } else { random.micros(0, until) };
             let session = self.session.as_millis() as u64;
@@ -326,7 +326,7 @@ impl FaultSchedule {
                     random.millis(first, last)
                 }
                 FaultKind::Stall => {
-                    // A heartbeat is given up after a third of the session.
+                    // A heartbeat times out after a third of the session.
                     let (first, last) = random.pick(&[(100, 4_000), (session / 5, session / 3)]);
                     random.millis(first, last)
                 }
@@ -336,7 +336,7 @@ impl FaultSchedule {
             let waits = kind.is_of_a_node() && random.chance(500);
             let cue = waits.then(|| match random.below(8) {
                 0 | 1 => FaultTrigger::HeartbeatServed,
-                // To go while what was lost still runs.
+                // It leaves while invocations over lost partitions still run.
                 2..6 if kind == FaultKind::Storm => FaultTrigger::OwnershipLost,
                 _ => random.pick(&FaultTrigger::ALL),
             });
@@ -347,13 +347,13 @@ impl FaultSchedule {
         self.happenings.sort_by_key(|happening| happening.at);
     }
 
-    /// Whether the function stops at its first failure of each partition, and names that one alone.
+    /// Returns true if the function stops at its first failure of each partition, and reports only that one.
     pub fn stops_at_failure(&self) -> bool {
         let may = self.partial_responses && !self.policy.named_only;
         may && SeededRandom::new(self.seed.rotate_left(40)).chance(500)
     }
 
-    /// Whether faults of `kind` happen in this schedule.
+    /// Returns true if the schedule has faults of `kind`.
     pub fn has(&self, kind: FaultKind) -> bool {
         self.kinds.contains(&kind)
     }

@@ -1,5 +1,5 @@
-//! Making a failing schedule smaller: without kinds of faults, without single faults, with fewer nodes, partitions, batches,
-//! over a shorter time; as long as the same invariant is broken.
+//! Shrinking of a failing schedule, as long as it still violates the same invariant. It drops kinds of faults and
+//! single faults, reduces nodes, partitions and batches, and shortens the time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,11 +9,11 @@ use super::schedule::{FaultKind, FaultSchedule};
 use super::simulation::run;
 use crate::history::Invariant;
 
-/// What a smaller plan leaves out. As text it goes onto a command line.
+/// Reductions of a schedule. Their text form is a command-line argument.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScheduleEdits {
     without: Vec<FaultKind>,
-    /// Faults by their place in the plan.
+    /// Indexes of omitted faults in the schedule.
     spared: Vec<usize>,
     nodes: Option<usize>,
     partitions: Option<i32>,
@@ -22,7 +22,7 @@ pub struct ScheduleEdits {
 }
 
 impl ScheduleEdits {
-    /// `plan` without what these leave out.
+    /// Returns `plan` with these reductions.
     pub fn apply(&self, mut plan: FaultSchedule) -> FaultSchedule {
         plan.kinds.retain(|kind| !self.without.contains(kind));
         let mut at = 0;
@@ -38,7 +38,7 @@ impl ScheduleEdits {
     }
 }
 
-/// The smallest plan found, as edits to the one of `seed`, that still breaks `invariant`.
+/// Returns the reductions of `seed`'s schedule that make it as small as possible while it still violates `invariant`.
 pub fn shrink(seed: u64, invariant: Invariant) -> ScheduleEdits {
     let whole = FaultSchedule::draw(seed);
     let breaks = |edits: &ScheduleEdits| {
@@ -53,7 +53,7 @@ pub fn shrink(seed: u64, invariant: Invariant) -> ScheduleEdits {
     }
 }
 
-/// Every plan that is one step smaller.
+/// Returns every schedule that is one step smaller.
 fn steps(whole: &FaultSchedule, edits: &ScheduleEdits) -> Vec<ScheduleEdits> {
     let mut steps = Vec::new();
     let plan = edits.apply(whole.clone());

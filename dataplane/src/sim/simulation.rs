@@ -1,4 +1,4 @@
-//! The loop: what is due happens, one thing at a time, until everything is committed and everybody has left.
+//! Event loop: handles scheduled events one at a time, until everything is committed and every node has left.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -11,26 +11,26 @@ use super::registry_store::RegistryStore;
 use super::schedule::{FaultKind, FaultSchedule};
 use crate::history::{HistoryChecker, HistoryEvent as Happened, HistoryRules, Invariant, Violation};
 
-/// How long after the faults everything must be committed, and everybody gone.
+/// Maximum time after the faults until everything is committed and every node has left.
 const QUIET_MAX: Duration = Duration::from_secs(120);
-/// A schedule that makes more events than this goes in circles.
+/// Event limit, to detect schedules that loop.
 const EVENTS_MAX: u64 = 300_000;
 const COORDINATOR_TICK: Duration = Duration::from_millis(100);
 
-/// What became of a schedule.
+/// Result of a schedule.
 #[derive(Debug, Default)]
 pub struct RunOutcome {
-    /// What is wrong; empty when nothing is.
+    /// Violations found.
     pub violations: Vec<Violation>,
-    /// Events.
+    /// Number of events.
     pub events: u64,
-    /// Invocations.
+    /// Number of invocations.
     pub invocations: u64,
     /// Simulated time.
     pub took: Duration,
-    /// Every event, when it was asked for.
+    /// Every event, if a trace was requested.
     pub trace: String,
-    /// What happened, in a form for people, when it was asked for.
+    /// History in readable form, if a trace was requested.
     pub timeline: String,
 }
 
@@ -93,7 +93,7 @@ impl SimulatedRun {
         }
     }
 
-    /// What it waits for, when it does not end.
+    /// Runs to the end. Returns a description of the unfinished work if the run does not end.
     fn run(&mut self) -> Option<String> {
         let end = self.outside.now + self.outside.plan.faults_until + QUIET_MAX;
         while let Some((when, event)) = self.outside.queue.pop() {
@@ -231,7 +231,7 @@ impl SimulatedRun {
         self.outside.record(Happened::Quiet);
     }
 
-    /// First everything is committed, then everybody leaves.
+    /// Returns true once everything is committed and then every node has left.
     fn is_over(&mut self) -> bool {
         match self.stage {
             RunStage::Working => {
@@ -309,7 +309,7 @@ impl SimulatedRun {
 }
 
 impl SimulatedEnvironment {
-    /// The core itself says that an invariant is broken.
+    /// Records a violation that a core reported itself.
     pub(super) fn violated(&mut self, invariant: Invariant, what: String) {
         self.direct.push(Violation { invariant, at: self.now, what });
     }

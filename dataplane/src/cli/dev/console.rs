@@ -1,4 +1,4 @@
-//! Prints and errors of the function of `lighterman dev`, on the terminal.
+//! Terminal output of the function of `lighterman dev`: lines and errors.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use crate::telemetry::LineLimit;
 
 const LINES_PER_SECOND_MAX: u32 = 50;
 
-/// How far the function's first instance has come.
+/// State of the function's first instance.
 #[derive(Clone, Debug, Default)]
 pub(super) enum FunctionStart {
-    /// It runs its initialization.
+    /// Initialization is running.
     #[default]
     Pending,
-    /// It waits for its first invocation.
+    /// Ready for its first invocation.
     Ready,
-    /// It cannot start.
+    /// Initialization failed.
     Failed(HostedFunctionError),
 }
 
-/// Prints a function's lines with their request ids, and each new error once, with its stack trace.
+/// Observer that prints the function's lines with their request ids, and each new error once, with its stack trace.
 pub(super) struct ConsoleObserver {
     start: watch::Sender<FunctionStart>,
     lines: LineLimit,
@@ -33,9 +33,10 @@ pub(super) struct ConsoleObserver {
     errors: ErrorNews,
 }
 
-/// Errors as they are told: one that is like the last one told is not, for a batch that is tried again fails alike each time.
+/// Filter of repeated errors. An error equal to the last printed one is dropped, as a retried batch fails the same
+/// way each time.
 struct ErrorNews {
-    /// Apart from the function's lines, which may be many just before it fails.
+    /// Separate from the limit of the function's lines, which may be many just before it fails.
     limit: LineLimit,
     last: Mutex<Option<HostedFunctionError>>,
 }
@@ -45,7 +46,7 @@ impl ErrorNews {
         Self { limit: line_limit(), last: Mutex::new(None) }
     }
 
-    /// True when `print` has told it.
+    /// Calls `print` unless the error is a repeat or over the limit. Returns true if it was printed.
     fn tell(&self, error: &HostedFunctionError, print: impl FnOnce(u64)) -> bool {
         let mut last = self.last.lock();
         if last.as_ref() == Some(error) {
@@ -70,7 +71,7 @@ fn print(text: &str, held_back: u64) {
 }
 
 impl ConsoleObserver {
-    /// An observer, and where to hear of the function's start.
+    /// Creates an observer, with a receiver of the function's start.
     pub(super) fn new() -> (Self, watch::Receiver<FunctionStart>) {
         let (start, started) = watch::channel(FunctionStart::Pending);
         let (start_errors, errors) = (ErrorNews::new(), ErrorNews::new());
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_news_once_until_another_comes() {
+    fn repeated_error_is_printed_once() {
         let (observer, started) = ConsoleObserver::new();
         let error =
             |kind: &str| HostedFunctionError { error_type: kind.into(), ..HostedFunctionError::default() };
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_could_not_be_told_is_still_news() {
+    fn suppressed_error_is_printed_later() {
         let news = ErrorNews { limit: LineLimit::new(1, Duration::from_secs(3_600)), last: Mutex::new(None) };
         let error =
             |kind: &str| HostedFunctionError { error_type: kind.into(), ..HostedFunctionError::default() };

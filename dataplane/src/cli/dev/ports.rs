@@ -1,4 +1,4 @@
-//! Where `lighterman dev` listens: the usual ports, or free ones when another program has them.
+//! Ports of `lighterman dev`: the usual ones, or free ones if they are taken.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -9,8 +9,8 @@ use crate::app::node::{NodeListeners, listen_at};
 use crate::cli::print_line;
 use crate::config::{Settings, ValueSource};
 
-/// Listens for the control API and for metrics. An address that somebody chose is taken or refused; a default that is taken gives
-/// way to a free port, which is said.
+/// Binds the listeners of the control API and of metrics. A configured address that is taken is an error. A default
+/// one is replaced by a free port, with a message.
 pub(super) fn listen(settings: &Settings) -> anyhow::Result<NodeListeners> {
     Ok(NodeListeners {
         api: bind(settings, "listen", settings.listen, "the control API")?,
@@ -38,7 +38,7 @@ fn bind(
     }
 }
 
-/// Says that `user` is at another port than the usual one.
+/// Prints that `user` listens on another port than the usual one.
 pub(super) fn tell_moved(user: &str, wanted: SocketAddr, got: SocketAddr) {
     print_line(&format!("port {} is taken; {user} uses {}", wanted.port(), got.port()));
 }

@@ -1,5 +1,5 @@
-//! The group coordinator, classic protocol: join barrier, generations, sessions, offsets. Time comes in with each call;
-//! answers that must wait are handed out by ticket.
+//! Group coordinator of the classic protocol: join barrier, generations, sessions, offsets. Callers pass the time in;
+//! deferred responses are identified by a [`ResponseId`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -8,15 +8,15 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::units::Moment;
 
-/// Names an answer that is given later.
+/// Identifier of a deferred response.
 pub(crate) type ResponseId = u64;
 
-/// The most groups a broker keeps.
+/// Maximum number of groups of a broker.
 pub(crate) const GROUPS_MAX: usize = 10_000;
-/// The most members of one group.
+/// Maximum number of members of a group.
 const MEMBERS_MAX: usize = 1_000;
 
-/// Answer to a join.
+/// JoinGroup response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JoinAnswer {
     pub code: Option<Code>,
@@ -27,14 +27,14 @@ pub(crate) struct JoinAnswer {
     pub members: Vec<(String, Option<String>, Bytes)>,
 }
 
-/// A given answer.
+/// Response that was deferred, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DeferredResponse {
     Join(JoinAnswer),
     Sync(Result<Bytes, Code>),
 }
 
-/// What a member asks for when it joins.
+/// JoinGroup request of a member.
 #[derive(Clone, Debug)]
 pub(crate) struct JoinRequest {
     pub member: String,
@@ -43,11 +43,11 @@ pub(crate) struct JoinRequest {
     pub session: Duration,
     pub rebalance: Duration,
     pub protocols: Vec<(String, Bytes)>,
-    /// The request is young enough to be sent back for its id (KIP-394).
+    /// True if the version of the request allows `MEMBER_ID_REQUIRED` (KIP-394).
     pub can_come_back: bool,
 }
 
-/// A committed offset.
+/// Committed offset of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredOffset {
     pub offset: i64,
@@ -76,7 +76,7 @@ pub(crate) struct BrokerMember {
     pub assignment: Bytes,
 }
 
-/// One group.
+/// Consumer group with its members and committed offsets.
 #[derive(Debug)]
 pub(crate) struct BrokerGroup {
     pub phase: GroupPhase,
@@ -180,7 +180,8 @@ impl BrokerGroup {
         (None, self.after_loss(now))
     }
 
-    /// Whether a commit of `member` in `generation` is taken; −1 and no member: only while nobody is in the group.
+    /// Returns the error of a commit by `member` in `generation`, or `None` if it is accepted. A commit without a
+    /// member, in generation −1, is accepted only while the group is empty.
     pub(crate) fn may_commit(&mut self, now: Moment, member: &str, generation: i32) -> Option<Code> {
         if generation < 0 && self.members.is_empty() {
             return None;
@@ -191,7 +192,7 @@ impl BrokerGroup {
         (self.phase == GroupPhase::Completing).then_some(Code::RebalanceInProgress)
     }
 
-    /// Time has passed: sessions end, barriers open.
+    /// Removes members with expired sessions and completes a join phase that is due.
     pub(crate) fn tick(&mut self, now: Moment) -> DeferredResponses {
         let gone: Vec<String> = self
             .members
@@ -237,7 +238,8 @@ impl BrokerGroup {
         joining.protocols.iter().any(|(name, _)| speaks(name))
     }
 
-    /// A follower that comes back as it was gets what it had; nobody else is disturbed.
+    /// Answers a follower that rejoins a stable group with unchanged protocols from the current generation, without a
+    /// rebalance.
     fn unchanged(&self, joining: &JoinRequest) -> Option<JoinAnswer> {
         let member = self.members.get(&joining.member)?;
         let same = self.phase == GroupPhase::Stable
@@ -343,7 +345,7 @@ impl BrokerGroup {
         self.members.iter_mut().filter_map(answer).collect()
     }
 
-    /// The first protocol of the leader that everybody speaks.
+    /// Returns the leader's first protocol that all members support.
     fn choose_protocol(&self) -> String {
         let speaks = |name: &String| {
             self.members.values().all(|member| member.protocols.iter().any(|(known, _)| known == name))
@@ -410,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_member_waits_for_the_first_at_the_barrier() {
+    fn second_join_waits_for_first_member() {
         let mut group = BrokerGroup::default();
         let (first, out) = enter(&mut group, 0, 1);
         assert!(
@@ -428,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_member_is_dropped_and_the_other_goes_on() {
+    fn expired_member_is_removed_and_rebalance_completes() {
         let mut group = BrokerGroup::default();
         let (first, _) = enter(&mut group, 0, 1);
         group.sync(at(0), 2, &first, 1, vec![]);

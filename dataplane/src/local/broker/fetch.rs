@@ -1,4 +1,4 @@
-//! Fetch, with a long poll that wakes when records arrive; ListOffsets; epochs.
+//! Fetch with a long poll that wakes up on appended records, ListOffsets and OffsetForLeaderEpoch.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use super::sessions::{ClientTopic, ServerSession, SessionFit, SessionPartition};
 use super::state::{BrokerState, SharedBroker};
 
 const BYTES_MAX: usize = 50 * 1024 * 1024;
-/// The version from which on topics are named by ids.
+/// First Fetch version that names topics by id.
 const BY_IDS: i16 = 13;
 
 pub(super) async fn fetch(
@@ -67,7 +67,7 @@ fn refused(code: Code) -> FetchResponse {
     FetchResponse::default().with_error_code(code.code())
 }
 
-/// Bytes found, whether something must be told at once, and what to tell.
+/// Returns the number of bytes found, true if the response must not wait, and the partitions of the response.
 fn collect(
     state: &BrokerState,
     session: &ServerSession,
@@ -116,7 +116,8 @@ fn collect(
     (bytes, urgent, found)
 }
 
-/// Where the client's history and ours part, when they do (KIP-595).
+/// Returns the end of the last epoch that the client's log and this log share, or `None` if they do not diverge
+/// (KIP-595).
 fn parting(log: &BrokerLog, asked: SessionPartition) -> Option<DivergingEpoch> {
     if asked.last_epoch < 0 {
         return None;

@@ -1,4 +1,4 @@
-//! The group APIs in front of the coordinator.
+//! Group APIs on top of the coordinator.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use super::coordinator::{BrokerGroup, DeferredResponse, GROUPS_MAX, GroupPhase, 
 use super::state::{BrokerState, NODE, SharedBroker};
 use crate::runtime::clock;
 
-/// Bytes of metadata that a commit may carry, as a broker's default has it.
+/// Maximum metadata bytes of a commit, as in a broker's default.
 const METADATA_BYTES_MAX: usize = 4096;
 
 fn millis(value: i32) -> Duration {

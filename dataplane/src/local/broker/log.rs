@@ -1,4 +1,4 @@
-//! The log of one partition: whole record batches, kept in memory up to a limit, oldest dropped first.
+//! Log of one partition: whole record batches in memory up to a byte limit. The oldest batches are dropped first.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ struct StoredBatch {
     bytes: Bytes,
 }
 
-/// One partition's log.
+/// Log of one partition.
 #[derive(Clone, Debug)]
 pub(super) struct BrokerLog {
     batches: VecDeque<StoredBatch>,
@@ -25,7 +25,7 @@ pub(super) struct BrokerLog {
     end: Offset,
     bytes: usize,
     bytes_max: usize,
-    /// Leader epochs and where each began, oldest first; never empty.
+    /// Leader epochs with their start offsets, oldest first; never empty.
     epochs: Vec<(i32, Offset)>,
 }
 
@@ -39,7 +39,8 @@ impl BrokerLog {
         self.epochs.last().map_or(0, |(epoch, _)| *epoch)
     }
 
-    /// The newest epoch that is not younger than `epoch`, and where it ends (KIP-320). `None`: nobody knows that epoch.
+    /// Returns the newest epoch that is not newer than `epoch`, with its end offset (KIP-320). `None` if `epoch` is
+    /// unknown.
     pub(super) fn end_of_epoch(&self, epoch: i32) -> Option<(i32, Offset)> {
         if epoch > self.leader_epoch() {
             return None;
@@ -57,7 +58,8 @@ impl BrokerLog {
         self.end
     }
 
-    /// Appends what a producer sent: checks each batch, gives it its offset and leader epoch. Returns the first offset.
+    /// Appends a producer's record batches: verifies each, assigns its offset and leader epoch. Returns the first
+    /// offset.
     pub(super) fn append(&mut self, sent: &Bytes) -> Result<Offset, RecordError> {
         let leader_epoch = self.leader_epoch();
         let mut checked = Vec::new();
@@ -72,7 +74,7 @@ impl BrokerLog {
         }
         let base = self.end;
         for (range, header) in checked {
-            // Base offset and leader epoch stand before the checksummed part.
+            // Base offset and leader epoch precede the part that the checksum covers.
             let mut bytes = BytesMut::from(&sent[range]);
             bytes[..8].copy_from_slice(&self.end.0.to_be_bytes());
             bytes[LEADER_EPOCH_AT..LEADER_EPOCH_AT + 4].copy_from_slice(&leader_epoch.to_be_bytes());
@@ -86,7 +88,8 @@ impl BrokerLog {
         Ok(base)
     }
 
-    /// Batches from the one that holds `offset`, at most `bytes_max` but at least one. `None`: out of range.
+    /// Returns batches from the one that contains `offset`: at most `bytes_max` bytes, but at least one batch. `None`
+    /// if `offset` is out of range.
     pub(super) fn read(&self, offset: Offset, bytes_max: usize) -> Option<Bytes> {
         if offset < self.start || offset > self.end {
             return None;
@@ -109,7 +112,7 @@ impl BrokerLog {
         }
     }
 
-    /// The first record at or after `timestamp`, with its own timestamp.
+    /// Returns the first record at or after `timestamp`, with the record's own timestamp.
     pub(super) fn at_time(&self, timestamp: i64) -> Option<(Offset, i64)> {
         let mut inflater = BatchInflater::default();
         for stored in self.batches.iter().filter(|stored| stored.max_timestamp >= timestamp) {
@@ -125,7 +128,7 @@ impl BrokerLog {
         None
     }
 
-    /// Cuts the log off at `offset` under a new leader epoch: what an unclean leader election does.
+    /// Truncates the log to `offset` and starts a new leader epoch, as an unclean leader election does.
     pub(super) fn truncate(&mut self, offset: Offset) {
         while self.batches.back().is_some_and(|last| last.base >= offset) {
             if let Some(cut) = self.batches.pop_back() {
@@ -139,14 +142,14 @@ impl BrokerLog {
         self.epochs.push((next, end));
     }
 
-    /// Drops everything before `offset`, by whole batches: what retention does.
+    /// Drops the batches that end at or before `offset`, as retention does.
     pub(super) fn delete_before(&mut self, offset: Offset) {
         while self.batches.front().is_some_and(|first| first.end <= offset) {
             self.drop_oldest();
         }
     }
 
-    /// Puts `bytes` in the place of the batch that holds `offset`.
+    /// Replaces the bytes of the batch that contains `offset`.
     pub(super) fn replace(&mut self, offset: Offset, bytes: Bytes) {
         if let Some(stored) = self.batches.iter_mut().find(|stored| stored.end > offset) {
             self.bytes = self.bytes + bytes.len() - stored.bytes.len();

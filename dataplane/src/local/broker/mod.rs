@@ -1,5 +1,5 @@
-//! An in-memory Kafka broker for laptops and tests, with fault hooks. One broker, classic groups, no transactions; every
-//! codec passes through. Judged by foreign clients.
+//! In-memory Kafka broker for laptops and tests, with fault injection. It is a single broker with classic groups,
+//! without transactions; compressed batches of every codec pass through. Tests run other Kafka clients against it.
 
 pub(crate) mod coordinator;
 mod fetch;
@@ -22,28 +22,28 @@ use lighterman_proto::ids::Offset;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// How a broker starts.
+/// Configuration of a broker.
 #[derive(Clone, Debug)]
 pub struct BrokerSettings {
-    /// Where it listens, and what it advertises; port 0 takes a free one.
+    /// Address to listen on and to advertise; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Partitions of a topic that a client creates by naming it; 0 refuses that.
+    /// Partitions of a topic that a client creates by naming it; 0 disables that.
     pub auto_create_partitions: i32,
-    /// Bytes kept of each partition; older batches are dropped.
+    /// Maximum bytes of each partition; older batches are dropped.
     pub partition_bytes_max: usize,
-    /// Which ids its topics have, and who may ask by them.
+    /// Support of topic ids.
     pub topic_ids: TopicIds,
 }
 
-/// How far a broker knows topics by ids (KIP-516).
+/// Extent to which a broker supports topic ids (KIP-516).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TopicIds {
-    /// As Kafka from 3.1 on: metadata tells them, and records are fetched by them.
+    /// As in Kafka 3.1 and later: Metadata returns ids, Fetch uses them.
     #[default]
     Fetched,
-    /// As Kafka 2.8 to 3.0: metadata tells them, records are fetched by names.
+    /// As in Kafka 2.8 to 3.0: Metadata returns ids, Fetch uses names.
     Told,
-    /// As Kafka before 2.8.
+    /// As in Kafka before 2.8: no ids.
     Absent,
 }
 
@@ -58,16 +58,16 @@ impl Default for BrokerSettings {
     }
 }
 
-/// What goes wrong with requests of one API.
+/// Fault applied to requests of one API.
 #[derive(Clone, Debug)]
 pub enum RequestFault {
-    /// The connection is cut before the request is handled.
+    /// The connection is closed before the request is handled.
     CutBefore,
-    /// The request is handled, its reply never leaves.
+    /// The request is handled, but the connection is closed without a response.
     CutAfter,
-    /// The reply comes this much later.
+    /// The response is delayed by this duration.
     Delay(Duration),
-    /// The reply's bytes are not Kafka.
+    /// The response bytes are not valid Kafka protocol.
     Garbage,
 }
 
@@ -78,14 +78,14 @@ struct FaultRule {
     fault: RequestFault,
 }
 
-/// Faults in force; clones share them.
+/// Pending faults, shared by all clones.
 #[derive(Clone, Debug, Default)]
 pub struct RequestFaults {
     rules: Arc<Mutex<Vec<FaultRule>>>,
 }
 
 impl RequestFaults {
-    /// The next `times` requests of `api` (Kafka's key) meet `fault`.
+    /// Applies `fault` to the next `times` requests of `api` (Kafka's API key).
     pub fn add(&self, api: i16, times: u32, fault: RequestFault) {
         self.rules.lock().push(FaultRule { api, left: times, fault });
     }
@@ -110,7 +110,7 @@ enum AdminCommand {
     Replace(String, i32, Offset, Bytes),
 }
 
-/// A running broker; dropping it stops it.
+/// Running broker; dropping it stops it.
 pub struct EmbeddedBroker {
     address: SocketAddr,
     faults: RequestFaults,
@@ -120,7 +120,7 @@ pub struct EmbeddedBroker {
 }
 
 impl EmbeddedBroker {
-    /// Starts a broker on a thread of its own; returns once it listens.
+    /// Starts a broker on its own thread. Returns once it listens.
     pub fn start(settings: BrokerSettings) -> io::Result<Self> {
         let faults = RequestFaults::default();
         let (stop, stopped) = oneshot::channel();
@@ -135,17 +135,17 @@ impl EmbeddedBroker {
         Ok(Self { address, faults, deeds, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// Returns the address that the broker listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Faults for tests.
+    /// Returns the faults, for tests to add to.
     pub fn faults(&self) -> &RequestFaults {
         &self.faults
     }
 
-    /// Cuts a partition's log off at `offset`, as an unclean election does.
+    /// Truncates a partition's log to `offset`, as an unclean leader election does.
     pub async fn truncate(&self, topic: &str, partition: i32, offset: Offset) {
         self.order(AdminCommand::Truncate(topic.to_owned(), partition, offset)).await;
     }
@@ -155,27 +155,27 @@ impl EmbeddedBroker {
         self.order(AdminCommand::DeleteBefore(topic.to_owned(), partition, offset)).await;
     }
 
-    /// Puts `bytes` in the place of the batch that holds `offset`, as a bad disk does.
+    /// Replaces the bytes of the batch that contains `offset`, as a corrupt disk does.
     pub async fn replace(&self, topic: &str, partition: i32, offset: Offset, bytes: Bytes) {
         self.order(AdminCommand::Replace(topic.to_owned(), partition, offset, bytes)).await;
     }
 
-    /// Grows a topic to `partitions`.
+    /// Increases a topic's partition count to `partitions`.
     pub async fn add_partitions(&self, topic: &str, partitions: i32) {
         self.order(AdminCommand::AddPartitions(topic.to_owned(), partitions)).await;
     }
 
-    /// Takes the leader from a partition, or gives it back.
+    /// Removes the leader of a partition, or restores it.
     pub async fn lead(&self, topic: &str, partition: i32, led: bool) {
         self.order(AdminCommand::Lead(topic.to_owned(), partition, led)).await;
     }
 
-    /// Drops what a group has committed for a partition, as expiry does.
+    /// Drops a group's committed offset of a partition, as expiry does.
     pub async fn forget_commit(&self, group: &str, topic: &str, partition: i32) {
         self.order(AdminCommand::ForgetCommit(group.to_owned(), topic.to_owned(), partition)).await;
     }
 
-    /// Deletes a topic, and what the groups have committed of it.
+    /// Deletes a topic and the offsets that groups have committed for it.
     pub async fn delete_topic(&self, topic: &str) {
         self.order(AdminCommand::DeleteTopic(topic.to_owned())).await;
     }

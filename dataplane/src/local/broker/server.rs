@@ -1,4 +1,4 @@
-//! Sockets: frames in, frames out, one request at a time per connection, in order.
+//! Connection handling: frames are read and answered in order, one request at a time per connection.
 
 use std::cell::RefCell;
 use std::io;
@@ -28,7 +28,7 @@ const CONNECTIONS_MAX: usize = 4096;
 const GROUP_TICK: Duration = Duration::from_millis(100);
 const UNSUPPORTED_VERSION: i16 = 35;
 
-/// What the broker speaks. Of topics' ids it knows what [`TopicIds`] says.
+/// Supported API versions. For topic ids, [`TopicIds`] narrows them.
 const SPOKEN: &[(ApiKey, i16, i16)] = &[
     (ApiKey::Produce, 3, 9),
     (ApiKey::Fetch, 4, 13),
@@ -53,7 +53,7 @@ const SPOKEN: &[(ApiKey, i16, i16)] = &[
 
 type AdminCommands = tokio::sync::mpsc::UnboundedReceiver<(AdminCommand, oneshot::Sender<()>)>;
 
-/// The broker's thread, from start to stop.
+/// Runs the broker on the current thread until it is stopped.
 pub(super) fn run(
     settings: &BrokerSettings,
     faults: RequestFaults,
@@ -130,7 +130,7 @@ async fn apply_command(shared: SharedBroker, mut orders: AdminCommands) {
         shared.appended.notify_waiters();
         let _ = done.send(());
     }
-    // The handle is gone; the broker itself is stopped by its own signal.
+    // The handle is dropped; the broker itself is stopped by its own signal.
     std::future::pending::<()>().await;
 }
 
@@ -223,7 +223,8 @@ async fn answer(
     let spoken = spoken(ids).any(|(known, min, max)| known == api && (min..=max).contains(&version));
     if !spoken {
         if api == ApiKey::ApiVersions {
-            // A client that is newer than we are gets the layout that every client reads (KIP-511).
+            // A client with a newer ApiVersions gets version 0 of the response, which every client can decode
+            // (KIP-511).
             let body = ResponseKind::ApiVersions(api_versions(ids).with_error_code(UNSUPPORTED_VERSION));
             return write(correlation, &body, 0, 0).map(Some);
         }
@@ -294,7 +295,7 @@ async fn dispatch(
     })
 }
 
-/// Without the versions that name topics by ids that the broker does not know.
+/// Returns the supported versions, without those that use topic ids the broker does not have.
 fn spoken(ids: TopicIds) -> impl Iterator<Item = (ApiKey, i16, i16)> {
     SPOKEN.iter().map(move |(api, min, max)| match (api, ids) {
         (ApiKey::Fetch, TopicIds::Told | TopicIds::Absent) => (*api, *min, 12),

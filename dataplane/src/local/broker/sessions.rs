@@ -1,25 +1,25 @@
-//! Fetch sessions of one connection (KIP-227): what a client has named stays named until it forgets it.
+//! Fetch session of one connection (KIP-227): a partition stays in the session until the client forgets it.
 
 use std::collections::BTreeMap;
 
 use kafka_protocol::messages::FetchRequest;
 use uuid::Uuid;
 
-/// A topic as a client names it: by its name with a zero id, or by its id without a name.
+/// Topic in a request: its name with a zero id, or its id with an empty name.
 pub(super) type ClientTopic = (String, Uuid);
 
-/// One partition as a session knows it.
+/// Partition in a fetch session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SessionPartition {
     pub offset: i64,
-    /// Leader epoch of the record before it as the client has it, −1 when it does not say.
+    /// Leader epoch of the client's last record before `offset`, −1 if unspecified.
     pub last_epoch: i32,
     pub bytes_max: usize,
-    /// The high watermark that was told last, to leave unchanged partitions out of replies.
+    /// High watermark in the last response; unchanged partitions are left out of incremental responses.
     pub told: i64,
 }
 
-/// The session of one connection; a client that opens another on the same connection replaces it.
+/// Fetch session of one connection. A client that opens another session on the connection replaces it.
 #[derive(Debug, Default)]
 pub(super) struct ServerSession {
     pub id: i32,
@@ -28,22 +28,22 @@ pub(super) struct ServerSession {
     pub asked: BTreeMap<(ClientTopic, i32), SessionPartition>,
 }
 
-/// Whether a request fits the session.
+/// Result of applying a request to the session.
 pub(super) enum SessionFit {
-    /// Full request: answer for every partition.
+    /// Full request: the response has every partition.
     Full,
-    /// Increment: answer for what has something to tell.
+    /// Incremental request: the response has only partitions with records, errors or a new high watermark.
     Increment,
-    /// No such session.
+    /// Unknown session id.
     NoSuchSession,
-    /// Not the next epoch.
+    /// Epoch is not the next one.
     WrongEpoch,
-    /// Topics are named otherwise than before.
+    /// Topics are named by id where the session uses names, or the reverse.
     OtherNames,
 }
 
 impl ServerSession {
-    /// Applies a request; `fresh` is the id of a session that it opens, if it does.
+    /// Applies a request. `fresh` is the id for a session that the request opens.
     pub(super) fn apply(&mut self, request: &FetchRequest, by_ids: bool, fresh: i32) -> SessionFit {
         let fit = match (request.session_id, request.session_epoch) {
             (_, -1) => {

@@ -1,4 +1,4 @@
-//! Everything the broker knows; one thread, one owner.
+//! State of the broker, owned by one thread.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,13 +15,13 @@ use super::coordinator::{BrokerGroup, DeferredResponse, ResponseId};
 use super::log::BrokerLog;
 use super::{BrokerSettings, RequestFaults, TopicIds};
 
-/// The only broker's id.
+/// Id of the only broker.
 pub(super) const NODE: BrokerId = BrokerId(1);
-/// Partitions of all topics together.
+/// Maximum partitions of all topics together.
 pub(super) const PARTITIONS_MAX: usize = 20_000;
 
 pub(super) struct BrokerTopic {
-    /// Zero where the broker knows no ids.
+    /// Zero if the broker has no topic ids.
     pub id: Uuid,
     pub partitions: Vec<BrokerLog>,
 }
@@ -30,9 +30,9 @@ pub(super) struct BrokerState {
     pub settings: BrokerSettings,
     pub address: SocketAddr,
     pub topics: BTreeMap<String, BrokerTopic>,
-    /// Names by ids.
+    /// Topic names by id.
     pub names: HashMap<Uuid, String>,
-    /// Partitions that have lost their leader.
+    /// Partitions without a leader.
     pub leaderless: BTreeMap<String, BTreeSet<i32>>,
     pub groups: BTreeMap<String, BrokerGroup>,
     pub waiting: HashMap<ResponseId, oneshot::Sender<DeferredResponse>>,
@@ -41,7 +41,7 @@ pub(super) struct BrokerState {
     pub next_session: i32,
 }
 
-/// State and the bell that rings when records arrive.
+/// Broker state with the notification of appended records.
 #[derive(Clone)]
 pub(super) struct SharedBroker {
     pub state: Rc<RefCell<BrokerState>>,
@@ -73,12 +73,12 @@ impl BrokerState {
         self.topics.get_mut(topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
     }
 
-    /// True when we lead a partition that we have.
+    /// Returns true unless the partition's leader was removed.
     pub(super) fn leads(&self, topic: &str, partition: i32) -> bool {
         self.leaderless.get(topic).is_none_or(|partitions| !partitions.contains(&partition))
     }
 
-    /// The log of a partition that has its leader.
+    /// Returns the log of a partition that has a leader.
     pub(super) fn led(&self, topic: &str, partition: i32) -> Result<&BrokerLog, Code> {
         if !self.leads(topic, partition) {
             return Err(Code::NotLeaderOrFollower);
@@ -86,7 +86,7 @@ impl BrokerState {
         self.log(topic, partition).ok_or(Code::UnknownTopicOrPartition)
     }
 
-    /// Creates a topic, or grows it; false when there would be too many partitions.
+    /// Creates a topic or adds partitions to it. Returns false if the partitions would exceed [`PARTITIONS_MAX`].
     pub(super) fn grow_topic(&mut self, topic: &str, partitions: i32) -> bool {
         let wanted = usize::try_from(partitions).unwrap_or_default();
         let all: usize = self.topics.values().map(|topic| topic.partitions.len()).sum();
@@ -107,7 +107,7 @@ impl BrokerState {
         true
     }
 
-    /// Deletes a topic, and what groups have committed of it; false when it is not there.
+    /// Deletes a topic and the offsets that groups have committed for it. Returns false if it does not exist.
     pub(super) fn delete_topic(&mut self, name: &str) -> bool {
         let Some(topic) = self.topics.remove(name) else { return false };
         self.names.remove(&topic.id);
@@ -117,7 +117,7 @@ impl BrokerState {
         true
     }
 
-    /// A place in line for an answer that is given later.
+    /// Registers a deferred response.
     pub(super) fn ticket(&mut self) -> (ResponseId, oneshot::Receiver<DeferredResponse>) {
         self.next_ticket += 1;
         let (give, given) = oneshot::channel();

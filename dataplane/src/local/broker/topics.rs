@@ -1,4 +1,4 @@
-//! Topics: metadata, creation, produce, configurations.
+//! Topic APIs: metadata, creation, deletion, produce, configurations.
 
 use kafka_protocol::error::ResponseError as Code;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;

@@ -1,4 +1,4 @@
-//! What the Invoke API says: AWS's statuses, headers and texts.
+//! Responses of the Invoke API with AWS's statuses, headers and messages.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
@@ -10,14 +10,14 @@ use super::core::HostFailure;
 
 pub(super) type HostReply = Response<Full<Bytes>>;
 
-/// How an invocation ended.
+/// Outcome of an invocation.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum HostOutcome {
-    /// The function's own result.
+    /// Response of the function.
     Success(Bytes),
-    /// The function's error, or what became of it.
+    /// Error of the function, or of the host in its place.
     Error(Bytes),
-    /// Too many at once.
+    /// Concurrency limit reached.
     Throttled,
 }
 
@@ -58,12 +58,12 @@ impl HostOutcome {
     }
 }
 
-/// An answer with a JSON body.
+/// Returns a response with a JSON body.
 pub(super) fn json_reply(status: StatusCode, body: &Value) -> HostReply {
     bytes_reply(status, Bytes::from(body.to_string()))
 }
 
-/// An answer with these bytes, which are JSON.
+/// Returns a response with `body`, which must be JSON.
 pub(super) fn bytes_reply(status: StatusCode, body: Bytes) -> HostReply {
     let mut reply = Response::new(Full::new(body));
     *reply.status_mut() = status;
@@ -71,14 +71,14 @@ pub(super) fn bytes_reply(status: StatusCode, body: Bytes) -> HostReply {
     reply
 }
 
-/// One of AWS's exceptions.
+/// Returns one of AWS's exceptions.
 pub(super) fn exception(status: StatusCode, kind: &'static str, message: &str) -> HostReply {
     let mut reply = json_reply(status, &json!({ "Type": "User", "Message": message }));
     reply.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static(kind));
     reply
 }
 
-/// 429 as a function with reserved concurrency gives it.
+/// Returns the 429 response of a function with reserved concurrency.
 pub(super) fn throttled() -> HostReply {
     let body = json!({
         "Type": "User",

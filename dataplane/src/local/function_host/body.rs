@@ -1,4 +1,4 @@
-//! Reading bodies with a bound.
+//! Bounded reading of request bodies.
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -6,18 +6,19 @@ use hyper::body::Incoming;
 
 /// Lambda's limit for a response, as its runtimes quote it: 6 MiB and 100 bytes.
 pub(super) const RESPONSE_BYTES_MAX: usize = 6_291_556;
-/// How far a body that is too large is read on, so that its sender hears our answer instead of a broken connection.
+/// Maximum bytes read of a body that is too large. Reading on lets its sender receive the error response instead of a
+/// broken connection.
 const DISCARD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A body that was read.
+/// Request body that was read.
 pub(super) enum RequestBody {
-    /// All of it.
+    /// Complete body.
     Whole(Bytes),
-    /// Larger than the limit; how many bytes were seen.
+    /// Body over the limit, with the number of bytes seen.
     TooLarge(usize),
 }
 
-/// Reads at most `limit` bytes into memory. An error means that the sender went away.
+/// Reads a body of at most `limit` bytes into memory. Fails if the sender disconnects.
 pub(super) async fn read(mut body: Incoming, limit: usize) -> Result<RequestBody, hyper::Error> {
     let announced = usize::try_from(hyper::body::Body::size_hint(&body).lower()).unwrap_or(usize::MAX);
     let mut whole = BytesMut::with_capacity(announced.min(limit));

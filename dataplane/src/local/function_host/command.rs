@@ -1,4 +1,4 @@
-//! What runs as a function: from what a person writes to a program with arguments.
+//! Resolution of a function's name to the program and arguments that run it.
 
 use std::ffi::OsString;
 use std::io;
@@ -7,30 +7,30 @@ use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
-/// The hidden subcommand under which this program is the sample function.
+/// Hidden subcommand that runs this program as the sample function.
 pub const SAMPLE_SUBCOMMAND: &str = "sample-function";
 
-/// A program that speaks the Runtime API, and how to start it.
+/// Program that speaks the Runtime API, with its arguments and directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionCommand {
-    /// The program.
+    /// Executable.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Arguments of the executable.
     pub args: Vec<OsString>,
-    /// Where it runs: the folder of the code.
+    /// Working directory: the folder of the code.
     pub directory: PathBuf,
-    /// `_HANDLER`.
+    /// Value of `_HANDLER`.
     pub handler: String,
-    /// As `GetFunctionConfiguration` names it.
+    /// Runtime as `GetFunctionConfiguration` names it.
     pub runtime: &'static str,
 }
 
-/// Which interpreters run Python and Node functions.
+/// Interpreters of Python and Node functions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterpreterPaths {
-    /// A Python 3 that has `awslambdaric`.
+    /// Python 3 with `awslambdaric`.
     pub python: PathBuf,
-    /// Node.
+    /// Node.js interpreter.
     pub node: PathBuf,
 }
 
@@ -40,69 +40,69 @@ impl Default for InterpreterPaths {
     }
 }
 
-/// Why a function cannot be run.
+/// Reason that a function cannot be run.
 #[derive(Debug, Error)]
 pub enum FunctionCommandError {
-    /// Nothing there.
+    /// No executable or handler of that name exists.
     #[error(
         "there is no function `{function}` in {directory}: give an executable, `app.handler` of app.py, `package.app.handler` \
          or `package/app.handler` of package/app.py, or `index.handler` of index.js or index.mjs"
     )]
     NotFound {
-        /// The function.
+        /// Function as it was named.
         function: String,
-        /// Where it was looked for.
+        /// Folder that was searched.
         directory: PathBuf,
     },
-    /// A file that may not be run.
+    /// File without the executable bit.
     #[error("{0} is not executable: `chmod +x` it, or name a Python or Node handler as `file.handler`")]
     NotExecutable(PathBuf),
-    /// No Python.
+    /// Python cannot be run.
     #[error("{function} needs Python, but `{program}` cannot be run: {source}. Install Python 3")]
     Python {
-        /// The function.
+        /// Function as it was named.
         function: String,
-        /// What was tried.
+        /// Interpreter that failed.
         program: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// No runtime client for Python.
+    /// Python has no `awslambdaric`.
     #[error("{function} needs the Lambda runtime of Python: run `{program} -m pip install awslambdaric`")]
     PythonRuntime {
-        /// The function.
+        /// Function as it was named.
         function: String,
-        /// The interpreter.
+        /// Interpreter without it.
         program: PathBuf,
     },
-    /// No runtime client for Node.
+    /// Node has no `aws-lambda-ric`.
     #[error("{function} needs the Lambda runtime of Node: run `npm install aws-lambda-ric` in {directory}")]
     NodeRuntime {
-        /// The function.
+        /// Function as it was named.
         function: String,
-        /// Where.
+        /// Folder of the function.
         directory: PathBuf,
     },
-    /// We do not know our own path.
+    /// Path of this program cannot be read.
     #[error("the sample function is this program itself, whose path cannot be read: {0}")]
     Ourselves(io::Error),
 }
 
 impl FunctionCommand {
-    /// The built-in sample: this very program again.
+    /// Returns the built-in sample, run by this program.
     pub fn sample() -> Result<Self, FunctionCommandError> {
         Ok(Self::sample_of(std::env::current_exe().map_err(FunctionCommandError::Ourselves)?))
     }
 
-    /// The built-in sample of the `lighterman` program at `program`.
+    /// Returns the built-in sample of the `lighterman` program at `program`.
     pub fn sample_of(program: PathBuf) -> Self {
         let args = vec![SAMPLE_SUBCOMMAND.into()];
         Self { program, args, directory: ".".into(), handler: "sample".into(), runtime: "provided.al2023" }
     }
 
-    /// Finds what a person means: an executable, or a handler as Lambda writes it. The folder that modules are imported from is
-    /// the project's, `project`, as `LAMBDA_TASK_ROOT` is at Lambda: `package.app.handler` and `package/app.handler` are both
-    /// package/app.py, which may import its siblings as `package.…`. A path out of it has the folder it names as its project.
+    /// Resolves an executable, or a handler in Lambda's notation. Modules are imported from `project`, the equivalent
+    /// of `LAMBDA_TASK_ROOT`: `package.app.handler` and `package/app.handler` both mean package/app.py, which may
+    /// import its siblings as `package.…`. A path outside of `project` has its own folder as the project.
     pub fn resolve(
         text: &str,
         project: &Path,
@@ -184,7 +184,7 @@ impl FunctionCommand {
     }
 }
 
-/// Where modules are imported from, and the handler seen from there.
+/// Returns the folder that modules are imported from, and the handler relative to it.
 fn import_root(text: &str, project: &Path) -> (PathBuf, String) {
     let path = Path::new(text);
     let inside = path.strip_prefix(project).unwrap_or(path);
@@ -200,7 +200,8 @@ fn import_root(text: &str, project: &Path) -> (PathBuf, String) {
     (project.join(folder), handler)
 }
 
-/// The module of a Python handler as a path: all but the last of the names between dots and slashes, as `awslambdaric` reads it.
+/// Returns the module path of a Python handler: all but the last of the names between dots and slashes, as
+/// `awslambdaric` reads it.
 fn python_module(handler: &str) -> Option<String> {
     let (module, name) = handler.rsplit_once('.')?;
     let module = module.replace('.', "/");
@@ -212,7 +213,7 @@ fn is_python_module(root: &Path, module: &str) -> bool {
     root.join(format!("{module}.py")).is_file() || root.join(module).join("__init__.py").is_file()
 }
 
-/// The module of a Node handler as a path: up to the first dot of its last part, as `aws-lambda-ric` reads it.
+/// Returns the module path of a Node handler: up to the first dot of its last part, as `aws-lambda-ric` reads it.
 fn node_module(handler: &str) -> Option<String> {
     let (folder, last) = handler.rsplit_once('/').map_or(("", handler), |(folder, last)| (folder, last));
     let (module, name) = last.split_once('.')?;
@@ -225,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_wrong_function_names_its_mend() {
+    fn unresolvable_function_error_names_its_fix() {
         let folder = tempfile::tempdir().expect("folder");
         for name in ["app.py", "index.mjs", "plain"] {
             std::fs::write(folder.path().join(name), "").expect("file");
@@ -244,14 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_is_found_as_lambda_finds_it_and_the_project_is_its_import_root() {
+    fn handler_resolves_with_project_as_import_root() {
         let project = tempfile::tempdir().expect("folder");
         let root = project.path();
         std::fs::create_dir_all(root.join("pkg/sub")).expect("folders");
         for name in ["app.py", "pkg/app.py", "pkg/sub/__init__.py"] {
             std::fs::write(root.join(name), "").expect("file");
         }
-        // `true` runs whatever it is asked, so that no Python is needed.
+        // `true` succeeds with any arguments, so that no Python is needed.
         let any = InterpreterPaths { python: "true".into(), node: "node".into() };
         let found = |text: &str, project: &Path| {
             let command = FunctionCommand::resolve(text, project, &any).expect("found");
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn handlers_of_node_end_at_the_first_dot_of_their_last_part() {
+    fn node_module_ends_at_first_dot_of_file() {
         assert_eq!(node_module("src/index.a.handler").as_deref(), Some("src/index"));
         assert_eq!(node_module("index.handler").as_deref(), Some("index"));
         assert_eq!(node_module("src.d/index"), None);

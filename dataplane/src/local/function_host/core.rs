@@ -1,4 +1,4 @@
-//! One function: which invocation runs in which instance, what is late, when to start another. Pure.
+//! State machine of one function: assigns invocations to instances, tracks deadlines, starts instances. Without I/O.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -6,56 +6,56 @@ use std::time::Duration;
 use lighterman_proto::units::Moment;
 use uuid::Uuid;
 
-/// Lambda's limit for the init phase; a function with a longer timeout may use that.
+/// Lambda's limit for the init phase; a function with a longer timeout may take that long.
 const INIT_MAX: Duration = Duration::from_secs(10);
-/// Between an answer and the next poll a healthy runtime needs microseconds.
+/// Maximum time from a response to the next poll; a healthy runtime needs microseconds.
 const FINISH_MAX: Duration = Duration::from_secs(2);
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-/// A process, counted from 0; never used twice.
+/// Number of a process, from 0; never reused.
 pub(super) type InstanceId = u64;
 
-/// What happened.
+/// Input of the state machine.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum HostEvent {
-    /// An instance is wanted before anybody invokes the function.
+    /// An instance is wanted before the first invocation.
     Provisioned,
-    /// Somebody invokes the function.
+    /// A caller invokes the function.
     Invoked(Uuid),
-    /// An instance asks for work.
+    /// An instance polls for its next invocation.
     Polled(InstanceId),
-    /// An instance answered, well or not; the shell has the bytes.
+    /// An instance posted a response or an error, whose bytes stay with the host.
     Answered(InstanceId, Uuid),
-    /// A process ended; how, in words.
+    /// A process ended, with a description of its exit.
     Exited(InstanceId, String),
-    /// Time passed.
+    /// A deadline may have passed.
     Tick,
 }
 
-/// What to do.
+/// Output of the state machine.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum HostEffect {
     /// Start a process.
     Start(InstanceId),
-    /// Answer the instance's poll with this invocation, to be done by the moment.
+    /// Answer the instance's poll with this invocation and its deadline.
     Deliver(InstanceId, Uuid, Moment),
-    /// The invocation is over without an answer of the function.
+    /// Fail the invocation, which has no response of the function.
     Fail(Uuid, HostFailure),
-    /// Too many at once.
+    /// Throttle the invocation: the concurrency limit is reached.
     Throttle(Uuid),
-    /// End this process.
+    /// Kill this process.
     Kill(InstanceId),
 }
 
-/// Why there is no answer.
+/// Reason that an invocation has no response.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum HostFailure {
-    /// It took longer than this.
+    /// Took longer than this timeout.
     TimedOut(Duration),
-    /// The process ended while it worked.
+    /// Process ended during the invocation.
     Exited(String),
-    /// The process ended, or said nothing, before it asked for work.
+    /// Process ended, or timed out, before its first poll.
     NotStarted(String),
 }
 
@@ -67,7 +67,7 @@ enum InstanceState {
     Finishing { until: Moment },
 }
 
-/// The instances and the queue of one function.
+/// Instances and invocation queue of one function.
 #[derive(Debug)]
 pub(super) struct HostCore {
     timeout: Duration,
@@ -106,12 +106,12 @@ impl HostCore {
         effects
     }
 
-    /// True when `instance` may answer `request` now.
+    /// Returns true if `request` is the current invocation of `instance`.
     pub(super) fn is_working_on(&self, instance: InstanceId, request: Uuid) -> bool {
         matches!(self.instances.get(&instance), Some(InstanceState::Busy { request: own, .. }) if *own == request)
     }
 
-    /// When to come back with a tick, if nothing happens before.
+    /// Returns the moment of the next tick, if no other event comes first.
     pub(super) fn next_wake(&self) -> Option<Moment> {
         let deadlines = self.instances.values().filter_map(|state| match state {
             InstanceState::Starting { until }
@@ -145,7 +145,8 @@ impl HostCore {
                 *state = InstanceState::Idle;
             }
             InstanceState::Finishing { .. } => *state = InstanceState::Idle,
-            // A runtime that polls again without an answer, after a broken connection, say: its invocation times out.
+            // A runtime polls again without a response after a broken connection, for example. Its invocation times
+            // out.
             InstanceState::Idle | InstanceState::Busy { .. } => {}
         }
     }
@@ -166,7 +167,8 @@ impl HostCore {
         }
     }
 
-    /// The oldest caller is told why, so that a function that cannot start is heard of, and starting again waits.
+    /// Fails the oldest queued invocation with the reason, so that a function that cannot start is noticed, and
+    /// delays the next start.
     fn not_started(&mut self, now: Moment, how: String, effects: &mut Vec<HostEffect>) {
         let doubled = BACKOFF_FIRST * 2u32.saturating_pow(self.start_failures.min(16));
         self.start_failures += 1;
@@ -236,7 +238,7 @@ impl HostCore {
         self.instances.iter().find(|(_, state)| **state == InstanceState::Idle).map(|(id, _)| *id)
     }
 
-    /// How long an instance may take until it asks for work.
+    /// Returns the maximum time from an instance's start to its first poll.
     pub(super) fn init_max(&self) -> Duration {
         self.timeout.max(INIT_MAX)
     }

@@ -15,7 +15,7 @@ fn request(n: u128) -> Uuid {
 }
 
 #[test]
-fn an_instance_starts_polls_works_and_is_used_again() {
+fn instance_is_reused_after_its_response() {
     let mut core = core(2);
     assert_eq!(core.step(at(0), HostEvent::Invoked(request(1))), [HostEffect::Start(0)]);
     assert_eq!(core.step(at(5), HostEvent::Polled(0)), [HostEffect::Deliver(0, request(1), at(3005))]);
@@ -30,7 +30,7 @@ fn an_instance_starts_polls_works_and_is_used_again() {
 }
 
 #[test]
-fn a_provisioned_instance_is_used_by_the_first_invocation() {
+fn provisioned_instance_serves_first_invocation() {
     let mut core = core(2);
     assert_eq!(core.step(at(0), HostEvent::Provisioned), [HostEffect::Start(0)]);
     assert_eq!(core.step(at(1), HostEvent::Provisioned), []);
@@ -39,7 +39,7 @@ fn a_provisioned_instance_is_used_by_the_first_invocation() {
 }
 
 #[test]
-fn one_more_than_allowed_is_throttled() {
+fn invocation_over_concurrency_limit_is_throttled() {
     let mut core = core(1);
     core.step(at(0), HostEvent::Invoked(request(1)));
     assert_eq!(core.step(at(0), HostEvent::Invoked(request(2))), [HostEffect::Throttle(request(2))]);
@@ -50,7 +50,7 @@ fn one_more_than_allowed_is_throttled() {
 }
 
 #[test]
-fn late_work_is_killed_and_told() {
+fn timed_out_invocation_fails_and_kills_instance() {
     let mut core = core(1);
     core.step(at(0), HostEvent::Invoked(request(1)));
     core.step(at(0), HostEvent::Polled(0));
@@ -66,7 +66,7 @@ fn late_work_is_killed_and_told() {
 }
 
 #[test]
-fn a_process_that_does_not_start_fails_its_caller_and_backs_off() {
+fn failed_start_fails_invocation_and_backs_off() {
     let mut core = core(1);
     let mut pause = 0;
     let mut now = 0;
@@ -90,7 +90,7 @@ fn a_process_that_does_not_start_fails_its_caller_and_backs_off() {
 
 proptest! {
     #[test]
-    fn every_invocation_ends_exactly_once_and_concurrency_holds(
+    fn every_invocation_ends_once_within_concurrency_limit(
         steps in prop::collection::vec((0u8..5, 0u64..8, 0u64..2000), 1..200),
         max in 1u32..5,
     ) {

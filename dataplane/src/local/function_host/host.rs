@@ -1,4 +1,4 @@
-//! The host's thread: sockets, processes and timers around the cores.
+//! Thread of the function host: sockets, processes and timers around the state machines.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -25,7 +25,7 @@ use super::observer::{FunctionObserver, HostedFunctionError};
 use super::{FunctionHostError, FunctionHostSettings, FunctionSpec, invoke_api, process, runtime_api};
 use crate::runtime::clock;
 
-/// What an instance gets for its poll.
+/// Invocation delivered to an instance's poll.
 pub(super) struct InstanceWork {
     pub(super) request: Uuid,
     pub(super) payload: Bytes,
@@ -43,11 +43,11 @@ struct PendingInvocation {
 struct FunctionInstance {
     output: InstanceOutput,
     poll: Option<oneshot::Sender<InstanceWork>>,
-    /// Dropping it ends the process.
+    /// Dropping it kills the process.
     _kill: oneshot::Sender<()>,
 }
 
-/// One function with everything that runs for it.
+/// Function with its instances and pending invocations.
 pub(super) struct HostedFunction {
     pub(super) spec: FunctionSpec,
     pub(super) arn: String,
@@ -63,7 +63,7 @@ pub(super) struct HostedFunction {
     stopping: Cell<bool>,
 }
 
-/// All functions, by name.
+/// Hosted functions by name.
 pub(super) struct HostedFunctions {
     pub(super) by_name: BTreeMap<String, Rc<HostedFunction>>,
     pub(super) region: String,
@@ -72,7 +72,7 @@ pub(super) struct HostedFunctions {
 
 type HostStart = mpsc::Sender<Result<SocketAddr, FunctionHostError>>;
 
-/// Runs the host on this thread until `stopped` resolves.
+/// Runs the host on the current thread until `stopped` resolves.
 pub(super) fn run(settings: FunctionHostSettings, started: &HostStart, stopped: oneshot::Receiver<()>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -123,7 +123,7 @@ async fn serve_functions(
     }
 }
 
-/// Answers every connection of `listener` with `handle`, until dropped.
+/// Serves the connections of `listener` with `handle`, until dropped.
 pub(super) async fn serve<H, F>(listener: TcpListener, handle: H)
 where
     H: Fn(Request<Incoming>) -> F + Clone + 'static,
@@ -157,7 +157,7 @@ where
     }
 }
 
-/// Ticks the core when its next deadline comes.
+/// Ticks the state machine at each of its deadlines.
 async fn keep_time(function: Rc<HostedFunction>) {
     loop {
         let wake = function.core.borrow().next_wake();
@@ -202,7 +202,7 @@ impl HostedFunction {
         }
     }
 
-    /// Queues an invocation; the receiver gets its outcome and, when it ran, what was printed.
+    /// Queues an invocation. The receiver gets its outcome, and the instance's output if it ran.
     pub(super) fn invoke(
         self: &Rc<Self>,
         request: Uuid,
@@ -217,7 +217,8 @@ impl HostedFunction {
         outcome
     }
 
-    /// An instance asks for work; the receiver gets it, or fails when the instance is to end.
+    /// Registers an instance's poll. The receiver gets its next invocation, or an error when the instance is being
+    /// ended.
     pub(super) fn poll(self: &Rc<Self>, instance: InstanceId) -> oneshot::Receiver<InstanceWork> {
         let (poll, work) = oneshot::channel();
         if let Some(instance) = self.instances.borrow_mut().get_mut(&instance) {
@@ -230,7 +231,7 @@ impl HostedFunction {
         work
     }
 
-    /// An instance answers. False when that invocation is not its own, or over.
+    /// Records an instance's response. Returns false if `request` is not its current invocation.
     pub(super) fn answered(
         self: &Rc<Self>,
         instance: InstanceId,
@@ -245,7 +246,7 @@ impl HostedFunction {
         true
     }
 
-    /// An instance says why it cannot start.
+    /// Reports the error with which an instance cannot start.
     pub(super) fn initialization_failed(&self, instance: InstanceId, error: &HostedFunctionError) {
         let instances = self.instances.borrow();
         if instances.get(&instance).is_some_and(|instance| instance.output.report_start()) {
@@ -284,7 +285,8 @@ impl HostedFunction {
         }
     }
 
-    /// One that is ended before it has asked for work was too slow to: its end would tell of our signal alone.
+    /// Kills an instance. One killed before its first poll is reported as timed out, because its exit status would only
+    /// name the signal.
     fn kill(&self, instance: InstanceId) {
         let Some(killed) = self.instances.borrow_mut().remove(&instance) else { return };
         if killed.output.report_start() {
@@ -310,7 +312,7 @@ impl HostedFunction {
             client_context: pending.client_context.take(),
             until,
         };
-        // A poll whose connection broke takes the work with it: its deadline will tell the caller.
+        // If the connection of the poll broke, the work is lost with it; the caller gets the timeout.
         if let Some(poll) = instance.poll.take() {
             let _ = poll.send(work);
         }
@@ -353,7 +355,7 @@ impl HostedFunction {
         Self::step(&function, HostEvent::Exited(instance, how));
     }
 
-    /// Each instance has a Runtime API on a port of its own: the protocol does not say who polls.
+    /// Starts a process with its own Runtime API port, because the protocol does not identify the polling instance.
     async fn start_instance(
         function: &Rc<Self>,
         instance: InstanceId,
@@ -370,7 +372,7 @@ impl HostedFunction {
         Ok((child, listener, killed))
     }
 
-    /// Ends every process and waits for it. What starts meanwhile ends at once.
+    /// Kills every process and waits for it. A process that starts meanwhile is killed at once.
     async fn end_all(&self) {
         self.stopping.set(true);
         self.instances.borrow_mut().clear();

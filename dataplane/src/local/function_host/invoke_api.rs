@@ -1,4 +1,4 @@
-//! Lambda's Invoke API and the two Gets that go with it.
+//! Lambda's Invoke API, GetFunction and GetFunctionConfiguration.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,13 +17,14 @@ use super::host::{HostedFunction, HostedFunctions};
 use super::logs::InstanceOutput;
 use super::process::MEMORY_MB;
 
-/// A pipe has no mark where an invocation ends: its last lines get this long to arrive when the caller asks for them.
+/// Delay before the tail is read. A pipe does not mark the end of an invocation, so its last lines need time to
+/// arrive.
 const TAIL_SETTLE: Duration = Duration::from_millis(20);
 
 /// Lambda's limit for `X-Amz-Client-Context`, in bytes of base64.
 const CLIENT_CONTEXT_BYTES_MAX: usize = 3583;
 
-/// Answers one request.
+/// Answers one request of the Invoke API.
 pub(super) async fn handle(functions: Rc<HostedFunctions>, request: Request<Incoming>) -> HostReply {
     let path = request.uri().path().to_owned();
     let rest = path.strip_prefix("/2015-03-31/functions/").unwrap_or_default().trim_end_matches('/');
@@ -47,7 +48,7 @@ pub(super) async fn handle(functions: Rc<HostedFunctions>, request: Request<Inco
     }
 }
 
-/// `name`, `name:qualifier`, `account:function:name`, or an ARN of either.
+/// Splits `name`, `name:qualifier`, `account:function:name`, or an ARN of either, into name and qualifier.
 fn name_and_qualifier(reference: &str) -> (&str, Option<String>) {
     let after = reference.split_once("function:").map_or(reference, |(_, name)| name);
     match after.split_once(':') {
@@ -112,7 +113,7 @@ async fn invoke(function: &Rc<HostedFunction>, request: Request<Incoming>) -> Ho
             );
         }
     };
-    // The function gets what was sent, an empty body as an empty object, as at AWS.
+    // As at AWS, the function gets the payload unchanged, except that an empty body becomes an empty object.
     let payload = if payload.is_empty() { Bytes::from_static(b"{}") } else { payload };
     if serde_json::from_slice::<serde::de::IgnoredAny>(&payload).is_err() {
         let text = "Could not parse request body into json";
@@ -166,7 +167,7 @@ async fn wait(
     reply
 }
 
-/// A function sees the JSON itself.
+/// Decodes the client context, which a function gets as plain JSON.
 fn decoded_context(text: &str) -> Result<String, &'static str> {
     if text.len() > CLIENT_CONTEXT_BYTES_MAX {
         return Err("Client context must be at most 3583 bytes of Base64-encoded data.");
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_name_a_function() {
+    fn function_references_split_into_name_and_qualifier() {
         let arn = "arn:aws:lambda:us-east-1:000000000000:function:fn";
         for (reference, name, qualifier) in [
             ("fn", "fn", None),

@@ -1,4 +1,4 @@
-//! Output of functions: line by line to the observer, and its last 4 KiB for callers who ask.
+//! Output of functions: lines for the observer, and the last 4 KiB for callers who ask.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use super::observer::FunctionObserver;
 
-/// What `X-Amz-Log-Type: Tail` shows, in bytes.
+/// Maximum bytes of the log tail that `X-Amz-Log-Type: Tail` returns.
 const TAIL_BYTES_MAX: usize = 4096;
-/// A longer line is handed on in pieces.
+/// Maximum bytes of a line; a longer line is split.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
-/// What one instance prints, and for which invocation.
+/// Output of one instance, with the invocation it belongs to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InstanceOutput(Rc<LogState>);
 
@@ -27,13 +27,13 @@ struct LogState {
 }
 
 impl InstanceOutput {
-    /// From now on it prints for `request`.
+    /// Starts the output of `request` with an empty tail.
     pub(super) fn begin(&self, request: Uuid) {
         self.0.tail.borrow_mut().clear();
         self.0.request.set(Some(request));
     }
 
-    /// It has asked for work, or has said why it cannot: true the first time.
+    /// Returns true at the first call, for the start or the init error of the instance to be reported once.
     pub(super) fn report_start(&self) -> bool {
         !self.0.has_reported.replace(true)
     }
@@ -50,7 +50,7 @@ impl InstanceOutput {
     }
 }
 
-/// Copies what the process prints until it closes the pipe; reading never stops, so the process never blocks on it.
+/// Copies the process's output until it closes the pipe. Reading never pauses, so the process never blocks on it.
 pub(super) async fn follow(
     function: String,
     mut pipe: impl AsyncRead + Unpin,
@@ -71,7 +71,7 @@ pub(super) async fn follow(
     lines.finish(|line| observer.printed(&function, request, line));
 }
 
-/// Cuts bytes into lines of at most [`LINE_BYTES_MAX`].
+/// Splits bytes into lines of at most [`LINE_BYTES_MAX`].
 #[derive(Default)]
 struct LineSplitter {
     pending: Vec<u8>,
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_whole_however_they_arrive_and_never_longer_than_the_bound() {
+    fn lines_are_independent_of_chunks_and_bounded() {
         let text = format!("one\r\n\ntwo\n{}\nend", "x".repeat(LINE_BYTES_MAX + 10));
         for chunk in [1, 3, 4096, 100_000] {
             let (mut splitter, mut lines) = (LineSplitter::default(), Vec::new());

@@ -1,9 +1,11 @@
-//! Real handlers behind Lambda's Invoke API, on this machine: each instance is a process that speaks the Runtime API to us.
+//! Function host: real handlers behind Lambda's Invoke API on this machine. Each instance is a process with a Runtime
+//! API.
 //!
 //! ```text
 //! Invoke API ──▶ core (queue, instances, deadlines) ──▶ Runtime API (one loopback port per instance) ──▶ process
 //! ```
-//! Signatures are not checked, so it listens on loopback only. A function has one version, `$LATEST`; every qualifier means it.
+//! Signatures are not verified, so the host listens on loopback only. A function has one version, `$LATEST`, and
+//! every qualifier resolves to it.
 
 mod answer;
 mod body;
@@ -30,69 +32,70 @@ use tokio::sync::oneshot;
 use self::command::FunctionCommand;
 use self::observer::FunctionObserver;
 
-/// One function to host.
+/// Configuration of one function.
 #[derive(Clone, Debug)]
 pub struct FunctionSpec {
-    /// Its name: letters, digits, `-` and `_`, at most 64.
+    /// Name: letters, digits, `-` and `_`, at most 64.
     pub name: String,
-    /// What to run.
+    /// Program that runs the function.
     pub command: FunctionCommand,
-    /// How long one invocation may take.
+    /// Timeout of one invocation.
     pub timeout: Duration,
-    /// Invocations at once, each in a process of its own; more are throttled.
+    /// Maximum concurrent invocations, each in its own process; further ones are throttled.
     pub max_concurrency: u32,
-    /// Variables the function sees besides the ones Lambda sets.
+    /// Environment variables in addition to those that Lambda sets.
     pub env: BTreeMap<String, String>,
-    /// An instance starts with the host, not with the first invocation, so that a function which cannot start is heard of.
+    /// Set to start an instance with the host, not with the first invocation, so that a function that cannot start is
+    /// noticed.
     pub initialized_early: bool,
 }
 
-/// What to host and where.
+/// Configuration of a function host.
 #[derive(Clone)]
 pub struct FunctionHostSettings {
-    /// Invoke API; loopback only. Port 0 takes a free one.
+    /// Address of the Invoke API; loopback only. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// For ARNs.
+    /// Region in ARNs.
     pub region: String,
-    /// For ARNs, twelve digits.
+    /// Account id in ARNs, twelve digits.
     pub account_id: String,
-    /// The functions.
+    /// Functions to host.
     pub functions: Vec<FunctionSpec>,
-    /// Told what they do.
+    /// Observer of starts, output and errors.
     pub observer: Arc<dyn FunctionObserver>,
 }
 
-/// Why the host does not start.
+/// Reason that the host does not start.
 #[derive(Debug, Error)]
 pub enum FunctionHostError {
-    /// Anyone who reaches the port may run the functions.
+    /// Address is not loopback. Anyone who can connect may run the functions.
     #[error(
         "the function host checks no signatures, so it listens on loopback only, not on {0}: use 127.0.0.1"
     )]
     NotLoopback(SocketAddr),
-    /// The port is not to be had.
+    /// Port cannot be bound.
     #[error("the function host cannot listen on {address}: {source}. Use port 0 for a free one")]
     Listen {
-        /// Where.
+        /// Address that cannot be bound.
         address: SocketAddr,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Not a function name.
+    /// Invalid function name.
     #[error("`{0}` is no function name: 1–64 letters, digits, `-` and `_`")]
     Name(String),
-    /// Two functions of one name.
+    /// Two functions have the same name.
     #[error("two functions are named `{0}`: rename one")]
     Twice(String),
-    /// A function that may never run.
+    /// Function without concurrency could never run.
     #[error("function `{0}` has max_concurrency 0: it could never run, use at least 1")]
     NoConcurrency(String),
-    /// No thread or no runtime.
+    /// Thread or runtime cannot be created.
     #[error("the function host's thread cannot start: {0}")]
     Thread(io::Error),
 }
 
-/// A running function host. Dropping it stops it too, without waiting.
+/// Running function host. Dropping it stops it too, without waiting.
 #[derive(Debug)]
 pub struct FunctionHost {
     address: SocketAddr,
@@ -101,8 +104,8 @@ pub struct FunctionHost {
 }
 
 impl FunctionHost {
-    /// Starts the host on a thread of its own and returns once it listens. Processes start with their first invocation, or at once where
-    /// that is asked for.
+    /// Starts the host on its own thread and returns once it listens. Processes start with their first invocation, or
+    /// at once if `initialized_early` is set.
     pub fn start(settings: FunctionHostSettings) -> Result<Self, FunctionHostError> {
         check(&settings)?;
         let (stop, stopped) = oneshot::channel();
@@ -116,17 +119,17 @@ impl FunctionHost {
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where the Invoke API listens.
+    /// Returns the address of the Invoke API.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// `http://…`, for `AWS_ENDPOINT_URL_LAMBDA`.
+    /// Returns `http://…`, for `AWS_ENDPOINT_URL_LAMBDA`.
     pub fn endpoint_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Kills every instance and returns when all are gone and the port is free.
+    /// Kills every instance. Returns when all are gone and the port is free.
     pub async fn stop(mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {

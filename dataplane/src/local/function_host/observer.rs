@@ -1,32 +1,32 @@
-//! Starts, prints and errors of hosted functions, as an observer is told them.
+//! Observers of hosted functions: starts, output and errors.
 
 use std::fmt;
 
 use serde::Deserialize;
 use uuid::Uuid;
 
-/// Of an error only so much is read and shown.
+/// Maximum bytes of an error that are read and shown.
 pub(super) const ERROR_BYTES_MAX: usize = 64 * 1024;
 const STACK_LINES_MAX: usize = 30;
 const MESSAGE_CHARACTERS_MAX: usize = 2_000;
 
-/// Told of functions on the host's thread, in order: while it is, no function of the host gets on.
+/// Observer of hosted functions. It is called in order on the host's thread, so a slow call blocks every function.
 pub trait FunctionObserver: Send + Sync {
-    /// An instance is ready for its first invocation.
+    /// Called when an instance is ready for its first invocation.
     fn initialized(&self, function: &str);
 
-    /// An instance ended, or reported an error, before it was ready.
+    /// Called when an instance ends, or reports an error, before it is ready.
     fn initialization_failed(&self, function: &str, error: &HostedFunctionError);
 
-    /// A line that an instance printed, to standard output or error, without its end. `request` is the invocation that it worked
-    /// on. A longer line comes in pieces of 8 KiB.
+    /// Called for each line of an instance's standard output and error, without its line end. `request` is the
+    /// current invocation. A line over 8 KiB comes in pieces of 8 KiB.
     fn printed(&self, function: &str, request: Option<Uuid>, line: &str);
 
-    /// An invocation ended with an error: the function's own, or what became of its process.
+    /// Called when an invocation ends with an error, either the function's own or one of its process.
     fn failed(&self, function: &str, request: Uuid, error: &HostedFunctionError);
 }
 
-/// Writes to the log of this process.
+/// Observer that logs through `tracing`.
 #[derive(Debug)]
 pub struct LoggingObserver;
 
@@ -49,18 +49,19 @@ impl FunctionObserver for LoggingObserver {
     }
 }
 
-/// An error as Lambda's runtimes report it: `errorType`, `errorMessage`, `stackTrace`.
+/// Error as Lambda's runtimes report it: `errorType`, `errorMessage`, `stackTrace`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostedFunctionError {
-    /// Its type, `Unknown` when the runtime names none.
+    /// Error type, `Unknown` if the runtime names none.
     pub error_type: String,
-    /// Its message, at most 2,000 characters of it.
+    /// Error message, at most 2,000 characters.
     pub message: String,
-    /// Its stack trace, at most 30 lines of it.
+    /// Stack trace, at most 30 lines.
     pub stack_trace: Vec<String>,
 }
 
-/// The shape that runtimes send. Node names the trace `trace`, Python `stackTrace`; Python's lines end with line ends of their own.
+/// Error body of the runtimes. Node names the trace `trace`, Python `stackTrace`; entries of Python include line
+/// ends.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ReportedError {
@@ -71,12 +72,12 @@ struct ReportedError {
 }
 
 impl HostedFunctionError {
-    /// An error of the host's own.
+    /// Returns an error of the host itself.
     pub(super) fn new(error_type: &str, message: impl Into<String>) -> Self {
         Self { error_type: error_type.into(), message: message.into(), stack_trace: Vec::new() }
     }
 
-    /// Reads what a runtime reported; a body of another shape is the message.
+    /// Parses a runtime's error body. A body of another shape becomes the message.
     pub(super) fn parse(body: &[u8]) -> Self {
         let reported: Option<ReportedError> = Some(body)
             .filter(|body| body.len() <= ERROR_BYTES_MAX)
@@ -98,7 +99,7 @@ impl HostedFunctionError {
         }
     }
 
-    /// The same without the id of the request, which is told beside it: it is another for each attempt.
+    /// Removes the request id from the message. It differs for each attempt and is shown separately.
     pub(super) fn without(mut self, request: Uuid) -> Self {
         if let Some(plain) = self.message.strip_prefix(&format!("RequestId: {request} Error: ")) {
             self.message = plain.to_owned();
@@ -106,7 +107,7 @@ impl HostedFunctionError {
         self
     }
 
-    /// Type and message in one line.
+    /// Returns type and message in one line.
     pub fn summary(&self) -> String {
         format!("{}: {}", self.error_type, self.message)
     }
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_python_and_node_are_read_and_others_are_their_own_message() {
+    fn runtime_errors_parse_and_others_become_the_message() {
         let python = br#"{"errorMessage":"as asked","errorType":"ValueError","requestId":"","stackTrace":["  File \"app.py\", line 12, in handler\n    raise ValueError(\"as asked\")\n"]}"#;
         let error = HostedFunctionError::parse(python);
         assert_eq!(error.summary(), "ValueError: as asked");
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_the_same_error_in_each_attempt() {
+    fn timeout_error_is_equal_across_attempts() {
         let told = |number| {
             let request = Uuid::from_u128(number);
             HostedFunctionError::new(
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_error_is_cut() {
+    fn long_error_is_truncated() {
         let frames = vec!["at f\n".repeat(100); 100];
         let body =
             serde_json::json!({ "errorType": "E", "errorMessage": "m".repeat(5_000), "stackTrace": frames });

@@ -1,4 +1,4 @@
-//! One instance as a process: started in a group of its own, ended with the whole group.
+//! Process of an instance: started in its own process group, killed with the whole group.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use super::FunctionSpec;
 use super::logs::{self, InstanceOutput};
 use super::observer::FunctionObserver;
 
-/// The memory a function is told it has; nothing enforces it here.
+/// Memory size announced to functions; it is not enforced.
 pub(super) const MEMORY_MB: &str = "512";
 
-/// Starts an instance that finds its Runtime API at `runtime_api`.
+/// Starts an instance whose Runtime API is at `runtime_api`.
 pub(super) fn start(
     spec: &FunctionSpec,
     region: &str,
@@ -26,7 +26,7 @@ pub(super) fn start(
 ) -> io::Result<Child> {
     let mut command = Command::new(&spec.command.program);
     command.args(&spec.command.args).current_dir(&spec.command.directory);
-    // Our own settings hold our own secrets.
+    // Settings of Lighterman hold its secrets.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LIGHTERMAN_"))
     {
         command.env_remove(name);
@@ -49,7 +49,7 @@ pub(super) fn start(
     Ok(child)
 }
 
-/// Waits until the process ends, or ends it once `kill` is dropped or sent. Returns how it ended, in words.
+/// Waits until the process exits, or kills it once `kill` is dropped or sent. Returns a description of the exit.
 pub(super) async fn watch(mut child: Child, kill: oneshot::Receiver<()>) -> String {
     let ended = tokio::select! {
         status = child.wait() => status,
@@ -64,7 +64,7 @@ pub(super) async fn watch(mut child: Child, kill: oneshot::Receiver<()>) -> Stri
     }
 }
 
-/// The process is not yet waited for here, so its id is still its own.
+/// Kills the process group. The process is not yet reaped, so its id cannot have been reused.
 fn end_group(child: &Child) {
     let Some(pid) = child.id().and_then(|id| Pid::from_raw(id as i32)) else { return };
     if let Err(error) = kill_process_group(pid, Signal::KILL) {
@@ -90,7 +90,7 @@ fn lambda_environment(
         ("AWS_DEFAULT_REGION", region.into()),
         ("LAMBDA_TASK_ROOT", spec.command.directory.display().to_string()),
         ("_HANDLER", spec.command.handler.clone()),
-        // A function's prints should be seen when it makes them, not when its buffer is full.
+        // Shows output when it is written, not when Python's buffer is full.
         ("PYTHONUNBUFFERED", "1".into()),
     ];
     if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {

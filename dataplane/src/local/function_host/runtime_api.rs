@@ -1,4 +1,4 @@
-//! The Runtime API (2018-06-01) of one instance.
+//! Runtime API (2018-06-01) of one instance.
 
 use std::rc::Rc;
 

@@ -1,5 +1,5 @@
-//! The sample function: the Runtime API over one plain socket, nothing but the standard library and a JSON reader.
-//! It checks what a careful function would: that offsets of a partition ascend.
+//! Sample function: a Runtime API client over one plain socket, with the standard library and a JSON parser only.
+//! Like a careful function, it verifies that the offsets of a partition ascend.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -7,7 +7,7 @@ use std::net::TcpStream;
 
 use serde::Deserialize;
 
-/// As large as an invocation can be, with room for headers.
+/// Maximum body of an invocation, with room for headers.
 const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Deserialize)]
@@ -21,7 +21,7 @@ struct SampleRecord {
     offset: i64,
 }
 
-/// Serves invocations until the Runtime API goes away, which is how a host ends its functions.
+/// Serves invocations until the Runtime API closes the connection, as a host does to end its functions.
 pub fn run() -> io::Result<()> {
     let api = std::env::var("AWS_LAMBDA_RUNTIME_API").map_err(|_| {
         io::Error::other("AWS_LAMBDA_RUNTIME_API is not set: a function host starts this, not a person")
@@ -38,7 +38,7 @@ pub fn run() -> io::Result<()> {
             Ok(()) => ("response", "null".to_owned()),
             Err(error) => ("error", error),
         };
-        // Head and body in one write: two would wait for each other's acknowledgement.
+        // Head and body go out in one write: two would wait for each other's acknowledgement.
         let length = body.len();
         let answer = format!(
             "POST /2018-06-01/runtime/invocation/{id}/{end} HTTP/1.1\r\nHost: {api}\r\nContent-Length: {length}\r\n\r\n{body}"
@@ -67,7 +67,8 @@ fn handle(event: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// One HTTP answer: the invocation's id, if it names one, and the body. `None` when the host is gone or refuses.
+/// Reads one HTTP response. Returns the invocation's id, empty if there is none, and the body. `None` if the host
+/// closed the connection or rejected the request.
 fn read_reply(reader: &mut impl BufRead) -> io::Result<Option<(String, Vec<u8>)>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ord_1_offsets_that_do_not_ascend_are_an_error() {
+    fn ord_1_descending_offsets_are_an_error() {
         assert_eq!(
             handle(br#"{"records":{"t-0":[{"offset":1},{"offset":5}],"t-1":[{"offset":0}]}}"#),
             Ok(())

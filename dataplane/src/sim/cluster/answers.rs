@@ -1,4 +1,4 @@
-//! A request arrives: who serves it.
+//! Dispatch of requests that arrive at a broker.
 
 use std::collections::BTreeMap;
 

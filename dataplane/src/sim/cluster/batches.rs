@@ -1,4 +1,4 @@
-//! Record batches, as bytes.
+//! Encoding of record batches.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -16,7 +16,7 @@ fn varint_len(value: i64) -> usize {
     (64 - zigzag.leading_zeros() as usize).max(1).div_ceil(7)
 }
 
-/// One record of a batch: its offset delta, and its value as a letter and how often.
+/// Shape of one record: its offset delta, and a value of one repeated letter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RecordShape {
     pub delta: i64,
@@ -24,17 +24,17 @@ pub(super) struct RecordShape {
     pub size: usize,
 }
 
-/// What a batch says of itself, beside its records.
+/// Header fields of a batch that its records do not determine.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchStamp {
     pub epoch: i32,
     pub timestamp: i64,
     pub attributes: i16,
-    /// −1 for none.
+    /// Producer id, −1 for none.
     pub producer: i64,
 }
 
-/// A batch at `base` that ends `last_delta` behind it.
+/// Encodes a batch at base offset `base`, whose last offset is `base + last_delta`.
 pub(super) fn batch(base: i64, stamp: BatchStamp, shapes: &[RecordShape], last_delta: i64) -> Bytes {
     let mut records = BytesMut::with_capacity(256);
     for shape in shapes {
@@ -52,7 +52,7 @@ pub(super) fn batch(base: i64, stamp: BatchStamp, shapes: &[RecordShape], last_d
     whole(base, stamp, shapes.len() as i32, last_delta, &records)
 }
 
-/// The end of a transaction: one record whose key says how it ended.
+/// Encodes the control batch that ends a transaction: one record whose key says whether it aborts.
 pub(super) fn marker(base: i64, stamp: BatchStamp, aborts: bool) -> Bytes {
     let mut record = BytesMut::with_capacity(16);
     varint(10, &mut record);

@@ -1,4 +1,4 @@
-//! The group's side in schedules of the consumer protocol (KIP-848): heartbeats, and what is told of them.
+//! Group in schedules of the consumer protocol (KIP-848): heartbeats and their history events.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::history::HistoryEvent as Happened;
 use crate::kafka::group::GroupProtocol;
 use crate::kafka::group::kip848::coordinator_model::{HeartbeatResponse, ReceivedHeartbeat};
 
-/// Member epoch that leaves.
+/// Member epoch of a leave request.
 const LEAVES: i32 = -1;
 
 impl SimulatedEnvironment {
@@ -44,7 +44,7 @@ impl SimulatedEnvironment {
         let before = self.assigned(&said.member);
         self.cluster.consumers.set_partitions(self.cluster.logs.len() as i32);
         let answer = self.cluster.consumers.heartbeat(now, said);
-        // Whoever goes by itself was not expelled.
+        // A member that leaves was not expelled.
         let known = known.into_iter().filter(|id| said.epoch != LEAVES || *id != said.member).collect();
         self.note_members(&known);
         let given: Vec<i32> = self.assigned(&said.member).difference(&before).copied().collect();

@@ -1,4 +1,4 @@
-//! Fetches: sessions as a broker keeps them, and polls that wait for records.
+//! Fetches: broker sessions and long polls.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::super::schedule::FaultKind;
 use super::{BrokerReply, BrokerRequest, FetchedPart, RequestKind, SimulatedCluster, WantedPartitions};
 use crate::kafka::fetch::session::{FetchPartition, SessionRequest};
 
-/// Sessions that a broker keeps.
+/// Maximum sessions of a broker.
 const SESSIONS_MAX: usize = 64;
 
 #[derive(Debug, Default)]
@@ -70,7 +70,7 @@ impl SimulatedEnvironment {
         }
     }
 
-    /// Something has changed: whoever waits for it is answered.
+    /// Answers the parked fetches that have something to return.
     pub(in crate::sim) fn wake_fetches(&mut self) {
         for ask in std::mem::take(&mut self.cluster.parked).into_values() {
             let RequestKind::Fetch { step, bytes_max, .. } = &ask.request else { continue };

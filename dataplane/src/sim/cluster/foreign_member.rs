@@ -1,6 +1,6 @@
-//! A member of the group that is not ours: another program that consumes the same topic with the same assignor. It does
-//! nothing with what it is given. Once it stands still for longer than its session, and comes back under a new id with the
-//! claims of the generation that it remembers, as clients do that have not noticed (KIP-792).
+//! Foreign member of the group: another program that consumes the same topic with the same assignor and ignores its
+//! records. It once pauses for longer than its session. It then rejoins under a new id and claims the partitions of
+//! the generation it remembers. Clients do so that have not noticed their expulsion (KIP-792).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::kafka::group::assignor::{self, PROTOCOL};
 use crate::kafka::group::wire;
 use crate::local::broker::coordinator::{DeferredResponse, JoinAnswer, JoinRequest};
 
-/// Its number among nodes, of which there are fewer.
+/// Node number of the foreign member, higher than any node's.
 pub(in crate::sim) const STRANGER: usize = 9;
 const BEAT: Duration = Duration::from_millis(700);
 const REBALANCE: Duration = Duration::from_secs(12);
@@ -29,7 +29,7 @@ enum ForeignState {
     Member,
 }
 
-/// What it knows.
+/// State of the foreign member.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct ForeignMember {
     state: ForeignState,
@@ -37,14 +37,14 @@ pub(in crate::sim) struct ForeignMember {
     member: String,
     generation: i32,
     owned: Vec<i32>,
-    /// The generation that gave it those.
+    /// Generation that assigned `owned`.
     since: i32,
     lets_go: bool,
     asleep_until: Moment,
 }
 
 impl SimulatedEnvironment {
-    /// It joins the group, once in a schedule, and falls asleep after a while.
+    /// Lets the foreign member join the group, once in a schedule, and pause after a while.
     pub(in crate::sim) fn stranger_comes(&mut self) {
         if self.cluster.stranger.state != ForeignState::Absent || self.quiet {
             return;
@@ -157,7 +157,7 @@ impl SimulatedEnvironment {
         self.sync_as(ticket, &answer.member, answer.generation, shares);
     }
 
-    /// Everybody's share, when it leads.
+    /// Computes every member's share, as the leader does.
     fn shares(&self, answer: &JoinAnswer) -> Vec<(String, Bytes)> {
         let read =
             |(id, _, metadata): &(String, Option<String>, Bytes)| wire::read_subscription(id, metadata).ok();
@@ -167,7 +167,7 @@ impl SimulatedEnvironment {
         plan.into_iter().map(|(id, share)| (id, wire::assignment(&share))).collect()
     }
 
-    /// The coordinator that it waited for has moved.
+    /// Returns to `Out` when the coordinator that has its request moves.
     pub(super) fn stranger_is_dropped(&mut self) {
         if self.cluster.stranger.state == ForeignState::Joining {
             self.cluster.stranger.state = ForeignState::Out;

@@ -1,4 +1,4 @@
-//! The group's side: who is expelled, who is granted what, and the requests of members.
+//! Group coordinator: expulsions, assignments and the requests of members.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::local::broker::coordinator::{
     DeferredResponse, GroupPhase, JoinRequest, ResponseId, StoredOffset,
 };
 
-/// A member's id begins with its process.
+/// Returns the client id of a process, which its member ids start with.
 pub(in crate::sim) fn client_of(node: usize, life: u32) -> String {
     format!("{node}.{life}")
 }
@@ -32,7 +32,7 @@ const LEAST: &[Code] =
     &[Code::CoordinatorLoadInProgress, Code::NotCoordinator, Code::CoordinatorNotAvailable];
 
 impl SimulatedEnvironment {
-    /// A code that a coordinator answers now and then instead of serving.
+    /// Returns an error code that the coordinator responds with instead of serving the request, if any.
     pub(super) fn group_trouble(&mut self, broker: usize) -> Option<Code> {
         if broker != self.cluster.coordinator {
             return Some(Code::NotCoordinator);
@@ -150,7 +150,7 @@ impl SimulatedEnvironment {
         self.reply(ask.from, BrokerReply::Commit(codes));
     }
 
-    /// Serves a commit whose sender has gone on without it.
+    /// Serves a commit whose sender has already timed out.
     pub(in crate::sim) fn commit_late(&mut self, ask: &BrokerRequest) {
         self.late -= 1;
         let RequestKind::Commit { member, generation, commits } = &ask.request else { return };
@@ -182,7 +182,8 @@ impl SimulatedEnvironment {
         self.cluster.group.offsets.insert((self.topic.to_string(), commit.partition), stored);
     }
 
-    /// Until when the coordinator counts a member in that says nothing more; nothing when it is no member.
+    /// Returns the end of a member's session if the coordinator receives nothing more from it, or `None` if it is no
+    /// member.
     pub(in crate::sim) fn session_ends(&self, member: &str) -> Option<Moment> {
         if self.is_consumer_group() {
             return Some(self.cluster.consumers.members.get(member)?.session_ends);
@@ -190,7 +191,7 @@ impl SimulatedEnvironment {
         Some(self.cluster.group.members.get(member)?.seen + self.plan.session)
     }
 
-    /// The coordinator's clock: sessions end, barriers open.
+    /// Advances the coordinator's clock: sessions expire and join phases complete.
     pub(in crate::sim) fn coordinator_tick(&mut self) {
         if self.now < self.cluster.loading_until {
             return;
@@ -203,7 +204,7 @@ impl SimulatedEnvironment {
         self.hand_out(given);
     }
 
-    /// A coordinator that has moved answers nobody who waits.
+    /// Drops the deferred responses of a coordinator that has moved.
     pub(in crate::sim) fn drop_waiting(&mut self) {
         for from in std::mem::take(&mut self.cluster.waiting).into_values() {
             let wait = self.random.micros(200, 200_000);

@@ -1,4 +1,4 @@
-//! The modelled cluster: two brokers, one topic, one group of either protocol.
+//! Modelled cluster: two brokers, one topic, one group of either protocol.
 
 mod answers;
 mod batches;
@@ -30,21 +30,21 @@ use crate::local::broker::coordinator::{BrokerGroup, JoinAnswer};
 
 pub(super) const BROKERS: usize = 2;
 
-/// Who waits for a reply.
+/// Receiver of a response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReplyReceiver {
-    /// Nothing when nobody waits: the request is the twin of another, or its sender had given up before it arrived.
+    /// `None` if nobody waits: the request is a duplicate, or its sender times out before it arrives.
     pub ask: Option<u64>,
     pub node: usize,
     pub life: u32,
-    /// Until then.
+    /// Moment at which the receiver times out.
     pub gives_up: Moment,
 }
 
-/// A request on its way.
+/// Request in transit.
 #[derive(Debug)]
 pub(super) struct BrokerRequest {
-    /// Names it at its broker.
+    /// Identifier of the request at its broker.
     pub id: u64,
     pub from: ReplyReceiver,
     pub broker: usize,
@@ -85,7 +85,7 @@ pub(super) enum RequestKind {
         partitions: Vec<i32>,
         at: OffsetSpec,
     },
-    /// Partition, the epoch that is asked for, and the leader's as the asker knows it.
+    /// Partition, epoch to look up, and the leader epoch known to the client.
     EpochEnds {
         known: Vec<(i32, i32, i32)>,
     },
@@ -97,7 +97,7 @@ pub(super) enum RequestKind {
     },
 }
 
-/// What a broker says of one partition in a fetch.
+/// Fetch response of one partition.
 #[derive(Clone, Debug)]
 pub(super) struct FetchedPart {
     pub partition: TopicPartition,
@@ -111,7 +111,7 @@ pub(super) struct FetchedPart {
 #[derive(Clone, Debug)]
 pub(super) enum BrokerReply {
     Coordinator(Result<usize, Code>),
-    /// Which topic of its name, and leader and its epoch by partition.
+    /// Topic id, and leader and leader epoch by partition.
     Topic(Option<TopicId>, Vec<(usize, i32)>),
     Joined(Box<JoinAnswer>),
     Synced(Result<Bytes, Code>),
@@ -129,16 +129,16 @@ pub(super) enum BrokerReply {
     },
 }
 
-/// The cluster.
+/// State of the modelled cluster.
 pub(super) struct SimulatedCluster {
-    /// Which topic of its name the logs are of; brokers without ids have none.
+    /// Id of the topic; `None` for brokers without topic ids.
     pub topic_id: Option<TopicId>,
     pub logs: Vec<PartitionLog>,
     pub group: BrokerGroup,
-    /// The group in schedules of the consumer protocol; what is committed is in `group`.
+    /// Group in schedules of the consumer protocol. Its committed offsets are in `group`.
     pub consumers: ConsumerCoordinator,
     pub coordinator: usize,
-    /// A new coordinator reads its log until then.
+    /// End of the loading phase of a new coordinator.
     pub loading_until: Moment,
     pub stranger: ForeignMember,
     waiting: BTreeMap<u64, ReplyReceiver>,
@@ -179,15 +179,15 @@ impl SimulatedCluster {
         self.group.offsets.get(&(topic.to_owned(), partition)).map(|stored| stored.offset)
     }
 
-    /// True when everything that stands in the logs is committed.
+    /// Returns true if everything in the logs is committed.
     pub(super) fn is_done(&self, topic: &str) -> bool {
         (0..).zip(&self.logs).all(|(partition, log)| {
             let stored = self.group.offsets.get(&(topic.to_owned(), partition));
-            // An offset of a history that was cut off may have the same number.
+            // An offset before a truncation may have the same number.
             stored.is_some_and(|at| at.offset == log.end && log.is_read_up_to(at.leader_epoch))
         })
     }
 }
 
-/// What `asked` says of a fetch, for the session's model.
+/// Partitions of a broker's fetch session.
 pub(super) type WantedPartitions = BTreeMap<TopicPartition, FetchPartition>;

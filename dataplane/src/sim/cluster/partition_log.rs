@@ -1,4 +1,4 @@
-//! One partition's log: batches with gaps, control batches, transactions, records that the filters refuse; leaders and their
+//! Log of one partition: batches with gaps, control batches, transactions, filtered records, leaders and leader
 //! epochs.
 
 use bytes::{Bytes, BytesMut};
@@ -7,7 +7,7 @@ use lighterman_proto::ids::Offset;
 use super::super::random::SeededRandom;
 use super::batches::{BatchStamp, RecordShape, batch, marker};
 
-/// A value of this letter does not pass the mapping's filters.
+/// Letter of values that the mapping's filters reject.
 pub(crate) const FILTERED: u8 = b'f';
 const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
@@ -18,11 +18,11 @@ pub(crate) struct LoggedBatch {
     pub next: i64,
     pub epoch: i32,
     pub bytes: Bytes,
-    /// It holds records that the function must see.
+    /// True if the batch has records that must be delivered.
     pub must_be_seen: bool,
 }
 
-/// From its first offset to its marker's.
+/// Transaction, from its first offset to its marker.
 struct OpenTransaction {
     producer: i64,
     first: i64,
@@ -45,21 +45,22 @@ impl PartitionLog {
         Self { leader, epoch: 0, start: 0, end: 0, batches, transactions }
     }
 
-    /// Writes a batch, or a transaction; the offsets of the records that must be delivered.
+    /// Appends a batch or a transaction. Returns the offsets of the records that must be delivered.
     pub(crate) fn append(&mut self, random: &mut SeededRandom, timestamp: i64, size_max: u64) -> Vec<i64> {
         let stamp = |attributes, producer| BatchStamp { epoch: 0, timestamp, attributes, producer };
         if random.chance(120) {
             return self.append_transaction(random, timestamp, size_max);
         }
         if random.chance(60) {
-            // A control batch of a kind that nobody knows.
+            // A control batch of unknown type must be skipped.
             self.append_batch(random, stamp(CONTROL, -1), size_max);
             return Vec::new();
         }
         self.append_batch(random, stamp(0, -1), size_max)
     }
 
-    /// Records of a producer, another's in between, and how it ended. It is written at once: the last stable offset is the end.
+    /// Appends a producer's records, sometimes another producer's, and the marker. All are written at once, so the
+    /// last stable offset is the log end.
     fn append_transaction(&mut self, random: &mut SeededRandom, timestamp: i64, size_max: u64) -> Vec<i64> {
         let (producer, aborted, first) = (random.pick(&[7, 8]), random.chance(600), self.end);
         let of_producer = BatchStamp { epoch: 0, timestamp, attributes: TRANSACTIONAL, producer };
@@ -90,11 +91,11 @@ impl PartitionLog {
             shapes.push(RecordShape { delta, letter, size: random.between(0, size_max) as usize });
         }
         if random.chance(40) {
-            // Compaction has emptied it.
+            // Models a batch emptied by compaction.
             shapes.clear();
         }
         let last = delta + i64::from(random.chance(100));
-        // The simulated opener knows that such a batch is plain.
+        // The simulated opener knows that the bytes are not compressed.
         let packed = stamp.attributes & CONTROL == 0 && random.chance(200);
         let attributes = stamp.attributes | if packed { LZ4 } else { 0 };
         let bytes = batch(self.end, BatchStamp { epoch: self.epoch, attributes, ..stamp }, &shapes, last);
@@ -109,13 +110,14 @@ impl PartitionLog {
         self.end = next;
     }
 
-    /// Aborted transactions that end at `position` or behind it: producer and first offset, as a broker tells them.
+    /// Returns the aborted transactions that end at or after `position`: producer and first offset, as a broker
+    /// returns them.
     pub(crate) fn aborted_from(&self, position: i64) -> Vec<(i64, Offset)> {
         let ends_behind = |of: &&OpenTransaction| of.aborted && of.marker >= position;
         self.transactions.iter().filter(ends_behind).map(|of| (of.producer, Offset(of.first))).collect()
     }
 
-    /// Batches from `position` on: the first always, then what fits.
+    /// Returns batches from `position` on: the first always, then as many as fit.
     pub(crate) fn read(&self, position: i64, bytes_max: usize, batches_max: usize) -> Bytes {
         let from = self.batches.partition_point(|stored| stored.next <= position);
         let mut some = self.batches[from..].iter().take(batches_max);
@@ -137,8 +139,8 @@ impl PartitionLog {
         all.freeze()
     }
 
-    /// Cuts whole batches off the end, down to `from` or a little lower, and no transaction in two; the offset where the log ends
-    /// now.
+    /// Truncates whole batches, down to `from` or a little lower, without splitting a transaction. Returns the new
+    /// log end.
     pub(crate) fn truncate(&mut self, from: i64) -> i64 {
         while self.batches.last().is_some_and(|last| last.next > from || self.is_in_transaction()) {
             if let Some(gone) = self.batches.pop() {
@@ -154,7 +156,7 @@ impl PartitionLog {
         self.transactions.iter().any(|of| of.first < self.end && self.end <= of.marker)
     }
 
-    /// Deletes whole batches from the beginning, up to `before` or a little less.
+    /// Deletes whole batches from the start, up to `before` or a little less. Returns the new log start.
     pub(crate) fn delete(&mut self, before: i64) -> i64 {
         let keep = self.batches.partition_point(|stored| stored.next <= before);
         if let Some(last) = keep.checked_sub(1) {
@@ -164,12 +166,12 @@ impl PartitionLog {
         self.start
     }
 
-    /// Whether everything is read by somebody who knows records up to `epoch`.
+    /// Returns true if no record that must be delivered has an epoch later than `epoch`, the last one read.
     pub(crate) fn is_read_up_to(&self, epoch: i32) -> bool {
         epoch < 0 || !self.batches.iter().any(|stored| stored.epoch > epoch && stored.must_be_seen)
     }
 
-    /// Where the records of `epoch` end: the first offset of a later one (KIP-101).
+    /// Returns the end of the records of `epoch`: the first offset of a later epoch (KIP-101).
     pub(crate) fn end_of_epoch(&self, epoch: i32) -> Offset {
         let later = self.batches.iter().find(|stored| stored.epoch > epoch);
         Offset(later.map_or(self.end, |stored| stored.base))

@@ -1,4 +1,4 @@
-//! A consumer's batcher, as `batcher/actor.rs` is one: slot and bytes in hand before it seals.
+//! Batcher of a consumer, modelled on `batcher/actor.rs`: it has slot and bytes before it seals.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,23 +25,23 @@ use crate::runtime::in_flight::{InFlightGuard, LongestRun};
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);
 
-/// A consumer: its batcher.
+/// Consumer with its batcher.
 pub(super) struct SimulatedConsumer {
     pub(super) core: BatcherCore,
     pub(super) partitions: BTreeMap<i32, Epoch>,
     pub(super) sent: BTreeMap<BatchId, SentBatch>,
     pub(super) slot: Option<Slot>,
     pub(super) bytes: Option<MemoryLease>,
-    /// Bytes that were asked for and are not there yet.
+    /// Pending request for bytes.
     pub(super) asked: Option<BoxFuture<'static, MemoryLease>>,
     pub(super) next_batch: u64,
     pub(super) setbacks: SetbackCounts,
     pub(super) timer: Option<Moment>,
-    /// When something last kept batches from going that was not their window.
+    /// Last moment at which something other than the window held batches back.
     pub(super) blocked: Moment,
-    /// It waits for a slot or for bytes.
+    /// Set while it waits for a slot or for bytes.
     pub(super) stuck: bool,
-    /// Since when each partition's first record is offered.
+    /// Moment since which each partition's first record is offered.
     pub(super) offered: BTreeMap<i32, Moment>,
 }
 
@@ -89,7 +89,7 @@ impl SimulatedNode {
     }
 
     pub(super) fn end_consumer(&mut self, id: ConsumerId) {
-        // Its batcher outlives it until its batches are answered; what it sent is answered to nobody.
+        // The batcher outlives its consumer until its batches are answered; nobody receives their results.
         if let Some(gone) = self.consumers.get_mut(&id) {
             gone.partitions.clear();
         }
@@ -166,7 +166,7 @@ impl SimulatedNode {
         }
     }
 
-    /// Seals as long as a batch is due and both credits are in hand.
+    /// Seals batches as long as one is due and both credits are available.
     fn seal_what_is_due(&mut self, outside: &mut SimulatedEnvironment, id: u32) {
         self.take_granted_bytes(id);
         if let Some(consumer) = self.consumers.get_mut(&ConsumerId(id))
@@ -193,7 +193,7 @@ impl SimulatedNode {
             if !has_slot || !self.seal(outside, id) {
                 if let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) {
                     (consumer.blocked, consumer.stuck) = (now, true);
-                    // Whoever has the slot may wait for just these bytes.
+                    // The holder of the slot may wait for exactly these bytes.
                     consumer.bytes.take_if(|_| !has_slot);
                 }
                 return;
@@ -225,7 +225,7 @@ impl SimulatedNode {
         consumer.core.ready(now, &may_start)
     }
 
-    /// Whether nothing older can still run over a partition (H4).
+    /// Returns a test for partitions over which no earlier invocation can still run (H4).
     fn may_start(&self, outside: &SimulatedEnvironment) -> impl Fn(i32) -> bool + use<> {
         let (in_flight, mapping, topic) =
             (self.in_flight.clone(), outside.mapping, Arc::clone(&outside.topic));
@@ -247,7 +247,7 @@ impl SimulatedNode {
         consumer.slot.is_some()
     }
 
-    /// False when the payload's bytes are not to be had yet.
+    /// Seals a batch. Returns false if the payload's bytes are not available yet.
     fn seal(&mut self, outside: &mut SimulatedEnvironment, id: u32) -> bool {
         let may_start = self.may_start(outside);
         let now = outside.now;
@@ -281,7 +281,7 @@ impl SimulatedNode {
         true
     }
 
-    /// In the production node these arrive as a message.
+    /// Takes bytes granted since. In the production node they arrive as a message.
     fn take_granted_bytes(&mut self, id: u32) {
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
         if let Some(lease) = consumer.asked.as_mut().and_then(FutureExt::now_or_never) {

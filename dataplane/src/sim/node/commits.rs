@@ -1,4 +1,4 @@
-//! The committer, as `commits/actor.rs` and `mapping/commit_port.rs` are one.
+//! Committer, modelled on `commits/actor.rs` and `mapping/commit_port.rs`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl SimulatedNode {
         if frontiers.is_empty() {
             return;
         }
-        // The audit has it before the commit is sent.
+        // The audit log has the outcomes before the commit is sent.
         for frontier in &frontiers {
             for passed in &frontier.passed {
                 let (first, end) = (passed.range.first.0, passed.range.end.0);
@@ -129,7 +129,7 @@ impl SimulatedNode {
         let outcome = |code: Option<Code>| outcome_of(code);
         let outcome_of = |partition: i32| match &codes {
             Some(codes) => codes.get(&partition).map_or(CommitOutcome::Again, |code| outcome(*code)),
-            // Nothing was sent by who is in no generation.
+            // Without a generation nothing was sent.
             None if who.member.is_empty() => CommitOutcome::Again,
             None => CommitOutcome::Unknown,
         };

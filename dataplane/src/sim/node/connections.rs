@@ -1,5 +1,5 @@
-//! The connections of a membership, as `kafka/group/requests.rs` keeps them: one request on each line at a time, the
-//! coordinator looked up where it is not known.
+//! Connections of a group member, modelled on `kafka/group/requests.rs`: one request at a time on each, with a
+//! coordinator lookup where it is unknown.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) enum SimulatedConnection {
     Commit,
 }
 
-/// What a request on a line is for.
+/// Purpose of a request on a connection.
 #[derive(Debug)]
 pub(super) enum LinePurpose {
     Join(MemberIdentity),
@@ -48,7 +48,7 @@ pub(super) struct LineState {
     waiting: VecDeque<QueuedRequest>,
 }
 
-/// What a request was for.
+/// Purpose of a request.
 #[derive(Debug)]
 pub(super) enum RequestPurpose {
     FindCoordinator,
@@ -162,7 +162,7 @@ impl SimulatedNode {
     ) {
         self.lines[line as usize].busy = false;
         if reply.is_none() {
-            // Whoever does not answer may not be the coordinator any more.
+            // A broker that does not respond may no longer be the coordinator.
             self.group.coordinator = None;
         }
         match purpose {

@@ -1,4 +1,4 @@
-//! Heartbeats of the consumer protocol, as `kafka/group/kip848/requests.rs` sends them.
+//! Heartbeats of the consumer protocol, modelled on `kafka/group/kip848/requests.rs`.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::kafka::group::effects::{Kip848Heartbeat, Kip848Response, RequestError
 use crate::kafka::group::kip848::coordinator_model::{HeartbeatResponse, ReceivedHeartbeat};
 use crate::kafka::group::member::MemberEvent;
 
-/// How often the broker wants to hear from members.
+/// Heartbeat interval that the broker asks for.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// The one topic.
+/// Id of the only topic.
 const TOPIC: Uuid = Uuid::from_u128(1);
 
 impl SimulatedNode {

@@ -1,5 +1,5 @@
-//! The fetch router and its broker tasks, as `kafka/fetch` runs them: one session and one poll in flight for each broker,
-//! bytes leased before they are asked for.
+//! Fetch router and its broker tasks, modelled on `kafka/fetch`: one session and one poll in flight for each broker,
+//! with bytes leased before the poll.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +23,11 @@ use crate::kafka::fetch::wire::ErrorAction;
 use crate::kafka::offsets::OffsetSpec;
 use crate::runtime::backoff::Backoff;
 
-/// Longer than in production, where a poll costs nothing.
+/// Longer than in production, where a poll is cheap.
 const WAIT: Duration = Duration::from_secs(2);
 const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);
 
-/// A partition has room.
+/// Fetch of a partition that has room in its buffer.
 #[derive(Clone, Debug)]
 pub(in crate::sim) struct SimulatedFetch {
     pub key: OwnershipKey,
@@ -55,14 +55,14 @@ impl FetchSpec for SimulatedFetch {
     }
 }
 
-/// A broker's desk and the task that polls for it.
+/// Pending fetches of a broker, with the task that polls it.
 #[derive(Default)]
 pub(super) struct SimulatedPoller {
     desk: PendingFetches<SimulatedFetch>,
     session: FetchSession,
     polling: PollState,
     lease: Option<MemoryLease>,
-    /// Bytes for what came beyond what was asked for.
+    /// Pending lease for bytes beyond those leased before the poll.
     rest: Option<BoxFuture<'static, MemoryLease>>,
     arrived: Option<(i32, Vec<FetchedPart>)>,
     backoff: Option<Backoff>,
@@ -72,7 +72,7 @@ pub(super) struct SimulatedPoller {
 enum PollState {
     #[default]
     Idle,
-    /// Bytes that were asked for and are not there yet.
+    /// Pending lease before the poll.
     ForBytes(BoxFuture<'static, MemoryLease>),
     Out,
     BackingOff,
@@ -240,7 +240,7 @@ impl SimulatedNode {
         }
     }
 
-    /// Takes in what has arrived, once there is room for all of it: a broker sends a first batch whole (KIP-74).
+    /// Receives a response once all of its bytes are leased: a broker sends a first batch whole (KIP-74).
     fn receive(&mut self, outside: &mut SimulatedEnvironment, broker: usize) {
         let budget = self.budget.clone();
         let poller = &mut self.desks[broker];
@@ -263,7 +263,7 @@ impl SimulatedNode {
         poller.session.answered(session);
         poller.desk.answered(brought, outside.now);
         self.deliver(outside, broker, parts, lease);
-        // Turns are given to partitions first, so that their next wants are in the next poll.
+        // Partitions run first, so that their next fetches are part of the next poll.
         self.later(outside, Duration::from_micros(200), NodeMessage::Poll { broker });
     }
 

@@ -1,4 +1,4 @@
-//! The invoker, as `invoker/actor.rs` is one.
+//! Invoker, modelled on `invoker/actor.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,13 +18,13 @@ use crate::invoker::outcome::InvokeResponse;
 use crate::invoker::retry::RetryPolicy;
 use crate::invoker::throttle::ThrottleControl;
 
-/// Shorter than in production: so are schedules.
+/// Shorter than in production, as schedules are.
 pub(super) const RETRY: RetryPolicy =
     RetryPolicy { base: Duration::from_millis(50), cap: Duration::from_secs(2) };
 
-/// What an invocation holds while it is out.
+/// Credits and shares that an invocation holds in flight.
 pub(super) struct CarriedInvocation {
-    /// Given back when it is answered.
+    /// Returned when it is answered.
     pub _credit: (Slot, MemoryLease),
     pub shares: Vec<InvocationShare>,
     pub sent_at: Moment,
@@ -34,7 +34,7 @@ pub(super) struct SimulatedInvoker {
     pub slots: Slots,
     throttle: ThrottleControl,
     carried: BTreeMap<(u32, BatchId), CarriedInvocation>,
-    /// Consumers that end when their last batch is answered.
+    /// Consumers to end once their last batch is answered.
     pub leaving: BTreeSet<ConsumerId>,
 }
 

@@ -1,4 +1,5 @@
-//! The member of the group, as `mapping` runs it: what is ours, who has it, how many consumers.
+//! Mapping's view of the group: owned partitions, their consumers, and the number of consumers. Modelled on
+//! `mapping`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::consumer::messages::ResumePoint;
 
 const TICK: Duration = Duration::from_secs(1);
 
-/// What is ours.
+/// State of the mapping on this node.
 pub(in crate::sim) struct SimulatedMember {
     scaler: ScalingPolicy,
     pub bounds: PollerBounds,
@@ -23,7 +24,7 @@ pub(in crate::sim) struct SimulatedMember {
     pub positions: BTreeMap<i32, ResumePoint>,
     pub owned: BTreeSet<i32>,
     pub revoking: BTreeSet<i32>,
-    /// Drained, and not released before what is being begun is committed.
+    /// Drained partitions, not released before the starts being resolved are committed.
     pub lets_go: Vec<i32>,
     pub desired: u32,
     pub lost_something: bool,
@@ -31,7 +32,7 @@ pub(in crate::sim) struct SimulatedMember {
     pub leaving: bool,
     pub next_consumer: u32,
     pub activated: i32,
-    /// The last generation that gave us a share.
+    /// Last generation that assigned partitions to this member.
     pub generation: i32,
     /// Log ends and frontiers, as gauges show them.
     pub log_end: BTreeMap<i32, Offset>,
@@ -98,7 +99,7 @@ impl SimulatedNode {
         }
         let sample = self.sample(outside);
         self.member.desired = self.member.scaler.decide(&sample).desired;
-        // The policy reacts in seconds; schedules are too short for it to move often.
+        // The policy reacts in seconds; schedules are too short for it to scale often.
         if outside.draws_fault(super::super::schedule::FaultKind::Storm, 60) {
             self.member.desired = outside.random.between(1, u64::from(self.member.bounds.maximum)) as u32;
         }
@@ -134,7 +135,7 @@ impl SimulatedNode {
         sample
     }
 
-    /// Somebody wants the node to drain and go.
+    /// Stops the node: it drains its partitions and leaves the group.
     pub(in crate::sim) fn stop(&mut self, outside: &mut SimulatedEnvironment) {
         if std::mem::replace(&mut self.member.stopping, true) {
             return;
@@ -153,7 +154,7 @@ impl SimulatedNode {
         self.post(outside, MessageMailbox::Group, NodeMessage::Leave);
     }
 
-    /// What a partition shows of itself.
+    /// Updates the gauges of a partition.
     pub(super) fn show(&mut self, partition: i32, epoch: Epoch) {
         if let Some(running) = self.partitions.get(&(partition, epoch)) {
             if let Some(end) = running.log_end {

@@ -1,4 +1,4 @@
-//! The membership's thread, as `kafka/group/membership.rs` runs it: answers before commands, a tick after each.
+//! Group thread, modelled on `kafka/group/membership.rs`: responses before commands, a tick after each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::kafka::group::lease::margin;
 use crate::kafka::group::member::{GroupMember, MemberEvent as Answer};
 use crate::kafka::group::{GroupEvent, OwnershipLease, wire};
 
-/// A tenth of the real interval: schedules are short.
+/// A tenth of the real interval, as schedules are short.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(3);
 
 pub(super) struct SimulatedGroupThread {
@@ -28,7 +28,7 @@ pub(super) struct SimulatedGroupThread {
     pub lease: OwnershipLease,
     pub coordinator: Option<usize>,
     timing: MemberTiming,
-    /// Until when the lease holds, or would have held.
+    /// End of the last lease, even if it was ended early.
     lease_until: Moment,
     timer: Option<Moment>,
     counted: Option<usize>,
@@ -79,7 +79,7 @@ impl SimulatedNode {
         }
     }
 
-    /// One event through the core, and the tick that follows.
+    /// Applies one event to the core, and the tick that follows.
     pub(super) fn group_step(
         &mut self,
         outside: &mut SimulatedEnvironment,
@@ -130,7 +130,7 @@ impl SimulatedNode {
         }
     }
 
-    /// No lease outlives the session that the coordinator counts.
+    /// Checks that no lease outlives the coordinator's session.
     fn judge_lease(&self, outside: &mut SimulatedEnvironment, until: Moment) {
         let standing = self.group.core.standing();
         if let Some(ends) =
@@ -201,7 +201,7 @@ impl SimulatedNode {
         }
     }
 
-    /// We lead: everybody's share.
+    /// Computes every member's share, as the leader, and syncs.
     pub(super) fn share_out(
         &mut self,
         outside: &mut SimulatedEnvironment,
@@ -329,7 +329,7 @@ impl SimulatedNode {
     }
 
     pub(super) fn has_left(&mut self) {
-        // A member that is fenced where it joins says that it leaves, and comes back.
+        // A member fenced while it joins sends a leave request too, but rejoins.
         if self.member.leaving {
             self.state = NodeState::Left;
         }

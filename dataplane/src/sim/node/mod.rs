@@ -1,5 +1,5 @@
-//! A node: the production cores, wired as their actors wire them. Messages between actors take a little while and keep their
-//! order into one mailbox; a frozen process does nothing, a dead one forgets everything.
+//! Node: the production cores, connected as their actors connect them. Messages between actors take a short time and
+//! keep their order in one mailbox. A frozen process does nothing; a dead one loses its state.
 
 mod batches;
 mod commits;
@@ -48,10 +48,10 @@ use crate::partition::batch::SharedLease;
 use crate::partition::effects::{BatchResolution, DeadLetterResult};
 use crate::runtime::in_flight::InFlight;
 
-/// A partition under one ownership.
+/// Partition under one ownership.
 pub(super) type OwnershipKey = (i32, Epoch);
 
-/// Where a message goes; each mailbox keeps its order.
+/// Destination of a message; each mailbox keeps its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum MessageMailbox {
     Member,
@@ -64,7 +64,7 @@ pub(super) enum MessageMailbox {
     Router,
 }
 
-/// What happens inside a process.
+/// Message inside a process.
 #[derive(Debug)]
 pub(super) enum NodeMessage {
     GroupWake,
@@ -77,7 +77,7 @@ pub(super) enum NodeMessage {
     Released(Vec<i32>),
     Quiesced,
     Leave,
-    /// What was under way inside when it left without a word has come to rest.
+    /// The last work of a member that left without a leave request has ended.
     HasLeft,
     ResolveAgain {
         resolve: u64,
@@ -101,7 +101,7 @@ pub(super) enum NodeMessage {
         which: Option<Vec<i32>>,
     },
     Report(Box<PartitionReport>),
-    // to a partition
+    // To a partition.
     Wake(OwnershipKey),
     Fetched {
         key: OwnershipKey,
@@ -144,9 +144,9 @@ pub(super) enum NodeMessage {
     },
     TellDrained(OwnershipKey),
     TellParted(OwnershipKey),
-    // to a mapping beside this one
+    // To the neighbour mapping.
     NeighbourGrabs,
-    // to a batcher
+    // To a batcher.
     Offer {
         consumer: u32,
         pending: Box<PendingOffer>,
@@ -174,7 +174,7 @@ pub(super) enum NodeMessage {
         facts: Option<AnswerFacts>,
         sent_at: Moment,
     },
-    // to the invoker
+    // To the invoker.
     Invoke {
         consumer: u32,
         batch: BatchId,
@@ -184,12 +184,12 @@ pub(super) enum NodeMessage {
         batch: BatchId,
         reply: Box<FunctionReply>,
     },
-    // to the committer
+    // To the committer.
     Frontier(Box<CommitRequest>),
     Unfollow(OwnershipKey),
     CommitterRested,
     ReadBackTick,
-    // to the fetch router
+    // To the fetch router.
     Want(SimulatedFetch),
     Forget {
         partition: i32,
@@ -215,36 +215,36 @@ pub(super) enum NodeState {
         until: Moment,
     },
     Dead,
-    /// Has left the group in good order.
+    /// Left the group gracefully.
     Left,
 }
 
-/// One process.
+/// Process of a node.
 pub(super) struct SimulatedNode {
     pub id: usize,
     pub incarnation: u32,
     pub state: NodeState,
     pub wall_jump_ms: i64,
-    /// Since when it has run without standing still.
+    /// Moment since which it has run without a freeze.
     pub awake_since: Moment,
-    /// The mapping's share of the node's bytes.
+    /// Mapping's share of the node's memory budget.
     pub budget: MemoryBudget,
-    /// What another mapping of the node holds.
+    /// Other mapping of the node.
     neighbour: NeighbourMapping,
     in_flight: InFlight,
     mail: BTreeMap<MessageMailbox, Moment>,
     group: SimulatedGroupThread,
     lines: [LineState; 3],
     purposes: BTreeMap<u64, RequestPurpose>,
-    /// Leader and its epoch by partition, as metadata has told last.
+    /// Leader and leader epoch by partition, from the last metadata response.
     leaders: Option<Vec<(usize, i32)>>,
     pub member: SimulatedMember,
     resolves: BTreeMap<u64, StartResolution>,
-    /// Who finds out where partitions begin, and who waits for it.
+    /// Start resolution that runs; `turns` has the queued ones.
     turn: Option<u64>,
     turns: VecDeque<u64>,
     consumers: BTreeMap<ConsumerId, SimulatedConsumer>,
-    /// Those that the member counts.
+    /// Consumers that the mapping counts.
     floor: BTreeSet<ConsumerId>,
     pub partitions: BTreeMap<OwnershipKey, RunningPartition>,
     committer: SimulatedCommitter,
@@ -300,7 +300,7 @@ impl SimulatedNode {
         node
     }
 
-    /// A message between two actors of the process.
+    /// Posts a message between two actors of the process.
     fn post(&mut self, outside: &mut SimulatedEnvironment, to: MessageMailbox, what: NodeMessage) {
         let soon = outside.now + outside.random.micros(2, 60);
         let last = self.mail.entry(to).or_default();
@@ -313,7 +313,7 @@ impl SimulatedNode {
         outside.after(wait, EnvironmentEvent::Inside { node: self.id, life: self.incarnation, what });
     }
 
-    /// Something happens inside.
+    /// Handles a message.
     pub(super) fn handle(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
             NodeMessage::GroupWake
@@ -381,7 +381,7 @@ impl SimulatedNode {
         self.answer(outside, purpose, reply);
     }
 
-    /// Everything is let go of; the bytes that are leased all the same.
+    /// Drops everything. Returns the bytes that are still leased.
     pub(super) fn empty(&mut self) -> usize {
         self.desks = Default::default();
         self.partitions.clear();
@@ -391,7 +391,7 @@ impl SimulatedNode {
         self.budget.leased()
     }
 
-    /// The wall clock of the machine.
+    /// Returns the wall clock of the machine.
     fn wall(&self, outside: &SimulatedEnvironment) -> lighterman_proto::units::TimestampMs {
         let elapsed = outside.elapsed().as_millis() as i64;
         lighterman_proto::units::TimestampMs(super::environment::WALL_MS + elapsed + self.wall_jump_ms)

@@ -1,4 +1,4 @@
-//! Another mapping of the node, which takes all the bytes that it can have and gives none back: its function fails for ever.
+//! Neighbour mapping of the node. It takes all the bytes it can get and returns none: its function fails for ever.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::super::environment::SimulatedEnvironment;
 use crate::credit::memory::{MemoryBudget, MemoryLease};
 
 const AGAIN: Duration = Duration::from_millis(700);
-/// Far more than there is to take, where a budget has its limit.
+/// More than a limited budget can grant.
 const LEASES_MAX: usize = 200;
 
-/// What it holds, and waits for.
+/// Leases held, and the one that is pending.
 #[derive(Default)]
 pub(super) struct NeighbourMapping {
     budget: Option<MemoryBudget>,
@@ -21,7 +21,7 @@ pub(super) struct NeighbourMapping {
 }
 
 impl NeighbourMapping {
-    /// The share of the simulated mapping, and the neighbour if the plan has one.
+    /// Returns the simulated mapping's share, and the neighbour if the plan has one.
     pub(super) fn beside(outside: &SimulatedEnvironment) -> (MemoryBudget, Self) {
         let node = MemoryBudget::new(outside.plan.budget);
         if !outside.plan.has_neighbour {
@@ -35,7 +35,7 @@ impl NeighbourMapping {
         self.budget.is_some()
     }
 
-    /// Takes what there is, and stands in line for more; how soon it does so again.
+    /// Takes all available bytes and queues for more. Returns the delay until the next attempt.
     pub(super) fn grab(&mut self) -> Duration {
         let Some(budget) = &self.budget else { return AGAIN };
         while self.held.len() < LEASES_MAX {
@@ -50,7 +50,7 @@ impl NeighbourMapping {
         AGAIN
     }
 
-    /// The node is about to end.
+    /// Drops its leases before the node ends.
     pub(super) fn let_go(&mut self) {
         *self = Self::default();
     }

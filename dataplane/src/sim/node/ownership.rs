@@ -1,4 +1,4 @@
-//! Who owns what, carried out, as `mapping/assignments.rs` and `consumer/actor.rs` do.
+//! Ownership of partitions, modelled on `mapping/assignments.rs` and `consumer/actor.rs`.
 
 use std::time::Duration;
 

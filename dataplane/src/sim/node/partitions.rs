@@ -1,4 +1,4 @@
-//! A partition's shell, as `partition/actor.rs` is one.
+//! Actor of a partition, modelled on `partition/actor.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,19 +30,19 @@ use crate::partition::effects::{
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const BUFFER_BYTES_TARGET: usize = 1_500;
 
-/// A partition that runs.
+/// Running partition.
 pub(in crate::sim) struct RunningPartition {
     pub core: PartitionCore,
-    /// Of which topic of its name.
+    /// Id of its topic.
     topic: Option<TopicId>,
     pub consumer: u32,
     pub committed: Offset,
     pub log_end: Option<Offset>,
     counted: Offset,
-    /// A place in the budget's line.
+    /// Pending lease.
     in_line: Option<BoxFuture<'static, MemoryLease>>,
     looking_again: bool,
-    /// What is on its way to the destination.
+    /// Ticket of the failure message in transit.
     errand: Option<u64>,
 }
 
@@ -83,7 +83,7 @@ impl SimulatedNode {
             errand: None,
         };
         self.partitions.insert(key, running);
-        // In the production node these two are messages that arrive before any of the partition's.
+        // In the production node these are two messages that arrive before any of the partition's.
         self.register(consumer, key);
         self.follow(beginning);
         self.step(outside, key, |core, now, tools| core.wake(now, tools));
@@ -160,7 +160,7 @@ impl SimulatedNode {
             PartitionEffect::DeadLetter { ticket, work, condition } => {
                 self.bury(outside, key, ticket, &work, condition);
             }
-            // Nobody has unreadable batches passed here.
+            // Skipping unreadable batches is not simulated.
             PartitionEffect::DeadLetterRaw { .. } => {}
             PartitionEffect::CancelDeadLetter { ticket } => self.stop_burying(outside, key, ticket),
             PartitionEffect::WakeAt(when) => {
@@ -198,8 +198,8 @@ impl SimulatedNode {
         }
     }
 
-    /// Looks whether credit that is waited for is there, which in the production node arrives as a message, or whether others
-    /// wait for some.
+    /// Wakes the partition soon. It then checks whether a pending lease was granted, which in the production node
+    /// arrives as a message, or whether others wait for bytes.
     fn look_again(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey) {
         let Some(running) = self.partitions.get_mut(&key) else { return };
         if !std::mem::replace(&mut running.looking_again, true) {
@@ -218,7 +218,7 @@ impl SimulatedNode {
         self.post(outside, MessageMailbox::Member, NodeMessage::Report(report));
     }
 
-    /// Drained is said only when no invocation of ours can still have an effect (DRN-1, H4).
+    /// Reports the partition as drained, once no invocation of this node can still have an effect (DRN-1, H4).
     fn tell_drained(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey) {
         let Some(running) = self.partitions.get(&key) else { return };
         let id = TopicPartition::new(Arc::clone(&outside.topic), key.0);
@@ -235,7 +235,7 @@ impl SimulatedNode {
         }
     }
 
-    /// A partition whose log is another one begins anew when no invocation of the old one can still run (OWN-1).
+    /// Reports that the partition has a new log, once no invocation of the old one can still run (OWN-1).
     fn tell_parted(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey) {
         if !self.partitions.contains_key(&key) {
             return;
@@ -248,7 +248,7 @@ impl SimulatedNode {
         }
     }
 
-    /// Ownership is gone: the actor stops.
+    /// Stops a partition whose ownership is lost.
     pub(super) fn fence(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey) {
         let Some(running) = self.partitions.remove(&key) else { return };
         let consumer = running.consumer;
@@ -317,7 +317,7 @@ impl SimulatedNode {
         }
     }
 
-    /// The destination takes the records after a while, or refuses them for good.
+    /// Sends records to the destination, which accepts them after a while or rejects them permanently.
     fn bury(
         &mut self,
         outside: &mut SimulatedEnvironment,
@@ -373,14 +373,14 @@ impl SimulatedNode {
         self.step(outside, key, |core, now, tools| core.buried(now, ticket, buried, tools));
     }
 
-    /// What fails here, for a person.
+    /// Returns the failing records, for the operator.
     pub(in crate::sim) fn failing(&self) -> Vec<(OwnershipKey, Offset)> {
         let of =
             |(key, running): (&OwnershipKey, &RunningPartition)| Some((*key, running.core.failing()?.offset));
         self.partitions.iter().filter_map(of).collect()
     }
 
-    /// A person skips a record.
+    /// Skips a record for the operator.
     pub(in crate::sim) fn skip(
         &mut self,
         outside: &mut SimulatedEnvironment,

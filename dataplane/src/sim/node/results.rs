@@ -1,4 +1,4 @@
-//! What a consumer's batcher does with an answer, as `batcher/answers.rs` does it.
+//! Handling of invocation outcomes, modelled on `batcher/answers.rs`.
 
 use lighterman_proto::ids::{ConsumerId, Epoch};
 use lighterman_proto::units::Moment;
@@ -45,7 +45,7 @@ impl SimulatedNode {
                 None => flight.answered(),
             }
         }
-        // Whoever has the partition now is told, and knows by the epoch whether it is meant.
+        // The current owner of the partition gets the result, and compares the epoch.
         let now_under = |member: &BatchShare| consumer.partitions.get(&member.partition).copied();
         let addresses: Vec<Option<Epoch>> = sent.members.iter().map(now_under).collect();
         for ((member, resolution), under) in sent.members.into_iter().zip(settled.resolutions).zip(addresses)

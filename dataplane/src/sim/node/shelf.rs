@@ -1,4 +1,4 @@
-//! What a simulated partition's core borrows from its shell, as `partition/decompress.rs` lends it.
+//! Context that a partition's core borrows from its actor, modelled on `partition/decompress.rs`.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const PIECES: PieceLimits =
     PieceLimits { piece_bytes: 120, record_bytes_max: 1 << 20, window_bytes_max: 1 << 20, turn_bytes: 200 };
 const DECODER_BYTES: usize = 20;
 
-/// What the core borrows for one event.
+/// Context of the core for one event.
 pub(super) struct SimulatedContext {
     pub envelope: Arc<EventEnvelope>,
     pub partition: i32,
@@ -37,7 +37,7 @@ impl RecordFilter for SimulatedContext {
     }
 }
 
-/// Simulated batches say that they are compressed, and are not: only the credit is real.
+/// Opener of simulated batches, which claim compression but are plain: only the credit is real.
 pub(super) struct OnCredit<'a> {
     pub budget: &'a MemoryBudget,
     pub granted: Option<MemoryLease>,

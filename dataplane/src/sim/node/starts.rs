@@ -1,4 +1,4 @@
-//! Where partitions begin, as `mapping/start_offsets.rs` finds out.
+//! Start offsets of partitions, modelled on `mapping/start_offsets.rs`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,15 +18,15 @@ use crate::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
 const START_AGAIN: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// One assignment's starts, being found out.
+/// Start resolution of one assignment.
 #[derive(Debug)]
 pub(super) struct StartResolution {
-    /// The generation that gave us the partitions.
+    /// Generation that assigned the partitions.
     generation: i32,
     wanted: Vec<i32>,
     topic: Option<TopicId>,
     partitions: usize,
-    /// What a first commit says of the activation.
+    /// Partition count at the activation, for the metadata of a first commit.
     activates: i32,
     committed: BTreeMap<i32, Option<CommittedOffset>>,
     positions: BTreeMap<i32, ResumePoint>,
@@ -47,7 +47,7 @@ impl SimulatedNode {
         }
     }
 
-    /// What waits for its turn keeps the generation that it began under.
+    /// Resolves starts under `generation`, which a queued resolution keeps.
     pub(super) fn resolve_under(
         &mut self,
         outside: &mut SimulatedEnvironment,
@@ -72,10 +72,10 @@ impl SimulatedNode {
         self.turn.is_some()
     }
 
-    /// Whoever waits for its turn gets it.
+    /// Starts the next queued resolution.
     fn next_turn(&mut self, outside: &mut SimulatedEnvironment) {
         self.turn = None;
-        // Whoever waited to let go until what was begun is committed, does.
+        // Partitions that waited for these starts to be committed are released.
         for partition in std::mem::take(&mut self.member.lets_go) {
             self.post(outside, MessageMailbox::Group, NodeMessage::Released(vec![partition]));
         }
@@ -166,7 +166,7 @@ impl SimulatedNode {
             StartPlan::Resume { alarmed } if alarmed.is_empty() => {
                 self.resolve_positions(outside, resolve, committed);
             }
-            // The simulated mapping begins at TRIM_HORIZON.
+            // The simulated mapping starts at TRIM_HORIZON.
             StartPlan::Activate { partitions, .. } => {
                 state.activates = state.partitions as i32;
                 self.list_earliest(outside, resolve, partitions);
@@ -179,7 +179,7 @@ impl SimulatedNode {
                 self.later(outside, ASK_AGAIN, NodeMessage::ResolveAgain { resolve });
                 self.next_turn(outside);
             }
-            // No modelled commit is lost, and every leader that is asked answers for all that it is asked.
+            // No modelled commit is lost, and a leader always answers for all partitions it is asked about.
             StartPlan::Resume { .. } | StartPlan::Find { .. } => self.resolve_failed(outside, resolve),
         }
     }
@@ -295,14 +295,14 @@ impl SimulatedNode {
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         for (partition, end) in ends {
             if let Some(position) = state.positions.get_mut(&partition) {
-                // A log of this cluster is cut off under a later leader, always.
+                // A log of this cluster is truncated only under a later leader epoch.
                 position.cut_off_at(end);
             }
         }
         self.resolve_unread(outside, resolve);
     }
 
-    /// What begins where nothing was read of it may lie beyond the log's end by now.
+    /// Checks starts without a leader epoch, which may be beyond the log end by now.
     fn resolve_unread(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
         let Some(state) = self.resolves.get(&resolve) else { return };
         let is_unread = |position: &ResumePoint| {
@@ -363,7 +363,7 @@ impl SimulatedNode {
         self.balance(outside);
     }
 
-    /// A partition's first offset, for its ledger.
+    /// Returns a partition's first offset, for its ledger.
     pub(super) fn first_of(position: &ResumePoint) -> Offset {
         position.committed
     }
