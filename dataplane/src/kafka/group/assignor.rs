@@ -1,32 +1,33 @@
-//! Who gets which partition when we lead the group: sticky and cooperative (KIP-429), compatible with Java's
-//! `cooperative-sticky`. A partition that moves is first taken from its owner and only given in the next generation, when
-//! the owner has let go.
+//! Partition assignment by the group leader: sticky and cooperative (KIP-429), compatible with Java's
+//! `cooperative-sticky`. A partition that moves is first revoked from its owner. It is assigned again only in the
+//! next generation, after its owner has released it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lighterman_proto::ids::TopicPartition;
 
-/// The protocol's name on the wire.
+/// Protocol name on the wire.
 pub const PROTOCOL: &str = "cooperative-sticky";
 
-/// A member as its subscription describes it.
+/// Member as described by its subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberSubscription {
     /// Member id.
     pub id: String,
-    /// Topics it wants.
+    /// Subscribed topics.
     pub topics: Vec<String>,
-    /// What it says it owns.
+    /// Partitions that it claims to own.
     pub owned: Vec<TopicPartition>,
-    /// The generation in which it owned that; −1 when it does not say.
+    /// Generation in which it owned them; −1 if it names none.
     pub generation: i32,
 }
 
-/// Partitions of each member.
+/// Assigned partitions of each member, by member id.
 pub type GroupAssignment = BTreeMap<String, Vec<TopicPartition>>;
 
-/// Assigns every partition of `partition_counts` to a member that subscribes to its topic.
+/// Assigns the partitions of `partition_counts` to members that subscribe to their topics. A partition that moves is
+/// assigned to nobody until its owner has released it.
 pub fn assign(members: &[MemberSubscription], partition_counts: &BTreeMap<String, i32>) -> GroupAssignment {
     let owners = owners(members, partition_counts);
     let mut ideal = keep_owned(members, &owners);
@@ -35,7 +36,8 @@ pub fn assign(members: &[MemberSubscription], partition_counts: &BTreeMap<String
     withhold_moves(ideal, &owners)
 }
 
-/// Who owns what: the claim of the highest generation; two equal claims cancel each other.
+/// Returns the owner of each partition: the claim of the highest generation wins, and two equal claims cancel each
+/// other.
 fn owners(
     members: &[MemberSubscription],
     counts: &BTreeMap<String, i32>,
@@ -102,7 +104,8 @@ fn give_the_rest(
     }
 }
 
-/// Moves one partition at a time from the heaviest to the lightest that can take it, until no move helps.
+/// Moves one partition at a time from the most loaded member to the least loaded that can take it, until no move
+/// helps.
 fn balance(members: &[MemberSubscription], ideal: &mut BTreeMap<String, BTreeSet<TopicPartition>>) {
     let wants: BTreeMap<&str, &MemberSubscription> =
         members.iter().map(|member| (member.id.as_str(), member)).collect();
@@ -168,7 +171,8 @@ mod tests {
         }
     }
 
-    /// Everybody takes what was assigned and joins again until nothing moves; returns the generations it took.
+    /// Lets all members take their assignment and rejoin until nothing moves. Returns the number of generations it
+    /// took.
     fn move_excess(
         members: &mut [MemberSubscription],
         counts: &BTreeMap<String, i32>,
@@ -193,7 +197,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn own_1_balanced_sticky_and_never_two_owners(
+        fn own_1_assignment_is_balanced_without_double_ownership(
             partitions in 1i32..40,
             steps in prop::collection::vec((1usize..7, 0usize..3), 1..6),
         ) {
@@ -229,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_of_an_older_generation_does_not_count() {
+    fn claim_of_an_older_generation_is_ignored() {
         let t0 = TopicPartition::new("t", 0);
         let zombie = MemberSubscription { owned: vec![t0.clone()], generation: 3, ..member(0, &["t"]) };
         let owner = MemberSubscription { owned: vec![t0.clone()], generation: 7, ..member(1, &["t"]) };
@@ -238,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn members_get_only_topics_they_want() {
+    fn members_get_only_subscribed_topics() {
         let plan = assign(
             &[member(0, &["a"]), member(1, &["b"]), member(2, &["a", "b"])],
             &BTreeMap::from([("a".to_owned(), 4), ("b".to_owned(), 2)]),

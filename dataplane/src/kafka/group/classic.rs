@@ -1,6 +1,6 @@
-//! The member's state machine, classic protocol. Numbers in brackets are the hazards it answers to: H1 self-fencing, H2
-//! timeouts, H3 drain before release, H5 no hasty rejoin, H7 one heartbeat at a time, H10 coordinator moves, H25 rejoin
-//! while draining.
+//! State machine of a member, classic protocol. Numbers in brackets name the hazards that it handles: H1
+//! self-fencing, H2 timeouts, H3 drain before release, H5 no hasty rejoin, H7 one heartbeat at a time, H10
+//! coordinator moves, H25 rejoin while draining.
 
 mod errors;
 
@@ -17,7 +17,7 @@ use crate::runtime::backoff::Backoff;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClassicState {
-    /// Waits until it may look for the coordinator.
+    /// Waits until it may look up the coordinator.
     Out,
     Finding,
     Joining,
@@ -26,7 +26,7 @@ enum ClassicState {
     Left,
 }
 
-/// The member.
+/// State machine of one member.
 #[derive(Debug)]
 pub struct ClassicMember {
     timing: MemberTiming,
@@ -36,14 +36,14 @@ pub struct ClassicMember {
     leads: bool,
     owned: BTreeSet<i32>,
     revoking: BTreeSet<i32>,
-    /// `owned` without `revoking`: asked for at every turn, changed at few.
+    /// `owned` without `revoking`, cached because it is read far more often than it changes.
     kept: Arc<BTreeSet<i32>>,
     assigned: BTreeSet<i32>,
     lease_until: Moment,
-    /// When we last said something that was acknowledged while nobody rebalanced.
+    /// Send time of the last request that was acknowledged while no rebalance was in progress.
     stable_since: Moment,
     retry_at: Moment,
-    /// After a loss: the earliest rejoin while our own invocations may still run (H5).
+    /// Earliest rejoin after a loss, while this member's invocations may still run (H5).
     rejoin_not_before: Option<Moment>,
     heartbeat: Option<(u64, Moment)>,
     heartbeat_seq: u64,
@@ -57,7 +57,7 @@ pub struct ClassicMember {
 type ClassicEffects = Vec<GroupEffect>;
 
 impl ClassicMember {
-    /// A member that has not joined.
+    /// Creates a member that has not joined.
     pub fn new(timing: MemberTiming, now: Moment) -> Self {
         Self {
             timing,
@@ -83,24 +83,24 @@ impl ClassicMember {
         }
     }
 
-    /// Generation and member id to commit with, when we have them.
+    /// Returns the generation and member id to commit with, if there are any.
     pub fn commit_identity(&self) -> Option<(i32, &str)> {
         (self.generation >= 0 && self.state != ClassicState::Left)
             .then_some((self.generation, self.member.as_str()))
     }
 
-    /// What is ours and not being drained.
+    /// Returns the owned partitions that are not being drained.
     pub fn kept(&self) -> Arc<BTreeSet<i32>> {
         debug_assert!(self.kept.iter().eq(self.owned.difference(&self.revoking)), "kept is what is ours");
         Arc::clone(&self.kept)
     }
 
-    /// True when we lead the group and nothing is under way.
+    /// Returns true if this member leads the group and no rebalance is in progress.
     pub fn leads(&self) -> bool {
         self.leads && self.state == ClassicState::Stable
     }
 
-    /// When [`ClassicMember::tick`] has something to do next.
+    /// Returns the moment at which [`ClassicMember::tick`] is next due.
     pub fn wake_at(&self) -> Option<Moment> {
         let start = (self.state == ClassicState::Out)
             .then(|| self.rejoin_not_before.unwrap_or(self.retry_at).max(self.retry_at));
@@ -109,12 +109,13 @@ impl ClassicMember {
         [start, beat, fence].into_iter().flatten().min()
     }
 
-    /// Follows the function's timeout. Which of its values the coordinator counts with is not known: the shortest is minded (H2).
+    /// Follows the function's timeout. The coordinator may apply any of the values reported to it, so the shortest
+    /// one counts here (H2).
     pub fn set_rebalance_timeout(&mut self, timeout: Duration) {
         self.timing.rebalance_timeout = self.timing.rebalance_timeout.min(timeout);
     }
 
-    /// Time has passed.
+    /// Advances the member to `now` and returns the effects that are due.
     pub fn tick(&mut self, now: Moment, random: u64) -> ClassicEffects {
         let mut out = ClassicEffects::new();
         if !self.owned.is_empty() && now >= self.lease_until {
@@ -139,7 +140,7 @@ impl ClassicMember {
         out
     }
 
-    /// The coordinator is known, or not.
+    /// Handles the result of the coordinator look-up.
     pub fn coordinator_found(
         &mut self,
         now: Moment,
@@ -157,7 +158,7 @@ impl ClassicMember {
         out
     }
 
-    /// `JoinGroup` was answered, which was sent as `who`.
+    /// Handles the response to a `JoinGroup` that was sent as `who`.
     pub fn joined(
         &mut self,
         now: Moment,
@@ -193,7 +194,7 @@ impl ClassicMember {
         out
     }
 
-    /// `SyncGroup` was answered, which was sent as `who`.
+    /// Handles the response to a `SyncGroup` that was sent as `who`.
     pub fn synced(
         &mut self,
         now: Moment,
@@ -212,7 +213,7 @@ impl ClassicMember {
         out
     }
 
-    /// A heartbeat was answered.
+    /// Handles the response to heartbeat `seq`.
     pub fn heartbeat_answered(
         &mut self,
         now: Moment,
@@ -221,7 +222,7 @@ impl ClassicMember {
         random: u64,
     ) -> ClassicEffects {
         let mut out = ClassicEffects::new();
-        // An answer to what was said before the last change of state says nothing about now (H7).
+        // A response to a heartbeat from before the last change of state is stale (H7).
         let Some((_, sent)) =
             self.heartbeat.take_if(|(current, _)| mutant!("late-heartbeat-answer", *current == seq, true))
         else {
@@ -234,7 +235,7 @@ impl ClassicMember {
                 self.extend_lease(mutant!("lease-counts-from-the-reply", sent, now), &mut out);
             }
             Err(RequestError::Code(ResponseError::RebalanceInProgress)) => {
-                // Whoever has not joined when the barrier opens is expelled, however well its heart beats (H2).
+                // A member that has not joined when the barrier opens is expelled, even if it sends heartbeats (H2).
                 let barrier = self.timing.rebalance_timeout.saturating_sub(self.timing.session_timeout);
                 let said = mutant!("barrier-not-minded", sent.min(self.stable_since + barrier), sent);
                 self.extend_lease(said, &mut out);
@@ -242,18 +243,18 @@ impl ClassicMember {
                     self.join(now, &mut out);
                 }
             }
-            // The lease runs out by itself unless the next one is acknowledged.
+            // The lease expires by itself unless the next heartbeat is acknowledged.
             Err(RequestError::Transport(_)) => self.next_heartbeat = now + self.timing.heartbeat_interval / 3,
             Err(failure) if self.state == ClassicState::Stable || failure.expels() => {
                 self.failed(failure, now, random, &mut out);
             }
-            // While a join is under way its own answer decides: this one may belong to the generation before.
+            // While a join is in flight, its own response decides: this one may belong to the previous generation.
             Err(_) => {}
         }
         out
     }
 
-    /// These partitions are drained and committed.
+    /// Handles the release of partitions that are drained and committed.
     pub fn released(&mut self, now: Moment, partitions: &[i32]) -> ClassicEffects {
         let mut out = ClassicEffects::new();
         let mut back = Vec::new();
@@ -279,12 +280,12 @@ impl ClassicMember {
         out
     }
 
-    /// Nothing of ours runs any more: a member that lost everything may come back (H5).
+    /// Records that no invocation of this member still runs: it may rejoin after a loss (H5).
     pub fn all_invocations_ended(&mut self) {
         self.rejoin_not_before = None;
     }
 
-    /// The topic has other partitions than when we led the assignment.
+    /// Handles a partition count that differs from the one this member, as the leader, based the assignment on.
     pub fn topic_changed(&mut self, now: Moment) -> ClassicEffects {
         let mut out = ClassicEffects::new();
         if self.leads() {
@@ -293,8 +294,9 @@ impl ClassicMember {
         out
     }
 
-    /// Everything is released: go. What was lost may still run: whoever says goodbye gives it away at once, and whoever says
-    /// nothing only when the session is over (H5).
+    /// Leaves the group, after all partitions were released. Lost partitions may still have running invocations. A
+    /// leave request would free them for other members at once; without one they stay assigned until the session ends
+    /// (H5).
     pub fn leave(&mut self) -> ClassicEffects {
         let mut out = ClassicEffects::new();
         let may_run = mutant!("leaves-over-running-invocations", self.rejoin_not_before.is_some(), false);
@@ -308,7 +310,7 @@ impl ClassicMember {
         out
     }
 
-    /// Whether `who` is who we are now: what is answered to whom we were says nothing of us.
+    /// Returns true if `who` is the current identity. A response to an earlier identity does not apply.
     fn is(&self, who: &MemberIdentity) -> bool {
         who.member == self.member && who.generation == self.generation
     }
@@ -318,7 +320,7 @@ impl ClassicMember {
             && self.generation >= 0
     }
 
-    /// Claims what we still own, that which is being drained too (H25).
+    /// Joins, with a claim to all owned partitions, including those being drained (H25).
     fn join(&mut self, now: Moment, out: &mut ClassicEffects) {
         self.state = ClassicState::Joining;
         self.rejoin = false;

@@ -1,10 +1,10 @@
-//! The orders that the holders of a membership give its member. None is dropped while the member lives, and a member that has ended
-//! says so itself ([`GroupEvent::Ended`](super::GroupEvent::Ended)).
+//! Commands from the holders of a membership to its member. None is dropped while the member lives, and a member that
+//! has ended reports it itself ([`GroupEvent::Ended`](super::GroupEvent::Ended)).
 //!
-//! The queue has no limit because what is said is limited: a partition is released once for each time that the member had it
-//! revoked, which it does not do again before it has taken that in; `Quiesced` answers a loss, `StartOver` a generation,
-//! `Committed` is awaited by its one asker, `Leave` is the last. Refused commits are the only ones that go on while the member
-//! does not listen: they are kept apart, each once.
+//! The queue is unbounded because its commands are bounded. A partition is released once for each revocation, and the
+//! member revokes it again only after handling that release. `Quiesced` follows a loss, and `StartOver` a generation.
+//! `Committed` has one caller, which awaits its reply, and `Leave` is the last command. Only rejected commits can
+//! accumulate while the member does not receive. They are kept apart, without duplicates.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(super) enum GroupCommand {
     Released(Vec<i32>),
     Quiesced,
     StartOver(i32),
-    /// Commits that were sent as these were refused so.
+    /// Rejected commits: the identity that each was sent under, and its error code.
     CommitsRefused(Vec<CommandRefusal>),
     Committed(MembershipView, Vec<i32>, oneshot::Sender<CommittedReply>),
     Leave(oneshot::Sender<()>),
@@ -28,14 +28,14 @@ pub(super) enum GroupCommand {
 
 pub(super) type CommandRefusal = (MemberIdentity, ResponseError);
 
-/// Held by whoever holds the membership.
+/// Sending half, held by each handle of the membership.
 #[derive(Clone)]
 pub(super) struct CommandSender {
     queue: mpsc::UnboundedSender<GroupCommand>,
     refusals: Arc<Mutex<Vec<CommandRefusal>>>,
 }
 
-/// Held by the member.
+/// Receiving half, held by the member.
 pub(super) struct CommandReceiver {
     queue: mpsc::UnboundedReceiver<GroupCommand>,
     refusals: Arc<Mutex<Vec<CommandRefusal>>>,
@@ -51,12 +51,13 @@ pub(super) fn channel() -> (CommandSender, CommandReceiver) {
 }
 
 impl CommandSender {
-    /// A member that has ended hears nothing, and whoever waits for a reply learns that the sender of it is gone.
+    /// Sends a command. If the member has ended, the command is dropped, and a caller that awaits a reply finds its
+    /// sender dropped.
     pub(super) fn send_command(&self, command: GroupCommand) {
         let _ = self.queue.send(command);
     }
 
-    /// A commit that was sent as `who` was refused.
+    /// Reports that a commit sent as `who` was rejected.
     pub(super) fn refused(&self, who: MemberIdentity, code: ResponseError) {
         let mut refusals = self.refusals.lock();
         let is_first = refusals.is_empty();
@@ -71,7 +72,7 @@ impl CommandSender {
 }
 
 impl CommandReceiver {
-    /// The next one; `None` when nobody holds the membership any more.
+    /// Returns the next command, or `None` once every handle of the membership is dropped.
     pub(super) async fn next(&mut self) -> Option<GroupCommand> {
         let command = self.queue.recv().await?;
         Some(match command {
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_no_command_is_lost_however_many_come_while_the_member_is_busy() {
+    fn liv_1_commands_to_a_busy_member_are_kept() {
         let (sender, mut receiver) = channel();
         for partition in 0..50_000 {
             sender.send_command(GroupCommand::Released(vec![partition]));
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_refused_commits_that_nobody_listens_to_are_held_once_each() {
+    fn mem_1_unread_commit_rejections_are_kept_once_each() {
         let (sender, mut receiver) = channel();
         for turn in 0..10_000 {
             let code = [ResponseError::UnknownMemberId, ResponseError::RebalanceInProgress][turn % 2];

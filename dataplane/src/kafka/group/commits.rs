@@ -1,4 +1,4 @@
-//! Commits, and what the group has committed, over the lines of a membership.
+//! Commits and committed-offset look-ups over the connections of a membership.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::kafka::connection::BrokerConnection;
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::{self, CommitIdentity, CommitOffset, CommittedOffset};
 
-/// Commits over a line of its own: a join that blocks must not hold up what is drained for it.
+/// Commits over a connection of its own: a blocked join must not delay the commits of partitions drained for it.
 pub(super) async fn commit(
     lines: &CoordinatorConnections,
     settings: &MembershipSettings,
@@ -35,8 +35,8 @@ pub(super) async fn commit(
     answer
 }
 
-/// What the group has committed, over a connection of its own: the line of the commits belongs to another thread. The
-/// coordinator is looked up again when it has moved.
+/// Returns the group's committed offsets, over a new connection: the connection for commits belongs to another
+/// thread. The coordinator is looked up again when it has moved.
 pub(super) async fn committed(
     lines: &CoordinatorConnections,
     settings: &MembershipSettings,
@@ -47,7 +47,7 @@ pub(super) async fn committed(
     ask_committed(lines, settings, &mut connection, who, partitions).await
 }
 
-/// What the group has committed, over the line of the commits, on the thread that commits.
+/// Returns the group's committed offsets, over the connection for commits. Runs on the thread that commits.
 pub(super) async fn read_back(
     lines: &CoordinatorConnections,
     settings: &MembershipSettings,

@@ -1,5 +1,5 @@
-//! The connections of one membership. Whoever needs one waits for it no longer than its request may take: names, dials and
-//! look-ups are part of that time.
+//! Connections of one membership to its coordinator. A caller waits for a connection no longer than for its request:
+//! the deadline includes name resolution, dials and coordinator look-ups.
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use crate::kafka::connection::BrokerConnection;
 use crate::kafka::error::KafkaError;
 use crate::kafka::transport::BrokerAddress;
 
-/// How often a coordinator is looked for while its answer to a join is awaited. A broker that has vanished stands as the
-/// coordinator until the controller fences it (`broker.session.timeout.ms`, 9 s), and a member without a generation sends nothing
-/// else that would find the next one.
+/// Interval of coordinator look-ups while the response to a join is pending. A broker that has vanished remains the
+/// coordinator until the controller fences it (`broker.session.timeout.ms`, 9 s). A member without a generation sends
+/// nothing else that would find the next coordinator.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 
-/// The connections, by what they carry; each is dialled when it is needed, on the thread that needs it.
+/// Connections by purpose, each dialled on demand by the thread that needs it.
 pub(super) struct CoordinatorConnections {
     cluster: KafkaCluster,
     coordinator: watch::Sender<Option<BrokerAddress>>,
@@ -52,7 +52,7 @@ impl CoordinatorConnections {
         &self.cluster
     }
 
-    /// The line, open to the coordinator of now; whoever holds it has it alone.
+    /// Returns the connection, open to the current coordinator, for exclusive use.
     pub(super) async fn take(
         &self,
         line: ConnectionKind,
@@ -61,7 +61,7 @@ impl CoordinatorConnections {
         within(REQUEST_DEADLINE, group, self.open(line, group)).await
     }
 
-    /// A connection to the coordinator of now, for one question.
+    /// Dials the current coordinator for a single request.
     pub(super) async fn dial(&self, group: &str) -> Result<BrokerConnection, KafkaError> {
         let dialled = async {
             let address = self.coordinator(group).await?;
@@ -80,7 +80,7 @@ impl CoordinatorConnections {
         self.coordinator.send_replace(None);
     }
 
-    /// One exchange over `line`, which ends within `deadline`, whatever of it is slow.
+    /// Performs one exchange over `line` within `deadline`, whichever step is slow.
     pub(super) async fn call<R: Request>(
         &self,
         line: ConnectionKind,
@@ -102,19 +102,19 @@ impl CoordinatorConnections {
         };
         let answer = called.await;
         if answer.is_err() {
-            // Whoever does not answer may not be the coordinator any more.
+            // A broker that does not answer may have ceased to be the coordinator.
             self.forget_coordinator();
         }
         answer
     }
 
-    /// Awaits `exchange`, and looks for the coordinator again and again meanwhile.
+    /// Awaits `exchange`, and meanwhile looks up the coordinator at intervals.
     async fn beside_looks<T>(&self, group: &str, exchange: impl Future<Output = T>) -> T {
         let looks = async {
             let mut asked = None;
             loop {
                 sleep(LOOK_EVERY).await;
-                // Whoever cannot answer now may be able to the next time.
+                // A failed look-up is ignored: the next one may succeed.
                 asked = self.look(group, asked).await.ok();
             }
         };
@@ -125,7 +125,7 @@ impl CoordinatorConnections {
         }
     }
 
-    /// One look for the coordinator, over the connection of the last one if it lasts.
+    /// Looks up the coordinator once, over the connection of the last look-up if it is still open.
     async fn look(
         &self,
         group: &str,
@@ -140,7 +140,8 @@ impl CoordinatorConnections {
         Ok(connection)
     }
 
-    /// A join may be answered after as long as a function runs; from a broker that is not the coordinator any more it is not.
+    /// Sends one request and awaits its response, or fails as soon as the coordinator has moved. The response to a
+    /// join may take as long as a function runs, and a former coordinator never sends it.
     async fn exchange<R: Request>(
         &self,
         connection: &mut BrokerConnection,
@@ -169,7 +170,7 @@ impl CoordinatorConnections {
             ConnectionKind::Commit => &self.commit,
         };
         let mut held = slot.lock().await;
-        // What was given up is reset before anybody is looked for (H6).
+        // A spoiled connection is reset before the coordinator is looked up (H6).
         held.take_if(|open| open.is_spoiled());
         let address = self.coordinator(group).await?;
         let fits = |open: &BrokerConnection| *open.address() == address && open.is_on_dialing_thread();
@@ -190,7 +191,7 @@ impl CoordinatorConnections {
     }
 }
 
-/// The outcome of `asked`, if it does so within `deadline`.
+/// Returns the outcome of `asked`, or an error if it takes longer than `deadline`.
 async fn within<T>(
     deadline: Duration,
     group: &str,
@@ -226,12 +227,12 @@ mod tests {
         fn reset_on_close(&self) {}
     }
 
-    /// A cluster of one kind of broker: it says which versions it speaks, and nothing after that; or nothing at all.
+    /// Cluster with brokers of one kind: they answer `ApiVersions` and nothing else, or nothing at all.
     #[derive(Clone, Copy)]
     enum CoordinatorDialer {
         Vanished,
         Frozen,
-        /// As frozen ones, but they know the coordinator: broker `b`.
+        /// As `Frozen`, but the brokers know the coordinator: broker `b`.
         Fenced,
     }
 
@@ -299,12 +300,13 @@ mod tests {
         lines.call(line, "g", versions(0, 7), deadline, request).await.map(|_| ())
     }
 
-    /// A deadline that ends soon, and a bound that only what has another deadline passes.
+    /// Short deadline.
     const SOON: Duration = Duration::from_millis(50);
+    /// Bound that only a request with another deadline exceeds.
     const MUCH_LATER: Duration = Duration::from_secs(8);
 
     #[tokio::test]
-    async fn own_1_a_heartbeats_deadline_covers_the_way_to_its_coordinator() {
+    async fn own_1_heartbeat_deadline_covers_coordinator_look_up_and_dial() {
         for coordinator in [None, Some("a")] {
             let lines = lines(CoordinatorDialer::Vanished, coordinator);
             let answer =
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn own_1_what_was_sent_and_not_answered_in_time_may_be_served() {
+    async fn own_1_timed_out_request_may_still_apply() {
         let lines = lines(CoordinatorDialer::Frozen, Some("a"));
         let deadline = Duration::from_secs(2);
         let answer =
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn liv_1_a_join_is_not_awaited_from_who_is_not_the_coordinator_any_more() {
+    async fn liv_1_pending_join_fails_when_coordinator_moves() {
         let lines = lines(CoordinatorDialer::Frozen, Some("a"));
         let moves = async {
             sleep(SOON).await;
@@ -341,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn liv_1_a_join_that_nobody_answers_looks_for_the_next_coordinator_itself() {
+    async fn liv_1_unanswered_join_looks_up_the_next_coordinator() {
         let lines = lines(CoordinatorDialer::Fenced, Some("a"));
         let joins = join(&lines, ConnectionKind::Join, Duration::from_secs(960));
         let answer = timeout(Duration::from_secs(60), joins).await.expect("it ends");

@@ -1,4 +1,5 @@
-//! The member's shell, on the thread of the memberships: carries out what its state machine asks for, and brings it the answers.
+//! Driver of a member on the group thread: carries out the effects of its state machine and passes responses back to
+//! it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,26 +22,27 @@ use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::runtime::task::outcome;
 
-/// How often a leader looks whether the topic has grown (H18).
+/// Interval at which a leader checks whether the topic has grown (H18).
 const METADATA_AGE_MAX: Duration = Duration::from_secs(30);
-/// How often, while the topic is not there.
+/// Interval of that check while the topic does not exist.
 const LOOK_SOON: Duration = Duration::from_secs(3);
 
-/// What comes back to the member.
+/// Result that a task of the driver sends back to it.
 pub(super) enum DriverInput {
-    /// The answer to a request.
+    /// Response to a request.
     Answer(MemberEvent),
-    /// The answer to the shares that we handed out, and how many partitions the topic had then.
+    /// Response to the leader's assignment, and the partition count of the topic that it was based on.
     Assigned(MemberEvent, Option<usize>),
-    /// How many partitions the topic has.
+    /// Partition count of the topic.
     TopicCounted(usize),
-    /// What is committed was not told to whoever we were then.
+    /// Rejection of a committed-offset look-up, with the identity that it was sent under.
     CommittedRefused(MemberIdentity, ResponseError),
-    /// A request ended by a panic: its answer does not come.
+    /// Panic of a request task: its response never arrives.
     RequestDied,
 }
 
-/// Says that a member has ended, unless it has left: whatever ended it, nothing of it holds then.
+/// Drop guard of a member: whatever ends it, its lease ends and its identity is withdrawn. Unless the member has
+/// left, the guard reports [`GroupEvent::Ended`].
 struct EndNotice {
     sink: EventSink,
     lease: OwnershipLease,
@@ -65,7 +67,7 @@ pub(super) struct MemberDriver {
     lease: OwnershipLease,
     published: SharedView,
     lines: Arc<CoordinatorConnections>,
-    /// No limit: the core has one request of a kind out at a time, and each is answered once.
+    /// Unbounded: the state machine has one request of a kind in flight, and each has one response.
     events: mpsc::UnboundedSender<DriverInput>,
     incoming: mpsc::UnboundedReceiver<DriverInput>,
     end: EndNotice,
@@ -107,7 +109,7 @@ impl MemberDriver {
             self.count_topic(now);
             let wake = self.core.wake_at().map_or(METADATA_AGE_MAX, |at| at.since(clock::now()));
             tokio::select! {
-                // Answers first: what is known before what is asked.
+                // Responses first: a command is handled after everything already known.
                 biased;
                 Some(event) = self.incoming.recv() => match event {
                     DriverInput::RequestDied => return,
@@ -139,7 +141,7 @@ impl MemberDriver {
         let effects = match incoming {
             DriverInput::Answer(event) => self.core.take(now, event, random),
             DriverInput::Assigned(event, counted) => {
-                // Growth is measured against what was assigned, not against what was seen first (H18).
+                // Growth is measured against the assigned partition count, not against the first one seen (H18).
                 self.counted = counted.or(self.counted);
                 self.core.take(now, event, random)
             }
@@ -187,7 +189,7 @@ impl MemberDriver {
     }
 
     fn carry_out(&mut self, effects: Vec<GroupEffect>) {
-        // Who hears that a partition is ours, or is not any more, must find it so.
+        // Publish before notifying: a listener must already see the new assignment.
         self.publish();
         for effect in effects {
             match effect {

@@ -1,4 +1,4 @@
-//! What the member's state machine is told and what it asks for, and what the coordinator's codes mean to it.
+//! Settings, responses and effects of the member state machines, and the meaning of the coordinator's error codes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,32 +11,32 @@ use uuid::Uuid;
 use crate::error::ErrorClass;
 use crate::kafka::error::code_class;
 
-/// How often a member that cannot be in the group for a reason a person must mend tries again.
+/// Retry interval of a member that cannot join until an operator has fixed the cause.
 pub(super) const FATAL_RETRY: Duration = Duration::from_secs(15);
 
-/// How members of a group agree on who owns what.
+/// Protocol by which the members of a group agree on the assignment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupProtocol {
-    /// Members join behind a barrier, and one of them assigns.
+    /// The members join behind a barrier, and the leader among them assigns partitions.
     #[default]
     Classic,
-    /// The coordinator assigns (KIP-848).
+    /// The coordinator assigns partitions (KIP-848).
     Consumer,
 }
 
-/// What a member is told about time.
+/// Timeouts and heartbeat interval of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberTiming {
-    /// The coordinator drops us after this long without a heartbeat.
+    /// Session timeout: the coordinator removes the member after this long without a heartbeat.
     pub session_timeout: Duration,
-    /// How often we say that we live.
+    /// Interval between heartbeats.
     pub heartbeat_interval: Duration,
-    /// How long the others wait for us to let go: never below the session timeout (H2).
+    /// Time for which the group waits for this member to release partitions; never below the session timeout (H2).
     pub rebalance_timeout: Duration,
 }
 
 impl MemberTiming {
-    /// Timing that keeps the rules between its parts: a heartbeat each third of the session, rebalance ≥ session (H2).
+    /// Creates a consistent timing: a heartbeat at least each third of the session, and rebalance ≥ session (H2).
     pub fn new(session_timeout: Duration, rebalance_timeout: Duration) -> Self {
         Self {
             session_timeout,
@@ -46,172 +46,172 @@ impl MemberTiming {
     }
 }
 
-/// Who a request was sent as: what is answered to it is said to whom we were then.
+/// Member id and generation that a request carried. A response applies only while they are current.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberIdentity {
-    /// Member id; empty before we have one.
+    /// Member id; empty before one is assigned.
     pub member: String,
-    /// Generation, or member epoch; −1 and 0 before we are in one.
+    /// Generation, −1 before the first; or member epoch, 0 before the first.
     pub generation: i32,
 }
 
-/// What the shell must do. Every request is answered by exactly one event, or by its transport error.
+/// Action that the driver must carry out. Each request yields exactly one event: its response or its transport error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupEffect {
-    /// Look the coordinator up.
+    /// Look up the coordinator.
     FindCoordinator,
     /// Send `JoinGroup`.
     Join {
-        /// Empty the first time.
+        /// Member id; empty on the first join.
         member: String,
-        /// The generation in which `owned` was assigned, −1 for none.
+        /// Generation in which `owned` was assigned, −1 for none.
         generation: i32,
-        /// What we still own.
+        /// Partitions still owned.
         owned: Vec<i32>,
     },
-    /// We lead: assign, then send `SyncGroup` with everybody's share.
+    /// As the leader, assign partitions, then send `SyncGroup` with the share of each member.
     AssignAndSync {
         /// Member id.
         member: String,
         /// Generation.
         generation: i32,
-        /// Every member's subscription.
+        /// Subscription of each member.
         members: Vec<(String, Bytes)>,
     },
-    /// Send `SyncGroup` without shares.
+    /// As a follower, send `SyncGroup` without shares.
     Sync {
         /// Member id.
         member: String,
         /// Generation.
         generation: i32,
     },
-    /// Send a heartbeat; answered with the same `seq`.
+    /// Send a heartbeat; its response carries the same `seq`.
     Heartbeat {
         /// Member id.
         member: String,
         /// Generation.
         generation: i32,
-        /// Which one.
+        /// Sequence number.
         seq: u64,
     },
-    /// Send a heartbeat of the consumer protocol; answered with the same `seq`.
+    /// Send a heartbeat of the consumer protocol; its response carries the same `seq`.
     Beat(Kip848Heartbeat),
-    /// Leave the group; nobody waits for the answer.
+    /// Leave the group, without waiting for the response.
     Leave {
         /// Member id.
         member: String,
     },
-    /// The lease holds until then.
+    /// Extend the lease to this moment.
     ExtendLease(Moment),
-    /// The lease is over.
+    /// End the lease.
     EndLease,
-    /// Partitions were given to us.
+    /// Partitions were assigned to this member.
     Assigned {
         /// Generation.
         generation: i32,
         /// Member id.
         member: String,
-        /// All that we own and keep.
+        /// All partitions that the member owns and keeps.
         owned: Vec<i32>,
-        /// Those that are new.
+        /// Newly assigned partitions.
         added: Vec<i32>,
     },
-    /// Finish these, then say `released`.
+    /// Revocation: drain these partitions, then report them as released.
     Revoke {
-        /// Which ones.
+        /// Revoked partitions.
         partitions: Vec<i32>,
     },
-    /// These are gone; nothing may be done for them any more.
+    /// Loss of partitions: no more work may be done for them.
     Lost {
-        /// Which ones.
+        /// Lost partitions.
         partitions: Vec<i32>,
-        /// Why.
+        /// Cause of the loss.
         reason: String,
     },
-    /// Something a person should know.
+    /// Problem that an operator should know of.
     Trouble(String),
-    /// The group works (again).
+    /// The group works again.
     Healthy,
 }
 
-/// A heartbeat of the consumer protocol: what the member says of itself.
+/// Heartbeat request of the consumer protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kip848Heartbeat {
     /// Member id.
     pub member: String,
     /// Member epoch; 0 to join.
     pub epoch: i32,
-    /// Which one.
+    /// Sequence number.
     pub seq: u64,
-    /// The coordinator is told all, and answers with all: subscription and rebalance timeout too.
+    /// Set for a full heartbeat: it includes subscription and rebalance timeout, and its response the assignment.
     pub everything: bool,
-    /// How long it may take us to let go.
+    /// Time that this member may take to release partitions.
     pub rebalance_timeout: Duration,
-    /// What we own, when the coordinator does not know it.
+    /// Owned partitions, unless the coordinator already knows them.
     pub owned: Option<TopicPartitions>,
 }
 
-/// Partitions of one topic, by its id.
+/// Partitions of one topic, which is identified by its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicPartitions {
-    /// Topic id; nil of nothing.
+    /// Topic id; nil in the empty default.
     pub topic: Uuid,
     /// Partition indexes.
     pub partitions: BTreeSet<i32>,
 }
 
 impl TopicPartitions {
-    /// True without partitions.
+    /// Returns true if there are no partitions.
     pub fn is_empty(&self) -> bool {
         self.partitions.is_empty()
     }
 }
 
-/// The good answer to a heartbeat of the consumer protocol.
+/// Successful response to a heartbeat of the consumer protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kip848Response {
-    /// Our member id; empty when it is not said.
+    /// Member id; empty if the response omits it.
     pub member: String,
-    /// Our member epoch, above 0.
+    /// Member epoch, above 0.
     pub epoch: i32,
-    /// How often the broker wants to hear from us.
+    /// Heartbeat interval that the broker requests.
     pub heartbeat_interval: Duration,
-    /// What is ours, when it was asked for or has changed.
+    /// Assignment, if it was requested or has changed.
     pub assignment: Option<Vec<TopicPartitions>>,
 }
 
-/// The good answer to a join.
+/// Successful response to a join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinResult {
-    /// The new generation.
+    /// New generation.
     pub generation: i32,
-    /// Our member id.
+    /// Member id.
     pub member: String,
-    /// Who leads.
+    /// Member id of the leader.
     pub leader: String,
-    /// Everybody's subscription, when we lead.
+    /// Subscription of each member, if this member leads.
     pub members: Vec<(String, Bytes)>,
 }
 
-/// Why a group request failed.
+/// Failure of a group request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestError {
-    /// The coordinator said so.
+    /// Error code from the coordinator.
     Code(ResponseError),
-    /// It wants us to come back under this id (KIP-394).
+    /// The coordinator requires a join under this member id (KIP-394).
     MemberIdRequired(String),
-    /// No answer, or none that can be read.
+    /// No response, or an unreadable one.
     Transport(String),
 }
 
 impl RequestError {
-    /// Whether it says that we are no member at all, in whatever generation.
+    /// Returns true if the coordinator does not know the member in any generation.
     pub fn expels(&self) -> bool {
         matches!(self, Self::Code(ResponseError::UnknownMemberId | ResponseError::FencedInstanceId))
     }
 }
 
-/// Codes that say, on whatever request: you are not the member you think you are (H1).
+/// Returns true for codes that, on any request, reject the identity that the member assumes (H1).
 pub fn is_fencing(code: ResponseError) -> bool {
     matches!(
         code,
@@ -223,19 +223,19 @@ pub fn is_fencing(code: ResponseError) -> bool {
     )
 }
 
-/// What a coordinator's answer makes of a member that leaves.
+/// Outcome of a leave request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaveResult {
-    /// It is gone, or it was gone before.
+    /// The member is out of the group, or was out before.
     Gone,
-    /// The coordinator is another one, or is not ready: it is asked again.
+    /// The coordinator has moved or is not ready: the request is retried.
     Again,
-    /// It stays a member until its session ends.
+    /// The leave was rejected: the member stays until its session ends.
     Refused(ResponseError),
 }
 
-/// What `code` makes of a member that leaves, on `LeaveGroup` or on the last heartbeat of the consumer protocol. The member ids
-/// are nobody else's, so that leaving twice takes nobody out.
+/// Classifies the error code of a `LeaveGroup` or of the last heartbeat of the consumer protocol. No two members
+/// share a member id, so that a repeated leave removes nobody else.
 pub fn leaving(code: Option<ResponseError>) -> LeaveResult {
     let Some(code) = code.filter(|code| *code != ResponseError::GroupIdNotFound) else {
         return LeaveResult::Gone;

@@ -1,4 +1,5 @@
-//! The right to start invocations, as long as the coordinator cannot have given our partitions away (H1).
+//! Lease on starting invocations. It holds only while the coordinator cannot have reassigned this member's partitions
+//! (H1).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,7 +7,8 @@ use std::time::Duration;
 
 use lighterman_proto::units::Moment;
 
-/// Clones share one deadline. Checked where an invocation starts, not where it is planned.
+/// Lease of one member, with a deadline shared by all clones. It is checked where an invocation starts, not where it
+/// is planned.
 #[derive(Clone, Debug, Default)]
 pub struct OwnershipLease {
     until_micros: Arc<AtomicU64>,
@@ -14,7 +16,7 @@ pub struct OwnershipLease {
 }
 
 impl OwnershipLease {
-    /// True while the lease holds.
+    /// Returns true while the lease holds.
     pub fn is_good(&self, now: Moment) -> bool {
         if self.is_over.load(Ordering::Acquire) {
             return false;
@@ -30,7 +32,7 @@ impl OwnershipLease {
         self.until_micros.fetch_max(until.as_micros(), Ordering::AcqRel);
     }
 
-    /// Whatever the group acknowledges from now on.
+    /// Ends the lease for good, whatever the group acknowledges afterwards.
     pub(crate) fn end_for_good(&self) {
         self.is_over.store(true, Ordering::Release);
     }
@@ -40,14 +42,16 @@ impl OwnershipLease {
     }
 }
 
-/// When a lease ends that was last acknowledged to what was sent at `acknowledged_send`, in sessions of `session`.
+/// Returns the end of a lease, for a session timeout of `session`. `acknowledged_send` is the send time of the last
+/// acknowledged request.
 pub(super) fn ends(acknowledged_send: Moment, session: Duration) -> Moment {
     let holds_for = session.saturating_sub(margin(session));
     acknowledged_send + mutant!("no-self-fence", holds_for, Duration::from_secs(3_600))
 }
 
-/// How much earlier than the session we stop: an invocation request that was delayed on its way must still arrive before
-/// another member may start. A fifth, at least five seconds where the session is long enough for it.
+/// Returns the time by which a lease ends before its session. A delayed invocation request must still arrive before
+/// another member may start. The margin is a fifth of the session, and at least five seconds where the session is
+/// long enough.
 pub fn margin(session_timeout: Duration) -> Duration {
     let fifth = mutant!("no-margin", session_timeout / 5, session_timeout / 500);
     if session_timeout >= Duration::from_secs(15) { fifth.max(Duration::from_secs(5)) } else { fifth }

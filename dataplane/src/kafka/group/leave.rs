@@ -1,4 +1,5 @@
-//! How a member goes: until its coordinator knows, what was its own is nobody's for a whole session.
+//! Leave requests and their retries. Until the coordinator learns of a leave, the member's partitions stay without an
+//! owner for a whole session.
 
 use std::time::Duration;
 
@@ -14,13 +15,14 @@ use crate::kafka::connection::versions;
 use crate::kafka::error::KafkaError;
 use crate::runtime::backoff::{Backoff, random};
 
-/// One request to leave is answered within this, and all of them together end within the other.
+/// Deadline of one leave request.
 pub(super) const LEAVE_DEADLINE: Duration = Duration::from_secs(3);
+/// Deadline of all attempts together.
 const LEAVES_WITHIN: Duration = Duration::from_secs(10);
 const LEAVES_MAX: usize = 5;
 const LEAVE_AGAIN: Duration = Duration::from_millis(200);
 
-/// Leaves, and asks again while that may help.
+/// Leaves the group, and retries while that may help.
 pub(super) async fn leave_with_retries(
     lines: &CoordinatorConnections,
     settings: &MembershipSettings,
@@ -43,7 +45,7 @@ pub(super) async fn leave_with_retries(
     }
 }
 
-/// Leaves, once.
+/// Sends one leave request and returns its outcome.
 pub(super) async fn leave(
     lines: &CoordinatorConnections,
     settings: &MembershipSettings,

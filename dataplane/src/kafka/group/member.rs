@@ -1,4 +1,4 @@
-//! A member of either protocol, driven alike.
+//! Member of either protocol, behind one interface.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,40 +14,40 @@ use super::effects::{
 use super::kip848::member::Kip848Member;
 use super::kip848::session::SessionBounds;
 
-/// What happens to a member: the answers to what it asked for.
+/// Response to a request of a member.
 #[derive(Debug)]
 pub enum MemberEvent {
-    /// The coordinator is known, and what its broker says of sessions.
+    /// Result of the coordinator look-up, with the session bounds that its broker reports.
     CoordinatorFound(Result<Option<SessionBounds>, String>),
-    /// `JoinGroup` was answered.
+    /// Response to a `JoinGroup`, with the identity that it was sent under.
     Joined(MemberIdentity, Result<JoinResult, RequestError>),
-    /// `SyncGroup` was answered.
+    /// Response to a `SyncGroup`, with the identity that it was sent under.
     Synced(MemberIdentity, Result<Vec<i32>, RequestError>),
-    /// A heartbeat of the classic protocol was answered.
+    /// Response to a heartbeat of the classic protocol, by sequence number.
     HeartbeatAnswered(u64, Result<(), RequestError>),
-    /// A heartbeat of the consumer protocol was answered.
+    /// Response to a heartbeat of the consumer protocol, by sequence number.
     Told(u64, Result<Kip848Response, RequestError>),
 }
 
-/// Who the member is to the group, and what is its own: what it commits as.
+/// Identity of a member in its group and the partitions that it keeps. Commits are sent under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MembershipView {
     /// Generation, or member epoch.
     pub generation: i32,
     /// Member id.
     pub member: String,
-    /// What is its own in it and not being drained.
+    /// Owned partitions that are not being drained.
     pub kept: Arc<BTreeSet<i32>>,
 }
 
 impl MembershipView {
-    /// Who requests are sent as.
+    /// Returns the identity that requests are sent under.
     pub fn identity(&self) -> MemberIdentity {
         MemberIdentity { member: self.member.clone(), generation: self.generation }
     }
 }
 
-/// The member's state machine.
+/// State machine of a member, of either protocol.
 #[derive(Debug)]
 pub enum GroupMember {
     /// Classic protocol.
@@ -57,7 +57,7 @@ pub enum GroupMember {
 }
 
 impl GroupMember {
-    /// A member that has not joined; `id` is its own wherever the coordinator does not give it one.
+    /// Creates a member that has not joined. `id` is its member id where the coordinator does not assign one.
     pub fn new(protocol: GroupProtocol, timing: MemberTiming, id: String, now: Moment) -> Self {
         match protocol {
             GroupProtocol::Classic => Self::Classic(Box::new(ClassicMember::new(timing, now))),
@@ -65,7 +65,7 @@ impl GroupMember {
         }
     }
 
-    /// What it commits as, while it is a member.
+    /// Returns the identity that it commits under, or `None` while it is not a member.
     pub fn standing(&self) -> Option<MembershipView> {
         let (identity, kept) = match self {
             Self::Classic(core) => (core.commit_identity(), core.kept()),
@@ -75,7 +75,7 @@ impl GroupMember {
         Some(MembershipView { generation, member: member.to_owned(), kept })
     }
 
-    /// When [`GroupMember::tick`] has something to do next.
+    /// Returns the moment at which [`GroupMember::tick`] is next due.
     pub fn wake_at(&self) -> Option<Moment> {
         match self {
             Self::Classic(core) => core.wake_at(),
@@ -83,8 +83,8 @@ impl GroupMember {
         }
     }
 
-    /// How long the others shall wait for us to let go. In the classic protocol the next `JoinGroup` says so, and each rebalance
-    /// begins with one.
+    /// Sets the time for which the group waits for this member to release partitions. In the classic protocol the
+    /// next `JoinGroup` carries it, and each rebalance starts with one.
     pub fn set_rebalance_timeout(&mut self, now: Moment, timeout: Duration) {
         match self {
             Self::Classic(core) => core.set_rebalance_timeout(timeout),
@@ -92,7 +92,7 @@ impl GroupMember {
         }
     }
 
-    /// Time has passed.
+    /// Advances the member to `now` and returns the effects that are due.
     pub fn tick(&mut self, now: Moment, random: u64) -> Vec<GroupEffect> {
         match self {
             Self::Classic(core) => core.tick(now, random),
@@ -100,7 +100,7 @@ impl GroupMember {
         }
     }
 
-    /// An answer has come. One that belongs to the other protocol says nothing.
+    /// Handles a response. A response of the other protocol is ignored.
     pub fn take(&mut self, now: Moment, event: MemberEvent, random: u64) -> Vec<GroupEffect> {
         match (self, event) {
             (Self::Classic(core), MemberEvent::CoordinatorFound(found)) => {
@@ -121,7 +121,7 @@ impl GroupMember {
         }
     }
 
-    /// A commit that was sent as `who`, or the question what is committed, was refused (H1).
+    /// Handles the rejection of a commit, or of a committed-offset look-up, that was sent as `who` (H1).
     pub fn commit_refused(
         &mut self,
         now: Moment,
@@ -135,7 +135,8 @@ impl GroupMember {
         }
     }
 
-    /// What was sent under `generation` and not answered must not be served any more; nothing of ours runs.
+    /// Rejoins, so that the coordinator rejects unanswered requests of `generation`. No invocation of this member may
+    /// run.
     pub fn force_rejoin(&mut self, now: Moment, generation: i32) -> Vec<GroupEffect> {
         match self {
             Self::Classic(core) => core.force_rejoin(now, generation),
@@ -143,7 +144,7 @@ impl GroupMember {
         }
     }
 
-    /// These partitions are drained and committed.
+    /// Handles the release of partitions that are drained and committed.
     pub fn released(&mut self, now: Moment, partitions: &[i32]) -> Vec<GroupEffect> {
         match self {
             Self::Classic(core) => core.released(now, partitions),
@@ -151,7 +152,7 @@ impl GroupMember {
         }
     }
 
-    /// Nothing of ours runs any more (H5).
+    /// Records that no invocation of this member still runs (H5).
     pub fn all_invocations_ended(&mut self) {
         match self {
             Self::Classic(core) => core.all_invocations_ended(),
@@ -159,7 +160,7 @@ impl GroupMember {
         }
     }
 
-    /// Everything is released: go.
+    /// Leaves the group, after all partitions were released.
     pub fn leave(&mut self) -> Vec<GroupEffect> {
         match self {
             Self::Classic(core) => core.leave(),
@@ -167,12 +168,13 @@ impl GroupMember {
         }
     }
 
-    /// True when it is ours to look whether the topic has grown; of the consumer protocol the coordinator does (H18).
+    /// Returns true if this member must check the topic for growth. In the consumer protocol the coordinator does
+    /// (H18).
     pub fn leads(&self) -> bool {
         matches!(self, Self::Classic(core) if core.leads())
     }
 
-    /// The topic has other partitions than when we led the assignment.
+    /// Handles a partition count that differs from the one this member, as the leader, based the assignment on.
     pub fn topic_changed(&mut self, now: Moment) -> Vec<GroupEffect> {
         match self {
             Self::Classic(core) => core.topic_changed(now),

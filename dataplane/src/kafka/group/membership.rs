@@ -1,7 +1,8 @@
-//! A membership as the rest of the node holds it, and the thread that all of them live on, so that nothing the node does can
-//! keep a heartbeat waiting. Each has three connections to its coordinator: heartbeats, joins (which block for as long as the
-//! others need), commits. Commits are sent from the thread that asks for them, as who the member is at that moment: they are
-//! as many as the batches, and two threads woken for each cost more than the request.
+//! Handle of a group membership, and the thread that runs all memberships. Nothing else runs on that thread, so that
+//! no other work of the node can delay a heartbeat. Each membership has three connections to its coordinator:
+//! heartbeats, joins (blocked until the other members have joined) and commits. A commit is sent on the thread that
+//! requests it, under the member's identity at that moment. Each batch commits, and waking two threads for each would
+//! cost more than the request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,66 +26,66 @@ use crate::kafka::cluster::KafkaCluster;
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::{CommitIdentity, CommitOffset, CommittedOffset};
 
-/// What a membership needs to know.
+/// Configuration of a membership.
 #[derive(Clone, Debug)]
 pub struct MembershipSettings {
     /// Consumer group.
     pub group: String,
-    /// The one topic.
+    /// Subscribed topic; there is exactly one.
     pub topic: String,
-    /// How the members agree on who owns what.
+    /// Protocol by which the members agree on the assignment.
     pub protocol: GroupProtocol,
-    /// Session and rebalance timeouts, as they are at the start.
+    /// Session and rebalance timeouts at the start.
     pub timing: MemberTiming,
-    /// The rebalance timeout from then on.
+    /// Rebalance timeout from then on; it may change while the member is in the group.
     pub rebalance: RebalanceTimeout,
 }
 
-/// What happens to a membership, in order.
+/// Event of a membership, delivered in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupEvent {
-    /// Partitions were given to us.
+    /// Partitions were assigned to this member.
     Assigned {
-        /// Generation.
+        /// Generation, or member epoch.
         generation: i32,
-        /// All that we own and keep.
+        /// All partitions that the member owns and keeps.
         owned: Vec<i32>,
-        /// Those that are new: find out where they begin, then run them.
+        /// Newly assigned partitions: look up their start offsets, then run them.
         added: Vec<i32>,
     },
-    /// Drain and commit these, then call [`Membership::released`].
+    /// Revocation: drain and commit these partitions, then call [`Membership::released`].
     Revoke {
-        /// Which ones.
+        /// Revoked partitions.
         partitions: Vec<i32>,
     },
-    /// These are gone at once.
+    /// Loss of partitions at once, without a drain.
     Lost {
-        /// Which ones.
+        /// Lost partitions.
         partitions: Vec<i32>,
-        /// Why.
+        /// Cause of the loss.
         reason: String,
     },
-    /// Something a person should know.
+    /// Problem that an operator should know of.
     Trouble(String),
-    /// The group works (again).
+    /// The group works again.
     Healthy,
-    /// The membership has ended, and not because it was left: nothing of it holds any more, and nobody beats for it.
+    /// The membership ended without a leave. It has neither lease nor identity, and sends no heartbeats.
     Ended,
 }
 
-/// Receives a membership's events; called on the group thread, must not block.
+/// Callback for a membership's events. It runs on the group thread and must not block.
 pub type EventSink = Arc<dyn Fn(GroupEvent) + Send + Sync>;
 
-/// Each partition's error, if it has one.
+/// Error of each partition in a commit, `None` where the commit succeeded.
 pub type CommitErrors = Result<BTreeMap<i32, Option<ResponseError>>, KafkaError>;
 
-/// Answer to a commit as whoever we are: each partition's error, if it has one.
+/// Result of a commit under the member's current identity: the error of each partition, `None` where it succeeded.
 pub type CommitReply = Result<BTreeMap<i32, Option<ResponseError>>, CommitFailure>;
 
-/// Why a commit has no answer for each partition.
+/// Failure of a commit as a whole, without a result for each partition.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitFailure {
-    /// We are in no generation now.
+    /// The member is in no generation.
     #[error("not a member of the consumer group now")]
     NotAMember,
     /// The request failed; its outcome may be unknown.
@@ -92,13 +93,13 @@ pub enum CommitFailure {
     Kafka(#[from] KafkaError),
 }
 
-/// What the group has committed, or why that is not known.
+/// Committed offset of each partition, or the error of the look-up.
 pub(super) type CommittedReply = Result<BTreeMap<i32, Option<CommittedOffset>>, KafkaError>;
 
-/// What the group holds, or why that is not known.
+/// Committed offset of each partition, or the failure to read it back.
 pub type ReadBackReply = Result<BTreeMap<i32, Option<CommittedOffset>>, CommitFailure>;
 
-/// One node's membership in one mapping's group.
+/// Handle of one node's membership in one mapping's group.
 #[derive(Clone)]
 pub struct Membership {
     commands: CommandSender,
@@ -108,25 +109,25 @@ pub struct Membership {
     pub(super) lines: Arc<CoordinatorConnections>,
 }
 
-/// What commits go under; nothing while the member is in no generation.
+/// Identity that commits are sent under; `None` while the member is in no generation.
 pub(super) type SharedView = Arc<Mutex<Option<MembershipView>>>;
 
 type MemberStart = Box<dyn FnOnce() + Send>;
 
-/// The thread of all memberships.
+/// Handle of the thread that runs all memberships.
 #[derive(Clone)]
 pub struct GroupThread {
-    /// As many wait here as there are mappings, each once.
+    /// Queue of members to start. It is unbounded, but each mapping waits in it at most once.
     starts: Arc<Mutex<mpsc::UnboundedSender<MemberStart>>>,
 }
 
 impl GroupThread {
-    /// Starts the thread; it ends when the last handle and the last membership are gone.
+    /// Starts the thread, which ends when the last handle and the last membership are dropped.
     pub fn start() -> std::io::Result<Self> {
         Ok(Self { starts: Arc::new(Mutex::new(start_thread()?)) })
     }
 
-    /// Joins a group; events go to `sink` from now on.
+    /// Joins a group and delivers the membership's events to `sink`.
     pub fn join(&self, cluster: KafkaCluster, settings: MembershipSettings, sink: EventSink) -> Membership {
         let (commands, incoming) = commands::channel();
         let membership = Membership {
@@ -144,8 +145,9 @@ impl GroupThread {
         membership
     }
 
-    /// A thread that has ended took its members with it, each of which has said so: those that come get another. Without one,
-    /// `start` is dropped, and the member in it says that it has ended.
+    /// Starts a member, on a new thread if the last one has ended. The members of an ended thread have all reported
+    /// [`GroupEvent::Ended`]. If no thread can be started, `start` is dropped with its member, which reports the
+    /// same.
     fn begin(&self, start: MemberStart) {
         let mut starts = self.starts.lock();
         let Err(mpsc::error::SendError(start)) = starts.send(start) else { return };
@@ -175,39 +177,40 @@ fn start_thread() -> std::io::Result<mpsc::UnboundedSender<MemberStart>> {
 }
 
 impl Membership {
-    /// The right to start invocations.
+    /// Returns the lease, which is the right to start invocations.
     pub fn lease(&self) -> OwnershipLease {
         self.lease.clone()
     }
 
-    /// These partitions are drained and committed.
+    /// Reports that these partitions are drained and committed.
     pub fn released(&self, partitions: Vec<i32>) {
         self.commands.send_command(GroupCommand::Released(partitions));
     }
 
-    /// No invocation of ours can run any more (H5).
+    /// Reports that no invocation of this member can still run (H5).
     pub fn all_invocations_ended(&self) {
         self.commands.send_command(GroupCommand::Quiesced);
     }
 
-    /// What was sent under `generation` and not answered must not be served any more. Nothing of ours may run.
+    /// Invalidates requests that were sent under `generation` and not answered: the member rejoins, so that the
+    /// coordinator rejects them. No invocation of this member may run.
     pub fn force_rejoin(&self, generation: i32) {
         self.commands.send_command(GroupCommand::StartOver(generation));
     }
 
-    /// Who we are to the group now, and what is ours in it.
+    /// Returns the member's identity and kept partitions, or `None` while it is in no generation.
     pub fn standing(&self) -> Option<MembershipView> {
         self.published.lock().clone()
     }
 
-    /// Commits in one request, under the generation of the moment it is sent.
+    /// Commits in one request, under the generation that is current when it is sent.
     pub async fn commit(&self, offsets: Vec<CommitOffset>) -> CommitReply {
         let who = self.published.lock().as_ref().map(|standing| commit_as(&self.settings, standing));
         Ok(self.send_commit(who.ok_or(CommitFailure::NotAMember)?, offsets).await?)
     }
 
-    /// Commits in one request, under `standing`: refused when the group has moved on since. What was decided under it may be
-    /// another member's by now.
+    /// Commits in one request, under the identity in `standing`. The coordinator rejects it if the group has moved
+    /// on: the partitions may belong to another member by then.
     pub async fn commit_under(&self, standing: &MembershipView, offsets: Vec<CommitOffset>) -> CommitErrors {
         self.send_commit(commit_as(&self.settings, standing), offsets).await
     }
@@ -221,12 +224,12 @@ impl Membership {
         Ok(codes)
     }
 
-    /// The id of the subscribed topic now, among those of its name, as far as metadata has told.
+    /// Returns the id of the current topic of the subscribed name, if metadata has reported one.
     pub fn topic_id(&self) -> Option<TopicId> {
         self.lines.cluster().topic_id(&self.settings.topic)
     }
 
-    /// What the group has committed for these partitions, as it tells it to `standing`.
+    /// Returns the group's committed offsets for these partitions, requested under the identity in `standing`.
     pub async fn committed(&self, standing: &MembershipView, partitions: Vec<i32>) -> CommittedReply {
         let (reply, answer) = oneshot::channel();
         self.commands.send_command(GroupCommand::Committed(standing.clone(), partitions, reply));
@@ -239,7 +242,7 @@ impl Membership {
         })
     }
 
-    /// What the group holds of what we have committed for these partitions; on the thread that commits.
+    /// Reads back the group's committed offsets for these partitions. Call it on the thread that commits.
     pub async fn read_back(&self, partitions: &[i32]) -> ReadBackReply {
         let standing = self.standing().ok_or(CommitFailure::NotAMember)?;
         let who = commit_as(&self.settings, &standing);
@@ -250,12 +253,13 @@ impl Membership {
         Ok(answer?)
     }
 
-    /// How long the others wait for us to let go, from the next time on that the group is told.
+    /// Sets the rebalance timeout: the time for which the group waits for this member to release partitions. It takes
+    /// effect when the member next reports it to the group.
     pub fn set_rebalance_timeout(&self, timeout: Duration) {
         self.settings.rebalance.set(timeout.max(self.settings.timing.session_timeout));
     }
 
-    /// Leaves the group; everything must have been drained.
+    /// Leaves the group. All partitions must have been drained.
     pub async fn leave(&self) {
         let (reply, answer) = oneshot::channel();
         self.commands.send_command(GroupCommand::Leave(reply));
@@ -263,7 +267,7 @@ impl Membership {
     }
 }
 
-/// The committer that a standing is.
+/// Returns the identity to commit with under `standing`.
 pub(super) fn commit_as(settings: &MembershipSettings, standing: &MembershipView) -> CommitIdentity {
     CommitIdentity {
         group: settings.group.clone(),

@@ -1,5 +1,5 @@
-//! Group membership in either protocol: classic (join barrier, cooperative sticky assignment) and consumer (KIP-848), each a
-//! state machine; heartbeats and lease.
+//! Consumer group membership: the classic protocol (join barrier, cooperative sticky assignment) and the consumer
+//! protocol (KIP-848), each a state machine, with heartbeats and lease.
 
 pub mod assignor;
 pub mod classic;

@@ -1,24 +1,26 @@
-//! How long a group waits for a member to let go. It follows the function's timeout, which may change while we are a member.
+//! Rebalance timeout: the time for which a group waits for a member to release partitions. It follows the function's
+//! timeout, which may change during the membership.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Clones share one value. The group hears of a change with the next `JoinGroup` or full `ConsumerGroupHeartbeat`.
+/// Rebalance timeout shared by all clones. A change reaches the group with the next `JoinGroup` or full
+/// `ConsumerGroupHeartbeat`.
 #[derive(Clone, Debug)]
 pub struct RebalanceTimeout {
     millis: Arc<AtomicU64>,
 }
 
 impl RebalanceTimeout {
-    /// `timeout` until it is set anew.
+    /// Creates a rebalance timeout of `timeout`, which holds until it is set again.
     pub fn new(timeout: Duration) -> Self {
         let rebalance = Self { millis: Arc::default() };
         rebalance.set(timeout);
         rebalance
     }
 
-    /// The timeout that holds now.
+    /// Returns the current timeout.
     pub fn get(&self) -> Duration {
         Duration::from_millis(self.millis.load(Ordering::Relaxed))
     }

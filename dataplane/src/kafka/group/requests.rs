@@ -1,4 +1,4 @@
-//! The requests of a membership.
+//! Requests of a membership, and the mapping of their responses to events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::kafka::error::KafkaError;
 
 const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
 
-/// Sends the request of `effect`; the answer to it, if one is awaited.
+/// Sends the request of `effect` and returns its response, if one is awaited.
 pub(super) async fn perform(
     lines: &CoordinatorConnections,
     settings: &MembershipSettings,
@@ -56,7 +56,7 @@ pub(super) async fn perform(
         }
         GroupEffect::Beat(beat) => MemberEvent::Told(beat.seq, consumer::beat(lines, settings, beat).await),
         GroupEffect::Leave { member } => {
-            // Once: asked again, it could put out who has joined under the same id since.
+            // No retry: a repeated leave could remove a member that has since joined under the same id.
             leave(lines, settings, &member).await;
             return None;
         }
@@ -144,7 +144,7 @@ fn joined(
 
 type TopicShares = Vec<(String, Bytes)>;
 
-/// Everybody's share, when we lead, and the number of partitions of each topic.
+/// Computes, as the leader, the share of each member. Also returns the partition count of each topic.
 async fn shares(
     lines: &CoordinatorConnections,
     members: &[(String, Bytes)],

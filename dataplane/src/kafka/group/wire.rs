@@ -1,4 +1,4 @@
-//! The embedded consumer protocol: subscription and assignment, each behind a two-byte version (KIP-429, KIP-792).
+//! Embedded consumer protocol: subscription and assignment, each after a two-byte version (KIP-429, KIP-792).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::kafka::schema;
 const SUBSCRIPTION_VERSION: i16 = 3;
 const ASSIGNMENT_VERSION: i16 = 1;
 
-/// Our subscription: one topic, what we own of it, and since which generation.
+/// Encodes this member's subscription: one topic, the partitions that it owns, and the generation of that ownership.
 pub fn subscription(topic: &str, owned: &[i32], generation: i32) -> Bytes {
     let mut wire = ConsumerProtocolSubscription::default()
         .with_topics(vec![StrBytes::from_string(topic.to_owned())])
@@ -28,7 +28,7 @@ pub fn subscription(topic: &str, owned: &[i32], generation: i32) -> Bytes {
     versioned(&wire, SUBSCRIPTION_VERSION)
 }
 
-/// A member's subscription, as the group's leader receives it.
+/// Decodes a member's subscription, as the group's leader receives it.
 pub fn read_subscription(member: &str, metadata: &Bytes) -> Result<MemberSubscription, String> {
     let mut bytes = metadata.clone();
     let version = read_version(&mut bytes)?.clamp(0, SUBSCRIPTION_VERSION);
@@ -45,7 +45,7 @@ pub fn read_subscription(member: &str, metadata: &Bytes) -> Result<MemberSubscri
     })
 }
 
-/// A member's assignment, as the leader sends it.
+/// Encodes a member's assignment, as the leader sends it.
 pub fn assignment(partitions: &[TopicPartition]) -> Bytes {
     let mut by_topic: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
     for partition in partitions {
@@ -60,7 +60,7 @@ pub fn assignment(partitions: &[TopicPartition]) -> Bytes {
     versioned(&ConsumerProtocolAssignment::default().with_assigned_partitions(topics), ASSIGNMENT_VERSION)
 }
 
-/// The partitions of `topic` in our assignment. An empty assignment is no partitions.
+/// Decodes this member's assignment and returns its partitions of `topic`. An empty assignment has no partitions.
 pub fn read_assignment(topic: &str, assignment: &Bytes) -> Result<Vec<i32>, String> {
     if assignment.is_empty() {
         return Ok(Vec::new());
@@ -94,7 +94,7 @@ fn spread(topic: &str, partitions: &[i32]) -> Vec<TopicPartition> {
 fn versioned(message: &impl Encodable, version: i16) -> Bytes {
     let mut into = BytesMut::new();
     into.put_i16(version);
-    // Our own structures, in a version they have: encoding them cannot fail.
+    // The structures are built here, for a version that they support: encoding cannot fail.
     let _ = message.encode(&mut into, version);
     into.freeze()
 }

@@ -1,4 +1,4 @@
-//! What a membership does when the group says no, and when it says nothing.
+//! Handling of coordinator errors and missing responses, classic protocol.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::kafka::group::effects::{
 use crate::kafka::group::lease::margin;
 
 impl ClassicMember {
-    /// A commit that was sent as `who`, or the question what is committed, was refused. Of an earlier generation it says nothing:
-    /// the next is in force already, and a coordinator that has lost the group may be who answers late. If there is something to
-    /// it, a heartbeat tells.
+    /// Handles the rejection of a commit, or of a committed-offset look-up, that was sent as `who`. A rejection of an
+    /// earlier generation takes nothing away: the next one is in force already. The late response may also come from
+    /// a coordinator that has lost the group. If the rejection still holds, a heartbeat shows it.
     pub fn commit_refused(
         &mut self,
         now: Moment,
@@ -38,7 +38,8 @@ impl ClassicMember {
         out
     }
 
-    /// What was sent under `generation` and not answered may be served yet: a generation later it is refused.
+    /// Rejoins because requests sent under `generation` and not answered may still be served. In the next generation
+    /// the coordinator rejects them.
     pub fn force_rejoin(&mut self, now: Moment, generation: i32) -> ClassicEffects {
         let mut out = ClassicEffects::new();
         let is_in = self.state == ClassicState::Stable && self.generation == generation;
@@ -82,7 +83,7 @@ impl ClassicMember {
         self.disconnect(now, wait);
     }
 
-    /// What we own stays ours until the lease ends: only the conversation begins anew.
+    /// Returns to the coordinator look-up after `wait`. Owned partitions stay owned until the lease ends.
     pub(super) fn disconnect(&mut self, now: Moment, wait: Duration) {
         self.state = ClassicState::Out;
         self.retry_at = now + wait;

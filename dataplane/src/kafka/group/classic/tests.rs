@@ -1,4 +1,4 @@
-//! One test for each hazard, by its number.
+//! Tests of the classic member, named by hazard number.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn core() -> ClassicMember {
     ClassicMember::new(MemberTiming::new(SESSION, Duration::from_secs(1)), at(100))
 }
 
-/// A member in generation `generation` that owns `partitions`, joined at second 100.
+/// Returns a member in generation 1 that owns `partitions`, joined at second 100.
 fn stable(partitions: &[i32]) -> ClassicMember {
     let mut core = core();
     join(&mut core, 100, 1, partitions);
@@ -23,7 +23,7 @@ fn who(member: &str, generation: i32) -> MemberIdentity {
     MemberIdentity { member: member.to_owned(), generation }
 }
 
-/// Who it is now.
+/// Returns the member's current identity.
 fn itself(core: &ClassicMember) -> MemberIdentity {
     who(&core.member, core.generation)
 }
@@ -57,7 +57,7 @@ fn lost(effects: &[GroupEffect]) -> Vec<i32> {
 }
 
 #[test]
-fn h1_the_lease_counts_from_the_send_of_the_last_acknowledged_heartbeat() {
+fn h1_lease_counts_from_send_of_acknowledged_heartbeat() {
     let mut core = stable(&[0]);
     let seq = beat(&mut core, 103);
     let effects = core.heartbeat_answered(at(106), seq, Ok(()), 0);
@@ -67,7 +67,7 @@ fn h1_the_lease_counts_from_the_send_of_the_last_acknowledged_heartbeat() {
 }
 
 #[test]
-fn h1_a_fencing_code_on_any_request_loses_everything_at_once() {
+fn h1_fencing_code_on_any_request_loses_everything() {
     for code in
         [ResponseError::IllegalGeneration, ResponseError::UnknownMemberId, ResponseError::FencedInstanceId]
     {
@@ -83,7 +83,7 @@ fn h1_a_fencing_code_on_any_request_loses_everything_at_once() {
 }
 
 #[test]
-fn com_1_what_was_not_answered_is_refused_a_generation_later() {
+fn com_1_forced_rejoin_moves_to_the_next_generation() {
     let mut core = stable(&[0, 1]);
     assert!(core.force_rejoin(at(101), 0).is_empty(), "of a generation that is over");
     let rejoins = GroupEffect::Join { member: "me".to_owned(), generation: 1, owned: vec![0, 1] };
@@ -91,9 +91,9 @@ fn com_1_what_was_not_answered_is_refused_a_generation_later() {
     assert!(core.force_rejoin(at(101), 1).is_empty(), "the next generation is coming");
 }
 
-/// The answer to a commit of generation 1 comes when generation 2 is in force.
+/// The response to a commit of generation 1 arrives while generation 2 is in force.
 #[test]
-fn drn_1_a_refusal_of_the_generation_before_takes_nothing_away() {
+fn drn_1_rejection_of_former_generation_takes_nothing_away() {
     let mut core = stable(&[0, 1]);
     join_again(&mut core, 104, 2, &[0, 1]);
     assert!(core.commit_refused(at(105), &who("me", 1), ResponseError::IllegalGeneration, 0).is_empty());
@@ -109,23 +109,23 @@ fn drn_1_a_refusal_of_the_generation_before_takes_nothing_away() {
     assert_eq!(lost(&core.heartbeat_answered(at(105), seq, unknown, 0)), [0, 1], "asked after at once");
 }
 
-/// It was expelled, came back under another id, and a commit of before is answered only now.
+/// The member was expelled and rejoined under another id, and the response to an earlier commit arrives late.
 #[test]
-fn drn_1_a_refusal_of_the_member_that_we_were_takes_nothing_away() {
+fn drn_1_rejection_of_former_identity_takes_nothing_away() {
     for code in
         [ResponseError::IllegalGeneration, ResponseError::UnknownMemberId, ResponseError::RebalanceInProgress]
     {
         let mut core = stable(&[0, 1]);
-        // The group began anew, and counts its generations from 1.
+        // The group was recreated and counts its generations from 1.
         assert!(core.commit_refused(at(101), &who("before", 1), code, 0).is_empty());
         assert!(core.tick(at(101), 0).is_empty(), "nothing to ask after");
         assert_eq!(*core.kept(), BTreeSet::from([0, 1]));
     }
 }
 
-/// A join waits for a join that was given up, and that one is answered first.
+/// A new join is pending when the response to an abandoned join arrives.
 #[test]
-fn h7_an_answer_to_a_join_that_was_given_up_is_not_the_answer_to_the_next() {
+fn h7_response_to_abandoned_join_is_ignored() {
     let mut core = stable(&[0, 1]);
     let seq = beat(&mut core, 103);
     core.heartbeat_answered(at(103), seq, Err(RequestError::Code(ResponseError::RebalanceInProgress)), 0);
@@ -147,12 +147,12 @@ fn h7_an_answer_to_a_join_that_was_given_up_is_not_the_answer_to_the_next() {
 }
 
 #[test]
-fn h2_the_rebalance_timeout_is_never_below_the_session_timeout() {
+fn h2_rebalance_timeout_is_never_below_session_timeout() {
     assert_eq!(MemberTiming::new(SESSION, Duration::from_secs(1)).rebalance_timeout, SESSION);
 }
 
 #[test]
-fn h3_a_revoked_partition_is_drained_before_we_let_go_and_the_others_flow() {
+fn h3_revoked_partition_is_drained_before_release() {
     let mut core = stable(&[0, 1]);
     let effects = join_again(&mut core, 104, 2, &[1]);
     assert!(effects.contains(&GroupEffect::Revoke { partitions: vec![0] }));
@@ -177,7 +177,7 @@ fn join_again(
 }
 
 #[test]
-fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
+fn h5_no_rejoin_over_own_invocations_after_loss() {
     let mut core = stable(&[0]);
     core.commit_refused(at(103), &who("me", 1), ResponseError::UnknownMemberId, 0);
     assert!(core.tick(at(104), 0).is_empty());
@@ -188,9 +188,9 @@ fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
     assert_eq!(core.tick(at(111), 0), [GroupEffect::FindCoordinator], "the session must have expired by now");
 }
 
-/// The leader withholds from others what a Join claimed, until its member joins without it.
+/// The leader withholds claimed partitions from other members until the claiming member joins without them.
 #[test]
-fn liv_1_what_a_join_claimed_and_was_lost_since_is_let_go_by_the_next() {
+fn liv_1_partitions_lost_during_join_are_released_by_next() {
     let mut core = stable(&[0, 1]);
     let seq = beat(&mut core, 103);
     let rebalance = Err(RequestError::Code(ResponseError::RebalanceInProgress));
@@ -206,7 +206,7 @@ fn liv_1_what_a_join_claimed_and_was_lost_since_is_let_go_by_the_next() {
 }
 
 #[test]
-fn h5_after_a_loss_it_does_not_say_goodbye_over_its_own_invocations() {
+fn h5_no_leave_over_own_invocations_after_loss() {
     let says_goodbye =
         |effects: Vec<GroupEffect>| matches!(effects[..], [GroupEffect::Leave { .. }, GroupEffect::EndLease]);
     let mut core = stable(&[0]);
@@ -220,7 +220,7 @@ fn h5_after_a_loss_it_does_not_say_goodbye_over_its_own_invocations() {
 }
 
 #[test]
-fn h7_one_heartbeat_at_a_time_and_old_answers_do_not_count() {
+fn h7_one_heartbeat_in_flight_and_stale_responses_ignored() {
     let mut core = stable(&[0]);
     let seq = beat(&mut core, 103);
     assert!(core.tick(at(104), 0).is_empty(), "one is outstanding");
@@ -234,7 +234,7 @@ fn h7_one_heartbeat_at_a_time_and_old_answers_do_not_count() {
 }
 
 #[test]
-fn h10_a_coordinator_that_moves_takes_nothing_away() {
+fn h10_coordinator_move_takes_nothing_away() {
     let mut core = stable(&[0]);
     let seq = beat(&mut core, 103);
     let moved = Err(RequestError::Code(ResponseError::NotCoordinator));
@@ -245,7 +245,7 @@ fn h10_a_coordinator_that_moves_takes_nothing_away() {
 }
 
 #[test]
-fn h25_it_rejoins_while_draining_and_claims_what_it_drains() {
+fn h25_rejoin_while_draining_claims_draining_partitions() {
     let mut core = stable(&[0, 1]);
     join_again(&mut core, 104, 2, &[1]);
     let seq = beat(&mut core, 107);
@@ -262,7 +262,7 @@ fn h25_it_rejoins_while_draining_and_claims_what_it_drains() {
 }
 
 #[test]
-fn h7_a_fencing_heartbeat_during_a_join_waits_for_the_join_to_decide() {
+fn h7_fencing_heartbeat_leaves_decision_to_pending_join() {
     let mut core = stable(&[0]);
     let seq = beat(&mut core, 103);
     core.heartbeat_answered(at(103), seq, Err(RequestError::Code(ResponseError::RebalanceInProgress)), 0);
@@ -274,7 +274,7 @@ fn h7_a_fencing_heartbeat_during_a_join_waits_for_the_join_to_decide() {
 }
 
 #[test]
-fn a_group_of_another_protocol_is_told_in_words() {
+fn group_of_another_protocol_is_explained() {
     let mut core = core();
     core.tick(at(100), 0);
     core.coordinator_found(at(100), Ok(()), 0);

@@ -1,5 +1,6 @@
-//! The coordinator of a consumer group, as Kafka's is: a target assignment for each group epoch, members that are brought to it
-//! one by one, nothing given before its owner has stopped naming it. The model that members are tried against.
+//! Model of a consumer group's coordinator, after Kafka's, that members are tested against. It has a target
+//! assignment for each group epoch and moves the members to it one by one. No partition is assigned before its owner
+//! has stopped reporting it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError as Code;
 use lighterman_proto::units::Moment;
 
-/// A heartbeat as it arrives.
+/// Heartbeat as received by the coordinator.
 #[derive(Clone, Debug)]
 pub(crate) struct ReceivedHeartbeat {
     pub member: String,
@@ -17,7 +18,7 @@ pub(crate) struct ReceivedHeartbeat {
     pub owned: Option<BTreeSet<i32>>,
 }
 
-/// The good answer to one.
+/// Successful response to a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HeartbeatResponse {
     pub epoch: i32,
@@ -40,11 +41,11 @@ pub(crate) struct ModelMember {
     pub pending_revocation: BTreeSet<i32>,
     rebalance_timeout: Duration,
     pub session_ends: Moment,
-    /// When it is expelled for not having let go.
+    /// Moment at which it is expelled for not having released its partitions.
     barrier_ends: Option<Moment>,
 }
 
-/// One group that reads one topic.
+/// Coordinator of one group that reads one topic.
 #[derive(Debug)]
 pub(crate) struct ConsumerCoordinator {
     pub members: BTreeMap<String, ModelMember>,
@@ -52,7 +53,7 @@ pub(crate) struct ConsumerCoordinator {
     session: Duration,
     epoch: i32,
     target: BTreeMap<String, BTreeSet<i32>>,
-    /// Whether a member that is known may come back with epoch 0 at any time; brokers differ.
+    /// Set if a known member may rejoin with epoch 0 at any time; brokers differ.
     pub lenient: bool,
 }
 
@@ -90,7 +91,7 @@ impl ConsumerCoordinator {
         Ok(HeartbeatResponse { epoch: member.epoch, assignment })
     }
 
-    /// Why this member may not commit; nothing when it may.
+    /// Returns the error code if this member may not commit, `None` if it may.
     #[cfg(feature = "sim")]
     pub(crate) fn may_commit(&self, member: &str, epoch: i32) -> Option<Code> {
         match self.members.get(member) {
@@ -99,7 +100,7 @@ impl ConsumerCoordinator {
         }
     }
 
-    /// The topic has so many partitions.
+    /// Sets the partition count of the topic.
     #[cfg(feature = "sim")]
     pub(crate) fn set_partitions(&mut self, partitions: i32) {
         if partitions != self.partitions {
@@ -108,7 +109,7 @@ impl ConsumerCoordinator {
         }
     }
 
-    /// Sessions end, and barriers.
+    /// Removes the members whose session or barrier has ended.
     pub(crate) fn tick(&mut self, now: Moment) {
         let over = |member: &ModelMember| {
             now >= member.session_ends || member.barrier_ends.is_some_and(|barrier| now >= barrier)
@@ -120,7 +121,7 @@ impl ConsumerCoordinator {
         }
     }
 
-    /// It has moved: every clock begins anew.
+    /// Moves the coordinator to another broker, which restarts all timers.
     pub(crate) fn fail_over(&mut self, now: Moment) {
         for member in self.members.values_mut() {
             member.session_ends = now + self.session;
@@ -133,7 +134,7 @@ impl ConsumerCoordinator {
         if said.epoch == known.epoch || (said.epoch == 0 && self.lenient) {
             return Ok(());
         }
-        // The answer that told the next epoch may have been lost.
+        // The response with the next epoch may have been lost.
         let subset = said.owned.as_ref().is_some_and(|owned| owned.is_subset(&known.assigned));
         let behind = said.epoch == known.previous_epoch && said.epoch < known.epoch && subset;
         if behind { Ok(()) } else { Err(Code::FencedMemberEpoch) }
@@ -160,7 +161,7 @@ impl ConsumerCoordinator {
         Some(gone)
     }
 
-    /// A new target: everybody keeps what it had, as far as that is its share.
+    /// Computes a new target: each member keeps its partitions, up to the size of its share.
     fn assign(&mut self) {
         self.epoch += 1;
         let members = self.members.len().max(1) as i32;

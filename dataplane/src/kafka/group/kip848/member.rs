@@ -1,6 +1,6 @@
-//! The member's state machine, consumer protocol. The coordinator says in its answer to a heartbeat what is ours; what we own
-//! is what we say in the next one, so that a partition is taken from us only when we stop naming it. The numbers in brackets
-//! are the hazards that the classic machine answers to as well.
+//! State machine of a member, consumer protocol. The coordinator sends the assignment in a heartbeat response, and
+//! the member reports the partitions that it owns in the next heartbeat. The coordinator reassigns a partition only
+//! after the member has stopped reporting it. Numbers in brackets name the hazards, as in the classic state machine.
 
 mod assigned;
 mod errors;
@@ -18,69 +18,70 @@ use crate::kafka::group::effects::{
 use crate::kafka::group::lease;
 use crate::runtime::backoff::Backoff;
 
-/// How often everything is said, and asked for, without a reason: an assignment goes out with one answer only, and one that a
-/// request of an earlier connection got, served late, has reached nobody. The time for a drain that it asked for runs.
+/// Interval of full heartbeats without other cause. The coordinator sends a new assignment in one response only. If
+/// that response answers a late request of an earlier connection, nobody receives it. The time for the drain that it
+/// requests is running meanwhile, and only a full heartbeat brings the assignment back.
 const SAY_ALL_AFTER: Duration = Duration::from_secs(30);
-/// Of the rebalance timeout no more than this share passes unknown.
+/// Divisor of the rebalance timeout: at most this fraction of it passes before a new assignment is known.
 const REBALANCE_SHARES: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kip848State {
-    /// Waits until it may look for the coordinator.
+    /// Waits until it may look up the coordinator.
     Out,
     Finding,
-    /// Beats, to join first and to stay then.
+    /// Sends heartbeats, first to join and then to stay.
     In,
     Left,
 }
 
-/// What we know of a heartbeat that is out.
+/// Heartbeat in flight.
 #[derive(Debug)]
 struct SentHeartbeat {
     seq: u64,
     at: Moment,
     share: TopicPartitions,
     everything: bool,
-    /// Something was being drained.
+    /// Set if a partition was being drained.
     draining: bool,
     rebalance_timeout: Duration,
 }
 
-/// The member.
+/// State machine of one member.
 #[derive(Debug)]
 pub struct Kip848Member {
     timing: MemberTiming,
-    /// The rebalance timeout that the coordinator is known to count with.
+    /// Rebalance timeout that the coordinator is known to apply.
     counted: Duration,
     session: SessionBounds,
     state: Kip848State,
     member: String,
-    /// Member epoch; 0 while we are no member.
+    /// Member epoch; 0 while not a member.
     epoch: i32,
-    /// What we own, that which is being drained too.
+    /// Owned partitions, including those being drained.
     owned: TopicPartitions,
     revoking: BTreeSet<i32>,
-    /// What we own without what is being drained: asked for at every turn, changed at few.
+    /// `owned` without `revoking`, cached because it is read far more often than it changes.
     kept: Arc<BTreeSet<i32>>,
-    /// What the coordinator says is ours.
+    /// Last assignment from the coordinator.
     assigned: TopicPartitions,
-    /// What the coordinator knows that we own; nothing: it must be told everything.
+    /// Owned partitions that the coordinator knows of; `None` calls for a full heartbeat.
     reported: Option<TopicPartitions>,
-    /// When everything was last said and answered.
+    /// Send time of the last full heartbeat whose assignment was applied.
     last_full_heartbeat: Moment,
     lease_until: Moment,
-    /// No revocation that is open now was asked for before this.
+    /// Moment before which no pending revocation was requested.
     stable_since: Moment,
-    /// When the last revocation was drained whose end the coordinator does not know yet.
+    /// End of the last drain, until the coordinator knows of it.
     released_at: Option<Moment>,
     retry_at: Moment,
-    /// After a loss: the earliest rejoin while our own invocations may still run (H5).
+    /// Earliest rejoin after a loss, while this member's invocations may still run (H5).
     rejoin_not_before: Option<Moment>,
     heartbeat: Option<SentHeartbeat>,
     heartbeat_seq: u64,
     heartbeat_interval: Duration,
     next_heartbeat: Moment,
-    /// The coordinator may know our id.
+    /// Set once the coordinator may know the member id.
     known_to_coordinator: bool,
     backoff: Backoff,
     degraded: bool,
@@ -89,7 +90,7 @@ pub struct Kip848Member {
 type Kip848Effects = Vec<GroupEffect>;
 
 impl Kip848Member {
-    /// A member that has not joined; `member` is the id that it keeps for as long as it lives.
+    /// Creates a member that has not joined. `member` is its id, which it keeps for its lifetime.
     pub fn new(timing: MemberTiming, member: String, now: Moment) -> Self {
         Self {
             timing,
@@ -119,7 +120,7 @@ impl Kip848Member {
         }
     }
 
-    /// Follows the function's timeout; the coordinator is told with the next heartbeat.
+    /// Follows the function's timeout, and reports it with the next heartbeat.
     pub fn set_rebalance_timeout(&mut self, now: Moment, timeout: Duration) {
         if timeout != self.timing.rebalance_timeout {
             self.timing.rebalance_timeout = timeout;
@@ -128,12 +129,12 @@ impl Kip848Member {
         }
     }
 
-    /// Epoch and member id to commit with, when we have them.
+    /// Returns the member epoch and member id to commit with, if there are any.
     pub fn commit_identity(&self) -> Option<(i32, &str)> {
         (self.epoch > 0 && self.state != Kip848State::Left).then_some((self.epoch, self.member.as_str()))
     }
 
-    /// What is ours and not being drained.
+    /// Returns the owned partitions that are not being drained.
     pub fn kept(&self) -> Arc<BTreeSet<i32>> {
         debug_assert!(
             self.kept.iter().eq(self.owned.partitions.difference(&self.revoking)),
@@ -142,7 +143,7 @@ impl Kip848Member {
         Arc::clone(&self.kept)
     }
 
-    /// When [`Kip848Member::tick`] has something to do next.
+    /// Returns the moment at which [`Kip848Member::tick`] is next due.
     pub fn wake_at(&self) -> Option<Moment> {
         let start = (self.state == Kip848State::Out)
             .then(|| self.rejoin_not_before.unwrap_or(self.retry_at).max(self.retry_at));
@@ -151,7 +152,7 @@ impl Kip848Member {
         [start, beat, fence].into_iter().flatten().min()
     }
 
-    /// Time has passed.
+    /// Advances the member to `now` and returns the effects that are due.
     pub fn tick(&mut self, now: Moment) -> Kip848Effects {
         let mut out = Kip848Effects::new();
         if !self.owned.is_empty() && now >= self.lease_until {
@@ -169,7 +170,7 @@ impl Kip848Member {
         out
     }
 
-    /// The coordinator is known, and what its broker says of sessions; or not.
+    /// Handles the result of the coordinator look-up, with the session bounds that its broker reports.
     pub fn coordinator_found(
         &mut self,
         now: Moment,
@@ -192,7 +193,7 @@ impl Kip848Member {
         out
     }
 
-    /// A heartbeat was answered.
+    /// Handles the response to heartbeat `seq`.
     pub fn heartbeat_answered(
         &mut self,
         now: Moment,
@@ -201,7 +202,7 @@ impl Kip848Member {
         random: u64,
     ) -> Kip848Effects {
         let mut out = Kip848Effects::new();
-        // An answer to what was said before the last change of state says nothing about now (H7).
+        // A response to a heartbeat from before the last change of state is stale (H7).
         let Some(sent) =
             self.heartbeat.take_if(|sent| mutant!("late-heartbeat-answer", sent.seq == seq, true))
         else {
@@ -214,7 +215,7 @@ impl Kip848Member {
         out
     }
 
-    /// These partitions are drained and committed.
+    /// Handles the release of partitions that are drained and committed.
     pub fn released(&mut self, now: Moment, partitions: &[i32]) -> Kip848Effects {
         let mut out = Kip848Effects::new();
         let drained: Vec<i32> =
@@ -230,20 +231,21 @@ impl Kip848Member {
         }
         self.next_heartbeat = now;
         self.reported = None;
-        // What was given back meanwhile starts anew.
+        // Partitions that were assigned again meanwhile are started again.
         self.reconcile(&mut out);
         out
     }
 
-    /// Nothing of ours runs any more: a member that lost everything may come back (H5).
+    /// Records that no invocation of this member still runs: it may rejoin after a loss (H5).
     pub fn all_invocations_ended(&mut self) {
         self.rejoin_not_before = None;
     }
 
-    /// Everything is released: go.
+    /// Leaves the group, after all partitions were released.
     pub fn leave(&mut self) -> Kip848Effects {
         let mut out = Kip848Effects::new();
-        // What was lost may still run: whoever says nothing gives it away only when the session is over (H5).
+        // Lost partitions may still have running invocations. Without a leave they stay assigned until the session
+        // ends (H5).
         let may_run = mutant!("leaves-over-running-invocations", self.rejoin_not_before.is_some(), false);
         if self.known_to_coordinator && self.state != Kip848State::Left && !may_run {
             out.push(GroupEffect::Leave { member: self.member.clone() });
@@ -304,7 +306,7 @@ impl Kip848Member {
         self.reported = Some(sent.share.clone());
         let drains_before = sent.draining || !self.revoking.is_empty();
         match told.assignment {
-            // It was made before the coordinator heard of the change: it is asked for again (H7).
+            // The coordinator made it before it knew of the change: it is requested again (H7).
             Some(_) if meanwhile_changed => self.reported = None,
             Some(shares) => {
                 self.assigned = self.chosen(shares);
@@ -320,13 +322,13 @@ impl Kip848Member {
         }
         self.check_stable(sent, drains_before);
         if sent.everything {
-            // A drain that is open goes on under what it began with.
+            // A pending drain continues under the timeout that it started with.
             let open = drains_before || !self.revoking.is_empty();
             self.counted =
                 if open { self.counted.min(sent.rebalance_timeout) } else { sent.rebalance_timeout };
         }
-        // Whoever has not let go when the rebalance timeout ends is expelled, however well its heart beats (H2): the one that
-        // the coordinator counts with.
+        // A member that has not released its revoked partitions within the rebalance timeout is expelled, even if it
+        // sends heartbeats (H2). The timeout that the coordinator applies counts.
         let counted = self.counted.max(self.session.longest).min(self.rebalance_timeout());
         let barrier = counted.saturating_sub(self.session.shortest);
         let said = mutant!("barrier-not-minded", sent.at.min(self.stable_since + barrier), sent.at);
@@ -336,8 +338,8 @@ impl Kip848Member {
         }
     }
 
-    /// The coordinator counts a drain from the answer that asked for it, which may have reached nobody: from no earlier than the
-    /// last time that it said everything, and nothing was to be drained.
+    /// Updates `stable_since`. The coordinator times a drain from the response that requested it, which may have been
+    /// lost. That response is no older than the last full one that left nothing to drain.
     fn check_stable(&mut self, sent: &SentHeartbeat, drains_before: bool) {
         if drains_before {
             return;

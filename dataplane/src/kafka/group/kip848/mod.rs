@@ -1,4 +1,4 @@
-//! The consumer protocol (KIP-848): the coordinator assigns, and a heartbeat says and tells everything.
+//! Consumer protocol (KIP-848): the coordinator assigns partitions, and heartbeats carry all requests and responses.
 
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod coordinator_model;

@@ -1,4 +1,4 @@
-//! The requests of a member of the consumer protocol.
+//! Requests of a member of the consumer protocol.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::kafka::group::requests::{group_id, refused, text};
 /// Resource types of `DescribeConfigs`.
 const BROKER: i8 = 4;
 const GROUP: i8 = 32;
-/// Member epoch that leaves.
+/// Member epoch of a leave.
 const LEAVES: i32 = -1;
 
 pub(in crate::kafka::group) async fn beat(
@@ -120,8 +120,8 @@ pub(in crate::kafka::group) async fn leave(
     Ok(reply.error_code)
 }
 
-/// What the coordinator's broker says of sessions; `None` when it does not say, or not to us. A broker that knows no settings
-/// of groups would refuse a request that asks for both.
+/// Returns the session bounds that the coordinator's broker reports; `None` if it does not report them, or not to
+/// this client. A broker without group configs would reject a request for both kinds, so each has its own request.
 pub(in crate::kafka::group) async fn session(
     lines: &CoordinatorConnections,
     settings: &MembershipSettings,
@@ -142,7 +142,7 @@ pub(in crate::kafka::group) async fn session(
     session
 }
 
-/// The values of `keys` of one resource, as far as we are told.
+/// Returns the values of `keys` of one resource, as far as the broker reports them.
 async fn configs(
     lines: &CoordinatorConnections,
     settings: &MembershipSettings,
@@ -160,7 +160,7 @@ async fn configs(
     };
     let mut reply = ask().await;
     if reply.as_ref().is_err_and(|error| error.class() == ErrorClass::Retry) {
-        // The connection may be one that a broker kept no more when it went.
+        // The connection may be dead since its broker went down.
         reply = ask().await;
     }
     let reply = match reply {

@@ -1,4 +1,4 @@
-//! From what the coordinator has assigned to what is ours: what is new is taken, what is not there any more is drained.
+//! Reconciliation of owned partitions with the assignment: added partitions are taken, removed ones are drained.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use super::{Kip848Effects, Kip848Member};
 use crate::kafka::group::effects::{GroupEffect, TopicPartitions};
 
 impl Kip848Member {
-    /// One topic is subscribed to, so all that is given is of it; of two ids, one is of a topic that was deleted.
+    /// Selects the share of one topic id, by preference the owned one. A single topic is subscribed to: of two ids,
+    /// one belongs to a deleted topic.
     pub(super) fn chosen(&self, shares: Vec<TopicPartitions>) -> TopicPartitions {
         let known = shares.iter().position(|share| share.topic == self.owned.topic);
         let mut shares = shares;
@@ -17,12 +18,12 @@ impl Kip848Member {
         }
     }
 
-    /// Brings what is ours to what was assigned: takes what is new, and begins to drain what is not there any more.
+    /// Reconciles the owned partitions with the assignment: takes added partitions and starts to drain removed ones.
     pub(super) fn reconcile(&mut self, out: &mut Kip848Effects) {
         if self.owned.is_empty() {
             self.owned.topic = self.assigned.topic;
         }
-        // A topic that was made anew is not begun before the old one is let go.
+        // A recreated topic is not started before the old one is released.
         let wanted = if self.owned.topic == self.assigned.topic {
             self.assigned.partitions.clone()
         } else {
@@ -49,7 +50,8 @@ impl Kip848Member {
         }
     }
 
-    /// Says what is ours in this epoch: without anything new too, for what is found out is found out for one epoch.
+    /// Announces the kept partitions in this epoch, even without additions: look-ups by the listener hold for one
+    /// epoch.
     pub(super) fn announce(&self, added: Vec<i32>, out: &mut Kip848Effects) {
         let owned = self.kept.iter().copied().collect();
         let (generation, member) = (self.epoch, self.member.clone());

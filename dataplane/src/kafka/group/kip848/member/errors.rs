@@ -1,4 +1,4 @@
-//! What a member of the consumer protocol does when the coordinator says no, and when it says nothing.
+//! Handling of coordinator errors and missing responses, consumer protocol.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use crate::kafka::group::effects::{
 use crate::kafka::group::lease::margin;
 
 impl Kip848Member {
-    /// A commit that was sent as `who`, or the question what is committed, was refused. Of an earlier epoch it says nothing: the
-    /// next is in force already.
+    /// Handles the rejection of a commit, or of a committed-offset look-up, that was sent as `who`. A rejection of an
+    /// earlier epoch is ignored: the next one is in force already.
     pub fn commit_refused(
         &mut self,
         now: Moment,
@@ -26,7 +26,7 @@ impl Kip848Member {
             return out;
         }
         match code {
-            // The answer that told us the next epoch is on its way, or was lost: nothing is taken from us by it.
+            // The response with the next epoch is in flight or was lost. That takes nothing away from this member.
             ResponseError::StaleMemberEpoch | ResponseError::IllegalGeneration => {
                 self.reported = None;
                 self.next_heartbeat = now;
@@ -37,7 +37,8 @@ impl Kip848Member {
         out
     }
 
-    /// What was sent under `epoch` and not answered may be served yet: whoever has left is refused. For one that runs nothing.
+    /// Leaves and rejoins because requests sent under `epoch` and not answered may still be served. The coordinator
+    /// rejects them once the member has left. No invocation of this member may run.
     pub fn force_rejoin(&mut self, now: Moment, epoch: i32) -> Kip848Effects {
         let mut out = Kip848Effects::new();
         let is_member = self.state != Kip848State::Left && self.epoch == epoch;
@@ -51,7 +52,8 @@ impl Kip848Member {
         out
     }
 
-    /// A coordinator that does not have the group has no member of it either; whoever joins is told of another kind of group.
+    /// Returns true if `code` means that this member is out of the group. A coordinator without the group has no
+    /// member of it either. To a member that joins, the same code reports a group of another protocol.
     fn is_out(&self, code: ResponseError) -> bool {
         is_fencing(code) || (self.epoch > 0 && code == ResponseError::GroupIdNotFound)
     }
@@ -78,7 +80,7 @@ impl Kip848Member {
 
     fn fenced(&mut self, code: ResponseError, now: Moment, random: u64, out: &mut Kip848Effects) {
         if self.epoch == 0 {
-            // It still knows us in the epoch that we have given up: only without us can we begin again.
+            // The coordinator still knows this member in an abandoned epoch: it must leave before it can join again.
             out.push(GroupEffect::Leave { member: self.member.clone() });
             self.retry(format!("group coordinator: {code}"), now, random, out);
             return;
@@ -96,12 +98,12 @@ impl Kip848Member {
         self.disconnect(now, wait);
     }
 
-    /// What we own stays ours until the lease ends: only the conversation begins anew.
+    /// Returns to the coordinator look-up after `wait`. Owned partitions stay owned until the lease ends.
     pub(super) fn disconnect(&mut self, now: Moment, wait: Duration) {
         self.state = Kip848State::Out;
         self.retry_at = now + wait;
         self.heartbeat = None;
-        // Without all that we own, an epoch that is behind would be fenced.
+        // A heartbeat with an outdated epoch would be fenced if it did not carry all owned partitions.
         self.reported = None;
     }
 

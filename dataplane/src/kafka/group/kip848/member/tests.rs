@@ -1,4 +1,4 @@
-//! One test for each hazard, by its number; then members against a coordinator that behaves as Kafka's does.
+//! Tests of the consumer-protocol member, named by hazard number, and of members against a coordinator model.
 
 use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
@@ -53,7 +53,7 @@ fn come_in(core: &mut Kip848Member, second: u64) -> Kip848Heartbeat {
     beat_in(&core.coordinator_found(at(second), Ok(None), 0)).expect("says that it is there")
 }
 
-/// A member in epoch `epoch` that owns `partitions`, joined at second 100.
+/// Returns a member in epoch `epoch` that owns `partitions`, joined at second 100.
 fn stable(epoch: i32, partitions: &[i32]) -> Kip848Member {
     let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
     let beat = come_in(&mut core, 100);
@@ -78,7 +78,7 @@ fn refuse(core: &mut Kip848Member, second: u64, code: ResponseError) -> Vec<Grou
 }
 
 #[test]
-fn com_1_what_was_not_answered_is_refused_of_whoever_has_left() {
+fn com_1_forced_rejoin_leaves_and_joins_again() {
     let mut core = stable(4, &[0, 1]);
     assert!(core.force_rejoin(at(101), 3).is_empty(), "of an epoch that is over");
     let effects = core.force_rejoin(at(101), 4);
@@ -91,7 +91,7 @@ fn com_1_what_was_not_answered_is_refused_of_whoever_has_left() {
 }
 
 #[test]
-fn h5_whoever_may_still_run_something_starts_over_without_leaving() {
+fn h5_forced_rejoin_over_running_invocations_sends_no_leave() {
     let mut core = stable(4, &[0, 1]);
     core.disconnect(at(101), Duration::ZERO);
     core.rejoin_not_before = Some(at(150));
@@ -100,7 +100,7 @@ fn h5_whoever_may_still_run_something_starts_over_without_leaving() {
 }
 
 #[test]
-fn it_joins_with_epoch_0_its_own_id_and_everything() {
+fn join_is_a_full_heartbeat_with_epoch_0() {
     let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
     let beat = come_in(&mut core, 100);
     assert_eq!((beat.member.as_str(), beat.epoch, beat.everything), ("me", 0, true));
@@ -109,14 +109,14 @@ fn it_joins_with_epoch_0_its_own_id_and_everything() {
 }
 
 #[test]
-fn what_the_coordinator_knows_is_not_said_again() {
+fn known_partitions_are_not_reported_again() {
     let mut core = stable(1, &[0, 1]);
     let beat = say(&mut core, 103);
     assert_eq!((beat.epoch, beat.everything, beat.owned), (1, false, None));
 }
 
 #[test]
-fn h1_the_lease_counts_from_the_send_of_the_last_acknowledged_heartbeat() {
+fn h1_lease_counts_from_send_of_acknowledged_heartbeat() {
     let mut core = stable(1, &[0]);
     let beat = say(&mut core, 103);
     let effects = core.heartbeat_answered(at(106), beat.seq, Ok(told(1, None)), 0);
@@ -128,7 +128,7 @@ fn h1_the_lease_counts_from_the_send_of_the_last_acknowledged_heartbeat() {
 }
 
 #[test]
-fn h18_a_new_epoch_is_told_without_anything_new_too() {
+fn h18_new_epoch_is_announced_without_additions() {
     let mut core = stable(1, &[0]);
     let beat = say(&mut core, 103);
     let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(2, None)), 0);
@@ -138,7 +138,7 @@ fn h18_a_new_epoch_is_told_without_anything_new_too() {
 }
 
 #[test]
-fn h1_the_broker_tells_how_long_its_session_is() {
+fn h1_lease_follows_session_reported_by_broker() {
     let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
     core.tick(at(100));
     let session = SessionBounds { shortest: Duration::from_secs(45), longest: Duration::from_secs(90) };
@@ -149,7 +149,7 @@ fn h1_the_broker_tells_how_long_its_session_is() {
 }
 
 #[test]
-fn h1_a_fencing_code_loses_everything_at_once_and_it_joins_anew_with_the_same_id() {
+fn h1_fenced_member_loses_everything_and_keeps_its_id() {
     for code in [ResponseError::FencedMemberEpoch, ResponseError::UnknownMemberId] {
         let mut core = stable(4, &[0, 1]);
         let effects = refuse(&mut core, 103, code);
@@ -168,7 +168,7 @@ fn h1_a_fencing_code_loses_everything_at_once_and_it_joins_anew_with_the_same_id
 }
 
 #[test]
-fn drn_1_a_refusal_of_the_member_that_we_were_takes_nothing_away() {
+fn drn_1_rejection_of_former_identity_takes_nothing_away() {
     for code in [
         ResponseError::FencedMemberEpoch,
         ResponseError::UnknownMemberId,
@@ -186,7 +186,7 @@ fn drn_1_a_refusal_of_the_member_that_we_were_takes_nothing_away() {
 }
 
 #[test]
-fn a_stale_epoch_on_a_commit_takes_nothing_away_and_is_asked_after_at_once() {
+fn stale_epoch_on_commit_triggers_full_heartbeat_only() {
     let mut core = stable(4, &[0]);
     let stale = ResponseError::StaleMemberEpoch;
     assert!(core.commit_refused(at(101), &who(4), stale, 0).is_empty());
@@ -198,7 +198,7 @@ fn a_stale_epoch_on_a_commit_takes_nothing_away_and_is_asked_after_at_once() {
 }
 
 #[test]
-fn h2_while_it_drains_the_lease_ends_with_the_rebalance_timeout() {
+fn h2_lease_of_draining_member_ends_with_rebalance_timeout() {
     let mut core = stable(1, &[0, 1]);
     let beat = say(&mut core, 103);
     core.heartbeat_answered(at(103), beat.seq, Ok(told(1, None)), 0);
@@ -213,7 +213,8 @@ fn h2_while_it_drains_the_lease_ends_with_the_rebalance_timeout() {
             }
         }
     }
-    // Asked to let go after second 100 at the earliest: only then everything was said, expelled 70 s later, and a margin of 2 s.
+    // The revocation was requested at second 100 at the earliest, the time of the last full heartbeat. The member is
+    // expelled 70 s later, and the margin is 2 s.
     assert_eq!(last, at(168));
     let beat = say(&mut core, 166);
     core.released(at(166), &[0]);
@@ -226,7 +227,7 @@ fn h2_while_it_drains_the_lease_ends_with_the_rebalance_timeout() {
 }
 
 #[test]
-fn h2_a_longer_rebalance_timeout_is_told_at_once_and_counts_for_drains_that_begin_then() {
+fn h2_longer_rebalance_timeout_applies_to_later_drains_only() {
     let longer = Duration::from_secs(300);
     for raised_before in [true, false] {
         let mut core = stable(1, &[0, 1]);
@@ -256,7 +257,7 @@ fn h2_a_longer_rebalance_timeout_is_told_at_once_and_counts_for_drains_that_begi
 }
 
 #[test]
-fn h3_a_revoked_partition_is_named_until_it_is_drained_and_the_others_flow() {
+fn h3_revoked_partition_is_reported_until_drained() {
     let mut core = stable(1, &[0, 1]);
     let beat = say(&mut core, 103);
     let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(1, Some(&[1]))), 0);
@@ -269,7 +270,7 @@ fn h3_a_revoked_partition_is_named_until_it_is_drained_and_the_others_flow() {
 }
 
 #[test]
-fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
+fn h5_no_rejoin_over_own_invocations_after_loss() {
     let mut core = stable(1, &[0]);
     core.commit_refused(at(103), &who(1), ResponseError::UnknownMemberId, 0);
     assert!(core.tick(at(104)).is_empty());
@@ -278,7 +279,7 @@ fn h5_after_a_loss_it_does_not_rejoin_over_its_own_invocations() {
 }
 
 #[test]
-fn h7_one_heartbeat_at_a_time_and_old_answers_do_not_count() {
+fn h7_one_heartbeat_in_flight_and_stale_responses_ignored() {
     let mut core = stable(1, &[0]);
     let beat = say(&mut core, 103);
     assert!(core.tick(at(104)).is_empty(), "one is outstanding");
@@ -289,7 +290,7 @@ fn h7_one_heartbeat_at_a_time_and_old_answers_do_not_count() {
 }
 
 #[test]
-fn h7_an_assignment_from_before_a_release_is_asked_for_again() {
+fn h7_assignment_older_than_release_is_requested_again() {
     let mut core = stable(1, &[0, 1]);
     let beat = say(&mut core, 103);
     core.heartbeat_answered(at(103), beat.seq, Ok(told(1, Some(&[1]))), 0);
@@ -302,7 +303,7 @@ fn h7_an_assignment_from_before_a_release_is_asked_for_again() {
 }
 
 #[test]
-fn h10_a_coordinator_that_moves_takes_nothing_away() {
+fn h10_coordinator_move_takes_nothing_away() {
     for code in [
         ResponseError::NotCoordinator,
         ResponseError::CoordinatorNotAvailable,
@@ -316,7 +317,7 @@ fn h10_a_coordinator_that_moves_takes_nothing_away() {
 }
 
 #[test]
-fn an_answer_that_was_lost_is_made_up_for_by_saying_everything() {
+fn lost_response_is_followed_by_full_heartbeat() {
     let mut core = stable(3, &[0]);
     let beat = say(&mut core, 103);
     assert!(
@@ -327,7 +328,7 @@ fn an_answer_that_was_lost_is_made_up_for_by_saying_everything() {
 }
 
 #[test]
-fn everything_is_said_now_and_then_without_a_reason() {
+fn full_heartbeat_is_sent_at_intervals() {
     let mut core = stable(3, &[0]);
     for second in (103..121).step_by(3) {
         let beat = say(&mut core, second);
@@ -341,7 +342,7 @@ fn everything_is_said_now_and_then_without_a_reason() {
 }
 
 #[test]
-fn a_join_that_is_fenced_leaves_first() {
+fn fenced_join_leaves_before_retry() {
     let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
     let beat = come_in(&mut core, 100);
     let fenced = Err(RequestError::Code(ResponseError::FencedMemberEpoch));
@@ -351,7 +352,7 @@ fn a_join_that_is_fenced_leaves_first() {
 }
 
 #[test]
-fn a_topic_that_was_made_anew_waits_until_the_old_one_is_let_go() {
+fn recreated_topic_waits_for_release_of_old_one() {
     let mut core = stable(3, &[0, 1]);
     let beat = say(&mut core, 103);
     let anew = TopicPartitions { topic: Uuid::from_u128(8), partitions: [0].into() };
@@ -367,7 +368,7 @@ fn a_topic_that_was_made_anew_waits_until_the_old_one_is_let_go() {
 }
 
 #[test]
-fn what_a_person_must_mend_is_told_in_words_and_tried_slowly() {
+fn operator_errors_are_explained_and_retried_slowly() {
     for (code, word) in [
         (ResponseError::UnsupportedVersion, "Kafka 4.0"),
         (ResponseError::GroupIdNotFound, "classic"),
@@ -386,7 +387,7 @@ fn what_a_person_must_mend_is_told_in_words_and_tried_slowly() {
 }
 
 #[test]
-fn drn_1_it_leaves_by_its_id_and_the_lease_ends() {
+fn drn_1_leave_names_member_id_and_ends_lease() {
     let mut core = stable(1, &[]);
     assert_eq!(core.leave(), [GroupEffect::Leave { member: "me".into() }, GroupEffect::EndLease]);
     let mut silent = Kip848Member::new(timing(), "me".to_owned(), at(100));

@@ -1,9 +1,9 @@
-//! What is ours is counted once for all who ask.
+//! Tests of the cached set of kept partitions.
 
 use super::*;
 
 #[test]
-fn own_1_ten_thousand_partitions_are_kept_counted_and_let_go_as_a_set() {
+fn own_1_ten_thousand_partitions_are_revoked_as_one_set() {
     let all: Vec<i32> = (0..10_000).collect();
     let (left, gone) = all.split_at(5_000);
     let mut core = stable(4, &all);

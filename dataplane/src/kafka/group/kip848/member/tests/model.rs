@@ -1,5 +1,6 @@
-//! Several members and one coordinator, with answers lost and late, drains of any length, crashes, leaves, and a coordinator that
-//! moves. At no instant may two start invocations on one partition; when faults end, each partition is one member's.
+//! Property test of several members against one coordinator, with lost and late responses, drains of any length,
+//! crashes, leaves and coordinator moves. At no instant may two members start invocations on one partition. After the
+//! faults end, each partition has one owner.
 
 use std::collections::BTreeMap;
 
@@ -43,11 +44,11 @@ enum ModelMessage {
 
 struct ModelNode {
     core: Kip848Member,
-    /// What it may begin invocations on while its lease holds.
+    /// Partitions on which it may start invocations while its lease holds.
     runs: BTreeSet<i32>,
     lease: Moment,
     gone: bool,
-    /// Until then nothing of it arrives.
+    /// End of an outage during which none of its heartbeats arrive.
     cut_until: Moment,
 }
 
@@ -197,7 +198,7 @@ impl GroupModel {
                 node.core.heartbeat_answered(now, seq, Err(RequestError::Transport("cut".into())), roll)
             }
             ModelMessage::Drained(partition) => {
-                // A drain that a loss has overtaken releases nothing.
+                // A drain of a partition that was lost meanwhile releases nothing.
                 if !node.core.revoking.contains(&partition) {
                     return;
                 }
@@ -256,7 +257,7 @@ impl GroupModel {
         }
     }
 
-    /// It has drained all, and goes.
+    /// Lets a node leave, with all its partitions drained.
     fn leave(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         node.gone = true;
@@ -270,7 +271,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn own_1_one_owner_at_any_instant_and_all_owned_in_the_end(
+    fn own_1_each_partition_has_one_owner_despite_faults(
         seed in any::<u64>(),
         nodes in 1usize..4,
         partitions in 1i32..7,
