@@ -1,36 +1,36 @@
-//! One policy for every dial: resolve, check the address, dial that very address. Advertised listeners come from brokers,
-//! brokers come from tenants: a name alone proves nothing.
+//! Egress policy of every dial: resolve, check the address, dial exactly that address. Advertised listeners come from
+//! brokers, and brokers belong to tenants, so a name alone is not trusted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use thiserror::Error;
 
-/// Why an address may not be dialled.
+/// Denial of an address.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("dialling {address} is not allowed: {rule}. If it is meant, add it to `egress.allow`")]
 pub struct EgressDenied {
-    /// The resolved address.
+    /// Resolved address.
     pub address: SocketAddr,
-    /// The rule that says so.
+    /// Rule that denies it.
     pub rule: &'static str,
 }
 
-/// What may be dialled.
+/// Policy of addresses that may be dialled.
 #[derive(Clone, Debug, Default)]
 pub struct Egress {
-    /// CIDRs that are allowed although they are loopback; never lifts the fixed denials.
+    /// CIDRs allowed although they are loopback. They never lift the fixed denials.
     pub allow: Vec<IpNet>,
     /// CIDRs that are denied.
     pub deny: Vec<IpNet>,
-    /// Loopback is fine while our own API listens there: a laptop.
+    /// Set to allow loopback, while Lighterman's API listens on loopback, as on a laptop.
     pub loopback: bool,
-    /// Our own listeners: a broker that advertises them would turn us on ourselves.
+    /// Lighterman's own listeners. A broker that advertises them would turn the node on itself.
     pub own_listeners: Vec<SocketAddr>,
 }
 
 impl Egress {
-    /// A laptop's policy: loopback allowed.
+    /// Returns the policy of a laptop, which allows loopback.
     pub fn laptop() -> Self {
         Self { loopback: true, ..Self::default() }
     }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_and_its_disguises_are_never_dialled() {
+    fn metadata_address_is_denied_in_every_form() {
         let egress = Egress { allow: vec!["0.0.0.0/0".parse().expect("net")], ..Egress::laptop() };
         for bad in [
             "169.254.169.254:80",

@@ -1,16 +1,16 @@
-//! The class of every error: what the node does about it, decided once.
+//! Error classes: the node's reaction to every error, decided in one place.
 
-/// What to do about an error. There is no "other": a new failure must choose.
+/// Reaction to an error. There is no "other": every new error must choose a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
-    /// Passing: try again after a backoff.
+    /// Transient: retry after a backoff.
     Retry,
-    /// The other side asks for less.
+    /// The other side throttles.
     Throttle,
-    /// These bytes will never be good; trying again changes nothing.
+    /// The bytes can never be accepted; a retry changes nothing.
     Poison,
-    /// We no longer own what we acted on: drop it, touch nothing.
+    /// This member has lost what it acted on. Drop it and change nothing.
     Fenced,
-    /// A person must change something; keep saying so, and keep trying slowly.
+    /// An operator must change something. Keep reporting it, and retry slowly.
     Fatal,
 }

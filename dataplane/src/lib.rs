@@ -7,9 +7,10 @@
 //!    │                                   ledger ◀────────── Resolved ────────────────┘
 //!    └── COMMITTER ◀──────── Frontier ───┘
 //! ```
-//! Data flows right, credit flows left, decisions flow down, facts flow up. Modules stand in data-flow order.
+//! Data flows right, credit flows left, decisions flow down, facts flow up.
 
-/// Chooses the right expression; the wrong one exists only under the feature `sim`, which judges the simulator by it.
+/// Expands to the right expression. The wrong one exists only under the feature `sim`, which tests the simulator with
+/// it.
 #[cfg(not(feature = "sim"))]
 macro_rules! mutant {
     ($name:literal, $right:expr, $wrong:expr) => {
@@ -17,7 +18,7 @@ macro_rules! mutant {
     };
 }
 
-/// Chooses between the right expression and a wrong one that the simulator must catch.
+/// Expands to the right expression, or to the wrong one while its mutant is on. The simulator must catch the mutant.
 #[cfg(feature = "sim")]
 macro_rules! mutant {
     ($name:literal, $right:expr, $wrong:expr) => {

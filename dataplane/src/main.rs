@@ -1,4 +1,4 @@
-//! The `lighterman` binary: parse, run, exit code.
+//! The `lighterman` binary: parses arguments, runs, and sets the exit code.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
-//! Every metric once: name, unit, sentence. Definitions follow AWS's (`PolledEventCount` and its family) under Prometheus names.
+//! Registry of all metrics: name, unit and description. Definitions follow AWS's (`PolledEventCount` and its family)
+//! under Prometheus names.
 
 mod recorder;
 mod server;
@@ -10,13 +11,13 @@ use metrics::Unit;
 
 macro_rules! declare {
     ($($kind:ident $name:ident = $text:literal, $unit:ident, $about:literal;)*) => {
-        // The sentence is also what Prometheus shows, where backticks are noise.
+        // Prometheus shows the description too, so it has no backticks.
         $(#[doc = $about] #[allow(clippy::doc_markdown)] pub const $name: &str = concat!("lighterman_", $text);)*
 
-        /// Every metric's name, for tests and documentation.
+        /// Names of all metrics, for tests and documentation.
         pub const ALL: &[&str] = &[$($name),*];
 
-        /// Registers unit and sentence of every metric with the recorder in force.
+        /// Registers unit and description of every metric with the current recorder.
         pub fn describe() {
             $(declare!(@describe $kind $name, $unit, $about);)*
         }
@@ -79,10 +80,10 @@ declare! {
     gauge BUILD_INFO = "build_info", Count, "Always 1; its labels say which build runs.";
 }
 
-/// From a millisecond to Lambda's longest invocation.
+/// Buckets from a millisecond to Lambda's longest invocation.
 const INVOKE_BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0];
-/// Latency includes what waited in Kafka: up to a day.
+/// Buckets of up to a day: latency includes the time a record waited in Kafka.
 const LATENCY_BUCKETS: &[f64] =
     &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0, 3600.0, 86_400.0];
 const RECORDS_BUCKETS: &[f64] =
@@ -100,7 +101,7 @@ const BYTES_BUCKETS: &[f64] = &[
     6_291_456.0,
 ];
 
-/// The buckets of a histogram.
+/// Returns the bucket bounds of a histogram.
 fn bounds_of(histogram: &str) -> &'static [f64] {
     match histogram {
         INVOKE_DURATION_SECONDS => INVOKE_BUCKETS,
@@ -110,7 +111,7 @@ fn bounds_of(histogram: &str) -> &'static [f64] {
     }
 }
 
-/// Makes a [`SeriesRecorder`] the recorder of this process, once; the handle renders what was recorded.
+/// Installs a [`SeriesRecorder`] as the recorder of this process, once. The handle renders its series.
 pub fn install() -> Result<MetricsHandle, MetricsServerError> {
     let recorder = SeriesRecorder::default();
     let handle = recorder.handle();
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_ours_and_each_is_there_once() {
+    fn names_have_prefix_and_are_unique() {
         let mut names = ALL.to_vec();
         names.sort_unstable();
         names.dedup();

@@ -1,4 +1,4 @@
-//! The log: where it goes, how it looks, and how often one line may repeat.
+//! Process log: its output, its format, and the rate limit of repeated lines.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -11,23 +11,23 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, LogSettings};
 
-/// Why there is no log.
+/// Failure to install the log.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
-    /// Not a level.
+    /// The configured level is invalid.
     #[error("`log.level` is wrong: {0}")]
     Level(#[from] tracing_subscriber::filter::ParseError),
-    /// A second one.
+    /// A log is already installed.
     #[error("this process already has a log: {0}")]
     Installed(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Sends the log of this process to standard error, once.
+/// Sends the log of this process to standard error. Call it once.
 pub fn install(settings: &LogSettings) -> Result<(), TelemetryError> {
     let mut filter = EnvFilter::try_new(&settings.level)?;
     if !settings.level.contains('=') {
-        // Libraries tell what they do connection by connection; only their trouble is ours. rskafka also says it of each
-        // try, without bound; its errors are in our lines.
+        // Libraries log every connection; only their warnings matter here. rskafka also repeats its warnings on every
+        // attempt, without bound. Its errors appear in Lighterman's own lines.
         for quiet in ["rskafka=off", "actix_server=warn", "actix_web=warn", "hyper=warn", "aws=warn"] {
             filter = filter.add_directive(quiet.parse()?);
         }
@@ -40,7 +40,7 @@ pub fn install(settings: &LogSettings) -> Result<(), TelemetryError> {
     Ok(())
 }
 
-/// At most so many repetitions of one log line in a while; the next line that passes says how many did not.
+/// Rate limit of one log line. The next line that passes carries the number of lines held back.
 #[derive(Debug)]
 pub struct LineLimit {
     most: u32,
@@ -56,14 +56,14 @@ struct LogWindow {
 }
 
 impl LineLimit {
-    /// `most` lines in each `within`.
+    /// Creates a limit of `most` lines in each `within`.
     #[must_use]
     pub const fn new(most: u32, within: Duration) -> Self {
         let state = LogWindow { began: None, passed: 0, held_back: 0 };
         Self { most, within, state: parking_lot::const_mutex(state) }
     }
 
-    /// `Some(held back since the last line)` when a line may be written now.
+    /// Returns `Some(held back since the last line)` if a line may be written.
     pub fn pass(&self, now: Moment) -> Option<u64> {
         let mut state = self.state.lock();
         if state.began.is_none_or(|began| now.since(began) >= self.within) {
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_repeats_so_often_and_no_more() {
+    fn repeated_line_is_limited_per_window() {
         let limit = LineLimit::new(2, Duration::from_secs(1));
         let at = |ms: u64| Moment::from_micros(ms * 1000);
         assert_eq!(limit.pass(at(0)), Some(0));

@@ -1,4 +1,4 @@
-//! The dataplane as the control API sees it.
+//! Dataplane as the host of the control API.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::runtime::outbox::ReceiverClosed;
 
 const POLLERS_MAX_DEFAULT: u32 = 200;
 
-/// Runs what the API accepted on a dataplane.
+/// Host that runs accepted mappings on a dataplane.
 pub struct DataplaneHost(pub Arc<Dataplane>);
 
 impl MappingHost for DataplaneHost {
@@ -104,7 +104,7 @@ fn failure_of(mapping: &Mapping) -> FailureSpec {
     }
 }
 
-/// A mapping as the dataplane runs it.
+/// Converts a mapping to the dataplane's configuration.
 pub fn run_of(mapping: &Mapping) -> MappingSpec {
     let pollers = mapping.pollers.clone().unwrap_or_default();
     let count =

@@ -1,5 +1,5 @@
-//! One lane for each mapping that runs or is being changed: changes of one mapping take their turns, in the order in which they
-//! were asked for. A lane that nobody is in, and where nothing runs, is taken away.
+//! One lock for each mapping that runs or is being changed. Changes of one mapping take turns in the order in which
+//! they were requested. A lock without visits and without a running mapping is removed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,38 +7,39 @@ use std::sync::Arc;
 use lighterman_proto::ids::MappingId;
 use parking_lot::Mutex;
 
-/// The lanes of a node; `R` is what runs in one.
+/// Mapping locks of a node. `R` is the running mapping behind a lock.
 pub(super) struct MappingLocks<R> {
     inner: Mutex<LockTable<R>>,
 }
 
 struct LockTable<R> {
     lanes: HashMap<MappingId, MappingLockGuard<R>>,
-    /// The node drains: nothing begins any more.
+    /// Set while the node drains. No mapping starts then.
     draining: bool,
 }
 
-/// A lane and who is in it.
+/// Lock and the number of its visits.
 struct MappingLockGuard<R> {
     lane: Arc<MappingLock<R>>,
     visits: usize,
 }
 
-/// One mapping's lane.
+/// Lock of one mapping.
 struct MappingLock<R> {
     turn: tokio::sync::Mutex<()>,
-    /// Read without a turn: what runs is shown, and asked, while it is being stopped, too.
+    /// Running mapping. It is read without a turn, since a mapping that is being stopped must still be shown and
+    /// queried.
     running: Mutex<Option<R>>,
 }
 
-/// The intention to take a turn in a lane, by which the lane stays.
+/// Registration for a turn at a lock. The lock exists at least as long.
 pub(super) struct LaneVisit<R> {
     lanes: Arc<MappingLocks<R>>,
     id: MappingId,
     lane: Arc<MappingLock<R>>,
 }
 
-/// A turn in a lane.
+/// Turn at a lock.
 pub(super) struct LaneTurn<'v, R> {
     visit: &'v LaneVisit<R>,
     _turn: tokio::sync::MutexGuard<'v, ()>,
@@ -58,7 +59,7 @@ impl<R> Default for MappingLockGuard<R> {
 }
 
 impl<R: Clone> MappingLocks<R> {
-    /// Gets in line in the lane of `id`.
+    /// Queues for the lock of `id`.
     pub(super) fn visit(self: &Arc<Self>, id: MappingId) -> LaneVisit<R> {
         let mut inner = self.inner.lock();
         self.enter(id, inner.lanes.entry(id).or_default())
@@ -69,48 +70,49 @@ impl<R: Clone> MappingLocks<R> {
         LaneVisit { lanes: Arc::clone(self), id, lane: Arc::clone(&held.lane) }
     }
 
-    /// From now on nothing begins. A visit to each lane that there is: what runs in one, or was about to when this was called,
-    /// has begun or has been refused when its turn comes.
+    /// Closes all locks, so that no mapping starts. Returns a visit to each existing lock. By that visit's turn, a
+    /// mapping that was running or about to start has either started or been refused.
     pub(super) fn close(self: &Arc<Self>) -> Vec<LaneVisit<R>> {
         let mut inner = self.inner.lock();
         inner.draining = true;
         inner.lanes.iter_mut().map(|(id, held)| self.enter(*id, held)).collect()
     }
 
-    /// The run in the lane of `id`, or the one that is being stopped.
+    /// Returns the running mapping of `id`, which may be stopping.
     pub(super) fn running(&self, id: MappingId) -> Option<R> {
         let inner = self.inner.lock();
         inner.lanes.get(&id)?.lane.running.lock().clone()
     }
 
-    /// The first answer of `ask` to what runs.
+    /// Returns the first result of `ask` over the running mappings.
     pub(super) fn find<T>(&self, ask: impl Fn(MappingId, &R) -> Option<T>) -> Option<T> {
         let inner = self.inner.lock();
         inner.lanes.iter().find_map(|(id, held)| ask(*id, held.lane.running.lock().as_ref()?))
     }
 
-    /// How many lanes there are.
+    /// Returns the number of locks.
     pub(super) fn count(&self) -> usize {
         self.inner.lock().lanes.len()
     }
 }
 
 impl<R: Clone> LaneVisit<R> {
-    /// Waits for the turn.
+    /// Waits for a turn.
     pub(super) async fn turn(&self) -> LaneTurn<'_, R> {
         LaneTurn { visit: self, _turn: self.lane.turn.lock().await }
     }
 }
 
 impl<R: Clone> LaneTurn<'_, R> {
-    /// What runs.
+    /// Returns the running mapping.
     pub(super) fn running(&self) -> Option<R> {
         self.visit.lane.running.lock().clone()
     }
 
-    /// Begins what `begin` makes, in the place of what ran. False, and `begin` is not called, once the lanes are closed.
+    /// Starts a mapping by `begin`, replacing the previous one. Returns false without calling `begin` once the locks
+    /// are closed.
     pub(super) fn begin(&self, begin: impl FnOnce() -> R) -> bool {
-        // Under the lock that closes them: what has begun is there when the drain looks.
+        // Start under the lock that closing takes: the drain then sees every mapping that has started.
         let inner = self.visit.lanes.inner.lock();
         if inner.draining {
             return false;
@@ -119,7 +121,7 @@ impl<R: Clone> LaneTurn<'_, R> {
         true
     }
 
-    /// Nothing runs any more.
+    /// Records that no mapping runs.
     pub(super) fn end(&self) {
         *self.visit.lane.running.lock() = None;
     }
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lane_is_there_while_something_runs_or_somebody_waits_and_no_longer() {
+    async fn lock_exists_only_while_running_or_visited() {
         let lanes = Arc::new(MappingLocks::<u32>::default());
         for number in 0..100 {
             let visit = lanes.visit(id(number));
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn drn_1_nothing_begins_once_the_lanes_are_closed_whoever_waited_before() {
+    async fn drn_1_waiting_change_starts_nothing_after_close() {
         let lanes = Arc::new(MappingLocks::<u32>::default());
         let (before, waiting) = (lanes.visit(id(1)), lanes.visit(id(1)));
         let turn = before.turn().await;

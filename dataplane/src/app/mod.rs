@@ -1,4 +1,4 @@
-//! Wires the node together: the only place that knows everybody.
+//! Composition of the node. This is the only module that depends on all others.
 
 pub mod host;
 mod mapping_locks;
@@ -39,7 +39,7 @@ use crate::partition::messages::SkipRecord;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::placement::Placement;
 
-/// The running mappings of one node. Calls for one mapping take effect in the order they are made.
+/// Running mappings of one node. Calls for one mapping take effect in the order in which they are made.
 pub struct Dataplane {
     node: NodeResources,
     system_arbiter: ArbiterHandle,
@@ -51,18 +51,18 @@ struct RunningMapping {
     run: MappingSpec,
     board: MappingStatus,
     address: Addr<MappingActor>,
-    /// The membership that its member is in: whoever takes it away ends that too, if the member has not.
+    /// Membership of the mapping's member. Removing the mapping also ends the membership, if the member has not.
     left: HeldMembership,
 }
 
 impl Dataplane {
-    /// Threads and credits of a node; call inside an actix system. Functions are invoked through `port`.
+    /// Creates the node's threads and budgets. Call it inside an actix system. Functions are invoked through `port`.
     pub fn start(settings: &Settings, port: Arc<dyn FunctionPort>) -> io::Result<Arc<Self>> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self::start_on(cores, settings, port)
     }
 
-    /// [`Dataplane::start`] with threads for `cores` cores.
+    /// Starts a dataplane like [`Dataplane::start`], with threads for `cores` cores.
     pub fn start_on(cores: usize, settings: &Settings, port: Arc<dyn FunctionPort>) -> io::Result<Arc<Self>> {
         let egress = Arc::new(settings.egress.clone());
         let node = NodeResources {
@@ -89,12 +89,13 @@ impl Dataplane {
         }))
     }
 
-    /// What became of every offset.
+    /// Returns the audit log.
     pub fn audit(&self) -> &AuditLog {
         &self.node.audit
     }
 
-    /// Asks a partition to resolve a record that fails, or what cannot be read, as skipped; `None` when nobody here owns it.
+    /// Requests a partition to resolve a failing record, or an unreadable batch, as skipped. Returns `None` if this
+    /// node does not own the partition.
     pub async fn skip(&self, id: MappingId, wish: SkipWish) -> Option<SkipAnswer> {
         let (reply, answer) = oneshot::channel();
         let SkipWish { partition, offset, end, reason } = wish;
@@ -102,18 +103,18 @@ impl Dataplane {
         answer.await.ok()
     }
 
-    /// Bytes held under `memory_budget` now.
+    /// Returns the bytes leased from `memory_budget`.
     pub fn leased(&self) -> usize {
         self.node.budget.leased()
     }
 
-    /// How functions are invoked.
+    /// Returns the port through which functions are invoked.
     pub fn port(&self) -> &Arc<dyn FunctionPort> {
         &self.node.port
     }
 
-    /// Runs a mapping, or drains it and runs it anew under a changed configuration, whether or not anybody waits for it:
-    /// answered once it runs so, and never when the node drains before.
+    /// Runs a mapping, or drains it and restarts it with a changed configuration, even if the receiver is dropped.
+    /// The receiver resolves once the mapping runs with it, and is closed if the node drains before.
     pub fn run(self: &Arc<Self>, run: MappingSpec) -> oneshot::Receiver<()> {
         let (me, visit) = (Arc::clone(self), self.mapping_locks.visit(run.id));
         let (begun, answer) = oneshot::channel();
@@ -136,13 +137,14 @@ impl Dataplane {
         answer
     }
 
-    /// Drains a mapping, commits, leaves its group, whether or not anybody waits for it: answered once it has.
+    /// Drains a mapping, commits and leaves its group, even if the receiver is dropped. The receiver resolves when
+    /// done.
     pub fn stop(&self, id: MappingId) -> oneshot::Receiver<()> {
         let (ended, answer) = oneshot::channel();
         let (visit, node) = (self.mapping_locks.visit(id), self.node.clone());
         self.system_arbiter.spawn(async move {
             let turn = end(&visit, &node.in_flight).await;
-            // In the turn: whoever begins in the next one opens it anew.
+            // Close within the turn: the next turn may open the audit again.
             node.audit.close(id);
             drop(turn);
             let _ = ended.send(());
@@ -150,8 +152,8 @@ impl Dataplane {
         answer
     }
 
-    /// Nothing begins any more; drains everything, also what is being stopped already, or was about to begin: what SIGTERM
-    /// asks for.
+    /// Drains all mappings, including those already stopping or about to start; none starts any more. SIGTERM
+    /// triggers this.
     pub async fn drain(&self) {
         let visits = self.mapping_locks.close();
         futures::future::join_all(
@@ -160,22 +162,22 @@ impl Dataplane {
         .await;
     }
 
-    /// What a mapping shows; `None` while it does not run.
+    /// Returns the status of a mapping, or `None` while it does not run.
     pub fn board(&self, id: MappingId) -> Option<MappingStatus> {
         self.mapping_locks.running(id).map(|running| running.board)
     }
 
-    /// A mapping that does not run all of its share on this node, and why.
+    /// Returns a mapping that does not run all its partitions on this node, and the reason.
     pub fn not_ready_reason(&self) -> Option<(MappingId, String)> {
         self.mapping_locks.find(|id, running| Some((id, running.board.not_ready_reason()?)))
     }
 
-    /// Mappings that run or are being changed.
+    /// Returns the number of mappings that run or are being changed.
     pub fn mappings(&self) -> usize {
         self.mapping_locks.count()
     }
 
-    /// Runs a mapping whose member has panicked `panics` times in a row.
+    /// Starts a mapping whose member has panicked `panics` times in a row.
     fn begin(self: &Arc<Self>, run: MappingSpec, panics: u32) -> RunningMapping {
         let labels = vec![
             Label::new("mapping", run.id.to_string()),
@@ -190,7 +192,7 @@ impl Dataplane {
     }
 }
 
-/// Stops what runs in a lane, in its turn, which is returned when it has stopped.
+/// Stops the running mapping of a lock in a turn, and returns the turn once it has stopped.
 async fn end<'v>(visit: &'v LaneVisit<RunningMapping>, in_flight: &InFlight) -> LaneTurn<'v, RunningMapping> {
     let turn = visit.turn().await;
     if let Some(running) = turn.running() {
@@ -207,12 +209,13 @@ fn isolation(settings: &Settings) -> IsolationLevel {
     }
 }
 
-/// Nothing of it runs then, and nobody beats for it, whatever its member came to.
+/// Stops a mapping. Afterwards nothing of it runs and no heartbeats are sent for it, even if its member panicked.
 async fn stop(running: &RunningMapping, in_flight: &InFlight) {
     let (done, stopped) = oneshot::channel();
     running.address.do_send(StopMapping(done));
-    // A member that has panicked, or does so over this, drops the sender and leaves its membership behind: beside the next one
-    // it would keep its partitions from everybody, and its end wait for what that one runs.
+    // A member that has panicked, or panics during the stop, drops the sender and leaves its membership behind. That
+    // membership would hold its partitions while the next one runs, and its end would wait for the next one's
+    // invocations.
     let _ = stopped.await;
     running.left.end(running.run.id, in_flight).await;
 }

@@ -1,4 +1,4 @@
-//! One node, from settings to drained: store, dataplane, API, metrics.
+//! Lifecycle of one node, from settings to drained: store, dataplane, API, metrics.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::invoker::port::FunctionPort;
 use crate::metrics::{self, MetricsServer};
 use crate::runtime::open_files::raise_open_file_limit;
 
-/// A drain that takes longer than Lambda's longest invocation and a minute is stuck.
+/// Maximum duration of a drain: Lambda's longest invocation and a minute. A longer drain is stuck.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(900 + 60);
 
-/// A running node.
+/// Node that is running.
 pub struct RunningNode {
     dataplane: Arc<Dataplane>,
     controller: Controller,
@@ -31,21 +31,21 @@ pub struct RunningNode {
     _metrics: MetricsServer,
     phase: NodePhase,
     drain_deadline: Duration,
-    /// The first key pair, when this start made it: to be shown once.
+    /// First key pair, if this start created it. It is shown only once.
     pub first_key: Option<(String, String)>,
 }
 
-/// The sockets of a node.
+/// Listening sockets of a node.
 #[derive(Debug)]
 pub struct NodeListeners {
-    /// Of the control API.
+    /// Socket of the control API.
     pub api: TcpListener,
-    /// Of `/metrics`, `/healthz` and `/readyz`.
+    /// Socket of `/metrics`, `/healthz` and `/readyz`.
     pub metrics: TcpListener,
 }
 
 impl NodeListeners {
-    /// Listens where `settings` say.
+    /// Binds the addresses of `settings`.
     pub fn bind(settings: &Settings) -> anyhow::Result<Self> {
         Ok(Self {
             api: listen_at(settings.listen, "listen", "the control API")?,
@@ -54,15 +54,15 @@ impl NodeListeners {
     }
 }
 
-/// Listens for `user` at the address that the configuration key `key` says.
+/// Binds `address` for `user`. The error names the configuration key `key`.
 pub fn listen_at(address: SocketAddr, key: &str, user: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address)
         .with_context(|| format!("{user} cannot listen on {address}: set `{key}` to a free address"))
 }
 
 impl RunningNode {
-    /// Opens the store, serves on `listeners`, whose addresses `settings` hold, and takes up what was running; call inside an
-    /// actix system.
+    /// Opens the store, serves on `listeners`, whose addresses `settings` hold, and resumes the mappings. Call it
+    /// inside an actix system.
     pub fn start_on(
         settings: &Settings,
         listeners: NodeListeners,
@@ -98,22 +98,23 @@ impl RunningNode {
         })
     }
 
-    /// The mappings that run.
+    /// Returns the dataplane.
     pub fn dataplane(&self) -> &Arc<Dataplane> {
         &self.dataplane
     }
 
-    /// The API without HTTP.
+    /// Returns the controller, to use the API without HTTP.
     pub fn controller(&self) -> &Controller {
         &self.controller
     }
 
-    /// `http://…` of the control API.
+    /// Returns the control API's URL, `http://…`.
     pub fn endpoint_url(&self) -> String {
         format!("http://{}", self.api.address())
     }
 
-    /// Finishes what is in flight, commits, leaves the groups. False when the deadline came first.
+    /// Drains the node: completes what is in flight, commits and leaves the groups. Returns false if the deadline
+    /// expired first.
     pub async fn drain(self) -> bool {
         self.phase.draining();
         self.controller.refuse_changes();
@@ -123,7 +124,7 @@ impl RunningNode {
     }
 }
 
-/// The configured root key, or one made now; none of either when the store has keys already.
+/// Stores the configured root key, or creates one if the store has no keys. Returns the created key.
 fn ensure_key(controller: &Controller, settings: &Settings) -> anyhow::Result<Option<(String, String)>> {
     if let (Some(id), Some(secret)) = (&settings.root_access_key_id, &settings.root_secret_access_key) {
         controller.put_key(id, secret.expose_secret())?;

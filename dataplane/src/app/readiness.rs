@@ -1,5 +1,5 @@
-//! What `/readyz` says: whether this node does what it should. A mapping whose cluster or function is out of reach does not
-//! make a node unready: no other node would do better, and its `LastProcessingResult` tells.
+//! Readiness of the node, as reported by `/readyz`. A mapping whose cluster or function is unreachable does not make
+//! a node unready: no other node would do better, and its `LastProcessingResult` shows the problem.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ enum LifecyclePhase {
     Draining,
 }
 
-/// The node's phase; clones share it.
+/// Lifecycle phase of the node. Clones share it.
 #[derive(Clone)]
 pub struct NodePhase {
     phase: Arc<Mutex<LifecyclePhase>>,
@@ -28,17 +28,17 @@ impl Default for NodePhase {
 }
 
 impl NodePhase {
-    /// The store is applied: what should run has been told to run.
+    /// Enters the serving phase: the store is applied, and the mappings that should run have been started.
     pub fn serving(&self) {
         *self.phase.lock() = LifecyclePhase::Serving;
     }
 
-    /// From now on it does less and less.
+    /// Enters the draining phase.
     pub fn draining(&self) {
         *self.phase.lock() = LifecyclePhase::Draining;
     }
 
-    /// What `/readyz` asks; `Err` names the first thing that is missing.
+    /// Returns the check behind `/readyz`. `Err` names the first thing that is missing.
     pub fn readiness(&self, dataplane: &Arc<Dataplane>) -> ReadinessCheck {
         let (phase, dataplane) = (self.clone(), Arc::clone(dataplane));
         Arc::new(move || {

@@ -1,5 +1,5 @@
-//! A member that panics is made anew, from what the group has committed: its consumers are fenced by its end, its membership is
-//! ended here.
+//! Restart of a member that panicked, from what the group has committed. The member's end fences its consumers; its
+//! membership is ended here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,13 @@ use crate::runtime::clock;
 
 const REVIVE_BASE: Duration = Duration::from_secs(1);
 const REVIVE_MAX: Duration = Duration::from_mins(2);
-/// A member that has run for so long begins its count anew.
+/// Running time after which a member's count of consecutive panics starts again.
 const WELL_AFTER: Duration = Duration::from_mins(10);
 const ENDED: &str = "ended by a fault of this node and is being made anew; see the log";
 
 impl Dataplane {
-    /// The watch of a member that is in `held` and shows on `board`, after `panics` in a row.
+    /// Returns the watch of a member that keeps its membership in `held` and its status on `board`, after `panics` in
+    /// a row.
     pub(super) fn watch(
         self: &Arc<Self>,
         id: MappingId,
@@ -37,7 +38,8 @@ impl Dataplane {
         })
     }
 
-    /// Called while the member is unwound, whatever it was doing and whoever waits for it: what needs a lane comes later.
+    /// Restarts a panicked member. It is called while the member unwinds, in any context, so work that needs the
+    /// mapping's lock is deferred.
     fn revive(self: Arc<Self>, id: MappingId, left: HeldMembership, panics: u32) {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
         tracing::error!(mapping = %id, panics, "the member panicked; making it anew");
@@ -45,13 +47,13 @@ impl Dataplane {
         home.spawn(async move {
             let visit = self.mapping_locks.visit(id);
             let turn = visit.turn().await;
-            // Whoever stops it, or puts another in its place, ends what it has left.
+            // If the mapping was stopped or replaced, that turn ends the membership.
             let is_its_place = |running: &RunningMapping| running.left.is(&left);
             if !turn.running().is_some_and(|running| is_its_place(&running)) {
                 return;
             }
             left.end(id, &self.node.in_flight).await;
-            // Without the turn, in which a stop or a change may come.
+            // Release the turn during the delay, so that the mapping can be stopped or changed.
             drop(turn);
             tokio::time::sleep(wait(panics)).await;
             let turn = visit.turn().await;
@@ -67,7 +69,8 @@ fn panics_in_a_row(before: u32, begun_at: Moment, now: Moment) -> u32 {
     if now.since(begun_at) < WELL_AFTER { before.saturating_add(1) } else { 1 }
 }
 
-/// Doubled with each panic in a row: one that comes back must not keep the other members of the group rebalancing.
+/// Returns the restart delay, doubled with each panic in a row. Repeated restarts must not keep the group's other
+/// members rebalancing.
 fn wait(panics: u32) -> Duration {
     REVIVE_BASE.saturating_mul(2u32.saturating_pow(panics.saturating_sub(1))).min(REVIVE_MAX)
 }
@@ -77,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_member_that_panics_again_and_again_is_made_anew_ever_later() {
+    fn restart_delay_doubles_with_repeated_panics() {
         let waits: Vec<u64> = (1..10).map(|panics| wait(panics).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 120, 120]);
         assert_eq!(wait(u32::MAX), REVIVE_MAX);

@@ -1,4 +1,4 @@
-//! What the API shows of a running mapping's partitions, as JSON.
+//! JSON views of a running mapping's partitions for the API.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::partition::dead_letter::FailingView;
 use crate::partition::ledger::Outcome;
 use crate::partition::unreadable::{BatchEnd, UnreadableRange};
 
-/// The live facts of one partition. `now` and `wall` are the same moment on both clocks.
+/// Returns the live state of one partition. `now` and `wall` are the same moment on both clocks.
 pub fn partition(partition: i32, shown: &PartitionRow, now: Moment, wall: TimestampMs) -> Value {
     let gauge = &shown.gauge;
     json!({
@@ -79,7 +79,7 @@ fn condition(condition: FailureCondition) -> &'static str {
     }
 }
 
-/// The audit, each partition held against its committed offset.
+/// Returns the audit, with each partition checked against its committed offset.
 pub fn audit(pages: BTreeMap<i32, AuditReport>, committed: &BTreeMap<i32, Option<Offset>>) -> Value {
     let one = |(partition, page): (i32, AuditReport)| {
         let committed = committed.get(&partition).copied().flatten();

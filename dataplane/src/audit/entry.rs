@@ -1,15 +1,14 @@
-//! One line of the audit: text that a person can read and `grep`, with a checksum before it, so that a line that a crash cut
-//! off is known for what it is.
+//! Line format of the audit. Lines are readable text, and a checksum identifies a line that a crash has torn.
 //!
 //! ```text
 //! 1c291ca3 1700000000123 3 100 250 delivered
 //! ```
 //!
-//! CRC-32C of the rest, milliseconds since the epoch, partition, first offset, offset behind the last, what. When the file is
-//! rewritten, stretches that were joined carry their sums: `stretch delivered=89,filtered=10`. Why a person had a record
-//! skipped stands in a line of its own, as a JSON string: `reason "the order was cancelled"`. With `began` stands the topic's id,
-//! where its brokers have ids. A topic that was deleted and made anew is another log: `recreated` closes the account of the one
-//! before, whose sums stay as `earlier`.
+//! Fields: CRC-32C of the rest, milliseconds since the epoch, partition, first offset, end offset (exclusive), kind.
+//! When the file is rewritten, merged ranges carry their totals: `stretch delivered=89,filtered=10`. An
+//! operator's skip reason has a line of its own, as a JSON string: `reason "the order was cancelled"`. A `began` line
+//! carries the topic's id if the brokers have ids. A deleted and recreated topic is another log: `recreated` closes
+//! the audit of the previous topic, whose totals remain as `earlier`.
 
 use std::str::FromStr;
 
@@ -22,56 +21,56 @@ use lighterman_proto::units::TimestampMs;
 
 use crate::partition::ledger::Outcome;
 
-/// The longest reason of a person.
+/// Maximum length of an operator's reason, in bytes.
 pub const REASON_BYTES_MAX: usize = 256;
 
-/// What a line says of its range.
+/// Kind of an audit entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryKind {
-    /// Every offset of it ended so, and was committed.
+    /// Every offset of the range had this outcome, and was committed.
     Ended(Outcome),
-    /// This node took the partition up at the range's first offset, in the topic of this id.
+    /// This node started the partition at the range's first offset, in the topic of this id.
     Began(Option<TopicId>),
-    /// So too, in a topic that was made anew: what stands before this line is of another log.
+    /// As [`Self::Began`], in a recreated topic: earlier entries belong to another log.
     Recreated(Option<TopicId>),
-    /// The account of a topic of that name when it was deleted; the range is what was accounted of it.
+    /// Totals of a deleted topic of the same name. The range is what its audit covered.
     Earlier(Option<TopicId>, OutcomeTotals),
-    /// The group held this offset, which nobody of ours had committed and which lies beyond the log's end. The range begins where
-    /// the partition began instead.
+    /// The group held this offset beyond the log's end, and Lighterman had not committed it. The range starts at the
+    /// offset at which the partition started instead.
     BeyondEnd(Offset),
-    /// A stretch of several outcomes, by offsets.
+    /// Range of several outcomes, with the number of offsets of each.
     Stretch(OutcomeTotals),
-    /// Nobody here knows what became of it.
+    /// The outcome is not known here.
     Elsewhere,
-    /// Sums of older stretches that are not listed any more; the range is where the audit began.
+    /// Totals of older ranges that are not listed. The range starts at the audit's first offset.
     Forgotten(OutcomeTotals),
-    /// It has ended, but the cluster has refused its commit to the end: the mapping has stopped without it.
+    /// The range was resolved, but the cluster rejected its commit until the mapping stopped.
     Uncommitted,
-    /// Why a person wants it skipped, at most [`REASON_BYTES_MAX`].
+    /// Operator's reason for skipping the range, at most [`REASON_BYTES_MAX`] bytes.
     Reason(Arc<str>),
 }
 
-/// One line.
+/// One line of the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// When, on the wall clock.
+    /// Wall-clock time of the entry.
     pub at: TimestampMs,
     /// Partition index.
     pub partition: i32,
-    /// Which offsets.
+    /// Offsets that the entry covers.
     pub range: OffsetRange,
-    /// What of them.
+    /// Kind of the entry.
     pub what: EntryKind,
 }
 
-/// Offsets by outcome, in the order of [`Outcome::ALL`].
+/// Number of offsets per outcome, in the order of [`Outcome::ALL`].
 pub type OutcomeTotals = [u64; Outcome::ALL.len()];
 
 const BEGAN: &str = "began";
 const RECREATED: &str = "recreated";
 const EARLIER: &str = "earlier ";
 const BEYOND_END: &str = "beyond-end ";
-/// Stands for the id of a topic whose brokers have none.
+/// Placeholder for the topic id if the brokers have none.
 const NO_ID: &str = "-";
 const STRETCH: &str = "stretch ";
 const ELSEWHERE: &str = "elsewhere";
@@ -80,7 +79,7 @@ const FORGOTTEN: &str = "forgotten ";
 const REASON: &str = "reason ";
 
 impl AuditEntry {
-    /// The line, its end included.
+    /// Returns the line, with its line feed.
     pub fn line(&self) -> String {
         let what = self.what.text();
         let (first, end) = (self.range.first.0, self.range.end.0);
@@ -91,7 +90,7 @@ impl AuditEntry {
         line
     }
 
-    /// Reads a line without its end; `None` for one that is damaged.
+    /// Parses a line without its line feed. Returns `None` if it is damaged.
     pub fn parse(line: &str) -> Option<Self> {
         let (sum, text) = line.split_once(' ')?;
         if u32::from_str_radix(sum, 16).ok()? != checksum(text.as_bytes()) {
@@ -222,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lines_round_trip_and_any_damage_is_seen(entry in any_entry(), at: prop::sample::Index, byte: u8) {
+        fn lines_round_trip_and_damage_is_detected(entry in any_entry(), at: prop::sample::Index, byte: u8) {
             let line = entry.line();
             prop_assert_eq!(AuditEntry::parse(line.trim_end()), Some(entry.clone()));
             let mut damaged = line.trim_end().as_bytes().to_vec();
@@ -230,7 +229,7 @@ mod tests {
             if damaged[at] != byte {
                 damaged[at] = byte;
                 if let Ok(text) = std::str::from_utf8(&damaged) {
-                    // Hexadecimal digits may differ in case and mean the same.
+                    // Hexadecimal digits in another case are equal.
                     prop_assert!(AuditEntry::parse(text).is_none_or(|read| read == entry));
                 }
             }

@@ -1,5 +1,5 @@
-//! What became of every offset, kept beside the store: each partition's outcome ranges, so that anyone can hold them against
-//! what was committed.
+//! Audit of every offset's outcome, kept next to the store. Each partition's outcome ranges can be checked against
+//! its committed offsets.
 
 pub mod entry;
 mod orders;

@@ -1,4 +1,5 @@
-//! The way to the audit's thread. What is sent arrives; what bounds it is how many entries wait, not how many orders.
+//! Command queue of the audit thread. No command is dropped. The queue is bounded by the number of entries, not of
+//! commands.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use tokio::sync::{Notify, oneshot};
 use super::entry::AuditEntry;
 use super::partition_audit::AuditReport;
 
-/// Entries that wait, of about a hundred bytes each; those of one order more, and where all partitions of one mapping begin.
+/// Maximum number of queued entries, of about a hundred bytes each. The last command may exceed it, and so may the
+/// starts of all partitions of one mapping.
 const WAITING_MAX: usize = 128 * 1024;
 
 pub(super) enum WriterCommand {
@@ -57,21 +59,22 @@ struct QueueRoom {
     freed: Notify,
 }
 
-/// Held by whoever has something to tell; clones share it.
+/// Sending side of the queue. Clones share it.
 #[derive(Clone)]
 pub(super) struct OrderSender {
     orders: Sender<WriterCommand>,
     room: Arc<QueueRoom>,
 }
 
-/// Held by the thread.
+/// Receiving side of the queue, held by the audit thread.
 pub(super) struct OrderReceiver {
     orders: Receiver<WriterCommand>,
     room: Arc<QueueRoom>,
     carried_out: std::cell::Cell<usize>,
 }
 
-/// Without a limit of its own: whoever waits for room cannot block the thread that it waits on.
+/// Creates a queue. The channel itself is unbounded, so that a sender waiting for room cannot block the thread it
+/// waits for.
 pub(super) fn channel() -> (OrderSender, OrderReceiver) {
     let (sender, receiver) = crossbeam_channel::unbounded();
     let room = Arc::new(QueueRoom { waiting: AtomicUsize::new(0), freed: Notify::new() });
@@ -82,12 +85,12 @@ pub(super) fn channel() -> (OrderSender, OrderReceiver) {
 }
 
 impl OrderSender {
-    /// Sends as soon as there is room.
+    /// Sends `order` once there is room.
     pub(super) async fn send(&self, order: WriterCommand) {
         let weight = order.weight();
         loop {
             let mut freed = std::pin::pin!(self.room.freed.notified());
-            // In line before the look: what is freed after it is heard of.
+            // Register before checking, so that a release after the check is not missed.
             freed.as_mut().enable();
             if self.room.take(weight) {
                 break;
@@ -97,7 +100,7 @@ impl OrderSender {
         self.push(order, weight);
     }
 
-    /// Sends over the limit.
+    /// Sends `order` even if the queue is full.
     pub(super) fn send_over(&self, order: WriterCommand) {
         let weight = order.weight();
         self.room.waiting.fetch_add(weight, Ordering::Relaxed);
@@ -108,7 +111,7 @@ impl OrderSender {
         self.room.waiting.load(Ordering::Relaxed) < WAITING_MAX
     }
 
-    /// The thread ends when no sender is left, and not before.
+    /// Pushes `order`. The thread ends only when no sender is left.
     fn push(&self, order: WriterCommand, weight: usize) {
         if self.orders.send(order).is_err() {
             metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
@@ -118,7 +121,7 @@ impl OrderSender {
 }
 
 impl OrderReceiver {
-    /// The next order, once the one before it has been carried out; `None` when nobody can send any more.
+    /// Returns the next command and frees the room of the previous one. Returns `None` when all senders are gone.
     pub(super) fn next(&self) -> Option<WriterCommand> {
         self.room.free(self.carried_out.take());
         let order = self.orders.recv().ok()?;
@@ -170,11 +173,11 @@ mod tests {
         entries.iter().map(|entry| entry.partition).collect()
     }
 
-    /// A disk that hangs: the thread takes nothing.
+    /// Models a thread behind a hanging disk, which takes no command.
     #[test]
-    fn alo_1_mem_1_orders_wait_for_a_disk_that_hangs_and_none_is_dropped() {
+    fn alo_1_mem_1_commands_wait_for_hanging_disk_without_loss() {
         let (sender, receiver) = channel();
-        // More orders than any bound on their number would take: it is their entries that count.
+        // More commands than any bound on their number would allow: their entries are what counts.
         let hundred = |at: i32| at * 100..at * 100 + 100;
         let most = WAITING_MAX.div_ceil(100) as i32;
         let mut sent = 0;
@@ -184,7 +187,7 @@ mod tests {
         }
         assert_eq!(sent, most, "as many as may wait");
         assert!(!sender.has_room(), "no partition begins");
-        // Somebody had looked for room before the last of it was taken.
+        // A sender may have checked for room before the last of it was taken.
         sender.send_over(began(hundred(sent)));
         sent += 1;
         let mut late: Vec<_> = (sent..sent + 3).map(|at| Box::pin(sender.send(began(hundred(at))))).collect();

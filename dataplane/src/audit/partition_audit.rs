@@ -1,4 +1,4 @@
-//! The audit of one partition: its ranges in order, what each outcome sums up to, and whether there is a hole.
+//! Audit of one partition: its ranges in order, the totals of each outcome, and any gap.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,54 +10,55 @@ use lighterman_proto::units::TimestampMs;
 use super::entry::{AuditEntry, EntryKind, OutcomeTotals};
 use crate::partition::ledger::Outcome;
 
-/// Ranges kept of one partition; older ones stay in the sums.
+/// Maximum number of ranges kept per partition. Older ones remain in the totals.
 pub const RANGES_MAX: usize = 10_000;
-/// Reasons kept of one partition; those of the oldest records go first.
+/// Maximum number of skip reasons kept per partition. Those of the oldest records are removed first.
 pub const REASONS_MAX: usize = 1_000;
-/// Topics before this one, and offsets beyond the end, that are kept of one partition.
+/// Maximum number of earlier topics, and of offsets beyond the end, kept per partition.
 const NOTES_MAX: usize = 16;
-/// Ranges that are not joined yet: a node that dies between audit and commit begins before some of them again.
+/// Maximum number of recent ranges that are not merged yet. A node that dies between audit and commit resumes before
+/// some of them.
 const FRESH_MAX: usize = 64;
 
-/// A stretch of offsets as it is shown. What happens all day long, delivered, filtered and absent, is joined into one stretch;
-/// what a person may ask about stands alone.
+/// Range of offsets as shown. Ordinary outcomes (delivered, filtered, absent) are merged into one range. An outcome
+/// that operators may ask about has a range of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditRange {
-    /// The offsets.
+    /// Offsets of the range.
     pub range: OffsetRange,
-    /// When its last commit was prepared.
+    /// Time at which the range's last commit was prepared.
     pub at: TimestampMs,
-    /// What became of them.
+    /// Number of offsets per outcome.
     pub sums: OutcomeTotals,
-    /// Nobody here knows: another node had the partition, or the offsets were set by hand.
+    /// Set if the outcome is not known here: another node had the partition, or the offsets were set by hand.
     pub not_ours: bool,
 }
 
-/// The account of a topic that was deleted, of one of its partitions.
+/// Audit summary of one partition of a deleted topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EarlierTopic {
-    /// The topic's id, among those of its name.
+    /// Id of the topic, which tells it from others of its name.
     pub topic: Option<TopicId>,
-    /// When it was found that there is another.
+    /// Time at which the new topic was found.
     pub at: TimestampMs,
-    /// The offsets that were accounted.
+    /// Offsets covered by the audit.
     pub range: OffsetRange,
-    /// Their outcomes.
+    /// Number of offsets per outcome.
     pub sums: OutcomeTotals,
 }
 
-/// An offset beyond the log's end that somebody else had committed.
+/// Committed offset beyond the log's end that Lighterman did not commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BeyondEnd {
-    /// When it was found.
+    /// Time at which it was found.
     pub at: TimestampMs,
-    /// The offset that the group held.
+    /// Offset that the group held.
     pub held: Offset,
-    /// Where the partition began instead.
+    /// Offset at which the partition started instead.
     pub began: Offset,
 }
 
-/// The audit of one partition.
+/// Audit of one partition.
 #[derive(Clone, Debug, Default)]
 pub struct PartitionAudit {
     topic: Option<TopicId>,
@@ -72,64 +73,64 @@ pub struct PartitionAudit {
     uncommitted: Option<UncommittedRange>,
 }
 
-/// What has ended without its commit, when the mapping last stopped so.
+/// Range that was resolved but not committed when the mapping last stopped without its commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UncommittedRange {
-    /// When it stopped.
+    /// Time of the stop.
     pub at: TimestampMs,
-    /// From the offset that the group holds on.
+    /// Offsets from the group's committed offset on.
     pub range: OffsetRange,
 }
 
-/// Why a person had a record skipped.
+/// Operator's reason for skipping a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkipReason {
-    /// When that was asked for.
+    /// Time of the request.
     pub at: TimestampMs,
-    /// The offset behind the last that it was asked for.
+    /// End offset (exclusive) of the request.
     pub end: Offset,
-    /// In the person's words.
+    /// Text of the reason.
     pub text: Arc<str>,
 }
 
-/// A partition's audit as it is shown.
+/// Audit of a partition as shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditReport {
-    /// The topic that this is the audit of, among those of its name.
+    /// Id of the audited topic, which tells it from others of its name.
     pub topic: Option<TopicId>,
-    /// The last ones before it.
+    /// Most recent earlier topics.
     pub earlier: Vec<EarlierTopic>,
-    /// The last times that the group held an offset beyond the log's end.
+    /// Most recent times that the group held an offset beyond the log's end.
     pub beyond_end: Vec<BeyondEnd>,
-    /// Where the audit begins.
+    /// First offset of the audit.
     pub began: Option<Offset>,
-    /// Where it ends.
+    /// End offset (exclusive) of the audit.
     pub end: Option<Offset>,
-    /// Offsets by outcome since then, for ever.
+    /// Number of offsets per outcome since the start of the audit.
     pub sums: OutcomeTotals,
-    /// The last stretches.
+    /// Most recent ranges.
     pub stretches: Vec<AuditRange>,
-    /// Older ones that are only in the sums.
+    /// Number of older ranges that are only in the totals.
     pub forgotten: u64,
-    /// Why records of the stretches were skipped.
+    /// Reasons of the skipped records in the ranges.
     pub reasons: BTreeMap<Offset, SkipReason>,
-    /// What has ended without its commit, when the mapping last stopped so.
+    /// Range left uncommitted when the mapping last stopped without its commit.
     pub uncommitted: Option<UncommittedRange>,
 }
 
-/// The audit held against the committed offset.
+/// Result of checking the audit against the committed offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditVerdict {
-    /// Every offset before the committed one has an outcome here, or is known to have been elsewhere.
+    /// Every offset before the committed one has an outcome, or is known to have been processed elsewhere.
     Accounted,
-    /// Offsets are committed that have no outcome here.
+    /// Committed offsets without an outcome.
     Missing(OffsetRange),
-    /// Nothing is committed yet, or the committed offset is not known now.
+    /// No offset is committed yet, or the committed offset is not known.
     Unknown,
 }
 
 impl PartitionAudit {
-    /// Takes in the next line.
+    /// Applies the next entry.
     pub fn enter(&mut self, entry: &AuditEntry) {
         match &entry.what {
             EntryKind::Began(topic) => {
@@ -183,7 +184,7 @@ impl PartitionAudit {
         }
     }
 
-    /// `entry` as it is to be written: a beginning in another topic than before says so.
+    /// Returns `entry` as it is to be written: a start in another topic becomes `Recreated`.
     pub fn worded(&self, entry: &AuditEntry) -> AuditEntry {
         match entry.what {
             EntryKind::Began(topic) if is_another(self.topic, topic) => {
@@ -193,12 +194,12 @@ impl PartitionAudit {
         }
     }
 
-    /// Whether what is told of `topic` is of another than this is the audit of.
+    /// Returns true if `topic` is another than the audited one.
     pub fn is_of_another_topic(&self, topic: Option<TopicId>) -> bool {
         is_another(self.topic, topic)
     }
 
-    /// The topic is gone: its account is closed.
+    /// Closes the audit of a deleted topic.
     fn close(&mut self, at: TimestampMs) {
         let topic = self.topic;
         if let (Some(first), Some(end)) = (self.began, self.end()) {
@@ -212,13 +213,13 @@ impl PartitionAudit {
         push_bounded(&mut self.earlier, earlier);
     }
 
-    /// Where the audit ends.
+    /// Returns the end offset of the audit.
     pub fn end(&self) -> Option<Offset> {
         let last = self.fresh.back().or(self.joined.back());
         last.map(|stretch| stretch.range.end).or(self.began)
     }
 
-    /// The shortest list of lines that makes this book again.
+    /// Returns the shortest list of entries that reproduces this audit.
     pub fn lines(&self, partition: i32) -> impl Iterator<Item = AuditEntry> {
         let page = self.page();
         let listed = page.stretches.iter().fold(OutcomeTotals::default(), |mut listed, stretch| {
@@ -261,7 +262,7 @@ impl PartitionAudit {
         closed.chain(beyond_end).chain(head).chain(stretches).chain(reasons).chain(uncommitted)
     }
 
-    /// As it is shown.
+    /// Returns the audit as shown.
     pub fn page(&self) -> AuditReport {
         let mut stretches: Vec<AuditRange> = Vec::new();
         for stretch in self.joined.iter().chain(&self.fresh) {
@@ -290,10 +291,11 @@ impl PartitionAudit {
         }
     }
 
-    /// A node that takes up at `at` has not seen what the audit says behind it committed, and has not seen what lies before.
+    /// Starts at `at`. The outcomes recorded from there on were not committed, and offsets skipped before it were not
+    /// processed here.
     fn begin(&mut self, at: Offset, when: TimestampMs) {
         self.began.get_or_insert(at);
-        // What was asked of records that did not get that far is forgotten with the process that was asked.
+        // A skip requested for a record that was not reached is lost with its process.
         self.reasons.split_off(&at);
         while let Some(last) = self.fresh.back().filter(|last| last.range.first >= at).copied() {
             self.fresh.pop_back();
@@ -349,7 +351,7 @@ impl AuditRange {
         !self.not_ours && !Outcome::ALL.into_iter().zip(self.sums).any(notable)
     }
 
-    /// Whether `next` is more of the same.
+    /// Returns true if `next` can be merged into this range.
     fn takes(&self, next: &Self) -> bool {
         let both_ordinary = self.is_ordinary() && next.is_ordinary();
         let one_outcome = Outcome::ALL
@@ -369,7 +371,7 @@ impl AuditRange {
 }
 
 impl AuditReport {
-    /// Holds it against the group's committed offset.
+    /// Checks the audit against the group's committed offset.
     pub fn verify(&self, committed: Option<Offset>) -> AuditVerdict {
         let (Some(committed), Some(began)) = (committed, self.began) else { return AuditVerdict::Unknown };
         let kept_from = self.stretches.first().map_or(began, |stretch| stretch.range.first);
@@ -407,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn alo_1_what_is_ordinary_is_joined_and_what_is_notable_stands_alone() {
+    fn alo_1_ordinary_ranges_are_merged_and_notable_ones_kept() {
         let mut book = PartitionAudit::default();
         book.enter(&entry(100, 100, EntryKind::Began(None)));
         book.enter(&ended(100, 150, Outcome::Delivered));
@@ -425,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn com_1_what_was_written_but_not_committed_before_a_crash_is_taken_back() {
+    fn com_1_uncommitted_outcomes_are_discarded_after_crash() {
         let mut book = PartitionAudit::default();
         book.enter(&entry(0, 0, EntryKind::Began(None)));
         book.enter(&ended(0, 10, Outcome::Delivered));
@@ -438,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_node_did_is_a_stretch_without_outcome_not_a_hole() {
+    fn range_of_another_node_is_no_gap() {
         let mut book = PartitionAudit::default();
         book.enter(&entry(0, 0, EntryKind::Began(None)));
         book.enter(&ended(0, 10, Outcome::Delivered));
@@ -449,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn alo_1_a_topic_made_anew_closes_the_account_of_the_one_before() {
+    fn alo_1_recreated_topic_closes_previous_audit() {
         let id = |number| TopicId::of(uuid::Uuid::from_u128(number));
         let mut book = PartitionAudit::default();
         book.enter(&entry(0, 0, EntryKind::Began(id(1))));
@@ -479,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn alo_1_without_ids_the_line_alone_closes_it() {
+    fn alo_1_recreated_entry_closes_audit_without_topic_ids() {
         let mut book = PartitionAudit::default();
         book.enter(&entry(0, 0, EntryKind::Began(None)));
         book.enter(&ended(0, 500, Outcome::Delivered));
@@ -489,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_topics_before_have_a_bound() {
+    fn mem_1_earlier_topics_are_bounded() {
         let mut book = PartitionAudit::default();
         for number in 1..100 {
             book.enter(&entry(0, 0, EntryKind::Began(TopicId::of(uuid::Uuid::from_u128(number)))));
@@ -503,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skipped_record_keeps_its_reason_and_one_that_was_not_reached_loses_it() {
+    fn skip_reason_is_kept_only_for_reached_records() {
         let mut book = PartitionAudit::default();
         book.enter(&entry(0, 0, EntryKind::Began(None)));
         book.enter(&ended(0, 5, Outcome::Delivered));
@@ -525,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_reasons_have_a_bound() {
+    fn mem_1_skip_reasons_are_bounded() {
         let mut book = PartitionAudit::default();
         for offset in 0..3_000 {
             book.enter(&ended(offset, offset + 1, Outcome::Skipped));
@@ -537,7 +539,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn mem_1_a_book_stays_small_and_its_sums_complete(
+        fn mem_1_audit_stays_small_with_complete_totals(
             steps in prop::collection::vec((1i64..50, 0usize..Outcome::ALL.len()), 0..2_000)
         ) {
             let mut book = PartitionAudit::default();

@@ -1,8 +1,8 @@
-//! Writes the audit: one file for each mapping under `audit/` in the data folder, on a thread of its own. Lines are written
-//! before their commit is sent and survive the process; they are not forced to disk, so a machine that loses power may lose
-//! the last ones, which the audit then shows as missing. A file that cannot be written holds nothing up: the records go on,
-//! the failure is counted. A disk that hangs holds each commit up for a second; its lines wait, none is dropped, and when as
-//! many wait as may, commits wait for them and no partition begins.
+//! Writer of the audit: one file per mapping under `audit/` in the data folder, written on a thread of its own. Lines
+//! are written before their commit is sent and survive the process. They are not synced, so a power failure may lose
+//! the last ones, which the audit then shows as missing. A write error does not stop processing; it is counted. A
+//! hanging disk delays each commit by up to a second. Its lines stay queued and none is dropped. Once the queue is
+//! full, commits wait and no partition starts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
@@ -20,24 +20,25 @@ use super::entry::AuditEntry;
 use super::orders::{OrderSender, WriterCommand, channel};
 use super::partition_audit::{AuditReport, PartitionAudit};
 
-/// A file longer than this, and twice as long as its books' shortest form, is rewritten as that.
+/// File size in bytes from which a file is rewritten in its shortest form, if it is also twice as long as that.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// A disk that hangs holds a commit up so long and no longer.
+/// Maximum time that a hanging disk delays a commit.
 const WRITE_DEADLINE: Duration = Duration::from_secs(1);
-/// Longer lines are not ours: the longest has two sums of all outcomes or one reason, all of it escaped.
+/// Maximum length of a line, in bytes. The longest valid one has two totals of all outcomes or one fully escaped
+/// reason.
 const LINE_BYTES_MAX: u64 = 4 * 1024;
-/// Audits of deleted mappings that are kept; the oldest go first.
+/// Maximum number of audits kept of deleted mappings. The oldest are removed first.
 const DELETED_MAX: usize = 32;
 const DELETED: &str = "deleted";
 
-/// The audit of a node; clones share it.
+/// Audit log of a node. Clones share it.
 #[derive(Clone)]
 pub struct AuditLog {
     orders: OrderSender,
 }
 
 impl AuditLog {
-    /// Starts the thread; files go under `data_dir/audit`.
+    /// Starts the writer thread. Files are kept under `data_dir/audit`.
     pub fn start(data_dir: &Path) -> io::Result<Self> {
         let (orders, inbox) = channel();
         let mut desk = AuditThread { folder: data_dir.join("audit"), open: HashMap::new() };
@@ -49,13 +50,14 @@ impl AuditLog {
         Ok(Self { orders })
     }
 
-    /// Writes `entries` of a mapping and returns when they are written, or could not be; or after a second, when the disk is
-    /// slower than that: they are written later then. Waits for as long as there is no room for them.
+    /// Appends `entries` of a mapping. Returns when they are written or the write failed, or after a second if the
+    /// disk is slower; they are then written later. Waits as long as the queue is full.
     pub async fn append(&self, mapping: MappingId, entries: Vec<AuditEntry>) {
         self.append_of(mapping, None, entries).await;
     }
 
-    /// So too, of `topic`. What is told of a topic after another of its name was begun is not written: it would stand for that one.
+    /// As [`Self::append`], for entries of `topic`. Entries of a topic that has been replaced by another of its name
+    /// are not written: they would be counted for the new one.
     pub async fn append_of(&self, mapping: MappingId, topic: Option<TopicId>, entries: Vec<AuditEntry>) {
         let (written, done) = oneshot::channel();
         self.orders.send(WriterCommand::Append { mapping, topic, entries, written: Some(written) }).await;
@@ -64,29 +66,29 @@ impl AuditLog {
         }
     }
 
-    /// Writes `entries` some time, and before all that is said later. For what [`AuditLog::has_room`] was asked for.
+    /// Queues `entries` for writing, before all later ones, without waiting. Call [`AuditLog::has_room`] first.
     pub fn note(&self, mapping: MappingId, entries: Vec<AuditEntry>) {
         self.orders.send_over(WriterCommand::Append { mapping, topic: None, entries, written: None });
     }
 
-    /// False while as many lines wait for the disk as may.
+    /// Returns false while the queue is full.
     pub fn has_room(&self) -> bool {
         self.orders.has_room()
     }
 
-    /// The audit of a mapping, by partition.
+    /// Returns the audit of a mapping, by partition.
     pub async fn read(&self, mapping: MappingId) -> BTreeMap<i32, AuditReport> {
         let (pages, told) = oneshot::channel();
         self.orders.send(WriterCommand::Read { mapping, pages }).await;
         told.await.unwrap_or_default()
     }
 
-    /// A mapping has stopped: its file is closed and its books leave memory, until they are asked for.
+    /// Closes the file of a stopped mapping and frees its audit from memory until it is read again.
     pub fn close(&self, mapping: MappingId) {
         self.orders.send_over(WriterCommand::Close { mapping });
     }
 
-    /// A mapping is gone: its audit is renamed, and kept as long as it is among the last [`DELETED_MAX`] of them.
+    /// Renames the audit of a deleted mapping. It is kept while it is among the last [`DELETED_MAX`].
     pub fn remove(&self, mapping: MappingId) {
         self.orders.send_over(WriterCommand::Remove { mapping });
     }
@@ -101,15 +103,15 @@ struct AuditThread {
 struct AuditFiles {
     file: Option<File>,
     bytes: u64,
-    /// The length at which it is rewritten next.
+    /// File size at which the file is rewritten next.
     rewrite_at: u64,
-    /// The last write failed: part of a line may stand there.
+    /// Set after a failed write, which may have left part of a line.
     torn: bool,
     books: BTreeMap<i32, PartitionAudit>,
 }
 
 impl AuditThread {
-    /// A panic costs the order that it came in, which is counted; the books are read again from their file.
+    /// Executes a command. A panic loses only this command and is counted; the audit is read from its file again.
     fn carry_out_or_forget(&mut self, order: WriterCommand) {
         let mapping = order.mapping();
         if catch_unwind(AssertUnwindSafe(|| self.carry_out(order))).is_err() {
@@ -168,7 +170,7 @@ impl AuditThread {
         self.folder.join(format!("{mapping}.log"))
     }
 
-    /// The books of a mapping, read from its file when they are first asked for.
+    /// Returns the audit of a mapping, read from its file on first use.
     fn ledgers(&mut self, mapping: MappingId) -> &mut AuditFiles {
         let path = self.path(mapping);
         self.open.entry(mapping).or_insert_with(|| {
@@ -179,7 +181,7 @@ impl AuditThread {
                 metrics::counter!(crate::metrics::AUDIT_ERRORS).increment(1);
                 tracing::warn!(%mapping, %error, "the audit cannot be read to its end");
             }
-            // Whatever stands at the end, the next line begins a new one.
+            // The file may end in a torn line, so the next entry starts a new line.
             ledgers.torn = true;
             ledgers
         })
@@ -221,14 +223,14 @@ impl AuditThread {
             return Ok(());
         }
         let rewritten = ledgers.rewrite(&path);
-        // Also when it failed: not again before as much has been written once more.
+        // Also after a failure: retry only once as much has been written again.
         ledgers.rewrite_at = FILE_BYTES_MAX.max(ledgers.bytes.saturating_mul(2));
         rewritten
     }
 }
 
 impl AuditFiles {
-    /// Line by line: a file that was never rewritten may be longer than what it says is.
+    /// Reads line by line, since a file that was never rewritten may be much longer than its content in memory.
     fn read(&mut self, mut file: impl BufRead) -> io::Result<()> {
         let mut line = Vec::new();
         loop {
@@ -250,7 +252,7 @@ impl AuditFiles {
             let text: String = book.lines(*partition).map(|entry| entry.line()).collect();
             file.write_all(text.as_bytes())?;
         }
-        // What is renamed over the old file must be there after a power cut.
+        // Sync before the rename: the new file must survive a power failure.
         file.sync_all()?;
         fs::rename(&next, path)?;
         let file = OpenOptions::new().append(true).open(path)?;
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn alo_1_what_was_written_is_there_for_the_next_process_and_a_torn_line_hurts_nobody() {
+    async fn alo_1_audit_survives_restart_and_torn_line() {
         let folder = tempfile::tempdir().expect("scratch");
         let mapping = MappingId(uuid::Uuid::nil());
         let log = AuditLog::start(folder.path()).expect("starts");
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn mem_1_a_file_does_not_grow_for_ever() {
+    async fn mem_1_audit_file_size_is_bounded() {
         let folder = tempfile::tempdir().expect("scratch");
         let mapping = MappingId(uuid::Uuid::nil());
         let log = AuditLog::start(folder.path()).expect("starts");
@@ -306,9 +308,9 @@ mod tests {
         assert_eq!((page.end, page.stretches.len()), (Some(Offset(200_000)), 1));
     }
 
-    /// Notable outcomes are never joined: the books' shortest form may itself be longer than the limit.
+    /// Notable outcomes are never merged, so the shortest form may itself exceed the limit.
     #[test]
-    fn mem_1_a_long_shortest_form_is_not_rewritten_at_every_line() {
+    fn mem_1_long_shortest_form_is_not_rewritten_every_line() {
         let folder = tempfile::tempdir().expect("scratch");
         let mapping = MappingId(uuid::Uuid::nil());
         let mut desk = AuditThread { folder: folder.path().to_owned(), open: HashMap::new() };
@@ -334,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_deleted_mappings_leave_a_bounded_number_of_audits() {
+    fn mem_1_audits_of_deleted_mappings_are_bounded() {
         let folder = tempfile::tempdir().expect("scratch");
         let mut desk = AuditThread { folder: folder.path().to_owned(), open: HashMap::new() };
         let others = folder.path().join("a-person.deleted.txt");
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_a_line_without_end_is_passed_over_and_what_follows_is_read() {
+    fn mem_1_endless_line_is_skipped_and_reading_continues() {
         let mut ledgers = AuditFiles::default();
         let mut text = entry(0, 10).line().into_bytes();
         text.extend(std::iter::repeat_n(b'x', 3 * LINE_BYTES_MAX as usize + 5));
@@ -366,16 +368,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_that_cannot_be_written_holds_nothing_up() {
+    async fn unwritable_folder_does_not_block_append() {
         let folder = tempfile::tempdir().expect("scratch");
         fs::write(folder.path().join("audit"), "a file where the folder should be").expect("written");
         let log = AuditLog::start(folder.path()).expect("starts");
         log.append(MappingId(uuid::Uuid::nil()), vec![entry(0, 1)]).await;
     }
 
-    /// A pipe that nobody reads is a disk that hangs.
+    /// A pipe without a reader acts as a hanging disk.
     #[tokio::test]
-    async fn alo_1_a_disk_that_hangs_makes_a_commit_late_and_loses_no_line() {
+    async fn alo_1_hanging_disk_delays_commits_and_loses_no_line() {
         const LINES: i64 = 20_000;
         let folder = tempfile::tempdir().expect("scratch");
         let mapping = MappingId(uuid::Uuid::nil());

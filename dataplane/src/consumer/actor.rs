@@ -1,5 +1,5 @@
-//! A consumer: runs the partitions it was given, all on one data arbiter, behind one batcher. It decides nothing about who
-//! owns what; it starts, drains, fences, and reports how things ended.
+//! Consumer actor. It runs its partitions on one data arbiter behind one batcher: it starts, drains and fences them,
+//! and reports how they ended. Partition ownership is decided elsewhere.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -33,43 +33,43 @@ use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
 
-/// What a consumer is built from.
+/// Parts that a consumer is built from.
 pub struct ConsumerParts {
-    /// Which consumer.
+    /// Consumer id.
     pub id: ConsumerId,
-    /// Of which mapping.
+    /// Mapping id.
     pub mapping: MappingId,
     /// Topic of the mapping.
     pub topic: Arc<str>,
-    /// The JSON around the records.
+    /// JSON envelope around the records.
     pub envelope: Arc<EventEnvelope>,
-    /// Which records are delivered.
+    /// Filters that select the records to deliver.
     pub filters: Arc<FilterSet>,
-    /// What a partition's share of a batch may hold.
+    /// Limits of a partition's share of a batch.
     pub limits: PartitionBatchLimits,
-    /// What to do with records that fail.
+    /// Handling of failed records.
     pub policy: FailureHandling,
-    /// How much each partition holds ahead, in bytes.
+    /// Target of buffered bytes per partition.
     pub buffer_bytes_target: usize,
-    /// The node's bytes.
+    /// Memory budget.
     pub budget: MemoryBudget,
-    /// What may still be running.
+    /// Registry of the invocations that may still run.
     pub in_flight: InFlight,
-    /// Where records go that are given up.
+    /// Sink of failure messages, if the mapping has an on-failure destination.
     pub burial: Option<Arc<dyn DeadLetterSink>>,
-    /// Where records come from on this arbiter.
+    /// Fetch router of this arbiter.
     pub router: Addr<FetchRouter>,
-    /// Where commits go.
+    /// Committer of the mapping.
     pub committer: Addr<CommitterActor>,
-    /// Builds the consumer's batcher.
+    /// Parts of the consumer's batcher.
     pub batcher: BatcherParts,
-    /// Who decides.
+    /// Recipient of reports: the member.
     pub member: Recipient<ConsumerReport>,
-    /// What is shown.
+    /// Status of the mapping.
     pub status: MappingStatus,
 }
 
-/// The actor.
+/// Actor that runs some of a mapping's partitions on one data arbiter.
 pub struct ConsumerActor {
     id: ConsumerId,
     mapping: MappingId,
@@ -100,7 +100,7 @@ struct BatcherEnded {
 }
 
 impl ConsumerActor {
-    /// A consumer without partitions; call on its arbiter.
+    /// Creates a consumer without partitions. Call it on the consumer's arbiter.
     pub fn new(parts: ConsumerParts) -> Self {
         let (member, id) = (parts.member.clone(), parts.id);
         let watch = DeathWatch::new("consumer", move |panicking| {
@@ -175,7 +175,7 @@ impl ConsumerActor {
             gauge: Arc::clone(&start.gauge),
             status: self.status.clone(),
         };
-        // The mailboxes of batcher and committer learn the address before the partition can send them anything.
+        // Batcher and committer must get the address before the partition's first message to them.
         let (batcher_mail, committer_mail) = (batcher, self.committer.clone());
         let address = PartitionActor::create(move |ctx| {
             let address = ctx.address();
@@ -201,7 +201,7 @@ impl ConsumerActor {
     }
 }
 
-/// A consumer that panics leaves nothing running.
+/// A consumer that panics must leave no partition running.
 impl Drop for ConsumerActor {
     fn drop(&mut self) {
         self.fence(|_| true);

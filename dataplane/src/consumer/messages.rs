@@ -1,4 +1,4 @@
-//! What a consumer accepts, and what it reports.
+//! Messages that a consumer accepts, and its reports.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,65 +12,67 @@ use crate::kafka::offsets::CommittedOffset;
 use crate::partition::attempt::KnownFailures;
 use crate::partition::stats::PartitionStats;
 
-/// Run a partition.
+/// Starts a partition.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StartPartition {
     /// Partition index.
     pub partition: i32,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Where it goes on.
+    /// Offset and progress to resume from.
     pub position: ResumePoint,
-    /// What it shows.
+    /// Statistics that the partition updates.
     pub gauge: Arc<PartitionStats>,
 }
 
-/// Finish what is in flight of a partition, commit, report `Drained`.
+/// Drains a partition: completes what is in flight, commits, then reports `Drained`.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct DrainPartition {
     /// Partition index.
     pub partition: i32,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
 }
 
-/// Stop these partitions at once: they are not ours any more. `None`: all.
+/// Stops partitions at once because this member has lost them. `None` means all.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FencePartitions(pub Option<Arc<BTreeSet<i32>>>);
 
-/// Where a partition goes on.
+/// Position from which a partition resumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResumePoint {
-    /// Of which topic of its name, where that is known: in another nothing of this holds.
+    /// Topic id the position belongs to, if known. In a recreated topic the position is void.
     pub topic: Option<TopicId>,
-    /// The committed offset.
+    /// Committed offset.
     pub committed: Offset,
-    /// Leader epoch of the record before it, −1 when unknown: a log that was cut off since then shows by it (H13).
+    /// Leader epoch of the record before `committed`, or −1 if unknown. It reveals a truncation of the log since then
+    /// (H13).
     pub leader_epoch: i32,
-    /// What stands beside it: attempts, pieces, what is resolved behind it.
+    /// Progress from the commit's metadata: attempts, pieces, and what is resolved beyond the offset.
     pub progress: Option<CommittedProgress>,
-    /// What its owner on this node knew of the failures in it.
+    /// Failures beyond the offset as known to the previous owner on this node.
     pub failures: Option<KnownFailures>,
 }
 
 impl ResumePoint {
-    /// The group's committed offset, as a place to go on in `topic`.
+    /// Returns the group's committed offset as a position in `topic`.
     pub fn of(committed: &CommittedOffset, topic: Option<TopicId>) -> Self {
         let progress = CommitMetadata::parse(&committed.metadata).and_then(|metadata| metadata.progress);
         let (committed, leader_epoch) = (committed.offset, committed.leader_epoch);
         Self { topic, committed, leader_epoch, progress, failures: None }
     }
 
-    /// Whether it speaks of what the log, which ends at `end`, does not have.
+    /// True if the committed offset is beyond the log's `end`.
     pub fn reaches_beyond(&self, end: Offset) -> bool {
         self.committed > end
     }
 
-    /// The log was cut off at `end`: other records stand behind it now than those that were read. Goes on there when that lies
-    /// before what was committed, and says so; forgets what is remembered of records that may be among them.
+    /// Applies a truncation of the log at `end`: the offsets from there on hold other records than those read.
+    /// Discards progress that may refer to them. Moves back to `end` if that is below the committed offset, and then
+    /// returns true.
     pub fn cut_off_at(&mut self, end: Offset) -> bool {
         let speaks_of = self.progress.as_ref().map_or(0, CommittedProgress::length);
         let cut_into = self.committed.0.saturating_add_unsigned(speaks_of) > end.0;
@@ -82,62 +84,63 @@ impl ResumePoint {
         true
     }
 
-    /// The last leader epoch that is known of the log, to be asked after: where it ends now, the log was cut off (KIP-101).
+    /// Returns the last known leader epoch of the log. If the epoch ends earlier on the leader, the log was truncated
+    /// there (KIP-101).
     pub fn leader_epoch_known(&self) -> Option<i32> {
         let remembered = self.progress.as_ref().and_then(|progress| progress.leader_epoch);
         remembered.or((self.leader_epoch >= 0).then_some(self.leader_epoch))
     }
 }
 
-/// What became of a partition.
+/// State that a partition reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionState {
-    /// Nothing in flight, committed equals frontier.
+    /// Drained: nothing in flight, and the committed offset equals the frontier.
     Drained {
-        /// Where its next owner goes on.
+        /// Position from which the next owner resumes.
         position: ResumePoint,
     },
-    /// The log was truncated under it: to be started again there.
+    /// The log was truncated; the partition is to be restarted.
     Rebuild {
-        /// Where to.
+        /// Position to restart from.
         position: ResumePoint,
     },
-    /// The log is not the one that it has read: where it begins is to be found out anew.
+    /// The log is a different one; the partition's start must be resolved again.
     BeginAnew,
-    /// The actor has ended.
+    /// The actor has stopped.
     Exited {
-        /// By a panic.
+        /// Set if it panicked.
         panicking: bool,
     },
 }
 
-/// A partition's report, on its way up.
+/// Report of a partition to its consumer and the member.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct PartitionReport {
     /// Partition index.
     pub partition: i32,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// What became of it.
+    /// New state of the partition.
     pub state: PartitionState,
 }
 
-/// A consumer's report to the member.
+/// Report of a consumer to the member.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct ConsumerReport {
-    /// Which consumer.
+    /// Id of the consumer.
     pub consumer: ConsumerId,
-    /// What happened.
+    /// Event that is reported.
     pub event: ConsumerEvent,
 }
 
-/// What happened to a consumer.
+/// Event of a consumer.
 #[derive(Clone, Debug)]
 pub enum ConsumerEvent {
-    /// To one of its partitions.
+    /// A report of one of its partitions.
     Partition(PartitionReport),
-    /// The consumer, or the batcher in it, has ended by a panic: everything it owned is to be rebuilt.
+    /// The consumer or its batcher panicked. All its partitions must be rebuilt.
     Exited,
 }

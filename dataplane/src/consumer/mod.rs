@@ -1,4 +1,4 @@
-//! What the scaler adds and removes: owns some of the member's partitions on one data arbiter.
+//! Consumers, the scaler's unit: each runs some of the member's partitions on one data arbiter.
 
 pub mod actor;
 pub mod messages;

@@ -1,35 +1,35 @@
-//! Causes that keep a mapping, or some of its partitions, from running, shown for as long as they do. A poll that succeeds elsewhere
-//! does not end one: whoever found it withdraws it.
+//! Lasting problems that keep a mapping, or some of its partitions, from running. A successful poll elsewhere does
+//! not clear one: its finder withdraws it.
 
 use std::collections::BTreeMap;
 
-/// A cause, by who finds it; the first one is shown.
+/// Kind of a lasting problem, ordered by precedence: the first one is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StandingCause {
-    /// The member has ended by a panic.
+    /// The member panicked.
     Member,
-    /// Its membership in the group has ended by itself.
+    /// The membership in the group ended by itself.
     Membership,
-    /// The topic is not there, or the cluster does not tell.
+    /// The topic does not exist, or the cluster does not describe it.
     Topic,
     /// The consumer group cannot be joined.
     Group,
-    /// None of our partitions can begin.
+    /// None of the member's partitions can start.
     Cluster,
-    /// The consumer group takes its time.
+    /// Joining the consumer group takes long.
     Joining,
-    /// Some of our partitions cannot begin; others run.
+    /// Some of the member's partitions cannot start; others run.
     Partitions,
 }
 
-/// The causes that stand.
+/// Lasting problems that are set.
 #[derive(Debug, Default)]
 pub struct StandingTroubles {
     texts: BTreeMap<StandingCause, String>,
 }
 
 impl StandingTroubles {
-    /// `cause` stands, or does not any more. True when it stands for another reason than before.
+    /// Sets or clears `cause`. Returns true if it is set with a new text.
     pub fn set(&mut self, cause: StandingCause, text: Option<String>) -> bool {
         let Some(text) = text else {
             self.texts.remove(&cause);
@@ -40,18 +40,18 @@ impl StandingTroubles {
         is_news
     }
 
-    /// The text that is shown.
+    /// Returns the text of the first problem.
     pub fn first(&self) -> Option<&str> {
         self.texts.values().next().map(String::as_str)
     }
 
-    /// Whether what stands is ours to mend as little as any other node's.
+    /// True if a problem is set that every other node would have as well.
     pub fn lies_outside(&self) -> bool {
         use StandingCause::{Cluster, Group, Topic};
         self.texts.keys().any(|cause| matches!(cause, Topic | Group | Cluster))
     }
 
-    /// Whether something stands in the way, and no other node would be kept by it.
+    /// True if problems are set, and none of them would affect another node.
     pub fn is_ours(&self) -> bool {
         !self.texts.is_empty() && !self.lies_outside()
     }
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_stands_until_it_is_withdrawn_and_the_first_is_shown() {
+    fn first_cause_is_shown_until_withdrawn() {
         let mut troubles = StandingTroubles::default();
         assert!((troubles.first(), troubles.lies_outside(), troubles.is_ours()) == (None, false, false));
         let waits = || Some("partition 3".to_owned());

@@ -1,4 +1,5 @@
-//! What a mapping shows: its counters, its last processing result, and the facts of each partition. Clones share one board.
+//! Status of a mapping: its counters, its last processing result, and the statistics of each partition. Clones share
+//! it.
 
 mod meters;
 
@@ -25,7 +26,7 @@ use crate::telemetry::LineLimit;
 
 pub use self::meters::MappingSight;
 
-/// AWS's first `LastProcessingResult`.
+/// AWS's initial `LastProcessingResult`.
 pub const NO_RECORDS: &str = "No records processed";
 /// AWS's `LastProcessingResult` after a good poll.
 pub const OK: &str = "OK";
@@ -35,18 +36,18 @@ pub const FUNCTION_FAILED: &str = "PROBLEM: Function call failed";
 const PROBLEM: &str = "PROBLEM: ";
 const LINES_EACH: Duration = Duration::from_secs(10);
 
-/// One partition as it is shown.
+/// Partition as shown in the status.
 #[derive(Clone, Debug)]
 pub struct PartitionRow {
-    /// Under which consumer.
+    /// Id of its consumer.
     pub consumer: ConsumerId,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Its facts.
+    /// Statistics of the partition.
     pub gauge: Arc<PartitionStats>,
 }
 
-/// The board.
+/// Shared status of one mapping.
 #[derive(Clone)]
 pub struct MappingStatus {
     inner: Arc<StatusState>,
@@ -56,12 +57,12 @@ struct StatusState {
     labels: Vec<Label>,
     meters: MappingMeters,
     last_result: Mutex<String>,
-    /// A notice that stays until records are delivered.
+    /// Notice shown until records are delivered.
     notice: Mutex<Option<String>>,
     standing: Mutex<StandingTroubles>,
     partitions: Mutex<BTreeMap<i32, PartitionRow>>,
     not_ready_reason: Mutex<Option<String>>,
-    /// It waits for memory that is not there, and why.
+    /// Text of a lasting memory shortage.
     starved: Mutex<Option<String>>,
     commit_lines: LineLimit,
     invocation_lines: LineLimit,
@@ -70,17 +71,17 @@ struct StatusState {
     answered: AtomicU64,
 }
 
-/// Answers since the last look: what the scaler samples.
+/// Responses since the last sample, as the scaler uses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnswerCounts {
-    /// All of them.
+    /// Number of all responses.
     pub answered: u64,
-    /// Those that were throttled.
+    /// Number of throttled responses.
     pub throttled: u64,
 }
 
 impl MappingStatus {
-    /// The board of one mapping; `labels` go on all of its metrics.
+    /// Creates the status of one mapping. `labels` are set on all its metrics.
     pub fn new(labels: Vec<Label>) -> Self {
         let meters = MappingMeters::new(&labels);
         meters.see(MappingSight::NOTHING);
@@ -104,15 +105,15 @@ impl MappingStatus {
         }
     }
 
-    /// Labels of the mapping's metrics.
+    /// Returns the labels of the mapping's metrics.
     pub fn labels(&self) -> &[Label] {
         &self.inner.labels
     }
 
-    /// AWS's `LastProcessingResult`: what stands in the way, or how the last poll or invocation went.
+    /// Returns AWS's `LastProcessingResult`: a lasting problem, or the result of the last poll or invocation.
     pub fn last_result(&self) -> String {
         let standing = self.inner.standing.lock().first().map(|text| format!("{PROBLEM}{text}"));
-        // A batch that cannot be read stays so, whatever goes well elsewhere.
+        // An unreadable batch stays unreadable, even while other partitions succeed.
         let lasting = standing.or_else(|| self.unreadable());
         lasting.unwrap_or_else(|| self.inner.last_result.lock().clone())
     }
@@ -126,9 +127,9 @@ impl MappingStatus {
         partitions.iter().find_map(of)
     }
 
-    /// What keeps the mapping from running all that is its share on this node, as of the last second: `None` when it does,
-    /// and when what is wrong lies outside (an unreachable cluster, a missing function), which `last_result` tells. Partitions
-    /// that cannot begin beside others that run are missing.
+    /// Returns the reason, as of the last second, that the mapping does not run all its partitions on this node.
+    /// `None` if it does, or if the problem is external (an unreachable cluster, a missing function), which
+    /// `last_result` shows. Partitions that cannot start while others run count as not ready.
     pub fn not_ready_reason(&self) -> Option<String> {
         if let Some(starved) = self.inner.starved.lock().clone() {
             return Some(starved);
@@ -143,7 +144,7 @@ impl MappingStatus {
         (ours || !outside).then_some(missing)
     }
 
-    /// Shows the bytes that it holds of the node's memory, and what is wrong when it has waited long for more.
+    /// Shows the memory that the mapping holds, and the shortage if it has waited long for more.
     pub(crate) fn remembered(&self, held: usize, shortage: Option<&ByteShortage>) {
         let waited = shortage.map_or(0.0, |shortage| shortage.waited.as_secs_f64());
         self.inner.meters.bytes_leased.set(held as f64);
@@ -165,20 +166,19 @@ impl MappingStatus {
         *self.inner.not_ready_reason.lock() = missing;
     }
 
-    /// Something is wrong: `PROBLEM: ` and what.
+    /// Sets the last result to `PROBLEM: ` and `what`.
     pub fn problem(&self, what: &str) {
         self.set_result(&format!("{PROBLEM}{what}"));
     }
 
-    /// `cause` stands in the way, or does not any more.
+    /// Sets or clears the lasting problem `cause`.
     pub(crate) fn stand(&self, cause: StandingCause, text: Option<String>) {
         if self.inner.standing.lock().set(cause, text) {
             self.inner.meters.poll_errors.increment(1);
         }
     }
 
-    /// The member that showed all this has ended by a fault of this node, and `what` is done about it: nothing of what it showed
-    /// last is so any more.
+    /// Resets the status after the member ended by a fault of this node. `what` describes the recovery.
     pub(crate) fn ended(&self, what: &str) {
         self.remembered(0, None);
         self.set_missing(Some(what.to_owned()));
@@ -190,7 +190,7 @@ impl MappingStatus {
         self.inner.meters.see(MappingSight::NOTHING);
     }
 
-    /// Something was found that a person should see, and that is not over when the cluster answers: until records are delivered.
+    /// Logs a notice for operators and shows it until records are delivered, even if the cluster responds meanwhile.
     pub(crate) fn notice(&self, what: &str) {
         tracing::warn!("{what}");
         *self.inner.notice.lock() = Some(format!("PROBLEM: {what}"));
@@ -204,31 +204,31 @@ impl MappingStatus {
         }
     }
 
-    /// Shows a partition.
+    /// Adds or replaces the row of a partition.
     pub fn show(&self, partition: i32, shown: PartitionRow) {
         let mut partitions = self.inner.partitions.lock();
         partitions.insert(partition, shown);
         self.inner.meters.owned.set(partitions.len() as f64);
     }
 
-    /// Shows a partition no more.
+    /// Removes the row of a partition.
     pub fn hide(&self, partition: i32) {
         let mut partitions = self.inner.partitions.lock();
         partitions.remove(&partition);
         self.inner.meters.owned.set(partitions.len() as f64);
     }
 
-    /// Every partition that is shown.
+    /// Returns the rows of all partitions.
     pub fn partitions(&self) -> BTreeMap<i32, PartitionRow> {
         self.inner.partitions.lock().clone()
     }
 
-    /// Records resolved since the start.
+    /// Returns the number of records resolved since the start.
     pub fn resolved_total(&self) -> u64 {
         self.inner.resolved.load(Ordering::Relaxed)
     }
 
-    /// Answers since the last call.
+    /// Returns the responses counted since the last call.
     pub fn take_answers(&self) -> AnswerCounts {
         AnswerCounts {
             answered: self.inner.answered.swap(0, Ordering::Relaxed),
@@ -236,12 +236,12 @@ impl MappingStatus {
         }
     }
 
-    /// Shows what is seen once a second.
+    /// Exports a sample to the metrics.
     pub fn sampled(&self, sight: MappingSight) {
         self.inner.meters.see(sight);
     }
 
-    /// For one batcher: the offers that wait are those of all of them.
+    /// Returns one batcher's share of the gauge of pending offers.
     pub(crate) fn waiting_offers(&self) -> WaitingOffers {
         WaitingOffers::new(self.inner.meters.offers_waiting.clone())
     }
@@ -255,9 +255,9 @@ impl MappingStatus {
         self.problem(what);
     }
 
-    /// The cluster answers: a problem with reaching it is over, one with the function is not.
+    /// Clears a problem of reaching the cluster, but not one of the function.
     pub(crate) fn reachable(&self) {
-        // Which it may do, and have no room for what it answers.
+        // The cluster may respond while memory for its responses is short.
         let is_starved = self.inner.starved.lock().is_some();
         let mut last = self.inner.last_result.lock();
         if last.starts_with(PROBLEM) && *last != FUNCTION_FAILED && !is_starved {
@@ -307,7 +307,7 @@ impl MappingStatus {
         self.inner.resolved.fetch_add(offsets, Ordering::Relaxed);
     }
 
-    /// The frontier has passed these.
+    /// Counts the ranges that the frontier has passed.
     pub(crate) fn passed(&self, passed: &[ResolvedRange]) {
         let filtered = passed.iter().filter(|passed| passed.outcome == Outcome::Filtered);
         let filtered: u64 = filtered.map(|passed| passed.range.first.distance_to(passed.range.end)).sum();
@@ -336,7 +336,7 @@ impl MappingStatus {
         }
     }
 
-    /// An invocation failed: the first lines of a while are written, with how many were not.
+    /// Logs a failed invocation, rate-limited. Each line carries the number of lines held back before it.
     pub(crate) fn tell_invocation_failed(&self, mapping: MappingId, attempt: u32, error: &str) {
         if let Some(held_back) = self.inner.invocation_lines.pass(clock::now()) {
             tracing::warn!(%mapping, attempt, error, held_back, "invocation failed");
@@ -365,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn liv_1_a_mapping_without_memory_shows_it_and_names_who_has_it() {
+    fn liv_1_memory_shortage_is_shown_with_its_holders() {
         let board = MappingStatus::new(Vec::new());
         let waited = Duration::from_secs(12);
         let shortage = ByteShortage {

@@ -1,8 +1,8 @@
-//! How many offers wait, over all batchers of a mapping.
+//! Gauge of the pending offers of all batchers of a mapping.
 
 use metrics::Gauge;
 
-/// The share of one batcher in the offers that wait; nothing any more once this is dropped.
+/// Contribution of one batcher to the gauge of pending offers, removed when this is dropped.
 pub(crate) struct WaitingOffers {
     gauge: Gauge,
     shown: usize,
@@ -13,7 +13,7 @@ impl WaitingOffers {
         Self { gauge, shown: 0 }
     }
 
-    /// As many wait at this batcher now.
+    /// Sets the number of offers pending at this batcher.
     pub(crate) fn set(&mut self, offers: usize) {
         if offers != self.shown {
             self.gauge.increment(offers as f64 - self.shown as f64);

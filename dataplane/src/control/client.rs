@@ -1,4 +1,4 @@
-//! A signed client of our own API, for the command line.
+//! Signing client of the node's API, for the command line.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,27 +14,27 @@ use thiserror::Error;
 const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Why a call failed.
+/// Failure of an API call.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// No node there.
+    /// No node responds.
     #[error(
         "no Lighterman node answers at {endpoint}: {what}. Start one with `lighterman run`, or give --listen"
     )]
     Unreachable {
-        /// Where.
+        /// Endpoint that was called.
         endpoint: String,
-        /// What happened.
+        /// Error text.
         what: String,
     },
-    /// The node refused.
+    /// The node rejected the request.
     #[error("{status} {name}: {message}")]
     Refused {
         /// HTTP status.
         status: u16,
-        /// Which exception.
+        /// Exception name.
         name: String,
-        /// Its message.
+        /// Message of the exception.
         message: String,
     },
     /// The call could not be signed.
@@ -42,7 +42,7 @@ pub enum ClientError {
     Signing(String),
 }
 
-/// A client of one node.
+/// Client of one node.
 pub struct ApiClient {
     endpoint: String,
     region: String,
@@ -50,13 +50,13 @@ pub struct ApiClient {
 }
 
 impl ApiClient {
-    /// A client of the node at `endpoint` (`http://host:port`).
+    /// Creates a client of the node at `endpoint` (`http://host:port`).
     pub fn new(endpoint: String, region: String, access_key_id: &str, secret: &str) -> Self {
         let credentials = Credentials::new(access_key_id, secret, None, None, "lighterman");
         Self { endpoint, region, credentials }
     }
 
-    /// Calls `path`; an empty reply is `null`.
+    /// Calls `path`. An empty response body is returned as `null`.
     pub async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
         let unreachable = |what: String| ClientError::Unreachable { endpoint: self.endpoint.clone(), what };
         let body = body.map(Value::to_string).unwrap_or_default();

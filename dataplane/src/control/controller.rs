@@ -1,5 +1,5 @@
-//! Carries out what the API accepted: the store first, then the dataplane, then the settled state. What was under way when
-//! the process died is taken up again at the next start.
+//! Controller that executes accepted API requests: it writes the store first, then changes the dataplane, then
+//! records the settled state. Changes interrupted by the end of the process are resumed at the next start.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,41 +22,42 @@ use crate::partition::effects::SkipAnswer;
 use crate::runtime::clock;
 use crate::runtime::outbox::ReceiverClosed;
 
-/// What runs mappings.
+/// Host that runs mappings.
 pub trait MappingHost: Send + Sync {
-    /// Runs `mapping`, or applies its new configuration without losing or reordering, whether or not anybody waits for it;
-    /// resolves when it runs so. [`ReceiverClosed`]: the node ends before.
+    /// Runs `mapping`, or applies its new configuration without losing or reordering records, even if the future is
+    /// dropped. Resolves once the mapping runs with it. [`ReceiverClosed`]: the node ends before.
     fn run(&self, mapping: &Mapping) -> BoxFuture<'static, Result<(), ReceiverClosed>>;
-    /// Drains, commits, leaves, whether or not anybody waits for it; resolves when done. [`ReceiverClosed`]: the node ends before.
+    /// Drains the mapping, commits and leaves the group, even if the future is dropped. Resolves when done.
+    /// [`ReceiverClosed`]: the node ends before.
     fn stop(&self, id: MappingId) -> BoxFuture<'static, Result<(), ReceiverClosed>>;
-    /// `LastProcessingResult`; `None` while it does not run.
+    /// Returns `LastProcessingResult`, or `None` while the mapping does not run.
     fn last_result(&self, id: MappingId) -> Option<String>;
-    /// The live facts of its partitions, as JSON.
+    /// Returns the live state of the mapping's partitions, as JSON.
     fn partitions(&self, id: MappingId) -> Option<Value>;
-    /// The audit of its partitions, held against what is committed, as JSON.
+    /// Returns the audit of the mapping's partitions, checked against the committed offsets, as JSON.
     fn audit(&self, id: MappingId) -> BoxFuture<'static, Value>;
-    /// Resolves a record that fails as skipped; `None` when no partition here has it.
+    /// Resolves a failing record as skipped. Returns `None` if no partition on this node has it.
     fn skip(&self, id: MappingId, wish: SkipWish) -> BoxFuture<'static, Option<SkipAnswer>>;
-    /// Nothing is kept of it any more but its audit, aside.
+    /// Deletes all data of the mapping except its audit, which is set aside.
     fn forget(&self, id: MappingId);
-    /// False when Lambda says that the function does not exist.
+    /// Returns false if Lambda reports that the function does not exist.
     fn function_exists(&self, function_arn: &str) -> BoxFuture<'static, bool>;
 }
 
-/// A person's wish to have a failing record skipped.
+/// Operator's request to skip a failing record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkipWish {
     /// Partition index.
     pub partition: i32,
-    /// Which record, or the first of what cannot be read.
+    /// Offset of the record, or the first offset of an unreadable batch.
     pub offset: Offset,
-    /// The offset behind what cannot be read.
+    /// End offset (exclusive) of an unreadable batch.
     pub end: Option<Offset>,
-    /// Why.
+    /// Reason given by the operator.
     pub reason: String,
 }
 
-/// The controller; clones share it.
+/// Controller of one node. Clones share it.
 #[derive(Clone)]
 pub struct Controller {
     shared: Arc<ControllerState>,
@@ -64,14 +65,14 @@ pub struct Controller {
 
 struct ControllerState {
     state: Mutex<(Store, Registry)>,
-    /// The node drains. Set and, where it decides, read under the lock of the state.
+    /// Set while the node drains. It is set under the state's lock, and decisions read it under that lock.
     draining: AtomicBool,
     host: Arc<dyn MappingHost>,
     region: String,
     account: String,
 }
 
-/// How soon a settled state that could not be recorded is tried again.
+/// Delay before retrying to record a settled state.
 const SETTLE_AGAIN: Duration = Duration::from_secs(5);
 
 fn seconds_now() -> f64 {
@@ -79,7 +80,7 @@ fn seconds_now() -> f64 {
 }
 
 impl Controller {
-    /// A controller over an open store.
+    /// Creates a controller on an open store.
     pub fn new(
         store: Store,
         registry: Registry,
@@ -91,14 +92,14 @@ impl Controller {
         Self { shared: Arc::new(ControllerState { state, draining, host, region, account }) }
     }
 
-    /// From now on every change is refused: the node drains, and would leave it undone. What was accepted before is carried
-    /// out, or taken up again at the next start; whatever reads goes on.
+    /// Rejects all later changes: the node drains and would not complete them. Changes accepted before are completed,
+    /// or resumed at the next start. Reads remain possible.
     pub fn refuse_changes(&self) {
         let _state = self.shared.state.lock();
         self.shared.draining.store(true, Ordering::Relaxed);
     }
 
-    /// The error that every change gets once [`Controller::refuse_changes`] was called.
+    /// Returns the error of every change after [`Controller::refuse_changes`].
     pub(super) fn accepts_changes(&self) -> Result<(), ApiError> {
         if !self.shared.draining.load(Ordering::Relaxed) {
             return Ok(());
@@ -108,7 +109,7 @@ impl Controller {
         Err(ApiError::new(ErrorKind::Unavailable, text))
     }
 
-    /// Takes up what was running, and what was under way; call inside an actix system.
+    /// Resumes running mappings and interrupted changes. Call it inside an actix system.
     pub fn resume(&self) {
         let entries: Vec<RegisteredMapping> = self.shared.state.lock().1.mappings().cloned().collect();
         for entry in entries {
@@ -126,7 +127,7 @@ impl Controller {
         }
     }
 
-    /// `CreateEventSourceMapping`.
+    /// Executes `CreateEventSourceMapping`.
     pub async fn create(&self, request: CreateRequest) -> Result<Value, ApiError> {
         self.accepts_changes()?;
         let now = seconds_now();
@@ -139,7 +140,7 @@ impl Controller {
         self.get(mapping.id)
     }
 
-    /// `UpdateEventSourceMapping`.
+    /// Executes `UpdateEventSourceMapping`.
     pub async fn update(&self, id: MappingId, request: UpdateRequest) -> Result<Value, ApiError> {
         self.accepts_changes()?;
         let before = self.entry(id)?.mapping;
@@ -147,7 +148,7 @@ impl Controller {
         if function != before.function_arn && !self.shared.host.function_exists(&function).await {
             return Err(ApiError::invalid("Function does not exist"));
         }
-        // Computed on the state of now: another change may have come while Lambda was asked.
+        // Computed again on the current state: it may have changed while Lambda was asked.
         self.commit_change(|registry| {
             let mapping = registry.get(id)?.mapping.updated(request, self.account())?;
             registry.update(mapping, seconds_now())
@@ -158,7 +159,7 @@ impl Controller {
         Ok(shown)
     }
 
-    /// `DeleteEventSourceMapping`.
+    /// Executes `DeleteEventSourceMapping`.
     pub fn delete(&self, id: MappingId) -> Result<Value, ApiError> {
         let mapping = self.entry(id)?.mapping;
         self.commit_change(|registry| registry.delete(id, seconds_now()))?;
@@ -167,13 +168,14 @@ impl Controller {
         shown
     }
 
-    /// `GetEventSourceMapping`.
+    /// Executes `GetEventSourceMapping`.
     pub fn get(&self, id: MappingId) -> Result<Value, ApiError> {
         let entry = self.entry(id)?;
         Ok(self.show(&entry))
     }
 
-    /// `ListEventSourceMappings`: from behind `marker`, at most `most`; the marker of the next page, if there is one.
+    /// Executes `ListEventSourceMappings`: at most `most` mappings after `marker`, and the marker of the next page,
+    /// if any.
     pub fn list(
         &self,
         function: Option<&str>,
@@ -192,17 +194,17 @@ impl Controller {
         (entries.iter().take(most).map(|entry| self.show(entry)).collect(), next)
     }
 
-    /// Tags of the mapping with this ARN.
+    /// Returns the tags of the mapping with this ARN.
     pub fn tags(&self, arn: &str) -> Result<BTreeMap<String, String>, ApiError> {
         Ok(self.by_arn(arn)?.mapping.tags)
     }
 
-    /// Adds tags.
+    /// Adds tags to the mapping with this ARN.
     pub fn tag(&self, arn: &str, added: BTreeMap<String, String>) -> Result<(), ApiError> {
         self.change_tags(arn, |mapping| mapping.tagged(added))
     }
 
-    /// Removes tags.
+    /// Removes tags from the mapping with this ARN.
     pub fn untag(&self, arn: &str, keys: &[String]) -> Result<(), ApiError> {
         self.change_tags(arn, |mapping| {
             let mut tags = mapping.tags.clone();
@@ -225,24 +227,24 @@ impl Controller {
         Ok(())
     }
 
-    /// The live facts of a mapping's partitions.
+    /// Returns the live state of a mapping's partitions.
     pub fn partitions(&self, id: MappingId) -> Result<Value, ApiError> {
         self.entry(id)?;
         Ok(self.shared.host.partitions(id).unwrap_or_else(|| Value::Array(Vec::new())))
     }
 
-    /// Secret of a key pair.
+    /// Returns the secret of a key pair.
     pub fn secret(&self, access_key_id: &str) -> Option<String> {
         self.shared.state.lock().1.secret(access_key_id).map(ToOwned::to_owned)
     }
 
-    /// Makes `id` with `secret` valid.
+    /// Adds the key pair of `id` and `secret`.
     pub fn put_key(&self, id: &str, secret: &str) -> Result<(), ApiError> {
         self.commit_change(|_| Ok(RegistryCommand::PutKey { id: id.to_owned(), secret: secret.to_owned() }))
             .map(|_| ())
     }
 
-    /// Makes a key pair invalid; the last one stays.
+    /// Revokes a key pair. The last one cannot be revoked.
     pub fn remove_key(&self, id: &str) -> Result<(), ApiError> {
         self.commit_change(|registry| {
             if registry.secret(id).is_none() {
@@ -256,7 +258,7 @@ impl Controller {
         .map(|_| ())
     }
 
-    /// Ids of all key pairs.
+    /// Returns the ids of all key pairs.
     pub fn key_ids(&self) -> Vec<String> {
         self.shared.state.lock().1.key_ids()
     }
@@ -265,7 +267,7 @@ impl Controller {
         AccountScope { region: &self.shared.region, id: &self.shared.account }
     }
 
-    /// What runs mappings.
+    /// Returns the host that runs mappings.
     pub(super) fn host(&self) -> &Arc<dyn MappingHost> {
         &self.shared.host
     }
@@ -286,7 +288,7 @@ impl Controller {
         entry.mapping.shown(entry.state, entry.last_modified, &result)
     }
 
-    /// [`Controller::record`] of a change that somebody asks for: refused once the node drains.
+    /// Executes [`Controller::record`] for a requested change, which is rejected once the node drains.
     fn commit_change(
         &self,
         decide: impl FnOnce(&Registry) -> Result<RegistryCommand, ApiError>,
@@ -297,7 +299,7 @@ impl Controller {
         })
     }
 
-    /// Decides on the state of now, makes it durable, applies it: nobody comes between.
+    /// Decides on the current state, makes the command durable and applies it, all under one lock.
     fn record(
         &self,
         decide: impl FnOnce(&Registry) -> Result<RegistryCommand, ApiError>,
@@ -313,7 +315,7 @@ impl Controller {
         Ok(command)
     }
 
-    /// Brings the dataplane to where the mapping should be, then records that it is there.
+    /// Brings the dataplane to the mapping's target state, then records the settled state.
     fn reconcile(&self, mapping: Mapping, from: MappingState) {
         let me = self.clone();
         actix_rt::spawn(async move {
@@ -328,14 +330,14 @@ impl Controller {
             } else {
                 host.stop(id).await
             };
-            // What the node does not finish is taken up again at its next start.
+            // Resumed at the next start of the node.
             if carried_out.is_err() {
                 return;
             }
             if from == MappingState::Deleting {
                 host.forget(id);
             }
-            // A store that fails now, a full disk, may work again: until then the mapping would refuse every change.
+            // A failing store, such as a full disk, may recover. Until then the mapping rejects every change.
             while let Err(error) =
                 me.record(|registry| me.only_if_still(registry, id, from, command(seconds_now())))
             {
@@ -349,7 +351,7 @@ impl Controller {
 }
 
 impl Controller {
-    /// `command`, if the mapping still stands where it stood when the change began.
+    /// Returns `command` if the mapping is still in the state in which the change began.
     fn only_if_still(
         &self,
         registry: &Registry,
@@ -363,7 +365,7 @@ impl Controller {
     }
 }
 
-/// Whether `given` (name, partial ARN, ARN) names the function of `arn`.
+/// Returns true if `given` (name, partial ARN, ARN) names the function of `arn`.
 fn names(arn: &str, given: &str) -> bool {
     let partial = given.contains(":function:") && arn.ends_with(&format!(":{given}"));
     arn == given || partial || arn.ends_with(&format!(":function:{given}"))
@@ -376,7 +378,7 @@ mod tests {
     use super::*;
     use crate::control::store::Store;
 
-    /// Notes what it is told to run, and does what it is told while it may.
+    /// Host that records the mappings it runs, and completes calls while permits are available.
     struct RecordingHost {
         ran: Mutex<Vec<Mapping>>,
         may_work: Arc<Semaphore>,
@@ -468,7 +470,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_state_lasts_until_what_it_says_is_done() {
+    async fn state_lasts_until_change_is_complete() {
         let folder = tempfile::tempdir().expect("folder");
         let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);
@@ -509,7 +511,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn drn_1_a_node_that_drains_refuses_every_change_and_finishes_what_it_accepted() {
+    async fn drn_1_draining_node_rejects_changes_and_completes_accepted_ones() {
         let folder = tempfile::tempdir().expect("folder");
         let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);
@@ -548,7 +550,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_delete_that_the_node_did_not_finish_is_taken_up_at_the_next_start() {
+    async fn interrupted_delete_is_resumed_at_next_start() {
         let folder = tempfile::tempdir().expect("folder");
         let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);
@@ -567,7 +569,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn tags_that_choose_behaviour_reach_what_runs() {
+    async fn behaviour_tags_reach_the_running_mapping() {
         let folder = tempfile::tempdir().expect("folder");
         let host = Arc::new(RecordingHost::default());
         let controller = controller_on(folder.path(), &host);

@@ -1,4 +1,4 @@
-//! Filters tried on sample records: what `POST /lighterman/v1/filters/test` answers, and what `lighterman filter test` prints.
+//! Test of filters on sample records, for `POST /lighterman/v1/filters/test` and `lighterman filter test`.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +16,14 @@ const RECORDS_MAX: usize = 1_000;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct TrialRequest {
-    /// As in a mapping.
+    /// Filter criteria as in a mapping.
     pub filter_criteria: FilterRequest,
-    /// At most 1,000.
+    /// Sample records, at most 1,000.
     pub records: Vec<FilterSample>,
 }
 
-/// A record to try filters on, its members named as in a pattern. A `value` or `key` that is a string is that text; an object,
-/// list, number, `true` or `false` is that JSON, as it is written; null or absent is null. Any bytes go as base64.
+/// Sample record, its members named as in a pattern. A string `value` or `key` is that text. An object, list, number,
+/// `true` or `false` is that JSON as written. Null or absent is null. Arbitrary bytes are given as base64.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct FilterSample {
@@ -37,7 +37,8 @@ pub struct FilterSample {
     timestamp: i64,
 }
 
-/// By name; or in order, as an event has them, where a name can stand twice. A value is a text, a list of bytes, or null.
+/// Headers of a sample: a map, or a list in order as in an event, where a name can repeat. A value is a text, a list
+/// of bytes, or null.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum SampleHeaders {
@@ -51,19 +52,19 @@ impl Default for SampleHeaders {
     }
 }
 
-/// What the filters say of one record.
+/// Result of the filters for one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FilterTest {
-    /// Whether it is delivered, and why.
+    /// Decision whether the record is delivered, with the reason.
     pub verdict: FilterVerdict,
-    /// What its key is to a filter.
+    /// Format of the key as the filters see it.
     pub key: DataFormat,
-    /// What its value is to a filter: why a record passes that no pattern could look into.
+    /// Format of the value as the filters see it. It explains why a record passes whose value no pattern can match.
     pub value: DataFormat,
 }
 
 impl TrialRequest {
-    /// Tries the filters; one result for each record.
+    /// Runs the filters and returns one result per record.
     pub fn run(self) -> Result<Value, ApiError> {
         if self.records.len() > RECORDS_MAX {
             return Err(ApiError::invalid(format!("Records must have at most {RECORDS_MAX} records.")));
@@ -82,7 +83,7 @@ impl TrialRequest {
 }
 
 impl FilterSample {
-    /// Tries `criteria` on it; what is wrong with it when it is no record.
+    /// Applies `criteria` to the sample. The error names what makes the sample invalid.
     pub fn trial(&self, criteria: &FilterCriteria) -> Result<FilterTest, String> {
         let value = bytes("value", self.value.as_deref(), self.value_base64.as_deref())?;
         let key = bytes("key", self.key.as_deref(), self.key_base64.as_deref())?;
@@ -102,7 +103,7 @@ impl FilterSample {
 }
 
 impl FilterTest {
-    /// Tries `criteria` on a record that has a value alone.
+    /// Applies `criteria` to a record that has only a value.
     pub fn of_value(value: &[u8], criteria: &FilterCriteria) -> Self {
         let (topic, partition, timestamp) = ("", 0, TimestampMs(0));
         let headers = std::iter::empty();
@@ -120,7 +121,7 @@ impl FilterTest {
         Self { verdict: criteria.compiled().verdict(subject), key, value }
     }
 
-    /// The filter that matched, from 1.
+    /// Returns the number of the filter that matched, from 1.
     pub fn filter(self) -> Option<usize> {
         match self.verdict {
             FilterVerdict::Matched(filter) => Some(filter + 1),
@@ -128,7 +129,7 @@ impl FilterTest {
         }
     }
 
-    /// As the API gives it.
+    /// Returns the result in the API's format.
     pub fn shown(self) -> Value {
         json!({
             "Matched": self.verdict.passes(),
@@ -149,7 +150,7 @@ impl SampleHeaders {
     }
 }
 
-/// The bytes of a header's value, or its null.
+/// Returns the bytes of a header's value, or `None` for null.
 fn header(name: &str, value: &Value) -> Result<Option<Vec<u8>>, String> {
     let wrong = || format!("header `{name}` is neither a text nor a list of bytes nor null");
     match value {
@@ -162,7 +163,7 @@ fn header(name: &str, value: &Value) -> Result<Option<Vec<u8>>, String> {
     }
 }
 
-/// Events write bytes as signed numbers.
+/// Reads a byte. Events write bytes as signed numbers.
 fn byte(value: &Value) -> Option<u8> {
     value.as_i64().filter(|byte| (-128..256).contains(byte)).map(|byte| byte as u8)
 }
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_tried_as_they_are_written() {
+    fn samples_are_tested_as_written() {
         let reply = run(
             r#"{"FilterCriteria":{"Filters":[
                 {"Pattern":"{\"value\":{\"price\":[3.0e2]}}"},
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told() {
+    fn invalid_requests_are_rejected_with_reason() {
         let told = |body: &str| run(body).expect_err("refused");
         let wrong = told(r#"{"FilterCriteria":{"Filters":[{"Pattern":"{\"value\":1}"}]},"Records":[]}"#);
         assert_eq!(wrong.kind, ErrorKind::InvalidParameterValue);

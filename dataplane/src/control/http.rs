@@ -1,4 +1,4 @@
-//! The API's HTTP side: signature, routes, bodies, errors in AWS's shapes.
+//! HTTP server of the control API: signatures, routes, bodies, and errors in AWS's format.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,25 +31,25 @@ const MAPPINGS: &str = "/2015-03-31/event-source-mappings";
 const TAGS: &str = "/2017-03-31/tags/";
 const OURS: &str = "/lighterman/v1/";
 
-/// What the routes need.
+/// Context of the API's routes.
 #[derive(Clone)]
 pub struct ApiContext {
-    /// Carries out.
+    /// Controller that executes requests.
     pub controller: Controller,
-    /// Knows callers.
+    /// Authenticator of callers.
     pub authenticator: Arc<dyn RequestAuthenticator>,
-    /// This node's name.
+    /// Name of this node.
     pub node: String,
 }
 
-/// A running API.
+/// Running API server.
 pub struct ApiServer {
     address: SocketAddr,
     handle: ServerHandle,
 }
 
 impl ApiServer {
-    /// Serves on `listener`; call inside an actix system.
+    /// Serves on `listener`. Call it inside an actix system.
     pub fn start(api: ApiContext, listener: TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let server = HttpServer::new(move || {
@@ -66,12 +66,12 @@ impl ApiServer {
         Ok(Self { address, handle })
     }
 
-    /// Where it listens.
+    /// Returns the address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Stops it, requests under way first.
+    /// Stops the server after completing the requests under way.
     pub async fn stop(self) {
         self.handle.stop(true).await;
     }
@@ -118,7 +118,7 @@ async fn handle(api: web::Data<ApiContext>, request: HttpRequest, payload: web::
     }
 }
 
-/// The body, whole, bounded in bytes and in time: actix's own refusal of one that is too large has no shape of AWS.
+/// Reads the whole body, bounded in size and time. Actix's own error for a large body does not have AWS's format.
 async fn read(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, ApiError> {
     let too_large = || {
         let text = format!("Request must be smaller than {BODY_BYTES_MAX} bytes.");

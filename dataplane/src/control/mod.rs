@@ -1,4 +1,4 @@
-//! The AWS-compatible API, the registry it writes, and the store of one node.
+//! AWS-compatible control API, the registry it writes, and the store of one node.
 
 pub mod client;
 pub mod controller;
@@ -9,11 +9,11 @@ pub mod sigv4;
 pub mod skip;
 pub mod store;
 
-/// A new key pair: an id as AWS writes them, and 256 random bits.
+/// Generates a key pair: an access key id in AWS's format, and 256 random bits.
 pub fn new_key() -> (String, String) {
     const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let (mut id, mut secret) = ([0u8; 16], [0u8; 32]);
-    // Without randomness from the operating system there can be no keys: rather no process than weak ones.
+    // Panic without the operating system's randomness: a weak key would be worse.
     getrandom::fill(&mut id).expect("the operating system gives random bytes");
     getrandom::fill(&mut secret).expect("the operating system gives random bytes");
     let id: String = id.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect();

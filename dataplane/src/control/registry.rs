@@ -1,5 +1,5 @@
-//! What is known of mappings and keys: a deterministic fold over ordered commands. Time and ids come in with the commands,
-//! so a replay, here or on another node, ends in the same state.
+//! Registry of mappings and keys: a deterministic fold over ordered commands. Commands carry times and ids, so a
+//! replay, here or on another node, ends in the same state.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use lighterman_proto::api::{ApiError, ErrorKind, Mapping, MappingState};
 use lighterman_proto::ids::MappingId;
 use serde::{Deserialize, Serialize};
 
-/// One step. Stored as JSON; variants are added, never changed.
+/// Registry command. Stored as JSON; variants are added, never changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RegistryCommand {
-    /// A mapping as it is from now on, and where it stands.
+    /// Creates or replaces a mapping, with its state.
     Put {
         /// The mapping.
         mapping: Box<Mapping>,
@@ -19,53 +19,53 @@ pub enum RegistryCommand {
         /// Seconds since the epoch.
         at: f64,
     },
-    /// A mapping moves on.
+    /// Changes a mapping's state.
     Move {
-        /// Which.
+        /// Mapping id.
         id: MappingId,
         /// Its state.
         state: MappingState,
         /// Seconds since the epoch.
         at: f64,
     },
-    /// A mapping's tags.
+    /// Replaces a mapping's tags.
     Tag {
-        /// Which.
+        /// Mapping id.
         id: MappingId,
-        /// All of its tags from now on.
+        /// Complete new set of tags.
         tags: BTreeMap<String, String>,
     },
-    /// A mapping is gone.
+    /// Removes a mapping.
     Remove {
-        /// Which.
+        /// Mapping id.
         id: MappingId,
     },
-    /// A key pair is valid.
+    /// Adds a key pair.
     PutKey {
         /// Access key id.
         id: String,
-        /// Its secret.
+        /// Secret access key.
         secret: String,
     },
-    /// A key pair is not valid any more.
+    /// Revokes a key pair.
     RemoveKey {
         /// Access key id.
         id: String,
     },
 }
 
-/// A mapping and where it stands.
+/// Mapping and its state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RegisteredMapping {
     /// The mapping.
     pub mapping: Mapping,
     /// Its state.
     pub state: MappingState,
-    /// Seconds since the epoch.
+    /// Time of the last change, in seconds since the epoch.
     pub last_modified: f64,
 }
 
-/// The registry.
+/// Registered mappings and keys.
 #[derive(Clone, Default, PartialEq)]
 pub struct Registry {
     mappings: BTreeMap<MappingId, RegisteredMapping>,
@@ -73,7 +73,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The state after `command`. One that names what is not there changes nothing.
+    /// Applies `command`. A command that names an unknown entry changes nothing.
     pub fn apply(&mut self, command: &RegistryCommand) {
         match command {
             RegistryCommand::Put { mapping, state, at } => {
@@ -104,7 +104,7 @@ impl Registry {
         }
     }
 
-    /// The shortest list of commands that ends in this state.
+    /// Returns the shortest list of commands that yields this state.
     pub fn snapshot(&self) -> Vec<RegistryCommand> {
         let put = |entry: &RegisteredMapping| RegistryCommand::Put {
             mapping: Box::new(entry.mapping.clone()),
@@ -122,27 +122,27 @@ impl Registry {
             .collect()
     }
 
-    /// A mapping.
+    /// Returns a mapping, or AWS's not-found error.
     pub fn get(&self, id: MappingId) -> Result<&RegisteredMapping, ApiError> {
         self.mappings.get(&id).ok_or_else(ApiError::not_found)
     }
 
-    /// All mappings, by UUID.
+    /// Returns all mappings, ordered by UUID.
     pub fn mappings(&self) -> impl Iterator<Item = &RegisteredMapping> {
         self.mappings.values()
     }
 
-    /// Secret of a key pair.
+    /// Returns the secret of a key pair.
     pub fn secret(&self, access_key_id: &str) -> Option<&str> {
         self.keys.get(access_key_id).map(String::as_str)
     }
 
-    /// Ids of all key pairs.
+    /// Returns the ids of all key pairs.
     pub fn key_ids(&self) -> Vec<String> {
         self.keys.keys().cloned().collect()
     }
 
-    /// Decides a creation.
+    /// Validates a creation and returns its command.
     pub fn create(&self, mapping: Mapping, at: f64) -> Result<RegistryCommand, ApiError> {
         if let Some(existing) = self.mappings.values().find(|entry| mapping.conflicts_with(&entry.mapping)) {
             let text = mapping.conflict_text(existing.mapping.id);
@@ -154,7 +154,7 @@ impl Registry {
         Ok(RegistryCommand::Put { mapping: Box::new(mapping), state: MappingState::Creating, at })
     }
 
-    /// Decides an update to `mapping`.
+    /// Validates an update to `mapping` and returns its command.
     pub fn update(&self, mapping: Mapping, at: f64) -> Result<RegistryCommand, ApiError> {
         let entry = self.settled(mapping.id)?;
         let others = self.mappings.values().filter(|entry| entry.mapping.id != mapping.id);
@@ -170,8 +170,8 @@ impl Registry {
         Ok(RegistryCommand::Put { mapping: Box::new(mapping), state, at })
     }
 
-    /// Decides the tags of a mapping. Tags that make a running mapping behave otherwise are an update of it, with its states;
-    /// all others are taken at any time.
+    /// Validates new tags and returns their command. Tags that change a running mapping's behaviour are an update,
+    /// with its states. All others are accepted at any time.
     pub fn tag(
         &self,
         id: MappingId,
@@ -182,13 +182,13 @@ impl Registry {
         if !mapping.enabled || !mapping.is_changed_by(&tags) {
             return Ok(RegistryCommand::Tag { id, tags });
         }
-        // The only conflict that AWS's model has for tags.
+        // AWS's API model has no other conflict error for tags.
         self.settled(id).map_err(|error| ApiError::new(ErrorKind::ResourceConflict, error.message))?;
         let mapping = Box::new(Mapping { tags, ..mapping.clone() });
         Ok(RegistryCommand::Put { mapping, state: MappingState::Updating, at })
     }
 
-    /// Decides a deletion.
+    /// Validates a deletion and returns its command.
     pub fn delete(&self, id: MappingId, at: f64) -> Result<RegistryCommand, ApiError> {
         self.settled(id)?;
         Ok(RegistryCommand::Move { id, state: MappingState::Deleting, at })
@@ -206,7 +206,7 @@ impl Registry {
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Secrets are in there.
+        // Do not print secrets.
         f.debug_struct("Registry").field("mappings", &self.mappings).field("keys", &self.key_ids()).finish()
     }
 }
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn states_follow_aws() {
+    fn mapping_states_follow_aws() {
         let mut registry = Registry::default();
         let one = mapping(1, "orders");
         registry.apply(&registry.create(one.clone(), 1.0).expect("new"));
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_that_choose_behaviour_are_an_update_of_a_running_mapping() {
+    fn behaviour_tags_update_a_running_mapping() {
         let mut registry = Registry::default();
         let one = mapping(1, "orders");
         registry.apply(&registry.create(one.clone(), 1.0).expect("new"));
@@ -283,7 +283,7 @@ mod tests {
     proptest! {
         /// A replay of the log, and of its snapshot, ends in the same state.
         #[test]
-        fn a_replay_ends_in_the_same_state(steps in prop::collection::vec((0u8..6, 1u128..5), 0..60)) {
+        fn replay_ends_in_same_state(steps in prop::collection::vec((0u8..6, 1u128..5), 0..60)) {
             let (mut registry, mut log) = (Registry::default(), Vec::new());
             for (kind, number) in steps {
                 let id = MappingId(uuid::Uuid::from_u128(number));

@@ -1,6 +1,7 @@
-//! Signature Version 4, the server's side: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>.
-//! Own code over RustCrypto's HMAC: the one crate that verifies (scratchstack-aws-signature) brings a Tower stack and an
-//! HTTP version of its own for what is a page of code here, checked against aws-sigv4's signer.
+//! Server side of Signature Version 4:
+//! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>. Implemented on
+//! RustCrypto's HMAC and tested against aws-sigv4's signer. The one crate that verifies signatures
+//! (scratchstack-aws-signature) brings a Tower stack and its own HTTP version for what is a page of code here.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,12 +15,12 @@ const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "lambda";
 const TERMINATOR: &str = "aws4_request";
 const DATE_BYTES: usize = "YYYYMMDD".len();
-/// How far the caller's clock may be off, in seconds: AWS's five minutes.
+/// Maximum clock skew of the caller, in seconds: AWS's five minutes.
 const SKEW_SECONDS_MAX: i64 = 300;
 
-/// A request as it arrived.
+/// Signed request as received.
 pub struct SignedRequest<'r> {
-    /// Method.
+    /// HTTP method.
     pub method: &'r str,
     /// Path, percent-encoded as sent.
     pub path: &'r str,
@@ -27,20 +28,20 @@ pub struct SignedRequest<'r> {
     pub query: &'r str,
     /// Headers, names in lower case; repeated ones joined by commas.
     pub headers: &'r BTreeMap<String, String>,
-    /// Body.
+    /// Request body.
     pub body: &'r [u8],
 }
 
-/// Who signed.
+/// Identity of the signer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallerIdentity {
     /// Access key id.
     pub access_key_id: String,
 }
 
-/// Checks signatures; another way to know callers is another implementation.
+/// Authenticator of requests. Other kinds of caller identity are other implementations.
 pub trait RequestAuthenticator: Send + Sync {
-    /// Who signed `request`, at `now` (seconds since the epoch); `secret_of` knows the keys.
+    /// Returns the signer of `request` at `now` (seconds since the epoch). `secret_of` looks up keys.
     fn authenticate(
         &self,
         request: &SignedRequest<'_>,
@@ -49,9 +50,9 @@ pub trait RequestAuthenticator: Send + Sync {
     ) -> Result<CallerIdentity, ApiError>;
 }
 
-/// Signature Version 4 for one region.
+/// Signature Version 4 authenticator of one region.
 pub struct SigV4 {
-    /// The region that must be signed for.
+    /// Region that requests must be signed for.
     pub region: String,
 }
 
@@ -133,7 +134,7 @@ impl SigV4 {
     }
 }
 
-/// The parts of an Authorization header. Whatever is wrong with it, its own text is in no answer: it may be another service's secret.
+/// Parses an Authorization header. Errors never repeat its text, which may be another service's secret.
 fn parse(header: &str, has_date: bool) -> Result<AuthorizationHeader<'_>, ApiError> {
     let incomplete = |text: String| refused(ErrorKind::IncompleteSignature, text);
     let (scheme, fields) = header.split_once(' ').unwrap_or((header, ""));
@@ -175,7 +176,7 @@ fn parse(header: &str, has_date: bool) -> Result<AuthorizationHeader<'_>, ApiErr
     Ok(AuthorizationHeader { access_key_id, date, region, service, signed_headers, signature })
 }
 
-/// AWS's sentences, one for each thing.
+/// Returns AWS's error sentences, one for each missing part.
 fn what_lacks(found: &[(&str, Option<&str>)], has_date: bool) -> String {
     let parts = found.iter().filter(|(_, value)| value.is_none());
     let mut sentences: Vec<String> =
@@ -211,7 +212,7 @@ fn check_time(stamp: &str, date: &str, now: i64) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Seconds since the epoch of `YYYYMMDDTHHMMSSZ`.
+/// Converts `YYYYMMDDTHHMMSSZ` to seconds since the epoch.
 fn seconds_of(stamp: &str) -> Option<i64> {
     Some(chrono::NaiveDateTime::parse_from_str(stamp, "%Y%m%dT%H%M%SZ").ok()?.and_utc().timestamp())
 }
@@ -269,7 +270,7 @@ fn signing_key(secret: &str, authorization: &AuthorizationHeader<'_>) -> Vec<u8>
 }
 
 fn hmac(key: &[u8], data: &[u8]) -> Vec<u8> {
-    // HMAC takes keys of any length: there is no error to meet.
+    // HMAC accepts keys of any length, so this cannot fail.
     Hmac::<Sha256>::new_from_slice(key)
         .map(|mac| mac.chain_update(data).finalize().into_bytes().to_vec())
         .unwrap_or_default()
@@ -297,7 +298,7 @@ mod tests {
     const QUERY: &str = "tagKeys=b%20c&tagKeys=a&z";
     const BODY: &[u8] = br#"{"a":1}"#;
 
-    /// Signed by AWS's own signer.
+    /// Signs with AWS's own signer.
     fn signed(path: &str, query: &str, body: &[u8]) -> BTreeMap<String, String> {
         let identity = Credentials::new("AKID", "secret", None, None, "test").into();
         let params = v4::SigningParams::builder()
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_aws_signs_is_accepted() {
+    fn request_signed_by_aws_signer_is_accepted() {
         let headers = signed(PATH, QUERY, BODY);
         assert_eq!(
             check(&headers, PATH, QUERY, BODY, NOW),
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn any_change_is_refused() {
+    fn any_changed_part_is_rejected() {
         let headers = signed(PATH, QUERY, BODY);
         let invalid = Err(ErrorKind::InvalidSignature);
         assert_eq!(check(&headers, "/2017-03-31/tags/other", QUERY, BODY, NOW), invalid);
@@ -376,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn unsigned_and_unknown_callers_have_their_own_answers() {
+    fn unsigned_and_unknown_callers_get_distinct_errors() {
         let mut headers = signed(PATH, QUERY, BODY);
         let authorization = headers["authorization"].replacen("AKID", "AKIX", 1);
         headers.insert("authorization".to_owned(), authorization);
@@ -385,9 +386,10 @@ mod tests {
         assert_eq!(check(&headers, PATH, QUERY, BODY, NOW), Err(ErrorKind::MissingAuthenticationToken));
     }
 
-    /// Recorded texts: <https://docs.aws.amazon.com/IAM/latest/UserGuide/signature-v4-troubleshooting.html> and public reports.
+    /// Recorded messages: <https://docs.aws.amazon.com/IAM/latest/UserGuide/signature-v4-troubleshooting.html> and
+    /// public reports.
     #[test]
-    fn an_authorization_that_is_none_is_refused_as_incomplete_and_never_repeated() {
+    fn invalid_authorization_is_incomplete_and_never_repeated() {
         let headers = signed(PATH, QUERY, BODY);
         let good = &headers["authorization"];
         let without = |name: &str| {
@@ -413,7 +415,7 @@ mod tests {
             ),
             (ALGORITHM.to_owned(), "Authorization header has a part".to_owned()),
             (format!("{good}, secret"), "Authorization header has a part".to_owned()),
-            // Two headers arrive joined by a comma, whichever of them is good.
+            // Two headers arrive joined by a comma, even if one of them is valid.
             (format!("{good},{good}"), "Authorization header has a part".to_owned()),
             (format!("{good},Basic secret"), "Authorization header has a part".to_owned()),
             (format!("Basic secret,{good}"), requires("Credential")),

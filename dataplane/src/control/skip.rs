@@ -1,4 +1,4 @@
-//! What a person does about records that fail: skip one, and see what became of all of them.
+//! Operator actions on failing records: skipping one, and reading the audit.
 
 use lighterman_proto::api::{ApiError, ErrorKind};
 use lighterman_proto::ids::{MappingId, Offset};
@@ -14,17 +14,17 @@ use crate::partition::unreadable::BatchEnd;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct SkipRequest {
-    /// Which record, or the first offset of what cannot be read.
+    /// Offset of the record, or the first offset of an unreadable batch.
     pub offset: i64,
-    /// The offset behind what cannot be read.
+    /// End offset (exclusive) of an unreadable batch.
     #[serde(default)]
     pub end_offset: Option<i64>,
-    /// Why; kept in the audit and in the log.
+    /// Reason, which is kept in the audit and the log.
     pub reason: String,
 }
 
 impl Controller {
-    /// Resolves exactly one record as skipped, while it fails; or exactly the offsets that cannot be read.
+    /// Resolves exactly one failing record as skipped, or exactly the offsets of an unreadable batch.
     pub async fn skip(
         &self,
         id: MappingId,

@@ -1,4 +1,4 @@
-//! The store of one node: the ordered commands in redb. A write is answered only after it is durable.
+//! Store of one node: the ordered commands in redb. A write returns only after it is durable.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,29 +12,29 @@ use thiserror::Error;
 use super::registry::{Registry, RegistryCommand};
 
 const COMMANDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("commands");
-/// A log longer than this is rewritten as its snapshot when the store is opened.
+/// Maximum length of the log. A longer one is replaced by its snapshot when the store is opened.
 const COMMANDS_MAX: u64 = 10_000;
 
-/// How the file of the store becomes a database.
+/// Function that opens the store's file as a database.
 type StoreOpener = Box<dyn Fn(&Path) -> Result<Database, redb::DatabaseError> + Send + RefUnwindSafe>;
 
-/// What is wrong with the store.
+/// Error of the store.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The folder cannot be used.
+    /// The data folder cannot be used.
     #[error("data_dir {path} cannot be used: {source}")]
     Folder {
-        /// Which.
+        /// Path of the folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Another process has it.
+    /// Another process has the store open.
     #[error(
         "data_dir {0} is in use by another lighterman process: stop it, or give this one another data_dir"
     )]
     InUse(PathBuf),
-    /// The file's content is not what was written there.
+    /// The file's content does not match its checksums.
     #[error(
         "the store in {0} is damaged: its content does not match its checksums. Restore the file from a backup, or move it away to begin with an empty store"
     )]
@@ -42,38 +42,39 @@ pub enum StoreError {
     /// The database is broken or full.
     #[error("the store in {path} failed: {source}. Free disk space, or restore the file from a backup")]
     Database {
-        /// Which.
+        /// Path of the database.
         path: PathBuf,
-        /// What it said.
+        /// Error of the database.
         source: Box<redb::Error>,
     },
-    /// The database was closed when it failed, and is another one since.
+    /// The database was closed after a failure, and the file has been replaced since.
     #[error("the store in {0} is not the one that this process had written: restart it")]
     Replaced(PathBuf),
-    /// A command that this version cannot read.
+    /// This version cannot read a stored command.
     #[error("command {number} of the store in {path} cannot be read by this version: {source}")]
     Unreadable {
-        /// Which store.
+        /// Path of the store.
         path: PathBuf,
-        /// Which command.
+        /// Number of the command.
         number: u64,
-        /// What is wrong with it.
+        /// Parse error of the command.
         source: serde_json::Error,
     },
 }
 
-/// The open store.
+/// Open store.
 pub struct Store {
     folder: PathBuf,
     path: PathBuf,
     opening: StoreOpener,
-    /// Closed by a failure: redb takes nothing more after one, however much room there is again. The next write opens it.
+    /// Database, closed after a failure: redb accepts no write after one, even if there is space again. The next
+    /// write reopens it.
     database: Option<Database>,
     next: u64,
 }
 
 impl Store {
-    /// Opens the store in `folder` and folds its commands.
+    /// Opens the store in `folder` and folds its commands into a registry.
     pub fn open(folder: &Path) -> Result<(Self, Registry), StoreError> {
         Self::open_by(Box::new(|path| Database::create(path)), folder)
     }
@@ -105,8 +106,8 @@ impl Store {
             redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(self.folder.clone()),
             other => self.failed(other.into()),
         };
-        // Reads all checksums: a file that was closed well is opened without a look at them. Where redb trusts what it wrote once,
-        // a damaged file makes it panic.
+        // Verify all checksums: a cleanly closed file is opened without checking them. A damaged file makes redb
+        // panic where it trusts its own data.
         let (opening, path) = (&self.opening, self.path.as_path());
         let checked = catch_unwind(|| {
             if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
@@ -117,16 +118,16 @@ impl Store {
         });
         let damaged = || StoreError::Damaged(self.folder.clone());
         let database = checked.map_err(|_| damaged())?.map_err(failed)?.ok_or_else(damaged)?;
-        // API secrets are in it.
+        // The file holds API secrets.
         fs::set_permissions(&self.path, fs::Permissions::from_mode(0o600)).map_err(unusable)?;
         Ok(database)
     }
 
-    /// Opens what a failure closed, if it still is what this process wrote.
+    /// Reopens a database that was closed after a failure, if it still has this process's commands.
     fn reopen(&mut self) -> Result<(), StoreError> {
         let database = self.open_database()?;
         let last = last_number(&database).map_err(|error| self.failed(error))?;
-        // The write that failed may stand there, refused as it was: what is written next takes its place.
+        // The failed write may have reached the disk although it was rejected. The next write replaces it.
         let known = last.map_or(0, |last| last + 1);
         if known != self.next && known != self.next + 1 {
             return Err(StoreError::Replaced(self.folder.clone()));
@@ -188,7 +189,8 @@ impl Store {
         let written = || -> Result<(), redb::Error> {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
-            // With one phase a damaged commit looks like one that was cut: what was acknowledged would be gone unsaid.
+            // With one-phase commit, a damaged commit looks like a torn one: an acknowledged write would be lost
+            // silently.
             transaction.set_two_phase_commit(true);
             change(&mut transaction.open_table(COMMANDS)?)?;
             transaction.commit()?;
@@ -205,8 +207,8 @@ impl Store {
     }
 }
 
-/// What a creation leaves that had no room, or was killed, redb does not open: the file is made beside its place, and comes there
-/// when it is whole.
+/// Creates the database under a temporary name and renames it when complete. redb cannot open a file whose creation
+/// was killed or ran out of space.
 fn create(opening: &StoreOpener, path: &Path) -> Result<(), redb::DatabaseError> {
     let failed = |error: io::Error| redb::DatabaseError::Storage(error.into());
     let unfinished = path.with_extension("unfinished");
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_is_there_after_reopening_and_compaction() {
+    fn acknowledged_commands_survive_reopening_and_compaction() {
         let folder = tempfile::tempdir().expect("folder");
         let before = {
             let (mut store, mut registry) = Store::open(folder.path()).expect("opens");
@@ -268,11 +270,11 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_failed_takes_writes_again_and_what_it_refused_is_not_in_it() {
+    fn failed_store_recovers_without_the_rejected_write() {
         let folder = tempfile::tempdir().expect("folder");
         let (mut store, _) = Store::open(folder.path()).expect("opens");
         store.append(&key(0)).expect("durable");
-        // What failed had reached the disk, and nobody was told.
+        // The failed write reached the disk unacknowledged.
         store.write(|table| Ok(table.insert(1, b"refused".as_slice()).map(drop)?)).expect("written");
         store.database = None;
         store.append(&key(1)).expect("it is opened again");
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_failed_is_not_taken_for_another_that_lies_there_since() {
+    fn replaced_store_is_rejected_after_failure() {
         let folder = tempfile::tempdir().expect("folder");
         let (mut store, _) = Store::open(folder.path()).expect("opens");
         for number in 0..3 {
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn only_its_owner_reads_it_and_one_process_has_it() {
+    fn store_is_private_to_owner_and_one_process() {
         let folder = tempfile::tempdir().expect("folder");
         let (_store, _) = Store::open(folder.path()).expect("opens");
         let mode = fs::metadata(folder.path().join("lighterman.redb")).expect("file").permissions().mode();

@@ -1,11 +1,11 @@
-//! A map that never grows beyond its bound.
+//! Map of bounded size.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
 use parking_lot::Mutex;
 
-/// Keeps at most `most` entries; a new one takes the place of any other. What is lost is made again.
+/// Map of at most `most` entries. A new entry evicts an arbitrary one, whose value must be reproducible.
 pub(super) struct BoundedMap<K, V> {
     most: usize,
     entries: Mutex<HashMap<K, V>>,
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_entry_takes_the_place_of_another() {
+    fn new_entry_evicts_another_when_full() {
         let map = BoundedMap::new(2);
         for key in 0..10 {
             map.insert(key, key);

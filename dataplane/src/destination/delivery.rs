@@ -1,4 +1,4 @@
-//! Letters on their way until each has arrived, is too large, or is given up.
+//! Delivery of failure messages, retried until each arrives, is too large, or is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,49 +18,49 @@ use crate::telemetry::LineLimit;
 
 const LINE_EACH: Duration = Duration::from_secs(60);
 
-/// What became of the letters. Those in neither list have arrived.
+/// Result of a delivery. Messages in neither list have arrived.
 #[derive(Debug, Default, PartialEq, Eq)]
 #[must_use = "letters that did not arrive are in here"]
 pub struct DeliveryResult {
-    /// They will never fit: send them without their payload. Empty for [`LetterForm::Smallest`].
+    /// Messages that can never fit and must be sent without their payload. Empty for [`LetterForm::Smallest`].
     pub too_large: Vec<UndeliveredMessage>,
-    /// Given up, because the mapping drops. Not yet counted as dropped.
+    /// Messages dropped because the mapping drops. They are not yet counted as dropped.
     pub dropped: Vec<UndeliveredMessage>,
 }
 
 impl DeliveryResult {
-    /// True when every letter has arrived.
+    /// True if every message has arrived.
     pub fn is_complete(&self) -> bool {
         self.too_large.is_empty() && self.dropped.is_empty()
     }
 }
 
-/// One try that failed.
+/// Failed delivery attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailedTry {
-    /// Why.
+    /// Error of the attempt.
     pub error: DeliveryError,
-    /// Which one of this letter, from 1.
+    /// Number of this message's attempts, from 1.
     pub tries: u32,
-    /// When it is tried again; `None` when it is not.
+    /// Time of the next attempt, or `None` if there is none.
     pub next_at: Option<Moment>,
 }
 
-/// Whoever wants to know how deliveries go.
+/// Observer of deliveries.
 pub trait DeliveryObserver: Send + Sync {
-    /// A try failed.
+    /// Handles a failed attempt.
     fn failed(&self, failed: FailedTry);
 
-    /// A letter arrived.
+    /// Handles the arrival of a message.
     fn arrived(&self);
 }
 
-/// Sends `letters` one after another, each until it has arrived; a failing one holds those behind it. With
+/// Sends `letters` one after another, each until it has arrived. A failing message holds up those behind it. With
 /// [`OnFailure::Hold`] this ends only with success: spawn it, and abort it when the partition is lost.
 ///
 /// # Cancel safety
-/// Dropped at any point, letters that arrived have arrived and at most the one on the wire is in doubt; nothing runs on.
-/// Letters are in memory until this ends: their bytes are the caller's to account for.
+/// If the future is dropped, arrived messages stay delivered, and at most the message on the wire is in doubt. No
+/// task outlives the future. The caller accounts for the messages' bytes until this ends.
 pub async fn deliver(
     port: Arc<dyn DestinationPort>,
     letters: Vec<FailureMessage>,
@@ -112,7 +112,8 @@ async fn deliver_one(
     }
 }
 
-/// The watch of one mapping: counts each failed try, logs the first and then one a minute, and shows the last.
+/// Observer of one mapping's deliveries. It counts each failed attempt, logs the first and then one a minute, and
+/// keeps the last.
 pub struct DeliveryWatch {
     mapping: Arc<str>,
     errors: Counter,
@@ -121,7 +122,7 @@ pub struct DeliveryWatch {
 }
 
 impl DeliveryWatch {
-    /// For a mapping, by its id; `labels` are those of its metrics.
+    /// Creates the observer of the mapping with this id. `labels` are those of its metrics.
     pub fn new(mapping: impl Into<Arc<str>>, labels: &[Label]) -> Self {
         Self {
             mapping: mapping.into(),
@@ -131,7 +132,7 @@ impl DeliveryWatch {
         }
     }
 
-    /// The last failed try, until a letter arrives: what people are shown.
+    /// Returns the last failed attempt, until a message arrives. Operators see it in the status.
     pub fn failing(&self) -> Option<FailedTry> {
         self.failing.lock().clone()
     }

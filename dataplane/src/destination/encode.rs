@@ -1,4 +1,4 @@
-//! Failed records in the form that their destination takes.
+//! Encoding of failed records in the format of their destination.
 
 use std::sync::Arc;
 
@@ -18,38 +18,38 @@ use super::message::{FailureMessage, TopicMessage};
 use super::retry::LetterForm;
 use crate::partition::attempt::RecordAttempt;
 
-/// What all failure records of a mapping share.
+/// Data that all failure messages of a mapping share.
 #[derive(Clone, Debug)]
 pub struct FailureEncoder {
     /// UUID of the mapping.
     pub mapping: MappingId,
-    /// The function, as the mapping names it.
+    /// Function ARN as the mapping names it.
     pub function_arn: Arc<str>,
-    /// Where records come from.
+    /// Event source of the records.
     pub source: RecordSource,
-    /// Their topic.
+    /// Topic of the records.
     pub topic: Arc<str>,
-    /// The JSON around records.
+    /// JSON envelope around the records.
     pub envelope: Arc<EventEnvelope>,
 }
 
-/// One errand's facts. `random` names it where it has no other name.
+/// Context of one failure. `random` names the message if it has no other name.
 #[derive(Debug)]
 pub struct FailureContext<'w> {
-    /// Whose records.
+    /// Partition of the records.
     pub partition: i32,
-    /// The records, and what was tried.
+    /// Records and their attempts.
     pub work: &'w RecordAttempt,
-    /// Why.
+    /// Condition that ended the retries.
     pub condition: FailureCondition,
-    /// When it was given up.
+    /// Time at which the retries ended.
     pub at: TimestampMs,
-    /// A random name.
+    /// Random id.
     pub random: Uuid,
 }
 
 impl FailureEncoder {
-    /// The letter that brings all records of `facts` to `destination`; `None` when there is no record.
+    /// Returns the message that carries all records of `facts` to `destination`, or `None` if there is no record.
     pub fn letter(
         &self,
         destination: &FailureDestination,
@@ -87,8 +87,8 @@ impl FailureEncoder {
         })
     }
 
-    /// The form of the letters of `work`: a topic's messages have a payload that can be left out, unless it was never held. SQS and
-    /// SNS have the facts alone, and an object stands for the whole.
+    /// Returns the form of the messages of `work`. A topic message has a payload that can be left out, unless the
+    /// payload was never held. SQS and SNS messages have metadata only, and an object always has the whole event.
     pub fn form(destination: &FailureDestination, work: &RecordAttempt) -> LetterForm {
         match destination {
             FailureDestination::Topic(_) if !work.batch.is_unheld() => LetterForm::Whole,
@@ -96,7 +96,7 @@ impl FailureEncoder {
         }
     }
 
-    /// Those of `messages` that were too large, without their payload: where the record lies is in them.
+    /// Returns `messages`, which were too large, without their payload. They still contain the record's offset.
     pub fn without_payload(
         &self,
         topic: &Arc<str>,
@@ -118,14 +118,14 @@ impl FailureEncoder {
         Some(FailureMessage::Topic { topic: Arc::clone(topic), messages })
     }
 
-    /// Bytes of the letter, roughly and not less: what its lease is for.
+    /// Returns an upper estimate of the message's bytes, for its memory lease.
     pub fn bytes_max(destination: &FailureDestination, work: &RecordAttempt) -> usize {
         const FACTS_BYTES: usize = 4 * 1024;
         let payload = if work.batch.is_unheld() { 0 } else { work.batch.payload_bytes };
         let records = work.batch.records as usize;
         match destination {
             FailureDestination::Queue(_) | FailureDestination::Notification(_) => FACTS_BYTES,
-            // The event, and the event again with its quotes escaped.
+            // The event, and the same event as an escaped string.
             FailureDestination::Bucket(_) => FACTS_BYTES + payload * 2 + payload / 4,
             FailureDestination::Topic(_) => payload + records * FACTS_BYTES,
         }

@@ -1,4 +1,4 @@
-//! What can go wrong at a destination, typed and classed.
+//! Errors of destinations, and their classes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,92 +8,92 @@ use thiserror::Error;
 use crate::egress::EgressDenied;
 use crate::error::ErrorClass;
 
-/// No call to a destination takes longer.
+/// Deadline of every call to a destination.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
-/// What we keep of the other side's words.
+/// Maximum length kept of an error text from the destination.
 const WHY_BYTES_MAX: usize = 1024;
 
-/// One delivery that failed. `to` names the destination: its ARN or `kafka://topic`.
+/// Failed delivery. `to` names the destination: its ARN or `kafka://topic`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DeliveryError {
-    /// A broker of it may not be dialled.
+    /// A broker of the destination may not be dialled.
     #[error("{to}: {source}")]
     Egress {
-        /// Where to.
+        /// Destination.
         to: Arc<str>,
-        /// Which rule.
+        /// Rule that denied it.
         source: EgressDenied,
     },
-    /// No connection, no credentials, or the connection broke: the message may have arrived.
+    /// No connection, no credentials, or the connection broke. The message may have arrived.
     #[error("{to} cannot be reached: {why}. Check that it runs and can be reached from here")]
     Unreachable {
-        /// Where to.
+        /// Destination.
         to: Arc<str>,
-        /// What happened.
+        /// Error text.
         why: String,
     },
-    /// No answer in time: the message may have arrived.
+    /// No response in time. The message may have arrived.
     #[error("{to} did not answer within {} s", CALL_DEADLINE.as_secs())]
     Silent {
-        /// Where to.
+        /// Destination.
         to: Arc<str>,
     },
-    /// It failed, by its own word.
+    /// The destination reported a failure.
     #[error("{to} failed: {why}")]
     Failed {
-        /// Where to.
+        /// Destination.
         to: Arc<str>,
-        /// What it said.
+        /// Error text of the destination.
         why: String,
     },
-    /// It asks for less.
+    /// The destination throttles.
     #[error("{to} throttles: {why}")]
     Throttled {
-        /// Where to.
+        /// Destination.
         to: Arc<str>,
-        /// What it said.
+        /// Error text of the destination.
         why: String,
     },
-    /// It will never take this message.
+    /// The destination can never accept this message.
     #[error("a message of {bytes} bytes is too large for {to}: {why}")]
     TooLarge {
-        /// Where to.
+        /// Destination.
         to: Arc<str>,
         /// Size of the largest such message: body, or key and value.
         bytes: usize,
-        /// The limit, or what it said.
+        /// Limit, or the error text of the destination.
         why: String,
     },
-    /// It does not exist.
+    /// The destination does not exist.
     #[error("{to} does not exist: {why}. Create it, or correct `DestinationConfig` of the mapping")]
     Missing {
-        /// Where to.
+        /// Destination.
         to: Arc<str>,
-        /// What was said.
+        /// Error text.
         why: String,
     },
-    /// We have no permission.
+    /// Permission to write is missing.
     #[error("{to} does not let us write: {why}. Grant this node's role {permission}")]
     NotAllowed {
-        /// Where to.
+        /// Destination.
         to: Arc<str>,
-        /// What it said.
+        /// Error text of the destination.
         why: String,
-        /// What it takes.
+        /// Permission that is required.
         permission: &'static str,
     },
-    /// It refuses the message for another reason that lasts.
+    /// The destination rejects the message for another lasting reason.
     #[error("{to} refuses the message: {why}")]
     Refused {
-        /// Where to.
+        /// Destination.
         to: Arc<str>,
-        /// What it said.
+        /// Error text of the destination.
         why: String,
     },
 }
 
 impl DeliveryError {
-    /// What to do about it. `Poison` is said of [`Self::TooLarge`] alone.
+    /// Returns the class of the error. `Poison` is returned for [`Self::TooLarge`] only.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Unreachable { .. } | Self::Silent { .. } | Self::Failed { .. } => ErrorClass::Retry,
@@ -106,7 +106,7 @@ impl DeliveryError {
     }
 }
 
-/// An error and its causes, bounded.
+/// Returns an error and its causes as text of bounded length.
 pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -120,7 +120,7 @@ pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     bounded(&text).to_owned()
 }
 
-/// The beginning of what the other side said.
+/// Returns the beginning of an external error text.
 pub(super) fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(WHY_BYTES_MAX)]
 }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_words_are_cut_between_characters() {
+    fn external_text_is_truncated_at_char_boundary() {
         let long = "ü".repeat(WHY_BYTES_MAX);
         assert_eq!(bounded(&long).len(), WHY_BYTES_MAX);
         assert_eq!(bounded(&format!("x{long}")).len(), WHY_BYTES_MAX - 1);

@@ -1,4 +1,4 @@
-//! The seam to destinations: whoever can deliver one message and say what came of it.
+//! Failure messages, and the port through which one message is delivered.
 
 use std::sync::Arc;
 
@@ -8,62 +8,63 @@ use lighterman_proto::api::{BucketArn, QueueArn, TopicArn};
 
 use super::error::DeliveryError;
 
-/// One message for a destination, already in its form. Cheap to keep while it is tried again: bodies are moved or shared.
+/// Message encoded for a destination. Keeping it for retries is cheap: bodies are moved or shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FailureMessage {
     /// One SQS message.
     Queue {
-        /// Where to.
+        /// Queue to send to.
         queue: QueueArn,
         /// At most [`super::aws::MESSAGE_BYTES_MAX`] bytes.
         body: Arc<str>,
     },
     /// One SNS notification.
     Notification {
-        /// Where to.
+        /// Topic to publish to.
         topic: TopicArn,
         /// At most [`super::aws::MESSAGE_BYTES_MAX`] bytes.
         body: Arc<str>,
     },
-    /// One S3 object. The same key written again is the same object, so that a repeat leaves no second one.
+    /// One S3 object. Repeated writes have the same key, so that a repeat leaves no second object.
     Object {
-        /// Where to.
+        /// Bucket to write to.
         bucket: BucketArn,
-        /// Its key, at most 1,024 bytes.
+        /// Object key, at most 1,024 bytes.
         key: Arc<str>,
-        /// Its content.
+        /// Object content.
         body: Bytes,
     },
-    /// Messages for a Kafka topic, in this order; those of one key stay in order.
+    /// Messages for a Kafka topic in this order. Messages of one key stay in order.
     Topic {
-        /// Where to.
+        /// Topic to write to.
         topic: Arc<str>,
-        /// Any number; sent in requests that fit a broker's default limit.
+        /// Any number of messages, sent in requests that fit a broker's default limit.
         messages: Vec<TopicMessage>,
     },
 }
 
-/// One Kafka message.
+/// Kafka message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicMessage {
-    /// Key of the failed record; without one the partitions take turns.
+    /// Key of the failed record. Messages without a key are spread over the partitions in turn.
     pub key: Option<Bytes>,
-    /// The failure record.
+    /// Failure record.
     pub value: Bytes,
 }
 
-/// What has not arrived, and why.
+/// Message that has not arrived, and its error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UndeliveredMessage {
-    /// Why.
+    /// Error of the delivery.
     pub error: DeliveryError,
-    /// What is left to send. Of a [`FailureMessage::Topic`] only the messages that have not arrived; with
+    /// Remainder to send. Of a [`FailureMessage::Topic`] only the messages that have not arrived; with
     /// [`DeliveryError::TooLarge`] exactly those that are too large.
     pub rest: FailureMessage,
 }
 
-/// Delivers letters: at most one wire attempt per message and call, each within [`super::error::CALL_DEADLINE`].
+/// Port that delivers failure messages. It makes at most one wire attempt per message and call, each within
+/// [`super::error::CALL_DEADLINE`].
 pub trait DestinationPort: Send + Sync {
-    /// Delivers one. Dropping the future leaves open whether the letter arrives.
+    /// Delivers one message. If the future is dropped, the message may or may not arrive.
     fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>>;
 }

@@ -1,7 +1,7 @@
-//! Where failed records go: a queue, a notification topic, a bucket or a Kafka topic.
+//! On-failure destinations of records: an SQS queue, an SNS topic, an S3 bucket or a Kafka topic.
 //!
-//! [`deliver::deliver`] sends [`letter::FailureMessage`]s through a [`letter::DestinationPort`] until all have arrived. By default it
-//! never gives up, and the partition waits: nothing is dropped silently.
+//! [`delivery::deliver`] sends [`message::FailureMessage`]s through a [`message::DestinationPort`] until all have
+//! arrived. By default it retries without end while the partition waits, and drops nothing silently.
 
 pub mod aws;
 mod bounded_map;

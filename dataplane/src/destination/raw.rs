@@ -1,5 +1,5 @@
-//! Bytes that cannot be read, in the form that their destination takes: an S3 object and a Kafka message hold the bytes
-//! themselves, SQS and SNS the facts alone, as they do of records.
+//! Encoding of unreadable batches for their destination. An S3 object and a Kafka message hold the raw bytes; SQS and
+//! SNS messages hold metadata only, as they do for records.
 
 use std::sync::Arc;
 
@@ -18,25 +18,25 @@ use super::retry::LetterForm;
 use crate::partition::unreadable::RawBatch;
 
 const FACTS_BYTES: usize = 4 * 1024;
-/// Nobody knows it.
+/// Placeholder timestamp of records that cannot be read.
 const NO_TIMESTAMP: TimestampMs = TimestampMs(-1);
 
-/// One errand's facts.
+/// Context of one unreadable batch.
 #[derive(Debug)]
 pub struct RawFacts<'b> {
-    /// Whose bytes.
+    /// Partition of the batch.
     pub partition: &'b TopicPartition,
-    /// The bytes.
+    /// Raw bytes of the batch.
     pub batch: &'b RawBatch,
-    /// When a person had them passed.
+    /// Time at which an operator skipped the batch.
     pub at: TimestampMs,
-    /// A random name.
+    /// Random id.
     pub random: Uuid,
 }
 
 impl FailureEncoder {
-    /// The letter that brings the bytes of `facts` to `destination`. An object's key ends in the offsets,
-    /// `-<first>-<end>.batch`; a message has `<topic>-<partition>:<first>-<end>` for its key.
+    /// Returns the message that carries the bytes of `facts` to `destination`. An object's key ends in the offsets,
+    /// `-<first>-<end>.batch`. A Kafka message has the key `<topic>-<partition>:<first>-<end>`.
     pub fn raw_letter(&self, destination: &FailureDestination, facts: &RawFacts<'_>) -> FailureMessage {
         let (first, end) = (facts.batch.range.first, facts.batch.range.end);
         match destination {
@@ -56,7 +56,7 @@ impl FailureEncoder {
         }
     }
 
-    /// The form of a raw letter: the bytes of a topic's message can be left out.
+    /// Returns the form of a raw message: only a topic message has bytes that can be left out.
     pub fn raw_form(destination: &FailureDestination) -> LetterForm {
         if matches!(destination, FailureDestination::Topic(_)) {
             LetterForm::Whole
@@ -65,12 +65,12 @@ impl FailureEncoder {
         }
     }
 
-    /// The letter when the topic does not take so many bytes: the facts alone.
+    /// Returns the message without the raw bytes, for a topic that rejects it as too large.
     pub fn raw_letter_without_bytes(&self, topic: &Arc<str>, facts: &RawFacts<'_>) -> FailureMessage {
         raw_message(topic, facts, self.raw_facts(facts).into())
     }
 
-    /// Bytes of the letter beyond those of the batch, which have their lease: a message is copied as it is sent.
+    /// Returns the message's bytes beyond those leased for the batch. A topic message is copied when it is sent.
     pub fn raw_bytes_max(destination: &FailureDestination, batch: &RawBatch) -> usize {
         match destination {
             FailureDestination::Queue(_)

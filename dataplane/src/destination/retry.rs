@@ -1,4 +1,4 @@
-//! When one letter is tried again, and when it is given up.
+//! Retry state of one failure message.
 
 use std::num::NonZeroU32;
 
@@ -7,50 +7,50 @@ use lighterman_proto::units::Moment;
 use crate::error::ErrorClass;
 use crate::invoker::retry::{RetryPolicy, jittered};
 
-/// Tries of a mapping that drops, unless it says otherwise.
+/// Default number of attempts of a mapping that drops.
 pub const DROP_TRIES: NonZeroU32 = NonZeroU32::new(3).unwrap();
-/// A destination that throttles gets at least this step of the backoff.
+/// Minimum backoff step for a destination that throttles.
 const THROTTLED_STEP: u32 = 3;
-/// A person has to act first: no reason for haste.
+/// Minimum backoff step for an error that an operator must fix.
 const FATAL_STEP: u32 = 6;
 
-/// What becomes of records whose destination fails.
+/// Behaviour while the destination fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
-    /// Tried until it succeeds; the partition waits. Nothing is lost.
+    /// Retry until it succeeds, while the partition waits. Nothing is lost.
     #[default]
     Hold,
-    /// AWS's behaviour: given up after so many tries.
+    /// Drop after a number of attempts, as AWS does.
     Drop {
-        /// All tries count, the first and throttled ones too.
+        /// Maximum number of attempts, counting the first and throttled ones.
         tries: NonZeroU32,
     },
 }
 
-/// Whether there is anything to send instead of a letter that is too large.
+/// Form of a message: whether a smaller one can be sent instead if it is too large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LetterForm {
-    /// With what can be left out of it.
+    /// Whole message, with a payload that can be left out.
     Whole,
-    /// Nothing can be left out: what does not take this waits for a person, as a missing queue does.
+    /// Smallest form. A destination that rejects it as too large needs an operator, as a missing queue does.
     Smallest,
 }
 
-/// What to do after a failed try.
+/// Decision after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextTry {
-    /// Once more.
+    /// Try again.
     Retry {
-        /// Not before.
+        /// Earliest time of the next attempt.
         at: Moment,
     },
-    /// It will never fit as it is: to be sent in a smaller form.
+    /// The message can never fit; send a smaller form.
     SendSmaller,
-    /// Given up.
+    /// Drop the message.
     Drop,
 }
 
-/// The tries of one letter.
+/// Attempts of one message.
 #[derive(Clone, Debug)]
 pub struct DeliveryCore {
     policy: RetryPolicy,
@@ -60,19 +60,19 @@ pub struct DeliveryCore {
 }
 
 impl DeliveryCore {
-    /// A letter that was not tried yet.
+    /// Starts the attempts of a message.
     pub const fn new(policy: RetryPolicy, on_failure: OnFailure, form: LetterForm) -> Self {
         Self { policy, on_failure, form, tries: 0 }
     }
 
-    /// A try failed. `random` spreads the waits (full jitter).
+    /// Records a failed attempt and returns the decision. `random` spreads the delays (full jitter).
     pub fn failed(&mut self, class: ErrorClass, now: Moment, random: u64) -> NextTry {
         self.tries = self.tries.saturating_add(1);
         let step = match class {
             ErrorClass::Poison if self.form == LetterForm::Whole => return NextTry::SendSmaller,
             ErrorClass::Retry | ErrorClass::Fenced => self.tries,
             ErrorClass::Throttle => self.tries.max(THROTTLED_STEP),
-            // A limit is raised by a person, if at all.
+            // Only an operator can raise a size limit.
             ErrorClass::Poison | ErrorClass::Fatal => self.tries.max(FATAL_STEP),
         };
         match self.on_failure {
@@ -83,7 +83,7 @@ impl DeliveryCore {
         }
     }
 
-    /// Tries so far.
+    /// Returns the number of attempts.
     pub const fn tries(&self) -> u32 {
         self.tries
     }
@@ -106,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn alo_1_a_letter_that_is_held_is_never_given_up(
+        fn alo_1_held_message_is_never_dropped(
             failures in proptest::collection::vec((class(), any::<u64>()), 1..200)
         ) {
             let (now, policy) = (Moment::from_micros(5), RetryPolicy::default());
@@ -120,7 +120,7 @@ mod tests {
         }
 
         #[test]
-        fn a_mapping_that_drops_does_so_after_exactly_its_tries(
+        fn message_is_dropped_after_exactly_the_configured_attempts(
             most in 1u32..20, class in class(), random: u64
         ) {
             let tries = NonZeroU32::new(most).expect("from 1");
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_never_tried_again_when_there_is_a_smaller_form() {
+    fn too_large_message_is_replaced_by_smaller_form() {
         for on_failure in [OnFailure::Hold, OnFailure::Drop { tries: DROP_TRIES }] {
             let mut core = DeliveryCore::new(RetryPolicy::default(), on_failure, LetterForm::Whole);
             assert_eq!(core.failed(ErrorClass::Poison, Moment::from_micros(0), 7), NextTry::SendSmaller);
@@ -143,9 +143,9 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_and_those_that_need_a_person_begin_long() {
+    fn backoff_doubles_and_starts_long_for_fatal_errors() {
         let (now, policy) = (Moment::from_micros(0), RetryPolicy::default());
-        // The largest number below a step of the backoff is the longest wait in it.
+        // The largest random number below the step gives the step's longest delay.
         let wait = |class, tries: u32, step: u32| {
             let mut core = DeliveryCore::new(policy, OnFailure::Hold, LetterForm::Smallest);
             let step = (policy.base * step).min(policy.cap).as_micros() as u64 - 1;

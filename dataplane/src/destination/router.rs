@@ -1,4 +1,4 @@
-//! The port of one mapping: AWS's destinations of the node, topics of the mapping's cluster.
+//! Destination port of one mapping: the node's AWS destinations, and topics of the mapping's cluster.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::error::DeliveryError;
 use super::kafka::TopicDestinations;
 use super::message::{DestinationPort, FailureMessage, UndeliveredMessage};
 
-/// Every kind of destination behind one port. Cheap to clone.
+/// Port to every kind of destination. Cheap to clone.
 #[derive(Clone)]
 pub struct DestinationRouter {
     aws: AwsDestinations,
@@ -17,8 +17,8 @@ pub struct DestinationRouter {
 }
 
 impl DestinationRouter {
-    /// `aws` is shared by all mappings of a node, `topics` are those of the mapping's cluster; without them a letter to a
-    /// topic is refused.
+    /// Creates a router. `aws` is shared by all mappings of a node; `topics` belong to the mapping's cluster. Without
+    /// `topics`, messages to a topic are rejected.
     pub fn new(aws: AwsDestinations, topics: Option<TopicDestinations>) -> Self {
         Self { aws, topics }
     }

@@ -1,4 +1,4 @@
-//! The errand of a partition: its failed records to the mapping's destination, until they are there.
+//! Delivery of a partition's failed records to the mapping's destination.
 
 use std::sync::Arc;
 
@@ -22,32 +22,33 @@ use crate::partition::effects::DeadLetterResult;
 use crate::partition::unreadable::RawBatch;
 use crate::runtime::clock;
 
-/// Buries at one destination.
+/// Sink of failed records at one destination.
 #[derive(Clone)]
 pub struct DestinationSink {
-    /// Who sends.
+    /// Encoder of the failure messages.
     pub sender: FailureEncoder,
-    /// Where to.
+    /// Destination of the messages.
     pub destination: FailureDestination,
-    /// How.
+    /// Port through which they are delivered.
     pub port: Arc<dyn DestinationPort>,
-    /// How fast to try again.
+    /// Backoff between attempts.
     pub retry: RetryPolicy,
-    /// Whether to hold or to drop while it fails.
+    /// Behaviour while the destination fails: hold or drop.
     pub on_failure: OnFailure,
-    /// Who is told.
+    /// Observer of the deliveries.
     pub observer: Arc<dyn DeliveryObserver>,
-    /// The node's bytes: letters are on it.
+    /// Memory budget that the messages are leased from.
     pub budget: MemoryBudget,
-    /// Letters of one mapping that are in memory at once: while its destination is down, the other partitions wait without.
+    /// Limit of the mapping's messages in memory. While the destination is down, the other partitions wait without
+    /// one.
     pub permits: Arc<Semaphore>,
 }
 
-/// Permits of [`DestinationSink::permits`].
+/// Number of permits in [`DestinationSink::permits`].
 pub const LETTERS_AT_ONCE: usize = 2;
 
 impl DestinationSink {
-    /// AWS's way to drop, or ours to hold.
+    /// Returns AWS's behaviour to drop, or the default to hold.
     pub fn on_failure(drop: bool) -> OnFailure {
         if drop { OnFailure::Drop { tries: DROP_TRIES } } else { OnFailure::Hold }
     }
@@ -121,7 +122,7 @@ impl DestinationSink {
     }
 }
 
-/// Acknowledged is only what has arrived as a whole.
+/// Maps a delivery to its result. Only a complete one is acknowledged.
 fn buried(delivery: &DeliveryResult) -> DeadLetterResult {
     if delivery.is_complete() { DeadLetterResult::Acknowledged } else { DeadLetterResult::Dropped }
 }
@@ -134,7 +135,7 @@ impl DeadLetterSink for DestinationSink {
         Box::pin(async move {
             let (_open, closed) = tokio::sync::oneshot::channel();
             let stop = std::mem::replace(&mut errand.stop, closed);
-            // A call that is on the wire is not broken off: it may have arrived, and the next owner would send it again.
+            // A call on the wire is not cancelled: it may have arrived, and the next owner would send it again.
             let stopped = async {
                 let _ = stop.await;
                 wire.lock().await
@@ -148,7 +149,7 @@ impl DeadLetterSink for DestinationSink {
     }
 }
 
-/// A port that tells when a call is under way: who holds the lock is alone.
+/// Port that holds a lock during each call. While another holds the lock, no call is under way.
 struct OnTheWire {
     port: Arc<dyn DestinationPort>,
     wire: Arc<Mutex<()>>,
@@ -180,7 +181,7 @@ mod tests {
     use crate::destination::error::DeliveryError;
     use crate::partition::model_tests::{batch, cut_of};
 
-    /// Answers as told, then takes everything.
+    /// Port that returns the scripted errors, then accepts everything.
     #[derive(Default)]
     struct ScriptedPost {
         refusals: parking_lot::Mutex<VecDeque<DeliveryError>>,
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn alo_1_bytes_that_cannot_be_read_go_where_they_fit_and_the_facts_elsewhere() {
+    async fn alo_1_raw_bytes_are_sent_where_they_fit() {
         let post = Arc::new(ScriptedPost::default());
         for destination in
             ["arn:aws:sqs:eu-west-1:000000000000:q", "arn:aws:s3:::failed-records", "kafka://failed"]
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn alo_1_a_destination_that_fails_holds_until_it_has_the_records() {
+    async fn alo_1_failing_destination_is_retried_until_records_arrive() {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().extend(std::iter::repeat_n(down(), 20));
         let (errand, _keep) = errand();
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mapping_that_drops_drops() {
+    async fn records_are_dropped_after_failed_tries() {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().extend(std::iter::repeat_n(down(), 20));
         let (errand, _keep) = errand();
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_is_too_large_goes_without_its_payload() {
+    async fn too_large_message_is_sent_without_payload() {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().push_back(too_large());
         let (errand, _keep) = errand();
@@ -335,12 +336,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn alo_1_what_no_smaller_letter_can_stand_for_is_held_until_it_is_taken_or_dropped_and_said_so() {
+    async fn alo_1_too_large_smallest_form_is_held_or_dropped() {
         let refusals = [
             ("arn:aws:sqs:eu-west-1:000000000000:q", 5),
             ("arn:aws:sns:eu-west-1:000000000000:n", 5),
             ("arn:aws:s3:::failed-records", 5),
-            // The whole first, then what is left of it.
+            // First the whole message, then its smaller form.
             ("kafka://failed", 6),
         ];
         for (destination, refused) in refusals {
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn alo_1_a_message_of_a_record_that_was_never_held_has_nothing_to_leave_out() {
+    async fn alo_1_unheld_record_has_no_payload_to_omit() {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().extend(std::iter::repeat_n(too_large(), 2));
         let (mut errand, _keep) = errand();
@@ -379,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_object_holds_the_whole_event_and_an_errand_can_be_stopped() {
+    async fn object_holds_whole_event_and_delivery_can_stop() {
         let post = Arc::new(ScriptedPost::default());
         let bucket = burial(&post, "arn:aws:s3:::failed-records", false);
         let (one, _keep) = errand();
@@ -397,7 +398,7 @@ mod tests {
         assert_eq!(bucket.bury(two).await, DeadLetterResult::Stopped);
     }
 
-    /// Answers when it is told to.
+    /// Port whose calls complete when the test lets them.
     struct SlowDestination {
         calls: parking_lot::Mutex<VecDeque<oneshot::Receiver<Option<DeliveryError>>>>,
     }
@@ -415,7 +416,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn drn_1_a_letter_on_the_wire_is_waited_for_when_the_errand_is_stopped() {
+    async fn drn_1_stop_waits_for_message_on_the_wire() {
         for (answer, expected) in
             [(None, DeadLetterResult::Acknowledged), (Some(down()), DeadLetterResult::Stopped)]
         {

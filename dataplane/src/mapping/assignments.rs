@@ -1,4 +1,4 @@
-//! Who owns what, carried out: assignments, drains, losses, rebuilds.
+//! Execution of partition ownership: assignments, drains, losses, rebuilds.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,14 +21,14 @@ use crate::consumer::status::PartitionRow;
 use crate::kafka::group::GroupEvent;
 use crate::runtime::clock;
 
-/// Partitions that a log line names.
+/// Maximum number of partitions that a log line names.
 const NAMED_MAX: usize = 32;
 
 impl MappingActor {
-    /// Brings consumers and partitions to where they should be.
+    /// Adjusts the number of consumers and moves partitions to where they belong.
     pub(super) fn balance(&mut self) {
         let Some((_, floor)) = &mut self.joined else { return };
-        // While the audit cannot take in where partitions begin, none begins.
+        // No partition starts while the audit has no room for its start.
         if self.stopping.is_some() || !self.node.audit.has_room() {
             return;
         }
@@ -54,7 +54,7 @@ impl MappingActor {
         }
     }
 
-    /// In one order, before any of them can commit.
+    /// Writes the starts of all assigned partitions to the audit in one order, before any of them can commit.
     fn note_beginnings(&self, moves: &[AssignmentMove]) {
         let at = clock::wall_ms();
         let beginning = |step: &AssignmentMove| {
@@ -84,7 +84,7 @@ impl MappingActor {
                 else {
                     return;
                 };
-                // Of a topic that was made anew nothing is committed that the account before it speaks of.
+                // After a topic is recreated, the old committed offset does not apply.
                 gauge.set_committed(position.committed);
                 self.epochs.begin(partition, epoch);
                 self.status.show(partition, PartitionRow { consumer, epoch, gauge: Arc::clone(&gauge) });
@@ -98,7 +98,7 @@ impl MappingActor {
         self.node.audit.note(self.run.id, vec![AuditEntry { at: clock::wall_ms(), partition, range, what }]);
     }
 
-    /// Tells people what they should know of where a partition begins.
+    /// Reports to operators anything unusual about the offset a partition starts at.
     pub(super) fn tell(&mut self, partition: i32, position: &ResumePoint, remark: Option<StartRemark>) {
         let anew = self.found_parted.remove(&partition) && position.topic.is_none();
         let topic = &self.run.topic;
@@ -129,8 +129,8 @@ impl MappingActor {
         }
     }
 
-    /// A partition that the table does not hold any more is shown no more, and released at the turn's end if the group waits
-    /// for it.
+    /// Clears the state of a partition that the table does not hold any more. If the group awaits it, it is released
+    /// at the end of the turn.
     pub(super) fn forget_if_gone(&mut self, partition: i32) {
         if self.table.holds(partition) {
             return;
@@ -165,8 +165,9 @@ impl MappingActor {
         }
     }
 
-    /// Nobody beats for what is ours. Another membership is joined, as another member: what the one that has ended held is
-    /// its own until its session is over, and what of it runs here is over by then or known to run.
+    /// Joins the group again as another member, since no heartbeats are sent for the owned partitions. The ended
+    /// membership keeps its partitions until its session expires. By then their invocations here have ended or are
+    /// known to run.
     fn join_again(&mut self, ctx: &mut Context<Self>) {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
         tracing::error!(mapping = %self.run.id, "the group membership ended; joining anew");
@@ -247,7 +248,7 @@ impl MappingActor {
         }
     }
 
-    /// A topic that was made anew, or a log that is not what it was.
+    /// Restarts a partition whose topic was recreated or whose log diverged.
     fn begin_anew(&mut self, partition: i32) {
         self.table.remove_consumer(partition);
         self.forget_if_gone(partition);
@@ -257,7 +258,7 @@ impl MappingActor {
         }
     }
 
-    /// Recovery is always the same: forget them, and start them again from what the group has committed, all with one look.
+    /// Rebuilds partitions: forgets them and starts them again from the committed offsets, all in one lookup.
     pub(super) fn rebuild(&mut self, partitions: &[i32], panicking: bool) {
         for partition in partitions {
             metrics::counter!(crate::metrics::REBUILDS).increment(1);
@@ -285,7 +286,7 @@ impl MappingActor {
     }
 }
 
-/// Partitions as a log line shows them.
+/// Partitions as shown in a log line.
 struct PartitionNames<'p>(&'p [i32]);
 
 impl fmt::Display for PartitionNames<'_> {

@@ -1,4 +1,4 @@
-//! The committer's port onto the group.
+//! Port through which the committer reaches the consumer group.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::kafka::group::{CommitFailure, Membership};
 use crate::partition::ledger::ResolvedRange;
 use crate::runtime::clock;
 
-/// Commits as our member, with the activation's partition count beside each offset.
+/// Commit port of this member. Each offset is committed with the partition count at activation.
 pub struct GroupCommits {
     mapping: MappingId,
     membership: Membership,
@@ -26,7 +26,7 @@ pub struct GroupCommits {
 }
 
 impl GroupCommits {
-    /// Commits through `membership`; `activated` is filled in when the first starts are known.
+    /// Creates a port on `membership`. `activated` is filled in once the first starts are known.
     pub fn new(
         mapping: MappingId,
         membership: Membership,
@@ -42,13 +42,13 @@ impl CommitPort for GroupCommits {
         let partitions_at_activation = self.activated.load(Ordering::Relaxed);
         let accounts = accounts(&frontiers);
         let (frontiers, outdated) = split_by_topic(frontiers, self.membership.topic_id());
-        // The log that they speak of is gone, and with it whatever there was to remember of it.
+        // Their topic is gone, and its committed offsets with it.
         let outdated = outdated.into_iter().map(|frontier| (frontier.partition, CommitOutcome::Done));
         let offsets = offsets_of(frontiers, partitions_at_activation);
         let (membership, audit, mapping) = (self.membership.clone(), self.audit.clone(), self.mapping);
         let mut outcomes: HashMap<i32, CommitOutcome> = outdated.collect();
         Box::pin(async move {
-            // Before the commit: what is committed has its outcome on record, whenever the process dies.
+            // Audit before the commit: a committed offset has its outcome on record even if the process dies.
             for (topic, entries) in accounts {
                 audit.append_of(mapping, topic, entries).await;
             }
@@ -96,7 +96,7 @@ impl CommitPort for GroupCommits {
 }
 
 impl MappingActors {
-    /// The member stops and hands nothing over.
+    /// Tells the committer that the member stops without handing over.
     pub(super) fn stop_commits(&self) {
         self.committer.do_send(MemberStops);
     }
@@ -110,7 +110,7 @@ fn no_answer(failure: CommitFailure) -> CommitError {
     CommitError { why: failure.to_string(), may_still_apply: may_be_served }
 }
 
-/// The offsets that they have passed, by the topic that it is of: one, but while a topic is made anew.
+/// Groups the passed offset ranges by topic. There is more than one topic only while a topic is recreated.
 fn accounts(frontiers: &[CommitRequest]) -> BTreeMap<Option<TopicId>, Vec<AuditEntry>> {
     let at = clock::wall_ms();
     let of = |frontier: &CommitRequest| {
@@ -130,9 +130,10 @@ fn accounts(frontiers: &[CommitRequest]) -> BTreeMap<Option<TopicId>, Vec<AuditE
     accounts
 }
 
-/// Rebalancing, loading, moved, timed out: the offsets are as true in a moment. A code that fences may speak of the generation
-/// before, while the next is being joined; when it does not, the group takes the partitions away, and their commits with them.
-/// That the topic is gone, or may not be read, or that the commit is too long, no waiting changes.
+/// Maps an error code to the outcome of a commit. Rebalancing, loading, moved coordinators and timeouts are retried:
+/// the offsets stay valid. A fencing code may refer to the previous generation while the next is being joined. If it
+/// does not, the group takes the partitions and their pending commits away. Waiting does not help if the topic is
+/// gone or forbidden, or if the commit is too long.
 pub(crate) fn outcome_of(code: Option<ResponseError>) -> CommitOutcome {
     use ResponseError as E;
     match code {

@@ -1,4 +1,4 @@
-//! Where the records of a mapping go that are given up.
+//! Setup of a mapping's failure destination.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::destination::sender::{DestinationSink, LETTERS_AT_ONCE};
 use crate::partition::dead_letter::DeadLetterSink;
 
 impl MappingActors {
-    /// Where records go that are given up, when the mapping says so.
+    /// Creates the sink of records whose retries are exhausted, if the mapping has an on-failure destination.
     pub(super) fn new_burial(
         &self,
         envelope: &Arc<EventEnvelope>,

@@ -1,5 +1,5 @@
-//! A member and its function: it joins the group when it knows how long the function may run, or has waited long enough for
-//! that, and follows what it is told later.
+//! Join of a member that depends on its function. The member joins the group once it knows the function's timeout, or
+//! after a bounded wait. Later changes of the timeout are passed to the group.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::kafka::group::effects::{GroupProtocol, MemberTiming};
 use crate::kafka::group::{MembershipSettings, RebalanceTimeout};
 use crate::runtime::clock;
 
-/// Lambda's control plane may be slow or throttle: the mapping begins without its answer, and with the longest timeout.
+/// Lambda's control plane may be slow or throttle. After this delay the member joins with the longest timeout.
 const JOIN_UNTOLD_AFTER: Duration = Duration::from_secs(5);
-/// After a membership that ended by itself.
+/// Delay before joining again after a membership ended by itself.
 const JOIN_AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// How long the group waits for us to drain beyond the function's timeout (H3).
+/// Time that the group allows for a drain beyond the function's timeout (H3).
 const DRAIN_MARGIN: Duration = Duration::from_secs(60);
 
 #[derive(Message)]
@@ -45,7 +45,7 @@ impl MappingActor {
         });
     }
 
-    /// Joins the group anew after a while.
+    /// Joins the group again after `JOIN_AGAIN_AFTER`.
     pub(super) fn join_later(ctx: &mut Context<Self>) {
         let me = ctx.address().downgrade();
         actix_rt::spawn(async move {
@@ -86,7 +86,7 @@ impl MappingActor {
         self.unassigned_since = clock::now();
     }
 
-    /// The group waits as long as the function may run.
+    /// Adjusts the group's rebalance timeout to the function's timeout.
     fn retime(&self) {
         if let (Some((membership, floor)), true) = (&self.joined, self.stopping.is_none()) {
             let timeout = floor.function().timeout.current();
@@ -95,9 +95,10 @@ impl MappingActor {
     }
 }
 
-/// How long the group waits for a member to let go. A coordinator of the consumer protocol counts a revocation with what was
-/// announced before it, and expels whoever has not let go by then: a function whose timeout is raised meanwhile would still run.
-/// So it is told the longest run that there is; members that have died are found out by their session (KIP-848).
+/// Returns the time that the group waits for a member to release partitions. Under the consumer protocol, the
+/// coordinator times a revocation by the timeout announced before it, and expels members that exceed it. A function
+/// whose timeout is raised meanwhile would still run. The member therefore announces the longest possible run; dead
+/// members are detected by their session timeout (KIP-848).
 fn rebalance_timeout(protocol: GroupProtocol, function_timeout: Duration) -> Duration {
     let run = match protocol {
         GroupProtocol::Classic => function_timeout,
@@ -151,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_1_h3_a_revocation_outlasts_a_function_whose_timeout_is_raised_after_it_began() {
+    fn own_1_h3_revocation_outlasts_function_timeout_raised_meanwhile() {
         let announced = Duration::from_secs(3);
         assert_eq!(rebalance_timeout(GroupProtocol::Classic, announced), announced + DRAIN_MARGIN);
         assert!(rebalance_timeout(GroupProtocol::Consumer, announced) >= RUN_MAX + DRAIN_MARGIN);

@@ -1,4 +1,4 @@
-//! The mapping's share of the node's memory: a lack of it is shown, and what is of no use now is given back when others lack it.
+//! Memory share of the mapping: a shortage is shown, and unused memory is given back when other mappings are short.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use super::MappingActor;
 use crate::partition::messages::GiveBack;
 use crate::runtime::clock;
 
-/// After how long it is told that a mapping waits for memory.
+/// Delay after which a mapping that waits for memory is shown.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl MappingActor {
-    /// Shows a lack of memory, and has given back what is of no use now when others lack it.
+    /// Shows a shortage of memory, and asks consumers to give back unused memory when other mappings are short.
     pub(super) fn mind_memory(&self) {
         let shortage = self.budget.shortage(PATIENCE, clock::now());
         self.status.remembered(self.budget.held(), shortage.as_ref());

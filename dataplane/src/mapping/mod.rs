@@ -1,5 +1,6 @@
-//! A mapping that runs on this node: its membership in the consumer group, its consumers, and who owns what among them.
-//! Group events come in, drains and starts go out; a partition is released to the group only after it has drained.
+//! Member actor of one mapping on this node. It holds the mapping's consumer group membership, its consumers, and the
+//! assignment of partitions to them. It turns group events into drains and starts. A partition is released to the
+//! group only after it has drained.
 
 mod assignments;
 pub mod commit_port;
@@ -51,7 +52,7 @@ const TICK: Duration = Duration::from_secs(1);
 const MEMBERSHIP_ENDED: &str =
     "has lost its membership in the consumer group by a fault of this node; it is being made anew";
 
-/// Drain everything, commit, leave the group, then answer.
+/// Drains all partitions, commits, leaves the group, then replies.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct StopMapping(pub oneshot::Sender<()>);
@@ -64,11 +65,11 @@ struct GroupHappened(GroupEvent);
 #[rtype(result = "()")]
 struct SharedActorDied {
     what: &'static str,
-    /// Of which floor.
+    /// Number of the `MappingActors` that the dead actor belonged to.
     floor: u32,
 }
 
-/// The actor.
+/// Actor of one mapping's member on this node.
 pub struct MappingActor {
     node: NodeResources,
     /// The mapping's share of the node's bytes.
@@ -77,42 +78,42 @@ pub struct MappingActor {
     status: MappingStatus,
     cluster: KafkaCluster,
     joined: Option<(Membership, MappingActors)>,
-    /// The facts of the function; nothing before the actor has started.
+    /// Watch on the function's facts. `None` until the actor has started.
     watched: Option<Arc<FunctionWatch>>,
-    /// Lambda's last word on it.
+    /// Last facts that Lambda returned for the function.
     told: Option<FunctionFacts>,
     activated: Arc<AtomicI32>,
     next_consumer: Arc<AtomicU32>,
-    /// Floors so far: the last one is in use.
+    /// Number of `MappingActors` built so far. The latest one is in use.
     floors: u32,
-    /// Those that have found their log to be another one, and have not begun since.
+    /// Partitions whose log turned out to be a different one and which have not started since.
     found_parted: BTreeSet<i32>,
     look: TopicLook,
-    /// The topic was not there when we looked: a start at its end is one at its beginning.
+    /// Set once a lookup did not find the topic. A start at the topic's end is then one at its beginning.
     owes_all: Arc<AtomicBool>,
-    /// Partitions that are ours and cannot begin.
+    /// Owned partitions that cannot start yet.
     waiting: WaitingStarts,
-    /// Held by whoever finds out where partitions begin.
+    /// Held while start offsets are resolved.
     resolving: Arc<tokio::sync::Mutex<()>>,
     scaler: ScalingPolicy,
     table: AssignmentTable,
-    /// Where each partition of the table goes on.
+    /// Resume point of each partition in the table.
     positions: BTreeMap<i32, ResumePoint>,
     gauges: BTreeMap<i32, Arc<PartitionStats>>,
     resolved_before: BTreeMap<i32, u64>,
-    /// The last generation that gave us a share.
+    /// Last generation that gave this member an assignment.
     generation: i32,
-    /// The group has given us a share, which may be nothing.
+    /// Set once the group has given this member an assignment, which may be empty.
     assigned: bool,
-    /// Since when it has not.
+    /// Time since which the member has had no assignment.
     unassigned_since: Moment,
-    /// What the group says is ours.
+    /// Partitions that the group has assigned to this member.
     owned: BTreeSet<i32>,
-    /// Revoked, not released yet.
+    /// Partitions revoked and not yet released.
     revoking: BTreeSet<i32>,
-    /// Gone from here and awaited by the group, but what they had begun may still run.
+    /// Partitions that have ended here and that the group awaits, but whose invocations may still run.
     held_back: BTreeSet<i32>,
-    /// Under which epochs invocations may begin.
+    /// Epochs under which invocations may start.
     epochs: CurrentEpochs,
     turn: ResolveLock,
     desired: u32,
@@ -123,7 +124,7 @@ pub struct MappingActor {
 }
 
 impl MappingActor {
-    /// A member that has not begun.
+    /// Creates a member that has not started.
     pub fn new(node: NodeResources, run: MappingSpec, status: MappingStatus, watch: MemberWatch) -> Self {
         let cluster = KafkaCluster::new(
             run.bootstrap.clone(),
@@ -192,7 +193,7 @@ impl MappingActor {
         })
     }
 
-    /// What keeps us from running all that is ours.
+    /// Returns the reason that the member does not run all partitions it owns.
     fn not_ready_reason(&self) -> Option<String> {
         if self.joined.is_none() {
             if self.floors > 0 {
@@ -244,7 +245,7 @@ impl MappingActor {
         self.show(Some(&sample));
     }
 
-    /// The last steps of a stop, once nothing of ours can run any more (DRN-1).
+    /// Completes a stop once no invocation of this member can still run (DRN-1).
     fn finish_stop(&mut self, ctx: &mut Context<Self>) {
         if !self.table.is_empty() || self.leaving || self.may_run_yet() {
             return;
@@ -322,7 +323,7 @@ impl Handler<SharedActorDied> for MappingActor {
     type Result = ();
 
     fn handle(&mut self, SharedActorDied { what, floor }: SharedActorDied, ctx: &mut Self::Context) {
-        // What dies of the same cause, or over its end, takes nothing with it that has been made anew.
+        // A late death report of replaced actors must not tear down their replacements.
         if floor != self.floors {
             return;
         }

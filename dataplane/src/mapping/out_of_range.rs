@@ -1,5 +1,5 @@
-//! Where a partition begins whose committed offset is not of the log that is there: of a topic that was made anew, or set by
-//! somebody beyond its end.
+//! Start offsets of partitions whose committed offset does not belong to the present log: the topic was recreated, or
+//! an offset beyond its end was set from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,18 +12,19 @@ use crate::commits::start_plan::ActivationStart;
 use crate::consumer::messages::ResumePoint;
 use crate::kafka::offsets::{CommittedOffset, IsolationLevel, OffsetSpec, list_offsets_each};
 
-/// Why a partition does not go on where the group says.
+/// Reason that a partition does not start at the group's offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartRemark {
-    /// The topic was deleted and made anew: it begins at its beginning.
+    /// The topic was deleted and recreated. The partition starts at the beginning.
     Recreated,
-    /// The group held this offset, which lies beyond the log's end and was not committed by us: it begins as `StartingPosition` says.
+    /// The group held this offset beyond the log's end, and Lighterman did not commit it. The partition starts as
+    /// configured by `StartingPosition`.
     BeyondEnd(Offset),
 }
 
 impl StartResolver {
-    /// A broker takes the commits of a topic away with it, and takes none away while their group is at work otherwise. Where the
-    /// mapping ran before this process, its audit says on which topic.
+    /// Returns the start of an activation. A broker deletes a topic's commits with the topic, and otherwise deletes
+    /// none while their group is active. If the mapping ran before this process, its audit names the topic it ran on.
     pub(super) async fn beginning(
         &self,
         by_the_group: ActivationStart,
@@ -44,7 +45,7 @@ impl StartResolver {
         }
     }
 
-    /// Beginnings of these, each with the partitions that begin there.
+    /// Groups the partitions by the offset spec at which they start.
     pub(super) fn beginnings(&self, found: &BTreeMap<i32, StartRemark>) -> Vec<(OffsetSpec, Vec<i32>)> {
         let mut beginnings: Vec<(OffsetSpec, Vec<i32>)> = Vec::new();
         for (partition, remark) in found {
@@ -57,8 +58,9 @@ impl StartResolver {
         beginnings
     }
 
-    /// Of what nothing was read of, those that the group has beyond the log's end: no log was cut off there. What others have set
-    /// counts for nothing; a beginning of ours is one of a topic that was deleted. Where that cannot be asked the partition waits.
+    /// Returns the partitions without read records whose committed offset is beyond the log's end. Their log cannot
+    /// have been truncated there. An offset set from outside is ignored; one that Lighterman committed belongs to a
+    /// deleted topic. A partition whose leader cannot be asked waits.
     pub(super) async fn unfounded(
         &self,
         starts: &mut StartOffsets,
@@ -75,7 +77,7 @@ impl StartResolver {
         if unread.is_empty() {
             return BTreeMap::new();
         }
-        // What an open transaction holds back is in the log too.
+        // Records held back by an open transaction are in the log too.
         let isolation = IsolationLevel::Uncommitted;
         let ends =
             list_offsets_each(&self.cluster, &self.topic, &unread, OffsetSpec::Latest, isolation).await;
@@ -88,7 +90,8 @@ impl StartResolver {
     }
 }
 
-/// Why an offset beyond the log's end says nothing: ours are of another log, since we commit what the log had.
+/// Classifies a committed offset beyond the log's end. Lighterman commits only offsets of the log it read, so its own
+/// offset belongs to another log.
 fn remark_of(committed: &CommittedOffset) -> StartRemark {
     if CommitMetadata::parse(&committed.metadata).is_some() {
         StartRemark::Recreated

@@ -1,5 +1,5 @@
-//! Work that the member does once a turn, not once for each partition of it: thousands are revoked, drained and given at once,
-//! and each step over all of them costs as much as all of them.
+//! Work that the member does once per mailbox turn. Thousands of partitions are revoked, drained and assigned at
+//! once. Each step goes over all of them, so one step per partition would be quadratic.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use actix::{AsyncContext, Context, Handler, Message};
 use super::MappingActor;
 use crate::runtime::clock;
 
-/// Work that the turn has left to its end.
+/// Work deferred to the end of the turn.
 #[derive(Default)]
 pub(super) struct ResolveLock {
-    /// Gone from here, and awaited by the group.
+    /// Partitions that have ended here and that the group awaits.
     pub released: BTreeSet<i32>,
-    /// Partitions are free to be placed.
+    /// Set while partitions are free to be placed.
     pub is_unbalanced: bool,
     is_ending: bool,
 }
 
-/// Handled when every message that had come has been.
+/// Message handled after all messages queued before it.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct TurnEnds;
@@ -31,15 +31,15 @@ impl ResolveLock {
 }
 
 impl MappingActor {
-    /// To be called by whoever may have left something to the turn's end.
+    /// Schedules the end of the turn. Every handler that may have deferred work calls it.
     pub(super) fn end_turn(&mut self, ctx: &mut Context<Self>) {
         if self.turn.has_work() && !std::mem::replace(&mut self.turn.is_ending, true) {
             ctx.notify(TurnEnds);
         }
     }
 
-    /// Releases what nothing of ours can run over any more. A partition that ended otherwise than by its drain may have left an
-    /// invocation behind: its next owner must not begin beside that (OWN-1).
+    /// Releases the partitions over which no invocation of this member can still run. A partition that ended without
+    /// a drain may have left an invocation behind. Its next owner must not start while that invocation runs (OWN-1).
     fn release_ended(&mut self, gone: BTreeSet<i32>) {
         let running = self.node.in_flight.running_over(self.run.id, clock::now());
         let (held_back, ended): (BTreeSet<i32>, BTreeSet<i32>) =
@@ -50,14 +50,15 @@ impl MappingActor {
         }
     }
 
-    /// True while an invocation may still run over a partition that the group takes for ours.
+    /// True while an invocation may still run over a partition that the group counts as this member's.
     pub(super) fn may_run_yet(&self) -> bool {
         let running = self.node.in_flight.running_over(self.run.id, clock::now());
         let ours = [&self.owned, &self.held_back, &self.turn.released];
         running.iter().any(|partition| ours.iter().any(|ours| ours.contains(partition)))
     }
 
-    /// A beginning that is being committed is committed before its partition goes to anyone else.
+    /// Releases partitions, waiting first for a start offset that is being committed. The commit must precede the
+    /// handover.
     fn release(&self, partitions: Vec<i32>) {
         let Some((membership, _)) = &self.joined else { return };
         if self.resolving.try_lock().is_ok() {

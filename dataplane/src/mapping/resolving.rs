@@ -1,5 +1,5 @@
-//! From what the group gives us to where it begins: one look for all partitions that are asked after together, and what is done
-//! with its answer.
+//! Lookup of the start offsets of assigned partitions: one lookup for all partitions that are due, and the handling
+//! of its result.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::runtime::task::outcome;
 
-/// Nothing holds under it: the next generation is to come.
+/// Placeholder generation until the next one is known. No result applies under it.
 pub(super) const UNDECIDED: i32 = -1;
-/// How long to wait for the news when our place in the group was found to have changed.
+/// Delay before retrying after the assignment was found to have changed.
 const PLACE_CHANGES: Duration = Duration::from_millis(100);
 
 #[derive(Message)]
@@ -55,12 +55,13 @@ impl MappingActor {
         });
     }
 
-    /// These are asked after with the next tick, or after `wait`, together with all others that are.
+    /// Schedules a lookup of the partitions after `wait`, at the earliest with the next tick. Partitions due at the
+    /// same time share one lookup.
     pub(super) fn resolve_again(&mut self, partitions: impl IntoIterator<Item = i32>, wait: Duration) {
         self.waiting.again(partitions, clock::now() + wait);
     }
 
-    /// Asks again after what is due, and shows what waits.
+    /// Looks up the partitions that are due, and updates the shown reasons.
     pub(super) fn resolve_waiting(&mut self, ctx: &mut Context<Self>) {
         let (owned, table) = (&self.owned, &self.table);
         self.waiting.retain(|partition| owned.contains(&partition) && !table.holds(partition));
@@ -90,14 +91,14 @@ impl MappingActor {
             wanted.iter().copied().filter(|partition| self.owned.contains(partition)).collect();
         let again = || still.iter().copied().collect();
         if !still_holds(generation, self.generation) {
-            // Lost and ours again, it may be elsewhere by now.
+            // The partition was lost and assigned again; its offset may have moved.
             if !still.is_empty() {
                 self.resolve_starts(again(), Duration::ZERO, ctx);
             }
             return;
         }
         match starts {
-            // Our place has changed, and we shall hear of it.
+            // The assignment has changed; a group event will follow.
             Ok(None) if still.is_empty() => {}
             Ok(None) => self.resolve_starts(again(), PLACE_CHANGES, ctx),
             Ok(Some(starts)) => self.take_found(still, starts),
@@ -119,7 +120,7 @@ impl MappingActor {
         self.waiting.blame(false);
         self.activated.store(starts.activated, Ordering::Relaxed);
         if !starts.positions.is_empty() {
-            // What was owed is committed.
+            // Records written before the topic was found are covered by the committed starts.
             self.owes_all.store(false, Ordering::Relaxed);
         }
         let StartOffsets { mut positions, mut waiting, remarks, .. } = starts;
@@ -140,8 +141,9 @@ impl MappingActor {
         self.turn.is_unbalanced = true;
     }
 
-    /// The beginning of a topic, which was committed and not answered, may be served when others have begun by it: committed once
-    /// more it would take back what they have delivered. It is decided anew in a generation in which the first is refused.
+    /// Rejoins the group after a start offset was committed without a response. The broker may apply it after other
+    /// members have started by it; committing it again would take back what they delivered. It is decided again in a
+    /// generation in which the first commit is rejected.
     fn restart_group(&mut self) {
         let Some((membership, _)) = self.joined.as_ref().filter(|_| self.table.is_empty()) else { return };
         membership.force_rejoin(self.generation);

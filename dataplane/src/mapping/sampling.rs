@@ -1,4 +1,4 @@
-//! A look at a mapping once a second: for the scaler, and for the metrics.
+//! Sample of a mapping once a second, for the scaler and the metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use crate::runtime::clock;
 impl MappingActor {
     pub(super) fn show(&self, sample: Option<&MappingSample>) {
         let (Some(sample), Some((_, floor))) = (sample, &self.joined) else { return };
-        // What is ours and does not run, or is not known to be ours, has a lag that nobody has seen.
+        // The lag of partitions that do not run, or may not be owned, is unknown.
         let runs = self.assigned && self.owned.iter().all(|partition| self.table.holds(*partition));
         let lags = || sample.partitions.iter().map(|partition| partition.lag).sum::<Option<u64>>();
         let lag = runs.then(lags).flatten();
@@ -26,7 +26,7 @@ impl MappingActor {
         });
     }
 
-    /// The facts that the scaler decides on.
+    /// Returns the sample that the scaler decides on.
     pub(super) fn sample(&mut self) -> Option<MappingSample> {
         let (_, floor) = self.joined.as_ref()?;
         let topic = &self.run.topic;

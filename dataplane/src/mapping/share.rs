@@ -1,4 +1,4 @@
-//! The actors that the consumers of a mapping on one data arbiter have together.
+//! Actors shared by a mapping's consumers on one data arbiter.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use crate::invoker::actor::InvokerActor;
 use crate::kafka::error::KafkaError;
 use crate::kafka::fetch::{FetchRouter, FetchStatus};
 
-/// The actors that the consumers of one data arbiter share; there for as long as one of them is.
+/// Actors shared by the consumers on one data arbiter. They live as long as one of these consumers.
 pub(super) struct ArbiterShare {
     pub(super) router: Addr<FetchRouter>,
-    /// Signs large payloads on the invoker arbiter beside.
+    /// Invoker on the paired invoker arbiter, which signs large payloads.
     pub(super) invoker: Addr<InvokerActor>,
 }
 
 impl MappingActors {
-    /// The share of data arbiter `arbiter`, begun when it is the first time.
+    /// Returns the shared actors of data arbiter `arbiter`, and starts them on first use.
     pub(super) fn share(&mut self, arbiter: usize) -> &ArbiterShare {
         let placement = &self.node.placement;
         let start = || {

@@ -1,4 +1,4 @@
-//! Finds out where partitions begin, and commits it where nobody has (H11, H18).
+//! Resolver of the offsets at which partitions start. It commits them where no member has (H11, H18).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,31 +27,31 @@ use crate::kafka::offsets::{
 };
 use crate::runtime::clock;
 
-/// An assignment often follows a broker's death, and a leader of before costs its partitions a dial that nobody answers.
+/// Assignments often follow a broker's death. A stale leader costs its partitions a dial that times out.
 const FIRST_METADATA_AGE_MAX: Duration = Duration::from_secs(1);
-/// While another must act first nobody is asked more often than this.
+/// Limits metadata requests while another member must act first.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// Why a partition whose commit is gone does not begin.
+/// Reason shown for a partition that the cluster's metadata does not contain.
 const NOT_THERE: &str = "the cluster does not name it among the topic's partitions";
 const COMMIT_GONE: &str = "the group's committed offset is gone (expired or deleted): starting anywhere could lose or repeat \
      records. Set it with kafka-consumer-groups --reset-offsets";
 
-/// Where the partitions of one assignment go on.
+/// Start offsets of the partitions of one assignment.
 #[derive(Debug, PartialEq, Eq)]
 pub struct StartOffsets {
-    /// Where each goes on.
+    /// Resume point of each partition.
     pub positions: BTreeMap<i32, ResumePoint>,
-    /// Those of which that cannot be known yet, and why.
+    /// Partitions whose start is not known yet, each with its reason.
     pub waiting: BTreeMap<i32, Arc<str>>,
     /// Number of partitions that the starting position was resolved for.
     pub activated: i32,
-    /// Facts that a person should know of where some begin.
+    /// Notable facts about the starts of some partitions, for operators.
     pub remarks: BTreeMap<i32, StartRemark>,
 }
 
 impl StartOffsets {
-    /// Of these nothing can be known yet.
+    /// Moves partitions whose start cannot be known yet to `waiting`.
     pub(super) fn wait_for(&mut self, reasons: BTreeMap<i32, Arc<str>>) {
         for (partition, why) in reasons {
             self.positions.remove(&partition);
@@ -59,7 +59,7 @@ impl StartOffsets {
         }
     }
 
-    /// A partition that there is no word of would never be asked after again.
+    /// Adds the wanted partitions that have no result to `waiting`; otherwise they would never be looked up again.
     fn wait_for_the_rest_of(&mut self, wanted: &[i32]) {
         let is_told =
             |partition: &i32| self.positions.contains_key(partition) || self.waiting.contains_key(partition);
@@ -68,23 +68,23 @@ impl StartOffsets {
     }
 }
 
-/// Why partitions cannot start.
+/// Reason that partitions cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// The broker did not answer as it should.
+    /// The broker returned an error or did not respond.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
     /// The resolved offsets could not be committed.
     #[error("the starting position could not be committed: {0}")]
     Commit(KafkaError),
-    /// The task that looked for them panicked.
+    /// The task that resolved them panicked.
     #[error("finding out where partitions begin ended by a fault of this node; see the log")]
     Panicked,
 }
 
 impl StartError {
-    /// True when a beginning may have been committed and not answered: it may be served yet, and what is found meanwhile may
-    /// change.
+    /// True if a start offset may have been committed without a response. The commit may still be applied, and
+    /// offsets read meanwhile may change.
     pub(super) fn may_still_apply(&self) -> bool {
         match self {
             Self::Kafka(_) => false,
@@ -93,12 +93,12 @@ impl StartError {
         }
     }
 
-    /// True when neither the cluster nor the group is to blame.
+    /// True if the fault is this node's, and neither the cluster's nor the group's.
     pub(super) fn is_ours(&self) -> bool {
         matches!(self, Self::Panicked)
     }
 
-    /// True when only our place in the group has changed since we looked.
+    /// True if only this member's assignment has changed since the lookup.
     fn is_overtaken(&self) -> bool {
         match self {
             Self::Kafka(error) | Self::Commit(error) => {
@@ -110,37 +110,38 @@ impl StartError {
     }
 }
 
-/// Everything that resolving needs.
+/// Inputs of a start offset resolution.
 pub struct StartResolver {
-    /// Our membership.
+    /// Membership of this node.
     pub membership: Membership,
-    /// The generation that gave us the partitions. A beginning is committed under no other: in the next one it may be
-    /// another's, who has delivered since.
+    /// Generation that assigned the partitions. A start offset is committed under no other: in the next generation
+    /// the partition may belong to a member that has delivered since.
     pub generation: i32,
     /// The cluster.
     pub cluster: KafkaCluster,
     /// The mapping's topic.
     pub topic: String,
-    /// The mapping has run in this process.
+    /// Set if the mapping has run in this process.
     pub has_run: bool,
     /// The mapping.
     pub mapping: MappingId,
-    /// Knows on which topic it ran before this process.
+    /// Audit log that records the topic the mapping ran on before this process.
     pub audit: AuditLog,
     /// The mapping's starting position.
     pub at: OffsetSpec,
-    /// The topic was not there when this node looked: a start at its end is one at its beginning.
+    /// Set once this node did not find the topic. A start at the topic's end is then one at its beginning.
     pub owes_all: Arc<AtomicBool>,
-    /// Isolation.
+    /// Isolation level of offset lookups.
     pub isolation: IsolationLevel,
-    /// One looks and commits at a time: of two, the later would commit a beginning over what was delivered since. Nothing is
-    /// released meanwhile: whoever gets it next must find what was committed here, and nothing committed after.
+    /// Lock held while one resolution reads and commits. With two at once, the later would commit a start offset over
+    /// what was delivered since. No partition is released meanwhile: its next owner must find what was committed
+    /// here, and nothing may be committed after.
     pub turn: Arc<Mutex<()>>,
 }
 
 impl StartResolver {
-    /// The starts of `added`; commits what nobody has committed before it returns. `None` when our place in the group has
-    /// changed meanwhile: then all is to be looked at anew.
+    /// Returns the starts of `added`, after committing those that no member has committed. Returns `None` if this
+    /// member's assignment has changed meanwhile; the caller must resolve again.
     pub async fn resolve(&self, added: &[i32]) -> Result<Option<StartOffsets>, StartError> {
         let mut age_max = FIRST_METADATA_AGE_MAX;
         loop {
@@ -165,7 +166,8 @@ impl StartResolver {
         }
     }
 
-    /// The starts of `ours`; `None` while another must act first. Each partition waits for itself alone.
+    /// Returns the starts of `ours`, or `None` while another member must act first. A partition without a start does
+    /// not hold up the others.
     async fn resolve_under(
         &self,
         standing: &MembershipView,
@@ -182,8 +184,8 @@ impl StartResolver {
             let able = |partition: &&i32| !waiting.contains_key(*partition);
             let able: Vec<i32> = ours.iter().filter(able).copied().collect();
             let plan = start_plan::plan(&known, &able);
-            // Before anything is begun: a group has nothing of a topic that was made anew since the view was taken, and of two ids
-            // the one that was committed may be the newer.
+            // Refresh before any start is committed. If the topic was recreated since the view was taken, the group
+            // has no commits for the new topic. Of two topic ids, the committed one may be the newer.
             let only_waits = match &plan {
                 StartPlan::Resume { alarmed } => alarmed.is_empty(),
                 plan => *plan == StartPlan::Wait,
@@ -240,8 +242,9 @@ impl StartResolver {
         }
     }
 
-    /// A log that was cut off below a committed offset holds other records there now: they have never been read (H13). Where that
-    /// cannot be asked the partition waits. Returns those whose log is another one.
+    /// Moves positions back where the log was truncated below the committed offset: the records at those offsets have
+    /// never been read (H13). A partition whose leader cannot be asked waits. Returns the partitions whose log was
+    /// recreated.
     async fn go_back_where_histories_part(&self, starts: &mut StartOffsets) -> BTreeMap<i32, StartRemark> {
         let known = starts.positions.iter().filter_map(|(partition, position)| {
             let leader_epoch = position.leader_epoch_known()?;
@@ -276,8 +279,8 @@ impl StartResolver {
         recreated
     }
 
-    /// Commits the starting position of all `partitions` at once. Where a leader cannot be asked, it is committed that it is still
-    /// to be found: a partition that is left out would be taken for one whose commit was lost.
+    /// Commits the starting position of all `partitions` at once. If a leader cannot be asked, the commit marks the
+    /// offset as still to be found. A partition left out would be taken for one whose commit was lost.
     async fn activate(
         &self,
         standing: &MembershipView,
@@ -301,7 +304,8 @@ impl StartResolver {
         self.commit(standing, commits).await
     }
 
-    /// Commits where `partitions` begin; the others, and why that could not be found out.
+    /// Commits the start offsets of `partitions`. Returns the partitions whose offset could not be looked up, with
+    /// the reason.
     async fn commit_at(
         &self,
         standing: &MembershipView,
@@ -330,7 +334,7 @@ impl StartResolver {
     }
 }
 
-/// The commits of what was found.
+/// Returns the commits of the offsets found.
 fn found(learnt: LeaderResults<Offset>, topic: Option<TopicId>, activated: i32) -> Vec<CommitOffset> {
     let commit =
         |(partition, offset)| first_commit(partition, offset, start_plan::metadata(topic, activated));
@@ -341,7 +345,7 @@ fn first_commit(partition: i32, offset: Offset, metadata: String) -> CommitOffse
     CommitOffset { partition, offset, leader_epoch: -1, metadata }
 }
 
-/// Why each partition is unknown of which nothing was learnt.
+/// Returns the error of each partition whose lookup failed.
 pub(super) fn reasons(learnt: &LeaderResults<Offset>) -> BTreeMap<i32, Arc<str>> {
     let each = |unlearnt: &FailedPartitions| {
         let why: Arc<str> = unlearnt.error.to_string().into();

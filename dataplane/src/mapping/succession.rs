@@ -1,5 +1,5 @@
-//! A member that has panicked leaves its membership behind, which is ended before anything takes its place, or is told that it
-//! has stopped.
+//! Handover from a member that has panicked. The membership it leaves behind is ended before another member takes its
+//! place, or before it is reported as stopped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,20 +14,20 @@ use crate::runtime::in_flight::InFlight;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The membership that a member is in, until it has left it; clones share it.
+/// Membership that a member is in, until it has left it. Clones share it.
 #[derive(Clone, Default)]
 pub struct HeldMembership {
     held: Arc<Mutex<Option<Membership>>>,
 }
 
-/// Held by the member: whoever made it is told when it panics.
+/// Watch held by the member, which notifies the member's creator when it panics.
 pub struct MemberWatch {
     pub(super) held: HeldMembership,
     _death: DeathWatch,
 }
 
 impl MemberWatch {
-    /// Keeps in `held` what the member is in, and calls `died` when it has panicked.
+    /// Keeps the member's membership in `held`, and calls `died` when the member has panicked.
     pub fn new(held: HeldMembership, died: impl FnOnce() + Send + 'static) -> Self {
         let death = DeathWatch::new("member", move |panicking| {
             if panicking {
@@ -43,18 +43,18 @@ impl HeldMembership {
         *self.held.lock() = Some(membership.clone());
     }
 
-    /// It has ended.
+    /// Clears the membership, which has ended.
     pub(super) fn let_go(&self) {
         self.held.lock().take();
     }
 
-    /// True when `other` is of the same member.
+    /// True if `other` belongs to the same member.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.held, &other.held)
     }
 
-    /// Ends a membership that its member has not left: nothing begins under it any more, and it is left when nothing that has begun
-    /// can still run. Until then the group takes nothing away from it (H5).
+    /// Ends a membership that its member has not left. No invocation starts under it, and it is left once no earlier
+    /// invocation can still run. Until then the group does not reassign its partitions (H5).
     pub async fn end(&self, mapping: MappingId, in_flight: &InFlight) {
         let held = self.held.lock().take();
         let Some(membership) = held else { return };

@@ -1,4 +1,5 @@
-//! Whether the topic is there, and tells of itself, for as long as nothing of it is ours: no fetch would say so.
+//! Lookup of the topic while no partition of it is owned. Without owned partitions there are no fetches that would
+//! report its state.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,15 +13,15 @@ use crate::kafka::error::KafkaError;
 use crate::runtime::clock;
 use crate::runtime::task::outcome;
 
-/// How often to look while something is wrong, or nothing is known yet.
+/// Lookup interval while the lookup fails or the state is unknown.
 const LOOK_SOON: Duration = Duration::from_secs(5);
-/// How often to look otherwise: a node without partitions is nothing unusual where others have them.
+/// Lookup interval otherwise. A node without partitions is usual while other members have them.
 const LOOK_LATER: Duration = Duration::from_mins(1);
 const VIEW_AGE_MAX: Duration = Duration::from_secs(1);
-/// A join that takes longer is shown.
+/// Join duration above which the join is shown.
 const JOINS_WITHIN: Duration = Duration::from_secs(10);
 
-/// One look at a time.
+/// Schedule of the topic lookups, one at a time.
 #[derive(Debug, Default)]
 pub(super) struct TopicLook {
     is_out: bool,
@@ -32,7 +33,7 @@ pub(super) struct TopicLook {
 struct TopicSeen(Option<Result<(), KafkaError>>);
 
 impl MappingActor {
-    /// Looks when it is time to. What is ours tells by itself how its topic is.
+    /// Looks up the topic when it is due. Owned partitions report the state of their topic themselves.
     pub(super) fn look_at_topic(&mut self, ctx: &mut Context<Self>) {
         let now = clock::now();
         if !self.owned.is_empty() {
@@ -50,7 +51,7 @@ impl MappingActor {
         });
     }
 
-    /// `seen` is nothing when the look panicked: it says nothing of the topic.
+    /// Applies the result of a lookup. `None` means that the lookup panicked; the state of the topic is unknown.
     fn topic_seen(&mut self, seen: Option<Result<(), KafkaError>>) {
         let now = clock::now();
         self.look.is_out = false;
@@ -62,7 +63,7 @@ impl MappingActor {
             return;
         };
         if matches!(error, KafkaError::NoTopic { .. }) {
-            // All that it holds when it is there was written while we waited for it.
+            // All its records will have been written while the mapping waited for the topic.
             self.owes_all.store(true, Ordering::Relaxed);
         }
         if self.owned.is_empty() {
@@ -70,7 +71,7 @@ impl MappingActor {
         }
     }
 
-    /// A join that does not come to an end is shown: nothing else would say what the mapping waits for.
+    /// Shows a join that does not complete; no other status would tell what the mapping waits for.
     pub(super) fn watch_join(&self) {
         let waits = self.joined.is_some() && !self.assigned;
         let waited = clock::now().since(self.unassigned_since);

@@ -1,4 +1,4 @@
-//! Partitions that are ours and cannot begin yet: why, and when to ask again.
+//! Owned partitions that cannot start yet, with the reason and the time of the next lookup.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use crate::runtime::backoff::Backoff;
 
 const AGAIN_MIN: Duration = Duration::from_secs(2);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
-/// Stretches of partitions that a text names.
+/// Maximum number of partition ranges that a status text names.
 const NAMED_MAX: usize = 8;
 
-/// Partitions that wait.
+/// Owned partitions that cannot start yet.
 #[derive(Debug)]
 pub(super) struct WaitingStarts {
     reasons: BTreeMap<i32, Arc<str>>,
-    /// To be asked after in one go.
+    /// Partitions for the next lookup, done in one request.
     again: BTreeSet<i32>,
     at: Moment,
-    /// The last look ended by a fault of this node.
+    /// Set if the last lookup failed through a fault of this node.
     is_ours: bool,
     backoff: Backoff,
 }
@@ -38,7 +38,7 @@ impl Default for WaitingStarts {
 }
 
 impl WaitingStarts {
-    /// These wait, each for its reason; asked again after a while that grows until nothing waits.
+    /// Adds partitions with their reasons. The delay of the next lookup grows until no partition waits.
     pub(super) fn wait(&mut self, reasons: BTreeMap<i32, Arc<str>>, now: Moment, random: u64) {
         if reasons.is_empty() {
             return;
@@ -48,29 +48,29 @@ impl WaitingStarts {
         self.reasons.extend(reasons);
     }
 
-    /// Notes whether the last look ended by a fault of this node.
+    /// Records whether the last lookup failed through a fault of this node.
     pub(super) fn blame(&mut self, is_ours: bool) {
         self.is_ours = is_ours;
     }
 
-    /// True when what waits does so by a fault of this node.
+    /// True if partitions wait through a fault of this node.
     pub(super) fn is_ours(&self) -> bool {
         self.is_ours
     }
 
-    /// These are to be asked after at `at`, or before when others are.
+    /// Schedules a lookup of the partitions at `at`, or earlier if one is already due earlier.
     pub(super) fn again(&mut self, partitions: impl IntoIterator<Item = i32>, at: Moment) {
         let none = self.again.is_empty();
         self.again.extend(partitions);
         self.at = if none { at } else { self.at.min(at) };
     }
 
-    /// Partitions that are to be asked after now.
+    /// Takes the partitions that are due for a lookup.
     pub(super) fn due(&mut self, now: Moment) -> BTreeSet<i32> {
         if now < self.at { BTreeSet::new() } else { std::mem::take(&mut self.again) }
     }
 
-    /// Those that do not `wait` any more are forgotten.
+    /// Removes the partitions for which `wait` returns false.
     pub(super) fn retain(&mut self, wait: impl Fn(i32) -> bool) {
         self.reasons.retain(|partition, _| wait(*partition));
         self.again.retain(|partition| wait(*partition));
@@ -79,7 +79,7 @@ impl WaitingStarts {
         }
     }
 
-    /// Names those that wait, and why the first one does.
+    /// Returns a text that names the waiting partitions and the reason of the first.
     pub(super) fn text(&self) -> Option<String> {
         let (first, why) = self.reasons.first_key_value()?;
         let stretches = stretches(self.reasons.keys().copied());
@@ -96,7 +96,7 @@ impl WaitingStarts {
     }
 }
 
-/// Neighbours together, first and last.
+/// Merges neighbouring partitions into ranges of first and last.
 fn stretches(partitions: impl Iterator<Item = i32>) -> Vec<(i32, i32)> {
     let mut found: Vec<(i32, i32)> = Vec::new();
     for partition in partitions {
@@ -124,11 +124,11 @@ mod tests {
         partitions.into_iter().map(|partition| (partition, why.into())).collect()
     }
 
-    /// The largest number is the longest wait.
+    /// Random number that yields the longest backoff.
     const LONGEST: u64 = 1_000_000;
 
     #[test]
-    fn all_that_waits_is_asked_after_with_one_look_later_each_time() {
+    fn waiting_partitions_are_looked_up_together_with_backoff() {
         let mut waiting = WaitingStarts::default();
         waiting.wait(because(0..1000, "no leader"), at(0), LONGEST);
         waiting.again([1000], at(9));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_named_until_it_does_not_any_more() {
+    fn partitions_are_named_while_they_wait() {
         let mut waiting = WaitingStarts::default();
         assert_eq!(waiting.text(), None);
         waiting.wait(because([3], "no leader"), at(0), 0);

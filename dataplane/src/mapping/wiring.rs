@@ -1,4 +1,4 @@
-//! The actors of one member: where its consumers run, and what they are built from.
+//! Actors of one member: the placement of its consumers, and the parts they are built from.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -43,58 +43,58 @@ use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::{InFlight, LongestRun};
 use crate::runtime::placement::{ArbiterSeat, Placement, SeatKind};
 
-/// Bytes held ahead for each partition: two full batches of ordinary records, not less than one fetch.
+/// Target of buffered bytes per partition: two full batches of ordinary records, and at least one fetch.
 const BUFFER_BYTES_TARGET: usize = 512 * 1024;
 
-/// What all mappings of a node share.
+/// Resources that all mappings of a node share.
 #[derive(Clone)]
 pub struct NodeResources {
-    /// Fetch buffers and payloads.
+    /// Memory budget of fetch buffers and payloads.
     pub budget: MemoryBudget,
-    /// Payload buffers between two invocations.
+    /// Pool of payload buffers between invocations.
     pub payloads: PayloadPool,
-    /// What may still be running.
+    /// Registry of the invocations that may still run.
     pub in_flight: InFlight,
-    /// What became of every offset.
+    /// Audit log with the outcome of every offset.
     pub audit: AuditLog,
-    /// Threads.
+    /// Placement of actors on threads.
     pub placement: Arc<Placement>,
-    /// The thread of the group memberships.
+    /// Thread of the group memberships.
     pub groups: GroupThread,
-    /// How brokers are dialled.
+    /// Connector that dials brokers.
     pub connector: Arc<dyn BrokerConnector>,
-    /// How functions are invoked.
+    /// Port through which functions are invoked.
     pub port: Arc<dyn FunctionPort>,
-    /// Facts of the functions, kept fresh.
+    /// Facts of the functions, refreshed continuously.
     pub functions: FactsDesk,
-    /// Destinations for failed records at AWS.
+    /// On-failure destinations at AWS.
     pub aws: AwsDestinations,
-    /// What may be dialled.
+    /// Policy of the addresses that may be dialled.
     pub egress: Arc<Egress>,
-    /// How to fetch.
+    /// Settings of fetches.
     pub fetch: FetchSettings,
-    /// How the groups' members agree on who owns what.
+    /// Protocol by which group members are assigned partitions.
     pub group_protocol: GroupProtocol,
     /// Session timeout in the groups.
     pub session_timeout: Duration,
-    /// How fast to try again.
+    /// Retry policy of invocations and destinations.
     pub retry: RetryPolicy,
 }
 
-/// A mapping as the dataplane runs it.
+/// Configuration of a mapping as the dataplane runs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappingSpec {
-    /// Which mapping.
+    /// Mapping id.
     pub id: MappingId,
-    /// The one topic.
+    /// Topic name. A mapping reads one topic.
     pub topic: Arc<str>,
     /// Consumer group.
     pub group: String,
-    /// The function, as it is invoked.
+    /// Name of the function as invoked.
     pub function: Arc<str>,
-    /// Where the cluster is.
+    /// Bootstrap addresses of the cluster.
     pub bootstrap: Vec<BrokerAddress>,
-    /// What events say of their source.
+    /// Event source as named in events.
     pub source: EventSource,
     /// `BatchSize`.
     pub batch_records_max: u32,
@@ -104,32 +104,32 @@ pub struct MappingSpec {
     pub start: OffsetSpec,
     /// `MinimumPollers`, `MaximumPollers`.
     pub bounds: PollerBounds,
-    /// What to do with records that fail.
+    /// Handling of failed records.
     pub failure: FailureSpec,
-    /// Which records are delivered.
+    /// Filters that select the records to deliver.
     pub filters: FilterCriteria,
 }
 
-/// What a mapping does with records that fail, and where they go.
+/// Handling of a mapping's failed records, and their destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FailureSpec {
-    /// What the partitions decide by.
+    /// Failure policy that the partitions apply.
     pub policy: FailureHandling,
     /// `ReportBatchItemFailures`.
     pub partial_responses: bool,
     /// `DestinationConfig.OnFailure`.
     pub destination: Option<FailureDestination>,
-    /// What happens while it refuses.
+    /// Behaviour while the destination rejects records.
     pub on_destination_failure: OnDestinationFailure,
 }
 
-/// A consumer, and its place.
+/// Consumer with its seat on an arbiter.
 struct SeatedConsumer {
     address: Addr<ConsumerActor>,
     seat: ArbiterSeat,
 }
 
-/// The actors of a member that has joined; they end when it is dropped.
+/// Actors of a member that has joined. They end when it is dropped.
 pub struct MappingActors {
     pub(super) node: NodeResources,
     pub(super) budget: MemoryBudget,
@@ -143,14 +143,14 @@ pub struct MappingActors {
     concurrency: ConcurrencyLimit,
     pub(super) invoker: Invoker,
     pub(super) committer: Addr<CommitterActor>,
-    /// The committer's place, and that of the first consumer: what it commits costs no other thread a wake then.
+    /// Seat of the committer, shared with the first consumer: its commits then wake no other thread.
     home: ArbiterSeat,
-    /// The first consumer's place, until it comes.
+    /// Seat reserved for the first consumer.
     reserved: Option<ArbiterSeat>,
     pub(super) shares: HashMap<usize, ArbiterShare>,
     consumers: BTreeMap<ConsumerId, SeatedConsumer>,
     member: Recipient<ConsumerReport>,
-    /// The next consumer's id; no floor of the member has given it.
+    /// Id of the next consumer. Ids are never reused between instances of `MappingActors` of one member.
     next_consumer: Arc<AtomicU32>,
     burial: Option<Arc<dyn DeadLetterSink>>,
     fence: Arc<AtomicU64>,
@@ -158,37 +158,37 @@ pub struct MappingActors {
     pub(super) shared_death: Arc<dyn Fn(&'static str) + Send + Sync>,
 }
 
-/// What a floor is built from.
+/// Parts that `MappingActors` is built from.
 pub struct WiringParts {
-    /// The node.
+    /// Resources of the node.
     pub node: NodeResources,
-    /// The mapping's share of its bytes.
+    /// Memory share of the mapping.
     pub budget: MemoryBudget,
-    /// The mapping.
+    /// Configuration of the mapping.
     pub run: MappingSpec,
-    /// Its cluster.
+    /// Cluster of the mapping.
     pub cluster: KafkaCluster,
-    /// Its group.
+    /// Membership in the consumer group.
     pub membership: Membership,
-    /// Its function.
+    /// Function that is invoked.
     pub function: InvokedFunction,
-    /// Partitions at activation, filled in later.
+    /// Partition count at activation, filled in later.
     pub activated: Arc<AtomicI32>,
-    /// The next consumer's id; shared by all floors of the member, so that a report of an earlier one's consumer is not taken for
-    /// one of these.
+    /// Id of the next consumer, shared by all `MappingActors` of the member. A report of an earlier consumer is thus
+    /// never taken for one of a later consumer.
     pub next_consumer: Arc<AtomicU32>,
-    /// Under which epochs its consumers may begin invocations.
+    /// Epochs under which the consumers may start invocations.
     pub epochs: CurrentEpochs,
-    /// What it shows.
+    /// Status of the mapping.
     pub status: MappingStatus,
-    /// Who decides.
+    /// Recipient of consumer reports.
     pub member: Recipient<ConsumerReport>,
-    /// Called when an actor that all consumers share has died.
+    /// Callback for the death of an actor that all consumers share.
     pub shared_death: Arc<dyn Fn(&'static str) + Send + Sync>,
 }
 
 impl MappingActors {
-    /// A committer, no consumers yet.
+    /// Starts a committer, without consumers.
     pub fn new(parts: WiringParts) -> Self {
         let WiringParts {
             node,
@@ -239,32 +239,32 @@ impl MappingActors {
         }
     }
 
-    /// Invocation slots of the mapping.
+    /// Returns the invocation slots of the mapping.
     pub fn slots(&self) -> &Slots {
         &self.slots
     }
 
-    /// The function.
+    /// Returns the function.
     pub fn function(&self) -> &InvokedFunction {
         &self.function
     }
 
-    /// The group's generation: what the function gets as `fence`; never goes back.
+    /// Sets the group's generation, which the function receives as `fence`. It never decreases.
     pub fn set_fence(&self, generation: i32) {
         self.fence.fetch_max(u64::try_from(generation).unwrap_or_default(), Ordering::Relaxed);
     }
 
-    /// The consumers that run, by id.
+    /// Returns the ids of the running consumers.
     pub fn consumers(&self) -> Vec<ConsumerId> {
         self.consumers.keys().copied().collect()
     }
 
-    /// A consumer's address.
+    /// Returns a consumer's address.
     pub fn consumer(&self, id: ConsumerId) -> Option<&Addr<ConsumerActor>> {
         self.consumers.get(&id).map(|consumer| &consumer.address)
     }
 
-    /// One more consumer.
+    /// Starts one more consumer.
     pub fn add_consumer(&mut self) -> ConsumerId {
         let id = ConsumerId(self.next_consumer.fetch_add(1, Ordering::Relaxed));
         let seat = self.next_seat();
@@ -278,7 +278,7 @@ impl MappingActors {
         id
     }
 
-    /// One consumer less; it must own nothing any more, or what it owns is fenced.
+    /// Stops a consumer. Partitions that it still owns are fenced.
     pub fn remove_consumer(&mut self, id: ConsumerId) {
         if let Some(SeatedConsumer { address, seat }) = self.consumers.remove(&id) {
             address.do_send(FencePartitions(None));
@@ -289,7 +289,8 @@ impl MappingActors {
         self.set_ceiling();
     }
 
-    /// The first consumer is beside the committer; the others are where there is least.
+    /// Returns the seat of the next consumer. The first shares the committer's arbiter; the others go to the least
+    /// loaded one.
     fn next_seat(&mut self) -> ArbiterSeat {
         if let Some(reserved) = self.reserved.take() {
             return reserved;
@@ -370,7 +371,7 @@ impl MappingActors {
 }
 
 impl Drop for MappingActors {
-    /// A consumer and its partitions know each other's addresses: only being told ends them.
+    /// Fences the consumers: a consumer and its partitions hold each other's addresses, and only a message ends them.
     fn drop(&mut self) {
         for consumer in self.consumers.values() {
             consumer.address.do_send(FencePartitions(None));

@@ -1,5 +1,6 @@
-//! The recorder of a node. A series that names a mapping lives for as long as somebody holds it: the mapping's board does, and
-//! when the mapping is gone its series are. An alert on a gauge that nobody sets any more would never clear.
+//! Metrics recorder of the node. A series with a mapping label exists while a handle to it is held, as by the
+//! mapping's status. It is removed with its mapping: an alert on a gauge that is not updated any more would never
+//! clear.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,15 +15,15 @@ use parking_lot::RwLock;
 
 use super::bounds_of;
 
-/// The label that makes a series one of a mapping.
+/// Label that assigns a series to a mapping.
 const OWNED_BY: &str = "mapping";
 
-/// Records what the `metrics` macros say; install it once.
+/// Recorder behind the `metrics` macros. Install it once.
 pub struct SeriesRecorder {
     shared: Arc<RecorderState>,
 }
 
-/// Renders what a [`SeriesRecorder`] has recorded; clones share it.
+/// Handle that renders the series of a [`SeriesRecorder`]. Clones share it.
 #[derive(Clone)]
 pub struct MetricsHandle {
     shared: Arc<RecorderState>,
@@ -33,7 +34,7 @@ struct RecorderState {
     sentences: RwLock<BTreeMap<String, SharedString>>,
 }
 
-/// Storage whose memory does not grow with what is counted.
+/// Storage whose memory does not grow with the number of recorded values.
 struct BoundedStorage;
 
 impl Storage<Key> for BoundedStorage {
@@ -54,10 +55,10 @@ impl Storage<Key> for BoundedStorage {
     }
 }
 
-/// A histogram: how many values are up to each bound and above the one before it, and their sum.
+/// Histogram: the number of values in each bucket, and their sum.
 struct BucketCounts {
     bounds: &'static [f64],
-    /// One more than bounds: the last is for what lies above all of them.
+    /// Counts per bucket, one more than bounds. The last bucket has no upper bound.
     counts: Box<[AtomicU64]>,
     sum_bits: AtomicU64,
 }
@@ -74,7 +75,7 @@ impl HistogramFn for BucketCounts {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         let add = |bits: u64| Some((f64::from_bits(bits) + value).to_bits());
-        // It never refuses.
+        // The closure always returns `Some`.
         let _ = self.sum_bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 }
@@ -87,7 +88,7 @@ impl Default for SeriesRecorder {
 }
 
 impl SeriesRecorder {
-    /// What renders it.
+    /// Returns a handle that renders the recorded series.
     pub fn handle(&self) -> MetricsHandle {
         MetricsHandle { shared: Arc::clone(&self.shared) }
     }
@@ -123,14 +124,14 @@ impl Recorder for SeriesRecorder {
     }
 }
 
-/// Whether a series lives on: it names no mapping, or somebody beside the registry holds it. Handles are given out under the
-/// lock that is held while this is asked.
+/// Returns true if a series is to be kept: it has no mapping label, or a handle outside the registry is held. Handles
+/// are created under the registry lock that is held during this check.
 fn lives<T>(key: &Key, held: &Arc<T>) -> bool {
     Arc::strong_count(held) > 1 || !key.labels().any(|label| label.key() == OWNED_BY)
 }
 
 impl MetricsHandle {
-    /// Takes away the series of mappings that are gone.
+    /// Removes the series of removed mappings.
     pub fn sweep(&self) {
         let registry = &self.shared.registry;
         registry.retain_counters(lives);
@@ -138,7 +139,7 @@ impl MetricsHandle {
         registry.retain_histograms(lives);
     }
 
-    /// All series in Prometheus' text format, sorted. A gauge that is not a number is one that nobody knows now: it is left out.
+    /// Renders all series in Prometheus' text format, sorted. A NaN gauge has no known value and is omitted.
     pub fn render(&self) -> String {
         self.sweep();
         let mut page = MetricsPage::default();
@@ -183,7 +184,7 @@ fn histogram_lines(name: &str, labels: &[String], histogram: &BucketCounts) -> S
     lines
 }
 
-/// A number as Prometheus writes it.
+/// Formats a number as Prometheus does.
 fn number(value: f64) -> String {
     if value.is_infinite() {
         if value > 0.0 { "+Inf".into() } else { "-Inf".into() }
@@ -192,7 +193,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// Families of series by name; all lines of one stand together, as the format demands.
+/// Families of series by name. The format requires all lines of a family together.
 #[derive(Default)]
 struct MetricsPage {
     families: BTreeMap<String, SeriesFamily>,
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn series_of_a_mapping_live_as_long_as_somebody_holds_them() {
+    fn mapping_series_exist_while_a_handle_is_held() {
         let recorder = SeriesRecorder::default();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_absent_and_what_has_no_end_is_infinite() {
+    fn unknown_gauge_is_omitted_and_infinite_is_rendered() {
         let recorder = SeriesRecorder::default();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_counts_each_value_under_every_bound_it_does_not_pass() {
+    fn histogram_counts_value_under_every_bound_above_it() {
         let recorder = SeriesRecorder::default();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, || {

@@ -1,4 +1,5 @@
-//! `/metrics`, `/healthz` and `/readyz`, on a thread of their own: they answer while the rest is busy.
+//! HTTP server of `/metrics`, `/healthz` and `/readyz`. It has its own thread, so that it responds while the others
+//! are busy.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,28 +21,28 @@ use tokio::task::JoinSet;
 use super::recorder::MetricsHandle;
 use crate::runtime::open_files::open_files;
 
-/// Scrapers, probes and some curious people.
+/// Limit of connections, enough for scrapers, probes and manual requests.
 const CONNECTIONS_MAX: usize = 64;
-/// How often series of mappings that are gone are taken away, and open files are counted, scraped or not.
+/// Interval at which series of removed mappings are deleted and open files are counted, even without scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
-/// A probe that says nothing for this long is gone.
+/// Time after which a connection without a request is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Says whether the node does its work: `Err` is the reason why not.
+/// Readiness check of the node. `Err` is the reason that it is not ready.
 pub type ReadinessCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Why metrics cannot be served.
+/// Failure to serve metrics.
 #[derive(Debug, Error)]
 pub enum MetricsServerError {
-    /// No thread or no runtime.
+    /// Thread or runtime could not be started.
     #[error("the metrics thread cannot start: {0}")]
     Thread(io::Error),
-    /// A second recorder.
+    /// A recorder is already installed.
     #[error("this process already has a metrics recorder")]
     Installed,
 }
 
-/// A running metrics server; dropping it stops it.
+/// Running metrics server. Dropping it stops the server.
 #[derive(Debug)]
 pub struct MetricsServer {
     address: SocketAddr,
@@ -50,7 +51,7 @@ pub struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// Serves what `handle` renders on `listener`.
+    /// Serves the output of `handle` on `listener`.
     pub fn start(
         listener: std::net::TcpListener,
         handle: MetricsHandle,
@@ -67,7 +68,7 @@ impl MetricsServer {
         Ok(Self { address, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// Returns the address it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_pages_answer_and_readiness_gives_its_reason() {
+    fn pages_respond_and_readiness_gives_its_reason() {
         let recorder = crate::metrics::SeriesRecorder::default();
         metrics::with_local_recorder(&recorder, || metrics::gauge!(crate::metrics::CONSUMERS).set(2.0));
         let readiness: ReadinessCheck = Arc::new(|| Err("control log not applied".into()));

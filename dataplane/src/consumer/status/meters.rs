@@ -1,4 +1,4 @@
-//! The metrics of one mapping.
+//! Metrics of one mapping.
 
 use metrics::{Counter, Gauge as MetricGauge, Histogram, Label, counter, gauge, histogram};
 
@@ -74,29 +74,29 @@ impl MappingMeters {
         self.consumers.set(sight.consumers as f64);
         self.slots_in_use.set(f64::from(sight.slots_in_use));
         self.slots_limit.set(f64::from(sight.slots_limit));
-        // What is not a number is not shown: an old figure would be taken for one of now.
+        // Export an unknown lag as NaN: the old value would look current.
         self.lag.set(sight.lag.map_or(f64::NAN, |lag| lag as f64));
         self.lag_seconds.set(sight.lag_seconds.unwrap_or(f64::NAN));
     }
 }
 
-/// A look at a mapping, once a second.
+/// Sample of a mapping, taken once a second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MappingSight {
-    /// Consumers.
+    /// Number of consumers.
     pub consumers: usize,
-    /// Invocations.
+    /// Number of running invocations.
     pub slots_in_use: u32,
-    /// Invocations allowed.
+    /// Number of invocations allowed.
     pub slots_limit: u32,
-    /// Records to go, over all partitions that are ours; `None` while it is not known of each.
+    /// Records left to process over all owned partitions, or `None` while a partition's lag is unknown.
     pub lag: Option<u64>,
-    /// How long that takes at the rate of now, in seconds.
+    /// Time to drain the lag at the present rate, in seconds.
     pub lag_seconds: Option<f64>,
 }
 
 impl MappingSight {
-    /// Nothing runs, and nothing is known.
+    /// Sample of a mapping that does not run.
     pub(super) const NOTHING: Self =
         Self { consumers: 0, slots_in_use: 0, slots_limit: 0, lag: None, lag_seconds: None };
 }

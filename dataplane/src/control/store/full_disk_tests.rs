@@ -1,5 +1,6 @@
-//! A disk that is full, from every write on at which it can become so: nothing that was acknowledged is lost, the store says what
-//! is wrong, and takes writes again when there is room. The disk is a file behind a backend that counts.
+//! Tests of the store on a full disk, with every write as the first one to fail. No acknowledged command is lost, the
+//! store reports the error, and it accepts writes again when there is space. The disk is a file behind a backend that
+//! counts writes.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
@@ -12,23 +13,23 @@ use redb::{Builder, DatabaseError, StorageBackend};
 use super::*;
 
 const BLOCK: u64 = 4096;
-/// More than a page.
+/// Larger than a page.
 const SECRET_BYTES: usize = 9_000;
-/// A disk that takes so many commands is large enough.
+/// Number of commands after which the disk counts as large enough.
 const APPENDS: u64 = 5;
-/// And more than that no store of these needs.
+/// Upper bound of the space that these stores need.
 const ROOM_MAX: u64 = 1_000;
 
-/// When there is no room.
+/// Operations that fail on a full disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FullDiskError {
-    /// Whatever is asked of the file fails: quotas, network file systems, disks that copy on write.
+    /// Every operation on the file fails, as with quotas, network file systems and copy-on-write disks.
     ForEverything,
-    /// What has a place is written there, what needs one fails: most file systems.
+    /// Only writes to new blocks fail, as on most file systems.
     ForNewBlocks,
 }
 
-/// A disk with room for so much more, and the blocks that the file has.
+/// Disk with limited space, and the blocks that the file has.
 #[derive(Debug)]
 struct LimitedDisk {
     full: FullDiskError,
@@ -51,12 +52,12 @@ impl LimitedDisk {
         taken.map(|_| ()).map_err(|_| rustix::io::Errno::NOSPC.into())
     }
 
-    /// For what needs no block of its own.
+    /// Takes space for an operation that needs no new block.
     fn take_for_everything(&self) -> io::Result<()> {
         if self.full == FullDiskError::ForEverything { self.take() } else { Ok(()) }
     }
 
-    /// How many of these bytes have room; all of them, or those before the first block that has none.
+    /// Returns the number of leading bytes that have space, up to the first block without.
     fn place(&self, offset: u64, bytes: usize) -> (usize, io::Result<()>) {
         if self.full == FullDiskError::ForEverything {
             let taken = self.take();
@@ -121,7 +122,7 @@ impl StorageBackend for OnDisk {
     }
 }
 
-/// Keys that the store took, and those that it refused.
+/// Keys that the store acknowledged, and those that it rejected.
 #[derive(Default)]
 struct StoredKeys {
     acknowledged: BTreeSet<String>,
@@ -129,7 +130,7 @@ struct StoredKeys {
 }
 
 impl StoredKeys {
-    /// Whether it was taken.
+    /// Appends a key. Returns true if it was acknowledged.
     fn append(&mut self, store: &mut Store, context: &str) -> bool {
         let id = format!("K{:04}", self.acknowledged.len() + self.refused.len());
         let put = RegistryCommand::PutKey { id: id.clone(), secret: "s".repeat(SECRET_BYTES) };
@@ -158,7 +159,8 @@ impl StoredKeys {
     }
 }
 
-/// Fills up after `room`, gets room again, fills up again, and meets a start while it is full. Whether it was full at any time.
+/// Runs a store whose disk fills up after `room`, gets space, fills up again, and is full at a restart. Returns true
+/// if the disk was full at any time.
 fn goes_through(full: FullDiskError, room: u64, folder: &Path) -> bool {
     let (disk, mut told) = (LimitedDisk::with_room(full), StoredKeys::default());
     let context = format!("{full:?} after {room}");
@@ -176,7 +178,7 @@ fn goes_through(full: FullDiskError, room: u64, folder: &Path) -> bool {
         told.append(&mut store, &context);
     }
     drop(store);
-    // A start on a full disk may fail; what it says is not that the store is damaged.
+    // A start on a full disk may fail, but must not report the store as damaged.
     match Store::open_by(disk.opening(), folder) {
         Ok((mut store, registry)) => {
             told.assert_in(&registry, &context);
@@ -196,25 +198,25 @@ fn goes_through(full: FullDiskError, room: u64, folder: &Path) -> bool {
     was_full
 }
 
-/// The least room in which nothing meets a full disk; each that is less has been tried.
+/// Returns the least space with which the disk never fills up, after trying every smaller one.
 fn least_room(meets: impl Fn(u64, &Path) -> bool) -> u64 {
     let folder = || tempfile::tempdir().expect("folder");
     (0..ROOM_MAX).find(|room| !meets(*room, folder().path())).expect("so much room is enough")
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_on_a_disk_that_takes_nothing_from_any_write_on() {
+fn acknowledged_writes_survive_disk_failing_every_operation() {
     let tried = least_room(|room, folder| goes_through(FullDiskError::ForEverything, room, folder));
     assert!(tried > APPENDS * 3, "{tried}");
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_on_a_disk_that_has_no_new_block_from_any_on() {
+fn acknowledged_writes_survive_disk_without_new_blocks() {
     let tried = least_room(|room, folder| goes_through(FullDiskError::ForNewBlocks, room, folder));
     assert!(tried > APPENDS, "{tried}");
 }
 
-/// Begins on a disk with so much room and no more; whether that was too little.
+/// Opens a store on a disk with exactly `room`. Returns true if that was too little.
 fn begins(full: FullDiskError, room: u64, folder: &Path) -> bool {
     let (disk, context) = (LimitedDisk::with_room(full), format!("{full:?} after {room}"));
     disk.leave(room);
@@ -233,7 +235,7 @@ fn begins(full: FullDiskError, room: u64, folder: &Path) -> bool {
 }
 
 #[test]
-fn a_store_that_had_no_room_to_begin_begins_when_there_is() {
+fn store_starts_once_disk_has_space() {
     for full in [FullDiskError::ForEverything, FullDiskError::ForNewBlocks] {
         let tried = least_room(|room, folder| begins(full, room, folder));
         assert!(tried > 3, "{full:?}: {tried}");

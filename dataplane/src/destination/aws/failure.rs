@@ -1,4 +1,4 @@
-//! What an answer of AWS means: its error code, its status, its words, in this order.
+//! Classification of AWS error responses by error code, then HTTP status, then text.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use super::super::error::{DeliveryError, bounded, causes};
 
-/// Codes of SQS, SNS, S3 and KMS, without their namespace.
+/// Error codes of SQS, SNS, S3 and KMS, without their namespace.
 const THROTTLED: &[&str] = &[
     "Throttling",
     "ThrottlingException",
@@ -41,12 +41,12 @@ const NOT_ALLOWED: &[&str] = &[
     "InvalidSecurityException",
 ];
 const TOO_LARGE: &[&str] = &["EntityTooLarge", "MaxMessageLengthExceeded", "RequestEntityTooLarge"];
-/// A clock or a token that will be right soon.
+/// Errors of a clock or token that a retry can overcome.
 const PASSING: &[&str] = &["ExpiredToken", "ExpiredTokenException", "RequestExpired", "RequestTimeout"];
-/// How SQS and SNS say in words that a message is too large.
+/// Texts by which SQS and SNS report a message as too large.
 const TOO_LARGE_WORDS: &[&str] = &["must be shorter than", "Message too long"];
 
-/// The error of a call that sent `bytes` and takes `permission`.
+/// Returns the error of a call that sent `bytes` and requires `permission`.
 pub(super) fn error_of<E>(
     to: &Arc<str>,
     bytes: usize,
@@ -113,7 +113,7 @@ mod tests {
     use crate::error::ErrorClass;
 
     #[test]
-    fn answers_of_aws_have_their_class() {
+    fn aws_errors_map_to_their_class() {
         let answers = [
             ("AWS.SimpleQueueService.NonExistentQueue", "", 400, ErrorClass::Fatal),
             ("com.amazonaws.sqs#QueueDoesNotExist", "", 400, ErrorClass::Fatal),

@@ -1,5 +1,6 @@
-//! SQS, SNS and S3 through the AWS SDK, against AWS or `AWS_ENDPOINT_URL_SQS`, `_SNS`, `_S3`. Its retries are off: they are
-//! ours, and counted. Nothing is read and no client is built before the first letter.
+//! SQS, SNS and S3 destinations through the AWS SDK, against AWS or `AWS_ENDPOINT_URL_SQS`, `_SNS`, `_S3`. The SDK's
+//! retries are off; the delivery retries and counts the attempts. No configuration is read and no client is built
+//! before the first message.
 
 mod failure;
 mod notification;
@@ -22,17 +23,18 @@ use self::queue::SqsSender;
 use super::error::{CALL_DEADLINE, DeliveryError};
 use super::message::{FailureMessage, UndeliveredMessage};
 
-/// SQS's and SNS's limit of one message, in bytes.
+/// Limit of one SQS or SNS message, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
-/// More than any failure record has: an invocation's 6 MiB as an escaped string, and what describes it.
+/// Limit of one object, in bytes. It exceeds any failure record: an invocation's 6 MiB as an escaped string, and its
+/// metadata.
 pub const OBJECT_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// S3's limit of a key, in bytes.
+/// S3's limit of an object key, in bytes.
 const KEY_BYTES_MAX: usize = 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Clients kept, one a region.
+/// Maximum number of cached clients, one per region.
 const CLIENTS_MAX: usize = 16;
 
-/// The destinations of one node at AWS; clones share clients.
+/// AWS destinations of one node. Clones share clients.
 #[derive(Clone)]
 pub struct AwsDestinations {
     shared: Arc<AwsClients>,
@@ -47,13 +49,13 @@ struct AwsClients {
 }
 
 impl AwsDestinations {
-    /// With the environment's credential chain, profile and endpoints. `region` is where buckets are sought first; queues
-    /// and topics say theirs.
+    /// Uses the environment's credential chain, profile and endpoints. `region` is tried first for buckets. The ARNs
+    /// of queues and topics name their region.
     pub fn from_environment(region: &str) -> Self {
         Self::with(region, OnceCell::new())
     }
 
-    /// With what the SDK's configuration says.
+    /// Uses the given SDK configuration.
     pub fn from_sdk(config: SdkConfig) -> Self {
         let region = config.region().map_or("us-east-1", |region| region.as_ref()).to_owned();
         Self::with(&region, OnceCell::new_with(Some(config)))
@@ -95,7 +97,7 @@ impl AwsDestinations {
     }
 }
 
-/// One call, within its deadline.
+/// Runs one call within its deadline.
 async fn call<T>(
     to: &Arc<str>,
     sent: impl Future<Output = Result<T, DeliveryError>>,
@@ -105,7 +107,7 @@ async fn call<T>(
         .unwrap_or_else(|_| Err(DeliveryError::Silent { to: Arc::clone(to) }))
 }
 
-/// One wire attempt a call.
+/// Limits a call to one wire attempt.
 fn once() -> RetryConfig {
     RetryConfig::disabled()
 }
@@ -122,7 +124,7 @@ fn fits(to: &Arc<str>, bytes: usize, most: usize) -> Result<(), DeliveryError> {
     Err(DeliveryError::TooLarge { to: Arc::clone(to), bytes, why })
 }
 
-/// Whether a person named an endpoint for `service`, or one for all of AWS.
+/// Returns true if an endpoint is configured for `service`, or one for all of AWS.
 fn has_own_endpoint(config: &SdkConfig, service: &'static str) -> bool {
     let key = ServiceConfigKey::builder()
         .service_id(service)
@@ -141,7 +143,7 @@ mod tests {
     use lighterman_proto::api::FailureDestination;
 
     #[tokio::test]
-    async fn what_does_not_fit_is_refused_before_anything_is_dialled() {
+    async fn oversized_message_is_rejected_before_dialling() {
         let port = AwsDestinations::from_sdk(SdkConfig::builder().build());
         let Ok(FailureDestination::Queue(queue)) = "arn:aws:sqs:eu-west-1:123456789012:q".parse() else {
             panic!("a queue");

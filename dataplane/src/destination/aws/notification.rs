@@ -1,4 +1,4 @@
-//! SNS: `Publish`.
+//! SNS destination, through `Publish`.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! S3: `PutObject`. A bucket's ARN does not say its region: S3 does, when it is asked in the wrong one.
+//! S3 destination, through `PutObject`. A bucket's ARN does not name its region; S3 returns it when asked in the
+//! wrong one.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use super::{
     AwsDestinations, CLIENTS_MAX, KEY_BYTES_MAX, OBJECT_BYTES_MAX, fits, has_own_endpoint, once, timeouts,
 };
 
-/// Buckets whose region is kept.
+/// Maximum number of buckets whose region is cached.
 const REGIONS_MAX: usize = 256;
 const PERMISSION: &str = "s3:PutObject and s3:ListBucket";
 
@@ -25,7 +26,7 @@ pub(super) struct S3Writer {
     regions: BoundedMap<Arc<str>, Arc<str>>,
 }
 
-/// An answer that is not "written".
+/// Unsuccessful result of a write.
 enum WriteRefusal {
     Elsewhere(Arc<str>),
     Failed(DeliveryError),
@@ -57,7 +58,7 @@ impl AwsDestinations {
             Err(WriteRefusal::Failed(error)) => return Err(error),
             Err(WriteRefusal::Elsewhere(region)) => region,
         };
-        // Nothing was written: asking where the bucket is said to be is the first attempt.
+        // The first call wrote nothing, so the call to the named region counts as the first attempt.
         regions.insert(Arc::clone(bucket.name()), Arc::clone(&region));
         self.put(bucket, &region, key, body).await.map_err(|refusal| match refusal {
             WriteRefusal::Failed(error) => error,
@@ -100,7 +101,7 @@ impl AwsDestinations {
             return Ok(client);
         }
         let config = self.config(to).await?;
-        // Names like bucket.localhost do not resolve everywhere.
+        // Names such as bucket.localhost do not resolve everywhere.
         let path_style = has_own_endpoint(config, "S3");
         let config = aws_sdk_s3::config::Builder::from(config)
             .region(aws_config::Region::new(region.to_string()))
@@ -114,7 +115,7 @@ impl AwsDestinations {
     }
 }
 
-/// The bucket's region, when the answer names another one than was asked.
+/// Returns the bucket's region if the response names another than `asked`.
 fn elsewhere(error: &SdkError<PutObjectError>, asked: &Arc<str>) -> Option<Arc<str>> {
     let raw = error.raw_response()?;
     let misdirected = matches!(raw.status().as_u16(), 301 | 307 | 400);
@@ -122,7 +123,7 @@ fn elsewhere(error: &SdkError<PutObjectError>, asked: &Arc<str>) -> Option<Arc<s
     (misdirected && region != *asked).then_some(region)
 }
 
-/// A word that may stand in a host name as a region, wherever it came from.
+/// Returns the text as a region if it is valid in a host name. The text is untrusted.
 fn region_of(text: &str) -> Option<Arc<str>> {
     let right = (1..=32).contains(&text.len())
         && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')

@@ -1,4 +1,4 @@
-//! SQS: `SendMessage` to a URL that is asked for once.
+//! SQS destination, through `SendMessage`. The queue's URL is looked up once.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::super::error::DeliveryError;
 use super::failure::error_of;
 use super::{AwsDestinations, CLIENTS_MAX, MESSAGE_BYTES_MAX, call, fits, once, timeouts};
 
-/// URLs kept.
+/// Maximum number of cached queue URLs.
 const URLS_MAX: usize = 256;
 const PERMISSION: &str = "sqs:SendMessage and sqs:GetQueueUrl";
 

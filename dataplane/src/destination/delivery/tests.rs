@@ -10,7 +10,7 @@ use crate::destination::retry::{DROP_TRIES, LetterForm};
 
 const FAST: RetryPolicy = RetryPolicy { base: Duration::from_micros(50), cap: Duration::from_micros(100) };
 
-/// Answers by its script, then takes everything.
+/// Port that returns the scripted errors, then accepts everything.
 #[derive(Default)]
 struct ScriptedSender {
     script: Mutex<VecDeque<DeliveryError>>,
@@ -21,7 +21,7 @@ impl DestinationPort for ScriptedSender {
     fn deliver(&self, mut letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
         let answer = match self.script.lock().pop_front() {
             Some(error) => {
-                // Of a topic's messages one arrives each time, unless they are too large.
+                // One topic message arrives per attempt, unless they are too large.
                 if let FailureMessage::Topic { topic, messages } = &mut letter
                     && !matches!(error, DeliveryError::TooLarge { .. })
                 {
@@ -78,7 +78,7 @@ async fn run(
 }
 
 #[tokio::test]
-async fn alo_1_a_destination_that_was_down_for_long_has_everything_once_and_in_order() {
+async fn alo_1_messages_arrive_once_in_order_after_long_outage() {
     let letters = vec![letter(&["a"]), letter(&["b"])];
     let (delivery, arrived, watch) = run(Vec::new(), letters.clone(), OnFailure::Hold).await;
     assert!(delivery.is_complete() && arrived == ["a", "b"] && watch.failing().is_none());
@@ -90,7 +90,7 @@ async fn alo_1_a_destination_that_was_down_for_long_has_everything_once_and_in_o
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_handed_back_and_holds_nobody() {
+async fn too_large_message_is_returned_without_blocking_others() {
     for on_failure in [OnFailure::Hold, OnFailure::Drop { tries: DROP_TRIES }] {
         let (delivery, arrived, _) =
             run(vec![too_large()], vec![letter(&["large"]), letter(&["small"])], on_failure).await;
@@ -101,7 +101,7 @@ async fn what_is_too_large_is_handed_back_and_holds_nobody() {
 }
 
 #[tokio::test]
-async fn a_mapping_that_drops_gives_up_after_its_tries_and_says_what() {
+async fn messages_are_dropped_and_returned_after_configured_attempts() {
     let letters = vec![letter(&["a", "b", "c", "d"]), letter(&["e"])];
     let drop = OnFailure::Drop { tries: DROP_TRIES };
     let (delivery, arrived, watch) = run(vec![down(); 3], letters, drop).await;
@@ -111,7 +111,7 @@ async fn a_mapping_that_drops_gives_up_after_its_tries_and_says_what() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_is_dropped_stops_and_shows_its_last_failure() {
+async fn dropped_delivery_stops_and_shows_last_failure() {
     let port = Arc::new(ScriptedSender::default());
     *port.script.lock() = std::iter::repeat_n(too_slow(), 1000).collect();
     let watch = Arc::new(DeliveryWatch::new("m", &[]));
@@ -142,7 +142,7 @@ fn queue() -> FailureMessage {
 }
 
 #[tokio::test]
-async fn each_failed_try_counts_and_lines_do_not_grow_with_them() {
+async fn failed_attempts_are_counted_but_log_is_limited() {
     let recorder = names::SeriesRecorder::default();
     let handle = recorder.handle();
     let watch =

@@ -1,16 +1,16 @@
-//! A topic of the mapping's own cluster, written through rskafka: plain TCP, acks=all, no compression.
+//! Destination topic in the mapping's own cluster, written through rskafka: plain TCP, acks=all, no compression.
 //!
 //! # Egress
-//! rskafka dials by itself. Before it gets a cluster, we ask that cluster for its brokers through our own client, which
-//! dials only what [`Egress`] allows, and check every address that a bootstrap or advertised name resolves to; a single
-//! denied one refuses the delivery. rskafka's connections live for [`SESSION_AGE_MAX`] at most and end with the first
-//! failure, and after each the check is made anew. Not covered: a name that resolves to another address, or a broker that
-//! advertises another name, in the moment between our check and rskafka's dial.
+//! rskafka dials by itself. Before it gets a cluster, Lighterman's own client fetches that cluster's brokers,
+//! dialling only what [`Egress`] allows. Every address that a bootstrap or advertised name resolves to is checked; a
+//! single denied one fails the delivery. rskafka's connections live for [`SESSION_AGE_MAX`] at most and end with the
+//! first failure. The check is repeated before new ones are opened. Not covered: a name that resolves to another
+//! address, or a broker that advertises another name, between the check and rskafka's dial.
 //!
 //! # Duplicates
-//! A reply that is lost, or comes after the deadline, leaves open whether the messages were written; they are sent again.
-//! rskafka 0.6 also sends again, as often as the deadline allows, what was written under a producer quota: it takes the
-//! broker's throttle time for a refusal. Give this node no producer quota that it can reach.
+//! If a response is lost or comes after the deadline, the messages may have been written; they are sent again.
+//! rskafka 0.6 also repeats, as often as the deadline allows, a write under a producer quota: it takes the broker's
+//! throttle time for a rejection. Do not set a producer quota that this node can reach.
 
 mod partitioner;
 mod refusal;
@@ -34,19 +34,19 @@ use crate::kafka::cluster::KafkaCluster;
 use crate::kafka::transport::{BrokerAddress, PlainTcp};
 use crate::runtime::clock;
 
-/// How long connections and the egress check behind them are good.
+/// Maximum age of connections and of the egress check behind them.
 pub const SESSION_AGE_MAX: Duration = Duration::from_secs(60);
-/// Key and value of one message. Brokers take a mebibyte unless they are told to take more.
+/// Limit of a message's key and value, in bytes. Brokers accept a mebibyte unless configured for more.
 pub const TOPIC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// One request, unless a single message is larger: below the default limit of a batch, `max.message.bytes`.
+/// Limit of one request, unless a single message is larger. It is below the default `max.message.bytes` of a batch.
 const REQUEST_BYTES_MAX: usize = 900 * 1024;
-/// Lengths, deltas and attributes of a record: more than they take.
+/// Upper bound of a record's lengths, deltas and attributes, in bytes.
 const RECORD_OVERHEAD_BYTES: usize = 64;
-/// Partitions of one letter that are written at once.
+/// Maximum number of partitions written concurrently for one failure message.
 const AT_ONCE: usize = 8;
 
-/// The topics of one cluster; clones share connections. Connections belong to the runtime that delivered first: when it
-/// ends they are made anew.
+/// Destination topics of one cluster. Clones share connections. The connections belong to the runtime of the first
+/// delivery; when it ends, new ones are opened.
 #[derive(Clone)]
 pub struct TopicDestinations {
     shared: Arc<ProducerState>,
@@ -61,14 +61,14 @@ struct ProducerState {
     turn: AtomicUsize,
 }
 
-/// What is left after a request.
+/// Messages left after a request, with its error.
 struct UnsentMessages {
     messages: Vec<TopicMessage>,
     error: DeliveryError,
 }
 
 impl TopicDestinations {
-    /// The cluster behind `bootstrap`. Nothing is dialled before the first letter.
+    /// Creates the destinations of the cluster at `bootstrap`. Nothing is dialled before the first message.
     pub fn new(bootstrap: Vec<BrokerAddress>, egress: Arc<Egress>) -> Self {
         let connector = Arc::new(PlainTcp::new(Arc::clone(&egress)));
         let cluster = KafkaCluster::new(bootstrap.clone(), connector, "lighterman");
@@ -102,7 +102,7 @@ impl TopicDestinations {
         rest_of(topic, left)
     }
 
-    /// A session whose cluster was checked, and how many partitions `topic` has.
+    /// Returns a session of a checked cluster and the partition count of `topic`.
     async fn session(
         &self,
         to: &Arc<str>,
@@ -132,7 +132,7 @@ impl TopicDestinations {
         tokio::time::timeout(CALL_DEADLINE, open).await.unwrap_or_else(silent)
     }
 
-    /// Writes to all partitions that have messages; those of one partition in order.
+    /// Writes to all partitions that have messages. The messages of one partition stay in order.
     async fn write(
         &self,
         to: &Arc<str>,
@@ -171,8 +171,8 @@ impl TopicDestinations {
     }
 }
 
-/// Request after request. A batch that the broker finds too large is halved, down to the single message; after any other
-/// failure the later ones are not sent: they must not overtake.
+/// Writes a partition's messages request by request. A batch that the broker rejects as too large is halved, down to
+/// single messages. After any other failure the later messages are not sent, to keep the order.
 async fn write_partition(
     to: &Arc<str>,
     topic: &Arc<str>,
@@ -202,7 +202,7 @@ async fn write_partition(
     left
 }
 
-/// Cuts messages into requests; one that is larger than a request goes alone.
+/// Groups messages into requests. A message larger than a request is sent alone.
 fn requests_of(messages: Vec<TopicMessage>) -> Vec<Vec<TopicMessage>> {
     let mut requests: Vec<Vec<TopicMessage>> = Vec::new();
     let mut room = 0;
@@ -220,7 +220,7 @@ fn requests_of(messages: Vec<TopicMessage>) -> Vec<Vec<TopicMessage>> {
     requests
 }
 
-/// Those that may be sent, and those that may not.
+/// Splits messages into those within the size limit and those beyond it.
 fn sizes_checked(to: &Arc<str>, messages: Vec<TopicMessage>) -> (Vec<TopicMessage>, Option<UnsentMessages>) {
     let (fit, oversized): (Vec<_>, Vec<_>) =
         messages.into_iter().partition(|message| message.bytes() <= TOPIC_MESSAGE_BYTES_MAX);
@@ -236,7 +236,8 @@ fn sizes_checked(to: &Arc<str>, messages: Vec<TopicMessage>) -> (Vec<TopicMessag
     (fit, left)
 }
 
-/// One error for all that is left. What may yet succeed goes first: it is tried again, what is too large with it.
+/// Merges the remaining messages under one error. An error that a retry may overcome takes precedence; too large
+/// messages are retried with the others.
 fn rest_of(topic: Arc<str>, left: Vec<UnsentMessages>) -> Result<(), Box<UndeliveredMessage>> {
     let (too_large, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|left| is_too_large(&left.error));
     let mut all = others.into_iter().chain(too_large);
@@ -250,7 +251,7 @@ fn is_too_large(error: &DeliveryError) -> bool {
 }
 
 impl TopicMessage {
-    /// Bytes of key and value.
+    /// Returns the bytes of key and value.
     pub fn bytes(&self) -> usize {
         self.value.len() + self.key.as_ref().map_or(0, bytes::Bytes::len)
     }

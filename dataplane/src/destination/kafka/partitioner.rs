@@ -1,14 +1,14 @@
-//! Which partition a key belongs to, as Apache's Java client decides it: whoever reads by key finds it there.
+//! Key partitioner of Apache Kafka's Java client: consumers that look up a key find it in the expected partition.
 
 const SEED: u32 = 0x9747_b28c;
 const MULTIPLIER: u32 = 0x5bd1_e995;
 
-/// The partition of `key` among `partitions`, which is not 0.
+/// Returns the partition of `key` among `partitions`, which must not be 0.
 pub(super) fn partition_of(key: &[u8], partitions: usize) -> usize {
     (murmur2(key) & 0x7fff_ffff) as usize % partitions
 }
 
-/// Murmur2 with Kafka's seed; Java reads the same bits as a signed number.
+/// Computes Murmur2 with Kafka's seed. Java reads the same bits as a signed number.
 fn murmur2(bytes: &[u8]) -> u32 {
     let (words, tail) = bytes.as_chunks::<4>();
     let mut hash = words.iter().fold(SEED ^ bytes.len() as u32, |hash, word| {
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hashes_are_those_of_the_java_client() {
+    fn hashes_match_java_client() {
         let hashes = [
             ("21", -973_932_308),
             ("foobar", -790_332_482),

@@ -1,4 +1,4 @@
-//! What a broker's refusal means.
+//! Classification of broker errors.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::kafka::error::KafkaError;
 
 const PERMISSION: &str = "to write to the topic (kafka-cluster:WriteData at MSK)";
 
-/// The error of a question that our own client asked.
+/// Converts an error of Lighterman's own Kafka client.
 pub(super) fn of_our_client(to: &Arc<str>, error: &KafkaError) -> DeliveryError {
     let (to, why) = (Arc::clone(to), bounded(&error.to_string()).to_owned());
     match error {
@@ -43,12 +43,12 @@ pub(super) fn of_our_client(to: &Arc<str>, error: &KafkaError) -> DeliveryError 
     }
 }
 
-/// The error of a call of rskafka; `bytes` is the largest message in it.
+/// Converts an error of rskafka. `bytes` is the size of the call's largest message.
 pub(super) fn of_rskafka(to: &Arc<str>, bytes: usize, error: &Error) -> DeliveryError {
     let why = || causes(error);
     let to_owned = Arc::clone(to);
     match error {
-        // Its one attempt failed, and no time was left for another.
+        // The one attempt failed, and the deadline left no time for another.
         Error::RetryFailed(BackoffError::DeadlineExceded { source, .. }) => {
             match source.downcast_ref::<Error>() {
                 Some(first) => of_rskafka(to, bytes, first),
@@ -92,7 +92,7 @@ mod tests {
     use crate::error::ErrorClass;
 
     #[test]
-    fn answers_of_brokers_have_their_class() {
+    fn broker_errors_map_to_their_class() {
         let answers = [
             (ProtocolError::MessageTooLarge, ErrorClass::Poison),
             (ProtocolError::UnknownTopicOrPartition, ErrorClass::Fatal),

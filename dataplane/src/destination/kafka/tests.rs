@@ -9,7 +9,7 @@ fn message(number: usize, bytes: usize) -> TopicMessage {
 
 proptest! {
     #[test]
-    fn requests_keep_order_and_fit_unless_one_message_does_not(
+    fn requests_keep_order_and_size_limit(
         sizes in proptest::collection::vec(0usize..2_000_000, 0..40)
     ) {
         let messages: Vec<_> = sizes.iter().enumerate().map(|(n, bytes)| message(n, *bytes)).collect();
@@ -23,7 +23,7 @@ proptest! {
 }
 
 #[test]
-fn one_error_stands_for_all_that_is_left_and_none_of_it_is_lost() {
+fn unsent_messages_are_merged_under_one_error() {
     let to: Arc<str> = "kafka://dlq".into();
     let too_large = |n| UnsentMessages {
         messages: vec![message(n, 1)],
@@ -46,7 +46,7 @@ fn one_error_stands_for_all_that_is_left_and_none_of_it_is_lost() {
 }
 
 #[tokio::test]
-async fn an_address_that_may_not_be_dialled_is_not_dialled() {
+async fn denied_address_is_not_dialled() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("address");
     let bootstrap = vec![BrokerAddress::new("127.0.0.1", address.port())];

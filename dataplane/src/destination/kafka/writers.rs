@@ -1,4 +1,4 @@
-//! One rskafka client and its connections, from one check of the cluster to the next.
+//! rskafka client and its connections, for the time between two egress checks of the cluster.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,9 +18,9 @@ use super::refusal;
 use crate::egress::Egress;
 use crate::kafka::transport::BrokerAddress;
 
-/// Partitions whose connection is kept: rskafka has one for each.
+/// Maximum number of cached partition connections; rskafka opens one per partition.
 const PARTITIONS_MAX: usize = 64;
-/// Metadata of the whole cluster is the largest reply there is.
+/// Maximum response size, in bytes. The largest response is the metadata of the whole cluster.
 const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 pub(super) struct ProducerSession {
@@ -30,7 +30,7 @@ pub(super) struct ProducerSession {
 
 impl ProducerSession {
     pub(super) async fn open(to: &Arc<str>, bootstrap: &[BrokerAddress]) -> Result<Self, DeliveryError> {
-        // No time for a second attempt: those are ours, and counted.
+        // Disable rskafka's retries: the delivery retries and counts the attempts.
         let once = BackoffConfig { deadline: Some(Duration::ZERO), ..BackoffConfig::default() };
         let build = ClientBuilder::new(bootstrap.iter().map(ToString::to_string).collect())
             .client_id("lighterman")
@@ -89,7 +89,7 @@ async fn call<T>(
     }
 }
 
-/// Checks every address of every broker that rskafka may dial. A name without an address cannot be dialled.
+/// Checks every address of every broker that rskafka may dial. A name that does not resolve cannot be dialled.
 pub(super) async fn check(
     to: &Arc<str>,
     brokers: impl Iterator<Item = BrokerAddress>,
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_broker_is_checked_not_only_the_first() {
+    async fn every_broker_is_checked() {
         let to: Arc<str> = "kafka://dlq".into();
         let brokers =
             ["10.0.0.1", "169.254.169.254", "no-such-name.invalid"].map(|h| BrokerAddress::new(h, 9092));
