@@ -1,4 +1,4 @@
-//! Fetch with a long poll that wakes up on appended records, ListOffsets and OffsetForLeaderEpoch.
+//! Fetch with a long poll that wakes up on appended records, ListOffsets and `OffsetForLeaderEpoch`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Lambda's Invoke API, GetFunction and GetFunctionConfiguration.
+//! Lambda's Invoke API, `GetFunction` and `GetFunctionConfiguration`.
 
 use std::rc::Rc;
 use std::time::Duration;
