@@ -1,5 +1,5 @@
-//! The batcher's shell: holds slot and bytes before it seals, writes the payload, hands it to the invoker, and tells each
-//! partition what became of its records.
+//! Batcher actor. It acquires a slot and bytes before it seals, writes the payload and passes it to the invoker.
+//! Each partition then receives the resolution of its records.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,50 +34,50 @@ use crate::runtime::in_flight::{InFlight, LongestRun};
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
 use crate::runtime::owned_task::OwnedTask;
 
-/// How soon a batcher that may not start anything looks again.
+/// Interval of checks while the group's lease does not permit invocations.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// What a batcher is built from.
+/// Components of a batcher.
 pub struct BatcherParts {
-    /// Whose batches.
+    /// Mapping of the batches.
     pub mapping: MappingId,
     /// Topic of the mapping.
     pub topic: Arc<str>,
-    /// What a batch may hold.
+    /// Limits of a batch.
     pub limits: BatchLimits,
-    /// The JSON around the records.
+    /// JSON around the records.
     pub envelope: Arc<EventEnvelope>,
     /// Invocation slots of the mapping.
     pub slots: Slots,
-    /// This batcher's place in line for slots.
+    /// Key of this batcher in the queue for slots.
     pub slot_line: u64,
-    /// The node's bytes.
+    /// Byte budget that payloads and responses are leased from.
     pub budget: MemoryBudget,
-    /// Buffers to write payloads into.
+    /// Pool of payload buffers.
     pub payloads: PayloadPool,
-    /// What may still be running.
+    /// Registry of invocations that may still be running.
     pub in_flight: InFlight,
-    /// Under which epochs anything may begin.
+    /// Epochs under which invocations may start.
     pub epochs: CurrentEpochs,
-    /// The group's word that the member may start invocations.
+    /// Group lease under which the member may start invocations.
     pub ownership: OwnershipLease,
-    /// Grows with the group's generation; sent to the function as `fence`.
+    /// Fencing token, sent to the function as `fence`. It grows with the group's generation.
     pub fence: Arc<AtomicU64>,
-    /// How long an invocation can run.
+    /// Longest possible duration of an invocation.
     pub longest_run: LongestRun,
-    /// How fast to try again.
+    /// Backoff of retries.
     pub retry: RetryPolicy,
-    /// The function answers for single records: `ReportBatchItemFailures`.
+    /// True if the function reports single records: `ReportBatchItemFailures`.
     pub partial_responses: bool,
-    /// Invokes on this thread: for small batches.
+    /// Invoker on the batcher's thread, for small batches.
     pub invoker: Invoker,
-    /// Invokes on another: for large ones.
+    /// Invoker on another thread, for large batches.
     pub invoker_apart: Recipient<InvokeRequest>,
-    /// What the API shows, and the mapping's counters.
+    /// Status shown by the API, and counters of the mapping.
     pub status: MappingStatus,
 }
 
-/// The actor.
+/// Actor that seals the offers of one consumer into batches.
 pub struct BatcherActor {
     pub(super) parts: BatcherParts,
     core: BatcherCore,
@@ -85,7 +85,7 @@ pub struct BatcherActor {
     pub(super) sent: HashMap<BatchId, InFlightBatch>,
     slot: Option<Slot>,
     bytes: Option<MemoryLease>,
-    /// A place in the line for bytes, left when there is no more use for them.
+    /// Pending request for payload bytes, dropped when they are not needed.
     in_line: Option<OwnedTask>,
     pub(super) next_batch: u64,
     pub(super) setbacks: SetbackCounts,
@@ -95,7 +95,7 @@ pub struct BatcherActor {
 }
 
 impl BatcherActor {
-    /// A batcher without partitions.
+    /// Creates a batcher without partitions.
     pub fn new(parts: BatcherParts, watch: DeathWatch) -> Self {
         Self {
             core: BatcherCore::new(parts.limits),
@@ -113,7 +113,7 @@ impl BatcherActor {
         }
     }
 
-    /// Seals as long as a batch is due and both credits are in hand.
+    /// Seals batches while one is due and both a slot and its bytes are available.
     pub(super) fn pump(&mut self, ctx: &mut Context<Self>) {
         loop {
             let now = clock::now();
@@ -131,7 +131,7 @@ impl BatcherActor {
             }
             let has_slot = self.take_slot(ctx);
             if !has_slot || !self.seal(now, ctx) {
-                // Whoever has the slot may wait for just these bytes.
+                // Without a slot, release the bytes: the holder of the slot may be waiting for them.
                 self.bytes.take_if(|_| !has_slot);
                 break;
             }
@@ -146,7 +146,7 @@ impl BatcherActor {
         self.core.ready(now, &self.may_start(now))
     }
 
-    /// Whether nothing older can still run over a partition (H4).
+    /// Returns a check that no older invocation can still run over a partition (H4).
     fn may_start(&self, now: Moment) -> impl Fn(i32) -> bool + use<> {
         let (in_flight, mapping, topic) =
             (self.parts.in_flight.clone(), self.parts.mapping, Arc::clone(&self.parts.topic));
@@ -164,7 +164,7 @@ impl BatcherActor {
         self.slot.is_some()
     }
 
-    /// False when the payload's bytes are not to be had yet.
+    /// Returns false if nothing is due or the payload's bytes are not available yet.
     fn seal(&mut self, now: Moment, ctx: &mut Context<Self>) -> bool {
         let may_start = self.may_start(now);
         let Some(bytes) = self.core.due_bytes(now, &may_start) else { return false };
@@ -184,7 +184,7 @@ impl BatcherActor {
         self.bytes = None;
         self.bytes = self.parts.budget.try_lease_or_overdraft(bytes, Overdraft::Payload);
         if self.bytes.is_none() && self.in_line.is_none() {
-            // An address would keep the batcher, which has the place, for as long as it waits.
+            // The task owns a weak address: a strong one would keep the batcher, and with it this request, alive.
             let (budget, me) = (self.parts.budget.clone(), ctx.address().downgrade());
             self.in_line = Some(OwnedTask::spawn(async move {
                 let lease = budget.lease_or_overdraft(bytes, Overdraft::Payload).await;
@@ -196,7 +196,7 @@ impl BatcherActor {
         self.bytes.is_some()
     }
 
-    /// Leaves the line when nothing is offered: bytes that nobody needs any more would be kept from others.
+    /// Cancels the request for bytes if there are no offers, so that the bytes are left to other requests.
     fn leave_line_if_idle(&mut self) {
         if self.core.waiting() == 0 {
             self.in_line = None;
@@ -312,7 +312,7 @@ mod tests {
     use crate::invoker::port::{FunctionFacts, FunctionPort, Invocation};
     use crate::partition::model_tests::{batch, cut_of};
 
-    /// Never answers.
+    /// Port that never answers.
     struct Silent;
 
     impl FunctionPort for Silent {
@@ -372,7 +372,7 @@ mod tests {
         }
     }
 
-    /// A batcher that has a batch and a slot, and waits for bytes.
+    /// Starts a batcher that has a batch and a slot and waits for bytes.
     async fn waiting_in(budget: &MemoryBudget) -> Addr<BatcherActor> {
         let slots = Slots::new(1);
         let mut batcher = BatcherActor::new(parts(budget, &slots), DeathWatch::new("batcher", |_| {}));
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn mem_1_a_place_in_the_line_for_a_payload_is_left_with_its_offer_and_with_its_batcher() {
+    async fn mem_1_request_for_bytes_ends_with_offer_or_batcher() {
         let budget = MemoryBudget::new(1_000);
         let all = budget.try_lease(1_000).expect("room");
         let over = budget.try_lease_or_overdraft(1, Overdraft::Payload).expect("the overdraft");

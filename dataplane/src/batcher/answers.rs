@@ -1,4 +1,4 @@
-//! What the batcher's shell does with an answer: it lets the flights go, and tells each partition what became of its records.
+//! Handling of invocation outcomes: releases the in-flight entries and sends each partition its resolution.
 
 use actix::Handler;
 use lighterman_proto::ids::Epoch;

@@ -1,5 +1,5 @@
-//! When to seal, and what goes in. An offer goes into a batch whole or not at all, so a batch never cuts a partition's
-//! order, and several thin partitions of the topic may share one invocation.
+//! Selection of the next batch. An offer goes into a batch as a whole or not at all, so a batch never breaks a
+//! partition's order. Several thin partitions of the topic may share one invocation.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,58 +9,59 @@ use lighterman_proto::units::Moment;
 
 use crate::partition::batch::PartitionBatch;
 
-/// What a batch may hold, and how long its first record waits.
+/// Limits of a batch's content and of the wait of its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
     /// `BatchSize`.
     pub records_max: u32,
-    /// Bytes of the finished JSON.
+    /// Maximum size of the finished JSON in bytes.
     pub payload_bytes_max: usize,
-    /// Bytes of the JSON around the partitions.
+    /// Size of the JSON around the partitions in bytes.
     pub envelope_bytes: usize,
     /// `MaximumBatchingWindow`.
     pub window: Duration,
 }
 
-/// An offer that waits for its batch.
+/// Offer that waits for its batch.
 #[derive(Debug)]
 pub struct PendingOffer {
     /// Partition index.
     pub partition: i32,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Which offer of it.
+    /// Sequence number of the offer under its epoch.
     pub seq: u64,
-    /// The records.
+    /// Offered records.
     pub cut: PartitionBatch,
-    /// 1 for the first attempt.
+    /// Attempt number, from 1.
     pub attempt: u32,
-    /// It shares a batch with no other partition: a retry, or a piece of a batch that failed.
+    /// True if it must not share a batch with other partitions: a retry, or a part of a failed batch.
     pub alone: bool,
-    /// Bytes of the partition's key and brackets in the payload, separator included.
+    /// Payload bytes of the partition's key and brackets, including the separator.
     pub key_bytes: usize,
-    /// A record of it grows too old then: the partition will take it back, and it is not sealed meanwhile.
+    /// Time at which a record becomes too old. From then on the offer is not sealed, and the partition withdraws
+    /// it.
     pub expires: Option<Moment>,
 }
 
-/// Why a batch was closed.
+/// Reason for sealing a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// `BatchSize` records.
+    /// The batch holds `BatchSize` records, or a further offer would exceed them.
     Count,
-    /// No further record fits into the payload.
+    /// No further offer fits into the payload.
     Bytes,
-    /// The window is over.
+    /// The batching window has ended.
     Window,
-    /// The same records again.
+    /// The batch is a retry of the same records.
     Retry,
 }
 
 impl CloseReason {
-    /// Every reason, in the order of its number.
+    /// All reasons, in the order of their numbers.
     pub const ALL: [Self; 4] = [Self::Count, Self::Bytes, Self::Window, Self::Retry];
 
-    /// As a metric label.
+    /// Returns the metric label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Count => "count",
@@ -71,56 +72,56 @@ impl CloseReason {
     }
 }
 
-/// When something can be sealed.
+/// Time at which a batch can be sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SealCondition {
     /// Nothing is offered.
     Never,
-    /// Not before then.
+    /// Not before this time.
     At(Moment),
     /// A batch is due.
     Now,
 }
 
-/// A batch, decided.
+/// Batch to be dispatched.
 #[derive(Debug)]
 pub struct SealedBatch {
-    /// The offers in it, by age.
+    /// Offers in the batch, oldest first.
     pub parts: Vec<PendingOffer>,
-    /// Why it closes.
+    /// Reason for sealing.
     pub reason: CloseReason,
-    /// Its exact payload, in bytes.
+    /// Exact size of the payload in bytes.
     pub payload_bytes: usize,
 }
 
 impl SealedBatch {
-    /// Records in it.
+    /// Number of records.
     pub fn records(&self) -> u32 {
         self.parts.iter().map(|part| part.cut.records).sum()
     }
 }
 
-/// The offers of one consumer, oldest first.
+/// Pending offers of one consumer, oldest first.
 pub struct BatcherCore {
     limits: BatchLimits,
     offers: Vec<PendingOffer>,
-    /// The last offer of each partition that went into a batch.
+    /// Last sealed offer of each partition.
     sealed: HashMap<i32, (Epoch, u64)>,
 }
 
 impl BatcherCore {
-    /// No offers yet.
+    /// Creates a core without offers.
     pub fn new(limits: BatchLimits) -> Self {
         Self { limits, offers: Vec::new(), sealed: HashMap::new() }
     }
 
-    /// Offers that wait.
+    /// Number of pending offers.
     pub fn waiting(&self) -> usize {
         self.offers.len()
     }
 
-    /// Takes an offer, or replaces the partition's earlier one. One that crossed its own seal on the way comes too late: the
-    /// partition offers again what is not in the batch; false says so.
+    /// Adds an offer, replacing the partition's earlier one. Returns false for an offer that crossed its own seal
+    /// on the way. The partition then offers the records outside the batch again.
     pub fn offer(&mut self, offer: PendingOffer) -> bool {
         if self.sealed.get(&offer.partition).is_some_and(|sealed| *sealed >= (offer.epoch, offer.seq)) {
             return false;
@@ -131,20 +132,20 @@ impl BatcherCore {
         true
     }
 
-    /// Gives an offer back; false when it is not here.
+    /// Removes an offer. Returns false if it is not pending.
     pub fn withdraw(&mut self, partition: i32, epoch: Epoch, seq: u64) -> bool {
         let before = self.offers.len();
         self.offers.retain(|known| (known.partition, known.epoch, known.seq) != (partition, epoch, seq));
         self.offers.len() < before
     }
 
-    /// Forgets a partition's offer, whatever its epoch.
+    /// Removes a partition's offer, whatever its epoch, and its last seal.
     pub fn forget(&mut self, partition: i32) {
         self.offers.retain(|known| known.partition != partition);
         self.sealed.remove(&partition);
     }
 
-    /// Whether a batch is due; partitions that `may_start` refuses do not count.
+    /// Returns when a batch is due. Offers of partitions that `may_start` rejects do not count.
     pub fn ready(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> SealCondition {
         if self.choose(now, may_start).is_some() {
             return SealCondition::Now;
@@ -162,13 +163,13 @@ impl BatcherCore {
         }
     }
 
-    /// Payload bytes of the batch that [`BatcherCore::seal`] would seal now.
+    /// Returns the payload size of the batch that [`BatcherCore::seal`] would seal, or `None` if none is due.
     pub fn due_bytes(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<usize> {
         let (chosen, _) = self.choose(now, may_start)?;
         Some(self.payload_bytes(chosen.iter().map(|index| &self.offers[*index])))
     }
 
-    /// Seals what is due. Call it with a slot in hand (SLT-1).
+    /// Seals the batch that is due. Must be called while holding a slot (SLT-1).
     pub fn seal(&mut self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<SealedBatch> {
         let (chosen, reason) = self.choose(now, may_start)?;
         let mut parts = Vec::with_capacity(chosen.len());
@@ -182,12 +183,12 @@ impl BatcherCore {
         Some(SealedBatch { parts, reason, payload_bytes })
     }
 
-    /// Every partition's share counts a separator; the first has none before it.
+    /// Returns the payload size of `parts`. Each share counts a separator, but the first partition needs none.
     fn payload_bytes<'p>(&self, parts: impl Iterator<Item = &'p PendingOffer>) -> usize {
         (self.limits.envelope_bytes + parts.map(share).sum::<usize>()).saturating_sub(1)
     }
 
-    /// Indexes of the offers of the next batch, ascending.
+    /// Selects the offers of the next batch, as ascending indexes, and its reason.
     fn choose(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<(Vec<usize>, CloseReason)> {
         let goes = |offer: &PendingOffer| may_be_sealed(offer, now, may_start) && goes_alone(offer);
         let alone = self.offers.iter().enumerate().find(|(_, offer)| goes(offer));
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_offer_goes_alone_and_at_once() {
+    fn full_offer_is_sealed_alone_at_once() {
         let mut core = BatcherCore::new(LIMITS);
         core.offer(offer(0, 3, 30, 0));
         core.offer(offer(1, 100, 1000, 5));
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn lim_1_thin_partitions_share_a_batch_when_the_window_is_over() {
+    fn lim_1_thin_partitions_share_a_batch_after_window() {
         let mut core = BatcherCore::new(LIMITS);
         core.offer(offer(0, 3, 30, 10));
         core.offer(offer(1, 4, 40, 0));
@@ -315,14 +316,14 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_zero_seals_at_once() {
+    fn zero_window_seals_at_once() {
         let mut core = BatcherCore::new(BatchLimits { window: Duration::ZERO, ..LIMITS });
         core.offer(offer(0, 1, 10, 7));
         assert_eq!(core.ready(at(7), &any), SealCondition::Now);
     }
 
     #[test]
-    fn thin_offers_that_fill_a_batch_together_do_not_wait() {
+    fn thin_offers_filling_a_batch_do_not_wait() {
         let mut core = BatcherCore::new(LIMITS);
         core.offer(offer(0, 60, 600, 0));
         core.offer(offer(1, 60, 600, 1));
@@ -331,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_goes_alone_and_a_partition_that_may_not_start_stays() {
+    fn retry_is_sealed_alone_and_blocked_partition_waits() {
         let mut core = BatcherCore::new(LIMITS);
         core.offer(PendingOffer { attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
         core.offer(offer(1, 3, 30, 0));
@@ -341,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_grown_too_old_is_not_sealed_and_holds_nobody_up() {
+    fn expired_offer_is_not_sealed_and_blocks_nothing() {
         let mut core = BatcherCore::new(LIMITS);
         core.offer(PendingOffer { expires: Some(at(300)), ..offer(0, 3, 30, 0) });
         core.offer(offer(1, 3, 30, 10));
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn ord_1_an_offer_that_crossed_its_own_seal_is_not_sealed_again() {
+    fn ord_1_offer_crossing_its_seal_is_not_sealed_again() {
         let mut core = BatcherCore::new(LIMITS);
         core.offer(offer(0, 3, 30, 0));
         assert!(core.seal(at(500), &any).is_some());
@@ -370,7 +371,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is offered: limits hold, nothing is duplicated or dropped, nothing waits beyond its window.
+        /// For any offers the limits hold, nothing is duplicated or dropped, and nothing waits beyond its window.
         #[test]
         fn lim_1_every_batch_keeps_the_limits(
             offers in prop::collection::vec((0i32..12, 1u32..=100, 10usize..9_800, 0u64..2_000, 1u32..3), 1..40)

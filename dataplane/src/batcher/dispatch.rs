@@ -1,4 +1,4 @@
-//! From a sealed batch to its invocation: in flight first, then the payload, then the invoker.
+//! Dispatch of a sealed batch: entry into the in-flight registry, then the payload, then the invocation.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,8 +23,8 @@ use crate::partition::messages::OfferSealed;
 use crate::runtime::in_flight::InFlightGuard;
 use crate::runtime::outbox::post;
 
-/// A payload up to this size is signed and sent from the batcher's own thread: its hash takes some ten microseconds, which
-/// is what waking another thread and being woken by it costs.
+/// Largest payload that is signed and sent on the batcher's thread. Its hash takes some ten microseconds, as much
+/// as waking another thread and being woken by it.
 const SENT_FROM_HERE_BYTES_MAX: usize = 32 * 1024;
 
 pub(super) struct InFlightBatch {
@@ -66,7 +66,7 @@ impl BatcherActor {
         }
         let reply = ctx.address().recipient();
         let ownership = self.parts.ownership.clone();
-        // Nobody else reads what the function says of its success.
+        // Without partial responses nothing reads the response of a successful invocation.
         let answer_bytes_max = if self.parts.partial_responses { ANSWER_BYTES_MAX } else { ERROR_BYTES_MAX };
         let answer_room = AnswerRoom::new(answer_bytes_max, self.parts.budget.clone());
         let invoke = InvokeRequest { payload, lease, slot, ownership, context, answer_room, batch, reply };
@@ -77,7 +77,8 @@ impl BatcherActor {
         }
     }
 
-    /// A partition in it is not ours any more, or an older invocation runs over it: the others offer theirs again.
+    /// Withholds a batch if a partition was revoked, or an older invocation may still run over it. The other
+    /// partitions offer their records again.
     fn withhold(&mut self, batch: BatchId, payload: Bytes, now: Moment) {
         let (verdict, payload_back) = (InvocationOutcome::Withheld, Some(payload));
         let (facts, answer_lease, sent_at, answered_at) = (None, None, now, now);
@@ -119,7 +120,7 @@ impl BatcherActor {
         }
     }
 
-    /// The cut is kept only where the answer may speak of single records.
+    /// Returns a partition's share. Its records are kept only if the response may name single ones.
     fn member_of(&self, part: &PendingOffer) -> BatchShare {
         let cut = self.parts.partial_responses.then(|| part.cut.clone());
         BatchShare { partition: part.partition, epoch: part.epoch, cut }

@@ -1,4 +1,4 @@
-//! What a batcher accepts.
+//! Messages to the batcher.
 
 use actix::{Addr, Message};
 use lighterman_proto::ids::Epoch;
@@ -9,66 +9,66 @@ use crate::credit::slots::Slot;
 use crate::partition::actor::PartitionActor;
 use crate::partition::batch::PartitionBatch;
 
-/// A partition of this consumer has started.
+/// Registration of a partition that this consumer has started.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct RegisterPartition {
     /// Partition index.
     pub partition: i32,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Where answers go.
+    /// Recipient of the resolutions.
     pub address: Addr<PartitionActor>,
 }
 
-/// A partition shows records; replaces what it showed under the same sequence number.
+/// Offer of records. It replaces the partition's earlier offer.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct Offer {
     /// Partition index.
     pub partition: i32,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Which offer.
+    /// Sequence number of the offer.
     pub seq: u64,
-    /// The records.
+    /// Offered records.
     pub cut: PartitionBatch,
-    /// 1 for the first attempt.
+    /// Attempt number, from 1.
     pub attempt: u32,
-    /// It shares a batch with no other partition.
+    /// True if it must not share a batch with other partitions.
     pub alone: bool,
-    /// When it must not be sealed any more.
+    /// Time from which it must not be sealed.
     pub expires: Option<Moment>,
 }
 
-/// A partition takes its offer back.
+/// Withdrawal of an offer by its partition.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct WithdrawOffer {
     /// Partition index.
     pub partition: i32,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Which offer.
+    /// Sequence number of the offer.
     pub seq: u64,
 }
 
-/// A partition has ended: nothing more from or to it.
+/// Notice that a partition has stopped: no further messages from or to it.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct UnregisterPartition {
     /// Partition index.
     pub partition: i32,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
 }
 
-/// The slot that was asked for.
+/// Requested slot.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct SlotGranted(pub Slot);
 
-/// The payload bytes that were asked for.
+/// Requested payload bytes.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct BytesGranted(pub MemoryLease);

@@ -1,4 +1,4 @@
-//! When to seal a batch, and the one-pass payload.
+//! Batching of offers, and the single-pass payload writer.
 
 pub mod actor;
 mod answers;
@@ -8,6 +8,6 @@ pub mod messages;
 pub mod payload;
 pub mod results;
 
-/// A batch of this process: matches answers to what was sent.
+/// Id of a batch within this process. It matches outcomes to sent batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(pub u64);

@@ -1,4 +1,4 @@
-//! The one-pass writer: a sealed plan into one buffer whose exact size is known before the first byte.
+//! Single-pass writer of a sealed batch into one buffer, whose exact size is known before the first byte.
 
 use std::sync::Arc;
 
@@ -8,12 +8,13 @@ use parking_lot::Mutex;
 
 use super::core::SealedBatch;
 
-/// Kept buffers come on top of the memory budget: together at most this share of it.
+/// Divisor of the memory budget: pooled buffers take at most this fraction, in addition to the budget.
 const KEPT_SHARE_OF_BUDGET: usize = 32;
-/// A buffer larger than this is not worth keeping: the allocator's work is small beside the payload's.
+/// Largest buffer that is pooled. Beyond it, the allocation costs little compared with writing the payload.
 const KEPT_BYTES_EACH_MAX: usize = 1024 * 1024;
 
-/// Payload buffers that come back once the connector has let go of them; one pool for a node, clones share it.
+/// Pool of payload buffers, returned once the connector has released them. There is one for each node; clones share
+/// it.
 #[derive(Clone)]
 pub struct PayloadPool {
     shelf: Arc<Mutex<PayloadBuffers>>,
@@ -27,12 +28,12 @@ struct PayloadBuffers {
 }
 
 impl PayloadPool {
-    /// An empty pool for a node with this memory budget, in bytes.
+    /// Creates an empty pool for a node with a memory budget of that many bytes.
     pub fn new(memory_budget: usize) -> Self {
         Self { shelf: Arc::default(), kept_bytes_max: memory_budget / KEPT_SHARE_OF_BUDGET }
     }
 
-    /// An empty buffer that holds `bytes` without growing; the one that was used last, when it does.
+    /// Returns an empty buffer that holds `bytes` without growing, preferably the most recently used one that fits.
     pub fn take(&self, bytes: usize) -> BytesMut {
         let mut shelf = self.shelf.lock();
         let fits = shelf.buffers.iter().rposition(|kept| kept.capacity() >= bytes);
@@ -43,7 +44,7 @@ impl PayloadPool {
         buffer
     }
 
-    /// Takes a payload back, when nobody else holds it any more and there is room.
+    /// Returns a payload's buffer to the pool, if it has no other holder and the pool has room.
     pub fn give_back(&self, payload: Bytes) {
         let Ok(buffer) = payload.try_into_mut() else { return };
         let bytes = buffer.capacity();
@@ -55,7 +56,7 @@ impl PayloadPool {
     }
 }
 
-/// Writes the event of `plan`. Its length is `plan.payload_bytes`, exactly.
+/// Writes the event of `plan`. Its length is exactly `plan.payload_bytes`.
 pub fn write(plan: &SealedBatch, envelope: &EventEnvelope, buffer: BytesMut) -> Bytes {
     let mut writer = EventWriter::new(envelope, buffer);
     for part in &plan.parts {
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mem_1_what_is_kept_stays_under_its_share_of_the_budget() {
+    fn mem_1_pooled_buffers_stay_within_share_of_budget() {
         const BUDGET: usize = 32 * 1000;
         let pool = PayloadPool::new(BUDGET);
         for _ in 0..10 {
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_somebody_still_holds_is_not_kept() {
+    fn payload_with_another_holder_is_not_pooled() {
         let pool = PayloadPool::new(1 << 20);
         let payload = BytesMut::from(&b"{}"[..]).freeze();
         let held = payload.clone();

@@ -1,4 +1,4 @@
-//! What an answer means for each partition of a batch.
+//! Resolution of an invocation outcome for each partition of its batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,44 +13,45 @@ use crate::partition::attempt::AttemptFailure;
 use crate::partition::batch::PartitionBatch;
 use crate::partition::effects::BatchResolution;
 
-/// A partition's share of a batch that was sent.
+/// Share of one partition in a sent batch.
 #[derive(Debug)]
 pub struct BatchShare {
     /// Partition index.
     pub partition: i32,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Its records, kept when the function may answer for each of them.
+    /// Records of the share, kept if the function may report single ones.
     pub cut: Option<PartitionBatch>,
 }
 
-/// What is known beside the verdict.
+/// Context of an outcome that its resolution needs.
 #[derive(Debug)]
 pub struct ResultContext<'s> {
     /// Topic of the mapping.
     pub topic: &'s str,
-    /// `ReportBatchItemFailures`.
+    /// True if the mapping has `ReportBatchItemFailures`.
     pub partial_responses: bool,
-    /// What Lambda said of the invocation.
+    /// Facts from Lambda's response.
     pub facts: Option<AnswerFacts>,
-    /// The wall clock.
+    /// Wall-clock time.
     pub wall: TimestampMs,
-    /// When the batch may be tried again.
+    /// Earliest time of a retry.
     pub again_at: Moment,
 }
 
-/// What became of a batch: what went wrong, for people, and a resolution for each member, in their order.
+/// Result of a batch: an error message for operators, and a resolution for each member in order.
 #[derive(Debug)]
 pub struct BatchResult {
-    /// Nothing when all went well.
+    /// Error message, `None` if all records were delivered.
     pub error: Option<String>,
-    /// Records that failed, as AWS counts them: all of the batch unless the function named some.
+    /// Number of failed records as AWS counts them: the whole batch unless the function named some, and none after
+    /// a throttle or a withheld invocation.
     pub records_failed: u32,
-    /// One for each member.
+    /// Resolutions, one for each member.
     pub resolutions: Vec<BatchResolution>,
 }
 
-/// Decides.
+/// Resolves an outcome for each member of its batch.
 pub fn partition_results(
     verdict: &InvocationOutcome,
     members: &[BatchShare],
@@ -122,7 +123,8 @@ fn failed(
     })
 }
 
-/// A response that is not what AWS says it must be, or names what was not in the batch, fails all of the batch.
+/// Evaluates a batch response. One that violates AWS's format, or names records outside the batch, fails the whole
+/// batch.
 fn read_response(
     response: &[u8],
     members: &[BatchShare],
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_function_did_itself_uses_an_attempt() {
+    fn only_the_functions_own_failure_uses_an_attempt() {
         let text = String::new;
         for verdict in [
             InvocationOutcome::Throttled { reason: text(), retry_after: None },
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn named_records_fail_and_everything_else_of_the_batch_is_delivered() {
+    fn named_records_fail_and_the_rest_is_delivered() {
         let named = answered(r#"{"batchItemFailures":[{"itemIdentifier":{"partition":"t-1","offset":11}}]}"#);
         let settled = settled(&named, &[0, 1], true);
         assert_eq!((settled.records_failed, &settled.resolutions[0]), (1, &BatchResolution::Delivered));
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_counts_only_where_the_mapping_asks_for_it() {
+    fn batch_response_counts_only_if_configured() {
         let named = answered(r#"{"batchItemFailures":[{"itemIdentifier":{"partition":"t-0","offset":11}}]}"#);
         assert_eq!(settled(&named, &[0], false).resolutions, [BatchResolution::Delivered]);
         for good in ["null", "{}", r#"{"batchItemFailures":[]}"#] {
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn alo_1_what_names_no_record_of_the_batch_fails_all_of_it() {
+    fn alo_1_response_naming_foreign_records_fails_whole_batch() {
         for bad in [
             "not JSON",
             r#"{"batchItemFailures":3}"#,

@@ -1,4 +1,4 @@
-//! The committer's shell: one `OffsetCommit` in flight, acknowledgements back to each partition.
+//! Committer actor: one `OffsetCommit` in flight, and acknowledgements to each partition.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -20,63 +20,63 @@ use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 use crate::runtime::owned_task::OwnedTask;
 use crate::runtime::task::outcome;
 
-/// How often to ask whether it is time to read back what the group holds.
+/// Interval of checks whether a read-back of the group's offsets is due.
 const READ_BACK_TICK: Duration = Duration::from_secs(5);
 
-/// The answer to one commit: an outcome for each partition index, or why there is none.
+/// Result of one commit: an outcome for each partition index, or the reason for having none.
 pub type CommitAnswer = Result<HashMap<i32, CommitOutcome>, CommitError>;
 
-/// No outcome of a commit is known.
+/// Error of a commit without a known outcome.
 #[derive(Debug)]
 pub struct CommitError {
-    /// Why.
+    /// Error message.
     pub why: String,
-    /// True when the request may have reached the broker, and may be served yet.
+    /// True if the request may have reached the broker and may still be applied.
     pub may_still_apply: bool,
 }
 
-/// What a port answers with.
+/// Future returned by a [`CommitPort`].
 pub type CommitFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Where commits go: the group's member.
+/// Commit interface of the group's member.
 pub trait CommitPort: Send + Sync {
     /// Commits all of `frontiers` in one request. The future may outlive the caller's interest.
     fn commit(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<CommitAnswer>;
 
-    /// In which partitions the group holds something else than `frontiers` say; nothing when that could not be learnt.
+    /// Returns the partitions for which the group's commits differ from `frontiers`, or `None` if the read failed.
     fn read_back(&self, frontiers: Vec<CommitRequest>) -> CommitFuture<Option<Vec<i32>>>;
 
-    /// The group has refused `frontier` for good, and holds `acknowledged`: said where people look.
+    /// Reports to the operator that the group has rejected `frontier` permanently and holds `acknowledged`.
     fn given_up(&self, frontier: &CommitRequest, acknowledged: Option<Offset>);
 }
 
-/// The member stops: commits that are refused for good are given up.
+/// Notice that the member is stopping. Permanently rejected commits are then abandoned.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct MemberStops;
 
-/// A partition's frontier has moved.
+/// Request to commit a partition's moved frontier.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct CommitRequested(pub CommitRequest);
 
-/// A partition has started: its acknowledgements go to `address`.
+/// Registration of a started partition. Its acknowledgements go to `address`.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct FollowPartition {
-    /// Where it goes on.
+    /// Position at which the partition resumes.
     pub beginning: CommitRequest,
-    /// The partition.
+    /// Actor of the partition.
     pub address: Addr<PartitionActor>,
 }
 
-/// A partition has ended.
+/// Notice that a partition has stopped.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct UnfollowPartition {
     /// Partition index.
     pub partition: i32,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
 }
 
@@ -92,7 +92,8 @@ struct ReadBackDue;
 #[rtype(result = "()")]
 struct HasReadBack(Option<Vec<i32>>);
 
-/// The actor. It ends with the last address of it: an interval of its context would keep it alive for ever.
+/// Actor that commits the offsets of one member. It stops with its last address; an interval of its context would
+/// keep it alive forever.
 pub struct CommitterActor {
     core: CommitterCore,
     port: Arc<dyn CommitPort>,
@@ -104,7 +105,7 @@ pub struct CommitterActor {
 }
 
 impl CommitterActor {
-    /// A committer that commits through `port`.
+    /// Creates a committer that commits through `port`.
     pub fn new(port: Arc<dyn CommitPort>, status: MappingStatus, watch: DeathWatch) -> Self {
         Self {
             core: CommitterCore::default(),
@@ -126,7 +127,7 @@ impl CommitterActor {
             return;
         }
         let (answer, me) = (self.port.commit(frontiers), ctx.address().downgrade());
-        // Not broken off with the actor: a request that is on the wire is not made undone by that.
+        // Not aborted with the actor: that would not undo a request on the wire.
         actix_rt::spawn(async move {
             let panicked =
                 || Err(CommitError { why: "the commit's task panicked".to_owned(), may_still_apply: true });

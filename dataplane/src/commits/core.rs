@@ -1,4 +1,5 @@
-//! Which offsets to commit next. One commit is in flight at a time; what arrives meanwhile is coalesced into the next (H6).
+//! Selection of the offsets to commit. One commit is in flight at a time; later requests are coalesced into the
+//! next (H6).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,29 +16,29 @@ use crate::kafka::offsets::CommitOffset;
 use crate::partition::ledger::ResolvedRange;
 use crate::runtime::backoff::Backoff;
 
-/// One partition's offset to commit.
+/// Offset of one partition to commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommitRequest {
     /// Partition index.
     pub partition: i32,
-    /// Of which topic of its name, where that is known.
+    /// Topic id of the partition, if known.
     pub topic: Option<TopicId>,
-    /// Which ownership.
+    /// Ownership epoch.
     pub epoch: Epoch,
-    /// Everything before it has an outcome.
+    /// Offset before which every record has an outcome.
     pub offset: Offset,
-    /// Leader epoch of the last record before it, −1 when unknown.
+    /// Leader epoch of the last record before the offset, −1 if unknown.
     pub leader_epoch: i32,
-    /// Grows with every commit of the partition.
+    /// Sequence number that grows with every commit of the partition.
     pub seq: u64,
-    /// What goes beside the offset.
+    /// Progress beyond the offset, stored in the commit metadata.
     pub progress: Option<CommittedProgress>,
-    /// What the frontier has passed, for the audit; told once.
+    /// Ranges that the frontier has passed, reported to the audit once.
     pub passed: Vec<ResolvedRange>,
 }
 
 impl CommitRequest {
-    /// Where `partition` goes on under `epoch`, before anything is committed under it.
+    /// Returns the position at which `partition` resumes under `epoch`, before anything is committed under it.
     pub fn beginning(partition: i32, epoch: Epoch, position: &ResumePoint) -> Self {
         let ResumePoint { topic, committed: offset, leader_epoch, progress, failures: _ } = position.clone();
         Self { partition, topic, epoch, offset, leader_epoch, seq: 0, progress, passed: Vec::new() }
@@ -50,30 +51,31 @@ impl CommitRequest {
     }
 }
 
-/// What the group said of one partition's commit.
+/// Group's response to one partition's commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitOutcome {
-    /// It stands.
+    /// Committed.
     Done,
-    /// It is tried again, for as long as the partition is ours: a refusal may speak of the generation before.
+    /// Retried while this member owns the partition: the rejection may concern the previous generation.
     Again,
-    /// It is tried again, and will be refused until a person, or nobody, changes something: the topic is gone, or may not be read.
-    /// A member that stops gives it up after a while.
+    /// Retried, but rejected until an operator intervenes, or forever: the topic is deleted or may not be read. A
+    /// stopping member abandons it after a while.
     Refused,
-    /// Nobody answered: it is tried again, and may be served yet.
+    /// No response. It is retried, and may still be applied.
     Unknown,
 }
 
-/// The first rest after a commit that failed.
+/// First wait after a failed commit.
 const REST_MIN: Duration = Duration::from_millis(100);
-/// The longest: partitions begin nothing new while their commits wait.
+/// Longest wait. Partitions start nothing new while their commits are pending.
 const REST_MAX: Duration = Duration::from_secs(2);
 
-/// How often a commit is refused, in a member that stops, before it is given up: about ten seconds.
+/// Rejections after which a stopping member abandons a commit: about ten seconds.
 const REFUSALS_MAX: u32 = 8;
 
-/// Those of the topic that has the name now, and those of one that was deleted since: what is committed by name would stand for the
-/// new one. One that is sent while the topic is made anew carries the id beside it, and counts for nothing there.
+/// Splits requests into those of the current topic and those of a deleted topic of the same name. Kafka commits by
+/// name, so the latter would count for the current topic. A commit sent while the topic is being recreated carries
+/// the old id in its metadata, and is ignored for the new topic.
 pub(crate) fn split_by_topic(
     frontiers: Vec<CommitRequest>,
     now: Option<TopicId>,
@@ -81,7 +83,7 @@ pub(crate) fn split_by_topic(
     frontiers.into_iter().partition(|frontier| !is_another(frontier.topic, now))
 }
 
-/// `frontiers` as a request carries them.
+/// Converts `frontiers` to the offsets of a request.
 pub(crate) fn offsets_of(frontiers: Vec<CommitRequest>, partitions_at_activation: i32) -> Vec<CommitOffset> {
     frontiers
         .into_iter()
@@ -99,16 +101,16 @@ pub(crate) fn offsets_of(frontiers: Vec<CommitRequest>, partitions_at_activation
         .collect()
 }
 
-/// The committer of one member.
+/// Commit state of one member.
 #[derive(Debug)]
 pub struct CommitterCore {
     pending: BTreeMap<i32, CommitRequest>,
-    /// What is out and still ours.
+    /// Requests in flight for partitions that this member still owns.
     in_flight: BTreeMap<i32, CommitRequest>,
     is_out: bool,
     read_back: CommitVerifier,
     backoff: Backoff,
-    /// The member stops: how often each partition's commits were refused since.
+    /// Rejections of each partition's commits, counted from the time at which the member began to stop.
     refusals: Option<BTreeMap<i32, u32>>,
     given_up: Vec<CommitRequest>,
 }
@@ -129,8 +131,8 @@ impl Default for CommitterCore {
 }
 
 impl CommitterCore {
-    /// A partition's frontier has moved, or what goes beside it. An older epoch, or an older commit under the same, changes
-    /// nothing (COM-1).
+    /// Records a moved frontier or changed progress. An older epoch, or an older commit under the same epoch,
+    /// changes nothing (COM-1).
     pub fn frontier(&mut self, mut frontier: CommitRequest) {
         let mut place = match self.pending.entry(frontier.partition) {
             Entry::Vacant(place) => {
@@ -144,15 +146,15 @@ impl CommitterCore {
             return;
         }
         if known.epoch == frontier.epoch {
-            // The longer part stays where it is, however often the partition moves on before the next commit.
+            // Append to the longer vector, so that it is not copied each time the partition advances.
             known.passed.append(&mut frontier.passed);
             frontier.passed = std::mem::take(&mut known.passed);
         }
         *known = frontier;
     }
 
-    /// What to commit now; empty while a commit is in flight or nothing is pending. What the frontiers have passed goes with
-    /// it; a commit that is tried again does not tell it again.
+    /// Returns the requests to commit, none while a commit is in flight. They include the ranges that the frontiers
+    /// have passed; a retried commit does not repeat them.
     pub fn start(&mut self) -> Vec<CommitRequest> {
         if mutant!("two-commits-in-flight", self.is_out, false) {
             return Vec::new();
@@ -163,7 +165,8 @@ impl CommitterCore {
         going
     }
 
-    /// The commit in flight was answered, or was given up: returns the frontiers that stand and did not before.
+    /// Applies the outcomes of the commit in flight, answered or abandoned. Returns the newly acknowledged
+    /// requests.
     pub fn answered(&mut self, now: Moment, outcome_of: impl Fn(i32) -> CommitOutcome) -> Vec<CommitRequest> {
         let mut done = Vec::new();
         self.is_out = false;
@@ -191,13 +194,14 @@ impl CommitterCore {
         done
     }
 
-    /// The member stops, and hands nothing over: what is refused again and again is given up from now on. The group tells
-    /// whoever comes next what it holds, and records that were delivered behind it are delivered again.
+    /// Records that the member is stopping without a handover. Commits that are rejected repeatedly are abandoned
+    /// from then on. The next owner resumes at the group's offset, so records delivered beyond it are delivered
+    /// again.
     pub fn stop(&mut self) {
         self.refusals.get_or_insert_default();
     }
 
-    /// Frontiers given up since the last call, with the last offset of each that the group has acknowledged.
+    /// Takes the abandoned requests, each with the last offset that the group has acknowledged.
     pub fn take_given_up(&mut self) -> Vec<(CommitRequest, Option<Offset>)> {
         let held = |frontier: CommitRequest| {
             let held = self.read_back.acknowledged_offset(frontier.partition);
@@ -213,15 +217,16 @@ impl CommitterCore {
         *refused >= REFUSALS_MAX
     }
 
-    /// What to read back from the group now; empty when it is not the time. [`CommitterCore::read_back`] must follow.
+    /// Returns the requests to read back from the group, none if no read is due. [`CommitterCore::read_back`] must
+    /// follow.
     pub fn start_read_back(&mut self, now: Moment) -> Vec<CommitRequest> {
         let (pending, in_flight) = (&self.pending, &self.in_flight);
         let goes = |partition| pending.contains_key(&partition) || in_flight.contains_key(&partition);
         self.read_back.start(now, goes)
     }
 
-    /// In which partitions the group says something else than it acknowledged; nothing when that could not be learnt. Returns
-    /// how many are committed again.
+    /// Ends a read-back with the partitions whose commits differ from the acknowledged ones, or `None` if the read
+    /// failed. Returns the number of commits to be sent again.
     pub fn read_back(&mut self, now: Moment, differing: Option<&[i32]>) -> usize {
         let again = self.read_back.read(now, differing);
         let mut count = 0;
@@ -234,8 +239,8 @@ impl CommitterCore {
         count
     }
 
-    /// How long to rest before the next commit, when some of this answer must be tried `again`; longer each time, until one
-    /// stands. `random` spreads the members of a fleet whose coordinator has gone.
+    /// Returns the wait before the next commit if part of the response must be retried (`again`). It grows until a
+    /// commit succeeds. `random` spreads the members of a fleet whose coordinator has failed.
     pub fn rest(&mut self, again: bool, random: u64) -> Option<Duration> {
         if again {
             return Some(self.backoff.next(random));
@@ -244,14 +249,15 @@ impl CommitterCore {
         None
     }
 
-    /// A partition is ours, and goes on at `beginning`. What an earlier ownership left behind is not committed under this one.
+    /// Registers an owned partition that resumes at `beginning`. Commits left by an earlier ownership are not sent
+    /// under this one.
     pub fn follow(&mut self, beginning: CommitRequest) {
         self.forget(beginning.partition);
         self.read_back.begin(beginning);
     }
 
-    /// Forgets a partition: it is not ours any more, or ours anew. A commit of it that is out is not tried again: the group
-    /// checks member and generation only, and would take an old offset from us while another owns the partition (COM-1).
+    /// Removes a partition that was lost or is reassigned. Its commit in flight is not retried: the group checks
+    /// member and generation only, and would accept an old offset while another member owns the partition (COM-1).
     pub fn forget(&mut self, partition: i32) {
         self.pending.remove(&partition);
         self.read_back.forget(partition);
@@ -260,7 +266,7 @@ impl CommitterCore {
         }
     }
 
-    /// True when nothing is pending or in flight.
+    /// True if nothing is pending or in flight.
     pub fn is_idle(&self) -> bool {
         self.pending.is_empty() && !self.is_out
     }
@@ -311,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn alo_1_the_audit_is_told_everything_once() {
+    fn alo_1_audit_receives_every_range_once() {
         use crate::partition::ledger::Outcome;
         let passed = |first: i64, end: i64| ResolvedRange {
             range: lighterman_proto::ids::OffsetRange { first: Offset(first), end: Offset(end) },
@@ -326,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn drn_1_what_is_refused_for_good_is_given_up_by_a_member_that_stops_and_by_no_other() {
+    fn drn_1_only_a_stopping_member_abandons_rejected_commits() {
         let mut core = CommitterCore::default();
         core.frontier(frontier(0, 1, 5));
         core.start();
@@ -353,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn com_1_a_rewound_commit_is_sent_again_unless_a_newer_one_goes() {
+    fn com_1_rewound_commit_is_resent_unless_superseded() {
         let later = |seconds| NOW + Duration::from_secs(seconds);
         let mut core = CommitterCore::default();
         core.frontier(frontier(0, 1, 5));
@@ -373,10 +379,10 @@ mod tests {
     }
 
     #[test]
-    fn commits_that_fail_rest_longer_up_to_a_bound_until_one_stands() {
+    fn failed_commits_back_off_up_to_a_bound() {
         let mut core = CommitterCore::default();
         let longest = |rest: Option<Duration>| rest.expect("a rest");
-        // The largest number is the longest wait of its step.
+        // A random of half the step yields the longest wait: the whole step.
         let step = |core: &mut CommitterCore, most: Duration| {
             let rest = longest(core.rest(true, most.as_micros() as u64 / 2));
             assert!(rest <= most && rest * 2 >= most, "{rest:?} of {most:?}");
@@ -389,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn com_1_a_commit_of_a_partition_that_is_gone_is_not_tried_again() {
+    fn com_1_commit_of_lost_partition_is_not_retried() {
         let mut core = CommitterCore::default();
         core.frontier(frontier(0, 1, 5));
         core.frontier(frontier(1, 1, 7));

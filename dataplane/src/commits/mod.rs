@@ -1,4 +1,4 @@
-//! Coalesced commits: one `OffsetCommit` in flight per member, each partition's offset only ever growing under one epoch.
+//! Coalesced commits: one `OffsetCommit` in flight per member. Each partition's offset only grows under one epoch.
 
 pub mod actor;
 pub mod core;

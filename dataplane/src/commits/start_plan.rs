@@ -1,10 +1,12 @@
-//! Where a partition begins, decided once and committed (H11, H18). Committed offsets win. Without any, the mapping's
-//! starting position is resolved for the whole topic and committed with the number of partitions it was resolved for;
-//! a partition beyond that number is new and begins at its beginning; one within it that has no commit is an alarm, never
-//! a reset. Each partition waits for itself alone: one whose leader cannot be asked at activation is committed as open.
+//! Start positions of partitions, decided once and committed (H11, H18). Committed offsets take precedence. Without
+//! any, the mapping's starting position is resolved for the whole topic and committed with the number of partitions
+//! at that time. A partition beyond that number is new and starts at its beginning. One within it that has no
+//! commit raises an alarm and is never reset. Partitions do not wait for each other: one whose leader is
+//! unreachable at activation is committed as open.
 //!
-//! An offset of a topic of the same name that was deleted since (KIP-516) says nothing of this one's log. Whoever has read that
-//! topic is owed all of this one: it begins at its beginning, whatever the mapping's starting position says.
+//! An offset of a deleted topic of the same name (KIP-516) says nothing about this topic's log. A mapping that has
+//! read the deleted topic must deliver all of this one. It starts at the beginning, whatever the mapping's starting
+//! position.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,76 +16,79 @@ use lighterman_proto::units::TimestampMs;
 
 use crate::kafka::offsets::{CommittedOffset, OffsetSpec};
 
-/// What the group knows of one partition.
+/// Group's state of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownCommit {
     /// Partition index.
     pub partition: i32,
-    /// Its commit.
+    /// Commit of the partition.
     pub committed: GroupCommit,
-    /// The offset says nothing: its leader could not be asked at activation, and is to be asked for this.
+    /// Offset to look up, if the leader was unreachable at activation. The committed offset is then meaningless.
     pub open: Option<OffsetSpec>,
 }
 
-/// A group's commit for a partition.
+/// Commit of a group for one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupCommit {
-    /// Nothing.
+    /// No commit.
     Nothing,
-    /// An offset in this topic, and the number of partitions at activation that its metadata carries, if any.
+    /// Offset in this topic, with the number of partitions at activation if its metadata carries one.
     Here(Option<i32>),
-    /// An offset in another topic of the same name, which was deleted since.
+    /// Offset in a deleted topic of the same name.
     Elsewhere,
 }
 
-/// What to do.
+/// Next step of the start of a member's partitions.
 #[derive(Debug, PartialEq, Eq)]
 pub enum StartPlan {
-    /// Every wanted partition has a commit: go on from there.
+    /// Every owned partition has a commit: resume there.
     Resume {
-        /// But these, which had a commit once and have none now. A reset would lose or repeat everything: a person decides.
+        /// Owned partitions that had a commit once and have lost it. A reset would lose or repeat everything, so an
+        /// operator decides.
         alarmed: Vec<i32>,
     },
-    /// Nobody has committed anything: resolve the starting position for these and commit all of them at once. Those whose leaders
-    /// cannot be asked are committed as open.
+    /// Resolve the starting position of these partitions and commit all of them at once. Those whose leaders are
+    /// unreachable are committed as open.
     Activate {
-        /// Every partition of the topic.
+        /// Every partition of the topic if it has no commits; otherwise those that another program's commits leave
+        /// out.
         partitions: Vec<i32>,
-        /// The topic is read for the first time, or was made anew.
+        /// Start position, different for a topic that was recreated.
         begins: ActivationStart,
     },
-    /// These are newer than the activation: commit their beginning.
+    /// Commit the beginning of these partitions. They are newer than the activation, or committed in a deleted
+    /// topic.
     StartNew {
-        /// The new ones.
+        /// Partition indexes.
         partitions: Vec<i32>,
-        /// Partitions at activation: stays what it was. A newer count would take a partition that another member has not
-        /// begun yet for one whose commit was lost.
+        /// Unchanged number of partitions at activation. With a newer number, a partition that another member has
+        /// not started yet would look like one with a lost commit.
         activated: i32,
     },
-    /// The activation could not ask where these begin: find it, and commit it.
+    /// Look up and commit the start of these partitions, whose leaders were unreachable at activation.
     Find {
-        /// The offset to ask for.
+        /// Offset to look up.
         at: OffsetSpec,
-        /// Their indexes.
+        /// Partition indexes.
         partitions: Vec<i32>,
-        /// Partitions at activation.
+        /// Number of partitions at activation.
         activated: i32,
     },
-    /// The member that owns partition 0 activates; ask again.
+    /// Wait for the member that owns partition 0 to activate, then plan again.
     Wait,
 }
 
-/// Where an activation begins.
+/// Start position of an activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActivationStart {
-    /// As the mapping's starting position says.
+    /// Starting position of the mapping.
     AsConfigured,
-    /// At the beginning: what stands there was written while the mapping ran on the topic of that name before.
+    /// Beginning of the log: its records were written while the mapping ran on the deleted topic of that name.
     OfRecreated,
 }
 
 impl ActivationStart {
-    /// The offset that is asked for, of a mapping that is to begin at `configured`.
+    /// Returns the offset to look up for a mapping configured to start at `configured`.
     pub fn at(self, configured: OffsetSpec) -> OffsetSpec {
         match self {
             Self::AsConfigured => configured,
@@ -92,8 +97,8 @@ impl ActivationStart {
     }
 }
 
-/// Decides for the partitions we own, but for those of which nothing can be learnt now; `known` holds every partition of the
-/// topic.
+/// Plans the start of the `owned` partitions; the caller omits those whose state is unavailable. `known` holds
+/// every partition of the topic.
 pub fn plan(known: &[KnownCommit], owned: &[i32]) -> StartPlan {
     let owned: BTreeSet<i32> = owned.iter().copied().collect();
     let is_ours = |entry: &&KnownCommit| owned.contains(&entry.partition);
@@ -116,14 +121,16 @@ pub fn plan(known: &[KnownCommit], owned: &[i32]) -> StartPlan {
     let elsewhere = known.iter().filter(|entry| is_elsewhere(entry) && is_ours(entry));
     let elsewhere: Vec<i32> = elsewhere.map(|entry| entry.partition).collect();
     if !elsewhere.is_empty() {
-        // A commit in the topic before was served after this one was begun: it takes nothing but the beginning away.
+        // A commit of the deleted topic was applied after this one was started. Only the committed beginning is
+        // lost.
         return StartPlan::StartNew {
             partitions: elsewhere,
             activated: activated.unwrap_or(known.len() as i32),
         };
     }
     let Some(activated) = activated else {
-        // Another program's commits without ours: the starting position holds for what it left out.
+        // Another program's commits without this mapping's metadata. The starting position applies to the
+        // partitions left out.
         return if missing.is_empty() {
             StartPlan::Resume { alarmed: Vec::new() }
         } else {
@@ -141,7 +148,7 @@ pub fn plan(known: &[KnownCommit], owned: &[i32]) -> StartPlan {
     StartPlan::Find { at, partitions: std::iter::once(first).chain(alike).collect(), activated }
 }
 
-/// The group's commit, held against `topic`, the one that has its name now.
+/// Classifies the group's commits against `topic`, the current topic of that name.
 pub(crate) fn known_of(
     committed: &BTreeMap<i32, Option<CommittedOffset>>,
     topic: Option<TopicId>,
@@ -165,7 +172,7 @@ fn committed_in(topic: Option<TopicId>, metadata: &str) -> GroupCommit {
     }
 }
 
-/// The number of partitions at activation that the commits of `topic` carry.
+/// Returns the number of partitions at activation that the commits in this topic carry.
 pub(crate) fn activated(known: &[KnownCommit]) -> Option<i32> {
     known
         .iter()
@@ -173,19 +180,20 @@ pub(crate) fn activated(known: &[KnownCommit]) -> Option<i32> {
         .max()
 }
 
-/// Whether what was decided under the generation `then` still holds under `now`: in another generation the partitions may be
-/// another member's, who has delivered since.
+/// Returns true if a decision of generation `then` is valid in `now`. In another generation the partitions may
+/// belong to another member, which may have delivered since.
 pub fn still_holds(then: i32, now: i32) -> bool {
     mutant!("beginning-of-an-earlier-generation", then == now, true)
 }
 
-/// A commit's metadata while nothing behind the offset has failed: the topic, and partitions at activation.
+/// Encodes the commit metadata of an offset without progress beyond it: topic, and number of partitions at
+/// activation.
 pub fn metadata(topic: Option<TopicId>, partitions_at_activation: i32) -> String {
     CommitMetadata { partitions_at_activation, topic, progress: None }.encode()
 }
 
-/// A commit's metadata of a partition whose leader could not be asked at activation: what to ask it for. A start at the
-/// end becomes one at this time, so that nothing of what comes until it can be asked is passed over.
+/// Encodes the commit metadata of a partition whose leader was unreachable at activation, with the offset to look
+/// up. A start at the end becomes a start at `now`, so that records arriving before the lookup are not skipped.
 pub fn open_metadata(
     topic: Option<TopicId>,
     partitions_at_activation: i32,
@@ -196,7 +204,7 @@ pub fn open_metadata(
     with_open_start(&metadata(topic, partitions_at_activation), at.timestamp())
 }
 
-/// Reads [`open_metadata`]; `None` of a commit whose offset stands.
+/// Parses [`open_metadata`]. Returns `None` for a commit with a valid offset.
 pub fn open_start(metadata: &str) -> Option<OffsetSpec> {
     OffsetSpec::of_timestamp(commit_metadata::open_start(metadata)?)
 }
@@ -227,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn h18_committed_offsets_win_and_the_first_activation_covers_the_topic() {
+    fn h18_commits_win_and_activation_covers_topic() {
         assert_eq!(plan(&known(&[Here(None), Here(None)]), &[0, 1]), go_on(&[]));
         assert_eq!(plan(&known(&[Nothing, Nothing]), &[0]), activate(&[0, 1], ActivationStart::AsConfigured));
         assert_eq!(plan(&known(&[Nothing, Nothing]), &[1]), StartPlan::Wait);
@@ -236,13 +244,13 @@ mod tests {
     }
 
     #[test]
-    fn h18_a_partition_added_later_begins_at_its_beginning() {
+    fn h18_added_partition_starts_at_its_beginning() {
         let topic = known(&[Here(Some(2)), Here(Some(2)), Nothing]);
         assert_eq!(plan(&topic, &[1, 2]), StartPlan::StartNew { partitions: vec![2], activated: 2 });
     }
 
     #[test]
-    fn h11_a_lost_commit_is_an_alarm_not_a_reset_and_stops_nobody_else() {
+    fn h11_lost_commit_alarms_without_blocking_others() {
         let topic = known(&[Here(Some(2)), Nothing, Nothing]);
         assert_eq!(plan(&topic, &[0, 1]), go_on(&[1]));
         assert_eq!(plan(&topic, &[0]), go_on(&[]), "not ours to judge");
@@ -251,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn h18_what_activation_could_not_ask_is_found_by_whoever_owns_it() {
+    fn h18_open_start_is_looked_up_by_owner() {
         let open = |partition, open| KnownCommit { partition, committed: Here(Some(4)), open };
         let (early, late) = (Some(OffsetSpec::Earliest), Some(OffsetSpec::Timestamp(7)));
         let topic = [open(0, None), open(1, early), open(2, late), open(3, early)];
@@ -263,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn h18_an_open_start_at_the_end_owes_what_comes_from_now_on() {
+    fn h18_open_start_at_end_becomes_a_timestamp() {
         let now = TimestampMs(1_700_000_000_123);
         let read = |at| open_start(&open_metadata(None, 4, at, now));
         assert_eq!(read(OffsetSpec::Latest), Some(OffsetSpec::Timestamp(now.0)));
@@ -274,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn h17_a_topic_made_anew_begins_at_its_beginning_all_at_once() {
+    fn h17_recreated_topic_starts_whole_at_its_beginning() {
         let topic = known(&[Elsewhere, Nothing, Elsewhere]);
         let (partitions, begins) = (vec![0, 1, 2], ActivationStart::OfRecreated);
         assert_eq!(plan(&topic, &[0, 1]), StartPlan::Activate { partitions, begins });
@@ -286,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn h17_a_commit_of_the_topic_before_that_is_served_late_costs_repeats_and_no_record() {
+    fn h17_late_commit_of_deleted_topic_loses_nothing() {
         let topic = known(&[Here(Some(3)), Elsewhere, Elsewhere, Nothing]);
         assert_eq!(plan(&topic, &[0]), go_on(&[]));
         assert_eq!(plan(&topic, &[1, 3]), StartPlan::StartNew { partitions: vec![1], activated: 3 });
@@ -295,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_round_trips_and_ignores_strangers() {
+    fn metadata_round_trips_and_ignores_foreign_metadata() {
         let id = |number| TopicId::of(uuid::Uuid::from_u128(number));
         assert_eq!(committed_in(id(1), &metadata(id(1), 8)), Here(Some(8)));
         assert_eq!(committed_in(id(2), &metadata(id(1), 8)), Elsewhere);

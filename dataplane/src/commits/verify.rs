@@ -1,10 +1,11 @@
-//! Whether the group still holds what it has acknowledged (H6).
+//! Verification that the group still holds the offsets it has acknowledged (H6).
 //!
-//! A commit whose sender has given it up may be served after a newer one, over a connection that is gone by then, and takes
-//! the offset back; so may a beginning that another member gave up. Nothing would put it right while the partition is idle: it
-//! shows a lag that is none, and whoever owns it next delivers again. So what was acknowledged is read back now and then, and
-//! committed again where the group says something else. That is safe: while a group has members Kafka takes commits from them
-//! alone, and ours is refused like any other once the partition is another's.
+//! A commit that its sender has abandoned may be applied after a newer one, over a connection that has since
+//! closed, and rewind the offset. So may another member's abandoned start position. Nothing would correct it while
+//! the partition is idle: it would show a false lag, and its next owner would deliver again. Acknowledged commits
+//! are therefore read back periodically, and committed again where the group's differ. That is safe: while a group
+//! has members, Kafka accepts commits from them alone. This member's commit is rejected like any other once the
+//! partition is another's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,51 +18,52 @@ use lighterman_proto::units::Moment;
 use super::core::{CommitRequest, offsets_of};
 use crate::kafka::offsets::{CommitOffset, CommittedOffset};
 
-/// How often everything that is idle is read back: one `OffsetFetch` of a mapping.
+/// Interval of read-backs of all idle partitions, one `OffsetFetch` of a mapping each.
 const EVERY: Duration = Duration::from_secs(30);
-/// How soon after a commit that was given up, and after a read that failed.
+/// Delay of a read-back after an abandoned commit or a failed read.
 const SOON: Duration = Duration::from_secs(5);
 
-/// What the group has acknowledged, and when to look whether it still says so.
+/// Acknowledged commits, and the schedule of their verification.
 #[derive(Debug, Default)]
 pub struct CommitVerifier {
     acknowledged: BTreeMap<i32, CommitRequest>,
-    /// What is being read back, by the commit that was acknowledged when it was asked for.
+    /// Partitions being read back, with the commit that was acknowledged when the read started.
     asked: BTreeMap<i32, (Epoch, u64)>,
     at: Option<Moment>,
 }
 
 impl CommitVerifier {
-    /// The group has acknowledged `frontier`. False when it had before.
+    /// Records an acknowledged commit. Returns false if it had been acknowledged before.
     pub fn acknowledged(&mut self, frontier: &CommitRequest) -> bool {
         let key = |known: &CommitRequest| (known.epoch, known.seq);
         let before = self.acknowledged.insert(frontier.partition, frontier.clone());
         before.is_none_or(|before| key(&before) != key(frontier))
     }
 
-    /// A partition is ours from here on.
+    /// Registers an owned partition at its start position.
     pub fn begin(&mut self, beginning: CommitRequest) {
         self.acknowledged.insert(beginning.partition, beginning);
     }
 
-    /// The last offset of a partition that is ours that the group has acknowledged.
+    /// Returns the last acknowledged offset of an owned partition.
     pub fn acknowledged_offset(&self, partition: i32) -> Option<Offset> {
         self.acknowledged.get(&partition).map(|known| known.offset)
     }
 
-    /// A partition is not ours any more, or ours anew.
+    /// Removes a partition that was lost or is reassigned.
     pub fn forget(&mut self, partition: i32) {
         self.acknowledged.remove(&partition);
     }
 
-    /// A commit was sent and not answered: it may be served yet.
+    /// Brings the next read-back forward: a commit without a response may still be applied.
     pub fn verify_soon(&mut self, now: Moment) {
         let soon = now + SOON;
         self.at = Some(self.at.map_or(soon, |at| at.min(soon)));
     }
 
-    /// What to read back now: nothing before its time, while a read is out, and of partitions that are `busy`, whose next
-    /// commit says everything. [`CommitVerifier::read`] must follow.
+    /// Returns the commits to read back, none before the scheduled time or while a read is in flight. `busy`
+    /// partitions are left out, because their next commit replaces everything. [`CommitVerifier::read`] must
+    /// follow.
     pub fn start(&mut self, now: Moment, busy: impl Fn(i32) -> bool) -> Vec<CommitRequest> {
         let at = *self.at.get_or_insert(now + EVERY);
         if now < at || !self.asked.is_empty() {
@@ -74,8 +76,8 @@ impl CommitVerifier {
         idle
     }
 
-    /// In which partitions the group says something else, or nothing when that could not be learnt. Returns what to commit
-    /// again: a partition that has gone on meanwhile has said everything since.
+    /// Ends a read-back with the partitions whose commits differ, or `None` if the read failed. Returns the commits
+    /// to send again, without partitions that have committed since.
     pub fn read(&mut self, now: Moment, differing: Option<&[i32]>) -> Vec<CommitRequest> {
         let asked = std::mem::take(&mut self.asked);
         let Some(differing) = mutant!("rewound-commit-stays", differing, Some(&[][..])) else {
@@ -90,9 +92,9 @@ impl CommitVerifier {
     }
 }
 
-/// The partitions of `ours` of which the group holds something else. An answer that leaves one out says nothing of it. Of
-/// a beginning, under which nothing was committed yet, the offset alone counts, if it is of the same topic: what stands beside it
-/// may be another's words.
+/// Returns the partitions of `ours` whose commit in the group differs. A partition missing from the response is not
+/// reported. A start position, under which nothing has been committed yet, is compared by offset within the same
+/// topic. Its metadata may come from another writer.
 pub fn mismatched_partitions(
     ours: Vec<CommitRequest>,
     partitions_at_activation: i32,
@@ -107,7 +109,7 @@ pub fn mismatched_partitions(
             let theirs_topic = CommitMetadata::parse(&theirs.metadata).and_then(|metadata| metadata.topic);
             theirs.offset != ours.offset || is_another(theirs_topic, topics.get(&ours.partition).copied())
         }
-        // The same offset of a history that was cut off since has another leader epoch.
+        // The same offset of a log that was truncated in between has another leader epoch.
         Some(Some(theirs)) => {
             theirs.offset != ours.offset
                 || theirs.leader_epoch != ours.leader_epoch
@@ -138,7 +140,7 @@ mod tests {
         false
     }
 
-    /// With partition 0 acknowledged at 5, and 1 at 7.
+    /// Returns a verifier with partition 0 acknowledged at 5, and 1 at 7.
     fn read_back() -> CommitVerifier {
         let mut core = CommitVerifier::default();
         assert!(core.acknowledged(&frontier(0, 5)) && core.acknowledged(&frontier(1, 7)));
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn com_1_what_the_group_lost_is_committed_again() {
+    fn com_1_offset_lost_by_group_is_committed_again() {
         let mut core = read_back();
         assert_eq!(core.start(at(29), idle), [], "before its time");
         assert_eq!(core.start(at(30), idle), [frontier(0, 5), frontier(1, 7)]);
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn com_1_what_has_gone_on_is_not_taken_back() {
+    fn com_1_advanced_partition_is_not_rewound() {
         let mut core = read_back();
         assert_eq!(core.start(at(30), |partition| partition == 1), [frontier(0, 5)]);
         core.acknowledged(&frontier(0, 6));
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_without_an_answer_and_a_read_that_failed_bring_the_next_one_forward() {
+    fn lost_commit_or_failed_read_hastens_next_read() {
         let mut core = read_back();
         core.verify_soon(at(2));
         assert_eq!(core.start(at(6), idle), []);
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_differs_in_offset_or_leader_epoch_or_in_what_stands_beside_it_or_has_nothing() {
+    fn mismatch_in_offset_epoch_or_metadata_is_reported() {
         let stored = |offset: i64, leader_epoch: i32, metadata: &str| {
             let (offset, metadata) = (Offset(offset), metadata.to_owned());
             Some(CommittedOffset { offset, leader_epoch, metadata })
@@ -194,7 +196,7 @@ mod tests {
             (0, theirs(5, "lighterman/1 n=2")),
             (1, theirs(4, "lighterman/1 n=2")),
             (2, theirs(5, "lighterman/1 n=2 r=1+1")),
-            (3, theirs(6, "lighterman/1 n=2")), // of a history that was cut off since
+            (3, theirs(6, "lighterman/1 n=2")), // of a log that was truncated in between
             (4, None),
             (5, stored(5, -1, "lighterman/1 n=2")),
         ]);
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn com_1_h17_a_beginning_differs_from_one_in_another_topic_of_the_name() {
+    fn com_1_h17_start_in_other_topic_is_mismatch() {
         let id = |number| TopicId::of(uuid::Uuid::from_u128(number));
         let stored = |topic| {
             let metadata = CommitMetadata { partitions_at_activation: 2, topic, progress: None }.encode();

@@ -1,5 +1,5 @@
-//! The byte budget of a node: fetched frames, inflated batches and payloads are held under leases (MEM-1). Each mapping has a
-//! share of it, with a floor that the others cannot take.
+//! Byte budget of a node. Fetched frames, decompressed batches and payloads are held under leases (MEM-1). Each
+//! mapping has a share of the budget, with a floor that the others cannot take.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ pub use super::overdraft::Overdraft;
 use super::shares::{ByteShares, LeaseGrant, LeaseRequest, OverdraftLoan, ServedRequests, ShareId, TicketId};
 use crate::runtime::clock;
 
-/// A fetch for less than this is not worth its round trip.
+/// Bytes below which a fetch is not worth its round trip.
 const FETCH_BYTES_MIN: usize = 64 * 1024;
 
-/// A share of the bytes that a node may hold at once; clones are the same share. It is over when all of them, and all that was
-/// lent for it, are gone.
+/// Share of the bytes that a node may hold at once. Clones refer to the same share, which closes when all clones
+/// and all of its leases are dropped.
 #[derive(Clone)]
 pub struct MemoryBudget {
     share: Arc<ByteShare>,
@@ -35,27 +35,27 @@ struct BudgetState {
     waiting: HashMap<TicketId, (Arc<ByteShare>, oneshot::Sender<MemoryLease>)>,
 }
 
-/// The right to hold some bytes; dropping it gives them back.
+/// Right to hold some bytes, which are returned when it is dropped.
 #[must_use = "a lease that is dropped lends nothing"]
 pub struct MemoryLease {
     share: Arc<ByteShare>,
-    /// Within the limit.
+    /// Bytes within the limit.
     bytes: usize,
     loan: Option<OverdraftLoan>,
 }
 
-/// How a mapping stands that waits for bytes.
+/// State of a mapping that waits for bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ByteShortage {
-    /// How long it has waited.
+    /// Time since the oldest pending request.
     pub waited: Duration,
-    /// Bytes that it holds.
+    /// Bytes that the mapping holds.
     pub held: usize,
-    /// The node's `memory_budget`, in bytes.
+    /// `memory_budget` of the node in bytes.
     pub limit: usize,
-    /// The mapping that holds most.
+    /// Mapping that holds most.
     pub largest: Arc<str>,
-    /// Bytes that it holds.
+    /// Bytes that the largest mapping holds.
     pub largest_held: usize,
 }
 
@@ -74,7 +74,7 @@ impl std::fmt::Display for ByteShortage {
 }
 
 impl MemoryBudget {
-    /// A budget of `limit` bytes; the share is the node's own, and has no floor.
+    /// Creates a budget of `limit` bytes. The returned share is the node's own and has no floor.
     pub fn new(limit: usize) -> Self {
         let shares = ByteShares::new(limit);
         let pool =
@@ -82,7 +82,7 @@ impl MemoryBudget {
         Self::open(pool, Arc::from("this node"), false)
     }
 
-    /// Another share of the same budget, for the mapping `name`.
+    /// Opens another share of the same budget for the mapping `name`.
     #[must_use]
     pub fn share_for(&self, name: &str) -> Self {
         Self::open(Arc::clone(&self.share.pool), Arc::from(name), true)
@@ -99,22 +99,23 @@ impl MemoryBudget {
         Self { share: Arc::new(ByteShare { id, name, pool }) }
     }
 
-    /// The whole budget, in bytes.
+    /// Total budget in bytes.
     pub fn limit(&self) -> usize {
         self.share.pool.lock().shares.limit()
     }
 
-    /// Bytes leased now, of all shares.
+    /// Bytes leased from all shares.
     pub fn leased(&self) -> usize {
         self.share.pool.lock().shares.leased()
     }
 
-    /// Bytes leased now of this share.
+    /// Bytes leased from this share.
     pub fn held(&self) -> usize {
         self.share.pool.lock().shares.held_by(self.share.id)
     }
 
-    /// Bytes without which a fetch is not worth it: a quarter of what the mapping has for itself, where that is little.
+    /// Returns the smallest worthwhile fetch in bytes: 64 KiB, or a quarter of the mapping's own bytes if that is
+    /// less.
     pub fn fetch_bytes_min(&self) -> usize {
         let pool = self.share.pool.lock();
         let own = match pool.shares.floor_of(self.share.id) {
@@ -124,24 +125,24 @@ impl MemoryBudget {
         (own / 4).clamp(1, FETCH_BYTES_MIN)
     }
 
-    /// True when more than half is leased: the time to hold no more than needed.
+    /// True if more than half of the budget is leased, so that holders should keep no more than they need.
     pub fn is_half_used(&self) -> bool {
         let pool = self.share.pool.lock();
         pool.shares.leased() > pool.shares.limit() / 2
     }
 
-    /// True while somebody waits for bytes.
+    /// True while any request waits for bytes.
     pub fn has_waiters(&self) -> bool {
         self.share.pool.lock().shares.has_waiters()
     }
 
-    /// True while somebody waits who holds no more than this share, which holds more than its floor, or who waits for what this
-    /// share has over the limit: what it can do without it should give back.
+    /// True if this share should return the bytes that it can do without. Either it holds more than its floor, and
+    /// another request waits whose share holds no more; or a request waits for an overdraft that this share has.
     pub fn is_asked_back(&self) -> bool {
         self.share.pool.lock().shares.is_asked_back(self.share.id)
     }
 
-    /// How the share stands, when somebody has waited for it for `patience`.
+    /// Returns the shortage of the share, if a request of it has waited for `patience`.
     pub fn shortage(&self, patience: Duration, now: Moment) -> Option<ByteShortage> {
         let pool = self.share.pool.lock();
         let waited = now.since(pool.shares.waits_since(self.share.id)?);
@@ -155,29 +156,30 @@ impl MemoryBudget {
         })
     }
 
-    /// `bytes` now, or nothing. Never overtakes someone who is served before.
+    /// Leases `bytes` immediately, or not at all. Never overtakes a request with precedence.
     pub fn try_lease(&self, bytes: usize) -> Option<MemoryLease> {
         self.try_ask(LeaseRequest { least: bytes, most: bytes, is_new: false, purpose: None })
     }
 
-    /// `bytes` now, over the limit if need be, but to one holder of each purpose at a time: what keeps a node moving when
-    /// every byte is held by those who wait for each other (the "plus one oversized record" of MEM-1).
+    /// Leases `bytes` immediately, over the limit if necessary; each overdraft has one holder at a time. It keeps a
+    /// node moving when all bytes are held by holders that wait for each other (the "plus one oversized record" of
+    /// MEM-1).
     pub fn try_lease_or_overdraft(&self, bytes: usize, purpose: Overdraft) -> Option<MemoryLease> {
         self.try_ask(LeaseRequest { least: bytes, most: bytes, is_new: false, purpose: Some(purpose) })
     }
 
-    /// `bytes` as soon as they are free. Dropping the future leaves the line.
+    /// Leases `bytes` as soon as they are free. Dropping the future cancels the request.
     pub async fn lease(&self, bytes: usize) -> MemoryLease {
         self.wait_for_lease(LeaseRequest { least: bytes, most: bytes, is_new: false, purpose: None }).await
     }
 
-    /// As much as is free for new records, as soon as that is `least`, and not more than `most`.
+    /// Leases bytes for new records as soon as `least` are free: as many as are free, at most `most`.
     pub async fn lease_for_records(&self, least: usize, most: usize) -> MemoryLease {
         self.wait_for_lease(LeaseRequest { least, most, is_new: true, purpose: None }).await
     }
 
-    /// `bytes` as soon as they are free or the overdraft for `purpose` is, whichever comes first; an overdraft goes to the
-    /// mappings in turn.
+    /// Leases `bytes` as soon as they or the overdraft for `purpose` are free, whichever comes first. An overdraft
+    /// goes to the mappings in turn.
     pub async fn lease_or_overdraft(&self, bytes: usize, purpose: Overdraft) -> MemoryLease {
         self.wait_for_lease(LeaseRequest { least: bytes, most: bytes, is_new: false, purpose: Some(purpose) })
             .await
@@ -224,8 +226,8 @@ impl MemoryBudget {
     }
 }
 
-/// Leases on their way to those who wait for them. Whoever has gone drops its lease, which takes the lock again: so they are
-/// handed over only after it is free.
+/// Leases on their way to waiting requests. A request that was cancelled drops its lease, which takes the lock
+/// again, so leases are handed over only after the lock is released.
 type GrantedLeases = Vec<(oneshot::Sender<MemoryLease>, MemoryLease)>;
 
 fn hand_over(granted: GrantedLeases) {
@@ -268,7 +270,7 @@ impl Drop for ByteShare {
     }
 }
 
-/// A place in the line; whoever leaves it may have kept away those behind.
+/// Pending request. Leaving the queue may unblock the requests after it.
 struct WaitGuard<'a> {
     share: &'a Arc<ByteShare>,
     ticket: TicketId,
@@ -289,17 +291,18 @@ impl Drop for WaitGuard<'_> {
 }
 
 impl MemoryLease {
-    /// Bytes lent.
+    /// Bytes leased.
     pub fn bytes(&self) -> usize {
         self.bytes + self.loan.map_or(0, |loan| loan.bytes)
     }
 
-    /// Whether it may be used for `purpose`: what was lent over the limit is for what it was lent for.
+    /// Returns true if the lease may be used for `purpose`. Bytes over the limit may only be used for the purpose
+    /// of their overdraft.
     pub fn serves(&self, purpose: Overdraft) -> bool {
         self.loan.is_none_or(|loan| loan.purpose == purpose)
     }
 
-    /// Gives back what is over `bytes`: what is over the limit first.
+    /// Gives the surplus over `bytes` back to the budget, first the part over the limit.
     pub fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.bytes().saturating_sub(bytes);
         if surplus > 0 {
@@ -308,7 +311,7 @@ impl MemoryLease {
         }
     }
 
-    /// Takes `other` in, which was lent for the same share.
+    /// Adds `other`, a lease of the same share.
     pub fn join(&mut self, mut other: Self) {
         debug_assert_eq!(self.share.id, other.share.id, "leases of one share");
         self.bytes += std::mem::take(&mut other.bytes);
@@ -317,12 +320,12 @@ impl MemoryLease {
         }
     }
 
-    /// A lease of nothing, of the same share.
+    /// Returns an empty lease of the same share.
     pub fn nothing(&self) -> Self {
         Self { share: Arc::clone(&self.share), bytes: 0, loan: None }
     }
 
-    /// Splits `bytes` (at most all) off into a lease of their own.
+    /// Splits off a lease of `bytes`, at most all of them.
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes());
         let over = self.loan.map_or(0, |loan| loan.bytes).min(bytes);
@@ -369,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn mem_1_leases_stay_within_the_budget_plus_one_overdraft() {
+    fn mem_1_leases_stay_within_budget_plus_overdrafts() {
         let budget = MemoryBudget::new(100);
         let most = budget.try_lease(90).expect("room");
         assert!(budget.try_lease(20).is_none());
@@ -384,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lent_over_the_limit_is_for_what_it_was_lent_for() {
+    fn overdraft_serves_only_its_own_purpose() {
         let budget = MemoryBudget::new(10);
         let most = budget.try_lease(10).expect("room");
         let over = budget.try_lease_or_overdraft(5, Overdraft::Decoder).expect("the overdraft");
@@ -393,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_are_served_in_order_and_leave_when_dropped() {
+    fn waiters_are_fifo_and_leave_when_dropped() {
         let budget = MemoryBudget::new(10);
         let all = budget.try_lease(10).expect("room");
         let mut first = Box::pin(budget.lease(8));
@@ -411,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_an_overdraft_goes_to_the_first_in_line_who_can_take_it() {
+    fn liv_1_overdraft_goes_to_first_waiter_for_it() {
         let budget = MemoryBudget::new(10);
         let most = budget.try_lease(9).expect("room");
         let over = budget.try_lease_or_overdraft(5, Overdraft::Inflated).expect("the overdraft");
@@ -436,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_the_line_lets_those_behind_pass() {
+    fn leaving_the_queue_unblocks_later_requests() {
         let budget = MemoryBudget::new(10);
         let _some = budget.try_lease(5).expect("room");
         let mut large = Box::pin(budget.lease(8));
@@ -449,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn who_left_stands_in_nobodys_way() {
+    fn cancelled_requests_block_nothing() {
         let budget = MemoryBudget::new(10);
         let most = budget.try_lease(10).expect("room");
         let over = budget.try_lease_or_overdraft(1, Overdraft::Inflated).expect("the overdraft");
@@ -469,7 +472,7 @@ mod tests {
         assert_eq!((budget.leased(), waiting(&budget)), (0, 0));
     }
 
-    /// A future that is polled by hand.
+    /// Lease request that is polled by hand.
     type LeaseFuture = std::pin::Pin<Box<dyn Future<Output = MemoryLease>>>;
 
     fn serve_all(asked: &mut Vec<LeaseFuture>, held: &mut Vec<MemoryLease>) {
@@ -477,9 +480,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked, given back and given up: nobody waits for what is there, and in the end everybody was served.
+        /// For any sequence of requests, returns and cancellations, no request waits for bytes that are free, and
+        /// in the end all are served.
         #[test]
-        fn liv_1_mem_1_nobody_waits_for_what_is_there(
+        fn liv_1_mem_1_no_request_waits_for_free_bytes(
             steps in prop::collection::vec((0u8..4, 1usize..60, 0usize..8), 1..80),
         ) {
             let budget = MemoryBudget::new(100);
@@ -511,7 +515,7 @@ mod tests {
         }
 
         #[test]
-        fn mem_1_every_byte_comes_back(sizes in prop::collection::vec((1usize..50, any::<bool>(), 0usize..60), 1..40)) {
+        fn mem_1_every_byte_is_returned(sizes in prop::collection::vec((1usize..50, any::<bool>(), 0usize..60), 1..40)) {
             let budget = MemoryBudget::new(100);
             let mut held = Vec::new();
             for (bytes, release_first, cut) in sizes {

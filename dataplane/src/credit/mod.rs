@@ -1,5 +1,5 @@
-//! The three credits: bytes (how much may be held), slots (how many invocations at once), offers (one outstanding each).
-//! Flow control is made of these alone; no queue is trusted to push back.
+//! Three kinds of credit: bytes (memory held), slots (concurrent invocations) and offers (one outstanding each).
+//! Flow control uses these alone and relies on no queue for backpressure.
 
 pub mod memory;
 mod overdraft;

@@ -1,26 +1,27 @@
-//! What is lent over the limit of the budget, and for what.
+//! Overdrafts: purposes for which bytes are lent over the budget's limit.
 
-/// What bytes over the limit are for; each has one holder at a time. They are apart because a batch needs them one after the
-/// other: whoever holds inflated records over the limit must not wait for a payload that another holder's keeps away.
+/// Purpose of an overdraft, each held by one batch at a time. A batch needs the overdrafts one after the other.
+/// With a single shared overdraft, a batch that holds decompressed records could wait forever for payload bytes
+/// held by another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdraft {
-    /// What a broker sends beyond what was asked for: a first batch larger than the fetch.
+    /// Bytes that a broker sends beyond the requested size: a first batch larger than the fetch.
     Fetched,
-    /// What a decoder holds between the pieces of a batch.
+    /// Memory of a decoder between the pieces of a batch.
     Decoder,
-    /// Records of a batch, inflated.
+    /// Decompressed records of a batch.
     Inflated,
-    /// The payload of an invocation.
+    /// Payload of an invocation.
     Payload,
-    /// Records on their way to a destination.
+    /// Records on their way to a failure destination.
     Letter,
-    /// What a function answers.
+    /// Response of a function.
     Answer,
 }
 
 impl Overdraft {
-    /// True when it is for records that are held, which can be fetched again. What is on its way out comes back by itself, and not
-    /// before.
+    /// True if the overdraft holds records that can be fetched again. The others hold data in transit, and are
+    /// returned when its transfer ends, not earlier.
     pub(super) fn is_for_records(self) -> bool {
         match self {
             Self::Fetched | Self::Decoder | Self::Inflated => true,

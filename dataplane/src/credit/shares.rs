@@ -1,9 +1,9 @@
-//! Who may hold how many of a node's bytes, decided. Each mapping has a share with a floor that nobody else can take; beyond the
-//! floors lies a pool that goes to whoever holds least (max-min fairness). Nobody stands behind a request that is larger than
-//! what is there, unless it would still hold less than they do.
+//! Distribution of a node's bytes among its mappings. Each mapping has a share with a floor that no other can take.
+//! Beyond the floors there is a pool, which goes to the share that holds least (max-min fairness). A request larger
+//! than the available bytes blocks no other, unless its share would still hold less than the other's.
 //!
-//! Leases proper stay within the limit (MEM-1). What one batch needs beyond that is lent over the limit, to one holder of each
-//! purpose at a time, in turn by mapping; it counts as a lease proper as soon as it fits.
+//! Regular leases stay within the limit (MEM-1). Bytes that a batch needs beyond it are lent over the limit, to one
+//! holder of each purpose at a time, in turn by mapping. Such a loan becomes a regular lease as soon as it fits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use lighterman_proto::units::Moment;
 
 use super::overdraft::{OVERDRAFTS, Overdraft};
 
-/// A floor is not larger than this, however large the budget.
+/// Maximum floor, however large the budget.
 pub(super) const FLOOR_BYTES_MAX: usize = 1024 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,29 +20,30 @@ pub(super) struct ShareId(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct TicketId(u64);
 
-/// What is asked for.
+/// Request for bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LeaseRequest {
-    /// Bytes without which nothing can be done.
+    /// Minimum number of bytes.
     pub least: usize,
-    /// Bytes that can be used.
+    /// Maximum number of usable bytes.
     pub most: usize,
-    /// They bring new records in: what is here already comes first, since only that gives bytes back.
+    /// True if the request admits new records. Requests for records already held go first, since only these lead to
+    /// bytes being returned.
     pub is_new: bool,
-    /// What may also be lent for it over the limit.
+    /// Overdraft that the request may use instead.
     pub purpose: Option<Overdraft>,
 }
 
-/// What is lent.
+/// Granted bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LeaseGrant {
-    /// Within the limit.
+    /// Bytes within the limit.
     pub bytes: usize,
-    /// Over it.
+    /// Loan over the limit.
     pub over: Option<OverdraftLoan>,
 }
 
-/// Bytes over the limit.
+/// Loan of bytes over the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OverdraftLoan {
     pub purpose: Overdraft,
@@ -50,7 +51,7 @@ pub(super) struct OverdraftLoan {
     pub bytes: usize,
 }
 
-/// Who is served, in order.
+/// Granted requests, in order.
 pub(super) type ServedRequests = Vec<(TicketId, LeaseGrant)>;
 
 #[derive(Default)]
@@ -58,11 +59,11 @@ struct MappingShare {
     has_floor: bool,
     /// Bytes held within the limit.
     held: usize,
-    /// What is here already first, then in the order of asking.
+    /// Pending requests: those for records already held first, then in order of arrival.
     line: BTreeSet<(bool, TicketId)>,
-    /// Those of them that can take each overdraft.
+    /// Pending requests that can use each overdraft.
     takers: [BTreeSet<TicketId>; OVERDRAFTS.len()],
-    /// When it had its last turn with each overdraft.
+    /// Serial of the last turn with each overdraft.
     turns: [u64; OVERDRAFTS.len()],
 }
 
@@ -75,21 +76,22 @@ struct QueuePlace {
 /// All shares of a node.
 pub(super) struct ByteShares {
     limit: usize,
-    /// Bytes lent within the limit.
+    /// Bytes leased within the limit.
     held: usize,
-    /// Bytes of all floors that their mappings do not hold now.
+    /// Bytes of all floors that their shares do not currently hold.
     unheld_floors: usize,
     floor: usize,
     with_floor: usize,
     shares: BTreeMap<ShareId, MappingShare>,
     places: BTreeMap<TicketId, QueuePlace>,
-    /// Shares for which somebody waits, by what they hold.
+    /// Shares with pending requests, by bytes held.
     line: BTreeSet<(usize, ShareId)>,
-    /// Shares for which somebody waits who can take the overdraft, by their last turn.
+    /// Shares with pending requests for each overdraft, by last turn.
     turns: [BTreeSet<(u64, ShareId)>; OVERDRAFTS.len()],
     loans: [Option<(ShareId, OverdraftLoan)>; OVERDRAFTS.len()],
     serial: u64,
-    /// The pool for which the first of those who wait waits: a look down the line before is in vain. `None`: look.
+    /// Smallest pool that can serve a pending request. With a smaller one a scan of the queue serves none. `None`
+    /// forces a scan.
     no_use_below: Option<i64>,
 }
 
@@ -115,7 +117,7 @@ impl ByteShares {
         self.limit
     }
 
-    /// Bytes lent, those over the limit included.
+    /// Bytes leased, including those over the limit.
     pub(super) fn leased(&self) -> usize {
         let over: usize = self.loans.iter().flatten().map(|(_, loan)| loan.bytes).sum();
         self.held + over
@@ -130,24 +132,24 @@ impl ByteShares {
         self.shares.get(&share).map_or(0, |share| share.held) + over.sum::<usize>()
     }
 
-    /// Bytes that are there for `share` whatever the others hold.
+    /// Bytes guaranteed to `share`, whatever the others hold.
     pub(super) fn floor_of(&self, share: ShareId) -> usize {
         self.shares.get(&share).filter(|share| share.has_floor).map_or(0, |_| self.floor)
     }
 
-    /// Who holds most.
+    /// Share that holds most.
     pub(super) fn largest(&self) -> Option<ShareId> {
         self.shares.keys().copied().max_by_key(|share| self.held_by(*share))
     }
 
-    /// Since when somebody waits for `share`.
+    /// Time of the oldest pending request of `share`.
     pub(super) fn waits_since(&self, share: ShareId) -> Option<Moment> {
         let line = &self.shares.get(&share)?.line;
         line.iter().filter_map(|(_, ticket)| Some(self.places.get(ticket)?.asked_at)).min()
     }
 
-    /// True when somebody waits who holds no more than `share`, which holds more than its floor; or when somebody waits for a
-    /// loan that it has: of each purpose there is one at a time.
+    /// True if `share` should return bytes. Either it holds more than its floor, and a share with a pending request
+    /// holds no more than it; or a request waits for an overdraft that it has, as each has one holder at a time.
     pub(super) fn is_asked_back(&self, share: ShareId) -> bool {
         let held = self.shares.get(&share).map_or(0, |share| share.held);
         let is_richer =
@@ -161,8 +163,8 @@ impl ByteShares {
         purposes.any(|purpose| purpose.is_for_records() && !self.turns[purpose as usize].is_empty())
     }
 
-    /// Another share. Those with a floor divide half of the limit at most, so that what is larger than a floor has a pool to
-    /// come from; one more floor is kept free for the mapping that comes next, which so has its own at once.
+    /// Opens a share. Floors divide at most half of the limit, so that requests larger than a floor have a pool to
+    /// draw on. One additional floor is kept free, so that the next mapping has its own at once.
     pub(super) fn open(&mut self, has_floor: bool) -> (ShareId, ServedRequests) {
         self.serial += 1;
         let id = ShareId(self.serial);
@@ -173,7 +175,7 @@ impl ByteShares {
         (id, self.grant_waiting())
     }
 
-    /// The share is over: nothing of it is lent any more, and nobody waits for it.
+    /// Closes a share without leases or pending requests.
     pub(super) fn close(&mut self, id: ShareId) -> ServedRequests {
         if let Some(gone) = self.shares.remove(&id) {
             self.with_floor -= usize::from(gone.has_floor);
@@ -189,7 +191,7 @@ impl ByteShares {
         self.no_use_below = None;
     }
 
-    /// `ask`, now or later; never overtakes who is served before it.
+    /// Requests bytes, at once or later. Never overtakes a request with precedence.
     pub(super) fn ask(
         &mut self,
         share: ShareId,
@@ -216,7 +218,7 @@ impl ByteShares {
         ticket
     }
 
-    /// Leaves the line. Who it kept away is served.
+    /// Cancels a request and serves those that it blocked.
     pub(super) fn leave(&mut self, ticket: TicketId) -> ServedRequests {
         if self.take_out(ticket).is_none() {
             return Vec::new();
@@ -242,7 +244,8 @@ impl ByteShares {
         Some(place)
     }
 
-    /// Takes back `bytes` that were lent within the limit, and those of `loan`.
+    /// Takes back `bytes` leased within the limit, and the bytes of `loan`. Returns the requests that are served
+    /// with them.
     pub(super) fn give_back(
         &mut self,
         share: ShareId,
@@ -255,7 +258,7 @@ impl ByteShares {
         self.grant_waiting()
     }
 
-    /// How much of it was lent within the limit by now.
+    /// Repays a loan. Returns the bytes of it that have become part of a regular lease.
     fn repay(&mut self, back: OverdraftLoan) -> usize {
         let slot = &mut self.loans[back.purpose as usize];
         let Some((_, loan)) = slot.as_mut().filter(|(_, loan)| loan.serial == back.serial) else {
@@ -280,14 +283,14 @@ impl ByteShares {
         }
     }
 
-    /// What is left when every floor, and one more, is set aside; less than nothing after a mapping has come.
+    /// Bytes left after setting aside all floors and one more. Negative after a mapping has been added.
     fn pool(&self) -> i64 {
         let spare = if self.with_floor > 0 { self.floor } else { 0 };
         self.limit as i64 - self.held as i64 - self.unheld_floors as i64 - spare as i64
     }
 
-    /// Bytes that `share` could have for `ask`, of the pool too or of its own floor alone. New records leave half of the floor to
-    /// what is to become of them.
+    /// Bytes that `share` could have for `ask`: from the pool if `is_pooled`, otherwise from its own floor alone.
+    /// New records leave half of the floor free for their processing.
     fn room(&self, share: &MappingShare, ask: LeaseRequest, is_pooled: bool) -> usize {
         let own = share.unheld_floor(if ask.is_new { self.floor / 2 } else { self.floor });
         let pooled = usize::try_from(self.pool() + own as i64).unwrap_or_default();
@@ -304,7 +307,7 @@ impl ByteShares {
         }
     }
 
-    /// What is lent over the limit and fits by now is over it no longer.
+    /// Turns loans that fit within the limit into regular leases.
     fn convert_fitting_loans(&mut self) {
         for at in 0..OVERDRAFTS.len() {
             let Some((id, loan)) = self.loans[at] else { continue };
@@ -317,13 +320,13 @@ impl ByteShares {
     }
 
     fn serve_from_room(&mut self) -> Option<(TicketId, LeaseGrant)> {
-        // While there is less than the floors promise, any byte that comes back may be what a floor waits for.
+        // While the pool is below the floors' guarantees, any returned byte may be one that a floor waits for.
         let in_vain = |enough: i64| self.held > 0 && (0..enough).contains(&self.pool());
         if self.line.is_empty() || self.no_use_below.is_some_and(in_vain) {
             return None;
         }
         let mut enough = i64::MAX;
-        // Who waits and would still hold no more than this is not overtaken.
+        // A share that holds at least this much must not overtake: a waiting one would still hold no more.
         let mut bar = usize::MAX;
         for (held, id) in self.line.iter().copied() {
             if held >= bar && held >= self.floor {
@@ -333,7 +336,8 @@ impl ByteShares {
             let Some((_, ticket)) = share.line.first().copied() else { continue };
             let Some(ask) = self.places.get(&ticket).map(|place| place.ask) else { continue };
             let room = self.room(share, ask, held < bar);
-            // What is larger than all there is goes when nothing else is out, unless there is another way for it.
+            // A request larger than all available bytes is granted when nothing is leased, unless it can use an
+            // overdraft.
             if room >= ask.least || (self.held == 0 && ask.purpose.is_none()) {
                 let grant = LeaseGrant { bytes: room.clamp(ask.least, ask.most.max(ask.least)), over: None };
                 self.take_out(ticket);

@@ -1,15 +1,15 @@
-//! Invocation slots of one mapping: how many invocations may run at once (SLT-1). The limit moves with the consumers and
-//! with the function's throttles; slots above a lowered limit are not taken back, they are not lent again.
+//! Invocation slots of one mapping, which limit its concurrent invocations (SLT-1). The limit follows the number of
+//! consumers and the function's throttles. Slots above a lowered limit are not revoked, but are not granted again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Receives a slot that was asked for while none was free. Called without any lock held; must not block.
+/// Receiver of a slot that was requested while none was free. Called without any lock held; must not block.
 pub type SlotReceiver = Arc<dyn Fn(Slot) + Send + Sync>;
 
-/// The slots of one mapping on one node.
+/// Slots of one mapping on one node.
 #[derive(Clone)]
 pub struct Slots {
     shared: Arc<Mutex<SlotState>>,
@@ -21,20 +21,20 @@ struct SlotState {
     waiting: VecDeque<(u64, SlotReceiver)>,
 }
 
-/// The right to one invocation; dropping it gives it back.
+/// Right to one invocation, returned when it is dropped.
 #[must_use = "a slot that is dropped is free again"]
 pub struct Slot {
     slots: Slots,
 }
 
 impl Slots {
-    /// `limit` slots, at least one.
+    /// Creates `limit` slots, at least one.
     pub fn new(limit: u32) -> Self {
         let state = SlotState { limit: limit.max(1), in_use: 0, waiting: VecDeque::new() };
         Self { shared: Arc::new(Mutex::new(state)) }
     }
 
-    /// A slot now, or `None`: then `grant` is called with one later. One place in line for each `who`.
+    /// Takes a slot, or returns `None` and later calls `grant` with one. Each `who` has one place in the queue.
     pub fn take(&self, who: u64, grant: &SlotReceiver) -> Option<Slot> {
         let mut state = self.shared.lock();
         if state.waiting.is_empty()
@@ -49,23 +49,23 @@ impl Slots {
         None
     }
 
-    /// Leaves the line.
+    /// Removes `who` from the queue.
     pub fn forget(&self, who: u64) {
         self.shared.lock().waiting.retain(|(waiting, _)| *waiting != who);
     }
 
-    /// Moves the limit, at least one.
+    /// Changes the limit, at least one.
     pub fn set_limit(&self, limit: u32) {
         self.shared.lock().limit = limit.max(1);
         self.grant_waiting();
     }
 
-    /// Invocations allowed at once.
+    /// Number of concurrent invocations allowed.
     pub fn limit(&self) -> u32 {
         self.shared.lock().limit
     }
 
-    /// Invocations now.
+    /// Number of invocations in progress.
     pub fn in_use(&self) -> u32 {
         self.shared.lock().in_use
     }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn slt_1_never_more_than_the_limit_and_served_in_order() {
+    fn slt_1_slots_stay_within_limit_and_are_fifo() {
         let slots = Slots::new(1);
         let (first, first_got) = inbox();
         let (second, second_got) = inbox();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn slt_1_a_lowered_limit_lends_nothing_until_enough_came_back() {
+    fn slt_1_lowered_limit_grants_nothing_until_enough_returned() {
         let slots = Slots::new(3);
         let (grant, _) = inbox();
         let mut held: Vec<_> = (0..3).map(|who| slots.take(who, &grant).expect("free")).collect();

@@ -1,4 +1,5 @@
-//! The invoker's shell: an arbiter of its own for payloads whose signature would keep what must not wait waiting.
+//! Actor around the [`Invoker`]. It runs on a separate arbiter for payloads whose signing would delay
+//! latency-sensitive work.
 
 use actix::{Actor, Context, Handler};
 
@@ -6,14 +7,14 @@ use super::invocation::{InvokeRequest, Invoker};
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
 
-/// The actor; one for each mapping, on an invoker arbiter.
+/// Invoker actor: one for each mapping, on an invoker arbiter.
 pub struct InvokerActor {
     invoker: Invoker,
     _watch: DeathWatch,
 }
 
 impl InvokerActor {
-    /// An actor that invokes through `invoker`.
+    /// Creates an actor that invokes through `invoker`.
     pub fn new(invoker: Invoker, watch: DeathWatch) -> Self {
         Self { invoker, _watch: watch }
     }

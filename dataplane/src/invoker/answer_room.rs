@@ -1,4 +1,5 @@
-//! The memory that an answer is read into: a little of it without asking, more only on the mapping's byte budget (MEM-1).
+//! Memory that a response is read into. A small part is read without a lease, more only on the mapping's byte
+//! budget (MEM-1).
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,11 +10,11 @@ use parking_lot::Mutex;
 use super::port::{ANSWER_BYTES_MAX, ERROR_BYTES_MAX};
 use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
 
-/// As much of every answer is read without a lease.
+/// Bytes of a response that are read without a lease.
 const UNLEASED_BYTES_MAX: usize = ERROR_BYTES_MAX;
 
-/// How much of one answer is kept, and on whose budget; clones are the same room. Its bytes come back when the last clone, or
-/// whoever took its lease, is gone.
+/// Limit and byte budget of one response, shared by its clones. The leased bytes return to the budget when the last
+/// clone is dropped, or when the holder of the taken lease drops it.
 #[derive(Clone)]
 pub struct AnswerRoom {
     bytes_max: usize,
@@ -22,12 +23,12 @@ pub struct AnswerRoom {
 }
 
 impl AnswerRoom {
-    /// Room for `bytes_max` bytes of an answer, and never for more than Lambda's longest.
+    /// Creates room for `bytes_max` bytes of a response, capped at Lambda's longest.
     pub fn new(bytes_max: usize, budget: MemoryBudget) -> Self {
         Self { bytes_max: bytes_max.min(ANSWER_BYTES_MAX), budget, lease: Arc::default() }
     }
 
-    /// What the answer in it was lent, if that was anything: to be held as long as the answer.
+    /// Takes the lease of the response, if it needed one. It must be held for as long as the response.
     pub fn take_lease(&self) -> Option<MemoryLease> {
         self.lease.lock().take()
     }
@@ -39,11 +40,11 @@ impl fmt::Debug for AnswerRoom {
     }
 }
 
-/// An answer while it is read.
+/// Response while it is being read.
 pub(super) struct AnswerBuffer<'r> {
     room: &'r AnswerRoom,
     bytes: Vec<u8>,
-    /// How long the answer says that it is.
+    /// Announced length of the response.
     announced: Option<u64>,
     lease: Option<MemoryLease>,
 }
@@ -53,8 +54,8 @@ impl<'r> AnswerBuffer<'r> {
         Self { room, bytes: Vec::new(), announced, lease: None }
     }
 
-    /// Keeps what there is room for. Waits for memory once at most, and holds no other part of an answer meanwhile: whoever has
-    /// its lease gets to the end.
+    /// Retains the bytes that fit. Waits for memory at most once, and holds no lease of the response meanwhile.
+    /// Once the lease is granted, the whole response can be read.
     pub(super) async fn extend(&mut self, data: &[u8]) {
         let data = &data[..data.len().min(self.room.bytes_max - self.bytes.len())];
         if self.lease.is_none() && self.bytes.len() + data.len() > UNLEASED_BYTES_MAX {
@@ -67,7 +68,7 @@ impl<'r> AnswerBuffer<'r> {
         self.bytes.extend_from_slice(data);
     }
 
-    /// What was kept. Its lease waits in the room.
+    /// Returns the retained bytes and leaves their lease in the room.
     pub(super) fn finish(mut self) -> Bytes {
         if let Some(mut lease) = self.lease {
             self.bytes.shrink_to_fit();

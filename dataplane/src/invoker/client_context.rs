@@ -1,25 +1,26 @@
-//! What an invocation says of itself in `X-Amz-Client-Context`.
+//! Metadata that an invocation carries in `X-Amz-Client-Context`.
 
 use std::fmt::Write;
 
 use lighterman_proto::ids::{MappingId, OffsetRange};
 use sha2::{Digest, Sha256};
 
-/// `{"custom":{"lighterman":{…}}}`: what a function needs to be idempotent and to refuse zombies.
+/// Content of `{"custom":{"lighterman":{…}}}`: the data that a function needs to be idempotent and to reject
+/// zombies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientContext {
     /// UUID of the mapping.
     pub mapping: MappingId,
-    /// Stable key of the records: same records, same key, whoever sends them.
+    /// Stable key of the records: the same for the same records, whichever node sends them.
     pub batch: String,
-    /// 1 for the first attempt.
+    /// Attempt number, from 1.
     pub attempt: u32,
-    /// Never decreases for a partition.
+    /// Fencing token. It never decreases for a partition.
     pub fence: u64,
 }
 
 impl ClientContext {
-    /// As JSON. The UUID and the key are hexadecimal: nothing in them needs escaping.
+    /// Returns the JSON. The UUID and the key are hexadecimal, so nothing needs escaping.
     pub fn json(&self) -> String {
         let Self { mapping, batch, attempt, fence } = self;
         let mut json = String::with_capacity(160);
@@ -30,13 +31,13 @@ impl ClientContext {
         json
     }
 
-    /// As the header carries it.
+    /// Returns the value of the header.
     pub fn base64(&self) -> String {
         aws_smithy_types::base64::encode(self.json())
     }
 }
 
-/// The key of a batch: the first 128 bits of SHA-256 over its sorted ranges, in hexadecimal.
+/// Returns the key of a batch: the first 128 bits of SHA-256 over its sorted ranges, in hexadecimal.
 pub fn batch_key(topic: &str, ranges: &[(i32, OffsetRange)]) -> String {
     let mut sorted: Vec<_> =
         ranges.iter().map(|(partition, range)| (*partition, range.first.0, range.end.0)).collect();
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_records_have_the_same_key_in_any_order() {
+    fn batch_key_is_independent_of_range_order() {
         let range = |first, end| OffsetRange { first: Offset(first), end: Offset(end) };
         let key = batch_key("t", &[(0, range(1, 5)), (3, range(0, 2))]);
         assert_eq!(key, batch_key("t", &[(3, range(0, 2)), (0, range(1, 5))]));
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_context_is_what_the_interface_says() {
+    fn client_context_json_matches_the_interface() {
         let context =
             ClientContext { mapping: MappingId(uuid::Uuid::nil()), batch: "k".into(), attempt: 2, fence: 7 };
         let json: serde_json::Value = serde_json::from_str(&context.json()).expect("JSON");

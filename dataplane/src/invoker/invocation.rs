@@ -1,4 +1,4 @@
-//! One invocation: a task of its own on the thread that starts it, which posts its answer back exactly once, whatever
+//! Single invocation: a task on the thread that starts it, which reports its outcome exactly once, whatever
 //! happens.
 
 use std::pin::pin;
@@ -25,49 +25,51 @@ use crate::kafka::group::OwnershipLease;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
-/// A sealed batch, with everything that must be given back when it is answered.
+/// Sealed batch with the resources to be released when it is answered.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct InvokeRequest {
-    /// The event.
+    /// Event to send.
     pub payload: Bytes,
-    /// Credit for the payload.
+    /// Memory lease of the payload.
     pub lease: MemoryLease,
-    /// Credit for the invocation.
+    /// Concurrency slot of the invocation.
     pub slot: Slot,
-    /// The right to start it, looked at whenever bytes of it leave: much may have been waited for since it was sealed (H1).
+    /// Lease on the partitions. It is checked whenever bytes of the request leave, because waits may follow the
+    /// seal (H1).
     pub ownership: OwnershipLease,
-    /// What it says of itself.
+    /// Content of the `X-Amz-Client-Context` header.
     pub context: ClientContext,
-    /// What of the answer is kept.
+    /// Memory for the retained part of the response.
     pub answer_room: AnswerRoom,
-    /// Which batch.
+    /// Batch of the invocation.
     pub batch: BatchId,
-    /// Where the answer goes.
+    /// Recipient of the outcome.
     pub reply: Recipient<InvocationFinished>,
 }
 
-/// What became of a batch on the wire. Posted exactly once for each [`InvokeRequest`].
+/// Outcome of a batch on the wire. Sent exactly once for each [`InvokeRequest`].
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct InvocationFinished {
-    /// Which batch.
+    /// Batch of the invocation.
     pub batch: BatchId,
-    /// What it means.
+    /// Classified outcome.
     pub verdict: InvocationOutcome,
-    /// What Lambda said of the invocation, if it said anything.
+    /// Facts from Lambda's response, if there was one.
     pub facts: Option<AnswerFacts>,
-    /// When its first byte left; when it was begun, if the rest did not follow.
+    /// Send time of the first byte. If the request did not leave as a whole, the time at which the invocation
+    /// started.
     pub sent_at: Moment,
-    /// When the answer came.
+    /// Time at which the outcome was known.
     pub answered_at: Moment,
-    /// The payload, to be written into again.
+    /// Payload, returned for reuse of its memory.
     pub payload_back: Option<Bytes>,
-    /// Credit for what the verdict has of the answer, where that is much.
+    /// Lease of the response bytes in the outcome, if they exceed the unleased part.
     pub answer_lease: Option<MemoryLease>,
 }
 
-/// How many invocations of a mapping there may be at once; clones share it, on whatever threads they invoke.
+/// Adaptive limit of a mapping's concurrent invocations. Clones share it across all threads that invoke.
 #[derive(Clone)]
 pub struct ConcurrencyLimit {
     control: Arc<Mutex<ThrottleControl>>,
@@ -75,12 +77,12 @@ pub struct ConcurrencyLimit {
 }
 
 impl ConcurrencyLimit {
-    /// Moves the limit of `slots`.
+    /// Creates a limit that adjusts `slots`.
     pub fn new(slots: Slots) -> Self {
         Self { control: Arc::new(Mutex::new(ThrottleControl::new(slots.limit(), clock::now()))), slots }
     }
 
-    /// The most there may be: five for each consumer.
+    /// Sets the upper bound: five for each consumer.
     pub fn set_ceiling(&self, ceiling: u32) {
         let limit = {
             let mut control = self.control.lock();
@@ -98,18 +100,18 @@ impl ConcurrencyLimit {
     }
 }
 
-/// A function as its invoker knows it.
+/// Function of an invoker.
 #[derive(Clone)]
 pub struct InvokedFunction {
-    /// Name or ARN, with its qualifier, as the mapping has it.
+    /// Name or ARN with its qualifier, as configured in the mapping.
     pub name: Arc<str>,
-    /// How long it may run.
+    /// Timeout of the function.
     pub timeout: FunctionTimeout,
-    /// Called when that may be wrong.
+    /// Callback for a timeout that may be wrong.
     pub doubt: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// Invokes one mapping's function.
+/// Invoker of one mapping's function.
 #[derive(Clone)]
 pub struct Invoker {
     port: Arc<dyn FunctionPort>,
@@ -118,7 +120,7 @@ pub struct Invoker {
 }
 
 impl Invoker {
-    /// An invoker of `function` through `port`.
+    /// Creates an invoker of `function` through `port`.
     pub fn new(
         port: Arc<dyn FunctionPort>,
         function: InvokedFunction,
@@ -127,7 +129,7 @@ impl Invoker {
         Self { port, function, concurrency }
     }
 
-    /// Starts an invocation on this thread.
+    /// Starts an invocation on the current thread.
     pub fn start(&self, invoke: InvokeRequest) {
         let started = clock::now();
         let permit = SendPermit::new(invoke.ownership);
@@ -169,7 +171,8 @@ impl Invoker {
     }
 }
 
-/// The reply, or why there is none. What waits before the first byte is dropped when the lease ends.
+/// Returns the reply, or the reason for its absence. A request that has sent no byte is dropped when the lease
+/// ends.
 pub(super) async fn reply_within(
     sent: impl Future<Output = InvokeResponse>,
     wait: &mut ReplyWait,
@@ -192,7 +195,7 @@ pub(super) async fn reply_within(
                     "neither credentials nor a connection within {seconds} s"
                 ));
             }
-            // The first byte has left at this very moment.
+            // The first byte has just left.
             WaitDecision::Withhold | WaitDecision::Unsent => continue,
             WaitDecision::GiveUp => {
                 return InvokeResponse::Lost("no reply within the function's timeout".to_owned());
@@ -204,7 +207,8 @@ pub(super) async fn reply_within(
     }
 }
 
-/// Nobody starts over a function whose timeout may have been raised: it is asked for first.
+/// Waits until the function has certainly ended. Its timeout may have been raised, so it is queried before anything
+/// is retried.
 async fn know_its_end(mut wait: ReplyWait, sent_at: Moment, function: &InvokedFunction) {
     loop {
         let now = clock::now();
@@ -216,7 +220,7 @@ async fn know_its_end(mut wait: ReplyWait, sent_at: Moment, function: &InvokedFu
     }
 }
 
-/// Answers for a batch even when its task dies: the outcome is unknown then.
+/// Reports an outcome even if the task panics. The outcome is then unknown.
 struct ReplyGuard {
     batch: BatchId,
     started: Moment,

@@ -1,4 +1,4 @@
-//! The invocation, its verdict, throttle control.
+//! Invocation of functions, classification of outcomes, retries and throttle control.
 
 pub mod actor;
 pub mod answer_room;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::config::{InvokeClient, Settings};
 
-/// The port that the settings ask for, to the endpoint that AWS's own configuration names.
+/// Returns the configured port to the endpoint of the AWS configuration.
 pub async fn port_from_environment(
     settings: &Settings,
 ) -> Result<Arc<dyn port::FunctionPort>, direct::DirectError> {
@@ -31,7 +31,7 @@ pub async fn port_from_environment(
     })
 }
 
-/// The port that the settings ask for, to a function host on this machine.
+/// Returns the configured port to a function host on this machine.
 pub async fn local_port(
     settings: &Settings,
     endpoint: &str,

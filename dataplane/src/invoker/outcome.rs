@@ -1,5 +1,5 @@
-//! What an answer means. Every reply of the Invoke API, and every way to have none, is one of these; there is no "other".
-//! <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>
+//! Classification of replies. Each reply of the Invoke API, and each way to get none, is a variant of its own.
+//! There is no "other". <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use serde::Deserialize;
 
 use crate::error::ErrorClass;
 
-/// Longest part of a function's error message that we keep.
+/// Maximum length of a retained error message.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// What came back on the wire.
+/// Result of a wire attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InvokeResponse {
-    /// An HTTP answer.
+    /// HTTP response.
     Answer {
         /// Status code.
         status: u16,
@@ -29,21 +29,21 @@ pub enum InvokeResponse {
         executed_version: Option<String>,
         /// `x-amzn-RequestId`.
         request_id: Option<String>,
-        /// The body.
+        /// Response body.
         body: Bytes,
     },
-    /// The request provably never left: no connection.
+    /// The request provably never left, for lack of a connection.
     NotSent(String),
-    /// It was not let go: the lease ended before all of it had left, and a part starts nothing.
+    /// The lease ended before the whole request had left. A partial request invokes nothing.
     Withheld,
-    /// It may have been received; nobody will tell.
+    /// The request may have been received. Its outcome is unknown.
     Lost(String),
 }
 
-/// The facts of Lambda's answer that failure records carry.
+/// Facts of Lambda's response that failure records carry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerFacts {
-    /// HTTP status.
+    /// HTTP status code.
     pub status: u16,
     /// `X-Amz-Executed-Version`.
     pub executed_version: Option<String>,
@@ -53,45 +53,45 @@ pub struct AnswerFacts {
     pub request_id: Option<String>,
 }
 
-/// What it means for the batch.
+/// Outcome of an invocation for its batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InvocationOutcome {
-    /// The function has answered for the records.
+    /// The function has processed the records.
     Delivered {
-        /// Its response.
+        /// Response of the function.
         response: Bytes,
     },
-    /// It ran and failed.
+    /// The function ran and failed.
     FunctionError {
-        /// `errorType` of its answer.
+        /// `errorType` of the response.
         error_type: String,
-        /// `errorMessage` of its answer, at most 1 KiB.
+        /// `errorMessage` of the response, at most 1 KiB.
         message: String,
     },
-    /// It did not run: too many at once.
+    /// The function did not run, because of a concurrency limit.
     Throttled {
-        /// AWS's reason.
+        /// Reason given by AWS.
         reason: String,
-        /// When AWS says to come back.
+        /// Delay requested by AWS.
         retry_after: Option<Duration>,
     },
     /// The payload is too large for this endpoint.
     TooLarge,
-    /// It was not sent: the lease ended before all of it had left.
+    /// Not sent: the lease ended before the whole request had left.
     Withheld,
-    /// The service failed, or could not be reached: the function did not run.
+    /// The service failed or was unreachable. The function did not run.
     ServiceError {
-        /// What it said.
+        /// Error message.
         message: String,
     },
-    /// A person must change something: permission, name, state of the function.
+    /// An operator must change a permission, a name or the state of the function.
     ConfigError {
-        /// What it said.
+        /// Error message.
         message: String,
     },
-    /// Nobody says what became of it: the function may still be running.
+    /// The outcome is unknown. The function may still be running.
     Unknown {
-        /// How it was lost.
+        /// Reason for the loss.
         message: String,
     },
 }
@@ -110,7 +110,7 @@ struct ErrorBody {
 }
 
 impl InvokeResponse {
-    /// What Lambda said of the invocation, if it said anything.
+    /// Returns the facts of Lambda's response, if there was one.
     pub fn facts(&self) -> Option<AnswerFacts> {
         let Self::Answer { status, function_error, executed_version, request_id, .. } = self else {
             return None;
@@ -125,7 +125,7 @@ impl InvokeResponse {
 }
 
 impl InvocationOutcome {
-    /// Judges a reply.
+    /// Classifies a reply.
     pub fn of(reply: InvokeResponse) -> Self {
         match reply {
             InvokeResponse::NotSent(message) => Self::ServiceError { message },
@@ -142,7 +142,7 @@ impl InvocationOutcome {
         }
     }
 
-    /// What to do about it, in one word.
+    /// Returns the error class, or `None` if the batch was delivered.
     pub fn class(&self) -> Option<ErrorClass> {
         match self {
             Self::Delivered { .. } => None,
@@ -156,14 +156,14 @@ impl InvocationOutcome {
         }
     }
 
-    /// Up to when the function may still be running, if that is not known to be over.
+    /// Returns the time until which the function may still be running, if the outcome is unknown.
     pub fn may_run_until(&self, sent_at: Moment, function_timeout: Duration) -> Option<Moment> {
         matches!(self, Self::Unknown { .. }).then(|| {
             sent_at + function_timeout + mutant!("late-arrival-not-expected", UNKNOWN_MARGIN, Duration::ZERO)
         })
     }
 
-    /// As a metric label.
+    /// Returns the metric label.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Delivered { .. } => "delivered",
@@ -177,7 +177,7 @@ impl InvocationOutcome {
         }
     }
 
-    /// One line for people; empty when all is well.
+    /// Returns a one-line explanation for operators, empty if the batch was delivered.
     pub fn explain(&self) -> String {
         match self {
             Self::Delivered { .. } => String::new(),
@@ -199,7 +199,7 @@ impl InvocationOutcome {
     }
 }
 
-/// An invocation request may be on its way this long before the function's clock starts.
+/// Longest time between sending an invocation and the start of the function's timeout.
 const UNKNOWN_MARGIN: Duration = Duration::from_secs(3);
 
 fn judge(
@@ -237,17 +237,18 @@ fn judge(
                 InvocationOutcome::ServiceError { message: message() }
             )
         }
-        // 408: the request did not arrive as a whole, or the function's file system did not.
+        // 408: the request arrived incompletely, or mounting the function's file system timed out.
         (408 | 500..=599, _) => InvocationOutcome::ServiceError { message: message() },
-        // 1xx, 3xx, and the rest of 4xx: nothing that time alone mends.
+        // 1xx, 3xx and the rest of 4xx: errors that time alone does not resolve.
         _ => InvocationOutcome::ConfigError { message: message() },
     }
 }
 
-/// Whether a 5xx leaves open that the function runs. A 500 is Lambda's own failure at any point, a 504 a gateway that waited no
-/// longer. Lambda's other errors, which it names, come before the function does (`EC2…`, `ENI…`, `KMS…`: 502); what a gateway
-/// says for itself may follow a connection that broke while the function ran. Its 503 is for having nowhere to go, but for
-/// Envoy's, which is for a reset as well. <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html#API_Invoke_Errors>
+/// Returns true if the function may have run despite a 5xx. A 500 is Lambda's own failure at any point, a 504 a
+/// gateway's timeout. Lambda's other named errors (`EC2…`, `ENI…`, `KMS…`: 502) precede the function. An unnamed
+/// error comes from a gateway, whose connection may have broken while the function ran. A gateway's 503 means that
+/// no upstream was available, except for Envoy, which also returns it for a reset.
+/// <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html#API_Invoke_Errors>
 fn may_have_run(status: u16, is_aws: bool, body: &[u8]) -> bool {
     const ENVOY_RESET: &[u8] = b"disconnect/reset before headers";
     match status {
@@ -258,8 +259,8 @@ fn may_have_run(status: u16, is_aws: bool, body: &[u8]) -> bool {
     }
 }
 
-/// True when status and headers alone say what became of an invocation, when the body behind them broke off: the function has
-/// failed, or never ran, or nothing in a body would say more.
+/// Returns true if status and headers alone determine the outcome of an invocation with a truncated body. The
+/// function has failed, has not run, or no body would say more.
 pub fn is_told_by_head(status: u16, has_function_error: bool, is_aws: bool) -> bool {
     match status {
         200..=299 => has_function_error,
@@ -268,7 +269,7 @@ pub fn is_told_by_head(status: u16, has_function_error: bool, is_aws: bool) -> b
     }
 }
 
-/// Only 200 says that a function has answered.
+/// Describes a successful status other than 200. Only 200 means that the function has answered.
 fn not_of_request_response(status: u16) -> String {
     let what = match status {
         202 => "it was accepted to run later",
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn throttles_and_service_errors_are_told_apart() {
+    fn throttles_and_service_errors_are_distinguished() {
         let throttled =
             answer(429, None, r#"{"Reason":"ReservedFunctionConcurrentInvocationLimitExceeded"}"#);
         let reason = "ReservedFunctionConcurrentInvocationLimitExceeded".to_owned();
@@ -339,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_an_error_that_does_not_say_that_the_function_did_not_run_leaves_it_open() {
+    fn own_1_error_without_proof_of_no_run_is_unknown() {
         for (status, kind) in [
             (500, None),
             (500, Some("ServiceException")),
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_reply_may_still_run() {
+    fn lost_reply_may_still_be_running() {
         let sent = Moment::from_micros(0);
         let minute = Duration::from_secs(60);
         let lost = InvocationOutcome::of(InvokeResponse::Lost("cut".into()));
@@ -408,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn long_messages_are_cut_at_a_character() {
+    fn long_messages_are_truncated_at_a_character_boundary() {
         let text = "é".repeat(2000);
         let verdict = answer(200, Some("Unhandled"), &format!(r#"{{"errorMessage":"{text}"}}"#));
         let InvocationOutcome::FunctionError { message, .. } = verdict else { panic!("{verdict:?}") };

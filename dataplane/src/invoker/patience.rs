@@ -1,5 +1,5 @@
-//! How long to wait for one invocation: up to the first byte as long as the lease holds, then as long as the function may run.
-//! No answer within its timeout says that the timeout may be wrong: it is asked for before the wait is given up.
+//! Time limits of one invocation. Before the first byte the limit is the lease, after it the function's timeout. A
+//! missing reply suggests that the known timeout is wrong, so it is queried before the wait ends.
 
 use std::time::Duration;
 
@@ -7,31 +7,31 @@ use lighterman_proto::units::Moment;
 
 use super::facts::{FunctionTimeout, RUN_MAX};
 
-/// How much longer than the function we wait for its reply.
+/// Time to wait for a reply beyond the function's timeout.
 const READ_MARGIN: Duration = Duration::from_secs(30);
-/// Credentials and a connection are to be had within this time, or the batch is tried again.
+/// Time limit for credentials and a connection. After it the batch is retried.
 pub const UNSENT_MAX: Duration = Duration::from_secs(60);
-/// How often it is looked whether the first byte has left, or the lease has ended.
+/// Interval of checks whether the first byte has left or the lease has ended.
 const LOOK_UNSENT: Duration = Duration::from_millis(100);
-/// How often it is looked whether the timeout has been told anew.
+/// Interval of checks whether a query has confirmed the timeout.
 const LOOK_DOUBTED: Duration = Duration::from_millis(200);
 
-/// What to do now.
+/// Next step of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitDecision {
-    /// Nothing before then.
+    /// Wait until this time.
     Until(Moment),
-    /// The timeout is doubted: ask for it, then look again.
+    /// Query the doubted timeout, then check again.
     Doubt,
-    /// It has not left and the lease is over.
+    /// Withhold the request: no byte has left and the lease has ended.
     Withhold,
-    /// It has not left, and will not.
+    /// Abort the request: no byte has left within [`UNSENT_MAX`].
     Unsent,
-    /// Nobody will tell any more.
+    /// Stop waiting: a reply is no longer expected.
     GiveUp,
 }
 
-/// The wait for one invocation.
+/// State of the wait for one invocation.
 #[derive(Debug)]
 pub struct ReplyWait {
     started: Moment,
@@ -39,12 +39,12 @@ pub struct ReplyWait {
 }
 
 impl ReplyWait {
-    /// An invocation that begins to be prepared at `started`.
+    /// Creates the wait of an invocation whose preparation starts at `started`.
     pub fn new(started: Moment) -> Self {
         Self { started, doubted: None }
     }
 
-    /// While nothing has come back. `sent_at`: when the first byte left.
+    /// Returns the next step while there is no reply. `sent_at` is the send time of the first byte.
     pub fn look(
         &mut self,
         now: Moment,
@@ -68,7 +68,8 @@ impl ReplyWait {
         self.doubt(now, sent_at + RUN_MAX + READ_MARGIN, timeout)
     }
 
-    /// Once the reply is lost: how long the function may run is to be known before anybody says when it has ended.
+    /// Returns the next step after a lost reply. The timeout must be confirmed before the function is assumed to
+    /// have ended.
     pub fn look_after_loss(
         &mut self,
         now: Moment,
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_what_has_not_left_ends_with_the_lease_and_never_waits_for_ever() {
+    fn own_1_unsent_request_ends_with_lease_or_time_limit() {
         let (mut wait, timeout) = (ReplyWait::new(at(100)), FunctionTimeout::new(seconds(3), at(0)));
         assert_eq!(wait.look(at(100), None, true, &timeout), WaitDecision::Until(at(100) + LOOK_UNSENT));
         assert_eq!(wait.look(at(159), None, false, &timeout), WaitDecision::Withhold);
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_silence_is_a_sign_that_the_timeout_is_wrong() {
+    fn own_1_missing_reply_casts_doubt_on_timeout() {
         let (mut wait, timeout) = (ReplyWait::new(at(100)), FunctionTimeout::new(seconds(1), at(0)));
         let sent = Some(at(102));
         assert_eq!(wait.look(at(103), sent, true, &timeout), WaitDecision::Until(at(133)));
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_as_long_as_nobody_tells_it_may_run_as_long_as_any_function_may() {
+    fn own_1_unconfirmed_timeout_waits_for_lambda_maximum() {
         let (mut wait, timeout) = (ReplyWait::new(at(100)), FunctionTimeout::new(seconds(1), at(0)));
         let sent = Some(at(100));
         assert_eq!(wait.look(at(131), sent, true, &timeout), WaitDecision::Doubt);

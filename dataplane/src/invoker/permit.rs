@@ -1,6 +1,6 @@
-//! The permission to send one invocation. The lease is looked at when the first byte is about to leave, and not before what
-//! has to be waited for until then: credentials, a connection (H1). Up to that moment the permission can be taken back, and then
-//! nothing has left. From it on the function may run as soon as the rest has left: whoever writes that looks at the lease, too.
+//! Permission to send one invocation. The lease is checked immediately before the first byte leaves, after all
+//! waits for credentials and a connection (H1). Until then the permit can be revoked, and nothing has left. From
+//! then on the function may run as soon as the rest has left, so each further write checks the lease, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,26 +13,26 @@ use crate::runtime::clock;
 const UNSENT: u64 = 0;
 const REVOKED: u64 = u64::MAX;
 
-/// Why nothing may be sent.
+/// Error for a request that must not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendRefused;
 
-/// Clones speak of the same invocation.
+/// Permit of one invocation, shared by its clones.
 #[derive(Clone, Debug)]
 pub struct SendPermit {
     ownership: OwnershipLease,
-    /// When the first byte left: microseconds, or one of the two above.
+    /// Send time of the first byte in microseconds, or [`UNSENT`] or [`REVOKED`].
     sent: Arc<AtomicU64>,
 }
 
 impl SendPermit {
-    /// A permission for as long as `ownership` holds.
+    /// Creates a permit that is valid while `ownership` holds.
     pub fn new(ownership: OwnershipLease) -> Self {
         Self { ownership, sent: Arc::new(AtomicU64::new(UNSENT)) }
     }
 
-    /// To be called immediately before the request's first byte, on each connection that it is tried on: refused when the
-    /// lease has run out, or the permission was taken back.
+    /// Marks the request as sent. Must be called immediately before its first byte, on each connection that is
+    /// tried. Fails if the lease has ended or the permit was revoked.
     pub fn begin(&self) -> Result<(), SendRefused> {
         let now = clock::now();
         if !self.ownership.is_good(now) {
@@ -43,25 +43,25 @@ impl SendPermit {
         before.map(drop).map_err(|_| SendRefused)
     }
 
-    /// The byte did not leave after all, or the rest did not and never will.
+    /// Marks the request as unsent: its first byte did not leave, or the rest never will.
     pub fn did_not_send(&self) {
         let unsent = |sent| (sent != REVOKED).then_some(UNSENT);
         let _ = self.sent.fetch_update(Ordering::AcqRel, Ordering::Acquire, unsent);
     }
 
-    /// Takes the permission back. True: nothing has left, and nothing will.
+    /// Revokes the permit. Returns true if no byte has left, so that none will.
     pub fn revoke(&self) -> bool {
         let before = self.sent.compare_exchange(UNSENT, REVOKED, Ordering::AcqRel, Ordering::Acquire);
         matches!(before, Ok(_) | Err(REVOKED))
     }
 
-    /// When the first byte left.
+    /// Send time of the first byte.
     pub fn sent_at(&self) -> Option<Moment> {
         let sent = self.sent.load(Ordering::Acquire);
         (sent != UNSENT && sent != REVOKED).then(|| Moment::from_micros(sent))
     }
 
-    /// Whether the lease holds.
+    /// True if the lease holds.
     pub fn is_good(&self, now: Moment) -> bool {
         self.ownership.is_good(now)
     }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_what_was_taken_back_is_never_sent_and_what_was_sent_is_never_taken_back() {
+    fn own_1_revoking_and_sending_exclude_each_other() {
         let permit = SendPermit::new(lease(Duration::from_secs(60)));
         assert!(permit.clone().revoke());
         assert_eq!((permit.begin(), permit.sent_at()), (Err(SendRefused), None));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_a_lease_that_has_ended_lets_nothing_begin() {
+    fn own_1_permit_is_refused_after_lease_end() {
         let ended = lease(Duration::from_secs(60));
         let permit = SendPermit::new(ended.clone());
         ended.end();

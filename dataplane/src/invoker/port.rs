@@ -1,4 +1,4 @@
-//! The seam to the function: whoever can send one Invoke and say what came back.
+//! Interface to the function service: sends a single Invoke and reports its result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,52 +11,52 @@ use super::client_context::ClientContext;
 use super::outcome::InvokeResponse;
 use super::permit::SendPermit;
 
-/// Lambda's answers end at 6 MiB; an error's text may come on top.
-/// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
+/// Maximum length of a retained response. Lambda's responses end at 6 MiB; the text of an error may come in
+/// addition. <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Of an answer that names no records only what a failure says of itself is wanted.
+/// Retained length of a response that names no records. Only its error description is needed.
 pub const ERROR_BYTES_MAX: usize = 64 * 1024;
 
 /// One attempt on the wire.
 #[derive(Clone, Debug)]
 pub struct Invocation {
-    /// Name or ARN, with its qualifier, as the mapping has it.
+    /// Name or ARN with its qualifier, as configured in the mapping.
     pub function: Arc<str>,
-    /// The event; shared with the connector, not copied.
+    /// Event to send, shared with the connector without copying.
     pub payload: Bytes,
-    /// What it says of itself.
+    /// Content of the `X-Amz-Client-Context` header.
     pub context: ClientContext,
-    /// What of its answer is kept; the rest of it is read and forgotten.
+    /// Memory for the retained part of the response. The rest is read and discarded.
     pub answer_room: AnswerRoom,
-    /// To be begun immediately before the request's first byte: whoever waits, for credentials or a connection, waits before.
-    /// Without its lease the rest does not leave either.
+    /// Permit to begin immediately before the first byte, after all waits for credentials and a connection. Once
+    /// its lease ends, the rest does not leave either.
     pub permit: SendPermit,
 }
 
-/// What we need to know of a function.
+/// Answer to a query for a function's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FunctionFacts {
-    /// It exists and may run this long.
+    /// The function exists.
     Known {
-        /// Its timeout.
+        /// Timeout of the function.
         timeout: Duration,
     },
-    /// Lambda says that it does not exist.
+    /// Lambda reports that the function does not exist.
     Missing,
-    /// Lambda does not tell: no permission, no such call at this endpoint.
+    /// Lambda does not disclose the configuration: no permission, or no such call at this endpoint.
     Unknown,
-    /// It has not answered: what was known before still stands, and it is asked again soon.
+    /// No answer. Earlier facts remain in force, and the query is repeated soon.
     Unanswered {
-        /// It was asked too often: its control plane takes 15 calls a second of an account.
+        /// True if the query was throttled: the control plane allows 15 calls a second of an account.
         throttled: bool,
     },
 }
 
-/// Sends invocations: exactly one wire attempt each.
+/// Sender of invocations that makes exactly one wire attempt each.
 pub trait FunctionPort: Send + Sync {
-    /// Sends one and waits for its reply, however long that takes. Dropped, it gives up.
+    /// Sends an invocation and waits for its reply without a time limit. Dropping the future cancels the wait.
     fn invoke(&self, invocation: Invocation) -> BoxFuture<'static, InvokeResponse>;
 
-    /// Asks for a function's configuration.
+    /// Queries the configuration of a function.
     fn facts(&self, function: Arc<str>) -> BoxFuture<'static, FunctionFacts>;
 }

@@ -1,4 +1,4 @@
-//! How long a batch waits before it is tried again.
+//! Backoff before a batch is retried.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use lighterman_proto::units::Moment;
 
 use super::outcome::InvocationOutcome;
 
-/// How fast to try again.
+/// Bounds of the exponential backoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// The first wait.
+    /// Step of the first wait.
     pub base: Duration,
-    /// The longest wait.
+    /// Longest step.
     pub cap: Duration,
 }
 
@@ -23,19 +23,19 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The attempt that was judged.
+/// Attempt whose outcome was classified.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptInfo {
-    /// Which one, from 1.
+    /// Attempt number, from 1.
     pub attempt: u32,
-    /// How often in a row the batch has come back without its function's word, this time included.
+    /// Consecutive attempts without the function's own answer, including this one.
     pub setbacks: u32,
-    /// Up to when the function may still be running.
+    /// Time until which the function may still be running.
     pub may_run_until: Option<Moment>,
 }
 
-/// How often in a row each partition's batches have come back without their function's word: throttled, refused, lost. A row is
-/// of one epoch: an answer to what an earlier one sent neither ends nor lengthens it.
+/// Consecutive attempts of each partition without the function's own answer: throttled, rejected or lost. A series
+/// belongs to one epoch. Outcomes of an earlier epoch neither end nor extend it.
 #[derive(Debug, Default)]
 pub struct SetbackCounts {
     rows: HashMap<i32, SetbackRow>,
@@ -48,8 +48,8 @@ struct SetbackRow {
 }
 
 impl SetbackCounts {
-    /// Counts `verdict` for the partitions of its batch, each with the epoch that sent it, and returns the highest count among
-    /// them; any word of the function ends a row.
+    /// Counts `verdict` for the partitions of its batch, each with the epoch that sent it. Returns the highest
+    /// count among them. Any answer of the function ends a series.
     pub fn after(&mut self, verdict: &InvocationOutcome, sent: impl Iterator<Item = (i32, Epoch)>) -> u32 {
         match verdict {
             InvocationOutcome::Delivered { .. }
@@ -58,7 +58,7 @@ impl SetbackCounts {
                 sent.for_each(|(partition, epoch)| self.forget(partition, epoch));
                 0
             }
-            // It was ours to hold back: nobody has refused anything.
+            // This member withheld the request itself, so nothing was rejected.
             InvocationOutcome::Withheld => 0,
             InvocationOutcome::Throttled { .. }
             | InvocationOutcome::ServiceError { .. }
@@ -78,7 +78,7 @@ impl SetbackCounts {
         (row.epoch == epoch).then_some(row.count)
     }
 
-    /// A partition is not ours any more under `epoch`.
+    /// Removes the series of a partition that was revoked under `epoch`.
     pub fn forget(&mut self, partition: i32, epoch: Epoch) {
         if self.rows.get(&partition).is_some_and(|row| row.epoch <= epoch) {
             self.rows.remove(&partition);
@@ -86,10 +86,10 @@ impl SetbackCounts {
     }
 }
 
-/// Steps that an error which a person must mend is ahead of one that passes by itself.
+/// Additional backoff steps of an error that an operator must fix.
 const CONFIG_ERROR_STEPS: u32 = 5;
 
-/// When the batch may be tried again after `verdict`. `random` spreads the waits (full jitter).
+/// Returns the earliest time of the retry after `verdict`. `random` spreads the waits (full jitter).
 pub fn retry_at(
     verdict: &InvocationOutcome,
     sending: AttemptInfo,
@@ -101,7 +101,7 @@ pub fn retry_at(
     let wait = |step| now + jittered(policy, step, random);
     match verdict {
         InvocationOutcome::Delivered { .. } | InvocationOutcome::FunctionError { .. } => wait(attempt),
-        // It is smaller the next time: nothing to wait for.
+        // The next batch is smaller, so there is nothing to wait for.
         InvocationOutcome::TooLarge => now,
         InvocationOutcome::Withheld => now,
         InvocationOutcome::Throttled { retry_after, .. } => {
@@ -115,7 +115,7 @@ pub fn retry_at(
     }
 }
 
-/// A wait of the `attempt`-th step, by `random`: anything from nothing to all of it.
+/// Returns a wait of the `attempt`-th step with full jitter by `random`: between zero and the whole step.
 pub(crate) fn jittered(policy: RetryPolicy, attempt: u32, random: u64) -> Duration {
     let step = policy.base.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(policy.cap);
     let micros = u64::try_from(step.as_micros()).unwrap_or(u64::MAX).max(1);
@@ -160,13 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_throttles_and_refusals_are_tried_at_doubled_waits_up_to_the_longest_and_any_word_ends_the_row() {
+    fn liv_1_backoff_doubles_up_to_cap_until_function_answers() {
         let (now, policy) = (Moment::from_micros(0), RetryPolicy::default());
         for verdict in [throttled(), refused()] {
             let mut setbacks = SetbackCounts::default();
             let mut wait = |verdict: &InvocationOutcome, partition| {
                 let step = setbacks.after(verdict, std::iter::once((partition, Epoch(1))));
-                // The longest that full jitter gives is one microsecond short of the step.
+                // Full jitter yields at most one microsecond less than the step.
                 let step_micros = (policy.base.as_micros() as u64) << step.saturating_sub(1).min(20);
                 let random = step_micros.min(policy.cap.as_micros() as u64) - 1;
                 retry_at(verdict, sending(1, step), now, policy, random).as_micros().div_ceil(MILLIS)
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_an_answer_to_an_earlier_epoch_neither_ends_nor_lengthens_a_row() {
+    fn liv_1_outcome_of_earlier_epoch_leaves_series_unchanged() {
         let mut setbacks = SetbackCounts::default();
         let mut after =
             |verdict: &InvocationOutcome, epoch| setbacks.after(verdict, std::iter::once((3, Epoch(epoch))));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_outcome_waits_for_the_functions_deadline_and_longer_each_time() {
+    fn unknown_outcome_waits_for_deadline_and_backs_off() {
         let now = Moment::from_micros(5);
         let until = Moment::from_micros(60_000_000);
         let unknown = InvocationOutcome::Unknown { message: String::new() };

@@ -1,17 +1,18 @@
-//! How many invocations at once a throttling function gets: by the *ratio* of throttles, not by any single one. Any-throttle
-//! rules keep a third of the throughput at one percent of random throttles; a ratio keeps nearly all of it.
+//! Concurrency limit of a throttling function, controlled by the *ratio* of throttles instead of single ones. Rules
+//! that react to any throttle keep a third of the throughput at one percent of random throttles. A ratio keeps
+//! nearly all of it.
 
 use std::time::Duration;
 
 use lighterman_proto::units::Moment;
 
-/// Above this smoothed ratio the limit shrinks.
+/// Smoothed ratio above which the limit shrinks.
 const RATIO_MAX: f64 = 0.02;
 const SMOOTHING: f64 = 0.3;
 const WINDOW_MIN: Duration = Duration::from_secs(1);
 const GROWTH: f64 = 0.02;
 
-/// The limit of one mapping's function.
+/// Concurrency limit of one mapping's function.
 #[derive(Clone, Debug)]
 pub struct ThrottleControl {
     ceiling: u32,
@@ -24,7 +25,7 @@ pub struct ThrottleControl {
 }
 
 impl ThrottleControl {
-    /// Starts at the ceiling: nothing is known against it.
+    /// Creates a limit that starts at the ceiling.
     pub fn new(ceiling: u32, now: Moment) -> Self {
         let ceiling = ceiling.max(1);
         Self {
@@ -38,12 +39,12 @@ impl ThrottleControl {
         }
     }
 
-    /// Invocations allowed at once.
+    /// Number of concurrent invocations allowed.
     pub fn limit(&self) -> u32 {
         (self.limit as u32).clamp(1, self.ceiling)
     }
 
-    /// The most there may ever be: five for each consumer. A limit that was not shrunk follows it up.
+    /// Sets the upper bound: five for each consumer. A limit that had not been reduced follows a raised bound.
     pub fn set_ceiling(&mut self, ceiling: u32) {
         let unhindered = self.limit >= f64::from(self.ceiling);
         self.ceiling = ceiling.max(1);
@@ -53,7 +54,7 @@ impl ThrottleControl {
         self.limit = self.limit.min(f64::from(self.ceiling));
     }
 
-    /// An invocation was answered; returns the limit from now on.
+    /// Records a completed invocation and returns the resulting limit.
     pub fn answered(&mut self, now: Moment, throttled: bool, took: Duration) -> u32 {
         self.answered += 1;
         self.throttled += u32::from(throttled);
@@ -81,7 +82,8 @@ impl ThrottleControl {
 mod tests {
     use super::*;
 
-    /// A function model: `capacity` at once, each invocation 100 ms, `noise` of them throttled at random; closed loop.
+    /// Closed-loop model of a function with `capacity` concurrent invocations of 100 ms each. A fraction `noise` of
+    /// them is throttled at random.
     struct FunctionModel {
         control: ThrottleControl,
         seed: u64,
@@ -115,7 +117,7 @@ mod tests {
                     self.delivered += 1;
                     self.control.answered(now, false, Duration::from_millis(100));
                 }
-                // A throttled call holds its slot for this tick: its retry waits.
+                // A throttled call occupies its slot for this tick, as its retry waits.
                 let mut open = (self.control.limit() as usize).saturating_sub(self.running.len());
                 while open > 0 {
                     open -= 1;
@@ -135,14 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn one_percent_of_random_throttles_costs_next_to_nothing() {
+    fn one_percent_of_random_throttles_keeps_throughput() {
         let mut model = FunctionModel::new(100);
         model.run(120, 1000, 0.01);
         assert!(model.throughput(120) >= 0.95 * 1000.0, "{} of 1000 a second", model.throughput(120));
     }
 
     #[test]
-    fn a_function_with_less_capacity_is_used_up_without_being_hammered_and_relief_is_felt() {
+    fn limit_follows_function_capacity_down_and_up() {
         let mut model = FunctionModel::new(200);
         model.run(60, 40, 0.0);
         model.run(120, 40, 0.0);
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn slt_1_the_limit_never_leaves_its_bounds() {
+    fn slt_1_limit_stays_within_its_bounds() {
         let mut control = ThrottleControl::new(5, Moment::default());
         for second in 1..200 {
             let limit =

@@ -1,5 +1,6 @@
-//! The epoch under which each partition of a member may begin invocations. When it has been taken away none begins any more, and
-//! each that had begun stands in the in-flight registry: what the registry is asked then is asked once and for all (OWN-1).
+//! Epochs under which invocations of a member's partitions may start. Once an epoch is revoked, no further
+//! invocation starts under it, and each one started before is in the in-flight registry. A query of the registry is
+//! then conclusive (OWN-1).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,24 +8,25 @@ use std::sync::Arc;
 use lighterman_proto::ids::Epoch;
 use parking_lot::Mutex;
 
-/// Clones share one table.
+/// Table of current epochs, shared by its clones.
 #[derive(Clone, Default)]
 pub struct CurrentEpochs {
     epochs: Arc<Mutex<HashMap<i32, Epoch>>>,
 }
 
 impl CurrentEpochs {
-    /// From now on invocations over `partition` begin under `epoch`, and under no other.
+    /// Permits invocations of `partition` under `epoch`, and under no other.
     pub fn begin(&self, partition: i32, epoch: Epoch) {
         self.epochs.lock().insert(partition, epoch);
     }
 
-    /// None begins over `partition` any more.
+    /// Permits no further invocations of `partition`.
     pub fn end(&self, partition: i32) {
         self.epochs.lock().remove(&partition);
     }
 
-    /// Puts on record by `enter`, unless `epoch` is not the partition's any more. Nobody takes it away meanwhile.
+    /// Registers an invocation by calling `enter`, if `epoch` is the partition's current one. The epoch cannot be
+    /// revoked meanwhile.
     pub fn enter<T>(&self, partition: i32, epoch: Epoch, enter: impl FnOnce() -> Option<T>) -> Option<T> {
         let epochs = self.epochs.lock();
         if epochs.get(&partition) == Some(&epoch) { enter() } else { None }
@@ -45,7 +47,7 @@ mod tests {
     const MAPPING: MappingId = MappingId(uuid::Uuid::nil());
 
     #[test]
-    fn own_1_no_invocation_begins_under_an_epoch_that_was_taken_away_however_close_the_race() {
+    fn own_1_revoked_epoch_starts_no_invocation_in_race() {
         let now = Moment::from_micros(1);
         let run: LongestRun = Arc::new(|_| Duration::from_secs(60));
         for round in 0..2_000 {
@@ -69,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_an_older_epoch_begins_nothing() {
+    fn own_1_older_epoch_starts_no_invocation() {
         let epochs = CurrentEpochs::default();
         epochs.begin(3, Epoch(1));
         epochs.begin(3, Epoch(2));

@@ -1,9 +1,9 @@
-//! An actor that panics is unwound by its arbiter and silently gone (actix 0.13). The guard each actor carries is what
-//! tells its owner, who rebuilds it from the committed offset.
+//! Death watch of actors. An actor that panics is unwound by its arbiter and disappears silently (actix 0.13). A
+//! guard in each actor notifies its owner, which rebuilds it from the committed offset.
 
 use super::live_count::LiveCount;
 
-/// Calls `report(panicking)` when the actor that holds it ends, whatever the reason.
+/// Guard that calls `report(panicking)` when the actor holding it ends for any reason.
 #[must_use = "the guard must live in the actor it watches"]
 pub struct DeathWatch {
     report: Option<Box<dyn FnOnce(bool) + Send>>,
@@ -11,7 +11,7 @@ pub struct DeathWatch {
 }
 
 impl DeathWatch {
-    /// A guard of an actor of this kind that reports to `report`; the argument is true when the end is a panic.
+    /// Creates a guard for an actor of this kind. The argument of `report` is true if the actor panicked.
     pub fn new(kind: &'static str, report: impl FnOnce(bool) + Send + 'static) -> Self {
         Self { report: Some(Box::new(report)), _count: LiveCount::of_actor(kind) }
     }

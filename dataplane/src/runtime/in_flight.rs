@@ -1,5 +1,6 @@
-//! The in-flight registry of a process: which partitions have an invocation that may still be running. It outlives
-//! ownership: no partition is started, released or joined for while it holds an entry (H4, H5).
+//! In-flight registry of a process: the partitions with an invocation that may still be running. It outlives
+//! ownership. While it holds an entry for a partition, the member neither starts nor releases the partition, nor
+//! joins a group for it (H4, H5).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use super::clock;
 
 type InFlightKey = (MappingId, TopicPartition);
 
-/// The longest that an invocation may run which was sent at a moment, as far as is known when it is asked.
+/// Upper bound of the duration of an invocation sent at the given time, as known when it is called.
 pub type LongestRun = Arc<dyn Fn(Moment) -> Duration + Send + Sync>;
 
-/// The registry; clones share it.
+/// In-flight registry. Clones share it.
 #[derive(Clone, Default)]
 pub struct InFlight {
     entries: Arc<Mutex<InFlightEntries>>,
@@ -25,24 +26,24 @@ pub struct InFlight {
 #[derive(Default)]
 struct InFlightEntries {
     by_key: HashMap<InFlightKey, InFlightEntry>,
-    /// Entries that have run out are forgotten when there are more than this: of a mapping that is gone nobody asks again.
+    /// Number of entries above which expired ones are pruned: a deleted mapping is never queried again.
     prune_above: usize,
 }
 
-/// Fewer are not worth looking at.
+/// Minimum number of entries that is worth pruning.
 const PRUNE_ABOVE_MIN: usize = 64;
 
 #[derive(Clone, Copy)]
 enum InFlightEntry {
     Running,
-    /// Nobody knows whether it runs; it cannot after this moment.
+    /// The outcome is unknown. The invocation cannot run after this time.
     Unknown {
         until: Moment,
     },
 }
 
-/// One invocation over one partition. Dropped without an answer it leaves an entry behind until the function's deadline:
-/// whoever held it died, the function may not have.
+/// Entry of one invocation over one partition. If it is dropped without an outcome, the entry remains until the
+/// function's deadline: its holder has died, but the function may still be running.
 #[must_use = "dropping it says that the outcome is unknown"]
 pub struct InFlightGuard {
     registry: InFlight,
@@ -52,7 +53,7 @@ pub struct InFlightGuard {
 }
 
 impl InFlight {
-    /// Enters an invocation over `partition`, or `None` while an older one may still run (H4).
+    /// Registers an invocation over `partition`. Returns `None` while an older one may still be running (H4).
     pub fn enter(
         &self,
         mapping: MappingId,
@@ -70,20 +71,20 @@ impl InFlight {
         Some(InFlightGuard { registry, key: Some(key), entered: now, longest_run })
     }
 
-    /// True when no invocation over `partition` can still run.
+    /// True if no invocation over `partition` can still be running.
     pub fn is_clear(&self, mapping: MappingId, partition: &TopicPartition, now: Moment) -> bool {
         let entries = self.entries.lock();
         !entries.by_key.get(&(mapping, partition.clone())).is_some_and(|entry| entry.is_live(now))
     }
 
-    /// True when no invocation of `mapping` can still run; forgets what has run out.
+    /// True if no invocation of `mapping` can still be running. Prunes expired entries.
     pub fn is_mapping_clear(&self, mapping: MappingId, now: Moment) -> bool {
         let mut entries = self.entries.lock();
         entries.prune(now);
         !entries.by_key.keys().any(|(of, _)| *of == mapping)
     }
 
-    /// The partitions of `mapping` over which an invocation may still run.
+    /// Returns the partitions of `mapping` over which an invocation may still be running.
     pub fn running_over(&self, mapping: MappingId, now: Moment) -> BTreeSet<i32> {
         let entries = self.entries.lock();
         let running = entries.by_key.iter().filter(|((of, _), entry)| *of == mapping && entry.is_live(now));
@@ -95,7 +96,7 @@ impl InFlight {
     }
 
     fn hold(&self, key: InFlightKey, until: Moment) {
-        // In the place of one that ran: the registry grows with entering only.
+        // This replaces an existing entry: the registry only grows when an invocation is registered.
         self.entries.lock().by_key.insert(key, InFlightEntry::Unknown { until });
     }
 
@@ -129,14 +130,14 @@ impl InFlightEntry {
 }
 
 impl InFlightGuard {
-    /// The function has answered, or the request never left: nothing runs.
+    /// Removes the entry: the function has answered, or the request never left.
     pub fn answered(mut self) {
         if let Some(key) = self.key.take() {
             self.registry.leave(&key);
         }
     }
 
-    /// The reply was lost: it may run until `until`.
+    /// Keeps the entry until `until`: the response was lost, and the function may still be running.
     pub fn unknown(mut self, until: Moment) {
         if let Some(key) = self.key.take() {
             self.registry.hold(key, until);
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_run_out_is_forgotten_though_nobody_asks_after_it() {
+    fn expired_entries_are_pruned_without_being_queried() {
         let registry = InFlight::default();
         let mut now = Moment::from_micros(10);
         let minute = Duration::from_secs(60);
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_that_dies_leaves_an_entry() {
+    fn dropped_guard_leaves_an_entry() {
         let (mapping, partition) = key();
         let registry = InFlight::default();
         drop(registry.enter(mapping, &partition, &longest(Duration::from_secs(60)), clock::now()));

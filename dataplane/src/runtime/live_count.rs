@@ -1,18 +1,18 @@
-//! How many of a kind are alive: what is started ends, and a count that only grows shows what does not.
+//! Gauges of live actors and tasks. Each one that starts must end, and a gauge that only grows reveals a leak.
 
 use metrics::Gauge;
 
-/// One that is alive; held by whom it counts.
+/// Count of one live actor or task, which holds it.
 #[must_use = "it counts for as long as it is held"]
 pub struct LiveCount(Gauge);
 
 impl LiveCount {
-    /// One more actor of this kind.
+    /// Counts one more actor of this kind.
     pub fn of_actor(kind: &'static str) -> Self {
         Self::one_of(metrics::gauge!(crate::metrics::ACTORS, "actor" => kind))
     }
 
-    /// One more task of this kind, of those that live longer than one exchange.
+    /// Counts one more task of this kind, for tasks that outlive a single exchange.
     pub fn of_task(kind: &'static str) -> Self {
         Self::one_of(metrics::gauge!(crate::metrics::TASKS, "task" => kind))
     }

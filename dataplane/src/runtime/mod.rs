@@ -1,5 +1,5 @@
-//! The only folder that knows actix threads: placement, outbox, death watch, owned tasks, in-flight registry and
-//! the epochs that may enter it, clock.
+//! Runtime support, the only folder that deals with actix threads: placement, outbox, death watch, owned tasks,
+//! in-flight registry, current epochs and clock.
 
 pub mod backoff;
 pub mod clock;

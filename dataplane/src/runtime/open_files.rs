@@ -1,25 +1,26 @@
-//! How many files, sockets first, this process may have open. Most systems start a program with 1,024, kept for programs that
-//! use `select`, and let it raise that by itself (systemd's `LimitNOFILE=1024:524288`).
+//! Limit of open files, mostly sockets, of this process. Most systems start a process with 1,024, for the sake of
+//! programs that use `select`, and let it raise the limit itself (systemd's `LimitNOFILE=1024:524288`).
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Beyond this nothing is won, and programs that we start and that close every descriptor they could have would take long.
+/// Highest limit requested. More has no benefit, and slows down child processes that close every possible
+/// descriptor.
 const FILES_MAX: u64 = 1 << 20;
-/// 1,000 mappings on three brokers have some ten sockets each.
+/// Sufficient limit: 1,000 mappings on three brokers have some ten sockets each.
 const FILES_ENOUGH: u64 = 16 * 1024;
 
-/// How many files may be open.
+/// Limit of open files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenFileLimit {
-    /// In force now.
+    /// Limit in force.
     pub files: u64,
-    /// How many there were before.
+    /// Limit at the start of the process.
     pub before: u64,
 }
 
-/// Raises the limit as far as it may be raised, and warns when that is little.
+/// Raises the limit as far as permitted, and warns if it remains low.
 pub fn raise_open_file_limit() -> OpenFileLimit {
     let now = getrlimit(Resource::Nofile);
     let before = now.current.unwrap_or(u64::MAX);
@@ -44,8 +45,8 @@ fn raise_to(files: u64, now: Rlimit) -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..now })?)
 }
 
-/// How many files are open now; `None` where the system does not tell.
+/// Returns the number of open files, or `None` where the system does not report it.
 pub fn open_files() -> Option<usize> {
-    // One of them is the folder that is being read.
+    // One of them is the directory being read.
     std::fs::read_dir("/proc/self/fd").ok().map(|files| files.count().saturating_sub(1))
 }

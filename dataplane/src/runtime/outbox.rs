@@ -1,32 +1,32 @@
-//! How actors send: an address that is never cloned into a queue, and a full mailbox that is a bug, not a state.
-//! Credits bound what is under way: of each partition a few messages, whatever its records are.
+//! Message sending between actors. Addresses are never cloned into a queue, and a full mailbox is a bug rather than
+//! a state. Credits bound the messages in transit to a few for each partition, whatever its records are.
 
 use actix::dev::{MessageResponse, ToEnvelope};
 use actix::prelude::SendError;
 use actix::{Actor, Addr, Handler, Message, Recipient};
 
-/// Of one partition, what one actor may have before it at once: start, drain, fence and report; offer, withdrawal, answer and
-/// end; want and its revocation. Each is sent once for what was received before.
+/// Messages of one partition that an actor may have pending at once: start, drain, fence and report; offer,
+/// withdrawal, answer and end; want and its revocation. Each is sent once, in response to an earlier one.
 const MESSAGES_PER_PARTITION_MAX: usize = 8;
-/// Partitions of one mapping on one node: five times what a broker is told to hold with all of its topics.
+/// Partitions of one mapping on one node: five times the recommended maximum of a broker with all of its topics.
 const PARTITIONS_MAX: usize = 20_000;
 
-/// Mailbox capacity of every actor of the dataplane; nothing is allocated for it.
+/// Mailbox capacity of every actor of the dataplane. No memory is allocated for it in advance.
 pub const MAILBOX_MESSAGES_MAX: usize = MESSAGES_PER_PARTITION_MAX * PARTITIONS_MAX;
 
-/// One edge of the actor graph.
+/// Edge of the actor graph.
 pub struct Outbox<A: Actor> {
     to: Addr<A>,
 }
 
 impl<A: Actor> Outbox<A> {
-    /// An edge to `to`.
+    /// Creates an edge to `to`.
     pub fn new(to: Addr<A>) -> Self {
         Self { to }
     }
 
-    /// Sends, or says that the receiver has ended. A full mailbox is counted and the message still goes: losing an
-    /// outcome would be worse than an overlong queue.
+    /// Sends a message. Returns an error if the receiver has ended. If the mailbox is full, that is counted and the
+    /// message is sent anyway: a lost outcome would be worse than an overlong mailbox.
     pub fn send<M>(&self, message: M) -> Result<(), ReceiverClosed>
     where
         M: Message + Send + 'static,
@@ -37,17 +37,17 @@ impl<A: Actor> Outbox<A> {
         deliver_or_force(self.to.try_send(message), |message| self.to.do_send(message))
     }
 
-    /// The address, for those who must be given one.
+    /// Address of the receiver, for passing on.
     pub fn address(&self) -> &Addr<A> {
         &self.to
     }
 }
 
-/// The receiver has ended.
+/// Error of a send to a receiver that has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ReceiverClosed;
 
-/// [`Outbox::send`] for a receiver known by its message alone.
+/// Variant of [`Outbox::send`] for a receiver known only by its message type.
 pub fn post<M>(to: &Recipient<M>, message: M) -> Result<(), ReceiverClosed>
 where
     M: Message + Send + 'static,

@@ -1,14 +1,14 @@
-//! A task that ends with its owner. `actix_rt::spawn` leaves a task to itself: one that waits for what never comes outlives
-//! everybody who knew of it, with all that it holds.
+//! Task that ends with its owner. `actix_rt::spawn` detaches its task. A detached task that waits for an event that
+//! never occurs outlives its creator, with everything it holds.
 
 use tokio::task::JoinHandle;
 
-/// A task of this thread, broken off when this is dropped.
+/// Task on the current thread, aborted when this is dropped.
 #[must_use = "a task that nobody owns is broken off at once"]
 pub struct OwnedTask(JoinHandle<()>);
 
 impl OwnedTask {
-    /// Runs `task` on this arbiter for as long as the owner lives, at most.
+    /// Runs `task` on the current arbiter until it completes or the owner is dropped.
     pub fn spawn(task: impl Future<Output = ()> + 'static) -> Self {
         Self(actix_rt::spawn(task))
     }

@@ -1,30 +1,30 @@
-//! The thread that a consumer, its invocations and its mapping's committer live on: where there is least, over the whole node.
+//! Assignment of consumers, their invocations and their mapping's committer to the node's least loaded threads.
 
 use std::sync::Arc;
 
 use actix_rt::{Arbiter, ArbiterHandle};
 use parking_lot::Mutex;
 
-/// The node's arbiters: data (fetch, partitions, batchers, committers) and invokers. `SigV4` hashes a full payload for
-/// milliseconds inside a poll, so invokers never share a thread with what must not wait.
+/// Arbiters of the node: data (fetch, partitions, batchers, committers) and invokers. `SigV4` hashes a full payload
+/// for milliseconds within a poll, so invokers never share a thread with latency-sensitive work.
 pub struct Placement {
     data: Vec<Arbiter>,
     invokers: Vec<Arbiter>,
     loads: Arc<Mutex<LoadTable>>,
 }
 
-/// The kinds of work that take a place on a data arbiter.
+/// Kind of work that occupies a seat on a data arbiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeatKind {
-    /// A consumer: fetching, inflating, cutting, writing payloads, signing the small ones.
+    /// Consumer: fetches, decompresses, forms partition batches, writes payloads and signs the small ones.
     Consumer,
-    /// The committer of a mapping: one request and its answer for many batches.
+    /// Committer of a mapping: one request and one response for many batches.
     Committer,
 }
 
 impl SeatKind {
-    /// The load on its thread, against the others. Of the processor time of an invocation of one record about a quarter
-    /// goes into its commit; the larger the batches, the less.
+    /// Returns the relative load on the thread. About a quarter of the processor time of an invocation with one
+    /// record is spent on its commit. The larger the batches, the less.
     const fn weight(self) -> u64 {
         match self {
             Self::Consumer => 4,
@@ -33,7 +33,7 @@ impl SeatKind {
     }
 }
 
-/// A place on a data arbiter, free again when this is dropped.
+/// Seat on a data arbiter, vacated when dropped.
 #[must_use = "a seat that is dropped is free again"]
 pub struct ArbiterSeat {
     arbiter: usize,
@@ -42,7 +42,7 @@ pub struct ArbiterSeat {
 }
 
 impl ArbiterSeat {
-    /// On which data arbiter.
+    /// Index of the data arbiter.
     pub fn arbiter(&self) -> usize {
         self.arbiter
     }
@@ -55,7 +55,7 @@ impl Drop for ArbiterSeat {
 }
 
 impl Placement {
-    /// Threads for `cores` cores: half and half, at least one each.
+    /// Starts the threads for `cores` cores: half for data and half for invokers, at least one each.
     pub fn new(cores: usize) -> Self {
         let each = (cores / 2).max(1);
         let start = |_| Arbiter::new();
@@ -66,31 +66,31 @@ impl Placement {
         }
     }
 
-    /// A place on the data arbiter that carries least.
+    /// Takes a seat on the least loaded data arbiter.
     pub fn seat(&self, kind: SeatKind) -> ArbiterSeat {
         let arbiter = self.loads.lock().enter_lightest(kind);
         ArbiterSeat { arbiter, kind, loads: Arc::clone(&self.loads) }
     }
 
-    /// A place on data arbiter `arbiter`, whatever that carries.
+    /// Takes a seat on data arbiter `arbiter`, whatever its load.
     pub fn seat_at(&self, arbiter: usize, kind: SeatKind) -> ArbiterSeat {
         self.loads.lock().enter(arbiter, kind);
         ArbiterSeat { arbiter, kind, loads: Arc::clone(&self.loads) }
     }
 
-    /// The data arbiter number `index`, modulo their count.
+    /// Returns data arbiter `index`, modulo their number.
     pub fn data(&self, index: usize) -> ArbiterHandle {
         self.data[index % self.data.len()].handle()
     }
 
-    /// The invoker arbiter beside data arbiter `index`.
+    /// Returns the invoker arbiter paired with data arbiter `index`.
     pub fn invoker(&self, index: usize) -> ArbiterHandle {
         self.invokers[index % self.invokers.len()].handle()
     }
 }
 
 impl Drop for Placement {
-    /// Whoever has something on the arbiters holds this.
+    /// Stops the arbiters: everything that runs on them holds a reference to the placement.
     fn drop(&mut self) {
         for arbiter in self.data.iter().chain(&self.invokers) {
             arbiter.stop();
@@ -98,7 +98,7 @@ impl Drop for Placement {
     }
 }
 
-/// The weights on each data arbiter.
+/// Weights on each data arbiter.
 #[derive(Clone, Debug)]
 struct LoadTable {
     weights: Vec<u64>,
@@ -133,7 +133,8 @@ mod tests {
 
     const ARBITERS: usize = 8;
 
-    /// As a floor takes them: a committer where there is least, its first consumer beside it, further ones where there is least.
+    /// Seats as `MappingActors` takes them: a committer and its first consumer on the least loaded arbiter, each
+    /// further consumer on the least loaded one.
     struct SeatedActors {
         committer: usize,
         consumers: Vec<usize>,
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_mappings_are_spread_evenly_and_again_after_half_of_them_were_made_anew() {
+    fn thousand_mappings_stay_evenly_spread_after_replacement() {
         let mut table = LoadTable::new(ARBITERS);
         let mut seated: Vec<SeatedActors> = (0..1_000).map(|_| SeatedActors::enter(&mut table, 1)).collect();
         let judge = |seated: &[SeatedActors]| {
@@ -183,7 +184,7 @@ mod tests {
             assert!(spread(&counts(seated.iter().map(|seated| seated.committer))) <= 1);
         };
         judge(&seated);
-        // The worst half: all that four arbiters have.
+        // The worst half: everything on four of the arbiters.
         let (gone, kept): (Vec<_>, Vec<_>) = seated.into_iter().partition(|seated| seated.committer < 4);
         leave_all(gone, &mut table);
         seated = kept;
@@ -196,9 +197,10 @@ mod tests {
     }
 
     proptest! {
-        /// While mappings only come, no arbiter carries more than the largest seat beyond another; and every seat is given back.
+        /// While mappings are only added, the loads of two arbiters differ by at most a consumer and a committer.
+        /// In the end every seat is vacated.
         #[test]
-        fn no_arbiter_carries_much_more_than_another(sizes in prop::collection::vec(1usize..40, 1..60)) {
+        fn arbiter_loads_differ_by_two_seats_at_most(sizes in prop::collection::vec(1usize..40, 1..60)) {
             let mut table = LoadTable::new(ARBITERS);
             let mut seated = Vec::new();
             for consumers in sizes {
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_seat_is_free_again_when_it_is_dropped() {
+    async fn dropped_seat_is_vacated() {
         let placement = Placement::new(8);
         let first = placement.seat(SeatKind::Consumer);
         let second = placement.seat(SeatKind::Consumer);

@@ -1,13 +1,14 @@
-//! Tasks whose end somebody waits for: a panic in one is unwound by its runtime and nobody hears of it.
+//! Tasks whose result is awaited: a panic in one is otherwise unwound by its runtime without notice.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
 
-/// The outcome of `work`, or `None` when it panics: counted, and for the caller to answer with an error of its own.
+/// Returns the result of `work`, or `None` if it panics. The panic is counted, and the caller must report an error
+/// of its own.
 pub async fn outcome<T>(what: &'static str, work: impl Future<Output = T>) -> Option<T> {
-    // Nothing that the work has borrowed is looked at after its panic.
+    // Nothing that the work has borrowed is accessed after its panic.
     let ended = AssertUnwindSafe(work).catch_unwind().await;
     if ended.is_err() {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
@@ -21,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn liv_1_whoever_waits_for_a_task_hears_of_its_panic() {
+    fn liv_1_task_panic_is_reported_to_its_waiter() {
         let work = async {
             let odd: Option<u32> = [1u32, 3].into_iter().find(|number| number % 2 == 0);
             odd.expect("a panic, as it should be")

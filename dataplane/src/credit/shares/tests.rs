@@ -1,4 +1,4 @@
-//! The shares against a naive account of them.
+//! Tests of the shares against a naive model.
 
 use proptest::prelude::*;
 
@@ -14,12 +14,12 @@ fn over(bytes: usize, purpose: Overdraft) -> LeaseRequest {
     LeaseRequest { purpose: Some(purpose), ..plain(bytes) }
 }
 
-/// As much as there is, for new records.
+/// Request for new records that takes all available bytes.
 fn greedy(least: usize) -> LeaseRequest {
     LeaseRequest { least, most: usize::MAX, is_new: true, purpose: None }
 }
 
-/// The shares, and what their users hold and wait for.
+/// Shares, with the grants and the pending requests of their users.
 struct ShareUsers {
     shares: ByteShares,
     held: Vec<(ShareId, LeaseGrant)>,
@@ -47,7 +47,7 @@ impl ShareUsers {
         }
     }
 
-    /// Whether it is served at once.
+    /// Returns true if the request is served at once.
     fn ask(&mut self, share: ShareId, ask: LeaseRequest) -> bool {
         let (ticket, served) = self.shares.ask(share, ask, NOW);
         self.waiting.push((share, ticket, ask));
@@ -71,7 +71,7 @@ impl ShareUsers {
         self.held.iter().any(|(of, _)| *of == share) || self.waiting.iter().any(|(of, ..)| *of == share)
     }
 
-    /// MEM-1, and that nobody waits for what is there.
+    /// Checks MEM-1, and that no request waits for bytes that are free.
     fn check(&mut self) {
         let shares = &mut self.shares;
         let held: usize =
@@ -93,7 +93,7 @@ impl ShareUsers {
 }
 
 #[test]
-fn mem_1_liv_1_a_floor_is_there_whatever_one_mapping_holds() {
+fn mem_1_liv_1_floor_is_free_whatever_another_mapping_holds() {
     let mut users = ShareUsers::new(16 << 20);
     let (bad, good) = (users.open(), users.open());
     while users.ask(bad, greedy(64 * 1024)) {}
@@ -112,7 +112,7 @@ fn mem_1_liv_1_a_floor_is_there_whatever_one_mapping_holds() {
 }
 
 #[test]
-fn liv_1_a_mapping_that_comes_when_all_is_held_has_its_floor_at_once() {
+fn liv_1_new_mapping_has_its_floor_at_once() {
     let mut users = ShareUsers::new(16 << 20);
     let bad = users.open();
     while users.ask(bad, greedy(1)) {}
@@ -130,7 +130,7 @@ fn liv_1_a_mapping_that_comes_when_all_is_held_has_its_floor_at_once() {
 }
 
 #[test]
-fn liv_1_a_thousand_mappings_on_a_small_budget_all_have_something() {
+fn liv_1_thousand_mappings_share_a_small_budget() {
     let mut users = ShareUsers::new(16 << 20);
     let all: Vec<ShareId> = (0..1_000).map(|_| users.open()).collect();
     let floor = users.shares.floor_of(all[0]);
@@ -141,7 +141,7 @@ fn liv_1_a_thousand_mappings_on_a_small_budget_all_have_something() {
         assert!(users.ask(*share, plain(floor / 2)));
     }
     users.check();
-    // What is larger than a floor goes over the limit, each in its turn.
+    // Requests larger than a floor use overdrafts in turn.
     for share in &all {
         users.ask(*share, over(1 << 20, Overdraft::Payload));
     }
@@ -156,7 +156,7 @@ fn liv_1_a_thousand_mappings_on_a_small_budget_all_have_something() {
 }
 
 #[test]
-fn liv_1_what_is_large_stands_in_nobodys_way_and_is_not_passed_by_for_ever() {
+fn liv_1_large_request_neither_blocks_nor_starves() {
     let mut users = ShareUsers::new(100 << 20);
     let (small, large) = (users.open(), users.open());
     while users.ask(small, plain(4 << 20)) {}
@@ -165,7 +165,7 @@ fn liv_1_what_is_large_stands_in_nobodys_way_and_is_not_passed_by_for_ever() {
     assert!(!users.ask(large, plain(20 << 20)));
     let poorer = users.open();
     assert!(users.ask(poorer, plain(1 << 20)), "who holds less is not kept");
-    // It holds more than the other would: what comes back is kept for that one.
+    // `small` holds more than `large` would, so returned bytes are kept for `large`.
     for _ in 0..8 {
         assert!(users.shares.held_by(large) > 0 || !users.ask(small, plain(1 << 20)), "it overtakes");
         let at = users.held.iter().position(|(of, _)| *of == small).expect("it holds some");
@@ -176,7 +176,7 @@ fn liv_1_what_is_large_stands_in_nobodys_way_and_is_not_passed_by_for_ever() {
 }
 
 #[test]
-fn mem_1_what_is_over_the_limit_and_fits_again_is_over_it_no_longer() {
+fn mem_1_fitting_loan_becomes_a_regular_lease() {
     let mut users = ShareUsers::new(1_000);
     let share = users.shares.open(false).0;
     assert!(users.ask(share, plain(900)));
@@ -194,7 +194,7 @@ fn mem_1_what_is_over_the_limit_and_fits_again_is_over_it_no_longer() {
 }
 
 #[test]
-fn liv_1_a_loan_is_asked_back_by_who_waits_for_it_and_by_nobody_else() {
+fn liv_1_loan_is_asked_back_only_by_its_waiters() {
     let mut users = ShareUsers::new(16 << 20);
     let (bad, holder, waits) = (users.open(), users.open(), users.open());
     while users.ask(bad, plain(64 * 1024)) {}
@@ -217,7 +217,7 @@ fn liv_1_a_loan_is_asked_back_by_who_waits_for_it_and_by_nobody_else() {
 }
 
 #[test]
-fn liv_1_what_is_in_flight_over_the_limit_is_not_asked_back() {
+fn liv_1_overdraft_in_flight_is_not_asked_back() {
     for purpose in [Overdraft::Payload, Overdraft::Letter, Overdraft::Answer] {
         let mut users = ShareUsers::new(16 << 20);
         let (bad, holder, waits) = (users.open(), users.open(), users.open());
@@ -229,9 +229,9 @@ fn liv_1_what_is_in_flight_over_the_limit_is_not_asked_back() {
 }
 
 proptest! {
-    /// Mappings come and go while leases are out; whatever is asked, given back and given up: leases stay within the limit,
-    /// nobody waits for what is there, who asks for no more than its floor has it as soon as the others hold no more than
-    /// theirs, and in the end everybody was served.
+    /// Mappings come and go while leases are held. For any sequence of requests, returns and cancellations, leases
+    /// stay within the limit and no request waits for bytes that are free. A request within its floor is served as
+    /// soon as the other shares hold no more than theirs. In the end all requests are served.
     #[test]
     fn mem_1_liv_1_shares_of_mappings_that_come_and_go(
         limit in 500usize..5_000,
@@ -252,7 +252,7 @@ proptest! {
                 _ => {
                     let purpose = OVERDRAFTS.get(at % 8).copied();
                     let most = if is_new && purpose.is_none() { bytes * 3 } else { bytes };
-                    // What has no other way is never larger than all there is.
+                    // Without an overdraft a request is never larger than the limit.
                     let least = if purpose.is_none() { bytes.min(limit) } else { bytes };
                     users.ask(open[at % open.len()], LeaseRequest { least, most: most.max(least), is_new, purpose });
                 }
@@ -261,7 +261,7 @@ proptest! {
         }
         let floor = users.shares.floor;
         for share in open.clone() {
-            // The others give back what is above their floors; nobody who waits is in the way of a floor.
+            // The other shares return all above their floors. No waiting request may block a floor.
             while let Some(at) = users.held.iter().position(|(of, _)| {
                 *of == share || users.shares.shares.get(of).is_some_and(|other| other.held > floor)
             }) {

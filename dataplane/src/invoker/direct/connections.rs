@@ -1,4 +1,5 @@
-//! Keep-alive connections to one endpoint: as many as there were invocations at once in the last [`IDLE_MAX`].
+//! Pool of keep-alive connections to one endpoint. It holds as many as there were concurrent invocations in the
+//! last [`IDLE_MAX`].
 
 use std::io;
 use std::sync::Arc;
@@ -16,26 +17,27 @@ use super::gate::{GatedBody, GatedStream, SendGate};
 use super::idle::{IdleConnection, IdleConnections};
 use crate::keepalive;
 
-/// Time for name, TCP and TLS together.
+/// Timeout of name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// An idle connection this old is not used again: a server that closes at this very moment would lose the request.
+/// Age at which an idle connection is no longer reused: a request sent while the server is closing it would be
+/// lost.
 const IDLE_MAX: Duration = Duration::from_secs(15);
 const READY_WITHIN: Duration = Duration::from_secs(1);
-/// A server that says how long it keeps an idle connection is believed this much less: its close may be on its way.
+/// Deducted from the keep-alive time that a server announces: its close may already be on its way.
 const CLOSE_MARGIN: Duration = Duration::from_secs(1);
-/// A request's head and first bytes; payloads are written from where they lie.
+/// Size of hyper's buffer for a request's head and first bytes. Payloads are written from their own memory.
 const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-/// A connection that is ours until it is given back.
+/// Connection that one request holds until it is given back.
 pub(super) struct PooledConnection {
     pub(super) sender: SendRequest<GatedBody>,
-    /// Where its bytes leave.
+    /// Gate that every byte of the connection passes.
     pub(super) gate: Arc<SendGate>,
-    /// It has carried a request before: the server may have closed it meanwhile.
+    /// True if it has carried a request before: the server may have closed it in the meantime.
     pub(super) used: bool,
 }
 
-/// The connections to one endpoint.
+/// Pool of connections to one endpoint.
 pub(in crate::invoker) struct ConnectionPool {
     endpoint: EndpointUrl,
     tls: Option<(TlsConnector, ServerName<'static>)>,
@@ -48,10 +50,10 @@ impl ConnectionPool {
         Ok(Self { endpoint, tls, idle: Arc::default() })
     }
 
-    /// An idle connection, or a new one.
+    /// Returns an idle connection, or opens one.
     pub(super) async fn take(&self) -> io::Result<PooledConnection> {
         while let Some(mut idle) = self.idle.take() {
-            // One whose last request is still being written, though it is answered, is not waited for.
+            // The last request may still be being written although it has been answered. Do not wait for that.
             if tokio::time::timeout(READY_WITHIN, idle.sender.ready()).await.is_ok_and(|ready| ready.is_ok())
             {
                 return Ok(PooledConnection { sender: idle.sender, gate: idle.gate, used: true });
@@ -60,7 +62,7 @@ impl ConnectionPool {
         self.open().await
     }
 
-    /// A new connection.
+    /// Opens a connection.
     pub(super) async fn open(&self) -> io::Result<PooledConnection> {
         let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.dial()).await;
         let (sender, gate) = opened.unwrap_or_else(|_| {
@@ -70,7 +72,8 @@ impl ConnectionPool {
         Ok(PooledConnection { sender, gate, used: false })
     }
 
-    /// Takes a connection back whose answer was read to its end; `kept_open` is what the server says of how long it keeps it.
+    /// Returns a connection to the pool once its response has been read to the end. `kept_open` is the keep-alive
+    /// time that the server announced.
     pub(super) fn give_back(&self, connection: PooledConnection, kept_open: Option<Duration>) {
         let PooledConnection { sender, gate, .. } = connection;
         if !gate.rest() || sender.is_closed() {
@@ -82,7 +85,7 @@ impl ConnectionPool {
         }
     }
 
-    /// How many idle ones are still open.
+    /// Number of idle connections that are still open.
     #[cfg(test)]
     pub(super) fn idle_open(&self) -> usize {
         self.idle.open()
@@ -113,7 +116,7 @@ where
     let mut builder = http1::Builder::new();
     builder.max_buf_size(READ_BUFFER_BYTES_MAX);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    // Ends when the sender is dropped or the server closes; what it met there, the request's own error says.
+    // Ends when the sender is dropped or the server closes. Its error is also the error of the request.
     tokio::spawn(async move {
         let _ = connection.await;
     });

@@ -1,4 +1,4 @@
-//! AWS credentials, kept until shortly before they end.
+//! Cache of AWS credentials, refreshed shortly before they expire.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,16 +7,16 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use parking_lot::Mutex;
 
-/// Asked anew this long before they end.
+/// Time before expiry at which credentials are refreshed.
 const REFRESH_BEFORE_END: Duration = Duration::from_mins(5);
-/// Not sent any more when they end within this time.
+/// Credentials that expire within this time are not used.
 const USELESS_BEFORE_END: Duration = Duration::from_secs(10);
 
-/// A provider and what it said last.
+/// Credentials provider and its last result.
 pub(super) struct KeptCredentials {
     provider: SharedCredentialsProvider,
     kept: Mutex<Option<Credentials>>,
-    /// One question at a time: the provider may be a rate-limited metadata service.
+    /// Serialises refreshes: the provider may be a rate-limited metadata service.
     asking: tokio::sync::Mutex<()>,
 }
 
@@ -25,12 +25,12 @@ impl KeptCredentials {
         Self { provider, kept: Mutex::new(None), asking: tokio::sync::Mutex::new(()) }
     }
 
-    /// What is kept, when it lasts; nobody waits for this.
+    /// Returns the cached credentials without waiting, unless they are due for a refresh.
     pub(super) fn lasting(&self, now: SystemTime) -> Option<Credentials> {
         self.kept.lock().clone().filter(|kept| lasts(kept, now, REFRESH_BEFORE_END))
     }
 
-    /// Credentials that can be sent.
+    /// Returns usable credentials, refreshing them if necessary.
     pub(super) async fn get(&self) -> Result<Credentials, CredentialsError> {
         let _alone = self.asking.lock().await;
         let now = SystemTime::now();
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lasting_ones_are_asked_for_once() {
+    async fn long_lived_credentials_are_requested_once() {
         let (kept, asked) = kept(1, Duration::from_hours(1));
         assert!(kept.lasting(SystemTime::now()).is_none());
         for _ in 0..3 {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ending_ones_are_renewed_and_used_to_their_end_when_that_fails() {
+    async fn expiring_credentials_are_used_when_refresh_fails() {
         let (kept, asked) = kept(1, Duration::from_mins(1));
         for _ in 0..3 {
             assert_eq!(kept.get().await.expect("still good").access_key_id(), "AK1");

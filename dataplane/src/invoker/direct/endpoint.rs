@@ -1,4 +1,4 @@
-//! Where Lambda is: AWS's own rules, read once.
+//! Lambda endpoint, resolved once by AWS's own rules.
 
 use std::sync::Arc;
 
@@ -8,26 +8,26 @@ use aws_types::service_config::ServiceConfigKey;
 use http::Uri;
 use thiserror::Error;
 
-/// An endpoint that cannot be used.
+/// Error for an endpoint that cannot be used.
 #[derive(Debug, Error)]
 pub enum EndpointError {
-    /// AWS's rules refuse it.
+    /// AWS's rules yield no endpoint.
     #[error("no Lambda endpoint follows from the AWS configuration")]
     Unresolved(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It is not `http://host` or `https://host`.
+    /// Not of the form `http://host` or `https://host`.
     #[error("the Lambda endpoint `{0}` is no http or https URL: check AWS_ENDPOINT_URL_LAMBDA")]
     NotHttp(String),
 }
 
-/// Scheme, authority and base path.
+/// Scheme, authority and base path of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::invoker) struct EndpointUrl {
     pub(super) tls: bool,
     pub(super) host: Arc<str>,
     pub(super) port: u16,
-    /// As the `Host` header has it: the port only where it is not the scheme's own.
+    /// Value of the `Host` header. It has a port only if that is not the scheme's default.
     pub(super) authority: String,
-    /// Without slash at its end.
+    /// Base path without a trailing slash.
     pub(super) base_path: String,
 }
 
@@ -49,7 +49,8 @@ impl EndpointUrl {
         Ok(Self { tls, host, port, authority, base_path })
     }
 
-    /// From `AWS_ENDPOINT_URL_LAMBDA`, `AWS_ENDPOINT_URL`, the profile, or the region's own.
+    /// Resolves the endpoint from `AWS_ENDPOINT_URL_LAMBDA`, `AWS_ENDPOINT_URL`, the profile, or the region's
+    /// default.
     pub(super) async fn resolve(shared: &SdkConfig) -> Result<Self, EndpointError> {
         let params = Params::builder()
             .set_region(shared.region().map(ToString::to_string))
@@ -64,7 +65,8 @@ impl EndpointUrl {
     }
 }
 
-/// The service's own setting goes before the one for all services, as in every SDK.
+/// Returns the configured endpoint. The service's own setting takes precedence over the global one, as in every
+/// SDK.
 fn configured(shared: &SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder()
         .service_id("Lambda")
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_region_has_its_own_endpoint_unless_one_is_named() {
+    async fn endpoint_defaults_to_the_regions_own() {
         let config = SdkConfig::builder().region(Region::new("eu-west-1")).build();
         let own = EndpointUrl::resolve(&config).await.expect("resolves");
         assert_eq!((own.tls, &*own.authority), (true, "lambda.eu-west-1.amazonaws.com"));

@@ -1,4 +1,5 @@
-//! One wire attempt. A request goes out on a second connection only when it is proven that no byte of it has left on the first.
+//! A single wire attempt. A request is sent on a second connection only if provably no byte of it has left on the
+//! first.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,21 +18,21 @@ use crate::invoker::outcome;
 use crate::invoker::permit::SendPermit;
 use crate::invoker::port::ANSWER_BYTES_MAX;
 
-/// Why there is no answer.
+/// Reason for the absence of a response.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(in crate::invoker) enum WireError {
     /// No byte of the request has left.
     #[error("{0}")]
     NotSent(String),
-    /// Nor has the whole of it here: it was not allowed to.
+    /// The request did not leave as a whole, because its permit was refused.
     #[error("the consumer group's lease ran out before the invocation was sent")]
     Withheld,
-    /// Some of it has, and nobody will tell what became of it.
+    /// Part of the request has left, so its outcome is unknown.
     #[error("{0}")]
     Lost(String),
 }
 
-/// An answer, with what was kept of its body.
+/// Response with the retained part of its body.
 #[derive(Debug)]
 pub(in crate::invoker) struct WireAnswer {
     pub(in crate::invoker) status: u16,
@@ -40,21 +41,22 @@ pub(in crate::invoker) struct WireAnswer {
 }
 
 enum ExchangeRefusal {
-    /// The connection is to blame: another may carry the request.
+    /// The connection was stale. The request may be sent on another one.
     Stale(String),
     Final(WireError),
 }
 
-/// What an exchange needs beside its request.
+/// Permit and response memory of an exchange.
 #[derive(Clone, Copy)]
 pub(in crate::invoker) struct ExchangeTerms<'t> {
-    /// To be begun before the first byte, and to hold up to the last.
+    /// Permit: [`SendPermit::begin`] precedes the first byte, and the lease must hold until the last.
     pub(in crate::invoker) permit: &'t SendPermit,
-    /// What of the answer is kept.
+    /// Memory for the retained part of the response.
     pub(in crate::invoker) answer_room: &'t AnswerRoom,
 }
 
-/// Sends what `request` makes: once, or once more where a connection that had been idle took nothing of it.
+/// Sends the request that `request` builds. Sends it a second time if a previously used connection took no byte of
+/// it.
 pub(in crate::invoker) async fn exchange(
     connections: &ConnectionPool,
     terms: ExchangeTerms<'_>,
@@ -92,7 +94,8 @@ async fn send(
     }
 }
 
-/// The gate alone says how much has left: hyper hands a request back for other reasons, too.
+/// Classifies a failed send. Only the gate knows how much has left: hyper hands a request back for other reasons,
+/// too.
 fn refused(connection: &PooledConnection, why: &str) -> ExchangeRefusal {
     match connection.gate.refusal() {
         Some(UnsentProof::NoLease) => ExchangeRefusal::Final(WireError::Withheld),
@@ -134,14 +137,14 @@ struct KeptBody {
 
 enum BodyEnd {
     Whole,
-    /// It goes on behind the longest that is read.
+    /// The body exceeds the longest that is read.
     TooLong,
-    /// The connection broke, and this is how.
+    /// The connection broke, for this reason.
     BrokenOff(String),
 }
 
-/// Keeps up to the limit, and reads up to the longest that there is: what goes on behind it is an answer all the same, for the
-/// function has ended, but nothing more is heard over that connection.
+/// Reads a response body. Retains bytes up to the limit of `room` and reads up to [`ANSWER_BYTES_MAX`]. A longer
+/// body is still a valid response, because the function has ended, but its connection is not reused.
 async fn keep(mut body: Incoming, room: &AnswerRoom) -> KeptBody {
     let (mut kept, mut read) = (AnswerBuffer::new(room, body.size_hint().exact()), 0);
     while let Some(frame) = body.frame().await {
@@ -162,7 +165,7 @@ async fn keep(mut body: Incoming, room: &AnswerRoom) -> KeptBody {
     KeptBody { bytes: kept.finish(), end: BodyEnd::Whole }
 }
 
-/// `Keep-Alive: timeout=5`: how long the server keeps the connection when nothing is said on it.
+/// Parses `Keep-Alive: timeout=5`: the time for which the server keeps an idle connection open.
 fn kept_open(headers: &HeaderMap) -> Option<Duration> {
     let said = headers.get("keep-alive")?.to_str().ok()?;
     let seconds = said.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;

@@ -1,5 +1,6 @@
-//! A connection's socket, watched where bytes leave it. Here the lease is looked at, with nothing left to wait for; here it is
-//! known how much of a request has left: none, some, all; and here a server that closes early is still heard out.
+//! Gate on a connection's socket, where bytes leave the process. The lease is checked here, with nothing left to
+//! wait for. The gate records how much of a request has left: none, some or all. It also lets the response of a
+//! server that closes early still be read.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,15 +22,16 @@ use tokio::time::{Instant, Sleep};
 use crate::invoker::permit::SendPermit;
 use crate::runtime::clock;
 
-/// How often a request that the peer does not take is looked at: the lease may have ended.
+/// Interval of lease checks while the peer accepts no bytes.
 const LOOK_STALLED: Duration = Duration::from_millis(100);
 
-/// Proof that a request has not left as a whole, and why not. But for [`UnsentProof::NoLease`] no byte of it has.
+/// Proof that a request has not left as a whole, and the reason. Except with [`UnsentProof::NoLease`], no byte of
+/// it has left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum UnsentProof {
-    /// The lease ran out, before it or in its middle, or the permission was taken back.
+    /// The lease ended before or during the request, or the permit was revoked.
     NoLease,
-    /// The server has closed the connection, or said something, while it was idle.
+    /// The server closed the connection or sent bytes while it was idle.
     Stale,
     /// The connection broke.
     Broken(String),
@@ -37,47 +39,48 @@ pub(super) enum UnsentProof {
 
 #[derive(Debug, Default)]
 enum GateState {
-    /// No request: TLS may speak.
+    /// No request is in progress. TLS may write.
     #[default]
     Idle,
-    /// The first byte of a request has not left.
+    /// No byte of the request has left.
     Armed {
         request: PassingRequest,
         used: bool,
     },
-    /// Some of it has; what is written next is the rest of it.
+    /// Part of the request has left. Further writes are the rest of it.
     Sending(PassingRequest),
-    /// The kernel has all of it.
+    /// The kernel has accepted the whole request.
     Sent,
-    /// The server takes no more of it; what it said meanwhile is read.
+    /// The server accepts no more of the request. Writes are discarded, and its response is read.
     Deaf,
     Refused(UnsentProof),
 }
 
-/// A request whose end is not with the kernel.
+/// Request that the kernel has not accepted as a whole.
 #[derive(Debug)]
 struct PassingRequest {
     permit: SendPermit,
-    /// Nothing is left in its body: once all that was written is flushed, the kernel has all of it.
+    /// True once the body is exhausted. The kernel has the whole request after the next complete flush.
     is_taken: bool,
 }
 
-/// What whoever sends a request shares with its socket.
+/// State shared between the sender of a request and its socket.
 #[derive(Debug, Default)]
 pub(super) struct SendGate {
     state: Mutex<GateState>,
 }
 
 impl SendGate {
-    /// A request comes next, with the body that is returned. `used`: the connection has carried one before.
+    /// Announces the next request and returns its gated body. `used` is true if the connection has carried a
+    /// request before.
     pub(super) fn arm(self: &Arc<Self>, permit: &SendPermit, used: bool, body: Full<Bytes>) -> GatedBody {
         let request = PassingRequest { permit: permit.clone(), is_taken: body.is_end_stream() };
         *self.state.lock() = GateState::Armed { request, used };
         GatedBody { body, gate: Arc::clone(self) }
     }
 
-    /// The answer has been read. False when the connection carries no other request: what is left of one that was answered
-    /// early is not written either.
+    /// Ends the request once its response has been read. Returns false if the connection must not be reused: the
+    /// rest of a request that was answered early is never written.
     pub(super) fn rest(&self) -> bool {
         let mut state = self.state.lock();
         let is_sent = matches!(*state, GateState::Sent);
@@ -91,7 +94,8 @@ impl SendGate {
         is_sent
     }
 
-    /// Why the request has not left as a whole, if that is proven; from now on nothing of it will.
+    /// Returns the reason why the request has not left as a whole, if that is proven. From then on no byte of it
+    /// can leave.
     pub(super) fn refusal(&self) -> Option<UnsentProof> {
         let mut state = self.state.lock();
         if matches!(*state, GateState::Armed { .. }) {
@@ -107,7 +111,7 @@ impl SendGate {
         }
     }
 
-    /// All that was written is with the kernel.
+    /// Records that the kernel has accepted all written bytes.
     fn is_flushed(&self) {
         let mut state = self.state.lock();
         if matches!(&*state, GateState::Sending(request) if request.is_taken) {
@@ -116,8 +120,9 @@ impl SendGate {
     }
 }
 
-/// A request's body that tells the gate when its last byte is taken. It is in a buffer then, of HTTP's or of TLS; both flush the
-/// socket only when they are empty, and so the next flush says that the kernel has the whole request.
+/// Request body that notifies the gate when its last byte is taken. That byte is then in a buffer of HTTP or TLS.
+/// Both flush the socket only once their buffers are empty, so the next flush proves that the kernel has the whole
+/// request.
 pub(super) struct GatedBody {
     body: Full<Bytes>,
     gate: Arc<SendGate>,
@@ -148,11 +153,11 @@ impl Body for GatedBody {
     }
 }
 
-/// The socket. It stands below TLS: what it takes is with the kernel, and what it refuses is not.
+/// Socket below TLS. The kernel has every byte that it accepts, and no byte that it rejects.
 pub(super) struct GatedStream {
     tcp: TcpStream,
     gate: Arc<SendGate>,
-    /// Wakes whoever writes while the peer takes nothing.
+    /// Wakes the writer while the peer accepts no bytes.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -189,7 +194,7 @@ impl GatedStream {
             GateState::Sending(request) if !request.permit.is_good(clock::now()) => {
                 request.permit.did_not_send();
                 *state = GateState::Refused(UnsentProof::NoLease);
-                // What the kernel has not sent yet is forgotten when the socket closes, and the peer waits for nothing more.
+                // Reset on close (SO_LINGER 0): unsent bytes are discarded, and the peer does not wait for more.
                 let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
                 Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()))
             }
@@ -218,7 +223,7 @@ fn wake_after(sleep: &mut Option<Pin<Box<Sleep>>>, delay: Duration, cx: &mut Con
     }
 }
 
-/// The moment that counts (H1): between the look at the lease and the kernel there is nothing.
+/// Checks the permit and writes the first bytes. Nothing comes between the lease check and the kernel (H1).
 fn first_bytes(
     tcp: &mut TcpStream,
     permit: &SendPermit,
@@ -243,8 +248,8 @@ fn first_bytes(
     }
 }
 
-/// Whether the server has closed or spoken: on an idle connection both mean that it carries nothing more. The reactor may not
-/// have said so yet, so the kernel is asked.
+/// Returns true if the server has closed the connection or sent bytes. On an idle connection both mean that it
+/// carries no more requests. The reactor may not have seen it yet, so the kernel is asked.
 fn has_word(tcp: &TcpStream) -> bool {
     let peeked = SockRef::from(tcp).peek(&mut [MaybeUninit::uninit()]);
     !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)

@@ -1,5 +1,5 @@
-//! Connections that carry nothing at the moment, the youngest used first. A connection is used by the thread that dialled it
-//! alone: its socket wakes that thread and no other. Each thread closes its own in time, though nobody comes for them.
+//! Idle connections, reused last in, first out. A connection is used only by the thread that opened it, because its
+//! socket wakes only that thread. Each thread closes its own expired connections even if no request needs them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 
 use super::gate::{GatedBody, SendGate};
 
-/// Between two looks of a thread at its idle connections.
+/// Shortest interval between two cleanups of a thread's idle connections.
 const LOOK_EACH: Duration = Duration::from_secs(1);
 
-/// One, until it is taken or closed. Dropped, it closes.
+/// Idle connection. It closes when dropped.
 pub(super) struct IdleConnection {
     pub(super) sender: SendRequest<GatedBody>,
     pub(super) gate: Arc<SendGate>,
-    /// Not used any more from then on.
+    /// Time after which it is not reused.
     pub(super) until: Instant,
 }
 
@@ -28,14 +28,14 @@ impl IdleConnection {
     }
 }
 
-/// Those of all threads.
+/// Idle connections of all threads.
 #[derive(Default)]
 pub(super) struct IdleConnections {
     of_threads: Mutex<HashMap<ThreadId, Vec<IdleConnection>>>,
 }
 
 impl IdleConnections {
-    /// This thread's youngest that may still be used.
+    /// Takes the most recently used connection of the current thread that is still usable.
     pub(super) fn take(&self) -> Option<IdleConnection> {
         let mut of_threads = self.of_threads.lock();
         let ours = of_threads.get_mut(&thread::current().id())?;
@@ -43,7 +43,8 @@ impl IdleConnections {
         std::iter::from_fn(|| ours.pop()).find(|idle| idle.is_usable(now))
     }
 
-    /// Keeps one of this thread until it is taken, or its time is over. Call inside a runtime.
+    /// Keeps a connection of the current thread until it is taken or expires. Must be called within a Tokio
+    /// runtime.
     pub(super) fn keep(self: &Arc<Self>, connection: IdleConnection) {
         let here = thread::current().id();
         let is_first = {
@@ -58,7 +59,7 @@ impl IdleConnections {
         }
     }
 
-    /// Closes what a thread cannot use any more; the end of what is left, soonest first.
+    /// Closes the unusable connections of a thread. Returns the earliest expiry among the rest.
     fn close_unusable(&self, home: ThreadId) -> Option<Instant> {
         let mut of_threads = self.of_threads.lock();
         let ours = of_threads.get_mut(&home)?;
@@ -73,8 +74,8 @@ impl IdleConnections {
     }
 }
 
-/// The task of one thread that has idle connections. It ends with them, and they end with it: when its thread ends their sockets
-/// are nobody's.
+/// Cleanup task of one thread with idle connections. It ends with the last of them. If it ends with its thread, it
+/// drops them, because their sockets have no reactor.
 struct IdleCloser {
     idle: Arc<IdleConnections>,
     home: ThreadId,

@@ -1,5 +1,6 @@
-//! Invoke over hyper with a signature of our own: a fifth of the SDK's cost for a small batch. One keep-alive connection
-//! for each invocation in flight, one wire attempt each; the SDK's client stays the reference and a setting away.
+//! Invoke over hyper with a signer of its own, at a fifth of the SDK's cost for a small batch. Each invocation in
+//! flight has one keep-alive connection and makes one wire attempt. The SDK's client remains the reference and can
+//! be selected by a setting.
 
 pub(super) mod connections;
 mod credentials;
@@ -36,7 +37,7 @@ use super::outcome::InvokeResponse;
 use super::port::{FunctionFacts, FunctionPort, Invocation};
 use super::sdk::SdkPort;
 
-/// What a path segment keeps as it is; the rest is percent-encoded, as the SDK does.
+/// Characters that a path segment keeps. The rest is percent-encoded, as in the SDK.
 pub(super) const LABEL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const CONTENT: &str = "application/octet-stream";
 const AGENT: &str = concat!("lighterman/", env!("CARGO_PKG_VERSION"));
@@ -46,21 +47,21 @@ const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 const FUNCTION_ERROR: HeaderName = HeaderName::from_static("x-amz-function-error");
 const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 
-/// Why there is no port.
+/// Error on creation of a [`DirectPort`].
 #[derive(Debug, Error)]
 pub enum DirectError {
-    /// Where Lambda is, is not known.
+    /// The Lambda endpoint cannot be resolved.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     /// TLS cannot be set up.
     #[error("TLS to the Lambda endpoint cannot be set up: {0}")]
     Tls(#[from] io::Error),
-    /// Nothing provides credentials.
+    /// No credentials provider is configured.
     #[error("no AWS credentials provider is configured: set AWS_ACCESS_KEY_ID, AWS_PROFILE or a role")]
     NoCredentials,
 }
 
-/// The port. Cheap to clone.
+/// Function port over hyper. Cheap to clone.
 #[derive(Clone)]
 pub struct DirectPort {
     wire: Arc<DirectState>,
@@ -76,14 +77,14 @@ struct DirectState {
 }
 
 impl DirectPort {
-    /// From the environment's credential chain, region and endpoint: what the SDK would use.
+    /// Creates a port with the credential chain, region and endpoint of the environment, as the SDK resolves them.
     pub async fn from_environment(region: &str) -> Result<Self, DirectError> {
         let region = aws_config::Region::new(region.to_owned());
         let shared = aws_config::defaults(BehaviorVersion::latest()).region(region).load().await;
         Self::from_sdk(&shared).await
     }
 
-    /// Against `endpoint` with throw-away credentials: a local function host that checks none.
+    /// Creates a port to `endpoint` with dummy credentials, for a local function host that does not check them.
     pub async fn local(endpoint: &str, region: &str) -> Result<Self, DirectError> {
         let credentials = Credentials::new("local", "local", None, None, "local");
         let shared = SdkConfig::builder()
@@ -95,7 +96,7 @@ impl DirectPort {
         Self::from_sdk(&shared).await
     }
 
-    /// With what the SDK's configuration says.
+    /// Creates a port from the SDK's configuration.
     pub async fn from_sdk(shared: &SdkConfig) -> Result<Self, DirectError> {
         let endpoint = EndpointUrl::resolve(shared).await?;
         let provider = shared.credentials_provider().ok_or(DirectError::NoCredentials)?;
@@ -207,7 +208,7 @@ fn answer_of(status: u16, headers: &HeaderMap, body: Bytes) -> InvokeResponse {
     }
 }
 
-/// `YYYYMMDDTHHMMSSZ`.
+/// Formats `YYYYMMDDTHHMMSSZ`.
 fn stamp(now: SystemTime) -> String {
     let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let at = chrono::DateTime::from_timestamp(since_epoch.as_secs() as i64, 0).unwrap_or_default();

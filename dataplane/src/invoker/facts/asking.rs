@@ -1,4 +1,5 @@
-//! Asks for the functions' facts, in the book's order, and tells whoever watches one. One task, which ends with the last watch.
+//! Task that queries the facts of functions in the order of the [`QuestionBook`] and notifies their watchers. It
+//! ends with the last watch.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use crate::invoker::port::{FunctionFacts, FunctionPort};
 use crate::runtime::backoff::random;
 use crate::runtime::clock;
 
-/// Called with each answer, on the thread of the desk.
+/// Callback for each answer, called on the thread of the [`FactsDesk`] task.
 pub type FactsListener = Arc<dyn Fn(FunctionFacts) + Send + Sync>;
 
-/// One for a node; clones share it.
+/// Facts service of one node. Clones share it.
 #[derive(Clone)]
 pub struct FactsDesk {
     shared: Arc<AskingState>,
@@ -33,7 +34,7 @@ struct FunctionFiles {
     book: QuestionBook,
     functions: HashMap<Arc<str>, FunctionFile>,
     next_watch: u64,
-    /// The task runs.
+    /// Set while the task runs.
     attended: bool,
 }
 
@@ -42,7 +43,7 @@ struct FunctionFile {
     listeners: HashMap<u64, FactsListener>,
 }
 
-/// Somebody wants to know of a function, until this is dropped: invocations in flight hold it, too.
+/// Registered interest in a function, until dropped. Invocations in flight hold one, too.
 pub struct FunctionWatch {
     desk: FactsDesk,
     function: Arc<str>,
@@ -51,13 +52,14 @@ pub struct FunctionWatch {
 }
 
 impl FactsDesk {
-    /// A desk that asks through `port`.
+    /// Creates the service, with queries through `port`.
     pub fn new(port: Arc<dyn FunctionPort>) -> Self {
         let shared = AskingState { port, files: Mutex::default(), changed: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Watches `function`; `listener` hears each answer. Call on a thread that outlives all watches: it asks.
+    /// Watches `function` and calls `listener` with each answer. The task may start on the calling thread, so that
+    /// thread must outlive all watches.
     pub fn watch(&self, function: &Arc<str>, listener: FactsListener) -> FunctionWatch {
         let now = clock::now();
         let (id, timeout, attend) = {
@@ -144,7 +146,7 @@ impl FactsDesk {
     }
 }
 
-/// What is told counts for the timeout; a function that is gone leaves what it was.
+/// Applies an answer to the timeout. A missing function keeps its last known timeout.
 fn tell(timeout: &FunctionTimeout, facts: FunctionFacts, asked: Moment, now: Moment) {
     match facts {
         FunctionFacts::Known { timeout: known } => timeout.told(known, asked, now),
@@ -164,7 +166,7 @@ fn label(facts: FunctionFacts) -> &'static str {
     }
 }
 
-/// Answers for a question even when its task dies: it would be asked no more.
+/// Reports an answer even if its task panics. Without one the function would never be queried again.
 struct QuestionGuard {
     desk: FactsDesk,
     function: Arc<str>,
@@ -179,12 +181,13 @@ impl Drop for QuestionGuard {
 }
 
 impl FunctionWatch {
-    /// How long the function may run.
+    /// Timeout of the function.
     pub fn timeout(&self) -> &FunctionTimeout {
         &self.timeout
     }
 
-    /// What is known of the timeout may be wrong: an outcome is unknown, or an answer does not come. It is asked for soon.
+    /// Reports that the known timeout may be wrong, because an outcome is unknown or a reply is overdue. It is
+    /// queried soon.
     pub fn doubt(&self) {
         self.desk.doubt(&self.function);
     }

@@ -1,5 +1,6 @@
-//! What is known of the functions: how long each may run, which may change at any time. One book for a node: mappings with the
-//! same function ask once, and all of them together stay far below what Lambda's control plane takes of an account.
+//! Facts about functions: their timeouts, which may change at any time. A node has a single
+//! [`questions::QuestionBook`]. Mappings of the same function share its queries, and all of them together stay far
+//! below the account's limit at Lambda's control plane.
 
 pub mod asking;
 pub mod questions;

@@ -1,7 +1,7 @@
-//! When to ask for which function: whoever waits for an outcome first, then who was never told, then everybody once a minute;
-//! but one question in five goes to whoever has waited longest, so that no number of the first keeps the last from their turn.
-//! Lambda's control plane takes 15 calls a second of an account, all callers together: a node makes no more than 5.
-//! <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
+//! Schedule of control plane queries. Functions with a doubted timeout come first, then those never answered for,
+//! then all others once a minute. One query in five goes to the function that has been due longest, so that urgent
+//! ones cannot starve the rest. Lambda's control plane allows an account 15 calls a second over all callers; a node
+//! makes at most 5. <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use lighterman_proto::units::Moment;
 use crate::invoker::port::FunctionFacts;
 use crate::invoker::retry::{RetryPolicy, jittered};
 
-/// Between two questions of a node.
+/// Shortest interval between two queries of a node.
 pub const TURN: Duration = Duration::from_millis(200);
-/// After one that was throttled nobody asks for this long: others are above the limit with us.
+/// Pause of all queries after a throttled one: other callers of the account contribute to the limit.
 const THROTTLED_REST: Duration = Duration::from_secs(1);
-/// Between two questions for a function whose timeout is known.
+/// Interval between two queries for a function with a known timeout.
 pub const ROUTINE: Duration = Duration::from_secs(60);
-/// Between two for one that Lambda does not tell.
+/// Interval for a function whose configuration Lambda does not disclose.
 const UNTOLD: Duration = Duration::from_secs(300);
-/// Between two for one that does not exist.
+/// Interval for a function that does not exist.
 const MISSING: Duration = Duration::from_secs(5);
-/// Between two for one whose timeout is doubted, however often it is.
+/// Shortest interval for a function with a doubted timeout, however often it is doubted.
 const DOUBTED: Duration = Duration::from_secs(1);
-/// Waits after a question that was not answered.
+/// Backoff after a query without an answer.
 const AGAIN: RetryPolicy = RetryPolicy { base: Duration::from_secs(2), cap: ROUTINE };
 
-/// One question in so many goes to who has been due longest.
+/// One query in this many goes to the function that has been due longest.
 const LONGEST_DUE_EACH: u64 = 5;
 
-/// Who is asked for first: the order of the variants.
+/// Urgency of a query, highest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum QuestionUrgency {
     Doubted,
@@ -45,7 +45,7 @@ struct QuestionEntry {
     asked: Option<Moment>,
     asking: bool,
     told: bool,
-    /// Since when its timeout is doubted: cleared by the answer to what was asked then or later.
+    /// Time of the last doubt. An answer to a query made at or after it clears it.
     doubted: Option<Moment>,
     unanswered: u32,
 }
@@ -59,7 +59,8 @@ impl QuestionEntry {
         }
     }
 
-    /// A doubt is looked into soon, but what was not answered keeps its wait: asking faster is no answer either.
+    /// Brings the next query forward if the timeout is doubted. After unanswered queries the backoff stays in
+    /// force.
     fn hasten(&mut self, now: Moment) {
         if self.doubted.is_some() && self.unanswered == 0 {
             self.due = self.due.min(self.asked.map_or(now, |asked| now.max(asked + DOUBTED)));
@@ -67,33 +68,33 @@ impl QuestionEntry {
     }
 }
 
-/// What comes next.
+/// Next step of the schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextQuestion {
-    /// Ask for this function, now; the answer names when it was.
+    /// Query this function immediately.
     Ask {
-        /// Which one.
+        /// Function to query.
         function: Arc<str>,
-        /// Now.
+        /// Time of the query, which identifies its answer.
         asked: Moment,
     },
-    /// Nothing before then.
+    /// Nothing is due before this time.
     At(Moment),
-    /// Nothing until something is said.
+    /// Nothing is due until the book changes.
     Never,
 }
 
-/// The functions of a node's mappings.
+/// Functions of a node's mappings and their query schedule.
 #[derive(Debug, Default)]
 pub struct QuestionBook {
     entries: BTreeMap<Arc<str>, QuestionEntry>,
     next_turn: Moment,
-    /// Questions so far.
+    /// Number of queries so far.
     turns: u64,
 }
 
 impl QuestionBook {
-    /// One more wants to know of `function`.
+    /// Adds a watcher of `function`.
     pub fn watch(&mut self, function: &Arc<str>, now: Moment) {
         let fresh = QuestionEntry {
             watchers: 0,
@@ -107,7 +108,7 @@ impl QuestionBook {
         self.entries.entry(Arc::clone(function)).or_insert(fresh).watchers += 1;
     }
 
-    /// One less does; true when it was the last.
+    /// Removes a watcher. Returns true if it was the last one.
     pub fn unwatch(&mut self, function: &str) -> bool {
         let Some(entry) = self.entries.get_mut(function) else { return false };
         entry.watchers = entry.watchers.saturating_sub(1);
@@ -118,12 +119,12 @@ impl QuestionBook {
         is_last
     }
 
-    /// Whether nobody wants to know anything.
+    /// True if no function is watched.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// An outcome is unknown, or an answer does not come: what we know of its timeout may be wrong.
+    /// Records that the known timeout may be wrong, because an outcome is unknown or a reply is overdue.
     pub fn doubt(&mut self, function: &str, now: Moment) {
         if let Some(entry) = self.entries.get_mut(function) {
             entry.doubted = Some(now);
@@ -131,7 +132,7 @@ impl QuestionBook {
         }
     }
 
-    /// What to do now.
+    /// Returns the next step.
     pub fn next(&mut self, now: Moment) -> NextQuestion {
         let waiting = self.entries.iter().filter(|(_, entry)| !entry.asking);
         let due = waiting.clone().filter(|(_, entry)| entry.due <= now);
@@ -154,7 +155,8 @@ impl QuestionBook {
         NextQuestion::Ask { function: first, asked: now }
     }
 
-    /// The answer to what was asked at `asked`; false when nobody waits for it any more. `random` spreads what follows.
+    /// Records the answer to the query made at `asked`. Returns false if that query is no longer current. `random`
+    /// jitters the next one.
     pub fn answered(
         &mut self,
         function: &str,
@@ -183,7 +185,8 @@ impl QuestionBook {
     }
 }
 
-/// Between three quarters of the usual wait and all of it: mappings that began together do not ask together for ever.
+/// Jitters the usual interval between three quarters and the whole of it, so that mappings that started together
+/// spread out.
 fn wait_after(facts: FunctionFacts, random: u64) -> Duration {
     let usual = match facts {
         FunctionFacts::Known { .. } | FunctionFacts::Unanswered { .. } => ROUTINE,
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_is_asked_for_at_the_start_and_every_minute_once_for_all_of_its_mappings() {
+    fn mappings_of_one_function_share_its_queries() {
         let mut book = book_of(&["f", "f"]);
         assert_eq!(ask(&mut book, at(0)), "f");
         assert_eq!(book.next(at(5000)), NextQuestion::Never, "it is being asked for");
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubt_goes_before_all_others_and_stands_until_what_was_asked_after_it_is_answered() {
+    fn doubt_has_priority_until_later_query_is_answered() {
         let mut book = book_of(&["a", "b"]);
         for turn in 0..2 {
             let function = ask(&mut book, at(turn * 200));
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_answered_is_asked_again_with_growing_waits_and_not_told_is_not_for_ever() {
+    fn unanswered_queries_back_off_and_unknown_are_requeried() {
         let mut book = book_of(&["f"]);
         let (mut now, mut waits) = (at(0), Vec::new());
         for _ in 0..10 {
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn lim_1_a_thousand_functions_at_once_are_asked_for_at_five_a_second_and_slower_when_throttled() {
+    fn lim_1_queries_are_paced_and_slower_when_throttled() {
         let names: Vec<String> = (0..1000).map(|index| format!("f{index}")).collect();
         let mut book = book_of(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let (mut asked, mut now, mut throttled) = (0, at(0), 0);
@@ -297,12 +300,12 @@ mod tests {
     }
 
     #[test]
-    fn liv_1_nobody_waits_for_ever_behind_those_that_are_doubted_again_and_again() {
+    fn liv_1_repeated_doubts_do_not_starve_other_functions() {
         let names: Vec<String> = (0..20).map(|index| format!("f{index:02}")).collect();
         let mut book = book_of(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let (mut now, mut asked) = (at(0), BTreeMap::<String, u32>::new());
         while now < at(180_000) {
-            // Ten whose outcomes are unknown all the time, five that do not exist.
+            // Ten with constantly unknown outcomes, five that do not exist.
             (0..10).for_each(|index| book.doubt(&names[index], now));
             match book.next(now) {
                 NextQuestion::Ask { function, .. } => {
@@ -342,10 +345,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is said in whatever order: the pace holds, nobody is asked for twice at once, and once all is answered a
-        /// doubt is gone within its wait.
+        /// For any sequence of steps the pace holds and no function has two queries in flight. Once all are
+        /// answered, a doubt is cleared within its interval.
         #[test]
-        fn liv_1_every_doubt_is_looked_into(steps in proptest::collection::vec(step(), 1..200)) {
+        fn liv_1_every_doubt_is_resolved(steps in proptest::collection::vec(step(), 1..200)) {
             let mut book = QuestionBook::default();
             let (mut now, mut last, mut asking) = (0, None::<u64>, BTreeMap::<String, Moment>::new());
             let all = [MINUTE, FunctionFacts::Unknown, FunctionFacts::Missing, SILENCE];

@@ -1,5 +1,5 @@
-//! How long a function may run, as it was told from time to time. A larger value counts at once, also for what is in flight; a
-//! smaller one for what is sent from then on.
+//! Timeout of a function as observed over time. A larger value applies at once, also to invocations in flight. A
+//! smaller one applies only to invocations sent after it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use std::time::Duration;
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
-/// Lambda's own limit: what a function may run that does not tell.
+/// Lambda's maximum timeout, assumed for functions whose timeout is unknown.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-timeout.html>
 pub const RUN_MAX: Duration = Duration::from_secs(900);
-/// Changes kept; of older ones only the largest value.
+/// Number of changes kept. Older ones are merged into their largest value.
 const CHANGES_MAX: usize = 16;
 
-/// One function's; clones share it, on all threads.
+/// Timeout of one function. Clones share it across threads.
 #[derive(Clone, Debug)]
 pub struct FunctionTimeout {
     shared: Arc<TimeoutState>,
@@ -23,17 +23,17 @@ pub struct FunctionTimeout {
 
 #[derive(Debug)]
 struct TimeoutState {
-    /// Microseconds; what holds now.
+    /// Current value in microseconds.
     current: AtomicU64,
-    /// When it last changed: who was sent later need not look further.
+    /// Time of the last change. Invocations sent after it need no history.
     changed: AtomicU64,
-    /// When the question was asked that was answered last.
+    /// Send time of the latest query that was answered.
     confirmed: AtomicU64,
     history: Mutex<TimeoutHistory>,
 }
 
 impl FunctionTimeout {
-    /// `timeout` from `now` on.
+    /// Creates the timeout with an initial value that applies from `now`.
     pub fn new(timeout: Duration, now: Moment) -> Self {
         let shared = TimeoutState {
             current: AtomicU64::new(micros(timeout)),
@@ -44,14 +44,14 @@ impl FunctionTimeout {
         Self { shared: Arc::new(shared) }
     }
 
-    /// What holds for what is sent now.
+    /// Timeout that applies to an invocation sent at this moment.
     pub fn current(&self) -> Duration {
         Duration::from_micros(self.shared.current.load(Ordering::Acquire))
     }
 
-    /// The longest that an invocation may run which was sent at `sent_at`.
+    /// Returns the longest time for which an invocation sent at `sent_at` may run.
     pub fn longest_since(&self, sent_at: Moment) -> Duration {
-        // The value first: one that is newer than `changed` says would be shorter than what may have held.
+        // Load the value first. One newer than `changed` could be shorter than the timeout that applied before.
         let current = self.current();
         if self.shared.changed.load(Ordering::Acquire) < sent_at.as_micros() {
             return current;
@@ -59,16 +59,16 @@ impl FunctionTimeout {
         self.shared.history.lock().longest_since(sent_at)
     }
 
-    /// Whether a question has been answered that was asked at `moment` or later.
+    /// Returns true if a query made at or after `moment` has been answered.
     pub fn is_confirmed_since(&self, moment: Moment) -> bool {
         self.shared.confirmed.load(Ordering::Acquire) >= moment.as_micros().max(1)
     }
 
-    /// The answer of `now` to what was asked at `asked_at`.
+    /// Records the answer, received at `now`, to a query made at `asked_at`.
     pub fn told(&self, timeout: Duration, asked_at: Moment, now: Moment) {
         let mut history = self.shared.history.lock();
         if history.tell(timeout, now) {
-            // In this order: who sees the value that holds now must not take it for what held before.
+            // `changed` goes first: a reader of the new value must not take it for the one that applied before.
             self.shared.changed.store(now.as_micros(), Ordering::Release);
             self.shared.current.store(micros(timeout), Ordering::Release);
         }
@@ -80,19 +80,19 @@ fn micros(timeout: Duration) -> u64 {
     u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The values that were told, oldest first; the first stands for all before it.
+/// Observed values, oldest first. The first covers all earlier times.
 #[derive(Debug)]
 pub struct TimeoutHistory {
     told: VecDeque<(Moment, Duration)>,
 }
 
 impl TimeoutHistory {
-    /// `timeout` from `now` on.
+    /// Creates a history with an initial value that applies from `now`.
     pub fn new(timeout: Duration, now: Moment) -> Self {
         Self { told: VecDeque::from([(now, timeout)]) }
     }
 
-    /// Remembers a value; false when it is the one that holds already.
+    /// Records a value. Returns false if it equals the current one.
     pub fn tell(&mut self, timeout: Duration, now: Moment) -> bool {
         if self.told.back().is_some_and(|(_, last)| *last == timeout) {
             return false;
@@ -107,7 +107,8 @@ impl TimeoutHistory {
         true
     }
 
-    /// The largest value that held at `sent_at` or was told since: what was told a little later may have held already.
+    /// Returns the largest value in force at `sent_at` or recorded since. A value recorded shortly after may
+    /// already have been in force.
     pub fn longest_since(&self, sent_at: Moment) -> Duration {
         let first = self.told.iter().rposition(|(from, _)| *from < sent_at).unwrap_or(0);
         self.told.iter().skip(first).map(|(_, timeout)| *timeout).max().unwrap_or(RUN_MAX)
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_a_larger_value_counts_at_once_and_a_smaller_one_for_what_is_sent_from_then_on() {
+    fn own_1_increase_applies_at_once_decrease_to_later_invocations() {
         let timeout = FunctionTimeout::new(seconds(1), at(0));
         timeout.told(seconds(120), at(50), at(51));
         assert_eq!((timeout.current(), timeout.longest_since(at(40))), (seconds(120), seconds(120)));
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_confirms_what_was_doubted_before_it_was_asked_for() {
+    fn answer_confirms_doubts_raised_before_its_query() {
         let timeout = FunctionTimeout::new(seconds(1), at(1));
         assert!(!timeout.is_confirmed_since(Moment::default()));
         timeout.told(seconds(1), at(5), at(9));
@@ -148,9 +149,9 @@ mod tests {
     }
 
     proptest! {
-        /// However many changes there were: never less than the largest value that may have held.
+        /// However many changes there were, the result is never less than the largest value that may have applied.
         #[test]
-        fn what_is_forgotten_is_only_ever_taken_for_longer(
+        fn merged_history_never_shortens_the_timeout(
             changes in proptest::collection::vec((1u64..60, 1u64..900), 1..60),
             sent in 0u64..2000,
         ) {

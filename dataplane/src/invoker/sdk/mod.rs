@@ -1,6 +1,6 @@
-//! The AWS SDK's Lambda client as function port, against AWS or `AWS_ENDPOINT_URL_LAMBDA`. Its retries and its stalled
-//! stream protection are off: a second attempt that we do not know of would be a duplicate (aws-sdk-rust#1166). Invocations
-//! leave through a wire of our own.
+//! Function port on the AWS SDK's Lambda client, to AWS or `AWS_ENDPOINT_URL_LAMBDA`. Its retries and stalled
+//! stream protection are disabled: an unobserved second attempt would be a duplicate (aws-sdk-rust#1166).
+//! Invocations use the wire of the direct port.
 
 mod wire;
 
@@ -30,24 +30,24 @@ use super::port::{FunctionFacts, FunctionPort, Invocation};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The SDK's client, configured for exactly one wire attempt.
+/// SDK clients configured for exactly one wire attempt.
 #[derive(Clone)]
 pub struct SdkPort {
-    /// Asks: through the SDK's own HTTP client.
+    /// Client for configuration queries, with the SDK's own HTTP client.
     client: Client,
-    /// Invokes.
+    /// Client for invocations.
     invoking: Client,
 }
 
 impl SdkPort {
-    /// From the environment's credential chain, region and endpoint.
+    /// Creates a port with the credential chain, region and endpoint of the environment.
     pub async fn from_environment(region: &str) -> Self {
         let region = aws_sdk_lambda::config::Region::new(region.to_owned());
         let shared = aws_config::defaults(BehaviorVersion::latest()).region(region).load().await;
         Self::from_sdk(&shared)
     }
 
-    /// With what the SDK's configuration says.
+    /// Creates a port from the SDK's configuration.
     pub fn from_sdk(shared: &aws_config::SdkConfig) -> Self {
         let config = aws_sdk_lambda::config::Builder::from(shared)
             .retry_config(RetryConfig::disabled())
@@ -57,13 +57,13 @@ impl SdkPort {
     }
 
     fn with(config: aws_sdk_lambda::config::Builder) -> Self {
-        // How long to wait is the invoker's to say; the wire has a bound of its own for connecting.
+        // The invoker decides how long to wait, and the wire has its own connect timeout.
         let invoking =
             config.clone().http_client(WireClient::default()).timeout_config(TimeoutConfig::disabled());
         Self { client: Client::from_conf(config.build()), invoking: Client::from_conf(invoking.build()) }
     }
 
-    /// Against `endpoint` with throw-away credentials: a local function host that checks none.
+    /// Creates a port to `endpoint` with dummy credentials, for a local function host that does not check them.
     pub fn local(endpoint: &str, region: &str) -> Self {
         let credentials = aws_credential_types::Credentials::new("local", "local", None, None, "local");
         let config = aws_sdk_lambda::Config::builder()
@@ -114,8 +114,8 @@ impl FunctionPort for SdkPort {
     }
 }
 
-/// Lambda has answered, but not what we asked. What passes by itself is told apart from what a person decides: a permission, or
-/// an endpoint without this call.
+/// Classifies an error response to a configuration query. Transient errors are distinguished from those that only
+/// an operator can resolve: a missing permission, or an endpoint without this call.
 fn refused(is_missing: bool, raw: &HttpResponse) -> FunctionFacts {
     match raw.status().as_u16() {
         _ if is_missing => FunctionFacts::Missing,
@@ -164,7 +164,7 @@ fn answer_of(raw: &HttpResponse) -> InvokeResponse {
     }
 }
 
-/// Credentials that are not to be had, or what the wire says.
+/// Classifies a dispatch failure: missing credentials or an error of the wire.
 fn undispatched(failure: &DispatchFailure, permit: &SendPermit) -> InvokeResponse {
     let text = failure.as_connector_error().map_or_else(|| format!("{failure:?}"), |error| causes(error));
     let source = failure.as_connector_error().and_then(std::error::Error::source);

@@ -1,5 +1,5 @@
-//! The SDK's HTTP client, replaced by the wire of the direct port: sockets that stay alive while a function runs, one attempt,
-//! and the lease looked at where bytes leave. What the SDK does before (serialising, credentials, signing) it goes on doing.
+//! HTTP client of the SDK on the wire of the direct port: sockets with keepalive, one attempt, and lease checks
+//! where bytes leave. Serialisation, credentials and signing remain the SDK's.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::invoker::direct::endpoint::EndpointUrl;
 use crate::invoker::direct::exchange::{ExchangeTerms, WireAnswer, WireError, exchange};
 use crate::invoker::permit::SendPermit;
 
-/// Puts what an invocation is sent under beside its request, where the connector finds it.
+/// Interceptor that attaches the terms of an invocation to its request, where the connector finds them.
 #[derive(Clone, Debug)]
 pub(super) struct InvocationTerms {
     pub(super) permit: SendPermit,
@@ -50,10 +50,10 @@ impl Intercept for InvocationTerms {
     }
 }
 
-/// Client and connector in one; clones share connections.
+/// HTTP client and connector. Clones share connections.
 #[derive(Clone, Default)]
 pub(super) struct WireClient {
-    /// Those to the endpoint that was asked for last: a client of one service has one.
+    /// Pool of the endpoint used last. A client of one service has a single endpoint.
     connections: Arc<Mutex<Option<(String, Arc<ConnectionPool>)>>>,
 }
 
@@ -69,7 +69,7 @@ impl WireClient {
     }
 
     async fn send(self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
-        // Without them nothing would look at the lease before the first byte.
+        // Without the terms nothing would check the lease before the first byte.
         let set = request.extension::<InvocationTerms>().cloned().ok_or_else(|| {
             ConnectorError::user("a request without the terms of an invocation is not sent".into())
         })?;
@@ -99,7 +99,7 @@ impl HttpConnector for WireClient {
     }
 }
 
-/// A signed request as it can be made as often as it takes.
+/// Signed request that can be rebuilt for each connection.
 struct SendableRequest {
     origin: String,
     head: http::request::Parts,
@@ -109,7 +109,7 @@ struct SendableRequest {
 impl SendableRequest {
     async fn of(request: HttpRequest) -> Result<Self, BoxError> {
         let (mut head, body) = request.try_into_http1x()?.into_parts();
-        // A payload is one piece in memory: nothing is copied.
+        // A payload is contiguous in memory, so nothing is copied.
         let body = body.collect().await?.to_bytes();
         let missing = "a request without scheme and host";
         let (scheme, authority) =
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn own_1_what_has_no_permit_is_not_sent() {
+    async fn own_1_request_without_permit_is_not_sent() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", listener.local_addr().expect("address"));
         let dialled = Arc::new(AtomicU32::new(0));

@@ -1,4 +1,4 @@
-//! Answers that are long enough to be on the mapping's byte budget.
+//! Responses long enough to be charged to the mapping's byte budget.
 
 use actix::{Actor, Context, Handler, Recipient};
 use tokio::sync::mpsc;
@@ -15,7 +15,7 @@ use crate::invoker::invocation::{
 const LONG: usize = 300_000;
 const BUDGET: usize = 1_000_000;
 
-/// Answers with as much whitespace, with its length announced or without.
+/// Starts a server that responds with `LONG` bytes of whitespace, chunked or with `content-length`.
 async fn long_answer(is_chunked: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
@@ -40,7 +40,7 @@ async fn long_answer(is_chunked: bool) -> String {
 }
 
 #[tokio::test]
-async fn mem_1_a_long_answer_is_read_when_there_is_memory_for_it_and_held_on_the_budget() {
+async fn mem_1_long_answer_waits_for_budget_and_holds_it() {
     for is_chunked in [false, true] {
         let direct = DirectPort::from_sdk(&shared(&long_answer(is_chunked).await)).await.expect("a port");
         for of_sdk in [false, true] {
@@ -67,7 +67,7 @@ async fn mem_1_a_long_answer_is_read_when_there_is_memory_for_it_and_held_on_the
     }
 }
 
-/// Passes on what it is told.
+/// Forwards each received outcome.
 struct AnswerListener(mpsc::UnboundedSender<InvocationFinished>);
 
 impl Actor for AnswerListener {
@@ -98,7 +98,7 @@ fn invoke(budget: &MemoryBudget, slots: &Slots, reply: Recipient<InvocationFinis
 }
 
 #[actix::test]
-async fn mem_1_a_long_answer_stays_on_the_budget_until_the_batcher_has_judged_it() {
+async fn mem_1_long_answer_stays_charged_until_batcher_drops_it() {
     let port = DirectPort::from_sdk(&shared(&long_answer(false).await)).await.expect("a port");
     let function = InvokedFunction {
         name: Arc::from(FUNCTION),

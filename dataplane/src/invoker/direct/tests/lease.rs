@@ -1,11 +1,11 @@
-//! A lease that ends while something is waited for: nothing leaves, or not the whole.
+//! Leases that end during a wait: nothing leaves, or not the whole request.
 
 use super::*;
 use crate::invoker::facts::FunctionTimeout;
 use crate::invoker::invocation::{InvokedFunction, reply_within};
 use crate::invoker::patience::ReplyWait;
 
-/// Credentials that take longer than the lease holds.
+/// Provider of credentials that arrive after the lease has ended.
 #[derive(Debug)]
 struct SlowProvider {
     takes: Duration,
@@ -32,7 +32,7 @@ fn slow(url: &str, takes: Duration, lease: &OwnershipLease) -> SdkConfig {
 }
 
 #[tokio::test]
-async fn own_1_a_lease_that_ends_while_credentials_are_waited_for_lets_no_request_out() {
+async fn own_1_lease_ended_while_waiting_for_credentials_withholds_request() {
     let server = ScriptedServer::start(&[ServerAction::Answer(FINE)]).await;
     for of_sdk in [false, true] {
         let ours = lease(MINUTE);
@@ -46,7 +46,7 @@ async fn own_1_a_lease_that_ends_while_credentials_are_waited_for_lets_no_reques
     }
 }
 
-/// As the invoker waits.
+/// Waits for the reply as the invoker does.
 async fn waited(port: &dyn FunctionPort, asked: Invocation) -> InvokeResponse {
     let permit = asked.permit.clone();
     let function = InvokedFunction {
@@ -59,7 +59,7 @@ async fn waited(port: &dyn FunctionPort, asked: Invocation) -> InvokeResponse {
 }
 
 #[tokio::test]
-async fn own_1_waiting_for_credentials_or_a_connection_ends_with_the_lease() {
+async fn own_1_wait_for_credentials_or_connection_ends_with_lease() {
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = silent.local_addr().expect("address");
     let never = Duration::from_secs(3600);
@@ -78,8 +78,8 @@ async fn own_1_waiting_for_credentials_or_a_connection_ends_with_the_lease() {
 
 const LONG: usize = 8 * 1024 * 1024;
 
-/// Hears one request over a small window. The lease ends when it has read the head; the rest it reads when it is told to, up to
-/// the end that the client makes.
+/// Server with a small receive window that accepts one request. It ends the lease once it has read the head. It
+/// reads the rest on demand, until the client closes the connection.
 struct SlowServer {
     url: String,
     read_on: tokio::sync::oneshot::Sender<()>,
@@ -112,7 +112,7 @@ impl SlowServer {
         Self { url, read_on, body_bytes }
     }
 
-    /// Whether it ever has the whole body, and how the connection ended.
+    /// Returns the number of body bytes received, or the error that ended the connection.
     async fn ended(body_bytes: tokio::task::JoinHandle<io::Result<usize>>) -> io::Result<usize> {
         tokio::time::timeout(MINUTE, body_bytes).await.expect("the client ends it").expect("no panic")
     }
@@ -130,7 +130,7 @@ fn port_of(direct: &DirectPort, of_sdk: bool) -> &dyn FunctionPort {
 }
 
 #[tokio::test]
-async fn own_1_a_lease_that_ends_in_mid_request_lets_the_rest_of_it_not_out() {
+async fn own_1_lease_ended_mid_request_withholds_the_rest() {
     for of_sdk in [false, true] {
         let ours = lease(MINUTE);
         let SlowServer { url, read_on, body_bytes } = SlowServer::start(ours.clone());
@@ -150,7 +150,7 @@ async fn own_1_a_lease_that_ends_in_mid_request_lets_the_rest_of_it_not_out() {
 }
 
 #[tokio::test]
-async fn own_1_a_lease_that_ends_while_the_peer_takes_no_more_of_a_request_ends_the_wait() {
+async fn own_1_lease_ended_while_peer_stalls_ends_wait() {
     for of_sdk in [false, true] {
         let ours = lease(MINUTE);
         let SlowServer { url, read_on, body_bytes } = SlowServer::start(ours.clone());
@@ -165,7 +165,7 @@ async fn own_1_a_lease_that_ends_while_the_peer_takes_no_more_of_a_request_ends_
 }
 
 #[tokio::test]
-async fn own_1_what_has_left_as_a_whole_is_answered_though_the_lease_ends_and_its_connection_goes_on() {
+async fn own_1_request_sent_whole_is_answered_after_lease_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     let ours = lease(MINUTE);

@@ -1,4 +1,4 @@
-//! Against a scripted server.
+//! Tests of the direct port against a scripted server.
 
 mod answers;
 mod lease;
@@ -22,21 +22,21 @@ use crate::runtime::clock;
 
 const FUNCTION: &str = "arn:aws:lambda:eu-west-1:123456789012:function:boats:live";
 
-/// What the scripted server does with a request that it has read.
+/// Reaction of the scripted server to a request that it has read.
 #[derive(Clone, Copy)]
 enum ServerAction {
     Answer(&'static str),
-    /// Answers, and closes the connection without having said so.
+    /// Responds, and closes the connection without announcing it.
     AnswerAndClose(&'static str),
     Close,
     Hang,
-    /// Answers the head at once and resets the connection: the body is not read.
+    /// Responds as soon as it has read the head, and resets the connection without reading the body.
     RefuseUnread(&'static str),
 }
 
 const FINE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull";
 
-/// A request as it was on the wire.
+/// Request as it arrived on the wire.
 #[derive(Clone, Debug)]
 struct ReceivedRequest {
     line: String,
@@ -51,7 +51,7 @@ struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// Does with the n-th request what the script says; the last line for all that follow.
+    /// Starts a server that applies the n-th action to the n-th request, and the last action to all that follow.
     async fn start(script: &'static [ServerAction]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", listener.local_addr().expect("address"));
@@ -161,7 +161,7 @@ fn invocation() -> Invocation {
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Signs again what was heard, the headers that it says are signed.
+/// Signs a received request again, over the headers that it lists as signed.
 fn signed_again(heard: &ReceivedRequest) -> String {
     let authorization = &heard.headers["authorization"];
     let names = authorization.split("SignedHeaders=").nth(1).and_then(|rest| rest.split(',').next());
@@ -180,7 +180,7 @@ fn signed_again(heard: &ReceivedRequest) -> String {
 }
 
 #[tokio::test]
-async fn the_sdk_and_we_put_the_same_bytes_and_an_equal_signature_on_the_wire() {
+async fn sdk_and_direct_port_send_equal_requests() {
     let server = ScriptedServer::start(&[ServerAction::Answer(FINE)]).await;
     let sdk = SdkPort::from_sdk(&shared(&server.url));
     let (by_sdk, by_us) = (sdk.invoke(invocation()).await, server.port().await.invoke(invocation()).await);
@@ -196,7 +196,7 @@ async fn the_sdk_and_we_put_the_same_bytes_and_an_equal_signature_on_the_wire() 
 }
 
 #[tokio::test]
-async fn answers_are_what_the_headers_say() {
+async fn answers_are_parsed_from_headers() {
     let server = ScriptedServer::start(&[
         ServerAction::Answer(
             "HTTP/1.1 200 OK\r\nX-Amz-Function-Error: Unhandled\r\ncontent-length: 2\r\n\r\n{}",
@@ -221,7 +221,7 @@ async fn answers_are_what_the_headers_say() {
 }
 
 #[tokio::test]
-async fn alo_1_a_request_that_was_sent_is_never_sent_again() {
+async fn alo_1_sent_request_is_never_resent() {
     let server = ScriptedServer::start(&[ServerAction::Answer(FINE), ServerAction::Close]).await;
     let port = server.port().await;
     assert!(matches!(port.invoke(invocation()).await, InvokeResponse::Answer { status: 200, .. }));
@@ -231,14 +231,14 @@ async fn alo_1_a_request_that_was_sent_is_never_sent_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_server_closed_while_idle_is_replaced() {
+async fn connection_closed_by_server_while_idle_is_replaced() {
     let server = ScriptedServer::start(&[ServerAction::AnswerAndClose(FINE)]).await;
     let port = server.port().await;
     for turn in 1..=5 {
         let reply = port.invoke(invocation()).await;
         assert!(matches!(reply, InvokeResponse::Answer { status: 200, .. }), "{reply:?}");
         assert_eq!(server.heard().len(), turn);
-        // The close has to be seen before the next request: that is what idle means.
+        // Wait until the close is seen: only then is the connection closed while idle.
         while port.wire.connections.idle_open() > 0 {
             tokio::task::yield_now().await;
         }
@@ -246,7 +246,7 @@ async fn a_connection_that_the_server_closed_while_idle_is_replaced() {
 }
 
 #[tokio::test]
-async fn no_connection_is_not_sent_and_no_answer_is_lost() {
+async fn unconnected_is_not_sent_and_unanswered_is_lost() {
     let refused = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", refused.local_addr().expect("address"));
     drop(refused);
@@ -273,7 +273,7 @@ async fn no_connection_is_not_sent_and_no_answer_is_lost() {
 }
 
 #[tokio::test]
-async fn an_error_that_breaks_off_is_the_error_that_its_head_names_unless_only_the_body_would_have_said() {
+async fn truncated_error_response_is_classified_by_its_head() {
     const FAILED: &str =
         "HTTP/1.1 200 OK\r\nX-Amz-Function-Error: Unhandled\r\ncontent-length: 90\r\n\r\n{\"errorT";
     const THROTTLED: &str = "HTTP/1.1 429 Slow\r\nRetry-After: 3\r\ncontent-length: 90\r\n\r\n{\"Reason\":";
@@ -300,7 +300,7 @@ async fn an_error_that_breaks_off_is_the_error_that_its_head_names_unless_only_t
 }
 
 #[tokio::test]
-async fn mem_1_an_endless_answer_is_cut_and_is_an_answer() {
+async fn mem_1_endless_answer_is_truncated_and_delivered() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     tokio::spawn(async move {
@@ -317,7 +317,7 @@ async fn mem_1_an_endless_answer_is_cut_and_is_an_answer() {
 }
 
 #[tokio::test]
-async fn mem_1_of_an_answer_that_nobody_reads_little_is_kept_and_its_connection_goes_on() {
+async fn mem_1_unneeded_answer_is_truncated_and_connection_reused() {
     const LONG: usize = 300_000;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
@@ -341,7 +341,7 @@ async fn mem_1_of_an_answer_that_nobody_reads_little_is_kept_and_its_connection_
 }
 
 #[tokio::test]
-async fn a_payload_that_is_refused_before_it_is_read_is_too_large_and_not_lost() {
+async fn payload_rejected_unread_is_too_large_not_lost() {
     const REFUSAL: &str = "HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     let payload = Bytes::from(vec![b' '; 5 * 1024 * 1024]);
     for _ in 0..20 {
@@ -358,11 +358,11 @@ async fn a_payload_that_is_refused_before_it_is_read_is_too_large_and_not_lost()
 }
 
 #[tokio::test]
-async fn alo_1_what_a_closing_server_took_nothing_of_goes_over_another_connection() {
+async fn alo_1_request_untouched_by_closing_server_uses_another_connection() {
     let server = ScriptedServer::start(&[ServerAction::AnswerAndClose(FINE)]).await;
     let port = server.port().await;
     for turn in 1..=50 {
-        // The close is with the kernel by now or comes a little later; the reactor has not been asked for it.
+        // The kernel may already have the close or get it shortly. The reactor has not been polled for it.
         std::thread::sleep(Duration::from_millis(2));
         let reply = port.invoke(invocation()).await;
         assert!(matches!(reply, InvokeResponse::Answer { status: 200, .. }), "{turn}: {reply:?}");
@@ -371,7 +371,7 @@ async fn alo_1_what_a_closing_server_took_nothing_of_goes_over_another_connectio
 }
 
 #[tokio::test]
-async fn a_connection_is_not_used_longer_than_its_server_says_that_it_keeps_it() {
+async fn connection_is_not_reused_past_announced_keep_alive() {
     const SHORT: &str = "HTTP/1.1 200 OK\r\nkeep-alive: max=9, timeout=1\r\ncontent-length: 4\r\n\r\nnull";
     let server = ScriptedServer::start(&[ServerAction::Answer(SHORT)]).await;
     let port = server.port().await;
@@ -382,7 +382,7 @@ async fn a_connection_is_not_used_longer_than_its_server_says_that_it_keeps_it()
 }
 
 #[tokio::test]
-async fn a_connection_that_nobody_comes_for_is_closed_when_its_time_is_over() {
+async fn unused_idle_connection_is_closed_on_expiry() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     let closed = tokio::spawn(async move {
@@ -401,7 +401,7 @@ async fn a_connection_that_nobody_comes_for_is_closed_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn an_invocations_socket_stays_alive_while_the_function_runs_and_ends_when_its_peer_is_gone() {
+async fn invocation_socket_has_keepalive_and_user_timeout() {
     use rustix::net::sockopt;
 
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
