@@ -304,7 +304,9 @@ fn a_type_name_has_one_meaning() {
     let mut defined: BTreeMap<String, PathBuf> = BTreeMap::new();
     let sources = ["proto/src", "scaler/src", "dataplane/src", "loadtest/src"];
     let mut files = Vec::new();
-    sources.iter().for_each(|folder| rust_files(&root().join(folder), &mut files));
+    for folder in sources {
+        rust_files(&root().join(folder), &mut files);
+    }
     for path in files {
         let is_test = path.to_string_lossy().contains("tests");
         let text = if is_test { String::new() } else { production(&path) };
