@@ -1,9 +1,9 @@
-//! The files of a corpus, for the tests that go through it.
+//! Corpus files, for the tests that run them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The contents of `fuzz/corpus/SUBJECT` of the crate whose folder is `krate`, in the order of their names.
+/// Returns the contents of `fuzz/corpus/SUBJECT` in the crate folder `krate`, sorted by file name.
 pub(crate) fn seeds(krate: &str, subject: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(krate).join("fuzz/corpus").join(subject);
     let mut paths: Vec<PathBuf> =

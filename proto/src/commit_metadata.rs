@@ -1,61 +1,70 @@
-//! The text beside each committed offset: what the next owner of a partition must know to go on where this one stops.
+//! Metadata string committed with each offset: the progress that the partition's next owner needs to resume.
 //!
-//! ASCII, versioned, at most [`BYTES_MAX`] bytes (brokers allow 4096 unless `offset.metadata.max.bytes` says less), and
-//! readable in any tool that shows a group's offsets:
+//! ASCII, versioned, at most [`BYTES_MAX`] bytes (brokers allow 4096 unless `offset.metadata.max.bytes` sets
+//! less), and readable in any tool that shows a group's offsets:
 //!
 //! ```text
 //! lighterman/1 n=8 t=bGlnaHRlcm1hbi10ZXN0cw h=2166136261 e=7 p=100x3,1x7! f=1700000000123 r=2+40,5+1
 //! ```
 //!
-//! `n`: partitions at activation. `t`: the id of the topic whose offset this is, where its brokers have ids. `h`: which filters the pieces were cut under, when there are any. `e`: the last leader
-//! epoch among the records that the rest speaks of. `p`: pieces from the committed offset on, each its length in offsets (0
-//! for the last one: whatever comes), `x`, its attempts begun, and `!` when it has failed in a batch of its own. `f`: when
-//! the first failure was, in milliseconds since the epoch. `r`: what lies behind the committed offset and is resolved
-//! already, each a gap, `+` and a length. `s`: the partition's leader could not be asked where it begins; what ListOffsets is to
-//! be asked with (−2, or milliseconds since the epoch), and the offset says nothing. Fields after `n` are there when they say
-//! something; a field that is not known is skipped, so that a newer node's text is still read by an older one.
+//! - `n`: number of partitions at activation.
+//! - `t`: id of the topic that the offset belongs to, if its brokers assign ids.
+//! - `h`: fingerprint of the filters under which the pieces were formed, if there are filters.
+//! - `e`: last leader epoch among the records that the other fields describe.
+//! - `p`: pieces from the committed offset on. Each is its length in offsets (0 for a last piece of undecided
+//!   length), `x`, the number of attempts started, and `!` if it has failed in a batch of its own.
+//! - `f`: time of the first failure, in milliseconds since the epoch.
+//! - `r`: ranges after the committed offset that are resolved already, each a gap, `+` and a length.
+//! - `s`: set when the partition's leader could not be asked for its starting offset. It holds the timestamp for
+//!   ListOffsets (−2, or milliseconds since the epoch); the committed offset is then meaningless.
+//!
+//! Fields after `n` are present only when they carry information. A reader skips unknown fields, so that an older
+//! node can read a newer node's text.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
 
 use crate::topic_id::TopicId;
 
-/// Length of a text at most.
+/// Maximum length of a metadata text, in bytes.
 pub const BYTES_MAX: usize = 1024;
 
 const FORMAT: &str = "lighterman/1 ";
 
-/// What a commit says beside its offset.
+/// Contents of the metadata committed with an offset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommitMetadata {
-    /// How many partitions the topic had when the mapping's starting position was resolved; 0 while that is not known.
+    /// Number of partitions of the topic when the mapping's starting position was resolved; 0 while that is
+    /// unknown.
     pub partitions_at_activation: i32,
-    /// The topic whose offset stands beside this text. `None`: its brokers have no ids, or whoever wrote this did not keep them.
+    /// Topic that the committed offset belongs to. `None` if its brokers have no ids, or the writer did not keep
+    /// them.
     pub topic: Option<TopicId>,
-    /// How far the stretch behind the committed offset has come; `None` when nothing there has failed or is resolved.
+    /// Progress after the committed offset; `None` when nothing there has failed or is resolved.
     pub progress: Option<CommittedProgress>,
 }
 
-/// What happened behind the committed offset.
+/// Failures and resolved ranges after the committed offset.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommittedProgress {
-    /// How the failing stretch is divided, from the committed offset on, without gaps.
+    /// Pieces of the failing stretch, from the committed offset on, without gaps.
     pub pieces: Vec<ProgressPiece>,
-    /// The fingerprint of the filters that the pieces were cut under; 0 without filters. Under other filters a piece has other
-    /// records, and attempts say nothing of those that were not tried.
+    /// Fingerprint of the filters under which the pieces were formed; 0 without filters. Under other filters a
+    /// piece holds other records, and its attempt count does not apply to those.
     pub filters: u32,
-    /// The last leader epoch among the records that this speaks of: where a later one stands, the log was cut off since and
-    /// holds other records (KIP-101). `None` when it is not known.
+    /// Last leader epoch among the records described here. If the log has a later epoch there, it was truncated
+    /// since and holds other records (KIP-101). `None` when unknown.
     pub leader_epoch: Option<i32>,
-    /// When it failed first, in milliseconds since the Unix epoch.
+    /// Time of the first failure, in milliseconds since the Unix epoch.
     pub first_failure_ms: Option<i64>,
-    /// Ranges with a good outcome: offsets between the one before (at first: the committed offset) and this one, and the
-    /// offsets in it.
+    /// Resolved ranges as pairs of gap and length. The gap is the number of offsets since the end of the previous
+    /// range (for the first: since the committed offset).
     pub resolved: Vec<(u64, u64)>,
 }
 
 impl CommittedProgress {
-    /// How many offsets it speaks of, from the committed one on. A last piece without an end counts for nothing.
+    /// Returns the number of offsets described, from the committed one on. A last piece of undecided length counts
+    /// as 0.
     pub fn length(&self) -> u64 {
         let pieces = self.pieces.iter().map(|piece| piece.length).fold(0, u64::saturating_add);
         let resolved = self.resolved.iter().flat_map(|(gap, length)| [*gap, *length]);
@@ -63,23 +72,23 @@ impl CommittedProgress {
     }
 }
 
-/// A part of a batch that is tried by itself.
+/// Part of a batch that is retried on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProgressPiece {
-    /// Offsets, from the end of the piece before. 0 when its end was not decided: whatever comes, and nothing behind it.
+    /// Number of offsets, from the end of the previous piece. 0 for a last piece whose end was not decided.
     pub length: u64,
-    /// How many attempts have begun.
+    /// Number of attempts started.
     pub attempts: u32,
-    /// Whether it failed while no other partition's records were in the batch.
+    /// True if it failed in a batch without records of other partitions.
     pub alone: bool,
 }
 
 impl CommitMetadata {
-    /// The text; never longer than [`BYTES_MAX`].
+    /// Encodes the metadata as a text of at most [`BYTES_MAX`] bytes.
     ///
-    /// What does not fit is left out from the far end: resolved ranges first, which are then delivered once more, then
-    /// pieces, whose attempts are then counted anew. So is what would reach beyond the last offset there can be, or lies behind
-    /// a piece without an end. Empty ranges are left out too.
+    /// Entries that do not fit are dropped from the end. Resolved ranges are dropped first, and their records are
+    /// then delivered once more; then pieces, whose attempts are then counted from zero. Entries beyond the
+    /// largest possible offset, pieces after one of undecided length, and empty ranges are dropped too.
     pub fn encode(&self) -> String {
         let mut text = format!("{FORMAT}n={}", self.partitions_at_activation.max(0));
         if let Some(topic) = self.topic {
@@ -99,7 +108,8 @@ impl CommitMetadata {
         text
     }
 
-    /// Reads a text of ours; `None` for another program's, and for one that cannot have come from [`Self::encode`].
+    /// Parses a text. Returns `None` for another program's text, and for one that [`Self::encode`] cannot have
+    /// produced.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() > BYTES_MAX {
             return None;
@@ -134,19 +144,20 @@ impl CommitMetadata {
     }
 }
 
-/// `text` of [`CommitMetadata::encode`], saying that the offset beside it is still to be found: with this timestamp of
-/// ListOffsets.
+/// Marks the offset of a text from [`CommitMetadata::encode`] as unresolved. `timestamp` is the one to look it up
+/// with in ListOffsets.
 pub fn with_open_start(text: &str, timestamp: i64) -> String {
     format!("{text} s={timestamp}")
 }
 
-/// The timestamp that a text of ours says the offset is to be found with; `None` of one whose offset stands.
+/// Returns the ListOffsets timestamp of a text whose offset is still unresolved; `None` if the offset is resolved
+/// or the text is another program's.
 pub fn open_start(text: &str) -> Option<i64> {
     CommitMetadata::parse(text)?;
     signed(text.split(' ').find_map(|field| field.strip_prefix("s="))?)
 }
 
-/// Appends `name` and the items with commas between them, while they fit into `limit` bytes.
+/// Appends `name` and the items, separated by commas, while they fit into `limit` bytes.
 fn append_list(text: &mut String, name: &str, limit: usize, items: impl Iterator<Item = String>) {
     let mut before = name;
     for item in items {
@@ -159,7 +170,7 @@ fn append_list(text: &mut String, name: &str, limit: usize, items: impl Iterator
     }
 }
 
-/// The pieces as texts, as far as offsets reach.
+/// Formats the pieces up to the largest possible offset.
 fn pieces(progress: &CommittedProgress) -> impl Iterator<Item = String> {
     let mut reach = Some(0);
     progress.pieces.iter().map_while(move |piece| {
@@ -170,7 +181,7 @@ fn pieces(progress: &CommittedProgress) -> impl Iterator<Item = String> {
     })
 }
 
-/// The resolved ranges as texts, as far as offsets reach. An empty range widens the gap of the next.
+/// Formats the resolved ranges up to the largest possible offset. An empty range is merged into the next gap.
 fn resolved(progress: &CommittedProgress) -> impl Iterator<Item = String> {
     let (mut reach, mut end) = (Some(0), 0);
     let ranges = progress.resolved.iter().map_while(move |(gap, length)| {
@@ -180,14 +191,14 @@ fn resolved(progress: &CommittedProgress) -> impl Iterator<Item = String> {
     });
     ranges.filter(|(_, length)| *length > 0).map(move |(first, length)| {
         let mut text = String::new();
-        // Writing into a string cannot fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(text, "{}+{length}", first - end);
         end = first + length;
         text
     })
 }
 
-/// The sum, if it is an offset.
+/// Returns the sum if it is a valid offset.
 fn further(reach: u64, by: u64) -> Option<u64> {
     reach.checked_add(by).filter(|sum| i64::try_from(*sum).is_ok())
 }
@@ -196,7 +207,7 @@ fn within_offsets(mut lengths: impl Iterator<Item = u64>) -> Option<u64> {
     lengths.try_fold(0, further)
 }
 
-/// The items of a list; their number is bounded by the length of the text.
+/// Parses a comma-separated list. The text's length bounds the number of items.
 fn list<T>(value: &str, item: fn(&str) -> Option<T>) -> Option<Vec<T>> {
     value.split(',').map(item).collect()
 }
@@ -221,7 +232,7 @@ fn signed(text: &str) -> Option<i64> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// A number of digits alone: what `parse` accepts beside them is not ours.
+/// Parses a number of digits only. `parse` also accepts a `+` sign, which `encode` never writes.
 fn decimal<N: FromStr>(text: &str) -> Option<N> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

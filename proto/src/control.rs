@@ -1,45 +1,45 @@
-//! What scaler and dataplane say to each other: samples up, decisions down.
+//! Messages between scaler and dataplane: samples to the scaler, decisions back.
 
 use crate::ids::{ConsumerId, Epoch, TopicPartition};
 use crate::units::Moment;
 
-/// What one partition looked like at one moment.
+/// Sample of one partition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartitionSample {
-    /// Which partition.
+    /// Partition that was sampled.
     pub partition: TopicPartition,
-    /// Log end − committed, in records. `None`: the query failed; never to be read as zero.
+    /// Log end offset − committed offset, in records. `None` if the query failed; never treat it as zero.
     pub lag: Option<u64>,
-    /// Records that arrived in the log since the last sample; `None` when unknown.
+    /// Records appended to the log since the last sample; `None` if unknown.
     pub arrived: Option<u64>,
     /// Records resolved since the last sample.
     pub resolved: u64,
 }
 
-/// What one mapping looked like on this node at one moment.
+/// Sample of one mapping on this node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MappingSample {
-    /// When it was taken.
+    /// Time of the sample.
     pub at: Moment,
-    /// Every partition the member owns.
+    /// Samples of all partitions that the member owns.
     pub partitions: Vec<PartitionSample>,
     /// Invocations in flight.
     pub slots_in_use: u32,
-    /// Invocations allowed at once: five for each consumer, less while the function throttles.
+    /// Maximum concurrent invocations: five for each consumer, fewer while the function is throttled.
     pub slots_limit: u32,
     /// Invocations throttled since the last sample.
     pub throttled: u64,
-    /// Invocations answered since the last sample, throttles included.
+    /// Invocations that returned since the last sample, throttled ones included.
     pub answered: u64,
 }
 
-/// Where a partition is to be.
+/// Assignment of a partition to a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionAssignment {
-    /// Which partition.
+    /// Partition to assign.
     pub partition: TopicPartition,
-    /// Under which consumer.
+    /// Consumer that runs it.
     pub consumer: ConsumerId,
-    /// Under which ownership generation.
+    /// Ownership epoch of the assignment.
     pub epoch: Epoch,
 }

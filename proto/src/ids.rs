@@ -1,24 +1,24 @@
-//! Names of things, as types.
+//! Newtypes for offsets, partitions, epochs, consumers and mappings.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// A position in one partition's log. Kafka's offsets are dense in time, sparse in records: arithmetic here never
+/// Offset in a partition's log. Kafka assigns offsets densely, but a log may have gaps: arithmetic here never
 /// assumes that `offset + 1` holds a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Offset(pub i64);
 
 impl Offset {
-    /// The offset after this one: what Kafka stores in a commit.
+    /// Returns the next offset, which is the one that Kafka stores in a commit.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
-    /// Records between `self` and `end`, never negative.
+    /// Returns the number of offsets from `self` to `end`, never negative.
     #[must_use]
     pub const fn distance_to(self, end: Self) -> u64 {
         if end.0 > self.0 { (end.0 - self.0) as u64 } else { 0 }
@@ -31,29 +31,29 @@ impl fmt::Display for Offset {
     }
 }
 
-/// Offsets `first..end`; `end` is exclusive, as in a Kafka commit.
+/// Range of offsets `first..end`; `end` is exclusive, as in a Kafka commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OffsetRange {
-    /// First offset inside.
+    /// First offset of the range.
     pub first: Offset,
-    /// First offset behind.
+    /// First offset after the range.
     pub end: Offset,
 }
 
 impl OffsetRange {
-    /// True when nothing lies inside.
+    /// Returns true if the range is empty.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.end.0 <= self.first.0
     }
 
-    /// True when `offset` lies inside.
+    /// Returns true if `offset` is in the range.
     #[must_use]
     pub const fn contains(self, offset: Offset) -> bool {
         self.first.0 <= offset.0 && offset.0 < self.end.0
     }
 
-    /// What lies before `offset`, and the rest; `offset` lies inside or at an end.
+    /// Splits the range at `offset`, which is inside it or at one of its ends.
     #[must_use]
     pub const fn split_at(self, offset: Offset) -> (Self, Self) {
         (Self { first: self.first, end: offset }, Self { first: offset, end: self.end })
@@ -66,7 +66,7 @@ impl fmt::Display for OffsetRange {
     }
 }
 
-/// One partition of one topic.
+/// Partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TopicPartition {
     /// Topic name, 1–249 characters.
@@ -76,7 +76,7 @@ pub struct TopicPartition {
 }
 
 impl TopicPartition {
-    /// A partition of `topic`.
+    /// Creates a partition of `topic`.
     pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
         Self { topic: topic.into(), partition }
     }
@@ -88,13 +88,14 @@ impl fmt::Display for TopicPartition {
     }
 }
 
-/// Ownership generation of a partition inside one process. An effect that carries an older epoch changes nothing (OWN-1).
+/// Ownership generation of a partition within one process. An effect that carries an older epoch is ignored
+/// (OWN-1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// The epoch after this one.
+    /// Returns the next epoch.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
@@ -107,7 +108,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// A consumer of one mapping on one node: what the scaler adds and removes.
+/// Consumer of one mapping on one node; the unit that the scaler adds and removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ConsumerId(pub u32);
@@ -118,7 +119,7 @@ impl fmt::Display for ConsumerId {
     }
 }
 
-/// The UUID of an event source mapping.
+/// UUID of an event source mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MappingId(pub uuid::Uuid);

@@ -1,5 +1,5 @@
-//! Everything that crosses a wire: Kafka record batches, the Lambda event, the event source mapping API, and the
-//! ids and units they share. No I/O, no async, no clock.
+//! Wire formats: Kafka record batches, the Lambda event, the event source mapping API, and the ids and units they
+//! share. No I/O, no async, no clock.
 
 pub mod api;
 pub mod commit_metadata;

@@ -1,12 +1,14 @@
-//! What a function with `ReportBatchItemFailures` answers: which records of the batch it could not process.
+//! Partial batch response of a function with `ReportBatchItemFailures`: the records of the batch that it could not
+//! process.
 //!
-//! Shape: <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>. An item is named as
-//! `{"partition": "<topic>-<n>", "offset": 100}`, or as the string `<topic>-<n>-<offset>` of AWS's samples for share groups.
-//! What a function may answer when all is well, and what counts as no answer at all, was recorded from AWS with Kinesis.
+//! Shape: <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>. An item is identified by
+//! `{"partition": "<topic>-<n>", "offset": 100}`, or by the string `<topic>-<n>-<offset>` of AWS's samples for
+//! share groups. Responses that count as full success, and those that count as no response at all, were recorded
+//! from AWS with Kinesis.
 //!
-//! Read strictly, because a report that is misread as "all good" loses records: whatever is not understood is an error, and
-//! an error means that the whole batch failed. The bytes come from a tenant's function: no more than twice `items_max` items
-//! are ever held, nothing here recurses, and texts in errors are short.
+//! Parsing is strict, because a report misread as full success loses records. Anything unexpected is an error, and
+//! an error means that the whole batch failed. The bytes come from a tenant's function: at most twice `items_max`
+//! items are held, nothing here recurses, and texts in errors are short.
 
 use std::fmt;
 
@@ -15,45 +17,46 @@ use thiserror::Error;
 
 use crate::ids::Offset;
 
-/// A record that the function reports as failed.
+/// Record that the function reports as failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FailedItem {
-    /// Partition of the batch's topic.
+    /// Partition index in the batch's topic.
     pub partition: i32,
-    /// Offset in it; never negative. Whether the batch holds it is for the caller to check.
+    /// Offset in the partition, never negative. The caller must check that the batch holds it.
     pub offset: Offset,
 }
 
-/// Why an answer tells nothing about single records: the whole batch failed.
+/// Reason why a response identifies no single records, so that the whole batch failed.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ReplyError {
-    /// No JSON.
+    /// Response that is not JSON.
     #[error("the function's answer is not JSON: {0}; answer with {{\"batchItemFailures\": […]}}")]
     NotJson(String),
-    /// JSON, of another shape.
+    /// JSON of another shape.
     #[error("the function's answer is no partial batch response: {0}")]
     Shape(String),
-    /// An identifier that names no record of the batch's topic.
+    /// Identifier that matches no record of the batch's topic.
     #[error(
         "itemIdentifier `{given}` names no record of topic `{topic}`: \
          write {{\"partition\": \"{topic}-0\", \"offset\": 100}} or \"{topic}-0-100\""
     )]
     Identifier {
-        /// What was given; its beginning, when it is long.
+        /// Identifier as given, truncated if long.
         given: String,
-        /// The batch's topic.
+        /// Topic of the batch.
         topic: String,
     },
-    /// More items than the batch has records.
+    /// Response with more items than the batch has records.
     #[error("the function reports more than the {0} records of its batch as failed")]
     TooMany(usize),
 }
 
-/// Reads the answer to a batch of `topic` with at most `items_max` records: the failed ones, sorted, each once.
+/// Parses the response to a batch of `topic` with at most `items_max` records. Returns the failed records, sorted
+/// and deduplicated.
 ///
-/// All good: an empty body, `null`, `""`, `[]`, and any object in which `batchItemFailures` is absent, `null` or empty. Members
-/// that are not known are skipped, but one that is plainly meant to be `batchItemFailures` is an error. An offset is a JSON
-/// integer or a string of digits, as in the records of failure destinations.
+/// Full success is an empty body, `null`, `""`, `[]`, or any object in which `batchItemFailures` is absent, `null`
+/// or empty. Unknown members are skipped, but a misspelling of `batchItemFailures` is an error. An offset is a
+/// JSON integer or a string of digits, as in failure messages.
 pub fn failed_items(body: &[u8], topic: &str, items_max: usize) -> Result<Vec<FailedItem>, ReplyError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Vec::new());
@@ -70,24 +73,24 @@ pub fn failed_items(body: &[u8], topic: &str, items_max: usize) -> Result<Vec<Fa
     Err(if error.is_data() { ReplyError::Shape(text) } else { ReplyError::NotJson(text) })
 }
 
-/// The beginning of a text that an error may show, on one line.
+/// Returns the beginning of a text on one line, short enough for an error.
 fn beginning(text: &str) -> String {
     const CHARACTERS_MAX: usize = 160;
     let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().take(CHARACTERS_MAX).map(plain).collect()
 }
 
-/// What has been read so far.
+/// State of parsing one response.
 struct FailureReport<'t> {
     topic: &'t str,
     items_max: usize,
     items: Vec<FailedItem>,
-    /// The error behind the one that unwinds the parser.
+    /// Typed error to return in place of the parser's error.
     refused: Option<ReplyError>,
 }
 
 impl FailureReport<'_> {
-    /// Keeps an item; `false` when there are too many.
+    /// Keeps an item; returns `false` if there are too many.
     fn keep(&mut self, item: FailedItem) -> bool {
         const ROOM_MIN: usize = 16;
         if self.items.len() >= self.items_max.saturating_mul(2).max(ROOM_MIN) {
@@ -97,7 +100,7 @@ impl FailureReport<'_> {
         self.refused.is_none()
     }
 
-    /// Sorts, drops what is there twice, and counts.
+    /// Sorts and deduplicates the items, and checks their number.
     fn tidy(&mut self) {
         self.items.sort_unstable();
         self.items.dedup();
@@ -116,24 +119,24 @@ impl FailureReport<'_> {
     }
 }
 
-/// A decimal number as we would write it: digits alone, no zero in front.
+/// Parses a canonical decimal number: digits only, no leading zero.
 fn decimal<N: std::str::FromStr>(text: &str) -> Option<N> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
     text.parse().ok().filter(|_| plain)
 }
 
-/// `text` behind `<topic>-`.
+/// Returns `text` without the prefix `<topic>-`.
 fn behind_topic<'i>(text: &'i str, topic: &str) -> Option<&'i str> {
     text.strip_prefix(topic)?.strip_prefix('-')
 }
 
-/// The item that `<topic>-<partition>-<offset>` names.
+/// Parses `<topic>-<partition>-<offset>`.
 fn item_of(text: &str, topic: &str) -> Option<FailedItem> {
     let (partition, offset) = behind_topic(text, topic)?.split_once('-')?;
     Some(FailedItem { partition: decimal(partition)?, offset: Offset(decimal(offset)?) })
 }
 
-/// The whole answer.
+/// Visitor of the whole response.
 struct WholeReply<'r, 't>(&'r mut FailureReport<'t>);
 
 impl<'de> Visitor<'de> for WholeReply<'_, '_> {
@@ -179,7 +182,8 @@ impl<'de> Visitor<'de> for WholeReply<'_, '_> {
     }
 }
 
-/// True for other spellings of `batchItemFailures`. AWS reads them as an unknown member, thus as "all good".
+/// Returns true for other spellings of `batchItemFailures`. AWS reads them as an unknown member and thus as full
+/// success.
 fn is_meant(name: &str) -> bool {
     const LETTERS_MAX: usize = 32;
     if name.len() > LETTERS_MAX {
@@ -189,7 +193,7 @@ fn is_meant(name: &str) -> bool {
     matches!(letters.collect::<String>().as_str(), "batchitemfailures" | "batchitemfailure")
 }
 
-/// The value of `batchItemFailures`.
+/// Visitor of the value of `batchItemFailures`.
 struct FailureList<'r, 't>(&'r mut FailureReport<'t>);
 
 impl<'de> DeserializeSeed<'de> for FailureList<'_, '_> {
@@ -217,7 +221,7 @@ impl<'de> Visitor<'de> for FailureList<'_, '_> {
     }
 }
 
-/// One of the list: `{"itemIdentifier": …}`.
+/// Visitor of one list item: `{"itemIdentifier": …}`.
 struct FailureItem<'r, 't>(&'r mut FailureReport<'t>);
 
 impl<'de> DeserializeSeed<'de> for FailureItem<'_, '_> {
@@ -252,7 +256,7 @@ impl<'de> Visitor<'de> for FailureItem<'_, '_> {
     }
 }
 
-/// The value of `itemIdentifier`.
+/// Visitor of the value of `itemIdentifier`.
 struct ItemIdentifier<'r, 't>(&'r mut FailureReport<'t>);
 
 impl<'de> DeserializeSeed<'de> for ItemIdentifier<'_, '_> {
@@ -303,7 +307,7 @@ impl<'de> Visitor<'de> for ItemIdentifier<'_, '_> {
     }
 }
 
-/// An offset: an integer, or its digits as a string.
+/// Visitor of an offset: an integer, or its digits as a string.
 struct ItemOffset;
 
 impl<'de> DeserializeSeed<'de> for ItemOffset {

@@ -1,38 +1,39 @@
-//! What makes a topic this topic and no other of its name (KIP-516).
+//! Topic ids, which distinguish a topic from others of the same name (KIP-516).
 
 use std::fmt;
 use std::str::FromStr;
 
 use uuid::Uuid;
 
-/// Characters of the text.
+/// Length of the text form, in characters.
 const TEXT_CHARS: usize = 22;
 
-/// The id of a topic; one that is deleted and made again under the same name has another. Its text is Kafka's own, as
-/// `kafka-topics.sh --describe` shows it: 22 characters of base64 for URLs (`org.apache.kafka.common.Uuid`).
+/// Id of a topic. A topic that is deleted and recreated under the same name has another id. Its text form is
+/// Kafka's, as `kafka-topics.sh --describe` shows it: 22 characters of base64 for URLs
+/// (`org.apache.kafka.common.Uuid`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicId(Uuid);
 
-/// The text is not one of Kafka's topic ids.
+/// Error for a text that is not a topic id in Kafka's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a topic id is {TEXT_CHARS} characters of base64 for URLs, and not zero")]
 pub struct NotATopicId;
 
 impl TopicId {
-    /// As a broker says it; zero is said by one that gives its topics no ids.
+    /// Creates a topic id from a broker's response. Zero means that the broker assigns no ids.
     pub fn of(id: Uuid) -> Option<Self> {
         (!id.is_nil()).then_some(Self(id))
     }
 
-    /// As it goes over the wire.
+    /// Returns the id as sent on the wire.
     #[must_use]
     pub const fn uuid(self) -> Uuid {
         self.0
     }
 }
 
-/// Whether what is known of the topic `known` says nothing of the topic `now` of the same name. Where one of them has no id, from a
-/// broker before 2.8 or from a time before ids were kept, nobody can tell by it.
+/// Returns true if the topic was recreated: `known` and `now` are both set and differ. An id is missing with a
+/// broker before 2.8, or in state written before ids were stored; the topics then count as the same.
 #[must_use]
 pub fn is_another(known: Option<TopicId>, now: Option<TopicId>) -> bool {
     matches!((known, now), (Some(known), Some(now)) if known != now)
@@ -53,7 +54,7 @@ impl FromStr for TopicId {
         }
         let bytes = base64_turbo::URL_SAFE_NO_PAD.decode(text).map_err(|_| NotATopicId)?;
         let id = Uuid::from_slice(&bytes).ok().and_then(Self::of).ok_or(NotATopicId)?;
-        // Bits that stand behind the last byte would make two texts of one id.
+        // Bits after the last byte must be zero; otherwise one id would have several texts.
         if id.to_string() == text { Ok(id) } else { Err(NotATopicId) }
     }
 }
@@ -65,15 +66,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_is_kafkas() {
-        // `Uuid.fromString("bGlnaHRlcm1hbi10ZXN0cw")` of Kafka's own tools holds these bytes.
+    fn text_form_equals_kafkas() {
+        // Kafka's own tools give these bytes for `Uuid.fromString("bGlnaHRlcm1hbi10ZXN0cw")`.
         let id = TopicId::of(Uuid::from_bytes(*b"lighterman-tests"));
         assert_eq!(id.map(|id| id.to_string()).as_deref(), Some("bGlnaHRlcm1hbi10ZXN0cw"));
         assert_eq!("bGlnaHRlcm1hbi10ZXN0cw".parse().ok(), id);
     }
 
     #[test]
-    fn what_is_no_id_is_refused() {
+    fn invalid_topic_id_text_is_rejected() {
         for text in [
             "",
             "AAAAAAAAAAAAAAAAAAAAAA",
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn only_two_different_ids_tell_two_topics_apart() {
+    fn topics_differ_only_if_both_ids_differ() {
         let id = |number| TopicId::of(Uuid::from_u128(number));
         assert!(is_another(id(1), id(2)) && !is_another(id(1), id(1)));
         assert!(!is_another(None, id(1)) && !is_another(id(1), None) && !is_another(None, None));

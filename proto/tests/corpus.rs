@@ -1,4 +1,4 @@
-//! What the fuzzer has found worth keeping, run as an ordinary test, and its neighbours: the same bytes with a few changed.
+//! Fuzzing corpora as ordinary tests, and the same inputs with a few bytes changed.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value};
@@ -23,7 +23,7 @@ fn seeds(subject: &str) -> Vec<Vec<u8>> {
     corpus_files::seeds(env!("CARGO_MANIFEST_DIR"), subject)
 }
 
-/// `seed` with some bytes changed and some cut off.
+/// Returns `seed` with some bytes changed and some removed from the end.
 fn bent(mut seed: Vec<u8>, changes: &[(prop::sample::Index, u8)], cut: usize) -> Vec<u8> {
     for (at, byte) in changes {
         if !seed.is_empty() {
@@ -35,7 +35,7 @@ fn bent(mut seed: Vec<u8>, changes: &[(prop::sample::Index, u8)], cut: usize) ->
     seed
 }
 
-/// What stands at the ends of `body`, to be written over.
+/// Returns the leaf values of `body`, for replacement.
 fn leaves(body: &mut Value) -> Vec<&mut Value> {
     match body {
         Value::Object(members) => members.values_mut().flat_map(leaves).collect(),
@@ -44,7 +44,7 @@ fn leaves(body: &mut Value) -> Vec<&mut Value> {
     }
 }
 
-/// Numbers around the limits, and texts like those that are in requests, a little off.
+/// Numbers around the limits, and near misses of texts in requests.
 fn other_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         any::<i64>().prop_map(Value::from),
@@ -58,43 +58,43 @@ fn other_value() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// `seed`, if it is a JSON object with members.
+/// Parses `seed` if it is a JSON object with members.
 fn object(seed: &[u8]) -> Option<Map<String, Value>> {
     serde_json::from_slice(seed).ok().filter(|members: &Map<_, _>| !members.is_empty())
 }
 
 #[test]
-fn the_records_corpus_holds_and_reads() {
+fn records_corpus_upholds_invariants() {
     let read: usize = seeds("records").iter().map(|seed| records::run(seed)).sum();
     assert!(read > 0, "some of it is good");
 }
 
 #[test]
-fn the_aborted_corpus_holds_and_drops() {
+fn aborted_corpus_upholds_invariants() {
     let dropped: usize = seeds("aborted").iter().map(|seed| aborted::run(seed)).sum();
     assert!(dropped > 0, "some of it is dropped");
 }
 
 #[test]
-fn the_response_corpus_holds_and_reads() {
+fn response_corpus_upholds_invariants() {
     let read: usize = seeds("response").iter().map(|seed| response::run(seed)).sum();
     assert!(read > 0, "some of it is good");
 }
 
 #[test]
-fn the_commit_metadata_corpus_holds_and_reads() {
+fn commit_metadata_corpus_upholds_invariants() {
     let read: usize = seeds("commit_metadata").iter().map(|seed| commit_metadata::run(seed)).sum();
     assert!(read > 0, "some of it is ours");
 }
 
 #[test]
-fn the_api_corpus_holds_and_reads() {
+fn api_corpus_upholds_invariants() {
     let accepted: usize = seeds("api").iter().map(|seed| api::run(seed)).sum();
     assert!(accepted > 0, "some of it is good");
 }
 
 #[test]
-fn the_filter_corpus_holds_and_reads() {
+fn filter_corpus_upholds_invariants() {
     let good: usize = seeds("filter").iter().map(|seed| filter::run(seed)).sum();
     assert!(good > 0, "some of it is good");
 }
@@ -103,7 +103,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn neighbours_of_the_filter_corpus_hold(
+    fn mutated_filter_corpus_upholds_invariants(
         at: prop::sample::Index,
         changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
         cut: usize,
@@ -112,9 +112,9 @@ proptest! {
         filter::run(&bent(all[at.index(all.len())].clone(), &changes, cut));
     }
 
-    /// The pattern of one seed on the value of another.
+    /// Combines the pattern of one seed with the value of another.
     #[test]
-    fn the_filter_corpus_with_values_swapped_holds(at: prop::sample::Index, of: prop::sample::Index) {
+    fn filter_corpus_with_swapped_values_upholds_invariants(at: prop::sample::Index, of: prop::sample::Index) {
         let all = seeds("filter");
         let split = |seed: &[u8]| seed.iter().position(|byte| *byte == 0).unwrap_or(seed.len());
         let (one, other) = (&all[at.index(all.len())], &all[of.index(all.len())]);
@@ -122,7 +122,7 @@ proptest! {
     }
 
     #[test]
-    fn neighbours_of_the_records_corpus_hold(
+    fn mutated_records_corpus_upholds_invariants(
         at: prop::sample::Index,
         changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
         cut: usize,
@@ -132,7 +132,7 @@ proptest! {
     }
 
     #[test]
-    fn neighbours_of_the_aborted_corpus_hold(
+    fn mutated_aborted_corpus_upholds_invariants(
         at: prop::sample::Index,
         changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..8),
         cut: usize,
@@ -142,7 +142,7 @@ proptest! {
     }
 
     #[test]
-    fn neighbours_of_the_response_corpus_hold(
+    fn mutated_response_corpus_upholds_invariants(
         at: prop::sample::Index,
         changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
         cut: usize,
@@ -152,7 +152,7 @@ proptest! {
     }
 
     #[test]
-    fn neighbours_of_the_commit_metadata_corpus_hold(
+    fn mutated_commit_metadata_corpus_upholds_invariants(
         at: prop::sample::Index,
         changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
         cut: usize,
@@ -162,7 +162,7 @@ proptest! {
     }
 
     #[test]
-    fn neighbours_of_the_api_corpus_hold(
+    fn mutated_api_corpus_upholds_invariants(
         at: prop::sample::Index,
         changes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 0..4),
         cut in 0usize..2,
@@ -172,7 +172,7 @@ proptest! {
     }
 
     #[test]
-    fn the_api_corpus_with_members_swapped_holds(
+    fn api_corpus_with_swapped_members_upholds_invariants(
         at: prop::sample::Index,
         members in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..4),
     ) {
@@ -188,7 +188,7 @@ proptest! {
     }
 
     #[test]
-    fn the_api_corpus_with_other_values_holds(
+    fn api_corpus_with_other_values_upholds_invariants(
         at: prop::sample::Index,
         changes in prop::collection::vec((any::<prop::sample::Index>(), other_value()), 1..3),
     ) {

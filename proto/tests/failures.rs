@@ -1,8 +1,8 @@
-//! On-failure documents against AWS's published examples, byte for byte, and `serde_json` as their reader.
+//! Failure messages against AWS's published examples, byte for byte, with `serde_json` as their reader.
 //!
-//! Fixtures: the examples of AWS's pages on failure destinations for Kafka, with three changes: their offsets have more digits
-//! than a Kafka offset can have, their comments and trailing commas are not JSON, and the `payloadSize` of the topic's example
-//! is not that of the payload beside it.
+//! Fixtures: the examples of AWS's pages on failure destinations for Kafka, with three changes. AWS's offsets have
+//! more digits than a Kafka offset can have. AWS's comments and trailing commas are not JSON. The `payloadSize` of
+//! AWS's topic example does not match its payload.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ const QUEUE: &str = include_str!("../fixtures/aws-on-failure-queue.json");
 const OBJECT: &str = include_str!("../fixtures/aws-on-failure-object.json");
 const TOPIC: &str = include_str!("../fixtures/aws-on-failure-topic.json");
 
-/// JSON without the space between its tokens; order and spelling as they are.
+/// Removes white space between JSON tokens; order and spelling stay.
 fn tight(json: &str) -> String {
     let (mut within, mut escaped) = (false, false);
     let mut keep = |c: char| {
@@ -45,7 +45,7 @@ fn unhandled() -> ResponseContext {
     }
 }
 
-/// The failure of the examples for SQS, SNS and S3.
+/// Failure of the examples for SQS, SNS and S3.
 fn batch() -> FailureDetails {
     let partition = |partition| FailedPartition {
         partition,
@@ -73,7 +73,7 @@ fn batch() -> FailureDetails {
     }
 }
 
-/// The failure of the example for a Kafka topic.
+/// Failure of the example for a Kafka topic.
 fn single() -> FailureDetails {
     FailureDetails {
         request_id: "e4b46cbf-b738-xmpl-8880-a18cdf61200e".to_owned(),
@@ -97,18 +97,18 @@ fn read(text: impl AsRef<[u8]>) -> Value {
 }
 
 #[test]
-fn the_message_for_sqs_and_sns_is_the_published_one() {
+fn queue_message_equals_published_example() {
     assert_eq!(queue_record(&batch()), tight(QUEUE));
 }
 
 #[test]
-fn the_object_for_s3_is_the_published_one_with_the_event_as_a_string() {
+fn s3_object_equals_published_example() {
     let ours = object_record(&batch(), b"<Whole Event>");
     assert_eq!(String::from_utf8(ours).expect("text"), tight(OBJECT));
 }
 
 #[test]
-fn the_message_for_a_topic_is_the_published_one_with_the_event_as_an_object() {
+fn topic_message_equals_published_example() {
     let golden = tight(TOPIC);
     let (_, payload) = golden.split_once("\"payload\":").expect("payload");
     let payload = payload.strip_suffix('}').expect("the end of the message");
@@ -121,7 +121,7 @@ fn the_message_for_a_topic_is_the_published_one_with_the_event_as_an_object() {
 }
 
 #[test]
-fn conditions_and_what_they_say_of_the_answer() {
+fn condition_determines_response_context() {
     let with = |condition, response| read(queue_record(&FailureDetails { condition, response, ..batch() }));
     let exhausted = with(FailureCondition::RetryAttemptsExhausted, None);
     assert_eq!(exhausted.get("responseContext"), Some(&Value::Null));
@@ -132,7 +132,7 @@ fn conditions_and_what_they_say_of_the_answer() {
     let old = with(FailureCondition::RecordAgeExceeded, Some(unhandled()));
     assert_eq!(old["requestContext"]["condition"], "RecordAgeExceeded");
     assert_eq!(old.get("responseContext"), None);
-    // Recorded from AWS with Kinesis: a partial response is an answer without an error.
+    // Recorded from AWS with Kinesis: a partial response is a response without an error.
     let reported = ResponseContext { function_error: None, ..unhandled() };
     let partial = with(FailureCondition::RetryAttemptsExhausted, Some(reported));
     let expected = json!({ "statusCode": 200, "executedVersion": "$LATEST", "functionError": null });
@@ -156,7 +156,7 @@ fn self_managed_clusters_have_no_arn() {
 }
 
 #[test]
-fn the_functions_own_words_stand_behind_what_aws_has() {
+fn function_error_is_appended_after_aws_members() {
     let error = FunctionError { kind: "E\"rror".to_owned(), message: "é".repeat(1000) };
     let failure = FailureDetails { error: Some(error), ..batch() };
     for text in [
@@ -213,7 +213,7 @@ fn any_failure() -> impl Strategy<Value = FailureDetails> {
     )
 }
 
-/// The facts, built anew with `serde_json`.
+/// Builds the expected message with `serde_json`.
 fn expected(failure: &FailureDetails) -> Value {
     let partitions: serde_json::Map<String, Value> = failure
         .partitions
@@ -262,7 +262,7 @@ fn expected(failure: &FailureDetails) -> Value {
 
 proptest! {
     #[test]
-    fn serde_json_reads_what_was_said(failure in any_failure(), payload in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn serde_json_reads_every_member(failure in any_failure(), payload in prop::collection::vec(any::<u8>(), 0..300)) {
         let facts = expected(&failure);
         prop_assert_eq!(read(queue_record(&failure)), facts.clone());
         let object = object_record(&failure, &payload);
@@ -273,7 +273,7 @@ proptest! {
     }
 
     #[test]
-    fn a_topics_message_holds_its_event_untouched(failure in any_failure(), number: i64, partition in 0i32..100) {
+    fn topic_message_holds_its_event_unchanged(failure in any_failure(), number: i64, partition in 0i32..100) {
         let event = json!({ "records": { "orders-0": [{ "offset": number }] } });
         let text = topic_record(&failure, partition, point(number, 0), Some(event.to_string().as_bytes()));
         prop_assert_eq!(text.capacity(), text.len(), "exactly what was reserved");

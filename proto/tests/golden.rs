@@ -1,5 +1,5 @@
-//! Published events, byte for byte in their values, and AWS's own Rust types as readers of ours.
-//! Fixtures: the Kafka events of Powertools for AWS Lambda (Python), MIT-0.
+//! Published events compared by value, and AWS's own Rust types as readers of Lighterman's events. Fixtures: the
+//! Kafka events of Powertools for AWS Lambda (Python), MIT-0.
 
 use aws_lambda_events::kafka::KafkaEvent;
 use bytes::{Bytes, BytesMut};
@@ -13,7 +13,7 @@ use serde_json::Value;
 const MSK: &str = include_str!("../fixtures/powertools-msk.json");
 const SELF_MANAGED: &str = include_str!("../fixtures/powertools-self-managed.json");
 
-/// The record of both fixtures.
+/// Encodes the record of both fixtures.
 fn frame(headers: IndexMap<StrBytes, Option<Bytes>>) -> Bytes {
     let record = Record {
         transactional: false,
@@ -54,7 +54,7 @@ fn text<'v>(value: &'v Value, name: &str) -> &'v str {
 }
 
 #[test]
-fn an_msk_event_is_the_published_one() {
+fn msk_event_equals_the_published_one() {
     let golden: Value = serde_json::from_str(MSK).expect("JSON");
     let source = EventSource::Msk { arn: text(&golden, "eventSourceArn").to_owned() };
     let ours = event(&source, text(&golden, "bootstrapServers"), b"headerValue");
@@ -62,18 +62,19 @@ fn an_msk_event_is_the_published_one() {
 }
 
 #[test]
-fn a_self_managed_event_has_no_arn_and_the_current_source_name() {
+fn self_managed_event_has_current_source_without_arn() {
     let mut golden: Value = serde_json::from_str(SELF_MANAGED).expect("JSON");
     let ours = event(&EventSource::SelfManaged, text(&golden, "bootstrapServers"), b"headerValue");
     let ours: Value = serde_json::from_slice(&ours).expect("JSON");
-    // The fixture has AWS's older spelling of the source; captured payloads and today's documentation have this one.
+    // The fixture has an older spelling of the source. Captured payloads and AWS's current documentation have this
+    // one.
     golden["eventSource"] = "SelfManagedKafka".into();
     golden["records"]["mytopic-0"].as_array_mut().expect("records").truncate(1);
     assert_eq!(ours, golden);
 }
 
 #[test]
-fn header_bytes_are_signed_as_javas_are() {
+fn header_bytes_are_signed_as_in_java() {
     let ours: Value =
         serde_json::from_slice(&event(&EventSource::SelfManaged, "b:1", &[0, 127, 128, 255])).expect("JSON");
     let bytes = &ours["records"]["mytopic-0"][0]["headers"][0]["headerKey"];
@@ -81,7 +82,7 @@ fn header_bytes_are_signed_as_javas_are() {
 }
 
 #[test]
-fn aws_lambda_events_reads_ours() {
+fn aws_lambda_events_parses_written_event() {
     let ours = event(&EventSource::SelfManaged, "b-1:9092,b-2:9092", b"headerValue");
     let read: KafkaEvent = serde_json::from_slice(&ours).expect("AWS's own types read it");
     assert_eq!(read.event_source.as_deref(), Some("SelfManagedKafka"));

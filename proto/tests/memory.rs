@@ -1,4 +1,4 @@
-//! MEM-1 at the codecs: what inflating takes from the allocator is bounded by the limit, whatever the bytes claim.
+//! MEM-1 in the codecs: allocation during decompression is bounded by the limit, whatever size the bytes claim.
 
 use allocation_counter::measure;
 use bytes::{Bytes, BytesMut};
@@ -8,11 +8,11 @@ use kafka_protocol::records::{
 };
 use lighterman_proto::records::{BatchInflater, Compression, batches, records};
 
-/// What the codecs may take besides their output: contexts, windows, tables, one block in and one out.
+/// Memory of the codecs besides their output: contexts, windows, tables, one input and one output block.
 const CODEC_BYTES_MAX: u64 = 10 << 20;
 const CODECS: [Codec; 4] = [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
-/// A batch of `count` records of `value_bytes` zeroes.
+/// Encodes a batch of `count` records of `value_bytes` zeroes.
 fn frame(count: i64, value_bytes: usize, codec: Codec) -> Bytes {
     let one = |offset| Record {
         transactional: false,
@@ -37,7 +37,7 @@ fn frame(count: i64, value_bytes: usize, codec: Codec) -> Bytes {
 }
 
 #[test]
-fn inflating_allocates_by_the_batch_not_by_the_record() {
+fn decompression_allocates_per_batch_not_per_record() {
     for codec in CODECS {
         let count = |records: i64| {
             let frame = frame(records, 100, codec);
@@ -59,7 +59,7 @@ fn inflating_allocates_by_the_batch_not_by_the_record() {
 }
 
 #[test]
-fn mem_1_a_bomb_takes_the_limit_and_what_the_codec_needs() {
+fn mem_1_bomb_takes_limit_plus_codec_memory() {
     const LIMIT: usize = 1 << 20;
     for codec in CODECS {
         let frame = frame(1, 48 << 20, codec);
@@ -70,14 +70,14 @@ fn mem_1_a_bomb_takes_the_limit_and_what_the_codec_needs() {
             let refused = inflater.inflate(batch.header.compression, batch.body, LIMIT, &mut plain);
             assert!(refused.is_err(), "{codec:?}");
         });
-        // While a vector grows there are two of it.
+        // A growing vector briefly has two buffers.
         assert!(taken.bytes_max <= 2 * LIMIT as u64 + CODEC_BYTES_MAX, "{codec:?}: {taken:?}");
     }
 }
 
 #[test]
-fn mem_1_claims_are_not_believed_before_memory_is_taken() {
-    // 32 MiB out of five bytes, raw and in xerial framing.
+fn mem_1_impossible_sizes_rejected_before_allocation() {
+    // Five bytes that claim a size of 32 MiB, raw and in xerial framing.
     let claim = [0x80, 0x80, 0x80, 0x10, 0];
     let framed = [&b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00\x05"[..], &claim].concat();
     let mut inflater = BatchInflater::default();
@@ -90,7 +90,7 @@ fn mem_1_claims_are_not_believed_before_memory_is_taken() {
     }
     let frame = frame(1, 1, Codec::None);
     let batch = batches(&frame).next().expect("one").expect("a batch");
-    // Length, attributes, two deltas, null key, null value, and a header count of two thousand million.
+    // Length, attributes, two deltas, null key, null value, and a header count of about two billion.
     let headers = [2 * 10, 0, 0, 0, 1, 1, 0xfe, 0xff, 0xff, 0xff, 0x0f];
     let taken = measure(|| assert!(records(&batch.header, &headers).next().expect("one").is_err()));
     assert_eq!(taken.count_total, 0);

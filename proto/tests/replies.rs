@@ -1,4 +1,4 @@
-//! Partial batch responses: AWS's forms, the recorded cases, and a naive reader of parsed JSON that must agree on any answer.
+//! Partial batch responses: AWS's formats, recorded cases, and a naive parser that must agree on any response.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ fn read(body: &str) -> Result<Vec<(i32, i64)>, ReplyError> {
 }
 
 #[test]
-fn what_says_that_all_is_well() {
+fn responses_without_failures_count_as_success() {
     for body in [
         "",
         " \n",
@@ -32,7 +32,7 @@ fn what_says_that_all_is_well() {
 }
 
 #[test]
-fn items_by_object_and_by_string() {
+fn items_are_read_from_objects_and_strings() {
     let both = r#"{"batchItemFailures":[
         {"itemIdentifier":{"partition":"orders-eu-1-3","offset":100}},
         {"itemIdentifier":"orders-eu-1-0-7"},
@@ -42,7 +42,7 @@ fn items_by_object_and_by_string() {
 }
 
 #[test]
-fn what_names_no_record_fails_the_whole_batch() {
+fn unknown_record_identifier_fails_the_whole_batch() {
     for identifier in [
         json!("orders-eu-1-0"),
         json!("orders-eu-0-1"),
@@ -64,7 +64,7 @@ fn what_names_no_record_fails_the_whole_batch() {
 }
 
 #[test]
-fn what_has_another_shape_fails_the_whole_batch() {
+fn response_of_another_shape_fails_whole_batch() {
     for body in [
         "true",
         "7",
@@ -98,7 +98,7 @@ fn what_has_another_shape_fails_the_whole_batch() {
 }
 
 #[test]
-fn counts_are_of_records_not_of_mentions() {
+fn item_limit_counts_distinct_records() {
     let naming = |count: u64, distinct: u64| {
         let items: Vec<Value> =
             (0..count).map(|n| json!({ "itemIdentifier": format!("{TOPIC}-0-{}", n % distinct) })).collect();
@@ -110,20 +110,20 @@ fn counts_are_of_records_not_of_mentions() {
 }
 
 #[test]
-fn mem_1_depth_costs_nothing() {
+fn mem_1_deep_nesting_takes_no_stack() {
     let deep = "[".repeat(1_000_000);
     assert!(read(&deep).is_err());
     assert!(read(&format!(r#"{{"batchItemFailures":{deep}"#)).is_err());
     assert!(read(&format!(r#"{{"batchItemFailures":[{{"itemIdentifier":{deep}"#)).is_err());
     let closed = format!("{deep}{}", "]".repeat(1_000_000));
     assert!(read(&format!(r#"{{"batchItemFailures":[{{"itemIdentifier":{closed}}}]}}"#)).is_err());
-    // Skipped without recursion where the member means nothing to us.
+    // An unknown member is skipped without recursion.
     assert_eq!(read(&format!(r#"{{"trace":{closed}}}"#)), Ok(vec![]));
     let error = read(&format!(r#""{}""#, "x".repeat(1_000_000))).expect_err("no report");
     assert!(error.to_string().len() < 1000);
 }
 
-/// An independent reading of the rules, on parsed JSON.
+/// Independent implementation of the rules, on parsed JSON.
 fn naive(reply: &Value) -> Option<BTreeSet<(i32, i64)>> {
     let list = match reply {
         Value::Null => return Some(BTreeSet::new()),
@@ -207,7 +207,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
 
     #[test]
-    fn agrees_with_a_naive_reader(reply in reply()) {
+    fn agrees_with_naive_parser(reply in reply()) {
         let ours = failed_items(reply.to_string().as_bytes(), TOPIC, 10).ok();
         let expected = naive(&reply).map(|items| {
             let item = |(partition, offset)| FailedItem { partition, offset: Offset(offset) };

@@ -1,4 +1,5 @@
-//! Batches written by kafka-protocol's encoder, read by our cursor, written as events, read back by `serde_json` and base64.
+//! Round trips: batches from kafka-protocol's encoder, parsed here, written as events, and read by `serde_json`
+//! and base64.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -27,7 +28,7 @@ fn any_record() -> impl Strategy<Value = PlainBatch> {
     let headers = prop::collection::vec(("[a-z\"\\\\\u{e9}\n]{1,6}", bytes()), 0..4);
     (bytes(), bytes(), headers, 0i64..3, 0i64..2_000_000_000_000).prop_map(
         |(key, value, mut headers, gap, timestamp)| {
-            // Their map keeps one header of a name; order and duplicates have a test of their own.
+            // kafka-protocol's map keeps one header per name; order and duplicates have a test of their own.
             let mut seen = std::collections::HashSet::new();
             headers.retain(|(name, _)| seen.insert(name.clone()));
             PlainBatch { key, value, headers, gap, timestamp }
@@ -143,7 +144,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
-    fn events_hold_what_was_produced(
+    fn events_hold_the_produced_records(
         plain in prop::collection::vec(any_record(), 1..12),
         base in 0i64..1_000_000_000,
         codec in prop::sample::select(vec![Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd]),
@@ -154,9 +155,9 @@ proptest! {
         prop_assert_eq!(read, expected(&plain, base));
     }
 
-    /// Whatever is done to a batch: an error or an end, never a panic, never memory beyond the limit.
+    /// Arbitrary damage to a batch gives an error or an end, never a panic or memory beyond the limit.
     #[test]
-    fn hostile_bytes_give_typed_errors(
+    fn damaged_batch_gives_typed_errors(
         plain in prop::collection::vec(any_record(), 1..6),
         codec in prop::sample::select(vec![Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd]),
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
@@ -172,7 +173,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_is_not_a_batch(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn noise_is_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         walk_all(&bytes);
     }
 }
@@ -193,7 +194,7 @@ fn walk_all(bytes: &[u8]) {
 }
 
 #[test]
-fn a_bomb_stops_at_the_limit() {
+fn decompression_bomb_stops_at_limit() {
     let bomb =
         PlainBatch { key: None, value: Some(vec![0; 4 << 20]), headers: Vec::new(), gap: 0, timestamp: 1 };
     for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
@@ -208,7 +209,7 @@ fn a_bomb_stops_at_the_limit() {
 }
 
 #[test]
-fn a_partial_tail_is_no_error_and_a_flipped_bit_is() {
+fn partial_tail_accepted_and_flipped_bit_rejected() {
     let one = PlainBatch { key: None, value: Some(b"v".to_vec()), headers: Vec::new(), gap: 0, timestamp: 1 };
     let frame = encode(std::slice::from_ref(&one), 9, Codec::None);
     let mut two = [&frame[..], &frame[..frame.len() - 1]].concat();
@@ -220,7 +221,7 @@ fn a_partial_tail_is_no_error_and_a_flipped_bit_is() {
 }
 
 #[test]
-fn a_record_count_beyond_the_bytes_is_refused_before_anything_is_allocated() {
+fn record_count_beyond_bytes_is_rejected() {
     let one = PlainBatch { key: None, value: None, headers: Vec::new(), gap: 0, timestamp: 1 };
     let mut frame = encode(std::slice::from_ref(&one), 0, Codec::None).to_vec();
     frame[57..61].copy_from_slice(&i32::MAX.to_be_bytes());

@@ -1,60 +1,61 @@
-//! Who owns what inside a member: sticky, balanced, one owner at a time. A partition that moves is drained where it is and
-//! assigned anew only when that is done; every assignment has an epoch of its own (OWN-1).
+//! Assignment of partitions to consumers inside a member: sticky, balanced, one owner at a time. A partition that
+//! moves is drained first and reassigned only after that; every assignment has an epoch of its own (OWN-1).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use lighterman_proto::ids::{ConsumerId, Epoch};
 
-/// What must be done to get from here to there.
+/// Step towards the balanced assignment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AssignmentMove {
-    /// Run the partition there, under this epoch.
+    /// Start the partition at this consumer, under this epoch.
     Assign {
-        /// Which partition.
+        /// Partition index.
         partition: i32,
-        /// Where.
+        /// Consumer to run it.
         consumer: ConsumerId,
-        /// Under which ownership.
+        /// Epoch of the assignment.
         epoch: Epoch,
     },
-    /// Finish it where it is; then say [`AssignmentTable::released`].
+    /// Drain the partition at its consumer, then call [`AssignmentTable::released`].
     Drain {
-        /// Which partition.
+        /// Partition index.
         partition: i32,
-        /// Where it is.
+        /// Consumer that runs it.
         consumer: ConsumerId,
-        /// Under which ownership.
+        /// Epoch of the assignment.
         epoch: Epoch,
     },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PartitionPlace {
-    /// Ours, and nowhere yet.
+    /// Owned by the member, but not running.
     Unassigned,
     Running(ConsumerId, Epoch),
-    /// Draining, to be placed again or given up.
+    /// Draining, to be reassigned or removed afterwards.
     Draining(ConsumerId, Epoch),
 }
 
-/// The table of one member.
+/// Assignment table of one member.
 #[derive(Clone, Debug, Default)]
 pub struct AssignmentTable {
     places: BTreeMap<i32, PartitionPlace>,
-    /// Partitions that are to go, not to move.
+    /// Partitions that are removed, not reassigned, once drained.
     giving_up: BTreeSet<i32>,
     epoch: Epoch,
 }
 
 impl AssignmentTable {
-    /// We own this one, and it is ready to run.
+    /// Adds a partition that the member owns and that is ready to run.
     pub fn add(&mut self, partition: i32) {
         self.giving_up.remove(&partition);
         self.places.entry(partition).or_insert(PartitionPlace::Unassigned);
     }
 
-    /// It must go, in good order: drained first. A partition that runs nowhere is gone at once (`None`).
+    /// Revokes a partition gracefully: it is drained first. A partition that does not run is removed at once
+    /// (`None`).
     pub fn revoke(&mut self, partition: i32) -> Option<AssignmentMove> {
         match self.places.get(&partition).copied() {
             None => None,
@@ -74,14 +75,15 @@ impl AssignmentTable {
         }
     }
 
-    /// It is gone at once, whatever it was doing.
+    /// Removes a partition at once, whatever its state.
     pub fn remove_consumer(&mut self, partition: i32) {
         self.giving_up.remove(&partition);
         self.places.remove(&partition);
     }
 
-    /// It runs no more where it was, under `epoch`: drained, or its actor has ended. False: an older epoch, nothing
-    /// changes. Afterwards it is free to be placed, or gone when it was to be given up.
+    /// Records that a partition stopped under `epoch`: it drained, or its actor ended. Returns false, and changes
+    /// nothing, if `epoch` is not the current one. Otherwise the partition becomes unassigned, or is removed if it
+    /// was revoked.
     pub fn released(&mut self, partition: i32, epoch: Epoch) -> bool {
         let known = match self.places.get(&partition) {
             Some(PartitionPlace::Running(_, current) | PartitionPlace::Draining(_, current)) => {
@@ -99,7 +101,7 @@ impl AssignmentTable {
         known
     }
 
-    /// Where a partition runs.
+    /// Returns the consumer and epoch under which a partition runs or drains.
     pub fn place(&self, partition: i32) -> Option<(ConsumerId, Epoch)> {
         match self.places.get(&partition)? {
             PartitionPlace::Running(consumer, epoch) | PartitionPlace::Draining(consumer, epoch) => {
@@ -109,33 +111,33 @@ impl AssignmentTable {
         }
     }
 
-    /// True when the partition is in the table.
+    /// Returns true if the partition is in the table.
     pub fn holds(&self, partition: i32) -> bool {
         self.places.contains_key(&partition)
     }
 
-    /// Every partition of the table.
+    /// Iterates over all partitions of the table.
     pub fn partitions(&self) -> impl Iterator<Item = i32> {
         self.places.keys().copied()
     }
 
-    /// Partitions in the table.
+    /// Returns the number of partitions.
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// True when the table is empty.
+    /// Returns true if the table is empty.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// Partitions that run at `consumer`, those that are leaving too.
+    /// Returns the number of partitions at `consumer`, draining ones included.
     pub fn at(&self, consumer: ConsumerId) -> usize {
         let there = |place: &&PartitionPlace| matches!(place, PartitionPlace::Running(at, _) | PartitionPlace::Draining(at, _) if *at == consumer);
         self.places.values().filter(there).count()
     }
 
-    /// The consumers that partitions run at, those that are leaving too.
+    /// Returns the consumers that have partitions, draining ones included.
     pub fn occupied(&self) -> BTreeSet<ConsumerId> {
         let at = |place: &PartitionPlace| match place {
             PartitionPlace::Running(consumer, _) | PartitionPlace::Draining(consumer, _) => Some(*consumer),
@@ -144,7 +146,8 @@ impl AssignmentTable {
         self.places.values().filter_map(at).collect()
     }
 
-    /// Spreads everything over `consumers`: whoever has too much drains, whatever is free goes to the lightest.
+    /// Balances all partitions over `consumers`: drains the surplus of overloaded consumers, and assigns free
+    /// partitions to the least loaded.
     pub fn balance(&mut self, consumers: &[ConsumerId]) -> Vec<AssignmentMove> {
         if consumers.is_empty() {
             return Vec::new();
@@ -215,7 +218,7 @@ mod tests {
         (0..count).map(ConsumerId).collect()
     }
 
-    /// What really runs: obeys moves, notices two owners.
+    /// Model of what really runs: applies moves and detects two owners.
     #[derive(Default)]
     struct RunningPartitions {
         running: BTreeMap<i32, (ConsumerId, Epoch)>,
@@ -255,7 +258,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn own_1_one_owner_growing_epochs_and_balance(
+        fn own_1_random_moves_keep_one_owner_and_balance(
             steps in prop::collection::vec((0u8..5, 0i32..16, 1u32..6, any::<bool>()), 1..60)
         ) {
             let (mut table, mut floor, mut count) = (AssignmentTable::default(), RunningPartitions::default(), 1);
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn adding_a_consumer_moves_only_what_it_must() {
+    fn added_consumer_moves_minimum_of_partitions() {
         let mut table = AssignmentTable::default();
         (0..9).for_each(|partition| table.add(partition));
         table.balance(&consumers(2));
@@ -297,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn own_1_an_older_epoch_changes_nothing() {
+    fn own_1_release_under_older_epoch_is_ignored() {
         let mut table = AssignmentTable::default();
         table.add(0);
         table.balance(&consumers(1));

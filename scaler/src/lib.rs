@@ -1,4 +1,5 @@
-//! Decides how many consumers share a member's partitions, and who owns what. Pure: samples and time in, decisions out.
+//! Scaler: the number of consumers that share a member's partitions, and the assignment of partitions to them.
+//! Pure: samples and time in, decisions out.
 
 pub mod assignment;
 pub mod policy;

@@ -1,13 +1,13 @@
-//! How many consumers. Judged each second from lag, rates and slots:
+//! Scaling policy: the number of consumers, decided each second from lag, rates and slots.
 //!
-//! | seen | decided |
+//! | observed | decision |
 //! |---|---|
-//! | a lag is unknown | hold: unknown is never zero |
-//! | throttled for 5 s | one less |
-//! | slots used up, or time to drain above 10 s, for 2 s, unthrottled | half as many again, at least one more |
-//! | time to drain under 2 s and slots half idle, for 30 s | one less |
+//! | a lag is unknown | no change: unknown is never zero |
+//! | more than 5 % of invocations throttled, for 5 s | one fewer |
+//! | drain time over 10 s, or over 1 s with all slots used, for 2 s, unthrottled | half as many more, at least one |
+//! | drain time under 2 s and at least half of the slots idle, for 30 s | one fewer |
 //!
-//! Always within `MinimumPollers`, `MaximumPollers` and the number of partitions.
+//! The result is always within `MinimumPollers`, `MaximumPollers` and the number of partitions.
 
 use std::time::Duration;
 
@@ -17,26 +17,26 @@ use lighterman_proto::units::Moment;
 /// Bounds that the mapping sets: AWS's `MinimumPollers` and `MaximumPollers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PollerBounds {
-    /// At least this many.
+    /// Minimum number of consumers.
     pub minimum: u32,
-    /// At most this many.
+    /// Maximum number of consumers.
     pub maximum: u32,
 }
 
 impl PollerBounds {
-    /// `desired` within the bounds and not beyond `partitions`; at least one.
+    /// Clamps `desired` to the bounds and to `partitions`; returns at least one.
     pub fn clip(self, desired: u32, partitions: u32) -> u32 {
         let most = self.maximum.min(partitions).max(1);
         desired.clamp(self.minimum.clamp(1, most), most)
     }
 }
 
-/// A decision; a receiver refuses one with a version below the last it took.
+/// Scaling decision. A receiver rejects one with a version below the last it accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScalingDecision {
-    /// Grows with each decision.
+    /// Version, which grows with each decision.
     pub version: u64,
-    /// How many consumers.
+    /// Desired number of consumers.
     pub desired: u32,
 }
 
@@ -47,10 +47,10 @@ const DRAIN_SECONDS_HIGH: f64 = 10.0;
 const DRAIN_SECONDS_LOW: f64 = 2.0;
 const THROTTLE_RATIO_MAX: f64 = 0.05;
 const RATE_SMOOTHING: f64 = 0.3;
-/// Records a second; less is what smoothing leaves of a rate that was.
+/// Rate in records per second below which nothing counts as drained: smoothing never reaches zero.
 const RATE_MIN: f64 = 0.001;
 
-/// The policy of one mapping on one node.
+/// Scaling policy of one mapping on one node.
 #[derive(Clone, Debug)]
 pub struct ScalingPolicy {
     bounds: PollerBounds,
@@ -64,7 +64,7 @@ pub struct ScalingPolicy {
 }
 
 impl ScalingPolicy {
-    /// Begins with the minimum.
+    /// Creates a policy that starts with the minimum.
     pub fn new(bounds: PollerBounds) -> Self {
         Self {
             bounds,
@@ -78,7 +78,7 @@ impl ScalingPolicy {
         }
     }
 
-    /// Decides on the sample of now.
+    /// Decides on the latest sample.
     pub fn decide(&mut self, sample: &MappingSample) -> ScalingDecision {
         let now = sample.at;
         let partitions = sample.partitions.len() as u32;
@@ -117,12 +117,13 @@ impl ScalingPolicy {
         ScalingDecision { version: self.version, desired: self.desired }
     }
 
-    /// Time to drain `lag` at the rate of now, in seconds; nothing drained and something there is for ever.
+    /// Estimates the seconds to drain `lag` at the current rate. A rate below 0.1 records per second counts as
+    /// 0.1, so the result is finite.
     pub fn drain_seconds(&self, lag: u64) -> f64 {
         if lag == 0 { 0.0 } else { lag as f64 / self.drained_per_second.max(0.1) }
     }
 
-    /// Time to drain `lag` at the rate of now, in seconds; infinite while nothing is drained.
+    /// Estimates the seconds to drain `lag` at the current rate; infinite while nothing is drained.
     pub fn seconds_to_drain(&self, lag: u64) -> f64 {
         match (lag, self.drained_per_second) {
             (0, _) => 0.0,
@@ -185,28 +186,28 @@ mod tests {
     }
 
     #[test]
-    fn high_lag_adds_consumers_up_to_the_partitions() {
+    fn high_lag_adds_consumers_up_to_partition_count() {
         let mut scaler = ScalingPolicy::new(BOUNDS);
         let desired = run(&mut scaler, 0..40, |second| sample(second, Some(1_000_000), 100, 5, 5, 0));
         assert_eq!(desired, 12);
     }
 
     #[test]
-    fn a_failed_lag_query_is_never_zero() {
+    fn failed_lag_query_keeps_consumer_count() {
         let mut scaler = ScalingPolicy::new(BOUNDS);
         let before = run(&mut scaler, 0..20, |second| sample(second, Some(1_000_000), 100, 5, 5, 0));
         assert_eq!(run(&mut scaler, 20..300, |second| sample(second, None, 0, 0, 5, 0)), before);
     }
 
     #[test]
-    fn a_throttling_function_loses_consumers_however_high_the_lag() {
+    fn throttled_function_loses_consumers_despite_high_lag() {
         let mut scaler = ScalingPolicy::new(BOUNDS);
         run(&mut scaler, 0..20, |second| sample(second, Some(1_000_000), 100, 5, 5, 0));
         assert_eq!(run(&mut scaler, 20..200, |second| sample(second, Some(1_000_000), 100, 5, 5, 30)), 1);
     }
 
     #[test]
-    fn the_time_to_drain_is_the_lag_at_the_rate_of_now_and_endless_without_one() {
+    fn time_to_drain_is_infinite_without_rate() {
         let mut scaler = ScalingPolicy::new(BOUNDS);
         assert_eq!((scaler.seconds_to_drain(0), scaler.seconds_to_drain(1)), (0.0, f64::INFINITY));
         run(&mut scaler, 0..40, |second| sample(second, Some(5_000), 50, 1, 5, 0));
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_down_slowly_and_does_not_flap() {
+    fn low_lag_scales_down_slowly_without_flapping() {
         let mut scaler = ScalingPolicy::new(BOUNDS);
         run(&mut scaler, 0..40, |second| sample(second, Some(1_000_000), 100, 5, 5, 0));
         let calm = |second| sample(second, Some(100), 1000, 1, 60, 0);
@@ -232,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn always_within_bounds(
+        fn decisions_stay_within_bounds(
             minimum in 1u32..30, extra in 0u32..30, partitions in 0usize..10,
             steps in prop::collection::vec((prop::option::of(0u64..1_000_000), 0u64..10_000, 0u32..10, 0u64..100), 1..60),
         ) {

@@ -1,5 +1,6 @@
-//! What the client makes of replies that can be decoded, whatever they say: the answer for what was asked, compared with a
-//! plain reading of the reply; no error becomes "nothing is committed" (H11), and nobody else's answer becomes ours.
+//! Fuzz subject: the client on decodable responses with arbitrary contents. A result matches a naive reading of
+//! the response for the requested partitions. No error is read as "nothing is committed" (H11), and no other
+//! partition's response is used.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,13 +25,14 @@ use lighterman_proto::topic_id::TopicId;
 
 use super::line::{Line, block_on, frame};
 
-/// How many replies are read.
+/// Number of response readers.
 pub(crate) const READERS: u8 = 8;
 const TOPIC: &str = "orders";
 const ASKED: [i32; 2] = [0, 1];
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// The first byte chooses the reader, the second the version, the rest is the body; 1 when there was an answer.
+/// Selects the reader by the first byte and the version by the second; the rest is the body. Returns 1 if the client
+/// returned a result.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let [reader, version, body @ ..] = bytes else { return 0 };
     let among = |min: i16, max: i16| min + i16::from(*version) % (max - min + 1);
@@ -65,7 +67,7 @@ fn member(protocol: GroupProtocol) -> CommitIdentity {
     CommitIdentity { group: "group".to_owned(), generation: 3, member: "member".to_owned(), protocol }
 }
 
-/// One partition's part, in either layout: partition, code, offset, metadata.
+/// One partition's part of a response, in either layout: partition, error code, offset, metadata.
 type Said = (i32, i16, i64, Option<String>);
 type Found = BTreeMap<i32, Option<CommittedOffset>>;
 
@@ -175,7 +177,7 @@ fn topic(version: i16, body: &[u8]) -> bool {
     true
 }
 
-/// A cluster whose partitions are led by one broker, which says `body`.
+/// Creates a cluster whose partitions are led by one broker, which responds with `body`.
 fn led(api: ApiKey, version: i16, body: &[u8]) -> KafkaCluster {
     use metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
     let part =

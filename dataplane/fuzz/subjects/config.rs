@@ -1,5 +1,6 @@
-//! A configuration file and, each behind a zero byte, variables as `NAME=value`, any bytes: no panic; what is accepted is shown
-//! and read again as it was; errors name a key that there is; a secret is in nothing that is shown.
+//! Fuzz subject: a configuration file and, after zero bytes, variables as `NAME=value`, of arbitrary bytes.
+//! Nothing panics. An accepted configuration is shown and read again without change, errors name an existing key,
+//! and a secret is never shown.
 
 use std::cell::LazyCell;
 use std::ffi::OsString;
@@ -15,7 +16,7 @@ thread_local! {
     static FOLDER: LazyCell<TempDir> = LazyCell::new(super::shelf::folder);
 }
 
-/// Loads `bytes`; 1 when they were accepted, for callers that want to know that some of them were.
+/// Loads `bytes`. Returns 1 if they were accepted, so that callers can check that some inputs are valid.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let mut parts = bytes.split(|byte| *byte == 0);
     let file = parts.next().unwrap_or_default();
@@ -59,7 +60,7 @@ fn hides(file: &[u8], variables: &[(OsString, OsString)]) {
     assert!(given || twice || !shown.contains(SECRET), "{shown}");
 }
 
-/// What is shown says the same when it is read. A size is shown rounded.
+/// Checks that the shown settings are read as the same settings. A size is shown rounded.
 fn check_again(settings: &Settings) {
     let again = load(settings.effective().as_bytes(), &[]).expect("what is shown can be read");
     let plain = |settings: &Settings| {

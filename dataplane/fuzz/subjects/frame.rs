@@ -1,5 +1,6 @@
-//! What stands where a frame should: any length, any correlation, any bytes behind, in pieces of any size. No panic, no memory
-//! for a length that is too large, and nothing is read but one whole frame that answers the request.
+//! Fuzz subject: arbitrary bytes in place of a frame: any length, any correlation id, any body, in pieces of any
+//! size. Nothing panics, no memory is allocated for an excessive length, and only one whole frame that responds to
+//! the request is accepted.
 
 use std::time::Duration;
 
@@ -14,14 +15,14 @@ use lighterman::kafka::transport::BrokerAddress;
 use super::line::{Line, block_on};
 
 const DEADLINE: Duration = Duration::from_secs(5);
-/// The longest frames that are read, with records and without.
+/// Maximum frame sizes with records and without.
 const FRAME_BYTES_MAX: [u64; 2] = [100 * 1024 * 1024, 16 * 1024 * 1024];
-/// What an exchange costs that brings nothing.
+/// Memory of an exchange without a result.
 const BYTES_MAX: u64 = 64 * 1024;
 const BYTES_A_BYTE_MAX: u64 = 128;
 
-/// The first byte chooses a fetch or a heartbeat, the second how many bytes come at a time, the rest is what comes; 1 when it
-/// was a frame.
+/// Selects a fetch or a heartbeat by the first byte and the size of the pieces by the second; the rest is the
+/// response. Returns 1 if it was a valid frame.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let [api, bytes_at_a_time, wire @ ..] = bytes else { return 0 };
     let at_a_time = usize::from(*bytes_at_a_time);
@@ -40,7 +41,7 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     assert!(cost.bytes_max <= cost_max, "{} bytes for {}", cost.bytes_max, wire.len());
     match outcome.expect("it ran") {
         Ok(()) => {
-            // What comes later than the frame belongs to the next request, which it does not answer.
+            // Bytes that arrive after the frame belong to the next request, to which they do not respond.
             let whole = if at_a_time < wire.len() {
                 wire.len() as u64 >= length + 4
             } else {

@@ -1,4 +1,4 @@
-//! A broker that has its answers ready, whatever it is asked: the next one can be read when a request has been written.
+//! Broker stub with prepared responses: the next one becomes readable when any request is written.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,8 @@ use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::transport::{BrokerAddress, BrokerConnector, ByteTransport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Answers each connection with its frames, one a request, so many bytes at a time; then it ends.
+/// Stub that serves each connection its frames, one per request and `bytes_at_a_time` bytes per read; then the
+/// connection ends.
 pub(crate) struct Line {
     connections: Mutex<VecDeque<VecDeque<Bytes>>>,
     bytes_at_a_time: usize,
@@ -28,19 +29,19 @@ struct Stream {
 }
 
 impl Line {
-    /// The first request of a connection asks for versions: it is told that `api` is spoken in `version` and nothing else is;
-    /// `answer` is what comes for the second.
+    /// Creates a stub for one connection. The first request is for versions; the response supports `api` in
+    /// `version` only. `answer` is the response to the second request.
     pub(crate) fn speaking(api: ApiKey, version: i16, answer: Bytes, bytes_at_a_time: usize) -> Self {
         Self::saying([frame(1, ApiKey::ApiVersions, 3, &versions(api, version)), answer], bytes_at_a_time)
     }
 
-    /// Answers with these frames, one a request.
+    /// Creates a stub that responds with these frames, one per request.
     pub(crate) fn saying(answers: impl IntoIterator<Item = Bytes>, bytes_at_a_time: usize) -> Self {
         let connections = Mutex::new(VecDeque::from([answers.into_iter().collect()]));
         Self { connections, bytes_at_a_time: bytes_at_a_time.max(1) }
     }
 
-    /// The next connection is answered as `next` would.
+    /// Serves the connections of `next` after this stub's own.
     #[allow(dead_code, reason = "most of the fuzzer's subjects make one connection")]
     pub(crate) fn then(self, next: Self) -> Self {
         let further = next.connections.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -57,7 +58,7 @@ fn versions(api: ApiKey, version: i16) -> Bytes {
     body.freeze()
 }
 
-/// `body` as the reply to request `correlation` of a connection.
+/// Frames `body` as the response to request `correlation` of a connection.
 pub(crate) fn frame(correlation: i32, api: ApiKey, version: i16, body: &[u8]) -> Bytes {
     let mut frame = BytesMut::new();
     frame.put_i32(0);
@@ -118,7 +119,7 @@ thread_local! {
         tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
 }
 
-/// Nothing in here waits: every answer is there, or there is none.
+/// Runs a future on a shared runtime. Nothing here waits, because every response is prepared or missing.
 #[allow(dead_code, reason = "whoever has a runtime uses that")]
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(work))

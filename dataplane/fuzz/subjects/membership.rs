@@ -1,5 +1,6 @@
-//! What members of a group say of themselves, and what their leader says to us, any bytes: no panic, no memory beyond what the
-//! bytes are worth, and a plan gives each partition that exists to at most one member, who wants its topic.
+//! Fuzz subject: subscriptions of group members, and assignments from the group leader, of arbitrary bytes.
+//! Nothing panics, and memory is proportional to the input. A plan assigns each existing partition to at most one
+//! member, which subscribes to its topic.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,13 +12,13 @@ use lighterman_proto::ids::TopicPartition;
 
 const TOPIC: &str = "orders";
 const PARTITIONS: i32 = 5;
-/// Between the subscriptions of two members.
+/// Separator between the subscriptions of two members.
 const SEPARATOR: &[u8] = b"\xff\xff\xff\xff";
 const MEMBERS_MAX: usize = 8;
 const BYTES_MAX: u64 = 16 * 1024;
 const BYTES_A_BYTE_MAX: u64 = 256;
 
-/// Reads `bytes` as an assignment, and as subscriptions with separators between; returns how many were read.
+/// Reads `bytes` as an assignment, and as a list of subscriptions with separators; returns how many were valid.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let mut read = 0;
     let cost = measure(|| read = usize::from(assigned(bytes)) + subscribed(bytes));

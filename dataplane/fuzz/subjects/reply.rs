@@ -1,6 +1,6 @@
-//! Bodies of every reply that the client reads, in every version that it speaks, any bytes: no panic, no memory beyond what the
-//! bytes are worth, what is read can be written and reads the same again, and nothing is refused that the decoder would have
-//! read for less.
+//! Fuzz subject: arbitrary bodies for every response that the client reads, in every version that it supports.
+//! Nothing panics, and memory is proportional to the input. A decoded response is encoded and decoded again
+//! without change. Nothing is rejected that the decoder could read within that memory.
 
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ use lighterman::kafka::transport::BrokerAddress;
 use super::line::{Line, block_on, frame};
 
 const DEADLINE: Duration = Duration::from_secs(5);
-/// What one byte of a reply may cost once decoded: the largest entry (a fetched partition) has few bytes on the wire.
+/// Maximum memory per response byte after decoding. The largest entry (a fetched partition) takes few bytes on the
+/// wire.
 const BYTES_A_BYTE_MAX: u64 = 128;
-/// What an exchange costs that brings nothing: the request, the versions that a broker speaks, the first read.
+/// Memory of an exchange without a result: the request, the broker's version response, the first read.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// Each API, and the versions that production speaks.
+/// APIs with the versions that the client uses in production.
 const SPOKEN: &[(Reads, i16, i16)] = &[
     (read::<FetchRequest>, 10, 12),
     (read::<ListOffsetsRequest>, 1, 7),
@@ -42,8 +43,8 @@ const SPOKEN: &[(Reads, i16, i16)] = &[
 
 type Reads = fn(i16, &[u8]) -> bool;
 
-/// The first byte chooses the API, the second its version, the rest is the body; 1 when it was read, for callers that want to
-/// know that some of it was.
+/// Selects the API by the first byte and its version by the second; the rest is the body. Returns 1 if the client
+/// read it, so that callers can check that some inputs are valid.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let [api, version, body @ ..] = bytes else { return 0 };
     let (reads, min, max) = SPOKEN[usize::from(*api) % SPOKEN.len()];
@@ -59,7 +60,7 @@ where
     judge(R::KEY, version, body, outcome.expect("it ran"), cost.bytes_max)
 }
 
-/// One exchange over a connection that has negotiated.
+/// Performs one exchange on a connection that has negotiated.
 fn asked<R: Request + Default>(version: i16, body: &[u8]) -> Result<R::Response, KafkaError> {
     let api = ApiKey::try_from(R::KEY).expect("known");
     let line = Line::speaking(api, version, frame(2, api, version, body), usize::MAX);
@@ -71,11 +72,11 @@ fn asked<R: Request + Default>(version: i16, body: &[u8]) -> Result<R::Response,
     })
 }
 
-/// The reply to the first request of a connection; nobody sees what is read of it.
+/// Performs the first exchange of a connection, whose response the client does not return.
 fn negotiated(version: i16, body: &[u8]) -> bool {
     let mut outcome = None;
     let cost = measure(|| {
-        // A broker that lacks the version is asked once more, in version 0.
+        // A broker that lacks the version is asked once more, with version 0.
         let answer = |correlation| frame(correlation, ApiKey::ApiVersions, version, body);
         let line = Line::saying([answer(1), answer(2)], usize::MAX);
         let address = BrokerAddress::new("broker", 9092);
@@ -105,7 +106,7 @@ where
         Err(error) => {
             let text = error.to_string();
             assert!(text.len() < 1024, "errors stay short");
-            // A count that lies is not shown to the decoder, here neither.
+            // A wrong count is not passed to the decoder here either.
             let lies = [" entries in ", "its entries would take", "a number without end"];
             let lies = lies.iter().any(|lie| text.contains(lie));
             assert!(lies || decoded::<B>(version, body).is_none(), "{key} {version} refused: {text}");
@@ -114,7 +115,7 @@ where
     }
 }
 
-/// What the decoder by itself makes of it, when it takes all of it.
+/// Decodes a body with the decoder alone; `None` unless it consumes all of it.
 fn decoded<B: Decodable>(version: i16, body: &[u8]) -> Option<B> {
     let mut body = Bytes::copy_from_slice(body);
     B::decode(&mut body, version).ok().filter(|_| !body.has_remaining())

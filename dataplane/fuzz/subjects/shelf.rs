@@ -1,10 +1,10 @@
-//! Where subjects put files: in memory when there is such a place.
+//! Temporary folders for the fuzz subjects, in memory if available.
 
 use std::path::Path;
 
 use tempfile::TempDir;
 
-/// An empty folder.
+/// Creates an empty folder.
 pub(crate) fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.expect("a folder")

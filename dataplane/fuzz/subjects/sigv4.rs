@@ -1,5 +1,6 @@
-//! A path, a query, a header, a body, an Authorization header and a date, any bytes: what AWS's own signer signs is accepted,
-//! any change to it is refused, and no header that was not made with the secret is accepted.
+//! Fuzz subject: a path, a query, a header, a body, an Authorization header and a date of arbitrary bytes. A
+//! request signed by AWS's own signer is accepted, any change to it is rejected, and no header that was made
+//! without the secret is accepted.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -22,8 +23,8 @@ struct Request<'b> {
     body: &'b [u8],
 }
 
-/// Takes path, query, header, Authorization and date, with zero bytes between and the body behind; 1 when it was a request that can be
-/// signed.
+/// Reads path, query, header, Authorization and date, separated by zero bytes, then the body. Returns 1 if the
+/// request can be signed.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let mut parts = bytes.splitn(6, |byte| *byte == 0);
     let mut text = || str::from_utf8(parts.next().unwrap_or_default()).unwrap_or_default();
@@ -44,8 +45,9 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     1
 }
 
-/// Paths of the API have no empty segment and none of dots, which signers take out. A plus is a space to some and a plus to
-/// others, and what is no text once decoded is replaced by AWS's signer. Line ends are in no header.
+/// Returns true if the request can be sent as signed. API paths have no empty segments and no dot segments, which
+/// signers remove. A plus in a query is ambiguous, and AWS's signer replaces invalid UTF-8. Headers have no line
+/// ends.
 fn can_be_sent(request: &Request<'_>) -> bool {
     let segments = request.path.strip_prefix('/').is_some_and(|path| {
         path.split('/').all(|segment| !segment.is_empty() && !matches!(segment, "." | ".."))
@@ -116,7 +118,7 @@ fn changed(signed: &Request<'_>) {
     refused(signed, NOW - 301, "too early");
 }
 
-/// Whoever has no secret is refused, whatever stands in the header.
+/// Checks that a request without knowledge of the secret is rejected, whatever its header contains.
 fn forged(request: &Request<'_>, authorization: &str, date: &str) {
     let Request { path, query, headers, body } = request;
     let own = headers.get("authorization").is_some_and(|own| signature(own) == signature(authorization));

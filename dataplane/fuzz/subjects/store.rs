@@ -1,5 +1,6 @@
-//! The store after a crash, after its file was bent, and made of any bytes: opening it never panics; what was acknowledged is
-//! there, or the store says that it is damaged; nothing is there that nobody wrote; a commit that was half written is cut.
+//! Fuzz subject: the store after a crash, with a corrupted file, and with a file of arbitrary bytes. Opening it
+//! never panics. Acknowledged commands are present, or the store reports damage; nothing else is present. A
+//! partially written commit is discarded.
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
@@ -14,17 +15,17 @@ use tempfile::TempDir;
 
 const ACCOUNT: AccountScope<'static> = AccountScope { region: "eu-west-1", id: "123456789012" };
 const COMMANDS_MAX: usize = 6;
-/// What a disk writes whole.
+/// Bytes that a disk writes atomically.
 const SECTOR_BYTES: usize = 512;
-/// Where redb keeps which of two commits is the last one: no checksum is over it.
+/// Byte in which redb marks the most recent of two commits; no checksum covers it.
 const GOD_BYTE: usize = 9;
 
 thread_local! {
     static FOLDER: LazyCell<TempDir> = LazyCell::new(super::shelf::folder);
 }
 
-/// The first byte chooses what becomes of the store and how many commands are in it, two bytes each; the rest says what becomes
-/// of the file. 1 when it could be opened, for callers that want to know that some could.
+/// Selects the kind of damage and the number of commands by the first byte. Two bytes follow for each command; the
+/// rest controls the damage. Returns 1 if the store opened, so that callers can check that some do.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let [first, rest @ ..] = bytes else { return 0 };
     let count = usize::from(first / 4) % COMMANDS_MAX + 1;
@@ -105,7 +106,7 @@ fn append(store: &mut Store, commands: &[RegistryCommand]) {
     }
 }
 
-/// A store with these commands: the file while it is open, and when it is closed.
+/// Writes a store with these commands. Returns its file while open and after closing.
 fn written(commands: &[RegistryCommand]) -> (Vec<u8>, Vec<u8>) {
     let folder = folder();
     let _ = fs::remove_file(file(&folder));
@@ -116,14 +117,14 @@ fn written(commands: &[RegistryCommand]) -> (Vec<u8>, Vec<u8>) {
     (open, fs::read(file(&folder)).expect("a file"))
 }
 
-/// Where somebody else's file lies.
+/// Opens a file that is not a store.
 fn anything(bytes: &[u8]) -> bool {
     let Some((_, registry)) = opened(bytes) else { return false };
     assert!(registry == Registry::default(), "nobody wrote anything");
     true
 }
 
-/// A disk that returns other bytes than were written.
+/// Opens a store on a disk that returns other bytes than were written.
 fn bent(commands: &[RegistryCommand], how: &[u8], is_open: bool) -> bool {
     let (open, closed) = written(commands);
     let written = if is_open { open } else { closed };
@@ -143,7 +144,7 @@ fn bent(commands: &[RegistryCommand], how: &[u8], is_open: bool) -> bool {
     true
 }
 
-/// The machine stops while the last command is written: of the sectors that differ, some are the new ones.
+/// Simulates a crash during the write of the last command: only some of the changed sectors are written.
 fn crashed(commands: &[RegistryCommand], how: &[u8]) -> bool {
     let Some((last, acknowledged)) = commands.split_last() else { return false };
     let folder = folder();
@@ -170,8 +171,8 @@ fn twice(commands: &[RegistryCommand], last: &RegistryCommand) -> Registry {
     registry
 }
 
-/// `before`, and those sectors of `after` whose bit is set. Which commit is the last one is written when all the others are on
-/// the disk.
+/// Returns `before` with those changed sectors of `after` whose bit is set. The marker of the most recent commit
+/// is written only after all other sectors are on disk.
 fn torn(before: &[u8], after: &[u8], how: &[u8]) -> Vec<u8> {
     let mut image = before.to_vec();
     let (mut differing, mut all_new) = (0, true);
@@ -185,7 +186,7 @@ fn torn(before: &[u8], after: &[u8], how: &[u8]) -> Vec<u8> {
         differing += 1;
         all_new &= is_new;
         if is_new {
-            // A file grows in one call, and has the old length or the new.
+            // A file grows in one call, so it has either the old or the new length.
             image.resize(image.len().max(after.len()), 0);
             image[at..end].copy_from_slice(sector);
         }

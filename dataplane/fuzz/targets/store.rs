@@ -11,7 +11,7 @@ mod store;
 
 static QUIET: Once = Once::new();
 
-/// The fuzzer ends at a panic before anybody can catch it: those of redb are caught by the store.
+/// Excludes redb's panics from the fuzzer's hook, which would otherwise abort before the store catches them.
 fn leave_redb_alone() {
     let fuzzer = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {

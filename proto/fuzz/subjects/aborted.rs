@@ -1,5 +1,5 @@
-//! The index of aborted transactions and a log of batches, any: a batch is dropped exactly when a plain reading of the log says
-//! that its transaction was aborted.
+//! Fuzz subject: an arbitrary list of aborted transactions and an arbitrary log. A batch is dropped if and only if
+//! a naive reading of the log finds that its transaction was aborted.
 
 use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{AbortedTransactions, batches};
@@ -21,8 +21,8 @@ struct Logged {
     next: i64,
 }
 
-/// The first byte says how many transactions were aborted, two bytes each; the rest are batches, two bytes each. Returns how many
-/// batches were dropped, for callers that want to know that some were.
+/// Reads the number of aborted transactions from the first byte, then two bytes for each, then batches of two
+/// bytes each. Returns the number of dropped batches, so that callers can check that some are.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let [count, rest @ ..] = bytes else { return 0 };
     let Some((aborted, log)) = rest.split_at_checked(usize::from(count % 16) * 2) else { return 0 };
@@ -33,7 +33,7 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     for pair in log.chunks_exact(2) {
         let kind = [Kind::Plain, Kind::Transactional, Kind::Abort, Kind::Commit][usize::from(pair[0] % 4)];
         let (producer, offsets) = (i64::from(pair[0] / 4 % 4), i64::from(pair[1] % 16) + 1);
-        // Compaction leaves holes.
+        // Compaction leaves gaps.
         base += i64::from(pair[1] / 64);
         frame.extend(batch(base, offsets, kind, producer));
         base += offsets;
@@ -51,8 +51,9 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     dropped
 }
 
-/// The last batch of `log` belongs to a transaction of its producer that began at or before its end and whose abort marker, which
-/// stands behind the transaction's first offset, is still to come.
+/// Returns true if the last batch of `log` belongs to an aborted transaction of its producer. The transaction's
+/// first offset is then before the batch's end, and no abort marker of the producer after that offset precedes the
+/// batch.
 fn is_aborted(aborted: &[(i64, Offset)], log: &[Logged]) -> bool {
     let Some((batch, before)) = log.split_last() else { return false };
     let ended = |first: i64| {
@@ -63,7 +64,7 @@ fn is_aborted(aborted: &[(i64, Offset)], log: &[Logged]) -> bool {
     batch.kind == Kind::Transactional && of_producer.any(|(_, first)| first.0 < batch.next && !ended(first.0))
 }
 
-/// A batch of so many offsets; a marker's one record, otherwise none.
+/// Encodes a batch of `offsets` offsets. A marker has one record, other batches have none.
 fn batch(base: i64, offsets: i64, kind: Kind, producer: i64) -> Vec<u8> {
     let (attributes, mark): (i16, &[u8]) = match kind {
         Kind::Plain => (0, &[]),

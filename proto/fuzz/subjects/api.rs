@@ -1,5 +1,5 @@
-//! Bodies of create and update requests, any bytes: no panic, and what is accepted keeps the model's constraints, is stored
-//! and read back as it was, and makes the same mapping again when its own answer is sent as a request.
+//! Fuzz subject: create and update requests of arbitrary bytes. Nothing panics. An accepted request satisfies the
+//! model's constraints, survives storage, and yields the same mapping when its own response is sent as a request.
 
 use lighterman_proto::api::{
     AccountScope, CreateRequest, Mapping, MappingState, StartingPosition, UpdateRequest,
@@ -13,7 +13,8 @@ const PLAIN: &str = r#"{"FunctionName":"f","Topics":["topic"],
     "SelfManagedEventSource":{"Endpoints":{"KAFKA_BOOTSTRAP_SERVERS":["kafka:1000"]}},
     "SourceAccessConfigurations":[{"Type":"VPC_SUBNET","URI":"subnet:s"},{"Type":"VPC_SECURITY_GROUP","URI":"security_group:g"}]}"#;
 
-/// Takes `bytes` as either request; returns how often it was accepted, for callers that want to know that some of it was good.
+/// Tries `bytes` as either request. Returns how often it was accepted, so that callers can check that some inputs
+/// are valid.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let created = create(bytes);
     if let Some(mapping) = &created {
@@ -45,7 +46,7 @@ fn update(bytes: &[u8], base: &Mapping) -> Option<Mapping> {
     base.updated(request, ACCOUNT).map_err(|error| assert!(!error.message.is_empty())).ok()
 }
 
-/// The mapping that an answer makes when it is sent as a request. Whether it runs and its tags are not in an answer.
+/// Sends a response as a request and returns the mapping. A response has neither `Enabled` nor tags.
 fn again(mut shown: Value, mapping: &Mapping) -> Mapping {
     shown["FunctionName"] = shown["FunctionArn"].clone();
     shown["Enabled"] = json!(mapping.enabled);
@@ -80,7 +81,7 @@ fn check(mapping: &Mapping) {
     assert!(mapping.tags.iter().all(|(key, value)| fits(key, value)));
 }
 
-/// `host:port` that can be dialled, and printed in one line.
+/// Checks for `host:port` that can be dialled, and printed in one line.
 fn check_server(server: &str) {
     let (host, port) = server.rsplit_once(':').expect("host:port");
     assert!(!host.is_empty() && server.len() <= 300);
@@ -88,7 +89,7 @@ fn check_server(server: &str) {
     assert!(port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0));
 }
 
-/// `arn:aws:lambda:region:account:function:name[:qualifier]`.
+/// Checks for `arn:aws:lambda:region:account:function:name[:qualifier]`.
 fn check_function(arn: &str) {
     let parts: Vec<&str> = arn.split(':').collect();
     assert!(arn.len() <= 256 && matches!(parts.len(), 7 | 8), "{arn}");

@@ -1,9 +1,10 @@
-//! The reader of commit metadata, on any bytes: no panic, and what it reads it can write and read again as the same.
+//! Fuzz subject: the commit metadata parser on arbitrary bytes. Nothing panics, and parsed metadata is encoded and
+//! parsed again without change.
 
 use lighterman_proto::commit_metadata::{BYTES_MAX, CommitMetadata};
 
-/// Reads `bytes` as a group would hold them; 1 when they are a text of ours, for callers that want to know that something was
-/// read.
+/// Parses `bytes` as a group would hold them. Returns 1 if they are valid metadata, so that callers can check that
+/// some inputs are valid.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let text = String::from_utf8_lossy(bytes);
     let Some(read) = CommitMetadata::parse(&text) else { return 0 };
@@ -11,7 +12,8 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     let written = read.encode();
     assert!(written.len() <= BYTES_MAX && written.is_ascii());
     let again = CommitMetadata::parse(&written);
-    // What is written may be longer than what was read only by what it leaves out: fields that nobody knows.
+    // Encoding drops unknown fields, so the encoded text may differ from the input; encoding it once more must not
+    // change it.
     assert_eq!(again.as_ref().map(CommitMetadata::encode).as_ref(), Some(&written), "it says the same again");
     1
 }

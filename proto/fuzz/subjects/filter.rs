@@ -1,5 +1,6 @@
-//! A pattern and, behind a zero byte, a record's value, any bytes: no panic; a mistake has a place; a verdict is that of each
-//! pattern by itself; what `serde_json` finds to be no JSON is never refused by a pattern that looks into JSON.
+//! Fuzz subject: a pattern and, after a zero byte, a record's value, of arbitrary bytes. Nothing panics, and a
+//! mistake has a position. Each pattern's verdict is independent of other patterns. Data that `serde_json` rejects
+//! as JSON is never refused by a pattern for JSON.
 
 use std::iter;
 
@@ -8,10 +9,11 @@ use lighterman_proto::records::Header;
 use lighterman_proto::units::TimestampMs;
 use serde::de::IgnoredAny;
 
-/// Levels that are read.
+/// Maximum nesting that the filter reads.
 const DEPTH_MAX: usize = 127;
 
-/// Takes `bytes` apart and judges; returns 1 when the pattern was good, for callers that want to know that some of it was.
+/// Splits and filters `bytes`. Returns 1 if the pattern is valid, so that callers can check that some inputs are
+/// valid.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let at = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     let (pattern, value) = (String::from_utf8_lossy(&bytes[..at]), bytes.get(at + 1..));
@@ -43,7 +45,8 @@ fn judge(filters: &FilterSet, value: Option<&[u8]>) -> FilterVerdict {
     filters.verdict(FilterSubject { topic, partition, timestamp, key: value, value, headers })
 }
 
-/// The scanner and `serde_json` agree on what is JSON, but for what is nested deeper than we read.
+/// Checks that the scanner and `serde_json` agree on valid JSON, except for data nested deeper than the scanner
+/// reads.
 fn check_format(value: Option<&[u8]>) {
     let Some(bytes) = value else { return };
     let text = str::from_utf8(bytes);
@@ -54,7 +57,7 @@ fn check_format(value: Option<&[u8]>) {
     assert!(ours == theirs || theirs && opened > DEPTH_MAX, "{}", bytes.escape_ascii());
 }
 
-/// Whether a pattern asks for nothing but the value.
+/// Returns true if a pattern refers to the value only.
 fn is_value_alone(pattern: &str) -> bool {
     serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(pattern)
         .is_ok_and(|members| members.len() == 1)

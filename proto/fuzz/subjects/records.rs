@@ -1,15 +1,16 @@
-//! Everything that reads a fetched frame, on any bytes: no panic, no endless walk, no memory beyond the limit.
+//! Fuzz subject: all readers of a fetched frame, on arbitrary bytes. No panic, no endless walk, no memory beyond
+//! the limit.
 
 use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{
     AbortedTransactions, BatchInflater, BatchStream, RecordBatch, batches, records, records_at,
 };
 
-/// Small, so that a lie about a size is met soon.
+/// Limit that is small, so that a wrong size is soon beyond it.
 const INFLATED_BYTES_MAX: usize = 1 << 20;
 
-/// Walks `bytes` as a frame, believing no checksum; returns the number of records, for callers that want to know that
-/// something was read.
+/// Walks `bytes` as a frame, ignoring checksums. Returns the number of records, so that callers can check that
+/// some inputs are valid.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     let mut aborted = AbortedTransactions::new(vec![(0, Offset(0)), (7, Offset(3))]);
     let mut inflater = BatchInflater::default();
@@ -40,7 +41,8 @@ pub(crate) fn run(bytes: &[u8]) -> usize {
     found
 }
 
-/// Records of `batch` read in pieces, up to the first that is wrong; `None` when it was too much work to end, or cannot begin.
+/// Counts the records of `batch` read in pieces, up to the first invalid one. Returns `None` if the stream cannot
+/// be created or takes too many steps.
 fn walk_in_pieces(batch: &RecordBatch<'_>) -> Option<u32> {
     const PIECE_BYTES: usize = 4 << 10;
     const TURNS_MAX: usize = 2 * INFLATED_BYTES_MAX / PIECE_BYTES;

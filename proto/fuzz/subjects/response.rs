@@ -1,10 +1,12 @@
-//! The reader of partial batch responses, on any bytes: no panic, and what it returns is what it promises.
+//! Fuzz subject: the parser of partial batch responses on arbitrary bytes. Nothing panics, and the result
+//! satisfies the parser's contract.
 
 use lighterman_proto::response::failed_items;
 
 const ITEMS_MAX: usize = 8;
 
-/// Reads `bytes` as the answer of a function; returns the number of items, for callers that want to know that something was read.
+/// Parses `bytes` as a function's response. Returns the number of items, so that callers can check that some
+/// inputs are valid.
 pub(crate) fn run(bytes: &[u8]) -> usize {
     match failed_items(bytes, "orders-eu", ITEMS_MAX) {
         Ok(items) => {

@@ -1,9 +1,10 @@
-//! Constraints of the model, with the front end's text; and what this version refuses by name.
+//! Constraints of the API model, with the error texts of AWS's front end, and rejections of features that this
+//! version lacks.
 
 use super::error::{ApiError, ErrorKind};
 use super::request::{ProvisionedPollers, SourceAccess};
 
-/// Collects violations of one request; AWS tells all of them at once.
+/// Constraint violations of one request. AWS reports all of them at once.
 #[derive(Default)]
 pub(super) struct RequestViolations(Vec<String>);
 
@@ -12,7 +13,7 @@ impl RequestViolations {
         self.0.push(format!("Value '{value}' at '{at}' failed to satisfy constraint: {constraint}"));
     }
 
-    /// Without quotes: AWS writes a value that is not there as a bare null.
+    /// Adds a missing member, without quotes: AWS shows a missing value as a bare null.
     pub(super) fn absent(&mut self, at: &str) {
         self.0.push(format!("Value null at '{at}' failed to satisfy constraint: Member must not be null"));
     }
@@ -55,7 +56,7 @@ impl RequestViolations {
         if self.0.is_empty() { Ok(()) } else { Err(self.into_error()) }
     }
 
-    /// The error of what was found, of which there is something.
+    /// Builds the error; at least one violation must have been added.
     pub(super) fn into_error(self) -> ApiError {
         let (count, all) = (self.0.len(), self.0.join("; "));
         let errors = if count == 1 { "error" } else { "errors" };
@@ -63,7 +64,7 @@ impl RequestViolations {
     }
 }
 
-/// The types of `SourceAccessConfigurations` that the model knows.
+/// Types of `SourceAccessConfigurations` in the model.
 const ACCESS_TYPES: &[&str] = &[
     "BASIC_AUTH",
     "VPC_SUBNET",
@@ -115,7 +116,7 @@ pub(super) fn pollers(pollers: Option<&ProvisionedPollers>, found: &mut RequestV
     }
 }
 
-/// Not more at least than at most.
+/// Checks that the minimum does not exceed the maximum.
 pub(super) fn poller_order(pollers: Option<&ProvisionedPollers>) -> Result<(), ApiError> {
     let Some(pollers) = pollers else { return Ok(()) };
     match (pollers.minimum_pollers, pollers.maximum_pollers) {
@@ -126,7 +127,7 @@ pub(super) fn poller_order(pollers: Option<&ProvisionedPollers>) -> Result<(), A
     }
 }
 
-/// Access configurations by the model.
+/// Checks access configurations against the model.
 pub(super) fn access(list: &[SourceAccess], found: &mut RequestViolations) {
     if list.len() > 23 {
         found.add(
@@ -145,7 +146,7 @@ pub(super) fn access(list: &[SourceAccess], found: &mut RequestViolations) {
     }
 }
 
-/// Access configurations together; kinds that need what is not built yet are refused by name.
+/// Checks access configurations in combination; rejects types that this version does not support, by name.
 pub(super) fn access_combination(list: &[SourceAccess]) -> Result<(), ApiError> {
     let has = |kind: &str| list.iter().any(|access| access.kind == kind);
     if has("VPC_SUBNET") != has("VPC_SECURITY_GROUP") {
@@ -165,7 +166,7 @@ pub(super) fn access_combination(list: &[SourceAccess]) -> Result<(), ApiError> 
     }
 }
 
-/// `(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}`
+/// Returns true for a region: `(eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1}`
 pub(super) fn is_region(text: &str) -> bool {
     let parts: Vec<&str> = text.strip_prefix("eusc-").unwrap_or(text).split('-').collect();
     let lower = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
@@ -183,12 +184,12 @@ pub(super) fn is_region(text: &str) -> bool {
     }
 }
 
-/// Twelve digits.
+/// Returns true for an account id of twelve digits.
 pub(super) fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// 8-4-4-4-12 hexadecimal digits.
+/// Returns true for 8-4-4-4-12 hexadecimal digits.
 pub(super) fn is_uuid(text: &str) -> bool {
     let lengths = text.split('-').map(str::len);
     let hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');

@@ -1,5 +1,5 @@
-//! Where failed records go: the value of `DestinationConfig.OnFailure.Destination`. Read once, here: names and regions of it
-//! become parts of requests and of host names.
+//! On-failure destination: the value of `DestinationConfig.OnFailure.Destination`. It is parsed and validated only
+//! here, because its names and regions become parts of requests and of host names.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::constraints::{RequestViolations, is_account, is_region};
 
 const CHARACTERS_MAX: usize = 350;
-/// The model's, with the front end's `^`.
+/// Pattern of the model, with the front end's `^`.
 const PATTERN: &str = "^$|kafka://([^.]([a-zA-Z0-9\\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\\-])+:\
                        ((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1})?:(\\d{12})?:(.*)";
 const TOPIC_SCHEME: &str = "kafka://";
@@ -21,7 +21,7 @@ const QUEUE_NAME_BYTES: RangeInclusive<usize> = 1..=80;
 const TOPIC_NAME_BYTES: RangeInclusive<usize> = 1..=256;
 const BUCKET_NAME_BYTES: RangeInclusive<usize> = 3..=63;
 
-/// An on-failure destination; its text is the one the API has.
+/// On-failure destination; its text form is the API's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum FailureDestination {
@@ -31,19 +31,19 @@ pub enum FailureDestination {
     Notification(TopicArn),
     /// `arn:aws:s3:::NAME`
     Bucket(BucketArn),
-    /// A Kafka topic of the source's cluster, without `kafka://`.
+    /// Kafka topic of the source's cluster, without `kafka://`.
     Topic(Arc<str>),
 }
 
-/// A standard SQS queue.
+/// ARN of a standard SQS queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct QueueArn(ArnParts);
 
-/// A standard SNS topic.
+/// ARN of a standard SNS topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TopicArn(ArnParts);
 
-/// An S3 bucket.
+/// ARN of an S3 bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BucketArn(ArnParts);
 
@@ -56,52 +56,52 @@ struct ArnParts {
 }
 
 impl QueueArn {
-    /// All of it.
+    /// Returns the full ARN.
     pub fn arn(&self) -> &Arc<str> {
         &self.0.arn
     }
 
-    /// Its region.
+    /// Returns the region.
     pub fn region(&self) -> &Arc<str> {
         &self.0.region
     }
 
-    /// Its account, 12 digits.
+    /// Returns the account id of 12 digits.
     pub fn account(&self) -> &str {
         &self.0.account
     }
 
-    /// Its name.
+    /// Returns the queue name.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 }
 
 impl TopicArn {
-    /// All of it.
+    /// Returns the full ARN.
     pub fn arn(&self) -> &Arc<str> {
         &self.0.arn
     }
 
-    /// Its region.
+    /// Returns the region.
     pub fn region(&self) -> &Arc<str> {
         &self.0.region
     }
 }
 
 impl BucketArn {
-    /// All of it. A bucket's region is not in it.
+    /// Returns the full ARN, which does not contain the bucket's region.
     pub fn arn(&self) -> &Arc<str> {
         &self.0.arn
     }
 
-    /// Its name.
+    /// Returns the bucket name.
     pub fn name(&self) -> &Arc<str> {
         &self.0.name
     }
 }
 
-/// Why a text is no destination. Each begins with AWS's text for that.
+/// Reason why a text is not a valid destination. Each message begins with AWS's text for that case.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DestinationError {
     /// FIFO queue or topic.
@@ -110,7 +110,7 @@ pub enum DestinationError {
          FIFO queues and FIFO topics are not supported: use a standard Amazon SQS queue or a standard Amazon SNS topic."
     )]
     Fifo(String),
-    /// Another service, or a resource that is none.
+    /// Unsupported service or malformed resource.
     #[error(
         "The provided destination config DestinationConfig(onSuccess=null, onFailure=OnFailure(destination={0})) is invalid. \
          Give the ARN of a standard Amazon SQS queue, of a standard Amazon SNS topic or of an Amazon S3 bucket, \
@@ -176,13 +176,13 @@ impl From<FailureDestination> for String {
     }
 }
 
-/// Length and pattern of the model.
+/// Checks length and pattern against the model.
 pub(super) fn check_model(given: &str, at: &str, found: &mut RequestViolations) {
     found.length(given, at, 0, CHARACTERS_MAX);
     found.pattern(given, at, PATTERN, fits_pattern(given));
 }
 
-/// The model's pattern: nothing, a Kafka topic, or an ARN of any service.
+/// Checks the model's pattern: empty, a Kafka topic, or an ARN of any service.
 fn fits_pattern(text: &str) -> bool {
     if text.is_empty() {
         return true;
@@ -201,7 +201,7 @@ fn fits_pattern(text: &str) -> bool {
         && (account.is_empty() || is_account(account))
 }
 
-/// A name that Kafka allows; the model's pattern is wider in its first character.
+/// Returns true for a name that Kafka allows. The model's pattern allows more first characters.
 fn is_topic(topic: &str) -> bool {
     (1..=TOPIC_BYTES_MAX).contains(&topic.len())
         && !topic.starts_with('.')
@@ -212,12 +212,12 @@ fn is_topic_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-_.".contains(c)
 }
 
-/// A name of SQS or SNS.
+/// Returns true for a name of SQS or SNS.
 fn is_name(text: &str, bytes: RangeInclusive<usize>) -> bool {
     bytes.contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
 }
 
-/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>
+/// Returns true for a bucket name: <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>
 fn is_bucket(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b".-".contains(&c);
     let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
@@ -228,7 +228,7 @@ fn is_bucket(text: &str) -> bool {
         && outer(text.chars().last())
 }
 
-/// `aws`, `aws-cn`, …
+/// Returns true for an ARN partition: `aws`, `aws-cn`, …
 fn is_partition(text: &str) -> bool {
     text.strip_prefix("aws").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
 }
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_four_kinds_and_their_texts() {
+    fn destination_kinds_round_trip_as_text() {
         for (text, kind) in
             [(QUEUE, "Queue"), (NOTIFICATION, "Notification"), (BUCKET, "Bucket"), (TOPIC, "Topic")]
         {
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn fifo_queues_and_topics_are_refused_as_such() {
+    fn fifo_queue_or_topic_is_rejected_as_fifo() {
         for text in
             ["arn:aws:sqs:eu-west-1:123456789012:q.fifo", "arn:aws:sns:us-gov-west-1:123456789012:t.fifo"]
         {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_destination() {
+    fn invalid_destination_is_rejected() {
         for text in [
             "",
             "kafka://",
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn the_models_pattern() {
+    fn model_pattern_accepts_and_rejects_as_aws() {
         let long = format!("kafka://{}", "a".repeat(249));
         for text in [
             "",

@@ -1,49 +1,49 @@
-//! Errors in AWS's shapes. <https://docs.aws.amazon.com/lambda/latest/api/API_CreateEventSourceMapping.html>
+//! API errors in AWS's shapes. <https://docs.aws.amazon.com/lambda/latest/api/API_CreateEventSourceMapping.html>
 
 use serde_json::{Value, json};
 use thiserror::Error;
 
-/// Which exception; decides status, spelling and blame.
+/// Kind of exception; determines the HTTP status, the JSON member names and the fault (`User` or `Service`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// A parameter is wrong.
+    /// Invalid parameter.
     InvalidParameterValue,
-    /// A constraint of the model is violated.
+    /// Violated constraint of the model.
     Validation,
-    /// The body is not JSON of the right types.
+    /// Body that is not JSON of the expected types.
     Serialization,
-    /// It exists already, or an operation is under way.
+    /// Resource that exists already, or another operation in progress.
     ResourceConflict,
-    /// No such mapping.
+    /// Mapping that does not exist.
     ResourceNotFound,
-    /// It is being changed.
+    /// Mapping with an update in progress.
     ResourceInUse,
-    /// Not this fast.
+    /// Request rate above the limit.
     TooManyRequests,
-    /// Our fault.
+    /// Internal error.
     Service,
-    /// Not now: the node drains. AWS's `ServiceException`, with the status that says so; SDKs try both again.
+    /// Request during the node's drain. It is AWS's `ServiceException` with status 503; SDKs retry both.
     Unavailable,
-    /// No signature.
+    /// Missing signature.
     MissingAuthenticationToken,
-    /// A key we did not issue.
+    /// Unknown access key id.
     UnrecognizedClient,
-    /// An Authorization header that is none, or lacks something.
+    /// Authorization header that is malformed or incomplete.
     IncompleteSignature,
-    /// A signature that does not fit.
+    /// Signature that does not match.
     InvalidSignature,
-    /// The key may not do that.
+    /// Operation that the access key does not permit.
     AccessDenied,
-    /// No such path.
+    /// Unknown path.
     UnknownOperation,
-    /// A body beyond the limit.
+    /// Body larger than the limit.
     RequestTooLarge,
-    /// A body that does not come.
+    /// Body that was not received in time.
     RequestTimeout,
 }
 
 impl ErrorKind {
-    /// Name in `x-amzn-ErrorType`.
+    /// Returns the name for `x-amzn-ErrorType`.
     pub fn name(self) -> &'static str {
         match self {
             Self::InvalidParameterValue => "InvalidParameterValueException",
@@ -65,7 +65,7 @@ impl ErrorKind {
         }
     }
 
-    /// HTTP status.
+    /// Returns the HTTP status.
     pub fn status(self) -> u16 {
         match self {
             Self::InvalidParameterValue
@@ -88,33 +88,33 @@ impl ErrorKind {
     }
 }
 
-/// An error as the API gives it.
+/// API error as the client receives it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{}: {message}", kind.name())]
 pub struct ApiError {
-    /// Which exception.
+    /// Kind of exception.
     pub kind: ErrorKind,
-    /// AWS's text where it is known, ours where AWS has none.
+    /// AWS's message where known; Lighterman's own otherwise.
     pub message: String,
 }
 
 impl ApiError {
-    /// An error of `kind`.
+    /// Creates an error of `kind`.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
-    /// A wrong parameter.
+    /// Creates an error for an invalid parameter.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidParameterValue, message)
     }
 
-    /// The unknown mapping.
+    /// Creates the error for an unknown mapping.
     pub fn not_found() -> Self {
         Self::new(ErrorKind::ResourceNotFound, "The resource you requested does not exist.")
     }
 
-    /// The JSON body: three shapes spell `Message`, the others `message`, as the model has it.
+    /// Returns the JSON body. As in the model, some shapes spell the member `Message`, the others `message`.
     pub fn body(&self) -> Value {
         match self.kind {
             ErrorKind::ResourceNotFound | ErrorKind::ResourceInUse => {

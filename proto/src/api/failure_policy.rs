@@ -1,8 +1,8 @@
-//! What a mapping does with records that fail: the request's members, their constraints, and what is kept of them.
+//! Failure handling of a mapping: the request members, their constraints, and the stored policy.
 //!
-//! Model: `lambda/2015-03-31/service-2.json` of botocore. What AWS keeps for its provisioned mode is always available here.
-//! Two choices that AWS's API has no member for are made by tags, so that every client of AWS can make them:
-//! [`ON_DESTINATION_FAILURE_TAG`] and [`PARTIAL_RESPONSE_TAG`].
+//! Model: `lambda/2015-03-31/service-2.json` of botocore. Options that AWS limits to its provisioned mode are
+//! always available here. Two options without a member in AWS's API are set by tags, so that every AWS client can
+//! set them: [`ON_DESTINATION_FAILURE_TAG`] and [`PARTIAL_RESPONSE_TAG`].
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ use super::destination::{self, FailureDestination};
 use super::error::ApiError;
 use super::mapping::Mapping;
 
-/// Retries while there is a destination and the user asked for no limit, as AWS has it.
+/// Retry limit with a destination and without a limit from the user, as in AWS.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>
 pub const RETRIES_WITH_DESTINATION: u32 = 10;
-/// Tag that says what happens while the destination refuses: `hold` (the default) or `drop`.
+/// Tag for the behaviour while the destination rejects messages: `hold` (the default) or `drop`.
 pub const ON_DESTINATION_FAILURE_TAG: &str = "lighterman:on-destination-failure";
-/// Tag that says what is tried again after a partial batch response: `ordered` (the default) or `named`.
+/// Tag for the records to retry after a partial batch response: `ordered` (the default) or `named`.
 pub const PARTIAL_RESPONSE_TAG: &str = "lighterman:partial-batch-response";
 
 const OUR_TAGS: &str = "lighterman:";
@@ -31,19 +31,19 @@ const REPORT_BATCH_ITEM_FAILURES: &str = "ReportBatchItemFailures";
 const UNSUPPORTED_DESTINATION: &str =
     "Unsupported DestinationConfig parameter for given event source mapping type.";
 
-/// The members of a create or update request that say what happens to failed records.
+/// Members of a create or update request that configure failure handling.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct FailureRequest {
-    /// −1 (for ever) or 0–10,000.
+    /// Retry limit: −1 (unlimited) or 0–10,000.
     pub maximum_retry_attempts: Option<i64>,
-    /// −1 (no limit) or 60–604,800.
+    /// Record age limit in seconds: −1 (unlimited) or 60–604,800.
     pub maximum_record_age_in_seconds: Option<i64>,
-    /// Halves a batch that failed.
+    /// True to split a failed batch in half.
     pub bisect_batch_on_function_error: Option<bool>,
     /// Empty, or `ReportBatchItemFailures`.
     pub function_response_types: Option<Vec<String>>,
-    /// Where failed records go.
+    /// Destination of failed records.
     pub destination_config: Option<DestinationConfig>,
 }
 
@@ -51,9 +51,9 @@ pub struct FailureRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
 pub struct DestinationConfig {
-    /// For records that were given up.
+    /// Target for failed records.
     pub on_failure: Option<DestinationTarget>,
-    /// In the model; refused for this kind of source.
+    /// Target for successful batches; in the model, but rejected for this kind of source.
     pub on_success: Option<DestinationTarget>,
 }
 
@@ -61,61 +61,63 @@ pub struct DestinationConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
 pub struct DestinationTarget {
-    /// An ARN, `kafka://topic`, or nothing, which removes it.
+    /// ARN or `kafka://topic`; an empty text removes the destination.
     pub destination: Option<String>,
 }
 
-/// What a mapping does with records that fail.
+/// Policy of a mapping for failed records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FailurePolicy {
-    /// Retries after the first attempt, as the user gave them; `None`: no limit. What holds is
+    /// Maximum retries after the first attempt, as the user gave them; `None` for no limit. The limit in force is
     /// [`Self::retries_max_in_force`].
     pub retries_max: Option<u32>,
-    /// Age at which a record is given up, in seconds; `None`: no limit.
+    /// Maximum age of a record, in seconds; older ones are not retried. `None` for no limit.
     pub record_age_max_seconds: Option<u32>,
-    /// Whether a batch that failed is halved, as the user said it; `None`: not said. What holds is [`Self::bisects`].
+    /// True if a failed batch is split in half, as the user set it; `None` if unset. The setting in force is
+    /// [`Self::bisects`].
     pub bisect: Option<bool>,
-    /// Whether the function reports which records failed.
+    /// True if the function reports which records failed.
     pub partial_responses: bool,
-    /// Where records go that are given up.
+    /// Destination of failed records.
     pub destination: Option<FailureDestination>,
-    /// Which limits the user has lifted by name.
+    /// Limits that the user explicitly removed.
     pub lifted: LiftedLimits,
 }
 
-/// Limits for which the user gave −1. They are shown then: a client that keeps a configuration (Terraform) compares.
+/// Limits for which the user gave −1. They are shown as −1, because clients such as Terraform compare the
+/// configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LiftedLimits {
-    /// `MaximumRetryAttempts` was −1.
+    /// True if `MaximumRetryAttempts` was −1.
     pub retries: bool,
-    /// `MaximumRecordAgeInSeconds` was −1.
+    /// True if `MaximumRecordAgeInSeconds` was −1.
     pub record_age: bool,
 }
 
-/// What happens to a partition while the destination refuses its failed records.
+/// Behaviour of a partition while the destination rejects its failed records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDestinationFailure {
-    /// The partition waits: nothing is lost.
+    /// The partition waits, and no record is lost.
     #[default]
     Hold,
     /// The records are dropped, counted and logged, as AWS does.
     Drop,
 }
 
-/// What is tried again after a partial batch response.
+/// Records to retry after a partial batch response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PartialOrder {
-    /// Everything from the lowest failed offset of each partition on: order is kept.
+    /// All records from the lowest failed offset of each partition on, which preserves order.
     #[default]
     Ordered,
-    /// The named records alone, in AWS's words.
+    /// Only the records named in the response, as AWS describes it.
     Named,
 }
 
 impl FailureRequest {
-    /// The model's constraints.
+    /// Checks the model's constraints.
     pub(super) fn check_model(&self, found: &mut RequestViolations) {
         found.range(self.maximum_retry_attempts, "maximumRetryAttempts", UNLIMITED, RETRIES_MAX);
         found.range(
@@ -146,12 +148,12 @@ impl FailureRequest {
         }
     }
 
-    /// The policy of a new mapping that reads `source_topic`.
+    /// Returns the policy of a new mapping that reads `source_topic`.
     pub(super) fn new_policy(self, source_topic: &str) -> Result<FailurePolicy, ApiError> {
         self.over(FailurePolicy::default(), source_topic)
     }
 
-    /// The policy after an update: what the request names is changed.
+    /// Returns the policy after an update; members that the request omits are unchanged.
     pub(super) fn updated_policy(
         self,
         before: &FailurePolicy,
@@ -159,7 +161,7 @@ impl FailureRequest {
     ) -> Result<FailurePolicy, ApiError> {
         let on_failure = self.destination_config.as_ref().and_then(|config| config.on_failure.as_ref());
         if on_failure.is_some_and(|target| target.destination.is_none()) {
-            // Nothing, or removal? AWS does not guess either.
+            // The intent is ambiguous (no change, or removal), and AWS rejects it too.
             return Err(ApiError::invalid(
                 "The Destination field is required for an OnFailure configuration.",
             ));
@@ -190,7 +192,7 @@ impl FailureRequest {
             if asked(config.on_success).is_some_and(|given| !given.is_empty()) {
                 return Err(ApiError::invalid(UNSUPPORTED_DESTINATION));
             }
-            // A configuration takes the place of the one before, whole: without a target there is none.
+            // A configuration replaces the previous one entirely; without a target, none remains.
             policy.destination = match asked(config.on_failure) {
                 Some(given) => destination_of(&given, source_topic)?,
                 None => None,
@@ -215,18 +217,18 @@ fn destination_of(given: &str, source_topic: &str) -> Result<Option<FailureDesti
 }
 
 impl FailurePolicy {
-    /// Retries after the first attempt that hold: the user's, or [`RETRIES_WITH_DESTINATION`] when there is a destination and no
-    /// limit was given; `None`: for ever. A limit that is not the user's is never shown as if it were.
+    /// Returns the retry limit in force: the user's, or [`RETRIES_WITH_DESTINATION`] with a destination and
+    /// without a given limit; `None` for no limit. A limit that the user did not set is never shown.
     pub fn retries_max_in_force(&self) -> Option<u32> {
         self.retries_max.or_else(|| self.destination.as_ref().map(|_| RETRIES_WITH_DESTINATION))
     }
 
-    /// Whether a batch that failed is halved.
+    /// Returns true if a failed batch is split in half.
     pub fn bisects(&self) -> bool {
         self.bisect.unwrap_or_default()
     }
 
-    /// Adds the members that are set; −1 is shown when the user gave it.
+    /// Adds the members that are set; −1 is shown if the user gave it.
     pub(super) fn show(&self, shown: &mut Map<String, Value>) {
         let mut put = |name: &str, value: Value| shown.insert(name.to_owned(), value);
         let limit = |limit: Option<u32>, lifted: bool| match limit {
@@ -259,13 +261,14 @@ impl PartialOrder {
     const VALUES: &[(&str, Self)] = &[("ordered", Self::Ordered), ("named", Self::Named)];
 }
 
-/// The choice that a tag makes; the default where there is none. What was accepted is always one of the values.
+/// Returns the option that a tag selects, or the default without the tag. Values were validated when the tags were
+/// accepted.
 fn choice<T: Copy + Default>(tags: &BTreeMap<String, String>, tag: &str, values: &[(&str, T)]) -> T {
     let given = tags.get(tag).and_then(|given| values.iter().find(|(value, _)| value == given));
     given.map(|(_, choice)| *choice).unwrap_or_default()
 }
 
-/// Refuses tags of ours that mean nothing: a misspelt one would silently choose the default.
+/// Rejects unknown Lighterman tags and values. A misspelt tag would silently select the default.
 pub(super) fn check_our_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
     for (tag, given) in tags.iter().filter(|(tag, _)| is_ours(tag)) {
         let values: Vec<&str> = match tag.as_str() {
@@ -288,23 +291,23 @@ pub(super) fn check_our_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiE
     Ok(())
 }
 
-/// Whether a tag is meant for us, in whatever case.
+/// Returns true for a tag with Lighterman's prefix, in any case.
 fn is_ours(tag: &str) -> bool {
     tag.get(..OUR_TAGS.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(OUR_TAGS))
 }
 
 impl Mapping {
-    /// What happens to a partition while the destination refuses its failed records.
+    /// Returns the behaviour of a partition while the destination rejects its failed records.
     pub fn on_destination_failure(&self) -> OnDestinationFailure {
         choice(&self.tags, ON_DESTINATION_FAILURE_TAG, OnDestinationFailure::VALUES)
     }
 
-    /// What is tried again after a partial batch response.
+    /// Returns which records are retried after a partial batch response.
     pub fn partial_order(&self) -> PartialOrder {
         choice(&self.tags, PARTIAL_RESPONSE_TAG, PartialOrder::VALUES)
     }
 
-    /// True when `tags` in place of its own would make the mapping behave otherwise.
+    /// Returns true if replacing the mapping's tags with `tags` would change its behaviour.
     pub fn is_changed_by(&self, tags: &BTreeMap<String, String>) -> bool {
         let on_failure = choice(tags, ON_DESTINATION_FAILURE_TAG, OnDestinationFailure::VALUES);
         let order = choice(tags, PARTIAL_RESPONSE_TAG, PartialOrder::VALUES);

@@ -1,7 +1,7 @@
-//! `FilterCriteria`: the request's member, its constraints, and what is kept of it.
+//! `FilterCriteria`: the request member, its constraints, and the stored and compiled filters.
 //!
-//! Model: `lambda/2015-03-31/service-2.json` of botocore; the refusal of a pattern: recorded from AWS. The language is that of
-//! [`crate::filter`].
+//! Model: `lambda/2015-03-31/service-2.json` of botocore; the rejection of a pattern: recorded from AWS. The
+//! filter language is that of [`crate::filter`].
 
 use std::sync::Arc;
 
@@ -12,26 +12,26 @@ use super::constraints::RequestViolations;
 use super::error::ApiError;
 use crate::filter::{FILTERS_MAX, FilterSet, PATTERN_CHARACTERS_MAX, PatternError};
 
-/// What AWS says of a pattern it cannot use, and no more than that.
+/// AWS's complete message for an unusable pattern.
 const INVALID_PATTERN: &str = "Invalid filter pattern definition.";
 
-/// `FilterCriteria` of a create or update request. Without filters it removes those that there are.
+/// `FilterCriteria` of a create or update request. Without filters it removes the existing ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
 pub struct FilterRequest {
-    /// At most [`FILTERS_MAX`]; a record that one of them matches is delivered.
+    /// At most [`FILTERS_MAX`] filters; a record that matches any of them is delivered.
     pub filters: Option<Vec<FilterEntry>>,
 }
 
-/// One of `Filters`. A member that is misspelt is refused: to leave it out would deliver everything.
+/// Entry of `Filters`. A misspelt member is rejected, because ignoring it would deliver every record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
 pub struct FilterEntry {
-    /// JSON text.
+    /// Pattern as JSON text.
     pub pattern: Option<String>,
 }
 
-/// The filters of a mapping: the patterns as their owner wrote them, and what they were compiled to, once.
+/// Filters of a mapping: the patterns as given, and their compiled form.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<String>")]
 pub struct FilterCriteria {
@@ -40,7 +40,7 @@ pub struct FilterCriteria {
 }
 
 impl FilterRequest {
-    /// The model's constraints.
+    /// Checks the model's constraints.
     pub(super) fn check_model(&self, found: &mut RequestViolations) {
         for (index, filter) in self.filters.iter().flatten().enumerate() {
             let at = format!("filterCriteria.filters.{}.member.pattern", index + 1);
@@ -50,7 +50,7 @@ impl FilterRequest {
         }
     }
 
-    /// The filters that the request asks for.
+    /// Compiles the requested filters.
     pub fn criteria(self) -> Result<FilterCriteria, ApiError> {
         let filters = self.filters.unwrap_or_default();
         if filters.len() > FILTERS_MAX {
@@ -77,17 +77,17 @@ impl FilterCriteria {
         Ok(Self { patterns, compiled })
     }
 
-    /// The patterns, as they were given.
+    /// Returns the patterns as given.
     pub fn patterns(&self) -> &[String] {
         &self.patterns
     }
 
-    /// What judges records.
+    /// Returns the compiled filters.
     pub fn compiled(&self) -> &Arc<FilterSet> {
         &self.compiled
     }
 
-    /// Adds the member that shows them, if there are any.
+    /// Adds the `FilterCriteria` member if there are any filters.
     pub(super) fn show(&self, shown: &mut Map<String, Value>) {
         if !self.patterns.is_empty() {
             let filters: Vec<Value> =
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_replaces_and_an_empty_one_clears() {
+    fn update_replaces_filters_and_empty_update_clears() {
         let first = one(r#"{"value":["a"]}"#);
         let mapping = create(first.clone()).expect("valid");
         let other = update(&mapping, json!({ "BatchSize": 5 })).expect("valid");
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_aws_s_and_say_where() {
+    fn rejection_has_aws_text_and_position() {
         use ErrorKind::{InvalidParameterValue, Serialization, Validation};
         let mapping = create(json!({})).expect("valid");
         let long = format!(r#"{{"value":["{}"]}}"#, "x".repeat(4_096));

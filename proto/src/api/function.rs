@@ -1,14 +1,15 @@
-//! A function's name as callers give it, and its ARN.
+//! Function names as callers give them, and their ARNs.
 
 use super::constraints::RequestViolations;
 use super::error::ApiError;
 use super::mapping::AccountScope;
 
-/// `NamespacedFunctionName` of the model.
+/// Pattern of `NamespacedFunctionName` in the model.
 const NAME_PATTERN: &str = "(arn:(aws[a-zA-Z-]*)?:lambda:)?((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\\d{1}:)?(\\d{12}:)?\
      (function:)?([a-zA-Z0-9-_\\.]+)(:(\\$LATEST(\\.PUBLISHED)?|[a-zA-Z0-9-_]+))?";
 
-/// A name, partial ARN or ARN, as full ARN; partition and qualifier stay. Shapes: `NamespacedFunctionName` of the model.
+/// Expands a name, partial ARN or ARN to a full ARN, and keeps partition and qualifier. Shapes:
+/// `NamespacedFunctionName` of the model.
 pub(super) fn function_arn(given: &str, account: AccountScope<'_>) -> Result<String, ApiError> {
     let parts: Vec<&str> = given.split(':').collect();
     let (partition, region, owner, name) = match &parts[..] {
@@ -31,7 +32,7 @@ pub(super) fn function_arn(given: &str, account: AccountScope<'_>) -> Result<Str
     Ok(format!("arn:{partition}:lambda:{region}:{owner}:function:{}", name.join(":")))
 }
 
-/// A name of at most 64 characters, and perhaps a version or alias.
+/// Returns true for a name of at most 64 characters, optionally with a version or alias.
 fn is_name(parts: &[&str]) -> bool {
     let plain = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     let fits = |text: &str, most: usize| (1..=most).contains(&text.len()) && plain(text);

@@ -1,4 +1,4 @@
-//! A mapping: validated, stored, shown.
+//! Mapping configuration: validation, storage and display.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,79 +18,79 @@ use super::unknown_members;
 use crate::ids::MappingId;
 use crate::units::{BATCH_RECORDS_DEFAULT, BATCH_RECORDS_MAX};
 
-/// AWS's states of a mapping.
+/// State of a mapping, as in AWS's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MappingState {
     /// Accepted, not running yet.
     Creating,
-    /// Being switched on.
+    /// Being enabled.
     Enabling,
-    /// Running.
+    /// Running: records are consumed and delivered.
     Enabled,
     /// Draining before it stops.
     Disabling,
-    /// Stopped; its offsets stay.
+    /// Stopped; its committed offsets remain.
     Disabled,
-    /// Being changed.
+    /// Update in progress.
     Updating,
-    /// Draining before it goes.
+    /// Draining before it is removed.
     Deleting,
 }
 
 impl MappingState {
-    /// True when no operation is under way.
+    /// Returns true if no operation is in progress.
     pub fn is_settled(self) -> bool {
         matches!(self, Self::Enabled | Self::Disabled)
     }
 }
 
-/// Where the account is.
+/// Region and id of the account.
 #[derive(Clone, Copy, Debug)]
 pub struct AccountScope<'a> {
-    /// Region.
+    /// Region name.
     pub region: &'a str,
-    /// Twelve digits.
+    /// Account id of twelve digits.
     pub id: &'a str,
 }
 
-/// A mapping's configuration.
+/// Configuration of one mapping.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mapping {
-    /// Its UUID.
+    /// UUID of the mapping.
     pub id: MappingId,
-    /// Its ARN.
+    /// ARN of the mapping.
     pub arn: String,
-    /// The function's ARN, with the qualifier the caller gave.
+    /// ARN of the function, with the qualifier that the caller gave.
     pub function_arn: String,
-    /// `host:port`, 1–10.
+    /// Bootstrap servers as `host:port`, 1–10.
     pub bootstrap_servers: Vec<String>,
-    /// The one topic.
+    /// Topic to consume.
     pub topic: String,
     /// Consumer group.
     pub group: String,
     /// `BatchSize`.
     pub batch_records_max: u32,
-    /// `MaximumBatchingWindowInSeconds`; `None` while AWS's 500 ms hold.
+    /// `MaximumBatchingWindowInSeconds`; `None` for AWS's default of 500 ms.
     pub window_seconds: Option<u32>,
-    /// Where it begins.
+    /// Starting position without committed offsets.
     pub starting_position: StartingPosition,
-    /// With `AT_TIMESTAMP`: seconds since the epoch.
+    /// Timestamp of `AT_TIMESTAMP`, in seconds since the epoch.
     pub starting_timestamp: Option<f64>,
-    /// As given; recorded, not used.
+    /// Access configurations as given; stored, not used.
     pub access: Vec<SourceAccess>,
-    /// Consumers, when given.
+    /// Number of consumers, if given.
     pub pollers: Option<ProvisionedPollers>,
-    /// Whether it should run.
+    /// True if the mapping is meant to run.
     pub enabled: bool,
-    /// Tags.
+    /// Tags of the mapping.
     pub tags: BTreeMap<String, String>,
-    /// What happens to failed records.
+    /// Failure handling.
     #[serde(default)]
     pub failure: FailurePolicy,
-    /// Which records reach the function.
+    /// Filters that select the records for the function.
     #[serde(default)]
     pub filters: FilterCriteria,
-    /// What is kept and shown, and changes nothing of what runs.
+    /// Settings that are stored and shown only.
     #[serde(default)]
     pub recorded: RecordedSettings,
 }
@@ -98,7 +98,7 @@ pub struct Mapping {
 const POSITIONS: &[&str] = &["LATEST", "AT_TIMESTAMP", "TRIM_HORIZON"];
 
 impl Mapping {
-    /// Checks a create request and fills in AWS's defaults. `now` in seconds since the epoch.
+    /// Validates a create request and fills in AWS's defaults. `now` is in seconds since the epoch.
     pub fn create(
         request: CreateRequest,
         id: MappingId,
@@ -152,7 +152,7 @@ impl Mapping {
         })
     }
 
-    /// Checks an update request; the mapping as it will be.
+    /// Validates an update request, and returns the updated mapping.
     pub fn updated(&self, request: UpdateRequest, account: AccountScope<'_>) -> Result<Self, ApiError> {
         let mut found = RequestViolations::default();
         if let Some(name) = request.function_name.as_deref() {
@@ -206,7 +206,7 @@ impl Mapping {
         Ok(updated)
     }
 
-    /// The mapping that stands in the way of a new one: same function, same topic, and a bootstrap server in common.
+    /// Returns true if the mappings conflict: same function, same topic, and a bootstrap server in common.
     pub fn conflicts_with(&self, other: &Self) -> bool {
         let servers: BTreeSet<&String> = self.bootstrap_servers.iter().collect();
         self.function_arn == other.function_arn
@@ -214,7 +214,7 @@ impl Mapping {
             && other.bootstrap_servers.iter().any(|server| servers.contains(server))
     }
 
-    /// AWS's text for that; names the new request's source, and the mapping that is there.
+    /// Returns AWS's text for that conflict. It names the new request's source and the existing mapping.
     pub fn conflict_text(&self, existing: MappingId) -> String {
         format!(
             "An event source mapping with event source (\"{}\"), function (\"{}\"), topics (\"{}\") already exists. \
@@ -225,8 +225,8 @@ impl Mapping {
         )
     }
 
-    /// The text of a consumer group that another mapping reads by, in the form of AWS's text for a source that is taken: which
-    /// source, which group, and the mapping that is there.
+    /// Returns the error text for a consumer group that another mapping uses, modelled on AWS's text for a source
+    /// in use. It names the source, the group and the existing mapping.
     pub fn group_taken_text(&self, existing: &Self) -> String {
         format!(
             "An event source mapping with event source (\"{}\") and consumer group ID (\"{}\") already exists. \
@@ -237,7 +237,7 @@ impl Mapping {
         )
     }
 
-    /// `EventSourceMappingConfiguration`. What is not set is absent.
+    /// Returns the `EventSourceMappingConfiguration`. Unset members are absent.
     pub fn shown(&self, state: MappingState, last_modified: f64, last_result: &str) -> Value {
         let mut shown = Map::new();
         let mut put = |name: &str, value: Value| shown.insert(name.to_owned(), value);
@@ -321,7 +321,7 @@ fn position(
     let position = match position {
         Some("LATEST") => StartingPosition::Latest,
         Some("AT_TIMESTAMP") => StartingPosition::AtTimestamp,
-        // What AWS does for self-managed Kafka without one.
+        // AWS's default for self-managed Kafka.
         _ => StartingPosition::TrimHorizon,
     };
     match (position, timestamp) {

@@ -1,4 +1,4 @@
-//! The event source mapping API as AWS defines it: shapes, constraints, exact messages.
+//! Event source mapping API as AWS defines it: shapes, constraints, exact messages.
 //! Model: `lambda/2015-03-31/service-2.json` of botocore; messages: recorded from AWS.
 
 mod constraints;

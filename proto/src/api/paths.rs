@@ -1,22 +1,22 @@
-//! What a request says in its path and its query, by the model.
+//! Path and query parameters of requests, checked against the model.
 
 use super::constraints::RequestViolations;
 use super::error::{ApiError, ErrorKind};
 
-/// Entries of a page, whatever is asked.
+/// Maximum entries of a page, whatever size is requested.
 /// <https://docs.aws.amazon.com/lambda/latest/api/API_ListEventSourceMappings.html>
 pub const PAGE_ENTRIES_MAX: usize = 100;
 const UUID_CHARACTERS: usize = 36;
 const MAX_ITEMS: i64 = 10_000;
 
-/// The model's constraint of `UUID`.
+/// Checks the model's constraint of `UUID`.
 pub fn check_uuid_length(text: &str) -> Result<(), ApiError> {
     let mut found = RequestViolations::default();
     found.length(text, "uUID", UUID_CHARACTERS, UUID_CHARACTERS);
     found.into_result()
 }
 
-/// Entries of a page when `MaxItems` is `text`.
+/// Returns the page size for the query parameter `MaxItems`.
 pub fn page_size(text: &str) -> Result<usize, ApiError> {
     let asked: i64 = text
         .parse()
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_model_allows_is_taken_and_the_rest_refused_in_its_words() {
+    fn path_parameters_outside_model_rejected_with_aws_text() {
         assert_eq!(page_size("1").expect("allowed"), 1);
         assert_eq!(page_size("10000").expect("allowed"), PAGE_ENTRIES_MAX);
         for (text, tells) in [

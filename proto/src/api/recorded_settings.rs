@@ -1,7 +1,9 @@
-//! Members that a mapping keeps and shows, and that change nothing of what runs here: the key with which AWS encrypts
-//! filters, the metrics and logs that AWS writes for a mapping (ours are always written), and the way a topic is consumed.
+//! Settings that a mapping stores and shows but that do not affect its operation. They are the key with which AWS
+//! encrypts filters, the metrics and logs that AWS writes for a mapping, and the consumption mode. Lighterman
+//! always writes its own metrics and logs.
 //!
-//! Model: `lambda/2015-03-31/service-2.json` of botocore. AWS has logs in its provisioned mode alone; here they are always there.
+//! Model: `lambda/2015-03-31/service-2.json` of botocore. AWS writes logs in its provisioned mode only; here they
+//! are always written.
 //! <https://docs.aws.amazon.com/lambda/latest/api/API_EventSourceMappingMetricsConfig.html>,
 //! <https://docs.aws.amazon.com/lambda/latest/dg/esm-logging.html>
 
@@ -17,16 +19,16 @@ const METRICS: &[&str] = &["EventCount", "ErrorCount", "KafkaMetrics"];
 const LEVELS: &[&str] = &["DEBUG", "INFO", "WARN"];
 const MODES: &[&str] = &["Stream", "Queue"];
 
-/// The members of a create or update request that are kept and shown.
+/// Members of a create or update request that are stored and shown only.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RecordedRequest {
-    /// An ARN; nothing, which removes it.
+    /// ARN of a key; an empty text removes it.
     #[serde(rename = "KMSKeyArn")]
     pub kms_key_arn: Option<String>,
-    /// Which metrics; `{}` removes the choice.
+    /// Selected metrics; `{}` removes the selection.
     pub metrics_config: Option<MetricsConfig>,
-    /// From which level on; `{}` removes the choice.
+    /// Log level; `{}` removes the selection.
     pub logging_config: Option<LoggingConfig>,
 }
 
@@ -34,7 +36,7 @@ pub struct RecordedRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default, deny_unknown_fields)]
 pub struct MetricsConfig {
-    /// Each at most once; an empty list is a choice, too.
+    /// Metric names, each at most once; an empty list is a valid selection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Vec<String>>,
 }
@@ -48,14 +50,14 @@ pub struct LoggingConfig {
     pub system_log_level: Option<String>,
 }
 
-/// `ConsumptionMode`, as far as it can be had.
+/// `ConsumptionMode`, as far as it is supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConsumptionMode {
-    /// In order, by a consumer group.
+    /// In offset order, by a consumer group.
     Stream,
 }
 
-/// What a mapping keeps of them.
+/// Settings that a mapping stores for display only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RecordedSettings {
@@ -66,7 +68,7 @@ pub struct RecordedSettings {
 }
 
 impl RecordedRequest {
-    /// The model's constraints.
+    /// Checks the model's constraints.
     pub(super) fn check_model(&self, found: &mut RequestViolations) {
         if let Some(key) = &self.kms_key_arn {
             found.length(key, "kMSKeyArn", 0, KEY_BYTES_MAX);
@@ -93,7 +95,7 @@ impl RecordedRequest {
         }
     }
 
-    /// The settings after a request: what it names is changed.
+    /// Applies a request to the previous settings; members that it omits are unchanged.
     pub(super) fn over(self, before: &RecordedSettings) -> Result<RecordedSettings, ApiError> {
         let mut settings = before.clone();
         if let Some(key) = self.kms_key_arn {
@@ -125,25 +127,25 @@ impl RecordedSettings {
         }
     }
 
-    /// The mode that the caller named.
+    /// Returns the mode that the caller set.
     pub(super) fn consumption_mode(&self) -> Option<ConsumptionMode> {
         self.consumption_mode
     }
 
-    /// With the mode that a new mapping's request names.
+    /// Returns the settings with the mode of a create request.
     pub(super) fn with_consumption_mode(self, consumption_mode: Option<ConsumptionMode>) -> Self {
         Self { consumption_mode, ..self }
     }
 }
 
-/// The model's constraint of `ConsumptionMode`.
+/// Checks the model's constraint of `ConsumptionMode`.
 pub(super) fn check_mode(mode: Option<&str>, found: &mut RequestViolations) {
     if let Some(mode) = mode {
         found.one_of(mode, "selfManagedKafkaEventSourceConfig.consumptionMode", MODES);
     }
 }
 
-/// The mode of a request that keeps the model's constraint.
+/// Returns the mode of a request that satisfies the model.
 pub(super) fn consumption_mode(mode: Option<&str>) -> Result<Option<ConsumptionMode>, ApiError> {
     match mode {
         None => Ok(None),
@@ -165,7 +167,7 @@ fn refuse_repeated(metrics: &[String]) -> Result<(), ApiError> {
     }
 }
 
-/// `arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*`
+/// Returns true for `arn:(aws[a-zA-Z-]*)?:[a-z0-9-.]+:.*`
 fn is_key_arn(text: &str) -> bool {
     let parts: Vec<&str> = text.splitn(4, ':').collect();
     let ["arn", partition, service, rest] = parts[..] else { return false };

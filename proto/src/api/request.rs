@@ -1,5 +1,5 @@
-//! Requests, as clients send them. A member that is not known is refused by name rather than ignored in silence: a mapping that
-//! does something else than its owner wrote would lose what he counted on.
+//! API requests as clients send them. An unknown member is rejected by name, not silently ignored: a mapping must
+//! not deviate from the configuration that its owner relies on.
 
 use std::collections::BTreeMap;
 
@@ -23,10 +23,10 @@ pub struct SourceEndpoints {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct KafkaGroup {
-    /// Consumer group; the mapping's UUID when absent.
+    /// Consumer group; the mapping's UUID if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumer_group_id: Option<String>,
-    /// Schema registry.
+    /// Schema registry, which this version rejects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_registry_config: Option<Value>,
     /// `Stream` or `Queue`.
@@ -34,36 +34,36 @@ pub struct KafkaGroup {
     pub consumption_mode: Option<String>,
 }
 
-/// One of `SourceAccessConfigurations`.
+/// Entry of `SourceAccessConfigurations`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceAccess {
-    /// What kind.
+    /// Type of the entry.
     #[serde(rename = "Type", default)]
     pub kind: String,
-    /// Subnet, security group, or the ARN of a secret.
+    /// Subnet, security group, or ARN of a secret.
     #[serde(rename = "URI", default, skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
 }
 
-/// `ProvisionedPollerConfig`: consumers, here.
+/// `ProvisionedPollerConfig`, which sets the number of consumers here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct ProvisionedPollers {
-    /// 1–200.
+    /// Minimum number of consumers, 1–200.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum_pollers: Option<i64>,
-    /// 1–2000.
+    /// Maximum number of consumers, 1–2000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maximum_pollers: Option<i64>,
-    /// Recorded, not used.
+    /// Poller group, stored but not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poller_group_name: Option<String>,
 }
 
 impl ProvisionedPollers {
-    /// What these members make of `before`: what they name is changed, an empty group name leaves the group, and `{}` asks for the
-    /// defaults.
+    /// Merges this request into `before`: given members replace the old ones, an empty group name leaves the
+    /// group, and `{}` resets to the defaults.
     pub(super) fn over(self, before: Option<&Self>) -> Option<Self> {
         if self == Self::default() {
             return None;
@@ -79,15 +79,15 @@ impl ProvisionedPollers {
     }
 }
 
-/// Where a mapping begins without committed offsets.
+/// Starting position of a mapping without committed offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum StartingPosition {
-    /// The oldest record kept.
+    /// Oldest retained record.
     TrimHorizon,
-    /// Behind the newest.
+    /// After the newest record.
     Latest,
-    /// The first record from a time on.
+    /// First record from a timestamp on.
     AtTimestamp,
 }
 
@@ -97,39 +97,39 @@ pub enum StartingPosition {
 pub struct CreateRequest {
     /// Name, partial ARN or ARN, with or without qualifier.
     pub function_name: Option<String>,
-    /// Amazon MSK.
+    /// ARN of an Amazon MSK cluster.
     pub event_source_arn: Option<String>,
-    /// Any other Kafka.
+    /// Endpoints of any other Kafka cluster.
     pub self_managed_event_source: Option<SourceEndpoints>,
-    /// Exactly one.
+    /// Topics; exactly one.
     pub topics: Option<Vec<String>>,
-    /// True when absent.
+    /// True if absent.
     pub enabled: Option<bool>,
-    /// 1–10,000; 100 when absent.
+    /// Records per batch, 1–10,000; 100 if absent.
     pub batch_size: Option<i64>,
-    /// 0–300; 500 ms when absent.
+    /// Batching window, 0–300 seconds; 500 ms if absent.
     pub maximum_batching_window_in_seconds: Option<i64>,
-    /// `TRIM_HORIZON` when absent.
+    /// Starting position; `TRIM_HORIZON` if absent.
     pub starting_position: Option<String>,
-    /// With `AT_TIMESTAMP` alone.
+    /// Timestamp in seconds since the epoch; allowed with `AT_TIMESTAMP` only.
     pub starting_position_timestamp: Option<f64>,
-    /// How to reach and authenticate with the cluster.
+    /// Network and authentication settings of the cluster.
     pub source_access_configurations: Option<Vec<SourceAccess>>,
-    /// Consumer group.
+    /// Consumer group settings.
     pub self_managed_kafka_event_source_config: Option<KafkaGroup>,
-    /// Consumers.
+    /// Number of consumers.
     pub provisioned_poller_config: Option<ProvisionedPollers>,
-    /// Which records reach the function.
+    /// Filters that select the records for the function.
     pub filter_criteria: Option<FilterRequest>,
-    /// Tags.
+    /// Tags of the mapping.
     pub tags: Option<BTreeMap<String, String>>,
-    /// What happens to failed records.
+    /// Members that configure failure handling.
     #[serde(flatten)]
     pub failure: FailureRequest,
-    /// What is kept and shown, and changes nothing of what runs.
+    /// Members that are stored and shown only.
     #[serde(flatten)]
     pub recorded: RecordedRequest,
-    /// Everything else.
+    /// All other members, which are unknown.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
 }
@@ -138,29 +138,29 @@ pub struct CreateRequest {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct UpdateRequest {
-    /// Another function.
+    /// Function to invoke instead.
     pub function_name: Option<String>,
-    /// On or off.
+    /// True to run the mapping, false to stop it.
     pub enabled: Option<bool>,
-    /// 1–10,000.
+    /// Records per batch, 1–10,000.
     pub batch_size: Option<i64>,
-    /// 0–300.
+    /// Batching window, 0–300 seconds.
     pub maximum_batching_window_in_seconds: Option<i64>,
-    /// How to reach and authenticate with the cluster.
+    /// Network and authentication settings of the cluster.
     pub source_access_configurations: Option<Vec<SourceAccess>>,
-    /// Only its registry part may change.
+    /// Consumer group settings; the group itself cannot be changed.
     pub self_managed_kafka_event_source_config: Option<KafkaGroup>,
-    /// Consumers; `{}` for the defaults.
+    /// Number of consumers; `{}` for the defaults.
     pub provisioned_poller_config: Option<ProvisionedPollers>,
-    /// Which records reach the function; `{}` for all.
+    /// Filters that select the records for the function; `{}` removes them.
     pub filter_criteria: Option<FilterRequest>,
-    /// What happens to failed records.
+    /// Members that configure failure handling.
     #[serde(flatten)]
     pub failure: FailureRequest,
-    /// What is kept and shown, and changes nothing of what runs.
+    /// Members that are stored and shown only.
     #[serde(flatten)]
     pub recorded: RecordedRequest,
-    /// Everything else.
+    /// All other members, which are unknown.
     #[serde(flatten)]
     pub rest: BTreeMap<String, Value>,
 }

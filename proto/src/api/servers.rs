@@ -1,4 +1,4 @@
-//! Where a cluster is, as a request says it.
+//! Bootstrap servers of a cluster in a request.
 
 use super::constraints::RequestViolations;
 use super::error::ApiError;
@@ -6,7 +6,7 @@ use super::request::{CreateRequest, SourceEndpoints};
 
 const KEY: &str = "KAFKA_BOOTSTRAP_SERVERS";
 
-/// The endpoints' only key, as the front end checks it.
+/// Checks that the endpoints have only the known key, as AWS's front end does.
 pub(super) fn keys(source: Option<&SourceEndpoints>, found: &mut RequestViolations) {
     let Some(source) = source else { return };
     for key in source.endpoints.keys().filter(|key| *key != KEY) {
@@ -18,7 +18,7 @@ pub(super) fn keys(source: Option<&SourceEndpoints>, found: &mut RequestViolatio
     }
 }
 
-/// The bootstrap servers of a request.
+/// Returns the bootstrap servers of a request.
 pub(super) fn bootstrap(request: &CreateRequest) -> Result<Vec<String>, ApiError> {
     if request.event_source_arn.is_some() && request.self_managed_event_source.is_some() {
         return Err(ApiError::invalid("EventSourceArn and SelfManagedEventSource cannot be given together."));
@@ -43,7 +43,8 @@ pub(super) fn bootstrap(request: &CreateRequest) -> Result<Vec<String>, ApiError
     Ok(servers.clone())
 }
 
-/// `host:port`. Wider than AWS's pattern by what people run at home: underscores (container names) and `[IPv6]`.
+/// Returns true for `host:port`. Also accepts underscores (container names) and `[IPv6]`, which AWS's pattern does
+/// not but self-hosted clusters use.
 fn is_server(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let name = |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));

@@ -1,6 +1,6 @@
-//! Tags of a mapping, and the ARNs by which the tag operations name it.
+//! Tags of a mapping, and the ARNs by which the tag operations name their target.
 //!
-//! Model: `lambda/2017-03-31/tags` of botocore's `service-2.json`; refusals of ARNs: recorded from AWS.
+//! Model: `lambda/2017-03-31/tags` of botocore's `service-2.json`; rejections of ARNs: recorded from AWS.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ const RESOURCE_PATTERN: &str = "arn:(aws[a-zA-Z-]*):lambda:(eusc-)?[a-z]{2}((-go
      event-source-mapping:[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|\
      capacity-provider:[a-zA-Z0-9-_]+)";
 
-/// Whether `resource` is an ARN of something that can have tags; AWS's refusal, if it is none.
+/// Checks that `resource` is an ARN of a taggable resource; fails with AWS's error otherwise.
 pub fn check_tag_resource(resource: &str) -> Result<(), ApiError> {
     let mut found = RequestViolations::default();
     found.length(resource, "resource", 1, RESOURCE_CHARACTERS_MAX);
@@ -27,7 +27,7 @@ pub fn check_tag_resource(resource: &str) -> Result<(), ApiError> {
     found.into_result()
 }
 
-/// AWS's refusal of a target of tags that is not there.
+/// Returns AWS's error for a tag target that does not exist.
 pub fn tag_resource_not_found(resource: &str) -> ApiError {
     let kind = match resource.split(':').nth(5) {
         Some("function") => "Function",
@@ -39,12 +39,12 @@ pub fn tag_resource_not_found(resource: &str) -> ApiError {
     ApiError::new(ErrorKind::ResourceNotFound, format!("{kind} not found: {resource}"))
 }
 
-/// `Tags` of a tag request, which must be there.
+/// Returns `Tags` of a tag request; fails if missing.
 pub fn required_tags(tags: Option<BTreeMap<String, String>>) -> Result<BTreeMap<String, String>, ApiError> {
     required(tags, "tags")
 }
 
-/// `tagKeys` of an untag request, which must be there.
+/// Returns `tagKeys` of an untag request; fails if missing.
 pub fn required_tag_keys(keys: Vec<String>) -> Result<Vec<String>, ApiError> {
     required(Some(keys).filter(|keys| !keys.is_empty()), "tagKeys")
 }
@@ -57,7 +57,7 @@ fn required<T>(given: Option<T>, at: &str) -> Result<T, ApiError> {
     })
 }
 
-/// Lengths and characters by the model, the count, and the tags that mean something here.
+/// Checks lengths and characters against the model, the number of tags, and Lighterman's own tags.
 pub(super) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
     let mut found = RequestViolations::default();
     let wrong = |text: &str, range: std::ops::RangeInclusive<usize>| {
@@ -86,7 +86,7 @@ fn map_constraint(side: &str, min: usize, max: usize) -> String {
     )
 }
 
-/// Letters, numbers, separators (`\p{Z}`: no tabs, no line ends) and a few signs.
+/// Returns true for letters, numbers, separators (`\p{Z}`: no tabs, no line ends) and a few signs.
 fn is_tag_character(c: char) -> bool {
     let separator = c.is_whitespace() && !c.is_control();
     c.is_alphanumeric() || separator || "_.:/=+-@".contains(c)
@@ -119,7 +119,7 @@ fn is_tag_resource(text: &str) -> bool {
 }
 
 impl Mapping {
-    /// The mapping's tags with `added` over its own.
+    /// Returns the mapping's tags merged with `added`, which takes precedence.
     pub fn tagged(&self, added: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {
         let mut tags = self.tags.clone();
         tags.extend(added);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_of_tags_are_checked_by_their_pattern() {
+    fn tag_target_is_checked_against_arn_pattern() {
         for good in [
             ARN,
             "arn:aws-cn:lambda:cn-north-1:111111111111:function:f_1:$LATEST",
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_given_is_asked_for_as_aws_does() {
+    fn missing_tags_are_rejected_with_aws_text() {
         let text = |at: &str| {
             format!(
                 "1 validation error detected: Value null at '{at}' failed to satisfy constraint: Member must not be null"

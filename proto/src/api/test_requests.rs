@@ -1,4 +1,4 @@
-//! Requests that the tests of this module make.
+//! Requests for this module's tests.
 
 use serde_json::{Value, json};
 
@@ -7,15 +7,15 @@ use super::mapping::{AccountScope, Mapping};
 use crate::ids::MappingId;
 
 pub(super) const ACCOUNT: AccountScope<'static> = AccountScope { region: "eu-west-1", id: "123456789012" };
-/// When they come, in seconds since the epoch.
+/// Time of the requests, in seconds since the epoch.
 pub(super) const NOW: f64 = 1_700_000_000.0;
 
-/// The id of what they create.
+/// Id of the created mapping.
 pub(super) fn id() -> MappingId {
     MappingId(uuid::Uuid::from_u128(7))
 }
 
-/// Creates with the recorded minimal request and `changes` over it; null takes a member out.
+/// Creates a mapping from the recorded minimal request merged with `changes`; a null removes a member.
 pub(super) fn create(changes: Value) -> Result<Mapping, ApiError> {
     let mut body = json!({
         "FunctionName": "f", "Topics": ["topic"],

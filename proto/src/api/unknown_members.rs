@@ -1,5 +1,5 @@
-//! Members that a request has beyond those that are kept: of other event sources, of answers, and of nobody. None is passed
-//! over in silence, because a mapping that does something else than its owner wrote would lose what he counted on.
+//! Unknown members of a request: those of other event sources, of responses, and unrecognized ones. None is
+//! silently ignored: a mapping must not deviate from the configuration that its owner relies on.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::error::ApiError;
 use super::mapping::{Mapping, MappingState};
 
-/// Of other event sources, refused in AWS's words.
+/// Members of other event sources, rejected with AWS's message.
 const OF_OTHER_SOURCES: &[&str] = &[
     "ParallelizationFactor",
     "TumblingWindowInSeconds",
@@ -16,9 +16,9 @@ const OF_OTHER_SOURCES: &[&str] = &[
     "Queues",
     "DocumentDBEventSourceConfig",
 ];
-/// Of Amazon MSK.
+/// Member for Amazon MSK.
 const OF_MSK: &str = "AmazonManagedKafkaEventSourceConfig";
-/// Of an answer alone. It can be sent back with what was changed in it, as at AWS.
+/// Members of a response only. As with AWS, a client may send a response back with changes.
 const OF_ANSWERS: &[&str] = &[
     "UUID",
     "EventSourceMappingArn",
@@ -29,7 +29,7 @@ const OF_ANSWERS: &[&str] = &[
     "StateTransitionReason",
     "FilterCriteriaError",
 ];
-/// What a mapping has from its creation on.
+/// Members that are fixed at creation.
 const OF_CREATION: &[&str] = &[
     "EventSourceArn",
     "SelfManagedEventSource",
@@ -39,12 +39,12 @@ const OF_CREATION: &[&str] = &[
     "Topics",
 ];
 
-/// Refuses what a create request asks for beyond what is known.
+/// Rejects unknown members of a create request.
 pub(super) fn refuse_in_create(rest: &BTreeMap<String, Value>) -> Result<(), ApiError> {
     rest.iter().filter(|(_, value)| !asks_for_nothing(value)).try_for_each(|(name, _)| refuse(name))
 }
 
-/// Refuses what an update request asks for beyond what is known, and what it would change of `mapping` that stays.
+/// Rejects unknown members of an update request, and changes to members of `mapping` that are fixed at creation.
 pub(super) fn refuse_in_update(rest: &BTreeMap<String, Value>, mapping: &Mapping) -> Result<(), ApiError> {
     let mut shown = None;
     for (name, value) in rest.iter().filter(|(_, value)| !asks_for_nothing(value)) {
@@ -85,7 +85,7 @@ fn as_created(mapping: &Mapping) -> Map<String, Value> {
     shown
 }
 
-/// Numbers are compared as numbers: clients write a timestamp with and without a fraction.
+/// Compares members. Numbers are compared by value, since clients write a timestamp with and without a fraction.
 fn is_same(shown: Option<&Value>, given: &Value) -> bool {
     match (shown, given) {
         (Some(Value::Number(shown)), Value::Number(given)) => shown.as_f64() == given.as_f64(),
@@ -93,7 +93,7 @@ fn is_same(shown: Option<&Value>, given: &Value) -> bool {
     }
 }
 
-/// Null, nothing, or an object in which nothing is set.
+/// Returns true for null, an empty value, or an object in which nothing is set.
 fn asks_for_nothing(value: &Value) -> bool {
     match value {
         Value::Null => true,

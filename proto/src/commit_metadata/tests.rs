@@ -25,7 +25,7 @@ fn any_progress(items: usize, size: u64) -> impl Strategy<Value = CommittedProgr
 }
 
 #[test]
-fn the_text_as_documented() {
+fn encoded_text_equals_documentation() {
     let progress = CommittedProgress {
         pieces: vec![
             ProgressPiece { length: 100, attempts: 3, alone: false },
@@ -48,7 +48,7 @@ fn the_text_as_documented() {
 }
 
 #[test]
-fn alo_1_the_topic_stands_beside_the_offset_and_a_text_without_one_is_read_too() {
+fn alo_1_topic_id_present_or_absent_round_trips() {
     let topic = TopicId::of(uuid::Uuid::from_bytes(*b"lighterman-tests"));
     let metadata = CommitMetadata { partitions_at_activation: 8, topic, progress: None };
     assert_eq!(metadata.encode(), "lighterman/1 n=8 t=bGlnaHRlcm1hbi10ZXN0cw");
@@ -58,7 +58,7 @@ fn alo_1_the_topic_stands_beside_the_offset_and_a_text_without_one_is_read_too()
 }
 
 #[test]
-fn texts_of_the_first_version_are_read_and_written_as_they_were() {
+fn first_version_text_is_read_and_written_unchanged() {
     let old = CommitMetadata { partitions_at_activation: 8, topic: None, progress: None };
     assert_eq!(CommitMetadata::parse("lighterman/1 n=8"), Some(old.clone()));
     assert_eq!(old.encode(), "lighterman/1 n=8");
@@ -69,7 +69,7 @@ fn texts_of_the_first_version_are_read_and_written_as_they_were() {
 }
 
 #[test]
-fn an_open_start_is_read_beside_the_rest_and_by_nodes_that_do_not_know_it() {
+fn open_start_is_readable_with_and_without_support() {
     let plain = CommitMetadata { partitions_at_activation: 8, topic: None, progress: None };
     for timestamp in [-2, 0, 1_700_000_000_123] {
         let text = with_open_start(&plain.encode(), timestamp);
@@ -82,7 +82,7 @@ fn an_open_start_is_read_beside_the_rest_and_by_nodes_that_do_not_know_it() {
 }
 
 #[test]
-fn strangers_and_nonsense_are_refused() {
+fn foreign_or_malformed_text_is_rejected() {
     let long = format!("lighterman/1 n=1 p={}1x1", "1x1,".repeat(300));
     let far = "lighterman/1 n=1 p=9223372036854775807x1,1x1";
     let wide = "lighterman/1 n=1 r=9223372036854775807+1";
@@ -125,7 +125,7 @@ fn strangers_and_nonsense_are_refused() {
 }
 
 #[test]
-fn mem_1_what_does_not_fit_is_left_out_from_the_far_end() {
+fn mem_1_entries_beyond_size_limit_dropped_from_end() {
     let piece = |length| ProgressPiece { length, attempts: 1, alone: false };
     let resolved: Vec<(u64, u64)> = (0..1_000_000).map(|n| (n, 1)).collect();
     let full = of(
@@ -157,7 +157,7 @@ fn mem_1_what_does_not_fit_is_left_out_from_the_far_end() {
 }
 
 #[test]
-fn what_cannot_be_said_is_left_out() {
+fn unrepresentable_entries_are_dropped() {
     let progress = CommittedProgress {
         pieces: vec![
             ProgressPiece { length: 2, attempts: 1, alone: true },
@@ -173,7 +173,7 @@ fn what_cannot_be_said_is_left_out() {
 }
 
 #[test]
-fn a_piece_without_an_end_is_the_last() {
+fn piece_of_undecided_length_is_last() {
     let piece = |length| ProgressPiece { length, attempts: 1, alone: false };
     let progress = CommittedProgress {
         pieces: vec![piece(3), piece(0), piece(4)],
@@ -190,7 +190,7 @@ fn a_piece_without_an_end_is_the_last() {
 
 proptest! {
     #[test]
-    fn what_fits_round_trips(n in 0..=i32::MAX, topic: u128, progress in any_progress(12, 1 << 40)) {
+    fn metadata_that_fits_round_trips(n in 0..=i32::MAX, topic: u128, progress in any_progress(12, 1 << 40)) {
         let metadata = CommitMetadata { topic: TopicId::of(uuid::Uuid::from_u128(topic)), ..of(n, progress) };
         let text = metadata.encode();
         prop_assert!(text.is_ascii() && text.len() <= BYTES_MAX, "{}", text);
@@ -198,7 +198,7 @@ proptest! {
     }
 
     #[test]
-    fn a_text_is_short_ascii_and_a_beginning_of_the_whole(n: i32, progress in any_progress(300, u64::MAX)) {
+    fn encoded_text_is_short_ascii_prefix_of_progress(n: i32, progress in any_progress(300, u64::MAX)) {
         let text = of(n, progress.clone()).encode();
         prop_assert!(text.is_ascii() && text.len() <= BYTES_MAX, "{}", text);
         let read = CommitMetadata::parse(&text).expect("ours");
@@ -210,7 +210,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_read_without_harm(text in ".{0,60}", fields in "[npfrtx=+!,0-9 -]{0,80}") {
+    fn arbitrary_text_never_panics_and_reencodes(text in ".{0,60}", fields in "[npfrtx=+!,0-9 -]{0,80}") {
         for text in [text, format!("{FORMAT}{fields}"), format!("{FORMAT}n=3 {fields}")] {
             if let Some(read) = CommitMetadata::parse(&text) {
                 prop_assert_eq!(CommitMetadata::parse(&read.encode()), Some(read));

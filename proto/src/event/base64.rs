@@ -1,19 +1,19 @@
-//! The one place that knows which base64 we use.
+//! Base64; the only module that depends on a particular implementation.
 
 use bytes::BytesMut;
 
-/// Length of the standard base64 of `bytes` bytes, padding included.
+/// Returns the length of the standard base64 encoding of `bytes` bytes, padding included.
 pub(super) const fn encoded_len(bytes: usize) -> usize {
     bytes.div_ceil(3) * 4
 }
 
-/// Appends the standard base64 of `bytes`.
+/// Appends the standard base64 encoding of `bytes`.
 #[inline]
 pub(super) fn append(bytes: &[u8], into: &mut BytesMut) {
     let from = into.len();
     let length = encoded_len(bytes.len());
     into.resize(from + length, 0);
-    // The slice has exactly the length that the encoder asks for: it cannot refuse.
+    // The slice has exactly the length that the encoder requires, so encoding cannot fail.
     let _ = base64_turbo::STANDARD.encode_slice(bytes, &mut into[from..]);
 }
 

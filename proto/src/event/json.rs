@@ -1,10 +1,10 @@
-//! JSON scalars: decimal numbers, escaped strings, signed bytes; each with the length it will have.
+//! JSON scalars with precomputed lengths: decimal numbers, escaped strings, arrays of signed bytes.
 
 use bytes::{BufMut, BytesMut};
 
 const DIGITS_MAX: usize = 20;
 
-/// Length of `value` in decimal.
+/// Returns the length of `value` in decimal.
 #[inline]
 pub(super) fn decimal_len(value: i64) -> usize {
     let magnitude = value.unsigned_abs();
@@ -31,7 +31,7 @@ pub(super) fn append_decimal(value: i64, into: &mut BytesMut) {
     into.put_slice(&digits[at..]);
 }
 
-/// Length of `byte` as a signed number.
+/// Returns the length of `byte` as a signed number.
 const fn signed_len(byte: u8) -> u8 {
     let value = byte as i8;
     let digits = match value.unsigned_abs() {
@@ -42,7 +42,7 @@ const fn signed_len(byte: u8) -> u8 {
     if value < 0 { digits + 1 } else { digits }
 }
 
-/// Every byte as a signed number with a comma behind it, and how much of it counts.
+/// Text of every byte as a signed number followed by a comma, and the length of that text.
 const SIGNED: [([u8; 5], u8); 256] = {
     let mut table = [([0u8; 5], 0u8); 256];
     let mut byte = 0;
@@ -68,13 +68,13 @@ const SIGNED: [([u8; 5], u8); 256] = {
     table
 };
 
-/// Length of `[1,-2,…]`.
+/// Returns the length of the array `[1,-2,…]`.
 pub(super) fn signed_array_len(bytes: &[u8]) -> usize {
     let items: usize = bytes.iter().map(|byte| usize::from(SIGNED[usize::from(*byte)].1)).sum();
     2 + items.saturating_sub(1)
 }
 
-/// Appends `[1,-2,…]`.
+/// Appends the array `[1,-2,…]`.
 pub(super) fn append_signed_array(bytes: &[u8], into: &mut BytesMut) {
     into.put_u8(b'[');
     for byte in bytes {
@@ -102,7 +102,7 @@ fn escape(character: char) -> Option<&'static str> {
     }
 }
 
-/// The parts of `bytes` that are UTF-8, with U+FFFD for what is not: as Java decodes header names.
+/// Splits `bytes` into its valid UTF-8 parts, with U+FFFD for invalid ones, as Java decodes header names.
 fn lossy(bytes: &[u8]) -> impl Iterator<Item = &str> {
     bytes.utf8_chunks().flat_map(|chunk| {
         let replacement = if chunk.invalid().is_empty() { "" } else { "\u{fffd}" };
@@ -110,7 +110,7 @@ fn lossy(bytes: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Length of `"…"`.
+/// Returns the length of the string literal `"…"`.
 pub(super) fn string_len(bytes: &[u8]) -> usize {
     let inside: usize = lossy(bytes)
         .flat_map(str::chars)
@@ -119,7 +119,7 @@ pub(super) fn string_len(bytes: &[u8]) -> usize {
     inside + 2
 }
 
-/// Appends `"…"`.
+/// Appends the string literal `"…"`.
 pub(super) fn append_string(bytes: &[u8], into: &mut BytesMut) {
     into.put_u8(b'"');
     for character in lossy(bytes).flat_map(str::chars) {

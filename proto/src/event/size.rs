@@ -1,9 +1,9 @@
-//! The fixed parts of an event, and the exact size of the rest before a byte of it is written.
+//! Constant parts of an event, and the exact size of the rest before any of it is written.
 
 use super::{base64, json};
 use crate::records::{Record, TimestampType};
 
-/// Where the records come from; decides the event's first fields.
+/// Type of the event source; determines the event's first fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventSource {
     /// `aws:kafka`, with the cluster's ARN.
@@ -15,11 +15,11 @@ pub enum EventSource {
     SelfManaged,
 }
 
-/// What all events of one mapping share.
+/// Parts of an event that are the same for all events of a mapping.
 #[derive(Clone, Debug)]
 pub struct EventEnvelope {
     pub(super) head: Vec<u8>,
-    /// The topic as an escaped JSON string without its quotes.
+    /// Topic as an escaped JSON string without its quotes.
     pub(super) topic: Vec<u8>,
     /// `{"topic":"…","partition":`
     pub(super) record_head: Vec<u8>,
@@ -36,7 +36,7 @@ pub(super) const HEADERS: &[u8] = b",\"headers\":[";
 pub(super) const RECORD_TAIL: &[u8] = b"]}";
 
 impl EventEnvelope {
-    /// The envelope of a mapping; `bootstrap_servers` joined by commas.
+    /// Creates the envelope of a mapping; `bootstrap_servers` are joined by commas.
     pub fn new(source: &EventSource, bootstrap_servers: &str, topic: &str) -> Self {
         let quoted = |text: &str| {
             let mut into = bytes::BytesMut::new();
@@ -59,18 +59,19 @@ impl EventEnvelope {
         Self { head, topic: topic[1..topic.len() - 1].to_vec(), record_head }
     }
 
-    /// Bytes around the partitions.
+    /// Returns the size in bytes of the event without its partitions.
     pub fn base_bytes(&self) -> usize {
         self.head.len() + TAIL.len()
     }
 
-    /// Bytes of `"topic-partition":[]`, with the comma before it unless it is the `first`.
+    /// Returns the size in bytes of `"topic-partition":[]`, with the preceding comma unless it is the `first`.
     pub fn partition_bytes(&self, partition: i32, first: bool) -> usize {
         const FRAME: usize = "\"-\":[]".len();
         self.topic.len() + json::decimal_len(i64::from(partition)) + FRAME + usize::from(!first)
     }
 
-    /// Bytes of one record, with the comma before it unless it is the `first` of its partition.
+    /// Returns the size in bytes of one record, with the preceding comma unless it is the `first` of its
+    /// partition.
     pub fn record_bytes(&self, partition: i32, record: &Record<'_>, first: bool) -> usize {
         let field = |name: &[u8], value: Option<&[u8]>| {
             value.map_or(0, |value| name.len() + base64::encoded_len(value.len()) + 1)

@@ -1,4 +1,4 @@
-//! The one pass: record cursor in, finished JSON out.
+//! Single-pass event writer: takes records and appends finished JSON.
 
 use bytes::{BufMut, BytesMut};
 
@@ -6,7 +6,8 @@ use super::size::{EventEnvelope, HEADERS, KEY, OFFSET, RECORD_TAIL, TAIL, TIMEST
 use super::{base64, json};
 use crate::records::Record;
 
-/// Writes one event into one buffer. Reserve what [`EventEnvelope`] computes and nothing is ever allocated here.
+/// Writer of one event into one buffer. It never allocates if the buffer has the capacity that [`EventEnvelope`]
+/// computes.
 pub struct EventWriter<'e> {
     envelope: &'e EventEnvelope,
     into: BytesMut,
@@ -16,13 +17,13 @@ pub struct EventWriter<'e> {
 }
 
 impl<'e> EventWriter<'e> {
-    /// Begins an event behind what is in `into`.
+    /// Starts an event after the existing contents of `into`.
     pub fn new(envelope: &'e EventEnvelope, mut into: BytesMut) -> Self {
         into.put_slice(&envelope.head);
         Self { envelope, into, partition: 0, partitions: 0, records: 0 }
     }
 
-    /// Begins the records of a partition; each partition once.
+    /// Starts the records of a partition. Each partition may be started once.
     pub fn begin_partition(&mut self, partition: i32) {
         if self.partitions > 0 {
             self.into.put_slice(b"],");
@@ -37,7 +38,7 @@ impl<'e> EventWriter<'e> {
         self.records = 0;
     }
 
-    /// Writes a record of the partition that was begun last.
+    /// Writes a record of the partition that was started last.
     #[inline]
     pub fn record(&mut self, record: &Record<'_>) {
         let into = &mut self.into;
@@ -58,7 +59,7 @@ impl<'e> EventWriter<'e> {
         into.put_slice(RECORD_TAIL);
     }
 
-    /// Ends the event.
+    /// Finishes the event.
     pub fn finish(mut self) -> BytesMut {
         if self.partitions > 0 {
             self.into.put_u8(b']');

@@ -1,4 +1,5 @@
-//! Points in time as text, from milliseconds alone: the proleptic Gregorian calendar, UTC, without a clock or a library.
+//! Timestamps formatted from milliseconds alone: the proleptic Gregorian calendar in UTC, without a clock or a
+//! library.
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ const DAYS_PER_400_YEARS: i64 = 146_097;
 /// Days from 1 March of year 0 to 1 January 1970.
 const DAYS_TO_EPOCH: i64 = 719_468;
 
-/// A calendar date and time of day.
+/// Calendar date and time of day, in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct CivilTime {
     year: IsoYear,
@@ -25,7 +26,7 @@ struct CivilTime {
     millisecond: u16,
 }
 
-/// A year as ISO 8601 has it: four digits, with a sign when they do not suffice.
+/// Year in ISO 8601: four digits, with a sign if four do not suffice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct IsoYear(i64);
 
@@ -43,13 +44,13 @@ impl fmt::Display for IsoYear {
 fn civil(at: TimestampMs) -> CivilTime {
     let seconds = at.0.div_euclid(MS_PER_SECOND);
     let of_day = seconds.rem_euclid(SECONDS_PER_DAY);
-    // Years begin in March here, so that the leap day is the last of its year and of its cycle of 4, 100 and 400 years.
+    // Start years in March, so that the leap day is the last of its year and of its cycle of 4, 100 and 400 years.
     let days = seconds.div_euclid(SECONDS_PER_DAY) + DAYS_TO_EPOCH;
     let cycle = days.div_euclid(DAYS_PER_400_YEARS);
     let of_cycle = days.rem_euclid(DAYS_PER_400_YEARS);
     let year_of_cycle = (of_cycle - of_cycle / 1460 + of_cycle / 36_524 - of_cycle / 146_096) / 365;
     let of_year = of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
-    // Five months from March or August on have 153 days together.
+    // The five months from March or from August together have 153 days.
     let month_from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
@@ -64,15 +65,17 @@ fn civil(at: TimestampMs) -> CivilTime {
     }
 }
 
-/// `2019-11-14T00:38:06.021Z`: always with milliseconds, in UTC.
+/// Formats a timestamp as `2019-11-14T00:38:06.021Z`: always with milliseconds, in UTC.
 pub fn iso_8601(at: TimestampMs) -> String {
     let CivilTime { year, month, day, hour, minute, second, millisecond } = civil(at);
     format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
 }
 
-/// The S3 key of a failure: `aws/lambda/<mapping>/<topic>-<partition>/YYYY/MM/DD/YYYY-MM-DDTHH.MM.SS-<random>`.
+/// Returns the S3 key of a failure record:
+/// `aws/lambda/<mapping>/<topic>-<partition>/YYYY/MM/DD/YYYY-MM-DDTHH.MM.SS-<random>`.
 ///
-/// AWS documents no layout for Kafka; this is the one of Kinesis and `DynamoDB`, with the partition in the shard's place.
+/// AWS documents no layout for Kafka. This is the layout of Kinesis and `DynamoDB`, with the partition in place of
+/// the shard.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/kinesis-on-failure-destination.html>
 pub fn object_key(mapping: MappingId, topic: &str, partition: i32, at: TimestampMs, random: Uuid) -> String {
     let CivilTime { year, month, day, hour, minute, second, .. } = civil(at);
@@ -90,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_instants() {
+    fn known_instants_are_formatted() {
         for (ms, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (-1, "1969-12-31T23:59:59.999Z"),
@@ -132,7 +135,7 @@ mod tests {
         }
 
         #[test]
-        fn every_number_is_an_instant(ms: i64) {
+        fn every_timestamp_is_formatted_without_panic(ms: i64) {
             let _ = iso_8601(TimestampMs(ms));
         }
     }

@@ -1,8 +1,8 @@
-//! JSON objects written member by member, in the order they are named, into one string.
+//! JSON objects written member by member, in call order, into one string.
 
 use std::fmt::{Display, Write as _};
 
-/// How many bytes a byte of a string becomes.
+/// Number of bytes that each byte of a string takes when escaped.
 const ESCAPED_BYTES: [u8; 256] = {
     let mut table = [1; 256];
     let mut byte = 0;
@@ -17,7 +17,7 @@ const ESCAPED_BYTES: [u8; 256] = {
 
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// The letter behind the backslash, for those that have one.
+/// Returns the letter after the backslash, for bytes with a short escape.
 const fn short_escape(byte: u8) -> Option<char> {
     match byte {
         b'"' => Some('"'),
@@ -35,7 +35,7 @@ fn is_plain(byte: u8) -> bool {
     ESCAPED_BYTES[usize::from(byte)] == 1
 }
 
-/// Length of `text` as a JSON string, quotes included.
+/// Returns the length of `text` as a JSON string, quotes included.
 pub(super) fn string_len(text: &[u8]) -> usize {
     let of_chunk = |chunk: std::str::Utf8Chunk<'_>| {
         let valid: usize =
@@ -45,7 +45,7 @@ pub(super) fn string_len(text: &[u8]) -> usize {
     text.utf8_chunks().map(of_chunk).sum::<usize>() + 2
 }
 
-/// Appends `text` as a JSON string, with U+FFFD for what is not UTF-8.
+/// Appends `text` as a JSON string, with U+FFFD in place of invalid UTF-8.
 pub(super) fn append_string(text: &[u8], into: &mut String) {
     into.push('"');
     for chunk in text.utf8_chunks() {
@@ -58,7 +58,7 @@ pub(super) fn append_string(text: &[u8], into: &mut String) {
 }
 
 fn append_escaped(mut text: &str, into: &mut String) {
-    // What needs an escape is ASCII, thus a character of its own.
+    // Bytes that need an escape are ASCII, so slicing around them stays on character boundaries.
     while let Some(at) = text.bytes().position(|byte| !is_plain(byte)) {
         into.push_str(&text[..at]);
         let byte = text.as_bytes()[at];
@@ -72,11 +72,11 @@ fn append_escaped(mut text: &str, into: &mut String) {
 }
 
 fn append(into: &mut String, value: impl Display) {
-    // Writing into a string cannot fail.
+    // Writing to a `String` cannot fail.
     let _ = write!(into, "{value}");
 }
 
-/// An object under construction.
+/// JSON object under construction.
 pub(super) struct ObjectMembers<'s> {
     into: &'s mut String,
     any: bool,
@@ -91,12 +91,12 @@ impl<'s> ObjectMembers<'s> {
         members.into.push('}');
     }
 
-    /// A string.
+    /// Writes a string member.
     pub(super) fn text(&mut self, name: &str, value: &str) {
         append_string(value.as_bytes(), self.value(name));
     }
 
-    /// A string or null.
+    /// Writes a string or null member.
     pub(super) fn text_or_null(&mut self, name: &str, value: Option<&str>) {
         match value {
             Some(value) => self.text(name, value),
@@ -104,23 +104,23 @@ impl<'s> ObjectMembers<'s> {
         }
     }
 
-    /// A number.
+    /// Writes a number member.
     pub(super) fn number(&mut self, name: &str, value: impl Into<i128>) {
         let value: i128 = value.into();
         append(self.value(name), value);
     }
 
-    /// Null.
+    /// Writes a null member.
     pub(super) fn null(&mut self, name: &str) {
         self.value(name).push_str("null");
     }
 
-    /// An object within.
+    /// Writes an object member.
     pub(super) fn within(&mut self, name: &str, fill: impl FnOnce(&mut ObjectMembers<'_>)) {
         ObjectMembers::object(self.value(name), fill);
     }
 
-    /// The place for the value of a member.
+    /// Writes a member's name and returns the string to append its value to.
     fn value(&mut self, name: &str) -> &mut String {
         if self.any {
             self.into.push(',');
@@ -146,19 +146,19 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_is_escaped_as_serde_json_does() {
+    fn ascii_bytes_are_escaped_like_serde_json() {
         let all: String = (0..=0x7fu8).map(char::from).collect();
         assert_eq!(checked(all.as_bytes()), serde_json::to_string(&all).expect("JSON"));
     }
 
     proptest! {
         #[test]
-        fn any_text_is_written_as_serde_json_does(text in ".*|[\\\\\"\n\u{1}é]*") {
+        fn text_is_written_like_serde_json(text in ".*|[\\\\\"\n\u{1}é]*") {
             prop_assert_eq!(checked(text.as_bytes()), serde_json::to_string(&text).expect("JSON"));
         }
 
         #[test]
-        fn any_bytes_are_read_back_as_far_as_they_are_text(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_are_read_back_lossily(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let read: String = serde_json::from_str(&checked(&bytes)).expect("JSON");
             prop_assert_eq!(read, String::from_utf8_lossy(&bytes));
         }

@@ -1,12 +1,15 @@
-//! What is sent to an on-failure destination: one JSON document for what was given up, in the forms AWS documents.
+//! Failure messages for on-failure destinations: one JSON document per failed batch or record, in the formats that
+//! AWS documents.
 //!
-//! SQS and SNS get facts alone ([`queue_record`]), S3 also the whole event as a string ([`object_record`]), a Kafka topic one
-//! record with its event as an object ([`topic_record`]).
+//! SQS and SNS receive metadata only ([`queue_record`]). S3 also receives the whole event as a string
+//! ([`object_record`]). A Kafka topic receives one message per record, with its event as an object
+//! ([`topic_record`]). Members are in AWS's order.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/kafka-on-failure.html> and
-//! <https://docs.aws.amazon.com/lambda/latest/dg/kafka-on-failure-destination.html>; members stand in AWS's order.
+//! <https://docs.aws.amazon.com/lambda/latest/dg/kafka-on-failure-destination.html>
 //!
-//! What AWS has no place for stands in one more member at the very end, `lighterman`, which readers of AWS's form skip: the
-//! function's own `errorType` and `errorMessage`. It is there only when it has something to say.
+//! Information without a place in AWS's format goes into one more member at the very end, `lighterman`, which
+//! readers of AWS's format skip. It holds the function's own `errorType` and `errorMessage`, and the partition in
+//! a topic message without payload. It is absent when it would be empty.
 
 mod instant;
 mod json;
@@ -20,93 +23,94 @@ pub use record::{object_record, queue_record, topic_record};
 use crate::ids::Offset;
 use crate::units::TimestampMs;
 
-/// Why records were given up.
+/// Reason why records were sent to the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureCondition {
     /// The function failed as often as `MaximumRetryAttempts` allows.
     RetryAttemptsExhausted,
-    /// Older than `MaximumRecordAgeInSeconds`.
+    /// The records are older than `MaximumRecordAgeInSeconds`.
     RecordAgeExceeded,
-    /// One record alone is larger than an invocation may be.
+    /// A single record exceeds the payload size of an invocation.
     MaximumPayloadSizeExceeded,
-    /// A person had offsets passed that cannot be read; AWS has nothing of the kind.
+    /// An operator had unreadable offsets skipped; AWS has no such condition.
     BatchUnreadable,
 }
 
-/// What Lambda answered to the last attempt.
+/// Lambda's response to the last attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseContext {
     /// HTTP status.
     pub status_code: u16,
     /// `X-Amz-Executed-Version`.
     pub executed_version: String,
-    /// `X-Amz-Function-Error`; `None` when the function reported items or an answer that could not be read.
+    /// `X-Amz-Function-Error`; `None` when the function reported failed items or a response that could not be
+    /// read.
     pub function_error: Option<String>,
 }
 
-/// The function's own words about its last failure; the beginning of each is shown.
+/// Error that the function reported for its last failure; the beginning of each text is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FunctionError {
-    /// `errorType`, at most 256 bytes of it.
+    /// `errorType`, truncated to 256 bytes.
     pub kind: String,
-    /// `errorMessage`, at most 1 KiB of it.
+    /// `errorMessage`, truncated to 1 KiB.
     pub message: String,
 }
 
-/// Where the records came from.
+/// Origin of the records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordSource {
-    /// The cluster's ARN; `None` for self-managed Kafka.
+    /// ARN of the cluster; `None` for self-managed Kafka.
     pub arn: Option<Arc<str>>,
-    /// Joined by commas, as in the event.
+    /// Bootstrap servers joined by commas, as in the event.
     pub bootstrap_servers: Arc<str>,
 }
 
-/// A record's place and time.
+/// Offset and timestamp of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordPoint {
-    /// Its offset.
+    /// Record offset.
     pub offset: Offset,
-    /// Its timestamp.
+    /// Record timestamp.
     pub timestamp: TimestampMs,
 }
 
-/// What was given up of one partition.
+/// Failed records of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailedPartition {
     /// Partition index.
     pub partition: i32,
-    /// Its first record.
+    /// First failed record.
     pub first: RecordPoint,
-    /// Its last record; the first again when there is one.
+    /// Last failed record; the same as `first` if there is only one.
     pub last: RecordPoint,
 }
 
-/// Everything a destination is told, except the payload.
+/// Contents of a failure message, except the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailureDetails {
-    /// Request id of the last invocation; our own when there was none.
+    /// Request id of the last invocation; generated by Lighterman if there was none.
     pub request_id: String,
-    /// The function's ARN, as the mapping has it.
+    /// ARN of the function, as the mapping has it.
     pub function_arn: Arc<str>,
-    /// Why.
+    /// Reason for the failure message.
     pub condition: FailureCondition,
-    /// Attempts so far.
+    /// Number of attempts so far.
     pub approximate_invoke_count: u32,
-    /// The last answer, if there was one.
+    /// Response to the last attempt, if there was one.
     pub response: Option<ResponseContext>,
-    /// The function's own words, if it had any.
+    /// Error that the function reported, if any.
     pub error: Option<FunctionError>,
-    /// When it was given up.
+    /// Time at which processing of the records was abandoned.
     pub timestamp: TimestampMs,
-    /// Where the records came from.
+    /// Origin of the records.
     pub source: RecordSource,
-    /// Their topic.
+    /// Topic of the records.
     pub topic: Arc<str>,
-    /// How many they are.
+    /// Number of failed records.
     pub batch_size: u32,
     /// Size of their event, in bytes.
     pub payload_bytes: u64,
-    /// Their partitions, each once.
+    /// Partitions of the failed records, each once.
     pub partitions: Vec<FailedPartition>,
 }

@@ -1,4 +1,4 @@
-//! The three documents.
+//! Failure messages for SQS and SNS, for S3, and for a Kafka topic.
 
 use super::json::{ObjectMembers, append_string, string_len};
 use super::{FailureCondition, FailureDetails, RecordPoint, iso_8601};
@@ -7,10 +7,11 @@ const ERROR_TYPE_BYTES_MAX: usize = 256;
 const ERROR_MESSAGE_BYTES_MAX: usize = 1024;
 const PAYLOAD: &str = ",\"payload\":";
 
-/// The message for SQS and SNS: facts, no payload.
+/// Writes the message for SQS and SNS: metadata without the payload.
 ///
-/// `responseContext` is `null` when no answer is known and for what was too large to send, and absent for what was too old, as
-/// recorded from AWS with Kinesis. Its size grows with the number of partitions, by less than 600 bytes for each.
+/// `responseContext` is `null` when no response is known and for records too large to send. It is absent for
+/// records too old, as recorded from AWS with Kinesis. The message grows with the number of partitions, by less
+/// than 600 bytes for each.
 pub fn queue_record(failure: &FailureDetails) -> String {
     let mut text = facts(failure, None);
     append_ours(failure, None, &mut text);
@@ -18,7 +19,7 @@ pub fn queue_record(failure: &FailureDetails) -> String {
     text
 }
 
-/// The object for S3: the facts, and the whole event as an escaped string.
+/// Writes the object for S3: metadata, and the whole event as an escaped string.
 pub fn object_record(failure: &FailureDetails, payload: &[u8]) -> Vec<u8> {
     let facts = facts(failure, None);
     let mut ours = String::new();
@@ -33,11 +34,13 @@ pub fn object_record(failure: &FailureDetails, payload: &[u8]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// The message for a Kafka topic: one record of `partition`, with its event as an object, which must be JSON already.
+/// Writes the message for a Kafka topic: one record of `partition`, with its event as an object. `payload` must be
+/// JSON already.
 ///
-/// AWS's example differs from the other two: the condition for used-up retries is `RetriesExhausted`, the function's ARN has a
-/// qualifier, and the record stands alone. `payloadSize` is the size of `payload`. Without one, for a record that the topic
-/// would refuse, the `lighterman` member says of which partition the record is, as `<topic>-<partition>`.
+/// AWS's example describes a single record and differs from the other two formats. The condition for exhausted
+/// retries is `RetriesExhausted`, and the function's ARN has a qualifier. `payloadSize` is the size of `payload`.
+/// A record that the topic would reject is reported without a payload; the `lighterman` member then names its
+/// partition as `<topic>-<partition>`.
 pub fn topic_record(
     failure: &FailureDetails,
     partition: i32,
@@ -64,14 +67,14 @@ pub fn topic_record(
     text
 }
 
-/// A record that has a message of its own.
+/// Record that has a message of its own.
 #[derive(Clone, Copy)]
 struct SingleRecord {
     record: RecordPoint,
     payload_bytes: u64,
 }
 
-/// The members up to `KafkaBatchInfo`, the object still open.
+/// Writes the members up to `KafkaBatchInfo` and leaves the object open.
 fn facts(failure: &FailureDetails, alone: Option<SingleRecord>) -> String {
     let mut text = String::new();
     ObjectMembers::object(&mut text, |members| {
@@ -96,7 +99,7 @@ fn request_context(failure: &FailureDetails, alone: bool, context: &mut ObjectMe
     context.number("approximateInvokeCount", failure.approximate_invoke_count);
 }
 
-/// The ARN with a qualifier: `$LATEST` when the mapping has none.
+/// Returns the ARN with a qualifier: `$LATEST` when the mapping has none.
 fn qualified(arn: &str) -> String {
     // arn:aws:lambda:region:account:function:name
     const PARTS_UNQUALIFIED: usize = 7;
@@ -156,7 +159,7 @@ fn batch_info(failure: &FailureDetails, alone: Option<SingleRecord>, info: &mut 
     }
 }
 
-/// Appends the member that AWS does not have, when there is something to say.
+/// Appends the `lighterman` member if it is not empty.
 fn append_ours(failure: &FailureDetails, place: Option<&str>, into: &mut String) {
     if place.is_none() && failure.error.is_none() {
         return;
@@ -173,7 +176,7 @@ fn append_ours(failure: &FailureDetails, place: Option<&str>, into: &mut String)
     });
 }
 
-/// The longest beginning of `text` that is no longer than `bytes_max`.
+/// Returns the longest prefix of `text` of at most `bytes_max` bytes.
 fn beginning(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }

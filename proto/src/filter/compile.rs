@@ -1,25 +1,25 @@
-//! From a pattern's JSON to conditions.
+//! Compiler of a pattern's JSON tree to conditions.
 
 use super::error::PatternMistake;
 use super::level::{ConditionFormula, LevelField, PatternLevel};
 use super::operators;
 use super::pattern::{PatternKind, PatternNode};
 
-/// What an object of a pattern stands for.
+/// Part of a record that an object of a pattern describes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PatternPlace {
     /// The record itself.
     Record,
-    /// A JSON object in its key or value.
+    /// A JSON object in the record's key or value.
     Data,
-    /// Its headers, by name.
+    /// The record's headers, by name.
     Headers,
 }
 
 const FIELDS: &str = "value, key, headers, topic, partition, timestamp";
 const OR: &str = "$or";
 
-/// Merges one pattern into `record`; what must hold of its answers.
+/// Merges one pattern into `record`, and returns the formula over its conditions.
 pub(super) fn pattern(
     record: &mut PatternLevel,
     pattern: &PatternNode,

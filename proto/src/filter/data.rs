@@ -1,4 +1,4 @@
-//! A key or value in whatever format it comes: AWS's table of message and pattern formats.
+//! Evaluation of a key or value in any format, after AWS's table of message and pattern formats.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/with-kafka-filtering.html>
 
 use super::json::{JsonScanner, NotJson};
@@ -7,23 +7,23 @@ use super::operators::{MatcherList, ScalarValue};
 use super::text::JsonText;
 use super::walk;
 
-/// What the bytes of a key or value are to a filter.
+/// Format of a key's or value's bytes, as a filter sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataFormat {
     /// Null: a tombstone, or no key.
     Null,
-    /// Not UTF-8: passes every pattern that looks into it.
+    /// Not UTF-8; every pattern that refers to its contents passes.
     Binary,
-    /// Text that is no JSON: patterns that look into JSON pass.
+    /// Text that is not JSON; patterns for JSON pass.
     Plain,
-    /// One JSON string, number, `true`, `false` or `null`: text to a list, JSON without fields to an object.
+    /// A single JSON string, number, `true`, `false` or `null`: text to a list, JSON without fields to an object.
     Scalar,
-    /// A JSON object or list: patterns for plain text pass.
+    /// A JSON object or list; patterns for plain text pass.
     Json,
 }
 
 impl DataFormat {
-    /// As people read it.
+    /// Returns a label for logs and output.
     pub fn label(self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -34,14 +34,15 @@ impl DataFormat {
         }
     }
 
-    /// The format of `bytes`.
+    /// Detects the format of `bytes`.
     pub fn of(bytes: Option<&[u8]>) -> Self {
         let nothing = LevelField { name: "".into(), lists: Vec::new(), inside: Some(Default::default()) };
         answer(bytes, &nothing, &PatternLevel::default(), &mut ConditionAnswers::default())
     }
 }
 
-/// Answers what the patterns ask of `bytes`, the data of `field`; nothing is dropped for a format that cannot be judged.
+/// Evaluates the patterns' conditions on `bytes`, the data of `field`. Conditions on a format that cannot be
+/// evaluated are true, so that the record is not dropped for them.
 pub(super) fn answer(
     bytes: Option<&[u8]>,
     field: &LevelField,
@@ -79,7 +80,8 @@ pub(super) fn answer(
     DataFormat::Plain
 }
 
-/// A JSON string is the text it writes; anything else is the text as it stands, and a number, true, false or null.
+/// Reads a scalar. A JSON string is its unescaped text; any other text is taken literally, and also as a number,
+/// true, false or null.
 fn scalar(bytes: &[u8]) -> Result<ScalarValue<'_>, NotJson> {
     let mut scanner = JsonScanner::new(bytes);
     let scalar = if scanner.peek() == Some(b'"') {
@@ -90,7 +92,7 @@ fn scalar(bytes: &[u8]) -> Result<ScalarValue<'_>, NotJson> {
     scanner.end().map(|()| scalar)
 }
 
-/// A list and data that it cannot look into: only a question about being there has an answer.
+/// Returns the result of a list on data that it cannot evaluate. Only a test for presence can be false.
 fn passes_unread(list: &MatcherList) -> bool {
     !list.asks_presence_only() || list.matches_present()
 }

@@ -1,8 +1,8 @@
-//! JSON numbers compared exactly, from their text: no rounding, no size at which it breaks.
+//! Exact comparison of JSON numbers by their text, without rounding or a limit on their size.
 
 use std::cmp::Ordering;
 
-/// Compares two JSON numbers as numbers: 300 equals 3.0e2. Exponents beyond ±10¹⁷ count as ±10¹⁷.
+/// Compares two JSON numbers by value: 300 equals 3.0e2. Exponents beyond ±10¹⁷ count as ±10¹⁷.
 pub(super) fn compare(left: &[u8], right: &[u8]) -> Ordering {
     let (left, right) = (DecimalNumber::read(left), DecimalNumber::read(right));
     match (left.sign(), right.sign()) {
@@ -12,11 +12,11 @@ pub(super) fn compare(left: &[u8], right: &[u8]) -> Ordering {
     }
 }
 
-/// 19 digits and a sign.
+/// Maximum length of an `i64` in decimal: 19 digits and a sign.
 const DIGITS_MAX: usize = 20;
 const EXPONENT_MAX: i64 = 100_000_000_000_000_000;
 
-/// `0.whole fraction × 10^point` without the zeros in front.
+/// Parsed number `0.whole fraction × 10^point`, without leading zeros.
 struct DecimalNumber<'a> {
     negative: bool,
     whole: &'a [u8],
@@ -53,7 +53,7 @@ impl<'a> DecimalNumber<'a> {
         self.point.cmp(&other.point).then_with(|| self.significant().cmp(other.significant()))
     }
 
-    /// Digits from the first that is not zero to the last that is not.
+    /// Returns the digits from the first nonzero to the last nonzero one.
     fn significant(&self) -> impl Iterator<Item = &u8> {
         let fraction = trimmed(self.fraction);
         let whole = if fraction.is_empty() { trimmed(self.whole) } else { self.whole };
@@ -61,7 +61,7 @@ impl<'a> DecimalNumber<'a> {
     }
 }
 
-/// An integer as JSON writes it, without an allocation.
+/// Integer in JSON's spelling, held without allocation.
 pub(super) struct DecimalDigits {
     text: [u8; DIGITS_MAX],
     from: usize,
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_as_people_write_them() {
+    fn numbers_in_any_spelling_compare_by_value() {
         let equal = [
             ("300", "3.0e2"),
             ("0", "-0.000"),
@@ -156,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn digits_are_what_display_writes(value: i64) {
+        fn digits_equal_display_output(value: i64) {
             let digits = DecimalDigits::of(value);
             prop_assert_eq!(str::from_utf8(digits.as_bytes()), Ok(&*value.to_string()));
         }

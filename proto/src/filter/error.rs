@@ -1,26 +1,26 @@
-//! What can be wrong with a pattern, and where.
+//! Errors of patterns, with their position.
 
 use thiserror::Error;
 
-/// A pattern that cannot be used.
+/// Error in a pattern.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("filter {}, {path} (byte {at}): {what}", filter + 1)]
 pub struct PatternError {
-    /// Which filter, from 0.
+    /// Index of the filter, from 0.
     pub filter: usize,
-    /// Byte of the pattern at which the mistake stands.
+    /// Byte position of the mistake in the pattern.
     pub at: usize,
-    /// The field in which it stands: `value.price[1]`; `pattern` for the whole.
+    /// Path of the field that contains the mistake: `value.price[1]`; `pattern` for the whole.
     pub path: String,
-    /// What is wrong, and what to write instead.
+    /// Description of the mistake, and the correct form.
     pub what: String,
 }
 
-/// A mistake whose filter is not named yet.
+/// Mistake in a pattern whose filter index is not yet known.
 #[derive(Debug)]
 pub(super) struct PatternMistake {
     pub(super) at: usize,
-    /// From the inside out.
+    /// Path steps, innermost first.
     pub(super) path: Vec<String>,
     pub(super) what: String,
 }
@@ -30,14 +30,14 @@ impl PatternMistake {
         Self { at, path: Vec::new(), what: what.into() }
     }
 
-    /// The same, seen from one level further out.
+    /// Adds an outer path step.
     pub(super) fn inside(mut self, step: impl Into<String>) -> Self {
         self.path.push(step.into());
         self
     }
 
     pub(super) fn of_filter(self, filter: usize) -> PatternError {
-        // A field's name may be empty: its place has one all the same.
+        // An empty field name is shown as `""`.
         let named = |step: String| if step.is_empty() { "\"\"".to_owned() } else { step };
         let steps: Vec<String> = self.path.into_iter().rev().map(named).collect();
         let path = if steps.is_empty() { "pattern".to_owned() } else { steps.join(".").replace(".[", "[") };

@@ -1,20 +1,20 @@
-//! A JSON scanner over borrowed text: holds to the grammar of RFC 8259 and builds nothing.
+//! JSON scanner over borrowed text. It enforces the grammar of RFC 8259 and builds no tree.
 
 use super::text::JsonText;
 
-/// Levels of objects and arrays that are read. `serde_json` stops at the same depth.
+/// Maximum nesting of objects and arrays. `serde_json` has the same limit.
 pub(super) const DEPTH_MAX: u32 = 127;
 
-/// Why the text is not JSON for us.
+/// Error of a text that is not JSON within the scanner's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NotJson {
-    /// The byte where reading stopped.
+    /// Byte position at which scanning stopped.
     pub(super) at: usize,
-    /// What was expected there. Behind a thin reference, so that results fit into two registers.
+    /// Description of what was expected. A thin reference, so that results fit into two registers.
     pub(super) what: &'static &'static str,
 }
 
-/// A place in a JSON text, and how deep it lies.
+/// Position and nesting depth in a JSON text.
 pub(super) struct JsonScanner<'a> {
     text: &'a [u8],
     at: usize,
@@ -22,7 +22,7 @@ pub(super) struct JsonScanner<'a> {
 }
 
 impl<'a> JsonScanner<'a> {
-    /// Stands before the first value of `text`, which is UTF-8.
+    /// Creates a scanner before the first value of `text`, which is UTF-8.
     pub(super) fn new(text: &'a [u8]) -> Self {
         let mut scanner = Self { text, at: 0, depth: 0 };
         scanner.skip_space();
@@ -38,7 +38,7 @@ impl<'a> JsonScanner<'a> {
         self.text.get(self.at).copied()
     }
 
-    /// Nothing but space may follow.
+    /// Fails unless only white space follows.
     pub(super) fn end(&mut self) -> Result<(), NotJson> {
         self.skip_space();
         if self.at == self.text.len() { Ok(()) } else { Err(self.wrong(&"more text behind the JSON value")) }
@@ -48,7 +48,8 @@ impl<'a> JsonScanner<'a> {
         NotJson { at: self.at, what }
     }
 
-    /// Steps into an object or array, whose first byte it stands at; false when it is empty, and stepped over.
+    /// Enters an object or array, at whose first byte the scanner is. Returns false if it is empty, and then has
+    /// skipped it.
     #[inline]
     pub(super) fn enter(&mut self, close: u8) -> Result<bool, NotJson> {
         self.depth += 1;
@@ -64,7 +65,8 @@ impl<'a> JsonScanner<'a> {
         Ok(true)
     }
 
-    /// Behind a member or element: true when another follows, false when the object or array is over.
+    /// Advances past a member or element. Returns true if another follows, and false at the end of the object or
+    /// array.
     #[inline]
     pub(super) fn more(&mut self, close: u8) -> Result<bool, NotJson> {
         self.skip_space();
@@ -88,7 +90,7 @@ impl<'a> JsonScanner<'a> {
         self.depth -= 1;
     }
 
-    /// A member's name and its colon; then it stands before the member's value.
+    /// Reads a member's name and colon, and stops before the member's value.
     #[inline]
     pub(super) fn name(&mut self) -> Result<JsonText<'a>, NotJson> {
         if self.peek() != Some(b'"') {
@@ -119,7 +121,7 @@ impl<'a> JsonScanner<'a> {
         Ok(())
     }
 
-    /// Steps over a string, at whose quote it stands.
+    /// Skips a string, at whose opening quote the scanner is.
     #[inline]
     fn skip_string(&mut self) -> Result<(), NotJson> {
         let end = next_special(self.text, self.at + 1);
@@ -130,7 +132,7 @@ impl<'a> JsonScanner<'a> {
         self.string().map(|_| ())
     }
 
-    /// A string, at whose quote it stands.
+    /// Reads a string, at whose opening quote the scanner is.
     #[inline]
     pub(super) fn string(&mut self) -> Result<JsonText<'a>, NotJson> {
         let from = self.at + 1;
@@ -142,7 +144,7 @@ impl<'a> JsonScanner<'a> {
         self.rest_of_string(from, end)
     }
 
-    /// From the first byte that is special and no quote: most strings have none.
+    /// Continues at the first special byte that is not a quote. Most strings have none.
     #[cold]
     fn rest_of_string(&mut self, from: usize, mut at: usize) -> Result<JsonText<'a>, NotJson> {
         loop {
@@ -174,7 +176,7 @@ impl<'a> JsonScanner<'a> {
         }
     }
 
-    /// A number, `true`, `false` or `null`, as it is written.
+    /// Reads a number, `true`, `false` or `null`, and returns its spelling.
     #[inline]
     pub(super) fn token(&mut self) -> Result<&'a [u8], NotJson> {
         let from = self.at;
@@ -233,10 +235,11 @@ impl<'a> JsonScanner<'a> {
         }
     }
 
-    /// Steps over one value of any kind, checking it. A loop, not a recursion: the bytes choose the depth.
+    /// Skips one value of any kind and validates it. Loops instead of recursing, because the input determines the
+    /// depth.
     pub(super) fn skip(&mut self) -> Result<(), NotJson> {
         let floor = self.depth;
-        // One bit for each open level above the floor, the innermost lowest: 1 for an object.
+        // One bit for each open level above `floor`, the innermost in the lowest bit: 1 for an object.
         let mut objects = 0u128;
         loop {
             match self.peek() {
@@ -286,18 +289,19 @@ impl<'a> JsonScanner<'a> {
 const LOWS: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 
-/// The first quote, backslash or control character from `at` on; the length of `text` without one. Eight bytes at a time:
-/// this is where the time of a filter goes.
+/// Returns the position of the first quote, backslash or control character from `at` on, or the length of `text`.
+/// Works on eight bytes at a time: filters spend most of their time here.
 #[inline(never)]
 fn next_special(text: &[u8], mut at: usize) -> usize {
     while let Some((chunk, _)) = text.get(at..).and_then(<[u8]>::split_first_chunk::<8>) {
         let word = u64::from_le_bytes(*chunk);
-        // With its second bit flipped a quote is 0x20, just above the control characters, and a space lies above it.
+        // With bit 1 flipped, a quote becomes 0x20, just above the control characters, and a space becomes larger
+        // than that.
         let flipped = word ^ (LOWS * 0x02);
         let quote_or_control = flipped.wrapping_sub(LOWS * 0x21) & !flipped;
         let other = word ^ (LOWS * 0x5c);
         let backslash = other.wrapping_sub(LOWS) & !other;
-        // A borrow can set bits above a true one, never below: the lowest is right.
+        // A borrow can set bits above a true one, never below, so the lowest set bit is correct.
         let found = (quote_or_control | backslash) & HIGHS;
         if found != 0 {
             return at + (found.trailing_zeros() / 8) as usize;
@@ -322,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_json_and_what_is_not() {
+    fn valid_json_accepted_and_invalid_rejected() {
         for good in [
             "1",
             "-0",
@@ -374,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_has_an_end_and_no_stack() {
+    fn nesting_beyond_limit_rejected_without_recursion() {
         let nested = |depth: usize| [vec![b'['; depth], vec![b']'; depth]].concat();
         assert!(is_json(&nested(DEPTH_MAX as usize)));
         assert!(!is_json(&nested(DEPTH_MAX as usize + 1)));
@@ -387,7 +391,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
 
         #[test]
-        fn the_next_special_byte_is_the_first(text in prop::collection::vec(any::<u8>(), 0..40), at in 0usize..8) {
+        fn next_special_returns_first_special_byte(text in prop::collection::vec(any::<u8>(), 0..40), at in 0usize..8) {
             let special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
             let at = at.min(text.len());
             let expected = text[at..].iter().position(special).map_or(text.len(), |found| at + found);
@@ -395,7 +399,7 @@ mod tests {
         }
 
         #[test]
-        fn agrees_with_serde_json_on_what_is_json(text in r#"([\[\]{}:,"\\ ]|[0-9]|-|\.|e|true|null|\\u[0-9a-f]{4}|\t|"a"|"a":){0,12}"#) {
+        fn scanner_agrees_with_serde_json_on_validity(text in r#"([\[\]{}:,"\\ ]|[0-9]|-|\.|e|true|null|\\u[0-9a-f]{4}|\t|"a"|"a":){0,12}"#) {
             let theirs = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
             prop_assert_eq!(is_json(text.as_bytes()), theirs, "{}", text);
         }

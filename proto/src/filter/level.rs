@@ -1,18 +1,18 @@
-//! The conditions of all patterns on one level of objects, merged by field, so that a record is walked once whatever the
-//! patterns look like.
+//! Conditions of all patterns on one level of objects, merged by field, so that a record is walked once for all
+//! patterns.
 
 use super::error::PatternMistake;
 use super::operators::{MatcherList, ScalarValue};
 
-/// Conditions on one level, of all filters together.
+/// Maximum number of conditions on one level, for all filters together.
 pub(super) const CONDITIONS_MAX: usize = 512;
 
-/// The answers to a level's conditions.
+/// Results of a level's conditions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ConditionAnswers([u64; CONDITIONS_MAX / 64]);
 
 impl ConditionAnswers {
-    /// Every answer is yes.
+    /// All results true.
     pub(super) const YES: Self = Self([u64::MAX; CONDITIONS_MAX / 64]);
 
     #[inline]
@@ -27,14 +27,15 @@ impl ConditionAnswers {
     }
 }
 
-/// What must hold of a level's answers. Nothing in it negates: a yes more never turns a yes into a no.
+/// Boolean formula over a level's condition results. It has no negation, so it is monotone: one more true result
+/// never makes it false.
 #[derive(Clone, Debug)]
 pub(super) enum ConditionFormula {
-    /// This condition.
+    /// A single condition.
     Condition(u16),
-    /// All of them.
+    /// Conjunction.
     All(Vec<ConditionFormula>),
-    /// `$or`.
+    /// Disjunction (`$or`).
     Any(Vec<ConditionFormula>),
 }
 
@@ -48,15 +49,15 @@ impl ConditionFormula {
     }
 }
 
-/// One level of objects.
+/// One level of objects in the patterns.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PatternLevel {
-    /// By length and name.
+    /// Fields sorted by length, then name.
     fields: Vec<LevelField>,
     conditions: u16,
-    /// The answers for an object that has none of the fields.
+    /// Results for an object that has none of the fields.
     pub(super) absent: ConditionAnswers,
-    /// One for each object of the patterns that was merged in here.
+    /// One formula for each pattern object that was merged into this level.
     pub(super) objects: Vec<ConditionFormula>,
 }
 
@@ -64,29 +65,30 @@ pub(super) struct PatternLevel {
 #[derive(Clone, Debug)]
 pub(super) struct LevelField {
     pub(super) name: Box<str>,
-    /// Lists that its value must fit, each with its condition.
+    /// Lists that apply to the field's value, each with its condition.
     pub(super) lists: Vec<(u16, MatcherList)>,
-    /// Objects that its value must fit.
+    /// Objects that apply to the field's value.
     pub(super) inside: Option<ObjectCondition>,
 }
 
-/// What a field's value must be when it is an object.
+/// Condition on a field's value that is an object.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ObjectCondition {
     pub(super) level: Box<PatternLevel>,
-    /// For each of `level.objects` its condition out here.
+    /// Condition on the outer level for each of `level.objects`.
     pub(super) conditions: Vec<u16>,
 }
 
-/// Below this many fields, trying all is faster than searching.
+/// Number of fields up to which a linear search is faster than a binary search.
 const TRY_ALL: usize = 8;
 
 impl PatternLevel {
-    /// The field of that name.
+    /// Returns the field with that name.
     #[inline]
     pub(super) fn field(&self, name: &[u8]) -> Option<&LevelField> {
         if self.fields.len() <= TRY_ALL {
-            // Most names differ in length or first byte: that is cheaper than a call to compare them.
+            // Most names differ in length or first byte, and checking these is cheaper than a call to compare the
+            // names.
             let same = |field: &&LevelField| {
                 let known = field.name.as_bytes();
                 known.len() == name.len() && known.first() == name.first() && known == name
@@ -102,7 +104,7 @@ impl PatternLevel {
         &self.fields
     }
 
-    /// The field of that name, made if there is none.
+    /// Returns the field with that name, and inserts it if missing.
     pub(super) fn field_mut(&mut self, name: &str) -> &mut LevelField {
         let order = |field: &LevelField| (field.name.len(), &*field.name).cmp(&(name.len(), name));
         let at = match self.fields.binary_search_by(order) {
@@ -115,7 +117,7 @@ impl PatternLevel {
         &mut self.fields[at]
     }
 
-    /// A new condition, and its answer when there is no such field.
+    /// Adds a condition with its result for an absent field.
     pub(super) fn condition(&mut self, at: usize, absent: bool) -> Result<u16, PatternMistake> {
         let condition = self.conditions;
         if usize::from(condition) == CONDITIONS_MAX {
@@ -129,7 +131,7 @@ impl PatternLevel {
 }
 
 impl ObjectCondition {
-    /// Takes over what the answers `found` in an object say of it.
+    /// Copies the results `found` in an object to the outer conditions.
     #[inline]
     pub(super) fn answer(&self, answers: &mut ConditionAnswers, found: &ConditionAnswers) {
         for (formula, condition) in self.level.objects.iter().zip(&self.conditions) {
@@ -139,7 +141,7 @@ impl ObjectCondition {
 }
 
 impl LevelField {
-    /// Answers the lists for a value that is a leaf.
+    /// Evaluates the lists on a scalar value.
     #[inline]
     pub(super) fn judge(&self, answers: &mut ConditionAnswers, scalar: ScalarValue<'_>) {
         for (condition, list) in &self.lists {
@@ -147,14 +149,14 @@ impl LevelField {
         }
     }
 
-    /// Takes over the answers that an absent field, or one that is no leaf, gives to its lists.
+    /// Sets the lists' results to those of an absent field, also for a value that is not a scalar.
     pub(super) fn lists_absent(&self, level: &PatternLevel, answers: &mut ConditionAnswers) {
         for (condition, _) in &self.lists {
             answers.set(*condition, level.absent.get(*condition));
         }
     }
 
-    /// Takes over the answers that an absent field, or one that is no object, gives to its objects.
+    /// Sets the objects' results to those of an absent field, also for a value that is not an object.
     pub(super) fn objects_absent(&self, level: &PatternLevel, answers: &mut ConditionAnswers) {
         for condition in self.inside.iter().flat_map(|inside| &inside.conditions) {
             answers.set(*condition, level.absent.get(*condition));

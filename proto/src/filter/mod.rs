@@ -1,31 +1,33 @@
-//! `FilterCriteria`: which records reach the function.
+//! Filters of `FilterCriteria`, which select the records that reach the function.
 //!
-//! The language is AWS's (<https://docs.aws.amazon.com/lambda/latest/dg/invocation-eventfiltering.html>), judged as its
-//! `event-ruler` does where the documentation is silent. AWS looks at `value` only; here `key`, `headers`, `topic`,
-//! `partition` and `timestamp` (milliseconds since 1970) can be asked for as well. Filters are OR-ed; fields are AND-ed; the
-//! parts of a list, and the objects of `$or`, are OR-ed.
+//! The language is AWS's (<https://docs.aws.amazon.com/lambda/latest/dg/invocation-eventfiltering.html>), with the
+//! semantics of its `event-ruler` where the documentation is silent. AWS filters on `value` only; here `key`,
+//! `headers`, `topic`, `partition` and `timestamp` (milliseconds since 1970) are available as well. Filters are
+//! OR-ed; fields are AND-ed; the elements of a list, and the objects of `$or`, are OR-ed.
 //!
-//! | Part of a list | Matches |
+//! | Element of a list | Matches |
 //! |---|---|
-//! | `"a"`, `""` | that string, exactly |
-//! | `300`, `true`, `null` | a number, literal or null written just so: 300 is not 300.0 |
-//! | `{"equals-ignore-case": "a"}` | that string in any case |
-//! | `{"prefix": "a"}`, `{"suffix": "a"}` | strings that begin or end so; `{"equals-ignore-case": "a"}` for "a" |
+//! | `"a"`, `""` | exactly that string |
+//! | `300`, `true`, `null` | a number, literal or null of the same spelling: 300 is not 300.0 |
+//! | `{"equals-ignore-case": "a"}` | that string, ignoring case |
+//! | `{"prefix": "a"}`, `{"suffix": "a"}` | strings with that start or end; "a" may be `{"equals-ignore-case": "a"}` |
 //! | `{"numeric": [">", 10, "<=", 20]}` | numbers in the range, compared exactly: `=`, `<`, `<=`, `>`, `>=` |
-//! | `{"exists": true}` | a field that is there and no object; `false`: one that is not |
-//! | `{"anything-but": …}` | a field that is there and is none of these strings or numbers, or `prefix`, `suffix`, `equals-ignore-case` |
+//! | `{"exists": true}` | a present field that is not an object; `false`: any other |
+//! | `{"anything-but": …}` | any other present value; strings, numbers, `prefix`, `suffix`, `equals-ignore-case` |
 //!
-//! **Data.** `value` (and `key`) is judged by a pattern of its own format: a list `{"value": ["a"]}` judges plain text, an
-//! object `{"value": {"f": ["a"]}}` judges JSON. A record whose data has another format, or is not UTF-8, **passes** that
-//! part: what cannot be judged is delivered, not dropped. Text that is not whole JSON is plain, text nested more than 127
-//! deep too. A JSON string or number alone is both: text to a list, JSON without fields to an object. A list that asks for
-//! `exists` and `null` only judges every format. A null value has no fields; it matches `null` and `{"exists": false}`.
+//! **Data.** `value` (and `key`) is matched by a pattern of its own format: a list `{"value": ["a"]}` matches
+//! plain text, an object `{"value": {"f": ["a"]}}` matches JSON. A record whose data has another format, or is not
+//! UTF-8, **passes** that part: data that cannot be evaluated is delivered, not dropped. Text that is not a
+//! complete JSON value is plain text, and so is text nested more than 127 deep. A JSON string or number alone is
+//! both: text to a list, JSON without fields to an object. A list of `exists` and `null` only applies to every
+//! format. A null value has no fields; it matches `null` and `{"exists": false}`.
 //!
-//! **Lists in a record** match when one of their elements does; an object pattern must be met by one element as a whole; an
-//! empty list is no field. **Names** that stand twice count as the last. **Headers** are matched by name; any of several
-//! values may match, as text, and a text that spells a number, `true`, `false` or `null` is that too; null is null.
+//! **Lists in a record** match if one of their elements does. An object pattern must be matched by a single
+//! element; an empty list counts as an absent field. **Duplicate names** in an object count as the last one.
+//! **Headers** are matched by name; any of several values may match, as text. A text that spells a number, `true`,
+//! `false` or `null` also matches as that. A null value is null.
 //!
-//! A record is walked once for all filters, in place, without an allocation, in time linear in its size.
+//! A record is walked once for all filters, in place, without allocation, in time linear in its size.
 
 mod compile;
 mod data;
@@ -50,55 +52,56 @@ use text::JsonText;
 use crate::records::{Header, Record};
 use crate::units::TimestampMs;
 
-/// Filters of a mapping: AWS's limit after a raised quota (5 before). More cost nothing, because all are walked at once.
+/// Maximum number of filters of a mapping: AWS's limit after a raised quota (the default is 5). All filters are
+/// evaluated in one walk, so more of them cost nothing.
 pub const FILTERS_MAX: usize = 10;
-/// Characters of a pattern, as in AWS's model.
+/// Maximum number of characters of a pattern, as in AWS's model.
 pub const PATTERN_CHARACTERS_MAX: usize = 4096;
 
-/// The filters of a mapping, ready to judge. Without any, every record passes.
+/// Compiled filters of a mapping. Without any, every record passes.
 #[derive(Clone, Debug, Default)]
 pub struct FilterSet {
     record: PatternLevel,
     fingerprint: u32,
 }
 
-/// What a filter can ask about.
+/// Fields of a record that a filter can refer to.
 #[derive(Clone, Copy, Debug)]
 pub struct FilterSubject<'a, H> {
-    /// Topic.
+    /// Topic name.
     pub topic: &'a str,
-    /// Partition.
+    /// Partition index.
     pub partition: i32,
-    /// The record's time.
+    /// Record timestamp.
     pub timestamp: TimestampMs,
     /// Key; `None` is null.
     pub key: Option<&'a [u8]>,
     /// Value; `None` is null.
     pub value: Option<&'a [u8]>,
-    /// Headers, duplicates kept.
+    /// Headers, duplicates included.
     pub headers: H,
 }
 
-/// What becomes of a record.
+/// Result of filtering a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterVerdict {
-    /// Delivered: there are no filters.
+    /// Delivered, because there are no filters.
     Unfiltered,
-    /// Delivered: this filter, from 0, is the first that matches.
+    /// Delivered, because this filter is the first that matches (index from 0).
     Matched(usize),
     /// Not delivered.
     Refused,
 }
 
 impl FilterVerdict {
-    /// True when the record is delivered.
+    /// Returns true if the record is delivered.
     pub fn passes(self) -> bool {
         self != Self::Refused
     }
 }
 
 impl FilterSet {
-    /// Compiles patterns; the first mistake is told with its place.
+    /// Compiles patterns; returns the first mistake with its position.
     pub fn compile<P: AsRef<str>>(patterns: &[P]) -> Result<Self, PatternError> {
         if patterns.len() > FILTERS_MAX {
             let text = format!("more than {FILTERS_MAX} filters; join alternatives with $or");
@@ -113,22 +116,22 @@ impl FilterSet {
         Ok(Self { record, fingerprint: fingerprint(patterns) })
     }
 
-    /// Tells other patterns apart, on every node alike; 0 without any.
+    /// Returns a fingerprint that identifies the patterns, the same on every node; 0 without patterns.
     pub fn fingerprint(&self) -> u32 {
         self.fingerprint
     }
 
-    /// True when there are none.
+    /// Returns true if there are no filters.
     pub fn is_empty(&self) -> bool {
         self.record.objects.is_empty()
     }
 
-    /// How many there are.
+    /// Returns the number of filters.
     pub fn len(&self) -> usize {
         self.record.objects.len()
     }
 
-    /// Whether a record of `partition` of `topic` is delivered.
+    /// Returns true if a record of `partition` of `topic` is delivered.
     #[inline]
     pub fn passes(&self, topic: &str, partition: i32, record: &Record<'_>) -> bool {
         let Record { offset: _, timestamp, timestamp_type: _, key, value, headers } = *record;
@@ -136,13 +139,14 @@ impl FilterSet {
             || self.verdict(FilterSubject { topic, partition, timestamp, key, value, headers }).passes()
     }
 
-    /// The same, and by which filter.
+    /// Filters a record and returns the filter that matched.
     pub fn verdict<'a>(&self, subject: FilterSubject<'a, impl Iterator<Item = Header<'a>>>) -> FilterVerdict {
         let FilterSubject { topic, partition, timestamp, key, value, headers } = subject;
         if self.is_empty() {
             return FilterVerdict::Unfiltered;
         }
-        // What is not known yet counts as yes: a formula that does not hold now never will, because nothing negates.
+        // Unevaluated conditions count as true. Formulas have no negation, so one that is false already can never
+        // become true.
         let mut answers = ConditionAnswers::YES;
         self.answer("topic", &mut answers, |field, answers| {
             field.judge(answers, ScalarValue::text(JsonText::plain(topic.as_bytes())));
@@ -154,7 +158,7 @@ impl FilterSet {
         }
         self.answer("headers", &mut answers, |field, answers| judge_headers(field, headers, answers));
         for (name, bytes) in [("key", key), ("value", value)] {
-            // The larger the part, the later it is read, and only while something can still match.
+            // Parts are read in order of size, and only while a filter can still match.
             if self.first_that_holds(&answers).is_none() {
                 return FilterVerdict::Refused;
             }
@@ -181,7 +185,7 @@ impl FilterSet {
     }
 }
 
-/// Any of the values of a name may match.
+/// Evaluates a header field. Any of the values of a name may match.
 fn judge_headers<'a>(
     field: &LevelField,
     headers: impl Iterator<Item = Header<'a>>,
@@ -201,7 +205,7 @@ fn judge_headers<'a>(
     inside.answer(answers, &found);
 }
 
-/// FNV-1a over the patterns, each with its end.
+/// FNV-1a over the patterns, each with a terminating zero byte.
 fn fingerprint<P: AsRef<str>>(patterns: &[P]) -> u32 {
     const BASIS: u32 = 0x811c_9dc5;
     const PRIME: u32 = 0x0100_0193;

@@ -1,4 +1,4 @@
-//! What a list in a pattern may hold, and how each part of it judges one value.
+//! Elements of a pattern's lists, and how each is evaluated on one value.
 
 use std::cmp::Ordering;
 
@@ -8,12 +8,12 @@ use super::json::JsonScanner;
 use super::pattern::{PatternKind, PatternNode};
 use super::text::{FoldedText, JsonText};
 
-/// One value of a record that is neither object nor array.
+/// Scalar value of a record: neither object nor array.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ScalarValue<'a> {
-    /// What string operators see.
+    /// Text for string operators.
     pub(super) text: Option<JsonText<'a>>,
-    /// A number, `true`, `false` or `null` as it is written: what everything else sees.
+    /// Spelling of a number, `true`, `false` or `null`, for all other operators.
     pub(super) token: Option<&'a [u8]>,
 }
 
@@ -26,7 +26,7 @@ impl<'a> ScalarValue<'a> {
         Self { text: None, token: Some(token) }
     }
 
-    /// Plain text, which may spell a number: both kinds of operators find what they look for.
+    /// Creates the scalar of plain text. If the text spells a number, operators on text and on numbers both apply.
     pub(super) fn plain(raw: &'a [u8]) -> Self {
         let mut scanner = JsonScanner::new(raw);
         let token = scanner.token().and_then(|token| scanner.end().map(|()| token)).ok();
@@ -38,7 +38,7 @@ impl<'a> ScalarValue<'a> {
     }
 }
 
-/// A list of a pattern: one of its parts must match.
+/// List of a pattern, of which one element must match.
 #[derive(Clone, Debug)]
 pub(super) struct MatcherList(Vec<ValueMatcher>);
 
@@ -56,7 +56,7 @@ enum ValueMatcher {
     AnythingBut(Vec<ValueMatcher>),
 }
 
-/// `> 10`: the orderings of a number to the bound that are right.
+/// One comparison such as `> 10`; `right` are the accepted orderings of a number to the bound.
 #[derive(Clone, Debug)]
 struct NumberBound {
     right: &'static [Ordering],
@@ -69,22 +69,22 @@ impl MatcherList {
         self.0.iter().any(|matcher| matcher.matches(scalar))
     }
 
-    /// Where there is no such field, or it is no leaf.
+    /// Returns true if the list matches an absent field, or a value that is not a scalar.
     pub(super) fn matches_absent(&self) -> bool {
         self.0.iter().any(|matcher| matches!(matcher, ValueMatcher::Exists(false)))
     }
 
-    /// A key or value that is null: not there, and null.
+    /// Returns true if the list matches a null key or value, which counts as absent and as null.
     pub(super) fn matches_null(&self) -> bool {
         self.matches_absent() || self.0.iter().any(ValueMatcher::is_null)
     }
 
-    /// A key or value that is there, whatever it holds.
+    /// Returns true if the list matches any key or value that is present.
     pub(super) fn matches_present(&self) -> bool {
         self.0.iter().any(|matcher| matches!(matcher, ValueMatcher::Exists(true)))
     }
 
-    /// True when it asks for being there or null only, which any format can answer.
+    /// Returns true if the list tests for presence or null only, which any format can answer.
     pub(super) fn asks_presence_only(&self) -> bool {
         self.0.iter().all(|matcher| matches!(matcher, ValueMatcher::Exists(_)) || matcher.is_null())
     }
@@ -117,7 +117,7 @@ impl ValueMatcher {
     }
 }
 
-/// Reads a list: literals and operators, one of which must match.
+/// Parses a list of literals and operators, one of which must match.
 pub(super) fn list(elements: &[PatternNode], at: usize) -> Result<MatcherList, PatternMistake> {
     if elements.is_empty() {
         return Err(PatternMistake::new(at, "an empty list matches nothing"));
@@ -169,7 +169,7 @@ fn text<'a>(name: &str, operand: &'a PatternNode) -> Result<&'a str, PatternMist
     }
 }
 
-/// `"prefix": "a"` or `"prefix": {"equals-ignore-case": "a"}`.
+/// Parses `"prefix": "a"` or `"prefix": {"equals-ignore-case": "a"}`.
 fn affix(name: &str, operand: &PatternNode) -> Result<ValueMatcher, PatternMistake> {
     if let PatternKind::Object(members) = &operand.kind {
         let [(inner, operand)] = &members[..] else {
@@ -192,7 +192,7 @@ fn affix(name: &str, operand: &PatternNode) -> Result<ValueMatcher, PatternMista
     Ok(if name == "prefix" { ValueMatcher::Prefix(text) } else { ValueMatcher::Suffix(text) })
 }
 
-/// `["=", 5]`, `[">", 1]`, `[">=", 1, "<", 9]`: as `EventBridge` has it, the lower bound first.
+/// Parses `["=", 5]`, `[">", 1]` or `[">=", 1, "<", 9]`: as in `EventBridge`, the lower bound comes first.
 fn numeric(operand: &PatternNode) -> Result<Vec<NumberBound>, PatternMistake> {
     let PatternKind::Array(parts) = &operand.kind else {
         return Err(PatternMistake::new(operand.at, "numeric takes a list: [\">\", 0, \"<=\", 5]"));
@@ -242,8 +242,8 @@ fn bound<'n>(sign: &'n PatternNode, number: &PatternNode) -> Result<(&'n str, Nu
     }
 }
 
-/// Strings or numbers, one or a list; or `prefix`, `suffix`, `equals-ignore-case` of strings, one or a list.
-/// Numbers are compared as numbers here, as `EventBridge` does.
+/// Parses the operand of `anything-but`: strings or numbers, one or a list; or `prefix`, `suffix` or
+/// `equals-ignore-case` of strings, one or a list. Numbers are compared by value here, as in `EventBridge`.
 fn anything_but(operand: &PatternNode) -> Result<Vec<ValueMatcher>, PatternMistake> {
     if let PatternKind::Object(members) = &operand.kind {
         let [(name, inner)] = &members[..] else {

@@ -1,12 +1,12 @@
-//! The JSON of a pattern, with the place of every part; numbers stay as they are written.
+//! JSON tree of a pattern, with the byte position of every node. Numbers keep their spelling.
 
 use super::error::PatternMistake;
 use super::json::{JsonScanner, NotJson};
 
-/// A value in a pattern.
+/// Value in a pattern.
 #[derive(Debug)]
 pub(super) struct PatternNode {
-    /// Its first byte.
+    /// Position of its first byte.
     pub(super) at: usize,
     pub(super) kind: PatternKind,
 }
@@ -26,7 +26,7 @@ impl PatternNode {
     }
 }
 
-/// Reads a whole pattern.
+/// Parses a whole pattern.
 pub(super) fn parse(pattern: &str) -> Result<PatternNode, PatternMistake> {
     let mut scanner = JsonScanner::new(pattern.as_bytes());
     let node = value(&mut scanner)?;
@@ -40,7 +40,7 @@ impl From<NotJson> for PatternMistake {
     }
 }
 
-/// Recursion ends where the scanner's depth does.
+/// The scanner's depth limit bounds the recursion.
 fn value(scanner: &mut JsonScanner<'_>) -> Result<PatternNode, PatternMistake> {
     let at = scanner.at();
     let kind = match scanner.peek() {

@@ -1,16 +1,16 @@
-//! Text as it stands in a record, compared without being unescaped into memory.
+//! Text of a record, compared without being unescaped into memory.
 
-/// The inside of a JSON string, or plain text.
+/// Contents of a JSON string, or plain text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct JsonText<'a> {
-    /// As it stands there, without quotes.
+    /// Bytes as in the record, without quotes.
     pub(super) raw: &'a [u8],
-    /// True when `raw` has JSON escapes; then it is UTF-8.
+    /// True if `raw` has JSON escapes; it is then UTF-8.
     pub(super) escaped: bool,
 }
 
 impl<'a> JsonText<'a> {
-    /// Text that stands for itself.
+    /// Creates text without escapes.
     pub(super) fn plain(raw: &'a [u8]) -> Self {
         Self { raw, escaped: false }
     }
@@ -49,19 +49,19 @@ impl<'a> JsonText<'a> {
         self.code_points().is_some_and(|ours| ends(ours.flat_map(fold), points(&end.0)))
     }
 
-    /// The text itself; `None` when a lone surrogate stands in it, or it is not UTF-8.
+    /// Returns the unescaped text; `None` if it contains a lone surrogate or is not UTF-8.
     pub(super) fn to_text(self) -> Option<String> {
         self.code_points()?.map(char::from_u32).collect()
     }
 
-    /// `None` when the text is not UTF-8, which then equals nothing. A lone surrogate, which an escape can write and UTF-8
-    /// cannot, is a code point that no pattern has.
+    /// Returns the code points, or `None` if the text is not UTF-8; it then equals nothing. A lone surrogate can
+    /// be written as an escape but not in UTF-8, so it is a code point that no pattern has.
     fn code_points(self) -> Option<CodePoints<'a>> {
         Some(CodePoints { left: str::from_utf8(self.raw).ok()?, escaped: self.escaped })
     }
 }
 
-/// A pattern's text for comparisons that ignore case: lower case as Unicode has it, character by character.
+/// Text of a pattern for case-insensitive comparison: Unicode lower case, character by character.
 #[derive(Clone, Debug)]
 pub(super) struct FoldedText(Box<str>);
 
@@ -75,7 +75,7 @@ fn points(text: &str) -> impl Iterator<Item = u32> + Clone {
     text.chars().map(u32::from)
 }
 
-/// One code point in lower case: up to three.
+/// Maps one code point to lower case, which is up to three code points.
 fn fold(point: u32) -> impl Iterator<Item = u32> + Clone {
     let lower = char::from_u32(point).map(char::to_lowercase);
     let itself = if lower.is_none() { Some(point) } else { None };
@@ -91,7 +91,7 @@ fn ends(ours: impl Iterator<Item = u32> + Clone, end: impl Iterator<Item = u32> 
     before.is_some_and(|before| ours.skip(before).eq(end))
 }
 
-/// The code points of a text whose escapes the scanner has checked.
+/// Iterator over the code points of a text whose escapes the scanner has validated.
 #[derive(Clone)]
 struct CodePoints<'a> {
     left: &'a str,
@@ -118,7 +118,8 @@ impl CodePoints<'_> {
         point
     }
 
-    /// Behind `\u`: four hex digits, and four more when they are one half of a pair.
+    /// Reads the digits after `\u`: four hex digits, and another escape of four if they are the first half of a
+    /// surrogate pair.
     fn unicode(&mut self) -> u32 {
         let high = self.four_digits();
         if !(0xd800..0xdc00).contains(&high) {
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_read_where_they_stand() {
+    fn escapes_are_compared_in_place() {
         assert!(escaped(r#"\u0041\n\"\\\/\b\f\r\t"#).equals("A\n\"\\/\u{8}\u{c}\r\t"));
         assert!(escaped(r"\ud83d\ude00!").equals("😀!"));
         assert!(escaped(r"x\u00e9").ends_with("é") && escaped(r"\u00e9x").starts_with("é"));
@@ -170,14 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_surrogate_equals_nothing() {
+    fn lone_surrogate_equals_nothing() {
         assert_eq!(escaped(r"\ud800").to_text(), None);
         assert!(!escaped(r"\ud800\u0041").equals("\u{fffd}A"));
         assert!(escaped(r"\ud800\u0041").ends_with("A"), "what stands beside it is compared as ever");
     }
 
     #[test]
-    fn case_is_unicodes() {
+    fn case_folding_follows_unicode() {
         assert!(JsonText::plain("STRASSE Ä".as_bytes()).equals_folded(&FoldedText::new("strasse ä")));
         assert!(escaped(r"\u00c4b").starts_with_folded(&FoldedText::new("ä")));
         assert!(JsonText::plain(b"photo.PNG").ends_with_folded(&FoldedText::new(".png")));

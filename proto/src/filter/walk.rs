@@ -1,15 +1,15 @@
-//! A JSON text walked once, past what no pattern asks for.
+//! Single walk over a JSON text that skips the fields that no pattern refers to.
 //!
-//! A name that stands twice counts as its last one, as in `serde_json` and Jackson. A list of a record matches when any of
-//! its elements does, lists within lists included; an object pattern must be met by one element as a whole.
+//! A duplicate name counts as its last occurrence, as in `serde_json` and Jackson. A list of a record matches if
+//! any of its elements does, nested lists included. An object pattern must be matched by a single element.
 
 use super::json::{JsonScanner, NotJson};
 use super::level::{ConditionAnswers, LevelField, PatternLevel};
 use super::operators::ScalarValue;
 use super::text::JsonText;
 
-/// Answers the conditions of `level` on the object or list of objects that is all of `text`, which is UTF-8; one answer for
-/// each of `level.objects`, through `answer`.
+/// Evaluates the conditions of `field` on the object or list that is all of `text`, which is UTF-8. `answers`
+/// receives the results, one for each condition of the field on the level `outer`.
 pub(super) fn whole(
     text: &[u8],
     field: &LevelField,
@@ -25,7 +25,7 @@ struct RecordWalk<'a> {
     scanner: JsonScanner<'a>,
 }
 
-/// What a list has shown so far.
+/// Kinds of elements seen in a list so far.
 #[derive(Default)]
 struct SeenElements {
     scalar: bool,
@@ -33,7 +33,7 @@ struct SeenElements {
 }
 
 impl<'a> RecordWalk<'a> {
-    /// The answers of one object.
+    /// Evaluates one object and returns the results of its level's conditions.
     fn object(&mut self, level: &PatternLevel) -> Result<ConditionAnswers, NotJson> {
         let mut answers = level.absent;
         let mut more = self.scanner.enter(b'}')?;
@@ -48,7 +48,7 @@ impl<'a> RecordWalk<'a> {
         Ok(answers)
     }
 
-    /// A field's value; what an earlier one of the same name answered is overwritten.
+    /// Evaluates a field's value, and overwrites the results of an earlier field of the same name.
     fn value(
         &mut self,
         field: &LevelField,
@@ -99,7 +99,7 @@ impl<'a> RecordWalk<'a> {
         Ok(())
     }
 
-    /// Recursion ends where the scanner's depth does.
+    /// The scanner's depth limit bounds the recursion.
     fn elements(
         &mut self,
         field: &LevelField,

@@ -1,27 +1,28 @@
-//! Aborted transactions of a fetch reply: which batches a `read_committed` consumer must not see.
+//! Aborted transactions of a fetch response, whose batches a `read_committed` consumer skips.
 
 use std::collections::BTreeSet;
 
 use super::batch::{ControlType, RecordBatch};
 use crate::ids::Offset;
 
-/// The aborted transactions of one partition of one fetch reply, as Java's `CompletedFetch` applies them: one becomes
-/// active when a batch reaches its first offset, and ends at its producer's abort marker.
+/// Aborted transactions of one partition in one fetch response, applied as in Java's `CompletedFetch`. A
+/// transaction becomes active when a batch reaches its first offset, and ends at its producer's abort marker.
 #[derive(Clone, Debug, Default)]
 pub struct AbortedTransactions {
-    /// By first offset, the earliest last.
+    /// Transactions not yet active, sorted by first offset, the lowest last.
     to_come: Vec<(i64, Offset)>,
     active: BTreeSet<i64>,
 }
 
 impl AbortedTransactions {
-    /// From the reply's list of (producer id, first offset).
+    /// Creates the set from the response's list of (producer id, first offset).
     pub fn new(mut aborted: Vec<(i64, Offset)>) -> Self {
         aborted.sort_by_key(|(_, first)| std::cmp::Reverse(*first));
         Self { to_come: aborted, active: BTreeSet::new() }
     }
 
-    /// Whether the records of `batch` were aborted. Batches must be shown in order, control batches too.
+    /// Returns true if the records of `batch` were aborted. Pass every batch in offset order, control batches
+    /// included.
     pub fn is_aborted(&mut self, batch: &RecordBatch<'_>) -> bool {
         let header = &batch.header;
         let last = header.next_offset();

@@ -1,4 +1,4 @@
-//! Batch headers and the iterator over the batches of a frame.
+//! Record batch headers and the iterator over the batches of a frame.
 
 use std::ops::Range;
 
@@ -6,101 +6,102 @@ use super::crc::crc32c;
 use super::error::RecordError;
 use crate::ids::Offset;
 
-/// Bytes before the records section.
+/// Bytes of a batch before its records section.
 const HEADER_BYTES: usize = 61;
-/// Bytes of base offset and length, which the length does not count.
+/// Bytes of the base offset and length fields, which the length does not count.
 const LENGTH_PREFIX_BYTES: usize = 12;
 const CRC_AT: usize = 17;
 const CRC_FROM: usize = 21;
-/// A record has at least a length, attributes, two deltas, two lengths and a header count.
+/// Minimum size of a record: length, attributes, two deltas, two lengths and a header count.
 const RECORD_BYTES_MIN: usize = 7;
 
-/// How a batch's records are compressed.
+/// Compression codec of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Compression {
-    /// Not at all.
+    /// Uncompressed.
     None,
-    /// gzip.
+    /// gzip stream.
     Gzip,
     /// snappy, raw or in Java's xerial framing.
     Snappy,
     /// lz4 frames.
     Lz4,
-    /// zstd.
+    /// zstd frames.
     Zstd,
 }
 
-/// Who stamped the records.
+/// Origin of the record timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TimestampType {
-    /// The producer, each one.
+    /// Set by the producer for each record.
     CreateTime,
-    /// The broker, the whole batch with one time.
+    /// Set by the broker, one append time for the whole batch.
     LogAppendTime,
 }
 
-/// The kinds of control records that matter to a consumer.
+/// Type of a control record, as far as a consumer distinguishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlType {
-    /// A transaction was aborted.
+    /// Abort marker of a transaction.
     Abort,
-    /// A transaction was committed.
+    /// Commit marker of a transaction.
     Commit,
-    /// Something a consumer may ignore.
+    /// Any other type, which a consumer may ignore.
     Other,
 }
 
-/// The header of one batch.
+/// Header of one record batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchHeader {
-    /// Offset that record deltas count from.
+    /// Base of the records' offset deltas.
     pub base_offset: Offset,
-    /// Last offset of the batch, as a delta; stays when compaction removes records.
+    /// Last offset of the batch, as a delta. Compaction preserves it when it removes records.
     pub last_offset_delta: i32,
-    /// Leader epoch under which it was appended, −1 when unknown.
+    /// Leader epoch under which the batch was appended; −1 when unknown.
     pub leader_epoch: i32,
-    /// How the records are compressed.
+    /// Compression codec of the records section.
     pub compression: Compression,
-    /// Who stamped them.
+    /// Origin of the record timestamps.
     pub timestamp_type: TimestampType,
-    /// Part of a transaction.
+    /// True if the batch is part of a transaction.
     pub is_transactional: bool,
-    /// Holds control records, which are never delivered.
+    /// True if the batch holds control records, which are never delivered.
     pub is_control: bool,
-    /// Milliseconds that timestamp deltas count from.
+    /// Base of the records' timestamp deltas, in milliseconds since the Unix epoch.
     pub base_timestamp: i64,
-    /// Largest timestamp, or the append time.
+    /// Largest timestamp of the batch, or its append time.
     pub max_timestamp: i64,
-    /// Producer id, −1 without one.
+    /// Producer id; −1 without one.
     pub producer_id: i64,
-    /// Records in it now.
+    /// Number of records in the batch after compaction.
     pub record_count: u32,
     crc: u32,
 }
 
 impl BatchHeader {
-    /// Where the next batch begins: known even when compaction has emptied this one (KAFKA's `nextOffset`).
+    /// Returns the base offset of the next batch. It is known even when compaction has emptied this one (Kafka's
+    /// `nextOffset`).
     pub fn next_offset(&self) -> Offset {
         Offset(self.base_offset.0.saturating_add(i64::from(self.last_offset_delta)).saturating_add(1))
     }
 }
 
-/// One batch of a frame.
+/// One record batch of a frame.
 #[derive(Clone, Debug)]
 pub struct RecordBatch<'a> {
-    /// Its header.
+    /// Parsed header.
     pub header: BatchHeader,
-    /// The whole batch within the frame.
+    /// Range of the whole batch within the frame.
     pub range: Range<usize>,
-    /// The records section, compressed or not.
+    /// Records section, still compressed if the batch is.
     pub body: &'a [u8],
-    /// The records section within the frame.
+    /// Range of the records section within the frame.
     pub body_range: Range<usize>,
     checked: &'a [u8],
 }
 
 impl RecordBatch<'_> {
-    /// Compares the checksum; needed once, before anything in the batch is believed.
+    /// Verifies the checksum. Call it once per batch, before any of its contents are used.
     pub fn verify_crc(&self) -> Result<(), RecordError> {
         let computed = crc32c(self.checked);
         if computed == self.header.crc {
@@ -109,7 +110,8 @@ impl RecordBatch<'_> {
         Err(RecordError::Crc { offset: self.header.base_offset.0, found: self.header.crc, computed })
     }
 
-    /// The kind of a control batch's one record; `None` for data. Control batches are never compressed.
+    /// Returns the type of a control batch's single record; `None` for a data batch. Control batches are never
+    /// compressed.
     pub fn control_type(&self) -> Option<ControlType> {
         if !self.header.is_control {
             return None;
@@ -124,19 +126,20 @@ impl RecordBatch<'_> {
     }
 }
 
-/// The batches of a frame, in order. A partial batch at the end is what brokers send when the limit cuts one: it ends the
-/// iteration without an error.
+/// Iterates over the batches of a frame, in order. A broker truncates the last batch at the response's byte limit;
+/// such a partial batch ends the iteration without an error.
 pub fn batches(frame: &[u8]) -> RecordBatches<'_> {
     RecordBatches { frame, at: 0 }
 }
 
-/// The batches of a frame from byte `at` on, which [`RecordBatches::at`] or [`successor`] told.
+/// Iterates over the batches of a frame from byte `at`, a position returned by [`RecordBatches::at`] or
+/// [`successor`].
 pub fn batches_from(frame: &[u8], at: usize) -> RecordBatches<'_> {
     RecordBatches { frame, at }
 }
 
-/// The batch behind the one that begins at byte `at` and cannot be read, and where it begins; `None` unless the length of the
-/// unreadable one leads to a batch with a right checksum, which vouches for both.
+/// Finds the batch after the unreadable one at byte `at`, and returns its position and header. Returns `None`
+/// unless the unreadable batch's length field leads to a batch with a valid checksum, which confirms that length.
 pub fn successor(frame: &[u8], at: usize) -> Option<(usize, BatchHeader)> {
     let rest = frame.get(at..).filter(|rest| rest.len() >= LENGTH_PREFIX_BYTES)?;
     let length = usize::try_from(i32_at(rest, 8)).ok()?;
@@ -145,7 +148,7 @@ pub fn successor(frame: &[u8], at: usize) -> Option<(usize, BatchHeader)> {
     batch.verify_crc().is_ok().then_some((next, batch.header))
 }
 
-/// See [`batches`].
+/// Iterator over the batches of a frame; see [`batches`].
 #[derive(Clone, Debug)]
 pub struct RecordBatches<'a> {
     frame: &'a [u8],
@@ -153,7 +156,7 @@ pub struct RecordBatches<'a> {
 }
 
 impl RecordBatches<'_> {
-    /// Where the next batch begins.
+    /// Returns the byte position of the next batch.
     pub fn at(&self) -> usize {
         self.at
     }

@@ -1,6 +1,6 @@
-//! The one place that knows which CRC-32C we use.
+//! CRC-32C; the only module that depends on a particular implementation.
 
-/// CRC-32C of `bytes`, as record batches carry it.
+/// Computes the CRC-32C of `bytes`, as in the record batch header.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }

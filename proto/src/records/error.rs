@@ -1,78 +1,79 @@
-//! What can be wrong with a record batch.
+//! Errors of record batch parsing and decompression.
 
 use thiserror::Error;
 
-/// Bytes that are not what a record batch must be.
+/// Error in the bytes of a record batch.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum RecordError {
-    /// A batch of an old format.
+    /// Batch of an older format than magic 2.
     #[error("batch at offset {offset} has magic {magic}; only magic 2 (Kafka 0.11 and later) is supported")]
     Magic {
         /// Base offset of the batch.
         offset: i64,
-        /// The magic byte.
+        /// Magic byte found.
         magic: i8,
     },
-    /// The checksum does not match the bytes.
+    /// Checksum that does not match the bytes.
     #[error(
         "batch at offset {offset} has CRC {found:#010x}, its bytes give {computed:#010x}: corrupted on disk or on the way"
     )]
     Crc {
         /// Base offset of the batch.
         offset: i64,
-        /// What the batch says.
+        /// Checksum in the batch header.
         found: u32,
-        /// What its bytes give.
+        /// Checksum computed from the bytes.
         computed: u32,
     },
-    /// A header field that cannot be.
+    /// Invalid header field.
     #[error("batch at offset {offset}: {what}")]
     Header {
         /// Base offset of the batch.
         offset: i64,
-        /// What is wrong.
+        /// Description of the defect.
         what: &'static str,
     },
-    /// A record that does not fit its own lengths.
+    /// Record whose contents do not match its lengths.
     #[error("record {index} of the batch at offset {offset}: {what}")]
     Record {
         /// Base offset of the batch.
         offset: i64,
-        /// Which record of the batch, from 0.
+        /// Index of the record in the batch, from 0.
         index: u32,
-        /// What is wrong.
+        /// Description of the defect.
         what: &'static str,
     },
-    /// Compressed bytes that do not decompress.
+    /// Compressed bytes that cannot be decompressed.
     #[error("{codec} data is broken: {what}")]
     Compressed {
-        /// Which codec.
+        /// Codec name.
         codec: &'static str,
-        /// What the codec said.
+        /// Error message of the codec.
         what: String,
     },
-    /// A codec that must look back further than there is memory for.
+    /// Codec window larger than the memory allowed.
     #[error(
         "its {codec} data needs {bytes} bytes of memory to be decompressed, {bytes_max} are allowed: raise memory_budget"
     )]
     Window {
-        /// Which codec.
+        /// Codec name.
         codec: &'static str,
-        /// What it needs.
+        /// Window size required, in bytes.
         bytes: usize,
-        /// The limit.
+        /// Limit in bytes.
         bytes_max: usize,
     },
-    /// More decompressed bytes than allowed.
+    /// Batch that decompresses to more bytes than allowed.
     #[error("batch inflates to more than {bytes_max} bytes")]
     TooLarge {
-        /// The limit.
+        /// Limit in bytes.
         bytes_max: usize,
     },
 }
 
 impl RecordError {
-    /// The same of a record that was counted as if `behind` records of its batch were not there.
+    /// Returns the same error with a corrected record index, for a record counted within a piece of its batch.
+    /// `behind` is the number of the batch's records after that piece.
     #[must_use]
     pub fn before(self, behind: u32) -> Self {
         match self {

@@ -1,4 +1,4 @@
-//! Decompression with a limit: a small batch may not become a large memory.
+//! Decompression with a size limit, so that a small batch cannot expand without bound.
 
 use std::io::{self, Read};
 
@@ -7,15 +7,17 @@ use zstd::zstd_safe::{DCtx, ResetDirective};
 use super::batch::Compression;
 use super::error::RecordError;
 
-/// Java's snappy framing: magic, version, compatible version; then blocks with a length each.
+/// Java's snappy framing: magic, version, compatible version; then length-prefixed blocks.
 const XERIAL_MAGIC: &[u8] = b"\x82SNAPPY\x00";
 const XERIAL_HEADER_BYTES: usize = 16;
-/// What is read from a codec at once; most batches end within it, so that their size is known before they are kept.
+/// Bytes read from a codec at once. Most batches end within one step, so their size is known before the result is
+/// allocated.
 const STEP_BYTES: usize = 64 * 1024;
-/// A zstd context holds a window as large as the largest frame asked for; after a batch beyond this it is let go.
+/// Largest output after which a zstd context is kept for reuse. A context holds a window as large as its largest
+/// frame needed.
 const CONTEXT_KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Decompresses batches; keeps what the codecs reuse between calls.
+/// Batch decompressor; keeps codec state that is reused between calls.
 #[derive(Default)]
 pub struct BatchInflater {
     snappy: snap::raw::Decoder,
@@ -24,9 +26,10 @@ pub struct BatchInflater {
 }
 
 impl BatchInflater {
-    /// Decompresses `body` behind what is in `into`, which never grows by more than `bytes_max` and takes no more memory
-    /// than its length when this call made it grow: whoever leases the length has leased it all. After an error `into`
-    /// is as it was.
+    /// Decompresses `body` and appends the result to `into`.
+    ///
+    /// `into` never grows by more than `bytes_max`. When this call makes it grow, its capacity does not exceed its
+    /// length, so a lease of the length covers all of the memory. After an error `into` has its previous contents.
     pub fn inflate(
         &mut self,
         compression: Compression,
@@ -79,8 +82,8 @@ impl BatchInflater {
         Ok(())
     }
 
-    /// Streaming, because Java's frames do not tell their size; the context is reused, because making one costs more than
-    /// a small batch.
+    /// Decompresses as a stream, because Java's frames do not state their size. The context is reused, because
+    /// creating one costs more than decompressing a small batch.
     fn zstd(&mut self, body: &[u8], bytes_max: usize, into: &mut Vec<u8>) -> Result<(), RecordError> {
         let mut context =
             self.zstd.take().or_else(DCtx::try_create).ok_or_else(|| broken("zstd", "no memory for it"))?;
@@ -130,7 +133,8 @@ fn fill(reader: &mut impl Read, step: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Doubles as vectors do, but never beyond `left` more bytes, and takes exactly what the first step needs.
+/// Grows as vectors do, by doubling, but by at most `left` bytes beyond `bytes`. The first step allocates exactly
+/// its own size.
 fn append(bytes: &[u8], left: usize, into: &mut Vec<u8>) {
     if into.capacity() - into.len() < bytes.len() {
         let doubled = into.len().min(bytes.len().saturating_add(left));
@@ -139,8 +143,8 @@ fn append(bytes: &[u8], left: usize, into: &mut Vec<u8>) {
     into.extend_from_slice(bytes);
 }
 
-/// What a block says it holds, when that can be: snappy cannot do better than 1:22, and a claim far beyond is refused
-/// before memory is touched.
+/// Returns the decompressed size that a block states, if it is plausible. Snappy compresses at most 1:22, so a
+/// size far beyond that is rejected before memory is allocated.
 pub(super) fn snappy_len(block: &[u8]) -> Result<usize, RecordError> {
     let length = snap::raw::decompress_len(block).map_err(|error| broken("snappy", error))?;
     if length / 64 > block.len() {
@@ -149,10 +153,10 @@ pub(super) fn snappy_len(block: &[u8]) -> Result<usize, RecordError> {
     Ok(length)
 }
 
-/// The blocks of xerial framing, behind its header.
+/// Iterator over the blocks of xerial framing, after its header.
 pub(super) struct XerialBlocks<'a>(pub(super) &'a [u8]);
 
-/// The blocks of `body`, when it has xerial framing.
+/// Returns the blocks of `body` if it has xerial framing.
 pub(super) fn xerial_body(body: &[u8]) -> Option<&[u8]> {
     body.strip_prefix(XERIAL_MAGIC).and(body.get(XERIAL_HEADER_BYTES..))
 }

@@ -1,7 +1,7 @@
-//! Record batches (magic 2) walked in place: a borrowed cursor over the received frame.
+//! Record batches (magic 2), parsed in place with a borrowed cursor over the received frame.
 //!
-//! The bytes come from brokers that tenants name, so nothing in them is believed: every length and count is checked against
-//! the bytes that remain before it is used, inflating has a limit, and what is wrong is a [`RecordError`].
+//! Tenants choose the brokers, so the bytes are untrusted. Every length and count is checked against the remaining
+//! bytes before use, decompression has a limit, and malformed data becomes a [`RecordError`].
 //! Layout: <https://kafka.apache.org/documentation/#recordbatch>; reading rules after Java's `DefaultRecordBatch`.
 
 mod aborted;

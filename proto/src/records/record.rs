@@ -1,4 +1,4 @@
-//! Records of one batch, borrowed.
+//! Records of one batch, borrowed from its decompressed records section.
 
 use super::batch::{BatchHeader, TimestampType};
 use super::error::RecordError;
@@ -6,33 +6,33 @@ use super::varint::{read_i32, read_i64};
 use crate::ids::Offset;
 use crate::units::TimestampMs;
 
-/// One record; everything in it points into the batch.
+/// One record, borrowed from its batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// Its offset.
+    /// Record offset.
     pub offset: Offset,
-    /// Its time: the producer's, or the batch's append time.
+    /// Record timestamp: the producer's, or the batch's append time.
     pub timestamp: TimestampMs,
-    /// Which of the two.
+    /// Origin of `timestamp`.
     pub timestamp_type: TimestampType,
-    /// Key; `None` is null, empty is empty.
+    /// Key; `None` is null and distinct from empty.
     pub key: Option<&'a [u8]>,
-    /// Value; `None` is null (a tombstone), empty is empty.
+    /// Value; `None` is null (a tombstone) and distinct from empty.
     pub value: Option<&'a [u8]>,
-    /// Headers in order, duplicates kept.
+    /// Headers in order, duplicates included.
     pub headers: Headers<'a>,
 }
 
-/// One header.
+/// One record header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
-    /// Name as sent; should be UTF-8, need not be.
+    /// Header name as sent: UTF-8 by convention, not guaranteed.
     pub name: &'a [u8],
-    /// Value; `None` is null.
+    /// Header value; `None` is null.
     pub value: Option<&'a [u8]>,
 }
 
-/// The headers of a record, whose lengths were checked when the record was read.
+/// Iterator over a record's headers. Their lengths were validated when the record was parsed.
 #[derive(Clone, Copy, Debug)]
 pub struct Headers<'a> {
     bytes: &'a [u8],
@@ -40,12 +40,12 @@ pub struct Headers<'a> {
 }
 
 impl Headers<'_> {
-    /// How many are left.
+    /// Returns the number of headers left.
     pub fn len(&self) -> usize {
         self.left as usize
     }
 
-    /// True when none is left.
+    /// Returns true when no headers are left.
     pub fn is_empty(&self) -> bool {
         self.left == 0
     }
@@ -63,17 +63,17 @@ impl<'a> Iterator for Headers<'a> {
     }
 }
 
-/// The records of a batch, in order; `plain` is its records section, inflated if it was compressed.
+/// Iterates over the records of a batch, in order. `plain` is its records section, decompressed.
 pub fn records<'a>(header: &BatchHeader, plain: &'a [u8]) -> Records<'a> {
     records_at(header, plain, 0, header.record_count)
 }
 
-/// Goes on at byte `at` with `left` records to go: a place that [`Records::at`] and [`Records::left`] told.
+/// Resumes at byte `at` with `left` records remaining, as returned by [`Records::at`] and [`Records::left`].
 pub fn records_at<'a>(header: &BatchHeader, plain: &'a [u8], at: usize, left: u32) -> Records<'a> {
     Records { header: *header, plain, at, left }
 }
 
-/// See [`records`].
+/// Iterator over the records of a batch; see [`records`].
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     header: BatchHeader,
@@ -83,12 +83,12 @@ pub struct Records<'a> {
 }
 
 impl Records<'_> {
-    /// Byte at which the next record begins.
+    /// Returns the byte position of the next record.
     pub fn at(&self) -> usize {
         self.at
     }
 
-    /// Records to go.
+    /// Returns the number of records left.
     pub fn left(&self) -> u32 {
         self.left
     }
@@ -127,7 +127,7 @@ fn read_record<'a>(
     let end =
         at.checked_add(length).filter(|end| *end <= plain.len()).ok_or("it is longer than its batch")?;
     let bytes = &plain[..end];
-    // Attributes: one byte, unused in magic 2.
+    // Skip the attributes byte, which magic 2 does not use.
     *at += 1;
     let timestamp_delta = read_i64(bytes, at).ok_or("its timestamp cannot be read")?;
     let offset_delta = read_i32(bytes, at).ok_or("its offset cannot be read")?;
@@ -172,7 +172,7 @@ fn read_headers<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Headers<'a>, &'st
     let count = read_i32(bytes, at).ok_or("its header count cannot be read")?;
     let left = u32::try_from(count).map_err(|_| "its header count is negative")?;
     let from = *at;
-    // A header takes two bytes at least: a count beyond that is a lie, told before anything is done for it.
+    // A header takes at least two bytes. Reject an impossible count before looping over it.
     if left as usize > (bytes.len() - from.min(bytes.len())) / 2 {
         return Err("it has more headers than bytes for them");
     }

@@ -1,7 +1,8 @@
-//! Snappy piece by piece: one block after the other, with no more of a block at hand than its copies reach back.
+//! Streaming snappy decoder: reads one block after another and keeps only as much of a block as its copies refer
+//! back to.
 //!
-//! The block format is <https://github.com/google/snappy/blob/main/format_description.txt>. The `snap` crate takes whole blocks
-//! only, and what encoders without framing make is one block of the whole batch.
+//! Block format: <https://github.com/google/snappy/blob/main/format_description.txt>. The `snap` crate decodes
+//! whole blocks only, and an encoder without framing emits the whole batch as one block.
 
 use std::io::{self, Read};
 
@@ -10,29 +11,29 @@ use bytes::Bytes;
 use super::error::RecordError;
 use super::inflate::{XerialBlocks, broken, snappy_len, xerial_body};
 
-/// How much is decompressed before it is handed on.
+/// Decompressed bytes produced before they are handed to the reader.
 const READY_BYTES: usize = 32 * 1024;
-/// A copy is no longer than this.
+/// Maximum length of a copy element.
 const COPY_BYTES_MAX: usize = 64;
 
-/// Decompresses snappy, raw or in Java's xerial framing.
+/// Decoder of snappy, raw or in Java's xerial framing.
 pub(super) struct SnappyReader {
     packed: Bytes,
     at: usize,
-    /// Whether blocks have a length before them.
+    /// True if each block is preceded by its length.
     framed: bool,
     block_end: usize,
-    /// Plain bytes of the block still to come, those of the literal among them.
+    /// Decompressed bytes of the block still to come, including the current literal.
     block_left: usize,
     literal_left: usize,
     ring: Vec<u8>,
-    /// Plain bytes of the block so far.
+    /// Decompressed bytes of the block produced so far.
     made: usize,
-    /// Those of them that were handed on.
+    /// Bytes of `made` already returned to the reader.
     taken: usize,
 }
 
-/// The largest block in `packed`, in plain bytes.
+/// Returns the decompressed size in bytes of the largest block in `packed`.
 pub(super) fn largest_block(packed: &[u8]) -> Result<usize, RecordError> {
     match xerial_body(packed) {
         None => snappy_len(packed),
@@ -43,7 +44,7 @@ pub(super) fn largest_block(packed: &[u8]) -> Result<usize, RecordError> {
 }
 
 impl SnappyReader {
-    /// `window_bytes` is how far copies may reach back.
+    /// Creates a decoder. `window_bytes` is the maximum distance that a copy may refer back.
     pub(super) fn new(packed: Bytes, window_bytes: usize) -> Self {
         let framed = xerial_body(&packed);
         let at = framed.map_or(0, |body| packed.len() - body.len());
@@ -64,7 +65,7 @@ impl SnappyReader {
         self.ring.len() - READY_BYTES - COPY_BYTES_MAX
     }
 
-    /// Steps into the next block; false at the end.
+    /// Advances to the next block; returns false at the end.
     fn next_block(&mut self) -> Result<bool, &'static str> {
         if self.at != self.block_end {
             return Err("a block is longer than it says");
@@ -84,7 +85,7 @@ impl SnappyReader {
             self.at.checked_add(bytes).filter(|end| *end <= self.packed.len()).ok_or("it is cut off")?;
         let block = &self.packed[self.at..self.block_end];
         self.block_left = snappy_len(block).map_err(|_| "a block's size cannot be read")?;
-        // How long the size itself is: seven bits in each byte, the last one below 128.
+        // Skip the block's size varint: seven bits in each byte, the last one below 128.
         self.at += 1 + block.iter().take_while(|byte| **byte >= 0x80).count();
         (self.made, self.taken) = (0, 0);
         Ok(true)
@@ -100,7 +101,7 @@ impl SnappyReader {
         (0..bytes).try_fold(0, |number, index| Ok(number | self.byte()? << (8 * index)))
     }
 
-    /// Decompresses until enough is there, or the block ends.
+    /// Decompresses until `READY_BYTES` are available or the block ends.
     fn make(&mut self) -> Result<(), &'static str> {
         while self.block_left > 0 && self.made - self.taken < READY_BYTES {
             if self.literal_left > 0 {

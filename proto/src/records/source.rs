@@ -1,4 +1,4 @@
-//! Where a batch's plain bytes come from when it is decompressed piece by piece, and what memory that takes.
+//! Readers that decompress a batch piece by piece, and the memory that each codec needs for that.
 
 use std::io::{self, Cursor, Read};
 
@@ -13,16 +13,17 @@ use super::inflate::broken;
 use super::snappy::{SnappyReader, largest_block};
 
 const KIB: usize = 1024;
-/// Tables, and one block in and one out: gzip's are the least, zstd's the most.
+/// Memory for codec tables, one input block and one output block. gzip needs the least, zstd the most.
 const TABLES_BYTES: usize = 512 * KIB;
 const LZ4_LEGACY_MAGIC: u32 = 0x184C_2102;
 const ZSTD_MAGIC: u32 = 0xFD2F_B528;
-/// Frames that hold no data have a magic number out of sixteen.
+/// First of the sixteen magic numbers of zstd frames that hold no data.
 const ZSTD_SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 const ZSTD_WINDOW_LOG_MIN: u32 = 10;
 
-/// Bytes of memory that decompressing `packed` piece by piece takes, besides the pieces: known from what the codec's own
-/// header says, before any of it is taken. [`RecordError::Window`] when it is more than `bytes_max`.
+/// Computes the memory in bytes for decompressing `packed` piece by piece, without the pieces themselves. The size
+/// is taken from the codec's own header before any of it is allocated. Returns [`RecordError::Window`] when the
+/// codec's window exceeds `bytes_max`.
 pub(super) fn memory_bytes(
     compression: Compression,
     packed: &[u8],
@@ -31,7 +32,7 @@ pub(super) fn memory_bytes(
     let (codec, window) = match compression {
         Compression::None => ("none", 0),
         Compression::Gzip => ("gzip", 32 * KIB),
-        // What lies further back than there is memory for is not asked for by any encoder that is known.
+        // No known encoder refers back further than `bytes_max`, so the window may be smaller than the block.
         Compression::Snappy => ("snappy", largest_block(packed)?.min(bytes_max)),
         Compression::Lz4 => ("lz4", lz4_bytes(packed)?),
         Compression::Zstd => ("zstd", zstd_window_bytes(packed)?),
@@ -42,7 +43,7 @@ pub(super) fn memory_bytes(
     Ok(window + TABLES_BYTES)
 }
 
-/// The plain bytes of `packed`, in a memory of `memory_bytes`, which [`memory_bytes`] told.
+/// Returns a reader of the decompressed bytes of `packed`, in `memory_bytes` as computed by [`memory_bytes`].
 pub(super) fn source(
     compression: Compression,
     packed: Bytes,
@@ -61,7 +62,8 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// One block in, and two blocks and a window out where blocks refer to earlier ones.
+/// Computes the memory of the lz4 decoder: one input block, and one output block (independent blocks) or two
+/// output blocks and a 64 KiB window (dependent blocks).
 /// <https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md>
 fn lz4_bytes(packed: &[u8]) -> Result<usize, RecordError> {
     let cut_off = || broken("lz4", "it has no header");
@@ -80,7 +82,7 @@ fn lz4_bytes(packed: &[u8]) -> Result<usize, RecordError> {
     Ok(if independent { 2 * block } else { 3 * block + 64 * KIB })
 }
 
-/// What the first frame that holds data says of its window: RFC 8878 §3.1.1.1. A later frame may not need more.
+/// Reads the window size from the first data frame's header: RFC 8878 §3.1.1.1. A later frame may not need more.
 fn zstd_window_bytes(packed: &[u8]) -> Result<usize, RecordError> {
     let cut_off = || broken("zstd", "it has no header");
     let mut at = 0;
@@ -99,7 +101,7 @@ fn zstd_window_bytes(packed: &[u8]) -> Result<usize, RecordError> {
         let bytes = base + base / 8 * u64::from(window & 7);
         return Ok(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
-    // A single segment: as much as it holds.
+    // In a single-segment frame, the window is the content size.
     let at = 1 + [0, 1, 2, 4][usize::from(descriptor & 3)];
     let (length, more) = match descriptor >> 6 {
         0 => (1, 0),

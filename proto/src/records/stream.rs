@@ -1,7 +1,8 @@
-//! A batch decompressed piece by piece: whole records in a memory that does not grow with the batch.
+//! Streaming decompression of a batch: returns whole records in memory that does not grow with the batch.
 //!
-//! The decoder keeps its state between pieces, so that each byte is decompressed once. A piece ends where a record ends; how
-//! much the next record needs is known before it is decompressed, and one that is too large to be held is passed over.
+//! The decoder keeps its state between pieces, so each byte is decompressed once. A piece ends at a record
+//! boundary. The size of the next record is known before it is decompressed; a record too large to be held is
+//! skipped.
 
 use std::io::{self, Read};
 
@@ -13,56 +14,57 @@ use super::inflate::broken;
 use super::source::{memory_bytes, source};
 use super::varint::{read_i32, read_i64, write_i64};
 
-/// What is read from the codec at once.
+/// Bytes read from the codec at once.
 const STEP_BYTES: usize = 64 * 1024;
-/// The front of a record, up to its offset: three varints and the attributes.
+/// Maximum bytes of a record up to and including its offset: three varints and the attributes.
 const FRONT_BYTES_MAX: usize = 5 + 1 + 10 + 5;
 const LENGTH_BYTES_MAX: usize = 5;
 
-/// The records of one batch that are still to be decompressed.
+/// Records of one batch that are still to be decompressed.
 pub struct BatchStream {
     header: BatchHeader,
     codec: &'static str,
     source: Box<dyn Read>,
-    /// Plain bytes from `at` on that nobody has taken.
+    /// Decompressed bytes; those from `at` on are not consumed yet.
     step: Vec<u8>,
     at: usize,
     ended: bool,
-    /// The codec has failed behind what is at hand, and is not asked again.
+    /// Codec error after the bytes in `step`. The codec is not read again.
     broken: Option<RecordError>,
     left: u32,
     passing: Option<PassedHeader>,
     failed: Option<RecordError>,
 }
 
-/// A record that is passed over.
+/// State of a record that is being skipped.
 struct PassedHeader {
     bytes: usize,
     left: usize,
     stub: Vec<u8>,
 }
 
-/// Whole records.
+/// Whole records of a batch.
 #[derive(Debug)]
 pub struct RecordPiece {
-    /// They stand in it as in a batch's records section.
+    /// Records in the layout of a batch's records section.
     pub plain: Vec<u8>,
-    /// How many.
+    /// Number of records in `plain`.
     pub records: u32,
 }
 
-/// A record that was too large to be held.
+/// Record that was too large to be held and was skipped.
 #[derive(Debug)]
 pub struct PassedRecord {
-    /// A record of the same offset and time, with neither key, value nor headers, as it would stand in the batch.
+    /// Stand-in record of the same offset and timestamp without key, value and headers, in the layout of the
+    /// batch.
     pub stub: Vec<u8>,
-    /// What it takes in the batch, in bytes.
+    /// Size of the skipped record in the batch, in bytes.
     pub bytes: usize,
 }
 
 impl BatchStream {
-    /// Bytes of memory that a stream of `packed` holds while it lives.
-    /// [`RecordError::Window`] when its codec needs more than `window_bytes_max` to look back.
+    /// Computes the bytes of memory that a stream of `packed` holds while it exists. Returns
+    /// [`RecordError::Window`] when its codec's window exceeds `window_bytes_max`.
     pub fn memory_bytes(
         compression: Compression,
         packed: &[u8],
@@ -71,7 +73,7 @@ impl BatchStream {
         Ok(memory_bytes(compression, packed, window_bytes_max)? + STEP_BYTES)
     }
 
-    /// A stream of the records section of a batch, in `memory_bytes` that [`Self::memory_bytes`] told.
+    /// Creates a stream of a batch's records section, in `memory_bytes` as computed by [`Self::memory_bytes`].
     pub fn new(header: BatchHeader, packed: Bytes, memory_bytes: usize) -> Result<Self, RecordError> {
         let codec = match header.compression {
             Compression::None => "none",
@@ -94,13 +96,13 @@ impl BatchStream {
         })
     }
 
-    /// Records still to come.
+    /// Returns the number of records left.
     pub fn left(&self) -> u32 {
         self.left
     }
 
-    /// Bytes of the next record, its length included; `None` behind the last one. Never more than the batch says, but
-    /// what it says is not checked against anything.
+    /// Returns the size in bytes of the next record, its length field included; `None` after the last one. The
+    /// size is the one the record states, not checked against anything.
     pub fn next_record_bytes(&mut self) -> Result<Option<usize>, RecordError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
@@ -111,8 +113,8 @@ impl BatchStream {
         self.peek().map(Some).inspect_err(|error| self.failed = Some(error.clone()))
     }
 
-    /// The next records, as many as fit into `bytes_max`, which is at least what the next one takes. What is wrong behind
-    /// whole records is told by the next call.
+    /// Returns as many of the next records as fit into `bytes_max`, which must be at least the size of the next
+    /// one. An error that follows whole records is returned by the next call.
     pub fn next_piece(&mut self, bytes_max: usize) -> Result<RecordPiece, RecordError> {
         let mut piece = RecordPiece { plain: Vec::with_capacity(bytes_max), records: 0 };
         while let Some(bytes) = self.next_in(&piece)? {
@@ -135,8 +137,8 @@ impl BatchStream {
         Ok(piece)
     }
 
-    /// Passes over the next record, whatever it holds, `step_bytes` of it at most; `None` while some of it is left, and then
-    /// nothing else may be asked for.
+    /// Skips up to `step_bytes` of the next record, whatever it holds. Returns `None` while part of it is left;
+    /// until it is skipped completely, no other method may be called.
     pub fn pass_over(&mut self, step_bytes: usize) -> Result<Option<PassedRecord>, RecordError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
@@ -144,7 +146,7 @@ impl BatchStream {
         self.pass_some(step_bytes).inspect_err(|error| self.failed = Some(error.clone()))
     }
 
-    /// Whether a record is being passed over.
+    /// Returns true while a record is being skipped.
     pub fn is_passing(&self) -> bool {
         self.passing.is_some()
     }
@@ -207,7 +209,7 @@ impl BatchStream {
         Ok(PassedHeader { bytes, left: bytes, stub })
     }
 
-    /// Bytes of the next record.
+    /// Returns the size in bytes of the next record, its length field included.
     fn peek(&mut self) -> Result<usize, RecordError> {
         if self.step.len() - self.at < LENGTH_BYTES_MAX {
             self.need(LENGTH_BYTES_MAX)?;
@@ -227,7 +229,7 @@ impl BatchStream {
         if filled == end {
             return Ok(());
         }
-        // The rest goes where it belongs at once.
+        // Read the rest directly into its destination.
         into.resize(end, 0);
         while filled < end {
             match self.read(&mut into[filled..end])? {
@@ -238,7 +240,7 @@ impl BatchStream {
         Ok(())
     }
 
-    /// Reads on until `bytes` are at hand, or no more come.
+    /// Reads until at least `bytes` are buffered or the data ends.
     fn need(&mut self, bytes: usize) -> Result<(), RecordError> {
         if self.step.len() - self.at >= bytes || self.ended {
             return Ok(());
@@ -254,7 +256,7 @@ impl BatchStream {
                     break;
                 }
                 Ok(read) => filled += read,
-                // What came before it is good.
+                // Bytes read before the error are valid.
                 Err(error) => self.broken = Some(error),
             }
         }

@@ -1,6 +1,6 @@
-//! Zig-zag varints as Kafka writes them (`ByteUtils.readVarint`): at most 5 bytes for 32 bits, 10 for 64.
+//! Zig-zag varints in Kafka's encoding (`ByteUtils.readVarint`): at most 5 bytes for 32 bits, 10 for 64.
 
-/// Reads a 64-bit varint at `*at` and steps over it.
+/// Reads a 64-bit varint at `*at` and advances `at` past it.
 #[inline]
 pub(super) fn read_i64(bytes: &[u8], at: &mut usize) -> Option<i64> {
     let first = *bytes.get(*at)?;
@@ -27,13 +27,13 @@ fn read_long(bytes: &[u8], at: &mut usize) -> Option<i64> {
     None
 }
 
-/// Reads a 32-bit varint at `*at` and steps over it; wider values are refused.
+/// Reads a 32-bit varint at `*at` and advances `at` past it; wider values are rejected.
 #[inline]
 pub(super) fn read_i32(bytes: &[u8], at: &mut usize) -> Option<i32> {
     i32::try_from(read_i64(bytes, at)?).ok()
 }
 
-/// Writes a varint.
+/// Appends a 64-bit varint.
 pub(super) fn write_i64(value: i64, into: &mut Vec<u8>) {
     let mut left = ((value << 1) ^ (value >> 63)) as u64;
     while left >= 0x80 {
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn eleven_bytes_and_overflow_are_refused() {
+    fn varint_longer_than_ten_bytes_or_overflowing_rejected() {
         let mut at = 0;
         assert_eq!(super::read_i64(&[0xff; 11], &mut at), None);
         assert_eq!(super::read_i64(&[0x80; 3], &mut at), None);
@@ -66,7 +66,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_what_was_written(value in any::<i64>(), tail in prop::collection::vec(any::<u8>(), 0..3)) {
+        fn varint_written_then_read_round_trips(value in any::<i64>(), tail in prop::collection::vec(any::<u8>(), 0..3)) {
             let mut bytes = write(value);
             let length = bytes.len();
             bytes.extend(tail);

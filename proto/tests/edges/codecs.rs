@@ -1,4 +1,4 @@
-//! Every framing that producers use, limits to the byte, and compressed bytes that lie.
+//! Every framing that producers use, exact size limits, and invalid compressed data.
 
 use std::io::Write;
 
@@ -17,7 +17,7 @@ fn snappy(plain: &[u8]) -> Vec<u8> {
     snap::raw::Encoder::new().compress_vec(plain).expect("short enough")
 }
 
-/// As `SnappyOutputStream` of snappy-java frames it.
+/// Frames snappy as `SnappyOutputStream` of snappy-java does.
 fn xerial(plain: &[u8], block_bytes: usize) -> Vec<u8> {
     let mut out = b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01".to_vec();
     for block in plain.chunks(block_bytes) {
@@ -34,7 +34,7 @@ fn lz4(plain: &[u8], info: FrameInfo) -> Vec<u8> {
     encoder.finish().expect("memory")
 }
 
-/// As Java's streams frame it: without the content's size.
+/// Compresses as Java's streams do: without the content size.
 fn zstd_streamed(plain: &[u8]) -> Vec<u8> {
     zstd::encode_all(plain, 3).expect("memory")
 }
@@ -43,7 +43,7 @@ fn zstd_sized(plain: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(plain, 3).expect("memory")
 }
 
-/// `plain` in every framing.
+/// Returns `plain` in every framing.
 pub(crate) fn framings(plain: &[u8]) -> Vec<(&'static str, Compression, Vec<u8>)> {
     let half = plain.len() / 2;
     let java = FrameInfo::new().block_size(BlockSize::Max64KB);
@@ -72,7 +72,7 @@ fn text(bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn every_framing_inflates_behind_what_is_there_with_one_reused_inflater() {
+fn every_framing_is_appended_by_one_reused_inflater() {
     let mut inflater = BatchInflater::default();
     for bytes in [1, 700, 65_535, 65_536, 65_537, 400_000] {
         let plain = text(bytes);
@@ -87,7 +87,7 @@ fn every_framing_inflates_behind_what_is_there_with_one_reused_inflater() {
 }
 
 #[test]
-fn mem_1_an_inflated_batch_takes_no_more_memory_than_its_length() {
+fn mem_1_decompressed_batch_capacity_equals_its_length() {
     let mut inflater = BatchInflater::default();
     for bytes in [10, 1_000, 70_000, 300_000] {
         for (name, codec, packed) in framings(&text(bytes)) {
@@ -99,7 +99,7 @@ fn mem_1_an_inflated_batch_takes_no_more_memory_than_its_length() {
 }
 
 #[test]
-fn the_limit_holds_to_the_byte_and_an_error_leaves_nothing_behind() {
+fn size_limit_is_exact_and_errors_restore_output() {
     let mut inflater = BatchInflater::default();
     for bytes in [1_000, 65_536, 200_000] {
         for (name, codec, packed) in framings(&text(bytes)) {
@@ -115,7 +115,7 @@ fn the_limit_holds_to_the_byte_and_an_error_leaves_nothing_behind() {
 }
 
 #[test]
-fn mem_1_bombs_stop_at_the_limit() {
+fn mem_1_decompression_bomb_stops_at_limit() {
     const LIMIT: usize = 1 << 20;
     let mut inflater = BatchInflater::default();
     for (name, codec, packed) in framings(&vec![0; 12 << 20]) {
@@ -127,7 +127,7 @@ fn mem_1_bombs_stop_at_the_limit() {
 }
 
 #[test]
-fn snappy_that_claims_what_it_cannot_hold() {
+fn snappy_with_impossible_size_is_rejected() {
     let mut inflater = BatchInflater::default();
     let mut refuse = |body: &[u8]| {
         let mut into = Vec::new();
@@ -135,7 +135,7 @@ fn snappy_that_claims_what_it_cannot_hold() {
         assert!(matches!(refused, Err(RecordError::Compressed { codec: "snappy", .. })), "{refused:?}");
         assert_eq!(into.capacity(), 0);
     };
-    // 32 MiB out of five bytes, raw and framed.
+    // Five bytes that claim a size of 32 MiB, raw and framed.
     let claim = [0x80, 0x80, 0x80, 0x10, 0];
     refuse(&claim);
     let framed = |length: u32, block: &[u8]| {
@@ -151,7 +151,7 @@ fn snappy_that_claims_what_it_cannot_hold() {
 }
 
 #[test]
-fn a_codec_that_failed_works_for_the_next_batch() {
+fn failed_codec_decompresses_the_next_batch() {
     let mut inflater = BatchInflater::default();
     let plain = text(5_000);
     for (name, codec, packed) in framings(&plain) {
@@ -172,7 +172,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn noise_and_flipped_bits_end_within_the_limit(
+    fn noise_and_flipped_bits_stay_within_limit(
         plain in prop::collection::vec(0u8..4, 1..3_000),
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5),
         noise in prop::collection::vec(any::<u8>(), 0..300),

@@ -1,4 +1,5 @@
-//! Events of what encoders cannot write: doubled and broken header names, nulls, several partitions, extreme numbers.
+//! Events of records that encoders cannot write: duplicate and invalid header names, nulls, several partitions,
+//! extreme numbers.
 
 use bytes::BytesMut;
 use lighterman_proto::event::{EventEnvelope, EventSource, EventWriter};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::forge::{BatchForge, LOG_APPEND_TIME, RecordForge};
 
-/// One event of these partitions; every size is told before it is written.
+/// Writes one event of these partitions and checks every precomputed size.
 fn event(envelope: &EventEnvelope, parts: &[(i32, BatchForge)]) -> Vec<u8> {
     let frames: Vec<(i32, Vec<u8>)> =
         parts.iter().map(|(partition, batch)| (*partition, batch.bytes())).collect();
@@ -41,7 +42,7 @@ fn read(bytes: &[u8]) -> Value {
 }
 
 #[test]
-fn byte_for_byte_as_the_specification_shows_it() {
+fn event_equals_specification_byte_for_byte() {
     let envelope = EventEnvelope::new(
         &EventSource::Msk { arn: "arn:aws:kafka:r:1:cluster/n/u".to_owned() },
         "b-2:9092,b-1:9092",
@@ -76,7 +77,7 @@ fn byte_for_byte_as_the_specification_shows_it() {
 }
 
 #[test]
-fn an_event_without_records_and_a_partition_without_records_are_json() {
+fn event_or_partition_without_records_is_valid_json() {
     let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:1", "t");
     assert_eq!(read(&event(&envelope, &[]))["records"], json!({}));
     let hollow = event(&envelope, &[(0, BatchForge::new(0, &[])), (1, BatchForge::new(0, &[]))]);
@@ -84,7 +85,7 @@ fn an_event_without_records_and_a_partition_without_records_are_json() {
 }
 
 #[test]
-fn header_names_that_are_not_utf_8_arrive_as_java_decodes_them() {
+fn invalid_utf_8_header_name_decodes_as_java() {
     let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:1", "t");
     let headers = vec![(&b"a\xffb\xc3"[..], None), (b"\xf0\x9f\x9a\xa2\"\\\x00\x1f\x7f", None)];
     let ours =
@@ -96,9 +97,10 @@ fn header_names_that_are_not_utf_8_arrive_as_java_decodes_them() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(192))]
 
-    /// Arbitrary names, bytes, numbers and partitions: valid JSON of the size that was told, read back as it went in.
+    /// Arbitrary names, bytes, numbers and partitions give valid JSON of the precomputed size with the original
+    /// contents.
     #[test]
-    fn sizes_are_exact_whatever_is_in_it(
+    fn event_size_is_exact_for_any_contents(
         names in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..8), 0..5),
         value in prop::option::of(prop::collection::vec(any::<u8>(), 0..40)),
         base_offset in 0..i64::MAX - 10,

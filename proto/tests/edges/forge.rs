@@ -1,10 +1,11 @@
-//! Record batches by hand: <https://kafka.apache.org/documentation/#recordbatch>, without a line of the code under test.
+//! Hand-built record batches, after <https://kafka.apache.org/documentation/#recordbatch>, without any of the code
+//! under test.
 
 pub(crate) const LOG_APPEND_TIME: i16 = 1 << 3;
 pub(crate) const TRANSACTIONAL: i16 = 1 << 4;
 pub(crate) const CONTROL: i16 = 1 << 5;
 
-/// A record to lay down.
+/// Record to encode.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RecordForge<'a> {
     pub offset_delta: i64,
@@ -20,7 +21,7 @@ impl<'a> RecordForge<'a> {
     }
 }
 
-/// A batch to lay down; fields as they stand on the wire.
+/// Batch to encode, with its fields as on the wire.
 #[derive(Clone, Debug)]
 pub(crate) struct BatchForge {
     pub base_offset: i64,
@@ -52,7 +53,7 @@ fn field(bytes: Option<&[u8]>) -> Vec<u8> {
     }
 }
 
-/// A record without its length in front.
+/// Encodes a record without its length prefix.
 pub(crate) fn inside(rec: &RecordForge<'_>) -> Vec<u8> {
     let mut out = vec![0];
     out.extend(varint(rec.timestamp_delta));
@@ -90,14 +91,14 @@ impl BatchForge {
         }
     }
 
-    /// A control batch of `producer_id`: 0 aborts, 1 commits.
+    /// Creates a control batch of `producer_id`; `kind` 0 aborts, 1 commits.
     pub(crate) fn marker(base_offset: i64, producer_id: i64, kind: u8) -> Self {
         let key = [0, 0, 0, kind];
         let rec = RecordForge { key: Some(&key), value: Some(&[0, 0, 0, 0, 0, 0]), ..RecordForge::default() };
         Self { attributes: TRANSACTIONAL | CONTROL, producer_id, ..Self::new(base_offset, &[rec]) }
     }
 
-    /// A transactional batch of one record.
+    /// Creates a transactional batch of one record.
     pub(crate) fn in_transaction(base_offset: i64, producer_id: i64) -> Self {
         Self {
             attributes: TRANSACTIONAL,

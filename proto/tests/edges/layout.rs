@@ -1,4 +1,4 @@
-//! What brokers do send: cut tails, holes, append times, nulls and doubles.
+//! Valid but unusual batches: truncated tails, offset gaps, append times, nulls and duplicate headers.
 
 use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{Header, RecordError, TimestampType, batches, records, records_at};
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::forge::{BatchForge, LOG_APPEND_TIME, RecordForge};
 
 #[test]
-fn a_frame_may_be_cut_anywhere_and_yields_its_whole_batches() {
+fn truncated_frame_yields_its_whole_batches() {
     let one = BatchForge::new(5, &[RecordForge::value(0, b"a"), RecordForge::value(1, b"b")]).bytes();
     let two = [&one[..], &BatchForge::new(7, &[RecordForge::value(0, b"c")]).bytes()].concat();
     for cut in 0..=two.len() {
@@ -21,7 +21,7 @@ fn a_frame_may_be_cut_anywhere_and_yields_its_whole_batches() {
 }
 
 #[test]
-fn batches_know_where_they_stand_in_the_frame() {
+fn batch_ranges_point_into_the_frame() {
     let one = BatchForge::new(5, &[RecordForge::value(0, b"a")]).bytes();
     let frame = [&one[..], &one[..]].concat();
     let second = batches(&frame).nth(1).expect("two").expect("a batch");
@@ -31,7 +31,7 @@ fn batches_know_where_they_stand_in_the_frame() {
 }
 
 #[test]
-fn old_formats_are_named_with_their_offset() {
+fn old_format_is_rejected_with_its_offset() {
     for magic in [0, 1] {
         let bytes = BatchForge { magic, ..BatchForge::new(41, &[RecordForge::value(0, b"a")]) }.bytes();
         let mut walk = batches(&bytes);
@@ -41,7 +41,7 @@ fn old_formats_are_named_with_their_offset() {
 }
 
 #[test]
-fn com_1_the_next_offset_survives_compaction() {
+fn com_1_next_offset_survives_compaction() {
     let emptied = BatchForge { last_offset_delta: 9, ..BatchForge::new(100, &[]) }.bytes();
     let batch = batches(&emptied).next().expect("one").expect("an emptied batch is a batch");
     batch.verify_crc().expect("whole");
@@ -57,7 +57,7 @@ fn com_1_the_next_offset_survives_compaction() {
 }
 
 #[test]
-fn append_time_is_the_batchs_and_create_time_the_records() {
+fn append_time_per_batch_create_time_per_record() {
     let recs = [
         RecordForge { timestamp_delta: 5, ..RecordForge::default() },
         RecordForge { offset_delta: 1, ..RecordForge::default() },
@@ -76,7 +76,7 @@ fn append_time_is_the_batchs_and_create_time_the_records() {
 }
 
 #[test]
-fn null_is_not_empty_and_headers_keep_order_and_doubles() {
+fn null_distinct_from_empty_and_headers_in_order() {
     let headers = vec![
         (&b"b"[..], Some(&b"1"[..])),
         (b"a", None),
@@ -103,9 +103,9 @@ fn null_is_not_empty_and_headers_keep_order_and_doubles() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// A walk that is put down anywhere and taken up again sees what one walk sees.
+    /// A walk resumed at any record yields the same records as a single walk.
     #[test]
-    fn a_walk_goes_on_where_it_stopped(
+    fn resumed_walk_yields_the_remaining_records(
         values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 1..20),
         stop in any::<prop::sample::Index>(),
         base_timestamp in any::<i64>(),

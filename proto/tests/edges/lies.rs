@@ -1,4 +1,4 @@
-//! What no broker should send: each field that can lie, does, under a valid checksum.
+//! Invalid batches with a valid checksum, one for each field that can be wrong.
 
 use lighterman_proto::records::{RecordBatch, RecordError, batches, records};
 
@@ -15,9 +15,9 @@ fn header_error(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// The error of the first record of a batch whose records section is `body`.
+/// Returns the error of the first record of a batch whose records section is `body`.
 fn record_error(mut body: Vec<u8>) -> &'static str {
-    // Enough bytes behind it that only the record's own length can stop a reader.
+    // Append bytes, so that only the record's own length can stop a reader.
     body.extend([0; 16]);
     let bytes = BatchForge { body, count: 1, ..BatchForge::new(0, &[]) }.bytes();
     let batch = first(&bytes).expect("the header is fine");
@@ -32,7 +32,7 @@ fn record_error(mut body: Vec<u8>) -> &'static str {
 }
 
 #[test]
-fn header_fields_that_cannot_be() {
+fn invalid_header_fields_are_rejected() {
     let good = BatchForge::new(0, &[RecordForge::value(0, b"a")]);
     let with = |change: fn(&mut BatchForge)| {
         let mut forged = good.clone();
@@ -51,7 +51,7 @@ fn header_fields_that_cannot_be() {
 }
 
 #[test]
-fn lengths_that_cannot_be() {
+fn invalid_lengths_are_rejected() {
     let mut bytes = BatchForge::new(0, &[RecordForge::value(0, b"a")]).bytes();
     let mut with = |length: i32| {
         bytes[8..12].copy_from_slice(&length.to_be_bytes());
@@ -64,7 +64,7 @@ fn lengths_that_cannot_be() {
 }
 
 #[test]
-fn every_flipped_bit_behind_the_checksum_is_found() {
+fn flipped_bit_after_checksum_is_detected() {
     let good = BatchForge::new(0, &[RecordForge::value(0, b"abc")]).bytes();
     for bit in 21 * 8..good.len() * 8 {
         let mut bad = good.clone();
@@ -75,9 +75,9 @@ fn every_flipped_bit_behind_the_checksum_is_found() {
 }
 
 #[test]
-fn record_fields_that_cannot_be() {
+fn invalid_record_fields_are_rejected() {
     let good = inside(&RecordForge::value(0, b"a"));
-    // Attributes, timestamp and offset delta, null key; what follows is each test's own.
+    // Attributes, timestamp delta, offset delta and a null key; each case appends the rest.
     let start = [0, 0, 0, 1];
     let after = |tail: &[Vec<u8>]| sized(&[&start[..], &tail.concat()].concat());
     let null = varint(-1);
@@ -106,8 +106,8 @@ fn record_fields_that_cannot_be() {
 }
 
 #[test]
-fn a_count_beyond_the_records_ends_with_an_error_that_counts() {
-    // 20 records' worth of bytes hold two: the count passes the header's check and fails at the third.
+fn count_beyond_records_fails_with_record_index() {
+    // Two records are large enough for a count of 20 to pass the header's check; reading fails at the third.
     let recs = [RecordForge::value(0, &[b'x'; 70]), RecordForge::value(1, &[b'y'; 70])];
     let bytes = BatchForge { count: 20, ..BatchForge::new(9, &recs) }.bytes();
     let batch = first(&bytes).expect("a batch");
@@ -117,8 +117,8 @@ fn a_count_beyond_the_records_ends_with_an_error_that_counts() {
 }
 
 #[test]
-fn a_record_may_not_reach_into_the_next() {
-    // The first value claims its own byte and the whole second record.
+fn record_reaching_into_the_next_is_rejected() {
+    // The first value's length covers its own byte and the whole second record.
     let second = sized(&inside(&RecordForge::value(1, b"b")));
     let mut lying = vec![0, 0, 0, 1];
     lying.extend(varint(1 + second.len() as i64));

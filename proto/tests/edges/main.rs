@@ -1,5 +1,5 @@
-//! The edges of the record format, from bytes laid down by hand after Kafka's documentation: what brokers send that
-//! encoders cannot be made to write, and what no broker should.
+//! Edge cases of the record format, in bytes built by hand after Kafka's documentation. They cover batches that
+//! brokers send but encoders cannot be made to write, and batches that no broker may send.
 
 mod codecs;
 mod events;

@@ -1,4 +1,4 @@
-//! A batch decompressed in pieces is the batch decompressed at once: whatever the codec, the records and the pieces.
+//! Streaming decompression against decompression at once, for all codecs and arbitrary records and piece sizes.
 
 use bytes::Bytes;
 use lighterman_proto::records::{
@@ -11,7 +11,7 @@ use crate::forge::{BatchForge, RecordForge, body};
 
 const WINDOW: usize = 8 << 20;
 
-/// The header of a batch of `recs`, and its records section in every framing.
+/// Returns the header of a batch of `recs`, and its records section in every framing.
 fn packed(recs: &[RecordForge<'_>]) -> Vec<(&'static str, BatchHeader, Vec<u8>)> {
     let plain = body(recs);
     let of = |(name, codec, packed): (&'static str, _, Vec<u8>)| {
@@ -30,10 +30,11 @@ fn stream(header: BatchHeader, packed: &[u8]) -> Result<BatchStream, RecordError
     BatchStream::new(header, Bytes::copy_from_slice(packed), memory)
 }
 
-/// What was read of a batch: offset, time, and bytes of the value, or of the record when it was passed over.
+/// Records read from a batch: offset, timestamp and value, or `None` for a value that is null or a record that was
+/// skipped.
 type SeenPiece = Vec<(i64, i64, Option<Vec<u8>>)>;
 
-/// Reads in pieces of `piece_bytes`; what takes more than `record_bytes_max` is passed over.
+/// Reads in pieces of `piece_bytes`, and skips records larger than `record_bytes_max`.
 fn walk(
     mut stream: BatchStream,
     header: &BatchHeader,
@@ -109,7 +110,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn pieces_are_the_whole(values in values(), piece_bytes in 1usize..300_000, record_bytes_max in 1usize..220_000) {
+    fn pieces_together_equal_whole_batch(values in values(), piece_bytes in 1usize..300_000, record_bytes_max in 1usize..220_000) {
         for (name, header, packed) in packed(&recs(&values)) {
             let whole = at_once(&header, &packed).expect("reads");
             let (seen, error) = walk(stream(header, &packed).expect("opens"), &header, piece_bytes, usize::MAX);
@@ -125,9 +126,9 @@ proptest! {
         }
     }
 
-    /// Whatever is broken: an error and no panic, and before it only records that are right.
+    /// A defect causes an error and no panic, and the records before it are correct.
     #[test]
-    fn a_stream_that_is_cut_off_or_flipped_ends_in_an_error_behind_what_is_right(
+    fn truncated_or_corrupt_stream_fails_after_valid_records(
         values in values(), cut in any::<prop::sample::Index>(), flip in any::<u8>()
     ) {
         for (name, header, packed) in packed(&recs(&values)) {
@@ -151,7 +152,7 @@ proptest! {
 }
 
 #[test]
-fn a_stream_takes_little_memory_and_hands_out_large_records_one_by_one() {
+fn stream_of_large_records_takes_bounded_memory() {
     let value = vec![b'x'; 1_000_000];
     let recs: Vec<RecordForge<'_>> = (0..10).map(|delta| RecordForge::value(delta, &value)).collect();
     for (name, header, packed) in packed(&recs).into_iter().filter(|(name, ..)| *name != "none") {
@@ -163,9 +164,9 @@ fn a_stream_takes_little_memory_and_hands_out_large_records_one_by_one() {
     }
 }
 
-/// What is behind the last record is not decompressed at all.
+/// Data after the last record is not decompressed.
 #[test]
-fn a_tail_that_nobody_asked_for_costs_nothing() {
+fn data_after_last_record_is_not_decompressed() {
     let recs = [RecordForge::value(0, b"v")];
     let mut plain = body(&recs);
     plain.resize(200 << 20, 0);
@@ -178,8 +179,8 @@ fn a_tail_that_nobody_asked_for_costs_nothing() {
 }
 
 #[test]
-fn a_window_beyond_the_limit_is_refused_before_memory_is_taken() {
-    // A zstd frame that wants a window of 1 GiB.
+fn window_beyond_limit_is_rejected_before_allocation() {
+    // zstd frame header with a window of 1 GiB.
     let lie = [0x28, 0xB5, 0x2F, 0xFD, 0, 20 << 3, 0, 0, 0];
     let found = BatchStream::memory_bytes(lighterman_proto::records::Compression::Zstd, &lie, WINDOW);
     assert!(matches!(found, Err(RecordError::Window { bytes, .. }) if bytes == 1 << 30), "{found:?}");

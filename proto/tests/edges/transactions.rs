@@ -1,4 +1,4 @@
-//! Aborted transactions, as Java's `CompletedFetch` tells them apart; control batches by kind.
+//! Aborted transactions, as in Java's `CompletedFetch`, and types of control batches.
 
 use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{AbortedTransactions, ControlType, batches};
@@ -8,7 +8,7 @@ use super::forge::{BatchForge, CONTROL, RecordForge, TRANSACTIONAL};
 const ABORT: u8 = 0;
 const COMMIT: u8 = 1;
 
-/// Base offsets of the data batches that a `read_committed` consumer sees.
+/// Returns the base offsets of the data batches that a `read_committed` consumer sees.
 fn seen(log: &[BatchForge], aborted: &[(i64, i64)]) -> Vec<i64> {
     let frame: Vec<u8> = log.iter().flat_map(BatchForge::bytes).collect();
     let list = aborted.iter().map(|(producer, first)| (*producer, Offset(*first))).collect();
@@ -21,7 +21,7 @@ fn seen(log: &[BatchForge], aborted: &[(i64, i64)]) -> Vec<i64> {
 }
 
 #[test]
-fn an_aborted_transaction_ends_at_its_producers_marker() {
+fn aborted_transaction_ends_at_its_producers_marker() {
     let log = [
         BatchForge::in_transaction(0, 7),
         BatchForge::in_transaction(1, 8),
@@ -36,7 +36,7 @@ fn an_aborted_transaction_ends_at_its_producers_marker() {
 }
 
 #[test]
-fn two_aborted_transactions_of_one_producer_in_any_order_of_the_list() {
+fn aborted_transactions_of_one_producer_in_any_order() {
     let log = [
         BatchForge::in_transaction(0, 7),
         BatchForge::marker(1, 7, ABORT),
@@ -50,7 +50,7 @@ fn two_aborted_transactions_of_one_producer_in_any_order_of_the_list() {
 }
 
 #[test]
-fn a_transaction_that_began_before_the_fetch_is_dropped_from_its_first_batch() {
+fn transaction_started_before_fetch_dropped_from_first_batch() {
     let log = [
         BatchForge::in_transaction(50, 7),
         BatchForge::marker(51, 7, ABORT),
@@ -60,15 +60,15 @@ fn a_transaction_that_began_before_the_fetch_is_dropped_from_its_first_batch() {
 }
 
 #[test]
-fn what_is_not_in_the_transaction_is_seen() {
-    // Without the transactional bit, though the producer id is that of an aborted transaction.
+fn batches_outside_aborted_transaction_are_delivered() {
+    // The batch has the producer id of an aborted transaction but not the transactional bit.
     let plain = BatchForge { producer_id: 7, ..BatchForge::new(1, &[RecordForge::value(0, b"v")]) };
     let log = [BatchForge::in_transaction(0, 7), plain, BatchForge::in_transaction(2, 9)];
     assert_eq!(seen(&log, &[(7, 0)]), [1, 2]);
 }
 
 #[test]
-fn a_batch_that_reaches_the_first_offset_is_within_it() {
+fn batch_reaching_first_offset_belongs_to_transaction() {
     // Java compares with the batch's last offset.
     let recs: Vec<RecordForge<'_>> = (0..4).map(|delta| RecordForge::value(delta, b"v")).collect();
     let log = [
@@ -80,7 +80,7 @@ fn a_batch_that_reaches_the_first_offset_is_within_it() {
 }
 
 #[test]
-fn control_batches_tell_their_kind() {
+fn control_batch_type_is_parsed() {
     let kind = |batch: BatchForge| {
         let bytes = batch.bytes();
         let found = batches(&bytes).next().expect("one").expect("a batch");
@@ -90,7 +90,7 @@ fn control_batches_tell_their_kind() {
     assert_eq!(kind(BatchForge::marker(0, 7, COMMIT)), Some(ControlType::Commit));
     assert_eq!(kind(BatchForge::marker(0, 7, 3)), Some(ControlType::Other));
     assert_eq!(kind(BatchForge::in_transaction(0, 7)), None);
-    // No key, and no record at all: nothing to act upon, nothing to fail for.
+    // A control batch without a key or without a record is ignored, not an error.
     let keyless = BatchForge { attributes: CONTROL, ..BatchForge::new(0, &[RecordForge::value(0, b"v")]) };
     assert_eq!(kind(keyless), Some(ControlType::Other));
     assert_eq!(kind(BatchForge { attributes: CONTROL, ..BatchForge::new(0, &[]) }), Some(ControlType::Other));

@@ -1,11 +1,11 @@
-//! No allocation for a record, whatever it holds and whether it passes.
+//! Filtering allocates nothing per record, whatever the record holds and whether it passes.
 
 use lighterman_proto::filter::{FilterSet, FilterSubject};
 use lighterman_proto::records::Header;
 use lighterman_proto::units::TimestampMs;
 
 #[test]
-fn a_record_is_judged_without_an_allocation() {
+fn record_is_filtered_without_allocation() {
     let filters = FilterSet::compile(&[
         r#"{"value":{"order":{"state":["paid",{"prefix":"re"}],"lines":{"price":[{"numeric":[">",10,"<=",20]}]}}}}"#,
         r#"{"value":{"$or":[{"note":[{"equals-ignore-case":"Ünï"}]},{"note":[{"anything-but":{"suffix":"x"}}]}]},"key":["k"]}"#,

@@ -1,10 +1,10 @@
-//! What AWS's documentation says of patterns and formats, case by case, and what is refused, with its place.
+//! Patterns and formats of AWS's documentation, case by case, and rejected patterns with their positions.
 
 use lighterman_proto::filter::{FilterSet, FilterSubject};
 use lighterman_proto::records::Header;
 use lighterman_proto::units::TimestampMs;
 
-/// Whether a record with `value`, and something in all its other fields, passes.
+/// Returns true if a record with `value`, and with contents in all its other fields, passes.
 pub(crate) fn passes(patterns: &[&str], value: Option<&[u8]>) -> bool {
     let filters = FilterSet::compile(patterns).expect("a pattern");
     let subject = FilterSubject {
@@ -26,7 +26,7 @@ fn json(pattern: &str, value: &str) -> bool {
 
 #[test]
 fn operators() {
-    // Pattern under `value`, a value that matches, one that does not.
+    // Pattern under `value`, a matching value, and one that does not match.
     for (pattern, good, bad) in [
         (r#"{"LastName":[null]}"#, r#"{"LastName":null}"#, r#"{"LastName":"null"}"#),
         (r#"{"LastName":[""]}"#, r#"{"LastName":""}"#, r#"{"LastName":" "}"#),
@@ -69,9 +69,10 @@ fn operators() {
     }
 }
 
-/// <https://docs.aws.amazon.com/lambda/latest/dg/kafka-filtering.html>: where formats differ nothing is filtered by data.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/kafka-filtering.html>: data is not filtered if the formats
+/// differ.
 #[test]
-fn the_table_of_formats() {
+fn format_combinations_match_as_documented() {
     let (plain, fields) = (r#"{"value":["Hello"]}"#, r#"{"value":{"a":["Hello"]}}"#);
     for (pattern, value, expected) in [
         (plain, &b"Hello"[..], true),
@@ -86,7 +87,7 @@ fn the_table_of_formats() {
         (fields, br#"{"a":"Bye""#, true),
         (fields, b"{\"a\":\"Bye\xff\"}", true),
         (fields, b"", true),
-        // A number or string alone is JSON without fields, and text.
+        // A number or string alone is JSON without fields, and also text.
         (fields, b"5", false),
         (r#"{"value":["5"]}"#, b"5", true),
         (r#"{"value":[{"numeric":["<",6]}]}"#, b"5", true),
@@ -100,7 +101,7 @@ fn the_table_of_formats() {
 }
 
 #[test]
-fn fields_beyond_aws() {
+fn fields_that_aws_lacks_can_be_filtered() {
     for (pattern, expected) in [
         (r#"{"key":["customer-7"]}"#, true),
         (r#"{"key":[{"prefix":"customer-"}],"topic":["orders"],"partition":[3]}"#, true),
@@ -120,7 +121,7 @@ fn fields_beyond_aws() {
 }
 
 #[test]
-fn mistakes_and_their_places() {
+fn invalid_pattern_is_rejected_with_position() {
     for (pattern, expected) in [
         ("", "filter 1, pattern (byte 0): this is not JSON: expected a value"),
         ("\"simple string\"", "filter 1, pattern (byte 0): a pattern is a JSON object"),
@@ -153,7 +154,7 @@ fn mistakes_and_their_places() {
 }
 
 #[test]
-fn many_fields_are_found_by_name() {
+fn fields_are_found_by_name_among_many() {
     let names = ["i", "aa", "f", "c", "bb", "h", "a", "g", "e", "b", "d", "ab"];
     for wanted in names {
         let members: Vec<String> = names
@@ -174,7 +175,7 @@ fn many_fields_are_found_by_name() {
 }
 
 #[test]
-fn the_deepest_and_widest_patterns_are_bounded() {
+fn pattern_depth_and_width_are_bounded() {
     let deep = |depth: usize| format!("{}[1]{}", "{\"value\":".repeat(depth), "}".repeat(depth));
     assert!(FilterSet::compile(&[deep(126)]).is_ok());
     assert!(FilterSet::compile(&[deep(127)]).is_err(), "as deep as JSON is read");

@@ -1,5 +1,5 @@
-//! Filters: against a naive evaluator on random patterns and records, case by case against AWS's documentation, and without
-//! an allocation for a record.
+//! Filter tests: random patterns and records against a naive evaluator, AWS's documentation case by case, and
+//! allocations.
 
 mod allocations;
 mod documented;

@@ -1,12 +1,12 @@
-//! The filter language once more, as the documentation says it and as simply as it can be said: trees of `serde_json` text,
-//! nothing merged, nothing borrowed, every filter by itself.
+//! Naive evaluator of the filter language, written after the documentation as simply as possible. It works on
+//! trees of `serde_json` text, merges and borrows nothing, and evaluates each filter on its own.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// A JSON text, its numbers as they are written.
+/// JSON tree whose numbers keep their spelling.
 #[derive(Debug)]
 enum JsonTree {
     Object(BTreeMap<String, JsonTree>),
@@ -15,10 +15,10 @@ enum JsonTree {
     Token(String),
 }
 
-/// What one header says, or one part of a record.
+/// Bytes of a header's value, of a key or of a value; `None` is null.
 pub(crate) type RecordPart<'a> = Option<&'a [u8]>;
 
-/// A record as a filter sees it.
+/// Record as a filter sees it.
 pub(crate) struct NaiveRecord<'a> {
     pub(crate) topic: &'a str,
     pub(crate) partition: i32,
@@ -28,12 +28,12 @@ pub(crate) struct NaiveRecord<'a> {
     pub(crate) headers: &'a [(Vec<u8>, Option<Vec<u8>>)],
 }
 
-/// The first filter that matches, from 0.
+/// Returns the first filter that matches, counted from 0.
 pub(crate) fn first_match(patterns: &[Value], sample: &NaiveRecord<'_>) -> Option<usize> {
     patterns.iter().position(|pattern| all(pattern, &|name, wanted| record(name, wanted, sample)))
 }
 
-/// All members of a pattern's object hold; `$or` where one of its objects does.
+/// Returns true if all members of a pattern's object match; `$or` matches if one of its objects does.
 fn all(pattern: &Value, holds: &dyn Fn(&str, &Value) -> bool) -> bool {
     pattern.as_object().expect("an object").iter().all(|(name, wanted)| match name.as_str() {
         "$or" => wanted.as_array().expect("a list").iter().any(|one| all(one, holds)),
@@ -71,7 +71,7 @@ fn header(name: &str, list: &Value, headers: &[(Vec<u8>, Option<Vec<u8>>)]) -> b
     })
 }
 
-/// The table of formats.
+/// Implements AWS's table of message and pattern formats.
 fn data(wanted: &Value, bytes: RecordPart<'_>) -> bool {
     let presence_only = |list: &[Value]| list.iter().all(|one| one.is_null() || one.get("exists").is_some());
     let unread = |list: &[Value]| !presence_only(list) || list.iter().any(|one| one["exists"] == true);
@@ -93,7 +93,7 @@ fn data(wanted: &Value, bytes: RecordPart<'_>) -> bool {
     }
 }
 
-/// A field's value against an object of the pattern: itself, or one element as a whole.
+/// Matches a field's value, or one element of it as a whole, against an object of the pattern.
 fn fits(object: &Value, tree: &JsonTree) -> bool {
     match tree {
         JsonTree::Object(members) => all(object, &|name, wanted| match (wanted, members.get(name)) {
@@ -111,7 +111,7 @@ fn fits(object: &Value, tree: &JsonTree) -> bool {
     }
 }
 
-/// A field's value against a list of the pattern: any leaf of it.
+/// Matches any leaf of a field's value against a list of the pattern.
 fn list_fits(list: &Value, tree: &JsonTree) -> bool {
     let elements = flat(tree);
     let leaves: Vec<_> =
@@ -141,7 +141,7 @@ fn absent_list(list: &Value) -> bool {
     list.as_array().expect("a list").iter().any(|one| one["exists"] == false)
 }
 
-/// One part of a list matches a leaf.
+/// Matches a leaf against the elements of a list.
 fn scalar(list: &Value, text: Option<&str>, token: Option<&str>) -> bool {
     list.as_array().expect("a list").iter().any(|one| part(one, text, token))
 }
@@ -204,7 +204,8 @@ fn lower_of(operand: &Value) -> String {
     lower(operand.as_str().expect("a string"))
 }
 
-/// A number times 10¹². The numbers of these tests have few digits; `None` for what is no number.
+/// Parses a number and multiplies it by 10¹²; `None` if it is not a number. The numbers of these tests have few
+/// digits.
 fn number(token: &str) -> Option<i128> {
     if !token.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
         return None;

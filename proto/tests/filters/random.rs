@@ -1,4 +1,4 @@
-//! Random patterns on random records: the filters say what the naive evaluator says.
+//! Random patterns on random records: the filters agree with the naive evaluator.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ const NAMES: [&str; 3] = ["a", "b", "é"];
 const TEXTS: [&str; 8] = ["", "a", "ab", "AB", "x\"\\\n", "Ä", "😀", "1"];
 const NUMBERS: [&str; 11] = ["0", "-0.0", "1", "1.0", "10e-1", "1E+1", "-2.5", "100", "0.05", "0.5", "5e-2"];
 
-/// Text of these tests.
+/// Texts for these tests.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         8 => prop::sample::select(&TEXTS[..]).prop_map(ToOwned::to_owned),
@@ -23,7 +23,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn number() -> impl Strategy<Value = Value> {
-    // What serde_json writes for them is what stands in the pattern.
+    // The pattern holds the numbers in serde_json's spelling.
     prop::sample::select(&NUMBERS[..]).prop_map(|number| serde_json::from_str(number).expect("a number"))
 }
 
@@ -59,7 +59,7 @@ fn list() -> impl Strategy<Value = Value> {
     prop::collection::vec(prop_oneof![literal, operator()], 1..3).prop_map(Value::from)
 }
 
-/// An object of a pattern whose members are `member`s, some of them under `$or`.
+/// Object of a pattern with members from `member`, some of them under `$or`.
 fn object(member: BoxedStrategy<(String, Value)>) -> BoxedStrategy<Value> {
     let plain =
         prop::collection::vec(member, 1..3).prop_map(|members| Value::Object(members.into_iter().collect()));
@@ -74,7 +74,7 @@ fn object(member: BoxedStrategy<(String, Value)>) -> BoxedStrategy<Value> {
     .boxed()
 }
 
-/// An object that asks for fields of JSON.
+/// Object of a pattern for JSON fields.
 fn data() -> BoxedStrategy<Value> {
     let name = || prop::sample::select(&NAMES[..]).prop_map(ToOwned::to_owned);
     let flat = object((name(), list()).boxed());
@@ -103,7 +103,7 @@ fn pattern() -> BoxedStrategy<Value> {
     )
 }
 
-/// A string as JSON, some of its characters as escapes.
+/// Writes a JSON string with some characters as escapes.
 fn quoted(text: &str, escape: u32) -> String {
     let mut json = String::from('"');
     for (index, character) in text.chars().enumerate() {
@@ -121,7 +121,7 @@ fn quoted(text: &str, escape: u32) -> String {
     json
 }
 
-/// JSON text: nested, names twice, numbers in every spelling, space in odd places.
+/// JSON text: nested, duplicate names, numbers in every spelling, white space in odd places.
 fn json_text() -> BoxedStrategy<String> {
     let space = || prop::sample::select(vec!["", "", "", " ", "\n\t"]);
     let string =
@@ -145,7 +145,7 @@ fn json_text() -> BoxedStrategy<String> {
     .boxed()
 }
 
-/// Bytes of a key or value: JSON mostly; JSON that is cut off or spoilt, text, not UTF-8, nothing.
+/// Bytes of a key or value: mostly JSON; also truncated or corrupt JSON, text, invalid UTF-8 and null.
 fn bytes() -> BoxedStrategy<Option<Vec<u8>>> {
     prop_oneof![
         12 => json_text().prop_map(|text| Some(text.into_bytes())),
@@ -165,8 +165,8 @@ fn bytes() -> BoxedStrategy<Option<Vec<u8>>> {
     .boxed()
 }
 
-/// What random bytes must not have, or two JSON readers differ by right: half a surrogate pair is JSON to one and none to the
-/// other. The escapes of these tests are whole, but a spoilt text can have half of one.
+/// Returns true for half a surrogate pair, on which JSON parsers legitimately differ. The escapes in these tests
+/// are complete, but corrupt text can contain half of one.
 fn has_half_a_pair(bytes: Option<&[u8]>) -> bool {
     const ESCAPE_LEN: usize = "\\uD83D".len();
     let text = String::from_utf8_lossy(bytes.unwrap_or_default()).to_uppercase();
@@ -214,7 +214,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(6_000))]
 
     #[test]
-    fn filters_say_what_the_naive_evaluator_says(
+    fn filters_agree_with_naive_evaluator(
         patterns in prop::collection::vec(pattern(), 1..4),
         value in bytes(),
         key in bytes(),
@@ -227,9 +227,9 @@ proptest! {
         agrees(&patterns, &NaiveRecord { topic: &topic, partition, timestamp, key, value, headers: &headers })?;
     }
 
-    /// One list on one field: whatever it holds shows in the verdict.
+    /// With one list on one field, its result determines the verdict.
     #[test]
-    fn one_list_says_what_the_naive_evaluator_says(
+    fn single_list_agrees_with_naive_evaluator(
         list in list(),
         values in prop::collection::vec(json_text(), 0..3),
         headers in headers(),
@@ -244,9 +244,9 @@ proptest! {
         }
     }
 
-    /// The numbers that a pattern compares are those that are written, not those that a float can hold.
+    /// Numbers are compared by their spelling, not after rounding to a float.
     #[test]
-    fn numbers_beyond_a_float_are_compared_as_they_are_written(number in 9_007_199_254_740_000u64..9_007_199_254_750_000, by in 1u64..3) {
+    fn numbers_beyond_float_precision_are_compared_exactly(number in 9_007_199_254_740_000u64..9_007_199_254_750_000, by in 1u64..3) {
         let pattern = format!(r#"{{"value":{{"a":[{{"numeric":[">",{number}]}}]}}}}"#);
         let filters = FilterSet::compile(&[pattern]).expect("a pattern");
         for (found, expected) in [(number, false), (number + by, true), (number - by, false)] {

@@ -22,7 +22,7 @@ fn to(destination: &str) -> Value {
 }
 
 #[test]
-fn what_is_set_is_kept_and_shown() {
+fn set_members_are_stored_and_shown() {
     let given = json!({
         "MaximumRetryAttempts": 3, "MaximumRecordAgeInSeconds": 60, "BisectBatchOnFunctionError": true,
         "FunctionResponseTypes": ["ReportBatchItemFailures"], "DestinationConfig": { "OnFailure": { "Destination": QUEUE } },
@@ -43,7 +43,7 @@ fn what_is_set_is_kept_and_shown() {
 }
 
 #[test]
-fn what_is_not_set_is_absent() {
+fn unset_members_are_absent() {
     let asks_for_nothing = json!({
         "MaximumRetryAttempts": null, "BisectBatchOnFunctionError": null, "FunctionResponseTypes": [],
         "DestinationConfig": { "OnFailure": { "Destination": "" }, "OnSuccess": {} },
@@ -56,7 +56,7 @@ fn what_is_not_set_is_absent() {
 }
 
 #[test]
-fn bisect_is_shown_as_it_was_said() {
+fn bisect_is_shown_as_given() {
     for said in [true, false] {
         let given = json!({ "BisectBatchOnFunctionError": said });
         let mapping = create(given.clone()).expect("valid");
@@ -66,13 +66,13 @@ fn bisect_is_shown_as_it_was_said() {
         let stored = serde_json::to_string(&other).expect("JSON");
         assert_eq!(serde_json::from_str::<Mapping>(&stored).expect("a mapping"), other);
     }
-    // As versions before wrote it.
+    // Format that earlier versions wrote.
     let older: FailurePolicy = serde_json::from_value(json!({ "bisect": true })).expect("read");
     assert!(older.bisects());
 }
 
 #[test]
-fn mappings_stored_before_there_was_a_policy_still_load() {
+fn mapping_stored_without_policy_still_loads() {
     let mapping = create(json!({})).expect("valid");
     let mut stored = serde_json::to_value(&mapping).expect("JSON");
     stored.as_object_mut().expect("object").remove("failure");
@@ -82,7 +82,7 @@ fn mappings_stored_before_there_was_a_policy_still_load() {
 }
 
 #[test]
-fn lifted_limits_are_shown_and_ten_retries_hold_with_a_destination() {
+fn lifted_limits_shown_and_ten_retries_with_destination() {
     let lifted = json!({ "MaximumRetryAttempts": -1, "MaximumRecordAgeInSeconds": -1 });
     let mapping = create(lifted.clone()).expect("valid");
     assert_eq!((shown(&mapping), mapping.failure.retries_max_in_force()), (lifted, None));
@@ -96,7 +96,7 @@ fn lifted_limits_are_shown_and_ten_retries_hold_with_a_destination() {
 }
 
 #[test]
-fn updates_change_what_they_name() {
+fn update_changes_only_given_members() {
     let mut given = to("kafka://failed");
     given["MaximumRetryAttempts"] = json!(3);
     given["FunctionResponseTypes"] = json!(["ReportBatchItemFailures"]);
@@ -115,13 +115,13 @@ fn updates_change_what_they_name() {
     }
     let other = update(&mapping, to("arn:aws:s3:::failed")).expect("valid").failure.destination;
     assert_eq!(other, "arn:aws:s3:::failed".parse().ok());
-    // AWS's text, from a controller that sent back what AWS had shown.
+    // AWS's message, recorded from a controller that sent AWS's own response back.
     let neither = update(&mapping, json!({ "DestinationConfig": { "OnFailure": {} } })).expect_err("unclear");
     assert_eq!(neither.message, "The Destination field is required for an OnFailure configuration.");
 }
 
 #[test]
-fn refusals_word_for_word() {
+fn rejections_have_exact_messages() {
     use ErrorKind::{InvalidParameterValue, Validation};
     let violation = |value: &str, at: &str, constraint: &str| {
         format!(
@@ -185,7 +185,7 @@ fn refusals_word_for_word() {
 }
 
 #[test]
-fn destinations_are_checked_by_the_model_and_by_what_they_are() {
+fn destination_is_checked_against_model_and_kind() {
     let refusal = |given: &str| create(to(given)).expect_err(given);
     for given in ["https://sqs.eu-west-1.amazonaws.com/123456789012/q", "kafka://.a"] {
         let error = refusal(given);
@@ -213,7 +213,7 @@ fn tags(tags: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn tags_choose_what_aws_has_no_member_for() {
+fn tags_select_options_without_aws_member() {
     let plain = create(json!({ "Tags": { "team": "orders" } })).expect("valid");
     assert_eq!(plain.on_destination_failure(), OnDestinationFailure::Hold);
     assert_eq!(plain.partial_order(), PartialOrder::Ordered);
@@ -233,7 +233,7 @@ fn tags_choose_what_aws_has_no_member_for() {
 }
 
 #[test]
-fn tags_of_ours_that_mean_nothing_are_refused() {
+fn unknown_lighterman_tags_are_rejected() {
     let mapping = create(json!({})).expect("valid");
     for (tag, value, tells) in [
         ("lighterman:on-destination-failure", "Drop", "hold or drop"),

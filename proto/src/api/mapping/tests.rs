@@ -8,7 +8,7 @@ fn id() -> MappingId {
     MappingId(uuid::Uuid::from_u128(7))
 }
 
-/// The recorded minimal request, with `changes` over it.
+/// Creates a mapping from the recorded minimal request merged with `changes`.
 fn create(changes: &str) -> Result<Mapping, ApiError> {
     let mut body: Value = serde_json::from_str(&format!(
         r#"{{"FunctionName":"f","Topics":["topic"],"SourceAccessConfigurations":{VPC},
@@ -31,7 +31,7 @@ fn refused(changes: &str) -> (ErrorKind, String) {
 }
 
 #[test]
-fn the_recorded_first_answer() {
+fn first_response_equals_recorded_one() {
     let shown = create("{}").expect("valid").shown(MappingState::Creating, 1.0, "No records processed");
     let expected = json!({
         "UUID": id(), "BatchSize": 100, "FunctionArn": "arn:aws:lambda:eu-west-1:123456789012:function:f",
@@ -46,7 +46,7 @@ fn the_recorded_first_answer() {
 }
 
 #[test]
-fn recorded_refusals_word_for_word() {
+fn rejections_equal_recorded_messages() {
     use ErrorKind::{InvalidParameterValue, Validation};
     let cases = [
         (r#"{"SelfManagedEventSource":null}"#, InvalidParameterValue, "Unrecognized event source."),
@@ -84,7 +84,7 @@ fn recorded_refusals_word_for_word() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_refused_by_name() {
+fn unsupported_features_are_rejected_by_name() {
     for (name, changes) in [
         ("BASIC_AUTH", r#"{"SourceAccessConfigurations":[{"Type":"BASIC_AUTH","URI":"arn:x"}]}"#),
         ("EventSourceArn", r#"{"EventSourceArn":"arn:aws:kafka:x","SelfManagedEventSource":null}"#),
@@ -98,7 +98,7 @@ fn what_this_version_cannot_do_is_refused_by_name() {
 }
 
 #[test]
-fn functions_by_name_and_arn_keep_their_qualifier() {
+fn function_name_or_arn_keeps_its_qualifier() {
     for (given, expected) in [
         ("f", "arn:aws:lambda:eu-west-1:123456789012:function:f"),
         ("f:live", "arn:aws:lambda:eu-west-1:123456789012:function:f:live"),
@@ -120,7 +120,7 @@ fn functions_by_name_and_arn_keep_their_qualifier() {
 }
 
 #[test]
-fn one_bootstrap_server_in_common_is_a_conflict() {
+fn shared_bootstrap_server_is_a_conflict() {
     let existing = create("{}").expect("valid");
     let wider = create(
         r#"{"SelfManagedEventSource":{"Endpoints":{"KAFKA_BOOTSTRAP_SERVERS":["kafka:1000","kafka:2000"]}}}"#,
@@ -139,7 +139,7 @@ fn one_bootstrap_server_in_common_is_a_conflict() {
 }
 
 #[test]
-fn a_group_that_is_taken_is_named_with_its_source() {
+fn group_in_use_is_reported_with_source() {
     let (existing, other) = (create("{}").expect("valid"), create(r#"{"Topics":["other"]}"#).expect("valid"));
     let servers = existing.bootstrap_servers.join(",");
     assert_eq!(
@@ -153,7 +153,7 @@ fn a_group_that_is_taken_is_named_with_its_source() {
 }
 
 #[test]
-fn timestamps_go_with_at_timestamp_only() {
+fn timestamp_is_allowed_with_at_timestamp_only() {
     create(r#"{"StartingPosition":"AT_TIMESTAMP","StartingPositionTimestamp":1600000000}"#).expect("valid");
     refused(r#"{"StartingPosition":"AT_TIMESTAMP"}"#);
     refused(r#"{"StartingPosition":"AT_TIMESTAMP","StartingPositionTimestamp":1800000000}"#);
@@ -161,7 +161,7 @@ fn timestamps_go_with_at_timestamp_only() {
 }
 
 #[test]
-fn updates_change_what_they_name() {
+fn update_changes_only_given_members() {
     let mapping = create("{}").expect("valid");
     let request = serde_json::from_str(
         r#"{"BatchSize":7,"Enabled":false,"ProvisionedPollerConfig":{"MaximumPollers":3}}"#,

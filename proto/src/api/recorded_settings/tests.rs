@@ -12,7 +12,7 @@ fn shown(mapping: &Mapping) -> Value {
 }
 
 #[test]
-fn what_is_recorded_is_shown_changed_cleared_and_stored() {
+fn recorded_settings_shown_changed_cleared_and_stored() {
     let given = json!({
         "KMSKeyArn": KEY,
         "MetricsConfig": { "Metrics": ["ErrorCount", "EventCount"] },
@@ -42,7 +42,7 @@ fn what_is_recorded_is_shown_changed_cleared_and_stored() {
 }
 
 #[test]
-fn mappings_stored_before_anything_was_recorded_still_load() {
+fn mapping_stored_without_settings_still_loads() {
     let mapping = create(json!({})).expect("valid");
     let mut stored = serde_json::to_value(&mapping).expect("JSON");
     stored.as_object_mut().expect("object").remove("recorded").expect("was there");
@@ -50,7 +50,7 @@ fn mappings_stored_before_anything_was_recorded_still_load() {
 }
 
 #[test]
-fn the_mode_is_kept_as_it_was_named_and_queue_is_refused() {
+fn consumption_mode_kept_as_given_and_queue_rejected() {
     let config = |mode: &str| json!({ "SelfManagedKafkaEventSourceConfig": { "ConsumptionMode": mode } });
     let kafka = |mapping: &Mapping| {
         mapping.shown(MappingState::Enabled, 1.0, "OK")["SelfManagedKafkaEventSourceConfig"].clone()
@@ -67,7 +67,7 @@ fn the_mode_is_kept_as_it_was_named_and_queue_is_refused() {
 }
 
 #[test]
-fn refusals_are_the_front_end_s() {
+fn rejections_equal_front_end_messages() {
     use ErrorKind::{InvalidParameterValue, Validation};
     let violation = |value: &str, at: &str, constraint: &str| {
         format!(

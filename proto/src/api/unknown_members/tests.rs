@@ -2,7 +2,7 @@ use super::*;
 use crate::api::ErrorKind;
 use crate::api::test_requests::{self, update};
 
-/// With members that an update must repeat to be taken.
+/// Creates a mapping with members that an update must repeat unchanged.
 fn create(changes: Value) -> Result<Mapping, ApiError> {
     let mut all = json!({
         "Tags": { "team": "quay" }, "StartingPosition": "AT_TIMESTAMP", "StartingPositionTimestamp": 1_600_000_000,
@@ -14,7 +14,7 @@ fn create(changes: Value) -> Result<Mapping, ApiError> {
 }
 
 #[test]
-fn what_is_not_known_is_refused_by_name_wherever_it_stands() {
+fn unknown_member_at_any_depth_rejected_by_name() {
     let mapping = create(json!({})).expect("valid");
     let unknown = json!({ "BatchSizes": 7 });
     for refused in [create(unknown.clone()), update(&mapping, unknown)] {
@@ -40,7 +40,7 @@ fn what_is_not_known_is_refused_by_name_wherever_it_stands() {
 }
 
 #[test]
-fn members_of_other_sources_are_refused_in_aws_s_words() {
+fn members_of_other_sources_rejected_with_aws_text() {
     let mapping = create(json!({})).expect("valid");
     for (name, value, nothing) in [
         ("ParallelizationFactor", json!(1), json!(null)),
@@ -61,7 +61,7 @@ fn members_of_other_sources_are_refused_in_aws_s_words() {
 }
 
 #[test]
-fn an_answer_can_be_sent_back_and_changes_nothing_that_stays() {
+fn response_sent_back_changes_no_fixed_member() {
     let mapping = create(json!({})).expect("valid");
     let mut answer = mapping.shown(MappingState::Enabled, 1.0, "OK");
     answer["Tags"] = json!(mapping.tags);
