@@ -1,6 +1,6 @@
-//! Fetched frame to finished payload, by record size and codec, beside the same done with the usual crates.
+//! Benchmark from fetched frame to finished payload, by record size and codec, compared with the usual crates.
 
-#![allow(missing_docs)] // criterion's macro makes a function without any
+#![allow(missing_docs)] // criterion's macro creates an undocumented function
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kafka_protocol::records::Compression;

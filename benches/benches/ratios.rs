@@ -1,5 +1,5 @@
-//! How many times as fast as the usual way: both in turn, many short rounds, the median of the rounds' ratios. What else the
-//! machine does falls on both.
+//! Speed relative to the usual implementations. They alternate over many short rounds, and the median of the
+//! rounds' ratios is shown, so that other load on the machine affects both.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use lighterman_benches::{PartitionScratch, envelope, frame, payload};
 const ROUNDS: usize = 41;
 const ROUND: Duration = Duration::from_millis(60);
 
-/// Time of one call, over about [`ROUND`].
+/// Returns the seconds per call, measured over about [`ROUND`].
 fn per_call(mut call: impl FnMut()) -> f64 {
     let began = Instant::now();
     let mut calls = 0_u32;

@@ -1,7 +1,7 @@
-//! What stands between two threads: the way of orders to a thread that blocks on its disk, and counters that several threads
-//! write, each its own.
+//! Benchmark of communication between threads: messages to a thread that blocks on its disk, and counters of which
+//! each thread writes its own.
 
-#![allow(missing_docs)] // criterion's macro makes a function without any
+#![allow(missing_docs)] // criterion's macro creates an undocumented function
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -14,10 +14,11 @@ use crossbeam_utils::CachePadded;
 const ORDERS: u64 = 1_000;
 const COUNTS: u64 = 100_000;
 
-/// As large as an order of the audit.
+/// Message as large as one to the audit thread.
 type Order = [u64; 6];
 
-/// How long it takes until a thread has received `ORDERS` orders, `rounds` times; it sleeps before the first of each.
+/// Returns the time until a thread has received `ORDERS` messages, `rounds` times. The thread sleeps before the
+/// first message of each round.
 fn time(rounds: u64, send: impl Fn(Order), received: &AtomicU64) -> Duration {
     let mut took = Duration::ZERO;
     for _ in 0..rounds {
@@ -63,7 +64,7 @@ fn orders(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Two threads, each of which writes its own counter.
+/// Increments one counter while a second thread increments another.
 fn count(rounds: u64, mine: &AtomicU64, theirs: &AtomicU64) -> Duration {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! The hot path as workloads: what criterion times and what the counter of instructions counts.
+//! Workloads of the hot path, for criterion and for the instruction counter.
 
 use std::hint::black_box;
 
@@ -14,14 +14,14 @@ use lighterman_proto::records::{BatchInflater, batches, records};
 
 pub mod usual;
 
-/// A frame of `batch_count` batches of `records_each` records with `value_bytes` of JSON-like text.
+/// Creates a frame of `batch_count` batches of `records_each` records with `value_bytes` of JSON-like text.
 pub fn frame(batch_count: usize, records_each: usize, value_bytes: usize, compression: Compression) -> Bytes {
     let text = br#"{"order":123456,"item":"crate of oranges","quay":"east","weight":12.5}, "#;
     let value: Bytes = text.iter().copied().cycle().take(value_bytes).collect();
     frame_of(batch_count, records_each, compression, |_| value.clone())
 }
 
-/// A plain frame whose records are JSON objects of 1 KiB, an order each; one in a hundred is for the west quay.
+/// Creates an uncompressed frame whose records are JSON orders of 1 KiB; one in a hundred is for the west quay.
 pub fn json_frame(batch_count: usize, records_each: usize) -> Bytes {
     frame_of(batch_count, records_each, Compression::None, |offset| {
         let quay = if offset % 100 == 7 { "west" } else { "east" };
@@ -29,7 +29,7 @@ pub fn json_frame(batch_count: usize, records_each: usize) -> Bytes {
     })
 }
 
-/// 1 KiB as systems write it: a few numbers and flags, strings of some length, a list of lines, an object in an object.
+/// Creates 1 KiB of typical JSON: numbers and flags, longer strings, a list of lines, a nested object.
 fn order(number: i64, quay: &str) -> String {
     let line = |index: i64| {
         format!(
@@ -51,18 +51,19 @@ fn order(number: i64, quay: &str) -> String {
     order
 }
 
-/// Asks for a field near the end of an order.
+/// Filter on a field near the end of an order.
 pub const FILTER_TOP: &str = r#"{"value":{"order":[{"numeric":[">=",0]}],"delivery":{"quay":["west"]}}}"#;
-/// Asks for much, deep down, in alternatives, case ignored.
+/// Filter on many nested fields, with alternatives and ignored case.
 pub const FILTER_NESTED: &str = r#"{"value":{"$or":[{"customer":{"address":{"country":["AT","CH"]}}},{"delivery":{"quay":["west","north"],"window":{"from":[{"numeric":[">=",6,"<",12]}]}}}],"lines":{"price":[{"numeric":[">",10,"<=",12]}],"title":[{"prefix":"crate"}]},"customer":{"email":[{"suffix":{"equals-ignore-case":"@Example.org"}}],"tags":["new"]},"channel":[{"anything-but":["phone","fax"]}]}}"#;
 
-/// One filter, or none.
+/// Compiles one filter, or none if `pattern` is empty.
 pub fn filters(pattern: &str) -> FilterSet {
     let patterns = if pattern.is_empty() { Vec::new() } else { vec![pattern] };
     FilterSet::compile(&patterns).expect("our own pattern is good")
 }
 
-/// Walks a plain frame as a partition does and judges every record; returns how many pass, which must be one in a hundred.
+/// Walks an uncompressed frame as a partition does and filters every record. Returns the number that pass, which
+/// must be one in a hundred.
 pub fn sift(frame: &Bytes, filters: &FilterSet) -> usize {
     let (mut all, mut passed) = (0, 0);
     for batch in batches(frame).flatten() {
@@ -75,7 +76,7 @@ pub fn sift(frame: &Bytes, filters: &FilterSet) -> usize {
     black_box(passed)
 }
 
-/// What [`FILTER_TOP`] says, by hand with `serde_json`'s tree.
+/// Filters by the criteria of [`FILTER_TOP`], written by hand with `serde_json`'s tree.
 pub fn usual_sift(frame: &Bytes) -> usize {
     let mut passed = 0;
     for batch in batches(frame).flatten() {
@@ -121,12 +122,12 @@ fn frame_of(
     into.freeze()
 }
 
-/// The envelope of all workloads.
+/// Returns the envelope of all workloads.
 pub fn envelope() -> EventEnvelope {
     EventEnvelope::new(&EventSource::SelfManaged, "b-1:9092,b-2:9092", "orders")
 }
 
-/// What a partition keeps between batches.
+/// Buffers that a partition reuses between batches.
 pub struct PartitionScratch {
     inflater: BatchInflater,
     plain: Vec<u8>,
@@ -143,7 +144,7 @@ impl Default for PartitionScratch {
     }
 }
 
-/// Walks every record of a frame: CRC, inflating, cursor. Returns value bytes.
+/// Walks every record of a frame: CRC, decompression, cursor. Returns value bytes.
 pub fn walk(frame: &Bytes, scratch: &mut PartitionScratch) -> usize {
     let mut bytes = 0;
     for batch in batches(frame).flatten() {
@@ -164,7 +165,8 @@ pub fn walk(frame: &Bytes, scratch: &mut PartitionScratch) -> usize {
     black_box(bytes)
 }
 
-/// Frame to payload, as a partition and its batcher do it: CRC, inflating, exact size, one pass. Returns payload bytes.
+/// Builds a payload from a frame as a partition and its batcher do: CRC, decompression, exact size, one pass.
+/// Returns payload bytes.
 pub fn payload(frame: &Bytes, envelope: &EventEnvelope, scratch: &mut PartitionScratch) -> usize {
     let PartitionScratch { inflater, plain, payload } = scratch;
     payload.clear();
@@ -195,7 +197,7 @@ pub fn payload(frame: &Bytes, envelope: &EventEnvelope, scratch: &mut PartitionS
     black_box(payload.len())
 }
 
-/// Resolves `batches` ranges in order with one in eight out of order. Returns the frontier.
+/// Resolves `batches` ranges in order, with one in eight out of order. Returns the frontier.
 pub fn ledger(batches: i64) -> i64 {
     let mut ledger = Ledger::new(Offset(0));
     let range = |index: i64| OffsetRange { first: Offset(index * 100), end: Offset(index * 100 + 100) };
@@ -207,14 +209,14 @@ pub fn ledger(batches: i64) -> i64 {
     black_box(ledger.frontier().0)
 }
 
-/// The group's commits of `partitions`, all made by an activation of this topic.
+/// Returns the group's commits of `partitions`, all made by an activation of this topic.
 pub fn committed(partitions: i32) -> Vec<KnownCommit> {
     let known =
         |partition| KnownCommit { partition, committed: GroupCommit::Here(Some(partitions)), open: None };
     (0..partitions).map(known).collect()
 }
 
-/// Decides where all of `known` begin. Returns how many there are.
+/// Decides the starting positions of all of `known`. Returns their number.
 pub fn start_plan(known: &[KnownCommit], owned: &[i32]) -> usize {
     black_box(start_plan::plan(known, owned));
     owned.len()

@@ -1,4 +1,4 @@
-//! Frame to payload as it is usually written: a client's owned records, `serde_json` over owned structs, base64.
+//! Usual implementation from frame to payload: a client's owned records, `serde_json` over owned structs, base64.
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -48,8 +48,8 @@ impl EventRecord {
     }
 }
 
-/// Through rskafka's records, which its client keeps to itself but for its fuzzer. Uncompressed frames alone. Returns the
-/// payload.
+/// Builds the payload with rskafka's records, which its client exposes only for its fuzzer. Supports uncompressed
+/// frames only.
 pub fn through_rskafka(frame: &Bytes) -> Vec<u8> {
     let mut reader = Cursor::new(frame.as_ref());
     let mut all = Vec::new();
@@ -65,7 +65,7 @@ pub fn through_rskafka(frame: &Bytes) -> Vec<u8> {
     written(all)
 }
 
-/// Through kafka-protocol's decoder, which knows all codecs. Returns the payload.
+/// Builds the payload with kafka-protocol's decoder, which supports all codecs.
 pub fn through_kafka_protocol(frame: &Bytes) -> Vec<u8> {
     let sets = RecordBatchDecoder::decode_all(&mut frame.clone()).expect("our own batches decode");
     let all = sets.into_iter().flat_map(|set| set.records).map(|record| {

@@ -1,5 +1,5 @@
-//! Every member that Amazon's model of the API has, through the real API: kept, shown, changed and cleared, or refused by name. A member
-//! that the model has and this test does not name makes it fail.
+//! Every member of Amazon's model of the API, through the real API: kept, shown, changed and cleared, or rejected
+//! by name. The test fails if the model has a member that is not listed here.
 
 #[path = "api/model.rs"]
 mod model;
@@ -18,26 +18,26 @@ use self::served::ServedApi;
 const CREATE: &str = "CreateEventSourceMappingRequest";
 const UPDATE: &str = "UpdateEventSourceMappingRequest";
 
-/// A member that can be changed.
+/// Member that can be changed.
 struct ChangedMember {
     name: &'static str,
-    /// Together with `second`, every member within it.
+    /// First value. Together with `second` it sets every nested member.
     first: Value,
     second: Value,
-    /// What removes it; `None`: it cannot be removed.
+    /// Value that removes the member; `None` if it cannot be removed.
     nothing: Option<Value>,
 }
 
-/// A member that a mapping has from its creation on.
+/// Member that is fixed at creation.
 struct CreatedMember {
     name: &'static str,
     value: Value,
     other: Value,
-    /// What else must be in the request.
+    /// Other members that the request requires.
     with: Value,
 }
 
-/// Values for the members that are kept.
+/// Returns values for the members that can be changed.
 fn changed() -> Vec<ChangedMember> {
     let one = |name, first, second, nothing: Option<Value>| ChangedMember { name, first, second, nothing };
     let to = |arn: &str| json!({ "OnFailure": { "Destination": arn } });
@@ -87,7 +87,7 @@ fn changed() -> Vec<ChangedMember> {
     ]
 }
 
-/// Values for the members that stay as they were created.
+/// Returns values for the members that are fixed at creation.
 fn created() -> Vec<CreatedMember> {
     let one = |name, value, other| CreatedMember { name, value, other, with: json!({}) };
     let servers =
@@ -106,7 +106,7 @@ fn created() -> Vec<CreatedMember> {
     ]
 }
 
-/// What is refused, and the words of the refusal.
+/// Returns the rejected members and the text of their errors.
 fn refused() -> Vec<(&'static str, &'static str)> {
     let unsupported = "parameter for given event source mapping type.";
     vec![
@@ -131,7 +131,7 @@ fn refused() -> Vec<(&'static str, &'static str)> {
     ]
 }
 
-/// `value` at `path` of a body.
+/// Returns a body with `value` at `path`.
 fn at(path: &str, value: Value) -> Value {
     path.rsplit('.').fold(value, |value, name| json!({ name: value }))
 }
@@ -147,11 +147,11 @@ fn shape_at<'m>(model: &'m ApiModel, path: &str) -> &'m str {
     })
 }
 
-/// Two of the members are shown under other names.
+/// Members that are shown under other names.
 const SHOWN_OTHERWISE: [&str; 2] = ["Enabled", "FunctionName"];
 
 #[test]
-fn every_member_of_the_model_is_kept_or_refused_here() {
+fn every_model_member_is_kept_or_rejected() {
     let model = ApiModel::read();
     let mut unnamed = BTreeSet::new();
     model.leaves(CREATE, "", &mut unnamed);
@@ -184,7 +184,7 @@ fn every_member_of_the_model_is_kept_or_refused_here() {
 }
 
 #[test]
-fn members_that_can_change_are_set_shown_changed_cleared_and_survive_a_restart() {
+fn changeable_members_are_updated_cleared_and_durable() {
     scene(|scene| async move {
         let mut served = ServedApi::on(&scene);
         for member in changed() {
@@ -219,7 +219,7 @@ fn members_that_can_change_are_set_shown_changed_cleared_and_survive_a_restart()
 }
 
 #[test]
-fn the_function_and_the_switch_are_shown_under_other_names() {
+fn function_and_enabled_are_shown_under_other_names() {
     scene(|scene| async move {
         let mut served = ServedApi::on(&scene);
         let arn = |name: &str| json!(format!("arn:aws:lambda:eu-west-1:000000000000:function:{name}"));
@@ -237,7 +237,7 @@ fn the_function_and_the_switch_are_shown_under_other_names() {
 }
 
 #[test]
-fn members_that_stay_are_set_shown_and_cannot_be_changed() {
+fn fixed_members_are_shown_and_cannot_be_changed() {
     scene(|scene| async move {
         let mut served = ServedApi::on(&scene);
         for CreatedMember { name, value, other, with } in created() {
@@ -263,7 +263,7 @@ fn members_that_stay_are_set_shown_and_cannot_be_changed() {
 }
 
 #[test]
-fn members_that_are_not_for_kafka_or_not_built_are_refused_by_name() {
+fn unsupported_members_are_rejected_by_name() {
     scene(|scene| async move {
         let model = ApiModel::read();
         let served = ServedApi::on(&scene);
@@ -286,7 +286,7 @@ fn members_that_are_not_for_kafka_or_not_built_are_refused_by_name() {
 }
 
 #[test]
-fn values_that_break_the_model_are_refused_by_name_in_both_requests() {
+fn invalid_values_are_rejected_in_create_and_update() {
     scene(|scene| async move {
         let model = ApiModel::read();
         let served = ServedApi::on(&scene);
@@ -325,7 +325,7 @@ fn values_that_break_the_model_are_refused_by_name_in_both_requests() {
     });
 }
 
-/// A refusal names the member, or what holds it.
+/// Asserts that an error names the member, or one that contains it.
 fn judge(path: &str, typed: bool, error: &str) {
     if !typed {
         assert!(error.starts_with("400 SerializationException"), "{path}: {error}");
@@ -335,7 +335,7 @@ fn judge(path: &str, typed: bool, error: &str) {
         || error.starts_with("400 InvalidParameterValueException");
     let lower = error.to_lowercase();
     let names = |name: &str| lower.contains(&name.trim_end_matches(['[', ']', '{', '}']).to_lowercase());
-    // An empty map of endpoints is no source.
+    // An empty map of endpoints counts as no event source.
     let no_source =
         path.starts_with("SelfManagedEventSource") && error.contains("Unrecognized event source.");
     assert!(refused && (no_source || path.split('.').any(names)), "{path}: {error}");

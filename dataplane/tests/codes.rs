@@ -1,5 +1,6 @@
-//! Every error code of Kafka's protocol, as the answer of every API that the node speaks: what the node does is compared with a
-//! table of its own, made of what Kafka's client may try again and of what a member must do about each hazard.
+//! Every error code of Kafka's protocol as the response of every API that the node uses. The node's reaction is
+//! compared with an independent table, derived from the codes that Kafka's client retries and from the required
+//! reaction to each hazard.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,23 +43,25 @@ mod unasked;
 use line::{Line, frame};
 use listed::{LISTED, codes_of};
 
-/// What Kafka's own client tries again: the exceptions of `org.apache.kafka.common.protocol.Errors` that are a
+/// Codes that Kafka's own client retries: the exceptions of `org.apache.kafka.common.protocol.Errors` that are a
 /// `RetriableException`.
 const RETRIABLE: &[i16] = &[
     2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 51, 56, 70, 71, 72, 74, 75, 78, 80, 83, 84, 88, 89, 100,
     103, 106, 122, 123, 133,
 ];
-/// You are not the member you think you are: everything is dropped at once, whatever was asked (H1).
+/// Codes that deny the membership: everything is dropped at once, whatever the request was (H1).
 const FENCED: &[i16] = &[22, 25, 82, 110, 113];
-/// The quota is spent (H22).
+/// The quota is exhausted (H22).
 const THROTTLED: &[i16] = &[89];
-/// The broker has no good bytes there, or none that we read: the partition stops (H20). Java tries 2 again for ever.
+/// The broker has no valid bytes at the offset, or none that this version reads: the partition stops (H20). Java
+/// retries 2 indefinitely.
 const POISON: &[i16] = &[2, 76];
-/// Rights, names, limits, versions: a person must change something.
+/// Rights, names, limits, versions: an operator must change something.
 const FOR_A_PERSON: &[i16] = &[17, 23, 24, 26, 29, 30, 31, 35, 58, 81];
-/// Not retriable to Java, which gives the error to the program; there is nobody behind us who could do better than ask again: what
-/// is passing after all (-1), what has an answer of its own (1, 27, 79), what says that we asked wrong, and codes of transactions
-/// and of groups that are listed for what we ask but belong to askers of another kind (43, 48, 49, 53, 69, 111, 112, 128).
+/// Codes that are not retriable in Java, which passes the error to the program. Here nobody could do better than
+/// retry. They are transient errors (-1), codes with a response of their own (1, 27, 79), and codes for invalid
+/// requests. The others (43, 48, 49, 53, 69, 111, 112, 128) are listed for these APIs, but concern transactions,
+/// groups, or other callers.
 const ASKED_AGAIN: &[i16] = &[-1, 1, 12, 27, 28, 42, 43, 48, 49, 53, 69, 79, 111, 112, 128];
 
 const APIS: &[ApiKey] = &[
@@ -100,7 +103,7 @@ fn class_of(code: i16) -> ErrorClass {
 }
 
 #[test]
-fn every_code_that_kafka_lists_for_what_we_ask_has_a_place() {
+fn every_listed_code_is_classified() {
     for listed in LISTED {
         for code in listed.codes {
             let places = [RETRIABLE, FENCED, POISON, FOR_A_PERSON, ASKED_AGAIN];
@@ -113,7 +116,7 @@ fn every_code_that_kafka_lists_for_what_we_ask_has_a_place() {
 }
 
 #[test]
-fn what_kafkas_client_tries_again_is_tried_again() {
+fn codes_retried_by_kafka_client_are_retried() {
     for code in RETRIABLE {
         let class = class_of(*code);
         let stops = *code == 2 && class == ErrorClass::Poison;
@@ -122,7 +125,7 @@ fn what_kafkas_client_tries_again_is_tried_again() {
 }
 
 #[test]
-fn every_api_and_every_code_have_the_class_of_the_table() {
+fn every_api_maps_codes_to_expected_class() {
     for api in APIS {
         for (code, error) in all_codes() {
             let said = KafkaError::broker(*api, "subject", error);
@@ -140,7 +143,7 @@ fn h14_h20_every_code_of_a_fetched_partition() {
             1 => does == ErrorAction::OutOfRange,
             2 | 76 => matches!(does, ErrorAction::Trouble(FetchError::Corrupt(_))),
             29 | 31 => matches!(does, ErrorAction::Trouble(FetchError::NotAuthorized(_))),
-            // Whoever leads it is looked up again, and asked again.
+            // The leader is looked up again, and the fetch is retried.
             _ => does == ErrorAction::Misplaced,
         };
         assert!(right, "{code} {error}: {does:?}");
@@ -151,16 +154,16 @@ fn at(seconds: u64) -> Moment {
     Moment::from_micros(seconds * 1_000_000)
 }
 
-/// What the answer to one request of a membership makes of the member.
+/// Effect of a response to a membership request on the member.
 #[derive(Debug, PartialEq)]
 enum MemberReaction {
-    /// Everything it owned is gone, at once.
+    /// It drops everything it owned, at once.
     Fenced,
-    /// It joins again at once, and keeps what it owns meanwhile.
+    /// It rejoins at once, and keeps what it owns meanwhile.
     Rejoins,
-    /// It keeps what it owns, tells a person, and comes back slowly.
+    /// It keeps what it owns, reports the problem to an operator, and retries slowly.
     Waits,
-    /// It keeps what it owns and asks again soon.
+    /// It keeps what it owns and retries soon.
     AsksAgain,
 }
 
@@ -175,7 +178,7 @@ fn member() -> ClassicMember {
     core
 }
 
-/// Who it sends its requests as.
+/// Returns the identity that its requests carry.
 fn itself(core: &ClassicMember) -> MemberIdentity {
     let (generation, member) = core.commit_identity().unwrap_or((-1, ""));
     MemberIdentity { member: member.to_owned(), generation }
@@ -214,7 +217,7 @@ fn made(core: &ClassicMember, effects: &[GroupEffect]) -> MemberReaction {
     let told = any(|effect| matches!(effect, GroupEffect::Trouble(_)));
     match core.wake_at() {
         Some(wakes) if told => {
-            // What we own is given up before, when nobody hears of us for so long.
+            // Its partitions are dropped earlier if the coordinator receives no heartbeat for that long.
             assert!(wakes >= at(108), "slowly: {wakes:?}");
             MemberReaction::Waits
         }
@@ -225,7 +228,7 @@ fn made(core: &ClassicMember, effects: &[GroupEffect]) -> MemberReaction {
 
 #[test]
 fn h1_h10_h25_every_code_of_every_request_of_a_member() {
-    // Of the other protocol (KIP-848).
+    // Codes of the other protocol (KIP-848).
     let others = [110, 113];
     for (code, error) in all_codes().into_iter().filter(|(code, _)| !others.contains(code)) {
         let failure = || RequestError::Code(error);
@@ -254,19 +257,19 @@ fn h1_h10_h25_every_code_of_every_request_of_a_member() {
             MemberReaction::Fenced | MemberReaction::Rejoins => {
                 assert_eq!(made(&core, &effects), expected, "OffsetCommit {code}");
             }
-            // The commit is tried again; of the membership it says nothing.
+            // The commit is retried; its error has no effect on the membership.
             _ => assert!(effects.is_empty() && core.commit_identity().is_some(), "OffsetCommit {code}"),
         }
     }
 }
 
 #[test]
-fn h10_every_code_of_a_member_that_leaves() {
+fn h10_every_code_of_a_leaving_member() {
     for (code, error) in all_codes() {
         let expected = match class_of(code) {
-            // Who is no member any more has left, whatever put it out.
+            // A fenced member has left, whatever the reason.
             ErrorClass::Fenced => LeaveResult::Gone,
-            // The whole group has gone.
+            // The whole group is gone.
             _ if code == 69 => LeaveResult::Gone,
             ErrorClass::Retry | ErrorClass::Throttle => LeaveResult::Again,
             ErrorClass::Poison | ErrorClass::Fatal => LeaveResult::Refused(error),
@@ -309,7 +312,7 @@ fn is_code<T: std::fmt::Debug>(outcome: Result<T, KafkaError>, error: ResponseEr
 }
 
 #[tokio::test]
-async fn h11_no_code_of_an_offset_fetch_says_that_nothing_is_committed() {
+async fn h11_offset_fetch_error_never_means_no_commit() {
     use offset_fetch_response::{OffsetFetchResponsePartition, OffsetFetchResponseTopic};
     for (code, error) in all_codes() {
         for of_all in [true, false] {
@@ -328,7 +331,7 @@ async fn h11_no_code_of_an_offset_fetch_says_that_nothing_is_committed() {
 }
 
 #[tokio::test]
-async fn com_1_no_code_of_a_commit_is_passed_over() {
+async fn com_1_no_commit_error_code_is_ignored() {
     use offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
     let who = CommitIdentity {
         group: "group".to_owned(),
@@ -348,7 +351,7 @@ async fn com_1_no_code_of_a_commit_is_passed_over() {
 }
 
 #[tokio::test]
-async fn no_code_of_metadata_a_coordinator_or_versions_is_passed_over() {
+async fn no_metadata_coordinator_or_versions_code_is_ignored() {
     use metadata_response::MetadataResponseTopic;
     for (code, error) in all_codes() {
         let of_topic = MetadataResponseTopic::default().with_name(Some(topic())).with_error_code(code);
@@ -361,7 +364,7 @@ async fn no_code_of_metadata_a_coordinator_or_versions_is_passed_over() {
         let reply = FindCoordinatorResponse::default().with_error_code(code);
         is_code(cluster(answers(ApiKey::FindCoordinator, 3, &reply)).find_coordinator("group").await, error);
         let refusal = encoded(&ApiVersionsResponse::default().with_error_code(code), 0);
-        // Version 3 is refused in the shape of version 0; all other answers have their own.
+        // Version 3 is rejected in the layout of version 0; all other responses use their own.
         let own =
             encoded(&ApiVersionsResponse::default().with_error_code(code), if code == 35 { 0 } else { 3 });
         let line = Line::saying(
@@ -374,7 +377,7 @@ async fn no_code_of_metadata_a_coordinator_or_versions_is_passed_over() {
     }
 }
 
-/// A cluster whose two partitions are led by `host`, which answers with `reply`.
+/// Creates a cluster whose two partitions are led by `host`, which responds with `reply`.
 async fn led(api: ApiKey, version: i16, reply: &impl Encodable) -> KafkaCluster {
     use metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
     let part =
@@ -391,7 +394,7 @@ async fn led(api: ApiKey, version: i16, reply: &impl Encodable) -> KafkaCluster 
 }
 
 #[tokio::test]
-async fn h13_h14_no_code_of_a_leader_is_passed_over() {
+async fn h13_h14_no_leader_error_code_is_ignored() {
     use list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
     use offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
     for (code, error) in all_codes() {

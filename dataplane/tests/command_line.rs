@@ -1,8 +1,8 @@
-//! The binary from outside: exit codes, and what is printed where.
+//! The binary from outside: exit codes, standard output and standard error.
 
 use std::process::{Command, Output};
 
-/// Runs the binary without the variables that tests use for themselves.
+/// Runs the binary without the environment variables that tests use.
 fn lighterman(args: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lighterman"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LIGHTERMAN_"))
@@ -21,7 +21,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn check_prints_what_is_in_force_and_hides_secrets() {
+fn check_prints_effective_settings_and_hides_secrets() {
     let secret =
         [("LIGHTERMAN_ROOT_ACCESS_KEY_ID", "AKID"), ("LIGHTERMAN_ROOT_SECRET_ACCESS_KEY", "very-secret")];
     let output = lighterman(&["check", "--log-level", "debug"], &secret);
@@ -33,7 +33,7 @@ fn check_prints_what_is_in_force_and_hides_secrets() {
 }
 
 #[test]
-fn check_exits_2_with_one_line_that_names_the_mend() {
+fn check_exits_2_with_one_line_naming_fix() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("lighterman.toml");
     std::fs::write(&file, "metrics_listn = '127.0.0.1:1'\n").expect("file");
@@ -48,7 +48,7 @@ fn check_exits_2_with_one_line_that_names_the_mend() {
 }
 
 #[test]
-fn wrong_usage_is_2_and_help_is_0_with_examples() {
+fn wrong_usage_exits_2_and_help_exits_0() {
     assert_eq!(lighterman(&["chekc"], &[]).status.code(), Some(2));
     assert_eq!(lighterman(&[], &[]).status.code(), Some(2));
     let help = lighterman(&["check", "--help"], &[]);
@@ -58,7 +58,7 @@ fn wrong_usage_is_2_and_help_is_0_with_examples() {
 }
 
 #[test]
-fn filters_are_tried_on_records_without_a_node() {
+fn filters_are_tested_on_records_without_a_node() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("orders.jsonl");
     let orders = "{\"state\":\"paid\"}\n{\"state\":\"new\"}\r\nno JSON\n";
@@ -95,7 +95,7 @@ fn filters_are_tried_on_records_without_a_node() {
 }
 
 #[test]
-fn a_pattern_that_cannot_be_used_is_2_with_its_place() {
+fn invalid_pattern_exits_2_with_its_position() {
     let output = lighterman(&["filter", "test", "--pattern", r#"{"value":{"a":[{"prefx":"x"}]}}"#], &[]);
     assert_eq!(output.status.code(), Some(2));
     let told = stderr(&output);

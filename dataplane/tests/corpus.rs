@@ -1,4 +1,4 @@
-//! What the fuzzer has found worth keeping, run as an ordinary test, and its neighbours: the same bytes with a few changed.
+//! Fuzzing corpora as ordinary tests, together with their neighbours: the same bytes with a few changes.
 
 use proptest::prelude::*;
 
@@ -28,13 +28,13 @@ fn seeds(subject: &str) -> Vec<Vec<u8>> {
     corpus_files::seeds(env!("CARGO_MANIFEST_DIR"), subject)
 }
 
-/// Runs a corpus; some of it must be good.
+/// Runs a corpus, of which some inputs must be valid.
 fn holds(subject: &str, run: fn(&[u8]) -> usize) {
     let good: usize = seeds(subject).iter().map(|seed| run(seed)).sum();
     assert!(good > 0, "some of it is good");
 }
 
-/// Runs neighbours of a corpus: some bytes changed, some put in, some cut off.
+/// Runs neighbours of a corpus: some bytes changed, some inserted, some removed at the end.
 fn neighbours_hold(subject: &str, cases: u32, run: fn(&[u8]) -> usize) {
     let all = seeds(subject);
     let changes = prop::collection::vec(any::<(prop::sample::Index, u8, bool)>(), 0..5);

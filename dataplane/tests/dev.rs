@@ -1,4 +1,5 @@
-//! `lighterman dev` as a person starts it: a function in a package, one that cannot be imported, a second one beside the first.
+//! `lighterman dev` as a developer starts it: with a function in a package, with one that cannot be imported, and
+//! as a second instance.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,10 +12,11 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The usual ports are one for all tests of this file: one that ends would give them free while another counts on them.
+/// Lock of the default ports, which all tests of this file share: an instance that ends would release them while
+/// another relies on them.
 static USUAL_PORTS: Mutex<()> = Mutex::new(());
 
-/// A running `dev`, and what it prints.
+/// A running `dev` and its output.
 struct DevProcess {
     child: Child,
     lines: Receiver<String>,
@@ -22,7 +24,7 @@ struct DevProcess {
 }
 
 impl DevProcess {
-    /// Starts it in `project`, with the Python of the tests first on the path.
+    /// Starts it in `project`, with the tests' Python first on the path.
     fn start(project: &Path, python: Option<&Path>, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lighterman"));
         command.arg("dev").args(arguments).current_dir(project).stdin(Stdio::null());
@@ -47,7 +49,7 @@ impl DevProcess {
         Self { child, lines, seen: Vec::new() }
     }
 
-    /// Waits for a line, also one that came before.
+    /// Waits for a line, including earlier ones.
     fn until(&mut self, what: &str) -> String {
         let end = Instant::now() + LIMIT;
         let mut from = 0;
@@ -63,14 +65,14 @@ impl DevProcess {
         }
     }
 
-    /// SIGTERM, and its exit code.
+    /// Sends SIGTERM and returns the exit code.
     fn stop(mut self) -> Option<i32> {
         let pid = Pid::from_raw(self.child.id() as i32).expect("a pid");
         kill_process(pid, Signal::TERM).expect("signalled");
         self.end()
     }
 
-    /// Its exit code, once it has ended.
+    /// Waits for the end and returns the exit code.
     fn end(&mut self) -> Option<i32> {
         let end = Instant::now() + LIMIT;
         while Instant::now() < end {
@@ -90,7 +92,7 @@ impl Drop for DevProcess {
     }
 }
 
-/// A Python with `awslambdaric`, or `None` after one line that says the test is skipped.
+/// Returns a Python with `awslambdaric`. Prints one line and returns `None` if there is none.
 fn python() -> Option<PathBuf> {
     let python = PathBuf::from(std::env::var("TEST_LIGHTERMAN_PYTHON").unwrap_or_else(|_| "python3".into()));
     let probe = Command::new(&python).args(["-c", "import awslambdaric"]).stderr(Stdio::null()).status();
@@ -116,7 +118,7 @@ fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 #[test]
-fn a_function_of_a_package_runs_and_its_prints_and_first_error_are_shown() {
+fn package_function_output_and_first_error_are_shown() {
     let Some(python) = python() else { return };
     let _ports = USUAL_PORTS.lock();
     let code = "from orders.names import NAME\n\ndef handler(event, context):\n    print('hello from', NAME)\n    \
@@ -132,7 +134,7 @@ fn a_function_of_a_package_runs_and_its_prints_and_first_error_are_shown() {
 }
 
 #[test]
-fn a_function_that_cannot_be_imported_says_so_at_once() {
+fn unimportable_function_is_reported_at_once() {
     let Some(python) = python() else { return };
     let _ports = USUAL_PORTS.lock();
     let folder = project(&[("app.py", "import no_such_module\n\ndef handler(event, context):\n    pass\n")]);
@@ -143,14 +145,15 @@ fn a_function_that_cannot_be_imported_says_so_at_once() {
 }
 
 #[test]
-fn a_second_one_takes_other_ports_and_says_so_and_a_chosen_port_is_never_changed() {
+fn second_instance_reports_other_ports_but_keeps_chosen() {
     let _ports = USUAL_PORTS.lock();
     let folder = project(&[]);
     let mut first = DevProcess::start(folder.path(), None, &["--rate", "0"]);
     first.until("control API");
     first.until("try:");
     let mut second = DevProcess::start(folder.path(), None, &["--rate", "0"]);
-    // The first may have met another program on its ports; of the second's three at least these two are taken for sure.
+    // The first instance may have found another program on its ports; of the second's three, at least these two are
+    // certainly in use.
     let endpoint = second.until("control API  http://");
     second.until("port 9010 is taken; the control API uses");
     second.until("port 9011 is taken; metrics uses");
@@ -165,10 +168,10 @@ fn a_second_one_takes_other_ports_and_says_so_and_a_chosen_port_is_never_changed
 }
 
 #[test]
-fn one_that_is_told_to_go_while_it_starts_ends_and_leaves_no_function_behind() {
+fn sigterm_during_start_leaves_no_function_running() {
     use std::os::unix::fs::PermissionsExt;
     let _ports = USUAL_PORTS.lock();
-    // A function that starts, tells its process, and never asks for work.
+    // A function that starts, prints its process id, and never requests an invocation.
     let folder = project(&[("bootstrap", "#!/bin/sh\necho process $$\nexec sleep 600\n")]);
     let program = folder.path().join("bootstrap");
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("executable");

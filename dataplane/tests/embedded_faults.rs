@@ -1,4 +1,4 @@
-//! A dataplane against the embedded broker with its faults: cut connections, garbage, retention, partitions that appear.
+//! A dataplane against the embedded broker with faults: closed connections, garbage, retention, added partitions.
 
 mod scene;
 
@@ -41,7 +41,7 @@ fn ord_1_alo_1_cut_and_garbled_connections_lose_and_repeat_nothing() {
 }
 
 #[test]
-fn h18_a_partition_added_later_begins_at_its_beginning_even_with_latest() {
+fn h18_added_partition_with_latest_starts_at_beginning() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         producer.write(10).await.expect("written");
@@ -49,7 +49,7 @@ fn h18_a_partition_added_later_begins_at_its_beginning_even_with_latest() {
         scene.until("one partition owned", |scene| scene.committed() == 10).await;
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         scene.broker.add_partitions("orders", 2).await;
-        // Round-robin over both: five records land in the new partition before anybody reads it.
+        // Round-robin over both: five records are in the new partition before anyone reads it.
         scene.producer(2).await.write(10).await.expect("written");
         scene.run(OffsetSpec::Latest);
         scene.until("both committed to their ends", |scene| scene.committed() == 15 + 5).await;
@@ -61,7 +61,7 @@ fn h18_a_partition_added_later_begins_at_its_beginning_even_with_latest() {
 }
 
 #[test]
-fn h14_what_retention_took_is_passed_over_and_the_rest_arrives() {
+fn h14_records_after_retention_gap_are_delivered() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         for _ in 0..4 {
@@ -83,7 +83,7 @@ fn h14_what_retention_took_is_passed_over_and_the_rest_arrives() {
 }
 
 #[test]
-fn h13_a_log_that_was_cut_off_while_nobody_read_is_read_from_the_cut() {
+fn h13_log_truncated_while_stopped_is_read_from_truncation() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         for _ in 0..4 {
@@ -93,7 +93,7 @@ fn h13_a_log_that_was_cut_off_while_nobody_read_is_read_from_the_cut() {
         scene.until("all committed", |scene| scene.committed() == 40).await;
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         scene.broker.truncate("orders", 0, Offset(20)).await;
-        // The new history is longer than the old one: only the epochs can tell them apart.
+        // The new history is longer than the old one, so only the epochs distinguish them.
         for _ in 0..3 {
             producer.write(10).await.expect("written");
         }
@@ -106,7 +106,7 @@ fn h13_a_log_that_was_cut_off_while_nobody_read_is_read_from_the_cut() {
 }
 
 #[test]
-fn h13_a_log_that_is_cut_off_under_a_reader_is_read_from_the_cut() {
+fn h13_log_truncated_while_running_is_read_from_truncation() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         for _ in 0..4 {
@@ -126,8 +126,8 @@ fn h13_a_log_that_is_cut_off_under_a_reader_is_read_from_the_cut() {
 }
 
 #[test]
-fn h14_liv_1_what_retention_took_of_many_partitions_is_asked_about_at_once() {
-    // One after the other, with a connection for each question, they would take longer than is waited.
+fn h14_liv_1_retention_of_many_partitions_is_resolved_concurrently() {
+    // Resolved one after the other, with a connection for each request, they would exceed the time limit.
     const PARTITIONS: i32 = 400;
     scene(|scene| async move {
         let mut producer = scene.producer(PARTITIONS).await;
@@ -153,9 +153,9 @@ fn h14_liv_1_what_retention_took_of_many_partitions_is_asked_about_at_once() {
 }
 
 #[test]
-fn the_lag_of_a_partition_without_room_is_unknown_while_its_broker_does_not_answer_and_known_again() {
+fn lag_of_full_partition_is_unknown_during_outage() {
     scene(|scene| async move {
-        // Far more than a partition buffers, and the function answers nothing.
+        // Far more than a partition buffers, and the function does not respond.
         const RECORDS: u32 = 20_000;
         scene.memory.held.store(true, Ordering::Relaxed);
         scene.producer(1).await.write(RECORDS.into()).await.expect("written");

@@ -1,4 +1,4 @@
-//! Filters end to end: only records that match reach the function, and the committed offset reaches the end.
+//! Filters end to end: only matching records reach the function, and the committed offset reaches the end.
 
 mod scene;
 
@@ -23,7 +23,7 @@ fn orders(scene: &DataplaneScene) -> Vec<u64> {
 }
 
 #[test]
-fn alo_1_only_matching_records_arrive_and_the_commit_reaches_the_end() {
+fn alo_1_only_matching_records_arrive_and_all_commit() {
     let recorder = lighterman::metrics::SeriesRecorder::default();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).expect("the only one of this process");
@@ -51,14 +51,14 @@ fn alo_1_only_matching_records_arrive_and_the_commit_reaches_the_end() {
 }
 
 #[test]
-fn liv_1_where_nothing_matches_nothing_is_invoked_and_the_commit_reaches_the_end() {
+fn liv_1_filtered_records_commit_without_invocation() {
     scene(|scene| async move {
         let mut producer = scene.producer(2).await;
         producer.write(1_000).await.expect("written");
         let nothing = filters(&[r#"{"value":{"order":[{"exists":false}]}}"#]);
         scene.run_filtered(OffsetSpec::Earliest, nothing.clone());
         scene.until("all committed", |scene| scene.committed() == 1_000).await;
-        // The commits are Kafka's, not ours alone: the next owner goes on behind them.
+        // The commits are in Kafka, not only in this node: the next owner continues after them.
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         producer.write(10).await.expect("written");
         scene.run_filtered(OffsetSpec::Earliest, nothing);
@@ -69,14 +69,14 @@ fn liv_1_where_nothing_matches_nothing_is_invoked_and_the_commit_reaches_the_end
 }
 
 #[test]
-fn an_update_of_the_filters_holds_from_the_committed_offset_on() {
+fn updated_filters_apply_from_committed_offset() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         producer.write(100).await.expect("written");
         scene.run_filtered(OffsetSpec::Earliest, filters(&[r#"{"value":{"order":[{"numeric":["<",10]}]}}"#]));
         scene.until("all committed", |scene| scene.committed() == 100).await;
         scene.run_filtered(OffsetSpec::Earliest, FilterCriteria::default());
-        // A board of its own, with nothing resolved on it yet: the new configuration runs.
+        // A new board without resolved records means that the new configuration runs.
         let runs_anew = |scene: &DataplaneScene| {
             let board = scene.dataplane.board(scene.id);
             board.is_some_and(|board| board.resolved_total() == 0) && scene.committed() == 100

@@ -1,5 +1,6 @@
-//! Foreign clients as judges: of the embedded broker (kcat, confluent-kafka, kafkajs, Apache's Java client), and of the
-//! control API (boto3, the AWS CLI). One that is not installed is skipped, unless `TEST_LIGHTERMAN_REQUIRE_CLIENTS` is set.
+//! Foreign clients as a check of the embedded broker (kcat, confluent-kafka, kafkajs, Apache's Java client) and of
+//! the control API (boto3, the AWS CLI). A client that is not installed is skipped, unless
+//! `TEST_LIGHTERMAN_REQUIRE_CLIENTS` is set.
 
 mod driven;
 
@@ -81,10 +82,10 @@ fn kcat_accepts_the_embedded_broker() {
     assert_eq!(out.trim(), "300");
 }
 
-/// How many topics a client meets; librdkafka reckons the memory for a list of them from the bytes of the reply.
+/// Numbers of topics; librdkafka computes the memory for a list of topics from the size of the response.
 const MANY_TOPICS: [usize; 3] = [1, 17, 500];
 
-/// Runs a client on brokers of its own with ever more topics.
+/// Runs a client on new brokers with increasing numbers of topics.
 fn meets_many_topics(program: &Path, arguments: &[&Path], fine: &str) {
     for topics in MANY_TOPICS {
         let (_broker, servers) = broker();
@@ -142,7 +143,7 @@ async fn boto3_and_the_aws_cli_drive_a_node_unchanged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn boto3_and_the_aws_cli_set_change_and_clear_members() {
+async fn boto3_and_aws_cli_update_and_clear_members() {
     let Some(python) = python() else { return };
     let node = DrivenNode::start().await;
     let variables = node.variables.clone();

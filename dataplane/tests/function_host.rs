@@ -1,4 +1,4 @@
-//! The function host, driven by AWS's own client and by real runtimes.
+//! The function host with AWS's own client and real runtimes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ fn body(output: &InvokeOutput) -> Value {
     serde_json::from_slice(output.payload().expect("payload").as_ref()).expect("json")
 }
 
-/// Missing tools skip a test, aloud, unless the environment says that they must be there.
+/// Skips a test with a message if tools are missing, unless the environment requires them.
 fn skipped(test: &str, why: &str) {
     assert!(std::env::var_os("TEST_LIGHTERMAN_REQUIRE_CLIENTS").is_none(), "{test}: {why}");
     println!("skipped {test}: {why}");
@@ -95,7 +95,7 @@ fn sample() -> FunctionCommand {
     FunctionCommand::sample_of(env!("CARGO_BIN_EXE_lighterman").into())
 }
 
-/// One raw exchange; the whole answer as text.
+/// Sends one raw request and returns the whole response as text.
 async fn raw(host: &FunctionHost, head: &str, body: &[u8]) -> String {
     let mut stream = tokio::net::TcpStream::connect(host.address()).await.expect("connect");
     let length = body.len();
@@ -107,7 +107,7 @@ async fn raw(host: &FunctionHost, head: &str, body: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn ord_1_the_sample_takes_ascending_offsets_and_refuses_others() {
+async fn ord_1_sample_rejects_offsets_out_of_order() {
     let host = host(spec(sample(), LONG, 1));
     let client = client(&host);
     let event = json!({ "records": { "t-0": [{ "offset": 1 }, { "offset": 2 }] } });
@@ -250,7 +250,7 @@ async fn a_function_that_cannot_start_says_so_to_its_caller() {
     host.stop().await;
 }
 
-/// Remembers what it is told.
+/// Observer that records all notifications.
 #[derive(Default)]
 struct RecordingObserver(Mutex<Vec<String>>);
 
@@ -310,7 +310,7 @@ async fn an_observer_hears_of_starts_prints_and_errors_with_their_request() {
 }
 
 #[tokio::test]
-async fn functions_that_are_not_there_and_configurations_of_those_that_are() {
+async fn missing_function_fails_and_existing_configuration_is_returned() {
     let host = host(spec(sample(), Duration::from_secs(7), 1));
     let client = client(&host);
     let missing =
@@ -330,7 +330,7 @@ async fn functions_that_are_not_there_and_configurations_of_those_that_are() {
 }
 
 #[tokio::test]
-async fn what_goes_over_the_wire_without_any_client() {
+async fn raw_http_responses_match_lambdas() {
     let host = host(spec(sample(), LONG, 1));
     let path =
         "/2015-03-31/functions/arn%3Aaws%3Alambda%3Aus-east-1%3A000000000000%3Afunction%3Afn/invocations";
@@ -391,8 +391,8 @@ async fn node_runs_as_a_bootstrap() {
     host.stop().await;
 }
 
-/// `TEST_LIGHTERMAN_NODE_RIC` names a folder whose `node_modules` has `aws-lambda-ric`; building that takes minutes, so it is
-/// asked for, never required.
+/// `TEST_LIGHTERMAN_NODE_RIC` names a folder whose `node_modules` contains `aws-lambda-ric`. Building it takes
+/// minutes, so it is optional and never required.
 #[tokio::test]
 async fn node_runs_through_the_official_runtime() {
     let Some(folder) = std::env::var_os("TEST_LIGHTERMAN_NODE_RIC").map(PathBuf::from) else {
@@ -411,7 +411,7 @@ async fn node_runs_through_the_official_runtime() {
 }
 
 #[test]
-fn settings_that_cannot_work_are_refused_by_name() {
+fn invalid_settings_are_rejected_by_name() {
     let wrong = |settings: FunctionHostSettings| FunctionHost::start(settings).expect_err("refused");
     let everywhere =
         FunctionHostSettings { listen: "0.0.0.0:0".parse().expect("address"), ..settings(vec![]) };

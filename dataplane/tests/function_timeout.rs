@@ -1,4 +1,4 @@
-//! A function's timeout may change while it is invoked, and may not be told at once.
+//! The timeout of a function may change while it is invoked, and may be unknown at first.
 
 mod scene;
 
@@ -15,7 +15,7 @@ use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
 use lighterman::kafka::offsets::OffsetSpec;
 use parking_lot::Mutex;
 
-/// Tells what the script says, the last of it for ever.
+/// Port that returns the script's facts, and the last of them from then on.
 struct TimeoutTeller {
     script: Mutex<VecDeque<FunctionFacts>>,
     asked: Mutex<Vec<String>>,
@@ -45,7 +45,7 @@ async fn until(what: &str, fact: impl Fn() -> bool) {
 const SHORT: Duration = Duration::from_secs(3);
 
 #[test]
-fn what_was_throttled_or_not_answered_is_asked_again_and_told_to_every_mapping_of_the_function() {
+fn timeout_is_retried_and_sent_to_every_mapping() {
     actix_rt::System::new().block_on(async {
         let throttled = FunctionFacts::Unanswered { throttled: true };
         let known = FunctionFacts::Known { timeout: SHORT };
@@ -76,7 +76,7 @@ fn what_was_throttled_or_not_answered_is_asked_again_and_told_to_every_mapping_o
 }
 
 #[test]
-fn own_1_what_was_lost_is_not_started_over_a_function_whose_timeout_was_raised() {
+fn own_1_lost_invocation_waits_for_raised_timeout() {
     scene::scene(|scene| async move {
         scene.producer(1).await.write(10).await.expect("written");
         let raised = 6;

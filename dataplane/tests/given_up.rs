@@ -1,4 +1,4 @@
-//! A request that was given up does not reach its broker later (H6).
+//! An abandoned request does not reach its broker later (H6).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use lighterman::kafka::transport::{BrokerAddress, PlainTcp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Answers the first request, which asks for versions, with the one that speaks heartbeats.
+/// Accepts a connection and answers its ApiVersions request with support for heartbeats.
 async fn negotiated(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().await.expect("dialled");
     let length = stream.read_u32().await.expect("a frame");
@@ -32,7 +32,7 @@ async fn negotiated(listener: &TcpListener) -> TcpStream {
 }
 
 #[tokio::test]
-async fn com_1_what_was_given_up_is_reset_and_not_delivered_at_leisure() {
+async fn com_1_abandoned_request_is_reset_not_delivered_late() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = BrokerAddress::new("127.0.0.1", listener.local_addr().expect("bound").port());
     let deadline = Duration::from_secs(10);

@@ -1,5 +1,5 @@
-//! A mapping whose topic is gone, or may not be read any more, can be stopped all the same: what was in flight ends, its commit is
-//! refused, and a stop that hands nothing over does not wait for it for ever.
+//! A mapping whose topic is deleted or unreadable can still be stopped: its invocations end and the commit is
+//! rejected. A stop without hand-over does not wait for the commit forever.
 
 mod scene;
 
@@ -12,7 +12,7 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use self::scene::scene;
 
 #[test]
-fn drn_1_a_mapping_stops_after_its_topic_was_deleted_under_an_invocation() {
+fn drn_1_mapping_stops_after_topic_deletion_during_invocation() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         producer.write(5).await.expect("written");

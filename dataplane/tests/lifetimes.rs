@@ -1,4 +1,5 @@
-//! What is started ends: mappings that come, change, break and go leave nothing behind, and what a metric says is true now.
+//! Resources are released: mappings that are created, changed, broken and deleted leave nothing behind, and metrics
+//! show the current state.
 
 mod scene;
 
@@ -23,13 +24,13 @@ const ROUNDS: u32 = 10;
 const LIMIT: Duration = Duration::from_secs(120);
 const CORES: usize = 8;
 
-/// What a process holds.
+/// Resources of the process.
 #[derive(Clone, Debug, PartialEq)]
 struct ProcessHoldings {
     files: usize,
     threads: usize,
     lanes: usize,
-    /// Actors and tasks, by kind.
+    /// Actors and tasks by kind.
     alive: BTreeMap<String, String>,
     series: usize,
 }
@@ -50,14 +51,15 @@ impl ProcessHoldings {
         }
     }
 
-    /// Files and threads may be fewer: some runtime's helpers end by themselves when they have had nothing to do.
+    /// Returns true if nothing exceeds `before`. Files and threads may be fewer, since idle helper threads of a
+    /// runtime end by themselves.
     fn is_no_more_than(&self, before: &Self) -> bool {
         let counted = self.files <= before.files && self.threads <= before.threads;
         let Self { files: _, threads: _, lanes, alive, series } = self;
         counted && (lanes, alive, series) == (&before.lanes, &before.alive, &before.series)
     }
 
-    /// Waits until this is what the process holds again.
+    /// Waits until the process holds no more than this.
     async fn is_back(&self, scene: &DataplaneScene, metrics: &MetricsHandle, when: &str) {
         let waited = tokio::time::timeout(LIMIT, async {
             while !Self::now(scene, metrics).is_no_more_than(self) {
@@ -69,7 +71,8 @@ impl ProcessHoldings {
 }
 
 fn run_of(scene: &DataplaneScene, mapping: u128, batch_records_max: u32) -> MappingSpec {
-    // One consumer: where two are, beside each other or apart, is the placement's to say, and with it how much they share.
+    // One consumer: with two, the placement decides whether they share a thread, and so how many resources they
+    // share.
     let bounds = PollerBounds { minimum: 1, maximum: 1 };
     MappingSpec {
         bounds,
@@ -117,7 +120,7 @@ async fn updates_and_deletes(scene: DataplaneScene, metrics: MetricsHandle) {
     change_all(&scene, 50).await;
     all_committed(&scene, 0..MAPPINGS, 40).await;
     change_all(&scene, 51).await;
-    // Each has committed since it began: the connection for that is dialled when it is needed.
+    // Each mapping must have committed since its start: the connection for commits is opened on demand.
     producer.write(4).await.expect("written");
     all_committed(&scene, 0..MAPPINGS, 44).await;
     let before = settled(&scene, &metrics).await;
@@ -149,7 +152,7 @@ async fn updates_and_deletes(scene: DataplaneScene, metrics: MetricsHandle) {
     nothing.is_back(&scene, &metrics, "all mappings are gone").await;
 }
 
-/// What is held once it stays the same for a second.
+/// Returns the resources once they are unchanged for a second.
 async fn settled(scene: &DataplaneScene, metrics: &MetricsHandle) -> ProcessHoldings {
     let mut last = ProcessHoldings::now(scene, metrics);
     let mut same = 0;
@@ -162,7 +165,8 @@ async fn settled(scene: &DataplaneScene, metrics: &MetricsHandle) -> ProcessHold
     last
 }
 
-/// A port that panics ends the batcher that calls it, and with a large payload the invoker that all consumers share.
+/// Runs a port that panics: it ends the batcher that calls it, and with a large payload the invoker that all
+/// consumers share.
 async fn breakdowns(scene: &DataplaneScene, metrics: &MetricsHandle, before: &ProcessHoldings) {
     let mut producer = scene.producer(4).await;
     let mut records = 52;
@@ -220,7 +224,7 @@ async fn gauges(scene: DataplaneScene, metrics: MetricsHandle) {
 }
 
 #[test]
-fn what_is_started_ends() {
+fn changes_and_panics_leave_no_resources_behind() {
     let metrics = metrics::install().expect("the only recorder of this process");
     let (one, other) = (metrics.clone(), metrics);
     scene::scene_on(CORES, |scene| updates_and_deletes(scene, one));

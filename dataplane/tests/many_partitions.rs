@@ -1,5 +1,5 @@
-//! Thousands of partitions on two nodes that share them: all are revoked, drained and given at once, and each has an owner in
-//! the end, is never owned twice, and its beginning is on record.
+//! Thousands of partitions on two nodes that share them. All are revoked, drained and reassigned at once. In the
+//! end each has exactly one owner, and its start is recorded.
 
 mod scene;
 
@@ -15,17 +15,18 @@ use lighterman_proto::ids::MappingId;
 
 use self::scene::{DataplaneScene, node, scene};
 
-/// What is told of every node of this process.
+/// Metrics of all nodes of this process.
 static METRICS: LazyLock<MetricsHandle> = LazyLock::new(|| metrics::install().expect("once"));
 
-/// As long as a slow machine may take.
+/// Time limit, generous for slow machines.
 const WITHIN: Duration = Duration::from_secs(400);
 
 fn owned(node: &Dataplane, id: MappingId) -> BTreeSet<i32> {
     node.board(id).map(|board| board.partitions().into_keys().collect()).unwrap_or_default()
 }
 
-/// What `first` and `second` own; whatever moves goes from the one to the other, so it is looked at where it arrives first.
+/// Returns the partitions of `first` and `second`. Partitions move from the first to the second, so the second is
+/// read first.
 fn shares(first: &Dataplane, second: &Dataplane, id: MappingId) -> (BTreeSet<i32>, BTreeSet<i32>) {
     let arrived = owned(second, id);
     let left = owned(first, id);

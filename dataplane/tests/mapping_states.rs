@@ -1,4 +1,5 @@
-//! What the API says of a mapping while a change of it is under way: the old run drains, and until then nothing is settled.
+//! State of a mapping in the API while a change is in progress: the old run drains, and the state is not settled
+//! until then.
 
 mod scene;
 #[path = "api/served.rs"]
@@ -16,14 +17,14 @@ async fn state(served: &ServedApi, path: &str) -> String {
     served.get(path).await["State"].as_str().expect("text").to_owned()
 }
 
-/// The state that the answer to a change tells.
+/// Applies a change and returns the state in its response.
 async fn put(served: &ServedApi, path: &str, change: Value) -> String {
     let shown = served.client.call("PUT", path, Some(&change)).await.expect("accepted");
     shown["State"].as_str().expect("text").to_owned()
 }
 
 #[test]
-fn a_mapping_is_updating_until_its_old_run_has_drained() {
+fn mapping_is_updating_until_old_run_has_drained() {
     scene(|scene| async move {
         let served = ServedApi::on(&scene);
         let begins = json!({"Enabled": true, "StartingPosition": "TRIM_HORIZON", "BatchSize": 5});

@@ -1,4 +1,5 @@
-//! Mappings share a node's memory: one that cannot get on keeps nobody else from it, and what stands before it shows all the same.
+//! Mappings share a node's memory: one that makes no progress does not starve the others, and its backlog is still
+//! shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use rskafka::client::partition::{Compression, UnknownTopicHandling};
 use rskafka::client::{Client, ClientBuilder};
 use rskafka::record::Record;
 
-/// Refuses every invocation of the function `bad`; remembers the offsets that `good` was given.
+/// Functions of which `bad` rejects every invocation, and `good` records its offsets.
 #[derive(Default)]
 struct TestFunctions {
     refused: Mutex<u64>,
@@ -110,7 +111,7 @@ const PARTITIONS: i32 = 64;
 const BUDGET: usize = 16 << 20;
 
 #[test]
-fn mem_1_liv_1_a_mapping_that_fails_for_ever_keeps_memory_from_no_other() {
+fn mem_1_liv_1_failing_mapping_does_not_starve_others() {
     actix_rt::System::new().block_on(async {
         let broker = EmbeddedBroker::start(BrokerSettings::default()).expect("starts");
         let servers = broker.address().to_string();
@@ -144,7 +145,7 @@ fn mem_1_liv_1_a_mapping_that_fails_for_ever_keeps_memory_from_no_other() {
             board.partitions().get(&partition).and_then(|shown| shown.gauge.lag())
         };
         until("nothing is left", || lag_of(good_id, 0) == Some(0)).await;
-        // No fetch tells of what comes behind a full buffer.
+        // No fetch reports the records after a full buffer.
         until("the backlog shows", || lag_of(bad_id, 0) == Some(64)).await;
         write(&client, "bad", 0, 5, 100).await;
         until("what is written behind it shows too", || lag_of(bad_id, 0) == Some(69)).await;

@@ -1,4 +1,5 @@
-//! A topic that is not there is said so, and its first records are owed from the moment somebody waited for them.
+//! A missing topic is reported, and its first records are delivered from the time at which a mapping waited for
+//! them.
 
 mod scene;
 
@@ -15,13 +16,13 @@ fn result(scene: &DataplaneScene) -> String {
 }
 
 #[test]
-fn alo_1_liv_1_a_topic_that_is_missing_is_named_and_is_owed_whole_once_it_is_made() {
+fn alo_1_liv_1_missing_topic_is_reported_and_delivered_after_creation() {
     for start in [OffsetSpec::Latest, OffsetSpec::Earliest] {
         scene(|scene| async move {
             scene.run(start);
             let says_so = |text: &str| text.contains("topic `orders` does not exist");
             scene.until("it is said", |scene| scene.problem().is_some_and(|text| says_so(&text))).await;
-            // Written as soon as it is there, before anybody here can know.
+            // Written as soon as the topic exists, before the node can know.
             scene.producer(2).await.write(20).await.expect("written");
             scene.until("all committed", |scene| scene.committed() == 20).await;
             scene.assert_each_once_in_order(20);
@@ -32,7 +33,7 @@ fn alo_1_liv_1_a_topic_that_is_missing_is_named_and_is_owed_whole_once_it_is_mad
 }
 
 #[test]
-fn a_topic_that_is_made_and_stays_empty_ends_the_problem_by_itself() {
+fn created_empty_topic_clears_the_problem() {
     scene(|scene| async move {
         scene.run(OffsetSpec::Latest);
         scene.until("it is said", |scene| scene.problem().is_some()).await;
@@ -44,7 +45,7 @@ fn a_topic_that_is_made_and_stays_empty_ends_the_problem_by_itself() {
 }
 
 #[test]
-fn what_fails_before_the_first_assignment_is_shown() {
+fn failure_before_first_assignment_is_shown() {
     for api in [METADATA, FIND_COORDINATOR] {
         scene(|scene| async move {
             let mut producer = scene.producer(2).await;

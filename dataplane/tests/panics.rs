@@ -1,5 +1,5 @@
-//! An actor that panics costs one rebuild from the committed offset, never the process, a record or the order. The panics
-//! are set off inside the actors' own log lines: nothing in the product knows of them.
+//! A panicking actor costs one rebuild from the committed offset, but never the process, a record or the order. The
+//! panics are triggered inside the actors' own log lines, so that production code does not know of them.
 
 mod scene;
 
@@ -24,7 +24,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::scene::{DataplaneScene, scene};
 
-/// The log line that panics, once.
+/// Log line that panics, once.
 static BOMB: Mutex<Option<&'static str>> = Mutex::new(None);
 
 struct PanicBomb;
@@ -67,7 +67,7 @@ async fn writes(scene: &DataplaneScene, times: usize) {
     }
 }
 
-/// Each offset from `expected` was seen, and its first sight came in order (a repeat after a rebuild is allowed).
+/// Asserts that each offset of `expected` was seen, and first in order (repeats after a rebuild are allowed).
 fn assert_seen_in_order(scene: &DataplaneScene, expected: impl Iterator<Item = i64>) {
     let seen = scene.memory.seen.lock().clone();
     let mut first: Vec<i64> = Vec::new();
@@ -79,7 +79,7 @@ fn assert_seen_in_order(scene: &DataplaneScene, expected: impl Iterator<Item = i
     assert!(first.iter().copied().eq(expected), "{seen:?}");
 }
 
-/// One test at a time: a bomb is every node's.
+/// Locks the bomb, which affects every node, so that tests run one at a time.
 fn bombs() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     static INIT: Once = Once::new();
@@ -154,7 +154,8 @@ fn consumer() {
     });
 }
 
-/// The membership panics, or the member that holds it: what it held must be given up at once, and joined for anew.
+/// Makes the membership panic, or the member that holds it: its partitions must be dropped at once, and the group
+/// rejoined.
 fn in_the_group(line: &'static str) {
     scene(|scene| async move {
         writes(&scene, 4).await;
@@ -172,12 +173,12 @@ fn in_the_group(line: &'static str) {
     });
 }
 
-/// As long as a group needs to give what was left to another member, and that one to begin.
+/// Time in which a group reassigns the remaining partitions to another member, and that member starts.
 const HANDED_OVER: Duration = Duration::from_secs(4);
-/// Longer than the group needs to take a partition away.
+/// Longer than the group needs to revoke a partition.
 const ASKS_FOR: Duration = Duration::from_secs(4);
 
-/// The actor of the last of `partitions` panics while an invocation of it runs.
+/// Makes the actor of the last of `partitions` panic while one of its invocations runs.
 async fn dies_over_its_invocation(scene: &DataplaneScene, partitions: i32, during: impl FnOnce()) {
     let mut producer = scene.producer(partitions).await;
     for _ in 0..2 * partitions {
@@ -197,7 +198,7 @@ async fn dies_over_its_invocation(scene: &DataplaneScene, partitions: i32, durin
 }
 
 #[test]
-fn own_1_drn_1_a_mapping_has_not_stopped_while_a_partition_that_died_may_have_an_invocation_running() {
+fn own_1_drn_1_stop_waits_for_invocation_of_panicked_partition() {
     let _bombs = bombs();
     scene(|scene| async move {
         dies_over_its_invocation(&scene, 1, || {}).await;
@@ -215,10 +216,10 @@ fn own_1_drn_1_a_mapping_has_not_stopped_while_a_partition_that_died_may_have_an
 }
 
 #[test]
-fn own_1_a_partition_that_died_is_not_released_while_its_invocation_may_run() {
+fn own_1_panicked_partition_is_held_until_invocation_ends() {
     let _bombs = bombs();
     scene(|scene| async move {
-        // It is revoked before it has been begun anew here.
+        // It is revoked before it is restarted here.
         let slow = || scene.broker.faults().add(ApiKey::OffsetFetch as i16, 1, RequestFault::Delay(ASKS_FOR));
         dies_over_its_invocation(&scene, 2, slow).await;
         let invocations = scene.memory.invocations();
@@ -234,7 +235,7 @@ fn own_1_a_partition_that_died_is_not_released_while_its_invocation_may_run() {
 }
 
 #[test]
-fn own_1_drn_1_a_mapping_whose_member_panics_over_its_stop_has_stopped_when_nothing_of_it_runs() {
+fn own_1_drn_1_member_panic_during_stop_waits_for_invocations() {
     let _bombs = bombs();
     scene(|scene| async move {
         scene.producer(2).await.write(20).await.expect("written");
@@ -265,7 +266,7 @@ fn owned_by(node: &Dataplane, id: MappingId) -> usize {
 }
 
 #[test]
-fn liv_1_a_node_whose_member_has_panicked_says_so_until_the_next_one_runs() {
+fn liv_1_member_panic_is_shown_until_next_runs() {
     let _bombs = bombs();
     scene(|scene| async move {
         let phase = NodePhase::default();
@@ -296,9 +297,9 @@ fn liv_1_a_node_whose_member_has_panicked_says_so_until_the_next_one_runs() {
     });
 }
 
-/// A task that finds out where partitions begin is nobody's actor: no death watch tells of its panic.
+/// The task that determines starting positions is not an actor: no death watch reports its panic.
 #[test]
-fn liv_1_partitions_whose_beginning_was_not_found_by_a_panic_are_shown_and_begin_later() {
+fn liv_1_start_lookup_panic_is_shown_and_retried() {
     let _bombs = bombs();
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
@@ -326,7 +327,7 @@ fn liv_1_partitions_whose_beginning_was_not_found_by_a_panic_are_shown_and_begin
 }
 
 #[test]
-fn own_1_what_replaces_consumers_is_not_taken_for_them() {
+fn own_1_replacement_consumers_have_new_identities() {
     let _bombs = bombs();
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;

@@ -1,4 +1,4 @@
-//! A partition that cannot begin stops nobody else, is named for as long as it cannot, and begins by itself once it can.
+//! A partition that cannot start blocks no other, is reported for as long, and starts by itself once it can.
 
 mod scene;
 
@@ -20,7 +20,7 @@ fn seen(scene: &DataplaneScene) -> BTreeMap<i64, usize> {
     scene.memory.seen.lock().iter().map(|(partition, offsets)| (*partition, offsets.len())).collect()
 }
 
-/// Forty records of four partitions are committed, forty more written while nobody reads.
+/// Commits forty records of four partitions, stops, and writes forty more.
 async fn stopped_midway(scene: &DataplaneScene) {
     let mut producer = scene.producer(4).await;
     producer.write(40).await.expect("written");
@@ -30,8 +30,8 @@ async fn stopped_midway(scene: &DataplaneScene) {
     producer.write(40).await.expect("written");
 }
 
-/// Everything that was written so far, but what lies in `waiting`, whose leader is away, and which is named; and that too once it
-/// can be read.
+/// Asserts that everything arrives except the records of `waiting`, whose leader is missing and which is reported,
+/// and that these follow once it has a leader.
 async fn the_others_run_and_it_follows(scene: &DataplaneScene, waiting: i32, others: usize, all: usize) {
     scene.broker.lead("orders", waiting, false).await;
     scene.run(OffsetSpec::Earliest);
@@ -50,7 +50,7 @@ async fn the_others_run_and_it_follows(scene: &DataplaneScene, waiting: i32, oth
 }
 
 #[test]
-fn liv_1_a_partition_without_a_leader_keeps_no_other_from_going_on() {
+fn liv_1_leaderless_partition_does_not_block_restart_of_others() {
     scene(|scene| async move {
         stopped_midway(&scene).await;
         the_others_run_and_it_follows(&scene, 3, 70, 80).await;
@@ -58,7 +58,7 @@ fn liv_1_a_partition_without_a_leader_keeps_no_other_from_going_on() {
 }
 
 #[test]
-fn liv_1_a_partition_without_a_leader_keeps_no_other_from_its_first_start() {
+fn liv_1_leaderless_partition_does_not_block_first_start() {
     scene(|scene| async move {
         scene.producer(4).await.write(40).await.expect("written");
         the_others_run_and_it_follows(&scene, 0, 30, 40).await;
@@ -66,7 +66,7 @@ fn liv_1_a_partition_without_a_leader_keeps_no_other_from_its_first_start() {
 }
 
 #[test]
-fn liv_1_a_new_partition_without_a_leader_keeps_no_other_from_going_on() {
+fn liv_1_new_leaderless_partition_does_not_block_others() {
     scene(|scene| async move {
         scene.producer(1).await.write(10).await.expect("written");
         scene.run(OffsetSpec::Latest);
@@ -86,14 +86,14 @@ fn liv_1_a_new_partition_without_a_leader_keeps_no_other_from_going_on() {
 }
 
 #[test]
-fn alo_1_a_start_at_the_end_that_could_not_be_asked_owes_what_has_come_since_and_nothing_older() {
+fn alo_1_delayed_latest_start_delivers_only_newer_records() {
     scene(|scene| async move {
         let mut producer = scene.producer(4).await;
         producer.write(40).await.expect("written");
         scene.broker.lead("orders", 3, false).await;
         scene.run(OffsetSpec::Latest);
         scene.until("the others are at their ends", |scene| scene.committed() == 30).await;
-        // While nobody here reads it, and the node that activated is gone.
+        // Nobody reads it meanwhile, and the node that activated it is gone.
         scene.dataplane.stop(scene.id).await.expect("its end is told");
         producer.write(40).await.expect("written");
         scene.broker.lead("orders", 3, true).await;

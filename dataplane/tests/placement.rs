@@ -1,4 +1,4 @@
-//! Where mappings live: over all threads of the node alike, their large payloads beside them.
+//! Placement of mappings: evenly over all threads of the node, including their large payloads.
 
 mod scene;
 
@@ -21,10 +21,10 @@ use self::scene::{DataplaneScene, RecordingFunction, scene};
 const CORES: usize = 8;
 const ARBITERS: usize = CORES / 2;
 const MAPPINGS: usize = 2 * ARBITERS;
-/// Above it a payload is signed on an invoker arbiter.
+/// Size above which a payload is signed on an invoker arbiter.
 const SMALL_BYTES_MAX: usize = 32 * 1024;
 
-/// Notes which threads invoke which function with small and with large payloads.
+/// Port that records the threads that invoke each function with small and with large payloads.
 #[derive(Default)]
 struct ThreadRecorder {
     inner: RecordingFunction,
@@ -49,7 +49,7 @@ impl FunctionPort for ThreadRecorder {
 }
 
 impl ThreadRecorder {
-    /// How many functions each thread invoked, of those with large or small payloads.
+    /// Returns the number of functions that each thread invoked with large or small payloads.
     fn functions_by_thread(&self, is_large: bool) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for ((_, function), threads) in self.seen.lock().iter().filter(|((large, _), _)| *large == is_large) {
@@ -90,7 +90,7 @@ fn consumers_and_large_payloads_are_spread_over_all_threads() {
         let threads = Arc::new(ThreadRecorder::default());
         let port: Arc<dyn FunctionPort> = Arc::<ThreadRecorder>::clone(&threads);
         let dataplane = Dataplane::start_on(CORES, &settings, port).expect("threads");
-        // Twice: what is gone has left its place.
+        // Twice, since stopped mappings must free their place.
         for round in 0..2 {
             run_all(&scene, &dataplane, &format!("small-{round}"), 10).await;
             assert_eq!(threads.functions_by_thread(false).into_values().collect::<Vec<_>>(), evenly());

@@ -1,5 +1,5 @@
-//! `/readyz` says what is true: not before all that should run here runs, not while the node drains, and not because of what
-//! lies outside.
+//! `/readyz` reports the true state: not ready before everything assigned runs or while the node drains, and
+//! unaffected by external problems.
 
 mod scene;
 
@@ -10,7 +10,7 @@ use lighterman_proto::api::FilterCriteria;
 use self::scene::scene;
 
 #[test]
-fn a_node_is_ready_when_it_runs_its_share_and_not_while_it_drains() {
+fn node_is_ready_while_running_not_while_draining() {
     scene(|scene| async move {
         let phase = NodePhase::default();
         let readiness = phase.readiness(&scene.dataplane);
@@ -28,7 +28,7 @@ fn a_node_is_ready_when_it_runs_its_share_and_not_while_it_drains() {
 }
 
 #[test]
-fn a_cluster_out_of_reach_is_not_the_nodes_fault() {
+fn unreachable_cluster_leaves_node_ready() {
     scene(|scene| async move {
         let phase = NodePhase::default();
         phase.serving();

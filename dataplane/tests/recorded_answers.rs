@@ -1,6 +1,7 @@
-//! What AWS answered when it was asked, and what this API answers to the same: recorded by `LocalStack`'s authors (Apache-2.0,
-//! `tests/aws/services/lambda_/test_lambda_api.snapshot.json`), its placeholders replaced by what stands here. And what no
-//! signed client sends: requests that are not signed, twice signed, wrongly signed, too large or not HTTP's.
+//! Recorded responses of AWS, compared with this API's responses to the same requests. They were recorded by
+//! `LocalStack`'s authors (Apache-2.0, `tests/aws/services/lambda_/test_lambda_api.snapshot.json`); placeholders
+//! are replaced by this test's values. Also requests that no signed client sends: unsigned, signed twice, wrongly
+//! signed, too large, or invalid HTTP.
 
 mod scene;
 #[path = "api/served.rs"]
@@ -18,7 +19,7 @@ use self::served::{MAPPINGS, ServedApi};
 const RECORDED: &str = include_str!("api/localstack-recorded-answers.json");
 const ARN: &str = "arn:aws:lambda:eu-west-1:000000000000";
 
-/// What AWS answered in `test` at `step`.
+/// Returns AWS's response in `test` at `step`.
 fn recorded(test: &str, step: &str) -> Value {
     let all: Value = serde_json::from_str(RECORDED).expect("JSON");
     let answer = all[test]["recorded-content"][step].clone();
@@ -26,7 +27,7 @@ fn recorded(test: &str, step: &str) -> Value {
     answer
 }
 
-/// Status, exception and message of a refusal that was recorded, as our client tells them.
+/// Returns status, exception and message of a recorded error, formatted as by this API's client.
 fn refusal(test: &str, step: &str, placed: &[(&str, &str)]) -> String {
     let answer = recorded(test, step);
     let error = &answer["Error"];
@@ -45,7 +46,7 @@ fn refusal(test: &str, step: &str, placed: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn refusals_are_the_recorded_ones() {
+fn errors_match_the_recorded_responses() {
     scene(|scene| async move {
         let served = ServedApi::on(&scene);
         let test = "test_event_source_mapping_exceptions";
@@ -97,7 +98,7 @@ fn self_managed_mappings_are_shown_and_conflict_as_recorded() {
             ("LastModified", answer["LastModified"].clone()),
             ("FunctionArn", json!(format!("{ARN}:function:f"))),
             ("SelfManagedKafkaEventSourceConfig", json!({ "ConsumerGroupId": uuid })),
-            // The recording has BASIC_AUTH, and is older than ARNs of mappings.
+            // The recording uses BASIC_AUTH, and predates ARNs of mappings.
             ("SourceAccessConfigurations", first["SourceAccessConfigurations"].clone()),
             ("EventSourceMappingArn", json!(format!("{ARN}:event-source-mapping:{uuid}"))),
         ] {
@@ -174,7 +175,7 @@ fn tags_live_and_fail_as_recorded() {
     });
 }
 
-/// Sends bytes as they are; status, headers and body of what comes back.
+/// Sends raw bytes and returns status, headers and body of the response.
 fn raw(address: SocketAddr, request: &[u8]) -> (u16, String, Value) {
     let mut stream = TcpStream::connect(address).expect("connects");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
@@ -200,7 +201,7 @@ fn raw(address: SocketAddr, request: &[u8]) -> (u16, String, Value) {
 }
 
 #[test]
-fn whatever_is_wrong_with_a_signature_or_a_body_the_answer_has_aws_s_shape() {
+fn malformed_or_wrongly_signed_requests_get_aws_errors() {
     scene(|scene| async move {
         let served = ServedApi::on(&scene);
         let address = served.address();

@@ -1,5 +1,5 @@
-//! A topic that is deleted and made again under its name: another log, of which nothing is known. All of it arrives, nothing of
-//! the one before counts for it, and the audit says what happened.
+//! A topic that is deleted and recreated under its name is another log. All of its records arrive, nothing of the
+//! previous topic counts for it, and the audit reports the recreation.
 
 mod scene;
 
@@ -17,13 +17,13 @@ fn settings(topic_ids: TopicIds) -> BrokerSettings {
     BrokerSettings { topic_ids, ..BrokerSettings::default() }
 }
 
-/// Deletes the topic, and makes it anew with `records` in `partitions`.
+/// Deletes the topic and recreates it with `records` in `partitions`.
 async fn recreate(scene: &DataplaneScene, partitions: i32, records: u64) {
     scene.broker.delete_topic("orders").await;
     scene.producer(partitions).await.write(records).await.expect("written");
 }
 
-/// ALO-1: what the function has got since `from`, by partition, is each partition from its beginning.
+/// Asserts ALO-1: since `from` the function has received each partition from its start.
 fn assert_all_of_it(scene: &DataplaneScene, from: &std::collections::BTreeMap<i64, Vec<i64>>, records: u64) {
     let seen = scene.memory.seen.lock();
     let mut total = 0;
@@ -38,7 +38,7 @@ fn assert_all_of_it(scene: &DataplaneScene, from: &std::collections::BTreeMap<i6
     assert_eq!(total, records, "{seen:?}");
 }
 
-/// The account of the new topic is whole, and that of the old one is closed.
+/// Asserts that the account of the new topic is complete, and that of the old one is closed.
 async fn assert_audit_is_true(scene: &DataplaneScene, partitions: i32, records: u64) {
     let pages = scene.dataplane.audit().read(scene.id).await;
     let shown = scene.dataplane.board(scene.id).expect("runs").partitions();
@@ -54,7 +54,7 @@ async fn assert_audit_is_true(scene: &DataplaneScene, partitions: i32, records: 
     assert_eq!(pages[&0].earlier[0].range.first, Offset(0));
 }
 
-/// Runs to the end of one topic, and of another of its name made while the mapping runs.
+/// Runs to the end of one topic, and of another with its name created while the mapping runs.
 async fn run_over(scene: DataplaneScene, start: OffsetSpec, (before, after): (i32, i32), records: u64) {
     if start == OffsetSpec::Earliest {
         scene.producer(before).await.write(BEFORE).await.expect("written");
@@ -81,10 +81,10 @@ async fn run_over(scene: DataplaneScene, start: OffsetSpec, (before, after): (i3
 }
 
 #[test]
-fn alo_1_h17_all_of_a_topic_that_was_made_anew_arrives() {
+fn alo_1_h17_all_records_of_recreated_topic_arrive() {
     for topic_ids in ALL_IDS {
         for records in [40, 700] {
-            // Longer than the one before, without any id: nobody can tell them apart (README).
+            // A longer topic without ids cannot be distinguished from the previous one (README).
             if topic_ids != TopicIds::Absent || records < BEFORE {
                 println!("{topic_ids:?}, {records} records");
                 scene_of(settings(topic_ids), |scene| run_over(scene, OffsetSpec::Earliest, (1, 1), records));
@@ -94,19 +94,19 @@ fn alo_1_h17_all_of_a_topic_that_was_made_anew_arrives() {
 }
 
 #[test]
-fn alo_1_h17_with_latest_too_what_was_written_before_it_was_noticed_is_owed() {
+fn alo_1_h17_latest_delivers_records_written_before_detection() {
     scene_of(settings(TopicIds::Fetched), |scene| run_over(scene, OffsetSpec::Latest, (1, 1), 40));
 }
 
 #[test]
-fn alo_1_h17_with_fewer_and_with_more_partitions() {
+fn alo_1_h17_recreated_with_fewer_and_more_partitions() {
     for shape in [(3, 1), (1, 3)] {
         scene_of(settings(TopicIds::Fetched), |scene| run_over(scene, OffsetSpec::Earliest, shape, 60));
     }
 }
 
 #[test]
-fn own_1_alo_1_h17_an_answer_for_the_topic_before_resolves_nothing_of_the_new_one() {
+fn own_1_alo_1_h17_reply_for_old_topic_resolves_nothing_new() {
     scene_of(settings(TopicIds::Fetched), |scene| async move {
         let mut producer = scene.producer(1).await;
         producer.write(50).await.expect("written");
@@ -117,7 +117,7 @@ fn own_1_alo_1_h17_an_answer_for_the_topic_before_resolves_nothing_of_the_new_on
         scene.until("in flight", |scene| scene.memory.count_since(&Default::default()) == 80).await;
         let first = scene.memory.seen.lock().clone();
         recreate(&scene, 1, 40).await;
-        // The topic is found to be another while the function has records of the one before.
+        // The recreation is detected while the function holds records of the previous topic.
         tokio::time::sleep(std::time::Duration::from_millis(700)).await;
         assert_eq!(scene.memory.invocations(), 2, "one invocation at a time");
         scene.memory.held.store(false, std::sync::atomic::Ordering::Relaxed);
@@ -129,7 +129,7 @@ fn own_1_alo_1_h17_an_answer_for_the_topic_before_resolves_nothing_of_the_new_on
 }
 
 #[test]
-fn alo_1_h17_a_topic_that_is_made_anew_while_nobody_runs_begins_at_its_beginning() {
+fn alo_1_h17_recreated_while_stopped_starts_at_beginning() {
     for start in [OffsetSpec::Earliest, OffsetSpec::Latest] {
         scene_of(settings(TopicIds::Fetched), |scene| async move {
             let mut producer = scene.producer(1).await;
@@ -140,7 +140,7 @@ fn alo_1_h17_a_topic_that_is_made_anew_while_nobody_runs_begins_at_its_beginning
             scene.dataplane.stop(scene.id).await.expect("its end is told");
             let first = scene.memory.seen.lock().clone();
             recreate(&scene, 1, 40).await;
-            // Another process: only the audit knows on which topic the mapping ran.
+            // Only the audit knows the topic on which the mapping ran, as after a restart of the process.
             scene.run(start);
             scene.until("40 committed", |scene| scene.committed() == 40).await;
             assert_all_of_it(&scene, &first, 40);
@@ -150,9 +150,9 @@ fn alo_1_h17_a_topic_that_is_made_anew_while_nobody_runs_begins_at_its_beginning
     }
 }
 
-/// Where nothing was read there is no leader epoch: a broker says no more of its log than that it does not have the position.
+/// If nothing was read there is no leader epoch: the broker only reports that it does not have the position.
 #[test]
-fn alo_1_h17_all_of_a_topic_that_is_made_anew_under_who_has_read_nothing_arrives() {
+fn alo_1_h17_recreated_before_first_read_arrives_completely() {
     for topic_ids in ALL_IDS {
         println!("{topic_ids:?}");
         scene_of(settings(topic_ids), |scene| async move {
@@ -160,7 +160,7 @@ fn alo_1_h17_all_of_a_topic_that_is_made_anew_under_who_has_read_nothing_arrives
             scene.commit_by_hand(0, BEFORE as i64).await;
             scene.run(OffsetSpec::Earliest);
             scene.until("begun", |scene| scene.owned() == 1).await;
-            // A poll for what comes next is under way.
+            // A fetch for the next records is in progress.
             tokio::time::sleep(std::time::Duration::from_millis(300)).await;
             recreate(&scene, 1, 40).await;
             scene.until("40 committed", |scene| scene.committed() == 40).await;
@@ -171,7 +171,7 @@ fn alo_1_h17_all_of_a_topic_that_is_made_anew_under_who_has_read_nothing_arrives
 }
 
 #[test]
-fn alo_1_h11_an_offset_beyond_the_end_that_somebody_set_is_no_truncation() {
+fn alo_1_h11_commit_beyond_end_is_no_truncation() {
     for (start, delivered) in [(OffsetSpec::Earliest, 3), (OffsetSpec::Latest, 0)] {
         scene_of(settings(TopicIds::Fetched), |scene| async move {
             scene.producer(1).await.write(3).await.expect("written");

@@ -1,4 +1,5 @@
-//! A function that is refused again and again is asked less and less often, and gets everything once it is not.
+//! A function that keeps rejecting invocations is invoked less and less often, and receives everything once it
+//! accepts them.
 
 mod scene;
 
@@ -11,7 +12,8 @@ use lighterman::kafka::offsets::OffsetSpec;
 use self::scene::scene;
 
 const WATCHED: Duration = Duration::from_secs(6);
-/// Waits that are doubled from 200 ms on, with full jitter, leave room for about seven in that time; those that are not, for sixty.
+/// Waits that double from 200 ms with full jitter permit about seven invocations in that time; constant ones permit
+/// sixty.
 const INVOCATIONS_MAX: u32 = 20;
 
 fn refusal(status: u16) -> InvokeResponse {
@@ -27,7 +29,7 @@ fn refusal(status: u16) -> InvokeResponse {
 }
 
 #[test]
-fn lim_1_liv_1_a_batch_that_is_refused_again_and_again_is_tried_at_doubled_waits_and_delivered_in_the_end() {
+fn lim_1_liv_1_rejected_batch_backs_off_and_is_delivered() {
     for script in [|_| Some(refusal(429)), |_| Some(refusal(503))] {
         scene(|scene| async move {
             scene.producer(1).await.write(10).await.expect("written");

@@ -1,4 +1,4 @@
-//! What is shown of a partition is true now.
+//! The facts shown of a partition are current.
 
 mod scene;
 
@@ -8,9 +8,9 @@ use lighterman::kafka::offsets::OffsetSpec;
 
 use self::scene::{DataplaneScene, scene};
 
-/// What has its outcome is not old: its age would grow for ever, and a person would look for what holds it up.
+/// Resolved records have no age: it would grow forever, and an operator would look for the cause of a delay.
 #[test]
-fn the_age_of_the_oldest_record_is_shown_while_there_is_one() {
+fn oldest_age_is_shown_only_while_pending() {
     scene(|scene| async move {
         let mut producer = scene.producer(1).await;
         scene.run(OffsetSpec::Earliest);

@@ -1,16 +1,15 @@
 //! The simulator's command line.
 //!
 //! ```text
-//! cargo test --release -p lighterman --features sim --test sim                         what CI runs
-//! … --test sim -- --schedules 1000000                                                  more of it
-//! … --test sim -- --seed 7                                                             one schedule, told
-//! … --test sim -- --seed 7 --edits 'without=Loss;nodes=1'                              the same, smaller
-//! … --test sim -- --mutant budget-leak                                                 one fault of production code, and a
-//!                                                                                       small schedule that shows it
-//! … --test sim -- --fingerprints 1000                                                 a line for each schedule: compared
-//!                                                                                       before and after a change that is to
-//!                                                                                       change nothing
-//! … --test sim -- --mutants-table "$PWD/dataplane/src/sim/MUTANTS.md"                  all of them, written as a page
+//! cargo test --release -p lighterman --features sim --test sim         as in CI
+//! … --test sim -- --schedules 1000000                                  more schedules
+//! … --test sim -- --seed 7                                             one schedule in detail
+//! … --test sim -- --seed 7 --edits 'without=Loss;nodes=1'              the same schedule, shrunk
+//! … --test sim -- --mutant budget-leak                                 one mutant of production code, and a
+//!                                                                      small schedule that shows it
+//! … --test sim -- --fingerprints 1000                                  one line for each schedule, to be
+//!                                                                      compared before and after a refactoring
+//! … --test sim -- --mutants-table "$PWD/dataplane/src/sim/MUTANTS.md"  all mutants, written to a page
 //! ```
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,13 +22,13 @@ use lighterman::history::Invariant;
 use lighterman::sim::shrink::{ScheduleEdits, shrink};
 use lighterman::sim::{FaultSchedule, mutants, run};
 
-/// Schedules that a mutant may survive before it counts as not caught.
+/// Number of schedules after which a mutant counts as not caught.
 const MUTANT_SCHEDULES: u64 = 400_000;
-/// What stands before the table on its page.
+/// Marker before the table on its page.
 const TABLE_BEGINS: &str = "<!-- written by the simulator from here on -->";
-/// Schedules that once found something in production code: with the fault back in it they must find it again, and without it
-/// nothing. Each is a fault, a seed, its edits, and what it was. A change of what plans draw needs new ones: `--mutant NAME`
-/// prints one.
+/// Schedules that once found a bug in production code. With the bug reintroduced they must find it again, and
+/// without it nothing. Each entry is a mutant, a seed, its edits, and a description. A change in how plans are
+/// drawn requires new ones, which `--mutant NAME` prints.
 const REGRESSIONS: &[(&str, u64, &str, &str)] = &[
     (
         "seal-takes-in-what-came-later",
@@ -110,7 +109,7 @@ fn arguments() -> Result<SimArguments, String> {
             "--mutants-table" => arguments.table = Some(value()?),
             "--trace" => arguments.trace = true,
             "--without-mutants" => arguments.without_mutants = true,
-            // What `cargo test` passes to every test program.
+            // Arguments that `cargo test` passes to every test program.
             _ => {}
         }
     }
@@ -142,13 +141,13 @@ fn main() -> ExitCode {
         return print_fingerprints(arguments.from, count);
     }
     let schedules = arguments.schedules.unwrap_or(if cfg!(debug_assertions) { 2_000 } else { 100_000 });
-    // Whoever changes a core wants to know all that has come of it.
+    // Both run even if the first fails: the complete result helps after a change of a core.
     let good = same_seed_same_trace() && (regressions() & many(arguments.from, schedules));
     let good = good && (arguments.without_mutants || all_mutants());
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// One schedule, told.
+/// Runs and prints one schedule.
 fn tell(seed: u64, arguments: &SimArguments) -> ExitCode {
     let name = arguments.mutant.as_ref().and_then(|name| mutants::ALL.iter().find(|known| *known == name));
     mutants::switch_on(name.copied().unwrap_or_default());
@@ -166,8 +165,8 @@ fn tell(seed: u64, arguments: &SimArguments) -> ExitCode {
     if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Events, invocations and simulated time of each schedule, and a hash of every number in its trace, so that a renamed type
-/// alone does not show.
+/// Prints events, invocations and simulated time of each schedule, and a hash of every number in its trace.
+/// Renaming a type does not change the hash.
 fn print_fingerprints(from: u64, count: u64) -> ExitCode {
     for seed in from..from + count {
         let outcome = run(&FaultSchedule::draw(seed), true);
@@ -183,7 +182,7 @@ fn print_fingerprints(from: u64, count: u64) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Numbers that are words of their own.
+/// Returns the numbers that are separate words.
 fn numbers_of(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit()))
@@ -228,7 +227,7 @@ fn regress((mutant, seed, edits, what): &(&str, u64, &str, &str)) -> Result<(), 
     }
 }
 
-/// With one fault switched on, on this thread.
+/// Runs `what` with one mutant enabled on this thread.
 fn under<T>(mutant: &str, what: impl FnOnce() -> T) -> T {
     let name = mutants::ALL.iter().find(|known| **known == mutant).copied().unwrap_or_default();
     mutants::switch_on(name);
@@ -241,7 +240,7 @@ fn threads() -> u64 {
     std::thread::available_parallelism().map_or(1, |count| count.get() as u64)
 }
 
-/// Runs `count` schedules on all cores; the lowest seed that fails is shrunk and told.
+/// Runs `count` schedules on all cores. The lowest failing seed is shrunk and printed.
 fn many(from: u64, count: u64) -> bool {
     let began = Instant::now();
     let (next, events, invocations) = (AtomicU64::new(from), AtomicU64::new(0), AtomicU64::new(0));
@@ -307,11 +306,11 @@ fn tell_failure(seed: u64) {
     );
 }
 
-/// How a mutant was caught.
+/// Result of a caught mutant.
 struct CaughtMutant {
-    /// The lowest seed that shows it.
+    /// Lowest seed that shows it.
     seed: u64,
-    /// Nothing when a core panicked.
+    /// Violated invariant; `None` if a core panicked.
     by: Option<Invariant>,
     what: String,
     took: Duration,
@@ -323,7 +322,7 @@ impl CaughtMutant {
     }
 }
 
-/// After how many schedules a mutant is caught, and by which invariant.
+/// Returns the schedule that catches a mutant, and the violated invariant.
 fn caught_after(name: &'static str) -> Option<CaughtMutant> {
     let began = Instant::now();
     let (next, done) = (AtomicU64::new(1), AtomicBool::new(false));
@@ -356,7 +355,8 @@ fn caught_after(name: &'static str) -> Option<CaughtMutant> {
     caught.into_inner().expect("whole").filter(|caught| is_its_own(name, caught.seed))
 }
 
-/// Whether the fault alone breaks a promise in a schedule: one that breaks it without says nothing of the fault, and is told.
+/// Returns true if a schedule fails only because of the mutant. A schedule that also fails without it is printed,
+/// since it proves nothing.
 fn is_its_own(name: &str, seed: u64) -> bool {
     let without = under("", || catch_unwind(|| run(&FaultSchedule::draw(seed), false)));
     let clean = without.is_ok_and(|outcome| outcome.violations.is_empty());
@@ -376,7 +376,7 @@ fn mutant_line(name: &str, caught: Option<&CaughtMutant>) -> String {
     }
 }
 
-/// One mutant, and a small schedule that shows it.
+/// Runs and prints one mutant, with a small schedule that shows it.
 fn tell_mutant(name: &'static str) -> ExitCode {
     let caught = caught_after(name);
     println!("{}", mutant_line(name, caught.as_ref()));
@@ -392,7 +392,7 @@ fn all_mutants() -> bool {
     catch_all().iter().all(|(_, caught)| caught.is_some())
 }
 
-/// Every mutant, told as they are caught.
+/// Runs all mutants and prints each when it is caught.
 fn catch_all() -> Vec<(&'static str, Option<CaughtMutant>)> {
     std::panic::set_hook(Box::new(|_| {}));
     println!("\nmutant                             schedules seconds  caught by      how");
@@ -408,7 +408,7 @@ fn catch_all() -> Vec<(&'static str, Option<CaughtMutant>)> {
     all
 }
 
-/// Writes what became of every mutant behind the marker of the page at `path`.
+/// Writes the results of all mutants after the marker of the page at `path`.
 fn write_table(path: &str) -> ExitCode {
     let page = match std::fs::read_to_string(path) {
         Ok(page) => page,

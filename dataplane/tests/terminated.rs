@@ -1,5 +1,5 @@
-//! SIGTERM while the API's changes are under way, on the binary: what was accepted is finished or taken up again, what comes
-//! after is refused, and a second signal stops at once.
+//! SIGTERM to the binary while changes of the API are in progress: accepted changes are completed or resumed, later
+//! ones are rejected, and a second signal stops at once.
 
 #[path = "driven/listening.rs"]
 mod listening;
@@ -26,12 +26,12 @@ const PATH: &str = "/2015-03-31/event-source-mappings";
 const KEY: (&str, &str) = ("LMANTEST", "a-secret");
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What a fake Lambda has seen: for each function the offsets of each invocation that was answered, in order.
+/// Invocations seen by a fake Lambda: for each function the offsets of each answered invocation, in order.
 #[derive(Default)]
 struct SeenOffsets {
     begun: Mutex<BTreeMap<String, usize>>,
     answered: Mutex<BTreeMap<String, Vec<Vec<i64>>>>,
-    /// Nothing is answered while it is set.
+    /// Set while no response is sent.
     held: AtomicBool,
 }
 
@@ -64,7 +64,7 @@ async fn lambda(seen: web::Data<SeenOffsets>, request: HttpRequest, body: web::B
     HttpResponse::Ok().json(Value::Null)
 }
 
-/// Broker, fake Lambda, and the folder of a node that comes and goes.
+/// A broker, a fake Lambda, and the data folder of a node that is restarted.
 struct NodeStage {
     broker: EmbeddedBroker,
     seen: web::Data<SeenOffsets>,
@@ -73,7 +73,7 @@ struct NodeStage {
     folder: TempDir,
 }
 
-/// A node of the stage.
+/// A running node of the stage.
 struct StagedNode {
     child: Child,
     client: ApiClient,
@@ -139,7 +139,7 @@ impl StagedNode {
         path
     }
 
-    /// Waits until the mapping is settled so, or is gone.
+    /// Waits until the mapping is in this state, or is deleted.
     async fn becomes(&self, path: &str, settled: Option<&str>) {
         let waited = tokio::time::timeout(LIMIT, async {
             loop {
@@ -162,7 +162,7 @@ impl StagedNode {
         kill_process(id, Signal::TERM).expect("told to go");
     }
 
-    /// Waits until changes are refused as they are while a node drains; what asks for one must change nothing.
+    /// Waits until changes are rejected because the node drains. The probing request must change nothing.
     async fn drains(&self, path: &str) {
         let waited = tokio::time::timeout(LIMIT, async {
             loop {
@@ -194,7 +194,7 @@ impl StagedNode {
     }
 }
 
-/// One invocation in flight, `change` accepted, SIGTERM.
+/// Sends SIGTERM with one invocation in flight and `change` accepted.
 async fn terminated_in(stage: &NodeStage, function: &str, method: &str, change: Option<Value>) -> String {
     stage.write(function).await;
     let mut node = stage.node().await;
@@ -215,7 +215,7 @@ async fn terminated_in(stage: &NodeStage, function: &str, method: &str, change: 
 }
 
 #[actix::test]
-async fn drn_1_what_is_being_disabled_updated_or_deleted_is_drained_and_not_repeated() {
+async fn drn_1_changed_mapping_is_drained_and_not_repeated() {
     let stage = NodeStage::new();
     let disabled = terminated_in(&stage, "disabled", "PUT", Some(json!({"Enabled": false}))).await;
     let updated = terminated_in(&stage, "updated", "PUT", Some(json!({"BatchSize": 2}))).await;
@@ -241,7 +241,7 @@ async fn drn_1_what_is_being_disabled_updated_or_deleted_is_drained_and_not_repe
 }
 
 #[actix::test]
-async fn drn_1_a_node_that_drains_begins_nothing_and_a_second_signal_stops_it() {
+async fn drn_1_draining_node_rejects_changes_second_signal_stops() {
     let stage = NodeStage::new();
     stage.write("slow").await;
     stage.write("other").await;
@@ -260,7 +260,7 @@ async fn drn_1_a_node_that_drains_begins_nothing_and_a_second_signal_stops_it() 
     node.is_refused("POST", &format!("{ours}/resume"), None).await;
     node.is_refused("POST", &format!("{ours}/partitions/0/skip"), Some(&skip)).await;
     let shown = node.client.call("GET", &path, None).await.expect("reads go on");
-    // Updating, when the last change that asks for nothing was accepted before the drain.
+    // Updating if the last empty change was accepted before the drain.
     assert!(shown["State"] == "Enabled" || shown["State"] == "Updating", "{shown}");
     assert_eq!(shown["BatchSize"], 1);
     let listed = node.client.call("GET", PATH, None).await.expect("reads go on");

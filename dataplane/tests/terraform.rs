@@ -1,6 +1,7 @@
-//! Terraform's `aws_lambda_event_source_mapping`, unchanged, against a node: made with every block that it has for Kafka, read back
-//! without a difference, changed and cleared in place, removed. `TEST_LIGHTERMAN_TERRAFORM_PLUGINS` names a filesystem mirror that has the provider `hashicorp/aws`;
-//! without it the test says in one line that it was skipped.
+//! Terraform's unmodified `aws_lambda_event_source_mapping` against a node: created with every block that it has
+//! for Kafka, read back without a difference, changed and cleared in place, deleted.
+//! `TEST_LIGHTERMAN_TERRAFORM_PLUGINS` names a filesystem mirror with the provider `hashicorp/aws`; without it the
+//! test prints one line and is skipped.
 
 mod driven;
 
@@ -59,11 +60,11 @@ impl TerraformWorkspace {
         run(Path::new("terraform"), &all, &self.variables)
     }
 
-    /// Applies a stage of the configuration, and asks again: there must be nothing left to change.
+    /// Applies a stage of the configuration and plans it again: there must be nothing left to change.
     fn apply(&self, stage: &str) -> Value {
         let stage = format!("-var=stage={stage}");
         self.terraform(&["apply", "-auto-approve", "-input=false", "-no-color", &stage]);
-        // Exit code 2 when there is a difference.
+        // Exits with code 2 if there is a difference.
         self.terraform(&["plan", "-detailed-exitcode", "-input=false", "-no-color", &stage]);
         let shown = self.terraform(&["output", "-json"]);
         serde_json::from_str(&shown).expect("JSON")
@@ -71,7 +72,7 @@ impl TerraformWorkspace {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn terraform_makes_reads_changes_and_removes_a_mapping() {
+async fn terraform_creates_reads_updates_and_deletes_mapping() {
     let Some(mirror) = mirror() else { return };
     let node = DrivenNode::start().await;
     let workspace = TerraformWorkspace::new(&mirror, &node);

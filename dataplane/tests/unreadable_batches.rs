@@ -1,5 +1,5 @@
-//! Batches that cannot be read, from the outside: each is shown with its offsets and its reason, nothing of it is passed until
-//! a person names exactly that range, and the audit says who wanted it and why.
+//! Unreadable batches from outside: each is shown with its offsets and reason. None of its offsets is skipped until
+//! an operator names exactly that range, and the audit records the operator's reason.
 
 mod scene;
 #[path = "api/served.rs"]
@@ -19,7 +19,7 @@ use self::served::{KEY, REGION, ServedApi};
 
 const ZSTD: u8 = 4;
 
-/// A batch of offsets 5 to 9 whose records section is no records section, under a right checksum.
+/// Creates a batch of offsets 5 to 9 whose records section is invalid, with a correct checksum.
 fn nonsense(codec: u8) -> Vec<u8> {
     let mut bytes = 5i64.to_be_bytes().to_vec();
     bytes.extend([0; 4]);
@@ -69,7 +69,7 @@ async fn until(what: &str, client: &ApiClient, path: &str, fact: impl Fn(&Value)
     panic!("{what}: {shown:#}");
 }
 
-/// `lighterman mapping skip` against the API.
+/// Runs `lighterman mapping skip` against the API.
 async fn skip_by_hand(listen: SocketAddr, uuid: String, partition: i64) -> String {
     let run = move || {
         let partition = partition.to_string();
@@ -87,7 +87,7 @@ async fn skip_by_hand(listen: SocketAddr, uuid: String, partition: i64) -> Strin
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// ALO-1: who wanted them passed, and why.
+/// Checks ALO-1: the audit accounts for all records, with the reason of each skip.
 async fn check_audit(client: &ApiClient, uuid: &str) {
     let audit = format!("/lighterman/v1/mappings/{uuid}/audit");
     let audit = until("audited", client, &audit, |audit| {
@@ -105,7 +105,7 @@ async fn check_audit(client: &ApiClient, uuid: &str) {
 }
 
 #[test]
-fn alo_1_com_1_batches_that_cannot_be_read_are_shown_and_passed_by_name_alone() {
+fn alo_1_com_1_unreadable_batch_is_skipped_only_by_range() {
     scene(|scene| async move {
         let mut producer = scene.producer(3).await;
         for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! Brokers that are gone without a word: nobody refuses a connection, nobody answers one.
+//! Brokers that vanish silently: connections are neither rejected nor accepted.
 
 mod scene;
 
@@ -15,10 +15,10 @@ use self::scene::scene;
 const FETCH: i16 = 1;
 const FIND_COORDINATOR: i16 = 10;
 const HEARTBEAT: i16 = 12;
-/// So many that one after the other, each to its deadline, would take minutes.
+/// So many that sequential attempts, each up to its deadline, would take minutes.
 const VANISHED: usize = 24;
 
-/// An address that drops every SYN: it listens, its backlog is full, and nobody takes anything from it.
+/// An address that drops every SYN: it listens with a full backlog, and nobody accepts connections.
 struct VanishedAddress {
     address: SocketAddr,
     _listener: Socket,
@@ -40,7 +40,7 @@ impl VanishedAddress {
 }
 
 #[test]
-fn liv_1_brokers_that_vanished_stand_before_nobody() {
+fn liv_1_vanished_brokers_do_not_block_others() {
     scene(|scene| async move {
         let mut producer = scene.producer(3).await;
         producer.write(30).await.expect("written");
@@ -49,7 +49,7 @@ fn liv_1_brokers_that_vanished_stand_before_nobody() {
         let servers: Vec<String> = names.chain([scene.broker.address().to_string()]).collect();
         scene.run_on(&servers.join(","), OffsetSpec::Earliest, FilterCriteria::default());
         scene.until("30 committed", |scene| scene.committed() == 30).await;
-        // Every connection to the one that lives breaks once.
+        // Every connection to the live broker breaks once.
         let faults = scene.broker.faults();
         for api in [HEARTBEAT, FIND_COORDINATOR, FETCH] {
             faults.add(api, 1, RequestFault::CutBefore);

@@ -1,18 +1,22 @@
-//! What a node is compared with: the loop a good engineer would write by hand from a Kafka topic to a Lambda function.
-//! rdkafka (librdkafka), `serde_json`, base64 and the AWS SDK's Lambda client, each used as its documentation advises.
+//! Baseline of the load test: the loop a good engineer would write by hand from a Kafka topic to a Lambda function.
+//! It uses rdkafka (librdkafka), `serde_json`, base64 and the AWS SDK's Lambda client, each as its documentation
+//! advises.
 //!
-//! What it does: joins a consumer group; reads each partition through a queue of its own, librdkafka's buffering as it comes;
-//! takes what is there, up to the batch size, without waiting for more; writes the event AWS documents, the same bytes as a
-//! node's; one invocation in flight per partition, partitions side by side; the SDK's client is built once and shared, its
-//! retries and its stalled-stream protection are off; a batch that fails is tried again, with backoff, until it succeeds;
-//! offsets are stored after success and committed ten times a second, which costs less than a commit a batch and repeats
-//! more after a crash; with `--commit-each-batch` each batch is committed, and its answer awaited, before the partition's next
-//! one, which is a node's promise. The runtime is tokio's default, the allocator the system's.
+//! It joins a consumer group and reads each partition through its own queue, with librdkafka's default buffering.
+//! It takes the available records, up to the batch size, without waiting for more. It writes the event that AWS
+//! documents, with the same bytes as a node's. Partitions are processed concurrently, with one invocation in flight
+//! for each. The SDK's client is created once and shared, without retries and stalled-stream protection. A failed
+//! batch is retried with backoff until it succeeds. Offsets are stored after success and committed ten times a
+//! second, which costs less than a commit per batch and repeats more after a crash. With `--commit-each-batch` each
+//! batch is committed, and the response awaited, before the partition's next batch, which is a node's guarantee.
+//! The runtime is tokio's default, the allocator the system's.
 //!
-//! What it does not do: wait for records to fill a batch, limit a payload to 6 MiB, bound its memory beyond librdkafka's
-//! defaults, hold a revoked partition until its invocation has ended, or show what it does. None of that is charged to it.
+//! It does not wait for records to fill a batch, limit a payload to 6 MiB, or bound its memory beyond librdkafka's
+//! defaults. Nor does it hold a revoked partition until its invocation has ended, or report its state. The
+//! comparison charges it for none of that.
 //!
-//! `loadtest --baseline` starts it: it prints `ready`, begins at the first line on its standard input, and ends with it.
+//! `loadtest --baseline` starts it. It prints `ready`, starts at the first line on its standard input, and stops
+//! when the input ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,12 +67,12 @@ struct BaselineArguments {
 
 type PartitionQueue = StreamPartitionQueue<DefaultConsumerContext>;
 
-/// What every partition's loop shares.
+/// State shared by all partitions' loops.
 struct SharedLoop {
     consumer: Arc<StreamConsumer>,
     lambda: aws_sdk_lambda::Client,
     arguments: BaselineArguments,
-    /// Set when no batch is to be begun any more.
+    /// Set once no further batch may start.
     ending: watch::Receiver<bool>,
 }
 
@@ -103,7 +107,7 @@ async fn main() -> Result<()> {
         Some(ended) = loops.join_next() => ended??,
         _ = end_of_input() => {}
     }
-    // A batch that the function has taken is stored before the last commit, or that commit would leave it out.
+    // A batch that the function has taken must be stored before the last commit, which would otherwise omit it.
     end.send_replace(true);
     while let Some(ended) = loops.join_next().await {
         ended??;
@@ -112,7 +116,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// A thread of its own: a read of standard input cannot be taken back.
+/// Waits for the end of standard input on its own thread, since a read of standard input cannot be cancelled.
 fn end_of_input() -> oneshot::Receiver<()> {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {
@@ -132,7 +136,8 @@ async fn lambda() -> aws_sdk_lambda::Client {
     aws_sdk_lambda::Client::from_conf(config)
 }
 
-/// A queue for each partition of the topic; before subscribing, so that no message goes past it.
+/// Creates a queue for each partition of the topic. It runs before subscribing, so that no message bypasses its
+/// queue.
 fn split(consumer: &Arc<StreamConsumer>, topic: &str) -> Result<Vec<PartitionQueue>> {
     let metadata = consumer.fetch_metadata(Some(topic), METADATA_DEADLINE)?;
     let found = metadata.topics().first().context("the broker does not know the topic")?;
@@ -143,7 +148,7 @@ fn split(consumer: &Arc<StreamConsumer>, topic: &str) -> Result<Vec<PartitionQue
     found.partitions().iter().map(|partition| queue(partition.id())).collect()
 }
 
-/// librdkafka's events must be polled for, though every message comes through a partition's queue.
+/// Polls librdkafka's events, which is required although every message arrives through a partition's queue.
 async fn serve(consumer: &StreamConsumer) -> Result<()> {
     match consumer.recv().await {
         Ok(message) => bail!("a message of partition {} went past its queue", message.partition()),
@@ -194,7 +199,7 @@ impl SharedLoop {
         }
     }
 
-    /// The event, into a buffer as large as the last one was.
+    /// Writes the event into a buffer of the previous event's size.
     fn event(&self, batch: &[BorrowedMessage<'_>], bytes_before: usize) -> serde_json::Result<Vec<u8>> {
         let partition = batch.first().map_or(0, Message::partition);
         let topic = &self.arguments.topic;
@@ -227,7 +232,7 @@ impl SharedLoop {
     }
 }
 
-/// The event, as AWS documents it for self-managed Kafka.
+/// Event of self-managed Kafka, as AWS documents it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct BaselineEvent<'e> {
@@ -236,7 +241,7 @@ struct BaselineEvent<'e> {
     records: BaselinePartition<'e>,
 }
 
-/// `{"topic-0": [...]}`
+/// Records of one partition: `{"topic-0": [...]}`.
 struct BaselinePartition<'e> {
     name: String,
     records: Vec<BaselineRecord<'e>>,
@@ -263,7 +268,7 @@ struct BaselineRecord<'m> {
     headers: Vec<BaselineHeader<'m>>,
 }
 
-/// `{"name": [1, -2]}`: Lambda's functions read header values as signed bytes.
+/// Header as `{"name": [1, -2]}`: Lambda functions receive header values as signed bytes.
 struct BaselineHeader<'m> {
     name: &'m str,
     value: &'m [u8],

@@ -1,4 +1,4 @@
-//! The command line.
+//! Command line of the load test.
 
 use std::fmt;
 use std::time::Duration;
@@ -29,7 +29,8 @@ pub(crate) struct CommandLine {
 }
 
 impl CommandLine {
-    /// What the words of a command line say. clap lets a scenario stand behind flags of a drain, which nobody would read.
+    /// Parses a command line. clap accepts flags of a drain before a scenario's name, where nothing reads them;
+    /// such a line is rejected.
     pub(crate) fn of(words: &[String]) -> Result<Self, clap::Error> {
         let line = Self::try_parse_from(words)?;
         let flags_first = words.get(1).is_some_and(|word| word.starts_with('-'));
@@ -129,10 +130,10 @@ enum TargetScenario {
     Latency,
 }
 
-/// What a contender has to do.
+/// Load that a contender handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ContenderLoad {
-    /// Filled and drained, or written while it is read.
+    /// Kind of arrival: a drain of existing records, or writes at a fixed rate.
     pub(crate) kind: ArrivalKind,
     /// Bytes of each value.
     pub(crate) value_bytes: usize,
@@ -140,29 +141,29 @@ pub(crate) struct ContenderLoad {
     pub(crate) partitions: i32,
     /// `BatchSize`.
     pub(crate) batch: u32,
-    /// `MaximumBatchingWindowInSeconds`; Lighterman's default when absent.
+    /// `MaximumBatchingWindowInSeconds`; Lighterman's default if `None`.
     pub(crate) window_seconds: Option<u32>,
 }
 
-/// How records come.
+/// Arrival of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ArrivalKind {
-    /// All are there.
+    /// All records exist before the contender starts.
     Drain {
-        /// How many.
+        /// Number of records.
         records: usize,
     },
-    /// On a schedule.
+    /// Records are written on a schedule.
     Steady {
         /// Records a second.
         rate: u64,
-        /// For this long.
+        /// Duration of the writes.
         lasting: Duration,
     },
 }
 
 impl LoadArguments {
-    /// What is to be measured, one after the other.
+    /// Returns the loads to measure, in order.
     pub(crate) fn loads(&self) -> Vec<ContenderLoad> {
         if self.scenario.is_empty() {
             return vec![self.described()];
@@ -198,12 +199,12 @@ impl LoadArguments {
         ArrivalKind::Steady { rate, lasting: Duration::from_secs(self.seconds.unwrap_or(STEADY_SECONDS)) }
     }
 
-    /// The longest time for a drain.
+    /// Returns the time limit of a drain.
     pub(crate) fn limit(&self) -> Duration {
         Duration::from_secs(self.seconds.unwrap_or(DRAIN_SECONDS_MAX))
     }
 
-    /// The node's settings.
+    /// Returns the node's settings as pairs of name and value.
     pub(crate) fn settings(&self) -> Result<Vec<(String, String)>> {
         let usual = [("LIGHTERMAN_MEMORY_BUDGET", &*self.memory_budget), ("LIGHTERMAN_LOG_LEVEL", "warn")];
         let given = self.set.iter().map(|setting| {
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_itself_is_refused() {
+    fn contradictory_arguments_are_rejected() {
         for line in [
             "loadtest --rate 10 --records 5",
             "loadtest --scenario latency --rate 5",
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scenario_is_named_with_run_or_without() {
+    fn scenario_parses_with_and_without_run() {
         let parse = |words: &str| line(words).map(|line| line.command);
         let run = parse("loadtest run steady --kafka 4.2.1").expect("parses");
         let Some(LoadtestCommand::Run(run)) = run else { panic!("{run:?}") };

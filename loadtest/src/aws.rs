@@ -1,4 +1,4 @@
-//! SQS, SNS and S3 on loopback: moto's server in AWS's place, and boto3 as the one that reads what arrived.
+//! SQS, SNS and S3 on loopback: moto's server replaces AWS, and boto3 reads the delivered messages.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -9,21 +9,22 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
 
-/// The account of everything in it.
+/// Account that owns all resources of the server.
 pub const ACCOUNT: &str = "123456789012";
-/// Its region.
+/// Region of the server.
 pub const REGION: &str = "us-east-1";
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const CALL_DEADLINE: Duration = Duration::from_secs(90);
 
-/// The server; dropping it kills the process and all it holds is gone.
+/// A moto server. Dropping it kills the process and discards its data.
 pub struct AwsStandIn {
     python: PathBuf,
     endpoint: String,
     _server: Child,
 }
 
-/// A Python with moto, boto3 and confluent-kafka, when there is one. Where clients are required its absence is an error.
+/// Returns a Python that has moto, boto3 and confluent-kafka, if there is one. Its absence is an error if
+/// `TEST_LIGHTERMAN_REQUIRE_CLIENTS` is set.
 pub async fn python() -> Result<Option<PathBuf>> {
     let given = std::env::var_os("TEST_LIGHTERMAN_PYTHON").map(PathBuf::from);
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients/python/bin/python");
@@ -46,7 +47,7 @@ pub async fn python() -> Result<Option<PathBuf>> {
 }
 
 impl AwsStandIn {
-    /// Starts it under `python` and waits until it listens.
+    /// Starts the server under `python` and waits until it listens.
     pub async fn start(python: PathBuf) -> Result<Self> {
         let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         let mut server = Command::new(&python)
@@ -69,7 +70,7 @@ impl AwsStandIn {
         Ok(Self { python, endpoint: format!("http://{address}"), _server: server })
     }
 
-    /// What a node needs to know of it.
+    /// Returns the environment variables that point a node at this server.
     pub fn settings(&self) -> [(&str, &str); 3] {
         ["AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_SNS", "AWS_ENDPOINT_URL_S3"]
             .map(|name| (name, self.endpoint.as_str()))

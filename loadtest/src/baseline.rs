@@ -1,5 +1,5 @@
-//! The hand-written loop of `examples/baseline.rs` as a process. It is an example, so that its Kafka client, a C library, is
-//! no dependency of anything but itself.
+//! The hand-written loop of `examples/baseline.rs` as a process. It is an example so that only it depends on its
+//! Kafka client, a C library.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -19,7 +19,7 @@ pub struct BaselineProcess {
     input: ChildStdin,
 }
 
-/// What it reads, and where it goes.
+/// Source and destination of the loop.
 pub struct BaselineSource<'r> {
     /// Bootstrap server.
     pub servers: &'r str,
@@ -27,15 +27,15 @@ pub struct BaselineSource<'r> {
     pub topic: &'r str,
     /// Consumer group.
     pub group: &'r str,
-    /// Records in a batch at most.
+    /// Maximum number of records in a batch.
     pub batch: u32,
-    /// Whether it commits every batch and waits for it.
+    /// True if it commits every batch and waits for the commit.
     pub commits_each: bool,
     /// `AWS_ENDPOINT_URL_LAMBDA`.
     pub endpoint: &'r str,
 }
 
-/// `examples/baseline` beside this program (or beside the folder it is in, as for tests).
+/// Returns the path of `examples/baseline` next to this program, or next to its folder, as for tests.
 fn binary() -> Result<PathBuf> {
     let here = std::env::current_exe()?;
     let places = here.ancestors().skip(1).take(2).map(|folder| folder.join("examples/baseline"));
@@ -46,7 +46,7 @@ fn binary() -> Result<PathBuf> {
 }
 
 impl BaselineProcess {
-    /// Starts it; it has set up its clients, and waits.
+    /// Starts the process and waits until its clients are set up. It reads nothing before [`Self::begin`].
     pub async fn start(reads: &BaselineSource<'_>) -> Result<Self> {
         let mut process = Command::new(binary()?)
             .args(["--servers", reads.servers, "--topic", reads.topic, "--group", reads.group])
@@ -71,18 +71,18 @@ impl BaselineProcess {
         Ok(Self { process, input })
     }
 
-    /// Process id.
+    /// Returns the process id.
     pub fn pid(&self) -> Option<u32> {
         self.process.id()
     }
 
-    /// Lets it join its group and read.
+    /// Starts consumption: the process joins its group and reads.
     pub async fn begin(&mut self) -> Result<()> {
         self.input.write_all(b"go\n").await?;
         Ok(self.input.flush().await?)
     }
 
-    /// Lets it commit and leave.
+    /// Ends the process after it has committed and left its group.
     pub async fn end(self) -> Result<()> {
         let Self { mut process, input } = self;
         drop(input);
@@ -94,7 +94,7 @@ impl BaselineProcess {
     }
 }
 
-/// What it prints is trouble.
+/// Copies the process's output, which consists of problems only, to standard output.
 async fn pass_on(mut lines: Lines<BufReader<ChildStdout>>) {
     while let Ok(Some(line)) = lines.next_line().await {
         println!("baseline: {line}");

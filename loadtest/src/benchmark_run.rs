@@ -1,4 +1,4 @@
-//! One measured run of one contender: what it took, and whether everything arrived as it should.
+//! One measured run of one contender: its cost, and the check that every record arrived.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,50 +14,50 @@ use crate::process::{cpu_us, resident_peak_kib};
 use crate::produce::{Compression, ProducedOffsets, TestProducer, ends};
 use crate::schedule::RateSchedule;
 
-/// Records that are written at the rate before measuring begins.
+/// Time for which records are written at the rate before the measurement starts.
 const WARM_UP: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a run has shown.
+/// Results of a run.
 #[derive(Clone, Debug)]
 pub struct BenchFigures {
-    /// Records that arrived while CPU was counted.
+    /// Records that arrived while CPU time was counted.
     pub records: u64,
     /// Invocations that carried them.
     pub invocations: u64,
     /// Bytes of their events.
     pub payload_bytes: u64,
-    /// Between the first arrival and the last.
+    /// Time between the first arrival and the last.
     pub took: Duration,
-    /// From being told to begin to the first arrival.
+    /// Time from the start signal to the first arrival.
     pub first_after: Duration,
-    /// User and system time, in microseconds, from being told to begin (with a rate: while records were written).
+    /// User and system time in microseconds, from the start signal (at a fixed rate: while records were written).
     pub cpu_us: u64,
-    /// The most that was resident, in KiB.
+    /// Peak resident memory in KiB.
     pub resident_kib: u64,
     /// Deliveries beyond the first.
     pub repeated: u64,
-    /// With a rate: from when a record was due to its arrival.
+    /// Latency from due time to arrival, at a fixed rate only.
     pub latency: Option<BenchLatency>,
 }
 
-/// What a run at a fixed rate has shown.
+/// Latency of a run at a fixed rate.
 #[derive(Clone, Debug)]
 pub struct BenchLatency {
-    /// From when a record was due to its arrival at the function.
+    /// Time from a record's due time to its arrival at the function.
     pub took: LatencyPercentiles,
-    /// The producer's part: from when a record was due to the start of its write.
+    /// The producer's part: time from a record's due time to the start of its write.
     pub lateness: LatencyPercentiles,
 }
 
-/// Where runs take place.
+/// Environment of the runs.
 pub struct BenchEnv<'g> {
     /// The function.
     pub lambda: &'g FakeLambda,
     /// A client of the broker.
     pub producer: &'g mut TestProducer,
-    /// Longest time for a drain.
+    /// Time limit of a drain.
     pub limit: Duration,
 }
 
@@ -84,7 +84,7 @@ impl BenchEnv<'_> {
         self.finish(started, &setup.topic, &group, expected, (spent_us, began)).await
     }
 
-    /// Writes at a fixed rate to a new topic, while it is being read.
+    /// Writes at a fixed rate to a new topic while the contender reads it.
     pub async fn steady(
         &mut self,
         who: Contender,
@@ -117,7 +117,8 @@ impl BenchEnv<'_> {
         Ok(BenchFigures { latency: Some(BenchLatency { took, lateness }), ..figures })
     }
 
-    /// One record through each partition: from then on all of them are being read.
+    /// Writes one record to each partition and waits until all are committed, so that every partition is being
+    /// read.
     async fn greet(&mut self, topic: &str, group: &str, partitions: i32) -> Result<()> {
         let written =
             self.producer.write(topic, partitions, partitions as usize, 10, Compression::None).await?;

@@ -1,4 +1,4 @@
-//! `loadtest chaos`: nodes on a real Kafka go through what seeds say, one after the other.
+//! `loadtest chaos`: runs faults drawn from seeds against nodes on a real Kafka.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,12 +31,12 @@ pub(crate) struct ChaosArguments {
     group_protocol: Option<String>,
 }
 
-/// Goes through them.
+/// Executes the runs.
 pub(crate) async fn run(arguments: ChaosArguments) -> Result<ExitCode> {
     let ChaosArguments { kafka: version, runs, from, at_once, group_protocol } = arguments;
     kafka_dist::install(&version)?;
     build_node()?;
-    // Short enough to be typed again.
+    // Short enough to be typed.
     let from = from.unwrap_or_else(|| lighterman::runtime::backoff::random() % 1_000_000_000);
     let profile = if cfg!(debug_assertions) { "" } else { " --release" };
     let protocol = group_protocol.as_ref().map_or_else(String::new, |one| format!(" --group-protocol {one}"));

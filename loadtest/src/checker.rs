@@ -1,4 +1,5 @@
-//! Judges what the function saw against what was produced, by the checker that also judges simulated schedules.
+//! Check of the function's events against the produced records, by the checker that also judges simulated
+//! schedules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,10 +8,10 @@ use lighterman_proto::units::Moment;
 
 use crate::function::{InvocationAction, InvocationEvent};
 
-/// A judged history.
+/// Result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HistoryVerdict {
-    /// What is wrong.
+    /// Violations found.
     pub violations: Vec<Violation>,
     /// Deliveries beyond the first, by partition.
     pub repeated: BTreeMap<i32, u64>,
@@ -19,15 +20,15 @@ pub struct HistoryVerdict {
 }
 
 impl HistoryVerdict {
-    /// Panics with the first violations, for tests.
+    /// Panics with the first violations; for tests.
     pub fn assert_clean(&self) {
         let some: Vec<_> = self.violations.iter().take(5).map(ToString::to_string).collect();
         assert!(self.violations.is_empty(), "{} violations, among them {some:?}", self.violations.len());
     }
 }
 
-/// Judges `events`; `produced` holds the visible offsets of each partition. Of what only a node knows, nothing is said here:
-/// who owned what, what it put on record, what it held.
+/// Checks `events`; `produced` holds the visible offsets of each partition. Facts that only a node knows are not
+/// checked: ownership, recorded progress and held records.
 pub fn check(produced: &BTreeMap<i32, BTreeSet<i64>>, events: &[InvocationEvent]) -> HistoryVerdict {
     let mut checker = HistoryChecker::new(HistoryRules::default());
     let begin = Moment::default();
@@ -36,7 +37,7 @@ pub fn check(produced: &BTreeMap<i32, BTreeSet<i64>>, events: &[InvocationEvent]
             checker.take(begin, &history::HistoryEvent::Produced { partition: *partition, offset: *offset });
         }
     }
-    // Their order is known, their times are not.
+    // The order is known, the times are not.
     let (mut at, mut open, mut unexpected) = (begin, BTreeMap::new(), Vec::new());
     for (number, event) in (1..).zip(events) {
         at = Moment::from_micros(number);
@@ -74,7 +75,8 @@ fn takes(event: &InvocationEvent) -> bool {
     matches!(event, InvocationEvent::End { act, .. } if act.succeeds() || *act == InvocationAction::Report)
 }
 
-/// As the checker hears it. Records that a test lets end otherwise may be tried, as often as it likes, and are not mentioned.
+/// Converts an event for the checker. Records that must not be delivered may be attempted any number of times, and
+/// are left out.
 fn told(produced: &BTreeMap<i32, BTreeSet<i64>>, event: &InvocationEvent) -> history::HistoryEvent {
     match event {
         InvocationEvent::Start { id, offsets } => {
@@ -127,7 +129,7 @@ mod tests {
     const OK: InvocationAction = InvocationAction::Succeed(Duration::ZERO);
 
     #[test]
-    fn a_good_history_is_clean_and_repeats_are_counted() {
+    fn correct_history_is_clean_and_counts_repeats() {
         let events = [
             start(0, &[0, 1]),
             end(0, InvocationAction::FunctionError),
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_function_sees_is_enough_to_find_what_is_wrong() {
+    fn violations_are_found_from_function_events() {
         let lost = [start(0, &[0, 1]), end(0, OK), start(1, &[2]), end(1, InvocationAction::FunctionError)];
         assert_eq!(broken(&lost), [Invariant::Alo1]);
         let overtaking = [start(0, &[1]), end(0, OK), start(1, &[0]), end(1, OK), start(2, &[2]), end(2, OK)];

@@ -1,48 +1,48 @@
-//! A run beside an older one: what is worse by more than the machine's noise is marked.
+//! Comparison of a run with an older one. Figures that are worse by more than the machine's noise are marked.
 
 use std::fmt::Write;
 
 use crate::figures::{BetterWhen, FigureRow, MEASURES, RunFigures};
 
-/// What a figure may lose before it is a regression; noise comes on top.
+/// Share by which a figure may worsen before it counts as a regression; noise is added.
 const TOLERANCE: f64 = 0.2;
 const NAME_WIDTH: usize = 34;
 const FIGURE_WIDTH: usize = 12;
 
-/// How a figure went.
+/// Trend of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trend {
-    /// About the same, or neither good nor bad.
+    /// About the same, or a figure that is neither good nor bad.
     Same,
     /// Better.
     Better,
-    /// Worse: a regression.
+    /// Worse, which is a regression.
     Worse,
 }
 
-/// One figure of two runs.
+/// A figure of two runs.
 #[derive(Clone, Copy)]
 pub struct ComparisonRow {
-    /// Which.
+    /// Compared figure.
     pub measure: &'static FigureRow,
-    /// In the older run.
+    /// Value in the older run.
     pub old: f64,
-    /// In this one.
+    /// Value in the newer run.
     pub new: f64,
-    /// How it went.
+    /// Trend from old to new.
     pub went: Trend,
 }
 
-/// Two runs side by side.
+/// Comparison of two runs.
 pub struct RunComparison {
-    /// What makes them hard to compare, in sentences.
+    /// Differences that make the runs hard to compare, in sentences.
     pub differences: Vec<String>,
-    /// Figure by figure.
+    /// Compared figures.
     pub rows: Vec<ComparisonRow>,
 }
 
 impl RunComparison {
-    /// Of `new` with `old`.
+    /// Compares `new` with `old`.
     pub fn of(old: &RunFigures, new: &RunFigures) -> Self {
         let mut differences = Vec::new();
         let mut differ = |what: &str, old: &str, new: &str| {
@@ -53,7 +53,7 @@ impl RunComparison {
         differ("scenario", &old.scenario, &new.scenario);
         differ("kafka", &old.kafka, &new.kafka);
         differ("scale", &old.scale.to_string(), &new.scale.to_string());
-        // An older file does not tell it.
+        // Older files do not have it.
         if !old.machine.is_empty() {
             differ("machine", &old.machine, &new.machine);
         }
@@ -67,12 +67,12 @@ impl RunComparison {
         Self { differences, rows: MEASURES.iter().map(row).collect() }
     }
 
-    /// Figures that are worse.
+    /// Returns the figures that are worse.
     pub fn regressions(&self) -> impl Iterator<Item = &ComparisonRow> {
         self.rows.iter().filter(|row| row.went == Trend::Worse)
     }
 
-    /// As people read it.
+    /// Formats the comparison as a text table.
     pub fn table(&self) -> String {
         let mut table = String::new();
         for difference in &self.differences {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_worse_than_noise_is_marked_whichever_way_is_good() {
+    fn change_beyond_noise_is_marked_in_both_directions() {
         let mut slow = run();
         slow.records_per_second = 700.0;
         slow.latency.p99 = 140.0;
@@ -147,23 +147,23 @@ mod tests {
         let marked: Vec<&str> = table.lines().filter(|line| line.ends_with("REGRESSION")).collect();
         assert_eq!(marked.len(), 2, "{table}");
         assert!(marked[0].contains("1000") && marked[0].contains("700") && marked[0].contains("0.700"));
-        // The other way round they are better.
+        // In the other direction they are improvements.
         assert_eq!(regressions(&slow, &run()), Vec::<&str>::new());
         assert_eq!(RunComparison::of(&slow, &run()).table().matches("  better").count(), 2);
     }
 
     #[test]
-    fn noise_and_what_only_describes_the_run_are_no_regressions() {
+    fn noise_and_neutral_figures_are_no_regressions() {
         let mut other = run();
         (other.records_per_second, other.latency.p99, other.cpu_us_per_record) = (850.0, 129.0, 12.5);
         (other.records, other.repeated, other.in_flight_max) = (5, 50, 100.0);
         assert_eq!(regressions(&run(), &other), Vec::<&str>::new());
-        // Nothing there to divide by.
+        // Nothing to divide by.
         assert!(RunComparison::of(&RunFigures::default(), &run()).table().contains('-'));
     }
 
     #[test]
-    fn runs_of_different_things_say_so() {
+    fn differences_between_runs_are_listed() {
         let mut other = run();
         (other.scenario, other.kafka) = ("burst".to_owned(), "4.2.1".to_owned());
         other.machine = "2 CPUs".to_owned();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_version_is_read() {
+    fn file_of_another_version_is_read() {
         let old: RunFigures =
             serde_json::from_str(r#"{"scenario": "steady", "gone": 1, "latency": {"p50": 3}}"#)
                 .expect("reads");

@@ -1,4 +1,4 @@
-//! Who is measured: a node or the baseline, started, measured and ended alike.
+//! Contenders of a benchmark: a node and the baseline, started, measured and stopped in the same way.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -10,7 +10,7 @@ use crate::node::NodeProcess;
 
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Which of the two.
+/// Kind of contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     /// `lighterman run`.
@@ -19,7 +19,7 @@ pub enum Contender {
     Baseline,
 }
 
-/// How it shall run.
+/// Settings of a contender.
 #[derive(Clone, Debug)]
 pub struct ContenderSetup {
     /// Bootstrap server.
@@ -30,17 +30,17 @@ pub struct ContenderSetup {
     pub endpoint: String,
     /// `BatchSize`.
     pub batch: u32,
-    /// `MaximumBatchingWindowInSeconds`, for the node; the baseline never waits.
+    /// `MaximumBatchingWindowInSeconds` of the node; the baseline never waits.
     pub window_seconds: Option<u32>,
-    /// The baseline commits every batch, and waits for it, as the node does.
+    /// True if the baseline commits every batch and waits for the commit, as the node does.
     pub baseline_commits_each: bool,
-    /// `MinimumPollers`, for the node.
+    /// `MinimumPollers` of the node.
     pub consumers: u32,
-    /// Settings of the node's, as its environment has them.
+    /// Settings of the node, as environment variables.
     pub settings: Vec<(String, String)>,
 }
 
-/// It runs, and has not read anything before [`StartedContender::begin`].
+/// A running contender. It reads nothing before [`StartedContender::begin`].
 pub struct StartedContender {
     pid: u32,
     process: ContenderProcess,
@@ -53,7 +53,7 @@ enum ContenderProcess {
 }
 
 impl Contender {
-    /// As tables call it.
+    /// Returns the name used in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Node => "node",
@@ -61,7 +61,7 @@ impl Contender {
         }
     }
 
-    /// Starts it, as a process of its own. `run` makes the baseline's group unique.
+    /// Starts the contender as a process. `run` makes the baseline's group unique.
     pub async fn start(self, setup: &ContenderSetup, run: &str) -> Result<StartedContender> {
         let (pid, process) = match self {
             Self::Node => {
@@ -86,12 +86,12 @@ impl Contender {
 }
 
 impl StartedContender {
-    /// Process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Lets it read; its consumer group.
+    /// Starts consumption and returns the consumer group.
     pub async fn begin(&mut self) -> Result<String> {
         match &mut self.process {
             ContenderProcess::Node { node, .. } => {
@@ -112,7 +112,7 @@ impl StartedContender {
         }
     }
 
-    /// Lets it finish what it does, commit, and leave its group.
+    /// Stops the contender after it has finished its work, committed, and left its group.
     pub async fn end(self) -> Result<()> {
         match self.process {
             ContenderProcess::Node { node, _data } => {

@@ -1,8 +1,8 @@
-//! What a run of a scenario has shown: its figures, and how they went second by second. The JSON beside a report is this.
+//! Figures of a scenario run, overall and second by second. They are the JSON file next to a report.
 
 use serde::{Deserialize, Serialize};
 
-/// Figures of a run. Fields that are added later are 0 in an older file.
+/// Figures of a run. Fields added later are 0 in an older file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunFigures {
@@ -10,127 +10,127 @@ pub struct RunFigures {
     pub scenario: String,
     /// `embedded`, a version, or an address.
     pub kafka: String,
-    /// Share of the scenario's time that was run; 1 is all.
+    /// Share of the scenario's time that was run; 1 is all of it.
     pub scale: f64,
-    /// What it ran on, and how the programs were built.
+    /// Machine and build profile of the run.
     pub machine: String,
-    /// What is wrong: violations of the promises, and what kept the run from ending. Empty when all is well.
+    /// Violations, and errors that ended the run early. Empty if the run was clean.
     pub problems: Vec<String>,
     /// Records written.
     pub records: u64,
-    /// Of those, taken by the function.
+    /// Records taken by the function.
     pub delivered: u64,
     /// Deliveries beyond the first.
     pub repeated: u64,
-    /// As many of those the promise leaves room for.
+    /// Permitted number of deliveries beyond the first.
     pub repeated_max: u64,
     /// Invocations that took their records.
     pub invocations: u64,
-    /// Seconds from when the first record was due to the last arrival.
+    /// Seconds from the due time of the first record to the last arrival.
     pub seconds: f64,
-    /// Records that arrived, a second of that.
+    /// Records that arrived per second of that time.
     pub records_per_second: f64,
-    /// Seconds from when the last record was due until all was committed.
+    /// Seconds from the due time of the last record until everything was committed.
     pub settled_after: f64,
-    /// From when a record was due to its arrival at the function.
+    /// Latency from a record's due time to its arrival at the function.
     pub latency: PercentilesMs,
-    /// The producer's part: from when a record was due to the start of its write.
+    /// The producer's part: time from a record's due time to the start of its write.
     pub lateness: PercentilesMs,
-    /// Most records seen that were due and had not arrived.
+    /// Largest observed number of records that were due and had not arrived.
     pub waiting_max: f64,
-    /// The highest lag that nodes have told, in records: of partitions that one of them has.
+    /// Highest lag in records that nodes have reported, over the partitions that a node owns.
     pub lag_max: f64,
-    /// Most invocations in flight seen.
+    /// Largest observed number of invocations in flight.
     pub in_flight_max: f64,
-    /// Most consumers seen.
+    /// Largest observed number of consumers.
     pub consumers_max: f64,
-    /// The most that was resident of one node at any moment, in MiB, as the kernel keeps it.
+    /// Peak resident memory of any node in MiB, as reported by the kernel.
     pub resident_mib_max: f64,
-    /// User and system time of all nodes, in microseconds, of each delivery.
+    /// User and system time of all nodes in microseconds per delivery.
     pub cpu_us_per_record: f64,
-    /// Second by second.
+    /// Samples, one per second.
     pub samples: Vec<SecondSample>,
-    /// What happened to nodes.
+    /// Events of nodes.
     pub marks: Vec<PlotMark>,
 }
 
-/// Percentiles in milliseconds; all 0 when nothing was measured.
+/// Percentiles in milliseconds; all 0 if nothing was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PercentilesMs {
-    /// Half are not longer.
+    /// Median.
     pub p50: f64,
-    /// 99 of a hundred.
+    /// 99th percentile.
     pub p99: f64,
-    /// 999 of a thousand.
+    /// 99.9th percentile.
     pub p999: f64,
-    /// The longest.
+    /// Maximum.
     pub max: f64,
 }
 
-/// One second.
+/// Sample of one second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SecondSample {
     /// Seconds since the first record was due.
     pub at: f64,
-    /// Records due a second, by the schedule.
+    /// Scheduled records per second.
     pub due: f64,
-    /// Records that arrived, a second, since the sample before.
+    /// Records that arrived per second since the previous sample.
     pub arrived: f64,
-    /// Records whose offsets were committed, a second, since the sample before; absent while no node answers.
+    /// Records committed per second since the previous sample; `None` while no node answers.
     pub committed: Option<f64>,
-    /// Records that are due and have not arrived, those of partitions that no node has among them.
+    /// Records that are due and have not arrived, including those of partitions without an owner.
     pub waiting: f64,
-    /// Records not committed, of all nodes; absent while none answers.
+    /// Uncommitted records of all nodes; `None` while no node answers.
     pub lag: Option<f64>,
     /// Consumers of all nodes.
     pub consumers: Option<f64>,
     /// Invocations in flight of all nodes.
     pub in_flight: Option<f64>,
-    /// Resident MiB of each node; absent while it is away.
+    /// Resident memory of each node in MiB; `None` while the node is down.
     pub resident_mib: Vec<Option<f64>>,
-    /// Latency of the records that were due in this second; absent when none was.
+    /// Latency of the records that were due in this second; `None` if there were none.
     pub latency: Option<PercentilesMs>,
 }
 
-/// A moment worth a line in every plot.
+/// Event that every plot marks with a line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlotMark {
     /// Seconds since the first record was due.
     pub at: f64,
-    /// What happened.
+    /// Description of the event.
     pub label: String,
 }
 
-/// One figure as tables show it.
+/// Definition of a figure in tables.
 #[derive(Clone, Copy)]
 pub struct FigureRow {
-    /// Its name and unit.
+    /// Name and unit.
     pub name: &'static str,
-    /// Its value.
+    /// Value for a run.
     pub of: fn(&RunFigures) -> f64,
-    /// Digits after the point.
+    /// Decimal places.
     pub digits: usize,
-    /// Which way is good.
+    /// Direction that is better.
     pub good: BetterWhen,
-    /// Differences up to this are the machine's.
+    /// Difference that is attributed to the machine's noise.
     pub noise: f64,
 }
 
-/// Which way a figure should go.
+/// Direction in which a figure improves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BetterWhen {
-    /// The more the better.
+    /// Higher is better.
     More,
-    /// The less the better.
+    /// Lower is better.
     Less,
-    /// Neither: it says what was run.
+    /// Neither: the figure describes the run.
     Neither,
 }
 
-/// Every figure that tables show, in order.
+/// Figures shown in tables, in order.
 pub const MEASURES: &[FigureRow] = &[
     measure("records written", |run| run.records as f64, 0, BetterWhen::Neither, 0.0),
     measure("records delivered", |run| run.delivered as f64, 0, BetterWhen::Neither, 0.0),
@@ -166,7 +166,7 @@ fn records_an_invocation(run: &RunFigures) -> f64 {
 }
 
 impl RunFigures {
-    /// Whether the promises were kept.
+    /// Returns true if there are no problems.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }

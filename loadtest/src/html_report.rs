@@ -1,4 +1,4 @@
-//! The report of a run: one HTML file that needs nothing else and asks nobody.
+//! HTML report of a run: a single file without external resources.
 
 use std::fmt::Write;
 
@@ -16,7 +16,7 @@ svg text{font:11px system-ui,sans-serif;fill:#444}svg .title{font-size:13px;font
 svg .y{text-anchor:end}svg .x,svg .none{text-anchor:middle}svg .grid{stroke:#e3e3e3}\
 svg .mark{stroke:#b3141c;stroke-dasharray:4 3}svg .before,svg .behind{fill:#b3141c}svg .before{text-anchor:end}svg polyline{fill:none;stroke-width:1.5;stroke-linejoin:round}";
 
-/// The page of a run, beside an older one when there is one.
+/// Renders the page of a run, with a comparison if one is given.
 pub fn page(scenario: &LoadScenario, run: &RunFigures, comparison: Option<&RunComparison>) -> String {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_needs_nothing_else_and_nothing_breaks_out_of_it() {
+    fn page_is_self_contained_and_escapes_its_texts() {
         let sample = SecondSample {
             at: 1.0,
             due: 5.0,
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_samples_is_a_page_too() {
+    fn page_renders_without_samples() {
         let page = page(&scenario(), &RunFigures::default(), None);
         assert!(
             page.contains("Clean") && page.contains("nothing was measured") && !page.contains("older run")

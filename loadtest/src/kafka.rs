@@ -1,4 +1,4 @@
-//! Real Apache Kafka, one node, `KRaft`, as a process on loopback. Its jars come by [`crate::jars`].
+//! Apache Kafka as a process on loopback: one node in `KRaft` mode. [`crate::kafka_dist`] provides its jars.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -15,11 +15,11 @@ use crate::kafka_dist::jars;
 
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(40);
-/// So many lines of a log are told when something is wrong.
+/// Number of log lines included in an error.
 const LAST_WORDS: usize = 20;
 const CLUSTER_ID: &str = "bGlnaHRlcm1hbi10ZXN0cw";
 
-/// A running broker; dropping it ends the process and removes its data.
+/// A running broker. Dropping it kills the process and removes its data.
 pub struct RealKafka {
     folder: TempDir,
     libs: PathBuf,
@@ -27,9 +27,9 @@ pub struct RealKafka {
     process: Option<Child>,
 }
 
-/// A test's turn with a Kafka of `version`: two brokers and their nodes at once would starve each other's heartbeats on a small
-/// machine. `None`, and a line that says so, where Java or the jars are not; an error where
-/// `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
+/// Waits for exclusive use of a Kafka of `version`: on a small machine, two brokers and their nodes at once would
+/// starve each other's heartbeats. Prints a line and returns `None` if Java or the jars are missing; this is an
+/// error if `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
 pub async fn turn(version: &str) -> Result<Option<MutexGuard<'static, ()>>> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
     if let Err(missing) = jars(version) {
@@ -46,12 +46,12 @@ fn free_port() -> Result<u16> {
 }
 
 impl RealKafka {
-    /// Boots `version` and waits until it answers.
+    /// Starts `version` and waits until it listens.
     pub fn start(version: &str) -> Result<Self> {
         Self::start_with(version, &[])
     }
 
-    /// As [`RealKafka::start`], with `more` properties of the broker.
+    /// Like [`RealKafka::start`], with `more` broker properties.
     pub fn start_with(version: &str, more: &[(&str, &str)]) -> Result<Self> {
         let libs = jars(version)?;
         let folder = tempfile::tempdir()?;
@@ -88,23 +88,23 @@ impl RealKafka {
         Ok(kafka)
     }
 
-    /// `127.0.0.1:port`.
+    /// Returns `127.0.0.1:port`.
     pub fn servers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Ends the process at once and boots it again on the same port with the same data.
+    /// Kills the process and starts it again on the same port with the same data.
     pub fn restart(&mut self) -> Result<()> {
         self.end();
         self.boot()
     }
 
-    /// Ends the process at once (SIGKILL); [`Self::boot`] brings it back.
+    /// Kills the process (SIGKILL); [`Self::boot`] starts it again.
     pub fn kill(&mut self) {
         self.end();
     }
 
-    /// Ends the process in good order (SIGTERM); [`Self::boot`] brings it back.
+    /// Stops the process in an orderly way (SIGTERM); [`Self::boot`] starts it again.
     pub fn stop(&mut self) -> Result<()> {
         self.signal("-TERM")?;
         let deadline = Instant::now() + STOP_DEADLINE;
@@ -116,12 +116,12 @@ impl RealKafka {
         Ok(())
     }
 
-    /// Stops answering, and keeps its connections (SIGSTOP).
+    /// Freezes the process, whose connections stay open (SIGSTOP).
     pub fn freeze(&self) -> Result<()> {
         self.signal("-STOP")
     }
 
-    /// Answers again, first what has been asked meanwhile (SIGCONT).
+    /// Resumes the process; it first handles the requests received meanwhile (SIGCONT).
     pub fn thaw(&self) -> Result<()> {
         self.signal("-CONT")
     }
@@ -147,7 +147,7 @@ impl RealKafka {
         Ok(command)
     }
 
-    /// Starts what was ended, on the same port with the same data, and waits until it listens.
+    /// Starts a stopped broker on the same port with the same data, and waits until it listens.
     pub fn boot(&mut self) -> Result<()> {
         self.process = Some(self.java("kafka.Kafka", &[])?.spawn()?);
         let deadline = Instant::now() + BOOT_DEADLINE;
@@ -165,7 +165,7 @@ impl RealKafka {
         Ok(())
     }
 
-    /// The end of what it has said: its log is the first that goes with its folder.
+    /// Returns the end of the log, since the log is removed together with the folder.
     fn last_words(&self) -> Result<String> {
         let log = fs::read_to_string(self.folder.path().join("kafka.log"))?;
         let lines: Vec<&str> = log.lines().collect();

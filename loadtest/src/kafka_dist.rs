@@ -1,4 +1,4 @@
-//! The jars of Apache Kafka: where they are, and how they come there.
+//! Location and installation of Apache Kafka's jars.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 const JAVA_IS_MISSING: &str = "Kafka needs Java, and `java` cannot be run: install a JDK of 17 or newer";
 
-/// A version as Apache Kafka counts them, 4.2.1; what is wrong with it otherwise.
+/// Validates a version of Apache Kafka such as 4.2.1. Returns a message if it is invalid.
 pub fn version(text: &str) -> Result<String, String> {
     let is_number =
         |part: &str| (1..=4).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -17,14 +17,14 @@ pub fn version(text: &str) -> Result<String, String> {
     Err(format!("`{text}` is not a version of Kafka (4.2.1)"))
 }
 
-/// Folder of the jars of `version`, when all of them are here and Java too.
+/// Returns the folder of the jars of `version`. Fails if the jars are incomplete or Java is missing.
 pub fn jars(version: &str) -> Result<PathBuf> {
     ensure!(runs("java"), JAVA_IS_MISSING);
     let missing = || format!("the jars of Kafka {version} are not here: run .ci/install-kafka {version}");
     complete(workspace()?, version).with_context(missing)
 }
 
-/// Brings the jars of `version` from Maven Central, unless they are here: minutes, the first time.
+/// Installs the jars of `version` from Maven Central unless they are present. The first installation takes minutes.
 pub fn install(version: &str) -> Result<()> {
     let workspace = workspace()?;
     ensure!(runs("java"), JAVA_IS_MISSING);
@@ -50,7 +50,7 @@ fn workspace() -> Result<&'static Path> {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")
 }
 
-/// The jars below `workspace`, when none is missing: an installation that was interrupted leaves some.
+/// Returns the jars below `workspace` if the installation is complete; an interrupted one leaves some of them.
 fn complete(workspace: &Path, version: &str) -> Option<PathBuf> {
     let folder = workspace.join("target/kafka").join(version);
     folder.join("complete").is_file().then(|| folder.join("libs"))
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_three_numbers_and_no_way_out_of_the_folder() {
+    fn version_is_three_numbers_and_never_a_path() {
         assert_eq!(version("4.2.1").as_deref(), Ok("4.2.1"));
         for other in
             ["", "4", "4.2", "4.2.", "..", "../4.2.1", "4.2.1-rc1", "4.2.x", "127.0.0.1", "4.2.12345"]
@@ -84,7 +84,7 @@ mod tests {
         }
     }
 
-    /// The script over a workspace of its own, with this for Maven.
+    /// Runs the installation script in its own workspace, with `maven` in place of Maven.
     fn install_with(maven: &str, workspace: &Path) -> Output {
         let here = super::workspace().expect("a workspace").join(".ci/install-kafka");
         let ci = workspace.join(".ci");
@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn what_maven_has_left_half_done_is_done_again_and_what_is_done_is_kept() {
+    fn incomplete_installation_is_repeated_and_complete_one_kept() {
         const COPIES: &str = r#"cd "$(dirname "$4")" && mkdir -p libs && echo x >> libs/kafka.jar"#;
         let workspace = tempfile::tempdir().expect("folder");
         let jar = workspace.path().join("target/kafka/4.2.1/libs/kafka.jar");
         let cut = install_with(&format!("{COPIES}; exit 1"), workspace.path());
         assert!(!cut.status.success() && complete(workspace.path(), "4.2.1").is_none(), "{cut:?}");
-        // Killed in the midst of it: what it has left is no installation.
+        // Killed halfway: the remains are no installation.
         fs::create_dir_all(jar.parent().expect("libs")).expect("folder");
         assert_eq!(complete(workspace.path(), "4.2.1"), None);
         for _ in 0..2 {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_is_not_there_leaves_nothing() {
+    fn missing_version_leaves_no_files() {
         let workspace = tempfile::tempdir().expect("folder");
         let said = install_with("echo 'no such artifact'; exit 1", workspace.path());
         assert!(!said.status.success(), "{said:?}");

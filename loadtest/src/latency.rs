@@ -1,5 +1,5 @@
-//! How long records take: each carries the moment it was due to be written, so that a producer that is held up makes its
-//! records late instead of leaving them out (no coordinated omission).
+//! Latency of records. Each carries the time at which it was due to be written. A delayed producer then makes its
+//! records late instead of omitting them (no coordinated omission).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,53 +8,53 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
-/// The shortest value that carries a moment.
+/// Length of the shortest value that carries a time.
 pub const VALUE_BYTES_MIN: usize = 9;
-/// Base64 of nine bytes, and so of the eight that matter, without padding.
+/// Base64 characters of nine bytes without padding, of which the first eight bytes matter.
 const STAMP_CHARACTERS: usize = 12;
 
-/// A value of `bytes` bytes that carries `due`, to the microsecond.
+/// Creates a value of `bytes` bytes that carries `due` in microseconds.
 pub fn value_due(due: Duration, bytes: usize) -> Bytes {
     let mut value = vec![b'v'; bytes.max(VALUE_BYTES_MIN)];
     value[..8].copy_from_slice(&(due.as_micros() as u64).to_le_bytes());
     value.into()
 }
 
-/// The moment that a value carries, from its base64 in quotes as an event has it.
+/// Returns the time that a value carries, given its quoted base64 from an event.
 pub fn moment_in(quoted: &str) -> Option<Duration> {
     let stamp = quoted.strip_prefix('"')?.get(..STAMP_CHARACTERS)?;
     let bytes = STANDARD.decode(stamp).ok()?;
     Some(Duration::from_micros(u64::from_le_bytes(*bytes.first_chunk()?)))
 }
 
-/// Measures records that are due some time after its start.
+/// Measurement of records that are due after a warm-up.
 #[derive(Clone, Debug)]
 pub struct LatencyStopwatch {
     start: Instant,
     from: Duration,
-    /// When it was due, and how long it took.
+    /// Due time and latency.
     timed: Vec<(Duration, Duration)>,
 }
 
 impl LatencyStopwatch {
-    /// Of records due from `from` after `start`; what is due earlier warms up.
+    /// Measures records due from `from` after `start`; earlier ones are warm-up.
     pub fn new(start: Instant, from: Duration) -> Self {
         Self { start, from, timed: Vec::new() }
     }
 
-    /// A record that was due `due` after the start has arrived.
+    /// Records the arrival of a record that was due `due` after the start.
     pub fn arrived(&mut self, due: Duration, at: Instant) {
         if due >= self.from {
             self.timed.push((due, at.saturating_duration_since(self.start + due)));
         }
     }
 
-    /// The percentiles of what was measured.
+    /// Returns the percentiles of all measured records.
     pub fn percentiles(&self) -> LatencyPercentiles {
         LatencyPercentiles::of(self.timed.iter().map(|(_, took)| *took).collect())
     }
 
-    /// The same for the records that were due in each second after the start.
+    /// Returns the percentiles of the records due in each second after the start.
     pub fn by_second(&self) -> BTreeMap<u64, LatencyPercentiles> {
         let mut seconds: BTreeMap<u64, Vec<Duration>> = BTreeMap::new();
         for (due, took) in &self.timed {
@@ -64,26 +64,28 @@ impl LatencyStopwatch {
     }
 }
 
-/// Every measured duration, sorted: exact, since runs are short (eight bytes and a count of nanoseconds a record).
+/// All measured durations, sorted. They are exact, which short runs can afford (eight bytes and a count of
+/// nanoseconds per record).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LatencyPercentiles {
     sorted: Vec<Duration>,
 }
 
 impl LatencyPercentiles {
-    /// Of `samples`.
+    /// Sorts `samples`.
     pub fn of(mut samples: Vec<Duration>) -> Self {
         samples.sort_unstable();
         Self { sorted: samples }
     }
 
-    /// The smallest sample that at least `permille` of a thousand samples do not exceed; zero when there are none.
+    /// Returns the smallest sample that at least `permille` of a thousand samples do not exceed; zero if there are
+    /// none.
     pub fn at(&self, permille: usize) -> Duration {
         let rank = (self.sorted.len() * permille).div_ceil(1000).max(1);
         self.sorted.get(rank - 1).copied().unwrap_or_default()
     }
 
-    /// How many samples there are.
+    /// Returns the number of samples.
     pub fn count(&self) -> usize {
         self.sorted.len()
     }
@@ -97,7 +99,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_samples_by_nearest_rank() {
-        // Backwards, so that the order of arrival cannot matter.
+        // Reversed, so that the order of arrival cannot matter.
         let thousand = LatencyPercentiles::of((1..=1000).rev().map(|n| MS * n).collect());
         assert_eq!(
             [500, 990, 999, 1000].map(|permille| thousand.at(permille).as_millis()),
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_carries_its_moment_through_base64() {
+    fn value_carries_its_due_time_through_base64() {
         for (due, bytes) in [(Duration::ZERO, 9), (MS * 1_234_567, 1024), (Duration::from_secs(1 << 33), 10)]
         {
             let value = value_due(due, bytes);
@@ -140,11 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn time_is_counted_from_when_a_record_was_due_whenever_it_was_written() {
+    fn latency_counts_from_due_time_not_write_time() {
         let start = Instant::now();
         let mut stopwatch = LatencyStopwatch::new(start, MS * 100);
-        stopwatch.arrived(MS * 99, start + MS * 500); // warms up
-        // The producer was held up and wrote both at 400 ms; both arrive at 401 ms.
+        stopwatch.arrived(MS * 99, start + MS * 500); // warm-up
+        // The producer was delayed and wrote both at 400 ms; both arrive at 401 ms.
         stopwatch.arrived(MS * 100, start + MS * 401);
         stopwatch.arrived(MS * 400, start + MS * 401);
         assert_eq!(stopwatch.percentiles(), LatencyPercentiles::of(vec![MS * 301, MS]));

@@ -1,5 +1,5 @@
-//! What it takes to judge Lighterman from outside: a real Kafka, a fake Lambda that remembers everything, moto for AWS, a producer, a
-//! node as a process, a hand-written loop to compare it with, and a checker of the history they make.
+//! Tools to test Lighterman from outside: a real Kafka, a fake Lambda that records every invocation, moto for AWS,
+//! and a producer. A node and a hand-written baseline run as processes, and a checker judges the resulting history.
 
 pub mod aws;
 pub mod baseline;

@@ -1,4 +1,4 @@
-//! What a log holds, read with kafka-protocol's decoder: a second opinion.
+//! Reader of a partition's log with kafka-protocol's decoder, independent of Lighterman's.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,11 +15,11 @@ use crate::produce::TestProducer;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const BYTES_MAX: i32 = 64 * 1024 * 1024;
-/// A log that looks the same after this long has been cleaned as far as it will be.
+/// Time after which an unchanged log counts as fully compacted.
 const UNCHANGED_FOR: Duration = Duration::from_secs(2);
 
-/// Waits until compaction has taken something of partition 0 of `topic`, whose log ends at `end`, and rests; the offsets
-/// that are left.
+/// Waits until compaction has removed records of partition 0 of `topic`, whose log ends at `end`, and has finished.
+/// Returns the remaining offsets.
 pub async fn await_compacted(producer: &mut TestProducer, topic: &str, end: i64) -> Result<BTreeSet<i64>> {
     let settled = async {
         let mut before = BTreeSet::new();
@@ -35,7 +35,7 @@ pub async fn await_compacted(producer: &mut TestProducer, topic: &str, end: i64)
     tokio::time::timeout(DEADLINE * 2, settled).await.context("the broker does not compact")?
 }
 
-/// Values of the first `count` records of partition 0 of `topic`, waiting for them.
+/// Waits for the first `count` records of partition 0 of `topic` and returns their values.
 pub async fn await_values(producer: &mut TestProducer, topic: &str, count: usize) -> Result<Vec<Bytes>> {
     let read = async {
         loop {
@@ -59,7 +59,7 @@ async fn offsets_left(producer: &mut TestProducer, topic: &str, end: i64) -> Res
         let mut records = fetch(producer, topic, position).await?;
         let before = position;
         while records.len() > 61 {
-            // The next offset stands in the batch's header: a batch that was emptied has no record to tell it.
+            // The next offset is in the batch's header: an emptied batch has no record that contains it.
             let next = i64::from_be_bytes(records[..8].try_into()?)
                 + i64::from(i32::from_be_bytes(records[23..27].try_into()?))
                 + 1;
@@ -76,7 +76,7 @@ async fn offsets_left(producer: &mut TestProducer, topic: &str, end: i64) -> Res
     Ok(left)
 }
 
-/// Record batches of partition 0 of `topic` from `position` on.
+/// Fetches record batches of partition 0 of `topic` from `position` on.
 pub(crate) async fn fetch(producer: &mut TestProducer, topic: &str, position: i64) -> Result<Bytes> {
     let partition = FetchPartition::default().with_fetch_offset(position).with_partition_max_bytes(BYTES_MAX);
     let topic = FetchTopic::default()

@@ -1,6 +1,6 @@
-//! `cargo run --release -p loadtest`: takes a Kafka through a node into a fake Lambda. With a scenario's name it runs that and
-//! writes a report; without one it prints what a drain or a fixed rate cost, alone or in turn with the loop one would write by
-//! hand.
+//! `cargo run --release -p loadtest`: sends records from a Kafka through a node to a fake Lambda. With a scenario's
+//! name it runs the scenario and writes a report. Without one it prints the cost of a drain or a fixed rate, alone
+//! or alternating with a hand-written loop.
 
 mod arguments;
 mod chaos_runs;
@@ -36,7 +36,7 @@ async fn main() -> Result<ExitCode> {
     }
 }
 
-/// `loadtest steady …` is `loadtest run steady …`.
+/// Rewrites `loadtest steady …` to `loadtest run steady …`.
 fn named(words: Vec<String>) -> impl Iterator<Item = String> {
     std::iter::once("loadtest run".to_owned()).chain(words)
 }
@@ -76,7 +76,7 @@ async fn measure(
     let produced = fill(ground.producer, load, &setup.topic).await?;
     let mut runs = ScenarioRuns::default();
     let topic = setup.topic.clone();
-    // The first round finds a broker that has compiled nothing and cached nothing: it is run and not counted.
+    // In the first round the broker has compiled and cached nothing, so it is not counted.
     for round in 0..=arguments.rounds {
         for who in order_of(round, arguments.baseline) {
             let run = format!("{topic}-{round}-{}", who.name());
@@ -98,7 +98,7 @@ async fn measure(
     Ok(runs)
 }
 
-/// Who runs after whom: A B, B A, A B, …, so that neither always finds what the other has left.
+/// Returns the order of the contenders: A B, B A, A B, …, so that neither always follows the other.
 fn order_of(round: u32, baseline: bool) -> &'static [Contender] {
     match (baseline, round.is_multiple_of(2)) {
         (false, _) => &[Contender::Node],
@@ -107,7 +107,7 @@ fn order_of(round: u32, baseline: bool) -> &'static [Contender] {
     }
 }
 
-/// What will be drained; nothing when records are written as they are read.
+/// Writes the records to drain; none if they are written while they are read.
 async fn fill(producer: &mut TestProducer, load: &ContenderLoad, topic: &str) -> Result<ProducedOffsets> {
     let ArrivalKind::Drain { records } = load.kind else { return Ok(ProducedOffsets::new()) };
     producer.create_topic(topic, load.partitions).await?;
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_round_begins_with_the_one_that_ended_the_last() {
+    fn round_starts_with_last_contender_of_previous_round() {
         let ends = |round| (order_of(round, true).first().copied(), order_of(round, true).last().copied());
         for round in 0..5 {
             assert_eq!(ends(round).1, ends(round + 1).0);

@@ -1,4 +1,4 @@
-//! A Lighterman node as a process, driven through its API.
+//! A Lighterman node as a process, controlled through its API.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ const REGION: &str = "us-east-1";
 const STARTS_MAX: u32 = 3;
 const START_DEADLINE: Duration = Duration::from_secs(20);
 
-/// A running node; dropping it kills the process.
+/// A running node. Dropping it kills the process.
 pub struct NodeProcess {
     process: Child,
     api: ApiClient,
@@ -25,7 +25,7 @@ pub struct NodeProcess {
     metrics: u16,
 }
 
-/// The binary beside this one, or `LIGHTERMAN_BIN`.
+/// Returns the `lighterman` binary next to this program, or `LIGHTERMAN_BIN`.
 pub fn binary() -> Result<PathBuf> {
     if let Some(given) = std::env::var_os("LIGHTERMAN_BIN") {
         return Ok(given.into());
@@ -43,13 +43,13 @@ fn free_port() -> Result<u16> {
 }
 
 impl NodeProcess {
-    /// Starts a node over `data`, invoking functions at `lambda`; waits until its API answers.
+    /// Starts a node over `data` that invokes functions at `lambda`, and waits until its API answers.
     pub async fn start(data: &Path, lambda: &str, settings: &[(&str, &str)]) -> Result<Self> {
         Self::begin(data, lambda, settings, None).await
     }
 
-    /// The same with what it says on standard error appended to a file, and with a signal ignored that a write beyond the limit
-    /// of file sizes brings: it is told of that by an error, as of a disk that is full.
+    /// Starts a node whose standard error is appended to a file. It ignores SIGXFSZ, so that a write beyond the
+    /// file size limit returns an error, like a write to a full disk.
     pub async fn start_logged(
         data: &Path,
         lambda: &str,
@@ -75,7 +75,7 @@ impl NodeProcess {
             }
             match node.answers().await? {
                 None => return Ok(node),
-                // A port that was free may have been given to somebody's connection since.
+                // A port that was free may have been assigned to another connection since.
                 Some(_) if tries < STARTS_MAX => {}
                 Some(status) => bail!("the node has ended at once, with {status}"),
             }
@@ -85,7 +85,7 @@ impl NodeProcess {
     async fn keep_what_it_says(&mut self, log: &Path) -> Result<()> {
         let mut said = self.process.stderr.take().context("it is piped")?;
         let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(log).await?;
-        // Through a pipe: the limit of file sizes is not meant for what it says.
+        // Through a pipe, since the file size limit must not apply to the log.
         tokio::spawn(async move {
             let _ = tokio::io::copy(&mut said, &mut file).await;
             let _ = file.flush().await;
@@ -125,7 +125,7 @@ impl NodeProcess {
         Ok(Self { process, api, listen, metrics })
     }
 
-    /// Waits until its API answers; how it ended if it did before.
+    /// Waits until the API answers. Returns the exit status if the process ends first.
     async fn answers(&mut self) -> Result<Option<ExitStatus>> {
         let answers = async {
             while self.api.call("GET", "/lighterman/v1/nodes", None).await.is_err() {
@@ -139,41 +139,43 @@ impl NodeProcess {
         tokio::time::timeout(START_DEADLINE, answers).await.context("the node's API does not answer")?
     }
 
-    /// How it has ended, if it has.
+    /// Returns the exit status if the process has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.process.try_wait()?)
     }
 
-    /// Sends a signal, by its name with a dash before it.
+    /// Sends a signal, given by name with a leading dash.
     pub fn signal(&self, which: &str) -> Result<()> {
         let pid = self.process.id().context("the node has ended already")?;
         ensure!(Command::new("kill").args([which, &pid.to_string()]).status()?.success(), "kill {which}");
         Ok(())
     }
 
-    /// Process id.
+    /// Returns the process id.
     pub fn pid(&self) -> Option<u32> {
         self.process.id()
     }
 
-    /// The API.
+    /// Returns the API client.
     pub fn api(&self) -> &ApiClient {
         &self.api
     }
 
-    /// The value of counter or gauge `name` of `mapping`, as Prometheus scrapes it; `None` while there is none.
+    /// Returns the value of counter or gauge `name` of `mapping` from the metrics endpoint; `None` if it does not
+    /// exist.
     pub async fn metric(&self, name: &str, mapping: &str) -> Result<Option<f64>> {
         let text = scrape(self.metrics, START_DEADLINE).await?;
         let value = values(&text, name).find(|(line, _)| line.contains(mapping)).map(|(_, value)| value);
         Ok(value)
     }
 
-    /// Port of its metrics.
+    /// Returns the port of the metrics endpoint.
     pub fn metrics_port(&self) -> u16 {
         self.metrics
     }
 
-    /// Creates a mapping, with `more` over the usual; its UUID, which is its group too unless `more` says otherwise.
+    /// Creates a mapping with `more` in addition to the defaults. Returns its UUID, which is also its group unless
+    /// `more` overrides it.
     pub async fn create_mapping(&self, servers: &str, topic: &str, more: Value) -> Result<String> {
         let mut body = json!({
             "FunctionName": "f", "Topics": [topic], "StartingPosition": "TRIM_HORIZON",
@@ -189,7 +191,7 @@ impl NodeProcess {
         shown["UUID"].as_str().map(ToOwned::to_owned).context("no UUID")
     }
 
-    /// Runs a command of the binary against this node, as a person would.
+    /// Runs a command of the binary against this node, as an operator would.
     pub async fn command(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = AsyncCommand::new(binary()?);
         command
@@ -205,13 +207,13 @@ impl NodeProcess {
         Ok(done.with_context(|| format!("{arguments:?} does not end"))??)
     }
 
-    /// SIGKILL.
+    /// Kills the process with SIGKILL.
     pub async fn kill(mut self) -> Result<()> {
         self.process.kill().await?;
         Ok(())
     }
 
-    /// SIGTERM; waits for the drain and returns the exit code.
+    /// Sends SIGTERM, waits for the drain, and returns the exit code.
     pub async fn terminate(mut self, within: Duration) -> Result<Option<i32>> {
         self.signal("-TERM")?;
         match tokio::time::timeout(within, self.process.wait()).await {
@@ -221,7 +223,7 @@ impl NodeProcess {
     }
 }
 
-/// What Prometheus would read at `port` of loopback.
+/// Reads the metrics at `port` on loopback.
 pub async fn scrape(port: u16, within: Duration) -> Result<String> {
     let read = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
@@ -233,7 +235,7 @@ pub async fn scrape(port: u16, within: Duration) -> Result<String> {
     tokio::time::timeout(within, read).await.context("the node's metrics do not answer")?
 }
 
-/// Every value of counter or gauge `name` in a scraped text, with its line.
+/// Returns every value of counter or gauge `name` in scraped text, with its line.
 pub fn values<'t>(text: &'t str, name: &str) -> impl Iterator<Item = (&'t str, f64)> {
     let wanted = format!("{name}{{");
     let lines = text.lines().filter(move |line| line.starts_with(&wanted));

@@ -1,5 +1,5 @@
-//! Writes records at a fixed rate whatever happens to them: the schedule is set before the first is written, and nobody's
-//! slowness moves it.
+//! Open-loop producer: writes records at a fixed rate. The schedule is set before the first write, and no slow
+//! component shifts it.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -13,27 +13,28 @@ use crate::produce::{Compression, ProducedOffsets, TestProducer, batch_of};
 use crate::schedule::RateSchedule;
 
 const BATCH_RECORDS_MAX: usize = 500;
-/// Connections; partitions share them when there are more.
+/// Maximum number of connections; partitions share them if there are more.
 const LANES_MAX: i32 = 64;
 
-/// The values of records `numbers`: what they carry is when they were due, not when they are written.
+/// Creates the values of records `numbers`, which carry their due times, not their write times.
 fn values(schedule: &RateSchedule, numbers: &[u64], value_bytes: usize) -> Vec<bytes::Bytes> {
     numbers.iter().map(|n| value_due(schedule.due(*n), value_bytes)).collect()
 }
 
-/// Where records go.
+/// Destination of the records.
 pub struct OpenLoopTarget<'t> {
     /// Bootstrap server.
     pub servers: &'t str,
     /// Topic.
     pub topic: &'t str,
-    /// Its partitions; records go round.
+    /// Number of partitions, used round-robin.
     pub partitions: i32,
     /// Bytes of each value.
     pub value_bytes: usize,
 }
 
-/// Connections that are ready to write: one for each partition up to 64, so that one slow write holds up its partition only.
+/// Connections that are ready to write: one for each partition up to 64, so that a slow write delays only its
+/// partition.
 pub struct OpenLoop {
     lanes: Vec<ProducerTask>,
     schedule: RateSchedule,
@@ -47,16 +48,16 @@ struct ProducerTask {
     value_bytes: usize,
 }
 
-/// What a run wrote.
+/// Records written by a run.
 pub struct WrittenRecords {
-    /// The offsets.
+    /// Offsets of the records.
     pub produced: ProducedOffsets,
-    /// How long after its moment each write began: the producer's own part of the latency.
+    /// Delay from each due time to the start of the write: the producer's own part of the latency.
     pub lateness: LatencyPercentiles,
 }
 
 impl OpenLoop {
-    /// Connects.
+    /// Opens the connections.
     pub async fn connect(target: &OpenLoopTarget<'_>, schedule: RateSchedule) -> Result<Self> {
         let mut lanes = Vec::new();
         for _ in 0..target.partitions.min(LANES_MAX) {
@@ -67,7 +68,7 @@ impl OpenLoop {
         Ok(Self { lanes, schedule, partitions: target.partitions })
     }
 
-    /// Writes every record when it is due after `start`, or as soon afterwards as its lane's last write is done.
+    /// Writes every record when it is due after `start`, or as soon as its lane's previous write is done.
     pub async fn run(self, start: Instant) -> Result<WrittenRecords> {
         let schedule = self.schedule;
         let (mut doors, mut writing) = (Vec::new(), Vec::new());
@@ -76,7 +77,7 @@ impl OpenLoop {
             doors.push(door);
             writing.push(tokio::spawn(lane.write(due, schedule.clone(), start)));
         }
-        // A thread sleeps to the tenth of a millisecond; the runtime's timers to the millisecond.
+        // A thread sleeps with a precision of 0.1 ms; the runtime's timers have one of 1 ms.
         let ticking = thread::spawn(move || tick(&schedule, start, self.partitions, &doors));
         let (mut produced, mut late) = (ProducedOffsets::new(), Vec::new());
         for lane in writing {
@@ -89,7 +90,7 @@ impl OpenLoop {
     }
 }
 
-/// Records go round the partitions; a partition is always of the same lane.
+/// Assigns records to partitions round-robin; a partition always uses the same lane.
 fn partition_of(n: u64, partitions: i32) -> i32 {
     (n % partitions as u64) as i32
 }
@@ -100,7 +101,7 @@ fn tick(schedule: &RateSchedule, start: Instant, partitions: i32, doors: &[mpsc:
         while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             thread::sleep(left);
         }
-        // A lane that has failed says so itself.
+        // A failed lane reports its own error.
         let _ = doors[partition_of(n, partitions) as usize % doors.len()].send(n);
     }
 }
@@ -137,10 +138,10 @@ mod tests {
     use crate::latency::moment_in;
 
     #[test]
-    fn what_a_record_carries_is_when_it_was_due_however_late_it_is_written() {
+    fn value_carries_due_time_however_late_written() {
         use base64::Engine;
         let schedule = RateSchedule::even(1_000, 100);
-        // A lane that was held up takes all that has become due meanwhile.
+        // A delayed lane takes everything that has become due meanwhile.
         let numbers: Vec<u64> = (40..90).collect();
         for (n, value) in numbers.iter().zip(values(&schedule, &numbers, 64)) {
             let quoted = format!("\"{}\"", base64::engine::general_purpose::STANDARD.encode(&value));
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn every_record_is_handed_out_once_and_lanes_take_turns() {
+    fn every_record_is_sent_once_to_alternating_lanes() {
         let schedule = RateSchedule::even(1_000_000, 100);
         let (doors, mut lanes): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::unbounded_channel()).unzip();
         tick(&schedule, Instant::now(), 6, &doors);

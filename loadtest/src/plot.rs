@@ -1,4 +1,5 @@
-//! Lines over time as SVG: axes, a line for each series, gaps where nothing was measured, a rule for each mark.
+//! Line plots over time as SVG: axes, a line for each series, gaps where nothing was measured, and a rule for each
+//! mark.
 
 use std::fmt::Write;
 
@@ -10,54 +11,54 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 26.0;
-/// About so many lines across.
+/// Approximate number of grid lines.
 const TICKS: f64 = 5.0;
 const LABEL_HEIGHT: f64 = 12.0;
 const LABEL_ROWS: usize = 4;
 const COLOURS: [&str; 8] =
     ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f"];
 
-/// What stands up the side.
+/// Scale of the vertical axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlotAxis {
-    /// From 0, in even steps.
+    /// Linear, from 0 in even steps.
     Linear,
-    /// The same, of things that are whole.
+    /// Linear with integer steps.
     Whole,
-    /// By powers of ten: what is usual is seen beside what is rare.
+    /// Logarithmic by powers of ten, so that common and rare values are visible together.
     Powers,
 }
 
-/// A plot.
+/// A line plot.
 pub struct LinePlot<'p> {
-    /// What it shows, with its unit.
+    /// Title with the unit.
     pub title: &'p str,
-    /// How its values stand.
+    /// Scale of the values.
     pub axis: PlotAxis,
-    /// The end of the time axis, in seconds.
+    /// End of the time axis, in seconds.
     pub seconds: f64,
-    /// Its lines.
+    /// Lines of the plot.
     pub series: Vec<PlotLine>,
-    /// Moments that stand in every plot.
+    /// Events marked in every plot.
     pub marks: &'p [PlotMark],
 }
 
-/// A line.
+/// A line of a plot.
 pub struct PlotLine {
-    /// Its name.
+    /// Name in the legend.
     pub name: String,
-    /// Seconds and value, in order of time; without a value the line is interrupted.
+    /// Seconds and value, ordered by time. `None` interrupts the line.
     pub points: Vec<(f64, Option<f64>)>,
 }
 
 impl PlotLine {
-    /// A line.
+    /// Creates a line.
     pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, Option<f64>)>) -> Self {
         Self { name: name.into(), points: points.into_iter().collect() }
     }
 }
 
-/// Text as XML and HTML take it, in attributes too.
+/// Escapes text for XML and HTML, including attributes.
 pub fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -67,7 +68,7 @@ pub fn escaped(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // XML has no place for them.
+            // Control characters are invalid in XML.
             other if other.is_control() && other != '\n' && other != '\t' => escaped.push('\u{fffd}'),
             other => escaped.push(other),
         }
@@ -75,7 +76,7 @@ pub fn escaped(text: &str) -> String {
     escaped
 }
 
-/// Where seconds and values stand.
+/// Mapping of seconds and values to coordinates.
 struct PlotScale {
     seconds: f64,
     least: f64,
@@ -84,7 +85,7 @@ struct PlotScale {
 }
 
 impl PlotScale {
-    /// With room for these values, which are numbers.
+    /// Creates a scale that covers these values, which must be finite.
     fn of(values: impl Iterator<Item = f64> + Clone, seconds: f64, axis: PlotAxis) -> Self {
         let most = values.clone().fold(0.0, f64::max);
         let (least, most) = match axis {
@@ -116,7 +117,7 @@ impl PlotScale {
         HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share.clamp(0.0, 1.0)
     }
 
-    /// The values that have a line across.
+    /// Returns the values that have a grid line.
     fn ticks(&self) -> Vec<f64> {
         let step = step_of(self.most, self.axis);
         let next = |value: &f64| match self.axis {
@@ -129,7 +130,7 @@ impl PlotScale {
 }
 
 impl LinePlot<'_> {
-    /// The `<svg>` element.
+    /// Renders the `<svg>` element.
     pub fn svg(&self) -> String {
         let all = self.series.iter().flat_map(|series| &series.points);
         let values = all.filter_map(|(_, value)| *value).filter(|value| value.is_finite());
@@ -159,7 +160,7 @@ impl LinePlot<'_> {
     }
 }
 
-/// A mark, with its name beside it; those of the next stand lower, for they may be close.
+/// Draws a mark with its label. Labels of successive marks are staggered, since marks may be close together.
 fn rule(svg: &mut String, scale: &PlotScale, index: usize, mark: &PlotMark) {
     let (x, label) = (scale.x(mark.at), escaped(&mark.label));
     let (end, y) = (HEIGHT - BOTTOM, TOP + 9.0 + LABEL_HEIGHT * (index % LABEL_ROWS) as f64);
@@ -203,7 +204,7 @@ fn legend(svg: &mut String, index: usize, of: usize, name: &str, colour: &str) {
     );
 }
 
-/// A line for each stretch without a gap; a point that stands alone is a dot.
+/// Draws a line for each stretch without a gap; an isolated point is a dot.
 fn line(svg: &mut String, scale: &PlotScale, series: &PlotLine, colour: &str) {
     let whole = |point: &(f64, Option<f64>)| point.1.is_some_and(f64::is_finite) && point.0.is_finite();
     for stretch in series.points.split(|point| !whole(point)) {
@@ -223,7 +224,8 @@ fn line(svg: &mut String, scale: &PlotScale, series: &PlotLine, colour: &str) {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, so that about five of them reach `most`; of whole things no part.
+/// Returns a step of 1, 2 or 5 times a power of ten, so that about five steps reach `most`. Steps of `Whole` are at
+/// least 1.
 fn step_of(most: f64, axis: PlotAxis) -> f64 {
     if !(most.is_finite() && most > 0.0) {
         return 1.0;
@@ -234,7 +236,7 @@ fn step_of(most: f64, axis: PlotAxis) -> f64 {
     if axis == PlotAxis::Whole { step.max(1.0) } else { step }
 }
 
-/// A number as axes have room for.
+/// Formats a number briefly for an axis.
 fn short(value: f64) -> String {
     let (value, unit) = match value.abs() {
         million if million >= 1e6 => (value / 1e6, "M"),
@@ -253,7 +255,7 @@ mod tests {
         LinePlot { title: "t", axis: PlotAxis::Linear, seconds: 10.0, series, marks: &[] }.svg()
     }
 
-    /// Every tag is closed, every attribute quoted: what a parser of XML would ask.
+    /// Asserts that every tag is closed and every attribute quoted.
     fn assert_well_formed(xml: &str) {
         let mut open = Vec::new();
         let mut rest = xml;
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stand_where_their_values_are() {
+    fn lines_are_drawn_at_their_values() {
         let svg = plot(vec![PlotLine::new("a", [(0.0, Some(0.0)), (5.0, Some(50.0)), (10.0, Some(100.0))])]);
         assert_well_formed(&svg);
         assert!(svg.contains("points=\"64.0,194.0 456.0,117.0 848.0,40.0\""), "{svg}");
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn powers_of_ten_show_what_is_usual_beside_what_is_rare() {
+    fn log_axis_shows_common_and_rare_values() {
         let points = [(0.0, Some(2.0)), (5.0, Some(100.0)), (10.0, Some(1_000.0))];
         let series =
             || vec![PlotLine::new("a", points), PlotLine::new("b", [(0.0, Some(0.0)), (10.0, Some(1.0))])];
@@ -291,7 +293,7 @@ mod tests {
             LinePlot { title: "t", axis: PlotAxis::Powers, seconds: 10.0, series: series(), marks: &[] }
                 .svg();
         assert_well_formed(&svg);
-        // Each power is a third of the height, and nothing stands below the axis.
+        // Each power is a third of the height, and nothing is below the axis.
         assert!(svg.contains("64.0,178.5 456.0,91.3 848.0,40.0"), "{svg}");
         assert!(svg.contains("64.0,194.0 848.0,194.0"), "{svg}");
         for said in [">1<", ">10<", ">100<", ">1000<"] {
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_things_have_whole_ticks_and_marks_their_names() {
+    fn whole_axis_has_integer_ticks_and_labelled_marks() {
         let marks = [1.0, 1.5, 9.9].map(|at| PlotMark { at, label: format!("at {at}") });
         let series = vec![PlotLine::new("a", [(0.0, Some(1.0)), (10.0, Some(2.0))])];
         let svg = LinePlot { title: "t", axis: PlotAxis::Whole, seconds: 10.0, series, marks: &marks }.svg();
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_a_gap_and_what_is_no_number_is_one_too() {
+    fn missing_and_non_finite_values_are_gaps() {
         let points = [
             (0.0, Some(1.0)),
             (1.0, Some(1.0)),
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_a_plot_that_says_so() {
+    fn plot_without_values_says_so() {
         for series in [vec![], vec![PlotLine::new("a", [])], vec![PlotLine::new("a", [(1.0, None)])]] {
             let svg = plot(series);
             assert_well_formed(&svg);
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_break_out() {
+    fn names_are_escaped() {
         let marks = [PlotMark { at: 1.0, label: "</title><script>'\"&".to_owned() }];
         let hostile = "<b onload=\"x\">\u{0}";
         let series = vec![PlotLine::new(hostile, [(0.0, Some(1.0))])];

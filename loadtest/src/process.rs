@@ -1,4 +1,4 @@
-//! What a process costs, from /proc.
+//! CPU time and memory of a process, from /proc.
 
 use std::fs;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Kernel clock ticks in a second, as `/proc` counts them on Linux.
+/// Kernel clock ticks per second, as in `/proc` on Linux.
 const TICKS_PER_SECOND: u64 = 100;
 
-/// User and system time of a process since it began, in microseconds.
+/// Returns the user and system time of a process since its start, in microseconds.
 pub fn cpu_us(pid: u32) -> Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
@@ -19,12 +19,12 @@ pub fn cpu_us(pid: u32) -> Result<u64> {
     Ok((ticks(11) + ticks(12)) * (1_000_000 / TICKS_PER_SECOND))
 }
 
-/// Resident memory of a process now, in KiB.
+/// Returns the current resident memory of a process in KiB.
 pub fn resident_kib(pid: u32) -> Result<u64> {
     status_kib(pid, "VmRSS:")
 }
 
-/// The most that was ever resident of a process, in KiB, as the kernel keeps it.
+/// Returns the peak resident memory of a process in KiB, as reported by the kernel.
 pub fn resident_peak_kib(pid: u32) -> Result<u64> {
     status_kib(pid, "VmHWM:")
 }
@@ -36,7 +36,7 @@ fn status_kib(pid: u32, field: &'static str) -> Result<u64> {
     kib.with_context(|| format!("no {field} in /proc"))
 }
 
-/// The largest resident size seen, in KiB, while the process lives.
+/// Polls the resident memory of a process while it lives, and returns its running maximum in KiB.
 pub fn watch_resident_kib(pid: u32) -> Arc<AtomicU64> {
     let peak = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&peak);

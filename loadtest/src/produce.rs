@@ -1,4 +1,5 @@
-//! Writes records to a real broker with kafka-protocol's encoder: a second opinion on every format we read.
+//! Test producer that writes records to a real broker with kafka-protocol's encoder, independent of Lighterman's
+//! formats.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,15 +26,15 @@ use lighterman::runtime::clock;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const BATCH_RECORDS: usize = 500;
-/// The timestamp that asks for a log's end, and the isolation that leaves open transactions out.
+/// Timestamp that requests a log's end, and the isolation level that excludes open transactions.
 const LATEST: i64 = -1;
 const READ_COMMITTED: i8 = 1;
 const NOT_LEADER_YET: [i16; 3] = [3, 5, 6];
 
-/// The visible offsets of each partition.
+/// Visible offsets of each partition.
 pub type ProducedOffsets = BTreeMap<i32, BTreeSet<i64>>;
 
-/// A client of the broker under test.
+/// Client of the broker under test.
 pub struct TestProducer {
     cluster: KafkaCluster,
     connection: BrokerConnection,
@@ -49,7 +50,7 @@ impl TestProducer {
         Ok(Self { cluster, connection })
     }
 
-    /// The connection, for requests that only tests make.
+    /// Returns the connection, for requests that only tests make.
     pub fn connection(&mut self) -> &mut BrokerConnection {
         &mut self.connection
     }
@@ -59,7 +60,7 @@ impl TestProducer {
         self.create_topic_with(topic, partitions, &[]).await
     }
 
-    /// Creates a topic with configurations of its own and waits for its leaders.
+    /// Creates a topic with its own configuration and waits for its leaders.
     pub async fn create_topic_with(
         &mut self,
         topic: &str,
@@ -96,7 +97,7 @@ impl TestProducer {
         .context("the topic has no leaders")
     }
 
-    /// Deletes a topic with all that is in it.
+    /// Deletes a topic and its records.
     pub async fn delete_topic(&mut self, topic: &str) -> Result<()> {
         let build =
             |_| DeleteTopicsRequest::default().with_topic_names(vec![name(topic)]).with_timeout_ms(10_000);
@@ -106,7 +107,7 @@ impl TestProducer {
         Ok(())
     }
 
-    /// Writes `count` records of `value_bytes`, round-robin by batches over `partitions`.
+    /// Writes `count` records of `value_bytes`, in batches, split over `partitions`.
     pub async fn write(
         &mut self,
         topic: &str,
@@ -132,7 +133,7 @@ impl TestProducer {
         Ok(produced)
     }
 
-    /// Sends one batch; its first offset. A leader that has just been elected may not know it yet.
+    /// Sends one batch and returns its first offset. Retries while a new leader does not yet know that it leads.
     pub async fn send(
         &mut self,
         topic: &str,
@@ -177,7 +178,7 @@ impl TestProducer {
         Ok((answer.error_code, answer.base_offset))
     }
 
-    /// What `group` has committed.
+    /// Returns the committed offsets of `group`.
     pub async fn committed(
         &mut self,
         group: &str,
@@ -194,7 +195,7 @@ impl TestProducer {
             .collect())
     }
 
-    /// The offset behind the last that stands in each partition, open transactions left out.
+    /// Returns the end of each partition's log, without open transactions.
     pub async fn log_ends(&mut self, topic: &str, partitions: i32) -> Result<BTreeMap<i32, i64>> {
         let latest = |partition| {
             ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(LATEST)
@@ -222,7 +223,7 @@ impl TestProducer {
         Ok(ends)
     }
 
-    /// Waits until `group` has committed `ends` (the offset behind the last record of each partition).
+    /// Waits until `group` has committed `ends` (the offset after the last record of each partition).
     pub async fn await_committed(
         &mut self,
         group: &str,
@@ -234,7 +235,7 @@ impl TestProducer {
         let partitions = ends.keys().max().map_or(0, |last| last + 1);
         let waited = tokio::time::timeout(within, async {
             loop {
-                // A broker that restarts answers nothing for a while.
+                // A restarting broker answers nothing for a while.
                 if let Ok(committed) = self.committed(group, topic, partitions).await {
                     if ends
                         .iter()
@@ -252,12 +253,12 @@ impl TestProducer {
     }
 }
 
-/// The offset behind the last visible record of each partition.
+/// Returns the offset after the last visible record of each partition.
 pub fn ends(produced: &ProducedOffsets) -> BTreeMap<i32, i64> {
     produced.iter().filter_map(|(partition, offsets)| Some((*partition, offsets.last()? + 1))).collect()
 }
 
-/// A batch of `count` records of `value_bytes`, transactional when `producer` is not −1.
+/// Creates a batch of `count` records of `value_bytes`, transactional if `producer` is not −1.
 pub fn batch(
     count: usize,
     value_bytes: usize,
@@ -269,14 +270,14 @@ pub fn batch(
     batch_of(&vec![value; count], compression, producer, sequence)
 }
 
-/// A batch of records with these values, transactional when `producer` is not −1.
+/// Creates a batch of records with these values, transactional if `producer` is not −1.
 pub fn batch_of(values: &[Bytes], compression: Compression, producer: i64, sequence: i32) -> Result<Bytes> {
     let now = clock::wall_ms().0;
     let stamped: Vec<(Bytes, i64)> = values.iter().map(|value| (value.clone(), now)).collect();
     stamped_batch(&stamped, compression, producer, sequence)
 }
 
-/// A batch of records with these values and timestamps, in milliseconds since 1970.
+/// Creates a batch of records with these values and timestamps, in milliseconds since 1970.
 pub fn stamped_batch(
     stamped: &[(Bytes, i64)],
     compression: Compression,

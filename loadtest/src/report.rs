@@ -1,5 +1,5 @@
-//! Figures as people read them: each run in a line, then medians with the least and the most of all rounds, and what the node takes
-//! of what the baseline takes.
+//! Text tables of figures: a line for each run, then the medians with minimum and maximum over all rounds, and the
+//! ratio of node to baseline.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::contender::Contender;
 const NAME_WIDTH: usize = 34;
 const FIGURE_WIDTH: usize = 28;
 
-/// One thing that is measured.
+/// Definition of a measured figure.
 struct ReportMeasure {
     name: &'static str,
     of: fn(&BenchFigures) -> Option<f64>,
@@ -51,7 +51,7 @@ fn per(amount: f64, count: u64) -> Option<f64> {
     (count > 0).then(|| amount / count as f64)
 }
 
-/// Between the first arrival and the last: starting and joining the group are not in it.
+/// Returns the rate between the first arrival and the last, which excludes startup and group join.
 fn records_per_second(run: &BenchFigures) -> Option<f64> {
     (!run.took.is_zero()).then(|| run.records as f64 / run.took.as_secs_f64())
 }
@@ -68,7 +68,7 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// The runs of one scenario.
+/// Runs of one scenario.
 #[derive(Default)]
 pub struct ScenarioRuns {
     node: Vec<BenchFigures>,
@@ -84,8 +84,9 @@ impl ScenarioRuns {
         }
     }
 
-    /// The medians over the rounds, with the least and the most where there are several. Ratios are taken within each round,
-    /// whose two runs follow one another, and then their median: what the machine does meanwhile weighs on both.
+    /// Formats the medians over the rounds, with minimum and maximum if there are several. Ratios are computed
+    /// within each round, whose two runs are adjacent, and their median is shown: fluctuations of the machine then
+    /// affect both runs.
     pub fn table(&self) -> String {
         let mut table = format!("{:NAME_WIDTH$}{:>FIGURE_WIDTH$}", "", "node");
         if !self.baseline.is_empty() {
@@ -112,7 +113,7 @@ impl ScenarioRuns {
     }
 }
 
-/// `median (least–most)`; a single value alone.
+/// Formats `median (minimum–maximum)`, or a single value alone.
 fn spread(values: &[f64], digits: usize) -> String {
     let middle = median(values.to_vec());
     if values.len() < 2 {
@@ -123,7 +124,7 @@ fn spread(values: &[f64], digits: usize) -> String {
     format!("{middle:.digits$} ({least:.digits$}–{most:.digits$})")
 }
 
-/// A run in a line.
+/// Formats a run as one line.
 pub fn line(who: Contender, run: &BenchFigures) -> String {
     let mut line = format!("{:9}", who.name());
     for measure in MEASURES.iter().filter(|measure| !measure.name.starts_with(' ')) {
@@ -135,7 +136,7 @@ pub fn line(who: Contender, run: &BenchFigures) -> String {
     line
 }
 
-/// The middle of `values`; of an even count the mean of the two in the middle.
+/// Returns the median of `values`; for an even count, the mean of the two middle values.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
@@ -171,7 +172,7 @@ mod tests {
             latency: None,
         };
         let mut runs = ScenarioRuns::default();
-        // A machine that is three times as slow in the second round, and a round out of the way.
+        // The machine is three times slower in the second round, and the third is an outlier.
         for (node, baseline) in [(100, 400), (300, 1_200), (1_000, 1_000)] {
             runs.add(Contender::Node, run(node));
             runs.add(Contender::Baseline, run(baseline));

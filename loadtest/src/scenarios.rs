@@ -1,4 +1,4 @@
-//! `loadtest SCENARIO`: runs it, tells how it went, writes the report and its figures.
+//! `loadtest SCENARIO`: runs a scenario, prints the results, and writes the report and its figures.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ fn scale(text: &str) -> Result<f64, String> {
     if scale > 0.0 && scale <= 1.0 { Ok(scale) } else { Err("it is more than 0 and at most 1".to_owned()) }
 }
 
-/// Tells the scenarios that come with it.
+/// Lists the included scenarios.
 pub(crate) fn list() -> Result<()> {
     for name in names()? {
         println!("{name:22} {}", read(&name)?.about);
@@ -58,10 +58,10 @@ pub(crate) fn list() -> Result<()> {
     Ok(())
 }
 
-/// Runs one.
+/// Runs a scenario.
 pub(crate) async fn run(arguments: ScenarioArguments) -> Result<ExitCode> {
     let scenario = read(&arguments.scenario)?.scaled(arguments.scale);
-    // Read first: the older run may be the file that this one replaces.
+    // Read first, since this run may overwrite the file of the older one.
     let old = arguments.compare.as_deref().map(figures_of).transpose()?;
     build_node()?;
     announce(&scenario, &arguments.kafka);
@@ -76,7 +76,7 @@ pub(crate) async fn run(arguments: ScenarioArguments) -> Result<ExitCode> {
     Ok(if outcome.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The folder of the workspace.
+/// Returns the workspace folder.
 pub(crate) fn workspace() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here)
@@ -88,7 +88,8 @@ fn figures_of(path: &Path) -> Result<RunFigures> {
         .with_context(|| format!("{} does not hold the figures of a run", path.display()))
 }
 
-/// `cargo run -p loadtest` builds this program alone: the node that it measures is built with it, with the same features.
+/// Builds the node. `cargo run -p loadtest` builds this program only; the measured node is built together with it,
+/// with the same features.
 pub(crate) fn build_node() -> Result<()> {
     let Some(cargo) = std::env::var_os("CARGO").filter(|_| std::env::var_os("LIGHTERMAN_BIN").is_none())
     else {

@@ -1,42 +1,42 @@
-//! When each record is due: set before the first is written, and computed from the record's number, so that roundings do not
-//! add up and nobody's slowness moves it.
+//! Due time of each record. It is fixed before the first write and computed from the record's number, so that
+//! rounding errors do not accumulate and no slow component shifts it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// A stretch of time in which the rate goes evenly from one value to another.
+/// Period in which the rate changes linearly.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RateRamp {
-    /// How long.
+    /// Duration of the period.
     pub lasting: Duration,
-    /// Records a second at its beginning.
+    /// Records per second at the start.
     pub from: u64,
-    /// And at its end.
+    /// Records per second at the end.
     pub to: u64,
 }
 
 impl RateRamp {
-    /// Whole records due in it.
+    /// Returns the number of whole records due in the period.
     pub fn count(&self) -> u64 {
         let doubled = u128::from(self.from + self.to) * self.lasting.as_nanos();
         (doubled / u128::from(2 * NANOS_PER_SECOND)) as u64
     }
 
-    /// Records a second, `after` its beginning.
+    /// Returns the records per second at `after` from the start.
     pub fn rate_at(&self, after: Duration) -> f64 {
         let share = after.as_secs_f64() / self.lasting.as_secs_f64().max(f64::MIN_POSITIVE);
         self.from as f64 + (self.to as f64 - self.from as f64) * share.min(1.0)
     }
 
-    /// Record `n` of it, from 0, counted from its beginning.
+    /// Returns the due time of record `n`, from 0, relative to the start of the period.
     fn due(&self, n: u64) -> Duration {
         if self.from == self.to {
             let rate = self.from.max(1);
             return Duration::from_secs(n / rate) + Duration::from_nanos(n % rate * NANOS_PER_SECOND / rate);
         }
-        // The n-th record is where the integral of the rate, from·t + steepness·t²/2, reaches n.
+        // Record n is due when the integral of the rate, from·t + steepness·t²/2, reaches n.
         let (from, n) = (self.from as f64, n as f64);
         let steepness = (self.to as f64 - from) / self.lasting.as_secs_f64();
         let root = (from * from + 2.0 * steepness * n).max(0.0).sqrt();
@@ -44,7 +44,7 @@ impl RateRamp {
     }
 }
 
-/// Stretches, one after the other. Clones share them.
+/// Consecutive periods, shared by clones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RateSchedule {
     stretches: Arc<[PlacedRamp]>,
@@ -59,14 +59,14 @@ struct PlacedRamp {
 }
 
 impl RateSchedule {
-    /// `count` records at `rate` a second.
+    /// Creates a schedule of `count` records at `rate` per second.
     pub fn even(rate: u64, count: u64) -> Self {
         let lasting = Duration::from_secs(count.div_ceil(rate.max(1)));
         let stretch = RateRamp { lasting, from: rate, to: rate };
         Self { stretches: [PlacedRamp { begins: Duration::ZERO, first: 0, stretch }].into(), count }
     }
 
-    /// These stretches, each with its whole records.
+    /// Creates a schedule of these periods, each with its whole records.
     pub fn of(stretches: impl IntoIterator<Item = RateRamp>) -> Self {
         let (mut begins, mut first) = (Duration::ZERO, 0);
         let placed = stretches.into_iter().map(|stretch| {
@@ -79,12 +79,12 @@ impl RateSchedule {
         Self { stretches, count: first }
     }
 
-    /// Records in all.
+    /// Returns the total number of records.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Record `n`, from 0, counted from the start.
+    /// Returns the due time of record `n`, from 0, relative to the start.
     pub fn due(&self, n: u64) -> Duration {
         let behind = self.stretches.partition_point(|placed| placed.first <= n);
         let Some(placed) = behind.checked_sub(1).and_then(|at| self.stretches.get(at)) else {
@@ -93,7 +93,7 @@ impl RateSchedule {
         placed.begins + placed.stretch.due(n - placed.first)
     }
 
-    /// Records that are due by a moment.
+    /// Returns the number of records due by a time.
     pub fn due_by(&self, moment: Duration) -> u64 {
         let (mut known, mut open) = (0, self.count);
         while known < open {
@@ -103,7 +103,7 @@ impl RateSchedule {
         known
     }
 
-    /// Records a second at a moment; 0 when all is over.
+    /// Returns the records per second at a time; 0 after the end.
     pub fn rate_at(&self, moment: Duration) -> f64 {
         let behind = self.stretches.partition_point(|placed| placed.begins <= moment);
         let placed = behind.checked_sub(1).and_then(|at| self.stretches.get(at));
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_due_by_a_moment_is_what_is_due_before_the_next() {
+    fn due_by_agrees_with_due_of_each_record() {
         let stretch = |seconds, from, to| RateRamp { lasting: Duration::from_secs(seconds), from, to };
         let schedule = RateSchedule::of([stretch(2, 10, 100), stretch(1, 0, 0), stretch(3, 50, 50)]);
         for n in 0..schedule.count() {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_exact_and_does_not_drift() {
+    fn even_schedule_is_exact_without_drift() {
         let third = RateSchedule::even(3, 10);
         let due: Vec<u128> = (0..4).map(|n| third.due(n).as_nanos()).collect();
         assert_eq!(due, [0, 333_333_333, 666_666_666, 1_000_000_000]);
@@ -147,20 +147,20 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_has_the_records_under_its_line_and_never_goes_back() {
+    fn ramp_count_is_its_integral_and_times_rise() {
         for ramp in [seconds(10, 0, 200), seconds(10, 200, 0)] {
             let schedule = RateSchedule::of([ramp]);
             assert_eq!(schedule.count(), 1_000);
             assert!((0..1_000).map(|n| schedule.due(n)).is_sorted());
             assert!((0..1_000).all(|n| schedule.due(n) <= Duration::from_secs(10)));
         }
-        // Rising from nothing, a quarter of the records is due in the first half.
+        // Rising from 0, a quarter of the records is due in the first half.
         let half = RateSchedule::of([seconds(10, 0, 200)]).due(250);
         assert!(half.abs_diff(Duration::from_secs(5)) < Duration::from_micros(1), "{half:?}");
     }
 
     #[test]
-    fn stretches_follow_one_another_and_silence_has_no_records() {
+    fn periods_follow_in_order_including_empty_ones() {
         let schedule = RateSchedule::of([seconds(2, 10, 10), seconds(3, 0, 0), seconds(1, 5, 5)]);
         assert_eq!(schedule.count(), 25);
         assert_eq!(schedule.due(19), Duration::from_millis(1_900));

@@ -1,5 +1,5 @@
-//! A file system of its own that can be full: every write to it that needs room fails with ENOSPC, and goes again when there is
-//! room. It is a tmpfs, which needs Linux and the right to mount.
+//! A small file system that can be filled: a write that needs space fails with ENOSPC, and succeeds again once
+//! there is space. It is a tmpfs, which requires Linux and permission to mount.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,20 +9,20 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-/// Room for a node's data many times over, and filled at once.
+/// Many times the size of a node's data, and still filled quickly.
 const SIZE: &str = "size=16m,mode=700";
-/// tmpfs gives room by pages.
+/// tmpfs allocates pages.
 const PAGE_BYTES: usize = 4096;
-/// A disk that takes more is not the one that was mounted.
+/// A disk that accepts more is not the mounted one.
 const PAGES_MAX: usize = 64 * 1024 * 1024 / PAGE_BYTES;
 
-/// A small file system; dropping it takes it away, and a process that is killed leaves it mounted.
+/// A small file system. Dropping it unmounts it; a killed test process leaves it mounted.
 pub struct SmallDisk {
     folder: TempDir,
 }
 
 impl SmallDisk {
-    /// Mounts one. The error is what this machine does not permit.
+    /// Mounts a file system. The error states what this machine does not permit.
     pub fn mount() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut mount = Command::new("mount");
@@ -33,12 +33,12 @@ impl SmallDisk {
         Ok(Self { folder })
     }
 
-    /// Where it is.
+    /// Returns the mount point.
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Leaves no room on it.
+    /// Fills the file system.
     pub fn fill(&self) -> Result<()> {
         let mut filler = File::options().create(true).append(true).open(self.filler())?;
         let full = (0..PAGES_MAX).find_map(|_| filler.write_all(&[0; PAGE_BYTES]).err());
@@ -47,7 +47,7 @@ impl SmallDisk {
         Ok(())
     }
 
-    /// Gives the room back.
+    /// Frees the space again.
     pub fn free(&self) -> Result<()> {
         Ok(fs::remove_file(self.filler())?)
     }
@@ -59,7 +59,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // A process that has just been killed may still have its files: it goes with the last of them.
+        // A process that has just been killed may still have files open; a lazy unmount ends with the last of them.
         let mut unmount = Command::new("umount");
         unmount.arg("--lazy").arg(self.folder.path()).stdin(Stdio::null()).stderr(Stdio::null());
         let _ = unmount.status();

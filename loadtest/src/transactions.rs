@@ -1,4 +1,4 @@
-//! A transactional producer, as small as one can be: enough to make committed and aborted transactions on a real broker.
+//! Minimal transactional producer that creates committed and aborted transactions on a real broker.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub struct TransactionalProducer<'p> {
     id: String,
     producer_id: i64,
     epoch: i16,
-    /// The next sequence number of each partition.
+    /// Next sequence number of each partition.
     sequences: BTreeMap<(String, i32), i32>,
 }
 
@@ -57,15 +57,15 @@ impl<'p> TransactionalProducer<'p> {
         anyhow::bail!("the transaction coordinator does not load")
     }
 
-    /// One transaction of `count` records in one partition, committed or aborted; its first offset.
+    /// Writes one transaction of `count` records to one partition, committed or aborted. Returns its first offset.
     pub async fn write(&mut self, topic: &str, partition: i32, count: usize, commit: bool) -> Result<i64> {
         let base = self.append(topic, partition, count).await?;
         self.end(commit).await?;
         Ok(base)
     }
 
-    /// Opens a transaction of `count` records in one partition; its first offset. Nobody who reads what is committed sees it
-    /// yet.
+    /// Appends `count` records to one partition in an open transaction, invisible to readers of committed records.
+    /// Returns the first offset.
     pub async fn append(&mut self, topic: &str, partition: i32, count: usize) -> Result<i64> {
         self.add_partition(topic, partition).await?;
         let sequence = self.sequences.entry((topic.to_owned(), partition)).or_default();
@@ -103,7 +103,7 @@ impl<'p> TransactionalProducer<'p> {
         anyhow::bail!("the last transaction does not end")
     }
 
-    /// Commits or aborts what was appended; its marker stands behind it.
+    /// Commits or aborts the appended records; the transaction's marker follows them.
     pub async fn end(&mut self, commit: bool) -> Result<()> {
         let (id, producer_id, epoch) = (StrBytes::from_string(self.id.clone()), self.producer_id, self.epoch);
         let build = |_| {

@@ -1,4 +1,4 @@
-//! COM-1, all the time: what is committed has ended by then, and no commit goes back.
+//! Continuous check of COM-1: committed records have ended before the commit, and no commit goes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,40 +12,41 @@ use tokio::task::JoinHandle;
 use crate::function::{FakeLambda, InvocationAction, InvocationEvent};
 use crate::produce::TestProducer;
 
-/// A watch over the commits of one group; ask it [`CommitWatch::was_clean`] at the end.
+/// Watch over the commits of one group. [`CommitWatch::was_clean`] returns its result.
 pub struct CommitWatch {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<()>>,
 }
 
-/// What is watched: a topic in which every offset from 0 is a record that the function must take, but for some.
+/// Watched topic, in which every offset from 0 is a record that the function must take, except those in
+/// `ended_otherwise`.
 pub struct WatchedTopic {
-    /// Asks for the commits; its own connection.
+    /// Connection that reads the commits.
     pub producer: TestProducer,
-    /// Remembers what was taken.
+    /// Endpoint that records what was taken.
     pub lambda: FakeLambda,
-    /// By which of its functions.
+    /// Function that takes the records.
     pub function: String,
-    /// Whose commits.
+    /// Group whose commits are watched.
     pub group: String,
-    /// Of which topic.
+    /// Topic of the commits.
     pub topic: String,
-    /// With so many partitions.
+    /// Number of partitions.
     pub partitions: i32,
-    /// Records that may be committed although the function never took them; a test adds to them while it runs.
+    /// Records that may be committed although the function never took them. A test adds to them while it runs.
     pub ended_otherwise: Arc<Mutex<BTreeSet<(i32, i64)>>>,
-    /// How often it looks.
+    /// Interval between two checks.
     pub every: Duration,
 }
 
 impl CommitWatch {
-    /// Watches from now on.
+    /// Starts a watch.
     pub fn over(watched: WatchedTopic) -> Self {
         let (stop, stopped) = oneshot::channel();
         Self { stop, task: tokio::spawn(watched.run(stopped)) }
     }
 
-    /// Stops watching; fails with the first commit that was ahead, or went back.
+    /// Stops the watch. Returns the first commit that was ahead or went back as an error.
     pub async fn was_clean(self) -> Result<()> {
         let _ = self.stop.send(());
         self.task.await?
@@ -56,7 +57,7 @@ impl WatchedTopic {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) -> Result<()> {
         let mut before: BTreeMap<i32, i64> = BTreeMap::new();
         while stopped.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty) {
-            // A broker that restarts answers nothing for a while.
+            // A restarting broker answers nothing for a while.
             if let Ok(committed) = self.producer.committed(&self.group, &self.topic, self.partitions).await {
                 self.check(&committed, &before)?;
                 before = committed;
@@ -67,7 +68,7 @@ impl WatchedTopic {
     }
 
     fn check(&self, committed: &BTreeMap<i32, i64>, before: &BTreeMap<i32, i64>) -> Result<()> {
-        // Read after the commit: whatever had been taken when that was decided is in it.
+        // Read after the commit, so that it contains every record taken when the commit was decided.
         let (taken, otherwise) = (taken(&self.lambda.events_of(&self.function)), self.ended_otherwise.lock());
         for (partition, end) in committed {
             if before.get(partition).is_some_and(|before| before > end) {
@@ -85,7 +86,7 @@ impl WatchedTopic {
     }
 }
 
-/// What the function has taken so far, by partition and offset.
+/// Returns the records that the function has taken, by partition and offset.
 pub fn taken(events: &[InvocationEvent]) -> BTreeSet<(i32, i64)> {
     let mut open: BTreeMap<u64, &BTreeMap<i32, Vec<i64>>> = BTreeMap::new();
     let mut taken = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! A record that grows too old while a long batching window holds its offer open, on the embedded broker.
+//! A record that exceeds the maximum age while a long batching window keeps its offer open, on the embedded broker.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,8 +15,7 @@ use serde_json::json;
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_that_grows_too_old_in_a_long_window_is_given_up_then_and_the_young_one_is_delivered()
--> Result<()> {
+async fn record_expiring_in_open_window_spares_younger_one() -> Result<()> {
     let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
     let mut producer = TestProducer::connect(&servers).await?;

@@ -1,4 +1,4 @@
-//! The hand-written loop is judged by what it has committed when it ends, so its last batch must be among that.
+//! The baseline is judged by what it has committed when it ends, so its last batch must be included.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const RECORDS: usize = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_loop_that_is_told_to_end_while_a_batch_is_at_the_function_commits_it() -> Result<()> {
+async fn baseline_stopped_during_invocation_commits_its_batch() -> Result<()> {
     let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
     let mut producer = TestProducer::connect(&servers).await?;

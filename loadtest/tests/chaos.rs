@@ -1,6 +1,6 @@
-//! Chaos runs on real Apache Kafka: fixed seeds in which together every fault happens. `TEST_LIGHTERMAN_SEED` goes through one
-//! other seed instead. Without Java or the jars a version is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set; jumps of
-//! the clock need libfaketime, and are skipped without it unless `TEST_LIGHTERMAN_REQUIRE_FAKETIME` is set.
+//! Chaos runs on real Apache Kafka, with fixed seeds that together cover every fault. `TEST_LIGHTERMAN_SEED` runs
+//! another seed instead. Without Java or the jars a version is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is
+//! set. Clock jumps need libfaketime, and are skipped without it unless `TEST_LIGHTERMAN_REQUIRE_FAKETIME` is set.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,11 +10,11 @@ use loadtest::chaos::plan::{ChaosFaultKind, ChaosPlan};
 use loadtest::chaos::series::ChaosSeries;
 use loadtest::kafka;
 
-/// A version, a group protocol, and the seeds that both are tried with.
+/// Version, group protocol, and the seeds run with both.
 type TriedSeeds = (&'static str, &'static str, &'static [u64]);
 const NEWEST: [TriedSeeds; 2] = [("4.2.1", "classic", &[41, 25, 98]), ("4.2.1", "consumer", &[121, 66, 28])];
 const OLDER: [TriedSeeds; 2] = [("3.9.1", "classic", &[351, 138]), ("3.9.1", "consumer", &[23, 132])];
-/// A small machine gives each of them enough of itself.
+/// Low enough for a small machine to serve all runs.
 const AT_ONCE: usize = 3;
 
 async fn go_through(tried: [TriedSeeds; 2]) -> Result<()> {
@@ -47,7 +47,7 @@ async fn undergo((version, protocol, seeds): TriedSeeds) -> Result<()> {
 }
 
 #[test]
-fn together_the_seeds_have_every_fault() {
+fn seeds_together_cover_every_fault() {
     let seeds = NEWEST.iter().chain(&OLDER).flat_map(|(_, _, seeds)| *seeds);
     let met: BTreeSet<ChaosFaultKind> =
         seeds.flat_map(|seed| ChaosPlan::draw(*seed).kinds().into_keys()).collect();

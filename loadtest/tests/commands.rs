@@ -1,4 +1,4 @@
-//! What a person types about records that fail, against a running node on the embedded broker.
+//! Commands of an operator for failing records, against a running node on the embedded broker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,7 +16,7 @@ const RECORDS: i64 = 10;
 const POISON: i64 = 4;
 const REASON: &str = "INC-4711: the order has no customer";
 
-/// What a command printed, and its exit code.
+/// Output and exit code of a command.
 struct CommandOutput {
     code: Option<i32>,
     out: String,
@@ -46,7 +46,7 @@ async fn until_said(node: &NodeProcess, arguments: &[&str], what: &str) -> Resul
     said.with_context(|| format!("{arguments:?} never says {what:?}"))?
 }
 
-/// A node's audit from which somebody cut the line of the skipped record.
+/// Removes the line of the skipped record from a node's audit log.
 fn cut_a_hole(data: &Path, group: &str) -> Result<()> {
     let path = data.join("audit").join(format!("{group}.log"));
     let text = std::fs::read_to_string(&path)?;
@@ -57,7 +57,7 @@ fn cut_a_hole(data: &Path, group: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_person_skips_what_blocks_and_the_audit_says_why_and_finds_a_hole() -> Result<()> {
+async fn skip_unblocks_partition_and_audit_detects_missing_outcome() -> Result<()> {
     let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
     let mut producer = TestProducer::connect(&servers).await?;
@@ -84,7 +84,7 @@ async fn a_person_skips_what_blocks_and_the_audit_says_why_and_finds_a_hole() ->
     let without = say(&node, &["mapping", "skip", &group, "0", "4"]).await?;
     ensure!(without.code == Some(2) && without.problem.contains("--reason"), "{}", without.problem);
     let right = say(&node, &skip("4")).await?;
-    // An attempt may be in flight just then; the record is skipped when it has failed.
+    // An attempt may be in flight; the record is then skipped when that attempt has failed.
     let is_told = ["Skipped", "AfterThisAttempt"].iter().any(|state| right.out.contains(state));
     ensure!(right.code == Some(0) && is_told, "{}{}", right.out, right.problem);
 

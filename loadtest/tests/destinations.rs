@@ -1,6 +1,7 @@
-//! Failed records at their destinations, read back by the destinations' own clients: SQS, SNS and S3 of moto's server with
-//! boto3, a Kafka topic of the embedded broker with kcat and confluent-kafka. What arrives is held field by field against the
-//! examples that AWS publishes. Without the Python client it is skipped, unless `TEST_LIGHTERMAN_REQUIRE_CLIENTS` is set.
+//! Failed records at their destinations, read back by the destinations' own clients: SQS, SNS and S3 of moto's
+//! server with boto3, a Kafka topic of the embedded broker with kcat and confluent-kafka. The messages are compared
+//! field by field with the examples that AWS publishes. Without the Python client the test is skipped, unless
+//! `TEST_LIGHTERMAN_REQUIRE_CLIENTS` is set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -24,9 +25,9 @@ use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const TOPIC: &str = "orders";
-/// Records of each partition: all of them in one batch, which the function refuses.
+/// Records of each partition, all in one batch, which the function rejects.
 const RECORDS: [usize; 2] = [12, 3];
-/// Together they are more than an SQS message, or a request to Kafka, may hold.
+/// Together the values exceed the size of an SQS message, or of a request to Kafka.
 const VALUE_BYTES: usize = 100_000;
 /// `2019-11-14T00:38:04.835Z`, as in AWS's example.
 const FIRST_TIMESTAMP: i64 = 1_573_691_884_835;
@@ -45,7 +46,7 @@ struct DestinationScene {
 }
 
 impl DestinationScene {
-    /// A topic, all of whose batches fail; `None` after one line when the clients are not installed.
+    /// Creates a topic whose batches all fail. Prints one line and returns `None` if the clients are not installed.
     async fn new() -> Result<Option<Self>> {
         let Some(python) = python().await? else {
             println!(
@@ -75,7 +76,8 @@ impl DestinationScene {
         self.broker.address().to_string()
     }
 
-    /// A mapping of a function of that name, two attempts, whose failures go to `destination`; its UUID.
+    /// Creates a mapping of the function `name` with two attempts, whose failures go to `destination`. Returns its
+    /// UUID.
     async fn map(&self, name: &str, destination: &str, tags: Value) -> Result<String> {
         let more = json!({
             "FunctionName": name, "BatchSize": 100, "MaximumRetryAttempts": 1, "Tags": tags,
@@ -84,7 +86,7 @@ impl DestinationScene {
         self.node.create_mapping(&self.servers(), TOPIC, more).await
     }
 
-    /// Waits until every offset of the mapping has ended; how they ended.
+    /// Waits until every offset of the mapping has ended, and returns the totals by outcome.
     async fn ended(&mut self, group: &str) -> Result<BTreeMap<String, u64>> {
         let ends = (0..).zip(RECORDS).map(|(partition, records)| (partition, records as i64)).collect();
         self.producer.await_committed(group, TOPIC, &ends, LIMIT).await?;
@@ -118,7 +120,7 @@ impl DestinationScene {
         tokio::time::timeout(LIMIT, held).await.context("the partitions are not held")?
     }
 
-    /// Waits until the destination has refused several tries for each partition.
+    /// Waits until the destination has rejected several attempts for each partition.
     async fn tried_again_and_again(&self, group: &str) -> Result<()> {
         let tried = async {
             let tries = (2 * RECORDS.len()) as f64;
@@ -131,7 +133,7 @@ impl DestinationScene {
         tokio::time::timeout(LIMIT, tried).await.context("the destination is not tried again")?
     }
 
-    /// An invocation that had records of `partition` in it.
+    /// Returns true if `id` is an invocation with records of `partition`.
     fn is_invocation_of(&self, id: &Value, partition: i32) -> bool {
         let holds = |event: &InvocationEvent| match event {
             InvocationEvent::Start { id, offsets } => {
@@ -142,7 +144,8 @@ impl DestinationScene {
         self.lambda.events().iter().filter_map(holds).any(|name| *id == *name)
     }
 
-    /// What was found, once what only this run knows is checked and made AWS's: the golden record it must be then.
+    /// Returns the expected failure message. Fields that only this run knows are checked and copied from `found`;
+    /// the others are AWS's.
     fn golden(&self, golden: &str, found: &Value, name: &str, partition: i32) -> Value {
         let mut golden: Value = serde_json::from_str(golden).expect("JSON");
         let request = &mut golden["requestContext"];
@@ -161,12 +164,12 @@ impl DestinationScene {
         // Self-managed Kafka has no ARN.
         info.remove("eventSourceArn");
         info.insert("bootstrapServers".to_owned(), self.servers().into());
-        // What AWS has no place for.
+        // An addition to AWS's fields.
         golden["lighterman"] = json!({"errorType": "Boom", "errorMessage": "on purpose"});
         golden
     }
 
-    /// AWS's example for SQS, SNS and S3 with this run's facts in it.
+    /// Returns AWS's example for SQS, SNS and S3 with this run's values.
     fn golden_batch(&self, golden: &str, found: &Value, name: &str, partition: i32) -> Value {
         let mut golden = self.golden(golden, found, name, partition);
         let last = RECORDS[partition as usize] - 1;
@@ -182,7 +185,7 @@ impl DestinationScene {
         golden
     }
 
-    /// Both partitions' shares, each in a message of its own, as AWS's example is.
+    /// Asserts that each partition's share is in a message of its own, equal to AWS's example.
     fn assert_messages_are_golden(&self, bodies: &[String], name: &str) {
         assert_eq!(bodies.len(), RECORDS.len(), "one for each partition: {bodies:?}");
         let mut left: BTreeSet<i32> = (0..RECORDS.len() as i32).collect();
@@ -204,14 +207,14 @@ fn timestamp(index: usize) -> i64 {
     FIRST_TIMESTAMP + 67 * index as i64
 }
 
-/// Which partition a record for SQS, SNS or S3 is about.
+/// Returns the partition that a failure message for SQS, SNS or S3 refers to.
 fn partition_of(found: &Value) -> i32 {
     let info = found["KafkaBatchInfo"]["recordsInfo"].as_object().expect("an object");
     let name = info.keys().next().expect("a partition");
     name.strip_prefix(TOPIC).and_then(|rest| rest.strip_prefix('-')?.parse().ok()).expect("topic and index")
 }
 
-/// The event that the function gets of these records.
+/// Returns the event of these records that the function receives.
 fn event(servers: &str, partition: i32, offsets: RangeInclusive<usize>) -> Value {
     let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
     let record = |index: usize| {
@@ -247,7 +250,8 @@ struct S3Object {
     body: String,
 }
 
-/// `aws/lambda/<mapping>/<topic>-<partition>/YYYY/MM/DD/YYYY-MM-DDTHH.MM.SS-<random>`, at the record's own time.
+/// Asserts the key `aws/lambda/<mapping>/<topic>-<partition>/YYYY/MM/DD/YYYY-MM-DDTHH.MM.SS-<random>`, with the
+/// time of the failure message.
 fn assert_key_is_golden(key: &str, group: &str, partition: i32, at: &str) {
     let (day, time) = (at[..10].replace('-', "/"), at[..19].replace(':', "."));
     let begins = format!("aws/lambda/{group}/{TOPIC}-{partition}/{day}/{time}-");
@@ -298,7 +302,7 @@ fn event_of(scene: &DestinationScene, partition: i32, offsets: RangeInclusive<us
     event(&scene.servers(), partition, offsets)
 }
 
-/// Keys and values of a topic, as kcat reads them.
+/// Reads keys and values of a topic with kcat.
 async fn kcat(servers: &str, topic: &str) -> Result<Vec<(String, String)>> {
     let mut kcat = tokio::process::Command::new("kcat");
     kcat.args(["-b", servers, "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%k\t%s\n"]);
@@ -344,7 +348,7 @@ fn payload_is_of(found: &Value, partition: i32) -> bool {
     found["payload"]["records"].get(format!("{TOPIC}-{partition}")).is_some()
 }
 
-/// Nothing is lost and nothing goes on while a destination is not there; once it is, everything does.
+/// While a destination is missing, nothing is lost and nothing is committed; once it exists, everything completes.
 async fn missing_destinations_hold(scene: &mut DestinationScene) -> Result<()> {
     let queue = scene.map("queue-to-come", &queue_arn("late-queue"), json!({})).await?;
     let topic = scene.map("topic-to-come", &topic_arn("late-topic"), json!({})).await?;
@@ -372,7 +376,7 @@ async fn missing_destinations_hold(scene: &mut DestinationScene) -> Result<()> {
     Ok(())
 }
 
-/// AWS's way: given up after a few tries, counted, and said in the audit.
+/// AWS's behaviour: dropped after a few attempts, counted, and recorded in the audit.
 async fn missing_destinations_drop_where_asked(scene: &mut DestinationScene) -> Result<()> {
     let tags = json!({"lighterman:on-destination-failure": "drop"});
     let group = scene.map("dropping", &queue_arn("never"), tags).await?;
@@ -386,8 +390,7 @@ async fn missing_destinations_drop_where_asked(scene: &mut DestinationScene) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_failed_records_arrive_as_aws_sends_them_and_wait_for_a_destination_that_is_missing()
--> Result<()> {
+async fn alo_1_failure_messages_match_aws_and_await_missing_destination() -> Result<()> {
     let Some(mut scene) = DestinationScene::new().await? else { return Ok(()) };
     queues_and_notifications(&mut scene).await.context("queues and notifications")?;
     objects(&mut scene).await.context("objects")?;

@@ -1,5 +1,6 @@
-//! The failure policy on real Apache Kafka: poisoned records, owners that are killed, a destination on the same cluster, and
-//! the audit as a second judge. Without Java or the jars a version is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
+//! Failure policy on real Apache Kafka: poisoned records, killed owners, a destination on the same cluster, and the
+//! audit as a second check. Without Java or the jars a version is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA`
+//! is set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -28,7 +29,7 @@ struct PolicyScene {
 }
 
 impl PolicyScene {
-    /// A topic with records, some of which the function cannot process.
+    /// Creates a topic with records, some of which the function cannot process.
     async fn new(kafka: &RealKafka, topic: &str, names: bool) -> Result<Self> {
         println!("scenario: {topic}");
         let mut producer = TestProducer::connect(&kafka.servers()).await?;
@@ -51,7 +52,7 @@ impl PolicyScene {
         self.producer.await_committed(group, &self.topic, &ends(&self.produced), LIMIT).await
     }
 
-    /// Every record but the poisoned ones was delivered, in order; of those none was.
+    /// Asserts that every record except the poisoned ones was delivered in order, and none of the poisoned.
     fn judge_innocents(&self) {
         let mut innocent = self.produced.clone();
         for (partition, offset) in &self.poison {
@@ -60,7 +61,7 @@ impl PolicyScene {
         check(&innocent, &self.lambda.events()).assert_clean();
     }
 
-    /// Invocations that had the record in them and ended, or were cut off by a death.
+    /// Returns the number of invocations that contained the record, including those interrupted by a kill.
     fn tries(&self, record: (i32, i64)) -> usize {
         let holds = |event: &InvocationEvent| match event {
             InvocationEvent::Start { offsets, .. } => {
@@ -101,7 +102,7 @@ impl AuditSummary {
     }
 }
 
-/// Poison is cut out by halves and goes to a topic, whoever dies meanwhile.
+/// Poisoned records are isolated by bisection and go to a topic, although nodes are killed meanwhile.
 async fn bisects_to_a_topic_while_nodes_are_killed(kafka: &RealKafka) -> Result<()> {
     let mut scene = PolicyScene::new(kafka, "bisected", false).await?;
     scene.producer.create_topic("bisected-failed", 1).await?;
@@ -148,8 +149,8 @@ async fn bisects_to_a_topic_while_nodes_are_killed(kafka: &RealKafka) -> Result<
     Ok(())
 }
 
-/// Named records are tried as often as allowed and not once more. Nothing else falls with them where only they are tried
-/// again; where order is kept, what lies behind them in their batch does.
+/// Reported records are attempted exactly as often as allowed. If only they are retried, no other record fails with
+/// them; if order is kept, the later records of their batch do.
 async fn partial_responses_keep_to_the_attempts(kafka: &RealKafka) -> Result<()> {
     for (topic, tags) in
         [("reported", json!({})), ("named", json!({"lighterman:partial-batch-response": "named"}))]
@@ -181,7 +182,7 @@ async fn partial_responses_keep_to_the_attempts(kafka: &RealKafka) -> Result<()>
     Ok(())
 }
 
-/// The trap of every retry counter: it lives in a process.
+/// Attempts must survive the process that counts them.
 async fn attempts_survive_kill_9(kafka: &RealKafka) -> Result<()> {
     let mut scene = PolicyScene::new(kafka, "attempts", false).await?;
     let more = json!({"BatchSize": 1, "MaximumRetryAttempts": 3});
@@ -209,7 +210,7 @@ async fn attempts_survive_kill_9(kafka: &RealKafka) -> Result<()> {
     scene.audit(&node, &group).await?.check(&[("delivered", good), ("exhausted", poison)])
 }
 
-/// Without a limit poison blocks its partition alone, in plain sight, until a person skips it.
+/// Without a limit, poison blocks only its own partition and is visible, until an operator skips it.
 async fn poison_is_visible_and_can_be_skipped(kafka: &RealKafka) -> Result<()> {
     let mut scene = PolicyScene::new(kafka, "skipped", false).await?;
     let node = scene.node().await?;
@@ -246,7 +247,7 @@ async fn poison_is_visible_and_can_be_skipped(kafka: &RealKafka) -> Result<()> {
     Ok(())
 }
 
-/// A destination that is missing holds its partitions; once it is there, everything goes on and nothing was lost.
+/// A missing destination holds its partitions; once it exists, everything continues and nothing was lost.
 async fn a_missing_destination_holds_and_loses_nothing(kafka: &RealKafka) -> Result<()> {
     let mut scene = PolicyScene::new(kafka, "held", false).await?;
     let node = scene.node().await?;

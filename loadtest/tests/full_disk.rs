@@ -1,5 +1,5 @@
-//! A node whose disk is full: a tmpfs without room. Skipped where none can be mounted, unless `TEST_LIGHTERMAN_REQUIRE_TMPFS` is
-//! set.
+//! A node on a full disk: a tmpfs without free space. Skipped if none can be mounted, unless
+//! `TEST_LIGHTERMAN_REQUIRE_TMPFS` is set.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use loadtest::small_disk::SmallDisk;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// Before it has written so many mappings a store needs a block that it does not have.
+/// Number of mappings after which a store needs a block that it has not allocated.
 const WRITES_MAX: u32 = 60;
 const RECORDS: usize = 400;
-/// A killed node's partitions are waited for so long.
+/// Session timeout of a killed node, whose partitions are reassigned after it.
 const SETTINGS: [(&str, &str); 2] =
     [("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", "6s"), ("LIGHTERMAN_LOG_LEVEL", "error")];
 
@@ -31,7 +31,7 @@ fn disk() -> Result<Option<SmallDisk>> {
     }
 }
 
-/// Mappings of a node that are asked for beside the one that delivers.
+/// Additional mappings of a node, besides the one that delivers.
 struct MoreMappings<'n> {
     node: &'n NodeProcess,
     servers: &'n str,
@@ -39,11 +39,11 @@ struct MoreMappings<'n> {
 
 impl MoreMappings<'_> {
     async fn one(&self, number: u32) -> Result<String> {
-        // Each of a topic of its own: a second one of the same would be refused for that.
+        // Each with its own topic: a second mapping of the same topic would be rejected for that reason.
         self.node.create_mapping(self.servers, &format!("more-{number}"), json!({"Enabled": false})).await
     }
 
-    /// Until the store refuses: what it has taken, and what it says then.
+    /// Creates mappings until the store rejects one. Returns the accepted ones and the error.
     async fn until_refused(&self) -> Result<(Vec<String>, String)> {
         let mut taken = Vec::new();
         for number in 0..WRITES_MAX {
@@ -69,7 +69,7 @@ async fn mappings(node: &NodeProcess) -> Result<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_on_a_full_disk_refuses_what_it_cannot_keep_and_goes_on_delivering() -> Result<()> {
+async fn full_disk_rejects_mappings_while_deliveries_continue() -> Result<()> {
     let Some(disk) = disk()? else { return Ok(()) };
     let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
@@ -117,9 +117,9 @@ async fn a_node_on_a_full_disk_refuses_what_it_cannot_keep_and_goes_on_deliverin
     Ok(())
 }
 
-/// It cannot promise to keep what it is told: it says so at once, and starts when there is room.
+/// A node that cannot guarantee durability exits with an error at once, and starts when there is space.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_starts_on_a_full_disk_says_so_and_ends() -> Result<()> {
+async fn node_starting_on_full_disk_exits_with_error() -> Result<()> {
     let Some(disk) = disk()? else { return Ok(()) };
     let lambda = FakeLambda::start().await?;
     disk.fill()?;

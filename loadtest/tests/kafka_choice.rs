@@ -1,5 +1,6 @@
-//! `loadtest SCENARIO --kafka …` as a person types it: a broker that is there, a version that is started, and what is wrong with
-//! either. Without Java or the jars the first two are skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
+//! `loadtest SCENARIO --kafka …` as an operator runs it: with an existing broker, a version to start, and invalid
+//! values of either. Without Java or the jars the first two are skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is
+//! set.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,17 +19,17 @@ use loadtest::node;
 use loadtest::produce::{Compression, TestProducer};
 
 const VERSION: &str = "4.2.1";
-/// Some 2 s at the scenario's rate.
+/// About 2 s at the scenario's rate.
 const SCALE: &str = "0.07";
 const RECORDS: u64 = 4_200;
-/// A person would wait for an error no longer than this.
+/// Time within which an error must be reported.
 const SOON: Duration = Duration::from_secs(15);
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What `loadtest` does with these words, and after how long.
+/// Runs `loadtest` with these arguments. Returns its output and duration.
 async fn loadtest(words: &[&str], path: Option<&Path>) -> Result<(Output, Duration)> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
-    // What `cargo run` would give it, it would build with.
+    // With `CARGO`, which `cargo run` sets, it would build the node.
     command.args(words).env_remove("CARGO").env("LIGHTERMAN_BIN", node::binary()?).stdin(Stdio::null());
     command.env("RUST_BACKTRACE", "0");
     if let Some(path) = path {
@@ -40,7 +41,7 @@ async fn loadtest(words: &[&str], path: Option<&Path>) -> Result<(Output, Durati
     Ok((output.with_context(|| format!("{words:?} does not end"))??, begin.elapsed()))
 }
 
-/// A short scenario on `kafka`; the report, its figures, and what was said.
+/// Runs a short scenario on `kafka`. Returns the report, its figures, and the output.
 async fn steady_on(kafka: &str) -> Result<(String, RunFigures, String)> {
     let out = tempfile::tempdir()?;
     let folder = out.path().to_str().context("a path")?;
@@ -52,7 +53,7 @@ async fn steady_on(kafka: &str) -> Result<(String, RunFigures, String)> {
     Ok((page, serde_json::from_slice(&fs::read(out.path().join("steady.json"))?)?, said))
 }
 
-/// The report has what was measured on `kafka`.
+/// Asserts that the report contains the measurements on `kafka`.
 fn assert_measured((page, run, said): &(String, RunFigures, String), kafka: &str) -> Result<()> {
     ensure!(run.is_clean() && run.scenario == "steady" && run.kafka == kafka, "{run:?}");
     ensure!(run.records == run.delivered && run.records >= RECORDS, "{run:?}");
@@ -69,7 +70,7 @@ fn assert_measured((page, run, said): &(String, RunFigures, String), kafka: &str
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scenario_on_a_broker_that_is_there_leaves_it_as_it_was() -> Result<()> {
+async fn scenario_leaves_existing_broker_unchanged() -> Result<()> {
     let Some(_turn) = kafka::turn(VERSION).await? else { return Ok(()) };
     let kafka = RealKafka::start(VERSION)?;
     let servers = kafka.servers();
@@ -94,12 +95,12 @@ async fn topics(producer: &mut TestProducer) -> Result<BTreeSet<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scenario_on_a_version_starts_it_and_ends_it() -> Result<()> {
+async fn scenario_starts_and_stops_given_version() -> Result<()> {
     let Some(_turn) = kafka::turn(VERSION).await? else { return Ok(()) };
     assert_measured(&steady_on(VERSION).await?, VERSION)
 }
 
-/// Ends soon, not with 0, and with a word that helps.
+/// Asserts that the run ends soon, with this exit code and a helpful message.
 async fn is_refused(kafka: &str, code: i32, why: &str) -> Result<()> {
     let out = tempfile::tempdir()?;
     let folder = out.path().to_str().context("a path")?;
@@ -113,7 +114,7 @@ async fn is_refused(kafka: &str, code: i32, why: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_kafka_is_refused_before_anything_is_done() -> Result<()> {
+async fn invalid_kafka_argument_is_rejected_first() -> Result<()> {
     for (kafka, why) in [
         ("nonsense", "`nonsense` is neither `embedded`, nor a version (4.2.1), nor host:port"),
         ("127.0.0.1", "neither"),
@@ -127,20 +128,20 @@ async fn what_is_no_kafka_is_refused_before_anything_is_done() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_not_there_or_says_nothing_is_an_error_soon() -> Result<()> {
+async fn unreachable_or_silent_broker_fails_soon() -> Result<()> {
     let silent = TcpListener::bind(("127.0.0.1", 0))?;
     let address = silent.local_addr()?.to_string();
-    // It is said of the connection or of the first request, whichever the clock meets.
+    // The error names the connection or the first request, depending on which one times out.
     is_refused(&address, 1, &format!("broker {address} ")).await?;
     drop(silent);
     is_refused(&address, 1, &format!("broker {address} cannot be reached: Connection refused")).await
 }
 
-/// Without Java nothing is brought, without Maven nothing can be: either is said in a line.
+/// Java is required first, then Maven; each error is a single line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_java_or_maven_it_says_what_to_install() -> Result<()> {
+async fn missing_java_or_maven_error_names_the_fix() -> Result<()> {
     let path = tempfile::tempdir()?;
-    // No such version will be there by chance.
+    // A version that cannot be installed by chance.
     for words in [&["steady", "--kafka", "0.0.1"][..], &["--kafka", "0.0.1"], &["chaos", "--kafka", "0.0.1"]]
     {
         let (output, _) = loadtest(words, Some(path.path())).await?;

@@ -1,7 +1,7 @@
-//! Two nodes in one group of the consumer protocol (KIP-848) on real Apache Kafka: one joins the other, one is told to go, one is
-//! killed, the broker restarts. A watch holds every commit against what the function has taken by then; afterwards the checker
-//! judges. The same with the classic protocol, so that their hand-overs can be compared. Without Java or the jars a version is
-//! skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
+//! Two nodes in one group of the consumer protocol (KIP-848) on real Apache Kafka: one joins, one is stopped, one
+//! is killed, the broker restarts. A watch compares every commit with what the function has taken by then, and the
+//! checker judges the history. The same runs with the classic protocol, so that the hand-overs can be compared.
+//! Without Java or the jars a version is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ const LIMIT: Duration = Duration::from_secs(90);
 const PARTITIONS: i32 = 6;
 const BATCH: u64 = 10;
 const RECORDS: usize = 36_000;
-/// Partitions are not through before the nodes have done what a scenario is about.
+/// Slow enough for the nodes to act before the partitions are drained.
 const SLOW: InvocationAction = InvocationAction::Succeed(Duration::from_millis(20));
 const FAST: InvocationAction = InvocationAction::Succeed(Duration::ZERO);
-/// A session as short as the classic one of the nodes here: by default a broker allows none below 45 s.
+/// Session as short as the classic one of these nodes: by default a broker permits none below 45 s.
 const SESSIONS: [(&str, &str); 3] = [
     ("group.consumer.min.session.timeout.ms", "10000"),
     ("group.consumer.session.timeout.ms", "10000"),
@@ -37,7 +37,7 @@ struct ForeignConsumer {
 }
 
 impl ForeignConsumer {
-    /// How many partitions it runs.
+    /// Returns the number of partitions that it runs.
     async fn runs(&self) -> Result<usize> {
         let path = format!("/lighterman/v1/mappings/{}/partitions", self.mapping);
         let shown = self.node.api().call("GET", &path, None).await?;
@@ -79,7 +79,7 @@ impl ProtocolScene {
         Ok(Self { protocol, servers, topic, producer, lambda, produced, folders: Vec::new(), watch })
     }
 
-    /// A node of its own that joins the group.
+    /// Starts a separate node that joins the group.
     async fn node(&mut self) -> Result<ForeignConsumer> {
         self.node_of(self.protocol).await
     }
@@ -95,7 +95,7 @@ impl ProtocolScene {
         Ok(ForeignConsumer { node, mapping })
     }
 
-    /// How long it takes until every partition has been invoked anew.
+    /// Returns the time until every partition has had another invocation.
     async fn until_all_flow(&self) -> Result<Duration> {
         let (began, before) = (Instant::now(), reached(&self.lambda.events()));
         let all_moved = async {
@@ -111,7 +111,7 @@ impl ProtocolScene {
         Ok(began.elapsed())
     }
 
-    /// All nodes own something.
+    /// Waits until both nodes own partitions.
     async fn until_shared(&self, members: [&ForeignConsumer; 2]) -> Result<()> {
         let shared = async {
             while members[0].runs().await? == 0 || members[1].runs().await? == 0 {
@@ -122,7 +122,7 @@ impl ProtocolScene {
         tokio::time::timeout(LIMIT, shared).await.context("a node owns nothing")?
     }
 
-    /// Everything arrives; the deliveries beyond the first, by partition.
+    /// Waits until everything is committed, and returns the deliveries beyond the first by partition.
     async fn repeated(mut self) -> Result<BTreeMap<i32, u64>> {
         self.lambda.set_script(|_| FAST);
         let ends = ends(&self.produced);
@@ -135,7 +135,7 @@ impl ProtocolScene {
     }
 }
 
-/// The highest offset of each partition that the function has seen.
+/// Returns the highest offset of each partition that the function has seen.
 fn reached(events: &[InvocationEvent]) -> BTreeMap<i32, i64> {
     let mut reached = BTreeMap::new();
     for event in events {
@@ -194,7 +194,7 @@ async fn survives_a_broker_restart(kafka: &mut RealKafka, protocol: &'static str
     Ok(())
 }
 
-/// Nodes are restarted one by one with the other setting.
+/// Nodes are restarted one by one with the other protocol.
 async fn changes_the_protocol(kafka: &RealKafka, from: &'static str, to: &'static str) -> Result<()> {
     let mut scene = ProtocolScene::new(kafka, from, &format!("becomes-{to}")).await?;
     let (first, second) = (scene.node().await?, scene.node().await?);
@@ -221,7 +221,7 @@ async fn all_scenarios(version: &str, more: &[(&str, &str)]) -> Result<()> {
     }
     takes_over_from_the_dead(&kafka, "consumer").await.context("take-over")?;
     survives_a_broker_restart(&mut kafka, "consumer").await.context("restart")?;
-    // Before 4.0 a broker does not let members of both protocols into one group.
+    // Before 4.0 a broker does not permit members of both protocols in one group.
     if version >= "4" {
         changes_the_protocol(&kafka, "classic", "consumer").await.context("from classic to consumer")?;
         changes_the_protocol(&kafka, "consumer", "classic").await.context("from consumer to classic")?;
@@ -234,15 +234,15 @@ async fn own_1_drn_1_com_1_in_a_consumer_group_on_kafka_4_2_1() -> Result<()> {
     all_scenarios("4.2.1", &[]).await
 }
 
-/// There it is a preview, and off.
+/// The protocol is a preview in this version, and off by default.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn own_1_drn_1_com_1_in_a_consumer_group_on_kafka_3_9_1() -> Result<()> {
     all_scenarios("3.9.1", &[("group.coordinator.rebalance.protocols", "classic,consumer")]).await
 }
 
-/// A broker without the protocol is told in words, and nothing begins.
+/// A broker without the protocol is reported as a problem, and nothing starts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_without_the_protocol_is_a_problem_that_says_what_to_do() -> Result<()> {
+async fn broker_without_consumer_protocol_is_reported() -> Result<()> {
     let broker = EmbeddedBroker::start(BrokerSettings::default())?;
     let servers = broker.address().to_string();
     let mut producer = TestProducer::connect(&servers).await?;

@@ -1,4 +1,4 @@
-//! MEM-1 seen from outside: what a node holds in memory on a real Kafka, full and idle. Linux only: it reads /proc.
+//! MEM-1 from outside: memory of a node on a real Kafka, under load and idle. Linux only: it reads /proc.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -17,16 +17,16 @@ const VERSION: &str = "4.2.1";
 const LIMIT: Duration = Duration::from_secs(300);
 const MIB_IN_KIB: u64 = 1024;
 
-/// One after the other: both measure, and share one machine.
+/// Sequential, since both measure on the same machine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mem_1_a_node_stays_small_full_and_idle() -> Result<()> {
+async fn mem_1_memory_stays_bounded_loaded_and_idle() -> Result<()> {
     let Some(_turn) = kafka::turn(VERSION).await? else { return Ok(()) };
     let kafka = RealKafka::start(VERSION)?;
     full(&kafka).await.context("64 partitions, slow function")?;
     idle(&kafka).await.context("1,000 idle partitions")
 }
 
-/// 200,000 records of 1 KiB wait in 64 partitions, the function takes 2 s.
+/// 200,000 records of 1 KiB wait in 64 partitions, and the function takes 2 s.
 async fn full(kafka: &RealKafka) -> Result<()> {
     let mut producer = TestProducer::connect(&kafka.servers()).await?;
     producer.create_topic("full", 64).await?;
@@ -49,7 +49,7 @@ async fn full(kafka: &RealKafka) -> Result<()> {
     Ok(())
 }
 
-/// 1,000 partitions with nothing in them.
+/// 1,000 empty partitions.
 async fn idle(kafka: &RealKafka) -> Result<()> {
     let mut producer = TestProducer::connect(&kafka.servers()).await?;
     producer.create_topic("idle", 1_000).await?;
@@ -61,7 +61,7 @@ async fn idle(kafka: &RealKafka) -> Result<()> {
     let group = node.create_mapping(&kafka.servers(), "idle", json!({})).await?;
     let beginnings: BTreeMap<i32, i64> = (0..1_000).map(|partition| (partition, 0)).collect();
     producer.await_committed(&group, "idle", &beginnings, LIMIT).await?;
-    // One record each: every partition has fetched, delivered and committed before we call it idle.
+    // One record each: every partition must have fetched, delivered and committed before it counts as idle.
     let produced = producer.write("idle", 1_000, 1_000, 10, Compression::None).await?;
     producer.await_committed(&group, "idle", &ends(&produced), LIMIT).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;

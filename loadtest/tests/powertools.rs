@@ -1,5 +1,5 @@
-//! Functions written with Powertools for Python, unmodified, in the function host: its Kafka consumer and partial batch
-//! responses. Without Powertools it is skipped, unless `TEST_LIGHTERMAN_REQUIRE_CLIENTS` is set.
+//! Unmodified functions written with Powertools for Python in the function host: its Kafka consumer and partial
+//! batch responses. Without Powertools the tests are skipped, unless `TEST_LIGHTERMAN_REQUIRE_CLIENTS` is set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(60);
 const RECORDS: usize = 12;
 
-/// A Python with Powertools and the Lambda runtime, or `None` after one line that says it is skipped.
+/// Returns a Python with Powertools and the Lambda runtime. Prints one line and returns `None` if there is none.
 fn python() -> Result<Option<PathBuf>> {
     let given = std::env::var_os("TEST_LIGHTERMAN_PYTHON").map(PathBuf::from);
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients/python/bin/python");
@@ -37,7 +37,7 @@ fn python() -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// A record as the function saw it.
+/// Record as the function saw it.
 #[derive(Debug, Deserialize, PartialEq)]
 struct SeenRecord {
     topic: String,
@@ -48,7 +48,7 @@ struct SeenRecord {
     header: String,
 }
 
-/// A broker, the function host with one function, a node, and the file that says what the function saw.
+/// A broker, the function host with one function, a node, and the file in which the function records what it saw.
 struct PowertoolsScene {
     node: NodeProcess,
     producer: TestProducer,
@@ -87,7 +87,7 @@ impl PowertoolsScene {
         Ok(Self { node, producer, servers, host, folder, _broker: broker })
     }
 
-    /// Writes these values, maps the topic with `more`; the mapping's UUID.
+    /// Writes these values and maps the topic with `more`. Returns the mapping's UUID.
     async fn run(&mut self, values: &[Bytes], more: Value) -> Result<String> {
         let batch = batch_of(values, Compression::None, -1, -1)?;
         self.producer.send("orders", 0, batch, None).await?;
@@ -122,7 +122,7 @@ fn order(index: usize, needs: Option<&str>) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn powertools_consumer_reads_our_events_and_a_value_it_cannot_read_falls_alone() -> Result<()> {
+async fn powertools_consumer_fails_only_the_unreadable_value() -> Result<()> {
     let Some(python) = python()? else { return Ok(()) };
     let mut scene = PowertoolsScene::new(python, "powertools.reads").await?;
     let mut values: Vec<Bytes> = (0..RECORDS).map(|index| order(index, None).to_string().into()).collect();
@@ -146,7 +146,7 @@ async fn powertools_consumer_reads_our_events_and_a_value_it_cannot_read_falls_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn powertools_partial_batch_response_is_kept_to() -> Result<()> {
+async fn powertools_partial_batch_response_is_respected() -> Result<()> {
     let Some(python) = python()? else { return Ok(()) };
     let mut scene = PowertoolsScene::new(python, "powertools.reports").await?;
     let needs = |index| (index == 5 || index == 9).then_some("ready");

@@ -1,5 +1,6 @@
-//! A node against real Apache Kafka. Each scenario has its own topic, mapping and function; all of one version share a
-//! broker. Without Java or the jars a version is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
+//! A node against real Apache Kafka. Each scenario has its own topic, mapping and function; all scenarios of a
+//! version share a broker. Without Java or the jars a version is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is
+//! set.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +19,7 @@ use serde_json::json;
 const LIMIT: Duration = Duration::from_secs(120);
 const OK: InvocationAction = InvocationAction::Succeed(Duration::ZERO);
 
-/// A topic, a function and a folder for the nodes of one scenario.
+/// Topic, function and data folder of one scenario.
 struct KafkaScene {
     servers: String,
     topic: String,
@@ -79,7 +80,7 @@ impl KafkaScene {
         self.producer.await_committed(group, &self.topic, &ends, LIMIT).await
     }
 
-    /// COM-1: what is committed now is delivered; then everything arrives, once and in order.
+    /// Asserts that every record was delivered in order (ALO-1, ORD-1), and returns the verdict.
     fn judge(&self) -> HistoryVerdict {
         let verdict = check(&self.produced, &self.lambda.events());
         verdict.assert_clean();
@@ -134,7 +135,7 @@ async fn passes_over_aborted_transactions_and_markers(kafka: &RealKafka) -> Resu
             visible.extend(base..base + 10);
         }
     }
-    // The last one is aborted: only markers and aborted records stand between the last delivery and the end.
+    // The last transaction is aborted: only markers and aborted records follow the last delivery.
     transactions.write("transactions", 0, 10, false).await?;
     scene.produced.insert(0, visible.into_iter().collect());
     let node = scene.node().await?;
@@ -152,7 +153,7 @@ async fn passes_over_what_compaction_took(kafka: &RealKafka) -> Result<()> {
         ("min.compaction.lag.ms", "0"),
     ];
     let mut scene = KafkaScene::new_with(kafka, "compacted", 1, &CONFIGS).await?;
-    // Every write holds the same 500 keys; each but the first rolls the segment before it.
+    // Every write contains the same 500 keys; each but the first rolls the segment before it.
     for _ in 0..4 {
         scene.write(500, Compression::Lz4).await?;
         tokio::time::sleep(Duration::from_millis(600)).await;
@@ -243,7 +244,7 @@ async fn survives_what_functions_do(kafka: &RealKafka) -> Result<()> {
     scene.drained(&group).await?;
     let verdict = scene.judge();
     let repeated: u64 = verdict.repeated.values().sum();
-    // Only a reply that was lost after the function took the records may be repeated: at most two of them here.
+    // Only a reply that was lost after the function took the records may cause a repeat: at most two of them here.
     ensure!(repeated <= 80, "{:?}", verdict.repeated);
     drop(node);
     Ok(())

@@ -1,6 +1,6 @@
-//! A topic of real Apache Kafka that is deleted and made again under its name while a mapping reads it: all of the new one
-//! arrives, and the audit says what happened. Without Java or the jars Kafka is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is
-//! set.
+//! A topic of real Apache Kafka is deleted and recreated under its name while a mapping reads it: all records of
+//! the new topic arrive, and the audit reports the recreation. Without Java or the jars Kafka is skipped, unless
+//! `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use serde_json::json;
 const LIMIT: Duration = Duration::from_secs(180);
 const BEFORE: usize = 500;
 
-/// How a run differs from the others.
+/// Parameters of a run.
 struct RecreatedRun {
     protocol: &'static str,
     start: &'static str,
-    /// Records of the topic that is made anew.
+    /// Records of the recreated topic.
     records: usize,
-    /// Whether it is made anew while no node runs.
+    /// True if the topic is recreated while no node runs.
     is_down: bool,
 }
 
@@ -36,7 +36,7 @@ async fn reads_all_of_it(kafka: &RealKafka, run: &RecreatedRun) -> Result<()> {
     let mut node = NodeProcess::start(data.path(), &lambda.endpoint_url(), &settings).await?;
     let more = json!({"BatchSize": 100, "StartingPosition": start});
     let group = node.create_mapping(&kafka.servers(), &topic, more).await?;
-    // What LATEST is counted from is committed before anything is written.
+    // The position for LATEST must be committed before anything is written.
     producer.await_committed(&group, &topic, &[(0, 0)].into(), LIMIT).await?;
     let first = producer.write(&topic, 1, BEFORE, 100, Compression::None).await?;
     producer.await_committed(&group, &topic, &ends(&first), LIMIT).await?;
@@ -58,7 +58,7 @@ async fn recreate(producer: &mut TestProducer, topic: &str) -> Result<()> {
     producer.create_topic(topic, 1).await
 }
 
-/// Made anew before the node is there again.
+/// Recreates the topic, then starts the node again.
 async fn recreated(
     producer: &mut TestProducer,
     topic: &str,
@@ -70,7 +70,7 @@ async fn recreated(
     NodeProcess::start(data, &lambda.endpoint_url(), settings).await
 }
 
-/// ALO-1, ORD-1: an offset of the topic before may have been committed with the same number.
+/// Waits for ALO-1 and ORD-1 on the new topic: the same offset of the previous topic may have been committed.
 async fn until_delivered(
     produced: &ProducedOffsets,
     lambda: &FakeLambda,
@@ -130,11 +130,11 @@ async fn all_of(version: &str, protocols: &[&'static str]) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_h17_a_topic_made_anew_on_kafka_4_2_1() -> Result<()> {
+async fn alo_1_h17_recreated_topic_on_kafka_4_2_1() -> Result<()> {
     all_of("4.2.1", &["classic", "consumer"]).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_h17_a_topic_made_anew_on_kafka_3_9_1() -> Result<()> {
+async fn alo_1_h17_recreated_topic_on_kafka_3_9_1() -> Result<()> {
     all_of("3.9.1", &["classic"]).await
 }

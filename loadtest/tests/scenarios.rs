@@ -1,4 +1,4 @@
-//! Scenarios from end to end on the embedded broker, shortened: what a run measures is there, and the history is judged.
+//! Shortened scenarios from end to end on the embedded broker: the figures are present, and the history is judged.
 
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ async fn run(scenario: &LoadScenario, scale: f64) -> Result<RunFigures> {
     Ok(run)
 }
 
-/// A machine that builds something meanwhile shall not decide: only what must hold at any speed is asked.
+/// Only conditions that hold at any speed are checked, since the machine may be busy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_short_steady_scenario_is_measured_and_reported() -> Result<()> {
+async fn short_steady_scenario_is_measured_and_reported() -> Result<()> {
     let scenario = read("steady")?.scaled(0.1);
     let run = run(&scenario, 0.1).await?;
     ensure!((run.repeated, run.repeated_max) == (0, 0), "nothing comes twice");
@@ -43,25 +43,25 @@ async fn a_short_steady_scenario_is_measured_and_reported() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_short_scenario_with_a_killed_node_is_clean_and_shows_the_hole() -> Result<()> {
+async fn killed_node_scenario_is_clean_and_shows_gap() -> Result<()> {
     let scenario = read("node-killed")?.scaled(0.1);
     let run = run(&scenario, 0.1).await?;
     let labels: Vec<&str> = run.marks.iter().map(|mark| &*mark.label).collect();
     ensure!(labels == ["kill -9 node 1", "node 1 is back"], "{labels:?}");
     ensure!(run.repeated <= run.repeated_max, "{}", run.repeated);
-    // The group gives the dead node's partitions away when its session ends.
+    // The group reassigns the dead node's partitions when its session ends.
     let longest = Duration::from_secs_f64(run.latency.max / 1e3);
     ensure!(longest > Duration::from_secs(1), "{longest:?}: somebody waited for the node");
     ensure!(run.samples.iter().any(|sample| sample.resident_mib == [None]), "{:?}", run.samples);
     ensure!(run.samples.iter().any(|sample| sample.lag > Some(0.0)), "{:?}", run.samples);
-    // What is due meanwhile waits, and nobody has the partitions whose lag it would be.
+    // Records due meanwhile wait, and no node owns their partitions and reports their lag.
     ensure!(run.waiting_max > 50.0, "{:?}", run.samples);
     Ok(())
 }
 
-/// The function gives nothing back in time: the run ends, says so, and does not call it clean.
+/// The function is too slow: the run ends, reports it, and is not clean.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_done_in_time_is_a_problem_and_not_a_hang() -> Result<()> {
+async fn unfinished_work_is_a_problem_not_a_hang() -> Result<()> {
     let text = "about = \"x\"\npartitions = 1\nbatch = 1\nwindow = 0\nsettle_seconds = 0\n\
                 [[phase]]\nseconds = 1\nrate = 50\nlatency = 200\n";
     let scenario = parse("late", text)?;

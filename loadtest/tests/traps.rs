@@ -1,7 +1,8 @@
-//! The seven traps in which comparable products commit past a record that was not delivered, as scenarios: on the embedded
-//! broker, and on real Apache Kafka with a node that is killed at a random moment (`TEST_LIGHTERMAN_SEED` repeats one). In all
-//! of them a watch holds every committed offset against what the function has taken by then; afterwards the checker and the
-//! audit judge. Without Java or the jars Kafka is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
+//! The seven traps in which comparable products commit past a record that was not delivered, as scenarios: on the
+//! embedded broker, and on real Apache Kafka with a node that is killed at a random time (`TEST_LIGHTERMAN_SEED`
+//! repeats it). A watch compares every committed offset with what the function has taken by then; afterwards the
+//! checker and the audit judge. Without Java or the jars Kafka is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA`
+//! is set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,13 +24,13 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(90);
 const PARTITIONS: i32 = 2;
 const OK: InvocationAction = InvocationAction::Succeed(Duration::from_millis(2));
-/// Kafka's key of the API that brings records, and with them how far the log goes.
+/// API key of Fetch, which returns records and, with them, the end of the log.
 const FETCH: i16 = 1;
 
-/// Where a trap is laid.
+/// Cluster on which a trap runs.
 enum TrapCluster {
     Embedded(EmbeddedBroker),
-    /// With the state of the random numbers that say when a node is killed.
+    /// With the state of the random numbers that determine when a node is killed.
     Real(RealKafka, u64),
 }
 
@@ -45,7 +46,7 @@ impl TrapCluster {
         }
     }
 
-    /// When the node of this scenario is killed, if it is: at a random moment within `most` (splitmix64).
+    /// Returns the time of this scenario's kill, random within `most` (splitmix64); `None` on the embedded broker.
     fn moment(&mut self, most: Duration) -> Option<Duration> {
         let Self::Real(_, state) = self else { return None };
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -55,7 +56,7 @@ impl TrapCluster {
     }
 }
 
-/// A topic, its function, and a watch over what is committed of it.
+/// A topic, its function, and the parameters of a watch over its commits.
 struct TrapScene {
     servers: String,
     topic: String,
@@ -94,7 +95,7 @@ impl TrapScene {
         self.lambda.set_poison(PoisonRecords { records: records.iter().copied().collect(), names });
     }
 
-    /// A mapping on a node that, on real Kafka, is killed once within `most`, and started again.
+    /// Creates a mapping on a node. On real Kafka the node is killed once within `most`, and restarted.
     async fn run(
         &self,
         cluster: &mut TrapCluster,
@@ -141,7 +142,7 @@ impl TrapScene {
         tokio::time::timeout(LIMIT, reached).await.with_context(|| what.to_owned())
     }
 
-    /// ALO-1, ORD-1, OWN-1, of all records but these.
+    /// Asserts ALO-1, ORD-1 and OWN-1 for all records except these.
     fn judge_without(&self, otherwise: &[(i32, i64)]) -> HistoryVerdict {
         let mut expected = self.produced.clone();
         for (partition, offset) in otherwise {
@@ -152,7 +153,7 @@ impl TrapScene {
         verdict
     }
 
-    /// Each offset has exactly one outcome in the audit, and it is one of these.
+    /// Asserts that each offset has exactly one outcome in the audit, which is one of these.
     async fn audited(
         &self,
         node: &NodeProcess,
@@ -184,7 +185,7 @@ fn tries(events: &[InvocationEvent], record: (i32, i64)) -> usize {
     events.iter().filter(holds).count()
 }
 
-/// Status 200 is no success when `X-Amz-Function-Error` stands beside it.
+/// Status 200 with `X-Amz-Function-Error` is not a success.
 async fn trap_1_status_200_with_a_function_error_is_a_failure(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-1", 300).await?;
     scene
@@ -199,7 +200,7 @@ async fn trap_1_status_200_with_a_function_error_is_a_failure(cluster: &mut Trap
     Ok(())
 }
 
-/// A throttle or an unavailable service is waited out however long it lasts, and uses up no attempt.
+/// Throttling and an unavailable service are waited out for any time, and consume no attempt.
 async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-2", 300).await?;
     let out = Arc::new(AtomicBool::new(true));
@@ -227,7 +228,7 @@ async fn trap_2_throttles_and_503s_for_long_then_recovery(cluster: &mut TrapClus
     Ok(())
 }
 
-/// The success of what comes behind does not carry a failed record with it, whether the function names it or not.
+/// The success of later records does not commit a failed one, whether the function reports it or not.
 async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut TrapCluster) -> Result<()> {
     for (topic, names) in [("trap-3-batch", false), ("trap-3-named", true)] {
         let mut scene = TrapScene::new(cluster, topic, 200).await?;
@@ -255,7 +256,7 @@ async fn trap_3_a_failure_in_the_middle_then_success_of_the_next(cluster: &mut T
     Ok(())
 }
 
-/// A record on its way to a destination that is down has not arrived, and nothing behind it goes on.
+/// A record whose destination is down has not ended, and nothing after it is committed.
 async fn trap_4_the_destination_is_down(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-4", 200).await?;
     let bad = [(0, 0), (0, 63), (1, 12)];
@@ -300,7 +301,8 @@ async fn trap_4_the_destination_is_down(cluster: &mut TrapCluster) -> Result<()>
     Ok(())
 }
 
-/// A planned hand-over waits for the reply and repeats nothing; a reply that comes to an owner that was put out commits nothing.
+/// A planned hand-over waits for the reply and repeats nothing. A reply that arrives at a fenced owner commits
+/// nothing.
 async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut TrapCluster) -> Result<()> {
     const BATCH: u64 = 10;
     let mut scene = TrapScene::new(cluster, "trap-5", 600).await?;
@@ -324,7 +326,7 @@ async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut TrapCluste
     tokio::time::timeout(LIMIT, shared).await.context("the second node gets nothing")??;
     let planned = check(&scene.produced, &scene.lambda.events());
     ensure!(planned.repeated.is_empty(), "a planned hand-over repeats nothing: {:?}", planned.repeated);
-    // Longer than the session: the group gives its partition away while an invocation of it is in flight.
+    // Longer than the session: the group reassigns the partition while one of its invocations is in flight.
     let moment = cluster.moment(Duration::from_millis(400)).unwrap_or_default();
     tokio::time::sleep(moment).await;
     first.signal("-STOP")?;
@@ -338,8 +340,8 @@ async fn trap_5_a_reply_after_the_partition_was_revoked(cluster: &mut TrapCluste
     Ok(())
 }
 
-/// What has ended behind a record that has not does not carry it along: records that the filters refuse, one that a person
-/// skips, and others that the function takes, behind one that it names.
+/// Ended records after one that has not ended do not commit it: filtered records, one that an operator skips, and
+/// others that the function takes after one that it reports.
 async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-6", 120).await?;
     let (bad, skipped) = ((0, 5), (0, 8));
@@ -388,7 +390,7 @@ async fn trap_6_what_has_ended_behind_an_undelivered_record(cluster: &mut TrapCl
     Ok(())
 }
 
-/// A lag that cannot be read is not zero: nobody is sent home, nothing is passed over.
+/// An unreadable lag is not zero: no consumer is removed, and nothing is skipped.
 async fn trap_7_the_lag_cannot_be_read_while_scaling(cluster: &mut TrapCluster) -> Result<()> {
     let mut scene = TrapScene::new(cluster, "trap-7", 1_200).await?;
     scene.lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(400)));
@@ -427,7 +429,7 @@ async fn trap_7_the_lag_cannot_be_read_while_scaling(cluster: &mut TrapCluster) 
     Ok(())
 }
 
-/// Each trap on an embedded broker of its own.
+/// Runs each trap on its own embedded broker.
 macro_rules! on_the_embedded_broker {
     ($($trap:ident)*) => {
         mod embedded {

@@ -1,5 +1,5 @@
-//! Instructions of the hot functions, counted by valgrind: the same on every run, whatever else the machine does.
-//! `counts check` compares with `benches/counts.json` and fails beyond ±2 %; `counts write` writes that file.
+//! Instruction counts of the hot functions by valgrind, which do not depend on other load. `counts check` compares
+//! them with `benches/counts.json` and fails beyond ±2 %; `counts write` writes that file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ fn file() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("counts.json")
 }
 
-/// One workload, `times` times; 1,000 records, 8,000 ranges or 10,000 partitions each.
+/// Runs a workload `times` times, each with 1,000 records, 8,000 ranges or 10,000 partitions.
 fn run(name: &str, times: u64) -> Result<()> {
     let (envelope, mut scratch) = (envelope(), PartitionScratch::default());
     let large = frame(16, 63, 1024, Compression::None);
@@ -67,7 +67,7 @@ fn count(name: &str, times: u64) -> Result<u64> {
     Ok(collected.trim().parse()?)
 }
 
-/// Instructions of one run of each workload, without the program around it.
+/// Counts the instructions of one run of each workload, without the surrounding program.
 fn count_all() -> Result<BTreeMap<String, u64>> {
     let one = |name: &&str| Ok(((*name).to_owned(), (count(name, 5)? - count(name, 1)?) / 4));
     WORKLOADS.iter().map(one).collect()

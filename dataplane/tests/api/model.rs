@@ -1,22 +1,22 @@
-//! Amazon's model of the API, as data: what members there are, and which values break their constraints.
+//! Amazon's model of the API as data: its members, and values that violate their constraints.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-/// botocore 1.44.8 (Apache-2.0), `botocore/data/lambda/2015-03-31/service-2.json`: the operations on mappings and their tags, without
-/// documentation.
+/// Operations on mappings and their tags from botocore 1.44.8 (Apache-2.0),
+/// `botocore/data/lambda/2015-03-31/service-2.json`, without documentation.
 const TEXT: &str = include_str!("botocore-1.44.8-lambda-event-source-mappings.json");
 
 pub(crate) struct ApiModel(Value);
 
-/// A value in place of a good one, which the API must refuse.
+/// Invalid value that the API must reject.
 pub(crate) struct BadValue {
-    /// Members from the request on; `[]` an element, `{}` an entry of a map.
+    /// Members from the request on; `[]` is a list element, `{}` a map entry.
     pub(crate) path: String,
-    /// The member that holds it, of the request.
+    /// Value of the request's member that contains it.
     pub(crate) value: Value,
-    /// False: not even of the right type.
+    /// False if even its type is wrong.
     pub(crate) typed: bool,
 }
 
@@ -29,14 +29,14 @@ impl ApiModel {
         self.0["shapes"][name].as_object().expect("a shape")
     }
 
-    /// Members of a structure that travel in the body, and their shapes.
+    /// Returns the members of a structure that are sent in the body, with their shapes.
     pub(crate) fn members(&self, structure: &str) -> Vec<(&str, &str)> {
         let members = self.shape(structure)["members"].as_object().expect("members");
         let in_body = members.iter().filter(|(_, member)| member.get("location").is_none());
         in_body.map(|(name, member)| (name.as_str(), member["shape"].as_str().expect("a name"))).collect()
     }
 
-    /// Paths of everything in `shape` that can be set.
+    /// Collects the paths of everything in `shape` that can be set.
     pub(crate) fn leaves(&self, shape: &str, path: &str, into: &mut BTreeSet<String>) {
         let inner = |of: &str| self.shape(shape)[of]["shape"].as_str().expect("a name");
         match self.kind(shape) {
@@ -51,7 +51,7 @@ impl ApiModel {
         }
     }
 
-    /// Paths of what `value`, of `shape`, sets.
+    /// Collects the paths that `value`, of `shape`, sets.
     pub(crate) fn set_by(&self, shape: &str, value: &Value, path: &str, into: &mut BTreeSet<String>) {
         let inner = |of: &str| self.shape(shape)[of]["shape"].as_str().expect("a name");
         match value {
@@ -76,7 +76,7 @@ impl ApiModel {
         }
     }
 
-    /// A value with everything in it that `shape` has.
+    /// Creates a value with every member of `shape`.
     pub(crate) fn sample(&self, shape: &str) -> Value {
         let known = self.shape(shape);
         let inner = |of: &str| self.sample(known[of]["shape"].as_str().expect("a name"));
@@ -102,7 +102,7 @@ impl ApiModel {
         }
     }
 
-    /// Every way to break `value`, of `shape`, in one place.
+    /// Returns every variant of `value`, of `shape`, with one violation.
     pub(crate) fn violations(&self, shape: &str, value: &Value, path: &str) -> Vec<BadValue> {
         let known = self.shape(shape);
         let number = |name: &str| known.get(name).and_then(Value::as_i64);

@@ -1,5 +1,5 @@
-//! The API of a scene, as a signed client sees it; mappings are made switched off unless a test says otherwise, so that a change of
-//! one is settled at once.
+//! API of a scene, as a signed client sees it. Mappings are created disabled unless a test sets otherwise, so that
+//! a change settles at once.
 
 #![allow(dead_code)] // each test file uses its part
 
@@ -38,7 +38,7 @@ impl ServedApi {
         Self { folder, running: Some((server, controller)), client, servers }
     }
 
-    /// The store is closed and read again.
+    /// Closes the store and opens it again.
     pub(crate) async fn restart(&mut self, scene: &DataplaneScene) {
         if let Some((server, controller)) = self.running.take() {
             server.stop().await;
@@ -46,7 +46,7 @@ impl ServedApi {
         }
         let opened = async {
             loop {
-                // The server's threads let go of the store a moment after they have answered.
+                // The server's threads release the store shortly after their last response.
                 if Store::open(self.folder.path()).is_ok() {
                     break;
                 }
@@ -71,7 +71,7 @@ impl ServedApi {
         scene.dataplane.drain().await;
     }
 
-    /// A create request with `changes` over what every mapping needs.
+    /// Returns a create request with `changes` in addition to the required members.
     pub(crate) fn body(&self, changes: &Value) -> Value {
         let mut body = json!({
             "FunctionName": "f", "Topics": ["orders"], "Enabled": false,
@@ -86,7 +86,7 @@ impl ServedApi {
         body
     }
 
-    /// Creates a mapping and waits until it stands; its path.
+    /// Creates a mapping and waits until it settles. Returns its path.
     pub(crate) async fn create(&self, changes: &Value) -> String {
         let body = self.body(changes);
         let created = self.client.call("POST", MAPPINGS, Some(&body)).await;
@@ -96,7 +96,7 @@ impl ServedApi {
         path
     }
 
-    /// Updates a mapping and waits until it stands; the answer of the update.
+    /// Updates a mapping and waits until it settles. Returns the response to the update.
     pub(crate) async fn update(&self, path: &str, changes: &Value) -> Value {
         let answer = self.client.call("PUT", path, Some(changes)).await;
         let answer = answer.unwrap_or_else(|error| panic!("{changes}: {error}"));
@@ -123,7 +123,7 @@ impl ServedApi {
         self.client.call("GET", &path, None).await.expect("tags")["Tags"].clone()
     }
 
-    /// The refusal of a call, as text: status, exception, message.
+    /// Returns the error of a rejected call as text: status, exception, message.
     pub(crate) async fn refused(&self, method: &str, path: &str, body: &Value) -> String {
         match self.client.call(method, path, Some(body)).await {
             Ok(answer) => panic!("{method} {path} {body} is accepted: {answer}"),
@@ -131,7 +131,7 @@ impl ServedApi {
         }
     }
 
-    /// The mapping once no change is under way.
+    /// Waits until no change is in progress, and returns the mapping.
     pub(crate) async fn settled(&self, path: &str) -> Value {
         let settled = async {
             loop {

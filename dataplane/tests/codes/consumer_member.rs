@@ -1,6 +1,7 @@
-//! Every code as the answer to a member of the consumer protocol (KIP-848): to its heartbeat while it joins, while it owns and
-//! while it drains, and to its commit. What Java's `AbstractHeartbeatRequestManager`, `ConsumerMembershipManager` and
-//! `CommitRequestManager` do with it, and what the hazards ask for beyond that (H1, H5, H7, H10).
+//! Every code as the response to a member of the consumer protocol (KIP-848): to its heartbeat while it joins, owns
+//! or drains partitions, and to its commit. The expected reactions are those of Java's
+//! `AbstractHeartbeatRequestManager`, `ConsumerMembershipManager` and `CommitRequestManager`, and those that the
+//! hazards require in addition (H1, H5, H7, H10).
 
 use std::time::Duration;
 
@@ -15,16 +16,18 @@ use uuid::Uuid;
 use super::listed::codes_of;
 use super::{all_codes, at};
 
-/// We are no member in our epoch, or at all: everything is dropped at once, and the next word is a join (H1). 69 is what the
-/// coordinator says of a group that it does not have to whoever is not about to make one.
+/// The member is unknown in its epoch, or at all: everything is dropped at once, and the next heartbeat joins (H1).
+/// The coordinator sends 69 for a group that does not exist, unless the member is joining.
 const OUT: &[i16] = &[22, 25, 69, 82, 110, 113];
-/// Rights, names, limits, versions, and the other protocol's members in the group: a person must change something.
+/// Rights, names, limits, versions, and members of the other protocol in the group: an operator must change
+/// something.
 const FOR_A_PERSON: &[i16] = &[23, 24, 29, 30, 35, 69, 81, 111, 112];
-/// On a commit or an `OffsetFetch` these are said of the epoch only: the answer that told the next one is on its way, or was lost.
+/// On a commit or an `OffsetFetch` these codes concern the epoch only: the response with the next epoch is in
+/// flight, or was lost.
 const OF_THE_EPOCH: &[i16] = &[22, 113];
 
 const EPOCH: i32 = 4;
-/// The longest session that can be in force, and its margin, after a loss at 103.
+/// End of the longest session that can apply, plus its margin, after a loss at 103 s.
 const SESSION_ENDS: u64 = 175;
 
 fn share(partitions: &[i32]) -> TopicPartitions {
@@ -43,13 +46,13 @@ fn beat_in(effects: &[GroupEffect]) -> Option<Kip848Heartbeat> {
     })
 }
 
-/// Finds the coordinator; what it says then.
+/// Finds the coordinator and returns the heartbeat that follows.
 fn comes_in(core: &mut Kip848Member, now: Moment) -> Kip848Heartbeat {
     assert_eq!(core.tick(now), [GroupEffect::FindCoordinator]);
     beat_in(&core.coordinator_found(now, Ok(None), 0)).expect("says that it is there")
 }
 
-/// Its first heartbeat is out.
+/// Returns a member whose first heartbeat is in flight.
 fn joining() -> (Kip848Member, u64) {
     let timing = MemberTiming::new(Duration::from_secs(10), Duration::from_secs(70));
     let mut core = Kip848Member::new(timing, "me".to_owned(), at(100));
@@ -57,7 +60,7 @@ fn joining() -> (Kip848Member, u64) {
     (core, beat.seq)
 }
 
-/// Owns 0 and 1, and the coordinator knows it; a heartbeat is out.
+/// Returns a member that owns 0 and 1, acknowledged by the coordinator, with a heartbeat in flight.
 fn owning() -> (Kip848Member, u64) {
     let (mut core, seq) = joining();
     core.heartbeat_answered(at(100), seq, Ok(told(EPOCH, Some(&[0, 1]))), 0);
@@ -67,7 +70,7 @@ fn owning() -> (Kip848Member, u64) {
     (core, beat.seq)
 }
 
-/// As [`owning`], and 1 is being drained.
+/// Like [`owning`], with 1 being drained.
 fn draining() -> (Kip848Member, u64) {
     let (mut core, seq) = owning();
     let effects = core.heartbeat_answered(at(103), seq, Ok(told(EPOCH, Some(&[0]))), 0);
@@ -76,14 +79,15 @@ fn draining() -> (Kip848Member, u64) {
     (core, beat.seq)
 }
 
-/// Between two heartbeats.
+/// Returns a member between two heartbeats.
 fn committing() -> Kip848Member {
     let (mut core, seq) = owning();
     core.heartbeat_answered(at(103), seq, Ok(told(EPOCH, None)), 0);
     core
 }
 
-/// Everything is gone, and it comes back as nobody, when nothing of it can run any more.
+/// Asserts that everything is dropped, and that the member rejoins without partitions once none of its invocations
+/// can run.
 fn is_fenced(mut core: Kip848Member, effects: &[GroupEffect], now: u64, what: &str) {
     let lost = |effect: &GroupEffect| matches!(effect, GroupEffect::Lost { partitions, reason } if *partitions == [0, 1] && !reason.is_empty());
     assert!(effects.iter().any(lost), "{what}: {effects:?}");
@@ -101,7 +105,8 @@ fn is_fenced(mut core: Kip848Member, effects: &[GroupEffect], now: u64, what: &s
     assert_eq!(beat.owned, Some(TopicPartitions::default()), "{what}: nothing, and said so");
 }
 
-/// Its epoch and what it owns stay, no longer than the lease; it finds the coordinator at `comes_back` and says everything.
+/// Asserts that epoch and ownership remain, but no longer than the lease. At `comes_back` the member finds the
+/// coordinator and sends a full heartbeat.
 fn keeps(mut core: Kip848Member, effects: &[GroupEffect], comes_back: Moment, what: &str) {
     let takes = |effect: &GroupEffect| {
         matches!(
@@ -132,7 +137,7 @@ fn troubles(effects: &[GroupEffect]) -> usize {
     effects.iter().filter(|effect| matches!(effect, GroupEffect::Trouble(text) if !text.is_empty())).count()
 }
 
-/// The first time, with the shortest jitter.
+/// Returns the time of the first retry with the shortest jitter.
 fn soon(seconds: u64) -> Moment {
     at(seconds) + Duration::from_millis(50)
 }
@@ -168,7 +173,7 @@ fn h1_h10_every_code_of_a_heartbeat_that_joins() {
         if is_told {
             assert!(matches!(&effects[..], [GroupEffect::Trouble(_)]), "{what}: {effects:?}");
         } else if OUT.contains(&code) {
-            // It knows us in an epoch that we have given up: only without us can we begin again.
+            // The coordinator knows the member in an abandoned epoch: it must leave before it can join again.
             assert_eq!(effects, [GroupEffect::Leave { member: "me".into() }], "{what}");
         } else {
             assert!(effects.is_empty(), "{what}: {effects:?}");
@@ -188,7 +193,7 @@ fn h1_h10_every_code_of_a_heartbeat_that_joins() {
 }
 
 #[test]
-fn every_code_that_does_not_end_is_told_and_asked_after_ever_more_slowly() {
+fn persistent_code_is_reported_and_retried_with_backoff() {
     for (code, error) in all_codes() {
         let what = format!("ConsumerGroupHeartbeat {code} {error}");
         let (mut core, mut seq) = joining();
@@ -199,7 +204,7 @@ fn every_code_that_does_not_end_is_told_and_asked_after_ever_more_slowly() {
             seq = comes_in(&mut core, now).seq;
         }
         assert!(told_of >= 9, "{what}: a person hears of it");
-        // Ten at most in a quarter of a minute, were they not delayed: at least half of the longest wait lies between two.
+        // The waits grow: ten retries take at least 10 s, and no wait is longer than 15 s.
         assert!(now >= at(110), "{what}: {now:?}");
         assert!(now <= at(100) + Duration::from_secs(10 * 15), "{what}: {now:?}");
     }
@@ -239,7 +244,7 @@ fn h1_every_code_of_a_commit_of_a_member() {
 }
 
 #[test]
-fn h7_no_code_that_answers_an_earlier_heartbeat_says_anything() {
+fn h7_error_for_an_earlier_heartbeat_is_ignored() {
     for (code, error) in all_codes() {
         let (mut core, seq) = owning();
         assert!(
@@ -255,10 +260,11 @@ fn h7_no_code_that_answers_an_earlier_heartbeat_says_anything() {
 }
 
 #[test]
-fn what_kafka_lists_for_a_heartbeat_is_done_as_javas_client_does_it() {
-    // `transitionToFenced`, and `handleFatalFailure` that a program ends with, where we tell a person and come back.
+fn listed_heartbeat_codes_are_handled_like_javas_client() {
+    // Java's `transitionToFenced`, and `handleFatalFailure`, which ends a program; here the problem is reported and
+    // the member retries.
     let (fences, fatal) = ([25, 110], [30, 81, 111, 112]);
-    // Of requests that we do not make: nobody could mend them by other settings, and a newer broker may take them.
+    // Codes of requests that the node does not send: no setting could fix them, and a newer broker may accept them.
     let never_asked = [42, 128];
     for code in codes_of(ApiKey::ConsumerGroupHeartbeat) {
         let is_retried = !fences.contains(&code) && !fatal.contains(&code);

@@ -1,13 +1,13 @@
-//! The error codes that Kafka itself lists for each API that the node speaks: the "possible error codes" of the response classes
-//! in `org.apache.kafka.common.requests`, and where a class lists none, the codes that Java's client handles. `UNKNOWN_SERVER_ERROR`
-//! (-1) may come from everywhere.
+//! Error codes that Kafka lists for each API that the node uses: the "possible error codes" of the response classes
+//! in `org.apache.kafka.common.requests`. If a class lists none, the codes that Java's client handles.
+//! `UNKNOWN_SERVER_ERROR` (-1) may come from every API.
 
 use kafka_protocol::messages::ApiKey;
 
-/// One API and its codes.
+/// An API and its codes.
 pub(crate) struct ListedApi {
     pub(crate) api: ApiKey,
-    /// The Java class that lists them.
+    /// Java class that lists the codes.
     pub(crate) source: &'static str,
     pub(crate) codes: &'static [i16],
 }
@@ -18,7 +18,7 @@ const fn listed(api: ApiKey, source: &'static str, codes: &'static [i16]) -> Lis
 
 pub(crate) const LISTED: &[ListedApi] = &[
     listed(ApiKey::Fetch, "FetchResponse", &[-1, 1, 2, 3, 6, 9, 29, 56, 74, 75, 76, 100, 103, 106]),
-    // A session's own codes, and an offset that the leader does not have yet.
+    // Codes of fetch sessions, and of an offset that the leader does not have yet.
     listed(ApiKey::Fetch, "FetchSession, FetchCollector", &[70, 71, 78]),
     listed(ApiKey::ListOffsets, "ListOffsetsResponse", &[-1, 3, 5, 6, 9, 29, 43, 56, 74, 75, 78]),
     listed(ApiKey::OffsetForLeaderEpoch, "OffsetsForLeaderEpochResponse", &[-1, 3, 6, 9, 29, 56, 74, 75]),
@@ -51,7 +51,7 @@ pub(crate) const LISTED: &[ListedApi] = &[
     listed(ApiKey::ApiVersions, "ApiVersionsResponse", &[35, 42]),
 ];
 
-/// All that is listed for `api`, and what may come from everywhere.
+/// Returns all codes listed for `api`, and those that may come from every API.
 pub(crate) fn codes_of(api: ApiKey) -> Vec<i16> {
     let own = LISTED.iter().filter(|listed| listed.api == api).flat_map(|listed| listed.codes);
     let mut codes: Vec<i16> = own.copied().chain([-1]).collect();

@@ -1,5 +1,5 @@
-//! What a membership makes of an `OffsetFetch` that is refused: of a member that is none everything goes, before another request
-//! finds it out (H1).
+//! Reaction of a membership to a rejected `OffsetFetch`: an unknown member drops everything before another request
+//! reveals it (H1).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ fn reply(correlation: i32, api: ApiKey, version: i16, body: &impl Encodable) -> 
     frame(correlation, api, version, &encoded(body, version))
 }
 
-/// A coordinator that takes a member in, and then says `code` when it is asked what is committed.
+/// A coordinator that accepts a member, and then responds to `OffsetFetch` with `code`.
 fn coordinator(code: i16) -> Line {
     use offset_fetch_response::{OffsetFetchResponsePartition, OffsetFetchResponseTopic};
     let found = FindCoordinatorResponse::default().with_host(text("broker")).with_port(9092);
@@ -52,7 +52,7 @@ fn coordinator(code: i16) -> Line {
             ],
             usize::MAX,
         ))
-        // It says that it lives as soon as it has joined; the next time is three seconds away.
+        // The member sends a heartbeat as soon as it has joined; the next one is due three seconds later.
         .then(answers(ApiKey::Heartbeat, 4, &HeartbeatResponse::default()))
         .then(answers(ApiKey::OffsetFetch, 7, &committed))
 }
@@ -65,7 +65,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// What is lost when that is said.
+/// Returns the partitions and the reason that are lost by this code.
 async fn lost_by(code: i16) -> Option<(Vec<i32>, String)> {
     let events: Arc<Mutex<Vec<GroupEvent>>> = Arc::default();
     let heard = Arc::clone(&events);
@@ -99,7 +99,7 @@ async fn lost_by(code: i16) -> Option<(Vec<i32>, String)> {
 }
 
 #[tokio::test]
-async fn h1_an_offset_fetch_that_knows_no_such_member_puts_it_out() {
+async fn h1_unknown_member_on_offset_fetch_is_fenced() {
     let (partitions, reason) = lost_by(25).await.expect("everything goes");
     assert_eq!(partitions, [0, 1]);
     assert!(reason.contains("UnknownMemberId"), "{reason}");

@@ -1,5 +1,5 @@
-//! Good answers to something else than was asked: another topic's, of partitions that nobody asked for, two of one, none of one.
-//! None of them becomes ours.
+//! Well-formed responses that do not match the request: of another topic, of partitions that were not requested,
+//! with a partition twice or missing. None of them is accepted.
 
 use std::collections::BTreeSet;
 
@@ -15,19 +15,19 @@ use lighterman_proto::ids::Offset;
 
 use super::{Duration, ErrorClass, TOPIC, answers, cluster, led, open, text};
 
-/// A topic, and of each of its partitions an offset.
+/// Topics, with an offset for each of their partitions.
 type NamedOffsets = &'static [(&'static str, &'static [(i32, i64)])];
 
-/// What is asked for, of `orders`.
+/// Requested partitions of `orders`.
 const ASKED: [i32; 2] = [0, 1];
-/// Beside what was asked for there is more, which is passed over.
+/// Responses with additional entries, which are ignored.
 const MORE: &[NamedOffsets] = &[
     &[("orders", &[(0, 10), (1, 11)])],
     &[("other", &[(0, 20), (1, 21)]), ("orders", &[(0, 10), (1, 11)]), ("", &[(0, 30), (1, 31)])],
     &[("orders", &[(1, 11), (0, 10), (2, 12), (-1, 13)])],
     &[("orders", &[(0, 10)]), ("other", &[(0, 20)]), ("orders", &[(1, 11)])],
 ];
-/// What was asked for is not there, or is there twice.
+/// Responses in which a requested partition is missing or occurs twice.
 const LESS: &[NamedOffsets] = &[
     &[],
     &[("orders", &[])],
@@ -66,7 +66,7 @@ fn listed(named: NamedOffsets) -> ListOffsetsResponse {
 }
 
 #[tokio::test]
-async fn h14_list_offsets_answers_what_was_asked() {
+async fn h14_list_offsets_accepts_only_requested_partitions() {
     let ask = async |named, at| {
         let cluster = led(ApiKey::ListOffsets, 7, &listed(named)).await;
         list_offsets(&cluster, TOPIC, &ASKED, at, IsolationLevel::Committed).await
@@ -78,14 +78,14 @@ async fn h14_list_offsets_answers_what_was_asked() {
     for named in LESS {
         is_asked_again(ask(named, OffsetSpec::Earliest).await, named);
     }
-    // Every log has a beginning and an end.
+    // Every log has a start and an end.
     const NOWHERE: NamedOffsets = &[("orders", &[(0, 10), (1, -1)])];
     is_asked_again(ask(NOWHERE, OffsetSpec::Earliest).await, NOWHERE);
     is_asked_again(ask(NOWHERE, OffsetSpec::Latest).await, NOWHERE);
 }
 
 #[tokio::test]
-async fn h13_offset_for_leader_epoch_answers_what_was_asked() {
+async fn h13_leader_epoch_accepts_only_requested_partitions() {
     use offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
     let ask = async |named: NamedOffsets| {
         let part = |(index, end): &(i32, i64)| {
@@ -157,7 +157,7 @@ fn who(protocol: GroupProtocol) -> CommitIdentity {
 }
 
 #[tokio::test]
-async fn h11_offset_fetch_answers_what_was_asked() {
+async fn h11_offset_fetch_accepts_only_requested_partitions() {
     let ask = async |named, protocol| match protocol {
         GroupProtocol::Classic => {
             let line = answers(ApiKey::OffsetFetch, 7, &committed(named));
@@ -184,7 +184,7 @@ async fn h11_offset_fetch_answers_what_was_asked() {
 }
 
 #[tokio::test]
-async fn com_1_offset_commit_answers_what_was_asked() {
+async fn com_1_offset_commit_accepts_only_requested_partitions() {
     use offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
     let offsets = ASKED.map(|partition| CommitOffset {
         partition,
@@ -245,7 +245,7 @@ async fn view(reply: &MetadataResponse) -> Result<TopicView, KafkaError> {
 }
 
 #[tokio::test]
-async fn h18_metadata_names_a_topic_once_and_each_of_its_partitions_once() {
+async fn h18_metadata_with_duplicate_or_missing_partitions_is_rejected() {
     let good: &[&[(&str, &[i32])]] = &[
         &[("orders", &[1, 0])],
         &[("other", &[0, 1, 2]), ("orders", &[0, 1]), ("", &[0])],
@@ -256,7 +256,7 @@ async fn h18_metadata_names_a_topic_once_and_each_of_its_partitions_once() {
         let partitions: Vec<i32> = view.partitions.iter().map(|partition| partition.partition).collect();
         assert_eq!(partitions, [0, 1], "{named:?}");
     }
-    // Whoever counts the partitions of these would leave one to nobody, or look for one that there is not.
+    // Counting these partitions would leave one without an owner, or look for one that does not exist.
     let bad: &[&[(&str, &[i32])]] = &[
         &[("orders", &[0, 1]), ("orders", &[0])],
         &[("orders", &[0, 1, 1])],
@@ -274,7 +274,7 @@ async fn h18_metadata_names_a_topic_once_and_each_of_its_partitions_once() {
 }
 
 #[tokio::test]
-async fn n11_metadata_names_one_address_for_a_broker() {
+async fn n11_metadata_with_two_broker_addresses_is_rejected() {
     use metadata_response::MetadataResponseBroker;
     let with = async |hosts: [&'static str; 2]| {
         let broker = |host: &'static str| {

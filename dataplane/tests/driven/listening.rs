@@ -1,4 +1,4 @@
-//! `lighterman run` as a process of its own, with its API listening.
+//! `lighterman run` as a process with a listening API.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -14,7 +14,8 @@ fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
-/// A node that has `data`, invokes at `lambda`, and takes `key` for its API and for Lambda; where its API listens.
+/// Starts a node over `data` that invokes functions at `lambda` and uses `key` for its API and for Lambda. Returns
+/// the process and the API's address.
 pub(crate) async fn listening_node(data: &Path, lambda: &str, key: (&str, &str)) -> (Child, SocketAddr) {
     let (listen, metrics) = (free_address(), free_address());
     let mut node = Command::new(Path::new(env!("CARGO_BIN_EXE_lighterman")))

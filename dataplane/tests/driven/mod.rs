@@ -1,4 +1,4 @@
-//! A node that foreign clients drive: the embedded broker, a function host with the sample, and `lighterman run` beside them.
+//! A node for foreign clients: the embedded broker, a function host with the sample function, and `lighterman run`.
 
 #![allow(dead_code)] // each test file uses its part
 
@@ -22,7 +22,7 @@ const LIMIT_SECONDS: &str = "150";
 const KEY: [(&str, &str); 2] =
     [("AWS_ACCESS_KEY_ID", "LMANTEST"), ("AWS_SECRET_ACCESS_KEY", "a secret/with+signs")];
 
-/// The client, or `None` after one line that says it is skipped.
+/// Returns the client. Prints one line and returns `None` if it is not installed.
 pub(crate) fn client(name: &str, found: Option<PathBuf>) -> Option<PathBuf> {
     if found.is_none() {
         let required = std::env::var_os("TEST_LIGHTERMAN_REQUIRE_CLIENTS").is_some();
@@ -32,7 +32,7 @@ pub(crate) fn client(name: &str, found: Option<PathBuf>) -> Option<PathBuf> {
     found
 }
 
-/// Runs a client to its end, at most `LIMIT_SECONDS`.
+/// Runs a client to its end, for at most `LIMIT_SECONDS`.
 pub(crate) fn run(program: &Path, arguments: &[&Path], variables: &[(&str, String)]) -> String {
     let mut command = Command::new("timeout");
     command.arg(LIMIT_SECONDS).arg(program).args(arguments).stdin(Stdio::null());
@@ -43,7 +43,7 @@ pub(crate) fn run(program: &Path, arguments: &[&Path], variables: &[(&str, Strin
     out.into_owned()
 }
 
-/// A broker that makes topics of one partition.
+/// Starts a broker that creates topics of one partition.
 pub(crate) fn broker() -> (EmbeddedBroker, String) {
     let broker =
         EmbeddedBroker::start(BrokerSettings { auto_create_partitions: 1, ..BrokerSettings::default() });
@@ -52,18 +52,18 @@ pub(crate) fn broker() -> (EmbeddedBroker, String) {
     (broker, servers)
 }
 
-/// All of it.
+/// A running node with its broker and function host.
 pub(crate) struct DrivenNode {
     _broker: EmbeddedBroker,
     host: FunctionHost,
     node: tokio::process::Child,
     _data: tempfile::TempDir,
-    /// What a client needs: `ENDPOINT`, `SERVERS`, region and key.
+    /// Environment of a client: `ENDPOINT`, `SERVERS`, region and key.
     pub(crate) variables: Vec<(&'static str, String)>,
 }
 
 impl DrivenNode {
-    /// Starts it and waits until the API listens.
+    /// Starts everything and waits until the API listens.
     pub(crate) async fn start() -> Self {
         let (broker, servers) = broker();
         let program = Path::new(env!("CARGO_BIN_EXE_lighterman"));
@@ -79,7 +79,7 @@ impl DrivenNode {
         Self { _broker: broker, host, node, _data: data, variables }
     }
 
-    /// Ends it.
+    /// Stops everything.
     pub(crate) async fn stop(mut self) {
         self.node.kill().await.expect("killed");
         self.host.stop().await;

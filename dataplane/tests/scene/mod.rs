@@ -1,4 +1,5 @@
-//! What the tests on the embedded broker share: a broker, a dataplane, a function that remembers.
+//! Common parts of the tests on the embedded broker: a broker, a dataplane, and a function that records its
+//! records.
 #![allow(dead_code)] // each test file uses its part
 
 use std::collections::BTreeMap;
@@ -30,30 +31,30 @@ use lighterman_proto::ids::{MappingId, Offset};
 use lighterman_scaler::policy::PollerBounds;
 use parking_lot::Mutex;
 
-/// What a scripted function answers.
+/// Response of a scripted function to an invocation.
 pub(crate) type FunctionScript = fn(u32) -> Option<InvokeResponse>;
 
-/// Remembers the offsets of each partition in the order they came; always succeeds.
+/// Function that records the offsets of each partition in order of arrival, and always succeeds.
 #[derive(Default)]
 pub(crate) struct RecordingFunction {
     pub(crate) seen: Mutex<BTreeMap<i64, Vec<i64>>>,
     pub(crate) values: Mutex<Vec<String>>,
-    /// What to answer the n-th invocation, from 0, instead of success; nothing of it is remembered then.
+    /// Response to the n-th invocation, from 0, instead of success; its records are not recorded.
     pub(crate) script: Mutex<Option<FunctionScript>>,
-    /// Nothing is answered while it is set.
+    /// Set while no response is sent.
     pub(crate) held: Arc<AtomicBool>,
-    /// The function's timeout from its first invocation on, in seconds; 0 leaves it at 1.
+    /// Timeout of the function from its first invocation on, in seconds; 0 leaves it at 1.
     pub(crate) raised_to: AtomicU32,
     invocations: AtomicU32,
 }
 
 impl RecordingFunction {
-    /// How often it was invoked.
+    /// Returns the number of invocations.
     pub(crate) fn invocations(&self) -> u32 {
         self.invocations.load(Ordering::Relaxed)
     }
 
-    /// How many records it got since it had got `before`.
+    /// Returns the number of records received since `before`.
     pub(crate) fn count_since(&self, before: &BTreeMap<i64, Vec<i64>>) -> usize {
         let count = |seen: &BTreeMap<i64, Vec<i64>>| seen.values().map(Vec::len).sum::<usize>();
         count(&self.seen.lock()) - count(before)
@@ -107,7 +108,7 @@ impl FunctionPort for RecordingFunction {
     }
 }
 
-/// An embedded broker, a dataplane on it, and what its function remembers.
+/// An embedded broker, a dataplane on it, and its recording function.
 pub(crate) struct DataplaneScene {
     pub(crate) broker: EmbeddedBroker,
     pub(crate) servers: String,
@@ -116,17 +117,17 @@ pub(crate) struct DataplaneScene {
     pub(crate) id: MappingId,
 }
 
-/// Runs `test` in an actix system of its own.
+/// Runs `test` in its own actix system.
 pub(crate) fn scene<F: Future<Output = ()>>(test: impl FnOnce(DataplaneScene) -> F) {
     scene_on(2, test);
 }
 
-/// [`scene`] with threads for `cores` cores.
+/// Like [`scene`], with threads for `cores` cores.
 pub(crate) fn scene_on<F: Future<Output = ()>>(cores: usize, test: impl FnOnce(DataplaneScene) -> F) {
     scene_with(BrokerSettings::default(), cores, test);
 }
 
-/// [`scene`] on a broker with `settings`.
+/// Like [`scene`], on a broker with `settings`.
 pub(crate) fn scene_of<F: Future<Output = ()>>(
     settings: BrokerSettings,
     test: impl FnOnce(DataplaneScene) -> F,
@@ -150,12 +151,12 @@ fn scene_with<F: Future<Output = ()>>(
     });
 }
 
-/// A node without a control API, which keeps its files in `data`.
+/// Starts a node without a control API, which stores its files in `data`.
 pub(crate) fn node(memory: &Arc<RecordingFunction>, data: &Path, session: &str) -> Arc<Dataplane> {
     node_on(2, memory, data, session)
 }
 
-/// [`node`] with threads for `cores` cores.
+/// Like [`node`], with threads for `cores` cores.
 pub(crate) fn node_on(
     cores: usize,
     memory: &Arc<RecordingFunction>,
@@ -181,7 +182,7 @@ impl DataplaneScene {
         self.run_on(&self.servers, start, filters);
     }
 
-    /// What the mapping says is wrong.
+    /// Returns the mapping's problem.
     pub(crate) fn problem(&self) -> Option<String> {
         let result = self.dataplane.board(self.id)?.last_result();
         result.starts_with("PROBLEM: ").then_some(result)
@@ -191,14 +192,14 @@ impl DataplaneScene {
         self.dataplane.run(self.mapping(servers, start, filters));
     }
 
-    /// The mapping of the scene, for whichever node runs it.
+    /// Returns the mapping of the scene, for any node.
     pub(crate) fn mapping(&self, servers: &str, start: OffsetSpec, filters: FilterCriteria) -> MappingSpec {
         let bootstrap =
             servers.split(',').map(|server| BrokerAddress::parse(server).expect("address")).collect();
         MappingSpec { bootstrap, start, filters, ..self.mapping_run(self.id, "f", 50) }
     }
 
-    /// A mapping on the scene's broker, from the earliest record on, with one consumer or more.
+    /// Returns a mapping on the scene's broker, from the earliest record, with one to four consumers.
     pub(crate) fn mapping_run(&self, id: MappingId, function: &str, batch_records_max: u32) -> MappingSpec {
         MappingSpec {
             id,
@@ -220,7 +221,7 @@ impl DataplaneScene {
         SampleProducer::connect(&self.servers, "orders", partitions).await.expect("connects")
     }
 
-    /// Waits for a fact, as long as it takes within a minute.
+    /// Waits for a condition, for at most a minute.
     pub(crate) async fn until(&self, what: &str, fact: impl Fn(&Self) -> bool) {
         let waited = tokio::time::timeout(Duration::from_secs(60), async {
             while !fact(self) {
@@ -234,12 +235,12 @@ impl DataplaneScene {
         );
     }
 
-    /// How many partitions run.
+    /// Returns the number of running partitions.
     pub(crate) fn owned(&self) -> usize {
         self.dataplane.board(self.id).map_or(0, |board| board.partitions().len())
     }
 
-    /// Commits an offset for the mapping's group as an operator's tool does: without leader epoch, without a word.
+    /// Commits an offset for the mapping's group as an operator's tool does: without leader epoch or metadata.
     pub(crate) async fn commit_by_hand(&self, partition: i32, offset: i64) {
         let connector = Arc::new(PlainTcp::new(Arc::new(Egress::laptop())));
         let address = BrokerAddress::parse(&self.servers).expect("address");
@@ -263,7 +264,7 @@ impl DataplaneScene {
         shown.values().filter_map(|shown| shown.gauge.committed()).map(|Offset(offset)| offset).sum()
     }
 
-    /// ORD-1, ALO-1: every partition from its beginning, without a gap and without a repeat.
+    /// Asserts ORD-1 and ALO-1: every partition arrived from its start, without gap or repeat.
     pub(crate) fn assert_each_once_in_order(&self, records: usize) {
         let seen = self.memory.seen.lock();
         assert_eq!(seen.values().map(Vec::len).sum::<usize>(), records);

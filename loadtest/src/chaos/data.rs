@@ -1,4 +1,4 @@
-//! Where a node of a chaos run keeps its data: a folder, or a place that can be full.
+//! Data directory of a node in a chaos run: a folder, or a file system that can be filled.
 
 use std::fmt;
 use std::path::Path;
@@ -11,28 +11,30 @@ use crate::small_disk::SmallDisk;
 
 /// The data of one node.
 pub(super) enum NodeData {
-    /// It fills up for the process alone: no write to a file succeeds, which is told as EFBIG. Why it is no disk.
+    /// Folder whose writes can be made to fail for the process only: every write to a file returns EFBIG. The text
+    /// is the reason why no disk was mounted.
     Folder(TempDir, String),
-    /// It fills up.
+    /// File system that can be filled.
     Disk(SmallDisk),
 }
 
-/// What of a store's writes goes while the disk is full.
+/// Writes of a store that succeed while the disk is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WritesMeanwhile {
-    /// Nothing.
+    /// None: every write fails.
     None,
-    /// What has its place already.
+    /// Writes into blocks that are already allocated.
     WithoutNewBlocks,
 }
 
 impl NodeData {
-    /// Data that has room.
+    /// Creates a data directory that never fills up.
     pub(super) fn with_room() -> Result<Self> {
         Ok(Self::Folder(tempfile::tempdir()?, String::new()))
     }
 
-    /// Data on a disk that can be full; where none can be mounted, the writes of the process can be refused.
+    /// Creates a data directory on a disk that can be filled. If none can be mounted, the process's writes can be
+    /// refused instead.
     pub(super) fn that_fills_up() -> Result<Self> {
         match SmallDisk::mount() {
             Ok(disk) => Ok(Self::Disk(disk)),
@@ -47,7 +49,7 @@ impl NodeData {
         }
     }
 
-    /// Leaves no room to process `pid`.
+    /// Removes all free space for process `pid`.
     pub(super) fn fill(&self, pid: u32) -> Result<()> {
         match self {
             Self::Folder(..) => limit_files(pid, "0"),
@@ -55,7 +57,7 @@ impl NodeData {
         }
     }
 
-    /// Gives the room back.
+    /// Restores the free space.
     pub(super) fn free(&self, pid: u32) -> Result<()> {
         match self {
             Self::Folder(..) => limit_files(pid, "unlimited"),

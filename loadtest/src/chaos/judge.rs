@@ -1,7 +1,8 @@
-//! Judges what came of a chaos run, knowing who invoked what from when until when, and who could not reach Kafka meanwhile.
+//! Verdict on a chaos run, from the caller and time span of each invocation and the times at which a process could
+//! not reach Kafka.
 //!
-//! Loss and order are the shared checker's. Here are the rules that need times and callers: who may run beside whom (OWN-1),
-//! and which fault excuses a record that came again (ALO-1, DRN-1).
+//! The shared checker judges loss and order. This module holds the rules that need times and callers: overlap of
+//! invocations (OWN-1), and the faults that excuse a repeated record (ALO-1, DRN-1).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,56 +14,56 @@ use crate::checker;
 use crate::function::{InvocationAction, InvocationEvent, TimedEvent};
 use crate::produce::ProducedOffsets;
 
-/// What a request that has left a process before the fault may take to arrive.
+/// Longest time that a request sent before the fault may take to arrive.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
-/// So many violations of one rule are told.
+/// Maximum number of violations reported for each rule.
 const TOLD_MAX: usize = 3;
 
-/// When a process could not go on as it should.
+/// Time in which a process could not work normally.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultWindow {
-    /// Whose; all, when the broker was away.
+    /// Affected process; all processes if `None`, when the broker was down.
     pub caller: Option<u32>,
-    /// From then on.
+    /// Start of the fault.
     pub from: Instant,
-    /// Until then.
+    /// End of the fault.
     pub until: Instant,
-    /// After it nothing comes of this process any more.
+    /// True if the process is dead and sends nothing after the fault.
     pub deadly: bool,
 }
 
-/// What happened.
+/// Record of a run.
 #[derive(Clone, Debug, Default)]
 pub struct RunRecord {
     /// Every record that the function must take.
     pub produced: ProducedOffsets,
-    /// What the function saw.
+    /// Events that the function saw.
     pub told: Vec<TimedEvent>,
-    /// What went wrong on purpose.
+    /// Injected faults.
     pub disturbances: Vec<FaultWindow>,
     /// `BatchSize`.
     pub batch: u64,
 }
 
-/// A judged story.
+/// Verdict on a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunVerdict {
-    /// What is wrong, each with its invariant.
+    /// Violations, each with its invariant.
     pub violations: Vec<String>,
     /// Deliveries beyond the first.
     pub repeated: u64,
     /// Records delivered.
     pub delivered: u64,
-    /// Pairs of invocations of a partition that ran at once, and may have.
+    /// Permitted pairs of concurrent invocations of one partition.
     pub overlaps: u64,
 }
 
-/// One invocation's share of a partition.
+/// Part of an invocation that belongs to one partition.
 #[derive(Clone, Debug)]
 struct InvocationSpan<'s> {
     caller: u32,
     from: Instant,
-    /// Still running when absent.
+    /// End of the invocation; `None` while it runs.
     until: Option<Instant>,
     act: Option<InvocationAction>,
     offsets: &'s [i64],
@@ -70,7 +71,7 @@ struct InvocationSpan<'s> {
 }
 
 impl RunRecord {
-    /// Judges it.
+    /// Judges the run.
     pub fn judge(&self) -> RunVerdict {
         let events: Vec<InvocationEvent> = self.told.iter().map(|told| told.event.clone()).collect();
         let verdict = checker::check(&self.produced, &events);
@@ -91,7 +92,7 @@ impl RunRecord {
         judgement
     }
 
-    /// The invocations of each partition, in the order in which they began.
+    /// Returns the invocations of each partition, ordered by start.
     fn spans(&self) -> BTreeMap<i32, Vec<InvocationSpan<'_>>> {
         let mut spans: BTreeMap<i32, Vec<InvocationSpan<'_>>> = BTreeMap::new();
         let mut open: BTreeMap<u64, Vec<(i32, usize)>> = BTreeMap::new();
@@ -122,8 +123,8 @@ impl RunRecord {
         spans
     }
 
-    /// OWN-1 by intervals: the second of two that run at once is another's, and the first one's caller was out of reach before
-    /// it began.
+    /// Checks OWN-1 by intervals. Two invocations may overlap only if the second has another caller and the first
+    /// one's caller was out of reach before the second began.
     fn overlapping(&self, partition: i32, spans: &[InvocationSpan<'_>]) -> (Vec<String>, u64) {
         let (mut wrong, mut allowed) = (Vec::new(), 0);
         for (index, second) in spans.iter().enumerate() {
@@ -148,7 +149,8 @@ impl RunRecord {
         (wrong, allowed)
     }
 
-    /// OWN-1: who has been out of reach for a session begins nothing, and who is dead neither.
+    /// Checks OWN-1 against faults: a process that has been out of reach for a session starts nothing, and neither
+    /// does a dead one.
     fn without_a_lease(&self, partition: i32, spans: &[InvocationSpan<'_>]) -> Vec<String> {
         let too_late = |span: &InvocationSpan<'_>, disturbance: &&FaultWindow| {
             if disturbance.deadly {
@@ -173,7 +175,8 @@ impl RunRecord {
         spans.iter().filter_map(of_a_process).collect()
     }
 
-    /// ALO-1: a record comes again only when nobody could know that it had been taken; DRN-1 is the same without any excuse.
+    /// Checks ALO-1: a record may be repeated only if a fault hid that it had been taken. DRN-1 is the same without
+    /// excuses.
     fn repeated(&self, partition: i32, spans: &[InvocationSpan<'_>]) -> (Vec<String>, u64) {
         let (mut wrong, mut times, mut excused_times) = (Vec::new(), 0, 0);
         let mut last_taken: BTreeMap<i64, &InvocationSpan<'_>> = BTreeMap::new();
@@ -200,12 +203,12 @@ impl RunRecord {
                     }
                 }
                 let taken = span.act.is_some_and(|act| act.succeeds() || act == InvocationAction::Report)
-                    // What stands behind a record that it named is asked for again with it.
+                    // Records after a reported one are retried with it.
                     && span.failed.first().is_none_or(|first| offset < first);
                 if taken {
                     last_taken.insert(*offset, span);
                 } else {
-                    // Whatever excused this try excuses the next.
+                    // The excuse of this attempt also covers the next.
                     last_taken.remove(offset);
                 }
             }
@@ -219,7 +222,7 @@ impl RunRecord {
         (wrong, times)
     }
 
-    /// What happened to the process that had `taken`, since it asked for that and before the records came again.
+    /// Returns the faults of the process that had `taken`, from its request to the repetition.
     fn excuses<'s>(
         &'s self,
         taken: &'s InvocationSpan<'_>,
@@ -229,7 +232,7 @@ impl RunRecord {
         all.filter(|(_, disturbance)| {
             disturbance.caller.is_none_or(|caller| caller == taken.caller)
                 && disturbance.from <= again.from
-                // What a killed process had on the wire may be taken when it is gone already.
+                // A request that a killed process had on the wire may be taken after its death.
                 && (disturbance.deadly || disturbance.until >= taken.from)
         })
         .map(|(index, _)| index)
@@ -256,7 +259,7 @@ mod tests {
 
     const OK: InvocationAction = InvocationAction::Succeed(Duration::ZERO);
 
-    /// A story by milliseconds.
+    /// Run built from times in milliseconds.
     struct RunTimeline {
         base: Instant,
         story: RunRecord,
@@ -303,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_story_is_clean() {
+    fn correct_run_has_no_violations() {
         let story = RunTimeline::of(4)
             .ran(1, (0, 10), &[0, 1], OK)
             .ran(1, (20, 30), &[2, 3], InvocationAction::FunctionError)
@@ -312,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn two_at_once_need_a_fault_of_the_first_and_another_caller() {
+    fn own_1_overlap_needs_fault_of_first_caller() {
         let two = |callers: (u32, u32)| {
             RunTimeline::of(2).ran(callers.0, (0, 9_000), &[0, 1], OK).ran(
                 callers.1,
@@ -331,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_out_of_reach_for_a_session_begins_nothing() {
+    fn own_1_unreachable_process_starts_nothing_after_session() {
         let late = |at: u64| {
             RunTimeline::of(1).disturbed(Some(1), (0, 9_000), false).ran(1, (at, at + 5), &[0], OK).judged()
         };
@@ -344,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_needs_a_fault_between_and_no_more_than_a_batch() {
+    fn alo_1_repeat_needs_fault_and_at_most_a_batch() {
         let again = |callers: (u32, u32)| {
             RunTimeline::of(2).ran(callers.0, (0, 10), &[0, 1], OK).ran(
                 callers.1,

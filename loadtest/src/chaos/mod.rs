@@ -1,7 +1,7 @@
-//! Chaos runs: nodes on a real Kafka, to which is done what a seed says, while records flow. When it is over everything must have
-//! been delivered and committed; at no time may a commit have been ahead, an order broken, or a partition with two owners.
+//! Chaos runs: nodes on a real Kafka, with faults drawn from a seed, while records flow. At the end everything must
+//! be delivered and committed. At no time may a commit be ahead, order be broken, or a partition have two owners.
 //!
-//! [`ChaosPlan`] decides, [`ChaosRun`] carries out, [`judge`] judges.
+//! [`ChaosPlan`] selects the faults, [`ChaosRun`] executes them, and [`judge`] judges the result.
 
 mod data;
 pub mod judge;
@@ -35,46 +35,46 @@ use crate::kafka::RealKafka;
 use crate::produce::{ProducedOffsets, TestProducer};
 use crate::watch::{CommitWatch, WatchedTopic};
 
-/// LIV-1: when the faults are over, everything is delivered and committed within this.
+/// LIV-1: time limit, after the last fault, in which everything must be delivered and committed.
 pub const SETTLES_WITHIN: Duration = Duration::from_secs(30);
-/// A chaos run that takes longer is stuck, and is itself wrong.
+/// Time limit of a chaos run. A run that exceeds it is stuck, which is a failure.
 const ENDS_WITHIN: Duration = Duration::from_secs(100);
 const WATCHES_EVERY: Duration = Duration::from_millis(50);
-/// After a broker is back, its coordinator reads what it knew.
+/// Time that a coordinator needs to load its state after the broker is back.
 const BROKER_WAKES_FOR: Duration = Duration::from_secs(1);
 const FUNCTION: &str = "f";
 
-/// One chaos run.
+/// A chaos run.
 #[derive(Clone, Debug)]
 pub struct ChaosRun {
-    /// What is done.
+    /// Plan of the run.
     pub plan: ChaosPlan,
-    /// `kafka.group_protocol` of the nodes; not set when absent.
+    /// `kafka.group_protocol` of the nodes; not set if `None`.
     pub group_protocol: Option<String>,
-    /// What nodes say is left here, when something was wrong.
+    /// Folder for the nodes' logs, kept if the run failed.
     pub logs: PathBuf,
 }
 
-/// What came of it.
+/// Report of a chaos run.
 #[derive(Clone, Debug, Default)]
 pub struct ChaosReport {
-    /// As the judge says.
+    /// Verdict of the judge.
     pub judgement: RunVerdict,
-    /// What else is wrong: a node that ended by itself, or could not be dealt with.
+    /// Other problems: a node that exited on its own or could not be controlled.
     pub problems: Vec<String>,
-    /// How often each fault was done.
+    /// Number of injections of each fault.
     pub done: BTreeMap<ChaosFaultKind, u32>,
-    /// Faults that this machine has no means for, and what is missing.
+    /// Faults that this machine cannot inject, with the missing prerequisite.
     pub skipped: Vec<String>,
-    /// How a disk was full, when one was.
+    /// Methods by which disks were filled.
     pub disks: BTreeSet<String>,
-    /// From the end of the faults until all was committed.
+    /// Time from the last fault until everything was committed.
     pub settled_after: Duration,
-    /// From beginning to end.
+    /// Total duration.
     pub took: Duration,
 }
 
-/// What is there while it lasts.
+/// Environment of a run.
 struct ChaosEnv {
     servers: String,
     topic: String,
@@ -87,13 +87,14 @@ struct ChaosEnv {
 }
 
 impl ChaosRun {
-    /// Goes through it on a Kafka. Broken promises are in the report; an error is what kept it from being judged.
+    /// Executes the run on a Kafka of its own. Violations are in the report; an error means that the run could not
+    /// be judged.
     pub async fn run(&self, kafka: &mut RealKafka) -> Result<ChaosReport> {
         let servers = kafka.servers();
         self.timed(&servers, Some(kafka)).await
     }
 
-    /// The same on a Kafka that others use too: only for a plan that leaves the broker alone.
+    /// Executes the run on a shared Kafka, for plans that leave the broker alone.
     pub async fn run_beside_others(&self, servers: &str) -> Result<ChaosReport> {
         anyhow::ensure!(!self.plan.needs_the_broker(), "this one needs a broker for itself");
         self.timed(servers, None).await
@@ -193,7 +194,7 @@ impl ChaosRun {
         }
     }
 
-    /// Every seat with what is done to it; those of nodes that join stand behind the others.
+    /// Returns every seat with its faults. Seats of joining nodes follow the others.
     fn seats(&self) -> BTreeMap<usize, Vec<ChaosFault>> {
         let mut seats: BTreeMap<usize, Vec<ChaosFault>> =
             (0..self.plan.nodes).map(|index| (index, vec![])).collect();
@@ -230,7 +231,7 @@ impl ChaosRun {
         };
         let seats = at_work.join_all().await;
         tokio::time::sleep_until((start + self.plan.writes_for()).into()).await;
-        // A writer that is gone has failed, which its task tells.
+        // The receiver is gone only if the writer has failed, which its task reports.
         let _ = stop.send(());
         writing.await??;
         lambda.set_script(|_| InvocationAction::Succeed(Duration::ZERO));
@@ -251,7 +252,7 @@ impl ChaosRun {
         Ok(report)
     }
 
-    /// LIV-1, from now on; where each log ends.
+    /// Waits for LIV-1 and returns the end of each log.
     async fn await_quiet(
         &self,
         servers: &str,
@@ -270,13 +271,13 @@ impl ChaosRun {
         Ok(ends)
     }
 
-    /// Ends the broker and brings it back, as often as planned.
+    /// Stops the broker and starts it again, as planned.
     async fn at_the_broker(&self, kafka: &mut RealKafka, start: Instant) -> Result<Vec<FaultWindow>> {
         let mut disturbances = Vec::new();
         for fault in self.plan.faults.iter().filter(|fault| fault.kind.is_of_the_broker()) {
             tokio::time::sleep_until((start + fault.at).into()).await;
             let from = Instant::now();
-            // Kafka is waited for by a thread.
+            // The wait for Kafka blocks a thread.
             tokio::task::block_in_place(|| match fault.kind {
                 ChaosFaultKind::BrokerStopped => kafka.stop(),
                 _ => {
@@ -302,12 +303,12 @@ impl ChaosRun {
 }
 
 impl ChaosReport {
-    /// Whether the promises were kept.
+    /// Returns true if no invariant was violated.
     pub fn is_clean(&self) -> bool {
         self.wrong().next().is_none()
     }
 
-    /// What is wrong.
+    /// Returns all problems and violations.
     pub fn wrong(&self) -> impl Iterator<Item = &String> {
         self.problems.iter().chain(&self.judgement.violations)
     }
@@ -333,7 +334,7 @@ fn group_of(topic: &str) -> String {
     format!("{topic}-group")
 }
 
-/// Every offset below the ends is a record, but for these.
+/// Returns every offset below `ends` except those in `otherwise`.
 fn records(ends: &BTreeMap<i32, i64>, otherwise: &BTreeSet<(i32, i64)>) -> ProducedOffsets {
     let of = |(partition, end): (&i32, &i64)| {
         let is_record = |offset: &i64| !otherwise.contains(&(*partition, *offset));

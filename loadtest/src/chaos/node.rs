@@ -1,4 +1,4 @@
-//! A node of a chaos run through all its lives, with a proxy of its own before Kafka, and what is done to it.
+//! A node of a chaos run across its restarts, with its own proxy to Kafka and its faults.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,30 +16,30 @@ use crate::fault_proxy::{self, FaultCondition, FaultProxy};
 use crate::function::FakeLambda;
 use crate::node::NodeProcess;
 
-/// A drain takes no longer: the function's deadline is one second.
+/// Time limit of a drain; the function's timeout is one second.
 const DRAINS_WITHIN: Duration = Duration::from_secs(30);
 const API_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 const REPLIES_COME_AFTER: Duration = Duration::from_millis(300);
-/// A node that has nothing to do sends a heartbeat within this.
+/// Time within which an idle node sends a heartbeat.
 const SPEAKS_WITHIN: Duration = Duration::from_secs(5);
 const HOURS_MAX: i64 = 48;
-/// Before it has written so many mappings a store needs a block that it does not have.
+/// Number of mappings after which a store needs a block that it has not allocated.
 const FIT_INTO_BLOCKS_MAX: u32 = 60;
 
-/// What every node of a chaos run is told.
+/// Settings shared by all nodes of a chaos run.
 pub(super) struct ChaosNodeSettings {
     pub(super) lambda: FakeLambda,
     pub(super) topic: String,
     pub(super) mapping: Value,
     pub(super) settings: Vec<(String, String)>,
-    /// Nodes may have nobody to talk to.
+    /// True if the broker is stopped during the run, so that nodes may have no peer.
     pub(super) broker_ends: bool,
-    /// Where nodes leave what they say.
+    /// Folder of the nodes' logs.
     pub(super) logs: PathBuf,
     pub(super) callers: AtomicU32,
 }
 
-/// One node.
+/// A node of a chaos run.
 pub(super) struct ChaosNode {
     orders: Arc<ChaosNodeSettings>,
     index: usize,
@@ -47,18 +47,18 @@ pub(super) struct ChaosNode {
     proxy: FaultProxy,
     clock: Option<WallClock>,
     node: Option<NodeProcess>,
-    /// When this life began.
+    /// Start of the current process.
     came: Instant,
     caller: u32,
     is_mapped: bool,
-    /// Mappings that the API said it had.
+    /// Mappings that the API acknowledged.
     acknowledged: Vec<String>,
     pub(super) disturbances: Vec<FaultWindow>,
     pub(super) problems: Vec<String>,
 }
 
 impl ChaosNode {
-    /// An empty seat over its data; `clock` when its wall clock will jump.
+    /// Creates a seat without a running node. `clock` is given if the node's wall clock will jump.
     pub(super) async fn new(
         orders: &Arc<ChaosNodeSettings>,
         index: usize,
@@ -82,7 +82,7 @@ impl ChaosNode {
         })
     }
 
-    /// Starts its node over its data; the first time with the mapping.
+    /// Starts the node over its data, the first time with the mapping.
     pub(super) async fn start_node(&mut self) -> Result<()> {
         self.came = Instant::now();
         self.caller = self.orders.callers.fetch_add(1, Ordering::Relaxed);
@@ -104,7 +104,7 @@ impl ChaosNode {
         Ok(())
     }
 
-    /// Goes through its faults, each at its time.
+    /// Injects the faults, each at its time.
     pub(super) async fn go_through(mut self, faults: Vec<ChaosFault>, start: Instant) -> Self {
         for fault in faults {
             tokio::time::sleep_until((start + fault.at).into()).await;
@@ -144,7 +144,7 @@ impl ChaosNode {
             ChaosFaultKind::HalfClosed => self.spoil(fault_proxy::ExchangeFault::HalfClose, lasting).await,
             ChaosFaultKind::Delayed => {
                 self.spoil(fault_proxy::ExchangeFault::Jitter(REPLIES_COME_AFTER), lasting).await?;
-                // They were late, and all of them came.
+                // Replies were late, but all of them arrived.
                 self.disturbances.pop();
                 Ok(())
             }
@@ -156,7 +156,7 @@ impl ChaosNode {
         }
     }
 
-    /// Ends the node in good order, and looks whether what it said it had is there after a start.
+    /// Drains the node, then verifies after a restart that every acknowledged mapping is still there.
     pub(super) async fn end(mut self) -> Self {
         if let Err(error) = self.try_end().await {
             self.problems.push(format!("node {}: {error:#}", self.index + 1));
@@ -184,11 +184,11 @@ impl ChaosNode {
         node.kill().await
     }
 
-    /// No node ends by itself; one that has is told, and started again.
+    /// Checks that the node runs. An exited node is reported and started again.
     async fn is_there(&mut self) -> Result<()> {
         let node = self.node.as_mut().context("it is not there")?;
         let Some(status) = node.ended()? else { return Ok(()) };
-        // When, nobody has seen.
+        // The time of the exit is unknown.
         let since = self.disturbances.last().map_or(self.came, |last| last.until);
         self.disturbed(since, Instant::now(), false);
         self.node = None;
@@ -231,14 +231,14 @@ impl ChaosNode {
         Ok(())
     }
 
-    /// There is no room for its data. What the API takes on meanwhile, and afterwards, is there after a start.
+    /// Fills the disk. Mappings that the API acknowledges meanwhile and afterwards must exist after a restart.
     async fn fill_disk(&mut self, lasting: Duration) -> Result<()> {
         let pid = self.node.as_ref().and_then(NodeProcess::pid).context("it is not there")?;
         self.data.fill(pid)?;
         let refused = self.mappings_until_refused().await;
         tokio::time::sleep(lasting).await;
         let ended = self.node.as_mut().context("it is not there")?.ended()?;
-        // The limit of a process has ended with it.
+        // The limit ended with the process.
         if ended.is_none() || self.data.writes_meanwhile() == WritesMeanwhile::WithoutNewBlocks {
             self.data.free(pid)?;
         }
@@ -249,7 +249,7 @@ impl ChaosNode {
         Ok(())
     }
 
-    /// As many as the blocks that the store has may hold; none where no write succeeds.
+    /// Creates mappings until one is refused: as many as fit into the store's blocks, none if no write succeeds.
     async fn mappings_until_refused(&mut self) -> Result<()> {
         let most = match self.data.writes_meanwhile() {
             WritesMeanwhile::None => 0,
@@ -284,14 +284,14 @@ impl ChaosNode {
     async fn move_clock(&mut self, fault: ChaosFault) -> Result<()> {
         let Some(clock) = &self.clock else { return Ok(()) };
         let node = self.node.as_ref().context("it is not there")?;
-        // A day and more in both directions, by the moment at which it happens.
+        // More than a day in both directions, derived from the time of the fault.
         let at = fault.at.as_millis() as i64;
         let hours = (1 + at % HOURS_MAX) * if at / HOURS_MAX % 2 == 0 { 1 } else { -1 };
         clock.set(hours)?;
         let asked = node.api().call("GET", "/lighterman/v1/nodes", None).await;
         tokio::time::sleep(fault.lasting).await;
         clock.set(0)?;
-        // Signatures are dated: a node whose clock is elsewhere refuses ours.
+        // Signatures are dated: a node with a different clock rejects requests signed with the true time.
         ensure!(asked.is_err(), "the clock went by {hours} h, and the node did not see it");
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What a chaos run does: everything is drawn from the seed, and nothing else decides.
+//! Plan of a chaos run, drawn from the seed only.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,60 +8,60 @@ use crate::fault_proxy::FaultRandom;
 use crate::function::{FUNCTION_TIMEOUT_SECONDS, InvocationAction};
 use crate::produce::Compression;
 
-/// After so long without heartbeat a node's partitions go to others.
+/// Session timeout: after this long without a heartbeat, a node's partitions are reassigned.
 pub const SESSION: Duration = Duration::from_secs(6);
-/// Faults begin after this, when records flow.
+/// Earliest start of a fault in milliseconds, when records already flow.
 const FIRST_AT: u64 = 500;
-/// And none begins later.
+/// Latest start of a fault in milliseconds.
 const LAST_AT: u64 = 6_000;
-/// Records are written for at least so long.
+/// Minimum time for which records are written.
 const WRITES_FOR: Duration = Duration::from_secs(9);
-/// Of what a function can take in the time it is written, so much is written: what has piled up behind a fault goes soon.
+/// Written share of the function's capacity, in percent, so that a backlog behind a fault drains quickly.
 const LOAD_PERCENT: u64 = 50;
-/// What a batch costs beside its function, in milliseconds.
+/// Cost of a batch in milliseconds, without the function's own time.
 const AROUND_A_BATCH: u64 = 25;
 const RECORDS_PER_SECOND_MAX: u64 = 60;
 const FAULTS_MAX: u64 = 4;
-/// Longer than it takes Kafka to give up a node.
+/// Duration longer than Kafka needs to remove a node from the group.
 const LONG: Duration = Duration::from_secs(8);
-/// Between two faults of one node.
+/// Time between two faults of one node.
 const REST: Duration = Duration::from_secs(1);
 
-/// The faults there are.
+/// Kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ChaosFaultKind {
-    /// SIGKILL, and a start over the same data.
+    /// SIGKILL, then a restart over the same data.
     Killed,
-    /// SIGSTOP for less than the session.
+    /// SIGSTOP for less than the session timeout.
     FrozenBriefly,
-    /// SIGSTOP for longer than the session.
+    /// SIGSTOP for longer than the session timeout.
     FrozenForLong,
-    /// SIGTERM, and a start over the same data.
+    /// SIGTERM, then a restart over the same data.
     Drained,
-    /// One more node.
+    /// Another node joins.
     Joined,
-    /// Every connection between the node and Kafka is cut, old and new.
+    /// All existing and new connections between the node and Kafka are closed.
     CutOff,
-    /// Kafka does what it is asked, and no reply comes.
+    /// Kafka handles requests, but no reply arrives.
     RepliesHeld,
-    /// Kafka hears nothing, and later everything.
+    /// Requests are held back from Kafka and delivered later.
     RequestsHeld,
-    /// Every reply comes late.
+    /// Every reply is delayed.
     Delayed,
-    /// Connections are closed by half instead of replies.
+    /// Connections are half-closed instead of replying.
     HalfClosed,
-    /// The broker gets SIGKILL, and starts over the same data.
+    /// SIGKILL of the broker, then a restart over the same data.
     BrokerKilled,
-    /// The broker stops in good order, and starts over the same data.
+    /// Orderly stop of the broker, then a restart over the same data.
     BrokerStopped,
-    /// The file system of the node's data has no room.
+    /// The file system of the node's data is full.
     DiskFull,
     /// The wall clock jumps by hours, and back.
     ClockJumped,
 }
 
 impl ChaosFaultKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 14] = [
         Self::Killed,
         Self::FrozenBriefly,
@@ -78,11 +78,11 @@ impl ChaosFaultKind {
         Self::DiskFull,
         Self::ClockJumped,
     ];
-    /// Those that no node has to pay for with a repeated record.
+    /// Kinds that never cause a repeated record.
     const HARMLESS: [Self; 6] =
         [Self::FrozenBriefly, Self::Drained, Self::Joined, Self::Delayed, Self::DiskFull, Self::ClockJumped];
 
-    /// What it does, behind whom it happens to.
+    /// Returns the label, which follows the name of the affected node.
     pub fn label(self) -> &'static str {
         match self {
             Self::Killed => "killed",
@@ -102,7 +102,7 @@ impl ChaosFaultKind {
         }
     }
 
-    /// Whether it happens to the broker, and so to every node.
+    /// Returns true if it affects the broker, and so every node.
     pub fn is_of_the_broker(self) -> bool {
         matches!(self, Self::BrokerKilled | Self::BrokerStopped)
     }
@@ -122,16 +122,16 @@ impl ChaosFaultKind {
     }
 }
 
-/// One fault.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChaosFault {
-    /// Which node, from 0; of no meaning when the broker is meant.
+    /// Index of the node; meaningless for a fault of the broker.
     pub node: usize,
-    /// What.
+    /// Kind of fault.
     pub kind: ChaosFaultKind,
-    /// When, from the first record on.
+    /// Start, from the first record on.
     pub at: Duration,
-    /// For how long.
+    /// Duration.
     pub lasting: Duration,
 }
 
@@ -147,32 +147,32 @@ impl ChaosFault {
     }
 }
 
-/// What becomes of a batch of which the function cannot take a record.
+/// Handling of a batch that contains a record the function cannot process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoisonHandling {
-    /// The function fails, and gets it again.
+    /// The function fails, and the whole batch is retried.
     Whole,
-    /// It gets halves (`BisectBatchOnFunctionError`).
+    /// The batch is split into halves (`BisectBatchOnFunctionError`).
     Halves,
-    /// It says which it cannot take, and gets the first of them and all behind it.
+    /// The function reports the failed records; the first of them and all later ones are retried.
     FromTheFirst,
-    /// It gets those that it named.
+    /// Only the reported records are retried.
     Named,
 }
 
-/// What the function does: how long it takes, and in how many of a thousand cases it does something else.
+/// Behaviour of the function: its duration, and the share per mille of other outcomes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LatencyProfile {
-    /// Longest time it takes, in milliseconds.
+    /// Longest duration in milliseconds.
     pub slow_ms: u64,
-    /// Fails.
+    /// Per mille of invocations that fail.
     pub failing: u64,
-    /// Is throttled, or the service is not available.
+    /// Per mille of invocations that are throttled, or refused as unavailable.
     pub refused: u64,
-    /// Succeeds, and the reply is lost.
+    /// Per mille of invocations that succeed and lose the reply.
     pub lost: u64,
-    /// This invocation and its double take longer than a session: what runs when a node is lost still runs when the next one
-    /// begins. None when 0.
+    /// Number of an invocation that, like twice that number, takes longer than a session: it still runs when the
+    /// lost node's successor starts. None if 0.
     pub long: u64,
 }
 
@@ -181,17 +181,17 @@ impl LatencyProfile {
         let mut maybe = |most: u64| if random.below(2) == 0 { 1 + random.below(most) } else { 0 };
         let (slow_ms, failing, refused, lost) = (maybe(500), maybe(100), maybe(200), maybe(10));
         let long = if random.below(4) == 0 { 3 + random.below(20) } else { 0 };
-        // A lost reply is waited for as long as the function may run.
+        // A lost reply is awaited for as long as the function may run.
         let lost = if with_losses && long == 0 { lost } else { 0 };
         Self { slow_ms, failing, refused, lost, long }
     }
 
-    /// The function's timeout.
+    /// Returns the function's timeout.
     pub fn timeout(&self) -> Duration {
         if self.long == 0 { Duration::from_secs(FUNCTION_TIMEOUT_SECONDS) } else { LONG + LONG / 2 }
     }
 
-    /// What it does with invocation `n`.
+    /// Returns the action for invocation `n`.
     pub fn act(&self, seed: u64, failures: PoisonHandling, n: u64) -> InvocationAction {
         let mut random = FaultRandom(seed ^ n.wrapping_mul(0xd134_2543_de82_ef95));
         let chance = random.below(1_000);
@@ -213,12 +213,12 @@ impl LatencyProfile {
     }
 }
 
-/// Everything that one chaos run does.
+/// Plan of one chaos run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChaosPlan {
-    /// What it was drawn from.
+    /// Seed of the plan.
     pub seed: u64,
-    /// Nodes from the beginning.
+    /// Nodes at the start.
     pub nodes: usize,
     /// Partitions of the topic.
     pub partitions: i32,
@@ -226,22 +226,22 @@ pub struct ChaosPlan {
     pub batch: u32,
     /// `MaximumBatchingWindowInSeconds`.
     pub window_seconds: u32,
-    /// How record batches are packed.
+    /// Compression of record batches.
     pub codec: Compression,
-    /// Some records are written in transactions, of which some are aborted.
+    /// True if some records are written in transactions, some of which are aborted.
     pub transactions: bool,
-    /// The function, until the faults are over.
+    /// Behaviour of the function until the faults are over.
     pub latency_profile: LatencyProfile,
-    /// And what it does when it fails.
+    /// Handling of failed batches.
     pub failures: PoisonHandling,
-    /// Records a second, in each partition.
+    /// Records per second in each partition.
     pub records_per_second: u64,
-    /// In the order in which they begin.
+    /// Faults, ordered by start.
     pub faults: Vec<ChaosFault>,
 }
 
 impl ChaosPlan {
-    /// The plan of a seed.
+    /// Draws the plan of a seed.
     pub fn draw(seed: u64) -> Self {
         let mut random = FaultRandom(seed);
         let gentle = random.below(6) == 0;
@@ -254,7 +254,7 @@ impl ChaosPlan {
                 [random.below(5) as usize];
         let mood = LatencyProfile::draw(&mut random, !gentle);
         let faults = faults(&mut random, nodes, gentle);
-        // Whether a transaction stands whose broker died is not known to who wrote it.
+        // If the broker dies, the writer cannot know whether its transaction was committed.
         let transactions = random.below(3) == 0 && !faults.iter().any(|fault| fault.kind.is_of_the_broker());
         let failures = [
             PoisonHandling::Whole,
@@ -281,12 +281,12 @@ impl ChaosPlan {
         }
     }
 
-    /// Records are written for so long.
+    /// Returns how long records are written.
     pub fn writes_for(&self) -> Duration {
         self.faults.iter().map(ChaosFault::until).max().unwrap_or_default().max(WRITES_FOR)
     }
 
-    /// How often each kind of fault happens.
+    /// Returns the number of faults of each kind.
     pub fn kinds(&self) -> BTreeMap<ChaosFaultKind, u32> {
         let mut kinds = BTreeMap::new();
         for fault in &self.faults {
@@ -295,13 +295,14 @@ impl ChaosPlan {
         kinds
     }
 
-    /// Whether it needs a broker for itself.
+    /// Returns true if the run needs a broker of its own.
     pub fn needs_the_broker(&self) -> bool {
         self.faults.iter().any(|fault| fault.kind.is_of_the_broker())
     }
 }
 
-/// A few, of kinds of which a random half is left out: what never meets, hides less.
+/// Draws a few faults. A random half of the kinds is left out, since two kinds that always occur together can hide
+/// each other's bugs.
 fn faults(random: &mut FaultRandom, nodes: usize, gentle: bool) -> Vec<ChaosFault> {
     let kinds = if gentle { &ChaosFaultKind::HARMLESS[..] } else { &ChaosFaultKind::ALL[..] };
     let mut kinds: Vec<ChaosFaultKind> = kinds.iter().copied().filter(|_| random.below(2) == 0).collect();
@@ -311,13 +312,13 @@ fn faults(random: &mut FaultRandom, nodes: usize, gentle: bool) -> Vec<ChaosFaul
     }
     let wanted = 1 + random.below(FAULTS_MAX);
     let mut faults: Vec<ChaosFault> = Vec::new();
-    // What does not fit beside the others is drawn again, a few times.
+    // A fault that does not fit with the others is redrawn a few times.
     for _ in 0..wanted * 4 {
         let kind = kinds[random.below(kinds.len() as u64) as usize];
         let at = Duration::from_millis(FIRST_AT + random.below(LAST_AT - FIRST_AT));
         let node = random.below(nodes as u64) as usize;
         let fault = ChaosFault { node, kind, at, lasting: kind.lasting(random) };
-        // A broker takes as long as all the rest to come back.
+        // A broker needs the remaining time to come back.
         let again = |other: &ChaosFault| match kind {
             ChaosFaultKind::Joined => other.kind == kind,
             kind => kind.is_of_the_broker() && other.kind.is_of_the_broker(),
@@ -371,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_draws_the_same_plan_and_every_kind_is_drawn() {
+    fn seed_draws_same_plan_and_all_kinds() {
         let mut kinds: BTreeMap<ChaosFaultKind, u32> = BTreeMap::new();
         let (mut gentle, mut transactions) = (0, 0);
         for seed in 0..500 {
@@ -393,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_one_node_do_not_meet() {
+    fn faults_of_one_node_do_not_overlap() {
         for seed in 0..500 {
             let faults = ChaosPlan::draw(seed).faults;
             for (index, fault) in faults.iter().enumerate() {
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mood_is_what_it_says() {
+    fn latency_profile_keeps_its_shares() {
         let mood = LatencyProfile { slow_ms: 50, failing: 100, refused: 200, lost: 10, long: 0 };
         let acts: Vec<InvocationAction> =
             (0..10_000).map(|n| mood.act(7, PoisonHandling::Whole, n)).collect();

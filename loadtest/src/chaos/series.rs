@@ -1,4 +1,4 @@
-//! Many chaos runs on one Kafka: those that leave the broker alone side by side, the others one by one.
+//! Series of chaos runs on one Kafka. Runs that leave the broker alone execute concurrently, the others one by one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,46 +12,46 @@ use super::plan::{ChaosFaultKind, ChaosPlan};
 use super::{ChaosReport, ChaosRun};
 use crate::kafka::RealKafka;
 
-/// Seeds, and how they are gone through.
+/// Seeds and settings of a series.
 #[derive(Clone, Debug)]
 pub struct ChaosSeries {
     /// Version of Kafka.
     pub version: String,
-    /// One chaos run each.
+    /// Seeds, one chaos run each.
     pub seeds: Vec<u64>,
-    /// So many at once.
+    /// Number of concurrent runs.
     pub at_once: usize,
-    /// `kafka.group_protocol` of the nodes; not set when absent.
+    /// `kafka.group_protocol` of the nodes; not set if `None`.
     pub group_protocol: Option<String>,
-    /// Under it nodes leave what they say, when something was wrong.
+    /// Folder for the logs of nodes in failed runs.
     pub folder: PathBuf,
-    /// The command that repeats a seed, which is put behind it.
+    /// Command that repeats a run; the seed is appended.
     pub repeat: String,
 }
 
-/// What came of all of them.
+/// Totals of a series.
 #[derive(Clone, Debug, Default)]
 pub struct SeriesTotals {
-    /// Chaos runs.
+    /// Number of chaos runs.
     pub runs: u64,
-    /// Seeds of those in which something was wrong.
+    /// Seeds of failed runs.
     pub failed: Vec<u64>,
-    /// Faults that were done.
+    /// Injected faults.
     pub done: BTreeMap<ChaosFaultKind, u32>,
     /// Records delivered.
     pub delivered: u64,
     /// Deliveries beyond the first.
     pub repeated: u64,
-    /// The longest of them.
+    /// Duration of the longest run.
     pub longest: Duration,
-    /// The longest from the end of the faults until all was committed.
+    /// Longest time from the end of the faults until everything was committed.
     pub settled_after: Duration,
-    /// All of them, with the start of Kafka.
+    /// Total duration, including the start of Kafka.
     pub took: Duration,
 }
 
 impl ChaosSeries {
-    /// Goes through all of them, and tells each on standard output.
+    /// Executes all runs and prints each on standard output.
     pub async fn run(&self) -> Result<SeriesTotals> {
         let begin = Instant::now();
         let mut totals = SeriesTotals::default();
@@ -80,7 +80,7 @@ impl ChaosSeries {
             let report = self.chaos_run(plan.clone()).run(&mut kafka).await;
             self.tell(&plan, &report);
             if report.is_err() {
-                // It may have left the broker away.
+                // It may have left the broker stopped.
                 tokio::task::block_in_place(|| kafka.restart())?;
             }
             totals.add(&plan, report);
@@ -89,7 +89,7 @@ impl ChaosSeries {
         Ok(totals)
     }
 
-    /// What the broker must be told: in 3.9 the consumer protocol is a preview, and off.
+    /// Returns extra broker properties: in 3.9 the consumer protocol is a preview, and off by default.
     fn properties(&self) -> &'static [(&'static str, &'static str)] {
         let previews = self.version.starts_with("3.") && self.group_protocol.as_deref() == Some("consumer");
         if previews { &[("group.coordinator.rebalance.protocols", "classic,consumer")] } else { &[] }

@@ -1,4 +1,4 @@
-//! A wall clock that jumps, for one process, by libfaketime. The monotonic clocks go on as they do.
+//! Wall clock of one process that can jump, by libfaketime. Monotonic clocks are unaffected.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 const LIBRARY: &str = "libfaketimeMT.so.1";
-/// Where distributions put it.
+/// Folders in which distributions install it.
 const FOLDERS: [&str; 6] = [
     "/usr/lib/x86_64-linux-gnu/faketime",
     "/usr/lib/aarch64-linux-gnu/faketime",
@@ -18,16 +18,16 @@ const FOLDERS: [&str; 6] = [
 ];
 const REQUIRED: &str = "TEST_LIGHTERMAN_REQUIRE_FAKETIME";
 
-/// The clock of one process.
+/// Wall clock of one process.
 pub(super) struct WallClock {
     library: PathBuf,
-    /// Says how far the clock is from the true one.
+    /// File with the clock's offset from the true time.
     file: PathBuf,
     _folder: TempDir,
 }
 
 impl WallClock {
-    /// A clock that is right so far; `None` where libfaketime is not installed and nobody requires it.
+    /// Creates a clock without an offset. Returns `None` if libfaketime is not installed and not required.
     pub(super) fn find() -> Result<Option<Self>> {
         let library =
             FOLDERS.iter().map(|folder| Path::new(folder).join(LIBRARY)).find(|path| path.is_file());
@@ -42,15 +42,15 @@ impl WallClock {
         Ok(Some(clock))
     }
 
-    /// Puts it so many hours away from the true time.
+    /// Sets the clock to `hours` from the true time.
     pub(super) fn set(&self, hours: i64) -> Result<()> {
-        // Renamed into place: the process reads it at any moment.
+        // Renamed into place, since the process may read it at any moment.
         let next = self.file.with_extension("next");
         fs::write(&next, format!("{hours:+}h\n"))?;
         fs::rename(&next, &self.file).context("the clock cannot be set")
     }
 
-    /// What the process must find in its environment.
+    /// Returns the environment variables that the process needs.
     pub(super) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
         [
             ("LD_PRELOAD", self.library.to_str().unwrap_or_default()),

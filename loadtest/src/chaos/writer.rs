@@ -1,4 +1,4 @@
-//! Writes records all the time while a chaos run lasts, at a fixed rate in every partition.
+//! Writer that appends records at a fixed rate to every partition during a chaos run.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::transactions::TransactionalProducer;
 
 const EVERY: Duration = Duration::from_millis(100);
 const VALUE_BYTES: usize = 60;
-/// A broker that was killed is back within this.
+/// Time within which a killed broker is back.
 const BROKER_AWAY_MAX: Duration = Duration::from_secs(60);
 
-/// Offsets that are no records for a function: markers, and what was aborted.
+/// Offsets that hold no record for a function: markers and aborted records.
 pub(super) type NonRecordOffsets = Arc<Mutex<BTreeSet<(i32, i64)>>>;
 
-/// What is written where.
+/// Settings of the writer.
 pub(super) struct ChaosWriter {
     pub(super) plan: ChaosPlan,
     pub(super) servers: String,
@@ -30,7 +30,7 @@ pub(super) struct ChaosWriter {
 }
 
 impl ChaosWriter {
-    /// Writes until it is told to stop.
+    /// Writes until it receives the stop signal.
     pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) -> Result<()> {
         let mut producer = TestProducer::connect(&self.servers).await?;
         let mut other = TestProducer::connect(&self.servers).await?;
@@ -65,7 +65,7 @@ impl ChaosWriter {
             let sent = producer.send(&self.topic, partition, records.clone(), None).await;
             match sent {
                 Ok(_) => return Ok(producer),
-                // What was sent before the broker died may stand there: the log says at the end what is in it.
+                // Records sent before the broker died may be in the log; the final log determines what was written.
                 Err(_) if self.plan.needs_the_broker() && Instant::now() < deadline => {
                     tokio::time::sleep(EVERY).await;
                     if let Ok(anew) = TestProducer::connect(&self.servers).await {
@@ -86,7 +86,7 @@ impl ChaosWriter {
     ) -> Result<()> {
         let base = transactions.append(&self.topic, partition, count).await?;
         let marker = base + count as i64;
-        // Said before anybody can have read past it.
+        // Published before anyone can have read past it.
         let first = if commit { marker } else { base };
         self.otherwise.lock().extend((first..=marker).map(|offset| (partition, offset)));
         transactions.end(commit).await

@@ -1,4 +1,5 @@
-//! One client's connection to one broker: requests one way, replies the other, and what becomes of them.
+//! A client's connection to one broker through the proxy: requests in one direction, responses in the other, and
+//! the faults applied to them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,13 +19,13 @@ use super::frame::{self, RequestIdentity};
 use super::refusal::RefusalBuilder;
 use super::{ProxyState, reply, wrong_answer};
 
-/// Requests that wait for their reply: a client that pipelines more is cut.
+/// Maximum number of requests waiting for a response. A client that pipelines more is disconnected.
 const PIPELINED_MAX: usize = 1_000;
 
 type PendingExchange = (RequestIdentity, Option<ExchangeFault>);
 type WaitingExchanges = Arc<Mutex<VecDeque<PendingExchange>>>;
 
-/// What becomes of the line after a reply.
+/// State of the connection after a response.
 #[derive(PartialEq, Eq)]
 enum AfterReply {
     GoOn,
@@ -32,7 +33,7 @@ enum AfterReply {
     HalfClose,
 }
 
-/// Carries frames until one side has enough.
+/// Forwards frames until one side closes the connection.
 pub(super) async fn carry(client: TcpStream, broker: TcpStream, shared: Weak<ProxyState>) -> Result<()> {
     client.set_nodelay(true)?;
     broker.set_nodelay(true)?;
@@ -87,7 +88,7 @@ async fn requests(
     Ok(())
 }
 
-/// What a network can do to a request whose sender is gone.
+/// Sends a request late, as a network may do for a sender that is gone.
 async fn serve_late(broker: SocketAddr, request: Bytes, wait: Duration) -> Result<()> {
     tokio::time::sleep(wait).await;
     let mut line = TcpStream::connect(broker).await?;
@@ -100,9 +101,9 @@ struct ReplyReader {
     shared: Weak<ProxyState>,
     waiting: WaitingExchanges,
     to_client: WriteHalf<TcpStream>,
-    /// A reply that lets the next one go first.
+    /// Response that lets the next one overtake it, with the longest wait.
     behind: Option<(Bytes, Duration)>,
-    /// What the proxy answers by itself.
+    /// Responses created by the proxy itself.
     refusals: mpsc::Receiver<Bytes>,
 }
 
@@ -115,7 +116,7 @@ impl ReplyReader {
                 tokio::select! {
                     next = &mut reading => break next?,
                     Some(refusal) = self.refusals.recv() => self.write(&refusal).await?,
-                    // Nobody pipelines behind what is held: it goes alone.
+                    // No further request is pipelined after the held response, so it is sent alone.
                     () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
                         if let Some((held, _)) = self.behind.take() {
                             self.write(&held).await?;
@@ -200,7 +201,7 @@ impl ReplyReader {
     }
 }
 
-/// The frame that leaves: untouched, unless it names addresses or the fault changes what it says.
+/// Returns the frame to send: unchanged, unless it names addresses or the fault alters its content.
 async fn rewritten(
     shared: &Arc<ProxyState>,
     asked: RequestIdentity,

@@ -1,4 +1,4 @@
-//! What can go wrong with one frame, and who decides that it does.
+//! Faults of the proxy and the rules that select them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,104 +7,105 @@ use std::time::Duration;
 use kafka_protocol::messages::ApiKey;
 use parking_lot::Mutex;
 
-/// What happens to one exchange. All but [`ExchangeFault::CutRequest`], [`ExchangeFault::HoldRequest`], [`ExchangeFault::ServeLate`] and
-/// [`ExchangeFault::Refuse`] happen to the reply: the broker has done what it was asked.
+/// Fault applied to one exchange. All but [`ExchangeFault::CutRequest`], [`ExchangeFault::HoldRequest`],
+/// [`ExchangeFault::ServeLate`] and [`ExchangeFault::Refuse`] apply to the response, after the broker has handled
+/// the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExchangeFault {
-    /// The connection is cut before the broker sees the request.
+    /// Closes the connection before the broker sees the request.
     CutRequest,
-    /// The reply comes this much later.
+    /// Delays the response by this duration.
     Delay(Duration),
-    /// The reply comes up to so much later.
+    /// Delays the response by a random duration up to this one.
     Jitter(Duration),
-    /// The connection is cut instead of the reply.
+    /// Closes the connection instead of sending the response.
     Cut,
-    /// Our half of the connection is closed instead of the reply; the other stays open.
+    /// Closes the proxy's half of the connection instead of sending the response; the other half stays open.
     HalfClose,
-    /// The first half of the reply, then a cut.
+    /// Sends the first half of the response, then closes the connection.
     Truncate,
-    /// The first half of the reply, then nothing, until the client goes away or the proxy is calm.
+    /// Sends the first half of the response, then nothing until the client disconnects or the proxy is calm.
     Stall,
-    /// The reply twice.
+    /// Sends the response twice.
     Duplicate,
-    /// The reply behind the next one, or later by this much when there is none.
+    /// Sends the response after the next one, or after this duration if there is none.
     Reorder(Duration),
-    /// One byte of a batch's checked part differs (Fetch; others are passed).
+    /// Changes one byte of a batch covered by its checksum (Fetch only).
     CorruptRecords,
-    /// The reply answers another request.
+    /// Changes the correlation id of the response.
     WrongCorrelation,
-    /// Few bytes at a time.
+    /// Sends the response in small pieces.
     Drip {
-        /// Bytes at a time.
+        /// Bytes of each piece.
         bytes: usize,
-        /// Between two of them.
+        /// Pause between two pieces.
         pause: Duration,
     },
-    /// The broker says that it throttles the client this long.
+    /// Sets the throttle time of the response.
     Throttle(Duration),
-    /// The reply carries this error code wherever it has one; what the broker did stays done.
+    /// Sets this error code in every error field of the response; the broker has still handled the request.
     Code(i16),
-    /// The broker never sees the request: the reply has this error code wherever it has one.
+    /// Responds with this error code in every error field; the broker never sees the request.
     Refuse(i16),
-    /// The reply waits until the proxy is calm.
+    /// Holds the response until the proxy is calm.
     Hold,
-    /// The request waits until the proxy is calm, and what the client asks behind it; then the broker does it all, late.
+    /// Holds the request, and those after it, until the proxy is calm; then the broker handles all of them late.
     HoldRequest,
-    /// The connection is cut, and the broker sees the request so much later, over another.
+    /// Closes the connection and sends the request to the broker after this duration, over another connection.
     ServeLate(Duration),
-    /// Bytes that are not Kafka, or that lie, instead of the reply.
+    /// Replaces the response with invalid bytes or a misleading frame.
     Hostile(HostileFrame),
-    /// The reply answers something else than was asked; one that names no topics stays as it is.
+    /// Returns a well-formed response to a different question. Responses that name no topics are unchanged.
     Lie(WrongAnswer),
 }
 
-/// How a good reply does not answer what was asked.
+/// Mismatch between a well-formed response and its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WrongAnswer {
-    /// It names another topic in the place of each; metadata leaves the first partition out.
+    /// Names another topic in place of each; metadata omits the first partition.
     Other,
-    /// It names a partition twice, and says two things of it.
+    /// Names a partition twice, with contradictory content.
     Twice,
-    /// It names more topics, and more partitions, and says other things of them.
+    /// Names additional topics and partitions, with other content.
     More,
 }
 
-/// How a frame lies.
+/// Kind of malformed or misleading frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostileFrame {
-    /// A length of 2³¹−1, then bytes without end.
+    /// A length of 2³¹−1, followed by a large number of bytes.
     HugeLength,
     /// A length of −1.
     NegativeLength,
-    /// The largest length that is allowed, and nothing behind it.
+    /// The maximum permitted length, followed by nothing.
     EmptyPromise,
-    /// Random bytes in a frame of the right length that answers the right request.
+    /// Random bytes in a frame with the right length and correlation id.
     Garbage,
-    /// An array of so many entries, in a frame that holds none.
+    /// An array that declares this many entries, in a frame that holds none.
     Entries(u32),
-    /// An array of the smallest entries there are, as many as fit into so many bytes.
+    /// An array of the smallest possible entries, as many as fit into this many bytes.
     Stuffed(usize),
 }
 
-/// When a fault happens.
+/// Rule that selects the exchanges to which a fault is applied.
 #[derive(Clone, Debug)]
 pub struct FaultCondition {
-    /// To replies of these; of all when empty.
+    /// Affected APIs; all if empty.
     pub apis: Vec<ApiKey>,
-    /// How many more times; without end when `None`.
+    /// Remaining number of applications; unlimited if `None`.
     pub times: Option<u32>,
-    /// In how many of a thousand cases.
+    /// Probability in thousandths.
     pub per_mille: u32,
-    /// What.
+    /// Applied fault.
     pub fault: ExchangeFault,
 }
 
-/// Splitmix64: the same seed, the same faults.
+/// Splitmix64 generator: the same seed yields the same faults.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultRandom(pub u64);
 
 impl FaultRandom {
-    /// The next number.
+    /// Returns the next number.
     pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -112,13 +113,13 @@ impl FaultRandom {
         mixed ^ (mixed >> 31)
     }
 
-    /// Below `end`; 0 when `end` is.
+    /// Returns a number below `end`, or 0 if `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
         self.draw() % end.max(1)
     }
 }
 
-/// Faults in force; clones share them.
+/// Active faults, shared by clones.
 #[derive(Clone)]
 pub struct ActiveFaults {
     shared: Arc<Mutex<FaultPlan>>,
@@ -131,45 +132,45 @@ struct FaultPlan {
 }
 
 impl ActiveFaults {
-    /// No rules yet.
+    /// Creates a set without rules.
     pub fn seeded(seed: u64) -> Self {
         let plan = FaultPlan { rules: Vec::new(), random: FaultRandom(seed), met: BTreeMap::new() };
         Self { shared: Arc::new(Mutex::new(plan)) }
     }
 
-    /// One more rule; of several that fit, the oldest decides.
+    /// Adds a rule. If several rules match, the oldest decides.
     pub fn add(&self, rule: FaultCondition) {
         self.shared.lock().rules.push(rule);
     }
 
-    /// The next `times` exchanges of `api` meet `fault`.
+    /// Applies `fault` to the next `times` exchanges of `api`.
     pub fn next_of(&self, api: ApiKey, times: u32, fault: ExchangeFault) {
         self.add(FaultCondition { apis: vec![api], times: Some(times), per_mille: 1_000, fault });
     }
 
-    /// Forgets all rules.
+    /// Removes all rules.
     pub fn clear(&self) {
         self.shared.lock().rules.clear();
     }
 
-    /// How many times rules with an end must still happen.
+    /// Returns the remaining applications of all limited rules.
     pub fn left(&self) -> u32 {
         self.shared.lock().rules.iter().filter_map(|rule| rule.times).sum()
     }
 
-    /// How many times this fault must still happen to this API.
+    /// Returns the remaining applications of this fault to this API.
     pub fn left_of(&self, api: ApiKey, fault: ExchangeFault) -> u32 {
         let plan = self.shared.lock();
         let fits = |rule: &&FaultCondition| rule.apis == [api] && rule.fault == fault;
         plan.rules.iter().filter(fits).filter_map(|rule| rule.times).sum()
     }
 
-    /// How often each fault has happened, by API key and the fault's text.
+    /// Returns the number of applications of each fault, by API key and the fault's debug text.
     pub fn met(&self) -> BTreeMap<(i16, String), u64> {
         self.shared.lock().met.clone()
     }
 
-    /// A random number below `end`.
+    /// Returns a random number below `end`.
     pub(super) fn below(&self, end: u64) -> u64 {
         self.shared.lock().random.below(end)
     }

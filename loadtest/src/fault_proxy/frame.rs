@@ -1,4 +1,4 @@
-//! Frames as they pass: what was asked, and what answers it.
+//! Kafka frames as the proxy reads and writes them.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use kafka_protocol::protocol::{Decodable, Encodable};
 use lighterman_proto::units::FRAME_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// What a request says of itself.
+/// Header fields that identify a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestIdentity {
     pub api: ApiKey,
@@ -17,7 +17,7 @@ pub(super) struct RequestIdentity {
     pub correlation: i32,
 }
 
-/// The next frame with its length before it; `None` at the end.
+/// Reads the next frame including its length; `None` at the end of the stream.
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
     let length = match stream.read_i32().await {
         Ok(length) => length,
@@ -38,7 +38,7 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Op
     Ok(Some(frame.freeze()))
 }
 
-/// Reads the beginning of a request frame.
+/// Parses the header of a request frame.
 pub(super) fn asked(frame: &Bytes) -> Result<RequestIdentity> {
     ensure!(frame.len() >= 12, "a request of {} bytes", frame.len());
     let key = i16::from_be_bytes([frame[4], frame[5]]);
@@ -49,7 +49,7 @@ pub(super) fn asked(frame: &Bytes) -> Result<RequestIdentity> {
     })
 }
 
-/// Decodes a reply frame.
+/// Decodes a response frame.
 pub(super) fn open(asked: RequestIdentity, frame: &Bytes) -> Result<ResponseKind> {
     let mut body = frame.slice(4..);
     ResponseHeader::decode(&mut body, asked.api.response_header_version(asked.version))?;
@@ -63,14 +63,14 @@ pub(super) fn open_request(asked: RequestIdentity, frame: &Bytes) -> Result<Requ
     RequestKind::decode(asked.api, &mut body, asked.version)
 }
 
-/// In which layout a reply with `code` stands: a version that a broker does not have is refused in the one that every client
-/// reads (KIP-511).
+/// Returns the identity under which a response with `code` is encoded. An unsupported version is rejected in the
+/// layout that every client can read (KIP-511).
 pub(super) fn refused_in(asked: RequestIdentity, code: i16) -> RequestIdentity {
     let version = if asked.api == ApiKey::ApiVersions && code == 35 { 0 } else { asked.version };
     RequestIdentity { version, ..asked }
 }
 
-/// Encodes a reply frame.
+/// Encodes a response frame.
 pub(super) fn close(asked: RequestIdentity, reply: &ResponseKind) -> Result<Bytes> {
     let mut frame = BytesMut::new();
     frame.put_i32(0);

@@ -1,5 +1,6 @@
-//! A proxy that understands Kafka's frames and spoils them on purpose. Clients stay behind it: it rewrites the addresses that
-//! brokers advertise, and listens for each of them. Everything else it passes untouched, unless a rule of [`ActiveFaults`] fits.
+//! A proxy that parses Kafka's frames and injects faults. It rewrites the addresses that brokers advertise and
+//! listens for each of them, so that clients stay behind it. All other frames pass unchanged unless a rule of
+//! [`ActiveFaults`] matches.
 
 mod connection;
 mod fault;
@@ -23,7 +24,7 @@ use tokio::task::JoinSet;
 
 pub use fault::{ActiveFaults, ExchangeFault, FaultCondition, FaultRandom, HostileFrame, WrongAnswer};
 
-/// A running proxy; dropping the last clone stops it, and cuts everything.
+/// A running proxy. Dropping the last clone stops it and closes all connections.
 #[derive(Clone)]
 pub struct FaultProxy {
     address: SocketAddr,
@@ -32,9 +33,9 @@ pub struct FaultProxy {
 
 struct ProxyState {
     faults: ActiveFaults,
-    /// Where we listen for each broker.
+    /// Local listener address of each broker.
     routes: Mutex<ProxyRoutes>,
-    /// Grows each time that held replies are let go.
+    /// Incremented each time held frames are released.
     calm: watch::Sender<u64>,
 }
 
@@ -45,7 +46,8 @@ struct ProxyRoutes {
 }
 
 impl FaultProxy {
-    /// A proxy before the cluster of `broker` (`host:port`), on loopback. The same `seed` makes the same choices.
+    /// Starts a proxy on loopback for the cluster of `broker` (`host:port`). The same `seed` makes the same
+    /// choices.
     pub async fn start(broker: &str, seed: u64) -> Result<Self> {
         let (host, port) = broker.rsplit_once(':').context("host:port")?;
         let shared = Arc::new(ProxyState {
@@ -57,17 +59,17 @@ impl FaultProxy {
         Ok(Self { address, shared })
     }
 
-    /// What clients take for the cluster.
+    /// Returns the address that clients use as bootstrap server.
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// The faults in force.
+    /// Returns the active faults.
     pub fn faults(&self) -> &ActiveFaults {
         &self.shared.faults
     }
 
-    /// No faults from now on; what is held comes now.
+    /// Removes all faults and releases held frames.
     pub fn calm(&self) {
         self.shared.faults.clear();
         self.shared.calm.send_modify(|times| *times += 1);
@@ -75,7 +77,7 @@ impl FaultProxy {
 }
 
 impl ProxyState {
-    /// Where a client finds the broker that advertises this address.
+    /// Returns the local address for the broker that advertises this address.
     async fn route(self: &Arc<Self>, host: &str, port: u16) -> Result<SocketAddr> {
         let mut routes = self.routes.lock().await;
         let broker = (host.to_owned(), port);
@@ -85,12 +87,12 @@ impl ProxyState {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         routes.known.insert(broker.clone(), address);
-        // Weak: the listener must not keep alive what keeps it.
+        // Weak, since a strong reference would form a cycle with its owner.
         routes.tasks.spawn(listen(listener, broker, Arc::downgrade(self)));
         Ok(address)
     }
 
-    /// The reply with our addresses in it; `None` when it names none.
+    /// Returns the response with the proxy's addresses; `None` if it contains no addresses.
     async fn rewritten(
         self: &Arc<Self>,
         asked: frame::RequestIdentity,
@@ -125,7 +127,7 @@ impl ProxyState {
     }
 }
 
-/// Boxed, since a line may open further listeners.
+/// Accepts clients of one broker. Boxed, since a connection may open further listeners.
 fn listen(
     listener: TcpListener,
     broker: (String, u16),
@@ -137,7 +139,7 @@ fn listen(
             let (broker, shared) = (broker.clone(), shared.clone());
             lines.spawn(async move {
                 let Ok(upstream) = TcpStream::connect((broker.0.as_str(), broker.1)).await else { return };
-                // A line ends as it ends: with the client, with the broker, or by a fault.
+                // A connection ends with the client, with the broker, or by a fault; its result does not matter.
                 let _ = connection::carry(client, upstream, shared).await;
             });
             while lines.try_join_next().is_some() {}

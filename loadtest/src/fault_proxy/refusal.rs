@@ -1,4 +1,4 @@
-//! Replies that no broker has given: the request is refused before anybody handles it.
+//! Error responses created by the proxy: the request is rejected before any broker handles it.
 
 use std::collections::BTreeSet;
 
@@ -29,15 +29,15 @@ use kafka_protocol::messages::{
 use super::frame::{self, RequestIdentity};
 use super::reply::set_code;
 
-/// What one client has asked for over one connection, as far as a refusal must name it.
+/// Requests of one connection, as far as an error response must name their content.
 #[derive(Default)]
 pub(super) struct RefusalBuilder {
-    /// Partitions of its fetch session: a poll names only those that have changed.
+    /// Partitions of the fetch session; an incremental fetch names only changed partitions.
     fetched: BTreeSet<(TopicName, i32)>,
 }
 
 impl RefusalBuilder {
-    /// Sees a request go by.
+    /// Records a request that passes.
     pub(super) fn note(&mut self, asked: RequestIdentity, request: &Bytes) -> Result<()> {
         if asked.api != ApiKey::Fetch {
             return Ok(());
@@ -57,18 +57,18 @@ impl RefusalBuilder {
         Ok(())
     }
 
-    /// The answer to `request` that has `code` wherever there is room for one, of all that was asked for.
+    /// Returns the response to `request` with `code` in every error field, for everything that was requested.
     pub(super) fn refusal(&self, asked: RequestIdentity, request: &Bytes, code: i16) -> Result<Bytes> {
         let mut reply = self.empty(frame::open_request(asked, request)?)?;
         set_code(&mut reply, code);
         if let ResponseKind::Metadata(reply) = &mut reply {
-            // Who has handled nothing knows no partitions: the whole topic has the code.
+            // A broker that has handled nothing knows no partitions, so the whole topic carries the code.
             reply.topics.iter_mut().for_each(|topic| topic.error_code = code);
         }
         frame::close(frame::refused_in(asked, code), &reply)
     }
 
-    /// An answer of the right shape, without a code.
+    /// Returns a response of the right shape without an error code.
     fn empty(&self, request: RequestKind) -> Result<ResponseKind> {
         Ok(match request {
             RequestKind::Fetch(_) => ResponseKind::Fetch(self.fetch()),
@@ -90,7 +90,7 @@ impl RefusalBuilder {
         })
     }
 
-    /// Session 0: the client begins a new one.
+    /// Session 0 makes the client start a new session.
     fn fetch(&self) -> FetchResponse {
         let topics: BTreeSet<&TopicName> = self.fetched.iter().map(|(topic, _)| topic).collect();
         let topic = |topic: &TopicName| {

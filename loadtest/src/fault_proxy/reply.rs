@@ -1,4 +1,4 @@
-//! Replies that say something else than the broker did.
+//! Modified responses: error codes, throttling, corruption and misleading frames.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ResponseKind;
@@ -7,16 +7,17 @@ use lighterman_proto::units::FRAME_BYTES_MAX;
 use super::fault::{ActiveFaults, HostileFrame};
 use super::frame::RequestIdentity;
 
-/// Where a batch's checksum begins to count: what stands before it (offset, length, leader epoch, format, checksum) is not in it.
+/// Offset from which a batch's checksum applies. The fields before it (offset, length, leader epoch, format,
+/// checksum) are not covered.
 const CHECKED_FROM: usize = 21;
-/// Of a frame without end, what is sent.
+/// Bytes sent for a frame of unlimited length.
 const ENDLESS_BYTES: usize = 8 * 1024 * 1024;
 
-/// Puts `code` wherever the reply has an error code that a client reads.
+/// Sets `code` in every error field of the response that a client reads.
 pub(super) fn set_code(reply: &mut ResponseKind, code: i16) {
     match reply {
         ResponseKind::Fetch(reply) => match code {
-            // The session's own codes stand at the top; the others belong to partitions.
+            // Codes of the session are at the top level; the others belong to partitions.
             -1 | 70 | 71 | 106 => {
                 reply.error_code = code;
                 reply.responses.clear();
@@ -44,12 +45,12 @@ pub(super) fn set_code(reply: &mut ResponseKind, code: i16) {
             }
         }
         ResponseKind::OffsetFetch(reply) => {
-            // As brokers do: an error beside "no offset".
+            // As brokers do: an error together with "no offset".
             for part in reply.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
                 (part.error_code, part.committed_offset) = (code, -1);
                 part.metadata = Some(Default::default());
             }
-            // From version 8 on the reply has groups, and each has all of this.
+            // From version 8 on the response has groups, each with these fields.
             for group in &mut reply.groups {
                 for part in group.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
                     (part.error_code, part.committed_offset) = (code, -1);
@@ -66,7 +67,7 @@ pub(super) fn set_code(reply: &mut ResponseKind, code: i16) {
             for topic in &mut reply.topics {
                 topic.error_code = code;
                 match code {
-                    // No leader: the topic stands, its partitions have the code.
+                    // No leader: the topic is valid, its partitions carry the code.
                     5 | 9 => {
                         topic.error_code = 0;
                         for part in &mut topic.partitions {
@@ -94,7 +95,7 @@ fn set_code_of_group(reply: &mut ResponseKind, code: i16) {
         ResponseKind::JoinGroup(reply) => {
             reply.error_code = code;
             reply.members.clear();
-            // A member that needs an id is told it.
+            // MEMBER_ID_REQUIRED carries the new member id.
             if code != 79 {
                 (reply.generation_id, reply.member_id) = (-1, Default::default());
             }
@@ -113,7 +114,7 @@ fn set_code_of_group(reply: &mut ResponseKind, code: i16) {
     }
 }
 
-/// Says that the client is throttled.
+/// Sets the throttle time of the response.
 pub(super) fn set_throttle(reply: &mut ResponseKind, millis: i32) {
     match reply {
         ResponseKind::Fetch(reply) => reply.throttle_time_ms = millis,
@@ -131,7 +132,7 @@ pub(super) fn set_throttle(reply: &mut ResponseKind, millis: i32) {
     }
 }
 
-/// Flips a bit that a checksum covers: elsewhere nobody can tell, short of TLS.
+/// Flips a bit that the checksum covers: a client cannot detect changes elsewhere, except with TLS.
 pub(super) fn corrupt_records(reply: &mut ResponseKind, faults: &ActiveFaults) {
     let ResponseKind::Fetch(reply) = reply else { return };
     for part in reply.responses.iter_mut().flat_map(|topic| &mut topic.partitions) {
@@ -150,7 +151,7 @@ pub(super) fn corrupt_records(reply: &mut ResponseKind, faults: &ActiveFaults) {
     }
 }
 
-/// A frame that lies.
+/// Creates a malformed or misleading frame.
 pub(super) fn hostile(asked: RequestIdentity, how: HostileFrame, faults: &ActiveFaults) -> Bytes {
     let mut frame = BytesMut::new();
     match how {
@@ -179,7 +180,7 @@ pub(super) fn hostile(asked: RequestIdentity, how: HostileFrame, faults: &Active
         HostileFrame::Stuffed(bytes) => {
             header(&mut frame, asked);
             array(&mut frame, asked, bytes as u32);
-            // Zeros read as empty names, empty arrays, no tags: the smallest entry whatever its fields are.
+            // Zeros decode as empty names, empty arrays and no tags: the smallest entry for any fields.
             frame.put_bytes(0, bytes);
         }
     }
@@ -194,12 +195,13 @@ fn header(frame: &mut BytesMut, asked: RequestIdentity) {
     frame.put_bytes(0, usize::from(asked.api.response_header_version(asked.version) >= 1));
 }
 
-/// What stands before the first array of the reply, as zeros, and the array's count.
+/// Writes zeros for the fields before the response's first array, and the array's count.
 fn array(frame: &mut BytesMut, asked: RequestIdentity, entries: u32) {
     use kafka_protocol::messages::ApiKey as K;
     let before = match asked.api {
         K::Fetch => 10,
-        // Error code, generation, protocol type and name, leader, (skip,) member id: short strings or bytes of one zero.
+        // Error code, generation, protocol type and name, leader, (skip,) member id: short strings or bytes of one
+        // zero.
         K::JoinGroup if asked.version >= 6 => 4 + 2 + 4 + 4,
         K::JoinGroup => 4 + 2 + 4 + 2 + 2 + 2,
         K::ApiVersions => 2,

@@ -1,20 +1,20 @@
-//! Good replies that answer something else than was asked.
+//! Well-formed responses that do not match the request.
 
 use kafka_protocol::messages::{ResponseKind, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
 use super::fault::WrongAnswer;
 
-/// Nobody asks for it.
+/// Partition that no client requests.
 const FOREIGN_PARTITION: i32 = 99;
-/// Beyond every log.
+/// Offset beyond the end of every log.
 const FAR: i64 = 1 << 40;
 
 fn other(name: &TopicName) -> TopicName {
     TopicName(StrBytes::from_string(format!("{}-other", name.as_str())))
 }
 
-/// `$topics` of a reply, whose parts have `$index` and become another's by `$spoilt`.
+/// Alters `$topics` of a response, whose partitions have `$index` and are changed by `$spoilt`.
 macro_rules! tell {
     ($how:expr, $topics:expr, $name:ident, $index:ident, $spoilt:expr) => {{
         let spoilt = $spoilt;
@@ -44,7 +44,7 @@ macro_rules! tell {
     }};
 }
 
-/// Makes a lie of a reply that names topics; others stay as they are.
+/// Alters a response that names topics; others are unchanged.
 pub(super) fn tell(reply: &mut ResponseKind, how: WrongAnswer) {
     use kafka_protocol::messages as of;
     match reply {
@@ -71,7 +71,8 @@ pub(super) fn tell(reply: &mut ResponseKind, how: WrongAnswer) {
         ResponseKind::OffsetCommit(reply) => {
             type Part = of::offset_commit_response::OffsetCommitResponsePartition;
             tell!(how, reply.topics, name, partition_index, |part: &mut Part| {
-                // The one is nobody's business; of the other the worse word counts, and must not end the membership.
+                // `More` adds a partition that was not requested. `Twice` repeats one, and the worse code counts;
+                // it must not end the membership.
                 part.error_code = if how == WrongAnswer::More { 25 } else { 3 };
             });
         }
@@ -88,7 +89,7 @@ pub(super) fn tell(reply: &mut ResponseKind, how: WrongAnswer) {
     }
 }
 
-/// Metadata lies in its own way: of its partitions a member of the group counts how many there are.
+/// Alters metadata separately: a group member counts its partitions.
 pub(super) fn describe(reply: &mut ResponseKind, how: WrongAnswer) {
     let ResponseKind::Metadata(reply) = reply else { return };
     let Some(topic) = reply.topics.first_mut() else { return };

@@ -1,4 +1,4 @@
-//! A Lambda endpoint that does what it is told and remembers every invocation, in the order things happened.
+//! Fake Lambda endpoint that follows a script and records every invocation in order.
 
 mod reply;
 
@@ -27,108 +27,108 @@ use self::reply::{function_in, plain, ran, refuse, report_of};
 use crate::fault_proxy::FaultRandom;
 use crate::latency::{self, LatencyStopwatch};
 
-/// What the function does with one invocation.
+/// Action of the function for one invocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvocationAction {
-    /// Succeeds after this long.
+    /// Succeeds after this duration.
     Succeed(Duration),
-    /// 200 with `X-Amz-Function-Error`.
+    /// Responds with 200 and `X-Amz-Function-Error`.
     FunctionError,
-    /// 200, naming the poisoned records as failed.
+    /// Responds with 200 and reports the poisoned records as failed.
     Report,
-    /// 200, naming about one record of four as failed, others each time.
+    /// Responds with 200 and reports about one record in four as failed, different ones each time.
     ReportSome,
-    /// 429.
+    /// Responds with 429.
     Throttle,
-    /// This status.
+    /// Responds with this status.
     Status(u16),
-    /// Runs, succeeds, and the connection is cut before the reply.
+    /// Runs and succeeds, then the connection is closed before the response.
     CutAfter,
-    /// Takes the records, and never answers.
+    /// Takes the records and never responds.
     Hang,
-    /// The connection is cut before it runs.
+    /// The connection is closed before the function runs.
     CutBefore,
 }
 
 impl InvocationAction {
-    /// Whether the records were taken, as the function saw it.
+    /// Returns true if the function took the records.
     pub fn succeeds(self) -> bool {
         matches!(self, Self::Succeed(_) | Self::CutAfter | Self::Hang)
     }
 
-    /// Whether the function itself runs.
+    /// Returns true if the function itself runs.
     fn runs(self) -> bool {
         self.succeeds() || matches!(self, Self::FunctionError | Self::Report)
     }
 }
 
-/// Chooses what to do with invocation number `n`, from 0.
+/// Selects the action for invocation number `n`, from 0.
 pub type InvocationScript = Arc<dyn Fn(u64) -> InvocationAction + Send + Sync>;
 
-/// One thing that happened.
+/// Event of an invocation.
 #[derive(Clone, Debug)]
 pub enum InvocationEvent {
-    /// An invocation began.
+    /// An invocation started.
     Start {
-        /// Which.
+        /// Number of the invocation.
         id: u64,
         /// Offsets by partition, in the order of the event.
         offsets: BTreeMap<i32, Vec<i64>>,
     },
-    /// It ended.
+    /// An invocation ended.
     End {
-        /// Which.
+        /// Number of the invocation.
         id: u64,
-        /// How.
+        /// Action that was taken.
         act: InvocationAction,
-        /// Records it named as failed, by partition and offset; it has taken the others.
+        /// Records reported as failed, by partition and offset; the others were taken.
         failed: BTreeSet<(i32, i64)>,
     },
 }
 
-/// One thing that happened, when, and at whose wish.
+/// Event of an invocation with its time and caller.
 #[derive(Clone, Debug)]
 pub struct TimedEvent {
-    /// When.
+    /// Time of the event.
     pub at: Instant,
-    /// Who invoked: the number given to [`FakeLambda::listen_for`], 0 at the first endpoint.
+    /// Caller: the number given to [`FakeLambda::listen_for`], 0 for the first endpoint.
     pub caller: u32,
-    /// What.
+    /// The event.
     pub event: InvocationEvent,
 }
 
-/// Records that this function cannot process.
+/// Records that the function cannot process.
 #[derive(Clone, Debug, Default)]
 pub struct PoisonRecords {
-    /// By partition and offset.
+    /// Records by partition and offset.
     pub records: BTreeSet<(i32, i64)>,
-    /// It says which (`ReportBatchItemFailures`), rather than fail as a whole.
+    /// True if the function reports them (`ReportBatchItemFailures`) instead of failing as a whole.
     pub names: bool,
 }
 
-/// The endpoint; clones share it, and the last one to go closes it.
+/// Fake Lambda endpoint, shared by clones. Dropping the last clone closes it.
 #[derive(Clone)]
 pub struct FakeLambda {
     address: SocketAddr,
     shared: Arc<LambdaState>,
 }
 
-/// What arrived since the last [`FakeLambda::clear`], of invocations that took their records.
+/// Arrivals since the last [`FakeLambda::clear`], of invocations that took their records.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ArrivalCount {
     /// Invocations.
     pub invocations: u64,
-    /// Records in them.
+    /// Records in those invocations.
     pub records: u64,
     /// Bytes of their events.
     pub payload_bytes: u64,
-    /// When the first had arrived whole, and the last.
+    /// Times at which the first and the last event had arrived completely.
     pub between: Option<(Instant, Instant)>,
 }
 
 struct LambdaState {
     events: Mutex<Vec<TimedEvent>>,
-    /// The same, by function.
+    /// The same events by function.
     of_functions: Mutex<BTreeMap<String, Vec<InvocationEvent>>>,
     tally: Mutex<ArrivalCount>,
     stopwatch: Mutex<Option<LatencyStopwatch>>,
@@ -149,16 +149,16 @@ struct KafkaEvent<'e> {
 struct KafkaRecord<'e> {
     partition: i32,
     offset: i64,
-    /// As it stands in the event: base64 in quotes. Read only while a stopwatch runs.
+    /// Raw JSON of the value: base64 in quotes. Decoded only while a stopwatch runs.
     #[serde(borrow)]
     value: Option<&'e RawValue>,
 }
 
-/// Seconds that `GetFunctionConfiguration` tells unless something else is said: how long an unknown outcome is waited for.
+/// Default timeout in `GetFunctionConfiguration`, in seconds: the time for which an unknown outcome is awaited.
 pub const FUNCTION_TIMEOUT_SECONDS: u64 = 1;
 
 impl FakeLambda {
-    /// Listens on loopback; succeeds at once until told otherwise.
+    /// Starts an endpoint on loopback that succeeds immediately until a script is set.
     pub async fn start() -> Result<Self> {
         let succeed: InvocationScript = Arc::new(|_| InvocationAction::Succeed(Duration::ZERO));
         let shared = Arc::new(LambdaState {
@@ -176,67 +176,67 @@ impl FakeLambda {
         Ok(Self { address, shared })
     }
 
-    /// One more endpoint of the same functions; what arrives there is told as this caller's.
+    /// Opens another endpoint of the same functions, whose events are recorded with this caller.
     pub async fn listen_for(&self, caller: u32) -> Result<String> {
         Ok(format!("http://{}", self.shared.listen(caller).await?))
     }
 
-    /// `http://…`, for `AWS_ENDPOINT_URL_LAMBDA`.
+    /// Returns the `http://…` URL for `AWS_ENDPOINT_URL_LAMBDA`.
     pub fn endpoint_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Decides from now on.
+    /// Sets the script for further invocations.
     pub fn set_script(&self, script: impl Fn(u64) -> InvocationAction + Send + Sync + 'static) {
         *self.shared.script.lock() = Arc::new(script);
     }
 
-    /// The timeout that its configuration tells, in whole seconds.
+    /// Sets the timeout in the function's configuration, in whole seconds.
     pub fn set_timeout(&self, timeout: Duration) {
         self.shared.timeout_seconds.store(timeout.as_secs(), Ordering::Relaxed);
     }
 
-    /// Cannot process these from now on.
+    /// Sets the records that further invocations cannot process.
     pub fn set_poison(&self, poison: PoisonRecords) {
         *self.shared.poison.lock() = poison;
     }
 
-    /// Invocations so far.
+    /// Returns the number of invocations.
     pub fn invocations(&self) -> u64 {
         self.shared.next.load(Ordering::Relaxed)
     }
 
-    /// Everything that happened so far.
+    /// Returns all events.
     pub fn events(&self) -> Vec<InvocationEvent> {
         self.shared.events.lock().iter().map(|told| told.event.clone()).collect()
     }
 
-    /// Everything that happened so far, with who and when.
+    /// Returns all events with their times and callers.
     pub fn told(&self) -> Vec<TimedEvent> {
         self.shared.events.lock().clone()
     }
 
-    /// Everything that happened so far in `function`, as the mapping names it.
+    /// Returns all events of `function`, named as in the mapping.
     pub fn events_of(&self, function: &str) -> Vec<InvocationEvent> {
         self.shared.of_functions.lock().get(function).cloned().unwrap_or_default()
     }
 
-    /// How much happened since it was told to forget.
+    /// Returns the arrivals since the last [`Self::clear`].
     pub fn tally(&self) -> ArrivalCount {
         *self.shared.tally.lock()
     }
 
-    /// Measures every record that carries its moment, from now on.
+    /// Starts measuring every record that carries its due time.
     pub fn time_with(&self, stopwatch: LatencyStopwatch) {
         *self.shared.stopwatch.lock() = Some(stopwatch);
     }
 
-    /// What was measured; measures no more.
+    /// Stops the measurement and returns its results.
     pub fn take_times(&self) -> Option<LatencyStopwatch> {
         self.shared.stopwatch.lock().take()
     }
 
-    /// Forgets what happened.
+    /// Discards all events and counts.
     pub fn clear(&self) {
         self.shared.events.lock().clear();
         self.shared.of_functions.lock().clear();
@@ -248,7 +248,7 @@ impl LambdaState {
     async fn listen(self: &Arc<Self>, caller: u32) -> Result<SocketAddr> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        // Weak: a listener must not keep alive what keeps it.
+        // Weak, since a strong reference would form a cycle with its owner.
         let shared = Arc::downgrade(self);
         self.listeners.lock().spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -256,7 +256,7 @@ impl LambdaState {
                 let Some(shared) = shared.upgrade() else { return };
                 tokio::spawn(async move {
                     let service = service_fn(move |request| serve(Arc::clone(&shared), caller, request));
-                    // A refusal by the service is how a connection is cut.
+                    // A service error is the intended way to close a connection.
                     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
@@ -265,7 +265,7 @@ impl LambdaState {
     }
 
     fn happened(&self, function: &str, caller: u32, event: InvocationEvent) {
-        // Both under the first lock: they agree on the order, and so does the time.
+        // Both under the first lock, so that they agree on the order and the times are ordered too.
         let mut events = self.events.lock();
         self.of_functions.lock().entry(function.to_owned()).or_default().push(event.clone());
         events.push(TimedEvent { at: Instant::now(), caller, event });
@@ -295,7 +295,7 @@ impl LambdaState {
     }
 }
 
-/// How a connection is cut: its service fails.
+/// Service error that closes a connection.
 #[derive(Debug)]
 struct ConnectionCut;
 
@@ -337,7 +337,7 @@ async fn serve(
         (act, failed)
     };
     if !act.runs() {
-        // The function itself never ran: nothing to remember of its records.
+        // The function never ran, so there is no event to record.
         return refuse(act);
     }
     if act.succeeds() {
@@ -351,7 +351,7 @@ async fn serve(
     for record in event.records.into_values().flatten() {
         offsets.entry(record.partition).or_default().push(record.offset);
     }
-    // As at AWS, a caller that goes away does not stop the function.
+    // As at AWS, a caller that disconnects does not stop the function.
     let run = tokio::spawn(async move {
         shared.happened(&function, caller, InvocationEvent::Start { id, offsets });
         if let InvocationAction::Succeed(wait) = act

@@ -1,4 +1,4 @@
-//! What Lambda answers.
+//! HTTP responses of the fake Lambda.
 
 use std::collections::BTreeSet;
 
@@ -9,19 +9,19 @@ use serde_json::json;
 
 use super::{ConnectionCut, InvocationAction};
 
-/// `f` in `/2015-03-31/functions/f/invocations`, and of an ARN what stands last.
+/// Extracts the function's name: `f` of `/2015-03-31/functions/f/invocations`, or the last part of an ARN.
 pub(super) fn function_in(path: &str) -> &str {
     let name = path.split('/').skip_while(|part| *part != "functions").nth(1).unwrap_or_default();
     let name = name.rsplit_once("%3A").map_or(name, |(_, last)| last);
     name.rsplit_once(':').map_or(name, |(_, last)| last)
 }
 
-/// The request id that Lambda gives invocation `id`.
+/// Returns the request id of invocation `id`.
 pub fn request_id(id: u64) -> String {
     format!("00000000-0000-4000-8000-{id:012}")
 }
 
-/// The answer of a function that ran, with what Lambda says beside it.
+/// Creates the response of a function that ran, with Lambda's headers.
 pub(super) fn ran(id: u64, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = plain(200, body);
     let headers = response.headers_mut();
@@ -42,7 +42,8 @@ pub(super) fn refuse(act: InvocationAction) -> Result<Response<Full<Bytes>>, Con
     }
 }
 
-/// Every second item as an object, the others as strings: AWS's pages have both.
+/// Formats a `ReportBatchItemFailures` response. Every second item is an object and the others are strings, since
+/// AWS's pages show both.
 pub(super) fn report_of(topic: &str, failed: &BTreeSet<(i32, i64)>) -> String {
     let item = |(index, (partition, offset)): (usize, &(i32, i64))| match index % 2 {
         0 => json!({"itemIdentifier": {"partition": format!("{topic}-{partition}"), "offset": offset}}),

@@ -1,4 +1,4 @@
-//! The Kafka of a run: in this process, started from its jars, or one that is there.
+//! Kafka of a run: embedded in this process, started from its jars, or an existing one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,15 +11,15 @@ use crate::kafka::RealKafka;
 use crate::kafka_dist::{install, version};
 use crate::produce::TestProducer;
 
-/// Which Kafka.
+/// Choice of the Kafka.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum KafkaChoice {
-    /// The embedded broker, on a thread of this process.
+    /// Embedded broker on a thread of this process.
     #[default]
     Embedded,
     /// This version of Apache Kafka, from Maven Central.
     Version(String),
-    /// One that listens here: a single broker.
+    /// Existing single broker at this address.
     At(String),
 }
 
@@ -30,7 +30,7 @@ impl FromStr for KafkaChoice {
         if text == "embedded" {
             return Ok(Self::Embedded);
         }
-        // A URL or a list would be taken for a host that nobody finds.
+        // A URL or a list would be taken for a host name that does not resolve.
         if text.contains(':') && !text.contains(['/', ',']) {
             return BrokerAddress::parse(text).map(|address| Self::At(address.to_string()));
         }
@@ -49,7 +49,7 @@ impl fmt::Display for KafkaChoice {
     }
 }
 
-/// It runs; dropping it ends what was started.
+/// A running Kafka. Dropping it stops what was started.
 pub(super) enum RunningCluster {
     Embedded(EmbeddedBroker),
     Real(RealKafka),
@@ -57,7 +57,7 @@ pub(super) enum RunningCluster {
 }
 
 impl RunningCluster {
-    /// Starts what has to be started.
+    /// Starts the Kafka if it is not an existing one.
     pub(super) fn start(kafka: &KafkaChoice) -> Result<Self> {
         Ok(match kafka {
             KafkaChoice::Embedded => Self::Embedded(EmbeddedBroker::start(BrokerSettings::default())?),
@@ -69,7 +69,7 @@ impl RunningCluster {
         })
     }
 
-    /// Leaves a Kafka that goes on as it was found; the others end with what is in them.
+    /// Deletes the topic on an existing Kafka; the others end together with their data.
     pub(super) async fn sweep(&self, topic: &str) {
         let Self::Given(address) = self else { return };
         let swept = async { TestProducer::connect(address).await?.delete_topic(topic).await };
@@ -78,7 +78,7 @@ impl RunningCluster {
         }
     }
 
-    /// `host:port`.
+    /// Returns `host:port`.
     pub(super) fn servers(&self) -> String {
         match self {
             Self::Embedded(broker) => broker.address().to_string(),
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_no_address() {
+    fn version_is_not_taken_for_an_address() {
         assert_eq!("4.2.1".parse(), Ok(KafkaChoice::Version("4.2.1".to_owned())));
         assert_eq!("127.0.0.1:9092".parse(), Ok(KafkaChoice::At("127.0.0.1:9092".to_owned())));
         assert_eq!("embedded".parse(), Ok(KafkaChoice::Embedded));

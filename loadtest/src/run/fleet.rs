@@ -1,4 +1,4 @@
-//! The nodes of a run: started, killed, ended and started again over their own data.
+//! Nodes of a run: started, killed, stopped and restarted over their own data.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,17 +17,17 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
 const ASSEMBLES_WITHIN: Duration = Duration::from_secs(30);
 const ASKS_EVERY: Duration = Duration::from_millis(200);
 
-/// What a sampler needs of a node that runs.
+/// Data that a sampler needs of a running node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WatchedNode {
     pub(super) metrics: u16,
     pub(super) pid: u32,
 }
 
-/// The nodes as samplers see them, by number; `None` while one is away.
+/// Nodes visible to samplers, by index; `None` while a node is down.
 pub(super) type WatchedNodes = Arc<Mutex<Vec<Option<WatchedNode>>>>;
 
-/// What every node of a run is told.
+/// Settings shared by all nodes of a run.
 pub(super) struct FleetNodeSettings {
     pub(super) servers: String,
     pub(super) topic: String,
@@ -38,7 +38,7 @@ pub(super) struct FleetNodeSettings {
 }
 
 impl FleetNodeSettings {
-    /// As the scenario says.
+    /// Creates the settings of a scenario.
     pub(super) fn of(scenario: &LoadScenario, servers: &str, topic: &str, endpoint: String) -> Self {
         let group = format!("{topic}-group");
         let mut mapping = json!({
@@ -52,7 +52,7 @@ impl FleetNodeSettings {
         let settings = [
             ("LIGHTERMAN_MEMORY_BUDGET", scenario.nodes.memory_budget.clone()),
             ("LIGHTERMAN_KAFKA_SESSION_TIMEOUT", format!("{}s", scenario.nodes.session_seconds)),
-            // Refusals and failures are on purpose here.
+            // Rejections and failures are intended here.
             ("LIGHTERMAN_LOG_LEVEL", "error".to_owned()),
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value)).into();
@@ -66,14 +66,14 @@ struct NodeSlot {
     node: Option<NodeProcess>,
 }
 
-/// The nodes.
+/// Nodes of a run.
 pub(super) struct NodeFleet {
     orders: FleetNodeSettings,
     seats: Vec<NodeSlot>,
     shown: WatchedNodes,
 }
 
-/// What happened to nodes, and what should not have.
+/// Events of nodes, and unexpected failures.
 #[derive(Debug, Default)]
 pub(super) struct FleetEvents {
     pub(super) marks: Vec<PlotMark>,
@@ -81,7 +81,7 @@ pub(super) struct FleetEvents {
 }
 
 impl NodeFleet {
-    /// Starts `count` nodes; each has the mapping.
+    /// Starts `count` nodes, each with the mapping.
     pub(super) async fn start(orders: FleetNodeSettings, count: usize) -> Result<Self> {
         let mut fleet = Self { orders, seats: Vec::new(), shown: WatchedNodes::default() };
         for _ in 0..count {
@@ -90,8 +90,8 @@ impl NodeFleet {
         Ok(fleet)
     }
 
-    /// Waits until the nodes have as many consumers together: a group that still forms is not what a scenario measures. It may be
-    /// that they never have, when a setting says so.
+    /// Waits until the nodes together have this many consumers, since a scenario must not measure a forming group.
+    /// Returns after a time limit, because a setting may keep the number lower.
     pub(super) async fn assemble(&self, consumers: u64) {
         let begin = Instant::now();
         while begin.elapsed() < ASSEMBLES_WITHIN {
@@ -108,12 +108,12 @@ impl NodeFleet {
         }
     }
 
-    /// What samplers see.
+    /// Returns the nodes visible to samplers.
     pub(super) fn shown(&self) -> WatchedNodes {
         Arc::clone(&self.shown)
     }
 
-    /// Does every event when its time has come, one after the other.
+    /// Executes every event at its time, one after the other.
     pub(super) async fn follow(&mut self, events: &[NodeEvent], start: Instant) -> Result<FleetEvents> {
         let mut happened = FleetEvents::default();
         for event in events {
@@ -139,7 +139,7 @@ impl NodeFleet {
         Ok(happened)
     }
 
-    /// Ends all nodes, in order; what went wrong.
+    /// Stops all nodes in order and returns the problems.
     pub(super) async fn end(mut self) -> Vec<String> {
         let mut happened = FleetEvents::default();
         for index in 0..self.seats.len() {

@@ -1,4 +1,5 @@
-//! Runs a scenario: a Kafka, a function, nodes and a producer on a fixed schedule; then judges the history.
+//! Execution of a scenario: a Kafka, a function, nodes and a producer on a fixed schedule, then the check of the
+//! history.
 
 mod cluster;
 mod fleet;
@@ -24,31 +25,31 @@ use crate::open_loop::{OpenLoop, OpenLoopTarget, WrittenRecords};
 use crate::produce::{Compression, ProducedOffsets, TestProducer, ends};
 use crate::scenario::LoadScenario;
 
-/// One record through every partition, before measuring begins.
+/// Time limit for one record through every partition before the measurement starts.
 const GREET_DEADLINE: Duration = Duration::from_secs(90);
 const GREETING_BYTES: usize = 10;
-/// Between the decision to begin and the first record.
+/// Time between the decision to start and the first record.
 const LEAD: Duration = Duration::from_millis(50);
-/// What starting and ending may take beyond the scenario's own time.
+/// Time for startup and shutdown in addition to the scenario's own time.
 const AROUND: Duration = Duration::from_mins(5);
-/// So many violations are told; the others are counted.
+/// Maximum number of violations reported; the rest is counted.
 const TOLD_MAX: usize = 5;
 
-/// What is run.
+/// Settings of a run.
 pub struct ScenarioRun<'r> {
-    /// The scenario, scaled already.
+    /// Scenario, already scaled.
     pub scenario: &'r LoadScenario,
     /// Share of the scenario's time that is run.
     pub scale: f64,
-    /// Where.
+    /// Kafka to use.
     pub kafka: &'r KafkaChoice,
-    /// Settings of the nodes, as their environment has them, over the scenario's.
+    /// Settings of the nodes as environment variables, which override the scenario's.
     pub settings: &'r [(String, String)],
-    /// Says on standard output how it goes.
+    /// True if progress is printed on standard output.
     pub progress: bool,
 }
 
-/// What is there when the first record is due.
+/// Environment when the first record is due.
 struct RunEnv {
     topic: String,
     group: String,
@@ -59,7 +60,7 @@ struct RunEnv {
     greeted: ProducedOffsets,
 }
 
-/// What a run leaves behind to be judged.
+/// Results of a run before they are judged.
 struct RunRemains {
     produced: ProducedOffsets,
     lateness: LatencyPercentiles,
@@ -73,11 +74,11 @@ struct RunRemains {
 }
 
 impl ScenarioRun<'_> {
-    /// Runs it. Broken promises are in the outcome; an error is what kept it from being judged.
+    /// Executes the run. Violations are in the figures; an error means that the run could not be judged.
     pub async fn go(&self) -> Result<RunFigures> {
-        // Jars that have to come first take as long as they take.
+        // Outside the time limit: jars may have to be downloaded first.
         let cluster = RunningCluster::start(self.kafka)?;
-        // A Kafka that is there may know an earlier run.
+        // An existing Kafka may hold the topic of an earlier run.
         let topic = format!("load-{}-{}", self.scenario.name, clock::wall_ms().0);
         let servers = cluster.servers();
         let producer = TestProducer::connect(&servers).await?;
@@ -137,7 +138,7 @@ impl ScenarioRun<'_> {
             happened.problems.push(format!("not everything was committed {seconds} s after the last record"));
         }
         let settled_after = start.elapsed().saturating_sub(scenario.lasting());
-        // A sampler that is gone has panicked, which its task tells.
+        // The receiver is gone only if the sampler has panicked, which its task reports.
         let _ = stop.send(());
         let seen = sampling.await?;
         happened.problems.extend(stage.fleet.end().await);
@@ -208,7 +209,7 @@ fn machine() -> String {
     format!("{cpus} CPUs for Kafka, the function, the producer and the nodes; {built}")
 }
 
-/// Broken promises, in sentences.
+/// Returns the violations in sentences.
 fn problems_of(verdict: &HistoryVerdict, repeats_max: u64) -> Vec<String> {
     let all = verdict.violations.len();
     let mut problems: Vec<String> =
@@ -223,7 +224,8 @@ fn problems_of(verdict: &HistoryVerdict, repeats_max: u64) -> Vec<String> {
     problems
 }
 
-/// Each sample takes the records that were due in the second that it closes; the last one may close none.
+/// Assigns to each sample the latency of the records due in the second that it closes; the last sample may close
+/// none.
 fn with_latency(samples: &mut [SecondSample], seconds: &BTreeMap<u64, LatencyPercentiles>) {
     let mut taken = None;
     for sample in samples {
@@ -246,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn broken_promises_are_told_and_counted() {
+    fn violations_are_reported_and_counted() {
         let missing = |offset| Violation {
             invariant: Invariant::Alo1,
             at: Moment::default(),
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_stands_at_the_second_in_which_records_were_due() {
+    fn latency_is_assigned_to_the_due_second() {
         let mut samples =
             [0.3, 1.001, 1.999, 2.3, 4.0].map(|at| SecondSample { at, ..SecondSample::default() });
         let took = |ms| LatencyPercentiles::of(vec![Duration::from_millis(ms)]);

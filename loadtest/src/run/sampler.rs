@@ -1,4 +1,4 @@
-//! Looks at the nodes and the function once a second.
+//! Sampler that observes the nodes and the function once a second.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -16,12 +16,12 @@ use crate::process::{cpu_us, resident_kib, resident_peak_kib};
 use crate::schedule::RateSchedule;
 
 const EVERY: Duration = Duration::from_secs(1);
-/// Less than a second, so that a node that hangs costs its own value and not the sample.
+/// Less than a second, so that a hanging node costs only its own value and not the sample.
 const SCRAPE_DEADLINE: Duration = Duration::from_millis(800);
-/// Without a terminal, so many seconds go into each line.
+/// Seconds between two progress lines without a terminal.
 const SECONDS_A_LINE: u64 = 5;
 
-/// What is watched.
+/// Observed components.
 pub(super) struct RunSampler {
     pub(super) lambda: FakeLambda,
     pub(super) shown: WatchedNodes,
@@ -30,33 +30,34 @@ pub(super) struct RunSampler {
     pub(super) progress: bool,
 }
 
-/// What was seen.
+/// Results of the sampler.
 #[derive(Debug, Default)]
 pub(super) struct SamplerResult {
     pub(super) samples: Vec<SecondSample>,
-    /// Of all nodes, while they were watched.
+    /// CPU time of all nodes during the observation.
     pub(super) cpu_us: u64,
-    /// Of one node at any moment, also between two samples.
+    /// Peak resident memory of any node, also between two samples.
     pub(super) resident_peak_mib: f64,
 }
 
-/// A counter of processes that come and go: what each has counted since it was first seen, together.
+/// Counter over processes that come and go: the sum of what each has counted since it was first observed.
 #[derive(Debug, Default)]
 struct ProcessCounter {
-    /// By process.
+    /// Last value of each process.
     last: BTreeMap<u32, f64>,
     total: f64,
 }
 
 impl ProcessCounter {
-    /// `value` of process `pid`. One that is there from the beginning is counted from there, later ones from 0.
+    /// Adds `value` of process `pid`. A process present at the start counts from its first value, later ones from
+    /// 0.
     fn saw(&mut self, pid: u32, value: f64, from_zero: bool) {
         let before = self.last.insert(pid, value);
         self.total += value - before.unwrap_or(if from_zero { 0.0 } else { value });
     }
 }
 
-/// What one look at all nodes gives.
+/// Values of all nodes at one moment.
 #[derive(Debug, Default)]
 struct NodeSnapshot {
     lag: Option<f64>,
@@ -85,7 +86,7 @@ impl NodeSnapshot {
 }
 
 impl RunSampler {
-    /// Looks once a second from the start until it is told to stop, and once more then.
+    /// Samples once a second from the start until the stop signal, and once more then.
     pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) -> SamplerResult {
         let (mut seen, mut committed, mut cpu) =
             (SamplerResult::default(), ProcessCounter::default(), ProcessCounter::default());
@@ -104,7 +105,7 @@ impl RunSampler {
             seen.resident_peak_mib = seen.resident_peak_mib.max(look.resident_peak_mib);
             let at = self.start.elapsed();
             let (records, lasting) = (self.lambda.tally().records, at.as_secs_f64() - at_before);
-            // The last look comes at any moment; too close to the one before, its rates would be noise.
+            // The last sample comes at any time; too close to the previous one, its rates would be noise.
             if lasting > 0.25 {
                 let sample = SecondSample {
                     at: at.as_secs_f64(),
@@ -165,7 +166,7 @@ impl RunSampler {
             return;
         }
         let (begin, end) = if terminal { ("\r\x1b[K", if last { "\n" } else { "" }) } else { ("", "\n") };
-        // A terminal that is gone is no reason to stop measuring.
+        // Losing the terminal is no reason to stop measuring.
         let _ = write!(out, "{begin}{}{end}", told(sample));
         let _ = out.flush();
     }
@@ -175,7 +176,7 @@ fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
 }
 
-/// A sample in a line.
+/// Formats a sample as one line.
 fn told(sample: &SecondSample) -> String {
     let shown = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}"));
     let memory = sample.resident_mib.iter().map(|mib| shown(*mib)).collect::<Vec<_>>().join(" + ");
@@ -196,18 +197,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_counter_survives_the_processes_that_count() {
+    fn counter_sums_over_restarted_processes() {
         let mut rising = ProcessCounter::default();
         rising.saw(1, 100.0, false);
         rising.saw(1, 130.0, true);
-        // Killed; another one begins anew, and was seen late.
+        // Killed; its successor starts from 0, and was observed late.
         rising.saw(2, 7.0, true);
         rising.saw(2, 9.0, true);
         assert!((rising.total - 39.0).abs() < f64::EPSILON, "{rising:?}");
     }
 
     #[test]
-    fn nodes_add_up_and_what_nobody_tells_is_absent() {
+    fn snapshot_sums_nodes_and_missing_metrics_are_none() {
         let mut look = NodeSnapshot::default();
         look.add("lighterman_offset_lag{m=\"a\"} 3\nlighterman_consumers{m=\"a\"} 2\n");
         look.add("lighterman_offset_lag{m=\"b\"} 4\n");

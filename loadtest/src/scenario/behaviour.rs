@@ -1,59 +1,59 @@
-//! What the function does with an invocation: decided by the invocation's number and the moment, so that two runs meet the
-//! same function.
+//! Behaviour of the function for an invocation. It depends only on the invocation's number and the time, so that
+//! two runs see the same function.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::function::InvocationAction;
 
-/// How long the function takes.
+/// Duration of the function.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LatencyCurve {
-    /// Always this long.
+    /// Constant duration.
     Constant(Duration),
-    /// These percentiles; between them it grows evenly, as logarithms go.
+    /// Duration by percentiles, interpolated logarithmically.
     Percentiles {
-        /// Half of the invocations are shorter.
+        /// Median.
         p50: Duration,
-        /// Nine of ten.
+        /// 90th percentile.
         p90: Duration,
-        /// 99 of a hundred.
+        /// 99th percentile.
         p99: Duration,
-        /// All.
+        /// Maximum.
         max: Duration,
     },
-    /// From one duration to another over the phase.
+    /// Linear change over the phase.
     Ramp {
-        /// At its beginning.
+        /// Duration at the start of the phase.
         from: Duration,
-        /// At its end.
+        /// Duration at the end of the phase.
         to: Duration,
     },
 }
 
-/// What the function does during a phase. Of a thousand invocations `throttle` are refused, `errors` fail.
+/// Behaviour of the function during a phase. Of a thousand invocations, `throttle` are throttled and `errors` fail.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FunctionBehaviour {
-    /// How long those take that succeed.
+    /// Duration of successful invocations.
     pub latency: LatencyCurve,
-    /// Share that is refused with 429, in thousandths.
+    /// Thousandths of invocations that are rejected with 429.
     pub throttle: u32,
-    /// Share that runs and fails, in thousandths.
+    /// Thousandths of invocations that run and fail.
     pub errors: u32,
 }
 
-/// Draws of one invocation, each independent of the others.
+/// Independent random draws of one invocation.
 const DRAW_FATE: u64 = 1;
 const DRAW_LATENCY: u64 = 2;
 
-/// Behaviours, one after the other; the last one stays.
+/// Sequence of behaviours; the last one stays.
 #[derive(Clone, Debug)]
 pub struct BehaviourSequence {
     placed: Arc<[(Duration, Duration, FunctionBehaviour)]>,
 }
 
 impl LatencyCurve {
-    /// The longest that it can be.
+    /// Returns the maximum duration.
     pub fn max(self) -> Duration {
         match self {
             Self::Constant(always) => always,
@@ -62,7 +62,7 @@ impl LatencyCurve {
         }
     }
 
-    /// How long an invocation takes that draws `draw` of 1, when `share` of the phase has passed.
+    /// Returns the duration for a random number `draw` in [0, 1), after `share` of the phase.
     fn at(self, draw: f64, share: f64) -> Duration {
         match self {
             Self::Constant(always) => always,
@@ -83,7 +83,7 @@ impl LatencyCurve {
 }
 
 impl FunctionBehaviour {
-    /// What becomes of invocation `n`, when `share` of the phase has passed.
+    /// Returns the action for invocation `n` after `share` of the phase.
     fn act(&self, n: u64, share: f64) -> InvocationAction {
         let fate = draw(n, DRAW_FATE) * 1000.0;
         if fate < f64::from(self.throttle) {
@@ -97,7 +97,7 @@ impl FunctionBehaviour {
 }
 
 impl BehaviourSequence {
-    /// Each for this long.
+    /// Creates a sequence in which each behaviour applies for its duration.
     pub fn new(each: impl IntoIterator<Item = (Duration, FunctionBehaviour)>) -> Self {
         let mut begins = Duration::ZERO;
         let placed = each.into_iter().map(|(lasting, behaviour)| {
@@ -108,7 +108,7 @@ impl BehaviourSequence {
         Self { placed: placed.collect() }
     }
 
-    /// What becomes of invocation `n` at a moment.
+    /// Returns the action for invocation `n` at `moment`.
     pub fn act(&self, n: u64, moment: Duration) -> InvocationAction {
         let behind = self.placed.partition_point(|(begins, ..)| *begins <= moment);
         let Some((begins, lasting, behaviour)) = self.placed.get(behind.saturating_sub(1)) else {
@@ -120,7 +120,7 @@ impl BehaviourSequence {
     }
 }
 
-/// A number of [0, 1) that `n` and `which` decide (splitmix64).
+/// Returns a number in [0, 1) that depends only on `n` and `which` (splitmix64).
 fn draw(n: u64, which: u64) -> f64 {
     let state = (n * 4 + which).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_come_out_as_they_were_put_in() {
+    fn durations_match_the_given_percentiles() {
         let latency = LatencyCurve::Percentiles { p50: MS * 20, p90: MS * 60, p99: MS * 200, max: MS * 800 };
         let behaviour = FunctionBehaviour { latency, throttle: 0, errors: 0 };
         let took = (0..20_000).map(|n| match behaviour.act(n, 0.0) {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_kept_and_each_number_has_its_fate() {
+    fn outcome_shares_hold_and_are_deterministic() {
         let behaviour = constant(1, 300, 50);
         let acts: Vec<InvocationAction> = (0..10_000).map(|n| behaviour.act(n, 0.5)).collect();
         let share =
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn phases_follow_one_another_and_the_last_one_stays() {
+    fn phases_follow_in_order_and_last_stays() {
         let ramp = LatencyCurve::Ramp { from: MS * 10, to: MS * 30 };
         let ramp = FunctionBehaviour { latency: ramp, throttle: 0, errors: 0 };
         let second = Duration::from_secs(1);

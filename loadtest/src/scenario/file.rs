@@ -1,4 +1,4 @@
-//! The TOML of a scenario, and what it must not say.
+//! TOML format of a scenario and its validation.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const PARTITIONS_MAX: i32 = 10_000;
 const RATE_MAX: u64 = 200_000;
 const LASTING_MAX: Duration = Duration::from_hours(1);
 const NODES_MAX: usize = 8;
-/// The broker refuses shorter ones, and so does a node.
+/// Both the broker and a node reject shorter timeouts.
 const SESSION_SECONDS_MIN: u64 = 6;
 const SETTLE_SECONDS: f64 = 60.0;
 const AWAY_SECONDS: f64 = 1.0;
@@ -84,7 +84,7 @@ struct RampFile {
     to: u64,
 }
 
-/// Milliseconds.
+/// Duration in milliseconds.
 #[derive(Deserialize)]
 #[serde(
     untagged,
@@ -135,7 +135,7 @@ fn settle_seconds() -> f64 {
     SETTLE_SECONDS
 }
 
-/// Reads the text of a scenario file.
+/// Parses and validates the text of a scenario file.
 pub fn parse(name: &str, text: &str) -> Result<LoadScenario> {
     let file: ScenarioFile = toml::from_str(text)?;
     ensure!(
@@ -231,7 +231,7 @@ fn of_event(event: &EventFile) -> Result<NodeEvent> {
     Ok(NodeEvent { at: seconds("at", event.at)?, deed })
 }
 
-/// What events say of nodes that are there, in an order that can be kept.
+/// Checks that events are ordered and refer to existing nodes.
 fn judge_events(scenario: &LoadScenario) -> Result<()> {
     let mut there = scenario.nodes.count;
     ensure!(scenario.events.is_sorted_by_key(|event| event.at), "[[event]] are not in the order of `at`");
@@ -247,7 +247,8 @@ fn judge_events(scenario: &LoadScenario) -> Result<()> {
     }
     let longest = scenario.phases.iter().map(|phase| phase.behaviour.latency.max()).max();
     let session = Duration::from_secs(scenario.nodes.session_seconds);
-    // A function outlives the node that called it: a longer one would still run when the next owner calls.
+    // A function outlives the node that invoked it: a longer invocation would still run when the next owner invokes
+    // it.
     ensure!(
         scenario.repeats_max() == 0 || longest < Some(session),
         "a node is killed, and `latency` is not shorter than `nodes.session_seconds`: two invocations of a partition would run \
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_a_file_can_say_arrives() {
+    fn every_setting_of_a_file_is_parsed() {
         let text = r#"
             about = "all"
             partitions = 3
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_reads_is_refused_with_its_line() {
+    fn unknown_fields_are_rejected_with_their_line() {
         for (unknown, text) in [
             ("partition", format!("about = \"x\"\npartitions = 1\npartition = 2\n{PHASE}")),
             ("seconds_", format!("about = \"x\"\npartitions = 1\n{PHASE}seconds_ = 1\n")),
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_by_name() {
+    fn invalid_values_are_rejected_by_name() {
         let start = "about = \"x\"\npartitions = 1\n";
         let event = |event: &str| format!("{start}{PHASE}[[event]]\n{event}");
         for (said, text) in [

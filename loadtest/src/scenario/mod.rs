@@ -1,5 +1,5 @@
-//! Scenario files: what is written when, how the function behaves meanwhile, and what happens to the nodes. Strict: what a file
-//! says and nobody reads is refused.
+//! Scenario files: the schedule of records, the behaviour of the function, and the events of nodes. Parsing is
+//! strict: unknown fields are rejected.
 
 mod behaviour;
 mod file;
@@ -14,12 +14,12 @@ pub use file::parse;
 
 use crate::schedule::{RateRamp, RateSchedule};
 
-/// A load, and what is to become of it.
+/// Scenario of a load test.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadScenario {
-    /// The file's name without `.toml`.
+    /// Name of the file without `.toml`.
     pub name: String,
-    /// What it shows, in a line.
+    /// Purpose in one line.
     pub about: String,
     /// Partitions of the topic.
     pub partitions: i32,
@@ -27,74 +27,74 @@ pub struct LoadScenario {
     pub value_bytes: usize,
     /// `BatchSize`.
     pub batch: u32,
-    /// `MaximumBatchingWindowInSeconds`; Lighterman's default when absent.
+    /// `MaximumBatchingWindowInSeconds`; Lighterman's default if `None`.
     pub window: Option<u32>,
-    /// How long the rest may take once everything is written.
+    /// Time limit for the rest once everything is written.
     pub settle: Duration,
-    /// The nodes.
+    /// Nodes at the start.
     pub nodes: NodeStart,
-    /// One after the other.
+    /// Consecutive phases.
     pub phases: Vec<LoadPhase>,
-    /// In the order in which they happen.
+    /// Events, ordered by time.
     pub events: Vec<NodeEvent>,
-    /// The file.
+    /// Text of the file.
     pub text: String,
 }
 
-/// How nodes start.
+/// Start settings of the nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStart {
-    /// How many are there from the start; they share a consumer group.
+    /// Number of nodes at the start; they share a consumer group.
     pub count: usize,
-    /// `MinimumPollers`: consumers of each from the start.
+    /// `MinimumPollers`: initial number of consumers of each node.
     pub consumers: u32,
-    /// `memory_budget` of each.
+    /// `memory_budget` of each node.
     pub memory_budget: String,
     /// `kafka.session_timeout`, in seconds.
     pub session_seconds: u64,
 }
 
-/// A stretch of time with one rate and one behaviour of the function.
+/// Period with one rate and one behaviour of the function.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadPhase {
-    /// What is written.
+    /// Rate of records.
     pub stretch: RateRamp,
-    /// What the function does meanwhile.
+    /// Behaviour of the function.
     pub behaviour: FunctionBehaviour,
 }
 
-/// Something that happens to a node.
+/// Event of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeEvent {
-    /// When, counted from the first record.
+    /// Time since the first record.
     pub at: Duration,
-    /// What.
+    /// Action on the node.
     pub deed: NodeAction,
 }
 
-/// What happens to a node; nodes are counted from 0.
+/// Action on a node; nodes are counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeAction {
-    /// `kill -9`, and a start over the same data.
+    /// `kill -9`, then a restart over the same data.
     Kill {
-        /// Which.
+        /// Index of the node.
         node: usize,
-        /// How long it stays away.
+        /// Time until the restart.
         away: Duration,
     },
-    /// SIGTERM, exit code 0, and a start over the same data.
+    /// SIGTERM, exit code 0, then a restart over the same data.
     Terminate {
-        /// Which.
+        /// Index of the node.
         node: usize,
-        /// How long it stays away after it has ended.
+        /// Time from the exit until the restart.
         away: Duration,
     },
-    /// One more node joins the group.
+    /// Another node joins the group.
     Join,
 }
 
 impl NodeAction {
-    /// As plots call it.
+    /// Returns the label used in plots.
     pub fn label(self) -> String {
         match self {
             Self::Kill { node, .. } => format!("kill -9 node {}", node + 1),
@@ -105,28 +105,29 @@ impl NodeAction {
 }
 
 impl LoadScenario {
-    /// When every record is due.
+    /// Returns the due times of all records.
     pub fn schedule(&self) -> RateSchedule {
         RateSchedule::of(self.phases.iter().map(|phase| phase.stretch))
     }
 
-    /// What the function does when.
+    /// Returns the behaviour of the function over time.
     pub fn moods(&self) -> BehaviourSequence {
         BehaviourSequence::new(self.phases.iter().map(|phase| (phase.stretch.lasting, phase.behaviour)))
     }
 
-    /// How long it is written to.
+    /// Returns how long records are written.
     pub fn lasting(&self) -> Duration {
         self.phases.iter().map(|phase| phase.stretch.lasting).sum()
     }
 
-    /// Deliveries beyond the first that the promise leaves room for, in each partition: a batch for each node that was killed.
+    /// Returns the permitted deliveries beyond the first in each partition: one batch for each killed node.
     pub fn repeats_max(&self) -> u64 {
         let kills = self.events.iter().filter(|event| matches!(event.deed, NodeAction::Kill { .. })).count();
         kills as u64 * u64::from(self.batch)
     }
 
-    /// The same in `scale` of the time: phases and events move together, rates and what nodes take stay.
+    /// Scales the duration of the scenario. Phases and events move together; rates and durations of nodes are
+    /// unchanged.
     #[must_use]
     pub fn scaled(mut self, scale: f64) -> Self {
         for phase in &mut self.phases {
@@ -139,12 +140,12 @@ impl LoadScenario {
     }
 }
 
-/// Where the scenarios are that come with it.
+/// Returns the folder of the included scenarios.
 pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
 }
 
-/// The names of those, in order.
+/// Returns the names of the included scenarios, sorted.
 pub fn names() -> Result<Vec<String>> {
     let folder = folder();
     let entries = std::fs::read_dir(&folder).with_context(|| format!("{}", folder.display()))?;
@@ -156,7 +157,7 @@ pub fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The scenario of a file (`….toml`), or one that comes with it by its name.
+/// Reads a scenario from a file (`….toml`), or an included one by its name.
 pub fn read(given: &str) -> Result<LoadScenario> {
     let is_path = Path::new(given).extension().is_some_and(|extension| extension == "toml");
     let path = if is_path { PathBuf::from(given) } else { folder().join(format!("{given}.toml")) };
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scenario_that_comes_with_it_is_read() {
+    fn every_included_scenario_parses() {
         let names = names().expect("a folder");
         for expected in [
             "burst",
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_that_the_readme_shows_is_read_with_the_defaults_it_tells() {
+    fn readme_example_parses_with_its_documented_defaults() {
         let readme = include_str!("../../README.md");
         let shown =
             readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("shown");
@@ -211,7 +212,7 @@ mod tests {
         let nodes = ["count", "consumers", "memory_budget", "session_seconds"];
         let kept = shown.lines().filter(|line| {
             let key = line.split(' ').next().unwrap_or_default();
-            // Shares are shown with a value that is not the default.
+            // Shares are shown with a value other than the default.
             !(nodes.contains(&key) || default(line) && !["throttle", "errors"].contains(&key))
         });
         let kept = kept.collect::<Vec<_>>().join("\n");
@@ -224,13 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn a_scenario_that_is_not_there_is_answered_with_those_that_are() {
+    fn unknown_scenario_error_lists_existing_ones() {
         let error = read("staedy").expect_err("none").to_string();
         assert!(error.contains("`staedy`") && error.contains("steady"), "{error}");
     }
 
     #[test]
-    fn a_shorter_one_keeps_its_rates_and_moves_its_events() {
+    fn scaled_scenario_keeps_rates_and_moves_events() {
         let whole = read("node-killed").expect("reads");
         let half = whole.clone().scaled(0.5);
         assert_eq!(half.lasting() * 2, whole.lasting());

@@ -1,5 +1,5 @@
-//! The error codes of a group of the consumer protocol (KIP-848), which only a real Kafka speaks: each before the broker was
-//! asked, and each instead of what it answered.
+//! Error codes of a group of the consumer protocol (KIP-848), which only a real Kafka supports: each code once
+//! before the broker handles the request, and once in place of its response.
 
 use anyhow::{Context, Result, ensure};
 use futures::future::{FutureExt, LocalBoxFuture};
@@ -11,7 +11,7 @@ use super::late::a_beginning_served_late;
 use super::stage::{DRAINS_WITHIN, RequestTrigger, WireCluster, WireStage};
 use super::{ApiTable, KAFKA, KINDS, SEED, all_well, every_code_of, listed};
 
-/// The one code that says on a commit, too, that the member is none.
+/// The only code that reports an unknown member on a commit, too.
 const EXPELLED: RequestTrigger = RequestTrigger::With(ApiKey::OffsetCommit, 25);
 
 const TABLES: &[ApiTable] = &[
@@ -20,7 +20,8 @@ const TABLES: &[ApiTable] = &[
         api: ApiKey::ConsumerGroupHeartbeat,
         provoke: RequestTrigger::Nothing,
         more: &[7, 89],
-        // What puts it out: it comes back as soon as nothing runs. What waits for a person: it comes back slowly.
+        // Codes that fence the member: it rejoins as soon as nothing runs. Codes that need an operator: it rejoins
+        // slowly.
         alone: &[&[25, 110], &[69, 113], &[22, 82], &[23], &[24], &[29], &[30], &[35], &[81], &[111], &[112]],
         times: 1,
     },
@@ -42,7 +43,7 @@ const TABLES: &[ApiTable] = &[
     },
 ];
 
-/// While it goes it hears nothing else; whoever comes next waits for the session at most.
+/// A leaving member sees no other response. The next member waits for the session timeout at most.
 async fn codes_of_a_leave(
     stage: &WireStage,
     name: String,

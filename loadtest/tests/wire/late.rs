@@ -1,4 +1,4 @@
-//! Commits that a broker serves when their sender has gone on without them.
+//! Commits that the broker handles after their sender has continued without them.
 
 use std::time::Duration;
 
@@ -10,13 +10,15 @@ use loadtest::fault_proxy::{ActiveFaults, ExchangeFault};
 use super::stage::{DRAINS_WITHIN, RequestTrigger, WireStage};
 use super::{SEED, all_well};
 
-/// How late: what is written meanwhile is delivered and committed, and the node has not looked again.
+/// Delay of the commit: later records are delivered and committed meanwhile, and the node has not read the offsets
+/// again.
 const LATE: Duration = Duration::from_secs(4);
-/// Within this the node has read back what the group holds: its ticks are 5 s, and one read in between may have come too early.
+/// Time within which the node reads back the group's offsets: its ticks are 5 s, and one read in between may come
+/// too early.
 const READ_BACK_WITHIN: Duration = Duration::from_secs(45);
 
-/// A commit is given up, newer ones are acknowledged, and then the broker serves it: the group has gone back, and nothing more is
-/// written. Nothing is delivered again, and the group holds what it held.
+/// Delays a commit until newer ones are acknowledged. When the broker handles it, the group goes back while nothing
+/// more is written. Nothing is delivered again, and the node restores the group's offsets.
 pub(crate) async fn a_commit_served_late(stage: &WireStage) -> Result<()> {
     let scene = stage.scene("late-commit", SEED, |_| {}).await?;
     scene.flows().await?;
@@ -31,21 +33,21 @@ pub(crate) async fn a_commit_served_late(stage: &WireStage) -> Result<()> {
     Ok(())
 }
 
-/// The beginning itself is given up and served late: it is decided anew, and no commit goes back.
+/// Delays the initial commit itself: the start is decided again, and no commit goes back.
 pub(crate) async fn a_beginning_served_late(stage: &WireStage) -> Result<()> {
     let late =
         |faults: &ActiveFaults| faults.next_of(ApiKey::OffsetCommit, 1, ExchangeFault::ServeLate(LATE));
     let scene = stage.scene("late-beginning", SEED, late).await?;
     scene.met("a beginning that is late", RequestTrigger::Nothing).await?;
     scene.flows().await?;
-    // It arrives, and is refused: nobody but the broker sees that.
+    // It arrives and is rejected, which only the broker sees.
     tokio::time::sleep(LATE).await;
     scene.ends_well().await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn com_1_a_commit_served_late_does_not_stand() -> Result<()> {
+async fn com_1_commit_served_late_is_corrected() -> Result<()> {
     let stage = WireStage::new().await?;
     all_well(
         [a_commit_served_late(&stage).boxed_local(), a_beginning_served_late(&stage).boxed_local()]

@@ -1,5 +1,5 @@
-//! Good replies that answer something else than was asked: another topic's, two of one partition, more than was asked for. None of
-//! them becomes an answer, and behind each of them records flow.
+//! Well-formed responses that do not match the request: of another topic, with a partition twice, with more than
+//! requested. None is accepted, and records flow after each of them.
 
 use anyhow::{Context, Result, ensure};
 use kafka_protocol::messages::ApiKey;

@@ -1,8 +1,8 @@
-//! What a node does when the wire lies: every error code of every API it speaks, broken and slow connections, and bytes that
-//! are not Kafka. A proxy before the embedded broker, and before real Apache Kafka, spoils the frames while records flow; then it
-//! stops, and everything must have been delivered, in order, with no commit ahead. `TEST_LIGHTERMAN_SEED` repeats the random
-//! mix. Linux only: memory is read from /proc. Without Java or the jars Kafka is skipped, unless
-//! `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
+//! Behaviour of a node under faults of the connection: every error code of every API it uses, broken and slow
+//! connections, and invalid bytes. A proxy before the embedded broker, and before real Apache Kafka, injects the
+//! faults while records flow. When it stops, everything must have been delivered in order, with no commit ahead.
+//! `TEST_LIGHTERMAN_SEED` repeats the random mix. Linux only: memory is read from /proc. Without Java or the jars
+//! Kafka is skipped, unless `TEST_LIGHTERMAN_REQUIRE_KAFKA` is set.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,14 +27,14 @@ mod stage;
 const SEED: u64 = 7;
 const KAFKA: &str = "4.2.1";
 
-/// One API: what is injected, and what makes the node ask.
+/// Codes to inject into one API, and the trigger that makes the node send its request.
 struct ApiTable {
     name: &'static str,
     api: ApiKey,
     provoke: RequestTrigger,
-    /// Beside what Kafka lists: codes that brokers have sent all the same.
+    /// Codes that brokers have sent although Kafka does not list them.
     more: &'static [i16],
-    /// Each of these puts the member out, or waits for a person: scenes of their own, side by side.
+    /// Codes that remove the member or need an operator, each group in a separate concurrent scene.
     alone: &'static [&'static [i16]],
     times: u32,
 }
@@ -134,31 +134,31 @@ const TABLES: &[ApiTable] = &[
     },
 ];
 
-/// How a code comes: instead of what the broker said, which stays done, or before it was asked.
+/// Kinds of injection: in place of the broker's response, after it handled the request, or before.
 const KINDS: [(&str, fn(i16) -> ExchangeFault); 2] =
     [("after", ExchangeFault::Code), ("before", ExchangeFault::Refuse)];
 
 impl ApiTable {
-    /// What Kafka lists, apart from what is injected alone.
+    /// Returns the codes that Kafka lists, without those injected alone.
     fn listed(&self) -> Vec<i16> {
         let is_alone = |code: &i16| self.alone.iter().any(|codes| codes.contains(code));
         listed::codes_of(self.api).into_iter().filter(|code| !is_alone(code)).collect()
     }
 
-    /// All that is injected, apart from what is injected alone.
+    /// Returns all injected codes, without those injected alone.
     fn codes(&self) -> Vec<i16> {
         self.listed().into_iter().chain(self.more.iter().copied()).collect()
     }
 
-    /// Name and codes of each scene.
+    /// Returns the name and codes of each scene.
     fn scenes(&self) -> Vec<(String, Vec<i16>)> {
         let alone = self.alone.iter().map(|codes| (format!("{}-{}", self.name, codes[0]), codes.to_vec()));
         std::iter::once((self.name.to_owned(), self.codes())).chain(alone).collect()
     }
 }
 
-/// Every code meets records that flow, and records flow again behind each: a code that stops a partition for good would not
-/// get to the next one.
+/// Injects every code while records flow, and waits for records to flow again after each. A code that stopped a
+/// partition permanently would not reach the next one.
 async fn every_code_of(
     stage: &WireStage,
     table: &ApiTable,
@@ -178,10 +178,11 @@ async fn every_code_of(
     Ok(())
 }
 
-/// These end a leave: it is no member any more, or a person must let it. After all others it is asked again.
+/// Codes that end a leave: the member is unknown, or an operator must permit it. After all others the leave is
+/// retried.
 const ENDS_A_LEAVE: &[i16] = &[25, 30, 82];
 
-/// A member that may not leave has left all the same: whoever comes next waits for the session at most.
+/// A member whose leave is rejected has left all the same: the next member waits for the session timeout at most.
 async fn every_code_of_a_leave(
     stage: &WireStage,
     name: String,
@@ -201,7 +202,7 @@ async fn every_code_of_a_leave(
     Ok(())
 }
 
-/// All side by side; everything that goes wrong is told.
+/// Runs all scenes concurrently and reports every failure.
 async fn all_well(scenes: impl Iterator<Item = impl Future<Output = Result<()>>>) -> Result<()> {
     let results = futures::future::join_all(scenes).await;
     let wrong: Vec<_> =
@@ -230,7 +231,8 @@ async fn alo_1_ord_1_com_1_every_error_code_of_every_api() -> Result<()> {
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
-/// Broken, slow and repeated, each in so many of a thousand replies; corrupt records only where a checksum can tell.
+/// Broken, slow and repeated replies, each with its rate per mille; corrupt records only where a checksum can
+/// detect them.
 fn wire_faults() -> Vec<(&'static str, u32, ExchangeFault)> {
     vec![
         ("cut-request", 100, ExchangeFault::CutRequest),
@@ -250,7 +252,7 @@ fn wire_faults() -> Vec<(&'static str, u32, ExchangeFault)> {
     ]
 }
 
-/// For a while the wire is bad in one way; records must get through before or after.
+/// Applies one fault for a while; records must get through before or after.
 async fn one_wire_fault(
     stage: &WireStage,
     name: &str,
@@ -269,7 +271,7 @@ async fn one_wire_fault(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_every_way_in_which_a_wire_breaks() -> Result<()> {
+async fn alo_1_ord_1_com_1_every_connection_fault() -> Result<()> {
     let stage = WireStage::new().await?;
     let faults = wire_faults();
     all_well(faults.iter().map(|(name, per_mille, fault)| {
@@ -280,7 +282,7 @@ async fn alo_1_ord_1_com_1_every_way_in_which_a_wire_breaks() -> Result<()> {
     Ok(())
 }
 
-/// Everything at once, in rounds: which faults are in force, how often, and how long is the seed's choice.
+/// Combines all faults in rounds; the seed selects the active faults, their rates and durations.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
     let given = std::env::var("TEST_LIGHTERMAN_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -296,7 +298,7 @@ async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
                 choices.extend(TABLES.iter().map(|table| (table.name, 15, kind(table.codes()[1]))));
             }
             for (_, per_mille, fault) in choices {
-                // Half of the kinds, each run another half.
+                // Half of the kinds, a different half in each run.
                 if random.below(2) == 0 {
                     let per_mille = random.below(u64::from(per_mille) / 4 + 2) as u32;
                     scene.faults().add(FaultCondition { apis: Vec::new(), times: None, per_mille, fault });
@@ -312,10 +314,10 @@ async fn alo_1_ord_1_com_1_a_random_mix_of_faults() -> Result<()> {
     mixed.await.with_context(|| format!("TEST_LIGHTERMAN_SEED={seed}"))
 }
 
-/// What the embedded broker cannot show: that frames of Kafka's own are read, rewritten and refused as they should be. Each API's
-/// codes before it was asked, and a wire that breaks in all ways.
+/// Checks what the embedded broker cannot show: that Kafka's own frames are read, rewritten and rejected correctly.
+/// Covers each API's codes before the broker handles the request, and all faults of a connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn alo_1_ord_1_com_1_refusals_and_broken_wires_before_a_real_kafka() -> Result<()> {
+async fn alo_1_ord_1_com_1_error_codes_and_connection_faults_on_real_kafka() -> Result<()> {
     let Some(_turn) = kafka::turn(KAFKA).await? else { return Ok(()) };
     let stage = WireStage::before(WireCluster::Real(RealKafka::start(KAFKA)?), "classic").await?;
     let mut scenes: Vec<LocalBoxFuture<'_, Result<()>>> = Vec::new();
@@ -351,12 +353,13 @@ const HOSTILITIES: &[(&str, HostileFrame)] = &[
     ("stuffed", HostileFrame::Stuffed(4 * 1024 * 1024)),
     ("overstuffed", HostileFrame::Stuffed(64 * 1024 * 1024)),
 ];
-/// What a node of a memory budget of 64 MiB may hold in a debug build, whatever a broker sends.
+/// Memory limit of a node with a memory budget of 64 MiB in a debug build, whatever a broker sends.
 const HOSTILE_RESIDENT_MIB_MAX: u64 = 256;
 
-/// A broker that lies costs neither the process nor its memory; when it stops lying, everything comes. Two lie at a time.
+/// A malicious broker affects neither the process nor its memory; when it stops, everything is delivered. Two
+/// scenes run at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn mem_1_alo_1_frames_that_lie() -> Result<()> {
+async fn mem_1_alo_1_hostile_frames_are_survived() -> Result<()> {
     let stage = WireStage::new().await?;
     let peak = watch_resident_kib(stage.node.pid().context("runs")?);
     for pair in HOSTILITIES.chunks(2) {

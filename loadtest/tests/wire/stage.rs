@@ -1,4 +1,4 @@
-//! A node before a broker whose wire can be spoilt, with a topic, a function and a mapping for each scene.
+//! A node connected to a broker through fault proxies; each scene has a topic, a function and a mapping.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 const PARTITIONS: i32 = 2;
-/// Within this everything is delivered and committed once the wire is good again.
+/// Time limit for delivering and committing everything once the connection works again.
 pub(crate) const DRAINS_WITHIN: Duration = Duration::from_secs(30);
-/// Within this a fault has been met as often as was said.
+/// Time limit for the injection of all announced faults.
 const MET_WITHIN: Duration = Duration::from_secs(40);
-/// Within this records flow again behind a code.
+/// Time limit for records to flow again after a code.
 const FLOWS_WITHIN: Duration = Duration::from_secs(25);
 const BATCH_SIZE: u64 = 20;
 
-/// Whose frames are spoilt.
+/// Cluster whose frames are altered.
 pub(crate) enum WireCluster {
     Embedded(EmbeddedBroker),
     Real(RealKafka),
@@ -42,7 +42,7 @@ impl WireCluster {
     }
 }
 
-/// One node before one broker; each scene has a proxy, a topic, a function and a mapping of its own.
+/// One node before one broker; each scene has its own proxy, topic, function and mapping.
 pub(crate) struct WireStage {
     cluster: WireCluster,
     pub(crate) lambda: FakeLambda,
@@ -56,7 +56,7 @@ impl WireStage {
             .await
     }
 
-    /// The node's groups speak `protocol`.
+    /// Creates a stage whose node's groups use `protocol`.
     pub(crate) async fn before(cluster: WireCluster, protocol: &str) -> Result<Self> {
         let (lambda, data) = (FakeLambda::start().await?, tempfile::tempdir()?);
         lambda.set_script(|_| InvocationAction::Succeed(Duration::from_millis(2)));
@@ -100,7 +100,7 @@ impl WireStage {
     }
 }
 
-/// Writes a little all the time, so that every fault meets records on their way.
+/// Writer of a continuous trickle of records, so that every fault affects records in flight.
 pub(crate) struct TrickleWriter {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Result<ProducedOffsets>>,
@@ -145,7 +145,8 @@ impl WireScene<'_> {
         self.proxy.faults()
     }
 
-    /// Waits until every fault that was announced has happened, and provokes again what does not come by itself.
+    /// Waits until every announced fault has happened. Triggers requests again that the node does not send by
+    /// itself.
     pub(crate) async fn met(&self, what: &str, provoke: RequestTrigger) -> Result<()> {
         let met = async {
             let mut provoked = Instant::now();
@@ -161,7 +162,7 @@ impl WireScene<'_> {
         met.with_context(|| format!("{}: {what}: {} times left", self.name, self.faults().left()))
     }
 
-    /// Something is delivered that was not when this was called: the group and the fetches work.
+    /// Waits until something is delivered that was not when this was called: the group and the fetches work.
     pub(crate) async fn flows(&self) -> Result<()> {
         let events = || self.stage.lambda.events_of(&self.name).len();
         let enough = events() + 4;
@@ -181,7 +182,7 @@ impl WireScene<'_> {
         )
     }
 
-    /// Stops the mapping, or lets it run, and waits until it does.
+    /// Disables or enables the mapping, and waits for the state.
     pub(crate) async fn set_enabled(&self, enabled: bool) -> Result<()> {
         let path = format!("/2015-03-31/event-source-mappings/{}", self.group);
         let api = self.stage.node.api();
@@ -200,14 +201,14 @@ impl WireScene<'_> {
         settled.with_context(|| format!("{}: it is not {wanted} in time", self.name))?
     }
 
-    /// What the node says of its partitions, for a person who looks for the reason.
+    /// Returns the node's view of its partitions, for diagnosis.
     pub(crate) async fn shown(&self) -> String {
         let path = format!("/lighterman/v1/mappings/{}/partitions", self.group);
         let shown = self.stage.node.api().call("GET", &path, None).await;
         shown.map_or_else(|error| error.to_string(), |shown| shown.to_string())
     }
 
-    /// Nothing is written any more, and all of it is delivered and committed.
+    /// Stops the writer and waits until everything is delivered and committed.
     pub(crate) async fn falls_idle(self) -> Result<IdleScene> {
         let Self { name: topic, producer, proxy, group, writer, .. } = self;
         let mut idle = IdleScene { producer, group, topic, ends: ends(&writer.end().await?), _proxy: proxy };
@@ -215,7 +216,7 @@ impl WireScene<'_> {
         Ok(idle)
     }
 
-    /// The wire is good from now on: everything comes, once or more, in order, and no commit was ahead.
+    /// Removes all faults. Everything must arrive, at least once and in order, and no commit may have been ahead.
     pub(crate) async fn ends_well(mut self) -> Result<HistoryVerdict> {
         self.proxy.calm();
         let produced = self.writer.end().await?;
@@ -240,7 +241,7 @@ impl WireScene<'_> {
     }
 }
 
-/// A scene in which nothing is written any more.
+/// Scene without further writes.
 pub(crate) struct IdleScene {
     producer: TestProducer,
     group: String,
@@ -250,13 +251,13 @@ pub(crate) struct IdleScene {
 }
 
 impl IdleScene {
-    /// All of it is committed, or is so again.
+    /// Waits until everything is committed, possibly again.
     pub(crate) async fn is_committed(&mut self, within: Duration) -> Result<()> {
         let Self { producer, group, topic, ends, .. } = self;
         producer.await_committed(group, topic, ends, within).await
     }
 
-    /// The group has gone back to an offset before the last one.
+    /// Waits until the group has gone back to an offset before the last one.
     pub(crate) async fn is_taken_back(&mut self, within: Duration) -> Result<()> {
         let Self { producer, group, topic, ends, .. } = self;
         let taken_back = async {
@@ -272,14 +273,14 @@ impl IdleScene {
     }
 }
 
-/// What makes a node ask for something that it asks seldom.
+/// Trigger of a request that the node sends rarely.
 #[derive(Clone, Copy)]
 pub(crate) enum RequestTrigger {
-    /// It asks all the time.
+    /// None: the node sends the request continuously.
     Nothing,
-    /// Another reply with this code.
+    /// Another response with this code.
     With(ApiKey, i16),
-    /// A cut connection.
+    /// A closed connection.
     Cut(ApiKey),
 }
 
