@@ -45,9 +45,11 @@ pub mod kafka;
 pub mod keepalive;
 pub mod local;
 pub mod mapping;
+pub mod messages;
 pub mod metrics;
 pub mod partition;
 pub mod runtime;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod status;
 pub mod telemetry;

@@ -1,6 +1,7 @@
 //! Registry of all metrics: name, unit and description. Definitions follow AWS's (`PolledEventCount` and its family)
 //! under Prometheus names.
 
+pub mod open_files;
 mod recorder;
 mod server;
 

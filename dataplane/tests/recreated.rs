@@ -5,7 +5,7 @@ mod scene;
 
 use lighterman::kafka::offsets::OffsetSpec;
 use lighterman::local::broker::{BrokerSettings, TopicIds};
-use lighterman::partition::ledger::Outcome;
+use lighterman::messages::outcome::Outcome;
 use lighterman_proto::ids::Offset;
 
 use self::scene::{DataplaneScene, scene_of};

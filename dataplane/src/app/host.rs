@@ -19,8 +19,8 @@ use crate::invoker::port::FunctionFacts;
 use crate::kafka::offsets::OffsetSpec;
 use crate::kafka::transport::BrokerAddress;
 use crate::mapping::wiring::{FailureSpec, MappingSpec};
+use crate::messages::skip::SkipAnswer;
 use crate::partition::attempt::FailureHandling;
-use crate::partition::effects::SkipAnswer;
 use crate::runtime::clock;
 use crate::runtime::outbox::ReceiverClosed;
 

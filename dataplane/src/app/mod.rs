@@ -20,7 +20,6 @@ use self::mapping_locks::{LaneTurn, LaneVisit, MappingLocks};
 use crate::audit::AuditLog;
 use crate::batcher::payload::PayloadPool;
 use crate::config::{self, Settings};
-use crate::consumer::status::MappingStatus;
 use crate::control::controller::SkipWish;
 use crate::credit::memory::MemoryBudget;
 use crate::destination::aws::AwsDestinations;
@@ -34,10 +33,10 @@ use crate::kafka::transport::PlainTcp;
 use crate::mapping::succession::HeldMembership;
 use crate::mapping::wiring::{MappingSpec, NodeResources};
 use crate::mapping::{MappingActor, StopMapping};
-use crate::partition::effects::SkipAnswer;
-use crate::partition::messages::SkipRecord;
+use crate::messages::skip::{SkipAnswer, SkipRecord};
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::placement::Placement;
+use crate::status::MappingStatus;
 
 /// Running mappings of one node. Calls for one mapping take effect in the order in which they are made.
 pub struct Dataplane {

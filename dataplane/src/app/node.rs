@@ -17,8 +17,8 @@ use crate::control::new_key;
 use crate::control::sigv4::SigV4;
 use crate::control::store::Store;
 use crate::invoker::port::FunctionPort;
+use crate::metrics::open_files::raise_open_file_limit;
 use crate::metrics::{self, MetricsServer};
-use crate::runtime::open_files::raise_open_file_limit;
 
 /// Maximum duration of a drain: Lambda's longest invocation and a minute. A longer drain is stuck.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(900 + 60);

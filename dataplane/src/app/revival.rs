@@ -8,9 +8,9 @@ use lighterman_proto::ids::MappingId;
 use lighterman_proto::units::Moment;
 
 use super::{Dataplane, RunningMapping};
-use crate::consumer::status::MappingStatus;
 use crate::mapping::succession::{HeldMembership, MemberWatch};
 use crate::runtime::clock;
+use crate::status::MappingStatus;
 
 const REVIVE_BASE: Duration = Duration::from_secs(1);
 const REVIVE_MAX: Duration = Duration::from_mins(2);

@@ -9,11 +9,11 @@ use serde_json::{Map, Value, json};
 
 use crate::audit::partition_audit::{AuditRange, BeyondEnd, EarlierTopic};
 use crate::audit::{AuditReport, AuditVerdict, OutcomeTotals, SkipReason};
-use crate::consumer::status::PartitionRow;
-use crate::partition::attempt::AttemptFailure;
-use crate::partition::dead_letter::FailingView;
-use crate::partition::ledger::Outcome;
-use crate::partition::unreadable::{BatchEnd, UnreadableRange};
+use crate::messages::outcome::Outcome;
+use crate::messages::report::FailingView;
+use crate::messages::resolution::AttemptFailure;
+use crate::messages::unreadable::{BatchEnd, UnreadableRange};
+use crate::status::PartitionRow;
 
 /// Returns the live state of one partition. `now` and `wall` are the same moment on both clocks.
 pub fn partition(partition: i32, shown: &PartitionRow, now: Moment, wall: TimestampMs) -> Value {

@@ -19,7 +19,7 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::TimestampMs;
 
-use crate::partition::ledger::Outcome;
+use crate::messages::outcome::Outcome;
 
 /// Maximum length of an operator's reason, in bytes.
 pub const REASON_BYTES_MAX: usize = 256;

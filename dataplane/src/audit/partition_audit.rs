@@ -8,7 +8,7 @@ use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::TimestampMs;
 
 use super::entry::{AuditEntry, EntryKind, OutcomeTotals};
-use crate::partition::ledger::Outcome;
+use crate::messages::outcome::Outcome;
 
 /// Maximum number of ranges kept per partition. Older ones remain in the totals.
 pub const RANGES_MAX: usize = 10_000;

@@ -268,7 +268,7 @@ mod tests {
 
     use super::*;
     use crate::audit::EntryKind;
-    use crate::partition::ledger::Outcome;
+    use crate::messages::outcome::Outcome;
 
     fn entry(first: i64, end: i64) -> AuditEntry {
         let range = OffsetRange { first: Offset(first), end: Offset(end) };

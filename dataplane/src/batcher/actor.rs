@@ -6,33 +6,32 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Recipient, SpawnHandle};
+use actix::{Actor, AsyncContext, Context, Handler, Recipient, SpawnHandle};
 use lighterman_proto::event::EventEnvelope;
 use lighterman_proto::ids::{Epoch, MappingId, TopicPartition};
 use lighterman_proto::units::Moment;
 
-use super::BatchId;
 use super::core::{BatchLimits, BatcherCore, PendingOffer, SealCondition};
 use super::dispatch::InFlightBatch;
-use super::messages::{
-    BytesGranted, Offer, RegisterPartition, SlotGranted, UnregisterPartition, WithdrawOffer,
-};
+use super::messages::{BytesGranted, SlotGranted};
 use super::payload::PayloadPool;
-use crate::consumer::status::MappingStatus;
-use crate::consumer::waiting::WaitingOffers;
 use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
 use crate::credit::slots::{Slot, SlotReceiver, Slots};
 use crate::invoker::invocation::{InvokeRequest, Invoker};
 use crate::invoker::retry::{RetryPolicy, SetbackCounts};
 use crate::kafka::group::lease::OwnershipLease;
-use crate::partition::actor::PartitionActor;
-use crate::partition::messages::OfferWithdrawn;
+use crate::messages::batch::BatchId;
+use crate::messages::offer::{
+    Offer, OfferReplies, OfferWithdrawn, RegisterPartition, UnregisterPartition, WithdrawOffer,
+};
 use crate::runtime::clock;
 use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::{InFlight, LongestRun};
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
 use crate::runtime::owned_task::OwnedTask;
+use crate::status::MappingStatus;
+use crate::status::waiting_offers::WaitingOffers;
 
 /// Interval of checks while the group's lease does not permit invocations.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -81,7 +80,7 @@ pub struct BatcherParts {
 pub struct BatcherActor {
     pub(super) parts: BatcherParts,
     core: BatcherCore,
-    pub(super) partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
+    pub(super) partitions: HashMap<i32, (Epoch, OfferReplies)>,
     pub(super) sent: HashMap<BatchId, InFlightBatch>,
     slot: Option<Slot>,
     bytes: Option<MemoryLease>,
@@ -235,7 +234,7 @@ impl Handler<RegisterPartition> for BatcherActor {
     type Result = ();
 
     fn handle(&mut self, message: RegisterPartition, _: &mut Self::Context) {
-        self.partitions.insert(message.partition, (message.epoch, message.address));
+        self.partitions.insert(message.partition, (message.epoch, message.replies));
     }
 }
 
@@ -273,8 +272,8 @@ impl Handler<WithdrawOffer> for BatcherActor {
         let WithdrawOffer { partition, epoch, seq } = message;
         if self.core.withdraw(partition, epoch, seq) {
             self.leave_line_if_idle();
-            if let Some((_, address)) = self.partitions.get(&partition) {
-                address.do_send(OfferWithdrawn { epoch, seq });
+            if let Some((_, replies)) = self.partitions.get(&partition) {
+                let _ = post(&replies.withdrawn, OfferWithdrawn { epoch, seq });
             }
         }
     }
@@ -311,6 +310,7 @@ mod tests {
     use crate::invoker::outcome::InvokeResponse;
     use crate::invoker::port::{FunctionFacts, FunctionPort, Invocation};
     use crate::partition::model_tests::{batch, cut_of};
+    use actix::Addr;
 
     /// Port that never answers.
     struct Silent;

@@ -7,9 +7,10 @@ use super::actor::BatcherActor;
 use super::results::{ResultContext, partition_results};
 use crate::invoker::invocation::InvocationFinished;
 use crate::invoker::retry::{AttemptInfo, retry_at};
-use crate::partition::messages::BatchResolved;
+use crate::messages::resolution::BatchResolved;
 use crate::runtime::backoff::random;
 use crate::runtime::clock;
+use crate::runtime::outbox::post;
 
 impl BatcherActor {
     pub(super) fn on_invocation_finished(&mut self, answered: InvocationFinished) {
@@ -43,9 +44,9 @@ impl BatcherActor {
             }
         }
         for (member, resolution) in sent.members.into_iter().zip(settled.resolutions) {
-            if let Some((_, address)) = self.partitions.get(&member.partition) {
+            if let Some((_, replies)) = self.partitions.get(&member.partition) {
                 let (epoch, batch, error) = (member.epoch, answered.batch, settled.error.clone());
-                address.do_send(BatchResolved { epoch, batch, resolution, error });
+                let _ = post(&replies.resolved, BatchResolved { epoch, batch, resolution, error });
             }
         }
         if let Some(payload) = answered.payload_back {

@@ -1,13 +1,14 @@
 //! Selection of the next batch. An offer goes into a batch as a whole or not at all, so a batch never breaks a
 //! partition's order. Several thin partitions of the topic may share one invocation.
 
+use crate::messages::batch::CloseReason;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
-use crate::partition::batch::PartitionBatch;
+use crate::messages::records::PartitionBatch;
 
 /// Limits of a batch's content and of the wait of its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,34 +43,6 @@ pub struct PendingOffer {
     /// Time at which a record becomes too old. From then on the offer is not sealed, and the partition withdraws
     /// it.
     pub expires: Option<Moment>,
-}
-
-/// Reason for sealing a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The batch holds `BatchSize` records, or a further offer would exceed them.
-    Count,
-    /// No further offer fits into the payload.
-    Bytes,
-    /// The batching window has ended.
-    Window,
-    /// The batch is a retry of the same records.
-    Retry,
-}
-
-impl CloseReason {
-    /// All reasons, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Count, Self::Bytes, Self::Window, Self::Retry];
-
-    /// Returns the metric label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Count => "count",
-            Self::Bytes => "bytes",
-            Self::Window => "window",
-            Self::Retry => "retry",
-        }
-    }
 }
 
 /// Time at which a batch can be sealed.

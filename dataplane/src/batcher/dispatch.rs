@@ -8,7 +8,6 @@ use bytes::Bytes;
 use lighterman_proto::ids::{OffsetRange, TopicPartition};
 use lighterman_proto::units::Moment;
 
-use super::BatchId;
 use super::actor::BatcherActor;
 use super::core::{PendingOffer, SealedBatch};
 use super::payload;
@@ -19,7 +18,8 @@ use crate::invoker::answer_room::AnswerRoom;
 use crate::invoker::invocation::{InvocationFinished, InvokeRequest};
 use crate::invoker::port::{ANSWER_BYTES_MAX, ERROR_BYTES_MAX};
 use crate::invoker::{ClientContext, InvocationOutcome, batch_key};
-use crate::partition::messages::OfferSealed;
+use crate::messages::batch::BatchId;
+use crate::messages::offer::OfferSealed;
 use crate::runtime::in_flight::InFlightGuard;
 use crate::runtime::outbox::post;
 
@@ -50,11 +50,11 @@ impl BatcherActor {
         let payload =
             payload::write(plan, &self.parts.envelope, self.parts.payloads.take(plan.payload_bytes));
         let sent = self.register_in_flight(plan, now);
-        self.parts.status.sealed(plan);
+        self.parts.status.sealed(plan.records(), plan.payload_bytes, plan.reason);
         for part in &plan.parts {
             let sealed = OfferSealed { epoch: part.epoch, seq: part.seq, end: part.cut.range.end, batch };
-            if let Some((_, address)) = self.partitions.get(&part.partition) {
-                address.do_send(sealed);
+            if let Some((_, replies)) = self.partitions.get(&part.partition) {
+                let _ = post(&replies.sealed, sealed);
             }
         }
         let context = self.context_of(plan, sent.attempt);

@@ -7,7 +7,3 @@ mod dispatch;
 pub mod messages;
 pub mod payload;
 pub mod results;
-
-/// Id of a batch within this process. It matches outcomes to sent batches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BatchId(pub u64);

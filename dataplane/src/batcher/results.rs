@@ -8,10 +8,8 @@ use lighterman_proto::response::failed_items;
 use lighterman_proto::units::{BATCH_RECORDS_MAX, Moment, TimestampMs};
 
 use crate::invoker::InvocationOutcome;
-use crate::invoker::outcome::AnswerFacts;
-use crate::partition::attempt::AttemptFailure;
-use crate::partition::batch::PartitionBatch;
-use crate::partition::effects::BatchResolution;
+use crate::messages::records::PartitionBatch;
+use crate::messages::resolution::{AttemptFailure, BatchResolution, InvocationMetadata};
 
 /// Share of one partition in a sent batch.
 #[derive(Debug)]
@@ -32,7 +30,7 @@ pub struct ResultContext<'s> {
     /// True if the mapping has `ReportBatchItemFailures`.
     pub partial_responses: bool,
     /// Facts from Lambda's response.
-    pub facts: Option<AnswerFacts>,
+    pub facts: Option<InvocationMetadata>,
     /// Wall-clock time.
     pub wall: TimestampMs,
     /// Earliest time of a retry.

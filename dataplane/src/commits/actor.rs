@@ -1,24 +1,24 @@
 //! Committer actor: one `OffsetCommit` in flight, and acknowledgements to each partition.
 
+use crate::messages::commit::{CommitRequested, FollowPartition, UnfollowPartition};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use actix::{Actor, AsyncContext, Context, Handler, Message};
 use lighterman_proto::ids::{Epoch, Offset};
 
-use super::core::{CommitOutcome, CommitRequest, CommitterCore};
-use crate::consumer::status::MappingStatus;
-use crate::partition::actor::PartitionActor;
-use crate::partition::messages::{CommitAcknowledged, CommitGivenUp};
+use super::core::{CommitOutcome, CommitterCore};
+use crate::messages::commit::{CommitAcknowledged, CommitGivenUp, CommitReplies, CommitRequest};
 use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
-use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
+use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
 use crate::runtime::owned_task::OwnedTask;
 use crate::runtime::task::outcome;
+use crate::status::MappingStatus;
 
 /// Interval of checks whether a read-back of the group's offsets is due.
 const READ_BACK_TICK: Duration = Duration::from_secs(5);
@@ -55,31 +55,6 @@ pub trait CommitPort: Send + Sync {
 #[rtype(result = "()")]
 pub struct MemberStops;
 
-/// Request to commit a partition's moved frontier.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct CommitRequested(pub CommitRequest);
-
-/// Registration of a started partition. Its acknowledgements go to `address`.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct FollowPartition {
-    /// Position at which the partition resumes.
-    pub beginning: CommitRequest,
-    /// Actor of the partition.
-    pub address: Addr<PartitionActor>,
-}
-
-/// Notice that a partition has stopped.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct UnfollowPartition {
-    /// Partition index.
-    pub partition: i32,
-    /// Ownership epoch.
-    pub epoch: Epoch,
-}
-
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct CommitAnswered(CommitAnswer);
@@ -97,7 +72,7 @@ struct HasReadBack(Option<Vec<i32>>);
 pub struct CommitterActor {
     core: CommitterCore,
     port: Arc<dyn CommitPort>,
-    partitions: HashMap<i32, (Epoch, Addr<PartitionActor>)>,
+    partitions: HashMap<i32, (Epoch, CommitReplies)>,
     status: MappingStatus,
     resting: bool,
     ticks: Option<OwnedTask>,
@@ -181,8 +156,8 @@ impl Handler<FollowPartition> for CommitterActor {
     type Result = ();
 
     fn handle(&mut self, message: FollowPartition, _: &mut Self::Context) {
-        let FollowPartition { beginning, address } = message;
-        self.partitions.insert(beginning.partition, (beginning.epoch, address));
+        let FollowPartition { beginning, replies } = message;
+        self.partitions.insert(beginning.partition, (beginning.epoch, replies));
         self.core.follow(beginning);
     }
 }
@@ -238,18 +213,15 @@ impl Handler<CommitAnswered> for CommitterActor {
         }
         for frontier in done {
             self.status.committed(&frontier);
-            if let Some((_, address)) = self.partitions.get(&frontier.partition) {
-                address.do_send(CommitAcknowledged {
-                    epoch: frontier.epoch,
-                    offset: frontier.offset,
-                    seq: frontier.seq,
-                });
+            if let Some((_, replies)) = self.partitions.get(&frontier.partition) {
+                let CommitRequest { epoch, offset, seq, .. } = frontier;
+                let _ = post(&replies.acknowledged, CommitAcknowledged { epoch, offset, seq });
             }
         }
         for (frontier, acknowledged) in self.core.take_given_up() {
             self.port.given_up(&frontier, acknowledged);
-            if let Some((_, address)) = self.partitions.get(&frontier.partition) {
-                address.do_send(CommitGivenUp { epoch: frontier.epoch });
+            if let Some((_, replies)) = self.partitions.get(&frontier.partition) {
+                let _ = post(&replies.given_up, CommitGivenUp { epoch: frontier.epoch });
             }
         }
         if let Some(rest) = self.core.rest(again, random()) {

@@ -1,55 +1,19 @@
 //! Selection of the offsets to commit. One commit is in flight at a time; later requests are coalesced into the
 //! next (H6).
 
+use crate::messages::commit::CommitRequest;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use lighterman_proto::commit_metadata::{CommitMetadata, CommittedProgress};
-use lighterman_proto::ids::{Epoch, Offset};
+use lighterman_proto::commit_metadata::CommitMetadata;
+use lighterman_proto::ids::Offset;
 use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
 use super::verify::CommitVerifier;
-use crate::consumer::messages::ResumePoint;
 use crate::kafka::offsets::CommitOffset;
-use crate::partition::ledger::ResolvedRange;
 use crate::runtime::backoff::Backoff;
-
-/// Offset of one partition to commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CommitRequest {
-    /// Partition index.
-    pub partition: i32,
-    /// Topic id of the partition, if known.
-    pub topic: Option<TopicId>,
-    /// Ownership epoch.
-    pub epoch: Epoch,
-    /// Offset before which every record has an outcome.
-    pub offset: Offset,
-    /// Leader epoch of the last record before the offset, −1 if unknown.
-    pub leader_epoch: i32,
-    /// Sequence number that grows with every commit of the partition.
-    pub seq: u64,
-    /// Progress beyond the offset, stored in the commit metadata.
-    pub progress: Option<CommittedProgress>,
-    /// Ranges that the frontier has passed, reported to the audit once.
-    pub passed: Vec<ResolvedRange>,
-}
-
-impl CommitRequest {
-    /// Returns the position at which `partition` resumes under `epoch`, before anything is committed under it.
-    pub fn beginning(partition: i32, epoch: Epoch, position: &ResumePoint) -> Self {
-        let ResumePoint { topic, committed: offset, leader_epoch, progress, failures: _ } = position.clone();
-        Self { partition, topic, epoch, offset, leader_epoch, seq: 0, progress, passed: Vec::new() }
-    }
-
-    fn without_passed(&self) -> Self {
-        let Self { partition, topic, epoch, offset, leader_epoch, seq, ref progress, passed: _ } = *self;
-        let progress = progress.clone();
-        Self { partition, topic, epoch, offset, leader_epoch, seq, progress, passed: Vec::new() }
-    }
-}
 
 /// Group's response to one partition's commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,6 +243,8 @@ impl CommitterCore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages::outcome::ResolvedRange;
+    use lighterman_proto::ids::Epoch;
 
     const NOW: Moment = Moment::from_micros(1);
 
@@ -318,7 +284,7 @@ mod tests {
 
     #[test]
     fn alo_1_audit_receives_every_range_once() {
-        use crate::partition::ledger::Outcome;
+        use crate::messages::outcome::Outcome;
         let passed = |first: i64, end: i64| ResolvedRange {
             range: lighterman_proto::ids::OffsetRange { first: Offset(first), end: Offset(end) },
             outcome: Outcome::Delivered,

@@ -15,8 +15,9 @@ use lighterman_proto::ids::{Epoch, Offset};
 use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
-use super::core::{CommitRequest, offsets_of};
+use super::core::offsets_of;
 use crate::kafka::offsets::{CommitOffset, CommittedOffset};
+use crate::messages::commit::CommitRequest;
 
 /// Interval of read-backs of all idle partitions, one `OffsetFetch` of a mapping each.
 const EVERY: Duration = Duration::from_secs(30);

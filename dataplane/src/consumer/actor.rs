@@ -12,26 +12,25 @@ use lighterman_proto::filter::FilterSet;
 use lighterman_proto::ids::{ConsumerId, Epoch, MappingId, TopicPartition};
 use lighterman_proto::records::BatchInflater;
 
-use super::messages::{
-    ConsumerEvent, ConsumerReport, DrainPartition, FencePartitions, PartitionReport, PartitionState,
-    StartPartition,
-};
-use super::status::MappingStatus;
+use super::messages::{ConsumerEvent, ConsumerReport, DrainPartition, FencePartitions, StartPartition};
 use crate::batcher::actor::{BatcherActor, BatcherParts};
-use crate::batcher::messages::RegisterPartition;
-use crate::commits::actor::{CommitterActor, FollowPartition};
-use crate::commits::core::CommitRequest;
+use crate::commits::actor::CommitterActor;
 use crate::credit::memory::MemoryBudget;
 use crate::kafka::fetch::FetchRouter;
+use crate::messages::commit::{CommitReplies, CommitRequest, CommitterRecipients, FollowPartition};
+use crate::messages::dead_letter::DeadLetterSink;
+use crate::messages::offer::{BatcherRecipients, OfferReplies, RegisterPartition};
+use crate::messages::records::PartitionBatchLimits;
+use crate::messages::report::{PartitionReport, PartitionState};
+use crate::messages::skip::SkipRecord;
 use crate::partition::actor::{PartitionActor, PartitionParts};
 use crate::partition::attempt::FailureHandling;
-use crate::partition::batch::PartitionBatchLimits;
-use crate::partition::dead_letter::DeadLetterSink;
 use crate::partition::effects::PartitionConfig;
-use crate::partition::messages::{Drain, Fence, GiveBack, SkipRecord};
+use crate::partition::messages::{Drain, Fence, GiveBack};
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, post};
+use crate::status::MappingStatus;
 
 /// Parts that a consumer is built from.
 pub struct ConsumerParts {
@@ -169,18 +168,32 @@ impl ConsumerActor {
             in_flight: self.in_flight.clone(),
             burial: self.burial.clone(),
             router: self.router.clone(),
-            batcher: batcher.clone(),
-            committer: self.committer.clone(),
+            batcher: BatcherRecipients {
+                offers: batcher.clone().recipient(),
+                withdrawals: batcher.clone().recipient(),
+                ends: batcher.clone().recipient(),
+            },
+            committer: CommitterRecipients {
+                requests: self.committer.clone().recipient(),
+                ends: self.committer.clone().recipient(),
+            },
             consumer: me,
             gauge: Arc::clone(&start.gauge),
             status: self.status.clone(),
         };
-        // Batcher and committer must get the address before the partition's first message to them.
+        // Batcher and committer must get the recipients before the partition's first message to them.
         let (batcher_mail, committer_mail) = (batcher, self.committer.clone());
         let address = PartitionActor::create(move |ctx| {
             let address = ctx.address();
-            batcher_mail.do_send(RegisterPartition { partition, epoch, address: address.clone() });
-            committer_mail.do_send(FollowPartition { beginning, address });
+            let replies = OfferReplies {
+                sealed: address.clone().recipient(),
+                withdrawn: address.clone().recipient(),
+                resolved: address.clone().recipient(),
+            };
+            batcher_mail.do_send(RegisterPartition { partition, epoch, replies });
+            let replies =
+                CommitReplies { acknowledged: address.clone().recipient(), given_up: address.recipient() };
+            committer_mail.do_send(FollowPartition { beginning, replies });
             PartitionActor::new(parts, watch)
         });
         self.partitions.insert(partition, (epoch, address));

@@ -2,6 +2,3 @@
 
 pub mod actor;
 pub mod messages;
-pub mod standing;
-pub mod status;
-pub mod waiting;

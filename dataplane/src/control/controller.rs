@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::registry::{RegisteredMapping, Registry, RegistryCommand};
 use super::store::{Store, StoreError};
-use crate::partition::effects::SkipAnswer;
+use crate::messages::skip::SkipAnswer;
 use crate::runtime::clock;
 use crate::runtime::outbox::ReceiverClosed;
 
@@ -284,7 +284,7 @@ impl Controller {
 
     fn show(&self, entry: &RegisteredMapping) -> Value {
         let result = self.shared.host.last_result(entry.mapping.id);
-        let result = result.unwrap_or_else(|| crate::consumer::status::NO_RECORDS.to_owned());
+        let result = result.unwrap_or_else(|| crate::status::NO_RECORDS.to_owned());
         entry.mapping.shown(entry.state, entry.last_modified, &result)
     }
 

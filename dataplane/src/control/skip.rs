@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::controller::{Controller, SkipWish};
 use crate::audit::REASON_BYTES_MAX;
-use crate::partition::effects::SkipAnswer;
-use crate::partition::unreadable::BatchEnd;
+use crate::messages::skip::SkipAnswer;
+use crate::messages::unreadable::BatchEnd;
 
 /// Body of `POST /lighterman/v1/mappings/{uuid}/partitions/{partition}/skip`.
 #[derive(Debug, Deserialize)]

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::message::{FailureMessage, TopicMessage};
 use super::retry::LetterForm;
-use crate::partition::attempt::RecordAttempt;
+use crate::messages::dead_letter::AbandonedRecords;
 
 /// Data that all failure messages of a mapping share.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub struct FailureContext<'w> {
     /// Partition of the records.
     pub partition: i32,
     /// Records and their attempts.
-    pub work: &'w RecordAttempt,
+    pub records: &'w AbandonedRecords,
     /// Condition that ended the retries.
     pub condition: FailureCondition,
     /// Time at which the retries ended.
@@ -56,7 +56,7 @@ impl FailureEncoder {
         facts: &FailureContext<'_>,
     ) -> Option<FailureMessage> {
         let failure = self.failure(facts)?;
-        let has_content = !facts.work.batch.is_unheld();
+        let has_content = !facts.records.batch.is_unheld();
         Some(match destination {
             FailureDestination::Queue(queue) => {
                 FailureMessage::Queue { queue: queue.clone(), body: queue_record(&failure).into() }
@@ -67,7 +67,7 @@ impl FailureEncoder {
             FailureDestination::Bucket(bucket) => {
                 let key = object_key(self.mapping, &self.topic, facts.partition, facts.at, facts.random);
                 let body = if has_content {
-                    let cut = &facts.work.batch;
+                    let cut = &facts.records.batch;
                     object_record(&failure, &self.event(facts.partition, cut.payload_bytes, cut.walk()))
                 } else {
                     queue_record(&failure).into_bytes()
@@ -77,7 +77,7 @@ impl FailureEncoder {
             }
             FailureDestination::Topic(topic) => {
                 let messages = facts
-                    .work
+                    .records
                     .batch
                     .walk()
                     .map(|record| self.message(&failure, facts.partition, &record, has_content))
@@ -87,11 +87,11 @@ impl FailureEncoder {
         })
     }
 
-    /// Returns the form of the messages of `work`. A topic message has a payload that can be left out, unless the
+    /// Returns the form of the messages of `records`. A topic message has a payload that can be left out, unless the
     /// payload was never held. SQS and SNS messages have metadata only, and an object always has the whole event.
-    pub fn form(destination: &FailureDestination, work: &RecordAttempt) -> LetterForm {
+    pub fn form(destination: &FailureDestination, records: &AbandonedRecords) -> LetterForm {
         match destination {
-            FailureDestination::Topic(_) if !work.batch.is_unheld() => LetterForm::Whole,
+            FailureDestination::Topic(_) if !records.batch.is_unheld() => LetterForm::Whole,
             _ => LetterForm::Smallest,
         }
     }
@@ -109,7 +109,7 @@ impl FailureEncoder {
             messages.contains(&whole)
         };
         let messages = facts
-            .work
+            .records
             .batch
             .walk()
             .filter(too_large)
@@ -119,10 +119,10 @@ impl FailureEncoder {
     }
 
     /// Returns an upper estimate of the message's bytes, for its memory lease.
-    pub fn bytes_max(destination: &FailureDestination, work: &RecordAttempt) -> usize {
+    pub fn bytes_max(destination: &FailureDestination, records: &AbandonedRecords) -> usize {
         const FACTS_BYTES: usize = 4 * 1024;
-        let payload = if work.batch.is_unheld() { 0 } else { work.batch.payload_bytes };
-        let records = work.batch.records as usize;
+        let payload = if records.batch.is_unheld() { 0 } else { records.batch.payload_bytes };
+        let records = records.batch.records as usize;
         match destination {
             FailureDestination::Queue(_) | FailureDestination::Notification(_) => FACTS_BYTES,
             // The event, and the same event as an escaped string.
@@ -163,23 +163,23 @@ impl FailureEncoder {
     }
 
     fn failure(&self, facts: &FailureContext<'_>) -> Option<FailureDetails> {
-        let (work, cut) = (facts.work, &facts.work.batch);
+        let (records, cut) = (facts.records, &facts.records.batch);
         let first = point(&cut.walk().next()?);
         let last = cut.walk().last().map_or(first, |record| point(&record));
-        let answer = work.last.as_ref().and_then(|failure| failure.answer.clone());
+        let answer = records.last.as_ref().and_then(|failure| failure.answer.clone());
         let request_id = answer.as_ref().and_then(|answer| answer.request_id.clone());
         let base = self.envelope.base_bytes() + self.envelope.partition_bytes(facts.partition, true);
         Some(FailureDetails {
             request_id: request_id.unwrap_or_else(|| facts.random.to_string()),
             function_arn: Arc::clone(&self.function_arn),
             condition: facts.condition,
-            approximate_invoke_count: work.attempts_used,
+            approximate_invoke_count: records.attempts_used,
             response: answer.map(|answer| ResponseContext {
                 status_code: answer.status,
                 executed_version: answer.executed_version.unwrap_or_else(|| "$LATEST".to_owned()),
                 function_error: answer.function_error,
             }),
-            error: work.last.as_ref().map(|failure| FunctionError {
+            error: records.last.as_ref().map(|failure| FunctionError {
                 kind: failure.error_type.clone(),
                 message: failure.message.clone(),
             }),

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::encode::FailureEncoder;
 use super::message::{FailureMessage, TopicMessage};
 use super::retry::LetterForm;
-use crate::partition::unreadable::RawBatch;
+use crate::messages::dead_letter::RawBatch;
 
 const FACTS_BYTES: usize = 4 * 1024;
 /// Placeholder timestamp of records that cannot be read.

@@ -16,10 +16,9 @@ use super::raw::RawFacts;
 use super::retry::{DROP_TRIES, LetterForm, OnFailure};
 use crate::credit::memory::{MemoryBudget, Overdraft};
 use crate::invoker::retry::RetryPolicy;
-use crate::partition::attempt::RecordAttempt;
-use crate::partition::dead_letter::{DeadLetterLoad, DeadLetterRequest, DeadLetterSink};
-use crate::partition::effects::DeadLetterResult;
-use crate::partition::unreadable::RawBatch;
+use crate::messages::dead_letter::{
+    AbandonedRecords, DeadLetterLoad, DeadLetterRequest, DeadLetterResult, DeadLetterSink, RawBatch,
+};
 use crate::runtime::clock;
 
 /// Sink of failed records at one destination.
@@ -56,8 +55,8 @@ impl DestinationSink {
     async fn send(self, errand: &DeadLetterRequest) -> DeadLetterResult {
         let Ok(_turn) = self.permits.acquire().await else { return DeadLetterResult::Stopped };
         match &errand.load {
-            DeadLetterLoad::Records { work, condition } => {
-                self.send_records(&errand.partition, work, *condition).await
+            DeadLetterLoad::Records { records, condition } => {
+                self.send_records(&errand.partition, records, *condition).await
             }
             DeadLetterLoad::Raw(batch) => self.send_raw(&errand.partition, batch).await,
         }
@@ -80,14 +79,14 @@ impl DestinationSink {
     async fn send_records(
         &self,
         partition: &TopicPartition,
-        work: &RecordAttempt,
+        records: &AbandonedRecords,
         condition: FailureCondition,
     ) -> DeadLetterResult {
-        let bytes = FailureEncoder::bytes_max(&self.destination, work);
+        let bytes = FailureEncoder::bytes_max(&self.destination, records);
         let _lease = self.budget.lease_or_overdraft(bytes, Overdraft::Letter).await;
         let facts = FailureContext {
             partition: partition.partition,
-            work,
+            records,
             condition,
             at: clock::wall_ms(),
             random: Uuid::new_v4(),
@@ -95,7 +94,7 @@ impl DestinationSink {
         let Some(letter) = self.sender.letter(&self.destination, &facts) else {
             return DeadLetterResult::Acknowledged;
         };
-        let delivery = self.deliver(vec![letter], FailureEncoder::form(&self.destination, work)).await;
+        let delivery = self.deliver(vec![letter], FailureEncoder::form(&self.destination, records)).await;
         if delivery.too_large.is_empty() || !delivery.dropped.is_empty() {
             return buried(&delivery);
         }
@@ -231,9 +230,10 @@ mod tests {
 
     fn errand() -> (DeadLetterRequest, oneshot::Sender<()>) {
         let (keep, stop) = oneshot::channel();
-        let work = RecordAttempt::fresh(cut_of(&batch(10, &[(0, 5), (1, 5)], 1, false)));
+        let batch = cut_of(&batch(10, &[(0, 5), (1, 5)], 1, false));
+        let records = AbandonedRecords { batch, attempts_used: 0, last: None };
         let load = DeadLetterLoad::Records {
-            work: Box::new(work),
+            records: Box::new(records),
             condition: FailureCondition::RetryAttemptsExhausted,
         };
         (DeadLetterRequest { partition: TopicPartition::new("t", 3), load, stop }, keep)
@@ -371,8 +371,8 @@ mod tests {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().extend(std::iter::repeat_n(too_large(), 2));
         let (mut errand, _keep) = errand();
-        let DeadLetterLoad::Records { work, .. } = &mut errand.load else { panic!("records") };
-        work.batch.slices[0].unheld = true;
+        let DeadLetterLoad::Records { records, .. } = &mut errand.load else { panic!("records") };
+        records.batch.slices[0].unheld = true;
         assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, DeadLetterResult::Acknowledged);
         let taken = post.taken.lock();
         let [FailureMessage::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };

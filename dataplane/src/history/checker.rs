@@ -7,7 +7,7 @@ use lighterman_proto::units::Moment;
 use super::order::{OwnershipHistory, RunningInvocation, count_repeats, judge_order, name};
 use super::records::PartitionHistory;
 use super::{HistoryEntry, HistoryEvent, HistoryRules, Invariant, InvocationShare, OwnerProcess, Violation};
-use crate::partition::ledger::Outcome;
+use crate::messages::outcome::Outcome;
 
 /// Maximum number of reported violations.
 const VIOLATIONS_MAX: usize = 1000;

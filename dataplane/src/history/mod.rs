@@ -10,7 +10,7 @@ mod records;
 
 use lighterman_proto::units::Moment;
 
-use crate::partition::ledger::Outcome;
+use crate::messages::outcome::Outcome;
 
 pub use checker::{HistoryChecker, check};
 

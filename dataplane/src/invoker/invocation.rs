@@ -13,15 +13,16 @@ use parking_lot::Mutex;
 use super::answer_room::AnswerRoom;
 use super::client_context::ClientContext;
 use super::facts::FunctionTimeout;
-use super::outcome::{AnswerFacts, InvocationOutcome, InvokeResponse};
+use super::outcome::{InvocationOutcome, InvokeResponse};
 use super::patience::{ReplyWait, UNSENT_MAX, WaitDecision};
 use super::permit::SendPermit;
 use super::port::{FunctionPort, Invocation};
 use super::throttle::ThrottleControl;
-use crate::batcher::BatchId;
 use crate::credit::memory::MemoryLease;
 use crate::credit::slots::{Slot, Slots};
 use crate::kafka::group::OwnershipLease;
+use crate::messages::batch::BatchId;
+use crate::messages::resolution::InvocationMetadata;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 
@@ -57,7 +58,7 @@ pub struct InvocationFinished {
     /// Classified outcome.
     pub verdict: InvocationOutcome,
     /// Facts from Lambda's response, if there was one.
-    pub facts: Option<AnswerFacts>,
+    pub facts: Option<InvocationMetadata>,
     /// Send time of the first byte. If the request did not leave as a whole, the time at which the invocation
     /// started.
     pub sent_at: Moment,
@@ -234,7 +235,12 @@ impl ReplyGuard {
         self.permit.sent_at().unwrap_or(self.started)
     }
 
-    fn give(mut self, verdict: InvocationOutcome, facts: Option<AnswerFacts>, payload_back: Option<Bytes>) {
+    fn give(
+        mut self,
+        verdict: InvocationOutcome,
+        facts: Option<InvocationMetadata>,
+        payload_back: Option<Bytes>,
+    ) {
         if let Some(reply) = self.reply.take() {
             let (batch, sent_at) = (self.batch, self.sent_at());
             let (answered_at, answer_lease) = (clock::now(), self.room.take_lease());

@@ -8,6 +8,7 @@ use lighterman_proto::units::Moment;
 use serde::Deserialize;
 
 use crate::error::ErrorClass;
+use crate::messages::resolution::InvocationMetadata;
 
 /// Maximum length of a retained error message.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -38,19 +39,6 @@ pub enum InvokeResponse {
     Withheld,
     /// The request may have been received. Its outcome is unknown.
     Lost(String),
-}
-
-/// Facts of Lambda's response that failure records carry.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AnswerFacts {
-    /// HTTP status code.
-    pub status: u16,
-    /// `X-Amz-Executed-Version`.
-    pub executed_version: Option<String>,
-    /// `X-Amz-Function-Error`.
-    pub function_error: Option<String>,
-    /// `x-amzn-RequestId`.
-    pub request_id: Option<String>,
 }
 
 /// Outcome of an invocation for its batch.
@@ -111,11 +99,11 @@ struct ErrorBody {
 
 impl InvokeResponse {
     /// Returns the facts of Lambda's response, if there was one.
-    pub fn facts(&self) -> Option<AnswerFacts> {
+    pub fn facts(&self) -> Option<InvocationMetadata> {
         let Self::Answer { status, function_error, executed_version, request_id, .. } = self else {
             return None;
         };
-        Some(AnswerFacts {
+        Some(InvocationMetadata {
             status: *status,
             executed_version: executed_version.clone(),
             function_error: function_error.clone(),

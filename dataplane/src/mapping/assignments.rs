@@ -13,13 +13,13 @@ use super::out_of_range::StartRemark;
 use super::resolving::UNDECIDED;
 use super::{MEMBERSHIP_ENDED, MappingActor};
 use crate::audit::{AuditEntry, EntryKind};
-use crate::consumer::messages::{
-    DrainPartition, FencePartitions, PartitionReport, PartitionState, ResumePoint, StartPartition,
-};
-use crate::consumer::standing::StandingCause;
-use crate::consumer::status::PartitionRow;
+use crate::consumer::messages::{DrainPartition, FencePartitions, StartPartition};
 use crate::kafka::group::GroupEvent;
+use crate::messages::report::{PartitionReport, PartitionState};
+use crate::messages::resume::ResumePoint;
 use crate::runtime::clock;
+use crate::status::PartitionRow;
+use crate::status::standing::StandingCause;
 
 /// Maximum number of partitions that a log line names.
 const NAMED_MAX: usize = 32;

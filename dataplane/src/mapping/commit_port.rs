@@ -11,10 +11,11 @@ use lighterman_proto::topic_id::TopicId;
 use super::wiring::MappingActors;
 use crate::audit::{AuditEntry, AuditLog, EntryKind};
 use crate::commits::actor::{CommitAnswer, CommitError, CommitFuture, CommitPort, MemberStops};
-use crate::commits::core::{CommitOutcome, CommitRequest, offsets_of, split_by_topic};
+use crate::commits::core::{CommitOutcome, offsets_of, split_by_topic};
 use crate::commits::verify::mismatched_partitions;
 use crate::kafka::group::{CommitFailure, Membership};
-use crate::partition::ledger::ResolvedRange;
+use crate::messages::commit::CommitRequest;
+use crate::messages::outcome::ResolvedRange;
 use crate::runtime::clock;
 
 /// Commit port of this member. Each offset is committed with the partition count at activation.

@@ -13,7 +13,7 @@ use crate::destination::delivery::DeliveryWatch;
 use crate::destination::encode::FailureEncoder;
 use crate::destination::kafka::TopicDestinations;
 use crate::destination::sender::{DestinationSink, LETTERS_AT_ONCE};
-use crate::partition::dead_letter::DeadLetterSink;
+use crate::messages::dead_letter::DeadLetterSink;
 
 impl MappingActors {
     /// Creates the sink of records whose retries are exhausted, if the mapping has an on-failure destination.

@@ -34,19 +34,20 @@ use self::succession::MemberWatch;
 use self::topic_lookup::TopicLook;
 use self::waiting::WaitingStarts;
 use self::wiring::{MappingActors, MappingSpec, NodeResources, WiringParts};
-use crate::consumer::messages::{ConsumerEvent, ConsumerReport, ResumePoint};
-use crate::consumer::status::MappingStatus;
+use crate::consumer::messages::{ConsumerEvent, ConsumerReport};
 use crate::credit::memory::MemoryBudget;
 use crate::invoker::facts::FunctionWatch;
 use crate::invoker::invocation::InvokedFunction;
 use crate::invoker::port::FunctionFacts;
 use crate::kafka::cluster::KafkaCluster;
 use crate::kafka::group::{GroupEvent, Membership};
-use crate::partition::messages::SkipRecord;
-use crate::partition::stats::PartitionStats;
+use crate::messages::resume::ResumePoint;
+use crate::messages::skip::SkipRecord;
 use crate::runtime::clock;
 use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::outbox::MAILBOX_MESSAGES_MAX;
+use crate::status::MappingStatus;
+use crate::status::partition::PartitionStats;
 
 const TICK: Duration = Duration::from_secs(1);
 const MEMBERSHIP_ENDED: &str =

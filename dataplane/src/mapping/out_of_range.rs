@@ -9,8 +9,8 @@ use lighterman_proto::topic_id::{TopicId, is_another};
 
 use super::start_offsets::{StartOffsets, StartResolver, reasons};
 use crate::commits::start_plan::ActivationStart;
-use crate::consumer::messages::ResumePoint;
 use crate::kafka::offsets::{CommittedOffset, IsolationLevel, OffsetSpec, list_offsets_each};
+use crate::messages::resume::ResumePoint;
 
 /// Reason that a partition does not start at the group's offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

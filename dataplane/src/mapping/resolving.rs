@@ -11,10 +11,10 @@ use actix::{AsyncContext, Context, Handler, Message};
 use super::MappingActor;
 use super::start_offsets::{StartError, StartOffsets, StartResolver};
 use crate::commits::start_plan::still_holds;
-use crate::consumer::standing::StandingCause;
 use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::runtime::task::outcome;
+use crate::status::standing::StandingCause;
 
 /// Placeholder generation until the next one is known. No result applies under it.
 pub(super) const UNDECIDED: i32 = -1;

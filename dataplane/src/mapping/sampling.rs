@@ -7,8 +7,8 @@ use lighterman_proto::control::{MappingSample, PartitionSample};
 use lighterman_proto::ids::TopicPartition;
 
 use super::MappingActor;
-use crate::consumer::status::MappingSight;
 use crate::runtime::clock;
+use crate::status::MappingSight;
 
 impl MappingActor {
     pub(super) fn show(&self, sample: Option<&MappingSample>) {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use actix::{Actor, Addr};
 
 use super::wiring::{MappingActors, watch};
-use crate::consumer::status::MappingStatus;
 use crate::invoker::actor::InvokerActor;
 use crate::kafka::error::KafkaError;
 use crate::kafka::fetch::{FetchRouter, FetchStatus};
+use crate::status::MappingStatus;
 
 /// Actors shared by the consumers on one data arbiter. They live as long as one of these consumers.
 pub(super) struct ArbiterShare {

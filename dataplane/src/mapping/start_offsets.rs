@@ -15,7 +15,6 @@ use tokio::sync::Mutex;
 use super::out_of_range::StartRemark;
 use crate::audit::AuditLog;
 use crate::commits::start_plan::{self, ActivationStart, KnownCommit, StartPlan};
-use crate::consumer::messages::ResumePoint;
 use crate::error::ErrorClass;
 use crate::kafka::cluster::{KafkaCluster, TopicView};
 use crate::kafka::divergence::{LogDivergence, parting};
@@ -25,6 +24,7 @@ use crate::kafka::offsets::{
     CommitOffset, CommittedOffset, FailedPartitions, IsolationLevel, KnownEpoch, LeaderResults, OffsetSpec,
     epoch_ends_each, list_offsets_each,
 };
+use crate::messages::resume::ResumePoint;
 use crate::runtime::clock;
 
 /// Assignments often follow a broker's death. A stale leader costs its partitions a dial that times out.

@@ -8,10 +8,10 @@ use actix::{AsyncContext, Context, Handler, Message};
 use lighterman_proto::units::Moment;
 
 use super::MappingActor;
-use crate::consumer::standing::StandingCause;
 use crate::kafka::error::KafkaError;
 use crate::runtime::clock;
 use crate::runtime::task::outcome;
+use crate::status::standing::StandingCause;
 
 /// Lookup interval while the lookup fails or the state is unknown.
 const LOOK_SOON: Duration = Duration::from_secs(5);

@@ -21,7 +21,6 @@ use crate::batcher::payload::PayloadPool;
 use crate::commits::actor::CommitterActor;
 use crate::consumer::actor::{ConsumerActor, ConsumerParts};
 use crate::consumer::messages::{ConsumerReport, FencePartitions};
-use crate::consumer::status::MappingStatus;
 use crate::credit::memory::MemoryBudget;
 use crate::credit::slots::Slots;
 use crate::destination::aws::AwsDestinations;
@@ -35,13 +34,14 @@ use crate::kafka::fetch::FetchSettings;
 use crate::kafka::group::{GroupProtocol, GroupThread, Membership};
 use crate::kafka::offsets::OffsetSpec;
 use crate::kafka::transport::{BrokerAddress, BrokerConnector};
+use crate::messages::dead_letter::DeadLetterSink;
+use crate::messages::records::PartitionBatchLimits;
 use crate::partition::attempt::FailureHandling;
-use crate::partition::batch::PartitionBatchLimits;
-use crate::partition::dead_letter::DeadLetterSink;
 use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::{InFlight, LongestRun};
 use crate::runtime::placement::{ArbiterSeat, Placement, SeatKind};
+use crate::status::MappingStatus;
 
 /// Target of buffered bytes per partition: two full batches of ordinary records, and at least one fetch.
 const BUFFER_BYTES_TARGET: usize = 512 * 1024;

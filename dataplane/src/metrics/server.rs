@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::recorder::MetricsHandle;
-use crate::runtime::open_files::open_files;
+use crate::metrics::open_files::open_files;
 
 /// Limit of connections, enough for scrapers, probes and manual requests.
 const CONNECTIONS_MAX: usize = 64;

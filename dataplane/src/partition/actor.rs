@@ -13,27 +13,31 @@ use lighterman_proto::topic_id::TopicId;
 use tokio::sync::oneshot;
 
 use super::core::{PartitionCore, is_for};
-use super::dead_letter::{DeadLetterLoad, DeadLetterSink};
 use super::decompress::{ContextParts, CreditWait, LeasedDecompressor};
 use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
-use super::messages::{BatchResolved, CommitAcknowledged, Drain, Fence, OfferSealed, OfferWithdrawn};
+use super::messages::{Drain, Fence};
 use super::pieces::PieceLimits;
-use super::stats::PartitionStats;
 use super::turns::ScheduledTurns;
-use crate::batcher::actor::BatcherActor;
-use crate::batcher::messages::{Offer, UnregisterPartition, WithdrawOffer};
-use crate::commits::actor::{CommitRequested, CommitterActor, UnfollowPartition};
-use crate::commits::core::CommitRequest;
-use crate::consumer::messages::{PartitionReport, PartitionState, ResumePoint};
-use crate::consumer::status::MappingStatus;
 use crate::credit::memory::{MemoryBudget, MemoryLease};
 use crate::kafka::fetch::{
     FetchAnswered, FetchCancelled, FetchRequested, FetchRouter, FetchedRecords, HighWatermarkSeen,
 };
+use crate::messages::commit::{
+    CommitAcknowledged, CommitRequest, CommitRequested, CommitterRecipients, UnfollowPartition,
+};
+use crate::messages::dead_letter::{DeadLetterLoad, DeadLetterSink};
+use crate::messages::offer::{
+    BatcherRecipients, Offer, OfferSealed, OfferWithdrawn, UnregisterPartition, WithdrawOffer,
+};
+use crate::messages::report::{PartitionReport, PartitionState};
+use crate::messages::resolution::BatchResolved;
+use crate::messages::resume::ResumePoint;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
-use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, Outbox};
+use crate::runtime::outbox::{MAILBOX_MESSAGES_MAX, Outbox, post};
+use crate::status::MappingStatus;
+use crate::status::partition::PartitionStats;
 
 /// Dependencies and configuration of a partition actor.
 pub struct PartitionParts {
@@ -62,9 +66,9 @@ pub struct PartitionParts {
     /// Router of fetch requests.
     pub router: Addr<FetchRouter>,
     /// Batcher that receives offers.
-    pub batcher: Addr<BatcherActor>,
+    pub batcher: BatcherRecipients,
     /// Committer that receives the frontier.
-    pub committer: Addr<CommitterActor>,
+    pub committer: CommitterRecipients,
     /// Recipient of reports about the partition's state.
     pub consumer: Recipient<PartitionReport>,
     /// Statistics shown by the API and the metrics.
@@ -83,8 +87,8 @@ pub struct PartitionActor {
     pub(super) tools: ContextParts,
     pub(super) in_flight: InFlight,
     router: Outbox<FetchRouter>,
-    batcher: Outbox<BatcherActor>,
-    committer: Outbox<CommitterActor>,
+    batcher: BatcherRecipients,
+    committer: CommitterRecipients,
     pub(super) consumer: Recipient<PartitionReport>,
     pub(super) gauge: Arc<PartitionStats>,
     pub(super) status: MappingStatus,
@@ -117,8 +121,8 @@ impl PartitionActor {
             epoch: parts.epoch,
             in_flight: parts.in_flight,
             router: Outbox::new(parts.router),
-            batcher: Outbox::new(parts.batcher),
-            committer: Outbox::new(parts.committer),
+            batcher: parts.batcher,
+            committer: parts.committer,
             consumer: parts.consumer,
             gauge: parts.gauge,
             status: parts.status,
@@ -179,10 +183,11 @@ impl PartitionActor {
                 let _ = self.router.send(FetchCancelled { partition: self.id.clone(), pauses });
             }
             PartitionEffect::Offer { seq, cut, attempt, alone, expires } => {
-                let _ = self.batcher.send(Offer { partition, epoch, seq, cut, attempt, alone, expires });
+                let _ =
+                    post(&self.batcher.offers, Offer { partition, epoch, seq, cut, attempt, alone, expires });
             }
             PartitionEffect::Withdraw { seq } => {
-                let _ = self.batcher.send(WithdrawOffer { partition, epoch, seq });
+                let _ = post(&self.batcher.withdrawals, WithdrawOffer { partition, epoch, seq });
             }
             PartitionEffect::Commit { seq, offset, leader_epoch, progress, passed } => {
                 self.status.resolved(self.counted_frontier.distance_to(offset), &self.gauge);
@@ -191,10 +196,10 @@ impl PartitionActor {
                 let topic = self.topic;
                 let frontier =
                     CommitRequest { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
-                let _ = self.committer.send(CommitRequested(frontier));
+                let _ = post(&self.committer.requests, CommitRequested(frontier));
             }
-            PartitionEffect::DeadLetter { ticket, work, condition } => {
-                self.bury(ticket, DeadLetterLoad::Records { work, condition }, ctx);
+            PartitionEffect::DeadLetter { ticket, records, condition } => {
+                self.bury(ticket, DeadLetterLoad::Records { records, condition }, ctx);
             }
             PartitionEffect::DeadLetterRaw { ticket, batch } => {
                 self.bury(ticket, DeadLetterLoad::Raw(batch), ctx);
@@ -238,7 +243,8 @@ impl PartitionActor {
 
     /// Unregisters from the committer, which then stops retrying a commit that the group has not acknowledged.
     fn unfollow(&self) {
-        let _ = self.committer.send(UnfollowPartition { partition: self.id.partition, epoch: self.epoch });
+        let _ =
+            post(&self.committer.ends, UnfollowPartition { partition: self.id.partition, epoch: self.epoch });
     }
 
     pub(super) fn wake(&mut self, ctx: &mut Context<Self>) {
@@ -274,7 +280,7 @@ impl Actor for PartitionActor {
     fn stopped(&mut self, _: &mut Self::Context) {
         let (partition, epoch) = (self.id.partition, self.epoch);
         let _ = self.router.send(FetchCancelled { partition: self.id.clone(), pauses: false });
-        let _ = self.batcher.send(UnregisterPartition { partition, epoch });
+        let _ = post(&self.batcher.ends, UnregisterPartition { partition, epoch });
         self.unfollow();
     }
 }

@@ -1,5 +1,6 @@
 //! Attempts at a batch of records, and the rules for records that fail.
 
+use crate::messages::resolution::{AttemptFailure, KnownFailures};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::records::Record;
 use lighterman_proto::units::TimestampMs;
 
-use super::batch::PartitionBatch;
-use crate::invoker::outcome::AnswerFacts;
+use crate::messages::dead_letter::AbandonedRecords;
+use crate::messages::records::PartitionBatch;
 
 /// Handling of records that fail, as configured for a mapping.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>
@@ -25,28 +26,6 @@ pub struct FailureHandling {
     pub named_only: bool,
     /// Set if there is an on-failure destination.
     pub has_destination: bool,
-}
-
-/// A failed attempt, as operators and destinations see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AttemptFailure {
-    /// Wall clock time of the failure.
-    pub at: TimestampMs,
-    /// `errorType` of the function's response, or the kind of failure.
-    pub error_type: String,
-    /// Error message, at most 1 KiB.
-    pub message: String,
-    /// Lambda's response, if there was one.
-    pub answer: Option<AnswerFacts>,
-}
-
-/// Failures known for records, passed to their next owner on this node. The commit metadata has no room for them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownFailures {
-    /// The first failure.
-    pub first: Arc<AttemptFailure>,
-    /// The last failure.
-    pub last: Arc<AttemptFailure>,
 }
 
 /// Records that are attempted together, with the history of their attempts.
@@ -73,6 +52,15 @@ pub struct RecordAttempt {
 }
 
 impl RecordAttempt {
+    /// Returns the part of the attempt that a destination gets.
+    pub fn abandoned(&self) -> AbandonedRecords {
+        AbandonedRecords {
+            batch: self.batch.clone(),
+            attempts_used: self.attempts_used,
+            last: self.last.clone(),
+        }
+    }
+
     /// Creates an attempt at records that have not been tried.
     pub fn fresh(cut: PartitionBatch) -> Self {
         Self {

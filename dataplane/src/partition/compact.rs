@@ -2,8 +2,8 @@
 
 use bytes::BytesMut;
 
-use super::batch::{RecordRun, SharedLease};
 use super::fetch_buffer::BatchOpener;
+use crate::messages::records::{RecordRun, SharedLease};
 
 /// Divisor of the batch size: slices smaller than this fraction of their batch are copied.
 const SPARSE: usize = 8;
@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
     use crate::credit::memory::Overdraft;
-    use crate::partition::batch::{PartitionBatch, PartitionBatchLimits};
+    use crate::messages::records::{PartitionBatch, PartitionBatchLimits};
     use crate::partition::fetch_buffer::{
         CreditShortage, FetchBuffer, FillLimits, FillStop, OpenedBatch, PlainSize,
     };

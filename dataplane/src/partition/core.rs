@@ -5,8 +5,8 @@
 //! group has acknowledged its outcome*. A process that dies therefore repeats at most one batch of each partition.
 //! Only the ledger's frontier is ever committed (COM-1).
 
+use crate::messages::unreadable::READ_RETRY_DELAY;
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use lighterman_proto::commit_metadata::CommittedProgress;
 use lighterman_proto::ids::{Epoch, Offset, OffsetRange};
@@ -14,18 +14,18 @@ use lighterman_proto::units::Moment;
 
 use super::attempt::RecordAttempt;
 use super::effects::{
-    BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
-    PartitionEffects, PartitionEvent,
+    CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
 };
 use super::fetch_buffer::FetchBuffer;
 use super::last_commit::LastCommit;
-use super::ledger::{Ledger, Outcome};
+use super::ledger::Ledger;
 use super::progress::{InheritedProgress, restore};
 use super::unreadable::UnreadState;
-use crate::batcher::BatchId;
+use crate::messages::batch::BatchId;
+use crate::messages::dead_letter::DeadLetterResult;
+use crate::messages::outcome::Outcome;
+use crate::messages::resolution::BatchResolution;
 
-/// Pause before a partition that cannot be read is fetched again.
-pub const READ_RETRY_DELAY: Duration = Duration::from_secs(5);
 const FETCH_BYTES_MIN: usize = 64 * 1024;
 
 #[derive(Debug)]

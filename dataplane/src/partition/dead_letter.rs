@@ -1,73 +1,17 @@
 //! Handling of failing records by the partition actor: sends them to the destination, shows them to operators, and
 //! skips one on an operator's request.
 
-use std::sync::Arc;
+use crate::messages::dead_letter::{DeadLetterLoad, DeadLetterRequest};
+use crate::messages::report::FailingView;
 
 use actix::{AsyncContext, Context, Handler, Message};
-use futures::future::BoxFuture;
-use lighterman_proto::failure::FailureCondition;
-use lighterman_proto::ids::{Offset, TopicPartition};
-use lighterman_proto::units::Moment;
 use tokio::sync::oneshot;
 
 use super::actor::PartitionActor;
-use super::attempt::{AttemptFailure, RecordAttempt};
-use super::effects::{DeadLetterResult, SkipAnswer};
-use super::messages::SkipRecord;
-use super::unreadable::RawBatch;
+use crate::messages::dead_letter::DeadLetterResult;
+use crate::messages::skip::{SkipAnswer, SkipRecord};
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
-
-/// Content of a dead letter.
-#[derive(Debug)]
-pub enum DeadLetterLoad {
-    /// Records that failed.
-    Records {
-        /// The records and their attempts.
-        work: Box<RecordAttempt>,
-        /// Reason that they are not retried.
-        condition: FailureCondition,
-    },
-    /// Bytes that cannot be read.
-    Raw(RawBatch),
-}
-
-/// Request to send a dead letter.
-#[derive(Debug)]
-pub struct DeadLetterRequest {
-    /// Partition of the records.
-    pub partition: TopicPartition,
-    /// Content of the dead letter.
-    pub load: DeadLetterLoad,
-    /// Resolves, or loses its sender, when sending must stop.
-    pub stop: oneshot::Receiver<()>,
-}
-
-/// Sender of dead letters to a mapping's on-failure destination.
-pub trait DeadLetterSink: Send + Sync {
-    /// Sends until the destination has acknowledged all records, the mapping's policy drops them, or the request is
-    /// stopped.
-    fn bury(&self, errand: DeadLetterRequest) -> BoxFuture<'static, DeadLetterResult>;
-}
-
-/// Failing records, as shown to operators.
-#[derive(Clone, Debug)]
-pub struct FailingView {
-    /// Offset of the first failing record.
-    pub offset: Offset,
-    /// Number of records that fail together.
-    pub records: u32,
-    /// Number of attempts used up.
-    pub attempts: u32,
-    /// The first failure that this owner has seen.
-    pub first: Option<Arc<AttemptFailure>>,
-    /// The last failure that this owner has seen.
-    pub last: Option<Arc<AttemptFailure>>,
-    /// Time of the next attempt, if it is known.
-    pub next_attempt: Option<Moment>,
-    /// Reason that the records are sent to the destination; `None` while they are retried.
-    pub condition: Option<FailureCondition>,
-}
 
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -13,12 +13,12 @@ use lighterman_proto::ids::TopicPartition;
 use lighterman_proto::records::{BatchHeader, BatchInflater, Compression, Record, RecordError};
 
 use super::actor::PartitionActor;
-use super::batch::SharedLease;
 use super::core::PartitionCore;
-use super::fetch_buffer::{BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter, RecordSizer};
+use super::fetch_buffer::{BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter};
 use super::messages::{CreditGranted, GiveBack};
 use super::pieces::{NextPiece, PieceLimits, PiecedBatch};
 use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
+use crate::messages::records::{RecordSizer, SharedLease};
 use crate::runtime::outbox::post;
 use crate::runtime::owned_task::OwnedTask;
 
@@ -223,11 +223,12 @@ mod tests {
     use lighterman_proto::units::{Moment, TimestampMs};
 
     use super::*;
-    use crate::batcher::BatchId;
+    use crate::messages::batch::BatchId;
+    use crate::messages::records::PartitionBatchLimits;
+    use crate::messages::resolution::BatchResolution;
     use crate::partition::attempt::FailureHandling;
-    use crate::partition::batch::PartitionBatchLimits;
     use crate::partition::effects::{
-        BatchResolution, CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
+        CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
     };
     use crate::partition::model_tests::{PlainTools, batch, hold};
 

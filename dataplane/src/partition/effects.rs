@@ -1,8 +1,5 @@
 //! Inputs of the partition's state machine, and the effects that it asks its actor to carry out.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use bytes::Bytes;
 use lighterman_proto::commit_metadata::CommittedProgress;
 use lighterman_proto::failure::FailureCondition;
@@ -10,11 +7,14 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
 
-use super::attempt::{AttemptFailure, FailureHandling, KnownFailures, RecordAttempt};
-use super::batch::{PartitionBatch, PartitionBatchLimits, SharedLease};
-use super::fetch_buffer::{BatchOpener, CreditShortage, RecordFilter, RecordSizer};
-use super::ledger::{AlreadyResolved, Outcome, ResolvedRange};
-use super::unreadable::{BatchDamage, BatchEnd, RawBatch};
+use super::attempt::FailureHandling;
+use super::fetch_buffer::{BatchOpener, CreditShortage, RecordFilter};
+use super::ledger::AlreadyResolved;
+use crate::messages::dead_letter::{AbandonedRecords, RawBatch};
+use crate::messages::outcome::{Outcome, ResolvedRange};
+use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordSizer, SharedLease};
+use crate::messages::resolution::KnownFailures;
+use crate::messages::unreadable::BatchDamage;
 
 /// Configuration of a partition at its start.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ pub enum PartitionEffect {
         /// Number that identifies the dead letter.
         ticket: u64,
         /// The records and their attempts.
-        work: Box<RecordAttempt>,
+        records: Box<AbandonedRecords>,
         /// Reason that they are not retried.
         condition: FailureCondition,
     },
@@ -135,7 +135,7 @@ pub enum PartitionEvent {
     /// Records were dropped without being delivered, as there is no destination.
     GivenUp {
         /// The records and their attempts.
-        work: Box<RecordAttempt>,
+        records: Box<AbandonedRecords>,
         /// Reason that they are not retried.
         condition: FailureCondition,
     },
@@ -167,81 +167,6 @@ pub enum PartitionEvent {
     },
     /// Offsets got an outcome twice: the partition stops rather than commit.
     LedgerRefused(AlreadyResolved),
-}
-
-/// Result of a batch for the records of one partition. Any retry time is decided by the sender.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BatchResolution {
-    /// The function succeeded for all of them.
-    Delivered,
-    /// The function reported some records as failed and succeeded for the others.
-    Partial {
-        /// The failed records, all of which are in the offered batch.
-        failed: BTreeSet<Offset>,
-        /// Details of the failure.
-        failure: Arc<AttemptFailure>,
-        /// Time of the next attempt, if there is one.
-        again_at: Moment,
-    },
-    /// The function failed.
-    Failed {
-        /// Set if the batch also held records of other partitions.
-        mixed: bool,
-        /// Details of the failure.
-        failure: Arc<AttemptFailure>,
-        /// Time of the next attempt, if there is one.
-        again_at: Moment,
-    },
-    /// The endpoint rejected the payload as too large.
-    TooLarge {
-        /// Set if the batch also held records of other partitions.
-        mixed: bool,
-        /// Details of the failure.
-        failure: Arc<AttemptFailure>,
-        /// Time of the next attempt.
-        again_at: Moment,
-    },
-    /// The function did not run, or it is unknown whether it did. The same records are retried, and no attempt is
-    /// used up.
-    Again {
-        /// Earliest time of the retry.
-        at: Moment,
-    },
-}
-
-/// Result of sending records to the destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeadLetterResult {
-    /// The destination has acknowledged them.
-    Acknowledged,
-    /// The destination failed, and the mapping drops records in that case.
-    Dropped,
-    /// Sending was stopped; some records may have arrived.
-    Stopped,
-}
-
-/// Result of an operator's request to skip a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SkipAnswer {
-    /// The record is skipped.
-    Skipped,
-    /// The record will be skipped, unless the current attempt succeeds.
-    AfterThisAttempt,
-    /// No record is failing.
-    NotFailing,
-    /// The record is not among the failing ones, which have these offsets.
-    NotAmong(OffsetRange),
-    /// These offsets cannot be read. A request must name exactly this range to skip them.
-    Unreadable {
-        /// The first of them.
-        first: Offset,
-        /// End of the range.
-        end: BatchEnd,
-    },
-    /// The request names more than one offset, and none of them is unreadable.
-    NotUnreadable,
-    /// The range ends beyond the log end, which is this offset.
-    BeyondEnd(Offset),
 }
 
 /// Resources that the actor lends to the core for one event.

@@ -2,6 +2,7 @@
 //! stay compressed until they are at the front and needed, so that decompressing a small frame cannot use up the
 //! budget.
 
+use crate::messages::records::RecordSizer;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -11,13 +12,14 @@ use lighterman_proto::records::{
 };
 use lighterman_proto::units::Moment;
 
-use super::batch::{PartitionBatch, PartitionBatchLimits, RecordRun, SharedLease};
 use super::leader_epochs::LeaderEpochs;
 use super::pieces::{NextPiece, PiecedBatch};
 use super::progress::KnownLogEnd;
 use super::segment::{BufferSegment, SegmentBody, SegmentFront};
-use super::unreadable::{BatchDamage, damage, next_batch};
+use super::unreadable::{damage, next_batch};
 use crate::credit::memory::Overdraft;
+use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordRun, SharedLease};
+use crate::messages::unreadable::BatchDamage;
 
 /// Decompressor that works within the memory budget.
 pub trait BatchOpener {
@@ -69,13 +71,6 @@ pub struct CreditShortage {
     pub bytes: usize,
     /// Purpose for which an overdraft may be used.
     pub purpose: Overdraft,
-}
-
-/// Source of exact record sizes.
-pub trait RecordSizer {
-    /// Returns the size of `record` in the payload, in bytes, including its comma; `first` if it is the first of its
-    /// partition.
-    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize;
 }
 
 /// Filter of records.

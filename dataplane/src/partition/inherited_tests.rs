@@ -10,17 +10,16 @@ use lighterman_proto::records::{AbortedTransactions, BatchHeader, RecordError};
 use lighterman_proto::units::{Moment, TimestampMs};
 
 use super::attempt::FailureHandling;
-use super::batch::{PartitionBatchLimits, SharedLease};
 use super::core::PartitionCore;
-use super::effects::{
-    BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
-    PartitionEffects,
-};
+use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
 use super::fetch_buffer::{BatchOpener, OpenedBatch, PlainSize};
-use super::ledger::Outcome;
 use super::model_tests::{PlainTools, hold};
 use super::pieces::{NextPiece, PiecedBatch};
-use crate::batcher::BatchId;
+use crate::messages::batch::BatchId;
+use crate::messages::dead_letter::DeadLetterResult;
+use crate::messages::outcome::Outcome;
+use crate::messages::records::{PartitionBatchLimits, SharedLease};
+use crate::messages::resolution::BatchResolution;
 
 const NOW: Moment = Moment::from_micros(1);
 
@@ -284,7 +283,7 @@ fn h13_fetch_carries_leader_epoch_of_preceding_record() {
     packed[17..21].copy_from_slice(&checksum.to_be_bytes());
     successor.fetch(&[batch(0, 2, 1), packed].concat().into());
     assert_eq!(successor.core.position(), Offset(2), "the second batch cannot be read");
-    let later = NOW + super::core::READ_RETRY_DELAY;
+    let later = NOW + crate::messages::unreadable::READ_RETRY_DELAY;
     let effects = successor.step(|core, tools| core.wake(later, tools));
     let asked = effects.iter().find_map(|effect| match effect {
         PartitionEffect::Fetch { position, leader_epoch, .. } => Some((position.0, *leader_epoch)),

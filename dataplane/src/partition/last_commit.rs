@@ -6,7 +6,7 @@ use lighterman_proto::units::Moment;
 use super::actor::PartitionActor;
 use super::core::{PartitionCore, is_for};
 use super::effects::{CoreContext, PartitionEffects};
-use super::messages::CommitGivenUp;
+use crate::messages::commit::CommitGivenUp;
 use crate::runtime::clock;
 
 /// State of a drain's last commit.

@@ -3,14 +3,14 @@
 use lighterman_proto::failure::FailureCondition;
 
 use super::actor::PartitionActor;
-use super::attempt::RecordAttempt;
 use super::effects::PartitionEvent;
+use crate::messages::dead_letter::AbandonedRecords;
 
 impl PartitionActor {
     pub(super) fn note(&self, note: &PartitionEvent) {
         let partition = self.id.to_string();
         match note {
-            PartitionEvent::GivenUp { work, condition } => self.note_given_up(work, *condition),
+            PartitionEvent::GivenUp { records, condition } => self.note_given_up(records, *condition),
             PartitionEvent::Skipped { offset } => {
                 self.status.dropped(1);
                 tracing::warn!(partition, offset = offset.0, "record skipped: a person said so");
@@ -45,15 +45,17 @@ impl PartitionActor {
         }
     }
 
-    fn note_given_up(&self, work: &RecordAttempt, condition: FailureCondition) {
-        let records = u64::from(work.batch.records);
+    fn note_given_up(&self, given_up: &AbandonedRecords, condition: FailureCondition) {
+        let records = u64::from(given_up.batch.records);
         self.status.dropped(records);
-        let offset = work.batch.walk().next().map_or(work.batch.range.first, |record| record.offset).0;
-        let last = work.last.as_ref().map(|failure| format!("{}: {}", failure.error_type, failure.message));
+        let offset =
+            given_up.batch.walk().next().map_or(given_up.batch.range.first, |record| record.offset).0;
+        let last =
+            given_up.last.as_ref().map(|failure| format!("{}: {}", failure.error_type, failure.message));
         let text = match condition {
             FailureCondition::MaximumPayloadSizeExceeded => format!(
                 "record {offset} skipped: alone it makes a payload of {} bytes, Lambda takes {}",
-                work.batch.payload_bytes,
+                given_up.batch.payload_bytes,
                 lighterman_proto::units::PAYLOAD_BYTES_MAX
             ),
             FailureCondition::RecordAgeExceeded => {
@@ -61,11 +63,11 @@ impl PartitionActor {
             }
             FailureCondition::BatchUnreadable => format!("offsets from {offset} on cannot be read"),
             FailureCondition::RetryAttemptsExhausted => {
-                format!("{records} records from {offset} on failed {} times", work.attempts_used)
+                format!("{records} records from {offset} on failed {} times", given_up.attempts_used)
             }
         };
         tracing::warn!(
-            partition = %self.id, offset, records, attempts = work.attempts_used, last_error = last,
+            partition = %self.id, offset, records, attempts = given_up.attempts_used, last_error = last,
             "{text}; there is no on-failure destination: they are dropped"
         );
         self.gauge.set_last_error(Some(text));

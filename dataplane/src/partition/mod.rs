@@ -3,7 +3,6 @@
 
 pub mod actor;
 pub mod attempt;
-pub mod batch;
 mod compact;
 pub mod core;
 pub mod dead_letter;
@@ -24,7 +23,6 @@ mod resolve;
 mod segment;
 pub mod skip;
 mod start;
-pub mod stats;
 mod trouble;
 mod turns;
 pub mod unreadable;

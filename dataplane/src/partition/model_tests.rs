@@ -10,19 +10,16 @@ use lighterman_proto::records::{AbortedTransactions, BatchHeader, Record, Record
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
-use super::attempt::{AttemptFailure, FailureHandling};
-use super::batch::{PartitionBatch, PartitionBatchLimits, SharedLease};
+use super::attempt::FailureHandling;
 use super::core::PartitionCore;
-use super::effects::{
-    BatchResolution, CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
-};
-use super::fetch_buffer::{
-    BatchOpener, FetchBuffer, FillLimits, OpenedBatch, PlainSize, RecordFilter, RecordSizer,
-};
-use super::ledger::{Outcome, ResolvedRange};
+use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
+use super::fetch_buffer::{BatchOpener, FetchBuffer, FillLimits, OpenedBatch, PlainSize, RecordFilter};
 use super::pieces::{NextPiece, PiecedBatch};
-use crate::batcher::BatchId;
 use crate::credit::memory::MemoryBudget;
+use crate::messages::batch::BatchId;
+use crate::messages::outcome::{Outcome, ResolvedRange};
+use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordSizer, SharedLease};
+use crate::messages::resolution::{AttemptFailure, BatchResolution};
 
 const LIMITS: PartitionBatchLimits = PartitionBatchLimits { records_max: 7, payload_bytes_max: 400 };
 

@@ -7,7 +7,7 @@ use lighterman_proto::units::{Moment, TimestampMs};
 use super::attempt::{RecordAttempt, until_expired};
 use super::core::{AttemptState, PartitionCore};
 use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
-use crate::batcher::BatchId;
+use crate::messages::batch::BatchId;
 
 impl PartitionCore {
     /// Handles the sealing of offer `seq` up to `end` as `batch`; returns false if that offer is not the current one.

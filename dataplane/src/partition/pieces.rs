@@ -10,8 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lighterman_proto::records::{BatchHeader, BatchStream, RecordError};
 
-use super::batch::SharedLease;
 use crate::credit::memory::MemoryLease;
+use crate::messages::records::SharedLease;
 
 const KIB: usize = 1024;
 

@@ -12,19 +12,20 @@ use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
 use super::attempt::FailureHandling;
-use super::batch::{PartitionBatch, PartitionBatchLimits, SharedLease};
 use super::core::PartitionCore;
 use super::decompress::LeasedDecompressor;
 use super::effects::{
-    BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
-    PartitionEffects, PartitionEvent, SkipAnswer,
+    CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
 };
-use super::ledger::Outcome;
 use super::model_tests::{PlainTools, batch};
 use super::pieces::PieceLimits;
-use super::unreadable::RawBatch;
-use crate::batcher::BatchId;
 use crate::credit::memory::{MemoryBudget, MemoryLease};
+use crate::messages::batch::BatchId;
+use crate::messages::dead_letter::{DeadLetterResult, RawBatch};
+use crate::messages::outcome::Outcome;
+use crate::messages::records::{PartitionBatch, PartitionBatchLimits, SharedLease};
+use crate::messages::resolution::BatchResolution;
+use crate::messages::skip::SkipAnswer;
 
 pub(super) const MIB: usize = 1 << 20;
 const NOW: Moment = Moment::from_micros(1);
@@ -226,9 +227,9 @@ impl PieceDriver {
                 }
                 self.step(None, |core, now, tools| core.committed(now, seq, tools));
             }
-            PartitionEffect::DeadLetter { ticket, work, .. } => {
-                assert!(work.batch.is_unheld());
-                self.unheld.extend(work.batch.walk().map(|record| record.offset.0));
+            PartitionEffect::DeadLetter { ticket, records, .. } => {
+                assert!(records.batch.is_unheld());
+                self.unheld.extend(records.batch.walk().map(|record| record.offset.0));
                 self.step(None, |core, now, tools| {
                     core.buried(now, ticket, DeadLetterResult::Acknowledged, tools)
                 });

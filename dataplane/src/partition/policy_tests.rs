@@ -12,16 +12,16 @@ use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
-use super::attempt::{FailureHandling, KnownFailures, is_expired};
-use super::batch::{PartitionBatch, PartitionBatchLimits};
+use super::attempt::{FailureHandling, is_expired};
 use super::core::PartitionCore;
-use super::effects::{
-    BatchResolution, CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect,
-    PartitionEffects, SkipAnswer,
-};
-use super::ledger::{Outcome, ResolvedRange};
+use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
 use super::model_tests::{PlainTools, RefusingFilter, batch_at, failure, hold};
-use crate::batcher::BatchId;
+use crate::messages::batch::BatchId;
+use crate::messages::dead_letter::DeadLetterResult;
+use crate::messages::outcome::{Outcome, ResolvedRange};
+use crate::messages::records::{PartitionBatch, PartitionBatchLimits};
+use crate::messages::resolution::{BatchResolution, KnownFailures};
+use crate::messages::skip::SkipAnswer;
 
 const LIMITS: PartitionBatchLimits = PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 };
 const RECORDS: i64 = 24;
@@ -175,9 +175,9 @@ impl PolicyModel {
                 }
                 self.commits.push((seq, offset, progress, passed));
             }
-            PartitionEffect::DeadLetter { ticket, work, .. } => {
+            PartitionEffect::DeadLetter { ticket, records, .. } => {
                 assert!(self.policy.has_destination && self.errand.is_none());
-                self.errand = Some((ticket, offsets(&work.batch)));
+                self.errand = Some((ticket, offsets(&records.batch)));
             }
             PartitionEffect::CancelDeadLetter { ticket } => {
                 if self.errand.take_if(|(sent, _)| *sent == ticket).is_some() {
@@ -769,7 +769,7 @@ fn stopped_dead_letter_backs_off_before_resending() {
     world.take(PolicyStep::Bury(DeadLetterResult::Stopped));
     world.step(PartitionCore::wake);
     assert!(world.errand.is_none(), "not at once: whatever ends it may end the next as fast");
-    world.now = world.now + super::core::READ_RETRY_DELAY;
+    world.now = world.now + crate::messages::unreadable::READ_RETRY_DELAY;
     world.step(PartitionCore::wake);
     assert!(world.errand.is_some());
 }

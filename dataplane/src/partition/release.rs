@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::batch::{RecordRun, SharedLease};
 use super::compact::copy_to;
 use super::core::{AttemptState, PartitionCore, PartitionPhase};
 use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
 use super::fetch_buffer::BatchOpener;
+use crate::messages::records::{RecordRun, SharedLease};
 
 impl PartitionCore {
     /// Releases records because other partitions are short of memory.

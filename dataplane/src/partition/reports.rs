@@ -4,8 +4,9 @@ use actix::{AsyncContext, Context};
 
 use super::actor::PartitionActor;
 use super::turns::LOOK_AGAIN;
-use crate::consumer::messages::{PartitionReport, PartitionState, ResumePoint};
 use crate::kafka::fetch::FetchError;
+use crate::messages::report::{PartitionReport, PartitionState};
+use crate::messages::resume::ResumePoint;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 

@@ -9,10 +9,10 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::Record;
 use lighterman_proto::units::Moment;
 
-use super::attempt::AttemptFailure;
 use super::core::{AttemptState, PartitionCore};
-use super::effects::{BatchResolution, CoreContext, PartitionEffect, PartitionEffects};
-use super::ledger::Outcome;
+use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
+use crate::messages::outcome::Outcome;
+use crate::messages::resolution::{AttemptFailure, BatchResolution};
 
 impl PartitionCore {
     pub(super) fn apply_resolution(
@@ -78,7 +78,7 @@ impl PartitionCore {
         self.remaining.push(mutant!(
             "bisecting-loses-a-half",
             self.current.with_records(back),
-            self.current.with_records(super::batch::PartitionBatch::empty(back.range.first))
+            self.current.with_records(crate::messages::records::PartitionBatch::empty(back.range.first))
         ));
         self.current = self.current.with_records(front);
         true

@@ -6,14 +6,14 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{BatchHeader, RecordError, records_at};
 use lighterman_proto::units::Moment;
 
-use super::batch::{PartitionBatch, RecordRun, SharedLease};
 use super::compact::copy_out;
 use super::fetch_buffer::{
-    BatchOpener, CreditShortage, FillLimits, FillStop, OpenedBatch, PlainSize, RecordFilter, RecordSizer,
+    BatchOpener, CreditShortage, FillLimits, FillStop, OpenedBatch, PlainSize, RecordFilter,
 };
-use super::ledger::Outcome;
 use super::pieces::{NextPiece, PiecedBatch};
 use crate::credit::memory::Overdraft;
+use crate::messages::outcome::Outcome;
+use crate::messages::records::{PartitionBatch, RecordRun, RecordSizer, SharedLease};
 
 pub(super) struct BufferSegment {
     pub header: BatchHeader,

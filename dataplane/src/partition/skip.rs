@@ -5,8 +5,9 @@ use lighterman_proto::units::Moment;
 
 use super::attempt::RecordAttempt;
 use super::core::{AttemptState, PartitionCore, PartitionPhase};
-use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent, SkipAnswer};
-use super::ledger::Outcome;
+use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
+use crate::messages::outcome::Outcome;
+use crate::messages::skip::SkipAnswer;
 
 /// Records that are being retried, as shown to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

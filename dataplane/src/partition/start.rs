@@ -6,11 +6,11 @@ use lighterman_proto::ids::OffsetRange;
 use lighterman_proto::units::Moment;
 
 use super::attempt::{RecordAttempt, is_expired};
-use super::batch::PartitionBatch;
 use super::core::{AttemptState, PartitionCore, PartitionPhase};
 use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
 use super::fetch_buffer::{FillLimits, FillStop};
-use super::ledger::Outcome;
+use crate::messages::outcome::Outcome;
+use crate::messages::records::PartitionBatch;
 
 impl PartitionCore {
     /// Takes the next step towards an attempt, if one is possible.
@@ -152,7 +152,7 @@ impl PartitionCore {
                 FailureCondition::BatchUnreadable => Outcome::Dropped,
             };
             out.push(PartitionEffect::Log(PartitionEvent::GivenUp {
-                work: Box::new(self.current.clone()),
+                records: Box::new(self.current.abandoned()),
                 condition,
             }));
             self.resolve_work(outcome, out);
@@ -168,7 +168,7 @@ impl PartitionCore {
         self.flight = AttemptState::DeadLettering { ticket: self.ticket };
         out.push(PartitionEffect::DeadLetter {
             ticket: self.ticket,
-            work: Box::new(self.current.clone()),
+            records: Box::new(self.current.abandoned()),
             condition,
         });
     }

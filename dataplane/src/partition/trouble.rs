@@ -5,11 +5,12 @@ use lighterman_proto::records::RecordError;
 use lighterman_proto::units::Moment;
 
 use super::attempt::RecordAttempt;
-use super::core::{AttemptState, PartitionCore, PartitionPhase, READ_RETRY_DELAY};
+use super::core::{AttemptState, PartitionCore, PartitionPhase};
 use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
-use super::ledger::Outcome;
 use super::progress::InheritedProgress;
-use super::unreadable::{BatchDamage, BatchEnd, UnreadState};
+use super::unreadable::UnreadState;
+use crate::messages::outcome::Outcome;
+use crate::messages::unreadable::{BatchDamage, BatchEnd, READ_RETRY_DELAY};
 
 impl PartitionCore {
     /// Handles a position outside the log. If it is beyond the log end, the cause is unknown and the log is treated

@@ -2,68 +2,21 @@
 //! partition pauses and fetches again. An operator may skip exactly these offsets; if there is a destination, their
 //! bytes are sent there first.
 
+use crate::messages::dead_letter::RawBatch;
+use crate::messages::unreadable::{BatchDamage, BatchEnd, UnreadableRange};
 use bytes::Bytes;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{RecordBatch, RecordBatches, RecordError, batches_from, successor};
 use lighterman_proto::units::Moment;
 
 use super::attempt::RecordAttempt;
-use super::batch::SharedLease;
-use super::core::{AttemptState, PartitionCore, PartitionPhase, READ_RETRY_DELAY};
-use super::effects::{
-    DeadLetterResult, FetchedFrame, PartitionEffect, PartitionEffects, PartitionEvent, SkipAnswer,
-};
-use super::ledger::Outcome;
-
-/// End of a batch that cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BatchEnd {
-    /// Offset after the batch, known because its header has a valid checksum or the next batch can be read.
-    Certain(Offset),
-    /// Offset given by the batch's header, if that is after the start of the batch; not verified.
-    Claimed(Option<Offset>),
-}
-
-/// Damage of a batch that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BatchDamage {
-    /// End of the batch.
-    pub end: BatchEnd,
-    /// Cause of the damage.
-    pub error: RecordError,
-}
-
-impl BatchDamage {
-    /// Returns a message for operators with the cause, and the command that skips the batch.
-    pub fn told(&self, partition: i32, first: Offset) -> String {
-        let Self { end, error } = self;
-        let range = match end {
-            BatchEnd::Certain(end) => format!("offsets {first} to {} of partition {partition}", end.0 - 1),
-            BatchEnd::Claimed(_) => format!("partition {partition} from offset {first} on"),
-        };
-        let end = match end {
-            BatchEnd::Certain(end) => end.to_string(),
-            BatchEnd::Claimed(Some(end)) => format!("END (its header says {end}, which nothing vouches for)"),
-            BatchEnd::Claimed(None) => "END (where the next good record is)".to_owned(),
-        };
-        format!(
-            "{range} cannot be read: {error}; asked for again every {} s; to pass it: lighterman mapping skip UUID \
-             {partition} {first} --end {end} --reason TEXT",
-            READ_RETRY_DELAY.as_secs()
-        )
-    }
-}
-
-/// Range of offsets that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnreadableRange {
-    /// The first of them.
-    pub first: Offset,
-    /// End of the range, and the cause.
-    pub damage: BatchDamage,
-    /// Set if the damage is inside the batch, whose bytes are as they were written.
-    pub is_intact: bool,
-}
+use super::core::{AttemptState, PartitionCore, PartitionPhase};
+use super::effects::{FetchedFrame, PartitionEffect, PartitionEffects, PartitionEvent};
+use crate::messages::dead_letter::DeadLetterResult;
+use crate::messages::outcome::Outcome;
+use crate::messages::records::SharedLease;
+use crate::messages::skip::SkipAnswer;
+use crate::messages::unreadable::READ_RETRY_DELAY;
 
 /// Unreadable range of a partition, and the state of skipping it.
 #[derive(Debug, Default)]
@@ -253,19 +206,6 @@ pub(super) fn damage(
     let header = batches_from(frame, at).next().and_then(Result::ok).map(|batch| batch.header);
     let claimed = header.map(|header| header.next_offset()).filter(|end| *end > position);
     Ok(BatchDamage { end: BatchEnd::Claimed(claimed), error })
-}
-
-/// Bytes of an unreadable batch, for the destination.
-#[derive(Clone, Debug)]
-pub struct RawBatch {
-    /// Offsets that the bytes represent.
-    pub range: OffsetRange,
-    /// Bytes as fetched: from the batch's header to the first readable batch after the range.
-    pub raw: Bytes,
-    /// Cause of the damage.
-    pub why: String,
-    /// Lease on the memory of the bytes.
-    pub hold: SharedLease,
 }
 
 /// Returns the bytes of `range` in a frame that was fetched at its start, or `None` if the range can be read by now.

@@ -5,14 +5,16 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{AbortedTransactions, RecordError};
 
 use super::attempt::FailureHandling;
-use super::core::{PartitionCore, READ_RETRY_DELAY};
-use super::effects::{BatchResolution, FetchedFrame, PartitionEffects, SkipAnswer};
-use super::ledger::Outcome;
+use super::core::PartitionCore;
+use super::effects::{FetchedFrame, PartitionEffects};
 use super::model_tests::hold;
 use super::pieces::PieceLimits;
 use super::pieces_tests::{MIB, PieceDriver, packed, sealed, values};
-use super::unreadable::BatchEnd;
-use crate::batcher::BatchId;
+use crate::messages::batch::BatchId;
+use crate::messages::outcome::Outcome;
+use crate::messages::resolution::BatchResolution;
+use crate::messages::skip::SkipAnswer;
+use crate::messages::unreadable::{BatchEnd, READ_RETRY_DELAY};
 
 /// Log with a readable batch of two records, a batch of three that `damage` makes unreadable, and another readable
 /// one of two.

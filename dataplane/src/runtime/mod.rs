@@ -7,7 +7,6 @@ pub mod current_epochs;
 pub mod death_watch;
 pub mod in_flight;
 pub mod live_count;
-pub mod open_files;
 pub mod outbox;
 pub mod owned_task;
 pub mod placement;

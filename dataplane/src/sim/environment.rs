@@ -11,11 +11,11 @@ use lighterman_proto::units::Moment;
 use super::cluster::{BrokerReply, BrokerRequest, ReplyReceiver, RequestKind, SimulatedCluster};
 use super::destination::SimulatedDestination;
 use super::function::{FunctionAct, SimulatedCall, SimulatedFunction};
-use super::node::NodeMessage;
 use super::queue::EventQueue;
 use super::random::SeededRandom;
 use super::schedule::{FaultKind, FaultSchedule, FaultTrigger, ScheduledFault};
 use crate::history::{HistoryEntry, HistoryEvent as Happened, OwnerProcess};
+use crate::sim::node::messages::NodeMessage;
 
 /// Wall clock at the start of a schedule.
 pub(super) const WALL_MS: i64 = 1_700_000_000_000;

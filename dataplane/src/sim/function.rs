@@ -7,11 +7,11 @@ use bytes::Bytes;
 use lighterman_proto::units::Moment;
 
 use super::environment::{EnvironmentEvent, SimulatedEnvironment, owner};
-use super::node::NodeMessage;
 use super::schedule::{FaultKind, FaultTrigger};
-use crate::batcher::BatchId;
 use crate::history::{HistoryEvent as Happened, InvocationShare};
 use crate::invoker::outcome::InvokeResponse;
+use crate::messages::batch::BatchId;
+use crate::sim::node::messages::NodeMessage;
 
 /// Records of an event above which schedules with service errors may reject it.
 const RECORDS_TAKEN_MAX: usize = 5;

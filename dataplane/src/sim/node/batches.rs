@@ -11,16 +11,17 @@ use lighterman_proto::units::Moment;
 
 use super::super::environment::SimulatedEnvironment;
 use super::invocations::CarriedInvocation;
-use super::{MessageMailbox, NodeMessage, OwnershipKey, SimulatedNode};
-use crate::batcher::BatchId;
+use super::{OwnershipKey, SimulatedNode};
 use crate::batcher::core::{BatchLimits, BatcherCore, PendingOffer, SealCondition, SealedBatch};
 use crate::batcher::results::BatchShare;
 use crate::credit::memory::{MemoryLease, Overdraft};
 use crate::credit::slots::{Slot, SlotReceiver};
 use crate::history::{HistoryEvent as Happened, InvocationShare};
 use crate::invoker::retry::SetbackCounts;
-use crate::partition::batch::RecordRun;
+use crate::messages::batch::BatchId;
+use crate::messages::records::RecordRun;
 use crate::runtime::in_flight::{InFlightGuard, LongestRun};
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 const ASK_BYTES_AGAIN: Duration = Duration::from_millis(10);

@@ -8,13 +8,15 @@ use lighterman_proto::ids::Epoch;
 
 use super::super::cluster::{BrokerReply, RequestKind};
 use super::super::environment::SimulatedEnvironment;
+use super::SimulatedNode;
 use super::connections::{DEADLINE, LinePurpose, SimulatedConnection};
-use super::{MessageMailbox, NodeMessage, SimulatedNode};
-use crate::commits::core::{CommitOutcome, CommitRequest, CommitterCore, offsets_of};
+use crate::commits::core::{CommitOutcome, CommitterCore, offsets_of};
 use crate::commits::verify::mismatched_partitions;
 use crate::history::HistoryEvent as Happened;
 use crate::kafka::group::effects::MemberIdentity;
 use crate::mapping::commit_port::outcome_of;
+use crate::messages::commit::CommitRequest;
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 pub(super) const READ_BACK_TICK: Duration = Duration::from_secs(5);
 

@@ -9,8 +9,8 @@ use lighterman_proto::ids::Offset;
 use super::super::cluster::{BrokerReply, RequestKind};
 use super::super::environment::SimulatedEnvironment;
 use super::SimulatedNode;
-use crate::commits::core::CommitRequest;
 use crate::kafka::group::effects::{GroupEffect, MemberIdentity};
+use crate::messages::commit::CommitRequest;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 

@@ -13,7 +13,7 @@ use lighterman_proto::topic_id::TopicId;
 use super::super::cluster::{BROKERS, BrokerReply, FetchedPart, RequestKind};
 use super::super::environment::SimulatedEnvironment;
 use super::connections::RequestPurpose;
-use super::{MessageMailbox, NodeMessage, OwnershipKey, SimulatedNode};
+use super::{OwnershipKey, SimulatedNode};
 use crate::credit::memory::{MemoryLease, Overdraft};
 use crate::kafka::fetch::pending::{
     FetchSpec, FrameLeases, PartitionReply, PendingFetches, classify_reply, is_session_lost,
@@ -22,6 +22,7 @@ use crate::kafka::fetch::session::FetchSession;
 use crate::kafka::fetch::wire::ErrorAction;
 use crate::kafka::offsets::OffsetSpec;
 use crate::runtime::backoff::Backoff;
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 /// Longer than in production, where a poll is cheap.
 const WAIT: Duration = Duration::from_secs(2);

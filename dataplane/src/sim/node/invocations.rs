@@ -8,8 +8,7 @@ use lighterman_proto::units::{Moment, SLOTS_PER_CONSUMER};
 
 use super::super::environment::SimulatedEnvironment;
 use super::super::function::SimulatedCall;
-use super::{MessageMailbox, NodeMessage, SimulatedNode};
-use crate::batcher::BatchId;
+use super::SimulatedNode;
 use crate::credit::memory::MemoryLease;
 use crate::credit::slots::{Slot, Slots};
 use crate::history::InvocationShare;
@@ -17,6 +16,8 @@ use crate::invoker::InvocationOutcome;
 use crate::invoker::outcome::InvokeResponse;
 use crate::invoker::retry::RetryPolicy;
 use crate::invoker::throttle::ThrottleControl;
+use crate::messages::batch::BatchId;
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 /// Shorter than in production, as schedules are.
 pub(super) const RETRY: RetryPolicy =

@@ -11,8 +11,9 @@ use lighterman_scaler::assignment::AssignmentTable;
 use lighterman_scaler::policy::{PollerBounds, ScalingPolicy};
 
 use super::super::environment::SimulatedEnvironment;
-use super::{MessageMailbox, NodeMessage, SimulatedNode};
-use crate::consumer::messages::ResumePoint;
+use super::SimulatedNode;
+use crate::messages::resume::ResumePoint;
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 const TICK: Duration = Duration::from_secs(1);
 

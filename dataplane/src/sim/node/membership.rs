@@ -11,7 +11,7 @@ use super::super::cluster::{BrokerReply, RequestKind};
 use super::super::environment::{EnvironmentEvent, SimulatedEnvironment, owner};
 use super::super::schedule::FaultTrigger;
 use super::connections::{DEADLINE, LinePurpose, RequestPurpose, SimulatedConnection};
-use super::{MessageMailbox, NodeMessage, NodeState, SimulatedNode};
+use super::{NodeState, SimulatedNode};
 use crate::history::{HistoryEvent as Happened, Invariant};
 use crate::kafka::group::assignor::{self, MemberSubscription};
 use crate::kafka::group::effects::{GroupEffect, JoinResult, MemberIdentity, MemberTiming, RequestError};
@@ -19,6 +19,7 @@ use crate::kafka::group::kip848::session::SessionBounds;
 use crate::kafka::group::lease::margin;
 use crate::kafka::group::member::{GroupMember, MemberEvent as Answer};
 use crate::kafka::group::{GroupEvent, OwnershipLease, wire};
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 /// A tenth of the real interval, as schedules are short.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(3);

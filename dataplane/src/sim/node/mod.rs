@@ -9,6 +9,7 @@ mod fetching;
 mod invocations;
 mod member;
 mod membership;
+pub(super) mod messages;
 mod neighbour;
 mod ownership;
 mod partitions;
@@ -16,11 +17,12 @@ mod results;
 mod shelf;
 mod starts;
 
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lighterman_proto::ids::{ConsumerId, Epoch, Offset};
+use lighterman_proto::ids::{ConsumerId, Epoch};
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
@@ -34,179 +36,14 @@ use self::membership::SimulatedGroupThread;
 use self::neighbour::NeighbourMapping;
 use self::partitions::RunningPartition;
 use self::starts::StartResolution;
-use super::cluster::{BROKERS, BrokerReply, FetchedPart};
+use super::cluster::{BROKERS, BrokerReply};
 use super::environment::{EnvironmentEvent, SimulatedEnvironment};
-use crate::batcher::BatchId;
-use crate::batcher::core::PendingOffer;
-use crate::commits::core::CommitRequest;
-use crate::consumer::messages::{PartitionReport, ResumePoint};
 use crate::credit::memory::MemoryBudget;
 use crate::credit::slots::Slot;
-use crate::invoker::outcome::{AnswerFacts, InvocationOutcome, InvokeResponse as FunctionReply};
-use crate::kafka::group::GroupEvent;
-use crate::partition::batch::SharedLease;
-use crate::partition::effects::{BatchResolution, DeadLetterResult};
 use crate::runtime::in_flight::InFlight;
 
 /// Partition under one ownership.
 pub(super) type OwnershipKey = (i32, Epoch);
-
-/// Destination of a message; each mailbox keeps its order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum MessageMailbox {
-    Member,
-    Group,
-    Consumer(u32),
-    Batcher(u32),
-    Partition(i32, u64),
-    Committer,
-    Invoker,
-    Router,
-}
-
-/// Message inside a process.
-#[derive(Debug)]
-pub(super) enum NodeMessage {
-    GroupWake,
-    MemberTick,
-    Replied {
-        ask: u64,
-        reply: Option<Box<BrokerReply>>,
-    },
-    Group(GroupEvent),
-    Released(Vec<i32>),
-    Quiesced,
-    Leave,
-    /// The last work of a member that left without a leave request has ended.
-    HasLeft,
-    ResolveAgain {
-        resolve: u64,
-    },
-    StartAgain {
-        wanted: Vec<i32>,
-        generation: i32,
-    },
-    StartPartition {
-        consumer: u32,
-        partition: i32,
-        epoch: Epoch,
-        position: Box<ResumePoint>,
-    },
-    DrainPartition {
-        partition: i32,
-        epoch: Epoch,
-    },
-    FencePartitions {
-        consumer: u32,
-        which: Option<Vec<i32>>,
-    },
-    Report(Box<PartitionReport>),
-    // To a partition.
-    Wake(OwnershipKey),
-    Fetched {
-        key: OwnershipKey,
-        position: Offset,
-        part: Box<FetchedPart>,
-        hold: SharedLease,
-    },
-    OutOfRange {
-        key: OwnershipKey,
-        log_start: Offset,
-        log_end: Offset,
-    },
-    Sealed {
-        key: OwnershipKey,
-        seq: u64,
-        end: Offset,
-        batch: BatchId,
-    },
-    Withdrawn {
-        key: OwnershipKey,
-        seq: u64,
-    },
-    Resolved {
-        key: OwnershipKey,
-        epoch: Epoch,
-        batch: BatchId,
-        resolution: Box<BatchResolution>,
-    },
-    Committed {
-        key: OwnershipKey,
-        offset: Offset,
-        seq: u64,
-    },
-    Drain(OwnershipKey),
-    GiveBack(OwnershipKey),
-    Buried {
-        key: OwnershipKey,
-        ticket: u64,
-        buried: DeadLetterResult,
-    },
-    TellDrained(OwnershipKey),
-    TellParted(OwnershipKey),
-    // To the neighbour mapping.
-    NeighbourGrabs,
-    // To a batcher.
-    Offer {
-        consumer: u32,
-        pending: Box<PendingOffer>,
-    },
-    Withdraw {
-        consumer: u32,
-        key: OwnershipKey,
-        seq: u64,
-    },
-    Unregister {
-        consumer: u32,
-        key: OwnershipKey,
-    },
-    SlotGranted {
-        consumer: u32,
-        slot: Slot,
-    },
-    BatcherWake {
-        consumer: u32,
-    },
-    Answered {
-        consumer: u32,
-        batch: BatchId,
-        verdict: Box<InvocationOutcome>,
-        facts: Option<AnswerFacts>,
-        sent_at: Moment,
-    },
-    // To the invoker.
-    Invoke {
-        consumer: u32,
-        batch: BatchId,
-    },
-    Invoked {
-        consumer: u32,
-        batch: BatchId,
-        reply: Box<FunctionReply>,
-    },
-    // To the committer.
-    Frontier(Box<CommitRequest>),
-    Unfollow(OwnershipKey),
-    CommitterRested,
-    ReadBackTick,
-    // To the fetch router.
-    Want(SimulatedFetch),
-    Forget {
-        partition: i32,
-    },
-    Poll {
-        broker: usize,
-    },
-    BackedOff {
-        broker: usize,
-    },
-    LookUp,
-    AskBounds {
-        broker: usize,
-        partition: i32,
-        position: Offset,
-    },
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NodeState {

@@ -6,11 +6,12 @@ use lighterman_proto::ids::{ConsumerId, Epoch};
 use lighterman_scaler::assignment::AssignmentMove;
 
 use super::super::environment::{SimulatedEnvironment, owner};
+use super::SimulatedNode;
 use super::batches::SimulatedConsumer;
-use super::{MessageMailbox, NodeMessage, SimulatedNode};
-use crate::consumer::messages::{PartitionReport, PartitionState};
 use crate::history::HistoryEvent as Happened;
 use crate::kafka::group::GroupEvent;
+use crate::messages::report::{PartitionReport, PartitionState};
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 const BEGIN_ANEW_TOGETHER: Duration = Duration::from_millis(200);
 

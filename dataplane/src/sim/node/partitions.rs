@@ -13,19 +13,20 @@ use lighterman_proto::topic_id::TopicId;
 use super::super::environment::SimulatedEnvironment;
 use super::super::schedule::FaultKind;
 use super::shelf::{OnCredit, SimulatedContext};
-use super::{MessageMailbox, NodeMessage, OwnershipKey, SimulatedFetch, SimulatedNode};
+use super::{OwnershipKey, SimulatedFetch, SimulatedNode};
 use crate::batcher::core::PendingOffer;
-use crate::commits::core::CommitRequest;
-use crate::consumer::messages::{PartitionReport, PartitionState, ResumePoint};
 use crate::credit::memory::MemoryLease;
 use crate::history::HistoryEvent as Happened;
-use crate::partition::attempt::RecordAttempt;
-use crate::partition::batch::PartitionBatchLimits;
+use crate::messages::commit::CommitRequest;
+use crate::messages::dead_letter::{AbandonedRecords, DeadLetterResult};
+use crate::messages::records::PartitionBatchLimits;
+use crate::messages::report::{PartitionReport, PartitionState};
+use crate::messages::resume::ResumePoint;
 use crate::partition::core::{PartitionCore, is_for};
 use crate::partition::effects::{
-    CoreContext, DeadLetterResult, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
-    PartitionEvent,
+    CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
 };
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const BUFFER_BYTES_TARGET: usize = 1_500;
@@ -157,8 +158,8 @@ impl SimulatedNode {
                     CommitRequest { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
                 self.post(outside, MessageMailbox::Committer, NodeMessage::Frontier(Box::new(frontier)));
             }
-            PartitionEffect::DeadLetter { ticket, work, condition } => {
-                self.bury(outside, key, ticket, &work, condition);
+            PartitionEffect::DeadLetter { ticket, records, condition } => {
+                self.bury(outside, key, ticket, &records, condition);
             }
             // Skipping unreadable batches is not simulated.
             PartitionEffect::DeadLetterRaw { .. } => {}
@@ -323,7 +324,7 @@ impl SimulatedNode {
         outside: &mut SimulatedEnvironment,
         key: OwnershipKey,
         ticket: u64,
-        work: &RecordAttempt,
+        records: &AbandonedRecords,
         _: FailureCondition,
     ) {
         if let Some(running) = self.partitions.get_mut(&key) {
@@ -333,7 +334,7 @@ impl SimulatedNode {
         let wait = if troubled { outside.random.millis(200, 6_000) } else { outside.random.millis(1, 60) };
         let refused = troubled && outside.plan.drops && outside.random.chance(500);
         let partition = key.0;
-        for slice in &work.batch.slices {
+        for slice in &records.batch.slices {
             let leader_epoch = slice.header.leader_epoch;
             for offset in slice.walk().map(|record| record.offset.0) {
                 if refused {

@@ -4,12 +4,13 @@ use lighterman_proto::ids::{ConsumerId, Epoch};
 use lighterman_proto::units::Moment;
 
 use super::super::environment::SimulatedEnvironment;
-use super::{MessageMailbox, NodeMessage, SimulatedNode};
-use crate::batcher::BatchId;
+use super::SimulatedNode;
 use crate::batcher::results::{BatchShare, ResultContext, partition_results};
 use crate::invoker::InvocationOutcome;
-use crate::invoker::outcome::AnswerFacts;
 use crate::invoker::retry::{AttemptInfo, retry_at};
+use crate::messages::batch::BatchId;
+use crate::messages::resolution::InvocationMetadata;
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 impl SimulatedNode {
     pub(super) fn settle(
@@ -18,7 +19,7 @@ impl SimulatedNode {
         id: u32,
         batch: BatchId,
         verdict: &InvocationOutcome,
-        facts: Option<AnswerFacts>,
+        facts: Option<InvocationMetadata>,
         sent_at: Moment,
     ) {
         let wall = self.wall(outside);

@@ -7,10 +7,8 @@ use lighterman_proto::event::EventEnvelope;
 use lighterman_proto::records::{BatchHeader, Compression, Record, RecordError};
 
 use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
-use crate::partition::batch::SharedLease;
-use crate::partition::fetch_buffer::{
-    BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter, RecordSizer,
-};
+use crate::messages::records::{RecordSizer, SharedLease};
+use crate::partition::fetch_buffer::{BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter};
 use crate::partition::pieces::{NextPiece, PieceLimits, PiecedBatch};
 
 /// Small, so that batches have several pieces.

@@ -8,12 +8,13 @@ use lighterman_proto::topic_id::TopicId;
 
 use super::super::cluster::{BrokerReply, RequestKind};
 use super::super::environment::SimulatedEnvironment;
+use super::SimulatedNode;
 use super::connections::{DEADLINE, LinePurpose, RequestPurpose, SimulatedConnection};
-use super::{MessageMailbox, NodeMessage, SimulatedNode};
 use crate::commits::start_plan::{self, StartPlan};
-use crate::consumer::messages::ResumePoint;
 use crate::kafka::group::effects::MemberIdentity;
 use crate::kafka::offsets::{CommitOffset, CommittedOffset, OffsetSpec};
+use crate::messages::resume::ResumePoint;
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 const START_AGAIN: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(500);

@@ -4,13 +4,13 @@ use actix::{Actor, Context, Handler, Recipient};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::batcher::BatchId;
 use crate::credit::memory::Overdraft;
 use crate::credit::slots::{SlotReceiver, Slots};
 use crate::invoker::facts::FunctionTimeout;
 use crate::invoker::invocation::{
     ConcurrencyLimit, InvocationFinished, InvokeRequest, InvokedFunction, Invoker,
 };
+use crate::messages::batch::BatchId;
 
 const LONG: usize = 300_000;
 const BUDGET: usize = 1_000_000;

@@ -7,9 +7,8 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{BatchHeader, Record, Records, records_at};
 use lighterman_proto::units::Moment;
 
-use super::fetch_buffer::RecordSizer;
-use super::ledger::Outcome;
 use crate::credit::memory::MemoryLease;
+use crate::messages::outcome::Outcome;
 
 /// Lease that keeps the bytes of a frame or of a decompressed batch on the budget for as long as a view of them
 /// lives.
@@ -173,4 +172,11 @@ impl RecordRun {
         let (plain, hold) = (self.plain.clone(), SharedLease::clone(&self.hold));
         Self { header: self.header, plain, at, end: at, records: 0, hold, unheld: self.unheld }
     }
+}
+
+/// Source of exact record sizes.
+pub trait RecordSizer {
+    /// Returns the size of `record` in the payload, in bytes, including its comma; `first` if it is the first of its
+    /// partition.
+    fn record_bytes(&self, record: &Record<'_>, first: bool) -> usize;
 }

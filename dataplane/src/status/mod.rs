@@ -2,6 +2,9 @@
 //! it.
 
 mod meters;
+pub mod partition;
+pub mod standing;
+pub mod waiting_offers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,15 +16,15 @@ use metrics::Label;
 use parking_lot::Mutex;
 
 use self::meters::MappingMeters;
-use super::standing::{StandingCause, StandingTroubles};
-use super::waiting::WaitingOffers;
-use crate::batcher::core::SealedBatch;
-use crate::commits::core::CommitRequest;
+use self::standing::{StandingCause, StandingTroubles};
+use self::waiting_offers::WaitingOffers;
 use crate::credit::memory::ByteShortage;
 use crate::invoker::InvocationOutcome;
-use crate::partition::ledger::{Outcome, ResolvedRange};
-use crate::partition::stats::PartitionStats;
+use crate::messages::batch::CloseReason;
+use crate::messages::commit::CommitRequest;
+use crate::messages::outcome::{Outcome, ResolvedRange};
 use crate::runtime::clock;
+use crate::status::partition::PartitionStats;
 use crate::telemetry::LineLimit;
 
 pub use self::meters::MappingSight;
@@ -265,12 +268,12 @@ impl MappingStatus {
         }
     }
 
-    pub(crate) fn sealed(&self, plan: &SealedBatch) {
+    pub(crate) fn sealed(&self, records: u32, payload_bytes: usize, reason: CloseReason) {
         let meters = &self.inner.meters;
-        meters.invoked.increment(u64::from(plan.records()));
-        meters.batch_records.record(f64::from(plan.records()));
-        meters.batch_bytes.record(plan.payload_bytes as f64);
-        meters.batch_close[plan.reason as usize].increment(1);
+        meters.invoked.increment(u64::from(records));
+        meters.batch_records.record(f64::from(records));
+        meters.batch_bytes.record(payload_bytes as f64);
+        meters.batch_close[reason as usize].increment(1);
     }
 
     pub(crate) fn answered(&self, verdict: &InvocationOutcome, records: u32, oldest_timestamp_ms: i64) {

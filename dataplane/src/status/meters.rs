@@ -2,7 +2,7 @@
 
 use metrics::{Counter, Gauge as MetricGauge, Histogram, Label, counter, gauge, histogram};
 
-use crate::batcher::core::CloseReason;
+use crate::messages::batch::CloseReason;
 use crate::metrics as names;
 
 pub(super) struct MappingMeters {

@@ -7,8 +7,8 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 
-use super::dead_letter::FailingView;
-use super::unreadable::UnreadableRange;
+use crate::messages::report::FailingView;
+use crate::messages::unreadable::UnreadableRange;
 
 /// Current statistics of one partition. In the atomics, −1 represents an unknown offset.
 #[derive(Debug)]
