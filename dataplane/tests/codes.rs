@@ -16,6 +16,7 @@ use lighterman::kafka::connection::BrokerConnection;
 use lighterman::kafka::error::KafkaError;
 use lighterman::kafka::fetch::FetchError;
 use lighterman::kafka::fetch::wire::{ErrorAction, refused};
+use lighterman::kafka::group::GroupEvent;
 use lighterman::kafka::group::classic::ClassicMember;
 use lighterman::kafka::group::effects::{
     GroupEffect, GroupProtocol, JoinResult, LeaveResult, MemberIdentity, MemberTiming, RequestError, leaving,
@@ -206,15 +207,20 @@ fn rejoining() -> ClassicMember {
 
 fn made(core: &ClassicMember, effects: &[GroupEffect]) -> MemberReaction {
     let any = |wanted: fn(&GroupEffect) -> bool| effects.iter().any(wanted);
-    if any(|effect| matches!(effect, GroupEffect::Lost { partitions, .. } if *partitions == [0, 1])) {
+    if any(
+        |effect| matches!(effect, GroupEffect::Notify(GroupEvent::Lost { partitions, .. }) if *partitions == [0, 1]),
+    ) {
         assert!(any(|effect| *effect == GroupEffect::EndLease), "the lease goes with them");
         return MemberReaction::Fenced;
     }
-    assert!(!any(|effect| matches!(effect, GroupEffect::Lost { .. } | GroupEffect::EndLease)), "{effects:?}");
+    assert!(
+        !any(|effect| matches!(effect, GroupEffect::Notify(GroupEvent::Lost { .. }) | GroupEffect::EndLease)),
+        "{effects:?}"
+    );
     if any(|effect| matches!(effect, GroupEffect::Join { .. })) {
         return MemberReaction::Rejoins;
     }
-    let told = any(|effect| matches!(effect, GroupEffect::Trouble(_)));
+    let told = any(|effect| matches!(effect, GroupEffect::Notify(GroupEvent::Trouble(_))));
     match core.wake_at() {
         Some(wakes) if told => {
             // Its partitions are dropped earlier if the coordinator receives no heartbeat for that long.

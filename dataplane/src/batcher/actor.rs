@@ -11,7 +11,7 @@ use lighterman_proto::event::EventEnvelope;
 use lighterman_proto::ids::{Epoch, MappingId, TopicPartition};
 use lighterman_proto::units::Moment;
 
-use super::core::{BatchLimits, BatcherCore, PendingOffer, SealCondition};
+use super::core::{BatchLimits, BatcherCore, SealCondition};
 use super::dispatch::InFlightBatch;
 use super::messages::{BytesGranted, SlotGranted};
 use super::payload::PayloadPool;
@@ -258,9 +258,7 @@ impl Handler<Offer> for BatcherActor {
         if self.partitions.get(&offer.partition).is_none_or(|(epoch, _)| *epoch != offer.epoch) {
             return;
         }
-        let key_bytes = self.parts.envelope.partition_bytes(offer.partition, false);
-        let Offer { partition, epoch, seq, cut, attempt, alone, expires } = offer;
-        self.core.offer(PendingOffer { partition, epoch, seq, cut, attempt, alone, key_bytes, expires });
+        self.core.offer(offer);
         self.pump(ctx);
     }
 }
@@ -378,7 +376,7 @@ mod tests {
         let mut batcher = BatcherActor::new(parts(budget, &slots), DeathWatch::new("batcher", |_| {}));
         let cut = cut_of(&batch(0, &[(0, 5)], 0, false));
         let (partition, epoch, seq, attempt) = (0, Epoch(1), 1, 1);
-        batcher.core.offer(PendingOffer {
+        batcher.core.offer(Offer {
             partition,
             epoch,
             seq,

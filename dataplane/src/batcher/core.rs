@@ -8,7 +8,7 @@ use std::time::Duration;
 use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
-use crate::messages::records::PartitionBatch;
+use crate::messages::offer::Offer;
 
 /// Limits of a batch's content and of the wait of its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,28 +21,6 @@ pub struct BatchLimits {
     pub envelope_bytes: usize,
     /// `MaximumBatchingWindow`.
     pub window: Duration,
-}
-
-/// Offer that waits for its batch.
-#[derive(Debug)]
-pub struct PendingOffer {
-    /// Partition index.
-    pub partition: i32,
-    /// Ownership epoch.
-    pub epoch: Epoch,
-    /// Sequence number of the offer under its epoch.
-    pub seq: u64,
-    /// Offered records.
-    pub cut: PartitionBatch,
-    /// Attempt number, from 1.
-    pub attempt: u32,
-    /// True if it must not share a batch with other partitions: a retry, or a part of a failed batch.
-    pub alone: bool,
-    /// Payload bytes of the partition's key and brackets, including the separator.
-    pub key_bytes: usize,
-    /// Time at which a record becomes too old. From then on the offer is not sealed, and the partition withdraws
-    /// it.
-    pub expires: Option<Moment>,
 }
 
 /// Time at which a batch can be sealed.
@@ -60,7 +38,7 @@ pub enum SealCondition {
 #[derive(Debug)]
 pub struct SealedBatch {
     /// Offers in the batch, oldest first.
-    pub parts: Vec<PendingOffer>,
+    pub parts: Vec<Offer>,
     /// Reason for sealing.
     pub reason: CloseReason,
     /// Exact size of the payload in bytes.
@@ -77,7 +55,7 @@ impl SealedBatch {
 /// Pending offers of one consumer, oldest first.
 pub struct BatcherCore {
     limits: BatchLimits,
-    offers: Vec<PendingOffer>,
+    offers: Vec<Offer>,
     /// Last sealed offer of each partition.
     sealed: HashMap<i32, (Epoch, u64)>,
 }
@@ -95,7 +73,7 @@ impl BatcherCore {
 
     /// Adds an offer, replacing the partition's earlier one. Returns false for an offer that crossed its own seal
     /// on the way. The partition then offers the records outside the batch again.
-    pub fn offer(&mut self, offer: PendingOffer) -> bool {
+    pub fn offer(&mut self, offer: Offer) -> bool {
         if self.sealed.get(&offer.partition).is_some_and(|sealed| *sealed >= (offer.epoch, offer.seq)) {
             return false;
         }
@@ -157,13 +135,13 @@ impl BatcherCore {
     }
 
     /// Returns the payload size of `parts`. Each share counts a separator, but the first partition needs none.
-    fn payload_bytes<'p>(&self, parts: impl Iterator<Item = &'p PendingOffer>) -> usize {
+    fn payload_bytes<'p>(&self, parts: impl Iterator<Item = &'p Offer>) -> usize {
         (self.limits.envelope_bytes + parts.map(share).sum::<usize>()).saturating_sub(1)
     }
 
     /// Selects the offers of the next batch, as ascending indexes, and its reason.
     fn choose(&self, now: Moment, may_start: &dyn Fn(i32) -> bool) -> Option<(Vec<usize>, CloseReason)> {
-        let goes = |offer: &PendingOffer| may_be_sealed(offer, now, may_start) && goes_alone(offer);
+        let goes = |offer: &Offer| may_be_sealed(offer, now, may_start) && goes_alone(offer);
         let alone = self.offers.iter().enumerate().find(|(_, offer)| goes(offer));
         let shared = self.choose_shared(now, may_start);
         match (alone, shared) {
@@ -185,7 +163,7 @@ impl BatcherCore {
         let mut records = 0;
         let mut bytes = self.limits.envelope_bytes;
         let mut overflow = None;
-        let thin = |offer: &PendingOffer| may_be_sealed(offer, now, may_start) && !goes_alone(offer);
+        let thin = |offer: &Offer| may_be_sealed(offer, now, may_start) && !goes_alone(offer);
         for (index, offer) in self.offers.iter().enumerate().filter(|(_, offer)| thin(offer)) {
             if records + offer.cut.records
                 > mutant!("batch-over-its-limit", self.limits.records_max, self.limits.records_max + 2)
@@ -214,7 +192,7 @@ impl BatcherCore {
         mutant!("window-too-long", window, window * 2 + Duration::from_millis(200))
     }
 
-    fn reason_alone(&self, offer: &PendingOffer) -> CloseReason {
+    fn reason_alone(&self, offer: &Offer) -> CloseReason {
         if offer.alone {
             CloseReason::Retry
         } else if offer.cut.records == self.limits.records_max {
@@ -225,15 +203,15 @@ impl BatcherCore {
     }
 }
 
-fn may_be_sealed(offer: &PendingOffer, now: Moment, may_start: &dyn Fn(i32) -> bool) -> bool {
+fn may_be_sealed(offer: &Offer, now: Moment, may_start: &dyn Fn(i32) -> bool) -> bool {
     may_start(offer.partition) && offer.expires.is_none_or(|expires| now < expires)
 }
 
-fn goes_alone(offer: &PendingOffer) -> bool {
+fn goes_alone(offer: &Offer) -> bool {
     offer.alone || offer.cut.full
 }
 
-fn share(offer: &PendingOffer) -> usize {
+fn share(offer: &Offer) -> usize {
     offer.key_bytes + offer.cut.payload_bytes
 }
 
@@ -243,6 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::messages::records::PartitionBatch;
 
     const WINDOW: Duration = Duration::from_millis(500);
     const LIMITS: BatchLimits =
@@ -252,14 +231,14 @@ mod tests {
         Moment::from_micros(ms * 1000)
     }
 
-    fn offer(partition: i32, records: u32, bytes: usize, oldest_ms: u64) -> PendingOffer {
+    fn offer(partition: i32, records: u32, bytes: usize, oldest_ms: u64) -> Offer {
         let mut cut = PartitionBatch::empty(Offset(0));
         cut.records = records;
         cut.payload_bytes = bytes;
         cut.oldest = at(oldest_ms);
         cut.full = records == LIMITS.records_max;
         let (epoch, seq, attempt) = (Epoch(1), 1, 1);
-        PendingOffer { partition, epoch, seq, cut, attempt, alone: false, key_bytes: 10, expires: None }
+        Offer { partition, epoch, seq, cut, attempt, alone: false, key_bytes: 10, expires: None }
     }
 
     fn any(_: i32) -> bool {
@@ -307,7 +286,7 @@ mod tests {
     #[test]
     fn retry_is_sealed_alone_and_blocked_partition_waits() {
         let mut core = BatcherCore::new(LIMITS);
-        core.offer(PendingOffer { attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
+        core.offer(Offer { attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
         core.offer(offer(1, 3, 30, 0));
         assert!(core.seal(at(1), &|partition| partition != 0).is_none());
         let plan = core.seal(at(1), &any).expect("due");
@@ -317,15 +296,15 @@ mod tests {
     #[test]
     fn expired_offer_is_not_sealed_and_blocks_nothing() {
         let mut core = BatcherCore::new(LIMITS);
-        core.offer(PendingOffer { expires: Some(at(300)), ..offer(0, 3, 30, 0) });
+        core.offer(Offer { expires: Some(at(300)), ..offer(0, 3, 30, 0) });
         core.offer(offer(1, 3, 30, 10));
         assert_eq!(core.ready(at(300), &any), SealCondition::At(at(510)), "the other one's window");
         let plan = core.seal(at(600), &any).expect("due");
         assert_eq!(plan.parts.iter().map(|part| part.partition).collect::<Vec<_>>(), [1]);
         assert_eq!(core.ready(at(600), &any), SealCondition::At(at(650)), "looked at again, not spun on");
-        core.offer(PendingOffer { expires: Some(at(700)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
+        core.offer(Offer { expires: Some(at(700)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
         assert!(core.seal(at(700), &any).is_none(), "a retry neither");
-        core.offer(PendingOffer { expires: Some(at(800)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
+        core.offer(Offer { expires: Some(at(800)), attempt: 2, alone: true, ..offer(0, 3, 30, 0) });
         assert!(core.seal(at(799), &any).is_some());
     }
 
@@ -336,7 +315,7 @@ mod tests {
         assert!(core.seal(at(500), &any).is_some());
         core.offer(offer(0, 5, 50, 0));
         assert_eq!(core.ready(at(500), &any), SealCondition::Never);
-        core.offer(PendingOffer { seq: 2, ..offer(0, 2, 20, 0) });
+        core.offer(Offer { seq: 2, ..offer(0, 2, 20, 0) });
         assert!(core.seal(at(500), &any).is_some(), "the next one is");
         core.forget(0);
         core.offer(offer(0, 3, 30, 0));
@@ -352,7 +331,7 @@ mod tests {
             let mut core = BatcherCore::new(LIMITS);
             let mut newest = HashMap::new();
             for (seq, (partition, records, bytes, oldest, attempt)) in offers.into_iter().enumerate() {
-                core.offer(PendingOffer {
+                core.offer(Offer {
                     seq: seq as u64,
                     attempt,
                     alone: attempt > 1,

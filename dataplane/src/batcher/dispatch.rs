@@ -9,7 +9,7 @@ use lighterman_proto::ids::{OffsetRange, TopicPartition};
 use lighterman_proto::units::Moment;
 
 use super::actor::BatcherActor;
-use super::core::{PendingOffer, SealedBatch};
+use super::core::SealedBatch;
 use super::payload;
 use super::results::BatchShare;
 use crate::credit::memory::MemoryLease;
@@ -19,7 +19,7 @@ use crate::invoker::invocation::{InvocationFinished, InvokeRequest};
 use crate::invoker::port::{ANSWER_BYTES_MAX, ERROR_BYTES_MAX};
 use crate::invoker::{ClientContext, InvocationOutcome, batch_key};
 use crate::messages::batch::BatchId;
-use crate::messages::offer::OfferSealed;
+use crate::messages::offer::{Offer, OfferSealed};
 use crate::runtime::in_flight::InFlightGuard;
 use crate::runtime::outbox::post;
 
@@ -105,12 +105,12 @@ impl BatcherActor {
     }
 
     fn register_in_flight(&self, plan: &SealedBatch, now: Moment) -> InFlightBatch {
-        let enter = |part: &PendingOffer| {
+        let enter = |part: &Offer| {
             let key = TopicPartition::new(Arc::clone(&self.parts.topic), part.partition);
             let enter = || self.parts.in_flight.enter(self.parts.mapping, &key, &self.parts.longest_run, now);
             self.parts.epochs.enter(part.partition, part.epoch, enter)
         };
-        let oldest = |part: &PendingOffer| part.cut.slices.first().map(|slice| slice.header.base_timestamp);
+        let oldest = |part: &Offer| part.cut.slices.first().map(|slice| slice.header.base_timestamp);
         InFlightBatch {
             members: plan.parts.iter().map(|part| self.member_of(part)).collect(),
             flights: plan.parts.iter().filter_map(enter).collect(),
@@ -121,7 +121,7 @@ impl BatcherActor {
     }
 
     /// Returns a partition's share. Its records are kept only if the response may name single ones.
-    fn member_of(&self, part: &PendingOffer) -> BatchShare {
+    fn member_of(&self, part: &Offer) -> BatchShare {
         let cut = self.parts.partial_responses.then(|| part.cut.clone());
         BatchShare { partition: part.partition, epoch: part.epoch, cut }
     }

@@ -1,6 +1,6 @@
 //! Committer actor: one `OffsetCommit` in flight, and acknowledgements to each partition.
 
-use crate::messages::commit::{CommitRequested, FollowPartition, UnfollowPartition};
+use crate::messages::commit::{FollowPartition, UnfollowPartition};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -173,10 +173,10 @@ impl Handler<UnfollowPartition> for CommitterActor {
     }
 }
 
-impl Handler<CommitRequested> for CommitterActor {
+impl Handler<CommitRequest> for CommitterActor {
     type Result = ();
 
-    fn handle(&mut self, CommitRequested(frontier): CommitRequested, ctx: &mut Self::Context) {
+    fn handle(&mut self, frontier: CommitRequest, ctx: &mut Self::Context) {
         let owned =
             self.partitions.get(&frontier.partition).is_some_and(|(epoch, _)| *epoch == frontier.epoch);
         if owned {

@@ -25,7 +25,7 @@ use crate::messages::report::{PartitionReport, PartitionState};
 use crate::messages::skip::SkipRecord;
 use crate::partition::actor::{PartitionActor, PartitionParts};
 use crate::partition::attempt::FailureHandling;
-use crate::partition::effects::PartitionConfig;
+use crate::partition::effects::{PartitionConfig, PartitionIdentity};
 use crate::partition::messages::{Drain, Fence, GiveBack};
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
@@ -152,6 +152,8 @@ impl ConsumerActor {
             topic: start.position.topic,
             epoch,
             start: PartitionConfig {
+                identity: PartitionIdentity { partition, topic: start.position.topic, epoch },
+                key_bytes: self.envelope.partition_bytes(partition, false),
                 committed: start.position.committed,
                 leader_epoch: start.position.leader_epoch,
                 progress: start.position.progress.clone(),

@@ -29,7 +29,8 @@ pub struct CommitAcknowledged {
 }
 
 /// Offset of one partition to commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Message, PartialEq, Eq)]
+#[rtype(result = "()")]
 pub struct CommitRequest {
     /// Partition index.
     pub partition: i32,
@@ -65,11 +66,6 @@ impl CommitRequest {
     }
 }
 
-/// Request to commit a partition's moved frontier.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct CommitRequested(pub CommitRequest);
-
 /// Recipients in a partition of what becomes of its commits.
 #[derive(Clone)]
 pub struct CommitReplies {
@@ -93,7 +89,7 @@ pub struct FollowPartition {
 #[derive(Clone)]
 pub struct CommitterRecipients {
     /// Recipient of requests to commit.
-    pub requests: Recipient<CommitRequested>,
+    pub requests: Recipient<CommitRequest>,
     /// Recipient of the notice that a partition has stopped.
     pub ends: Recipient<UnfollowPartition>,
 }

@@ -46,9 +46,11 @@ pub struct Offer {
     pub cut: PartitionBatch,
     /// Attempt number, from 1.
     pub attempt: u32,
-    /// True if it must not share a batch with other partitions.
+    /// True if it must not share a batch with other partitions: a retry, or a part of a failed batch.
     pub alone: bool,
-    /// Time from which it must not be sealed.
+    /// Payload bytes of the partition's key and brackets, including the separator.
+    pub key_bytes: usize,
+    /// Time at which a record becomes too old. From then on the offer is not sealed, and the partition withdraws it.
     pub expires: Option<Moment>,
 }
 

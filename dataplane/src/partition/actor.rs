@@ -22,12 +22,10 @@ use crate::credit::memory::{MemoryBudget, MemoryLease};
 use crate::kafka::fetch::{
     FetchAnswered, FetchCancelled, FetchRequested, FetchRouter, FetchedRecords, HighWatermarkSeen,
 };
-use crate::messages::commit::{
-    CommitAcknowledged, CommitRequest, CommitRequested, CommitterRecipients, UnfollowPartition,
-};
+use crate::messages::commit::{CommitAcknowledged, CommitterRecipients, UnfollowPartition};
 use crate::messages::dead_letter::{DeadLetterLoad, DeadLetterSink};
 use crate::messages::offer::{
-    BatcherRecipients, Offer, OfferSealed, OfferWithdrawn, UnregisterPartition, WithdrawOffer,
+    BatcherRecipients, OfferSealed, OfferWithdrawn, UnregisterPartition, WithdrawOffer,
 };
 use crate::messages::report::{PartitionReport, PartitionState};
 use crate::messages::resolution::BatchResolved;
@@ -182,21 +180,17 @@ impl PartitionActor {
                 let pauses = matches!(forgets, PartitionEffect::Pause);
                 let _ = self.router.send(FetchCancelled { partition: self.id.clone(), pauses });
             }
-            PartitionEffect::Offer { seq, cut, attempt, alone, expires } => {
-                let _ =
-                    post(&self.batcher.offers, Offer { partition, epoch, seq, cut, attempt, alone, expires });
+            PartitionEffect::Offer(offer) => {
+                let _ = post(&self.batcher.offers, offer);
             }
             PartitionEffect::Withdraw { seq } => {
                 let _ = post(&self.batcher.withdrawals, WithdrawOffer { partition, epoch, seq });
             }
-            PartitionEffect::Commit { seq, offset, leader_epoch, progress, passed } => {
-                self.status.resolved(self.counted_frontier.distance_to(offset), &self.gauge);
-                self.status.passed(&passed);
-                self.counted_frontier = offset;
-                let topic = self.topic;
-                let frontier =
-                    CommitRequest { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
-                let _ = post(&self.committer.requests, CommitRequested(frontier));
+            PartitionEffect::Commit(request) => {
+                self.status.resolved(self.counted_frontier.distance_to(request.offset), &self.gauge);
+                self.status.passed(&request.passed);
+                self.counted_frontier = request.offset;
+                let _ = post(&self.committer.requests, request);
             }
             PartitionEffect::DeadLetter { ticket, records, condition } => {
                 self.bury(ticket, DeadLetterLoad::Records { records, condition }, ctx);

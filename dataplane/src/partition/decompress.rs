@@ -224,13 +224,14 @@ mod tests {
 
     use super::*;
     use crate::messages::batch::BatchId;
+    use crate::messages::offer::Offer;
     use crate::messages::records::PartitionBatchLimits;
     use crate::messages::resolution::BatchResolution;
     use crate::partition::attempt::FailureHandling;
     use crate::partition::effects::{
         CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
     };
-    use crate::partition::model_tests::{PlainTools, batch, hold};
+    use crate::partition::model_tests::{IDENTITY, PlainTools, batch, hold};
 
     const NOW: Moment = Moment::from_micros(1);
     const LIMIT: usize = 1_000;
@@ -278,6 +279,8 @@ mod tests {
             let budget = MemoryBudget::new(LIMIT);
             let others = budget.try_lease(LIMIT).expect("room");
             let core = PartitionCore::new(PartitionConfig {
+                identity: IDENTITY,
+                key_bytes: 0,
                 committed: Offset(0),
                 leader_epoch: -1,
                 progress,
@@ -330,7 +333,7 @@ mod tests {
     }
 
     fn is_offered(effects: &PartitionEffects) -> bool {
-        effects.iter().any(|effect| matches!(effect, PartitionEffect::Offer { .. }))
+        effects.iter().any(|effect| matches!(effect, PartitionEffect::Offer(_)))
     }
 
     #[test]
@@ -374,7 +377,7 @@ mod tests {
 
     fn offered(effects: &PartitionEffects) -> Option<(u64, Offset, Vec<i64>)> {
         effects.iter().find_map(|effect| match effect {
-            PartitionEffect::Offer { seq, cut, .. } => {
+            PartitionEffect::Offer(Offer { seq, cut, .. }) => {
                 Some((*seq, cut.range.end, cut.walk().map(|record| record.offset.0).collect()))
             }
             _ => None,
@@ -514,7 +517,7 @@ mod tests {
         assert!(line.as_mut().now_or_never().is_none());
         let effects = pressed.wake(None);
         let begun = |effect: &PartitionEffect| {
-            matches!(effect, PartitionEffect::Commit { .. } | PartitionEffect::Offer { .. })
+            matches!(effect, PartitionEffect::Commit(_) | PartitionEffect::Offer(_))
         };
         assert!(effects.iter().any(begun), "{effects:?}");
         assert_eq!(pressed.core.work().batch.records, 2);

@@ -3,22 +3,40 @@
 use bytes::Bytes;
 use lighterman_proto::commit_metadata::CommittedProgress;
 use lighterman_proto::failure::FailureCondition;
-use lighterman_proto::ids::{Offset, OffsetRange};
+use lighterman_proto::ids::{Epoch, Offset, OffsetRange};
 use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
 
 use super::attempt::FailureHandling;
 use super::fetch_buffer::{BatchOpener, CreditShortage, RecordFilter};
 use super::ledger::AlreadyResolved;
+use crate::messages::commit::CommitRequest;
 use crate::messages::dead_letter::{AbandonedRecords, RawBatch};
-use crate::messages::outcome::{Outcome, ResolvedRange};
-use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordSizer, SharedLease};
+use crate::messages::offer::Offer;
+use crate::messages::outcome::Outcome;
+use crate::messages::records::{PartitionBatchLimits, RecordSizer, SharedLease};
 use crate::messages::resolution::KnownFailures;
 use crate::messages::unreadable::BatchDamage;
+use lighterman_proto::topic_id::TopicId;
+
+/// Identity of a partition under one ownership.
+#[derive(Clone, Copy, Debug)]
+pub struct PartitionIdentity {
+    /// Partition index.
+    pub partition: i32,
+    /// Topic id, if known.
+    pub topic: Option<TopicId>,
+    /// Ownership epoch.
+    pub epoch: Epoch,
+}
 
 /// Configuration of a partition at its start.
 #[derive(Clone, Debug)]
 pub struct PartitionConfig {
+    /// Identity of the partition under this ownership.
+    pub identity: PartitionIdentity,
+    /// Payload bytes of the partition's key and brackets, including the separator.
+    pub key_bytes: usize,
     /// Committed offset, at which the partition resumes.
     pub committed: Offset,
     /// Leader epoch of the record before it; −1 if unknown.
@@ -53,37 +71,15 @@ pub enum PartitionEffect {
     CancelFetch,
     /// Stop fetching for now, but keep watching the log end.
     Pause,
-    /// Show `cut` to the batcher, replacing an earlier version of the offer `seq`.
-    Offer {
-        /// Sequence number of the offer.
-        seq: u64,
-        /// The offered records.
-        cut: PartitionBatch,
-        /// Attempt number, from 1.
-        attempt: u32,
-        /// Set if the offer must not share a batch with other partitions.
-        alone: bool,
-        /// Time at which the first of the records exceeds the maximum age; the offer must not be sealed from then on.
-        expires: Option<Moment>,
-    },
+    /// Send the offer to the batcher. It replaces an earlier version of the same sequence number.
+    Offer(Offer),
     /// Withdraw the offer. Completed by `withdrawn`, unless `sealed` crosses it.
     Withdraw {
         /// Sequence number of the offer.
         seq: u64,
     },
-    /// Commit `offset`: every offset before it has an outcome. Completed by `committed`.
-    Commit {
-        /// Sequence number, increased with every commit.
-        seq: u64,
-        /// The frontier.
-        offset: Offset,
-        /// Leader epoch of the last record before it; −1 if unknown.
-        leader_epoch: i32,
-        /// Progress to store in the commit metadata.
-        progress: Option<CommittedProgress>,
-        /// Ranges that the frontier has passed since the last commit.
-        passed: Vec<ResolvedRange>,
-    },
+    /// Commit the frontier: every offset before it has an outcome. Completed by `committed`.
+    Commit(CommitRequest),
     /// Send the records to the on-failure destination until it acknowledges them. Completed by `buried`.
     DeadLetter {
         /// Number that identifies the dead letter.

@@ -13,10 +13,11 @@ use super::attempt::FailureHandling;
 use super::core::PartitionCore;
 use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
 use super::fetch_buffer::{BatchOpener, OpenedBatch, PlainSize};
-use super::model_tests::{PlainTools, hold};
+use super::model_tests::{IDENTITY, PlainTools, hold};
 use super::pieces::{NextPiece, PiecedBatch};
 use crate::messages::batch::BatchId;
 use crate::messages::dead_letter::DeadLetterResult;
+use crate::messages::offer::Offer;
 use crate::messages::outcome::Outcome;
 use crate::messages::records::{PartitionBatchLimits, SharedLease};
 use crate::messages::resolution::BatchResolution;
@@ -32,6 +33,8 @@ struct NextOwner {
 impl NextOwner {
     fn of(left: Option<CommittedProgress>, policy: FailureHandling) -> Self {
         let core = PartitionCore::new(PartitionConfig {
+            identity: IDENTITY,
+            key_bytes: 0,
             committed: Offset(0),
             leader_epoch: -1,
             progress: left,
@@ -239,7 +242,7 @@ fn com_1_h17_late_dead_letter_after_log_replacement_commits_nothing() {
 
 fn offered(effects: &PartitionEffects) -> Option<u64> {
     effects.iter().find_map(|effect| match effect {
-        PartitionEffect::Offer { seq, .. } => Some(*seq),
+        PartitionEffect::Offer(Offer { seq, .. }) => Some(*seq),
         _ => None,
     })
 }

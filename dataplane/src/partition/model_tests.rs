@@ -12,14 +12,23 @@ use proptest::prelude::*;
 
 use super::attempt::FailureHandling;
 use super::core::PartitionCore;
-use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
+use super::effects::{
+    CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionIdentity,
+};
 use super::fetch_buffer::{BatchOpener, FetchBuffer, FillLimits, OpenedBatch, PlainSize, RecordFilter};
 use super::pieces::{NextPiece, PiecedBatch};
 use crate::credit::memory::MemoryBudget;
 use crate::messages::batch::BatchId;
+use crate::messages::commit::CommitRequest;
+use crate::messages::offer::Offer;
 use crate::messages::outcome::{Outcome, ResolvedRange};
 use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordSizer, SharedLease};
 use crate::messages::resolution::{AttemptFailure, BatchResolution};
+use lighterman_proto::ids::Epoch;
+
+/// Identity of the tests' partition.
+pub(super) const IDENTITY: PartitionIdentity =
+    PartitionIdentity { partition: 0, topic: None, epoch: Epoch(1) };
 
 const LIMITS: PartitionBatchLimits = PartitionBatchLimits { records_max: 7, payload_bytes_max: 400 };
 
@@ -225,6 +234,8 @@ struct PartitionModel {
 impl PartitionModel {
     fn new(log: ModelLog) -> Self {
         let start = PartitionConfig {
+            identity: IDENTITY,
+            key_bytes: 0,
             committed: Offset(0),
             leader_epoch: -1,
             progress: None,
@@ -270,7 +281,7 @@ impl PartitionModel {
             match effect {
                 PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
                 PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
-                PartitionEffect::Offer { seq, cut, .. } => {
+                PartitionEffect::Offer(Offer { seq, cut, .. }) => {
                     assert!(self.flying.is_none(), "SLT-1: one invocation of a partition at a time");
                     assert!(
                         cut.records <= LIMITS.records_max && cut.payload_bytes <= LIMITS.payload_bytes_max,
@@ -284,7 +295,7 @@ impl PartitionModel {
                         self.step(|core, now, tools| core.withdrawn(now, seq, tools));
                     }
                 }
-                PartitionEffect::Commit { seq, offset, passed, .. } => {
+                PartitionEffect::Commit(CommitRequest { seq, offset, passed, .. }) => {
                     assert!(offset >= self.committed, "COM-1: never backwards");
                     let undelivered = self.log.records.iter().find(|(at, size)| {
                         **size <= LIMITS.payload_bytes_max && !self.delivered.contains(at)

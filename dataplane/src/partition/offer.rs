@@ -6,8 +6,9 @@ use lighterman_proto::units::{Moment, TimestampMs};
 
 use super::attempt::{RecordAttempt, until_expired};
 use super::core::{AttemptState, PartitionCore};
-use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
+use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionIdentity};
 use crate::messages::batch::BatchId;
+use crate::messages::offer::Offer;
 
 impl PartitionCore {
     /// Handles the sealing of offer `seq` up to `end` as `batch`; returns false if that offer is not the current one.
@@ -68,7 +69,18 @@ impl PartitionCore {
         self.offered_until = expires;
         let (cut, attempt, alone) =
             (self.current.batch.clone(), self.current.attempt(), self.current.exclusive);
-        out.push(PartitionEffect::Offer { seq, cut, attempt, alone, expires });
+        let (PartitionIdentity { partition, epoch, .. }, key_bytes) =
+            (self.start.identity, self.start.key_bytes);
+        out.push(PartitionEffect::Offer(Offer {
+            partition,
+            epoch,
+            seq,
+            cut,
+            attempt,
+            alone,
+            key_bytes,
+            expires,
+        }));
         self.schedule_wake(expires, now, out);
     }
 

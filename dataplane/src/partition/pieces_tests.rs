@@ -17,11 +17,13 @@ use super::decompress::LeasedDecompressor;
 use super::effects::{
     CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
 };
-use super::model_tests::{PlainTools, batch};
+use super::model_tests::{IDENTITY, PlainTools, batch};
 use super::pieces::PieceLimits;
 use crate::credit::memory::{MemoryBudget, MemoryLease};
 use crate::messages::batch::BatchId;
+use crate::messages::commit::CommitRequest;
 use crate::messages::dead_letter::{DeadLetterResult, RawBatch};
+use crate::messages::offer::Offer;
 use crate::messages::outcome::Outcome;
 use crate::messages::records::{PartitionBatch, PartitionBatchLimits, SharedLease};
 use crate::messages::resolution::BatchResolution;
@@ -88,6 +90,8 @@ impl PieceDriver {
         limits: PieceLimits,
     ) -> Self {
         let core = PartitionCore::new(PartitionConfig {
+            identity: IDENTITY,
+            key_bytes: 0,
             committed: Offset(committed),
             leader_epoch: -1,
             progress: None,
@@ -206,7 +210,7 @@ impl PieceDriver {
         match effect {
             PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
             PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
-            PartitionEffect::Offer { seq, cut, .. } => self.offer = Some((seq, cut)),
+            PartitionEffect::Offer(Offer { seq, cut, .. }) => self.offer = Some((seq, cut)),
             PartitionEffect::ContinueSoon => {
                 self.turns += 1;
                 self.step(None, PartitionCore::wake);
@@ -219,7 +223,7 @@ impl PieceDriver {
                     self.step(granted, PartitionCore::wake);
                 }
             }
-            PartitionEffect::Commit { seq, passed, .. } => {
+            PartitionEffect::Commit(CommitRequest { seq, passed, .. }) => {
                 for passed in passed {
                     for offset in passed.range.first.0..passed.range.end.0 {
                         assert_eq!(self.ends.insert(offset, passed.outcome), None, "{offset} ended twice");

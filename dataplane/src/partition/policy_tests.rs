@@ -15,9 +15,11 @@ use proptest::prelude::*;
 use super::attempt::{FailureHandling, is_expired};
 use super::core::PartitionCore;
 use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
-use super::model_tests::{PlainTools, RefusingFilter, batch_at, failure, hold};
+use super::model_tests::{IDENTITY, PlainTools, RefusingFilter, batch_at, failure, hold};
 use crate::messages::batch::BatchId;
+use crate::messages::commit::CommitRequest;
 use crate::messages::dead_letter::DeadLetterResult;
+use crate::messages::offer::Offer;
 use crate::messages::outcome::{Outcome, ResolvedRange};
 use crate::messages::records::{PartitionBatch, PartitionBatchLimits};
 use crate::messages::resolution::{BatchResolution, KnownFailures};
@@ -150,7 +152,7 @@ impl PolicyModel {
         match effect {
             PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
             PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
-            PartitionEffect::Offer { seq, cut, expires, .. } => {
+            PartitionEffect::Offer(Offer { seq, cut, expires, .. }) => {
                 assert!(self.flying.is_none() && self.errand.is_none(), "SLT-1: one thing at a time");
                 assert!(cut.records > 0 && cut.records <= LIMITS.records_max, "LIM-1");
                 let first = cut.walk().next().expect("a record").offset;
@@ -169,7 +171,7 @@ impl PolicyModel {
                     self.step(|core, now, tools| core.withdrawn(now, seq, tools));
                 }
             }
-            PartitionEffect::Commit { seq, offset, progress, passed, .. } => {
+            PartitionEffect::Commit(CommitRequest { seq, offset, progress, passed, .. }) => {
                 for passed in &passed {
                     self.check_passed(*passed);
                 }
@@ -456,6 +458,8 @@ fn core(
 ) -> PartitionCore {
     let limits = LIMITS;
     PartitionCore::new(PartitionConfig {
+        identity: IDENTITY,
+        key_bytes: 0,
         committed,
         leader_epoch: -1,
         progress,
@@ -646,7 +650,7 @@ fn mem_1_offers_schedule_one_expiry_wakeup() {
         assert!(core.sealed(round as u64 + 1, Offset(round + 1), batch, &tools));
         effects.extend(core.resolved(now, batch, BatchResolution::Delivered, &mut tools));
         let mut commits = effects.iter().filter_map(|effect| {
-            if let PartitionEffect::Commit { seq, .. } = effect { Some(*seq) } else { None }
+            if let PartitionEffect::Commit(CommitRequest { seq, .. }) = effect { Some(*seq) } else { None }
         });
         let seq = commits.next_back().expect("committed");
         effects.extend(core.committed(now, seq, &mut tools));

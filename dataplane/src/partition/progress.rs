@@ -12,7 +12,8 @@ use lighterman_proto::records::BatchHeader;
 
 use super::attempt::RecordAttempt;
 use super::core::PartitionCore;
-use super::effects::{PartitionConfig, PartitionEffect, PartitionEffects};
+use super::effects::{PartitionConfig, PartitionEffect, PartitionEffects, PartitionIdentity};
+use crate::messages::commit::CommitRequest;
 
 /// Piece of a batch that an earlier owner has split, to be restored with the same end.
 #[derive(Clone, Copy, Debug)]
@@ -186,13 +187,17 @@ impl PartitionCore {
         self.sent.seq += 1;
         self.sent.offset = self.ledger.frontier();
         self.sent.progress.clone_from(&progress);
-        out.push(PartitionEffect::Commit {
+        let PartitionIdentity { partition, topic, epoch } = self.start.identity;
+        out.push(PartitionEffect::Commit(CommitRequest {
+            partition,
+            topic,
+            epoch,
             seq: self.sent.seq,
             offset: self.sent.offset,
             leader_epoch: self.frontier_leader_epoch(),
             progress,
             passed: self.ledger.drain_resolved(),
-        });
+        }));
     }
 
     /// Commits the frontier if it has moved since the last commit.

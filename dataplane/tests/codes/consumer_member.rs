@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
+use lighterman::kafka::group::GroupEvent;
 use lighterman::kafka::group::effects::{
     GroupEffect, Kip848Heartbeat, Kip848Response, MemberIdentity, MemberTiming, RequestError, TopicPartitions,
 };
@@ -74,7 +75,7 @@ fn owning() -> (Kip848Member, u64) {
 fn draining() -> (Kip848Member, u64) {
     let (mut core, seq) = owning();
     let effects = core.heartbeat_answered(at(103), seq, Ok(told(EPOCH, Some(&[0]))), 0);
-    assert!(effects.contains(&GroupEffect::Revoke { partitions: vec![1] }));
+    assert!(effects.contains(&GroupEffect::Notify(GroupEvent::Revoke { partitions: vec![1] })));
     let beat = beat_in(&core.tick(at(106))).expect("a heartbeat is due");
     (core, beat.seq)
 }
@@ -89,7 +90,7 @@ fn committing() -> Kip848Member {
 /// Asserts that everything is dropped, and that the member rejoins without partitions once none of its invocations
 /// can run.
 fn is_fenced(mut core: Kip848Member, effects: &[GroupEffect], now: u64, what: &str) {
-    let lost = |effect: &GroupEffect| matches!(effect, GroupEffect::Lost { partitions, reason } if *partitions == [0, 1] && !reason.is_empty());
+    let lost = |effect: &GroupEffect| matches!(effect, GroupEffect::Notify(GroupEvent::Lost { partitions, reason }) if *partitions == [0, 1] && !reason.is_empty());
     assert!(effects.iter().any(lost), "{what}: {effects:?}");
     assert!(effects.contains(&GroupEffect::EndLease), "{what}: the lease goes with them");
     assert!(
@@ -111,10 +112,10 @@ fn keeps(mut core: Kip848Member, effects: &[GroupEffect], comes_back: Moment, wh
     let takes = |effect: &GroupEffect| {
         matches!(
             effect,
-            GroupEffect::Lost { .. }
+            GroupEffect::Notify(GroupEvent::Lost { .. })
                 | GroupEffect::EndLease
                 | GroupEffect::ExtendLease(_)
-                | GroupEffect::Revoke { .. }
+                | GroupEffect::Notify(GroupEvent::Revoke { .. })
         )
     };
     assert!(!effects.iter().any(takes), "{what}: {effects:?}");
@@ -134,7 +135,10 @@ fn keeps(mut core: Kip848Member, effects: &[GroupEffect], comes_back: Moment, wh
 }
 
 fn troubles(effects: &[GroupEffect]) -> usize {
-    effects.iter().filter(|effect| matches!(effect, GroupEffect::Trouble(text) if !text.is_empty())).count()
+    effects
+        .iter()
+        .filter(|effect| matches!(effect, GroupEffect::Notify(GroupEvent::Trouble(text)) if !text.is_empty()))
+        .count()
 }
 
 /// Returns the time of the first retry with the shortest jitter.
@@ -171,7 +175,10 @@ fn h1_h10_every_code_of_a_heartbeat_that_joins() {
         let effects = core.heartbeat_answered(at(100), seq, Err(RequestError::Code(error)), 0);
         let is_told = FOR_A_PERSON.contains(&code);
         if is_told {
-            assert!(matches!(&effects[..], [GroupEffect::Trouble(_)]), "{what}: {effects:?}");
+            assert!(
+                matches!(&effects[..], [GroupEffect::Notify(GroupEvent::Trouble(_))]),
+                "{what}: {effects:?}"
+            );
         } else if OUT.contains(&code) {
             // The coordinator knows the member in an abandoned epoch: it must leave before it can join again.
             assert_eq!(effects, [GroupEffect::Leave { member: "me".into() }], "{what}");
@@ -187,8 +194,15 @@ fn h1_h10_every_code_of_a_heartbeat_that_joins() {
             "{what}"
         );
         let effects = core.heartbeat_answered(again, beat.seq, Ok(told(1, Some(&[0]))), 0);
-        assert_eq!(effects.contains(&GroupEffect::Healthy), is_told, "{what}: {effects:?}");
-        assert!(effects.iter().any(|effect| matches!(effect, GroupEffect::Assigned { .. })), "{what}");
+        assert_eq!(
+            effects.contains(&GroupEffect::Notify(GroupEvent::Healthy)),
+            is_told,
+            "{what}: {effects:?}"
+        );
+        assert!(
+            effects.iter().any(|effect| matches!(effect, GroupEffect::Notify(GroupEvent::Assigned { .. }))),
+            "{what}"
+        );
     }
 }
 

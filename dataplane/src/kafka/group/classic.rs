@@ -13,6 +13,7 @@ use lighterman_proto::units::Moment;
 
 use super::effects::{GroupEffect, JoinResult, MemberIdentity, MemberTiming, RequestError};
 use super::lease;
+use crate::kafka::group::effects::GroupEvent;
 use crate::runtime::backoff::Backoff;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,7 +342,7 @@ impl ClassicMember {
         self.extend_lease(self.request_sent, out);
         self.next_heartbeat = now + self.timing.heartbeat_interval;
         if std::mem::take(&mut self.degraded) {
-            out.push(GroupEffect::Healthy);
+            out.push(GroupEffect::Notify(GroupEvent::Healthy));
         }
         let added: Vec<i32> = self.assigned.difference(&self.owned).copied().collect();
         let revoked: Vec<i32> = self
@@ -356,18 +357,13 @@ impl ClassicMember {
         if !revoked.is_empty() {
             self.revoking.extend(&revoked);
             self.count_kept();
-            out.push(GroupEffect::Revoke { partitions: revoked });
+            out.push(GroupEffect::Notify(GroupEvent::Revoke { partitions: revoked }));
         }
     }
 
     fn announce(&self, added: Vec<i32>, out: &mut ClassicEffects) {
         let owned = self.kept.iter().copied().collect();
-        out.push(GroupEffect::Assigned {
-            generation: self.generation,
-            member: self.member.clone(),
-            owned,
-            added,
-        });
+        out.push(GroupEffect::Notify(GroupEvent::Assigned { generation: self.generation, owned, added }));
     }
 
     fn count_kept(&mut self) {

@@ -9,15 +9,15 @@ use lighterman_proto::units::Moment;
 use tokio::sync::mpsc;
 
 use super::commands::{CommandReceiver, GroupCommand};
-use super::commits;
 use super::connections::CoordinatorConnections;
 use super::effects::{GroupEffect, MemberIdentity};
 use super::lease::OwnershipLease;
 use super::leave::leave_with_retries;
 use super::member::{GroupMember, MemberEvent};
-use super::membership::{EventSink, GroupEvent, Membership, MembershipSettings, SharedView, commit_as};
-use super::requests;
+use super::membership::{EventSink, Membership, MembershipSettings, SharedView, commit_as};
+use super::{commits, requests};
 use crate::kafka::error::KafkaError;
+use crate::kafka::group::effects::GroupEvent;
 use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::runtime::task::outcome;
@@ -195,17 +195,17 @@ impl MemberDriver {
             match effect {
                 GroupEffect::ExtendLease(until) => self.lease.extend(until),
                 GroupEffect::EndLease => self.lease.end(),
-                GroupEffect::Assigned { generation, owned, added, .. } => {
-                    metrics::counter!(crate::metrics::REBALANCES).increment(1);
-                    tracing::debug!(group = self.settings.group, generation, "the group has given a share");
-                    (self.sink)(GroupEvent::Assigned { generation, owned, added });
+                GroupEffect::Notify(event) => {
+                    if let GroupEvent::Assigned { generation, .. } = &event {
+                        metrics::counter!(crate::metrics::REBALANCES).increment(1);
+                        tracing::debug!(
+                            group = self.settings.group,
+                            generation,
+                            "the group has given a share"
+                        );
+                    }
+                    (self.sink)(event);
                 }
-                GroupEffect::Revoke { partitions } => (self.sink)(GroupEvent::Revoke { partitions }),
-                GroupEffect::Lost { partitions, reason } => {
-                    (self.sink)(GroupEvent::Lost { partitions, reason });
-                }
-                GroupEffect::Trouble(text) => (self.sink)(GroupEvent::Trouble(text)),
-                GroupEffect::Healthy => (self.sink)(GroupEvent::Healthy),
                 request => self.request(request),
             }
         }

@@ -105,33 +105,8 @@ pub enum GroupEffect {
     ExtendLease(Moment),
     /// End the lease.
     EndLease,
-    /// Partitions were assigned to this member.
-    Assigned {
-        /// Generation.
-        generation: i32,
-        /// Member id.
-        member: String,
-        /// All partitions that the member owns and keeps.
-        owned: Vec<i32>,
-        /// Newly assigned partitions.
-        added: Vec<i32>,
-    },
-    /// Revocation: drain these partitions, then report them as released.
-    Revoke {
-        /// Revoked partitions.
-        partitions: Vec<i32>,
-    },
-    /// Loss of partitions: no more work may be done for them.
-    Lost {
-        /// Lost partitions.
-        partitions: Vec<i32>,
-        /// Cause of the loss.
-        reason: String,
-    },
-    /// Problem that an operator should know of.
-    Trouble(String),
-    /// The group works again.
-    Healthy,
+    /// Event for the owner of the membership.
+    Notify(GroupEvent),
 }
 
 /// Heartbeat request of the consumer protocol.
@@ -276,4 +251,36 @@ pub(super) fn operator_message(code: ResponseError) -> String {
         }
         other => format!("the group's coordinator says {other}"),
     }
+}
+
+/// Event of a membership, delivered in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupEvent {
+    /// Partitions were assigned to this member.
+    Assigned {
+        /// Generation, or member epoch.
+        generation: i32,
+        /// All partitions that the member owns and keeps.
+        owned: Vec<i32>,
+        /// Newly assigned partitions: look up their start offsets, then run them.
+        added: Vec<i32>,
+    },
+    /// Revocation: drain and commit these partitions, then call [`Membership::released`].
+    Revoke {
+        /// Revoked partitions.
+        partitions: Vec<i32>,
+    },
+    /// Loss of partitions at once, without a drain.
+    Lost {
+        /// Lost partitions.
+        partitions: Vec<i32>,
+        /// Cause of the loss.
+        reason: String,
+    },
+    /// Problem that an operator should know of.
+    Trouble(String),
+    /// The group works again.
+    Healthy,
+    /// The membership ended without a leave. It has neither lease nor identity, and sends no heartbeats.
+    Ended,
 }

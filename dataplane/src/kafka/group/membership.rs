@@ -4,6 +4,7 @@
 //! requests it, under the member's identity at that moment. Each batch commits, and waking two threads for each would
 //! cost more than the request.
 
+use crate::kafka::group::effects::GroupEvent;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,38 +40,6 @@ pub struct MembershipSettings {
     pub timing: MemberTiming,
     /// Rebalance timeout from then on; it may change while the member is in the group.
     pub rebalance: RebalanceTimeout,
-}
-
-/// Event of a membership, delivered in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GroupEvent {
-    /// Partitions were assigned to this member.
-    Assigned {
-        /// Generation, or member epoch.
-        generation: i32,
-        /// All partitions that the member owns and keeps.
-        owned: Vec<i32>,
-        /// Newly assigned partitions: look up their start offsets, then run them.
-        added: Vec<i32>,
-    },
-    /// Revocation: drain and commit these partitions, then call [`Membership::released`].
-    Revoke {
-        /// Revoked partitions.
-        partitions: Vec<i32>,
-    },
-    /// Loss of partitions at once, without a drain.
-    Lost {
-        /// Lost partitions.
-        partitions: Vec<i32>,
-        /// Cause of the loss.
-        reason: String,
-    },
-    /// Problem that an operator should know of.
-    Trouble(String),
-    /// The group works again.
-    Healthy,
-    /// The membership ended without a leave. It has neither lease nor identity, and sends no heartbeats.
-    Ended,
 }
 
 /// Callback for a membership's events. It runs on the group thread and must not block.

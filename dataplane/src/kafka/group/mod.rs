@@ -17,8 +17,8 @@ mod rebalance;
 mod requests;
 pub mod wire;
 
-pub use effects::GroupProtocol;
+pub use effects::{GroupEvent, GroupProtocol};
 pub use lease::OwnershipLease;
 pub use member::MembershipView;
-pub use membership::{CommitFailure, GroupEvent, GroupThread, Membership, MembershipSettings};
+pub use membership::{CommitFailure, GroupThread, Membership, MembershipSettings};
 pub use rebalance::RebalanceTimeout;

@@ -12,13 +12,14 @@ use lighterman_proto::units::Moment;
 use super::super::environment::SimulatedEnvironment;
 use super::invocations::CarriedInvocation;
 use super::{OwnershipKey, SimulatedNode};
-use crate::batcher::core::{BatchLimits, BatcherCore, PendingOffer, SealCondition, SealedBatch};
+use crate::batcher::core::{BatchLimits, BatcherCore, SealCondition, SealedBatch};
 use crate::batcher::results::BatchShare;
 use crate::credit::memory::{MemoryLease, Overdraft};
 use crate::credit::slots::{Slot, SlotReceiver};
 use crate::history::{HistoryEvent as Happened, InvocationShare};
 use crate::invoker::retry::SetbackCounts;
 use crate::messages::batch::BatchId;
+use crate::messages::offer::Offer;
 use crate::messages::records::RecordRun;
 use crate::runtime::in_flight::{InFlightGuard, LongestRun};
 use crate::sim::node::messages::{MessageMailbox, NodeMessage};
@@ -308,7 +309,7 @@ impl SimulatedNode {
         });
         let flights: Vec<InFlightGuard> = flights.collect();
         let partial = outside.plan.partial_responses;
-        let member = |part: &PendingOffer| BatchShare {
+        let member = |part: &Offer| BatchShare {
             partition: part.partition,
             epoch: part.epoch,
             cut: partial.then(|| part.cut.clone()),
@@ -344,7 +345,7 @@ impl SimulatedNode {
     }
 }
 
-fn share(part: &PendingOffer) -> InvocationShare {
+fn share(part: &Offer) -> InvocationShare {
     let epoch_of = |slice: &RecordRun| std::iter::repeat_n(slice.header.leader_epoch, slice.records as usize);
     InvocationShare {
         leader_epochs: part.cut.slices.iter().flat_map(epoch_of).collect(),

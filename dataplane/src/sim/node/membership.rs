@@ -110,22 +110,13 @@ impl SimulatedNode {
                     self.group.lease_until = until;
                 }
                 GroupEffect::EndLease => self.group.lease.end(),
-                GroupEffect::Assigned { generation, owned, added, .. } => {
-                    self.tell_member(outside, GroupEvent::Assigned { generation, owned, added });
+                GroupEffect::Notify(GroupEvent::Trouble(_) | GroupEvent::Healthy) => {}
+                GroupEffect::Notify(event) => {
+                    if matches!(event, GroupEvent::Lost { .. }) {
+                        self.on_ownership_lost(outside);
+                    }
+                    self.tell_member(outside, event);
                 }
-                GroupEffect::Revoke { partitions } => {
-                    self.tell_member(outside, GroupEvent::Revoke { partitions });
-                }
-                GroupEffect::Lost { partitions, reason } => {
-                    outside.cue(self.id, FaultTrigger::OwnershipLost);
-                    outside.record(Happened::LetGo { owner: owner(self.id, self.incarnation) });
-                    let over =
-                        self.group.lease_until.max(outside.now) + margin(self.group.timing.session_timeout);
-                    let (node, life) = (self.id, self.incarnation);
-                    outside.queue.push(over, EnvironmentEvent::SessionOver { node, life });
-                    self.tell_member(outside, GroupEvent::Lost { partitions, reason });
-                }
-                GroupEffect::Trouble(_) | GroupEffect::Healthy => {}
                 request => self.request(outside, request),
             }
         }
@@ -145,6 +136,14 @@ impl SimulatedNode {
 
     fn tell_member(&mut self, outside: &mut SimulatedEnvironment, event: GroupEvent) {
         self.post(outside, MessageMailbox::Member, NodeMessage::Group(event));
+    }
+
+    fn on_ownership_lost(&self, outside: &mut SimulatedEnvironment) {
+        outside.cue(self.id, FaultTrigger::OwnershipLost);
+        outside.record(Happened::LetGo { owner: owner(self.id, self.incarnation) });
+        let over = self.group.lease_until.max(outside.now) + margin(self.group.timing.session_timeout);
+        let (node, life) = (self.id, self.incarnation);
+        outside.queue.push(over, EnvironmentEvent::SessionOver { node, life });
     }
 
     fn request(&mut self, outside: &mut SimulatedEnvironment, effect: GroupEffect) {

@@ -3,13 +3,13 @@
 use super::super::cluster::{BrokerReply, FetchedPart};
 use super::OwnershipKey;
 use super::fetching::SimulatedFetch;
-use crate::batcher::core::PendingOffer;
 use crate::credit::slots::Slot;
 use crate::invoker::outcome::{InvocationOutcome, InvokeResponse as FunctionReply};
 use crate::kafka::group::GroupEvent;
 use crate::messages::batch::BatchId;
 use crate::messages::commit::CommitRequest;
 use crate::messages::dead_letter::DeadLetterResult;
+use crate::messages::offer::Offer;
 use crate::messages::records::SharedLease;
 use crate::messages::report::PartitionReport;
 use crate::messages::resolution::{BatchResolution, InvocationMetadata};
@@ -115,7 +115,7 @@ pub(crate) enum NodeMessage {
     // To a batcher.
     Offer {
         consumer: u32,
-        pending: Box<PendingOffer>,
+        pending: Box<Offer>,
     },
     Withdraw {
         consumer: u32,

@@ -14,7 +14,6 @@ use super::super::environment::SimulatedEnvironment;
 use super::super::schedule::FaultKind;
 use super::shelf::{OnCredit, SimulatedContext};
 use super::{OwnershipKey, SimulatedFetch, SimulatedNode};
-use crate::batcher::core::PendingOffer;
 use crate::credit::memory::MemoryLease;
 use crate::history::HistoryEvent as Happened;
 use crate::messages::commit::CommitRequest;
@@ -25,6 +24,7 @@ use crate::messages::resume::ResumePoint;
 use crate::partition::core::{PartitionCore, is_for};
 use crate::partition::effects::{
     CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
+    PartitionIdentity,
 };
 use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
@@ -60,6 +60,8 @@ impl SimulatedNode {
         let committed = Self::first_of(&position);
         let beginning = CommitRequest::beginning(key.0, key.1, &position);
         let start = PartitionConfig {
+            identity: PartitionIdentity { partition: key.0, topic: position.topic, epoch: key.1 },
+            key_bytes: outside.envelope.partition_bytes(key.0, false),
             committed,
             leader_epoch: position.leader_epoch,
             progress: position.progress,
@@ -126,7 +128,7 @@ impl SimulatedNode {
     }
 
     fn carry_out(&mut self, outside: &mut SimulatedEnvironment, key: OwnershipKey, effect: PartitionEffect) {
-        let (partition, epoch) = key;
+        let (partition, _epoch) = key;
         let Some(running) = self.partitions.get_mut(&key) else { return };
         let consumer = running.consumer;
         let batcher = MessageMailbox::Batcher(consumer);
@@ -140,23 +142,18 @@ impl SimulatedNode {
             PartitionEffect::CancelFetch | PartitionEffect::Pause => {
                 self.post(outside, MessageMailbox::Router, NodeMessage::Forget { partition });
             }
-            PartitionEffect::Offer { seq, cut, attempt, alone, expires } => {
-                let key_bytes = outside.envelope.partition_bytes(partition, false);
-                let pending =
-                    Box::new(PendingOffer { partition, epoch, seq, cut, attempt, alone, key_bytes, expires });
+            PartitionEffect::Offer(offer) => {
+                let pending = Box::new(offer);
                 self.post(outside, batcher, NodeMessage::Offer { consumer, pending });
             }
             PartitionEffect::Withdraw { seq } => {
                 self.post(outside, batcher, NodeMessage::Withdraw { consumer, key, seq });
             }
-            PartitionEffect::Commit { seq, offset, leader_epoch, progress, passed } => {
-                let moved = running.counted.distance_to(offset);
-                running.counted = offset;
+            PartitionEffect::Commit(request) => {
+                let moved = running.counted.distance_to(request.offset);
+                running.counted = request.offset;
                 *self.member.resolved.entry(partition).or_default() += moved;
-                let topic = running.topic;
-                let frontier =
-                    CommitRequest { partition, topic, epoch, offset, leader_epoch, seq, progress, passed };
-                self.post(outside, MessageMailbox::Committer, NodeMessage::Frontier(Box::new(frontier)));
+                self.post(outside, MessageMailbox::Committer, NodeMessage::Frontier(Box::new(request)));
             }
             PartitionEffect::DeadLetter { ticket, records, condition } => {
                 self.bury(outside, key, ticket, &records, condition);

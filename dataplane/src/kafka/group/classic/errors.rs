@@ -7,7 +7,8 @@ use lighterman_proto::units::Moment;
 
 use super::{ClassicEffects, ClassicMember, ClassicState};
 use crate::kafka::group::effects::{
-    FATAL_RETRY, GroupEffect, MemberIdentity, RequestError, is_fencing, needs_operator, operator_message,
+    FATAL_RETRY, GroupEffect, GroupEvent, MemberIdentity, RequestError, is_fencing, needs_operator,
+    operator_message,
 };
 use crate::kafka::group::lease::margin;
 
@@ -92,7 +93,7 @@ impl ClassicMember {
 
     pub(super) fn trouble(&mut self, text: String, out: &mut ClassicEffects) {
         self.degraded = true;
-        out.push(GroupEffect::Trouble(text));
+        out.push(GroupEffect::Notify(GroupEvent::Trouble(text)));
     }
 
     pub(super) fn drop_all_partitions(&mut self, reason: &str, now: Moment, out: &mut ClassicEffects) {
@@ -107,7 +108,7 @@ impl ClassicMember {
         out.push(GroupEffect::EndLease);
         if !partitions.is_empty() {
             self.rejoin_not_before = mutant!("rejoins-over-running-invocations", Some(session_ends), None);
-            out.push(GroupEffect::Lost { partitions, reason: reason.to_owned() });
+            out.push(GroupEffect::Notify(GroupEvent::Lost { partitions, reason: reason.to_owned() }));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests of the classic member, named by hazard number.
 
 use super::*;
+use crate::kafka::group::effects::GroupEvent;
 
 const SESSION: Duration = Duration::from_secs(10);
 
@@ -50,7 +51,7 @@ fn beat(core: &mut ClassicMember, second: u64) -> u64 {
 
 fn lost(effects: &[GroupEffect]) -> Vec<i32> {
     let lost = effects.iter().find_map(|effect| match effect {
-        GroupEffect::Lost { partitions, .. } => Some(partitions.clone()),
+        GroupEffect::Notify(GroupEvent::Lost { partitions, .. }) => Some(partitions.clone()),
         _ => None,
     });
     lost.unwrap_or_default()
@@ -155,7 +156,7 @@ fn h2_rebalance_timeout_is_never_below_session_timeout() {
 fn h3_revoked_partition_is_drained_before_release() {
     let mut core = stable(&[0, 1]);
     let effects = join_again(&mut core, 104, 2, &[1]);
-    assert!(effects.contains(&GroupEffect::Revoke { partitions: vec![0] }));
+    assert!(effects.contains(&GroupEffect::Notify(GroupEvent::Revoke { partitions: vec![0] })));
     assert!(lost(&effects).is_empty());
     let effects = core.released(at(105), &[0]);
     assert_eq!(effects, [GroupEffect::Join { member: "me".into(), generation: 2, owned: vec![1] }]);
@@ -253,10 +254,13 @@ fn h25_rejoin_while_draining_claims_draining_partitions() {
     let effects = core.heartbeat_answered(at(107), seq, rebalance, 0);
     assert!(effects.contains(&GroupEffect::Join { member: "me".into(), generation: 2, owned: vec![0, 1] }));
     let effects = join(&mut core, 107, 3, &[0, 1]);
-    assert!(!effects.iter().any(|effect| matches!(effect, GroupEffect::Revoke { .. })), "it was told once");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, GroupEffect::Notify(GroupEvent::Revoke { .. }))),
+        "it was told once"
+    );
     let effects = core.released(at(108), &[0]);
     assert!(
-        matches!(&effects[..], [GroupEffect::Assigned { added, .. }] if added == &[0]),
+        matches!(&effects[..], [GroupEffect::Notify(GroupEvent::Assigned { added, .. })] if added == &[0]),
         "given back: starts anew"
     );
 }
@@ -284,7 +288,9 @@ fn group_of_another_protocol_is_explained() {
         Err(RequestError::Code(ResponseError::InconsistentGroupProtocol)),
         0,
     );
-    assert!(matches!(&effects[..], [GroupEffect::Trouble(text)] if text.contains("cooperative-sticky")));
+    assert!(
+        matches!(&effects[..], [GroupEffect::Notify(GroupEvent::Trouble(text))] if text.contains("cooperative-sticky"))
+    );
     assert!(core.tick(at(110), 0).is_empty());
     assert_eq!(core.tick(at(115), 0), [GroupEffect::FindCoordinator]);
 }

@@ -13,7 +13,7 @@ use lighterman_proto::units::Moment;
 
 use super::session::SessionBounds;
 use crate::kafka::group::effects::{
-    GroupEffect, Kip848Heartbeat, Kip848Response, MemberTiming, RequestError, TopicPartitions,
+    GroupEffect, GroupEvent, Kip848Heartbeat, Kip848Response, MemberTiming, RequestError, TopicPartitions,
 };
 use crate::kafka::group::lease;
 use crate::runtime::backoff::Backoff;
@@ -294,7 +294,7 @@ impl Kip848Member {
     ) {
         self.backoff.reset();
         if std::mem::take(&mut self.degraded) {
-            out.push(GroupEffect::Healthy);
+            out.push(GroupEffect::Notify(GroupEvent::Healthy));
         }
         let moved = std::mem::replace(&mut self.epoch, told.epoch) != told.epoch;
         if !told.member.is_empty() {
@@ -317,7 +317,9 @@ impl Kip848Member {
             }
             None => {}
         }
-        if moved && !out.iter().any(|effect| matches!(effect, GroupEffect::Assigned { .. })) {
+        if moved
+            && !out.iter().any(|effect| matches!(effect, GroupEffect::Notify(GroupEvent::Assigned { .. })))
+        {
             self.announce(Vec::new(), out);
         }
         self.check_stable(sent, drains_before);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Kip848Effects, Kip848Member};
-use crate::kafka::group::effects::{GroupEffect, TopicPartitions};
+use crate::kafka::group::effects::{GroupEffect, GroupEvent, TopicPartitions};
 
 impl Kip848Member {
     /// Selects the share of one topic id, by preference the owned one. A single topic is subscribed to: of two ids,
@@ -46,7 +46,7 @@ impl Kip848Member {
             self.announce(added, out);
         }
         if !revoked.is_empty() {
-            out.push(GroupEffect::Revoke { partitions: revoked });
+            out.push(GroupEffect::Notify(GroupEvent::Revoke { partitions: revoked }));
         }
     }
 
@@ -54,8 +54,8 @@ impl Kip848Member {
     /// epoch.
     pub(super) fn announce(&self, added: Vec<i32>, out: &mut Kip848Effects) {
         let owned = self.kept.iter().copied().collect();
-        let (generation, member) = (self.epoch, self.member.clone());
-        out.push(GroupEffect::Assigned { generation, member, owned, added });
+        let (generation, _member) = (self.epoch, self.member.clone());
+        out.push(GroupEffect::Notify(GroupEvent::Assigned { generation, owned, added }));
     }
 
     pub(super) fn count_kept(&mut self) {

@@ -7,7 +7,7 @@ use lighterman_proto::units::Moment;
 
 use super::{Kip848Effects, Kip848Member, Kip848State};
 use crate::kafka::group::effects::{
-    FATAL_RETRY, GroupEffect, MemberIdentity, RequestError, TopicPartitions, is_fencing,
+    FATAL_RETRY, GroupEffect, GroupEvent, MemberIdentity, RequestError, TopicPartitions, is_fencing,
 };
 use crate::kafka::group::lease::margin;
 
@@ -69,7 +69,7 @@ impl Kip848Member {
             RequestError::Code(code) if self.is_out(code) => self.fenced(code, now, random, out),
             RequestError::Code(code) if needs_operator(code) => {
                 self.degraded = true;
-                out.push(GroupEffect::Trouble(operator_message(code)));
+                out.push(GroupEffect::Notify(GroupEvent::Trouble(operator_message(code))));
                 self.disconnect(now, FATAL_RETRY);
             }
             RequestError::Code(code) => self.retry(format!("group coordinator: {code}"), now, random, out),
@@ -93,7 +93,7 @@ impl Kip848Member {
         let wait = self.backoff.next(random);
         if self.backoff.failures() > 1 {
             self.degraded = true;
-            out.push(GroupEffect::Trouble(error));
+            out.push(GroupEffect::Notify(GroupEvent::Trouble(error)));
         }
         self.disconnect(now, wait);
     }
@@ -119,7 +119,7 @@ impl Kip848Member {
         out.push(GroupEffect::EndLease);
         if !partitions.is_empty() {
             self.rejoin_not_before = mutant!("rejoins-over-running-invocations", Some(session_ends), None);
-            out.push(GroupEffect::Lost { partitions, reason: reason.to_owned() });
+            out.push(GroupEffect::Notify(GroupEvent::Lost { partitions, reason: reason.to_owned() }));
         }
     }
 }

@@ -4,7 +4,7 @@ use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
 use super::*;
-use crate::kafka::group::effects::MemberIdentity;
+use crate::kafka::group::effects::{GroupEvent, MemberIdentity};
 
 mod kept;
 mod model;
@@ -42,7 +42,7 @@ fn beat_in(effects: &[GroupEffect]) -> Option<Kip848Heartbeat> {
 
 fn lost(effects: &[GroupEffect]) -> Vec<i32> {
     let lost = effects.iter().find_map(|effect| match effect {
-        GroupEffect::Lost { partitions, .. } => Some(partitions.clone()),
+        GroupEffect::Notify(GroupEvent::Lost { partitions, .. }) => Some(partitions.clone()),
         _ => None,
     });
     lost.unwrap_or_default()
@@ -132,8 +132,7 @@ fn h18_new_epoch_is_announced_without_additions() {
     let mut core = stable(1, &[0]);
     let beat = say(&mut core, 103);
     let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(2, None)), 0);
-    let news =
-        GroupEffect::Assigned { generation: 2, member: "me".to_owned(), owned: vec![0], added: Vec::new() };
+    let news = GroupEffect::Notify(GroupEvent::Assigned { generation: 2, owned: vec![0], added: Vec::new() });
     assert_eq!(effects.first(), Some(&news));
 }
 
@@ -261,7 +260,7 @@ fn h3_revoked_partition_is_reported_until_drained() {
     let mut core = stable(1, &[0, 1]);
     let beat = say(&mut core, 103);
     let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(1, Some(&[1]))), 0);
-    assert!(effects.contains(&GroupEffect::Revoke { partitions: vec![0] }));
+    assert!(effects.contains(&GroupEffect::Notify(GroupEvent::Revoke { partitions: vec![0] })));
     assert!(lost(&effects).is_empty());
     assert_eq!(say(&mut core, 106).owned, None, "both, as the coordinator knows");
     assert!(core.released(at(107), &[0]).is_empty());
@@ -297,7 +296,10 @@ fn h7_assignment_older_than_release_is_requested_again() {
     let beat = say(&mut core, 106);
     core.released(at(106), &[0]);
     let effects = core.heartbeat_answered(at(107), beat.seq, Ok(told(1, Some(&[0, 1]))), 0);
-    assert!(!effects.iter().any(|effect| matches!(effect, GroupEffect::Assigned { .. })), "{effects:?}");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, GroupEffect::Notify(GroupEvent::Assigned { .. }))),
+        "{effects:?}"
+    );
     let beat = say(&mut core, 107);
     assert_eq!((beat.everything, beat.owned), (true, Some(share(&[1]))));
 }
@@ -338,7 +340,7 @@ fn full_heartbeat_is_sent_at_intervals() {
     let beat = say(&mut core, 121);
     assert!(!beat.everything);
     let effects = core.heartbeat_answered(at(121), beat.seq, Ok(told(3, Some(&[0, 1]))), 0);
-    assert!(matches!(&effects[0], GroupEffect::Assigned { added, .. } if added == &[1]));
+    assert!(matches!(&effects[0], GroupEffect::Notify(GroupEvent::Assigned { added, .. }) if added == &[1]));
 }
 
 #[test]
@@ -360,10 +362,16 @@ fn recreated_topic_waits_for_release_of_old_one() {
     let assignment = Some(vec![anew.clone()]);
     let answer = Ok(Kip848Response { member: String::new(), epoch: 4, heartbeat_interval, assignment });
     let effects = core.heartbeat_answered(at(103), beat.seq, answer, 0);
-    assert!(effects.contains(&GroupEffect::Revoke { partitions: vec![0, 1] }), "{effects:?}");
+    assert!(
+        effects.contains(&GroupEffect::Notify(GroupEvent::Revoke { partitions: vec![0, 1] })),
+        "{effects:?}"
+    );
     assert!(core.released(at(104), &[0]).is_empty());
     let effects = core.released(at(104), &[1]);
-    assert!(matches!(&effects[..], [GroupEffect::Assigned { added, .. }] if added == &[0]), "{effects:?}");
+    assert!(
+        matches!(&effects[..], [GroupEffect::Notify(GroupEvent::Assigned { added, .. })] if added == &[0]),
+        "{effects:?}"
+    );
     assert_eq!(say(&mut core, 106).owned, Some(anew));
 }
 
@@ -378,11 +386,14 @@ fn operator_errors_are_explained_and_retried_slowly() {
         let mut core = Kip848Member::new(timing(), "me".to_owned(), at(100));
         let beat = come_in(&mut core, 100);
         let effects = core.heartbeat_answered(at(100), beat.seq, Err(RequestError::Code(code)), 0);
-        assert!(matches!(&effects[..], [GroupEffect::Trouble(text)] if text.contains(word)), "{effects:?}");
+        assert!(
+            matches!(&effects[..], [GroupEffect::Notify(GroupEvent::Trouble(text))] if text.contains(word)),
+            "{effects:?}"
+        );
         assert!(core.tick(at(110)).is_empty());
         let beat = come_in(&mut core, 115);
         let effects = core.heartbeat_answered(at(115), beat.seq, Ok(told(1, Some(&[]))), 0);
-        assert_eq!(effects.first(), Some(&GroupEffect::Healthy));
+        assert_eq!(effects.first(), Some(&GroupEffect::Notify(GroupEvent::Healthy)));
     }
 }
 

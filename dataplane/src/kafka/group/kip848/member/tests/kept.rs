@@ -1,6 +1,7 @@
 //! Tests of the cached set of kept partitions.
 
 use super::*;
+use crate::kafka::group::effects::GroupEvent;
 
 #[test]
 fn own_1_ten_thousand_partitions_are_revoked_as_one_set() {
@@ -11,7 +12,7 @@ fn own_1_ten_thousand_partitions_are_revoked_as_one_set() {
     assert!(Arc::ptr_eq(&kept, &core.kept()), "asked for at every turn, and not made anew");
     let beat = say(&mut core, 103);
     let effects = core.heartbeat_answered(at(103), beat.seq, Ok(told(4, Some(left))), 0);
-    assert!(effects.contains(&GroupEffect::Revoke { partitions: gone.to_vec() }));
+    assert!(effects.contains(&GroupEffect::Notify(GroupEvent::Revoke { partitions: gone.to_vec() })));
     assert!(core.kept().iter().eq(left));
     assert_eq!(say(&mut core, 106).owned, None, "all of it is ours until it has drained");
     core.released(at(107), gone);

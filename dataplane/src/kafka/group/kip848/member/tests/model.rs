@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::kafka::group::effects::GroupEvent;
 use crate::kafka::group::kip848::coordinator_model::{
     ConsumerCoordinator, HeartbeatResponse, ReceivedHeartbeat,
 };
@@ -105,15 +106,17 @@ impl GroupModel {
                 GroupEffect::Leave { member } => self.say_goodbye(index, member),
                 GroupEffect::ExtendLease(until) => self.nodes[index].lease = until,
                 GroupEffect::EndLease => self.nodes[index].lease = Moment::default(),
-                GroupEffect::Assigned { added, .. } => self.nodes[index].runs.extend(added),
-                GroupEffect::Revoke { partitions } => {
+                GroupEffect::Notify(GroupEvent::Assigned { added, .. }) => {
+                    self.nodes[index].runs.extend(added)
+                }
+                GroupEffect::Notify(GroupEvent::Revoke { partitions }) => {
                     for partition in partitions {
                         let most = if self.faults && self.dice.once_in(3) { 120_000 } else { 4_000 };
                         let wait = self.dice.wait(most);
                         self.post(wait, index, ModelMessage::Drained(partition));
                     }
                 }
-                GroupEffect::Lost { partitions, .. } => {
+                GroupEffect::Notify(GroupEvent::Lost { partitions, .. }) => {
                     self.nodes[index].runs.retain(|partition| !partitions.contains(partition));
                     let wait = self.dice.wait(20_000);
                     self.post(wait, index, ModelMessage::Quiet);
