@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::error::error_chain;
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
@@ -63,7 +64,7 @@ impl ApiClient {
         let request = self.signed(method, path, &body)?;
         let client = Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>();
         let called = async {
-            let response = client.request(request).await.map_err(|error| describe(&error))?;
+            let response = client.request(request).await.map_err(|error| error_chain(&error))?;
             let status = response.status().as_u16();
             let name = response.headers().get("x-amzn-errortype").and_then(|name| name.to_str().ok());
             let name = name.unwrap_or_default().to_owned();
@@ -112,14 +113,4 @@ impl ApiClient {
         }
         request.body(Full::new(bytes::Bytes::from(body.to_owned()))).map_err(|error| failed(&error))
     }
-}
-
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

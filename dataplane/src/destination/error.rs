@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::egress::EgressDenied;
-use crate::error::ErrorClass;
+use crate::error::{ErrorClass, error_chain};
 
 /// Deadline of every call to a destination.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -108,16 +108,7 @@ impl DeliveryError {
 
 /// Returns an error and its causes as text of bounded length.
 pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = cause.source();
-    }
-    bounded(&text).to_owned()
+    bounded(&error_chain(error)).to_owned()
 }
 
 /// Returns the beginning of an external error text.

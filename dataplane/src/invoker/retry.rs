@@ -7,6 +7,7 @@ use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
 use super::outcome::InvocationOutcome;
+use crate::runtime::backoff::full_jitter;
 
 /// Bounds of the exponential backoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,9 +118,7 @@ pub fn retry_at(
 
 /// Returns a wait of the `attempt`-th step with full jitter by `random`: between zero and the whole step.
 pub(crate) fn jittered(policy: RetryPolicy, attempt: u32, random: u64) -> Duration {
-    let step = policy.base.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(policy.cap);
-    let micros = u64::try_from(step.as_micros()).unwrap_or(u64::MAX).max(1);
-    Duration::from_micros(random % micros)
+    full_jitter(policy.base, policy.cap, attempt, random)
 }
 
 #[cfg(test)]

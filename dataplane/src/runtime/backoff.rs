@@ -1,5 +1,5 @@
-//! Exponential backoff with equal jitter. The caller passes the random number, so that the state machines stay
-//! deterministic.
+//! Exponential backoff: with equal jitter against brokers, with full jitter for attempts. The caller passes the random
+//! number, so that the state machines stay deterministic.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -35,6 +35,13 @@ impl Backoff {
     pub fn failures(&self) -> u32 {
         self.failures
     }
+}
+
+/// Returns a wait between nothing and all of the `attempt`-th step, which doubles from `base` to `cap`.
+pub fn full_jitter(base: Duration, cap: Duration, attempt: u32, random: u64) -> Duration {
+    let step = base.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(cap);
+    let micros = u64::try_from(step.as_micros()).unwrap_or(u64::MAX).max(1);
+    Duration::from_micros(random % micros)
 }
 
 /// Weyl increment and finalizer of `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).

@@ -12,7 +12,8 @@ use thiserror::Error;
 
 use super::connections::{ConnectionPool, PooledConnection};
 use super::gate::UnsentProof;
-use super::{ERROR_TYPE, FUNCTION_ERROR, causes};
+use super::{ERROR_TYPE, FUNCTION_ERROR};
+use crate::error::error_chain;
 use crate::invoker::answer_room::{AnswerBuffer, AnswerRoom};
 use crate::invoker::outcome;
 use crate::invoker::permit::SendPermit;
@@ -62,7 +63,7 @@ pub(in crate::invoker) async fn exchange(
     terms: ExchangeTerms<'_>,
     request: impl Fn() -> Result<Request<Full<Bytes>>, http::Error>,
 ) -> Result<WireAnswer, WireError> {
-    let not_sent = |error: &(dyn std::error::Error + 'static)| WireError::NotSent(causes(error));
+    let not_sent = |error: &(dyn std::error::Error + 'static)| WireError::NotSent(error_chain(error));
     let connection = connections.take().await.map_err(|error| not_sent(&error))?;
     let first = request().map_err(|error| not_sent(&error))?;
     match send(connections, connection, terms, first).await {
@@ -90,7 +91,7 @@ async fn send(
         Ok(response) => {
             read(connections, connection, response, terms.answer_room).await.map_err(ExchangeRefusal::Final)
         }
-        Err(error) => Err(refused(&connection, &causes(error.error()))),
+        Err(error) => Err(refused(&connection, &error_chain(error.error()))),
     }
 }
 
@@ -151,7 +152,7 @@ async fn keep(mut body: Incoming, room: &AnswerRoom) -> KeptBody {
         let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
-                let why = format!("the answer broke off: {}", causes(&error));
+                let why = format!("the answer broke off: {}", error_chain(&error));
                 return KeptBody { bytes: kept.finish(), end: BodyEnd::BrokenOff(why) };
             }
         };

@@ -36,6 +36,7 @@ use self::signer::{RequestSigner, SigningIdentity, UnsignedRequest};
 use super::outcome::InvokeResponse;
 use super::port::{FunctionFacts, FunctionPort, Invocation};
 use super::sdk::SdkPort;
+use crate::error::error_chain;
 
 /// Characters that a path segment keeps. The rest is percent-encoded, as in the SDK.
 pub(super) const LABEL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -121,7 +122,10 @@ impl FunctionPort for DirectPort {
                 None => match wire.credentials.get().await {
                     Ok(fresh) => fresh,
                     Err(error) => {
-                        return InvokeResponse::NotSent(format!("no AWS credentials: {}", causes(&error)));
+                        return InvokeResponse::NotSent(format!(
+                            "no AWS credentials: {}",
+                            error_chain(&error)
+                        ));
                     }
                 },
             };
@@ -215,16 +219,6 @@ fn stamp(now: SystemTime) -> String {
     let (year, month, day) = (at.year(), at.month(), at.day());
     let (hour, minute, second) = (at.hour(), at.minute(), at.second());
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
-}
-
-pub(super) fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -21,11 +21,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use self::wire::{InvocationTerms, WireClient};
-use super::direct::causes;
 use super::direct::exchange::WireError;
 use super::outcome::InvokeResponse;
 use super::permit::SendPermit;
 use super::port::{FunctionFacts, FunctionPort, Invocation};
+use crate::error::error_chain;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -166,7 +166,8 @@ fn answer_of(raw: &HttpResponse) -> InvokeResponse {
 
 /// Classifies a dispatch failure: missing credentials or an error of the wire.
 fn undispatched(failure: &DispatchFailure, permit: &SendPermit) -> InvokeResponse {
-    let text = failure.as_connector_error().map_or_else(|| format!("{failure:?}"), |error| causes(error));
+    let text =
+        failure.as_connector_error().map_or_else(|| format!("{failure:?}"), |error| error_chain(error));
     let source = failure.as_connector_error().and_then(std::error::Error::source);
     match source.and_then(|source| source.downcast_ref::<WireError>()) {
         Some(wire) => Err(wire.clone()).into(),

@@ -107,7 +107,7 @@ impl GroupModel {
                 GroupEffect::ExtendLease(until) => self.nodes[index].lease = until,
                 GroupEffect::EndLease => self.nodes[index].lease = Moment::default(),
                 GroupEffect::Notify(GroupEvent::Assigned { added, .. }) => {
-                    self.nodes[index].runs.extend(added)
+                    self.nodes[index].runs.extend(added);
                 }
                 GroupEffect::Notify(GroupEvent::Revoke { partitions }) => {
                     for partition in partitions {
