@@ -161,8 +161,8 @@ fn lag_of_full_partition_is_unknown_during_outage() {
         scene.producer(1).await.write(RECORDS.into()).await.expect("written");
         scene.run(OffsetSpec::Earliest);
         let lag = |scene: &DataplaneScene| {
-            let board = scene.dataplane.board(scene.id)?;
-            board.partitions().get(&0).and_then(|shown| shown.gauge.lag())
+            let mapping_status = scene.dataplane.mapping_status(scene.id)?;
+            mapping_status.partitions().get(&0).and_then(|shown| shown.stats.lag())
         };
         scene.until("the lag is known", |scene| lag(scene) == Some(RECORDS.into())).await;
         scene.broker.faults().add(LIST_OFFSETS, 2, RequestFault::CutBefore);

@@ -78,8 +78,9 @@ fn updated_filters_apply_from_committed_offset() {
         scene.run_filtered(OffsetSpec::Earliest, FilterCriteria::default());
         // A new board without resolved records means that the new configuration runs.
         let runs_anew = |scene: &DataplaneScene| {
-            let board = scene.dataplane.board(scene.id);
-            board.is_some_and(|board| board.resolved_total() == 0) && scene.committed() == 100
+            let mapping_status = scene.dataplane.mapping_status(scene.id);
+            mapping_status.is_some_and(|mapping_status| mapping_status.resolved_total() == 0)
+                && scene.committed() == 100
         };
         scene.until("it runs anew", runs_anew).await;
         producer.write(50).await.expect("written");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lighterman::invoker::facts::FactsDesk;
+use lighterman::invoker::facts::FactsActor;
 use lighterman::invoker::outcome::InvokeResponse;
 use lighterman::invoker::port::{FunctionFacts, FunctionPort, Invocation};
 use lighterman::kafka::offsets::OffsetSpec;
@@ -51,7 +51,7 @@ fn timeout_is_retried_and_sent_to_every_mapping() {
         let known = FunctionFacts::Known { timeout: SHORT };
         let script = VecDeque::from([throttled, FunctionFacts::Unanswered { throttled: false }, known]);
         let teller = Arc::new(TimeoutTeller { script: Mutex::new(script), asked: Mutex::default() });
-        let desk = FactsDesk::new(Arc::<TimeoutTeller>::clone(&teller));
+        let desk = FactsActor::new(Arc::<TimeoutTeller>::clone(&teller));
         let heard: Arc<Mutex<Vec<(u32, FunctionFacts)>>> = Arc::default();
         let function: Arc<str> = Arc::from("f");
         let watches: Vec<_> = (0..2)

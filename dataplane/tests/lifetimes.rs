@@ -83,9 +83,9 @@ fn run_of(scene: &DataplaneScene, mapping: u128, batch_records_max: u32) -> Mapp
 /// Waits until each of `mappings` has committed `records`.
 async fn all_committed(scene: &DataplaneScene, mappings: impl Iterator<Item = u128> + Clone, records: i64) {
     let committed = |scene: &DataplaneScene, mapping: u128| {
-        let board = scene.dataplane.board(MappingId(uuid::Uuid::from_u128(mapping)));
-        let shown = board.map(|board| board.partitions()).unwrap_or_default();
-        shown.values().filter_map(|shown| shown.gauge.committed()).map(|offset| offset.0).sum::<i64>()
+        let mapping_status = scene.dataplane.mapping_status(MappingId(uuid::Uuid::from_u128(mapping)));
+        let shown = mapping_status.map(|mapping_status| mapping_status.partitions()).unwrap_or_default();
+        shown.values().filter_map(|shown| shown.stats.committed()).map(|offset| offset.0).sum::<i64>()
     };
     let all = |scene: &DataplaneScene| mappings.clone().all(|mapping| committed(scene, mapping) == records);
     scene.until("all of it is committed", all).await;

@@ -22,7 +22,9 @@ static METRICS: LazyLock<MetricsHandle> = LazyLock::new(|| metrics::install().ex
 const WITHIN: Duration = Duration::from_secs(400);
 
 fn owned(node: &Dataplane, id: MappingId) -> BTreeSet<i32> {
-    node.board(id).map(|board| board.partitions().into_keys().collect()).unwrap_or_default()
+    node.mapping_status(id)
+        .map(|mapping_status| mapping_status.partitions().into_keys().collect())
+        .unwrap_or_default()
 }
 
 /// Returns the partitions of `first` and `second`. Partitions move from the first to the second, so the second is

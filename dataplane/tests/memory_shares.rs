@@ -141,8 +141,8 @@ fn mem_1_liv_1_failing_mapping_does_not_starve_others() {
             assert!(dataplane.leased() <= BUDGET + (8 << 20), "MEM-1: {} leased", dataplane.leased());
         }
         let lag_of = |id, partition| {
-            let board = dataplane.board(id).expect("it runs");
-            board.partitions().get(&partition).and_then(|shown| shown.gauge.lag())
+            let mapping_status = dataplane.mapping_status(id).expect("it runs");
+            mapping_status.partitions().get(&partition).and_then(|shown| shown.stats.lag())
         };
         until("nothing is left", || lag_of(good_id, 0) == Some(0)).await;
         // No fetch reports the records after a full buffer.

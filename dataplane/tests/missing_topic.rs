@@ -12,7 +12,7 @@ const METADATA: i16 = 3;
 const FIND_COORDINATOR: i16 = 10;
 
 fn result(scene: &DataplaneScene) -> String {
-    scene.dataplane.board(scene.id).expect("it runs").last_result()
+    scene.dataplane.mapping_status(scene.id).expect("it runs").last_result()
 }
 
 #[test]

@@ -255,14 +255,14 @@ fn own_1_drn_1_member_panic_during_stop_waits_for_invocations() {
         assert_eq!(scene.memory.invocations(), invocations, "OWN-1: nobody begins beside them");
         scene.memory.held.store(false, Ordering::Relaxed);
         stops.await.expect("stopped");
-        assert!(scene.dataplane.board(scene.id).is_none(), "and it is not made anew");
+        assert!(scene.dataplane.mapping_status(scene.id).is_none(), "and it is not made anew");
         scene.until("another has all then", |_| owned_by(&other, scene.id) == 2).await;
         other.drain().await;
     });
 }
 
 fn owned_by(node: &Dataplane, id: MappingId) -> usize {
-    node.board(id).map_or(0, |board| board.partitions().len())
+    node.mapping_status(id).map_or(0, |mapping_status| mapping_status.partitions().len())
 }
 
 #[test]
@@ -283,8 +283,8 @@ fn liv_1_member_panic_is_shown_until_next_runs() {
         producer.write(5).await.expect("written");
         scene.until("the member panicked", |_| BOMB.lock().is_none()).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let board = scene.dataplane.board(scene.id).expect("it is to run");
-        let shown = (readiness(), board.last_result(), board.partitions().len());
+        let mapping_status = scene.dataplane.mapping_status(scene.id).expect("it is to run");
+        let shown = (readiness(), mapping_status.last_result(), mapping_status.partitions().len());
         assert!(
             shown.0.as_ref().is_err_and(|why| why.contains("ended by a fault of this node")),
             "{shown:?}"
@@ -335,7 +335,7 @@ fn own_1_replacement_consumers_have_new_identities() {
         scene.run(OffsetSpec::Earliest);
         scene.until("all committed", |scene| scene.committed() == 10).await;
         let consumer = |scene: &DataplaneScene| {
-            scene.dataplane.board(scene.id)?.partitions().get(&0).map(|of| of.consumer)
+            scene.dataplane.mapping_status(scene.id)?.partitions().get(&0).map(|of| of.consumer)
         };
         let before = consumer(&scene).expect("it runs");
         *BOMB.lock() = Some("commit failed; trying again");

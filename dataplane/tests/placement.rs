@@ -71,8 +71,11 @@ async fn run_all(scene: &DataplaneScene, dataplane: &Arc<Dataplane>, name: &str,
         dataplane.run(scene.mapping_run(*id, &function, batch_records_max));
     }
     let committed = |id: &MappingId| {
-        let shown = dataplane.board(*id).map(|board| board.partitions()).unwrap_or_default();
-        shown.values().filter_map(|shown| shown.gauge.committed()).map(|offset| offset.0).sum::<i64>()
+        let shown = dataplane
+            .mapping_status(*id)
+            .map(|mapping_status| mapping_status.partitions())
+            .unwrap_or_default();
+        shown.values().filter_map(|shown| shown.stats.committed()).map(|offset| offset.0).sum::<i64>()
     };
     scene.until("all of it is committed", |_| ids.iter().all(|id| committed(id) == 1_000)).await;
     for stopped in ids.iter().map(|id| dataplane.stop(*id)) {

@@ -41,11 +41,11 @@ fn assert_all_of_it(scene: &DataplaneScene, from: &std::collections::BTreeMap<i6
 /// Asserts that the account of the new topic is complete, and that of the old one is closed.
 async fn assert_audit_is_true(scene: &DataplaneScene, partitions: i32, records: u64) {
     let pages = scene.dataplane.audit().read(scene.id).await;
-    let shown = scene.dataplane.board(scene.id).expect("runs").partitions();
+    let shown = scene.dataplane.mapping_status(scene.id).expect("runs").partitions();
     let mut delivered = 0;
     for partition in 0..partitions {
         let page = &pages[&partition];
-        let committed = shown[&partition].gauge.committed();
+        let committed = shown[&partition].stats.committed();
         assert_eq!(page.verify(committed), lighterman::audit::AuditVerdict::Accounted, "{page:?}");
         delivered += page.sums[Outcome::Delivered as usize];
     }

@@ -15,8 +15,8 @@ fn oldest_age_is_shown_only_while_pending() {
         let mut producer = scene.producer(1).await;
         scene.run(OffsetSpec::Earliest);
         let oldest = |scene: &DataplaneScene| {
-            let shown = scene.dataplane.board(scene.id).expect("runs").partitions();
-            shown.get(&0).and_then(|shown| shown.gauge.oldest())
+            let shown = scene.dataplane.mapping_status(scene.id).expect("runs").partitions();
+            shown.get(&0).and_then(|shown| shown.stats.oldest())
         };
         scene.memory.held.store(true, Ordering::Relaxed);
         producer.write(3).await.expect("written");

@@ -39,22 +39,23 @@ impl MappingHost for DataplaneHost {
     }
 
     fn last_result(&self, id: MappingId) -> Option<String> {
-        Some(self.0.board(id)?.last_result())
+        Some(self.0.mapping_status(id)?.last_result())
     }
 
     fn partitions(&self, id: MappingId) -> Option<Value> {
         let now = clock::now();
-        let shown = self.0.board(id)?.partitions();
+        let shown = self.0.mapping_status(id)?.partitions();
         let wall = clock::wall_ms();
         Some(shown.iter().map(|(partition, shown)| views::partition(*partition, shown, now, wall)).collect())
     }
 
     fn audit(&self, id: MappingId) -> BoxFuture<'static, Value> {
-        let (log, board) = (self.0.audit().clone(), self.0.board(id));
+        let (log, mapping_status) = (self.0.audit().clone(), self.0.mapping_status(id));
         async move {
-            let running = board.map(|board| board.partitions()).unwrap_or_default();
+            let running =
+                mapping_status.map(|mapping_status| mapping_status.partitions()).unwrap_or_default();
             let committed =
-                running.into_iter().map(|(partition, shown)| (partition, shown.gauge.committed())).collect();
+                running.into_iter().map(|(partition, shown)| (partition, shown.stats.committed())).collect();
             views::audit(log.read(id).await, &committed)
         }
         .boxed()

@@ -23,7 +23,7 @@ use crate::config::{self, Settings};
 use crate::control::controller::SkipWish;
 use crate::credit::memory::MemoryBudget;
 use crate::destination::aws::AwsDestinations;
-use crate::invoker::facts::FactsDesk;
+use crate::invoker::facts::FactsActor;
 use crate::invoker::port::FunctionPort;
 use crate::invoker::retry::RetryPolicy;
 use crate::kafka::fetch::FetchSettings;
@@ -48,7 +48,7 @@ pub struct Dataplane {
 #[derive(Clone)]
 struct RunningMapping {
     run: MappingSpec,
-    board: MappingStatus,
+    mapping_status: MappingStatus,
     address: Addr<MappingActor>,
     /// Membership of the mapping's member. Removing the mapping also ends the membership, if the member has not.
     left: HeldMembership,
@@ -72,7 +72,7 @@ impl Dataplane {
             placement: Arc::new(Placement::new(cores)),
             groups: GroupThread::start()?,
             connector: Arc::new(PlainTcp::new(Arc::clone(&egress))),
-            functions: FactsDesk::new(Arc::clone(&port)),
+            functions: FactsActor::new(Arc::clone(&port)),
             port,
             aws: AwsDestinations::from_environment(&settings.region),
             egress,
@@ -162,13 +162,13 @@ impl Dataplane {
     }
 
     /// Returns the status of a mapping, or `None` while it does not run.
-    pub fn board(&self, id: MappingId) -> Option<MappingStatus> {
-        self.mapping_locks.running(id).map(|running| running.board)
+    pub fn mapping_status(&self, id: MappingId) -> Option<MappingStatus> {
+        self.mapping_locks.running(id).map(|running| running.mapping_status)
     }
 
     /// Returns a mapping that does not run all its partitions on this node, and the reason.
     pub fn not_ready_reason(&self) -> Option<(MappingId, String)> {
-        self.mapping_locks.find(|id, running| Some((id, running.board.not_ready_reason()?)))
+        self.mapping_locks.find(|id, running| Some((id, running.mapping_status.not_ready_reason()?)))
     }
 
     /// Returns the number of mappings that run or are being changed.
@@ -183,11 +183,12 @@ impl Dataplane {
             Label::new("function", run.function.to_string()),
             Label::new("topic", run.topic.to_string()),
         ];
-        let board = MappingStatus::new(labels);
+        let mapping_status = MappingStatus::new(labels);
         let left = HeldMembership::default();
-        let watch = self.watch(run.id, &left, &board, panics);
-        let address = MappingActor::new(self.node.clone(), run.clone(), board.clone(), watch).start();
-        RunningMapping { run, board, address, left }
+        let watch = self.watch(run.id, &left, &mapping_status, panics);
+        let address =
+            MappingActor::new(self.node.clone(), run.clone(), mapping_status.clone(), watch).start();
+        RunningMapping { run, mapping_status, address, left }
     }
 }
 

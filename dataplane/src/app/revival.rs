@@ -19,19 +19,19 @@ const WELL_AFTER: Duration = Duration::from_mins(10);
 const ENDED: &str = "ended by a fault of this node and is being made anew; see the log";
 
 impl Dataplane {
-    /// Returns the watch of a member that keeps its membership in `held` and its status on `board`, after `panics` in
+    /// Returns the watch of a member that keeps its membership in `held` and its status on `mapping_status`, after `panics` in
     /// a row.
     pub(super) fn watch(
         self: &Arc<Self>,
         id: MappingId,
         held: &HeldMembership,
-        board: &MappingStatus,
+        mapping_status: &MappingStatus,
         panics: u32,
     ) -> MemberWatch {
         let (me, begun_at) = (Arc::downgrade(self), clock::now());
-        let (left, board) = (held.clone(), board.clone());
+        let (left, mapping_status) = (held.clone(), mapping_status.clone());
         MemberWatch::new(held.clone(), move || {
-            board.ended(ENDED);
+            mapping_status.ended(ENDED);
             if let Some(me) = me.upgrade() {
                 me.revive(id, left, panics_in_a_row(panics, begun_at, clock::now()));
             }

@@ -17,22 +17,22 @@ use crate::status::PartitionRow;
 
 /// Returns the live state of one partition. `now` and `wall` are the same moment on both clocks.
 pub fn partition(partition: i32, shown: &PartitionRow, now: Moment, wall: TimestampMs) -> Value {
-    let gauge = &shown.gauge;
+    let stats = &shown.stats;
     json!({
         "partition": partition,
         "consumer": shown.consumer,
         "epoch": shown.epoch,
-        "committed": gauge.committed(),
-        "position": gauge.position(),
-        "logEnd": gauge.log_end(),
-        "lag": gauge.lag(),
-        "inFlight": gauge.is_in_flight(),
-        "bufferedBytes": gauge.buffered_bytes(),
-        "attempt": gauge.attempt(),
-        "oldestAgeMs": gauge.oldest().map(|oldest| now.since(oldest).as_millis() as u64),
-        "lastError": gauge.last_error(),
-        "unreadable": gauge.unreadable().map(|unreadable| unreadable_of(partition, &unreadable)),
-        "failing": gauge.failing().map(|failing| failing_of(&failing, now, wall)),
+        "committed": stats.committed(),
+        "position": stats.position(),
+        "logEnd": stats.log_end(),
+        "lag": stats.lag(),
+        "inFlight": stats.is_in_flight(),
+        "bufferedBytes": stats.buffered_bytes(),
+        "attempt": stats.attempt(),
+        "oldestAgeMs": stats.oldest().map(|oldest| now.since(oldest).as_millis() as u64),
+        "lastError": stats.last_error(),
+        "unreadable": stats.unreadable().map(|unreadable| unreadable_of(partition, &unreadable)),
+        "failing": stats.failing().map(|failing| failing_of(&failing, now, wall)),
     })
 }
 

@@ -158,10 +158,10 @@ impl DevSetup<'_> {
             finished = flow(self.args, &mut producer, &node, id, &mut count) => finished?,
             () = signals.next() => false,
         };
-        let board = node.dataplane().board(id);
+        let mapping_status = node.dataplane().mapping_status(id);
         drain(node, &mut signals).await?;
-        if let Some(board) = board {
-            let resolved = count.go_on(board.resolved_total());
+        if let Some(mapping_status) = mapping_status {
+            let resolved = count.go_on(mapping_status.resolved_total());
             print_line(&format!("drained: {resolved} records delivered and committed"));
             let exits = self.args.exit_when_drained;
             anyhow::ensure!(!exits || finished, "not all records were delivered and committed");
@@ -275,14 +275,14 @@ async fn watch(
     let (mut before, mut unchanged) = (0, Duration::ZERO);
     loop {
         beat.tick().await;
-        let Some(board) = node.dataplane().board(id) else { continue };
-        let resolved = count.go_on(board.resolved_total());
-        let shown = board.partitions();
-        let lag = shown.values().map(|shown| shown.gauge.lag()).sum::<Option<u64>>();
+        let Some(mapping_status) = node.dataplane().mapping_status(id) else { continue };
+        let resolved = count.go_on(mapping_status.resolved_total());
+        let shown = mapping_status.partitions();
+        let lag = shown.values().map(|shown| shown.stats.lag()).sum::<Option<u64>>();
         let lag_text = lag.map_or_else(|| "unknown".to_owned(), |lag| lag.to_string());
         if resolved != before || unchanged.is_zero() {
             let per_second = resolved - before;
-            let result = board.last_result();
+            let result = mapping_status.last_result();
             print_line(&format!(
                 "delivered {resolved:>10}   {per_second:>8}/s   lag {lag_text:>8}   {result}"
             ));
@@ -297,7 +297,7 @@ async fn watch(
             !args.exit_when_drained || unchanged < STUCK_AFTER,
             "nothing was delivered for {} s: {}",
             STUCK_AFTER.as_secs(),
-            board.last_result()
+            mapping_status.last_result()
         );
     }
 }

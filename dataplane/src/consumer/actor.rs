@@ -55,7 +55,7 @@ pub struct ConsumerParts {
     /// Registry of the invocations that may still run.
     pub in_flight: InFlight,
     /// Sink of failure messages, if the mapping has an on-failure destination.
-    pub burial: Option<Arc<dyn DeadLetterSink>>,
+    pub dead_letters: Option<Arc<dyn DeadLetterSink>>,
     /// Fetch router of this arbiter.
     pub router: Addr<FetchRouter>,
     /// Committer of the mapping.
@@ -80,7 +80,7 @@ pub struct ConsumerActor {
     buffer_bytes_target: usize,
     budget: MemoryBudget,
     in_flight: InFlight,
-    burial: Option<Arc<dyn DeadLetterSink>>,
+    dead_letters: Option<Arc<dyn DeadLetterSink>>,
     router: Addr<FetchRouter>,
     committer: Addr<CommitterActor>,
     batcher_parts: Option<BatcherParts>,
@@ -118,7 +118,7 @@ impl ConsumerActor {
             buffer_bytes_target: parts.buffer_bytes_target,
             budget: parts.budget,
             in_flight: parts.in_flight,
-            burial: parts.burial,
+            dead_letters: parts.dead_letters,
             router: parts.router,
             committer: parts.committer,
             batcher_parts: Some(parts.batcher),
@@ -168,7 +168,7 @@ impl ConsumerActor {
             inflater: Rc::clone(&self.inflater),
             budget: self.budget.clone(),
             in_flight: self.in_flight.clone(),
-            burial: self.burial.clone(),
+            dead_letters: self.dead_letters.clone(),
             router: self.router.clone(),
             batcher: BatcherRecipients {
                 offers: batcher.clone().recipient(),
@@ -180,7 +180,7 @@ impl ConsumerActor {
                 ends: self.committer.clone().recipient(),
             },
             consumer: me,
-            gauge: Arc::clone(&start.gauge),
+            stats: Arc::clone(&start.stats),
             status: self.status.clone(),
         };
         // Batcher and committer must get the recipients before the partition's first message to them.

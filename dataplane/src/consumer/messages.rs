@@ -21,7 +21,7 @@ pub struct StartPartition {
     /// Offset and progress to resume from.
     pub position: ResumePoint,
     /// Statistics that the partition updates.
-    pub gauge: Arc<PartitionStats>,
+    pub stats: Arc<PartitionStats>,
 }
 
 /// Drains a partition: completes what is in flight, commits, then reports `Drained`.

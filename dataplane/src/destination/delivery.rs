@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::error::DeliveryError;
 use super::message::{DestinationPort, FailureMessage, UndeliveredMessage};
-use super::retry::{DeliveryCore, LetterForm, NextTry, OnFailure};
+use super::retry::{DeliveryCore, MessageForm, NextTry, OnFailure};
 use crate::invoker::retry::RetryPolicy;
 use crate::metrics as names;
 use crate::runtime::backoff::random;
@@ -55,7 +55,7 @@ pub trait DeliveryObserver: Send + Sync {
     fn arrived(&self);
 }
 
-/// Sends `letters` one after another, each until it has arrived. A failing message holds up those behind it. With
+/// Sends `failure_messages` one after another, each until it has arrived. A failing message holds up those behind it. With
 /// [`OnFailure::Hold`] this ends only with success: spawn it, and abort it when the partition is lost.
 ///
 /// # Cancel safety
@@ -63,16 +63,16 @@ pub trait DeliveryObserver: Send + Sync {
 /// task outlives the future. The caller accounts for the messages' bytes until this ends.
 pub async fn deliver(
     port: Arc<dyn DestinationPort>,
-    letters: Vec<FailureMessage>,
+    failure_messages: Vec<FailureMessage>,
     policy: RetryPolicy,
     on_failure: OnFailure,
-    form: LetterForm,
+    form: MessageForm,
     observer: Arc<dyn DeliveryObserver>,
 ) -> DeliveryResult {
     let mut delivery = DeliveryResult::default();
-    for letter in letters {
+    for failure_message in failure_messages {
         let core = DeliveryCore::new(policy, on_failure, form);
-        match deliver_one(&*port, letter, core, &*observer).await {
+        match deliver_one(&*port, failure_message, core, &*observer).await {
             Ok(()) => {}
             Err((DeliveryFate::TooLarge, undelivered)) => delivery.too_large.push(undelivered),
             Err((DeliveryFate::Dropped, undelivered)) => delivery.dropped.push(undelivered),
@@ -88,12 +88,12 @@ enum DeliveryFate {
 
 async fn deliver_one(
     port: &dyn DestinationPort,
-    mut letter: FailureMessage,
+    mut failure_message: FailureMessage,
     mut core: DeliveryCore,
     observer: &dyn DeliveryObserver,
 ) -> Result<(), (DeliveryFate, UndeliveredMessage)> {
     loop {
-        let Err(undelivered) = port.deliver(letter).await else {
+        let Err(undelivered) = port.deliver(failure_message).await else {
             observer.arrived();
             return Ok(());
         };
@@ -101,7 +101,7 @@ async fn deliver_one(
         let next = core.failed(undelivered.error.class(), now, random());
         let next_at = if let NextTry::Retry { at } = next { Some(at) } else { None };
         observer.failed(FailedTry { error: undelivered.error.clone(), tries: core.tries(), next_at });
-        letter = match next {
+        failure_message = match next {
             NextTry::Retry { at } => {
                 tokio::time::sleep(at.since(now)).await;
                 undelivered.rest

@@ -15,7 +15,7 @@ use lighterman_proto::units::TimestampMs;
 use uuid::Uuid;
 
 use super::message::{FailureMessage, TopicMessage};
-use super::retry::LetterForm;
+use super::retry::MessageForm;
 use crate::messages::dead_letter::AbandonedRecords;
 
 /// Data that all failure messages of a mapping share.
@@ -50,7 +50,7 @@ pub struct FailureContext<'w> {
 
 impl FailureEncoder {
     /// Returns the message that carries all records of `facts` to `destination`, or `None` if there is no record.
-    pub fn letter(
+    pub fn failure_message(
         &self,
         destination: &FailureDestination,
         facts: &FailureContext<'_>,
@@ -89,10 +89,10 @@ impl FailureEncoder {
 
     /// Returns the form of the messages of `records`. A topic message has a payload that can be left out, unless the
     /// payload was never held. SQS and SNS messages have metadata only, and an object always has the whole event.
-    pub fn form(destination: &FailureDestination, records: &AbandonedRecords) -> LetterForm {
+    pub fn form(destination: &FailureDestination, records: &AbandonedRecords) -> MessageForm {
         match destination {
-            FailureDestination::Topic(_) if !records.batch.is_unheld() => LetterForm::Whole,
-            _ => LetterForm::Smallest,
+            FailureDestination::Topic(_) if !records.batch.is_unheld() => MessageForm::Whole,
+            _ => MessageForm::Smallest,
         }
     }
 

@@ -66,5 +66,8 @@ pub struct UndeliveredMessage {
 /// [`super::error::CALL_DEADLINE`].
 pub trait DestinationPort: Send + Sync {
     /// Delivers one message. If the future is dropped, the message may or may not arrive.
-    fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>>;
+    fn deliver(
+        &self,
+        failure_message: FailureMessage,
+    ) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>>;
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::encode::FailureEncoder;
 use super::message::{FailureMessage, TopicMessage};
-use super::retry::LetterForm;
+use super::retry::MessageForm;
 use crate::messages::dead_letter::RawBatch;
 
 const FACTS_BYTES: usize = 4 * 1024;
@@ -37,7 +37,11 @@ pub struct RawFacts<'b> {
 impl FailureEncoder {
     /// Returns the message that carries the bytes of `facts` to `destination`. An object's key ends in the offsets,
     /// `-<first>-<end>.batch`. A Kafka message has the key `<topic>-<partition>:<first>-<end>`.
-    pub fn raw_letter(&self, destination: &FailureDestination, facts: &RawFacts<'_>) -> FailureMessage {
+    pub fn raw_failure_message(
+        &self,
+        destination: &FailureDestination,
+        facts: &RawFacts<'_>,
+    ) -> FailureMessage {
         let (first, end) = (facts.batch.range.first, facts.batch.range.end);
         match destination {
             FailureDestination::Queue(queue) => {
@@ -57,11 +61,11 @@ impl FailureEncoder {
     }
 
     /// Returns the form of a raw message: only a topic message has bytes that can be left out.
-    pub fn raw_form(destination: &FailureDestination) -> LetterForm {
+    pub fn raw_form(destination: &FailureDestination) -> MessageForm {
         if matches!(destination, FailureDestination::Topic(_)) {
-            LetterForm::Whole
+            MessageForm::Whole
         } else {
-            LetterForm::Smallest
+            MessageForm::Smallest
         }
     }
 

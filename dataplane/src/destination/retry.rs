@@ -29,7 +29,7 @@ pub enum OnFailure {
 
 /// Form of a message: whether a smaller one can be sent instead if it is too large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LetterForm {
+pub enum MessageForm {
     /// Whole message, with a payload that can be left out.
     Whole,
     /// Smallest form. A destination that rejects it as too large needs an operator, as a missing queue does.
@@ -55,13 +55,13 @@ pub enum NextTry {
 pub struct DeliveryCore {
     policy: RetryPolicy,
     on_failure: OnFailure,
-    form: LetterForm,
+    form: MessageForm,
     tries: u32,
 }
 
 impl DeliveryCore {
     /// Starts the attempts of a message.
-    pub const fn new(policy: RetryPolicy, on_failure: OnFailure, form: LetterForm) -> Self {
+    pub const fn new(policy: RetryPolicy, on_failure: OnFailure, form: MessageForm) -> Self {
         Self { policy, on_failure, form, tries: 0 }
     }
 
@@ -69,7 +69,7 @@ impl DeliveryCore {
     pub fn failed(&mut self, class: ErrorClass, now: Moment, random: u64) -> NextTry {
         self.tries = self.tries.saturating_add(1);
         let step = match class {
-            ErrorClass::Poison if self.form == LetterForm::Whole => return NextTry::SendSmaller,
+            ErrorClass::Poison if self.form == MessageForm::Whole => return NextTry::SendSmaller,
             ErrorClass::Retry | ErrorClass::Fenced => self.tries,
             ErrorClass::Throttle => self.tries.max(THROTTLED_STEP),
             // Only an operator can raise a size limit.
@@ -110,7 +110,7 @@ mod tests {
             failures in proptest::collection::vec((class(), any::<u64>()), 1..200)
         ) {
             let (now, policy) = (Moment::from_micros(5), RetryPolicy::default());
-            let mut core = DeliveryCore::new(policy, OnFailure::Hold, LetterForm::Smallest);
+            let mut core = DeliveryCore::new(policy, OnFailure::Hold, MessageForm::Smallest);
             for (class, random) in failures {
                 let NextTry::Retry { at } = core.failed(class, now, random) else {
                     return Err(TestCaseError::fail("given up"));
@@ -124,7 +124,7 @@ mod tests {
             most in 1u32..20, class in class(), random: u64
         ) {
             let tries = NonZeroU32::new(most).expect("from 1");
-            let mut core = DeliveryCore::new(RetryPolicy::default(), OnFailure::Drop { tries }, LetterForm::Smallest);
+            let mut core = DeliveryCore::new(RetryPolicy::default(), OnFailure::Drop { tries }, MessageForm::Smallest);
             let now = Moment::from_micros(0);
             let nexts: Vec<NextTry> = (0..most).map(|_| core.failed(class, now, random)).collect();
             let (last, before) = nexts.split_last().expect("some");
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn too_large_message_is_replaced_by_smaller_form() {
         for on_failure in [OnFailure::Hold, OnFailure::Drop { tries: DROP_TRIES }] {
-            let mut core = DeliveryCore::new(RetryPolicy::default(), on_failure, LetterForm::Whole);
+            let mut core = DeliveryCore::new(RetryPolicy::default(), on_failure, MessageForm::Whole);
             assert_eq!(core.failed(ErrorClass::Poison, Moment::from_micros(0), 7), NextTry::SendSmaller);
         }
     }
@@ -147,7 +147,7 @@ mod tests {
         let (now, policy) = (Moment::from_micros(0), RetryPolicy::default());
         // The largest random number below the step gives the step's longest delay.
         let wait = |class, tries: u32, step: u32| {
-            let mut core = DeliveryCore::new(policy, OnFailure::Hold, LetterForm::Smallest);
+            let mut core = DeliveryCore::new(policy, OnFailure::Hold, MessageForm::Smallest);
             let step = (policy.base * step).min(policy.cap).as_micros() as u64 - 1;
             let last = (0..tries).map(|_| core.failed(class, now, step)).last();
             assert_eq!(last, Some(NextTry::Retry { at: Moment::from_micros(step) }), "{class:?} {tries}");

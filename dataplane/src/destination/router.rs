@@ -25,10 +25,13 @@ impl DestinationRouter {
 }
 
 impl DestinationPort for DestinationRouter {
-    fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
-        let FailureMessage::Topic { topic, messages } = letter else {
+    fn deliver(
+        &self,
+        failure_message: FailureMessage,
+    ) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
+        let FailureMessage::Topic { topic, messages } = failure_message else {
             let aws = self.aws.clone();
-            return Box::pin(async move { aws.deliver(letter).await });
+            return Box::pin(async move { aws.deliver(failure_message).await });
         };
         let topics = self.topics.clone();
         Box::pin(async move {

@@ -13,7 +13,7 @@ use super::delivery::{DeliveryObserver, DeliveryResult, deliver};
 use super::encode::{FailureContext, FailureEncoder};
 use super::message::{DestinationPort, FailureMessage, UndeliveredMessage};
 use super::raw::RawFacts;
-use super::retry::{DROP_TRIES, LetterForm, OnFailure};
+use super::retry::{DROP_TRIES, MessageForm, OnFailure};
 use crate::credit::memory::{MemoryBudget, Overdraft};
 use crate::invoker::retry::RetryPolicy;
 use crate::messages::dead_letter::{
@@ -44,7 +44,7 @@ pub struct DestinationSink {
 }
 
 /// Number of permits in [`DestinationSink::permits`].
-pub const LETTERS_AT_ONCE: usize = 2;
+pub const MESSAGES_AT_ONCE: usize = 2;
 
 impl DestinationSink {
     /// Returns AWS's behaviour to drop, or the default to hold.
@@ -52,13 +52,13 @@ impl DestinationSink {
         if drop { OnFailure::Drop { tries: DROP_TRIES } } else { OnFailure::Hold }
     }
 
-    async fn send(self, errand: &DeadLetterRequest) -> DeadLetterResult {
+    async fn send(self, dead_letter_request: &DeadLetterRequest) -> DeadLetterResult {
         let Ok(_turn) = self.permits.acquire().await else { return DeadLetterResult::Stopped };
-        match &errand.load {
+        match &dead_letter_request.load {
             DeadLetterLoad::Records { records, condition } => {
-                self.send_records(&errand.partition, records, *condition).await
+                self.send_records(&dead_letter_request.partition, records, *condition).await
             }
-            DeadLetterLoad::Raw(batch) => self.send_raw(&errand.partition, batch).await,
+            DeadLetterLoad::Raw(batch) => self.send_raw(&dead_letter_request.partition, batch).await,
         }
     }
 
@@ -66,14 +66,14 @@ impl DestinationSink {
         let bytes = FailureEncoder::raw_bytes_max(&self.destination, batch);
         let _lease = self.budget.lease_or_overdraft(bytes, Overdraft::Letter).await;
         let facts = RawFacts { partition, batch, at: clock::wall_ms(), random: Uuid::new_v4() };
-        let letter = self.sender.raw_letter(&self.destination, &facts);
-        let delivery = self.deliver(vec![letter], FailureEncoder::raw_form(&self.destination)).await;
+        let failure_message = self.sender.raw_failure_message(&self.destination, &facts);
+        let delivery = self.deliver(vec![failure_message], FailureEncoder::raw_form(&self.destination)).await;
         let (false, FailureDestination::Topic(topic)) = (delivery.too_large.is_empty(), &self.destination)
         else {
             return buried(&delivery);
         };
         let smaller = self.sender.raw_letter_without_bytes(topic, &facts);
-        buried(&self.deliver(vec![smaller], LetterForm::Smallest).await)
+        buried(&self.deliver(vec![smaller], MessageForm::Smallest).await)
     }
 
     async fn send_records(
@@ -91,17 +91,18 @@ impl DestinationSink {
             at: clock::wall_ms(),
             random: Uuid::new_v4(),
         };
-        let Some(letter) = self.sender.letter(&self.destination, &facts) else {
+        let Some(failure_message) = self.sender.failure_message(&self.destination, &facts) else {
             return DeadLetterResult::Acknowledged;
         };
-        let delivery = self.deliver(vec![letter], FailureEncoder::form(&self.destination, records)).await;
+        let delivery =
+            self.deliver(vec![failure_message], FailureEncoder::form(&self.destination, records)).await;
         if delivery.too_large.is_empty() || !delivery.dropped.is_empty() {
             return buried(&delivery);
         }
         let smaller: Option<Vec<FailureMessage>> =
             delivery.too_large.iter().map(|undelivered| self.smaller(&facts, undelivered)).collect();
         match smaller {
-            Some(smaller) => buried(&self.deliver(smaller, LetterForm::Smallest).await),
+            Some(smaller) => buried(&self.deliver(smaller, MessageForm::Smallest).await),
             None => DeadLetterResult::Dropped,
         }
     }
@@ -115,9 +116,9 @@ impl DestinationSink {
         self.sender.without_payload(topic, facts, messages)
     }
 
-    async fn deliver(&self, letters: Vec<FailureMessage>, form: LetterForm) -> DeliveryResult {
+    async fn deliver(&self, failure_messages: Vec<FailureMessage>, form: MessageForm) -> DeliveryResult {
         let (port, observer) = (Arc::clone(&self.port), Arc::clone(&self.observer));
-        deliver(port, letters, self.retry, self.on_failure, form, observer).await
+        deliver(port, failure_messages, self.retry, self.on_failure, form, observer).await
     }
 }
 
@@ -127,13 +128,16 @@ fn buried(delivery: &DeliveryResult) -> DeadLetterResult {
 }
 
 impl DeadLetterSink for DestinationSink {
-    fn bury(&self, mut errand: DeadLetterRequest) -> BoxFuture<'static, DeadLetterResult> {
+    fn send_dead_letter(
+        &self,
+        mut dead_letter_request: DeadLetterRequest,
+    ) -> BoxFuture<'static, DeadLetterResult> {
         let wire = Arc::new(Mutex::new(()));
         let port = Arc::new(OnTheWire { port: Arc::clone(&self.port), wire: Arc::clone(&wire) });
         let me = Self { port, ..self.clone() };
         Box::pin(async move {
             let (_open, closed) = tokio::sync::oneshot::channel();
-            let stop = std::mem::replace(&mut errand.stop, closed);
+            let stop = std::mem::replace(&mut dead_letter_request.stop, closed);
             // A call on the wire is not cancelled: it may have arrived, and the next owner would send it again.
             let stopped = async {
                 let _ = stop.await;
@@ -141,7 +145,7 @@ impl DeadLetterSink for DestinationSink {
             };
             tokio::select! {
                 biased;
-                buried = me.send(&errand) => buried,
+                buried = me.send(&dead_letter_request) => buried,
                 _wire = stopped => DeadLetterResult::Stopped,
             }
         })
@@ -155,11 +159,14 @@ struct OnTheWire {
 }
 
 impl DestinationPort for OnTheWire {
-    fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
+    fn deliver(
+        &self,
+        failure_message: FailureMessage,
+    ) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
         let (port, wire) = (Arc::clone(&self.port), Arc::clone(&self.wire));
         Box::pin(async move {
             let _call = wire.lock().await;
-            port.deliver(letter).await
+            port.deliver(failure_message).await
         })
     }
 }
@@ -188,12 +195,15 @@ mod tests {
     }
 
     impl DestinationPort for ScriptedPost {
-        fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
+        fn deliver(
+            &self,
+            failure_message: FailureMessage,
+        ) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
             let refused = self.refusals.lock().pop_front();
             let answer = match refused {
-                Some(error) => Err(Box::new(UndeliveredMessage { error, rest: letter })),
+                Some(error) => Err(Box::new(UndeliveredMessage { error, rest: failure_message })),
                 None => {
-                    self.taken.lock().push(letter);
+                    self.taken.lock().push(failure_message);
                     Ok(())
                 }
             };
@@ -208,7 +218,7 @@ mod tests {
         fn arrived(&self) {}
     }
 
-    fn burial(post: &Arc<ScriptedPost>, destination: &str, drop: bool) -> DestinationSink {
+    fn dead_letters(post: &Arc<ScriptedPost>, destination: &str, drop: bool) -> DestinationSink {
         let envelope = EventEnvelope::new(&EventSource::SelfManaged, "b:9092", "t");
         DestinationSink {
             sender: FailureEncoder {
@@ -224,11 +234,11 @@ mod tests {
             on_failure: DestinationSink::on_failure(drop),
             observer: Arc::new(AbsentDestination),
             budget: MemoryBudget::new(1 << 20),
-            permits: Arc::new(Semaphore::new(LETTERS_AT_ONCE)),
+            permits: Arc::new(Semaphore::new(MESSAGES_AT_ONCE)),
         }
     }
 
-    fn errand() -> (DeadLetterRequest, oneshot::Sender<()>) {
+    fn dead_letter_request() -> (DeadLetterRequest, oneshot::Sender<()>) {
         let (keep, stop) = oneshot::channel();
         let batch = cut_of(&batch(10, &[(0, 5), (1, 5)], 1, false));
         let records = AbandonedRecords { batch, attempts_used: 0, last: None };
@@ -260,12 +270,18 @@ mod tests {
         for destination in
             ["arn:aws:sqs:eu-west-1:000000000000:q", "arn:aws:s3:::failed-records", "kafka://failed"]
         {
-            let (errand, _keep) = unreadable();
-            assert_eq!(burial(&post, destination, false).bury(errand).await, DeadLetterResult::Acknowledged);
+            let (dead_letter_request, _keep) = unreadable();
+            assert_eq!(
+                dead_letters(&post, destination, false).send_dead_letter(dead_letter_request).await,
+                DeadLetterResult::Acknowledged
+            );
         }
         post.refusals.lock().push_back(too_large());
-        let (errand, _keep) = unreadable();
-        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, DeadLetterResult::Acknowledged);
+        let (dead_letter_request, _keep) = unreadable();
+        assert_eq!(
+            dead_letters(&post, "kafka://failed", false).send_dead_letter(dead_letter_request).await,
+            DeadLetterResult::Acknowledged
+        );
         let taken = post.taken.lock();
         let [
             FailureMessage::Queue { body: queued, .. },
@@ -296,23 +312,25 @@ mod tests {
     async fn alo_1_failing_destination_is_retried_until_records_arrive() {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().extend(std::iter::repeat_n(down(), 20));
-        let (errand, _keep) = errand();
-        let burial = burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false);
-        assert_eq!(burial.bury(errand).await, DeadLetterResult::Acknowledged);
+        let (dead_letter_request, _keep) = dead_letter_request();
+        let dead_letters = dead_letters(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false);
+        assert_eq!(dead_letters.send_dead_letter(dead_letter_request).await, DeadLetterResult::Acknowledged);
         let taken = post.taken.lock();
         let [FailureMessage::Queue { body, .. }] = &taken[..] else { panic!("{taken:?}") };
         let record: Value = serde_json::from_str(body).expect("JSON");
         let info = &record["KafkaBatchInfo"]["recordsInfo"]["t-3"];
         assert_eq!((&info["firstRecordOffset"], &info["lastRecordOffset"]), (&"10".into(), &"11".into()));
-        assert_eq!(burial.budget.leased(), 0, "MEM-1: the letter's lease is back");
+        assert_eq!(dead_letters.budget.leased(), 0, "MEM-1: the letter's lease is back");
     }
 
     #[tokio::test]
     async fn records_are_dropped_after_failed_tries() {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().extend(std::iter::repeat_n(down(), 20));
-        let (errand, _keep) = errand();
-        let buried = burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", true).bury(errand).await;
+        let (dead_letter_request, _keep) = dead_letter_request();
+        let buried = dead_letters(&post, "arn:aws:sqs:eu-west-1:000000000000:q", true)
+            .send_dead_letter(dead_letter_request)
+            .await;
         assert_eq!((buried, post.taken.lock().len()), (DeadLetterResult::Dropped, 0));
     }
 
@@ -320,8 +338,11 @@ mod tests {
     async fn too_large_message_is_sent_without_payload() {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().push_back(too_large());
-        let (errand, _keep) = errand();
-        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, DeadLetterResult::Acknowledged);
+        let (dead_letter_request, _keep) = dead_letter_request();
+        assert_eq!(
+            dead_letters(&post, "kafka://failed", false).send_dead_letter(dead_letter_request).await,
+            DeadLetterResult::Acknowledged
+        );
         let taken = post.taken.lock();
         let [FailureMessage::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
         assert_eq!(messages.len(), 2);
@@ -345,11 +366,12 @@ mod tests {
             ("kafka://failed", 6),
         ];
         for (destination, refused) in refusals {
-            for (make, what) in [(errand as fn() -> _, "records"), (unreadable, "a raw batch")] {
+            for (make, what) in [(dead_letter_request as fn() -> _, "records"), (unreadable, "a raw batch")] {
                 let post = Arc::new(ScriptedPost::default());
                 post.refusals.lock().extend(std::iter::repeat_n(too_large(), refused));
-                let (errand, _keep) = make();
-                let buried = burial(&post, destination, false).bury(errand).await;
+                let (dead_letter_request, _keep) = make();
+                let buried =
+                    dead_letters(&post, destination, false).send_dead_letter(dead_letter_request).await;
                 assert_eq!(buried, DeadLetterResult::Acknowledged, "{what} to {destination}");
                 assert_eq!(
                     post.taken.lock().len(),
@@ -358,8 +380,9 @@ mod tests {
                 );
 
                 post.refusals.lock().extend(std::iter::repeat_n(too_large(), refused));
-                let (errand, _keep) = make();
-                let buried = burial(&post, destination, true).bury(errand).await;
+                let (dead_letter_request, _keep) = make();
+                let buried =
+                    dead_letters(&post, destination, true).send_dead_letter(dead_letter_request).await;
                 assert_eq!(buried, DeadLetterResult::Dropped, "{what} to {destination}");
                 assert_eq!(post.taken.lock().len(), 1, "{what} to {destination}: nothing more has arrived");
             }
@@ -370,10 +393,15 @@ mod tests {
     async fn alo_1_unheld_record_has_no_payload_to_omit() {
         let post = Arc::new(ScriptedPost::default());
         post.refusals.lock().extend(std::iter::repeat_n(too_large(), 2));
-        let (mut errand, _keep) = errand();
-        let DeadLetterLoad::Records { records, .. } = &mut errand.load else { panic!("records") };
+        let (mut dead_letter_request, _keep) = dead_letter_request();
+        let DeadLetterLoad::Records { records, .. } = &mut dead_letter_request.load else {
+            panic!("records")
+        };
         records.batch.slices[0].unheld = true;
-        assert_eq!(burial(&post, "kafka://failed", false).bury(errand).await, DeadLetterResult::Acknowledged);
+        assert_eq!(
+            dead_letters(&post, "kafka://failed", false).send_dead_letter(dead_letter_request).await,
+            DeadLetterResult::Acknowledged
+        );
         let taken = post.taken.lock();
         let [FailureMessage::Topic { messages, .. }] = &taken[..] else { panic!("{taken:?}") };
         assert_eq!(messages.len(), 2, "all of them, not none");
@@ -382,9 +410,9 @@ mod tests {
     #[tokio::test]
     async fn object_holds_whole_event_and_delivery_can_stop() {
         let post = Arc::new(ScriptedPost::default());
-        let bucket = burial(&post, "arn:aws:s3:::failed-records", false);
-        let (one, _keep) = errand();
-        assert_eq!(bucket.bury(one).await, DeadLetterResult::Acknowledged);
+        let bucket = dead_letters(&post, "arn:aws:s3:::failed-records", false);
+        let (one, _keep) = dead_letter_request();
+        assert_eq!(bucket.send_dead_letter(one).await, DeadLetterResult::Acknowledged);
         {
             let taken = post.taken.lock();
             let [FailureMessage::Object { body, .. }] = &taken[..] else { panic!("{taken:?}") };
@@ -393,9 +421,9 @@ mod tests {
             assert_eq!(event["records"]["t-3"].as_array().map(Vec::len), Some(2));
         }
         post.refusals.lock().extend(std::iter::repeat_n(down(), 1_000_000));
-        let (two, keep) = errand();
+        let (two, keep) = dead_letter_request();
         drop(keep);
-        assert_eq!(bucket.bury(two).await, DeadLetterResult::Stopped);
+        assert_eq!(bucket.send_dead_letter(two).await, DeadLetterResult::Stopped);
     }
 
     /// Port whose calls complete when the test lets them.
@@ -404,11 +432,14 @@ mod tests {
     }
 
     impl DestinationPort for SlowDestination {
-        fn deliver(&self, letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
+        fn deliver(
+            &self,
+            failure_message: FailureMessage,
+        ) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
             let call = self.calls.lock().pop_front().expect("no call after it was stopped");
             Box::pin(async move {
                 match call.await.expect("an answer") {
-                    Some(error) => Err(Box::new(UndeliveredMessage { error, rest: letter })),
+                    Some(error) => Err(Box::new(UndeliveredMessage { error, rest: failure_message })),
                     None => Ok(()),
                 }
             })
@@ -423,10 +454,12 @@ mod tests {
             let (reply, call) = oneshot::channel();
             let port = Arc::new(SlowDestination { calls: parking_lot::Mutex::new(VecDeque::from([call])) });
             let post = Arc::new(ScriptedPost::default());
-            let burial =
-                DestinationSink { port, ..burial(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false) };
-            let (errand, keep) = errand();
-            let mut buried = burial.bury(errand);
+            let dead_letters = DestinationSink {
+                port,
+                ..dead_letters(&post, "arn:aws:sqs:eu-west-1:000000000000:q", false)
+            };
+            let (dead_letter_request, keep) = dead_letter_request();
+            let mut buried = dead_letters.send_dead_letter(dead_letter_request);
             assert!(futures::poll!(&mut buried).is_pending());
             drop(keep);
             assert!(futures::poll!(&mut buried).is_pending(), "it may have arrived");

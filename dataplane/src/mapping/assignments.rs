@@ -27,29 +27,29 @@ const NAMED_MAX: usize = 32;
 impl MappingActor {
     /// Adjusts the number of consumers and moves partitions to where they belong.
     pub(super) fn balance(&mut self) {
-        let Some((_, floor)) = &mut self.joined else { return };
+        let Some((_, actors)) = &mut self.joined else { return };
         // No partition starts while the audit has no room for its start.
         if self.stopping.is_some() || !self.node.audit.has_room() {
             return;
         }
         let desired = self.run.bounds.clip(self.desired, self.table.len() as u32) as usize;
-        while floor.consumers().len() < desired {
-            floor.add_consumer();
+        while actors.consumers().len() < desired {
+            actors.add_consumer();
         }
-        let consumers: Vec<_> = floor.consumers().into_iter().take(desired).collect();
+        let consumers: Vec<_> = actors.consumers().into_iter().take(desired).collect();
         let moves = self.table.balance(&consumers);
         self.note_beginnings(&moves);
         for step in moves {
             self.carry_out(step);
         }
-        let Some((_, floor)) = &mut self.joined else { return };
-        if floor.consumers().len() <= desired {
+        let Some((_, actors)) = &mut self.joined else { return };
+        if actors.consumers().len() <= desired {
             return;
         }
         let occupied = self.table.occupied();
-        for surplus in floor.consumers().into_iter().skip(desired) {
+        for surplus in actors.consumers().into_iter().skip(desired) {
             if !occupied.contains(&surplus) {
-                floor.remove_consumer(surplus);
+                actors.remove_consumer(surplus);
             }
         }
     }
@@ -70,25 +70,25 @@ impl MappingActor {
     }
 
     pub(super) fn carry_out(&mut self, step: AssignmentMove) {
-        let Some((_, floor)) = &self.joined else { return };
+        let Some((_, actors)) = &self.joined else { return };
         match step {
             AssignmentMove::Drain { partition, consumer, epoch } => {
-                if let Some(address) = floor.consumer(consumer) {
+                if let Some(address) = actors.consumer(consumer) {
                     address.do_send(DrainPartition { partition, epoch });
                 }
             }
             AssignmentMove::Assign { partition, consumer, epoch } => {
-                let gauge = Arc::clone(self.gauges.entry(partition).or_default());
+                let stats = Arc::clone(self.gauges.entry(partition).or_default());
                 let (Some(position), Some(address)) =
-                    (self.positions.get(&partition).cloned(), floor.consumer(consumer))
+                    (self.positions.get(&partition).cloned(), actors.consumer(consumer))
                 else {
                     return;
                 };
                 // After a topic is recreated, the old committed offset does not apply.
-                gauge.set_committed(position.committed);
+                stats.set_committed(position.committed);
                 self.epochs.begin(partition, epoch);
-                self.status.show(partition, PartitionRow { consumer, epoch, gauge: Arc::clone(&gauge) });
-                address.do_send(StartPartition { partition, epoch, position, gauge });
+                self.status.show(partition, PartitionRow { consumer, epoch, stats: Arc::clone(&stats) });
+                address.do_send(StartPartition { partition, epoch, position, stats });
             }
         }
     }
@@ -147,10 +147,10 @@ impl MappingActor {
 
     pub(super) fn lose_partitions(&mut self, partitions: &[i32]) {
         self.lost_something = true;
-        if let Some((_, floor)) = &self.joined {
+        if let Some((_, actors)) = &self.joined {
             let which: Arc<BTreeSet<i32>> = Arc::new(partitions.iter().copied().collect());
-            for consumer in floor.consumers() {
-                if let Some(address) = floor.consumer(consumer) {
+            for consumer in actors.consumers() {
+                if let Some(address) = actors.consumer(consumer) {
                     address.do_send(FencePartitions(Some(Arc::clone(&which))));
                 }
             }
@@ -190,8 +190,8 @@ impl MappingActor {
         match event {
             GroupEvent::Assigned { generation, owned, added } => {
                 tracing::info!(mapping = %self.run.id, generation, owned = %PartitionNames(&owned), added = %PartitionNames(&added), "partitions assigned");
-                if let Some((_, floor)) = &self.joined {
-                    floor.set_fence(generation);
+                if let Some((_, actors)) = &self.joined {
+                    actors.set_fence(generation);
                 }
                 self.generation = generation;
                 self.assigned = true;
@@ -277,9 +277,9 @@ impl MappingActor {
             self.table.remove_consumer(*partition);
             self.forget_if_gone(*partition);
         }
-        if let Some((membership, floor)) = self.joined.take() {
-            let fresh = self.floor(membership.clone(), floor.function().clone(), ctx);
-            drop(floor);
+        if let Some((membership, actors)) = self.joined.take() {
+            let fresh = self.actors(membership.clone(), actors.function().clone(), ctx);
+            drop(actors);
             self.joined = Some((membership, fresh));
         }
         self.resolve_again(self.owned.clone(), Duration::ZERO);

@@ -12,7 +12,7 @@ use crate::destination::DestinationRouter;
 use crate::destination::delivery::DeliveryWatch;
 use crate::destination::encode::FailureEncoder;
 use crate::destination::kafka::TopicDestinations;
-use crate::destination::sender::{DestinationSink, LETTERS_AT_ONCE};
+use crate::destination::sender::{DestinationSink, MESSAGES_AT_ONCE};
 use crate::messages::dead_letter::DeadLetterSink;
 
 impl MappingActors {
@@ -44,7 +44,7 @@ impl MappingActors {
             on_failure: DestinationSink::on_failure(drop),
             observer: Arc::new(DeliveryWatch::new(run.id.to_string(), self.status.labels())),
             budget: self.budget.clone(),
-            permits: Arc::new(Semaphore::new(LETTERS_AT_ONCE)),
+            permits: Arc::new(Semaphore::new(MESSAGES_AT_ONCE)),
         }))
     }
 }

@@ -81,15 +81,15 @@ impl MappingActor {
         };
         let membership = self.node.groups.join(self.cluster.clone(), settings, sink);
         self.watch.held.hold(&membership);
-        let floor = self.floor(membership.clone(), function, ctx);
-        self.joined = Some((membership, floor));
+        let actors = self.actors(membership.clone(), function, ctx);
+        self.joined = Some((membership, actors));
         self.unassigned_since = clock::now();
     }
 
     /// Adjusts the group's rebalance timeout to the function's timeout.
     fn retime(&self) {
-        if let (Some((membership, floor)), true) = (&self.joined, self.stopping.is_none()) {
-            let timeout = floor.function().timeout.current();
+        if let (Some((membership, actors)), true) = (&self.joined, self.stopping.is_none()) {
+            let timeout = actors.function().timeout.current();
             membership.set_rebalance_timeout(rebalance_timeout(self.node.group_protocol, timeout));
         }
     }

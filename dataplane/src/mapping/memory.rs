@@ -14,8 +14,8 @@ impl MappingActor {
     pub(super) fn mind_memory(&self) {
         let shortage = self.budget.shortage(PATIENCE, clock::now());
         self.status.remembered(self.budget.held(), shortage.as_ref());
-        let Some((_, floor)) = self.joined.as_ref().filter(|_| self.budget.is_asked_back()) else { return };
-        for consumer in floor.consumers().into_iter().filter_map(|id| floor.consumer(id)) {
+        let Some((_, actors)) = self.joined.as_ref().filter(|_| self.budget.is_asked_back()) else { return };
+        for consumer in actors.consumers().into_iter().filter_map(|id| actors.consumer(id)) {
             consumer.do_send(GiveBack);
         }
     }

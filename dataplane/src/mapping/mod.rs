@@ -67,7 +67,7 @@ struct GroupHappened(GroupEvent);
 struct SharedActorDied {
     what: &'static str,
     /// Number of the `MappingActors` that the dead actor belonged to.
-    floor: u32,
+    actors: u32,
 }
 
 /// Actor of one mapping's member on this node.
@@ -170,14 +170,14 @@ impl MappingActor {
         }
     }
 
-    fn floor(
+    fn actors(
         &mut self,
         membership: Membership,
         function: InvokedFunction,
         ctx: &mut Context<Self>,
     ) -> MappingActors {
         self.floors += 1;
-        let (died, floor) = (ctx.address(), self.floors);
+        let (died, actors) = (ctx.address(), self.floors);
         MappingActors::new(WiringParts {
             node: self.node.clone(),
             budget: self.budget.clone(),
@@ -190,7 +190,7 @@ impl MappingActor {
             epochs: self.epochs.clone(),
             status: self.status.clone(),
             member: ctx.address().recipient(),
-            shared_death: Arc::new(move |what| died.do_send(SharedActorDied { what, floor })),
+            shared_death: Arc::new(move |what| died.do_send(SharedActorDied { what, actors })),
         })
     }
 
@@ -253,12 +253,12 @@ impl MappingActor {
         }
         self.leaving = true;
         let Some(done) = self.stopping.take() else { return };
-        let Some((membership, floor)) = self.joined.take() else {
+        let Some((membership, actors)) = self.joined.take() else {
             let _ = done.send(());
             ctx.stop();
             return;
         };
-        drop(floor);
+        drop(actors);
         let (me, held) = (ctx.address(), self.watch.held.clone());
         actix_rt::spawn(async move {
             membership.leave().await;
@@ -300,8 +300,8 @@ impl Handler<ConsumerReport> for MappingActor {
         match report.event {
             ConsumerEvent::Partition(report) => self.take_report(report),
             ConsumerEvent::Exited => {
-                if let Some((_, floor)) = &mut self.joined {
-                    floor.remove_consumer(report.consumer);
+                if let Some((_, actors)) = &mut self.joined {
+                    actors.remove_consumer(report.consumer);
                 }
                 let hit: Vec<i32> = self
                     .table
@@ -323,9 +323,9 @@ impl Handler<ConsumerReport> for MappingActor {
 impl Handler<SharedActorDied> for MappingActor {
     type Result = ();
 
-    fn handle(&mut self, SharedActorDied { what, floor }: SharedActorDied, ctx: &mut Self::Context) {
+    fn handle(&mut self, SharedActorDied { what, actors }: SharedActorDied, ctx: &mut Self::Context) {
         // A late death report of replaced actors must not tear down their replacements.
-        if floor != self.floors {
+        if actors != self.floors {
             return;
         }
         self.rebuild_all(what, ctx);
@@ -338,8 +338,8 @@ impl Handler<SkipRecord> for MappingActor {
 
     fn handle(&mut self, skip: SkipRecord, _: &mut Self::Context) {
         let place = self.table.place(skip.partition).map(|(consumer, _)| consumer);
-        let floor = self.joined.as_ref().map(|(_, floor)| floor);
-        if let Some(address) = place.and_then(|consumer| floor?.consumer(consumer)) {
+        let actors = self.joined.as_ref().map(|(_, actors)| actors);
+        if let Some(address) = place.and_then(|consumer| actors?.consumer(consumer)) {
             address.do_send(skip);
         }
     }
@@ -350,8 +350,8 @@ impl Handler<StopMapping> for MappingActor {
 
     fn handle(&mut self, StopMapping(done): StopMapping, ctx: &mut Self::Context) {
         self.stopping = Some(done);
-        if let Some((_, floor)) = &self.joined {
-            floor.stop_commits();
+        if let Some((_, actors)) = &self.joined {
+            actors.stop_commits();
         }
         let partitions: Vec<i32> = self.table.partitions().collect();
         self.revoke_partitions(&partitions);

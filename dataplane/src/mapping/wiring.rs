@@ -25,7 +25,7 @@ use crate::credit::memory::MemoryBudget;
 use crate::credit::slots::Slots;
 use crate::destination::aws::AwsDestinations;
 use crate::egress::Egress;
-use crate::invoker::facts::FactsDesk;
+use crate::invoker::facts::FactsActor;
 use crate::invoker::invocation::{ConcurrencyLimit, InvokedFunction, Invoker};
 use crate::invoker::port::FunctionPort;
 use crate::invoker::retry::RetryPolicy;
@@ -66,7 +66,7 @@ pub struct NodeResources {
     /// Port through which functions are invoked.
     pub port: Arc<dyn FunctionPort>,
     /// Facts of the functions, refreshed continuously.
-    pub functions: FactsDesk,
+    pub functions: FactsActor,
     /// On-failure destinations at AWS.
     pub aws: AwsDestinations,
     /// Policy of the addresses that may be dialled.
@@ -152,7 +152,7 @@ pub struct MappingActors {
     member: Recipient<ConsumerReport>,
     /// Id of the next consumer. Ids are never reused between instances of `MappingActors` of one member.
     next_consumer: Arc<AtomicU32>,
-    burial: Option<Arc<dyn DeadLetterSink>>,
+    dead_letters: Option<Arc<dyn DeadLetterSink>>,
     fence: Arc<AtomicU64>,
     /// Called when an actor that all consumers share has died.
     pub(super) shared_death: Arc<dyn Fn(&'static str) + Send + Sync>,
@@ -210,9 +210,9 @@ impl MappingActors {
         let home = node.placement.seat(SeatKind::Committer);
         let reserved = node.placement.seat_at(home.arbiter(), SeatKind::Consumer);
         let commits = Arc::new(GroupCommits::new(run.id, membership.clone(), activated, node.audit.clone()));
-        let (board, watch) = (status.clone(), watch(&shared_death, "committer"));
+        let (mapping_status, watch) = (status.clone(), watch(&shared_death, "committer"));
         let committer = CommitterActor::start_in_arbiter(&node.placement.data(home.arbiter()), move |_| {
-            CommitterActor::new(commits, board, watch)
+            CommitterActor::new(commits, mapping_status, watch)
         });
         Self {
             node,
@@ -233,7 +233,7 @@ impl MappingActors {
             consumers: BTreeMap::new(),
             member,
             next_consumer,
-            burial: None,
+            dead_letters: None,
             fence: Arc::new(AtomicU64::new(0)),
             shared_death,
         }
@@ -312,10 +312,10 @@ impl MappingActors {
         let (router, invoker_apart) = (router.clone(), invoker.clone().recipient());
         let servers = self.run.bootstrap.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let envelope = Arc::new(EventEnvelope::new(&self.run.source, &servers, &self.run.topic));
-        if self.burial.is_none() {
-            self.burial = self.new_burial(&envelope, &servers);
+        if self.dead_letters.is_none() {
+            self.dead_letters = self.new_burial(&envelope, &servers);
         }
-        let burial = self.burial.clone();
+        let dead_letters = self.dead_letters.clone();
         let envelope_bytes = envelope.base_bytes();
         let key_bytes_max = envelope.partition_bytes(i32::MAX, false);
         let records_max = self.run.batch_records_max;
@@ -360,7 +360,7 @@ impl MappingActors {
             buffer_bytes_target: BUFFER_BYTES_TARGET,
             budget: self.budget.clone(),
             in_flight: self.node.in_flight.clone(),
-            burial,
+            dead_letters,
             router,
             committer: self.committer.clone(),
             batcher,

@@ -62,7 +62,7 @@ pub struct DeadLetterRequest {
 pub trait DeadLetterSink: Send + Sync {
     /// Sends until the destination has acknowledged all records, the mapping's policy drops them, or the request is
     /// stopped.
-    fn bury(&self, errand: DeadLetterRequest) -> BoxFuture<'static, DeadLetterResult>;
+    fn send_dead_letter(&self, request: DeadLetterRequest) -> BoxFuture<'static, DeadLetterResult>;
 }
 
 /// Bytes of an unreadable batch, for the destination.

@@ -60,7 +60,7 @@ pub struct PartitionParts {
     /// Registry of invocations that may still be running.
     pub in_flight: InFlight,
     /// Sink for dead letters, if the mapping has an on-failure destination.
-    pub burial: Option<Arc<dyn DeadLetterSink>>,
+    pub dead_letters: Option<Arc<dyn DeadLetterSink>>,
     /// Router of fetch requests.
     pub router: Addr<FetchRouter>,
     /// Batcher that receives offers.
@@ -70,7 +70,7 @@ pub struct PartitionParts {
     /// Recipient of reports about the partition's state.
     pub consumer: Recipient<PartitionReport>,
     /// Statistics shown by the API and the metrics.
-    pub gauge: Arc<PartitionStats>,
+    pub stats: Arc<PartitionStats>,
     /// Counters of the mapping.
     pub status: MappingStatus,
 }
@@ -82,16 +82,16 @@ pub struct PartitionActor {
     pub(super) mapping: MappingId,
     pub(super) topic: Option<TopicId>,
     pub(super) epoch: Epoch,
-    pub(super) tools: ContextParts,
+    pub(super) context: ContextParts,
     pub(super) in_flight: InFlight,
     router: Outbox<FetchRouter>,
     batcher: BatcherRecipients,
     committer: CommitterRecipients,
     pub(super) consumer: Recipient<PartitionReport>,
-    pub(super) gauge: Arc<PartitionStats>,
+    pub(super) stats: Arc<PartitionStats>,
     pub(super) status: MappingStatus,
-    pub(super) burial: Option<Arc<dyn DeadLetterSink>>,
-    pub(super) errand: Option<(u64, oneshot::Sender<()>)>,
+    pub(super) dead_letters: Option<Arc<dyn DeadLetterSink>>,
+    pub(super) dead_letter_request: Option<(u64, oneshot::Sender<()>)>,
     pub(super) in_line: Option<CreditWait>,
     pub(super) turns: ScheduledTurns,
     counted_frontier: Offset,
@@ -102,10 +102,10 @@ impl PartitionActor {
     /// Creates a partition that has not fetched yet; `watch` notifies the consumer when it ends.
     pub fn new(parts: PartitionParts, watch: DeathWatch) -> Self {
         let counted_frontier = parts.start.committed;
-        parts.gauge.set_committed(counted_frontier);
+        parts.stats.set_committed(counted_frontier);
         Self {
             core: PartitionCore::new(parts.start),
-            tools: ContextParts {
+            context: ContextParts {
                 envelope: parts.envelope,
                 filters: parts.filters,
                 id: parts.partition.clone(),
@@ -122,10 +122,10 @@ impl PartitionActor {
             batcher: parts.batcher,
             committer: parts.committer,
             consumer: parts.consumer,
-            gauge: parts.gauge,
+            stats: parts.stats,
             status: parts.status,
-            burial: parts.burial,
-            errand: None,
+            dead_letters: parts.dead_letters,
+            dead_letter_request: None,
             in_line: None,
             turns: ScheduledTurns::default(),
             counted_frontier,
@@ -149,16 +149,16 @@ impl PartitionActor {
         event: impl FnOnce(&mut PartitionCore, &mut CoreContext<'_>) -> PartitionEffects,
     ) {
         let effects = {
-            let (inflater, budget) = (&*self.tools.inflater, &self.tools.budget);
+            let (inflater, budget) = (&*self.context.inflater, &self.context.budget);
             let mut opener =
-                LeasedDecompressor { inflater, budget, limits: self.tools.limits, spent: 0, granted };
-            let mut tools = CoreContext {
+                LeasedDecompressor { inflater, budget, limits: self.context.limits, spent: 0, granted };
+            let mut context = CoreContext {
                 opener: &mut opener,
-                sizer: &self.tools,
-                sieve: &self.tools,
+                sizer: &self.context,
+                sieve: &self.context,
                 wall: clock::wall_ms(),
             };
-            event(&mut self.core, &mut tools)
+            event(&mut self.core, &mut context)
         };
         for effect in effects {
             self.carry_out(effect, ctx);
@@ -187,18 +187,18 @@ impl PartitionActor {
                 let _ = post(&self.batcher.withdrawals, WithdrawOffer { partition, epoch, seq });
             }
             PartitionEffect::Commit(request) => {
-                self.status.resolved(self.counted_frontier.distance_to(request.offset), &self.gauge);
+                self.status.resolved(self.counted_frontier.distance_to(request.offset), &self.stats);
                 self.status.passed(&request.passed);
                 self.counted_frontier = request.offset;
                 let _ = post(&self.committer.requests, request);
             }
             PartitionEffect::DeadLetter { ticket, records, condition } => {
-                self.bury(ticket, DeadLetterLoad::Records { records, condition }, ctx);
+                self.send_dead_letter(ticket, DeadLetterLoad::Records { records, condition }, ctx);
             }
             PartitionEffect::DeadLetterRaw { ticket, batch } => {
-                self.bury(ticket, DeadLetterLoad::Raw(batch), ctx);
+                self.send_dead_letter(ticket, DeadLetterLoad::Raw(batch), ctx);
             }
-            PartitionEffect::CancelDeadLetter { ticket } => self.stop_burying(ticket),
+            PartitionEffect::CancelDeadLetter { ticket } => self.cancel_dead_letter(ticket),
             PartitionEffect::WakeAt(when) => {
                 ctx.run_later(when.since(clock::now()), Self::wake);
             }
@@ -242,22 +242,22 @@ impl PartitionActor {
     }
 
     pub(super) fn wake(&mut self, ctx: &mut Context<Self>) {
-        self.step(ctx, |core, tools| core.wake(clock::now(), tools));
+        self.step(ctx, |core, context| core.wake(clock::now(), context));
     }
 
     fn update_stats(&self) {
-        self.gauge.set_position(self.core.position());
-        self.gauge.set_buffered(self.core.buffered_bytes());
-        self.gauge.set_oldest(self.core.oldest());
+        self.stats.set_position(self.core.position());
+        self.stats.set_buffered(self.core.buffered_bytes());
+        self.stats.set_oldest(self.core.oldest());
         self.show_failing();
     }
 
     fn on_fetched(&mut self, position: Offset, fetched: FetchedRecords, ctx: &mut Context<Self>) {
-        self.gauge.set_log_end(Some(fetched.high_watermark));
+        self.stats.set_log_end(Some(fetched.high_watermark));
         let (aborted, before) = (AbortedTransactions::new(fetched.aborted), self.core.position());
-        self.step(ctx, |core, tools| {
+        self.step(ctx, |core, context| {
             let frame = FetchedFrame { position, records: &fetched.records, aborted, hold: &fetched.hold };
-            core.fetched(clock::now(), frame, tools)
+            core.fetched(clock::now(), frame, context)
         });
         self.status.polled(before.distance_to(self.core.position()));
     }
@@ -298,7 +298,7 @@ impl Handler<HighWatermarkSeen> for PartitionActor {
 
     fn handle(&mut self, watermarks: HighWatermarkSeen, _: &mut Self::Context) {
         if watermarks.epoch == self.epoch {
-            self.gauge.set_log_end(watermarks.high_watermark);
+            self.stats.set_log_end(watermarks.high_watermark);
         }
     }
 }
@@ -310,10 +310,10 @@ impl Handler<OfferSealed> for PartitionActor {
         if !is_for(sealed.epoch, self.epoch) {
             return;
         }
-        let gauge = Arc::clone(&self.gauge);
-        self.step(ctx, |core, tools| {
-            if core.sealed(sealed.seq, sealed.end, sealed.batch, tools) {
-                gauge.set_in_flight(true);
+        let stats = Arc::clone(&self.stats);
+        self.step(ctx, |core, context| {
+            if core.sealed(sealed.seq, sealed.end, sealed.batch, context) {
+                stats.set_in_flight(true);
             }
             PartitionEffects::new()
         });
@@ -325,7 +325,7 @@ impl Handler<OfferWithdrawn> for PartitionActor {
 
     fn handle(&mut self, withdrawn: OfferWithdrawn, ctx: &mut Self::Context) {
         if is_for(withdrawn.epoch, self.epoch) {
-            self.step(ctx, |core, tools| core.withdrawn(clock::now(), withdrawn.seq, tools));
+            self.step(ctx, |core, context| core.withdrawn(clock::now(), withdrawn.seq, context));
         }
     }
 }
@@ -335,10 +335,10 @@ impl Handler<BatchResolved> for PartitionActor {
 
     fn handle(&mut self, resolved: BatchResolved, ctx: &mut Self::Context) {
         if is_for(resolved.epoch, self.epoch) {
-            self.gauge.set_in_flight(false);
-            self.gauge.set_last_error(resolved.error);
-            self.step(ctx, |core, tools| {
-                core.resolved(clock::now(), resolved.batch, resolved.resolution, tools)
+            self.stats.set_in_flight(false);
+            self.stats.set_last_error(resolved.error);
+            self.step(ctx, |core, context| {
+                core.resolved(clock::now(), resolved.batch, resolved.resolution, context)
             });
         }
     }
@@ -349,8 +349,8 @@ impl Handler<CommitAcknowledged> for PartitionActor {
 
     fn handle(&mut self, committed: CommitAcknowledged, ctx: &mut Self::Context) {
         if is_for(committed.epoch, self.epoch) {
-            self.gauge.set_committed(committed.offset);
-            self.step(ctx, |core, tools| core.committed(clock::now(), committed.seq, tools));
+            self.stats.set_committed(committed.offset);
+            self.step(ctx, |core, context| core.committed(clock::now(), committed.seq, context));
         }
     }
 }
@@ -359,7 +359,7 @@ impl Handler<Drain> for PartitionActor {
     type Result = ();
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) {
-        self.step(ctx, |core, tools| core.drain(clock::now(), tools));
+        self.step(ctx, |core, context| core.drain(clock::now(), context));
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) struct SentCommit {
 pub struct PartitionCore {
     pub(super) start: PartitionConfig,
     pub(super) phase: PartitionPhase,
-    pub(super) flight: AttemptState,
+    pub(super) attempt_state: AttemptState,
     pub(super) buffer: FetchBuffer,
     pub(super) ledger: Ledger,
     /// Records being filled, offered, invoked, retried or sent to the destination.
@@ -115,7 +115,7 @@ impl PartitionCore {
     pub fn new(start: PartitionConfig) -> Self {
         Self {
             phase: PartitionPhase::Running,
-            flight: AttemptState::Idle,
+            attempt_state: AttemptState::Idle,
             buffer: FetchBuffer::after(start.leader_epoch),
             ledger: Ledger::new(start.committed),
             current: RecordAttempt::none(start.committed),
@@ -185,7 +185,7 @@ impl PartitionCore {
         &mut self,
         now: Moment,
         frame: FetchedFrame<'_>,
-        tools: &mut CoreContext<'_>,
+        context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         if mutant!("fetch-not-matched", frame.position != self.position, false)
@@ -203,7 +203,7 @@ impl PartitionCore {
         if let Some(damage) = received.damage {
             self.cannot_read(now, received.position, damage, false, &mut out);
         }
-        self.advance(now, tools, &mut out);
+        self.advance(now, context, &mut out);
         out
     }
 
@@ -213,49 +213,49 @@ impl PartitionCore {
         now: Moment,
         batch: BatchId,
         resolution: BatchResolution,
-        tools: &mut CoreContext<'_>,
+        context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        let awaited = matches!(self.flight, AttemptState::Sealed { batch: sealed } if sealed == batch);
+        let awaited = matches!(self.attempt_state, AttemptState::Sealed { batch: sealed } if sealed == batch);
         if !mutant!("late-answer-not-matched", awaited, true) {
             return out;
         }
-        self.flight = AttemptState::Idle;
-        self.apply_resolution(resolution, tools, &mut out);
-        self.advance(now, tools, &mut out);
+        self.attempt_state = AttemptState::Idle;
+        self.apply_resolution(resolution, context, &mut out);
+        self.advance(now, context, &mut out);
         out
     }
 
     /// Handles the group's acknowledgement of commit `seq` and of all commits before it.
-    pub fn committed(&mut self, now: Moment, seq: u64, tools: &mut CoreContext<'_>) -> PartitionEffects {
+    pub fn committed(&mut self, now: Moment, seq: u64, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         self.acknowledged_seq = self.acknowledged_seq.max(seq.min(self.sent.seq));
         if self.is_acknowledged() {
             self.acknowledged = self.sent.offset;
             self.buffer.forget_leaders_before(self.acknowledged);
         }
-        self.advance(now, tools, &mut out);
+        self.advance(now, context, &mut out);
         out
     }
 
     /// Handles the result of sending the records of `ticket` to the destination.
-    pub fn buried(
+    pub fn dead_letter_result(
         &mut self,
         now: Moment,
         ticket: u64,
-        buried: DeadLetterResult,
-        tools: &mut CoreContext<'_>,
+        dead_letter_result: DeadLetterResult,
+        context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if !matches!(self.flight, AttemptState::DeadLettering { ticket: sent } if sent == ticket) {
+        if !matches!(self.attempt_state, AttemptState::DeadLettering { ticket: sent } if sent == ticket) {
             return out;
         }
-        self.flight = AttemptState::Idle;
-        if self.raw_buried(now, buried, &mut out) {
-            self.advance(now, tools, &mut out);
+        self.attempt_state = AttemptState::Idle;
+        if self.raw_buried(now, dead_letter_result, &mut out) {
+            self.advance(now, context, &mut out);
             return out;
         }
-        match buried {
+        match dead_letter_result {
             DeadLetterResult::Acknowledged => self.resolve_work(Outcome::DeadLettered, &mut out),
             DeadLetterResult::Dropped => self.resolve_work(
                 mutant!("dropped-counts-as-arrived", Outcome::Dropped, Outcome::DeadLettered),
@@ -263,19 +263,19 @@ impl PartitionCore {
             ),
             DeadLetterResult::Stopped => self.back_off(now + READ_RETRY_DELAY, &mut out),
         }
-        self.advance(now, tools, &mut out);
+        self.advance(now, context, &mut out);
         out
     }
 
     /// Handles the passing of time, and memory that may have become available.
-    pub fn wake(&mut self, now: Moment, tools: &mut CoreContext<'_>) -> PartitionEffects {
+    pub fn wake(&mut self, now: Moment, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        self.advance(now, tools, &mut out);
+        self.advance(now, context, &mut out);
         out
     }
 
     /// Finishes the current attempt, commits, then reports `Drained`.
-    pub fn drain(&mut self, now: Moment, tools: &mut CoreContext<'_>) -> PartitionEffects {
+    pub fn drain(&mut self, now: Moment, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         if matches!(self.phase, PartitionPhase::Draining | PartitionPhase::Drained | PartitionPhase::Stopped)
         {
@@ -286,13 +286,13 @@ impl PartitionCore {
         self.buffer.clear();
         out.push(PartitionEffect::CancelFetch);
         self.call_back(&mut out);
-        self.advance(now, tools, &mut out);
+        self.advance(now, context, &mut out);
         out
     }
 
     /// Withdraws an offer or stops a dead letter that is under way.
     pub(super) fn call_back(&self, out: &mut PartitionEffects) {
-        match self.flight {
+        match self.attempt_state {
             AttemptState::Offered { seq } => out.push(PartitionEffect::Withdraw { seq }),
             AttemptState::DeadLettering { ticket } => out.push(PartitionEffect::CancelDeadLetter { ticket }),
             AttemptState::Idle
@@ -302,17 +302,17 @@ impl PartitionCore {
         }
     }
 
-    pub(super) fn advance(&mut self, now: Moment, tools: &mut CoreContext<'_>, out: &mut PartitionEffects) {
+    pub(super) fn advance(&mut self, now: Moment, context: &mut CoreContext<'_>, out: &mut PartitionEffects) {
         if let PartitionPhase::Paused { until } = self.phase
             && until <= now
         {
             self.phase = PartitionPhase::Running;
         }
         match self.phase {
-            PartitionPhase::Draining => self.finish_drain(tools, out),
+            PartitionPhase::Draining => self.finish_drain(context, out),
             PartitionPhase::Drained | PartitionPhase::Stopped => {}
             PartitionPhase::Running | PartitionPhase::Paused { .. } => {
-                self.advance_attempt(now, tools, out);
+                self.advance_attempt(now, context, out);
                 self.pass_lost_records(out);
                 self.pass_unreadable(out);
                 self.want(out);
@@ -320,11 +320,11 @@ impl PartitionCore {
         }
     }
 
-    fn finish_drain(&mut self, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
+    fn finish_drain(&mut self, context: &CoreContext<'_>, out: &mut PartitionEffects) {
         let nothing_runs = mutant!(
             "drain-does-not-wait",
             matches!(
-                self.flight,
+                self.attempt_state,
                 AttemptState::Idle | AttemptState::BackingOff { .. } | AttemptState::AwaitingCommit
             ),
             true
@@ -332,7 +332,7 @@ impl PartitionCore {
         if !nothing_runs {
             return;
         }
-        self.skip_wanted(tools, out);
+        self.skip_wanted(context, out);
         self.pass_unreadable(out);
         if self.last_commit == LastCommit::Awaited {
             if !self.is_acknowledged() {

@@ -15,53 +15,63 @@ use crate::runtime::outbox::post;
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct ErrandEnded {
+struct DeadLetterEnded {
     ticket: u64,
-    buried: DeadLetterResult,
+    dead_letter_result: DeadLetterResult,
 }
 
 /// Reports the end of a dead letter, even if its task dies.
 struct DeadLetterGuard {
     ticket: u64,
-    buried: DeadLetterResult,
-    to: actix::Recipient<ErrandEnded>,
+    dead_letter_result: DeadLetterResult,
+    to: actix::Recipient<DeadLetterEnded>,
 }
 
 impl DeadLetterGuard {
-    fn give(mut self, buried: DeadLetterResult) {
-        self.buried = buried;
+    fn give(mut self, dead_letter_result: DeadLetterResult) {
+        self.dead_letter_result = dead_letter_result;
     }
 }
 
 impl Drop for DeadLetterGuard {
     fn drop(&mut self) {
-        let _ = post(&self.to, ErrandEnded { ticket: self.ticket, buried: self.buried });
+        let _ = post(
+            &self.to,
+            DeadLetterEnded { ticket: self.ticket, dead_letter_result: self.dead_letter_result },
+        );
     }
 }
 
 impl PartitionActor {
-    pub(super) fn bury(&mut self, ticket: u64, load: DeadLetterLoad, ctx: &mut Context<Self>) {
-        let answer =
-            DeadLetterGuard { ticket, buried: DeadLetterResult::Stopped, to: ctx.address().recipient() };
-        let Some(burial) = self.burial.clone() else { return };
+    pub(super) fn send_dead_letter(&mut self, ticket: u64, load: DeadLetterLoad, ctx: &mut Context<Self>) {
+        let answer = DeadLetterGuard {
+            ticket,
+            dead_letter_result: DeadLetterResult::Stopped,
+            to: ctx.address().recipient(),
+        };
+        let Some(dead_letters) = self.dead_letters.clone() else { return };
         let (stop, stopped) = oneshot::channel();
-        self.errand = Some((ticket, stop));
-        let sent = burial.bury(DeadLetterRequest { partition: self.id.clone(), load, stop: stopped });
+        self.dead_letter_request = Some((ticket, stop));
+        let sent = dead_letters.send_dead_letter(DeadLetterRequest {
+            partition: self.id.clone(),
+            load,
+            stop: stopped,
+        });
         actix_rt::spawn(async move {
             answer.give(sent.await);
         });
     }
 
-    pub(super) fn stop_burying(&mut self, ticket: u64) {
-        self.errand.take_if(|(sent, _)| *sent == ticket);
+    pub(super) fn cancel_dead_letter(&mut self, ticket: u64) {
+        self.dead_letter_request.take_if(|(sent, _)| *sent == ticket);
     }
 
     pub(super) fn show_failing(&self) {
-        self.gauge.set_unreadable(self.core.unreadable_now());
+        self.stats.set_unreadable(self.core.unreadable_now());
         let failing = self.core.failing();
-        self.gauge.set_attempt(failing.map_or(0, |failing| failing.attempts));
+        self.stats.set_attempt(failing.map_or(0, |failing| failing.attempts));
         let work = self.core.work();
-        self.gauge.set_failing(failing.map(|failing| FailingView {
+        self.stats.set_failing(failing.map(|failing| FailingView {
             offset: failing.offset,
             records: failing.records,
             attempts: failing.attempts,
@@ -73,18 +83,20 @@ impl PartitionActor {
     }
 }
 
-impl Handler<ErrandEnded> for PartitionActor {
+impl Handler<DeadLetterEnded> for PartitionActor {
     type Result = ();
 
-    fn handle(&mut self, ended: ErrandEnded, ctx: &mut Self::Context) {
+    fn handle(&mut self, ended: DeadLetterEnded, ctx: &mut Self::Context) {
         let records = u64::from(self.core.work().batch.records);
-        match ended.buried {
+        match ended.dead_letter_result {
             DeadLetterResult::Acknowledged => self.status.dead_lettered(records),
             DeadLetterResult::Dropped => self.status.dropped(records),
             DeadLetterResult::Stopped => {}
         }
-        self.errand.take_if(|(sent, _)| *sent == ended.ticket);
-        self.step(ctx, |core, tools| core.buried(clock::now(), ended.ticket, ended.buried, tools));
+        self.dead_letter_request.take_if(|(sent, _)| *sent == ended.ticket);
+        self.step(ctx, |core, context| {
+            core.dead_letter_result(clock::now(), ended.ticket, ended.dead_letter_result, context)
+        });
     }
 }
 
@@ -93,12 +105,12 @@ impl Handler<SkipRecord> for PartitionActor {
 
     fn handle(&mut self, skip: SkipRecord, ctx: &mut Self::Context) {
         let mut answer = SkipAnswer::NotFailing;
-        let log_end = self.gauge.log_end();
+        let log_end = self.stats.log_end();
         if let Some(log_end) = log_end.filter(|log_end| skip.end.is_some_and(|end| end > *log_end)) {
             answer = SkipAnswer::BeyondEnd(log_end);
         } else {
-            self.step(ctx, |core, tools| {
-                let (told, effects) = core.skip(clock::now(), skip.offset, skip.end, tools);
+            self.step(ctx, |core, context| {
+                let (told, effects) = core.skip(clock::now(), skip.offset, skip.end, context);
                 answer = told;
                 effects
             });

@@ -311,13 +311,13 @@ mod tests {
         fn fetch(&mut self, records: &Bytes) -> PartitionEffects {
             let (position, hold) = (self.core.position(), hold());
             let aborted = AbortedTransactions::default();
-            self.step(None, |core, tools| {
-                core.fetched(NOW, FetchedFrame { position, records, aborted, hold: &hold }, tools)
+            self.step(None, |core, context| {
+                core.fetched(NOW, FetchedFrame { position, records, aborted, hold: &hold }, context)
             })
         }
 
         fn wake(&mut self, granted: Option<MemoryLease>) -> PartitionEffects {
-            self.step(granted, |core, tools| core.wake(NOW, tools))
+            self.step(granted, |core, context| core.wake(NOW, context))
         }
 
         fn inflations(&self) -> u32 {
@@ -369,7 +369,7 @@ mod tests {
         let little = pressed.budget.try_lease(bytes - 1).expect("room");
         assert_eq!(awaited(&pressed.wake(Some(little))), Some(bytes), "asks again");
         drop(over);
-        pressed.step(None, |core, tools| core.drain(NOW, tools));
+        pressed.step(None, |core, context| core.drain(NOW, context));
         let late = pressed.budget.try_lease(bytes).expect("room");
         pressed.wake(Some(late));
         assert_eq!((pressed.inflations(), pressed.budget.leased()), (1, LIMIT - bytes));
@@ -399,12 +399,12 @@ mod tests {
         let deltas: Vec<(i64, usize)> = (0..8).map(|delta| (delta, 20)).collect();
         let frame = Bytes::from([batch(0, &deltas, 7, false), batch(8, &deltas, 7, false)].concat());
         let hold = Arc::new(pressed.budget.try_lease(frame.len()).expect("room"));
-        let effects = pressed.step(None, |core, tools| {
+        let effects = pressed.step(None, |core, context| {
             let aborted = AbortedTransactions::default();
             core.fetched(
                 NOW,
                 FetchedFrame { position: Offset(0), records: &frame, aborted, hold: &hold },
-                tools,
+                context,
             )
         });
         let offer = offered(&effects).expect("a batch");
@@ -419,9 +419,9 @@ mod tests {
             assert_eq!(pressed.budget.leased(), frame_bytes, "what is offered is let alone");
             let until = NOW + std::time::Duration::from_secs(5);
             let again = |pressed: &mut PressedPartition, seq, ticket| {
-                pressed.step(None, |core, tools| {
-                    core.sealed(seq, end, BatchId(ticket), tools);
-                    core.resolved(NOW, BatchId(ticket), BatchResolution::Again { at: until }, tools)
+                pressed.step(None, |core, context| {
+                    core.sealed(seq, end, BatchId(ticket), context);
+                    core.resolved(NOW, BatchId(ticket), BatchResolution::Again { at: until }, context)
                 })
             };
             again(&mut pressed, seq, 1);
@@ -430,17 +430,17 @@ mod tests {
             assert_eq!((pressed.core.position(), pressed.core.buffered_bytes()), (Offset(8), 0));
             assert!(pressed.budget.leased() < frame_bytes / 2, "only what is tried again is held");
             for ticket in 2..5 {
-                let effects = pressed.step(None, |core, tools| core.wake(until, tools));
+                let effects = pressed.step(None, |core, context| core.wake(until, context));
                 let (seq, _, same) = offered(&effects).expect("the same again");
                 assert_eq!((&same, wanted(&effects)), (&records, None), "nothing is fetched to lie there");
                 let effects = again(&mut pressed, seq, ticket);
                 assert_eq!(wanted(&effects), None);
             }
             let (seq, ..) =
-                offered(&pressed.step(None, |core, tools| core.wake(until, tools))).expect("again");
-            let effects = pressed.step(None, |core, tools| {
-                core.sealed(seq, end, BatchId(9), tools);
-                core.resolved(NOW, BatchId(9), BatchResolution::Delivered, tools)
+                offered(&pressed.step(None, |core, context| core.wake(until, context))).expect("again");
+            let effects = pressed.step(None, |core, context| {
+                core.sealed(seq, end, BatchId(9), context);
+                core.resolved(NOW, BatchId(9), BatchResolution::Delivered, context)
             });
             assert_eq!(wanted(&effects), Some(Offset(8)), "ALO-1: now it can be used");
             assert_eq!(pressed.budget.leased(), 0);
@@ -452,9 +452,9 @@ mod tests {
         let (mut pressed, frame_bytes, (seq, end, _)) = stocked(100);
         let other = pressed.core.current.batch.slices[0].hold.clone();
         let until = NOW + std::time::Duration::from_secs(5);
-        pressed.step(None, |core, tools| {
-            core.sealed(seq, end, BatchId(1), tools);
-            core.resolved(NOW, BatchId(1), BatchResolution::Again { at: until }, tools)
+        pressed.step(None, |core, context| {
+            core.sealed(seq, end, BatchId(1), context);
+            core.resolved(NOW, BatchId(1), BatchResolution::Again { at: until }, context)
         });
         pressed.step(None, PartitionCore::give_back);
         assert!(pressed.budget.leased() > frame_bytes, "the other's, and a copy");

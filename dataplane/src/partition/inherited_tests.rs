@@ -45,7 +45,7 @@ impl NextOwner {
             buffer_bytes_target: 600,
         });
         let mut successor = Self { core, opener: Box::new(PlainTools) };
-        successor.step(|core, tools| core.wake(NOW, tools));
+        successor.step(|core, context| core.wake(NOW, context));
         successor
     }
 
@@ -63,17 +63,17 @@ impl NextOwner {
     fn fetch(&mut self, records: &Bytes) -> PartitionEffects {
         let (position, hold) = (self.core.position(), hold());
         let aborted = AbortedTransactions::default();
-        self.step(|core, tools| {
-            core.fetched(NOW, FetchedFrame { position, records, aborted, hold: &hold }, tools)
+        self.step(|core, context| {
+            core.fetched(NOW, FetchedFrame { position, records, aborted, hold: &hold }, context)
         })
     }
 
     fn find_log_between(&mut self, start: i64, end: i64) {
-        self.step(|core, tools| core.out_of_range(NOW, Offset(start), Offset(end), tools));
+        self.step(|core, context| core.out_of_range(NOW, Offset(start), Offset(end), context));
     }
 
     fn acknowledge(&mut self, seq: u64) {
-        self.step(|core, tools| core.committed(NOW, seq, tools));
+        self.step(|core, context| core.committed(NOW, seq, context));
     }
 
     fn in_work(&self) -> Vec<i64> {
@@ -148,7 +148,7 @@ fn liv_1_inherited_batch_starts_partial_when_rest_lost() {
 fn alo_1_h17_log_ending_before_position_restarts_once() {
     let mut successor = NextOwner::of(None, FailureHandling::default());
     successor.fetch(&batch(0, 9, 0).into());
-    let effects = successor.step(|core, tools| core.out_of_range(NOW, Offset(0), Offset(4), tools));
+    let effects = successor.step(|core, context| core.out_of_range(NOW, Offset(0), Offset(4), context));
     assert!(
         matches!(
             effects[..],
@@ -162,7 +162,7 @@ fn alo_1_h17_log_ending_before_position_restarts_once() {
     }
     let mut draining = NextOwner::of(None, FailureHandling::default());
     draining.fetch(&batch(0, 9, 0).into());
-    draining.step(|core, tools| core.drain(NOW, tools));
+    draining.step(|core, context| core.drain(NOW, context));
     for late in [draining.step(|core, _| core.parted()), draining.step(|core, _| core.diverged(Offset(2)))] {
         assert!(late.is_empty(), "DRN-1: it says that it has drained, and nothing before: {late:?}");
     }
@@ -173,7 +173,7 @@ fn endings() -> [fn(&mut NextOwner) -> PartitionEffects; 3] {
     [
         |successor| successor.step(|core, _| core.parted()),
         |successor| successor.step(|core, _| core.diverged(Offset(4))),
-        |successor| successor.step(|core, tools| core.out_of_range(NOW, Offset(0), Offset(4), tools)),
+        |successor| successor.step(|core, context| core.out_of_range(NOW, Offset(0), Offset(4), context)),
     ]
 }
 
@@ -183,18 +183,18 @@ fn com_1_mem_1_h17_late_result_after_log_replacement_commits_nothing() {
     for end in endings() {
         let mut successor = NextOwner::of(None, FailureHandling::default());
         let (records, hold) = (Bytes::from([batch(0, 9, 0), batch(9, 5, 0)].concat()), hold());
-        let effects = successor.step(|core, tools| {
+        let effects = successor.step(|core, context| {
             let aborted = AbortedTransactions::default();
             core.fetched(
                 NOW,
                 FetchedFrame { position: Offset(0), records: &records, aborted, hold: &hold },
-                tools,
+                context,
             )
         });
         let seq = offered(&effects).expect("a batch");
         drop(effects);
-        successor.step(|core, tools| {
-            assert!(core.sealed(seq, Offset(8), BatchId(1), tools));
+        successor.step(|core, context| {
+            assert!(core.sealed(seq, Offset(8), BatchId(1), context));
             PartitionEffects::new()
         });
         assert!(Arc::strong_count(&hold) > 1);
@@ -209,8 +209,8 @@ fn com_1_mem_1_h17_late_result_after_log_replacement_commits_nothing() {
             "the function may run for long: nobody needs its records here"
         );
         assert_eq!(successor.core.buffered_bytes(), 0);
-        let late =
-            successor.step(|core, tools| core.resolved(NOW, BatchId(1), BatchResolution::Delivered, tools));
+        let late = successor
+            .step(|core, context| core.resolved(NOW, BatchId(1), BatchResolution::Delivered, context));
         assert!(late.is_empty(), "{late:?}");
     }
 }
@@ -219,11 +219,13 @@ fn com_1_mem_1_h17_late_result_after_log_replacement_commits_nothing() {
 #[test]
 fn com_1_h17_late_dead_letter_after_log_replacement_commits_nothing() {
     for end in endings() {
-        for buried in [DeadLetterResult::Acknowledged, DeadLetterResult::Dropped, DeadLetterResult::Stopped] {
+        for dead_letter_result in
+            [DeadLetterResult::Acknowledged, DeadLetterResult::Dropped, DeadLetterResult::Stopped]
+        {
             let policy = FailureHandling { has_destination: true, ..retrying(0) };
             let mut successor = NextOwner::of(Some(failed_together(5, 1)), policy);
             successor.fetch(&batch(0, 5, 0).into());
-            let effects = successor.step(|core, tools| core.committed(NOW, 1, tools));
+            let effects = successor.step(|core, context| core.committed(NOW, 1, context));
             let sent = effects.iter().find_map(|effect| match effect {
                 PartitionEffect::DeadLetter { ticket, .. } => Some(*ticket),
                 _ => None,
@@ -234,8 +236,9 @@ fn com_1_h17_late_dead_letter_after_log_replacement_commits_nothing() {
                 effects.iter().any(|effect| matches!(effect, PartitionEffect::CancelDeadLetter { .. })),
                 "{effects:?}"
             );
-            let late = successor.step(|core, tools| core.buried(NOW, ticket, buried, tools));
-            assert!(late.is_empty(), "{buried:?}: {late:?}");
+            let late = successor
+                .step(|core, context| core.dead_letter_result(NOW, ticket, dead_letter_result, context));
+            assert!(late.is_empty(), "{dead_letter_result:?}: {late:?}");
         }
     }
 }
@@ -287,7 +290,7 @@ fn h13_fetch_carries_leader_epoch_of_preceding_record() {
     successor.fetch(&[batch(0, 2, 1), packed].concat().into());
     assert_eq!(successor.core.position(), Offset(2), "the second batch cannot be read");
     let later = NOW + crate::messages::unreadable::READ_RETRY_DELAY;
-    let effects = successor.step(|core, tools| core.wake(later, tools));
+    let effects = successor.step(|core, context| core.wake(later, context));
     let asked = effects.iter().find_map(|effect| match effect {
         PartitionEffect::Fetch { position, leader_epoch, .. } => Some((position.0, *leader_epoch)),
         _ => None,

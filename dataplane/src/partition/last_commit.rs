@@ -20,10 +20,10 @@ pub(super) enum LastCommit {
 
 impl PartitionCore {
     /// Handles the permanent rejection of commits: the member stops, and the drain does not wait for them.
-    pub fn commit_given_up(&mut self, now: Moment, tools: &mut CoreContext<'_>) -> PartitionEffects {
+    pub fn commit_given_up(&mut self, now: Moment, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         self.last_commit = LastCommit::GivenUp;
-        self.advance(now, tools, &mut out);
+        self.advance(now, context, &mut out);
         out
     }
 }
@@ -33,7 +33,7 @@ impl Handler<CommitGivenUp> for PartitionActor {
 
     fn handle(&mut self, given_up: CommitGivenUp, ctx: &mut Context<Self>) {
         if is_for(given_up.epoch, self.epoch) {
-            self.step(ctx, |core, tools| core.commit_given_up(clock::now(), tools));
+            self.step(ctx, |core, context| core.commit_given_up(clock::now(), context));
         }
     }
 }

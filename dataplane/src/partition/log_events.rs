@@ -22,7 +22,7 @@ impl PartitionActor {
             PartitionEvent::Corrupt { first, damage } => {
                 let error = &damage.error;
                 self.status.poll_failed(&damage.told(self.id.partition, *first));
-                self.gauge.set_last_error(Some(format!("batch at offset {first} cannot be read: {error}")));
+                self.stats.set_last_error(Some(format!("batch at offset {first} cannot be read: {error}")));
                 tracing::error!(partition, offset = first.0, %error, "batch cannot be read; asking again");
             }
             PartitionEvent::Passed { range, outcome } => {
@@ -70,6 +70,6 @@ impl PartitionActor {
             partition = %self.id, offset, records, attempts = given_up.attempts_used, last_error = last,
             "{text}; there is no on-failure destination: they are dropped"
         );
-        self.gauge.set_last_error(Some(text));
+        self.stats.set_last_error(Some(text));
     }
 }

@@ -271,8 +271,9 @@ impl PartitionModel {
     ) {
         let mut opener = PlainTools;
         let sieve = &self.log.refused;
-        let mut tools = CoreContext { opener: &mut opener, sizer: &PlainTools, sieve, wall: TimestampMs(0) };
-        let effects = event(&mut self.core, self.now, &mut tools);
+        let mut context =
+            CoreContext { opener: &mut opener, sizer: &PlainTools, sieve, wall: TimestampMs(0) };
+        let effects = event(&mut self.core, self.now, &mut context);
         self.carry_out(effects);
     }
 
@@ -292,7 +293,7 @@ impl PartitionModel {
                 }
                 PartitionEffect::Withdraw { seq } => {
                     if self.offered.take_if(|(offered, _)| *offered == seq).is_some() {
-                        self.step(|core, now, tools| core.withdrawn(now, seq, tools));
+                        self.step(|core, now, context| core.withdrawn(now, seq, context));
                     }
                 }
                 PartitionEffect::Commit(CommitRequest { seq, offset, passed, .. }) => {
@@ -350,14 +351,14 @@ impl PartitionModel {
             self.log.batches[from..].iter().take(batches).flat_map(|(_, _, bytes)| bytes.to_vec()).collect();
         self.wanted = None;
         let (frame, hold) = (Bytes::from(frame), hold());
-        self.step(|core, now, tools| {
+        self.step(|core, now, context| {
             let frame = FetchedFrame {
                 position,
                 records: &frame,
                 aborted: AbortedTransactions::default(),
                 hold: &hold,
             };
-            core.fetched(now, frame, tools)
+            core.fetched(now, frame, context)
         });
     }
 
@@ -378,8 +379,8 @@ impl PartitionModel {
         let batch = BatchId(self.next_batch);
         self.next_batch += 1;
         let end = cut.range.end;
-        self.step(|core, _, tools| {
-            assert!(core.sealed(seq, end, batch, tools));
+        self.step(|core, _, context| {
+            assert!(core.sealed(seq, end, batch, context));
             PartitionEffects::new()
         });
         let offsets: Vec<i64> = cut
@@ -409,14 +410,14 @@ impl PartitionModel {
         let again_at = self.now + Duration::from_secs(1);
         let failed = BatchResolution::Failed { mixed: false, failure: failure(), again_at };
         let resolution = if good { BatchResolution::Delivered } else { failed };
-        self.step(|core, now, tools| core.resolved(now, batch, resolution, tools));
+        self.step(|core, now, context| core.resolved(now, batch, resolution, context));
     }
 
     fn acknowledge(&mut self) {
         let Some((seq, offset)) = self.commits.last().copied() else { return };
         self.commits.clear();
         self.committed = offset;
-        self.step(|core, now, tools| core.committed(now, seq, tools));
+        self.step(|core, now, context| core.committed(now, seq, context));
     }
 
     fn tick(&mut self) {
@@ -437,7 +438,7 @@ proptest! {
         for (kind, amount) in steps {
             match kind {
                 8 => world.seal_earlier(),
-                9 => world.step(|core, _, tools| core.give_back(tools)),
+                9 => world.step(|core, _, context| core.give_back(context)),
                 0 | 1 => world.fetch(amount),
                 2 | 3 => world.seal(),
                 4 => world.answer(true),
@@ -509,7 +510,7 @@ fn own_1_result_for_other_batch_is_ignored() {
     let mut world = PartitionModel::new(log);
     world.fetch(1);
     world.seal();
-    world.step(|core, now, tools| core.resolved(now, BatchId(77), BatchResolution::Delivered, tools));
+    world.step(|core, now, context| core.resolved(now, BatchId(77), BatchResolution::Delivered, context));
     assert!(world.commits.is_empty());
     world.answer(true);
     assert_eq!(world.commits, [(1, Offset(1))]);

@@ -12,22 +12,22 @@ use crate::messages::offer::Offer;
 
 impl PartitionCore {
     /// Handles the sealing of offer `seq` up to `end` as `batch`; returns false if that offer is not the current one.
-    pub fn sealed(&mut self, seq: u64, end: Offset, batch: BatchId, tools: &CoreContext<'_>) -> bool {
-        let ours = matches!(self.flight, AttemptState::Offered { seq: offered } if offered == seq);
+    pub fn sealed(&mut self, seq: u64, end: Offset, batch: BatchId, context: &CoreContext<'_>) -> bool {
+        let ours = matches!(self.attempt_state, AttemptState::Offered { seq: offered } if offered == seq);
         if ours {
-            self.flight = AttemptState::Sealed { batch };
-            self.split_unsealed(end, tools);
+            self.attempt_state = AttemptState::Sealed { batch };
+            self.split_unsealed(end, context);
         }
         ours
     }
 
     /// Handles the withdrawal of offer `seq`.
-    pub fn withdrawn(&mut self, now: Moment, seq: u64, tools: &mut CoreContext<'_>) -> PartitionEffects {
+    pub fn withdrawn(&mut self, now: Moment, seq: u64, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if matches!(self.flight, AttemptState::Offered { seq: offered } if offered == seq) {
-            self.flight = AttemptState::Idle;
+        if matches!(self.attempt_state, AttemptState::Offered { seq: offered } if offered == seq) {
+            self.attempt_state = AttemptState::Idle;
         }
-        self.advance(now, tools, &mut out);
+        self.advance(now, context, &mut out);
         out
     }
 
@@ -36,16 +36,16 @@ impl PartitionCore {
     pub(super) fn grow_offer(
         &mut self,
         now: Moment,
-        tools: &mut CoreContext<'_>,
+        context: &mut CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
         let before = self.current.batch.records;
         if self.current.may_grow() && self.skips_wanted.is_empty() {
-            let _goes_on = self.fill(now, tools, out);
+            let _goes_on = self.fill(now, context, out);
         }
         let is_time = self.offered_until.is_some_and(|until| until <= now);
         if self.current.batch.records > before || is_time {
-            self.publish_offer(now, tools, out);
+            self.publish_offer(now, context, out);
         } else {
             // The scheduled wake-up may have been for an earlier offer.
             self.schedule_wake(self.offered_until, now, out);
@@ -54,9 +54,14 @@ impl PartitionCore {
 
     /// Offers the current batch. If a record has become too old while offered, the offer is withdrawn instead, and
     /// its age is judged after that.
-    pub(super) fn publish_offer(&mut self, now: Moment, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
-        let expires = self.first_expiry(now, tools.wall);
-        if let AttemptState::Offered { seq } = self.flight {
+    pub(super) fn publish_offer(
+        &mut self,
+        now: Moment,
+        context: &CoreContext<'_>,
+        out: &mut PartitionEffects,
+    ) {
+        let expires = self.first_expiry(now, context.wall);
+        if let AttemptState::Offered { seq } = self.attempt_state {
             if expires.is_some_and(|at| at <= now) {
                 out.push(PartitionEffect::Withdraw { seq });
                 return;
@@ -65,7 +70,7 @@ impl PartitionCore {
             self.offer_seq += 1;
         }
         let seq = self.offer_seq;
-        self.flight = AttemptState::Offered { seq };
+        self.attempt_state = AttemptState::Offered { seq };
         self.offered_until = expires;
         let (cut, attempt, alone) =
             (self.current.batch.clone(), self.current.attempt(), self.current.exclusive);
@@ -101,16 +106,17 @@ impl PartitionCore {
     }
 
     /// Splits off the records that were offered only after the batch was sealed; they form the next attempt.
-    fn split_unsealed(&mut self, end: Offset, tools: &CoreContext<'_>) {
+    fn split_unsealed(&mut self, end: Offset, context: &CoreContext<'_>) {
         let range = self.current.batch.range;
         if mutant!("seal-takes-in-what-came-later", end >= range.end, true) {
             return;
         }
         let (front, back) = range.split_at(end);
-        let back = self.current.batch.select(back, tools.sizer, |_| true);
+        let back = self.current.batch.select(back, context.sizer, |_| true);
         if !back.is_empty() {
             self.remaining.push(RecordAttempt { held_up: false, ..self.current.with_records(back) });
-            self.current = self.current.with_records(self.current.batch.select(front, tools.sizer, |_| true));
+            self.current =
+                self.current.with_records(self.current.batch.select(front, context.sizer, |_| true));
         }
     }
 }

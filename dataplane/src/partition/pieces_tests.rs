@@ -140,8 +140,9 @@ impl PieceDriver {
         let (inflater, budget, limits) = (&self.inflater, &self.budget, self.limits);
         let mut opener = LeasedDecompressor { inflater, budget, limits, spent: 0, granted };
         let opener = &mut opener;
-        let mut tools = CoreContext { opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) };
-        let effects = event(&mut self.core, self.now, &mut tools);
+        let mut context =
+            CoreContext { opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) };
+        let effects = event(&mut self.core, self.now, &mut context);
         self.queue.extend(effects);
         self.leased_max = self.leased_max.max(self.budget.leased());
     }
@@ -186,9 +187,9 @@ impl PieceDriver {
     fn fetch(&mut self, position: Offset) {
         let hold: SharedLease = Arc::new(self.budget.try_lease(self.log.len()).expect("room"));
         let log = self.log.clone();
-        self.step(None, |core, now, tools| {
+        self.step(None, |core, now, context| {
             let aborted = AbortedTransactions::default();
-            core.fetched(now, FetchedFrame { position, records: &log, aborted, hold: &hold }, tools)
+            core.fetched(now, FetchedFrame { position, records: &log, aborted, hold: &hold }, context)
         });
     }
 
@@ -199,11 +200,11 @@ impl PieceDriver {
         }
         let (batch, end) = (BatchId(self.batches), cut.range.end);
         self.batches += 1;
-        self.step(None, |core, _, tools| {
-            assert!(core.sealed(seq, end, batch, tools));
+        self.step(None, |core, _, context| {
+            assert!(core.sealed(seq, end, batch, context));
             PartitionEffects::new()
         });
-        self.step(None, |core, now, tools| core.resolved(now, batch, BatchResolution::Delivered, tools));
+        self.step(None, |core, now, context| core.resolved(now, batch, BatchResolution::Delivered, context));
     }
 
     fn carry_out(&mut self, effect: PartitionEffect) {
@@ -229,19 +230,19 @@ impl PieceDriver {
                         assert_eq!(self.ends.insert(offset, passed.outcome), None, "{offset} ended twice");
                     }
                 }
-                self.step(None, |core, now, tools| core.committed(now, seq, tools));
+                self.step(None, |core, now, context| core.committed(now, seq, context));
             }
             PartitionEffect::DeadLetter { ticket, records, .. } => {
                 assert!(records.batch.is_unheld());
                 self.unheld.extend(records.batch.walk().map(|record| record.offset.0));
-                self.step(None, |core, now, tools| {
-                    core.buried(now, ticket, DeadLetterResult::Acknowledged, tools)
+                self.step(None, |core, now, context| {
+                    core.dead_letter_result(now, ticket, DeadLetterResult::Acknowledged, context)
                 });
             }
             PartitionEffect::DeadLetterRaw { ticket, batch } => {
                 self.raw.push(batch);
-                self.step(None, |core, now, tools| {
-                    core.buried(now, ticket, DeadLetterResult::Acknowledged, tools)
+                self.step(None, |core, now, context| {
+                    core.dead_letter_result(now, ticket, DeadLetterResult::Acknowledged, context)
                 });
             }
             PartitionEffect::Log(PartitionEvent::LedgerRefused(refused)) => panic!("{refused}"),
@@ -258,8 +259,8 @@ impl PieceDriver {
 
     pub(super) fn skip(&mut self, first: i64, end: Option<i64>) -> SkipAnswer {
         let mut answer = SkipAnswer::NotFailing;
-        self.step(None, |core, now, tools| {
-            let (told, effects) = core.skip(now, Offset(first), end.map(Offset), tools);
+        self.step(None, |core, now, context| {
+            let (told, effects) = core.skip(now, Offset(first), end.map(Offset), context);
             answer = told;
             effects
         });
@@ -306,11 +307,11 @@ fn mem_1_alo_1_batch_released_between_pieces_delivered_once() {
     let (end, again) = (cut.range.end, NOW + std::time::Duration::from_secs(5));
     assert!((1..40).contains(&end.0) && driver.core.buffered_bytes() > 0, "in the midst of it: {end}");
     drop(cut);
-    driver.step(None, |core, now, tools| {
-        assert!(core.sealed(seq, end, BatchId(1_000), tools));
-        core.resolved(now, BatchId(1_000), BatchResolution::Again { at: again }, tools)
+    driver.step(None, |core, now, context| {
+        assert!(core.sealed(seq, end, BatchId(1_000), context));
+        core.resolved(now, BatchId(1_000), BatchResolution::Again { at: again }, context)
     });
-    driver.step(None, |core, _, tools| core.give_back(tools));
+    driver.step(None, |core, _, context| core.give_back(context));
     assert_eq!((driver.core.position(), driver.core.buffered_bytes()), (end, 0));
     driver.now = again;
     driver.run();

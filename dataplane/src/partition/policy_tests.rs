@@ -84,7 +84,7 @@ struct PolicyModel {
     offered: Option<ShownOffer>,
     earlier: Option<ShownOffer>,
     flying: Option<(BatchId, PartitionBatch)>,
-    errand: Option<(u64, Vec<i64>)>,
+    dead_letter_request: Option<(u64, Vec<i64>)>,
     commits: Vec<(u64, Offset, Option<CommittedProgress>, Vec<ResolvedRange>)>,
     committed: (Offset, Option<CommittedProgress>),
     outcomes: BTreeMap<i64, Outcome>,
@@ -117,7 +117,7 @@ impl PolicyModel {
             offered: None,
             earlier: None,
             flying: None,
-            errand: None,
+            dead_letter_request: None,
             commits: Vec::new(),
             committed: (Offset(0), None),
             outcomes: BTreeMap::new(),
@@ -140,9 +140,9 @@ impl PolicyModel {
         event: impl FnOnce(&mut PartitionCore, Moment, &mut CoreContext<'_>) -> PartitionEffects,
     ) {
         let mut opener = PlainTools;
-        let mut tools =
+        let mut context =
             CoreContext { opener: &mut opener, sizer: &PlainTools, sieve: &self.refusing, wall: self.wall };
-        let effects = event(&mut self.core, self.now, &mut tools);
+        let effects = event(&mut self.core, self.now, &mut context);
         for effect in effects {
             self.carry_out(effect);
         }
@@ -153,7 +153,10 @@ impl PolicyModel {
             PartitionEffect::Fetch { position, .. } => self.wanted = Some(position),
             PartitionEffect::CancelFetch | PartitionEffect::Pause => self.wanted = None,
             PartitionEffect::Offer(Offer { seq, cut, expires, .. }) => {
-                assert!(self.flying.is_none() && self.errand.is_none(), "SLT-1: one thing at a time");
+                assert!(
+                    self.flying.is_none() && self.dead_letter_request.is_none(),
+                    "SLT-1: one thing at a time"
+                );
                 assert!(cut.records > 0 && cut.records <= LIMITS.records_max, "LIM-1");
                 let first = cut.walk().next().expect("a record").offset;
                 let before = OffsetRange { first: Offset(0), end: first };
@@ -168,7 +171,7 @@ impl PolicyModel {
             }
             PartitionEffect::Withdraw { seq } => {
                 if self.offered.take_if(|shown| shown.seq == seq).is_some() {
-                    self.step(|core, now, tools| core.withdrawn(now, seq, tools));
+                    self.step(|core, now, context| core.withdrawn(now, seq, context));
                 }
             }
             PartitionEffect::Commit(CommitRequest { seq, offset, progress, passed, .. }) => {
@@ -178,12 +181,14 @@ impl PolicyModel {
                 self.commits.push((seq, offset, progress, passed));
             }
             PartitionEffect::DeadLetter { ticket, records, .. } => {
-                assert!(self.policy.has_destination && self.errand.is_none());
-                self.errand = Some((ticket, offsets(&records.batch)));
+                assert!(self.policy.has_destination && self.dead_letter_request.is_none());
+                self.dead_letter_request = Some((ticket, offsets(&records.batch)));
             }
             PartitionEffect::CancelDeadLetter { ticket } => {
-                if self.errand.take_if(|(sent, _)| *sent == ticket).is_some() {
-                    self.step(|core, now, tools| core.buried(now, ticket, DeadLetterResult::Stopped, tools));
+                if self.dead_letter_request.take_if(|(sent, _)| *sent == ticket).is_some() {
+                    self.step(|core, now, context| {
+                        core.dead_letter_result(now, ticket, DeadLetterResult::Stopped, context)
+                    });
                 }
             }
             PartitionEffect::Drained => self.drained = true,
@@ -253,7 +258,7 @@ impl PolicyModel {
                 });
             }
             PolicyStep::Acknowledge => self.acknowledge(),
-            PolicyStep::GiveBack => self.step(|core, _, tools| core.give_back(tools)),
+            PolicyStep::GiveBack => self.step(|core, _, context| core.give_back(context)),
             PolicyStep::Tick => {
                 self.now = self.now + Duration::from_secs(2);
                 if self.policy.record_age_max.is_some() {
@@ -261,7 +266,7 @@ impl PolicyModel {
                 }
                 self.step(PartitionCore::wake);
             }
-            PolicyStep::Bury(buried) => self.bury(buried),
+            PolicyStep::Bury(dead_letter_result) => self.send_dead_letter(dead_letter_result),
             PolicyStep::Die => self.die(),
             PolicyStep::HandOver => self.hand_over(None),
             PolicyStep::Refilter(refusing) => self.hand_over(Some(refusing)),
@@ -274,8 +279,8 @@ impl PolicyModel {
 
     fn skip(&mut self, offset: i64) {
         let mut answer = None;
-        self.step(|core, now, tools| {
-            let (told, effects) = core.skip(now, Offset(offset), None, tools);
+        self.step(|core, now, context| {
+            let (told, effects) = core.skip(now, Offset(offset), None, context);
             answer = Some(told);
             effects
         });
@@ -291,9 +296,9 @@ impl PolicyModel {
         let timestamp = |delta| (self.timestamp)(position.0 + delta);
         let frame: Bytes = batch_at(position.0, &deltas, end - position.0 - 1, false, timestamp);
         let hold = hold();
-        self.step(|core, now, tools| {
+        self.step(|core, now, context| {
             let aborted = AbortedTransactions::default();
-            core.fetched(now, FetchedFrame { position, records: &frame, aborted, hold: &hold }, tools)
+            core.fetched(now, FetchedFrame { position, records: &frame, aborted, hold: &hold }, context)
         });
     }
 
@@ -305,8 +310,8 @@ impl PolicyModel {
             let old = cut.walk().find(|record| is_expired(record, age_max, self.wall));
             assert!(old.is_none(), "too old to be sent, at {}: {old:?}", self.wall.0);
         }
-        self.step(|core, _, tools| {
-            assert!(core.sealed(seq, end, batch, tools));
+        self.step(|core, _, context| {
+            assert!(core.sealed(seq, end, batch, context));
             PartitionEffects::new()
         });
         self.flying = Some((batch, cut));
@@ -315,7 +320,7 @@ impl PolicyModel {
     fn resolve(&mut self, resolution: impl FnOnce(&mut Self, &PartitionBatch) -> BatchResolution) {
         let Some((batch, cut)) = self.flying.take() else { return };
         let resolution = resolution(self, &cut);
-        self.step(|core, now, tools| core.resolved(now, batch, resolution, tools));
+        self.step(|core, now, context| core.resolved(now, batch, resolution, context));
     }
 
     fn count_failure(&mut self, cut: &PartitionBatch) {
@@ -370,15 +375,15 @@ impl PolicyModel {
         }
         assert!(offset >= self.committed.0, "COM-1: never backwards");
         self.committed = (offset, progress);
-        self.step(|core, now, tools| core.committed(now, seq, tools));
+        self.step(|core, now, context| core.committed(now, seq, context));
     }
 
-    fn bury(&mut self, buried: DeadLetterResult) {
-        let Some((ticket, records)) = self.errand.take() else { return };
-        if buried == DeadLetterResult::Acknowledged {
+    fn send_dead_letter(&mut self, dead_letter_result: DeadLetterResult) {
+        let Some((ticket, records)) = self.dead_letter_request.take() else { return };
+        if dead_letter_result == DeadLetterResult::Acknowledged {
             self.at_destination.extend(records);
         }
-        self.step(|core, now, tools| core.buried(now, ticket, buried, tools));
+        self.step(|core, now, context| core.dead_letter_result(now, ticket, dead_letter_result, context));
     }
 
     /// Simulates `kill -9`: only the committed progress survives, as text.
@@ -388,7 +393,7 @@ impl PolicyModel {
                 *self.tries.entry(offset).or_default() += 1;
             }
         }
-        (self.offered, self.earlier, self.errand, self.wanted) = (None, None, None, None);
+        (self.offered, self.earlier, self.dead_letter_request, self.wanted) = (None, None, None, None);
         self.commits.clear();
         self.promised.clear();
         self.deaths += 1;
@@ -636,7 +641,7 @@ fn mem_1_offers_schedule_one_expiry_wakeup() {
     let mut core = core(policy, 0, Offset(0), None, None);
     let (mut calls, now, mut opener) = (0, Moment::from_micros(1), PlainTools);
     for round in 0..100i64 {
-        let mut tools =
+        let mut context =
             CoreContext { opener: &mut opener, sizer: &PlainTools, sieve: &PlainTools, wall: TimestampMs(0) };
         let (frame, hold) = (batch_at(round, &[(0, 10)], 0, false, |_| round), hold());
         let frame = FetchedFrame {
@@ -645,15 +650,15 @@ fn mem_1_offers_schedule_one_expiry_wakeup() {
             aborted: AbortedTransactions::default(),
             hold: &hold,
         };
-        let mut effects = core.fetched(now, frame, &mut tools);
+        let mut effects = core.fetched(now, frame, &mut context);
         let batch = BatchId(round as u64);
-        assert!(core.sealed(round as u64 + 1, Offset(round + 1), batch, &tools));
-        effects.extend(core.resolved(now, batch, BatchResolution::Delivered, &mut tools));
+        assert!(core.sealed(round as u64 + 1, Offset(round + 1), batch, &context));
+        effects.extend(core.resolved(now, batch, BatchResolution::Delivered, &mut context));
         let mut commits = effects.iter().filter_map(|effect| {
             if let PartitionEffect::Commit(CommitRequest { seq, .. }) = effect { Some(*seq) } else { None }
         });
         let seq = commits.next_back().expect("committed");
-        effects.extend(core.committed(now, seq, &mut tools));
+        effects.extend(core.committed(now, seq, &mut context));
         calls += effects.iter().filter(|effect| matches!(effect, PartitionEffect::WakeAt(_))).count();
     }
     assert_eq!(calls, 1);
@@ -769,13 +774,13 @@ fn stopped_dead_letter_backs_off_before_resending() {
     let mut world = flying(policy, ResponseStyle::AllOrNothing, BTreeMap::from([(0, u32::MAX)]));
     world.take(PolicyStep::Answer);
     world.take(PolicyStep::Acknowledge);
-    assert!(world.errand.is_some());
+    assert!(world.dead_letter_request.is_some());
     world.take(PolicyStep::Bury(DeadLetterResult::Stopped));
     world.step(PartitionCore::wake);
-    assert!(world.errand.is_none(), "not at once: whatever ends it may end the next as fast");
+    assert!(world.dead_letter_request.is_none(), "not at once: whatever ends it may end the next as fast");
     world.now = world.now + crate::messages::unreadable::READ_RETRY_DELAY;
     world.step(PartitionCore::wake);
-    assert!(world.errand.is_some());
+    assert!(world.dead_letter_request.is_some());
 }
 
 #[test]
@@ -786,7 +791,7 @@ fn given_up_records_not_retried_after_owner_dies() {
     for step in [PolicyStep::Answer, PolicyStep::Acknowledge] {
         world.take(step);
     }
-    assert!(world.errand.is_some());
+    assert!(world.dead_letter_request.is_some());
     world.take(PolicyStep::Die);
     world.finish();
     assert_eq!((world.tries[&0], world.outcomes[&0]), (1, Outcome::DeadLettered));
@@ -802,7 +807,7 @@ fn given_up_records_keep_error_across_handover() {
     world.take(PolicyStep::Acknowledge);
     world.take(PolicyStep::HandOver);
     world.take(PolicyStep::Fetch);
-    assert!(world.errand.is_some(), "on its way again");
+    assert!(world.dead_letter_request.is_some(), "on its way again");
     assert_eq!(world.core.work().last, Some(failure()));
 }
 

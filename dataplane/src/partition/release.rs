@@ -13,7 +13,7 @@ use crate::messages::records::{RecordRun, SharedLease};
 
 impl PartitionCore {
     /// Releases records because other partitions are short of memory.
-    pub fn give_back(&mut self, tools: &mut CoreContext<'_>) -> PartitionEffects {
+    pub fn give_back(&mut self, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         if !self.is_running() || !self.is_held_up() || self.lost_before.is_some() {
             return out;
@@ -25,10 +25,10 @@ impl PartitionCore {
             out.push(PartitionEffect::Pause);
         }
         self.gave_back = true;
-        if matches!(self.flight, AttemptState::BackingOff { .. }) {
+        if matches!(self.attempt_state, AttemptState::BackingOff { .. }) {
             let cuts =
                 std::iter::once(&mut self.current).chain(&mut self.remaining).map(|work| &mut work.batch);
-            keep_only(cuts.flat_map(|cut| &mut cut.slices), tools.opener);
+            keep_only(cuts.flat_map(|cut| &mut cut.slices), context.opener);
         }
         out
     }
@@ -36,7 +36,7 @@ impl PartitionCore {
     /// True if the current records have been attempted or are on their way to the destination, and are still
     /// unresolved.
     fn is_held_up(&self) -> bool {
-        match self.flight {
+        match self.attempt_state {
             AttemptState::BackingOff { .. } | AttemptState::DeadLettering { .. } => true,
             AttemptState::Idle
             | AttemptState::AwaitingCommit

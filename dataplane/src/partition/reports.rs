@@ -44,7 +44,7 @@ impl PartitionActor {
         match trouble {
             FetchError::OutOfRange { log_start, log_end } => {
                 let (start, end) = (*log_start, *log_end);
-                self.step(ctx, |core, tools| core.out_of_range(now, start, end, tools));
+                self.step(ctx, |core, context| core.out_of_range(now, start, end, context));
             }
             FetchError::Diverged { end, .. } => {
                 let end = *end;
@@ -58,7 +58,7 @@ impl PartitionActor {
             other => {
                 let text = format!("partition {}: {other}", self.id);
                 self.status.poll_failed(&text);
-                self.gauge.set_last_error(Some(text));
+                self.stats.set_last_error(Some(text));
                 self.step(ctx, |core, _| core.unreadable(now));
             }
         }

@@ -18,19 +18,19 @@ impl PartitionCore {
     pub(super) fn apply_resolution(
         &mut self,
         resolution: BatchResolution,
-        tools: &CoreContext<'_>,
+        context: &CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
         match resolution {
             BatchResolution::Delivered => self.resolve_work(Outcome::Delivered, out),
             BatchResolution::Partial { failed, failure, again_at } => {
-                self.on_partial_failure(&failed, failure, again_at, tools, out);
+                self.on_partial_failure(&failed, failure, again_at, context, out);
             }
             BatchResolution::Failed { mixed, failure, again_at } => {
-                self.on_failure(mixed, failure, again_at, tools, out);
+                self.on_failure(mixed, failure, again_at, context, out);
             }
             BatchResolution::TooLarge { mixed, failure, again_at } => {
-                self.on_too_large(mixed, failure, again_at, tools, out);
+                self.on_too_large(mixed, failure, again_at, context, out);
             }
             BatchResolution::Again { at } => {
                 mutant!(
@@ -43,7 +43,7 @@ impl PartitionCore {
     }
 
     pub(super) fn back_off(&mut self, until: Moment, out: &mut PartitionEffects) {
-        self.flight = AttemptState::BackingOff { until };
+        self.attempt_state = AttemptState::BackingOff { until };
         self.current.held_up = true;
         out.push(PartitionEffect::WakeAt(until));
     }
@@ -55,11 +55,11 @@ impl PartitionCore {
         mixed: bool,
         failure: Arc<AttemptFailure>,
         again_at: Moment,
-        tools: &CoreContext<'_>,
+        context: &CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
         self.current.failed(failure);
-        if !mixed && self.start.policy.bisect && self.split_in_half(tools) {
+        if !mixed && self.start.policy.bisect && self.split_in_half(context) {
             return;
         }
         self.current.attempts_used = self.current.attempts_used.saturating_add(1);
@@ -73,8 +73,8 @@ impl PartitionCore {
         }
     }
 
-    fn split_in_half(&mut self, tools: &CoreContext<'_>) -> bool {
-        let Some((front, back)) = self.current.batch.halves(tools.sizer) else { return false };
+    fn split_in_half(&mut self, context: &CoreContext<'_>) -> bool {
+        let Some((front, back)) = self.current.batch.halves(context.sizer) else { return false };
         self.remaining.push(mutant!(
             "bisecting-loses-a-half",
             self.current.with_records(back),
@@ -90,13 +90,13 @@ impl PartitionCore {
         mixed: bool,
         failure: Arc<AttemptFailure>,
         again_at: Moment,
-        tools: &CoreContext<'_>,
+        context: &CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
         self.current.failed(failure);
         if mixed {
             self.back_off(again_at, out);
-        } else if !self.split_in_half(tools) {
+        } else if !self.split_in_half(context) {
             self.current.give_up_reason = Some(FailureCondition::MaximumPayloadSizeExceeded);
         }
     }
@@ -109,7 +109,7 @@ impl PartitionCore {
         failed: &BTreeSet<Offset>,
         failure: Arc<AttemptFailure>,
         again_at: Moment,
-        tools: &CoreContext<'_>,
+        context: &CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
         let Some(lowest) = failed.first().copied() else {
@@ -127,8 +127,8 @@ impl PartitionCore {
             }
         }
         let keep = |record: &Record<'_>| !named_only || failed.contains(&record.offset);
-        self.current = self.current.with_records(self.current.batch.select(rest, tools.sizer, keep));
-        let halved = !named_only && self.start.policy.bisect && self.split_in_half(tools);
+        self.current = self.current.with_records(self.current.batch.select(rest, context.sizer, keep));
+        let halved = !named_only && self.start.policy.bisect && self.split_in_half(context);
         if !halved {
             self.current.attempts_used = self.current.attempts_used.saturating_add(1);
             self.current.failed_alone = true;

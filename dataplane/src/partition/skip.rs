@@ -25,10 +25,10 @@ pub struct FailingRecords {
 impl PartitionCore {
     /// Returns the failing records, if there are any.
     pub fn failing(&self) -> Option<FailingRecords> {
-        if !self.current.has_failed() && !matches!(self.flight, AttemptState::DeadLettering { .. }) {
+        if !self.current.has_failed() && !matches!(self.attempt_state, AttemptState::DeadLettering { .. }) {
             return None;
         }
-        let next_attempt = match self.flight {
+        let next_attempt = match self.attempt_state {
             AttemptState::BackingOff { until } => Some(until),
             AttemptState::Idle
             | AttemptState::AwaitingCommit
@@ -51,12 +51,12 @@ impl PartitionCore {
         now: Moment,
         offset: Offset,
         end: Option<Offset>,
-        tools: &mut CoreContext<'_>,
+        context: &mut CoreContext<'_>,
     ) -> (SkipAnswer, PartitionEffects) {
         let mut out = PartitionEffects::new();
         let runs = matches!(self.phase, PartitionPhase::Running | PartitionPhase::Paused { .. });
         if let Some(answer) = runs.then(|| self.want_passed(offset, end, &mut out)).flatten() {
-            self.advance(now, tools, &mut out);
+            self.advance(now, context, &mut out);
             return (answer, out);
         }
         if end.is_some_and(|end| end != offset.next()) {
@@ -71,35 +71,35 @@ impl PartitionCore {
         }
         self.skips_wanted.insert(offset);
         self.call_back(&mut out);
-        self.advance(now, tools, &mut out);
+        self.advance(now, context, &mut out);
         let waits = self.skips_wanted.contains(&offset);
         (if waits { SkipAnswer::AfterThisAttempt } else { SkipAnswer::Skipped }, out)
     }
 
     /// Skips the requested records once no attempt is being made. Records that the attempt has resolved are left as
     /// they are.
-    pub(super) fn skip_wanted(&mut self, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
+    pub(super) fn skip_wanted(&mut self, context: &CoreContext<'_>, out: &mut PartitionEffects) {
         if self.skips_wanted.is_empty() {
             return;
         }
         for offset in std::mem::take(&mut self.skips_wanted) {
-            self.skip_record(offset, tools, out);
+            self.skip_record(offset, context, out);
         }
         self.commit_at_rest_if_moved(out);
     }
 
     /// Skips the record at `offset`, whose batch may have been split since the request was accepted.
-    fn skip_record(&mut self, offset: Offset, tools: &CoreContext<'_>, out: &mut PartitionEffects) {
+    fn skip_record(&mut self, offset: Offset, context: &CoreContext<'_>, out: &mut PartitionEffects) {
         if self.current.holds(offset) {
             let work = std::mem::replace(&mut self.current, RecordAttempt::none(self.ledger.frontier()));
             let end = work.batch.range.end;
-            match self.skip_in(work, offset, tools, out) {
+            match self.skip_in(work, offset, context, out) {
                 Some(rest) => self.current = rest,
-                None => (self.current, self.flight) = (RecordAttempt::none(end), AttemptState::Idle),
+                None => (self.current, self.attempt_state) = (RecordAttempt::none(end), AttemptState::Idle),
             }
         } else if let Some(index) = self.remaining.iter().position(|work| work.holds(offset)) {
             let work = self.remaining.remove(index);
-            if let Some(rest) = self.skip_in(work, offset, tools, out) {
+            if let Some(rest) = self.skip_in(work, offset, context, out) {
                 self.remaining.insert(index, rest);
             }
         }
@@ -110,11 +110,11 @@ impl PartitionCore {
         &mut self,
         work: RecordAttempt,
         offset: Offset,
-        tools: &CoreContext<'_>,
+        context: &CoreContext<'_>,
         out: &mut PartitionEffects,
     ) -> Option<RecordAttempt> {
         let range = work.batch.range;
-        let rest = work.batch.select(range, tools.sizer, |record| record.offset != offset);
+        let rest = work.batch.select(range, context.sizer, |record| record.offset != offset);
         self.resolve(OffsetRange { first: offset, end: offset.next() }, Outcome::Skipped, out);
         out.push(PartitionEffect::Log(PartitionEvent::Skipped { offset }));
         if rest.is_empty() {

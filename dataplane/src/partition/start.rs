@@ -17,55 +17,55 @@ impl PartitionCore {
     pub(super) fn advance_attempt(
         &mut self,
         now: Moment,
-        tools: &mut CoreContext<'_>,
+        context: &mut CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
-        match self.flight {
+        match self.attempt_state {
             AttemptState::Sealed { .. } | AttemptState::DeadLettering { .. } => {}
-            AttemptState::Offered { .. } => self.grow_offer(now, tools, out),
+            AttemptState::Offered { .. } => self.grow_offer(now, context, out),
             AttemptState::Idle | AttemptState::AwaitingCommit | AttemptState::BackingOff { .. } => {
-                self.skip_wanted(tools, out);
-                let waits = matches!(self.flight, AttemptState::BackingOff { until } if until > now);
+                self.skip_wanted(context, out);
+                let waits = matches!(self.attempt_state, AttemptState::BackingOff { until } if until > now);
                 if !waits && self.is_acknowledged() {
-                    self.flight = AttemptState::Idle;
-                    self.start_attempt(now, tools, out);
+                    self.attempt_state = AttemptState::Idle;
+                    self.start_attempt(now, context, out);
                 }
             }
         }
     }
 
-    fn start_attempt(&mut self, now: Moment, tools: &mut CoreContext<'_>, out: &mut PartitionEffects) {
+    fn start_attempt(&mut self, now: Moment, context: &mut CoreContext<'_>, out: &mut PartitionEffects) {
         // Each iteration separates some records or resolves them. No attempt starts while a commit is unacknowledged.
         while self.phase != PartitionPhase::Stopped && self.is_acknowledged() {
             if self.current.batch.is_empty() || self.is_refilling() {
-                self.next_attempt(now, tools, out);
+                self.next_attempt(now, context, out);
             }
             if self.current.batch.is_empty() || self.is_refilling() || !self.is_acknowledged() {
                 return;
             }
             if let Some(condition) = self.give_up_condition() {
                 self.dead_letter_or_drop(condition, out);
-                if !matches!(self.flight, AttemptState::Idle) {
+                if !matches!(self.attempt_state, AttemptState::Idle) {
                     return;
                 }
                 continue;
             }
-            if self.split_by_age(tools) {
+            if self.split_by_age(context) {
                 continue;
             }
             let wanted = self.progress_for_attempt();
             if wanted.is_some() && !self.is_on_record(wanted.as_ref()) {
-                self.flight = AttemptState::AwaitingCommit;
+                self.attempt_state = AttemptState::AwaitingCommit;
                 self.commit(wanted, out);
                 return;
             }
-            self.publish_offer(now, tools, out);
+            self.publish_offer(now, context, out);
             return;
         }
     }
 
     /// Takes the remaining pieces of a failed batch first, then the pieces of an earlier owner, then new records.
-    fn next_attempt(&mut self, now: Moment, tools: &mut CoreContext<'_>, out: &mut PartitionEffects) {
+    fn next_attempt(&mut self, now: Moment, context: &mut CoreContext<'_>, out: &mut PartitionEffects) {
         if let Some(next) = mutant!(
             "retry-reorders",
             self.remaining.pop(),
@@ -74,7 +74,7 @@ impl PartitionCore {
             self.current = next;
             return;
         }
-        let goes_on = self.fill(now, tools, out);
+        let goes_on = self.fill(now, context, out);
         let cut = &self.current.batch;
         let Some(piece) = self.inherited.pieces.front_mut().filter(|_| !cut.is_empty()) else { return };
         piece.records_left = piece.records_left.saturating_sub(cut.records);
@@ -85,7 +85,7 @@ impl PartitionCore {
             return;
         }
         // The records held here may occupy the memory that fetching the rest needs.
-        if !is_whole && !mutant!("regrowing-starves-others", tools.opener.has_waiters(), false) {
+        if !is_whole && !mutant!("regrowing-starves-others", context.opener.has_waiters(), false) {
             out.push(PartitionEffect::PollSoon);
             return;
         }
@@ -116,12 +116,12 @@ impl PartitionCore {
 
     /// Reduces the current batch to records that are all expired or all unexpired; returns true if it changed
     /// anything.
-    fn split_by_age(&mut self, tools: &CoreContext<'_>) -> bool {
+    fn split_by_age(&mut self, context: &CoreContext<'_>) -> bool {
         let Some(age_max) = self.start.policy.record_age_max else { return false };
         let mut first_is_expired = None;
         let mut split_at = None;
         for record in self.current.batch.walk() {
-            let expired = is_expired(&record, age_max, tools.wall);
+            let expired = is_expired(&record, age_max, context.wall);
             if *first_is_expired.get_or_insert(expired) != expired {
                 split_at = Some(record.offset);
                 break;
@@ -129,8 +129,9 @@ impl PartitionCore {
         }
         if let Some(offset) = split_at {
             let (front, back) = self.current.batch.range.split_at(offset);
-            let back = self.current.with_records(self.current.batch.select(back, tools.sizer, |_| true));
-            self.current = self.current.with_records(self.current.batch.select(front, tools.sizer, |_| true));
+            let back = self.current.with_records(self.current.batch.select(back, context.sizer, |_| true));
+            self.current =
+                self.current.with_records(self.current.batch.select(front, context.sizer, |_| true));
             self.remaining.push(back);
         }
         if first_is_expired == Some(true) {
@@ -160,12 +161,12 @@ impl PartitionCore {
         }
         let at_rest = self.progress_at_rest();
         if self.current.has_failed() && !self.is_on_record(at_rest.as_ref()) {
-            self.flight = AttemptState::AwaitingCommit;
+            self.attempt_state = AttemptState::AwaitingCommit;
             self.commit(at_rest, out);
             return;
         }
         self.ticket += 1;
-        self.flight = AttemptState::DeadLettering { ticket: self.ticket };
+        self.attempt_state = AttemptState::DeadLettering { ticket: self.ticket };
         out.push(PartitionEffect::DeadLetter {
             ticket: self.ticket,
             records: Box::new(self.current.abandoned()),
@@ -178,7 +179,7 @@ impl PartitionCore {
     pub(super) fn fill(
         &mut self,
         now: Moment,
-        tools: &mut CoreContext<'_>,
+        context: &mut CoreContext<'_>,
         out: &mut PartitionEffects,
     ) -> bool {
         let reach = FillLimits {
@@ -188,7 +189,8 @@ impl PartitionCore {
             known: &self.inherited.known,
             remembered: self.inherited.remembered,
         };
-        let stop = self.buffer.grow(&mut self.current.batch, reach, tools.sizer, tools.sieve, tools.opener);
+        let stop =
+            self.buffer.grow(&mut self.current.batch, reach, context.sizer, context.sieve, context.opener);
         self.resolve_excluded(out);
         self.unread.forget_before(self.current.batch.range.end);
         let goes_on = stop == FillStop::Later;
@@ -208,7 +210,7 @@ impl PartitionCore {
             }
             FillStop::Rewritten => {
                 self.discard_inherited(out);
-                return self.fill(now, tools, out);
+                return self.fill(now, context, out);
             }
         }
         if self.current.batch.is_empty() {

@@ -20,7 +20,7 @@ impl PartitionCore {
         now: Moment,
         log_start: Offset,
         log_end: Offset,
-        tools: &mut CoreContext<'_>,
+        context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
         self.wanted = false;
@@ -30,7 +30,7 @@ impl PartitionCore {
         if self.position < log_start {
             self.lost_before = Some(log_start);
         }
-        self.advance(now, tools, &mut out);
+        self.advance(now, context, &mut out);
         out
     }
 
@@ -62,7 +62,7 @@ impl PartitionCore {
         self.phase = PartitionPhase::Stopped;
         out.push(PartitionEffect::CancelFetch);
         self.call_back(out);
-        (self.flight, self.unread) = (AttemptState::Idle, UnreadState::default());
+        (self.attempt_state, self.unread) = (AttemptState::Idle, UnreadState::default());
         self.buffer.clear();
         self.remaining.clear();
         self.current = RecordAttempt::none(self.ledger.frontier());
@@ -92,7 +92,7 @@ impl PartitionCore {
 
     /// True if no attempt is being made and there is nothing to attempt.
     pub(super) fn is_idle_and_empty(&self) -> bool {
-        matches!(self.flight, AttemptState::Idle)
+        matches!(self.attempt_state, AttemptState::Idle)
             && self.buffer.is_empty()
             && self.current.batch.is_empty()
             && self.remaining.is_empty()

@@ -30,7 +30,7 @@ impl PartitionActor {
     /// Waits for memory, with one place in the budget's queue at a time. If the granted lease is too small, the core
     /// asks again.
     pub(super) fn await_credit(&mut self, shortage: CreditShortage, ctx: &mut Context<Self>) {
-        let (budget, to) = (&self.tools.budget, ctx.address().recipient());
+        let (budget, to) = (&self.context.budget, ctx.address().recipient());
         self.in_line.get_or_insert_with(|| CreditWait::for_credit(shortage, budget, to));
     }
 
@@ -70,6 +70,6 @@ impl Handler<CreditGranted> for PartitionActor {
 
     fn handle(&mut self, CreditGranted(lease): CreditGranted, ctx: &mut Self::Context) {
         self.in_line = None;
-        self.step_with(Some(lease), ctx, |core, tools| core.wake(clock::now(), tools));
+        self.step_with(Some(lease), ctx, |core, context| core.wake(clock::now(), context));
     }
 }

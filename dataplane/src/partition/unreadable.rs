@@ -114,7 +114,7 @@ impl PartitionCore {
         let Some(raw) = raw_bytes(frame.records, range, is_intact) else { return false };
         self.unread.under_way = Some(range);
         self.ticket += 1;
-        self.flight = AttemptState::DeadLettering { ticket: self.ticket };
+        self.attempt_state = AttemptState::DeadLettering { ticket: self.ticket };
         let why = self.unread.now.as_ref().map(|now| now.damage.error.to_string()).unwrap_or_default();
         let hold = SharedLease::clone(frame.hold);
         out.push(PartitionEffect::DeadLetterRaw {
@@ -128,11 +128,11 @@ impl PartitionCore {
     pub(super) fn raw_buried(
         &mut self,
         now: Moment,
-        buried: DeadLetterResult,
+        dead_letter_result: DeadLetterResult,
         out: &mut PartitionEffects,
     ) -> bool {
         let Some(range) = self.unread.under_way.take() else { return false };
-        match buried {
+        match dead_letter_result {
             DeadLetterResult::Acknowledged => self.pass(range, Outcome::Skipped, out),
             DeadLetterResult::Dropped => self.pass(range, Outcome::Dropped, out),
             DeadLetterResult::Stopped if self.phase == PartitionPhase::Running => {

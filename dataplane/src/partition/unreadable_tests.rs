@@ -107,9 +107,9 @@ fn batch_with_false_length_is_shown() {
     let mut driver = PieceDriver::new(lie, 0, MIB, PieceLimits::of(MIB));
     let log = driver.log.clone();
     driver.step(None, PartitionCore::wake);
-    driver.step(None, |core, now, tools| {
+    driver.step(None, |core, now, context| {
         let (aborted, hold) = (AbortedTransactions::default(), hold());
-        core.fetched(now, FetchedFrame { position: Offset(0), records: &log, aborted, hold: &hold }, tools)
+        core.fetched(now, FetchedFrame { position: Offset(0), records: &log, aborted, hold: &hold }, context)
     });
     let shown = driver.core.unreadable_now().expect("shown");
     assert!(matches!(shown.damage.error, RecordError::Header { .. }), "{shown:?}");
@@ -121,13 +121,13 @@ fn accepted_skip_of_unreadable_carried_out_during_drain() {
     let mut driver = PieceDriver::new(damaged(|bytes| flipped(bytes, 100)), 0, MIB, PieceLimits::of(MIB));
     let (seq, cut) = driver.next_offer();
     let (end, batch) = (cut.range.end, BatchId(7));
-    driver.step(None, |core, _, tools| {
-        assert!(core.sealed(seq, end, batch, tools));
+    driver.step(None, |core, _, context| {
+        assert!(core.sealed(seq, end, batch, context));
         PartitionEffects::new()
     });
     assert_eq!(driver.skip(2, Some(5)), SkipAnswer::AfterThisAttempt);
     driver.step(None, PartitionCore::drain);
-    driver.step(None, |core, now, tools| core.resolved(now, batch, BatchResolution::Delivered, tools));
+    driver.step(None, |core, now, context| core.resolved(now, batch, BatchResolution::Delivered, context));
     driver.run();
     assert_eq!(driver.ended(Outcome::Skipped), [2, 3, 4]);
 }

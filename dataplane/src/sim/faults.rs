@@ -11,36 +11,36 @@ use crate::history::HistoryEvent as Happened;
 impl SimulatedRun {
     /// Applies a fault that is due, or arms it if it waits for a trigger.
     pub(super) fn fault(&mut self, index: usize) {
-        let Some(happening) = self.outside.plan.happenings.get(index).copied() else { return };
+        let Some(happening) = self.env.plan.happenings.get(index).copied() else { return };
         match happening.cue {
-            Some(cue) => self.outside.armed.push((cue, index)),
+            Some(cue) => self.env.armed.push((cue, index)),
             None => self.apply_fault(index, (happening.target % self.nodes.len() as u64) as usize),
         }
     }
 
     pub(super) fn apply_fault(&mut self, index: usize, node: usize) {
-        let Some(happening) = self.outside.plan.happenings.get(index).copied() else { return };
-        let partition = ((happening.target >> 8) % self.outside.cluster.logs.len() as u64) as i32;
+        let Some(happening) = self.env.plan.happenings.get(index).copied() else { return };
+        let partition = ((happening.target >> 8) % self.env.cluster.logs.len() as u64) as i32;
         match happening.kind {
             FaultKind::Crash => self.crash(node, happening.lasts),
             FaultKind::Freeze => {
                 self.freeze(node, happening.lasts);
-                self.outside.cut_after(node, happening);
+                self.env.cut_after(node, happening);
             }
-            FaultKind::Cut => self.outside.cut_until[node] = self.outside.now + happening.lasts,
-            FaultKind::Stall => self.outside.stall(node, happening),
-            FaultKind::Stranger => self.outside.stranger_comes(),
+            FaultKind::Cut => self.env.cut_until[node] = self.env.now + happening.lasts,
+            FaultKind::Stall => self.env.stall(node, happening),
+            FaultKind::Stranger => self.env.stranger_comes(),
             FaultKind::ClockJump => {
                 let jump = (happening.target >> 16) % 120_000;
                 self.nodes[node].wall_jump_ms = jump as i64 - 60_000;
             }
             FaultKind::Storm => self.leave_and_come_back(node, happening.lasts),
-            FaultKind::Failover => self.outside.fail_over(happening.lasts),
-            FaultKind::LeaderMove => self.outside.move_leader(partition),
-            FaultKind::Truncation => self.outside.truncate(partition, happening),
-            FaultKind::Retention => self.outside.delete(partition, happening),
-            FaultKind::PartitionsAdded => self.outside.add_partition(),
-            FaultKind::StoreCrash => self.registry.crash(&mut self.outside),
+            FaultKind::Failover => self.env.fail_over(happening.lasts),
+            FaultKind::LeaderMove => self.env.move_leader(partition),
+            FaultKind::Truncation => self.env.truncate(partition, happening),
+            FaultKind::Retention => self.env.delete(partition, happening),
+            FaultKind::PartitionsAdded => self.env.add_partition(),
+            FaultKind::StoreCrash => self.registry.crash(&mut self.env),
             _ => {}
         }
     }
@@ -50,26 +50,26 @@ impl SimulatedRun {
         if matches!(node.state, NodeState::Running | NodeState::Frozen { .. }) {
             node.state = NodeState::Dead;
             let gone = owner(index, node.incarnation);
-            self.outside.record(Happened::Gone { owner: gone });
-            self.outside.after(lasts, EnvironmentEvent::Restart { node: index });
+            self.env.record(Happened::Gone { owner: gone });
+            self.env.after(lasts, EnvironmentEvent::Restart { node: index });
         }
     }
 
     fn freeze(&mut self, index: usize, lasts: Duration) {
         let node = &mut self.nodes[index];
         if node.state == NodeState::Running {
-            let until = self.outside.now + lasts;
+            let until = self.env.now + lasts;
             node.state = NodeState::Frozen { until };
             let life = node.incarnation;
-            self.outside.queue.push(until, EnvironmentEvent::Thaw { node: index, life });
+            self.env.queue.push(until, EnvironmentEvent::Thaw { node: index, life });
         }
     }
 
     fn leave_and_come_back(&mut self, index: usize, lasts: Duration) {
         let node = &mut self.nodes[index];
         if node.state == NodeState::Running {
-            node.stop(&mut self.outside);
-            self.outside.after(lasts, EnvironmentEvent::ComeBack { node: index });
+            node.stop(&mut self.env);
+            self.env.after(lasts, EnvironmentEvent::ComeBack { node: index });
         }
     }
 }

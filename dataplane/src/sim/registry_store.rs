@@ -20,13 +20,13 @@ pub(super) struct RegistryStore {
 
 impl RegistryStore {
     /// Writes a command. It is synced and acknowledged with the next one.
-    pub(super) fn write(&mut self, outside: &mut SimulatedEnvironment) {
+    pub(super) fn write(&mut self, env: &mut SimulatedEnvironment) {
         self.sync();
-        let number = outside.random.below(3);
+        let number = env.random.below(3);
         let id = MappingId(uuid::Uuid::from_u128(u128::from(number)));
         let name = format!("K{number}");
-        let command = match outside.random.below(5) {
-            0 => RegistryCommand::PutKey { id: name, secret: outside.random.below(1000).to_string() },
+        let command = match env.random.below(5) {
+            0 => RegistryCommand::PutKey { id: name, secret: env.random.below(1000).to_string() },
             1 => RegistryCommand::RemoveKey { id: name },
             2 => RegistryCommand::Tag { id, tags: BTreeMap::from([("a".to_owned(), name)]) },
             3 => RegistryCommand::Move { id, state: MappingState::Enabled, at: 1.0 },
@@ -46,9 +46,9 @@ impl RegistryStore {
     }
 
     /// Restarts the process, which reopens its store.
-    pub(super) fn crash(&mut self, outside: &mut SimulatedEnvironment) {
+    pub(super) fn crash(&mut self, env: &mut SimulatedEnvironment) {
         let written = self.unsynced.take();
-        let kept = written.filter(|_| outside.random.chance(500));
+        let kept = written.filter(|_| env.random.chance(500));
         let mut again = Registry::default();
         for text in &self.synced {
             if let Ok(command) = serde_json::from_str::<RegistryCommand>(text) {
@@ -56,8 +56,7 @@ impl RegistryStore {
             }
         }
         if again != self.acknowledged {
-            outside
-                .record(Happened::WriteLost { what: "the registry is not what was acknowledged".to_owned() });
+            env.record(Happened::WriteLost { what: "the registry is not what was acknowledged".to_owned() });
         }
         if let Some((text, command)) = kept {
             again.apply(&command);
@@ -69,7 +68,7 @@ impl RegistryStore {
             compacted.apply(&command);
         }
         if compacted != again {
-            outside.record(Happened::WriteLost { what: "the snapshot is not the registry".to_owned() });
+            env.record(Happened::WriteLost { what: "the snapshot is not the registry".to_owned() });
         }
         self.live = again;
     }

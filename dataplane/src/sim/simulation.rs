@@ -41,7 +41,7 @@ enum RunStage {
 }
 
 pub(super) struct SimulatedRun {
-    pub outside: SimulatedEnvironment,
+    pub env: SimulatedEnvironment,
     pub nodes: Vec<SimulatedNode>,
     pub registry: RegistryStore,
     stage: RunStage,
@@ -59,11 +59,11 @@ pub fn run(plan: &FaultSchedule, with_trace: bool) -> RunOutcome {
 
 impl SimulatedRun {
     fn new(plan: &FaultSchedule, with_trace: bool) -> Self {
-        let mut outside = SimulatedEnvironment::new(plan.clone());
+        let mut env = SimulatedEnvironment::new(plan.clone());
         let nodes: Vec<SimulatedNode> =
-            (0..plan.nodes).map(|id| SimulatedNode::new(id, 0, &mut outside)).collect();
+            (0..plan.nodes).map(|id| SimulatedNode::new(id, 0, &mut env)).collect();
         let mut world = Self {
-            outside,
+            env,
             leased_max: vec![0; nodes.len()],
             nodes,
             registry: RegistryStore::default(),
@@ -76,34 +76,34 @@ impl SimulatedRun {
     }
 
     fn plan_events(&mut self) {
-        let outside = &mut self.outside;
-        for (index, happening) in outside.plan.happenings.clone().iter().enumerate() {
-            outside.after(happening.at, EnvironmentEvent::Fault(index));
+        let env = &mut self.env;
+        for (index, happening) in env.plan.happenings.clone().iter().enumerate() {
+            env.after(happening.at, EnvironmentEvent::Fault(index));
         }
-        for partition in 0..outside.plan.partitions {
-            outside.plan_appends(partition);
+        for partition in 0..env.plan.partitions {
+            env.plan_appends(partition);
         }
-        let until = outside.plan.faults_until;
-        outside.after(until, EnvironmentEvent::Quiet);
-        outside.after(COORDINATOR_TICK, EnvironmentEvent::CoordinatorTick);
-        if outside.plan.has(FaultKind::Skips) {
-            outside.after(Duration::from_millis(700), EnvironmentEvent::PersonLooks);
+        let until = env.plan.faults_until;
+        env.after(until, EnvironmentEvent::Quiet);
+        env.after(COORDINATOR_TICK, EnvironmentEvent::CoordinatorTick);
+        if env.plan.has(FaultKind::Skips) {
+            env.after(Duration::from_millis(700), EnvironmentEvent::PersonLooks);
         }
-        if outside.plan.has(FaultKind::StoreCrash) {
-            outside.after(Duration::from_millis(500), EnvironmentEvent::RegistryWrite);
+        if env.plan.has(FaultKind::StoreCrash) {
+            env.after(Duration::from_millis(500), EnvironmentEvent::RegistryWrite);
         }
     }
 
     /// Runs to the end. Returns a description of the unfinished work if the run does not end.
     fn run(&mut self) -> Option<String> {
-        let end = self.outside.now + self.outside.plan.faults_until + QUIET_MAX;
-        while let Some((when, event)) = self.outside.queue.pop() {
-            self.outside.now = when.max(self.outside.now);
+        let end = self.env.now + self.env.plan.faults_until + QUIET_MAX;
+        while let Some((when, event)) = self.env.queue.pop() {
+            self.env.now = when.max(self.env.now);
             self.events += 1;
             if let Some(trace) = &mut self.trace {
                 let _ = writeln!(trace, "{} {event:?}", when.as_micros());
             }
-            let looks = self.outside.quiet && matches!(event, EnvironmentEvent::CoordinatorTick);
+            let looks = self.env.quiet && matches!(event, EnvironmentEvent::CoordinatorTick);
             self.happen(event);
             if looks && self.is_over() {
                 return None;
@@ -116,48 +116,48 @@ impl SimulatedRun {
     }
 
     fn happen(&mut self, event: EnvironmentEvent) {
-        let outside = &mut self.outside;
+        let env = &mut self.env;
         match event {
             EnvironmentEvent::Inside { node, life, what } => self.inside(node, life, what),
-            EnvironmentEvent::Arrives(ask) => outside.serve(*ask),
-            EnvironmentEvent::ArrivesLate(ask) => outside.commit_late(&ask),
-            EnvironmentEvent::FetchWaited { ask } => outside.fetch_waited(ask),
-            EnvironmentEvent::Called(call) => outside.called(*call),
-            EnvironmentEvent::CallEnds { invocation, act } => outside.call_ends(invocation, &act),
-            EnvironmentEvent::Append { partition } => outside.append(partition),
+            EnvironmentEvent::Arrives(ask) => env.serve(*ask),
+            EnvironmentEvent::ArrivesLate(ask) => env.commit_late(&ask),
+            EnvironmentEvent::FetchWaited { ask } => env.fetch_waited(ask),
+            EnvironmentEvent::Called(call) => env.called(*call),
+            EnvironmentEvent::CallEnds { invocation, act } => env.call_ends(invocation, &act),
+            EnvironmentEvent::Append { partition } => env.append(partition),
             EnvironmentEvent::Fault(index) => self.fault(index),
             EnvironmentEvent::Cued { index, node } => self.apply_fault(index, node),
             EnvironmentEvent::CutOff { node, until } => {
-                if !outside.quiet {
-                    outside.cut_until[node] = until.max(outside.cut_until[node]);
+                if !env.quiet {
+                    env.cut_until[node] = until.max(env.cut_until[node]);
                 }
             }
-            EnvironmentEvent::StrangerBeats => outside.stranger_beats(),
-            EnvironmentEvent::StrangerSleeps { until } => outside.stranger_sleeps(until),
+            EnvironmentEvent::StrangerBeats => env.stranger_beats(),
+            EnvironmentEvent::StrangerSleeps { until } => env.stranger_sleeps(until),
             EnvironmentEvent::SessionOver { node, life } => {
-                outside.record(Happened::SessionOver { owner: owner(node, life) });
+                env.record(Happened::SessionOver { owner: owner(node, life) });
             }
             EnvironmentEvent::Restart { node } => self.restart(node),
             EnvironmentEvent::ComeBack { node } => self.come_back(node),
             EnvironmentEvent::Thaw { node, life } => {
                 let node = &mut self.nodes[node];
                 if node.incarnation == life
-                    && matches!(node.state, NodeState::Frozen { until } if until <= outside.now)
+                    && matches!(node.state, NodeState::Frozen { until } if until <= env.now)
                 {
                     node.state = NodeState::Running;
-                    node.awake_since = outside.now;
+                    node.awake_since = env.now;
                 }
             }
             EnvironmentEvent::CoordinatorTick => {
-                outside.coordinator_tick();
-                outside.after(COORDINATOR_TICK, EnvironmentEvent::CoordinatorTick);
+                env.coordinator_tick();
+                env.after(COORDINATOR_TICK, EnvironmentEvent::CoordinatorTick);
             }
             EnvironmentEvent::PersonLooks => self.person_looks(),
             EnvironmentEvent::RegistryWrite => {
-                if !outside.quiet {
-                    outside.after(Duration::from_millis(900), EnvironmentEvent::RegistryWrite);
+                if !env.quiet {
+                    env.after(Duration::from_millis(900), EnvironmentEvent::RegistryWrite);
                 }
-                self.registry.write(outside);
+                self.registry.write(env);
             }
             EnvironmentEvent::Quiet => self.quiet(),
         }
@@ -171,18 +171,18 @@ impl SimulatedRun {
         match node.state {
             NodeState::Dead | NodeState::Left => {}
             NodeState::Frozen { until } => {
-                self.outside.queue.push(until, EnvironmentEvent::Inside { node: index, life, what });
+                self.env.queue.push(until, EnvironmentEvent::Inside { node: index, life, what });
             }
             NodeState::Running => {
-                node.handle(&mut self.outside, what);
+                node.handle(&mut self.env, what);
                 let bytes = node.budget.leased();
                 if bytes > self.leased_max[index] {
                     self.leased_max[index] = bytes;
-                    self.outside.record(Happened::Leased { bytes });
+                    self.env.record(Happened::Leased { bytes });
                 }
                 if node.state == NodeState::Left {
                     let bytes = node.empty();
-                    self.outside.record(Happened::Stopped { bytes });
+                    self.env.record(Happened::Stopped { bytes });
                 }
             }
         }
@@ -191,7 +191,7 @@ impl SimulatedRun {
     pub(super) fn restart(&mut self, index: usize) {
         if self.nodes[index].state == NodeState::Dead {
             let life = self.nodes[index].incarnation + 1;
-            self.nodes[index] = SimulatedNode::new(index, life, &mut self.outside);
+            self.nodes[index] = SimulatedNode::new(index, life, &mut self.env);
         }
     }
 
@@ -199,44 +199,44 @@ impl SimulatedRun {
         match self.nodes[index].state {
             NodeState::Left => {
                 let life = self.nodes[index].incarnation + 1;
-                self.nodes[index] = SimulatedNode::new(index, life, &mut self.outside);
+                self.nodes[index] = SimulatedNode::new(index, life, &mut self.env);
             }
             NodeState::Running | NodeState::Frozen { .. } if self.nodes[index].member.stopping => {
-                self.outside.after(Duration::from_millis(500), EnvironmentEvent::ComeBack { node: index });
+                self.env.after(Duration::from_millis(500), EnvironmentEvent::ComeBack { node: index });
             }
             _ => {}
         }
     }
 
     fn person_looks(&mut self) {
-        if self.outside.quiet {
+        if self.env.quiet {
             return;
         }
-        self.outside.after(Duration::from_millis(700), EnvironmentEvent::PersonLooks);
+        self.env.after(Duration::from_millis(700), EnvironmentEvent::PersonLooks);
         for node in &mut self.nodes {
-            if node.state != NodeState::Running || !self.outside.random.chance(300) {
+            if node.state != NodeState::Running || !self.env.random.chance(300) {
                 continue;
             }
             if let Some((key, offset)) = node.failing().first().copied() {
-                self.outside.record(Happened::SkipWished { partition: key.0, offset: offset.0 });
-                node.skip(&mut self.outside, key, offset);
+                self.env.record(Happened::SkipWished { partition: key.0, offset: offset.0 });
+                node.skip(&mut self.env, key, offset);
             }
         }
     }
 
     fn quiet(&mut self) {
-        self.outside.quiet = true;
-        self.outside.armed.clear();
-        self.outside.cut_until.fill(Moment::default());
-        self.outside.stalled_until.fill(Moment::default());
-        self.outside.record(Happened::Quiet);
+        self.env.quiet = true;
+        self.env.armed.clear();
+        self.env.cut_until.fill(Moment::default());
+        self.env.stalled_until.fill(Moment::default());
+        self.env.record(Happened::Quiet);
     }
 
     /// Returns true once everything is committed and then every node has left.
     fn is_over(&mut self) -> bool {
         match self.stage {
             RunStage::Working => {
-                if self.outside.late == 0 && self.outside.cluster.is_done(&self.outside.topic) {
+                if self.env.late == 0 && self.env.cluster.is_done(&self.env.topic) {
                     self.stage = RunStage::Leaving;
                     self.leave_all();
                 }
@@ -252,15 +252,15 @@ impl SimulatedRun {
     fn leave_all(&mut self) {
         for node in &mut self.nodes {
             if node.state == NodeState::Running {
-                node.stop(&mut self.outside);
+                node.stop(&mut self.env);
             }
         }
     }
 
     fn waits_for(&self) -> String {
         let mut text = String::new();
-        for (partition, log) in (0..).zip(&self.outside.cluster.logs) {
-            let committed = self.outside.cluster.committed(&self.outside.topic, partition);
+        for (partition, log) in (0..).zip(&self.env.cluster.logs) {
+            let committed = self.env.cluster.committed(&self.env.topic, partition);
             if committed != Some(log.end) {
                 let _ = write!(
                     text,
@@ -276,7 +276,7 @@ impl SimulatedRun {
     }
 
     fn check_history(self, unfinished: Option<String>) -> RunOutcome {
-        let plan = &self.outside.plan;
+        let plan = &self.env.plan;
         let rules = HistoryRules {
             records_max: plan.records_max,
             payload_bytes_max: plan.payload_bytes_max,
@@ -291,8 +291,8 @@ impl SimulatedRun {
         };
         let mut checker = HistoryChecker::new(rules);
         let mut outcome =
-            RunOutcome { events: self.events, took: self.outside.elapsed(), ..RunOutcome::default() };
-        for entry in &self.outside.history {
+            RunOutcome { events: self.events, took: self.env.elapsed(), ..RunOutcome::default() };
+        for entry in &self.env.history {
             outcome.invocations += u64::from(matches!(entry.event, Happened::Started { .. }));
             checker.take(entry.at, &entry.event);
             if self.trace.is_some() {
@@ -302,8 +302,8 @@ impl SimulatedRun {
         if let Some(text) = unfinished {
             checker.note_unfinished(text);
         }
-        outcome.violations = self.outside.direct;
-        outcome.violations.extend(checker.finish(self.outside.now));
+        outcome.violations = self.env.direct;
+        outcome.violations.extend(checker.finish(self.env.now));
         outcome.trace = self.trace.unwrap_or_default();
         outcome
     }

@@ -47,7 +47,7 @@ pub struct PartitionRow {
     /// Ownership epoch.
     pub epoch: Epoch,
     /// Statistics of the partition.
-    pub gauge: Arc<PartitionStats>,
+    pub stats: Arc<PartitionStats>,
 }
 
 /// Shared status of one mapping.
@@ -124,7 +124,7 @@ impl MappingStatus {
     fn unreadable(&self) -> Option<String> {
         let partitions = self.inner.partitions.lock();
         let of = |(partition, shown): (&i32, &PartitionRow)| {
-            let unreadable = shown.gauge.unreadable()?;
+            let unreadable = shown.stats.unreadable()?;
             Some(format!("{PROBLEM}{}", unreadable.damage.told(*partition, unreadable.first)))
         };
         partitions.iter().find_map(of)
@@ -305,8 +305,8 @@ impl MappingStatus {
         }
     }
 
-    pub(crate) fn resolved(&self, offsets: u64, gauge: &PartitionStats) {
-        gauge.resolved.fetch_add(offsets, Ordering::Relaxed);
+    pub(crate) fn resolved(&self, offsets: u64, stats: &PartitionStats) {
+        stats.resolved.fetch_add(offsets, Ordering::Relaxed);
         self.inner.resolved.fetch_add(offsets, Ordering::Relaxed);
     }
 
@@ -333,9 +333,9 @@ impl MappingStatus {
 
     pub(crate) fn committed(&self, frontier: &CommitRequest) {
         if let Some(shown) = self.inner.partitions.lock().get(&frontier.partition) {
-            let before = shown.gauge.committed().unwrap_or(frontier.offset);
+            let before = shown.stats.committed().unwrap_or(frontier.offset);
             self.inner.meters.committed.increment(before.distance_to(frontier.offset));
-            shown.gauge.set_committed(frontier.offset);
+            shown.stats.set_committed(frontier.offset);
         }
     }
 
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn liv_1_memory_shortage_is_shown_with_its_holders() {
-        let board = MappingStatus::new(Vec::new());
+        let mapping_status = MappingStatus::new(Vec::new());
         let waited = Duration::from_secs(12);
         let shortage = ByteShortage {
             waited,
@@ -378,15 +378,15 @@ mod tests {
             largest: "mapping 1-2-3".into(),
             largest_held: 14 << 20,
         };
-        board.set_missing(None);
-        board.remembered(1 << 20, Some(&shortage));
-        board.reachable();
-        for text in [board.last_result(), board.not_ready_reason().expect("not ready")] {
+        mapping_status.set_missing(None);
+        mapping_status.remembered(1 << 20, Some(&shortage));
+        mapping_status.reachable();
+        for text in [mapping_status.last_result(), mapping_status.not_ready_reason().expect("not ready")] {
             assert!(text.contains("waited 12 s for memory") && text.contains("memory_budget"), "{text}");
             assert!(text.contains("14.0 MiB, by mapping 1-2-3"), "{text}");
         }
-        assert!(board.last_result().starts_with("PROBLEM: "));
-        board.remembered(1 << 20, None);
-        assert_eq!((board.last_result().as_str(), board.not_ready_reason()), (OK, None));
+        assert!(mapping_status.last_result().starts_with("PROBLEM: "));
+        mapping_status.remembered(1 << 20, None);
+        assert_eq!((mapping_status.last_result().as_str(), mapping_status.not_ready_reason()), (OK, None));
     }
 }

@@ -112,10 +112,9 @@ fn keeps(mut core: Kip848Member, effects: &[GroupEffect], comes_back: Moment, wh
     let takes = |effect: &GroupEffect| {
         matches!(
             effect,
-            GroupEffect::Notify(GroupEvent::Lost { .. })
+            GroupEffect::Notify(GroupEvent::Lost { .. } | GroupEvent::Revoke { .. })
                 | GroupEffect::EndLease
                 | GroupEffect::ExtendLease(_)
-                | GroupEffect::Notify(GroupEvent::Revoke { .. })
         )
     };
     assert!(!effects.iter().any(takes), "{what}: {effects:?}");

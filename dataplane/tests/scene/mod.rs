@@ -184,7 +184,7 @@ impl DataplaneScene {
 
     /// Returns the mapping's problem.
     pub(crate) fn problem(&self) -> Option<String> {
-        let result = self.dataplane.board(self.id)?.last_result();
+        let result = self.dataplane.mapping_status(self.id)?.last_result();
         result.starts_with("PROBLEM: ").then_some(result)
     }
 
@@ -231,13 +231,13 @@ impl DataplaneScene {
         assert!(
             waited.await.is_ok(),
             "{what}: {:?}",
-            self.dataplane.board(self.id).map(|board| board.last_result())
+            self.dataplane.mapping_status(self.id).map(|mapping_status| mapping_status.last_result())
         );
     }
 
     /// Returns the number of running partitions.
     pub(crate) fn owned(&self) -> usize {
-        self.dataplane.board(self.id).map_or(0, |board| board.partitions().len())
+        self.dataplane.mapping_status(self.id).map_or(0, |mapping_status| mapping_status.partitions().len())
     }
 
     /// Commits an offset for the mapping's group as an operator's tool does: without leader epoch or metadata.
@@ -259,9 +259,9 @@ impl DataplaneScene {
     }
 
     pub(crate) fn committed(&self) -> i64 {
-        let board = self.dataplane.board(self.id);
-        let shown = board.map(|board| board.partitions()).unwrap_or_default();
-        shown.values().filter_map(|shown| shown.gauge.committed()).map(|Offset(offset)| offset).sum()
+        let mapping_status = self.dataplane.mapping_status(self.id);
+        let shown = mapping_status.map(|mapping_status| mapping_status.partitions()).unwrap_or_default();
+        shown.values().filter_map(|shown| shown.stats.committed()).map(|Offset(offset)| offset).sum()
     }
 
     /// Asserts ORD-1 and ALO-1: every partition arrived from its start, without gap or repeat.

@@ -72,8 +72,11 @@ impl AwsDestinations {
         Self { shared: Arc::new(shared) }
     }
 
-    pub(super) async fn deliver(&self, letter: FailureMessage) -> Result<(), Box<UndeliveredMessage>> {
-        let delivered = match &letter {
+    pub(super) async fn deliver(
+        &self,
+        failure_message: FailureMessage,
+    ) -> Result<(), Box<UndeliveredMessage>> {
+        let delivered = match &failure_message {
             FailureMessage::Queue { queue, body } => self.queue(queue, body).await,
             FailureMessage::Notification { topic, body } => self.notification(topic, body).await,
             FailureMessage::Object { bucket, key, body } => self.object(bucket, key, body).await,
@@ -82,7 +85,7 @@ impl AwsDestinations {
                 why: "it is no destination at AWS".to_owned(),
             }),
         };
-        delivered.map_err(|error| Box::new(UndeliveredMessage { error, rest: letter }))
+        delivered.map_err(|error| Box::new(UndeliveredMessage { error, rest: failure_message }))
     }
 
     async fn config(&self, to: &Arc<str>) -> Result<&SdkConfig, DeliveryError> {
@@ -153,13 +156,13 @@ mod tests {
         };
         let body: Arc<str> = "x".repeat(MESSAGE_BYTES_MAX + 1).into();
         let long: Arc<str> = "k".repeat(KEY_BYTES_MAX + 1).into();
-        let letters = [
+        let failure_messages = [
             (FailureMessage::Queue { queue, body }, ErrorClass::Poison),
             (FailureMessage::Object { bucket, key: long, body: bytes::Bytes::new() }, ErrorClass::Fatal),
         ];
-        for (letter, class) in letters {
-            let back = port.deliver(letter.clone()).await.expect_err("does not fit");
-            assert_eq!((back.error.class(), back.rest), (class, letter), "{}", back.error);
+        for (failure_message, class) in failure_messages {
+            let back = port.deliver(failure_message.clone()).await.expect_err("does not fit");
+            assert_eq!((back.error.class(), back.rest), (class, failure_message), "{}", back.error);
         }
     }
 }

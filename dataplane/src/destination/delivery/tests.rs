@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 
 use super::*;
 use crate::destination::message::TopicMessage;
-use crate::destination::retry::{DROP_TRIES, LetterForm};
+use crate::destination::retry::{DROP_TRIES, MessageForm};
 
 const FAST: RetryPolicy = RetryPolicy { base: Duration::from_micros(50), cap: Duration::from_micros(100) };
 
@@ -18,11 +18,14 @@ struct ScriptedSender {
 }
 
 impl DestinationPort for ScriptedSender {
-    fn deliver(&self, mut letter: FailureMessage) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
+    fn deliver(
+        &self,
+        mut failure_message: FailureMessage,
+    ) -> BoxFuture<'static, Result<(), Box<UndeliveredMessage>>> {
         let answer = match self.script.lock().pop_front() {
             Some(error) => {
                 // One topic message arrives per attempt, unless they are too large.
-                if let FailureMessage::Topic { topic, messages } = &mut letter
+                if let FailureMessage::Topic { topic, messages } = &mut failure_message
                     && !matches!(error, DeliveryError::TooLarge { .. })
                 {
                     let one = FailureMessage::Topic {
@@ -31,10 +34,10 @@ impl DestinationPort for ScriptedSender {
                     };
                     self.arrived.lock().push(one);
                 }
-                Err(Box::new(UndeliveredMessage { error, rest: letter }))
+                Err(Box::new(UndeliveredMessage { error, rest: failure_message }))
             }
             None => {
-                self.arrived.lock().push(letter);
+                self.arrived.lock().push(failure_message);
                 Ok(())
             }
         };
@@ -50,15 +53,15 @@ fn too_large() -> DeliveryError {
     DeliveryError::TooLarge { to: "kafka://dlq".into(), bytes: 9, why: String::new() }
 }
 
-fn letter(values: &[&'static str]) -> FailureMessage {
+fn failure_message(values: &[&'static str]) -> FailureMessage {
     let messages = values.iter().map(|v| TopicMessage { key: None, value: Bytes::from_static(v.as_bytes()) });
     FailureMessage::Topic { topic: "dlq".into(), messages: messages.collect() }
 }
 
-fn values(letters: &[FailureMessage]) -> Vec<String> {
+fn values(failure_messages: &[FailureMessage]) -> Vec<String> {
     let mut values = Vec::new();
-    for letter in letters {
-        let FailureMessage::Topic { messages, .. } = letter else { panic!("{letter:?}") };
+    for failure_message in failure_messages {
+        let FailureMessage::Topic { messages, .. } = failure_message else { panic!("{failure_message:?}") };
         values.extend(messages.iter().map(|m| String::from_utf8_lossy(&m.value).into_owned()));
     }
     values
@@ -66,24 +69,24 @@ fn values(letters: &[FailureMessage]) -> Vec<String> {
 
 async fn run(
     script: Vec<DeliveryError>,
-    letters: Vec<FailureMessage>,
+    failure_messages: Vec<FailureMessage>,
     on_failure: OnFailure,
 ) -> (DeliveryResult, Vec<String>, Arc<DeliveryWatch>) {
     let port = Arc::new(ScriptedSender { script: Mutex::new(script.into()), ..ScriptedSender::default() });
     let watch = Arc::new(DeliveryWatch::new("m", &[]));
     let (to, seen) = (Arc::<ScriptedSender>::clone(&port), Arc::<DeliveryWatch>::clone(&watch));
-    let delivery = deliver(to, letters, FAST, on_failure, LetterForm::Whole, seen).await;
+    let delivery = deliver(to, failure_messages, FAST, on_failure, MessageForm::Whole, seen).await;
     let arrived = values(&port.arrived.lock());
     (delivery, arrived, watch)
 }
 
 #[tokio::test]
 async fn alo_1_messages_arrive_once_in_order_after_long_outage() {
-    let letters = vec![letter(&["a"]), letter(&["b"])];
-    let (delivery, arrived, watch) = run(Vec::new(), letters.clone(), OnFailure::Hold).await;
+    let failure_messages = vec![failure_message(&["a"]), failure_message(&["b"])];
+    let (delivery, arrived, watch) = run(Vec::new(), failure_messages.clone(), OnFailure::Hold).await;
     assert!(delivery.is_complete() && arrived == ["a", "b"] && watch.failing().is_none());
-    let mut long = vec![letter(&["a", "b", "c", "d"])];
-    long.extend(letters);
+    let mut long = vec![failure_message(&["a", "b", "c", "d"])];
+    long.extend(failure_messages);
     let (delivery, arrived, watch) = run(vec![down(); 3], long, OnFailure::Hold).await;
     assert!(delivery.is_complete() && watch.failing().is_none());
     assert_eq!(arrived, ["a", "b", "c", "d", "a", "b"], "what arrived is not sent again");
@@ -92,21 +95,28 @@ async fn alo_1_messages_arrive_once_in_order_after_long_outage() {
 #[tokio::test]
 async fn too_large_message_is_returned_without_blocking_others() {
     for on_failure in [OnFailure::Hold, OnFailure::Drop { tries: DROP_TRIES }] {
-        let (delivery, arrived, _) =
-            run(vec![too_large()], vec![letter(&["large"]), letter(&["small"])], on_failure).await;
+        let (delivery, arrived, _) = run(
+            vec![too_large()],
+            vec![failure_message(&["large"]), failure_message(&["small"])],
+            on_failure,
+        )
+        .await;
         assert_eq!(arrived, ["small"]);
-        assert_eq!(delivery.too_large, [UndeliveredMessage { error: too_large(), rest: letter(&["large"]) }]);
+        assert_eq!(
+            delivery.too_large,
+            [UndeliveredMessage { error: too_large(), rest: failure_message(&["large"]) }]
+        );
         assert!(delivery.dropped.is_empty());
     }
 }
 
 #[tokio::test]
 async fn messages_are_dropped_and_returned_after_configured_attempts() {
-    let letters = vec![letter(&["a", "b", "c", "d"]), letter(&["e"])];
+    let failure_messages = vec![failure_message(&["a", "b", "c", "d"]), failure_message(&["e"])];
     let drop = OnFailure::Drop { tries: DROP_TRIES };
-    let (delivery, arrived, watch) = run(vec![down(); 3], letters, drop).await;
+    let (delivery, arrived, watch) = run(vec![down(); 3], failure_messages, drop).await;
     assert_eq!(arrived, ["a", "b", "c", "e"]);
-    assert_eq!(delivery.dropped, [UndeliveredMessage { error: down(), rest: letter(&["d"]) }]);
+    assert_eq!(delivery.dropped, [UndeliveredMessage { error: down(), rest: failure_message(&["d"]) }]);
     assert!(delivery.too_large.is_empty() && watch.failing().is_none());
 }
 
@@ -117,7 +127,7 @@ async fn dropped_delivery_stops_and_shows_last_failure() {
     let watch = Arc::new(DeliveryWatch::new("m", &[]));
     let slow = RetryPolicy { base: Duration::from_secs(3600), cap: Duration::from_secs(3600) };
     let (to, seen) = (Arc::<ScriptedSender>::clone(&port), Arc::<DeliveryWatch>::clone(&watch));
-    let task = tokio::spawn(deliver(to, vec![queue()], slow, OnFailure::Hold, LetterForm::Smallest, seen));
+    let task = tokio::spawn(deliver(to, vec![queue()], slow, OnFailure::Hold, MessageForm::Smallest, seen));
     while watch.failing().is_none() {
         tokio::task::yield_now().await;
     }

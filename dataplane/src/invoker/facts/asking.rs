@@ -14,12 +14,12 @@ use crate::invoker::port::{FunctionFacts, FunctionPort};
 use crate::runtime::backoff::random;
 use crate::runtime::clock;
 
-/// Callback for each answer, called on the thread of the [`FactsDesk`] task.
+/// Callback for each answer, called on the thread of the [`FactsActor`] task.
 pub type FactsListener = Arc<dyn Fn(FunctionFacts) + Send + Sync>;
 
 /// Facts service of one node. Clones share it.
 #[derive(Clone)]
-pub struct FactsDesk {
+pub struct FactsActor {
     shared: Arc<AskingState>,
 }
 
@@ -45,13 +45,13 @@ struct FunctionFile {
 
 /// Registered interest in a function, until dropped. Invocations in flight hold one, too.
 pub struct FunctionWatch {
-    desk: FactsDesk,
+    desk: FactsActor,
     function: Arc<str>,
     id: u64,
     timeout: FunctionTimeout,
 }
 
-impl FactsDesk {
+impl FactsActor {
     /// Creates the service, with queries through `port`.
     pub fn new(port: Arc<dyn FunctionPort>) -> Self {
         let shared = AskingState { port, files: Mutex::default(), changed: Notify::new() };
@@ -168,7 +168,7 @@ fn label(facts: FunctionFacts) -> &'static str {
 
 /// Reports an answer even if its task panics. Without one the function would never be queried again.
 struct QuestionGuard {
-    desk: FactsDesk,
+    desk: FactsActor,
     function: Arc<str>,
     asked: Moment,
     facts: FunctionFacts,

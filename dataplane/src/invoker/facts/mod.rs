@@ -6,5 +6,5 @@ pub mod asking;
 pub mod questions;
 pub mod timeout;
 
-pub use asking::{FactsDesk, FunctionWatch};
+pub use asking::{FactsActor, FunctionWatch};
 pub use timeout::{FunctionTimeout, RUN_MAX};

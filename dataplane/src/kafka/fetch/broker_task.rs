@@ -52,8 +52,8 @@ const TURNS_AFTER_DELIVERY: usize = 8;
 
 /// Pending fetches of a broker and the notification of changes to them. Router and task share them on one arbiter.
 #[derive(Clone, Default)]
-pub(super) struct SharedDesk {
-    pub desk: Rc<RefCell<PendingFetches<NumberedWant<FetchRequested>>>>,
+pub(super) struct SharedFetches {
+    pub fetches: Rc<RefCell<PendingFetches<NumberedWant<FetchRequested>>>>,
     pub changed: Rc<Notify>,
     /// True if the broker addresses topics by name. It serves a recreated topic as if it were the previous one.
     pub by_names: Rc<Cell<bool>>,
@@ -64,7 +64,7 @@ pub(super) struct BrokerTask {
     pub address: BrokerAddress,
     pub budget: MemoryBudget,
     pub settings: FetchSettings,
-    pub shared: SharedDesk,
+    pub shared: SharedFetches,
     /// Router that owns the task. With a strong address, both would live forever.
     pub router: WeakAddr<FetchRouter>,
     pub status: Arc<dyn FetchStatus>,
@@ -97,9 +97,9 @@ impl BrokerTask {
 
     async fn wait_for_wants(&mut self, connection: &mut Option<BrokerConnection>) -> Result<(), KafkaError> {
         let shared = self.shared.clone();
-        while shared.desk.borrow().is_empty() {
+        while shared.fetches.borrow().is_empty() {
             // While a partition is paused, log ends are requested so often that the connection is never idle.
-            let is_deserted = shared.desk.borrow().is_deserted();
+            let is_deserted = shared.fetches.borrow().is_deserted();
             tokio::select! {
                 () = shared.changed.notified() => {}
                 () = tokio::time::sleep(IDLE_MAX), if is_deserted => *connection = None,
@@ -128,7 +128,7 @@ impl BrokerTask {
         connection: &mut Option<BrokerConnection>,
     ) -> Result<Option<MemoryLease>, KafkaError> {
         let budget = self.budget.clone();
-        let most = self.shared.desk.borrow().bytes_to_ask(budget.limit());
+        let most = self.shared.fetches.borrow().bytes_to_ask(budget.limit());
         let mut leased = pin!(budget.lease_for_records(budget.fetch_bytes_min().min(most), most));
         loop {
             tokio::select! {
@@ -136,7 +136,7 @@ impl BrokerTask {
                 lease = &mut leased => return Ok(Some(lease)),
                 () = tokio::time::sleep(LOOK_AROUND) => self.tell_log_ends(connection).await?,
             }
-            if self.shared.desk.borrow().is_empty() {
+            if self.shared.fetches.borrow().is_empty() {
                 return Ok(None);
             }
         }
@@ -145,7 +145,7 @@ impl BrokerTask {
     /// Reports log ends that no poll has reported for a while, because their partitions are paused or memory is
     /// short. One request covers all of them. A log end that the broker does not return is reported as unknown.
     async fn tell_log_ends(&mut self, connection: &mut Option<BrokerConnection>) -> Result<(), KafkaError> {
-        let unheard = self.shared.desk.borrow_mut().take_unheard(clock::now());
+        let unheard = self.shared.fetches.borrow_mut().take_unheard(clock::now());
         let Some(topic) = unheard.first().map(|partition| Arc::clone(&partition.topic)) else {
             return Ok(());
         };
@@ -182,14 +182,14 @@ impl BrokerTask {
         let Some(mut lease) = self.lease(connection).await? else { return Ok(()) };
         let connection = self.dial(connection).await?;
         let (request, version, wait) = {
-            let desk = self.shared.desk.borrow();
-            if desk.is_empty() {
+            let fetches = self.shared.fetches.borrow();
+            if fetches.is_empty() {
                 return Ok(());
             }
-            let wait = desk.wait(WAIT, clock::now());
-            let step = desk.next(&mut self.session, speaks_ids);
+            let wait = fetches.wait(WAIT, clock::now());
+            let step = fetches.next(&mut self.session, speaks_ids);
             let version = wire::version_of(&step, version);
-            let bytes_max = desk.record_bytes(lease.bytes());
+            let bytes_max = fetches.record_bytes(lease.bytes());
             let poll = FetchParams { wait, bytes_max, isolation: self.settings.isolation };
             (wire::request(&step, &poll, version), version, wait)
         };
@@ -223,7 +223,7 @@ impl BrokerTask {
         self.session.answered(session);
         self.status.reachable();
         let brought = parts.iter().map(|part| part.records.len()).sum();
-        self.shared.desk.borrow_mut().answered(brought, clock::now());
+        self.shared.fetches.borrow_mut().answered(brought, clock::now());
         self.deliver(parts, lease).await;
         self.status.throttled(throttle);
         if !throttle.is_zero() {
@@ -275,7 +275,7 @@ impl BrokerTask {
     }
 
     fn answer(&self, partition: &TopicPartition, outcome: Result<FetchedRecords, FetchError>) {
-        let want = self.shared.desk.borrow_mut().take(partition, &self.session, clock::now());
+        let want = self.shared.fetches.borrow_mut().take(partition, &self.session, clock::now());
         if let Some(NumberedWant { want, .. }) = want {
             let _ = post(&want.reply, FetchAnswered { epoch: want.epoch, position: want.position, outcome });
         }
@@ -288,21 +288,21 @@ impl BrokerTask {
     }
 
     fn show_log_end(&self, partition: &TopicPartition, high_watermark: Option<Offset>) {
-        if let Some(NumberedWant { want, .. }) = self.shared.desk.borrow().last_want(partition) {
+        if let Some(NumberedWant { want, .. }) = self.shared.fetches.borrow().last_want(partition) {
             let _ = post(&want.watermarks, HighWatermarkSeen { epoch: want.epoch, high_watermark });
         }
     }
 
     fn release_unsent(&self, partitions: &[TopicPartition]) {
-        let mut desk = self.shared.desk.borrow_mut();
-        let wants = partitions.iter().filter_map(|partition| desk.release(partition));
+        let mut fetches = self.shared.fetches.borrow_mut();
+        let wants = partitions.iter().filter_map(|partition| fetches.release(partition));
         let returned = wants.map(ReturnedWant::open).collect();
-        drop(desk);
+        drop(fetches);
         self.bring_back(returned);
     }
 
     fn hand_back_resting(&self, is_elsewhere: impl Fn(&TopicPartition) -> bool) {
-        let resting = self.shared.desk.borrow_mut().take_resting(is_elsewhere);
+        let resting = self.shared.fetches.borrow_mut().take_resting(is_elsewhere);
         self.bring_back(resting.into_iter().map(ReturnedWant::resting).collect());
     }
 
@@ -317,12 +317,12 @@ impl BrokerTask {
     }
 }
 
-impl SharedDesk {
+impl SharedFetches {
     /// Removes and returns all fetches, pending and paused.
     pub(super) fn take_all(&self) -> Vec<ReturnedWant<FetchRequested>> {
-        let mut desk = self.desk.borrow_mut();
-        let wants = desk.hand_back_all().into_iter().map(ReturnedWant::open);
-        wants.chain(desk.take_resting(|_| true).into_iter().map(ReturnedWant::resting)).collect()
+        let mut fetches = self.fetches.borrow_mut();
+        let wants = fetches.hand_back_all().into_iter().map(ReturnedWant::open);
+        wants.chain(fetches.take_resting(|_| true).into_iter().map(ReturnedWant::resting)).collect()
     }
 }
 

@@ -345,50 +345,50 @@ mod tests {
     }
 
     /// Creates two partitions, of which the first is answered at the beginning.
-    fn desk() -> (PendingFetches<AskingBroker>, FetchSession) {
-        let (mut desk, mut session) = (PendingFetches::default(), FetchSession::default());
+    fn fetches() -> (PendingFetches<AskingBroker>, FetchSession) {
+        let (mut fetches, mut session) = (PendingFetches::default(), FetchSession::default());
         for partition in 0..2 {
-            desk.put(of(partition), AskingBroker(5), 0, BEGAN);
+            fetches.put(of(partition), AskingBroker(5), 0, BEGAN);
         }
-        desk.next(&mut session, true);
-        assert!(desk.take(&of(0), &session, BEGAN).is_some());
-        (desk, session)
+        fetches.next(&mut session, true);
+        assert!(fetches.take(&of(0), &session, BEGAN).is_some());
+        (fetches, session)
     }
 
     #[test]
     fn paused_partition_costs_few_polls_and_leaves_session() {
-        let (desk, mut session) = desk();
+        let (fetches, mut session) = fetches();
         let (mut now, mut polls) = (BEGAN, 0);
-        assert_eq!(desk.wait(LONGEST, now), WAIT_MIN, "it may be back at once");
+        assert_eq!(fetches.wait(LONGEST, now), WAIT_MIN, "it may be back at once");
         while now < BEGAN + Duration::from_secs(60) {
-            let wait = desk.wait(LONGEST, now);
+            let wait = fetches.wait(LONGEST, now);
             let rested = now.since(BEGAN);
             assert!(wait <= WAIT_MIN || wait <= rested / WAIT_SHARE_OF_REST, "{wait:?} after {rested:?}");
             now = now + wait;
             polls += 1;
         }
         assert!(polls < 200, "{polls} polls in a minute, for a partition that does not come back");
-        assert_eq!(desk.next(&mut session, true).asked.len(), 1, "only who has room is asked for");
+        assert_eq!(fetches.next(&mut session, true).asked.len(), 1, "only who has room is asked for");
     }
 
     #[test]
     fn unconfirmed_log_ends_are_requested_once_per_interval() {
-        let (mut desk, _) = desk();
+        let (mut fetches, _) = fetches();
         let later = BEGAN + UNHEARD_MAX;
-        desk.answered(10, BEGAN + UNHEARD_MAX / 2);
-        assert_eq!(desk.take_unheard(BEGAN + UNHEARD_MAX / 2), []);
-        assert_eq!(desk.take_unheard(later), [of(0)], "it rests, and polls do not ask for it");
-        assert_eq!(desk.take_unheard(later), []);
+        fetches.answered(10, BEGAN + UNHEARD_MAX / 2);
+        assert_eq!(fetches.take_unheard(BEGAN + UNHEARD_MAX / 2), []);
+        assert_eq!(fetches.take_unheard(later), [of(0)], "it rests, and polls do not ask for it");
+        assert_eq!(fetches.take_unheard(later), []);
         let much_later = later + UNHEARD_MAX;
-        desk.put(of(0), AskingBroker(9), 0, much_later);
-        assert_eq!(desk.take_unheard(much_later), [of(0), of(1)], "no poll has come back since");
-        desk.forget(&of(1));
-        assert_eq!(desk.take_unheard(much_later + UNHEARD_MAX), [of(0)]);
+        fetches.put(of(0), AskingBroker(9), 0, much_later);
+        assert_eq!(fetches.take_unheard(much_later), [of(0), of(1)], "no poll has come back since");
+        fetches.forget(&of(1));
+        assert_eq!(fetches.take_unheard(much_later + UNHEARD_MAX), [of(0)]);
     }
 
     #[test]
     fn partition_paused_elsewhere_gets_log_end_at_once() {
-        let (mut old, _) = desk();
+        let (mut old, _) = fetches();
         old.pause(&of(1), BEGAN + Duration::from_secs(1));
         assert!(old.take_resting(|_| false).is_empty());
         let taken = old.take_resting(|partition| *partition == of(0));
@@ -406,48 +406,48 @@ mod tests {
 
     #[test]
     fn mem_1_empty_poll_holds_little_memory() {
-        let mut desk = PendingFetches::default();
+        let mut fetches = PendingFetches::default();
         for partition in 0..64 {
-            desk.put(of(partition), AskingBroker(5), 0, BEGAN);
+            fetches.put(of(partition), AskingBroker(5), 0, BEGAN);
         }
-        let mut asked = vec![records_asked_for(&desk, LIMIT)];
+        let mut asked = vec![records_asked_for(&fetches, LIMIT)];
         for _ in 0..10 {
-            desk.answered(records_asked_for(&desk, LIMIT), BEGAN);
-            asked.push(records_asked_for(&desk, LIMIT));
+            fetches.answered(records_asked_for(&fetches, LIMIT), BEGAN);
+            asked.push(records_asked_for(&fetches, LIMIT));
         }
         assert_eq!((asked[0], asked[1], *asked.last().expect("some")), (BYTES_MIN, BYTES_MIN * 2, BYTES_MAX));
-        desk.answered(0, BEGAN);
-        assert_eq!(records_asked_for(&desk, LIMIT), BYTES_MIN);
-        assert_eq!(desk.bytes_to_ask(LIMIT), BYTES_MIN + HEAD_BYTES * 65);
+        fetches.answered(0, BEGAN);
+        assert_eq!(records_asked_for(&fetches, LIMIT), BYTES_MIN);
+        assert_eq!(fetches.bytes_to_ask(LIMIT), BYTES_MIN + HEAD_BYTES * 65);
     }
 
     const LIMIT: usize = 1 << 30;
 
-    fn records_asked_for(desk: &PendingFetches<AskingBroker>, limit: usize) -> usize {
-        desk.record_bytes(desk.bytes_to_ask(limit))
+    fn records_asked_for(fetches: &PendingFetches<AskingBroker>, limit: usize) -> usize {
+        fetches.record_bytes(fetches.bytes_to_ask(limit))
     }
 
     #[test]
     fn liv_1_many_partitions_leave_room_for_records() {
         for partitions in [1, 127, 128, 1_000, 10_000] {
-            let mut desk = PendingFetches::default();
+            let mut fetches = PendingFetches::default();
             for partition in 0..partitions {
-                desk.put(of(partition), AskingBroker(5), 0, BEGAN);
+                fetches.put(of(partition), AskingBroker(5), 0, BEGAN);
             }
-            let (mut polls, worth) = (0, BYTES_MAX.min(desk.wants.len() * 512 * 1024) / 2);
-            while records_asked_for(&desk, LIMIT) < worth {
+            let (mut polls, worth) = (0, BYTES_MAX.min(fetches.wants.len() * 512 * 1024) / 2);
+            while records_asked_for(&fetches, LIMIT) < worth {
                 assert!(
                     polls < 8,
                     "{partitions} partitions, poll {polls}: {}",
-                    records_asked_for(&desk, LIMIT)
+                    records_asked_for(&fetches, LIMIT)
                 );
-                desk.answered(records_asked_for(&desk, LIMIT), BEGAN);
+                fetches.answered(records_asked_for(&fetches, LIMIT), BEGAN);
                 polls += 1;
             }
             // Leases as small as they can be.
             for leased in [BYTES_MIN, BYTES_MIN / 4, 1] {
                 assert!(
-                    desk.record_bytes(leased) >= (leased / 2).max(1),
+                    fetches.record_bytes(leased) >= (leased / 2).max(1),
                     "{partitions} partitions, {leased} leased"
                 );
             }

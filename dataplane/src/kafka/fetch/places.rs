@@ -37,7 +37,7 @@ impl<W> ReturnedWant<W> {
 }
 
 /// Fetch without a broker.
-pub(super) struct HomelessWant<W> {
+pub(super) struct LeaderlessFetch<W> {
     pub(super) want: W,
     /// Start of the pause, as in [`ReturnedWant`].
     pub(super) rests_since: Option<Moment>,
@@ -46,7 +46,7 @@ pub(super) struct HomelessWant<W> {
 }
 
 /// Broker of a partition's last fetch. It is kept after the answer, because a paused partition stays at that broker.
-struct DeskPlace {
+struct FetchPlace {
     broker: BrokerAddress,
     number: u64,
     /// Start of the pause, if the partition has reported one.
@@ -55,8 +55,8 @@ struct DeskPlace {
 
 /// Locations of the fetches of all partitions of one router.
 pub(super) struct WantPlaces<W> {
-    placed: HashMap<TopicPartition, DeskPlace>,
-    leaderless: HashMap<TopicPartition, HomelessWant<W>>,
+    placed: HashMap<TopicPartition, FetchPlace>,
+    leaderless: HashMap<TopicPartition, LeaderlessFetch<W>>,
     last_number: u64,
 }
 
@@ -78,12 +78,12 @@ impl<W> WantPlaces<W> {
         self.leaderless.remove(&partition);
         self.last_number += 1;
         let number = self.last_number;
-        self.placed.insert(partition, DeskPlace { broker, number, rests_since });
+        self.placed.insert(partition, FetchPlace { broker, number, rests_since });
         NumberedWant { want, number }
     }
 
     /// Keeps a fetch whose leader is unknown. It replaces any earlier fetch of its partition.
-    pub(super) fn keep(&mut self, partition: TopicPartition, homeless: HomelessWant<W>) {
+    pub(super) fn keep(&mut self, partition: TopicPartition, homeless: LeaderlessFetch<W>) {
         self.placed.remove(&partition);
         self.leaderless.insert(partition, homeless);
     }
@@ -95,12 +95,12 @@ impl<W> WantPlaces<W> {
         partition: TopicPartition,
         returned: ReturnedWant<W>,
         now: Moment,
-    ) -> Option<&mut HomelessWant<W>> {
+    ) -> Option<&mut LeaderlessFetch<W>> {
         let ReturnedWant { want: NumberedWant { want, number }, rests_since } = returned;
         let place = self.placed.get(&partition).filter(|place| place.number == number)?;
         let rests_since = rests_since.or(place.rests_since);
         self.placed.remove(&partition);
-        let homeless = HomelessWant { want, rests_since, since: now };
+        let homeless = LeaderlessFetch { want, rests_since, since: now };
         Some(self.leaderless.entry(partition).insert_entry(homeless).into_mut())
     }
 
@@ -131,12 +131,12 @@ impl<W> WantPlaces<W> {
     }
 
     /// Returns the fetches without a broker.
-    pub(super) fn leaderless(&self) -> impl Iterator<Item = (&TopicPartition, &HomelessWant<W>)> {
+    pub(super) fn leaderless(&self) -> impl Iterator<Item = (&TopicPartition, &LeaderlessFetch<W>)> {
         self.leaderless.iter()
     }
 
     /// Removes and returns the fetches without a broker.
-    pub(super) fn take_homeless(&mut self) -> HashMap<TopicPartition, HomelessWant<W>> {
+    pub(super) fn take_leaderless(&mut self) -> HashMap<TopicPartition, LeaderlessFetch<W>> {
         std::mem::take(&mut self.leaderless)
     }
 }
@@ -179,7 +179,7 @@ mod tests {
     }
 
     fn homeless(places: &mut WantPlaces<i64>) -> Option<(i64, Option<Moment>)> {
-        let homeless = places.take_homeless().remove(&partition())?;
+        let homeless = places.take_leaderless().remove(&partition())?;
         Some((homeless.want, homeless.rests_since))
     }
 
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(homeless(&mut places), Some((20, None)));
 
         let third = places.put_down(partition(), broker(2), 30, None);
-        places.keep(partition(), HomelessWant { want: 40, rests_since: None, since: NOW });
+        places.keep(partition(), LeaderlessFetch { want: 40, rests_since: None, since: NOW });
         assert!(
             places.take_back(partition(), returned(third), NOW).is_none(),
             "nobody leads it when the next one comes"
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(places.pause(&partition(), LATER), Some(&broker(1)));
         assert!(places.take_back(partition(), returned(on_its_way), LATER).is_some());
         assert_eq!(homeless(&mut places), Some((10, Some(NOW))));
-        places.keep(partition(), HomelessWant { want: 20, rests_since: None, since: NOW });
+        places.keep(partition(), LeaderlessFetch { want: 20, rests_since: None, since: NOW });
         assert_eq!(places.pause(&partition(), LATER), None);
         assert_eq!(homeless(&mut places), Some((20, Some(LATER))));
         let again = places.put_down(partition(), broker(1), 30, None);

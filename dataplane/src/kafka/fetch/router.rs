@@ -12,9 +12,9 @@ use lighterman_proto::topic_id::is_another;
 use lighterman_proto::units::Moment;
 
 use self::recreated::{LookAtTopic, answer_recreated};
-use super::broker_task::{BrokerTask, SharedDesk};
+use super::broker_task::{BrokerTask, SharedFetches};
 use super::messages::{FetchAnswered, FetchCancelled, FetchError, FetchRequested, HighWatermarkSeen};
-use super::places::{HomelessWant, ReturnedWant, WantPlaces};
+use super::places::{LeaderlessFetch, ReturnedWant, WantPlaces};
 use super::session::FetchSession;
 use super::setbacks::FetchSetbacks;
 use crate::credit::memory::MemoryBudget;
@@ -54,7 +54,7 @@ pub trait FetchStatus: Send + Sync {
 
 /// Broker that a task polls.
 struct PolledBroker {
-    shared: SharedDesk,
+    shared: SharedFetches,
     _task: OwnedTask,
 }
 
@@ -133,7 +133,7 @@ impl FetchRouter {
             Some(leader) => self.put(want, None, leader, ctx),
             None => {
                 self.unplace(&want.partition);
-                let homeless = HomelessWant { rests_since: None, since: clock::now(), want };
+                let homeless = LeaderlessFetch { rests_since: None, since: clock::now(), want };
                 self.places.keep(homeless.want.partition.clone(), homeless);
                 self.look_up(Duration::ZERO, ctx);
             }
@@ -152,28 +152,28 @@ impl FetchRouter {
         if self.places.broker_of(&partition).is_some_and(|broker| *broker != leader.address) {
             self.unplace(&partition);
         }
-        let shared = self.desk(&leader.address, ctx);
+        let shared = self.fetches(&leader.address, ctx);
         let want = self.places.put_down(partition.clone(), leader.address, want, rests_since);
-        let mut desk = shared.desk.borrow_mut();
+        let mut fetches = shared.fetches.borrow_mut();
         match rests_since {
-            None => desk.put(partition, want, leader.epoch, clock::now()),
-            Some(since) => desk.rest(partition, want, since),
+            None => fetches.put(partition, want, leader.epoch, clock::now()),
+            Some(since) => fetches.rest(partition, want, since),
         }
-        drop(desk);
+        drop(fetches);
         shared.changed.notify_one();
     }
 
     fn unplace(&mut self, partition: &TopicPartition) {
         if let Some(broker) = self.places.forget(partition).and_then(|address| self.brokers.get(&address)) {
-            broker.shared.desk.borrow_mut().forget(partition);
+            broker.shared.fetches.borrow_mut().forget(partition);
         }
     }
 
-    fn desk(&mut self, address: &BrokerAddress, ctx: &mut Context<Self>) -> SharedDesk {
+    fn fetches(&mut self, address: &BrokerAddress, ctx: &mut Context<Self>) -> SharedFetches {
         if let Some(broker) = self.brokers.get(address) {
             return broker.shared.clone();
         }
-        let shared = SharedDesk::default();
+        let shared = SharedFetches::default();
         let task = BrokerTask {
             cluster: self.cluster.clone(),
             address: address.clone(),
@@ -222,8 +222,9 @@ impl FetchRouter {
     /// Stops polling brokers that have left the cluster or changed their address, once they have no fetches.
     fn let_go_of_strangers(&mut self) {
         let known = self.cluster.brokers();
-        self.brokers
-            .retain(|address, broker| known.contains(address) || !broker.shared.desk.borrow().is_deserted());
+        self.brokers.retain(|address, broker| {
+            known.contains(address) || !broker.shared.fetches.borrow().is_deserted()
+        });
     }
 
     fn is_due(&self, partition: &TopicPartition) -> bool {
@@ -238,7 +239,7 @@ impl FetchRouter {
     }
 
     fn place_leaderless(&mut self, ctx: &mut Context<Self>) {
-        for (partition, homeless) in self.places.take_homeless() {
+        for (partition, homeless) in self.places.take_leaderless() {
             // If a topic was recreated with fewer partitions, a removed partition never has a leader again.
             if is_another(homeless.want.topic, self.cluster.topic_id(&partition.topic)) {
                 tell(&homeless, FetchError::Recreated);
@@ -253,7 +254,7 @@ impl FetchRouter {
     }
 
     fn give_up(&mut self, text: &str) {
-        for homeless in self.places.take_homeless().into_values() {
+        for homeless in self.places.take_leaderless().into_values() {
             tell(&homeless, FetchError::Gone(text.to_owned()));
         }
     }
@@ -267,7 +268,7 @@ impl FetchRouter {
 }
 
 /// Answers a fetch with an error. A paused partition expects no answer, so its log end is reported as unknown.
-fn tell(homeless: &HomelessWant<FetchRequested>, trouble: FetchError) {
+fn tell(homeless: &LeaderlessFetch<FetchRequested>, trouble: FetchError) {
     let want = &homeless.want;
     if homeless.rests_since.is_some() {
         return tell_unknown_end(want);
@@ -318,7 +319,7 @@ impl Handler<FetchCancelled> for FetchRouter {
         let now = clock::now();
         let at = self.places.pause(&partition, now);
         if let Some(broker) = at.and_then(|address| self.brokers.get(address)) {
-            broker.shared.desk.borrow_mut().pause(&partition, now);
+            broker.shared.fetches.borrow_mut().pause(&partition, now);
             broker.shared.changed.notify_one();
         }
     }

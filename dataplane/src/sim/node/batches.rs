@@ -55,13 +55,13 @@ pub(super) struct SentBatch {
 }
 
 impl SimulatedConsumer {
-    pub(super) fn new(outside: &SimulatedEnvironment) -> Self {
-        let plan = &outside.plan;
+    pub(super) fn new(env: &SimulatedEnvironment) -> Self {
+        let plan = &env.plan;
         Self {
             core: BatcherCore::new(BatchLimits {
                 records_max: plan.records_max,
                 payload_bytes_max: plan.payload_bytes_max,
-                envelope_bytes: outside.envelope.base_bytes(),
+                envelope_bytes: env.envelope.base_bytes(),
                 window: plan.window,
             }),
             partitions: BTreeMap::new(),
@@ -104,7 +104,7 @@ impl SimulatedNode {
         }
     }
 
-    pub(super) fn batcher_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
+    pub(super) fn batcher_gets(&mut self, env: &mut SimulatedEnvironment, what: NodeMessage) {
         let id = match &what {
             NodeMessage::Offer { consumer, .. }
             | NodeMessage::Withdraw { consumer, .. }
@@ -114,7 +114,7 @@ impl SimulatedNode {
             | NodeMessage::Answered { consumer, .. } => *consumer,
             _ => return,
         };
-        let now = outside.now;
+        let now = env.now;
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
         match what {
             NodeMessage::Offer { pending, .. } => {
@@ -130,7 +130,7 @@ impl SimulatedNode {
                 if consumer.core.withdraw(key.0, key.1, seq) {
                     consumer.offered.remove(&key.0);
                     self.post(
-                        outside,
+                        env,
                         MessageMailbox::Partition(key.0, key.1.0),
                         NodeMessage::Withdrawn { key, seq },
                     );
@@ -153,32 +153,32 @@ impl SimulatedNode {
             }
             NodeMessage::BatcherWake { .. } => consumer.timer = consumer.timer.filter(|at| *at > now),
             NodeMessage::Answered { batch, verdict, facts, sent_at, .. } => {
-                self.settle(outside, id, batch, &verdict, facts, sent_at);
+                self.settle(env, id, batch, &verdict, facts, sent_at);
             }
             _ => {}
         }
-        self.pump(outside, id);
+        self.pump(env, id);
     }
 
-    fn pump(&mut self, outside: &mut SimulatedEnvironment, id: u32) {
-        self.seal_what_is_due(outside, id);
+    fn pump(&mut self, env: &mut SimulatedEnvironment, id: u32) {
+        self.seal_what_is_due(env, id);
         if self.consumers.get(&ConsumerId(id)).is_some_and(|consumer| consumer.asked.is_some()) {
-            let when = outside.now + ASK_BYTES_AGAIN;
-            self.batcher_wake_at(outside, id, when);
+            let when = env.now + ASK_BYTES_AGAIN;
+            self.batcher_wake_at(env, id, when);
         }
     }
 
     /// Seals batches as long as one is due and both credits are available.
-    fn seal_what_is_due(&mut self, outside: &mut SimulatedEnvironment, id: u32) {
+    fn seal_what_is_due(&mut self, env: &mut SimulatedEnvironment, id: u32) {
         self.take_granted_bytes(id);
         if let Some(consumer) = self.consumers.get_mut(&ConsumerId(id))
             && std::mem::take(&mut consumer.stuck)
         {
-            consumer.blocked = outside.now;
+            consumer.blocked = env.now;
         }
         loop {
-            let now = outside.now;
-            let wake = match self.readiness(outside, id) {
+            let now = env.now;
+            let wake = match self.readiness(env, id) {
                 SealCondition::Now => None,
                 SealCondition::At(when) => Some(Some(when)),
                 SealCondition::Never => Some(None),
@@ -187,12 +187,12 @@ impl SimulatedNode {
             if let Some(wake) = wake {
                 (consumer.slot, consumer.bytes) = (None, None);
                 if let Some(when) = wake {
-                    self.batcher_wake_at(outside, id, when);
+                    self.batcher_wake_at(env, id, when);
                 }
                 return;
             }
-            let has_slot = self.take_slot(outside, id);
-            if !has_slot || !self.seal(outside, id) {
+            let has_slot = self.take_slot(env, id);
+            if !has_slot || !self.seal(env, id) {
                 if let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) {
                     (consumer.blocked, consumer.stuck) = (now, true);
                     // The holder of the slot may wait for exactly these bytes.
@@ -203,18 +203,18 @@ impl SimulatedNode {
         }
     }
 
-    fn batcher_wake_at(&mut self, outside: &mut SimulatedEnvironment, id: u32, when: Moment) {
+    fn batcher_wake_at(&mut self, env: &mut SimulatedEnvironment, id: u32, when: Moment) {
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
         if consumer.timer.is_none_or(|set| when < set) {
             consumer.timer = Some(when);
-            let wait = when.since(outside.now);
-            self.later(outside, wait, NodeMessage::BatcherWake { consumer: id });
+            let wait = when.since(env.now);
+            self.later(env, wait, NodeMessage::BatcherWake { consumer: id });
         }
     }
 
-    fn readiness(&mut self, outside: &SimulatedEnvironment, id: u32) -> SealCondition {
-        let now = outside.now;
-        let may_start = self.may_start(outside);
+    fn readiness(&mut self, env: &SimulatedEnvironment, id: u32) -> SealCondition {
+        let now = env.now;
+        let may_start = self.may_start(env);
         let lease = &self.group.lease;
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return SealCondition::Never };
         if consumer.core.waiting() > 0 && !lease.is_good(now) {
@@ -228,14 +228,13 @@ impl SimulatedNode {
     }
 
     /// Returns a test for partitions over which no earlier invocation can still run (H4).
-    fn may_start(&self, outside: &SimulatedEnvironment) -> impl Fn(i32) -> bool + use<> {
-        let (in_flight, mapping, topic) =
-            (self.in_flight.clone(), outside.mapping, Arc::clone(&outside.topic));
-        let now = outside.now;
+    fn may_start(&self, env: &SimulatedEnvironment) -> impl Fn(i32) -> bool + use<> {
+        let (in_flight, mapping, topic) = (self.in_flight.clone(), env.mapping, Arc::clone(&env.topic));
+        let now = env.now;
         move |partition| in_flight.is_clear(mapping, &TopicPartition::new(Arc::clone(&topic), partition), now)
     }
 
-    fn take_slot(&mut self, outside: &mut SimulatedEnvironment, id: u32) -> bool {
+    fn take_slot(&mut self, env: &mut SimulatedEnvironment, id: u32) -> bool {
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return false };
         if consumer.slot.is_none() {
             let granted = Arc::clone(&self.granted);
@@ -243,16 +242,16 @@ impl SimulatedNode {
             consumer.slot = self.invoker.slots.take(u64::from(id), &grant);
             if consumer.slot.is_some() {
                 let (in_use, limit) = (self.invoker.slots.in_use(), self.invoker.slots.limit());
-                outside.record(Happened::SlotTaken { in_use, limit });
+                env.record(Happened::SlotTaken { in_use, limit });
             }
         }
         consumer.slot.is_some()
     }
 
     /// Seals a batch. Returns false if the payload's bytes are not available yet.
-    fn seal(&mut self, outside: &mut SimulatedEnvironment, id: u32) -> bool {
-        let may_start = self.may_start(outside);
-        let now = outside.now;
+    fn seal(&mut self, env: &mut SimulatedEnvironment, id: u32) -> bool {
+        let may_start = self.may_start(env);
+        let now = env.now;
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return false };
         let Some(bytes) = consumer.core.due_bytes(now, &may_start) else { return false };
         if !self.take_bytes(id, bytes) {
@@ -261,7 +260,7 @@ impl SimulatedNode {
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return false };
         let Some(plan) = consumer.core.seal(now, &may_start) else { return false };
         let (Some(slot), Some(lease)) = (consumer.slot.take(), consumer.bytes.take()) else { return false };
-        self.dispatch(outside, id, &plan, slot, lease);
+        self.dispatch(env, id, &plan, slot, lease);
         true
     }
 
@@ -293,22 +292,22 @@ impl SimulatedNode {
 
     fn dispatch(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         id: u32,
         plan: &SealedBatch,
         slot: Slot,
         mut lease: MemoryLease,
     ) {
-        let now = outside.now;
+        let now = env.now;
         lease.shrink_to(plan.payload_bytes);
-        let function_timeout = outside.plan.function_timeout;
+        let function_timeout = env.plan.function_timeout;
         let longest_run: LongestRun = Arc::new(move |_| function_timeout);
         let flights = plan.parts.iter().filter_map(|part| {
-            let key = TopicPartition::new(Arc::clone(&outside.topic), part.partition);
-            self.in_flight.enter(outside.mapping, &key, &longest_run, now)
+            let key = TopicPartition::new(Arc::clone(&env.topic), part.partition);
+            self.in_flight.enter(env.mapping, &key, &longest_run, now)
         });
         let flights: Vec<InFlightGuard> = flights.collect();
-        let partial = outside.plan.partial_responses;
+        let partial = env.plan.partial_responses;
         let member = |part: &Offer| BatchShare {
             partition: part.partition,
             epoch: part.epoch,
@@ -330,18 +329,18 @@ impl SimulatedNode {
             .map_or(0, |since| now.since(since.max(consumer.blocked).max(awake_since)).as_micros() as u64);
         consumer.sent.insert(batch, SentBatch { members, flights, records: plan.records(), attempt });
         let (records, payload_bytes) = (plan.records(), plan.payload_bytes);
-        outside.record(Happened::Sealed { records, payload_bytes, waited_micros: waited });
+        env.record(Happened::Sealed { records, payload_bytes, waited_micros: waited });
         let shares = plan.parts.iter().map(share).collect();
         for part in &plan.parts {
             let key = (part.partition, part.epoch);
             self.post(
-                outside,
+                env,
                 MessageMailbox::Partition(key.0, key.1.0),
                 NodeMessage::Sealed { key, seq: part.seq, end: part.cut.range.end, batch },
             );
         }
         self.invoker.carry((id, batch), CarriedInvocation { _credit: (slot, lease), shares, sent_at: now });
-        self.post(outside, MessageMailbox::Invoker, NodeMessage::Invoke { consumer: id, batch });
+        self.post(env, MessageMailbox::Invoker, NodeMessage::Invoke { consumer: id, batch });
     }
 }
 

@@ -33,12 +33,12 @@ impl SimulatedNode {
         self.committer.core.follow(beginning);
     }
 
-    pub(super) fn committer_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
+    pub(super) fn committer_gets(&mut self, env: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
             NodeMessage::Frontier(frontier) => {
                 if self.committer.partitions.get(&frontier.partition) == Some(&frontier.epoch) {
                     self.committer.core.frontier(*frontier);
-                    self.pump_commits(outside);
+                    self.pump_commits(env);
                 }
             }
             NodeMessage::Unfollow(key) => {
@@ -49,14 +49,14 @@ impl SimulatedNode {
             }
             NodeMessage::CommitterRested => {
                 self.committer.resting = false;
-                self.pump_commits(outside);
+                self.pump_commits(env);
             }
-            NodeMessage::ReadBackTick => self.read_back(outside),
+            NodeMessage::ReadBackTick => self.read_back(env),
             _ => {}
         }
     }
 
-    fn pump_commits(&mut self, outside: &mut SimulatedEnvironment) {
+    fn pump_commits(&mut self, env: &mut SimulatedEnvironment) {
         if self.committer.resting {
             return;
         }
@@ -70,29 +70,29 @@ impl SimulatedNode {
                 let (first, end) = (passed.range.first.0, passed.range.end.0);
                 let (partition, outcome) = (frontier.partition, passed.outcome);
                 let leader_epoch = frontier.leader_epoch;
-                outside.record(Happened::Accounted { partition, first, end, outcome, leader_epoch });
+                env.record(Happened::Accounted { partition, first, end, outcome, leader_epoch });
             }
         }
         let Some(who) = self.group.core.standing().map(|standing| standing.identity()) else {
             let nobody = MemberIdentity { member: String::new(), generation: -1 };
-            return self.commits_answered(outside, &nobody, None);
+            return self.commits_answered(env, &nobody, None);
         };
         let partitions_at_activation = self.member.activated;
         let commits = offsets_of(frontiers, partitions_at_activation);
         let request = RequestKind::Commit { member: who.member.clone(), generation: who.generation, commits };
-        self.on_line(outside, SimulatedConnection::Commit, LinePurpose::Commits { who }, request, DEADLINE);
+        self.on_line(env, SimulatedConnection::Commit, LinePurpose::Commits { who }, request, DEADLINE);
     }
 
-    fn read_back(&mut self, outside: &mut SimulatedEnvironment) {
-        self.later(outside, READ_BACK_TICK, NodeMessage::ReadBackTick);
-        let frontiers = self.committer.core.start_read_back(outside.now);
+    fn read_back(&mut self, env: &mut SimulatedEnvironment) {
+        self.later(env, READ_BACK_TICK, NodeMessage::ReadBackTick);
+        let frontiers = self.committer.core.start_read_back(env.now);
         if frontiers.is_empty() {
             return;
         }
         let partitions = frontiers.iter().map(|frontier| frontier.partition).collect();
         let request = RequestKind::Committed { partitions };
         self.on_line(
-            outside,
+            env,
             SimulatedConnection::Commit,
             LinePurpose::ReadBack { frontiers },
             request,
@@ -102,7 +102,7 @@ impl SimulatedNode {
 
     pub(super) fn has_read_back(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         ours: Vec<CommitRequest>,
         reply: Option<BrokerReply>,
     ) {
@@ -112,21 +112,21 @@ impl SimulatedNode {
             }
             _ => None,
         };
-        if self.committer.core.read_back(outside.now, differing.as_deref()) > 0 {
-            self.pump_commits(outside);
+        if self.committer.core.read_back(env.now, differing.as_deref()) > 0 {
+            self.pump_commits(env);
         }
     }
 
     pub(super) fn commits_answered(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         who: &MemberIdentity,
         reply: Option<BrokerReply>,
     ) {
         let codes = if let Some(BrokerReply::Commit(codes)) = reply { Some(codes) } else { None };
         if let Some(code) = codes.iter().flat_map(BTreeMap::values).flatten().next().copied() {
             self.refused(code);
-            self.group_step(outside, |core, now, random| core.commit_refused(now, who, code, random));
+            self.group_step(env, |core, now, random| core.commit_refused(now, who, code, random));
         }
         let outcome = |code: Option<Code>| outcome_of(code);
         let outcome_of = |partition: i32| match &codes {
@@ -135,7 +135,7 @@ impl SimulatedNode {
             None if who.member.is_empty() => CommitOutcome::Again,
             None => CommitOutcome::Unknown,
         };
-        let done = self.committer.core.answered(outside.now, outcome_of);
+        let done = self.committer.core.answered(env.now, outcome_of);
         let again = codes
             .as_ref()
             .is_none_or(|codes| codes.values().any(|code| outcome(*code) != CommitOutcome::Done));
@@ -143,14 +143,14 @@ impl SimulatedNode {
             if self.committer.partitions.contains_key(&frontier.partition) {
                 let key = (frontier.partition, frontier.epoch);
                 let committed = NodeMessage::Committed { key, offset: frontier.offset, seq: frontier.seq };
-                self.post(outside, MessageMailbox::Partition(key.0, key.1.0), committed);
+                self.post(env, MessageMailbox::Partition(key.0, key.1.0), committed);
             }
         }
-        let random = outside.random.draw();
+        let random = env.random.draw();
         if let Some(rest) = self.committer.core.rest(again, random) {
             self.committer.resting = true;
-            self.later(outside, rest, NodeMessage::CommitterRested);
+            self.later(env, rest, NodeMessage::CommitterRested);
         }
-        self.pump_commits(outside);
+        self.pump_commits(env);
     }
 }

@@ -68,29 +68,29 @@ pub(super) enum RequestPurpose {
 impl SimulatedNode {
     pub(super) fn ask(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         broker: usize,
         request: RequestKind,
         purpose: RequestPurpose,
     ) {
         let wait = if let RequestKind::Fetch { wait, .. } = &request { *wait } else { Duration::ZERO };
-        let id = outside.ask(self.id, self.incarnation, broker, request, DEADLINE + wait);
+        let id = env.ask(self.id, self.incarnation, broker, request, DEADLINE + wait);
         self.purposes.insert(id, purpose);
     }
 
     pub(super) fn on_line(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         line: SimulatedConnection,
         purpose: LinePurpose,
         request: RequestKind,
         deadline: Duration,
     ) {
         self.lines[line as usize].waiting.push_back(QueuedRequest { purpose, request, deadline });
-        self.pump_line(outside, line);
+        self.pump_line(env, line);
     }
 
-    fn pump_line(&mut self, outside: &mut SimulatedEnvironment, line: SimulatedConnection) {
+    fn pump_line(&mut self, env: &mut SimulatedEnvironment, line: SimulatedConnection) {
         let state = &mut self.lines[line as usize];
         if state.busy {
             return;
@@ -98,11 +98,11 @@ impl SimulatedNode {
         let Some(next) = state.waiting.pop_front() else { return };
         state.busy = true;
         match self.group.coordinator {
-            Some(broker) => self.send_on_line(outside, line, broker, next),
+            Some(broker) => self.send_on_line(env, line, broker, next),
             None => {
-                let broker = outside.random.below(2) as usize;
+                let broker = env.random.below(2) as usize;
                 self.ask(
-                    outside,
+                    env,
                     broker,
                     RequestKind::FindCoordinator,
                     RequestPurpose::FindFor(line, Box::new(next)),
@@ -113,49 +113,49 @@ impl SimulatedNode {
 
     fn send_on_line(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         line: SimulatedConnection,
         broker: usize,
         queued: QueuedRequest,
     ) {
         let QueuedRequest { purpose, request, deadline } = queued;
-        let id = outside.ask(self.id, self.incarnation, broker, request, deadline);
+        let id = env.ask(self.id, self.incarnation, broker, request, deadline);
         self.purposes.insert(id, RequestPurpose::OnLine(line, purpose));
     }
 
     pub(super) fn answer(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         purpose: RequestPurpose,
         reply: Option<BrokerReply>,
     ) {
         match purpose {
-            RequestPurpose::FindCoordinator => self.coordinator_found(outside, reply),
+            RequestPurpose::FindCoordinator => self.coordinator_found(env, reply),
             RequestPurpose::FindFor(line, queued) => match reply {
                 Some(BrokerReply::Coordinator(Ok(broker))) => {
                     self.group.coordinator = Some(broker);
-                    self.send_on_line(outside, line, broker, *queued);
+                    self.send_on_line(env, line, broker, *queued);
                 }
-                _ => self.line_answered(outside, line, queued.purpose, None),
+                _ => self.line_answered(env, line, queued.purpose, None),
             },
-            RequestPurpose::OnLine(line, purpose) => self.line_answered(outside, line, purpose, reply),
-            RequestPurpose::Shares { effect } => self.share_out(outside, *effect, reply),
-            RequestPurpose::CountTopic => self.topic_counted(outside, reply),
-            RequestPurpose::View { resolve } => self.resolve_view(outside, resolve, reply),
-            RequestPurpose::Offsets { resolve } => self.resolve_offsets(outside, resolve, reply),
-            RequestPurpose::Ends { resolve } => self.resolve_ends(outside, resolve, reply),
-            RequestPurpose::LogEnds { resolve } => self.resolve_log_ends(outside, resolve, reply),
-            RequestPurpose::LookUp => self.looked_up(outside, reply),
+            RequestPurpose::OnLine(line, purpose) => self.line_answered(env, line, purpose, reply),
+            RequestPurpose::Shares { effect } => self.share_out(env, *effect, reply),
+            RequestPurpose::CountTopic => self.topic_counted(env, reply),
+            RequestPurpose::View { resolve } => self.resolve_view(env, resolve, reply),
+            RequestPurpose::Offsets { resolve } => self.resolve_offsets(env, resolve, reply),
+            RequestPurpose::Ends { resolve } => self.resolve_ends(env, resolve, reply),
+            RequestPurpose::LogEnds { resolve } => self.resolve_log_ends(env, resolve, reply),
+            RequestPurpose::LookUp => self.looked_up(env, reply),
             RequestPurpose::Bounds { broker, partition, position, start } => {
-                self.bounds(outside, broker, (partition, position), start, reply);
+                self.bounds(env, broker, (partition, position), start, reply);
             }
-            RequestPurpose::Fetch { broker } => self.polled(outside, broker, reply),
+            RequestPurpose::Fetch { broker } => self.polled(env, broker, reply),
         }
     }
 
     fn line_answered(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         line: SimulatedConnection,
         purpose: LinePurpose,
         reply: Option<BrokerReply>,
@@ -166,16 +166,16 @@ impl SimulatedNode {
             self.group.coordinator = None;
         }
         match purpose {
-            LinePurpose::Join(who) => self.joined(outside, who, reply),
-            LinePurpose::Sync(who) => self.synced(outside, who, reply),
-            LinePurpose::Heartbeat(seq) => self.heartbeat_answered(outside, seq, reply),
-            LinePurpose::Beat(seq) => self.told(outside, seq, reply),
+            LinePurpose::Join(who) => self.joined(env, who, reply),
+            LinePurpose::Sync(who) => self.synced(env, who, reply),
+            LinePurpose::Heartbeat(seq) => self.heartbeat_answered(env, seq, reply),
+            LinePurpose::Beat(seq) => self.told(env, seq, reply),
             LinePurpose::Leave => self.has_left(),
-            LinePurpose::Commits { who } => self.commits_answered(outside, &who, reply),
-            LinePurpose::StartCommit { resolve, who } => self.start_committed(outside, resolve, &who, reply),
-            LinePurpose::ReadBack { frontiers } => self.has_read_back(outside, frontiers, reply),
-            LinePurpose::Committed { resolve } => self.resolve_committed(outside, resolve, reply),
+            LinePurpose::Commits { who } => self.commits_answered(env, &who, reply),
+            LinePurpose::StartCommit { resolve, who } => self.start_committed(env, resolve, &who, reply),
+            LinePurpose::ReadBack { frontiers } => self.has_read_back(env, frontiers, reply),
+            LinePurpose::Committed { resolve } => self.resolve_committed(env, resolve, reply),
         }
-        self.pump_line(outside, line);
+        self.pump_line(env, line);
     }
 }

@@ -18,7 +18,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const TOPIC: Uuid = Uuid::from_u128(1);
 
 impl SimulatedNode {
-    pub(super) fn beat(&mut self, outside: &mut SimulatedEnvironment, beat: Kip848Heartbeat) {
+    pub(super) fn beat(&mut self, env: &mut SimulatedEnvironment, beat: Kip848Heartbeat) {
         let said = ReceivedHeartbeat {
             member: beat.member,
             epoch: beat.epoch,
@@ -26,9 +26,9 @@ impl SimulatedNode {
             rebalance_timeout: beat.rebalance_timeout,
             owned: beat.owned.map(|share| share.partitions),
         };
-        let deadline = outside.plan.session / 3;
+        let deadline = env.plan.session / 3;
         self.on_line(
-            outside,
+            env,
             SimulatedConnection::Heartbeat,
             LinePurpose::Beat(beat.seq),
             RequestKind::Beat(said),
@@ -36,13 +36,13 @@ impl SimulatedNode {
         );
     }
 
-    pub(super) fn told(&mut self, outside: &mut SimulatedEnvironment, seq: u64, reply: Option<BrokerReply>) {
+    pub(super) fn told(&mut self, env: &mut SimulatedEnvironment, seq: u64, reply: Option<BrokerReply>) {
         let answer = match reply {
             Some(BrokerReply::Told(Ok(answered))) => Ok(told(answered)),
             Some(BrokerReply::Told(Err(code))) => Err(self.refused(code)),
             _ => Err(RequestError::Transport("no answer".to_owned())),
         };
-        self.group_step(outside, |core, now, random| core.take(now, MemberEvent::Told(seq, answer), random));
+        self.group_step(env, |core, now, random| core.take(now, MemberEvent::Told(seq, answer), random));
     }
 }
 

@@ -59,7 +59,7 @@ impl FetchSpec for SimulatedFetch {
 /// Pending fetches of a broker, with the task that polls it.
 #[derive(Default)]
 pub(super) struct SimulatedPoller {
-    desk: PendingFetches<SimulatedFetch>,
+    fetches: PendingFetches<SimulatedFetch>,
     session: FetchSession,
     polling: PollState,
     lease: Option<MemoryLease>,
@@ -84,30 +84,30 @@ pub(super) fn backoff() -> Backoff {
 }
 
 impl SimulatedNode {
-    pub(super) fn router_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
+    pub(super) fn router_gets(&mut self, env: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
             NodeMessage::Want(want) => {
                 self.leaderless.remove(&want.key.0);
                 if self.partitions.contains_key(&want.key) {
-                    self.place(outside, want);
+                    self.place(env, want);
                 }
             }
-            NodeMessage::Forget { partition } => self.forget_want(outside, partition),
-            NodeMessage::Poll { broker } => self.poll(outside, broker),
+            NodeMessage::Forget { partition } => self.forget_want(env, partition),
+            NodeMessage::Poll { broker } => self.poll(env, broker),
             NodeMessage::BackedOff { broker } => {
                 self.desks[broker].polling = PollState::Idle;
-                let wants = self.desks[broker].desk.hand_back_all();
-                self.misplaced(outside, wants);
+                let wants = self.desks[broker].fetches.hand_back_all();
+                self.misplaced(env, wants);
             }
             NodeMessage::LookUp => {
-                let broker = outside.random.below(BROKERS as u64) as usize;
-                self.ask(outside, broker, RequestKind::Metadata, RequestPurpose::LookUp);
+                let broker = env.random.below(BROKERS as u64) as usize;
+                self.ask(env, broker, RequestKind::Metadata, RequestPurpose::LookUp);
             }
             NodeMessage::AskBounds { broker, partition, position } => {
                 let request =
                     RequestKind::ListOffsets { partitions: vec![partition], at: OffsetSpec::Earliest };
                 self.ask(
-                    outside,
+                    env,
                     broker,
                     request,
                     RequestPurpose::Bounds { broker, partition, position, start: None },
@@ -121,128 +121,123 @@ impl SimulatedNode {
         self.leaders.as_ref()?.get(usize::try_from(partition).ok()?).copied()
     }
 
-    fn place(&mut self, outside: &mut SimulatedEnvironment, want: SimulatedFetch) {
+    fn place(&mut self, env: &mut SimulatedEnvironment, want: SimulatedFetch) {
         let partition = want.key.0;
         let Some((broker, epoch)) = self.leader(partition) else {
             self.leaderless.insert(partition, want);
-            self.look_up(outside, Duration::ZERO);
+            self.look_up(env, Duration::ZERO);
             return;
         };
-        self.unplace(outside, partition);
-        let now = outside.now;
-        self.desks[broker].desk.put(id_of(outside, partition), want, epoch, now);
+        self.unplace(env, partition);
+        let now = env.now;
+        self.desks[broker].fetches.put(id_of(env, partition), want, epoch, now);
         self.placed.insert(partition, broker);
-        self.poll(outside, broker);
+        self.poll(env, broker);
     }
 
-    fn unplace(&mut self, outside: &SimulatedEnvironment, partition: i32) {
+    fn unplace(&mut self, env: &SimulatedEnvironment, partition: i32) {
         if let Some(broker) = self.placed.remove(&partition) {
-            self.desks[broker].desk.forget(&id_of(outside, partition));
+            self.desks[broker].fetches.forget(&id_of(env, partition));
         }
     }
 
-    pub(super) fn forget_want(&mut self, outside: &SimulatedEnvironment, partition: i32) {
+    pub(super) fn forget_want(&mut self, env: &SimulatedEnvironment, partition: i32) {
         self.leaderless.remove(&partition);
-        self.unplace(outside, partition);
+        self.unplace(env, partition);
     }
 
-    fn look_up(&mut self, outside: &mut SimulatedEnvironment, wait: Duration) {
+    fn look_up(&mut self, env: &mut SimulatedEnvironment, wait: Duration) {
         if !self.leaderless.is_empty() && !std::mem::replace(&mut self.looking, true) {
-            self.later(outside, wait, NodeMessage::LookUp);
+            self.later(env, wait, NodeMessage::LookUp);
         }
     }
 
-    pub(super) fn looked_up(&mut self, outside: &mut SimulatedEnvironment, reply: Option<BrokerReply>) {
+    pub(super) fn looked_up(&mut self, env: &mut SimulatedEnvironment, reply: Option<BrokerReply>) {
         self.looking = false;
         if let Some(BrokerReply::Topic(_, leaders)) = reply {
             self.leaders = Some(leaders);
             for want in std::mem::take(&mut self.leaderless).into_values() {
-                self.place(outside, want);
+                self.place(env, want);
             }
             if self.leaderless.is_empty() {
                 self.router_backoff.reset();
             }
         }
         if !self.leaderless.is_empty() {
-            let wait = self.router_backoff.next(outside.random.draw());
-            self.look_up(outside, wait);
+            let wait = self.router_backoff.next(env.random.draw());
+            self.look_up(env, wait);
         }
     }
 
-    fn misplaced(&mut self, outside: &mut SimulatedEnvironment, wants: Vec<SimulatedFetch>) {
+    fn misplaced(&mut self, env: &mut SimulatedEnvironment, wants: Vec<SimulatedFetch>) {
         for want in wants {
             if self.placed.remove(&want.key.0).is_some() {
                 self.leaderless.insert(want.key.0, want);
             }
         }
-        let wait = self.router_backoff.next(outside.random.draw());
-        self.look_up(outside, wait);
+        let wait = self.router_backoff.next(env.random.draw());
+        self.look_up(env, wait);
     }
 
-    fn poll(&mut self, outside: &mut SimulatedEnvironment, broker: usize) {
+    fn poll(&mut self, env: &mut SimulatedEnvironment, broker: usize) {
         let budget = self.budget.clone();
         let poller = &mut self.desks[broker];
         if poller.arrived.is_some() {
-            return self.receive(outside, broker);
+            return self.receive(env, broker);
         }
-        if poller.desk.is_empty() {
+        if poller.fetches.is_empty() {
             if matches!(poller.polling, PollState::ForBytes(_)) {
                 poller.polling = PollState::Idle;
             }
             return;
         }
         if matches!(poller.polling, PollState::Idle) {
-            let most = poller.desk.bytes_to_ask(budget.limit());
+            let most = poller.fetches.bytes_to_ask(budget.limit());
             let least = budget.fetch_bytes_min().min(most);
             let leased = async move { budget.lease_for_records(least, most).await };
             poller.polling = PollState::ForBytes(leased.boxed());
         }
         let PollState::ForBytes(asked) = &mut poller.polling else { return };
         let Some(lease) = asked.now_or_never() else {
-            self.later(outside, ASK_BYTES_AGAIN, NodeMessage::Poll { broker });
+            self.later(env, ASK_BYTES_AGAIN, NodeMessage::Poll { broker });
             return;
         };
-        let step = poller.desk.next(&mut poller.session, true);
-        let wait = poller.desk.wait(WAIT, outside.now);
-        let bytes_max = poller.desk.record_bytes(lease.bytes());
+        let step = poller.fetches.next(&mut poller.session, true);
+        let wait = poller.fetches.wait(WAIT, env.now);
+        let bytes_max = poller.fetches.record_bytes(lease.bytes());
         (poller.polling, poller.lease) = (PollState::Out, Some(lease));
-        self.ask(
-            outside,
-            broker,
-            RequestKind::Fetch { step, bytes_max, wait },
-            RequestPurpose::Fetch { broker },
-        );
+        self.ask(env, broker, RequestKind::Fetch { step, bytes_max, wait }, RequestPurpose::Fetch { broker });
     }
 
     pub(super) fn polled(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         broker: usize,
         reply: Option<BrokerReply>,
     ) {
-        let desk = &mut self.desks[broker];
+        let fetches = &mut self.desks[broker];
         match reply {
             Some(BrokerReply::Fetched { code: None, session, parts }) => {
-                desk.arrived = Some((session, parts));
-                self.receive(outside, broker);
+                fetches.arrived = Some((session, parts));
+                self.receive(env, broker);
             }
             Some(BrokerReply::Fetched { code: Some(code), .. }) if is_session_lost(code) => {
-                (desk.polling, desk.lease) = (PollState::Idle, None);
-                desk.session.reset();
-                self.poll(outside, broker);
+                (fetches.polling, fetches.lease) = (PollState::Idle, None);
+                fetches.session.reset();
+                self.poll(env, broker);
             }
             _ => {
-                desk.lease = None;
-                desk.session.reset();
-                desk.polling = PollState::BackingOff;
-                let wait = desk.backoff.get_or_insert_with(backoff).next(outside.random.draw());
-                self.later(outside, wait, NodeMessage::BackedOff { broker });
+                fetches.lease = None;
+                fetches.session.reset();
+                fetches.polling = PollState::BackingOff;
+                let wait = fetches.backoff.get_or_insert_with(backoff).next(env.random.draw());
+                self.later(env, wait, NodeMessage::BackedOff { broker });
             }
         }
     }
 
     /// Receives a response once all of its bytes are leased: a broker sends a first batch whole (KIP-74).
-    fn receive(&mut self, outside: &mut SimulatedEnvironment, broker: usize) {
+    fn receive(&mut self, env: &mut SimulatedEnvironment, broker: usize) {
         let budget = self.budget.clone();
         let poller = &mut self.desks[broker];
         let (Some((session, parts)), Some(mut lease)) = (poller.arrived.take(), poller.lease.take()) else {
@@ -255,22 +250,22 @@ impl SimulatedNode {
             let rest = poller.rest.get_or_insert_with(|| ask.boxed()).now_or_never();
             let Some(rest) = rest else {
                 (poller.arrived, poller.lease) = (Some((session, parts)), Some(lease));
-                return self.later(outside, ASK_BYTES_AGAIN, NodeMessage::Poll { broker });
+                return self.later(env, ASK_BYTES_AGAIN, NodeMessage::Poll { broker });
             };
             poller.rest = None;
             lease.join(rest);
         }
         (poller.polling, poller.backoff) = (PollState::Idle, None);
         poller.session.answered(session);
-        poller.desk.answered(brought, outside.now);
-        self.deliver(outside, broker, parts, lease);
+        poller.fetches.answered(brought, env.now);
+        self.deliver(env, broker, parts, lease);
         // Partitions run first, so that their next fetches are part of the next poll.
-        self.later(outside, Duration::from_micros(200), NodeMessage::Poll { broker });
+        self.later(env, Duration::from_micros(200), NodeMessage::Poll { broker });
     }
 
     fn deliver(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         broker: usize,
         parts: Vec<FetchedPart>,
         lease: MemoryLease,
@@ -282,51 +277,51 @@ impl SimulatedNode {
             if apart {
                 part.records = Bytes::copy_from_slice(&part.records);
             }
-            self.settle_part(outside, broker, part, hold);
+            self.settle_part(env, broker, part, hold);
         }
     }
 
     fn settle_part(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         broker: usize,
         part: FetchedPart,
         hold: Arc<MemoryLease>,
     ) {
         let partition = part.partition.partition;
-        let SimulatedPoller { desk, session, .. } = &mut self.desks[broker];
+        let SimulatedPoller { fetches, session, .. } = &mut self.desks[broker];
         match classify_reply(part.code, part.diverging_end, part.records.is_empty()) {
             PartitionReply::Records
             | PartitionReply::Diverged(_)
             | PartitionReply::Refused(ErrorAction::Trouble(_)) => {
-                if let Some(want) = desk.take(&part.partition, session, outside.now) {
+                if let Some(want) = fetches.take(&part.partition, session, env.now) {
                     let (key, position) = (want.key, want.position);
                     let fetched = NodeMessage::Fetched { key, position, part: Box::new(part), hold };
-                    self.post(outside, MessageMailbox::Partition(key.0, key.1.0), fetched);
+                    self.post(env, MessageMailbox::Partition(key.0, key.1.0), fetched);
                 }
             }
             PartitionReply::Refused(ErrorAction::OutOfRange) => {
                 if let Some(position) = session.position_of(&part.partition) {
                     let ask = NodeMessage::AskBounds { broker, partition, position };
-                    self.later(outside, Duration::ZERO, ask);
+                    self.later(env, Duration::ZERO, ask);
                 }
             }
             PartitionReply::Refused(ErrorAction::Misplaced) => {
-                self.release_unsent(outside, broker, partition);
+                self.release_unsent(env, broker, partition);
             }
             PartitionReply::Nothing => {}
         }
     }
 
-    fn release_unsent(&mut self, outside: &mut SimulatedEnvironment, broker: usize, partition: i32) {
-        if let Some(want) = self.desks[broker].desk.release(&id_of(outside, partition)) {
-            self.misplaced(outside, vec![want]);
+    fn release_unsent(&mut self, env: &mut SimulatedEnvironment, broker: usize, partition: i32) {
+        if let Some(want) = self.desks[broker].fetches.release(&id_of(env, partition)) {
+            self.misplaced(env, vec![want]);
         }
     }
 
     pub(super) fn bounds(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         broker: usize,
         (partition, position): (i32, Offset),
         start: Option<Offset>,
@@ -337,24 +332,24 @@ impl SimulatedNode {
             _ => None,
         };
         let Some(found) = found else {
-            return self.release_unsent(outside, broker, partition);
+            return self.release_unsent(env, broker, partition);
         };
         let Some(log_start) = start else {
             let request = RequestKind::ListOffsets { partitions: vec![partition], at: OffsetSpec::Latest };
             let purpose = RequestPurpose::Bounds { broker, partition, position, start: Some(found) };
-            return self.ask(outside, broker, request, purpose);
+            return self.ask(env, broker, request, purpose);
         };
-        let id = id_of(outside, partition);
-        let SimulatedPoller { desk, session, .. } = &mut self.desks[broker];
-        let is_same = desk.want(&id).is_some_and(|want| want.position == position);
-        if is_same && let Some(want) = desk.take(&id, session, outside.now) {
+        let id = id_of(env, partition);
+        let SimulatedPoller { fetches, session, .. } = &mut self.desks[broker];
+        let is_same = fetches.want(&id).is_some_and(|want| want.position == position);
+        if is_same && let Some(want) = fetches.take(&id, session, env.now) {
             let key = want.key;
             let told = NodeMessage::OutOfRange { key, log_start, log_end: found };
-            self.post(outside, MessageMailbox::Partition(key.0, key.1.0), told);
+            self.post(env, MessageMailbox::Partition(key.0, key.1.0), told);
         }
     }
 }
 
-fn id_of(outside: &SimulatedEnvironment, partition: i32) -> TopicPartition {
-    TopicPartition::new(Arc::clone(&outside.topic), partition)
+fn id_of(env: &SimulatedEnvironment, partition: i32) -> TopicPartition {
+    TopicPartition::new(Arc::clone(&env.topic), partition)
 }

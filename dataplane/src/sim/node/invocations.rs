@@ -61,14 +61,14 @@ impl SimulatedNode {
         self.invoker.slots.set_limit(self.invoker.throttle.limit());
     }
 
-    pub(super) fn invoke(&mut self, outside: &mut SimulatedEnvironment, consumer: u32, batch: BatchId) {
+    pub(super) fn invoke(&mut self, env: &mut SimulatedEnvironment, consumer: u32, batch: BatchId) {
         let Some(carried) = self.invoker.carried.get_mut(&(consumer, batch)) else { return };
-        carried.sent_at = outside.now;
-        if !self.group.lease.is_good(outside.now) {
-            return self.invoked(outside, consumer, batch, InvokeResponse::Withheld);
+        carried.sent_at = env.now;
+        if !self.group.lease.is_good(env.now) {
+            return self.invoked(env, consumer, batch, InvokeResponse::Withheld);
         }
         let shares = carried.shares.clone();
-        outside.call(SimulatedCall {
+        env.call(SimulatedCall {
             node: self.id,
             life: self.incarnation,
             consumer,
@@ -80,7 +80,7 @@ impl SimulatedNode {
 
     pub(super) fn invoked(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         consumer: u32,
         batch: BatchId,
         reply: InvokeResponse,
@@ -92,10 +92,10 @@ impl SimulatedNode {
         self.member.answered += 1;
         self.member.throttled += u64::from(throttled);
         let sent_at = carried.sent_at;
-        let limit = self.invoker.throttle.answered(outside.now, throttled, outside.now.since(sent_at));
+        let limit = self.invoker.throttle.answered(env.now, throttled, env.now.since(sent_at));
         let verdict = Box::new(verdict);
         let answered = NodeMessage::Answered { consumer, batch, verdict, facts, sent_at };
-        self.post(outside, MessageMailbox::Batcher(consumer), answered);
+        self.post(env, MessageMailbox::Batcher(consumer), answered);
         if limit != self.invoker.slots.limit() {
             self.invoker.slots.set_limit(limit);
         }

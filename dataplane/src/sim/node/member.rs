@@ -44,8 +44,8 @@ pub(in crate::sim) struct SimulatedMember {
 }
 
 impl SimulatedMember {
-    pub(super) fn new(outside: &SimulatedEnvironment) -> Self {
-        let bounds = PollerBounds { minimum: 1, maximum: outside.plan.consumers_max };
+    pub(super) fn new(env: &SimulatedEnvironment) -> Self {
+        let bounds = PollerBounds { minimum: 1, maximum: env.plan.consumers_max };
         Self {
             scaler: ScalingPolicy::new(bounds),
             bounds,
@@ -71,61 +71,61 @@ impl SimulatedMember {
 }
 
 impl SimulatedNode {
-    pub(super) fn member_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
+    pub(super) fn member_gets(&mut self, env: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
             NodeMessage::MemberTick => {
-                self.later(outside, TICK, NodeMessage::MemberTick);
-                self.member_tick(outside);
+                self.later(env, TICK, NodeMessage::MemberTick);
+                self.member_tick(env);
             }
-            NodeMessage::Group(event) => self.take_event(outside, event),
-            NodeMessage::StartAgain { wanted, generation } => self.resolve_under(outside, wanted, generation),
+            NodeMessage::Group(event) => self.take_event(env, event),
+            NodeMessage::StartAgain { wanted, generation } => self.resolve_under(env, wanted, generation),
             NodeMessage::Report(report) => {
-                self.take_report(outside, *report);
+                self.take_report(env, *report);
                 if self.member.stopping {
-                    self.finish_stop(outside);
+                    self.finish_stop(env);
                 }
             }
             _ => {}
         }
     }
 
-    fn member_tick(&mut self, outside: &mut SimulatedEnvironment) {
-        if self.member.lost_something && self.in_flight.is_mapping_clear(outside.mapping, outside.now) {
-            self.post(outside, MessageMailbox::Group, NodeMessage::Quiesced);
+    fn member_tick(&mut self, env: &mut SimulatedEnvironment) {
+        if self.member.lost_something && self.in_flight.is_mapping_clear(env.mapping, env.now) {
+            self.post(env, MessageMailbox::Group, NodeMessage::Quiesced);
             self.member.lost_something = false;
         }
         if self.member.stopping {
-            self.finish_stop(outside);
+            self.finish_stop(env);
             return;
         }
-        let sample = self.sample(outside);
+        let sample = self.sample(env);
         self.member.desired = self.member.scaler.decide(&sample).desired;
         // The policy reacts in seconds; schedules are too short for it to scale often.
-        if outside.draws_fault(super::super::schedule::FaultKind::Storm, 60) {
-            self.member.desired = outside.random.between(1, u64::from(self.member.bounds.maximum)) as u32;
+        if env.draws_fault(super::super::schedule::FaultKind::Storm, 60) {
+            self.member.desired = env.random.between(1, u64::from(self.member.bounds.maximum)) as u32;
         }
-        self.balance(outside);
+        self.balance(env);
         if self.budget.is_asked_back() {
             let keys: Vec<_> = self.partitions.keys().copied().collect();
             for key in keys {
-                self.post(outside, MessageMailbox::Partition(key.0, key.1.0), NodeMessage::GiveBack(key));
+                self.post(env, MessageMailbox::Partition(key.0, key.1.0), NodeMessage::GiveBack(key));
             }
         }
     }
 
-    fn sample(&mut self, outside: &SimulatedEnvironment) -> MappingSample {
+    fn sample(&mut self, env: &SimulatedEnvironment) -> MappingSample {
         let member = &mut self.member;
         let partition = |index: i32| {
             let lag = member.committed.get(&index).zip(member.log_end.get(&index));
             PartitionSample {
-                partition: TopicPartition::new(Arc::clone(&outside.topic), index),
+                partition: TopicPartition::new(Arc::clone(&env.topic), index),
                 lag: lag.map(|(committed, end)| committed.distance_to(*end)),
                 arrived: None,
                 resolved: member.resolved.get(&index).copied().unwrap_or_default(),
             }
         };
         let sample = MappingSample {
-            at: outside.now,
+            at: env.now,
             partitions: member.table.partitions().map(partition).collect(),
             slots_in_use: self.invoker.slots.in_use(),
             slots_limit: self.invoker.slots.limit(),
@@ -137,22 +137,22 @@ impl SimulatedNode {
     }
 
     /// Stops the node: it drains its partitions and leaves the group.
-    pub(in crate::sim) fn stop(&mut self, outside: &mut SimulatedEnvironment) {
+    pub(in crate::sim) fn stop(&mut self, env: &mut SimulatedEnvironment) {
         if std::mem::replace(&mut self.member.stopping, true) {
             return;
         }
         let partitions: Vec<i32> = self.member.table.partitions().collect();
-        self.revoke_partitions(outside, &partitions);
-        self.finish_stop(outside);
+        self.revoke_partitions(env, &partitions);
+        self.finish_stop(env);
     }
 
-    pub(super) fn finish_stop(&mut self, outside: &mut SimulatedEnvironment) {
+    pub(super) fn finish_stop(&mut self, env: &mut SimulatedEnvironment) {
         if !self.member.table.is_empty() || self.member.leaving {
             return;
         }
         self.member.leaving = true;
-        self.clear_floor(outside);
-        self.post(outside, MessageMailbox::Group, NodeMessage::Leave);
+        self.clear_floor(env);
+        self.post(env, MessageMailbox::Group, NodeMessage::Leave);
     }
 
     /// Updates the gauges of a partition.

@@ -37,33 +37,33 @@ pub(super) struct SimulatedGroupThread {
 }
 
 impl SimulatedGroupThread {
-    pub(super) fn new((node, life): (usize, u32), outside: &SimulatedEnvironment) -> Self {
-        let plan = &outside.plan;
+    pub(super) fn new((node, life): (usize, u32), env: &SimulatedEnvironment) -> Self {
+        let plan = &env.plan;
         let timing = MemberTiming::new(plan.session, plan.function_timeout + Duration::from_secs(10));
         Self {
-            core: GroupMember::new(plan.protocol, timing, format!("{node}.{life}-c"), outside.now),
+            core: GroupMember::new(plan.protocol, timing, format!("{node}.{life}-c"), env.now),
             lease: OwnershipLease::default(),
             coordinator: None,
             timing,
             lease_until: Moment::default(),
             timer: None,
             counted: None,
-            next_count: outside.now + METADATA_AGE_MAX,
+            next_count: env.now + METADATA_AGE_MAX,
         }
     }
 }
 
 impl SimulatedNode {
-    pub(super) fn group_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
+    pub(super) fn group_gets(&mut self, env: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
             NodeMessage::GroupWake => {
-                self.group.timer = self.group.timer.filter(|at| *at > outside.now);
-                self.group_step(outside, |_, _, _| Vec::new());
+                self.group.timer = self.group.timer.filter(|at| *at > env.now);
+                self.group_step(env, |_, _, _| Vec::new());
             }
             NodeMessage::Released(partitions) => {
-                self.group_step(outside, |core, now, _| core.released(now, &partitions));
+                self.group_step(env, |core, now, _| core.released(now, &partitions));
             }
-            NodeMessage::Quiesced => self.group_step(outside, |core, _, _| {
+            NodeMessage::Quiesced => self.group_step(env, |core, _, _| {
                 core.all_invocations_ended();
                 Vec::new()
             }),
@@ -71,9 +71,9 @@ impl SimulatedNode {
             NodeMessage::Leave => {
                 let effects = self.group.core.leave();
                 let says_so = effects.iter().any(|effect| matches!(effect, GroupEffect::Leave { .. }));
-                self.carry_out_group(outside, effects);
+                self.carry_out_group(env, effects);
                 if !says_so {
-                    self.later(outside, Duration::from_secs(1), NodeMessage::HasLeft);
+                    self.later(env, Duration::from_secs(1), NodeMessage::HasLeft);
                 }
             }
             _ => {}
@@ -83,29 +83,29 @@ impl SimulatedNode {
     /// Applies one event to the core, and the tick that follows.
     pub(super) fn group_step(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         event: impl FnOnce(&mut GroupMember, Moment, u64) -> Vec<GroupEffect>,
     ) {
-        let (now, random) = (outside.now, outside.random.draw());
+        let (now, random) = (env.now, env.random.draw());
         let effects = event(&mut self.group.core, now, random);
-        self.carry_out_group(outside, effects);
+        self.carry_out_group(env, effects);
         let effects = self.group.core.tick(now, random);
-        self.carry_out_group(outside, effects);
-        self.count_topic(outside);
+        self.carry_out_group(env, effects);
+        self.count_topic(env);
         if let Some(at) = self.group.core.wake_at()
             && self.group.timer.is_none_or(|set| at < set)
         {
             let at = at.max(now);
             self.group.timer = Some(at);
-            self.later(outside, at.since(now), NodeMessage::GroupWake);
+            self.later(env, at.since(now), NodeMessage::GroupWake);
         }
     }
 
-    fn carry_out_group(&mut self, outside: &mut SimulatedEnvironment, effects: Vec<GroupEffect>) {
+    fn carry_out_group(&mut self, env: &mut SimulatedEnvironment, effects: Vec<GroupEffect>) {
         for effect in effects {
             match effect {
                 GroupEffect::ExtendLease(until) => {
-                    self.judge_lease(outside, until);
+                    self.judge_lease(env, until);
                     self.group.lease.extend(until);
                     self.group.lease_until = until;
                 }
@@ -113,58 +113,58 @@ impl SimulatedNode {
                 GroupEffect::Notify(GroupEvent::Trouble(_) | GroupEvent::Healthy) => {}
                 GroupEffect::Notify(event) => {
                     if matches!(event, GroupEvent::Lost { .. }) {
-                        self.on_ownership_lost(outside);
+                        self.on_ownership_lost(env);
                     }
-                    self.tell_member(outside, event);
+                    self.tell_member(env, event);
                 }
-                request => self.request(outside, request),
+                request => self.request(env, request),
             }
         }
     }
 
     /// Checks that no lease outlives the coordinator's session.
-    fn judge_lease(&self, outside: &mut SimulatedEnvironment, until: Moment) {
+    fn judge_lease(&self, env: &mut SimulatedEnvironment, until: Moment) {
         let standing = self.group.core.standing();
         if let Some(ends) =
-            standing.and_then(|standing| outside.session_ends(&standing.member)).filter(|ends| until > *ends)
+            standing.and_then(|standing| env.session_ends(&standing.member)).filter(|ends| until > *ends)
         {
             let over = until.since(ends).as_micros();
             let text = format!("node {}: a lease that outlives its session by {over} µs", self.id);
-            outside.violated(Invariant::Own1, text);
+            env.violated(Invariant::Own1, text);
         }
     }
 
-    fn tell_member(&mut self, outside: &mut SimulatedEnvironment, event: GroupEvent) {
-        self.post(outside, MessageMailbox::Member, NodeMessage::Group(event));
+    fn tell_member(&mut self, env: &mut SimulatedEnvironment, event: GroupEvent) {
+        self.post(env, MessageMailbox::Member, NodeMessage::Group(event));
     }
 
-    fn on_ownership_lost(&self, outside: &mut SimulatedEnvironment) {
-        outside.cue(self.id, FaultTrigger::OwnershipLost);
-        outside.record(Happened::LetGo { owner: owner(self.id, self.incarnation) });
-        let over = self.group.lease_until.max(outside.now) + margin(self.group.timing.session_timeout);
+    fn on_ownership_lost(&self, env: &mut SimulatedEnvironment) {
+        env.cue(self.id, FaultTrigger::OwnershipLost);
+        env.record(Happened::LetGo { owner: owner(self.id, self.incarnation) });
+        let over = self.group.lease_until.max(env.now) + margin(self.group.timing.session_timeout);
         let (node, life) = (self.id, self.incarnation);
-        outside.queue.push(over, EnvironmentEvent::SessionOver { node, life });
+        env.queue.push(over, EnvironmentEvent::SessionOver { node, life });
     }
 
-    fn request(&mut self, outside: &mut SimulatedEnvironment, effect: GroupEffect) {
+    fn request(&mut self, env: &mut SimulatedEnvironment, effect: GroupEffect) {
         let timing = self.group.timing;
         let blocks_for = timing.rebalance_timeout + DEADLINE;
         match effect {
             GroupEffect::FindCoordinator => {
-                let broker = outside.random.below(2) as usize;
-                self.ask(outside, broker, RequestKind::FindCoordinator, RequestPurpose::FindCoordinator);
+                let broker = env.random.below(2) as usize;
+                self.ask(env, broker, RequestKind::FindCoordinator, RequestPurpose::FindCoordinator);
             }
             GroupEffect::Join { member, generation, owned } => {
-                let subscription = wire::subscription(&outside.topic, &owned, generation);
+                let subscription = wire::subscription(&env.topic, &owned, generation);
                 let (session, rebalance) = (timing.session_timeout, timing.rebalance_timeout);
                 let who = MemberIdentity { member: member.clone(), generation };
                 let request = RequestKind::Join { member, session, rebalance, subscription };
-                self.on_line(outside, SimulatedConnection::Join, LinePurpose::Join(who), request, blocks_for);
+                self.on_line(env, SimulatedConnection::Join, LinePurpose::Join(who), request, blocks_for);
             }
             GroupEffect::AssignAndSync { .. } => {
-                let broker = outside.random.below(2) as usize;
+                let broker = env.random.below(2) as usize;
                 self.ask(
-                    outside,
+                    env,
                     broker,
                     RequestKind::Metadata,
                     RequestPurpose::Shares { effect: Box::new(effect) },
@@ -173,24 +173,24 @@ impl SimulatedNode {
             GroupEffect::Sync { member, generation } => {
                 let who = MemberIdentity { member: member.clone(), generation };
                 let request = RequestKind::Sync { member, generation, shares: Vec::new() };
-                self.on_line(outside, SimulatedConnection::Join, LinePurpose::Sync(who), request, blocks_for);
+                self.on_line(env, SimulatedConnection::Join, LinePurpose::Sync(who), request, blocks_for);
             }
             GroupEffect::Heartbeat { member, generation, seq } => {
                 let request = RequestKind::Heartbeat { member, generation };
                 let deadline = timing.session_timeout / 3;
                 self.on_line(
-                    outside,
+                    env,
                     SimulatedConnection::Heartbeat,
                     LinePurpose::Heartbeat(seq),
                     request,
                     deadline,
                 );
             }
-            GroupEffect::Beat(beat) => self.beat(outside, beat),
+            GroupEffect::Beat(beat) => self.beat(env, beat),
             GroupEffect::Leave { member } => {
                 let request = RequestKind::Leave { member };
                 self.on_line(
-                    outside,
+                    env,
                     SimulatedConnection::Heartbeat,
                     LinePurpose::Leave,
                     request,
@@ -204,7 +204,7 @@ impl SimulatedNode {
     /// Computes every member's share, as the leader, and syncs.
     pub(super) fn share_out(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         effect: GroupEffect,
         reply: Option<BrokerReply>,
     ) {
@@ -212,15 +212,13 @@ impl SimulatedNode {
         let who = MemberIdentity { member: member.clone(), generation };
         let Some(BrokerReply::Topic(_, view)) = reply else {
             let failure = Err(RequestError::Transport("metadata".to_owned()));
-            self.group_step(outside, |core, now, random| {
-                core.take(now, Answer::Synced(who, failure), random)
-            });
+            self.group_step(env, |core, now, random| core.take(now, Answer::Synced(who, failure), random));
             return;
         };
         let readable: Vec<MemberSubscription> =
             members.iter().filter_map(|(id, metadata)| wire::read_subscription(id, metadata).ok()).collect();
         self.group.counted = Some(view.len());
-        let counts = BTreeMap::from([(outside.topic.to_string(), view.len() as i32)]);
+        let counts = BTreeMap::from([(env.topic.to_string(), view.len() as i32)]);
         let plan = assignor::assign(&readable, &counts);
         let shares: Vec<(String, Bytes)> = members
             .iter()
@@ -230,28 +228,24 @@ impl SimulatedNode {
             .collect();
         let request = RequestKind::Sync { member, generation, shares };
         let deadline = self.group.timing.rebalance_timeout + DEADLINE;
-        self.on_line(outside, SimulatedConnection::Join, LinePurpose::Sync(who), request, deadline);
+        self.on_line(env, SimulatedConnection::Join, LinePurpose::Sync(who), request, deadline);
     }
 
-    pub(super) fn coordinator_found(
-        &mut self,
-        outside: &mut SimulatedEnvironment,
-        reply: Option<BrokerReply>,
-    ) {
+    pub(super) fn coordinator_found(&mut self, env: &mut SimulatedEnvironment, reply: Option<BrokerReply>) {
         let found = match reply {
             Some(BrokerReply::Coordinator(Ok(broker))) => {
                 self.group.coordinator = Some(broker);
-                let session = outside.plan.session;
+                let session = env.plan.session;
                 Ok(Some(SessionBounds { shortest: session, longest: session }))
             }
             _ => Err("no coordinator".to_owned()),
         };
-        self.group_step(outside, |core, now, random| core.take(now, Answer::CoordinatorFound(found), random));
+        self.group_step(env, |core, now, random| core.take(now, Answer::CoordinatorFound(found), random));
     }
 
     pub(super) fn joined(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         who: MemberIdentity,
         reply: Option<BrokerReply>,
     ) {
@@ -268,28 +262,28 @@ impl SimulatedNode {
             },
             _ => Err(RequestError::Transport("no answer".to_owned())),
         };
-        self.group_step(outside, |core, now, random| core.take(now, Answer::Joined(who, answer), random));
+        self.group_step(env, |core, now, random| core.take(now, Answer::Joined(who, answer), random));
     }
 
     pub(super) fn synced(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         who: MemberIdentity,
         reply: Option<BrokerReply>,
     ) {
         let answer = match reply {
             Some(BrokerReply::Synced(Ok(share))) => {
-                wire::read_assignment(&outside.topic, &share).map_err(RequestError::Transport)
+                wire::read_assignment(&env.topic, &share).map_err(RequestError::Transport)
             }
             Some(BrokerReply::Synced(Err(code))) => Err(self.refused(code)),
             _ => Err(RequestError::Transport("no answer".to_owned())),
         };
-        self.group_step(outside, |core, now, random| core.take(now, Answer::Synced(who, answer), random));
+        self.group_step(env, |core, now, random| core.take(now, Answer::Synced(who, answer), random));
     }
 
     pub(super) fn heartbeat_answered(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         seq: u64,
         reply: Option<BrokerReply>,
     ) {
@@ -298,7 +292,7 @@ impl SimulatedNode {
             Some(BrokerReply::Heartbeat(Some(code))) => Err(self.refused(code)),
             _ => Err(RequestError::Transport("no answer".to_owned())),
         };
-        self.group_step(outside, |core, now, random| {
+        self.group_step(env, |core, now, random| {
             core.take(now, Answer::HeartbeatAnswered(seq, answer), random)
         });
     }
@@ -310,21 +304,21 @@ impl SimulatedNode {
         RequestError::Code(code)
     }
 
-    fn count_topic(&mut self, outside: &mut SimulatedEnvironment) {
-        if self.group.core.leads() && outside.now >= self.group.next_count {
-            self.group.next_count = outside.now + METADATA_AGE_MAX;
-            let broker = outside.random.below(2) as usize;
-            self.ask(outside, broker, RequestKind::Metadata, RequestPurpose::CountTopic);
+    fn count_topic(&mut self, env: &mut SimulatedEnvironment) {
+        if self.group.core.leads() && env.now >= self.group.next_count {
+            self.group.next_count = env.now + METADATA_AGE_MAX;
+            let broker = env.random.below(2) as usize;
+            self.ask(env, broker, RequestKind::Metadata, RequestPurpose::CountTopic);
         }
     }
 
-    pub(super) fn topic_counted(&mut self, outside: &mut SimulatedEnvironment, reply: Option<BrokerReply>) {
+    pub(super) fn topic_counted(&mut self, env: &mut SimulatedEnvironment, reply: Option<BrokerReply>) {
         let Some(BrokerReply::Topic(_, leaders)) = reply else { return };
         let partitions = leaders.len();
         self.leaders = Some(leaders);
         let grown = self.group.counted.replace(partitions).is_some_and(|before| before != partitions);
         if grown {
-            self.group_step(outside, |core, now, _| core.topic_changed(now));
+            self.group_step(env, |core, now, _| core.topic_changed(now));
         }
     }
 

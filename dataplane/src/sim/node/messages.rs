@@ -106,7 +106,7 @@ pub(crate) enum NodeMessage {
     Buried {
         key: OwnershipKey,
         ticket: u64,
-        buried: DeadLetterResult,
+        dead_letter_result: DeadLetterResult,
     },
     TellDrained(OwnershipKey),
     TellParted(OwnershipKey),

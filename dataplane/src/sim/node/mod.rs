@@ -95,9 +95,9 @@ pub(super) struct SimulatedNode {
 }
 
 impl SimulatedNode {
-    pub(super) fn new(id: usize, life: u32, outside: &mut SimulatedEnvironment) -> Self {
-        let now = outside.now;
-        let (budget, neighbour) = NeighbourMapping::beside(outside);
+    pub(super) fn new(id: usize, life: u32, env: &mut SimulatedEnvironment) -> Self {
+        let now = env.now;
+        let (budget, neighbour) = NeighbourMapping::beside(env);
         let mut node = Self {
             id,
             incarnation: life,
@@ -108,11 +108,11 @@ impl SimulatedNode {
             neighbour,
             in_flight: InFlight::default(),
             mail: BTreeMap::new(),
-            group: SimulatedGroupThread::new((id, life), outside),
+            group: SimulatedGroupThread::new((id, life), env),
             lines: [LineState::default(), LineState::default(), LineState::default()],
             purposes: BTreeMap::new(),
             leaders: None,
-            member: SimulatedMember::new(outside),
+            member: SimulatedMember::new(env),
             resolves: BTreeMap::new(),
             turn: None,
             turns: VecDeque::new(),
@@ -128,94 +128,90 @@ impl SimulatedNode {
             router_backoff: fetching::backoff(),
             granted: Arc::default(),
         };
-        node.group_step(outside, |_, _, _| Vec::new());
-        node.later(outside, Duration::from_secs(1), NodeMessage::MemberTick);
-        node.later(outside, commits::READ_BACK_TICK, NodeMessage::ReadBackTick);
+        node.group_step(env, |_, _, _| Vec::new());
+        node.later(env, Duration::from_secs(1), NodeMessage::MemberTick);
+        node.later(env, commits::READ_BACK_TICK, NodeMessage::ReadBackTick);
         if node.neighbour.is_there() {
-            node.later(outside, Duration::ZERO, NodeMessage::NeighbourGrabs);
+            node.later(env, Duration::ZERO, NodeMessage::NeighbourGrabs);
         }
         node
     }
 
     /// Posts a message between two actors of the process.
-    fn post(&mut self, outside: &mut SimulatedEnvironment, to: MessageMailbox, what: NodeMessage) {
-        let soon = outside.now + outside.random.micros(2, 60);
+    fn post(&mut self, env: &mut SimulatedEnvironment, to: MessageMailbox, what: NodeMessage) {
+        let soon = env.now + env.random.micros(2, 60);
         let last = self.mail.entry(to).or_default();
         *last = soon.max(*last);
         let when = *last;
-        outside.queue.push(when, EnvironmentEvent::Inside { node: self.id, life: self.incarnation, what });
+        env.queue.push(when, EnvironmentEvent::Inside { node: self.id, life: self.incarnation, what });
     }
 
-    fn later(&self, outside: &mut SimulatedEnvironment, wait: Duration, what: NodeMessage) {
-        outside.after(wait, EnvironmentEvent::Inside { node: self.id, life: self.incarnation, what });
+    fn later(&self, env: &mut SimulatedEnvironment, wait: Duration, what: NodeMessage) {
+        env.after(wait, EnvironmentEvent::Inside { node: self.id, life: self.incarnation, what });
     }
 
     /// Handles a message.
-    pub(super) fn handle(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
+    pub(super) fn handle(&mut self, env: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
             NodeMessage::GroupWake
             | NodeMessage::Released(_)
             | NodeMessage::Quiesced
             | NodeMessage::Leave
             | NodeMessage::HasLeft => {
-                self.group_gets(outside, what);
+                self.group_gets(env, what);
             }
-            NodeMessage::Replied { ask, reply } => self.replied(outside, ask, reply.map(|reply| *reply)),
+            NodeMessage::Replied { ask, reply } => self.replied(env, ask, reply.map(|reply| *reply)),
             NodeMessage::MemberTick
             | NodeMessage::Group(_)
             | NodeMessage::StartAgain { .. }
             | NodeMessage::Report(_) => {
-                self.member_gets(outside, what);
+                self.member_gets(env, what);
             }
-            NodeMessage::ResolveAgain { resolve } => self.resolve_step(outside, resolve),
+            NodeMessage::ResolveAgain { resolve } => self.resolve_step(env, resolve),
             NodeMessage::StartPartition { .. }
             | NodeMessage::DrainPartition { .. }
             | NodeMessage::FencePartitions { .. } => {
-                self.consumer_gets(outside, what);
+                self.consumer_gets(env, what);
             }
             NodeMessage::Frontier(_)
             | NodeMessage::Unfollow(_)
             | NodeMessage::CommitterRested
             | NodeMessage::ReadBackTick => {
-                self.committer_gets(outside, what);
+                self.committer_gets(env, what);
             }
             NodeMessage::NeighbourGrabs => {
                 let wait = self.neighbour.grab();
-                self.later(outside, wait, NodeMessage::NeighbourGrabs);
+                self.later(env, wait, NodeMessage::NeighbourGrabs);
             }
-            NodeMessage::Invoke { consumer, batch } => self.invoke(outside, consumer, batch),
-            NodeMessage::Invoked { consumer, batch, reply } => self.invoked(outside, consumer, batch, *reply),
+            NodeMessage::Invoke { consumer, batch } => self.invoke(env, consumer, batch),
+            NodeMessage::Invoked { consumer, batch, reply } => self.invoked(env, consumer, batch, *reply),
             NodeMessage::Want(_)
             | NodeMessage::Forget { .. }
             | NodeMessage::Poll { .. }
             | NodeMessage::BackedOff { .. }
             | NodeMessage::LookUp
-            | NodeMessage::AskBounds { .. } => self.router_gets(outside, what),
+            | NodeMessage::AskBounds { .. } => self.router_gets(env, what),
             NodeMessage::Offer { .. }
             | NodeMessage::Withdraw { .. }
             | NodeMessage::Unregister { .. }
             | NodeMessage::SlotGranted { .. }
             | NodeMessage::BatcherWake { .. }
-            | NodeMessage::Answered { .. } => self.batcher_gets(outside, what),
-            _ => self.partition_gets(outside, what),
+            | NodeMessage::Answered { .. } => self.batcher_gets(env, what),
+            _ => self.partition_gets(env, what),
         }
-        self.deliver_grants(outside);
+        self.deliver_grants(env);
     }
 
-    fn deliver_grants(&mut self, outside: &mut SimulatedEnvironment) {
+    fn deliver_grants(&mut self, env: &mut SimulatedEnvironment) {
         let granted = std::mem::take(&mut *self.granted.lock());
         for (consumer, slot) in granted {
-            self.post(
-                outside,
-                MessageMailbox::Batcher(consumer),
-                NodeMessage::SlotGranted { consumer, slot },
-            );
+            self.post(env, MessageMailbox::Batcher(consumer), NodeMessage::SlotGranted { consumer, slot });
         }
     }
 
-    fn replied(&mut self, outside: &mut SimulatedEnvironment, ask: u64, reply: Option<BrokerReply>) {
+    fn replied(&mut self, env: &mut SimulatedEnvironment, ask: u64, reply: Option<BrokerReply>) {
         let Some(purpose) = self.purposes.remove(&ask) else { return };
-        self.answer(outside, purpose, reply);
+        self.answer(env, purpose, reply);
     }
 
     /// Drops everything. Returns the bytes that are still leased.
@@ -229,8 +225,8 @@ impl SimulatedNode {
     }
 
     /// Returns the wall clock of the machine.
-    fn wall(&self, outside: &SimulatedEnvironment) -> lighterman_proto::units::TimestampMs {
-        let elapsed = outside.elapsed().as_millis() as i64;
+    fn wall(&self, env: &SimulatedEnvironment) -> lighterman_proto::units::TimestampMs {
+        let elapsed = env.elapsed().as_millis() as i64;
         lighterman_proto::units::TimestampMs(super::environment::WALL_MS + elapsed + self.wall_jump_ms)
     }
 }

@@ -22,9 +22,9 @@ pub(super) struct NeighbourMapping {
 
 impl NeighbourMapping {
     /// Returns the simulated mapping's share, and the neighbour if the plan has one.
-    pub(super) fn beside(outside: &SimulatedEnvironment) -> (MemoryBudget, Self) {
-        let node = MemoryBudget::new(outside.plan.budget);
-        if !outside.plan.has_neighbour {
+    pub(super) fn beside(env: &SimulatedEnvironment) -> (MemoryBudget, Self) {
+        let node = MemoryBudget::new(env.plan.budget);
+        if !env.plan.has_neighbour {
             return (node, Self::default());
         }
         let budget = Some(node.share_for("the neighbour"));

@@ -16,56 +16,56 @@ use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 const BEGIN_ANEW_TOGETHER: Duration = Duration::from_millis(200);
 
 impl SimulatedNode {
-    pub(super) fn balance(&mut self, outside: &mut SimulatedEnvironment) {
+    pub(super) fn balance(&mut self, env: &mut SimulatedEnvironment) {
         if self.member.stopping {
             return;
         }
         let desired = self.member.bounds.clip(self.member.desired, self.member.table.len() as u32) as usize;
         while self.floor.len() < desired {
-            self.add_consumer(outside);
+            self.add_consumer(env);
         }
         let consumers: Vec<ConsumerId> = self.floor.iter().copied().take(desired).collect();
         for step in self.member.table.balance(&consumers) {
-            self.carry_out_move(outside, step);
+            self.carry_out_move(env, step);
         }
         let surplus: Vec<ConsumerId> = self.floor.iter().copied().skip(desired).collect();
         for consumer in surplus {
             if self.member.table.at(consumer) == 0 {
-                self.remove_consumer(outside, consumer);
+                self.remove_consumer(env, consumer);
             }
         }
     }
 
-    fn add_consumer(&mut self, outside: &SimulatedEnvironment) {
+    fn add_consumer(&mut self, env: &SimulatedEnvironment) {
         let id = ConsumerId(self.member.next_consumer);
         self.member.next_consumer += 1;
-        self.consumers.insert(id, SimulatedConsumer::new(outside));
+        self.consumers.insert(id, SimulatedConsumer::new(env));
         self.floor.insert(id);
         self.set_ceiling();
     }
 
-    fn remove_consumer(&mut self, outside: &mut SimulatedEnvironment, id: ConsumerId) {
+    fn remove_consumer(&mut self, env: &mut SimulatedEnvironment, id: ConsumerId) {
         self.floor.remove(&id);
         self.set_ceiling();
         self.post(
-            outside,
+            env,
             MessageMailbox::Consumer(id.0),
             NodeMessage::FencePartitions { consumer: id.0, which: None },
         );
     }
 
-    pub(super) fn clear_floor(&mut self, outside: &mut SimulatedEnvironment) {
+    pub(super) fn clear_floor(&mut self, env: &mut SimulatedEnvironment) {
         let all: Vec<ConsumerId> = self.floor.iter().copied().collect();
         for id in all {
-            self.remove_consumer(outside, id);
+            self.remove_consumer(env, id);
         }
     }
 
-    fn carry_out_move(&mut self, outside: &mut SimulatedEnvironment, step: AssignmentMove) {
+    fn carry_out_move(&mut self, env: &mut SimulatedEnvironment, step: AssignmentMove) {
         match step {
             AssignmentMove::Drain { partition, consumer, epoch } => {
                 self.post(
-                    outside,
+                    env,
                     MessageMailbox::Consumer(consumer.0),
                     NodeMessage::DrainPartition { partition, epoch },
                 );
@@ -75,21 +75,21 @@ impl SimulatedNode {
                 let consumer = consumer.0;
                 let position = Box::new(position);
                 let start = NodeMessage::StartPartition { consumer, partition, epoch, position };
-                self.post(outside, MessageMailbox::Consumer(consumer), start);
+                self.post(env, MessageMailbox::Consumer(consumer), start);
             }
         }
     }
 
-    pub(super) fn revoke_partitions(&mut self, outside: &mut SimulatedEnvironment, partitions: &[i32]) {
+    pub(super) fn revoke_partitions(&mut self, env: &mut SimulatedEnvironment, partitions: &[i32]) {
         for partition in partitions {
             if let Some(step) = self.member.table.revoke(*partition) {
-                self.carry_out_move(outside, step);
+                self.carry_out_move(env, step);
             }
-            self.forget_if_gone(outside, *partition);
+            self.forget_if_gone(env, *partition);
         }
     }
 
-    fn forget_if_gone(&mut self, outside: &mut SimulatedEnvironment, partition: i32) {
+    fn forget_if_gone(&mut self, env: &mut SimulatedEnvironment, partition: i32) {
         if self.member.table.holds(partition) {
             return;
         }
@@ -100,18 +100,18 @@ impl SimulatedNode {
             if self.is_resolving() {
                 self.member.lets_go.push(partition);
             } else {
-                self.post(outside, MessageMailbox::Group, NodeMessage::Released(vec![partition]));
+                self.post(env, MessageMailbox::Group, NodeMessage::Released(vec![partition]));
             }
         }
     }
 
-    fn lose_partitions(&mut self, outside: &mut SimulatedEnvironment, partitions: &[i32]) {
+    fn lose_partitions(&mut self, env: &mut SimulatedEnvironment, partitions: &[i32]) {
         self.member.lost_something = true;
         let all: Vec<u32> = self.floor.iter().map(|id| id.0).collect();
         for consumer in all {
             let which = Some(partitions.to_vec());
             self.post(
-                outside,
+                env,
                 MessageMailbox::Consumer(consumer),
                 NodeMessage::FencePartitions { consumer, which },
             );
@@ -120,17 +120,17 @@ impl SimulatedNode {
             self.member.owned.remove(partition);
             self.member.revoking.remove(partition);
             self.member.table.remove_consumer(*partition);
-            self.forget_if_gone(outside, *partition);
+            self.forget_if_gone(env, *partition);
         }
     }
 
-    pub(super) fn take_event(&mut self, outside: &mut SimulatedEnvironment, event: GroupEvent) {
+    pub(super) fn take_event(&mut self, env: &mut SimulatedEnvironment, event: GroupEvent) {
         match event {
             GroupEvent::Assigned { generation, owned, added } => {
                 self.member.generation = generation;
                 self.member.owned = owned.into_iter().chain(added.iter().copied()).collect();
                 if !added.is_empty() {
-                    self.resolve_starts(outside, added, Duration::ZERO);
+                    self.resolve_starts(env, added, Duration::ZERO);
                 }
             }
             GroupEvent::Revoke { partitions } => {
@@ -138,14 +138,14 @@ impl SimulatedNode {
                     self.member.owned.remove(partition);
                     self.member.revoking.insert(*partition);
                 }
-                self.revoke_partitions(outside, &partitions);
+                self.revoke_partitions(env, &partitions);
             }
-            GroupEvent::Lost { partitions, .. } => self.lose_partitions(outside, &partitions),
+            GroupEvent::Lost { partitions, .. } => self.lose_partitions(env, &partitions),
             GroupEvent::Trouble(_) | GroupEvent::Healthy | GroupEvent::Ended => {}
         }
     }
 
-    pub(super) fn take_report(&mut self, outside: &mut SimulatedEnvironment, report: PartitionReport) {
+    pub(super) fn take_report(&mut self, env: &mut SimulatedEnvironment, report: PartitionReport) {
         let PartitionReport { partition, epoch, state } = report;
         if self.member.table.place(partition).is_none_or(|(_, current)| current != epoch) {
             return;
@@ -154,43 +154,39 @@ impl SimulatedNode {
             PartitionState::Drained { position } => {
                 let frontier = position.committed.0;
                 let owner = owner(self.id, self.incarnation);
-                outside.record(Happened::Drained { owner, partition, epoch: epoch.0, frontier });
+                env.record(Happened::Drained { owner, partition, epoch: epoch.0, frontier });
                 self.member.positions.insert(partition, position);
             }
             PartitionState::Rebuild { position } => {
                 self.member.positions.insert(partition, position);
             }
-            PartitionState::BeginAnew => return self.begin_anew(outside, partition),
+            PartitionState::BeginAnew => return self.begin_anew(env, partition),
             PartitionState::Exited { .. } => return,
         }
         self.member.table.released(partition, epoch);
-        self.forget_if_gone(outside, partition);
-        self.balance(outside);
+        self.forget_if_gone(env, partition);
+        self.balance(env);
     }
 
-    fn begin_anew(&mut self, outside: &mut SimulatedEnvironment, partition: i32) {
+    fn begin_anew(&mut self, env: &mut SimulatedEnvironment, partition: i32) {
         self.member.table.remove_consumer(partition);
-        self.forget_if_gone(outside, partition);
+        self.forget_if_gone(env, partition);
         if self.member.owned.contains(&partition) && !self.member.stopping {
-            self.resolve_starts(outside, vec![partition], BEGIN_ANEW_TOGETHER);
+            self.resolve_starts(env, vec![partition], BEGIN_ANEW_TOGETHER);
         }
     }
 
-    pub(super) fn consumer_gets(&mut self, outside: &mut SimulatedEnvironment, what: NodeMessage) {
+    pub(super) fn consumer_gets(&mut self, env: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
             NodeMessage::StartPartition { consumer, partition, epoch, position } => {
                 if self.consumers.contains_key(&ConsumerId(consumer)) {
-                    self.start_partition(outside, consumer, (partition, epoch), *position);
+                    self.start_partition(env, consumer, (partition, epoch), *position);
                 }
             }
             NodeMessage::DrainPartition { partition, epoch } => {
                 if self.partitions.contains_key(&(partition, epoch)) {
                     let key = (partition, epoch);
-                    self.post(
-                        outside,
-                        MessageMailbox::Partition(partition, epoch.0),
-                        NodeMessage::Drain(key),
-                    );
+                    self.post(env, MessageMailbox::Partition(partition, epoch.0), NodeMessage::Drain(key));
                 }
             }
             NodeMessage::FencePartitions { consumer, which } => {
@@ -204,7 +200,7 @@ impl SimulatedNode {
                     .map(|(key, _)| *key)
                     .collect();
                 for key in gone {
-                    self.fence(outside, key);
+                    self.fence(env, key);
                 }
                 if which.is_none() {
                     self.end_consumer(ConsumerId(consumer));

@@ -15,29 +15,29 @@ use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 impl SimulatedNode {
     pub(super) fn settle(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         id: u32,
         batch: BatchId,
         verdict: &InvocationOutcome,
         facts: Option<InvocationMetadata>,
         sent_at: Moment,
     ) {
-        let wall = self.wall(outside);
+        let wall = self.wall(env);
         let Some(consumer) = self.consumers.get_mut(&ConsumerId(id)) else { return };
         let Some(sent) = consumer.sent.remove(&batch) else { return };
-        let function_timeout = outside.plan.function_timeout;
+        let function_timeout = env.plan.function_timeout;
         let may_run_until = verdict.may_run_until(sent_at, function_timeout);
         let ours = |(partition, _): &(i32, Epoch)| consumer.partitions.contains_key(partition);
         let shares = sent.members.iter().map(|member| (member.partition, member.epoch)).filter(ours);
         let setbacks = consumer.setbacks.after(verdict, shares);
         let sending = AttemptInfo { attempt: sent.attempt, setbacks, may_run_until };
-        let random = outside.random.draw();
+        let random = env.random.draw();
         let settling = ResultContext {
-            topic: &outside.topic,
-            partial_responses: outside.plan.partial_responses,
+            topic: &env.topic,
+            partial_responses: env.plan.partial_responses,
             facts,
             wall,
-            again_at: retry_at(verdict, sending, outside.now, super::invocations::RETRY, random),
+            again_at: retry_at(verdict, sending, env.now, super::invocations::RETRY, random),
         };
         let settled = partition_results(verdict, &sent.members, sent.records, &settling);
         for flight in sent.flights {
@@ -54,7 +54,7 @@ impl SimulatedNode {
             if let Some(under) = under {
                 let (key, epoch) = ((member.partition, under), member.epoch);
                 let resolved = NodeMessage::Resolved { key, epoch, batch, resolution: Box::new(resolution) };
-                self.post(outside, MessageMailbox::Partition(key.0, key.1.0), resolved);
+                self.post(env, MessageMailbox::Partition(key.0, key.1.0), resolved);
             }
         }
         self.end_consumer_if_leaving(ConsumerId(id));

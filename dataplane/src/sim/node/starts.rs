@@ -36,26 +36,26 @@ pub(super) struct StartResolution {
 impl SimulatedNode {
     pub(super) fn resolve_starts(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         wanted: Vec<i32>,
         wait: Duration,
     ) {
         let generation = self.member.generation;
         if wait.is_zero() {
-            self.resolve_under(outside, wanted, generation);
+            self.resolve_under(env, wanted, generation);
         } else {
-            self.later(outside, wait, NodeMessage::StartAgain { wanted, generation });
+            self.later(env, wait, NodeMessage::StartAgain { wanted, generation });
         }
     }
 
     /// Resolves starts under `generation`, which a queued resolution keeps.
     pub(super) fn resolve_under(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         wanted: Vec<i32>,
         generation: i32,
     ) {
-        let id = outside.next_id();
+        let id = env.next_id();
         let resolve = StartResolution {
             generation,
             wanted,
@@ -66,7 +66,7 @@ impl SimulatedNode {
             positions: BTreeMap::new(),
         };
         self.resolves.insert(id, resolve);
-        self.resolve_step(outside, id);
+        self.resolve_step(env, id);
     }
 
     pub(super) fn is_resolving(&self) -> bool {
@@ -74,27 +74,27 @@ impl SimulatedNode {
     }
 
     /// Starts the next queued resolution.
-    fn next_turn(&mut self, outside: &mut SimulatedEnvironment) {
+    fn next_turn(&mut self, env: &mut SimulatedEnvironment) {
         self.turn = None;
         // Partitions that waited for these starts to be committed are released.
         for partition in std::mem::take(&mut self.member.lets_go) {
-            self.post(outside, MessageMailbox::Group, NodeMessage::Released(vec![partition]));
+            self.post(env, MessageMailbox::Group, NodeMessage::Released(vec![partition]));
         }
         if let Some(next) = self.turns.pop_front() {
-            self.resolve_step(outside, next);
+            self.resolve_step(env, next);
         }
     }
 
-    pub(super) fn resolve_step(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
+    pub(super) fn resolve_step(&mut self, env: &mut SimulatedEnvironment, resolve: u64) {
         if !self.resolves.contains_key(&resolve) {
-            return self.next_turn(outside);
+            return self.next_turn(env);
         }
         if *self.turn.get_or_insert(resolve) == resolve {
             if !self.is_still_ours(resolve) {
-                return self.resolve_failed(outside, resolve);
+                return self.resolve_failed(env, resolve);
             }
-            let broker = outside.random.below(2) as usize;
-            self.ask(outside, broker, RequestKind::Metadata, RequestPurpose::View { resolve });
+            let broker = env.random.below(2) as usize;
+            self.ask(env, broker, RequestKind::Metadata, RequestPurpose::View { resolve });
         } else {
             self.turns.push_back(resolve);
         }
@@ -108,29 +108,29 @@ impl SimulatedNode {
             && state.wanted.iter().all(|partition| standing.kept.contains(partition))
     }
 
-    fn resolve_failed(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
+    fn resolve_failed(&mut self, env: &mut SimulatedEnvironment, resolve: u64) {
         let Some(StartResolution { wanted, generation, .. }) = self.resolves.remove(&resolve) else { return };
-        self.next_turn(outside);
+        self.next_turn(env);
         let is_current = generation == self.member.generation;
-        self.resolve_anew(outside, wanted, if is_current { START_AGAIN } else { Duration::ZERO });
+        self.resolve_anew(env, wanted, if is_current { START_AGAIN } else { Duration::ZERO });
     }
 
-    fn resolve_anew(&mut self, outside: &mut SimulatedEnvironment, wanted: Vec<i32>, wait: Duration) {
+    fn resolve_anew(&mut self, env: &mut SimulatedEnvironment, wanted: Vec<i32>, wait: Duration) {
         let still: Vec<i32> =
             wanted.into_iter().filter(|partition| self.member.owned.contains(partition)).collect();
         if !still.is_empty() && !self.member.stopping {
-            self.resolve_starts(outside, still, wait);
+            self.resolve_starts(env, still, wait);
         }
     }
 
     pub(super) fn resolve_view(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         resolve: u64,
         reply: Option<BrokerReply>,
     ) {
         let Some(BrokerReply::Topic(id, leaders)) = reply else {
-            return self.resolve_failed(outside, resolve);
+            return self.resolve_failed(env, resolve);
         };
         let partitions: Vec<i32> = (0..leaders.len() as i32).collect();
         self.leaders = Some(leaders);
@@ -138,18 +138,12 @@ impl SimulatedNode {
             (state.topic, state.partitions) = (id, partitions.len());
         }
         let request = RequestKind::Committed { partitions };
-        self.on_line(
-            outside,
-            SimulatedConnection::Commit,
-            LinePurpose::Committed { resolve },
-            request,
-            DEADLINE,
-        );
+        self.on_line(env, SimulatedConnection::Commit, LinePurpose::Committed { resolve }, request, DEADLINE);
     }
 
     pub(super) fn resolve_committed(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         resolve: u64,
         reply: Option<BrokerReply>,
     ) {
@@ -157,48 +151,48 @@ impl SimulatedNode {
             Some(BrokerReply::Committed(Ok(committed))) => committed,
             Some(BrokerReply::Committed(Err(code))) => {
                 self.refused(code);
-                return self.resolve_failed(outside, resolve);
+                return self.resolve_failed(env, resolve);
             }
-            _ => return self.resolve_failed(outside, resolve),
+            _ => return self.resolve_failed(env, resolve),
         };
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         let known = start_plan::known_of(&committed, state.topic);
         match start_plan::plan(&known, &state.wanted) {
             StartPlan::Resume { alarmed } if alarmed.is_empty() => {
-                self.resolve_positions(outside, resolve, committed);
+                self.resolve_positions(env, resolve, committed);
             }
             // The simulated mapping starts at TRIM_HORIZON.
             StartPlan::Activate { partitions, .. } => {
                 state.activates = state.partitions as i32;
-                self.list_earliest(outside, resolve, partitions);
+                self.list_earliest(env, resolve, partitions);
             }
             StartPlan::StartNew { partitions, activated } => {
                 state.activates = activated;
-                self.list_earliest(outside, resolve, partitions);
+                self.list_earliest(env, resolve, partitions);
             }
             StartPlan::Wait => {
-                self.later(outside, ASK_AGAIN, NodeMessage::ResolveAgain { resolve });
-                self.next_turn(outside);
+                self.later(env, ASK_AGAIN, NodeMessage::ResolveAgain { resolve });
+                self.next_turn(env);
             }
             // No modelled commit is lost, and a leader always answers for all partitions it is asked about.
-            StartPlan::Resume { .. } | StartPlan::Find { .. } => self.resolve_failed(outside, resolve),
+            StartPlan::Resume { .. } | StartPlan::Find { .. } => self.resolve_failed(env, resolve),
         }
     }
 
-    fn list_earliest(&mut self, outside: &mut SimulatedEnvironment, resolve: u64, partitions: Vec<i32>) {
-        let broker = outside.random.below(2) as usize;
+    fn list_earliest(&mut self, env: &mut SimulatedEnvironment, resolve: u64, partitions: Vec<i32>) {
+        let broker = env.random.below(2) as usize;
         let request = RequestKind::ListOffsets { partitions, at: OffsetSpec::Earliest };
-        self.ask(outside, broker, request, RequestPurpose::Offsets { resolve });
+        self.ask(env, broker, request, RequestPurpose::Offsets { resolve });
     }
 
     pub(super) fn resolve_offsets(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         resolve: u64,
         reply: Option<BrokerReply>,
     ) {
         let Some(BrokerReply::Offsets(Ok(found))) = reply else {
-            return self.resolve_failed(outside, resolve);
+            return self.resolve_failed(env, resolve);
         };
         let Some(state) = self.resolves.get(&resolve) else { return };
         let metadata = start_plan::metadata(state.topic, state.activates);
@@ -215,11 +209,11 @@ impl SimulatedNode {
         let standing = self.group.core.standing();
         let standing = standing.filter(|now| start_plan::still_holds(under, now.generation));
         let Some(who) = standing.map(|standing| standing.identity()) else {
-            return self.resolve_failed(outside, resolve);
+            return self.resolve_failed(env, resolve);
         };
         let request = RequestKind::Commit { member: who.member.clone(), generation: who.generation, commits };
         self.on_line(
-            outside,
+            env,
             SimulatedConnection::Commit,
             LinePurpose::StartCommit { resolve, who },
             request,
@@ -229,38 +223,38 @@ impl SimulatedNode {
 
     pub(super) fn start_committed(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         resolve: u64,
         who: &MemberIdentity,
         reply: Option<BrokerReply>,
     ) {
         match reply {
             Some(BrokerReply::Commit(codes)) => match codes.values().flatten().next().copied() {
-                None => self.resolve_step(outside, resolve),
+                None => self.resolve_step(env, resolve),
                 Some(code) => {
                     self.refused(code);
-                    self.group_step(outside, |core, now, random| core.commit_refused(now, who, code, random));
-                    self.resolve_failed(outside, resolve);
+                    self.group_step(env, |core, now, random| core.commit_refused(now, who, code, random));
+                    self.resolve_failed(env, resolve);
                 }
             },
             _ => {
-                self.restart_group(outside, resolve);
-                self.resolve_failed(outside, resolve);
+                self.restart_group(env, resolve);
+                self.resolve_failed(env, resolve);
             }
         }
     }
 
-    fn restart_group(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
+    fn restart_group(&mut self, env: &mut SimulatedEnvironment, resolve: u64) {
         let under = self.resolves.get(&resolve).map(|state| state.generation);
         if under == Some(self.member.generation) && self.member.table.is_empty() {
             let under = std::mem::replace(&mut self.member.generation, -1);
-            self.group_step(outside, |core, now, _| core.force_rejoin(now, under));
+            self.group_step(env, |core, now, _| core.force_rejoin(now, under));
         }
     }
 
     fn resolve_positions(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         resolve: u64,
         committed: BTreeMap<i32, Option<CommittedOffset>>,
     ) {
@@ -277,21 +271,21 @@ impl SimulatedNode {
         let known: Vec<(i32, i32, i32)> = state.positions.iter().filter_map(epoch).collect();
         state.committed = committed;
         if known.is_empty() {
-            self.resolve_unread(outside, resolve);
+            self.resolve_unread(env, resolve);
         } else {
-            let broker = outside.random.below(2) as usize;
-            self.ask(outside, broker, RequestKind::EpochEnds { known }, RequestPurpose::Ends { resolve });
+            let broker = env.random.below(2) as usize;
+            self.ask(env, broker, RequestKind::EpochEnds { known }, RequestPurpose::Ends { resolve });
         }
     }
 
     pub(super) fn resolve_ends(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         resolve: u64,
         reply: Option<BrokerReply>,
     ) {
         let Some(BrokerReply::EpochEnds(Ok(ends))) = reply else {
-            return self.resolve_failed(outside, resolve);
+            return self.resolve_failed(env, resolve);
         };
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         for (partition, end) in ends {
@@ -300,11 +294,11 @@ impl SimulatedNode {
                 position.cut_off_at(end);
             }
         }
-        self.resolve_unread(outside, resolve);
+        self.resolve_unread(env, resolve);
     }
 
     /// Checks starts without a leader epoch, which may be beyond the log end by now.
-    fn resolve_unread(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
+    fn resolve_unread(&mut self, env: &mut SimulatedEnvironment, resolve: u64) {
         let Some(state) = self.resolves.get(&resolve) else { return };
         let is_unread = |position: &ResumePoint| {
             position.leader_epoch_known().is_none() && position.committed > Offset(0)
@@ -312,21 +306,21 @@ impl SimulatedNode {
         let unread = state.positions.iter().filter(|(_, position)| is_unread(position));
         let partitions: Vec<i32> = unread.map(|(partition, _)| *partition).collect();
         if partitions.is_empty() {
-            return self.take_starts(outside, resolve);
+            return self.take_starts(env, resolve);
         }
-        let broker = outside.random.below(2) as usize;
+        let broker = env.random.below(2) as usize;
         let request = RequestKind::ListOffsets { partitions, at: OffsetSpec::Latest };
-        self.ask(outside, broker, request, RequestPurpose::LogEnds { resolve });
+        self.ask(env, broker, request, RequestPurpose::LogEnds { resolve });
     }
 
     pub(super) fn resolve_log_ends(
         &mut self,
-        outside: &mut SimulatedEnvironment,
+        env: &mut SimulatedEnvironment,
         resolve: u64,
         reply: Option<BrokerReply>,
     ) {
         let Some(BrokerReply::Offsets(Ok(ends))) = reply else {
-            return self.resolve_failed(outside, resolve);
+            return self.resolve_failed(env, resolve);
         };
         let Some(state) = self.resolves.get_mut(&resolve) else { return };
         let is_beyond = |(partition, end): &(i32, Offset)| {
@@ -334,21 +328,21 @@ impl SimulatedNode {
         };
         let anew: Vec<i32> = ends.into_iter().filter(is_beyond).map(|(partition, _)| partition).collect();
         if anew.is_empty() {
-            return self.take_starts(outside, resolve);
+            return self.take_starts(env, resolve);
         }
         let known = start_plan::known_of(&state.committed, state.topic);
         state.activates = start_plan::activated(&known).unwrap_or(state.partitions as i32);
-        self.list_earliest(outside, resolve, anew);
+        self.list_earliest(env, resolve, anew);
     }
 
-    fn take_starts(&mut self, outside: &mut SimulatedEnvironment, resolve: u64) {
+    fn take_starts(&mut self, env: &mut SimulatedEnvironment, resolve: u64) {
         let Some(state) = self.resolves.remove(&resolve) else { return };
-        self.next_turn(outside);
+        self.next_turn(env);
         if self.member.stopping {
             return;
         }
         if !start_plan::still_holds(state.generation, self.member.generation) {
-            return self.resolve_anew(outside, state.wanted, Duration::ZERO);
+            return self.resolve_anew(env, state.wanted, Duration::ZERO);
         }
         let activated = start_plan::activated(&start_plan::known_of(&state.committed, state.topic));
         self.member.activated = activated.unwrap_or(state.partitions as i32);
@@ -361,7 +355,7 @@ impl SimulatedNode {
                 self.member.table.add(partition);
             }
         }
-        self.balance(outside);
+        self.balance(env);
     }
 
     /// Returns a partition's first offset, for its ledger.

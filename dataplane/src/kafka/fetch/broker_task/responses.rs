@@ -122,7 +122,7 @@ impl BrokerTask {
     /// Returns the leader epoch of the last record read from the log that `view` shows. Returns `None` if `view`
     /// shows another log or nothing was read from it.
     fn epoch_read(&self, partition: &TopicPartition, view: &TopicView) -> Option<i32> {
-        let (topic, read, asked_under) = self.shared.desk.borrow().known(partition)?;
+        let (topic, read, asked_under) = self.shared.fetches.borrow().known(partition)?;
         let shown = view.partition(partition.partition);
         let leader_epoch = shown.map_or(asked_under, |shown| shown.leader_epoch.max(asked_under));
         read.filter(|_| !is_another(topic, view.id) && parting(read, leader_epoch) == LogDivergence::CutOff)

@@ -40,7 +40,8 @@ impl FetchRouter {
         for topic in topics {
             let now = self.cluster.topic_id(&topic);
             for broker in self.brokers.values() {
-                for NumberedWant { want, .. } in broker.shared.desk.borrow_mut().take_outdated(&topic, now) {
+                for NumberedWant { want, .. } in broker.shared.fetches.borrow_mut().take_outdated(&topic, now)
+                {
                     self.places.forget(&want.partition);
                     answer_recreated(&want);
                 }
