@@ -94,10 +94,11 @@ fn files_stay_small_enough_to_read() {
 /// Cores beside every `core.rs`, by their paths in `dataplane/src`.
 const CORES: &[&str] = &[
     "batcher/results.rs",
+    "commits/coalescing.rs",
     "commits/start_plan.rs",
     "commits/verify.rs",
     "control/registry.rs",
-    "credit/shares.rs",
+    "credit/memory_limit.rs",
     "destination/retry.rs",
     "invoker/facts/questions.rs",
     "invoker/facts/timeout.rs",
@@ -127,8 +128,9 @@ const CORES: &[&str] = &[
     "partition/compact.rs",
     "partition/effects.rs",
     "partition/fetch_buffer.rs",
+    "partition/give_up.rs",
     "partition/leader_epochs.rs",
-    "partition/ledger.rs",
+    "partition/commit_ledger.rs",
     "partition/offer.rs",
     "partition/pieces.rs",
     "partition/progress.rs",

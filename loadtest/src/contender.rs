@@ -1,8 +1,9 @@
 //! Contenders of a benchmark: a node and the baseline, started, measured and stopped in the same way.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::baseline::{BaselineProcess, BaselineSource};

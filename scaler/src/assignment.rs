@@ -76,7 +76,7 @@ impl AssignmentTable {
     }
 
     /// Removes a partition at once, whatever its state.
-    pub fn remove_consumer(&mut self, partition: i32) {
+    pub fn remove_partition(&mut self, partition: i32) {
         self.giving_up.remove(&partition);
         self.places.remove(&partition);
     }
@@ -267,7 +267,7 @@ mod tests {
                     0 | 1 => table.add(partition),
                     2 => floor.apply_moves(&table.revoke(partition).into_iter().collect::<Vec<_>>()),
                     3 => {
-                        table.remove_consumer(partition);
+                        table.remove_partition(partition);
                         floor.running.remove(&partition);
                     }
                     _ => count = wanted,

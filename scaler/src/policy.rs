@@ -117,13 +117,13 @@ impl ScalingPolicy {
         ScalingDecision { version: self.version, desired: self.desired }
     }
 
-    /// Estimates the seconds to drain `lag` at the current rate. A rate below 0.1 records per second counts as
-    /// 0.1, so the result is finite.
+    /// Estimates the seconds to drain `lag`, for the scaler's thresholds: a rate below 0.1 records per second counts as 0.1, so
+    /// that the result is finite.
     pub fn drain_seconds(&self, lag: u64) -> f64 {
         if lag == 0 { 0.0 } else { lag as f64 / self.drained_per_second.max(0.1) }
     }
 
-    /// Estimates the seconds to drain `lag` at the current rate; infinite while nothing is drained.
+    /// Estimates the seconds to drain `lag`, for operators: infinite while nothing is drained.
     pub fn seconds_to_drain(&self, lag: u64) -> f64 {
         match (lag, self.drained_per_second) {
             (0, _) => 0.0,

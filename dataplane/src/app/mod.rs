@@ -21,7 +21,7 @@ use crate::audit::AuditLog;
 use crate::batcher::payload::PayloadPool;
 use crate::config::{self, Settings};
 use crate::control::controller::SkipWish;
-use crate::credit::memory::MemoryBudget;
+use crate::credit::memory_budget::MemoryBudget;
 use crate::destination::aws::AwsDestinations;
 use crate::invoker::facts::FactsActor;
 use crate::invoker::port::FunctionPort;

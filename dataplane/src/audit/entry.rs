@@ -10,9 +10,8 @@
 //! carries the topic's id if the brokers have ids. A deleted and recreated topic is another log: `recreated` closes
 //! the audit of the previous topic, whose totals remain as `earlier`.
 
-use std::str::FromStr;
-
 use std::fmt::Write;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use lighterman_proto::ids::{Offset, OffsetRange};

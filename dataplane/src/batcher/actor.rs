@@ -15,7 +15,7 @@ use super::core::{BatchLimits, BatcherCore, SealCondition};
 use super::dispatch::InFlightBatch;
 use super::messages::{BytesGranted, SlotGranted};
 use super::payload::PayloadPool;
-use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
+use crate::credit::memory_budget::{MemoryBudget, MemoryLease, Overdraft};
 use crate::credit::slots::{Slot, SlotReceiver, Slots};
 use crate::invoker::invocation::{InvokeRequest, Invoker};
 use crate::invoker::retry::{RetryPolicy, SetbackCounts};
@@ -298,6 +298,7 @@ impl Handler<BytesGranted> for BatcherActor {
 
 #[cfg(test)]
 mod tests {
+    use actix::Addr;
     use futures::FutureExt;
     use futures::future::BoxFuture;
     use lighterman_proto::event::EventSource;
@@ -308,7 +309,6 @@ mod tests {
     use crate::invoker::outcome::InvokeResponse;
     use crate::invoker::port::{FunctionFacts, FunctionPort, Invocation};
     use crate::partition::model_tests::{batch, cut_of};
-    use actix::Addr;
 
     /// Port that never answers.
     struct Silent;

@@ -1,13 +1,14 @@
 //! Selection of the next batch. An offer goes into a batch as a whole or not at all, so a batch never breaks a
-//! partition's order. Several thin partitions of the topic may share one invocation.
+//! partition's order. Several thin partitions of the topic may share one invocation. A batch closes when it is full, when its window
+//! ends, or when an offer must go alone; closing it is called sealing.
 
-use crate::messages::batch::CloseReason;
 use std::collections::HashMap;
 use std::time::Duration;
 
 use lighterman_proto::ids::Epoch;
 use lighterman_proto::units::Moment;
 
+use crate::messages::batch::CloseReason;
 use crate::messages::offer::Offer;
 
 /// Limits of a batch's content and of the wait of its first record.

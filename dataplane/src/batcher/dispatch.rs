@@ -12,7 +12,7 @@ use super::actor::BatcherActor;
 use super::core::SealedBatch;
 use super::payload;
 use super::results::BatchShare;
-use crate::credit::memory::MemoryLease;
+use crate::credit::memory_budget::MemoryLease;
 use crate::credit::slots::Slot;
 use crate::invoker::answer_room::AnswerRoom;
 use crate::invoker::invocation::{InvocationFinished, InvokeRequest};

@@ -2,7 +2,7 @@
 
 use actix::Message;
 
-use crate::credit::memory::MemoryLease;
+use crate::credit::memory_budget::MemoryLease;
 use crate::credit::slots::Slot;
 
 /// Requested slot.

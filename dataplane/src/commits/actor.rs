@@ -1,6 +1,5 @@
 //! Committer actor: one `OffsetCommit` in flight, and acknowledgements to each partition.
 
-use crate::messages::commit::{FollowPartition, UnfollowPartition};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,8 +9,9 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, Message};
 use lighterman_proto::ids::{Epoch, Offset};
 
-use super::core::{CommitOutcome, CommitterCore};
+use super::coalescing::{CommitOutcome, CommitterCore};
 use crate::messages::commit::{CommitAcknowledged, CommitGivenUp, CommitReplies, CommitRequest};
+use crate::messages::commit::{FollowPartition, UnfollowPartition};
 use crate::runtime::backoff::random;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
@@ -158,7 +158,7 @@ impl Handler<FollowPartition> for CommitterActor {
     fn handle(&mut self, message: FollowPartition, _: &mut Self::Context) {
         let FollowPartition { beginning, replies } = message;
         self.partitions.insert(beginning.partition, (beginning.epoch, replies));
-        self.core.follow(beginning);
+        self.core.register(beginning);
     }
 }
 
@@ -168,7 +168,7 @@ impl Handler<UnfollowPartition> for CommitterActor {
     fn handle(&mut self, message: UnfollowPartition, _: &mut Self::Context) {
         if self.partitions.get(&message.partition).is_some_and(|(epoch, _)| *epoch == message.epoch) {
             self.partitions.remove(&message.partition);
-            self.core.forget(message.partition);
+            self.core.unregister(message.partition);
         }
     }
 }
@@ -180,7 +180,7 @@ impl Handler<CommitRequest> for CommitterActor {
         let owned =
             self.partitions.get(&frontier.partition).is_some_and(|(epoch, _)| *epoch == frontier.epoch);
         if owned {
-            self.core.frontier(frontier);
+            self.core.request(frontier);
             self.pump(ctx);
         }
     }

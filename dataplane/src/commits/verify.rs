@@ -15,7 +15,7 @@ use lighterman_proto::ids::{Epoch, Offset};
 use lighterman_proto::topic_id::{TopicId, is_another};
 use lighterman_proto::units::Moment;
 
-use super::core::offsets_of;
+use super::coalescing::offsets_of;
 use crate::kafka::offsets::{CommitOffset, CommittedOffset};
 use crate::messages::commit::CommitRequest;
 

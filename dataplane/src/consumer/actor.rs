@@ -15,7 +15,7 @@ use lighterman_proto::records::BatchInflater;
 use super::messages::{ConsumerEvent, ConsumerReport, DrainPartition, FencePartitions, StartPartition};
 use crate::batcher::actor::{BatcherActor, BatcherParts};
 use crate::commits::actor::CommitterActor;
-use crate::credit::memory::MemoryBudget;
+use crate::credit::memory_budget::MemoryBudget;
 use crate::kafka::fetch::FetchRouter;
 use crate::messages::commit::{CommitReplies, CommitRequest, CommitterRecipients, FollowPartition};
 use crate::messages::dead_letter::DeadLetterSink;

@@ -1,13 +1,13 @@
 //! Messages that a consumer accepts, and its reports.
 
-use crate::messages::report::PartitionReport;
-use crate::messages::resume::ResumePoint;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use actix::Message;
 use lighterman_proto::ids::{ConsumerId, Epoch};
 
+use crate::messages::report::PartitionReport;
+use crate::messages::resume::ResumePoint;
 use crate::status::partition::PartitionStats;
 
 /// Starts a partition.

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::error::error_chain;
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
@@ -11,6 +10,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use thiserror::Error;
+
+use crate::error::error_chain;
 
 const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 const DEADLINE: Duration = Duration::from_secs(30);

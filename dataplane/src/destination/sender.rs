@@ -14,7 +14,7 @@ use super::encode::{FailureContext, FailureEncoder};
 use super::message::{DestinationPort, FailureMessage, UndeliveredMessage};
 use super::raw::RawFacts;
 use super::retry::{DROP_TRIES, MessageForm, OnFailure};
-use crate::credit::memory::{MemoryBudget, Overdraft};
+use crate::credit::memory_budget::{MemoryBudget, Overdraft};
 use crate::invoker::retry::RetryPolicy;
 use crate::messages::dead_letter::{
     AbandonedRecords, DeadLetterLoad, DeadLetterRequest, DeadLetterResult, DeadLetterSink, RawBatch,

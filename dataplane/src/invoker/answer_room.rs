@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::port::{ANSWER_BYTES_MAX, ERROR_BYTES_MAX};
-use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
+use crate::credit::memory_budget::{MemoryBudget, MemoryLease, Overdraft};
 
 /// Bytes of a response that are read without a lease.
 const UNLEASED_BYTES_MAX: usize = ERROR_BYTES_MAX;

@@ -18,7 +18,7 @@ use super::patience::{ReplyWait, UNSENT_MAX, WaitDecision};
 use super::permit::SendPermit;
 use super::port::{FunctionPort, Invocation};
 use super::throttle::ThrottleControl;
-use crate::credit::memory::MemoryLease;
+use crate::credit::memory_budget::MemoryLease;
 use crate::credit::slots::{Slot, Slots};
 use crate::kafka::group::OwnershipLease;
 use crate::messages::batch::BatchId;

@@ -1,5 +1,5 @@
 //! Classification of replies. Each reply of the Invoke API, and each way to get none, is a variant of its own.
-//! There is no "other". <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>
+//! There is no "other". `batcher/results.rs` turns an outcome into a result for each partition. <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>
 
 use std::time::Duration;
 
@@ -7,7 +7,6 @@ use bytes::Bytes;
 use lighterman_proto::units::Moment;
 use serde::Deserialize;
 
-use crate::error::ErrorClass;
 use crate::messages::resolution::InvocationMetadata;
 
 /// Maximum length of a retained error message.
@@ -127,20 +126,6 @@ impl InvocationOutcome {
             InvokeResponse::Answer { status, function_error, error_type, retry_after, body, .. } => {
                 judge(status, function_error, error_type, retry_after, &body)
             }
-        }
-    }
-
-    /// Returns the error class, or `None` if the batch was delivered.
-    pub fn class(&self) -> Option<ErrorClass> {
-        match self {
-            Self::Delivered { .. } => None,
-            Self::FunctionError { .. }
-            | Self::Withheld
-            | Self::ServiceError { .. }
-            | Self::Unknown { .. } => Some(ErrorClass::Retry),
-            Self::Throttled { .. } => Some(ErrorClass::Throttle),
-            Self::TooLarge => Some(ErrorClass::Poison),
-            Self::ConfigError { .. } => Some(ErrorClass::Fatal),
         }
     }
 

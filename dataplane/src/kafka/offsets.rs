@@ -17,12 +17,12 @@ use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::{ApiKey, GroupId, OffsetCommitRequest, OffsetFetchRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use lighterman_proto::ids::Offset;
+use response::PartitionQuery;
 
 use super::cluster::REQUEST_DEADLINE;
 use super::connection::{BrokerConnection, versions};
 use super::error::{KafkaError, ResponseMismatch};
 use super::group::effects::GroupProtocol;
-use response::PartitionQuery;
 
 pub use as_member::fetch_committed_as_member;
 pub use by_leader::{FailedPartitions, LeaderResults};

@@ -1,4 +1,5 @@
-//! Execution of partition ownership: assignments, drains, losses, rebuilds.
+//! Ownership of partitions on this node, executed: assignments, drains, losses, rebuilds. The table that decides it is
+//! `scaler/src/assignment.rs`; the group decides which partitions this member has (`kafka/group/lease.rs`).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -158,7 +159,7 @@ impl MappingActor {
         for partition in partitions {
             self.owned.remove(partition);
             self.revoking.remove(partition);
-            self.table.remove_consumer(*partition);
+            self.table.remove_partition(*partition);
             self.forget_if_gone(*partition);
             self.turn.released.remove(partition);
             self.held_back.remove(partition);
@@ -250,7 +251,7 @@ impl MappingActor {
 
     /// Restarts a partition whose topic was recreated or whose log diverged.
     fn begin_anew(&mut self, partition: i32) {
-        self.table.remove_consumer(partition);
+        self.table.remove_partition(partition);
         self.forget_if_gone(partition);
         if self.stopping.is_none() && self.owned.contains(&partition) {
             self.found_parted.insert(partition);
@@ -263,7 +264,7 @@ impl MappingActor {
         for partition in partitions {
             metrics::counter!(crate::metrics::REBUILDS).increment(1);
             tracing::error!(mapping = %self.run.id, partition, panicking, "partition ended; rebuilding it");
-            self.table.remove_consumer(*partition);
+            self.table.remove_partition(*partition);
             self.forget_if_gone(*partition);
         }
         self.resolve_again(partitions.iter().copied(), Duration::ZERO);
@@ -274,7 +275,7 @@ impl MappingActor {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
         let partitions: Vec<i32> = self.table.partitions().collect();
         for partition in &partitions {
-            self.table.remove_consumer(*partition);
+            self.table.remove_partition(*partition);
             self.forget_if_gone(*partition);
         }
         if let Some((membership, actors)) = self.joined.take() {

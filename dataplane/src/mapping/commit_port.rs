@@ -11,7 +11,7 @@ use lighterman_proto::topic_id::TopicId;
 use super::wiring::MappingActors;
 use crate::audit::{AuditEntry, AuditLog, EntryKind};
 use crate::commits::actor::{CommitAnswer, CommitError, CommitFuture, CommitPort, MemberStops};
-use crate::commits::core::{CommitOutcome, offsets_of, split_by_topic};
+use crate::commits::coalescing::{CommitOutcome, offsets_of, split_by_topic};
 use crate::commits::verify::mismatched_partitions;
 use crate::kafka::group::{CommitFailure, Membership};
 use crate::messages::commit::CommitRequest;

@@ -146,7 +146,7 @@ impl StartResolver {
         let mut age_max = FIRST_METADATA_AGE_MAX;
         loop {
             let turn = self.turn.lock().await;
-            let standing = self.membership.standing();
+            let standing = self.membership.view();
             let standing = standing.filter(|now| start_plan::still_holds(self.generation, now.generation));
             let Some(standing) = standing else { return Ok(None) };
             if !added.iter().all(|partition| standing.kept.contains(partition)) {

@@ -21,7 +21,7 @@ use crate::batcher::payload::PayloadPool;
 use crate::commits::actor::CommitterActor;
 use crate::consumer::actor::{ConsumerActor, ConsumerParts};
 use crate::consumer::messages::{ConsumerReport, FencePartitions};
-use crate::credit::memory::MemoryBudget;
+use crate::credit::memory_budget::MemoryBudget;
 use crate::credit::slots::Slots;
 use crate::destination::aws::AwsDestinations;
 use crate::egress::Egress;

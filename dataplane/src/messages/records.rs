@@ -7,7 +7,7 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{BatchHeader, Record, Records, records_at};
 use lighterman_proto::units::Moment;
 
-use crate::credit::memory::MemoryLease;
+use crate::credit::memory_budget::MemoryLease;
 use crate::messages::outcome::Outcome;
 
 /// Lease that keeps the bytes of a frame or of a decompressed batch on the budget for as long as a view of them

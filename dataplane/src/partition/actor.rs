@@ -18,7 +18,7 @@ use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect
 use super::messages::{Drain, Fence};
 use super::pieces::PieceLimits;
 use super::turns::ScheduledTurns;
-use crate::credit::memory::{MemoryBudget, MemoryLease};
+use crate::credit::memory_budget::{MemoryBudget, MemoryLease};
 use crate::kafka::fetch::{
     FetchAnswered, FetchCancelled, FetchRequested, FetchRouter, FetchedRecords, HighWatermarkSeen,
 };

@@ -1,6 +1,5 @@
 //! Attempts at a batch of records, and the rules for records that fail.
 
-use crate::messages::resolution::{AttemptFailure, KnownFailures};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use lighterman_proto::units::TimestampMs;
 
 use crate::messages::dead_letter::AbandonedRecords;
 use crate::messages::records::PartitionBatch;
+use crate::messages::resolution::{AttemptFailure, KnownFailures};
 
 /// Handling of records that fail, as configured for a mapping.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/kafka-retry-configurations.html>

@@ -46,7 +46,7 @@ mod tests {
     use lighterman_proto::units::Moment;
 
     use super::*;
-    use crate::credit::memory::Overdraft;
+    use crate::credit::memory_budget::Overdraft;
     use crate::messages::records::{PartitionBatch, PartitionBatchLimits};
     use crate::partition::fetch_buffer::{
         CreditShortage, FetchBuffer, FillLimits, FillStop, OpenedBatch, PlainSize,

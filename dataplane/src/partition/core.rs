@@ -5,7 +5,6 @@
 //! group has acknowledged its outcome*. A process that dies therefore repeats at most one batch of each partition.
 //! Only the ledger's frontier is ever committed (COM-1).
 
-use crate::messages::unreadable::READ_RETRY_DELAY;
 use std::collections::BTreeSet;
 
 use lighterman_proto::commit_metadata::CommittedProgress;
@@ -13,18 +12,19 @@ use lighterman_proto::ids::{Epoch, Offset, OffsetRange};
 use lighterman_proto::units::Moment;
 
 use super::attempt::RecordAttempt;
+use super::commit_ledger::Ledger;
 use super::effects::{
     CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
 };
 use super::fetch_buffer::FetchBuffer;
 use super::last_commit::LastCommit;
-use super::ledger::Ledger;
 use super::progress::{InheritedProgress, restore};
 use super::unreadable::UnreadState;
 use crate::messages::batch::BatchId;
 use crate::messages::dead_letter::DeadLetterResult;
 use crate::messages::outcome::Outcome;
 use crate::messages::resolution::BatchResolution;
+use crate::messages::unreadable::READ_RETRY_DELAY;
 
 const FETCH_BYTES_MIN: usize = 64 * 1024;
 

@@ -1,14 +1,13 @@
 //! Handling of failing records by the partition actor: sends them to the destination, shows them to operators, and
-//! skips one on an operator's request.
-
-use crate::messages::dead_letter::{DeadLetterLoad, DeadLetterRequest};
-use crate::messages::report::FailingView;
+//! skips one on an operator's request. `give_up.rs` decides which records are sent.
 
 use actix::{AsyncContext, Context, Handler, Message};
 use tokio::sync::oneshot;
 
 use super::actor::PartitionActor;
 use crate::messages::dead_letter::DeadLetterResult;
+use crate::messages::dead_letter::{DeadLetterLoad, DeadLetterRequest};
+use crate::messages::report::FailingView;
 use crate::messages::skip::{SkipAnswer, SkipRecord};
 use crate::runtime::clock;
 use crate::runtime::outbox::post;

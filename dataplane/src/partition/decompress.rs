@@ -17,7 +17,7 @@ use super::core::PartitionCore;
 use super::fetch_buffer::{BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter};
 use super::messages::{CreditGranted, GiveBack};
 use super::pieces::{NextPiece, PieceLimits, PiecedBatch};
-use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
+use crate::credit::memory_budget::{MemoryBudget, MemoryLease, Overdraft};
 use crate::messages::records::{RecordSizer, SharedLease};
 use crate::runtime::outbox::post;
 use crate::runtime::owned_task::OwnedTask;

@@ -5,11 +5,12 @@ use lighterman_proto::commit_metadata::CommittedProgress;
 use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::{Epoch, Offset, OffsetRange};
 use lighterman_proto::records::AbortedTransactions;
+use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::{Moment, TimestampMs};
 
 use super::attempt::FailureHandling;
+use super::commit_ledger::AlreadyResolved;
 use super::fetch_buffer::{BatchOpener, CreditShortage, RecordFilter};
-use super::ledger::AlreadyResolved;
 use crate::messages::commit::CommitRequest;
 use crate::messages::dead_letter::{AbandonedRecords, RawBatch};
 use crate::messages::offer::Offer;
@@ -17,7 +18,6 @@ use crate::messages::outcome::Outcome;
 use crate::messages::records::{PartitionBatchLimits, RecordSizer, SharedLease};
 use crate::messages::resolution::KnownFailures;
 use crate::messages::unreadable::BatchDamage;
-use lighterman_proto::topic_id::TopicId;
 
 /// Identity of a partition under one ownership.
 #[derive(Clone, Copy, Debug)]

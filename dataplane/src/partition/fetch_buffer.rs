@@ -2,7 +2,6 @@
 //! stay compressed until they are at the front and needed, so that decompressing a small frame cannot use up the
 //! budget.
 
-use crate::messages::records::RecordSizer;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -17,7 +16,8 @@ use super::pieces::{NextPiece, PiecedBatch};
 use super::progress::KnownLogEnd;
 use super::segment::{BufferSegment, SegmentBody, SegmentFront};
 use super::unreadable::{damage, next_batch};
-use crate::credit::memory::Overdraft;
+use crate::credit::memory_budget::Overdraft;
+use crate::messages::records::RecordSizer;
 use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordRun, SharedLease};
 use crate::messages::unreadable::BatchDamage;
 

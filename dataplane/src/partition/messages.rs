@@ -2,7 +2,7 @@
 
 use actix::Message;
 
-use crate::credit::memory::MemoryLease;
+use crate::credit::memory_budget::MemoryLease;
 
 /// Memory that was waited for, to decompress the batch at the front.
 #[derive(Debug, Message)]

@@ -3,15 +3,16 @@
 
 pub mod actor;
 pub mod attempt;
+pub mod commit_ledger;
 mod compact;
 pub mod core;
 pub mod dead_letter;
 mod decompress;
 pub mod effects;
 pub mod fetch_buffer;
+mod give_up;
 mod last_commit;
 pub mod leader_epochs;
-pub mod ledger;
 mod log_events;
 pub mod messages;
 mod offer;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use lighterman_proto::ids::Epoch;
 use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{AbortedTransactions, BatchHeader, Record, RecordError};
 use lighterman_proto::units::{Moment, TimestampMs};
@@ -17,14 +18,13 @@ use super::effects::{
 };
 use super::fetch_buffer::{BatchOpener, FetchBuffer, FillLimits, OpenedBatch, PlainSize, RecordFilter};
 use super::pieces::{NextPiece, PiecedBatch};
-use crate::credit::memory::MemoryBudget;
+use crate::credit::memory_budget::MemoryBudget;
 use crate::messages::batch::BatchId;
 use crate::messages::commit::CommitRequest;
 use crate::messages::offer::Offer;
 use crate::messages::outcome::{Outcome, ResolvedRange};
 use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordSizer, SharedLease};
 use crate::messages::resolution::{AttemptFailure, BatchResolution};
-use lighterman_proto::ids::Epoch;
 
 /// Identity of the tests' partition.
 pub(super) const IDENTITY: PartitionIdentity =

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lighterman_proto::records::{BatchHeader, BatchStream, RecordError};
 
-use crate::credit::memory::MemoryLease;
+use crate::credit::memory_budget::MemoryLease;
 use crate::messages::records::SharedLease;
 
 const KIB: usize = 1024;

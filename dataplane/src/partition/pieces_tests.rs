@@ -19,7 +19,7 @@ use super::effects::{
 };
 use super::model_tests::{IDENTITY, PlainTools, batch};
 use super::pieces::PieceLimits;
-use crate::credit::memory::{MemoryBudget, MemoryLease};
+use crate::credit::memory_budget::{MemoryBudget, MemoryLease};
 use crate::messages::batch::BatchId;
 use crate::messages::commit::CommitRequest;
 use crate::messages::dead_letter::{DeadLetterResult, RawBatch};

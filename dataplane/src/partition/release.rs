@@ -98,7 +98,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::credit::memory::MemoryBudget;
+    use crate::credit::memory_budget::MemoryBudget;
     use crate::partition::model_tests::{PlainTools, batch, cut_of};
 
     /// A frame's two plain batches may have a compressed one between them.

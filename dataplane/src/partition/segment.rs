@@ -11,7 +11,7 @@ use super::fetch_buffer::{
     BatchOpener, CreditShortage, FillLimits, FillStop, OpenedBatch, PlainSize, RecordFilter,
 };
 use super::pieces::{NextPiece, PiecedBatch};
-use crate::credit::memory::Overdraft;
+use crate::credit::memory_budget::Overdraft;
 use crate::messages::outcome::Outcome;
 use crate::messages::records::{PartitionBatch, RecordRun, RecordSizer, SharedLease};
 

@@ -1,13 +1,12 @@
-//! Start of an attempt: takes the next records into a batch, separates records that are not to be attempted, such as
-//! expired ones, commits the attempt's progress, and offers the records.
+//! Start of an attempt: takes the next records into a batch, commits the attempt's progress, and offers the records.
 
 use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::OffsetRange;
 use lighterman_proto::units::Moment;
 
-use super::attempt::{RecordAttempt, is_expired};
+use super::attempt::RecordAttempt;
 use super::core::{AttemptState, PartitionCore, PartitionPhase};
-use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
+use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
 use super::fetch_buffer::{FillLimits, FillStop};
 use crate::messages::outcome::Outcome;
 use crate::messages::records::PartitionBatch;
@@ -106,72 +105,6 @@ impl PartitionCore {
     pub(super) fn is_refilling(&self) -> bool {
         let bounded = self.inherited.pieces.front().is_some_and(|piece| piece.end.is_some());
         bounded && self.remaining.is_empty() && self.current.may_grow()
-    }
-
-    /// Returns the reason not to attempt the current records, if there is one.
-    fn give_up_condition(&self) -> Option<FailureCondition> {
-        let exhausted = self.current.is_exhausted(&self.start.policy);
-        self.current.give_up_reason.or(exhausted.then_some(FailureCondition::RetryAttemptsExhausted))
-    }
-
-    /// Reduces the current batch to records that are all expired or all unexpired; returns true if it changed
-    /// anything.
-    fn split_by_age(&mut self, context: &CoreContext<'_>) -> bool {
-        let Some(age_max) = self.start.policy.record_age_max else { return false };
-        let mut first_is_expired = None;
-        let mut split_at = None;
-        for record in self.current.batch.walk() {
-            let expired = is_expired(&record, age_max, context.wall);
-            if *first_is_expired.get_or_insert(expired) != expired {
-                split_at = Some(record.offset);
-                break;
-            }
-        }
-        if let Some(offset) = split_at {
-            let (front, back) = self.current.batch.range.split_at(offset);
-            let back = self.current.with_records(self.current.batch.select(back, context.sizer, |_| true));
-            self.current =
-                self.current.with_records(self.current.batch.select(front, context.sizer, |_| true));
-            self.remaining.push(back);
-        }
-        if first_is_expired == Some(true) {
-            self.current.give_up_reason = Some(FailureCondition::RecordAgeExceeded);
-            return true;
-        }
-        false
-    }
-
-    /// Sends the current records to the destination, once their progress is committed. Without a destination they are
-    /// dropped at once.
-    fn dead_letter_or_drop(&mut self, condition: FailureCondition, out: &mut PartitionEffects) {
-        self.current.give_up_reason = Some(condition);
-        if !self.start.policy.has_destination {
-            let outcome = match condition {
-                FailureCondition::RecordAgeExceeded => Outcome::Expired,
-                FailureCondition::RetryAttemptsExhausted => Outcome::Exhausted,
-                FailureCondition::MaximumPayloadSizeExceeded => Outcome::Oversized,
-                FailureCondition::BatchUnreadable => Outcome::Dropped,
-            };
-            out.push(PartitionEffect::Log(PartitionEvent::GivenUp {
-                records: Box::new(self.current.abandoned()),
-                condition,
-            }));
-            self.resolve_work(outcome, out);
-            return;
-        }
-        let at_rest = self.progress_at_rest();
-        if self.current.has_failed() && !self.is_on_record(at_rest.as_ref()) {
-            self.attempt_state = AttemptState::AwaitingCommit;
-            self.commit(at_rest, out);
-            return;
-        }
-        self.ticket += 1;
-        self.attempt_state = AttemptState::DeadLettering { ticket: self.ticket };
-        out.push(PartitionEffect::DeadLetter {
-            ticket: self.ticket,
-            records: Box::new(self.current.abandoned()),
-            condition,
-        });
     }
 
     /// Fills the current batch from the buffer; returns true if filling continues after other tasks on the thread

@@ -2,8 +2,6 @@
 //! partition pauses and fetches again. An operator may skip exactly these offsets; if there is a destination, their
 //! bytes are sent there first.
 
-use crate::messages::dead_letter::RawBatch;
-use crate::messages::unreadable::{BatchDamage, BatchEnd, UnreadableRange};
 use bytes::Bytes;
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{RecordBatch, RecordBatches, RecordError, batches_from, successor};
@@ -13,10 +11,12 @@ use super::attempt::RecordAttempt;
 use super::core::{AttemptState, PartitionCore, PartitionPhase};
 use super::effects::{FetchedFrame, PartitionEffect, PartitionEffects, PartitionEvent};
 use crate::messages::dead_letter::DeadLetterResult;
+use crate::messages::dead_letter::RawBatch;
 use crate::messages::outcome::Outcome;
 use crate::messages::records::SharedLease;
 use crate::messages::skip::SkipAnswer;
 use crate::messages::unreadable::READ_RETRY_DELAY;
+use crate::messages::unreadable::{BatchDamage, BatchEnd, UnreadableRange};
 
 /// Unreadable range of a partition, and the state of skipping it.
 #[derive(Debug, Default)]

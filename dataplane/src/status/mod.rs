@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use self::meters::MappingMeters;
 use self::standing::{StandingCause, StandingTroubles};
 use self::waiting_offers::WaitingOffers;
-use crate::credit::memory::ByteShortage;
+use crate::credit::memory_budget::ByteShortage;
 use crate::invoker::InvocationOutcome;
 use crate::messages::batch::CloseReason;
 use crate::messages::commit::CommitRequest;

@@ -82,14 +82,14 @@ async fn lost_by(code: i16) -> Option<(Vec<i32>, String)> {
     let membership = threads.join(cluster(coordinator(code)), settings, sink);
     let assigned = |event: &GroupEvent| matches!(event, GroupEvent::Assigned { .. });
     until("it is a member", || events.lock().iter().any(assigned)).await;
-    let standing = membership.standing().expect("it stands somewhere");
+    let standing = membership.view().expect("it stands somewhere");
     let answer = membership.committed(&standing, vec![0]).await;
     let said = answer.expect_err("refused");
     assert_eq!(said.code().map(|said| said.code()), Some(code), "{said}");
     if OUT.contains(&code) {
-        until("it is out", || membership.standing().is_none()).await;
+        until("it is out", || membership.view().is_none()).await;
     }
-    let is_out = membership.standing().is_none();
+    let is_out = membership.view().is_none();
     let lost = events.lock().iter().find_map(|event| match event {
         GroupEvent::Lost { partitions, reason } => Some((partitions.clone(), reason.clone())),
         _ => None,

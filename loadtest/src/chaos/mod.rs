@@ -19,14 +19,13 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde_json::json;
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
-
 use data::NodeData;
 use judge::{FaultWindow, RunRecord, RunVerdict};
 use node::{ChaosNode, ChaosNodeSettings};
 use plan::{ChaosFault, ChaosFaultKind, ChaosPlan, PoisonHandling, SESSION};
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use wall_clock::WallClock;
 use writer::{ChaosWriter, NonRecordOffsets};
 

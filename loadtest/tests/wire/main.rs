@@ -13,7 +13,6 @@ use kafka_protocol::messages::ApiKey;
 use loadtest::fault_proxy::{ExchangeFault, FaultCondition, FaultRandom, HostileFrame};
 use loadtest::kafka::{self, RealKafka};
 use loadtest::process::watch_resident_kib;
-
 use stage::{DRAINS_WITHIN, RequestTrigger, WireCluster, WireStage};
 
 mod consumer_group;

@@ -141,9 +141,10 @@ fn has_own_endpoint(config: &SdkConfig, service: &'static str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use lighterman_proto::api::FailureDestination;
+
     use super::*;
     use crate::error::ErrorClass;
-    use lighterman_proto::api::FailureDestination;
 
     #[tokio::test]
     async fn oversized_message_is_rejected_before_dialling() {

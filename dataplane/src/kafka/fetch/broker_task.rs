@@ -27,7 +27,7 @@ use super::places::{NumberedWant, ReturnedWant};
 use super::router::{FetchRouter, FetchSettings, FetchStatus, LeaderMoved};
 use super::session::FetchSession;
 use super::wire::{self, ErrorAction, FetchParams, PartitionResponse};
-use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
+use crate::credit::memory_budget::{MemoryBudget, MemoryLease, Overdraft};
 use crate::kafka::cluster::{KafkaCluster, REQUEST_DEADLINE};
 use crate::kafka::connection::BrokerConnection;
 use crate::kafka::error::KafkaError;

@@ -8,7 +8,7 @@ use lighterman_proto::ids::{Epoch, Offset, TopicPartition};
 use lighterman_proto::topic_id::TopicId;
 use thiserror::Error;
 
-use crate::credit::memory::MemoryLease;
+use crate::credit::memory_budget::MemoryLease;
 
 /// Request for records of a partition that has buffer space. Each partition has at most one outstanding; a new one
 /// replaces the old. It is answered exactly once, with records or an error. Empty polls and leader moves are handled

@@ -12,7 +12,7 @@ use lighterman_proto::units::Moment;
 
 use super::session::{FetchPartition, FetchSession, SessionRequest};
 use super::wire::{ErrorAction, refused};
-use crate::credit::memory::{MemoryBudget, MemoryLease};
+use crate::credit::memory_budget::{MemoryBudget, MemoryLease};
 
 /// Divisor of the poll wait while a partition of the broker is paused. Only the next poll can include a partition
 /// that resumes, so a poll waits for this share of the pause so far. A partition that resumes soon is then not

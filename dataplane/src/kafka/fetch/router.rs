@@ -17,7 +17,7 @@ use super::messages::{FetchAnswered, FetchCancelled, FetchError, FetchRequested,
 use super::places::{LeaderlessFetch, ReturnedWant, WantPlaces};
 use super::session::FetchSession;
 use super::setbacks::FetchSetbacks;
-use crate::credit::memory::MemoryBudget;
+use crate::credit::memory_budget::MemoryBudget;
 use crate::kafka::cluster::{KafkaCluster, PartitionLeader};
 use crate::kafka::error::KafkaError;
 use crate::kafka::offsets::IsolationLevel;

@@ -4,7 +4,6 @@
 //! requests it, under the member's identity at that moment. Each batch commits, and waking two threads for each would
 //! cost more than the request.
 
-use crate::kafka::group::effects::GroupEvent;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use super::member::MembershipView;
 use super::rebalance::RebalanceTimeout;
 use crate::kafka::cluster::KafkaCluster;
 use crate::kafka::error::KafkaError;
+use crate::kafka::group::effects::GroupEvent;
 use crate::kafka::offsets::{CommitIdentity, CommitOffset, CommittedOffset};
 
 /// Configuration of a membership.
@@ -168,7 +168,7 @@ impl Membership {
     }
 
     /// Returns the member's identity and kept partitions, or `None` while it is in no generation.
-    pub fn standing(&self) -> Option<MembershipView> {
+    pub fn view(&self) -> Option<MembershipView> {
         self.published.lock().clone()
     }
 
@@ -213,7 +213,7 @@ impl Membership {
 
     /// Reads back the group's committed offsets for these partitions. Call it on the thread that commits.
     pub async fn read_back(&self, partitions: &[i32]) -> ReadBackReply {
-        let standing = self.standing().ok_or(CommitFailure::NotAMember)?;
+        let standing = self.view().ok_or(CommitFailure::NotAMember)?;
         let who = commit_as(&self.settings, &standing);
         let answer = commits::read_back(&self.lines, &self.settings, &who, partitions).await;
         if let Some(code) = answer.as_ref().err().and_then(KafkaError::code) {

@@ -3,6 +3,7 @@
 
 use std::mem::size_of;
 
+use FieldType::{Blob, Fixed, Ints, Text};
 use bytes::Bytes;
 use kafka_protocol::messages::{
     consumer_protocol_assignment as assignment, consumer_protocol_subscription as subscription,
@@ -10,8 +11,6 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::{FieldType, SchemaField, SchemaWalk, always, list, since};
-
-use FieldType::{Blob, Fixed, Ints, Text};
 
 static SUBSCRIPTION: &[SchemaField] = &[
     always(list(&[always(Text)], size_of::<StrBytes>())),

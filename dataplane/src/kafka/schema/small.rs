@@ -1,9 +1,9 @@
 //! Schemas of the responses without arrays, and of the response header. Only their unknown tagged fields can be
 //! many.
 
-use super::{FieldType, MessageSchema, always, plain, since, within};
-
 use FieldType::{Blob, Fixed, Text};
+
+use super::{FieldType, MessageSchema, always, plain, since, within};
 
 pub(super) static HEADER: MessageSchema = plain(1, &[always(Fixed(4))]);
 

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Code;
-
 use lighterman_proto::units::Moment;
 
 use super::super::environment::{SimulatedEnvironment, owner};

@@ -14,7 +14,7 @@ use super::invocations::CarriedInvocation;
 use super::{OwnershipKey, SimulatedNode};
 use crate::batcher::core::{BatchLimits, BatcherCore, SealCondition, SealedBatch};
 use crate::batcher::results::BatchShare;
-use crate::credit::memory::{MemoryLease, Overdraft};
+use crate::credit::memory_budget::{MemoryLease, Overdraft};
 use crate::credit::slots::{Slot, SlotReceiver};
 use crate::history::{HistoryEvent as Happened, InvocationShare};
 use crate::invoker::retry::SetbackCounts;

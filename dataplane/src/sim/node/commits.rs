@@ -10,7 +10,7 @@ use super::super::cluster::{BrokerReply, RequestKind};
 use super::super::environment::SimulatedEnvironment;
 use super::SimulatedNode;
 use super::connections::{DEADLINE, LinePurpose, SimulatedConnection};
-use crate::commits::core::{CommitOutcome, CommitterCore, offsets_of};
+use crate::commits::coalescing::{CommitOutcome, CommitterCore, offsets_of};
 use crate::commits::verify::mismatched_partitions;
 use crate::history::HistoryEvent as Happened;
 use crate::kafka::group::effects::MemberIdentity;
@@ -30,21 +30,21 @@ pub(super) struct SimulatedCommitter {
 impl SimulatedNode {
     pub(super) fn follow(&mut self, beginning: CommitRequest) {
         self.committer.partitions.insert(beginning.partition, beginning.epoch);
-        self.committer.core.follow(beginning);
+        self.committer.core.register(beginning);
     }
 
     pub(super) fn committer_gets(&mut self, env: &mut SimulatedEnvironment, what: NodeMessage) {
         match what {
             NodeMessage::Frontier(frontier) => {
                 if self.committer.partitions.get(&frontier.partition) == Some(&frontier.epoch) {
-                    self.committer.core.frontier(*frontier);
+                    self.committer.core.request(*frontier);
                     self.pump_commits(env);
                 }
             }
             NodeMessage::Unfollow(key) => {
                 if self.committer.partitions.get(&key.0) == Some(&key.1) {
                     self.committer.partitions.remove(&key.0);
-                    self.committer.core.forget(key.0);
+                    self.committer.core.unregister(key.0);
                 }
             }
             NodeMessage::CommitterRested => {

@@ -14,7 +14,7 @@ use super::super::cluster::{BROKERS, BrokerReply, FetchedPart, RequestKind};
 use super::super::environment::SimulatedEnvironment;
 use super::connections::RequestPurpose;
 use super::{OwnershipKey, SimulatedNode};
-use crate::credit::memory::{MemoryLease, Overdraft};
+use crate::credit::memory_budget::{MemoryLease, Overdraft};
 use crate::kafka::fetch::pending::{
     FetchSpec, FrameLeases, PartitionReply, PendingFetches, classify_reply, is_session_lost,
 };

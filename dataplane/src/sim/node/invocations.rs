@@ -9,7 +9,7 @@ use lighterman_proto::units::{Moment, SLOTS_PER_CONSUMER};
 use super::super::environment::SimulatedEnvironment;
 use super::super::function::SimulatedCall;
 use super::SimulatedNode;
-use crate::credit::memory::MemoryLease;
+use crate::credit::memory_budget::MemoryLease;
 use crate::credit::slots::{Slot, Slots};
 use crate::history::InvocationShare;
 use crate::invoker::InvocationOutcome;

@@ -1,5 +1,8 @@
 //! Messages between the actors of a simulated node.
 
+use lighterman_proto::ids::{Epoch, Offset};
+use lighterman_proto::units::Moment;
+
 use super::super::cluster::{BrokerReply, FetchedPart};
 use super::OwnershipKey;
 use super::fetching::SimulatedFetch;
@@ -14,8 +17,6 @@ use crate::messages::records::SharedLease;
 use crate::messages::report::PartitionReport;
 use crate::messages::resolution::{BatchResolution, InvocationMetadata};
 use crate::messages::resume::ResumePoint;
-use lighterman_proto::ids::{Epoch, Offset};
-use lighterman_proto::units::Moment;
 
 /// Destination of a message; each mailbox keeps its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -17,7 +17,6 @@ mod results;
 mod shelf;
 mod starts;
 
-use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,9 +37,10 @@ use self::partitions::RunningPartition;
 use self::starts::StartResolution;
 use super::cluster::{BROKERS, BrokerReply};
 use super::environment::{EnvironmentEvent, SimulatedEnvironment};
-use crate::credit::memory::MemoryBudget;
+use crate::credit::memory_budget::MemoryBudget;
 use crate::credit::slots::Slot;
 use crate::runtime::in_flight::InFlight;
+use crate::sim::node::messages::{MessageMailbox, NodeMessage};
 
 /// Partition under one ownership.
 pub(super) type OwnershipKey = (i32, Epoch);

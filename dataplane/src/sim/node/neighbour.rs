@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::super::environment::SimulatedEnvironment;
-use crate::credit::memory::{MemoryBudget, MemoryLease};
+use crate::credit::memory_budget::{MemoryBudget, MemoryLease};
 
 const AGAIN: Duration = Duration::from_millis(700);
 /// More than a limited budget can grant.

@@ -119,7 +119,7 @@ impl SimulatedNode {
         for partition in partitions {
             self.member.owned.remove(partition);
             self.member.revoking.remove(partition);
-            self.member.table.remove_consumer(*partition);
+            self.member.table.remove_partition(*partition);
             self.forget_if_gone(env, *partition);
         }
     }
@@ -169,7 +169,7 @@ impl SimulatedNode {
     }
 
     fn begin_anew(&mut self, env: &mut SimulatedEnvironment, partition: i32) {
-        self.member.table.remove_consumer(partition);
+        self.member.table.remove_partition(partition);
         self.forget_if_gone(env, partition);
         if self.member.owned.contains(&partition) && !self.member.stopping {
             self.resolve_starts(env, vec![partition], BEGIN_ANEW_TOGETHER);

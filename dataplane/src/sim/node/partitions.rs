@@ -14,7 +14,7 @@ use super::super::environment::SimulatedEnvironment;
 use super::super::schedule::FaultKind;
 use super::shelf::{OnCredit, SimulatedContext};
 use super::{OwnershipKey, SimulatedFetch, SimulatedNode};
-use crate::credit::memory::MemoryLease;
+use crate::credit::memory_budget::MemoryLease;
 use crate::history::HistoryEvent as Happened;
 use crate::messages::commit::CommitRequest;
 use crate::messages::dead_letter::{AbandonedRecords, DeadLetterResult};

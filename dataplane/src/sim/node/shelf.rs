@@ -6,7 +6,7 @@ use bytes::Bytes;
 use lighterman_proto::event::EventEnvelope;
 use lighterman_proto::records::{BatchHeader, Compression, Record, RecordError};
 
-use crate::credit::memory::{MemoryBudget, MemoryLease, Overdraft};
+use crate::credit::memory_budget::{MemoryBudget, MemoryLease, Overdraft};
 use crate::messages::records::{RecordSizer, SharedLease};
 use crate::partition::fetch_buffer::{BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter};
 use crate::partition::pieces::{NextPiece, PieceLimits, PiecedBatch};

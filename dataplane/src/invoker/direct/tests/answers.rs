@@ -4,7 +4,7 @@ use actix::{Actor, Context, Handler, Recipient};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::credit::memory::Overdraft;
+use crate::credit::memory_budget::Overdraft;
 use crate::credit::slots::{SlotReceiver, Slots};
 use crate::invoker::facts::FunctionTimeout;
 use crate::invoker::invocation::{

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::credit::memory::MemoryBudget;
+use crate::credit::memory_budget::MemoryBudget;
 use crate::invoker::ClientContext;
 use crate::invoker::answer_room::AnswerRoom;
 use crate::invoker::outcome::InvocationOutcome;

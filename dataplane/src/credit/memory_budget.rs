@@ -1,5 +1,6 @@
 //! Byte budget of a node. Fetched frames, decompressed batches and payloads are held under leases (MEM-1). Each
-//! mapping has a share of the budget, with a floor that the others cannot take.
+//! mapping has a share of the budget, with a floor that the others cannot take. `memory_limit.rs` decides who gets how many bytes;
+//! this file locks it and wakes those who wait.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,8 +10,10 @@ use lighterman_proto::units::Moment;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::memory_limit::{
+    ByteShares, LeaseGrant, LeaseRequest, OverdraftLoan, ServedRequests, ShareId, TicketId,
+};
 pub use super::overdraft::Overdraft;
-use super::shares::{ByteShares, LeaseGrant, LeaseRequest, OverdraftLoan, ServedRequests, ShareId, TicketId};
 use crate::runtime::clock;
 
 /// Bytes below which a fetch is not worth its round trip.

@@ -1,7 +1,6 @@
-//! Selection of the offsets to commit. One commit is in flight at a time; later requests are coalesced into the
-//! next (H6).
+//! Coalescing of the commits of one member: one is in flight at a time, and later requests join the next (H6). The offset that
+//! may be committed is decided by each partition's `partition/commit_ledger.rs`.
 
-use crate::messages::commit::CommitRequest;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use lighterman_proto::units::Moment;
 
 use super::verify::CommitVerifier;
 use crate::kafka::offsets::CommitOffset;
+use crate::messages::commit::CommitRequest;
 use crate::runtime::backoff::Backoff;
 
 /// Group's response to one partition's commit.
@@ -97,7 +97,7 @@ impl Default for CommitterCore {
 impl CommitterCore {
     /// Records a moved frontier or changed progress. An older epoch, or an older commit under the same epoch,
     /// changes nothing (COM-1).
-    pub fn frontier(&mut self, mut frontier: CommitRequest) {
+    pub fn request(&mut self, mut frontier: CommitRequest) {
         let mut place = match self.pending.entry(frontier.partition) {
             Entry::Vacant(place) => {
                 place.insert(frontier);
@@ -215,14 +215,14 @@ impl CommitterCore {
 
     /// Registers an owned partition that resumes at `beginning`. Commits left by an earlier ownership are not sent
     /// under this one.
-    pub fn follow(&mut self, beginning: CommitRequest) {
-        self.forget(beginning.partition);
+    pub fn register(&mut self, beginning: CommitRequest) {
+        self.unregister(beginning.partition);
         self.read_back.begin(beginning);
     }
 
     /// Removes a partition that was lost or is reassigned. Its commit in flight is not retried: the group checks
     /// member and generation only, and would accept an old offset while another member owns the partition (COM-1).
-    pub fn forget(&mut self, partition: i32) {
+    pub fn unregister(&mut self, partition: i32) {
         self.pending.remove(&partition);
         self.read_back.forget(partition);
         if mutant!("lost-commit-tried-again", true, false) {
@@ -242,9 +242,10 @@ impl CommitterCore {
 
 #[cfg(test)]
 mod tests {
+    use lighterman_proto::ids::Epoch;
+
     use super::*;
     use crate::messages::outcome::ResolvedRange;
-    use lighterman_proto::ids::Epoch;
 
     const NOW: Moment = Moment::from_micros(1);
 
@@ -258,11 +259,11 @@ mod tests {
     #[test]
     fn one_commit_in_flight_and_the_rest_coalesced() {
         let mut core = CommitterCore::default();
-        core.frontier(frontier(0, 1, 5));
+        core.request(frontier(0, 1, 5));
         assert_eq!(core.start().len(), 1);
-        core.frontier(frontier(0, 1, 6));
-        core.frontier(frontier(0, 1, 7));
-        core.frontier(frontier(1, 1, 2));
+        core.request(frontier(0, 1, 6));
+        core.request(frontier(0, 1, 7));
+        core.request(frontier(1, 1, 2));
         assert!(core.start().is_empty());
         assert_eq!(core.answered(NOW, |_| CommitOutcome::Done), [frontier(0, 1, 5)]);
         assert_eq!(core.start(), [frontier(0, 1, 7), frontier(1, 1, 2)]);
@@ -271,14 +272,14 @@ mod tests {
     #[test]
     fn com_1_a_late_retry_never_rewinds() {
         let mut core = CommitterCore::default();
-        core.frontier(frontier(0, 1, 5));
+        core.request(frontier(0, 1, 5));
         core.start();
-        core.frontier(frontier(0, 1, 9));
+        core.request(frontier(0, 1, 9));
         core.answered(NOW, |_| CommitOutcome::Again);
         assert_eq!(core.start(), [frontier(0, 1, 9)], "the newer one, not the one that failed");
         core.answered(NOW, |_| CommitOutcome::Done);
-        core.frontier(frontier(0, 2, 3));
-        core.frontier(frontier(0, 1, 11));
+        core.request(frontier(0, 2, 3));
+        core.request(frontier(0, 1, 11));
         assert_eq!(core.start(), [frontier(0, 2, 3)], "an older epoch changes nothing");
     }
 
@@ -290,8 +291,8 @@ mod tests {
             outcome: Outcome::Delivered,
         };
         let mut core = CommitterCore::default();
-        core.frontier(CommitRequest { passed: vec![passed(0, 5)], ..frontier(0, 1, 5) });
-        core.frontier(CommitRequest { passed: vec![passed(5, 9)], ..frontier(0, 1, 9) });
+        core.request(CommitRequest { passed: vec![passed(0, 5)], ..frontier(0, 1, 5) });
+        core.request(CommitRequest { passed: vec![passed(5, 9)], ..frontier(0, 1, 9) });
         assert_eq!(core.start()[0].passed, [passed(0, 5), passed(5, 9)], "coalesced, not lost");
         core.answered(NOW, |_| CommitOutcome::Again);
         assert_eq!(core.start()[0].passed, [], "tried again, not told again");
@@ -300,11 +301,11 @@ mod tests {
     #[test]
     fn drn_1_only_a_stopping_member_abandons_rejected_commits() {
         let mut core = CommitterCore::default();
-        core.frontier(frontier(0, 1, 5));
+        core.request(frontier(0, 1, 5));
         core.start();
         assert_eq!(core.answered(NOW, |_| CommitOutcome::Done).len(), 1);
-        core.frontier(frontier(0, 1, 6));
-        core.frontier(frontier(1, 1, 7));
+        core.request(frontier(0, 1, 6));
+        core.request(frontier(1, 1, 7));
         for _ in 0..5 * REFUSALS_MAX {
             assert_eq!(core.start().len(), 2, "tried again for as long as it is ours");
             core.answered(NOW, |_| CommitOutcome::Refused);
@@ -328,16 +329,16 @@ mod tests {
     fn com_1_rewound_commit_is_resent_unless_superseded() {
         let later = |seconds| NOW + Duration::from_secs(seconds);
         let mut core = CommitterCore::default();
-        core.frontier(frontier(0, 1, 5));
-        core.frontier(frontier(1, 1, 7));
+        core.request(frontier(0, 1, 5));
+        core.request(frontier(1, 1, 7));
         core.start();
         core.answered(NOW, |_| CommitOutcome::Unknown);
         core.start();
         assert_eq!(core.answered(NOW, |_| CommitOutcome::Done).len(), 2);
-        core.frontier(frontier(2, 1, 1));
+        core.request(frontier(2, 1, 1));
         core.start();
         assert_eq!(core.start_read_back(later(5)), [frontier(0, 1, 5), frontier(1, 1, 7)], "2 is out");
-        core.frontier(frontier(1, 1, 8));
+        core.request(frontier(1, 1, 8));
         assert_eq!(core.read_back(later(5), Some(&[0, 1, 2])), 2);
         core.answered(NOW, |_| CommitOutcome::Done);
         assert_eq!(core.start(), [frontier(0, 1, 5), frontier(1, 1, 8)], "as it stands, or as it goes on");
@@ -363,11 +364,11 @@ mod tests {
     #[test]
     fn com_1_commit_of_lost_partition_is_not_retried() {
         let mut core = CommitterCore::default();
-        core.frontier(frontier(0, 1, 5));
-        core.frontier(frontier(1, 1, 7));
+        core.request(frontier(0, 1, 5));
+        core.request(frontier(1, 1, 7));
         core.start();
-        core.forget(0);
-        core.frontier(frontier(2, 1, 1));
+        core.unregister(0);
+        core.request(frontier(2, 1, 1));
         assert!(core.start().is_empty(), "one at a time, also when what is out is forgotten");
         assert!(core.answered(NOW, |_| CommitOutcome::Again).is_empty());
         assert_eq!(core.start(), [frontier(1, 1, 7), frontier(2, 1, 1)]);

@@ -1,10 +1,11 @@
 //! Ledger of the outcome of every offset, in O(ranges). The frontier, the end of the contiguous resolved offsets, is
 //! the only source of commits (COM-1).
 
-use crate::messages::outcome::{Outcome, ResolvedRange};
 use std::collections::BTreeMap;
 
 use lighterman_proto::ids::{Offset, OffsetRange};
+
+use crate::messages::outcome::{Outcome, ResolvedRange};
 
 /// Ledger of one partition under one ownership epoch.
 #[derive(Clone, Debug)]
