@@ -384,3 +384,33 @@ fn imports_point_only_to_lower_layers() {
     }
     assert!(arrows > 300, "{arrows} imports between rooms");
 }
+
+/// Words that the field does not use: each has a term of Kafka's, AWS's or actix's.
+const RETIRED_WORDS: &[&str] = &["desk", "shelf", "burial", "errand", "ordeal", "whoever", "anew"];
+
+#[test]
+fn docs_open_with_nouns_and_verbs_of_the_field() {
+    let question_words = ["What", "Which", "Who", "Whom", "Whose", "Where", "How", "Why", "Whoever"];
+    let (mut docs, mut questions) = (0, 0);
+    let mut files = Vec::new();
+    for folder in ["proto/src", "scaler/src", "dataplane/src", "loadtest/src"] {
+        rust_files(&root().join(folder), &mut files);
+    }
+    for path in files {
+        let text = fs::read_to_string(&path).expect("readable");
+        let mut is_inside = false;
+        for line in text.lines().map(str::trim_start) {
+            let doc = line.strip_prefix("/// ").or_else(|| line.strip_prefix("//! "));
+            if let Some(doc) = doc.filter(|_| !is_inside) {
+                docs += 1;
+                questions +=
+                    usize::from(doc.split(' ').next().is_some_and(|word| question_words.contains(&word)));
+            }
+            is_inside = doc.is_some();
+            let words = doc.unwrap_or_default().split(|c: char| !c.is_alphabetic());
+            let retired = words.map(str::to_lowercase).find(|word| RETIRED_WORDS.contains(&word.as_str()));
+            assert!(retired.is_none(), "{} says {retired:?}: {line}", path.display());
+        }
+    }
+    assert!(docs > 3_000 && questions * 50 <= docs, "{questions} of {docs} docs open with a question word");
+}

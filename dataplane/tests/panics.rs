@@ -145,7 +145,7 @@ fn invoker() {
 fn consumer() {
     scene(|scene| async move {
         writes(&scene, 4).await;
-        *BOMB.lock() = Some("partition begins");
+        *BOMB.lock() = Some("partition starts");
         scene.run(OffsetSpec::Earliest);
         scene.until("the end committed", |scene| scene.committed() == 40).await;
         assert!(BOMB.lock().is_none(), "the consumer panicked");
@@ -189,7 +189,7 @@ async fn dies_over_its_invocation(scene: &DataplaneScene, partitions: i32, durin
     let all = partitions as usize;
     scene.until("invoked", |scene| scene.memory.seen.lock().len() == all).await;
     during();
-    *BOMB.lock() = Some("log truncated under us");
+    *BOMB.lock() = Some("the log was truncated below the fetch position");
     scene.broker.truncate("orders", partitions - 1, Offset(10)).await;
     for _ in 0..partitions {
         producer.write(10).await.expect("written");
@@ -313,7 +313,8 @@ fn liv_1_start_lookup_panic_is_shown_and_retried() {
         let phase = NodePhase::default();
         let readiness = phase.readiness(&scene.dataplane);
         phase.serving();
-        *BOMB.lock() = Some("the log was cut off below the committed offset; reading what stands there now");
+        *BOMB.lock() =
+            Some("the log was truncated below the committed offset; reading the records that replaced it");
         scene.run(OffsetSpec::Earliest);
         scene.until("the task panicked", |_| BOMB.lock().is_none()).await;
         let is_shown =

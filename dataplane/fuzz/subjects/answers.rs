@@ -26,7 +26,7 @@ use lighterman_proto::topic_id::TopicId;
 use super::line::{Line, block_on, frame};
 
 /// Number of response readers.
-pub(crate) const READERS: u8 = 8;
+pub(crate) const READERS: u8 = 10;
 const TOPIC: &str = "orders";
 const ASKED: [i32; 2] = [0, 1];
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -45,7 +45,7 @@ impl NodePhase {
             let phase = *phase.phase.lock();
             match phase {
                 LifecyclePhase::Starting => Err("starting: the store is being applied".to_owned()),
-                LifecyclePhase::Draining => Err("draining: nothing new is begun".to_owned()),
+                LifecyclePhase::Draining => Err("draining: no new work is started".to_owned()),
                 LifecyclePhase::Serving => match dataplane.not_ready_reason() {
                     Some((mapping, what)) => Err(format!("mapping {mapping} {what}")),
                     None => Ok(()),

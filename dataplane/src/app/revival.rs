@@ -16,7 +16,7 @@ const REVIVE_BASE: Duration = Duration::from_secs(1);
 const REVIVE_MAX: Duration = Duration::from_mins(2);
 /// Running time after which a member's count of consecutive panics starts again.
 const WELL_AFTER: Duration = Duration::from_mins(10);
-const ENDED: &str = "ended by a fault of this node and is being made anew; see the log";
+const ENDED: &str = "ended by a fault of this node and is being restarted; see the log";
 
 impl Dataplane {
     /// Returns the watch of a member that keeps its membership in `held` and its status on `mapping_status`, after `panics` in
@@ -42,7 +42,7 @@ impl Dataplane {
     /// mapping's lock is deferred.
     fn revive(self: Arc<Self>, id: MappingId, left: HeldMembership, panics: u32) {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
-        tracing::error!(mapping = %id, panics, "the member panicked; making it anew");
+        tracing::error!(mapping = %id, panics, "the member panicked; restarting it");
         let home = self.system_arbiter.clone();
         home.spawn(async move {
             let visit = self.mapping_locks.visit(id);

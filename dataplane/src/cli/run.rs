@@ -108,7 +108,7 @@ where
     if let Some(variables) = settings.foreign_variables_text() {
         tracing::warn!(
             variables,
-            "environment variables with our prefix that are no keys of ours are ignored"
+            "environment variables with the prefix LIGHTERMAN_ that name no key are ignored"
         );
     }
     match actix_rt::System::new().block_on(body(settings)) {

@@ -139,7 +139,7 @@ impl ConsumerActor {
     ) {
         let me = ctx.address().recipient::<PartitionReport>();
         let (partition, epoch) = (start.partition, start.epoch);
-        tracing::debug!(mapping = %self.mapping, partition, epoch = epoch.0, "partition begins");
+        tracing::debug!(mapping = %self.mapping, partition, epoch = epoch.0, "partition starts");
         let beginning = CommitRequest::beginning(partition, epoch, &start.position);
         let watch_to = me.clone();
         let watch = DeathWatch::new("partition", move |panicking| {

@@ -171,7 +171,7 @@ impl MappingActor {
     /// known to run.
     fn join_again(&mut self, ctx: &mut Context<Self>) {
         metrics::counter!(crate::metrics::REBUILDS).increment(1);
-        tracing::error!(mapping = %self.run.id, "the group membership ended; joining anew");
+        tracing::error!(mapping = %self.run.id, "the group membership ended; joining again");
         let all: Vec<i32> = self.owned.iter().copied().chain(self.table.partitions()).collect();
         self.lose_partitions(&all);
         self.revoking.clear();

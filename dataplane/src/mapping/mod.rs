@@ -51,7 +51,7 @@ use crate::status::partition::PartitionStats;
 
 const TICK: Duration = Duration::from_secs(1);
 const MEMBERSHIP_ENDED: &str =
-    "has lost its membership in the consumer group by a fault of this node; it is being made anew";
+    "has lost its membership in the consumer group by a fault of this node; it joins again";
 
 /// Drains all partitions, commits, leaves the group, then replies.
 #[derive(Message)]

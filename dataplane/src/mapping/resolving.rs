@@ -135,7 +135,7 @@ impl MappingActor {
             }
         }
         if !waiting.is_empty() {
-            tracing::warn!(mapping = %self.run.id, partitions = ?waiting.keys(), why = ?waiting.values().next(), "partitions cannot begin yet");
+            tracing::warn!(mapping = %self.run.id, partitions = ?waiting.keys(), why = ?waiting.values().next(), "partitions cannot start; retrying");
         }
         self.waiting.wait(waiting, clock::now(), random());
         self.turn.is_unbalanced = true;

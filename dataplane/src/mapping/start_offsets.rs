@@ -272,7 +272,7 @@ impl StartResolver {
                     partition,
                     committed,
                     end = end.0,
-                    "the log was cut off below the committed offset; reading what stands there now"
+                    "the log was truncated below the committed offset; reading the records that replaced it"
                 );
             }
         }

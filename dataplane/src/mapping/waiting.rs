@@ -91,8 +91,8 @@ impl WaitingStarts {
         let (named, many) = (named.join(", "), self.reasons.len() > 1);
         let first = if many { format!("partition {first}: ") } else { String::new() };
         let subject = if many { "partitions" } else { "partition" };
-        let cannot = if many { "cannot begin and are" } else { "cannot begin and is" };
-        Some(format!("{subject} {named} {cannot} asked after again. {first}{why}"))
+        let cannot = if many { "cannot start and are" } else { "cannot start and is" };
+        Some(format!("{subject} {named} {cannot} retried. {first}{why}"))
     }
 }
 
@@ -152,20 +152,14 @@ mod tests {
         let mut waiting = WaitingStarts::default();
         assert_eq!(waiting.text(), None);
         waiting.wait(because([3], "no leader"), at(0), 0);
-        assert_eq!(
-            waiting.text().as_deref(),
-            Some("partition 3 cannot begin and is asked after again. no leader")
-        );
+        assert_eq!(waiting.text().as_deref(), Some("partition 3 cannot start and is retried. no leader"));
         waiting.wait(because([7, 8, 9, 11], "no broker"), at(0), 0);
         assert_eq!(
             waiting.text().as_deref(),
-            Some("partitions 3, 7-9, 11 cannot begin and are asked after again. partition 3: no leader")
+            Some("partitions 3, 7-9, 11 cannot start and are retried. partition 3: no leader")
         );
         waiting.retain(|partition| partition == 8);
-        assert_eq!(
-            waiting.text().as_deref(),
-            Some("partition 8 cannot begin and is asked after again. no broker")
-        );
+        assert_eq!(waiting.text().as_deref(), Some("partition 8 cannot start and is retried. no broker"));
         waiting.wait(because((0..5_000).map(|number| 2 * number), "no leader"), at(0), 0);
         let text = waiting.text().expect("they wait");
         assert!(text.starts_with("partitions 0, 2, 4, 6, 8, 10, 12, 14, and 4992 more cannot"), "{text}");

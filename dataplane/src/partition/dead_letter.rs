@@ -116,7 +116,7 @@ impl Handler<SkipRecord> for PartitionActor {
         }
         tracing::warn!(
             partition = %self.id, offset = skip.offset.0, end = skip.end.map(|end| end.0), reason = skip.reason,
-            ?answer, "a person asked for offsets to be skipped"
+            ?answer, "an operator asked to skip offsets"
         );
         let _ = skip.reply.send(answer);
     }

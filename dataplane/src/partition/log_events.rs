@@ -13,7 +13,7 @@ impl PartitionActor {
             PartitionEvent::GivenUp { records, condition } => self.note_given_up(records, *condition),
             PartitionEvent::Skipped { offset } => {
                 self.status.dropped(1);
-                tracing::warn!(partition, offset = offset.0, "record skipped: a person said so");
+                tracing::warn!(partition, offset = offset.0, "record skipped on an operator's request");
             }
             PartitionEvent::Lost(range) => {
                 self.status.lost(range.first.distance_to(range.end));
@@ -27,14 +27,14 @@ impl PartitionActor {
             }
             PartitionEvent::Passed { range, outcome } => {
                 let outcome = outcome.label();
-                tracing::warn!(partition, %range, outcome, "offsets that cannot be read are passed: a person said so");
+                tracing::warn!(partition, %range, outcome, "unreadable offsets passed on an operator's request");
             }
             PartitionEvent::Rewritten { from } => {
                 metrics::counter!(crate::metrics::TRUNCATIONS).increment(1);
                 tracing::warn!(
                     partition,
                     from = from.0,
-                    "the log was cut off and written again; its records begin anew"
+                    "the log was truncated and rewritten; its records are read again"
                 );
             }
             PartitionEvent::LedgerRefused(refused) => {

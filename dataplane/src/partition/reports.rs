@@ -48,7 +48,7 @@ impl PartitionActor {
             }
             FetchError::Diverged { end, .. } => {
                 let end = *end;
-                tracing::warn!(partition = %self.id, end = end.0, "log truncated under us");
+                tracing::warn!(partition = %self.id, end = end.0, "the log was truncated below the fetch position");
                 self.step(ctx, |core, _| core.diverged(end));
             }
             FetchError::Recreated => {

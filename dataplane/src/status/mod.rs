@@ -97,7 +97,7 @@ impl MappingStatus {
                 notice: Mutex::new(None),
                 standing: Mutex::default(),
                 partitions: Mutex::new(BTreeMap::new()),
-                not_ready_reason: Mutex::new(Some("has not begun".to_owned())),
+                not_ready_reason: Mutex::new(Some("has not started".to_owned())),
                 starved: Mutex::new(None),
                 commit_lines: LineLimit::new(1, LINES_EACH),
                 invocation_lines: LineLimit::new(5, LINES_EACH),

@@ -87,7 +87,7 @@ pub enum FetchError {
         end: Offset,
     },
     /// The topic was deleted and recreated. Nothing known of the partition applies to the new topic.
-    #[error("the topic was deleted and made anew")]
+    #[error("the topic was deleted and created again")]
     Recreated,
     /// The topic does not exist any more.
     #[error("{0}")]

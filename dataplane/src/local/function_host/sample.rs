@@ -24,7 +24,7 @@ struct SampleRecord {
 /// Serves invocations until the Runtime API closes the connection, as a host does to end its functions.
 pub fn run() -> io::Result<()> {
     let api = std::env::var("AWS_LAMBDA_RUNTIME_API").map_err(|_| {
-        io::Error::other("AWS_LAMBDA_RUNTIME_API is not set: a function host starts this, not a person")
+        io::Error::other("AWS_LAMBDA_RUNTIME_API is not set: it is started by a function host")
     })?;
     let stream = TcpStream::connect(&api)?;
     stream.set_nodelay(true)?;
