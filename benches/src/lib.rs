@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use kafka_protocol::records::{Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType};
 use lighterman::commits::start_plan::{self, GroupCommit, KnownCommit};
 use lighterman::messages::outcome::Outcome;
-use lighterman::partition::commit_ledger::Ledger;
+use lighterman::partition::progress::commit_ledger::Ledger;
 use lighterman_proto::event::{EventEnvelope, EventSource, EventWriter};
 use lighterman_proto::filter::FilterSet;
 use lighterman_proto::ids::{Offset, OffsetRange};

@@ -20,7 +20,7 @@ use crate::kafka::offsets::OffsetSpec;
 use crate::kafka::transport::BrokerAddress;
 use crate::mapping::wiring::{FailureSpec, MappingSpec};
 use crate::messages::skip::SkipAnswer;
-use crate::partition::attempt::FailureHandling;
+use crate::partition::attempts::attempt::FailureHandling;
 use crate::runtime::clock;
 use crate::runtime::outbox::ReceiverClosed;
 

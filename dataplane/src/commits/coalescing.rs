@@ -1,5 +1,5 @@
 //! Coalescing of the commits of one member: one is in flight at a time, and later requests join the next (H6). The offset that
-//! may be committed is decided by each partition's `partition/commit_ledger.rs`.
+//! may be committed is decided by each partition's `partition/progress/commit_ledger.rs`.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

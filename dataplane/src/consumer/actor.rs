@@ -24,7 +24,7 @@ use crate::messages::records::PartitionBatchLimits;
 use crate::messages::report::{PartitionReport, PartitionState};
 use crate::messages::skip::SkipRecord;
 use crate::partition::actor::{PartitionActor, PartitionParts};
-use crate::partition::attempt::FailureHandling;
+use crate::partition::attempts::attempt::FailureHandling;
 use crate::partition::effects::{PartitionConfig, PartitionIdentity};
 use crate::partition::messages::{Drain, Fence, GiveBack};
 use crate::runtime::death_watch::DeathWatch;

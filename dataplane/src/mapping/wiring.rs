@@ -36,7 +36,7 @@ use crate::kafka::offsets::OffsetSpec;
 use crate::kafka::transport::{BrokerAddress, BrokerConnector};
 use crate::messages::dead_letter::DeadLetterSink;
 use crate::messages::records::PartitionBatchLimits;
-use crate::partition::attempt::FailureHandling;
+use crate::partition::attempts::attempt::FailureHandling;
 use crate::runtime::current_epochs::CurrentEpochs;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::{InFlight, LongestRun};

@@ -16,13 +16,12 @@ use super::core::{PartitionCore, is_for};
 use super::decompress::{ContextParts, CreditWait, LeasedDecompressor};
 use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
 use super::messages::{Drain, Fence};
-use super::pieces::PieceLimits;
 use super::turns::ScheduledTurns;
 use crate::credit::memory_budget::{MemoryBudget, MemoryLease};
 use crate::kafka::fetch::{
     FetchAnswered, FetchCancelled, FetchRequested, FetchRouter, FetchedRecords, HighWatermarkSeen,
 };
-use crate::messages::commit::{CommitAcknowledged, CommitterRecipients, UnfollowPartition};
+use crate::messages::commit::{CommitAcknowledged, CommitGivenUp, CommitterRecipients, UnfollowPartition};
 use crate::messages::dead_letter::{DeadLetterLoad, DeadLetterSink};
 use crate::messages::offer::{
     BatcherRecipients, OfferSealed, OfferWithdrawn, UnregisterPartition, WithdrawOffer,
@@ -30,6 +29,7 @@ use crate::messages::offer::{
 use crate::messages::report::{PartitionReport, PartitionState};
 use crate::messages::resolution::BatchResolved;
 use crate::messages::resume::ResumePoint;
+use crate::partition::reader::pieces::PieceLimits;
 use crate::runtime::clock;
 use crate::runtime::death_watch::DeathWatch;
 use crate::runtime::in_flight::InFlight;
@@ -351,6 +351,16 @@ impl Handler<CommitAcknowledged> for PartitionActor {
         if is_for(committed.epoch, self.epoch) {
             self.stats.set_committed(committed.offset);
             self.step(ctx, |core, context| core.committed(clock::now(), committed.seq, context));
+        }
+    }
+}
+
+impl Handler<CommitGivenUp> for PartitionActor {
+    type Result = ();
+
+    fn handle(&mut self, given_up: CommitGivenUp, ctx: &mut Self::Context) {
+        if is_for(given_up.epoch, self.epoch) {
+            self.step(ctx, |core, context| core.commit_given_up(clock::now(), context));
         }
     }
 }

@@ -11,20 +11,20 @@ use lighterman_proto::commit_metadata::CommittedProgress;
 use lighterman_proto::ids::{Epoch, Offset, OffsetRange};
 use lighterman_proto::units::Moment;
 
-use super::attempt::RecordAttempt;
-use super::commit_ledger::Ledger;
 use super::effects::{
     CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
 };
-use super::fetch_buffer::FetchBuffer;
-use super::last_commit::LastCommit;
-use super::progress::{InheritedProgress, restore};
-use super::unreadable::UnreadState;
 use crate::messages::batch::BatchId;
 use crate::messages::dead_letter::DeadLetterResult;
 use crate::messages::outcome::Outcome;
 use crate::messages::resolution::BatchResolution;
 use crate::messages::unreadable::READ_RETRY_DELAY;
+use crate::partition::attempts::attempt::RecordAttempt;
+use crate::partition::progress::commit_ledger::Ledger;
+use crate::partition::progress::last_commit::LastCommit;
+use crate::partition::progress::{InheritedProgress, restore};
+use crate::partition::reader::fetch_buffer::FetchBuffer;
+use crate::partition::reader::unreadable::UnreadState;
 
 const FETCH_BYTES_MIN: usize = 64 * 1024;
 

@@ -5,8 +5,7 @@ use actix::{AsyncContext, Context, Handler, Message};
 use tokio::sync::oneshot;
 
 use super::actor::PartitionActor;
-use crate::messages::dead_letter::DeadLetterResult;
-use crate::messages::dead_letter::{DeadLetterLoad, DeadLetterRequest};
+use crate::messages::dead_letter::{DeadLetterLoad, DeadLetterRequest, DeadLetterResult};
 use crate::messages::report::FailingView;
 use crate::messages::skip::{SkipAnswer, SkipRecord};
 use crate::runtime::clock;

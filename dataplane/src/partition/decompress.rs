@@ -14,11 +14,13 @@ use lighterman_proto::records::{BatchHeader, BatchInflater, Compression, Record,
 
 use super::actor::PartitionActor;
 use super::core::PartitionCore;
-use super::fetch_buffer::{BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter};
 use super::messages::{CreditGranted, GiveBack};
-use super::pieces::{NextPiece, PieceLimits, PiecedBatch};
 use crate::credit::memory_budget::{MemoryBudget, MemoryLease, Overdraft};
 use crate::messages::records::{RecordSizer, SharedLease};
+use crate::partition::reader::fetch_buffer::{
+    BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter,
+};
+use crate::partition::reader::pieces::{NextPiece, PieceLimits, PiecedBatch};
 use crate::runtime::outbox::post;
 use crate::runtime::owned_task::OwnedTask;
 
@@ -227,7 +229,7 @@ mod tests {
     use crate::messages::offer::Offer;
     use crate::messages::records::PartitionBatchLimits;
     use crate::messages::resolution::BatchResolution;
-    use crate::partition::attempt::FailureHandling;
+    use crate::partition::attempts::attempt::FailureHandling;
     use crate::partition::effects::{
         CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects,
     };

@@ -8,9 +8,6 @@ use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::topic_id::TopicId;
 use lighterman_proto::units::{Moment, TimestampMs};
 
-use super::attempt::FailureHandling;
-use super::commit_ledger::AlreadyResolved;
-use super::fetch_buffer::{BatchOpener, CreditShortage, RecordFilter};
 use crate::messages::commit::CommitRequest;
 use crate::messages::dead_letter::{AbandonedRecords, RawBatch};
 use crate::messages::offer::Offer;
@@ -18,6 +15,9 @@ use crate::messages::outcome::Outcome;
 use crate::messages::records::{PartitionBatchLimits, RecordSizer, SharedLease};
 use crate::messages::resolution::KnownFailures;
 use crate::messages::unreadable::BatchDamage;
+use crate::partition::attempts::attempt::FailureHandling;
+use crate::partition::progress::commit_ledger::AlreadyResolved;
+use crate::partition::reader::fetch_buffer::{BatchOpener, CreditShortage, RecordFilter};
 
 /// Identity of a partition under one ownership.
 #[derive(Clone, Copy, Debug)]

@@ -9,18 +9,18 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{AbortedTransactions, BatchHeader, RecordError};
 use lighterman_proto::units::{Moment, TimestampMs};
 
-use super::attempt::FailureHandling;
 use super::core::PartitionCore;
 use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
-use super::fetch_buffer::{BatchOpener, OpenedBatch, PlainSize};
 use super::model_tests::{IDENTITY, PlainTools, hold};
-use super::pieces::{NextPiece, PiecedBatch};
 use crate::messages::batch::BatchId;
 use crate::messages::dead_letter::DeadLetterResult;
 use crate::messages::offer::Offer;
 use crate::messages::outcome::Outcome;
 use crate::messages::records::{PartitionBatchLimits, SharedLease};
 use crate::messages::resolution::BatchResolution;
+use crate::partition::attempts::attempt::FailureHandling;
+use crate::partition::reader::fetch_buffer::{BatchOpener, OpenedBatch, PlainSize};
+use crate::partition::reader::pieces::{NextPiece, PiecedBatch};
 
 const NOW: Moment = Moment::from_micros(1);
 

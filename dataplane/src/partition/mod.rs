@@ -2,31 +2,17 @@
 //! around them.
 
 pub mod actor;
-pub mod attempt;
-pub mod commit_ledger;
-mod compact;
+pub mod attempts;
 pub mod core;
 pub mod dead_letter;
 mod decompress;
 pub mod effects;
-pub mod fetch_buffer;
-mod give_up;
-mod last_commit;
-pub mod leader_epochs;
 mod log_events;
 pub mod messages;
-mod offer;
-pub mod pieces;
-mod progress;
-mod release;
+pub mod progress;
+pub mod reader;
 mod reports;
-mod resolve;
-mod segment;
-pub mod skip;
-mod start;
-mod trouble;
 mod turns;
-pub mod unreadable;
 
 #[cfg(test)]
 mod inherited_tests;

@@ -5,19 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use lighterman_proto::ids::Epoch;
-use lighterman_proto::ids::Offset;
+use lighterman_proto::ids::{Epoch, Offset};
 use lighterman_proto::records::{AbortedTransactions, BatchHeader, Record, RecordError};
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
-use super::attempt::FailureHandling;
 use super::core::PartitionCore;
 use super::effects::{
     CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionIdentity,
 };
-use super::fetch_buffer::{BatchOpener, FetchBuffer, FillLimits, OpenedBatch, PlainSize, RecordFilter};
-use super::pieces::{NextPiece, PiecedBatch};
 use crate::credit::memory_budget::MemoryBudget;
 use crate::messages::batch::BatchId;
 use crate::messages::commit::CommitRequest;
@@ -25,6 +21,11 @@ use crate::messages::offer::Offer;
 use crate::messages::outcome::{Outcome, ResolvedRange};
 use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordSizer, SharedLease};
 use crate::messages::resolution::{AttemptFailure, BatchResolution};
+use crate::partition::attempts::attempt::FailureHandling;
+use crate::partition::reader::fetch_buffer::{
+    BatchOpener, FetchBuffer, FillLimits, OpenedBatch, PlainSize, RecordFilter,
+};
+use crate::partition::reader::pieces::{NextPiece, PiecedBatch};
 
 /// Identity of the tests' partition.
 pub(super) const IDENTITY: PartitionIdentity =

@@ -11,14 +11,12 @@ use lighterman_proto::records::{AbortedTransactions, BatchInflater};
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
-use super::attempt::FailureHandling;
 use super::core::PartitionCore;
 use super::decompress::LeasedDecompressor;
 use super::effects::{
     CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
 };
 use super::model_tests::{IDENTITY, PlainTools, batch};
-use super::pieces::PieceLimits;
 use crate::credit::memory_budget::{MemoryBudget, MemoryLease};
 use crate::messages::batch::BatchId;
 use crate::messages::commit::CommitRequest;
@@ -28,6 +26,8 @@ use crate::messages::outcome::Outcome;
 use crate::messages::records::{PartitionBatch, PartitionBatchLimits, SharedLease};
 use crate::messages::resolution::BatchResolution;
 use crate::messages::skip::SkipAnswer;
+use crate::partition::attempts::attempt::FailureHandling;
+use crate::partition::reader::pieces::PieceLimits;
 
 pub(super) const MIB: usize = 1 << 20;
 const NOW: Moment = Moment::from_micros(1);

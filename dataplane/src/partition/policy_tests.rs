@@ -12,7 +12,6 @@ use lighterman_proto::records::AbortedTransactions;
 use lighterman_proto::units::{Moment, TimestampMs};
 use proptest::prelude::*;
 
-use super::attempt::{FailureHandling, is_expired};
 use super::core::PartitionCore;
 use super::effects::{CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects};
 use super::model_tests::{IDENTITY, PlainTools, RefusingFilter, batch_at, failure, hold};
@@ -24,6 +23,7 @@ use crate::messages::outcome::{Outcome, ResolvedRange};
 use crate::messages::records::{PartitionBatch, PartitionBatchLimits};
 use crate::messages::resolution::{BatchResolution, KnownFailures};
 use crate::messages::skip::SkipAnswer;
+use crate::partition::attempts::attempt::{FailureHandling, is_expired};
 
 const LIMITS: PartitionBatchLimits = PartitionBatchLimits { records_max: 8, payload_bytes_max: 4_000 };
 const RECORDS: i64 = 24;

@@ -7,8 +7,8 @@ use actix::{AsyncContext, Context, Handler, Message};
 
 use super::actor::PartitionActor;
 use super::decompress::CreditWait;
-use super::fetch_buffer::CreditShortage;
 use super::messages::CreditGranted;
+use crate::partition::reader::fetch_buffer::CreditShortage;
 use crate::runtime::clock;
 use crate::runtime::outbox::post;
 

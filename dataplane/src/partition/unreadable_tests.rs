@@ -4,17 +4,17 @@
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{AbortedTransactions, RecordError};
 
-use super::attempt::FailureHandling;
 use super::core::PartitionCore;
 use super::effects::{FetchedFrame, PartitionEffects};
 use super::model_tests::hold;
-use super::pieces::PieceLimits;
 use super::pieces_tests::{MIB, PieceDriver, packed, sealed, values};
 use crate::messages::batch::BatchId;
 use crate::messages::outcome::Outcome;
 use crate::messages::resolution::BatchResolution;
 use crate::messages::skip::SkipAnswer;
 use crate::messages::unreadable::{BatchEnd, READ_RETRY_DELAY};
+use crate::partition::attempts::attempt::FailureHandling;
+use crate::partition::reader::pieces::PieceLimits;
 
 /// Log with a readable batch of two records, a batch of three that `damage` makes unreadable, and another readable
 /// one of two.

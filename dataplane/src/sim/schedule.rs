@@ -7,7 +7,7 @@ use lighterman_proto::topic_id::TopicId;
 
 use super::random::SeededRandom;
 use crate::kafka::group::GroupProtocol;
-use crate::partition::attempt::FailureHandling;
+use crate::partition::attempts::attempt::FailureHandling;
 
 /// Kind of a fault; each schedule omits a random half of them, or most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,8 +8,14 @@ use lighterman_proto::records::{BatchHeader, Compression, Record, RecordError};
 
 use crate::credit::memory_budget::{MemoryBudget, MemoryLease, Overdraft};
 use crate::messages::records::{RecordSizer, SharedLease};
-use crate::partition::fetch_buffer::{BatchOpener, CreditShortage, OpenedBatch, PlainSize, RecordFilter};
-use crate::partition::pieces::{NextPiece, PieceLimits, PiecedBatch};
+use crate::partition::reader::fetch_buffer::BatchOpener;
+use crate::partition::reader::fetch_buffer::CreditShortage;
+use crate::partition::reader::fetch_buffer::OpenedBatch;
+use crate::partition::reader::fetch_buffer::PlainSize;
+use crate::partition::reader::fetch_buffer::RecordFilter;
+use crate::partition::reader::pieces::NextPiece;
+use crate::partition::reader::pieces::PieceLimits;
+use crate::partition::reader::pieces::PiecedBatch;
 
 /// Small, so that batches have several pieces.
 const PIECES: PieceLimits =

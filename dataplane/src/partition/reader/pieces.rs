@@ -108,7 +108,7 @@ impl PiecedBatch {
     }
 
     /// Returns the lease that lives as long as the batch.
-    pub(super) fn memory(&self) -> &SharedLease {
+    pub(in crate::partition) fn memory(&self) -> &SharedLease {
         &self.memory
     }
 

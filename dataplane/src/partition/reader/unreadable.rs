@@ -7,20 +7,18 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::{RecordBatch, RecordBatches, RecordError, batches_from, successor};
 use lighterman_proto::units::Moment;
 
-use super::attempt::RecordAttempt;
-use super::core::{AttemptState, PartitionCore, PartitionPhase};
-use super::effects::{FetchedFrame, PartitionEffect, PartitionEffects, PartitionEvent};
-use crate::messages::dead_letter::DeadLetterResult;
-use crate::messages::dead_letter::RawBatch;
+use crate::messages::dead_letter::{DeadLetterResult, RawBatch};
 use crate::messages::outcome::Outcome;
 use crate::messages::records::SharedLease;
 use crate::messages::skip::SkipAnswer;
-use crate::messages::unreadable::READ_RETRY_DELAY;
-use crate::messages::unreadable::{BatchDamage, BatchEnd, UnreadableRange};
+use crate::messages::unreadable::{BatchDamage, BatchEnd, READ_RETRY_DELAY, UnreadableRange};
+use crate::partition::attempts::attempt::RecordAttempt;
+use crate::partition::core::{AttemptState, PartitionCore, PartitionPhase};
+use crate::partition::effects::{FetchedFrame, PartitionEffect, PartitionEffects, PartitionEvent};
 
 /// Unreadable range of a partition, and the state of skipping it.
 #[derive(Debug, Default)]
-pub(super) struct UnreadState {
+pub(in crate::partition) struct UnreadState {
     pub now: Option<UnreadableRange>,
     /// Offsets that an operator has asked to skip.
     wanted: Option<OffsetRange>,
@@ -30,14 +28,14 @@ pub(super) struct UnreadState {
 
 impl UnreadState {
     /// Forgets an unreadable range that starts before `end`, which the partition has reached.
-    pub(super) fn forget_before(&mut self, end: Offset) {
+    pub(in crate::partition) fn forget_before(&mut self, end: Offset) {
         if self.now.as_ref().is_some_and(|now| now.first < end) {
             (self.now, self.wanted) = (None, None);
         }
     }
 
     /// True while bytes are being sent to the destination; nothing is fetched during that time.
-    pub(super) fn is_under_way(&self) -> bool {
+    pub(in crate::partition) fn is_under_way(&self) -> bool {
         self.under_way.is_some()
     }
 }
@@ -49,7 +47,7 @@ impl PartitionCore {
     }
 
     /// Handles an unreadable batch at `first`: the partition pauses and fetches again.
-    pub(super) fn cannot_read(
+    pub(in crate::partition) fn cannot_read(
         &mut self,
         now: Moment,
         first: Offset,
@@ -62,7 +60,7 @@ impl PartitionCore {
     }
 
     /// Handles a request to skip `first` to `end`; returns `None` if it does not concern the unreadable range.
-    pub(super) fn want_passed(
+    pub(in crate::partition) fn want_passed(
         &mut self,
         first: Offset,
         end: Option<Offset>,
@@ -92,7 +90,7 @@ impl PartitionCore {
 
     /// Skips the range that an operator has asked to skip, once all earlier offsets are resolved. If there is a
     /// destination, the bytes are fetched again first.
-    pub(super) fn pass_unreadable(&mut self, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn pass_unreadable(&mut self, out: &mut PartitionEffects) {
         if !self.start.policy.has_destination
             && let Some(range) = self.passable()
         {
@@ -108,7 +106,11 @@ impl PartitionCore {
     }
 
     /// Takes the unreadable bytes from `frame`, if it was fetched for them, and sends them to the destination.
-    pub(super) fn take_unreadable(&mut self, frame: &FetchedFrame<'_>, out: &mut PartitionEffects) -> bool {
+    pub(in crate::partition) fn take_unreadable(
+        &mut self,
+        frame: &FetchedFrame<'_>,
+        out: &mut PartitionEffects,
+    ) -> bool {
         let Some(range) = self.passable().filter(|range| range.first == frame.position) else { return false };
         let is_intact = self.unread.now.as_ref().is_some_and(|now| now.is_intact);
         let Some(raw) = raw_bytes(frame.records, range, is_intact) else { return false };
@@ -125,7 +127,7 @@ impl PartitionCore {
     }
 
     /// Handles the result of sending unreadable bytes; returns false if none were being sent.
-    pub(super) fn raw_buried(
+    pub(in crate::partition) fn raw_buried(
         &mut self,
         now: Moment,
         dead_letter_result: DeadLetterResult,
@@ -157,7 +159,12 @@ impl PartitionCore {
 
     /// Records `outcome` for `range`, which starts where the next records would, and continues after it. The outcome
     /// needs no records.
-    pub(super) fn go_behind(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn go_behind(
+        &mut self,
+        range: OffsetRange,
+        outcome: Outcome,
+        out: &mut PartitionEffects,
+    ) {
         self.position = range.end;
         self.current = RecordAttempt::none(range.end);
         let frontier = self.ledger.frontier();
@@ -173,7 +180,7 @@ impl PartitionCore {
 
 /// Returns the next batch of a frame that was fetched at `position`, with its checksum verified. A frame that holds
 /// bytes but no whole batch is an error, as in Java's `FetchCollector`: its first batch is longer than it can be.
-pub(super) fn next_batch<'f>(
+pub(in crate::partition) fn next_batch<'f>(
     walk: &mut RecordBatches<'f>,
     frame: &'f Bytes,
     position: Offset,
@@ -191,7 +198,7 @@ pub(super) fn next_batch<'f>(
 
 /// Returns the damage of the batch at byte `at`. If the batch lies wholly before `position`, returns the batches
 /// after it instead.
-pub(super) fn damage(
+pub(in crate::partition) fn damage(
     frame: &Bytes,
     at: usize,
     error: RecordError,

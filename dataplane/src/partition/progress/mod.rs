@@ -4,16 +4,19 @@
 //! If attempts are limited, an attempt is committed before it starts: a record with a limit of 3 retries is never
 //! tried a fifth time because a node died.
 
+pub mod commit_ledger;
+pub(super) mod last_commit;
+
 use std::collections::VecDeque;
 
 use lighterman_proto::commit_metadata::{CommittedProgress, ProgressPiece};
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::BatchHeader;
 
-use super::attempt::RecordAttempt;
-use super::core::PartitionCore;
-use super::effects::{PartitionConfig, PartitionEffect, PartitionEffects, PartitionIdentity};
 use crate::messages::commit::CommitRequest;
+use crate::partition::attempts::attempt::RecordAttempt;
+use crate::partition::core::PartitionCore;
+use crate::partition::effects::{PartitionConfig, PartitionEffect, PartitionEffects, PartitionIdentity};
 
 /// Piece of a batch that an earlier owner has split, to be restored with the same end.
 #[derive(Clone, Copy, Debug)]

@@ -3,11 +3,11 @@
 use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::units::Moment;
 
-use super::attempt::RecordAttempt;
-use super::core::{AttemptState, PartitionCore, PartitionPhase};
-use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
 use crate::messages::outcome::Outcome;
 use crate::messages::skip::SkipAnswer;
+use crate::partition::attempts::attempt::RecordAttempt;
+use crate::partition::core::{AttemptState, PartitionCore, PartitionPhase};
+use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
 
 /// Records that are being retried, as shown to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,11 @@ impl PartitionCore {
 
     /// Skips the requested records once no attempt is being made. Records that the attempt has resolved are left as
     /// they are.
-    pub(super) fn skip_wanted(&mut self, context: &CoreContext<'_>, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn skip_wanted(
+        &mut self,
+        context: &CoreContext<'_>,
+        out: &mut PartitionEffects,
+    ) {
         if self.skips_wanted.is_empty() {
             return;
         }

@@ -4,11 +4,11 @@
 use lighterman_proto::ids::Offset;
 use lighterman_proto::units::{Moment, TimestampMs};
 
-use super::attempt::{RecordAttempt, until_expired};
-use super::core::{AttemptState, PartitionCore};
-use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionIdentity};
 use crate::messages::batch::BatchId;
 use crate::messages::offer::Offer;
+use crate::partition::attempts::attempt::{RecordAttempt, until_expired};
+use crate::partition::core::{AttemptState, PartitionCore};
+use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionIdentity};
 
 impl PartitionCore {
     /// Handles the sealing of offer `seq` up to `end` as `batch`; returns false if that offer is not the current one.
@@ -33,7 +33,7 @@ impl PartitionCore {
 
     /// Adds records that have arrived to an unsealed offer. A retry never grows: it sends the same records under the
     /// same key.
-    pub(super) fn grow_offer(
+    pub(in crate::partition) fn grow_offer(
         &mut self,
         now: Moment,
         context: &mut CoreContext<'_>,
@@ -54,7 +54,7 @@ impl PartitionCore {
 
     /// Offers the current batch. If a record has become too old while offered, the offer is withdrawn instead, and
     /// its age is judged after that.
-    pub(super) fn publish_offer(
+    pub(in crate::partition) fn publish_offer(
         &mut self,
         now: Moment,
         context: &CoreContext<'_>,

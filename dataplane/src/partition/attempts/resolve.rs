@@ -9,13 +9,13 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::Record;
 use lighterman_proto::units::Moment;
 
-use super::core::{AttemptState, PartitionCore};
-use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
 use crate::messages::outcome::Outcome;
 use crate::messages::resolution::{AttemptFailure, BatchResolution};
+use crate::partition::core::{AttemptState, PartitionCore};
+use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects};
 
 impl PartitionCore {
-    pub(super) fn apply_resolution(
+    pub(in crate::partition) fn apply_resolution(
         &mut self,
         resolution: BatchResolution,
         context: &CoreContext<'_>,
@@ -42,7 +42,7 @@ impl PartitionCore {
         }
     }
 
-    pub(super) fn back_off(&mut self, until: Moment, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn back_off(&mut self, until: Moment, out: &mut PartitionEffects) {
         self.attempt_state = AttemptState::BackingOff { until };
         self.current.held_up = true;
         out.push(PartitionEffect::WakeAt(until));
@@ -141,7 +141,7 @@ impl PartitionCore {
 
     /// Commits the frontier if it has moved. The progress holds the attempts used up, not the next one, which has not
     /// started.
-    pub(super) fn commit_at_rest_if_moved(&mut self, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn commit_at_rest_if_moved(&mut self, out: &mut PartitionEffects) {
         if self.sent.offset != self.ledger.frontier() {
             let progress = self.progress_at_rest();
             self.commit(progress, out);

@@ -11,15 +11,14 @@ use lighterman_proto::records::{
 };
 use lighterman_proto::units::Moment;
 
-use super::leader_epochs::LeaderEpochs;
-use super::pieces::{NextPiece, PiecedBatch};
-use super::progress::KnownLogEnd;
-use super::segment::{BufferSegment, SegmentBody, SegmentFront};
-use super::unreadable::{damage, next_batch};
 use crate::credit::memory_budget::Overdraft;
-use crate::messages::records::RecordSizer;
-use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordRun, SharedLease};
+use crate::messages::records::{PartitionBatch, PartitionBatchLimits, RecordRun, RecordSizer, SharedLease};
 use crate::messages::unreadable::BatchDamage;
+use crate::partition::progress::KnownLogEnd;
+use crate::partition::reader::leader_epochs::LeaderEpochs;
+use crate::partition::reader::pieces::{NextPiece, PiecedBatch};
+use crate::partition::reader::segment::{BufferSegment, SegmentBody, SegmentFront};
+use crate::partition::reader::unreadable::{damage, next_batch};
 
 /// Decompressor that works within the memory budget.
 pub trait BatchOpener {
@@ -95,7 +94,7 @@ pub struct FillLimits<'k> {
 }
 
 impl FillLimits<'_> {
-    pub(super) fn knows(&self, offset: Offset) -> bool {
+    pub(in crate::partition) fn knows(&self, offset: Offset) -> bool {
         let at = self.known.partition_point(|range| range.end <= offset);
         self.known.get(at).is_some_and(|range| range.contains(offset))
     }
@@ -320,7 +319,7 @@ impl FetchBuffer {
     }
 
     /// Returns the offset after the record batch at the front.
-    pub(super) fn front_end(&self) -> Option<Offset> {
+    pub(in crate::partition) fn front_end(&self) -> Option<Offset> {
         Some(self.segments.front()?.header.next_offset())
     }
 

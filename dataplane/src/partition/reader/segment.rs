@@ -6,16 +6,16 @@ use lighterman_proto::ids::Offset;
 use lighterman_proto::records::{BatchHeader, RecordError, records_at};
 use lighterman_proto::units::Moment;
 
-use super::compact::copy_out;
-use super::fetch_buffer::{
-    BatchOpener, CreditShortage, FillLimits, FillStop, OpenedBatch, PlainSize, RecordFilter,
-};
-use super::pieces::{NextPiece, PiecedBatch};
 use crate::credit::memory_budget::Overdraft;
 use crate::messages::outcome::Outcome;
 use crate::messages::records::{PartitionBatch, RecordRun, RecordSizer, SharedLease};
+use crate::partition::reader::compact::copy_out;
+use crate::partition::reader::fetch_buffer::{
+    BatchOpener, CreditShortage, FillLimits, FillStop, OpenedBatch, PlainSize, RecordFilter,
+};
+use crate::partition::reader::pieces::{NextPiece, PiecedBatch};
 
-pub(super) struct BufferSegment {
+pub(in crate::partition) struct BufferSegment {
     pub header: BatchHeader,
     pub body: SegmentBody,
     pub from: Offset,
@@ -24,7 +24,7 @@ pub(super) struct BufferSegment {
     pub arrived: Moment,
 }
 
-pub(super) enum SegmentBody {
+pub(in crate::partition) enum SegmentBody {
     /// Nothing to deliver: control batch or aborted transaction.
     Absent,
     Compressed {
@@ -49,7 +49,7 @@ pub(super) enum SegmentBody {
 }
 
 /// Decompressed records at the front of a batch.
-pub(super) struct SegmentFront<'s> {
+pub(in crate::partition) struct SegmentFront<'s> {
     pub bytes: &'s Bytes,
     pub at: &'s mut usize,
     pub left: &'s mut u32,
@@ -59,7 +59,7 @@ pub(super) struct SegmentFront<'s> {
 }
 
 impl SegmentBody {
-    pub(super) fn front(&mut self) -> Option<SegmentFront<'_>> {
+    pub(in crate::partition) fn front(&mut self) -> Option<SegmentFront<'_>> {
         match self {
             Self::Absent | Self::Compressed { .. } => None,
             Self::Plain { bytes, at, left } => {
@@ -73,7 +73,7 @@ impl SegmentBody {
 }
 
 impl BufferSegment {
-    pub(super) fn is_used_up(&self) -> bool {
+    pub(in crate::partition) fn is_used_up(&self) -> bool {
         match &self.body {
             SegmentBody::Absent => true,
             SegmentBody::Compressed { .. } => false,
@@ -83,7 +83,10 @@ impl BufferSegment {
     }
 
     /// Decompresses the batch, or its next piece; returns the reason if that is not possible yet.
-    pub(super) fn unpack(&mut self, opener: &mut dyn BatchOpener) -> Result<Option<FillStop>, RecordError> {
+    pub(in crate::partition) fn unpack(
+        &mut self,
+        opener: &mut dyn BatchOpener,
+    ) -> Result<Option<FillStop>, RecordError> {
         if let SegmentBody::Compressed { bytes, known } = &mut self.body {
             match opener.open(&self.header, bytes, *known, &self.hold)? {
                 OpenedBatch::NoCredit(shortage, size) => {
@@ -130,7 +133,7 @@ impl BufferSegment {
     }
 
     /// Moves records from the front into `cut`, as far as `reach` allows.
-    pub(super) fn grow(
+    pub(in crate::partition) fn grow(
         &mut self,
         cut: &mut PartitionBatch,
         reach: FillLimits<'_>,

@@ -1,17 +1,13 @@
 //! Drain whose last commit the group permanently rejects: the member stops without it.
 
-use actix::{Context, Handler};
 use lighterman_proto::units::Moment;
 
-use super::actor::PartitionActor;
-use super::core::{PartitionCore, is_for};
-use super::effects::{CoreContext, PartitionEffects};
-use crate::messages::commit::CommitGivenUp;
-use crate::runtime::clock;
+use crate::partition::core::PartitionCore;
+use crate::partition::effects::{CoreContext, PartitionEffects};
 
 /// State of a drain's last commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LastCommit {
+pub(in crate::partition) enum LastCommit {
     /// The group is expected to acknowledge it.
     Awaited,
     /// The group permanently rejects it, and this member stops.
@@ -25,15 +21,5 @@ impl PartitionCore {
         self.last_commit = LastCommit::GivenUp;
         self.advance(now, context, &mut out);
         out
-    }
-}
-
-impl Handler<CommitGivenUp> for PartitionActor {
-    type Result = ();
-
-    fn handle(&mut self, given_up: CommitGivenUp, ctx: &mut Context<Self>) {
-        if is_for(given_up.epoch, self.epoch) {
-            self.step(ctx, |core, context| core.commit_given_up(clock::now(), context));
-        }
     }
 }

@@ -3,21 +3,21 @@
 
 use lighterman_proto::failure::FailureCondition;
 
-use super::attempt::is_expired;
-use super::core::{AttemptState, PartitionCore};
-use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
 use crate::messages::outcome::Outcome;
+use crate::partition::attempts::attempt::is_expired;
+use crate::partition::core::{AttemptState, PartitionCore};
+use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
 
 impl PartitionCore {
     /// Returns the reason not to attempt the current records, if there is one.
-    pub(super) fn give_up_condition(&self) -> Option<FailureCondition> {
+    pub(in crate::partition) fn give_up_condition(&self) -> Option<FailureCondition> {
         let exhausted = self.current.is_exhausted(&self.start.policy);
         self.current.give_up_reason.or(exhausted.then_some(FailureCondition::RetryAttemptsExhausted))
     }
 
     /// Reduces the current batch to records that are all expired or all unexpired; returns true if it changed
     /// anything.
-    pub(super) fn split_by_age(&mut self, context: &CoreContext<'_>) -> bool {
+    pub(in crate::partition) fn split_by_age(&mut self, context: &CoreContext<'_>) -> bool {
         let Some(age_max) = self.start.policy.record_age_max else { return false };
         let mut first_is_expired = None;
         let mut split_at = None;
@@ -44,7 +44,11 @@ impl PartitionCore {
 
     /// Sends the current records to the destination, once their progress is committed. Without a destination they are
     /// dropped at once.
-    pub(super) fn dead_letter_or_drop(&mut self, condition: FailureCondition, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn dead_letter_or_drop(
+        &mut self,
+        condition: FailureCondition,
+        out: &mut PartitionEffects,
+    ) {
         self.current.give_up_reason = Some(condition);
         if !self.start.policy.has_destination {
             let outcome = match condition {

@@ -2,8 +2,8 @@
 
 use bytes::BytesMut;
 
-use super::fetch_buffer::BatchOpener;
 use crate::messages::records::{RecordRun, SharedLease};
+use crate::partition::reader::fetch_buffer::BatchOpener;
 
 /// Divisor of the batch size: slices smaller than this fraction of their batch are copied.
 const SPARSE: usize = 8;
@@ -11,7 +11,11 @@ const SPARSE: usize = 8;
 /// Copies slices of one batch of `batch_bytes` out of it if they are a small part of it. As views they would keep the
 /// whole batch on the budget until they are resolved, which can take long with a long batching window. The copy is
 /// one allocation. If memory for it is not available, the slices stay views.
-pub(super) fn copy_out(slices: &mut [RecordRun], batch_bytes: usize, opener: &mut dyn BatchOpener) {
+pub(in crate::partition) fn copy_out(
+    slices: &mut [RecordRun],
+    batch_bytes: usize,
+    opener: &mut dyn BatchOpener,
+) {
     let bytes: usize = slices.iter().map(|slice| slice.end - slice.at).sum();
     if bytes == 0 || bytes.saturating_mul(SPARSE) > batch_bytes {
         return;
@@ -21,7 +25,7 @@ pub(super) fn copy_out(slices: &mut [RecordRun], batch_bytes: usize, opener: &mu
 }
 
 /// Copies slices into one allocation of `bytes`, their total size, on the lease `hold`.
-pub(super) fn copy_to<'s>(
+pub(in crate::partition) fn copy_to<'s>(
     hold: &SharedLease,
     bytes: usize,
     slices: impl IntoIterator<Item = &'s mut RecordRun>,
@@ -48,11 +52,11 @@ mod tests {
     use super::*;
     use crate::credit::memory_budget::Overdraft;
     use crate::messages::records::{PartitionBatch, PartitionBatchLimits};
-    use crate::partition::fetch_buffer::{
+    use crate::partition::model_tests::{PlainTools, RefusingFilter, batch, hold};
+    use crate::partition::reader::fetch_buffer::{
         CreditShortage, FetchBuffer, FillLimits, FillStop, OpenedBatch, PlainSize,
     };
-    use crate::partition::model_tests::{PlainTools, RefusingFilter, batch, hold};
-    use crate::partition::pieces::{NextPiece, PiecedBatch};
+    use crate::partition::reader::pieces::{NextPiece, PiecedBatch};
 
     /// Opener without memory to lend.
     struct CreditlessOpener;

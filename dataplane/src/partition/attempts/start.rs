@@ -4,16 +4,16 @@ use lighterman_proto::failure::FailureCondition;
 use lighterman_proto::ids::OffsetRange;
 use lighterman_proto::units::Moment;
 
-use super::attempt::RecordAttempt;
-use super::core::{AttemptState, PartitionCore, PartitionPhase};
-use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
-use super::fetch_buffer::{FillLimits, FillStop};
 use crate::messages::outcome::Outcome;
 use crate::messages::records::PartitionBatch;
+use crate::partition::attempts::attempt::RecordAttempt;
+use crate::partition::core::{AttemptState, PartitionCore, PartitionPhase};
+use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects};
+use crate::partition::reader::fetch_buffer::{FillLimits, FillStop};
 
 impl PartitionCore {
     /// Takes the next step towards an attempt, if one is possible.
-    pub(super) fn advance_attempt(
+    pub(in crate::partition) fn advance_attempt(
         &mut self,
         now: Moment,
         context: &mut CoreContext<'_>,
@@ -102,14 +102,14 @@ impl PartitionCore {
     }
 
     /// True while some records of an earlier owner's piece have not arrived.
-    pub(super) fn is_refilling(&self) -> bool {
+    pub(in crate::partition) fn is_refilling(&self) -> bool {
         let bounded = self.inherited.pieces.front().is_some_and(|piece| piece.end.is_some());
         bounded && self.remaining.is_empty() && self.current.may_grow()
     }
 
     /// Fills the current batch from the buffer; returns true if filling continues after other tasks on the thread
     /// have run.
-    pub(super) fn fill(
+    pub(in crate::partition) fn fill(
         &mut self,
         now: Moment,
         context: &mut CoreContext<'_>,
@@ -174,7 +174,7 @@ impl PartitionCore {
     }
 
     /// Records `outcome` for the current batch; the next batch starts after it.
-    pub(super) fn resolve_work(&mut self, outcome: Outcome, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn resolve_work(&mut self, outcome: Outcome, out: &mut PartitionEffects) {
         let range = self.current.batch.range;
         let done = std::mem::replace(&mut self.current, RecordAttempt::none(range.end));
         if outcome.is_notable() {

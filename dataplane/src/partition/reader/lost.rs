@@ -4,13 +4,13 @@ use lighterman_proto::ids::{Offset, OffsetRange};
 use lighterman_proto::records::RecordError;
 use lighterman_proto::units::Moment;
 
-use super::attempt::RecordAttempt;
-use super::core::{AttemptState, PartitionCore, PartitionPhase};
-use super::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
-use super::progress::InheritedProgress;
-use super::unreadable::UnreadState;
 use crate::messages::outcome::Outcome;
 use crate::messages::unreadable::{BatchDamage, BatchEnd, READ_RETRY_DELAY};
+use crate::partition::attempts::attempt::RecordAttempt;
+use crate::partition::core::{AttemptState, PartitionCore, PartitionPhase};
+use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, PartitionEvent};
+use crate::partition::progress::InheritedProgress;
+use crate::partition::reader::unreadable::UnreadState;
 
 impl PartitionCore {
     /// Handles a position outside the log. If it is beyond the log end, the cause is unknown and the log is treated
@@ -80,7 +80,7 @@ impl PartitionCore {
     }
 
     /// Resolves records deleted by retention as lost, once all earlier ones are resolved.
-    pub(super) fn pass_lost_records(&mut self, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn pass_lost_records(&mut self, out: &mut PartitionEffects) {
         let idle = self.is_idle_and_empty();
         if let Some(log_start) = self.lost_before.take_if(|_| idle) {
             let range = OffsetRange { first: self.ledger.frontier(), end: log_start };
@@ -91,7 +91,7 @@ impl PartitionCore {
     }
 
     /// True if no attempt is being made and there is nothing to attempt.
-    pub(super) fn is_idle_and_empty(&self) -> bool {
+    pub(in crate::partition) fn is_idle_and_empty(&self) -> bool {
         matches!(self.attempt_state, AttemptState::Idle)
             && self.buffer.is_empty()
             && self.current.batch.is_empty()
@@ -100,7 +100,12 @@ impl PartitionCore {
 
     /// Handles an unreadable batch at the front of the buffer: everything from there on is fetched again after a
     /// pause.
-    pub(super) fn reread(&mut self, now: Moment, error: RecordError, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn reread(
+        &mut self,
+        now: Moment,
+        error: RecordError,
+        out: &mut PartitionEffects,
+    ) {
         self.position = self.current.batch.range.end;
         let end = self.buffer.front_end().unwrap_or(self.position.next());
         self.buffer.clear();
@@ -109,7 +114,7 @@ impl PartitionCore {
     }
 
     /// Discards an earlier owner's progress, as the log was truncated since: it refers to other records.
-    pub(super) fn discard_inherited(&mut self, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn discard_inherited(&mut self, out: &mut PartitionEffects) {
         self.inherited = InheritedProgress::default();
         out.push(PartitionEffect::Log(PartitionEvent::Rewritten { from: self.ledger.frontier() }));
     }
@@ -123,7 +128,12 @@ impl PartitionCore {
         out.push(PartitionEffect::Restart { at, leader_epoch });
     }
 
-    pub(super) fn rest(&mut self, now: Moment, note: PartitionEvent, out: &mut PartitionEffects) {
+    pub(in crate::partition) fn rest(
+        &mut self,
+        now: Moment,
+        note: PartitionEvent,
+        out: &mut PartitionEffects,
+    ) {
         out.push(PartitionEffect::Log(note));
         self.wanted = false;
         if matches!(self.phase, PartitionPhase::Running | PartitionPhase::Paused { .. }) {

@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::compact::copy_to;
-use super::core::{AttemptState, PartitionCore, PartitionPhase};
-use super::effects::{CoreContext, PartitionEffect, PartitionEffects};
-use super::fetch_buffer::BatchOpener;
 use crate::messages::records::{RecordRun, SharedLease};
+use crate::partition::core::{AttemptState, PartitionCore, PartitionPhase};
+use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects};
+use crate::partition::reader::compact::copy_to;
+use crate::partition::reader::fetch_buffer::BatchOpener;
 
 impl PartitionCore {
     /// Releases records because other partitions are short of memory.
@@ -47,7 +47,7 @@ impl PartitionCore {
 
     /// True if further records could not be used yet: other partitions were short of memory, and the records that
     /// were current at that time are still unresolved.
-    pub(super) fn holds_back(&mut self) -> bool {
+    pub(in crate::partition) fn holds_back(&mut self) -> bool {
         self.gave_back &= !self.current.batch.is_empty() || !self.remaining.is_empty();
         self.gave_back && self.phase == PartitionPhase::Running
     }
