@@ -5,15 +5,15 @@
 //! group has acknowledged its outcome*. A process that dies therefore repeats at most one batch of each partition.
 //! Only the ledger's frontier is ever committed (COM-1).
 
-use std::collections::BTreeSet;
-
-use lighterman_proto::commit_metadata::CommittedProgress;
 use lighterman_proto::ids::{Epoch, Offset, OffsetRange};
 use lighterman_proto::units::Moment;
 
+use super::attempts::PartitionAttempts;
 use super::effects::{
     CoreContext, FetchedFrame, PartitionConfig, PartitionEffect, PartitionEffects, PartitionEvent,
 };
+use super::progress::PartitionProgress;
+use super::reader::PartitionReader;
 use crate::messages::batch::BatchId;
 use crate::messages::dead_letter::DeadLetterResult;
 use crate::messages::outcome::Outcome;
@@ -22,9 +22,6 @@ use crate::messages::unreadable::READ_RETRY_DELAY;
 use crate::partition::attempts::attempt::RecordAttempt;
 use crate::partition::progress::commit_ledger::Ledger;
 use crate::partition::progress::last_commit::LastCommit;
-use crate::partition::progress::{InheritedProgress, restore};
-use crate::partition::reader::fetch_buffer::FetchBuffer;
-use crate::partition::reader::unreadable::UnreadState;
 
 const FETCH_BYTES_MIN: usize = 64 * 1024;
 
@@ -66,48 +63,13 @@ pub fn is_for(meant: Epoch, ours: Epoch) -> bool {
     mutant!("late-answer-not-matched", meant == ours, true)
 }
 
-/// The last commit that was requested.
-#[derive(Debug)]
-pub(super) struct SentCommit {
-    pub seq: u64,
-    pub offset: Offset,
-    pub progress: Option<CommittedProgress>,
-}
-
 /// State machine of one partition under one ownership epoch.
 pub struct PartitionCore {
     pub(super) start: PartitionConfig,
     pub(super) phase: PartitionPhase,
-    pub(super) attempt_state: AttemptState,
-    pub(super) buffer: FetchBuffer,
-    pub(super) ledger: Ledger,
-    /// Records being filled, offered, invoked, retried or sent to the destination.
-    pub(super) current: RecordAttempt,
-    /// Attempts after `current`, split from the same batch, in reverse order: the next one is the last element.
-    pub(super) remaining: Vec<RecordAttempt>,
-    /// Progress left by an earlier owner for the records after those.
-    pub(super) inherited: InheritedProgress,
-    pub(super) offer_seq: u64,
-    pub(super) ticket: u64,
-    /// Records of the current attempt to be skipped once it ends, as requested by an operator; at most one batch of
-    /// them.
-    pub(super) skips_wanted: BTreeSet<Offset>,
-    /// Time at which the first of the offered records exceeds the maximum age.
-    pub(super) offered_until: Option<Moment>,
-    /// Time of the next wake-up scheduled for that expiry.
-    pub(super) judged_at: Option<Moment>,
-    pub(super) position: Offset,
-    pub(super) sent: SentCommit,
-    acknowledged_seq: u64,
-    pub(super) last_commit: LastCommit,
-    /// The last committed offset that the group has acknowledged.
-    pub(super) acknowledged: Offset,
-    pub(super) wanted: bool,
-    /// Set when records were released because other partitions were short of memory; cleared once the current batch
-    /// is resolved.
-    pub(super) gave_back: bool,
-    pub(super) lost_before: Option<Offset>,
-    pub(super) unread: UnreadState,
+    pub(super) reader: PartitionReader,
+    pub(super) attempts: PartitionAttempts,
+    pub(super) progress: PartitionProgress,
 }
 
 impl PartitionCore {
@@ -115,60 +77,45 @@ impl PartitionCore {
     pub fn new(start: PartitionConfig) -> Self {
         Self {
             phase: PartitionPhase::Running,
-            attempt_state: AttemptState::Idle,
-            buffer: FetchBuffer::after(start.leader_epoch),
-            ledger: Ledger::new(start.committed),
-            current: RecordAttempt::none(start.committed),
-            remaining: Vec::new(),
-            inherited: restore(&start),
-            offer_seq: 0,
-            ticket: 0,
-            skips_wanted: BTreeSet::new(),
-            offered_until: None,
-            judged_at: None,
-            position: start.committed,
-            sent: SentCommit { seq: 0, offset: start.committed, progress: start.progress.clone() },
-            acknowledged_seq: 0,
-            last_commit: LastCommit::Awaited,
-            acknowledged: start.committed,
-            wanted: false,
-            gave_back: false,
-            lost_before: None,
-            unread: UnreadState::default(),
+            reader: PartitionReader::new(&start),
+            attempts: PartitionAttempts::new(&start),
+            progress: PartitionProgress::new(&start),
             start,
         }
     }
 
     /// Offset of the next fetch.
     pub fn position(&self) -> Offset {
-        self.position
+        self.reader.position
     }
 
     /// Bytes received and not yet taken into a batch.
     pub fn buffered_bytes(&self) -> usize {
-        self.buffer.wire_bytes()
+        self.reader.buffer.wire_bytes()
     }
 
     /// True if all received records were taken into batches.
     pub fn is_buffer_empty(&self) -> bool {
-        self.buffer.is_empty()
+        self.reader.buffer.is_empty()
     }
 
     /// Arrival time of the first held record without an outcome; `None` if no record is held.
     pub fn oldest(&self) -> Option<Moment> {
-        let mut cuts = std::iter::once(&self.current).chain(self.remaining.last()).map(|work| &work.batch);
+        let mut cuts = std::iter::once(&self.attempts.current)
+            .chain(self.attempts.remaining.last())
+            .map(|work| &work.batch);
         let first = cuts.find(|cut| !cut.is_empty());
-        first.map(|cut| cut.oldest).or_else(|| self.buffer.oldest())
+        first.map(|cut| cut.oldest).or_else(|| self.reader.buffer.oldest())
     }
 
     /// Ledger of the partition's offsets.
     pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+        &self.progress.ledger
     }
 
     /// The current attempt.
     pub fn work(&self) -> &RecordAttempt {
-        &self.current
+        &self.attempts.current
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -177,7 +124,7 @@ impl PartitionCore {
 
     /// True if the group has acknowledged the last requested commit.
     pub(super) fn is_acknowledged(&self) -> bool {
-        mutant!("acknowledgement-not-awaited", self.acknowledged_seq == self.sent.seq, true)
+        mutant!("acknowledgement-not-awaited", self.progress.acknowledged_seq == self.progress.sent.seq, true)
     }
 
     /// Handles fetched records; a response for another position is ignored.
@@ -188,18 +135,18 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if mutant!("fetch-not-matched", frame.position != self.position, false)
+        if mutant!("fetch-not-matched", frame.position != self.reader.position, false)
             || !matches!(self.phase, PartitionPhase::Running)
         {
             return out;
         }
-        self.wanted = false;
+        self.reader.wanted = false;
         if self.take_unreadable(&frame, &mut out) {
             return out;
         }
         let FetchedFrame { position, records, aborted, hold } = frame;
-        let received = self.buffer.receive(records, position, aborted, hold, now);
-        self.position = received.position;
+        let received = self.reader.buffer.receive(records, position, aborted, hold, now);
+        self.reader.position = received.position;
         if let Some(damage) = received.damage {
             self.cannot_read(now, received.position, damage, false, &mut out);
         }
@@ -216,11 +163,12 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        let awaited = matches!(self.attempt_state, AttemptState::Sealed { batch: sealed } if sealed == batch);
+        let awaited =
+            matches!(self.attempts.state, AttemptState::Sealed { batch: sealed } if sealed == batch);
         if !mutant!("late-answer-not-matched", awaited, true) {
             return out;
         }
-        self.attempt_state = AttemptState::Idle;
+        self.attempts.state = AttemptState::Idle;
         self.apply_resolution(resolution, context, &mut out);
         self.advance(now, context, &mut out);
         out
@@ -229,10 +177,10 @@ impl PartitionCore {
     /// Handles the group's acknowledgement of commit `seq` and of all commits before it.
     pub fn committed(&mut self, now: Moment, seq: u64, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        self.acknowledged_seq = self.acknowledged_seq.max(seq.min(self.sent.seq));
+        self.progress.acknowledged_seq = self.progress.acknowledged_seq.max(seq.min(self.progress.sent.seq));
         if self.is_acknowledged() {
-            self.acknowledged = self.sent.offset;
-            self.buffer.forget_leaders_before(self.acknowledged);
+            self.progress.acknowledged = self.progress.sent.offset;
+            self.reader.buffer.forget_leaders_before(self.progress.acknowledged);
         }
         self.advance(now, context, &mut out);
         out
@@ -247,10 +195,10 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if !matches!(self.attempt_state, AttemptState::DeadLettering { ticket: sent } if sent == ticket) {
+        if !matches!(self.attempts.state, AttemptState::DeadLettering { ticket: sent } if sent == ticket) {
             return out;
         }
-        self.attempt_state = AttemptState::Idle;
+        self.attempts.state = AttemptState::Idle;
         if self.raw_buried(now, dead_letter_result, &mut out) {
             self.advance(now, context, &mut out);
             return out;
@@ -282,8 +230,8 @@ impl PartitionCore {
             return out;
         }
         self.phase = PartitionPhase::Draining;
-        self.wanted = false;
-        self.buffer.clear();
+        self.reader.wanted = false;
+        self.reader.buffer.clear();
         out.push(PartitionEffect::CancelFetch);
         self.call_back(&mut out);
         self.advance(now, context, &mut out);
@@ -292,7 +240,7 @@ impl PartitionCore {
 
     /// Withdraws an offer or stops a dead letter that is under way.
     pub(super) fn call_back(&self, out: &mut PartitionEffects) {
-        match self.attempt_state {
+        match self.attempts.state {
             AttemptState::Offered { seq } => out.push(PartitionEffect::Withdraw { seq }),
             AttemptState::DeadLettering { ticket } => out.push(PartitionEffect::CancelDeadLetter { ticket }),
             AttemptState::Idle
@@ -324,7 +272,7 @@ impl PartitionCore {
         let nothing_runs = mutant!(
             "drain-does-not-wait",
             matches!(
-                self.attempt_state,
+                self.attempts.state,
                 AttemptState::Idle | AttemptState::BackingOff { .. } | AttemptState::AwaitingCommit
             ),
             true
@@ -334,7 +282,7 @@ impl PartitionCore {
         }
         self.skip_wanted(context, out);
         self.pass_unreadable(out);
-        if self.last_commit == LastCommit::Awaited {
+        if self.progress.last_commit == LastCommit::Awaited {
             if !self.is_acknowledged() {
                 return;
             }
@@ -349,30 +297,31 @@ impl PartitionCore {
     }
 
     fn want(&mut self, out: &mut PartitionEffects) {
-        let held = self.buffer.wire_bytes();
+        let held = self.reader.buffer.wire_bytes();
         let target = self.start.buffer_bytes_target;
-        let must_wait = self.holds_back() || self.lost_before.is_some() || self.unread.is_under_way();
-        if self.wanted || self.phase != PartitionPhase::Running || must_wait || held >= target {
+        let must_wait =
+            self.holds_back() || self.reader.lost_before.is_some() || self.reader.unread.is_under_way();
+        if self.reader.wanted || self.phase != PartitionPhase::Running || must_wait || held >= target {
             return;
         }
-        self.wanted = true;
+        self.reader.wanted = true;
         let bytes_max = (target - held).max(FETCH_BYTES_MIN);
         out.push(PartitionEffect::Fetch {
-            position: self.position,
-            leader_epoch: self.buffer.leaders().before(self.position),
+            position: self.reader.position,
+            leader_epoch: self.reader.buffer.leaders().before(self.reader.position),
             bytes_max,
         });
     }
 
     /// Records `outcome` for every offset of `range` that has none.
     pub(super) fn resolve(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
-        for open in self.ledger.open_in(range) {
-            if let Err(refused) = self.ledger.resolve(open, outcome) {
+        for open in self.progress.ledger.open_in(range) {
+            if let Err(refused) = self.progress.ledger.resolve(open, outcome) {
                 self.phase = PartitionPhase::Stopped;
                 out.push(PartitionEffect::Log(PartitionEvent::LedgerRefused(refused)));
                 return;
             }
         }
-        self.inherited.forget_before(self.ledger.frontier());
+        self.progress.inherited.forget_before(self.progress.ledger.frontier());
     }
 }

@@ -452,7 +452,7 @@ mod tests {
     #[test]
     fn mem_1_shared_frame_released_when_copy_fits() {
         let (mut pressed, frame_bytes, (seq, end, _)) = stocked(100);
-        let other = pressed.core.current.batch.slices[0].hold.clone();
+        let other = pressed.core.attempts.current.batch.slices[0].hold.clone();
         let until = NOW + std::time::Duration::from_secs(5);
         pressed.step(None, |core, context| {
             core.sealed(seq, end, BatchId(1), context);

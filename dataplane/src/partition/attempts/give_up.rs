@@ -11,8 +11,8 @@ use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, 
 impl PartitionCore {
     /// Returns the reason not to attempt the current records, if there is one.
     pub(in crate::partition) fn give_up_condition(&self) -> Option<FailureCondition> {
-        let exhausted = self.current.is_exhausted(&self.start.policy);
-        self.current.give_up_reason.or(exhausted.then_some(FailureCondition::RetryAttemptsExhausted))
+        let exhausted = self.attempts.current.is_exhausted(&self.start.policy);
+        self.attempts.current.give_up_reason.or(exhausted.then_some(FailureCondition::RetryAttemptsExhausted))
     }
 
     /// Reduces the current batch to records that are all expired or all unexpired; returns true if it changed
@@ -21,7 +21,7 @@ impl PartitionCore {
         let Some(age_max) = self.start.policy.record_age_max else { return false };
         let mut first_is_expired = None;
         let mut split_at = None;
-        for record in self.current.batch.walk() {
+        for record in self.attempts.current.batch.walk() {
             let expired = is_expired(&record, age_max, context.wall);
             if *first_is_expired.get_or_insert(expired) != expired {
                 split_at = Some(record.offset);
@@ -29,14 +29,21 @@ impl PartitionCore {
             }
         }
         if let Some(offset) = split_at {
-            let (front, back) = self.current.batch.range.split_at(offset);
-            let back = self.current.with_records(self.current.batch.select(back, context.sizer, |_| true));
-            self.current =
-                self.current.with_records(self.current.batch.select(front, context.sizer, |_| true));
-            self.remaining.push(back);
+            let (front, back) = self.attempts.current.batch.range.split_at(offset);
+            let back = self.attempts.current.with_records(self.attempts.current.batch.select(
+                back,
+                context.sizer,
+                |_| true,
+            ));
+            self.attempts.current = self.attempts.current.with_records(self.attempts.current.batch.select(
+                front,
+                context.sizer,
+                |_| true,
+            ));
+            self.attempts.remaining.push(back);
         }
         if first_is_expired == Some(true) {
-            self.current.give_up_reason = Some(FailureCondition::RecordAgeExceeded);
+            self.attempts.current.give_up_reason = Some(FailureCondition::RecordAgeExceeded);
             return true;
         }
         false
@@ -49,7 +56,7 @@ impl PartitionCore {
         condition: FailureCondition,
         out: &mut PartitionEffects,
     ) {
-        self.current.give_up_reason = Some(condition);
+        self.attempts.current.give_up_reason = Some(condition);
         if !self.start.policy.has_destination {
             let outcome = match condition {
                 FailureCondition::RecordAgeExceeded => Outcome::Expired,
@@ -58,23 +65,23 @@ impl PartitionCore {
                 FailureCondition::BatchUnreadable => Outcome::Dropped,
             };
             out.push(PartitionEffect::Log(PartitionEvent::GivenUp {
-                records: Box::new(self.current.abandoned()),
+                records: Box::new(self.attempts.current.abandoned()),
                 condition,
             }));
             self.resolve_work(outcome, out);
             return;
         }
         let at_rest = self.progress_at_rest();
-        if self.current.has_failed() && !self.is_on_record(at_rest.as_ref()) {
-            self.attempt_state = AttemptState::AwaitingCommit;
+        if self.attempts.current.has_failed() && !self.is_on_record(at_rest.as_ref()) {
+            self.attempts.state = AttemptState::AwaitingCommit;
             self.commit(at_rest, out);
             return;
         }
-        self.ticket += 1;
-        self.attempt_state = AttemptState::DeadLettering { ticket: self.ticket };
+        self.attempts.dead_letter_id += 1;
+        self.attempts.state = AttemptState::DeadLettering { ticket: self.attempts.dead_letter_id };
         out.push(PartitionEffect::DeadLetter {
-            ticket: self.ticket,
-            records: Box::new(self.current.abandoned()),
+            ticket: self.attempts.dead_letter_id,
+            records: Box::new(self.attempts.current.abandoned()),
             condition,
         });
     }

@@ -6,3 +6,45 @@ pub(in crate::partition) mod offer;
 pub(in crate::partition) mod resolve;
 pub mod skip;
 pub(in crate::partition) mod start;
+
+use std::collections::BTreeSet;
+
+use lighterman_proto::ids::Offset;
+use lighterman_proto::units::Moment;
+
+use self::attempt::RecordAttempt;
+use super::core::AttemptState;
+use super::effects::PartitionConfig;
+
+/// Attempt under way, and those that follow it.
+pub(super) struct PartitionAttempts {
+    pub(super) state: AttemptState,
+    /// Records being filled, offered, invoked, retried or sent to the destination.
+    pub(super) current: RecordAttempt,
+    /// Attempts after `current`, split from the same batch, in reverse order: the next one is the last element.
+    pub(super) remaining: Vec<RecordAttempt>,
+    pub(super) offer_seq: u64,
+    pub(super) dead_letter_id: u64,
+    /// Records of the current attempt to be skipped once it ends, as requested by an operator; at most one batch of
+    /// them.
+    pub(super) skips_wanted: BTreeSet<Offset>,
+    /// Time at which the first of the offered records exceeds the maximum age.
+    pub(super) offered_until: Option<Moment>,
+    /// Time of the next wake-up scheduled for that expiry.
+    pub(super) judged_at: Option<Moment>,
+}
+
+impl PartitionAttempts {
+    pub(super) fn new(start: &PartitionConfig) -> Self {
+        Self {
+            state: AttemptState::Idle,
+            current: RecordAttempt::none(start.committed),
+            remaining: Vec::new(),
+            offer_seq: 0,
+            dead_letter_id: 0,
+            skips_wanted: BTreeSet::new(),
+            offered_until: None,
+            judged_at: None,
+        }
+    }
+}

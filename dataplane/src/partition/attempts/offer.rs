@@ -13,9 +13,9 @@ use crate::partition::effects::{CoreContext, PartitionEffect, PartitionEffects, 
 impl PartitionCore {
     /// Handles the sealing of offer `seq` up to `end` as `batch`; returns false if that offer is not the current one.
     pub fn sealed(&mut self, seq: u64, end: Offset, batch: BatchId, context: &CoreContext<'_>) -> bool {
-        let ours = matches!(self.attempt_state, AttemptState::Offered { seq: offered } if offered == seq);
+        let ours = matches!(self.attempts.state, AttemptState::Offered { seq: offered } if offered == seq);
         if ours {
-            self.attempt_state = AttemptState::Sealed { batch };
+            self.attempts.state = AttemptState::Sealed { batch };
             self.split_unsealed(end, context);
         }
         ours
@@ -24,8 +24,8 @@ impl PartitionCore {
     /// Handles the withdrawal of offer `seq`.
     pub fn withdrawn(&mut self, now: Moment, seq: u64, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if matches!(self.attempt_state, AttemptState::Offered { seq: offered } if offered == seq) {
-            self.attempt_state = AttemptState::Idle;
+        if matches!(self.attempts.state, AttemptState::Offered { seq: offered } if offered == seq) {
+            self.attempts.state = AttemptState::Idle;
         }
         self.advance(now, context, &mut out);
         out
@@ -39,16 +39,16 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
-        let before = self.current.batch.records;
-        if self.current.may_grow() && self.skips_wanted.is_empty() {
+        let before = self.attempts.current.batch.records;
+        if self.attempts.current.may_grow() && self.attempts.skips_wanted.is_empty() {
             let _goes_on = self.fill(now, context, out);
         }
-        let is_time = self.offered_until.is_some_and(|until| until <= now);
-        if self.current.batch.records > before || is_time {
+        let is_time = self.attempts.offered_until.is_some_and(|until| until <= now);
+        if self.attempts.current.batch.records > before || is_time {
             self.publish_offer(now, context, out);
         } else {
             // The scheduled wake-up may have been for an earlier offer.
-            self.schedule_wake(self.offered_until, now, out);
+            self.schedule_wake(self.attempts.offered_until, now, out);
         }
     }
 
@@ -61,19 +61,22 @@ impl PartitionCore {
         out: &mut PartitionEffects,
     ) {
         let expires = self.first_expiry(now, context.wall);
-        if let AttemptState::Offered { seq } = self.attempt_state {
+        if let AttemptState::Offered { seq } = self.attempts.state {
             if expires.is_some_and(|at| at <= now) {
                 out.push(PartitionEffect::Withdraw { seq });
                 return;
             }
         } else {
-            self.offer_seq += 1;
+            self.attempts.offer_seq += 1;
         }
-        let seq = self.offer_seq;
-        self.attempt_state = AttemptState::Offered { seq };
-        self.offered_until = expires;
-        let (cut, attempt, alone) =
-            (self.current.batch.clone(), self.current.attempt(), self.current.exclusive);
+        let seq = self.attempts.offer_seq;
+        self.attempts.state = AttemptState::Offered { seq };
+        self.attempts.offered_until = expires;
+        let (cut, attempt, alone) = (
+            self.attempts.current.batch.clone(),
+            self.attempts.current.attempt(),
+            self.attempts.current.exclusive,
+        );
         let (PartitionIdentity { partition, epoch, .. }, key_bytes) =
             (self.start.identity, self.start.key_bytes);
         out.push(PartitionEffect::Offer(Offer {
@@ -92,8 +95,8 @@ impl PartitionCore {
     /// Schedules a wake-up, at most one at a time: an earlier one checks again and schedules the next.
     fn schedule_wake(&mut self, expires: Option<Moment>, now: Moment, out: &mut PartitionEffects) {
         let Some(at) = expires else { return };
-        if self.judged_at.is_none_or(|arranged| arranged <= now || at < arranged) {
-            self.judged_at = Some(at);
+        if self.attempts.judged_at.is_none_or(|arranged| arranged <= now || at < arranged) {
+            self.attempts.judged_at = Some(at);
             mutant!("grown-too-old-in-an-offer", out.push(PartitionEffect::WakeAt(at)), {});
         }
     }
@@ -101,22 +104,33 @@ impl PartitionCore {
     /// Returns the time at which the first of the current records becomes too old.
     fn first_expiry(&self, now: Moment, wall: TimestampMs) -> Option<Moment> {
         let age_max = self.start.policy.record_age_max?;
-        let left = self.current.batch.walk().filter_map(|record| until_expired(&record, age_max, wall)).min();
+        let left = self
+            .attempts
+            .current
+            .batch
+            .walk()
+            .filter_map(|record| until_expired(&record, age_max, wall))
+            .min();
         left.map(|left| now + left)
     }
 
     /// Splits off the records that were offered only after the batch was sealed; they form the next attempt.
     fn split_unsealed(&mut self, end: Offset, context: &CoreContext<'_>) {
-        let range = self.current.batch.range;
+        let range = self.attempts.current.batch.range;
         if mutant!("seal-takes-in-what-came-later", end >= range.end, true) {
             return;
         }
         let (front, back) = range.split_at(end);
-        let back = self.current.batch.select(back, context.sizer, |_| true);
+        let back = self.attempts.current.batch.select(back, context.sizer, |_| true);
         if !back.is_empty() {
-            self.remaining.push(RecordAttempt { held_up: false, ..self.current.with_records(back) });
-            self.current =
-                self.current.with_records(self.current.batch.select(front, context.sizer, |_| true));
+            self.attempts
+                .remaining
+                .push(RecordAttempt { held_up: false, ..self.attempts.current.with_records(back) });
+            self.attempts.current = self.attempts.current.with_records(self.attempts.current.batch.select(
+                front,
+                context.sizer,
+                |_| true,
+            ));
         }
     }
 }

@@ -43,8 +43,8 @@ impl PartitionCore {
     }
 
     pub(in crate::partition) fn back_off(&mut self, until: Moment, out: &mut PartitionEffects) {
-        self.attempt_state = AttemptState::BackingOff { until };
-        self.current.held_up = true;
+        self.attempts.state = AttemptState::BackingOff { until };
+        self.attempts.current.held_up = true;
         out.push(PartitionEffect::WakeAt(until));
     }
 
@@ -58,29 +58,31 @@ impl PartitionCore {
         context: &CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
-        self.current.failed(failure);
+        self.attempts.current.failed(failure);
         if !mixed && self.start.policy.bisect && self.split_in_half(context) {
             return;
         }
-        self.current.attempts_used = self.current.attempts_used.saturating_add(1);
-        self.current.failed_alone |= !mixed;
+        self.attempts.current.attempts_used = self.attempts.current.attempts_used.saturating_add(1);
+        self.attempts.current.failed_alone |= !mixed;
         self.back_off_unless_exhausted(again_at, out);
     }
 
     fn back_off_unless_exhausted(&mut self, again_at: Moment, out: &mut PartitionEffects) {
-        if !self.current.is_exhausted(&self.start.policy) {
+        if !self.attempts.current.is_exhausted(&self.start.policy) {
             self.back_off(again_at, out);
         }
     }
 
     fn split_in_half(&mut self, context: &CoreContext<'_>) -> bool {
-        let Some((front, back)) = self.current.batch.halves(context.sizer) else { return false };
-        self.remaining.push(mutant!(
+        let Some((front, back)) = self.attempts.current.batch.halves(context.sizer) else { return false };
+        self.attempts.remaining.push(mutant!(
             "bisecting-loses-a-half",
-            self.current.with_records(back),
-            self.current.with_records(crate::messages::records::PartitionBatch::empty(back.range.first))
+            self.attempts.current.with_records(back),
+            self.attempts
+                .current
+                .with_records(crate::messages::records::PartitionBatch::empty(back.range.first))
         ));
-        self.current = self.current.with_records(front);
+        self.attempts.current = self.attempts.current.with_records(front);
         true
     }
 
@@ -93,11 +95,11 @@ impl PartitionCore {
         context: &CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
-        self.current.failed(failure);
+        self.attempts.current.failed(failure);
         if mixed {
             self.back_off(again_at, out);
         } else if !self.split_in_half(context) {
-            self.current.give_up_reason = Some(FailureCondition::MaximumPayloadSizeExceeded);
+            self.attempts.current.give_up_reason = Some(FailureCondition::MaximumPayloadSizeExceeded);
         }
     }
 
@@ -116,9 +118,12 @@ impl PartitionCore {
             self.resolve_work(Outcome::Delivered, out);
             return;
         };
-        self.current.failed(failure);
-        let (good, rest) =
-            self.current.batch.range.split_at(mutant!("named-record-counts-as-good", lowest, lowest.next()));
+        self.attempts.current.failed(failure);
+        let (good, rest) = self.attempts.current.batch.range.split_at(mutant!(
+            "named-record-counts-as-good",
+            lowest,
+            lowest.next()
+        ));
         self.resolve(good, Outcome::Delivered, out);
         let named_only = self.start.policy.named_only;
         if named_only {
@@ -127,11 +132,12 @@ impl PartitionCore {
             }
         }
         let keep = |record: &Record<'_>| !named_only || failed.contains(&record.offset);
-        self.current = self.current.with_records(self.current.batch.select(rest, context.sizer, keep));
+        self.attempts.current =
+            self.attempts.current.with_records(self.attempts.current.batch.select(rest, context.sizer, keep));
         let halved = !named_only && self.start.policy.bisect && self.split_in_half(context);
         if !halved {
-            self.current.attempts_used = self.current.attempts_used.saturating_add(1);
-            self.current.failed_alone = true;
+            self.attempts.current.attempts_used = self.attempts.current.attempts_used.saturating_add(1);
+            self.attempts.current.failed_alone = true;
         }
         self.commit_at_rest_if_moved(out);
         if !halved {
@@ -142,7 +148,7 @@ impl PartitionCore {
     /// Commits the frontier if it has moved. The progress holds the attempts used up, not the next one, which has not
     /// started.
     pub(in crate::partition) fn commit_at_rest_if_moved(&mut self, out: &mut PartitionEffects) {
-        if self.sent.offset != self.ledger.frontier() {
+        if self.progress.sent.offset != self.progress.ledger.frontier() {
             let progress = self.progress_at_rest();
             self.commit(progress, out);
         }

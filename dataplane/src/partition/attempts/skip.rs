@@ -25,10 +25,12 @@ pub struct FailingRecords {
 impl PartitionCore {
     /// Returns the failing records, if there are any.
     pub fn failing(&self) -> Option<FailingRecords> {
-        if !self.current.has_failed() && !matches!(self.attempt_state, AttemptState::DeadLettering { .. }) {
+        if !self.attempts.current.has_failed()
+            && !matches!(self.attempts.state, AttemptState::DeadLettering { .. })
+        {
             return None;
         }
-        let next_attempt = match self.attempt_state {
+        let next_attempt = match self.attempts.state {
             AttemptState::BackingOff { until } => Some(until),
             AttemptState::Idle
             | AttemptState::AwaitingCommit
@@ -36,11 +38,11 @@ impl PartitionCore {
             | AttemptState::Sealed { .. }
             | AttemptState::DeadLettering { .. } => None,
         };
-        let offset = self.current.batch.walk().next()?.offset;
+        let offset = self.attempts.current.batch.walk().next()?.offset;
         Some(FailingRecords {
             offset,
-            records: self.current.batch.records,
-            attempts: self.current.attempts_used,
+            records: self.attempts.current.batch.records,
+            attempts: self.attempts.current.attempts_used,
             next_attempt,
         })
     }
@@ -66,13 +68,13 @@ impl PartitionCore {
         if self.failing().is_none() || ends {
             return (SkipAnswer::NotFailing, out);
         }
-        if !self.current.holds(offset) {
-            return (SkipAnswer::NotAmong(self.current.batch.range), out);
+        if !self.attempts.current.holds(offset) {
+            return (SkipAnswer::NotAmong(self.attempts.current.batch.range), out);
         }
-        self.skips_wanted.insert(offset);
+        self.attempts.skips_wanted.insert(offset);
         self.call_back(&mut out);
         self.advance(now, context, &mut out);
-        let waits = self.skips_wanted.contains(&offset);
+        let waits = self.attempts.skips_wanted.contains(&offset);
         (if waits { SkipAnswer::AfterThisAttempt } else { SkipAnswer::Skipped }, out)
     }
 
@@ -83,10 +85,10 @@ impl PartitionCore {
         context: &CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
-        if self.skips_wanted.is_empty() {
+        if self.attempts.skips_wanted.is_empty() {
             return;
         }
-        for offset in std::mem::take(&mut self.skips_wanted) {
+        for offset in std::mem::take(&mut self.attempts.skips_wanted) {
             self.skip_record(offset, context, out);
         }
         self.commit_at_rest_if_moved(out);
@@ -94,17 +96,23 @@ impl PartitionCore {
 
     /// Skips the record at `offset`, whose batch may have been split since the request was accepted.
     fn skip_record(&mut self, offset: Offset, context: &CoreContext<'_>, out: &mut PartitionEffects) {
-        if self.current.holds(offset) {
-            let work = std::mem::replace(&mut self.current, RecordAttempt::none(self.ledger.frontier()));
+        if self.attempts.current.holds(offset) {
+            let work = std::mem::replace(
+                &mut self.attempts.current,
+                RecordAttempt::none(self.progress.ledger.frontier()),
+            );
             let end = work.batch.range.end;
             match self.skip_in(work, offset, context, out) {
-                Some(rest) => self.current = rest,
-                None => (self.current, self.attempt_state) = (RecordAttempt::none(end), AttemptState::Idle),
+                Some(rest) => self.attempts.current = rest,
+                None => {
+                    (self.attempts.current, self.attempts.state) =
+                        (RecordAttempt::none(end), AttemptState::Idle)
+                }
             }
-        } else if let Some(index) = self.remaining.iter().position(|work| work.holds(offset)) {
-            let work = self.remaining.remove(index);
+        } else if let Some(index) = self.attempts.remaining.iter().position(|work| work.holds(offset)) {
+            let work = self.attempts.remaining.remove(index);
             if let Some(rest) = self.skip_in(work, offset, context, out) {
-                self.remaining.insert(index, rest);
+                self.attempts.remaining.insert(index, rest);
             }
         }
     }
@@ -126,7 +134,7 @@ impl PartitionCore {
             return None;
         }
         let mut work = work.with_records(rest);
-        work.batch.range.first = self.ledger.frontier().max(range.first).min(range.end);
+        work.batch.range.first = self.progress.ledger.frontier().max(range.first).min(range.end);
         Some(work)
     }
 }

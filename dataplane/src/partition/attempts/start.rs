@@ -19,14 +19,14 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
         out: &mut PartitionEffects,
     ) {
-        match self.attempt_state {
+        match self.attempts.state {
             AttemptState::Sealed { .. } | AttemptState::DeadLettering { .. } => {}
             AttemptState::Offered { .. } => self.grow_offer(now, context, out),
             AttemptState::Idle | AttemptState::AwaitingCommit | AttemptState::BackingOff { .. } => {
                 self.skip_wanted(context, out);
-                let waits = matches!(self.attempt_state, AttemptState::BackingOff { until } if until > now);
+                let waits = matches!(self.attempts.state, AttemptState::BackingOff { until } if until > now);
                 if !waits && self.is_acknowledged() {
-                    self.attempt_state = AttemptState::Idle;
+                    self.attempts.state = AttemptState::Idle;
                     self.start_attempt(now, context, out);
                 }
             }
@@ -36,15 +36,15 @@ impl PartitionCore {
     fn start_attempt(&mut self, now: Moment, context: &mut CoreContext<'_>, out: &mut PartitionEffects) {
         // Each iteration separates some records or resolves them. No attempt starts while a commit is unacknowledged.
         while self.phase != PartitionPhase::Stopped && self.is_acknowledged() {
-            if self.current.batch.is_empty() || self.is_refilling() {
+            if self.attempts.current.batch.is_empty() || self.is_refilling() {
                 self.next_attempt(now, context, out);
             }
-            if self.current.batch.is_empty() || self.is_refilling() || !self.is_acknowledged() {
+            if self.attempts.current.batch.is_empty() || self.is_refilling() || !self.is_acknowledged() {
                 return;
             }
             if let Some(condition) = self.give_up_condition() {
                 self.dead_letter_or_drop(condition, out);
-                if !matches!(self.attempt_state, AttemptState::Idle) {
+                if !matches!(self.attempts.state, AttemptState::Idle) {
                     return;
                 }
                 continue;
@@ -54,7 +54,7 @@ impl PartitionCore {
             }
             let wanted = self.progress_for_attempt();
             if wanted.is_some() && !self.is_on_record(wanted.as_ref()) {
-                self.attempt_state = AttemptState::AwaitingCommit;
+                self.attempts.state = AttemptState::AwaitingCommit;
                 self.commit(wanted, out);
                 return;
             }
@@ -67,18 +67,20 @@ impl PartitionCore {
     fn next_attempt(&mut self, now: Moment, context: &mut CoreContext<'_>, out: &mut PartitionEffects) {
         if let Some(next) = mutant!(
             "retry-reorders",
-            self.remaining.pop(),
-            (!self.remaining.is_empty()).then(|| self.remaining.remove(0))
+            self.attempts.remaining.pop(),
+            (!self.attempts.remaining.is_empty()).then(|| self.attempts.remaining.remove(0))
         ) {
-            self.current = next;
+            self.attempts.current = next;
             return;
         }
         let goes_on = self.fill(now, context, out);
-        let cut = &self.current.batch;
-        let Some(piece) = self.inherited.pieces.front_mut().filter(|_| !cut.is_empty()) else { return };
+        let cut = &self.attempts.current.batch;
+        let Some(piece) = self.progress.inherited.pieces.front_mut().filter(|_| !cut.is_empty()) else {
+            return;
+        };
         piece.records_left = piece.records_left.saturating_sub(cut.records);
         let reached = piece.end.map_or(piece.records_left == 0, |end| cut.range.end >= end);
-        let rest_is_gone = self.lost_before.is_some() || self.unread.now.is_some();
+        let rest_is_gone = self.reader.lost_before.is_some() || self.reader.unread.now.is_some();
         let is_whole = reached || piece.end.is_none() || cut.full || rest_is_gone;
         if !is_whole && goes_on {
             return;
@@ -90,21 +92,21 @@ impl PartitionCore {
         }
         let piece = *piece;
         if reached {
-            self.inherited.pieces.pop_front();
+            self.progress.inherited.pieces.pop_front();
         }
-        self.current.attempts_used = piece.attempts_used;
-        self.current.failed_alone = piece.failed_alone;
-        self.current.first_failure_ms = piece.first_failure_ms;
-        self.current.exclusive = true;
+        self.attempts.current.attempts_used = piece.attempts_used;
+        self.attempts.current.failed_alone = piece.failed_alone;
+        self.attempts.current.first_failure_ms = piece.first_failure_ms;
+        self.attempts.current.exclusive = true;
         if let Some(known) = self.start.failures.as_ref().filter(|_| piece.first_failure_ms.is_some()) {
-            self.current.remember(known);
+            self.attempts.current.remember(known);
         }
     }
 
     /// True while some records of an earlier owner's piece have not arrived.
     pub(in crate::partition) fn is_refilling(&self) -> bool {
-        let bounded = self.inherited.pieces.front().is_some_and(|piece| piece.end.is_some());
-        bounded && self.remaining.is_empty() && self.current.may_grow()
+        let bounded = self.progress.inherited.pieces.front().is_some_and(|piece| piece.end.is_some());
+        bounded && self.attempts.remaining.is_empty() && self.attempts.current.may_grow()
     }
 
     /// Fills the current batch from the buffer; returns true if filling continues after other tasks on the thread
@@ -117,24 +119,31 @@ impl PartitionCore {
     ) -> bool {
         let reach = FillLimits {
             limits: self.start.limits,
-            end_max: self.inherited.pieces.front().and_then(|piece| piece.end),
-            frontier: self.ledger.frontier(),
-            known: &self.inherited.known,
-            remembered: self.inherited.remembered,
+            end_max: self.progress.inherited.pieces.front().and_then(|piece| piece.end),
+            frontier: self.progress.ledger.frontier(),
+            known: &self.progress.inherited.known,
+            remembered: self.progress.inherited.remembered,
         };
-        let stop =
-            self.buffer.grow(&mut self.current.batch, reach, context.sizer, context.sieve, context.opener);
+        let stop = self.reader.buffer.grow(
+            &mut self.attempts.current.batch,
+            reach,
+            context.sizer,
+            context.sieve,
+            context.opener,
+        );
         self.resolve_excluded(out);
-        self.unread.forget_before(self.current.batch.range.end);
+        self.reader.unread.forget_before(self.attempts.current.batch.range.end);
         let goes_on = stop == FillStop::Later;
         match stop {
             FillStop::Done => {}
             FillStop::NoCredit(shortage) => out.push(PartitionEffect::AwaitCredit(shortage)),
             FillStop::Later => out.push(PartitionEffect::ContinueSoon),
             FillStop::Oversized { offset, bytes } => {
-                if let Some(cut) = self.buffer.take_one(self.current.batch.range.first, offset, bytes) {
-                    self.current = self.current.with_records(cut);
-                    self.current.give_up_reason = Some(FailureCondition::MaximumPayloadSizeExceeded);
+                if let Some(cut) =
+                    self.reader.buffer.take_one(self.attempts.current.batch.range.first, offset, bytes)
+                {
+                    self.attempts.current = self.attempts.current.with_records(cut);
+                    self.attempts.current.give_up_reason = Some(FailureCondition::MaximumPayloadSizeExceeded);
                     return false;
                 }
             }
@@ -146,7 +155,7 @@ impl PartitionCore {
                 return self.fill(now, context, out);
             }
         }
-        if self.current.batch.is_empty() {
+        if self.attempts.current.batch.is_empty() {
             self.resolve_without_records(out);
         }
         goes_on
@@ -155,8 +164,8 @@ impl PartitionCore {
     /// Resolves the range of a batch without records (all filtered, or no record at these offsets); the next batch
     /// starts after it.
     fn resolve_without_records(&mut self, out: &mut PartitionEffects) {
-        let range = self.current.batch.range;
-        self.current.batch = PartitionBatch::empty(range.end);
+        let range = self.attempts.current.batch.range;
+        self.attempts.current.batch = PartitionBatch::empty(range.end);
         self.resolve(range, Outcome::NoRecord, out);
         mutant!("filtered-tail-not-committed", self.commit_if_moved(out), {
             if !range.is_empty() {
@@ -166,17 +175,17 @@ impl PartitionCore {
     }
 
     fn resolve_excluded(&mut self, out: &mut PartitionEffects) {
-        for (range, outcome) in std::mem::take(&mut self.current.batch.excluded) {
+        for (range, outcome) in std::mem::take(&mut self.attempts.current.batch.excluded) {
             self.resolve(range, outcome, out);
         }
-        let first = self.current.batch.range.first.max(self.ledger.frontier());
-        self.current.batch.range.first = first.min(self.current.batch.range.end);
+        let first = self.attempts.current.batch.range.first.max(self.progress.ledger.frontier());
+        self.attempts.current.batch.range.first = first.min(self.attempts.current.batch.range.end);
     }
 
     /// Records `outcome` for the current batch; the next batch starts after it.
     pub(in crate::partition) fn resolve_work(&mut self, outcome: Outcome, out: &mut PartitionEffects) {
-        let range = self.current.batch.range;
-        let done = std::mem::replace(&mut self.current, RecordAttempt::none(range.end));
+        let range = self.attempts.current.batch.range;
+        let done = std::mem::replace(&mut self.attempts.current, RecordAttempt::none(range.end));
         if outcome.is_notable() {
             // Offsets between the records do not get their outcome.
             for run in runs(&done.batch) {

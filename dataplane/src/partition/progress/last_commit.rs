@@ -18,7 +18,7 @@ impl PartitionCore {
     /// Handles the permanent rejection of commits: the member stops, and the drain does not wait for them.
     pub fn commit_given_up(&mut self, now: Moment, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        self.last_commit = LastCommit::GivenUp;
+        self.progress.last_commit = LastCommit::GivenUp;
         self.advance(now, context, &mut out);
         out
     }

@@ -23,12 +23,12 @@ impl PartitionCore {
         context: &mut CoreContext<'_>,
     ) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        self.wanted = false;
-        if self.position > log_end {
+        self.reader.wanted = false;
+        if self.reader.position > log_end {
             return self.parted();
         }
-        if self.position < log_start {
-            self.lost_before = Some(log_start);
+        if self.reader.position < log_start {
+            self.reader.lost_before = Some(log_start);
         }
         self.advance(now, context, &mut out);
         out
@@ -62,16 +62,16 @@ impl PartitionCore {
         self.phase = PartitionPhase::Stopped;
         out.push(PartitionEffect::CancelFetch);
         self.call_back(out);
-        (self.attempt_state, self.unread) = (AttemptState::Idle, UnreadState::default());
-        self.buffer.clear();
-        self.remaining.clear();
-        self.current = RecordAttempt::none(self.ledger.frontier());
+        (self.attempts.state, self.reader.unread) = (AttemptState::Idle, UnreadState::default());
+        self.reader.buffer.clear();
+        self.attempts.remaining.clear();
+        self.attempts.current = RecordAttempt::none(self.progress.ledger.frontier());
     }
 
     /// Handles a fetch error that is not in the partition's bytes: pauses, then fetches again.
     pub fn unreadable(&mut self, now: Moment) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        self.wanted = false;
+        self.reader.wanted = false;
         if self.phase == PartitionPhase::Running {
             self.phase = PartitionPhase::Paused { until: now + READ_RETRY_DELAY };
             out.push(PartitionEffect::WakeAt(now + READ_RETRY_DELAY));
@@ -82,9 +82,9 @@ impl PartitionCore {
     /// Resolves records deleted by retention as lost, once all earlier ones are resolved.
     pub(in crate::partition) fn pass_lost_records(&mut self, out: &mut PartitionEffects) {
         let idle = self.is_idle_and_empty();
-        if let Some(log_start) = self.lost_before.take_if(|_| idle) {
-            let range = OffsetRange { first: self.ledger.frontier(), end: log_start };
-            self.unread.forget_before(log_start);
+        if let Some(log_start) = self.reader.lost_before.take_if(|_| idle) {
+            let range = OffsetRange { first: self.progress.ledger.frontier(), end: log_start };
+            self.reader.unread.forget_before(log_start);
             out.push(PartitionEffect::Log(PartitionEvent::Lost(range)));
             self.go_behind(range, Outcome::Lost, out);
         }
@@ -92,10 +92,10 @@ impl PartitionCore {
 
     /// True if no attempt is being made and there is nothing to attempt.
     pub(in crate::partition) fn is_idle_and_empty(&self) -> bool {
-        matches!(self.attempt_state, AttemptState::Idle)
-            && self.buffer.is_empty()
-            && self.current.batch.is_empty()
-            && self.remaining.is_empty()
+        matches!(self.attempts.state, AttemptState::Idle)
+            && self.reader.buffer.is_empty()
+            && self.attempts.current.batch.is_empty()
+            && self.attempts.remaining.is_empty()
     }
 
     /// Handles an unreadable batch at the front of the buffer: everything from there on is fetched again after a
@@ -106,25 +106,29 @@ impl PartitionCore {
         error: RecordError,
         out: &mut PartitionEffects,
     ) {
-        self.position = self.current.batch.range.end;
-        let end = self.buffer.front_end().unwrap_or(self.position.next());
-        self.buffer.clear();
+        self.reader.position = self.attempts.current.batch.range.end;
+        let end = self.reader.buffer.front_end().unwrap_or(self.reader.position.next());
+        self.reader.buffer.clear();
         let damage = BatchDamage { end: BatchEnd::Certain(end), error };
-        self.cannot_read(now, self.position, damage, true, out);
+        self.cannot_read(now, self.reader.position, damage, true, out);
     }
 
     /// Discards an earlier owner's progress, as the log was truncated since: it refers to other records.
     pub(in crate::partition) fn discard_inherited(&mut self, out: &mut PartitionEffects) {
-        self.inherited = InheritedProgress::default();
-        out.push(PartitionEffect::Log(PartitionEvent::Rewritten { from: self.ledger.frontier() }));
+        self.progress.inherited = InheritedProgress::default();
+        out.push(PartitionEffect::Log(PartitionEvent::Rewritten { from: self.progress.ledger.frontier() }));
     }
 
     fn diverged_into(&mut self, end: Offset, out: &mut PartitionEffects) {
         self.end(out);
         // Offsets resolved but not acknowledged are processed again: the account of their outcomes is lost with this
         // ownership.
-        let at = mutant!("truncation-not-gone-back-for", end.min(self.acknowledged), self.position);
-        let leader_epoch = self.buffer.leaders().before(at);
+        let at = mutant!(
+            "truncation-not-gone-back-for",
+            end.min(self.progress.acknowledged),
+            self.reader.position
+        );
+        let leader_epoch = self.reader.buffer.leaders().before(at);
         out.push(PartitionEffect::Restart { at, leader_epoch });
     }
 
@@ -135,7 +139,7 @@ impl PartitionCore {
         out: &mut PartitionEffects,
     ) {
         out.push(PartitionEffect::Log(note));
-        self.wanted = false;
+        self.reader.wanted = false;
         if matches!(self.phase, PartitionPhase::Running | PartitionPhase::Paused { .. }) {
             self.phase = PartitionPhase::Paused { until: now + READ_RETRY_DELAY };
             out.push(PartitionEffect::CancelFetch);

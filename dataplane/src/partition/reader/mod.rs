@@ -8,3 +8,35 @@ pub mod pieces;
 pub(in crate::partition) mod release;
 pub(in crate::partition) mod segment;
 pub mod unreadable;
+
+use lighterman_proto::ids::Offset;
+
+use self::fetch_buffer::FetchBuffer;
+use self::unreadable::UnreadState;
+use super::effects::PartitionConfig;
+
+/// Position in the log, and what was fetched and not yet taken into a batch.
+pub(super) struct PartitionReader {
+    pub(super) buffer: FetchBuffer,
+    pub(super) position: Offset,
+    /// Set while a fetch is requested.
+    pub(super) wanted: bool,
+    /// Set when records were released because other partitions were short of memory; cleared once the current batch
+    /// is resolved.
+    pub(super) gave_back: bool,
+    pub(super) lost_before: Option<Offset>,
+    pub(super) unread: UnreadState,
+}
+
+impl PartitionReader {
+    pub(super) fn new(start: &PartitionConfig) -> Self {
+        Self {
+            buffer: FetchBuffer::after(start.leader_epoch),
+            position: start.committed,
+            wanted: false,
+            gave_back: false,
+            lost_before: None,
+            unread: UnreadState::default(),
+        }
+    }
+}

@@ -15,19 +15,21 @@ impl PartitionCore {
     /// Releases records because other partitions are short of memory.
     pub fn give_back(&mut self, context: &mut CoreContext<'_>) -> PartitionEffects {
         let mut out = PartitionEffects::new();
-        if !self.is_running() || !self.is_held_up() || self.lost_before.is_some() {
+        if !self.is_running() || !self.is_held_up() || self.reader.lost_before.is_some() {
             return out;
         }
-        if self.wanted || !self.buffer.is_empty() {
-            self.position = self.remaining.first().unwrap_or(&self.current).batch.range.end;
-            self.buffer.clear();
-            self.wanted = false;
+        if self.reader.wanted || !self.reader.buffer.is_empty() {
+            self.reader.position =
+                self.attempts.remaining.first().unwrap_or(&self.attempts.current).batch.range.end;
+            self.reader.buffer.clear();
+            self.reader.wanted = false;
             out.push(PartitionEffect::Pause);
         }
-        self.gave_back = true;
-        if matches!(self.attempt_state, AttemptState::BackingOff { .. }) {
-            let cuts =
-                std::iter::once(&mut self.current).chain(&mut self.remaining).map(|work| &mut work.batch);
+        self.reader.gave_back = true;
+        if matches!(self.attempts.state, AttemptState::BackingOff { .. }) {
+            let cuts = std::iter::once(&mut self.attempts.current)
+                .chain(&mut self.attempts.remaining)
+                .map(|work| &mut work.batch);
             keep_only(cuts.flat_map(|cut| &mut cut.slices), context.opener);
         }
         out
@@ -36,20 +38,23 @@ impl PartitionCore {
     /// True if the current records have been attempted or are on their way to the destination, and are still
     /// unresolved.
     fn is_held_up(&self) -> bool {
-        match self.attempt_state {
+        match self.attempts.state {
             AttemptState::BackingOff { .. } | AttemptState::DeadLettering { .. } => true,
             AttemptState::Idle
             | AttemptState::AwaitingCommit
             | AttemptState::Offered { .. }
-            | AttemptState::Sealed { .. } => self.current.held_up && !self.current.may_grow(),
+            | AttemptState::Sealed { .. } => {
+                self.attempts.current.held_up && !self.attempts.current.may_grow()
+            }
         }
     }
 
     /// True if further records could not be used yet: other partitions were short of memory, and the records that
     /// were current at that time are still unresolved.
     pub(in crate::partition) fn holds_back(&mut self) -> bool {
-        self.gave_back &= !self.current.batch.is_empty() || !self.remaining.is_empty();
-        self.gave_back && self.phase == PartitionPhase::Running
+        self.reader.gave_back &=
+            !self.attempts.current.batch.is_empty() || !self.attempts.remaining.is_empty();
+        self.reader.gave_back && self.phase == PartitionPhase::Running
     }
 }
 

@@ -43,7 +43,7 @@ impl UnreadState {
 impl PartitionCore {
     /// Returns the unreadable range, if there is one.
     pub fn unreadable_now(&self) -> Option<&UnreadableRange> {
-        self.unread.now.as_ref()
+        self.reader.unread.now.as_ref()
     }
 
     /// Handles an unreadable batch at `first`: the partition pauses and fetches again.
@@ -56,7 +56,7 @@ impl PartitionCore {
         out: &mut PartitionEffects,
     ) {
         self.rest(now, PartitionEvent::Corrupt { first, damage: damage.clone() }, out);
-        self.unread.now = Some(UnreadableRange { first, damage, is_intact });
+        self.reader.unread.now = Some(UnreadableRange { first, damage, is_intact });
     }
 
     /// Handles a request to skip `first` to `end`; returns `None` if it does not concern the unreadable range.
@@ -66,7 +66,7 @@ impl PartitionCore {
         end: Option<Offset>,
         out: &mut PartitionEffects,
     ) -> Option<SkipAnswer> {
-        let unreadable = self.unread.now.as_ref()?;
+        let unreadable = self.reader.unread.now.as_ref()?;
         if self.failing().is_some() && first < unreadable.first {
             return None;
         }
@@ -77,9 +77,9 @@ impl PartitionCore {
         if matches!(unreadable.damage.end, BatchEnd::Certain(certain) if certain != end) {
             return Some(named);
         }
-        self.unread.wanted = Some(OffsetRange { first, end });
+        self.reader.unread.wanted = Some(OffsetRange { first, end });
         self.pass_unreadable(out);
-        if self.unread.wanted.is_none() {
+        if self.reader.unread.wanted.is_none() {
             return Some(SkipAnswer::Skipped);
         }
         if matches!(self.phase, PartitionPhase::Paused { .. }) {
@@ -100,8 +100,8 @@ impl PartitionCore {
 
     /// Returns the range to skip, once everything before it is resolved.
     fn passable(&self) -> Option<OffsetRange> {
-        let wanted = self.unread.wanted.filter(|_| self.unread.under_way.is_none())?;
-        let is_next = self.current.batch.range.end == wanted.first;
+        let wanted = self.reader.unread.wanted.filter(|_| self.reader.unread.under_way.is_none())?;
+        let is_next = self.attempts.current.batch.range.end == wanted.first;
         (is_next && self.is_idle_and_empty()).then_some(wanted)
     }
 
@@ -112,15 +112,15 @@ impl PartitionCore {
         out: &mut PartitionEffects,
     ) -> bool {
         let Some(range) = self.passable().filter(|range| range.first == frame.position) else { return false };
-        let is_intact = self.unread.now.as_ref().is_some_and(|now| now.is_intact);
+        let is_intact = self.reader.unread.now.as_ref().is_some_and(|now| now.is_intact);
         let Some(raw) = raw_bytes(frame.records, range, is_intact) else { return false };
-        self.unread.under_way = Some(range);
-        self.ticket += 1;
-        self.attempt_state = AttemptState::DeadLettering { ticket: self.ticket };
-        let why = self.unread.now.as_ref().map(|now| now.damage.error.to_string()).unwrap_or_default();
+        self.reader.unread.under_way = Some(range);
+        self.attempts.dead_letter_id += 1;
+        self.attempts.state = AttemptState::DeadLettering { ticket: self.attempts.dead_letter_id };
+        let why = self.reader.unread.now.as_ref().map(|now| now.damage.error.to_string()).unwrap_or_default();
         let hold = SharedLease::clone(frame.hold);
         out.push(PartitionEffect::DeadLetterRaw {
-            ticket: self.ticket,
+            ticket: self.attempts.dead_letter_id,
             batch: RawBatch { range, raw, why, hold },
         });
         true
@@ -133,7 +133,7 @@ impl PartitionCore {
         dead_letter_result: DeadLetterResult,
         out: &mut PartitionEffects,
     ) -> bool {
-        let Some(range) = self.unread.under_way.take() else { return false };
+        let Some(range) = self.reader.unread.under_way.take() else { return false };
         match dead_letter_result {
             DeadLetterResult::Acknowledged => self.pass(range, Outcome::Skipped, out),
             DeadLetterResult::Dropped => self.pass(range, Outcome::Dropped, out),
@@ -147,8 +147,8 @@ impl PartitionCore {
     }
 
     fn pass(&mut self, range: OffsetRange, outcome: Outcome, out: &mut PartitionEffects) {
-        self.unread = UnreadState::default();
-        self.wanted = false;
+        self.reader.unread = UnreadState::default();
+        self.reader.wanted = false;
         out.push(PartitionEffect::CancelFetch);
         out.push(PartitionEffect::Log(PartitionEvent::Passed { range, outcome }));
         if matches!(self.phase, PartitionPhase::Paused { .. }) {
@@ -165,11 +165,11 @@ impl PartitionCore {
         outcome: Outcome,
         out: &mut PartitionEffects,
     ) {
-        self.position = range.end;
-        self.current = RecordAttempt::none(range.end);
-        let frontier = self.ledger.frontier();
+        self.reader.position = range.end;
+        self.attempts.current = RecordAttempt::none(range.end);
+        let frontier = self.progress.ledger.frontier();
         self.resolve(OffsetRange { first: frontier, end: range.first.max(frontier) }, Outcome::NoRecord, out);
-        for known in self.inherited.known.clone() {
+        for known in self.progress.inherited.known.clone() {
             let end = known.end.min(range.end);
             self.resolve(OffsetRange { first: known.first.min(end), end }, Outcome::ResolvedEarlier, out);
         }
